@@ -1,0 +1,78 @@
+"""Synonyms of single English words, from WordNet 3.0 (packaged; its licence is resources/WORDNET-LICENSE).
+
+A word is looked up in each part of speech as it stands and in its base forms (`movies` -> `movie`, `went` -> `go`), as
+`morphy` does: irregular forms from WordNet's lists, the others by cutting suffixes off. Senses are not told apart: all
+synonyms of all senses are given. `scripts/build_thesaurus` says how the file is made and what a line holds.
+"""
+
+import gzip
+import hashlib
+from bisect import bisect_left
+from collections.abc import Iterator
+from functools import cache, lru_cache
+from importlib import resources
+
+# WordNet's rules of detachment, (ending, what takes its place), for nouns, verbs, adjectives and adverbs.
+ENDINGS = (
+    (("s", ""), ("ses", "s"), ("xes", "x"), ("zes", "z"), ("ches", "ch"), ("shes", "sh"), ("men", "man"), ("ies", "y")),
+    (("s", ""), ("ies", "y"), ("es", "e"), ("es", ""), ("ed", "e"), ("ed", ""), ("ing", "e"), ("ing", "")),
+    (("er", ""), ("est", ""), ("er", "e"), ("est", "e")),
+    (),
+)
+
+
+def synonyms(word: str) -> list[str]:
+    """Return the synonyms of a word in any case: nouns, verbs, adjectives, adverbs, each by the order of its senses.
+
+    They are base forms in WordNet's own case (`Washington`), some of several words (`motion picture`); neither the word
+    nor a base form of it is among them. A word without synonyms, or unknown, has an empty list.
+    """
+    return list(_synonyms(word.lower()))
+
+
+@cache
+def digest() -> str:
+    """Return a hash of the thesaurus."""
+    return hashlib.sha256(_read()).hexdigest()[:16]
+
+
+@lru_cache(maxsize=1 << 16)
+def _synonyms(word: str) -> tuple[str, ...]:
+    found: dict[str, None] = {}
+    own = {word}
+    for part in range(len(ENDINGS)):
+        for base in _bases(word, part):
+            own.add(base)
+            found.update(dict.fromkeys(entry for entry in _entries(base, part) if entry[0] != "="))
+    return tuple(entry for entry in found if entry.lower() not in own)
+
+
+def _bases(word: str, part: int) -> Iterator[str]:
+    yield word
+    if irregular := [entry[1:] for entry in _entries(word, part) if entry[0] == "="]:
+        yield from irregular
+        return
+    for ending, replacement in ENDINGS[part]:
+        if word.endswith(ending):
+            yield word.removesuffix(ending) + replacement
+
+
+def _entries(word: str, part: int) -> list[str]:
+    """Return what the line of a word holds for a part of speech."""
+    lines = _lines()
+    start = word + "\t"
+    place = bisect_left(lines, start)
+    if place == len(lines) or not lines[place].startswith(start):
+        return []
+    fields = lines[place].split("\t")
+    return fields[part + 1].split("|") if len(fields) > part + 1 and fields[part + 1] else []
+
+
+@cache
+def _lines() -> list[str]:
+    # Searched as they are: parsing them all would take longer than a small augmentation.
+    return _read().decode("ascii").split("\n")
+
+
+def _read() -> bytes:
+    return gzip.decompress((resources.files("gpt3mix_cli") / "resources" / "thesaurus.txt.gz").read_bytes())

@@ -1,0 +1,97 @@
+"""Looks at everything that a run will need, and gives a tick or the remedy for each: nothing is written."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .augment import open_augmenter
+from .errors import UserError
+from .grid import Grid
+from .records import Example
+from .settings import Baseline, Classifier, Experiment
+
+LITTLE = 200_000_000  # bytes of free disk under which a warning is due
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at; `remedy` is empty where nothing is to be done."""
+
+    what: str
+    good: bool
+    detail: str
+    remedy: str = ""
+
+
+def check(grid: Grid) -> Iterator[Finding]:
+    """Yield a finding for the data, the LM, each baseline and classifier, the devices and the disk."""
+    experiment = grid.experiments[0]
+    sweep = f", {len(grid.experiments)} variants" if len(grid.experiments) > 1 else ""
+    yield Finding("config", True, f"{experiment.name}: methods {', '.join(experiment.methods)}{sweep}")
+    yield _try("data", lambda: _data(grid, experiment))
+    if experiment.lm:
+        yield _try("lm", lambda: _lm(grid, experiment))
+    for baseline in experiment.baselines:
+        yield _try(f"baseline {baseline.name}", lambda baseline=baseline: _baseline(experiment, baseline))
+    for classifier in experiment.classifiers:
+        yield _try(f"classifier {classifier.name}", lambda classifier=classifier: _classifier(grid, experiment, classifier))
+    yield Finding("devices", True, _devices())
+    yield _disk(grid.out)
+
+
+def _try(what: str, look: Callable[[], str]) -> Finding:
+    try:
+        return Finding(what, True, look())
+    except UserError as error:
+        return Finding(what, False, error.message, error.hint)
+
+
+def _data(grid: Grid, experiment: Experiment) -> str:
+    splits = grid.splits(experiment)
+    return f"{len(splits.train)} train, {len(splits.validation)} validation, {len(splits.test)} test rows; classes {', '.join(experiment.task.classes)}"
+
+
+def _lm(grid: Grid, experiment: Experiment) -> str:
+    from .augment.gpt3mix import choices, prompt, seam
+
+    lm = grid.lm(experiment)
+    task = experiment.task
+    example = Example(id="check", text="A first try.", label=task.classes[0])
+    text = prompt(task, [example] * experiment.augment.k)
+    scores = lm.score([f"{text} A second try.{seam(task)}"], choices(task))[0]
+    tokens = lm.about.count_tokens(text) + experiment.augment.max_tokens
+    if tokens > lm.about.context:
+        raise UserError(f"a prompt with k = {experiment.augment.k} and max_tokens needs {tokens} tokens, the context has {lm.about.context}", "lower augment.k or augment.max_tokens")
+    return f"{lm.about.model}: {lm.about.details}, context {lm.about.context}, label scores {scores.source}"
+
+
+def _baseline(experiment: Experiment, baseline: Baseline) -> str:
+    augmenter = open_augmenter(baseline, experiment.task)
+    parent = Example(id="check", text="This film is a quiet little wonder.", label=experiment.task.classes[0])
+    row = next(augmenter.generate([parent], 0, 1, 0))
+    return f"'{parent.text}' -> '{row.text}'"
+
+
+def _classifier(grid: Grid, experiment: Experiment, classifier: Classifier) -> str:
+    model = grid.classifier(classifier, experiment.task.classes)
+    model.probe()
+    return ", ".join(f"{key} {value}" for key, value in model.about.items() if key != "kind")
+
+
+def _devices() -> str:
+    import torch
+
+    gpus: Sequence[str] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return f"{os.cpu_count()} CPU cores ({torch.get_num_threads()} threads), " + (", ".join(f"cuda:{i} {name}" for i, name in enumerate(gpus)) or "no GPU")
+
+
+def _disk(out: Path) -> Finding:
+    place = out.absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if not os.access(place, os.W_OK) or not place.is_dir():
+        return Finding("output", False, f"{out}: cannot be written", "choose another place with --out")
+    return Finding("output", free > LITTLE, f"{out}: {free / 1e9:.1f} GB free", "" if free > LITTLE else "free some space, or choose another place with --out")

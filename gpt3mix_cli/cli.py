@@ -1,0 +1,284 @@
+"""The door: parses a command, calls the stage, prints what came of it, and sets the exit code.
+
+Exit codes: 0 done; 1 a bug; 2 the user's input; 3 stopped short, all that was made is kept and a new run goes on;
+130 interrupted, likewise. Results go to stdout, everything else to stderr. Nothing heavy is imported here.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import __version__
+from .errors import StoppedShort, UserError
+
+if TYPE_CHECKING:
+    from .display import Display
+    from .grid import Grid, Spot
+    from .records import Done
+
+app = typer.Typer(
+    name="gpt3mix",
+    help="Turn a handful of labelled sentences into a good text classifier, and prove whether it is one (GPT3Mix, Yoo et al., 2021).",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="A whole experiment: gpt3mix run CONFIG. Exit codes: 0 done, 2 wrong input, 3 stopped short but resumable, 130 interrupted.",
+)
+
+Config = Annotated[Path, typer.Argument(help="the experiment's YAML file", metavar="CONFIG")]
+Level = Annotated[str | None, typer.Option(help="one level, such as 1%, 8/class or full; default: every level of the config")]
+Seed = Annotated[int | None, typer.Option(help="one data seed; default: every seed of the config")]
+Input = Annotated[Path | None, typer.Option("--input", "-i", help="real rows (JSONL, - for stdin) in place of the subsample")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="where to write (- for stdout) in place of the default")]
+Out = Annotated[Path, typer.Option(help="folder of all results")]
+Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override a key of the config; the value is YAML; repeatable")]
+Force = Annotated[bool, typer.Option("--force", help="redo what is up to date")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="say nothing but warnings and errors")]
+Json = Annotated[bool, typer.Option("--json", help="print one summary object on stdout")]
+Ratio = Annotated[float | None, typer.Option(help="synthetic rows for each real one; overrides augment.ratio")]
+Limit = Annotated[int | None, typer.Option(min=1, help="make at most this many rows")]
+Show = Annotated[int, typer.Option(min=0, help="print this many of the rows, with parents and soft labels")]
+RESULTS = Path("results")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"gpt3mix {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")] = False) -> None:
+    pass
+
+
+@app.command()
+def subsample(
+    config: Config, level: Level = None, seed: Seed = None, output: Output = None,
+    out: Out = RESULTS, sets: Sets = None, force: Force = False, quiet: Quiet = False, json: Json = False,
+) -> None:
+    """Draw class-balanced training rows."""
+    with _open(config, out, sets, force, quiet, json, output) as (display, grid):
+        done = [grid.subsample(spot, output) for spot in _spots(grid, level, seed, output)]
+        display.end(done, _next("augment", config, level, seed))
+
+
+@app.command()
+def augment(
+    config: Config, level: Level = None, seed: Seed = None, source: Input = None, output: Output = None,
+    ratio: Ratio = None, k: Annotated[int | None, typer.Option("-k", help="examples in a prompt; overrides augment.k")] = None,
+    limit: Limit = None, show: Show = 0,
+    out: Out = RESULTS, sets: Sets = None, force: Force = False, quiet: Quiet = False, json: Json = False,
+) -> None:
+    """Write synthetic rows with GPT3Mix."""
+    overrides = [*(sets or []), *_flags({"augment.ratio": ratio, "augment.k": k})]
+    with _open(config, out, overrides, force, quiet, json, output) as (display, grid):
+        _augment(display, grid, "gpt3mix", config, level, seed, source, output, limit, show)
+
+
+@app.command()
+def baseline(
+    config: Config, method: Annotated[str, typer.Option(help="name of the baseline, such as eda or backtranslate")],
+    level: Level = None, seed: Seed = None, source: Input = None, output: Output = None, ratio: Ratio = None,
+    limit: Limit = None, show: Show = 0,
+    out: Out = RESULTS, sets: Sets = None, force: Force = False, quiet: Quiet = False, json: Json = False,
+) -> None:
+    """Write synthetic rows with a baseline: EDA or back-translation."""
+    overrides = [*(sets or []), *_flags({"augment.ratio": ratio})]
+    with _open(config, out, overrides, force, quiet, json, output) as (display, grid):
+        from .grid import baseline_of
+
+        baseline_of(grid.experiments[0], method)
+        _augment(display, grid, method, config, level, seed, source, output, limit, show)
+
+
+def _augment(
+    display: "Display", grid: "Grid", method: str, config: Path, level: str | None, seed: int | None,
+    source: Path | None, output: Path | None, limit: int | None, show: int,
+) -> None:  # fmt: skip
+    jobs = [(spot, draw) for spot in _spots(grid, level, seed, output, source) for draw in ([0] if output else spot.draws())]
+    done = [grid.augment(spot, method, draw, source, output, limit) for spot, draw in jobs]
+    if show:
+        display.rows([item.output for item in done], [source or spot.real for spot, _ in jobs], show)
+    display.end(done, _next("train", config, level, seed))
+
+
+@app.command()
+def train(
+    config: Config, level: Level = None, seed: Seed = None,
+    method: Annotated[list[str] | None, typer.Option(help="method to train on; repeatable; default: all of the config")] = None,
+    source: Input = None,
+    added: Annotated[list[Path] | None, typer.Option("--augmented", "-a", help="synthetic rows (JSONL) in place of the methods' own; repeatable")] = None,
+    output: Output = None, trials: Annotated[int | None, typer.Option(min=1, help="training runs in all; overrides trials")] = None,
+    out: Out = RESULTS, sets: Sets = None, force: Force = False, quiet: Quiet = False, json: Json = False,
+) -> None:
+    """Train and test the classifiers."""
+    overrides = [*(sets or []), *_flags({"trials": trials})]
+    with _open(config, out, overrides, force, quiet, json, output) as (display, grid):
+        from .grid import added_method, method_known
+
+        if not grid.experiments[0].classifiers:
+            raise UserError(f"{config}: `classifiers:` is empty, so there is nothing to train", "add for example classifiers: [{kind: linear}]")
+        spots = _spots(grid, level, seed, output, source)
+        jobs = []
+        for spot in spots:
+            names = method or ([added_method(added)] if added else spot.experiment.methods)
+            names = names if added else [method_known(spot.experiment, name) for name in names]
+            jobs += [(spot, name, classifier) for name in names for classifier in spot.experiment.classifiers if spot.dealt(classifier)]
+        if output and len(jobs) != 1:
+            raise UserError(f"-o names one file, but {len(jobs)} are to be written", "choose one with --method and --set 'classifiers=[{kind: linear}]'")
+        done, short = [], []
+        for spot, name, classifier in jobs:
+            try:
+                done.append(grid.train(spot, name, classifier, source, added or (), output))
+            except StoppedShort as error:
+                short.append(error)
+        display.end(done, f"gpt3mix report {config}" if not output else f"gpt3mix report {output}", short)
+
+
+@app.command()
+def report(
+    sources: Annotated[list[Path], typer.Argument(help="a config, or folders and files of trials", metavar="CONFIG|DIR|FILE...")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="folder of the report")] = None,
+    out: Out = RESULTS, sets: Sets = None, quiet: Quiet = False, json: Json = False,
+) -> None:
+    """Print and write the tables over all trials."""
+    from .display import Display
+
+    with Display(quiet, json) as display:
+        if len(sources) == 1 and sources[0].suffix.lower() in (".yaml", ".yml"):
+            result = _grid(sources[0], out, sets, False, display).report(output)
+        else:
+            from .report import report as report_on
+
+            if missing := [path for path in sources if not path.exists()]:
+                raise UserError(f"{missing[0]}: no such file or folder", "give a config, a results folder, or trials files")
+            if configs := [path for path in sources if path.suffix.lower() in (".yaml", ".yml")]:
+                raise UserError(f"{configs[0]}: a config stands alone", "for several experiments give their results folders")
+            first = sources[0] if sources[0].is_dir() else sources[0].parent
+            result = report_on(sources, output or first / "report", title=first.name, tell=display.tell)
+        display.report(result)
+
+
+@app.command()
+def run(
+    config: Config, out: Out = RESULTS, sets: Sets = None, force: Force = False, quiet: Quiet = False, json: Json = False,
+) -> None:  # fmt: skip
+    """Do a whole experiment: every cell, every stage, then the report; what is up to date is skipped."""
+    with _open(config, out, sets, force, quiet, json) as (display, grid):
+        done, short = grid.run()
+        display.report(grid.report(), done, short)
+
+
+@app.command()
+def check(config: Config, out: Out = RESULTS, sets: Sets = None, quiet: Quiet = False, json: Json = False) -> None:
+    """Look at config, data, models, translators and devices: a tick or the remedy for each."""
+    with _open(config, out, sets, False, quiet, json) as (display, grid):
+        from .check import check as look
+
+        display.findings(look(grid))
+
+
+# What the commands share ---------------------------------------------------------------------------------------------
+
+
+class _open:
+    """The display and the grid of a command."""
+
+    def __init__(
+        self, config: Path, out: Path, sets: Sequence[str] | None, force: bool, quiet: bool, json: bool, output: Path | None = None
+    ) -> None:
+        from .display import Display
+
+        if json and output == Path("-"):
+            raise UserError("--json and -o - both want stdout", "leave one of them out")
+        self._display = Display(quiet, json)
+        self._arguments = config, out, sets, force
+
+    def __enter__(self) -> "tuple[Display, Grid]":
+        config, out, sets, force = self._arguments
+        grid = _grid(config, out, sets, force, self._display)
+        return self._display.__enter__(), grid
+
+    def __exit__(self, *error: Any) -> None:
+        self._display.__exit__(*error)
+
+
+def _grid(config: Path, out: Path, sets: Sequence[str] | None, force: bool, display: "Display") -> "Grid":
+    from .config import load
+    from .grid import Grid
+
+    return Grid(load(config, sets or ()), out, ["gpt3mix", *sys.argv[1:]], force, display.tell)
+
+
+def _flags(values: dict[str, Any]) -> list[str]:
+    return [f"{key}={value}" for key, value in values.items() if value is not None]
+
+
+def _spots(grid: "Grid", level: str | None, seed: int | None, output: Path | None, source: Path | None = None) -> "list[Spot]":
+    from .settings import LEVEL
+
+    if level is not None and not LEVEL.fullmatch(level):
+        raise UserError(f"--level {level}: no level", "write 0.1%, 8/class or full")
+    spots = list(grid.spots(level, seed))
+    if seed is not None and seed not in grid.experiments[0].subsample.seeds:
+        grid.tell(f"data seed {seed} is not listed in subsample.seeds; it is used all the same, but `run` and `report CONFIG` leave it out")
+    if source and len(grid.experiments) == 1:
+        return spots[:1]  # the rows are given, so that level and seed are but their name
+    if output and len(spots) != 1:
+        raise UserError(f"-o names one file, but the config has {len(spots)} cells", "choose one with --level and --seed")
+    return spots
+
+
+def _next(stage: str, config: Path, level: str | None, seed: int | None) -> str:
+    chosen = "".join(f" --{name} {value}" for name, value in (("level", level), ("seed", seed)) if value is not None)
+    return f"gpt3mix {stage} {config}{chosen}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line and return its exit code."""
+    # The libraries' own bars and chatter would break ours; a user's setting wins.
+    for name, value in (("TRANSFORMERS_VERBOSITY", "error"), ("HF_HUB_DISABLE_PROGRESS_BARS", "1"), ("TQDM_DISABLE", "1"), ("TOKENIZERS_PARALLELISM", "false")):
+        os.environ.setdefault(name, value)
+    try:
+        app(args=None if argv is None else list(argv), prog_name="gpt3mix")
+    except UserError as error:
+        _complain(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return _interrupted()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        return _interrupted() if code == 130 else code
+    except Exception:
+        import traceback
+
+        traceback.print_exc()
+        print("gpt3mix: this is a bug; what was made so far is kept", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _complain(error: UserError) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    console.print(Text.assemble(("error: ", "bold red"), error.message))
+    if error.hint:
+        console.print(Text.assemble(("  fix: ", "bold green"), error.hint))
+
+
+def _interrupted() -> int:
+    print("gpt3mix: interrupted; what was made is kept, and the same command goes on from there", file=sys.stderr)
+    return 130
+
+
+def entry() -> None:
+    """The console script."""
+    sys.exit(main())

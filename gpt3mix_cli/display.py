@@ -1,0 +1,156 @@
+"""What a person sees: progress bars and warnings on stderr, tables and summaries on stdout.
+
+Nothing moves where stderr is no terminal; there each finished file gets a line. With `--json` stdout carries one object.
+"""
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
+
+from .errors import StoppedShort, UserError
+from .records import STDIO, Augmented, Done, Example, read
+
+if TYPE_CHECKING:
+    from .check import Finding
+    from .report import Report
+
+
+class Display:
+    """Renders what stages tell; a context manager around one command."""
+
+    def __init__(self, quiet: bool, as_json: bool) -> None:
+        """Open the streams; nothing is shown yet."""
+        self._quiet, self._json = quiet, as_json
+        self._err = Console(stderr=True, soft_wrap=True, highlight=False)
+        self._out = Console(highlight=False)
+        self._progress = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+            console=self._err, transient=True, disable=quiet or not self._err.is_terminal,
+        )  # fmt: skip
+        self._tasks: dict[str, TaskID] = {}
+        self._warned: list[str] = []
+
+    def __enter__(self) -> "Display":
+        """Begin to show progress."""
+        self._progress.start()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        """Remove the bars."""
+        self._progress.stop()
+
+    def tell(self, text: str, done: int | None = None, total: int | None = None) -> None:
+        """Show a step of progress, or a warning, each warning once."""
+        if done is None:
+            if text not in self._warned:
+                self._warned.append(text)
+                self._progress.console.print(Text.assemble(("warning: ", "bold yellow"), text))
+        elif not self._progress.disable:
+            if text not in self._tasks:
+                self._tasks[text] = self._progress.add_task(text, total=total)
+            self._progress.update(self._tasks[text], completed=done, total=total, visible=done != total)
+
+    def end(self, done: Sequence[Done], following: str, short: Sequence[StoppedShort] = ()) -> None:
+        """Say what was written, how many rows, and the next command."""
+        self._progress.stop()
+        for item in done:
+            self._line(item)
+        if self._json:
+            self._print_json({"outputs": [_summary(item) for item in done], "warnings": self._warned})
+        self._raise(short)
+        if not self._quiet:
+            rows = sum(_rows(item) for item in done)
+            skipped = sum(item.skipped for item in done)
+            kept = f" ({skipped} up to date, skipped)" if skipped else ""
+            self._err.print(Text(f"{len(done)} file{'s' * (len(done) != 1)}, {rows} rows{kept}; next: {following}"))
+
+    def report(self, result: "Report", done: Sequence[Done] = (), short: Sequence[StoppedShort] = ()) -> None:
+        """Print the table and say where the report stands."""
+        from .report.tables import terminal_table
+
+        self._progress.stop()
+        if self._json:
+            from dataclasses import asdict
+
+            cells = [asdict(cell) for cell in result.cells]
+            self._print_json({"cells": cells, "remarks": result.remarks, "files": [str(path) for path in result.files], "warnings": self._warned})
+        else:
+            # A table that is cut off where it is piped would be useless; there it gets the room it wants.
+            console = self._out if self._out.is_terminal else Console(highlight=False, width=max(200, self._out.width))
+            console.print(terminal_table(result.title, result.cells))
+        if not self._quiet:
+            for remark in result.remarks:
+                self._err.print(Text(f"note: {remark}"))
+            skipped = sum(item.skipped for item in done)
+            stages = f"{len(done)} stages done ({skipped} up to date, skipped); " if done else ""
+            self._err.print(Text(f"{stages}report over {sum(cell.n for cell in result.cells)} trials: {result.files[0]}"))
+        self._raise(short)
+
+    def findings(self, findings: Iterable["Finding"]) -> None:
+        """Print a tick or a cross for each finding.
+
+        Raises:
+            UserError: if anything is wrong.
+        """
+        found = []
+        for finding in findings:
+            found.append(finding)
+            if not self._json:
+                mark = ("✓ ", "bold green") if finding.good else ("✗ ", "bold red")
+                self._out.print(Text.assemble(mark, (finding.what, "bold"), f": {finding.detail}"), soft_wrap=True)
+                if finding.remedy:
+                    self._out.print(Text(f"  fix: {finding.remedy}"), soft_wrap=True)
+        self._progress.stop()
+        if self._json:
+            self._print_json({"findings": [vars(finding) for finding in found], "warnings": self._warned})
+        bad = [finding.what for finding in found if not finding.good]
+        if bad:
+            raise UserError(f"not ready: {', '.join(bad)}")
+        if not self._quiet:
+            self._err.print(Text("all is ready; next: gpt3mix run"))
+
+    def rows(self, outputs: Sequence[Path], sources: Sequence[Path], count: int) -> None:
+        """Print the first synthetic rows of each file under their parents, as in Table 4."""
+        self._progress.stop()
+        for output, source in zip(outputs, sources, strict=True):
+            if output == STDIO or self._json:
+                continue
+            parents = {} if source == STDIO else {row.id: row for row in read(source, Example)}
+            for _, row in zip(range(count), read(output, Augmented), strict=False):
+                for name in row.parents:
+                    if name in parents:
+                        self._out.print(Text.assemble(("example  ", "dim"), parents[name].text, (f" ({parents[name].label})", "dim")), soft_wrap=True)
+                shares = ", ".join(f"{label}: {share:.0%}" for label, share in row.probs.items())
+                self._out.print(Text.assemble((f"{row.method}  ", "bold"), row.text, (f" ({shares})", "bold cyan")), soft_wrap=True)
+                self._out.print()
+
+    def _line(self, item: Done) -> None:
+        # On a terminal too: the bars are gone by now, and these lines are what remains.
+        if not self._quiet and item.output != STDIO:
+            state = "up to date, skipped" if item.skipped else f"{_rows(item)} rows"
+            self._err.print(Text(f"{item.output}: {state}"))
+
+    def _raise(self, short: Sequence[StoppedShort]) -> None:
+        if short:
+            more = f" (and {len(short) - 1} more)" if len(short) > 1 else ""
+            raise StoppedShort(f"{short[0].message}{more}", short[0].hint)
+
+    def _print_json(self, value: dict[str, Any]) -> None:
+        print(json.dumps(value, ensure_ascii=False), file=sys.stdout, flush=True)
+
+
+def _rows(item: Done) -> int:
+    counts = item.manifest.counts
+    found: int = next((counts[name] for name in ("rows", "kept", "trials") if name in counts), 0)
+    return found
+
+
+def _summary(item: Done) -> dict[str, Any]:
+    manifest = item.manifest
+    return {"output": str(item.output), "rows": _rows(item), "skipped": item.skipped, "complete": manifest.complete, "counts": manifest.counts, "tokens": manifest.tokens, "usd": manifest.usd, "seconds": manifest.seconds}

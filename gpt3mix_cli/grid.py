@@ -1,0 +1,301 @@
+"""An experiment's cells: what they are, where their files stand, and running the stages over them.
+
+A cell is (variant, level, data seed); in it stand the subsample, a synthetic set for each method and draw, and a trials
+file for each method and classifier. One LM and one encoder are loaded for all cells.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from . import data
+from .augment import Augmenter, augment, journal_path, open_augmenter
+from .errors import StoppedShort, Tell, UserError, quiet
+from .lm import LM, open_lm
+from .lm.journal import Journaled
+from .records import STDIO, Augmented, Done, Example, read, read_manifest
+from .report import Report, Wanted, report
+from .settings import Baseline, Classifier, Experiment, derived_seed, fingerprint
+from .subsample import subsample
+from .train import Cell, Synthetic, open_classifier, train
+from .train import Classifier as Trained
+
+
+@dataclass(frozen=True)
+class Spot:
+    """A cell and where its files stand."""
+
+    experiment: Experiment
+    out: Path
+    level: str
+    seed: int
+
+    @property
+    def folder(self) -> Path:
+        """The cell's folder: the path is the key."""
+        level = self.level.replace("%", "pct").replace("/", "-per-")
+        variant = ",".join(f"{key}={_path_word(value)}" for key, value in self.experiment.variant.items())
+        return self.out / self.experiment.name / variant / level / f"seed-{self.seed}"
+
+    @property
+    def real(self) -> Path:
+        """The subsample."""
+        return self.folder / "train.jsonl"
+
+    def synthetic(self, method: str, draw: int) -> Path:
+        """The synthetic rows of a method and draw."""
+        return self.folder / (f"{method}.draw-{draw}.jsonl" if draw else f"{method}.jsonl")
+
+    def trials(self, method: str, classifier: str) -> Path:
+        """The trials of a method and classifier."""
+        return self.folder / "trials" / f"{method}.{classifier}.jsonl"
+
+    def dealt(self, classifier: Classifier | None) -> list[tuple[int, int]]:
+        """Return (trial, draw) of this data seed: trials go round the seeds in turn, `draws` says when a set is shared.
+
+        A seed that the experiment does not list stands alone and gets as many trials as a listed one.
+        """
+        seeds = self.experiment.subsample.seeds
+        total = (classifier.trials if classifier else None) or self.experiment.trials
+        if self.seed in seeds:
+            numbers = range(seeds.index(self.seed), total, len(seeds))
+        else:
+            numbers = range(0, total, len(seeds))
+        draws = self.experiment.augment.draws
+        turns = [(trial, trial // len(seeds)) for trial in numbers]
+        return [(trial, turn if draws == "per-trial" else turn % draws) for trial, turn in turns]
+
+    def draws(self) -> list[int]:
+        """Return the draws that any classifier needs on this seed."""
+        classifiers: Sequence[Classifier | None] = self.experiment.classifiers or [None]
+        return sorted({draw for classifier in classifiers for _, draw in self.dealt(classifier)})
+
+
+def _path_word(value: Any) -> str:
+    """Return a swept value as a path may hold it."""
+    word = str(value)
+    plain = "".join(letter if letter.isalnum() or letter in "._+-" else "_" for letter in word)
+    # A mapping or a long text is told apart by its hash: two values must never share a folder.
+    return plain if plain == word and len(word) <= 40 else f"{plain[:24]}-{fingerprint(value, 6)}"
+
+
+@dataclass
+class Grid:
+    """Runs the stages over cells and keeps what is costly to load.
+
+    Attributes:
+        experiments: one a variant.
+        out: the folder of results.
+        command: for the manifests.
+        force: redo what is up to date.
+        tell: hears progress and warnings.
+    """
+
+    experiments: Sequence[Experiment]
+    out: Path
+    command: Sequence[str] = ()
+    force: bool = False
+    tell: Tell = quiet
+    _kept: dict[str, Any] = field(default_factory=dict)
+
+    def spots(self, level: str | None = None, seed: int | None = None) -> Iterator[Spot]:
+        """Yield the cells of a level and seed, or of all that the experiment lists."""
+        for experiment in self.experiments:
+            listed = experiment.subsample
+            for one_level in [level] if level else listed.levels:
+                for one_seed in listed.seeds if seed is None else [seed]:
+                    yield Spot(experiment, self.out, one_level, one_seed)
+
+    # Stages of one cell ----------------------------------------------------------------------------------------------
+
+    def subsample(self, spot: Spot, output: Path | None = None) -> Done:
+        """Draw the cell's real rows."""
+        return subsample(
+            self.splits(spot.experiment),
+            spot.experiment.task.classes,
+            output or spot.real,
+            level=spot.level,
+            master_seed=spot.experiment.subsample.master_seed,
+            seed=spot.seed,
+            command=self.command,
+            force=self.force,
+            tell=self.tell,
+        )
+
+    def augment(self, spot: Spot, method: str, draw: int, source: Path | None = None, output: Path | None = None, limit: int | None = None) -> Done:
+        """Make one synthetic set of a method."""
+        experiment = spot.experiment
+        output = output or spot.synthetic(method, draw)
+        # What an LM answers is kept even if the rows go to a pipe.
+        augmenter, journal = self._augmenter(experiment, method, spot.synthetic(method, draw) if output == STDIO else output)
+        try:
+            return augment(
+                augmenter,
+                self._real(spot, source),
+                output,
+                ratio=experiment.augment.ratio,
+                attempts=experiment.augment.attempts,
+                seed=derived_seed(experiment.subsample.master_seed, "augment", augmenter.about["kind"], spot.seed, draw),
+                limit=limit,
+                command=self.command,
+                force=self.force,
+                tell=self.tell,
+            )
+        finally:
+            if journal:
+                journal.close()
+
+    def train(self, spot: Spot, method: str, classifier: Classifier, source: Path | None = None, added: Sequence[Path] = (), output: Path | None = None) -> Done:
+        """Run the cell's trials of a method and classifier; `added` files take the place of the method's own draws."""
+        experiment = spot.experiment
+        classes = experiment.task.classes
+        trials = spot.dealt(classifier)
+        if added:
+            synthetic = {0: self._synthetic([*added], classes)}
+            trials = [(trial, 0) for trial, _ in trials]
+        elif method == "none":
+            synthetic = {}
+            trials = [(trial, 0) for trial, _ in trials]
+        else:
+            draws = {draw for _, draw in trials}
+            synthetic = {draw: self._synthetic([spot.synthetic(method, draw)], classes) for draw in sorted(draws)}
+        splits = self.splits(experiment)
+        return train(
+            self.classifier(classifier, classes),
+            Cell(experiment.task.name, spot.level, method, classifier.name, experiment.variant, spot.seed, classes),
+            self._real(spot, source),
+            synthetic,
+            splits.validation,
+            splits.test,
+            trials,
+            output or spot.trials(method, classifier.name),
+            master_seed=experiment.subsample.master_seed,
+            command=self.command,
+            force=self.force,
+            tell=self.tell,
+        )
+
+    def report(self, output: Path | None = None) -> Report:
+        """Report on the trials of all cells, the missing ones included."""
+        first = self.experiments[0]
+        wanted = [
+            Wanted(spot.trials(method, c.name), len(spot.dealt(c)), spot.experiment.task.name, spot.level, method, c.name, spot.experiment.variant)
+            for spot in self.spots()
+            for c in spot.experiment.classifiers
+            for method in spot.experiment.methods
+        ]
+        return report([self.out / first.name], output or self.out / first.name / "report", title=first.name, wanted=wanted, tell=self.tell)
+
+    # All cells -------------------------------------------------------------------------------------------------------
+
+    def run(self) -> tuple[list[Done], list[StoppedShort]]:
+        """Run every stage of every cell; return what was done and which stages stopped short (the others went on)."""
+        steps = [step for spot in self.spots() if spot.draws() for step in self._steps(spot)]
+        done: list[Done] = []
+        short: list[StoppedShort] = []
+        for number, (spot, stage, arguments) in enumerate(steps):
+            self.tell("all cells", number, len(steps))
+            try:
+                done.append(getattr(self, stage)(spot, *arguments))
+            except StoppedShort as error:
+                self.tell(str(error))
+                short.append(error)
+        self.tell("all cells", len(steps), len(steps))
+        return done, short
+
+    def _steps(self, spot: Spot) -> Iterator[tuple[Spot, str, tuple[Any, ...]]]:
+        yield spot, "subsample", ()
+        for method in spot.experiment.methods:
+            if method != "none":
+                for draw in spot.draws():
+                    yield spot, "augment", (method, draw)
+            for classifier in spot.experiment.classifiers:
+                if spot.dealt(classifier):
+                    yield spot, "train", (method, classifier)
+
+    # What is loaded once ---------------------------------------------------------------------------------------------
+
+    def splits(self, experiment: Experiment) -> data.Splits:
+        """Return the task's splits."""
+        listed = experiment.subsample
+        key = fingerprint(["data", experiment.task.model_dump(), listed.master_seed, listed.validation])
+        if key not in self._kept:
+            self._kept[key] = data.load(experiment.task, listed.master_seed, listed.validation, self.tell)
+        splits: data.Splits = self._kept[key]
+        return splits
+
+    def lm(self, experiment: Experiment) -> LM:
+        """Return the experiment's LM."""
+        if experiment.lm is None:
+            raise UserError("the method 'gpt3mix' needs an `lm:` in the config", "add for example lm: {kind: local, model: bundled}")
+        key = fingerprint(["lm", experiment.lm.model_dump()])
+        if key not in self._kept:
+            self._kept[key] = open_lm(experiment.lm)
+        lm: LM = self._kept[key]
+        return lm
+
+    def classifier(self, settings: Classifier, classes: Sequence[str]) -> Trained:
+        """Return the classifier for its settings."""
+        key = fingerprint(["classifier", settings.model_dump(exclude={"name", "trials"}), list(classes)])
+        if key not in self._kept:
+            self._kept[key] = open_classifier(settings, classes)
+        classifier: Trained = self._kept[key]
+        return classifier
+
+    def _augmenter(self, experiment: Experiment, method: str, output: Path) -> tuple[Augmenter, Journaled | None]:
+        if method == "gpt3mix":
+            journal = Journaled(self.lm(experiment), journal_path(output))
+            return open_augmenter(experiment.augment, experiment.task, journal), journal
+        return open_augmenter(baseline_of(experiment, method), experiment.task), None
+
+    def _real(self, spot: Spot, source: Path | None) -> list[Example]:
+        path = source or spot.real
+        if source is None and not path.exists():
+            raise UserError(f"{path}: no such file", f"draw it first: gpt3mix subsample CONFIG --level {spot.level} --seed {spot.seed}")
+        rows = list(read(path, Example, spot.experiment.task.classes))
+        if not rows:
+            raise UserError(f"{path}: the file has no rows", "check the stage that wrote it, or give another file with -i")
+        seen: set[str] = set()
+        for number, row in enumerate(rows, 1):
+            if row.id in seen:
+                raise UserError(f"{path}, row {number}: the id '{row.id}' stands twice", "ids must be unique, since parents are named by them")
+            seen.add(row.id)
+        return rows
+
+    def _synthetic(self, paths: Sequence[Path], classes: Sequence[str]) -> Synthetic:
+        rows: list[Augmented] = []
+        abouts: list[dict[str, Any]] = []
+        tokens: list[int] = []
+        for path in paths:
+            found = list(read(path, Augmented, classes))
+            manifest = read_manifest(path)
+            if manifest and not manifest.complete:
+                self.tell(f"{path}: only {len(found)} of {manifest.counts.get('wanted', '?')} rows; its stage stopped short")
+            rows += found
+            abouts.append(manifest.settings if manifest else {"rows": fingerprint([[row.text, row.probs] for row in found])})
+            tokens += [manifest.tokens] if manifest and manifest.tokens is not None else []
+        about = abouts[0] if len(abouts) == 1 else {"files": abouts}
+        return Synthetic(rows, about, sum(tokens) if tokens else None)
+
+
+def baseline_of(experiment: Experiment, method: str) -> Baseline:
+    """Return the settings of a baseline by its name."""
+    for baseline in experiment.baselines:
+        if baseline.name == method:
+            return baseline
+    names = ", ".join(baseline.name for baseline in experiment.baselines) or "none"
+    raise UserError(f"the config has no baseline '{method}'", f"its baselines: {names}; add one under `baselines:`")
+
+
+def method_known(experiment: Experiment, method: str) -> str:
+    """Return the method's name if the experiment has it."""
+    if method not in experiment.methods:
+        raise UserError(f"the config has no method '{method}'", f"its methods: {', '.join(experiment.methods)}")
+    return method
+
+
+def added_method(paths: Sequence[Path]) -> str:
+    """Return what method the rows of a file name, or the file's own name."""
+    first = next(iter(read(paths[0], Augmented)), None)
+    return (first.method if first else "") or paths[0].name.removesuffix(".jsonl")

@@ -1,0 +1,118 @@
+"""The port to language models: text in; text and label log-probabilities out.
+
+`open_lm` returns an engine, `journal.Journaled` makes its answers durable. A caller never learns how an engine batches,
+retries or finds its scores.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, assert_never
+
+from ..settings import LocalLM
+
+
+@dataclass(frozen=True)
+class Request:
+    """One text to be written.
+
+    Attributes:
+        number: the attempt; makes equal prompts different requests.
+        prompt: ends where the LM is to go on, without a space after the colon.
+        seed: of this request's own randomness.
+        max_tokens: a text that has no end by then is unfinished.
+        temperature: 0 takes the likeliest token.
+        top_p: the smallest set of tokens with at least this probability is drawn from.
+        frequency_penalty: taken off a token's logit for each time it was written already (OpenAI's definition).
+        seam: where the text ends and the label begins, such as ` (Sentiment:`; empty if nothing is to be scored.
+        choices: what may follow the seam, each with its leading space, such as ` Positive`.
+    """
+
+    number: int
+    prompt: str
+    seed: int
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    frequency_penalty: float = 0.0
+    seam: str = ""
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Raw log-probabilities (before temperature, top-p and penalties) of each choice's whole token sequence."""
+
+    logprobs: tuple[float, ...]
+    source: Literal["exact"] = "exact"
+
+
+@dataclass(frozen=True)
+class Completion:
+    """The answer to a request.
+
+    Attributes:
+        number: that of the request.
+        text: what was written before the seam or the line's end, as it was written.
+        finish: `seam` or `line` (its end, or the end of the text); `length` if max_tokens came first, `too_long` if
+            the prompt left no room in the context. The last two have no scores.
+        scores: of the choices after the seam; where the line ended without the seam it is appended.
+        prompt_tokens: tokens read.
+        completion_tokens: tokens written.
+    """
+
+    number: int
+    text: str
+    finish: Literal["seam", "line", "length", "too_long"]
+    scores: Scores | None
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True)
+class About:
+    """What is known of an LM before it is asked.
+
+    Attributes:
+        model: the name that the user gave.
+        fingerprint: of the weights and of everything else that can change an answer.
+        context: the most tokens of prompt and text together.
+        block: requests are answered, and journalled, this many at a time.
+        count_tokens: how many tokens a text has.
+        details: for people: device, dtype, parameters.
+    """
+
+    model: str
+    fingerprint: str
+    context: int
+    block: int
+    count_tokens: Callable[[str], int]
+    details: str
+
+
+class LM(Protocol):
+    """A language model."""
+
+    @property
+    def about(self) -> About:
+        """What is known of it before it is asked."""
+
+    def complete(self, requests: Sequence[Request]) -> Iterator[Completion]:
+        """Yield the answer to each request, in their order; equal blocks of requests get equal answers."""
+
+    def score(self, prompts: Sequence[str], choices: Sequence[str]) -> list[Scores]:
+        """Return for each prompt the log-probability of each choice as its continuation."""
+
+
+def open_lm(settings: LocalLM) -> LM:
+    """Return the LM for its settings, loaded and ready.
+
+    Raises:
+        UserError: if it cannot be opened, with the remedy.
+    """
+    match settings:
+        case LocalLM():
+            from .local import Local
+
+            return Local(settings)
+        case _:
+            assert_never(settings)

@@ -1,0 +1,379 @@
+"""What flows between the stages: JSONL records, their manifests, and files that appear whole or not at all.
+
+One object a line, UTF-8, keys in the order of the fields below, unknown keys kept. Labels are the task's class names,
+never the label tokens. Every error names the file and the line. Reading is a stream: a file may be larger than memory.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Literal, NoReturn, TypeVar
+
+import pydantic
+from pydantic import BaseModel, ConfigDict, Field
+
+from . import __version__
+from .errors import UserError, did_you_mean
+
+try:
+    import fcntl
+except ImportError:  # Windows has no flock; there, two processes writing one output are not told apart.
+    fcntl = None  # type: ignore[assignment]
+
+STDIO = Path("-")
+MODEL_FILES = ("*.safetensors", "*.bin", "*.model", "tokenizer*", "vocab*", "merges*", "config.json", "generation_config.json")
+SUM_TOLERANCE = 1e-3  # how far the probabilities of a row may be from 1 before they are no distribution
+
+
+class Record(BaseModel):
+    """Base of all records: frozen, and unknown keys are kept."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+
+class Example(Record):
+    """A labelled text."""
+
+    id: str
+    text: str
+    label: str
+
+
+class Augmented(Example):
+    """A synthetic row: `probs` lists every class in the task's order, and `label` is its argmax."""
+
+    probs: dict[str, float]
+    method: str = ""
+    parents: list[str] = []
+    label_source: Literal["exact", "top_logprobs", "decision", "vote", "hard", "parent"] = "parent"
+    label_mass: float | None = None
+    request: int | None = None
+
+
+class Reject(Record):
+    """An answer that became no row, and why."""
+
+    request: int
+    method: str
+    parents: list[str]
+    text: str
+    reason: str
+    detail: str = ""
+
+
+class Trial(Record):
+    """One training run; figures are fractions, `confusion` has true classes as rows, both in the task's order."""
+
+    task: str
+    level: str
+    method: str
+    classifier: str
+    variant: dict[str, Any] = {}
+    data_seed: int
+    trial: int
+    draw: int = 0
+    seed: int
+    status: Literal["ok", "failed"] = "ok"
+    error: str | None = None
+    n_train: int
+    n_synthetic: int
+    n_test: int
+    accuracy: float | None
+    macro_f1: float | None = None
+    mcc: float | None = None
+    majority: float | None = None
+    ece: float | None = None
+    valid_accuracy: float | None = None
+    best_epoch: int | None = None
+    epochs: int | None = None
+    seconds: float | None = None
+    predicted_classes: int | None = None
+    confusion: list[list[int]] | None = None
+    train_sha: str | None = None
+    test_sha: str | None = None
+    tokens: int | None = None
+    usd: float | None = None
+    settings: str | None = None
+    version: str | None = None
+
+
+class Manifest(BaseModel):
+    """Stands beside an output F as `F.manifest.json`, written last: its presence says that F is whole.
+
+    `inputs` maps a role (train, test, model, ...) to a hash of its content; `sha256` is that of F itself.
+    """
+
+    stage: str
+    output: str
+    sha256: str
+    complete: bool
+    settings: dict[str, Any]
+    inputs: dict[str, str]
+    seed: int | None
+    counts: dict[str, Any]
+    tokens: int | None = None
+    usd: float | None = None
+    seconds: float | None = None
+    command: list[str] = Field(default_factory=list)
+    version: str = __version__
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a stage returns: its output, the output's manifest, and whether it was up to date and skipped."""
+
+    output: Path
+    manifest: Manifest
+    skipped: bool = False
+
+
+Row = TypeVar("Row", bound=Record)
+
+
+# Reading -------------------------------------------------------------------------------------------------------------
+
+
+def lines(path: Path, blank: bool = False) -> Iterator[tuple[int, str]]:
+    """Yield (line number, line) of a UTF-8 text file or stdin; blank lines are passed over unless asked for."""
+    with _open(path) as stream:
+        for number, raw in enumerate(stream, 1):
+            try:
+                line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise UserError(f"{path}, line {number}: not UTF-8 ({error.reason})", "save the file as UTF-8") from None
+            if blank or line.strip():
+                yield number, line
+
+
+def objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (line number, object) of a JSONL file."""
+    for number, line in lines(path):
+        try:
+            value = json.loads(line, parse_constant=_no_constant)
+            line.encode()
+            if "\\u" in line:  # only an escape can smuggle in a lone surrogate, which no UTF-8 file can hold
+                json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise UserError(f"{path}, line {number}: half a character (a lone surrogate escape)", "mend or remove the line") from None
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}, line {number}: no valid JSON: {error}", "each line must be one JSON object") from None
+        if not isinstance(value, dict):
+            raise UserError(f"{path}, line {number}: a JSON {type(value).__name__}, not an object", "each line must be one JSON object")
+        yield number, value
+
+
+def read(path: Path, kind: type[Row], classes: Sequence[str] = ()) -> Iterator[Row]:
+    """Yield the records of a file, each checked.
+
+    Args:
+        path: a JSONL file, or `-` for stdin.
+        kind: the record's class.
+        classes: the task's classes; labels and `probs` outside of them are errors. Empty: not checked.
+
+    Raises:
+        UserError: at the first broken line, naming it.
+    """
+    for number, value in objects(path):
+        try:
+            row = kind.model_validate(value)
+        except pydantic.ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"])
+            problem = "is missing" if first["type"] == "missing" else f"{first['msg'].lower()}, got {first['input']!r}"
+            hint = f"a {kind.__name__} row needs {', '.join(n for n, f in kind.model_fields.items() if f.is_required())}"
+            raise UserError(f"{path}, line {number}: '{key}' {problem}", hint) from None
+        if isinstance(row, Example):
+            _check_example(row, f"{path}, line {number}", classes)
+        yield row
+
+
+def _check_example(row: Example, where: str, classes: Sequence[str]) -> None:
+    if not row.text.strip():
+        raise UserError(f"{where}: the text is empty", "remove the line or give it a text")
+    if classes and row.label not in classes:
+        raise unknown_label(where, row.label, classes)
+    if isinstance(row, Augmented):
+        for label in row.probs:
+            if classes and label not in classes:
+                raise unknown_label(f"{where}: probs", label, classes)
+        if missing := [label for label in classes if label not in row.probs]:
+            raise UserError(f"{where}: probs: class '{missing[0]}' is missing", "probs must list every class of the task")
+        total = sum(row.probs.values())
+        if min(row.probs.values(), default=0) < 0 or not abs(total - 1) <= SUM_TOLERANCE:
+            raise UserError(f"{where}: probs: {row.probs} is no distribution (sum {total:g})", "they must be at least 0 and sum to 1")
+
+
+def unknown_label(where: str, label: object, classes: Sequence[str]) -> UserError:
+    """Return the error for a label outside the task."""
+    known = ", ".join(f"'{name}'" for name in classes)
+    return UserError(
+        f"{where}: label '{label}' is none of the task's classes ({known}){did_you_mean(str(label), classes)}",
+        "mend the row, or map raw values to classes with task.data.values",
+    )
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _open(path: Path) -> IO[bytes]:
+    if path == STDIO:
+        return os.fdopen(os.dup(sys.stdin.fileno()), "rb")
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}", "check the path; is the stage before this one done?") from None
+
+
+# Writing -------------------------------------------------------------------------------------------------------------
+
+
+def to_line(row: BaseModel) -> str:
+    """Return a record as one line of JSON with its end of line."""
+    return json.dumps(row.model_dump(), ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write(path: Path, rows: Iterable[Record]) -> int:
+    """Write records to a file that appears whole or not at all (or to stdout for `-`); return how many."""
+    count = 0
+    with whole_file(path) as stream:
+        for row in rows:
+            stream.write(to_line(row).encode())
+            count += 1
+    return count
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file that takes its place only when the block ends well: written aside, synced, renamed.
+
+    The side file has one name, so that a killed run leaves nothing that the next does not replace, and is locked, so
+    that two processes cannot write the same output.
+    """
+    if path == STDIO:
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    aside = path.with_name(f".{path.name}.partial")
+    with disk(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = aside.open("ab")
+    lock(stream, path)
+    try:
+        with disk(path):
+            stream.truncate(0)
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+            aside.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            aside.unlink()
+        raise
+    finally:
+        stream.close()
+    _sync_folder(path.parent)
+
+
+def append(path: Path, text: str) -> None:
+    """Append whole lines durably; one write call, so that two processes' lines never mix."""
+    with disk(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab", buffering=0) as stream:
+            stream.write(text.encode())
+            os.fsync(stream.fileno())
+
+
+def lock(stream: IO[bytes], path: Path) -> None:
+    """Hold an open file for this process until it is closed."""
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            stream.close()
+            raise UserError(f"{path}: another process is writing it", "wait for that run, or end it") from None
+        # A file system without locks: go on, as every tool does there.
+
+
+@contextlib.contextmanager
+def disk(path: Path) -> Iterator[None]:
+    """Turn what a file system refuses into a message for the user."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        hint = "free some space and run the same command again" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "choose another place with -o or --out"
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}", hint) from None
+
+
+def _sync_folder(folder: Path) -> None:
+    # Without this a rename may be lost with the power, although the file's content is safe.
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+# Hashes and manifests ------------------------------------------------------------------------------------------------
+
+
+def rows_sha(rows: Iterable[Example]) -> str:
+    """Return a hash of the ids, texts and labels of rows, in order: the same whatever the file format they came in."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(json.dumps([row.id, row.text, row.label], ensure_ascii=False).encode() + b"\n")
+    return digest.hexdigest()[:16]
+
+
+def file_sha(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes."""
+    with _open(path) as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
+
+
+def model_sha(folder: Path) -> str:
+    """Return a hash of the files of a model's folder that can change what it computes."""
+    digest = hashlib.sha256()
+    for path in sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern)}):
+        digest.update(f"{path.name} {file_sha(path)}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def manifest_path(output: Path) -> Path:
+    """Return where the manifest of an output stands."""
+    return output.with_name(output.name + ".manifest.json")
+
+
+def read_manifest(output: Path) -> Manifest | None:
+    """Return the manifest of an output, or nothing where there is none that can be read."""
+    try:
+        return Manifest.model_validate_json(manifest_path(output).read_bytes())
+    except (OSError, pydantic.ValidationError):
+        return None
+
+
+def write_manifest(output: Path, manifest: Manifest) -> None:
+    """Write the manifest of an output; stdout has none."""
+    if output != STDIO:
+        with whole_file(manifest_path(output)) as stream:
+            stream.write((json.dumps(manifest.model_dump(), ensure_ascii=False, indent=1) + "\n").encode())
+
+
+def up_to_date(output: Path, settings: dict[str, Any], inputs: dict[str, str]) -> Manifest | None:
+    """Return the manifest of an output that these settings and inputs made whole, unchanged since; otherwise nothing."""
+    manifest = None if output == STDIO else read_manifest(output)
+    if manifest is None or not manifest.complete or not output.is_file():
+        return None
+    same = manifest.inputs == inputs and manifest.settings == json.loads(json.dumps(settings))
+    return manifest if same and manifest.sha256 == file_sha(output) else None

@@ -1,0 +1,308 @@
+"""Every YAML key of an experiment, as frozen models in which an unknown key is an error.
+
+A default is written once, on its field. Precedence: `--set`, then YAML, then the default. `config.load` makes an
+`Experiment` out of a file. Everything random draws from a `generator` named by (master seed, purpose, index).
+"""
+
+import hashlib
+import json
+import random
+import re
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, field_validator, model_validator
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+LEVEL = re.compile(r"(?P<percent>\d+(\.\d+)?|\.\d+)%|(?P<count>\d+)/class|full")
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, and strict about keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+def _file_name(value: str) -> str:
+    # Names become parts of file names, so they must be safe there on every system.
+    if not NAME.fullmatch(value):
+        raise ValueError(f"'{value}' cannot be a file name; use letters, digits, '.', '_', '+' and '-'")
+    return value
+
+
+Name = Annotated[str, BeforeValidator(lambda value: _file_name(str(value)))]
+
+
+class Columns(Settings):
+    """Which columns (or JSON keys) hold what, and what their raw label values mean."""
+
+    text: str = Field("text", description="column that holds the text")
+    label: str = Field("label", description="column that holds the label")
+    id: str = Field("id", description="column that holds a unique id; rows are numbered where it is absent")
+    values: dict[str, str] = Field({}, description="raw label value -> class name, where they differ")
+
+
+class HubData(Columns):
+    """A data set of the Hugging Face hub, or a local folder in the same form."""
+
+    kind: Literal["hub"]
+    path: str = Field(description="repository id, such as SetFit/sst2")
+    name: str | None = Field(None, description="the hub's config name")
+    revision: str | None = Field(None, description="commit; pin it, so that the data cannot change under you")
+    splits: dict[Literal["train", "validation", "test"], str] = Field({}, description="split -> the hub's split name")
+
+
+class FilesData(Columns):
+    """Files of your own: JSONL, CSV, TSV or Parquet, told apart by their endings."""
+
+    kind: Literal["files"]
+    train: Path = Field(description="training rows")
+    validation: Path | None = Field(None, description="validation rows; without it they are split off train")
+    test: Path = Field(description="test rows")
+
+
+class DemoData(Settings):
+    """The packaged movie-review sentences."""
+
+    kind: Literal["demo"]
+
+
+Data = Annotated[HubData | FilesData | DemoData, Field(discriminator="kind")]
+
+
+class Task(Settings):
+    """The data and the task specification S = (T, L, v) of section 3."""
+
+    name: Name = Field("", validate_default=False, description="name in results; default: the task file's or experiment's")
+    data: Data
+    labels: dict[str, str] = Field(description="ordered: class -> label token (the verbalizer v); a list is the identity")
+    text_type: str = Field("text", min_length=1, description="T, such as `movie review`")
+    label_type: str = Field("label", min_length=1, description="L, such as `sentiment`")
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _identity(cls, value: Any) -> Any:
+        if isinstance(value, list):
+            if repeated := sorted({str(label) for label in value if value.count(label) > 1}):
+                raise ValueError(f"a class stands twice: {', '.join(repeated)}")
+            return {str(label): str(label) for label in value}
+        return value
+
+    @field_validator("labels")
+    @classmethod
+    def _distinct(cls, value: dict[str, str]) -> dict[str, str]:
+        if len(value) < 2:
+            raise ValueError("at least two classes are needed")
+        if any(not key.strip() or not token.strip() or "\n" in token for key, token in value.items()):
+            raise ValueError("classes and label tokens must be non-empty and on one line")
+        if len({token.lower() for token in value.values()}) < len(value):
+            raise ValueError("two classes share a label token (case is ignored), so their labels could not be told apart")
+        return value
+
+    @field_validator("text_type", "label_type")
+    @classmethod
+    def _one_line(cls, value: str) -> str:
+        if value != value.strip() or "\n" in value:
+            raise ValueError("must be one line without spaces around it")
+        return value
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names in the task's order."""
+        return list(self.labels)
+
+
+def _level(value: Any) -> str:
+    text = str(value)
+    if not LEVEL.fullmatch(text):
+        raise ValueError(f"'{text}' is no level; write `0.1%`, `8/class` or `full`")
+    match = LEVEL.fullmatch(text)
+    assert match
+    if match["percent"] and not 0 < Fraction(match["percent"]) <= 100:
+        raise ValueError(f"'{text}' is not above 0 % and at most 100 %")
+    if match["count"] and int(match["count"]) < 1:
+        raise ValueError(f"'{text}': at least one row a class is needed")
+    return text
+
+
+def _rows(value: Any) -> int | str:
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        return value
+    if value == "full" or (isinstance(value, str) and re.fullmatch(r"[1-9]\d*/class", value)):
+        return value
+    raise ValueError(f"'{value}' is not `full`, a number of rows such as 200, or `n/class` such as `16/class`")
+
+
+def _seeds(value: Any) -> Any:
+    if isinstance(value, int) and not isinstance(value, bool):
+        if value < 1:
+            raise ValueError("at least one seed is needed")
+        return list(range(value))
+    return value
+
+
+Level = Annotated[str, BeforeValidator(_level)]
+
+
+class Subsample(Settings):
+    """The data-scarce draws of section 4.1."""
+
+    levels: list[Level] = Field(min_length=1, description="`p%` of train, `n/class`, or `full`")
+    seeds: Annotated[list[int], BeforeValidator(_seeds)] = Field(
+        [0, 1, 2, 3, 4], min_length=1, description="data seeds: a count n for 0 to n-1, or a list"
+    )
+    master_seed: int = Field(42, description="every generator derives from it")
+    validation: Annotated[int | str, BeforeValidator(_rows)] = Field("full", description="rows used for early stopping")
+
+    @field_validator("levels", "seeds")
+    @classmethod
+    def _once(cls, value: list[Any]) -> list[Any]:
+        if len(set(value)) < len(value):
+            raise ValueError("an entry stands twice")
+        return value
+
+
+class LocalLM(Settings):
+    """A transformers causal LM in this process."""
+
+    kind: Literal["local"]
+    model: str = Field("bundled", description="`bundled` (the packaged review LM), a folder or a hub id")
+    revision: str | None = Field(None, description="commit of a hub model")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="auto: float32 on a CPU, bfloat16 on a GPU")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+    batch_size: int = Field(32, ge=1, description="requests in a block; the numbers depend on it in their last digits")
+
+
+class Augment(Settings):
+    """GPT3Mix itself; `ratio` and `draws` hold for every method."""
+
+    k: int = Field(2, ge=1, description="real examples in a prompt (section 3)")
+    ratio: float = Field(1.0, gt=0, description="synthetic rows for each real one (section 4.2)")
+    draws: int | Literal["per-trial"] = Field(1, description="synthetic sets a data seed; per-trial: a new one for each trial")
+    choose: Literal["uniform", "balanced"] = Field("uniform", description="how examples are chosen")
+    temperature: float = Field(1.0, ge=0, description="0 is greedy")
+    top_p: float = Field(1.0, gt=0, le=1)
+    max_tokens: int = Field(100, ge=1, description="longest text, in tokens of the LM")
+    frequency_penalty: float = Field(0.01, ge=-2, le=2, description="as in OpenAI's API")
+    attempts: float = Field(4.0, ge=1, description="at most this many requests for each wanted row")
+
+    @field_validator("draws")
+    @classmethod
+    def _some(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 1:
+            raise ValueError("at least one draw is needed")
+        return value
+
+
+class Eda(Settings):
+    """Easy Data Augmentation (Wei and Zou, 2019)."""
+
+    kind: Literal["eda"]
+    name: Name = "eda"
+    alpha: float | Literal["auto"] = Field("auto", description="share of words changed; auto: the authors' by training size")
+
+    @field_validator("alpha")
+    @classmethod
+    def _share(cls, value: float | str) -> float | str:
+        if isinstance(value, float) and not 0 < value <= 1:
+            raise ValueError("must be above 0 and at most 1")
+        return value
+
+
+class Backtranslate(Settings):
+    """Back-translation (Fadaee et al., 2017) through a pivot language."""
+
+    kind: Literal["backtranslate"]
+    name: Name = "backtranslate"
+    engine: Literal["transformers", "apertium"] = "transformers"
+    forward: str = Field("", description="model or Apertium pair into the pivot; default opus-mt-en-de or eng-spa")
+    backward: str = Field("", description="model or Apertium pair back; default opus-mt-de-en or spa-eng")
+    batch_size: int = Field(32, ge=1)
+    max_tokens: int = Field(256, ge=1, description="longest translation (transformers)")
+    beams: int = Field(4, ge=1, description="beam width (transformers)")
+    device: str = Field("auto", description="auto, cpu, cuda, ... (transformers)")
+
+
+Baseline = Annotated[Eda | Backtranslate, Field(discriminator="kind")]
+
+
+class Transformer(Settings):
+    """A pretrained encoder with a fresh classification head; the defaults are sections 4.1 and 4.2."""
+
+    kind: Literal["transformer"]
+    name: Name = "transformer"
+    trials: int | None = Field(None, ge=1, description="overrides the experiment's `trials`")
+    model: str = Field("distilbert-base-uncased", description="folder, hub id, or `minilm` (extra `offline`)")
+    revision: str | None = Field(None, description="commit of a hub model")
+    lr: float = Field(3e-5, gt=0, description="peak learning rate of AdamW")
+    warmup_epochs: float = Field(3, ge=0, description="linear warm-up; constant afterwards")
+    patience: int = Field(20, ge=1, description="epochs without a better validation accuracy before stopping")
+    batch_size: int = Field(32, ge=1)
+    max_epochs: int = Field(200, ge=1)
+    weight_decay: float = Field(0.01, ge=0, description="decoupled; none on biases and norms")
+    max_length: int = Field(128, ge=4, description="tokens kept of a text")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+
+
+class Linear(Settings):
+    """Tf-idf and logistic regression."""
+
+    kind: Literal["linear"]
+    name: Name = "linear"
+    trials: int | None = Field(None, ge=1, description="overrides the experiment's `trials`")
+    ngrams: int = Field(2, ge=1, le=5, description="longest word n-gram")
+    C: float = Field(10.0, gt=0, description="inverse strength of the L2 penalty")
+
+
+Classifier = Annotated[Transformer | Linear, Field(discriminator="kind")]
+
+
+class Experiment(Settings):
+    """One experiment file."""
+
+    name: Name
+    task: Task
+    subsample: Subsample
+    lm: LocalLM | None = None
+    augment: Augment = Augment()
+    baselines: list[Baseline] = []
+    classifiers: list[Classifier] = []
+    trials: int = Field(10, ge=1, description="training runs a cell in all, dealt over the data seeds in turn")
+    sweep: dict[str, list[Any]] = Field({}, description="key -> values; every combination is a variant")
+
+    _variant: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    @property
+    def variant(self) -> dict[str, Any]:
+        """The swept keys and their values here; empty without a sweep."""
+        return self._variant
+
+    @property
+    def methods(self) -> list[str]:
+        """Names of the methods: `none`, `gpt3mix` where there is an LM, then the baselines."""
+        return ["none", *(["gpt3mix"] if self.lm else []), *(baseline.name for baseline in self.baselines)]
+
+    @model_validator(mode="after")
+    def _unique_names(self) -> "Experiment":
+        for what, names in (("methods", self.methods), ("classifiers", [c.name for c in self.classifiers])):
+            if repeated := sorted({name for name in names if names.count(name) > 1}):
+                raise ValueError(f"two {what} are called '{repeated[0]}'; give one of them another `name:`")
+        return self
+
+
+def fingerprint(value: object, length: int = 16) -> str:
+    """Return the first hex digits of the SHA-256 of a JSON-like value, independent of the order of its keys."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:length]
+
+
+def derived_seed(master: int, purpose: str, *index: int | str) -> int:
+    """Return a 63-bit seed that depends on nothing but its arguments (design: named generators)."""
+    text = json.dumps([master, purpose, *index], ensure_ascii=False)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def generator(master: int, purpose: str, *index: int | str) -> random.Random:
+    """Return a random generator of its own for (master seed, purpose, index)."""
+    return random.Random(derived_seed(master, purpose, *index))  # noqa: S311 - statistics, not secrets

@@ -1,0 +1,90 @@
+"""Draws the data-scarce training sets of section 4.1: class-balanced, seeded, by share, by count a class, or full.
+
+For one data seed the draws are nested: 0.3 % holds the rows of 0.1 %, so levels differ by what is added only.
+"""
+
+import time
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+from .data import Splits, by_class
+from .errors import Tell, UserError, quiet
+from .records import STDIO, Done, Example, Manifest, file_sha, up_to_date, write, write_manifest
+from .settings import LEVEL, generator
+
+
+def rows_per_class(level: str, n: int, classes: int) -> int:
+    """Return how many rows a class gets: `max(1, round(N * r / C))` at a share r, as in the reference implementation.
+
+    Args:
+        level: `p%` or `n/class`.
+        n: rows of train, after any validation split.
+        classes: how many classes the task has.
+    """
+    match = LEVEL.fullmatch(level)
+    assert match, level
+    if match["count"]:
+        return int(match["count"])
+    return max(1, round(n * Fraction(match["percent"]) / 100 / classes))
+
+
+def draw(train: Sequence[Example], classes: Sequence[str], level: str, master_seed: int, seed: int, tell: Tell = quiet) -> list[Example]:
+    """Return the rows of a level and data seed, the classes taking turns; `full` is train in its own order.
+
+    Args:
+        train: all training rows.
+        classes: the task's classes, in order.
+        level: `p%`, `n/class` or `full`.
+        master_seed: of the experiment.
+        seed: the data seed.
+        tell: hears of classes with too few rows.
+    """
+    if level == "full":
+        return list(train)
+    wanted = rows_per_class(level, len(train), len(classes))
+    drawn = []
+    for label, rows in by_class(train, classes).items():
+        if len(rows) < wanted:
+            tell(f"level {level}: class '{label}' has only {len(rows)} of the {wanted} rows wanted; all of them are used")
+        # The whole class is shuffled before the cut: that is what nests the levels.
+        drawn.append(generator(master_seed, "subsample", seed, label).sample(rows, len(rows))[:wanted])
+    return [rows[turn] for turn in range(wanted) for rows in drawn if turn < len(rows)]
+
+
+def subsample(
+    splits: Splits,
+    classes: Sequence[str],
+    output: Path,
+    *,
+    level: str,
+    master_seed: int,
+    seed: int,
+    command: Sequence[str] = (),
+    force: bool = False,
+    tell: Tell = quiet,
+) -> Done:
+    """Write the training rows of a level and data seed with their manifest, unless they are there already."""
+    settings = {"level": level, "master_seed": master_seed, "data_seed": seed, "classes": list(classes)}
+    inputs = {"train": splits.sha["train"]}
+    if not force and (manifest := up_to_date(output, settings, inputs)):
+        return Done(output, manifest, skipped=True)
+    started = time.monotonic()
+    rows = draw(splits.train, classes, level, master_seed, seed, tell)
+    if not rows:
+        raise UserError(f"level {level}: no rows are left to draw from", "check the data, or give the task a validation split of its own")
+    write(output, rows)
+    manifest = Manifest(
+        stage="subsample",
+        output=output.name,
+        sha256="" if output == STDIO else file_sha(output),
+        complete=True,
+        settings=settings,
+        inputs=inputs,
+        seed=seed,
+        counts={"rows": len(rows), **{label: len(found) for label, found in by_class(rows, classes).items()}},
+        seconds=round(time.monotonic() - started, 3),
+        command=list(command),
+    )
+    write_manifest(output, manifest)
+    return Done(output, manifest)
