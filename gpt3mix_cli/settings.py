@@ -242,6 +242,7 @@ class Transformer(Settings):
     max_epochs: int = Field(200, ge=1)
     weight_decay: float = Field(0.01, ge=0, description="decoupled; none on biases and norms")
     max_length: int = Field(128, ge=4, description="tokens kept of a text")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="of products; auto: bfloat16 where the processor has it")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
 
 

@@ -21,6 +21,7 @@ from . import Fit
 if TYPE_CHECKING:
     import torch
 
+SLICE = 16  # rows of a training batch that go through the model together
 SCORING_TOKENS = 8192  # padded tokens in a scoring batch: large enough to be fast, small enough for any cache
 
 
@@ -36,11 +37,13 @@ class TransformerClassifier:
         self._settings, self._classes = settings, list(classes)
         self._place = _place(settings)
         self._device = _device(settings.device)
+        self._dtype = _fast_dtype(self._device) if settings.dtype == "auto" else settings.dtype
         self._tokens: dict[str, list[int]] = {}
         config = self._loaded("AutoConfig")
         folder = Path(self._place)
         sha = model_sha(folder) if folder.is_dir() else fingerprint([self._place, getattr(config, "_commit_hash", None) or settings.revision])
-        self.about = {**settings.model_dump(exclude={"name", "trials", "model", "revision", "device"}), "model": sha, "device": self._device.type}
+        self.about = {**settings.model_dump(exclude={"name", "trials", "model", "revision", "device"})}
+        self.about |= {"model": sha, "device": self._device.type, "dtype": self._dtype}
 
     @functools.cached_property
     def _tokenizer(self) -> Any:
@@ -91,7 +94,7 @@ class TransformerClassifier:
         rows = self._tokenised([row.text for row in train])
         truth = torch.tensor([self._classes.index(row.label) for row in validation])
         batches_an_epoch = math.ceil(len(rows) / settings.batch_size)
-        optimizer = torch.optim.AdamW(_groups(self._model, settings.weight_decay), lr=settings.lr)
+        optimizer = torch.optim.AdamW(_groups(self._model, settings.weight_decay), lr=settings.lr, fused=True)
         warmup = settings.warmup_epochs * batches_an_epoch
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / warmup) if warmup else 1.0)
         history: list[dict[str, Any]] = []
@@ -116,15 +119,17 @@ class TransformerClassifier:
         self._model.train()
         total = torch.zeros((), device=self._device)
         for start in range(0, len(order), self._settings.batch_size):
-            chosen = order[start : start + self._settings.batch_size]
-            logits = self._model(**self._padded([rows[i] for i in chosen])).logits
-            # Soft cross-entropy against the probabilities: the library's own loss would take floats for multi-label.
-            loss = torch.nn.functional.cross_entropy(logits.float(), targets[list(chosen)])
+            batch = sorted(order[start : start + self._settings.batch_size], key=lambda i: len(rows[i]))
             optimizer.zero_grad()
-            loss.backward()
+            # Slices of like length hold little padding, and their gradients add up to the batch's.
+            for chosen in (batch[i : i + SLICE] for i in range(0, len(batch), SLICE)):
+                logits = self._forward([rows[i] for i in chosen])
+                # Soft cross-entropy against the probabilities: the library's own loss would take floats for multi-label.
+                loss = torch.nn.functional.cross_entropy(logits, targets[chosen], reduction="sum")
+                (loss / len(batch)).backward()
+                total += loss.detach()
             optimizer.step()
             schedule.step()
-            total += loss.detach() * len(chosen)
         mean = float(total) / len(order)
         if not math.isfinite(mean):
             raise ArithmeticError(f"the loss became {mean}; a lower lr helps")
@@ -147,7 +152,7 @@ class TransformerClassifier:
         logits = torch.empty(len(rows), len(self._classes), device=self._device)
         with torch.inference_mode():
             for chosen in _by_budget(order, rows):
-                logits[chosen] = self._model(**self._padded([rows[i] for i in chosen])).logits.float()
+                logits[chosen] = self._forward([rows[i] for i in chosen])
         return logits
 
     def _reset(self) -> None:
@@ -169,6 +174,14 @@ class TransformerClassifier:
         if new:
             self._tokens |= zip(new, self._tokenizer(new, truncation=True, max_length=self._settings.max_length)["input_ids"], strict=True)
         return [self._tokens[text] for text in texts]
+
+    def _forward(self, rows: Sequence[Sequence[int]]) -> "torch.Tensor":
+        """Return the logits, (rows, classes), in float32; weights stay in float32 whatever the products are made in."""
+        import torch
+
+        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._dtype == "bfloat16"):
+            logits: torch.Tensor = self._model(**self._padded(rows)).logits
+        return logits.float()
 
     def _padded(self, rows: Sequence[Sequence[int]]) -> dict[str, "torch.Tensor"]:
         """Return input_ids and attention_mask, both (rows, longest), padded on the right."""
@@ -198,6 +211,18 @@ def _groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:
     decayed = [weight for weight in model.parameters() if weight.ndim > 1]
     others = [weight for weight in model.parameters() if weight.ndim <= 1]
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+
+
+def _fast_dtype(device: "torch.device") -> str:
+    """Return bfloat16 where the processor multiplies in it; elsewhere it would be emulated, and slow."""
+    import torch
+
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        able = torch.cpu.get_capabilities()
+        native = bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+    return "bfloat16" if native else "float32"
 
 
 def _device(name: str) -> "torch.device":
