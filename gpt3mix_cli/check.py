@@ -1,5 +1,6 @@
 """Looks at everything that a run will need, and gives a tick or the remedy for each: nothing is written."""
 
+import functools
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -30,13 +31,13 @@ def check(grid: Grid) -> Iterator[Finding]:
     experiment = grid.experiments[0]
     sweep = f", {len(grid.experiments)} variants" if len(grid.experiments) > 1 else ""
     yield Finding("config", True, f"{experiment.name}: methods {', '.join(experiment.methods)}{sweep}")
-    yield _try("data", lambda: _data(grid, experiment))
+    yield _try("data", functools.partial(_data, grid, experiment))
     if experiment.lm:
-        yield _try("lm", lambda: _lm(grid, experiment))
+        yield _try("lm", functools.partial(_lm, grid, experiment))
     for baseline in experiment.baselines:
-        yield _try(f"baseline {baseline.name}", lambda baseline=baseline: _baseline(experiment, baseline))
+        yield _try(f"baseline {baseline.name}", functools.partial(_baseline, experiment, baseline))
     for classifier in experiment.classifiers:
-        yield _try(f"classifier {classifier.name}", lambda classifier=classifier: _classifier(grid, experiment, classifier))
+        yield _try(f"classifier {classifier.name}", functools.partial(_classifier, grid, experiment, classifier))
     yield Finding("devices", True, _devices())
     yield _disk(grid.out)
 
@@ -50,7 +51,8 @@ def _try(what: str, look: Callable[[], str]) -> Finding:
 
 def _data(grid: Grid, experiment: Experiment) -> str:
     splits = grid.splits(experiment)
-    return f"{len(splits.train)} train, {len(splits.validation)} validation, {len(splits.test)} test rows; classes {', '.join(experiment.task.classes)}"
+    sizes = f"{len(splits.train)} train, {len(splits.validation)} validation, {len(splits.test)} test rows"
+    return f"{sizes}; classes {', '.join(experiment.task.classes)}"
 
 
 def _lm(grid: Grid, experiment: Experiment) -> str:
@@ -63,7 +65,8 @@ def _lm(grid: Grid, experiment: Experiment) -> str:
     scores = lm.score([f"{text} A second try.{seam(task)}"], choices(task))[0]
     tokens = lm.about.count_tokens(text) + experiment.augment.max_tokens
     if tokens > lm.about.context:
-        raise UserError(f"a prompt with k = {experiment.augment.k} and max_tokens needs {tokens} tokens, the context has {lm.about.context}", "lower augment.k or augment.max_tokens")
+        message = f"a prompt with k = {experiment.augment.k} and max_tokens needs {tokens} tokens, the context has {lm.about.context}"
+        raise UserError(message, "lower augment.k or augment.max_tokens")
     return f"{lm.about.model}: {lm.about.details}, context {lm.about.context}, label scores {scores.source}"
 
 
@@ -84,7 +87,8 @@ def _devices() -> str:
     import torch
 
     gpus: Sequence[str] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return f"{os.cpu_count()} CPU cores ({torch.get_num_threads()} threads), " + (", ".join(f"cuda:{i} {name}" for i, name in enumerate(gpus)) or "no GPU")
+    found = ", ".join(f"cuda:{i} {name}" for i, name in enumerate(gpus)) or "no GPU"
+    return f"{os.cpu_count()} CPU cores ({torch.get_num_threads()} threads), {found}"
 
 
 def _disk(out: Path) -> Finding:
@@ -94,4 +98,6 @@ def _disk(out: Path) -> Finding:
     free = shutil.disk_usage(place).free
     if not os.access(place, os.W_OK) or not place.is_dir():
         return Finding("output", False, f"{out}: cannot be written", "choose another place with --out")
-    return Finding("output", free > LITTLE, f"{out}: {free / 1e9:.1f} GB free", "" if free > LITTLE else "free some space, or choose another place with --out")
+    return Finding(
+        "output", free > LITTLE, f"{out}: {free / 1e9:.1f} GB free", "" if free > LITTLE else "free some space, or choose another place with --out"
+    )

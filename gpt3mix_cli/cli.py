@@ -18,7 +18,6 @@ from .errors import StoppedShort, UserError
 if TYPE_CHECKING:
     from .display import Display
     from .grid import Grid, Spot
-    from .records import Done
 
 app = typer.Typer(
     name="gpt3mix",
@@ -59,8 +58,15 @@ def _main(version: Annotated[bool, typer.Option("--version", callback=_version, 
 
 @app.command()
 def subsample(
-    config: Config, level: Level = None, seed: Seed = None, output: Output = None,
-    out: Out = RESULTS, sets: Sets = None, force: Force = False, quiet: Quiet = False, json: Json = False,
+    config: Config,
+    level: Level = None,
+    seed: Seed = None,
+    output: Output = None,
+    out: Out = RESULTS,
+    sets: Sets = None,
+    force: Force = False,
+    quiet: Quiet = False,
+    json: Json = False,
 ) -> None:
     """Draw class-balanced training rows."""
     with _open(config, out, sets, force, quiet, json, output) as (display, grid):
@@ -70,10 +76,20 @@ def subsample(
 
 @app.command()
 def augment(
-    config: Config, level: Level = None, seed: Seed = None, source: Input = None, output: Output = None,
-    ratio: Ratio = None, k: Annotated[int | None, typer.Option("-k", help="examples in a prompt; overrides augment.k")] = None,
-    limit: Limit = None, show: Show = 0,
-    out: Out = RESULTS, sets: Sets = None, force: Force = False, quiet: Quiet = False, json: Json = False,
+    config: Config,
+    level: Level = None,
+    seed: Seed = None,
+    source: Input = None,
+    output: Output = None,
+    ratio: Ratio = None,
+    k: Annotated[int | None, typer.Option("-k", help="examples in a prompt; overrides augment.k")] = None,
+    limit: Limit = None,
+    show: Show = 0,
+    out: Out = RESULTS,
+    sets: Sets = None,
+    force: Force = False,
+    quiet: Quiet = False,
+    json: Json = False,
 ) -> None:
     """Write synthetic rows with GPT3Mix."""
     overrides = [*(sets or []), *_flags({"augment.ratio": ratio, "augment.k": k})]
@@ -83,10 +99,20 @@ def augment(
 
 @app.command()
 def baseline(
-    config: Config, method: Annotated[str, typer.Option(help="name of the baseline, such as eda or backtranslate")],
-    level: Level = None, seed: Seed = None, source: Input = None, output: Output = None, ratio: Ratio = None,
-    limit: Limit = None, show: Show = 0,
-    out: Out = RESULTS, sets: Sets = None, force: Force = False, quiet: Quiet = False, json: Json = False,
+    config: Config,
+    method: Annotated[str, typer.Option(help="name of the baseline, such as eda or backtranslate")],
+    level: Level = None,
+    seed: Seed = None,
+    source: Input = None,
+    output: Output = None,
+    ratio: Ratio = None,
+    limit: Limit = None,
+    show: Show = 0,
+    out: Out = RESULTS,
+    sets: Sets = None,
+    force: Force = False,
+    quiet: Quiet = False,
+    json: Json = False,
 ) -> None:
     """Write synthetic rows with a baseline: EDA or back-translation."""
     overrides = [*(sets or []), *_flags({"augment.ratio": ratio})]
@@ -110,12 +136,21 @@ def _augment(
 
 @app.command()
 def train(
-    config: Config, level: Level = None, seed: Seed = None,
+    config: Config,
+    level: Level = None,
+    seed: Seed = None,
     method: Annotated[list[str] | None, typer.Option(help="method to train on; repeatable; default: all of the config")] = None,
     source: Input = None,
-    added: Annotated[list[Path] | None, typer.Option("--augmented", "-a", help="synthetic rows (JSONL) in place of the methods' own; repeatable")] = None,
-    output: Output = None, trials: Annotated[int | None, typer.Option(min=1, help="training runs in all; overrides trials")] = None,
-    out: Out = RESULTS, sets: Sets = None, force: Force = False, quiet: Quiet = False, json: Json = False,
+    added: Annotated[
+        list[Path] | None, typer.Option("--augmented", "-a", help="synthetic rows (JSONL) in place of the methods' own; repeatable")
+    ] = None,
+    output: Output = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="training runs in all; overrides trials")] = None,
+    out: Out = RESULTS,
+    sets: Sets = None,
+    force: Force = False,
+    quiet: Quiet = False,
+    json: Json = False,
 ) -> None:
     """Train and test the classifiers."""
     overrides = [*(sets or []), *_flags({"trials": trials})]
@@ -131,7 +166,9 @@ def train(
             names = names if added else [method_known(spot.experiment, name) for name in names]
             jobs += [(spot, name, classifier) for name in names for classifier in spot.experiment.classifiers if spot.dealt(classifier)]
         if output and len(jobs) != 1:
-            raise UserError(f"-o names one file, but {len(jobs)} are to be written", "choose one with --method and --set 'classifiers=[{kind: linear}]'")
+            raise UserError(
+                f"-o names one file, but {len(jobs)} are to be written", "choose one with --method and --set 'classifiers=[{kind: linear}]'"
+            )
         done, short = [], []
         for spot, name, classifier in jobs:
             try:
@@ -145,7 +182,10 @@ def train(
 def report(
     sources: Annotated[list[Path], typer.Argument(help="a config, or folders and files of trials", metavar="CONFIG|DIR|FILE...")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="folder of the report")] = None,
-    out: Out = RESULTS, sets: Sets = None, quiet: Quiet = False, json: Json = False,
+    out: Out = RESULTS,
+    sets: Sets = None,
+    quiet: Quiet = False,
+    json: Json = False,
 ) -> None:
     """Print and write the tables over all trials."""
     from .display import Display
@@ -190,9 +230,7 @@ def check(config: Config, out: Out = RESULTS, sets: Sets = None, quiet: Quiet = 
 class _open:
     """The display and the grid of a command."""
 
-    def __init__(
-        self, config: Path, out: Path, sets: Sequence[str] | None, force: bool, quiet: bool, json: bool, output: Path | None = None
-    ) -> None:
+    def __init__(self, config: Path, out: Path, sets: Sequence[str] | None, force: bool, quiet: bool, json: bool, output: Path | None = None) -> None:
         from .display import Display
 
         if json and output == Path("-"):
@@ -243,7 +281,12 @@ def _next(stage: str, config: Path, level: str | None, seed: int | None) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code."""
     # The libraries' own bars and chatter would break ours; a user's setting wins.
-    for name, value in (("TRANSFORMERS_VERBOSITY", "error"), ("HF_HUB_DISABLE_PROGRESS_BARS", "1"), ("TQDM_DISABLE", "1"), ("TOKENIZERS_PARALLELISM", "false")):
+    for name, value in (
+        ("TRANSFORMERS_VERBOSITY", "error"),
+        ("HF_HUB_DISABLE_PROGRESS_BARS", "1"),
+        ("TQDM_DISABLE", "1"),
+        ("TOKENIZERS_PARALLELISM", "false"),
+    ):
         os.environ.setdefault(name, value)
     try:
         app(args=None if argv is None else list(argv), prog_name="gpt3mix")

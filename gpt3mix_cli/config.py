@@ -10,7 +10,7 @@ import types
 import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pydantic
 import yaml
@@ -25,7 +25,7 @@ WORDS = {"labels", "values"}
 class _Loader(yaml.SafeLoader):
     """YAML 1.2's core scalars: `yes` and `off` are words, `3e-5` is a number, 1:30 is no sexagesimal."""
 
-    yaml_implicit_resolvers: dict[str, Any] = {}
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
 
 
 for _tag, _pattern, _first in (
@@ -59,7 +59,9 @@ def load(path: Path, overrides: Sequence[str] = ()) -> list[Experiment]:
         key, equals, value = override.partition("=")
         if not equals or not key.strip():
             raise UserError(f"--set {override}: expected key=value", "for example --set augment.k=4")
-        _put(raw, key.strip().split("."), _parse(value, f"--set {key}", words=bool(WORDS & set(key.split(".")))), f"--set {key}")
+        keys = key.strip().split(".")
+        where = f"--set {key}"
+        _put(raw, keys, _parse(value, where, words=not WORDS.isdisjoint(keys)), where)
     return [_validate(path, variant, raw_variant) for variant, raw_variant in _variants(raw, path)]
 
 
@@ -67,7 +69,7 @@ def _read(path: Path) -> Any:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file", "give the path of an experiment's YAML file, such as configs/demo.yaml") from None
+        raise UserError(f"{path}: no such file", "give the path of an experiment's YAML file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {error}", "give the path of a YAML file in UTF-8") from None
     return _parse(text, str(path))
@@ -80,11 +82,12 @@ def _parse(text: str, where: str, words: bool = False) -> Any:
         if node is None:
             return None if where.startswith("--set") else {}
         _prepare(node, where, words)
-        return loader.construct_document(node)  # type: ignore[no-untyped-call]
+        return loader.construct_document(node)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{where}, line {mark.line + 1}" if mark else where
-        raise UserError(f"{place}: no valid YAML: {getattr(error, 'problem', None) or error}", "check indentation, colons and quotes") from None
+        problem = getattr(error, "problem", None) or error
+        raise UserError(f"{place}: no valid YAML: {problem}", "check indentation, colons and quotes") from None
     finally:
         loader.dispose()
 

@@ -57,7 +57,8 @@ def load(task: Task, master_seed: int, validation: int | str = "full", tell: Tel
     else:
         train, held_out = _split_off(train, task.classes, master_seed)
     if missing := [label for label in task.classes if not any(row.label == label for row in train)]:
-        raise UserError(f"task '{task.name}': no training row has the class '{missing[0]}'", "check task.labels and task.data.values")
+        message = f"task '{task.name}': no training row has the class '{missing[0]}'"
+        raise UserError(message, "check task.labels and task.data.values")
     _report_shared(train, found["test"], task.name, tell)
     return Splits(train, _choose(held_out, validation, task.classes, master_seed, tell), found["test"])
 
@@ -138,7 +139,8 @@ def _checked(task: Task, split: str, source: Source) -> Iterator[Example]:
         for column in (columns.text, columns.label):
             if column not in raw:
                 key = "text" if column == columns.text else "label"
-                raise UserError(f"{where}: no column '{column}'", f"columns are {', '.join(map(str, raw))}; name the right one with task.data.{key}")
+                hint = f"columns are {', '.join(map(str, raw))}; name the right one with task.data.{key}"
+                raise UserError(f"{where}: no column '{column}'", hint)
         text, value = raw[columns.text], raw[columns.label]
         if not isinstance(text, str) or not text.strip():
             problem = "is null" if text is None else "is empty" if isinstance(text, str) else f"is {text!r}, no text"
@@ -150,7 +152,8 @@ def _checked(task: Task, split: str, source: Source) -> Iterator[Example]:
         own = raw.get(columns.id)
         identity = f"{task.name}-{split}-{index:05d}" if own in (None, "") else str(own)
         if identity in seen:
-            raise UserError(f"{where}: the id '{identity}' stands already at {seen[identity]}", "ids must be unique; drop the column to have rows numbered")
+            message = f"{where}: the id '{identity}' stands already at {seen[identity]}"
+            raise UserError(message, "ids must be unique; name another column with task.data.id to have rows numbered")
         seen[identity] = where
         yield Example(id=identity, text=text, label=label)
 
@@ -187,14 +190,16 @@ def _csv(path: Path, delimiter: str) -> Source:
         except StopIteration:
             break
         except csv.Error as error:
-            raise UserError(f"{path}, line {start}: no valid CSV: {error}", "quote fields that hold quotes or line ends, and double the quotes in them") from None
+            hint = "quote fields that hold quotes or line ends, and double the quotes in them"
+            raise UserError(f"{path}, line {start}: no valid CSV: {error}", hint) from None
         if header is None:
             header = row
             if repeated := [name for name, n in Counter(header).items() if n > 1]:
                 raise UserError(f"{path}, line 1: the column '{repeated[0]}' stands twice", "rename one of them")
         elif row:
             if len(row) != len(header):
-                raise UserError(f"{path}, line {start}: {len(row)} fields where the header has {len(header)}", "quote fields that hold the delimiter")
+                message = f"{path}, line {start}: {len(row)} fields where the header has {len(header)}"
+                raise UserError(message, "quote fields that hold the delimiter")
             yield f"{path}, line {start}", dict(zip(header, row, strict=True))
 
 
@@ -223,12 +228,14 @@ def _hub(data: HubData) -> Iterator[tuple[str, Source]]:
     except Exception as error:
         # The library raises a dozen unrelated classes here: no network, no such id, a gated repository, a script.
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{where}: cannot be loaded: {reason}", "check path, name and revision, the network, and HF_TOKEN for gated data") from None
+        hint = "check path, name and revision, the network, and HF_TOKEN for gated data"
+        raise UserError(f"{where}: cannot be loaded: {reason}", hint) from None
+    names: dict[str, str] = {**data.splits}
     for split in SPLITS:
-        name = data.splits.get(split, split)
+        name = names.get(split, split)
         if name in found:
             yield split, ((f"{where}, {name} row {number}", row) for number, row in enumerate(_named(found[name], data)))
-        elif split in data.splits or split != "validation":
+        elif split in names or split != "validation":
             raise UserError(f"{where}: no split '{name}'", f"splits are {', '.join(map(str, found))}; name them with task.data.splits")
 
 

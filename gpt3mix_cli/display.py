@@ -153,4 +153,13 @@ def _rows(item: Done) -> int:
 
 def _summary(item: Done) -> dict[str, Any]:
     manifest = item.manifest
-    return {"output": str(item.output), "rows": _rows(item), "skipped": item.skipped, "complete": manifest.complete, "counts": manifest.counts, "tokens": manifest.tokens, "usd": manifest.usd, "seconds": manifest.seconds}
+    return {
+        "output": str(item.output),
+        "rows": _rows(item),
+        "skipped": item.skipped,
+        "complete": manifest.complete,
+        "counts": manifest.counts,
+        "tokens": manifest.tokens,
+        "usd": manifest.usd,
+        "seconds": manifest.seconds,
+    }

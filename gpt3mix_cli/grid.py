@@ -58,10 +58,7 @@ class Spot:
         """
         seeds = self.experiment.subsample.seeds
         total = (classifier.trials if classifier else None) or self.experiment.trials
-        if self.seed in seeds:
-            numbers = range(seeds.index(self.seed), total, len(seeds))
-        else:
-            numbers = range(0, total, len(seeds))
+        numbers = range(seeds.index(self.seed) if self.seed in seeds else 0, total, len(seeds))
         draws = self.experiment.augment.draws
         turns = [(trial, trial // len(seeds)) for trial in numbers]
         return [(trial, turn if draws == "per-trial" else turn % draws) for trial, turn in turns]
@@ -146,7 +143,9 @@ class Grid:
             if journal:
                 journal.close()
 
-    def train(self, spot: Spot, method: str, classifier: Classifier, source: Path | None = None, added: Sequence[Path] = (), output: Path | None = None) -> Done:
+    def train(
+        self, spot: Spot, method: str, classifier: Classifier, source: Path | None = None, added: Sequence[Path] = (), output: Path | None = None
+    ) -> Done:
         """Run the cell's trials of a method and classifier; `added` files take the place of the method's own draws."""
         experiment = spot.experiment
         classes = experiment.task.classes

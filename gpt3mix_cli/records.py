@@ -27,7 +27,7 @@ except ImportError:  # Windows has no flock; there, two processes writing one ou
     fcntl = None  # type: ignore[assignment]
 
 STDIO = Path("-")
-MODEL_FILES = ("*.safetensors", "*.bin", "*.model", "tokenizer*", "vocab*", "merges*", "config.json", "generation_config.json")
+MODEL_FILES = ("*.safetensors", "*.bin", "*.model", "*.spm", "tokenizer*", "vocab*", "merges*", "config.json", "generation_config.json")
 SUM_TOLERANCE = 1e-3  # how far the probabilities of a row may be from 1 before they are no distribution
 
 
@@ -311,7 +311,8 @@ def disk(path: Path) -> Iterator[None]:
     except BrokenPipeError:
         raise
     except OSError as error:
-        hint = "free some space and run the same command again" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "choose another place with -o or --out"
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        hint = "free some space and run the same command again" if full else "choose another place with -o or --out"
         raise UserError(f"{path}: cannot be written: {error.strerror or error}", hint) from None
 
 

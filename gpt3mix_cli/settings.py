@@ -74,7 +74,7 @@ Data = Annotated[HubData | FilesData | DemoData, Field(discriminator="kind")]
 class Task(Settings):
     """The data and the task specification S = (T, L, v) of section 3."""
 
-    name: Name = Field("", validate_default=False, description="name in results; default: the task file's or experiment's")
+    name: Name = Field("", description="name in results; default: the task file's or the experiment's")
     data: Data
     labels: dict[str, str] = Field(description="ordered: class -> label token (the verbalizer v); a list is the identity")
     text_type: str = Field("text", min_length=1, description="T, such as `movie review`")
@@ -129,7 +129,7 @@ def _level(value: Any) -> str:
 def _rows(value: Any) -> int | str:
     if isinstance(value, int) and not isinstance(value, bool) and value > 0:
         return value
-    if value == "full" or (isinstance(value, str) and re.fullmatch(r"[1-9]\d*/class", value)):
+    if isinstance(value, str) and re.fullmatch(r"full|[1-9]\d*/class", value):
         return value
     raise ValueError(f"'{value}' is not `full`, a number of rows such as 200, or `n/class` such as `16/class`")
 

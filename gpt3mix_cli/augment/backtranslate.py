@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import UserError
-from ..records import Augmented, Example, file_sha
+from ..records import Augmented, Example, model_sha
 from ..settings import Backtranslate, Task, fingerprint
 
 DEFAULTS = {
@@ -24,7 +24,6 @@ DEFAULTS = {
 }
 APERTIUM_BATCH = 1000  # sentences a process: starting one costs as much as translating some hundred
 ENDLESS = 1_000_000  # tokenizers without a limit name one far above this
-MODEL_FILES = {".safetensors", ".bin", ".json", ".spm", ".model", ".txt"}
 
 
 class _Engine(Protocol):
@@ -59,7 +58,9 @@ class BackTranslation:
             self.about["fingerprint"] = _apertium_version()
         else:
             self.about |= settings.model_dump(include={"beams", "max_tokens", "batch_size", "device"})
-            self.about["fingerprint"] = fingerprint([_model_sha(self._forward), _model_sha(self._backward)])
+            # A hub model is known by its id alone, since nothing is loaded yet.
+            places = [Path(self._forward), Path(self._backward)]
+            self.about["fingerprint"] = fingerprint([model_sha(place) if place.is_dir() else str(place) for place in places])
 
     def generate(self, examples: Sequence[Example], first: int, count: int, seed: int) -> Iterator[Augmented]:
         """Yield the rows of attempts first..first+count: attempt i is copy i // n of parent i mod n, whatever the seed."""
@@ -190,14 +191,6 @@ def _silence() -> Iterator[None]:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
-
-
-def _model_sha(name: str) -> str:
-    """Return a hash of the files of a folder; a hub model is known by its id alone, since nothing is loaded yet."""
-    folder = Path(name)
-    if not folder.is_dir():
-        return name
-    return fingerprint([[path.name, file_sha(path)] for path in sorted(folder.iterdir()) if path.suffix in MODEL_FILES])
 
 
 # Apertium ------------------------------------------------------------------------------------------------------------

@@ -41,7 +41,10 @@ class GPT3Mix:
 
     def generate(self, examples: Sequence[Example], first: int, count: int, seed: int) -> Iterator[Augmented | Reject]:
         """Yield a row or a reject for each attempt."""
-        chosen = {number: choose(examples, self._settings.k, self._settings.choose, generator(seed, "choose", number)) for number in range(first, first + count)}
+        chosen = {
+            number: choose(examples, self._settings.k, self._settings.choose, generator(seed, "choose", number))
+            for number in range(first, first + count)
+        }
         requests = [self._request(number, parents, seed) for number, parents in chosen.items()]
         for completion in self._lm.complete(requests):
             self._usage.update(prompt_tokens=completion.prompt_tokens, completion_tokens=completion.completion_tokens)
@@ -72,7 +75,9 @@ class GPT3Mix:
             return Reject(request=completion.number, method=self._name, parents=parents, text=text, reason=reason, detail=detail)
 
         if completion.finish == "too_long":
-            return reject("prompt_too_long", f"{completion.prompt_tokens} tokens and max_tokens {self._settings.max_tokens} do not fit {self._lm.about.context}")
+            return reject(
+                "prompt_too_long", f"{completion.prompt_tokens} tokens and max_tokens {self._settings.max_tokens} do not fit {self._lm.about.context}"
+            )
         if completion.finish == "length" or completion.scores is None:
             return reject("unfinished", f"no end within {self._settings.max_tokens} tokens")
         if not text:

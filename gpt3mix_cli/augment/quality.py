@@ -25,8 +25,6 @@ class Gate:
         text = same_text(row.text)
         for reason, seen in (("copy_of_real", self._real), ("repeat", self._kept)):
             if text in seen:
-                return Reject(
-                    request=row.request or 0, method=row.method, parents=row.parents, text=row.text, reason=reason, detail=seen[text]
-                )
+                return Reject(request=row.request or 0, method=row.method, parents=row.parents, text=row.text, reason=reason, detail=seen[text])
         self._kept[text] = row.id
         return row

@@ -100,7 +100,11 @@ class _Translated:
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if isinstance(error, sqlite3.OperationalError):
-            hint = "wait for the other run to end" if "locked" in str(error) else "free some space or choose another place with --out; answers so far are kept"
+            hint = (
+                "wait for the other run to end"
+                if "locked" in str(error)
+                else "free some space or choose another place with --out; answers so far are kept"
+            )
             raise UserError(f"{self._path}: the journal cannot be written: {error}", hint) from None
         if isinstance(error, sqlite3.DatabaseError):
             raise UserError(f"{self._path}: the journal is damaged: {error}", "move the file away; its answers will be asked for again") from None

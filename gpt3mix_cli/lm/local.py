@@ -209,7 +209,9 @@ class Local:
             tokens = both[len(before) :] if both[: len(before)] == before else []
             tokens = tokens or self._tokenizer(continuation, add_special_tokens=False)["input_ids"]
             if not tokens:
-                raise UserError(f"lm.model {self.about.model}: '{continuation.strip()}' tokenises to nothing", "use another label token in task.labels")
+                raise UserError(
+                    f"lm.model {self.about.model}: '{continuation.strip()}' tokenises to nothing", "use another label token in task.labels"
+                )
             found.append(tokens)
         return found
 
@@ -284,6 +286,8 @@ def _device(name: str) -> str:
         try:
             torch.empty(0, device=name)
         except (RuntimeError, AssertionError) as error:
-            raise UserError(f"lm.device: '{name}' cannot be used: {str(error).splitlines()[0]}", "use auto, cpu, or a device that `gpt3mix check` lists") from None
+            raise UserError(
+                f"lm.device: '{name}' cannot be used: {str(error).splitlines()[0]}", "use auto, cpu, or a device that `gpt3mix check` lists"
+            ) from None
         return name
     return "cuda" if torch.cuda.is_available() else "cpu"

@@ -159,7 +159,8 @@ def _remarks(trials: Sequence[Trial], cells: Sequence[tables.CellRow]) -> Iterat
     one_class = [row for row in trials if row.predicted_classes == 1]
     if one_class:
         first = one_class[0]
-        yield f"{len(one_class)} trials predict one class only, such as {first.method} + {first.classifier}, data seed {first.data_seed}, trial {first.trial}"
+        where = f"{first.method} + {first.classifier}, data seed {first.data_seed}, trial {first.trial}"
+        yield f"{len(one_class)} trials predict one class only, such as {where}"
     subsamples: dict[tuple[str, str, int], set[str | None]] = {}
     for row in trials:
         subsamples.setdefault((row.task, row.level, row.data_seed), set()).add(row.train_sha)

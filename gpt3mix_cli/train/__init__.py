@@ -143,8 +143,10 @@ def train(
     Raises:
         StoppedShort: if a trial failed; the others are written.
     """
-    methods = {draw: {key: value for key, value in part.about.items() if key not in ("seed", "attempts")} for draw, part in synthetic.items()}
-    settings: dict[str, Any] = {"classifier": classifier.about, "classes": list(cell.classes), "synthetic": methods.get(min(methods, default=0))}
+    first = synthetic[min(synthetic)].about if synthetic else {}
+    # Seeds differ from trial to trial, and `attempts` says when to give up: neither makes it another experiment.
+    method = {key: value for key, value in first.items() if key not in ("seed", "attempts")}
+    settings: dict[str, Any] = {"classifier": classifier.about, "classes": list(cell.classes), "synthetic": method}
     inputs = {"train": rows_sha(real), "validation": rows_sha(validation), "test": rows_sha(test)}
     inputs |= {f"synthetic.{draw}": _probs_sha(part.rows) for draw, part in synthetic.items()}
     whole = {**settings, "master_seed": master_seed, "trials": [list(pair) for pair in trials]}
@@ -166,7 +168,10 @@ def train(
             command=list(command),
         )
 
-    rows, epochs = ([], []) if force else _resumed(output, whole, inputs)
+    rows: list[Trial] = []
+    epochs: list[Epoch] = []
+    if not force:
+        rows, epochs = _resumed(output, whole, inputs)
     write(output, rows)
     write(history_path(output), epochs)
     write_manifest(output, manifest_of(False, rows))
@@ -182,13 +187,16 @@ def train(
             append(history_path(output), "".join(map(to_line, history)))
             append(output, to_line(row))
         tell(f"{cell.method} + {cell.classifier}", len(rows), len(trials))
-    write(output, sorted(rows, key=lambda row: row.trial))
-    write(history_path(output), sorted(epochs, key=lambda line: (line.trial, line.epoch)))
+    rows.sort(key=lambda row: row.trial)
+    epochs.sort(key=lambda line: (line.trial, line.epoch))
+    write(output, rows)
+    write(history_path(output), epochs)
     failed = [row for row in rows if row.status == "failed"]
     manifest = manifest_of(not failed, rows)
     write_manifest(output, manifest)
     if failed:
-        raise StoppedShort(f"{output}: {len(failed)} of {len(trials)} trials failed; the first: {failed[0].error}", "mend the cause and run again: only failed trials are repeated")
+        message = f"{output}: {len(failed)} of {len(trials)} trials failed; the first: {failed[0].error}"
+        raise StoppedShort(message, "mend the cause and run again: only failed trials are repeated")
     return Done(output, manifest)
 
 

@@ -27,8 +27,9 @@ class LinearClassifier:
 
         probs = np.array([[row.probs[name] for name in self._classes] for row in train])
         rows, labels = np.nonzero(probs)
-        # A token pattern that keeps one-letter words and signs: `!` and `?` carry sentiment.
-        self._vectorizer = TfidfVectorizer(ngram_range=(1, self._settings.ngrams), sublinear_tf=True, token_pattern=r"\w+|[^\w\s]")
+        # One-letter words and signs count too: `!` and `?` carry sentiment.
+        words = r"\w+|[^\w\s]"
+        self._vectorizer = TfidfVectorizer(ngram_range=(1, self._settings.ngrams), sublinear_tf=True, token_pattern=words)
         features = self._vectorizer.fit_transform([row.text for row in train])
         self._model = LogisticRegression(C=self._settings.C, max_iter=1000)
         self._model.fit(features[rows], labels, sample_weight=probs[rows, labels])

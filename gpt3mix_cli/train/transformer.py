@@ -41,7 +41,8 @@ class TransformerClassifier:
         self._tokens: dict[str, list[int]] = {}
         config = self._loaded("AutoConfig")
         folder = Path(self._place)
-        sha = model_sha(folder) if folder.is_dir() else fingerprint([self._place, getattr(config, "_commit_hash", None) or settings.revision])
+        commit = getattr(config, "_commit_hash", None) or settings.revision
+        sha = model_sha(folder) if folder.is_dir() else fingerprint([self._place, commit])
         self.about = {**settings.model_dump(exclude={"name", "trials", "model", "revision", "device"})}
         self.about |= {"model": sha, "device": self._device.type, "dtype": self._dtype}
 
@@ -126,7 +127,7 @@ class TransformerClassifier:
                 logits = self._forward([rows[i] for i in chosen])
                 # Soft cross-entropy against the probabilities: the library's own loss would take floats for multi-label.
                 loss = torch.nn.functional.cross_entropy(logits, targets[chosen], reduction="sum")
-                (loss / len(batch)).backward()
+                (loss / len(batch)).backward()  # type: ignore[no-untyped-call]
                 total += loss.detach()
             optimizer.step()
             schedule.step()
