@@ -10,7 +10,7 @@ import types
 import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pydantic
 import yaml
@@ -25,8 +25,8 @@ WORDS = {"labels", "values"}
 class _Loader(yaml.SafeLoader):
     """YAML 1.2's core scalars: `yes` and `off` are words, `3e-5` is a number, 1:30 is no sexagesimal."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
 
+_Loader.yaml_implicit_resolvers = {}
 
 for _tag, _pattern, _first in (
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),

@@ -15,9 +15,9 @@ from typing import Any, assert_never
 
 from .errors import Tell, UserError, quiet
 from .records import Example, lines, objects, rows_sha, unknown_label
-from .settings import Columns, DemoData, FilesData, HubData, Task, generator
+from .settings import Columns, DemoData, FilesData, HubData, Split, Task, generator
 
-SPLITS = ("train", "validation", "test")
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 VALIDATION_ROWS = 4000  # taken from train where a task has no validation split, as the reference code does
 
 
@@ -230,12 +230,11 @@ def _hub(data: HubData) -> Iterator[tuple[str, Source]]:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         hint = "check path, name and revision, the network, and HF_TOKEN for gated data"
         raise UserError(f"{where}: cannot be loaded: {reason}", hint) from None
-    names: dict[str, str] = {**data.splits}
     for split in SPLITS:
-        name = names.get(split, split)
+        name = data.splits.get(split, split)
         if name in found:
             yield split, ((f"{where}, {name} row {number}", row) for number, row in enumerate(_named(found[name], data)))
-        elif split in names or split != "validation":
+        elif split in data.splits or split != "validation":
             raise UserError(f"{where}: no split '{name}'", f"splits are {', '.join(map(str, found))}; name them with task.data.splits")
 
 

@@ -18,6 +18,9 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 LEVEL = re.compile(r"(?P<percent>\d+(\.\d+)?|\.\d+)%|(?P<count>\d+)/class|full")
 
 
+Split = Literal["train", "validation", "test"]
+
+
 class Settings(BaseModel):
     """Base of all settings: frozen, and strict about keys."""
 
@@ -50,7 +53,7 @@ class HubData(Columns):
     path: str = Field(description="repository id, such as SetFit/sst2")
     name: str | None = Field(None, description="the hub's config name")
     revision: str | None = Field(None, description="commit; pin it, so that the data cannot change under you")
-    splits: dict[Literal["train", "validation", "test"], str] = Field({}, description="split -> the hub's split name")
+    splits: dict[Split, str] = Field({}, description="split -> the hub's split name")
 
 
 class FilesData(Columns):
