@@ -18,6 +18,8 @@ from .errors import StoppedShort, UserError
 if TYPE_CHECKING:
     from .display import Display
     from .grid import Grid, Spot
+    from .records import Done
+    from .settings import Experiment
 
 app = typer.Typer(
     name="gpt3mix",
@@ -153,10 +155,11 @@ def train(
     json: Json = False,
 ) -> None:
     """Train and test the classifiers."""
-    overrides = [*(sets or []), *_flags({"trials": trials})]
-    with _open(config, out, overrides, force, quiet, json, output) as (display, grid):
+    with _open(config, out, sets, force, quiet, json, output) as (display, grid):
         from .grid import added_method, method_known
 
+        if trials:
+            grid.experiments = [_with_trials(experiment, trials) for experiment in grid.experiments]
         if not grid.experiments[0].classifiers:
             raise UserError(f"{config}: `classifiers:` is empty, so there is nothing to train", "add for example classifiers: [{kind: linear}]")
         spots = _spots(grid, level, seed, output, source)
@@ -169,13 +172,15 @@ def train(
             raise UserError(
                 f"-o names one file, but {len(jobs)} are to be written", "choose one with --method and --set 'classifiers=[{kind: linear}]'"
             )
-        done, short = [], []
+        if not jobs:
+            raise UserError("no trial falls on this data seed: trials are dealt over the seeds in turn", "raise trials, or name fewer seeds")
+        done: list[Done | StoppedShort] = []
         for spot, name, classifier in jobs:
             try:
                 done.append(grid.train(spot, name, classifier, source, added or (), output))
             except StoppedShort as error:
-                short.append(error)
-        display.end(done, f"gpt3mix report {config}" if not output else f"gpt3mix report {output}", short)
+                done.append(error)
+        display.end(done, f"gpt3mix report {output or config}")
 
 
 @app.command()
@@ -211,8 +216,8 @@ def run(
 ) -> None:  # fmt: skip
     """Do a whole experiment: every cell, every stage, then the report; what is up to date is skipped."""
     with _open(config, out, sets, force, quiet, json) as (display, grid):
-        done, short = grid.run()
-        display.report(grid.report(), done, short)
+        done = [display.ended(item) for item in grid.run()]
+        display.report(grid.report(), done)
 
 
 @app.command()
@@ -258,6 +263,12 @@ def _flags(values: dict[str, Any]) -> list[str]:
     return [f"{key}={value}" for key, value in values.items() if value is not None]
 
 
+def _with_trials(experiment: "Experiment", trials: int) -> "Experiment":
+    # The flag wins over a classifier's own `trials` too.
+    classifiers = [classifier.model_copy(update={"trials": None}) for classifier in experiment.classifiers]
+    return experiment.model_copy(update={"trials": trials, "classifiers": classifiers})
+
+
 def _spots(grid: "Grid", level: str | None, seed: int | None, output: Path | None, source: Path | None = None) -> "list[Spot]":
     from .settings import LEVEL
 
@@ -280,6 +291,9 @@ def _next(stage: str, config: Path, level: str | None, seed: int | None) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that has no ± must not end a night's run
     # The libraries' own bars and chatter would break ours; a user's setting wins.
     for name, value in (
         ("TRANSFORMERS_VERBOSITY", "error"),

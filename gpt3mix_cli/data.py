@@ -28,6 +28,7 @@ class Splits:
     train: list[Example]
     validation: list[Example]
     test: list[Example]
+    shared: int = 0  # test rows whose text stands in train too
     sha: dict[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -59,8 +60,8 @@ def load(task: Task, master_seed: int, validation: int | str = "full", tell: Tel
     if missing := [label for label in task.classes if not any(row.label == label for row in train)]:
         message = f"task '{task.name}': no training row has the class '{missing[0]}'"
         raise UserError(message, "check task.labels and task.data.values")
-    _report_shared(train, found["test"], task.name, tell)
-    return Splits(train, _choose(held_out, validation, task.classes, master_seed, tell), found["test"])
+    shared = _shared(train, found["test"], task.name, tell)
+    return Splits(train, _choose(held_out, validation, task.classes, master_seed, tell), found["test"], shared)
 
 
 def by_class(rows: Iterable[Example], classes: Sequence[str]) -> dict[str, list[Example]]:
@@ -99,7 +100,8 @@ def _choose(rows: list[Example], wanted: int | str, classes: Sequence[str], seed
     return [row for row in rows if row.id in chosen]
 
 
-def _report_shared(train: Iterable[Example], test: Iterable[Example], name: str, tell: Tell) -> None:
+def _shared(train: Iterable[Example], test: Iterable[Example], name: str, tell: Tell) -> int:
+    """Return how many test rows are exact copies of training rows, and say so."""
     texts = {row.text: row.id for row in train}
     shared = [(texts[row.text], row.id) for row in test if row.text in texts]
     if shared:
@@ -107,6 +109,7 @@ def _report_shared(train: Iterable[Example], test: Iterable[Example], name: str,
             f"task '{name}': {len(shared)} test rows are exact copies of training rows, such as {shared[0][1]} = {shared[0][0]}; "
             "accuracy on them says nothing about new text"
         )
+    return len(shared)
 
 
 # Where rows come from ------------------------------------------------------------------------------------------------

@@ -56,21 +56,28 @@ class Display:
                 self._tasks[text] = self._progress.add_task(text, total=total)
             self._progress.update(self._tasks[text], completed=done, total=total, visible=done != total)
 
-    def end(self, done: Sequence[Done], following: str, short: Sequence[StoppedShort] = ()) -> None:
+    def ended(self, item: Done | StoppedShort) -> Done | StoppedShort:
+        """Say that a stage of many has ended: a log has no bars."""
+        if self._progress.disable and isinstance(item, Done):
+            self._line(item)
+        return item
+
+    def end(self, items: Sequence[Done | StoppedShort], following: str) -> None:
         """Say what was written, how many rows, and the next command."""
         self._progress.stop()
+        done = [item for item in items if isinstance(item, Done)]
         for item in done:
             self._line(item)
         if self._json:
             self._print_json({"outputs": [_summary(item) for item in done], "warnings": self._warned})
-        self._raise(short)
+        self._raise(items)
         if not self._quiet:
             rows = sum(_rows(item) for item in done)
             skipped = sum(item.skipped for item in done)
             kept = f" ({skipped} up to date, skipped)" if skipped else ""
             self._err.print(Text(f"{len(done)} file{'s' * (len(done) != 1)}, {rows} rows{kept}; next: {following}"))
 
-    def report(self, result: "Report", done: Sequence[Done] = (), short: Sequence[StoppedShort] = ()) -> None:
+    def report(self, result: "Report", items: Sequence[Done | StoppedShort] = ()) -> None:
         """Print the table and say where the report stands."""
         from .report.tables import terminal_table
 
@@ -87,10 +94,11 @@ class Display:
         if not self._quiet:
             for remark in result.remarks:
                 self._err.print(Text(f"note: {remark}"))
+            done = [item for item in items if isinstance(item, Done)]
             skipped = sum(item.skipped for item in done)
             stages = f"{len(done)} stages done ({skipped} up to date, skipped); " if done else ""
             self._err.print(Text(f"{stages}report over {sum(cell.n for cell in result.cells)} trials: {result.files[0]}"))
-        self._raise(short)
+        self._raise(items)
 
     def findings(self, findings: Iterable["Finding"]) -> None:
         """Print a tick or a cross for each finding.
@@ -136,8 +144,8 @@ class Display:
             state = "up to date, skipped" if item.skipped else f"{_rows(item)} rows"
             self._err.print(Text(f"{item.output}: {state}"))
 
-    def _raise(self, short: Sequence[StoppedShort]) -> None:
-        if short:
+    def _raise(self, items: Sequence[Done | StoppedShort]) -> None:
+        if short := [item for item in items if isinstance(item, StoppedShort)]:
             more = f" (and {len(short) - 1} more)" if len(short) > 1 else ""
             raise StoppedShort(f"{short[0].message}{more}", short[0].hint)
 

@@ -66,7 +66,12 @@ class Spot:
     def draws(self) -> list[int]:
         """Return the draws that any classifier needs on this seed."""
         classifiers: Sequence[Classifier | None] = self.experiment.classifiers or [None]
-        return sorted({draw for classifier in classifiers for _, draw in self.dealt(classifier)})
+        return sorted({draw for classifier in classifiers for _, draw in self.dealt(classifier)}) or [0]
+
+    def used(self) -> bool:
+        """Return whether any trial falls on this data seed: with fewer trials than seeds some stay without."""
+        classifiers = self.experiment.classifiers
+        return not classifiers or any(self.dealt(classifier) for classifier in classifiers)
 
 
 def _path_word(value: Any) -> str:
@@ -188,20 +193,17 @@ class Grid:
 
     # All cells -------------------------------------------------------------------------------------------------------
 
-    def run(self) -> tuple[list[Done], list[StoppedShort]]:
-        """Run every stage of every cell; return what was done and which stages stopped short (the others went on)."""
-        steps = [step for spot in self.spots() if spot.draws() for step in self._steps(spot)]
-        done: list[Done] = []
-        short: list[StoppedShort] = []
+    def run(self) -> Iterator[Done | StoppedShort]:
+        """Run every stage of every cell; yield each as it ends. A stage that stopped short does not keep the others."""
+        steps = [step for spot in self.spots() if spot.used() for step in self._steps(spot)]
         for number, (spot, stage, arguments) in enumerate(steps):
             self.tell("all cells", number, len(steps))
             try:
-                done.append(getattr(self, stage)(spot, *arguments))
+                yield getattr(self, stage)(spot, *arguments)
             except StoppedShort as error:
                 self.tell(str(error))
-                short.append(error)
+                yield error
         self.tell("all cells", len(steps), len(steps))
-        return done, short
 
     def _steps(self, spot: Spot) -> Iterator[tuple[Spot, str, tuple[Any, ...]]]:
         yield spot, "subsample", ()

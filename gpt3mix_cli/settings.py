@@ -78,7 +78,7 @@ class Task(Settings):
     """The data and the task specification S = (T, L, v) of section 3."""
 
     name: Name = Field("", description="name in results; default: the task file's or the experiment's")
-    data: Data
+    data: Data = Field(description="where the rows come from: a `kind:` of hub, files or demo")
     labels: dict[str, str] = Field(description="ordered: class -> label token (the verbalizer v); a list is the identity")
     text_type: str = Field("text", min_length=1, description="T, such as `movie review`")
     label_type: str = Field("label", min_length=1, description="L, such as `sentiment`")
@@ -185,7 +185,7 @@ class Augment(Settings):
     draws: int | Literal["per-trial"] = Field(1, description="synthetic sets a data seed; per-trial: a new one for each trial")
     choose: Literal["uniform", "balanced"] = Field("uniform", description="how examples are chosen")
     temperature: float = Field(1.0, ge=0, description="0 is greedy")
-    top_p: float = Field(1.0, gt=0, le=1)
+    top_p: float = Field(1.0, gt=0, le=1, description="drawn from the fewest tokens with this probability")
     max_tokens: int = Field(100, ge=1, description="longest text, in tokens of the LM")
     frequency_penalty: float = Field(0.01, ge=-2, le=2, description="as in OpenAI's API")
     attempts: float = Field(4.0, ge=1, description="at most this many requests for each wanted row")
@@ -202,7 +202,7 @@ class Eda(Settings):
     """Easy Data Augmentation (Wei and Zou, 2019)."""
 
     kind: Literal["eda"]
-    name: Name = "eda"
+    name: Name = Field("eda", description="of the method")
     alpha: float | Literal["auto"] = Field("auto", description="share of words changed; auto: the authors' by training size")
 
     @field_validator("alpha")
@@ -217,11 +217,11 @@ class Backtranslate(Settings):
     """Back-translation (Fadaee et al., 2017) through a pivot language."""
 
     kind: Literal["backtranslate"]
-    name: Name = "backtranslate"
-    engine: Literal["transformers", "apertium"] = "transformers"
+    name: Name = Field("backtranslate", description="of the method")
+    engine: Literal["transformers", "apertium"] = Field("transformers", description="a model a direction, or Apertium's rules")
     forward: str = Field("", description="model or Apertium pair into the pivot; default opus-mt-en-de or eng-spa")
     backward: str = Field("", description="model or Apertium pair back; default opus-mt-de-en or spa-eng")
-    batch_size: int = Field(32, ge=1)
+    batch_size: int = Field(32, ge=1, description="texts translated together (transformers)")
     max_tokens: int = Field(256, ge=1, description="longest translation (transformers)")
     beams: int = Field(4, ge=1, description="beam width (transformers)")
     device: str = Field("auto", description="auto, cpu, cuda, ... (transformers)")
@@ -234,15 +234,15 @@ class Transformer(Settings):
     """A pretrained encoder with a fresh classification head; the defaults are sections 4.1 and 4.2."""
 
     kind: Literal["transformer"]
-    name: Name = "transformer"
+    name: Name = Field("transformer", description="of the classifier in results")
     trials: int | None = Field(None, ge=1, description="overrides the experiment's `trials`")
     model: str = Field("distilbert-base-uncased", description="folder, hub id, or `minilm` (extra `offline`)")
     revision: str | None = Field(None, description="commit of a hub model")
     lr: float = Field(3e-5, gt=0, description="peak learning rate of AdamW")
     warmup_epochs: float = Field(3, ge=0, description="linear warm-up; constant afterwards")
     patience: int = Field(20, ge=1, description="epochs without a better validation accuracy before stopping")
-    batch_size: int = Field(32, ge=1)
-    max_epochs: int = Field(200, ge=1)
+    batch_size: int = Field(32, ge=1, description="rows a step of the optimiser")
+    max_epochs: int = Field(200, ge=1, description="where training ends at the latest")
     weight_decay: float = Field(0.01, ge=0, description="decoupled; none on biases and norms")
     max_length: int = Field(128, ge=4, description="tokens kept of a text")
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="of products; auto: bfloat16 where the processor has it")
@@ -253,7 +253,7 @@ class Linear(Settings):
     """Tf-idf and logistic regression."""
 
     kind: Literal["linear"]
-    name: Name = "linear"
+    name: Name = Field("linear", description="of the classifier in results")
     trials: int | None = Field(None, ge=1, description="overrides the experiment's `trials`")
     ngrams: int = Field(2, ge=1, le=5, description="longest word n-gram")
     C: float = Field(10.0, gt=0, description="inverse strength of the L2 penalty")
@@ -265,13 +265,13 @@ Classifier = Annotated[Transformer | Linear, Field(discriminator="kind")]
 class Experiment(Settings):
     """One experiment file."""
 
-    name: Name
-    task: Task
-    subsample: Subsample
-    lm: LocalLM | None = None
-    augment: Augment = Augment()
-    baselines: list[Baseline] = []
-    classifiers: list[Classifier] = []
+    name: Name = Field(description="of the results' folder; default: the file's name")
+    task: Task = Field(description="the task, or the path of a file that holds it")
+    subsample: Subsample = Field(description="how many real rows")
+    lm: LocalLM | None = Field(None, description="the language model; without it there is no method gpt3mix")
+    augment: Augment = Field(Augment(), description="GPT3Mix, and how many rows every method makes")
+    baselines: list[Baseline] = Field([], description="methods to compare with: a `kind:` of eda or backtranslate each")
+    classifiers: list[Classifier] = Field([], description="what is trained: a `kind:` of transformer or linear each")
     trials: int = Field(10, ge=1, description="training runs a cell in all, dealt over the data seeds in turn")
     sweep: dict[str, list[Any]] = Field({}, description="key -> values; every combination is a variant")
 

@@ -82,7 +82,11 @@ def subsample(
         settings=settings,
         inputs=inputs,
         seed=seed,
-        counts={"rows": len(rows), **{label: len(found) for label, found in by_class(rows, classes).items()}},
+        counts={
+            "rows": len(rows),
+            "classes": {label: len(found) for label, found in by_class(rows, classes).items()},
+            "test_rows_in_train": splits.shared,
+        },
         seconds=round(time.monotonic() - started, 3),
         command=list(command),
     )

@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""How long `gpt3mix --help` takes, beside a bare Typer program with as many commands: python scripts/bench/startup.py
+"""How long `gpt3mix --help` takes, beside a bare Typer program with as many commands.
+
+    python scripts/bench/startup.py
 
 Whole processes, in turn, medians of 15; the ratio is the median of the pairs' ratios.
 """

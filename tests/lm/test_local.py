@@ -1,0 +1,683 @@
+"""The local LM against plain forward passes, over four families of tokenizer and model, and against scripted models."""
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+from gpt3mix_cli.errors import UserError
+from gpt3mix_cli.lm import Completion, Request
+from gpt3mix_cli.lm.local import Local
+from gpt3mix_cli.settings import LocalLM
+
+FAMILIES = ["llama-bytes", "gpt2-bytes", "llama-characters", "llama-pieces"]
+SEAM = " (Sentiment:"
+CHOICES = (" Positive", " Negative")
+HEADER = "The sentiment is one of 'positive' or 'negative'.\n\n"
+PROMPTS = [
+    f"{HEADER}Movie review: A gorgeous, witty film. (Sentiment: Positive)\nMovie review: so bad (Sentiment:",
+    "Movie review: fine (Sentiment:",
+    f"{HEADER}Movie review: It 's a mess and it knows it , and so do we all (Sentiment:",
+    "Café, naïve – 映画 (Sentiment:",
+    "The sentiment is:",
+]
+OPEN_PROMPTS = [f"{HEADER}Movie review: A gorgeous, witty film. (Sentiment: Positive)\nMovie review:", "Movie review:", "A list of films\n\nText:"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    # Models this small are slower on two threads than on one, much slower where the cores are shared.
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+# Families ------------------------------------------------------------------------------------------------------------
+
+
+def bytes_tokenizer(texts: Sequence[str], size: int) -> PreTrainedTokenizerFast:
+    """GPT-2's kind: byte-level BPE, its own word pattern, no token before the text."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=["<end>"], initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>")
+
+
+def listed_tokenizer(pieces: Sequence[str]) -> PreTrainedTokenizerFast:
+    """Characters, and the pieces given, each a token: what a model writes can be scripted."""
+    characters = [chr(code) for code in range(32, 127)] + ["\n"]
+    vocabulary = ["<end>", "<unknown>", *dict.fromkeys([*pieces, *characters])]
+    tokenizer = Tokenizer(models.WordLevel({piece: i for i, piece in enumerate(vocabulary)}, unk_token="<unknown>"))
+    longest_first = sorted(pieces, key=len, reverse=True)
+    pattern = "|".join(["".join(c if c.isalnum() else f"\\x{ord(c):02x}" for c in piece) for piece in longest_first] + ["[\\s\\S]"])
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>", pad_token="<end>", unk_token="<unknown>")
+
+
+def pieces_tokenizer(texts: Sequence[str], size: int) -> PreTrainedTokenizerFast:
+    """Llama 2's kind: a mark for spaces, one put before the text, bytes for what is unknown, a token at the beginning."""
+    trained = Tokenizer(models.BPE(unk_token="<unk>"))
+    trained.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    trained.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=size, special_tokens=["<unk>", "<s>", "</s>"], show_progress=False))
+    import json
+
+    model = json.loads(trained.to_str())["model"]
+    learned = [piece for piece, _ in sorted(model["vocab"].items(), key=lambda pair: pair[1])]
+    vocabulary = [*learned[:3], *(f"<0x{byte:02X}>" for byte in range(256)), *learned[3:]]
+    tokenizer = Tokenizer(
+        models.BPE(
+            {piece: i for i, piece in enumerate(vocabulary)},
+            [tuple(pair) for pair in model["merges"]],
+            unk_token="<unk>",
+            byte_fallback=True,
+            fuse_unk=True,
+        )
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+
+
+def random_llama(tokenizer: PreTrainedTokenizerFast, **options: Any) -> LlamaForCausalLM:
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=512,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=None, initializer_range=0.2, **options,
+    )  # fmt: skip
+    return LlamaForCausalLM(config)
+
+
+def saved(folder: Path, tokenizer: PreTrainedTokenizerFast, model: Any) -> Path:
+    tokenizer.save_pretrained(folder)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory, texts: list[str], tiny_lm: Path) -> dict[str, Path]:
+    lines = [f"Movie review: {text} (Sentiment: Positive)" for text in texts]
+    root = tmp_path_factory.mktemp("families")
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        tokenizer = bytes_tokenizer(lines, 350)
+        gpt2 = GPT2LMHeadModel(
+            GPT2Config(
+                vocab_size=len(tokenizer), n_embd=32, n_layer=2, n_head=2, n_positions=512, initializer_range=0.2,
+                bos_token_id=0, eos_token_id=0,
+            )  # fmt: skip
+        )
+        saved(root / "gpt2-bytes", tokenizer, gpt2)
+        characters = listed_tokenizer([])
+        saved(root / "llama-characters", characters, random_llama(characters))
+        pieces = pieces_tokenizer(lines, 400)
+        saved(root / "llama-pieces", pieces, random_llama(pieces))
+    return {"llama-bytes": tiny_lm, **{name: root / name for name in FAMILIES[1:]}}
+
+
+@pytest.fixture(params=FAMILIES)
+def folder(request: pytest.FixtureRequest, folders: dict[str, Path]) -> Path:
+    return folders[request.param]
+
+
+def local(folder: Path | str, batch_size: int = 4) -> Local:
+    return Local(LocalLM(kind="local", model=str(folder), dtype="float32", device="cpu", batch_size=batch_size))
+
+
+# The reference: one sequence at a time, no padding, no cache ---------------------------------------------------------
+
+
+def plain_logits(model: Any, tokens: Sequence[int]) -> torch.Tensor:
+    with torch.inference_mode():
+        return model(input_ids=torch.tensor([list(tokens)]), use_cache=False).logits[0].float()
+
+
+def plain_score(model: Any, tokenizer: Any, context: str, choice: str) -> float:
+    before, whole = tokenizer(context)["input_ids"], tokenizer(context + choice)["input_ids"]
+    assert whole[: len(before)] == before, "the reference needs a choice that begins with a token of its own"
+    logprobs = plain_logits(model, whole).log_softmax(-1)
+    return sum(float(logprobs[i - 1, whole[i]]) for i in range(len(before), len(whole)))
+
+
+def plain(folder: Path) -> tuple[Any, Any]:
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval(), AutoTokenizer.from_pretrained(folder)
+
+
+def request(number: int = 0, **options: Any) -> Request:
+    return Request(**{"number": number, "prompt": OPEN_PROMPTS[0], "seed": number, "max_tokens": 12, **options})
+
+
+def answers(lm: Local, requests: Sequence[Request]) -> list[Completion]:
+    return list(lm.complete(requests))
+
+
+def text_of(completions: Sequence[Completion]) -> list[str]:
+    return [completion.text for completion in completions]
+
+
+# score() -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [CHOICES, (" Positive)", " Positive and then some)", " x"), (" 1", " 22", " Abbreviation", " Human being")],
+    ids=["labels", "one begins another", "unequal lengths"],
+)
+def test_score_equals_a_plain_forward_pass(folder: Path, choices: tuple[str, ...]) -> None:
+    """Prompts of many lengths in blocks of 4: padding, positions, and the sum over a label's tokens all show here."""
+    model, tokenizer = plain(folder)
+    found = local(folder).score(PROMPTS, choices)
+    assert [scores.source for scores in found] == ["exact"] * len(PROMPTS)
+    for prompt, scores in zip(PROMPTS, found, strict=True):
+        expected = [plain_score(model, tokenizer, prompt, choice) for choice in choices]
+        assert scores.logprobs == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_families_have_labels_of_one_token_and_of_several(folders: dict[str, Path]) -> None:
+    """Otherwise the test above would show less than it says."""
+    lengths = set()
+    for folder in folders.values():
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        lengths |= {len(tokenizer("a:" + choice)["input_ids"]) - len(tokenizer("a:")["input_ids"]) for choice in CHOICES}
+    assert 1 in lengths
+    assert max(lengths) > 2
+
+
+def test_score_does_not_depend_on_the_block(folder: Path) -> None:
+    one, many = local(folder, 1).score(PROMPTS, CHOICES), local(folder, 8).score(PROMPTS, CHOICES)
+    for a, b in zip(one, many, strict=True):
+        assert a.logprobs == pytest.approx(b.logprobs, abs=1e-4)
+
+
+def test_score_keeps_the_order_of_prompts_and_choices(folders: dict[str, Path]) -> None:
+    lm = local(folders["gpt2-bytes"])
+    forward, backward = lm.score(PROMPTS, CHOICES), lm.score(PROMPTS[::-1], CHOICES[::-1])
+    for a, b in zip(forward, backward[::-1], strict=True):
+        assert a.logprobs == pytest.approx(b.logprobs[::-1], abs=1e-4)
+    assert len({scores.logprobs for scores in forward}) == len(PROMPTS)
+
+
+def test_score_of_nothing_is_nothing(folders: dict[str, Path]) -> None:
+    assert local(folders["gpt2-bytes"]).score([], CHOICES) == []
+
+
+# complete(): what is written -----------------------------------------------------------------------------------------
+
+
+def test_greedy_text_equals_generate(folder: Path) -> None:
+    """Prompts of three lengths in one block, left-padded, against generate() on each alone."""
+    model, tokenizer = plain(folder)
+    completions = answers(local(folder), [request(i, prompt=prompt, max_tokens=40, temperature=0) for i, prompt in enumerate(OPEN_PROMPTS)])
+    for prompt, completion in zip(OPEN_PROMPTS, completions, strict=True):
+        ids = torch.tensor([tokenizer(prompt)["input_ids"]])
+        with torch.inference_mode():
+            out = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=40, pad_token_id=0)
+        tokens = out[0, ids.shape[1] :].tolist()
+        text = tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        assert completion.text == text.split("\n")[0]
+        assert completion.prompt_tokens == ids.shape[1]
+        if completion.finish == "length":
+            assert completion.completion_tokens == len(tokens) == 40
+
+
+def test_tiny_top_p_equals_greedy(folder: Path) -> None:
+    lm = local(folder)
+    greedy = answers(lm, [request(i, prompt=prompt, temperature=0) for i, prompt in enumerate(OPEN_PROMPTS)])
+    for seed in (1, 2):
+        drawn = answers(lm, [request(i, prompt=prompt, seed=seed, top_p=1e-6) for i, prompt in enumerate(OPEN_PROMPTS)])
+        assert text_of(drawn) == text_of(greedy)
+
+
+@pytest.mark.parametrize("penalty", [0.7, -0.7])
+def test_frequency_penalty_equals_greedy_by_hand(folder: Path, penalty: float) -> None:
+    """Logit minus penalty times the times written; the prompt's tokens do not count."""
+    model, tokenizer = plain(folder)
+    (completion,) = answers(local(folder), [request(temperature=0, frequency_penalty=penalty, max_tokens=24)])
+    tokens, counts, written = tokenizer(OPEN_PROMPTS[0])["input_ids"], torch.zeros(len(tokenizer)), []
+    for _ in range(24):
+        token = int((plain_logits(model, tokens)[-1] - penalty * counts).argmax())
+        counts[token] += 1
+        tokens, written = [*tokens, token], [*written, token]
+        if token == tokenizer.eos_token_id or "\n" in tokenizer.decode(written):
+            break
+    text = tokenizer.decode(written, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    assert completion.text == text.split("\n")[0]
+    assert completion.completion_tokens == len(written)
+
+
+def test_frequency_penalty_lowers_repeats(folders: dict[str, Path]) -> None:
+    lm = local(folders["llama-characters"])
+
+    def repeats(penalty: float) -> int:
+        completions = answers(lm, [request(i, prompt=prompt, max_tokens=40, temperature=0, frequency_penalty=penalty) for i, prompt in enumerate(OPEN_PROMPTS)])
+        return sum(len(completion.text) - len(set(completion.text)) for completion in completions)
+
+    assert repeats(2.0) < repeats(0.0)
+
+
+def test_no_text_contains_a_line_end(folder: Path) -> None:
+    """Hot sampling of a random model writes line ends; every text stops before the first."""
+    completions = answers(local(folder, 16), [request(i, max_tokens=60, temperature=1.5) for i in range(32)])
+    assert not any("\n" in text for text in text_of(completions))
+    assert {"line", "length"} <= {completion.finish for completion in completions}
+    assert all(completion.completion_tokens < 60 for completion in completions if completion.finish == "line" and completion.text == "")
+
+
+# complete(): what an answer depends on -------------------------------------------------------------------------------
+
+
+def test_an_answer_depends_on_its_block_and_seed_only(folder: Path) -> None:
+    lm = local(folder)
+    requests = [request(i, prompt=OPEN_PROMPTS[i % 3], seam=SEAM, choices=CHOICES) for i in range(10)]
+    whole = answers(lm, requests)
+    assert [completion.number for completion in whole] == list(range(10))
+    assert answers(lm, requests) == whole
+    assert answers(lm, requests[:4]) == whole[:4]
+    assert answers(local(folder), requests[4:8]) == whole[4:8]
+    other = answers(lm, [request(i, prompt=OPEN_PROMPTS[i % 3], seed=i + 1000, seam=SEAM, choices=CHOICES) for i in range(10)])
+    assert not set(text_of(other)) & set(text_of(whole))
+
+
+def test_a_request_draws_the_same_in_any_place_of_a_block(folder: Path) -> None:
+    """Row and neighbours change only the last digits of the logits, which no draw of these comes near."""
+    lm = local(folder)
+    requests = [request(i, prompt=OPEN_PROMPTS[i % 3]) for i in range(4)]
+    assert text_of(answers(lm, requests[::-1]))[::-1] == text_of(answers(lm, requests))
+
+
+def test_global_randomness_is_neither_used_nor_changed(folders: dict[str, Path]) -> None:
+    lm = local(folders["llama-characters"])
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        state = torch.get_rng_state()
+        first = answers(lm, [request()])
+        assert torch.equal(torch.get_rng_state(), state)
+        torch.manual_seed(99)
+        assert answers(lm, [request()]) == first
+
+
+def test_a_neighbours_top_p_does_not_change_a_draw(folders: dict[str, Path]) -> None:
+    lm = local(folders["llama-characters"])
+    alone = answers(lm, [request(0), request(1)])
+    mixed = answers(lm, [request(0), request(1, top_p=0.5)])
+    assert mixed[0].text == alone[0].text
+
+
+def test_a_neighbours_max_tokens_does_not_change_a_draw(folders: dict[str, Path]) -> None:
+    lm = local(folders["llama-characters"])
+    alone = answers(lm, [request(0), request(1)])
+    mixed = answers(lm, [request(0), request(1, max_tokens=50)])
+    assert mixed[0] == alone[0]
+
+
+# Scripted models: the next token depends on the last one alone -------------------------------------------------------
+
+
+def scripted(folder: Path, tokenizer: PreTrainedTokenizerFast, table: dict[str, dict[str, float]], **options: Any) -> Path:
+    """A Llama whose layers add nothing, so that logits are a table's: token -> {next token: logit}, 0 elsewhere."""
+    size = len(tokenizer) + len(tokenizer) % 2
+    config = LlamaConfig(
+        vocab_size=size, hidden_size=size, intermediate_size=2, num_hidden_layers=1, num_attention_heads=1, tie_word_embeddings=False,
+        eos_token_id=tokenizer.eos_token_id, bos_token_id=tokenizer.bos_token_id, pad_token_id=None,
+        **{"max_position_embeddings": 128, **options},
+    )  # fmt: skip
+    model = LlamaForCausalLM(config)
+    with torch.no_grad():
+        layer = model.model.layers[0]
+        layer.self_attn.o_proj.weight.zero_()
+        layer.mlp.down_proj.weight.zero_()
+        model.model.embed_tokens.weight.copy_(torch.eye(size))
+        model.lm_head.weight.zero_()
+        for last, following in table.items():
+            for piece, logit in following.items():
+                model.lm_head.weight[index(tokenizer, piece), index(tokenizer, last)] = logit / math.sqrt(size)
+    return saved(folder, tokenizer, model)
+
+
+def index(tokenizer: PreTrainedTokenizerFast, piece: str) -> int:
+    token = tokenizer.convert_tokens_to_ids(piece)
+    assert token is not None
+    assert token != tokenizer.unk_token_id, piece
+    return token
+
+
+SURE = 40.0  # a logit that leaves the rest less than e-15
+PIECES = ["Movie review:", " great", " film", " (Sentiment", "Sentiment", ":", " Positive", " Negative", " Pos", "itive", ".\n", ": ", " (Sentiment: "]
+LABELS = {":": {" Positive": 3.0, " Negative": 2.0}}
+START = {"Movie review:": {" great": SURE}}
+
+
+def chain(*pieces: str) -> dict[str, dict[str, float]]:
+    return {a: {b: SURE} for a, b in zip(pieces, pieces[1:], strict=False)}
+
+
+@pytest.fixture(scope="module")
+def listed() -> PreTrainedTokenizerFast:
+    return listed_tokenizer(PIECES)
+
+
+def ask(folder: Path, **options: Any) -> Completion:
+    (completion,) = local(folder).complete([request(**{"prompt": "Movie review:", "seam": SEAM, "choices": CHOICES, **options})])
+    return completion
+
+
+# The scores after the seam, by the table: two labels at 3 and 2, every other token at 0.
+
+
+def label_scores(size: int) -> list[float]:
+    total = math.log(math.exp(3) + math.exp(2) + size - 2)
+    return [3 - total, 2 - total]
+
+
+def vocabulary_size(tokenizer: PreTrainedTokenizerFast) -> int:
+    return len(tokenizer) + len(tokenizer) % 2
+
+
+def test_a_text_that_reaches_the_seam(tmp_path: Path, listed: PreTrainedTokenizerFast) -> None:
+    folder = scripted(tmp_path, listed, {**chain("Movie review:", " great", " film", " (Sentiment", ":"), **LABELS})
+    completion = ask(folder)
+    assert (completion.text, completion.finish) == (" great film", "seam")
+    assert (completion.prompt_tokens, completion.completion_tokens) == (1, 4)
+    assert completion.scores is not None
+    assert completion.scores.logprobs == pytest.approx(label_scores(vocabulary_size(listed)), abs=1e-4)
+
+
+@pytest.mark.parametrize("end", ["\n", "<end>"])
+def test_a_line_that_ends_without_the_seam_has_it_appended(tmp_path: Path, listed: PreTrainedTokenizerFast, end: str) -> None:
+    folder = scripted(tmp_path, listed, {**chain("Movie review:", " great", " film", end), **LABELS})
+    completion = ask(folder)
+    assert (completion.text, completion.finish, completion.completion_tokens) == (" great film", "line", 3)
+    assert completion.scores is not None
+    assert completion.scores.logprobs == pytest.approx(label_scores(vocabulary_size(listed)), abs=1e-4)
+
+
+def test_a_token_over_the_line_end_is_cut(tmp_path: Path, listed: PreTrainedTokenizerFast) -> None:
+    folder = scripted(tmp_path, listed, {**chain("Movie review:", " great", ".\n"), **LABELS})
+    completion = ask(folder)
+    assert (completion.text, completion.finish) == (" great.", "line")
+    assert completion.scores is not None
+    assert completion.scores.logprobs == pytest.approx(label_scores(vocabulary_size(listed)), abs=1e-4)
+
+
+def test_a_token_over_the_seam_is_cut(tmp_path: Path, listed: PreTrainedTokenizerFast) -> None:
+    """`: ` holds the seam's end and more; the labels are asked for after the seam, not after that token."""
+    folder = scripted(tmp_path, listed, {**chain("Movie review:", " great", " (Sentiment", ": "), **LABELS})
+    completion = ask(folder)
+    assert (completion.text, completion.finish) == (" great", "seam")
+    assert completion.scores is not None
+    assert completion.scores.logprobs == pytest.approx(label_scores(vocabulary_size(listed)), abs=1e-4)
+
+
+def test_an_empty_line(tmp_path: Path, listed: PreTrainedTokenizerFast) -> None:
+    folder = scripted(tmp_path, listed, {**chain("Movie review:", "\n"), **LABELS})
+    completion = ask(folder)
+    assert (completion.text, completion.finish) == ("", "line")
+    assert completion.scores is not None
+    assert completion.scores.logprobs == pytest.approx(label_scores(vocabulary_size(listed)), abs=1e-4)
+
+
+def test_an_empty_text_before_the_seam(tmp_path: Path, listed: PreTrainedTokenizerFast) -> None:
+    folder = scripted(tmp_path, listed, {**chain("Movie review:", " (Sentiment", ":"), **LABELS})
+    completion = ask(folder)
+    assert (completion.text, completion.finish) == ("", "seam")
+
+
+def test_a_text_without_an_end_is_unfinished_and_unscored(tmp_path: Path, listed: PreTrainedTokenizerFast) -> None:
+    folder = scripted(tmp_path, listed, chain("Movie review:", " great", " film", " great"))
+    completion = ask(folder, max_tokens=5)
+    assert (completion.text, completion.finish, completion.scores) == (" great film great film great", "length", None)
+    assert completion.completion_tokens == 5
+
+
+def test_an_end_at_the_last_token_allowed_counts(tmp_path: Path, listed: PreTrainedTokenizerFast) -> None:
+    folder = scripted(tmp_path, listed, {**chain("Movie review:", " great", " (Sentiment", ":"), **LABELS})
+    assert [ask(folder, max_tokens=n).finish for n in (2, 3, 4)] == ["length", "seam", "seam"]
+
+
+def test_without_a_seam_nothing_is_scored(tmp_path: Path, listed: PreTrainedTokenizerFast) -> None:
+    folder = scripted(tmp_path, listed, {**chain("Movie review:", " great", " (Sentiment", ":"), ":": {"\n": SURE}})
+    completion = ask(folder, seam="", choices=())
+    assert (completion.text, completion.finish, completion.scores) == (" great (Sentiment:", "line", None)
+
+
+def test_a_prompt_without_room_is_too_long(tmp_path: Path, listed: PreTrainedTokenizerFast) -> None:
+    """One row that does not fit leaves those beside it as they are."""
+    folder = scripted(tmp_path, listed, {**chain("Movie review:", " great", " (Sentiment", ":"), **LABELS}, max_position_embeddings=16)
+    lm = local(folder)
+    assert lm.about.context == 16
+    fits = {"prompt": "x" * 5 + "Movie review:", "seam": SEAM, "choices": CHOICES}  # 6 tokens
+    longer = {**fits, "prompt": "x" * 6 + "Movie review:"}
+    first, second, third = answers(lm, [request(0, **fits, max_tokens=10), request(1, **longer, max_tokens=10), request(2, **longer, max_tokens=9)])
+    assert (second.text, second.finish, second.scores, second.prompt_tokens, second.completion_tokens) == ("", "too_long", None, 7, 0)
+    assert [first.finish, third.finish] == ["seam", "seam"]
+    assert first.scores is not None
+    assert answers(lm, [request(1, **longer, max_tokens=10)]) == [second]
+
+
+def test_a_seam_appended_at_the_edge_of_the_context_is_scored(tmp_path: Path, listed: PreTrainedTokenizerFast) -> None:
+    """With absolute positions there is nothing beyond the context: the seam and the label need room as well."""
+    size = vocabulary_size(listed)
+    config = GPT2Config(
+        vocab_size=size, n_embd=size, n_layer=1, n_head=1, n_inner=2, n_positions=8, tie_word_embeddings=False,
+        eos_token_id=listed.eos_token_id, bos_token_id=listed.eos_token_id,
+    )  # fmt: skip
+    model = GPT2LMHeadModel(config)
+    with torch.no_grad():
+        block = model.transformer.h[0]
+        for part in (block.attn.c_proj, block.mlp.c_proj, model.transformer.wpe):
+            part.weight.zero_()
+        model.transformer.wte.weight.copy_(torch.eye(size))
+        model.lm_head.weight.zero_()
+        for a, b in (("Movie review:", " great"), (" great", " film"), (" film", "\n")):
+            model.lm_head.weight[index(listed, b), index(listed, a)] = 5.0
+    folder = saved(tmp_path, listed, model)
+    completion = ask(folder, prompt="xxxxMovie review:", max_tokens=3)  # 5 + 3 tokens fill the context of 8
+    assert completion.finish in ("line", "too_long")
+
+
+def test_scores_do_not_depend_on_how_the_text_was_drawn(tmp_path: Path, listed: PreTrainedTokenizerFast) -> None:
+    """They are the LM's own, before temperature, top-p and penalty."""
+    folder = scripted(tmp_path, listed, {**chain("Movie review:", " great", " (Sentiment", ":"), **LABELS})
+    plainly = ask(folder)
+    for options in ({"temperature": 0.1}, {"temperature": 0}, {"top_p": 0.3}, {"frequency_penalty": 2.0}, {"seed": 5}):
+        assert ask(folder, **options) == plainly
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, [0.4, 0.3, 0.2, 0.1]),
+        ({"temperature": 0.5}, [0.16 / 0.3, 0.09 / 0.3, 0.04 / 0.3, 0.01 / 0.3]),
+        ({"top_p": 0.6}, [0.4 / 0.7, 0.3 / 0.7, 0, 0]),
+        ({"top_p": 0.75, "temperature": 2.0}, None),
+    ],
+    ids=["plain", "temperature", "top-p", "both"],
+)
+def test_drawn_frequencies_match_the_probabilities(
+    tmp_path: Path, listed: PreTrainedTokenizerFast, options: dict[str, float], expected: list[float] | None
+) -> None:
+    """4,000 seeds, each token's count within 5 standard deviations: a right sampler fails once in 400,000 choices of seeds.
+
+    Temperature comes before top-p: at 2 the four are 0.325, 0.282, 0.230, 0.163, of which the first three reach 0.75.
+    """
+    pieces, probs = ["x", "a", "q", "c"], [0.4, 0.3, 0.2, 0.1]
+    if expected is None:
+        roots = [math.sqrt(p) for p in probs]
+        expected = [roots[0] / sum(roots[:3]), roots[1] / sum(roots[:3]), roots[2] / sum(roots[:3]), 0]
+    logits = {piece: SURE * 2 + math.log(p) for piece, p in zip(pieces, probs, strict=True)}
+    lm = local(scripted(tmp_path, listed, {"Movie review:": logits}), 500)
+    n = 4000
+    drawn = Counter(text_of(answers(lm, [request(i, prompt="Movie review:", max_tokens=1, **options) for i in range(n)])))
+    assert set(drawn) <= set(pieces)
+    for piece, p in zip(pieces, expected, strict=True):
+        assert abs(drawn[piece] - n * p) <= 5 * math.sqrt(n * p * (1 - p))
+
+
+def test_draws_of_one_request_are_independent(tmp_path: Path, listed: PreTrainedTokenizerFast) -> None:
+    """A fair coin thrown 100 times by 20 seeds: as many changes of side as not, within 5 standard deviations (1 in 1.7 million)."""
+    fair = {"a": SURE * 2, "b": SURE * 2}
+    lm = local(scripted(tmp_path, listed, {"Movie review:": fair, "a": fair, "b": fair}), 20)
+    texts = text_of(answers(lm, [request(i, prompt="Movie review:", max_tokens=100) for i in range(20)]))
+    assert all(len(text) == 100 for text in texts)
+    changes = sum(a != b for text in texts for a, b in zip(text, text[1:], strict=False))
+    assert abs(changes - 990) <= 5 * math.sqrt(1980 / 4)
+
+
+# complete(): scores against the text re-read -------------------------------------------------------------------------
+
+
+def check_scores(folder: Path, completions: Sequence[Completion], prompts: Sequence[str]) -> Counter[str]:
+    """Compare with a plain pass over prompt, text, seam and label; return how often for each way to finish."""
+    model, tokenizer = plain(folder)
+    checked: Counter[str] = Counter()
+    for completion, prompt in zip(completions, prompts, strict=True):
+        if completion.scores is None:
+            assert completion.finish == "length"
+            continue
+        expected = [plain_score(model, tokenizer, prompt + completion.text + SEAM, choice) for choice in CHOICES]
+        if completion.finish == "seam" or completion.scores.logprobs == pytest.approx(expected, abs=1e-4):
+            checked[completion.finish] += 1
+        assert completion.scores.logprobs == pytest.approx(expected, abs=1e-4)
+    return checked
+
+
+def test_scores_equal_a_plain_pass_over_the_whole_text(folders: dict[str, Path]) -> None:
+    """Characters always re-tokenise to the same."""
+    lm = local(folders["llama-characters"], 8)
+    prompts = [OPEN_PROMPTS[i % 3] for i in range(24)]
+    completions = answers(lm, [request(i, prompt=prompt, max_tokens=40, temperature=0.8, seam=SEAM, choices=CHOICES) for i, prompt in enumerate(prompts)])
+    assert check_scores(folders["llama-characters"], completions, prompts)["line"] >= 3
+
+
+def test_scores_of_the_packaged_model_equal_a_plain_pass(task: Any) -> None:
+    lm = local("bundled", 8)
+    folder = Path(lm._place)
+    _, tokenizer = plain(folder)
+    prompts = [f"{HEADER}Movie review: {text} (Sentiment: Positive)\nMovie review:" for text in ("A joy.", "The worst film of the year, by far.")] * 4
+    requests = [request(i, prompt=prompt, max_tokens=40, temperature=0.7, seam=SEAM, choices=CHOICES) for i, prompt in enumerate(prompts)]
+    pairs = [(c, p) for c, p in zip(answers(lm, requests), prompts, strict=True) if c.finish != "length"]
+    # A text drawn token by token is not always cut the same way when it is read again.
+    same = [(c, p) for c, p in pairs if len(tokenizer(p + c.text + SEAM)["input_ids"]) == c.prompt_tokens + c.completion_tokens]
+    assert check_scores(folder, [c for c, _ in same], [p for _, p in same])["seam"] >= 4
+
+
+# A tokenizer that strips the first space of what it decodes ----------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pieces(texts: list[str]) -> PreTrainedTokenizerFast:
+    return pieces_tokenizer([f"Movie review: {text} (Sentiment: Positive)" for text in texts], 400)
+
+
+def spelled(tokenizer: PreTrainedTokenizerFast, before: str, after: str) -> list[str]:
+    """The tokens of `after` where it follows `before`."""
+    first, whole = (tokenizer.tokenize(text) for text in (before, before + after))
+    assert whole[: len(first)] == first
+    return whole[len(first) :]
+
+
+def test_llama_2_text_and_scores(tmp_path: Path, pieces: PreTrainedTokenizerFast) -> None:
+    """Its decoder drops the leading space; the scores are still those of the right tokens."""
+    seam, labels = spelled(pieces, "x", SEAM), [spelled(pieces, ":", choice) for choice in CHOICES]
+    assert len(set(seam)) == len(seam), "a script needs different tokens"
+    table = {**chain("▁film", *seam), ":": {"▁film": 1.0, labels[0][0]: 6.0, labels[1][0]: 5.0}}
+    model_folder = scripted(tmp_path, pieces, table)
+    model, _ = plain(model_folder)
+    (completion,) = local(model_folder).complete([request(prompt="Movie review: a▁film".replace("▁", " "), seam=SEAM, choices=CHOICES, max_tokens=20)])
+    assert completion.finish == "seam"
+    assert completion.scores is not None
+    expected = [plain_score(model, pieces, "Movie review: a film" + completion.text + SEAM, choice) for choice in CHOICES]
+    assert completion.scores.logprobs == pytest.approx(expected, abs=1e-4)
+
+
+# Opening -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_without_tokenizer_is_refused(tmp_path: Path, folders: dict[str, Path]) -> None:
+    AutoModelForCausalLM.from_pretrained(folders["gpt2-bytes"]).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="tokenizer"):
+        local(tmp_path)
+
+
+def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nowhere"):
+        local(tmp_path / "nowhere")
+
+
+def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=str(tmp_path)):
+        local(tmp_path)
+
+
+def test_a_folder_without_weights_is_refused(tmp_path: Path, folders: dict[str, Path]) -> None:
+    plain_tokenizer = AutoTokenizer.from_pretrained(folders["gpt2-bytes"])
+    plain_tokenizer.save_pretrained(tmp_path)
+    GPT2Config(vocab_size=300).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=str(tmp_path)):
+        answers(local(tmp_path), [request()])
+
+
+def test_a_translator_is_refused(tmp_path: Path, folders: dict[str, Path]) -> None:
+    """It has a tokenizer and weights, but no causal head is known for it."""
+    from transformers import T5Config, T5Model
+
+    AutoTokenizer.from_pretrained(folders["gpt2-bytes"]).save_pretrained(tmp_path)
+    T5Model(T5Config(vocab_size=350, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="causal LM"):
+        answers(local(tmp_path), [request()])
+
+
+def test_an_encoder_is_refused(tiny_encoder: Path) -> None:
+    with pytest.raises(UserError, match="causal LM"):
+        answers(local(tiny_encoder), [request()])
+
+
+def test_an_unknown_device_is_refused(folders: dict[str, Path]) -> None:
+    with pytest.raises(UserError, match="cuda:99"):
+        Local(LocalLM(kind="local", model=str(folders["gpt2-bytes"]), device="cuda:99"))
+
+
+def test_a_label_that_tokenises_to_nothing_is_refused(folders: dict[str, Path]) -> None:
+    with pytest.raises(UserError, match="tokenises to nothing"):
+        local(folders["gpt2-bytes"]).score(["a:"], [""])
+
+
+# What is known beforehand --------------------------------------------------------------------------------------------
+
+
+def test_the_fingerprint_changes_with_the_weights_and_with_what_else_changes_numbers(tmp_path: Path, folders: dict[str, Path]) -> None:
+    model, tokenizer = plain(folders["gpt2-bytes"])
+    first = local(saved(tmp_path / "a", tokenizer, model)).about.fingerprint
+    copied = local(saved(tmp_path / "b", tokenizer, model))
+    assert copied.about.fingerprint == first, "the place does not count"
+    with torch.no_grad():
+        model.transformer.ln_f.weight[0] += 1e-3
+    changed = local(saved(tmp_path / "c", tokenizer, model)).about.fingerprint
+    half = Local(LocalLM(kind="local", model=str(tmp_path / "a"), dtype="bfloat16", device="cpu", batch_size=4)).about.fingerprint
+    block = local(tmp_path / "a", 5).about.fingerprint
+    assert len({first, changed, half, block}) == 4
+
+
+def test_tokens_are_counted_as_they_are_read(folder: Path) -> None:
+    lm = local(folder)
+    (completion,) = answers(lm, [request(max_tokens=1)])
+    assert lm.about.count_tokens(OPEN_PROMPTS[0]) == completion.prompt_tokens == len(AutoTokenizer.from_pretrained(folder)(OPEN_PROMPTS[0])["input_ids"])
+    assert (lm.about.context, lm.about.block) == (512, 4)

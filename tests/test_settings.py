@@ -1,0 +1,157 @@
+"""Named generators, fingerprints, and settings that cannot be changed under a stage."""
+
+import ast
+import os
+import subprocess
+import sys
+
+import pydantic
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gpt3mix_cli.settings import LEVEL, Augment, Subsample, Task, derived_seed, fingerprint, generator
+
+SHOWN = """
+import random
+from gpt3mix_cli.settings import derived_seed, fingerprint, generator
+random.seed(len({'a', 'b', 'c'}))
+print([derived_seed(42, 'subsample', 0, 'pos'), derived_seed(0, 'übung'), fingerprint({'b': {'y', }, 'a': [1, 2.5, None]}),
+       generator(0, 'trial', 3).sample(range(1000), 5), generator(42, 'x').random()])
+"""
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+few = settings(max_examples=60, deadline=None, database=None, derandomize=True)
+
+
+def test_generators_depend_on_nothing_but_their_name() -> None:
+    """Other processes with other hash seeds draw the same, and so does this one, whatever the global generator did."""
+    outputs = set()
+    for hash_seed in ("0", "1", "31337"):
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+        result = subprocess.run([sys.executable, "-c", SHOWN], capture_output=True, text=True, check=True, env=environment)
+        outputs.add(result.stdout)
+    assert len(outputs) == 1
+    here = [
+        derived_seed(42, "subsample", 0, "pos"),
+        derived_seed(0, "übung"),
+        fingerprint({"b": {"y"}, "a": [1, 2.5, None]}),
+        generator(0, "trial", 3).sample(range(1000), 5),
+        generator(42, "x").random(),
+    ]
+    assert ast.literal_eval(outputs.pop()) == here
+
+
+@pytest.mark.parametrize(
+    ("name", "seed"),
+    [((42, "subsample", 0, "pos"), 4001480303398119788), ((0, "trial", 1), 0), ((0, ""), 0)],
+)
+def test_derived_seeds_stay_what_they_were(name: tuple, seed: int) -> None:
+    """A changed derivation would silently change every published draw."""
+    assert derived_seed(*name) == seed
+
+
+def test_every_part_of_the_name_gives_another_stream() -> None:
+    names = [(0, "a"), (0, "b"), (1, "a"), (0, "a", 0), (0, "a", 1), (0, "a", "0"), (0, "a", 0, 0), (0, "a0"), (0, "a", ""), (10, "a"), (1, "0a"), (0, "A")]
+    assert len({derived_seed(*name) for name in names}) == len(names)
+    assert len({tuple(generator(*name).choices(range(2**32), k=3)) for name in names}) == len(names)
+
+
+def test_seed_0_is_a_seed() -> None:
+    """It gives the same stream each time, and one of its own."""
+    assert generator(0, "a", 0).random() == generator(0, "a", 0).random()
+    assert generator(0, "a", 0).random() != generator(0, "a").random()
+    assert Subsample(levels=["full"], seeds=[0], master_seed=0).master_seed == 0
+
+
+def test_two_generators_of_one_name_do_not_share_their_state() -> None:
+    first, second = generator(0, "a"), generator(0, "a")
+    assert [first.random(), first.random()] == [second.random(), second.random()]
+
+
+@few
+@given(st.integers(), st.text(), st.lists(st.integers() | st.text(), max_size=3))
+def test_a_seed_fits_63_bits(master: int, purpose: str, index: list) -> None:
+    assert 0 <= derived_seed(master, purpose, *index) < 2**63
+
+
+@few
+@given(JSON)
+def test_a_fingerprint_ignores_the_order_of_keys(value: object) -> None:
+    def turned(part: object) -> object:
+        if isinstance(part, dict):
+            return {key: turned(part[key]) for key in reversed(part)}
+        return [turned(item) for item in part] if isinstance(part, list) else part
+
+    assert fingerprint(turned(value)) == fingerprint(value)
+
+
+def test_a_fingerprint_sees_every_value_and_the_order_of_lists() -> None:
+    values = [{"a": 1}, {"a": 2}, {"a": "1"}, {"a": None}, {"b": 1}, {"a": [1, 2]}, {"a": [2, 1]}, {"a": {"b": 1}}, {}, [], "", "\ud800"]
+    assert len({fingerprint(value) for value in values}) == len(values)
+    assert len(fingerprint("x")) == 16
+    assert len(fingerprint("x", 40)) == 40
+
+
+@pytest.mark.parametrize("level", ["0.1%", ".5%", "1%", "100%", "33.3%", "1/class", "128/class", "full"])
+def test_levels_that_are_levels(level: str) -> None:
+    assert Subsample(levels=[level]).levels == [level]
+    assert LEVEL.fullmatch(level)
+
+
+@pytest.mark.parametrize(
+    ("level", "message"),
+    [
+        ("0%", "'0%' is not above 0 % and at most 100 %"),
+        ("100.1%", "'100.1%' is not above 0 % and at most 100 %"),
+        ("0/class", "'0/class': at least one row a class is needed"),
+        ("-1%", "'-1%' is no level; write `0.1%`, `8/class` or `full`"),
+        ("0.1", "'0.1' is no level"),
+        ("8", "'8' is no level"),
+        ("8 /class", "'8 /class' is no level"),
+        ("Full", "'Full' is no level"),
+        ("", "'' is no level"),
+        ("1%\n", "is no level"),
+    ],
+)
+def test_levels_that_are_none(level: str, message: str) -> None:
+    with pytest.raises(pydantic.ValidationError) as error:
+        Subsample(levels=[level])
+    assert message in str(error.value)
+
+
+def test_a_count_of_seeds_starts_at_0_and_a_list_is_itself() -> None:
+    assert Subsample(levels=["full"], seeds=3).seeds == [0, 1, 2]
+    assert Subsample(levels=["full"], seeds=[7, 0]).seeds == [7, 0]
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(pydantic.ValidationError, match="frozen"):
+        Augment().k = 3
+
+
+def test_a_list_of_labels_keeps_its_order_and_is_the_identity() -> None:
+    task = Task(data={"kind": "demo"}, labels=["z", "a", "m"])
+    assert task.classes == ["z", "a", "m"]
+    assert task.labels == {"z": "z", "a": "a", "m": "m"}
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["a"], "at least two classes are needed"),
+        ([], "at least two classes are needed"),
+        (["a", "b", "a"], "a class stands twice: a"),
+        ({"a": "yes", "b": "Yes"}, "two classes share a label token (case is ignored)"),
+        ({"a": "x", "b": " "}, "must be non-empty and on one line"),
+        ({"a": "x", " ": "y"}, "must be non-empty and on one line"),
+        ({"a": "x", "b": "y\nz"}, "must be non-empty and on one line"),
+    ],
+)
+def test_labels_that_cannot_be_told_apart(labels: object, message: str) -> None:
+    with pytest.raises(pydantic.ValidationError) as error:
+        Task(data={"kind": "demo"}, labels=labels)
+    assert message in str(error.value)
