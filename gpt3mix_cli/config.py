@@ -178,7 +178,8 @@ def _validate(path: Path, variant: dict[str, Any], raw: dict[str, Any]) -> Exper
     if isinstance(task, str):  # a swept or overridden task
         task = raw["task"] = _task_file(path, task)
     if isinstance(task, dict):
-        task.setdefault("name", raw.get("name"))
+        name = str(raw.get("name"))
+        task.setdefault("name", name if NAME.fullmatch(name) else "task")  # a bad name is told once
         if isinstance(task.get("data"), dict):
             _anchor(task["data"], ("train", "validation", "test", "path"), path.parent)
     for section in [raw.get("lm"), *_items(raw.get("baselines")), *_items(raw.get("classifiers"))]:

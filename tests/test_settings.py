@@ -47,7 +47,7 @@ def test_generators_depend_on_nothing_but_their_name() -> None:
 
 @pytest.mark.parametrize(
     ("name", "seed"),
-    [((42, "subsample", 0, "pos"), 4001480303398119788), ((0, "trial", 1), 0), ((0, ""), 0)],
+    [((42, "subsample", 0, "pos"), 9034456016151750746), ((0, "trial", 1), 3930182858940695804), ((0, ""), 3280257209351999013)],
 )
 def test_derived_seeds_stay_what_they_were(name: tuple, seed: int) -> None:
     """A changed derivation would silently change every published draw."""
@@ -55,7 +55,20 @@ def test_derived_seeds_stay_what_they_were(name: tuple, seed: int) -> None:
 
 
 def test_every_part_of_the_name_gives_another_stream() -> None:
-    names = [(0, "a"), (0, "b"), (1, "a"), (0, "a", 0), (0, "a", 1), (0, "a", "0"), (0, "a", 0, 0), (0, "a0"), (0, "a", ""), (10, "a"), (1, "0a"), (0, "A")]
+    names = [
+        (0, "a"),
+        (0, "b"),
+        (1, "a"),
+        (0, "a", 0),
+        (0, "a", 1),
+        (0, "a", "0"),
+        (0, "a", 0, 0),
+        (0, "a0"),
+        (0, "a", ""),
+        (10, "a"),
+        (1, "0a"),
+        (0, "A"),
+    ]
     assert len({derived_seed(*name) for name in names}) == len(names)
     assert len({tuple(generator(*name).choices(range(2**32), k=3)) for name in names}) == len(names)
 

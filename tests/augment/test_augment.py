@@ -1,0 +1,480 @@
+"""Quota, rounds, the gate, rejects, manifests and resuming: with the packaged LM, and with scripted augmenters."""
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import settings as quick
+from hypothesis import strategies as st
+
+from gpt3mix_cli.augment import augment, journal_path, open_augmenter, rejects_path, wanted_rows
+from gpt3mix_cli.errors import StoppedShort, UserError
+from gpt3mix_cli.lm import LM, Completion, Request, Scores, open_lm
+from gpt3mix_cli.lm.journal import Journaled
+from gpt3mix_cli.records import Augmented, Done, Example, Manifest, Reject, manifest_path, read, read_manifest
+from gpt3mix_cli.settings import Augment, Eda, LocalLM, Task
+
+SETTINGS = Augment(temperature=0.9, max_tokens=40)
+ROWS = [Example(id=f"r{i}", text=f"real text {i}", label="neg" if i % 2 else "pos") for i in range(5)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    # The last digits of a sum may depend on the number of threads, and the children below have one.
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def examples(texts: list[str]) -> list[Example]:
+    return [Example(id=f"r{i}", text=text, label="neg" if i % 2 else "pos") for i, text in enumerate(texts[:6])]
+
+
+@pytest.fixture(scope="module")
+def bundled() -> LM:
+    return open_lm(LocalLM(kind="local", dtype="float32", device="cpu", batch_size=8))
+
+
+def kept(path: Path) -> list[Augmented]:
+    return list(read(path, Augmented, ["pos", "neg"]))
+
+
+def rejected(path: Path) -> list[Reject]:
+    return list(read(rejects_path(path), Reject))
+
+
+def manifest_of(path: Path) -> Manifest:
+    manifest = read_manifest(path)
+    assert manifest is not None
+    return manifest
+
+
+# Scripted augmenters -------------------------------------------------------------------------------------------------
+
+
+class Scripted:
+    """A generator: attempt i gives the i-th text of its script, over and over; no text is a reject, '#' becomes the number."""
+
+    edits = False
+
+    def __init__(self, *script: str | None, block: int = 1) -> None:
+        self.script, self.block = script, block
+        self.about: dict[str, Any] = {"method": "scripted", "script": list(script)}
+        self.asked: list[tuple[int, int]] = []
+
+    def generate(self, examples: Sequence[Example], first: int, count: int, seed: int) -> Iterator[Augmented | Reject]:
+        self.asked.append((first, count))
+        for number in range(first, first + count):
+            text = self.script[number % len(self.script)]
+            parents = [examples[number % len(examples)].id]
+            if text is None:
+                yield Reject(request=number, method="scripted", parents=parents, text="", reason="unfinished")
+            else:
+                probs = {"pos": 1.0, "neg": 0.0}
+                text = text.replace("#", str(number))
+                yield Augmented(id=f"s-{number}", text=text, label="pos", probs=probs, method="scripted", parents=parents, request=number)
+
+    def usage(self) -> Mapping[str, int]:
+        return {"prompt_tokens": 10 * len(self.asked), "completion_tokens": len(self.asked)}
+
+
+class Editor:
+    """Edits parent i mod n: upper case and the round, or nothing at all."""
+
+    edits = True
+    block = 1
+
+    def __init__(self, change: bool = True) -> None:
+        self.change = change
+        self.about: dict[str, Any] = {"method": "editor", "change": change}
+
+    def generate(self, examples: Sequence[Example], first: int, count: int, seed: int) -> Iterator[Augmented | Reject]:
+        for number in range(first, first + count):
+            parent = examples[number % len(examples)]
+            text = f"{parent.text} {number // len(examples)}" if self.change else parent.text.upper()
+            probs = {name: float(name == parent.label) for name in ("pos", "neg")}
+            yield Augmented(id=f"e-{number}", text=text, label=parent.label, probs=probs, method="editor", parents=[parent.id])
+
+    def usage(self) -> Mapping[str, int]:
+        return {}
+
+
+def made(augmenter: Any, output: Path, **options: Any) -> Done:
+    return augment(augmenter, ROWS, output, **{"ratio": 1, "attempts": 4, "seed": 0, **options})
+
+
+# How many ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ratio", "n", "wanted"), [(1, 7, 7), (10, 7, 70), (0.5, 3, 2), (0.5, 5, 3), (0.5, 4, 2), (2.5, 3, 8), (0.1, 5, 1), (0.1, 4, 0), (0.29, 50, 15), (1.005, 100, 101)]
+)
+def test_ratio_times_n_is_rounded_half_up(ratio: float, n: int, wanted: int) -> None:
+    """As the decimal number that was written: 0.29 x 50 is 14.5, although the float is less."""
+    assert wanted_rows(ratio, n) == wanted
+
+
+@quick(max_examples=100, deadline=None)
+@given(st.integers(1, 4000), st.integers(1, 5000))
+def test_rounding_is_never_half_a_row_off(hundredths: int, n: int) -> None:
+    exact = Fraction(hundredths, 100) * n
+    assert -Fraction(1, 2) < wanted_rows(hundredths / 100, n) - exact <= Fraction(1, 2)
+
+
+def test_ratio_half_of_three_rows_is_two(tmp_path: Path) -> None:
+    done = augment(Scripted("new #"), ROWS[:3], tmp_path / "out.jsonl", ratio=0.5, attempts=4, seed=0)
+    assert len(kept(done.output)) == done.manifest.counts["kept"] == 2
+
+
+def test_a_limit_caps_the_rows(tmp_path: Path) -> None:
+    assert len(kept(made(Scripted("new #"), tmp_path / "a.jsonl", ratio=10, limit=3).output)) == 3
+    assert len(kept(made(Scripted("new #"), tmp_path / "b.jsonl", ratio=1, limit=30).output)) == 5
+
+
+# With the packaged LM ------------------------------------------------------------------------------------------------
+
+
+def write_with(lm: LM, task: Task, examples: list[Example], output: Path, ratio: float, seed: int = 0, settings: Augment = SETTINGS) -> Done:
+    return augment(open_augmenter(settings, task, lm), examples, output, ratio=ratio, attempts=4, seed=seed)
+
+
+def test_the_packaged_lm_gives_the_rows_wanted_and_ratio_3_extends_ratio_1(bundled: LM, task: Task, examples: list[Example], tmp_path: Path) -> None:
+    """Byte for byte: rows of ratio 1, 1.5 and 3, and the rejects among them, begin alike; another seed gives others."""
+    done = {ratio: write_with(bundled, task, examples, tmp_path / f"{ratio}.jsonl", ratio) for ratio in (1, 1.5, 3)}
+    for ratio, wanted in ((1, 6), (1.5, 9), (3, 18)):
+        rows = kept(done[ratio].output)
+        assert len(rows) == wanted
+        assert done[ratio].manifest.complete
+        for row in rows:
+            assert row.label == max(row.probs, key=lambda name: row.probs[name])
+            assert row.text == row.text.strip() != ""
+            assert len(set(row.parents)) == 2
+            assert row.label_source == "exact"
+            assert row.label_mass is not None
+            assert 0 < row.label_mass <= 1
+    whole = {ratio: (one.output.read_bytes(), rejects_path(one.output).read_bytes()) for ratio, one in done.items()}
+    for smaller, larger in ((1, 1.5), (1.5, 3)):
+        assert all(long.startswith(short) for short, long in zip(whole[smaller], whole[larger], strict=True))
+    other = write_with(bundled, task, examples, tmp_path / "other.jsonl", 1, seed=1)
+    assert not {row.text for row in kept(other.output)} & {row.text for row in kept(done[1].output)}
+
+
+def test_every_attempt_up_to_the_last_row_is_kept_or_rejected(bundled: LM, task: Task, examples: list[Example], tmp_path: Path) -> None:
+    """With so few tokens many are unfinished, so that there are rounds."""
+    output = tmp_path / "out.jsonl"
+    done = write_with(bundled, task, examples, output, 2, settings=Augment(temperature=0.9, max_tokens=16, attempts=8))
+    rows, rejects = kept(output), rejected(output)
+    numbers = [row.request for row in rows]
+    assert rejects
+    assert numbers == sorted(numbers)
+    assert [row.request for row in rejects] == sorted(row.request for row in rejects)
+    assert sorted([*numbers, *(row.request for row in rejects)]) == list(range(numbers[-1] + 1))
+    counts = done.manifest.counts
+    assert counts["rejected"] == dict(Counter(row.reason for row in rejects))
+    assert (counts["wanted"], counts["kept"]) == (12, 12)
+    assert counts["asked"] >= numbers[-1] + 1
+    assert counts["asked"] % 8 == 0
+
+
+# Rounds and the limit ------------------------------------------------------------------------------------------------
+
+
+def test_what_is_missing_is_asked_for_again(tmp_path: Path) -> None:
+    """One in four is a row: 5, then the missing 4, 3, 2, ..."""
+    scripted = Scripted(None, "real text 3", None, "new #")
+    done = made(scripted, tmp_path / "out.jsonl", attempts=5)
+    assert [row.request for row in kept(done.output)] == [3, 7, 11, 15, 19]
+    assert scripted.asked[:3] == [(0, 5), (5, 4), (9, 3)]
+    assert all(first == before + count for (before, count), (first, _) in zip(scripted.asked, scripted.asked[1:], strict=False))
+    assert done.manifest.counts["rejected"] == {"copy_of_real": 5, "unfinished": 10}
+    assert done.manifest.counts["asked"] == 20
+
+
+def test_whole_blocks_are_asked_for_and_spare_rows_not_used(tmp_path: Path) -> None:
+    scripted = Scripted(None, "new #", block=8)
+    done = made(scripted, tmp_path / "out.jsonl")
+    assert scripted.asked == [(0, 8), (8, 8)]
+    assert [row.request for row in kept(done.output)] == [1, 3, 5, 7, 9]
+    assert [row.request for row in rejected(done.output)] == [0, 2, 4, 6, 8]
+    assert done.manifest.counts["asked"] == 16
+
+
+@quick(max_examples=60, deadline=None)
+@given(st.lists(st.sampled_from([None, "new #", "same", "other", "real text 1"]), min_size=1, max_size=7), st.integers(1, 9))
+def test_any_script_fills_its_files_consistently(tmp_path_factory: pytest.TempPathFactory, script: list[str | None], block: int) -> None:
+    """Kept and rejected partition the attempts considered, in order; ratio 1 begins ratio 2."""
+    folder = tmp_path_factory.mktemp("script")
+    contents = []
+    for ratio in (1, 2):
+        output = folder / f"{ratio}.jsonl"
+        try:
+            complete = made(Scripted(*script, block=block), output, ratio=ratio, attempts=2).manifest.complete
+            assert complete
+        except StoppedShort:
+            complete = False
+        rows, rejects, manifest = kept(output), rejected(output), manifest_of(output)
+        numbers = sorted([row.request or 0 for row in rows] + [row.request for row in rejects])
+        assert numbers == list(range(len(numbers)))
+        assert manifest.complete == complete == (len(rows) == 5 * ratio)
+        assert manifest.counts["kept"] == len(rows)
+        assert sum(manifest.counts["rejected"].values()) == len(rejects)
+        assert len(numbers) <= manifest.counts["asked"] < 2 * 5 * ratio + block
+        assert len({row.text for row in rows}) == len(rows)
+        contents.append([path.read_bytes() for path in (output, rejects_path(output))])
+        if not complete:
+            assert len(numbers) == manifest.counts["asked"], "nothing that was asked for is thrown away while rows are missing"
+    assert contents[1][0].startswith(contents[0][0])
+    assert contents[1][1].startswith(contents[0][1])
+
+
+def test_attempts_end_and_what_there_is_is_written(tmp_path: Path) -> None:
+    """Exit 3: the rows so far with `complete: false`; a run with more attempts replaces them."""
+    output = tmp_path / "out.jsonl"
+    scripted = Scripted(None, None, "new #")
+    with pytest.raises(StoppedShort, match="3 of 5 rows after 10 requests") as caught:
+        made(scripted, output, attempts=2)
+    assert caught.value.exit_code == 3
+    assert sum(count for _, count in scripted.asked) == 10
+    assert [row.request for row in kept(output)] == [2, 5, 8]
+    assert (manifest_of(output).complete, manifest_of(output).counts["kept"]) == (False, 3)
+    assert len(rejected(output)) == 7
+    short = output.read_bytes()
+    with pytest.raises(StoppedShort):
+        made(Scripted(None, None, "new #"), output, attempts=2)
+    assert output.read_bytes() == short
+    done = made(Scripted(None, None, "new #"), output, attempts=3)
+    assert (done.skipped, done.manifest.complete, len(kept(output))) == (False, True, 5)
+    assert output.read_bytes().startswith(short)
+
+
+def test_attempts_are_rounded_up(tmp_path: Path) -> None:
+    """1.1 x 5 rows: six requests."""
+    scripted = Scripted(None)
+    with pytest.raises(StoppedShort, match="after 6 requests"):
+        made(scripted, tmp_path / "out.jsonl", attempts=1.1)
+
+
+def test_copies_and_repeats_are_rejected_with_what_they_copy(tmp_path: Path) -> None:
+    done = made(Scripted("REAL  text 2", "new #", "a", "A"), tmp_path / "out.jsonl", ratio=0.6, limit=2)
+    assert [row.text for row in kept(done.output)] == ["new 1", "a"]
+    done = made(Scripted("REAL  text 2", "a", "A", "new #"), tmp_path / "b.jsonl", ratio=0.6)
+    assert [row.text for row in kept(done.output)] == ["a", "new 3", "new 7"]
+    reasons = [(row.request, row.reason, row.detail, row.text) for row in rejected(done.output)]
+    copy, repeat = ("copy_of_real", "r2", "REAL  text 2"), ("repeat", "s-1")
+    assert reasons == [(0, *copy), (2, *repeat, "A"), (4, *copy), (5, *repeat, "a"), (6, *repeat, "A")]
+
+
+# The manifest, skipping, force ---------------------------------------------------------------------------------------
+
+
+def test_a_second_call_is_skipped_and_force_redoes(tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    first = made(Scripted("new #"), output, command=["gpt3mix", "augment"])
+    assert (first.skipped, first.manifest.seed, first.manifest.command) == (False, 0, ["gpt3mix", "augment"])
+    assert first.manifest.tokens == 11
+    scripted = Scripted("new #")
+    second = made(scripted, output)
+    assert second.skipped
+    assert scripted.asked == []
+    assert second.manifest == first.manifest
+    third = made(scripted, output, force=True)
+    assert not third.skipped
+    assert scripted.asked == [(0, 5)]
+
+
+@pytest.mark.parametrize("change", [{"ratio": 2}, {"attempts": 5}, {"seed": 1}, {"limit": 4}], ids=lambda change: next(iter(change)))
+def test_a_changed_setting_redoes(tmp_path: Path, change: dict[str, Any]) -> None:
+    made(Scripted("new #"), tmp_path / "out.jsonl")
+    assert not made(Scripted("new #"), tmp_path / "out.jsonl", **change).skipped
+
+
+def test_other_rows_another_augmenter_or_a_touched_file_redo(tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    made(Scripted("new #"), output)
+    content = output.read_bytes()
+    assert not made(Scripted("newer #"), output).skipped
+    made(Scripted("new #"), output)
+    changed = [ROWS[0].model_copy(update={"label": "neg"}), *ROWS[1:]]
+    assert not augment(Scripted("new #"), changed, output, ratio=1, attempts=4, seed=0).skipped
+    made(Scripted("new #"), output)
+    output.write_bytes(content[:-20])
+    assert not made(Scripted("new #"), output).skipped
+    assert output.read_bytes() == content
+    manifest_path(output).unlink()
+    assert not made(Scripted("new #"), output).skipped
+
+
+def test_nothing_is_written_if_the_generator_breaks(tmp_path: Path) -> None:
+    class Breaking(Scripted):
+        def generate(self, examples: Sequence[Example], first: int, count: int, seed: int) -> Iterator[Augmented | Reject]:
+            yield from super().generate(examples, first, 2, seed)
+            raise RuntimeError("gone")
+
+    with pytest.raises(RuntimeError, match="gone"):
+        made(Breaking("new #"), tmp_path / "out.jsonl")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_real_rows_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no real examples"):
+        augment(Scripted("new #"), [], tmp_path / "out.jsonl", ratio=1, attempts=4, seed=0)
+
+
+def test_progress_is_told_up_to_the_quota(tmp_path: Path) -> None:
+    heard: list[tuple[str, int | None, int | None]] = []
+    made(Scripted(None, "new #"), tmp_path / "out.jsonl", tell=lambda text, done=None, total=None: heard.append((text, done, total)))
+    assert heard[-1] == ("scripted", 5, 5)
+    assert [done for _, done, _ in heard] == sorted(done or 0 for _, done, _ in heard)
+
+
+def test_places_beside_the_output() -> None:
+    assert rejects_path(Path("a/gpt3mix.draw-1.jsonl")) == Path("a/gpt3mix.draw-1.rejects.jsonl")
+    assert journal_path(Path("a/gpt3mix.draw-1.jsonl")) == Path("a/gpt3mix.draw-1.journal.sqlite")
+
+
+# Editors -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("ratio", "shares"), [(1, [1, 1, 1, 1, 1]), (1.4, [2, 2, 1, 1, 1]), (0.6, [1, 1, 1, 0, 0]), (3, [3, 3, 3, 3, 3])])
+def test_an_editor_deals_its_rows_evenly_the_first_get_the_remainder(tmp_path: Path, ratio: float, shares: list[int]) -> None:
+    for augmenter in (Editor(), open_augmenter(Eda(kind="eda"), Task(name="t", data={"kind": "demo"}, labels=["pos", "neg"]))):
+        rows = kept(made(augmenter, tmp_path / f"{augmenter.about['method']}.jsonl", ratio=ratio).output)
+        counts = Counter(parent for row in rows for parent in row.parents)
+        assert [counts[row.id] for row in ROWS] == shares
+        labels = {row.id: row.label for row in ROWS}
+        assert all(row.label == labels[row.parents[0]] for row in rows)
+
+
+def test_an_editors_rows_are_all_kept_and_the_unchanged_and_repeated_counted(tmp_path: Path) -> None:
+    """12 rows of 5 parents: all unchanged (in case only), 7 of them repeated."""
+    done = made(Editor(change=False), tmp_path / "out.jsonl", ratio=2.4)
+    assert len(kept(done.output)) == 12
+    assert not rejects_path(done.output).exists()
+    expected = {"wanted": 12, "asked": 12, "kept": 12, "rejected": {}, "unchanged": 12, "repeated": 7}
+    assert done.manifest.counts == expected
+    assert done.manifest.tokens is None
+    changed = made(Editor(), tmp_path / "changed.jsonl", ratio=2.4).manifest.counts
+    assert (changed["unchanged"], changed["repeated"]) == (0, 0)
+
+
+def test_the_same_text_of_two_parents_is_no_repeat(tmp_path: Path) -> None:
+    twins = [ROWS[0], ROWS[0].model_copy(update={"id": "twin"})]
+    done = augment(Editor(change=False), twins, tmp_path / "out.jsonl", ratio=1, attempts=1, seed=0)
+    assert (done.manifest.counts["unchanged"], done.manifest.counts["repeated"]) == (2, 0)
+
+
+# Resuming, and bytes that depend on nothing else ---------------------------------------------------------------------
+
+CHILD = """
+import json, os, sys
+from pathlib import Path
+import torch
+from gpt3mix_cli.augment import augment, journal_path, open_augmenter
+from gpt3mix_cli.errors import StoppedShort
+from gpt3mix_cli.lm import open_lm
+from gpt3mix_cli.lm.journal import Journaled
+from gpt3mix_cli.records import Example
+from gpt3mix_cli.settings import Augment, LocalLM, Task
+
+torch.set_num_threads(1)
+asked = json.load(sys.stdin)
+
+class Dying:
+    def __init__(self, lm, blocks):
+        self.lm, self.left, self.about = lm, blocks, lm.about
+    def complete(self, requests):
+        if not self.left:
+            os._exit(9)
+        self.left -= 1
+        yield from self.lm.complete(requests)
+    def score(self, prompts, choices):
+        return self.lm.score(prompts, choices)
+
+output = Path(asked["output"])
+lm = Journaled(Dying(open_lm(LocalLM(**asked["lm"])), asked["blocks"]), journal_path(output))
+try:
+    made = open_augmenter(Augment(**asked["augment"]), Task(**asked["task"]), lm)
+    augment(made, [Example(**row) for row in asked["examples"]], output, ratio=asked["ratio"], attempts=4, seed=0)
+except StoppedShort:
+    pass
+lm.close()
+"""
+
+
+def child(output: Path, model: str, settings: Augment, task: Task, examples: list[Example], ratio: float, blocks: int, hash_seed: str) -> subprocess.Popen[bytes]:
+    asked = {
+        "output": str(output), "blocks": blocks, "augment": settings.model_dump(), "task": task.model_dump(mode="json"), "ratio": ratio,
+        "lm": {"kind": "local", "model": model, "dtype": "float32", "device": "cpu", "batch_size": 8},
+        "examples": [row.model_dump() for row in examples],
+    }  # fmt: skip
+    environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([sys.executable, "-c", CHILD], stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+    assert process.stdin
+    process.stdin.write(json.dumps(asked).encode())
+    process.stdin.close()
+    return process
+
+
+def ended(process: subprocess.Popen[bytes]) -> int:
+    with process:
+        assert process.stderr
+        message = process.stderr.read().decode()
+    assert "Traceback" not in message, message
+    return process.returncode
+
+
+class CountingLM:
+    """Counts the blocks that reach the real LM."""
+
+    def __init__(self, lm: LM) -> None:
+        self.lm, self.about, self.blocks = lm, lm.about, 0
+
+    def complete(self, requests: Sequence[Request]) -> Iterator[Completion]:
+        self.blocks += 1
+        return self.lm.complete(requests)
+
+    def score(self, prompts: Sequence[str], choices: Sequence[str]) -> list[Scores]:
+        return self.lm.score(prompts, choices)
+
+
+def test_a_run_resumed_after_a_kill_gives_the_same_bytes(bundled: LM, task: Task, examples: list[Example], tmp_path: Path) -> None:
+    """Ended without a word in the third block: the first two are not asked for again."""
+    output, straight = tmp_path / "killed" / "gpt3mix.jsonl", tmp_path / "straight.jsonl"
+    process = child(output, "bundled", SETTINGS, task, examples, 4, blocks=2, hash_seed="random")
+    write_with(bundled, task, examples, straight, 4)
+    assert ended(process) == 9
+    assert not output.exists()
+    assert read_manifest(output) is None
+    counting = CountingLM(bundled)
+    journal = Journaled(counting, journal_path(output))
+    resumed = write_with(journal, task, examples, output, 4)
+    journal.close()
+    assert output.read_bytes() == straight.read_bytes()
+    assert rejects_path(output).read_bytes() == rejects_path(straight).read_bytes()
+    assert resumed.manifest.counts == manifest_of(straight).counts
+    assert counting.blocks == resumed.manifest.counts["asked"] // 8 - 2
+
+
+def test_bytes_do_not_depend_on_the_hash_seed(tiny_lm: Path, task: Task, examples: list[Example], tmp_path: Path) -> None:
+    """A random model, balanced choice, many rejects: everything that could iterate over a set does so here."""
+    settings = Augment(k=3, choose="balanced", max_tokens=60, temperature=1.3, top_p=0.95)
+    outputs = [tmp_path / seed / "gpt3mix.jsonl" for seed in ("1", "2")]
+    processes = [child(output, str(tiny_lm), settings, task, examples, 2, blocks=99, hash_seed=output.parent.name) for output in outputs]
+    assert [ended(process) for process in processes] == [0, 0]
+    for place in (lambda path: path, rejects_path):
+        first, second = (place(output).read_bytes() for output in outputs)
+        assert first == second
+        assert first
+    first, second = (manifest_of(output).model_dump(exclude={"seconds"}) for output in outputs)
+    assert first == second

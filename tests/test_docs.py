@@ -1,0 +1,112 @@
+"""What the README says is so: its commands run, its configs load, its generated parts are fresh."""
+
+import os
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from gpt3mix_cli.cli import app
+from gpt3mix_cli.config import load
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
+DOCS = runpy.run_path(str(ROOT / "scripts" / "docs"))
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_generated_parts_of_the_readme_are_fresh() -> None:
+    assert DOCS["filled"](README) == README, "run scripts/docs"
+
+
+def test_every_settings_model_is_documented() -> None:
+    assert {model for _, model in DOCS["SECTIONS"]} | {type_ for type_ in DOCS["documented"]() if type_.__name__ == "DemoData"} == DOCS[
+        "documented"
+    ]()
+
+
+def test_every_key_has_a_description() -> None:
+    missing = [f"{m.__name__}.{n}" for m in DOCS["documented"]() for n, f in m.model_fields.items() if n != "kind" and not f.description]
+    assert not missing
+
+
+@pytest.mark.parametrize("number", range(len(blocks("yaml"))))
+def test_configs_in_the_readme_load(number: int, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    (tmp_path / "readme.yaml").write_text(blocks("yaml")[number], "utf-8")
+    assert load(tmp_path / "readme.yaml")
+
+
+def test_every_command_in_the_readme_exists_with_its_flags() -> None:
+    group = typer.main.get_command(app)
+    lines = [line for block in blocks("bash") for line in block.splitlines()] + re.findall(r"`(gpt3mix [a-z][^`]*)`", README)
+    commands = [shlex.split(line, comments=True) for line in lines if re.match(r"\s*gpt3mix [a-z]", line)]
+    assert len(commands) > 6
+    for _, name, *arguments in commands:
+        command = group.commands[name]  # type: ignore[attr-defined]
+        known = {flag for parameter in command.params for flag in parameter.opts}
+        assert {word for word in arguments if word.startswith("-")} <= known, (name, arguments)
+
+
+@pytest.mark.slow
+def test_the_loop_over_seeds_runs_as_printed(tmp_path: Path) -> None:
+    loop = next(block for block in blocks("bash") if block.startswith("for seed"))
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    config = tmp_path / "configs" / "demo.yaml"
+    # The same experiment, smaller: one classifier and a fifth of the rows.
+    text = re.sub(r"classifiers:.*?\ntrials", "classifiers: [{kind: linear}]\ntrials", config.read_text("utf-8"), flags=re.DOTALL)
+    config.write_text(text.replace("ratio: 10", "ratio: 2").replace("8/class", "4/class"), "utf-8")
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(["bash", "-euo", "pipefail", "-c", loop], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "gpt3mix" in done.stdout
+    assert "4/class" in done.stdout
+    found = sorted(path.relative_to(tmp_path / "results" / "demo").as_posix() for path in (tmp_path / "results").rglob("*.jsonl"))
+    assert [path for path in found if "seed-0" in path] == [
+        "4-per-class/seed-0/eda.jsonl",
+        "4-per-class/seed-0/gpt3mix.jsonl",
+        "4-per-class/seed-0/gpt3mix.rejects.jsonl",
+        "4-per-class/seed-0/train.jsonl",
+        "4-per-class/seed-0/trials/eda.linear.history.jsonl",
+        "4-per-class/seed-0/trials/eda.linear.jsonl",
+        "4-per-class/seed-0/trials/gpt3mix.linear.history.jsonl",
+        "4-per-class/seed-0/trials/gpt3mix.linear.jsonl",
+        "4-per-class/seed-0/trials/none.linear.history.jsonl",
+        "4-per-class/seed-0/trials/none.linear.jsonl",
+    ]
+
+
+def test_the_file_tree_in_the_readme_is_the_packages() -> None:
+    tree = README.split("## The house", 1)[1]
+    for path in (ROOT / "gpt3mix_cli").rglob("*.py"):
+        if path.name != "__init__.py":
+            assert re.search(rf"\b{path.stem}\b", tree), f"{path.name} is not in the README's tree"
+
+
+@pytest.mark.slow
+def test_the_demo_runs_from_a_fresh_copy_and_its_gpt3mix_rows_are_the_lms_own(tmp_path: Path) -> None:
+    import json
+
+    copy = tmp_path / "copy"
+    subprocess.run(["git", "clone", "-q", str(ROOT), str(copy)], check=True)
+    # The environment at hand serves; installing into a new one is what CI's own machine shows.
+    options = [] if shutil.which("apertium") else ["--set", "baselines=[{kind: eda}]"]
+    program = Path(sys.executable).parent / "gpt3mix"
+    done = subprocess.run([program, "run", "configs/demo.yaml", *options], cwd=copy, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "gpt3mix" in done.stdout
+    real = {json.loads(line)["text"] for line in (copy / "gpt3mix_cli/resources/demo.jsonl").open(encoding="utf-8")}
+    rows = [json.loads(line) for line in (copy / "results/demo/8-per-class/seed-0/gpt3mix.jsonl").open(encoding="utf-8")]
+    assert len(rows) == 160
+    assert not real & {row["text"] for row in rows}
+    assert all(row["label_source"] == "exact" for row in rows)
+    assert (copy / "results/demo/report/report.md").is_file()
