@@ -8,6 +8,7 @@ import pytest
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("TQDM_DISABLE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models gain nothing from threads, and busy machines lose much
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach a hub, whatever the machine
 
 from gpt3mix_cli.data import load

@@ -118,7 +118,8 @@ def made(augmenter: Any, output: Path, **options: Any) -> Done:
 
 
 @pytest.mark.parametrize(
-    ("ratio", "n", "wanted"), [(1, 7, 7), (10, 7, 70), (0.5, 3, 2), (0.5, 5, 3), (0.5, 4, 2), (2.5, 3, 8), (0.1, 5, 1), (0.1, 4, 0), (0.29, 50, 15), (1.005, 100, 101)]
+    ("ratio", "n", "wanted"),
+    [(1, 7, 7), (10, 7, 70), (0.5, 3, 2), (0.5, 5, 3), (0.5, 4, 2), (2.5, 3, 8), (0.1, 5, 1), (0.1, 4, 0), (0.29, 50, 15), (1.005, 100, 101)],
 )
 def test_ratio_times_n_is_rounded_half_up(ratio: float, n: int, wanted: int) -> None:
     """As the decimal number that was written: 0.29 x 50 is 14.5, although the float is less."""
@@ -412,7 +413,9 @@ lm.close()
 """
 
 
-def child(output: Path, model: str, settings: Augment, task: Task, examples: list[Example], ratio: float, blocks: int, hash_seed: str) -> subprocess.Popen[bytes]:
+def child(
+    output: Path, model: str, settings: Augment, task: Task, examples: list[Example], ratio: float, blocks: int, hash_seed: str
+) -> subprocess.Popen[bytes]:
     asked = {
         "output": str(output), "blocks": blocks, "augment": settings.model_dump(), "task": task.model_dump(mode="json"), "ratio": ratio,
         "lm": {"kind": "local", "model": model, "dtype": "float32", "device": "cpu", "batch_size": 8},

@@ -53,7 +53,9 @@ def test_the_papers_example_to_the_letter() -> None:
 def test_six_classes() -> None:
     task = make_task(TREC, text_type="question", label_type="type")
     examples = rows(
-        ("What is the capital of Burkina Faso ?", "location"), ("Who invented the hula hoop ?", "human"), ("What does NASA stand for ?", "abbreviation")
+        ("What is the capital of Burkina Faso ?", "location"),
+        ("Who invented the hula hoop ?", "human"),
+        ("What does NASA stand for ?", "abbreviation"),
     )
     assert prompt(task, examples) == golden("trec6")
 

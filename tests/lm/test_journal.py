@@ -39,7 +39,10 @@ class Counting:
 
 
 def requests(first: int, last: int, **options: Any) -> list[Request]:
-    return [Request(**{"number": n, "prompt": "Text:", "seed": n, "max_tokens": 5, "seam": " (", "choices": (" a", " b"), **options}) for n in range(first, last)]
+    return [
+        Request(**{"number": n, "prompt": "Text:", "seed": n, "max_tokens": 5, "seam": " (", "choices": (" a", " b"), **options})
+        for n in range(first, last)
+    ]
 
 
 def answers(lm: Any, asked: Sequence[Request]) -> list[Completion]:

@@ -121,8 +121,14 @@ def folders(tmp_path_factory: pytest.TempPathFactory, texts: list[str], tiny_lm:
         tokenizer = bytes_tokenizer(lines, 350)
         gpt2 = GPT2LMHeadModel(
             GPT2Config(
-                vocab_size=len(tokenizer), n_embd=32, n_layer=2, n_head=2, n_positions=512, initializer_range=0.2,
-                bos_token_id=0, eos_token_id=0,
+                vocab_size=len(tokenizer),
+                n_embd=32,
+                n_layer=2,
+                n_head=2,
+                n_positions=512,
+                initializer_range=0.2,
+                bos_token_id=0,
+                eos_token_id=0,
             )  # fmt: skip
         )
         saved(root / "gpt2-bytes", tokenizer, gpt2)
@@ -267,7 +273,9 @@ def test_frequency_penalty_lowers_repeats(folders: dict[str, Path]) -> None:
     lm = local(folders["llama-characters"])
 
     def repeats(penalty: float) -> int:
-        completions = answers(lm, [request(i, prompt=prompt, max_tokens=40, temperature=0, frequency_penalty=penalty) for i, prompt in enumerate(OPEN_PROMPTS)])
+        completions = answers(
+            lm, [request(i, prompt=prompt, max_tokens=40, temperature=0, frequency_penalty=penalty) for i, prompt in enumerate(OPEN_PROMPTS)]
+        )
         return sum(len(completion.text) - len(set(completion.text)) for completion in completions)
 
     assert repeats(2.0) < repeats(0.0)
@@ -364,7 +372,21 @@ def index(tokenizer: PreTrainedTokenizerFast, piece: str) -> int:
 
 
 SURE = 40.0  # a logit that leaves the rest less than e-15
-PIECES = ["Movie review:", " great", " film", " (Sentiment", "Sentiment", ":", " Positive", " Negative", " Pos", "itive", ".\n", ": ", " (Sentiment: "]
+PIECES = [
+    "Movie review:",
+    " great",
+    " film",
+    " (Sentiment",
+    "Sentiment",
+    ":",
+    " Positive",
+    " Negative",
+    " Pos",
+    "itive",
+    ".\n",
+    ": ",
+    " (Sentiment: ",
+]
 LABELS = {":": {" Positive": 3.0, " Negative": 2.0}}
 START = {"Movie review:": {" great": SURE}}
 
@@ -725,5 +747,7 @@ def test_the_fingerprint_changes_with_the_weights_and_with_what_else_changes_num
 def test_tokens_are_counted_as_they_are_read(folder: Path) -> None:
     lm = local(folder)
     (completion,) = answers(lm, [request(max_tokens=1)])
-    assert lm.about.count_tokens(OPEN_PROMPTS[0]) == completion.prompt_tokens == len(AutoTokenizer.from_pretrained(folder)(OPEN_PROMPTS[0])["input_ids"])
+    assert (
+        lm.about.count_tokens(OPEN_PROMPTS[0]) == completion.prompt_tokens == len(AutoTokenizer.from_pretrained(folder)(OPEN_PROMPTS[0])["input_ids"])
+    )
     assert (lm.about.context, lm.about.block) == (512, 4)
