@@ -69,6 +69,21 @@ def open_augmenter(settings: Augment | Baseline, task: Task, lm: LM | None = Non
             assert_never(settings)
 
 
+def edited(parent: Example, text: str, copy: int, attempt: int, method: str, classes: Sequence[str]) -> Augmented:
+    """Return the row of an editor: the parent's label as a distribution, an id that names parent and copy."""
+    return Augmented(
+        id=f"{parent.id}~{method}-{copy}",
+        text=text,
+        label=parent.label,
+        probs={label: float(label == parent.label) for label in classes},
+        method=method,
+        parents=[parent.id],
+        label_source="parent",
+        label_mass=None,
+        request=attempt,
+    )
+
+
 @dataclass
 class Outcome:
     """What the attempts came to."""

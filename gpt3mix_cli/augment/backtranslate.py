@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from ..errors import UserError
 from ..records import Augmented, Example, model_sha
 from ..settings import Backtranslate, Task, fingerprint
+from . import edited
 
 DEFAULTS = {
     "transformers": ("Helsinki-NLP/opus-mt-en-de", "Helsinki-NLP/opus-mt-de-en"),
@@ -73,17 +74,8 @@ class BackTranslation:
             if text and text not in known:
                 known.update(self._there_and_back(batches[text]))
             candidates = known.get(text, [text])
-            yield Augmented(
-                id=f"{row.id}~{self._settings.name}-{copy}",
-                text=candidates[copy % len(candidates)].strip() or row.text,
-                label=row.label,
-                probs={label: float(label == row.label) for label in self._classes},
-                method=self._settings.name,
-                parents=[row.id],
-                label_source="parent",
-                label_mass=None,
-                request=attempt,
-            )
+            written = candidates[copy % len(candidates)].strip() or row.text
+            yield edited(row, written, copy, attempt, self._settings.name, self._classes)
 
     def usage(self) -> Mapping[str, int]:
         """Return nothing: the translators cost nothing."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..records import Augmented, Example
 from ..settings import Eda, Task, generator
+from . import edited
 from .quality import same_text
 from .thesaurus import digest, synonyms
 
@@ -71,17 +72,8 @@ class EDA:
                 sentences[parent] = Sentence(row.text)
             order = generator(seed, "eda order", parent, copy // 4).sample(OPERATIONS, 4)
             turn = copy % 4
-            yield Augmented(
-                id=f"{row.id}~{name}-{copy}",
-                text=edit(sentences[parent], alpha, order[turn:] + order[:turn], generator(seed, "eda", parent, copy)),
-                label=row.label,
-                probs={label: float(label == row.label) for label in self._classes},
-                method=name,
-                parents=[row.id],
-                label_source="parent",
-                label_mass=None,
-                request=attempt,
-            )
+            text = edit(sentences[parent], alpha, order[turn:] + order[:turn], generator(seed, "eda", parent, copy))
+            yield edited(row, text, copy, attempt, name, self._classes)
 
     def usage(self) -> Mapping[str, int]:
         """Return nothing: no model is asked."""
