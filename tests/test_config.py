@@ -555,7 +555,9 @@ def test_without_a_sweep_there_is_one_variant_without_keys(write: Write) -> None
 def test_variants_do_not_write_into_one_another(write: Write) -> None:
     """Whole mappings are swept here, and keys inside of them."""
     path = write(BASE + "sweep: {augment: [{k: 1}, {ratio: 2}], augment.top_p: [0.5, 1]}\n")
-    assert [(e.augment.k, e.augment.ratio, e.augment.top_p) for e in load(path)] == [(1, 1, 0.5), (1, 1, 1), (2, 2, 0.5), (2, 2, 1)]
+    experiments = load(path)
+    assert [(e.augment.k, e.augment.ratio, e.augment.top_p) for e in experiments] == [(1, 1, 0.5), (1, 1, 1), (2, 2, 0.5), (2, 2, 1)]
+    assert [e.variant["augment"] for e in experiments] == [{"k": 1}, {"k": 1}, {"ratio": 2}, {"ratio": 2}]
 
 
 def test_a_task_file_can_be_swept(write: Write) -> None:

@@ -146,8 +146,10 @@ def test_a_limit_caps_the_rows(tmp_path: Path) -> None:
 # With the packaged LM ------------------------------------------------------------------------------------------------
 
 
-def write_with(lm: LM, task: Task, examples: list[Example], output: Path, ratio: float, seed: int = 0, settings: Augment = SETTINGS) -> Done:
-    return augment(open_augmenter(settings, task, lm), examples, output, ratio=ratio, attempts=4, seed=seed)
+def write_with(
+    lm: LM, task: Task, examples: list[Example], output: Path, ratio: float, seed: int = 0, attempts: float = 4, settings: Augment = SETTINGS
+) -> Done:
+    return augment(open_augmenter(settings, task, lm), examples, output, ratio=ratio, attempts=attempts, seed=seed)
 
 
 def test_the_packaged_lm_gives_the_rows_wanted_and_ratio_3_extends_ratio_1(bundled: LM, task: Task, examples: list[Example], tmp_path: Path) -> None:
@@ -174,7 +176,7 @@ def test_the_packaged_lm_gives_the_rows_wanted_and_ratio_3_extends_ratio_1(bundl
 def test_every_attempt_up_to_the_last_row_is_kept_or_rejected(bundled: LM, task: Task, examples: list[Example], tmp_path: Path) -> None:
     """With so few tokens many are unfinished, so that there are rounds."""
     output = tmp_path / "out.jsonl"
-    done = write_with(bundled, task, examples, output, 2, settings=Augment(temperature=0.9, max_tokens=16, attempts=8))
+    done = write_with(bundled, task, examples, output, 2, attempts=8, settings=Augment(temperature=0.9, max_tokens=20))
     rows, rejects = kept(output), rejected(output)
     numbers = [row.request for row in rows]
     assert rejects
@@ -471,9 +473,9 @@ def test_a_run_resumed_after_a_kill_gives_the_same_bytes(bundled: LM, task: Task
 
 def test_bytes_do_not_depend_on_the_hash_seed(tiny_lm: Path, task: Task, examples: list[Example], tmp_path: Path) -> None:
     """A random model, balanced choice, many rejects: everything that could iterate over a set does so here."""
-    settings = Augment(k=3, choose="balanced", max_tokens=60, temperature=1.3, top_p=0.95)
+    settings = Augment(k=3, choose="balanced", max_tokens=40, temperature=1.3, top_p=0.95)
     outputs = [tmp_path / seed / "gpt3mix.jsonl" for seed in ("1", "2")]
-    processes = [child(output, str(tiny_lm), settings, task, examples, 2, blocks=99, hash_seed=output.parent.name) for output in outputs]
+    processes = [child(output, str(tiny_lm), settings, task, examples, 1, blocks=99, hash_seed=output.parent.name) for output in outputs]
     assert [ended(process) for process in processes] == [0, 0]
     for place in (lambda path: path, rejects_path):
         first, second = (place(output).read_bytes() for output in outputs)

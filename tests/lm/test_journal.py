@@ -253,12 +253,16 @@ def test_a_damaged_journal_is_told(path: Path) -> None:
     with path.open("r+b") as stream:
         stream.seek(4096)
         stream.write(b"\xa5" * (size - 4096))
-    with pytest.raises(UserError, match="damaged"):
+
+    def read_again() -> None:
         journal = Journaled(Counting(), path)
         try:
             answers(journal, requests(0, 60, prompt="long " * 200))
         finally:
             journal.close()
+
+    with pytest.raises(UserError, match="damaged"):
+        read_again()
 
 
 @pytest.mark.xfail(strict=True, raises=ValueError, reason="bug: JSONDecodeError instead of a message")

@@ -5,6 +5,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory, texts: list[str], tiny_lm:
                 initializer_range=0.2,
                 bos_token_id=0,
                 eos_token_id=0,
-            )  # fmt: skip
+            )
         )
         saved(root / "gpt2-bytes", tokenizer, gpt2)
         characters = listed_tokenizer([])
@@ -392,7 +393,7 @@ START = {"Movie review:": {" great": SURE}}
 
 
 def chain(*pieces: str) -> dict[str, dict[str, float]]:
-    return {a: {b: SURE} for a, b in zip(pieces, pieces[1:], strict=False)}
+    return {a: {b: SURE} for a, b in pairwise(pieces)}
 
 
 @pytest.fixture(scope="module")
@@ -564,7 +565,7 @@ def test_draws_of_one_request_are_independent(tmp_path: Path, listed: PreTrained
     lm = local(scripted(tmp_path, listed, {"Movie review:": fair, "a": fair, "b": fair}), 20)
     texts = text_of(answers(lm, [request(i, prompt="Movie review:", max_tokens=100) for i in range(20)]))
     assert all(len(text) == 100 for text in texts)
-    changes = sum(a != b for text in texts for a, b in zip(text, text[1:], strict=False))
+    changes = sum(a != b for text in texts for a, b in pairwise(text))
     assert abs(changes - 990) <= 5 * math.sqrt(1980 / 4)
 
 
@@ -714,7 +715,7 @@ def test_weights_without_the_head_are_refused(tmp_path: Path, folders: dict[str,
     """A head that the folder does not hold would be drawn at random, and so would every text."""
     model, tokenizer = plain(folders["llama-characters"])
     saved(tmp_path, tokenizer, model.model)
-    with pytest.raises(UserError, match="lm.model"):
+    with pytest.raises(UserError, match=r"lm\.model"):
         answers(local(tmp_path), [request()])
 
 
