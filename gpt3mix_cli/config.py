@@ -38,12 +38,16 @@ for _tag, _pattern, _first in (
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), list(_first))
 
 
+# Without YAML 1.1's octal: 010 is ten.
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(typing.cast(yaml.ScalarNode, node))))
+
+
 def load(path: Path, overrides: Sequence[str] = ()) -> list[Experiment]:
     """Return the experiments that a file describes: one, or one a variant where it has a `sweep`.
 
     Args:
         path: the YAML file.
-        overrides: `a.b.c=value` each; the value is YAML and may be a whole mapping.
+        overrides: `a.b.c=value` each; the value is YAML and may be a whole mapping. An overridden key is swept no more.
 
     Raises:
         UserError: with every problem of the file, each with its key path.
@@ -51,18 +55,41 @@ def load(path: Path, overrides: Sequence[str] = ()) -> list[Experiment]:
     raw = _read(path)
     if not isinstance(raw, dict):
         raise UserError(f"{path}: the file holds no mapping of keys", "see configs/demo.yaml for a whole example")
-    raw.setdefault("name", path.stem)
-    task = raw.get("task")
-    if isinstance(task, str):
-        raw["task"] = _task_file(path, task)
+    if raw.get("name") is None:
+        raw["name"] = path.stem
+    if raw.get("sweep") is None:
+        raw["sweep"] = {}
+    _set(raw, "task", raw.get("task"), path, str(path))
     for override in overrides:
         key, equals, value = override.partition("=")
-        if not equals or not key.strip():
+        key = key.strip()
+        if not equals or not key:
             raise UserError(f"--set {override}: expected key=value", "for example --set augment.k=4")
-        keys = key.strip().split(".")
         where = f"--set {key}"
-        _put(raw, keys, _parse(value, where, words=not WORDS.isdisjoint(keys)), where)
+        _set(raw, key, _parse(value, where, words=_of_words(key)), path, where)
+        if isinstance(raw["sweep"], dict):
+            raw["sweep"] = {swept: values for swept, values in raw["sweep"].items() if not _overlap(key, swept)}
     return [_validate(path, variant, raw_variant) for variant, raw_variant in _variants(raw, path)]
+
+
+def _of_words(key: str) -> bool:
+    return not WORDS.isdisjoint(key.split("."))
+
+
+def _overlap(key: str, other: str) -> bool:
+    """Return whether one of two dotted keys is the other or lies in it."""
+    return f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.")
+
+
+def _set(raw: dict[str, Any], key: str, value: Any, path: Path, where: str) -> None:
+    """Set the value at a dotted key; a task that is a path is read at once, so that its keys can be set after it."""
+    if key == "task" and isinstance(value, str):
+        raw["task"] = _task_file(path, value)
+    elif key == "task" and value is None:
+        return  # told as missing
+    else:
+        # The keys of a sweep are themselves dotted.
+        _put(raw, ["sweep", key.removeprefix("sweep.")] if key.startswith("sweep.") else key.split("."), value, where)
 
 
 def _read(path: Path) -> Any:
@@ -76,20 +103,24 @@ def _read(path: Path) -> Any:
 
 
 def _parse(text: str, where: str, words: bool = False) -> Any:
-    loader = _Loader(text)
+    loader = None
     try:
+        loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
             return None if where.startswith("--set") else {}
         _prepare(node, where, words)
         return loader.construct_document(node)
-    except yaml.YAMLError as error:
+    except RecursionError:
+        raise UserError(f"{where}: an alias holds itself, or the file is nested too deep", "write the values out") from None
+    except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{where}, line {mark.line + 1}" if mark else where
-        problem = getattr(error, "problem", None) or error
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or error
         raise UserError(f"{place}: no valid YAML: {problem}", "check indentation, colons and quotes") from None
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
 
 
 def _prepare(node: yaml.Node, where: str, words: bool) -> None:
@@ -109,7 +140,7 @@ def _prepare(node: yaml.Node, where: str, words: bool) -> None:
             seen.add(key.value)
             if key.tag != "tag:yaml.org,2002:merge":
                 key.tag = "tag:yaml.org,2002:str"
-            _prepare(value, where, words or key.value in WORDS)
+            _prepare(value, where, words or _of_words(key.value))
 
 
 def _task_file(path: Path, task: str) -> Any:
@@ -130,9 +161,12 @@ def _anchor(mapping: dict[str, Any], keys: Sequence[str], folder: Path) -> None:
     for key in keys:
         value = mapping.get(key)
         if isinstance(value, str) and value:
-            place = folder / Path(value).expanduser()
-            if place.exists() or (mapping.get("kind") == "files" and not Path(value).is_absolute()):
-                mapping[key] = str(place.resolve())
+            try:
+                place = folder / Path(value).expanduser()
+                if place.exists() or mapping.get("kind") == "files":
+                    mapping[key] = str(place.resolve())
+            except (OSError, RuntimeError, ValueError):
+                pass  # no path at all: whoever opens it will say so
 
 
 def _put(raw: Any, keys: Sequence[str], value: Any, where: str) -> None:
@@ -155,7 +189,7 @@ def _put(raw: Any, keys: Sequence[str], value: Any, where: str) -> None:
 
 
 def _variants(raw: dict[str, Any], path: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    sweep = raw.get("sweep") or {}
+    sweep = raw["sweep"]
     if not isinstance(sweep, dict) or not all(isinstance(values, list) and values for values in sweep.values()):
         raise UserError(f"{path}: sweep: expected key -> list of values", "for example sweep: {augment.k: [1, 2, 4]}")
     for values in itertools.product(*sweep.values()):
@@ -163,7 +197,7 @@ def _variants(raw: dict[str, Any], path: Path) -> Iterator[tuple[dict[str, Any],
         # A deep copy by construction: variants must not share the mappings that `_put` writes into.
         copy = _copy(raw)
         for key, value in variant.items():
-            _put(copy, key.split("."), _copy(value), f"{path}: sweep: {key}")
+            _set(copy, key, _copy(value), path, f"{path}: sweep: {key}")
         yield variant, copy
 
 
@@ -175,8 +209,6 @@ def _copy(value: Any) -> Any:
 
 def _validate(path: Path, variant: dict[str, Any], raw: dict[str, Any]) -> Experiment:
     task = raw.get("task")
-    if isinstance(task, str):  # a swept or overridden task
-        task = raw["task"] = _task_file(path, task)
     if isinstance(task, dict):
         name = str(raw.get("name"))
         task.setdefault("name", name if NAME.fullmatch(name) else "task")  # a bad name is told once
@@ -219,7 +251,9 @@ def _in_words(item: Any, fields: Sequence[str]) -> str:
             expected = [word.strip("' ") for word in item["ctx"]["expected_tags"].split(",")]
             return f"unknown kind '{item['ctx']['tag']}'{did_you_mean(item['ctx']['tag'], expected)} (known: {', '.join(expected)})"
         case "union_tag_not_found":
-            return "needs a `kind:`" if isinstance(given, dict) else f"expected a mapping with a `kind:`, got {given!r}"
+            return "needs a `kind:`"
+        case "model_type" | "model_attributes_type" | "dict_type":
+            return f"expected a mapping of keys, got {given!r}"
         case "value_error":
             return str(item["ctx"]["error"])
         case _:
@@ -230,13 +264,13 @@ def _in_words(item: Any, fields: Sequence[str]) -> str:
 def _locate(raw: Any, loc: Sequence[int | str]) -> tuple[str, list[str]]:
     """Return the key path as the user wrote it and the keys known beside it; pydantic's union tags are no keys."""
     path: list[str] = []
-    annotation: Any = Experiment
+    options: list[Any] = [Experiment]
     fields: list[str] = []
     for part in loc:
-        models = [a for a in _alternatives(annotation) if isinstance(a, type) and issubclass(a, Settings)]
+        models = [option for option in options if isinstance(option, type) and issubclass(option, Settings)]
         tagged = [m for m in models if "kind" in m.model_fields and part in typing.get_args(m.model_fields["kind"].annotation)]
         if tagged:
-            annotation = tagged[0]
+            options = tagged
             continue
         fields = [name for m in models for name in m.model_fields]
         inside = raw is not None and isinstance(raw, dict | list)
@@ -244,7 +278,8 @@ def _locate(raw: Any, loc: Sequence[int | str]) -> tuple[str, list[str]]:
         if not known and not models and not isinstance(part, int) and not (inside and part in raw):
             continue  # the name of a union's member, such as 'float' or "literal['auto']"
         path.append(str(part))
-        annotation = known[0] if known else next((a for a in _alternatives(annotation) if a is not annotation), None)
+        if known:
+            options = [option for annotation in known for option in _alternatives(annotation)]
         if isinstance(raw, dict):
             raw = raw.get(part)
         elif isinstance(raw, list) and isinstance(part, int) and part < len(raw):

@@ -9,6 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from importlib import resources
 from pathlib import Path
 from typing import Any, assert_never
@@ -57,6 +58,9 @@ def load(task: Task, master_seed: int, validation: int | str = "full", tell: Tel
         held_out = found["validation"]
     else:
         train, held_out = _split_off(train, task.classes, master_seed)
+        if not held_out:
+            message = f"task '{task.name}': there is no validation split, and no class has two rows, so none can be taken from train"
+            raise UserError(message, "name validation rows with task.data, or give more training rows")
     if missing := [label for label in task.classes if not any(row.label == label for row in train)]:
         message = f"task '{task.name}': no training row has the class '{missing[0]}'"
         raise UserError(message, "check task.labels and task.data.values")
@@ -163,8 +167,8 @@ def _checked(task: Task, split: str, source: Source) -> Iterator[Example]:
 
 def _word(value: Any) -> str:
     """Return a raw label as it is written in JSON or CSV: 1, true, pos."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)  # a Parquet or pandas column of classes with a gap holds 1.0 for 1
+    if isinstance(value, float | Decimal) and value == value // 1:
+        value = int(value)  # a column of classes with a gap in it holds 1.0 for 1
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
@@ -212,6 +216,8 @@ def _parquet(path: Path) -> Source:
 
     try:
         file = pyarrow.parquet.ParquetFile(path)
+        if repeated := [name for name, n in Counter(file.schema_arrow.names).items() if n > 1]:
+            raise UserError(f"{path}: the column '{repeated[0]}' stands twice", "rename one of them")
         start = 0
         for batch in file.iter_batches(batch_size=4096):
             for offset, row in enumerate(batch.to_pylist()):

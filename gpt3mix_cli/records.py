@@ -28,6 +28,7 @@ except ImportError:  # Windows has no flock; there, two processes writing one ou
 
 STDIO = Path("-")
 MODEL_FILES = ("*.safetensors", "*.bin", "*.model", "*.spm", "tokenizer*", "vocab*", "merges*", "config.json", "generation_config.json")
+DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 SUM_TOLERANCE = 1e-3  # how far the probabilities of a row may be from 1 before they are no distribution
 
 
@@ -155,7 +156,7 @@ def objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (line number, object) of a JSONL file."""
     for number, line in lines(path):
         try:
-            value = json.loads(line, parse_constant=_no_constant)
+            value = json.loads(line, parse_constant=_no_number, parse_float=_finite)
             line.encode()
             if "\\u" in line:  # only an escape can smuggle in a lone surrogate, which no UTF-8 file can hold
                 json.dumps(value, ensure_ascii=False).encode()
@@ -218,8 +219,13 @@ def unknown_label(where: str, label: object, classes: Sequence[str]) -> UserErro
     )
 
 
-def _no_constant(name: str) -> NoReturn:
+def _no_number(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON number")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    return value if -sys.float_info.max <= value <= sys.float_info.max else _no_number(digits)
 
 
 def _open(path: Path) -> IO[bytes]:
@@ -263,12 +269,18 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
     aside = path.with_name(f".{path.name}.partial")
     with disk(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        stream = aside.open("ab")
-    lock(stream, path)
+    stream = _locked(aside, path)
     try:
         with disk(path):
             stream.truncate(0)
+        try:
             yield stream
+        except OSError as error:
+            if error.errno not in DISK_TROUBLE:
+                raise  # the block's own business, such as a network
+            with disk(path):
+                raise
+        with disk(path):
             stream.flush()
             os.fsync(stream.fileno())
             aside.replace(path)
@@ -290,8 +302,20 @@ def append(path: Path, text: str) -> None:
             os.fsync(stream.fileno())
 
 
-def lock(stream: IO[bytes], path: Path) -> None:
-    """Hold an open file for this process until it is closed."""
+def _locked(aside: Path, path: Path) -> IO[bytes]:
+    """Open the side file of an output and hold it for this process until it is closed."""
+    while True:
+        with disk(path):
+            stream = aside.open("ab")
+        _lock(stream, path)
+        with contextlib.suppress(OSError):
+            if os.fstat(stream.fileno()).st_ino == aside.stat().st_ino:
+                return stream
+        # Another writer renamed the file between our opening and locking it: it is that writer's output now.
+        stream.close()
+
+
+def _lock(stream: IO[bytes], path: Path) -> None:
     if fcntl is None:
         return
     try:

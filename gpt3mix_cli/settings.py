@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+-]*")
 LEVEL = re.compile(r"(?P<percent>\d+(\.\d+)?|\.\d+)%|(?P<count>\d+)/class|full")
 
 
@@ -24,17 +25,38 @@ Split = Literal["train", "validation", "test"]
 class Settings(BaseModel):
     """Base of all settings: frozen, and strict about keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
-def _file_name(value: str) -> str:
-    # Names become parts of file names, so they must be safe there on every system.
-    if not NAME.fullmatch(value):
-        raise ValueError(f"'{value}' cannot be a file name; use letters, digits, '.', '_', '+' and '-'")
+def _number(value: Any) -> Any:
+    # Python would take true for 1.
+    if isinstance(value, bool):
+        raise ValueError(f"'{str(value).lower()}' is no number")
     return value
 
 
-Name = Annotated[str, BeforeValidator(lambda value: _file_name(str(value)))]
+Whole = Annotated[int, BeforeValidator(_number)]
+Real = Annotated[float, BeforeValidator(_number)]
+
+
+def _name(value: Any) -> str:
+    # Names become parts of file names, so they must be safe there on every system.
+    if not isinstance(value, str | int) or not NAME.fullmatch(str(value)):
+        raise ValueError(f"'{value}' cannot be a file name; use letters, digits, '.', '_', '+' and '-'")
+    return str(value)
+
+
+def _part(value: Any) -> str:
+    # Dots set the parts of a file name apart: `eda.draw-1.jsonl`, `trials/eda.linear.jsonl`.
+    if not isinstance(value, str | int) or not PART.fullmatch(str(value)):
+        raise ValueError(f"'{value}' cannot be part of a file name; use letters, digits, '_', '+' and '-'")
+    if value == "train":
+        raise ValueError("'train' is the name of the real rows; choose another")
+    return str(value)
+
+
+Name = Annotated[str, BeforeValidator(_name)]
+Part = Annotated[str, BeforeValidator(_part)]
 
 
 class Columns(Settings):
@@ -152,10 +174,10 @@ class Subsample(Settings):
     """The data-scarce draws of section 4.1."""
 
     levels: list[Level] = Field(min_length=1, description="`p%` of train, `n/class`, or `full`")
-    seeds: Annotated[list[int], BeforeValidator(_seeds)] = Field(
+    seeds: Annotated[list[Whole], BeforeValidator(_seeds)] = Field(
         [0, 1, 2, 3, 4], min_length=1, description="data seeds: a count n for 0 to n-1, or a list"
     )
-    master_seed: int = Field(42, description="every generator derives from it")
+    master_seed: Whole = Field(42, description="every generator derives from it")
     validation: Annotated[int | str, BeforeValidator(_rows)] = Field("full", description="rows used for early stopping")
 
     @field_validator("levels", "seeds")
@@ -174,21 +196,21 @@ class LocalLM(Settings):
     revision: str | None = Field(None, description="commit of a hub model")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="auto: float32 on a CPU, bfloat16 on a GPU")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
-    batch_size: int = Field(32, ge=1, description="requests in a block; the numbers depend on it in their last digits")
+    batch_size: Whole = Field(32, ge=1, description="requests in a block; the numbers depend on it in their last digits")
 
 
 class Augment(Settings):
     """GPT3Mix itself; `ratio` and `draws` hold for every method."""
 
-    k: int = Field(2, ge=1, description="real examples in a prompt (section 3)")
-    ratio: float = Field(1.0, gt=0, description="synthetic rows for each real one (section 4.2)")
-    draws: int | Literal["per-trial"] = Field(1, description="synthetic sets a data seed; per-trial: a new one for each trial")
+    k: Whole = Field(2, ge=1, description="real examples in a prompt (section 3)")
+    ratio: Real = Field(1.0, gt=0, description="synthetic rows for each real one (section 4.2)")
+    draws: Whole | Literal["per-trial"] = Field(1, description="synthetic sets a data seed; per-trial: a new one for each trial")
     choose: Literal["uniform", "balanced"] = Field("uniform", description="how examples are chosen")
-    temperature: float = Field(1.0, ge=0, description="0 is greedy")
-    top_p: float = Field(1.0, gt=0, le=1, description="drawn from the fewest tokens with this probability")
-    max_tokens: int = Field(100, ge=1, description="longest text, in tokens of the LM")
-    frequency_penalty: float = Field(0.01, ge=-2, le=2, description="as in OpenAI's API")
-    attempts: float = Field(4.0, ge=1, description="at most this many requests for each wanted row")
+    temperature: Real = Field(1.0, ge=0, description="0 is greedy")
+    top_p: Real = Field(1.0, gt=0, le=1, description="drawn from the fewest tokens with this probability")
+    max_tokens: Whole = Field(100, ge=1, description="longest text, in tokens of the LM")
+    frequency_penalty: Real = Field(0.01, ge=-2, le=2, description="as in OpenAI's API")
+    attempts: Real = Field(4.0, ge=1, description="at most this many requests for each wanted row")
 
     @field_validator("draws")
     @classmethod
@@ -202,8 +224,8 @@ class Eda(Settings):
     """Easy Data Augmentation (Wei and Zou, 2019)."""
 
     kind: Literal["eda"]
-    name: Name = Field("eda", description="of the method")
-    alpha: float | Literal["auto"] = Field("auto", description="share of words changed; auto: the authors' by training size")
+    name: Part = Field("eda", description="of the method")
+    alpha: Real | Literal["auto"] = Field("auto", description="share of words changed; auto: the authors' by training size")
 
     @field_validator("alpha")
     @classmethod
@@ -217,13 +239,13 @@ class Backtranslate(Settings):
     """Back-translation (Fadaee et al., 2017) through a pivot language."""
 
     kind: Literal["backtranslate"]
-    name: Name = Field("backtranslate", description="of the method")
+    name: Part = Field("backtranslate", description="of the method")
     engine: Literal["transformers", "apertium"] = Field("transformers", description="a model a direction, or Apertium's rules")
     forward: str = Field("", description="model or Apertium pair into the pivot; default opus-mt-en-de or eng-spa")
     backward: str = Field("", description="model or Apertium pair back; default opus-mt-de-en or spa-eng")
-    batch_size: int = Field(32, ge=1, description="texts translated together (transformers)")
-    max_tokens: int = Field(256, ge=1, description="longest translation (transformers)")
-    beams: int = Field(4, ge=1, description="beam width (transformers)")
+    batch_size: Whole = Field(32, ge=1, description="texts translated together (transformers)")
+    max_tokens: Whole = Field(256, ge=1, description="longest translation (transformers)")
+    beams: Whole = Field(4, ge=1, description="beam width (transformers)")
     device: str = Field("auto", description="auto, cpu, cuda, ... (transformers)")
 
 
@@ -234,17 +256,17 @@ class Transformer(Settings):
     """A pretrained encoder with a fresh classification head; the defaults are sections 4.1 and 4.2."""
 
     kind: Literal["transformer"]
-    name: Name = Field("transformer", description="of the classifier in results")
-    trials: int | None = Field(None, ge=1, description="overrides the experiment's `trials`")
+    name: Part = Field("transformer", description="of the classifier in results")
+    trials: Whole | None = Field(None, ge=1, description="overrides the experiment's `trials`")
     model: str = Field("distilbert-base-uncased", description="folder, hub id, or `minilm` (extra `offline`)")
     revision: str | None = Field(None, description="commit of a hub model")
-    lr: float = Field(3e-5, gt=0, description="peak learning rate of AdamW")
-    warmup_epochs: float = Field(3, ge=0, description="linear warm-up; constant afterwards")
-    patience: int = Field(20, ge=1, description="epochs without a better validation accuracy before stopping")
-    batch_size: int = Field(32, ge=1, description="rows a step of the optimiser")
-    max_epochs: int = Field(200, ge=1, description="where training ends at the latest")
-    weight_decay: float = Field(0.01, ge=0, description="decoupled; none on biases and norms")
-    max_length: int = Field(128, ge=4, description="tokens kept of a text")
+    lr: Real = Field(3e-5, gt=0, description="peak learning rate of AdamW")
+    warmup_epochs: Real = Field(3, ge=0, description="linear warm-up; constant afterwards")
+    patience: Whole = Field(20, ge=1, description="epochs without a better validation accuracy before stopping")
+    batch_size: Whole = Field(32, ge=1, description="rows a step of the optimiser")
+    max_epochs: Whole = Field(200, ge=1, description="where training ends at the latest")
+    weight_decay: Real = Field(0.01, ge=0, description="decoupled; none on biases and norms")
+    max_length: Whole = Field(128, ge=4, description="tokens kept of a text")
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="of products; auto: bfloat16 where the processor has it")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
 
@@ -253,10 +275,10 @@ class Linear(Settings):
     """Tf-idf and logistic regression."""
 
     kind: Literal["linear"]
-    name: Name = Field("linear", description="of the classifier in results")
-    trials: int | None = Field(None, ge=1, description="overrides the experiment's `trials`")
-    ngrams: int = Field(2, ge=1, le=5, description="longest word n-gram")
-    C: float = Field(10.0, gt=0, description="inverse strength of the L2 penalty")
+    name: Part = Field("linear", description="of the classifier in results")
+    trials: Whole | None = Field(None, ge=1, description="overrides the experiment's `trials`")
+    ngrams: Whole = Field(2, ge=1, le=5, description="longest word n-gram")
+    C: Real = Field(10.0, gt=0, description="inverse strength of the L2 penalty")
 
 
 Classifier = Annotated[Transformer | Linear, Field(discriminator="kind")]
@@ -272,7 +294,7 @@ class Experiment(Settings):
     augment: Augment = Field(Augment(), description="GPT3Mix, and how many rows every method makes")
     baselines: list[Baseline] = Field([], description="methods to compare with: a `kind:` of eda or backtranslate each")
     classifiers: list[Classifier] = Field([], description="what is trained: a `kind:` of transformer or linear each")
-    trials: int = Field(10, ge=1, description="training runs a cell in all, dealt over the data seeds in turn")
+    trials: Whole = Field(10, ge=1, description="training runs a cell in all, dealt over the data seeds in turn")
     sweep: dict[str, list[Any]] = Field({}, description="key -> values; every combination is a variant")
 
     _variant: dict[str, Any] = PrivateAttr(default_factory=dict)

@@ -66,7 +66,8 @@ def subsample(
 ) -> Done:
     """Write the training rows of a level and data seed with their manifest, unless they are there already."""
     settings = {"level": level, "master_seed": master_seed, "data_seed": seed, "classes": list(classes)}
-    inputs = {"train": splits.sha["train"]}
+    # The test rows change no draw, but the manifest counts those that stand in train.
+    inputs = {"train": splits.sha["train"], "test": splits.sha["test"]}
     if not force and (manifest := up_to_date(output, settings, inputs)):
         return Done(output, manifest, skipped=True)
     started = time.monotonic()

@@ -193,7 +193,7 @@ def test_a_broken_line_is_told_with_file_and_number(tmp_path: Path, line: str | 
         ('{"pos": 0.2, "neg": 0.2}', "probs: {'pos': 0.2, 'neg': 0.2} is no distribution (sum 0.4)"),
         ('{"pos": 0, "neg": 0}', "probs: {'pos': 0.0, 'neg': 0.0} is no distribution (sum 0)"),
         ('{"pos": 1.5, "neg": -0.5}', "probs: {'pos': 1.5, 'neg': -0.5} is no distribution (sum 1)"),
-        ('{"pos": 1e999, "neg": 0}', "probs: {'pos': inf, 'neg': 0.0} is no distribution (sum inf)"),
+        ('{"pos": 1e999, "neg": 0}', "no valid JSON: 1e999 is no JSON number"),
         ('{"pos": 0.5, "neg": null}', "'probs.neg' input should be a valid number, got None"),
         ('{"pos": "high", "neg": 0}', "'probs.pos' input should be a valid number, unable to parse string as a number, got 'high'"),
         ("[1, 0]", "'probs' input should be a valid dictionary, got [1, 0]"),
@@ -260,7 +260,6 @@ def test_minus_is_stdin_and_stdout(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="bug: 1e999 is read as infinity, which no writer accepts")
 def test_what_was_read_can_be_written(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(GOOD.replace("}", ', "score": 1e999}'), encoding="utf-8")
@@ -371,13 +370,11 @@ def test_a_full_disk_is_a_message_with_its_own_hint() -> None:
     assert error.value.hint == "free some space and run the same command again"
 
 
-@pytest.mark.xfail(strict=True, reason="bug: an OSError of the block's own work (a network, another file) is told as a full or closed disk")
 def test_an_error_of_the_blocks_own_work_is_not_blamed_on_the_output(tmp_path: Path) -> None:
     with pytest.raises(TimeoutError), whole_file(tmp_path / "out.jsonl"):
         raise TimeoutError("the endpoint does not answer")
 
 
-@pytest.mark.xfail(strict=True, reason="bug: a side file opened before the other writer's rename is the finished output itself, and is truncated")
 def test_a_writer_that_comes_as_another_ends_does_not_destroy_its_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second writer opens the side file, the first renames it, the second gets the lock: here played in that order."""
     path = tmp_path / "out.jsonl"

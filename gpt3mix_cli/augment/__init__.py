@@ -173,7 +173,7 @@ def augment(
     """
     if not examples:
         raise UserError("there are no real examples to start from", "check the subsample")
-    wanted = min(wanted_rows(ratio, len(examples)), limit or sys.maxsize)
+    wanted = min(wanted_rows(ratio, len(examples)), sys.maxsize if limit is None else limit)
     settings = {**augmenter.about, "ratio": ratio, "limit": limit, "attempts": attempts, "seed": seed}
     inputs = {"train": rows_sha(examples)}
     if not force and (manifest := up_to_date(output, settings, inputs)):

@@ -34,9 +34,13 @@ class Journaled:
             path.parent.mkdir(parents=True, exist_ok=True)
         with self._sqlite():
             self._database = sqlite3.connect(path, isolation_level=None, timeout=10)
-            # FULL: an answer that was paid for survives a power cut, not only a kill.
-            self._database.execute("PRAGMA synchronous = FULL")
-            self._database.execute(SCHEMA)
+            try:
+                # FULL: an answer that was paid for survives a power cut, not only a kill.
+                self._database.execute("PRAGMA synchronous = FULL")
+                self._database.execute(SCHEMA)
+            except sqlite3.Error:
+                self._database.close()
+                raise
 
     @property
     def about(self) -> About:
@@ -68,7 +72,10 @@ class Journaled:
         marks = ",".join("?" * len(keys))
         with self._sqlite():
             rows = self._database.execute(f"SELECT key, answer FROM answers WHERE key IN ({marks})", keys).fetchall()  # noqa: S608 - only marks
-        return {key: _completion(answer) for key, answer in rows}
+        try:
+            return {key: _completion(answer) for key, answer in rows}
+        except (ValueError, KeyError, TypeError) as error:
+            raise _damaged(self._path, error) from None
 
     def _keep(self, keys: Sequence[str], requests: Sequence[Request], completions: Sequence[Completion]) -> None:
         rows = [
@@ -107,7 +114,11 @@ class _Translated:
             )
             raise UserError(f"{self._path}: the journal cannot be written: {error}", hint) from None
         if isinstance(error, sqlite3.DatabaseError):
-            raise UserError(f"{self._path}: the journal is damaged: {error}", "move the file away; its answers will be asked for again") from None
+            raise _damaged(self._path, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path}: the journal is damaged: {error}", "move the file away; its answers will be asked for again")
 
 
 def _completion(answer: str) -> Completion:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
 
 STOP = "\n"  # one row is one line of the prompt's list
+TAIL = 8  # tokens of the prompt that decide how the first written token is spelled
 ENDLESS = 1_000_000  # what tokenizers say where they know no limit is far above this
 
 
@@ -61,13 +62,19 @@ class Local:
     def _model(self) -> Any:
         import torch
 
-        return self._loaded("AutoModelForCausalLM", dtype=getattr(torch, self._dtype)).to(self._device).eval()
+        model, info = self._loaded("AutoModelForCausalLM", dtype=getattr(torch, self._dtype), output_loading_info=True)
+        if missing := sorted(info["missing_keys"]):
+            # The library would draw them at random, and write and score nonsense without a word.
+            message = f"lm.model {self._place}: {len(missing)} weights of a causal LM are missing, such as {missing[0]}"
+            raise UserError(message, "give the folder or hub id of a causal LM, with its language-modelling head")
+        return model.to(self._device).eval()
 
     @functools.cached_property
     def _ends(self) -> set[int]:
         configured = self._model.generation_config.eos_token_id
         ends = configured if isinstance(configured, list) else [configured]
-        return {token for token in [*ends, self._tokenizer.eos_token_id] if token is not None}
+        # Any special token ends a text: it cannot be shown, and what follows it belongs to something else.
+        return {token for token in [*ends, *self._tokenizer.all_special_ids] if token is not None}
 
     def _loaded(self, part: str, **options: Any) -> Any:
         import transformers
@@ -97,13 +104,13 @@ class Local:
 
     def _complete_block(self, requests: Sequence[Request]) -> list[Completion]:
         prompts = [self._encode(request.prompt) for request in requests]
-        fitting = [i for i, request in enumerate(requests) if len(prompts[i]) + request.max_tokens <= self.about.context]
+        fitting = [i for i, request in enumerate(requests) if len(prompts[i]) + self._room(request) <= self.about.context]
         written = self._write([requests[i] for i in fitting], [prompts[i] for i in fitting]) if fitting else []
         texts: dict[int, tuple[str, str]] = {}
         contexts: dict[int, list[int]] = {}
         for i, tokens in zip(fitting, written, strict=True):
             request = requests[i]
-            text, finish, kept = self._cut(tokens, request.seam)
+            text, finish, kept = self._cut(prompts[i], tokens, request.seam)
             texts[i] = text, finish
             if request.seam and finish != "length":
                 whole = f"{text}{request.seam}"
@@ -147,7 +154,7 @@ class Local:
                 for row, token in enumerate(tokens.tolist()):
                     if row in open_rows:
                         written[row].append(token)
-                        if self._ended(written[row], requests[row]):
+                        if self._ended(prompts[row], written[row], requests[row]):
                             open_rows.discard(row)
                 if not open_rows:
                     break
@@ -156,16 +163,23 @@ class Local:
                 positions = positions[:, -1:] + 1
         return written
 
-    def _ended(self, tokens: list[int], request: Request) -> bool:
+    def _room(self, request: Request) -> int:
+        """Return how many tokens may follow the prompt: the text, a seam that is appended, and the longest choice."""
+        if not request.seam:
+            return request.max_tokens
+        seam, *choices = map(len, self._after(".", [request.seam]) + self._after(request.seam, request.choices))
+        return request.max_tokens + seam + max(choices, default=0)
+
+    def _ended(self, prompt: list[int], tokens: list[int], request: Request) -> bool:
         if tokens[-1] in self._ends or len(tokens) >= request.max_tokens:
             return True
-        text = self._decode(tokens)
+        text = self._decode(prompt, tokens)
         return STOP in text or bool(request.seam and request.seam in text)
 
-    def _cut(self, tokens: list[int], seam: str) -> tuple[str, str, list[int] | None]:
+    def _cut(self, prompt: list[int], tokens: list[int], seam: str) -> tuple[str, str, list[int] | None]:
         """Return (text, finish, tokens of text and seam, or of the text alone where the line ended; None if a token straddles)."""
         ended = tokens[-1] in self._ends
-        whole = self._decode(tokens[:-1] if ended else tokens)
+        whole = self._decode(prompt, tokens[:-1] if ended else tokens)
         places = {mark: whole.find(mark) for mark in (STOP, seam) if mark and mark in whole}
         if not places:
             return whole, "line" if ended else "length", tokens[:-1] if ended else None
@@ -174,7 +188,7 @@ class Local:
         if mark == seam:
             return text, "seam", tokens if whole == text + seam and not ended else None
         # The line's end must be a token of its own for the tokens before it to be the text's.
-        return text, "line", tokens[:-1] if not ended and self._decode(tokens[:-1]) == text else None
+        return text, "line", tokens[:-1] if not ended and self._decode(prompt, tokens[:-1]) == text else None
 
     # Scoring ---------------------------------------------------------------------------------------------------------
 
@@ -221,9 +235,13 @@ class Local:
         tokens: list[int] = self._tokenizer(text)["input_ids"]
         return tokens
 
-    def _decode(self, tokens: Sequence[int]) -> str:
-        text: str = self._tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return text
+    def _decode(self, prompt: list[int], tokens: list[int]) -> str:
+        """Return what the tokens add to the prompt: on their own some tokenizers would drop their first space."""
+        tail = prompt[-TAIL:]
+        options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+        before: str = self._tokenizer.decode(tail, **options)
+        both: str = self._tokenizer.decode(tail + tokens, **options)
+        return both.removeprefix(before)
 
     def _left_padded(self, rows: Sequence[Sequence[int]]) -> tuple["torch.Tensor", "torch.Tensor"]:
         """Return ids and attention mask, both (rows, longest), padded on the left so that all rows end together."""
@@ -266,10 +284,14 @@ class _Sampler:
         greedy = logits.argmax(-1)
         probs = (logits / self._temperature.clamp(min=1e-6)).softmax(-1)
         order = None
-        if bool((self._top_p < 1).any()):
-            probs, order = probs.sort(-1, descending=True)
+        some = self._top_p < 1
+        if bool(some.any()):
+            ranked, ranks = probs.sort(-1, descending=True)
             # A token stays if those before it have not yet reached top_p: the first one always does.
-            probs = probs.masked_fill(probs.cumsum(-1) - probs >= self._top_p, 0)
+            ranked = ranked.masked_fill(ranked.cumsum(-1) - ranked >= self._top_p, 0)
+            # Rows that draw from all tokens keep their order, whatever their neighbours do.
+            own = torch.arange(probs.shape[-1], device=probs.device)
+            probs, order = torch.where(some, ranked, probs), torch.where(some, ranks, own)
         # Inverse of the cumulative distribution, in float64 so that the tail keeps its share; no division is needed.
         cumulative = probs.double().cumsum(-1)
         drawn = torch.searchsorted(cumulative, self._uniforms[:, step, None] * cumulative[:, -1:], right=True).clamp(max=logits.shape[-1] - 1)

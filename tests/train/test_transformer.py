@@ -3,7 +3,7 @@
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,22 +23,15 @@ ROWS = [
     for i in range(5)
     for word, label, share in (("good", "pos", 0.9), ("bad", "neg", 0.2))
 ]
-VALIDATION = [Example(id=f"v{i}", text=text, label="neg" if text == "bad" else "pos") for i, text in enumerate(["good", "good film", "the good", "bad"])]
+VALIDATION = [
+    Example(id=f"v{i}", text=text, label="neg" if text == "bad" else "pos") for i, text in enumerate(["good", "good film", "the good", "bad"])
+]
 TEXTS = ["bad", "a good film and a long story about the sea", "good", "the film is bad", "a", "a good film " * 12, "the story is bad and long"]
 
-FIRST_FIT = "a classifier's first fit loads the weights after seeding, which uses up the generator: it differs from every later fit with the same seed"
+FIRST_FIT = (
+    "a classifier's first fit loads the weights after seeding, which uses up the generator: it differs from every later fit with the same seed"
+)
 NO_POOLER = "DistilBERT has no `pooler` attribute at all, and `base.pooler` is read before it is looked for"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tiny products gain nothing from threads, and wait for them where the machine is busy."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +202,9 @@ def test_the_state_of_the_global_generator_does_not_matter(tiny_encoder: Path) -
 
 def test_it_learns_what_two_words_mean(tiny_encoder: Path) -> None:
     found = classifier(tiny_encoder, lr=1e-2, max_epochs=12)
-    rows = [Augmented(id="", text=t, label=label, probs={c: float(c == label) for c in CLASSES}) for t, label in (("good", "pos"), ("bad", "neg"))] * 8
+    rows = [
+        Augmented(id="", text=t, label=label, probs={c: float(c == label) for c in CLASSES}) for t, label in (("good", "pos"), ("bad", "neg"))
+    ] * 8
     fit = found.fit(rows, VALIDATION, 1)
     assert fit.valid_accuracy == 1.0
     assert found.predict_proba(["good", "bad"]).argmax(1).tolist() == [0, 1]
@@ -222,7 +217,9 @@ def test_the_loss_is_soft_cross_entropy(encoder: Path) -> None:
     loss = found.fit(ROWS, VALIDATION, 1).history[0]["loss"]
     probabilities = found.predict_proba([row.text for row in ROWS])
     expected = -np.mean([row.probs["pos"] * math.log(p) + row.probs["neg"] * math.log(q) for row, (p, q) in zip(ROWS, probabilities, strict=True)])
-    hard = -np.mean([math.log(max(pair) if row.label == CLASSES[pair.argmax()] else min(pair)) for row, pair in zip(ROWS, probabilities, strict=True)])
+    hard = -np.mean(
+        [math.log(max(pair) if row.label == CLASSES[pair.argmax()] else min(pair)) for row, pair in zip(ROWS, probabilities, strict=True)]
+    )
     assert loss == pytest.approx(expected, abs=2e-6)
     assert abs(expected - hard) > 1e-4  # the case can tell soft from hard labels
 
@@ -339,7 +336,8 @@ def test_scores_come_in_the_order_of_the_texts(tiny_encoder: Path, monkeypatch: 
         found._model.classifier.weight.mul_(100)  # so that texts differ by more than the tolerance
     together = found.predict_proba(TEXTS)
     alone = np.concatenate([found.predict_proba([text]) for text in TEXTS])
-    assert len({round(float(p), 3) for p in together[:, 0]}) == len(TEXTS)  # the texts can be told apart
+    by_length = together[sorted(range(len(TEXTS)), key=lambda i: len(TEXTS[i]))]
+    assert np.abs(by_length - together).max() > 1e-3  # the order in which they are scored would be noticed
     assert together == pytest.approx(alone, abs=1e-5)
     monkeypatch.setattr(transformer, "SCORING_TOKENS", 16)
     assert found.predict_proba(TEXTS) == pytest.approx(alone, abs=1e-5)

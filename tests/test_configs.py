@@ -1,0 +1,49 @@
+"""Every YAML file that we ship loads, and says at its top what it shows and how to run it."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from gpt3mix_cli.config import load
+
+ROOT = Path(__file__).parent.parent
+SHIPPED = sorted(path.relative_to(ROOT) for folder in ("configs", "results") for path in (ROOT / folder).rglob("*.yaml"))
+TASKS = [path for path in SHIPPED if "tasks" in path.parts]
+EXPERIMENTS = [path for path in SHIPPED if path not in TASKS]
+
+
+def heading(path: Path) -> str:
+    """Return the comment at the top of a file."""
+    lines = (ROOT / path).read_text(encoding="utf-8").splitlines()
+    end = next(number for number, line in enumerate(lines) if not line.startswith("#"))
+    return "\n".join(lines[:end])
+
+
+def test_there_are_experiments_and_tasks() -> None:
+    assert {"configs/demo.yaml", "configs/tasks/sst2.yaml"} <= {path.as_posix() for path in SHIPPED}
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=str)
+def test_an_experiment_loads_and_opens_with_its_command(path: Path) -> None:
+    experiments = load(ROOT / path)
+    assert all(experiment.classifiers for experiment in experiments)
+    commands = re.findall(r"gpt3mix \w+ (\S+\.yaml)", heading(path))
+    assert path.as_posix() in commands
+    assert len(heading(path)) > len(f"# gpt3mix run {path}") + 20  # and what it shows
+
+
+@pytest.mark.parametrize("path", TASKS, ids=str)
+def test_a_task_file_loads_in_an_experiment_and_opens_with_its_use(path: Path, tmp_path: Path) -> None:
+    assert f"task: tasks/{path.name}" in heading(path)
+    (tmp_path / "tasks").symlink_to((ROOT / path).parent)
+    (tmp_path / "wrapper.yaml").write_text(f"task: tasks/{path.name}\nsubsample: {{levels: [1%]}}\n")
+    (experiment,) = load(tmp_path / "wrapper.yaml")
+    raw = yaml.safe_load((ROOT / path).read_text(encoding="utf-8"))
+    assert experiment.task.name == path.stem
+    assert experiment.task.classes == [str(name) for name in raw["labels"]]
+    values = getattr(experiment.task.data, "values", {})
+    assert not values or set(values.values()) == set(experiment.task.classes)
+    for name in ("text_type", "label_type"):
+        assert raw[name] == getattr(experiment.task, name)

@@ -1,0 +1,134 @@
+"""A key that no code reads does not exist: tiny runs of every kind together read every field of every settings model."""
+
+import inspect
+import shutil
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpt3mix_cli import check, settings
+from gpt3mix_cli.config import load
+from gpt3mix_cli.errors import StoppedShort
+from gpt3mix_cli.grid import Grid
+from gpt3mix_cli.settings import Settings
+
+# Fields that work without being read as an attribute, and why.
+ELSEWHERE = {
+    **{
+        (model, "kind"): "picks the class, which a `match` reads"
+        for model in ("HubData", "FilesData", "DemoData", "LocalLM", "Eda", "Backtranslate", "Transformer", "Linear")
+    },
+    ("Experiment", "sweep"): "config makes the variants out of it before the models exist",
+}
+MODELS = [value for value in vars(settings).values() if inspect.isclass(value) and issubclass(value, Settings) and value is not Settings]
+FIELDS = {(model.__name__, name) for model in MODELS for name in model.model_fields}
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> set[tuple[str, str]]:
+    """The (class, field) pairs that code of the package, settings and config apart, has read."""
+    seen: set[tuple[str, str]] = set()
+    package = str(Path(settings.__file__).parent)
+    aside = {settings.__file__, str(Path(package) / "config.py")}
+
+    def watched(self: Any, name: str) -> Any:
+        model = type(self)
+        if name in model.model_fields:
+            frame: types.FrameType | None = sys._getframe(1)
+            file = frame.f_code.co_filename if frame else ""
+            if file.startswith(package) and file not in aside:
+                for each in model.__mro__:
+                    if each.__module__ == settings.__name__:
+                        seen.add((each.__name__, name))
+        return object.__getattribute__(self, name)
+
+    monkeypatch.setattr(Settings, "__getattribute__", watched)
+    return seen
+
+
+@pytest.fixture
+def seq2seq(tmp_path: Path, tiny_lm: Path) -> Path:
+    """A tiny random translator."""
+    import torch
+    from transformers import AutoTokenizer, BartConfig, BartForConditionalGeneration
+
+    folder = tmp_path / "seq2seq"
+    AutoTokenizer.from_pretrained(tiny_lm).save_pretrained(folder)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        sizes = {f"{part}_{what}": size for part in ("encoder", "decoder") for what, size in (("layers", 1), ("attention_heads", 2), ("ffn_dim", 32))}
+        ends = {"bos_token_id": 0, "pad_token_id": 0, "eos_token_id": 0, "decoder_start_token_id": 0, "forced_eos_token_id": None}
+        BartForConditionalGeneration(BartConfig(vocab_size=500, d_model=16, max_position_embeddings=200, **sizes, **ends)).save_pretrained(folder)
+    return folder
+
+
+def run(tmp_path: Path, name: str, text: str) -> None:
+    path = tmp_path / f"{name}.yaml"
+    path.write_text(f"name: {name}\n{text}")
+    grid = Grid(load(path), tmp_path / "results")
+    assert all(finding.good for finding in check.check(grid))
+    assert not [item for item in grid.run() if isinstance(item, StoppedShort)]
+    grid.report()
+
+
+def test_every_key_is_read_by_code(
+    tmp_path: Path, tiny_lm: Path, tiny_encoder: Path, seq2seq: Path, read: set[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    rows = "text,label,id\n" + "".join(f"{word} film number {i},{label},{i}\n" for i, (word, label) in enumerate([("good", "1"), ("bad", "0")] * 6))
+    for split in ("train", "validation", "test"):
+        (tmp_path / "hub").mkdir(exist_ok=True)
+        (tmp_path / "hub" / f"{split}.csv").write_text(rows)
+        (tmp_path / f"{split}.csv").write_text(rows)
+    run(
+        tmp_path,
+        "demo",
+        f"""\
+task: {{data: {{kind: demo}}, labels: [pos, neg]}}
+subsample: {{levels: [2/class], seeds: 1, validation: 4}}
+lm: {{kind: local, model: bundled, batch_size: 2}}
+augment: {{ratio: 0.5, max_tokens: 60}}
+baselines: [{{kind: backtranslate, engine: transformers, forward: {seq2seq}, backward: {seq2seq}, max_tokens: 3, beams: 1}}]
+classifiers: [{{kind: transformer, model: {tiny_encoder}, max_epochs: 6}}]  # four rows cannot get better six times: patience is asked
+trials: 1
+""",
+    )
+    run(
+        tmp_path,
+        "files",
+        """\
+task: {data: {kind: files, train: train.csv, validation: validation.csv, test: test.csv, values: {1: pos, 0: neg}}, labels: [pos, neg]}
+subsample: {levels: [2/class], seeds: 1}
+baselines: [{kind: eda}]
+classifiers: [{kind: linear, trials: 1}]
+""",
+    )
+    run(
+        tmp_path,
+        "hub",
+        """\
+task: {data: {kind: hub, path: hub, values: {1: pos, 0: neg}}, labels: [pos, neg]}
+subsample: {levels: [2/class], seeds: 1}
+classifiers: [{kind: linear}]
+trials: 1
+""",
+    )
+    unread = FIELDS - read - set(ELSEWHERE)
+    assert not unread
+    assert not set(ELSEWHERE) - FIELDS
+    assert not set(ELSEWHERE) & read, "read after all: take it off the list"
+
+
+@pytest.mark.skipif(not shutil.which("apertium"), reason="apertium is not installed")
+def test_the_other_engine_of_back_translation_reads_its_keys(tmp_path: Path, read: set[tuple[str, str]]) -> None:
+    (tmp_path / "a.yaml").write_text(
+        "task: {data: {kind: demo}, labels: [pos, neg]}\nsubsample: {levels: [1/class], seeds: 1}\n"
+        "baselines: [{kind: backtranslate, engine: apertium}]\ntrials: 1\n"
+    )
+    list(Grid(load(tmp_path / "a.yaml"), tmp_path / "results").run())
+    assert {("Backtranslate", name) for name in ("engine", "forward", "backward", "name")} <= read

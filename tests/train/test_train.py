@@ -1,0 +1,320 @@
+"""Trials: their rows, pairing, resuming after a kill, and what is up to date."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gpt3mix_cli.errors import StoppedShort
+from gpt3mix_cli.records import Augmented, Done, Example, Trial, manifest_path, read, read_manifest
+from gpt3mix_cli.train import Cell, Fit, Synthetic, history_path, one_hot
+from gpt3mix_cli.train import train as run_trials
+
+CLASSES = ["pos", "neg"]
+REAL = [Example(id=f"t{i}", text=f"text {i}", label=CLASSES[i % 2]) for i in range(4)]
+TEST = [Example(id=f"e{i}", text=f"test {i}", label=CLASSES[i % 3 == 0]) for i in range(9)]
+VALIDATION = TEST[:3]
+TRIALS = [(0, 0), (2, 0), (4, 0)]
+
+
+class Fake:
+    """A classifier whose numbers come from hashes of the seed and the texts; it keeps what it was given.
+
+    Args:
+        failing: numbers of the fits, counted from 0, that raise.
+        about: what it says of itself.
+    """
+
+    def __init__(self, failing: Sequence[int] = (), about: Mapping[str, Any] = {"kind": "fake"}, error: type[Exception] = RuntimeError) -> None:
+        self.failing, self.about, self.error = failing, dict(about), error
+        self.seeds: list[int] = []
+        self.given: list[list[Augmented]] = []
+
+    def fit(self, train: Sequence[Augmented], validation: Sequence[Example], seed: int) -> Fit:
+        self.seeds.append(seed)
+        self.given.append(list(train))
+        if len(self.seeds) - 1 in self.failing:
+            raise self.error("no luck\nsecond line")
+        return Fit(0.5, 2, tuple({"epoch": e, "loss": 1 / e, "valid_accuracy": 0.25 * e} for e in (1, 2)))
+
+    def predict_proba(self, texts: Sequence[str]) -> Any:
+        shares = [hashlib.sha256(f"{self.seeds[-1]} {text}".encode()).digest()[0] / 255 for text in texts]
+        return np.array([[share, 1 - share] for share in shares])
+
+    def probe(self) -> None:
+        """Nothing to load."""
+
+
+def go(
+    output: Path,
+    fake: Fake | None = None,
+    method: str = "none",
+    synthetic: Mapping[int, Synthetic] | None = None,
+    trials: Sequence[tuple[int, int]] = TRIALS,
+    real: Sequence[Example] = REAL,
+    **options: Any,
+) -> Done:
+    cell = Cell("task", "1%", method, "fake", {"augment.k": 2}, 3, CLASSES)
+    options = {"master_seed": 42, **options}
+    return run_trials(fake or Fake(), cell, real, synthetic or {}, VALIDATION, TEST, trials, output, **options)
+
+
+def rows_of(output: Path) -> list[dict[str, Any]]:
+    """Return the rows without what the clock says."""
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    assert all(row.pop("seconds") >= 0 for row in rows)
+    return rows
+
+
+def synthetic(*texts: str) -> Synthetic:
+    rows = [Augmented(id=f"s-{text}", text=text, label="pos", probs={"pos": 0.75, "neg": 0.25}, method="made") for text in texts]
+    return Synthetic(rows, {"kind": "made", "seed": hash(texts), "attempts": 4, "k": 2}, tokens=len(texts))
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    return tmp_path / "trials" / "none.fake.jsonl"
+
+
+# Rows ----------------------------------------------------------------------------------------------------------------
+
+
+def test_rows_have_every_field_and_stand_in_the_order_of_the_trials(output: Path) -> None:
+    done = go(output, trials=[(4, 0), (0, 0), (2, 0)])
+    rows = rows_of(output)
+    assert [row["trial"] for row in rows] == [0, 2, 4]
+    fields = [name for name in Trial.model_fields if name != "seconds"]
+    assert all(list(row) == fields for row in rows)
+    assert {name for name, value in rows[0].items() if value is None} == {"error", "tokens", "usd"}
+    expected = {
+        "task": "task", "level": "1%", "method": "none", "classifier": "fake", "variant": {"augment.k": 2}, "data_seed": 3, "draw": 0,
+        "status": "ok", "n_train": 4, "n_synthetic": 0, "n_test": 9, "majority": 0.666667, "valid_accuracy": 0.5, "best_epoch": 2, "epochs": 2,
+    }  # fmt: skip
+    assert {name: rows[0][name] for name in expected} == expected
+    assert done.manifest.complete
+    assert done.manifest.counts == {"trials": 3, "ok": 3, "failed": 0}
+
+
+def test_accuracy_is_that_of_the_test_rows(output: Path) -> None:
+    fake = Fake()
+    go(output, fake, trials=[(0, 0)])
+    (row,) = rows_of(output)
+    right = [CLASSES[p.argmax()] == e.label for p, e in zip(fake.predict_proba([e.text for e in TEST]), TEST, strict=True)]
+    assert row["accuracy"] == round(np.mean(right), 6)
+    assert sum(map(sum, row["confusion"])) == 9
+
+
+def test_epochs_stand_in_the_history_in_order(output: Path) -> None:
+    go(output, trials=[(4, 0), (0, 0)])
+    lines = [json.loads(line) for line in history_path(output).read_text().splitlines()]
+    assert history_path(output).name == "none.fake.history.jsonl"
+    assert [(line["trial"], line["epoch"]) for line in lines] == [(0, 1), (0, 2), (4, 1), (4, 2)]
+    assert lines[1] == {"trial": 0, "epoch": 2, "loss": 0.5, "valid_accuracy": 0.5}
+
+
+def test_training_rows_are_the_real_ones_as_one_hot_and_then_the_draws_own(output: Path) -> None:
+    fake = Fake()
+    go(output, fake, "made", {0: synthetic("a", "b"), 1: synthetic("c")}, trials=[(0, 0), (1, 1), (2, 0)])
+    assert [[row.text for row in given[4:]] for given in fake.given] == [["a", "b"], ["c"], ["a", "b"]]
+    assert all(given[:4] == [one_hot(row, CLASSES) for row in REAL] for given in fake.given)
+    assert fake.given[0][1].probs == {"pos": 0.0, "neg": 1.0}
+    assert fake.given[0][4].probs == {"pos": 0.75, "neg": 0.25}
+    assert [(row["n_synthetic"], row["tokens"]) for row in rows_of(output)] == [(2, 2), (1, 1), (2, 2)]
+
+
+def test_a_trial_has_the_same_training_seed_in_every_method(tmp_path: Path) -> None:
+    none, made = Fake(), Fake()
+    go(tmp_path / "none.fake.jsonl", none)
+    go(tmp_path / "made.fake.jsonl", made, "made", {0: synthetic("a")}, trials=list(reversed(TRIALS)))
+    assert none.seeds == made.seeds[::-1]
+    assert len(set(none.seeds)) == 3
+    assert [row["seed"] for row in rows_of(tmp_path / "made.fake.jsonl")] == none.seeds
+
+
+def test_another_master_seed_makes_other_training_seeds(tmp_path: Path) -> None:
+    one, other = Fake(), Fake()
+    go(tmp_path / "a.jsonl", one)
+    go(tmp_path / "b.jsonl", other, master_seed=0)
+    assert not set(one.seeds) & set(other.seeds)
+
+
+def test_the_settings_hash_is_of_what_can_change_a_number_only(tmp_path: Path) -> None:
+    def settings(name: str, **options: Any) -> set[str]:
+        go(tmp_path / name, **options)
+        return {row["settings"] for row in rows_of(tmp_path / name)}
+
+    plain = settings("a")
+    assert len(plain) == 1
+    assert settings("b", trials=[(7, 0)], master_seed=1, real=REAL[:2]) == plain
+    assert settings("c", fake=Fake(about={"kind": "fake", "lr": 1})) != plain
+    made = settings("d", method="made", synthetic={0: synthetic("a")})
+    assert made != plain
+    assert settings("e", method="made", synthetic={0: synthetic("b", "c")}) == made  # another draw: its seed and rows differ
+    other = Synthetic([], {"kind": "made", "k": 3})
+    assert settings("f", method="made", synthetic={0: other}) != made
+
+
+def test_hashes_name_the_rows_of_the_cell(tmp_path: Path) -> None:
+    go(tmp_path / "a.jsonl", trials=[(0, 0)])
+    go(tmp_path / "b.jsonl", trials=[(0, 0)], real=REAL[:2])
+    (a,), (b,) = rows_of(tmp_path / "a.jsonl"), rows_of(tmp_path / "b.jsonl")
+    assert a["train_sha"] != b["train_sha"]
+    assert a["test_sha"] == b["test_sha"]
+
+
+def test_progress_is_told_after_every_trial(output: Path) -> None:
+    heard: list[tuple[str, int | None, int | None]] = []
+    go(output, tell=lambda text, done=None, total=None: heard.append((text, done, total)))
+    assert heard == [("none + fake", i, 3) for i in (1, 2, 3)]
+
+
+# Resuming ------------------------------------------------------------------------------------------------------------
+
+KILLED = """
+import importlib.util, os, sys
+from pathlib import Path
+spec = importlib.util.spec_from_file_location("shared", sys.argv[1])
+shared = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(shared)
+
+class Killed(shared.Fake):
+    def fit(self, train, validation, seed):
+        fit = super().fit(train, validation, seed)
+        if len(self.seeds) == 2:
+            os._exit(9)
+        return fit
+
+shared.go(Path(sys.argv[2]), Killed())
+"""
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("undisturbed") / "none.fake.jsonl"
+    go(output)
+    return output
+
+
+def same(output: Path, other: Path) -> bool:
+    return rows_of(output) == rows_of(other) and history_path(output).read_bytes() == history_path(other).read_bytes()
+
+
+def test_a_killed_run_goes_on_where_it_was_and_ends_alike(output: Path, undisturbed: Path) -> None:
+    killed = subprocess.run([sys.executable, "-c", KILLED, __file__, str(output)], check=False)
+    assert killed.returncode == 9
+    assert [row["trial"] for row in rows_of(output)] == [0]
+    manifest = read_manifest(output)
+    assert manifest is not None
+    assert not manifest.complete
+    kept = output.read_bytes()
+    # The kill came in the middle of writing the next row and its epochs.
+    output.write_bytes(kept + b'{"task": "task", "level": "1%", "meth')
+    with history_path(output).open("a") as stream:
+        stream.write('{"trial": 2, "epoch": 1, "loss": 7.0, "valid_accuracy": 0.0}\n{"trial": 2, "ep')
+    fake = Fake()
+    done = go(output, fake)
+    assert not done.skipped
+    assert done.manifest.complete
+    assert len(fake.seeds) == 2
+    assert output.read_bytes().startswith(kept)  # the first trial, its seconds included
+    assert same(output, undisturbed)
+    assert sorted(path.name for path in output.parent.iterdir()) == ["none.fake.history.jsonl", "none.fake.jsonl", "none.fake.jsonl.manifest.json"]
+
+
+def test_only_the_torn_last_line_of_a_finished_file_is_repeated(output: Path, undisturbed: Path) -> None:
+    go(output)
+    output.write_bytes(output.read_bytes()[:-40])
+    fake = Fake()
+    go(output, fake)
+    assert len(fake.seeds) == 1
+    assert same(output, undisturbed)
+
+
+def test_a_lost_manifest_means_a_new_start(output: Path, undisturbed: Path) -> None:
+    go(output)
+    manifest_path(output).unlink()
+    fake = Fake()
+    go(output, fake)
+    assert len(fake.seeds) == 3
+    assert same(output, undisturbed)
+
+
+def test_what_is_up_to_date_is_skipped_and_force_redoes_it(output: Path) -> None:
+    go(output)
+    before = output.read_bytes(), manifest_path(output).read_bytes()
+    fake = Fake()
+    done = go(output, fake)
+    assert done.skipped
+    assert not fake.seeds
+    assert (output.read_bytes(), manifest_path(output).read_bytes()) == before
+    assert not go(output, fake, force=True).skipped
+    assert len(fake.seeds) == 3
+
+
+def test_a_name_of_the_file_alone_makes_nothing_stale(output: Path) -> None:
+    go(output)
+    assert go(output, command=["gpt3mix", "train", "other.yaml"]).skipped
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"fake": Fake(about={"kind": "fake", "lr": 2})},
+        {"real": [*REAL[:3], REAL[3].model_copy(update={"text": "another"})]},
+        {"real": REAL[::-1]},
+        {"master_seed": 43},
+        {"synthetic": {0: synthetic("a")}},
+    ],
+    ids=["settings", "a text", "order", "master seed", "synthetic rows"],
+)
+def test_whatever_can_change_a_number_starts_all_trials_anew(output: Path, change: dict[str, Any]) -> None:
+    go(output)
+    before = rows_of(output)
+    fake = change.pop("fake", Fake())
+    fake.seeds.clear()
+    assert not go(output, fake, **change).skipped
+    assert len(fake.seeds) == 3
+    assert rows_of(output) != before
+
+
+def test_changed_soft_labels_make_the_trials_stale(output: Path) -> None:
+    part = synthetic("a")
+    go(output, synthetic={0: part})
+    row = part.rows[0].model_copy(update={"probs": {"pos": 0.74, "neg": 0.26}})
+    fake = Fake()
+    go(output, fake, synthetic={0: Synthetic([row], part.about, part.tokens)})
+    assert len(fake.seeds) == 3
+
+
+# Failing -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [RuntimeError, ValueError, ArithmeticError, MemoryError])
+def test_a_failed_trial_stops_no_other_and_is_repeated_by_the_next_run(output: Path, undisturbed: Path, error: type[Exception]) -> None:
+    with pytest.raises(StoppedShort, match=r"1 of 3 trials failed; the first: .*: no luck") as caught:
+        go(output, Fake(failing=[1], error=error))
+    assert caught.value.exit_code == 3
+    rows = rows_of(output)
+    assert [row["status"] for row in rows] == ["ok", "failed", "ok"]
+    assert rows[1]["error"] == f"{error.__name__}: no luck"
+    assert rows[1]["accuracy"] is None
+    assert rows[1]["settings"] == rows[0]["settings"]
+    manifest = read_manifest(output)
+    assert manifest is not None
+    assert (manifest.complete, manifest.counts) == (False, {"trials": 3, "ok": 2, "failed": 1})
+    fake = Fake()
+    assert go(output, fake).manifest.complete
+    assert fake.seeds == [rows[1]["seed"]]
+    assert same(output, undisturbed)
+
+
+def test_a_bug_in_a_classifier_is_not_taken_for_a_failed_trial(output: Path) -> None:
+    with pytest.raises(AttributeError):
+        go(output, Fake(failing=[1], error=AttributeError))
+    assert [row.trial for row in read(output, Trial)] == [0]
