@@ -156,7 +156,7 @@ def train(
 ) -> None:
     """Train and test the classifiers."""
     with _open(config, out, sets, force, quiet, json, output) as (display, grid):
-        from .grid import added_method, method_known
+        from .grid import as_method, method_known
 
         if trials:
             grid.experiments = [_with_trials(experiment, trials) for experiment in grid.experiments]
@@ -165,8 +165,10 @@ def train(
         spots = _spots(grid, level, seed, output, source)
         jobs = []
         for spot in spots:
-            names = method or ([added_method(added)] if added else spot.experiment.methods)
-            names = names if added else [method_known(spot.experiment, name) for name in names]
+            if added:
+                names = [as_method(name) for name in method or [grid.added_method(added)]]
+            else:
+                names = [method_known(spot.experiment, name) for name in method or spot.experiment.methods]
             jobs += [(spot, name, classifier) for name in names for classifier in spot.experiment.classifiers if spot.dealt(classifier)]
         if output and len(jobs) != 1:
             raise UserError(

@@ -14,11 +14,11 @@ from .augment import Augmenter, augment, journal_path, open_augmenter
 from .errors import StoppedShort, Tell, UserError, quiet
 from .lm import LM, open_lm
 from .lm.journal import Journaled
-from .records import STDIO, Augmented, Done, Example, read, read_manifest
+from .records import STDIO, Augmented, Done, Example, Row, read, read_manifest
 from .report import Report, Wanted, report
-from .settings import Baseline, Classifier, Experiment, derived_seed, fingerprint
+from .settings import PART, Baseline, Classifier, Experiment, derived_seed, fingerprint
 from .subsample import subsample
-from .train import Cell, Synthetic, open_classifier, train
+from .train import Cell, Synthetic, Work, open_classifier, train
 from .train import Classifier as Trained
 
 
@@ -129,12 +129,13 @@ class Grid:
         """Make one synthetic set of a method."""
         experiment = spot.experiment
         output = output or spot.synthetic(method, draw)
+        real = self._real(spot, source)
         # What an LM answers is kept even if the rows go to a pipe.
         augmenter, journal = self._augmenter(experiment, method, spot.synthetic(method, draw) if output == STDIO else output)
         try:
             return augment(
                 augmenter,
-                self._real(spot, source),
+                real,
                 output,
                 ratio=experiment.augment.ratio,
                 attempts=experiment.augment.attempts,
@@ -165,20 +166,17 @@ class Grid:
             draws = {draw for _, draw in trials}
             synthetic = {draw: self._synthetic([spot.synthetic(method, draw)], classes) for draw in sorted(draws)}
         splits = self.splits(experiment)
-        return train(
+        work = Work(
             self.classifier(classifier, classes),
             Cell(experiment.task.name, spot.level, method, classifier.name, experiment.variant, spot.seed, classes),
             self._real(spot, source),
             synthetic,
             splits.validation,
             splits.test,
-            trials,
-            output or spot.trials(method, classifier.name),
-            master_seed=experiment.subsample.master_seed,
-            command=self.command,
-            force=self.force,
-            tell=self.tell,
+            experiment.subsample.master_seed,
         )
+        place = output or spot.trials(method, classifier.name)
+        return train(work, trials, place, command=self.command, force=self.force, tell=self.tell)
 
     def report(self, output: Path | None = None) -> Report:
         """Report on the trials of all cells, the missing ones included."""
@@ -254,7 +252,7 @@ class Grid:
         path = source or spot.real
         if source is None and not path.exists():
             raise UserError(f"{path}: no such file", f"draw it first: gpt3mix subsample CONFIG --level {spot.level} --seed {spot.seed}")
-        rows = list(read(path, Example, spot.experiment.task.classes))
+        rows = self._read(path, Example, spot.experiment.task.classes)
         if not rows:
             raise UserError(f"{path}: the file has no rows", "check the stage that wrote it, or give another file with -i")
         seen: set[str] = set()
@@ -264,12 +262,30 @@ class Grid:
             seen.add(row.id)
         return rows
 
+    def _read(self, path: Path, kind: type[Row], classes: Sequence[str]) -> list[Row]:
+        """Return the rows of a file; stdin can be read but once, so its rows are kept."""
+        if path != STDIO:
+            return list(read(path, kind, classes))
+        if "stdin" not in self._kept:
+            self._kept["stdin"] = kind, list(read(path, kind, classes))
+        held, rows = self._kept["stdin"]
+        if held is not kind:
+            raise UserError("real and synthetic rows cannot both come from stdin", "put one of them into a file")
+        found: list[Row] = rows
+        return found
+
+    def added_method(self, paths: Sequence[Path]) -> str:
+        """Return what method the rows of a file name, or the file's own name; it will be part of a file name."""
+        first = next(iter(self._read(paths[0], Augmented, self.experiments[0].task.classes)), None)
+        stem = "stdin" if paths[0] == STDIO else paths[0].name.removesuffix(".jsonl")
+        return as_method(first.method if first and first.method else stem)
+
     def _synthetic(self, paths: Sequence[Path], classes: Sequence[str]) -> Synthetic:
         rows: list[Augmented] = []
         abouts: list[dict[str, Any]] = []
         tokens: list[int] = []
         for path in paths:
-            found = list(read(path, Augmented, classes))
+            found = self._read(path, Augmented, classes)
             manifest = read_manifest(path)
             if manifest and not manifest.complete:
                 self.tell(f"{path}: only {len(found)} of {manifest.counts.get('wanted', '?')} rows; its stage stopped short")
@@ -289,14 +305,15 @@ def baseline_of(experiment: Experiment, method: str) -> Baseline:
     raise UserError(f"the config has no baseline '{method}'", f"its baselines: {names}; add one under `baselines:`")
 
 
+def as_method(name: str) -> str:
+    """Return a name that a method of no config may have: it will be part of a file name."""
+    if not PART.fullmatch(name) or name == "train":
+        raise UserError(f"'{name}' cannot be the name of a method", "give another one with --method, of letters, digits, '_', '+' and '-'")
+    return name
+
+
 def method_known(experiment: Experiment, method: str) -> str:
     """Return the method's name if the experiment has it."""
     if method not in experiment.methods:
         raise UserError(f"the config has no method '{method}'", f"its methods: {', '.join(experiment.methods)}")
     return method
-
-
-def added_method(paths: Sequence[Path]) -> str:
-    """Return what method the rows of a file name, or the file's own name."""
-    first = next(iter(read(paths[0], Augmented)), None)
-    return (first.method if first else "") or paths[0].name.removesuffix(".jsonl")

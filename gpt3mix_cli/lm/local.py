@@ -81,7 +81,8 @@ class Local:
 
         try:
             return getattr(transformers, part).from_pretrained(self._place, revision=self._settings.revision, **options)
-        except (OSError, ValueError, KeyError, ImportError) as error:
+        except Exception as error:
+            # The libraries raise a dozen unrelated classes for a folder that is damaged, foreign or not there.
             reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
             hint = "give `bundled`, the folder of a causal LM, or a hub id that can be reached"
             raise UserError(f"lm.model {self._place}: cannot be loaded as a causal LM: {reason}", hint) from None

@@ -69,7 +69,7 @@ def _trials(sources: Sequence[Path], wanted: Sequence[Wanted], tell: Tell) -> It
         for source in sources:
             found = sorted(source.rglob("trials/*.jsonl")) if source.is_dir() else [source]
             files += [path for path in found if not path.name.endswith(".history.jsonl")]
-    for path in files:
+    for path in {path.resolve(): path for path in files}.values():
         yield from _rows(path, tell)
 
 

@@ -133,7 +133,10 @@ def _span(values: Sequence[int]) -> str:
 
 
 def _markdown_table(table: Grid) -> str:
-    rows = [table.headings(), ["---", *["---"] * (len(table.headings()) - len(table.columns) - 2), "---:", *["---:"] * len(table.columns)]]
+    rows = [
+        [*map(_escaped, table.headings())],
+        ["---", *["---"] * (len(table.headings()) - len(table.columns) - 2), "---:", *["---:"] * len(table.columns)],
+    ]
     for line in table.lines:
         best = table.best(line)
         entries = []
@@ -151,7 +154,7 @@ def _is_best(cell: CellRow | None, best: float | None) -> bool:
 
 def _escaped(text: str) -> str:
     """Return a name that can do no harm in a Markdown table."""
-    return "".join(f"\\{letter}" if letter in "\\`*_|<>[]#" else letter for letter in text.replace("\n", " "))
+    return "".join(f"\\{letter}" if letter in "\\`*_|<>[]#" else letter for letter in " ".join(text.split()))
 
 
 def csv_text(cells: Sequence[CellRow]) -> str:

@@ -4,19 +4,23 @@ A trial row is appended, durably, as soon as its trial ends; a run that was kill
 missing, and at the end all rows stand in the order of their trials.
 """
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, assert_never
 
+from .. import __version__
 from ..errors import StoppedShort, Tell, UserError, quiet
 from ..records import (
+    STDIO,
     Augmented,
     Done,
     Example,
     Manifest,
     Record,
+    Row,
     Trial,
     append,
     file_sha,
@@ -109,33 +113,73 @@ class Epoch(Record):
     epoch: int
 
 
-def train(
-    classifier: Classifier,
-    cell: Cell,
-    real: Sequence[Example],
-    synthetic: Mapping[int, Synthetic],
-    validation: Sequence[Example],
-    test: Sequence[Example],
-    trials: Sequence[tuple[int, int]],
-    output: Path,
-    *,
-    master_seed: int,
-    command: Sequence[str] = (),
-    force: bool = False,
-    tell: Tell = quiet,
-) -> Done:
-    """Run the trials of a cell and write their rows, unless they are there already.
+@dataclass(frozen=True)
+class Work:
+    """What the trials of a file share.
 
-    Args:
+    Attributes:
         classifier: fitted anew for each trial.
         cell: what the rows say of themselves.
         real: the training rows of the data seed.
         synthetic: the synthetic rows by draw; empty for no augmentation.
         validation: rows for early stopping.
         test: rows scored once a trial, with the best weights.
+        master_seed: training seeds derive from it and the trial's number alone, so that methods are paired.
+    """
+
+    classifier: Classifier
+    cell: Cell
+    real: Sequence[Example]
+    synthetic: Mapping[int, Synthetic]
+    validation: Sequence[Example]
+    test: Sequence[Example]
+    master_seed: int
+
+    def settings(self) -> dict[str, Any]:
+        """Return every setting that can change a number; its hash stands in the rows."""
+        first = self.synthetic[min(self.synthetic)].about if self.synthetic else {}
+        # Seeds differ from trial to trial, and `attempts` says when to give up: neither makes it another experiment.
+        method = {key: value for key, value in first.items() if key not in ("seed", "attempts")}
+        return {"classifier": self.classifier.about, "classes": list(self.cell.classes), "synthetic": method}
+
+    def inputs(self) -> dict[str, str]:
+        """Return the hashes of all rows."""
+        shas = {"train": rows_sha(self.real), "validation": rows_sha(self.validation), "test": rows_sha(self.test)}
+        return shas | {f"synthetic.{draw}": fingerprint([[row.text, row.probs] for row in part.rows]) for draw, part in self.synthetic.items()}
+
+    def trial(self, number: int, draw: int) -> tuple[Trial, list[Epoch]]:
+        """Run one trial and return its row and its epochs; a fit that goes wrong is a row that says so."""
+        started = time.monotonic()
+        part = self.synthetic.get(draw, Synthetic((), {}))
+        seed = derived_seed(self.master_seed, "train", number)
+        classes = self.cell.classes
+        labels = [row.label for row in self.test]
+        about: dict[str, Any] = {
+            **{name: getattr(self.cell, name) for name in ("task", "level", "method", "classifier", "data_seed")},
+            **{"variant": dict(self.cell.variant), "trial": number, "draw": draw, "seed": seed},
+            **{"n_train": len(self.real), "n_synthetic": len(part.rows), "n_test": len(self.test)},
+            **{"majority": metrics.majority(labels), "tokens": part.tokens, "usd": part.usd, "version": __version__},
+            **{"train_sha": rows_sha(self.real), "test_sha": rows_sha(self.test), "settings": fingerprint(self.settings())},
+        }
+        try:
+            fit = self.classifier.fit([*(one_hot(row, classes) for row in self.real), *part.rows], self.validation, seed)
+            scores = metrics.score(self.classifier.predict_proba([row.text for row in self.test]), labels, classes)
+        except (RuntimeError, ValueError, ArithmeticError, MemoryError) as error:
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            return Trial(**about, status="failed", error=reason, accuracy=None, seconds=_since(started)), []
+        about |= {"valid_accuracy": round(fit.valid_accuracy, 6), "best_epoch": fit.best_epoch, "epochs": len(fit.history) or None}
+        return Trial(**about, **scores, seconds=_since(started)), [Epoch(trial=number, **line) for line in fit.history]
+
+
+def train(
+    work: Work, trials: Sequence[tuple[int, int]], output: Path, *, command: Sequence[str] = (), force: bool = False, tell: Tell = quiet
+) -> Done:
+    """Run the trials of a file and write their rows, unless they are there already.
+
+    Args:
+        work: what the trials share.
         trials: (trial number, draw) each.
         output: the trials file.
-        master_seed: training seeds derive from it and the trial's number alone, so that methods are paired.
         command: for the manifest.
         force: do it again.
         tell: hears progress.
@@ -143,57 +187,52 @@ def train(
     Raises:
         StoppedShort: if a trial failed; the others are written.
     """
-    first = synthetic[min(synthetic)].about if synthetic else {}
-    # Seeds differ from trial to trial, and `attempts` says when to give up: neither makes it another experiment.
-    method = {key: value for key, value in first.items() if key not in ("seed", "attempts")}
-    settings: dict[str, Any] = {"classifier": classifier.about, "classes": list(cell.classes), "synthetic": method}
-    inputs = {"train": rows_sha(real), "validation": rows_sha(validation), "test": rows_sha(test)}
-    inputs |= {f"synthetic.{draw}": _probs_sha(part.rows) for draw, part in synthetic.items()}
-    whole = {**settings, "master_seed": master_seed, "trials": [list(pair) for pair in trials]}
-    if not force and (manifest := up_to_date(output, whole, inputs)):
+    settings = {**work.settings(), "master_seed": work.master_seed, "trials": [list(pair) for pair in trials]}
+    inputs = work.inputs()
+    if not force and (manifest := up_to_date(output, settings, inputs)):
         return Done(output, manifest, skipped=True)
     started = time.monotonic()
-
-    def manifest_of(complete: bool, rows: Sequence[Trial]) -> Manifest:
-        return Manifest(
-            stage="train",
-            output=output.name,
-            sha256=file_sha(output),
-            complete=complete,
-            settings=whole,
-            inputs=inputs,
-            seed=cell.data_seed,
-            counts={"trials": len(trials), "ok": sum(row.status == "ok" for row in rows), "failed": sum(row.status == "failed" for row in rows)},
-            seconds=round(time.monotonic() - started, 3),
-            command=list(command),
-        )
-
     rows: list[Trial] = []
     epochs: list[Epoch] = []
     if not force:
-        rows, epochs = _resumed(output, whole, inputs)
-    write(output, rows)
-    write(history_path(output), epochs)
-    write_manifest(output, manifest_of(False, rows))
+        rows, epochs = _resumed(output, trials, settings, inputs)
+
+    def save(complete: bool) -> Manifest:
+        write(output, rows)
+        if output != STDIO:
+            write(history_path(output), epochs)
+        manifest = Manifest(
+            stage="train",
+            output=output.name,
+            sha256="" if output == STDIO else file_sha(output),
+            complete=complete,
+            settings=settings,
+            inputs=inputs,
+            seed=work.cell.data_seed,
+            counts={"trials": len(trials), **{status: sum(row.status == status for row in rows) for status in ("ok", "failed")}},
+            seconds=_since(started),
+            command=list(command),
+        )
+        write_manifest(output, manifest)
+        return manifest
+
+    if output != STDIO:
+        save(False)
     done = {row.trial for row in rows}
-    for trial, draw in trials:
-        if trial not in done:
-            part = synthetic.get(draw, Synthetic((), {}))
-            row, history = _run(classifier, cell, real, part, validation, test, trial, draw, derived_seed(master_seed, "train", trial))
-            row = row.model_copy(update={"train_sha": inputs["train"], "test_sha": inputs["test"], "settings": fingerprint(settings)})
-            epochs += history
+    for number, draw in trials:
+        if number not in done:
+            row, history = work.trial(number, draw)
             rows.append(row)
-            # The history goes first: the trial's own row says that all of it is there.
-            append(history_path(output), "".join(map(to_line, history)))
-            append(output, to_line(row))
-        tell(f"{cell.method} + {cell.classifier}", len(rows), len(trials))
+            epochs += history
+            if output != STDIO:
+                # The history goes first: the trial's own row says that all of it is there.
+                append(history_path(output), "".join(map(to_line, history)))
+                append(output, to_line(row))
+        tell(f"{work.cell.method} + {work.cell.classifier}", len(rows), len(trials))
     rows.sort(key=lambda row: row.trial)
     epochs.sort(key=lambda line: (line.trial, line.epoch))
-    write(output, rows)
-    write(history_path(output), epochs)
     failed = [row for row in rows if row.status == "failed"]
-    manifest = manifest_of(not failed, rows)
-    write_manifest(output, manifest)
+    manifest = save(not failed)
     if failed:
         message = f"{output}: {len(failed)} of {len(trials)} trials failed; the first: {failed[0].error}"
         raise StoppedShort(message, "mend the cause and run again: only failed trials are repeated")
@@ -205,80 +244,45 @@ def history_path(output: Path) -> Path:
     return output.with_name(output.name.removesuffix(".jsonl") + ".history.jsonl")
 
 
-def _resumed(output: Path, settings: dict[str, Any], inputs: dict[str, str]) -> tuple[list[Trial], list[Epoch]]:
-    """Return the finished trials of a run that was cut off, and their epochs; a torn last line is no row."""
-    manifest = read_manifest(output)
-    if manifest is None or manifest.settings != settings or manifest.inputs != inputs:
-        return [], []
-    rows = [row for row in _whole_lines(output, Trial) if row.status == "ok"]
-    kept = {row.trial for row in rows}
-    return rows, [line for line in _whole_lines(history_path(output), Epoch) if line.trial in kept]
-
-
-def _whole_lines(path: Path, kind: Any) -> list[Any]:
-    rows = []
-    try:
-        for _, value in objects(path):
-            rows.append(kind.model_validate(value))
-    except (UserError, ValueError):
-        pass  # lines are appended whole and in order, so the first broken one is the last
-    # A trial that was cut off between its history and its row has its epochs twice after resuming; keep the last.
-    return list({(row.trial, getattr(row, "epoch", 0)): row for row in rows}.values())
-
-
-def _run(
-    classifier: Classifier,
-    cell: Cell,
-    real: Sequence[Example],
-    part: Synthetic,
-    validation: Sequence[Example],
-    test: Sequence[Example],
-    trial: int,
-    draw: int,
-    seed: int,
-) -> tuple[Trial, list[Epoch]]:
-    from .. import __version__
-
-    started = time.monotonic()
-    common: dict[str, Any] = {
-        "task": cell.task,
-        "level": cell.level,
-        "method": cell.method,
-        "classifier": cell.classifier,
-        "variant": dict(cell.variant),
-        "data_seed": cell.data_seed,
-        "trial": trial,
-        "draw": draw,
-        "seed": seed,
-        "n_train": len(real),
-        "n_synthetic": len(part.rows),
-        "n_test": len(test),
-        "majority": metrics.majority([row.label for row in test]),
-        "tokens": part.tokens,
-        "usd": part.usd,
-        "version": __version__,
-    }
-    try:
-        fit = classifier.fit([*(one_hot(row, cell.classes) for row in real), *part.rows], validation, seed)
-        scores = metrics.score(classifier.predict_proba([row.text for row in test]), [row.label for row in test], cell.classes)
-    except (RuntimeError, ValueError, ArithmeticError, MemoryError) as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        return Trial(**common, status="failed", error=reason, accuracy=None, seconds=round(time.monotonic() - started, 3)), []
-    row = Trial(
-        **common,
-        **scores,
-        valid_accuracy=round(fit.valid_accuracy, 6),
-        best_epoch=fit.best_epoch,
-        epochs=len(fit.history) or None,
-        seconds=round(time.monotonic() - started, 3),
-    )
-    return row, [Epoch(trial=trial, **line) for line in fit.history]
-
-
 def one_hot(row: Example, classes: Sequence[str]) -> Augmented:
     """Return a real row with its label as a distribution."""
     return Augmented(id=row.id, text=row.text, label=row.label, probs={name: float(name == row.label) for name in classes})
 
 
-def _probs_sha(rows: Sequence[Augmented]) -> str:
-    return fingerprint([[row.text, row.probs] for row in rows])
+def _since(started: float) -> float:
+    return round(time.monotonic() - started, 3)
+
+
+def _resumed(
+    output: Path, trials: Sequence[tuple[int, int]], settings: Mapping[str, Any], inputs: Mapping[str, str]
+) -> tuple[list[Trial], list[Epoch]]:
+    """Return the finished trials of an earlier run, and their epochs, where nothing that they rest on has changed.
+
+    The number of trials may have: those that are there are kept when more are wanted.
+    """
+    manifest = read_manifest(output)
+    if manifest is None or {**manifest.settings, "trials": None} != {**json.loads(json.dumps(settings)), "trials": None}:
+        return [], []
+    same = {name for name, sha in inputs.items() if manifest.inputs.get(name) == sha}
+    if not {"train", "validation", "test"} <= same:
+        return [], []
+    changed = {name for name in inputs if name not in same}
+    wanted = set(trials)
+    rows = [
+        row
+        for row in _whole_lines(output, Trial)
+        if row.status == "ok" and (row.trial, row.draw) in wanted and f"synthetic.{row.draw}" not in changed
+    ]
+    kept = {row.trial for row in rows}
+    return rows, [line for line in _whole_lines(history_path(output), Epoch) if line.trial in kept]
+
+
+def _whole_lines(path: Path, kind: type[Row]) -> list[Row]:
+    """Return the rows of a file up to the first broken line: lines are appended whole, so it is the last."""
+    rows: list[Row] = []
+    try:
+        for _, value in objects(path):
+            rows.append(kind.model_validate(value))
+    except (UserError, ValueError):
+        pass
+    return rows

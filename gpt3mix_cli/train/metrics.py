@@ -1,5 +1,6 @@
 """The figures of a trial, as fractions rounded to six digits."""
 
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -27,10 +28,13 @@ def score(probabilities: Any, labels: Sequence[str], classes: Sequence[str]) -> 
     truth = np.array([classes.index(label) for label in labels])
     predicted = probabilities.argmax(1)
     numbers = list(range(len(classes)))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "A single label was found")  # one class only is a finding, and reported as such
+        mcc = matthews_corrcoef(truth, predicted)
     figures = {
         "accuracy": (predicted == truth).mean(),
         "macro_f1": f1_score(truth, predicted, labels=numbers, average="macro", zero_division=0),
-        "mcc": matthews_corrcoef(truth, predicted),
+        "mcc": mcc,
         "ece": _calibration_error(probabilities.max(1), predicted == truth),
     }
     return {

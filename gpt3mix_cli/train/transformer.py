@@ -39,8 +39,11 @@ class TransformerClassifier:
         self._device = _device(settings.device)
         self._dtype = _fast_dtype(self._device) if settings.dtype == "auto" else settings.dtype
         self._tokens: dict[str, list[int]] = {}
-        config = self._loaded("AutoConfig")
         folder = Path(self._place)
+        config = self._loaded("AutoConfig")
+        # Without its files the library makes up a tokenizer that knows no word.
+        if folder.is_dir() and not any(file for pattern in ("tokenizer*", "vocab*", "*.model") for file in folder.glob(pattern)):
+            raise UserError(f"classifiers: model '{folder}': the folder has no tokenizer", "save it there with tokenizer.save_pretrained")
         commit = getattr(config, "_commit_hash", None) or settings.revision
         sha = model_sha(folder) if folder.is_dir() else fingerprint([self._place, commit])
         self.about = {**settings.model_dump(exclude={"name", "trials", "model", "revision", "device"})}
@@ -56,7 +59,8 @@ class TransformerClassifier:
 
         names = dict(enumerate(self._classes))
         options = {"num_labels": len(names), "id2label": names, "label2id": {name: number for number, name in names.items()}}
-        return self._loaded("AutoModelForSequenceClassification", dtype=torch.float32, **options).to(self._device)
+        with torch.random.fork_rng():  # the library draws the missing head, which `_reset` draws again for each fit
+            return self._loaded("AutoModelForSequenceClassification", dtype=torch.float32, **options).to(self._device)
 
     @functools.cached_property
     def _pretrained(self) -> dict[str, "torch.Tensor"]:
@@ -67,7 +71,8 @@ class TransformerClassifier:
 
         try:
             return getattr(transformers, part).from_pretrained(self._place, revision=self._settings.revision, **options)
-        except (OSError, ValueError, KeyError, ImportError) as error:
+        except Exception as error:
+            # The libraries raise a dozen unrelated classes for a folder that is damaged, foreign or not there.
             reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
             hint = "give an encoder's folder, a hub id that can be reached, or minilm"
             raise UserError(f"classifiers: model '{self._place}' cannot be loaded: {reason}", hint) from None
@@ -154,6 +159,8 @@ class TransformerClassifier:
         with torch.inference_mode():
             for chosen in _by_budget(order, rows):
                 logits[chosen] = self._forward([rows[i] for i in chosen])
+        if not bool(logits.isfinite().all()):
+            raise ArithmeticError("the scores are no numbers: training has diverged; a lower lr helps")
         return logits
 
     def _reset(self) -> None:
@@ -161,8 +168,8 @@ class TransformerClassifier:
         self._model.load_state_dict(self._pretrained)
         base = self._model.base_model
         # BERT's pooler is one of the head's two fully connected layers, although the library counts it to the encoder.
-        heads = [child for child in self._model.children() if child is not base] + [base.pooler] * (getattr(base, "pooler", None) is not None)
-        for head in heads:
+        heads = [child for child in self._model.children() if child is not base] + [getattr(base, "pooler", None)]
+        for head in filter(None, heads):
             for module in head.modules():
                 if hasattr(module, "weight"):
                     module._is_hf_initialized = False

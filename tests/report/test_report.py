@@ -18,8 +18,6 @@ from gpt3mix_cli.report import Report, Wanted, report
 GOLDEN = Path(__file__).parent.parent / "golden" / "report.md"
 REGENERATE = bool(os.environ.get("REGENERATE"))
 
-UNESCAPED = "headings of columns are not escaped, and a method's name may come from any file"
-
 
 def trial(number: int = 0, accuracy: float | None = 0.5, **fields: Any) -> Trial:
     common = {
@@ -185,7 +183,6 @@ def test_folders_are_searched_and_histories_passed_over(tmp_path: Path) -> None:
     assert [cell.level for cell in report([tmp_path], tmp_path / "report", title="t").cells] == ["a", "b"]
 
 
-@pytest.mark.xfail(strict=True, reason="a file that two sources hold is counted twice")
 def test_a_file_that_two_sources_hold_counts_once(tmp_path: Path) -> None:
     path = tmp_path / "trials" / "none.linear.jsonl"
     write(path, [trial(0)])
@@ -238,7 +235,6 @@ def test_names_can_do_no_harm_in_the_page(tmp_path: Path) -> None:
     assert harmless(lines[-1].removeprefix("- "))
 
 
-@pytest.mark.xfail(strict=True, reason=UNESCAPED)
 def test_methods_can_do_no_harm_in_the_headings(tmp_path: Path) -> None:
     made(tmp_path, trial(method="a|b <script>"))
     heading = next(line for line in page(tmp_path).splitlines() if line.startswith("| task"))
@@ -246,7 +242,6 @@ def test_methods_can_do_no_harm_in_the_headings(tmp_path: Path) -> None:
     assert len(table(tmp_path)[0]) == len(table(tmp_path)[2])
 
 
-@pytest.mark.xfail(strict=True, reason=UNESCAPED)
 def test_a_method_of_two_lines_stays_on_one(tmp_path: Path) -> None:
     made(tmp_path, trial(method="a\nb"))
     assert len(table(tmp_path)[0]) == len(table(tmp_path)[2]) == 5

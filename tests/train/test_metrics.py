@@ -68,7 +68,6 @@ def test_float32_probabilities_above_one_by_rounding_stay_in_the_last_bin() -> N
     assert metrics.score(probabilities, ["a", "b"], ["a", "b"])["ece"] == pytest.approx(0, abs=1e-6)
 
 
-@pytest.mark.xfail(strict=True, reason="scikit-learn's warning about a single label reaches the user")
 def test_a_test_set_of_one_class_is_scored_without_a_warning() -> None:
     found = metrics.score([[0.9, 0.1]] * 2, ["a", "a"], ["a", "b"])
     assert (found["accuracy"], found["mcc"]) == (1.0, 0.0)

@@ -13,7 +13,7 @@ import pytest
 
 from gpt3mix_cli.errors import StoppedShort
 from gpt3mix_cli.records import Augmented, Done, Example, Trial, manifest_path, read, read_manifest
-from gpt3mix_cli.train import Cell, Fit, Synthetic, history_path, one_hot
+from gpt3mix_cli.train import Cell, Fit, Synthetic, Work, history_path, one_hot
 from gpt3mix_cli.train import train as run_trials
 
 CLASSES = ["pos", "neg"]
@@ -62,7 +62,8 @@ def go(
 ) -> Done:
     cell = Cell("task", "1%", method, "fake", {"augment.k": 2}, 3, CLASSES)
     options = {"master_seed": 42, **options}
-    return run_trials(fake or Fake(), cell, real, synthetic or {}, VALIDATION, TEST, trials, output, **options)
+    work = Work(fake or Fake(), cell, real, synthetic or {}, VALIDATION, TEST, options.pop("master_seed", 42))
+    return run_trials(work, trials, output, **options)
 
 
 def rows_of(output: Path) -> list[dict[str, Any]]:

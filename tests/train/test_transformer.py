@@ -13,7 +13,7 @@ import pytest
 from gpt3mix_cli.errors import StoppedShort, UserError
 from gpt3mix_cli.records import Augmented, Example, Trial, read
 from gpt3mix_cli.settings import Transformer
-from gpt3mix_cli.train import Cell, transformer
+from gpt3mix_cli.train import Cell, Work, transformer
 from gpt3mix_cli.train import train as run_trials
 from gpt3mix_cli.train.transformer import TransformerClassifier
 
@@ -27,11 +27,6 @@ VALIDATION = [
     Example(id=f"v{i}", text=text, label="neg" if text == "bad" else "pos") for i, text in enumerate(["good", "good film", "the good", "bad"])
 ]
 TEXTS = ["bad", "a good film and a long story about the sea", "good", "the film is bad", "a", "a good film " * 12, "the story is bad and long"]
-
-FIRST_FIT = (
-    "a classifier's first fit loads the weights after seeding, which uses up the generator: it differs from every later fit with the same seed"
-)
-NO_POOLER = "DistilBERT has no `pooler` attribute at all, and `base.pooler` is read before it is looked for"
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +107,7 @@ def is_head(name: str) -> bool:
 
 # Each fit starts anew ------------------------------------------------------------------------------------------------
 
-FAMILIES = ["bert", "roberta", pytest.param("distilbert", marks=pytest.mark.xfail(strict=True, raises=AttributeError, reason=NO_POOLER))]
+FAMILIES = ["bert", "roberta", "distilbert"]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -143,7 +138,6 @@ def test_every_fit_starts_from_the_pretrained_encoder_and_a_head_of_its_own(enco
     assert probabilities.sum(1) == pytest.approx(1, abs=1e-5)
 
 
-@pytest.mark.xfail(strict=True, reason=FIRST_FIT)
 def test_a_fit_depends_on_no_fit_before(tiny_encoder: Path) -> None:
     alone, after = classifier(tiny_encoder), classifier(tiny_encoder)
     after.fit(ROWS, VALIDATION, 2)
@@ -151,7 +145,6 @@ def test_a_fit_depends_on_no_fit_before(tiny_encoder: Path) -> None:
     assert alone.predict_proba(TEXTS).tobytes() == after.predict_proba(TEXTS).tobytes()
 
 
-@pytest.mark.xfail(strict=True, reason=FIRST_FIT)
 def test_a_fit_does_not_depend_on_whether_the_model_was_probed(tiny_encoder: Path) -> None:
     alone, after = classifier(tiny_encoder), classifier(tiny_encoder)
     after.probe()
@@ -200,15 +193,18 @@ def test_the_state_of_the_global_generator_does_not_matter(tiny_encoder: Path) -
 # Training ------------------------------------------------------------------------------------------------------------
 
 
+TWO_WORDS = [
+    Augmented(id="", text=text, label=label, probs={name: float(name == label) for name in CLASSES})
+    for text, label in (("good", "pos"), ("bad", "neg"))
+] * 8
+
+
 def test_it_learns_what_two_words_mean(tiny_encoder: Path) -> None:
-    found = classifier(tiny_encoder, lr=1e-2, max_epochs=12)
-    rows = [
-        Augmented(id="", text=t, label=label, probs={c: float(c == label) for c in CLASSES}) for t, label in (("good", "pos"), ("bad", "neg"))
-    ] * 8
-    fit = found.fit(rows, VALIDATION, 1)
+    found = classifier(tiny_encoder, lr=3e-3, max_epochs=20)
+    fit = found.fit(TWO_WORDS, VALIDATION, 1)
     assert fit.valid_accuracy == 1.0
     assert found.predict_proba(["good", "bad"]).argmax(1).tolist() == [0, 1]
-    assert fit.history[-1]["loss"] < fit.history[0]["loss"]
+    assert fit.history[-1]["loss"] < fit.history[0]["loss"] / 2
 
 
 def test_the_loss_is_soft_cross_entropy(encoder: Path) -> None:
@@ -328,12 +324,8 @@ def test_max_epochs_ends_a_fit_that_has_patience_left(encoder: Path) -> None:
 
 
 def test_scores_come_in_the_order_of_the_texts(tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
-    found = classifier(tiny_encoder)
-    found.fit(ROWS, VALIDATION, 1)
-    with torch.no_grad():
-        found._model.classifier.weight.mul_(100)  # so that texts differ by more than the tolerance
+    found = classifier(tiny_encoder, lr=3e-3, max_epochs=20)
+    found.fit(TWO_WORDS, VALIDATION, 1)
     together = found.predict_proba(TEXTS)
     alone = np.concatenate([found.predict_proba([text]) for text in TEXTS])
     by_length = together[sorted(range(len(TEXTS)), key=lambda i: len(TEXTS[i]))]
@@ -375,7 +367,7 @@ def test_a_folder_that_is_no_model_is_the_users_error(tmp_path: Path) -> None:
     "missing",
     [
         "model.safetensors",
-        pytest.param("tokenizer*", marks=pytest.mark.xfail(strict=True, reason="a folder without a tokenizer is not the user's error")),
+        "tokenizer*",
     ],
 )
 def test_an_incomplete_folder_is_the_users_error(tiny_encoder: Path, tmp_path: Path, missing: str) -> None:
@@ -386,7 +378,6 @@ def test_an_incomplete_folder_is_the_users_error(tiny_encoder: Path, tmp_path: P
         classifier(tmp_path / "part").probe()
 
 
-@pytest.mark.xfail(strict=True, reason="a cut-off weights file raises safetensors' own error: exit 1 in place of 2")
 def test_a_damaged_weights_file_is_the_users_error(tiny_encoder: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_encoder, tmp_path / "cut")
     weights = tmp_path / "cut" / "model.safetensors"
@@ -409,7 +400,7 @@ def diverged(tiny_encoder: Path, output: Path, **options: Any) -> list[Trial]:
     cell = Cell("t", "full", "none", "tiny", {}, 0, CLASSES)
     found = classifier(tiny_encoder, lr=1e30, warmup_epochs=0, **options)
     with pytest.raises(StoppedShort, match="1 of 1 trials failed"):
-        run_trials(found, cell, ROWS, {}, VALIDATION, VALIDATION, [(0, 0)], output, master_seed=1)
+        run_trials(Work(found, cell, ROWS, {}, VALIDATION, VALIDATION, 1), [(0, 0)], output)
     return list(read(output, Trial))
 
 
@@ -420,7 +411,6 @@ def test_a_loss_that_is_no_number_makes_a_failed_trial(tiny_encoder: Path, tmp_p
     assert row.error.startswith("ArithmeticError: the loss became nan")
 
 
-@pytest.mark.xfail(strict=True, reason="weights that the last step of the only epoch ruined are scored: NaN probabilities crash the stage")
 def test_weights_ruined_by_the_last_step_make_a_failed_trial(tiny_encoder: Path, tmp_path: Path) -> None:
     (row,) = diverged(tiny_encoder, tmp_path / "none.tiny.jsonl", max_epochs=1, batch_size=64)
     assert row.status == "failed"
