@@ -90,7 +90,7 @@ class Display:
         else:
             # A table that is cut off where it is piped would be useless; there it gets the room it wants.
             console = self._out if self._out.is_terminal else Console(highlight=False, width=max(200, self._out.width))
-            console.print(terminal_table(result.title, result.cells))
+            console.print(terminal_table(result.title, result.cells, console.width))
         if not self._quiet:
             for remark in result.remarks:
                 self._err.print(Text(f"note: {remark}"))

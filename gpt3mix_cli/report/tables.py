@@ -83,7 +83,8 @@ def grid(cells: Sequence[CellRow]) -> Grid:
     """Return the table of cells, in their order."""
     return Grid(
         lines=list(dict.fromkeys(cell.line for cell in cells)),
-        columns=list(dict.fromkeys(cell.column for cell in cells)),
+        # Without a config files come in the order of their names; what all is compared with stands first.
+        columns=sorted(dict.fromkeys(cell.column for cell in cells), key=lambda column: column != "none"),
         cells={(cell.line, cell.column): cell for cell in cells},
     )
 
@@ -175,18 +176,29 @@ def _plain(value: object) -> object:
     return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@") else value
 
 
-def terminal_table(title: str, cells: Sequence[CellRow]) -> "Table":
-    """Return the table for a terminal."""
+def terminal_table(title: str, cells: Sequence[CellRow], width: int) -> "Table":
+    """Return the table for a terminal: a column a method, or a line a method where that is too wide for it."""
     from rich.markup import escape
     from rich.table import Table
 
     table = grid(cells)
-    shown = Table(title=escape(title), caption="test accuracy in %, mean ± standard deviation over trials (number of trials)")
-    for heading in table.headings():
-        right = heading in table.columns or heading == "majority"
-        shown.add_column(escape(heading), justify="right" if right else "left", no_wrap=heading in table.columns)
+    best = {line: table.best(line) for line in table.lines}
+    headings, lines = table.headings(), []
     for line in table.lines:
-        best = table.best(line)
-        entries = [(table.cells.get((line, column)), figure(table.cells.get((line, column)))) for column in table.columns]
-        shown.add_row(*map(escape, table.head(line)), *(f"[bold green]{text}[/]" if _is_best(cell, best) else text for cell, text in entries))
+        found = [table.cells.get((line, column)) for column in table.columns]
+        lines.append([*((text, False) for text in table.head(line)), *((figure(cell), _is_best(cell, best[line])) for cell in found)])
+    if sum(max(len(entry[0]) for entry in [(name, False), *column]) + 3 for name, *column in zip(headings, *lines, strict=True)) >= width:
+        headings = [*headings[: -len(table.columns)], "method", "accuracy"]
+        lines = [
+            [*((text, False) for text in table.head(line)), (column, False), (figure(cell), _is_best(cell, best[line]))]
+            for line in table.lines
+            for column in table.columns
+            if (cell := table.cells.get((line, column)))
+        ]
+    shown = Table(title=escape(title), caption="test accuracy in %, mean ± standard deviation over trials (number of trials)")
+    for heading in headings:
+        right = heading in (*table.columns, "majority", "accuracy")
+        shown.add_column(escape(heading), justify="right" if right else "left", no_wrap=right)
+    for entries in lines:
+        shown.add_row(*(f"[bold green]{escape(text)}[/]" if is_best else escape(text) for text, is_best in entries))
     return shown

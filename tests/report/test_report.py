@@ -12,7 +12,7 @@ import pytest
 
 from gpt3mix_cli.errors import UserError
 from gpt3mix_cli.records import Trial, append, to_line, write
-from gpt3mix_cli.report import Report, Wanted, report
+from gpt3mix_cli.report import Report, Wanted, report, tables
 
 # To make the golden page anew: REGENERATE=1 pytest tests/report, then read the difference.
 GOLDEN = Path(__file__).parent.parent / "golden" / "report.md"
@@ -151,12 +151,12 @@ def wanted(path: Path, trials: int, method: str = "none", level: str = "1%") -> 
 
 
 def test_what_a_config_asks_for_and_is_not_there_is_told(tmp_path: Path) -> None:
-    files = [wanted(tmp_path / "trials" / f"{name}.jsonl", 2, name) for name in ("gpt3mix", "none")]
-    write(files[1].path, [trial(0)])
+    files = [wanted(tmp_path / "trials" / f"{name}.jsonl", 2, name) for name in ("gpt3mix", "eda")]
+    write(files[1].path, [trial(0, method="eda")])
     found = report([tmp_path], tmp_path / "report", title="t", wanted=files)
-    assert table(tmp_path)[0][4:] == ["gpt3mix", "none"]  # the config's order
+    assert table(tmp_path)[0][4:] == ["gpt3mix", "eda"]  # the config's order
     assert table(tmp_path)[2][4:] == ["-", "50.0 (1/2)"]
-    assert found.remarks == ["sst2 1% gpt3mix + linear: 0 of 2 trials are there", "sst2 1% none + linear: 1 of 2 trials are there"]
+    assert found.remarks == ["sst2 1% gpt3mix + linear: 0 of 2 trials are there", "sst2 1% eda + linear: 1 of 2 trials are there"]
 
 
 def test_with_a_config_other_files_of_the_folder_are_left_out(tmp_path: Path) -> None:
@@ -285,3 +285,17 @@ def test_the_page_is_the_golden_one(tmp_path: Path) -> None:
     if REGENERATE:
         GOLDEN.write_text(page(tmp_path), encoding="utf-8")
     assert page(tmp_path) == GOLDEN.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("width", [80, 100, 200])
+def test_no_name_and_no_figure_is_lost_on_a_narrow_terminal(tmp_path: Path, width: int) -> None:
+    from rich.console import Console
+
+    methods = ["none", "gpt3mix", "eda", "backtranslate"]
+    rows = [trial(accuracy=0.5 + i / 10, method=name) for i, name in enumerate(methods)]
+    write(tmp_path / "trials.jsonl", rows)
+    cells = report([tmp_path / "trials.jsonl"], tmp_path, title="t").cells
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(tables.terminal_table("title", cells, width))
+    text = console.export_text()
+    assert all(word in text for word in [*methods, "50.0", "60.0", "70.0", "80.0", "linear", "level"])
