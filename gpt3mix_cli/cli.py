@@ -228,7 +228,7 @@ def check(config: Config, out: Out = RESULTS, sets: Sets = None, quiet: Quiet = 
     with _open(config, out, sets, False, quiet, json) as (display, grid):
         from .check import check as look
 
-        display.findings(look(grid))
+        display.findings(look(grid), f"gpt3mix run {config}")
 
 
 # What the commands share ---------------------------------------------------------------------------------------------

@@ -100,8 +100,8 @@ class Display:
             self._err.print(Text(f"{stages}report over {sum(cell.n for cell in result.cells)} trials: {result.files[0]}"))
         self._raise(items)
 
-    def findings(self, findings: Iterable["Finding"]) -> None:
-        """Print a tick or a cross for each finding.
+    def findings(self, findings: Iterable["Finding"], following: str) -> None:
+        """Print a tick or a cross for each finding, and the next command.
 
         Raises:
             UserError: if anything is wrong.
@@ -121,7 +121,7 @@ class Display:
         if bad:
             raise UserError(f"not ready: {', '.join(bad)}")
         if not self._quiet:
-            self._err.print(Text("all is ready; next: gpt3mix run"))
+            self._err.print(Text(f"all is ready; next: {following}"))
 
     def rows(self, outputs: Sequence[Path], sources: Sequence[Path], count: int) -> None:
         """Print the first synthetic rows of each file under their parents, as in Table 4."""
