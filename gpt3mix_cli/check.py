@@ -11,7 +11,8 @@ from .augment import open_augmenter
 from .errors import UserError
 from .grid import Grid
 from .records import Example
-from .settings import Baseline, Classifier, Experiment
+from .settings import Baseline, Classifier, Experiment, fingerprint
+from .subsample import rows_per_class
 
 LITTLE = 200_000_000  # bytes of free disk under which a warning is due
 
@@ -27,19 +28,35 @@ class Finding:
 
 
 def check(grid: Grid) -> Iterator[Finding]:
-    """Yield a finding for the data, the LM, each baseline and classifier, the devices and the disk."""
-    experiment = grid.experiments[0]
+    """Yield a finding for the data, the LM, each baseline and classifier, the devices and the disk.
+
+    Of a sweep every variant is looked at, and what several share once.
+    """
+    first = grid.experiments[0]
     sweep = f", {len(grid.experiments)} variants" if len(grid.experiments) > 1 else ""
-    yield Finding("config", True, f"{experiment.name}: methods {', '.join(experiment.methods)}{sweep}")
-    yield _try("data", functools.partial(_data, grid, experiment))
-    if experiment.lm:
-        yield _try("lm", functools.partial(_lm, grid, experiment))
-    for baseline in experiment.baselines:
-        yield _try(f"baseline {baseline.name}", functools.partial(_baseline, experiment, baseline))
-    for classifier in experiment.classifiers:
-        yield _try(f"classifier {classifier.name}", functools.partial(_classifier, grid, experiment, classifier))
+    yield Finding("config", True, f"{first.name}: methods {', '.join(first.methods)}{sweep}")
+    seen: set[str] = set()
+    for experiment in grid.experiments:
+        for what, key, look in _looks(grid, experiment):
+            name = fingerprint([what, key])
+            if name not in seen:
+                seen.add(name)
+                yield _try(what, look)
     yield Finding("devices", True, _devices())
     yield _disk(grid.out)
+
+
+def _looks(grid: Grid, experiment: Experiment) -> Iterator[tuple[str, object, Callable[[], str]]]:
+    """Yield (what is looked at, what the look depends on, the look)."""
+    task, labels = experiment.task.model_dump(), experiment.task.labels
+    yield "data", [task, experiment.subsample.model_dump(), experiment.augment.k], functools.partial(_data, grid, experiment)
+    if experiment.lm:
+        yield "lm", [experiment.lm.model_dump(), experiment.augment.model_dump(), task], functools.partial(_lm, grid, experiment)
+    for baseline in experiment.baselines:
+        yield f"baseline {baseline.name}", [baseline.model_dump(), labels], functools.partial(_baseline, experiment, baseline)
+    for classifier in experiment.classifiers:
+        look = functools.partial(_classifier, grid, experiment, classifier)
+        yield f"classifier {classifier.name}", [classifier.model_dump(), labels], look
 
 
 def _try(what: str, look: Callable[[], str]) -> Finding:
@@ -51,8 +68,13 @@ def _try(what: str, look: Callable[[], str]) -> Finding:
 
 def _data(grid: Grid, experiment: Experiment) -> str:
     splits = grid.splits(experiment)
+    classes, augment = experiment.task.classes, experiment.augment
+    for level in experiment.subsample.levels:
+        rows = len(splits.train) if level == "full" else rows_per_class(level, len(splits.train), len(classes)) * len(classes)
+        if experiment.lm and augment.k > rows:
+            raise UserError(f"augment.k is {augment.k}, but level {level} has only {rows} rows", "lower augment.k, or raise the level")
     sizes = f"{len(splits.train)} train, {len(splits.validation)} validation, {len(splits.test)} test rows"
-    return f"{sizes}; classes {', '.join(experiment.task.classes)}"
+    return f"{sizes}; classes {', '.join(classes)}"
 
 
 def _lm(grid: Grid, experiment: Experiment) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import __version__
-from .errors import StoppedShort, UserError
+from .errors import StdoutClosed, StoppedShort, UserError
 
 if TYPE_CHECKING:
     from .display import Display
@@ -129,11 +129,16 @@ def _augment(
     display: "Display", grid: "Grid", method: str, config: Path, level: str | None, seed: int | None,
     source: Path | None, output: Path | None, limit: int | None, show: int,
 ) -> None:  # fmt: skip
-    jobs = [(spot, draw) for spot in _spots(grid, level, seed, output, source) for draw in ([0] if output else spot.draws())]
-    done = [grid.augment(spot, method, draw, source, output, limit) for spot, draw in jobs]
-    if show:
-        display.rows([item.output for item in done], [source or spot.real for spot, _ in jobs], show)
-    display.end(done, _next("train", config, level, seed))
+    items: list[Done | StoppedShort] = []
+    for spot in _spots(grid, level, seed, output, source):
+        for draw in [0] if output else spot.draws():
+            try:
+                item = grid.augment(spot, method, draw, source, output, limit)
+                display.rows(item.output, source or spot.real, show)
+                items.append(item)
+            except StoppedShort as error:
+                items.append(error)
+    display.end(items, _next("train", config, level, seed))
 
 
 @app.command()
@@ -272,17 +277,20 @@ def _with_trials(experiment: "Experiment", trials: int) -> "Experiment":
 
 
 def _spots(grid: "Grid", level: str | None, seed: int | None, output: Path | None, source: Path | None = None) -> "list[Spot]":
-    from .settings import LEVEL
+    from .settings import level as as_level
 
-    if level is not None and not LEVEL.fullmatch(level):
-        raise UserError(f"--level {level}: no level", "write 0.1%, 8/class or full")
+    try:
+        _ = level and as_level(level)
+    except ValueError as error:
+        raise UserError(f"--level {level}: {error}", "write 0.1%, 8/class or full") from None
     spots = list(grid.spots(level, seed))
     if seed is not None and seed not in grid.experiments[0].subsample.seeds:
         grid.tell(f"data seed {seed} is not listed in subsample.seeds; it is used all the same, but `run` and `report CONFIG` leave it out")
-    if source and len(grid.experiments) == 1:
-        return spots[:1]  # the rows are given, so that level and seed are but their name
-    if output and len(spots) != 1:
-        raise UserError(f"-o names one file, but the config has {len(spots)} cells", "choose one with --level and --seed")
+    if source and output and len(grid.experiments) == 1:
+        return spots[:1]  # both ends are given, so that level and seed are but their name
+    if (output or source) and len(spots) != 1:
+        flag = "-o" if output else "-i"
+        raise UserError(f"{flag} names one file, but the config has {len(spots)} cells", "choose one with --level and --seed")
     return spots
 
 
@@ -311,6 +319,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return _interrupted()
+    except StdoutClosed:
+        # Whoever read our stdout has seen enough; what is still buffered has no reader.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
         return _interrupted() if code == 130 else code

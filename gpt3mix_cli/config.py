@@ -59,7 +59,8 @@ def load(path: Path, overrides: Sequence[str] = ()) -> list[Experiment]:
         raw["name"] = path.stem
     if raw.get("sweep") is None:
         raw["sweep"] = {}
-    _set(raw, "task", raw.get("task"), path, str(path))
+    if isinstance(raw.get("task"), str):
+        _set(raw, "task", raw["task"], path, str(path))
     for override in overrides:
         key, equals, value = override.partition("=")
         key = key.strip()
@@ -69,7 +70,14 @@ def load(path: Path, overrides: Sequence[str] = ()) -> list[Experiment]:
         _set(raw, key, _parse(value, where, words=_of_words(key)), path, where)
         if isinstance(raw["sweep"], dict):
             raw["sweep"] = {swept: values for swept, values in raw["sweep"].items() if not _overlap(key, swept)}
-    return [_validate(path, variant, raw_variant) for variant, raw_variant in _variants(raw, path)]
+    experiments = [_validate(path, variant, raw_variant) for variant, raw_variant in _variants(raw, path)]
+    seen: list[dict[str, Any]] = []
+    for experiment in experiments:
+        settings = experiment.model_dump(exclude={"sweep"})
+        if settings in seen:
+            raise UserError(f"{path}: sweep: the variant {experiment.variant} has the settings of an earlier one", "sweep each value once")
+        seen.append(settings)
+    return experiments
 
 
 def _of_words(key: str) -> bool:
@@ -85,8 +93,6 @@ def _set(raw: dict[str, Any], key: str, value: Any, path: Path, where: str) -> N
     """Set the value at a dotted key; a task that is a path is read at once, so that its keys can be set after it."""
     if key == "task" and isinstance(value, str):
         raw["task"] = _task_file(path, value)
-    elif key == "task" and value is None:
-        return  # told as missing
     else:
         # The keys of a sweep are themselves dotted.
         _put(raw, ["sweep", key.removeprefix("sweep.")] if key.startswith("sweep.") else key.split("."), value, where)

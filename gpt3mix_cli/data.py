@@ -52,7 +52,8 @@ def load(task: Task, master_seed: int, validation: int | str = "full", tell: Tel
     found = {split: list(_checked(task, split, rows)) for split, rows in _sources(task)}
     for split, rows in found.items():
         if not rows:
-            raise UserError(f"task '{task.name}': the {split} split has no rows", "check task.data")
+            place = getattr(task.data, split) if isinstance(task.data, FilesData) else f"task '{task.name}'"
+            raise UserError(f"{place}: the {split} split has no rows", f"give task.data.{split} a file with rows")
     train = found["train"]
     if "validation" in found:
         held_out = found["validation"]

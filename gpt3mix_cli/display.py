@@ -3,6 +3,7 @@
 Nothing moves where stderr is no terminal; there each finished file gets a line. With `--json` stdout carries one object.
 """
 
+import itertools
 import json
 import sys
 from collections.abc import Iterable, Sequence
@@ -13,12 +14,20 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from .errors import StoppedShort, UserError
-from .records import STDIO, Augmented, Done, Example, read
+from .errors import StdoutClosed, StoppedShort, UserError
+from .files import DISK_TROUBLE, STDIO, disk
+from .records import Augmented, Done, Example, read
 
 if TYPE_CHECKING:
     from .check import Finding
     from .report import Report
+
+
+class _Stdout(Console):
+    """Stdout, whose reader may go away (`| head`)."""
+
+    def on_broken_pipe(self) -> None:
+        raise StdoutClosed
 
 
 class Display:
@@ -28,7 +37,7 @@ class Display:
         """Open the streams; nothing is shown yet."""
         self._quiet, self._json = quiet, as_json
         self._err = Console(stderr=True, soft_wrap=True, highlight=False)
-        self._out = Console(highlight=False)
+        self._out = _Stdout(highlight=False)
         self._progress = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
             console=self._err, transient=True, disable=quiet or not self._err.is_terminal,
@@ -42,8 +51,13 @@ class Display:
         return self
 
     def __exit__(self, *error: Any) -> None:
-        """Remove the bars."""
+        """Remove the bars; say what became of stdout if it could not be written."""
         self._progress.stop()
+        if isinstance(error[1], BrokenPipeError):
+            raise StdoutClosed from None
+        if isinstance(error[1], OSError) and error[1].errno in DISK_TROUBLE:
+            with disk(Path("stdout")):
+                raise error[1]
 
     def tell(self, text: str, done: int | None = None, total: int | None = None) -> None:
         """Show a step of progress, or a warning, each warning once."""
@@ -89,7 +103,7 @@ class Display:
             self._print_json({"cells": cells, "remarks": result.remarks, "files": [str(path) for path in result.files], "warnings": self._warned})
         else:
             # A table that is cut off where it is piped would be useless; there it gets the room it wants.
-            console = self._out if self._out.is_terminal else Console(highlight=False, width=max(200, self._out.width))
+            console = self._out if self._out.is_terminal else _Stdout(highlight=False, width=max(200, self._out.width))
             console.print(terminal_table(result.title, result.cells, console.width))
         if not self._quiet:
             for remark in result.remarks:
@@ -123,20 +137,18 @@ class Display:
         if not self._quiet:
             self._err.print(Text(f"all is ready; next: {following}"))
 
-    def rows(self, outputs: Sequence[Path], sources: Sequence[Path], count: int) -> None:
-        """Print the first synthetic rows of each file under their parents, as in Table 4."""
-        self._progress.stop()
-        for output, source in zip(outputs, sources, strict=True):
-            if output == STDIO or self._json:
-                continue
-            parents = {} if source == STDIO else {row.id: row for row in read(source, Example)}
-            for _, row in zip(range(count), read(output, Augmented), strict=False):
-                for name in row.parents:
-                    if name in parents:
-                        self._out.print(Text.assemble(("example  ", "dim"), parents[name].text, (f" ({parents[name].label})", "dim")), soft_wrap=True)
-                shares = ", ".join(f"{label}: {share:.0%}" for label, share in row.probs.items())
-                self._out.print(Text.assemble((f"{row.method}  ", "bold"), row.text, (f" ({shares})", "bold cyan")), soft_wrap=True)
-                self._out.print()
+    def rows(self, output: Path, source: Path, count: int) -> None:
+        """Print the first synthetic rows of a file under their parents, as in Table 4."""
+        if not count or output == STDIO or self._json:
+            return
+        parents = {} if source == STDIO else {row.id: row for row in read(source, Example)}
+        for row in itertools.islice(read(output, Augmented), count):
+            for name in row.parents:
+                if name in parents:
+                    self._out.print(Text.assemble(("example  ", "dim"), parents[name].text, (f" ({parents[name].label})", "dim")), soft_wrap=True)
+            shares = ", ".join(f"{label}: {share:.0%}" for label, share in row.probs.items())
+            self._out.print(Text.assemble((f"{row.method}  ", "bold"), row.text, (f" ({shares})", "bold cyan")), soft_wrap=True)
+            self._out.print()
 
     def _line(self, item: Done) -> None:
         # On a terminal too: the bars are gone by now, and these lines are what remains.

@@ -38,6 +38,10 @@ class StoppedShort(UserError):
     exit_code = 3
 
 
+class StdoutClosed(Exception):
+    """Whoever read stdout has gone (`gpt3mix report ... | head`): no error, but the end of the work."""
+
+
 class Tell(Protocol):
     """How a stage reports: `cli` renders it as a progress bar or a warning, a library user may pass `quiet`."""
 

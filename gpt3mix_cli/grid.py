@@ -12,9 +12,10 @@ from typing import Any
 from . import data
 from .augment import Augmenter, augment, journal_path, open_augmenter
 from .errors import StoppedShort, Tell, UserError, quiet
+from .files import STDIO, file_sha
 from .lm import LM, open_lm
 from .lm.journal import Journaled
-from .records import STDIO, Augmented, Done, Example, Row, read, read_manifest
+from .records import Augmented, Done, Example, Row, read, read_manifest, rows_sha
 from .report import Report, Wanted, report
 from .settings import PART, Baseline, Classifier, Experiment, derived_seed, fingerprint
 from .subsample import subsample
@@ -130,6 +131,7 @@ class Grid:
         experiment = spot.experiment
         output = output or spot.synthetic(method, draw)
         real = self._real(spot, source)
+        _distinct(output, [source])
         # What an LM answers is kept even if the rows go to a pipe.
         augmenter, journal = self._augmenter(experiment, method, spot.synthetic(method, draw) if output == STDIO else output)
         try:
@@ -156,26 +158,28 @@ class Grid:
         experiment = spot.experiment
         classes = experiment.task.classes
         trials = spot.dealt(classifier)
+        place = output or spot.trials(method, classifier.name)
+        _distinct(place, [source, *added])
+        real = self._real(spot, source)
         if added:
-            synthetic = {0: self._synthetic([*added], classes)}
+            synthetic = {0: self._synthetic([*added], classes, real)}
             trials = [(trial, 0) for trial, _ in trials]
         elif method == "none":
             synthetic = {}
             trials = [(trial, 0) for trial, _ in trials]
         else:
             draws = {draw for _, draw in trials}
-            synthetic = {draw: self._synthetic([spot.synthetic(method, draw)], classes) for draw in sorted(draws)}
+            synthetic = {draw: self._synthetic([spot.synthetic(method, draw)], classes, real) for draw in sorted(draws)}
         splits = self.splits(experiment)
         work = Work(
             self.classifier(classifier, classes),
             Cell(experiment.task.name, spot.level, method, classifier.name, experiment.variant, spot.seed, classes),
-            self._real(spot, source),
+            real,
             synthetic,
             splits.validation,
             splits.test,
             experiment.subsample.master_seed,
         )
-        place = output or spot.trials(method, classifier.name)
         return train(work, trials, place, command=self.command, force=self.force, tell=self.tell)
 
     def report(self, output: Path | None = None) -> Report:
@@ -246,7 +250,11 @@ class Grid:
         if method == "gpt3mix":
             journal = Journaled(self.lm(experiment), journal_path(output))
             return open_augmenter(experiment.augment, experiment.task, journal), journal
-        return open_augmenter(baseline_of(experiment, method), experiment.task), None
+        settings = baseline_of(experiment, method)
+        key = fingerprint(["baseline", settings.model_dump(), experiment.task.labels])
+        if key not in self._kept:
+            self._kept[key] = open_augmenter(settings, experiment.task)
+        return self._kept[key], None
 
     def _real(self, spot: Spot, source: Path | None) -> list[Example]:
         path = source or spot.real
@@ -280,17 +288,24 @@ class Grid:
         stem = "stdin" if paths[0] == STDIO else paths[0].name.removesuffix(".jsonl")
         return as_method(first.method if first and first.method else stem)
 
-    def _synthetic(self, paths: Sequence[Path], classes: Sequence[str]) -> Synthetic:
+    def _synthetic(self, paths: Sequence[Path], classes: Sequence[str], real: Sequence[Example]) -> Synthetic:
         rows: list[Augmented] = []
         abouts: list[dict[str, Any]] = []
         tokens: list[int] = []
         for path in paths:
             found = self._read(path, Augmented, classes)
             manifest = read_manifest(path)
+            if manifest and manifest.sha256 != file_sha(path):
+                manifest = None
+                self.tell(f"{path}: changed since it was made, so its manifest is passed over")
+            if manifest and manifest.inputs.get("train") != rows_sha(real):
+                hint = "make them again, or name the right files with -i and -a"
+                raise UserError(f"{path}: its rows were made from other real rows than these", hint)
             if manifest and not manifest.complete:
                 self.tell(f"{path}: only {len(found)} of {manifest.counts.get('wanted', '?')} rows; its stage stopped short")
             rows += found
-            abouts.append(manifest.settings if manifest else {"rows": fingerprint([[row.text, row.probs] for row in found])})
+            # Rows that came from elsewhere are one method; which rows they are is an input, not a setting.
+            abouts.append(manifest.settings if manifest else {"made": "elsewhere"})
             tokens += [manifest.tokens] if manifest and manifest.tokens is not None else []
         about = abouts[0] if len(abouts) == 1 else {"files": abouts}
         return Synthetic(rows, about, sum(tokens) if tokens else None)
@@ -305,9 +320,16 @@ def baseline_of(experiment: Experiment, method: str) -> Baseline:
     raise UserError(f"the config has no baseline '{method}'", f"its baselines: {names}; add one under `baselines:`")
 
 
+def _distinct(output: Path, inputs: Sequence[Path | None]) -> None:
+    """Refuse to write over what is read."""
+    for path in inputs:
+        if path is not None and output != STDIO and path != STDIO and output.resolve() == path.resolve():
+            raise UserError(f"{output}: is the input too", "write to another file")
+
+
 def as_method(name: str) -> str:
     """Return a name that a method of no config may have: it will be part of a file name."""
-    if not PART.fullmatch(name) or name == "train":
+    if not PART.fullmatch(name) or name in ("none", "train", "history"):
         raise UserError(f"'{name}' cannot be the name of a method", "give another one with --method, of letters, digits, '_', '+' and '-'")
     return name
 

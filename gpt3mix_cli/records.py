@@ -1,34 +1,25 @@
-"""What flows between the stages: JSONL records, their manifests, and files that appear whole or not at all.
+"""What flows between the stages: JSONL records and the manifests beside them.
 
 One object a line, UTF-8, keys in the order of the fields below, unknown keys kept. Labels are the task's class names,
 never the label tokens. Every error names the file and the line. Reading is a stream: a file may be larger than memory.
 """
 
-import contextlib
-import errno
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
-from typing import IO, Any, Literal, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
 from . import __version__
 from .errors import UserError, did_you_mean
+from .files import STDIO, file_sha, open_read, whole_file
 
-try:
-    import fcntl
-except ImportError:  # Windows has no flock; there, two processes writing one output are not told apart.
-    fcntl = None  # type: ignore[assignment]
-
-STDIO = Path("-")
-MODEL_FILES = ("*.safetensors", "*.bin", "*.model", "*.spm", "tokenizer*", "vocab*", "merges*", "config.json", "generation_config.json")
-DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 SUM_TOLERANCE = 1e-3  # how far the probabilities of a row may be from 1 before they are no distribution
 
 
@@ -107,7 +98,8 @@ class Trial(Record):
 class Manifest(BaseModel):
     """Stands beside an output F as `F.manifest.json`, written last: its presence says that F is whole.
 
-    `inputs` maps a role (train, test, model, ...) to a hash of its content; `sha256` is that of F itself.
+    `inputs` maps a role (train, test, ...) to a hash of its content, `settings` hold the fingerprints of models, `sha256`
+    is that of F itself. `machine` says what may change last digits; it does not make an output stale.
     """
 
     stage: str
@@ -121,6 +113,7 @@ class Manifest(BaseModel):
     tokens: int | None = None
     usd: float | None = None
     seconds: float | None = None
+    machine: dict[str, str] = Field(default_factory=lambda: machine())
     command: list[str] = Field(default_factory=list)
     version: str = __version__
 
@@ -142,7 +135,7 @@ Row = TypeVar("Row", bound=Record)
 
 def lines(path: Path, blank: bool = False) -> Iterator[tuple[int, str]]:
     """Yield (line number, line) of a UTF-8 text file or stdin; blank lines are passed over unless asked for."""
-    with _open(path) as stream:
+    with open_read(path) as stream:
         for number, raw in enumerate(stream, 1):
             try:
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
@@ -208,6 +201,9 @@ def _check_example(row: Example, where: str, classes: Sequence[str]) -> None:
         total = sum(row.probs.values())
         if min(row.probs.values(), default=0) < 0 or not abs(total - 1) <= SUM_TOLERANCE:
             raise UserError(f"{where}: probs: {row.probs} is no distribution (sum {total:g})", "they must be at least 0 and sum to 1")
+        if row.probs.get(row.label, 0) < max(row.probs.values()):
+            message = f"{where}: the label '{row.label}' is not the most probable class of {row.probs}"
+            raise UserError(message, "the label must be the argmax of probs")
 
 
 def unknown_label(where: str, label: object, classes: Sequence[str]) -> UserError:
@@ -228,15 +224,6 @@ def _finite(digits: str) -> float:
     return value if -sys.float_info.max <= value <= sys.float_info.max else _no_number(digits)
 
 
-def _open(path: Path) -> IO[bytes]:
-    if path == STDIO:
-        return os.fdopen(os.dup(sys.stdin.fileno()), "rb")
-    try:
-        return path.open("rb")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}", "check the path; is the stage before this one done?") from None
-
-
 # Writing -------------------------------------------------------------------------------------------------------------
 
 
@@ -255,101 +242,6 @@ def write(path: Path, rows: Iterable[Record]) -> int:
     return count
 
 
-@contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file that takes its place only when the block ends well: written aside, synced, renamed.
-
-    The side file has one name, so that a killed run leaves nothing that the next does not replace, and is locked, so
-    that two processes cannot write the same output.
-    """
-    if path == STDIO:
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
-        return
-    aside = path.with_name(f".{path.name}.partial")
-    with disk(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    stream = _locked(aside, path)
-    try:
-        with disk(path):
-            stream.truncate(0)
-        try:
-            yield stream
-        except OSError as error:
-            if error.errno not in DISK_TROUBLE:
-                raise  # the block's own business, such as a network
-            with disk(path):
-                raise
-        with disk(path):
-            stream.flush()
-            os.fsync(stream.fileno())
-            aside.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            aside.unlink()
-        raise
-    finally:
-        stream.close()
-    _sync_folder(path.parent)
-
-
-def append(path: Path, text: str) -> None:
-    """Append whole lines durably; one write call, so that two processes' lines never mix."""
-    with disk(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab", buffering=0) as stream:
-            stream.write(text.encode())
-            os.fsync(stream.fileno())
-
-
-def _locked(aside: Path, path: Path) -> IO[bytes]:
-    """Open the side file of an output and hold it for this process until it is closed."""
-    while True:
-        with disk(path):
-            stream = aside.open("ab")
-        _lock(stream, path)
-        with contextlib.suppress(OSError):
-            if os.fstat(stream.fileno()).st_ino == aside.stat().st_ino:
-                return stream
-        # Another writer renamed the file between our opening and locking it: it is that writer's output now.
-        stream.close()
-
-
-def _lock(stream: IO[bytes], path: Path) -> None:
-    if fcntl is None:
-        return
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            stream.close()
-            raise UserError(f"{path}: another process is writing it", "wait for that run, or end it") from None
-        # A file system without locks: go on, as every tool does there.
-
-
-@contextlib.contextmanager
-def disk(path: Path) -> Iterator[None]:
-    """Turn what a file system refuses into a message for the user."""
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        hint = "free some space and run the same command again" if full else "choose another place with -o or --out"
-        raise UserError(f"{path}: cannot be written: {error.strerror or error}", hint) from None
-
-
-def _sync_folder(folder: Path) -> None:
-    # Without this a rename may be lost with the power, although the file's content is safe.
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
 # Hashes and manifests ------------------------------------------------------------------------------------------------
 
 
@@ -361,23 +253,16 @@ def rows_sha(rows: Iterable[Example]) -> str:
     return digest.hexdigest()[:16]
 
 
-def file_sha(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes."""
-    with _open(path) as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
-
-
-def model_sha(folder: Path) -> str:
-    """Return a hash of the files of a model's folder that can change what it computes."""
-    digest = hashlib.sha256()
-    for path in sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern)}):
-        digest.update(f"{path.name} {file_sha(path)}\n".encode())
-    return digest.hexdigest()[:16]
-
-
 def manifest_path(output: Path) -> Path:
     """Return where the manifest of an output stands."""
     return output.with_name(output.name + ".manifest.json")
+
+
+def machine() -> dict[str, str]:
+    """Return the versions and the number of threads that the numbers were made with."""
+    torch = sys.modules.get("torch")
+    threads = {"threads": str(torch.get_num_threads())} if torch else {}
+    return {name: metadata.version(name) for name in ("numpy", "scikit-learn", "torch", "transformers")} | threads
 
 
 def read_manifest(output: Path) -> Manifest | None:

@@ -50,8 +50,8 @@ def _part(value: Any) -> str:
     # Dots set the parts of a file name apart: `eda.draw-1.jsonl`, `trials/eda.linear.jsonl`.
     if not isinstance(value, str | int) or not PART.fullmatch(str(value)):
         raise ValueError(f"'{value}' cannot be part of a file name; use letters, digits, '_', '+' and '-'")
-    if value == "train":
-        raise ValueError("'train' is the name of the real rows; choose another")
+    if value in ("train", "history"):
+        raise ValueError(f"'{value}' names another file; choose another")
     return str(value)
 
 
@@ -132,13 +132,25 @@ class Task(Settings):
             raise ValueError("must be one line without spaces around it")
         return value
 
+    @model_validator(mode="after")
+    def _mapped(self) -> "Task":
+        for raw, label in getattr(self.data, "values", {}).items():
+            if label not in self.labels:
+                raise ValueError(f"data.values maps '{raw}' to '{label}', which is none of the classes {', '.join(self.labels)}")
+        return self
+
     @property
     def classes(self) -> list[str]:
         """Class names in the task's order."""
         return list(self.labels)
 
 
-def _level(value: Any) -> str:
+def level(value: Any) -> str:
+    """Return a level as it was written.
+
+    Raises:
+        ValueError: if it is none.
+    """
     text = str(value)
     if not LEVEL.fullmatch(text):
         raise ValueError(f"'{text}' is no level; write `0.1%`, `8/class` or `full`")
@@ -167,7 +179,7 @@ def _seeds(value: Any) -> Any:
     return value
 
 
-Level = Annotated[str, BeforeValidator(_level)]
+Level = Annotated[str, BeforeValidator(level)]
 
 
 class Subsample(Settings):

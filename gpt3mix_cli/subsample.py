@@ -10,8 +10,11 @@ from pathlib import Path
 
 from .data import Splits, by_class
 from .errors import Tell, UserError, quiet
-from .records import STDIO, Done, Example, Manifest, file_sha, up_to_date, write, write_manifest
+from .files import STDIO, file_sha
+from .records import Done, Example, Manifest, up_to_date, write, write_manifest
 from .settings import LEVEL, generator
+
+FORMAT = 1  # raised when the same settings would give other rows
 
 
 def rows_per_class(level: str, n: int, classes: int) -> int:
@@ -65,7 +68,7 @@ def subsample(
     tell: Tell = quiet,
 ) -> Done:
     """Write the training rows of a level and data seed with their manifest, unless they are there already."""
-    settings = {"level": level, "master_seed": master_seed, "data_seed": seed, "classes": list(classes)}
+    settings = {"format": FORMAT, "level": level, "master_seed": master_seed, "data_seed": seed, "classes": list(classes)}
     # The test rows change no draw, but the manifest counts those that stand in train.
     inputs = {"train": splits.sha["train"], "test": splits.sha["test"]}
     if not force and (manifest := up_to_date(output, settings, inputs)):

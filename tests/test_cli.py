@@ -316,13 +316,77 @@ def test_synthetic_rows_can_come_from_stdin(mine: Path, tmp_path: Path) -> None:
 
 
 def test_real_rows_from_stdin_serve_every_method(mine: Path, tmp_path: Path) -> None:
-    rows = [{"id": f"r{i}", "text": f"text {i}", "label": ("good", "bad")[i % 2]} for i in range(4)]
-    text = "".join(json.dumps(row) + "\n" for row in rows)
     assert shell("subsample", mine, *LIGHT, "-q", folder=tmp_path).returncode == 0
     assert shell("baseline", mine, *LIGHT, "--method", "eda", "-q", folder=tmp_path).returncode == 0
+    text = next((tmp_path / "results").rglob("seed-0/train.jsonl")).read_text()
     done = shell("train", mine, *LIGHT, "--seed", 0, "-i", "-", folder=tmp_path, text=text)
     assert done.returncode == 0, done.stderr
-    assert [json.loads(path.read_text())["n_train"] for path in (tmp_path / "results").rglob("trials/*.linear.jsonl")] == [4, 4]
+    assert [json.loads(path.read_text())["n_train"] for path in (tmp_path / "results").rglob("trials/*.linear.jsonl")] == [6, 6]
+
+
+def test_synthetic_rows_of_other_real_rows_are_refused(mine: Path, tmp_path: Path, call: Callable[..., Outcome]) -> None:
+    assert call("run", mine, *LIGHT).code == 0
+    other = ["--set", "subsample.master_seed=7"]
+    assert call("subsample", mine, *LIGHT, *other).code == 0
+    done = call("train", mine, *LIGHT, *other, "--method", "eda")
+    assert done.code == 2
+    assert "its rows were made from other real rows than these" in done.err
+
+
+def test_augmented_rows_cannot_pass_for_no_augmentation(mine: Path, tmp_path: Path, call: Callable[..., Outcome]) -> None:
+    assert call("run", mine, *LIGHT).code == 0
+    rows = next((tmp_path / "results").rglob("seed-0/eda.jsonl"))
+    done = call("train", mine, *LIGHT, "--seed", 0, "-a", rows, "--method", "none")
+    assert done.code == 2
+    assert "'none' cannot be the name of a method" in done.err
+
+
+def test_an_output_cannot_be_the_input(mine: Path, tmp_path: Path, call: Callable[..., Outcome]) -> None:
+    assert call("subsample", mine, *LIGHT).code == 0
+    real = next((tmp_path / "results").rglob("seed-0/train.jsonl"))
+    before = real.read_bytes()
+    done = call("baseline", mine, *LIGHT, "--method", "eda", "-i", real, "-o", real)
+    assert done.code == 2
+    assert "is the input too" in done.err
+    assert real.read_bytes() == before
+
+
+@pytest.mark.parametrize("level", ["0%", "200%", "0/class", "8"])
+def test_a_level_of_the_command_line_is_checked_as_in_the_config(mine: Path, level: str, call: Callable[..., Outcome]) -> None:
+    done = call("subsample", mine, "--level", level)
+    assert done.code == 2
+    assert f"--level {level}" in done.err
+
+
+def test_the_other_cells_go_on_where_one_falls_short(mine: Path, tmp_path: Path, call: Callable[..., Outcome]) -> None:
+    assert call("subsample", mine).code == 0
+    done = call("augment", mine, "--set", "augment.max_tokens=1", "--set", "augment.attempts=1", "--json")
+    assert done.code == 3
+    assert len(list((tmp_path / "results").rglob("gpt3mix.jsonl"))) == 2
+    assert json.loads(done.out)["outputs"] == []
+
+
+def test_a_reader_that_has_gone_is_no_error(chained: Path) -> None:
+    command = f"{SCRIPT} report {chained / 'results'} -o {chained / 'piped'} -q | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_full_or_closed_stdout_is_told(mine: Path, tmp_path: Path) -> None:
+    for command in (f"{SCRIPT} subsample {mine} --seed 0 -o - > /dev/full", f"{SCRIPT} subsample {mine} --seed 0 --json -q > /dev/full"):
+        done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 2, done.stderr
+        assert "stdout: cannot be written" in done.stderr
+    done = subprocess.run(["bash", "-c", f"{SCRIPT} subsample {mine} --seed 0 -o - >&-"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+
+
+def test_a_device_is_never_replaced(mine: Path, tmp_path: Path, call: Callable[..., Outcome]) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    done = call("subsample", mine, "--seed", 0, "-o", tmp_path / "pipe")
+    assert done.code == 2
+    assert "is no plain file" in done.err
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_stdout_holds_results_only(chained: Path, call: Callable[..., Outcome]) -> None:

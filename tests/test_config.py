@@ -308,7 +308,7 @@ def test_labels_are_read_as_written_in_their_order(write: Write, labels: str, ex
 
 def test_values_are_read_as_written(write: Write) -> None:
     data = "{kind: hub, path: a/b, values: {1: yes, 0: off, true: on, null: no, 1.5: 7}}"
-    experiment = one(write(BASE.replace("{kind: demo}", data)))
+    experiment = one(write(BASE.replace("{kind: demo}", data).replace("labels: [pos, neg]", "labels: [yes, off, on, no, 7]")))
     assert isinstance(experiment.task.data, HubData)
     assert experiment.task.data.values == {"1": "yes", "0": "off", "true": "on", "null": "no", "1.5": "7"}
 
@@ -558,6 +558,11 @@ def test_a_task_file_can_be_swept(write: Write) -> None:
 def test_a_sweep_must_be_keys_with_lists(write: Write, sweep: str) -> None:
     path = write(BASE + f"sweep: {sweep}\n")
     assert refused(path) == f"{path}: sweep: expected key -> list of values"
+
+
+@pytest.mark.parametrize("values", ["[1, 1]", "[1, 1.0]"])
+def test_a_value_swept_twice_is_refused(write: Write, values: str) -> None:
+    assert "has the settings of an earlier one" in refused(write(FULL + f"sweep: {{augment.ratio: {values}}}\n"))
 
 
 @pytest.mark.parametrize(

@@ -216,10 +216,10 @@ ID = '{"id": %s, "text": "x", "label": "p"}\n'
         ("a.parquet", b"", "{0}: cannot be read as Parquet: "),
         ("a.parquet", b"PAR1 and no more", "{0}: cannot be read as Parquet: "),
         ("a.parquet", parquet(ROWS)[:-30], "{0}: cannot be read as Parquet: "),
-        ("a.jsonl", "", "task 't': the train split has no rows"),
-        ("a.jsonl", "\n\n", "task 't': the train split has no rows"),
-        ("a.csv", "", "task 't': the train split has no rows"),
-        ("a.csv", "text,label\n", "task 't': the train split has no rows"),
+        ("a.jsonl", "", "{0}: the train split has no rows"),
+        ("a.jsonl", "\n\n", "{0}: the train split has no rows"),
+        ("a.csv", "", "{0}: the train split has no rows"),
+        ("a.csv", "text,label\n", "{0}: the train split has no rows"),
         ("a.txt", "x", "{0}: the ending '.txt' is not known"),
         ("a", "x", "{0}: the ending '' is not known"),
         ("a.jsonl", '{"text": "x", "label": "p"}\n', "task 't': no training row has the class 'n'"),
@@ -242,11 +242,11 @@ def test_a_missing_column_lists_those_there_are(made: Made, name: str, content: 
     assert refused(made(content, name, text="review")).hint == "columns are review, stars; name the right one with task.data.label"
 
 
-def test_an_error_in_any_split_is_told(made: Made) -> None:
+def test_an_error_in_any_split_is_told(made: Made, tmp_path: Path) -> None:
     for split in ("test", "validation"):
         task = made(**{split: '{"text": "x", "label": "q"}\n'})
         assert refused(task).message.startswith(f"{getattr(task.data, split)}, line 1: label 'q'")
-        assert refused(made(**{split: ""})).message == f"task 't': the {split} split has no rows"
+        assert refused(made(**{split: ""})).message == f"{tmp_path / split}.jsonl: the {split} split has no rows"
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])

@@ -6,8 +6,9 @@ import pytest
 
 from gpt3mix_cli.config import load
 from gpt3mix_cli.errors import UserError
+from gpt3mix_cli.files import append
 from gpt3mix_cli.grid import Grid, Spot, baseline_of, method_known
-from gpt3mix_cli.records import Augmented, append, write
+from gpt3mix_cli.records import Augmented, write
 
 SMALL = """\
 name: small

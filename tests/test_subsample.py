@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from gpt3mix_cli.data import Splits
 from gpt3mix_cli.errors import UserError
-from gpt3mix_cli.records import STDIO, Done, Example, file_sha, manifest_path, read, read_manifest
+from gpt3mix_cli.files import STDIO, file_sha
+from gpt3mix_cli.records import Done, Example, manifest_path, read, read_manifest
 from gpt3mix_cli.subsample import draw, rows_per_class, subsample
 
 CLASSES = ["pos", "neg"]
@@ -130,7 +131,7 @@ def test_the_draw_is_written_with_its_manifest(tmp_path: Path) -> None:
     assert manifest.counts["rows"] == 6
     assert manifest.counts["classes"] == {"pos": 3, "neg": 3}
     assert manifest.sha256 == file_sha(output)
-    assert manifest.settings == {"level": "3/class", "master_seed": 42, "data_seed": 0, "classes": CLASSES}
+    assert manifest.settings == {"format": 1, "level": "3/class", "master_seed": 42, "data_seed": 0, "classes": CLASSES}
     shas = Splits(TRAIN, [], TRAIN[:2]).sha
     assert manifest.inputs == {"train": shas["train"], "test": shas["test"]}
     assert manifest.command == ["gpt3mix", "subsample"]

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any, Protocol, assert_never
 
 from ..errors import StoppedShort, Tell, UserError, quiet
+from ..files import STDIO, file_sha, only_writer
 from ..lm import LM
-from ..records import STDIO, Augmented, Done, Example, Manifest, Reject, file_sha, rows_sha, up_to_date, write, write_manifest
+from ..records import Augmented, Done, Example, Manifest, Reject, rows_sha, up_to_date, write, write_manifest
 from ..settings import Augment, Backtranslate, Baseline, Eda, Task
 from .quality import Gate, same_text
 
@@ -174,10 +175,27 @@ def augment(
     if not examples:
         raise UserError("there are no real examples to start from", "check the subsample")
     wanted = min(wanted_rows(ratio, len(examples)), sys.maxsize if limit is None else limit)
-    settings = {**augmenter.about, "ratio": ratio, "limit": limit, "attempts": attempts, "seed": seed}
+    # Not `attempts`: an output that is whole is the same with more of them.
+    settings = {**augmenter.about, "ratio": ratio, "limit": limit, "seed": seed}
     inputs = {"train": rows_sha(examples)}
-    if not force and (manifest := up_to_date(output, settings, inputs)):
-        return Done(output, manifest, skipped=True)
+    with only_writer(output):
+        if not force and (manifest := up_to_date(output, settings, inputs)):
+            return Done(output, manifest, skipped=True)
+        return _augment(augmenter, examples, output, wanted, attempts, seed, settings, inputs, command, tell)
+
+
+def _augment(
+    augmenter: Augmenter,
+    examples: Sequence[Example],
+    output: Path,
+    wanted: int,
+    attempts: float,
+    seed: int,
+    settings: dict[str, Any],
+    inputs: dict[str, str],
+    command: Sequence[str],
+    tell: Tell,
+) -> Done:
     started = time.monotonic()
     outcome = make(augmenter, examples, wanted, attempts, seed, tell)
     write(output, outcome.rows)

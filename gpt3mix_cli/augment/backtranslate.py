@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import UserError
-from ..records import Augmented, Example, model_sha
+from ..files import model_sha
+from ..records import Augmented, Example
 from ..settings import Backtranslate, Task, fingerprint
 from . import edited
 
+FORMAT = 1  # raised when the same settings would give other rows
 DEFAULTS = {
     "transformers": ("Helsinki-NLP/opus-mt-en-de", "Helsinki-NLP/opus-mt-de-en"),
     "apertium": ("eng-spa", "spa-eng"),
@@ -47,6 +49,7 @@ class BackTranslation:
         self._forward, self._backward = settings.forward or default[0], settings.backward or default[1]
         self._batch = APERTIUM_BATCH if settings.engine == "apertium" else settings.batch_size
         self._engines: tuple[_Engine, _Engine] | None = None
+        self._known: tuple[str, dict[str, list[str]]] = "", {}
         self.about: dict[str, Any] = {
             "method": settings.name,
             "kind": "backtranslate",
@@ -54,6 +57,7 @@ class BackTranslation:
             "forward": self._forward,
             "backward": self._backward,
             "classes": task.classes,
+            "format": FORMAT,
         }
         if settings.engine == "apertium":
             self.about["fingerprint"] = _apertium_version()
@@ -67,7 +71,11 @@ class BackTranslation:
         """Yield the rows of attempts first..first+count: attempt i is copy i // n of parent i mod n, whatever the seed."""
         texts = [" ".join(row.text.split()) for row in examples]
         batches = self._batches(texts)
-        known: dict[str, list[str]] = {}
+        # A later draw has the same parents; those of another cell would come in other batches.
+        key = fingerprint(texts)
+        if self._known[0] != key:
+            self._known = key, {}
+        known = self._known[1]
         for attempt in range(first, first + count):
             copy, parent = divmod(attempt, len(examples))
             row, text = examples[parent], texts[parent]

@@ -18,6 +18,7 @@ from . import edited
 from .quality import same_text
 from .thesaurus import digest, synonyms
 
+FORMAT = 1  # raised when the same settings would give other rows
 OPERATIONS = ("replace", "insert", "swap", "delete")
 
 # A drawn operation may leave the words as they are (nothing deleted, two swaps undone); it is then drawn again.
@@ -59,6 +60,7 @@ class EDA:
             "alpha": settings.alpha,
             "thesaurus": digest(),
             "classes": task.classes,
+            "format": FORMAT,
         }
 
     def generate(self, examples: Sequence[Example], first: int, count: int, seed: int) -> Iterator[Augmented]:

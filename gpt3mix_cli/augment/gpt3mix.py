@@ -14,6 +14,7 @@ from ..records import Augmented, Example, Reject
 from ..settings import Augment, Task, derived_seed, generator
 from .choose import choose
 
+FORMAT = 1  # raised when the same settings would give other rows
 # Every character at which str.splitlines ends a line: an example must stay on its own.
 LINE_ENDS = re.compile(r"\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*")
 
@@ -37,6 +38,7 @@ class GPT3Mix:
             "text_type": task.text_type,
             "label_type": task.label_type,
             "lm": lm.about.fingerprint,
+            "format": FORMAT,
         }
 
     def generate(self, examples: Sequence[Example], first: int, count: int, seed: int) -> Iterator[Augmented | Reject]:

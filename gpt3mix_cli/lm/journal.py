@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ..errors import UserError
-from ..records import disk
+from ..files import disk
 from ..settings import fingerprint
 from . import LM, About, Completion, Request, Scores
 

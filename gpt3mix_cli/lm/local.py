@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from ..records import model_sha
+from ..files import model_sha
 from ..settings import LocalLM as Settings
 from ..settings import fingerprint
 from . import About, Completion, Request, Scores

@@ -11,8 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import Tell, UserError, quiet
-from ..records import Trial, read, whole_file
+from ..files import whole_file
+from ..records import Trial, read
+from ..settings import fingerprint
 from . import tables
+
+# What makes a trial this one and no other.
+IDENTITY = {"task", "variant", "level", "method", "classifier", "settings", "test_sha", "train_sha", "data_seed", "trial"}
 
 
 @dataclass(frozen=True)
@@ -67,10 +72,29 @@ def _trials(sources: Sequence[Path], wanted: Sequence[Wanted], tell: Tell) -> It
     files: list[Path] = [item.path for item in wanted if item.path.exists()]
     if not wanted:
         for source in sources:
-            found = sorted(source.rglob("trials/*.jsonl")) if source.is_dir() else [source]
-            files += [path for path in found if not path.name.endswith(".history.jsonl")]
+            files += _trials_files(source) if source.is_dir() else [source]
+    seen: dict[str, Trial] = {}
+    repeated = 0
     for path in {path.resolve(): path for path in files}.values():
-        yield from _rows(path, tell)
+        for row in _rows(path, tell):
+            name = fingerprint(row.model_dump(include=IDENTITY))
+            if name not in seen:
+                seen[name] = row
+                yield row
+            elif row.accuracy == seen[name].accuracy:
+                repeated += 1
+            else:
+                message = f"{path}: trial {row.trial} of data seed {row.data_seed} stands elsewhere with another accuracy"
+                raise UserError(message, "leave out one of the two runs")
+    if repeated:
+        tell(f"{repeated} trials stand twice and are counted once")
+
+
+def _trials_files(folder: Path) -> list[Path]:
+    """Return the trials files of a folder: `trials/*.jsonl` and `trials.jsonl` at any depth, and its own if it is `trials`."""
+    own = folder.glob("*.jsonl") if folder.resolve().name == "trials" else []
+    found = {*folder.rglob("trials/*.jsonl"), *folder.rglob("trials.jsonl"), *own}
+    return sorted(path for path in found if not path.name.endswith(".history.jsonl"))
 
 
 def _rows(path: Path, tell: Tell) -> Iterator[Trial]:
@@ -78,18 +102,13 @@ def _rows(path: Path, tell: Tell) -> Iterator[Trial]:
     try:
         yield from rows
     except UserError as error:
-        if _ends_whole(path):
+        number, last = 0, b"\n"
+        with path.open("rb") as stream:
+            for number, last in enumerate(stream, 1):  # noqa: B007 - the last ones are wanted
+                pass
+        if last.endswith(b"\n") or f"{path}, line {number}:" not in error.message:
             raise
         tell(f"{error.message}; the last line is torn and was passed over")
-
-
-def _ends_whole(path: Path) -> bool:
-    with path.open("rb") as stream:
-        stream.seek(0, 2)
-        if stream.tell() == 0:
-            return True
-        stream.seek(-1, 2)
-        return stream.read() == b"\n"
 
 
 def _cells(trials: Sequence[Trial], wanted: Sequence[Wanted]) -> list[tables.CellRow]:
@@ -104,16 +123,18 @@ def _cells(trials: Sequence[Trial], wanted: Sequence[Wanted]) -> list[tables.Cel
     asked: dict[Key, int] = {}
     for item in wanted:
         asked[key(item)] = asked.get(key(item), 0) + item.trials
-    groups: dict[Key, dict[str | None, list[Trial]]] = {each: {} for each in asked}
+    groups: dict[Key, dict[str, list[Trial]]] = {each: {} for each in asked}
     for trial in trials:
-        groups.setdefault(key(trial), {}).setdefault(trial.settings, []).append(trial)
+        # Scores on another test set are as little to be averaged as those under other settings.
+        which = f"{(trial.settings or '')[:6]}/{(trial.test_sha or '')[:6]}"
+        groups.setdefault(key(trial), {}).setdefault(which, []).append(trial)
     cells = []
     for (task, variant, level, classifier, method), by_settings in groups.items():
         expected = asked.get((task, variant, level, classifier, method))
-        for settings, rows in (by_settings or {None: []}).items():
+        for which, rows in (by_settings or {"": []}).items():
             common = {"task": task, "variant": variant, "level": level, "classifier": classifier, "method": method}
-            shown = settings if len(by_settings) > 1 else None
-            cells.append(_cell(rows, expected, settings=settings, told_apart=shown, **common))
+            shown = which if len(by_settings) > 1 else None
+            cells.append(_cell(rows, expected, settings=rows[0].settings if rows else None, told_apart=shown, **common))
     return cells
 
 
@@ -153,7 +174,7 @@ def _remarks(trials: Sequence[Trial], cells: Sequence[tables.CellRow]) -> Iterat
         if cell.failed:
             yield f"{where}: {cell.failed} trials failed and are left out of the mean"
         if cell.told_apart:
-            yield f"{where}: trials of different settings are told apart (settings {cell.told_apart})"
+            yield f"{where}: trials of different settings or test sets are told apart (settings/test {cell.told_apart})"
         if cell.n_synthetic and cell.n_train and (whole := round(cell.n_synthetic / cell.n_train, 2)) and cell.ratios_differ(cells):
             yield f"{where}: {whole:g} synthetic rows for each real one, unlike other methods of this line"
     one_class = [row for row in trials if row.predicted_classes == 1]

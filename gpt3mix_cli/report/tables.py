@@ -44,7 +44,7 @@ class CellRow:
     @property
     def column(self) -> str:
         """The column in which the cell stands."""
-        return f"{self.method} [{self.told_apart[:6]}]" if self.told_apart else self.method
+        return f"{self.method} [{self.told_apart}]" if self.told_apart else self.method
 
     def ratios_differ(self, cells: "Sequence[CellRow]") -> bool:
         """Return whether another method of this line has another number of synthetic rows."""

@@ -13,8 +13,8 @@ from typing import Any, Protocol, assert_never
 
 from .. import __version__
 from ..errors import StoppedShort, Tell, UserError, quiet
+from ..files import STDIO, append, file_sha, only_writer
 from ..records import (
-    STDIO,
     Augmented,
     Done,
     Example,
@@ -22,8 +22,7 @@ from ..records import (
     Record,
     Row,
     Trial,
-    append,
-    file_sha,
+    machine,
     objects,
     read_manifest,
     rows_sha,
@@ -140,7 +139,8 @@ class Work:
         first = self.synthetic[min(self.synthetic)].about if self.synthetic else {}
         # Seeds differ from trial to trial, and `attempts` says when to give up: neither makes it another experiment.
         method = {key: value for key, value in first.items() if key not in ("seed", "attempts")}
-        return {"classifier": self.classifier.about, "classes": list(self.cell.classes), "synthetic": method}
+        validation = rows_sha(self.validation)  # it decides which weights are kept
+        return {"classifier": self.classifier.about, "classes": list(self.cell.classes), "synthetic": method, "validation": validation}
 
     def inputs(self) -> dict[str, str]:
         """Return the hashes of all rows."""
@@ -189,13 +189,28 @@ def train(
     """
     settings = {**work.settings(), "master_seed": work.master_seed, "trials": [list(pair) for pair in trials]}
     inputs = work.inputs()
-    if not force and (manifest := up_to_date(output, settings, inputs)):
-        return Done(output, manifest, skipped=True)
+    with only_writer(output):
+        if not force and (manifest := up_to_date(output, settings, inputs)):
+            return Done(output, manifest, skipped=True)
+        return _train(work, trials, output, settings, inputs, command, force, tell)
+
+
+def _train(
+    work: Work,
+    trials: Sequence[tuple[int, int]],
+    output: Path,
+    settings: dict[str, Any],
+    inputs: dict[str, str],
+    command: Sequence[str],
+    force: bool,
+    tell: Tell,
+) -> Done:
     started = time.monotonic()
     rows: list[Trial] = []
     epochs: list[Epoch] = []
     if not force:
-        rows, epochs = _resumed(output, trials, settings, inputs)
+        rows, epochs = _resumed(output, trials, settings, inputs, tell)
+    work.classifier.probe()  # what is missing must show before anything that is there is replaced
 
     def save(complete: bool) -> Manifest:
         write(output, rows)
@@ -254,7 +269,7 @@ def _since(started: float) -> float:
 
 
 def _resumed(
-    output: Path, trials: Sequence[tuple[int, int]], settings: Mapping[str, Any], inputs: Mapping[str, str]
+    output: Path, trials: Sequence[tuple[int, int]], settings: Mapping[str, Any], inputs: Mapping[str, str], tell: Tell
 ) -> tuple[list[Trial], list[Epoch]]:
     """Return the finished trials of an earlier run, and their epochs, where nothing that they rest on has changed.
 
@@ -273,6 +288,9 @@ def _resumed(
         for row in _whole_lines(output, Trial)
         if row.status == "ok" and (row.trial, row.draw) in wanted and f"synthetic.{row.draw}" not in changed
     ]
+    if rows and manifest.machine != machine():
+        tell(f"{output}: {len(rows)} trials that are kept ran with other versions or threads ({manifest.machine}, now {machine()})")
+    rows = list({row.trial: row for row in rows}.values())
     kept = {row.trial for row in rows}
     return rows, [line for line in _whole_lines(history_path(output), Epoch) if line.trial in kept]
 

@@ -10,6 +10,8 @@ from ..records import Augmented, Example
 from ..settings import Linear
 from . import Fit
 
+FORMAT = 1  # raised when the same settings would give other numbers
+
 
 class LinearClassifier:
     """The classifier; see `train.Classifier`."""
@@ -17,7 +19,7 @@ class LinearClassifier:
     def __init__(self, settings: Linear, classes: Sequence[str]) -> None:
         """Keep the settings."""
         self._settings, self._classes = settings, list(classes)
-        self.about = settings.model_dump(exclude={"name", "trials"})
+        self.about = {**settings.model_dump(exclude={"name", "trials"}), "format": FORMAT}
 
     def fit(self, train: Sequence[Augmented], validation: Sequence[Example], seed: int) -> Fit:
         """Fit the vocabulary and the weights on the training rows."""

@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from ..records import Augmented, Example, model_sha
+from ..files import model_sha
+from ..records import Augmented, Example
 from ..settings import Transformer, fingerprint, generator
 from . import Fit
 
 if TYPE_CHECKING:
     import torch
 
+FORMAT = 1  # raised when the same settings would give other numbers
 SLICE = 16  # rows of a training batch that go through the model together
 SCORING_TOKENS = 8192  # padded tokens in a scoring batch: large enough to be fast, small enough for any cache
 
@@ -47,7 +49,7 @@ class TransformerClassifier:
         commit = getattr(config, "_commit_hash", None) or settings.revision
         sha = model_sha(folder) if folder.is_dir() else fingerprint([self._place, commit])
         self.about = {**settings.model_dump(exclude={"name", "trials", "model", "revision", "device"})}
-        self.about |= {"model": sha, "device": self._device.type, "dtype": self._dtype}
+        self.about |= {"model": sha, "device": self._device.type, "dtype": self._dtype, "format": FORMAT}
 
     @functools.cached_property
     def _tokenizer(self) -> Any:
@@ -147,7 +149,8 @@ class TransformerClassifier:
 
     def probe(self) -> None:
         """Load tokenizer and weights."""
-        self._logits(["a first try"])
+        self._tokenised(["a first try"])
+        _ = self._pretrained
 
     def _logits(self, texts: Sequence[str]) -> "torch.Tensor":
         import torch
@@ -228,7 +231,8 @@ def _fast_dtype(device: "torch.device") -> str:
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        able = torch.cpu.get_capabilities()
+        # Older releases cannot say, and are served with float32.
+        able: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
         native = bool(able.get("avx512_bf16") or able.get("amx_bf16"))
     return "bfloat16" if native else "float32"
 

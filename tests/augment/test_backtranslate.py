@@ -73,9 +73,11 @@ def test_batches_do_not_depend_on_how_many_rows_are_asked_for() -> None:
     texts(augmenter, 0, 5)
     whole = list(there.seen)
     assert [[len(text) for text in batch] for batch in sorted(whole, key=lambda batch: len(batch[0]))] == [[3, 15], [17, 49]]
-    there.seen.clear()
+    augmenter, there, _ = faked(lambda text: [text], lambda text: [text], batch_size=2)
     texts(augmenter, 1, 1)
     assert there.seen == [["bad", "a waste of time"]]
+    texts(augmenter, 6, 1)
+    assert len(there.seen) == 1, "a second copy, or another draw, asks nothing again"
 
 
 @pytest.mark.parametrize(

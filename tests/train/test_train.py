@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpt3mix_cli.errors import StoppedShort
+from gpt3mix_cli.errors import StoppedShort, UserError
+from gpt3mix_cli.files import only_writer
 from gpt3mix_cli.records import Augmented, Done, Example, Trial, manifest_path, read, read_manifest
 from gpt3mix_cli.train import Cell, Fit, Synthetic, Work, history_path, one_hot
 from gpt3mix_cli.train import train as run_trials
@@ -64,6 +65,19 @@ def go(
     options = {"master_seed": 42, **options}
     work = Work(fake or Fake(), cell, real, synthetic or {}, VALIDATION, TEST, options.pop("master_seed", 42))
     return run_trials(work, trials, output, **options)
+
+
+def test_lines_that_two_processes_left_count_once(output: Path) -> None:
+    go(output)
+    whole = output.read_bytes()
+    output.write_bytes(whole + whole)
+    go(output)
+    assert [row["trial"] for row in rows_of(output)] == sorted({number for number, _ in TRIALS})
+
+
+def test_two_processes_cannot_work_on_one_output(output: Path) -> None:
+    with only_writer(output), pytest.raises(UserError, match="another process is writing it"):
+        go(output)
 
 
 def rows_of(output: Path) -> list[dict[str, Any]]:
