@@ -308,7 +308,7 @@ def test_labels_are_read_as_written_in_their_order(write: Write, labels: str, ex
 
 def test_values_are_read_as_written(write: Write) -> None:
     data = "{kind: hub, path: a/b, values: {1: yes, 0: off, true: on, null: no, 1.5: 7}}"
-    experiment = one(write(BASE.replace("{kind: demo}", data).replace("labels: [pos, neg]", "labels: [yes, off, on, no, 7]")))
+    experiment = one(write(BASE.replace("{kind: demo}", data).replace("{pos: positive, neg: negative}", "[yes, off, on, no, 7]")))
     assert isinstance(experiment.task.data, HubData)
     assert experiment.task.data.values == {"1": "yes", "0": "off", "true": "on", "null": "no", "1.5": "7"}
 
