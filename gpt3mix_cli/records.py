@@ -7,6 +7,7 @@ never the label tokens. Every error names the file and the line. Reading is a st
 import hashlib
 import json
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -278,6 +279,20 @@ def write_manifest(output: Path, manifest: Manifest) -> None:
     if output != STDIO:
         with whole_file(manifest_path(output)) as stream:
             stream.write((json.dumps(manifest.model_dump(), ensure_ascii=False, indent=1) + "\n").encode())
+
+
+def close_output(output: Path, started: float, **fields: Any) -> Manifest:
+    """Write the manifest of an output that is whole on disk, and return it.
+
+    Args:
+        output: the file; for stdout the manifest is only returned.
+        started: when its stage began, by `time.monotonic`.
+        fields: the rest of `Manifest`.
+    """
+    sha = "" if output == STDIO else file_sha(output)
+    manifest = Manifest(output=output.name, sha256=sha, seconds=round(time.monotonic() - started, 3), **fields)
+    write_manifest(output, manifest)
+    return manifest
 
 
 def up_to_date(output: Path, settings: dict[str, Any], inputs: dict[str, str]) -> Manifest | None:

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from .data import Splits, by_class
 from .errors import Tell, UserError, quiet
-from .files import STDIO, file_sha
-from .records import Done, Example, Manifest, up_to_date, write, write_manifest
+from .records import Done, Example, close_output, up_to_date, write
 from .settings import LEVEL, generator
 
 FORMAT = 1  # raised when the same settings would give other rows
@@ -78,10 +77,10 @@ def subsample(
     if not rows:
         raise UserError(f"level {level}: no rows are left to draw from", "check the data, or give the task a validation split of its own")
     write(output, rows)
-    manifest = Manifest(
+    manifest = close_output(
+        output,
+        started,
         stage="subsample",
-        output=output.name,
-        sha256="" if output == STDIO else file_sha(output),
         complete=True,
         settings=settings,
         inputs=inputs,
@@ -91,8 +90,6 @@ def subsample(
             "classes": {label: len(found) for label, found in by_class(rows, classes).items()},
             "test_rows_in_train": splits.shared,
         },
-        seconds=round(time.monotonic() - started, 3),
         command=list(command),
     )
-    write_manifest(output, manifest)
     return Done(output, manifest)

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, Protocol, assert_never
 
 from ..errors import StoppedShort, Tell, UserError, quiet
-from ..files import STDIO, file_sha, only_writer
+from ..files import STDIO, only_writer
 from ..lm import LM
-from ..records import Augmented, Done, Example, Manifest, Reject, rows_sha, up_to_date, write, write_manifest
+from ..records import Augmented, Done, Example, Reject, close_output, rows_sha, up_to_date, write
 from ..settings import Augment, Backtranslate, Baseline, Eda, Task
 from .quality import Gate, same_text
 
@@ -202,20 +202,18 @@ def _augment(
     if output != STDIO and not augmenter.edits:
         write(rejects_path(output), outcome.rejects)
     usage = augmenter.usage()
-    manifest = Manifest(
+    manifest = close_output(
+        output,
+        started,
         stage="augment",
-        output=output.name,
-        sha256="" if output == STDIO else file_sha(output),
         complete=len(outcome.rows) == wanted,
         settings=settings,
         inputs=inputs,
         seed=seed,
         counts={**outcome.counts(wanted), **usage},
         tokens=sum(usage.values()) if usage else None,
-        seconds=round(time.monotonic() - started, 3),
         command=list(command),
     )
-    write_manifest(output, manifest)
     if not manifest.complete:
         reasons = ", ".join(f"{n} {reason}" for reason, n in manifest.counts["rejected"].items())
         raise StoppedShort(

@@ -13,7 +13,7 @@ from typing import Any, Protocol, assert_never
 
 from .. import __version__
 from ..errors import StoppedShort, Tell, UserError, quiet
-from ..files import STDIO, append, file_sha, only_writer
+from ..files import STDIO, append, only_writer
 from ..records import (
     Augmented,
     Done,
@@ -22,6 +22,7 @@ from ..records import (
     Record,
     Row,
     Trial,
+    close_output,
     machine,
     objects,
     read_manifest,
@@ -29,7 +30,6 @@ from ..records import (
     to_line,
     up_to_date,
     write,
-    write_manifest,
 )
 from ..settings import Linear, Transformer, derived_seed, fingerprint
 from . import metrics
@@ -216,20 +216,11 @@ def _train(
         write(output, rows)
         if output != STDIO:
             write(history_path(output), epochs)
-        manifest = Manifest(
-            stage="train",
-            output=output.name,
-            sha256="" if output == STDIO else file_sha(output),
-            complete=complete,
-            settings=settings,
-            inputs=inputs,
-            seed=work.cell.data_seed,
-            counts={"trials": len(trials), **{status: sum(row.status == status for row in rows) for status in ("ok", "failed")}},
-            seconds=_since(started),
-            command=list(command),
-        )
-        write_manifest(output, manifest)
-        return manifest
+        counts = {"trials": len(trials), **{status: sum(row.status == status for row in rows) for status in ("ok", "failed")}}
+        return close_output(
+            output, started, stage="train", complete=complete, settings=settings, inputs=inputs,
+            seed=work.cell.data_seed, counts=counts, command=list(command),
+        )  # fmt: skip
 
     if output != STDIO:
         save(False)
