@@ -1,7 +1,8 @@
 """A transformers causal LM in this process, on a CPU or a GPU.
 
 Texts are written in fixed blocks, left-padded, one token a step with a key-value cache; each request draws from its own
-generator. A second pass scores the choices over the tokens that the LM wrote. Limits: one device a model.
+generator. A second pass scores the choices over the tokens that the LM wrote. Limits: one device a model; a model that
+passes over its attention mask (RWKV, XLNet) is not served right, since padding would reach its scores.
 """
 
 import functools
