@@ -45,6 +45,15 @@ Ratio = Annotated[float | None, typer.Option(help="synthetic rows for each real 
 Limit = Annotated[int | None, typer.Option(min=1, help="make at most this many rows")]
 Show = Annotated[int, typer.Option(min=0, help="print this many of the rows, with parents and soft labels")]
 RESULTS = Path("results")
+ENVIRONMENT = {
+    # The libraries' own bars and chatter would break ours.
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TQDM_DISABLE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    # Threads that wait by spinning bring each other to a halt where two runs share the cores, as loops over seeds do.
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
 
 
 def _version(wanted: bool) -> None:
@@ -304,13 +313,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal that has no ± must not end a night's run
-    # The libraries' own bars and chatter would break ours; a user's setting wins.
-    for name, value in (
-        ("TRANSFORMERS_VERBOSITY", "error"),
-        ("HF_HUB_DISABLE_PROGRESS_BARS", "1"),
-        ("TQDM_DISABLE", "1"),
-        ("TOKENIZERS_PARALLELISM", "false"),
-    ):
+    # A user's setting wins.
+    for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
         app(args=None if argv is None else list(argv), prog_name="gpt3mix")
