@@ -6,6 +6,7 @@ Rows are taken in the order of their attempts, so ratio 10 extends ratio 1 and a
 """
 
 import math
+import statistics
 import sys
 import time
 from collections import Counter
@@ -21,6 +22,8 @@ from ..lm import LM
 from ..records import Augmented, Done, Example, Reject, close_output, rows_sha, up_to_date, write
 from ..settings import Augment, Backtranslate, Baseline, Eda, Task
 from .quality import Gate, same_text
+
+LOW_MASS = 0.5  # mean label mass under which an LM does not follow the prompt
 
 
 class Augmenter(Protocol):
@@ -201,6 +204,10 @@ def _augment(
     write(output, outcome.rows)
     if output != STDIO and not augmenter.edits:
         write(rejects_path(output), outcome.rejects)
+    masses = [row.label_mass for row in outcome.rows if row.label_mass is not None]
+    if masses and statistics.fmean(masses) < LOW_MASS:
+        found = ", ".join(f"{n} {label}" for label, n in Counter(row.label for row in outcome.rows).most_common())
+        tell(f"{output}: the LM gave all label words together {statistics.fmean(masses):.1%} on average, so its labels ({found}) mean little")
     usage = augmenter.usage()
     manifest = close_output(
         output,

@@ -483,3 +483,14 @@ def test_bytes_do_not_depend_on_the_hash_seed(tiny_lm: Path, task: Task, example
         assert first
     first, second = (manifest_of(output).model_dump(exclude={"seconds"}) for output in outputs)
     assert first == second
+
+
+def test_an_lm_that_passes_over_the_labels_is_told_of(tmp_path: Path) -> None:
+    told: list[str] = []
+    for mass in (0.4, 0.6):
+        scripted = Scripted(*(f"new {i}" for i in range(9)))
+        generate = scripted.generate
+        scripted.generate = lambda *given, mass=mass, generate=generate: (row.model_copy(update={"label_mass": mass}) for row in generate(*given))  # type: ignore[method-assign]
+        made(scripted, tmp_path / f"{mass}.jsonl", tell=lambda text, done=None, total=None: told.append(text) if done is None else None)
+    assert len(told) == 1
+    assert "40.0%" in told[0]
