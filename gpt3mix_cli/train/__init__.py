@@ -4,6 +4,7 @@ A trial row is appended, durably, as soon as its trial ends; a run that was kill
 missing, and at the end all rows stand in the order of their trials.
 """
 
+import functools
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -134,14 +135,16 @@ class Work:
     test: Sequence[Example]
     master_seed: int
 
+    @functools.cached_property
     def settings(self) -> dict[str, Any]:
         """Return every setting that can change a number; its hash stands in the rows."""
         first = self.synthetic[min(self.synthetic)].about if self.synthetic else {}
         # Seeds differ from trial to trial, and `attempts` says when to give up: neither makes it another experiment.
         method = {key: value for key, value in first.items() if key not in ("seed", "attempts")}
-        validation = rows_sha(self.validation)  # it decides which weights are kept
+        validation = self.inputs["validation"]  # it decides which weights are kept
         return {"classifier": self.classifier.about, "classes": list(self.cell.classes), "synthetic": method, "validation": validation}
 
+    @functools.cached_property
     def inputs(self) -> dict[str, str]:
         """Return the hashes of all rows."""
         shas = {"train": rows_sha(self.real), "validation": rows_sha(self.validation), "test": rows_sha(self.test)}
@@ -159,7 +162,7 @@ class Work:
             **{"variant": dict(self.cell.variant), "trial": number, "draw": draw, "seed": seed},
             **{"n_train": len(self.real), "n_synthetic": len(part.rows), "n_test": len(self.test)},
             **{"majority": metrics.majority(labels), "tokens": part.tokens, "usd": part.usd, "version": __version__},
-            **{"train_sha": rows_sha(self.real), "test_sha": rows_sha(self.test), "settings": fingerprint(self.settings())},
+            **{"train_sha": self.inputs["train"], "test_sha": self.inputs["test"], "settings": fingerprint(self.settings)},
         }
         try:
             fit = self.classifier.fit([*(one_hot(row, classes) for row in self.real), *part.rows], self.validation, seed)
@@ -187,8 +190,8 @@ def train(
     Raises:
         StoppedShort: if a trial failed; the others are written.
     """
-    settings = {**work.settings(), "master_seed": work.master_seed, "trials": [list(pair) for pair in trials]}
-    inputs = work.inputs()
+    settings = {**work.settings, "master_seed": work.master_seed, "trials": [list(pair) for pair in trials]}
+    inputs = work.inputs
     with only_writer(output):
         if not force and (manifest := up_to_date(output, settings, inputs)):
             return Done(output, manifest, skipped=True)
