@@ -4,10 +4,10 @@ A cell is (variant, level, data seed); in it stand the subsample, a synthetic se
 file for each method and classifier. One LM and one encoder are loaded for all cells.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from . import data
 from .augment import Augmenter, augment, journal_path, open_augmenter
@@ -21,6 +21,8 @@ from .settings import PART, Baseline, Classifier, Experiment, derived_seed, fing
 from .subsample import subsample
 from .train import Cell, Synthetic, Work, open_classifier, train
 from .train import Classifier as Trained
+
+Kept = TypeVar("Kept")
 
 
 @dataclass(frozen=True)
@@ -222,39 +224,36 @@ class Grid:
     def splits(self, experiment: Experiment) -> data.Splits:
         """Return the task's splits."""
         listed = experiment.subsample
-        key = fingerprint(["data", experiment.task.model_dump(), listed.master_seed, listed.validation])
-        if key not in self._kept:
-            self._kept[key] = data.load(experiment.task, listed.master_seed, listed.validation, self.tell)
-        splits: data.Splits = self._kept[key]
-        return splits
+        key = ["data", experiment.task.model_dump(), listed.master_seed, listed.validation]
+        return self._once(key, lambda: data.load(experiment.task, listed.master_seed, listed.validation, self.tell))
 
     def lm(self, experiment: Experiment) -> LM:
         """Return the experiment's LM."""
-        if experiment.lm is None:
+        settings = experiment.lm
+        if settings is None:
             raise UserError("the method 'gpt3mix' needs an `lm:` in the config", "add for example lm: {kind: local, model: bundled}")
-        key = fingerprint(["lm", experiment.lm.model_dump()])
-        if key not in self._kept:
-            self._kept[key] = open_lm(experiment.lm)
-        lm: LM = self._kept[key]
-        return lm
+        return self._once(["lm", settings.model_dump()], lambda: open_lm(settings))
 
     def classifier(self, settings: Classifier, classes: Sequence[str]) -> Trained:
         """Return the classifier for its settings."""
-        key = fingerprint(["classifier", settings.model_dump(exclude={"name", "trials"}), list(classes)])
-        if key not in self._kept:
-            self._kept[key] = open_classifier(settings, classes)
-        classifier: Trained = self._kept[key]
-        return classifier
+        key = ["classifier", settings.model_dump(exclude={"name", "trials"}), list(classes)]
+        return self._once(key, lambda: open_classifier(settings, classes))
 
     def _augmenter(self, experiment: Experiment, method: str, output: Path) -> tuple[Augmenter, Journaled | None]:
         if method == "gpt3mix":
             journal = Journaled(self.lm(experiment), journal_path(output))
             return open_augmenter(experiment.augment, experiment.task, journal), journal
         settings = baseline_of(experiment, method)
-        key = fingerprint(["baseline", settings.model_dump(), experiment.task.labels])
-        if key not in self._kept:
-            self._kept[key] = open_augmenter(settings, experiment.task)
-        return self._kept[key], None
+        key = ["baseline", settings.model_dump(), list(experiment.task.labels.items())]
+        return self._once(key, lambda: open_augmenter(settings, experiment.task)), None
+
+    def _once(self, key: object, make: Callable[[], Kept]) -> Kept:
+        """Return what was made for a key before, or make it now."""
+        name = fingerprint(key)
+        if name not in self._kept:
+            self._kept[name] = make()
+        kept: Kept = self._kept[name]
+        return kept
 
     def _real(self, spot: Spot, source: Path | None) -> list[Example]:
         path = source or spot.real
