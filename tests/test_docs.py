@@ -1,5 +1,6 @@
 """What the README says is so: its commands run, its configs load, its generated parts are fresh."""
 
+import json
 import os
 import re
 import runpy
@@ -94,7 +95,8 @@ def test_the_file_tree_in_the_readme_is_the_packages() -> None:
 
 @pytest.mark.slow
 def test_the_demo_runs_from_a_fresh_copy_and_its_gpt3mix_rows_are_the_lms_own(tmp_path: Path) -> None:
-    import json
+    def read(path: Path) -> list[dict[str, object]]:
+        return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
     copy = tmp_path / "copy"
     subprocess.run(["git", "clone", "-q", str(ROOT), str(copy)], check=True)
@@ -104,8 +106,8 @@ def test_the_demo_runs_from_a_fresh_copy_and_its_gpt3mix_rows_are_the_lms_own(tm
     done = subprocess.run([program, "run", "configs/demo.yaml", *options], cwd=copy, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "gpt3mix" in done.stdout
-    real = {json.loads(line)["text"] for line in (copy / "gpt3mix_cli/resources/demo.jsonl").open(encoding="utf-8")}
-    rows = [json.loads(line) for line in (copy / "results/demo/8-per-class/seed-0/gpt3mix.jsonl").open(encoding="utf-8")]
+    real = {row["text"] for row in read(copy / "gpt3mix_cli/resources/demo.jsonl")}
+    rows = read(copy / "results/demo/8-per-class/seed-0/gpt3mix.jsonl")
     assert len(rows) == 160
     assert not real & {row["text"] for row in rows}
     assert all(row["label_source"] == "exact" for row in rows)
