@@ -17,7 +17,7 @@ from .errors import StdoutClosed, StoppedShort, UserError
 
 if TYPE_CHECKING:
     from .display import Display
-    from .grid import Grid, Spot
+    from .grid import Grid, Spot, Training
     from .records import Done
     from .settings import Experiment
 
@@ -43,6 +43,8 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="say nothing but warn
 Json = Annotated[bool, typer.Option("--json", help="print one summary object on stdout")]
 Ratio = Annotated[float | None, typer.Option(help="synthetic rows for each real one; overrides augment.ratio")]
 Limit = Annotated[int | None, typer.Option(min=1, help="make at most this many rows")]
+Jobs = Annotated[int | None, typer.Option(min=1, help="trials side by side; default: what cores and memory allow (on a GPU 1)")]
+Curves = Annotated[Path | None, typer.Option(help="folder for TensorBoard: loss and validation score of every epoch")]
 Show = Annotated[int, typer.Option(min=0, help="print this many of the rows, with parents and soft labels")]
 RESULTS = Path("results")
 ENVIRONMENT = {
@@ -162,6 +164,10 @@ def train(
     ] = None,
     output: Output = None,
     trials: Annotated[int | None, typer.Option(min=1, help="training runs in all; overrides trials")] = None,
+    classifier: Annotated[list[str] | None, typer.Option(help="classifier to train; repeatable; default: all of the config")] = None,
+    save_model: Annotated[Path | None, typer.Option(help="folder for the trial with the best validation score, to use with predict")] = None,
+    jobs: Jobs = None,
+    tensorboard: Curves = None,
     out: Out = RESULTS,
     sets: Sets = None,
     force: Force = False,
@@ -170,33 +176,71 @@ def train(
 ) -> None:
     """Train and test the classifiers."""
     with _open(config, out, sets, force, quiet, json, output) as (display, grid):
-        from .grid import as_method, method_known
-
+        _side_by_side(grid, jobs, tensorboard)
         if trials:
             grid.experiments = [_with_trials(experiment, trials) for experiment in grid.experiments]
-        if not grid.experiments[0].classifiers:
-            raise UserError(f"{config}: `classifiers:` is empty, so there is nothing to train", "add for example classifiers: [{kind: linear}]")
-        spots = _spots(grid, level, seed, output, source)
-        jobs = []
-        for spot in spots:
-            if added:
-                names = [as_method(name) for name in method or [grid.added_method(added)]]
-            else:
-                names = [method_known(spot.experiment, name) for name in method or spot.experiment.methods]
-            jobs += [(spot, name, classifier) for name in names for classifier in spot.experiment.classifiers if spot.dealt(classifier)]
-        if output and len(jobs) != 1:
-            raise UserError(
-                f"-o names one file, but {len(jobs)} are to be written", "choose one with --method and --set 'classifiers=[{kind: linear}]'"
-            )
-        if not jobs:
-            raise UserError("no trial falls on this data seed: trials are dealt over the seeds in turn", "raise trials, or name fewer seeds")
-        done: list[Done | StoppedShort] = []
-        for spot, name, classifier in jobs:
-            try:
-                done.append(grid.train(spot, name, classifier, source, added or (), output))
-            except StoppedShort as error:
-                done.append(error)
-        display.end(done, f"gpt3mix report {output or config}")
+        wanted = _trainings(grid, config, _spots(grid, level, seed, output, source), method, classifier, source, added or (), output, save_model)
+        display.end(
+            list(grid.trainings(wanted)), f"gpt3mix predict {save_model} -i FILE -o FILE" if save_model else f"gpt3mix report {output or config}"
+        )
+
+
+def _trainings(
+    grid: "Grid", config: Path, spots: "list[Spot]", methods: Sequence[str] | None, classifiers: Sequence[str] | None,
+    source: Path | None, added: Sequence[Path], output: Path | None, save: Path | None,
+) -> "list[Training]":  # fmt: skip
+    """Return what `train` is to do."""
+    from .grid import Training, as_method, classifier_known, method_known
+
+    if not grid.experiments[0].classifiers:
+        raise UserError(f"{config}: `classifiers:` is empty, so there is nothing to train", "add for example classifiers: [{kind: linear}]")
+    chosen = [classifier_known(grid.experiments[0], name) for name in classifiers or ()]
+    found = []
+    for spot in spots:
+        if added:
+            names = [as_method(name) for name in methods or [grid.added_method(added)]]
+        else:
+            names = [method_known(spot.experiment, name) for name in methods or spot.experiment.methods]
+        kinds = [one for one in spot.experiment.classifiers if not chosen or one.name in chosen]
+        found += [Training(spot, name, one, source, added, output, save) for name in names for one in kinds if spot.dealt(one)]
+    for flag, place in (("-o names one file", output), ("--save-model names one folder", save)):
+        if place and len(found) > 1:
+            raise UserError(f"{flag}, but {len(found)} are to be written", "choose one cell with --level, --seed, --method and --classifier")
+    if not found:
+        raise UserError("no trial falls on this data seed: trials are dealt over the seeds in turn", "raise trials, or name fewer seeds")
+    if save:
+        from .train.saved import free_for
+
+        free_for(save)
+        if output == Path("-"):
+            raise UserError("--save-model needs the trials in a file, not on stdout", "leave out -o -")
+    return found
+
+
+@app.command()
+def predict(
+    model: Annotated[
+        Path, typer.Argument(help="folder that train --save-model wrote, or any classifier of the transformers library", metavar="MODEL")
+    ],
+    source: Annotated[Path, typer.Option("--input", "-i", help="rows with a text (JSONL, - for stdin)")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="where to write the rows with `predicted` and `probs` (- for stdout)")],
+    force: Force = False,
+    quiet: Quiet = False,
+    json: Json = False,
+) -> None:
+    """Label texts with a saved model."""
+    from .display import Display
+
+    if json and output == Path("-"):
+        raise UserError("--json and -o - both want stdout", "leave one of them out")
+    with Display(quiet, json) as display:
+        from .train.saved import predict as label
+
+        done = label(model, source, output, command=["gpt3mix", *sys.argv[1:]], force=force, tell=display.tell)
+        counts = done.manifest.counts
+        if counts["labelled"]:
+            display.note(f"{counts['right']} of the {counts['labelled']} labels that the file has agree ({counts['right'] / counts['labelled']:.1%})")
+        display.end([done])
 
 
 @app.command()
@@ -228,10 +272,12 @@ def report(
 
 @app.command()
 def run(
-    config: Config, out: Out = RESULTS, sets: Sets = None, force: Force = False, quiet: Quiet = False, json: Json = False,
+    config: Config, jobs: Jobs = None, tensorboard: Curves = None, out: Out = RESULTS, sets: Sets = None,
+    force: Force = False, quiet: Quiet = False, json: Json = False,
 ) -> None:  # fmt: skip
     """Do a whole experiment: every cell, every stage, then the report; what is up to date is skipped."""
     with _open(config, out, sets, force, quiet, json) as (display, grid):
+        _side_by_side(grid, jobs, tensorboard)
         done = [display.ended(item) for item in grid.run()]
         display.report(grid.report(), done)
 
@@ -273,6 +319,15 @@ def _grid(config: Path, out: Path, sets: Sequence[str] | None, force: bool, disp
     from .grid import Grid
 
     return Grid(load(config, sets or ()), out, ["gpt3mix", *sys.argv[1:]], force, display.tell)
+
+
+def _side_by_side(grid: "Grid", jobs: int | None, curves: Path | None) -> None:
+    """Say where trials run and who watches them."""
+    if curves:
+        from .train.curves import probe
+
+        probe()
+    grid.jobs, grid.curves = jobs, curves
 
 
 def _flags(values: dict[str, Any]) -> list[str]:
@@ -317,7 +372,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
-        app(args=None if argv is None else list(argv), prog_name="gpt3mix")
+        _one_of_several(None if argv is None else list(argv))
     except UserError as error:
         _complain(error)
         return error.exit_code
@@ -337,6 +392,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("gpt3mix: this is a bug; what was made so far is kept", file=sys.stderr)
         return 1
     return 0
+
+
+def _one_of_several(arguments: list[str] | None) -> None:
+    """Run the command; of the processes that torchrun or `accelerate launch` started, only the first, the others help it."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        app(args=arguments, prog_name="gpt3mix")
+        return
+    from .train import kept_classifier
+    from .train.parallel import follow, group, leave
+
+    if group().rank:
+        follow(kept_classifier)
+        return
+    try:
+        app(args=arguments, prog_name="gpt3mix")
+    finally:
+        leave()
 
 
 def _complain(error: UserError) -> None:

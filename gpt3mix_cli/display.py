@@ -39,7 +39,8 @@ class Display:
         self._err = Console(stderr=True, soft_wrap=True, highlight=False)
         self._out = _Stdout(highlight=False)
         self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+            TextColumn("{task.description}"), BarColumn(16), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+            TextColumn("[dim]{task.fields[detail]}"),
             console=self._err, transient=True, disable=quiet or not self._err.is_terminal,
         )  # fmt: skip
         self._tasks: dict[str, TaskID] = {}
@@ -59,7 +60,7 @@ class Display:
             with disk(Path("stdout")):
                 raise error[1]
 
-    def tell(self, text: str, done: int | None = None, total: int | None = None) -> None:
+    def tell(self, text: str, done: int | None = None, total: int | None = None, detail: str = "") -> None:
         """Show a step of progress, or a warning, each warning once."""
         if done is None:
             if text not in self._warned:
@@ -67,8 +68,11 @@ class Display:
                 self._progress.console.print(Text.assemble(("warning: ", "bold yellow"), text))
         elif not self._progress.disable:
             if text not in self._tasks:
-                self._tasks[text] = self._progress.add_task(text, total=total)
-            self._progress.update(self._tasks[text], completed=done, total=total, visible=done != total)
+                self._tasks[text] = self._progress.add_task(text, total=total, detail="")
+            if done == total:
+                self._progress.remove_task(self._tasks.pop(text))
+            else:
+                self._progress.update(self._tasks[text], completed=done, total=total, detail=detail)
 
     def ended(self, item: Done | StoppedShort) -> Done | StoppedShort:
         """Say that a stage of many has ended: a log has no bars."""
@@ -76,7 +80,13 @@ class Display:
             self._line(item)
         return item
 
-    def end(self, items: Sequence[Done | StoppedShort], following: str) -> None:
+    def note(self, text: str) -> None:
+        """Say something that is neither progress nor a warning."""
+        if not self._quiet:
+            self._progress.stop()
+            self._err.print(Text(text))
+
+    def end(self, items: Sequence[Done | StoppedShort], following: str = "") -> None:
         """Say what was written, how many rows, and the next command."""
         self._progress.stop()
         done = [item for item in items if isinstance(item, Done)]
@@ -89,7 +99,7 @@ class Display:
             rows = sum(_rows(item) for item in done)
             skipped = sum(item.skipped for item in done)
             kept = f" ({skipped} up to date, skipped)" if skipped else ""
-            self._err.print(Text(f"{len(done)} file{'s' * (len(done) != 1)}, {rows} rows{kept}; next: {following}"))
+            self._err.print(Text(f"{len(done)} file{'s' * (len(done) != 1)}, {rows} rows{kept}" + (f"; next: {following}" if following else "")))
 
     def report(self, result: "Report", items: Sequence[Done | StoppedShort] = ()) -> None:
         """Print the table and say where the report stands."""

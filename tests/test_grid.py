@@ -158,13 +158,13 @@ def test_a_method_that_a_row_names_cannot_leave_the_results(tmp_path: Path) -> N
 def test_a_run_makes_every_stage_of_every_cell_in_order(tmp_path: Path) -> None:
     one = grid(tmp_path, "subsample.levels=[full]", "subsample.seeds=3", "trials=2", "augment.draws=per-trial", "classifiers=[{kind: linear}]")
     found = [
-        (each.seed, stage, *(a if isinstance(a, str | int) else a.name for a in arguments))
+        (stage, each.seed, *((a[0].method, a[0].classifier.name) if stage == "train" else a[1:]))
         for each in one.spots()
-        for each, stage, arguments in one._steps(each)
+        for stage, a in one._steps(each)
     ]
-    first = [(0, "subsample"), (0, "train", "none", "linear"), (0, "augment", "eda", 0), (0, "train", "eda", "linear")]
+    first = [("subsample", 0), ("train", 0, "none", "linear"), ("augment", 0, "eda", 0), ("train", 0, "eda", "linear")]
     assert found[:4] == first
-    assert [step[0] for step in found if step[1] == "train"] == [0, 0, 1, 1]
+    assert [step[1] for step in found if step[0] == "train"] == [0, 0, 1, 1]
 
 
 def test_a_missing_subsample_names_the_command_that_draws_it(tmp_path: Path) -> None:
@@ -172,3 +172,29 @@ def test_a_missing_subsample_names_the_command_that_draws_it(tmp_path: Path) -> 
     with pytest.raises(UserError, match="no such file") as caught:
         one.augment(next(one.spots("8/class", 1)), "eda", 0)
     assert "gpt3mix subsample CONFIG --level 8/class --seed 1" in caught.value.hint
+
+
+def test_a_sweep_over_the_ratio_asks_the_lm_once_and_lower_ratios_are_the_beginning_of_higher_ones(tmp_path: Path, config: Path) -> None:
+    """The learning curve: what the highest ratio was answered serves the others."""
+    sweep = ["sweep={augment.ratio: [2, 1]}", "lm.batch_size=4", "subsample.seeds=1", "classifiers=[{kind: linear}]", "trials=1", "baselines=[]"]
+    one = Grid(load(config, sweep), tmp_path / "results")
+    high, low = one.spots()
+    for spot in (high, low):
+        one.subsample(spot)
+    one.augment(high, "gpt3mix", 0)
+    lm = one.lm(low.experiment)
+
+    def unasked(requests: object) -> object:
+        raise AssertionError("the LM was asked again")
+
+    lm.complete = unasked  # type: ignore[method-assign,assignment]
+    one.augment(low, "gpt3mix", 0)
+    rows = low.synthetic("gpt3mix", 0).read_text().splitlines()
+    assert len(rows) == 8
+    assert rows == high.synthetic("gpt3mix", 0).read_text().splitlines()[:8]
+    # Its journal stands on its own: with the sibling gone the same rows come out.
+    one.augment(high, "gpt3mix", 0)
+    high.synthetic("gpt3mix", 0).with_name("gpt3mix.journal.sqlite").unlink()
+    one.force = True
+    one.augment(low, "gpt3mix", 0)
+    assert low.synthetic("gpt3mix", 0).read_text().splitlines() == rows

@@ -8,6 +8,7 @@ import itertools
 import json
 import sqlite3
 from collections.abc import Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -22,14 +23,19 @@ SCHEMA = "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, number INTEG
 class Journaled:
     """An LM whose answers are looked up in a journal first and committed to it before they are given out."""
 
-    def __init__(self, lm: LM, path: Path) -> None:
+    def __init__(self, lm: LM, path: Path, siblings: Sequence[Path] = ()) -> None:
         """Open or make the journal.
+
+        Args:
+            lm: is asked for what no journal holds.
+            path: of the journal.
+            siblings: journals of the same experiment that are looked up too, so that a sweep asks once.
 
         Raises:
             UserError: if the file cannot be written or is no journal.
         """
         self._lm = lm
-        self._path = path
+        self._path, self._siblings = path, siblings
         with disk(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         with self._sqlite():
@@ -52,7 +58,7 @@ class Journaled:
         waiting = iter(requests)
         while block := list(itertools.islice(waiting, self.about.block)):
             keys = [fingerprint([self.about.fingerprint, asdict(request)], 32) for request in block]
-            answers = self._find(keys)
+            answers = self._find(keys) or self._borrowed(keys)
             if len(answers) < len(keys):
                 found = list(self._lm.complete(block))
                 self._keep(keys, block, found)
@@ -77,11 +83,25 @@ class Journaled:
         except (ValueError, KeyError, TypeError) as error:
             raise _damaged(self._path, error) from None
 
+    def _borrowed(self, keys: Sequence[str]) -> dict[str, Completion]:
+        """Copy the answers of a block from the first sibling that has all of them."""
+        marks = ",".join("?" * len(keys))
+        for path in self._siblings:
+            with suppress(sqlite3.Error), closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as sibling:
+                rows = sibling.execute(f"SELECT key, number, request, answer FROM answers WHERE key IN ({marks})", keys).fetchall()  # noqa: S608
+                if len(rows) == len(set(keys)):
+                    self._insert(rows)
+                    return self._find(keys)
+        return {}
+
     def _keep(self, keys: Sequence[str], requests: Sequence[Request], completions: Sequence[Completion]) -> None:
         rows = [
             (key, request.number, json.dumps(asdict(request), ensure_ascii=False), json.dumps(asdict(completion), ensure_ascii=False))
             for key, request, completion in zip(keys, requests, completions, strict=True)
         ]
+        self._insert(rows)
+
+    def _insert(self, rows: Sequence[tuple[str, int, str, str]]) -> None:
         with self._sqlite():
             self._database.execute("BEGIN IMMEDIATE")
             try:

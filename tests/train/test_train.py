@@ -14,8 +14,9 @@ import pytest
 from gpt3mix_cli.errors import StoppedShort, UserError
 from gpt3mix_cli.files import only_writer
 from gpt3mix_cli.records import Augmented, Done, Example, Trial, manifest_path, read, read_manifest
-from gpt3mix_cli.train import Cell, Fit, Synthetic, Work, history_path, one_hot
+from gpt3mix_cli.train import Cell, Fit, Synthetic, Watch, Work, history_path, unwatched
 from gpt3mix_cli.train import train as run_trials
+from gpt3mix_cli.train.targets import one_hot
 
 CLASSES = ["pos", "neg"]
 REAL = [Example(id=f"t{i}", text=f"text {i}", label=CLASSES[i % 2]) for i in range(4)]
@@ -37,7 +38,10 @@ class Fake:
         self.seeds: list[int] = []
         self.given: list[list[Augmented]] = []
 
-    def fit(self, train: Sequence[Augmented], validation: Sequence[Example], seed: int) -> Fit:
+    threads = None
+    notes: Sequence[str] = ()
+
+    def fit(self, train: Sequence[Augmented], validation: Sequence[Example], seed: int, watch: Watch = unwatched) -> Fit:
         self.seeds.append(seed)
         self.given.append(list(train))
         if len(self.seeds) - 1 in self.failing:
@@ -50,6 +54,9 @@ class Fake:
 
     def probe(self) -> None:
         """Nothing to load."""
+
+    def save(self, folder: Path) -> None:
+        """Nothing to write."""
 
 
 def go(
@@ -186,7 +193,7 @@ def test_hashes_name_the_rows_of_the_cell(tmp_path: Path) -> None:
 def test_progress_is_told_after_every_trial(output: Path) -> None:
     heard: list[tuple[str, int | None, int | None]] = []
     go(output, tell=lambda text, done=None, total=None: heard.append((text, done, total)))
-    assert heard == [("none + fake", i, 3) for i in (1, 2, 3)]
+    assert heard == [("1% seed 3 none + fake", i, 3) for i in range(4)]
 
 
 # Resuming ------------------------------------------------------------------------------------------------------------
@@ -199,8 +206,8 @@ shared = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(shared)
 
 class Killed(shared.Fake):
-    def fit(self, train, validation, seed):
-        fit = super().fit(train, validation, seed)
+    def fit(self, train, validation, seed, watch):
+        fit = super().fit(train, validation, seed, watch)
         if len(self.seeds) == 2:
             os._exit(9)
         return fit

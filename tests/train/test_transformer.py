@@ -1,20 +1,25 @@
-"""The encoder classifier on tiny random models: each fit starts anew, learns from soft labels, and keeps its best weights."""
+"""Training the encoder classifier, on a tiny random BERT: it learns from soft labels as the paper says, and keeps its best weights.
+
+Families of encoders, heads, padding and what a model's folder may lack are in test_encoder.py.
+"""
 
 import json
 import math
+import pickle
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from gpt3mix_cli.errors import StoppedShort, UserError
+from gpt3mix_cli.errors import StoppedShort
 from gpt3mix_cli.records import Augmented, Example, Trial, read
-from gpt3mix_cli.settings import Transformer
-from gpt3mix_cli.train import Cell, Work, transformer
+from gpt3mix_cli.settings import PAPER, Linear, Transformer
+from gpt3mix_cli.train import Cell, Synthetic, Work, kept_classifier
 from gpt3mix_cli.train import train as run_trials
+from gpt3mix_cli.train.targets import Hopeless, training_rows
 from gpt3mix_cli.train.transformer import TransformerClassifier
 
 CLASSES = ["pos", "neg"]
@@ -39,26 +44,6 @@ def encoder(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return folder
 
 
-@pytest.fixture(scope="module")
-def encoders(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Tiny encoders of three families over one tokenizer."""
-    import torch
-    from transformers import AutoTokenizer, DistilBertConfig, DistilBertModel, RobertaConfig, RobertaModel
-
-    folder = tmp_path_factory.mktemp("encoders")
-    sizes = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        models = {
-            "distilbert": DistilBertModel(DistilBertConfig(vocab_size=800, dim=32, n_layers=2, n_heads=2, hidden_dim=64)),
-            "roberta": RobertaModel(RobertaConfig(vocab_size=800, hidden_size=32, max_position_embeddings=130, pad_token_id=0, **sizes)),
-        }
-    for name, model in models.items():
-        model.save_pretrained(folder / name)
-        AutoTokenizer.from_pretrained(tiny_encoder).save_pretrained(folder / name)
-    return {"bert": tiny_encoder, **{name: folder / name for name in models}}
-
-
 def classifier(model: Path, **options: Any) -> TransformerClassifier:
     options = {"lr": 1e-3, "max_epochs": 2, "patience": 9, "warmup_epochs": 1, "batch_size": 4, "dtype": "float32", "device": "cpu", **options}
     return TransformerClassifier(Transformer(kind="transformer", model=str(model), **options), CLASSES)
@@ -68,11 +53,9 @@ class Watch:
     """What the optimizer was given and did in each fit."""
 
     def __init__(self) -> None:
-        self.starts: list[dict[str, Any]] = []
         self.rates: list[float] = []
         self.gradients: list[dict[int, Any]] = []
         self.groups: list[dict[str, Any]] = []
-        self.model: Any = None
 
 
 @pytest.fixture
@@ -85,7 +68,6 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
         def __init__(self, params: Any, **options: Any) -> None:
             super().__init__(params, **options)
             seen.groups = self.param_groups
-            seen.starts.append({id(p): p.detach().clone() for group in self.param_groups for p in group["params"]})
 
         def step(self, closure: Any = None) -> Any:
             seen.rates.append(self.param_groups[0]["lr"])
@@ -96,46 +78,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
     return seen
 
 
-def start(found: TransformerClassifier, watch: Watch, fit: int) -> dict[str, np.ndarray]:
-    """Return the weights, by name, that a fit started from."""
-    return {name: watch.starts[fit][id(p)].numpy() for name, p in found._model.named_parameters()}
-
-
-def is_head(name: str) -> bool:
-    return name.startswith(("classifier", "pre_classifier")) or ".pooler." in name
-
-
 # Each fit starts anew ------------------------------------------------------------------------------------------------
-
-FAMILIES = ["bert", "roberta", "distilbert"]
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_every_fit_starts_from_the_pretrained_encoder_and_a_head_of_its_own(encoders: dict[str, Path], watch: Watch, family: str) -> None:
-    from transformers import AutoModel
-
-    found = classifier(encoders[family], lr=1e-2)
-    for seed in (1, 2, 1):
-        found.fit(ROWS, VALIDATION, seed)
-    first, second, third = (start(found, watch, fit) for fit in range(3))
-    pretrained = {name: weight.numpy() for name, weight in AutoModel.from_pretrained(encoders[family]).state_dict().items()}
-    prefix = found._model.base_model_prefix
-    heads = [name for name in first if is_head(name)]
-    assert len(heads) == 4  # two layers, each with weights and biases, in every family
-    for name, weight in first.items():
-        if name in heads and weight.ndim > 1:
-            assert (weight != second[name]).mean() > 0.99
-            assert (third[name] != second[name]).mean() > 0.99
-            assert weight.std() == pytest.approx(0.02, rel=0.5)  # the library's own initialiser
-        elif name in heads:
-            assert not second[name].any()
-        else:
-            original = pretrained[name.removeprefix(f"{prefix}.")]
-            assert (weight == original).all()
-            assert (second[name] == original).all()
-    probabilities = found.predict_proba(TEXTS)
-    assert probabilities.shape == (len(TEXTS), 2)
-    assert probabilities.sum(1) == pytest.approx(1, abs=1e-5)
 
 
 def test_a_fit_depends_on_no_fit_before(tiny_encoder: Path) -> None:
@@ -220,29 +163,62 @@ def test_the_loss_is_soft_cross_entropy(encoder: Path) -> None:
     assert abs(expected - hard) > 1e-4  # the case can tell soft from hard labels
 
 
-def test_slices_of_a_batch_add_up_to_its_gradient(encoder: Path, watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
-    gradients, weights = [], []
-    for size in (2, 64):
-        monkeypatch.setattr(transformer, "SLICE", size)
-        found = classifier(encoder, lr=1e-6, max_epochs=1, batch_size=64)
-        found.fit(ROWS, VALIDATION, 1)
-        assert len(watch.rates) == len(gradients) + 1  # one step, however many slices
-        gradients.append({name: watch.gradients[-1][id(p)].numpy() for name, p in found._model.named_parameters()})
-        weights.append({name: p.detach().numpy() for name, p in found._model.named_parameters()})
-    assert max(np.abs(gradient).max() for gradient in gradients[0].values()) > 0.01
-    for name in gradients[0]:
-        assert gradients[0][name] == pytest.approx(gradients[1][name], abs=1e-6)
-        assert weights[0][name] == pytest.approx(weights[1][name], abs=1e-5)
+def test_with_weights_the_loss_and_its_gradient_are_those_worked_out_by_hand(encoder: Path, watch: Watch) -> None:
+    weighting = {"synthetic_weight": 0.5, "class_weights": {"pos": 3.0}, "label_smoothing": 0.2, "hard_labels": False}
+    found = classifier(encoder, lr=1e-30, max_epochs=1, batch_size=64, **weighting)
+    real = [Example(id="a", text="the good film", label="pos"), Example(id="b", text="bad", label="neg")]
+    fit = found.fit(training_rows(found._settings, real, ROWS, CLASSES), VALIDATION, 1)
+    shares = [1.0, 0.0, *(row.probs["pos"] for row in ROWS)]
+    targets = [[3 * v * (0.8 * p + 0.1), v * (0.8 * (1 - p) + 0.1)] for p, v in zip(shares, [1, 1] + [0.5] * len(ROWS), strict=True)]
+    probabilities = found.predict_proba([row.text for row in [*real, *ROWS]])
+    losses = [-sum(t * math.log(q) for t, q in zip(row, pair, strict=True)) for row, pair in zip(targets, probabilities, strict=True)]
+    assert fit.history[0]["loss"] == pytest.approx(sum(losses) / 12, abs=2e-6)  # a mean over rows, not over weights
+    (gradient,) = watch.gradients
+    # d/dz of -sum t log softmax(z) is softmax(z) sum(t) - t.
+    slope = np.mean([pair * sum(row) - row for row, pair in zip(np.array(targets), probabilities, strict=True)], 0)
+    assert gradient[id(found._encoder.model.classifier.bias)].numpy() == pytest.approx(slope, abs=1e-6)
+
+
+def test_hard_labels_are_learnt_and_not_the_shares(tiny_encoder: Path) -> None:
+    rows = [row.model_copy(update={"probs": {name: 0.4 + 0.2 * share for name, share in row.probs.items()}}) for row in TWO_WORDS]
+    last = {}
+    for hard in (False, True):
+        found = classifier(tiny_encoder, lr=3e-3, max_epochs=20, patience=20, hard_labels=hard)
+        last[hard] = found.fit(training_rows(found._settings, [], rows, CLASSES), VALIDATION, 1).history[-1]["loss"]
+    assert last[False] > -0.6 * math.log(0.6) - 0.4 * math.log(0.4) - 1e-3  # no loss on shares is below their entropy
+    assert last[True] < 0.3
 
 
 def test_the_last_smaller_batch_is_used_and_each_row_once_an_epoch(encoder: Path, watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
     found = classifier(encoder, max_epochs=3, batch_size=4)
-    seen: list[int] = []
-    forward = found._forward
-    monkeypatch.setattr(found, "_forward", lambda rows: (seen.extend(len(row) for row in rows) if found._model.training else None, forward(rows))[1])
+    network, seen, batches = found._encoder, [], []
+    forward, gradients = network._forward, network.gradients
+
+    def spied(tokens: Any, chosen: Any, longest: int) -> Any:
+        if network.model.training:
+            seen.extend(tokens.lengths[row] for row in chosen.tolist())
+        return forward(tokens, chosen, longest)
+
+    monkeypatch.setattr(network, "_forward", spied)
+    monkeypatch.setattr(
+        network, "gradients", lambda rows, targets, batch, places: (batches.append(len(batch)), gradients(rows, targets, batch, places))[1]
+    )
     found.fit(ROWS, VALIDATION, 1)
     assert len(watch.rates) == 3 * 3
+    assert batches == [4, 4, 2] * 3
     assert sorted(seen) == sorted(3 * [2 + len(row.text.split()) for row in ROWS])
+
+
+def test_rows_come_in_another_order_in_each_epoch_and_with_each_seed(encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = classifier(encoder, max_epochs=3)
+    orders: list[list[int]] = []
+    epoch = found._epoch
+    monkeypatch.setattr(found, "_epoch", lambda rows, targets, order, *rest: (orders.append(list(order)), epoch(rows, targets, order, *rest))[1])
+    for seed in (1, 2, 1):
+        found.fit(ROWS, VALIDATION, seed)
+    assert all(sorted(order) == list(range(len(ROWS))) for order in orders)
+    assert orders[:3] == orders[6:]
+    assert len({tuple(order) for order in orders}) == 6
 
 
 def test_the_rate_rises_for_the_warm_up_epochs_and_then_stays(encoder: Path, watch: Watch) -> None:
@@ -259,9 +235,93 @@ def test_biases_and_norms_do_not_decay(encoder: Path, watch: Watch) -> None:
     found = classifier(encoder, max_epochs=1, weight_decay=0.07)
     found.fit(ROWS, VALIDATION, 1)
     decay = {id(p): group["weight_decay"] for group in watch.groups for p in group["params"]}
-    by_name = {name: decay[id(p)] for name, p in found._model.named_parameters()}
+    by_name = {name: decay[id(p)] for name, p in found._encoder.model.named_parameters()}
     assert {name for name, value in by_name.items() if value == 0} == {name for name in by_name if name.endswith("bias") or "LayerNorm" in name}
     assert set(by_name.values()) == {0, 0.07}
+
+
+# The paper's values -------------------------------------------------------------------------------------------------
+
+DEPARTURES: dict[str, Any] = {
+    "lr": 1e-4, "warmup_epochs": 0, "patience": 5, "head": "library",
+    "hard_labels": True, "synthetic_weight": 0.5, "class_weights": "balanced", "label_smoothing": 0.1,
+}  # fmt: skip
+
+
+def paper(model: Path | str = "distilbert-base-uncased", **options: Any) -> Transformer:
+    return Transformer(kind="transformer", preset="paper", model=str(model), **{"dtype": "float32", "device": "cpu", **options})
+
+
+def test_the_preset_has_the_values_that_the_paper_names() -> None:
+    assert {key: PAPER[key] for key in ("lr", "warmup_epochs", "patience", "head")} == {
+        "lr": 3e-5,
+        "warmup_epochs": 3,
+        "patience": 20,
+        "head": "fresh",
+    }
+    assert PAPER.keys() == DEPARTURES.keys()
+    assert paper().model_dump(include=set(PAPER)) == PAPER  # the defaults are the paper's
+    assert paper(**PAPER) == paper()
+
+
+@pytest.mark.parametrize("key", DEPARTURES)
+def test_the_preset_refuses_each_departure_and_says_where_the_paper_has_it(key: str) -> None:
+    with pytest.raises(ValueError, match=f"preset paper has {key}: .*section.*4.1 and 4.2.* not {DEPARTURES[key]}"):
+        paper(**{key: DEPARTURES[key]})
+    assert getattr(Transformer(kind="transformer", **{key: DEPARTURES[key]}), key) == DEPARTURES[key]
+
+
+def test_the_preset_lets_patience_end_the_training() -> None:
+    with pytest.raises(ValueError, match="max_epochs"):
+        paper(max_epochs=20)
+    assert paper(max_epochs=21).max_epochs == 21
+
+
+@pytest.mark.parametrize(
+    "free", [{"batch_size": 8}, {"weight_decay": 0.1}, {"max_length": 64}, {"dtype": "bfloat16"}, {"threads": 2}, {"model": "minilm"}]
+)
+def test_the_preset_leaves_free_what_the_paper_does_not_say(free: dict[str, Any]) -> None:
+    ((key, value),) = free.items()
+    assert getattr(paper(**free), key) == value
+
+
+def test_the_preset_alone_changes_no_number(encoder: Path) -> None:
+    plain = Transformer(kind="transformer", model=str(encoder), dtype="float32", device="cpu")
+    assert TransformerClassifier(paper(encoder), CLASSES).about == TransformerClassifier(plain, CLASSES).about
+
+
+def test_the_preset_is_the_papers_schedule(encoder: Path, watch: Watch) -> None:
+    found = TransformerClassifier(paper(encoder, batch_size=4), CLASSES)
+    alike = [Example(id=row.id, text=row.text, label="pos") for row in VALIDATION]
+    assert len(found.fit(ROWS, alike, 1).history) >= 21
+    # Ten rows are three batches an epoch, the last of two rows.
+    assert watch.rates[:9] == pytest.approx([3e-5 * step / 9 for step in range(1, 10)])
+    assert len(watch.rates) >= 63
+    assert watch.rates[9:] == pytest.approx([3e-5] * (len(watch.rates) - 9))
+    assert {group["weight_decay"]: {p.ndim > 1 for p in group["params"]} for group in watch.groups} == {0.01: {True}, 0.0: {False}}
+    assert sum(len(group["params"]) for group in watch.groups) == len(list(found._encoder.model.parameters()))
+
+
+@pytest.mark.parametrize(
+    ("leanings", "best", "epochs"),
+    [
+        ([1.0] * 99, 1, 21),
+        ([-1.0, *[1.0] * 98], 2, 22),
+        ([-1.0] * 20 + [1.0] * 79, 21, 41),  # the last epoch that patience waits for
+        ([-1.0] * 21 + [1.0] * 78, 1, 21),
+    ],
+)
+def test_the_preset_waits_20_epochs_and_a_tie_is_no_improvement(encoder: Path, leanings: list[float], best: int, epochs: int) -> None:
+    found = scripted(encoder, leanings, settings=paper(encoder))
+    fit = found.fit(ROWS, VALIDATION, 1)
+    assert (fit.best_epoch, len(fit.history)) == (best, epochs)
+
+
+def test_the_score_before_the_first_epoch_does_not_count(encoder: Path) -> None:
+    alike = [Example(id=row.id, text=row.text, label="pos") for row in VALIDATION]
+    found = scripted(encoder, [-1.0] * 99, settings=paper(encoder))  # each epoch has none right, so that no untrained head is worse
+    fit = found.fit(ROWS, alike, 1)
+    assert (fit.best_epoch, fit.valid_accuracy, len(fit.history)) == (1, 0.0, 21)
 
 
 # Stopping early ------------------------------------------------------------------------------------------------------
@@ -274,13 +334,13 @@ def scripted(encoder: Path, leanings: list[float], **options: Any) -> Transforme
     """
     import torch
 
-    found = classifier(encoder, **options)
+    found = TransformerClassifier(options["settings"], CLASSES) if "settings" in options else classifier(encoder, **options)
     turns = iter(leanings)
 
     def epoch(*_: Any) -> float:
         with torch.no_grad():
-            found._model.classifier.weight.zero_()
-            found._model.classifier.bias.copy_(torch.tensor([next(turns), 0.0]))
+            found._encoder.model.classifier.weight.zero_()
+            found._encoder.model.classifier.bias.copy_(torch.tensor([next(turns), 0.0]))
         return 1.0
 
     found._epoch = epoch  # type: ignore[method-assign]
@@ -320,75 +380,97 @@ def test_max_epochs_ends_a_fit_that_has_patience_left(encoder: Path) -> None:
     assert len(classifier(encoder, max_epochs=3, patience=20).fit(ROWS, VALIDATION, 1).history) == 3
 
 
-# Scoring -------------------------------------------------------------------------------------------------------------
+def test_each_epoch_is_told_with_the_best_one_and_where_training_would_stop(encoder: Path) -> None:
+    told: list[tuple[Any, ...]] = []
+    found = scripted(encoder, [-1.0, 1.0, -1.0, -1.0, -1.0], max_epochs=4, patience=3)
+    fit = found.fit(ROWS, VALIDATION, 1, lambda *line: told.append(line))
+    assert tuple(line for line, _, _ in told) == fit.history
+    assert [best for _, best, _ in told] == [fit.history[0], *[fit.history[1]] * 3]
+    assert [stop for _, _, stop in told] == [4, 4, 4, 4]
+    told.clear()
+    scripted(encoder, [-1.0, 1.0, *[-1.0] * 9], max_epochs=10, patience=3).fit(ROWS, VALIDATION, 1, lambda *line: told.append(line))
+    assert [stop for _, _, stop in told] == [4, 5, 5, 5, 5]
 
 
-def test_scores_come_in_the_order_of_the_texts(tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = classifier(tiny_encoder, lr=3e-3, max_epochs=20)
-    found.fit(TWO_WORDS, VALIDATION, 1)
-    together = found.predict_proba(TEXTS)
-    alone = np.concatenate([found.predict_proba([text]) for text in TEXTS])
-    by_length = together[sorted(range(len(TEXTS)), key=lambda i: len(TEXTS[i]))]
-    assert np.abs(by_length - together).max() > 1e-3  # the order in which they are scored would be noticed
-    assert together == pytest.approx(alone, abs=1e-5)
-    monkeypatch.setattr(transformer, "SCORING_TOKENS", 16)
-    assert found.predict_proba(TEXTS) == pytest.approx(alone, abs=1e-5)
+# Threads and processes -----------------------------------------------------------------------------------------------
 
 
-def test_no_scoring_batch_exceeds_its_budget(tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transformer, "SCORING_TOKENS", 20)
-    found = classifier(tiny_encoder)
-    padded: list[tuple[int, int]] = []
-    forward = found._forward
-    monkeypatch.setattr(found, "_forward", lambda rows: (padded.append((len(rows), max(map(len, rows)))), forward(rows))[1])
+@pytest.fixture
+def three_threads() -> Iterator[None]:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("three_threads")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_it_computes_with_as_many_threads_as_the_settings_say_and_puts_the_old_number_back(tiny_encoder: Path, threads: int) -> None:
+    import torch
+
+    found, seen = classifier(tiny_encoder, threads=threads), []
+    found.fit(ROWS, VALIDATION, 1, lambda *line: seen.append(torch.get_num_threads()))
+    assert seen == [threads] * 2
+    assert (found.threads, torch.get_num_threads()) == (threads, 3)
+    logits = found._encoder.logits
+    found._encoder.logits = lambda tokens: (seen.append(torch.get_num_threads()), logits(tokens))[1]  # type: ignore[method-assign]
     found.predict_proba(TEXTS)
-    assert sum(rows for rows, _ in padded) == len(TEXTS)
-    assert all(rows * longest <= 20 or rows == 1 for rows, longest in padded)
-    assert max(rows for rows, _ in padded) > 1
+    assert (seen, torch.get_num_threads()) == ([threads] * 3, 3)
 
 
-def test_texts_are_cut_at_max_length(tiny_encoder: Path) -> None:
-    found = classifier(tiny_encoder, max_length=6)
-    found.probe()
-    assert found.predict_proba(["a good film is bad"]).tobytes() == found.predict_proba(["a good film is bad " * 40]).tobytes()[:8]
+@pytest.mark.usefixtures("three_threads")
+def test_the_number_of_threads_is_put_back_after_an_exception(tiny_encoder: Path) -> None:
+    import torch
+
+    with pytest.raises(ArithmeticError):
+        classifier(tiny_encoder, lr=1e30, warmup_epochs=0).fit(ROWS, VALIDATION, 1)
+    assert torch.get_num_threads() == 3
+
+    def interrupted(*line: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        classifier(tiny_encoder).fit(ROWS, VALIDATION, 1, interrupted)
+    assert torch.get_num_threads() == 3
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_the_threads_of_the_machine_change_no_number(tiny_encoder: Path) -> None:
+    import torch
+
+    one, other = classifier(tiny_encoder), classifier(tiny_encoder)
+    fit = one.fit(ROWS, VALIDATION, 1)
+    torch.set_num_threads(1)
+    assert other.fit(ROWS, VALIDATION, 1) == fit
+    assert other.predict_proba(TEXTS).tobytes() == one.predict_proba(TEXTS).tobytes()
+
+
+def test_a_classifier_travels_as_its_settings_and_each_process_keeps_one(tiny_encoder: Path) -> None:
+    settings = Transformer(kind="transformer", model=str(tiny_encoder), max_epochs=1, dtype="float32", device="cpu", class_weights={"pos": 2.0})
+    found = kept_classifier(settings, tuple(CLASSES))
+    found.fit(ROWS, VALIDATION, 1)
+    sent = pickle.dumps(found)
+    assert len(sent) < 2000  # no weights
+    assert pickle.loads(sent) is found
+    alike = TransformerClassifier(settings.model_copy(), list(CLASSES))
+    assert pickle.loads(pickle.dumps(alike)) is found
+    other = pickle.loads(pickle.dumps(TransformerClassifier(settings.model_copy(update={"lr": 1e-4}), CLASSES)))
+    assert other is not found
+    assert pickle.loads(pickle.dumps(TransformerClassifier(settings, CLASSES[::-1]))) not in (found, other)
+    kept_classifier.cache_clear()
+    again = pickle.loads(sent)
+    assert again is not found
+    assert again.about == found.about
+
+
+def test_a_linear_classifier_travels_alike() -> None:
+    found = kept_classifier(Linear(kind="linear", class_weights={"pos": 2.0}), tuple(CLASSES))
+    assert pickle.loads(pickle.dumps(found)) is found
 
 
 # What may go wrong ---------------------------------------------------------------------------------------------------
-
-
-def test_a_folder_that_is_no_model_is_the_users_error(tmp_path: Path) -> None:
-    for place in (tmp_path, tmp_path / "absent", Path("no-such-owner/no-such-model")):
-        with pytest.raises(UserError, match=str(place.name)) as caught:
-            classifier(place)
-        assert "hub id" in caught.value.hint
-
-
-@pytest.mark.parametrize(
-    "missing",
-    [
-        "model.safetensors",
-        "tokenizer*",
-    ],
-)
-def test_an_incomplete_folder_is_the_users_error(tiny_encoder: Path, tmp_path: Path, missing: str) -> None:
-    shutil.copytree(tiny_encoder, tmp_path / "part")
-    for path in (tmp_path / "part").glob(missing):
-        path.unlink()
-    with pytest.raises(UserError, match="part"):
-        classifier(tmp_path / "part").probe()
-
-
-def test_a_damaged_weights_file_is_the_users_error(tiny_encoder: Path, tmp_path: Path) -> None:
-    shutil.copytree(tiny_encoder, tmp_path / "cut")
-    weights = tmp_path / "cut" / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(UserError, match="cut"):
-        classifier(tmp_path / "cut").probe()
-
-
-def test_a_device_that_is_not_there_is_the_users_error(tiny_encoder: Path) -> None:
-    with pytest.raises(UserError, match="device 'nonsense'"):
-        classifier(tiny_encoder, device="nonsense")
 
 
 def test_a_loss_that_is_no_number_ends_the_fit(tiny_encoder: Path) -> None:
@@ -397,10 +479,9 @@ def test_a_loss_that_is_no_number_ends_the_fit(tiny_encoder: Path) -> None:
 
 
 def diverged(tiny_encoder: Path, output: Path, **options: Any) -> list[Trial]:
-    cell = Cell("t", "full", "none", "tiny", {}, 0, CLASSES)
     found = classifier(tiny_encoder, lr=1e30, warmup_epochs=0, **options)
     with pytest.raises(StoppedShort, match="1 of 1 trials failed"):
-        run_trials(Work(found, cell, ROWS, {}, VALIDATION, VALIDATION, 1), [(0, 0)], output)
+        run_trials(Work(found, cell("none"), ROWS, {}, VALIDATION, VALIDATION, 1), [(0, 0)], output)
     return list(read(output, Trial))
 
 
@@ -414,6 +495,65 @@ def test_a_loss_that_is_no_number_makes_a_failed_trial(tiny_encoder: Path, tmp_p
 def test_weights_ruined_by_the_last_step_make_a_failed_trial(tiny_encoder: Path, tmp_path: Path) -> None:
     (row,) = diverged(tiny_encoder, tmp_path / "none.tiny.jsonl", max_epochs=1, batch_size=64)
     assert row.status == "failed"
+
+
+def cell(method: str) -> Cell:
+    return Cell("t", "full", method, "tiny", {}, 0, CLASSES)
+
+
+def spoilt(by: float) -> list[Augmented]:
+    return [row.model_copy(update={"probs": {"pos": by, "neg": 0.0}}) for row in ROWS]
+
+
+@pytest.mark.parametrize("by", [math.nan, 3e38])
+def test_a_trial_that_diverges_fails_and_leaves_the_next_as_it_would_be_alone(tiny_encoder: Path, tmp_path: Path, by: float) -> None:
+    real = [Example(id=row.id, text=row.text, label=row.label) for row in ROWS]
+    draws = {0: Synthetic(spoilt(by), {}), 1: Synthetic(ROWS, {})}
+
+    def rows(name: str, trials: list[tuple[int, int]]) -> list[dict[str, Any]]:
+        output = tmp_path / f"{name}.tiny.jsonl"
+        work = Work(classifier(tiny_encoder), cell("gpt3mix"), real, draws, VALIDATION, VALIDATION, 1)
+        if name == "both":
+            with pytest.raises(StoppedShort, match="1 of 2 trials failed; the first: ArithmeticError"):
+                run_trials(work, trials, output)
+        else:
+            run_trials(work, trials, output)
+        return [row.model_dump(exclude={"seconds"}) for row in read(output, Trial)]
+
+    failed, after = rows("both", [(0, 0), (1, 1)])
+    assert (failed["status"], failed["accuracy"], failed["trial"]) == ("failed", None, 0)
+    assert [after] == rows("alone", [(1, 1)])
+    assert after["status"] == "ok"
+
+
+def test_a_fit_after_one_with_a_huge_rate_is_as_it_would_be_alone(tiny_encoder: Path) -> None:
+    found, alone = classifier(tiny_encoder), classifier(tiny_encoder)
+    settings = found._settings
+    found._settings = settings.model_copy(update={"lr": 1e30, "warmup_epochs": 0})
+    with pytest.raises(ArithmeticError):
+        found.fit(ROWS, VALIDATION, 1)
+    found._settings = settings
+    assert found.fit(ROWS, VALIDATION, 2) == alone.fit(ROWS, VALIDATION, 2)
+    assert found.predict_proba(TEXTS).tobytes() == alone.predict_proba(TEXTS).tobytes()
+
+
+def test_scores_that_are_no_numbers_are_an_error_and_no_prediction(tiny_encoder: Path) -> None:
+    import torch
+
+    found = classifier(tiny_encoder)
+    with torch.no_grad():
+        found._encoder.model.classifier.bias.fill_(math.nan)
+    with pytest.raises(ArithmeticError, match="lower lr"):
+        found.predict_proba(TEXTS)
+
+
+def test_a_class_without_a_row_fails_the_trial_with_its_name(tiny_encoder: Path, tmp_path: Path) -> None:
+    real = [Example(id="a", text="good", label="pos")]
+    work = Work(classifier(tiny_encoder), cell("none"), real, {}, VALIDATION, VALIDATION, 1)
+    with pytest.raises(Hopeless, match="'neg'"):
+        training_rows(work.options, real, [], CLASSES)
+    with pytest.raises(StoppedShort, match="the first: no training row has the class 'neg'"):
+        run_trials(work, [(0, 0)], tmp_path / "none.tiny.jsonl")
 
 
 def test_about_tells_what_can_change_a_number_and_nothing_else(tiny_encoder: Path, encoder: Path, tmp_path: Path) -> None:
@@ -430,5 +570,11 @@ def test_about_tells_what_can_change_a_number_and_nothing_else(tiny_encoder: Pat
         lambda: classifier(tiny_encoder, dtype="bfloat16"),
         lambda: classifier(tiny_encoder, max_length=64),
         lambda: classifier(tiny_encoder, weight_decay=0),
+        lambda: classifier(tiny_encoder, head="library"),
+        lambda: classifier(tiny_encoder, threads=2),
+        lambda: classifier(tiny_encoder, hard_labels=True),
+        lambda: classifier(tiny_encoder, synthetic_weight=0.5),
+        lambda: classifier(tiny_encoder, class_weights={"pos": 2}),
+        lambda: classifier(tiny_encoder, label_smoothing=0.1),
     ]
     assert all(change().about != plain for change in changes)

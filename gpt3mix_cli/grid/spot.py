@@ -1,0 +1,68 @@
+"""One cell of an experiment, where its files stand, and which trials and draws fall on it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..settings import Classifier, Experiment, fingerprint
+
+
+@dataclass(frozen=True)
+class Spot:
+    """A cell and where its files stand."""
+
+    experiment: Experiment
+    out: Path
+    level: str
+    seed: int
+
+    @property
+    def folder(self) -> Path:
+        """The cell's folder: the path is the key."""
+        level = self.level.replace("%", "pct").replace("/", "-per-")
+        variant = ",".join(f"{key}={_path_word(value)}" for key, value in self.experiment.variant.items())
+        return self.out / self.experiment.name / variant / level / f"seed-{self.seed}"
+
+    @property
+    def real(self) -> Path:
+        """The subsample."""
+        return self.folder / "train.jsonl"
+
+    def synthetic(self, method: str, draw: int) -> Path:
+        """The synthetic rows of a method and draw."""
+        return self.folder / (f"{method}.draw-{draw}.jsonl" if draw else f"{method}.jsonl")
+
+    def trials(self, method: str, classifier: str) -> Path:
+        """The trials of a method and classifier."""
+        return self.folder / "trials" / f"{method}.{classifier}.jsonl"
+
+    def dealt(self, classifier: Classifier | None) -> list[tuple[int, int]]:
+        """Return (trial, draw) of this data seed: trials go round the seeds in turn, `draws` says when a set is shared.
+
+        A seed that the experiment does not list stands alone and gets as many trials as a listed one.
+        """
+        seeds = self.experiment.subsample.seeds
+        total = (classifier.trials if classifier else None) or self.experiment.trials
+        numbers = range(seeds.index(self.seed) if self.seed in seeds else 0, total, len(seeds))
+        draws = self.experiment.augment.draws
+        turns = [(trial, trial // len(seeds)) for trial in numbers]
+        return [(trial, turn if draws == "per-trial" else turn % draws) for trial, turn in turns]
+
+    def draws(self) -> list[int]:
+        """Return the draws that any classifier needs on this seed."""
+        classifiers: Sequence[Classifier | None] = self.experiment.classifiers or [None]
+        return sorted({draw for classifier in classifiers for _, draw in self.dealt(classifier)}) or [0]
+
+    def used(self) -> bool:
+        """Return whether any trial falls on this data seed: with fewer trials than seeds some stay without."""
+        classifiers = self.experiment.classifiers
+        return not classifiers or any(self.dealt(classifier) for classifier in classifiers)
+
+
+def _path_word(value: Any) -> str:
+    """Return a swept value as a path may hold it."""
+    word = str(value)
+    plain = "".join(letter if letter.isalnum() or letter in "._+-" else "_" for letter in word)
+    # A mapping or a long text is told apart by its hash: two values must never share a folder.
+    return plain if plain == word and len(word) <= 40 else f"{plain[:24]}-{fingerprint(value, 6)}"

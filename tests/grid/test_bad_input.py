@@ -1,0 +1,151 @@
+"""Input that serves some trials and not others: those fail and say why, the others run."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpt3mix_cli.cli import main
+from gpt3mix_cli.records import manifest_path
+from gpt3mix_cli.train import kept_classifier
+
+CONFIG = """\
+name: spoilt
+task: {{data: {{kind: demo}}, labels: [pos, neg]}}
+subsample: {{levels: [4/class], seeds: 1, validation: 20}}
+augment: {{draws: 2}}
+baselines: [{{kind: eda}}]
+classifiers:
+  - {{kind: linear}}
+  - {{kind: transformer, name: tiny, model: {encoder}, lr: 1e-3, max_epochs: 1, dtype: float32, device: cpu}}
+trials: 4
+"""
+
+
+class Ground:
+    """A config whose cell is drawn and augmented, and commands over it."""
+
+    def __init__(self, folder: Path, encoder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.config, self.encoder, self._capsys = folder / "spoilt.yaml", folder / "encoder", capsys
+        self.cell = folder / "results/spoilt/4-per-class/seed-0"
+        shutil.copytree(encoder, self.encoder)
+        self.config.write_text(CONFIG.format(encoder=self.encoder))
+        assert self("subsample")[0] == self("baseline", "--method", "eda")[0] == 0
+
+    def __call__(self, command: str, *arguments: str) -> tuple[int, str]:
+        kept_classifier.cache_clear()  # each command is a process of its own to a user
+        self._capsys.readouterr()
+        jobs = ["--jobs", "1"] if command in ("train", "run") else []
+        code = main([command, str(self.config), *jobs, *arguments])
+        return code, self._capsys.readouterr().err
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.cell / "trials" / name).read_text().splitlines()]
+
+    def spoil(self, name: str, spoil: Callable[[dict[str, Any]], None]) -> None:
+        """Change the second row of a file that another program has made."""
+        lines = (self.cell / name).read_text().splitlines()
+        row = json.loads(lines[1])
+        spoil(row)
+        lines[1] = json.dumps(row)
+        (self.cell / name).write_text("".join(line + "\n" for line in lines))
+        manifest_path(self.cell / name).unlink(missing_ok=True)
+
+
+@pytest.fixture
+def ground(tmp_path: Path, tiny_encoder: Path, capsys: pytest.CaptureFixture[str]) -> Ground:
+    return Ground(tmp_path, tiny_encoder, capsys)
+
+
+LINEAR = ["--classifier", "linear", "--method", "eda"]
+
+
+@pytest.mark.parametrize(
+    ("probs", "reason"),
+    [
+        ({"pos": 0.5, "neg": 0.2, "fine": 0.3}, "eda.draw-1.jsonl, line 2: probs: label 'fine' is none of the task's classes"),
+        ({"pos": 0.9, "neg": 0.3}, "eda.draw-1.jsonl, line 2: probs: {'pos': 0.9, 'neg': 0.3} is no distribution"),
+        ({"pos": 1.0}, "eda.draw-1.jsonl, line 2: probs: class 'neg' is missing"),
+    ],
+    ids=["unknown class", "sum", "missing class"],
+)
+def test_broken_soft_labels_fail_the_trials_of_their_draw_only(ground: Ground, probs: dict[str, float], reason: str) -> None:
+    ground.spoil("eda.draw-1.jsonl", lambda row: row.update(probs=probs, label="pos"))
+    code, err = ground("train", *LINEAR)
+    assert code == 3
+    assert "2 of 4 trials failed" in err
+    rows = ground.rows("eda.linear.jsonl")
+    assert [(row["draw"], row["status"]) for row in rows] == [(0, "ok"), (1, "failed"), (0, "ok"), (1, "failed")]
+    assert all(reason in row["error"] for row in rows if row["status"] == "failed")
+    kept = [row for row in rows if row["status"] == "ok"]
+    ground.spoil("eda.draw-1.jsonl", lambda row: row.update(probs={"pos": 0.9, "neg": 0.1}))
+    assert ground("train", *LINEAR)[0] == 0
+    assert [row["status"] for row in ground.rows("eda.linear.jsonl")] == ["ok"] * 4
+    assert [row for row in ground.rows("eda.linear.jsonl") if row["draw"] == 0] == kept  # the clock's seconds too
+
+
+def test_an_encoder_without_a_tokenizer_fails_its_own_trials_only(ground: Ground) -> None:
+    for path in ground.encoder.glob("tokenizer*"):
+        path.unlink()
+    code, err = ground("train", "--method", "none")
+    assert code == 3
+    assert "the folder has no tokenizer" in err
+    assert {row["status"] for row in ground.rows("none.linear.jsonl")} == {"ok"}
+    rows = ground.rows("none.tiny.jsonl")
+    assert [row["status"] for row in rows] == ["failed"] * 4
+    assert all("the folder has no tokenizer" in row["error"] for row in rows)
+
+
+def test_an_encoder_that_is_not_there_fails_its_own_trials_of_a_run_only(ground: Ground) -> None:
+    shutil.rmtree(ground.encoder)
+    code, err = ground("run")
+    assert code == 3
+    assert "none.tiny.jsonl: 4 of 4 trials failed" in err
+    assert [{row["status"] for row in ground.rows(f"{method}.linear.jsonl")} for method in ("none", "eda")] == [{"ok"}, {"ok"}]
+    assert (ground.cell.parents[1] / "report" / "report.md").exists()
+
+
+def test_trials_that_went_well_outlive_their_encoder(ground: Ground) -> None:
+    assert ground("train", "--method", "none")[0] == 0
+    before = {path: path.read_bytes() for path in (ground.cell / "trials").iterdir()}
+    shutil.rmtree(ground.encoder)
+    for force in ([], ["--force"]):
+        code, err = ground("train", "--method", "none", "--classifier", "tiny", *force)
+        assert code == 3
+        assert "none.tiny.jsonl: left as it is" in err
+        assert {path: path.read_bytes() for path in (ground.cell / "trials").iterdir()} == before
+
+
+def test_trials_that_went_well_outlive_the_rows_that_they_rest_on(ground: Ground) -> None:
+    assert ground("train", *LINEAR)[0] == 0
+    before = (ground.cell / "trials/eda.linear.jsonl").read_bytes()
+    for name in ("eda.jsonl", "eda.draw-1.jsonl"):
+        ground.spoil(name, lambda row: row.update(probs={"pos": 2.0, "neg": 1.0}, label="pos"))
+    code, err = ground("train", *LINEAR)
+    assert code == 3
+    assert "left as it is" in err
+    assert (ground.cell / "trials/eda.linear.jsonl").read_bytes() == before
+
+
+def test_a_class_without_training_rows_fails_the_trials(ground: Ground, tmp_path: Path) -> None:
+    rows = [line for line in (ground.cell / "train.jsonl").read_text().splitlines() if json.loads(line)["label"] == "pos"]
+    (tmp_path / "real.jsonl").write_text("".join(line + "\n" for line in rows))
+    for kind in ("linear", "tiny"):
+        code, err = ground(
+            "train", "--method", "none", "--classifier", kind, "-i", str(tmp_path / "real.jsonl"), "-o", str(tmp_path / f"{kind}.jsonl")
+        )
+        assert code == 3
+        assert "no training row has the class 'neg'" in err
+        assert [json.loads(line)["status"] for line in (tmp_path / f"{kind}.jsonl").read_text().splitlines()] == ["failed"] * 4
+
+
+def test_a_loss_that_is_no_number_fails_its_own_trials_only(ground: Ground) -> None:
+    absurd = ["--set", "classifiers.1.lr=1e30", "--set", "classifiers.1.warmup_epochs=0", "--set", "classifiers.1.batch_size=2"]
+    code, err = ground("train", "--method", "none", *absurd)
+    assert code == 3
+    assert "a lower lr helps" in err
+    assert {row["status"] for row in ground.rows("none.linear.jsonl")} == {"ok"}
+    assert {(row["status"], row["accuracy"]) for row in ground.rows("none.tiny.jsonl")} == {("failed", None)}

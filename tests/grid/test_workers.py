@@ -1,0 +1,320 @@
+"""Trials side by side: the same rows as one by one, whoever dies, and nobody left behind."""
+
+import contextlib
+import json
+import multiprocessing
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from gpt3mix_cli.cli import main
+from gpt3mix_cli.config import load
+from gpt3mix_cli.errors import UserError, quiet
+from gpt3mix_cli.grid import Grid
+from gpt3mix_cli.grid.workers import Workers
+from gpt3mix_cli.records import Done
+from gpt3mix_cli.settings import derived_seed
+from gpt3mix_cli.train import Lost
+
+SCRIPT = Path(sys.executable).with_name("gpt3mix")
+DEADLINE = 120  # seconds; no test waits longer for what ought to happen
+
+CONFIG = """\
+name: small
+task: {{data: {{kind: demo}}, labels: [pos, neg]}}
+subsample: {{levels: [4/class], seeds: 2, validation: 20}}
+baselines: [{{kind: eda}}]
+classifiers:
+  - {{kind: linear}}
+  - {{kind: transformer, name: tiny, model: {encoder}, lr: 1e-3, max_epochs: 3, dtype: float32, device: cpu}}
+trials: 4
+"""
+
+WORK = """
+import os, signal, time
+from pathlib import Path
+
+from gpt3mix_cli.errors import UserError
+
+def name(job, tell):
+    tell(f"job {job[0]}", 1, 2, "half of it")
+    return f"{job[0]}-{job[1]}", os.getpid()
+
+def span(job, tell):
+    started = time.monotonic()
+    time.sleep(0.2)
+    return started, time.monotonic()
+
+def die(job, tell, folder, deadly, beside):
+    (folder / f"{job[0]}.begun").touch()
+    if job[0] == deadly:
+        while beside and not list(folder.glob(f"[!{deadly}].begun")):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(1 if beside else 0)
+    return job[0]
+
+def refuse(job, tell):
+    raise UserError(f"job {job[0]} is wrong", "mend it")
+
+def hang(job, tell, folder):
+    (folder / "begun").touch()
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """What the workers are to do, in a module that they can import."""
+    (tmp_path / "work_of_a_test.py").write_text(WORK)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    sys.modules.pop("work_of_a_test", None)
+    import work_of_a_test
+
+    return work_of_a_test
+
+
+@pytest.fixture
+def small(tmp_path: Path, tiny_encoder: Path) -> Path:
+    (tmp_path / "small.yaml").write_text(CONFIG.format(encoder=tiny_encoder))
+    return tmp_path / "small.yaml"
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Return every JSONL file under a folder, without what the clock says."""
+    files = sorted(folder.rglob("*.jsonl"))
+    return {str(path.relative_to(folder)): re.sub(r'"seconds": [\d.]+', '"seconds": 0', path.read_text(encoding="utf-8")) for path in files}
+
+
+def until(found: Callable[[], Any]) -> None:
+    end = time.monotonic() + DEADLINE
+    while not found():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+# The processes -------------------------------------------------------------------------------------------------------
+
+JOBS = [(number, number % 2) for number in range(7)]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_every_job_comes_back_once_with_its_result(work: ModuleType, count: int) -> None:
+    with Workers(count) as workers:
+        found = list(workers.map(work.name, JOBS, quiet))
+    assert sorted((job, text) for job, (text, _) in found) == [(job, f"{job[0]}-{job[1]}") for job in JOBS]
+    assert os.getpid() not in {process for _, (_, process) in found}
+
+
+def test_no_more_jobs_run_at_once_than_there_are_workers(work: ModuleType) -> None:
+    spans: list[tuple[float, float]] = []
+
+    def share() -> None:
+        spans.extend(span for _, span in workers.map(work.span, JOBS[:4], quiet))
+
+    with Workers(2) as workers:
+        threads = [threading.Thread(target=share) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(spans) == 12
+    assert max(sum(start <= moment < end for start, end in spans) for moment, _ in spans) == 2
+
+
+def test_what_workers_tell_reaches_the_parent(work: ModuleType) -> None:
+    heard: list[tuple[Any, ...]] = []
+    with Workers(2, lambda *said: heard.append(said)) as workers:  # type: ignore[misc, arg-type]
+        assert len(list(workers.map(work.name, JOBS, quiet))) == 7
+        until(lambda: len(heard) == 7)
+    assert sorted(heard) == [(f"job {number}", 1, 2, "half of it") for number, _ in JOBS]
+
+
+def test_a_worker_that_is_killed_loses_its_own_job_and_the_others_go_on(work: ModuleType, tmp_path: Path) -> None:
+    with Workers(1) as workers:
+        found = dict(workers.map(partial(work.die, folder=tmp_path, deadly=2, beside=False), JOBS, quiet))
+    assert len(found) == 7
+    assert isinstance(found.pop((2, 0)), Lost)
+    assert found == {job: job[0] for job in JOBS if job != (2, 0)}
+
+
+def test_a_worker_that_is_killed_does_not_take_the_job_beside_it(work: ModuleType, tmp_path: Path) -> None:
+    with Workers(2) as workers:
+        found = dict(workers.map(partial(work.die, folder=tmp_path, deadly=0, beside=True), JOBS[:3], quiet))
+    assert [job for job, result in found.items() if isinstance(result, Lost)] == [(0, 0)]
+    assert {result for result in found.values() if not isinstance(result, Lost)} == {1, 2}
+
+
+def test_the_users_mistakes_come_back_with_their_remedy(work: ModuleType) -> None:
+    with pytest.raises(UserError, match="job 0 is wrong") as caught, Workers(1) as workers:
+        list(workers.map(work.refuse, JOBS[:1], quiet))
+    assert caught.value.hint == "mend it"
+
+
+def test_an_error_ends_the_workers_at_once(work: ModuleType, tmp_path: Path) -> None:
+    before = set(multiprocessing.active_children())
+
+    def wait() -> None:
+        with contextlib.suppress(Exception):
+            list(workers.map(partial(work.hang, folder=tmp_path), JOBS, quiet))
+
+    waiting = threading.Thread(target=wait, daemon=True)
+    with pytest.raises(KeyboardInterrupt), Workers(2) as workers:  # noqa: PT012
+        waiting.start()
+        until((tmp_path / "begun").exists)
+        raise KeyboardInterrupt
+    until(lambda: not set(multiprocessing.active_children()) - before)
+    waiting.join(DEADLINE)  # who waits for the jobs ends too, or the program could not
+    assert not waiting.is_alive()
+
+
+# Whole commands ------------------------------------------------------------------------------------------------------
+
+
+def test_two_jobs_make_the_same_files_as_one(small: Path, tmp_path: Path) -> None:
+    for jobs in ("1", "2"):
+        assert main(["run", str(small), "--jobs", jobs, "--out", str(tmp_path / jobs), "-q"]) == 0
+    found = contents(tmp_path / "2")
+    assert len([name for name in found if "/trials/" in name]) == 16
+    assert found == contents(tmp_path / "1")
+
+
+def test_epochs_of_the_workers_are_told_with_their_scores(small: Path, tmp_path: Path) -> None:
+    heard: list[tuple[str, int | None, int | None, str]] = []
+
+    def hear(text: str, done: int | None = None, total: int | None = None, detail: str = "") -> None:
+        heard.append((text, done, total, detail))
+
+    grid = Grid(load(small, ["baselines=[]", "subsample.seeds=1", "trials=2"]), tmp_path / "results", tell=hear, jobs=2)
+    assert all(isinstance(item, Done) for item in grid.run())
+    for number in (0, 1):
+        epochs = [said for said in heard if said[0] == f"4/class seed 0 none + tiny, trial {number}"]
+        assert [done for _, done, _, detail in epochs if detail] == [1, 2, 3]
+        assert all(re.match(r"loss \d\.\d+\W+validation \d+\.\d%", detail) for _, _, _, detail in epochs if detail)
+    assert ("4/class seed 0 none + tiny", 2, 2, "") in heard
+
+
+# A command line in whose workers a trial with a chosen seed kills its own process once the others have been begun.
+DYING = """
+import os, signal, sys, time
+from pathlib import Path
+
+from gpt3mix_cli.cli import main
+from gpt3mix_cli.train.linear import LinearClassifier
+
+FOLDER = Path(__file__).parent
+fit = LinearClassifier.fit
+
+def dying(self, train, validation, seed, *watch):
+    if (FOLDER / "deadly").read_text() == str(seed):
+        while len(list(FOLDER.glob("*.fitted"))) < 3:
+            time.sleep(0.01)
+        time.sleep(0.5)  # their rows are on their way
+        os.kill(os.getpid(), signal.SIGKILL)
+    found = fit(self, train, validation, seed, *watch)
+    (FOLDER / f"{seed}.fitted").touch()
+    return found
+
+LinearClassifier.fit = dying
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_killed_trial_is_told_and_the_same_command_repeats_it_alone(small: Path, tmp_path: Path) -> None:
+    line = ["run", str(small), "--jobs", "2", "--set", "baselines=[]", "--set", "classifiers=[{kind: linear}]", "--set", "subsample.seeds=1"]
+    (tmp_path / "dying.py").write_text(DYING)
+    (tmp_path / "deadly").write_text(str(derived_seed(42, "train", 1)))
+    done = subprocess.run([sys.executable, tmp_path / "dying.py", *line], capture_output=True, text=True, timeout=DEADLINE, check=False)
+    assert done.returncode == 3, done.stderr
+    assert "1 of 4 trials failed; the first: the process of the trial died" in done.stderr
+    assert "Traceback" not in done.stderr
+    (path,) = (tmp_path / "results").rglob("trials/none.linear.jsonl")
+    first = [json.loads(row) for row in path.read_text().splitlines()]
+    assert [row["status"] for row in first] == ["ok", "failed", "ok", "ok"]
+    assert "died" in first[1]["error"]
+    assert main([*line, "-q"]) == 0
+    second = [json.loads(row) for row in path.read_text().splitlines()]
+    assert [row["status"] for row in second] == ["ok"] * 4
+    assert [second[number] for number in (0, 2, 3)] == [first[number] for number in (0, 2, 3)]  # the clock's seconds too
+    assert main([*line, "-q", "--jobs", "1", "--out", str(tmp_path / "undisturbed")]) == 0
+    assert contents(tmp_path / "results") == contents(tmp_path / "undisturbed")
+
+
+LONG = ["--set", "baselines=[]", "--set", "subsample.seeds=1", "--set", "trials=6", "--set", "classifiers.1.max_epochs=12"]
+
+
+@contextlib.contextmanager
+def under_way(config: Path, folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """A run in a session of its own whose workers are at their trials, the first of them done."""
+    command = [str(SCRIPT), "run", str(config), *LONG, "--jobs", "2"]
+
+    def listen() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a test run in the background would hand down deaf ears
+
+    process = subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=listen
+    )
+    try:
+        until(lambda: process.poll() is not None or any(path.stat().st_size for path in (folder / "results").rglob("trials/none.tiny.jsonl")))
+        assert process.poll() is None, process.communicate()
+        assert len(living(process.pid)) > 2
+        yield process
+    finally:
+        for one in living(process.pid):
+            with contextlib.suppress(OSError):
+                os.kill(one, signal.SIGKILL)
+        process.communicate()
+
+
+def living(session: int) -> list[int]:
+    """Return the processes of a session that have not ended."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, _, its = path.read_text().rpartition(")")[2].split()[:4]
+            if int(its) == session and state != "Z":
+                found.append(int(path.parent.name))
+    return found
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    (folder / "small.yaml").write_text(CONFIG.format(encoder=tiny_encoder))
+    assert main(["run", str(folder / "small.yaml"), *LONG, "--jobs", "1", "-q", "--out", str(folder)]) == 0
+    return contents(folder)
+
+
+def test_ctrl_c_ends_a_run_with_its_workers_and_it_goes_on(small: Path, tmp_path: Path, undisturbed: dict[str, str]) -> None:
+    with under_way(small, tmp_path) as process:
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+        assert (process.returncode, out) == (130, ""), err
+        assert "interrupted; what was made is kept" in err
+        assert "Traceback" not in err
+        until(lambda: not living(process.pid))
+    assert main(["run", str(small), *LONG, "--jobs", "2", "-q"]) == 0
+    assert contents(tmp_path / "results") == undisturbed
+    assert not [path for pattern in ("*.partial", "*.lock") for path in (tmp_path / "results").rglob(pattern)]
+
+
+@pytest.mark.slow
+def test_a_killed_run_leaves_no_worker_behind_and_goes_on(small: Path, tmp_path: Path, undisturbed: dict[str, str]) -> None:
+    with under_way(small, tmp_path) as process:
+        process.kill()
+        process.wait()
+        until(lambda: not living(process.pid))
+    assert main(["run", str(small), *LONG, "--jobs", "2", "-q"]) == 0
+    assert contents(tmp_path / "results") == undisturbed

@@ -1,0 +1,451 @@
+"""Saved models: what the folder holds, which trial it is, and labelling texts with it."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpt3mix_cli.cli import main
+from gpt3mix_cli.config import load as load_config
+from gpt3mix_cli.grid import Grid, Training
+from gpt3mix_cli.records import Trial, read, write
+from gpt3mix_cli.train import kept_classifier, saved
+from gpt3mix_cli.train.saved import ABOUT, predict
+
+CONFIG = """\
+name: kept
+task: {{data: {{kind: demo}}, labels: [pos, neg]}}
+subsample: {{levels: [8/class], seeds: 1, validation: 40}}
+augment: {{draws: per-trial}}
+baselines: [{{kind: eda}}]
+classifiers:
+  - {{kind: linear}}
+  - {{kind: transformer, name: tiny, model: {encoder}, lr: 3e-3, warmup_epochs: 0, max_epochs: 6, dtype: float32, device: cpu}}
+trials: 5
+"""
+KINDS = ["linear", "tiny"]
+
+
+class Experiment:
+    """An experiment whose trials have been run, a saved model of each classifier, and the task's test rows."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.config, self.out, self.test = folder, folder / "kept.yaml", folder / "results", folder / "test.jsonl"
+
+    def train(self, *arguments: object) -> int:
+        return main(["train", str(self.config), "--out", str(self.out), "-q", *map(str, arguments)])
+
+    def save(self, kind: str, folder: Path, *arguments: object) -> int:
+        return self.train("--method", "eda", "--classifier", kind, "--save-model", folder, *arguments)
+
+    def trials(self, kind: str) -> list[Trial]:
+        return list(read(self.out / "kept/8-per-class/seed-0/trials" / f"eda.{kind}.jsonl", Trial))
+
+
+def experiment(folder: Path, encoder: Path) -> Experiment:
+    made = Experiment(folder)
+    made.config.write_text(CONFIG.format(encoder=encoder))
+    for command in (["subsample"], ["baseline", "--method", "eda"]):
+        assert main([command[0], str(made.config), *command[1:], "--out", str(made.out), "-q"]) == 0
+    return made
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path) -> Experiment:
+    """Not to be written to."""
+    made = experiment(tmp_path_factory.mktemp("kept"), tiny_encoder)
+    grid = Grid(load_config(made.config), made.out)
+    write(made.test, grid.splits(grid.experiments[0]).test)
+    assert made.train("--method", "eda", "--jobs", "1") == 0
+    for kind in KINDS:
+        assert made.save(kind, made.folder / kind) == 0
+    return made
+
+
+@pytest.fixture
+def fresh(tmp_path: Path, tiny_encoder: Path) -> Experiment:
+    """Cells are drawn and augmented, nothing is trained."""
+    return experiment(tmp_path, tiny_encoder)
+
+
+def labelled(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def about(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / ABOUT).read_text())
+    return found
+
+
+# The folder ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("linear", {"vocabulary.json"}),
+        ("tiny", {"config.json", "tokenizer.json", "tokenizer_config.json"}),
+    ],
+)
+def test_the_folder_holds_weights_what_reads_texts_and_a_card(kept: Experiment, kind: str, expected: set[str]) -> None:
+    assert set(files(kept.folder / kind)) == {"model.safetensors", ABOUT, "README.md"} | expected
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_in_the_folder_tells_of_the_machine(kept: Experiment, kind: str) -> None:
+    for name, content in files(kept.folder / kind).items():
+        assert not {word for word in (b"/tmp", b"/root", b"/home", str(kept.folder).encode()) if word in content}, name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_card_tells_data_method_and_scores(kept: Experiment, kind: str) -> None:
+    row = next(row for row in kept.trials(kind) if row.trial == about(kept.folder / kind)["trial"]["trial"])
+    card = (kept.folder / kind / "README.md").read_text()
+    assert "level 8/class, data seed 0: 16 real rows" in card
+    assert f"Method `eda`: 16 synthetic rows, draw {row.draw}, labels from: parent" in card
+    assert f"| accuracy | {row.accuracy:.4f} |" in card
+    assert f"| validation accuracy | {row.valid_accuracy:.4f} |" in card
+    assert f"`{row.confusion}`" in card
+    assert "tiny-encoder" in card if kind == "tiny" else "tf-idf" in card
+
+
+def test_a_linear_model_is_nothing_that_runs_when_it_is_read(kept: Experiment) -> None:
+    from safetensors.numpy import load_file
+
+    assert set(load_file(kept.folder / "linear" / "model.safetensors")) == {"idf", "coef", "intercept", "classes"}
+    assert all(isinstance(term, str) for term in json.loads((kept.folder / "linear" / "vocabulary.json").read_text()))
+
+
+# Which trial it is ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_best_trial_by_validation_accuracy_is_saved_with_its_very_weights(kept: Experiment, tmp_path: Path, kind: str) -> None:
+    rows = kept.trials(kind)
+    best = next(row for row in rows if row.valid_accuracy == max(row.valid_accuracy or 0 for row in rows))
+    if kind == "linear":
+        # Neither the test score nor the place may be what chose it; how the network learns is left to its random vocabulary.
+        assert (best.accuracy or 0) < max(row.accuracy or 0 for row in rows)
+        assert best.trial not in (0, 4)
+    assert about(kept.folder / kind)["trial"] | {"seconds": 0} == best.model_dump() | {"seconds": 0}
+    done = predict(kept.folder / kind, kept.test, tmp_path / "p.jsonl")
+    assert done.manifest.counts["labelled"] == best.n_test
+    assert round(done.manifest.counts["right"] / best.n_test, 6) == best.accuracy
+    found = labelled(tmp_path / "p.jsonl")
+    assert [[sum((row["label"], row["predicted"]) == (t, p) for row in found) for p in ("pos", "neg")] for t in ("pos", "neg")] == best.confusion
+
+
+def test_of_several_best_trials_the_first_is_saved(kept: Experiment, tmp_path: Path) -> None:
+    grid = Grid(load_config(kept.config), kept.out)
+    spot = next(grid.spots())
+    works: list[Any] = []
+    original = saved.save_model
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(saved, "save_model", lambda work, *rest: works.append(work))
+        grid.train(Training(spot, "eda", spot.experiment.classifiers[0], save=tmp_path / "model"))
+    rows = [row.model_copy(update={"valid_accuracy": 0.5, "accuracy": row.trial / 10}) for row in kept.trials("linear")]
+    rows[0] = rows[0].model_copy(update={"valid_accuracy": 0.4})
+    rows[1] = rows[1].model_copy(update={"status": "failed", "valid_accuracy": None})
+    assert original(works[0], rows[::-1], spot.experiment.classifiers[0], tmp_path / "model").trial == 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_trials_that_are_up_to_date_give_the_same_model(kept: Experiment, fresh: Experiment, tmp_path: Path, kind: str) -> None:
+    """In `kept` they were; here they are run with it."""
+    assert fresh.save(kind, tmp_path / "model", "--jobs", "1") == 0
+    one, other = files(tmp_path / "model"), files(kept.folder / kind)
+    assert {name: one[name] for name in one if name != ABOUT} == {name: other[name] for name in other if name != ABOUT}
+    assert about(tmp_path / "model")["trial"] | {"seconds": 0} == about(kept.folder / kind)["trial"] | {"seconds": 0}
+
+
+def test_trials_of_two_jobs_give_the_same_model(kept: Experiment, fresh: Experiment, tmp_path: Path) -> None:
+    assert fresh.save("tiny", tmp_path / "model", "--jobs", "2") == 0
+    assert (tmp_path / "model/model.safetensors").read_bytes() == (kept.folder / "tiny/model.safetensors").read_bytes()
+
+
+def test_an_earlier_model_is_replaced(kept: Experiment, tmp_path: Path) -> None:
+    shutil.copytree(kept.folder / "tiny", tmp_path / "model")
+    assert kept.save("linear", tmp_path / "model") == 0
+    assert set(files(tmp_path / "model")) == set(files(kept.folder / "linear"))
+
+
+# What is refused -----------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_with_something_else_in_it_is_left_alone(fresh: Experiment, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
+    assert fresh.save("linear", tmp_path / "thesis") == 2
+    err = capsys.readouterr().err
+    assert "thesis: there is something that is no saved model" in err
+    assert "--save-model" in err
+    assert files(tmp_path / "thesis") == {"chapter.txt": b"years of work"}
+    assert not list(fresh.out.rglob("trials/*"))  # before anything is trained
+
+
+def test_a_file_in_place_of_the_folder_is_left_alone(fresh: Experiment, tmp_path: Path) -> None:
+    (tmp_path / "model").write_text("mine")
+    assert fresh.save("linear", tmp_path / "model") == 2
+    assert (tmp_path / "model").read_text() == "mine"
+
+
+def test_an_empty_folder_serves(kept: Experiment, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    assert kept.save("linear", tmp_path / "model") == 0
+    assert (tmp_path / "model" / ABOUT).exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--method", "eda"], ["--classifier", "linear"], ["--method", "eda", "--classifier", "linear", "--set", "subsample.seeds=2"]],
+    ids=["two classifiers", "two methods", "two cells"],
+)
+def test_one_folder_for_several_models_is_refused(
+    fresh: Experiment, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    assert fresh.train(*arguments, "--save-model", tmp_path / "model") == 2
+    err = capsys.readouterr().err
+    assert re.search(r"--save-model names one \w+, but 2 are to be written", err)
+    assert all(flag in err for flag in ("--level", "--seed", "--method", "--classifier"))
+    assert not (tmp_path / "model").exists()
+
+
+def test_no_model_is_saved_where_every_trial_failed(fresh: Experiment, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    absurd = ["--set", "classifiers.1.lr=1e30", "--set", "classifiers.1.batch_size=2", "--set", "trials=1"]
+    assert fresh.save("tiny", tmp_path / "model", *absurd) == 3
+    assert "trials failed" in capsys.readouterr().err
+    assert not (tmp_path / "model").exists()
+
+
+KILLED = """
+import os, signal, sys
+from gpt3mix_cli.cli import main
+from gpt3mix_cli.train.linear import LinearClassifier
+
+save = LinearClassifier.save
+
+def torn(self, folder):
+    save(self, folder)
+    (folder / "vocabulary.json").unlink()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+LinearClassifier.save = torn
+main(sys.argv[1:])
+"""
+
+
+def test_a_kill_in_the_middle_leaves_the_earlier_model_or_none(kept: Experiment, tmp_path: Path) -> None:
+    line = ["train", str(kept.config), "--out", str(kept.out), "--method", "eda", "--classifier", "linear", "--save-model", str(tmp_path / "model")]
+    shutil.copytree(kept.folder / "tiny", tmp_path / "model")
+    before = files(tmp_path / "model")
+    done = subprocess.run([sys.executable, "-c", KILLED, *line], check=False, capture_output=True, timeout=120)
+    assert done.returncode == -signal.SIGKILL
+    assert files(tmp_path / "model") == before
+    assert kept.save("linear", tmp_path / "model") == 0
+    assert files(tmp_path / "model").keys() == files(kept.folder / "linear").keys()
+    assert os.listdir(tmp_path) == ["model"]
+
+
+# predict -------------------------------------------------------------------------------------------------------------
+
+
+def rows(path: Path, *values: object) -> Path:
+    path.write_text("".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values), encoding="utf-8")
+    return path
+
+
+def test_the_library_reads_the_folder_and_says_the_same(kept: Experiment, tmp_path: Path) -> None:
+    from transformers import pipeline
+
+    predict(kept.folder / "tiny", kept.test, tmp_path / "p.jsonl")
+    found = labelled(tmp_path / "p.jsonl")[:60]
+    said = pipeline("text-classification", str(kept.folder / "tiny"), device="cpu", truncation=True, max_length=128)([row["text"] for row in found])
+    assert [one["label"] for one in said] == [row["predicted"] for row in found]
+    assert [one["score"] for one in said] == pytest.approx([max(row["probs"].values()) for row in found], abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_keep_their_keys_in_their_order(kept: Experiment, tmp_path: Path, kind: str) -> None:
+    source = rows(tmp_path / "in.jsonl", {"z": [1, {"ü": None}], "text": "a fine film", "a": 1.5, "id": "x"}, {"text": "so dull"})
+    assert main(["predict", str(kept.folder / kind), "-i", str(source), "-o", str(tmp_path / "out.jsonl"), "-q"]) == 0
+    first, second = labelled(tmp_path / "out.jsonl")
+    assert list(first.items())[:4] == [("z", [1, {"ü": None}]), ("text", "a fine film"), ("a", 1.5), ("id", "x")]
+    assert list(first)[4:] == ["predicted", "probs"]
+    assert list(second) == ["text", "predicted", "probs"]
+    for row in (first, second):
+        assert list(row["probs"]) == ["pos", "neg"]
+        assert sum(row["probs"].values()) == pytest.approx(1, abs=2e-6)
+        assert row["predicted"] == max(row["probs"], key=row["probs"].__getitem__)
+    assert "ü" in (tmp_path / "out.jsonl").read_text(encoding="utf-8")
+
+
+def test_accuracy_is_counted_over_the_rows_with_a_label(kept: Experiment, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    predict(kept.folder / "linear", kept.test, tmp_path / "p.jsonl")
+    sample = labelled(tmp_path / "p.jsonl")[:10]
+    right = sum(row["label"] == row["predicted"] for row in sample)
+    source = rows(tmp_path / "in.jsonl", *sample, {"text": "no label"}, {"text": "none either"})
+    assert main(["predict", str(kept.folder / "linear"), "-i", str(source), "-o", str(tmp_path / "out.jsonl"), "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["outputs"][0]["counts"] == {"rows": 12, "labelled": 10, "right": right}
+    assert re.search(rf"\b{right} of (the )?10 labels", err)
+
+
+def test_rows_go_from_stdin_to_stdout(kept: Experiment, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("gpt3mix")), "predict", str(kept.folder / "linear"), "-i", "-", "-o", "-"],
+        input='{"text": "a fine film"}\n\n{"text": "so dull"}\n', cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [list(row) for row in found] == [["text", "predicted", "probs"]] * 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_long_file_is_labelled_as_its_parts_are(kept: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    predict(kept.folder / "linear", kept.test, tmp_path / "whole.jsonl")
+    monkeypatch.setattr(saved, "ROWS", 7)
+    heard: list[int | None] = []
+    done = predict(
+        kept.folder / "linear", kept.test, tmp_path / "parts.jsonl", tell=lambda text, done=None, total=None, detail="": heard.append(done)
+    )
+    count = done.manifest.counts["rows"]
+    assert heard == [*range(7, count, 7), count]
+    assert (tmp_path / "parts.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+def test_a_file_of_more_rows_than_a_chunk_is_labelled_whole(kept: Experiment, tmp_path: Path) -> None:
+    source = rows(tmp_path / "in.jsonl", *({"text": f"film {number}", "n": number} for number in range(saved.ROWS * 2 + 1)))
+    assert predict(kept.folder / "linear", source, tmp_path / "out.jsonl").manifest.counts["rows"] == saved.ROWS * 2 + 1
+    assert [row["n"] for row in labelled(tmp_path / "out.jsonl")] == list(range(saved.ROWS * 2 + 1))
+
+
+def test_an_empty_file_gives_an_empty_file(kept: Experiment, tmp_path: Path) -> None:
+    assert predict(kept.folder / "tiny", rows(tmp_path / "in.jsonl"), tmp_path / "out.jsonl").manifest.counts["rows"] == 0
+    assert (tmp_path / "out.jsonl").read_bytes() == b""
+
+
+def test_what_is_labelled_already_is_skipped_unless_text_or_model_change(kept: Experiment, tmp_path: Path) -> None:
+    model, source, output = tmp_path / "model", rows(tmp_path / "in.jsonl", {"text": "a fine film"}), tmp_path / "out.jsonl"
+    shutil.copytree(kept.folder / "linear", model)
+    assert not predict(model, source, output).skipped
+    before = output.stat().st_mtime_ns
+    assert predict(model, source, output).skipped
+    assert output.stat().st_mtime_ns == before
+    assert not predict(model, source, output, force=True).skipped
+    rows(source, {"text": "a fine film"}, {"text": "so dull"})
+    assert not predict(model, source, output).skipped
+    shutil.rmtree(model)
+    shutil.copytree(kept.folder / "tiny", model)
+    assert not predict(model, source, output).skipped
+
+
+def broken(text: str) -> Callable[[Path, Path], None]:
+    return lambda model, source: source.write_text(f'{{"text": "fine"}}\n{text}\n', encoding="utf-8") and None
+
+
+def without(name: str) -> Callable[[Path, Path], None]:
+    return lambda model, source: (model / name).unlink()
+
+
+def torn(name: str) -> Callable[[Path, Path], None]:
+    return lambda model, source: (model / name).write_bytes((model / name).read_bytes()[:-40]) and None
+
+
+BROKEN: dict[str, tuple[str, Callable[[Path, Path], None], Sequence[str]]] = {
+    "broken line": ("linear", broken('{"text": "fi'), ["in.jsonl, line 2", "no valid JSON"]),
+    "a line that is no object": ("linear", broken("[1]"), ["in.jsonl, line 2", "not an object"]),
+    "missing text": ("linear", broken('{"texts": "fine"}'), ["in.jsonl, line 2", "'text' is missing"]),
+    "empty text": ("tiny", broken('{"text": " "}'), ["in.jsonl, line 2", "'text' is empty"]),
+    "null text": ("linear", broken('{"text": null}'), ["in.jsonl, line 2", "'text'"]),
+    "number for a text": ("linear", broken('{"text": 5}'), ["in.jsonl, line 2", "'text'"]),
+    "no input": ("linear", lambda model, source: source.unlink(), ["in.jsonl: cannot be read"]),
+    "no model": ("linear", lambda model, source: shutil.rmtree(model), ["model: no such folder", "gpt3mix train --save-model"]),
+    "a folder that is no model": ("linear", without(ABOUT), ["model: no saved model", "gpt3mix train --save-model"]),
+    "broken description": ("linear", torn(ABOUT), ["model: no saved model"]),
+    "no vocabulary": ("linear", without("vocabulary.json"), ["model: no saved model"]),
+    "no weights": ("linear", without("model.safetensors"), ["model: no saved model"]),
+    "torn weights": ("linear", torn("model.safetensors"), ["model: no saved model"]),
+    "an encoder without weights": ("tiny", without("model.safetensors"), ["model", "cannot be loaded"]),
+    "an encoder with torn weights": ("tiny", torn("model.safetensors"), ["model", "cannot be loaded"]),
+    "an encoder without configuration": ("tiny", without("config.json"), ["model", "cannot be loaded"]),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_cannot_be_labelled_is_told_and_an_earlier_output_is_kept(
+    kept: Experiment, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    kind, spoil, expected = BROKEN[name]
+    shutil.copytree(kept.folder / kind, tmp_path / "model")
+    source = rows(tmp_path / "in.jsonl", {"text": "fine"})
+    (tmp_path / "out.jsonl").write_text("earlier\n")
+    spoil(tmp_path / "model", source)
+    before = files(tmp_path)
+    assert main(["predict", str(tmp_path / "model"), "-i", str(source), "-o", str(tmp_path / "out.jsonl")]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("error: ") == err.count("  fix: ") == 1
+    for word in expected:
+        assert word in err
+    assert files(tmp_path) == before
+
+
+def test_the_input_is_not_written_over(kept: Experiment, tmp_path: Path) -> None:
+    source = rows(tmp_path / "in.jsonl", {"text": "fine"})
+    assert main(["predict", str(kept.folder / "linear"), "-i", str(source), "-o", str(source)]) == 2
+    assert labelled(source) == [{"text": "fine"}]
+
+
+def plain(kept: Experiment, folder: Path, **tokenizer: Any) -> Path:
+    """Write the network as the library alone would, with class names of its own."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    model = AutoModelForSequenceClassification.from_pretrained(kept.folder / "tiny")
+    model.config.id2label, model.config.label2id = {0: "UP", 1: "DOWN"}, {"UP": 0, "DOWN": 1}
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(kept.folder / "tiny", **tokenizer).save_pretrained(folder)
+    return folder
+
+
+def test_any_classifier_of_the_library_serves(kept: Experiment, tmp_path: Path) -> None:
+    predict(kept.folder / "tiny", kept.test, tmp_path / "ours.jsonl")
+    predict(plain(kept, tmp_path / "model"), kept.test, tmp_path / "plain.jsonl")
+    ours, found = labelled(tmp_path / "ours.jsonl"), labelled(tmp_path / "plain.jsonl")
+    # Products may be made in bfloat16 where the processor has it: a folder of the library does not say.
+    assert [row["probs"]["UP"] for row in found] == pytest.approx([row["probs"]["pos"] for row in ours], abs=0.02)
+    assert all((row["predicted"] == "UP") == (row["probs"]["UP"] >= row["probs"]["DOWN"]) for row in found)
+
+
+def test_a_classifier_whose_tokenizer_is_shorter_than_its_network_serves(kept: Experiment, tmp_path: Path) -> None:
+    predict(plain(kept, tmp_path / "model", model_max_length=64), kept.test, tmp_path / "plain.jsonl")
+
+
+def test_a_model_can_be_moved(kept: Experiment, tmp_path: Path) -> None:
+    predict(kept.folder / "tiny", kept.test, tmp_path / "a.jsonl")
+    shutil.copytree(kept.folder / "tiny", tmp_path / "elsewhere")
+    kept_classifier.cache_clear()
+    predict(tmp_path / "elsewhere", kept.test, tmp_path / "b.jsonl")
+    assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
+
+
+def test_swept_models_do_not_tell_of_the_machine(kept: Experiment, tmp_path: Path, tiny_encoder: Path) -> None:
+    shutil.copytree(tiny_encoder, tmp_path / "other-encoder")
+    sweep = f"sweep={{classifiers.1.model: [{tmp_path / 'other-encoder'}]}}"
+    made = Experiment(tmp_path)
+    made.config.write_text(CONFIG.format(encoder=tiny_encoder))
+    assert main(["subsample", str(made.config), "--out", str(made.out), "-q", "--set", sweep]) == 0
+    line = ["--method", "none", "--classifier", "tiny", "--set", sweep, "--set", "trials=1", "--set", "classifiers.1.max_epochs=1"]
+    assert made.train(*line, "--save-model", tmp_path / "model") == 0
+    assert str(tmp_path) not in (tmp_path / "model" / ABOUT).read_text()
