@@ -407,8 +407,10 @@ def _one_of_several(arguments: list[str] | None) -> None:
         return
     try:
         app(args=arguments, prog_name="gpt3mix")
-    finally:
+    except (UserError, SystemExit):
         leave()
+        raise  # any other error may have come in the middle of an exchange: there the launcher ends the others
+    leave()
 
 
 def _complain(error: UserError) -> None:

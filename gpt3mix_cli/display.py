@@ -6,6 +6,7 @@ Nothing moves where stderr is no terminal; there each finished file gets a line.
 import itertools
 import json
 import sys
+import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,7 @@ class Display:
         )  # fmt: skip
         self._tasks: dict[str, TaskID] = {}
         self._warned: list[str] = []
+        self._lock = threading.Lock()
 
     def __enter__(self) -> "Display":
         """Begin to show progress."""
@@ -62,6 +64,10 @@ class Display:
 
     def tell(self, text: str, done: int | None = None, total: int | None = None, detail: str = "") -> None:
         """Show a step of progress, or a warning, each warning once."""
+        with self._lock:  # trials that run side by side tell from threads
+            self._tell(text, done, total, detail)
+
+    def _tell(self, text: str, done: int | None, total: int | None, detail: str) -> None:
         if done is None:
             if text not in self._warned:
                 self._warned.append(text)

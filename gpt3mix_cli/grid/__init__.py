@@ -156,11 +156,19 @@ class Grid:
             options=classifier,
             curves=self.curves,
         )
-        done = train(work, trials, place, map=map, command=self.command, force=self.force, tell=self.tell)
-        if training.save:
+        short = None
+        try:
+            done = train(work, trials, place, map=map, command=self.command, force=self.force, tell=self.tell)
+        except StoppedShort as error:
+            short = error
+        rows = list(read(place, Trial)) if training.save and not work.hopeless else []
+        if training.save and any(row.status == "ok" for row in rows):
             from ..train.saved import save_model
 
-            save_model(work, list(read(place, Trial)), classifier, training.save, self.tell)
+            # Where some trials failed, the best of the others is kept all the same.
+            save_model(work, rows, classifier, training.save, self.tell)
+        if short:
+            raise short
         return done
 
     def report(self, output: Path | None = None) -> Report:
@@ -313,8 +321,9 @@ class Grid:
         """Return the rows of a file; stdin can be read but once, so its rows are kept."""
         if path != STDIO:
             return list(read(path, kind, classes))
-        if "stdin" not in self._kept:
-            self._kept["stdin"] = kind, list(read(path, kind, classes))
+        with self._lock:
+            if "stdin" not in self._kept:
+                self._kept["stdin"] = kind, list(read(path, kind, classes))
         held, rows = self._kept["stdin"]
         if held is not kind:
             raise UserError("real and synthetic rows cannot both come from stdin", "put one of them into a file")

@@ -13,6 +13,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
+from pathlib import Path
 
 from ..errors import Tell, quiet
 from ..train import Job, Lost, Result
@@ -30,6 +31,8 @@ def fitting(threads: int) -> int:
         memory = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     except (ValueError, OSError, AttributeError):
         memory = cores * MEMORY
+    with contextlib.suppress(OSError, ValueError):  # `max` where a container has no limit
+        memory = min(memory, float(Path("/sys/fs/cgroup/memory.max").read_text()))
     return max(1, min(cores // threads, int(memory / MEMORY)))
 
 

@@ -19,6 +19,7 @@ from ..files import STDIO, append, only_writer
 from ..records import Augmented, Done, Example, Manifest, Trial, close_output, rows_sha, to_line, up_to_date, write
 from ..settings import Linear, Trained, Transformer, derived_seed, fingerprint
 from . import curves, metrics
+from .parallel import group_size
 from .resume import Epoch, history_path, resumed
 from .targets import Hopeless, training_rows
 
@@ -141,6 +142,11 @@ class Cell:
     data_seed: int
     classes: Sequence[str]
 
+    def __str__(self) -> str:
+        """What a progress bar is called."""
+        variant = "".join(f"{key}={value} " for key, value in self.variant.items())
+        return f"{variant}{self.level} seed {self.data_seed} {self.method} + {self.classifier}"
+
 
 @dataclass(frozen=True)
 class Synthetic:
@@ -257,7 +263,9 @@ class Work:
                 fit = self.classifier.fit(rows, self.validation, about["seed"], watch)
             self.fitted = number
             scores = metrics.score(self.classifier.predict_proba([row.text for row in self.test]), labels, self.cell.classes)
-        except (RuntimeError, ValueError, ArithmeticError, MemoryError) as error:
+        except (RuntimeError, ValueError, ArithmeticError, LookupError, MemoryError) as error:
+            if group_size() > 1 and not isinstance(error, ArithmeticError | Hopeless):
+                raise  # the other processes are still at it and would wait for ever
             return self.failed(job, _reason(error), _since(started))
         about |= {"valid_accuracy": round(fit.valid_accuracy, 6), "best_epoch": fit.best_epoch, "epochs": len(fit.history) or None}
         epochs = [Epoch(trial=number, **line) for line in fit.history]
@@ -282,9 +290,10 @@ class Work:
     def _watch(self, number: int, tell: Tell) -> Iterator[Watch]:
         """Show each epoch, and write it for TensorBoard where that is wanted."""
         cell = self.cell
-        name = f"{cell.level} seed {cell.data_seed} {cell.method} + {cell.classifier}, trial {number}"
+        name = f"{cell}, trial {number}"
         last = 0
         variant = ",".join(f"{key}={value}".replace("/", "_") for key, value in cell.variant.items())
+        variant = variant if len(variant) < 100 else fingerprint(variant)
         level = cell.level.replace("/", "-per-")
         folder = self.curves and self.curves / variant / cell.method / cell.classifier / f"{level}-trial-{number}"
         with curves.writer(folder) as add:
@@ -296,9 +305,11 @@ class Work:
                 scores = f"validation {epoch['valid_accuracy']:.1%} (best {best['valid_accuracy']:.1%} at {best['epoch']})"
                 tell(name, last, stop, f"loss {epoch['loss']:.3f} {scores}")
 
-            yield watch
-        if last:
-            tell(name, last, last)
+            try:
+                yield watch
+            finally:
+                if last:
+                    tell(name, last, last)
 
 
 def train(
@@ -356,7 +367,7 @@ def _train(
 
     if output != STDIO:
         save(False)
-    name = f"{work.cell.level} seed {work.cell.data_seed} {work.cell.method} + {work.cell.classifier}"
+    name = str(work.cell)
     tell(name, len(rows), len(trials))
     for job, result in map(work.trial, missing, tell):
         ran = work.failed(job, str(result)) if isinstance(result, Lost) else result

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 SLICE = 16  # rows of a training batch that go through the model together on a CPU; on a GPU all of the batch
 SCORING_TOKENS = {"cpu": 2048, "cuda": 65536}  # padded tokens in a scoring batch: what fits the caches, what fills a GPU
-KEPT_TEXTS = 500_000  # tokenised texts that are kept
+KEPT_TEXTS = 100_000  # tokenised texts that are kept; some hundred megabytes
 
 
 @dataclass
@@ -68,7 +68,7 @@ class Encoder:
         self.place = _place(settings)
         self.device = _device(settings.device)
         self.dtype = _fast_dtype(self.device) if settings.dtype == "auto" else settings.dtype
-        self._shrunk = False  # for good: later trials run in the smaller slices too
+        self._slice = self._largest = SLICE if self.device.type == "cpu" else settings.batch_size
         self.forget()
         self._tokens: dict[str, list[int]] = {}
         self._cut: dict[str, bool] = {}
@@ -77,12 +77,13 @@ class Encoder:
         # Without its files the library makes up a tokenizer that knows no word.
         if folder.is_dir() and not any(file for pattern in ("tokenizer*", "vocab*", "*.model") for file in folder.glob(pattern)):
             raise UserError(f"classifiers: model '{folder}': the folder has no tokenizer", "save it there with tokenizer.save_pretrained")
-        self._slice = SLICE if self.device.type == "cpu" else settings.batch_size
         self._scoring = SCORING_TOKENS.get(self.device.type, 8192)
 
     def forget(self) -> None:
-        """Begin to count anew what `notes` tells of."""
+        """Begin anew: with whole slices, and to count what `notes` tells of."""
         self._texts_seen = self._texts_cut = 0
+        # A trial that ran out of memory changes no later one: that would depend on which process ran it.
+        self._slice, self._shrunk = self._largest, False
 
     @property
     def notes(self) -> list[str]:
@@ -131,9 +132,24 @@ class Encoder:
         """The network, in float32."""
         return self._loaded_model[0]
 
+    def refuse_missing(self, head: bool) -> None:
+        """Make sure that the checkpoint has the encoder's weights, and where that is asked the head's.
+
+        Raises:
+            UserError: if any would be drawn at random, which the library does without a word.
+        """
+        model, missing = self._loaded_model
+        prefix = f"{model.base_model_prefix}."
+        if bad := sorted(name for name in missing if head or (name.startswith(prefix) and ".pooler." not in name)):
+            message = f"classifiers: model '{self.place}': {len(bad)} weights are missing or of another size, such as {bad[0]}"
+            raise UserError(
+                message, "give the folder of a trained classifier" if head else "give an encoder's folder, a hub id that can be reached, or minilm"
+            )
+
     @functools.cached_property
     def pretrained(self) -> dict[str, "torch.Tensor"]:
         """The weights that each fit starts from."""
+        self.refuse_missing(head=False)
         return {name: weight.clone() for name, weight in self.model.state_dict().items()}
 
     def _loaded(self, part: str, **options: Any) -> Any:
@@ -206,7 +222,7 @@ class Encoder:
         """Add the gradients of the mean soft cross-entropy of a batch; return the sum of its losses, on the device.
 
         Slices of like length hold little padding, and their gradients add up to the batch's. Where memory runs out the
-        slices are halved, for good, and the batch is done again: its effective size stays.
+        slices are halved, for the rest of the fit, and the batch is done again: its effective size stays.
 
         Args:
             tokens: of all rows.
@@ -214,6 +230,9 @@ class Encoder:
             batch: the numbers of its rows, sorted by length.
             places: the same numbers on the device.
         """
+        import torch
+
+        before = torch.get_rng_state()
         while True:
             try:
                 return self._gradients(tokens, targets, batch, places)
@@ -221,6 +240,7 @@ class Encoder:
                 if self._slice == 1 or not out_of_memory(error):
                     raise
             self.model.zero_grad()
+            torch.set_rng_state(before)
             self._slice = max(1, min(self._slice, len(batch)) // 2)
             self._shrunk = True
             _free(self.device)

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ def group() -> Group:
     gpu = torch.cuda.is_available()
     if gpu:
         torch.cuda.set_device(local_rank)
-    torch.distributed.init_process_group("nccl" if gpu else "gloo")
+    # The others wait while the first one does what it does alone, such as writing rows.
+    torch.distributed.init_process_group("nccl" if gpu else "gloo", timeout=timedelta(days=7))
     return Group(rank, local_rank, size)
 
 

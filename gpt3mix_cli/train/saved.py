@@ -17,7 +17,7 @@ from ..errors import StoppedShort, Tell, UserError, quiet
 from ..files import STDIO, disk, file_sha, model_sha, only_writer, whole_file
 from ..records import Done, Trial, close_output, objects, up_to_date
 from ..settings import Linear, Transformer
-from . import Classifier, Ran, Work, open_classifier
+from . import Classifier, Ran, Work
 
 ABOUT = "gpt3mix.json"
 ROWS = 2048  # texts that are labelled together
@@ -44,7 +44,9 @@ def save_model(work: Work, rows: Sequence[Trial], settings: Linear | Transformer
     if not good:
         raise StoppedShort("no trial went well, so there is no model to save", "mend the cause and run again")
     best = min(good, key=lambda row: (-(row.valid_accuracy or 0), row.trial))
+    folder = folder.resolve()
     if work.fitted != best.trial:
+        work.curves = None  # its epochs are drawn already
         again: Ran = work.trial((best.trial, best.draw), tell)
         if again.row.status == "failed":
             raise StoppedShort(
@@ -80,6 +82,8 @@ def free_for(folder: Path) -> None:
     Raises:
         UserError: if something else stands there.
     """
+    if folder.resolve() == Path.cwd():
+        raise UserError(f"{folder}: the current folder cannot be replaced", "choose another folder with --save-model")
     if folder.exists() and not (folder / ABOUT).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: there is something that is no saved model", "choose another folder with --save-model, or remove it")
 
@@ -179,7 +183,11 @@ def load(folder: Path) -> tuple[Classifier, list[str]]:
             linear.load(folder)
             return linear, classes
         options = {"model": str(folder.resolve()), "revision": None, "device": "auto", "preset": None}
-        return open_classifier(Transformer.model_validate({**kept, **options}), classes), classes
+        from .transformer import TransformerClassifier
+
+        transformer = TransformerClassifier(Transformer.model_validate({**kept, **options}), classes)
+        transformer.whole()
+        return transformer, classes
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder}: no saved model: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}", hint) from None
 

@@ -46,6 +46,8 @@ class TransformerClassifier:
         sha = model_sha(folder) if folder.is_dir() else fingerprint([self._encoder.place, commit])
         self.about = {**settings.model_dump(exclude={"name", "trials", "preset", "model", "revision", "device"})}
         self.about |= {"model": sha, "device": self._encoder.device.type, "dtype": self._encoder.dtype, "format": FORMAT}
+        if self._encoder.device.type != "cpu":
+            del self.about["threads"]  # changes nothing there
         if group().size > 1:
             self.about["processes"] = group().size
 
@@ -139,6 +141,14 @@ class TransformerClassifier:
         """Load tokenizer and weights."""
         self._encoder.tokens(["a first try"])
         _ = self._encoder.pretrained
+
+    def whole(self) -> None:
+        """Make sure that the weights as they were loaded can label texts.
+
+        Raises:
+            UserError: if any of them would be drawn at random.
+        """
+        self._encoder.refuse_missing(head=True)
 
     def save(self, folder: Path) -> None:
         """Write weights (safetensors), configuration with the label map, and tokenizer, as the library reads them."""

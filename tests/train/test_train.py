@@ -193,7 +193,7 @@ def test_hashes_name_the_rows_of_the_cell(tmp_path: Path) -> None:
 def test_progress_is_told_after_every_trial(output: Path) -> None:
     heard: list[tuple[str, int | None, int | None]] = []
     go(output, tell=lambda text, done=None, total=None: heard.append((text, done, total)))
-    assert heard == [("1% seed 3 none + fake", i, 3) for i in range(4)]
+    assert heard == [("augment.k=2 1% seed 3 none + fake", i, 3) for i in range(4)]
 
 
 # Resuming ------------------------------------------------------------------------------------------------------------
