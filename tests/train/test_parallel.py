@@ -89,7 +89,6 @@ def together(*arguments: object) -> list[subprocess.CompletedProcess[str]]:
             process.kill()
 
 
-# TODO: remove once the other processes leave the group too; it shows in about one run of four.
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
 
 
@@ -163,8 +162,8 @@ def test_a_loss_that_is_no_number_fails_its_trials_in_all_processes_alike(config
 
 # The second process cannot take more than four rows at once; the first takes all.
 SHORT_OF_MEMORY = """
-import os, sys, torch
-from gpt3mix_cli.cli import main
+import os, torch
+from gpt3mix_cli.cli import entry
 from gpt3mix_cli.train.encoder import Encoder
 
 forward = Encoder._forward
@@ -175,7 +174,7 @@ def short(self, tokens, chosen, longest):
     return forward(self, tokens, chosen, longest)
 
 Encoder._forward = short
-sys.exit(main(sys.argv[1:]))
+entry()
 """
 
 
