@@ -32,8 +32,9 @@ FIELDS = {(model.__name__, name) for model in MODELS for name in model.model_fie
 def read(monkeypatch: pytest.MonkeyPatch) -> set[tuple[str, str]]:
     """The (class, field) pairs that code of the package, settings and config apart, has read."""
     seen: set[tuple[str, str]] = set()
-    package = str(Path(settings.__file__).parent)
-    aside = {settings.__file__, str(Path(package) / "config.py")}
+    floor = Path(settings.__file__).parent
+    package = str(floor.parent)
+    aside = {*map(str, floor.glob("*.py")), str(floor.parent / "config.py")}
 
     def watched(self: Any, name: str) -> Any:
         model = type(self)
@@ -42,7 +43,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> set[tuple[str, str]]:
             file = frame.f_code.co_filename if frame else ""
             if file.startswith(package) and file not in aside:
                 for each in model.__mro__:
-                    if each.__module__ == settings.__name__:
+                    if each.__module__.startswith(settings.__name__):
                         seen.add((each.__name__, name))
         return object.__getattribute__(self, name)
 

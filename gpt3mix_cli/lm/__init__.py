@@ -25,6 +25,8 @@ class Request:
         frequency_penalty: taken off a token's logit for each time it was written already (OpenAI's definition).
         seam: where the text ends and the label begins, such as ` (Sentiment:`; empty if nothing is to be scored.
         choices: what may follow the seam, each with its leading space, such as ` Positive`.
+        beams: 0 draws one text; b takes the b likeliest whole lines that a beam search of that width finds, without
+            drawing: the answer's `hypotheses`. Seam and choices are then empty, since the line holds its label.
     """
 
     number: int
@@ -36,6 +38,7 @@ class Request:
     frequency_penalty: float = 0.0
     seam: str = ""
     choices: tuple[str, ...] = ()
+    beams: int = 0
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,21 @@ class Scores:
 
     logprobs: tuple[float, ...]
     source: Literal["exact"] = "exact"
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """A whole line that a beam search found.
+
+    Attributes:
+        text: the line as it was written, its label included, without the line's end.
+        finished: False if max_tokens came before the line's end.
+        logprob: of all its tokens together.
+    """
+
+    text: str
+    finished: bool
+    logprob: float
 
 
 @dataclass(frozen=True)
@@ -58,6 +76,10 @@ class Completion:
         scores: of the choices after the seam; where the line ended without the seam it is appended.
         prompt_tokens: tokens read.
         completion_tokens: tokens written.
+        logprob: raw log-probability of all the tokens written together; None where it is unknown.
+        retokenised: whether prompt, text and seam as one string have other tokens than those that were read, written and
+            scored.
+        hypotheses: what a beam search found, the likeliest first; `text` is then the first one's.
     """
 
     number: int
@@ -66,6 +88,9 @@ class Completion:
     scores: Scores | None
     prompt_tokens: int
     completion_tokens: int
+    logprob: float | None = None
+    retokenised: bool = False
+    hypotheses: tuple[Hypothesis, ...] = ()
 
 
 @dataclass(frozen=True)

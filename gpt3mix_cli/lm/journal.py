@@ -15,7 +15,7 @@ from pathlib import Path
 from ..errors import UserError
 from ..files import disk
 from ..settings import fingerprint
-from . import LM, About, Completion, Request, Scores
+from . import LM, About, Completion, Hypothesis, Request, Scores
 
 SCHEMA = "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, number INTEGER, request TEXT, answer TEXT) WITHOUT ROWID"
 
@@ -146,4 +146,5 @@ def _completion(answer: str) -> Completion:
     scores = value["scores"]
     if scores is not None:
         value["scores"] = Scores(tuple(scores["logprobs"]), scores["source"])
+    value["hypotheses"] = tuple(Hypothesis(**one) for one in value.get("hypotheses", ()))
     return Completion(**value)

@@ -1,0 +1,71 @@
+"""What makes synthetic rows: the language model, GPT3Mix, the baselines."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from .base import Part, Real, Settings, Whole
+
+
+class LocalLM(Settings):
+    """A transformers causal LM in this process."""
+
+    kind: Literal["local"]
+    model: str = Field("bundled", description="`bundled` (the packaged review LM), a folder or a hub id")
+    revision: str | None = Field(None, description="commit of a hub model")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="auto: float32 on a CPU, bfloat16 on a GPU")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+    batch_size: Whole = Field(32, ge=1, description="requests in a block; the numbers depend on it in their last digits")
+
+
+class Augment(Settings):
+    """GPT3Mix itself; `ratio` and `draws` hold for every method."""
+
+    k: Whole = Field(2, ge=1, description="real examples in a prompt (section 3)")
+    ratio: Real = Field(1.0, gt=0, description="synthetic rows for each real one (section 4.2)")
+    draws: Whole | Literal["per-trial"] = Field(1, description="synthetic sets a data seed; per-trial: a new one for each trial")
+    choose: Literal["uniform", "balanced"] = Field("uniform", description="how examples are chosen")
+    temperature: Real = Field(1.0, ge=0, description="0 is greedy")
+    top_p: Real = Field(1.0, gt=0, le=1, description="drawn from the fewest tokens with this probability")
+    max_tokens: Whole = Field(100, ge=1, description="longest text, in tokens of the LM")
+    frequency_penalty: Real = Field(0.01, ge=-2, le=2, description="as in OpenAI's API")
+    attempts: Real = Field(4.0, ge=1, description="at most this many requests for each wanted row")
+
+    @field_validator("draws")
+    @classmethod
+    def _some(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 1:
+            raise ValueError("at least one draw is needed")
+        return value
+
+
+class Eda(Settings):
+    """Easy Data Augmentation (Wei and Zou, 2019)."""
+
+    kind: Literal["eda"]
+    name: Part = Field("eda", description="of the method")
+    alpha: Real | Literal["auto"] = Field("auto", description="share of words changed; auto: the authors' by training size")
+
+    @field_validator("alpha")
+    @classmethod
+    def _share(cls, value: float | str) -> float | str:
+        if isinstance(value, float) and not 0 < value <= 1:
+            raise ValueError("must be above 0 and at most 1")
+        return value
+
+
+class Backtranslate(Settings):
+    """Back-translation (Fadaee et al., 2017) through a pivot language."""
+
+    kind: Literal["backtranslate"]
+    name: Part = Field("backtranslate", description="of the method")
+    engine: Literal["transformers", "apertium"] = Field("transformers", description="a model a direction, or Apertium's rules")
+    forward: str = Field("", description="model or Apertium pair into the pivot; default opus-mt-en-de or eng-spa")
+    backward: str = Field("", description="model or Apertium pair back; default opus-mt-de-en or spa-eng")
+    batch_size: Whole = Field(32, ge=1, description="texts translated together (transformers)")
+    max_tokens: Whole = Field(256, ge=1, description="longest translation (transformers)")
+    beams: Whole = Field(4, ge=1, description="beam width (transformers)")
+    device: str = Field("auto", description="auto, cpu, cuda, ... (transformers)")
+
+
+Baseline = Annotated[Eda | Backtranslate, Field(discriminator="kind")]

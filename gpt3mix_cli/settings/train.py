@@ -1,0 +1,76 @@
+"""What is trained."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from .base import Part, Real, Settings, Whole
+
+
+class Trained(Settings):
+    """What every classifier that is trained has; the defaults weigh all rows alike, as the paper does."""
+
+    trials: Whole | None = Field(None, ge=1, description="overrides the experiment's `trials`")
+    hard_labels: bool = Field(False, description="train on the argmax of soft labels (the ablation of Table 5)")
+    synthetic_weight: Real = Field(1.0, gt=0, description="weight of a synthetic row; a real one has 1")
+    class_weights: Literal["none", "balanced"] | dict[str, Annotated[Real, Field(gt=0)]] = Field(
+        "none", description="balanced, or class -> weight; classes that are not named have 1"
+    )
+    label_smoothing: Real = Field(0.0, ge=0, lt=1, description="share of each row's target that is spread over all classes")
+
+    @property
+    def weighted(self) -> bool:
+        """Whether targets differ from the rows' own distributions."""
+        return self.hard_labels or self.synthetic_weight != 1 or self.class_weights != "none" or self.label_smoothing > 0
+
+
+class Transformer(Trained):
+    """A pretrained encoder with a fresh classification head; the defaults are sections 4.1 and 4.2."""
+
+    kind: Literal["transformer"]
+    name: Part = Field("transformer", description="of the classifier in results")
+    preset: Literal["paper"] | None = Field(None, description="paper: refuse every setting that departs from sections 4.1 and 4.2")
+    model: str = Field("distilbert-base-uncased", description="folder, hub id, or `minilm` (extra `offline`)")
+    revision: str | None = Field(None, description="commit of a hub model")
+    head: Literal["fresh", "library"] = Field(
+        "fresh", description="fresh: draw all of it (section 4.1); library: keep what is pretrained, as BERT's pooler"
+    )
+    lr: Real = Field(3e-5, gt=0, description="peak learning rate of AdamW")
+    warmup_epochs: Real = Field(3, ge=0, description="linear warm-up; constant afterwards")
+    patience: Whole = Field(20, ge=1, description="epochs without a better validation accuracy before stopping")
+    batch_size: Whole = Field(32, ge=1, description="rows a step of the optimiser, whatever the memory holds at once")
+    max_epochs: Whole = Field(200, ge=1, description="where training ends at the latest")
+    weight_decay: Real = Field(0.01, ge=0, description="decoupled; none on biases and norms")
+    max_length: Whole = Field(128, ge=4, description="tokens kept of a text")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="of products; auto: bfloat16 where the processor has it")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+    threads: Whole = Field(1, ge=1, description="CPU threads of a trial; trials run side by side on the others")
+
+    @model_validator(mode="after")
+    def _faithful(self) -> "Transformer":
+        if self.preset == "paper":
+            if self.max_epochs <= self.patience:
+                raise ValueError("preset paper: max_epochs would end the training before patience could")
+            for key, value in PAPER.items():
+                if (found := getattr(self, key)) != value:
+                    raise ValueError(f"preset paper has {key}: {value} (sections 4.1 and 4.2), not {found}; leave one of the two out")
+        return self
+
+
+# What the paper says of training. It is silent on batch size, weight decay's size, length and precision: those stay free.
+PAPER = {
+    **{"lr": 3e-5, "warmup_epochs": 3, "patience": 20, "head": "fresh"},
+    **{"hard_labels": False, "synthetic_weight": 1, "class_weights": "none", "label_smoothing": 0},
+}
+
+
+class Linear(Trained):
+    """Tf-idf and logistic regression."""
+
+    kind: Literal["linear"]
+    name: Part = Field("linear", description="of the classifier in results")
+    ngrams: Whole = Field(2, ge=1, le=5, description="longest word n-gram")
+    C: Real = Field(10.0, gt=0, description="inverse strength of the L2 penalty")
+
+
+Classifier = Annotated[Transformer | Linear, Field(discriminator="kind")]
