@@ -20,6 +20,10 @@ ASK_THE_LM = {"augment", "train"}  # GPT3Mix, and a classifier that prompts
 HOMES = {
     "torch": {
         "lm.local",
+        "lm.decoding",
+        "lm.window",
+        "lm.sampling",
+        "lm.tokens",
         "augment.backtranslate",
         "augment.choose",
         "train.transformer",
@@ -28,7 +32,7 @@ HOMES = {
         "train.curves",
         "check",
     },  # check names the devices
-    "transformers": {"lm.local", "augment.backtranslate", "augment.choose", "train.encoder"},
+    "transformers": {"lm.local", "lm.decoding", "lm.window", "augment.backtranslate", "augment.choose", "train.encoder"},
     "datasets": {"data"},
     "pyarrow": {"data"},
     "sklearn": {"train.linear", "train.metrics", "augment.choose"},

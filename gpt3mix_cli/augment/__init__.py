@@ -18,7 +18,7 @@ from typing import Any, Protocol, assert_never
 
 from ..errors import StoppedShort, Tell, UserError, quiet
 from ..files import STDIO, only_writer
-from ..lm import LM
+from ..lm import LM, end_of_block
 from ..records import Augmented, Done, Example, Reject, close_output, rows_sha, up_to_date, write
 from ..settings import Augment, Backtranslate, Baseline, Eda, Task
 from .quality import Gate, same_text
@@ -32,7 +32,7 @@ class Augmenter(Protocol):
     Attributes:
         about: every setting and model fingerprint that can change a row; goes into the manifest.
         edits: True if attempt i edits the parent i mod n, so that all rows are kept; False for a generator.
-        block: attempts are asked for in whole multiples of this, so that the numbers depend on no quota.
+        block: attempts are asked for in whole blocks of at most this size, so that the numbers depend on no quota.
     """
 
     about: dict[str, Any]
@@ -132,7 +132,7 @@ def make(augmenter: Augmenter, examples: Sequence[Example], wanted: int, attempt
     while len(outcome.rows) < wanted and outcome.asked < limit:
         missing = min(wanted - len(outcome.rows), limit - outcome.asked)
         # Whole blocks, so that what an attempt gives does not depend on how many rows are wanted; spare rows are not used.
-        count = math.ceil(missing / augmenter.block) * augmenter.block
+        count = end_of_block(outcome.asked + missing - 1, augmenter.block) - outcome.asked
         for row in augmenter.generate(examples, outcome.asked, count, seed):
             if len(outcome.rows) < wanted:
                 checked = gate.check(row)

@@ -4,6 +4,7 @@
 retries or finds its scores.
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, assert_never
@@ -101,7 +102,7 @@ class About:
         model: the name that the user gave.
         fingerprint: of the weights and of everything else that can change an answer.
         context: the most tokens of prompt and text together.
-        block: requests are answered, and journalled, this many at a time.
+        block: requests are answered, and journalled, at most this many at a time; see `end_of_block`.
         count_tokens: how many tokens a text has.
         details: for people: device, dtype, parameters.
     """
@@ -122,10 +123,32 @@ class LM(Protocol):
         """What is known of it before it is asked."""
 
     def complete(self, requests: Sequence[Request]) -> Iterator[Completion]:
-        """Yield the answer to each request, in their order; equal blocks of requests get equal answers."""
+        """Yield the answer to each request, in their order; equal blocks of requests (see `blocks`) get equal answers."""
 
     def score(self, prompts: Sequence[str], choices: Sequence[str]) -> list[Scores]:
         """Return for each prompt the log-probability of each choice as its continuation."""
+
+
+SMALLEST = 32  # requests in the first block
+
+
+def end_of_block(number: int, largest: int) -> int:
+    """Return the attempt that begins the block after the one of `number`.
+
+    Blocks lie at fixed places, so that what an attempt gives depends on no quota. They double in size up to `largest`,
+    so that whoever wants six rows does not pay for hundreds.
+    """
+    size = min(SMALLEST, largest)
+    end = size
+    while end <= number and end < largest:
+        end *= 2
+    return end if number < end else end + ((number - end) // largest + 1) * largest
+
+
+def blocks(requests: Sequence[Request], largest: int) -> Iterator[list[Request]]:
+    """Yield the requests block by block."""
+    for _, block in itertools.groupby(requests, lambda request: end_of_block(request.number, largest)):
+        yield list(block)
 
 
 def open_lm(settings: LocalLM) -> LM:

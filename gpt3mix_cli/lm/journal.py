@@ -4,7 +4,6 @@ A run that was killed asks again for the block in flight only. The key of an ans
 and the whole request (prompt, parameters, seed, attempt number), so changed settings never meet old answers.
 """
 
-import itertools
 import json
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,7 @@ from pathlib import Path
 from ..errors import UserError
 from ..files import disk
 from ..settings import fingerprint
-from . import LM, About, Completion, Hypothesis, Request, Scores
+from . import LM, About, Completion, Hypothesis, Request, Scores, blocks
 
 SCHEMA = "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, number INTEGER, request TEXT, answer TEXT) WITHOUT ROWID"
 
@@ -55,8 +54,7 @@ class Journaled:
 
     def complete(self, requests: Sequence[Request]) -> Iterator[Completion]:
         """Yield the answers, asking only for blocks that are not wholly in the journal."""
-        waiting = iter(requests)
-        while block := list(itertools.islice(waiting, self.about.block)):
+        for block in blocks(requests, self.about.block):
             keys = [fingerprint([self.about.fingerprint, asdict(request)], 32) for request in block]
             answers = self._find(keys) or self._borrowed(keys)
             if len(answers) < len(keys):

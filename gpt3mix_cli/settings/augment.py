@@ -15,7 +15,7 @@ class LocalLM(Settings):
     revision: str | None = Field(None, description="commit of a hub model")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="auto: float32 on a CPU, bfloat16 on a GPU")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
-    batch_size: Whole = Field(32, ge=1, description="requests in a block; the numbers depend on it in their last digits")
+    batch_size: Whole = Field(256, ge=1, description="texts written side by side if the memory holds them; their last digits depend on it")
 
 
 class Augment(Settings):

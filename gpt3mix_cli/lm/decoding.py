@@ -1,0 +1,110 @@
+"""A causal LM as the local engine runs it: rows of tokens in, keys, values and logits out; what all begin with is read once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from . import Request
+from .tokens import Ending, Tokens
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass
+class Row:
+    """A text on its way, or a finished context of which only the choices are to be scored.
+
+    Attributes:
+        prompt: tokens to read.
+        choices: tokens of each choice.
+        request: what is to be written; None if nothing is.
+        written: tokens written, up to the one that ended the text.
+        logprob: of all of them together, in nats.
+        ending: how the text ended; None if max_tokens came first.
+        scores: log-probability of each choice; None where there are no choices, or no place for them.
+    """
+
+    prompt: list[int]
+    choices: list[list[int]]
+    request: Request | None = None
+    written: list[int] = field(default_factory=list)
+    logprob: float = 0.0
+    ending: Ending | None = None
+    scores: list[float] | None = None
+
+
+class Decoder:
+    """A causal LM of the transformers library, and how it is run."""
+
+    def __init__(self, model: Any, tokens: Tokens, context: int) -> None:
+        """Keep model and tokenizer; `context` is the most tokens of a row."""
+        self.model, self.tokens, self.context = model, tokens, context
+        self._shared: tuple[tuple[int, ...], list[tuple[torch.Tensor, torch.Tensor]]] = (), []
+
+    def read(self, prompts: Sequence[Sequence[int]], shared: Sequence[int]) -> "tuple[list[tuple[torch.Tensor, torch.Tensor]], torch.Tensor]":
+        """Return keys and values of each layer, (prompts, heads, width, size), and which columns count, (prompts, width).
+
+        Args:
+            prompts: tokens; what is shorter is padded behind the shared ones.
+            shared: tokens with which all of them begin.
+        """
+        import torch
+
+        before = self._read_shared(tuple(shared))
+        rests = [prompt[len(shared) :] for prompt in prompts]
+        device = self.model.device
+        ids, mask = left_padded(rests, self.tokens.pad, device)
+        mask = torch.cat([mask.new_ones(len(prompts), len(shared)), mask], 1)
+        expanded = [(keys.expand(len(prompts), -1, -1, -1), values.expand(len(prompts), -1, -1, -1)) for keys, values in before]
+        if not ids.shape[1]:
+            return expanded, mask
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, len(shared) :]
+        return self.forward(ids, mask, positions, expanded, keep=1)[1], mask
+
+    def forward(
+        self,
+        ids: "torch.Tensor",
+        mask: "torch.Tensor",
+        positions: "torch.Tensor",
+        before: "Sequence[tuple[torch.Tensor, torch.Tensor]]",
+        keep: int,
+    ) -> "tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]":
+        """Return the logits of the last `keep` tokens and all layers' keys and values, those `before` included."""
+        from transformers import DynamicCache
+
+        cache = DynamicCache()
+        for layer, (keys, values) in enumerate(before):
+            cache.update(keys, values, layer)
+        output = self.model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=keep)
+        return output.logits, [(layer.keys, layer.values) for layer in cache.layers]
+
+    def _read_shared(self, shared: tuple[int, ...]) -> "list[tuple[torch.Tensor, torch.Tensor]]":
+        import torch
+
+        if not shared:
+            return []
+        if self._shared[0] != shared:
+            ids = torch.tensor([shared], device=self.model.device)
+            positions = torch.arange(len(shared), device=self.model.device)[None]
+            self._shared = shared, self.forward(ids, torch.ones_like(ids), positions, [], keep=1)[1]
+        return self._shared[1]
+
+
+def left_padded(rows: Sequence[Sequence[int]], pad: int, device: "torch.device") -> "tuple[torch.Tensor, torch.Tensor]":
+    """Return ids and attention mask, both (rows, longest), padded on the left so that all rows end together."""
+    import torch
+
+    longest = max(len(row) for row in rows)
+    ids = torch.full((len(rows), longest), pad)
+    mask = torch.zeros((len(rows), longest), dtype=torch.long)
+    for i, row in enumerate(rows):
+        if row:
+            ids[i, longest - len(row) :] = torch.tensor(row)
+            mask[i, longest - len(row) :] = 1
+    return ids.to(device), mask.to(device)
+
+
+def common_start(first: Sequence[int], second: Sequence[int]) -> int:
+    """Return how many tokens two rows share at their beginning."""
+    return next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second)))
