@@ -6,16 +6,20 @@ and the whole request (prompt, parameters, seed, attempt number), so changed set
 
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import TypeVar
 
 from ..errors import UserError
 from ..files import disk
 from ..settings import fingerprint
 from . import LM, About, Completion, Hypothesis, Request, Scores, blocks
 
+Row = tuple[str, int | None, str, str]
+Answer = TypeVar("Answer")
+VARIABLES = 500  # in one query: older SQLites take 999
 SCHEMA = "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, number INTEGER, request TEXT, answer TEXT) WITHOUT ROWID"
 
 
@@ -56,50 +60,61 @@ class Journaled:
         """Yield the answers, asking only for blocks that are not wholly in the journal."""
         for block in blocks(requests, self.about.block):
             keys = [fingerprint([self.about.fingerprint, asdict(request)], 32) for request in block]
-            answers = self._find(keys) or self._borrowed(keys)
+            answers = self._answers(keys, whole=True)
             if len(answers) < len(keys):
                 found = list(self._lm.complete(block))
-                self._keep(keys, block, found)
+                self._insert([_row(key, one.number, request, one) for key, request, one in zip(keys, block, found, strict=True)])
                 yield from found
             else:
-                yield from (answers[key] for key in keys)
+                yield from (self._parsed(_completion, answers[key]) for key in keys)
 
     def score(self, prompts: Sequence[str], choices: Sequence[str]) -> list[Scores]:
-        """Pass the question on: scores of fixed texts can be had again at any time."""
-        return self._lm.score(prompts, choices)
+        """Return the scores, asking only for prompts that are not in the journal: relabelling asks nothing."""
+        asked = [{"prompt": prompt, "choices": list(choices)} for prompt in prompts]
+        keys = [fingerprint([self.about.fingerprint, "score", one], 32) for one in asked]
+        answers = self._answers(keys, whole=False)
+        missing = {key: one for key, one in zip(keys, asked, strict=True) if key not in answers}
+        found = dict(zip(missing, self._lm.score([str(one["prompt"]) for one in missing.values()], choices), strict=True)) if missing else {}
+        self._insert([_row(key, None, missing[key], scores) for key, scores in found.items()])
+        return [found[key] if key in found else self._parsed(_scores, answers[key]) for key in keys]
 
     def close(self) -> None:
         """Close the file."""
         self._database.close()
 
-    def _find(self, keys: Sequence[str]) -> dict[str, Completion]:
-        marks = ",".join("?" * len(keys))
+    def _answers(self, keys: Sequence[str], whole: bool) -> dict[str, str]:
+        """Return the answers to these keys, from this journal or the siblings'; `whole`: from one of them, all or none."""
         with self._sqlite():
-            rows = self._database.execute(f"SELECT key, answer FROM answers WHERE key IN ({marks})", keys).fetchall()  # noqa: S608 - only marks
+            found = {row[0]: row[3] for row in self._rows(self._database, keys)}
+        for path in self._siblings:
+            if len(found) == len(set(keys)):
+                break
+            with suppress(sqlite3.Error), closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as sibling:
+                rows = self._rows(sibling, [key for key in keys if whole or key not in found])
+                if not whole or len(rows) == len(set(keys)):
+                    self._insert(rows)
+                    found |= {row[0]: row[3] for row in rows}
+        return found if len(found) == len(set(keys)) or not whole else {}
+
+    @staticmethod
+    def _rows(database: sqlite3.Connection, keys: Sequence[str]) -> list[Row]:
+        found: list[Row] = []
+        for start in range(0, len(keys), VARIABLES):
+            part = keys[start : start + VARIABLES]
+            marks = ",".join("?" * len(part))
+            query = f"SELECT key, number, request, answer FROM answers WHERE key IN ({marks})"  # noqa: S608 - only marks
+            found += database.execute(query, list(part)).fetchall()
+        return found
+
+    def _parsed(self, parse: Callable[[str], Answer], answer: str) -> Answer:
         try:
-            return {key: _completion(answer) for key, answer in rows}
+            return parse(answer)
         except (ValueError, KeyError, TypeError) as error:
             raise _damaged(self._path, error) from None
 
-    def _borrowed(self, keys: Sequence[str]) -> dict[str, Completion]:
-        """Copy the answers of a block from the first sibling that has all of them."""
-        marks = ",".join("?" * len(keys))
-        for path in self._siblings:
-            with suppress(sqlite3.Error), closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as sibling:
-                rows = sibling.execute(f"SELECT key, number, request, answer FROM answers WHERE key IN ({marks})", keys).fetchall()  # noqa: S608
-                if len(rows) == len(set(keys)):
-                    self._insert(rows)
-                    return self._find(keys)
-        return {}
-
-    def _keep(self, keys: Sequence[str], requests: Sequence[Request], completions: Sequence[Completion]) -> None:
-        rows = [
-            (key, request.number, json.dumps(asdict(request), ensure_ascii=False), json.dumps(asdict(completion), ensure_ascii=False))
-            for key, request, completion in zip(keys, requests, completions, strict=True)
-        ]
-        self._insert(rows)
-
-    def _insert(self, rows: Sequence[tuple[str, int, str, str]]) -> None:
+    def _insert(self, rows: Sequence[Row]) -> None:
+        if not rows:
+            return
         with self._sqlite():
             self._database.execute("BEGIN IMMEDIATE")
             try:
@@ -137,6 +152,16 @@ class _Translated:
 
 def _damaged(path: Path, error: Exception) -> UserError:
     return UserError(f"{path}: the journal is damaged: {error}", "move the file away; its answers will be asked for again")
+
+
+def _row(key: str, number: int | None, asked: object, answer: Completion | Scores) -> Row:
+    request = asdict(asked) if isinstance(asked, Request) else asked
+    return key, number, json.dumps(request, ensure_ascii=False), json.dumps(asdict(answer), ensure_ascii=False)
+
+
+def _scores(answer: str) -> Scores:
+    value = json.loads(answer)
+    return Scores(tuple(value["logprobs"]), value["source"])
 
 
 def _completion(answer: str) -> Completion:

@@ -299,3 +299,25 @@ def test_a_locked_journal_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -
     other.close()
     journal.close()
     assert "wait" in caught.value.hint
+
+
+def test_scores_are_kept_and_only_missing_ones_are_asked_for(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    class Spelling(Counting):
+        def score(self, prompts: Sequence[str], choices: Sequence[str]) -> list[Scores]:
+            asked.extend(prompts)
+            return [Scores(tuple(-float(len(prompt + choice)) for choice in choices)) for prompt in prompts]
+
+    journal = Journaled(Spelling(), tmp_path / "a.sqlite")
+    first = journal.score(["a film", "a mess!"], ["x", "yy"])
+    again = journal.score(["a mess!", "joy", "a film"], ["x", "yy"])
+    other = journal.score(["a mess!"], ["yy", "x"])
+    journal.close()
+    assert asked == ["a film", "a mess!", "joy", "a mess!"]
+    assert again == [first[1], Scores((-4.0, -5.0)), first[0]]
+    assert other == [Scores((-9.0, -8.0))]
+    sibling = Journaled(Spelling(), tmp_path / "b.sqlite", [tmp_path / "a.sqlite"])
+    assert sibling.score(["joy", "new"], ["x", "yy"]) == [again[1], Scores((-4.0, -5.0))]
+    sibling.close()
+    assert asked[4:] == ["new"]
