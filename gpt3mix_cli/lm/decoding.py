@@ -1,4 +1,4 @@
-"""A causal LM as the local engine runs it: rows of tokens in, keys, values and logits out; what all begin with is read once."""
+"""A causal LM as the local engine runs it: rows of tokens in, keys, values and logits out; what prompts share is read once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,6 +9,10 @@ from .tokens import Ending, Tokens
 
 if TYPE_CHECKING:
     import torch
+
+Cached = list[tuple["torch.Tensor", "torch.Tensor"]]  # keys and values of each layer, (rows, heads, columns, size)
+PREFILL = 16_384  # padded tokens that are read at once
+SHARED = 8  # tokens that prompts must share for reading them apart to pay
 
 
 @dataclass
@@ -40,36 +44,10 @@ class Decoder:
     def __init__(self, model: Any, tokens: Tokens, context: int) -> None:
         """Keep model and tokenizer; `context` is the most tokens of a row."""
         self.model, self.tokens, self.context = model, tokens, context
-        self._shared: tuple[tuple[int, ...], list[tuple[torch.Tensor, torch.Tensor]]] = (), []
-
-    def read(self, prompts: Sequence[Sequence[int]], shared: Sequence[int]) -> "tuple[list[tuple[torch.Tensor, torch.Tensor]], torch.Tensor]":
-        """Return keys and values of each layer, (prompts, heads, width, size), and which columns count, (prompts, width).
-
-        Args:
-            prompts: tokens; what is shorter is padded behind the shared ones.
-            shared: tokens with which all of them begin.
-        """
-        import torch
-
-        before = self._read_shared(tuple(shared))
-        rests = [prompt[len(shared) :] for prompt in prompts]
-        device = self.model.device
-        ids, mask = left_padded(rests, self.tokens.pad, device)
-        mask = torch.cat([mask.new_ones(len(prompts), len(shared)), mask], 1)
-        expanded = [(keys.expand(len(prompts), -1, -1, -1), values.expand(len(prompts), -1, -1, -1)) for keys, values in before]
-        if not ids.shape[1]:
-            return expanded, mask
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, len(shared) :]
-        return self.forward(ids, mask, positions, expanded, keep=1)[1], mask
 
     def forward(
-        self,
-        ids: "torch.Tensor",
-        mask: "torch.Tensor",
-        positions: "torch.Tensor",
-        before: "Sequence[tuple[torch.Tensor, torch.Tensor]]",
-        keep: int,
-    ) -> "tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]":
+        self, ids: "torch.Tensor", mask: "torch.Tensor", positions: "torch.Tensor", before: Cached, keep: int
+    ) -> "tuple[torch.Tensor, Cached]":
         """Return the logits of the last `keep` tokens and all layers' keys and values, those `before` included."""
         from transformers import DynamicCache
 
@@ -79,16 +57,46 @@ class Decoder:
         output = self.model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=keep)
         return output.logits, [(layer.keys, layer.values) for layer in cache.layers]
 
-    def _read_shared(self, shared: tuple[int, ...]) -> "list[tuple[torch.Tensor, torch.Tensor]]":
+
+class Prompts:
+    """Reads prompts; what all of them begin with, the header, is read once.
+
+    Reading the examples that some prompts share apart from the rest was tried too: copying their keys and values cost
+    more than it saved.
+    """
+
+    def __init__(self, decoder: Decoder, prompts: Sequence[list[int]]) -> None:
+        """Read the header of all prompts that will come."""
+        self._decoder = decoder
+        first, last = min(prompts), max(prompts)  # whatever these two share, all between them do
+        # Each prompt keeps a token of its own, and a few shared tokens do not pay.
+        shared = min(common_start(first, last), max(0, len(min(prompts, key=len)) - 1))
+        self._header = list(first[: shared if shared >= SHARED else 0])
+        self._cached = self._read([self._header], [])[0] if self._header else []
+
+    def read(self, prompts: "Sequence[Sequence[int]]") -> "tuple[Cached, torch.Tensor]":
+        """Return keys and values of each layer, and which of their columns count, (prompts, columns)."""
+        before = [(keys.expand(len(prompts), -1, -1, -1), values.expand(len(prompts), -1, -1, -1)) for keys, values in self._cached]
+        return self._read([prompt[len(self._header) :] for prompt in prompts], before)
+
+    def _read(self, rests: Sequence[Sequence[int]], before: Cached) -> "tuple[Cached, torch.Tensor]":
+        """Read rows of tokens after the keys and values before them, a part at a time; return both together."""
         import torch
 
-        if not shared:
-            return []
-        if self._shared[0] != shared:
-            ids = torch.tensor([shared], device=self.model.device)
-            positions = torch.arange(len(shared), device=self.model.device)[None]
-            self._shared = shared, self.forward(ids, torch.ones_like(ids), positions, [], keep=1)[1]
-        return self._shared[1]
+        ids, mask = left_padded(rests, self._decoder.tokens.pad, self._decoder.model.device)
+        mask = torch.cat([mask.new_ones(len(rests), len(self._header) if before else 0), mask], 1)
+        if not ids.shape[1]:
+            return before, mask
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        size = max(1, PREFILL // ids.shape[1])
+        parts = []
+        for start in range(0, len(ids), size):
+            part = slice(start, start + size)
+            earlier = [(keys[part], values[part]) for keys, values in before]
+            parts.append(self._decoder.forward(ids[part], mask[part], positions[part], earlier, keep=1)[1])
+        if len(parts) == 1:
+            return parts[0], mask
+        return [(torch.cat([keys for keys, _ in layer]), torch.cat([values for _, values in layer])) for layer in zip(*parts, strict=True)], mask
 
 
 def left_padded(rows: Sequence[Sequence[int]], pad: int, device: "torch.device") -> "tuple[torch.Tensor, torch.Tensor]":

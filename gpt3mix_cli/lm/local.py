@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 FORMAT = 2  # raised when the same requests would be answered otherwise
 ENDLESS = 1_000_000  # what tokenizers say where they know no limit is far above this
 CACHE = 2 << 30  # bytes of keys and values on a CPU, where nobody says how many are free
+SIDE_BY_SIDE = {"cpu": 64}  # rows: more of them no longer fit a processor's caches, and cost more a row
 OF_FREE = 0.6  # of a GPU's free memory for keys, values and logits
 
 
@@ -171,7 +172,7 @@ class Local:
         if not rows:
             return
         while True:
-            many = min(self._side_by_side, self._room(rows))
+            many = min(self._side_by_side, self._room(rows), SIDE_BY_SIDE.get(self._device.type, len(rows)))
             try:
                 write(self._decoder, rows, many)
                 return

@@ -11,15 +11,13 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .decoding import Decoder, Row, common_start
+from .decoding import Decoder, Prompts, Row, common_start
 from .sampling import Sampler
 
 if TYPE_CHECKING:
     import torch
 
-PREFILL = 16_384  # padded tokens of prompts that are read at once
 SPARE = 32  # columns for seams, before the window has to grow
-SHARED = 8  # tokens that prompts must have in common for reading them apart to pay
 
 
 def write(decoder: Decoder, rows: Sequence[Row], side_by_side: int) -> None:
@@ -84,7 +82,8 @@ class _Window:
         self._decoder, self._tokens = decoder, decoder.tokens
         # Rows of like length share a reading; the longest come first, so that the others find room before the newest column.
         self._waiting = deque(sorted(rows, key=lambda row: -len(row.prompt)))
-        self._common = _shared([row.prompt for row in rows])
+        # The last token of a prompt is fed by the first step, whose logits are wanted.
+        self._prompts = Prompts(decoder, [row.prompt[:-1] for row in rows])
         self._device = decoder.model.device
         longest = max([row.request.max_tokens for row in rows if row.request] or [1])
         self._sampler = Sampler(slots, longest, self._device)
@@ -135,31 +134,29 @@ class _Window:
         self._score_parked()
         free = [slot for slot, row in enumerate(self._rows) if row is None]
         joining = [self._waiting.popleft() for _ in free[: len(self._waiting)]]
-        while joining:
-            width = len(joining[0].prompt) - len(self._common)
-            part = joining[: max(1, PREFILL // max(1, width))]
-            joining = joining[len(part) :]
-            self._join(part, free[: len(part)])
-            free = free[len(part) :]
+        if joining:
+            self._join(joining, free[: len(joining)])
 
     def _join(self, rows: Sequence[Row], slots: Sequence[int]) -> None:
         import torch
 
-        # The last token of a prompt is fed by the first step, whose logits are wanted.
         distinct = list(dict.fromkeys(tuple(row.prompt[:-1]) for row in rows))
-        found, mask = self._decoder.read(distinct, self._common)
+        found, mask = self._prompts.read(distinct)
         place = {prompt: i for i, prompt in enumerate(distinct)}
         source = torch.tensor([place[tuple(row.prompt[:-1])] for row in rows], device=self._device)
         target = torch.tensor(slots, device=self._device)
-        width = mask.shape[1]
+        # Columns that count, in their order and without gaps between them, at the end: a wide window costs every step.
+        width = int(mask.sum(1).max())
+        columns = mask.argsort(dim=1, stable=True)[:, mask.shape[1] - width :]
+        mask, columns = mask.gather(1, columns), columns[source]
         if all(row is None for row in self._rows):
             self.start, self.end = 0, width
         self.end = max(self.end, width)
         self._make_room(0)
         for layer, (keys, values) in zip(self._layers, found, strict=False):  # nothing is found before a prompt of one token
             all_keys, all_values = layer.held(keys, values)
-            all_keys[target, :, self.end - width : self.end] = keys[source]
-            all_values[target, :, self.end - width : self.end] = values[source]
+            all_keys[target, :, self.end - width : self.end] = keys[source[:, None], :, columns].transpose(1, 2)
+            all_values[target, :, self.end - width : self.end] = values[source[:, None], :, columns].transpose(1, 2)
         self._mask[target] = 0
         self._mask[target, self.end - width : self.end] = mask[source]
         for slot, row in zip(slots, rows, strict=True):
@@ -346,12 +343,3 @@ class _Window:
 def _batched(items: "Sequence[tuple[int, list[int]]]", size: int) -> "Iterator[Sequence[tuple[int, list[int]]]]":
     for start in range(0, len(items), size):
         yield items[start : start + size]
-
-
-def _shared(prompts: Sequence[list[int]]) -> list[int]:
-    """Return the tokens with which all prompts begin, where reading them apart pays; each keeps a last token of its own."""
-    if len(prompts) < 2:
-        return []
-    first, last = min(prompts), max(prompts)  # whatever these two share, all between them do
-    common = first[: min(common_start(first, last), len(min(prompts, key=len)) - 1)]
-    return common if len(common) >= SHARED else []
