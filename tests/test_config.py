@@ -394,7 +394,7 @@ def test_names_default_to_the_files(write: Write) -> None:
 def test_paths_are_relative_to_their_own_file_wherever_one_stands(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write("data: {kind: files, train: rows/train.jsonl, test: ../shared/test.csv}\nlabels: [pos, neg]\n", "tasks/own.yaml")
     path = write(
-        "task: ../tasks/own.yaml\nsubsample: {levels: [full]}\nlm: {kind: local, model: models/lm}\n"
+        "task: ../tasks/own.yaml\nsubsample: {levels: [full]}\nlm: {kind: local, model: models/lm}\naugment: {similarity: ../encoder}\n"
         "classifiers: [{kind: transformer, model: ../encoder}, {kind: transformer, name: hub, model: org/encoder}]\n",
         "experiments/one.yaml",
     )
@@ -414,6 +414,7 @@ def test_paths_are_relative_to_their_own_file_wherever_one_stands(write: Write, 
     assert isinstance(data, FilesData)
     assert (data.train, data.validation, data.test) == (tmp_path / "tasks/rows/train.jsonl", None, tmp_path / "shared/test.csv")
     assert lm == LocalLM(kind="local", model=str(tmp_path / "experiments/models/lm"))
+    assert found[0].augment.similarity == str(tmp_path / "encoder")
     assert [classifier.model for classifier in found[0].classifiers if isinstance(classifier, Transformer)] == [
         str(tmp_path / "encoder"),
         "org/encoder",

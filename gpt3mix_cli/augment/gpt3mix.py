@@ -139,9 +139,9 @@ class GPT3Mix:
     def _fits(self, parents: Sequence[Example]) -> bool:
         limit = self._lm.about.context - self._settings.max_tokens - self._label_room
         lines = prompt(self._task, parents).splitlines(keepends=True)
-        about = sum(map(self._tokens, lines))
-        if abs(about - limit) > SLACK * len(lines):
-            return about < limit
+        estimate = sum(map(self._tokens, lines))
+        if abs(estimate - limit) > SLACK * len(lines):
+            return estimate < limit
         return self._lm.about.count_tokens("".join(lines)) <= limit
 
     def _tokens(self, text: str) -> int:
