@@ -223,6 +223,8 @@ def _validate(path: Path, variant: dict[str, Any], raw: dict[str, Any]) -> Exper
     for section in [raw.get("lm"), *_items(raw.get("baselines")), *_items(raw.get("classifiers"))]:
         if isinstance(section, dict):
             _anchor(section, ("model", "forward", "backward"), path.parent)
+    if isinstance(raw.get("augment"), dict):
+        _anchor(raw["augment"], ("similarity",), path.parent)
     try:
         experiment = Experiment.model_validate(raw)
     except pydantic.ValidationError as error:

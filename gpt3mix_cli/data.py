@@ -242,6 +242,8 @@ def _hub(data: HubData) -> Iterator[tuple[str, Source]]:
         raise UserError(f"{where}: cannot be loaded: {reason}", hint) from None
     for split in SPLITS:
         name = data.splits.get(split, split)
+        if split == "validation" and split not in data.splits and name in data.splits.values():
+            continue  # GLUE's validation rows serve as the test: they must not stop the training early too
         if name in found:
             yield split, ((f"{where}, {name} row {number}", row) for number, row in enumerate(_named(found[name], data)))
         elif split in data.splits or split != "validation":

@@ -139,7 +139,12 @@ def test_all_problems_are_told_at_once_with_their_keys(write: Write) -> None:
         ("augment.ratio", "x", "valid number"),
         ("augment.draws", "0", "at least one draw is needed"),
         ("augment.draws", "each", "'per-trial'"),
-        ("augment.choose", "best", "'uniform' or 'balanced', got 'best'"),
+        ("augment.choose", "best", "'uniform', 'balanced', 'nearest' or 'furthest', got 'best'"),
+        ("augment.labels", "firm", "'soft' or 'hard', got 'firm'"),
+        ("augment.beams", "0", "greater than or equal to 1, got 0"),
+        ("augment.similarity", "''", "at least 1 character"),
+        ("augment.label_temperature", "0", "greater than 0, got 0"),
+        ("augment.contextual_calibration", "perhaps", "valid boolean"),
         ("augment.temperature", "-0.1", "greater than or equal to 0, got -0.1"),
         ("augment.temperature", ".nan", "finite number, got nan"),
         ("augment.top_p", "0", "greater than 0, got 0"),
@@ -389,7 +394,7 @@ def test_names_default_to_the_files(write: Write) -> None:
 def test_paths_are_relative_to_their_own_file_wherever_one_stands(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write("data: {kind: files, train: rows/train.jsonl, test: ../shared/test.csv}\nlabels: [pos, neg]\n", "tasks/own.yaml")
     path = write(
-        "task: ../tasks/own.yaml\nsubsample: {levels: [full]}\nlm: {kind: local, model: models/lm}\n"
+        "task: ../tasks/own.yaml\nsubsample: {levels: [full]}\nlm: {kind: local, model: models/lm}\naugment: {similarity: ../encoder}\n"
         "classifiers: [{kind: transformer, model: ../encoder}, {kind: transformer, name: hub, model: org/encoder}]\n",
         "experiments/one.yaml",
     )
@@ -409,6 +414,7 @@ def test_paths_are_relative_to_their_own_file_wherever_one_stands(write: Write, 
     assert isinstance(data, FilesData)
     assert (data.train, data.validation, data.test) == (tmp_path / "tasks/rows/train.jsonl", None, tmp_path / "shared/test.csv")
     assert lm == LocalLM(kind="local", model=str(tmp_path / "experiments/models/lm"))
+    assert found[0].augment.similarity == str(tmp_path / "encoder")
     assert [classifier.model for classifier in found[0].classifiers if isinstance(classifier, Transformer)] == [
         str(tmp_path / "encoder"),
         "org/encoder",

@@ -311,9 +311,13 @@ def test_a_folder_is_loaded_as_the_hub_would_be(hub: Made) -> None:
 
 
 def test_splits_can_be_renamed(hub: Made) -> None:
-    """What the hub calls validation is the test set here, as the paper takes it where test labels are hidden."""
+    """What the hub calls validation is the test set where test labels are hidden; early stopping does not see it then."""
     splits = load(hub(("train", "validation"), label="label_text", splits={"test": "validation"}), 0)
-    assert [row.text for row in splits.test] == [row.text for row in splits.validation] == [f"validation {number}" for number in range(8)]
+    assert [row.text for row in splits.test] == [f"validation {number}" for number in range(8)]
+    assert len(splits.validation) == len(splits.train) == 4
+    assert {row.text for row in splits.validation + splits.train} == {f"train {number}" for number in range(8)}
+    both = load(hub(("train", "validation"), label="label_text", splits={"test": "validation", "validation": "validation"}), 0)
+    assert both.validation == [row.model_copy(update={"id": row.id.replace("test", "validation")}) for row in both.test]
 
 
 def test_a_hub_task_without_validation_gets_one_from_train(hub: Made) -> None:

@@ -1,101 +1,224 @@
-"""GPT3Mix (section 3): choose k examples, render the prompt, let the LM write, read its text and its soft label.
+"""GPT3Mix (section 3): choose k examples, render the prompt, let the LM write, read its text and its label.
 
 The prompt is Appendix A's to the letter. In the header types and labels are lower case, in the lines they are
 capitalised; `prompt` ends with `Movie review:` and nothing after the colon, since the LM's tokens begin with the space.
+What stands between a text and its label is `seam`, in the prompt, in what is scored and in what is read back alike.
+
+Soft labels (equation 1) are the LM's probabilities of the labels after the text that it wrote; hard ones, the other arm
+of Table 5, are those that a beam search over the whole line wrote. A prompt that is longer than the LM's context loses
+examples from its front, down to one. Limits: a text that holds an annotation of its own, or another `Movie review:`,
+ends there.
 """
 
-import math
+import functools
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, NamedTuple
 
 from ..lm import LM, Completion, Request
-from ..records import Augmented, Example, Reject
+from ..records import Augmented, Example, Reject, rows_sha
 from ..settings import Augment, Task, derived_seed, generator
-from .choose import choose
+from .choose import Chooser, similarity_fingerprint
+from .label import CONTENT_FREE, hard_label, soft_label
 
-FORMAT = 1  # raised when the same settings would give other rows
+FORMAT = 2  # raised when the same settings would give other rows
 # Every character at which str.splitlines ends a line: an example must stay on its own.
 LINE_ENDS = re.compile(r"\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*")
+SLACK = 4  # tokens by which a line of the prompt may count differently alone and among others
+
+Row = Augmented | Reject
 
 
 class GPT3Mix:
-    """The generator; see `augment.Augmenter`."""
+    """The generator; see `augment.Augmenter`. With hard labels an attempt gives a row or a reject for each hypothesis."""
 
     edits = False
 
     def __init__(self, settings: Augment, task: Task, lm: LM, name: str) -> None:
-        """Keep settings, task specification and LM."""
+        """Keep settings, task specification and LM.
+
+        Raises:
+            UserError: if `augment.similarity` names an encoder that is not installed.
+        """
         self._settings, self._task, self._lm, self._name = settings, task, lm, name
-        self._usage: Counter[str] = Counter(prompt_tokens=0, completion_tokens=0)
+        self._usage: Counter[str] = Counter(prompt_tokens=0, completion_tokens=0, shortened=0, retokenised=0)
+        self._chooser: tuple[str, Chooser] | None = None
+        self._lengths: dict[str, int] = {}
+        self._calibrated = settings.contextual_calibration and settings.labels == "soft"
         self.block = lm.about.block
-        self.about = {
+        self.about: dict[str, Any] = {
             "method": name,
             "kind": "gpt3mix",
             # `ratio`, `draws` and `attempts` say how many rows are made, not what a row is.
             **settings.model_dump(exclude={"ratio", "draws", "attempts"}),
-            "labels": task.labels,
+            "task_labels": task.labels,
             "text_type": task.text_type,
             "label_type": task.label_type,
             "lm": lm.about.fingerprint,
             "format": FORMAT,
         }
+        if settings.choose in ("nearest", "furthest"):
+            self.about["similarity"] = similarity_fingerprint(settings.similarity)
 
-    def generate(self, examples: Sequence[Example], first: int, count: int, seed: int) -> Iterator[Augmented | Reject]:
-        """Yield a row or a reject for each attempt."""
-        chosen = {
-            number: choose(examples, self._settings.k, self._settings.choose, generator(seed, "choose", number))
-            for number in range(first, first + count)
-        }
-        requests = [self._request(number, parents, seed) for number, parents in chosen.items()]
-        for completion in self._lm.complete(requests):
-            self._usage.update(prompt_tokens=completion.prompt_tokens, completion_tokens=completion.completion_tokens)
-            yield self._read(completion, [parent.id for parent in chosen[completion.number]])
+    def generate(self, examples: Sequence[Example], first: int, count: int, seed: int) -> Iterator[Row]:
+        """Yield the rows and rejects of each attempt."""
+        choose = self._choose_from(examples).choose
+        numbers = range(first, first + count)
+        drawn = {number: choose(self._settings.k, generator(seed, "choose", number)) for number in numbers}
+        parents = {number: self._fitting(chosen) for number, chosen in drawn.items()}
+        requests = [self._request(number, chosen, seed) for number, chosen in parents.items()]
+        for completion, without_content in self._answers(requests):
+            used = parents[completion.number]
+            self._usage.update(
+                prompt_tokens=completion.prompt_tokens,
+                completion_tokens=completion.completion_tokens,
+                shortened=int(len(used) < len(drawn[completion.number])),
+                retokenised=int(completion.retokenised),
+            )
+            yield from self._read(completion, [parent.id for parent in used], without_content)
 
     def usage(self) -> Mapping[str, int]:
-        """Return the tokens of all answers so far, those from the journal included."""
+        """Return the tokens of all answers so far, those from the journal included, and two counts of answers.
+
+        `shortened`: prompts that lost examples to the context's length; `retokenised`: texts whose tokens are others when
+        they are read than they were when they were written (`lm.Completion`).
+        """
         return dict(self._usage)
 
+    # Asking ----------------------------------------------------------------------------------------------------------
+
+    def _choose_from(self, examples: Sequence[Example]) -> Chooser:
+        """Return the chooser of these examples, which keeps its vectors over rounds and draws."""
+        key = rows_sha(examples)
+        if self._chooser is None or self._chooser[0] != key:
+            self._chooser = key, Chooser(examples, self._settings.choose, self._settings.similarity)
+        return self._chooser[1]
+
     def _request(self, number: int, parents: Sequence[Example], seed: int) -> Request:
-        settings = self._settings
+        settings, task = self._settings, self._task
+        text = prompt(task, parents)
+        if settings.labels == "hard":
+            # A beam search draws nothing: neither a seed nor the sampler's settings may make it another request.
+            return Request(number=number, prompt=text, seed=0, max_tokens=settings.max_tokens + self._label_tokens, beams=settings.beams)
         return Request(
             number=number,
-            prompt=prompt(self._task, parents),
+            prompt=text,
             seed=derived_seed(seed, "write", number),
             max_tokens=settings.max_tokens,
             temperature=settings.temperature,
             top_p=settings.top_p,
             frequency_penalty=settings.frequency_penalty,
-            seam=seam(self._task),
-            choices=choices(self._task),
+            seam=seam(task),
+            choices=choices(task),
         )
 
-    def _read(self, completion: Completion, parents: list[str]) -> Augmented | Reject:
-        text = completion.text.strip()
+    def _answers(self, requests: Sequence[Request]) -> Iterator[tuple[Completion, list[tuple[float, ...]]]]:
+        """Yield each answer and, for contextual calibration, the labels' log-probabilities after the content-free texts."""
+        completions = self._lm.complete(requests)
+        if not self._calibrated:
+            yield from ((completion, []) for completion in completions)
+            return
+        prompts = {request.number: request.prompt for request in requests}
+        while block := list(islice(completions, self.block)):
+            scored = [completion.number for completion in block if completion.scores]
+            asked = [f"{prompts[number]}{f' {text}' if text else ''}{seam(self._task)}" for number in scored for text in CONTENT_FREE]
+            found = iter(self._lm.score(asked, choices(self._task)) if asked else [])
+            known = {number: [scores.logprobs for scores in islice(found, len(CONTENT_FREE))] for number in scored}
+            yield from ((completion, known.get(completion.number, [])) for completion in block)
 
-        def reject(reason: str, detail: str = "") -> Reject:
-            return Reject(request=completion.number, method=self._name, parents=parents, text=text, reason=reason, detail=detail)
+    # What fits into the context --------------------------------------------------------------------------------------
 
+    def _fitting(self, parents: Sequence[Example]) -> Sequence[Example]:
+        """Return the examples without as many of the first as keep the prompt from fitting; the last one stays."""
+        while len(parents) > 1 and not self._fits(parents):
+            parents = parents[1:]
+        return parents
+
+    def _fits(self, parents: Sequence[Example]) -> bool:
+        limit = self._lm.about.context - self._settings.max_tokens - self._label_room
+        lines = prompt(self._task, parents).splitlines(keepends=True)
+        estimate = sum(map(self._tokens, lines))
+        if abs(estimate - limit) > SLACK * len(lines):
+            return estimate < limit
+        return self._lm.about.count_tokens("".join(lines)) <= limit
+
+    def _tokens(self, text: str) -> int:
+        """Return how many tokens a text has, without those that a tokenizer puts around it; counted once a text."""
+        if text not in self._lengths:
+            self._lengths[text] = self._lm.about.count_tokens(text) - self._lm.about.count_tokens("")
+        return self._lengths[text]
+
+    @functools.cached_property
+    def _label_tokens(self) -> int:
+        """What follows the seam to the line's end, so that `max_tokens` bounds the text and its seam with either kind of label."""
+        return max(self._tokens(f" {token.capitalize()})\n") for token in self._task.labels.values())
+
+    @functools.cached_property
+    def _label_room(self) -> int:
+        """Tokens kept free behind `max_tokens`: a seam that has to be appended, and what follows it."""
+        return self._tokens(f".{seam(self._task)}") + self._label_tokens
+
+    # Reading ---------------------------------------------------------------------------------------------------------
+
+    def _read(self, completion: Completion, parents: list[str], without_content: Sequence[Sequence[float]]) -> Iterator[Row]:
         if completion.finish == "too_long":
-            return reject(
-                "prompt_too_long", f"{completion.prompt_tokens} tokens and max_tokens {self._settings.max_tokens} do not fit {self._lm.about.context}"
-            )
+            limit = f"{completion.prompt_tokens} tokens and max_tokens {self._settings.max_tokens} do not fit {self._lm.about.context}"
+            yield self._reject(completion, parents, "", "prompt_too_long", limit)
+        elif self._settings.labels == "hard":
+            yield from self._hard(completion, parents)
+        else:
+            yield self._soft(completion, parents, without_content)
+
+    def _soft(self, completion: Completion, parents: list[str], without_content: Sequence[Sequence[float]]) -> Row:
+        reject = functools.partial(self._reject, completion, parents, completion.text)
         if completion.finish == "length" or completion.scores is None:
             return reject("unfinished", f"no end within {self._settings.max_tokens} tokens")
+        text, _, _, rest = parse(completion.text, self._task)
+        if rest:
+            # The scores stand at the end of what was written, so they are those of another text.
+            return reject("no_label", f"went on with '{rest}'")
         if not text:
             return reject("empty")
-        probs, mass = soft_label(self._task.classes, completion.scores.logprobs)
+        probs, mass = soft_label(self._task.classes, completion.scores.logprobs, self._settings.label_temperature, without_content)
+        return self._row(completion, parents, text, probs, label_source=completion.scores.source, label_mass=round(mass, 6))
+
+    def _hard(self, completion: Completion, parents: list[str]) -> Iterator[Row]:
+        if not completion.hypotheses:
+            yield self._reject(completion, parents, completion.text, "unfinished", "the beam search found no line")
+        for rank, hypothesis in enumerate(completion.hypotheses):
+            reject = functools.partial(self._reject, completion, parents, hypothesis.text)
+            text, label, written, _ = parse(hypothesis.text, self._task)
+            if not hypothesis.finished:
+                yield reject("unfinished", f"no end within {self._settings.max_tokens} tokens and a label")
+            elif not text:
+                yield reject("empty")
+            elif written is None:
+                yield reject("no_label")
+            elif label is None:
+                yield reject("label_not_in_set", written)
+            else:
+                probs = hard_label(self._task.classes, label)
+                yield self._row(completion, parents, text, probs, rank, label_source="hard", label_mass=None)
+
+    def _row(self, completion: Completion, parents: list[str], text: str, probs: dict[str, float], rank: int = 0, **label: Any) -> Augmented:
         return Augmented(
-            id=f"{self._name}-{completion.number:05d}",
+            id=f"{self._name}-{completion.number:05d}" + (f".{rank}" if rank else ""),
             text=text,
             label=max(probs, key=lambda name: probs[name]),
             probs=probs,
             method=self._name,
             parents=parents,
-            label_source=completion.scores.source,
-            label_mass=round(mass, 6),
             request=completion.number,
+            **label,
         )
+
+    def _reject(self, completion: Completion, parents: list[str], text: str, reason: str, detail: str = "") -> Reject:
+        return Reject(request=completion.number, method=self._name, parents=parents, text=text.strip(), reason=reason, detail=detail)
+
+
+# The prompt ----------------------------------------------------------------------------------------------------------
 
 
 def prompt(task: Task, examples: Sequence[Example]) -> str:
@@ -104,8 +227,13 @@ def prompt(task: Task, examples: Sequence[Example]) -> str:
     labels = [f"'{token.lower()}'" for token in task.labels.values()]
     listed = f"{labels[0]} or {labels[1]}" if len(labels) == 2 else f"{', '.join(labels[:-1])}, or {labels[-1]}"
     header = f"Each item in the following list contains a {text_type} and the respective {label_type}. The {label_type} is one of {listed}."
-    lines = [f"{text_type.capitalize()}: {one_line(row.text)}{seam(task)} {task.labels[row.label].capitalize()})" for row in examples]
-    return "\n".join([header, "", *lines, f"{text_type.capitalize()}:"])
+    mark = f"{text_type.capitalize()}:"
+    return "\n".join([header, "", *(f"{mark} {item(task, row.text, row.label)}" for row in examples), mark])
+
+
+def item(task: Task, text: str, label: str) -> str:
+    """Return a text with its annotation, as it stands after `Movie review: `."""
+    return f"{one_line(text)}{seam(task)} {task.labels[label].capitalize()})"
 
 
 def seam(task: Task) -> str:
@@ -120,14 +248,68 @@ def choices(task: Task) -> tuple[str, ...]:
     return tuple(f"{token})" if begins else token for token in tokens)
 
 
-def soft_label(classes: Sequence[str], logprobs: Sequence[float]) -> tuple[dict[str, float], float]:
-    """Return equation (1), the probabilities normalised over the label set, and the mass before normalising."""
-    highest = max(logprobs)
-    weights = [math.exp(value - highest) for value in logprobs]
-    probs = {label: round(weight / sum(weights), 6) for label, weight in zip(classes, weights, strict=True)}
-    return probs, math.exp(highest) * sum(weights)
-
-
 def one_line(text: str) -> str:
     """Return a text without line ends."""
     return LINE_ENDS.sub(" ", text).strip()
+
+
+# What an LM wrote ----------------------------------------------------------------------------------------------------
+
+
+class Parsed(NamedTuple):
+    """A line that an LM wrote.
+
+    Attributes:
+        text: the row's text; brackets that annotate nothing are part of it.
+        label: its class; None if there is none, or none of the task's.
+        written: the label as it was written; None without an annotation.
+        rest: what followed and was cut off: a second annotation, another row, chatter.
+    """
+
+    text: str
+    label: str | None
+    written: str | None
+    rest: str
+
+
+def parse(line: str, task: Task) -> Parsed:
+    """Return what a line holds: `Groundbreaking. (Sentiment: Positive)` is `Groundbreaking.`, pos.
+
+    The first annotation ends the text, whatever the case of its words and the spaces in it; it may lack its bracket where
+    the line ends. So does another `Movie review:` before it, and then the text has no label. A line that begins with
+    `Movie review:` loses it.
+    """
+    again, another, annotation = _patterns(task.text_type, task.label_type, tuple(task.labels.values()))
+    line = one_line(line)
+    line = line[match.end() :] if (match := again.match(line)) else line
+    found, next_row = annotation.search(line), another.search(line)
+    if next_row and (found is None or next_row.start() < found.start()):
+        return Parsed(line[: next_row.start()].strip(), None, None, line[next_row.start() :])
+    if found is None:
+        return Parsed(line.strip(), None, None, "")
+    written = found["known"] or found["other"] or ""
+    classes = {_folded(token): name for name, token in task.labels.items()}
+    return Parsed(line[: found.start()].strip(), classes.get(_folded(written)), written, line[found.end() :].strip())
+
+
+@functools.lru_cache
+def _patterns(text_type: str, label_type: str, tokens: tuple[str, ...]) -> tuple[re.Pattern[str], re.Pattern[str], re.Pattern[str]]:
+    """Return what finds a repeated `Movie review:` at the start, a further one, and an annotation."""
+    mark = re.escape(f"{text_type.capitalize()}:")
+    # A label may hold brackets, as long as it is one of the task's; the longest first, since one may begin another.
+    known = "|".join(_any_case(token) for token in sorted(tokens, key=len, reverse=True))
+    label = rf"(?:(?P<known>{known})\s*(?:\)|\Z)|(?P<other>[^()]*?)\s*\))"
+    return (
+        re.compile(rf"(?:\s*(?:{_any_case(text_type)})\s*:)+", re.IGNORECASE),
+        re.compile(rf"(?<!\w){mark}"),  # case counts: `this text: ...` may be said in a text
+        re.compile(rf"\(\s*(?:{_any_case(label_type)})\s*:\s*{label}", re.IGNORECASE),
+    )
+
+
+def _any_case(words: str) -> str:
+    """Return a pattern of words as they were given and as the prompt writes them: ß is Ss there, which no flag equates."""
+    return "|".join(re.sub(r"(?:\\?\s)+", r"\\s+", re.escape(form)) for form in {words: 0, words.capitalize(): 0})
+
+
+def _folded(label: str) -> str:
+    return " ".join(label.casefold().split())

@@ -24,8 +24,15 @@ class Augment(Settings):
     k: Whole = Field(2, ge=1, description="real examples in a prompt (section 3)")
     ratio: Real = Field(1.0, gt=0, description="synthetic rows for each real one (section 4.2)")
     draws: Whole | Literal["per-trial"] = Field(1, description="synthetic sets a data seed; per-trial: a new one for each trial")
-    choose: Literal["uniform", "balanced"] = Field("uniform", description="how examples are chosen")
-    temperature: Real = Field(1.0, ge=0, description="0 is greedy")
+    choose: Literal["uniform", "balanced", "nearest", "furthest"] = Field(
+        "uniform", description="how examples are chosen; nearest, furthest: those most or least like a drawn one"
+    )
+    similarity: str = Field("tfidf", min_length=1, description="what nearest and furthest compare: tfidf, or an encoder (`minilm`, folder, hub id)")
+    labels: Literal["soft", "hard"] = Field("soft", description="soft: equation (1); hard: what a beam search writes (Table 5)")
+    beams: Whole = Field(4, ge=1, description="hard labels: width of the beam search; every line that it finds may become a row")
+    label_temperature: Real = Field(1.0, gt=0, description="soft labels: divides the log-probabilities; above 1 flattens, below sharpens")
+    contextual_calibration: bool = Field(False, description="soft labels: divide by those of texts without content (Zhao et al., 2021)")
+    temperature: Real = Field(1.0, ge=0, description="of the text; 0 is greedy")
     top_p: Real = Field(1.0, gt=0, le=1, description="drawn from the fewest tokens with this probability")
     max_tokens: Whole = Field(100, ge=1, description="longest text, in tokens of the LM")
     frequency_penalty: Real = Field(0.01, ge=-2, le=2, description="as in OpenAI's API")

@@ -26,7 +26,7 @@ class HubData(Columns):
     path: str = Field(description="repository id, such as SetFit/sst2")
     name: str | None = Field(None, description="the hub's config name")
     revision: str | None = Field(None, description="commit; pin it, so that the data cannot change under you")
-    splits: dict[Split, str] = Field({}, description="split -> the hub's split name")
+    splits: dict[Split, str] = Field({}, description="split -> the hub's split name; a validation split named as test is taken from train")
 
 
 class FilesData(Columns):

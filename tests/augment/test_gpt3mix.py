@@ -1,7 +1,11 @@
 """GPT3Mix: the prompt to the letter, the soft label of equation (1), and rows that say where they come from."""
 
 import math
-from collections.abc import Iterator, Sequence
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +14,18 @@ from hypothesis import given
 from hypothesis import settings as quick
 from hypothesis import strategies as st
 
-from gpt3mix_cli.augment import Augmenter, open_augmenter
-from gpt3mix_cli.augment.gpt3mix import GPT3Mix, choices, one_line, prompt, seam, soft_label
-from gpt3mix_cli.lm import About, Completion, Request, Scores
-from gpt3mix_cli.records import Augmented, Example, Reject
-from gpt3mix_cli.settings import Augment, Task
+from gpt3mix_cli.augment import Augmenter, augment, open_augmenter
+from gpt3mix_cli.augment.gpt3mix import GPT3Mix, choices, one_line, prompt, seam
+from gpt3mix_cli.config import load
+from gpt3mix_cli.errors import StoppedShort
+from gpt3mix_cli.lm import LM, About, Completion, Hypothesis, Request, Scores, open_lm
+from gpt3mix_cli.lm.journal import Journaled
+from gpt3mix_cli.records import Augmented, Example, Reject, read
+from gpt3mix_cli.settings import Augment, LocalLM, Task
 
-GOLDEN = Path(__file__).parent.parent / "golden"
-TREC = ["abbreviation", "location", "description", "numeric", "entity", "human"]
+ROOT = Path(__file__).parent.parent.parent
+# To make the golden prompts anew: REGENERATE=1 pytest tests/augment/test_gpt3mix.py, then read the difference.
+GOLDEN, REGENERATE = ROOT / "tests" / "golden", bool(os.environ.get("REGENERATE"))
 LINE_ENDS = ["\n", "\r", "\r\n", "\v", "\f", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029"]
 
 
@@ -30,38 +38,83 @@ def rows(*pairs: tuple[str, str]) -> list[Example]:
 
 
 SST2 = make_task({"pos": "positive", "neg": "negative"}, text_type="movie review", label_type="sentiment")
+REVIEWS = rows(
+    ("Laughably, irredeemably awful.", "neg"),
+    ("Well-made but mush-hearted.", "pos"),
+    ("Moonlight Mile (2002) doesn't quite go the distance, but the cast is \u201cimpressive\u201d.", "pos"),
+    ("It's just\nnot very smart.", "neg"),
+    ("A Métier of its own :-)", "pos"),
+    ("  Excessively talky, occasionally absurd and much too long (three hours!) ", "neg"),
+    ('He asks: "why?" (sentiment aside), and so do we.', "neg"),
+    ("What a fascinating mess {it is} [sic].", "pos"),
+)
+EXAMPLES = {
+    "cr": [("The zoom is a joy , and the battery lasts for days .", "pos"), ("it stopped working after two weeks", "neg")],
+    "subj": [("the film is a warm , funny ride .", "subjective"), ("a young man inherits his uncle's farm .", "objective")],
+    "cola": [("The more we study verbs, the crazier they get.", "acceptable"), ("They made him to exhaustion.", "unacceptable")],
+    "trec6": [
+        ("What is the capital of Burkina Faso ?", "LOC"),
+        ("Who invented the hula hoop ?", "HUM"),
+        ("What does NASA stand for ?", "ABBR"),
+    ],
+    "mpqa": [("fully supports", "pos"), ("a grave mistake", "neg")],
+}
 TWENTY = rows(*((f"text number {i} .", "pos" if i % 2 else "neg") for i in range(20)))
 
 
 # The prompt ----------------------------------------------------------------------------------------------------------
 
 
-def golden(name: str) -> str:
-    return (GOLDEN / f"prompt-{name}.txt").read_bytes().decode()
+def is_golden(name: str, text: str) -> None:
+    path = GOLDEN / f"prompt-{name}.txt"
+    if REGENERATE:
+        path.write_bytes(text.encode())
+    assert text == path.read_bytes().decode()
 
 
-def test_the_papers_example_to_the_letter() -> None:
+Shipped = Callable[[str], Task]
+
+
+@pytest.fixture
+def shipped(tmp_path: Path) -> Shipped:
+    """Return the task of a file that we ship."""
+
+    def read(name: str) -> Task:
+        path = tmp_path / "experiment.yaml"
+        path.write_text(f"task: {ROOT / 'configs' / 'tasks' / name}.yaml\nsubsample: {{levels: [1%]}}\n")
+        return load(path)[0].task
+
+    return read
+
+
+def test_the_papers_example_to_the_letter(shipped: Shipped) -> None:
     """Appendix A; its line breaks within a review are the page's."""
     lilo = (
         "Despite its Hawaiian setting, the science-fiction trimmings and some moments of rowdy slapstick, the basic plot of ``Lilo`` "
         "could have been pulled from a tear-stained vintage Shirley Temple script."
     )
     examples = rows((lilo, "neg"), ("And people make fun of me for liking Showgirls.", "neg"))
-    assert prompt(SST2, examples) == golden("sst2-paper")
+    assert prompt(shipped("sst2"), examples) == (GOLDEN / "prompt-sst2-paper.txt").read_bytes().decode()
 
 
-def test_six_classes() -> None:
-    task = make_task(TREC, text_type="question", label_type="type")
-    examples = rows(
-        ("What is the capital of Burkina Faso ?", "location"),
-        ("Who invented the hula hoop ?", "human"),
-        ("What does NASA stand for ?", "abbreviation"),
-    )
-    assert prompt(task, examples) == golden("trec6")
+@pytest.mark.parametrize("k", [1, 2, 4, 8])
+def test_k_examples(k: int, shipped: Shipped) -> None:
+    """With brackets, quotes, other scripts' letters and a line end in the texts."""
+    is_golden(f"sst2-k{k}", prompt(shipped("sst2"), REVIEWS[:k]))
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_tasks_of_table_7(name: str, shipped: Shipped) -> None:
+    """Rendered from the task files: header, types, label words and their order."""
+    is_golden(name, prompt(shipped(name), rows(*EXAMPLES[name])))
+
+
+def test_every_shipped_task_has_a_golden_prompt() -> None:
+    assert {path.stem for path in (ROOT / "configs" / "tasks").glob("*.yaml")} == {"sst2", *EXAMPLES}
 
 
 def test_the_generic_specification() -> None:
-    assert prompt(make_task(["pos", "neg"]), rows(("A gorgeous, witty, seductive movie.", "pos"))) == golden("generic")
+    is_golden("generic", prompt(make_task(["pos", "neg"]), rows(("A gorgeous, witty, seductive movie.", "pos"))))
 
 
 @pytest.mark.parametrize("k", [1, 2, 4])
@@ -130,42 +183,6 @@ def test_choices_carry_the_bracket_if_and_only_if_one_label_begins_another(label
     assert choices(make_task(labels)) == expected
 
 
-# Equation (1) --------------------------------------------------------------------------------------------------------
-
-
-logprobs = st.lists(st.floats(-1500, 0), min_size=2, max_size=6)
-
-
-@quick(max_examples=200, deadline=None)
-@given(logprobs)
-def test_soft_label_is_the_softmax(values: list[float]) -> None:
-    """Against exact arithmetic on shifted values; six digits are kept."""
-    names = TREC[: len(values)]
-    probs, mass = soft_label(names, values)
-    assert list(probs) == names
-    assert sum(probs.values()) == pytest.approx(1, abs=1e-5)
-    for name, value in zip(names, values, strict=True):
-        assert probs[name] == pytest.approx(1 / math.fsum(math.exp(min(other - value, 700)) for other in values), abs=1e-6)
-    assert mass == pytest.approx(math.fsum(math.exp(value) for value in values), rel=1e-9, abs=1e-300)
-    assert probs[names[values.index(max(values))]] == max(probs.values())
-
-
-def test_soft_label_by_hand() -> None:
-    probs, mass = soft_label(["pos", "neg"], [math.log(0.6), math.log(0.2)])
-    assert probs == {"pos": 0.75, "neg": 0.25}
-    assert mass == pytest.approx(0.8)
-
-
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [([-1000.0, -1000.0], [0.5, 0.5]), ([-1000.0, -1001.0], [0.731059, 0.268941]), ([-0.0, -1000.0], [1, 0]), ([-1e300, -1.0], [0, 1])],
-)
-def test_extreme_values_neither_overflow_nor_vanish(values: list[float], expected: list[float]) -> None:
-    probs, mass = soft_label(["a", "b"], values)
-    assert list(probs.values()) == expected
-    assert 0 <= mass <= 1
-
-
 # From requests to rows -----------------------------------------------------------------------------------------------
 
 
@@ -174,24 +191,25 @@ class Echo:
 
     def __init__(self, *script: Completion) -> None:
         self.requests: list[Request] = []
+        self.scored: list[tuple[str, tuple[str, ...]]] = []
         self.about = About("echo", "echo-weights", 500, 4, len, "")
         self._script = script or (answer(),)
 
     def complete(self, requests: Sequence[Request]) -> Iterator[Completion]:
         self.requests += requests
         for request in requests:
-            made = self._script[request.number % len(self._script)]
-            yield Completion(request.number, made.text, made.finish, made.scores, made.prompt_tokens, made.completion_tokens)
+            yield replace(self._script[request.number % len(self._script)], number=request.number)
 
     def score(self, prompts: Sequence[str], choices: Sequence[str]) -> list[Scores]:
-        return [Scores((0.0,) * len(choices)) for _ in prompts]
+        self.scored += [(prompt, tuple(choices)) for prompt in prompts]
+        return [Scores((math.log(0.3), math.log(0.1))) for _ in prompts]
 
 
 def answer(text: str = " a fine film", finish: Any = "seam", logprobs: tuple[float, ...] | None = (math.log(0.1), math.log(0.3))) -> Completion:
     return Completion(0, text, finish, None if logprobs is None else Scores(logprobs), 50, 6)
 
 
-def generator(lm: Echo, **options: Any) -> Augmenter:
+def generator(lm: LM, **options: Any) -> Augmenter:
     return open_augmenter(Augment(**options), SST2, lm)
 
 
@@ -200,7 +218,7 @@ def generated(lm: Echo, first: int = 0, count: int = 4, seed: int = 0, **options
 
 
 @pytest.mark.parametrize("k", [1, 2, 4])
-@pytest.mark.parametrize("choose", ["uniform", "balanced"])
+@pytest.mark.parametrize("choose", ["uniform", "balanced", "nearest", "furthest"])
 def test_parents_are_those_in_the_prompt_in_its_order(k: int, choose: str) -> None:
     lm = Echo()
     found = generated(lm, count=8, k=k, choose=choose)
@@ -229,6 +247,29 @@ def test_a_line_that_ended_before_the_seam_is_kept_with_its_soft_label() -> None
     (row,) = generated(Echo(answer(finish="line")), count=1)
     assert isinstance(row, Augmented)
     assert row.probs == {"pos": 0.25, "neg": 0.75}
+
+
+@pytest.mark.parametrize(
+    ("written", "text"),
+    [
+        (" Movie review: a fine film", "a fine film"),
+        (" a fine film (sentiment: positive)", "a fine film"),
+        (" a fine (if long) film\u2028indeed  ", "a fine (if long) film indeed"),
+    ],
+)
+def test_what_is_no_part_of_a_text_is_taken_off_it(written: str, text: str) -> None:
+    (row,) = generated(Echo(answer(written, finish="line")), count=1)
+    assert (row.text, getattr(row, "probs", None)) == (text, {"pos": 0.25, "neg": 0.75})
+
+
+@pytest.mark.parametrize(
+    "written", [" fine Movie review: dull", " fine (sentiment: positive) Movie review: dull", " fine (Sentiment : Positive). It"]
+)
+def test_scores_that_belong_to_another_text_label_no_row(written: str) -> None:
+    (found,) = generated(Echo(answer(written)), count=1)
+    assert isinstance(found, Reject)
+    assert (found.reason, found.text) == ("no_label", written.strip())
+    assert found.detail.endswith((" dull'", ". It'"))
 
 
 @pytest.mark.parametrize(
@@ -289,16 +330,26 @@ def test_rows_stream_as_the_answers_come() -> None:
 
 def test_all_tokens_are_counted_those_of_rejects_too() -> None:
     made = generator(Echo(answer(), answer(finish="length", logprobs=None)))
-    assert dict(made.usage()) == {"prompt_tokens": 0, "completion_tokens": 0}
+    assert dict(made.usage()) == {"prompt_tokens": 0, "completion_tokens": 0, "shortened": 0, "retokenised": 0}
     list(made.generate(TWENTY, 0, 6, 0))
-    assert dict(made.usage()) == {"prompt_tokens": 300, "completion_tokens": 36}
+    assert dict(made.usage()) == {"prompt_tokens": 300, "completion_tokens": 36, "shortened": 0, "retokenised": 0}
+
+
+def test_texts_that_are_read_in_other_tokens_than_written_are_counted() -> None:
+    made = generator(Echo(answer(), replace(answer(), retokenised=True), replace(answer(finish="line"), retokenised=True)))
+    list(made.generate(TWENTY, 0, 6, 0))
+    assert made.usage()["retokenised"] == 4
 
 
 def test_about_names_what_can_change_a_row_and_nothing_else() -> None:
     """The quota cannot; the prompt, the sampler, the labels and the weights can."""
     base = generator(Echo()).about
     assert generator(Echo(), ratio=7, draws=3, attempts=9).about == base
-    for change in ({"k": 3}, {"choose": "balanced"}, {"temperature": 0.5}, {"top_p": 0.5}, {"max_tokens": 7}, {"frequency_penalty": 0.0}):
+    changes: list[dict[str, Any]] = [
+        {"k": 3}, {"choose": "balanced"}, {"temperature": 0.5}, {"top_p": 0.5}, {"max_tokens": 7}, {"frequency_penalty": 0.0},
+        {"labels": "hard"}, {"beams": 2}, {"label_temperature": 2}, {"contextual_calibration": True},
+    ]  # fmt: skip
+    for change in changes:
         assert generator(Echo(), **change).about != base
     other = Echo()
     other.about = About("echo", "other-weights", 500, 4, len, "")
@@ -311,3 +362,191 @@ def test_its_rows_bear_the_name_that_it_was_given() -> None:
     (row,) = open_augmenter(Augment(), SST2, Echo(), "mix").generate(TWENTY, 0, 1, 0)
     assert isinstance(row, Augmented)
     assert (row.id, row.method) == ("mix-00000", "mix")
+
+
+# Hard labels ---------------------------------------------------------------------------------------------------------
+
+
+def beam(*lines: str, unfinished: bool = False) -> Completion:
+    """What a beam search found."""
+    found = tuple(Hypothesis(line, not unfinished, -1.0 - rank) for rank, line in enumerate(lines))
+    return Completion(0, lines[0] if lines else "", "line", None, 50, 12, hypotheses=found)
+
+
+def test_every_hypothesis_is_a_row_in_the_order_of_its_rank() -> None:
+    lm = Echo(beam(" fine (Sentiment: Positive)", " dull (Sentiment: Negative)", "fine (sometimes) (Sentiment: POSITIVE)"))
+    found = generated(lm, first=17, count=2, labels="hard", beams=3)
+    assert [row.id for row in found if isinstance(row, Augmented)] == [f"gpt3mix-000{n}{rank}" for n in (17, 18) for rank in ("", ".1", ".2")]
+    assert [(row.text, row.label) for row in found[:3] if isinstance(row, Augmented)] == [
+        ("fine", "pos"),
+        ("dull", "neg"),
+        ("fine (sometimes)", "pos"),
+    ]
+    assert found[1].model_dump() == {
+        "id": "gpt3mix-00017.1", "text": "dull", "label": "neg", "probs": {"pos": 0.0, "neg": 1.0}, "method": "gpt3mix",
+        "parents": found[0].parents, "label_source": "hard", "label_mass": None, "request": 17,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("line", "reason", "detail"),
+    [
+        ("fine (Sentiment: Mixed)", "label_not_in_set", "Mixed"),
+        ("fine (Sentiment:)", "label_not_in_set", ""),
+        ("fine", "no_label", ""),
+        ("fine Movie review: dull (Sentiment: Negative)", "no_label", ""),
+        (" (Sentiment: Positive)", "empty", ""),
+        ("", "empty", ""),
+    ],
+)
+def test_a_hypothesis_that_is_no_row_is_rejected_and_the_others_stay(line: str, reason: str, detail: str) -> None:
+    lost, kept = generated(Echo(beam(line, "good (Sentiment: Positive)")), count=1, labels="hard")
+    assert isinstance(lost, Reject)
+    assert isinstance(kept, Augmented)
+    assert (lost.reason, lost.detail, lost.text, kept.id) == (reason, detail, line.strip(), "gpt3mix-00000.1")
+
+
+def test_an_unfinished_hypothesis_and_an_empty_search_are_rejected() -> None:
+    found = generated(Echo(beam("fine (Sentiment: Positive)", unfinished=True), beam()), count=2, labels="hard")
+    assert [row.reason for row in found if isinstance(row, Reject)] == ["unfinished", "unfinished"]
+    (found_long,) = generated(Echo(answer("", "too_long", None)), count=1, labels="hard")
+    assert isinstance(found_long, Reject)
+    assert found_long.reason == "prompt_too_long"
+
+
+def test_a_beam_search_asks_for_no_seam_and_for_nothing_that_a_sampler_needs() -> None:
+    """So no sampler's setting makes another request; the text may be as long as a soft one, the label comes on top."""
+    one, two = Echo(beam("x")), Echo(beam("x"))
+    generated(one, labels="hard", beams=3, max_tokens=33, temperature=0.7, top_p=0.8, frequency_penalty=0.25)
+    generated(two, labels="hard", beams=3, max_tokens=33)
+    assert one.requests == two.requests
+    assert {(request.beams, request.seam, request.choices, request.max_tokens) for request in one.requests} == {(3, "", (), 33 + len(" Positive)\n"))}
+    soft = Echo()
+    generated(soft)
+    assert [request.prompt for request in soft.requests] == [request.prompt for request in one.requests]
+    assert {request.beams for request in soft.requests} == {0}
+
+
+def test_quota_gate_and_rejects_cope_with_several_rows_an_attempt(tmp_path: Path) -> None:
+    lm = Echo(beam("a # (Sentiment: Positive)", "text number 3 . (Sentiment: Negative)"), beam("b (Sentiment: Negative)", "b (Sentiment: Positive)"))
+    with pytest.raises(StoppedShort, match=r"2 of 20 rows after 40 requests"):
+        augment(generator(lm, labels="hard"), TWENTY, tmp_path / "out.jsonl", ratio=1, attempts=2, seed=0)
+    kept = list(read(tmp_path / "out.jsonl", Augmented, ["pos", "neg"]))
+    assert [(row.id, row.text, row.label) for row in kept] == [("gpt3mix-00000", "a #", "pos"), ("gpt3mix-00001", "b", "neg")]
+    done = augment(generator(lm, labels="hard"), TWENTY, tmp_path / "two.jsonl", ratio=0.1, attempts=2, seed=0)
+    assert done.manifest.counts["rejected"] == {"copy_of_real": 1}
+
+
+# Calibration ---------------------------------------------------------------------------------------------------------
+
+
+class Refusing(Echo):
+    """An LM with Echo's weights that may not be asked."""
+
+    def complete(self, requests: Sequence[Request]) -> Iterator[Completion]:
+        raise AssertionError("asked for texts")
+
+
+def test_labels_are_made_anew_without_asking(tmp_path: Path) -> None:
+    """Temperature and calibration stand in no request: the journal answers, and content-free texts alone are scored."""
+    with closing(Journaled(Echo(), tmp_path / "journal.sqlite")) as journal:
+        (before,) = generator(journal).generate(TWENTY, 0, 1, 0)
+    lm = Refusing()
+    with closing(Journaled(lm, tmp_path / "journal.sqlite")) as journal:
+        (warm,) = generator(journal, label_temperature=2).generate(TWENTY, 0, 1, 0)
+        assert not lm.scored
+        (calibrated,) = generator(journal, contextual_calibration=True).generate(TWENTY, 0, 1, 0)
+    for row in (before, warm, calibrated):
+        assert isinstance(row, Augmented)
+        assert (row.text, row.parents, row.label_mass) == ("a fine film", before.parents, 0.4)
+    # By hand: 0.1 and 0.3; their roots; divided by the 0.3 and 0.1 that Echo gives to texts without content.
+    root = math.sqrt(1 / 3)
+    for row, expected in ((before, 0.25), (warm, root / (1 + root)), (calibrated, 0.1)):
+        assert getattr(row, "probs", {})["pos"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_each_prompt_is_scored_with_the_three_texts_without_content() -> None:
+    lm = Echo(answer(), answer(finish="length", logprobs=None))
+    found = generated(lm, count=6, contextual_calibration=True)
+    assert [type(row) for row in found] == [Augmented, Reject] * 3
+    expected = [f"{request.prompt}{text} (Sentiment:" for request in lm.requests[::2] for text in (" N/A", " [MASK]", "")]
+    assert lm.scored == [(text, (" Positive", " Negative")) for text in expected]
+
+
+def test_hard_labels_are_not_calibrated() -> None:
+    lm = Echo(beam("fine (Sentiment: Positive)"))
+    found = generated(lm, labels="hard", contextual_calibration=True, label_temperature=3)
+    assert not lm.scored
+    assert {row.probs["pos"] for row in found if isinstance(row, Augmented)} == {1.0}
+
+
+# Prompts that are too long -------------------------------------------------------------------------------------------
+
+
+class Short(Echo):
+    """An LM with a given context whose tokens are characters, one more around each text; it keeps what it counted."""
+
+    def __init__(self, context: int) -> None:
+        super().__init__()
+        self.counted: list[str] = []
+        self.about = replace(self.about, context=context, count_tokens=self._count)
+
+    def _count(self, text: str) -> int:
+        self.counted.append(text)
+        return len(text) + 1
+
+
+def room(max_tokens: int = 100) -> int:
+    return max_tokens + len(". (Sentiment: Positive)\n")
+
+
+@quick(max_examples=60, deadline=None)
+@given(st.integers(100, 900), st.integers(1, 8))
+def test_examples_are_dropped_from_the_front_until_the_prompt_fits(context: int, k: int) -> None:
+    whole, lm = Echo(), Short(context)
+    whole.about = replace(whole.about, context=10_000)
+    before = generated(whole, k=k)
+    made = generator(lm, k=k)
+    texts = {row.id: row for row in TWENTY}
+    shortened = 0
+    for row, full, request in zip(made.generate(TWENTY, 0, 4, 0), before, lm.requests, strict=True):
+        count = len(row.parents)
+        assert row.parents == full.parents[k - count :]
+        assert request.prompt == prompt(SST2, [texts[parent] for parent in row.parents])
+        assert count == 1 or lm._count(request.prompt) + room() <= context
+        if count < k:
+            longer = prompt(SST2, [texts[parent] for parent in full.parents[k - count - 1 :]])
+            assert lm._count(longer) + room() > context
+        shortened += count < k
+    assert made.usage()["shortened"] == shortened
+
+
+def test_each_line_is_counted_once_and_a_whole_prompt_only_near_the_limit() -> None:
+    lm = Short(2000)
+    generated(lm, count=200, k=8)
+    lines = Counter(text for text in lm.counted if text)
+    assert max(lines.values()) == 1
+    assert len(lines) == 20 + 3 + 2 + 1  # examples; header, blank line, end; what follows each label; the seam
+    near = Short(lm.counted.index(lm.counted[0]) + len(lm.requests[0].prompt) + 1 + room())
+    generated(near, count=1, k=8)
+    assert near.requests == lm.requests[:1]
+    assert near.requests[0].prompt in near.counted
+
+
+def test_with_a_real_lm_a_prompt_just_fits(tiny_lm: Path, texts: list[str]) -> None:
+    """Its own check is met: no prompt is too long for it, and with one example more each would be."""
+    lm = open_lm(LocalLM(kind="local", model=str(tiny_lm), device="cpu", batch_size=8))
+    examples = [Example(id=f"r{i}", text=text, label="pos") for i, text in enumerate(texts[:40])]
+    made = generator(lm, k=30, max_tokens=4)
+    whole = Echo()
+    whole.about = replace(whole.about, context=1_000_000)
+    drawn = list(generator(whole, k=30).generate(examples, 0, 8, 0))
+    known = {row.id: row for row in examples}
+    for row, full in zip(made.generate(examples, 0, 8, 0), drawn, strict=True):
+        assert getattr(row, "reason", "") != "prompt_too_long"
+        used, room = len(row.parents), lm.about.count_tokens(". (Sentiment: Negative)\n") + 4
+        assert 1 < used < 30
+        fits, fails = (lm.about.count_tokens(prompt(SST2, [known[parent] for parent in full.parents[-n:]])) for n in (used, used + 1))
+        assert fits + room <= lm.about.context + 1
+        assert fails + room > lm.about.context - 1
+    assert made.usage()["shortened"] == 8
