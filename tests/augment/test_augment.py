@@ -365,6 +365,7 @@ def test_an_editors_rows_are_all_kept_and_the_unchanged_and_repeated_counted(tmp
     assert len(kept(done.output)) == 12
     assert not rejects_path(done.output).exists()
     expected = {"wanted": 12, "asked": 12, "kept": 12, "rejected": {}, "unchanged": 12, "repeated": 7}
+    assert done.manifest.counts.pop("statistics")["classes"] == {"pos": 7, "neg": 5}
     assert done.manifest.counts == expected
     assert done.manifest.tokens is None
     changed = made(Editor(), tmp_path / "changed.jsonl", ratio=2.4).manifest.counts
