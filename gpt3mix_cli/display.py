@@ -7,12 +7,13 @@ import itertools
 import json
 import sys
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column, Table
 from rich.text import Text
 
 from .errors import StdoutClosed, StoppedShort, UserError
@@ -20,6 +21,7 @@ from .files import DISK_TROUBLE, STDIO, disk
 from .records import Augmented, Done, Example, read
 
 if TYPE_CHECKING:
+    from .augment.card import Line
     from .check import Finding
     from .report import Report
 
@@ -98,6 +100,7 @@ class Display:
         done = [item for item in items if isinstance(item, Done)]
         for item in done:
             self._line(item)
+            self._figures(item)
         if self._json:
             self._print_json({"outputs": [_summary(item) for item in done], "warnings": self._warned})
         self._raise(items)
@@ -153,24 +156,50 @@ class Display:
         if not self._quiet:
             self._err.print(Text(f"all is ready; next: {following}"))
 
-    def rows(self, output: Path, source: Path, count: int) -> None:
-        """Print the first synthetic rows of a file under their parents, as in Table 4."""
-        if not count or output == STDIO or self._json:
+    def rows(self, output: Path, source: Path, count: int, tokens: Mapping[str, str]) -> None:
+        """Print the first synthetic rows of a file below their parents, as Table 4 does.
+
+        Args:
+            output: the synthetic rows.
+            source: the real rows.
+            count: how many rows.
+            tokens: class -> label token.
+        """
+        if not count or output == STDIO or self._json or not output.exists():
             return
+        from .augment.card import table4
+
         parents = {} if source == STDIO else {row.id: row for row in read(source, Example)}
         for row in itertools.islice(read(output, Augmented), count):
-            for name in row.parents:
-                if name in parents:
-                    self._out.print(Text.assemble(("example  ", "dim"), parents[name].text, (f" ({parents[name].label})", "dim")), soft_wrap=True)
-            shares = ", ".join(f"{label}: {share:.0%}" for label, share in row.probs.items())
-            self._out.print(Text.assemble((f"{row.method}  ", "bold"), row.text, (f" ({shares})", "bold cyan")), soft_wrap=True)
+            for line in table4(row, parents, tokens):
+                self._example(line)
             self._out.print()
+
+    def _example(self, line: "Line") -> None:
+        labels = Text(", ").join(Text(label, "bold" if wins else "italic") for label, wins in line.labels)
+        said = Text.assemble(" ".join(line.text.split()), " (", labels, ")")
+        name = Text(line.name, "bold cyan" if line.made else "dim")
+        if self._out.is_terminal:
+            grid = Table.grid(Column(width=16), Column())  # the longest name: Back-translation
+            grid.add_row(name, said)
+            self._out.print(grid)
+        else:
+            self._out.print(Text.assemble(name, " " * max(1, 11 - len(name)), said), soft_wrap=True)
 
     def _line(self, item: Done) -> None:
         # On a terminal too: the bars are gone by now, and these lines are what remains.
         if not self._quiet and item.output != STDIO:
             state = "up to date, skipped" if item.skipped else f"{_rows(item)} rows"
             self._err.print(Text(f"{item.output}: {state}"))
+
+    def _figures(self, item: Done) -> None:
+        """Say what synthetic rows are like."""
+        if self._quiet or "statistics" not in item.manifest.counts:
+            return
+        from .augment.statistics import figures
+
+        for name, value in figures(item.manifest.counts):
+            self._err.print(Text.assemble((f"  {name:<12}", "dim"), value))
 
     def _raise(self, items: Sequence[Done | StoppedShort]) -> None:
         if short := [item for item in items if isinstance(item, StoppedShort)]:

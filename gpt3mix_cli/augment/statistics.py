@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -12,6 +12,7 @@ from .quality import ngrams, words
 
 SAMPLE = 200  # texts of self-BLEU: it rises with their number, so that only equal samples can be compared
 ORDER = 4  # longest n-gram of self-BLEU
+USAGE = ("prompt_tokens", "completion_tokens", "shortened", "retokenised")
 EPSILON = 0.1  # counted where no n-gram matches, as Texygen does (smoothing 1 of Chen and Cherry, 2014)
 
 
@@ -48,6 +49,33 @@ def statistics(rows: Sequence[Augmented], examples: Sequence[Example]) -> dict[s
         "parents_majority": _rounded(fmean(agreement)) if agreement else None,
         "parents_compared": len(agreement),
     }
+
+
+def figures(counts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return a manifest's counts for people: (name, value), none where nothing is known."""
+    found = counts.get("statistics") or {}
+    rejected = sorted(counts.get("rejected", {}).items(), key=lambda item: (-item[1], item[0]))
+    spare = counts["asked"] - counts["kept"] - sum(n for _, n in rejected)
+    beside = [f"{spare:,} spare"] if spare > 0 else []
+    beside += [f"{counts[name]:,} {name}" for name in ("unchanged", "repeated") if counts.get(name)]
+    mass, length, share = found.get("label_mass"), found.get("words"), found.get("parents_majority")
+    diversity = [("distinct-1", "distinct_1"), ("distinct-2", "distinct_2"), ("self-BLEU", "self_bleu")]
+    certainty = [f"entropy {found['entropy_bits']:.3f} bits"] if found.get("entropy_bits") is not None else []
+    certainty += [f"label mass {mass['mean']:.3f} (lowest {mass['min']:.3f})"] if mass else []
+    rows = [
+        (
+            "rows",
+            f"{counts['kept']:,} of {counts['asked']:,} asked for" + (f", {spare:,} spare" if spare > 0 else "") + (f"; {edits}" if edits else ""),
+        ),
+        ("rejected", ", ".join(f"{n:,} {reason}" for reason, n in rejected)),
+        ("classes", ", ".join(f"{n:,} {label}" for label, n in found.get("classes", {}).items())),
+        ("soft labels", "; ".join(certainty)),
+        ("parents", f"{share:.1%} of {found['parents_compared']:,} rows have the label of most parents" if share is not None else ""),
+        ("diversity", ", ".join(f"{name} {found[key]:.3f}" for name, key in diversity if found.get(key) is not None)),
+        ("length", f"{length['mean']:.1f} words, real rows {length['real']:.1f}" if length else ""),
+        ("requests", ", ".join(f"{counts[name]:,} {name.replace('_', ' ')}" for name in USAGE if counts.get(name))),
+    ]
+    return [(name, value) for name, value in rows if value]
 
 
 def entropy(shares: Iterable[float]) -> float:
