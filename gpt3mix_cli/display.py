@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Column, Table
+from rich.table import Table
 from rich.text import Text
 
 from .errors import StdoutClosed, StoppedShort, UserError
@@ -171,20 +171,21 @@ class Display:
 
         parents = {} if source == STDIO else {row.id: row for row in read(source, Example)}
         for row in itertools.islice(read(output, Augmented), count):
-            for line in table4(row, parents, tokens):
-                self._example(line)
+            lines = table4(row, parents, tokens)
+            for line in lines:
+                self._example(line, max(len(line.name) for line in lines) + 2)
             self._out.print()
 
-    def _example(self, line: "Line") -> None:
+    def _example(self, line: "Line", width: int) -> None:
         labels = Text(", ").join(Text(label, "bold" if wins else "italic") for label, wins in line.labels)
         said = Text.assemble(" ".join(line.text.split()), " (", labels, ")")
-        name = Text(line.name, "bold cyan" if line.made else "dim")
+        name = Text(line.name.ljust(width), "bold cyan" if line.made else "dim")
         if self._out.is_terminal:
-            grid = Table.grid(Column(width=16), Column())  # the longest name: Back-translation
+            grid = Table.grid()
             grid.add_row(name, said)
             self._out.print(grid)
-        else:
-            self._out.print(Text.assemble(name, " " * max(1, 11 - len(name)), said), soft_wrap=True)
+        else:  # there a row stays on its line
+            self._out.print(Text.assemble(name, said), soft_wrap=True)
 
     def _line(self, item: Done) -> None:
         # On a terminal too: the bars are gone by now, and these lines are what remains.

@@ -63,10 +63,7 @@ def figures(counts: Mapping[str, Any]) -> list[tuple[str, str]]:
     certainty = [f"entropy {found['entropy_bits']:.3f} bits"] if found.get("entropy_bits") is not None else []
     certainty += [f"label mass {mass['mean']:.3f} (lowest {mass['min']:.3f})"] if mass else []
     rows = [
-        (
-            "rows",
-            f"{counts['kept']:,} of {counts['asked']:,} asked for" + (f", {spare:,} spare" if spare > 0 else "") + (f"; {edits}" if edits else ""),
-        ),
+        ("rows", ", ".join([f"{counts['kept']:,} of {counts['asked']:,} asked for", *beside])),
         ("rejected", ", ".join(f"{n:,} {reason}" for reason, n in rejected)),
         ("classes", ", ".join(f"{n:,} {label}" for label, n in found.get("classes", {}).items())),
         ("soft labels", "; ".join(certainty)),
