@@ -5,12 +5,14 @@ Nothing moves where stderr is no terminal; there each finished file gets a line.
 
 import itertools
 import json
+import os
 import sys
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -100,7 +102,7 @@ class Display:
         done = [item for item in items if isinstance(item, Done)]
         for item in done:
             self._line(item)
-            self._figures(item)
+        self._figures(done)
         if self._json:
             self._print_json({"outputs": [_summary(item) for item in done], "warnings": self._warned})
         self._raise(items)
@@ -193,14 +195,20 @@ class Display:
             state = "up to date, skipped" if item.skipped else f"{_rows(item)} rows"
             self._err.print(Text(f"{item.output}: {state}"))
 
-    def _figures(self, item: Done) -> None:
-        """Say what synthetic rows are like."""
-        if self._quiet or "statistics" not in item.manifest.counts:
+    def _figures(self, items: Sequence[Done]) -> None:
+        """Say what synthetic rows are like: of one file in full, of several in a table."""
+        made = [item for item in items if item.manifest.counts.get("statistics")]
+        if self._quiet or not made:
             return
         from .augment.statistics import figures
 
-        for name, value in figures(item.manifest.counts):
-            self._err.print(Text.assemble((f"  {name:<12}", "dim"), value))
+        if len(made) == 1:
+            for name, value in figures(made[0].manifest.counts):
+                self._err.print(Text.assemble((f"  {name:<12} ", "dim"), value))
+            return
+        # What is cut off in a log would be lost; there the table gets the room it wants.
+        console = self._err if self._err.is_terminal else Console(stderr=True, highlight=False, width=max(200, self._err.width))
+        console.print(_figures_table(made), soft_wrap=False)
 
     def _raise(self, items: Sequence[Done | StoppedShort]) -> None:
         if short := [item for item in items if isinstance(item, StoppedShort)]:
@@ -229,3 +237,35 @@ def _summary(item: Done) -> dict[str, Any]:
         "usd": manifest.usd,
         "seconds": manifest.seconds,
     }
+
+
+def _figures_table(items: Sequence[Done]) -> Table:
+    """Return a line a file, without columns that are empty; classes and reasons to reject are in each manifest."""
+    shared = os.path.commonpath([item.output.parent for item in items])
+    rows = []
+    for item in items:
+        counts = item.manifest.counts
+        found = counts["statistics"]
+        shares = {
+            "entropy": found["entropy_bits"],
+            "mass": (found["label_mass"] or {}).get("mean"),
+            "parents": found["parents_majority"],
+            "dist-2": found["distinct_2"],
+            "self-BLEU": found["self_bleu"],
+        }
+        rows.append(
+            {
+                "rows of": os.path.relpath(item.output, shared).removesuffix(".jsonl"),
+                "kept": f"{counts['kept']}/{counts['asked']}",
+                "rejected": str(sum(counts["rejected"].values()) or ""),
+                **{name: "" if share is None else f"{share:.3f}" for name, share in shares.items()},
+                "words": f"{found['words']['mean']:.1f}",
+            }
+        )
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    names = [name for name in rows[0] if any(row[name] for row in rows)]
+    for name in names:
+        table.add_column(name, justify="left" if name == "rows of" else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(row[name] for name in names))
+    return table
