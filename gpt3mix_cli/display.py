@@ -240,7 +240,7 @@ def _summary(item: Done) -> dict[str, Any]:
 
 
 def _figures_table(items: Sequence[Done]) -> Table:
-    """Return a line a file, without columns that are empty; classes and reasons to reject are in each manifest."""
+    """Return a line a file, without columns that are empty; what there is no room for is in each manifest."""
     shared = os.path.commonpath([item.output.parent for item in items])
     rows = []
     for item in items:
@@ -249,7 +249,7 @@ def _figures_table(items: Sequence[Done]) -> Table:
         shares = {
             "entropy": found["entropy_bits"],
             "mass": (found["label_mass"] or {}).get("mean"),
-            "parents": found["parents_majority"],
+            "agree": found["parents_majority"],
             "dist-2": found["distinct_2"],
             "self-BLEU": found["self_bleu"],
         }
@@ -265,7 +265,7 @@ def _figures_table(items: Sequence[Done]) -> Table:
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     names = [name for name in rows[0] if any(row[name] for row in rows)]
     for name in names:
-        table.add_column(name, justify="left" if name == "rows of" else "right", no_wrap=True)
+        table.add_column(name, **({"overflow": "fold"} if name == "rows of" else {"justify": "right", "no_wrap": True}))
     for row in rows:
         table.add_row(*(row[name] for name in names))
     return table

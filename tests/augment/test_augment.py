@@ -21,7 +21,7 @@ from gpt3mix_cli.errors import StoppedShort, UserError
 from gpt3mix_cli.lm import LM, Completion, Request, Scores, open_lm
 from gpt3mix_cli.lm.journal import Journaled
 from gpt3mix_cli.records import Augmented, Done, Example, Manifest, Reject, manifest_path, read, read_manifest
-from gpt3mix_cli.settings import Augment, Eda, LocalLM, Task
+from gpt3mix_cli.settings import Augment, Eda, Gate, LocalLM, Task
 
 SETTINGS = Augment(temperature=0.9, max_tokens=40)
 ROWS = [Example(id=f"r{i}", text=f"real text {i}", label="neg" if i % 2 else "pos") for i in range(5)]
@@ -344,6 +344,62 @@ def test_progress_is_told_up_to_the_quota(tmp_path: Path) -> None:
 def test_places_beside_the_output() -> None:
     assert rejects_path(Path("a/gpt3mix.draw-1.jsonl")) == Path("a/gpt3mix.draw-1.rejects.jsonl")
     assert journal_path(Path("a/gpt3mix.draw-1.jsonl")) == Path("a/gpt3mix.draw-1.journal.sqlite")
+
+
+class Several(Scripted):
+    """A generator whose attempts give three rows each, all with one id, of which the script's turn may be a reject."""
+
+    def generate(self, examples: Sequence[Example], first: int, count: int, seed: int) -> Iterator[Augmented | Reject]:
+        for row in super().generate(examples, first, count, seed):
+            yield from [row.model_copy(update={"text": f"{row.text} {word}" if row.text else ""}) for word in ("one", "two", "three")]
+
+
+def test_several_rows_of_an_attempt_count_in_order_and_get_ids_of_their_own(tmp_path: Path) -> None:
+    contents = []
+    for ratio in (0.8, 2):
+        done = made(Several("new #", None), tmp_path / f"{ratio}.jsonl", ratio=ratio, attempts=4)
+        rows = kept(done.output)
+        assert len({row.id for row in rows}) == len(rows) == 5 * ratio
+        contents.append(done.output.read_bytes())
+    assert contents[1].startswith(contents[0])
+    assert [(row.id, row.text) for row in rows[:4]] == [
+        ("s-0", "new 0 one"),
+        ("s-0.2", "new 0 two"),
+        ("s-0.3", "new 0 three"),
+        ("s-2", "new 2 one"),
+    ]
+    assert done.manifest.counts["asked"] == 10, "attempts, not rows"
+
+
+# What the manifest says of the set -----------------------------------------------------------------------------------
+
+
+def test_tokens_are_tokens_and_events_are_counted_beside_them(tmp_path: Path) -> None:
+    scripted = Scripted("new #")
+    scripted.usage = lambda: {"prompt_tokens": 10, "completion_tokens": 5, "shortened": 3, "retokenised": 1}  # type: ignore[method-assign]
+    manifest = made(scripted, tmp_path / "out.jsonl").manifest
+    assert manifest.tokens == 15
+    assert (manifest.counts["shortened"], manifest.counts["retokenised"]) == (3, 1)
+    scripted.usage = lambda: {"shortened": 3}  # type: ignore[method-assign]
+    assert made(scripted, tmp_path / "none.jsonl").manifest.tokens is None
+
+
+def test_a_changed_threshold_redoes_a_generators_rows_and_no_editors(tmp_path: Path) -> None:
+    held_out = [ROWS[0].model_copy(update={"text": "new 1"})]
+    gates: list[dict[str, Any]] = [{}, {"gate": Gate(too_long=50)}, {"test": held_out}, {"gate": Gate(leak=False), "test": held_out}]
+    for changed in gates:
+        assert not made(Scripted("new #"), tmp_path / "out.jsonl", **changed).skipped
+        assert made(Scripted("new #"), tmp_path / "out.jsonl", **changed).skipped
+    made(Editor(), tmp_path / "editor.jsonl")
+    assert all(made(Editor(), tmp_path / "editor.jsonl", **changed).skipped for changed in gates)
+
+
+@pytest.mark.parametrize(("script", "helps"), [((None,), "raise augment.max_tokens"), (("same",), "raise augment.temperature")])
+def test_the_remedy_for_too_few_rows_fits_the_reason(tmp_path: Path, script: tuple[str | None, ...], helps: str) -> None:
+    with pytest.raises(StoppedShort) as caught:
+        made(Scripted(*script), tmp_path / "out.jsonl")
+    assert helps in caught.value.hint
+    assert "answers are kept" in caught.value.hint
 
 
 # Editors -------------------------------------------------------------------------------------------------------------
