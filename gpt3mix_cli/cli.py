@@ -8,18 +8,18 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from . import __version__
 from .errors import StdoutClosed, StoppedShort, UserError
+from .opening import flags, following, grid_of, opened, side_by_side, spots_of, trainings_of, with_trials
 
 if TYPE_CHECKING:
     from .display import Display
-    from .grid import Grid, Spot, Training
+    from .grid import Grid
     from .records import Done
-    from .settings import Experiment
 
 app = typer.Typer(
     name="gpt3mix",
@@ -45,7 +45,9 @@ Ratio = Annotated[float | None, typer.Option(help="synthetic rows for each real 
 Limit = Annotated[int | None, typer.Option(min=1, help="make at most this many rows")]
 Jobs = Annotated[int | None, typer.Option(min=1, help="trials side by side; default: what cores and memory allow (on a GPU 1)")]
 Curves = Annotated[Path | None, typer.Option(help="folder for TensorBoard: loss and validation score of every epoch")]
-Show = Annotated[int, typer.Option(min=0, help="print this many of the rows, with parents and soft labels")]
+Show = Annotated[int, typer.Option(min=0, help="print this many of the rows, with parents and soft labels, as in Table 4")]
+Card = Annotated[bool, typer.Option("--card", help="write a data card beside the rows, to publish them with")]
+Licence = Annotated[str | None, typer.Option(help="licence of the rows, such as cc-by-4.0, for their card; writes one")]
 RESULTS = Path("results")
 ENVIRONMENT = {
     # The libraries' own bars and chatter would break ours.
@@ -82,9 +84,9 @@ def subsample(
     json: Json = False,
 ) -> None:
     """Draw class-balanced training rows."""
-    with _open(config, out, sets, force, quiet, json, output) as (display, grid):
-        done = [grid.subsample(spot, output) for spot in _spots(grid, level, seed, output)]
-        display.end(done, _next("augment", config, level, seed))
+    with opened(config, out, sets, force, quiet, json, output) as (display, grid):
+        done = [grid.subsample(spot, output) for spot in spots_of(grid, level, seed, output)]
+        display.end(done, following("augment", config, level, seed))
 
 
 @app.command()
@@ -98,6 +100,8 @@ def augment(
     k: Annotated[int | None, typer.Option("-k", help="examples in a prompt; overrides augment.k")] = None,
     limit: Limit = None,
     show: Show = 0,
+    card: Card = False,
+    licence: Licence = None,
     out: Out = RESULTS,
     sets: Sets = None,
     force: Force = False,
@@ -105,9 +109,9 @@ def augment(
     json: Json = False,
 ) -> None:
     """Write synthetic rows with GPT3Mix."""
-    overrides = [*(sets or []), *_flags({"augment.ratio": ratio, "augment.k": k})]
-    with _open(config, out, overrides, force, quiet, json, output) as (display, grid):
-        _augment(display, grid, "gpt3mix", config, level, seed, source, output, limit, show)
+    overrides = [*(sets or []), *flags({"augment.ratio": ratio, "augment.k": k})]
+    with opened(config, out, overrides, force, quiet, json, output) as (display, grid):
+        _augment(display, grid, "gpt3mix", config, level, seed, source, output, limit, show, card, licence)
 
 
 @app.command()
@@ -121,6 +125,8 @@ def baseline(
     ratio: Ratio = None,
     limit: Limit = None,
     show: Show = 0,
+    card: Card = False,
+    licence: Licence = None,
     out: Out = RESULTS,
     sets: Sets = None,
     force: Force = False,
@@ -128,28 +134,40 @@ def baseline(
     json: Json = False,
 ) -> None:
     """Write synthetic rows with a baseline: EDA or back-translation."""
-    overrides = [*(sets or []), *_flags({"augment.ratio": ratio})]
-    with _open(config, out, overrides, force, quiet, json, output) as (display, grid):
+    overrides = [*(sets or []), *flags({"augment.ratio": ratio})]
+    with opened(config, out, overrides, force, quiet, json, output) as (display, grid):
         from .grid import baseline_of
 
         baseline_of(grid.experiments[0], method)
-        _augment(display, grid, method, config, level, seed, source, output, limit, show)
+        _augment(display, grid, method, config, level, seed, source, output, limit, show, card, licence)
 
 
 def _augment(
     display: "Display", grid: "Grid", method: str, config: Path, level: str | None, seed: int | None,
-    source: Path | None, output: Path | None, limit: int | None, show: int,
+    source: Path | None, output: Path | None, limit: int | None, show: int, card: bool, licence: str | None,
 ) -> None:  # fmt: skip
+    from .augment.card import write_card
+
+    card = card or licence is not None
+    if card and output == Path("-"):
+        raise UserError("--card describes rows in a file, not on stdout", "leave out -o -, --card and --licence")
     items: list[Done | StoppedShort] = []
-    for spot in _spots(grid, level, seed, output, source):
+    cards = []
+    for spot in spots_of(grid, level, seed, output, source):
+        real, task, lm = source or spot.real, spot.experiment.task, spot.experiment.lm
         for draw in [0] if output else spot.draws():
             try:
                 item = grid.augment(spot, method, draw, source, output, limit)
-                display.rows(item.output, source or spot.real, show)
+                display.rows(item.output, real, show, task.labels)
                 items.append(item)
+                if card:
+                    cards.append(write_card(item, task, real, lm.model if lm and method == "gpt3mix" else None, licence))
             except StoppedShort as error:
+                display.rows(output or spot.synthetic(method, draw), real, show, task.labels)
                 items.append(error)
-    display.end(items, _next("train", config, level, seed))
+    if cards:
+        display.note(f"{len(cards)} card{'s' * (len(cards) != 1)}: {', '.join(map(str, cards))}")
+    display.end(items, following("train", config, level, seed))
 
 
 @app.command()
@@ -175,46 +193,14 @@ def train(
     json: Json = False,
 ) -> None:
     """Train and test the classifiers."""
-    with _open(config, out, sets, force, quiet, json, output) as (display, grid):
-        _side_by_side(grid, jobs, tensorboard)
+    with opened(config, out, sets, force, quiet, json, output) as (display, grid):
+        side_by_side(grid, jobs, tensorboard)
         if trials:
-            grid.experiments = [_with_trials(experiment, trials) for experiment in grid.experiments]
-        wanted = _trainings(grid, config, _spots(grid, level, seed, output, source), method, classifier, source, added or (), output, save_model)
+            grid.experiments = [with_trials(experiment, trials) for experiment in grid.experiments]
+        wanted = trainings_of(grid, config, spots_of(grid, level, seed, output, source), method, classifier, source, added or (), output, save_model)
         display.end(
             list(grid.trainings(wanted)), f"gpt3mix predict {save_model} -i FILE -o FILE" if save_model else f"gpt3mix report {output or config}"
         )
-
-
-def _trainings(
-    grid: "Grid", config: Path, spots: "list[Spot]", methods: Sequence[str] | None, classifiers: Sequence[str] | None,
-    source: Path | None, added: Sequence[Path], output: Path | None, save: Path | None,
-) -> "list[Training]":  # fmt: skip
-    """Return what `train` is to do."""
-    from .grid import Training, as_method, classifier_known, method_known
-
-    if not grid.experiments[0].classifiers:
-        raise UserError(f"{config}: `classifiers:` is empty, so there is nothing to train", "add for example classifiers: [{kind: linear}]")
-    chosen = [classifier_known(grid.experiments[0], name) for name in classifiers or ()]
-    found = []
-    for spot in spots:
-        if added:
-            names = [as_method(name) for name in methods or [grid.added_method(added)]]
-        else:
-            names = [method_known(spot.experiment, name) for name in methods or spot.experiment.methods]
-        kinds = [one for one in spot.experiment.classifiers if not chosen or one.name in chosen]
-        found += [Training(spot, name, one, source, added, output, save) for name in names for one in kinds if spot.dealt(one)]
-    for flag, place in (("-o names one file", output), ("--save-model names one folder", save)):
-        if place and len(found) > 1:
-            raise UserError(f"{flag}, but {len(found)} are to be written", "choose one cell with --level, --seed, --method and --classifier")
-    if not found:
-        raise UserError("no trial falls on this data seed: trials are dealt over the seeds in turn", "raise trials, or name fewer seeds")
-    if save:
-        from .train.saved import free_for
-
-        free_for(save)
-        if output == Path("-"):
-            raise UserError("--save-model needs the trials in a file, not on stdout", "leave out -o -")
-    return found
 
 
 @app.command()
@@ -257,7 +243,7 @@ def report(
 
     with Display(quiet, json) as display:
         if len(sources) == 1 and sources[0].suffix.lower() in (".yaml", ".yml"):
-            result = _grid(sources[0], out, sets, False, display).report(output)
+            result = grid_of(sources[0], out, sets, False, display).report(output)
         else:
             from .report import report as report_on
 
@@ -276,8 +262,8 @@ def run(
     force: Force = False, quiet: Quiet = False, json: Json = False,
 ) -> None:  # fmt: skip
     """Do a whole experiment: every cell, every stage, then the report; what is up to date is skipped."""
-    with _open(config, out, sets, force, quiet, json) as (display, grid):
-        _side_by_side(grid, jobs, tensorboard)
+    with opened(config, out, sets, force, quiet, json) as (display, grid):
+        side_by_side(grid, jobs, tensorboard)
         done = [display.ended(item) for item in grid.run()]
         display.report(grid.report(), done)
 
@@ -285,82 +271,10 @@ def run(
 @app.command()
 def check(config: Config, out: Out = RESULTS, sets: Sets = None, quiet: Quiet = False, json: Json = False) -> None:
     """Look at config, data, models, translators and devices: a tick or the remedy for each."""
-    with _open(config, out, sets, False, quiet, json) as (display, grid):
+    with opened(config, out, sets, False, quiet, json) as (display, grid):
         from .check import check as look
 
         display.findings(look(grid), f"gpt3mix run {config}")
-
-
-# What the commands share ---------------------------------------------------------------------------------------------
-
-
-class _open:
-    """The display and the grid of a command."""
-
-    def __init__(self, config: Path, out: Path, sets: Sequence[str] | None, force: bool, quiet: bool, json: bool, output: Path | None = None) -> None:
-        from .display import Display
-
-        if json and output == Path("-"):
-            raise UserError("--json and -o - both want stdout", "leave one of them out")
-        self._display = Display(quiet, json)
-        self._arguments = config, out, sets, force
-
-    def __enter__(self) -> "tuple[Display, Grid]":
-        config, out, sets, force = self._arguments
-        grid = _grid(config, out, sets, force, self._display)
-        return self._display.__enter__(), grid
-
-    def __exit__(self, *error: Any) -> None:
-        self._display.__exit__(*error)
-
-
-def _grid(config: Path, out: Path, sets: Sequence[str] | None, force: bool, display: "Display") -> "Grid":
-    from .config import load
-    from .grid import Grid
-
-    return Grid(load(config, sets or ()), out, ["gpt3mix", *sys.argv[1:]], force, display.tell)
-
-
-def _side_by_side(grid: "Grid", jobs: int | None, curves: Path | None) -> None:
-    """Say where trials run and who watches them."""
-    if curves:
-        from .train.curves import probe
-
-        probe()
-    grid.jobs, grid.curves = jobs, curves
-
-
-def _flags(values: dict[str, Any]) -> list[str]:
-    return [f"{key}={value}" for key, value in values.items() if value is not None]
-
-
-def _with_trials(experiment: "Experiment", trials: int) -> "Experiment":
-    # The flag wins over a classifier's own `trials` too.
-    classifiers = [classifier.model_copy(update={"trials": None}) for classifier in experiment.classifiers]
-    return experiment.model_copy(update={"trials": trials, "classifiers": classifiers})
-
-
-def _spots(grid: "Grid", level: str | None, seed: int | None, output: Path | None, source: Path | None = None) -> "list[Spot]":
-    from .settings import level as as_level
-
-    try:
-        _ = level and as_level(level)
-    except ValueError as error:
-        raise UserError(f"--level {level}: {error}", "write 0.1%, 8/class or full") from None
-    spots = list(grid.spots(level, seed))
-    if seed is not None and seed not in grid.experiments[0].subsample.seeds:
-        grid.tell(f"data seed {seed} is not listed in subsample.seeds; it is used all the same, but `run` and `report CONFIG` leave it out")
-    if source and output and len(grid.experiments) == 1:
-        return spots[:1]  # both ends are given, so that level and seed are but their name
-    if (output or source) and len(spots) != 1:
-        flag = "-o" if output else "-i"
-        raise UserError(f"{flag} names one file, but the config has {len(spots)} cells", "choose one with --level and --seed")
-    return spots
-
-
-def _next(stage: str, config: Path, level: str | None, seed: int | None) -> str:
-    chosen = "".join(f" --{name} {value}" for name, value in (("level", level), ("seed", seed)) if value is not None)
-    return f"gpt3mix {stage} {config}{chosen}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

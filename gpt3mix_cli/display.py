@@ -5,14 +5,17 @@ Nothing moves where stderr is no terminal; there each finished file gets a line.
 
 import itertools
 import json
+import os
 import sys
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
 from rich.text import Text
 
 from .errors import StdoutClosed, StoppedShort, UserError
@@ -20,6 +23,7 @@ from .files import DISK_TROUBLE, STDIO, disk
 from .records import Augmented, Done, Example, read
 
 if TYPE_CHECKING:
+    from .augment.card import Line
     from .check import Finding
     from .report import Report
 
@@ -98,6 +102,7 @@ class Display:
         done = [item for item in items if isinstance(item, Done)]
         for item in done:
             self._line(item)
+        self._figures(done)
         if self._json:
             self._print_json({"outputs": [_summary(item) for item in done], "warnings": self._warned})
         self._raise(items)
@@ -153,24 +158,57 @@ class Display:
         if not self._quiet:
             self._err.print(Text(f"all is ready; next: {following}"))
 
-    def rows(self, output: Path, source: Path, count: int) -> None:
-        """Print the first synthetic rows of a file under their parents, as in Table 4."""
-        if not count or output == STDIO or self._json:
+    def rows(self, output: Path, source: Path, count: int, tokens: Mapping[str, str]) -> None:
+        """Print the first synthetic rows of a file below their parents, as Table 4 does.
+
+        Args:
+            output: the synthetic rows.
+            source: the real rows.
+            count: how many rows.
+            tokens: class -> label token.
+        """
+        if not count or output == STDIO or self._json or not output.exists():
             return
+        from .augment.card import table4
+
         parents = {} if source == STDIO else {row.id: row for row in read(source, Example)}
         for row in itertools.islice(read(output, Augmented), count):
-            for name in row.parents:
-                if name in parents:
-                    self._out.print(Text.assemble(("example  ", "dim"), parents[name].text, (f" ({parents[name].label})", "dim")), soft_wrap=True)
-            shares = ", ".join(f"{label}: {share:.0%}" for label, share in row.probs.items())
-            self._out.print(Text.assemble((f"{row.method}  ", "bold"), row.text, (f" ({shares})", "bold cyan")), soft_wrap=True)
+            lines = table4(row, parents, tokens)
+            for line in lines:
+                self._example(line, max(len(line.name) for line in lines) + 2)
             self._out.print()
+
+    def _example(self, line: "Line", width: int) -> None:
+        labels = Text(", ").join(Text(label, "bold" if wins else "italic") for label, wins in line.labels)
+        said = Text.assemble(" ".join(line.text.split()), " (", labels, ")")
+        name = Text(line.name.ljust(width), "bold cyan" if line.made else "dim")
+        if self._out.is_terminal:
+            grid = Table.grid()
+            grid.add_row(name, said)
+            self._out.print(grid)
+        else:  # there a row stays on its line
+            self._out.print(Text.assemble(name, said), soft_wrap=True)
 
     def _line(self, item: Done) -> None:
         # On a terminal too: the bars are gone by now, and these lines are what remains.
         if not self._quiet and item.output != STDIO:
             state = "up to date, skipped" if item.skipped else f"{_rows(item)} rows"
             self._err.print(Text(f"{item.output}: {state}"))
+
+    def _figures(self, items: Sequence[Done]) -> None:
+        """Say what synthetic rows are like: of one file in full, of several in a table."""
+        made = [item for item in items if item.manifest.counts.get("statistics")]
+        if self._quiet or not made:
+            return
+        from .augment.statistics import figures
+
+        if len(made) == 1:
+            for name, value in figures(made[0].manifest.counts):
+                self._err.print(Text.assemble((f"  {name:<12} ", "dim"), value))
+            return
+        # What is cut off in a log would be lost; there the table gets the room it wants.
+        console = self._err if self._err.is_terminal else Console(stderr=True, highlight=False, width=max(200, self._err.width))
+        console.print(_figures_table(made), soft_wrap=False)
 
     def _raise(self, items: Sequence[Done | StoppedShort]) -> None:
         if short := [item for item in items if isinstance(item, StoppedShort)]:
@@ -199,3 +237,35 @@ def _summary(item: Done) -> dict[str, Any]:
         "usd": manifest.usd,
         "seconds": manifest.seconds,
     }
+
+
+def _figures_table(items: Sequence[Done]) -> Table:
+    """Return a line a file, without columns that are empty; what there is no room for is in each manifest."""
+    shared = os.path.commonpath([item.output.parent for item in items])
+    rows = []
+    for item in items:
+        counts = item.manifest.counts
+        found = counts["statistics"]
+        shares = {
+            "entropy": found["entropy_bits"],
+            "mass": (found["label_mass"] or {}).get("mean"),
+            "agree": found["parents_majority"],
+            "dist-2": found["distinct_2"],
+            "self-BLEU": found["self_bleu"],
+        }
+        rows.append(
+            {
+                "rows of": os.path.relpath(item.output, shared).removesuffix(".jsonl"),
+                "kept": f"{counts['kept']}/{counts['asked']}",
+                "rejected": str(sum(counts["rejected"].values()) or ""),
+                **{name: "" if share is None else f"{share:.3f}" for name, share in shares.items()},
+                "words": f"{found['words']['mean']:.1f}",
+            }
+        )
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    names = [name for name in rows[0] if any(row[name] for row in rows)]
+    for name in names:
+        table.add_column(name, **({"overflow": "fold"} if name == "rows of" else {"justify": "right", "no_wrap": True}))
+    for row in rows:
+        table.add_row(*(row[name] for name in names))
+    return table

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar
 
 import pydantic
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from . import __version__
 from .errors import UserError, did_you_mean
@@ -39,7 +39,10 @@ class Example(Record):
 
 
 class Augmented(Example):
-    """A synthetic row: `probs` lists every class in the task's order, and `label` is its argmax."""
+    """A synthetic row: `probs` lists every class in the task's order, and `label` is its argmax.
+
+    `perplexity` is that of the text under the LM that wrote it: exp(-logprob / tokens).
+    """
 
     probs: dict[str, float]
     method: str = ""
@@ -47,6 +50,15 @@ class Augmented(Example):
     label_source: Literal["exact", "top_logprobs", "decision", "vote", "hard", "parent"] = "parent"
     label_mass: float | None = None
     request: int | None = None
+    perplexity: float | None = None
+
+    @model_serializer(mode="wrap")
+    def _known(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out the perplexity where it is unknown: most rows have none."""
+        values: dict[str, Any] = serialize(self)
+        if self.perplexity is None:
+            values.pop("perplexity", None)
+        return values
 
 
 class Reject(Record):

@@ -437,13 +437,74 @@ def test_quiet_says_nothing(mine: Path, call: Callable[..., Outcome]) -> None:
     assert call("report", mine, *LIGHT, "-q").err == ""
 
 
-def test_show_prints_rows_with_parents_and_soft_labels(chained: Path, call: Callable[..., Outcome]) -> None:
+def test_show_prints_rows_below_their_parents_as_table_4_does(chained: Path, call: Callable[..., Outcome]) -> None:
+    """With the task's label words, although all is up to date."""
     done = call("augment", chained / "mine.yaml", "--out", chained / "results", "--seed", 0, "--show", 2)
-    lines = done.out.splitlines()
-    assert sum(line.startswith("example  ") for line in lines) == 4
-    made = [line for line in lines if line.startswith("gpt3mix  ")]
-    assert len(made) == 2
-    assert all(re.search(r"\(good: \d+%, bad: \d+%\)$", line) for line in made)
+    assert "up to date" in done.err
+    for block in done.out.strip().split("\n\n"):
+        first, second, made = block.splitlines()
+        assert re.fullmatch(r"Example 1  .+ \((positive|negative)\)", first)
+        assert re.fullmatch(r"Example 2  .+ \((positive|negative)\)", second)
+        assert re.fullmatch(r"GPT3Mix    .+ \(positive: \d+%, negative: \d+%\)", made)
+    assert done.out.count("GPT3Mix") == 2
+    done = call("baseline", chained / "mine.yaml", "--method", "eda", "--out", chained / "results", "--seed", 0, "--show", 1)
+    assert re.fullmatch(r"Original  .+ \((positive|negative)\)\nEDA       .+ \(\1\)\n\n", done.out)
+
+
+def test_the_end_of_augment_says_what_the_rows_are_like(chained: Path, call: Callable[..., Outcome]) -> None:
+    """In full for one file, in a table for several, with --json in numbers; the figures are the manifest's."""
+    common = [chained / "mine.yaml", "--out", chained / "results"]
+    lines = [line.split(maxsplit=1) for line in call("augment", *common, "--seed", 0).err.splitlines()]
+    said = {words[0]: words[1] for words in lines if len(words) == 2}
+    assert said["rows"].startswith("6 of ")
+    assert re.fullmatch(r"\d good, \d bad", said["classes"])
+    assert re.fullmatch(r"distinct-1 [\d.]+, distinct-2 [\d.]+, self-BLEU [\d.]+", said["diversity"])
+    table = call("augment", *common).err
+    assert re.search(r"seed-0/gpt3mix +6/\d+ .*\n.*seed-1/gpt3mix +6/\d+ ", table)
+    assert "mass" not in call("baseline", *common, "--method", "eda").err
+    item = json.loads(call("augment", *common, "--seed", 0, "--json").out)["outputs"][0]
+    counts = json.loads(Path(item["output"] + ".manifest.json").read_text())["counts"]
+    assert item["counts"] == counts
+    assert item["tokens"] == counts["prompt_tokens"] + counts["completion_tokens"]
+    assert f"entropy {counts['statistics']['entropy_bits']:.3f} bits" in said["soft"]
+
+
+def test_a_card_is_written_beside_the_rows_where_it_is_wanted(mine: Path, tmp_path: Path, call: Callable[..., Outcome]) -> None:
+    assert call("subsample", mine).code == 0
+    assert call("baseline", mine, *LIGHT, "--method", "eda", "-q").code == 0
+    assert not list(tmp_path.rglob("*.card.md"))
+    done = call("baseline", mine, *LIGHT, "--method", "eda", "--seed", 1, "--licence", "cc0-1.0")
+    (path,) = (tmp_path / "results").rglob("*.card.md")
+    assert path.name == "eda.card.md"
+    assert 'license: "cc0-1.0"' in path.read_text("utf-8")
+    assert "1 card: " in done.err
+    assert len(call("baseline", mine, *LIGHT, "--method", "eda", "--card").err.split("2 cards: ")[1].splitlines()[0].split(", ")) == 2
+    done = call("baseline", mine, *LIGHT, "--method", "eda", "--seed", 0, "--card", "-o", "-")
+    assert (done.code, done.out) == (2, "")
+    assert "--card" in done.err
+
+
+def test_copies_of_test_rows_never_reach_the_output(mine: Path, tmp_path: Path, call: Callable[..., Outcome]) -> None:
+    """What the LM writes anyway is made a test row; the gate then rejects it, and other test rows make the output stale."""
+    assert call("subsample", mine).code == 0
+    place = tmp_path / "results" / "mine" / "3-per-class" / "seed-0" / "gpt3mix.jsonl"
+    assert call("augment", mine, "--seed", 0, "--set", "augment.gate.leak=false").code == 0
+    leaked = [json.loads(line)["text"] for line in place.read_text("utf-8").splitlines()]
+    with (tmp_path / "test.csv").open("a", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerow([5, leaked[0].upper()])
+    assert "up to date" in call("augment", mine, "--seed", 0, "--set", "augment.gate.leak=false").err
+    done = call("augment", mine, "--seed", 0)
+    assert done.code == 0
+    assert "1 leak" in done.err
+    rows = [json.loads(line)["text"] for line in place.read_text("utf-8").splitlines()]
+    assert rows[:5] == leaked[1:6]
+    (reject,) = [row for row in map(json.loads, place.with_name("gpt3mix.rejects.jsonl").read_text("utf-8").splitlines()) if row["reason"] == "leak"]
+    assert reject["text"] == leaked[0]
+    (tmp_path / "test.csv").unlink()
+    done = call("augment", mine, "--seed", 0, "--force")
+    assert done.code == 2
+    assert "test.csv" in done.err
+    assert "augment.gate.leak=false" in done.err
 
 
 # Exit codes ----------------------------------------------------------------------------------------------------------
@@ -479,7 +540,7 @@ def test_the_help_of_every_command_loads_nothing_heavy(tmp_path: Path) -> None:
     # Typer 0.29 itself builds the parameters of a command with pydantic; our models stay out.
     assert not (HEAVY - {"pydantic"}) & set(found[-1][2])
     ours = {name for name in found[-1][2] if name.startswith("gpt3mix_cli")}
-    assert ours == {"gpt3mix_cli", "gpt3mix_cli.cli", "gpt3mix_cli.errors"}
+    assert ours == {"gpt3mix_cli", "gpt3mix_cli.cli", "gpt3mix_cli.errors", "gpt3mix_cli.opening"}
 
 
 def test_too_few_rows_stop_with_3_and_keep_what_was_made(mine: Path, tmp_path: Path, call: Callable[..., Outcome]) -> None:

@@ -11,9 +11,9 @@ import pytest
 import gpt3mix_cli
 
 PACKAGE = Path(gpt3mix_cli.__file__).parent
-FLOOR = {"settings", "config", "files", "records", "data", "errors", ""}  # "" is the package itself: its version
+FLOOR = {"settings", "config", "files", "pretrained", "records", "data", "errors", ""}  # "" is the package itself: its version
 STAGES = {"subsample", "augment", "train", "report"}
-DOOR = {"cli", "display", "check"}
+DOOR = {"cli", "opening", "display", "check"}
 RANK = {**dict.fromkeys(FLOOR, 0), "lm": 1, **dict.fromkeys(STAGES, 2), "grid": 3, **dict.fromkeys(DOOR, 4)}
 ASK_THE_LM = {"augment", "train"}  # GPT3Mix, and a classifier that prompts
 
@@ -32,10 +32,10 @@ HOMES = {
         "train.curves",
         "check",
     },  # check names the devices
-    "transformers": {"lm.local", "lm.decoding", "lm.window", "augment.backtranslate", "augment.choose", "train.encoder"},
+    "transformers": {"pretrained", "lm.local", "lm.decoding", "lm.window", "augment.backtranslate"},
     "datasets": {"data"},
     "pyarrow": {"data"},
-    "sklearn": {"train.linear", "train.metrics", "augment.choose"},
+    "sklearn": {"train.linear", "train.metrics", "augment.choose", "augment.quality"},
     "numpy": {"train.linear", "train.metrics", "train.transformer", "augment.choose"},
     "openai": {"lm.openai_api"},
     "setfit": {"train.setfit"},

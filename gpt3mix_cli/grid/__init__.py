@@ -124,6 +124,8 @@ class Grid:
                 attempts=experiment.augment.attempts,
                 seed=derived_seed(experiment.subsample.master_seed, "augment", augmenter.about["kind"], spot.seed, draw),
                 limit=limit,
+                gate=experiment.augment.gate,
+                test=() if augmenter.edits else self._held_out(experiment),
                 command=self.command,
                 force=self.force,
                 tell=self.tell,
@@ -293,6 +295,15 @@ class Grid:
         settings = baseline_of(experiment, method)
         key = ["baseline", settings.model_dump(), list(experiment.task.labels.items())]
         return self._once(key, lambda: open_augmenter(settings, experiment.task)), None
+
+    def _held_out(self, experiment: Experiment) -> Sequence[Example]:
+        """Return the test rows, of which the gate lets no copy through."""
+        if not experiment.augment.gate.leak:
+            return ()
+        try:
+            return self.splits(experiment).test
+        except UserError as error:
+            raise UserError(error.message, f"{error.hint}; or pass over copies of test rows: augment.gate.leak=false") from None
 
     def _once(self, key: object, make: Callable[[], Kept]) -> Kept:
         """Return what was made for a key before, or make it now."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 from ..files import model_sha
+from ..pretrained import loaded
 from ..settings import LocalLM as Settings
 from ..settings import fingerprint
 from . import About, Completion, Hypothesis, Request, Scores, blocks
@@ -99,15 +100,9 @@ class Local:
         return Decoder(self._model, self._tokens, self.about.context)
 
     def _loaded(self, part: str, **options: Any) -> Any:
-        import transformers
-
-        try:
-            return getattr(transformers, part).from_pretrained(self._place, revision=self._settings.revision, **options)
-        except Exception as error:
-            # The libraries raise a dozen unrelated classes for a folder that is damaged, foreign or not there.
-            reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            hint = "give `bundled`, the folder of a causal LM, or a hub id that can be reached"
-            raise UserError(f"lm.model {self._place}: cannot be loaded as a causal LM: {reason}", hint) from None
+        what = f"lm.model {self._place}: cannot be loaded as a causal LM"
+        hint = "give `bundled`, the folder of a causal LM, or a hub id that can be reached"
+        return loaded(part, self._place, what, hint, revision=self._settings.revision, **options)
 
     def complete(self, requests: Sequence[Request]) -> Iterator[Completion]:
         """Yield the answers, block by block."""

@@ -10,15 +10,15 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model_validator
 
-from .augment import Augment, Backtranslate, Baseline, Eda, LocalLM
+from .augment import Augment, Backtranslate, Baseline, Eda, Gate, LocalLM
 from .base import NAME, PART, Name, Part, Real, Settings, Whole, derived_seed, fingerprint, generator
 from .task import Columns, Data, DemoData, FilesData, HubData, Split, Task
 from .train import PAPER, Classifier, Linear, Trained, Transformer
 
 __all__ = [
     "NAME", "PAPER", "PART", "Augment", "Backtranslate", "Baseline", "Classifier", "Columns", "Data", "DemoData", "Eda", "Experiment", "FilesData",
-    "HubData", "Level", "Linear", "LocalLM", "Name", "Part", "Real", "Settings", "Split", "Subsample", "Task", "Trained", "Transformer", "Whole",
-    "derived_seed", "fingerprint", "generator", "level",
+    "Gate", "HubData", "Level", "Linear", "LocalLM", "Name", "Part", "Real", "Settings", "Split", "Subsample", "Task", "Trained", "Transformer",
+    "Whole", "derived_seed", "fingerprint", "generator", "level",
 ]  # fmt: skip
 
 LEVEL = re.compile(r"(?P<percent>\d+(\.\d+)?|\.\d+)%|(?P<count>\d+)/class|full")

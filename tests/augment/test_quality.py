@@ -1,11 +1,16 @@
-"""The gate: nothing copied, nothing twice, and a reason for each."""
+"""The gate: nothing copied, nothing twice, nothing that is no text of the task, and a reason for each."""
 
+from typing import Any
+
+import pydantic
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpt3mix_cli.augment.quality import Gate, same_text
+from gpt3mix_cli.augment.quality import REMEDIES, Gate, containment, remedy, repetition, same_text, scripts, words
+from gpt3mix_cli.errors import UserError
 from gpt3mix_cli.records import Augmented, Example, Reject
+from gpt3mix_cli.settings import Gate as Limits
 
 REAL = [Example(id="r0", text="A gorgeous, witty film.", label="pos"), Example(id="r1", text="So bad", label="neg")]
 
@@ -40,7 +45,7 @@ def test_a_repeat_is_rejected_and_the_first_is_kept() -> None:
 
 @pytest.mark.parametrize("text", ["So bad.", "So bad so bad", "Sobad", "S o bad", "So bad!"])
 def test_a_sign_or_a_word_more_makes_another_text(text: str) -> None:
-    assert reason(Gate(REAL).check(row(text))) == ""
+    assert reason(Gate(REAL, Limits(near_copy=None)).check(row(text))) == ""
 
 
 def test_what_was_rejected_before_passes_as_it_is() -> None:
@@ -61,7 +66,7 @@ def test_gates_know_nothing_of_each_other() -> None:
 @given(st.lists(st.text("aA bB\n", min_size=1, max_size=4), max_size=12))
 def test_what_is_kept_is_new_and_what_is_not_kept_is_not(texts: list[str]) -> None:
     real = [Example(id="r0", text="a b", label="pos")]
-    gate = Gate(real)
+    gate = Gate(real, Limits(too_short=0))
     seen = {same_text("a b")}
     for number, text in enumerate(texts):
         assert (reason(gate.check(row(text, number))) == "") == (same_text(text) not in seen)
@@ -73,3 +78,200 @@ def test_what_is_kept_is_new_and_what_is_not_kept_is_not(texts: list[str]) -> No
 def test_same_text_is_stable_and_blind_to_spacing(text: str) -> None:
     assert same_text(f"  {text}\n") == same_text(text)
     assert same_text(same_text(text)).split() == [word.casefold() for word in same_text(text).split()]
+
+
+# Thresholds ----------------------------------------------------------------------------------------------------------
+
+LONG = Example(id="long", text="Berry's saucy, full-bodied performance gives this aging series a much needed kick.", label="pos")
+SHORT = Example(id="short", text="Laughably, irredeemably awful.", label="neg")
+OFF: dict[str, Any] = {"leak": False, "near_copy": None, "degenerate": None, "too_short": 0, "other_language": None}
+
+
+def judged(text: str, real: list[Example] | None = None, test: list[Example] | None = None, **limits: Any) -> Augmented | Reject:
+    """Return what a gate with no other check than those named says of a text whose parents are LONG and SHORT."""
+    written = row(text).model_copy(update={"parents": ["long", "short"]})
+    return Gate(real or [LONG, SHORT], Limits(**{**OFF, **limits}), test or []).check(written)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Laughably, irredeemably awful!",
+        "laughably irredeemably AWFUL",
+        "Full-bodied performance gives this aging series a much needed kick.",
+        "Berry's saucy, full-bodied performance gives this aging series a much needed thrill",
+        "this aging series",
+    ],
+)
+def test_a_near_copy_of_a_parent_is_rejected(text: str) -> None:
+    """Signs and case do not make a text, nor does a word changed at its end, nor a piece of the parent."""
+    found = judged(text, near_copy=0.8)
+    assert isinstance(found, Reject)
+    assert found.reason == "near_copy"
+    assert found.detail.endswith((" stands in long", " stands in short"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Groundbreaking, disturbing.",
+        "Awful.",
+        "Irredeemably awful.",  # two words in a row prove nothing
+        "Berry's saucy performance gives a much needed kick to this aging series.",
+        "Laughably, irredeemably good.",
+        "ageing series",
+    ],
+)
+def test_what_only_resembles_a_parent_passes(text: str) -> None:
+    assert reason(judged(text, near_copy=0.8)) == ""
+
+
+def test_a_near_copy_of_a_row_that_is_no_parent_passes() -> None:
+    """Only the examples of its own prompt are looked at, so that cost grows with the rows alone."""
+    other = Example(id="other", text="An utterly charming and hilarious little film.", label="pos")
+    text = "An utterly charming and hilarious little film!"
+    assert reason(judged(text, [LONG, SHORT, other], near_copy=0.8)) == ""
+    assert reason(Gate([other], Limits()).check(row(text).model_copy(update={"parents": ["other"]}))) == "near_copy"
+
+
+def test_containment_is_the_share_of_word_triples() -> None:
+    assert containment(words("a b c d e f"), words("a b c d x y")) == 0.5
+    assert containment(words("a b"), words("x a b")) == 0
+    assert containment(words("a b"), words("A, b!")) == 1
+
+
+def test_a_copy_of_a_test_row_is_a_leak() -> None:
+    held_out = [Example(id="t7", text="A film for the ages.", label="pos")]
+    found = judged("a film  for the AGES.", test=held_out, leak=True)
+    assert isinstance(found, Reject)
+    assert (found.reason, found.detail) == ("leak", "t7")
+    assert reason(judged("a film for the ages.", test=held_out, leak=False)) == ""
+
+
+@pytest.mark.parametrize(
+    "text", ["very very very very very good", "good film, good film, good film, good film", "bad a bad b bad c bad d bad", "哈哈哈哈哈哈哈"]
+)
+def test_a_text_that_goes_round_in_circles_is_degenerate(text: str) -> None:
+    assert reason(judged(text, degenerate=0.5)) == "degenerate"
+
+
+@pytest.mark.parametrize("text", ["Awful.", "No, no, no!", "It is what it is, and what it is is good.", LONG.text + " Really.", ""])
+def test_a_text_that_does_not_passes(text: str) -> None:
+    assert reason(judged(text, degenerate=0.5)) == ""
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sampled_from("abcdef"), max_size=12))
+def test_repetition_is_a_share_and_grows_when_a_text_is_said_again(found: list[str]) -> None:
+    assert 0 <= repetition(found) <= 1
+    assert repetition(found * 3) >= repetition(found)
+
+
+def test_lengths_are_counted_in_words() -> None:
+    assert reason(judged("...!", too_short=1)) == "too_short"
+    assert reason(judged("Awful.", too_short=1)) == ""
+    assert reason(judged("Well-made but mush-hearted.", too_short=6)) == "too_short"
+    assert reason(judged("Well-made but mush-hearted.", too_long=5)) == ""
+    assert reason(judged("Well-made but mush-hearted.", too_long=4)) == "too_long"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Очень хороший фильм", "other_language"),
+        ("Un très bon film, naïve façade", ""),
+        ("Кино is the best band in the whole wide world", ""),
+        ("12 / 10", ""),
+        ("这部电影很好", "other_language"),
+    ],
+)
+def test_letters_of_a_script_that_no_real_row_uses_are_another_language(text: str, expected: str) -> None:
+    assert reason(judged(text, other_language=0.3)) == expected
+
+
+def test_the_scripts_of_japanese_are_one() -> None:
+    real = [Example(id="r", text="この映画は好きだ", label="pos")]
+    assert reason(judged("スター", real, other_language=0.3)) == ""
+    assert reason(judged("A star", real, other_language=0.3)) == "other_language"
+    assert set(scripts("ＡＢ")) == {"LATIN"}
+
+
+def test_real_rows_without_letters_speak_for_no_language() -> None:
+    assert reason(judged("a", [Example(id="r", text="4/5", label="pos")], other_language=0.3)) == ""
+
+
+def test_a_low_label_mass_is_rejected_where_it_is_known() -> None:
+    gate = Gate([], Limits(**OFF, low_mass=0.1))
+    for number, (mass, expected) in enumerate(((0.0999, "low_mass"), (0.1, ""), (None, ""))):
+        assert reason(gate.check(row(f"text {number}").model_copy(update={"label_mass": mass}))) == expected
+
+
+def test_a_perplexity_outside_the_band_is_rejected() -> None:
+    gate = Gate([], Limits(**OFF, perplexity=[5, 50]))
+    for number, (value, expected) in enumerate(((4.9, "perplexity"), (5, ""), (50, ""), (50.1, "perplexity"))):
+        assert reason(gate.check(row(f"text {number}").model_copy(update={"perplexity": value}))) == expected
+    with pytest.raises(UserError, match=r"augment\.gate\.perplexity"):
+        gate.check(row("text"))
+
+
+REVIEWS = [
+    Example(id=f"{label}{i}", text=f"{text} {thing}", label=label)
+    for label, text in (("pos", "a wonderful, charming"), ("neg", "a terrible, boring"))
+    for i, thing in enumerate(("film", "story", "cast", "show"))
+]
+
+
+def test_a_classifier_of_the_real_rows_may_contradict_a_label() -> None:
+    """Only where it is certain: what it has not seen passes."""
+    gate = Gate(REVIEWS, Limits(**OFF, disagreement=0.8))
+    found = gate.check(row("Terrible, simply boring."))
+    assert isinstance(found, Reject)
+    assert found.reason == "disagreement"
+    assert found.detail.startswith("neg: ")
+    for text in ("Wonderful, simply charming.", "Quite unheard of.", "A wonderful film with a boring show"):
+        assert reason(gate.check(row(text))) == ""
+    assert reason(Gate(REVIEWS).check(row("Terrible, simply boring."))) == ""
+
+
+def test_a_classifier_of_one_class_is_refused() -> None:
+    with pytest.raises(UserError, match=r"augment\.gate\.disagreement"):
+        Gate(REVIEWS[:3], Limits(disagreement=0.8))
+
+
+@pytest.mark.parametrize("wrong", [{"perplexity": [5, 5]}, {"perplexity": [5]}, {"near_copy": 0}, {"degenerate": 1}, {"low_mass": 2}, {"leek": True}])
+def test_thresholds_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(pydantic.ValidationError):
+        Limits(**wrong)
+
+
+def test_the_papers_own_samples_pass() -> None:
+    """Table 4, under the defaults."""
+    real = [LONG, SHORT, Example(id="r2", text="Well-made but mush-hearted.", label="pos")]
+    gate = Gate(real)
+    for text in (
+        "Groundbreaking, disturbing.",
+        "“Gosford Park” takes a leisurely approach to story telling and along the way it mixes intrigue, comedy, and romance.",
+        "Excessively talky, occasionally absurd and much too long, Munich is a fascinating mess.",
+    ):
+        assert reason(gate.check(row(text).model_copy(update={"parents": [one.id for one in real]}))) == ""
+
+
+# Remedies ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_remedy_is_that_of_the_most_frequent_reason() -> None:
+    assert "max_tokens" in remedy({"repeat": 3, "unfinished": 30})
+    assert "temperature" in remedy({"repeat": 30, "unfinished": 3})
+    assert "test rows" in remedy({"leak": 1})
+    assert remedy({}) == remedy({"new reason": 1}) == ""
+
+
+def test_every_key_that_a_remedy_names_exists() -> None:
+    import re
+
+    from gpt3mix_cli.settings import Augment
+
+    for key in re.findall(r"augment\.([a-z_.]*[a-z])", " ".join(REMEDIES.values())):
+        first, _, rest = key.partition(".")
+        assert first in Augment.model_fields
+        assert not rest or rest in Limits.model_fields
