@@ -83,13 +83,14 @@ def _lm(grid: Grid, experiment: Experiment) -> str:
     lm = grid.lm(experiment)
     task = experiment.task
     example = Example(id="check", text="A first try.", label=task.classes[0])
-    text = prompt(task, [example] * experiment.augment.k)
-    scores = lm.score([f"{text} A second try.{seam(task)}"], choices(task))[0]
-    tokens = lm.about.count_tokens(text) + experiment.augment.max_tokens
-    if tokens > lm.about.context:
-        message = f"a prompt with k = {experiment.augment.k} and max_tokens needs {tokens} tokens, the context has {lm.about.context}"
-        raise UserError(message, "lower augment.k or augment.max_tokens")
-    return f"{lm.about.model}: {lm.about.details}, context {lm.about.context}, label scores {scores.source}"
+    wanted, limit = experiment.augment.k, lm.about.context - experiment.augment.max_tokens
+    fitting = next((k for k in range(wanted, 0, -1) if lm.about.count_tokens(prompt(task, [example] * k)) <= limit), 0)
+    if not fitting:
+        message = f"a prompt of one example and max_tokens do not fit the context of {lm.about.context} tokens"
+        raise UserError(message, "lower augment.max_tokens, or use another LM")
+    scores = lm.score([f"{prompt(task, [example] * fitting)} A second try.{seam(task)}"], choices(task))[0]
+    shortened = f"; of k = {wanted} short examples only {fitting} fit, so prompts will be shortened" if fitting < wanted else ""
+    return f"{lm.about.model}: {lm.about.details}, context {lm.about.context}, label scores {scores.source}{shortened}"
 
 
 def _baseline(experiment: Experiment, baseline: Baseline) -> str:

@@ -59,6 +59,7 @@ class GPT3Mix:
             "text_type": task.text_type,
             "label_type": task.label_type,
             "lm": lm.about.fingerprint,
+            "lm_details": lm.about.details,
             "format": FORMAT,
         }
         if settings.choose in ("nearest", "furthest"):
@@ -102,8 +103,16 @@ class GPT3Mix:
         settings, task = self._settings, self._task
         text = prompt(task, parents)
         if settings.labels == "hard":
-            # A beam search draws nothing: neither a seed nor the sampler's settings may make it another request.
-            return Request(number=number, prompt=text, seed=0, max_tokens=settings.max_tokens + self._label_tokens, beams=settings.beams)
+            return Request(
+                number=number,
+                prompt=text,
+                # A beam search at temperature 0 draws nothing: a seed must not make it another request.
+                seed=derived_seed(seed, "write", number) if settings.temperature else 0,
+                max_tokens=settings.max_tokens + self._label_tokens,
+                temperature=settings.temperature,
+                top_p=settings.top_p if settings.temperature else 1.0,
+                beams=settings.beams,
+            )
         return Request(
             number=number,
             prompt=text,

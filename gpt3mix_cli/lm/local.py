@@ -7,6 +7,7 @@ positions themselves (BLOOM) do not: they are refused.
 
 import functools
 import inspect
+import itertools
 from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
@@ -206,17 +207,13 @@ class Local:
     # Beam search -----------------------------------------------------------------------------------------------------
 
     def _search(self, requests: Sequence[Request]) -> Iterator[Completion]:
-        """Yield the likeliest lines for each request; requests that share widths go together."""
-        encoded = [self._tokens.encode(request.prompt) for request in requests]
-        start = 0
-        while start < len(requests):
-            first = requests[start]
-            many = max(1, self._side_by_side // first.beams)
-            shape = first.beams, first.max_tokens
-            end = next((i for i in range(start, len(requests)) if (requests[i].beams, requests[i].max_tokens) != shape), len(requests))
-            end = min(end, start + many)
-            yield from self._beams(requests[start:end], encoded[start:end])
-            start = end
+        """Yield the lines that beams found for each request; neighbours with the same settings go together."""
+        for _, group in itertools.groupby(requests, lambda request: (request.beams, request.max_tokens, request.temperature, request.top_p)):
+            alike = list(group)
+            many = max(1, self._side_by_side // alike[0].beams)
+            for start in range(0, len(alike), many):
+                part = alike[start : start + many]
+                yield from self._beams(part, [self._tokens.encode(request.prompt) for request in part])
 
     def _beams(self, requests: Sequence[Request], prompts: Sequence[list[int]]) -> Iterator[Completion]:
         import torch
@@ -224,7 +221,7 @@ class Local:
 
         from .decoding import left_padded
 
-        beams, limit = requests[0].beams, requests[0].max_tokens
+        beams, limit, temperature = requests[0].beams, requests[0].max_tokens, requests[0].temperature
         fitting = [i for i, prompt in enumerate(prompts) if len(prompt) + limit <= self.about.context]
         found: dict[int, list[Hypothesis]] = {}
         spent: dict[int, int] = {}
@@ -233,10 +230,13 @@ class Local:
             ids, mask = left_padded([prompts[i] for i in fitting], self._tokens.pad, self._device)
             ends = sorted(self._tokens.line_ends())
             config = GenerationConfig(
-                num_beams=beams, num_return_sequences=beams, do_sample=False, max_new_tokens=limit, eos_token_id=ends,
-                pad_token_id=self._tokens.pad, return_dict_in_generate=True, output_scores=True,
+                num_beams=beams, num_return_sequences=beams, max_new_tokens=limit, eos_token_id=ends, pad_token_id=self._tokens.pad,
+                return_dict_in_generate=True, output_scores=True,
+                **({"do_sample": True, "temperature": temperature, "top_p": requests[0].top_p, "top_k": 0} if temperature else {"do_sample": False}),
             )  # fmt: skip
-            with torch.inference_mode():
+            # The library draws from the global generator, whose state the caller gets back.
+            with torch.inference_mode(), torch.random.fork_rng():
+                torch.manual_seed(requests[0].seed)
                 output = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
             sequences = output.sequences[:, ids.shape[1] :].tolist()
             scores = output.sequences_scores.tolist()

@@ -417,8 +417,8 @@ def test_an_unfinished_hypothesis_and_an_empty_search_are_rejected() -> None:
 def test_a_beam_search_asks_for_no_seam_and_for_nothing_that_a_sampler_needs() -> None:
     """So no sampler's setting makes another request; the text may be as long as a soft one, the label comes on top."""
     one, two = Echo(beam("x")), Echo(beam("x"))
-    generated(one, labels="hard", beams=3, max_tokens=33, temperature=0.7, top_p=0.8, frequency_penalty=0.25)
-    generated(two, labels="hard", beams=3, max_tokens=33)
+    generated(one, labels="hard", beams=3, max_tokens=33, temperature=0, top_p=0.8, frequency_penalty=0.25)
+    generated(two, labels="hard", beams=3, max_tokens=33, temperature=0)
     assert one.requests == two.requests
     assert {(request.beams, request.seam, request.choices, request.max_tokens) for request in one.requests} == {(3, "", (), 33 + len(" Positive)\n"))}
     soft = Echo()
