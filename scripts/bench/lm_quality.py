@@ -264,7 +264,8 @@ def caption(options: argparse.Namespace, lists: int, rows: int) -> str:
         lines.append(
             f"Gain: SST-2 test accuracy in percent, mean ± sample standard deviation (trials) over {options.seeds} data seeds; trials: {each}. "
             f"`less none` pairs trials with the same real rows and training seed (pairs). {VALIDATION} validation rows; minilm: {minilm}, so early "
-            "stopping counts epochs of few steps where there are few rows, which handicaps `none`."
+            "stopping counts epochs of few steps where there are few rows, which handicaps `none`. Trials of a data seed share its real rows: "
+            "their pairs are not independent."
         )
     return "\n".join(f"- {line}" for line in lines)
 
