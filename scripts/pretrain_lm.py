@@ -123,6 +123,14 @@ def read_corpus(path: Path) -> list[tuple[str, list[str]]]:
     return [(row["label"], [" ".join(text.split()) for text in row["sentences"]]) for row in rows]
 
 
+def parted(corpus: Sequence[tuple[str, list[str]]], recipe: Recipe) -> tuple[list[tuple[str, list[str]]], list[tuple[str, list[str]]]]:
+    """Return the reviews that training does not see, and all others."""
+    shuffled = list(corpus)
+    generator(recipe.seed, "held-out").shuffle(shuffled)
+    cut = round(recipe.held_out * len(shuffled))
+    return shuffled[:cut], shuffled[cut:]
+
+
 CLITICS = re.compile(r"(?i)(?<=\w)(n't|'s|'re|'ve|'ll|'d|'m)\b")
 SIGNS = re.compile(r"(\.\.\.|--|[.,!?;:()\[\]\"`])")
 QUOTED = re.compile(r'"([^"]*)"')
@@ -364,15 +372,13 @@ def main(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     recipe = Recipe.model_validate(yaml.safe_load(options.recipe.read_text("utf-8")))
     options.out.mkdir(parents=True, exist_ok=True)
-    corpus = read_corpus(options.corpus)
-    generator(recipe.seed, "held-out").shuffle(corpus)
-    cut = round(recipe.held_out * len(corpus))
+    unseen, seen = parted(read_corpus(options.corpus), recipe)
     place = options.out / "tokenizer"
     if not place.exists():
-        train_tokenizer(corpus[cut:], recipe, place)
+        train_tokenizer(seen, recipe, place)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(place)
-    reviews = tokenised(corpus, tokenizer)
-    model = train(recipe, Batches(reviews[cut:], recipe, tokenizer), Batches(reviews[:cut], recipe, tokenizer), options.out)
+    testing, training = (Batches(tokenised(part, tokenizer), recipe, tokenizer) for part in (unseen, seen))
+    model = train(recipe, training, testing, options.out)
     plot(options.out)
     size = save(model, tokenizer, options.out / "model")
     print(f"{options.out / 'model'}: {size:,} bytes", flush=True)

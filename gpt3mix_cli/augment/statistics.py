@@ -64,14 +64,14 @@ def figures(counts: Mapping[str, Any]) -> list[tuple[str, str]]:
     certainty += [f"label mass {mass['mean']:.3f} (lowest {mass['min']:.3f})"] if mass else []
     follow = f"{share or 0:.1%} of {found.get('parents_compared', 0):,} rows have the label that most of their parents have"
     rows = [
-        ("rows", ", ".join([f"{counts['kept']:,} of {counts['asked']:,} asked for", *beside])),
+        ("rows", ", ".join([f"{counts['kept']:,} of {counts['wanted']:,} wanted, from {counts['asked']:,} requests", *beside])),
         ("rejected", ", ".join(f"{n:,} {reason}" for reason, n in rejected)),
         ("classes", ", ".join(f"{n:,} {label}" for label, n in found.get("classes", {}).items())),
         ("soft labels", "; ".join(certainty)),
         ("parents", follow if share is not None else ""),
         ("diversity", ", ".join(f"{name} {found[key]:.3f}" for name, key in diversity if found.get(key) is not None)),
         ("length", f"{length['mean']:.1f} words, real rows {length['real']:.1f}" if length else ""),
-        ("requests", ", ".join(f"{counts[name]:,} {name.replace('_', ' ')}" for name in USAGE if counts.get(name))),
+        ("tokens", ", ".join(f"{counts[name]:,} {name.replace('_', ' ')}" for name in USAGE if counts.get(name))),
     ]
     return [(name, value) for name, value in rows if value]
 

@@ -15,16 +15,17 @@ from typing import Any, TypeVar
 from .. import data
 from ..augment import Augmenter, augment, journal_path, open_augmenter
 from ..errors import StoppedShort, Tell, UserError, quiet
-from ..files import STDIO, file_sha
+from ..files import STDIO
 from ..lm import LM, open_lm
 from ..lm.journal import Journaled
-from ..records import Augmented, Done, Example, Row, Trial, read, read_manifest, rows_sha
+from ..records import Done, Example, Trial, read
 from ..report import Report, Wanted, report
 from ..settings import PART, Baseline, Classifier, Experiment, derived_seed, fingerprint
 from ..subsample import subsample
-from ..train import Cell, Map, Synthetic, Unusable, Work, here, kept_classifier, train
+from ..train import Cell, Map, Unusable, Work, here, kept_classifier, train
 from ..train import Classifier as Trained
 from ..train.parallel import group_size
+from .sources import Sources, distinct
 from .spot import Spot
 from .workers import Workers, fitting
 
@@ -79,6 +80,11 @@ class Grid:
     curves: Path | None = None
     _kept: dict[str, Any] = field(default_factory=dict)
     _lock: threading.RLock = field(default_factory=threading.RLock)
+    _sources: Sources = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Open what reads rows."""
+        self._sources = Sources(self.tell)
 
     def spots(self, level: str | None = None, seed: int | None = None) -> Iterator[Spot]:
         """Yield the cells of a level and seed, or of all that the experiment lists."""
@@ -108,8 +114,8 @@ class Grid:
         """Make one synthetic set of a method."""
         experiment = spot.experiment
         output = output or spot.synthetic(method, draw)
-        real = self._real(spot, source)
-        _distinct(output, [source])
+        real = self._sources.real(spot, source)
+        distinct(output, [source])
         # What an LM answers is kept even if the rows go to a pipe.
         place = spot.synthetic(method, draw) if output == STDIO else output
         # A variant asks the LM only for what no other one has asked: a sweep over the ratio pays for the highest.
@@ -140,8 +146,8 @@ class Grid:
         experiment = spot.experiment
         classes = experiment.task.classes
         place = training.output or spot.trials(method, classifier.name)
-        _distinct(place, [training.source, *training.added])
-        real = self._real(spot, training.source)
+        distinct(place, [training.source, *training.added])
+        real = self._sources.real(spot, training.source)
         trials = spot.dealt(classifier)
         if training.added or method == "none":
             trials = [(trial, 0) for trial, _ in trials]
@@ -151,7 +157,7 @@ class Grid:
             self._trainable(classifier, classes),
             Cell(experiment.task.name, spot.level, method, classifier.name, experiment.variant, spot.seed, classes),
             real,
-            {draw: self._synthetic(paths, classes, real) for draw, paths in files.items()},
+            {draw: self._sources.synthetic(paths, classes, real) for draw, paths in files.items()},
             splits.validation,
             splits.test,
             experiment.subsample.master_seed,
@@ -257,6 +263,10 @@ class Grid:
                 if spot.dealt(classifier):
                     yield "train", (Training(spot, method, classifier),)
 
+    def added_method(self, paths: Sequence[Path]) -> str:
+        """Return what method the rows of a file name, or the file's own name; it will be part of a file name."""
+        return as_method(self._sources.method(paths[0], self.experiments[0].task.classes))
+
     # What is loaded once ---------------------------------------------------------------------------------------------
 
     def splits(self, experiment: Experiment) -> data.Splits:
@@ -314,67 +324,6 @@ class Grid:
             kept: Kept = self._kept[name]
         return kept
 
-    def _real(self, spot: Spot, source: Path | None) -> list[Example]:
-        path = source or spot.real
-        if source is None and not path.exists():
-            raise UserError(f"{path}: no such file", f"draw it first: gpt3mix subsample CONFIG --level {spot.level} --seed {spot.seed}")
-        rows = self._read(path, Example, spot.experiment.task.classes)
-        if not rows:
-            raise UserError(f"{path}: the file has no rows", "check the stage that wrote it, or give another file with -i")
-        seen: set[str] = set()
-        for number, row in enumerate(rows, 1):
-            if row.id in seen:
-                raise UserError(f"{path}, row {number}: the id '{row.id}' stands twice", "ids must be unique, since parents are named by them")
-            seen.add(row.id)
-        return rows
-
-    def _read(self, path: Path, kind: type[Row], classes: Sequence[str]) -> list[Row]:
-        """Return the rows of a file; stdin can be read but once, so its rows are kept."""
-        if path != STDIO:
-            return list(read(path, kind, classes))
-        with self._lock:
-            if "stdin" not in self._kept:
-                self._kept["stdin"] = kind, list(read(path, kind, classes))
-        held, rows = self._kept["stdin"]
-        if held is not kind:
-            raise UserError("real and synthetic rows cannot both come from stdin", "put one of them into a file")
-        found: list[Row] = rows
-        return found
-
-    def added_method(self, paths: Sequence[Path]) -> str:
-        """Return what method the rows of a file name, or the file's own name; it will be part of a file name."""
-        first = next(iter(self._read(paths[0], Augmented, self.experiments[0].task.classes)), None)
-        stem = "stdin" if paths[0] == STDIO else paths[0].name.removesuffix(".jsonl")
-        return as_method(first.method if first and first.method else stem)
-
-    def _synthetic(self, paths: Sequence[Path], classes: Sequence[str], real: Sequence[Example]) -> Synthetic:
-        """Return the rows of a draw; of files that cannot serve, why: that fails their trials and no others."""
-        if missing := [path for path in paths if path != STDIO and not path.exists()]:
-            raise UserError(f"{missing[0]}: no such file", "make it first with gpt3mix augment or baseline, or check the path")
-        parts = [self._one_file(path, classes, real) for path in paths]
-        if broken := [part for part in parts if part.broken]:
-            return broken[0]
-        abouts = [part.about for part in parts]
-        tokens = [part.tokens for part in parts if part.tokens is not None]
-        rows = [row for part in parts for row in part.rows]
-        return Synthetic(rows, abouts[0] if len(abouts) == 1 else {"files": abouts}, sum(tokens) if tokens else None)
-
-    def _one_file(self, path: Path, classes: Sequence[str], real: Sequence[Example]) -> Synthetic:
-        try:
-            rows = self._read(path, Augmented, classes)
-        except UserError as error:
-            return Synthetic((), {"broken": str(error)}, broken=str(error))
-        manifest = read_manifest(path)
-        if manifest and manifest.sha256 != file_sha(path):
-            manifest = None
-            self.tell(f"{path}: changed since it was made, so its manifest is passed over")
-        if manifest and manifest.inputs.get("train") != rows_sha(real):
-            raise UserError(f"{path}: its rows were made from other real rows than these", "make them again, or name the right files with -i and -a")
-        if manifest and not manifest.complete:
-            self.tell(f"{path}: only {len(rows)} of {manifest.counts.get('wanted', '?')} rows; its stage stopped short")
-        # Rows that came from elsewhere are one method; which rows they are is an input, not a setting.
-        return Synthetic(rows, manifest.settings if manifest else {"made": "elsewhere"}, manifest.tokens if manifest else None)
-
 
 def baseline_of(experiment: Experiment, method: str) -> Baseline:
     """Return the settings of a baseline by its name."""
@@ -383,13 +332,6 @@ def baseline_of(experiment: Experiment, method: str) -> Baseline:
             return baseline
     names = ", ".join(baseline.name for baseline in experiment.baselines) or "none"
     raise UserError(f"the config has no baseline '{method}'", f"its baselines: {names}; add one under `baselines:`")
-
-
-def _distinct(output: Path, inputs: Sequence[Path | None]) -> None:
-    """Refuse to write over what is read."""
-    for path in inputs:
-        if path is not None and output != STDIO and path != STDIO and output.resolve() == path.resolve():
-            raise UserError(f"{output}: is the input too", "write to another file")
 
 
 def as_method(name: str) -> str:

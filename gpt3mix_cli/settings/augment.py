@@ -62,9 +62,7 @@ class Augment(Settings):
     )
     similarity: str = Field("tfidf", min_length=1, description="what nearest and furthest compare: tfidf, or an encoder (`minilm`, folder, hub id)")
     labels: Literal["soft", "hard"] = Field("soft", description="soft: equation (1); hard: what a beam search over the whole line writes (Table 5)")
-    beams: Whole = Field(
-        4, ge=1, description="hard labels: lines searched for together, each a possible row; drawn, but for temperature 0"
-    )
+    beams: Whole = Field(4, ge=1, description="hard labels: lines searched for together, each a possible row; drawn, but for temperature 0")
     label_temperature: Real = Field(1.0, gt=0, description="soft labels: divides the log-probabilities; above 1 flattens, below sharpens")
     contextual_calibration: bool = Field(False, description="soft labels: divide by those of texts without content (Zhao et al., 2021)")
     temperature: Real = Field(1.0, ge=0, description="of the text; 0 is greedy")

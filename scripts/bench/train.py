@@ -49,15 +49,21 @@ def encoder_folder(model: str) -> str:
     return _place(Transformer(kind="transformer", model=model))
 
 
-def plain(data: Path, model: str, epochs: int, trials: int) -> dict[str, Any]:
-    """Train with the loop that one writes first."""
-    import torch
+def prepared(data: Path, model: str) -> tuple[str, dict[str, list[dict[str, str]]], Any]:
+    """Return the encoder's folder, the rows of each split and the tokenizer; the weights have been read once before any clock starts."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     place = encoder_folder(model)
-    splits = {name: rows(data / f"{name}.jsonl") for name in ("train", "validation", "test")}
-    tokenizer = AutoTokenizer.from_pretrained(place)
     AutoModelForSequenceClassification.from_pretrained(place, num_labels=2)
+    return place, {name: rows(data / f"{name}.jsonl") for name in ("train", "validation", "test")}, AutoTokenizer.from_pretrained(place)
+
+
+def plain(data: Path, model: str, epochs: int, trials: int) -> dict[str, Any]:
+    """Train with the loop that one writes first."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    place, splits, tokenizer = prepared(data, model)
     started, accuracies = time.perf_counter(), []
     for trial in range(trials):
         torch.manual_seed(trial)
@@ -104,12 +110,9 @@ def trainer(data: Path, model: str, epochs: int, trials: int) -> dict[str, Any]:
     """Train with the transformers Trainer, set up as its documentation shows."""
     import datasets
     import numpy as np
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding, Trainer, TrainingArguments, set_seed
+    from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, Trainer, TrainingArguments, set_seed
 
-    place = encoder_folder(model)
-    splits = {name: rows(data / f"{name}.jsonl") for name in ("train", "validation", "test")}
-    tokenizer = AutoTokenizer.from_pretrained(place)
-    AutoModelForSequenceClassification.from_pretrained(place, num_labels=2)
+    place, splits, tokenizer = prepared(data, model)
     started, accuracies = time.perf_counter(), []
     for trial in range(trials):
         set_seed(trial)

@@ -126,4 +126,4 @@ def test_a_manifest_without_figures_still_has_a_card(tmp_path: Path, task: Task)
     """One that an older version wrote."""
     manifest = made(tmp_path, [MIXED]).manifest
     old = Manifest.model_validate({**manifest.model_dump(), "counts": {"wanted": 1, "asked": 1, "kept": 1, "rejected": {}}})
-    assert "1 of 1 asked for" in card(old, task, [MIXED], PARENTS, None, "unknown")
+    assert "1 of 1 wanted" in card(old, task, [MIXED], PARENTS, None, "unknown")

@@ -43,8 +43,8 @@ def test_the_figures_of_a_small_set() -> None:
 
 def test_no_rows_have_no_figures() -> None:
     assert statistics([], REAL) == {}
-    assert figures({"kept": 0, "asked": 4, "rejected": {"unfinished": 4}, "statistics": {}}) == [
-        ("rows", "0 of 4 asked for"),
+    assert figures({"wanted": 3, "kept": 0, "asked": 4, "rejected": {"unfinished": 4}, "statistics": {}}) == [
+        ("rows", "0 of 3 wanted, from 4 requests"),
         ("rejected", "4 unfinished"),
     ]
 
@@ -54,7 +54,7 @@ def test_of_edited_parents_only_the_text_says_something() -> None:
     found = statistics([row("a b c", label_source="parent", label_mass=None)] * 2, REAL)
     assert [name for name, value in found.items() if value is None] == ["entropy_bits", "label_mass", "parents_majority"]
     assert found["classes"] == {"pos": 2, "neg": 0}
-    assert [name for name, _ in figures({"kept": 2, "asked": 2, "rejected": {}, "unchanged": 1, "statistics": found})] == [
+    assert [name for name, _ in figures({"wanted": 2, "kept": 2, "asked": 2, "rejected": {}, "unchanged": 1, "statistics": found})] == [
         "rows",
         "classes",
         "diversity",
@@ -74,14 +74,14 @@ def test_figures_for_people_name_every_reason_the_most_frequent_first() -> None:
         "statistics": statistics([row("a b c d")], REAL),
     }
     assert figures(counts) == [
-        ("rows", "1 of 1,504 asked for, 1 spare"),
+        ("rows", "1 of 1 wanted, from 1,504 requests, 1 spare"),
         ("rejected", "1,500 unfinished, 2 leak"),
         ("classes", "1 pos, 0 neg"),
         ("soft labels", "entropy 0.000 bits; label mass 0.500 (lowest 0.500)"),
         ("parents", "100.0% of 1 rows have the label that most of their parents have"),
         ("diversity", "distinct-1 1.000, distinct-2 1.000"),
         ("length", "4.0 words, real rows 3.0"),
-        ("requests", "12,000 prompt tokens, 3 shortened"),
+        ("tokens", "12,000 prompt tokens, 3 shortened"),
     ]
 
 
