@@ -1,8 +1,8 @@
 """A transformers causal LM in this process, on a CPU or a GPU.
 
 Requests are answered in fixed blocks; how a block is written stands in `window`. Limits: one device a model; a model
-must keep keys and values of every token and take positions, which those that keep a state (Mamba, RWKV) or count
-positions themselves (BLOOM) do not: they are refused.
+must keep keys and values of every token in every layer, take positions, and see all tokens or the last ones. Those that
+keep a state (Mamba, RWKV), count positions themselves (BLOOM) or attend otherwise (GPT-Neo, Llama 4) are refused.
 """
 
 import functools
@@ -82,13 +82,18 @@ class Local:
         from transformers import DynamicCache
         from transformers.cache_utils import DynamicLayer
 
-        plain = all(isinstance(layer, DynamicLayer) for layer in DynamicCache(config=model.config).layers)
+        config = model.config.get_text_config()
+        layers = DynamicCache(config=model.config).layers
+        kinds = {*(getattr(config, "layer_types", None) or ()), *(getattr(config, "attention_layers", None) or ())}
         if (
-            not plain
+            len(layers) != config.num_hidden_layers
+            or not all(isinstance(layer, DynamicLayer) for layer in layers)
+            or kinds - {"full_attention", "sliding_attention", "global"}
             or getattr(model, "_is_stateful", False)
             or not {"position_ids", "logits_to_keep"} <= set(inspect.signature(model.forward).parameters)
         ):
-            message = f"lm.model {self._place}: {type(model).__name__} keeps a state, or counts positions by itself, which this engine cannot serve"
+            what = "keeps a state, counts positions by itself, or attends in a way of its own"
+            message = f"lm.model {self._place}: {type(model).__name__} {what}, which this engine cannot serve"
             raise UserError(message, "use a plain transformer (Llama, Qwen, Mistral, GPT-2, ...), or serve it and use kind: openai")
 
     @functools.cached_property

@@ -250,7 +250,7 @@ class _Window:
         self._mask[:, self.end] = 1
         output = self._decoder.model(
             input_ids=self._ids[:, None],
-            attention_mask=self._mask[:, self.start : self.end + 1],
+            attention_mask=self._decoder.seen(self._mask[:, self.start : self.end + 1], self._positions[:, None]),
             position_ids=self._positions[:, None],
             past_key_values=Cache(layers=self._layers),
             use_cache=True,
