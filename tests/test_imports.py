@@ -22,6 +22,7 @@ HOMES = {
         "lm.local",
         "lm.decoding",
         "lm.window",
+        "lm.beams",
         "lm.sampling",
         "lm.tokens",
         "augment.backtranslate",

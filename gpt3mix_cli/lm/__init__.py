@@ -26,8 +26,9 @@ class Request:
         frequency_penalty: taken off a token's logit for each time it was written already (OpenAI's definition).
         seam: where the text ends and the label begins, such as ` (Sentiment:`; empty if nothing is to be scored.
         choices: what may follow the seam, each with its leading space, such as ` Positive`.
-        beams: 0 draws one text; b takes the b likeliest whole lines that a beam search of that width finds, without
-            drawing: the answer's `hypotheses`. Seam and choices are then empty, since the line holds its label.
+        beams: 0 draws one text; b takes the b likeliest whole lines that a beam search of that width finds (fewer if
+            fewer differ), without drawing: the answer's `hypotheses`. Seam and choices are then empty, since the line
+            holds its label.
     """
 
     number: int

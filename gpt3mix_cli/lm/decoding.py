@@ -10,6 +10,8 @@ from .tokens import Ending, Tokens
 if TYPE_CHECKING:
     import torch
 
+SHARED = 8  # tokens that prompts must have in common for reading them apart to pay
+
 
 @dataclass
 class Row:
@@ -32,6 +34,10 @@ class Row:
     logprob: float = 0.0
     ending: Ending | None = None
     scores: list[float] | None = None
+
+    def clear(self) -> None:
+        """Forget what was written, so that it can be written again."""
+        self.written, self.logprob, self.ending, self.scores = [], 0.0, None, None
 
 
 class Decoder:
@@ -138,3 +144,12 @@ def left_padded(rows: Sequence[Sequence[int]], pad: int, device: "torch.device")
 def common_start(first: Sequence[int], second: Sequence[int]) -> int:
     """Return how many tokens two rows share at their beginning."""
     return next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second)))
+
+
+def shared_start(prompts: Sequence[list[int]]) -> list[int]:
+    """Return the tokens with which all prompts begin, where reading them apart pays; each keeps a last token of its own."""
+    if len(prompts) < 2:
+        return []
+    first, last = min(prompts), max(prompts)  # whatever these two share, all between them do
+    common = first[: min(common_start(first, last), len(min(prompts, key=len)) - 1)]
+    return common if len(common) >= SHARED else []

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .decoding import Decoder, Row, common_start
+from .decoding import Decoder, Row, common_start, shared_start
 from .sampling import Sampler
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 PREFILL = 16_384  # padded tokens of prompts that are read at once
 SPARE = 32  # columns for seams, before the window has to grow
-SHARED = 8  # tokens that prompts must have in common for reading them apart to pay
 
 
 def write(decoder: Decoder, rows: Sequence[Row], side_by_side: int) -> None:
@@ -84,7 +83,7 @@ class _Window:
         self._decoder, self._tokens = decoder, decoder.tokens
         # Rows of like length share a reading; the longest come first, so that the others find room before the newest column.
         self._waiting = deque(sorted(rows, key=lambda row: -len(row.prompt)))
-        self._common = _shared([row.prompt for row in rows])
+        self._common = shared_start([row.prompt for row in rows])
         self._device = decoder.model.device
         longest = max([row.request.max_tokens for row in rows if row.request] or [1])
         self._sampler = Sampler(slots, longest, self._device)
@@ -155,7 +154,6 @@ class _Window:
         if all(row is None for row in self._rows):
             self.start, self.end = 0, width
         self.end = max(self.end, width)
-        self._make_room(0)
         for layer, (keys, values) in zip(self._layers, found, strict=False):  # nothing is found before a prompt of one token
             all_keys, all_values = layer.held(keys, values)
             all_keys[target, :, self.end - width : self.end] = keys[source]
@@ -286,8 +284,7 @@ class _Window:
         if not ending and count < row.request.max_tokens:
             return
         row.written, row.ending, row.logprob = written, ending, float(self._logprobs[slot])
-        longest = max(map(len, row.choices), default=0)
-        if not ending or not ending.context or len(ending.context) + longest > self._decoder.context:
+        if not ending or not row.choices or not ending.context or len(ending.context) + max(map(len, row.choices)) > self._decoder.context:
             self._leave(slot)
             return
         self._writing[slot] = False
@@ -332,7 +329,8 @@ class _Window:
         # The last token is predicted, never read; what pads on the right is read by nobody.
         ids = torch.tensor([choice[:-1] + [self._tokens.pad] * (longest + 1 - len(choice)) for _, choice in pairs], device=self._device)
         mask = torch.cat([self._mask[slots, self.start : self.end], torch.ones_like(ids)], 1)
-        positions = self._positions[slots, None] + torch.arange(longest, device=self._device)
+        # A short choice at the edge of the context may have longer ones beside it: what pads it has no place of its own.
+        positions = (self._positions[slots, None] + torch.arange(longest, device=self._device)).clamp(max=self._decoder.context - 1)
         held = [(layer.keys, layer.values) for layer in self._layers]
         before = [(keys[slots, :, self.start : self.end], values[slots, :, self.start : self.end]) for keys, values in held]  # type: ignore[index]
         logprobs = self._decoder.forward(ids, mask, positions, before, keep=longest)[0].float().log_softmax(-1)
@@ -346,12 +344,3 @@ class _Window:
 def _batched(items: "Sequence[tuple[int, list[int]]]", size: int) -> "Iterator[Sequence[tuple[int, list[int]]]]":
     for start in range(0, len(items), size):
         yield items[start : start + size]
-
-
-def _shared(prompts: Sequence[list[int]]) -> list[int]:
-    """Return the tokens with which all prompts begin, where reading them apart pays; each keeps a last token of its own."""
-    if len(prompts) < 2:
-        return []
-    first, last = min(prompts), max(prompts)  # whatever these two share, all between them do
-    common = first[: min(common_start(first, last), len(min(prompts, key=len)) - 1)]
-    return common if len(common) >= SHARED else []
