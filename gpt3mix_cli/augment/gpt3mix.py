@@ -110,7 +110,6 @@ class GPT3Mix:
                 seed=derived_seed(seed, "write", number) if settings.temperature else 0,
                 max_tokens=settings.max_tokens + self._label_tokens,
                 temperature=settings.temperature,
-                top_p=settings.top_p if settings.temperature else 1.0,
                 beams=settings.beams,
             )
         return Request(

@@ -26,9 +26,9 @@ class Request:
         frequency_penalty: taken off a token's logit for each time it was written already (OpenAI's definition).
         seam: where the text ends and the label begins, such as ` (Sentiment:`; empty if nothing is to be scored.
         choices: what may follow the seam, each with its leading space, such as ` Positive`.
-        beams: 0 draws one text; b takes the b whole lines that a beam search of that width finds, the answer's
-            `hypotheses`: the likeliest ones at temperature 0, beams that are drawn (beam sampling) above it. Seam and
-            choices are then empty, since the line holds its label, and frequency_penalty is 0.
+        beams: 0 draws one text; b takes up to b whole lines that differ, from a beam search of that width: the answer's
+            `hypotheses`. They are the likeliest ones at temperature 0; above it they are drawn without replacement. Seam
+            and choices are then empty, since the line holds its label; top_p and frequency_penalty are not used.
     """
 
     number: int
@@ -81,7 +81,8 @@ class Completion:
         logprob: raw log-probability of all the tokens written together; None where it is unknown.
         retokenised: whether prompt, text and seam as one string have other tokens than those that were read, written and
             scored.
-        hypotheses: what a beam search found, the likeliest first; `text` is then the first one's.
+        hypotheses: what a beam search found, the likeliest first at temperature 0, in the order drawn above it; `text` is then
+            the first one's.
     """
 
     number: int

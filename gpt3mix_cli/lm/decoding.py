@@ -37,13 +37,21 @@ class Row:
     ending: Ending | None = None
     scores: list[float] | None = None
 
+    def clear(self) -> None:
+        """Forget what was written, so that it can be written again."""
+        self.written, self.logprob, self.ending, self.scores = [], 0.0, None, None
+
 
 class Decoder:
     """A causal LM of the transformers library, and how it is run."""
 
     def __init__(self, model: Any, tokens: Tokens, context: int) -> None:
         """Keep model and tokenizer; `context` is the most tokens of a row."""
+        from transformers import DynamicCache
+
         self.model, self.tokens, self.context = model, tokens, context
+        windows = [layer.sliding_window for layer in DynamicCache(config=model.config).layers if layer.is_sliding]
+        self._window, self._by_layer = min(windows, default=0), bool(getattr(model.config.get_text_config(), "layer_types", None))
 
     def forward(
         self, ids: "torch.Tensor", mask: "torch.Tensor", positions: "torch.Tensor", before: Cached, keep: int
@@ -54,8 +62,34 @@ class Decoder:
         cache = DynamicCache()
         for layer, (keys, values) in enumerate(before):
             cache.update(keys, values, layer)
-        output = self.model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=keep)
+        output = self.model(
+            input_ids=ids,
+            attention_mask=self.seen(mask, positions),
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=keep,
+        )
         return output.logits, [(layer.keys, layer.values) for layer in cache.layers]
+
+    def seen(self, mask: "torch.Tensor", positions: "torch.Tensor") -> "torch.Tensor | dict[str, torch.Tensor]":
+        """Return a mask of columns, (rows, columns), in the form in which the model takes it.
+
+        Where a layer sees the last tokens only, the library would count columns, and rows have gaps: tokens are counted
+        here, in the forms that the library passes through, (rows, 1, queries, columns) for all layers or by kind of layer.
+        """
+        import torch
+
+        if not self._window:
+            return mask
+        places = (mask.cumsum(-1) - 1)[:, None, None, :]
+        last = positions[:, None, :, None]
+        full = (mask[:, None, None, :] == 1) & (places <= last)
+        sliding = full & (places > last - self._window)
+        # Added to attention scores, since not every kind of attention takes truth values.
+        unseen = torch.finfo(self.model.dtype).min
+        added = [torch.zeros(kind.shape, dtype=self.model.dtype, device=mask.device).masked_fill_(~kind, unseen) for kind in (full, sliding)]
+        return {"full_attention": added[0], "sliding_attention": added[1]} if self._by_layer else added[1]
 
 
 class Prompts:

@@ -1,17 +1,17 @@
 """A transformers causal LM in this process, on a CPU or a GPU.
 
 Requests are answered in fixed blocks; how a block is written stands in `window`. Limits: one device a model; a model
-must keep keys and values of every token and take positions, which those that keep a state (Mamba, RWKV) or count
-positions themselves (BLOOM) do not: they are refused.
+must keep keys and values of every token in every layer, take positions, and see all tokens or the last ones. Those that
+keep a state (Mamba, RWKV), count positions themselves (BLOOM) or attend otherwise (GPT-Neo, Llama 4) are refused.
 """
 
 import functools
 import inspect
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import UserError
 from ..files import model_sha
@@ -19,15 +19,19 @@ from ..pretrained import loaded
 from ..settings import LocalLM as Settings
 from ..settings import fingerprint
 from . import About, Completion, Hypothesis, Request, Scores, blocks
-from .tokens import STOP, Tokens
+from .tokens import Tokens
 
 if TYPE_CHECKING:
+    from .beams import Line
     from .decoding import Decoder, Row
+
+Answer = TypeVar("Answer")
 
 FORMAT = 2  # raised when the same requests would be answered otherwise
 ENDLESS = 1_000_000  # what tokenizers say where they know no limit is far above this
 CACHE = 2 << 30  # bytes of keys and values on a CPU, where nobody says how many are free
 SIDE_BY_SIDE = {"cpu": 64}  # rows: more of them no longer fit a processor's caches, and cost more a row
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")  # how devices without an error class say it
 OF_FREE = 0.6  # of a GPU's free memory for keys, values and logits
 
 
@@ -79,19 +83,28 @@ class Local:
         self._refuse_others(model)
         configured = model.generation_config.eos_token_id
         self._tokens.ends |= {token for token in (configured if isinstance(configured, list) else [configured]) if token is not None}
-        return model.to(self._device).eval()
+        try:
+            return model.to(self._device).eval()
+        except torch.OutOfMemoryError:
+            message = f"lm.model {self._place}: the memory of {self._device} does not hold the weights"
+            raise UserError(message, "use a smaller model, lm.dtype: bfloat16, or another lm.device") from None
 
     def _refuse_others(self, model: Any) -> None:
         from transformers import DynamicCache
         from transformers.cache_utils import DynamicLayer
 
-        plain = all(isinstance(layer, DynamicLayer) for layer in DynamicCache(config=model.config).layers)
+        config = model.config.get_text_config()
+        layers = DynamicCache(config=model.config).layers
+        kinds = {*(getattr(config, "layer_types", None) or ()), *(getattr(config, "attention_layers", None) or ())}
         if (
-            not plain
+            len(layers) != config.num_hidden_layers
+            or not all(isinstance(layer, DynamicLayer) for layer in layers)
+            or kinds - {"full_attention", "sliding_attention", "global"}
             or getattr(model, "_is_stateful", False)
             or not {"position_ids", "logits_to_keep"} <= set(inspect.signature(model.forward).parameters)
         ):
-            message = f"lm.model {self._place}: {type(model).__name__} keeps a state, or counts positions by itself, which this engine cannot serve"
+            what = "keeps a state, counts positions by itself, or attends in a way of its own"
+            message = f"lm.model {self._place}: {type(model).__name__} {what}, which this engine cannot serve"
             raise UserError(message, "use a plain transformer (Llama, Qwen, Mistral, GPT-2, ...), or serve it and use kind: openai")
 
     @functools.cached_property
@@ -116,6 +129,8 @@ class Local:
         """Return the scores of every choice after every prompt."""
         from .decoding import Row
 
+        if not choices:
+            return [Scores(()) for _ in prompts]
         # The last characters decide how a tokenizer cuts what follows.
         rows = [Row(self._tokens.encode(prompt), self._tokens.after(prompt[-16:], choices)) for prompt in prompts]
         for row in rows:
@@ -160,32 +175,45 @@ class Local:
         )
 
     def _run(self, rows: "Sequence[Row]") -> None:
-        """Write and score a block; where memory runs out, again with half as many rows side by side."""
-        import torch
-
+        """Write and score a block."""
         from .window import write
 
-        if not rows:
-            return
-        while True:
-            many = min(self._side_by_side, self._room(rows), SIDE_BY_SIDE.get(self._device.type, len(rows)))
-            try:
-                write(self._decoder, rows, many)
-                return
-            except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not isinstance(error, torch.OutOfMemoryError) and "memory" not in str(error):
-                    raise
-            if many == 1:
-                raise UserError(f"lm.model {self.about.model}: the memory does not hold a single text", "use a smaller model, or another lm.device")
-            self._side_by_side = many // 2
+        def side_by_side(many: int) -> None:
             for row in rows:
-                row.written, row.logprob, row.ending, row.scores = [], 0.0, None, None
+                row.clear()
+            write(self._decoder, rows, many)
+
+        if rows:
+            longest = max(len(row.prompt) + (row.request.max_tokens if row.request else 1) for row in rows)
+            self._within_memory(side_by_side, longest, most=len(rows))
+
+    def _within_memory(self, work: Callable[[int], Answer], longest: int, most: int, least: int = 1) -> Answer:
+        """Return what `work` does with so many texts side by side; where memory runs out, again with half as many.
+
+        Args:
+            work: takes the number of texts.
+            longest: tokens of the longest one.
+            most: texts that there are.
+            least: texts that cannot be parted.
+        """
+        import torch
+
+        while True:
+            many = min(self._side_by_side, self._room(longest), most, SIDE_BY_SIDE.get(self._device.type, most))
+            try:
+                return work(many)
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not isinstance(error, torch.OutOfMemoryError) and not any(words in str(error) for words in OUT_OF_MEMORY):
+                    raise
+            if many <= least:
+                held = "a single text" if least == 1 else f"{least} beams of a single text"
+                raise UserError(f"lm.model {self.about.model}: the memory does not hold {held}", "use a smaller model, or another lm.device")
+            self._side_by_side = many // 2
             if self._device.type == "cuda":
                 torch.cuda.empty_cache()
 
-    def _room(self, rows: "Sequence[Row]") -> int:
-        """Return how many rows' keys, values and logits fit the memory."""
-        longest = max(len(row.prompt) + (row.request.max_tokens if row.request else 1) for row in rows)
+    def _room(self, longest: int) -> int:
+        """Return how many texts' keys, values and logits fit the memory."""
         # Logits stand there about four times while a token is drawn.
         return max(1, int(self._memory // (longest * self._bytes_a_token + 16 * self._model.config.get_text_config().vocab_size)))
 
@@ -194,6 +222,7 @@ class Local:
         import torch
 
         if self._device.type == "cuda":
+            _ = self._model  # what is free is known once the weights are there
             return OF_FREE * torch.cuda.mem_get_info(self._device)[0]
         return CACHE
 
@@ -207,62 +236,32 @@ class Local:
     # Beam search -----------------------------------------------------------------------------------------------------
 
     def _search(self, requests: Sequence[Request]) -> Iterator[Completion]:
-        """Yield the lines that beams found for each request; neighbours with the same settings go together."""
-        for _, group in itertools.groupby(requests, lambda request: (request.beams, request.max_tokens, request.temperature, request.top_p)):
-            alike = list(group)
-            many = max(1, self._side_by_side // alike[0].beams)
-            for start in range(0, len(alike), many):
-                part = alike[start : start + many]
-                yield from self._beams(part, [self._tokens.encode(request.prompt) for request in part])
+        """Yield the lines found for each request; those that follow each other with the same settings are searched together."""
+        for _, group in itertools.groupby(requests, lambda request: (request.beams, request.max_tokens, request.temperature)):
+            asked = [(request, self._tokens.encode(request.prompt)) for request in group]
+            fitting = [len(prompt) + request.max_tokens <= self.about.context for request, prompt in asked]
+            found = iter(self._lines([one for one, fits in zip(asked, fitting, strict=True) if fits]))
+            for (request, prompt), fits in zip(asked, fitting, strict=True):
+                lines = next(found) if fits else []
+                yield Completion(
+                    number=request.number,
+                    text=lines[0].text if lines else "",
+                    finish=("line" if lines[0].finished else "length") if lines else "too_long",
+                    scores=None,
+                    prompt_tokens=len(prompt),
+                    completion_tokens=sum(line.tokens for line in lines),
+                    logprob=round(lines[0].logprob, 4) if lines else None,
+                    hypotheses=tuple(Hypothesis(line.text, line.finished, round(line.logprob, 4)) for line in lines),
+                )
 
-    def _beams(self, requests: Sequence[Request], prompts: Sequence[list[int]]) -> Iterator[Completion]:
-        import torch
-        from transformers import GenerationConfig
+    def _lines(self, asked: Sequence[tuple[Request, list[int]]]) -> "list[list[Line]]":
+        from .beams import search
 
-        from .decoding import left_padded
-
-        beams, limit, temperature = requests[0].beams, requests[0].max_tokens, requests[0].temperature
-        fitting = [i for i, prompt in enumerate(prompts) if len(prompt) + limit <= self.about.context]
-        found: dict[int, list[Hypothesis]] = {}
-        spent: dict[int, int] = {}
-        if fitting:
-            model = self._model
-            ids, mask = left_padded([prompts[i] for i in fitting], self._tokens.pad, self._device)
-            ends = sorted(self._tokens.line_ends())
-            config = GenerationConfig(
-                num_beams=beams, num_return_sequences=beams, max_new_tokens=limit, eos_token_id=ends, pad_token_id=self._tokens.pad,
-                return_dict_in_generate=True, output_scores=True,
-                **({"do_sample": True, "temperature": temperature, "top_p": requests[0].top_p, "top_k": 0} if temperature else {"do_sample": False}),
-            )  # fmt: skip
-            # The library draws from the global generator, whose state the caller gets back.
-            with torch.inference_mode(), torch.random.fork_rng():
-                torch.manual_seed(requests[0].seed)
-                output = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
-            sequences = output.sequences[:, ids.shape[1] :].tolist()
-            scores = output.sequences_scores.tolist()
-            for place, i in enumerate(fitting):
-                own = range(place * beams, (place + 1) * beams)
-                lines = [self._hypothesis(prompts[i], sequences[n], scores[n], set(ends)) for n in own]
-                found[i], spent[i] = [line for line, _ in lines], sum(count for _, count in lines)
-        for i, request in enumerate(requests):
-            best = found[i][0] if i in found else None
-            yield Completion(
-                number=request.number,
-                text=best.text if best else "",
-                finish=("line" if best.finished else "length") if best else "too_long",
-                scores=None,
-                prompt_tokens=len(prompts[i]),
-                completion_tokens=spent.get(i, 0),
-                logprob=best.logprob if best else None,
-                hypotheses=tuple(found.get(i, ())),
-            )
-
-    def _hypothesis(self, prompt: list[int], tokens: list[int], score: float, ends: set[int]) -> tuple[Hypothesis, int]:
-        """Return a line, and how many tokens it has; `score` is its mean log-probability a token."""
-        last = next((place for place, token in enumerate(tokens) if token in ends), None)
-        written = tokens if last is None else tokens[: last + 1]
-        line = self._tokens.spell(prompt, written).split(STOP)[0]
-        return Hypothesis(line, last is not None, round(score * len(written), 4)), len(written)
+        if not asked:
+            return []
+        requests, prompts = [request for request, _ in asked], [prompt for _, prompt in asked]
+        width, longest = requests[0].beams, max(map(len, prompts)) + requests[0].max_tokens
+        return self._within_memory(lambda many: search(self._decoder, prompts, requests, many), longest, most=len(prompts) * width, least=width)
 
 
 def _device(name: str) -> str:

@@ -105,7 +105,7 @@ def _inverse(weights: "torch.Tensor", uniforms: "torch.Tensor") -> "torch.Tensor
         weights = torch.nn.functional.pad(weights, (0, -vocabulary % CHUNK))
     chunks = weights.view(rows, -1, CHUNK)
     cumulative = chunks.sum(-1).double().cumsum(-1)
-    wanted = uniforms * cumulative[:, -1:]
+    wanted = uniforms.clamp(max=1 - 1e-12) * cumulative[:, -1:]  # below the sum even when it is rounded
     chunk = torch.searchsorted(cumulative, wanted, right=True).clamp(max=chunks.shape[1] - 1)
     before = torch.where(chunk > 0, cumulative.gather(-1, (chunk - 1).clamp(min=0)), 0.0)
     inside = chunks[torch.arange(rows, device=weights.device), chunk[:, 0]].double().cumsum(-1)

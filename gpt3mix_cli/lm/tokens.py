@@ -4,7 +4,7 @@ A label is scored over the tokens that the LM wrote. Only where one of them reac
 seam's first bracket in one token) can the text alone say where its tokens lie; then all of it is cut into tokens anew.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -40,15 +40,18 @@ class Tokens:
     def __init__(self, tokenizer: Any, model: str) -> None:
         """Keep the tokenizer; `model` is named in messages."""
         self._tokenizer, self._model = tokenizer, model
-        self.pad = tokenizer.pad_token_id or 0
+        # Never the tokenizer's own, for which the model may have no embedding: what pads is seen by nobody.
+        self.pad = 0
         # Any special token ends a text: it cannot be shown, and what follows it belongs to something else.
         self.ends = set(tokenizer.all_special_ids)
+        # There is nothing before an empty text in many families, yet something has to be read.
+        self._first = [token for token in (tokenizer.bos_token_id, tokenizer.eos_token_id, 0) if token is not None][:1]
         self._spelled: list[str] | None = None
 
     def encode(self, text: str) -> list[int]:
-        """Return the tokens of a text that begins a sequence."""
+        """Return the tokens of a text that begins a sequence, at least one."""
         tokens: list[int] = self._tokenizer(text)["input_ids"]
-        return tokens
+        return tokens or self._first
 
     def after(self, context: str, continuations: Sequence[str]) -> list[list[int]]:
         """Return the tokens that each continuation has after a context: tokenizers treat a text's beginning specially.
@@ -86,12 +89,6 @@ class Tokens:
         anywhere = any(not mark.isascii() for mark in marks)
         found = [anywhere or token in self.ends or any(mark in text for mark in marks) for token, text in enumerate(self._spelled)]
         return torch.tensor([*found, *[True] * vocabulary][:vocabulary])
-
-    def line_ends(self) -> Collection[int]:
-        """Return every token that ends a line or a text."""
-        self.closers("", 0)
-        assert self._spelled is not None
-        return {token for token, text in enumerate(self._spelled) if STOP in text} | self.ends
 
     def ending(self, prompt: Sequence[int], read: str, written: Sequence[int], seam: str) -> Ending | None:
         """Return how a text ended, or None if it goes on.

@@ -152,7 +152,6 @@ class _Window:
         if all(row is None for row in self._rows):
             self.start, self.end = 0, width
         self.end = max(self.end, width)
-        self._make_room(0)
         for layer, (keys, values) in zip(self._layers, found, strict=False):  # nothing is found before a prompt of one token
             all_keys, all_values = layer.held(keys, values)
             all_keys[target, :, self.end - width : self.end] = keys[source[:, None], :, columns].transpose(1, 2)
@@ -247,7 +246,7 @@ class _Window:
         self._mask[:, self.end] = 1
         output = self._decoder.model(
             input_ids=self._ids[:, None],
-            attention_mask=self._mask[:, self.start : self.end + 1],
+            attention_mask=self._decoder.seen(self._mask[:, self.start : self.end + 1], self._positions[:, None]),
             position_ids=self._positions[:, None],
             past_key_values=Cache(layers=self._layers),
             use_cache=True,
@@ -283,8 +282,7 @@ class _Window:
         if not ending and count < row.request.max_tokens:
             return
         row.written, row.ending, row.logprob = written, ending, float(self._logprobs[slot])
-        longest = max(map(len, row.choices), default=0)
-        if not ending or not ending.context or len(ending.context) + longest > self._decoder.context:
+        if not ending or not row.choices or not ending.context or len(ending.context) + max(map(len, row.choices)) > self._decoder.context:
             self._leave(slot)
             return
         self._writing[slot] = False
@@ -329,7 +327,8 @@ class _Window:
         # The last token is predicted, never read; what pads on the right is read by nobody.
         ids = torch.tensor([choice[:-1] + [self._tokens.pad] * (longest + 1 - len(choice)) for _, choice in pairs], device=self._device)
         mask = torch.cat([self._mask[slots, self.start : self.end], torch.ones_like(ids)], 1)
-        positions = self._positions[slots, None] + torch.arange(longest, device=self._device)
+        # A short choice at the edge of the context may have longer ones beside it: what pads it has no place of its own.
+        positions = (self._positions[slots, None] + torch.arange(longest, device=self._device)).clamp(max=self._decoder.context - 1)
         held = [(layer.keys, layer.values) for layer in self._layers]
         before = [(keys[slots, :, self.start : self.end], values[slots, :, self.start : self.end]) for keys, values in held]  # type: ignore[index]
         logprobs = self._decoder.forward(ids, mask, positions, before, keep=longest)[0].float().log_softmax(-1)
