@@ -240,7 +240,7 @@ def spent(usage: Mapping[str, int]) -> int | None:
 
 
 def _remark(done: Done, tell: Tell) -> None:
-    """Warn of labels that mean little.
+    """Warn of labels that mean little, and of prompts that had to be shortened.
 
     Raises:
         StoppedShort: if rows are missing.
@@ -250,6 +250,8 @@ def _remark(done: Done, tell: Tell) -> None:
     if (mass := figures.get("label_mass")) and mass["mean"] < LOW_MASS:
         found = ", ".join(f"{n} {label}" for label, n in sorted(figures["classes"].items(), key=lambda item: -item[1]) if n)
         tell(f"{output}: the LM gave all label words together {mass['mean']:.1%} on average, so its labels ({found}) mean little")
+    if shortened := counts.get("shortened"):
+        tell(f"{output}: {shortened} of {counts['asked']} prompts lost examples, since they were longer than the LM's context; lower augment.k")
     if not done.manifest.complete:
         rejected = counts["rejected"]
         reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(rejected.items(), key=lambda item: -item[1]))
