@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -122,6 +123,20 @@ def request(number: int = 0, **options: Any) -> Request:
 
 def answers(lm: Local, requests: Sequence[Request]) -> list[Completion]:
     return list(lm.complete(requests))
+
+
+def with_memory_for(monkeypatch: pytest.MonkeyPatch, lm: Local, texts: int, error: type[Exception] = torch.OutOfMemoryError) -> list[int]:
+    """Let the model raise where more texts lie side by side; return how many there were at each call."""
+    forward, seen = type(lm._model).forward, []
+
+    def limited(model: Any, *args: Any, **options: Any) -> Any:
+        seen.append(len(options["input_ids"]))
+        if seen[-1] > texts:
+            raise error("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return forward(model, *args, **options)
+
+    monkeypatch.setattr(type(lm._model), "forward", limited)
+    return seen
 
 
 def text_of(completions: Sequence[Completion]) -> list[str]:

@@ -1,0 +1,371 @@
+"""Rows written side by side against plain forward passes over the same tokens: no padding, no cache, one row at a time."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from families import CHOICES, HEADER, OPEN_PROMPTS, answers, local, plain, plain_logits, request, saved, with_memory_for
+from transformers import (
+    AutoTokenizer,
+    BloomConfig,
+    BloomForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoConfig,
+    GPTNeoForCausalLM,
+    GptOssConfig,
+    GptOssForCausalLM,
+    Llama4ForCausalLM,
+    Llama4TextConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    RwkvConfig,
+    RwkvForCausalLM,
+)  # fmt: skip
+
+from gpt3mix_cli.errors import UserError
+from gpt3mix_cli.lm import Request
+from gpt3mix_cli.lm.decoding import Row
+from gpt3mix_cli.lm.local import Local
+from gpt3mix_cli.lm.window import _Window, write
+from gpt3mix_cli.settings import LocalLM
+
+# Seams that random models do reach: as a token of its own, inside of longer tokens, and hardly ever.
+SEAMS = ["e", ":", " (", " (Sentiment:"]
+LABELS = {
+    "one and several tokens": CHOICES,
+    "one begins another": (" Positive", " Positive)", " Pos"),
+    "one sign": (" a", " b", " c"),
+}
+SHARING = [
+    f"{HEADER}Movie review: {text} (Sentiment: Positive)\nMovie review:" for text in ("A joy.", "so bad", "It 's a mess and it knows it ,", "x")
+]
+PROMPTS = {
+    "sharing a header": SHARING,
+    "equal": SHARING[:1] * 3,
+    "with nothing in common": OPEN_PROMPTS,
+    "one token and more": ["a", "Movie review:", "b"],
+}
+
+
+def written(lm: Local, requests: Sequence[Request], side_by_side: int) -> list[Row]:
+    rows = [Row(lm._tokens.encode(asked.prompt), lm._choices(asked.seam, asked.choices), asked) for asked in requests]
+    write(lm._decoder, rows, side_by_side)
+    return rows
+
+
+def summed(model: Any, before: Sequence[int], after: Sequence[int]) -> float:
+    """Return the log-probability of some tokens after others, by one plain pass."""
+    whole = [*before, *after]
+    logprobs = plain_logits(model, whole).double().log_softmax(-1)
+    return sum(float(logprobs[place - 1, whole[place]]) for place in range(len(before), len(whole)))
+
+
+def check(lm: Local, rows: Sequence[Row]) -> Counter[str]:
+    """Hold every row to plain passes; return how often rows ended in each way."""
+    ways: Counter[str] = Counter()
+    for row in rows:
+        asked = row.request
+        assert asked
+        assert row.logprob == pytest.approx(summed(lm._model, row.prompt, row.written), abs=1e-3)
+        if row.ending is None:
+            assert (row.scores, len(row.written)) == (None, asked.max_tokens)
+            ways["length"] += 1
+            continue
+        expected = [summed(lm._model, row.ending.context, choice) for choice in row.choices]
+        assert row.scores == (pytest.approx(expected, abs=1e-4) if expected else None)
+        fits = row.ending.context[: len(row.prompt) + len(row.written) - 1] == [*row.prompt, *row.written[:-1]]
+        end = "end token" if row.written[-1] in lm._tokens.ends else row.ending.finish
+        ways[end if fits else f"{end}, straddled"] += 1
+    return ways
+
+
+def mixed(prompts: Sequence[str], choices: Sequence[str], count: int, **options: Any) -> list[Request]:
+    """Requests that differ in all that rows of a block may differ in."""
+    return [
+        request(
+            i,
+            prompt=prompts[i % len(prompts)],
+            seam=SEAMS[i % len(SEAMS)],
+            choices=choices,
+            max_tokens=3 + 7 * i % 23,
+            temperature=0.5 + i % 3 / 2,
+            **options,
+        )
+        for i in range(count)
+    ]
+
+
+@pytest.mark.parametrize("side_by_side", [1, 2, 3, 16])
+@pytest.mark.parametrize("prompts", PROMPTS)
+def test_rows_equal_plain_passes(folder: Path, prompts: str, side_by_side: int) -> None:
+    """Few slots for many rows: they leave, join, and the window rolls and grows."""
+    lm = local(folder)
+    labels = list(LABELS.values())[len(prompts) % 3]
+    check(lm, written(lm, mixed(PROMPTS[prompts], labels, 14), side_by_side))
+
+
+@pytest.mark.parametrize("labels", LABELS)
+def test_labels_equal_plain_passes(folder: Path, labels: str) -> None:
+    lm = local(folder)
+    rows = written(lm, mixed([*SHARING, *OPEN_PROMPTS], LABELS[labels], 16), 5)
+    check(lm, rows)
+    if labels == "one sign":
+        assert all(sum(map(math.exp, row.scores)) <= 1 + 1e-6 for row in rows if row.scores)
+
+
+def test_rows_end_in_every_way(folders: dict[str, Path]) -> None:
+    """Otherwise the tests above would show less than they say."""
+    ways: Counter[str] = Counter()
+    for folder in folders.values():
+        lm = local(folder)
+        ways += check(lm, written(lm, mixed(SHARING, CHOICES, 48), 12))
+    assert {"length", "seam", "line", "end token", "seam, straddled"} <= set(ways), ways
+
+
+# Kinds of attention --------------------------------------------------------------------------------------------------
+
+SIZES = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+
+
+def opened(folder: Path, like: Path, model: type, config: type, **options: Any) -> Local:
+    """A random model of another architecture, with the tokenizer of a family."""
+    tokenizer = AutoTokenizer.from_pretrained(like)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return local(saved(folder, tokenizer, model(config(**{**SIZES, "vocab_size": len(tokenizer), "initializer_range": 0.2, **options}))))
+
+
+MIXED_LAYERS = {"sliding_window": 24, "layer_types": ["sliding_attention", "full_attention"], "head_dim": 8}
+
+
+@pytest.mark.parametrize(
+    ("model", "config", "options"),
+    [
+        (LlamaForCausalLM, LlamaConfig, {}),
+        (MistralForCausalLM, MistralConfig, {"sliding_window": 24}),
+        (Gemma3ForCausalLM, Gemma3TextConfig, MIXED_LAYERS),
+        (GptOssForCausalLM, GptOssConfig, {**MIXED_LAYERS, "num_local_experts": 2, "num_experts_per_tok": 1, "rope_scaling": None}),
+    ],
+    ids=["fewer heads for keys than for queries", "sliding", "sliding and full", "sliding and full, eager"],
+)
+def test_kinds_of_attention_equal_plain_passes(tmp_path: Path, folders: dict[str, Path], model: type, config: type, options: dict[str, Any]) -> None:
+    """Rows have gaps, over which a sliding window must reach: the header before short prompts, and seams that are led to."""
+    lm = opened(tmp_path, folders["gpt2-bytes"], model, config, **options)
+    check(lm, written(lm, mixed(SHARING, CHOICES, 10), 3))
+
+
+# What an answer does not depend on -----------------------------------------------------------------------------------
+
+
+def test_greedy_answers_do_not_depend_on_how_many_lie_side_by_side(folder: Path) -> None:
+    requests = [
+        request(
+            i,
+            prompt=SHARING[i % 4] if i % 3 else OPEN_PROMPTS[1],
+            seam=SEAMS[i % 2],
+            choices=CHOICES,
+            max_tokens=4 + i % 9,
+            temperature=0,
+            frequency_penalty=0.3,
+        )
+        for i in range(12)
+    ]
+    lm = local(folder, 12)
+    whole = answers(lm, requests)
+    for side_by_side in (1, 2, 3, 5):
+        lm._side_by_side = side_by_side
+        for one, other in zip(answers(lm, requests), whole, strict=True):
+            assert replace(one, scores=None, logprob=None) == replace(other, scores=None, logprob=None)
+            assert one.logprob == pytest.approx(other.logprob, abs=1e-3)
+            if one.scores and other.scores:
+                assert one.scores.logprobs == pytest.approx(other.scores.logprobs, abs=1e-4)
+
+
+def test_equal_blocks_get_equal_answers_whatever_came_before(folder: Path) -> None:
+    """Drawn texts to the last digit; between the two, blocks with other headers, seams, scores and beams leave nothing behind."""
+    lm = local(folder, 8)
+    lm._side_by_side = 3
+    requests = mixed(SHARING, CHOICES, 8, top_p=0.9, frequency_penalty=0.1)
+    first = answers(lm, requests)
+    answers(lm, mixed(OPEN_PROMPTS, LABELS["one begins another"], 8))
+    answers(lm, [request(beams=2)])
+    lm.score([*SHARING, "a"], CHOICES)
+    assert answers(lm, requests) == first
+
+
+def test_retokenised_is_told_exactly(folders: dict[str, Path]) -> None:
+    """True where prompt, text and seam as one string have other tokens than those that were read, written and appended."""
+    told: Counter[bool] = Counter()
+    for folder in folders.values():
+        lm = local(folder, 24)
+        requests = mixed(SHARING, CHOICES, 24)
+        for row, completion in zip(written(lm, requests, 24), answers(lm, requests), strict=True):
+            if row.ending is None:
+                assert not completion.retokenised
+                continue
+            asked = row.request
+            assert asked
+            read = [*row.prompt, *row.written]
+            if completion.finish == "line":
+                read = [*read[:-1], *lm._tokens.after(".", [asked.seam])[0]]
+            assert completion.retokenised == (lm._tokens.encode(asked.prompt + completion.text + asked.seam) != read)
+            told[completion.retokenised] += 1
+    assert min(told[True], told[False]) >= 3
+
+
+# The edges of the context --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("choices", [(), (" ",), (" Positive and then some",)])
+def test_texts_fill_the_context_to_its_last_place(tmp_path: Path, folders: dict[str, Path], choices: tuple[str, ...]) -> None:
+    """GPT-2 has no embedding for a position beyond; rows that have left, and longer choices beside short ones, need none."""
+    lm = opened(tmp_path, folders["gpt2-bytes"], GPT2LMHeadModel, GPT2Config, n_positions=40, n_embd=32, n_layer=2, n_head=2)
+    requests = []
+    for i in range(24):
+        labels = choices if i % 2 else choices[:0] or (" ",)
+        room = 40 - len(lm._tokens.encode(OPEN_PROMPTS[i % 2 + 1])) - 1 - max((len(tokens) for tokens in lm._choices("e", labels)), default=0)
+        requests.append(request(i, prompt=OPEN_PROMPTS[i % 2 + 1], seam="e", choices=labels, max_tokens=room, temperature=1.2))
+    check(lm, written(lm, requests, 5))
+    assert "too_long" not in {completion.finish for completion in answers(lm, requests)}
+    assert {completion.finish for completion in answers(lm, [replace(asked, max_tokens=asked.max_tokens + 1) for asked in requests])} == {"too_long"}
+
+
+def test_a_pad_token_beyond_the_embeddings_is_not_read(tmp_path: Path, folders: dict[str, Path]) -> None:
+    """Llama tokenizers are often given one, and the model is left as it was."""
+    model, tokenizer = plain(folders["gpt2-bytes"])
+    requests = [request(i, prompt=prompt, temperature=0, seam=SEAMS[0], choices=CHOICES) for i, prompt in enumerate(OPEN_PROMPTS)]
+    expected = answers(local(folders["gpt2-bytes"]), requests)
+    tokenizer.add_special_tokens({"pad_token": "<pad>"})
+    assert answers(local(saved(tmp_path, tokenizer, model)), requests) == expected
+
+
+def test_an_empty_prompt_begins_with_the_token_that_texts_begin_or_end_with(folder: Path) -> None:
+    lm = local(folder)
+    assert {completion.prompt_tokens for completion in answers(lm, [request(prompt=""), request(1, prompt="", beams=2)])} == {1}
+    rows = written(lm, [request(i, prompt=prompt, seam="e", choices=CHOICES) for i, prompt in enumerate(["", "a", "Movie review:"])], 3)
+    check(lm, rows)
+
+
+# Numbers -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_bfloat16_is_finite_and_close(folder: Path, attention: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prompts of very different lengths: what is padded before a text sees nothing, of which no NaN may come."""
+    prompts = ["a", "b", *SHARING, *OPEN_PROMPTS]
+    exact = local(folder, 16)
+    half = Local(LocalLM(kind="local", model=str(folder), dtype="bfloat16", device="cpu", batch_size=16))
+    half._model.set_attn_implementation(attention)
+    for one, other in zip(half.score(prompts, CHOICES), exact.score(prompts, CHOICES), strict=True):
+        assert one.logprobs == pytest.approx(other.logprobs, abs=0.5)
+    half._side_by_side = 3
+    for row in written(half, mixed(prompts, CHOICES, 18), 3):
+        assert math.isfinite(row.logprob)
+        assert row.scores is None or all(map(math.isfinite, row.scores))
+
+
+def test_the_window_stays_as_wide_as_its_texts(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred rows through four slots: columns that nobody needs are taken over, so memory does not grow with the rows."""
+    lm, widths = local(folders["gpt2-bytes"]), []
+    forward = _Window._forward
+
+    def watched(window: Any) -> torch.Tensor:
+        widths.append(window.shape)
+        return forward(window)
+
+    monkeypatch.setattr(_Window, "_forward", watched)
+    rows = written(lm, mixed([*SHARING, *OPEN_PROMPTS], CHOICES, 100), 4)
+    longest = max(len(row.prompt) for row in rows) + 26
+    assert max(columns for _, columns in widths) <= 2 * longest + 64
+    assert {slots for slots, _ in widths} == {4, 2, 1}, "the last rows go on without the empty slots"
+    check(lm, rows[::7])
+
+
+# Memory --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_block_that_runs_out_of_memory_goes_on_with_half_as_many(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    requests = mixed(SHARING, CHOICES, 12)
+    expected = answers(local(folder, 12), requests)
+    lm = local(folder, 12)
+    seen = with_memory_for(monkeypatch, lm, 4)
+    for one, other in zip(answers(lm, requests), expected, strict=True):
+        assert (one.text, one.finish) == (other.text, other.finish)
+        assert (one.scores is None) == (other.scores is None)
+        if one.scores and other.scores:
+            assert one.scores.logprobs == pytest.approx(other.scores.logprobs, abs=1e-4)
+    assert lm._side_by_side == 3
+    seen.clear()
+    answers(lm, requests)
+    assert max(seen) <= 4, "it is not tried again with every block"
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError])
+def test_memory_that_does_not_hold_one_text_is_told(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, error: type[Exception]) -> None:
+    lm = local(folders["gpt2-bytes"])
+    with_memory_for(monkeypatch, lm, 0, error)
+    with pytest.raises(UserError, match="does not hold a single text"):
+        answers(lm, [request()])
+    with pytest.raises(UserError, match="does not hold a single text"):
+        lm.score(["a", "b"], CHOICES)
+
+
+def test_weights_that_the_memory_does_not_hold_are_told(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    lm = local(folders["gpt2-bytes"])
+    monkeypatch.setattr(GPT2LMHeadModel, "to", full)
+    with pytest.raises(UserError, match="does not hold the weights"):
+        answers(lm, [request()])
+
+
+def test_another_error_is_not_taken_for_memory(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = local(folders["gpt2-bytes"])
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(type(lm._model), "forward", broken)
+    with pytest.raises(RuntimeError, match="illegal"):
+        answers(lm, [request()])
+
+
+# What cannot be served -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model", "config", "options"),
+    [
+        (MambaForCausalLM, MambaConfig, {}),
+        (RwkvForCausalLM, RwkvConfig, {"attention_hidden_size": 32}),
+        (BloomForCausalLM, BloomConfig, {"n_head": 2}),
+        (GPTNeoForCausalLM, GPTNeoConfig, {"attention_types": [[["global", "local"], 1]], "num_layers": 2, "num_heads": 2}),
+        (Llama4ForCausalLM, Llama4TextConfig, {"num_local_experts": 2, "intermediate_size_mlp": 32, "head_dim": 8}),
+    ],
+    ids=["a state", "a state of its own", "no positions", "windows of its own", "chunks"],
+)
+def test_models_that_cannot_be_served_are_refused(
+    tmp_path: Path, folders: dict[str, Path], model: type, config: type, options: dict[str, Any]
+) -> None:
+    lm = opened(tmp_path, folders["gpt2-bytes"], model, config, **options)
+    with pytest.raises(UserError, match=f"{model.__name__} .* cannot serve") as caught:
+        answers(lm, [request()])
+    assert "plain transformer" in caught.value.hint
+
+
+def test_a_prompt_to_be_scored_beyond_the_context_is_refused(folders: dict[str, Path]) -> None:
+    with pytest.raises(UserError, match="context 512"):
+        local(folders["gpt2-bytes"]).score(["a", "b " * 600], CHOICES)
