@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from gpt3mix_cli.lm.local import Local
 
 
 def searched(lm: Local, width: int, longest: int, prompt: str = OPEN_PROMPTS[0]) -> list[Any]:
-    (lines,) = search(lm._decoder, [lm._tokens.encode(prompt)], width, longest, 64)
+    (lines,) = search(lm._decoder, [lm._tokens.encode(prompt)], [request(temperature=0, beams=width, max_tokens=longest)], 64)
     return lines
 
 
@@ -26,7 +27,9 @@ def lines(completion: Completion) -> list[str]:
 
 
 def test_hypotheses_differ_and_the_likeliest_comes_first(folder: Path) -> None:
-    for completion in answers(local(folder), [request(i, prompt=prompt, beams=4, max_tokens=8) for i, prompt in enumerate(OPEN_PROMPTS)]):
+    for completion in answers(
+        local(folder), [request(i, prompt=prompt, temperature=0, beams=4, max_tokens=8) for i, prompt in enumerate(OPEN_PROMPTS)]
+    ):
         logprobs = [hypothesis.logprob for hypothesis in completion.hypotheses]
         assert 1 < len(logprobs) <= 4
         assert len(set(lines(completion))) == len(logprobs)
@@ -39,7 +42,7 @@ def test_logprobs_equal_plain_passes(folders: dict[str, Path]) -> None:
     """Of all tokens of a line, the one that ended it included; characters are cut in one way only."""
     folder = folders["llama-characters"]
     model, tokenizer = plain(folder)
-    completions = answers(local(folder), [request(i, prompt=prompt, beams=3, max_tokens=10) for i, prompt in enumerate(OPEN_PROMPTS)])
+    completions = answers(local(folder), [request(i, prompt=prompt, temperature=0, beams=3, max_tokens=10) for i, prompt in enumerate(OPEN_PROMPTS)])
     for prompt, completion in zip(OPEN_PROMPTS, completions, strict=True):
         for hypothesis in completion.hypotheses:
             before, after = tokenizer(prompt)["input_ids"], tokenizer(hypothesis.text)["input_ids"]
@@ -55,7 +58,7 @@ def test_logprobs_equal_plain_passes(folders: dict[str, Path]) -> None:
 def test_one_beam_is_greedy(folder: Path) -> None:
     lm = local(folder)
     greedy = answers(lm, [request(i, prompt=prompt, temperature=0) for i, prompt in enumerate(OPEN_PROMPTS)])
-    beams = answers(lm, [request(i, prompt=prompt, beams=1) for i, prompt in enumerate(OPEN_PROMPTS)])
+    beams = answers(lm, [request(i, prompt=prompt, temperature=0, beams=1) for i, prompt in enumerate(OPEN_PROMPTS)])
     for one, other in zip(greedy, beams, strict=True):
         assert (one.text, one.finish, one.completion_tokens) == (other.text, other.finish, other.completion_tokens)
         assert one.logprob == pytest.approx(other.logprob, abs=1e-3)
@@ -65,7 +68,7 @@ def test_one_beam_is_greedy(folder: Path) -> None:
 def test_beams_equal_those_of_each_prompt_alone(folder: Path) -> None:
     """Padding, the shared header and the place in a batch change nothing."""
     lm = local(folder)
-    requests = [request(i, prompt=OPEN_PROMPTS[i % 3], beams=3, max_tokens=7) for i in range(6)]
+    requests = [request(i, prompt=OPEN_PROMPTS[i % 3], temperature=0, beams=3, max_tokens=7) for i in range(6)]
     together = answers(lm, requests)
     lm._side_by_side = 1
     for one, other in zip(together, answers(lm, requests), strict=True):
@@ -92,7 +95,7 @@ TABLE = {
 def test_the_likeliest_lines_are_found_where_greedy_misses_them(tmp_path: Path, few: PreTrainedTokenizerFast) -> None:
     """By hand: good 0.36, great film. 0.21, great 0.18 (its end in two ways, of which the likelier counts), great film 0.09."""
     lm = local(scripted(tmp_path, few, TABLE))
-    (completion,) = answers(lm, [request(prompt="Movie review:", beams=4)])
+    (completion,) = answers(lm, [request(prompt="Movie review:", temperature=0, beams=4)])
     assert completion.hypotheses[:4] == (
         Hypothesis(" good", True, round(math.log(0.36), 4)),
         Hypothesis(" great film.", True, round(math.log(0.21), 4)),
@@ -106,9 +109,9 @@ def test_the_likeliest_lines_are_found_where_greedy_misses_them(tmp_path: Path, 
 
 def test_a_line_that_reaches_the_limit_is_unfinished(tmp_path: Path, few: PreTrainedTokenizerFast) -> None:
     lm = local(scripted(tmp_path, few, TABLE))
-    (completion,) = answers(lm, [request(prompt="Movie review:", beams=3, max_tokens=2)])
+    (completion,) = answers(lm, [request(prompt="Movie review:", temperature=0, beams=3, max_tokens=2)])
     assert {line.text: line.finished for line in completion.hypotheses} == {" good": True, " great film": False, " great": True}
-    (completion,) = answers(lm, [request(prompt="Movie review:", beams=2, max_tokens=1)])
+    (completion,) = answers(lm, [request(prompt="Movie review:", temperature=0, beams=2, max_tokens=1)])
     assert (completion.finish, [line.finished for line in completion.hypotheses]) == ("length", [False, False])
 
 
@@ -130,7 +133,7 @@ def test_a_wide_search_is_exhaustive(tmp_path: Path) -> None:
     whole = {"".join(text): logprob("".join(text) + "\n") for n in range(4) for text in itertools.product(letters, repeat=n)}
     cut = {"".join(text): logprob("".join(text)) for text in itertools.product(letters, repeat=4)}
     expected = sorted({**whole, **cut}.items(), key=lambda pair: -pair[1])
-    (completion,) = answers(lm, [request(prompt="x", beams=121, max_tokens=4)])
+    (completion,) = answers(lm, [request(prompt="x", temperature=0, beams=121, max_tokens=4)])
     assert len(completion.hypotheses) == 121 == len(expected)
     assert [line.logprob for line in completion.hypotheses] == pytest.approx([value for _, value in expected], abs=1e-3)
     assert {line.text for line in completion.hypotheses if line.finished} == set(whole)
@@ -140,7 +143,7 @@ def test_a_prompt_without_room_is_too_long(tmp_path: Path, few: PreTrainedTokeni
     """Those beside it are answered, one whose line just fits included."""
     lm = local(scripted(tmp_path, few, TABLE, max_position_embeddings=12))
     prompts = ["Movie review:", "x" * 9 + "Movie review:", "x" * 8 + "Movie review:"]
-    first, second, third = answers(lm, [request(i, prompt=prompt, beams=2, max_tokens=3) for i, prompt in enumerate(prompts)])
+    first, second, third = answers(lm, [request(i, prompt=prompt, temperature=0, beams=2, max_tokens=3) for i, prompt in enumerate(prompts)])
     assert (second.text, second.finish, second.hypotheses, second.logprob, second.prompt_tokens) == ("", "too_long", (), None, 10)
     assert lines(first) == lines(third) == [" good", " great film."]
 
@@ -160,7 +163,7 @@ def test_beams_and_ordinary_requests_keep_their_order(folder: Path) -> None:
 def test_the_models_own_ways_to_generate_play_no_part(tmp_path: Path, folders: dict[str, Path]) -> None:
     """Many instruction models come with a penalty for repeats and with sampling switched on."""
     model, tokenizer = plain(folders["llama-characters"])
-    asked = [request(beams=3, max_tokens=12), request(1, temperature=0)]
+    asked = [request(temperature=0, beams=3, max_tokens=12), request(1, temperature=0)]
     before = answers(local(folders["llama-characters"]), asked)
     model.generation_config.update(repetition_penalty=5.0, do_sample=True, temperature=0.1, top_k=2, min_new_tokens=3)
     assert answers(local(saved(tmp_path, tokenizer, model)), asked) == before
@@ -171,7 +174,7 @@ def test_the_models_own_ways_to_generate_play_no_part(tmp_path: Path, folders: d
 
 def test_a_search_that_runs_out_of_memory_goes_on_with_fewer_lines(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     lm = local(folders["llama-characters"], 12)
-    requests = [request(i, prompt=OPEN_PROMPTS[i % 3], beams=2, max_tokens=5) for i in range(6)]
+    requests = [request(i, prompt=OPEN_PROMPTS[i % 3], temperature=0, beams=2, max_tokens=5) for i in range(6)]
     expected = answers(lm, requests)
     with_memory_for(monkeypatch, lm, 4)
     for one, other in zip(answers(lm, requests), expected, strict=True):
@@ -179,3 +182,15 @@ def test_a_search_that_runs_out_of_memory_goes_on_with_fewer_lines(folders: dict
     with_memory_for(monkeypatch, lm, 1)
     with pytest.raises(UserError, match="2 beams of a single text"):
         answers(lm, requests)
+
+
+def test_drawn_lines_are_a_sample_without_replacement(tmp_path: Path, few: PreTrainedTokenizerFast) -> None:
+    """The first line of each draw appears as often as the LM would write it; two of a draw never agree; seeds decide."""
+    lm = local(scripted(tmp_path, few, TABLE), batch_size=256)
+    asked = [request(number, seed=number, temperature=1, beams=2, max_tokens=6) for number in range(1200)]
+    found = answers(lm, asked)
+    assert found == answers(lm, asked)
+    assert all(len({one.text for one in answer.hypotheses}) == len(answer.hypotheses) for answer in found)
+    firsts = Counter(answer.hypotheses[0].text for answer in found)
+    for text, share in {" good": 0.36, " great": 0.30, " great film.": 0.21, " great film": 0.09}.items():  # see TABLE
+        assert abs(firsts[text] / len(found) - share) < 4 * math.sqrt(share * (1 - share) / len(found)), text
