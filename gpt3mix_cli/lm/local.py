@@ -105,7 +105,7 @@ class Local:
         ):
             what = "keeps a state, counts positions by itself, or attends in a way of its own"
             message = f"lm.model {self._place}: {type(model).__name__} {what}, which this engine cannot serve"
-            raise UserError(message, "use a plain transformer (Llama, Qwen, Mistral, GPT-2, ...), or serve it and use kind: openai")
+            raise UserError(message, "use a plain transformer, such as Llama, Qwen, Mistral or GPT-2")
 
     @functools.cached_property
     def _decoder(self) -> "Decoder":

@@ -4,6 +4,7 @@ A label is scored over the tokens that the LM wrote. Only where one of them reac
 seam's first bracket in one token) can the text alone say where its tokens lie; then all of it is cut into tokens anew.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -47,6 +48,7 @@ class Tokens:
         # There is nothing before an empty text in many families, yet something has to be read.
         self._first = [token for token in (tokenizer.bos_token_id, tokenizer.eos_token_id, 0) if token is not None][:1]
         self._spelled: list[str] | None = None
+        self._one_after = functools.lru_cache(1024)(self._cut_after)  # seams and labels are the same for most rows
 
     def encode(self, text: str) -> list[int]:
         """Return the tokens of a text that begins a sequence, at least one."""
@@ -59,16 +61,16 @@ class Tokens:
         Raises:
             UserError: if one has none.
         """
+        return [list(self._one_after(context, continuation)) for continuation in continuations]
+
+    def _cut_after(self, context: str, continuation: str) -> tuple[int, ...]:
         before = self._tokenizer(context, add_special_tokens=False)["input_ids"]
-        found = []
-        for continuation in continuations:
-            both = self._tokenizer(context + continuation, add_special_tokens=False)["input_ids"]
-            tokens = both[len(before) :] if both[: len(before)] == before else []
-            tokens = tokens or self._tokenizer(continuation, add_special_tokens=False)["input_ids"]
-            if not tokens:
-                raise UserError(f"lm.model {self._model}: '{continuation.strip()}' tokenises to nothing", "use another label token in task.labels")
-            found.append(tokens)
-        return found
+        both = self._tokenizer(context + continuation, add_special_tokens=False)["input_ids"]
+        tokens = both[len(before) :] if both[: len(before)] == before else []
+        tokens = tokens or self._tokenizer(continuation, add_special_tokens=False)["input_ids"]
+        if not tokens:
+            raise UserError(f"lm.model {self._model}: '{continuation.strip()}' tokenises to nothing", "use another label token in task.labels")
+        return tuple(tokens)
 
     def spell(self, prompt: Sequence[int], tokens: Sequence[int]) -> str:
         """Return what the tokens add to the prompt: on their own some tokenizers would drop their first space."""
