@@ -1,0 +1,194 @@
+"""What every LM answers to, whatever runs behind it: the protocol of the package's page.
+
+A new kind is a function that opens it and a line in `KINDS`.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from families import CHOICES, FAMILIES, OPEN_PROMPTS, SEAM, local, request
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gpt3mix_cli.lm import LM, SMALLEST, Completion, Request, blocks, end_of_block
+from gpt3mix_cli.lm.journal import Journaled
+
+Open = Callable[[dict[str, Path]], LM]
+
+
+def opened_local(family: str) -> Open:
+    return lambda folders: local(folders[family], 6)
+
+
+KINDS: dict[str, Open] = {f"local, {family}": opened_local(family) for family in FAMILIES}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def lm(request: pytest.FixtureRequest, folders: dict[str, Path]) -> LM:
+    return KINDS[request.param](folders)
+
+
+def asked(count: int = 10, **options: Any) -> list[Request]:
+    """Requests over two blocks, hot enough for lines to end."""
+    return [
+        request(i, **{"prompt": OPEN_PROMPTS[i % 3], "seam": SEAM, "choices": CHOICES, "max_tokens": 30, "temperature": 1.2, **options})
+        for i in range(count)
+    ]
+
+
+def answered(lm: LM, requests: Sequence[Request]) -> list[Completion]:
+    return list(lm.complete(requests))
+
+
+# complete ------------------------------------------------------------------------------------------------------------
+
+
+def test_every_request_is_answered_in_its_place(lm: LM) -> None:
+    requests = asked()
+    assert [completion.number for completion in answered(lm, requests)] == [each.number for each in requests]
+    assert [completion.number for completion in answered(lm, requests[::-1])] == [each.number for each in requests[::-1]]
+    assert answered(lm, []) == []
+
+
+def test_answers_are_whole(lm: LM) -> None:
+    for one, completion in zip(asked(), answered(lm, asked()), strict=True):
+        assert "\n" not in completion.text
+        assert SEAM not in completion.text
+        assert 0 < completion.completion_tokens <= one.max_tokens
+        assert completion.prompt_tokens >= 1
+        assert (completion.scores is None) == (completion.finish in ("length", "too_long"))
+        assert completion.logprob is None or (math.isfinite(completion.logprob) and completion.logprob <= 0)
+        assert completion.hypotheses == ()
+        if completion.scores:
+            assert len(completion.scores.logprobs) == len(CHOICES)
+            assert all(value <= 1e-6 for value in completion.scores.logprobs)
+            assert sum(map(math.exp, completion.scores.logprobs)) <= 1 + 1e-6
+
+
+def test_equal_blocks_get_equal_answers(lm: LM) -> None:
+    assert answered(lm, asked()) == answered(lm, asked())
+
+
+def test_another_seed_writes_another_text(lm: LM) -> None:
+    one, other = (answered(lm, [replace(each, seed=each.seed + shift) for each in asked(4)]) for shift in (0, 1000))
+    assert [completion.text for completion in one] != [completion.text for completion in other]
+
+
+def test_temperature_0_takes_no_seed(lm: LM) -> None:
+    one, other = (answered(lm, [replace(each, seed=each.seed + shift) for each in asked(4, temperature=0)]) for shift in (0, 1000))
+    assert one == other
+
+
+def test_without_a_seam_nothing_is_scored(lm: LM) -> None:
+    for completion in answered(lm, asked(4, seam="", choices=())):
+        assert completion.scores is None
+        assert completion.finish in ("line", "length")
+
+
+def test_a_prompt_without_room_is_too_long(lm: LM) -> None:
+    first, second, third = asked(3)
+    long = replace(second, prompt="word " * lm.about.context)
+    answers = answered(lm, [first, long, third])
+    assert [completion.finish == "too_long" for completion in answers] == [False, True, False]
+    assert (answers[1].text, answers[1].scores, answers[1].completion_tokens, answers[1].logprob) == ("", None, 0, None)
+
+
+def test_a_beam_search_gives_hypotheses(lm: LM) -> None:
+    for completion in answered(lm, asked(3, seam="", choices=(), beams=2, max_tokens=6)):
+        assert 1 <= len(completion.hypotheses) <= 2
+        assert completion.hypotheses[0].text == completion.text
+        assert completion.finish == ("line" if completion.hypotheses[0].finished else "length")
+        assert len({line.text for line in completion.hypotheses}) == len(completion.hypotheses)
+
+
+def test_a_journal_gives_the_same_answers(lm: LM, tmp_path: Path) -> None:
+    journal = Journaled(lm, tmp_path / "journal.sqlite")
+    requests = [*asked(4), *asked(6, seam="", choices=(), beams=2, max_tokens=4)[4:]]
+    first, second = answered(journal, requests), answered(journal, requests)
+    journal.close()
+    assert first == second == answered(lm, requests)
+
+
+# score ---------------------------------------------------------------------------------------------------------------
+
+
+def test_scores_keep_the_order_of_prompts_and_choices(lm: LM) -> None:
+    prompts = [f"{prompt} fine{SEAM}" for prompt in OPEN_PROMPTS] * 3
+    found = lm.score(prompts, CHOICES)
+    assert [len(scores.logprobs) for scores in found] == [len(CHOICES)] * len(prompts)
+    for one, other in zip(found, lm.score(prompts[::-1], CHOICES[::-1])[::-1], strict=True):
+        assert one.logprobs == pytest.approx(other.logprobs[::-1], abs=1e-4)
+    assert all(value <= 1e-6 for scores in found for value in scores.logprobs)
+    assert lm.score([], CHOICES) == []
+
+
+def test_scores_of_one_text_are_those_of_its_writing(lm: LM) -> None:
+    """Where the text has one way to be cut, what `complete` says of its label is what `score` says."""
+    for one, completion in zip(asked(), answered(lm, asked()), strict=True):
+        if completion.scores and not completion.retokenised:
+            (again,) = lm.score([one.prompt + completion.text + SEAM], CHOICES)
+            assert completion.scores.logprobs == pytest.approx(again.logprobs, abs=1e-3)
+
+
+# about ---------------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_known_beforehand(lm: LM) -> None:
+    about = lm.about
+    assert about.fingerprint
+    assert about.model
+    assert about.block >= 1
+    assert about.context > 100
+    assert 0 < about.count_tokens("Movie review:") < about.count_tokens(OPEN_PROMPTS[0])
+    (completion,) = answered(lm, asked(1))
+    assert completion.prompt_tokens == about.count_tokens(OPEN_PROMPTS[0])
+
+
+# Blocks --------------------------------------------------------------------------------------------------------------
+
+LARGEST = st.integers(1, 1000)
+
+
+@settings(deadline=None)
+@given(number=st.integers(0, 5000), largest=LARGEST)
+def test_blocks_lie_at_fixed_places(number: int, largest: int) -> None:
+    """A block's numbers all have the same end, which begins the next one."""
+    end = end_of_block(number, largest)
+    assert number < end <= number + largest
+    assert end_of_block(end - 1, largest) == end
+    assert end_of_block(end, largest) > end
+
+
+@settings(deadline=None)
+@given(largest=LARGEST)
+def test_blocks_double_up_to_the_largest(largest: int) -> None:
+    ends = [0]
+    while len(ends) < 12:
+        ends.append(end_of_block(ends[-1], largest))
+    sizes = [b - a for a, b in pairwise(ends)]
+    assert sizes[0] == min(SMALLEST, largest)
+    assert sizes == sorted(sizes)
+    assert sizes[-1] == max(sizes) == largest
+    doubling = [size for size in sizes if size < largest]
+    assert doubling == [SMALLEST, *(SMALLEST * 2**i for i in range(10))][: len(doubling)]
+
+
+def test_blocks_by_hand() -> None:
+    requests = [request(i) for i in range(700)]
+    assert [len(block) for block in blocks(requests, 256)] == [32, 32, 64, 128, 256, 188]
+    assert [len(block) for block in blocks(requests[:100], 32)] == [32, 32, 32, 4]
+    assert [len(block) for block in blocks(requests[:20], 6)] == [6, 6, 6, 2]
+    assert [[each.number for each in block] for block in blocks(requests[30:34], 256)] == [[30, 31], [32, 33]]
+
+
+@settings(deadline=None)
+@given(numbers=st.lists(st.integers(0, 300), unique=True).map(sorted), largest=LARGEST)
+def test_blocks_hold_every_request_once(numbers: list[int], largest: int) -> None:
+    found = list(blocks([request(number) for number in numbers], largest))
+    assert [each.number for block in found for each in block] == numbers
+    assert all(block and end_of_block(block[0].number, largest) > block[-1].number for block in found)
