@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from .base import Part, Real, Settings, Whole
 
@@ -78,6 +78,13 @@ class Augment(Settings):
         if isinstance(value, int) and value < 1:
             raise ValueError("at least one draw is needed")
         return value
+
+    @model_validator(mode="after")
+    def _known_perplexity(self) -> "Augment":
+        # Otherwise the first row would end the run, after the LM was asked and paid.
+        if self.labels == "hard" and self.gate.perplexity:
+            raise ValueError("the perplexity of hard labels' rows is unknown; leave gate.perplexity out, or take labels: soft")
+        return self
 
 
 class Eda(Settings):
