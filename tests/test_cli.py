@@ -766,7 +766,7 @@ def test_check_looks_at_the_encoder_that_chooses_examples(mine: Path, tmp_path: 
 def test_a_set_that_fell_short_is_described_shown_and_has_a_card(mine: Path, tmp_path: Path, call: Callable[..., Outcome]) -> None:
     """Where rows are rejected the figures are wanted most."""
     assert call("subsample", mine).code == 0
-    # 33 words at least: some rows pass, few enough to fall short.
+    # 12 words at least: some rows pass, too few.
     strict = ["--seed", 0, "--ratio", 4, "--set", "augment.attempts=1", "--set", "augment.gate.too_short=12"]
     done = call("augment", mine, *strict, "--show", 1, "--card")
     assert done.code == 3
