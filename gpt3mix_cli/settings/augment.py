@@ -21,7 +21,7 @@ class LocalLM(Settings):
 class Gate(Settings):
     """Which generated rows are rejected; copies of real rows and repeats always are. A share is of the row's own text; null: off."""
 
-    leak: bool = Field(True, description="reject copies of test rows, whatever their case and spacing")
+    leak: bool = Field(True, description="reject copies of test rows, whatever their case, spacing and signs")
     near_copy: Annotated[Real, Field(gt=0, le=1)] | None = Field(
         0.8, description="reject if this share of the word triples, or the whole of a shorter text, stands in one of the row's parents"
     )

@@ -146,6 +146,10 @@ def test_a_copy_of_a_test_row_is_a_leak() -> None:
     found = judged("a film  for the AGES.", test=held_out, leak=True)
     assert isinstance(found, Reject)
     assert (found.reason, found.detail) == ("leak", "t7")
+    cut = [Example(id="t8", text="it 's a gorgeous , witty film , is n't it ?", label="pos"), Example(id="t9", text=":-)", label="pos")]
+    assert reason(judged("It’s a gorgeous, witty film, isn’t it?", test=cut, leak=True)) == "leak"
+    assert reason(judged("It's a gorgeous, witty film.", test=cut, leak=True)) == ""
+    assert [reason(judged(text, test=cut, leak=True)) for text in (":-)", ":-(")] == ["leak", ""]
     assert reason(judged("a film for the ages.", test=held_out, leak=False)) == ""
 
 
