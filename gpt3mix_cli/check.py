@@ -11,7 +11,7 @@ from .augment import open_augmenter
 from .errors import UserError
 from .grid import Grid
 from .records import Example
-from .settings import Baseline, Classifier, Experiment, fingerprint
+from .settings import Baseline, Classifier, Experiment, fingerprint, generator
 from .subsample import rows_per_class
 
 LITTLE = 200_000_000  # bytes of free disk under which a warning is due
@@ -52,6 +52,8 @@ def _looks(grid: Grid, experiment: Experiment) -> Iterator[tuple[str, object, Ca
     yield "data", [task, experiment.subsample.model_dump(), experiment.augment.k], functools.partial(_data, grid, experiment)
     if experiment.lm:
         yield "lm", [experiment.lm.model_dump(), experiment.augment.model_dump(), task], functools.partial(_lm, grid, experiment)
+        if experiment.augment.choose in ("nearest", "furthest"):
+            yield "similarity", experiment.augment.similarity, functools.partial(_similarity, experiment)
     for baseline in experiment.baselines:
         yield f"baseline {baseline.name}", [baseline.model_dump(), labels], functools.partial(_baseline, experiment, baseline)
     for classifier in experiment.classifiers:
@@ -91,6 +93,15 @@ def _lm(grid: Grid, experiment: Experiment) -> str:
     scores = lm.score([f"{prompt(task, [example] * fitting)} A second try.{seam(task)}"], choices(task))[0]
     shortened = f"; of k = {wanted} short examples only {fitting} fit, so prompts will be shortened" if fitting < wanted else ""
     return f"{lm.about.model}: {lm.about.details}, context {lm.about.context}, label scores {scores.source}{shortened}"
+
+
+def _similarity(experiment: Experiment) -> str:
+    from .augment.choose import Chooser
+
+    augment, label = experiment.augment, experiment.task.classes[0]
+    examples = [Example(id=str(number), text=text, label=label) for number, text in enumerate(("A first try.", "A second try."))]
+    Chooser(examples, augment.choose, augment.similarity).choose(2, generator(0, "check"))
+    return f"{augment.similarity}, for the {augment.choose} examples"
 
 
 def _baseline(experiment: Experiment, baseline: Baseline) -> str:

@@ -157,14 +157,15 @@ def _augment(
         real, task, lm = source or spot.real, spot.experiment.task, spot.experiment.lm
         for draw in [0] if output else spot.draws():
             try:
-                item = grid.augment(spot, method, draw, source, output, limit)
-                display.rows(item.output, real, show, task.labels)
-                items.append(item)
-                if card:
-                    cards.append(write_card(item, task, real, lm.model if lm and method == "gpt3mix" else None, licence))
+                items.append(made := grid.augment(spot, method, draw, source, output, limit))
             except StoppedShort as error:
-                display.rows(output or spot.synthetic(method, draw), real, show, task.labels)
                 items.append(error)
+                if error.done is None:
+                    continue
+                made = error.done
+            display.rows(made.output, real, show, task.labels)
+            if card:
+                cards.append(write_card(made, task, real, lm.model if lm and method == "gpt3mix" else None, licence))
     if cards:
         display.note(f"{len(cards)} card{'s' * (len(cards) != 1)}: {', '.join(map(str, cards))}")
     display.end(items, following("train", config, level, seed))

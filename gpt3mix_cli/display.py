@@ -99,7 +99,7 @@ class Display:
     def end(self, items: Sequence[Done | StoppedShort], following: str = "") -> None:
         """Say what was written, how many rows, and the next command."""
         self._progress.stop()
-        done = [item for item in items if isinstance(item, Done)]
+        done = [made for item in items if (made := item if isinstance(item, Done) else item.done)]
         for item in done:
             self._line(item)
         self._figures(done)

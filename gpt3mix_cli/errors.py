@@ -8,7 +8,10 @@
 
 import difflib
 from collections.abc import Iterable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from .records import Done
 
 
 class UserError(Exception):
@@ -33,9 +36,20 @@ class UserError(Exception):
 
 
 class StoppedShort(UserError):
-    """The work ended early; what was made is on disk and the same command resumes it."""
+    """The work ended early; what was made is on disk and the same command resumes it.
+
+    Args:
+        message: what is missing.
+        hint: the remedy.
+        done: the output that is incomplete and its manifest, where there are any.
+    """
 
     exit_code = 3
+
+    def __init__(self, message: str, hint: str = "", done: "Done | None" = None) -> None:
+        """Keep what was made, so that the door can say what it is like."""
+        super().__init__(message, hint)
+        self.done = done
 
 
 class StdoutClosed(Exception):

@@ -754,6 +754,31 @@ def test_check_names_the_remedy_for_what_is_missing(mine: Path, tmp_path: Path, 
     assert "not ready: classifier tiny" in done.err
 
 
+def test_check_looks_at_the_encoder_that_chooses_examples(mine: Path, tmp_path: Path, call: Callable[..., Outcome]) -> None:
+    (tmp_path / "empty").mkdir()
+    nearest = ["--set", "augment.choose=nearest", "--set", "classifiers=[{kind: linear}]", "--set"]
+    assert "✓ similarity: tfidf, for the nearest examples\n" in call("check", mine, *nearest, "augment.similarity=tfidf").out
+    done = call("check", mine, *nearest, f"augment.similarity={tmp_path / 'empty'}")
+    assert done.code == 2
+    assert "✗ similarity: augment.similarity" in done.out
+
+
+def test_a_set_that_fell_short_is_described_shown_and_has_a_card(mine: Path, tmp_path: Path, call: Callable[..., Outcome]) -> None:
+    """Where rows are rejected the figures are wanted most."""
+    assert call("subsample", mine).code == 0
+    # 12 words at least: some rows pass, too few.
+    strict = ["--seed", 0, "--ratio", 4, "--set", "augment.attempts=1", "--set", "augment.gate.too_short=12"]
+    done = call("augment", mine, *strict, "--show", 1, "--card")
+    assert done.code == 3
+    assert re.search(r"rejected +.*\d+ too_short", done.err)
+    assert "GPT3Mix    " in done.out
+    (path,) = (tmp_path / "results").rglob("*.card.md")
+    assert "- Incomplete: " in path.read_text("utf-8")
+    (item,) = json.loads(call("augment", mine, *strict, "--json").out)["outputs"]
+    assert (item["complete"], item["rows"]) == (False, item["counts"]["kept"])
+    assert 0 < item["rows"] < item["counts"]["wanted"]
+
+
 def test_check_finds_that_results_cannot_be_written(mine: Path, tmp_path: Path, call: Callable[..., Outcome]) -> None:
     (tmp_path / "file").write_text("")
     done = call("check", mine, *LIGHT, "--out", tmp_path / "file" / "results")

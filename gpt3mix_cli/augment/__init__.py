@@ -101,6 +101,7 @@ class Outcome:
     rows: list[Augmented] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
     asked: int = 0
+    spare: int = 0
     unchanged: int = 0
     repeated: int = 0
 
@@ -111,6 +112,7 @@ class Outcome:
             "asked": self.asked,
             "kept": len(self.rows),
             "rejected": self.rejected(),
+            "spare": self.spare,
             "unchanged": self.unchanged,
             "repeated": self.repeated,
         }
@@ -154,10 +156,12 @@ def make(
         # Whole blocks, so that what an attempt gives does not depend on how many rows are wanted; spare rows are not used.
         count = end_of_block(outcome.asked + missing - 1, augmenter.block) - outcome.asked
         for row in augmenter.generate(examples, outcome.asked, count, seed):
-            if len(outcome.rows) < wanted:
-                checked = gate.check(row)
-                outcome.rejects.append(checked) if isinstance(checked, Reject) else outcome.rows.append(checked)
-                tell(name, len(outcome.rows), wanted)
+            if len(outcome.rows) == wanted:
+                outcome.spare += 1
+                continue
+            checked = gate.check(row)
+            outcome.rejects.append(checked) if isinstance(checked, Reject) else outcome.rows.append(checked)
+            tell(name, len(outcome.rows), wanted)
         outcome.asked += count
     return outcome
 
@@ -240,18 +244,20 @@ def spent(usage: Mapping[str, int]) -> int | None:
 
 
 def _remark(done: Done, tell: Tell) -> None:
-    """Warn of labels that mean little, and of prompts that had to be shortened.
+    """Warn of prompts that lost examples, and of labels that mean little.
 
     Raises:
         StoppedShort: if rows are missing.
     """
     counts, output = done.manifest.counts, done.output
     figures = counts["statistics"]
+    if shortened := counts.get("shortened"):
+        tell(
+            f"{output}: {shortened} of {counts['asked']} prompts were longer than the LM's context and lost examples; a row's parents are those left"
+        )
     if (mass := figures.get("label_mass")) and mass["mean"] < LOW_MASS:
         found = ", ".join(f"{n} {label}" for label, n in sorted(figures["classes"].items(), key=lambda item: -item[1]) if n)
         tell(f"{output}: the LM gave all label words together {mass['mean']:.1%} on average, so its labels ({found}) mean little")
-    if shortened := counts.get("shortened"):
-        tell(f"{output}: {shortened} of {counts['asked']} prompts lost examples, since they were longer than the LM's context; lower augment.k")
     if not done.manifest.complete:
         rejected = counts["rejected"]
         reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(rejected.items(), key=lambda item: -item[1]))
@@ -259,6 +265,7 @@ def _remark(done: Done, tell: Tell) -> None:
         raise StoppedShort(
             f"{output}: {counts['kept']} of {counts['wanted']} rows after {counts['asked']} requests (rejected: {reasons or 'none'})",
             f"see {rejects_path(output)}; {helps}; or raise augment.attempts; and run again: answers are kept",
+            done,
         )
 
 

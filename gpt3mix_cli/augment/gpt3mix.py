@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
-from ..lm import LM, Completion, Request
+from ..lm import LM, Completion, Request, blocks
 from ..records import Augmented, Example, Reject, rows_sha
 from ..settings import Augment, Task, derived_seed, generator
 from .choose import Chooser, similarity_fingerprint
@@ -131,7 +131,9 @@ class GPT3Mix:
             yield from ((completion, []) for completion in completions)
             return
         prompts = {request.number: request.prompt for request in requests}
-        while block := list(islice(completions, self.block)):
+        # In the LM's own blocks: scores depend in their last digits on what is scored beside them, which must be no quota's business.
+        for asked_for in blocks(requests, self.block):
+            block = list(islice(completions, len(asked_for)))
             scored = [completion.number for completion in block if completion.scores]
             asked = [f"{prompts[number]}{f' {text}' if text else ''}{seam(self._task)}" for number in scored for text in CONTENT_FREE]
             found = iter(self._lm.score(asked, choices(self._task)) if asked else [])

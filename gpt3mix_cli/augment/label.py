@@ -1,6 +1,7 @@
 """From log-probabilities to a row's label: equation (1) of section 3, with a temperature and contextual calibration.
 
-Both are off by default, and no request depends on them: what the LM was asked once can be labelled anew for nothing.
+Both are off by default, and no request depends on them: what the LM wrote once is labelled anew for nothing, but for the
+texts without content, which are scored when calibration is first wanted.
 Contextual calibration is Zhao et al. (2021, "Calibrate Before Use", section 5): each label's probability is divided by the
 one that it has for texts without content, so that a label which the LM favours whatever it reads loses its lead.
 """

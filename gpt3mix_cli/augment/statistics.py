@@ -12,7 +12,7 @@ from .quality import ngrams, words
 
 SAMPLE = 200  # texts of self-BLEU: it rises with their number, so that only equal samples can be compared
 ORDER = 4  # longest n-gram of self-BLEU
-USAGE = ("prompt_tokens", "completion_tokens", "shortened", "retokenised")
+USAGE = {"tokens": ("prompt_tokens", "completion_tokens"), "prompts": ("shortened",), "texts": ("retokenised",)}
 EPSILON = 0.1  # counted where no n-gram matches, as Texygen does (smoothing 1 of Chen and Cherry, 2014)
 
 
@@ -55,9 +55,7 @@ def figures(counts: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return a manifest's counts for people: (name, value), none where nothing is known."""
     found = counts.get("statistics") or {}
     rejected = sorted(counts.get("rejected", {}).items(), key=lambda item: (-item[1], item[0]))
-    spare = counts["asked"] - counts["kept"] - sum(n for _, n in rejected)
-    beside = [f"{spare:,} spare"] if spare > 0 else []
-    beside += [f"{counts[name]:,} {name}" for name in ("unchanged", "repeated") if counts.get(name)]
+    beside = [f"{counts[name]:,} {name}" for name in ("spare", "unchanged", "repeated") if counts.get(name)]
     mass, length, share = found.get("label_mass"), found.get("words"), found.get("parents_majority")
     diversity = [("distinct-1", "distinct_1"), ("distinct-2", "distinct_2"), ("self-BLEU", "self_bleu")]
     certainty = [f"entropy {found['entropy_bits']:.3f} bits"] if found.get("entropy_bits") is not None else []
@@ -71,7 +69,7 @@ def figures(counts: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("parents", follow if share is not None else ""),
         ("diversity", ", ".join(f"{name} {found[key]:.3f}" for name, key in diversity if found.get(key) is not None)),
         ("length", f"{length['mean']:.1f} words, real rows {length['real']:.1f}" if length else ""),
-        ("tokens", ", ".join(f"{counts[name]:,} {name.replace('_', ' ')}" for name in USAGE if counts.get(name))),
+        *((what, ", ".join(f"{counts[name]:,} {name.replace('_', ' ')}" for name in names if counts.get(name))) for what, names in USAGE.items()),
     ]
     return [(name, value) for name, value in rows if value]
 

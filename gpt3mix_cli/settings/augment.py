@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from .base import Part, Real, Settings, Whole
 
@@ -21,7 +21,7 @@ class LocalLM(Settings):
 class Gate(Settings):
     """Which generated rows are rejected; copies of real rows and repeats always are. A share is of the row's own text; null: off."""
 
-    leak: bool = Field(True, description="reject copies of test rows, whatever their case and spacing")
+    leak: bool = Field(True, description="reject copies of test rows, whatever their case, spacing and signs")
     near_copy: Annotated[Real, Field(gt=0, le=1)] | None = Field(
         0.8, description="reject if this share of the word triples, or the whole of a shorter text, stands in one of the row's parents"
     )
@@ -78,6 +78,13 @@ class Augment(Settings):
         if isinstance(value, int) and value < 1:
             raise ValueError("at least one draw is needed")
         return value
+
+    @model_validator(mode="after")
+    def _known_perplexity(self) -> "Augment":
+        # Otherwise the first row would end the run, after the LM was asked and paid.
+        if self.labels == "hard" and self.gate.perplexity:
+            raise ValueError("the perplexity of hard labels' rows is unknown; leave gate.perplexity out, or take labels: soft")
+        return self
 
 
 class Eda(Settings):

@@ -232,6 +232,7 @@ def test_any_script_fills_its_files_consistently(tmp_path_factory: pytest.TempPa
         assert manifest.complete == complete == (len(rows) == 5 * ratio)
         assert manifest.counts["kept"] == len(rows)
         assert sum(manifest.counts["rejected"].values()) == len(rejects)
+        assert manifest.counts["asked"] == len(rows) + len(rejects) + manifest.counts["spare"]
         assert len(numbers) <= manifest.counts["asked"] < 2 * 5 * ratio + block
         assert len({row.text for row in rows}) == len(rows)
         contents.append([path.read_bytes() for path in (output, rejects_path(output))])
@@ -373,6 +374,12 @@ def test_several_rows_of_an_attempt_count_in_order_and_get_ids_of_their_own(tmp_
     assert done.manifest.counts["asked"] == 10, "attempts, not rows"
 
 
+def test_rows_past_the_last_one_wanted_are_spare_and_all_answers_add_up(tmp_path: Path) -> None:
+    """Where an attempt has three rows, they are more than the attempts."""
+    counts = made(Several("new #", None, block=6), tmp_path / "out.jsonl", limit=4).manifest.counts
+    assert (counts["asked"], counts["kept"], counts["rejected"], counts["spare"]) == (6, 4, {"unfinished": 3}, 11)
+
+
 # What the manifest says of the set -----------------------------------------------------------------------------------
 
 
@@ -422,7 +429,7 @@ def test_an_editors_rows_are_all_kept_and_the_unchanged_and_repeated_counted(tmp
     done = made(Editor(change=False), tmp_path / "out.jsonl", ratio=2.4)
     assert len(kept(done.output)) == 12
     assert not rejects_path(done.output).exists()
-    expected = {"wanted": 12, "asked": 12, "kept": 12, "rejected": {}, "unchanged": 12, "repeated": 7}
+    expected = {"wanted": 12, "asked": 12, "kept": 12, "rejected": {}, "spare": 0, "unchanged": 12, "repeated": 7}
     assert done.manifest.counts.pop("statistics")["classes"] == {"pos": 7, "neg": 5}
     assert done.manifest.counts == expected
     assert done.manifest.tokens is None
@@ -542,6 +549,16 @@ def test_bytes_do_not_depend_on_the_hash_seed(tiny_lm: Path, task: Task, example
         assert first
     first, second = (manifest_of(output).model_dump(exclude={"seconds"}) for output in outputs)
     assert first == second
+
+
+def test_prompts_that_lost_examples_are_told_of(tmp_path: Path) -> None:
+    told: list[str] = []
+    for shortened in (0, 3):
+        scripted = Scripted("new #")
+        scripted.usage = lambda shortened=shortened: {"shortened": shortened}  # type: ignore[method-assign]
+        made(scripted, tmp_path / f"{shortened}.jsonl", tell=lambda text, done=None, total=None: told.append(text) if done is None else None)
+    assert len(told) == 1
+    assert "3 of 5 prompts" in told[0]
 
 
 def test_an_lm_that_passes_over_the_labels_is_told_of(tmp_path: Path) -> None:

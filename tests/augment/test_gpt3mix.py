@@ -473,6 +473,26 @@ def test_each_prompt_is_scored_with_the_three_texts_without_content() -> None:
     assert lm.scored == [(text, (" Positive", " Negative")) for text in expected]
 
 
+def test_what_is_scored_together_depends_on_no_quota() -> None:
+    """Blocks of attempts, wherever a round ends: so ratio 10 extends ratio 1 to the last digit."""
+
+    class Batches(Echo):
+        def __init__(self) -> None:
+            super().__init__()
+            self.about = replace(self.about, block=64)
+            self.batches: list[int] = []
+
+        def score(self, prompts: Sequence[str], choices: Sequence[str]) -> list[Scores]:
+            self.batches.append(len(prompts) // 3)
+            return super().score(prompts, choices)
+
+    few, many = Batches(), Batches()
+    for first in (0, 32):
+        generated(few, first=first, count=32, contextual_calibration=True)
+    generated(many, count=192, contextual_calibration=True)
+    assert (few.batches, many.batches) == ([32, 32], [32, 32, 64, 64])
+
+
 def test_hard_labels_are_not_calibrated() -> None:
     lm = Echo(beam("fine (Sentiment: Positive)"))
     found = generated(lm, labels="hard", contextual_calibration=True, label_temperature=3)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from gpt3mix_cli.augment.quality import REMEDIES, Gate, containment, remedy, repetition, same_text, scripts, words
 from gpt3mix_cli.errors import UserError
 from gpt3mix_cli.records import Augmented, Example, Reject
+from gpt3mix_cli.settings import Augment
 from gpt3mix_cli.settings import Gate as Limits
 
 REAL = [Example(id="r0", text="A gorgeous, witty film.", label="pos"), Example(id="r1", text="So bad", label="neg")]
@@ -145,6 +146,10 @@ def test_a_copy_of_a_test_row_is_a_leak() -> None:
     found = judged("a film  for the AGES.", test=held_out, leak=True)
     assert isinstance(found, Reject)
     assert (found.reason, found.detail) == ("leak", "t7")
+    cut = [Example(id="t8", text="it 's a gorgeous , witty film , is n't it ?", label="pos"), Example(id="t9", text=":-)", label="pos")]
+    assert reason(judged("It’s a gorgeous, witty film, isn’t it?", test=cut, leak=True)) == "leak"
+    assert reason(judged("It's a gorgeous, witty film.", test=cut, leak=True)) == ""
+    assert [reason(judged(text, test=cut, leak=True)) for text in (":-)", ":-(")] == ["leak", ""]
     assert reason(judged("a film for the ages.", test=held_out, leak=False)) == ""
 
 
@@ -244,6 +249,12 @@ def test_thresholds_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> Non
         Limits(**wrong)
 
 
+def test_a_perplexity_that_no_row_will_have_is_refused_before_the_lm_is_asked() -> None:
+    with pytest.raises(pydantic.ValidationError, match=r"leave gate\.perplexity out"):
+        Augment.model_validate({"labels": "hard", "gate": {"perplexity": [5, 50]}})
+    assert Augment.model_validate({"gate": {"perplexity": [5, 50]}}).gate.perplexity == [5, 50]
+
+
 def test_the_papers_own_samples_pass() -> None:
     """Table 4, under the defaults."""
     real = [LONG, SHORT, Example(id="r2", text="Well-made but mush-hearted.", label="pos")]
@@ -268,8 +279,6 @@ def test_the_remedy_is_that_of_the_most_frequent_reason() -> None:
 
 def test_every_key_that_a_remedy_names_exists() -> None:
     import re
-
-    from gpt3mix_cli.settings import Augment
 
     for key in re.findall(r"augment\.([a-z_.]*[a-z])", " ".join(REMEDIES.values())):
         first, _, rest = key.partition(".")

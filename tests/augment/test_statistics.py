@@ -68,6 +68,7 @@ def test_figures_for_people_name_every_reason_the_most_frequent_first() -> None:
         "kept": 1,
         "asked": 1504,
         "rejected": {"leak": 2, "unfinished": 1500},
+        "spare": 1,
         "prompt_tokens": 12000,
         "completion_tokens": 0,
         "shortened": 3,
@@ -81,7 +82,8 @@ def test_figures_for_people_name_every_reason_the_most_frequent_first() -> None:
         ("parents", "100.0% of 1 rows have the label that most of their parents have"),
         ("diversity", "distinct-1 1.000, distinct-2 1.000"),
         ("length", "4.0 words, real rows 3.0"),
-        ("tokens", "12,000 prompt tokens, 3 shortened"),
+        ("tokens", "12,000 prompt tokens"),
+        ("prompts", "3 shortened"),
     ]
 
 
