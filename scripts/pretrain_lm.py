@@ -1,9 +1,14 @@
 #!/usr/bin/env python3
 """Train the packaged LM from nothing on labelled review sentences, laid out as the paper's prompts.
 
-    scripts/pretrain_lm.py scripts/pretrain_lm.yaml --corpus ../shared/corpus/reviews.jsonl.gz --out lm-run [--package]
+    scripts/pretrain_lm.py scripts/pretrain_lm.yaml --corpus ../shared/corpus/reviews.jsonl.gz --out lm-run
+    scripts/label_corpus.py scripts/distil_lm.yaml --corpus ../shared/corpus/reviews.jsonl.gz --out labelled.jsonl.gz
+    scripts/pretrain_lm.py scripts/distil_lm.yaml --corpus labelled.jsonl.gz --held-out ../shared/corpus/reviews.jsonl.gz \
+        --start lm-run --out lm-distilled --package
 
-The corpus has one review a line: {"label": "pos" | "neg", "sentences": [...]}. A sequence is a prompt's header and then as
+The corpus has one review a line: {"label": "pos" | "neg", "sentences": [...]}, and where an encoder has read the sentences
+their probabilities of `pos` as `positive`: then each line has the likelier label, and the loss at its place is the
+cross-entropy with those probabilities, so that the LM's soft labels are the encoder's. A sequence is a prompt's header and then as
 many lines as fit, from a few reviews of either label; in half of them all texts are lower-cased and tokenised as SST-2's
 are. FOLDER receives the tokenizer, a checkpoint every 250 steps from which the same command goes on (the batches of a
 step depend on the seed and its number only), loss.jsonl, loss.png, and in the end the model in float16, which --package
@@ -107,9 +112,10 @@ class Recipe(Settings):
 
 @dataclass
 class Review:
-    """A review's label and its sentences' tokens, as written and in SST-2's spelling."""
+    """A review's label, its sentences' probabilities of `pos`, and their tokens, as written and in SST-2's spelling."""
 
     label: str
+    positive: list[float]
     written: list[list[int]]
     plain: list[list[int]]
 
@@ -122,6 +128,13 @@ def read_corpus(path: Path) -> list[tuple[str, list[str]]]:
     with gzip.open(path, "rt", encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
     return [(row["label"], [" ".join(text.split()) for text in row["sentences"]]) for row in rows]
+
+
+def read_positive(path: Path) -> list[list[float]] | None:
+    """Return the probability of `pos` of each sentence of each review; None where the corpus has none."""
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines]
+    return [row["positive"] for row in rows] if "positive" in rows[0] else None
 
 
 def parted(corpus: Sequence[tuple[str, list[str]]], recipe: Recipe) -> tuple[list[tuple[str, list[str]]], list[tuple[str, list[str]]]]:
@@ -173,12 +186,48 @@ def train_tokenizer(corpus: Sequence[tuple[str, list[str]]], recipe: Recipe, pat
     wrapped.save_pretrained(path)
 
 
-def tokenised(corpus: Sequence[tuple[str, list[str]]], tokenizer: Any) -> list[Review]:
-    """Return the reviews with each sentence's tokens after `review:`, in both spellings."""
+def tokenised(corpus: Sequence[tuple[str, list[str]]], tokenizer: Any, positive: Sequence[list[float]] | None = None) -> list[Review]:
+    """Return the reviews with each sentence's tokens after `review:`, in both spellings; without probabilities the label is sure."""
     flat = [f" {text}" for _, sentences in corpus for text in sentences]
     written = iter(tokenizer(flat)["input_ids"])
     plain = iter(tokenizer([f" {like_sst2(text)}" for text in flat])["input_ids"])
-    return [Review(label, [next(written) for _ in sentences], [next(plain) for _ in sentences]) for label, sentences in corpus]
+    sure = {"pos": 1.0, "neg": 0.0}
+    reviews = []
+    for i, (label, sentences) in enumerate(corpus):
+        known = positive[i] if positive else [sure[label]] * len(sentences)
+        reviews.append(Review(label, known, [next(written) for _ in sentences], [next(plain) for _ in sentences]))
+    return reviews
+
+
+@dataclass
+class Tokens:
+    """A sequence of tokens, and how the loss counts each.
+
+    Attributes:
+        ids: the tokens.
+        weights: of each in the loss.
+        others: the token that may stand in its place: a label's other one.
+        shares: the probability of the token itself; 1 but for labels.
+    """
+
+    ids: list[int]
+    weights: list[float]
+    others: list[int]
+    shares: list[float]
+
+    def add(self, ids: list[int], weights: list[float], others: list[int] | None = None, shares: list[float] | None = None) -> None:
+        """Append tokens."""
+        self.ids += ids
+        self.weights += weights
+        self.others += others or ids
+        self.shares += shares or [1.0] * len(ids)
+
+    def cut(self, length: int) -> "Tokens":
+        """Return the first tokens, padded where there are fewer."""
+        rest = [0] * max(0, length - len(self.ids))
+        nothing, sure = [0.0] * len(rest), [1.0] * len(rest)
+        whole = self.ids + rest, self.weights + nothing, self.others + rest, self.shares + sure
+        return Tokens(*(column[:length] for column in whole))  # type: ignore[arg-type]
 
 
 class Batches:
@@ -199,45 +248,52 @@ class Batches:
                 return found
 
             again = tokens(f")\n{prompt(task, []).splitlines()[-1]}")
-            labels = {label: tokens(f" {word.capitalize()}") for label, word in LABELS.items()}
+            labels = {label: token for label, word in LABELS.items() for (token,) in [tokens(f" {word.capitalize()}")]}
             self._frames.append((tokens(prompt(task, [])), tokens(seam(task)), labels, again))
         self.header = min(len(frame[0]) for frame in self._frames)
 
-    def sequence(self, rng: random.Random) -> tuple[list[int], list[float]]:
-        """Return tokens and the weight of each in the loss, cut or padded to the length of the recipe."""
+    def sequence(self, rng: random.Random) -> Tokens:
+        """Return a sequence, cut or padded to the length of the recipe."""
         recipe = self._recipe.sequence
         header, between, labels, again = rng.choices(self._frames, [s.share for s in self._recipe.specifications])[0]
         plain = rng.random() < recipe.plain
         shuffled = rng.random() < recipe.shuffled
-        ids, weights = list(header), [0.0] * len(header)
-        while len(ids) < recipe.tokens:
+        one = Tokens(list(header), [0.0] * len(header), list(header), [1.0] * len(header))
+        while len(one.ids) < recipe.tokens:
             drawn = [rng.choice(self._by_label[rng.choice(list(LABELS))]) for _ in range(recipe.reviews)]
-            found = [(review.label, text) for review in drawn for text in self._some(review.plain if plain else review.written, rng)]
+            found = [line for review in drawn for line in self._some(review, plain, rng)]
             if shuffled:
                 rng.shuffle(found)
-            for label, text in found:
-                ids += text + between + labels[label] + again
-                weights += [1.0] * (len(text) + len(between)) + [self._recipe.label_weight] * len(labels[label]) + [1.0] * len(again)
-        ids, weights = ids[: recipe.tokens], weights[: recipe.tokens]
-        padding = recipe.tokens - len(ids)
-        return ids + [0] * padding, weights + [0.0] * padding
+            for positive, text in found:
+                label, other = ("pos", "neg") if positive >= 0.5 else ("neg", "pos")
+                before, after = [*text, *between], again
+                one.add(before, [1.0] * len(before))
+                one.add([labels[label]], [self._recipe.label_weight], [labels[other]], [max(positive, 1 - positive)])
+                one.add(after, [1.0] * len(after))
+        return one.cut(recipe.tokens)
 
-    def _some(self, sentences: Sequence[list[int]], rng: random.Random) -> Sequence[list[int]]:
-        start = rng.randrange(max(1, len(sentences) - self._recipe.sequence.sentences + 1))
-        return sentences[start : start + self._recipe.sequence.sentences]
+    def _some(self, review: Review, plain: bool, rng: random.Random) -> list[tuple[float, list[int]]]:
+        """Return neighbouring sentences of a review, each with its probability of `pos`."""
+        lines = list(zip(review.positive, review.plain if plain else review.written, strict=True))
+        start = rng.randrange(max(1, len(lines) - self._recipe.sequence.sentences + 1))
+        return lines[start : start + self._recipe.sequence.sentences]
 
-    def batch(self, step: int | str) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return ids and weights, both (rows, tokens), of a step."""
+    def batch(self, step: int | str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return ids, weights, others and shares (see `Tokens`), each (rows, tokens), of a step."""
         rng = generator(self._recipe.seed, "batch", step)
         rows = [self.sequence(rng) for _ in range(self._recipe.batch_size)]
-        return torch.tensor([ids for ids, _ in rows]), torch.tensor([weights for _, weights in rows])
+        columns = ([getattr(row, name) for row in rows] for name in ("ids", "weights", "others", "shares"))
+        ids, weights, others, shares = map(torch.tensor, columns)
+        return ids, weights, others, shares
 
 
 # Training -------------------------------------------------------------------------------------------------------------
 
 
-def build(recipe: Recipe) -> LlamaForCausalLM:
-    """Return the model with fresh weights."""
+def build(recipe: Recipe, start: Path | None) -> LlamaForCausalLM:
+    """Return the model with fresh weights, or with those of the run in the folder `start`."""
+    if start:
+        return LlamaForCausalLM.from_pretrained(start / "model", dtype=torch.float32)
     torch.manual_seed(recipe.seed)
     shape = recipe.model
     return LlamaForCausalLM(
@@ -266,11 +322,13 @@ def share_of_lr(step: int, recipe: Recipe) -> float:
     return min((step + 1) / warm, (recipe.steps - step) / (recipe.steps - warm))
 
 
-def losses(model: LlamaForCausalLM, ids: torch.Tensor, start: int) -> torch.Tensor:
-    """Return the loss of each token from `start` on, (rows, tokens - start)."""
+def losses(model: LlamaForCausalLM, ids: torch.Tensor, others: torch.Tensor, shares: torch.Tensor, start: int) -> torch.Tensor:
+    """Return the cross-entropy at each token from `start` on, (rows, tokens - start)."""
     hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, start - 1 : -1]
     logits = model.lm_head(hidden).float()
-    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, start:].flatten(), reduction="none").view(len(ids), -1)
+    own, other = (logits.gather(-1, which[:, start:, None])[:, :, 0] for which in (ids, others))
+    shares = shares[:, start:]
+    return logits.logsumexp(-1) - shares * own - (1 - shares) * other
 
 
 def held_out(model: LlamaForCausalLM, batches: Batches) -> float:
@@ -278,16 +336,16 @@ def held_out(model: LlamaForCausalLM, batches: Batches) -> float:
     total = count = 0.0
     with torch.inference_mode():
         for number in range(8):
-            ids, weights = batches.batch(f"held-out {number}")
+            ids, weights, others, shares = batches.batch(f"held-out {number}")
             seen = (weights > 0).float()[:, batches.header :]
-            total += float((losses(model, ids, batches.header) * seen).sum())
+            total += float((losses(model, ids, others, shares, batches.header) * seen).sum())
             count += float(seen.sum())
     return total / count
 
 
-def train(recipe: Recipe, training: Batches, testing: Batches, out: Path) -> LlamaForCausalLM:
+def train(recipe: Recipe, training: Batches, testing: Batches, out: Path, start: Path | None) -> LlamaForCausalLM:
     """Train, or go on from the checkpoint; return the model."""
-    model = build(recipe)
+    model = build(recipe, start)
     steppers = optimisers(model, recipe)
     compiled = torch.compile(losses)
     checkpoint, log = out / "checkpoint.pt", out / "loss.jsonl"
@@ -307,12 +365,12 @@ def train(recipe: Recipe, training: Batches, testing: Batches, out: Path) -> Lla
     started, smooth = time.monotonic(), math.nan
     rates = [recipe.muon.lr, recipe.adamw.lr]
     for step in range(first, recipe.steps):
-        ids, weights = training.batch(step)
+        ids, weights, others, shares = training.batch(step)
         for stepper, rate in zip(steppers, rates, strict=True):
             for group in stepper.param_groups:
                 group["lr"] = rate * share_of_lr(step, recipe)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            each = compiled(model, ids, training.header)
+            each = compiled(model, ids, others, shares, training.header)
         weights = weights[:, training.header :]
         loss = (each * weights).sum() / weights.sum()
         loss.backward()
@@ -368,18 +426,23 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description="Train the packaged LM.")
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--corpus", type=Path, required=True, help="labelled review sentences (JSONL, gzip)")
+    parser.add_argument("--held-out", type=Path, help="the whole corpus, where --corpus is a part of it without the reviews held out")
+    parser.add_argument("--start", type=Path, help="folder of the run whose model and tokenizer this one goes on from")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; the same command goes on where it stopped")
     parser.add_argument("--package", action="store_true", help="copy the model into the package")
     options = parser.parse_args(arguments)
     recipe = Recipe.model_validate(yaml.safe_load(options.recipe.read_text("utf-8")))
     options.out.mkdir(parents=True, exist_ok=True)
-    unseen, seen = parted(read_corpus(options.corpus), recipe)
-    place = options.out / "tokenizer"
+    unseen, seen = parted(read_corpus(options.held_out or options.corpus), recipe)
+    positive = None
+    if options.held_out:
+        seen, positive = read_corpus(options.corpus), read_positive(options.corpus)
+    place = (options.start or options.out) / "tokenizer"
     if not place.exists():
         train_tokenizer(seen, recipe, place)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(place)
-    testing, training = (Batches(tokenised(part, tokenizer), recipe, tokenizer) for part in (unseen, seen))
-    model = train(recipe, training, testing, options.out)
+    testing = Batches(tokenised(unseen, tokenizer), recipe, tokenizer)
+    model = train(recipe, Batches(tokenised(seen, tokenizer, positive), recipe, tokenizer), testing, options.out, options.start)
     plot(options.out)
     size = save(model, tokenizer, options.out / "model")
     print(f"{options.out / 'model'}: {size:,} bytes", flush=True)

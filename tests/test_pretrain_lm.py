@@ -75,7 +75,8 @@ def test_a_sequence_is_the_papers_prompt_with_weights_on_its_labels(script: Modu
     known = {text for _, sentences in reviews for one in sentences for text in (" ".join(one.split()), script.like_sst2(one))}
     seen = 0
     for number in range(40):
-        ids, weights = batches.sequence(generator(0, "test", number))
+        one = batches.sequence(generator(0, "test", number))
+        ids, weights = one.ids, one.weights
         text = tokenizer.decode(ids)
         (kind,) = {line.split(":")[0] for line in text.splitlines()[2:-1]}
         label_type = text.splitlines()[0].split("The ")[1].split(" is one of")[0]

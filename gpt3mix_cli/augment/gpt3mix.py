@@ -24,9 +24,12 @@ from ..settings import Augment, Task, derived_seed, generator
 from .choose import Chooser, similarity_fingerprint
 from .label import CONTENT_FREE, hard_label, soft_label
 
-FORMAT = 2  # raised when the same settings would give other rows
+FORMAT = 3  # raised when the same settings would give other rows
 # Every character at which str.splitlines ends a line: an example must stay on its own.
 LINE_ENDS = re.compile(r"\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*")
+# Settings that say how many rows are made and which are kept, and those that one kind of label does not use.
+NOT_A_ROWS = {"ratio", "draws", "attempts", "gate"}
+UNUSED = {"soft": {"beams"}, "hard": {"top_p", "frequency_penalty", "label_temperature", "contextual_calibration"}}
 SLACK = 4  # tokens by which a line of the prompt may count differently alone and among others
 
 Row = Augmented | Reject
@@ -53,8 +56,7 @@ class GPT3Mix:
         self.about: dict[str, Any] = {
             "method": name,
             "kind": "gpt3mix",
-            # These say how many rows are made and which are kept, not what a row is.
-            **settings.model_dump(exclude={"ratio", "draws", "attempts", "gate"}),
+            **settings.model_dump(exclude=NOT_A_ROWS | UNUSED[settings.labels]),
             "task_labels": task.labels,
             "text_type": task.text_type,
             "label_type": task.label_type,
@@ -62,8 +64,8 @@ class GPT3Mix:
             "lm_details": lm.about.details,
             "format": FORMAT,
         }
-        if settings.choose in ("nearest", "furthest"):
-            self.about["similarity"] = similarity_fingerprint(settings.similarity)
+        alike = settings.choose in ("nearest", "furthest")
+        self.about["similarity"] = similarity_fingerprint(settings.similarity) if alike else None
 
     def generate(self, examples: Sequence[Example], first: int, count: int, seed: int) -> Iterator[Row]:
         """Yield the rows and rejects of each attempt."""

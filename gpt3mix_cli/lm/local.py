@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Answer = TypeVar("Answer")
 
-FORMAT = 2  # raised when the same requests would be answered otherwise
+FORMAT = 3  # raised when the same requests would be answered otherwise
 ENDLESS = 1_000_000  # what tokenizers say where they know no limit is far above this
 CACHE = 2 << 30  # bytes of keys and values on a CPU, where nobody says how many are free
 SIDE_BY_SIDE = {"cpu": 64}  # rows: more of them no longer fit a processor's caches, and cost more a row
@@ -68,7 +68,7 @@ class Local:
             context=min((limit for limit in limits if limit and limit < ENDLESS), default=ENDLESS),
             block=settings.batch_size,
             count_tokens=lambda text: len(self._tokens.encode(text)),
-            details=f"{self._dtype} on {self._device}, blocks of up to {settings.batch_size}",
+            details=f"{self._dtype} on {self._device.type}, blocks of up to {settings.batch_size}",
         )
 
     @functools.cached_property

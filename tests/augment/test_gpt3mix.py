@@ -344,10 +344,13 @@ def test_texts_that_are_read_in_other_tokens_than_written_are_counted() -> None:
 def test_about_names_what_can_change_a_row_and_nothing_else() -> None:
     """The quota cannot; the prompt, the sampler, the labels and the weights can."""
     base = generator(Echo()).about
-    assert generator(Echo(), ratio=7, draws=3, attempts=9).about == base
+    assert generator(Echo(), ratio=7, draws=3, attempts=9, beams=2, similarity="minilm").about == base
+    hard = generator(Echo(), labels="hard").about
+    assert generator(Echo(), labels="hard", top_p=0.5, frequency_penalty=0.5, label_temperature=2, contextual_calibration=True).about == hard
+    assert generator(Echo(), labels="hard", beams=2).about != hard
     changes: list[dict[str, Any]] = [
         {"k": 3}, {"choose": "balanced"}, {"temperature": 0.5}, {"top_p": 0.5}, {"max_tokens": 7}, {"frequency_penalty": 0.0},
-        {"labels": "hard"}, {"beams": 2}, {"label_temperature": 2}, {"contextual_calibration": True},
+        {"labels": "hard"}, {"label_temperature": 2}, {"contextual_calibration": True},
     ]  # fmt: skip
     for change in changes:
         assert generator(Echo(), **change).about != base
