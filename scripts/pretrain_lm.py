@@ -8,7 +8,8 @@
 
 The corpus has one review a line: {"label": "pos" | "neg", "sentences": [...]}, and where an encoder has read the sentences
 their probabilities of `pos` as `positive`: then each line has the likelier label, and the loss at its place is the
-cross-entropy with those probabilities, so that the LM's soft labels are the encoder's. A sequence is a prompt's header and then as
+cross-entropy with those probabilities, so that the LM's soft labels are the encoder's. The result of the second run is the
+mean of its weights and the first run's (`start_share`). A sequence is a prompt's header and then as
 many lines as fit, from a few reviews of either label; in half of them all texts are lower-cased and tokenised as SST-2's
 are. FOLDER receives the tokenizer, a checkpoint every 250 steps from which the same command goes on (the batches of a
 step depend on the seed and its number only), loss.jsonl, loss.png, and in the end the model in float16, which --package
@@ -103,6 +104,7 @@ class Recipe(Settings):
     muon: Muon
     adamw: AdamW
     warmup: float
+    start_share: float = 0.0
 
     @property
     def steps(self) -> int:
@@ -414,6 +416,12 @@ def plot(out: Path) -> None:
     figure.savefig(out / "loss.png", dpi=150)
 
 
+def average(model: LlamaForCausalLM, start: Path, share: float) -> None:
+    """Move the weights towards those that the run began with: such a mean often does better than either."""
+    first = LlamaForCausalLM.from_pretrained(start / "model", dtype=torch.float32).state_dict()
+    model.load_state_dict({name: (1 - share) * weight + share * first[name] for name, weight in model.state_dict().items()})
+
+
 def save(model: LlamaForCausalLM, tokenizer: Any, folder: Path) -> int:
     """Write model and tokenizer in float16; return their size in bytes."""
     model.to(torch.float16).save_pretrained(folder)
@@ -444,6 +452,8 @@ def main(arguments: Sequence[str]) -> None:
     testing = Batches(tokenised(unseen, tokenizer), recipe, tokenizer)
     model = train(recipe, Batches(tokenised(seen, tokenizer, positive), recipe, tokenizer), testing, options.out, options.start)
     plot(options.out)
+    if options.start:
+        average(model, options.start, recipe.start_share)
     size = save(model, tokenizer, options.out / "model")
     print(f"{options.out / 'model'}: {size:,} bytes", flush=True)
     if size > PACKAGED:

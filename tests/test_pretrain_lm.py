@@ -128,3 +128,31 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(
     assert [step for step, _ in losses("whole")] == [2, 4, 6]
     assert (tmp_path / "whole" / "model" / "model.safetensors").read_bytes() == (tmp_path / "parted" / "model" / "model.safetensors").read_bytes()
     assert (tmp_path / "whole" / "loss.png").stat().st_size > 1000
+
+
+def test_a_second_run_takes_soft_labels_and_ends_halfway_to_the_first(
+    script: ModuleType, recipe: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(script.torch, "compile", lambda function: function)
+    script.main([str(recipe), "--corpus", str(corpus), "--out", str(tmp_path / "first")])
+    second = tmp_path / "second.yaml"
+    second.write_text(recipe.read_text("utf-8") + "start_share: 0.5\n", "utf-8")
+    made = script.Recipe.model_validate(yaml.safe_load(second.read_text("utf-8")))
+    _, seen = script.parted(script.read_corpus(corpus), made)
+    labelled = tmp_path / "labelled.jsonl.gz"
+    with gzip.open(labelled, "wt", encoding="utf-8") as stream:
+        for label, sentences in seen:
+            stream.write(json.dumps({"label": label, "sentences": sentences, "positive": [0.3] * len(sentences)}) + "\n")
+    arguments = ["--corpus", str(labelled), "--held-out", str(corpus), "--start", str(tmp_path / "first"), "--out", str(tmp_path / "second")]
+    script.main([str(second), *arguments])
+
+    def weights(path: Path) -> Any:
+        return script.LlamaForCausalLM.from_pretrained(path, dtype=script.torch.float32).state_dict()["model.norm.weight"]
+
+    first, mean = weights(tmp_path / "first" / "model"), weights(tmp_path / "second" / "model")
+    trained = script.torch.load(tmp_path / "second" / "checkpoint.pt", weights_only=True)["model"]["model.norm.weight"]
+    assert not script.torch.equal(first, trained)
+    assert mean.tolist() == pytest.approx(((first + trained) / 2).tolist(), abs=1e-3)
+    reviews = script.tokenised(seen, script.PreTrainedTokenizerFast.from_pretrained(tmp_path / "first" / "tokenizer"), script.read_positive(labelled))
+    one = script.Batches(reviews, made, script.PreTrainedTokenizerFast.from_pretrained(tmp_path / "first" / "tokenizer")).batch(0)
+    assert {round(share, 2) for share in one[3].flatten().tolist()} == {1.0, 0.7}
