@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
-from ..lm import LM, Completion, Request, blocks
+from ..lm import LM, Completion, Request, blocks, end_of_block
 from ..records import Augmented, Example, Reject, rows_sha
 from ..settings import Augment, Task, derived_seed, generator
 from .choose import Chooser, similarity_fingerprint
@@ -30,6 +30,7 @@ LINE_ENDS = re.compile(r"\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*")
 # Settings that say how many rows are made and which are kept, and those that one kind of label does not use.
 NOT_A_ROWS = {"ratio", "draws", "attempts", "gate"}
 UNUSED = {"soft": {"beams"}, "hard": {"top_p", "frequency_penalty", "label_temperature", "contextual_calibration"}}
+AT_ONCE = 1024  # attempts that the LM is given together, whole blocks
 SLACK = 4  # tokens by which a line of the prompt may count differently alone and among others
 
 Row = Augmented | Reject
@@ -68,9 +69,15 @@ class GPT3Mix:
         self.about["similarity"] = similarity_fingerprint(settings.similarity) if alike else None
 
     def generate(self, examples: Sequence[Example], first: int, count: int, seed: int) -> Iterator[Row]:
-        """Yield the rows and rejects of each attempt."""
+        """Yield the rows and rejects of each attempt; at most about `AT_ONCE` of them are in memory."""
+        start, last = first, first + count
+        while start < last:
+            end = min(end_of_block(start + AT_ONCE - 1, self.block), last)
+            yield from self._generate(examples, range(start, end), seed)
+            start = end
+
+    def _generate(self, examples: Sequence[Example], numbers: range, seed: int) -> Iterator[Row]:
         choose = self._choose_from(examples).choose
-        numbers = range(first, first + count)
         drawn = {number: choose(self._settings.k, generator(seed, "choose", number)) for number in numbers}
         parents = {number: self._fitting(chosen) for number, chosen in drawn.items()}
         requests = [self._request(number, chosen, seed) for number, chosen in parents.items()]

@@ -8,8 +8,8 @@ temperature 1 and at most 100 tokens, and run in turn in one call, each in a pro
 one text is written before the clock starts. A row is kept if its text is finished, not empty, copies no real row and
 repeats none. Plain: one prompt at a time through `generate`, stopped at the line's end or the seam, then one forward pass
 for each label. Padded: the same with 32 prompts a call, left-padded, and a scoring pass over 32 padded rows at a time.
-Ours: `lm.complete`, as `gpt3mix augment` calls it. Then: how far bfloat16 moves the labels of the same texts; what 100 and
-10,000 rows cost (--long); and on a GPU (--gpu, or by itself where there is one) the tokens a second and the share of the
+Ours: `lm.complete`, as `gpt3mix augment` calls it. Then: how far bfloat16 moves the labels of the same texts; what 100,
+1,000 and 10,000 rows cost (--long); and on a GPU (--gpu, or by itself where there is one) the tokens a second and the share of the
 memory bandwidth of a model of 0.5 B parameters with random weights, in bfloat16.
 """
 
@@ -298,7 +298,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with train.jsonl of SST-2")
     parser.add_argument("--model", default="bundled", help="bundled, or the folder of a causal LM")
     parser.add_argument("--rows", type=int, default=1024, help="prompts for our engine; an eighth for padded batches, a sixteenth for the plain way")
-    parser.add_argument("--long", type=int, nargs="*", default=[100, 10_000], help="rows of the runs whose cost is compared; none: skip")
+    parser.add_argument("--long", type=int, nargs="*", default=[100, 1000, 10_000], help="rows of the runs whose cost is compared; none: skip")
     parser.add_argument("--only", nargs=2, metavar=("WAY", "ROWS"), help="for the process inside")
     given = parser.parse_args()
     if given.only:
