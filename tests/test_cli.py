@@ -363,7 +363,7 @@ def test_the_other_cells_go_on_where_one_falls_short(mine: Path, tmp_path: Path,
     done = call("augment", mine, "--set", "augment.max_tokens=1", "--set", "augment.attempts=1", "--json")
     assert done.code == 3
     assert len(list((tmp_path / "results").rglob("gpt3mix.jsonl"))) == 2
-    assert json.loads(done.out)["outputs"] == []
+    assert [(output["rows"], output["complete"]) for output in json.loads(done.out)["outputs"]] == [(0, False)] * 2
 
 
 def test_a_reader_that_has_gone_is_no_error(chained: Path) -> None:
