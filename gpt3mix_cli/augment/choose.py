@@ -39,6 +39,9 @@ class Chooser:
         """
         self._examples, self._how, self._similarity = examples, how, similarity
         self._vectors: Any = None
+        self._classes: dict[str, list[Example]] = {}
+        for row in examples:
+            self._classes.setdefault(row.label, []).append(row)
 
     def choose(self, k: int, rng: random.Random) -> list[Example]:
         """Return k distinct examples.
@@ -57,7 +60,7 @@ class Chooser:
             case "uniform":
                 return rng.sample(examples, k)
             case "balanced":
-                return _balanced(examples, k, rng)
+                return _balanced(self._classes, k, rng)
             case "nearest" | "furthest":
                 return [examples[place] for place in self._around(k, rng)]
             case _:
@@ -96,14 +99,13 @@ def similarity_fingerprint(similarity: str) -> str:
     return fingerprint([model_sha(Path(where)) if Path(where).is_dir() else where, _device()])
 
 
-def _balanced(examples: Sequence[Example], k: int, rng: random.Random) -> list[Example]:
-    pools: dict[str, list[Example]] = {}
-    for row in rng.sample(examples, len(examples)):
-        pools.setdefault(row.label, []).append(row)
-    labels = rng.sample(sorted(pools), len(pools))
-    chosen: list[Example] = []
-    while len(chosen) < k:
-        chosen += [pools[label].pop() for label in labels if pools[label]][: k - len(chosen)]
+def _balanced(classes: dict[str, list[Example]], k: int, rng: random.Random) -> list[Example]:
+    """Return k rows of the classes in turn, from a drawn class on; a class that has no more is passed over."""
+    counts = dict.fromkeys(rng.sample(sorted(classes), len(classes)), 0)
+    while (missing := k - sum(counts.values())) > 0:
+        for label in [label for label in counts if counts[label] < len(classes[label])][:missing]:
+            counts[label] += 1
+    chosen = [row for label, count in counts.items() for row in rng.sample(classes[label], count)]
     return rng.sample(chosen, k)
 
 
