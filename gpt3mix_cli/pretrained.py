@@ -40,6 +40,8 @@ def loaded(part: str, model: str, what: str, hint: str, **options: Any) -> Any:
     """
     import transformers
 
+    if model.startswith(("/", "./", "../", "~")) and not Path(model).expanduser().is_dir():
+        raise UserError(f"{what}: no such folder", hint)  # the hub would say that it is no proper repository id
     try:
         return getattr(transformers, part).from_pretrained(model, **options)
     except Exception as error:

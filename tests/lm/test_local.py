@@ -568,3 +568,9 @@ def test_tokens_are_counted_as_they_are_read(folder: Path) -> None:
         lm.about.count_tokens(OPEN_PROMPTS[0]) == completion.prompt_tokens == len(AutoTokenizer.from_pretrained(folder)(OPEN_PROMPTS[0])["input_ids"])
     )
     assert (lm.about.context, lm.about.block) == (512, 4)
+
+
+def test_a_folder_that_is_not_there_is_said_to_be_missing(tmp_path: Path) -> None:
+    """Not that its name is no hub id."""
+    with pytest.raises(UserError, match="cannot be loaded as a causal LM: no such folder"):
+        Local(LocalLM(kind="local", model=str(tmp_path / "nowhere")))
