@@ -125,17 +125,20 @@ class Review:
 # The corpus -----------------------------------------------------------------------------------------------------------
 
 
+def read_reviews(path: Path) -> list[dict[str, Any]]:
+    """Return the corpus's lines."""
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
 def read_corpus(path: Path) -> list[tuple[str, list[str]]]:
     """Return (label, sentences) of each review."""
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
-        rows = [json.loads(line) for line in lines]
-    return [(row["label"], [" ".join(text.split()) for text in row["sentences"]]) for row in rows]
+    return [(row["label"], [" ".join(text.split()) for text in row["sentences"]]) for row in read_reviews(path)]
 
 
 def read_positive(path: Path) -> list[list[float]] | None:
     """Return the probability of `pos` of each sentence of each review; None where the corpus has none."""
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
-        rows = [json.loads(line) for line in lines]
+    rows = read_reviews(path)
     return [row["positive"] for row in rows] if "positive" in rows[0] else None
 
 
