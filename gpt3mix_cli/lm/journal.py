@@ -6,6 +6,7 @@ and the whole request (prompt, parameters, seed, attempt number), so changed set
 
 import json
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict
@@ -23,26 +24,26 @@ VARIABLES = 500  # in one query: older SQLites take 999
 SCHEMA = "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, number INTEGER, request TEXT, answer TEXT) WITHOUT ROWID"
 
 
-class Journaled:
-    """An LM whose answers are looked up in a journal first and committed to it before they are given out."""
+class Journal:
+    """The file: answers by their keys. Several threads may use it, one process may write."""
 
-    def __init__(self, lm: LM, path: Path, siblings: Sequence[Path] = ()) -> None:
-        """Open or make the journal.
+    def __init__(self, path: Path, siblings: Sequence[Path] = ()) -> None:
+        """Open or make it.
 
         Args:
-            lm: is asked for what no journal holds.
             path: of the journal.
             siblings: journals of the same experiment that are looked up too, so that a sweep asks once.
 
         Raises:
             UserError: if the file cannot be written or is no journal.
         """
-        self._lm = lm
-        self._path, self._siblings = path, siblings
+        self.path = path
+        self._siblings = siblings
+        self._lock = threading.Lock()
         with disk(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         with self._sqlite():
-            self._database = sqlite3.connect(path, isolation_level=None, timeout=10)
+            self._database = sqlite3.connect(path, isolation_level=None, timeout=10, check_same_thread=False)
             try:
                 # FULL: an answer that was paid for survives a power cut, not only a kill.
                 self._database.execute("PRAGMA synchronous = FULL")
@@ -51,40 +52,9 @@ class Journaled:
                 self._database.close()
                 raise
 
-    @property
-    def about(self) -> About:
-        """What is known of the LM inside."""
-        return self._lm.about
-
-    def complete(self, requests: Sequence[Request]) -> Iterator[Completion]:
-        """Yield the answers, asking only for blocks that are not wholly in the journal."""
-        for block in blocks(requests, self.about.block):
-            keys = [fingerprint([self.about.fingerprint, asdict(request)], 32) for request in block]
-            answers = self._answers(keys, whole=True)
-            if len(answers) < len(keys):
-                found = list(self._lm.complete(block))
-                self._insert([_row(key, one.number, request, one) for key, request, one in zip(keys, block, found, strict=True)])
-                yield from found
-            else:
-                yield from (self._parsed(_completion, answers[key]) for key in keys)
-
-    def score(self, prompts: Sequence[str], choices: Sequence[str]) -> list[Scores]:
-        """Return the scores, asking only for prompts that are not in the journal: relabelling asks nothing."""
-        asked = [{"prompt": prompt, "choices": list(choices)} for prompt in prompts]
-        keys = [fingerprint([self.about.fingerprint, "score", one], 32) for one in asked]
-        answers = self._answers(keys, whole=False)
-        missing = {key: one for key, one in zip(keys, asked, strict=True) if key not in answers}
-        found = dict(zip(missing, self._lm.score([str(one["prompt"]) for one in missing.values()], choices), strict=True)) if missing else {}
-        self._insert([_row(key, None, missing[key], scores) for key, scores in found.items()])
-        return [found[key] if key in found else self._parsed(_scores, answers[key]) for key in keys]
-
-    def close(self) -> None:
-        """Close the file."""
-        self._database.close()
-
-    def _answers(self, keys: Sequence[str], whole: bool) -> dict[str, str]:
+    def found(self, keys: Sequence[str], whole: bool = False) -> dict[str, str]:
         """Return the answers to these keys, from this journal or the siblings'; `whole`: from one of them, all or none."""
-        with self._sqlite():
+        with self._lock, self._sqlite():
             found = {row[0]: row[3] for row in self._rows(self._database, keys)}
         for path in self._siblings:
             if len(found) == len(set(keys)):
@@ -92,9 +62,38 @@ class Journaled:
             with suppress(sqlite3.Error), closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as sibling:
                 rows = self._rows(sibling, [key for key in keys if whole or key not in found])
                 if not whole or len(rows) == len(set(keys)):
-                    self._insert(rows)
+                    self.keep(rows)
                     found |= {row[0]: row[3] for row in rows}
         return found if len(found) == len(set(keys)) or not whole else {}
+
+    def keep(self, rows: Sequence[Row]) -> None:
+        """Commit rows of (key, number, request, answer), all or none; they are on the disk when this returns."""
+        if not rows:
+            return
+        with self._lock, self._sqlite():
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                self._database.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)", rows)
+                self._database.execute("COMMIT")
+            except BaseException:
+                if self._database.in_transaction:
+                    self._database.execute("ROLLBACK")
+                raise
+
+    def parsed(self, parse: Callable[[str], Answer], answer: str) -> Answer:
+        """Return what `parse` makes of an answer.
+
+        Raises:
+            UserError: if it is not what was once kept.
+        """
+        try:
+            return parse(answer)
+        except (ValueError, KeyError, TypeError) as error:
+            raise _damaged(self.path, error) from None
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()
 
     @staticmethod
     def _rows(database: sqlite3.Connection, keys: Sequence[str]) -> list[Row]:
@@ -106,27 +105,54 @@ class Journaled:
             found += database.execute(query, list(part)).fetchall()
         return found
 
-    def _parsed(self, parse: Callable[[str], Answer], answer: str) -> Answer:
-        try:
-            return parse(answer)
-        except (ValueError, KeyError, TypeError) as error:
-            raise _damaged(self._path, error) from None
-
-    def _insert(self, rows: Sequence[Row]) -> None:
-        if not rows:
-            return
-        with self._sqlite():
-            self._database.execute("BEGIN IMMEDIATE")
-            try:
-                self._database.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)", rows)
-                self._database.execute("COMMIT")
-            except BaseException:
-                if self._database.in_transaction:
-                    self._database.execute("ROLLBACK")
-                raise
-
     def _sqlite(self) -> "_Translated":
-        return _Translated(self._path)
+        return _Translated(self.path)
+
+
+class Journaled:
+    """An LM whose answers are looked up in a journal first and committed to it before they are given out."""
+
+    def __init__(self, lm: LM, path: Path, siblings: Sequence[Path] = ()) -> None:
+        """Open or make the journal at `path`; `lm` is asked for what neither it nor its siblings hold.
+
+        Raises:
+            UserError: if the file cannot be written or is no journal.
+        """
+        self._lm = lm
+        self._journal = Journal(path, siblings)
+
+    @property
+    def about(self) -> About:
+        """What is known of the LM inside."""
+        return self._lm.about
+
+    def complete(self, requests: Sequence[Request]) -> Iterator[Completion]:
+        """Yield the answers, asking only for blocks that are not wholly in the journal."""
+        journal = self._journal
+        for block in blocks(requests, self.about.block):
+            keys = [fingerprint([self.about.fingerprint, asdict(request)], 32) for request in block]
+            answers = journal.found(keys, whole=True)
+            if len(answers) < len(keys):
+                found = list(self._lm.complete(block))
+                journal.keep([_row(key, one.number, request, one) for key, request, one in zip(keys, block, found, strict=True)])
+                yield from found
+            else:
+                yield from (journal.parsed(_completion, answers[key]) for key in keys)
+
+    def score(self, prompts: Sequence[str], choices: Sequence[str]) -> list[Scores]:
+        """Return the scores, asking only for prompts that are not in the journal: relabelling asks nothing."""
+        journal = self._journal
+        asked = [{"prompt": prompt, "choices": list(choices)} for prompt in prompts]
+        keys = [fingerprint([self.about.fingerprint, "score", one], 32) for one in asked]
+        answers = journal.found(keys)
+        missing = {key: one for key, one in zip(keys, asked, strict=True) if key not in answers}
+        found = dict(zip(missing, self._lm.score([str(one["prompt"]) for one in missing.values()], choices), strict=True)) if missing else {}
+        journal.keep([_row(key, None, missing[key], scores) for key, scores in found.items()])
+        return [found[key] if key in found else journal.parsed(_scores, answers[key]) for key in keys]
+
+    def close(self) -> None:
+        """Close the file."""
+        self._journal.close()
 
 
 class _Translated:
