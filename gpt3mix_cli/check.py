@@ -92,7 +92,8 @@ def _lm(grid: Grid, experiment: Experiment) -> str:
         raise UserError(message, "lower augment.max_tokens, or use another LM")
     scores = lm.score([f"{prompt(task, [example] * fitting)} A second try.{seam(task)}"], choices(task))[0]
     shortened = f"; of k = {wanted} short examples only {fitting} fit, so prompts will be shortened" if fitting < wanted else ""
-    return f"{lm.about.model}: {lm.about.details}, context {lm.about.context}, label scores {scores.source}{shortened}"
+    found = "" if scores.source == "exact" else f", here {scores.source}"
+    return f"{lm.about.model}: {lm.abilities()}{found}, context {lm.about.context}{shortened}"
 
 
 def _similarity(experiment: Experiment) -> str:

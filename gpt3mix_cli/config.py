@@ -222,7 +222,9 @@ def _validate(path: Path, variant: dict[str, Any], raw: dict[str, Any]) -> Exper
             _anchor(task["data"], ("train", "validation", "test", "path"), path.parent)
     for section in [raw.get("lm"), *_items(raw.get("baselines")), *_items(raw.get("classifiers"))]:
         if isinstance(section, dict):
-            _anchor(section, ("model", "forward", "backward"), path.parent)
+            # What an endpoint calls its model is no path, whatever stands in the folder.
+            places = ("tokenizer", "prices") if section.get("kind") == "openai" else ("model", "forward", "backward")
+            _anchor(section, places, path.parent)
     if isinstance(raw.get("augment"), dict):
         _anchor(raw["augment"], ("similarity",), path.parent)
     try:

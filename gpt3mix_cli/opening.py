@@ -30,10 +30,11 @@ class opened:
 
     def __enter__(self) -> "tuple[Display, Grid]":
         config, out, sets, force = self._arguments
-        grid = grid_of(config, out, sets, force, self._display)
-        return self._display.__enter__(), grid
+        self._grid = grid_of(config, out, sets, force, self._display)
+        return self._display.__enter__(), self._grid
 
     def __exit__(self, *error: Any) -> None:
+        self._grid.close()
         self._display.__exit__(*error)
 
 

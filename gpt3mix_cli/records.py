@@ -41,7 +41,8 @@ class Example(Record):
 class Augmented(Example):
     """A synthetic row: `probs` lists every class in the task's order, and `label` is its argmax.
 
-    `perplexity` is that of the text under the LM that wrote it: exp(-logprob / tokens).
+    `perplexity` is that of the text under the LM that wrote it: exp(-logprob / tokens). `bounded` names the classes of which
+    the LM's server told nothing, so that their probability is the highest that it can be.
     """
 
     probs: dict[str, float]
@@ -51,13 +52,15 @@ class Augmented(Example):
     label_mass: float | None = None
     request: int | None = None
     perplexity: float | None = None
+    bounded: list[str] = []
 
     @model_serializer(mode="wrap")
     def _known(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out the perplexity where it is unknown: most rows have none."""
+        """Leave out what most rows do not have."""
         values: dict[str, Any] = serialize(self)
-        if self.perplexity is None:
-            values.pop("perplexity", None)
+        for name in ("perplexity", "bounded"):
+            if not getattr(self, name):
+                values.pop(name, None)
         return values
 
 

@@ -51,6 +51,9 @@ class Augmenter(Protocol):
     def usage(self) -> Mapping[str, int]:
         """Return what was spent and counted so far; names that end in `_tokens` are tokens, all others events, such as shortened."""
 
+    def usd(self) -> float | None:
+        """Return what was spent so far, in dollars; None if that is unknown or nothing costs any."""
+
 
 def open_augmenter(settings: Augment | Baseline, task: Task, lm: LM | None = None, name: str = "gpt3mix") -> Augmenter:
     """Return the augmenter for its settings.
@@ -104,6 +107,7 @@ class Outcome:
     spare: int = 0
     unchanged: int = 0
     repeated: int = 0
+    stopped: StoppedShort | None = None
 
     def counts(self, wanted: int) -> dict[str, Any]:
         """Return the counts that the manifest keeps."""
@@ -155,15 +159,31 @@ def make(
         missing = min(math.ceil((wanted - len(outcome.rows)) / augmenter.rows), limit - outcome.asked)
         # Whole blocks, so that what an attempt gives does not depend on how many rows are wanted; spare rows are not used.
         count = end_of_block(outcome.asked + missing - 1, augmenter.block) - outcome.asked
-        for row in augmenter.generate(examples, outcome.asked, count, seed):
-            if len(outcome.rows) == wanted:
-                outcome.spare += 1
-                continue
-            checked = gate.check(row)
-            outcome.rejects.append(checked) if isinstance(checked, Reject) else outcome.rows.append(checked)
-            tell(name, len(outcome.rows), wanted)
+        try:
+            for row in augmenter.generate(examples, outcome.asked, count, seed):
+                if len(outcome.rows) == wanted:
+                    outcome.spare += 1
+                    continue
+                checked = gate.check(row)
+                outcome.rejects.append(checked) if isinstance(checked, Reject) else outcome.rows.append(checked)
+                tell(name, len(outcome.rows), wanted, _money(augmenter, len(outcome.rows), wanted))
+        except StoppedShort as error:
+            # A budget that is used up, or servers that fail: what came before is kept.
+            outcome.stopped, outcome.asked = error, len(outcome.rows) + len(outcome.rejects) + outcome.spare
+            break
         outcome.asked += count
     return outcome
+
+
+def _money(augmenter: Augmenter, kept: int, wanted: int) -> str:
+    """Return what was spent so far, and what it will come to."""
+    usage, usd = augmenter.usage(), augmenter.usd()
+    if not usage.get("requests"):
+        return ""
+    tokens = spent(usage) or 0
+    spent_so_far = f"{tokens:,} tokens" if usd is None else f"${usd:.4f}"
+    whole = f"{round(tokens * wanted / max(kept, 1)):,}" if usd is None else f"${usd * wanted / max(kept, 1):.4f}"
+    return f"{spent_so_far} of about {whole}"
 
 
 def _edit(augmenter: Augmenter, examples: Sequence[Example], wanted: int, seed: int, outcome: Outcome, tell: Tell) -> None:
@@ -231,8 +251,12 @@ def augment(
             seed=seed,
             counts={**outcome.counts(wanted), **usage, "statistics": statistics(outcome.rows, examples)},
             tokens=spent(usage),
+            usd=augmenter.usd(),
             command=list(command),
         )
+    if outcome.stopped:
+        message = f"{output}: {len(outcome.rows)} of {wanted} rows: {outcome.stopped.message}"
+        raise StoppedShort(message, outcome.stopped.hint, Done(output, manifest))
     _remark(Done(output, manifest), tell)
     return Done(output, manifest)
 

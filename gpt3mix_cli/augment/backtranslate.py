@@ -90,6 +90,10 @@ class BackTranslation:
         """Return nothing: the translators cost nothing."""
         return {}
 
+    def usd(self) -> float | None:
+        """Return None: it costs no money."""
+        return None
+
     def _batches(self, texts: Sequence[str]) -> dict[str, list[str]]:
         """Return the batch of each text: alike in length, and the same however many rows are asked for."""
         distinct = sorted({text for text in texts if text}, key=lambda text: (len(text), text))

@@ -81,6 +81,10 @@ class EDA:
         """Return nothing: no model is asked."""
         return {}
 
+    def usd(self) -> float | None:
+        """Return None: it costs no money."""
+        return None
+
     def _alpha(self, rows: int) -> float:
         # Table 3 of Wei and Zou recommends 0.05 for 500 and 2,000 training rows, 0.1 for 5,000 and more.
         if self._settings.alpha == "auto":

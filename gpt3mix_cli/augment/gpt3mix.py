@@ -11,14 +11,16 @@ ends there.
 """
 
 import functools
+import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
 
-from ..lm import LM, Completion, Request, blocks, end_of_block
+from ..lm import LM, Completion, Request, end_of_block
 from ..records import Augmented, Example, Reject, rows_sha
 from ..settings import Augment, Task, derived_seed, generator
 from .choose import Chooser, similarity_fingerprint
@@ -30,10 +32,20 @@ LINE_ENDS = re.compile(r"\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*")
 # Settings that say how many rows are made and which are kept, and those that one kind of label does not use.
 NOT_A_ROWS = {"ratio", "draws", "attempts", "gate"}
 UNUSED = {"soft": {"beams"}, "hard": {"top_p", "frequency_penalty", "label_temperature", "contextual_calibration"}}
-AT_ONCE = 1024  # attempts that the LM is given together, whole blocks
+TOGETHER = 256  # answers whose content-free texts are scored together, where the LM answers each request by itself
+OF_AN_ENDPOINT = ("label_tokens", "requests")
 SLACK = 4  # tokens by which a line of the prompt may count differently alone and among others
 
 Row = Augmented | Reject
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What an attempt asks: its prompt, the examples in it, and whether some had to be left out."""
+
+    prompt: str
+    parents: Sequence[Example]
+    shortened: bool
 
 
 class GPT3Mix:
@@ -48,7 +60,8 @@ class GPT3Mix:
             UserError: if `augment.similarity` names an encoder that is not installed.
         """
         self._settings, self._task, self._lm, self._name = settings, task, lm, name
-        self._usage: Counter[str] = Counter(prompt_tokens=0, completion_tokens=0, shortened=0, retokenised=0)
+        self._usage: Counter[str] = Counter(prompt_tokens=0, completion_tokens=0, label_tokens=0, requests=0, shortened=0, retokenised=0)
+        self._usd: float | None = 0.0
         self._chooser: tuple[str, Chooser] | None = None
         self._lengths: dict[str, int] = {}
         self._calibrated = settings.contextual_calibration and settings.labels == "soft"
@@ -69,35 +82,43 @@ class GPT3Mix:
         self.about["similarity"] = similarity_fingerprint(settings.similarity) if alike else None
 
     def generate(self, examples: Sequence[Example], first: int, count: int, seed: int) -> Iterator[Row]:
-        """Yield the rows and rejects of each attempt; at most about `AT_ONCE` of them are in memory."""
-        start, last = first, first + count
-        while start < last:
-            end = min(end_of_block(start + AT_ONCE - 1, self.block), last)
-            yield from self._generate(examples, range(start, end), seed)
-            start = end
-
-    def _generate(self, examples: Sequence[Example], numbers: range, seed: int) -> Iterator[Row]:
+        """Yield the rows and rejects of each attempt; the LM draws the requests as it has room for them."""
         choose = self._choose_from(examples).choose
-        drawn = {number: choose(self._settings.k, generator(seed, "choose", number)) for number in numbers}
-        parents = {number: self._fitting(chosen) for number, chosen in drawn.items()}
-        requests = [self._request(number, chosen, seed) for number, chosen in parents.items()]
-        for completion, without_content in self._answers(requests):
-            used = parents[completion.number]
+        asked: dict[int, Asked] = {}
+
+        def requests() -> Iterator[Request]:
+            for number in range(first, first + count):
+                drawn = choose(self._settings.k, generator(seed, "choose", number))
+                parents = self._fitting(drawn)
+                request = self._request(number, parents, seed)
+                asked[number] = Asked(request.prompt, parents, shortened=len(parents) < len(drawn))
+                yield request
+
+        for completion, without_content in self._answers(requests(), asked):
+            known = asked.pop(completion.number)
             self._usage.update(
                 prompt_tokens=completion.prompt_tokens,
                 completion_tokens=completion.completion_tokens,
-                shortened=int(len(used) < len(drawn[completion.number])),
+                label_tokens=completion.label_tokens,
+                requests=completion.requests,
+                shortened=int(known.shortened),
                 retokenised=int(completion.retokenised),
             )
-            yield from self._read(completion, [parent.id for parent in used], without_content)
+            self._usd = None if completion.usd is None or self._usd is None else self._usd + completion.usd
+            yield from self._read(completion, [parent.id for parent in known.parents], without_content)
 
     def usage(self) -> Mapping[str, int]:
-        """Return the tokens of all answers so far, those from the journal included, and two counts of answers.
+        """Return the tokens of all answers so far, those from the journal included, and counts of answers.
 
         `shortened`: prompts that lost examples to the context's length; `retokenised`: texts whose tokens are others when
-        they are read than they were when they were written (`lm.Completion`).
+        they are read than they were when they were written (`lm.Completion`). Of an endpoint also the requests, and the
+        tokens of those that asked for a label alone.
         """
-        return dict(self._usage)
+        return {name: count for name, count in self._usage.items() if count or name not in OF_AN_ENDPOINT}
+
+    def usd(self) -> float | None:
+        """Return what all answers so far cost at the user's prices, those from the journal included; None if unknown."""
+        return self._usd if self._usage["requests"] else None
 
     # Asking ----------------------------------------------------------------------------------------------------------
 
@@ -133,19 +154,19 @@ class GPT3Mix:
             choices=choices(task),
         )
 
-    def _answers(self, requests: Sequence[Request]) -> Iterator[tuple[Completion, list[tuple[float, ...]]]]:
+    def _answers(self, requests: Iterable[Request], asked: Mapping[int, "Asked"]) -> Iterator[tuple[Completion, list[tuple[float, ...]]]]:
         """Yield each answer and, for contextual calibration, the labels' log-probabilities after the content-free texts."""
         completions = self._lm.complete(requests)
         if not self._calibrated:
             yield from ((completion, []) for completion in completions)
             return
-        prompts = {request.number: request.prompt for request in requests}
         # In the LM's own blocks: scores depend in their last digits on what is scored beside them, which must be no quota's business.
-        for asked_for in blocks(requests, self.block):
-            block = list(islice(completions, len(asked_for)))
+        size = self.block if self.block > 1 else TOGETHER
+        for _, group in itertools.groupby(completions, lambda completion: end_of_block(completion.number, size)):
+            block = list(group)
             scored = [completion.number for completion in block if completion.scores]
-            asked = [f"{prompts[number]}{f' {text}' if text else ''}{seam(self._task)}" for number in scored for text in CONTENT_FREE]
-            found = iter(self._lm.score(asked, choices(self._task)) if asked else [])
+            texts = [f"{asked[number].prompt}{f' {text}' if text else ''}{seam(self._task)}" for number in scored for text in CONTENT_FREE]
+            found = iter(self._lm.score(texts, choices(self._task)) if texts else [])
             known = {number: [scores.logprobs for scores in islice(found, len(CONTENT_FREE))] for number in scored}
             yield from ((completion, known.get(completion.number, [])) for completion in block)
 
@@ -194,16 +215,21 @@ class GPT3Mix:
 
     def _soft(self, completion: Completion, parents: list[str], without_content: Sequence[Sequence[float]]) -> Row:
         reject = functools.partial(self._reject, completion, parents, completion.text)
-        if completion.finish == "length" or completion.scores is None:
+        if completion.finish == "length":
             return reject("unfinished", f"no end within {self._settings.max_tokens} tokens")
+        scores = completion.scores
+        if scores is None:
+            return reject("unscored", "the endpoint tells nothing of any label")
         text, _, _, rest = parse(completion.text, self._task)
         if rest:
             # The scores stand at the end of what was written, so they are those of another text.
             return reject("no_label", f"went on with '{rest}'")
         if not text:
             return reject("empty")
-        probs, mass = soft_label(self._task.classes, completion.scores.logprobs, self._settings.label_temperature, without_content)
-        return self._row(completion, parents, text, probs, label_source=completion.scores.source, label_mass=round(mass, 6))
+        probs, mass = soft_label(self._task.classes, scores.logprobs, self._settings.label_temperature, without_content)
+        bounded = [self._task.classes[place] for place in scores.bounded]
+        known_mass = round(mass, 6) if scores.has_mass else None
+        return self._row(completion, parents, text, probs, label_source=scores.source, label_mass=known_mass, bounded=bounded)
 
     def _hard(self, completion: Completion, parents: list[str]) -> Iterator[Row]:
         if not completion.hypotheses:

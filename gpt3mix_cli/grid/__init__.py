@@ -4,6 +4,7 @@ A cell is (variant, level, data seed); in it stand the subsample, a synthetic se
 file for each method and classifier. One LM and one encoder are loaded for all cells.
 """
 
+import functools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
@@ -280,7 +281,18 @@ class Grid:
         settings = experiment.lm
         if settings is None:
             raise UserError("the method 'gpt3mix' needs an `lm:` in the config", "add for example lm: {kind: local, model: bundled}")
-        return self._once(["lm", settings.model_dump()], lambda: open_lm(settings))
+        journals = functools.partial(self._journals, experiment)
+        return self._once(["lm", settings.model_dump(), experiment.budget], lambda: open_lm(settings, experiment.budget, journals))
+
+    def _journals(self, experiment: Experiment) -> list[Path]:
+        """Return all journals of an experiment, of every variant, cell and run."""
+        return sorted((self.out / experiment.name).rglob("*.journal.sqlite"))
+
+    def close(self) -> None:
+        """Let go of what holds connections."""
+        for kept in self._kept.values():
+            if hasattr(kept, "close"):
+                kept.close()
 
     def classifier(self, settings: Classifier, classes: Sequence[str]) -> Trained:
         """Return the classifier for its settings."""

@@ -5,11 +5,15 @@ retries or finds its scores.
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, assert_never
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol, assert_never, runtime_checkable
 
-from ..settings import LocalLM
+from ..settings import Budget, LocalLM, OpenAILM
+
+if TYPE_CHECKING:
+    from .journal import Journal
 
 
 @dataclass(frozen=True)
@@ -45,10 +49,24 @@ class Request:
 
 @dataclass(frozen=True)
 class Scores:
-    """Raw log-probabilities (before temperature, top-p and penalties) of each choice's whole token sequence."""
+    """Raw log-probabilities (before temperature, top-p and penalties) of each choice.
+
+    Attributes:
+        logprobs: natural logarithms, one a choice.
+        source: `exact`: of the choice's whole token sequence. `top_logprobs`: of its first token, its spellings in other
+            case and spacing added up. `decision`: a distribution over the choices, by OpenAI's decisions. `vote`: shares
+            of labels that were drawn, half a vote added to each. The last two know no mass.
+        bounded: places of choices that were not among what the server told: their log-probability is the highest it can be.
+    """
 
     logprobs: tuple[float, ...]
-    source: Literal["exact"] = "exact"
+    source: Literal["exact", "decision", "top_logprobs", "vote"] = "exact"
+    bounded: tuple[int, ...] = ()
+
+    @property
+    def has_mass(self) -> bool:
+        """Whether the probabilities are parts of all that the LM might have written."""
+        return self.source in ("exact", "top_logprobs")
 
 
 @dataclass(frozen=True)
@@ -58,12 +76,12 @@ class Hypothesis:
     Attributes:
         text: the line as it was written, its label included, without the line's end.
         finished: False if max_tokens came before the line's end.
-        logprob: of all its tokens together.
+        logprob: of all its tokens together; None where it is unknown.
     """
 
     text: str
     finished: bool
-    logprob: float
+    logprob: float | None
 
 
 @dataclass(frozen=True)
@@ -75,7 +93,8 @@ class Completion:
         text: what was written before the seam or the line's end, as it was written.
         finish: `seam` or `line` (its end, or the end of the text); `length` if max_tokens came first, `too_long` if
             the prompt left no room in the context. The last two have no scores.
-        scores: of the choices after the seam; where the line ended without the seam it is appended.
+        scores: of the choices after the seam; where the line ended without the seam it is appended. None too where an
+            endpoint told nothing of any choice.
         prompt_tokens: tokens read.
         completion_tokens: tokens written.
         logprob: raw log-probability of all the tokens written together; None where it is unknown.
@@ -83,6 +102,9 @@ class Completion:
             scored.
         hypotheses: what a beam search found, the likeliest first at temperature 0, in the order drawn above it; `text` is then
             the first one's.
+        label_tokens: read and written in further requests, for the label alone.
+        requests: asked of an endpoint for it, those for its label included; 0 where there is none.
+        usd: what they cost by the user's prices; None where that is unknown.
     """
 
     number: int
@@ -94,6 +116,9 @@ class Completion:
     logprob: float | None = None
     retokenised: bool = False
     hypotheses: tuple[Hypothesis, ...] = ()
+    label_tokens: int = 0
+    requests: int = 0
+    usd: float | None = None
 
 
 @dataclass(frozen=True)
@@ -102,9 +127,9 @@ class About:
 
     Attributes:
         model: the name that the user gave.
-        fingerprint: of the weights and of everything else that can change an answer.
+        fingerprint: of the weights, or the endpoint, and of everything else that can change an answer.
         context: the most tokens of prompt and text together.
-        block: requests are answered, and journalled, at most this many at a time; see `end_of_block`.
+        block: requests are answered, and journalled, at most this many at a time; see `end_of_block`. 1: each by itself.
         count_tokens: how many tokens a text has.
         details: for people: device, dtype, parameters.
     """
@@ -124,11 +149,22 @@ class LM(Protocol):
     def about(self) -> About:
         """What is known of it before it is asked."""
 
-    def complete(self, requests: Sequence[Request]) -> Iterator[Completion]:
+    def complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Yield the answer to each request, in their order; equal blocks of requests (see `blocks`) get equal answers."""
 
     def score(self, prompts: Sequence[str], choices: Sequence[str]) -> list[Scores]:
         """Return for each prompt the log-probability of each choice as its continuation."""
+
+    def abilities(self) -> str:
+        """Return in words, for people, what it offers; an endpoint is asked."""
+
+
+@runtime_checkable
+class KeepsAnswers(Protocol):
+    """An LM that keeps raw answers in a journal by itself."""
+
+    def over(self, journal: "Journal") -> LM:
+        """Return the same LM, which looks answers up in a journal first and commits them to it before it reads them."""
 
 
 SMALLEST = 32  # requests in the first block
@@ -147,14 +183,19 @@ def end_of_block(number: int, largest: int) -> int:
     return end if number < end else end + ((number - end) // largest + 1) * largest
 
 
-def blocks(requests: Sequence[Request], largest: int) -> Iterator[list[Request]]:
+def blocks(requests: Iterable[Request], largest: int) -> Iterator[list[Request]]:
     """Yield the requests block by block."""
     for _, block in itertools.groupby(requests, lambda request: end_of_block(request.number, largest)):
         yield list(block)
 
 
-def open_lm(settings: LocalLM) -> LM:
-    """Return the LM for its settings, loaded and ready.
+def open_lm(settings: LocalLM | OpenAILM, budget: Budget | None = None, journals: Callable[[], Sequence[Path]] = list) -> LM:
+    """Return the LM for its settings, ready to be asked.
+
+    Args:
+        settings: of the LM.
+        budget: what may be spent at an endpoint.
+        journals: names the files that hold what was spent before.
 
     Raises:
         UserError: if it cannot be opened, with the remedy.
@@ -164,5 +205,9 @@ def open_lm(settings: LocalLM) -> LM:
             from .local import Local
 
             return Local(settings)
+        case OpenAILM():
+            from .openai_api import OpenAI
+
+            return OpenAI(settings, budget, journals)
         case _:
             assert_never(settings)

@@ -7,7 +7,8 @@ and the whole request (prompt, parameters, seed, attempt number), so changed set
 import json
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -16,12 +17,18 @@ from typing import TypeVar
 from ..errors import UserError
 from ..files import disk
 from ..settings import fingerprint
-from . import LM, About, Completion, Hypothesis, Request, Scores, blocks
+from . import LM, About, Completion, Hypothesis, KeepsAnswers, Request, Scores, blocks
 
 Row = tuple[str, int | None, str, str]
+Spent = tuple[str, int, int, int, float | None]
 Answer = TypeVar("Answer")
 VARIABLES = 500  # in one query: older SQLites take 999
-SCHEMA = "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, number INTEGER, request TEXT, answer TEXT) WITHOUT ROWID"
+SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, number INTEGER, request TEXT, answer TEXT) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS spent"
+    " (key TEXT PRIMARY KEY, requests INTEGER, prompt_tokens INTEGER, completion_tokens INTEGER, usd REAL) WITHOUT ROWID",
+)
+LONG = 4096  # characters above which an answer is kept compressed: log-probabilities of every token take far more than the text
 
 
 class Journal:
@@ -39,7 +46,8 @@ class Journal:
         """
         self.path = path
         self._siblings = siblings
-        self._lock = threading.Lock()
+        self._opened: dict[Path, sqlite3.Connection] = {}
+        self._lock = threading.RLock()
         with disk(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         with self._sqlite():
@@ -47,33 +55,45 @@ class Journal:
             try:
                 # FULL: an answer that was paid for survives a power cut, not only a kill.
                 self._database.execute("PRAGMA synchronous = FULL")
-                self._database.execute(SCHEMA)
+                # A log needs one write to the disk a commit, but memory shared between processes, which not every file system has.
+                with suppress(sqlite3.OperationalError):
+                    self._database.execute("PRAGMA journal_mode = WAL")
+                for table in SCHEMA:
+                    self._database.execute(table)
             except sqlite3.Error:
                 self._database.close()
                 raise
 
     def found(self, keys: Sequence[str], whole: bool = False) -> dict[str, str]:
         """Return the answers to these keys, from this journal or the siblings'; `whole`: from one of them, all or none."""
-        with self._lock, self._sqlite():
-            found = {row[0]: row[3] for row in self._rows(self._database, keys)}
-        for path in self._siblings:
-            if len(found) == len(set(keys)):
-                break
-            with suppress(sqlite3.Error), closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as sibling:
-                rows = self._rows(sibling, [key for key in keys if whole or key not in found])
-                if not whole or len(rows) == len(set(keys)):
-                    self.keep(rows)
-                    found |= {row[0]: row[3] for row in rows}
+        with self._lock:
+            with self._sqlite():
+                found = {row[0]: row[3] for row in self._rows(self._database, keys)}
+            for path in self._siblings:
+                if len(found) == len(set(keys)):
+                    break
+                with suppress(sqlite3.Error):
+                    rows = self._rows(self._sibling(path), [key for key in keys if whole or key not in found])
+                    if not whole or len(rows) == len(set(keys)):
+                        self.keep(rows)
+                        found |= {row[0]: row[3] for row in rows}
         return found if len(found) == len(set(keys)) or not whole else {}
 
-    def keep(self, rows: Sequence[Row]) -> None:
-        """Commit rows of (key, number, request, answer), all or none; they are on the disk when this returns."""
+    def keep(self, rows: Sequence[Row], spent: Sequence[Spent] = ()) -> None:
+        """Commit rows of (key, number, request, answer), all or none; they are on the disk when this returns.
+
+        Args:
+            rows: replace what their keys had.
+            spent: what was paid for the answers, as (key, requests, prompt tokens, completion tokens, dollars or None).
+        """
         if not rows:
             return
+        packed = [(*row[:3], zlib.compress(row[3].encode(), 1) if len(row[3]) > LONG else row[3]) for row in rows]
         with self._lock, self._sqlite():
             self._database.execute("BEGIN IMMEDIATE")
             try:
-                self._database.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)", rows)
+                self._database.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)", packed)
+                self._database.executemany("INSERT OR REPLACE INTO spent VALUES (?, ?, ?, ?, ?)", spent)
                 self._database.execute("COMMIT")
             except BaseException:
                 if self._database.in_transaction:
@@ -93,7 +113,14 @@ class Journal:
 
     def close(self) -> None:
         """Close the file."""
-        self._database.close()
+        with self._lock:
+            for database in (self._database, *self._opened.values()):
+                database.close()
+
+    def _sibling(self, path: Path) -> sqlite3.Connection:
+        if path not in self._opened:
+            self._opened[path] = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, check_same_thread=False)
+        return self._opened[path]
 
     @staticmethod
     def _rows(database: sqlite3.Connection, keys: Sequence[str]) -> list[Row]:
@@ -102,7 +129,8 @@ class Journal:
             part = keys[start : start + VARIABLES]
             marks = ",".join("?" * len(part))
             query = f"SELECT key, number, request, answer FROM answers WHERE key IN ({marks})"  # noqa: S608 - only marks
-            found += database.execute(query, list(part)).fetchall()
+            rows = database.execute(query, list(part)).fetchall()
+            found += [(*row[:3], zlib.decompress(row[3]).decode() if isinstance(row[3], bytes) else row[3]) for row in rows]
         return found
 
     def _sqlite(self) -> "_Translated":
@@ -118,17 +146,22 @@ class Journaled:
         Raises:
             UserError: if the file cannot be written or is no journal.
         """
-        self._lm = lm
         self._journal = Journal(path, siblings)
+        # What an endpoint answers is kept as it came, so that reading it in another way asks nothing.
+        self._raw = lm.over(self._journal) if isinstance(lm, KeepsAnswers) else None
+        self._lm = self._raw or lm
 
     @property
     def about(self) -> About:
         """What is known of the LM inside."""
         return self._lm.about
 
-    def complete(self, requests: Sequence[Request]) -> Iterator[Completion]:
-        """Yield the answers, asking only for blocks that are not wholly in the journal."""
+    def complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        """Yield the answers, asking only for what is not in the journal: of an engine that answers in blocks, whole blocks."""
         journal = self._journal
+        if self._raw:
+            yield from self._raw.complete(requests)
+            return
         for block in blocks(requests, self.about.block):
             keys = [fingerprint([self.about.fingerprint, asdict(request)], 32) for request in block]
             answers = journal.found(keys, whole=True)
@@ -141,6 +174,8 @@ class Journaled:
 
     def score(self, prompts: Sequence[str], choices: Sequence[str]) -> list[Scores]:
         """Return the scores, asking only for prompts that are not in the journal: relabelling asks nothing."""
+        if self._raw:
+            return self._raw.score(prompts, choices)
         journal = self._journal
         asked = [{"prompt": prompt, "choices": list(choices)} for prompt in prompts]
         keys = [fingerprint([self.about.fingerprint, "score", one], 32) for one in asked]
@@ -149,6 +184,10 @@ class Journaled:
         found = dict(zip(missing, self._lm.score([str(one["prompt"]) for one in missing.values()], choices), strict=True)) if missing else {}
         journal.keep([_row(key, None, missing[key], scores) for key, scores in found.items()])
         return [found[key] if key in found else journal.parsed(_scores, answers[key]) for key in keys]
+
+    def abilities(self) -> str:
+        """Return what the LM inside is found to offer."""
+        return self._lm.abilities()
 
     def close(self) -> None:
         """Close the file."""
@@ -176,6 +215,17 @@ class _Translated:
             raise _damaged(self._path, error) from None
 
 
+def paid(path: Path) -> tuple[int, int, int, float]:
+    """Return what the answers of a journal have cost: requests, prompt tokens, completion tokens, dollars as far as they are known."""
+    query = (
+        "SELECT COALESCE(SUM(requests), 0), COALESCE(SUM(prompt_tokens), 0), COALESCE(SUM(completion_tokens), 0), COALESCE(SUM(usd), 0) FROM spent"
+    )
+    with suppress(sqlite3.Error), closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+        requests, prompt, completion, usd = database.execute(query).fetchone()
+        return requests, prompt, completion, usd
+    return 0, 0, 0, 0.0
+
+
 def _damaged(path: Path, error: Exception) -> UserError:
     return UserError(f"{path}: the journal is damaged: {error}", "move the file away; its answers will be asked for again")
 
@@ -187,7 +237,7 @@ def _row(key: str, number: int | None, asked: object, answer: Completion | Score
 
 def _scores(answer: str) -> Scores:
     value = json.loads(answer)
-    return Scores(tuple(value["logprobs"]), value["source"])
+    return Scores(tuple(value["logprobs"]), value["source"])  # engines in blocks bound nothing
 
 
 def _completion(answer: str) -> Completion:

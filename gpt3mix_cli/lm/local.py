@@ -8,7 +8,7 @@ keep a state (Mamba, RWKV), count positions themselves (BLOOM) or attend otherwi
 import functools
 import inspect
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -118,7 +118,11 @@ class Local:
         hint = "give `bundled`, the folder of a causal LM, or a hub id that can be reached"
         return loaded(part, self._place, what, hint, revision=self._settings.revision, **options)
 
-    def complete(self, requests: Sequence[Request]) -> Iterator[Completion]:
+    def abilities(self) -> str:
+        """Return what it runs on; it can do everything."""
+        return f"{self.about.details}, label scores exact"
+
+    def complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Yield the answers, block by block."""
         for block in blocks(requests, self.about.block):
             searched = iter(self._search([request for request in block if request.beams]))

@@ -10,15 +10,15 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model_validator
 
-from .augment import Augment, Backtranslate, Baseline, Eda, Gate, LocalLM
+from .augment import AnyLM, Augment, Backtranslate, Baseline, Budget, Eda, Gate, LocalLM, OpenAILM
 from .base import NAME, PART, Name, Part, Real, Settings, Whole, derived_seed, fingerprint, generator
 from .task import Columns, Data, DemoData, FilesData, HubData, Split, Task
 from .train import PAPER, Classifier, Linear, Trained, Transformer
 
 __all__ = [
-    "NAME", "PAPER", "PART", "Augment", "Backtranslate", "Baseline", "Classifier", "Columns", "Data", "DemoData", "Eda", "Experiment", "FilesData",
-    "Gate", "HubData", "Level", "Linear", "LocalLM", "Name", "Part", "Real", "Settings", "Split", "Subsample", "Task", "Trained", "Transformer",
-    "Whole", "derived_seed", "fingerprint", "generator", "level",
+    "NAME", "PAPER", "PART", "AnyLM", "Augment", "Backtranslate", "Baseline", "Budget", "Classifier", "Columns", "Data", "DemoData", "Eda",
+    "Experiment", "FilesData", "Gate", "HubData", "Level", "Linear", "LocalLM", "Name", "OpenAILM", "Part", "Real", "Settings", "Split",
+    "Subsample", "Task", "Trained", "Transformer", "Whole", "derived_seed", "fingerprint", "generator", "level",
 ]  # fmt: skip
 
 LEVEL = re.compile(r"(?P<percent>\d+(\.\d+)?|\.\d+)%|(?P<count>\d+)/class|full")
@@ -85,11 +85,12 @@ class Experiment(Settings):
     name: Name = Field(description="of the results' folder; default: the file's name")
     task: Task = Field(description="the task, or the path of a file that holds it")
     subsample: Subsample = Field(description="how many real rows")
-    lm: LocalLM | None = Field(None, description="the language model; without it there is no method gpt3mix")
+    lm: AnyLM | None = Field(None, description="the language model, a `kind:` of local or openai; without it there is no method gpt3mix")
     augment: Augment = Field(Augment(), description="GPT3Mix, and how many rows every method makes")
     baselines: list[Baseline] = Field([], description="methods to compare with: a `kind:` of eda or backtranslate each")
     classifiers: list[Classifier] = Field([], description="what is trained: a `kind:` of transformer or linear each")
     trials: Whole = Field(10, ge=1, description="training runs a cell in all, dealt over the data seeds in turn")
+    budget: Budget | None = Field(None, description="what the language model may cost, over all runs")
     sweep: dict[str, list[Any]] = Field({}, description="key -> values; every combination is a variant")
 
     _variant: dict[str, Any] = PrivateAttr(default_factory=dict)
@@ -109,6 +110,14 @@ class Experiment(Settings):
         for what, names in (("methods", self.methods), ("classifiers", [c.name for c in self.classifiers])):
             if repeated := sorted({name for name in names if names.count(name) > 1}):
                 raise ValueError(f"two {what} are called '{repeated[0]}'; give one of them another `name:`")
+        return self
+
+    @model_validator(mode="after")
+    def _payable(self) -> "Experiment":
+        if self.budget and not isinstance(self.lm, OpenAILM):
+            raise ValueError("budget: only an LM behind an endpoint (lm.kind: openai) costs anything; leave the budget out")
+        if self.budget and self.budget.usd and isinstance(self.lm, OpenAILM) and not self.lm.prices:
+            raise ValueError("budget.usd needs the prices: name their file with lm.prices")
         return self
 
     @model_validator(mode="after")

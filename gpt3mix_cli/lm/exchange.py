@@ -1,0 +1,132 @@
+"""Asks an endpoint once for each answer: looks in the journal first, and commits what comes before anybody reads it.
+
+Answers that arrive together are committed together, in a thread of their own; a request counts as under way until its
+answer is on the disk, so that a killed run asks again for no more than were under way.
+"""
+
+import asyncio
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from ..settings import fingerprint
+from .journal import Journal, Row, Spent
+from .money import Purse
+from .protocol import Call, Usage, usage
+from .traffic import Refused, Traffic
+
+TOO_LONG = ("context_length_exceeded", "maximum context length", "context window", "exceed context", "context size", "longer than the maximum")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came, from the endpoint or from the journal.
+
+    Attributes:
+        value: the answer's JSON.
+        usage: its tokens, as the server told them.
+        usd: what it cost; None if that is unknown.
+    """
+
+    value: Any
+    usage: Usage
+    usd: float | None
+
+
+@dataclass(frozen=True)
+class TooLong:
+    """The server's word that a prompt does not fit its context."""
+
+    words: str
+
+
+class Exchange:
+    """The calls of one output; its methods are called in the endpoint's event loop."""
+
+    def __init__(self, endpoint: str, traffic: Traffic, purse: Purse, journal: Journal | None) -> None:
+        """Keep where to ask and where to keep.
+
+        Args:
+            endpoint: its name in the journal.
+            traffic: sends.
+            purse: pays.
+            journal: None: nothing is kept.
+        """
+        self._endpoint, self._traffic, self._purse, self._journal = endpoint, traffic, purse, journal
+        self._arrived: list[tuple[Row, Spent, asyncio.Future[None]]] = []
+        self._thread = ThreadPoolExecutor(1, "journal")
+        self._committing = False
+
+    def key(self, call: Call) -> str:
+        """Return the key of a call's answer: neither the server that answered nor the run stands in it."""
+        return fingerprint(["openai", self._endpoint, call.path, call.body, call.number], 32)
+
+    def known(self, key: str) -> str | None:
+        """Return the answer of a key, as it came."""
+        return self._journal.found([key]).get(key) if self._journal else None
+
+    async def ask(self, call: Call, sound: Callable[[Any], object], tokens: int = 0) -> Answer | TooLong:
+        """Return the answer to a call.
+
+        Args:
+            call: what is asked.
+            sound: raises BadAnswer at an answer that must be asked for again.
+            tokens: estimate of those read and written.
+
+        Raises:
+            Refused: if the server does not take the call.
+            UserError: see `Traffic.post`.
+        """
+        key = self.key(call)
+        text = self.known(key)
+        value = await self._new(key, call, sound, tokens) if text is None or self._journal is None else self._journal.parsed(json.loads, text)
+        if "refused" in value:
+            return TooLong(value["refused"])
+        used = usage(value)
+        return Answer(value, used, self._purse.costs(used, batch=bool(value.get("batch"))))
+
+    async def keep(self, key: str, number: str, request: Any, text: str, spent: tuple[int, Usage, float | None]) -> None:
+        """Commit an answer; it is on the disk when this returns."""
+        requests, used, usd = spent
+        self._purse.pay(used, usd)
+        if self._journal is None:
+            return
+        row = (key, int(number.partition(".")[0]) if number[:1].isdigit() else None, json.dumps(request, ensure_ascii=False), text)
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._arrived.append((row, (key, requests, used.prompt, used.completion, usd), done))
+        if not self._committing:
+            self._committing = True
+            self._flushing = asyncio.create_task(self._flush())
+        await done
+
+    async def _new(self, key: str, call: Call, sound: Callable[[Any], object], tokens: int) -> Any:
+        try:
+            text, value, sent = await self._traffic.post(call.path, call.body, sound, tokens)
+        except Refused as error:
+            if not any(words in f"{error.code} {error.words}".lower() for words in TOO_LONG):
+                raise
+            # Kept, since it would be refused again.
+            value, sent = {"refused": error.words}, 1
+            text = json.dumps(value)
+        used = usage(value)
+        self._traffic.settle(tokens, used.prompt + used.completion)
+        await self.keep(key, call.number, {"path": call.path, **call.body}, text, (sent, used, self._purse.costs(used)))
+        return value
+
+    async def _flush(self) -> None:
+        """Commit whatever has arrived, until nothing has."""
+        loop, journal = asyncio.get_running_loop(), self._journal
+        assert journal is not None
+        while self._arrived:
+            together, self._arrived = self._arrived, []
+            error: BaseException | None = None
+            try:
+                await loop.run_in_executor(self._thread, journal.keep, [row for row, _, _ in together], [spent for _, spent, _ in together])
+            except BaseException as failed:
+                error = failed
+            for _, _, done in together:
+                if not done.done():
+                    done.set_exception(error) if error else done.set_result(None)
+        self._committing = False

@@ -1,0 +1,418 @@
+"""Any endpoint that speaks OpenAI's protocol: how a request becomes calls, and their answers a completion.
+
+The line is asked for to its end, so that the label's distribution comes with it: one call a row wherever the server tells
+log-probabilities and the LM keeps to the form. Otherwise the label is asked for by itself, in the best way that `probe` has
+found. All that comes is in the journal before it is read; `protocol` reads it. Limits: beams are texts drawn one by one,
+since no endpoint searches; a server's tokenizer may cut a text anew where a label is asked for by itself.
+"""
+
+import asyncio
+import copy
+import dataclasses
+import functools
+import json
+import threading
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..errors import UserError
+from ..pretrained import loaded
+from ..settings import Budget, OpenAILM, fingerprint
+from . import About, Completion, Hypothesis, Request, Scores
+from .exchange import Answer, Exchange, TooLong
+from .journal import Journal
+from .money import Purse, price_of
+from .probe import SOURCES, Probe, echo, from_json, path
+from .protocol import (
+    BadAnswer,
+    Call,
+    Line,
+    Usage,
+    Ways,
+    by_ids,
+    decided,
+    decision,
+    echoed,
+    label_scores,
+    labelling,
+    line,
+    spelled_out,
+    texts,
+    tries,
+    usage,
+    voted,
+    writing,
+)  # fmt: skip
+from .traffic import Refused, Traffic
+
+FORMAT = 1  # raised when the same answers would be read otherwise
+UNDER_WAY = 1024  # requests that are begun before the first of them is given out
+BYTES_A_TOKEN = 4.0  # of English, where no tokenizer is known; right within a quarter
+ROOM = 4  # tokens for a closing bracket and for a label that is cut otherwise than counted
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class OpenAI:
+    """The engine; see `lm.LM`."""
+
+    def __init__(self, settings: OpenAILM, budget: Budget | None = None, journals: Callable[[], Sequence[Path]] = list) -> None:
+        """Connect to nothing yet.
+
+        Args:
+            settings: of the endpoint.
+            budget: what may be spent.
+            journals: names the files that hold what was spent before.
+
+        Raises:
+            UserError: if the key, the price or the tokenizer is missing.
+        """
+        self._settings = settings
+        price, version = price_of(settings.model, settings.prices)
+        self._purse = Purse(price, budget, journals)
+        self._traffic = Traffic(settings, self._purse)
+        self._loop = _Loop(self._traffic.close)
+        self._endpoint = settings.endpoint or settings.urls[0]
+        self._exchange = Exchange(self._endpoint, self._traffic, self._purse, None)
+        self._journal: Journal | None = None
+        self._probed: list[Ways] = []  # shared by all outputs: the server is probed once
+        self._probing: asyncio.Task[Ways] | None = None
+        self._label_tokens: dict[tuple[str, ...], list[list[int]]] = {}
+        asked = settings.model_dump(include={"model", "api", "label_source", "votes", "extra"})
+        self.about = About(
+            model=settings.model,
+            fingerprint=fingerprint([self._endpoint, asked, FORMAT]),
+            context=settings.context,
+            block=1,
+            count_tokens=self._count,
+            details=f"{self._endpoint}, api {settings.api}, label_source {settings.label_source}" + (f", prices of {version}" if version else ""),
+        )
+
+    def over(self, journal: Journal) -> "OpenAI":
+        """Return the same endpoint for another output: connections, levels and purse are shared."""
+        self._purse.recount()
+        other = copy.copy(self)
+        other._journal, other._probing = journal, None
+        other._exchange = Exchange(self._endpoint, self._traffic, self._purse, journal)
+        return other
+
+    def complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        """Yield the answers in the order of the requests; a thousand of them are begun before the first is waited for."""
+        yield from self._in_order(requests, self._complete)
+
+    def score(self, prompts: Sequence[str], choices: Sequence[str]) -> list[Scores]:
+        """Return the scores of every choice after every prompt.
+
+        Raises:
+            UserError: if the server tells nothing of any choice.
+        """
+        if not choices:
+            return [Scores(()) for _ in prompts]
+
+        async def one(prompt: str) -> Scores:
+            scores, _ = await self._label(prompt, choices, await self._ways(), "")
+            if scores is None:
+                raise UserError(f"lm {self.about.model}: none of the labels {', '.join(choices)} is among what the server tells", "use another LM")
+            return scores
+
+        return list(self._in_order(prompts, one))
+
+    def abilities(self) -> str:
+        """Return how the server is asked, by asking it."""
+        ways = self._loop.submit(self._ways()).result()
+        how = {
+            "ids": " (by token ids)",
+            "echo": " (of echoed prompts)",
+            "top_logprobs": f" ({ways.top} a token)",
+            "vote": f" of {self._settings.votes}",
+        }
+        dropped = f"; left out, since refused: {', '.join(ways.refused)}" if ways.refused else ""
+        return f"{self._endpoint}, {ways.api}, label scores {SOURCES[ways.labels]}{how.get(ways.labels, '')}{dropped}"
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._loop.close()
+
+    # One request -----------------------------------------------------------------------------------------------------
+
+    async def _complete(self, request: Request) -> Completion:
+        ways = await self._ways()
+        needed = self._count(request.prompt) + request.max_tokens
+        if self._settings.tokenizer and needed > self.about.context:
+            return Completion(request.number, "", "too_long", None, self._count(request.prompt), 0)
+        if request.beams:
+            return await self._drawn(request, ways)
+        label_ids = await self._single_ids(request, ways)
+        room = self._count(request.seam + max(request.choices, key=len, default="")) + ROOM
+        asked = writing(request, ways, self._settings.model, room, label_ids)
+        answer = await self._ask(ways, asked, str(request.number), needed)
+        if isinstance(answer, TooLong):
+            return Completion(request.number, "", "too_long", None, 0, 0)
+        written = texts(answer.value, ways.api)[0]
+        found = line(written, request.seam)
+        scores, paid = await self._scored(request, found, ways)
+        return Completion(
+            number=request.number,
+            text=found.text,
+            finish=found.finish,
+            scores=scores,
+            prompt_tokens=answer.usage.prompt,
+            completion_tokens=answer.usage.completion,
+            logprob=None if written.logprob is None else round(written.logprob, 4),
+            label_tokens=sum(one.usage.prompt + one.usage.completion for one in paid),
+            requests=1 + len(paid),
+            usd=_sum([answer, *paid]),
+        )
+
+    async def _scored(self, request: Request, found: Line, ways: Ways) -> tuple[Scores | None, list[Answer]]:
+        """Return the label's scores, from the line's own answer where they are as good as any."""
+        if not request.choices or found.finish == "length":
+            return None, []
+        if ways.labels in ("ids", "echo", "top_logprobs") and found.label:
+            merge = self._settings.label_source == "top_logprobs"
+            scores = label_scores(found.label, request.choices, chat=ways.api == "chat", merge=merge)
+            if ways.labels == "top_logprobs" or (scores and scores.source == "exact"):
+                return scores, []
+        return await self._label(f"{request.prompt}{found.text}{request.seam}", request.choices, ways, str(request.number))
+
+    async def _drawn(self, request: Request, ways: Ways) -> Completion:
+        """Return the lines of a request for beams: texts that were drawn, each different one once."""
+        copies = request.beams if ways.many else 1
+        answers = []
+        for copy_ in range(request.beams // copies):
+            again = dataclasses.replace(request, seed=request.seed + copy_)
+            asked = writing(again, ways, self._settings.model, 0, (), copies)
+            number = f"{request.number}.{copy_}" if copy_ else str(request.number)
+            answers.append(await self._ask(ways, asked, number, self._count(request.prompt) + request.max_tokens * copies))
+        good = [answer for answer in answers if isinstance(answer, Answer)]
+        if not good:
+            return Completion(request.number, "", "too_long", None, 0, 0)
+        lines: dict[str, Hypothesis] = {}
+        for answer in good:
+            for text in texts(answer.value, ways.api):
+                one = line(text, "")
+                lines.setdefault(one.text, Hypothesis(one.text, one.finish != "length", text.logprob))
+        found = tuple(lines.values())
+        return Completion(
+            number=request.number,
+            text=found[0].text,
+            finish="line" if found[0].finished else "length",
+            scores=None,
+            prompt_tokens=sum(answer.usage.prompt for answer in good),
+            completion_tokens=sum(answer.usage.completion for answer in good),
+            logprob=found[0].logprob,
+            hypotheses=found,
+            requests=len(good),
+            usd=_sum(good),
+        )
+
+    # Labels by themselves --------------------------------------------------------------------------------------------
+
+    async def _label(self, context: str, choices: Sequence[str], ways: Ways, number: str) -> tuple[Scores | None, list[Answer]]:
+        """Return the scores of labels after a context, and the answers that they cost."""
+        match ways.labels:
+            case "ids":
+                return await self._by_ids(context, choices, ways, number)
+            case "echo":
+                scores, answers = await self._echoed(context, choices, ways, number)
+                if scores or self._settings.label_source == "exact":
+                    return scores, answers
+                scores, more = await self._top(context, choices, ways, number)
+                return scores, [*answers, *more]
+            case "top_logprobs":
+                return await self._top(context, choices, ways, number)
+            case "decision":
+                call = Call("/decisions", decision(context, choices, self._settings.model), number)
+                answer = await self._exchange.ask(call, lambda value: decided(value, choices), self._count(context))
+                return (decided(answer.value, choices), [answer]) if isinstance(answer, Answer) else (None, [])
+            case "vote":
+                return await self._votes(context, choices, ways, number)
+            case _:
+                return None, []
+
+    async def _top(self, context: str, choices: Sequence[str], ways: Ways, number: str) -> tuple[Scores | None, list[Answer]]:
+        answer = await self._ask(ways, labelling(context, choices, ways, self._settings.model, logprobs=ways.top), number, self._count(context))
+        if isinstance(answer, TooLong):
+            return None, []
+        positions = texts(answer.value, ways.api)[0].positions
+        merge = self._settings.label_source == "top_logprobs"
+        return label_scores(positions[0].top if positions else {}, choices, ways.api == "chat", merge), [answer]
+
+    async def _votes(self, context: str, choices: Sequence[str], ways: Ways, number: str) -> tuple[Scores | None, list[Answer]]:
+        room = max(self._count(choice) for choice in choices) + ROOM
+        copies = self._settings.votes if ways.many else 1
+        answers: list[Answer] = []
+        for vote in range(self._settings.votes // copies):
+            fields = {"max_tokens": room, "temperature": 1.0, "seed": vote, "n": copies if copies > 1 else None}
+            asked = labelling(context, choices, ways, self._settings.model, **fields)
+            answer = await self._ask(ways, asked, f"{number}.{vote}", self._count(context) + room * copies)
+            if isinstance(answer, Answer):
+                answers.append(answer)
+        written = [text.text for answer in answers for text in texts(answer.value, ways.api)]
+        return voted(written, choices), answers
+
+    async def _echoed(self, context: str, choices: Sequence[str], ways: Ways, number: str) -> tuple[Scores | None, list[Answer]]:
+        asked = [echo(ways, self._settings.model, context + choice) for choice in choices]
+        answers = [await self._ask(ways, one, number, self._count(context)) for one in asked]
+        good = [answer for answer in answers if isinstance(answer, Answer)]
+        found = [echoed(answer.value, context, choice) for answer, choice in zip(good, choices, strict=False)]
+        known = [value for value in found if value is not None]
+        return Scores(tuple(known)) if len(known) == len(choices) else None, good
+
+    async def _by_ids(self, context: str, choices: Sequence[str], ways: Ways, number: str) -> tuple[Scores | None, list[Answer]]:
+        """Return the scores by token ids: a question for each beginning of a label."""
+        tokens = await self._tokens_of(choices, context)
+        whole = await self._encode(context) if any(len(one) > 1 for one in tokens) else None
+        found: dict[tuple[int, ...], dict[int, float]] = {}
+        answers: list[Answer] = []
+        for begun, following in tries(tokens).items():
+            prompt: str | list[int] = [*(whole or ()), *begun] if begun else context
+            fields = {"logprobs": 1, "logprob_token_ids": following, "return_tokens_as_token_ids": True}
+            answer = await self._ask(ways, labelling(prompt, choices, ways, self._settings.model, **fields), number, self._count(context))
+            known = by_ids(texts(answer.value, ways.api)[0], following) if isinstance(answer, Answer) else None
+            if known is None or not isinstance(answer, Answer):
+                return None, answers
+            answers.append(answer)
+            found[begun] = dict(zip(following, known, strict=True))
+        return spelled_out(tokens, found), answers
+
+    async def _single_ids(self, request: Request, ways: Ways) -> list[int]:
+        """Return the labels' tokens if each is one token, to have them scored beside the text; else none."""
+        if ways.labels != "ids" or not request.choices:
+            return []
+        tokens = await self._tokens_of(request.choices, request.seam)
+        return [one[0] for one in tokens] if all(len(one) == 1 for one in tokens) else []
+
+    # Tokens ----------------------------------------------------------------------------------------------------------
+
+    async def _tokens_of(self, choices: Sequence[str], context: str) -> list[list[int]]:
+        """Return the tokens of each choice behind a context, of which the last characters decide."""
+        key = (context[-16:], *choices)
+        if key not in self._label_tokens:
+            before = await self._encode(key[0]) or []
+            both = [await self._encode(key[0] + choice) or [] for choice in choices]
+            self._label_tokens[key] = [list(one[len(before) :]) for one in both]
+        return self._label_tokens[key]
+
+    async def _encode(self, text: str) -> Sequence[int] | None:
+        """Return the tokens of a text, by the user's tokenizer or the server's; None if neither is there."""
+        if self._settings.tokenizer:
+            found: list[int] = self._tokenizer(text)["input_ids"]
+            return found
+        try:
+            told = await self._post(Call("//tokenize", {"model": self._settings.model, "prompt": text}), _has_tokens)
+        except (Refused, UserError):
+            return None
+        tokens: list[int] = told["tokens"]
+        return tokens
+
+    def _count(self, text: str) -> int:
+        if self._settings.tokenizer:
+            return len(self._tokenizer(text)["input_ids"])
+        return round(len(text.encode()) / BYTES_A_TOKEN)
+
+    @functools.cached_property
+    def _tokenizer(self) -> Any:
+        name = self._settings.tokenizer
+        place = str(resources.files("gpt3mix_cli") / "resources" / "lm") if name == "bundled" else name
+        return loaded("AutoTokenizer", place, f"lm.tokenizer {name}: cannot be loaded", "give `bundled`, a folder, or a hub id that can be reached")
+
+    # Asking ----------------------------------------------------------------------------------------------------------
+
+    async def _ask(self, ways: Ways, asked: dict[str, Any], number: str, tokens: int) -> Answer | TooLong:
+        call = Call(path(ways), asked | self._settings.extra, number)
+        try:
+            return await self._exchange.ask(call, lambda value: texts(value, ways.api), tokens)
+        except Refused as error:
+            message = f"lm {self.about.model} at {', '.join(self._settings.urls)}: HTTP {error.status}: {error.words}"
+            self._traffic.stop(UserError(message, "see the server's words; `gpt3mix check` probes what it takes"))
+
+    async def _post(self, call: Call, sound: Callable[[Any], object]) -> Any:
+        """Ask without the journal, for the probe."""
+        _, value, sent = await self._traffic.post(call.path, call.body, sound)
+        used = usage(value)
+        self._purse.pay(used, self._purse.costs(used))
+        self._probe_cost.append((sent, used))
+        return value
+
+    async def _ways(self) -> Ways:
+        if self._probing is None:
+            self._probing = asyncio.create_task(self._look())
+        return await asyncio.shield(self._probing)
+
+    async def _look(self) -> Ways:
+        """Return the ways that this output's journal holds, or those that are found now: a resumed run asks as it did before."""
+        key = fingerprint(["openai", "ways", self.about.fingerprint], 32)
+        if (kept := self._exchange.known(key)) is not None:
+            return from_json(json.loads(kept))
+        if not self._probed:
+            self._probe_cost: list[tuple[int, Usage]] = []
+            self._probed.append(await Probe(self._settings, self._post, self._encode).ways())
+        ways = self._probed[0]
+        await self._keep_ways(key, ways)
+        return ways
+
+    async def _keep_ways(self, key: str, ways: Ways) -> None:
+        costs, self._probe_cost = getattr(self, "_probe_cost", []), []
+        used = Usage(sum(one.prompt for _, one in costs), sum(one.completion for _, one in costs))
+        spent = (sum(sent for sent, _ in costs), used, self._purse.costs(used))
+        # The purse has paid for the probe already.
+        self._purse.pay(Usage(-used.prompt, -used.completion), -(spent[2] or 0.0))
+        await self._exchange.keep(key, "", {"probe": self._endpoint}, json.dumps(dataclasses.asdict(ways)), spent)
+
+    def _in_order(self, items: Iterable[Item], work: Callable[[Item], Coroutine[Any, Any, Result]]) -> Iterator[Result]:
+        """Yield what comes of each item, in their order."""
+        begun: deque[Future[Result]] = deque()
+        try:
+            for item in items:
+                begun.append(self._loop.submit(work(item)))
+                while begun and (len(begun) >= UNDER_WAY or begun[0].done()):
+                    yield begun.popleft().result()
+            while begun:
+                yield begun.popleft().result()
+        finally:
+            for future in begun:
+                future.cancel()
+
+
+class _Loop:
+    """An event loop in a thread of its own, started when it is first needed."""
+
+    def __init__(self, at_end: Callable[[], Awaitable[None]]) -> None:
+        self._at_end = at_end
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    def submit(self, work: Coroutine[Any, Any, Result]) -> "Future[Result]":
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            self._thread = threading.Thread(target=self._loop.run_forever, name="endpoint", daemon=True)
+            self._thread.start()
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def close(self) -> None:
+        if self._loop is None or self._thread is None:
+            return
+
+        async def end() -> None:
+            await self._at_end()
+
+        asyncio.run_coroutine_threadsafe(end(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+        self._loop = None
+
+
+def _has_tokens(value: Any) -> None:
+    if not isinstance(value.get("tokens"), list):
+        raise BadAnswer("no tokens")
+
+
+def _sum(answers: Sequence[Answer]) -> float | None:
+    known = [answer.usd for answer in answers if answer.usd is not None]
+    return sum(known) if len(known) == len(answers) else None

@@ -1,0 +1,351 @@
+"""Sends requests to the servers of an endpoint: how many at once, how fast, to whom, and what happens when it goes wrong.
+
+Each server has a level of its own (`level`) and takes the next request as soon as it has room, so that several are used in
+proportion to how fast they answer. What the user must mend ends the work with the server's own words; what may pass is
+tried again with growing, jittered waits, or when the server says. The SDK's own retries are off: they give up where a
+server asks for more than two minutes.
+"""
+
+import asyncio
+import json
+import os
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from ..errors import StoppedShort, UserError
+from ..settings import OpenAILM
+from .level import Level
+from .money import Purse
+from .protocol import BadAnswer, words_of
+
+if TYPE_CHECKING:
+    import openai
+
+TRIES = 10  # of one request
+WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before the second try, and at most
+PATIENCE = 3600.0  # seconds that a server may ask us to stay away
+OUTCOMES = 50  # the last ones are what the breaker looks at
+FAILED = 0.5  # share of them that opens it
+FAILING = 20.0  # seconds for which it must have been so
+MINUTE = 60.0
+NOT_ITS_FAULT = ("validation error", "is not supported")  # how llama.cpp's Python server says with a 500 that a request is wrong
+
+
+class Refused(Exception):
+    """A server refused a request as it stands: another one may be taken.
+
+    Attributes:
+        status: HTTP's.
+        words: the server's own.
+        code: the protocol's, such as `unsupported_parameter`.
+        param: the field that it did not take.
+    """
+
+    def __init__(self, status: int, words: str, code: str = "", param: str = "") -> None:
+        """Keep what the server said."""
+        super().__init__(words)
+        self.status, self.words, self.code, self.param = status, words, code, param
+
+
+class _Again(Exception):
+    """A try failed in a way that may pass."""
+
+    def __init__(self, words: str, wait: float | None = None, overload: bool = False) -> None:
+        super().__init__(words)
+        self.wait, self.overload = wait, overload
+
+
+@dataclass
+class Server:
+    """One base URL."""
+
+    url: str
+    client: "openai.AsyncOpenAI"
+    level: Level
+    under_way: int = 0
+    rests_until: float = 0.0
+
+    def has_room(self, now: float) -> bool:
+        """Return whether it may be given another request."""
+        return self.under_way < self.level.at_once and self.rests_until <= now
+
+
+@dataclass
+class Pace:
+    """At most so much a minute, in equal steps."""
+
+    a_minute: float | None
+    _next: float = 0.0
+
+    async def take(self, amount: float) -> None:
+        """Wait until it may be had."""
+        if self.a_minute:
+            now = time.monotonic()
+            at = max(now, self._next)
+            self._next = at + amount * MINUTE / self.a_minute
+            if at > now:
+                await asyncio.sleep(at - now)
+
+    def give_back(self, amount: float) -> None:
+        """Take note that it was less (or, below 0, more) than was taken."""
+        if self.a_minute:
+            self._next -= amount * MINUTE / self.a_minute
+
+
+@dataclass
+class Health:
+    """What became of the last tries of all servers together: the breaker."""
+
+    _outcomes: deque[bool] = field(default_factory=lambda: deque(maxlen=OUTCOMES))
+    _failing_since: float | None = None
+
+    def note(self, good: bool) -> bool:
+        """Return whether so many have failed for so long that the work is to stop."""
+        self._outcomes.append(good)
+        share = 1 - sum(self._outcomes) / len(self._outcomes)
+        if share <= FAILED:
+            self._failing_since = None
+            return False
+        now = time.monotonic()
+        self._failing_since = now if self._failing_since is None else self._failing_since
+        return now - self._failing_since >= FAILING
+
+
+class Traffic:
+    """All servers of an endpoint. Its methods are called in one event loop."""
+
+    def __init__(self, settings: OpenAILM, purse: Purse) -> None:
+        """Connect to nothing yet; the purse is asked before each try.
+
+        Raises:
+            UserError: if the key is missing.
+        """
+        self._settings = settings
+        self._secret, self._purse = _key(settings), purse
+        self._servers: list[Server] = []
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._requests, self._tokens = Pace(settings.requests_per_minute), Pace(settings.tokens_per_minute)
+        self._health = Health()
+        self._stopped: UserError | None = None
+
+    async def post(self, path: str, body: Mapping[str, Any], sound: Callable[[Any], object], tokens: int = 0) -> tuple[str, Any, int]:
+        """Return the answer, as text and as what its JSON says, and how many times it was asked for.
+
+        Args:
+            path: below the base URL; with two slashes at the server's root.
+            body: the request's JSON.
+            sound: raises BadAnswer at an answer that must be asked for again.
+            tokens: estimate of those read and written, for `tokens_per_minute`.
+
+        Raises:
+            Refused: if the server does not take the request as it stands.
+            StoppedShort: if the servers cannot be reached, fail too often, or the quota is used up.
+            UserError: if the key or the model is refused.
+        """
+        failed, sent = 0, 0
+        began = time.monotonic()
+        while True:
+            await self._requests.take(1)
+            await self._tokens.take(tokens)
+            server = await self._server()
+            sent += 1
+            try:
+                text, value = await self._once(server, path, body, sound)
+            except _Again as error:
+                failure = error
+            else:
+                self._health.note(True)
+                return text, value, sent
+            finally:
+                server.under_way -= 1
+                self._wake()
+            # A server that is merely busy has not failed; its patience is counted in time.
+            failed += not failure.overload
+            if not failure.overload and self._health.note(False):
+                message = f"{self._named()}: more than {FAILED:.0%} of the last {OUTCOMES} requests failed, the last one: {failure}"
+                self.stop(StoppedShort(message, "see to the server, and run again; answers are kept"))
+            if failed == TRIES or time.monotonic() - began > PATIENCE:
+                message = f"{self._named()}: {sent} tries of a request failed, the last one: {failure}"
+                self.stop(StoppedShort(message, "see to the server, and run again; answers are kept"))
+            if failure.wait is None:
+                await asyncio.sleep(min(WAIT * 2 ** min(sent - 1, 10), LONGEST_WAIT) * random.uniform(0.5, 1))  # noqa: S311 - no secret
+
+    def settle(self, taken: int, used: int) -> None:
+        """Hear how many tokens a call has used of those that it took from the pace."""
+        self._tokens.give_back(taken - used)
+
+    async def get(self, path: str) -> dict[str, Any] | None:
+        """Return what the first server that answers says at a path; None where it says nothing."""
+        import openai
+
+        for server in self._open():
+            try:
+                response: Any = await server.client.get(path, cast_to=_response_type())
+                value = json.loads(response.text)
+            except (openai.OpenAIError, ValueError):
+                continue
+            return value if isinstance(value, dict) else None
+        return None
+
+    @property
+    def client(self) -> "openai.AsyncOpenAI":
+        """The SDK's client of the first server."""
+        return self._open()[0].client
+
+    async def close(self) -> None:
+        """Close all connections."""
+        for server in self._servers:
+            await server.client.close()
+        self._servers.clear()
+
+    def without_secret(self, text: str) -> str:
+        """Return a text in which the key stands nowhere."""
+        return text.replace(self._secret, "<key>") if len(self._secret) > 3 else text
+
+    def levels(self) -> list[tuple[str, int]]:
+        """Return how many requests each server is given at once."""
+        return [(server.url, server.level.at_once) for server in self._servers]
+
+    # One try ---------------------------------------------------------------------------------------------------------
+
+    async def _once(self, server: Server, path: str, body: Mapping[str, Any], sound: Callable[[Any], object]) -> tuple[str, Any]:
+        import openai
+
+        try:
+            self._purse.send()
+        except StoppedShort as error:
+            self.stop(error)
+        sent = time.monotonic()
+        full = server.under_way >= server.level.at_once
+        place = path if not path.startswith("//") else f"{server.url.removesuffix('/v1')}/{path[2:]}"
+        try:
+            response: Any = await server.client.post(place, body=body, cast_to=_response_type())
+            text = self.without_secret(response.text)
+            value = json.loads(text)
+            sound(value)
+        except openai.APIStatusError as error:
+            self._status(server, error, sent)
+        except openai.APITimeoutError:
+            server.level.refused(sent, time.monotonic())
+            raise _Again(f"no answer within {self._settings.timeout:g} s") from None
+        except openai.APIConnectionError as error:
+            raise _Again(f"the connection failed: {self.without_secret(str(error.__cause__ or error))}") from None
+        except ValueError:
+            raise _Again(f"an answer that is no JSON: {text[:80]!r}") from None
+        except BadAnswer as error:
+            raise _Again(str(error)) from None
+        server.level.answered(time.monotonic(), full)
+        return text, value
+
+    def _status(self, server: Server, error: "openai.APIStatusError", sent: float) -> NoReturn:
+        """Raise what an HTTP error means."""
+        status = error.status_code
+        body = error.body if isinstance(error.body, Mapping) else {}
+        inner = body.get("error", body)
+        inner = inner if isinstance(inner, Mapping) else {}
+        code, param = str(inner.get("code") or ""), str(inner.get("param") or "")
+        said = next(words_of(error.body), "") or error.response.text[:200] or "no words"
+        words = self.without_secret(" ".join(said.split()))
+        if status == 500 and any(mark in words for mark in NOT_ITS_FAULT):
+            status = 400
+        if status == 429 and "insufficient_quota" in (code, str(inner.get("type"))):
+            self.stop(StoppedShort(f"{self._named()}: the quota is used up: {words}", "raise it with the provider, and run again"))
+        if status in (408, 409, 425, 429) or status >= 500:
+            wait = _retry_after(error.response.headers)
+            if status in (429, 503):
+                server.level.refused(sent, time.monotonic())
+            if wait is not None and wait > PATIENCE:
+                message = f"{self._named()}: the server asks to stay away for {wait / 60:.0f} minutes: {words}"
+                self.stop(StoppedShort(message, "run again after that"))
+            if wait is not None:
+                server.rests_until = max(server.rests_until, time.monotonic() + wait)
+            raise _Again(f"HTTP {status}: {words}", wait, overload=status == 429)
+        if status in (401, 403):
+            hint = f"put a valid key into the environment variable {self._settings.api_key_env}"
+            self.stop(UserError(f"{self._named()}: HTTP {status}: {words}", hint))
+        raise Refused(status, words, code, param)
+
+    # Which server, and when ------------------------------------------------------------------------------------------
+
+    async def _server(self) -> Server:
+        """Return the server with the most room, once one has any; it counts the request as under way."""
+        while True:
+            if self._stopped:
+                raise self._stopped
+            now = time.monotonic()
+            free = [server for server in self._open() if server.has_room(now)]
+            if free:
+                chosen = min(free, key=lambda server: server.under_way / server.level.at_once)
+                chosen.under_way += 1
+                return chosen
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(turn)
+            resting = [server.rests_until - now for server in self._servers if server.rests_until > now]
+            if resting:
+                asyncio.get_running_loop().call_later(min(resting) + 0.001, self._wake)
+            await turn
+
+    def _wake(self) -> None:
+        """Let as many go on as there is room for."""
+        now = time.monotonic()
+        room = sum(max(server.level.at_once - server.under_way, 0) for server in self._servers if server.rests_until <= now)
+        while self._waiting and (room > 0 or self._stopped):
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                room -= 1
+
+    def _open(self) -> list[Server]:
+        if not self._servers:
+            import openai
+
+            fixed = 0 if self._settings.concurrency == "auto" else self._settings.concurrency
+            for url in self._settings.urls:
+                client = openai.AsyncOpenAI(api_key=self._secret or "none", base_url=url, max_retries=0, timeout=self._settings.timeout)
+                self._servers.append(Server(url, client, Level(fixed)))
+        return self._servers
+
+    # Giving up -------------------------------------------------------------------------------------------------------
+
+    def stop(self, error: UserError) -> NoReturn:
+        """End all that is still waiting, and whatever is asked later, with an error."""
+        self._stopped = self._stopped or error
+        self._wake()
+        raise self._stopped
+
+    def _named(self) -> str:
+        return f"lm {self._settings.model} at {', '.join(self._settings.urls)}"
+
+
+def _key(settings: OpenAILM) -> str:
+    key = os.environ.get(settings.api_key_env, "").strip()
+    if not key and any("api.openai.com" in url for url in settings.urls):
+        raise UserError(f"lm.api_key_env: the environment variable {settings.api_key_env} holds no key", f"export {settings.api_key_env}=...")
+    return key
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds that a server asks us to wait; None if it does not."""
+    import email.utils
+
+    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        value = headers.get(name, "").strip()
+        if not value:
+            continue
+        try:
+            return max(float(value) * unit, 0.0)
+        except ValueError:
+            pass
+        if date := email.utils.parsedate_tz(value):
+            return max(email.utils.mktime_tz(date) - time.time(), 0.0)
+    return None
+
+
+def _response_type() -> type[Any]:
+    import httpx2
+
+    return httpx2.Response
