@@ -6,89 +6,18 @@ Everything here is a pure function of the options, the model and the request; wh
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any
 
 from endpoint_model import ASSISTANT, BEGIN, END, Distribution, TinyLM, Written, write
+from endpoint_options import Options, Refused, refused
 
 HIDDEN = -9999.0  # what stands for a log-probability outside the top 20, and for minus infinity
-OPENAI_CHAT = set(
+OPENAI_CHAT = (
     "model messages max_completion_tokens temperature top_p frequency_penalty presence_penalty logprobs top_logprobs n seed stop logit_bias"
-    " response_format reasoning_effort store metadata user service_tier stream verbosity prompt_cache_key safety_identifier".split()
+    " response_format reasoning_effort store metadata user service_tier stream verbosity prompt_cache_key safety_identifier"
 )
-
-
-@dataclass
-class Options:
-    """Which server it is.
-
-    Attributes:
-        dialect: openai, vllm, llamacpp or ollama.
-        model: its name; other names are refused (llamacpp takes any).
-        context: the most tokens of prompt and text together.
-        key: the only key that is let in; empty lets everybody in.
-        ignores: fields of vLLM that an older one does not know and passes over.
-        refuses: parameters that an OpenAI model refuses, as reasoning models do.
-        completions: an OpenAI model that still has /v1/completions (5 log-probabilities, no scores of an echo).
-        decisions: whether /v1/decisions is there.
-        refusals: the share of decisions that are refused.
-        max_logprobs: vLLM's cap; -1 is none.
-        begin: whether a token begins each prompt, unless add_special_tokens is false.
-        echo_shifted: llamacpp gives an echo's log-probabilities one token off.
-        fewer: this many of the top log-probabilities that were asked for are left out.
-        split, unlikely, asks_label: see `TinyLM`.
-        delay: seconds that every answer takes, or their bounds.
-        at_once: requests served at the same time; 0 is no limit. Those beyond get 429, or wait if `queue`.
-        per_minute: requests let in within any 60 s (`window` seconds); 0 is no limit.
-        polls: a batch is done after it was looked at this many times; -1: on command only.
-        remember: whether each request's body is kept.
-    """
-
-    dialect: str = "vllm"
-    model: str = "tiny"
-    context: int = 4096
-    key: str = ""
-    ignores: Sequence[str] = ()
-    refuses: Sequence[str] = ()
-    completions: bool = False
-    decisions: bool = True
-    refusals: float = 0.0
-    max_logprobs: int = 20
-    begin: bool = False
-    echo_shifted: bool = False
-    fewer: int = 0
-    split: Sequence[str] = ()
-    unlikely: Sequence[str] = ()
-    asks_label: str = r"(?i)one word|only the|which of|with one of"
-    delay: float | Sequence[float] = 0.0
-    at_once: int = 0
-    queue: bool = False
-    per_minute: int = 0
-    window: float = 60.0
-    polls: int = 2
-    remember: bool = True
-
-
-@dataclass
-class Refused(Exception):
-    """An answer other than 200."""
-
-    status: int
-    body: dict[str, Any]
-    headers: dict[str, str] = field(default_factory=dict)
-
-
-def refused(dialect: str, status: int, message: str, param: str | None = None, code: str | None = None, kind: str = "") -> Refused:
-    """Return an error in the server's own shape."""
-    names = {400: "BadRequestError", 401: "AuthenticationError", 404: "NotFoundError"}
-    if dialect == "vllm":
-        error = {"message": message, "type": kind or names.get(status, "InternalServerError"), "param": param, "code": status}
-    else:
-        default = {"openai": "invalid_request_error", "llamacpp": "invalid_request_error", "ollama": "api_error"}[dialect]
-        error = {"message": message, "type": kind or default, "param": param, "code": code}
-    return Refused(status, {"error": error})
 
 
 class Answers:
@@ -142,7 +71,7 @@ class Answers:
                 raise self.no(f"Requested {of} logprobs of {asked}, which is greater than max allowed: {most}", "logprobs")
         wanted = body.get("logprob_token_ids")
         if wanted is not None and self._knows("logprob_token_ids"):
-            if not wanted or not logprobs and logprobs != 0:
+            if not wanted or (not logprobs and logprobs != 0):
                 raise self.no("when using `logprob_token_ids`, `logprobs` must be set.", "logprob_token_ids")
             if len(wanted) > 128:
                 raise self.no(f"logprob_token_ids has {len(wanted)} ids, more than the allowed 128", "logprob_token_ids")
@@ -223,7 +152,8 @@ class Answers:
             if asked is not None and self._knows("prompt_logprobs"):
                 choice["prompt_logprobs"] = self._prompt_logprobs(prompt, int(asked))
             if body.get("return_token_ids"):
-                choice |= {"token_ids": [self.model.id_of(token) for token in answer.tokens], "prompt_token_ids": [self.model.id_of(t) for t in prompt]}
+                choice["token_ids"] = [self.model.id_of(token) for token in answer.tokens]
+                choice["prompt_token_ids"] = [self.model.id_of(token) for token in prompt]
         return choice
 
     def _completion_logprobs(self, prompt: list[str], text: str, answer: Written, top: int, body: dict[str, Any]) -> dict[str, Any]:
@@ -309,7 +239,7 @@ class Answers:
             message = "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
             raise self.no(message, "max_tokens", "unsupported_parameter")
         for name, value in body.items():
-            if name not in OPENAI_CHAT:
+            if name not in OPENAI_CHAT.split():
                 raise self.no(f"Unknown parameter: '{name}'.", name, "unknown_parameter")
             if name in self.options.refuses and name == "temperature" and value != 1:
                 message = f"Unsupported value: 'temperature' does not support {value} with this model. Only the default (1) value is supported."

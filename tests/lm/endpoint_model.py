@@ -19,15 +19,14 @@ END, BEGIN = "<end>", "<s>"
 ASSISTANT = "<|assistant|>\n"
 FIRST_CHARACTER = 1000  # a character that is no listed token has its code point and this as its id
 WORDS = (
-    " a an and the this that film movie plot cast story it is was but with of in by very too never always so"
+    "a an and the this that film movie plot cast story it is was but with of in by very too never always so"
     " good great witty warm fresh charming moving funny bad dull slow weak tired messy lifeless boring"
-).split()
-LABELS = (
-    "positive negative correct incorrect yes no abbreviation entity description human location numeric objective subjective".split()
 )
-TASK_WORDS = "Each item following list contains and respective sentiment one Movie review Review Sentiment Text Label Question type".split()
+LABELS = "positive negative correct incorrect yes no abbreviation entity description human location numeric objective subjective"
+TASK_WORDS = "Each item following list contains and respective sentiment one Movie review Review Sentiment Text Label Question type"
 REST = 1e-9  # probability of each character that is no listed token
 CHARACTERS = 0x110000
+ASKS_LABEL = r"(?i)one word|only the|which of|with one of"
 LABEL_BUCKETS, BUCKETS = 1024, 64
 SHORTEST, LONGEST = 4, 14  # spaces in a line before which there is no seam, after which it is all but certain
 
@@ -83,15 +82,15 @@ class TinyLM:
         asks_label: a chat whose last message matches this regex is answered with a label only.
     """
 
-    def __init__(self, split: Sequence[str] = (), unlikely: Sequence[str] = (), asks_label: str = r"(?i)one word|only the|which of|with one of") -> None:
+    def __init__(self, split: Sequence[str] = (), unlikely: Sequence[str] = (), asks_label: str = ASKS_LABEL) -> None:
         self.unlikely = {label.strip() for label in unlikely}
-        spelled = [form for word in LABELS for form in (word, word.capitalize())]
+        spelled = [form for word in LABELS.split() for form in (word, word.capitalize())]
         whole = [form for form in spelled if form not in split]
         halves = [half for label in split for half in (f" {label[:4]}", label[:4], label[4:])]
-        words = [f" {word}" for word in WORDS] + [word.capitalize() for word in WORDS]
+        words = [f" {word}" for word in WORDS.split()] + [word.capitalize() for word in WORDS.split()]
         listed = [*words, " (", "(", ")", ":", ",", ".", " ,", " .", "\n"]
         listed += [form for word in whole for form in (f" {word}", word)] + halves
-        listed += [form for word in TASK_WORDS for form in (f" {word}", word)]
+        listed += [form for word in TASK_WORDS.split() for form in (f" {word}", word)]
         self.tokens = (END, BEGIN, *dict.fromkeys(listed))
         self.ids = {token: i for i, token in enumerate(self.tokens)}
         longest_first = sorted(self.tokens[2:], key=len, reverse=True)
