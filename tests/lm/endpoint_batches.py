@@ -1,0 +1,191 @@
+"""OpenAI's files and batches: upload, create, look until it is done, collect two files in another order than the input's."""
+
+import itertools
+import json
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+from endpoint_options import Refused, refused
+
+ENDPOINTS = {"/v1/chat/completions", "/v1/completions"}
+
+
+@dataclass
+class Batch:
+    """A batch as it is told to clients, how often it was looked at, and what became of its lines."""
+
+    told: dict[str, Any]
+    looks: int = 0
+
+
+@dataclass
+class Batches:
+    """All files and batches.
+
+    Attributes:
+        answer: the endpoint of a path, from a body to an answer; raises Refused.
+        polls: a batch is done after it was looked at this many times; -1: on command only.
+        fail: custom ids whose lines fail.
+        expire: whether batches expire with half of their lines done.
+        lines: how many lines were answered.
+    """
+
+    answer: Callable[[str, dict[str, Any]], dict[str, Any]]
+    polls: int = 2
+    fail: list[str] = field(default_factory=list)
+    expire: bool = False
+    lines: int = 0
+    files: dict[str, tuple[dict[str, Any], bytes]] = field(default_factory=dict)
+    batches: dict[str, Batch] = field(default_factory=dict)
+    _numbers: Any = field(default_factory=lambda: itertools.count(1))
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.post("/v1/files", self._upload),
+            web.get("/v1/files/{file}", self._file),
+            web.get("/v1/files/{file}/content", self._content),
+            web.delete("/v1/files/{file}", self._delete),
+            web.post("/v1/batches", self._create),
+            web.get("/v1/batches", self._list),
+            web.get("/v1/batches/{batch}", self._retrieve),
+            web.post("/v1/batches/{batch}/cancel", self._cancel),
+        ]
+
+    def command(self, complete: bool = False, expire: bool | None = None, fail: list[str] | None = None, polls: int | None = None) -> None:
+        """Change what becomes of batches; `complete` ends those that are under way."""
+        self.expire = self.expire if expire is None else expire
+        self.fail = self.fail if fail is None else fail
+        self.polls = self.polls if polls is None else polls
+        for batch in self.batches.values():
+            if complete and batch.told["status"] in {"validating", "in_progress", "finalizing"}:
+                self._finish(batch)
+
+    # Files -----------------------------------------------------------------------------------------------------------
+
+    async def _upload(self, request: web.Request) -> web.Response:
+        content, purpose, name = b"", "", "file.jsonl"
+        async for part in await request.multipart():
+            if part.name == "file":
+                content, name = bytes(await part.read()), part.filename or name
+            elif part.name == "purpose":
+                purpose = await part.text()
+        if purpose != "batch" or not content:
+            return web.json_response(refused("openai", 400, "Invalid file or purpose.", "purpose").body, status=400)
+        return web.json_response(self._keep(content, purpose, name))
+
+    def _keep(self, content: bytes, purpose: str, name: str) -> dict[str, Any]:
+        told = {"id": f"file-{next(self._numbers)}", "object": "file", "bytes": len(content), "created_at": int(time.time())}
+        told |= {"filename": name, "purpose": purpose, "status": "processed"}
+        self.files[told["id"]] = (told, content)
+        return told
+
+    async def _file(self, request: web.Request) -> web.Response:
+        found = self.files.get(request.match_info["file"])
+        return web.json_response(found[0]) if found else _no_such("file", request.match_info["file"])
+
+    async def _content(self, request: web.Request) -> web.Response:
+        found = self.files.get(request.match_info["file"])
+        return web.Response(body=found[1], content_type="application/octet-stream") if found else _no_such("file", request.match_info["file"])
+
+    async def _delete(self, request: web.Request) -> web.Response:
+        name = request.match_info["file"]
+        return web.json_response({"id": name, "object": "file", "deleted": self.files.pop(name, None) is not None})
+
+    # Batches ---------------------------------------------------------------------------------------------------------
+
+    async def _create(self, request: web.Request) -> web.Response:
+        asked = await request.json()
+        if asked.get("endpoint") not in ENDPOINTS or asked.get("completion_window") != "24h":
+            return web.json_response(refused("openai", 400, f"Invalid 'endpoint': {asked.get('endpoint')}.", "endpoint").body, status=400)
+        if asked.get("input_file_id") not in self.files:
+            return _no_such("file", str(asked.get("input_file_id")))
+        now = int(time.time())
+        told = {"id": f"batch_{next(self._numbers)}", "object": "batch", "endpoint": asked["endpoint"], "errors": None, "status": "validating"}
+        told |= {"input_file_id": asked["input_file_id"], "completion_window": "24h", "output_file_id": None, "error_file_id": None}
+        told |= {"created_at": now, "expires_at": now + 86_400, "metadata": asked.get("metadata")}
+        told["request_counts"] = {"total": 0, "completed": 0, "failed": 0}
+        self.batches[told["id"]] = Batch(told)
+        return web.json_response(told)
+
+    async def _list(self, request: web.Request) -> web.Response:
+        return web.json_response({"object": "list", "data": [batch.told for batch in self.batches.values()], "has_more": False})
+
+    async def _retrieve(self, request: web.Request) -> web.Response:
+        batch = self.batches.get(request.match_info["batch"])
+        if batch is None:
+            return _no_such("batch", request.match_info["batch"])
+        batch.looks += 1
+        if batch.told["status"] in {"validating", "in_progress"}:
+            if not self._check(batch):
+                batch.told["status"] = "failed"
+            elif self.polls >= 0 and batch.looks >= self.polls:
+                self._finish(batch)
+            else:
+                batch.told |= {"status": "in_progress", "in_progress_at": int(time.time())}
+        return web.json_response(batch.told)
+
+    async def _cancel(self, request: web.Request) -> web.Response:
+        batch = self.batches.get(request.match_info["batch"])
+        if batch is None:
+            return _no_such("batch", request.match_info["batch"])
+        batch.told |= {"status": "cancelled", "cancelled_at": int(time.time())}
+        return web.json_response(batch.told)
+
+    def _check(self, batch: Batch) -> bool:
+        """Note the errors of lines that are no requests to the batch's endpoint; return whether there are none."""
+        errors, seen = [], set()
+        for number, line in enumerate(self._lines(batch), 1):
+            try:
+                asked = json.loads(line)
+                wrong = asked["url"] != batch.told["endpoint"] or asked["method"] != "POST" or not isinstance(asked["body"], dict)
+                if wrong or asked["custom_id"] in seen:
+                    errors.append({"code": "invalid_request", "line": number, "message": "Invalid line or custom_id seen twice.", "param": None})
+                seen.add(asked["custom_id"])
+            except (ValueError, KeyError, TypeError):
+                errors.append({"code": "invalid_json_line", "line": number, "message": "This line is not parseable as valid JSON.", "param": None})
+        batch.told["errors"] = {"object": "list", "data": errors} if errors else None
+        return not errors
+
+    def _lines(self, batch: Batch) -> list[bytes]:
+        return self.files[batch.told["input_file_id"]][1].splitlines()
+
+    def _finish(self, batch: Batch) -> None:
+        lines = [json.loads(line) for line in self._lines(batch)]
+        random.Random(batch.told["id"]).shuffle(lines)
+        done: list[dict[str, Any]] = []
+        failed: list[dict[str, Any]] = []
+        for number, line in enumerate(lines):
+            if self.expire and number >= len(lines) // 2:
+                error = {"code": "batch_expired", "message": "This request could not be executed before the completion window expired."}
+                failed.append(self._outcome(line, None, error))
+            else:
+                status, body = self._answered(line)
+                outcome = {"status_code": status, "request_id": f"req_{next(self._numbers)}", "body": body}
+                (done if status == 200 else failed).append(self._outcome(line, outcome, None))
+        ended = "expired" if self.expire else "completed"
+        batch.told |= {"status": ended, f"{ended}_at": int(time.time())}
+        for name, part in (("output_file_id", done), ("error_file_id", failed)):
+            if part:
+                text = "".join(json.dumps(line) + "\n" for line in part)
+                batch.told[name] = self._keep(text.encode(), "batch_output", f"{batch.told['id']}_{name}.jsonl")["id"]
+        batch.told["request_counts"] = {"total": len(lines), "completed": len(done), "failed": len(failed)}
+
+    def _answered(self, line: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        self.lines += 1
+        if line["custom_id"] in self.fail:
+            return 500, refused("openai", 500, "The server had an error while processing your request.", kind="server_error").body
+        try:
+            return 200, self.answer(line["url"], line["body"])
+        except Refused as refusal:
+            return refusal.status, refusal.body
+
+    def _outcome(self, line: dict[str, Any], response: dict[str, Any] | None, error: dict[str, str] | None) -> dict[str, Any]:
+        return {"id": f"batch_req_{next(self._numbers)}", "custom_id": line["custom_id"], "response": response, "error": error}
+
+
+def _no_such(kind: str, name: str) -> web.Response:
+    return web.json_response(refused("openai", 404, f"No such {kind.capitalize()} object: {name}", "id").body, status=404)
