@@ -1,0 +1,110 @@
+"""A real server for tests: llama-cpp-python's OpenAI-compatible one in a process of its own, with a model written as GGUF.
+
+    with llama_server(model_as_gguf(tmp_path / "lm.gguf"), tmp_path / "server.log", "--n_ctx", "1024") as server:
+        server.ask("completions", prompt="Movie review:", max_tokens=1)
+"""
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CONVERTER = Path(__file__).parents[2] / "scripts" / "lm_to_gguf.py"
+PARTS = ("llama_cpp", "gguf", "uvicorn", "fastapi", "sse_starlette", "starlette_context", "pydantic_settings")
+MISSING = [name for name in PARTS if not importlib.util.find_spec(name)]
+needs_llama_server = pytest.mark.skipif(bool(MISSING), reason=f"llama.cpp's server lacks {', '.join(MISSING)}; .ci/run installs the extra server-tests")
+
+START = 120  # seconds: two are enough where the machine is quiet
+LISTENS = re.compile(r"running on (http://127\.0\.0\.1:\d+)")
+# No proxy of the machine's may stand between a test and its server.
+OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that listens.
+
+    Attributes:
+        url: such as `http://127.0.0.1:40123/v1`.
+        log: what it prints.
+    """
+
+    url: str
+    log: Path
+
+    def send(self, path: str, body: dict[str, Any] | None = None, headers: dict[str, str] | None = None) -> tuple[int, Any]:
+        """Return status and JSON of an answer; a body makes it a POST."""
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"{self.url}/{path}", data, {"Content-Type": "application/json", **(headers or {})})
+        try:
+            with OPENER.open(request, timeout=60) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, json.load(error)
+
+    def ask(self, path: str, **body: Any) -> Any:
+        """Return the JSON that answers a POST; it must succeed."""
+        status, answer = self.send(path, body)
+        assert status == 200, f"{path}: {status} {answer}\n{self.tail()}"
+        return answer
+
+    def tail(self) -> str:
+        """Return the last lines that the server printed, for messages."""
+        return "\n".join(["the server's log ends:", *self.log.read_text("utf-8", "replace").splitlines()[-30:]])
+
+
+@contextmanager
+def llama_server(model: Path, log: Path, *options: str) -> Iterator[Server]:
+    """Run a server over a GGUF file until the block ends.
+
+    Args:
+        model: the file.
+        log: is written.
+        options: of `llama_cpp.server`, such as `--n_ctx 1024` or `--api_key x`.
+    """
+    # More threads than free cores wait for each other in loops.
+    one_thread = ("--n_threads", "1", "--n_threads_batch", "1")
+    address = ("--host", "127.0.0.1", "--port", "0")
+    command = [sys.executable, "-m", "llama_cpp.server", "--model", str(model), "--logits_all", "true", *one_thread, *address, *options]
+    with log.open("wb") as stream:
+        process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+    try:
+        yield Server(f"{_listening(process, log)}/v1", log)
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _listening(process: subprocess.Popen[bytes], log: Path) -> str:
+    """Return the address once the server says it; the system chose the port."""
+    end = time.monotonic() + START
+    while True:
+        printed = log.read_text("utf-8", "replace")
+        if found := LISTENS.search(printed):
+            return found[1]
+        assert process.poll() is None, f"the server ended with {process.returncode}:\n{printed[-4000:]}"
+        assert time.monotonic() < end, f"the server did not listen within {START} s:\n{printed[-4000:]}"
+        time.sleep(0.05)
+
+
+def model_as_gguf(output: Path, *folder: Path) -> Path:
+    """Return a GGUF file of a model's folder, the packaged LM's by default, as scripts/lm_to_gguf.py writes it."""
+    done = subprocess.run([sys.executable, CONVERTER, *folder, "-o", output], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return output
