@@ -5,7 +5,8 @@
     python -m llama_cpp.server --model FILE.gguf --logits_all true
 
 The weights are written as float32, so that llama.cpp's probabilities are those of the local engine up to rounding; its own
-`llama-quantize` makes smaller files of them. Needs `pip install gguf`. Limits: Llama with a byte-level BPE tokenizer that
+`llama-quantize` makes smaller files of them. Needs `pip install gguf`, and
+the server the parts that pyproject.toml lists as `server-tests`. Limits: Llama with a byte-level BPE tokenizer that
 cuts texts as GPT-2's does, plain rotary positions, no biases; everything else is refused, since llama.cpp would read it
 without a word as something that it is not.
 """
@@ -36,6 +37,7 @@ LAYER = {
     "mlp.down_proj": "ffn_down",
 }
 AROUND = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
+OTHERS = "llama.cpp's own convert_hf_to_gguf.py knows more kinds of models and tokenizers"
 # What a tokenizer.json must say for llama.cpp's `gpt-2` to cut texts in the same way; its `trim_offsets` moves no token.
 PIECES = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
 PLAIN = {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None, "end_of_word_suffix": None, "ignore_merges": False}
@@ -96,7 +98,7 @@ def refuse_others(folder: Path, config: Any) -> None:
     wrong = [f"{key} is {value}" for key, value in found.items() if value != wanted[key]]
     wrong += [f"rope_type is {rope['rope_type']}"] if rope.get("rope_type", "default") != "default" else []
     if wrong:
-        raise UserError(f"{folder / 'config.json'}: {', '.join(wrong)}", "llama.cpp's own convert_hf_to_gguf.py knows more kinds of models")
+        raise UserError(f"{folder / 'config.json'}: {', '.join(wrong)}", OTHERS)
 
 
 def add_shape(writer: Any, config: Any) -> None:
@@ -127,7 +129,7 @@ def add_tokenizer(writer: Any, folder: Path, tokenizer: Any, size: int) -> None:
     pieces, model = written["pre_tokenizer"] or {}, written["model"]
     alike = all(pieces.get(key) == value for key, value in PIECES.items()) and all(model.get(key) == value for key, value in PLAIN.items())
     if not alike or written["normalizer"]:
-        raise UserError(f"{folder / 'tokenizer.json'}: is not a byte-level BPE that cuts as GPT-2's does", "llama.cpp's own convert_hf_to_gguf.py knows more")
+        raise UserError(f"{folder / 'tokenizer.json'}: is not a byte-level BPE that cuts as GPT-2's does", OTHERS)
     names = [f"[unused {token}]" for token in range(size)]
     kinds = [TokenType.UNUSED] * size
     for text, token in model["vocab"].items():

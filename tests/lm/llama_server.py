@@ -1,7 +1,7 @@
 """A real server for tests: llama-cpp-python's OpenAI-compatible one in a process of its own, with a model written as GGUF.
 
-    with llama_server(model_as_gguf(tmp_path / "lm.gguf"), tmp_path / "server.log", "--n_ctx", "1024") as server:
-        server.ask("completions", prompt="Movie review:", max_tokens=1)
+with llama_server(model_as_gguf(tmp_path / "lm.gguf"), tmp_path / "server.log", "--n_ctx", "1024") as server:
+    server.ask("v1/completions", prompt="Movie review:", max_tokens=1)
 """
 
 import importlib.util
@@ -23,7 +23,7 @@ import pytest
 CONVERTER = Path(__file__).parents[2] / "scripts" / "lm_to_gguf.py"
 PARTS = ("llama_cpp", "gguf", "uvicorn", "fastapi", "sse_starlette", "starlette_context", "pydantic_settings")
 MISSING = [name for name in PARTS if not importlib.util.find_spec(name)]
-needs_llama_server = pytest.mark.skipif(bool(MISSING), reason=f"llama.cpp's server lacks {', '.join(MISSING)}; .ci/run installs the extra server-tests")
+needs_llama_server = pytest.mark.skipif(bool(MISSING), reason=f"extra server-tests: {', '.join(MISSING)} not installed")
 
 START = 120  # seconds: two are enough where the machine is quiet
 LISTENS = re.compile(r"running on (http://127\.0\.0\.1:\d+)")
@@ -36,17 +36,25 @@ class Server:
     """A server that listens.
 
     Attributes:
-        url: such as `http://127.0.0.1:40123/v1`.
+        root: such as `http://127.0.0.1:40123`.
         log: what it prints.
+        key: what it wants of whoever asks; empty if nothing.
     """
 
-    url: str
+    root: str
     log: Path
+    key: str
 
-    def send(self, path: str, body: dict[str, Any] | None = None, headers: dict[str, str] | None = None) -> tuple[int, Any]:
-        """Return status and JSON of an answer; a body makes it a POST."""
+    @property
+    def url(self) -> str:
+        """What a config calls `lm.base_url`."""
+        return f"{self.root}/v1"
+
+    def send(self, path: str, body: Any = None, key: str | None = None) -> tuple[int, Any]:
+        """Return status and JSON of an answer; a body makes it a POST, `key` stands in for the right one."""
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"{self.url}/{path}", data, {"Content-Type": "application/json", **(headers or {})})
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self.key if key is None else key}"}
+        request = urllib.request.Request(f"{self.root}/{path}", data, headers)
         try:
             with OPENER.open(request, timeout=60) as answer:
                 return answer.status, json.load(answer)
@@ -66,22 +74,25 @@ class Server:
 
 
 @contextmanager
-def llama_server(model: Path, log: Path, *options: str) -> Iterator[Server]:
+def llama_server(model: Path, log: Path, *options: str, key: str = "") -> Iterator[Server]:
     """Run a server over a GGUF file until the block ends.
 
     Args:
         model: the file.
         log: is written.
-        options: of `llama_cpp.server`, such as `--n_ctx 1024` or `--api_key x`.
+        options: of `llama_cpp.server`, such as `--n_ctx 1024`.
+        key: without it nobody is answered.
     """
     # More threads than free cores wait for each other in loops.
-    one_thread = ("--n_threads", "1", "--n_threads_batch", "1")
-    address = ("--host", "127.0.0.1", "--port", "0")
-    command = [sys.executable, "-m", "llama_cpp.server", "--model", str(model), "--logits_all", "true", *one_thread, *address, *options]
+    one_thread = ["--n_threads", "1", "--n_threads_batch", "1"]
+    address = ["--host", "127.0.0.1", "--port", "0", *(["--api_key", key] if key else [])]
+    # Keys and values in float32 (type 0): float16, the default, moves labels by 1e-3.
+    exact = ["--logits_all", "true", "--type_k", "0", "--type_v", "0"]
+    command = [sys.executable, "-m", "llama_cpp.server", "--model", str(model), *exact, *one_thread, *address, *options]
     with log.open("wb") as stream:
         process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
     try:
-        yield Server(f"{_listening(process, log)}/v1", log)
+        yield Server(_listening(process, log), log, key)
     finally:
         process.terminate()
         try:
