@@ -1,0 +1,121 @@
+"""A real server for tests: llama-cpp-python's OpenAI-compatible one in a process of its own, with a model written as GGUF.
+
+with llama_server(model_as_gguf(tmp_path / "lm.gguf"), tmp_path / "server.log", "--n_ctx", "1024") as server:
+    server.ask("v1/completions", prompt="Movie review:", max_tokens=1)
+"""
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CONVERTER = Path(__file__).parents[2] / "scripts" / "lm_to_gguf.py"
+PARTS = ("llama_cpp", "gguf", "uvicorn", "fastapi", "sse_starlette", "starlette_context", "pydantic_settings")
+MISSING = [name for name in PARTS if not importlib.util.find_spec(name)]
+needs_llama_server = pytest.mark.skipif(bool(MISSING), reason=f"extra server-tests: {', '.join(MISSING)} not installed")
+
+START = 120  # seconds: two are enough where the machine is quiet
+LISTENS = re.compile(r"running on (http://127\.0\.0\.1:\d+)")
+# No proxy of the machine's may stand between a test and its server.
+OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that listens.
+
+    Attributes:
+        root: such as `http://127.0.0.1:40123`.
+        log: what it prints.
+        key: what it wants of whoever asks; empty if nothing.
+    """
+
+    root: str
+    log: Path
+    key: str
+
+    @property
+    def url(self) -> str:
+        """What a config calls `lm.base_url`."""
+        return f"{self.root}/v1"
+
+    def send(self, path: str, body: Any = None, key: str | None = None) -> tuple[int, Any]:
+        """Return status and JSON of an answer; a body makes it a POST, `key` stands in for the right one."""
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self.key if key is None else key}"}
+        request = urllib.request.Request(f"{self.root}/{path}", data, headers)
+        try:
+            with OPENER.open(request, timeout=60) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, json.load(error)
+
+    def ask(self, path: str, **body: Any) -> Any:
+        """Return the JSON that answers a POST; it must succeed."""
+        status, answer = self.send(path, body)
+        assert status == 200, f"{path}: {status} {answer}\n{self.tail()}"
+        return answer
+
+    def tail(self) -> str:
+        """Return the last lines that the server printed, for messages."""
+        return "\n".join(["the server's log ends:", *self.log.read_text("utf-8", "replace").splitlines()[-30:]])
+
+
+@contextmanager
+def llama_server(model: Path, log: Path, *options: str, key: str = "") -> Iterator[Server]:
+    """Run a server over a GGUF file until the block ends.
+
+    Args:
+        model: the file.
+        log: is written.
+        options: of `llama_cpp.server`, such as `--n_ctx 1024`.
+        key: without it nobody is answered.
+    """
+    # More threads than free cores wait for each other in loops.
+    one_thread = ["--n_threads", "1", "--n_threads_batch", "1"]
+    address = ["--host", "127.0.0.1", "--port", "0", *(["--api_key", key] if key else [])]
+    # Keys and values in float32 (type 0): float16, the default, moves labels by 1e-3.
+    exact = ["--logits_all", "true", "--type_k", "0", "--type_v", "0"]
+    command = [sys.executable, "-m", "llama_cpp.server", "--model", str(model), *exact, *one_thread, *address, *options]
+    with log.open("wb") as stream:
+        process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+    try:
+        yield Server(_listening(process, log), log, key)
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _listening(process: subprocess.Popen[bytes], log: Path) -> str:
+    """Return the address once the server says it; the system chose the port."""
+    end = time.monotonic() + START
+    while True:
+        printed = log.read_text("utf-8", "replace")
+        if found := LISTENS.search(printed):
+            return found[1]
+        assert process.poll() is None, f"the server ended with {process.returncode}:\n{printed[-4000:]}"
+        assert time.monotonic() < end, f"the server did not listen within {START} s:\n{printed[-4000:]}"
+        time.sleep(0.05)
+
+
+def model_as_gguf(output: Path, *folder: Path) -> Path:
+    """Return a GGUF file of a model's folder, the packaged LM's by default, as scripts/lm_to_gguf.py writes it."""
+    done = subprocess.run([sys.executable, CONVERTER, *folder, "-o", output], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return output
