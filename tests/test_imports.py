@@ -38,7 +38,8 @@ HOMES = {
     "pyarrow": {"data"},
     "sklearn": {"train.linear", "train.metrics", "augment.choose", "augment.quality"},
     "numpy": {"train.linear", "train.metrics", "train.transformer", "augment.choose"},
-    "openai": {"lm.openai_api"},
+    "openai": {"lm.openai_api", "lm.endpoint.traffic", "lm.endpoint.batch"},
+    "httpx2": {"lm.endpoint.traffic"},
     "setfit": {"train.setfit"},
     "joblib": {"grid.workers"},
     "ray": {"grid"},
@@ -48,8 +49,8 @@ HOMES = {
 }
 # Light or needed to read the config; none of them may come with `--help`, which another test asks of sys.modules.
 HOMES_OF_THE_LIGHT = {
-    "pydantic": {"settings", "settings.base", "settings.task", "settings.augment", "settings.train", "config", "records"},
-    "yaml": {"config"},
+    "pydantic": {"settings", "settings.base", "settings.task", "settings.augment", "settings.train", "config", "records", "lm.endpoint.money"},
+    "yaml": {"config", "lm.endpoint.money"},
     "typer": {"cli"},
     "rich": {"cli", "display", "report.tables"},
 }

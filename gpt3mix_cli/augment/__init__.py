@@ -54,6 +54,25 @@ class Augmenter(Protocol):
     def usd(self) -> float | None:
         """Return what was spent so far, in dollars; None if that is unknown or nothing costs any."""
 
+    def asked_as(self) -> str:
+        """Return how an endpoint was asked; empty where there is none."""
+
+
+class Free:
+    """What an augmenter says of its costs that asks no language model."""
+
+    def usage(self) -> Mapping[str, int]:
+        """Return nothing."""
+        return {}
+
+    def usd(self) -> float | None:
+        """Return None."""
+        return None
+
+    def asked_as(self) -> str:
+        """Return nothing."""
+        return ""
+
 
 def open_augmenter(settings: Augment | Baseline, task: Task, lm: LM | None = None, name: str = "gpt3mix") -> Augmenter:
     """Return the augmenter for its settings.
@@ -249,7 +268,12 @@ def augment(
             settings=settings,
             inputs=inputs,
             seed=seed,
-            counts={**outcome.counts(wanted), **usage, "statistics": statistics(outcome.rows, examples)},
+            counts={
+                **outcome.counts(wanted),
+                **usage,
+                **({"asked_as": as_} if (as_ := augmenter.asked_as()) else {}),
+                "statistics": statistics(outcome.rows, examples),
+            },
             tokens=spent(usage),
             usd=augmenter.usd(),
             command=list(command),
@@ -259,6 +283,11 @@ def augment(
         raise StoppedShort(message, outcome.stopped.hint, Done(output, manifest))
     _remark(Done(output, manifest), tell)
     return Done(output, manifest)
+
+
+def _how(augmenter: Augmenter) -> dict[str, str]:
+    how = augmenter.asked_as()
+    return {"asked_as": how} if how else {}
 
 
 def spent(usage: Mapping[str, int]) -> int | None:

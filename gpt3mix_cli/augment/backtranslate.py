@@ -9,7 +9,7 @@ languages (M2M, NLLB) are not served, and a translation may lose what the label 
 import shutil
 import subprocess
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,7 +19,7 @@ from ..files import model_sha
 from ..pretrained import loaded
 from ..records import Augmented, Example
 from ..settings import Backtranslate, Task, fingerprint
-from . import edited
+from . import Free, edited
 
 FORMAT = 1  # raised when the same settings would give other rows
 DEFAULTS = {
@@ -37,7 +37,7 @@ class _Engine(Protocol):
         """Return the candidates of each text, best first, at least one. Texts are non-empty and on one line."""
 
 
-class BackTranslation:
+class BackTranslation(Free):
     """Rewrites each parent in turn; see `augment.Augmenter`."""
 
     edits = True
@@ -85,14 +85,6 @@ class BackTranslation:
             candidates = known.get(text, [text])
             written = candidates[copy % len(candidates)].strip() or row.text
             yield edited(row, written, copy, attempt, self._settings.name, self._classes)
-
-    def usage(self) -> Mapping[str, int]:
-        """Return nothing: the translators cost nothing."""
-        return {}
-
-    def usd(self) -> float | None:
-        """Return None: it costs no money."""
-        return None
 
     def _batches(self, texts: Sequence[str]) -> dict[str, list[str]]:
         """Return the batch of each text: alike in length, and the same however many rows are asked for."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..records import Augmented, Example
 from ..settings import Eda, Task, generator
-from . import edited
+from . import Free, edited
 from .quality import same_text
 from .thesaurus import digest, synonyms
 
@@ -45,7 +45,7 @@ many few fewer less least little several enough ever now still away back thus he
 STOP_WORDS = frozenset(_FUNCTION_WORDS.split())
 
 
-class EDA:
+class EDA(Free):
     """Edits each parent in turn; see `augment.Augmenter`."""
 
     edits = True
@@ -76,14 +76,6 @@ class EDA:
             turn = copy % 4
             text = edit(sentences[parent], alpha, order[turn:] + order[:turn], generator(seed, "eda", parent, copy))
             yield edited(row, text, copy, attempt, name, self._classes)
-
-    def usage(self) -> Mapping[str, int]:
-        """Return nothing: no model is asked."""
-        return {}
-
-    def usd(self) -> float | None:
-        """Return None: it costs no money."""
-        return None
 
     def _alpha(self, rows: int) -> float:
         # Table 3 of Wei and Zou recommends 0.05 for 500 and 2,000 training rows, 0.1 for 5,000 and more.

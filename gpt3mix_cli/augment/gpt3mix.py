@@ -120,6 +120,10 @@ class GPT3Mix:
         """Return what all answers so far cost at the user's prices, those from the journal included; None if unknown."""
         return self._usd if self._usage["requests"] else None
 
+    def asked_as(self) -> str:
+        """Return how the endpoint was asked; empty where the LM runs in this process."""
+        return self._lm.abilities() if self._usage["requests"] else ""
+
     # Asking ----------------------------------------------------------------------------------------------------------
 
     def _choose_from(self, examples: Sequence[Example]) -> Chooser:

@@ -11,50 +11,38 @@ import copy
 import dataclasses
 import functools
 import json
-import threading
-from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from ..errors import UserError
 from ..pretrained import loaded
 from ..settings import Budget, OpenAILM, fingerprint
 from . import About, Completion, Hypothesis, Request, Scores
-from .exchange import Answer, Exchange, TooLong
-from .journal import Journal
-from .money import Purse, price_of
-from .probe import SOURCES, Probe, echo, from_json, path
-from .protocol import (
+from .endpoint.exchange import Answer, Exchange, TooLong
+from .endpoint.labels import ROOM, Labels
+from .endpoint.loop import Loop
+from .endpoint.money import Purse, price_of
+from .endpoint.probe import SOURCES, Probe, from_json, path
+from .endpoint.protocol import (
+    PLAIN,
     BadAnswer,
     Call,
     Line,
     Usage,
     Ways,
-    by_ids,
-    decided,
-    decision,
-    echoed,
     label_scores,
-    labelling,
     line,
-    spelled_out,
     texts,
-    tries,
     usage,
-    voted,
     writing,
 )  # fmt: skip
-from .traffic import Refused, Traffic
+from .endpoint.traffic import Refused, Traffic
+from .journal import Journal
 
 FORMAT = 1  # raised when the same answers would be read otherwise
-UNDER_WAY = 1024  # requests that are begun before the first of them is given out
 BYTES_A_TOKEN = 4.0  # of English, where no tokenizer is known; right within a quarter
-ROOM = 4  # tokens for a closing bracket and for a label that is cut otherwise than counted
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 class OpenAI:
@@ -75,13 +63,13 @@ class OpenAI:
         price, version = price_of(settings.model, settings.prices)
         self._purse = Purse(price, budget, journals)
         self._traffic = Traffic(settings, self._purse)
-        self._loop = _Loop(self._traffic.close)
+        self._loop = Loop(self._traffic.close)
         self._endpoint = settings.endpoint or settings.urls[0]
         self._exchange = Exchange(self._endpoint, self._traffic, self._purse, None)
         self._journal: Journal | None = None
         self._probed: list[Ways] = []  # shared by all outputs: the server is probed once
         self._probing: asyncio.Task[Ways] | None = None
-        self._label_tokens: dict[tuple[str, ...], list[list[int]]] = {}
+        self._labels = self._asking()
         asked = settings.model_dump(include={"model", "api", "label_source", "votes", "extra"})
         self.about = About(
             model=settings.model,
@@ -98,11 +86,15 @@ class OpenAI:
         other = copy.copy(self)
         other._journal, other._probing = journal, None
         other._exchange = Exchange(self._endpoint, self._traffic, self._purse, journal)
+        other._labels = other._asking()
         return other
+
+    def _asking(self) -> Labels:
+        return Labels(self._settings, self._ask, self._exchange.ask, self._encode, self._count)
 
     def complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Yield the answers in the order of the requests; a thousand of them are begun before the first is waited for."""
-        yield from self._in_order(requests, self._complete)
+        yield from self._loop.in_order(requests, self._complete)
 
     def score(self, prompts: Sequence[str], choices: Sequence[str]) -> list[Scores]:
         """Return the scores of every choice after every prompt.
@@ -114,12 +106,12 @@ class OpenAI:
             return [Scores(()) for _ in prompts]
 
         async def one(prompt: str) -> Scores:
-            scores, _ = await self._label(prompt, choices, await self._ways(), "")
+            scores, _ = await self._labels.scores(prompt, choices, await self._ways(), "")
             if scores is None:
                 raise UserError(f"lm {self.about.model}: none of the labels {', '.join(choices)} is among what the server tells", "use another LM")
             return scores
 
-        return list(self._in_order(prompts, one))
+        return list(self._loop.in_order(prompts, one))
 
     def abilities(self) -> str:
         """Return how the server is asked, by asking it."""
@@ -130,7 +122,8 @@ class OpenAI:
             "top_logprobs": f" ({ways.top} a token)",
             "vote": f" of {self._settings.votes}",
         }
-        dropped = f"; left out, since refused: {', '.join(ways.refused)}" if ways.refused else ""
+        left_out = [name for name in ways.refused if name not in PLAIN]
+        dropped = f"; left out, since refused: {', '.join(left_out)}" if left_out else ""
         return f"{self._endpoint}, {ways.api}, label scores {SOURCES[ways.labels]}{how.get(ways.labels, '')}{dropped}"
 
     def close(self) -> None:
@@ -146,7 +139,7 @@ class OpenAI:
             return Completion(request.number, "", "too_long", None, self._count(request.prompt), 0)
         if request.beams:
             return await self._drawn(request, ways)
-        label_ids = await self._single_ids(request, ways)
+        label_ids = await self._labels.single_ids(request, ways)
         room = self._count(request.seam + max(request.choices, key=len, default="")) + ROOM
         asked = writing(request, ways, self._settings.model, room, label_ids)
         answer = await self._ask(ways, asked, str(request.number), needed)
@@ -177,7 +170,7 @@ class OpenAI:
             scores = label_scores(found.label, request.choices, chat=ways.api == "chat", merge=merge)
             if ways.labels == "top_logprobs" or (scores and scores.source == "exact"):
                 return scores, []
-        return await self._label(f"{request.prompt}{found.text}{request.seam}", request.choices, ways, str(request.number))
+        return await self._labels.scores(f"{request.prompt}{found.text}{request.seam}", request.choices, ways, str(request.number))
 
     async def _drawn(self, request: Request, ways: Ways) -> Completion:
         """Return the lines of a request for beams: texts that were drawn, each different one once."""
@@ -210,93 +203,7 @@ class OpenAI:
             usd=_sum(good),
         )
 
-    # Labels by themselves --------------------------------------------------------------------------------------------
-
-    async def _label(self, context: str, choices: Sequence[str], ways: Ways, number: str) -> tuple[Scores | None, list[Answer]]:
-        """Return the scores of labels after a context, and the answers that they cost."""
-        match ways.labels:
-            case "ids":
-                return await self._by_ids(context, choices, ways, number)
-            case "echo":
-                scores, answers = await self._echoed(context, choices, ways, number)
-                if scores or self._settings.label_source == "exact":
-                    return scores, answers
-                scores, more = await self._top(context, choices, ways, number)
-                return scores, [*answers, *more]
-            case "top_logprobs":
-                return await self._top(context, choices, ways, number)
-            case "decision":
-                call = Call("/decisions", decision(context, choices, self._settings.model), number)
-                answer = await self._exchange.ask(call, lambda value: decided(value, choices), self._count(context))
-                return (decided(answer.value, choices), [answer]) if isinstance(answer, Answer) else (None, [])
-            case "vote":
-                return await self._votes(context, choices, ways, number)
-            case _:
-                return None, []
-
-    async def _top(self, context: str, choices: Sequence[str], ways: Ways, number: str) -> tuple[Scores | None, list[Answer]]:
-        answer = await self._ask(ways, labelling(context, choices, ways, self._settings.model, logprobs=ways.top), number, self._count(context))
-        if isinstance(answer, TooLong):
-            return None, []
-        positions = texts(answer.value, ways.api)[0].positions
-        merge = self._settings.label_source == "top_logprobs"
-        return label_scores(positions[0].top if positions else {}, choices, ways.api == "chat", merge), [answer]
-
-    async def _votes(self, context: str, choices: Sequence[str], ways: Ways, number: str) -> tuple[Scores | None, list[Answer]]:
-        room = max(self._count(choice) for choice in choices) + ROOM
-        copies = self._settings.votes if ways.many else 1
-        answers: list[Answer] = []
-        for vote in range(self._settings.votes // copies):
-            fields = {"max_tokens": room, "temperature": 1.0, "seed": vote, "n": copies if copies > 1 else None}
-            asked = labelling(context, choices, ways, self._settings.model, **fields)
-            answer = await self._ask(ways, asked, f"{number}.{vote}", self._count(context) + room * copies)
-            if isinstance(answer, Answer):
-                answers.append(answer)
-        written = [text.text for answer in answers for text in texts(answer.value, ways.api)]
-        return voted(written, choices), answers
-
-    async def _echoed(self, context: str, choices: Sequence[str], ways: Ways, number: str) -> tuple[Scores | None, list[Answer]]:
-        asked = [echo(ways, self._settings.model, context + choice) for choice in choices]
-        answers = [await self._ask(ways, one, number, self._count(context)) for one in asked]
-        good = [answer for answer in answers if isinstance(answer, Answer)]
-        found = [echoed(answer.value, context, choice) for answer, choice in zip(good, choices, strict=False)]
-        known = [value for value in found if value is not None]
-        return Scores(tuple(known)) if len(known) == len(choices) else None, good
-
-    async def _by_ids(self, context: str, choices: Sequence[str], ways: Ways, number: str) -> tuple[Scores | None, list[Answer]]:
-        """Return the scores by token ids: a question for each beginning of a label."""
-        tokens = await self._tokens_of(choices, context)
-        whole = await self._encode(context) if any(len(one) > 1 for one in tokens) else None
-        found: dict[tuple[int, ...], dict[int, float]] = {}
-        answers: list[Answer] = []
-        for begun, following in tries(tokens).items():
-            prompt: str | list[int] = [*(whole or ()), *begun] if begun else context
-            fields = {"logprobs": 1, "logprob_token_ids": following, "return_tokens_as_token_ids": True}
-            answer = await self._ask(ways, labelling(prompt, choices, ways, self._settings.model, **fields), number, self._count(context))
-            known = by_ids(texts(answer.value, ways.api)[0], following) if isinstance(answer, Answer) else None
-            if known is None or not isinstance(answer, Answer):
-                return None, answers
-            answers.append(answer)
-            found[begun] = dict(zip(following, known, strict=True))
-        return spelled_out(tokens, found), answers
-
-    async def _single_ids(self, request: Request, ways: Ways) -> list[int]:
-        """Return the labels' tokens if each is one token, to have them scored beside the text; else none."""
-        if ways.labels != "ids" or not request.choices:
-            return []
-        tokens = await self._tokens_of(request.choices, request.seam)
-        return [one[0] for one in tokens] if all(len(one) == 1 for one in tokens) else []
-
     # Tokens ----------------------------------------------------------------------------------------------------------
-
-    async def _tokens_of(self, choices: Sequence[str], context: str) -> list[list[int]]:
-        """Return the tokens of each choice behind a context, of which the last characters decide."""
-        key = (context[-16:], *choices)
-        if key not in self._label_tokens:
-            before = await self._encode(key[0]) or []
-            both = [await self._encode(key[0] + choice) or [] for choice in choices]
-            self._label_tokens[key] = [list(one[len(before) :]) for one in both]
-        return self._label_tokens[key]
 
     async def _encode(self, text: str) -> Sequence[int] | None:
         """Return the tokens of a text, by the user's tokenizer or the server's; None if neither is there."""
@@ -304,10 +211,10 @@ class OpenAI:
             found: list[int] = self._tokenizer(text)["input_ids"]
             return found
         try:
-            told = await self._post(Call("//tokenize", {"model": self._settings.model, "prompt": text}), _has_tokens)
-        except (Refused, UserError):
+            answer = await self._exchange.ask(Call("//tokenize", {"model": self._settings.model, "prompt": text}), _has_tokens)
+        except Refused:
             return None
-        tokens: list[int] = told["tokens"]
+        tokens: list[int] | None = answer.value["tokens"] if isinstance(answer, Answer) else None
         return tokens
 
     def _count(self, text: str) -> int:
@@ -363,49 +270,6 @@ class OpenAI:
         # The purse has paid for the probe already.
         self._purse.pay(Usage(-used.prompt, -used.completion), -(spent[2] or 0.0))
         await self._exchange.keep(key, "", {"probe": self._endpoint}, json.dumps(dataclasses.asdict(ways)), spent)
-
-    def _in_order(self, items: Iterable[Item], work: Callable[[Item], Coroutine[Any, Any, Result]]) -> Iterator[Result]:
-        """Yield what comes of each item, in their order."""
-        begun: deque[Future[Result]] = deque()
-        try:
-            for item in items:
-                begun.append(self._loop.submit(work(item)))
-                while begun and (len(begun) >= UNDER_WAY or begun[0].done()):
-                    yield begun.popleft().result()
-            while begun:
-                yield begun.popleft().result()
-        finally:
-            for future in begun:
-                future.cancel()
-
-
-class _Loop:
-    """An event loop in a thread of its own, started when it is first needed."""
-
-    def __init__(self, at_end: Callable[[], Awaitable[None]]) -> None:
-        self._at_end = at_end
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
-
-    def submit(self, work: Coroutine[Any, Any, Result]) -> "Future[Result]":
-        if self._loop is None:
-            self._loop = asyncio.new_event_loop()
-            self._thread = threading.Thread(target=self._loop.run_forever, name="endpoint", daemon=True)
-            self._thread.start()
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
-
-    def close(self) -> None:
-        if self._loop is None or self._thread is None:
-            return
-
-        async def end() -> None:
-            await self._at_end()
-
-        asyncio.run_coroutine_threadsafe(end(), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-        self._loop = None
 
 
 def _has_tokens(value: Any) -> None:

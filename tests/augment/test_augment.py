@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import settings as quick
 from hypothesis import strategies as st
 
-from gpt3mix_cli.augment import augment, journal_path, open_augmenter, rejects_path, wanted_rows
+from gpt3mix_cli.augment import Free, augment, journal_path, open_augmenter, rejects_path, wanted_rows
 from gpt3mix_cli.errors import StoppedShort, UserError
 from gpt3mix_cli.lm import LM, Completion, Request, Scores, open_lm
 from gpt3mix_cli.lm.journal import Journaled
@@ -63,7 +63,7 @@ def manifest_of(path: Path) -> Manifest:
 # Scripted augmenters -------------------------------------------------------------------------------------------------
 
 
-class Scripted:
+class Scripted(Free):
     """A generator: attempt i gives the i-th text of its script, over and over; no text is a reject, '#' becomes the number."""
 
     edits = False
@@ -89,7 +89,7 @@ class Scripted:
         return {"prompt_tokens": 10 * len(self.asked), "completion_tokens": len(self.asked)}
 
 
-class Editor:
+class Editor(Free):
     """Edits parent i mod n: upper case and the round, or nothing at all."""
 
     edits = True

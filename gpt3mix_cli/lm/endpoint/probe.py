@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..errors import UserError
-from ..settings import OpenAILM
-from .protocol import NO_TOKEN, PLAIN, BadAnswer, Call, Position, Text, Ways, body, by_ids, decided, decision, echoed, texts
+from ...errors import UserError
+from ...settings import OpenAILM
+from .protocol import NO_TOKEN, PLAIN, Call, Text, Ways, body, by_ids, decided, decision, echoed, texts
 from .traffic import Refused
 
 PROMPT = "Movie review: A quiet little wonder. (Sentiment: Positive)\nMovie review: A dull mess. (Sentiment:"
@@ -90,7 +90,7 @@ class Probe:
         Returns the answer (None: no such API; empty: not with so many log-probabilities) and the ways.
         """
         for _ in range(len(DROPPABLE) + 2):
-            fields = {"max_tokens": 1 if ways.api == "completions" else 16, "temperature": 1.0, "top_p": 0.9, "frequency_penalty": 0.01, "seed": 1}
+            fields = {"max_tokens": 1 if ways.api == "completions" else 16, "temperature": 0.9, "top_p": 0.9, "frequency_penalty": 0.01, "seed": 1}
             asked = body(ways, self._settings.model, PROMPT, SHORT, **fields, logprobs=top or None, stop=["\n"])
             try:
                 return await self._asked(asked, ways), ways
@@ -150,37 +150,43 @@ class Probe:
         except Refused:
             return False
 
-    async def _next(self, ways: Ways) -> Position:
-        asked = body(ways, self._settings.model, PROMPT, max_tokens=1, temperature=0, logprobs=ways.top)
-        return texts(await self._asked(asked, ways), "completions")[0].positions[0]
+    async def _known(self, ways: Ways) -> dict[str, float]:
+        """Return the log-probabilities of two tokens after the prompt: the likeliest, and the least likely that the server tells."""
+        asked = body(ways, self._settings.model, PROMPT, max_tokens=1, temperature=1.0, logprobs=ways.top)
+        top = texts(await self._asked(asked, ways), "completions")[0].positions[0].top
+        told = sorted(
+            (token for token, value in top.items() if value > NO_TOKEN and token.strip().isascii() and token.strip()), key=lambda one: top[one]
+        )
+        return {token: top[token] for token in (told[-1], told[0])} if len(told) > 1 else {}
 
     async def _by_ids(self, ways: Ways) -> bool:
-        """Return whether the server scores tokens by their ids, and rightly: the likeliest one must have what it had before."""
-        known = await self._next(ways)
-        before, both = await self._encode(PROMPT), await self._encode(PROMPT + known.token)
-        seldom = await self._encode(" zebra")
-        if not before or not both or not seldom or len(both) != len(before) + 1:
+        """Return whether the server scores tokens by their ids, and rightly."""
+        known = await self._known(ways)
+        before = await self._encode(PROMPT)
+        both = [await self._encode(PROMPT + token) for token in known]
+        if not known or not before or not all(one and len(one) == len(before) + 1 for one in both):
             return False
-        ids = [both[-1], seldom[-1]]
+        ids = [one[-1] for one in both if one]
         extra = {"logprob_token_ids": ids, "return_tokens_as_token_ids": True}
-        asked = body(ways, self._settings.model, PROMPT, max_tokens=1, temperature=0, logprobs=1) | extra
+        asked = body(ways, self._settings.model, PROMPT, max_tokens=1, temperature=1.0, logprobs=1) | extra
         try:
             answer = await self._asked(asked, ways)
         except Refused:
             return False
         found = by_ids(texts(answer, "completions")[0], ids)
-        return found is not None and known.logprob is not None and abs(found[0] - known.logprob) < NEAR
+        return found is not None and all(abs(one - other) < NEAR for one, other in zip(found, known.values(), strict=True))
 
     async def _echoes(self, ways: Ways) -> bool:
         """Return whether the log-probabilities of an echoed prompt are those of its tokens: there are servers that shift them."""
-        known = await self._next(ways)
-        asked = echo(ways, self._settings.model, PROMPT + known.token)
-        try:
-            answer = await self._asked(asked, ways)
-        except (Refused, BadAnswer):
-            return False
-        found = echoed(answer, PROMPT, known.token)
-        return found is not None and known.logprob is not None and abs(found - known.logprob) < NEAR
+        known = await self._known(ways)
+        for token, logprob in known.items():
+            try:
+                found = echoed(await self._asked(echo(ways, self._settings.model, PROMPT + token), ways), PROMPT, token)
+            except Refused:
+                return False
+            if found is None or abs(found - logprob) > NEAR:
+                return False
+        return bool(known)
 
 
 SOURCES = {"ids": "exact", "echo": "exact", "decision": "decision", "top_logprobs": "top_logprobs", "vote": "vote", "none": "none"}
@@ -194,7 +200,7 @@ def path(ways: Ways) -> str:
 def echo(ways: Ways, model: str, text: str) -> dict[str, Any]:
     """Return the body that asks for the log-probabilities of a text's own tokens."""
     # One token more than is wanted: some servers take 0 for no limit.
-    return body(ways, model, text, max_tokens=1, temperature=0, logprobs=1, echo=True)
+    return body(ways, model, text, max_tokens=1, temperature=1.0, logprobs=1, echo=True)
 
 
 def _named(error: Refused, ways: Ways) -> str | None:

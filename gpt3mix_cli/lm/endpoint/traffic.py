@@ -16,8 +16,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ..errors import StoppedShort, UserError
-from ..settings import OpenAILM
+from ...errors import StoppedShort, UserError
+from ...settings import OpenAILM
 from .level import Level
 from .money import Purse
 from .protocol import BadAnswer, words_of

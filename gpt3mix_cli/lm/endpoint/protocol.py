@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from . import Request, Scores
+from .. import Request, Scores
 
 CONTINUES = "You continue lists. Answer with the next item alone, on one line, in the form of the items before it."
 LABELS = "You complete the last line of a list. Answer with one of these labels alone, as it stands: "
@@ -159,9 +159,12 @@ def writing(request: Request, ways: Ways, model: str, seam_tokens: int, label_id
 
 
 def labelling(context: str | Sequence[int], choices: Sequence[str], ways: Ways, model: str, **fields: Any) -> dict[str, Any]:
-    """Return the body that asks for the label after a context, one token of it at most `max_tokens`."""
+    """Return the body that asks for the label after a context, one token of it unless `fields` say otherwise.
+
+    The temperature is 1, so that log-probabilities are the raw ones even where a server tells them after sampling's changes.
+    """
     named = ", ".join(choice.strip() for choice in choices)
-    return body(ways, model, context, LABELS + named, **{"max_tokens": 1, "temperature": 0, **fields})
+    return body(ways, model, context, LABELS + named, **{"max_tokens": 1, "temperature": 1.0, **fields})
 
 
 def decision(context: str, choices: Sequence[str], model: str) -> dict[str, Any]:

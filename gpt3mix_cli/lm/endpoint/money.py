@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pydantic
 
-from ..errors import StoppedShort, UserError, did_you_mean
-from ..settings import Budget, Settings
-from .journal import paid
+from ...errors import StoppedShort, UserError, did_you_mean
+from ...settings import Budget, Settings
+from ..journal import paid
 from .protocol import Usage
 
 A_MILLION = 1_000_000

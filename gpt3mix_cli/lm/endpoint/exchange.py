@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from ..settings import fingerprint
-from .journal import Journal, Row, Spent
+from ...settings import fingerprint
+from ..journal import Journal, Row, Spent
 from .money import Purse
 from .protocol import Call, Usage, usage
 from .traffic import Refused, Traffic

@@ -1,0 +1,6 @@
+"""What an endpoint takes besides the engine, `lm.openai_api`, in the order in which a request meets it.
+
+`protocol`: what is asked and how answers are read; `probe`: what a server offers; `labels`: the ladder of label scores;
+`exchange`: each answer once, on the disk before it is read; `traffic` and `level`: to whom, how many at once, what if it goes
+wrong; `money`: prices and the budget; `loop`: a thread for all that.
+"""
