@@ -131,6 +131,7 @@ class Traffic:
         self._requests, self._tokens = Pace(settings.requests_per_minute), Pace(settings.tokens_per_minute)
         self._health = Health()
         self._stopped: UserError | None = None
+        self._jitter = random.Random()  # noqa: S311 - neither a secret nor a number that anybody reports
 
     async def post(self, path: str, body: Mapping[str, Any], sound: Callable[[Any], object], tokens: int = 0) -> tuple[str, Any, int]:
         """Return the answer, as text and as what its JSON says, and how many times it was asked for.
@@ -172,7 +173,7 @@ class Traffic:
                 message = f"{self._named()}: {sent} tries of a request failed, the last one: {failure}"
                 self.stop(StoppedShort(message, "see to the server, and run again; answers are kept"))
             if failure.wait is None:
-                await asyncio.sleep(min(WAIT * 2 ** min(sent - 1, 10), LONGEST_WAIT) * random.uniform(0.5, 1))  # noqa: S311 - no secret
+                await asyncio.sleep(min(WAIT * 2 ** min(sent - 1, 10), LONGEST_WAIT) * self._jitter.uniform(0.5, 1))
 
     def settle(self, taken: int, used: int) -> None:
         """Hear how many tokens a call has used of those that it took from the pace."""
