@@ -34,6 +34,7 @@ from .endpoint.protocol import (
     Ways,
     label_scores,
     line,
+    sound,
     texts,
     usage,
     writing,
@@ -233,7 +234,7 @@ class OpenAI:
     async def _ask(self, ways: Ways, asked: dict[str, Any], number: str, tokens: int) -> Answer | TooLong:
         call = Call(path(ways), asked | self._settings.extra, number)
         try:
-            return await self._exchange.ask(call, lambda value: texts(value, ways.api), tokens)
+            return await self._exchange.ask(call, sound, tokens)
         except Refused as error:
             message = f"lm {self.about.model} at {', '.join(self._settings.urls)}: HTTP {error.status}: {error.words}"
             self._traffic.stop(UserError(message, "see the server's words; `gpt3mix check` probes what it takes"))
@@ -269,7 +270,7 @@ class OpenAI:
         spent = (sum(sent for sent, _ in costs), used, self._purse.costs(used))
         # The purse has paid for the probe already.
         self._purse.pay(Usage(-used.prompt, -used.completion), -(spent[2] or 0.0))
-        await self._exchange.keep(key, "", {"probe": self._endpoint}, json.dumps(dataclasses.asdict(ways)), spent)
+        await self._exchange.keep(key, "", json.dumps({"probe": self._endpoint}), json.dumps(dataclasses.asdict(ways)), spent)
 
 
 def _has_tokens(value: Any) -> None:

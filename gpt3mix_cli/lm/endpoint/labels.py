@@ -4,6 +4,7 @@ Exact scores come from the labels' token ids or from an echo, in as many calls a
 then OpenAI's decisions, the likeliest tokens, and votes. `probe` has found which of them the server offers.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -34,7 +35,7 @@ class Labels:
             count: estimates how many they are.
         """
         self._settings, self._ask, self._decide, self._encode, self._count = settings, ask, decide, encode, count
-        self._known: dict[tuple[str, ...], list[list[int]]] = {}
+        self._known: dict[tuple[str, ...], asyncio.Future[list[list[int]]]] = {}
 
     async def scores(self, context: str, choices: Sequence[str], ways: Ways, number: str) -> tuple[Scores | None, list[Answer]]:
         """Return the scores of labels after a context, and the answers that they cost."""
@@ -112,10 +113,13 @@ class Labels:
         return [one[0] for one in tokens] if all(len(one) == 1 for one in tokens) else []
 
     async def _tokens_of(self, choices: Sequence[str], context: str) -> list[list[int]]:
-        """Return the tokens of each choice behind a context, of which the last characters decide."""
+        """Return the tokens of each choice behind a context, of which the last characters decide; they are asked for once."""
         key = (context[-16:], *choices)
         if key not in self._known:
-            before = await self._encode(key[0]) or []
-            both = [await self._encode(key[0] + choice) or [] for choice in choices]
-            self._known[key] = [list(one[len(before) :]) for one in both]
-        return self._known[key]
+            self._known[key] = asyncio.ensure_future(self._cut(*key))
+        return await self._known[key]
+
+    async def _cut(self, context: str, *choices: str) -> list[list[int]]:
+        before = await self._encode(context) or []
+        both = [await self._encode(context + choice) or [] for choice in choices]
+        return [list(one[len(before) :]) for one in both]

@@ -32,6 +32,7 @@ OUTCOMES = 50  # the last ones are what the breaker looks at
 FAILED = 0.5  # share of them that opens it
 FAILING = 20.0  # seconds for which it must have been so
 MINUTE = 60.0
+REST = 0.001  # seconds after a server's rest at which it is asked again
 NOT_ITS_FAULT = ("validation error", "is not supported")  # how llama.cpp's Python server says with a 500 that a request is wrong
 
 
@@ -127,7 +128,8 @@ class Traffic:
         self._settings = settings
         self._secret, self._purse = _key(settings), purse
         self._servers: list[Server] = []
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting: deque[asyncio.Future[Server]] = deque()
+        self._alarm = 0.0
         self._requests, self._tokens = Pace(settings.requests_per_minute), Pace(settings.tokens_per_minute)
         self._health = Health()
         self._stopped: UserError | None = None
@@ -225,7 +227,7 @@ class Traffic:
         place = path if not path.startswith("//") else f"{server.url.removesuffix('/v1')}/{path[2:]}"
         try:
             response: Any = await server.client.post(place, body=body, cast_to=_response_type())
-            text = self.without_secret(response.text)
+            text = self.without_secret(response.content.decode())
             value = json.loads(text)
             sound(value)
         except openai.APIStatusError as error:
@@ -273,32 +275,51 @@ class Traffic:
     # Which server, and when ------------------------------------------------------------------------------------------
 
     async def _server(self) -> Server:
-        """Return the server with the most room, once one has any; it counts the request as under way."""
-        while True:
-            if self._stopped:
-                raise self._stopped
-            now = time.monotonic()
-            free = [server for server in self._open() if server.has_room(now)]
-            if free:
-                chosen = min(free, key=lambda server: server.under_way / server.level.at_once)
-                chosen.under_way += 1
-                return chosen
-            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.append(turn)
-            resting = [server.rests_until - now for server in self._servers if server.rests_until > now]
-            if resting:
-                asyncio.get_running_loop().call_later(min(resting) + 0.001, self._wake)
-            await turn
+        """Return the server with the most room, once one has any; it counts the request as under way. First come, first served."""
+        if self._stopped:
+            raise self._stopped
+        if not self._waiting and (server := self._with_room()):
+            return server
+        turn: asyncio.Future[Server] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        self._wake_after_rest()
+        try:
+            return await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
+                turn.result().under_way -= 1
+                self._wake()
+            raise
+
+    def _with_room(self) -> Server | None:
+        now = time.monotonic()
+        free = [server for server in self._open() if server.has_room(now)]
+        if not free:
+            return None
+        chosen = min(free, key=lambda server: server.under_way / server.level.at_once)
+        chosen.under_way += 1
+        return chosen
 
     def _wake(self) -> None:
-        """Let as many go on as there is room for."""
+        """Give those who wait what room there is; end their waiting if all has stopped."""
+        while self._waiting:
+            if self._waiting[0].done():  # its task was cancelled
+                self._waiting.popleft()
+            elif self._stopped:
+                self._waiting.popleft().set_exception(self._stopped)
+            elif server := self._with_room():
+                self._waiting.popleft().set_result(server)
+            else:
+                self._wake_after_rest()
+                return
+
+    def _wake_after_rest(self) -> None:
+        """Look again when the first server that rests may be asked again."""
         now = time.monotonic()
-        room = sum(max(server.level.at_once - server.under_way, 0) for server in self._servers if server.rests_until <= now)
-        while self._waiting and (room > 0 or self._stopped):
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                room -= 1
+        resting = [server.rests_until for server in self._servers if server.rests_until > now]
+        if resting and not (self._alarm and now < self._alarm <= min(resting) + REST):
+            self._alarm = min(resting) + REST
+            asyncio.get_running_loop().call_later(self._alarm - now, self._wake)
 
     def _open(self) -> list[Server]:
         if not self._servers:
