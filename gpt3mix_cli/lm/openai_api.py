@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,8 @@ class OpenAI:
         self._traffic = Traffic(settings, self._purse)
         self._loop = Loop(self._traffic.close)
         self._endpoint = settings.endpoint or settings.urls[0]
-        self._exchange = Exchange(self._endpoint, self._traffic, self._purse, None)
+        self._thread = ThreadPoolExecutor(1, "journal")
+        self._exchange = Exchange(self._endpoint, self._traffic, self._purse, None, self._thread)
         self._journal: Journal | None = None
         self._probed: list[Ways] = []  # shared by all outputs: the server is probed once
         self._probing: asyncio.Task[Ways] | None = None
@@ -85,7 +87,7 @@ class OpenAI:
         self._purse.recount()
         other = copy.copy(self)
         other._journal, other._probing = journal, None
-        other._exchange = Exchange(self._endpoint, self._traffic, self._purse, journal)
+        other._exchange = Exchange(self._endpoint, self._traffic, self._purse, journal, self._thread)
         other._labels = other._asking()
         return other
 
@@ -129,6 +131,7 @@ class OpenAI:
     def close(self) -> None:
         """Close all connections."""
         self._loop.close()
+        self._thread.shutdown()
 
     # One request -----------------------------------------------------------------------------------------------------
 

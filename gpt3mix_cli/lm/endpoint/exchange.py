@@ -7,7 +7,7 @@ answer is on the disk, so that a killed run asks again for no more than were und
 import asyncio
 import json
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +45,7 @@ class TooLong:
 class Exchange:
     """The calls of one output; its methods are called in the endpoint's event loop."""
 
-    def __init__(self, endpoint: str, traffic: Traffic, purse: Purse, journal: Journal | None) -> None:
+    def __init__(self, endpoint: str, traffic: Traffic, purse: Purse, journal: Journal | None, thread: Executor) -> None:
         """Keep where to ask and where to keep.
 
         Args:
@@ -53,10 +53,11 @@ class Exchange:
             traffic: sends.
             purse: pays.
             journal: None: nothing is kept.
+            thread: writes the journal.
         """
         self._endpoint, self._traffic, self._purse, self._journal = endpoint, traffic, purse, journal
         self._arrived: list[tuple[Row, Spent, asyncio.Future[None]]] = []
-        self._thread = ThreadPoolExecutor(1, "journal")
+        self._thread = thread
         self._committing = False
         self._under_way: dict[str, asyncio.Future[Any]] = {}
 

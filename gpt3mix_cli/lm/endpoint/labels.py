@@ -4,14 +4,15 @@ Exact scores come from the labels' token ids or from an echo, in as many calls a
 then OpenAI's decisions, the likeliest tokens, and votes. `probe` has found which of them the server offers.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+import math
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from ...settings import OpenAILM
 from .. import Request, Scores
 from .exchange import Answer, TooLong
 from .probe import echo
-from .protocol import Call, Ways, by_ids, decided, decision, echoed, label_scores, labelling, spelled_out, texts, tries, voted
+from .protocol import Call, Ways, by_ids, decided, decision, echoed, label_scores, labelling, texts, voted
 
 ROOM = 4  # tokens for a closing bracket and for a label that is cut otherwise than counted
 
@@ -119,3 +120,19 @@ class Labels:
             both = [await self._encode(key[0] + choice) or [] for choice in choices]
             self._known[key] = [list(one[len(before) :]) for one in both]
         return self._known[key]
+
+
+def tries(choices: Sequence[Sequence[int]]) -> dict[tuple[int, ...], list[int]]:
+    """Return for each beginning of the choices the tokens that may follow it: one question each gives all choices' scores."""
+    following: dict[tuple[int, ...], list[int]] = {}
+    for tokens in choices:
+        for place, token in enumerate(tokens):
+            known = following.setdefault(tuple(tokens[:place]), [])
+            if token not in known:
+                known.append(token)
+    return following
+
+
+def spelled_out(choices: Sequence[Sequence[int]], found: Mapping[tuple[int, ...], Mapping[int, float]]) -> Scores:
+    """Return the scores of choices from those of their tokens after each beginning."""
+    return Scores(tuple(math.fsum(found[tuple(tokens[:place])][token] for place, token in enumerate(tokens)) for tokens in choices))

@@ -202,16 +202,20 @@ def _text(choice: Mapping[str, Any], api: str) -> Text:
     if api == "completions":
         tops = logprobs.get("top_logprobs") or []
         positions = [
-            Position(token, value, {name: max(float(known), NO_TOKEN) for name, known in (top or {}).items()})
+            Position(token, _value(value), {name: max(float(known), NO_TOKEN) for name, known in (top or {}).items()})
             for token, value, top in zip(logprobs.get("tokens") or [], logprobs.get("token_logprobs") or [], tops, strict=False)
         ]
         return Text(_words(choice["text"]), ended, positions)
     content = logprobs.get("content") or []
     positions = [
-        Position(one["token"], one["logprob"], {other["token"]: float(other["logprob"]) for other in one.get("top_logprobs") or ()})
+        Position(one["token"], _value(one["logprob"]), {other["token"]: float(other["logprob"]) for other in one.get("top_logprobs") or ()})
         for one in content
     ]
     return Text(_words(choice["message"]["content"] or ""), ended, positions)
+
+
+def _value(told: Any) -> float | None:
+    return None if told is None else float(told)
 
 
 def _words(value: object) -> str:
@@ -222,11 +226,13 @@ def _words(value: object) -> str:
 
 def usage(answer: Mapping[str, Any]) -> Usage:
     """Return the tokens that an answer says it has cost; those it does not tell are 0."""
-    told = answer.get("usage")
-    told = told if isinstance(told, Mapping) else {}
-    prompt = told.get("prompt_tokens", told.get("input_tokens")) or 0
-    cached = (told.get("prompt_tokens_details") or told.get("input_tokens_details") or {}).get("cached_tokens") or 0
-    return Usage(prompt, told.get("completion_tokens", told.get("output_tokens")) or 0, cached)
+    told, cached = answer.get("usage"), 0
+    if not isinstance(told, Mapping):
+        return Usage()
+    if isinstance(details := told.get("prompt_tokens_details", told.get("input_tokens_details")), Mapping):
+        cached = details.get("cached_tokens", 0)
+    counts = [told.get("prompt_tokens", told.get("input_tokens")), told.get("completion_tokens", told.get("output_tokens")), cached]
+    return Usage(*(count if isinstance(count, int) else 0 for count in counts))
 
 
 @dataclass(frozen=True)
@@ -373,22 +379,6 @@ def voted(written: Sequence[str], choices: Sequence[str]) -> Scores | None:
         return None
     whole = sum(counts) + len(choices) / 2
     return Scores(tuple(math.log((count + 0.5) / whole) for count in counts), "vote")
-
-
-def tries(choices: Sequence[Sequence[int]]) -> dict[tuple[int, ...], list[int]]:
-    """Return for each beginning of the choices the tokens that may follow it: one question each gives all choices' scores."""
-    following: dict[tuple[int, ...], list[int]] = {}
-    for tokens in choices:
-        for place, token in enumerate(tokens):
-            known = following.setdefault(tuple(tokens[:place]), [])
-            if token not in known:
-                known.append(token)
-    return following
-
-
-def spelled_out(choices: Sequence[Sequence[int]], found: Mapping[tuple[int, ...], Mapping[int, float]]) -> Scores:
-    """Return the scores of choices from those of their tokens after each beginning."""
-    return Scores(tuple(math.fsum(found[tuple(tokens[:place])][token] for place, token in enumerate(tokens)) for tokens in choices))
 
 
 def words_of(error: object) -> Iterator[str]:

@@ -255,7 +255,7 @@ class Traffic:
             raise _Again(f"an answer that is no JSON: {text[:80]!r}") from None
         except BadAnswer as error:
             raise _Again(str(error)) from None
-        server.level.answered(time.monotonic(), full)
+        server.level.answered(sent, time.monotonic(), full)
         return text, value
 
     def _status(self, server: Server, error: "openai.APIStatusError", sent: float) -> NoReturn:
@@ -319,7 +319,7 @@ class Traffic:
             now = time.monotonic()
             free = [server for server in self._open() if server.has_room(now)]
             if free:
-                chosen = min(free, key=lambda server: server.under_way / server.level.at_once)
+                chosen = min(free, key=lambda server: (server.unreached, server.under_way / server.level.at_once))
                 chosen.under_way += 1
                 return chosen
             self._room.clear()
