@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +45,7 @@ class TooLong:
 class Exchange:
     """The calls of one output; its methods are called in the endpoint's event loop."""
 
-    def __init__(self, endpoint: str, traffic: Traffic, purse: Purse, journal: Journal | None) -> None:
+    def __init__(self, endpoint: str, traffic: Traffic, purse: Purse, journal: Journal | None, thread: Executor) -> None:
         """Keep where to ask and where to keep.
 
         Args:
@@ -53,11 +53,13 @@ class Exchange:
             traffic: sends.
             purse: pays.
             journal: None: nothing is kept.
+            thread: writes the journal.
         """
         self._endpoint, self._traffic, self._purse, self._journal = endpoint, traffic, purse, journal
         self._arrived: list[tuple[Row, Spent, asyncio.Future[None]]] = []
-        self._thread = ThreadPoolExecutor(1, "journal")
+        self._thread = thread
         self._committing = False
+        self._under_way: dict[str, asyncio.Future[Any]] = {}
 
     def key(self, call: Call) -> str:
         """Return the key of a call's answer: neither the server that answered nor the run stands in it."""
@@ -82,10 +84,7 @@ class Exchange:
             Refused: if the server does not take the call.
             UserError: see `Traffic.post`.
         """
-        asked = _asked(call)
-        key = self._key(asked)
-        text = self.known(key)
-        value = await self._new(key, asked, call, sound, tokens) if text is None or self._journal is None else self._journal.parsed(json.loads, text)
+        value = await self._value(call, sound, tokens)
         if "refused" in value:
             return TooLong(value["refused"])
         used = usage(value)
@@ -105,6 +104,25 @@ class Exchange:
             self._flushing = asyncio.create_task(self._flush())
         await done
 
+    async def _value(self, call: Call, sound: Callable[[Any], object], tokens: int) -> Any:
+        """Return the answer of the journal, of an equal call that is under way, or a new one."""
+        asked = _asked(call)
+        key = self._key(asked)
+        while other := self._under_way.get(key):
+            await asyncio.wait([other])
+            if not other.cancelled():
+                return other.result()
+        text = self.known(key)
+        if text is not None and self._journal is not None:
+            return self._journal.parsed(json.loads, text)
+        own = self._under_way[key] = asyncio.get_running_loop().create_future()
+        try:
+            own.set_result(await self._new(key, asked, call, sound, tokens))
+        finally:
+            del self._under_way[key]
+            own.cancel()  # others ask for themselves if this has failed
+        return own.result()
+
     async def _new(self, key: str, asked: str, call: Call, sound: Callable[[Any], object], tokens: int) -> Any:
         try:
             text, value, sent = await self._traffic.post(call.path, call.body, sound, tokens)
@@ -112,7 +130,7 @@ class Exchange:
             if not any(words in f"{error.code} {error.words}".lower() for words in TOO_LONG):
                 raise
             # Kept, since it would be refused again.
-            value, sent = {"refused": error.words}, 1
+            value, sent = {"refused": error.words}, self._traffic.take_failed()
             text = json.dumps(value)
         used = usage(value)
         self._traffic.settle(tokens, used.prompt + used.completion)

@@ -5,14 +5,15 @@ then OpenAI's decisions, the likeliest tokens, and votes. `probe` has found whic
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import math
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from ...settings import OpenAILM
 from .. import Request, Scores
 from .exchange import Answer, TooLong
 from .probe import echo
-from .protocol import Call, Ways, by_ids, decided, decision, echoed, label_scores, labelling, spelled_out, texts, tries, voted
+from .protocol import Call, Ways, by_ids, decided, decision, echoed, label_scores, labelling, texts, voted
 
 ROOM = 4  # tokens for a closing bracket and for a label that is cut otherwise than counted
 
@@ -113,13 +114,28 @@ class Labels:
         return [one[0] for one in tokens] if all(len(one) == 1 for one in tokens) else []
 
     async def _tokens_of(self, choices: Sequence[str], context: str) -> list[list[int]]:
-        """Return the tokens of each choice behind a context, of which the last characters decide; they are asked for once."""
-        key = (context[-16:], *choices)
+        """Return the tokens of each choice behind a context, of which the last word decides; they are asked for once."""
+        key = (context.rpartition(" ")[2], *choices)
         if key not in self._known:
             self._known[key] = asyncio.ensure_future(self._cut(*key))
         return await self._known[key]
 
     async def _cut(self, context: str, *choices: str) -> list[list[int]]:
-        before = await self._encode(context) or []
-        both = [await self._encode(context + choice) or [] for choice in choices]
-        return [list(one[len(before) :]) for one in both]
+        before, *both = await asyncio.gather(*(self._encode(context + choice) for choice in ("", *choices)))
+        return [list((one or [])[len(before or []) :]) for one in both]
+
+
+def tries(choices: Sequence[Sequence[int]]) -> dict[tuple[int, ...], list[int]]:
+    """Return for each beginning of the choices the tokens that may follow it: one question each gives all choices' scores."""
+    following: dict[tuple[int, ...], list[int]] = {}
+    for tokens in choices:
+        for place, token in enumerate(tokens):
+            known = following.setdefault(tuple(tokens[:place]), [])
+            if token not in known:
+                known.append(token)
+    return following
+
+
+def spelled_out(choices: Sequence[Sequence[int]], found: Mapping[tuple[int, ...], Mapping[int, float]]) -> Scores:
+    """Return the scores of choices from those of their tokens after each beginning."""
+    return Scores(tuple(math.fsum(found[tuple(tokens[:place])][token] for place, token in enumerate(tokens)) for tokens in choices))

@@ -4,11 +4,15 @@ import asyncio
 import functools
 import itertools
 import threading
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
+from ...errors import StoppedShort
+
+LAST = 30.0  # seconds that the last answers may take once no more are asked for
 UNDER_WAY = 1024  # items that are begun before the first of them is given out
 TOGETHER = 64  # items that are begun by one call
 Item = TypeVar("Item")
@@ -36,7 +40,10 @@ class Loop:
         return self._loop
 
     def in_order(self, items: Iterable[Item], work: Callable[[Item], Coroutine[Any, Any, Result]]) -> Iterator[Result]:
-        """Yield what comes of each item, in their order; a thousand of them are under way."""
+        """Yield what comes of each item, in their order; a thousand of them are under way.
+
+        Whoever goes away early ends them; where the work itself stops short those that were sent may end, since they are paid.
+        """
         order = _Order(work)
         items = iter(items)
         begun = given = 0
@@ -51,6 +58,9 @@ class Loop:
                     given += 1
                 if not together and given == begun:
                     return
+        except StoppedShort:
+            order.wait(LAST)
+            raise
         finally:
             if begun > given:
                 self._started().call_soon_threadsafe(order.cancel)
@@ -61,6 +71,10 @@ class Loop:
             return
 
         async def end() -> None:
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in others:
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
             await self._at_end()
 
         asyncio.run_coroutine_threadsafe(end(), self._loop).result()
@@ -101,6 +115,12 @@ class _Order(Generic[Item, Result]):
         self._ended[number] = task
         if number == self._awaited:
             self._came.set()
+
+    def wait(self, seconds: float) -> None:
+        """In the reader's thread: wait until all that was begun has ended."""
+        until = time.monotonic() + seconds
+        while any(not task.done() for task in tuple(self._tasks)) and time.monotonic() < until:
+            time.sleep(0.01)
 
     def cancel(self) -> None:
         """In the loop: end what is still under way."""
