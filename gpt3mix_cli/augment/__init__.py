@@ -2,14 +2,16 @@
 
 An `Augmenter` hides how a row is made. A generator (GPT3Mix) is asked in rounds, first for what is wanted, then for what
 is missing; its rows pass the gate. An editor (EDA, back-translation) gives exactly its share of rows for each parent.
-Rows are taken in the order of their attempts, so ratio 10 extends ratio 1 and a resumed run makes the same rows.
+Rows are taken in the order of their attempts, so ratio 10 extends ratio 1 and a resumed run makes the same rows. They go
+straight to the file, which takes its place when it is whole.
 """
 
 import math
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -18,12 +20,13 @@ from typing import Any, Protocol, assert_never
 from ..errors import StoppedShort, Tell, UserError, quiet
 from ..files import STDIO, only_writer
 from ..lm import LM, end_of_block
-from ..records import Augmented, Done, Example, Reject, close_output, rows_sha, up_to_date, write
+from ..records import Augmented, Done, Example, Reject, close_output, rows_sha, up_to_date, writing
 from ..settings import Augment, Backtranslate, Baseline, Eda, Task
 from ..settings import Gate as Limits
 from .quality import DEFAULTS, Gate, remedy, same_text
-from .statistics import statistics
+from .statistics import Statistics
 
+Keep = Callable[[Augmented], object]
 LOW_MASS = 0.5  # mean label mass under which an LM does not follow the prompt
 
 
@@ -96,30 +99,40 @@ def edited(parent: Example, text: str, copy: int, attempt: int, method: str, cla
 
 @dataclass
 class Outcome:
-    """What the attempts came to."""
+    """What the attempts came to; the rows themselves go where they are kept, so that there may be any number of them."""
 
-    rows: list[Augmented] = field(default_factory=list)
-    rejects: list[Reject] = field(default_factory=list)
+    keep: Keep
+    statistics: Statistics
+    discard: Callable[[Reject], object] = id
+    kept: int = 0
     asked: int = 0
     spare: int = 0
     unchanged: int = 0
     repeated: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    def take(self, row: Augmented) -> None:
+        """Keep a row."""
+        self.keep(row)
+        self.statistics.add(row)
+        self.kept += 1
+
+    def reject(self, row: Reject) -> None:
+        """Keep why there is no row."""
+        self.discard(row)
+        self.reasons[row.reason] += 1
 
     def counts(self, wanted: int) -> dict[str, Any]:
         """Return the counts that the manifest keeps."""
         return {
             "wanted": wanted,
             "asked": self.asked,
-            "kept": len(self.rows),
-            "rejected": self.rejected(),
+            "kept": self.kept,
+            "rejected": dict(sorted(self.reasons.items())),
             "spare": self.spare,
             "unchanged": self.unchanged,
             "repeated": self.repeated,
         }
-
-    def rejected(self) -> dict[str, int]:
-        """Return how many rows each reason has rejected."""
-        return dict(sorted(Counter(row.reason for row in self.rejects).items()))
 
 
 def make(
@@ -128,11 +141,12 @@ def make(
     wanted: int,
     attempts: float,
     seed: int,
+    outcome: Outcome,
     tell: Tell = quiet,
     limits: Limits = DEFAULTS,
     test: Sequence[Example] = (),
-) -> Outcome:
-    """Return `wanted` rows, or fewer where `attempts x wanted` requests do not suffice.
+) -> None:
+    """Make `wanted` rows, or fewer where `attempts x wanted` requests do not suffice.
 
     Args:
         augmenter: makes the rows.
@@ -140,43 +154,47 @@ def make(
         wanted: how many rows are to be kept.
         attempts: at most this many requests for each wanted row; an editor needs exactly one.
         seed: of this synthetic set.
+        outcome: takes the rows as they are made.
         tell: hears progress.
         limits: the gate's thresholds; an editor's rows pass no gate.
         test: the rows of which the gate lets no copy through.
     """
-    outcome = Outcome()
-    name = augmenter.about["method"]
     if augmenter.edits:
         _edit(augmenter, examples, wanted, seed, outcome, tell)
-        return outcome
+        return
+    name = augmenter.about["method"]
     gate = Gate(examples, limits, test)
     limit = math.ceil(attempts * wanted)
-    while len(outcome.rows) < wanted and outcome.asked < limit:
-        missing = min(math.ceil((wanted - len(outcome.rows)) / augmenter.rows), limit - outcome.asked)
+    while outcome.kept < wanted and outcome.asked < limit:
+        missing = min(math.ceil((wanted - outcome.kept) / augmenter.rows), limit - outcome.asked)
         # Whole blocks, so that what an attempt gives does not depend on how many rows are wanted; spare rows are not used.
         count = end_of_block(outcome.asked + missing - 1, augmenter.block) - outcome.asked
         for row in augmenter.generate(examples, outcome.asked, count, seed):
-            if len(outcome.rows) == wanted:
+            if outcome.kept == wanted:
                 outcome.spare += 1
                 continue
             checked = gate.check(row)
-            outcome.rejects.append(checked) if isinstance(checked, Reject) else outcome.rows.append(checked)
-            tell(name, len(outcome.rows), wanted)
+            outcome.reject(checked) if isinstance(checked, Reject) else outcome.take(checked)
+            tell(name, outcome.kept, wanted)
         outcome.asked += count
-    return outcome
 
 
 def _edit(augmenter: Augmenter, examples: Sequence[Example], wanted: int, seed: int, outcome: Outcome, tell: Tell) -> None:
-    texts = {row.id: same_text(row.text) for row in examples}
-    seen: set[tuple[str, str]] = set()
-    for row in augmenter.generate(examples, 0, wanted, seed):
+    name = augmenter.about["method"]
+    # Hashes, since a million texts would fill the memory; only parents with several copies can have equal ones.
+    seen: set[int] = set()
+    repeats = wanted > len(examples)
+    for attempt, row in enumerate(augmenter.generate(examples, 0, wanted, seed)):
         assert isinstance(row, Augmented), "an editor rejects nothing"
-        parent, text = row.parents[0], same_text(row.text)
-        outcome.unchanged += text == texts[parent]
-        outcome.repeated += (parent, text) in seen
-        seen.add((parent, text))
-        outcome.rows.append(row)
-        tell(augmenter.about["method"], len(outcome.rows), wanted)
+        place = attempt % len(examples)
+        text = same_text(row.text)
+        outcome.unchanged += text == same_text(examples[place].text)
+        if repeats:
+            key = hash((place, text))
+            outcome.repeated += key in seen
+            seen.add(key)
+        outcome.take(row)
+        tell(name, outcome.kept, wanted)
     outcome.asked = wanted
 
 
@@ -216,20 +234,21 @@ def augment(
         if not force and (manifest := up_to_date(output, settings, inputs)):
             return Done(output, manifest, skipped=True)
         started = time.monotonic()
-        outcome = make(augmenter, examples, wanted, attempts, seed, tell, gate, test)
-        write(output, outcome.rows)
-        if output != STDIO and not augmenter.edits:
-            write(rejects_path(output), outcome.rejects)
+        with ExitStack() as files:
+            outcome = Outcome(files.enter_context(writing(output)), Statistics(examples))
+            if output != STDIO and not augmenter.edits:
+                outcome.discard = files.enter_context(writing(rejects_path(output)))
+            make(augmenter, examples, wanted, attempts, seed, outcome, tell, gate, test)
         usage = augmenter.usage()
         manifest = close_output(
             output,
             started,
             stage="augment",
-            complete=len(outcome.rows) == wanted,
+            complete=outcome.kept == wanted,
             settings=settings,
             inputs=inputs,
             seed=seed,
-            counts={**outcome.counts(wanted), **usage, "statistics": statistics(outcome.rows, examples)},
+            counts={**outcome.counts(wanted), **usage, "statistics": outcome.statistics.figures()},
             tokens=spent(usage),
             command=list(command),
         )

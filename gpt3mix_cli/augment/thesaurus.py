@@ -7,7 +7,6 @@ synonyms of all senses are given. `scripts/build_thesaurus` says how the file is
 
 import gzip
 import hashlib
-from bisect import bisect_left
 from collections.abc import Iterator
 from functools import cache, lru_cache
 from importlib import resources
@@ -21,19 +20,18 @@ ENDINGS = (
 )
 
 
-def synonyms(word: str) -> list[str]:
+def synonyms(word: str) -> tuple[str, ...]:
     """Return the synonyms of a word in any case: nouns, verbs, adjectives, adverbs, each by the order of its senses.
 
     They are base forms in WordNet's own case (`Washington`), some of several words (`motion picture`); neither the word
-    nor a base form of it is among them. A word without synonyms, or unknown, has an empty list.
+    nor a base form of it is among them. A word without synonyms, or unknown, has none.
     """
-    return list(_synonyms(word.lower()))
+    return _synonyms(word.lower())
 
 
-@cache
 def digest() -> str:
     """Return a hash of the thesaurus."""
-    return hashlib.sha256(_read()).hexdigest()[:16]
+    return _opened()[0]
 
 
 @lru_cache(maxsize=1 << 16)
@@ -43,7 +41,7 @@ def _synonyms(word: str) -> tuple[str, ...]:
     for part in range(len(ENDINGS)):
         for base in _bases(word, part):
             own.add(base)
-            found.update(dict.fromkeys(entry for entry in _entries(base, part) if entry[0] != "="))
+            found.update((entry, None) for entry in _entries(base, part) if entry[0] != "=")
     return tuple(entry for entry in found if entry.lower() not in own)
 
 
@@ -59,20 +57,17 @@ def _bases(word: str, part: int) -> Iterator[str]:
 
 def _entries(word: str, part: int) -> list[str]:
     """Return what the line of a word holds for a part of speech."""
-    lines = _lines()
-    start = word + "\t"
-    place = bisect_left(lines, start)
-    if place == len(lines) or not lines[place].startswith(start):
+    line = _opened()[1].get(word)
+    if not line:
         return []
-    fields = lines[place].split("\t")
+    fields = line.split("\t", part + 2)
     return fields[part + 1].split("|") if len(fields) > part + 1 and fields[part + 1] else []
 
 
 @cache
-def _lines() -> list[str]:
-    # Searched as they are: parsing them all would take longer than a small augmentation.
-    return _read().decode("ascii").split("\n")
-
-
-def _read() -> bytes:
-    return gzip.decompress((resources.files("gpt3mix_cli") / "resources" / "thesaurus.txt.gz").read_bytes())
+def _opened() -> tuple[str, dict[str, str]]:
+    """Return the hash of the thesaurus, and its lines by their words."""
+    packed = (resources.files("gpt3mix_cli") / "resources" / "thesaurus.txt.gz").read_bytes()
+    text = gzip.decompress(packed)
+    # A line is parsed when its word is asked for: parsing them all would take longer than a small augmentation.
+    return hashlib.sha256(text).hexdigest()[:16], {line.partition("\t")[0]: line for line in text.decode("ascii").split("\n")}
