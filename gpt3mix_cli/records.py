@@ -246,9 +246,13 @@ _DECODER = json.JSONDecoder(parse_constant=_no_number, parse_float=_finite)  # m
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 
 
-def to_line(row: BaseModel) -> str:
+def to_line(row: Record) -> str:
     """Return a record as one line of JSON with its end of line."""
-    return _ENCODER.encode(row.model_dump()) + "\n"
+    # Its values are JSON's own, so that `model_dump` would only copy them; half of the time of a fast baseline.
+    values = {**row.__dict__, **(row.model_extra or {})}
+    if values.get("perplexity", 0) is None:
+        del values["perplexity"]
+    return _ENCODER.encode(values) + "\n"
 
 
 def write(path: Path, rows: Iterable[Record]) -> int:

@@ -8,12 +8,12 @@ as the authors' code does. English only; senses are not told apart.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from hashlib import blake2b
 from itertools import permutations
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..records import Augmented, Example
 from ..settings import Eda, Task, derived_seed
@@ -24,6 +24,8 @@ from .thesaurus import digest, synonyms
 FORMAT = 2  # raised when the same settings would give other rows
 OPERATIONS = ("replace", "insert", "swap", "delete")
 ORDERS = tuple(permutations(OPERATIONS))
+
+Synonyms = Callable[[str], Sequence[str]]
 
 # A drawn operation may leave the words as they are (nothing deleted, two swaps undone); it is then drawn again.
 TRIES = 20
@@ -95,20 +97,15 @@ class EDA:
 def operations(key: int, parent: int, copy: int) -> tuple[str, ...]:
     """Return the operations in the order in which they are to be tried for a copy: the first of each four copies differ."""
     turn = copy % 4
-    drawn = int.from_bytes(blake2b(b"%d %d %d" % (key, parent, copy // 4), digest_size=8).digest())
-    order = ORDERS[drawn % len(ORDERS)]
+    order = ORDERS[int.from_bytes(blake2b(b"%d %d %d" % (key, parent, copy // 4), digest_size=8).digest()) % len(ORDERS)]
     return order[turn:] + order[:turn]
 
 
 # Sentences -----------------------------------------------------------------------------------------------------------
 
 
-class Piece(NamedTuple):
-    """A word with the signs before and after it, attached or apart: `film` in `the " film " .` has `" ` and ` " .`."""
-
-    before: str
-    word: str
-    after: str
+# A word between the signs before and after it, attached or apart: `film` in `the " film " .` has `" ` and ` " .`.
+Piece = tuple[str, str, str]
 
 
 class Sentence:
@@ -117,9 +114,9 @@ class Sentence:
     def __init__(self, text: str, normalise: bool = False) -> None:
         """Cut the text; a text without letters is not normalised, since nothing would be left of it."""
         self.text = (normalised(text) or text) if normalise else text
-        self._synonyms = _normalised_synonyms if normalise else synonyms
+        self.synonyms: Synonyms = _normalised_synonyms if normalise else synonyms
         self.pieces = _pieces(self.text.split())
-        self.words = [piece.word for piece in self.pieces]
+        self.words = [word for _, word, _ in self.pieces]
         self.wholes = [before + word + after for before, word, after in self.pieces]
 
     @cached_property
@@ -128,10 +125,14 @@ class Sentence:
         return same_text(self.text)
 
     @cached_property
-    def choices(self) -> dict[str, Sequence[str]]:
-        """The synonyms of every word that has some and may be replaced, by the word in lower case."""
-        lower = dict.fromkeys(word.lower() for word in self.words)
-        return {word: found for word in lower if _has_content(word) and (found := self._synonyms(word))}
+    def sources(self) -> list[str]:
+        """The words that may be replaced, in lower case, each once; some may have no synonyms."""
+        return [word for word in dict.fromkeys([word.lower() for word in self.words]) if _has_content(word)]
+
+    @cached_property
+    def replaceable(self) -> bool:
+        """Whether any word has synonyms."""
+        return any(self.synonyms(word) for word in self.sources)
 
     @cached_property
     def varied(self) -> bool:
@@ -147,32 +148,38 @@ def _pieces(tokens: Sequence[str]) -> list[Piece]:
     pieces: list[Piece] = []
     opening = ""
     for token in tokens:
-        if token.isalnum():
-            pieces.append(Piece(opening, token, ""))
-            opening = ""
-            continue
-        start, end = 0, len(token)
-        while start < end and not token[start].isalnum():
-            start += 1
-        while end > start and not token[end - 1].isalnum():
-            end -= 1
-        if start < end:
-            # An apostrophe that opens a clitic (`'s`, `'ll`) is part of it and moves with it; other signs stay.
-            if start and token[:end].lower() in STOP_WORDS:
-                start = 0
-            pieces.append(Piece(opening + token[:start], token[start:end], token[end:]))
+        piece = _piece(token)
+        if opening:
+            piece = opening + piece[0], piece[1], piece[2]
+        if piece[1]:
+            pieces.append(piece)
             opening = ""
         elif pieces:
             before, word, after = pieces[-1]
-            pieces[-1] = Piece(before, word, f"{after} {token}")
+            pieces[-1] = before, word, f"{after} {token}"
         else:
-            opening += f"{token} "
+            opening = f"{piece[0]} "
     return pieces
 
 
+@lru_cache(maxsize=1 << 16)
+def _piece(token: str) -> Piece:
+    """Return what stands between white space as a piece; signs alone are before an empty word."""
+    start, end = 0, len(token)
+    while start < end and not token[start].isalnum():
+        start += 1
+    while end > start and not token[end - 1].isalnum():
+        end -= 1
+    # An apostrophe that opens a clitic (`'s`, `'ll`) is part of it and moves with it; other signs stay.
+    if 0 < start < end and token[:end].lower() in STOP_WORDS:
+        start = 0
+    return token[:start], token[start:end], token[end:]
+
+
+@lru_cache(maxsize=1 << 16)
 def _has_content(word: str) -> bool:
     # To WordNet single letters are chemical elements and the like, and numbers Roman ones; in texts they are not.
-    return len(word) > 1 and word not in STOP_WORDS and (word.isalpha() or not any(sign.isdigit() for sign in word))
+    return len(word) > 1 and word not in STOP_WORDS and not any(sign.isdigit() for sign in word)
 
 
 def normalised(text: str) -> str:
@@ -208,7 +215,7 @@ def edit(sentence: Sentence, alpha: float, order: Sequence[str], random: Random)
 def _can(operation: str, sentence: Sentence) -> bool:
     match operation:
         case "replace" | "insert":
-            return bool(sentence.choices)
+            return sentence.replaceable
         case "swap":
             return sentence.varied
         case _:
@@ -218,28 +225,37 @@ def _can(operation: str, sentence: Sentence) -> bool:
 def _apply(operation: str, sentence: Sentence, n: int, alpha: float, random: Random) -> str:
     match operation:
         case "replace":
-            return sentence.with_words(replace(sentence.words, sentence.choices, n, random))
+            return sentence.with_words(replace(sentence.words, drawn(sentence.sources, sentence.synonyms, n, random)))
         case "insert":
-            return " ".join(insert(sentence.wholes, sentence.choices, n, random))
+            return " ".join(insert(sentence.wholes, sentence.sources, sentence.synonyms, n, random))
         case "swap":
             return sentence.with_words(swap(sentence.words, n, random))
         case _:
             return " ".join(delete(sentence.wholes, alpha, random))
 
 
-def replace(words: Sequence[str], choices: Mapping[str, Sequence[str]], n: int, random: Random) -> list[str]:
-    """Return the words with up to n different ones replaced, each wherever it stands, by a synonym in the same case."""
-    chosen = {word: random.choice(choices[word]) for word in random.sample(list(choices), min(n, len(choices)))}
+def drawn(sources: Sequence[str], synonyms: Synonyms, n: int, random: Random) -> dict[str, str]:
+    """Return n different words drawn out of `sources`, fewer where fewer have synonyms, with a synonym drawn for each."""
+    chosen: dict[str, str] = {}
+    left = list(sources)
+    while left and len(chosen) < n:
+        word = left.pop(random.randrange(len(left)))
+        if found := synonyms(word):
+            chosen[word] = random.choice(found)
+    return chosen
+
+
+def replace(words: Sequence[str], chosen: Mapping[str, str]) -> list[str]:
+    """Return the words with what is chosen for them by their lower case, each wherever it stands, in its capitals."""
     return [_like(word, chosen[lower]) if (lower := word.lower()) in chosen else word for word in words]
 
 
-def insert(words: Sequence[str], choices: Mapping[str, Sequence[str]], n: int, random: Random) -> list[str]:
-    """Return the words with n synonyms of theirs put in, each before a word drawn at random; none without choices."""
+def insert(words: Sequence[str], sources: Sequence[str], synonyms: Synonyms, n: int, random: Random) -> list[str]:
+    """Return the words with n synonyms of words drawn out of `sources` put in, each before a drawn word; none if none has any."""
     result = list(words)
-    sources = list(choices)
-    if sources and result:
-        for _ in range(n):
-            result.insert(random.randrange(len(result)), random.choice(choices[random.choice(sources)]))
+    for _ in range(n if words else 0):
+        for synonym in drawn(sources, synonyms, 1, random).values():
+            result.insert(random.randrange(len(result)), synonym)
     return result
 
 
@@ -255,8 +271,8 @@ def swap(words: Sequence[str], n: int, random: Random) -> list[str]:
 
 def delete(words: Sequence[str], p: float, random: Random) -> list[str]:
     """Return the words, each left out with probability p; one drawn at random stays where all would go."""
-    drawn = random.random
-    kept = [word for word in words if drawn() >= p]
+    chance = random.random
+    kept = [word for word in words if chance() >= p]
     return kept or ([random.choice(words)] if words else [])
 
 

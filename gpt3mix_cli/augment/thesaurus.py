@@ -7,7 +7,7 @@ synonyms of all senses are given. `scripts/build_thesaurus` says how the file is
 
 import gzip
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Mapping
 from functools import cache, lru_cache
 from importlib import resources
 
@@ -18,6 +18,7 @@ ENDINGS = (
     (("er", ""), ("est", ""), ("er", "e"), ("est", "e")),
     (),
 )
+ANY_ENDING = tuple(tuple(ending for ending, _ in endings) for endings in ENDINGS)
 
 
 def synonyms(word: str) -> tuple[str, ...]:
@@ -36,32 +37,25 @@ def digest() -> str:
 
 @lru_cache(maxsize=1 << 16)
 def _synonyms(word: str) -> tuple[str, ...]:
+    lines = _opened()[1]
     found: dict[str, None] = {}
     own = {word}
-    for part in range(len(ENDINGS)):
-        for base in _bases(word, part):
+    for part, entries in enumerate(_entries(lines, word)):
+        bases = [entry[1:] for entry in entries if entry[0] == "="]
+        found.update(dict.fromkeys(entries if not bases else [entry for entry in entries if entry[0] != "="]))
+        if not bases and word.endswith(ANY_ENDING[part]):
+            bases = [word.removesuffix(ending) + replacement for ending, replacement in ENDINGS[part] if word.endswith(ending)]
+        for base in bases:
             own.add(base)
-            found.update((entry, None) for entry in _entries(base, part) if entry[0] != "=")
+            if base in lines:
+                found.update((entry, None) for entry in _entries(lines, base)[part] if entry[0] != "=")
     return tuple(entry for entry in found if entry.lower() not in own)
 
 
-def _bases(word: str, part: int) -> Iterator[str]:
-    yield word
-    if irregular := [entry[1:] for entry in _entries(word, part) if entry[0] == "="]:
-        yield from irregular
-        return
-    for ending, replacement in ENDINGS[part]:
-        if word.endswith(ending):
-            yield word.removesuffix(ending) + replacement
-
-
-def _entries(word: str, part: int) -> list[str]:
-    """Return what the line of a word holds for a part of speech."""
-    line = _opened()[1].get(word)
-    if not line:
-        return []
-    fields = line.split("\t", part + 2)
-    return fields[part + 1].split("|") if len(fields) > part + 1 and fields[part + 1] else []
+def _entries(lines: Mapping[str, str], word: str) -> list[list[str]]:
+    """Return what the line of a word holds for each part of speech."""
+    found = [field.split("|") if field else [] for field in lines.get(word, word).split("\t")[1:]]
+    return found + [[]] * (len(ENDINGS) - len(found))
 
 
 @cache
