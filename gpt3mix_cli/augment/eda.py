@@ -117,6 +117,7 @@ class Sentence:
         self.synonyms: Synonyms = _normalised_synonyms if normalise else synonyms
         self.pieces = _pieces(self.text.split())
         self.words = [word for _, word, _ in self.pieces]
+        self.lower = [word.lower() for word in self.words]
         self.wholes = [before + word + after for before, word, after in self.pieces]
 
     @cached_property
@@ -127,7 +128,7 @@ class Sentence:
     @cached_property
     def sources(self) -> list[str]:
         """The words that may be replaced, in lower case, each once; some may have no synonyms."""
-        return [word for word in dict.fromkeys([word.lower() for word in self.words]) if _has_content(word)]
+        return [word for word in dict.fromkeys(self.lower) if _has_content(word)]
 
     @cached_property
     def replaceable(self) -> bool:
@@ -137,11 +138,15 @@ class Sentence:
     @cached_property
     def varied(self) -> bool:
         """Whether there are two different words."""
-        return len({word.lower() for word in self.words}) > 1
+        return len(set(self.lower)) > 1
 
-    def with_words(self, words: Sequence[str]) -> str:
-        """Return the text with other words in the same places."""
-        return " ".join([before + word + after for (before, _, after), word in zip(self.pieces, words, strict=True)])
+    def with_words(self, words: Mapping[int, str]) -> str:
+        """Return the text with other words in some places."""
+        wholes = self.wholes.copy()
+        for place, word in words.items():
+            before, _, after = self.pieces[place]
+            wholes[place] = before + word + after
+        return " ".join(wholes)
 
 
 def _pieces(tokens: Sequence[str]) -> list[Piece]:
@@ -223,13 +228,15 @@ def _can(operation: str, sentence: Sentence) -> bool:
 
 
 def _apply(operation: str, sentence: Sentence, n: int, alpha: float, random: Random) -> str:
+    words = sentence.words
     match operation:
         case "replace":
-            return sentence.with_words(replace(sentence.words, drawn(sentence.sources, sentence.synonyms, n, random)))
+            chosen = drawn(sentence.sources, sentence.synonyms, n, random)
+            return sentence.with_words({place: _like(words[place], chosen[word]) for place, word in enumerate(sentence.lower) if word in chosen})
         case "insert":
             return " ".join(insert(sentence.wholes, sentence.sources, sentence.synonyms, n, random))
         case "swap":
-            return sentence.with_words(swap(sentence.words, n, random))
+            return sentence.with_words({place: words[other] for place, other in swapped(len(words), n, random).items()})
         case _:
             return " ".join(delete(sentence.wholes, alpha, random))
 
@@ -245,11 +252,6 @@ def drawn(sources: Sequence[str], synonyms: Synonyms, n: int, random: Random) ->
     return chosen
 
 
-def replace(words: Sequence[str], chosen: Mapping[str, str]) -> list[str]:
-    """Return the words with what is chosen for them by their lower case, each wherever it stands, in its capitals."""
-    return [_like(word, chosen[lower]) if (lower := word.lower()) in chosen else word for word in words]
-
-
 def insert(words: Sequence[str], sources: Sequence[str], synonyms: Synonyms, n: int, random: Random) -> list[str]:
     """Return the words with n synonyms of words drawn out of `sources` put in, each before a drawn word; none if none has any."""
     result = list(words)
@@ -259,14 +261,14 @@ def insert(words: Sequence[str], sources: Sequence[str], synonyms: Synonyms, n: 
     return result
 
 
-def swap(words: Sequence[str], n: int, random: Random) -> list[str]:
-    """Return the words after n times two of them, drawn at random, changed places."""
-    result = list(words)
-    if len(result) > 1:
-        for _ in range(n):
-            one, other = random.sample(range(len(result)), 2)
-            result[one], result[other] = result[other], result[one]
-    return result
+def swapped(count: int, n: int, random: Random) -> dict[int, int]:
+    """Return whose word stands in each place that took part after n times two of `count` words, drawn at random, changed places."""
+    found: dict[int, int] = {}
+    for _ in range(n if count > 1 else 0):
+        one, other = random.randrange(count), random.randrange(count - 1)
+        other += other >= one
+        found[one], found[other] = found.get(other, other), found.get(one, one)
+    return found
 
 
 def delete(words: Sequence[str], p: float, random: Random) -> list[str]:

@@ -11,7 +11,7 @@ from ..records import Augmented, Example
 from ..settings import generator
 from .quality import ngrams, words
 
-TEXTS = 2000  # rows whose texts are looked at: enough for any share, and a million would fill the memory
+TEXTS = 1000  # rows whose texts are looked at: enough for any share, and a million would fill the memory
 SAMPLE = 200  # texts of self-BLEU: it rises with their number, so that only equal samples can be compared
 ORDER = 4  # longest n-gram of self-BLEU
 USAGE = {"tokens": ("prompt_tokens", "completion_tokens"), "prompts": ("shortened",), "texts": ("retokenised",)}

@@ -9,8 +9,8 @@ nlpaug where they install (`pip install nltk textaugment nlpaug`); all three rea
 wordnet-base), of which they get a copy in the place where nltk looks. The ways run in turn, --rounds times; the ratio is to
 the CPU seconds of ours (one core), the least over the rounds, since a busy machine moves these less than the clock.
 `plain`: SR, RI, RS and RD as section 2 of Wei and Zou (2019) describes them, over nltk. `nlpaug` has no insertion of
-synonyms, so that it replaces instead, and without nltk's tagger (not on PyPI) it takes every word's part of speech for unknown, which
-saves it time. Then (--long) ours at 1,000 to 1,000,000 rows, with the largest memory.
+synonyms, so that it replaces instead, and without nltk's tagger (not on PyPI) it takes
+every word's part of speech for unknown, which saves it time. Then (--long) ours at 1,000 to 1,000,000 rows, with the largest memory.
 """
 
 import argparse
@@ -168,7 +168,7 @@ def copy_wordnet(folder: Path, to: Path) -> None:
 def measured(command: Sequence[str], environment: dict[str, str]) -> tuple[float, float, float]:
     """Return what a process took: seconds, seconds of CPU, and the largest memory in MiB."""
     started = time.perf_counter()
-    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1", **environment}, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "", **environment}, stdout=subprocess.DEVNULL)
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
