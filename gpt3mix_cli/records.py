@@ -243,7 +243,7 @@ _DECODER = json.JSONDecoder(parse_constant=_no_number, parse_float=_finite)  # m
 # Writing -------------------------------------------------------------------------------------------------------------
 
 
-_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+as_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
 def to_line(row: Record) -> str:
@@ -252,7 +252,7 @@ def to_line(row: Record) -> str:
     values = {**row.__dict__, **(row.model_extra or {})}
     if values.get("perplexity", 0) is None:
         del values["perplexity"]
-    return _ENCODER.encode(values) + "\n"
+    return as_json(values) + "\n"
 
 
 def write(path: Path, rows: Iterable[Record]) -> int:
@@ -260,16 +260,16 @@ def write(path: Path, rows: Iterable[Record]) -> int:
     count = 0
     with writing(path) as keep:
         for row in rows:
-            keep(row)
+            keep(to_line(row))
             count += 1
     return count
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[Callable[[Record], object]]:
-    """Give what writes a record to such a file, for rows that are made one by one."""
+def writing(path: Path) -> Iterator[Callable[[str], object]]:
+    """Give what writes a line to such a file, for rows that are made one by one."""
     with whole_file(path) as stream:
-        yield lambda row: stream.write(to_line(row).encode())
+        yield lambda line: stream.write(line.encode())
 
 
 # Hashes and manifests ------------------------------------------------------------------------------------------------
@@ -279,7 +279,7 @@ def rows_sha(rows: Iterable[Example]) -> str:
     """Return a hash of the ids, texts and labels of rows, in order: the same whatever the file format they came in."""
     digest = hashlib.sha256()
     for row in rows:
-        digest.update(_ENCODER.encode([row.id, row.text, row.label]).encode() + b"\n")
+        digest.update(as_json([row.id, row.text, row.label]).encode() + b"\n")
     return digest.hexdigest()[:16]
 
 

@@ -68,20 +68,25 @@ class EDA:
 
     def generate(self, examples: Sequence[Example], first: int, count: int, seed: int) -> Iterator[Augmented]:
         """Yield the rows of attempts first..first+count: attempt i is copy i // n of parent i mod n."""
-        name, alpha, normalise = self._settings.name, self._alpha(len(examples)), self._settings.normalise
+        for attempt, text in enumerate(self.texts(examples, first, count, seed), first):
+            copy, parent = divmod(attempt, len(examples))
+            yield edited(examples[parent], text, copy, attempt, self._settings.name, self._classes)
+
+    def texts(self, examples: Sequence[Example], first: int, count: int, seed: int) -> Iterator[str]:
+        """Yield the texts of these rows."""
+        alpha, normalise = self._alpha(len(examples)), self._settings.normalise
         sentences: dict[int, Sentence] = {}
         key, random = derived_seed(seed, "eda"), Random()  # noqa: S311 - statistics, not secrets
         for attempt in range(first, first + count):
             copy, parent = divmod(attempt, len(examples))
-            row = examples[parent]
             sentence = sentences.get(parent)
             if sentence is None:
-                sentence = Sentence(row.text, normalise)
+                sentence = Sentence(examples[parent].text, normalise)
                 if len(sentences) < KEPT:
                     sentences[parent] = sentence
-            # The generator seeds itself with all words of a long number: cheaper than `generator`, and as good.
+            # The generator takes in all words of a long number: cheaper than hashing a name for it first, and as good.
             random.seed((key << 64 | copy) << 64 | parent)
-            yield edited(row, edit(sentence, alpha, operations(key, parent, copy), random), copy, attempt, name, self._classes)
+            yield edit(sentence, alpha, operations(key, parent, copy), random)
 
     def usage(self) -> Mapping[str, int]:
         """Return nothing: no model is asked."""
@@ -129,11 +134,6 @@ class Sentence:
     def sources(self) -> list[str]:
         """The words that may be replaced, in lower case, each once; some may have no synonyms."""
         return [word for word in dict.fromkeys(self.lower) if _has_content(word)]
-
-    @cached_property
-    def replaceable(self) -> bool:
-        """Whether any word has synonyms."""
-        return any(self.synonyms(word) for word in self.sources)
 
     @cached_property
     def varied(self) -> bool:
@@ -206,8 +206,10 @@ def edit(sentence: Sentence, alpha: float, order: Sequence[str], random: Random)
     """Return the sentence changed by the first operation of `order` that can change it, or as it is where none can."""
     n = max(1, int(alpha * len(sentence.words)))
     for operation in order:
-        for _ in range(TRIES if _can(operation, sentence) else 0):
+        for _ in range(TRIES):
             text = _apply(operation, sentence, n, alpha, random)
+            if text is None:
+                break
             if same_text(text) != sentence.key:
                 return text
     if len(sentence.wholes) > 1:
@@ -217,28 +219,22 @@ def edit(sentence: Sentence, alpha: float, order: Sequence[str], random: Random)
     return sentence.text
 
 
-def _can(operation: str, sentence: Sentence) -> bool:
-    match operation:
-        case "replace" | "insert":
-            return sentence.replaceable
-        case "swap":
-            return sentence.varied
-        case _:
-            return len(sentence.words) > 1
-
-
-def _apply(operation: str, sentence: Sentence, n: int, alpha: float, random: Random) -> str:
+def _apply(operation: str, sentence: Sentence, n: int, alpha: float, random: Random) -> str | None:
+    """Return the text after an operation; None if it has nothing to work on."""
     words = sentence.words
     match operation:
         case "replace":
             chosen = drawn(sentence.sources, sentence.synonyms, n, random)
-            return sentence.with_words({place: _like(words[place], chosen[word]) for place, word in enumerate(sentence.lower) if word in chosen})
+            changed = {place: _like(words[place], chosen[word]) for place, word in enumerate(sentence.lower) if word in chosen}
+            return sentence.with_words(changed) if changed else None
         case "insert":
-            return " ".join(insert(sentence.wholes, sentence.sources, sentence.synonyms, n, random))
+            longer = insert(sentence.wholes, sentence.sources, sentence.synonyms, n, random)
+            return " ".join(longer) if len(longer) > len(words) else None
         case "swap":
-            return sentence.with_words({place: words[other] for place, other in swapped(len(words), n, random).items()})
+            moved = {place: words[other] for place, other in swapped(len(words), n, random).items()}
+            return sentence.with_words(moved) if sentence.varied else None
         case _:
-            return " ".join(delete(sentence.wholes, alpha, random))
+            return " ".join(delete(sentence.wholes, alpha, random)) if len(words) > 1 else None
 
 
 def drawn(sources: Sequence[str], synonyms: Synonyms, n: int, random: Random) -> dict[str, str]:

@@ -35,9 +35,7 @@ class Statistics:
 
     def add(self, row: Augmented) -> None:
         """Count a row."""
-        if not self._rows:
-            self._classes = dict.fromkeys(row.probs, 0)
-        self._classes[row.label] += 1
+        self.count(row.text, row.label, row.probs)
         if row.label_source != "parent":
             self._entropies.add(entropy(row.probs.values()))
             self._labels = self._labels or {example.id: example.label for example in self._examples}
@@ -45,11 +43,17 @@ class Statistics:
                 self._agreements.add(agrees)
         if row.label_mass is not None:
             self._masses.add(row.label_mass)
+
+    def count(self, text: str, label: str, classes: Iterable[str]) -> None:
+        """Count a row of which no more than text and label says anything."""
+        if not self._rows:
+            self._classes = dict.fromkeys(classes, 0)
+        self._classes[label] += 1
         # Each row so far has the same chance to be among the texts kept (Vitter's algorithm R).
         if self._rows < TEXTS:
-            self._texts.append(row.text)
+            self._texts.append(text)
         elif (place := int(self._random.random() * (self._rows + 1))) < TEXTS:
-            self._texts[place] = row.text
+            self._texts[place] = text
         self._rows += 1
 
     def figures(self) -> dict[str, Any]:

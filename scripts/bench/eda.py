@@ -14,12 +14,10 @@ every word's part of speech for unknown, which saves it time. Then (--long) ours
 """
 
 import argparse
-import importlib.util
 import json
 import os
 import random
 import re
-import resource
 import shutil
 import subprocess
 import sys
