@@ -28,7 +28,7 @@ SUM_TOLERANCE = 1e-3  # how far the probabilities of a row may be from 1 before 
 class Record(BaseModel):
     """Base of all records: frozen, and unknown keys are kept."""
 
-    model_config = ConfigDict(extra="allow", frozen=True, defer_build=True)  # what a command does not use is never built
+    model_config = ConfigDict(extra="allow", frozen=True)
 
 
 class Example(Record):

@@ -6,6 +6,7 @@ Rows are taken in the order of their attempts, so ratio 10 extends ratio 1 and a
 straight to the file, which takes its place when it is whole.
 """
 
+import gc
 import math
 import sys
 import time
@@ -207,15 +208,20 @@ def _edit(augmenter: Augmenter, examples: Sequence[Example], wanted: int, seed: 
     name, count = augmenter.about["method"], len(examples)
     # Hashes, since a million texts would fill the memory; only parents with several copies can have equal ones.
     seen: set[int] = set()
-    for attempt, text in enumerate(_edits(augmenter, examples, wanted, seed, outcome)):
-        place = attempt % count
-        text = same_text(text)
-        outcome.unchanged += text == same_text(examples[place].text)
-        if wanted > count:
-            key = hash((place, text))
-            outcome.repeated += key in seen
-            seen.add(key)
-        tell(name, attempt + 1, wanted)
+    # What stands already is not looked through for garbage again and again: a tenth of the time.
+    gc.freeze()
+    try:
+        for attempt, text in enumerate(_edits(augmenter, examples, wanted, seed, outcome)):
+            place = attempt % count
+            text = same_text(text)
+            outcome.unchanged += text == same_text(examples[place].text)
+            if wanted > count:
+                key = hash((place, text))
+                outcome.repeated += key in seen
+                seen.add(key)
+            tell(name, attempt + 1, wanted)
+    finally:
+        gc.unfreeze()
     outcome.asked = wanted
 
 
