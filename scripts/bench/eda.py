@@ -8,9 +8,9 @@ rows by each operation, and writes text and label as JSON lines. `--others` is a
 nlpaug where they install (`pip install nltk textaugment nlpaug`); all three read WordNet from --wordnet (Debian's
 wordnet-base), of which they get a copy in the place where nltk looks. The ways run in turn, --rounds times; the ratio is to
 the CPU seconds of ours (one core), the least over the rounds, since a busy machine moves these less than the clock.
-`plain`: SR, RI, RS and RD as section 2 of Wei and Zou (2019) describes them, over nltk. `nlpaug` has no insertion of
-synonyms, so that it replaces instead, and without nltk's tagger (not on PyPI) it takes
-every word's part of speech for unknown, which saves it time. Then (--long) ours at 1,000 to 1,000,000 rows, with the largest memory.
+`plain`: SR, RI, RS and RD as section 2 of Wei and Zou (2019) describes them, over nltk. `nlpaug` has no insertion of synonyms,
+so that it replaces instead, and without nltk's tagger (not on PyPI) it takes every word's part of speech for unknown, which
+saves it time. Then (--long) ours at 1,000 to 1,000,000 rows, with the largest memory.
 """
 
 import argparse
