@@ -242,7 +242,7 @@ def drawn(sources: Sequence[str], synonyms: Synonyms, n: int, random: Random) ->
     chosen: dict[str, str] = {}
     left = list(sources)
     while left and len(chosen) < n:
-        word = left.pop(random.randrange(len(left)))
+        word = left.pop(int(random.random() * len(left)))
         if found := synonyms(word):
             chosen[word] = random.choice(found)
     return chosen
@@ -261,7 +261,7 @@ def swapped(count: int, n: int, random: Random) -> dict[int, int]:
     """Return whose word stands in each place that took part after n times two of `count` words, drawn at random, changed places."""
     found: dict[int, int] = {}
     for _ in range(n if count > 1 else 0):
-        one, other = random.randrange(count), random.randrange(count - 1)
+        one, other = int(random.random() * count), int(random.random() * (count - 1))
         other += other >= one
         found[one], found[other] = found.get(other, other), found.get(one, one)
     return found

@@ -7,7 +7,7 @@ synonyms of all senses are given. `scripts/build_thesaurus` says how the file is
 
 import gzip
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Sequence
 from functools import cache, lru_cache
 from importlib import resources
 
@@ -40,22 +40,23 @@ def _synonyms(word: str) -> tuple[str, ...]:
     lines = _opened()[1]
     found: dict[str, None] = {}
     own = {word}
-    for part, entries in enumerate(_entries(lines, word)):
+    fields = lines.get(word, "").split("\t")
+    for part, endings in enumerate(ANY_ENDING):
+        entries = _entries(fields, part)
         bases = [entry[1:] for entry in entries if entry[0] == "="]
         found.update(dict.fromkeys(entries if not bases else [entry for entry in entries if entry[0] != "="]))
-        if not bases and word.endswith(ANY_ENDING[part]):
+        if not bases and word.endswith(endings):
             bases = [word.removesuffix(ending) + replacement for ending, replacement in ENDINGS[part] if word.endswith(ending)]
         for base in bases:
             own.add(base)
             if base in lines:
-                found.update((entry, None) for entry in _entries(lines, base)[part] if entry[0] != "=")
-    return tuple(entry for entry in found if entry.lower() not in own)
+                found.update((entry, None) for entry in _entries(lines[base].split("\t"), part) if entry[0] != "=")
+    return tuple([entry for entry in found if entry.lower() not in own])
 
 
-def _entries(lines: Mapping[str, str], word: str) -> list[list[str]]:
-    """Return what the line of a word holds for each part of speech."""
-    found = [field.split("|") if field else [] for field in lines.get(word, word).split("\t")[1:]]
-    return found + [[]] * (len(ENDINGS) - len(found))
+def _entries(fields: Sequence[str], part: int) -> list[str]:
+    """Return what a line, cut into its fields, holds for a part of speech."""
+    return fields[part + 1].split("|") if len(fields) > part + 1 and fields[part + 1] else []
 
 
 @cache
