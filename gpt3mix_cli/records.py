@@ -8,7 +8,8 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -165,7 +166,7 @@ def objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (line number, object) of a JSONL file."""
     for number, line in lines(path):
         try:
-            value = json.loads(line, parse_constant=_no_number, parse_float=_finite)
+            value = _DECODER.decode(line)
             line.encode()
             if "\\u" in line:  # only an escape can smuggle in a lone surrogate, which no UTF-8 file can hold
                 json.dumps(value, ensure_ascii=False).encode()
@@ -240,22 +241,38 @@ def _finite(digits: str) -> float:
     return value if -sys.float_info.max <= value <= sys.float_info.max else _no_number(digits)
 
 
+_DECODER = json.JSONDecoder(parse_constant=_no_number, parse_float=_finite)  # made once: a row is read in less time
+
 # Writing -------------------------------------------------------------------------------------------------------------
 
 
-def to_line(row: BaseModel) -> str:
+as_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+
+
+def to_line(row: Record) -> str:
     """Return a record as one line of JSON with its end of line."""
-    return json.dumps(row.model_dump(), ensure_ascii=False, allow_nan=False) + "\n"
+    # Its values are JSON's own, so that `model_dump` would only copy them; half of the time of a fast baseline.
+    values = {**row.__dict__, **(row.model_extra or {})}
+    if values.get("perplexity", 0) is None:
+        del values["perplexity"]
+    return as_json(values) + "\n"
 
 
 def write(path: Path, rows: Iterable[Record]) -> int:
     """Write records to a file that appears whole or not at all (or to stdout for `-`); return how many."""
     count = 0
-    with whole_file(path) as stream:
+    with writing(path) as keep:
         for row in rows:
-            stream.write(to_line(row).encode())
+            keep(to_line(row))
             count += 1
     return count
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Callable[[str], object]]:
+    """Give what writes a line to such a file, for rows that are made one by one."""
+    with whole_file(path) as stream:
+        yield lambda line: stream.write(line.encode())
 
 
 # Hashes and manifests ------------------------------------------------------------------------------------------------
@@ -265,7 +282,7 @@ def rows_sha(rows: Iterable[Example]) -> str:
     """Return a hash of the ids, texts and labels of rows, in order: the same whatever the file format they came in."""
     digest = hashlib.sha256()
     for row in rows:
-        digest.update(json.dumps([row.id, row.text, row.label], ensure_ascii=False).encode() + b"\n")
+        digest.update(as_json([row.id, row.text, row.label]).encode() + b"\n")
     return digest.hexdigest()[:16]
 
 

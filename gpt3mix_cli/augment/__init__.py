@@ -2,28 +2,33 @@
 
 An `Augmenter` hides how a row is made. A generator (GPT3Mix) is asked in rounds, first for what is wanted, then for what
 is missing; its rows pass the gate. An editor (EDA, back-translation) gives exactly its share of rows for each parent.
-Rows are taken in the order of their attempts, so ratio 10 extends ratio 1 and a resumed run makes the same rows.
+Rows are taken in the order of their attempts, so ratio 10 extends ratio 1 and a resumed run makes the same rows. They go
+straight to the file, which takes its place when it is whole.
 """
 
+import gc
 import math
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import tee
 from pathlib import Path
-from typing import Any, Protocol, assert_never
+from typing import Any, Protocol, assert_never, runtime_checkable
 
 from ..errors import StoppedShort, Tell, UserError, quiet
 from ..files import STDIO, only_writer
 from ..lm import LM, end_of_block
-from ..records import Augmented, Done, Example, Reject, close_output, rows_sha, up_to_date, write
+from ..records import Augmented, Done, Example, Reject, as_json, close_output, rows_sha, to_line, up_to_date, writing
 from ..settings import Augment, Backtranslate, Baseline, Eda, Task
 from ..settings import Gate as Limits
 from .quality import DEFAULTS, Gate, remedy, same_text
-from .statistics import statistics
+from .statistics import Statistics
 
+Keep = Callable[[str], object]
 LOW_MASS = 0.5  # mean label mass under which an LM does not follow the prompt
 
 
@@ -101,6 +106,14 @@ def open_augmenter(settings: Augment | Baseline, task: Task, lm: LM | None = Non
             assert_never(settings)
 
 
+@runtime_checkable
+class Texts(Protocol):
+    """What an editor may have besides: the texts of its rows alone, from which lines are made in a tenth of the time."""
+
+    def texts(self, examples: Sequence[Example], first: int, count: int, seed: int) -> Iterator[str]:
+        """Yield the texts of the rows that `generate` yields."""
+
+
 def edited(parent: Example, text: str, copy: int, attempt: int, method: str, classes: Sequence[str]) -> Augmented:
     """Return the row of an editor: the parent's label as a distribution, an id that names parent and copy."""
     return Augmented(
@@ -116,33 +129,58 @@ def edited(parent: Example, text: str, copy: int, attempt: int, method: str, cla
     )
 
 
+def edited_lines(texts: Iterable[str], examples: Sequence[Example], method: str, classes: Sequence[str]) -> Iterator[str]:
+    """Yield `to_line(edited(...))` of the texts of attempts 0, 1, ..., without making a row of each."""
+    middles = {
+        label: f', "label": {as_json(label)}, "probs": {as_json({one: float(one == label) for one in classes})}, "method": {as_json(method)}, '
+        for label in classes
+    }
+    for attempt, text in enumerate(texts):
+        copy, place = divmod(attempt, len(examples))
+        parent = examples[place]
+        yield (
+            f'{{"id": {as_json(f"{parent.id}~{method}-{copy}")}, "text": {as_json(text)}{middles[parent.label]}"parents": [{as_json(parent.id)}], '
+            f'"label_source": "parent", "label_mass": null, "request": {attempt}}}\n'
+        )
+
+
 @dataclass
 class Outcome:
-    """What the attempts came to."""
+    """What the attempts came to; the rows themselves go where they are kept, so that there may be any number of them."""
 
-    rows: list[Augmented] = field(default_factory=list)
-    rejects: list[Reject] = field(default_factory=list)
+    keep: Keep
+    statistics: Statistics
+    discard: Keep = id
+    kept: int = 0
     asked: int = 0
     spare: int = 0
     unchanged: int = 0
     repeated: int = 0
     stopped: StoppedShort | None = None
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    def take(self, row: Augmented) -> None:
+        """Keep a row."""
+        self.keep(to_line(row))
+        self.statistics.add(row)
+        self.kept += 1
+
+    def reject(self, row: Reject) -> None:
+        """Keep why there is no row."""
+        self.discard(to_line(row))
+        self.reasons[row.reason] += 1
 
     def counts(self, wanted: int) -> dict[str, Any]:
         """Return the counts that the manifest keeps."""
         return {
             "wanted": wanted,
             "asked": self.asked,
-            "kept": len(self.rows),
-            "rejected": self.rejected(),
+            "kept": self.kept,
+            "rejected": dict(sorted(self.reasons.items())),
             "spare": self.spare,
             "unchanged": self.unchanged,
             "repeated": self.repeated,
         }
-
-    def rejected(self) -> dict[str, int]:
-        """Return how many rows each reason has rejected."""
-        return dict(sorted(Counter(row.reason for row in self.rejects).items()))
 
 
 def make(
@@ -151,11 +189,12 @@ def make(
     wanted: int,
     attempts: float,
     seed: int,
+    outcome: Outcome,
     tell: Tell = quiet,
     limits: Limits = DEFAULTS,
     test: Sequence[Example] = (),
-) -> Outcome:
-    """Return `wanted` rows, or fewer where `attempts x wanted` requests do not suffice.
+) -> None:
+    """Make `wanted` rows, or fewer where `attempts x wanted` requests do not suffice.
 
     Args:
         augmenter: makes the rows.
@@ -163,35 +202,34 @@ def make(
         wanted: how many rows are to be kept.
         attempts: at most this many requests for each wanted row; an editor needs exactly one.
         seed: of this synthetic set.
+        outcome: takes the rows as they are made.
         tell: hears progress.
         limits: the gate's thresholds; an editor's rows pass no gate.
         test: the rows of which the gate lets no copy through.
     """
-    outcome = Outcome()
-    name = augmenter.about["method"]
     if augmenter.edits:
         _edit(augmenter, examples, wanted, seed, outcome, tell)
-        return outcome
+        return
+    name = augmenter.about["method"]
     gate = Gate(examples, limits, test)
     limit = math.ceil(attempts * wanted)
-    while len(outcome.rows) < wanted and outcome.asked < limit:
-        missing = min(math.ceil((wanted - len(outcome.rows)) / augmenter.rows), limit - outcome.asked)
+    while outcome.kept < wanted and outcome.asked < limit:
+        missing = min(math.ceil((wanted - outcome.kept) / augmenter.rows), limit - outcome.asked)
         # Whole blocks, so that what an attempt gives does not depend on how many rows are wanted; spare rows are not used.
         count = end_of_block(outcome.asked + missing - 1, augmenter.block) - outcome.asked
         try:
             for row in augmenter.generate(examples, outcome.asked, count, seed):
-                if len(outcome.rows) == wanted:
+                if outcome.kept == wanted:
                     outcome.spare += 1
                     continue
                 checked = gate.check(row)
-                outcome.rejects.append(checked) if isinstance(checked, Reject) else outcome.rows.append(checked)
-                tell(name, len(outcome.rows), wanted, _money(augmenter, len(outcome.rows), wanted))
+                outcome.reject(checked) if isinstance(checked, Reject) else outcome.take(checked)
+                tell(name, outcome.kept, wanted, _money(augmenter, outcome.kept, wanted))
         except StoppedShort as error:
             # A budget that is used up, or servers that fail: what came before is kept.
-            outcome.stopped, outcome.asked = error, len(outcome.rows) + len(outcome.rejects) + outcome.spare
+            outcome.stopped, outcome.asked = error, outcome.kept + outcome.reasons.total() + outcome.spare
             break
         outcome.asked += count
-    return outcome
 
 
 def _money(augmenter: Augmenter, kept: int, wanted: int) -> str:
@@ -206,17 +244,41 @@ def _money(augmenter: Augmenter, kept: int, wanted: int) -> str:
 
 
 def _edit(augmenter: Augmenter, examples: Sequence[Example], wanted: int, seed: int, outcome: Outcome, tell: Tell) -> None:
-    texts = {row.id: same_text(row.text) for row in examples}
-    seen: set[tuple[str, str]] = set()
-    for row in augmenter.generate(examples, 0, wanted, seed):
-        assert isinstance(row, Augmented), "an editor rejects nothing"
-        parent, text = row.parents[0], same_text(row.text)
-        outcome.unchanged += text == texts[parent]
-        outcome.repeated += (parent, text) in seen
-        seen.add((parent, text))
-        outcome.rows.append(row)
-        tell(augmenter.about["method"], len(outcome.rows), wanted)
+    name, count = augmenter.about["method"], len(examples)
+    # Hashes, since a million texts would fill the memory; only parents with several copies can have equal ones.
+    seen: set[int] = set()
+    # What stands already is not looked through for garbage again and again: a tenth of the time.
+    gc.freeze()
+    try:
+        for attempt, text in enumerate(_edits(augmenter, examples, wanted, seed, outcome)):
+            place = attempt % count
+            text = same_text(text)
+            outcome.unchanged += text == same_text(examples[place].text)
+            if wanted > count:
+                key = hash((place, text))
+                outcome.repeated += key in seen
+                seen.add(key)
+            tell(name, attempt + 1, wanted)
+    finally:
+        gc.unfreeze()
     outcome.asked = wanted
+
+
+def _edits(augmenter: Augmenter, examples: Sequence[Example], wanted: int, seed: int, outcome: Outcome) -> Iterator[str]:
+    """Keep the rows of an editor, and yield their texts."""
+    if not isinstance(augmenter, Texts):
+        for row in augmenter.generate(examples, 0, wanted, seed):
+            assert isinstance(row, Augmented), "an editor rejects nothing"
+            outcome.take(row)
+            yield row.text
+        return
+    classes = augmenter.about["classes"]
+    texts, lines = tee(augmenter.texts(examples, 0, wanted, seed))
+    for text, line in zip(texts, edited_lines(lines, examples, augmenter.about["method"], classes), strict=True):
+        outcome.keep(line)
+        outcome.statistics.count(text, examples[outcome.kept % len(examples)].label, classes)
+        outcome.kept += 1
+        yield text
 
 
 def augment(
@@ -255,31 +317,27 @@ def augment(
         if not force and (manifest := up_to_date(output, settings, inputs)):
             return Done(output, manifest, skipped=True)
         started = time.monotonic()
-        outcome = make(augmenter, examples, wanted, attempts, seed, tell, gate, test)
-        write(output, outcome.rows)
-        if output != STDIO and not augmenter.edits:
-            write(rejects_path(output), outcome.rejects)
+        with ExitStack() as files:
+            outcome = Outcome(files.enter_context(writing(output)), Statistics(examples))
+            if output != STDIO and not augmenter.edits:
+                outcome.discard = files.enter_context(writing(rejects_path(output)))
+            make(augmenter, examples, wanted, attempts, seed, outcome, tell, gate, test)
         usage = augmenter.usage()
         manifest = close_output(
             output,
             started,
             stage="augment",
-            complete=len(outcome.rows) == wanted,
+            complete=outcome.kept == wanted,
             settings=settings,
             inputs=inputs,
             seed=seed,
-            counts={
-                **outcome.counts(wanted),
-                **usage,
-                **({"asked_as": as_} if (as_ := augmenter.asked_as()) else {}),
-                "statistics": statistics(outcome.rows, examples),
-            },
+            counts={**outcome.counts(wanted), **usage, **_how(augmenter), "statistics": outcome.statistics.figures()},
             tokens=spent(usage),
             usd=augmenter.usd(),
             command=list(command),
         )
     if outcome.stopped:
-        message = f"{output}: {len(outcome.rows)} of {wanted} rows: {outcome.stopped.message}"
+        message = f"{output}: {outcome.kept} of {wanted} rows: {outcome.stopped.message}"
         raise StoppedShort(message, outcome.stopped.hint, Done(output, manifest))
     _remark(Done(output, manifest), tell)
     return Done(output, manifest)

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
@@ -10,45 +11,94 @@ from ..records import Augmented, Example
 from ..settings import generator
 from .quality import ngrams, words
 
+TEXTS = 1000  # rows whose texts are looked at: enough for any share, and a million would fill the memory
 SAMPLE = 200  # texts of self-BLEU: it rises with their number, so that only equal samples can be compared
 ORDER = 4  # longest n-gram of self-BLEU
 USAGE = {"tokens": ("prompt_tokens", "completion_tokens"), "prompts": ("shortened",), "texts": ("retokenised",)}
 EPSILON = 0.1  # counted where no n-gram matches, as Texygen does (smoothing 1 of Chen and Cherry, 2014)
 
 
-def statistics(rows: Sequence[Augmented], examples: Sequence[Example]) -> dict[str, Any]:
-    """Return the figures of a synthetic set; what cannot be known, or says nothing of an edited parent, is None.
+class Statistics:
+    """Collects the figures of a synthetic set row by row, in memory that does not grow with it."""
 
-    Args:
-        rows: the synthetic rows.
-        examples: the real rows that they were made from.
+    def __init__(self, examples: Sequence[Example]) -> None:
+        """Keep the real rows that the synthetic ones are made from."""
+        self._examples = examples
+        self._labels: dict[str, str] = {}
+        self._rows = 0
+        self._classes: dict[str, int] = {}
+        self._entropies = _Mean()
+        self._masses = _Mean()
+        self._agreements = _Mean()
+        self._texts: list[str] = []
+        self._random = generator(0, "sampled texts")
 
-    Returns:
-        `classes`: rows of each class. `entropy_bits`: mean of the soft labels. `label_mass`: mean and lowest. `distinct_1`,
-        `distinct_2`: different words and word pairs over all of them (Li et al., 2016). `self_bleu` of `self_bleu_texts`
-        sampled texts. `words`: mean length of the rows and of the real ones. `parents_majority`: share of rows that have
-        the majority label of their parents, among `parents_compared`; ties are left out.
-    """
-    if not rows:
-        return {}
-    generated = [row for row in rows if row.label_source != "parent"]
-    masses = [row.label_mass for row in rows if row.label_mass is not None]
-    labels = Counter(row.label for row in rows)
-    texts = [words(row.text) for row in rows]
-    sample = generator(0, "self-bleu").sample(texts, min(SAMPLE, len(texts)))
-    agreement = parents_majority(generated, examples)
-    return {
-        "classes": {label: labels[label] for label in rows[0].probs},
-        "entropy_bits": _rounded(fmean(entropy(row.probs.values()) for row in generated)) if generated else None,
-        "label_mass": {"mean": _rounded(fmean(masses)), "min": _rounded(min(masses))} if masses else None,
-        "distinct_1": distinct(texts, 1),
-        "distinct_2": distinct(texts, 2),
-        "self_bleu": self_bleu(sample),
-        "self_bleu_texts": len(sample),
-        "words": {"mean": _rounded(fmean(map(len, texts)), 2), "real": _rounded(fmean(len(words(row.text)) for row in examples), 2)},
-        "parents_majority": _rounded(fmean(agreement)) if agreement else None,
-        "parents_compared": len(agreement),
-    }
+    def add(self, row: Augmented) -> None:
+        """Count a row."""
+        self.count(row.text, row.label, row.probs)
+        if row.label_source != "parent":
+            self._entropies.add(entropy(row.probs.values()))
+            self._labels = self._labels or {example.id: example.label for example in self._examples}
+            if (agrees := agreement(row, self._labels)) is not None:
+                self._agreements.add(agrees)
+        if row.label_mass is not None:
+            self._masses.add(row.label_mass)
+
+    def count(self, text: str, label: str, classes: Iterable[str]) -> None:
+        """Count a row of which no more than text and label says anything."""
+        if not self._rows:
+            self._classes = dict.fromkeys(classes, 0)
+        self._classes[label] += 1
+        # Each row so far has the same chance to be among the texts kept (Vitter's algorithm R).
+        if self._rows < TEXTS:
+            self._texts.append(text)
+        elif (place := int(self._random.random() * (self._rows + 1))) < TEXTS:
+            self._texts[place] = text
+        self._rows += 1
+
+    def figures(self) -> dict[str, Any]:
+        """Return the figures; what cannot be known, or says nothing of an edited parent, is None; empty if there are no rows.
+
+        `classes`: rows of each class. `entropy_bits`: mean of the soft labels. `label_mass`: mean and lowest.
+        `parents_majority`: share of rows that have the majority label of their parents, among `parents_compared`; ties are
+        left out. These count every row; the others `texts` of them, drawn at random where there are more than `TEXTS`:
+        `distinct_1`, `distinct_2`: different words and word pairs over all of these (Li et al., 2016). `words`: mean length,
+        and that of as many real rows at most. `self_bleu` of `self_bleu_texts` of them.
+        """
+        if not self._rows:
+            return {}
+        texts = [words(text) for text in self._texts]
+        sample = generator(0, "self-bleu").sample(texts, min(SAMPLE, len(texts)))
+        real = self._examples if len(self._examples) <= TEXTS else generator(0, "sampled real texts").sample(self._examples, TEXTS)
+        masses = self._masses
+        return {
+            "classes": self._classes,
+            "entropy_bits": self._entropies.rounded(),
+            "label_mass": {"mean": masses.rounded(), "min": _rounded(masses.least)} if masses.count else None,
+            "distinct_1": distinct(texts, 1),
+            "distinct_2": distinct(texts, 2),
+            "self_bleu": self_bleu(sample),
+            "self_bleu_texts": len(sample),
+            "words": {"mean": _rounded(fmean(map(len, texts)), 2), "real": _rounded(fmean(len(words(row.text)) for row in real), 2)},
+            "texts": len(texts),
+            "parents_majority": self._agreements.rounded(),
+            "parents_compared": self._agreements.count,
+        }
+
+
+@dataclass
+class _Mean:
+    count: int = 0
+    total: float = 0.0
+    least: float = math.inf
+
+    def add(self, value: float) -> None:
+        self.count += 1
+        self.total += value
+        self.least = min(self.least, value)
+
+    def rounded(self) -> float | None:
+        return _rounded(self.total / self.count) if self.count else None
 
 
 def figures(counts: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -61,14 +111,15 @@ def figures(counts: Mapping[str, Any]) -> list[tuple[str, str]]:
     certainty = [f"entropy {found['entropy_bits']:.3f} bits"] if found.get("entropy_bits") is not None else []
     certainty += [f"label mass {mass['mean']:.3f} (lowest {mass['min']:.3f})"] if mass else []
     follow = f"{share or 0:.1%} of {found.get('parents_compared', 0):,} rows have the label that most of their parents have"
+    of = f" ({found['texts']:,} sampled rows)" if found.get("texts", counts["kept"]) < counts["kept"] else ""
     rows = [
         ("rows", ", ".join([f"{counts['kept']:,} of {counts['wanted']:,} wanted, from {counts['asked']:,} requests", *beside])),
         ("rejected", ", ".join(f"{n:,} {reason}" for reason, n in rejected)),
         ("classes", ", ".join(f"{n:,} {label}" for label, n in found.get("classes", {}).items())),
         ("soft labels", "; ".join(certainty)),
         ("parents", follow if share is not None else ""),
-        ("diversity", ", ".join(f"{name} {found[key]:.3f}" for name, key in diversity if found.get(key) is not None)),
-        ("length", f"{length['mean']:.1f} words, real rows {length['real']:.1f}" if length else ""),
+        ("diversity", ", ".join(f"{name} {found[key]:.3f}" for name, key in diversity if found.get(key) is not None) + of),
+        ("length", f"{length['mean']:.1f} words, real rows {length['real']:.1f}{of}" if length else ""),
         *((what, ", ".join(f"{counts[name]:,} {name.replace('_', ' ')}" for name in names if counts.get(name))) for what, names in USAGE.items()),
     ]
     return [(name, value) for name, value in rows if value]
@@ -85,15 +136,12 @@ def distinct(texts: Iterable[Sequence[str]], n: int) -> float | None:
     return _rounded(len(counts) / counts.total()) if counts else None
 
 
-def parents_majority(rows: Iterable[Augmented], examples: Iterable[Example]) -> list[bool]:
-    """Return for each row whether it has the majority label of its parents; rows whose parents are in a tie are left out."""
-    labels = {row.id: row.label for row in examples}
-    found = []
-    for row in rows:
-        votes = Counter(labels[parent] for parent in row.parents if parent in labels).most_common(2)
-        if votes and (len(votes) == 1 or votes[0][1] > votes[1][1]):
-            found.append(row.label == votes[0][0])
-    return found
+def agreement(row: Augmented, labels: Mapping[str, str]) -> bool | None:
+    """Return whether a row has the majority label of its parents, whose labels stand by their ids; None in a tie."""
+    votes = Counter(labels[parent] for parent in row.parents if parent in labels).most_common(2)
+    if not votes or (len(votes) == 2 and votes[0][1] == votes[1][1]):
+        return None
+    return row.label == votes[0][0]
 
 
 def self_bleu(texts: Sequence[Sequence[str]]) -> float | None:

@@ -7,8 +7,7 @@ synonyms of all senses are given. `scripts/build_thesaurus` says how the file is
 
 import gzip
 import hashlib
-from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Sequence
 from functools import cache, lru_cache
 from importlib import resources
 
@@ -19,60 +18,51 @@ ENDINGS = (
     (("er", ""), ("est", ""), ("er", "e"), ("est", "e")),
     (),
 )
+ANY_ENDING = tuple(tuple(ending for ending, _ in endings) for endings in ENDINGS)
 
 
-def synonyms(word: str) -> list[str]:
+def synonyms(word: str) -> tuple[str, ...]:
     """Return the synonyms of a word in any case: nouns, verbs, adjectives, adverbs, each by the order of its senses.
 
     They are base forms in WordNet's own case (`Washington`), some of several words (`motion picture`); neither the word
-    nor a base form of it is among them. A word without synonyms, or unknown, has an empty list.
+    nor a base form of it is among them. A word without synonyms, or unknown, has none.
     """
-    return list(_synonyms(word.lower()))
+    return _synonyms(word.lower())
 
 
-@cache
 def digest() -> str:
     """Return a hash of the thesaurus."""
-    return hashlib.sha256(_read()).hexdigest()[:16]
+    return _opened()[0]
 
 
 @lru_cache(maxsize=1 << 16)
 def _synonyms(word: str) -> tuple[str, ...]:
+    lines = _opened()[1]
     found: dict[str, None] = {}
     own = {word}
-    for part in range(len(ENDINGS)):
-        for base in _bases(word, part):
+    fields = lines.get(word, "").split("\t")
+    for part, endings in enumerate(ANY_ENDING):
+        entries = _entries(fields, part)
+        bases = [entry[1:] for entry in entries if entry[0] == "="]
+        found.update(dict.fromkeys(entries if not bases else [entry for entry in entries if entry[0] != "="]))
+        if not bases and word.endswith(endings):
+            bases = [word.removesuffix(ending) + replacement for ending, replacement in ENDINGS[part] if word.endswith(ending)]
+        for base in bases:
             own.add(base)
-            found.update(dict.fromkeys(entry for entry in _entries(base, part) if entry[0] != "="))
-    return tuple(entry for entry in found if entry.lower() not in own)
+            if base in lines:
+                found.update((entry, None) for entry in _entries(lines[base].split("\t"), part) if entry[0] != "=")
+    return tuple([entry for entry in found if entry.lower() not in own])
 
 
-def _bases(word: str, part: int) -> Iterator[str]:
-    yield word
-    if irregular := [entry[1:] for entry in _entries(word, part) if entry[0] == "="]:
-        yield from irregular
-        return
-    for ending, replacement in ENDINGS[part]:
-        if word.endswith(ending):
-            yield word.removesuffix(ending) + replacement
-
-
-def _entries(word: str, part: int) -> list[str]:
-    """Return what the line of a word holds for a part of speech."""
-    lines = _lines()
-    start = word + "\t"
-    place = bisect_left(lines, start)
-    if place == len(lines) or not lines[place].startswith(start):
-        return []
-    fields = lines[place].split("\t")
+def _entries(fields: Sequence[str], part: int) -> list[str]:
+    """Return what a line, cut into its fields, holds for a part of speech."""
     return fields[part + 1].split("|") if len(fields) > part + 1 and fields[part + 1] else []
 
 
 @cache
-def _lines() -> list[str]:
-    # Searched as they are: parsing them all would take longer than a small augmentation.
-    return _read().decode("ascii").split("\n")
-
-
-def _read() -> bytes:
-    return gzip.decompress((resources.files("gpt3mix_cli") / "resources" / "thesaurus.txt.gz").read_bytes())
+def _opened() -> tuple[str, dict[str, str]]:
+    """Return the hash of the thesaurus, and its lines by their words."""
+    packed = (resources.files("gpt3mix_cli") / "resources" / "thesaurus.txt.gz").read_bytes()
+    text = gzip.decompress(packed)
+    # A line is parsed when its word is asked for: parsing them all would take longer than a small augmentation.
+    return hashlib.sha256(text).hexdigest()[:16], {line.partition("\t")[0]: line for line in text.decode("ascii").split("\n")}

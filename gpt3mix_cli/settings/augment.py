@@ -148,6 +148,7 @@ class Eda(Settings):
     kind: Literal["eda"]
     name: Part = Field("eda", description="of the method")
     alpha: Real | Literal["auto"] = Field("auto", description="share of words changed; auto: the authors' by training size")
+    normalise: bool = Field(False, description="first the authors' form of a text: lower-case letters only, no punctuation")
 
     @field_validator("alpha")
     @classmethod

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from gpt3mix_cli.augment.card import card, card_path, table4, write_card
-from gpt3mix_cli.augment.statistics import statistics
+from gpt3mix_cli.augment.statistics import Statistics
 from gpt3mix_cli.records import Augmented, Done, Example, Manifest, close_output, write
 from gpt3mix_cli.settings import Task
 
@@ -29,7 +29,10 @@ def made(folder: Path, rows: list[Augmented], **settings: Any) -> Done:
     output = folder / "gpt3mix.jsonl"
     write(output, rows)
     write(folder / "train.jsonl", PARENTS.values())
-    counts = {"wanted": 2, "asked": 8, "kept": len(rows), "rejected": {"near_copy": 3}, "statistics": statistics(rows, list(PARENTS.values()))}
+    collected = Statistics(list(PARENTS.values()))
+    for row in rows:
+        collected.add(row)
+    counts = {"wanted": 2, "asked": 8, "kept": len(rows), "rejected": {"near_copy": 3}, "statistics": collected.figures()}
     settings = {"method": rows[0].method, "lm": "0123abcd", "k": 2, **settings}
     manifest = close_output(
         output, 0.0, stage="augment", complete=True, settings=settings, inputs={"train": "feedbeef"}, seed=0, counts=counts, command=[]

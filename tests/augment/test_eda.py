@@ -2,16 +2,19 @@
 
 from collections import Counter
 from itertools import pairwise
+from pathlib import Path
 from random import Random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpt3mix_cli.augment.eda import EDA, OPERATIONS, STOP_WORDS, Sentence, delete, edit, insert, replace, swap
+from gpt3mix_cli.augment import augment, edited_lines, wanted_rows
+from gpt3mix_cli.augment import eda as module
+from gpt3mix_cli.augment.eda import EDA, OPERATIONS, STOP_WORDS, Sentence, delete, drawn, edit, insert, normalised, operations, swapped
 from gpt3mix_cli.augment.quality import same_text
 from gpt3mix_cli.augment.thesaurus import synonyms
-from gpt3mix_cli.records import Augmented, Example
+from gpt3mix_cli.records import Augmented, Example, read, to_line
 from gpt3mix_cli.settings import Eda, Task
 
 TASK = Task(name="demo", data={"kind": "demo"}, labels={"pos": "positive", "neg": "negative"})
@@ -31,20 +34,33 @@ texts = st.lists(tokens, max_size=10).map(" ".join)
 quick = settings(max_examples=60, deadline=None)
 
 
-def choices(of: list[str]) -> dict[str, list[str]]:
-    return Sentence(" ".join(of)).choices
+def sources(of: list[str]) -> list[str]:
+    return Sentence(" ".join(of)).sources
+
+
+def only(operation: str, text: str, alpha: float = 0.1, random: Random | None = None) -> str:
+    return edit(Sentence(text), alpha, [operation], random or Random(0))
 
 
 # The operations ------------------------------------------------------------------------------------------------------
 
 
 @quick
-@given(words, st.integers(1, 5), randoms)
-def test_swap_keeps_the_words(before: list[str], n: int, random: Random) -> None:
-    """The same words as often as before; one swap moves two at most."""
-    after = swap(before, n, random)
-    assert Counter(after) == Counter(before)
-    assert sum(old != new for old, new in zip(before, after, strict=True)) <= 2 * n
+@given(st.integers(0, 12), st.integers(1, 5), randoms)
+def test_swap_keeps_the_words(count: int, n: int, random: Random) -> None:
+    """The same words as often as before; one swap moves two, if there are two."""
+    moved = swapped(count, n, random)
+    assert sorted(moved) == sorted(moved.values())
+    assert all(0 <= place < count for place in moved)
+    assert len(moved) <= 2 * n
+    assert (len(moved) == 2) if n == 1 and count > 1 else (bool(moved) == (count > 1))
+
+
+def test_any_two_words_are_swapped_as_often_as_others() -> None:
+    """10,000 swaps of 4 words: 6 pairs, 1,667 each; six standard deviations are 224."""
+    found = Counter(frozenset(swapped(4, 1, random)) for random in map(Random, range(10_000)))
+    assert len(found) == 6
+    assert all(abs(n - 10_000 / 6) < 224 for n in found.values())
 
 
 @quick
@@ -66,28 +82,38 @@ def test_delete_keeps_its_rate() -> None:
 @given(words, st.integers(1, 5), randoms)
 def test_insert_adds_n_synonyms(before: list[str], n: int, random: Random) -> None:
     """What was there stays in order, the last word stays last, and what is new is a synonym of a word."""
-    known = choices(before)
-    after = insert(before, known, n, random)
-    added = Counter(after) - Counter(before)
+    after = insert(before, sources(before), synonyms, n, random)
+    known = {synonym for word in sources(before) for synonym in synonyms(word)}
     rest = iter(after)
     assert len(after) == len(before) + (n if known else 0)
     assert all(word in rest for word in before)
     assert after[-1] == before[-1]
-    assert set(added) <= {synonym for found in known.values() for synonym in found}
+    assert set(Counter(after) - Counter(before)) <= known
 
 
 @quick
 @given(words, st.integers(1, 5), randoms)
-def test_replace_keeps_length_and_stop_words(before: list[str], n: int, random: Random) -> None:
-    """As many different words as asked for, where so many have synonyms, each replaced wherever it stands."""
-    known = choices(before)
-    after = replace(before, known, n, random)
-    changed = {old.lower() for old, new in zip(before, after, strict=True) if old != new}
-    assert len(changed) == min(n, len(known))
-    assert not changed & STOP_WORDS
-    for old, new in zip(before, after, strict=True):
-        assert old == new or new.lower() in [synonym.lower() for synonym in synonyms(old)]
-        assert (old.lower() in changed) == (old != new)
+def test_drawn_words_are_different_and_have_synonyms(before: list[str], n: int, random: Random) -> None:
+    """As many as asked for, where so many have synonyms; no stop word among them."""
+    chosen = drawn(sources(before), synonyms, n, random)
+    assert len(chosen) == min(n, sum(bool(synonyms(word)) for word in sources(before)))
+    assert not set(chosen) & STOP_WORDS
+    assert all(synonym in synonyms(word) for word, synonym in chosen.items())
+
+
+@quick
+@given(words, st.floats(0.01, 1), randoms)
+def test_replacement_keeps_all_other_words(before: list[str], alpha: float, random: Random) -> None:
+    """A word in n is replaced, wherever it stands, in its capitals; the others stay."""
+    text = " ".join(before)
+    after = only("replace", text, alpha, random)
+    chosen = {word for word in sources(before) if synonyms(word) and word not in after.lower().split()}
+    if not any(map(synonyms, sources(before))):
+        return  # then a word is left out instead
+    assert len(chosen) <= max(1, int(alpha * len(before)))
+    assert [word for word in before if word.lower() not in sources(before)] == [
+        word for word in after.split() if word in before and word.lower() not in sources(before)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -98,22 +124,21 @@ def test_replace_keeps_length_and_stop_words(before: list[str], n: int, random: 
         ('" Film " .', '" Motion picture " .'),
     ],
 )
-def test_replaced_words_keep_capitals_and_punctuation(text: str, expected: str) -> None:
+def test_replaced_words_keep_capitals_and_punctuation(text: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the word itself changes."""
-    sentence = Sentence(text)
-    assert sentence.with_words(replace(sentence.words, {"film": ["motion picture"]}, 1, Random(0))) == expected
+    monkeypatch.setattr(module, "synonyms", lambda word: ("motion picture",) if word == "film" else ())
+    assert only("replace", text) == expected
 
 
 def test_swapped_words_leave_punctuation_in_its_place() -> None:
     """Signs that stand apart included."""
-    sentence = Sentence("good , bad .")
-    assert sentence.with_words(swap(sentence.words, 1, Random(0))) == "bad , good ."
+    assert only("swap", "good , bad .") == "bad , good ."
 
 
 @pytest.mark.parametrize("word", ["the", "not", "n't", "'s", "was", "s", "2", "10th", "we"])
 def test_function_words_and_numbers_are_no_source(word: str) -> None:
     """Although WordNet knows most of them."""
-    assert Sentence(word).choices == {}
+    assert Sentence(word).sources == []
 
 
 # The whole -----------------------------------------------------------------------------------------------------------
@@ -126,7 +151,7 @@ def test_unchanged_only_where_nothing_can_change(text: str, alpha: float, order:
     sentence = Sentence(text)
     after = edit(sentence, alpha, order, random)
     assert after.strip() or not text.strip()
-    changeable = len(sentence.words) > 1 or bool(sentence.choices)
+    changeable = len(sentence.words) > 1 or any(map(synonyms, sentence.sources))
     assert (same_text(after) != same_text(text)) == changeable
     assert changeable or after == text
 
@@ -185,6 +210,20 @@ def test_four_copies_use_four_operations() -> None:
     assert any(one != other for one, other in pairwise(kinds)), "the order is drawn"
 
 
+@quick
+@given(st.integers(0, 2**63), st.integers(0, 10**6), st.integers(0, 100))
+def test_each_four_copies_use_each_operation_first_once(key: int, parent: int, block: int) -> None:
+    orders = [operations(key, parent, 4 * block + turn) for turn in range(4)]
+    assert sorted(order[0] for order in orders) == sorted(OPERATIONS)
+    assert all(sorted(order) == sorted(OPERATIONS) for order in orders)
+
+
+def test_operations_are_drawn_evenly() -> None:
+    """The first copy of 4,000 parents: 1,000 by each operation; six standard deviations are 164."""
+    found = Counter(operations(1, parent, 0)[0] for parent in range(4000))
+    assert all(abs(found[operation] - 1000) < 164 for operation in OPERATIONS)
+
+
 @pytest.mark.parametrize(("text", "unchanged"), [("Dreadful", False), ("xyzzy", True), ("the", True), ("!!", True), (" ", True)])
 def test_one_word(text: str, unchanged: bool) -> None:
     """A row for each attempt, never empty where its parent is not."""
@@ -209,3 +248,62 @@ def test_about_tells_settings_apart() -> None:
     assert eda(name="eda2").about["method"] == "eda2"
     assert eda().about["classes"] == ["pos", "neg"]
     assert eda().usage() == {}
+
+
+# The authors' form ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("It's a well-made Film!", "its a well made film"),
+        ("they wo n’t , 2 of 3 ,", "they wo nt of"),
+        ("Caf\u00e9\tl\u00e0", "caf l"),
+        ("!!", ""),
+    ],
+)
+def test_the_authors_form(text: str, expected: str) -> None:
+    """Apostrophes go, hyphens and all else that is no letter of theirs become spaces."""
+    assert normalised(text) == expected
+
+
+@quick
+@given(texts.filter(normalised), st.integers(0, 20))
+def test_normalised_rows_are_lower_case_letters(text: str, copies: int) -> None:
+    row = Example(id="r", text=text, label="pos")
+    for after in eda(normalise=True).texts([row], 0, copies, 3):
+        assert after
+        assert after == normalised(after)
+
+
+def test_a_text_without_letters_is_not_normalised_away() -> None:
+    assert list(eda(normalise=True).texts([Example(id="r", text="7 / 10 !", label="pos")], 0, 1, 0)) != [""]
+    assert list(eda(normalise=True).texts([Example(id="r", text="!!", label="pos")], 0, 2, 0)) == ["!!", "!!"]
+
+
+# Many rows -----------------------------------------------------------------------------------------------------------
+
+
+@quick
+@given(st.lists(st.text(min_size=1, max_size=9).filter(str.strip), min_size=1, max_size=4), st.integers(0, 9))
+def test_lines_are_those_of_the_rows(parents: list[str], count: int) -> None:
+    """The short way to a line gives what the long one does, whatever stands in texts and ids."""
+    rows = [Example(id=f"{text}{i}", text=text, label="pos" if i % 2 else "neg") for i, text in enumerate(parents)]
+    made = eda(name="e").generate(rows, 0, count, 5)
+    assert list(edited_lines(eda(name="e").texts(rows, 0, count, 5), rows, "e", TASK.classes)) == [to_line(row) for row in made]
+
+
+def test_parents_that_are_not_kept_give_the_same_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = generate(0, 40)
+    monkeypatch.setattr(module, "KEPT", 2)
+    assert generate(0, 40) == whole
+
+
+def test_a_file_holds_the_rows_and_their_counts(tmp_path: Path) -> None:
+    done = augment(eda(), [*ROWS, Example(id="x", text="xyzzy", label="pos")], tmp_path / "eda.jsonl", ratio=7.5, attempts=1, seed=3)
+    rows = list(read(done.output, Augmented, TASK.classes))
+    assert len(rows) == wanted_rows(7.5, 6) == done.manifest.counts["kept"]
+    assert done.manifest.counts["unchanged"] == sum(row.parents == ["x"] for row in rows)
+    seen = [(row.parents[0], same_text(row.text)) for row in rows]
+    assert done.manifest.counts["repeated"] == len(seen) - len(set(seen)) > 0
+    assert done.manifest.counts["statistics"]["classes"] == Counter(row.label for row in rows)

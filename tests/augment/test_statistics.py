@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpt3mix_cli.augment.statistics import SAMPLE, distinct, entropy, figures, parents_majority, self_bleu, statistics
+from gpt3mix_cli.augment.statistics import SAMPLE, TEXTS, Statistics, agreement, distinct, entropy, figures, self_bleu
 from gpt3mix_cli.records import Augmented, Example
 
 REAL = [
@@ -25,6 +25,13 @@ def row(text: str, pos: float = 1.0, parents: list[str] | None = None, **fields:
     return Augmented(id=text, text=text, label=label, probs={"pos": pos, "neg": 1 - pos}, method="gpt3mix", parents=parents or ["p0", "p1"], **given)
 
 
+def statistics(rows: list[Augmented], examples: list[Example]) -> dict[str, Any]:
+    collected = Statistics(examples)
+    for one in rows:
+        collected.add(one)
+    return collected.figures()
+
+
 def test_the_figures_of_a_small_set() -> None:
     rows = [row("a b a b", 1.0), row("c d", 0.5, label_mass=0.25), row("a b", 0.0, ["p0", "n0", "p1"])]
     assert statistics(rows, REAL) == {
@@ -36,6 +43,7 @@ def test_the_figures_of_a_small_set() -> None:
         "self_bleu": self_bleu([["a", "b", "a", "b"], ["c", "d"], ["a", "b"]]),
         "self_bleu_texts": 3,
         "words": {"mean": 2.67, "real": 3.0},
+        "texts": 3,
         "parents_majority": 0.6667,
         "parents_compared": 3,
     }
@@ -89,7 +97,8 @@ def test_figures_for_people_name_every_reason_the_most_frequent_first() -> None:
 
 def test_parents_in_a_tie_say_nothing() -> None:
     rows = [row("a", 1.0, ["p0", "n0"]), row("b", 0.0, ["p0", "n0", "p1"]), row("c", 0.0, ["n0"]), row("d", 1.0, ["gone"])]
-    assert parents_majority(rows, REAL) == [False, True]
+    labels = {row.id: row.label for row in REAL}
+    assert [agreement(row, labels) for row in rows] == [None, False, True, None]
 
 
 @pytest.mark.parametrize(("shares", "bits"), [((1, 0), 0), ((0.5, 0.5), 1), ((0.25,) * 4, 2), ((0.9, 0.1), 0.469)])
@@ -157,3 +166,16 @@ def test_of_many_texts_the_same_sample_is_taken_each_time() -> None:
     found = statistics(rows, REAL)
     assert found["self_bleu_texts"] == SAMPLE
     assert found == statistics(rows, REAL) == json.loads(json.dumps(found))
+
+
+def test_of_very_many_rows_classes_are_counted_and_texts_sampled() -> None:
+    """Each row is as likely as another to be looked at, so the mean length is near that of all: 4 standard deviations are 0.13."""
+    rows = [row(" ".join(["word"] * (1 + i % 4)), float(i % 2)) for i in range(5 * TEXTS)]
+    found = statistics(rows, REAL)
+    assert found["classes"] == {"pos": len(rows) // 2, "neg": len(rows) // 2}
+    assert (found["texts"], found["parents_compared"]) == (TEXTS, len(rows))
+    assert found["words"]["mean"] == pytest.approx(2.5, abs=0.15)
+    counts = {"wanted": len(rows), "kept": len(rows), "asked": len(rows), "rejected": {}, "statistics": found}
+    assert dict(figures(counts))["length"] == f"{found['words']['mean']:.1f} words, real rows 3.0 (1,000 sampled rows)"
+    fewer = {**counts, "kept": TEXTS}
+    assert "sampled" not in dict(figures(fewer))["length"]

@@ -46,7 +46,7 @@ needs_wordnet = pytest.mark.skipif(not (WORDNET / "data.noun").is_file(), reason
 )
 def test_pinned(word: str, expected: list[str]) -> None:
     """Words whose synonyms can be read in WordNet's own browser."""
-    assert synonyms(word) == expected
+    assert list(synonyms(word)) == expected
 
 
 @pytest.mark.parametrize(
@@ -75,13 +75,13 @@ def test_digest_is_stable() -> None:
 
 
 def test_opens_quickly_and_alone() -> None:
-    """Measured in a process of its own; the limit leaves room for a busy machine (it takes about 20 ms)."""
+    """Measured in a process of its own; the limit leaves room for a busy machine (it takes about 30 ms)."""
     code = (
-        "import sys, time; from gpt3mix_cli.augment import thesaurus; start = time.perf_counter(); "
-        "assert thesaurus.synonyms('film'); print(time.perf_counter() - start); assert 'nltk' not in sys.modules"
+        "import sys, time; from gpt3mix_cli.augment import thesaurus; start = time.process_time(); "
+        "assert thesaurus.synonyms('film'); print(time.process_time() - start); assert 'nltk' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert float(done.stdout) < 0.5
+    assert float(done.stdout) < 0.15
 
 
 def test_licence_is_packaged() -> None:
@@ -121,7 +121,7 @@ def test_agrees_with_wordnets_own_files() -> None:
     words = chosen.sample(sorted(wordnet.words), 300)
     forms = [word + ending for word in words[:100] for ending in ("s", "ed", "ing", "er")] + chosen.sample(sorted(wordnet.irregular), 100)
     for word in ["movie", "good", "went", "saw", "axes", "running", "better", "was", *words, *forms]:
-        assert synonyms(word) == wordnet.synonyms(word), word
+        assert list(synonyms(word)) == wordnet.synonyms(word), word
 
 
 class WordNet:
