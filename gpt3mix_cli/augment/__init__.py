@@ -18,6 +18,7 @@ from typing import Any, Protocol, assert_never
 from ..errors import StoppedShort, Tell, UserError, quiet
 from ..files import STDIO, only_writer
 from ..lm import LM, end_of_block
+from ..lm.journal import Journal
 from ..records import Augmented, Done, Example, Reject, close_output, rows_sha, up_to_date, write
 from ..settings import Augment, Backtranslate, Baseline, Eda, Task
 from ..settings import Gate as Limits
@@ -52,7 +53,9 @@ class Augmenter(Protocol):
         """Return what was spent and counted so far; names that end in `_tokens` are tokens, all others events, such as shortened."""
 
 
-def open_augmenter(settings: Augment | Baseline, task: Task, lm: LM | None = None, name: str = "gpt3mix") -> Augmenter:
+def open_augmenter(
+    settings: Augment | Baseline, task: Task, lm: LM | None = None, name: str = "gpt3mix", journal: Journal | None = None
+) -> Augmenter:
     """Return the augmenter for its settings.
 
     Args:
@@ -60,6 +63,7 @@ def open_augmenter(settings: Augment | Baseline, task: Task, lm: LM | None = Non
         task: the labels, and the task specification of the prompt.
         lm: the language model, for GPT3Mix.
         name: what `method` says in GPT3Mix's rows.
+        journal: what keeps translations.
     """
     match settings:
         case Augment():
@@ -74,7 +78,7 @@ def open_augmenter(settings: Augment | Baseline, task: Task, lm: LM | None = Non
         case Backtranslate():
             from .backtranslate import BackTranslation
 
-            return BackTranslation(settings, task)
+            return BackTranslation(settings, task, journal)
         case _:
             assert_never(settings)
 
