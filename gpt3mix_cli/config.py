@@ -169,7 +169,9 @@ def _anchor(mapping: dict[str, Any], keys: Sequence[str], folder: Path) -> None:
         if isinstance(value, str) and value:
             try:
                 place = folder / Path(value).expanduser()
-                if place.exists() or mapping.get("kind") == "files":
+                # `models/en-{pivot}` is a path where any pivot's folder is there.
+                several = "{pivot}" in place.name and any(place.parent.glob(place.name.replace("{pivot}", "*")))
+                if place.exists() or several or mapping.get("kind") == "files":
                     mapping[key] = str(place.resolve())
             except (OSError, RuntimeError, ValueError):
                 pass  # no path at all: whoever opens it will say so

@@ -6,6 +6,8 @@ from typing import Any
 
 from .errors import UserError
 
+TOKENIZERS = {"sentencepiece": "sentencepiece", "sacremoses": "'gpt3mix[fsmt]'"}  # packages that some tokenizers need
+
 
 def place(model: str, key: str) -> str:
     """Return the folder or hub id of a model; `minilm` is the encoder of the extra `offline`.
@@ -45,8 +47,9 @@ def loaded(part: str, model: str, what: str, hint: str, **options: Any) -> Any:
     try:
         return getattr(transformers, part).from_pretrained(model, **options)
     except Exception as error:
-        if isinstance(error, ImportError) and "sentencepiece" in str(error).lower():
-            raise UserError(f"{what}: its tokenizer needs sentencepiece", "pip install sentencepiece") from None
+        for package, remedy in TOKENIZERS.items():
+            if isinstance(error, ImportError) and package in str(error).lower():
+                raise UserError(f"{what}: its tokenizer needs {package}", f"pip install {remedy}") from None
         # The libraries raise a dozen unrelated classes for a folder that is damaged, foreign or not there.
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UserError(f"{what}: {reason}", hint) from None

@@ -25,7 +25,7 @@ HOMES = {
         "lm.beams",
         "lm.sampling",
         "lm.tokens",
-        "augment.backtranslate",
+        "augment.translators",
         "augment.choose",
         "train.transformer",
         "train.encoder",
@@ -33,7 +33,7 @@ HOMES = {
         "train.curves",
         "check",
     },  # check names the devices
-    "transformers": {"pretrained", "lm.local", "lm.decoding", "lm.window", "augment.backtranslate"},
+    "transformers": {"pretrained", "lm.local", "lm.decoding", "lm.window", "augment.translators"},
     "datasets": {"data"},
     "pyarrow": {"data"},
     "sklearn": {"train.linear", "train.metrics", "augment.choose", "augment.quality"},

@@ -21,6 +21,7 @@ ELSEWHERE = {
         (model, "kind"): "picks the class, which a `match` reads"
         for model in ("HubData", "FilesData", "DemoData", "LocalLM", "Eda", "Backtranslate", "Transformer", "Linear")
     },
+    **{("Backtranslate", name): "`pairs` makes the models out of it" for name in ("pivot", "forward", "backward")},
     ("Transformer", "preset"): "a validator holds the other keys against it",
     ("Experiment", "sweep"): "config makes the variants out of it before the models exist",
 }
@@ -139,4 +140,4 @@ def test_the_other_engine_of_back_translation_reads_its_keys(tmp_path: Path, rea
         "baselines: [{kind: backtranslate, engine: apertium}]\ntrials: 1\n"
     )
     list(Grid(load(tmp_path / "a.yaml"), tmp_path / "results").run())
-    assert {("Backtranslate", name) for name in ("engine", "forward", "backward", "name")} <= read
+    assert {("Backtranslate", name) for name in ("engine", "name")} <= read

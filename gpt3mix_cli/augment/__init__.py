@@ -22,6 +22,7 @@ from typing import Any, Protocol, assert_never, runtime_checkable
 from ..errors import StoppedShort, Tell, UserError, quiet
 from ..files import STDIO, only_writer
 from ..lm import LM, end_of_block
+from ..lm.journal import Journal
 from ..records import Augmented, Done, Example, Reject, as_json, close_output, rows_sha, to_line, up_to_date, writing
 from ..settings import Augment, Backtranslate, Baseline, Eda, Task
 from ..settings import Gate as Limits
@@ -79,7 +80,9 @@ class Free:
         return ""
 
 
-def open_augmenter(settings: Augment | Baseline, task: Task, lm: LM | None = None, name: str = "gpt3mix") -> Augmenter:
+def open_augmenter(
+    settings: Augment | Baseline, task: Task, lm: LM | None = None, name: str = "gpt3mix", journal: Journal | None = None
+) -> Augmenter:
     """Return the augmenter for its settings.
 
     Args:
@@ -87,6 +90,7 @@ def open_augmenter(settings: Augment | Baseline, task: Task, lm: LM | None = Non
         task: the labels, and the task specification of the prompt.
         lm: the language model, for GPT3Mix.
         name: what `method` says in GPT3Mix's rows.
+        journal: what keeps translations.
     """
     match settings:
         case Augment():
@@ -101,7 +105,7 @@ def open_augmenter(settings: Augment | Baseline, task: Task, lm: LM | None = Non
         case Backtranslate():
             from .backtranslate import BackTranslation
 
-            return BackTranslation(settings, task)
+            return BackTranslation(settings, task, journal)
         case _:
             assert_never(settings)
 

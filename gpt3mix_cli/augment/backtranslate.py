@@ -1,40 +1,163 @@
 """Back-translation (Fadaee et al., 2017): into a pivot language and back, with transformers or with Apertium.
 
-The transformers engine takes a model a direction (OPUS-MT by default, which needs sentencepiece); copy c of a parent is
-candidate c of the way back, modulo the beam width. Apertium translates by rules, without a download, and has one
-candidate, which later copies repeat. Limits: texts are cut at the model's length, models that must be told their
-languages (M2M, NLLB) are not served, and a translation may lose what the label rests on.
+Copy c of a parent is its c-th candidate that changes it and is like no earlier one: the beams of the way back through the
+first pivot, then those through the next; at a temperature above 0 one draw after the other, both ways. A parent that no
+candidate changes stays as it is; candidates that run out are taken again from the first. Both are counted.
+
+Translations are kept in the journal, so that none is asked for twice. Both directions of a batch come before the next
+batch, and batches are alike in length and the same however many rows are wanted. Limits: those of `translators`, and a
+translation may lose what the label rests on.
 """
 
-import shutil
-import subprocess
-import warnings
+import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any
 
-from ..errors import UserError
-from ..files import model_sha
-from ..pretrained import loaded
+from ..lm.journal import Journal
 from ..records import Augmented, Example
-from ..settings import Backtranslate, Task, fingerprint
+from ..settings import Backtranslate, Task, derived_seed, fingerprint
 from . import Free, edited
+from .quality import same_text
+from .translators import APERTIUM_BATCH, Translator, open_translator, translator_fingerprint
 
-FORMAT = 1  # raised when the same settings would give other rows
-DEFAULTS = {
-    "transformers": ("Helsinki-NLP/opus-mt-en-de", "Helsinki-NLP/opus-mt-de-en"),
-    "apertium": ("eng-spa", "spa-eng"),
-}
-APERTIUM_BATCH = 1000  # sentences a process: starting one costs as much as translating some hundred
-ENDLESS = 1_000_000  # tokenizers without a limit name one far above this
+FORMAT = 2  # raised when the same settings would give other rows
+COMMON = {"max_tokens", "batch_size", "device"}
+USED = {False: {*COMMON, "beams"}, True: {*COMMON, "temperature"}}  # the settings that a beam search and draws depend on
+BARREN = 4  # draws in a row, through each pivot, that may bring nothing new before no more are asked for
 
 
-class _Engine(Protocol):
-    """Translates in one direction."""
+class Direction:
+    """One way through one pivot: the journal, and behind it a translator that is opened when it is first needed."""
 
-    def translate(self, texts: list[str]) -> list[list[str]]:
-        """Return the candidates of each text, best first, at least one. Texts are non-empty and on one line."""
+    def __init__(self, settings: Backtranslate, model: str, candidates: int, journal: Journal | None) -> None:
+        """Say what its translations depend on.
+
+        Args:
+            settings: of the method.
+            model: or Apertium pair.
+            candidates: how many of a text are kept.
+            journal: where translations are looked up and kept.
+        """
+        self._settings, self._model, self._candidates, self._journal = settings, model, candidates, journal
+        self._translator: Translator | None = None
+        parameters = {} if settings.engine == "apertium" else settings.model_dump(include=USED[settings.temperature > 0])
+        self.sha = translator_fingerprint(settings, model)
+        # Folders move, their files are the same: a hub model's sha knows its name.
+        self._about = ["translation", settings.engine, self.sha or model, candidates, parameters, FORMAT]
+
+    def translate(self, texts: Sequence[str], seeds: Sequence[int]) -> list[list[str]]:
+        """Return the candidates of each text, asking only for those that the journal lacks.
+
+        Args:
+            texts: non-empty, each on one line.
+            seeds: of what is drawn for each; where nothing is drawn they make no other translation.
+        """
+        drawn = self._settings.temperature > 0
+        keys = [fingerprint([self._about, text, seed if drawn else None], 32) for text, seed in zip(texts, seeds, strict=True)]
+        found = self._kept(keys)
+        if missing := {key: place for place, key in enumerate(keys) if key not in found}:
+            self._translator = self._translator or open_translator(self._settings, self._model, self.sha)
+            places = list(missing.values())
+            new = self._translator.translate([texts[place] for place in places], self._candidates, [seeds[place] for place in places])
+            found |= dict(zip(missing, new, strict=True))
+            if self._journal:
+                self._journal.keep([(key, None, self._request(texts[place]), _json(found[key])) for key, place in missing.items()])
+        return [found[key] for key in keys]
+
+    def _kept(self, keys: Sequence[str]) -> dict[str, list[str]]:
+        journal = self._journal
+        return {key: journal.parsed(_candidates, answer) for key, answer in journal.found(keys).items()} if journal else {}
+
+    def _request(self, text: str) -> str:
+        return _json({"model": self._model, "text": text})
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _candidates(answer: str) -> list[str]:
+    value = json.loads(answer)
+    if not isinstance(value, list) or not value or not all(isinstance(text, str) for text in value):
+        raise ValueError("no list of texts")
+    return value
+
+
+@dataclass
+class Parent:
+    """What is known of a parent's text.
+
+    Attributes:
+        seen: it and its candidates, without case and spacing.
+        candidates: those that change it, each once.
+        steps: how many pivots it went through, those of further draws included.
+        barren: how many of the last steps brought nothing new.
+    """
+
+    seen: set[str]
+    candidates: list[str] = field(default_factory=list)
+    steps: int = 0
+    barren: int = 0
+
+    def take(self, texts: Sequence[str]) -> None:
+        """Take the candidates of a step."""
+        before = len(self.candidates)
+        for text in (" ".join(text.split()) for text in texts):
+            if text and same_text(text) not in self.seen:
+                self.seen.add(same_text(text))
+                self.candidates.append(text)
+        self.steps += 1
+        self.barren = 0 if len(self.candidates) > before else self.barren + 1
+
+
+class RoundTrips:
+    """The candidates of a set of parents, translated batch by batch as they are wanted."""
+
+    def __init__(self, pivots: Sequence[tuple[Direction, Direction]], texts: Sequence[str], settings: Backtranslate, seed: int) -> None:
+        """Deal the distinct texts into batches that are alike in length."""
+        self._pivots, self._settings, self._seed = pivots, settings, seed
+        distinct = sorted({text for text in texts if text}, key=lambda text: (len(text), text))
+        size = APERTIUM_BATCH if settings.engine == "apertium" else settings.batch_size
+        self._batches = [distinct[start : start + size] for start in range(0, len(distinct), size)]
+        self._batch_of = {text: number for number, batch in enumerate(self._batches) for text in batch}
+        self._wanted = [0] * len(self._batches)
+        self._parents = {text: Parent({same_text(text)}) for text in distinct}
+
+    def candidates(self, text: str, wanted: int) -> list[str]:
+        """Return at least so many candidates of a text, or all that there are to be had: maybe none."""
+        if not text:
+            return []
+        number = self._batch_of[text]
+        # One copy after the other, so that what is translated together does not depend on the first copy asked for.
+        while self._wanted[number] < wanted:
+            self._wanted[number] += 1
+            self._fill(self._batches[number], self._wanted[number])
+        return self._parents[text].candidates
+
+    def _fill(self, batch: Sequence[str], wanted: int) -> None:
+        while waiting := [text for text in batch if self._wants(self._parents[text], wanted)]:
+            step = min(self._parents[text].steps for text in waiting)
+            self._step([text for text in waiting if self._parents[text].steps == step], step)
+
+    def _wants(self, parent: Parent, wanted: int) -> bool:
+        if len(parent.candidates) >= wanted:
+            return False
+        if self._settings.temperature:
+            return parent.barren < BARREN * len(self._pivots)
+        return parent.steps < len(self._pivots)
+
+    def _step(self, texts: Sequence[str], step: int) -> None:
+        """Take texts through a pivot and back."""
+        there, back = self._pivots[step % len(self._pivots)]
+        seeds = [[derived_seed(self._seed, way, step, text) for text in texts] for way in ("there", "back")]
+        pivots = [" ".join(found[0].split()) for found in there.translate(texts, seeds[0])]
+        # Engines take no empty text.
+        written = [place for place, pivot in enumerate(pivots) if pivot]
+        returned = back.translate([pivots[place] for place in written], [seeds[1][place] for place in written]) if written else []
+        found = dict(zip(written, returned, strict=True))
+        for number, text in enumerate(texts):
+            self._parents[text].take(found.get(number, []))
 
 
 class BackTranslation(Free):
@@ -43,185 +166,44 @@ class BackTranslation(Free):
     edits = True
     rows = block = 1
 
-    def __init__(self, settings: Backtranslate, task: Task) -> None:
-        """Keep the settings and the classes; the engines are opened when they are first needed."""
+    def __init__(self, settings: Backtranslate, task: Task, journal: Journal | None = None) -> None:
+        """Keep the settings and the classes; translators are opened when they are first needed.
+
+        Args:
+            settings: of the method.
+            task: the labels.
+            journal: where translations are looked up and kept.
+        """
         self._settings, self._classes = settings, task.classes
-        default = DEFAULTS[settings.engine]
-        self._forward, self._backward = settings.forward or default[0], settings.backward or default[1]
-        self._batch = APERTIUM_BATCH if settings.engine == "apertium" else settings.batch_size
-        self._engines: tuple[_Engine, _Engine] | None = None
-        self._known: tuple[str, dict[str, list[str]]] = "", {}
+        candidates = settings.beams if settings.engine == "transformers" and not settings.temperature else 1
+        self._pivots = [(Direction(settings, there, 1, journal), Direction(settings, back, candidates, journal)) for there, back in settings.pairs]
+        self._trips: tuple[object, RoundTrips] | None = None
+        used = settings.model_dump(include=USED[settings.temperature > 0]) if settings.engine == "transformers" else {}
         self.about: dict[str, Any] = {
             "method": settings.name,
             "kind": "backtranslate",
             "engine": settings.engine,
-            "forward": self._forward,
-            "backward": self._backward,
+            "pairs": [list(pair) for pair in settings.pairs],
+            **used,
+            "revisions": dict(settings.revisions),
             "classes": task.classes,
+            "fingerprint": fingerprint([direction.sha for pair in self._pivots for direction in pair]),
             "format": FORMAT,
         }
-        if settings.engine == "apertium":
-            self.about["fingerprint"] = _apertium_version()
-        else:
-            self.about |= settings.model_dump(include={"beams", "max_tokens", "batch_size", "device"})
-            # A hub model is known by its id alone, since nothing is loaded yet.
-            places = [Path(self._forward), Path(self._backward)]
-            self.about["fingerprint"] = fingerprint([model_sha(place) if place.is_dir() else str(place) for place in places])
 
     def generate(self, examples: Sequence[Example], first: int, count: int, seed: int) -> Iterator[Augmented]:
-        """Yield the rows of attempts first..first+count: attempt i is copy i // n of parent i mod n, whatever the seed."""
+        """Yield the rows of attempts first..first+count: attempt i is copy i // n of parent i mod n."""
         texts = [" ".join(row.text.split()) for row in examples]
-        batches = self._batches(texts)
-        # A later draw has the same parents; those of another cell would come in other batches.
-        key = fingerprint(texts)
-        if self._known[0] != key:
-            self._known = key, {}
-        known = self._known[1]
+        trips = self._round_trips(texts, seed)
         for attempt in range(first, first + count):
             copy, parent = divmod(attempt, len(examples))
-            row, text = examples[parent], texts[parent]
-            if text and text not in known:
-                known.update(self._there_and_back(batches[text]))
-            candidates = known.get(text, [text])
-            written = candidates[copy % len(candidates)].strip() or row.text
-            yield edited(row, written, copy, attempt, self._settings.name, self._classes)
+            row, candidates = examples[parent], trips.candidates(texts[parent], copy + 1)
+            text = candidates[copy % len(candidates)] if candidates else row.text
+            yield edited(row, text, copy, attempt, self._settings.name, self._classes)
 
-    def _batches(self, texts: Sequence[str]) -> dict[str, list[str]]:
-        """Return the batch of each text: alike in length, and the same however many rows are asked for."""
-        distinct = sorted({text for text in texts if text}, key=lambda text: (len(text), text))
-        batches = [distinct[start : start + self._batch] for start in range(0, len(distinct), self._batch)]
-        return {text: batch for batch in batches for text in batch}
-
-    def _there_and_back(self, texts: list[str]) -> dict[str, list[str]]:
-        if self._engines is None:
-            self._engines = self._open(self._forward, 1), self._open(self._backward, self._settings.beams)
-        there, back = self._engines
-        # The parent's text stands in for an empty translation; engines take none.
-        pivots = [" ".join(found[0].split()) for found in there.translate(texts)]
-        written = [place for place, pivot in enumerate(pivots) if pivot]
-        candidates = [[text] for text in texts]
-        returned = back.translate([pivots[place] for place in written]) if written else []
-        for place, found in zip(written, returned, strict=True):
-            candidates[place] = [candidate.strip() or texts[place] for candidate in found]
-        return dict(zip(texts, candidates, strict=True))
-
-    def _open(self, name: str, candidates: int) -> _Engine:
-        if self._settings.engine == "apertium":
-            return _Apertium(name)
-        return _Transformers(name, self._settings, candidates)
-
-
-# Transformers --------------------------------------------------------------------------------------------------------
-
-
-class _Transformers:
-    """A sequence-to-sequence model in this process; float32 and beam search, so that each run gives the same."""
-
-    def __init__(self, name: str, settings: Backtranslate, candidates: int) -> None:
-        self._beams, self._candidates = settings.beams, candidates
-        with _silence():
-            self._tokenizer, self._model = _load(name, settings.device)
-        limits = (getattr(self._model.config, "max_position_embeddings", None), self._tokenizer.model_max_length)
-        self._longest = min((limit for limit in limits if limit and limit < ENDLESS), default=None)
-        # One place is taken by the token that starts the translation.
-        self._max_tokens = min(settings.max_tokens, self._longest - 1) if self._longest else settings.max_tokens
-
-    def translate(self, texts: list[str]) -> list[list[str]]:
-        import torch
-
-        with _silence(), torch.inference_mode():
-            rows = self._tokenizer(texts, padding=True, truncation=self._longest is not None, max_length=self._longest, return_tensors="pt")
-            tokens = self._model.generate(
-                input_ids=rows["input_ids"].to(self._model.device),
-                attention_mask=rows["attention_mask"].to(self._model.device),
-                max_new_tokens=self._max_tokens,
-                num_beams=self._beams,
-                num_return_sequences=self._candidates,
-                do_sample=False,
-            )
-        written = self._tokenizer.batch_decode(tokens, skip_special_tokens=True)
-        return [written[start : start + self._candidates] for start in range(0, len(written), self._candidates)]
-
-
-def _load(name: str, device: str) -> tuple[Any, Any]:
-    import torch
-
-    what = f"back-translation: {name} cannot be loaded as a translation model"
-    hint = "give a model's folder or a hub id that can be reached (forward:, backward:), or `engine: apertium`"
-    tokenizer = loaded("AutoTokenizer", name, what, hint)
-    model = loaded("AutoModelForSeq2SeqLM", name, what, hint, dtype=torch.float32)
-    place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    try:
-        return tokenizer, model.to(place).eval()
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"back-translation: device '{place}' cannot be used: {reason}", "use auto or cpu") from None
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Keep transformers' load reports, bars and advice off the terminal, and leave its settings as they were."""
-    try:
-        from transformers.utils import logging as untyped
-    except ImportError:
-        yield  # `_load` says what is missing.
-        return
-    logging: Any = untyped
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            # Marian's tokenizer asks for a package that it does not use here.
-            warnings.filterwarnings("ignore", "Recommended: pip install sacremoses")
-            yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
-
-
-# Apertium ------------------------------------------------------------------------------------------------------------
-
-
-class _Apertium:
-    """Apertium's command, many sentences a process; an empty line between two keeps words from wandering."""
-
-    def __init__(self, pair: str) -> None:
-        self._pair = pair
-        # A package serves both directions and is named after one of them.
-        turned = "-".join(reversed(pair.split("-")))
-        remedy = f"apt-get install apertium apertium-{pair}, or apertium-{turned} where that is the package's name"
-        if not shutil.which("apertium"):
-            raise UserError("back-translation: the program `apertium` is not installed", remedy)
-        pairs = _run("-l").split()
-        if pair not in pairs:
-            known = ", ".join(pairs) or "none"
-            raise UserError(f"back-translation: Apertium has no pair '{pair}' here (it has {known})", remedy)
-
-    def translate(self, texts: list[str]) -> list[list[str]]:
-        # NUL, alone among the signs that may stand in a text, ends what Apertium reads.
-        written = _run("-u", self._pair, text="\n\n".join(text.replace("\0", "") for text in texts))
-        if len(texts) == 1:
-            return [[" ".join(written.split())]]
-        parts = written.strip("\n").split("\n\n")
-        if len(parts) == len(texts) and all(part.strip() for part in parts):
-            return [[" ".join(part.split())] for part in parts]
-        half = len(texts) // 2
-        return self.translate(texts[:half]) + self.translate(texts[half:])
-
-
-def _run(*arguments: str, text: str = "") -> str:
-    try:
-        command = ["apertium", *arguments]
-        done = subprocess.run(command, input=text.encode(errors="replace"), capture_output=True, check=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        said = getattr(error, "stderr", b"").decode(errors="replace").strip() or str(error)
-        message = f"back-translation: `apertium {' '.join(arguments)}` failed: {said}"
-        raise UserError(message, "try it in a shell") from None
-    return done.stdout.decode(errors="replace")
-
-
-def _apertium_version() -> str | None:
-    # Where it is not installed, that is said when it is first needed.
-    return _run("-V").partition("\n")[0] if shutil.which("apertium") else None
+    def _round_trips(self, texts: Sequence[str], seed: int) -> RoundTrips:
+        """Return the round trips of these parents, the last ones if they are the same; a beam search has no seed."""
+        key = fingerprint([texts, seed if self._settings.temperature else None])
+        if self._trips is None or self._trips[0] != key:
+            self._trips = key, RoundTrips(self._pivots, texts, self._settings, seed)
+        return self._trips[1]

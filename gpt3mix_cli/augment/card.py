@@ -179,6 +179,8 @@ def _place(name: str) -> str:
 def _without_places(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_places(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_places(inner) for inner in value]
     return _place(value) if isinstance(value, str) and "/" in value else value
 
 

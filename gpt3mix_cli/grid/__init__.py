@@ -18,10 +18,10 @@ from ..augment import Augmenter, augment, journal_path, open_augmenter
 from ..errors import StoppedShort, Tell, UserError, quiet
 from ..files import STDIO
 from ..lm import LM, open_lm
-from ..lm.journal import Journaled
+from ..lm.journal import Journal, Journaled
 from ..records import Done, Example, Trial, read
 from ..report import Report, Wanted, report
-from ..settings import PART, Baseline, Classifier, Experiment, derived_seed, fingerprint
+from ..settings import PART, Backtranslate, Baseline, Classifier, Experiment, derived_seed, fingerprint
 from ..subsample import subsample
 from ..train import Cell, Map, Unusable, Work, here, kept_classifier, train
 from ..train import Classifier as Trained
@@ -120,7 +120,12 @@ class Grid:
         # What an LM answers is kept even if the rows go to a pipe.
         place = spot.synthetic(method, draw) if output == STDIO else output
         # A variant asks the LM only for what no other one has asked: a sweep over the ratio pays for the highest.
-        others = [Spot(other, self.out, spot.level, spot.seed).synthetic(method, draw) for other in self.experiments]
+        others = [
+            at.synthetic(method, other)
+            for at in (Spot(variant, self.out, spot.level, spot.seed) for variant in self.experiments)
+            # GPT3Mix asks for other texts in each draw; what was translated for one serves the next.
+            for other in ([draw] if method == "gpt3mix" else at.draws())
+        ]
         augmenter, journal = self._augmenter(experiment, method, place, [other for other in others if other != place])
         try:
             return augment(
@@ -309,12 +314,15 @@ class Grid:
         found: Unusable = self._kept[key]
         return found
 
-    def _augmenter(self, experiment: Experiment, method: str, output: Path, others: Sequence[Path]) -> tuple[Augmenter, Journaled | None]:
+    def _augmenter(self, experiment: Experiment, method: str, output: Path, others: Sequence[Path]) -> tuple[Augmenter, Journal | Journaled | None]:
+        siblings = [path for path in map(journal_path, others) if path.exists()]
         if method == "gpt3mix":
-            siblings = [path for path in map(journal_path, others) if path.exists()]
             journal = Journaled(self.lm(experiment), journal_path(output), siblings)
             return open_augmenter(experiment.augment, experiment.task, journal), journal
         settings = baseline_of(experiment, method)
+        if isinstance(settings, Backtranslate):
+            translations = Journal(journal_path(output), siblings)
+            return open_augmenter(settings, experiment.task, journal=translations), translations
         key = ["baseline", settings.model_dump(), list(experiment.task.labels.items())]
         return self._once(key, lambda: open_augmenter(settings, experiment.task)), None
 

@@ -77,6 +77,7 @@ class Sources:
     def _one_file(self, path: Path, classes: Sequence[str], real: Sequence[Example]) -> Synthetic:
         try:
             rows = self._read(path, Augmented, classes)
+            _labels_kept(path, rows, real)
         except UserError as error:
             return Synthetic((), {"broken": str(error)}, broken=str(error))
         manifest = read_manifest(path)
@@ -89,6 +90,19 @@ class Sources:
             self._tell(f"{path}: only {len(rows)} of {manifest.counts.get('wanted', '?')} rows; its stage stopped short")
         # Rows that came from elsewhere are one method; which rows they are is an input, not a setting.
         return Synthetic(rows, manifest.settings if manifest else {"made": "elsewhere"}, manifest.tokens if manifest else None)
+
+
+def _labels_kept(path: Path, rows: Sequence[Augmented], real: Sequence[Example]) -> None:
+    """Refuse rows that say they have their parent's label and have another one; rows from elsewhere may say nothing."""
+    labels = {row.id: row.label for row in real}
+    for number, row in enumerate(rows, 1):
+        if row.label_source != "parent" or "label_source" not in row.model_fields_set:
+            continue
+        for parent in row.parents:
+            label = labels.get(parent)
+            if label and any(share != float(name == label) for name, share in row.probs.items()):
+                message = f"{path}, row {number}: its label_source is 'parent', but its probs are not the label of {parent}, {label}"
+                raise UserError(message, "make the rows again with --force")
 
 
 def distinct(output: Path, inputs: Sequence[Path | None]) -> None:

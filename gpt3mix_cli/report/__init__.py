@@ -15,6 +15,7 @@ from ..files import whole_file
 from ..records import Trial, read
 from ..settings import fingerprint
 from . import tables
+from .fairness import refuse_unfair, shortages
 
 # What makes a trial this one and no other.
 IDENTITY = {"task", "variant", "level", "method", "classifier", "settings", "test_sha", "train_sha", "data_seed", "trial"}
@@ -54,11 +55,12 @@ def report(sources: Sequence[Path], output: Path, *, title: str, wanted: Sequenc
         tell: hears warnings.
 
     Raises:
-        UserError: if there is no trial at all.
+        UserError: if there is no trial at all, or methods started from different subsamples.
     """
     trials = list(_trials(sources, wanted, tell))
     if not trials:
         raise UserError(f"{', '.join(map(str, sources))}: no trials found", "train first: gpt3mix train CONFIG, or gpt3mix run CONFIG")
+    refuse_unfair(trials)
     cells = _cells(trials, wanted)
     result = Report(title, cells, list(_remarks(trials, cells)))
     for name, text in (("report.md", tables.markdown_page(title, cells, result.remarks)), ("table.csv", tables.csv_text(cells))):
@@ -175,16 +177,9 @@ def _remarks(trials: Sequence[Trial], cells: Sequence[tables.CellRow]) -> Iterat
             yield f"{where}: {cell.failed} trials failed and are left out of the mean"
         if cell.told_apart:
             yield f"{where}: trials of different settings or test sets are told apart (settings/test {cell.told_apart})"
-        if cell.n_synthetic and cell.n_train and (whole := round(cell.n_synthetic / cell.n_train, 2)) and cell.ratios_differ(cells):
-            yield f"{where}: {whole:g} synthetic rows for each real one, unlike other methods of this line"
+    yield from shortages(trials)
     one_class = [row for row in trials if row.predicted_classes == 1]
     if one_class:
         first = one_class[0]
         where = f"{first.method} + {first.classifier}, data seed {first.data_seed}, trial {first.trial}"
         yield f"{len(one_class)} trials predict one class only, such as {where}"
-    subsamples: dict[tuple[str, str, int], set[str | None]] = {}
-    for row in trials:
-        subsamples.setdefault((row.task, row.level, row.data_seed), set()).add(row.train_sha)
-    for (task, level, seed), shas in subsamples.items():
-        if len(shas) > 1:
-            yield f"{task} {level}: trials of data seed {seed} started from different subsamples; they cannot be compared"

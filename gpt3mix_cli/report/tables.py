@@ -46,10 +46,6 @@ class CellRow:
         """The column in which the cell stands."""
         return f"{self.method} [{self.told_apart}]" if self.told_apart else self.method
 
-    def ratios_differ(self, cells: "Sequence[CellRow]") -> bool:
-        """Return whether another method of this line has another number of synthetic rows."""
-        return any(cell.line == self.line and cell.n_synthetic and cell.n_synthetic != self.n_synthetic for cell in cells)
-
 
 @dataclass(frozen=True)
 class Grid:

@@ -3,9 +3,15 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from .base import Part, Real, Settings, Whole
+
+# The pivot of an engine, and its models or pairs there and back. German is the paper's; Apertium has none with English.
+PIVOTS = {
+    "transformers": ("de", "Helsinki-NLP/opus-mt-en-{pivot}", "Helsinki-NLP/opus-mt-{pivot}-en"),
+    "apertium": ("spa", "eng-{pivot}", "{pivot}-eng"),
+}
 
 
 class LocalLM(Settings):
@@ -158,18 +164,45 @@ class Eda(Settings):
         return value
 
 
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
 class Backtranslate(Settings):
     """Back-translation (Fadaee et al., 2017) through a pivot language."""
 
     kind: Literal["backtranslate"]
     name: Part = Field("backtranslate", description="of the method")
     engine: Literal["transformers", "apertium"] = Field("transformers", description="a model a direction, or Apertium's rules")
-    forward: str = Field("", description="model or Apertium pair into the pivot; default opus-mt-en-de or eng-spa")
-    backward: str = Field("", description="model or Apertium pair back; default opus-mt-de-en or spa-eng")
-    batch_size: Whole = Field(32, ge=1, description="texts translated together (transformers)")
+    pivot: Annotated[list[Annotated[str, Field(min_length=1)]], BeforeValidator(_listed)] = Field(
+        [], description="the language between, or several, of which the next is tried where candidates run out; default: de, or spa for Apertium"
+    )
+    forward: str = Field("", description="model or Apertium pair into the pivot; default: Helsinki-NLP/opus-mt-en-{pivot}, or eng-{pivot}")
+    backward: str = Field("", description="model or Apertium pair back; default: Helsinki-NLP/opus-mt-{pivot}-en, or {pivot}-eng")
+    revisions: dict[str, str] = Field({}, description="commits of hub models, by their ids (transformers)")
+    beams: Whole = Field(4, ge=1, description="beam width, and so candidates of each pivot (transformers, temperature 0)")
+    temperature: Real = Field(0.0, ge=0, description="0 is beam search; above it translations are drawn, as many as there are copies (transformers)")
+    batch_size: Whole = Field(32, ge=1, description="texts translated together; their last digits depend on it (transformers)")
     max_tokens: Whole = Field(256, ge=1, description="longest translation (transformers)")
-    beams: Whole = Field(4, ge=1, description="beam width (transformers)")
     device: str = Field("auto", description="auto, cpu, cuda, ... (transformers)")
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """The models or pairs (there, back) of each pivot."""
+        pivots = self.pivot or [PIVOTS[self.engine][0]]
+        there, back = self.forward or PIVOTS[self.engine][1], self.backward or PIVOTS[self.engine][2]
+        return [(there.replace("{pivot}", pivot), back.replace("{pivot}", pivot)) for pivot in pivots]
+
+    @model_validator(mode="after")
+    def _each_pivot_its_own(self) -> "Backtranslate":
+        if len(set(self.pairs)) < max(1, len(self.pivot)):
+            raise ValueError("two pivots have the same models; write {pivot} into forward and backward, or name each pivot once")
+        models = sorted({model for pair in self.pairs for model in pair})
+        if self.engine == "apertium":
+            models = []
+        if strange := [model for model in self.revisions if model not in models]:
+            raise ValueError(f"revisions: no model '{strange[0]}' is used (models: {', '.join(models) or 'none'})")
+        return self
 
 
 Baseline = Annotated[Eda | Backtranslate, Field(discriminator="kind")]

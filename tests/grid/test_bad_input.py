@@ -69,8 +69,9 @@ LINEAR = ["--classifier", "linear", "--method", "eda"]
         ({"pos": 0.5, "neg": 0.2, "fine": 0.3}, "eda.draw-1.jsonl, line 2: probs: label 'fine' is none of the task's classes"),
         ({"pos": 0.9, "neg": 0.3}, "eda.draw-1.jsonl, line 2: probs: {'pos': 0.9, 'neg': 0.3} is no distribution"),
         ({"pos": 1.0}, "eda.draw-1.jsonl, line 2: probs: class 'neg' is missing"),
+        ({"pos": 0.9, "neg": 0.1}, "eda.draw-1.jsonl, row 2: its label_source is 'parent', but its probs are not the label of demo-train-"),
     ],
-    ids=["unknown class", "sum", "missing class"],
+    ids=["unknown class", "sum", "missing class", "not the parent's"],
 )
 def test_broken_soft_labels_fail_the_trials_of_their_draw_only(ground: Ground, probs: dict[str, float], reason: str) -> None:
     ground.spoil("eda.draw-1.jsonl", lambda row: row.update(probs=probs, label="pos"))
@@ -81,7 +82,7 @@ def test_broken_soft_labels_fail_the_trials_of_their_draw_only(ground: Ground, p
     assert [(row["draw"], row["status"]) for row in rows] == [(0, "ok"), (1, "failed"), (0, "ok"), (1, "failed")]
     assert all(reason in row["error"] for row in rows if row["status"] == "failed")
     kept = [row for row in rows if row["status"] == "ok"]
-    ground.spoil("eda.draw-1.jsonl", lambda row: row.update(probs={"pos": 0.9, "neg": 0.1}))
+    ground.spoil("eda.draw-1.jsonl", lambda row: row.update(probs={"pos": 0.9, "neg": 0.1}, label_source="exact"))
     assert ground("train", *LINEAR)[0] == 0
     assert [row["status"] for row in ground.rows("eda.linear.jsonl")] == ["ok"] * 4
     assert [row for row in ground.rows("eda.linear.jsonl") if row["draw"] == 0] == kept  # the clock's seconds too

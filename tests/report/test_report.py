@@ -128,9 +128,10 @@ def test_trials_that_predict_one_class_are_warned_of(tmp_path: Path) -> None:
     assert found.remarks == ["2 trials predict one class only, such as none + linear, data seed 1, trial 1"]
 
 
-def test_different_subsamples_of_one_seed_are_warned_of(tmp_path: Path) -> None:
-    found = made(tmp_path, trial(0), trial(2, method="eda", train_sha="another"))
-    assert found.remarks == ["sst2 1%: trials of data seed 0 started from different subsamples; they cannot be compared"]
+def test_different_subsamples_of_one_seed_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="started from different subsamples"):
+        made(tmp_path, trial(0), trial(2, method="eda", train_sha="another"))
+    assert not (tmp_path / "report").exists()
 
 
 def test_different_seeds_and_levels_may_have_different_subsamples(tmp_path: Path) -> None:
@@ -141,10 +142,7 @@ def test_unequal_numbers_of_synthetic_rows_are_told(tmp_path: Path) -> None:
     equal = trial(0, method="eda", n_synthetic=70), trial(0, method="gpt3mix", n_synthetic=70)
     assert made(tmp_path, *equal).remarks == []
     found = made(tmp_path, equal[0], trial(0, method="gpt3mix", n_synthetic=700))
-    assert found.remarks == [
-        "sst2 1% eda + linear: 1 synthetic rows for each real one, unlike other methods of this line",
-        "sst2 1% gpt3mix + linear: 10 synthetic rows for each real one, unlike other methods of this line",
-    ]
+    assert found.remarks == ["sst2 1% eda + linear: 70 synthetic rows on data seed 0, 630 short of 700"]
 
 
 def wanted(path: Path, trials: int, method: str = "none", level: str = "1%") -> Wanted:
