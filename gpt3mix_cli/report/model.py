@@ -6,12 +6,12 @@ Figures are fractions and differences of fractions; only `Entry.text` is in perc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """A trials file that a config asks for, and the name of its experiment where several are reported on."""
+    """A trials file that a config asks for."""
 
     path: Path
     trials: int
@@ -20,7 +20,6 @@ class Wanted:
     method: str
     classifier: str
     variant: Mapping[str, Any]
-    run: str = ""
 
 
 class TrialRow(NamedTuple):
@@ -29,7 +28,6 @@ class TrialRow(NamedTuple):
     Attributes:
         variant: the swept settings as one word (`variant_name`); the object itself stands in the cells.
         classes: how many classes the task has; None where the row has no confusion matrix.
-        run: the experiment or folder that the row came with.
         path: the trials file, whose folder's parent holds the rows that were trained on.
     """
 
@@ -61,7 +59,6 @@ class TrialRow(NamedTuple):
     settings: str | None
     version: str | None
     classes: int | None
-    run: str
     path: Path
 
 
@@ -379,9 +376,6 @@ class Sheet:
     rows: Sequence[Sequence[Entry]]
     foot: int = 0
     caption: str = ""
-
-
-Key = Literal["task", "level", "classifier", "method", "variant"]
 
 
 @dataclass(frozen=True)
