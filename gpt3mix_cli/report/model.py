@@ -22,6 +22,23 @@ class Wanted:
     variant: Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class Side:
+    """What is reported on, or one of two runs that are compared.
+
+    Attributes:
+        name: of the run or runs.
+        sources: folders and files of trials.
+        wanted: what configs ask for.
+        folder: where the results stand.
+    """
+
+    name: str
+    sources: Sequence[Path]
+    wanted: Sequence[Wanted]
+    folder: Path
+
+
 class TrialRow(NamedTuple):
     """The fields of a trial that a report uses, light enough for 100,000 of them.
 
@@ -290,53 +307,6 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class PaperRow:
-    """A figure that the paper prints, and ours where there is one; all as fractions.
-
-    Attributes:
-        table: number of the table in the paper.
-        page: its page, counted from the title page.
-        task: as the paper names it, in lower case; `average` for the averages.
-        level: as the paper names it.
-        classifier: `distilbert` or `bert`; Tables 2, 3, 5 and 6 do not say, and go on from DistilBERT's figures.
-        column: heading of the column.
-        ratio: synthetic rows for each real one.
-        printed: the mean as it is printed.
-        printed_std: the deviation as it is printed.
-        best: printed in bold.
-        recomputed: of an average: from the cells of the paper.
-        mark: what the paper says against this figure elsewhere; empty if nothing.
-        ours: our mean; None where there is none.
-        ours_std: its deviation.
-        n: its trials.
-        ours_ratio: synthetic rows for each real one with us.
-    """
-
-    table: int
-    page: int
-    task: str
-    level: str
-    classifier: str
-    column: str
-    ratio: float | None
-    printed: float
-    printed_std: float | None
-    best: bool
-    recomputed: float | None = None
-    mark: str = ""
-    ours: float | None = None
-    ours_std: float | None = None
-    n: int = 0
-    ours_ratio: float | None = None
-
-    @property
-    def difference(self) -> float | None:
-        """Ours less the printed figure; less the recomputed one of an average."""
-        theirs = self.printed if self.recomputed is None else self.recomputed
-        return None if self.ours is None else self.ours - theirs
-
-
-@dataclass(frozen=True)
 class Entry:
     """One entry of a table.
 
@@ -367,6 +337,7 @@ class Sheet:
         rows: the lines.
         foot: how many of the last lines are averages.
         caption: what the figures are, with its limits.
+        across: whether the columns right of the stubs hold figures of one kind, so that they may as well stand below each other.
     """
 
     name: str
@@ -376,6 +347,7 @@ class Sheet:
     rows: Sequence[Sequence[Entry]]
     foot: int = 0
     caption: str = ""
+    across: bool = True
 
 
 @dataclass(frozen=True)
@@ -400,10 +372,13 @@ class Report:
         averages: of each level and column over the tasks.
         failures: the trials that came to nothing.
         samples: synthetic rows to look at.
-        paper: with `--paper`, the printed figures beside ours.
+        paper: with `--paper`, the printed figures beside ours: `paper.PaperRow`.
         trials: every row that was read, the failed ones included.
-        sheets: the tables, in the order in which they are shown.
+        paper_remarks: with `--paper`, what the paper prints against itself.
+        sheets: the tables, in the order in which they are shown; the main one first.
+        printed: the same for table.tex, the main one in the shape of the paper's Table 1 unless another is asked for.
         design: which seeds vary, in a sentence each.
+        differences: of two runs that are compared: `differing.Difference`.
     """
 
     title: str
@@ -415,7 +390,10 @@ class Report:
     averages: list[Average] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
-    paper: list[PaperRow] = field(default_factory=list)
+    paper: list[Any] = field(default_factory=list)
     trials: list[TrialRow] = field(default_factory=list)
+    paper_remarks: list[str] = field(default_factory=list)
     sheets: list[Sheet] = field(default_factory=list)
+    printed: list[Sheet] = field(default_factory=list)
     design: list[str] = field(default_factory=list)
+    differences: list[Any] = field(default_factory=list)
