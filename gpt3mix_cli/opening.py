@@ -60,11 +60,10 @@ def side_of(paths: Sequence[Path], out: Path, sets: Sequence[str] | None, displa
     others = [path for path in paths if path not in configs]
     grids = [grid_of(path, out, sets, False, display) for path in configs]
     names = [grid.experiments[0].name for grid in grids] + [_name(path) for path in others]
+    wanted = [item for grid in grids for item in grid.wanted()]
     if grids:
-        folder = out / names[0] if len(paths) == 1 else out
-    else:
-        folder = others[0] if others[0].is_dir() else others[0].parent
-    return Side(", ".join(dict.fromkeys(names)), others, [item for grid in grids for item in grid.wanted()], folder)
+        return Side(", ".join(dict.fromkeys(names)), others, wanted, out / names[0] if len(paths) == 1 else out)
+    return Side(", ".join(dict.fromkeys(names)), others, [], others[0] if others[0].is_dir() else others[0].parent)
 
 
 def _name(path: Path) -> str:

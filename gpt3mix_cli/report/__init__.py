@@ -8,8 +8,9 @@ versions are never averaged: they are told apart by hash. A torn last line of a 
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..errors import Tell, UserError, quiet
 from ..files import whole_file
@@ -125,7 +126,7 @@ def compare(a: Side, b: Side, output: Path, tell: Tell = quiet) -> Report:
 
 
 def _groups(sources: Sequence[Path], wanted: Sequence[Wanted], tell: Tell) -> list[Group]:
-    variants: dict[str, dict[str, object]] = {}
+    variants: dict[str, Mapping[str, Any]] = {}
     trials = trial_rows(sources, wanted, variants, tell)
     if not trials:
         places = [*sources, *([Path(os.path.commonpath([item.path.parent for item in wanted]))] if wanted else [])]

@@ -67,9 +67,10 @@ def groups_of(trials: Sequence[TrialRow], wanted: Sequence[Wanted], variants: Ma
     groups = []
     for (key, apart, rows), (values, units) in zip(parts, figures, strict=True):
         task, variant, level, classifier, method = key
-        names = {"task": task, "variant": variant, "level": level, "classifier": classifier, "method": method}
-        settings = rows[0].settings if rows else None
-        cell = CellRow(**names, settings=settings, told_apart=apart, expected=asked.get(key), swept=swept.get(variant, {}), **values)
+        cell = CellRow(
+            task=task, variant=variant, level=level, classifier=classifier, method=method, settings=rows[0].settings if rows else None,
+            told_apart=apart, expected=asked.get(key), swept=swept.get(variant, {}), **values,
+        )  # fmt: skip
         groups.append(Group(cell, rows, units))
     return groups
 
@@ -100,8 +101,8 @@ def _figures(parts: Sequence[Sequence[TrialRow]]) -> list[tuple[dict[str, Any], 
     import numpy as np
 
     count = len(parts)
-    good, of = [], []
-    unit_of, units = [], {}
+    good, of, unit_of = [], [], []
+    units: dict[tuple[int, int], int] = {}
     for place, rows in enumerate(parts):
         for row in rows:
             if row.status == "ok" and row.accuracy is not None:
@@ -264,7 +265,9 @@ def design_of(groups: Sequence[Group]) -> list[str]:
     def spans(name: str) -> str:
         return _span([len({getattr(row, name) for row in group.rows}) for group in cells])
 
-    said = [f"The trials of a cell are of {spans('data_seed')} data seeds, {spans('seed')} training seeds and {spans('draw')} synthetic sets a data seed."]
+    said = [
+        f"The trials of a cell are of {spans('data_seed')} data seeds, {spans('seed')} training seeds and {spans('draw')} synthetic sets a data seed."
+    ]
     repeated = [group.cell.within for group in cells if group.cell.within is not None]
     if not repeated:
         said.append("No data seed has two trials: what comes of the subsample and what of the training cannot be told apart.")

@@ -6,14 +6,9 @@ that a sweep leaves as it is (its trials are equal in all variants) takes part o
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
-
 from .cells import Group
 from .model import Average, CellRow, Comparison, Pooled
 from .statistics import holm, intervals, permutation_p, smallest_p, wilcoxon_p
-
-if TYPE_CHECKING:
-    from .statistics import Array
 
 Block = tuple[str, str, str]  # task, level, classifier
 
@@ -94,32 +89,27 @@ def _differences(a: Group, b: Group) -> dict[int, float]:
     return {seed: mean - b.units[seed] for seed, mean in a.units.items() if seed in b.units}
 
 
-def _by_size(rows: Sequence[Sequence[float]]) -> "Iterable[tuple[list[int], Array]]":
-    """Yield the places of equally long rows, and these rows as an array."""
-    import numpy as np
-
+def _by_size(rows: Sequence[Sequence[float]]) -> Iterable[tuple[list[int], list[Sequence[float]]]]:
+    """Yield the places of equally long rows, and these rows."""
     places: dict[int, list[int]] = {}
     for place, row in enumerate(rows):
         places.setdefault(len(row), []).append(place)
     for found in places.values():
-        yield found, np.array([rows[place] for place in found])
+        yield found, [rows[place] for place in found]
 
 
 def _tested(groups: Sequence[Group], pairs: Sequence[Pair], differences: Sequence[Sequence[float]]) -> list[Comparison]:
-    import numpy as np
-
     found: dict[int, Comparison] = {}
     for places, values in _by_size(differences):
-        units = values.shape[1]
-        limits = intervals(values, np.ones_like(values)).tolist()
-        several = units > 1
-        p = permutation_p(values).tolist() if several else [None] * len(places)
-        ranks = wilcoxon_p(values).tolist() if several else [None] * len(places)
+        units = len(values[0])
+        limits = intervals(values).tolist() if units > 1 else [None] * len(places)
+        p = permutation_p(values).tolist() if units > 1 else [None] * len(places)
+        ranks = wilcoxon_p(values).tolist() if units > 1 else [None] * len(places)
         for row, place in enumerate(places):
             cell, (a, b, variant) = groups[pairs[place].a].cell, pairs[place].names
             found[place] = Comparison(
                 a=a, b=b, task=cell.task, variant=variant, level=cell.level, classifier=cell.classifier, n_pairs=units,
-                diff=float(values[row].mean()), ci=(limits[row][0], limits[row][1]) if several else None, p=p[row], p_wilcoxon=ranks[row],
+                diff=sum(values[row]) / units, ci=limits[row] and tuple(limits[row]), p=p[row], p_wilcoxon=ranks[row],
                 p_corrected=None, smallest_p=smallest_p(units),
             )  # fmt: skip
     comparisons = [found[place] for place in range(len(pairs))]
@@ -141,22 +131,22 @@ def _pooled(groups: Sequence[Group], pairs: Sequence[Pair], differences: Sequenc
                 key = groups[pairs[place].a].cell.task, seed
                 units[-1][key] = units[-1].get(key, 0.0) + difference / len(differences[place]) / len(places)
     p: dict[int, float] = {}
-    for found, values in _by_size([list(each.values()) for each in units]):
-        if values.shape[1] > 1:
-            p |= zip(found, permutation_p(values).tolist(), strict=True)
+    for numbers, values in _by_size([list(each.values()) for each in units]):
+        if len(values[0]) > 1:
+            p |= zip(numbers, permutation_p(values).tolist(), strict=True)
     corrected = dict(zip(p, holm(list(p.values())), strict=True))
-    pooled = []
+    found = []
     for number, ((classifier, a, b, variant), places) in enumerate(kinds.items()):
-        signs = [_shown(groups[pairs[place].a].cell) - _shown(groups[pairs[place].b].cell) for place in places]
-        pooled.append(
-            Pooled(
-                a=a, b=b, variant=variant, classifier=classifier, tasks=len({groups[pairs[place].a].cell.task for place in places}),
-                lines=len(places), units=len(units[number]), wins=sum(sign > 0 for sign in signs), ties=sum(sign == 0 for sign in signs),
-                losses=sum(sign < 0 for sign in signs), diff=sum(units[number].values()), p=p.get(number),
-                p_corrected=corrected.get(number), smallest_p=smallest_p(len(units[number])),
-            )  # fmt: skip
-        )
-    return pooled
+        cells = [(groups[pairs[place].a].cell, groups[pairs[place].b].cell) for place in places]
+        signs = [_shown(cell) - _shown(other) for cell, other in cells]
+        count = len(units[number])
+        each = Pooled(
+            a=a, b=b, variant=variant, classifier=classifier, tasks=len({cell.task for cell, _ in cells}), lines=len(places), units=count,
+            wins=sum(sign > 0 for sign in signs), ties=sum(sign == 0 for sign in signs), losses=sum(sign < 0 for sign in signs),
+            diff=sum(units[number].values()), p=p.get(number), p_corrected=corrected.get(number), smallest_p=smallest_p(count),
+        )  # fmt: skip
+        found.append(each)
+    return found
 
 
 def _shown(cell: CellRow) -> float:

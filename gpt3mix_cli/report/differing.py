@@ -4,7 +4,6 @@ A test is made only where both runs drew the same rows for a data seed and score
 means stand beside each other and nothing more is said.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,7 +11,7 @@ from .cells import KEY, Group
 from .model import Entry, Report, Sheet
 from .sheets import figure, points
 from .statistics import holm, intervals, permutation_p, smallest_p
-from .tables import csv_lines, difference_objects, escaped, markdown_table
+from .tables import csv_lines, difference_objects, escaped, json_lines, markdown_table
 
 
 @dataclass(frozen=True)
@@ -49,18 +48,18 @@ def differences(a: Sequence[Group], b: Sequence[Group]) -> list[Difference]:
     return [each if each.p is None else Difference(**{**vars(each), "p_corrected": next(corrected)}) for each in found]
 
 
-def _by_key(groups: Sequence[Group]) -> dict[tuple[str, ...], Group]:
+def _by_key(groups: Sequence[Group]) -> dict[tuple[str | None, ...], Group]:
     # Of a cell that is told apart within one run each part is known by its settings.
     return {(*KEY(group.cell), group.cell.settings if group.cell.told_apart else ""): group for group in groups}
 
 
 def _difference(a: Group | None, b: Group | None) -> Difference:
-    import numpy as np
-
     if a is None or b is None:
         return Difference(a, b, note="only in the second" if a is None else "only in the first")
     if a.cell.mean is None or b.cell.mean is None:
-        return Difference(a, b, note="without a trial in " + ("both" if a.cell.mean is b.cell.mean else "the first" if a.cell.mean is None else "the second"))
+        return Difference(
+            a, b, note="without a trial in " + ("both" if a.cell.mean is b.cell.mean else "the first" if a.cell.mean is None else "the second")
+        )
     notes = _unlike(a, b)
     drawn = [{row.data_seed: row.train_sha for row in group.rows} for group in (a, b)]
     seeds = [seed for seed in a.units if seed in b.units and drawn[0][seed] == drawn[1][seed]] if a.tested_on == b.tested_on else []
@@ -68,14 +67,14 @@ def _difference(a: Group | None, b: Group | None) -> Difference:
         notes.append("other subsamples" if not seeds else "some other subsamples")
     if not seeds:
         return Difference(a, b, diff=b.cell.mean - a.cell.mean, note=", ".join(notes))
-    values = np.array([[b.units[seed] - a.units[seed] for seed in seeds]])
-    if not values.any() and a.cell.n == b.cell.n:
+    values = [b.units[seed] - a.units[seed] for seed in seeds]
+    if not any(values) and a.cell.n == b.cell.n:
         notes.append("equal")
     ci, p = None, None
     if len(seeds) > 1:
-        low, high = intervals(values, np.ones_like(values))[0].tolist()
-        ci, p = (low, high), float(permutation_p(values)[0])
-    return Difference(a, b, len(seeds), float(values.mean()), ci, p, None, ", ".join(notes))
+        low, high = intervals([values])[0].tolist()
+        ci, p = (low, high), float(permutation_p([values])[0])
+    return Difference(a, b, len(seeds), sum(values) / len(values), ci, p, None, ", ".join(notes))
 
 
 def _unlike(a: Group, b: Group) -> list[str]:
@@ -106,9 +105,12 @@ def sheet(lines: Sequence[Difference], a: str, b: str) -> Sheet:
     least = max((smallest_p(each.n_pairs) or 0 for each in lines if each.p is not None), default=None)
     caption = (
         f"Test accuracy in percent and the difference {b} - {a} in points, paired by data seed where both runs drew the same rows. p: two-sided "
-        "permutation, corrected by Holm's method for all cells." + (f" The smallest p that can be reached everywhere is {least:.4f}." if least else "")
+        "permutation, corrected by Holm's method for all cells."
+        + (f" The smallest p that can be reached everywhere is {least:.4f}." if least else "")
     )
-    return Sheet("diff", f"{a} and {b}", [(headings[place],) for place in used], 5, [[row[place] for place in used] for row in body], 0, caption, across=False)
+    return Sheet(
+        "diff", f"{a} and {b}", [(headings[place],) for place in used], 5, [[row[place] for place in used] for row in body], 0, caption, across=False
+    )
 
 
 def remarks(lines: Sequence[Difference], a: str, b: str) -> list[str]:
@@ -127,9 +129,11 @@ def remarks(lines: Sequence[Difference], a: str, b: str) -> list[str]:
 def forms(report: Report) -> dict[str, str]:
     """Return the files of a comparison of two runs."""
     (table,) = report.sheets
-    page = [f"# {escaped(report.title)}", "", escaped(table.caption), "", markdown_table(table), "", *(f"- {escaped(line)}" for line in report.remarks)]
+    said = [f"- {escaped(line)}" for line in report.remarks]
+    page = [f"# {escaped(report.title)}", "", escaped(table.caption), "", markdown_table(table), "", *said]
+    found = {"differences": difference_objects(report.differences), "remarks": report.remarks}
     return {
         "diff.md": "\n".join(page) + "\n",
         "diff.csv": csv_lines([[heading[-1] for heading in table.headings], *([entry.text for entry in row] for row in table.rows)]),
-        "diff.json": json.dumps({"differences": difference_objects(report.differences), "remarks": report.remarks}, ensure_ascii=False, indent=1) + "\n",
+        "diff.json": json_lines(found),
     }

@@ -1,4 +1,4 @@
-"""table.tex: booktabs tables to be read with `\\input`, mean with the deviation as a subscript, the best in bold as in the paper."""
+"""The form table.tex: booktabs tables for a paper, mean with the deviation as a subscript, the best in bold as in Table 1."""
 
 from collections.abc import Iterable, Sequence
 
@@ -71,7 +71,7 @@ def _name(entry: Entry) -> str:
 
 def _figure(entry: Entry) -> str:
     """Return `$61.0_{6.0}$`; a figure that is not over all of its trials or tasks says so above."""
-    if entry.value is None or entry.note == "" and entry.spread is None and not entry.best:
+    if entry.value is None or not (entry.note or entry.spread is not None or entry.best):
         return tex(entry.text)
     mean = f"{entry.value:.1f}"
     spread = "" if entry.spread is None else f"_{{{entry.spread:.1f}}}"

@@ -162,9 +162,8 @@ def contradictions(rows: Sequence[PaperRow]) -> list[str]:
                 f"{level} has {100 * value:.2f} with {column} and {100 * plain:.2f} without augmentation."
             )
         if column == "gpt3mix" and value - plain < 0.015:
-            said.append(
-                f"Section 4.3 (page 6) says that GPT3Mix gains 2-3 % on average; with {CLASSIFIERS[classifier]} at {level} it is {100 * (value - plain):.2f}."
-            )
+            gain = f"{CLASSIFIERS[classifier]} at {level} it is {100 * (value - plain):.2f}"
+            said.append(f"Section 4.3 (page 6) says that GPT3Mix gains 2-3 % on average; with {gain}.")
     return said
 
 
@@ -185,8 +184,8 @@ def beside(groups: Sequence[Group]) -> list[PaperRow]:
 
 def _with_ours(rows: Sequence[PaperRow], cells: Sequence[CellRow], classifier: str) -> list[PaperRow]:
     by_place: dict[tuple[str, float | None], list[CellRow]] = {}
-    for cell in cells:
-        by_place.setdefault((_task(cell.task), _share(cell.level)), []).append(cell)
+    for each in cells:
+        by_place.setdefault((_task(each.task), _share(each.level)), []).append(each)
     found = []
     for row in rows:
         cell = next((cell for cell in by_place.get((row.task, _share(row.level)), ()) if _is(cell, row)), None)
@@ -269,7 +268,9 @@ def _sheet(table: int, theirs: str, ours: str, rows: Sequence[PaperRow]) -> Shee
         lines.setdefault((row.task, row.level), {})[row.column] = row
     other = ours and not paper_classifier(ours)
     title = TITLES[table] + f", {CLASSIFIERS[theirs]}" + (f"; ours: {ours}" if other else "")
-    said = ["Printed mean ± deviation / ours (trials) and the difference; an average counts as recomputed. † : see what the paper prints against itself."]
+    said = [
+        "Printed mean ± deviation / ours (trials) and the difference; an average counts as recomputed. † : see what the paper prints against itself."
+    ]
     if other:
         said.append(f"Our classifier is another one ({ours}).")
     ratios = sorted({f"{row.ours_ratio:g}" for row in rows if row.ours_ratio and row.ratio and abs(row.ours_ratio - row.ratio) > 0.05 * row.ratio})

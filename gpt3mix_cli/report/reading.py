@@ -17,7 +17,10 @@ from ..records import Trial, read
 from .model import TrialRow, Wanted
 
 CHUNK = 1_000  # lines held as objects at a time
-TEXT, WHOLE, NUMBER, NOTHING = {str}, {int}, {int, float}, {type(None)}
+TEXT: set[type] = {str}
+WHOLE: set[type] = {int}
+NUMBER: set[type] = {int, float}
+NOTHING: set[type] = {type(None)}
 KINDS: dict[str, set[type]] = {
     **dict.fromkeys(("task", "level", "method", "classifier"), TEXT),
     "variant": {dict},
@@ -164,7 +167,7 @@ def _slow(path: Path, variants: dict[str, Mapping[str, Any]], tell: Tell) -> Ite
         for row in rows:
             values = [getattr(row, name) for name in KINDS if name != "variant"]
             values.insert(list(KINDS).index("variant"), _known(row.variant, variants))
-            yield TrialRow(*values, classes=_classes(row.confusion), path=path)
+            yield TrialRow._make([*values, _classes(row.confusion), path])
     except UserError as error:
         number, last = 0, b"\n"
         with path.open("rb") as stream:

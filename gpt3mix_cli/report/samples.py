@@ -42,7 +42,8 @@ def _samples(path: Path, group: Group, seed: int) -> Iterator[Sample]:
     real = path.with_name("train.jsonl")
     parents = {row.id: row for row in read(real, Example)} if real.is_file() else {}
     mixtures: set[tuple[str, ...]] = set()
-    chosen, others = [], []
+    chosen: list[Augmented] = []
+    others: list[Augmented] = []
     for row in itertools.islice(read(path, Augmented), LOOKED_AT):
         mixture = tuple(sorted(parents[name].label for name in row.parents if name in parents))
         (others if mixture in mixtures else chosen).append(row)

@@ -320,7 +320,7 @@ def spread_sheet(cells: Sequence[CellRow]) -> Sheet | None:
     short = f" Of {few[0]} data seeds it is at most their range and holds the true mean in less than {1 - 2.0 ** (1 - few[0]):.0%}." if few else ""
     caption = (
         f"Interval: bootstrap over data seeds, expanded for their small number.{short} The deviation over trials is made of a part between data "
-        "seeds (another subsample) and a part within them (another training seed and synthetic set); they are told apart where a data seed has several trials."
+        "seeds (another subsample) and a part within them (another training seed and synthetic set), told apart where a data seed has several trials."
     )
     return _listed("spread", "Intervals, and where the deviation comes from", items, 5, caption)
 
@@ -330,8 +330,8 @@ def cost_sheet(cells: Sequence[CellRow]) -> Sheet | None:
     items = [
         {
             "task": Entry(cell.task), "variant": Entry(cell.variant), "level": Entry(cell.level), "classifier": Entry(cell.classifier),
-            "method": Entry(cell.column), "gain": points(cell.gain), "tokens": Entry("" if cell.tokens is None else f"{cell.tokens:,.0f}", value=cell.tokens),
-            "USD": Entry("" if cell.usd is None else f"{cell.usd:.4g}", value=cell.usd), "gain per USD": points(cell.gain_per_usd),
+            "method": Entry(cell.column), "gain": points(cell.gain), "tokens": _number(cell.tokens, ",.0f"), "USD": _number(cell.usd, ".4g"),
+            "gain per USD": points(cell.gain_per_usd),
             "gain per 1,000 tokens": _rate(cell.gain_per_1k_tokens),
         }
         for cell in cells
@@ -339,6 +339,10 @@ def cost_sheet(cells: Sequence[CellRow]) -> Sheet | None:
     ]  # fmt: skip
     caption = "Gain over no augmentation in points; tokens and dollars of one synthetic set (mean over the sets of a cell)."
     return _listed("cost", "What a gain costs", items, 5, caption)
+
+
+def _number(value: float | None, style: str) -> Entry:
+    return Entry("") if value is None else Entry(format(value, style), value=value)
 
 
 def _rate(value: float | None) -> Entry:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     Array = np.ndarray[Any, np.dtype[Any]]
+    Rows = Array | Sequence[Sequence[float]]
 
 LEVEL = 0.95  # of all intervals
 RESAMPLES = 9_999  # where all of them would be more
@@ -47,7 +48,7 @@ def components(values: "Array", unit_of: "Array", cell_of_unit: "Array") -> "tup
         return np.sqrt(np.where(units > 1, variance, np.nan)), np.sqrt(mean_within)
 
 
-def intervals(sums: "Array", counts: "Array") -> "Array":
+def intervals(sums: "Rows", counts: "Rows | None" = None) -> "Array":
     """Return the 95 % bootstrap intervals of means whose units (data seeds) are drawn with replacement.
 
     The expanded percentile interval (Hesterberg, What Teachers Should Know About the Bootstrap, The American Statistician
@@ -55,8 +56,8 @@ def intervals(sums: "Array", counts: "Array") -> "Array":
     the units, with fewer it cannot be wider than that and holds the true mean in less than 95 % of cases.
 
     Args:
-        sums: float array (cells, units), the sum over the trials of a unit.
-        counts: float array (cells, units), how many trials that are.
+        sums: (cells, units), the sum over the trials of a unit.
+        counts: (cells, units), how many trials that are; one each if it is not given.
 
     Returns:
         float array (cells, 2); NaN for a single unit.
@@ -64,6 +65,8 @@ def intervals(sums: "Array", counts: "Array") -> "Array":
     import numpy as np
     from scipy.special import ndtr, stdtrit
 
+    sums = np.asarray(sums, dtype=float)
+    counts = np.ones_like(sums) if counts is None else np.asarray(counts, dtype=float)
     units = sums.shape[1]
     if units < 2:
         return np.full((len(sums), 2), np.nan)
@@ -93,22 +96,21 @@ def _draws(units: int) -> "tuple[Array, Array]":
     return samples.astype(float), np.array(ways) / units**units
 
 
-def permutation_p(differences: "Array", resamples: int = RESAMPLES) -> "Array":
+def permutation_p(differences: "Rows", resamples: int = RESAMPLES) -> "Array":
     """Return two-sided p-values of paired permutation tests: the sign of each unit's difference is flipped.
 
     Args:
-        differences: float array (tests, units).
+        differences: (tests, units).
         resamples: up to so many flips all are enumerated (13 units and fewer), beyond that so many are drawn.
     """
     import numpy as np
     from scipy.stats import permutation_test
 
-    if not len(differences):
+    values = np.asarray(differences, dtype=float).round(DIGITS)
+    if not values.size:
         return np.empty(0)
-    batch = 1 + 4_000_000 // differences.size
-    found = permutation_test(
-        (differences.round(DIGITS),), _total, permutation_type="samples", vectorized=True, n_resamples=resamples, batch=batch, axis=1, rng=0
-    )
+    batch = 1 + 4_000_000 // values.size
+    found = permutation_test((values,), _total, permutation_type="samples", vectorized=True, n_resamples=resamples, batch=batch, axis=1, rng=0)
     return np.asarray(found.pvalue)
 
 
@@ -116,21 +118,21 @@ def _total(values: "Array", axis: int) -> Any:
     return values.sum(axis=axis)
 
 
-def wilcoxon_p(differences: "Array") -> "Array":
+def wilcoxon_p(differences: "Rows") -> "Array":
     """Return two-sided p-values of Wilcoxon's signed-rank tests, with ties too; units without a difference are left out.
 
     It is the permutation test over signed ranks, exact as that is. SciPy's own is exact only without ties unless it permutes, and
     then takes minutes for some thousand tests.
 
     Args:
-        differences: float array (tests, units).
+        differences: (tests, units).
     """
     import numpy as np
     from scipy.stats import rankdata
 
-    if not len(differences):
+    rounded = np.asarray(differences, dtype=float).round(DIGITS)
+    if not rounded.size:
         return np.empty(0)
-    rounded = differences.round(DIGITS)
     none = (rounded == 0).sum(axis=1, keepdims=True)  # they have the lowest ranks
     return permutation_p(np.sign(rounded) * (rankdata(np.abs(rounded), axis=1) - none))
 

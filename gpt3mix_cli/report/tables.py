@@ -12,6 +12,7 @@ from .model import CellRow, Comparison, Entry, Report, Sample, Sheet
 if TYPE_CHECKING:
     from rich.table import Table
 
+FEW = 20  # comparisons that a terminal shows where there is nothing to pool
 LONGEST = 200  # lines of a table in report.md; report.json has all
 NOT_IN_CSV = {"ci", "swept"}
 
@@ -136,7 +137,20 @@ def difference_objects(lines: Sequence[Any]) -> list[dict[str, Any]]:
 
 def json_text(report: Report) -> str:
     """Return report.json; figures are fractions."""
-    return json.dumps(json_object(report), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+    return json_lines(json_object(report))
+
+
+def json_lines(value: Any) -> str:
+    """Return an object as JSON, its figures without the noise of their last bits."""
+    return json.dumps(_rounded(value), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.9g}")
+    if isinstance(value, dict):
+        return {key: _rounded(inner) for key, inner in value.items()}
+    return [_rounded(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def json_object(report: Report) -> dict[str, Any]:
@@ -196,7 +210,10 @@ def printable(text: str) -> str:
 
 def terminal_sheets(sheets: Sequence[Sheet]) -> list[Sheet]:
     """Return the tables that a terminal shows: those that answer the question; the others stand in the files."""
-    return [sheet for sheet in sheets if sheet.name in ("accuracy", "pooled", "diff") or sheet.name.startswith(("ablation", "paper"))]
+    found = [sheet for sheet in sheets if sheet.name in ("accuracy", "pooled", "diff") or sheet.name.startswith(("ablation", "paper"))]
+    if not any(sheet.name == "pooled" for sheet in found):
+        found += [sheet for sheet in sheets if sheet.name == "comparisons" and len(sheet.rows) <= FEW]
+    return found
 
 
 def summary(report: Report) -> dict[str, Any]:

@@ -41,8 +41,8 @@ def page(tmp_path: Path) -> str:
 
 
 def table(tmp_path: Path) -> list[list[str]]:
-    """Return the cells of the page's table: what stands between the bars that are not escaped."""
-    lines = [line for line in page(tmp_path).splitlines() if line.startswith("|")]
+    """Return the cells of the page's first table: what stands between the bars that are not escaped."""
+    lines = [line for line in page(tmp_path).split("\n## ")[0].splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
 
 
@@ -78,7 +78,7 @@ def test_the_best_mean_of_each_line_is_bold_and_equal_ones_both(tmp_path: Path) 
         trial(0, 0.1, level="2%", method="eda"),
     )
     assert table(tmp_path)[2][4:] == ["70.0 (1)", "**80.0 (1)**", "**80.0 (1)**"]
-    assert table(tmp_path)[3][4:] == ["**20.0 (1)**", "10.0 (1)", "-"]
+    assert table(tmp_path)[3][4:] == ["**20.0 (1)**", "-", "10.0 (1)"]
 
 
 def test_a_lone_cell_is_not_bold(tmp_path: Path) -> None:
