@@ -58,10 +58,7 @@ def report(
     Raises:
         UserError: if there is no trial at all, a line is broken, or a key is unknown.
     """
-    made = analysed(sources, title=title, wanted=wanted, rows=rows, columns=columns, with_paper=with_paper, tell=tell)
-    for name, form in FORMS.items():
-        _write(output / name, form(made), made)
-    return made
+    return written(analysed(sources, title=title, wanted=wanted, rows=rows, columns=columns, with_paper=with_paper, tell=tell), output)
 
 
 def analysed(
@@ -102,6 +99,13 @@ def analysed(
     others = [sheet for sheet in found if sheet]
     made.sheets = [main, *others]
     made.printed = [sheets.main_sheet(cells, sheets.layout_of(rows, columns, cells, sheets.PRINTED)), *others]
+    return made
+
+
+def written(made: Report, output: Path) -> Report:
+    """Write every form of a report into a folder, and return it with the files named."""
+    for name, form in FORMS.items():
+        _write(output / name, form(made), made)
     return made
 
 

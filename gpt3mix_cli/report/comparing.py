@@ -6,6 +6,7 @@ that a sweep leaves as it is (its trials are equal in all variants) takes part o
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+
 from .cells import Group
 from .model import Average, CellRow, Comparison, Pooled
 from .statistics import holm, intervals, permutation_p, smallest_p, wilcoxon_p
