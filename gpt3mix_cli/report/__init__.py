@@ -7,8 +7,10 @@ The data seed is the unit of every test and interval (`statistics`). Trials that
 versions are never averaged: they are told apart by hash. A torn last line of a file is reported and passed over.
 """
 
+import gc
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +74,11 @@ def analysed(
     tell: Tell = quiet,
 ) -> Report:
     """Return the report without writing anything; the arguments are those of `report`."""
-    groups = _groups(sources, wanted, tell)
+    with _uncollected():
+        return _analysed(_groups(sources, wanted, tell), title, rows, columns, with_paper, tell)
+
+
+def _analysed(groups: list[Group], title: str, rows: str | None, columns: str | None, with_paper: bool, tell: Tell) -> Report:
     # Here a module of its own will refuse what is not fair to compare; `remarks_on` only tells of it.
     comparisons, pooled, gains = compared(groups)
     groups = with_gains(groups, gains)
@@ -104,9 +110,22 @@ def analysed(
 
 def written(made: Report, output: Path) -> Report:
     """Write every form of a report into a folder, and return it with the files named."""
-    for name, form in FORMS.items():
-        _write(output / name, form(made), made)
+    with _uncollected():
+        for name, form in FORMS.items():
+            _write(output / name, form(made), made)
     return made
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Look for no garbage: of a million small objects all stay, and to find that out again and again would double the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def compare(a: Side, b: Side, output: Path, tell: Tell = quiet) -> Report:

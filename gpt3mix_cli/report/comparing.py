@@ -71,12 +71,18 @@ def _pairs(groups: Sequence[Group], places: Sequence[int]) -> Iterable[Pair]:
     def rank(place: int) -> int:
         return {"gpt3mix": -1, "none": 1}.get(groups[place].cell.method, 0)
 
-    for number, one in enumerate(left):
-        for other in left[number + 1 :]:
-            same = variant(one) == variant(other) or "" in (variant(one), variant(other))
-            if same and groups[one].cell.column != groups[other].cell.column and groups[one].tested_on == groups[other].tested_on:
-                a, b = sorted((one, other), key=rank)
-                yield Pair(a, b, (groups[a].cell.column, groups[b].cell.column, variant(one) or variant(other)))
+    variants: dict[str, list[int]] = {}
+    for place in left:
+        variants.setdefault(variant(place), []).append(place)
+    common = variants.pop("", [])
+    for members in [[], *variants.values()] if common else variants.values():
+        # What stands for all variants is compared among itself once, and with each variant.
+        both = [*common, *members]
+        for number, one in enumerate(both):
+            for other in both[number + 1 :] if members == [] else [place for place in both[number + 1 :] if place in members]:
+                if groups[one].cell.column != groups[other].cell.column and groups[one].tested_on == groups[other].tested_on:
+                    a, b = sorted((one, other), key=rank)
+                    yield Pair(a, b, (groups[a].cell.column, groups[b].cell.column, variant(one) or variant(other)))
     firsts: dict[str, int] = {}
     for place in left:
         cell = groups[place].cell
@@ -110,7 +116,7 @@ def _tested(groups: Sequence[Group], pairs: Sequence[Pair], differences: Sequenc
             cell, (a, b, variant) = groups[pairs[place].a].cell, pairs[place].names
             found[place] = Comparison(
                 a=a, b=b, task=cell.task, variant=variant, level=cell.level, classifier=cell.classifier, n_pairs=units,
-                diff=sum(values[row]) / units, ci=limits[row] and tuple(limits[row]), p=p[row], p_wilcoxon=ranks[row],
+                diff=sum(values[row]) / units, ci=None if limits[row] is None else (limits[row][0], limits[row][1]), p=p[row], p_wilcoxon=ranks[row],
                 p_corrected=None, smallest_p=smallest_p(units),
             )  # fmt: skip
     comparisons = [found[place] for place in range(len(pairs))]

@@ -306,8 +306,7 @@ class Sample:
     parents: Sequence[tuple[str, str]]
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """One entry of a table.
 
     Attributes:

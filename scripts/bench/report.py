@@ -34,14 +34,16 @@ def write(path: Path, rows: int) -> int:
         for variant, task, level, method, classifier in itertools.product(range(variants), TASKS, LEVELS, METHODS, CLASSIFIERS):
             for trial in range(TRIALS):
                 right = chance.randrange(900, 1700)
+                confusion = [[right // 2, 909 - right // 2], [909 - right // 2, right // 2]]
+                swept = {"augment.k": variant + 1} if variants > 1 else {}
                 row = {
-                    "task": task, "level": level, "method": method, "classifier": classifier, "variant": {"augment.k": variant + 1} if variants > 1 else {},
-                    "data_seed": trial % SEEDS, "trial": trial, "draw": 0, "seed": chance.getrandbits(63), "status": "ok", "error": None, "n_train": 70,
-                    "n_synthetic": 0 if method == "none" else 70, "n_test": 1821, "accuracy": round(right / 1821, 6), "macro_f1": round(right / 1900, 6),
-                    "mcc": 0.21, "majority": 0.500824, "ece": 0.05, "valid_accuracy": 0.6, "best_epoch": 7, "epochs": 27, "seconds": 12.5,
-                    "predicted_classes": 2, "confusion": [[right // 2, 909 - right // 2], [909 - right // 2, right // 2]], "train_sha": f"{trial % SEEDS:016x}",
-                    "test_sha": "4015ff20e43faeb2", "tokens": 21000 if method == "gpt3mix" else None, "usd": None, "settings": f"{method:0<16.16}",
-                    "version": "0.1.0",
+                    "task": task, "level": level, "method": method, "classifier": classifier, "variant": swept, "data_seed": trial % SEEDS,
+                    "trial": trial, "draw": 0, "seed": chance.getrandbits(63), "status": "ok", "error": None, "n_train": 70,
+                    "n_synthetic": 0 if method == "none" else 70, "n_test": 1821, "accuracy": round(right / 1821, 6),
+                    "macro_f1": round(right / 1900, 6), "mcc": 0.21, "majority": 0.500824, "ece": 0.05, "valid_accuracy": 0.6,
+                    "best_epoch": 7, "epochs": 27, "seconds": 12.5, "predicted_classes": 2, "confusion": confusion,
+                    "train_sha": f"{trial % SEEDS:016x}", "test_sha": "4015ff20e43faeb2", "tokens": 21000 if method == "gpt3mix" else None,
+                    "usd": None, "settings": f"{method:0<16.16}", "version": "0.1.0",
                 }  # fmt: skip
                 stream.write(json.dumps(row) + "\n")
                 count += 1
