@@ -60,57 +60,44 @@ def report(
     Raises:
         UserError: if there is no trial at all, a line is broken, or a key is unknown.
     """
-    return written(analysed(sources, title=title, wanted=wanted, rows=rows, columns=columns, with_paper=with_paper, tell=tell), output)
+    made = analysed(sources, title=title, wanted=wanted, with_paper=with_paper, tell=tell)
+    return written(made, output, rows, columns)
 
 
-def analysed(
-    sources: Sequence[Path],
-    *,
-    title: str,
-    wanted: Sequence[Wanted] = (),
-    rows: str | None = None,
-    columns: str | None = None,
-    with_paper: bool = False,
-    tell: Tell = quiet,
-) -> Report:
-    """Return the report without writing anything; the arguments are those of `report`."""
+def analysed(sources: Sequence[Path], *, title: str, wanted: Sequence[Wanted] = (), with_paper: bool = False, tell: Tell = quiet) -> Report:
+    """Return everything but the tables; the arguments are those of `report`."""
     with _uncollected():
-        return _analysed(_groups(sources, wanted, tell), title, rows, columns, with_paper, tell)
-
-
-def _analysed(groups: list[Group], title: str, rows: str | None, columns: str | None, with_paper: bool, tell: Tell) -> Report:
-    # Here a module of its own will refuse what is not fair to compare; `remarks_on` only tells of it.
-    comparisons, pooled, gains = compared(groups)
-    groups = with_gains(groups, gains)
-    cells = [group.cell for group in groups]
-    layout = sheets.layout_of(rows, columns, cells)
-    made = Report(title, cells, list(remarks_on(groups)), trials=[row for group in groups for row in group.rows])
-    made.comparisons, made.pooled, made.averages = comparisons, pooled, averages_of(groups)
-    made.failures, made.design, made.samples = failures_of(groups), design_of(groups), samples_of(groups, tell)
-    if with_paper:
-        made.paper = paper.beside(groups)
-        made.paper_remarks = paper.contradictions(made.paper)
-        made.remarks += paper.unmatched(groups)
-    main = sheets.main_sheet(cells, layout)
-    found = [
-        *sheets.ablation_sheets(groups),
-        sheets.uneven_sheet(cells, layout),
-        sheets.pooled_sheet(pooled),
-        sheets.comparisons_sheet(comparisons),
-        sheets.spread_sheet(cells),
-        sheets.cost_sheet(cells),
-        sheets.failures_sheet(made),
-        *(paper.paper_sheets(made.paper) if with_paper else []),
-    ]
-    others = [sheet for sheet in found if sheet]
-    made.sheets = [main, *others]
-    made.printed = [sheets.main_sheet(cells, sheets.layout_of(rows, columns, cells, sheets.PRINTED)), *others]
+        groups = _groups(sources, wanted, tell)
+        # Here a module of its own will refuse what is not fair to compare; `remarks_on` only tells of it.
+        comparisons, pooled, gains = compared(groups)
+        groups = with_gains(groups, gains)
+        made = Report(title, [group.cell for group in groups], list(remarks_on(groups)), groups=groups)
+        made.trials = [row for group in groups for row in group.rows]
+        made.comparisons, made.pooled, made.averages = comparisons, pooled, averages_of(groups)
+        made.failures, made.design, made.samples = failures_of(groups), design_of(groups), samples_of(groups, tell)
+        if with_paper:
+            made.paper = paper.beside(groups)
+            made.paper_remarks = paper.contradictions(made.paper)
+            made.remarks += paper.unmatched(groups)
     return made
 
 
-def written(made: Report, output: Path) -> Report:
-    """Write every form of a report into a folder, and return it with the files named."""
+def written(made: Report, output: Path, rows: str | None = None, columns: str | None = None) -> Report:
+    """Lay out the tables of a report, write every form of it into a folder, and return it with tables and files."""
     with _uncollected():
+        layouts = [sheets.layout_of(rows, columns, made.cells, default) for default in (sheets.SHOWN, sheets.PRINTED)]
+        found = [
+            *sheets.ablation_sheets(made.groups),
+            sheets.uneven_sheet(made.cells, layouts[0]),
+            sheets.pooled_sheet(made.pooled),
+            sheets.comparisons_sheet(made.comparisons),
+            sheets.spread_sheet(made.cells),
+            sheets.cost_sheet(made.cells),
+            sheets.failures_sheet(made),
+            *(paper.paper_sheets(made.paper) if made.paper else []),
+        ]
+        others = [sheet for sheet in found if sheet]
+        made.sheets, made.printed = ([sheets.main_sheet(made.cells, layout), *others] for layout in layouts)
         for name, form in FORMS.items():
             _write(output / name, form(made), made)
     return made

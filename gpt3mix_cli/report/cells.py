@@ -110,7 +110,8 @@ def _figures(parts: Sequence[Sequence[TrialRow]]) -> list[tuple[dict[str, Any], 
                 of.append(place)
                 unit_of.append(units.setdefault((place, row.data_seed), len(units)))
     cell_of = np.array(of, dtype=int)
-    columns = {name: np.array([getattr(row, name) for row in good], dtype=float) for name in MEANS}
+    fields = dict(zip(TrialRow._fields, zip(*good, strict=True), strict=True)) if good else {}
+    columns = {name: np.array(fields.get(name, ()), dtype=float) for name in MEANS}
     means = {name: _mean(values, cell_of, count) for name, values in columns.items()}
     accuracy, units_of = columns["accuracy"], np.array(unit_of, dtype=int)
     n = np.bincount(cell_of, minlength=count)

@@ -373,6 +373,7 @@ class Report:
         samples: synthetic rows to look at.
         paper: with `--paper`, the printed figures beside ours: `paper.PaperRow`.
         trials: every row that was read, the failed ones included.
+        groups: the cells with their rows and data seeds: `cells.Group`.
         paper_remarks: with `--paper`, what the paper prints against itself.
         sheets: the tables, in the order in which they are shown; the main one first.
         printed: the same for table.tex, the main one in the shape of the paper's Table 1 unless another is asked for.
@@ -392,6 +393,7 @@ class Report:
     paper: list[Any] = field(default_factory=list)
     trials: list[TrialRow] = field(default_factory=list)
     paper_remarks: list[str] = field(default_factory=list)
+    groups: list[Any] = field(default_factory=list)
     sheets: list[Sheet] = field(default_factory=list)
     printed: list[Sheet] = field(default_factory=list)
     design: list[str] = field(default_factory=list)

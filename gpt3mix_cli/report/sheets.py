@@ -13,13 +13,14 @@ from .model import CellRow, Comparison, Entry, Layout, Pooled, Report, Sheet
 from .reading import value_name, variant_name
 
 KEYS = ("task", "variant", "level", "classifier", "method")
+SHOWN = Layout()
 PRINTED = Layout(("task", "variant", "level"), ("classifier", "method"))  # Table 1: a block of columns a classifier
 ACCURACY = "Test accuracy in percent: mean ± sample standard deviation over trials (number of trials); the best mean of a line is bold."
 Line = tuple[str, ...]
 SHORT = 48  # letters of a swept value in a heading
 
 
-def layout_of(rows: str | None, columns: str | None, cells: Sequence[CellRow], default: Layout | None = None) -> Layout:
+def layout_of(rows: str | None, columns: str | None, cells: Sequence[CellRow], default: Layout) -> Layout:
     """Return which keys make lines and which columns; a key that is named in neither joins the lines.
 
     Args:
@@ -32,7 +33,7 @@ def layout_of(rows: str | None, columns: str | None, cells: Sequence[CellRow], d
         UserError: for an unknown key, or one that stands twice.
     """
     if not rows and not columns:
-        return default or Layout()
+        return default
     swept = sorted({key for cell in cells for key in cell.swept})
     named = [[key.strip() for key in (text or "").split(",") if key.strip()] for text in (rows, columns)]
     for flag, keys in zip(("--rows", "--columns"), named, strict=True):

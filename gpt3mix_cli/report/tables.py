@@ -56,7 +56,7 @@ def _span(values: Sequence[int]) -> str:
 def markdown_table(sheet: Sheet) -> str:
     """Return a table; of a long one the beginning."""
     names = [escaped(" ".join(part for part in heading if part)) for heading in sheet.headings]
-    numeric = [any(row[place].value is not None for row in sheet.rows) or place >= sheet.stubs for place in range(len(names))]
+    numeric = [any(row[place].value is not None for row in sheet.rows) or (sheet.across and place >= sheet.stubs) for place in range(len(names))]
     lines = [names, ["---:" if right else "---" for right in numeric]]
     for row in sheet.rows[:LONGEST]:
         lines.append([f"**{escaped(entry.text)}**" if entry.best else escaped(entry.text) for entry in row])
@@ -180,7 +180,7 @@ def terminal_table(sheet: Sheet, width: int) -> "Table":
 
     headings = [" ".join(part for part in heading if part) for heading in sheet.headings]
     rows: Sequence[Sequence[Entry]] = sheet.rows
-    numeric = [any(row[place].value is not None for row in rows) or place >= sheet.stubs for place in range(len(headings))]
+    numeric = [any(row[place].value is not None for row in rows) or (sheet.across and place >= sheet.stubs) for place in range(len(headings))]
     if sheet.across and _needed(headings, rows) >= width:
         columns = headings[sheet.stubs :]
         headings, numeric = [*headings[: sheet.stubs], "column", "figure"], [*numeric[: sheet.stubs], False, True]
