@@ -109,14 +109,14 @@ def _tested(groups: Sequence[Group], pairs: Sequence[Pair], differences: Sequenc
     found: dict[int, Comparison] = {}
     for places, values in _by_size(differences):
         units = len(values[0])
-        limits = intervals(values).tolist() if units > 1 else [None] * len(places)
+        limits = [(low, high) for low, high in intervals(values).tolist()] if units > 1 else [None] * len(places)
         p = permutation_p(values).tolist() if units > 1 else [None] * len(places)
         ranks = wilcoxon_p(values).tolist() if units > 1 else [None] * len(places)
         for row, place in enumerate(places):
             cell, (a, b, variant) = groups[pairs[place].a].cell, pairs[place].names
             found[place] = Comparison(
                 a=a, b=b, task=cell.task, variant=variant, level=cell.level, classifier=cell.classifier, n_pairs=units,
-                diff=sum(values[row]) / units, ci=None if limits[row] is None else (limits[row][0], limits[row][1]), p=p[row], p_wilcoxon=ranks[row],
+                diff=sum(values[row]) / units, ci=limits[row], p=p[row], p_wilcoxon=ranks[row],
                 p_corrected=None, smallest_p=smallest_p(units),
             )  # fmt: skip
     comparisons = [found[place] for place in range(len(pairs))]

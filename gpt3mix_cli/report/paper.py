@@ -27,7 +27,7 @@ TITLES = {
 CLASSIFIERS = {"distilbert": "DistilBERT", "bert": "BERT"}
 TASKS = {"trec": "trec6", "sst": "sst2"}
 ROUNDING = 0.0006  # how far a printed average may be from the mean of cells that are rounded themselves
-APPENDIX_B = 0.688  # "the non-augmented baseline of 68.80%" on CoLA at 0.1 % (page 12)
+APPENDIX_B = 0.688  # "the non-augmented baseline of 68.80%" on CoLA at 0.1 %
 
 
 @dataclass(frozen=True)
@@ -118,13 +118,13 @@ def _marked(rows: Sequence[PaperRow]) -> list[PaperRow]:
         if row.recomputed is not None and abs(row.printed - row.recomputed) > ROUNDING:
             mark = f"its cells average to {100 * row.recomputed:.2f}"
         if row.printed_std is not None and row.printed_std == deviations[-1] > 2 * deviations[-2]:
-            mark = f"the next largest deviation of the paper is {percent(deviations[-2])}"
+            mark = f"its deviation is {percent(row.printed_std)}, and the next largest of the paper {percent(deviations[-2])}"
         if row.table != 1 and row.column != "none":
             mark = _elsewhere(row, rows) or mark
         if row.table == 1 and not row.best and row.task != "average":
             line = [other for other in rows if (other.table, other.task, other.level, other.classifier) == (1, row.task, row.level, row.classifier)]
             if row.printed == max(other.printed for other in line):
-                mark = "as high as the bold figure of its line"
+                mark = "that is as high as the bold figure of its line"
         found.append(replace(row, mark=mark))
     return found
 
@@ -140,7 +140,7 @@ def _elsewhere(row: PaperRow, rows: Sequence[PaperRow]) -> str:
     ]  # fmt: skip
     said = [f"the same figures stand in Table {other.table} for ratio {other.ratio:g}" for other in again]
     said += [f"Table {other.table} has {percent(other.printed)} for {other.lm} at ratio {other.ratio:g}" for other in against]
-    return "; ".join(said)
+    return "; ".join(dict.fromkeys(said))
 
 
 def contradictions(rows: Sequence[PaperRow]) -> list[str]:
@@ -148,11 +148,11 @@ def contradictions(rows: Sequence[PaperRow]) -> list[str]:
     marks = [row for row in rows if row.mark]
     unique = list(dict.fromkeys((row.table, row.page, row.task, row.level, row.classifier, row.column, row.printed, row.mark) for row in marks))
     said = [
-        f"Table {table} (page {page}), {task} {level}, {CLASSIFIERS[classifier]}, {column}: {percent(value)} is printed, but {mark}."
+        f"Table {table} (page {page}), {task} {level}, {CLASSIFIERS[classifier]}, {column}: {percent(value)} is printed; {mark}."
         for table, page, task, level, classifier, column, value, mark in unique
     ]
     if not any(row.table == 1 and row.column == "none" and row.printed == APPENDIX_B for row in rows):
-        said.append(f"Appendix B (page 12) gives {100 * APPENDIX_B:.2f} for CoLA at 0.1 % without augmentation; Table 1 has no such figure.")
+        said.append(f"Appendix B gives {100 * APPENDIX_B:.2f} for CoLA at 0.1 % without augmentation; Table 1 has no such figure.")
     averages = {(row.level, row.classifier, row.column): row.recomputed for row in rows if row.recomputed is not None}
     for (level, classifier, column), value in averages.items():
         plain = averages[level, classifier, "none"]
@@ -254,11 +254,17 @@ def _generic(swept: Mapping[str, Any]) -> bool:
 def paper_sheets(rows: Sequence[PaperRow]) -> list[Sheet]:
     """Return a table for each of the paper's, with the lines of tasks that we have; `printed / ours (difference)`."""
     tasks = {row.task for row in rows if row.ours is not None}
-    kinds: dict[tuple[int, str, str], list[PaperRow]] = {}
-    for row in rows:
-        if row.task in tasks or not tasks:
-            kinds.setdefault((row.table, row.classifier, row.our_classifier), []).append(row)
-    return [_sheet(table, theirs, ours, found) for (table, theirs, ours), found in kinds.items()]
+    shown = [row for row in rows if row.task in tasks or not tasks]
+    # What an ablation varies, we may not have varied: then it stands once, as printed.
+    ours = {(row.table, row.our_classifier) for row in shown if row.ours is not None and (row.table == 1 or row.column != "none")}
+    kinds: dict[tuple[int, str, str], dict[tuple[str, str, str], PaperRow]] = {}
+    for row in shown:
+        beside_ours = (row.table, row.our_classifier) in ours
+        place = (row.task, row.level, row.column)
+        plain = row if beside_ours else replace(row, our_classifier="", ours=None)
+        kinds.setdefault((row.table, row.classifier, plain.our_classifier), {}).setdefault(place, plain)
+    found = [_sheet(*kind, list(cells.values())) for kind, cells in kinds.items()]
+    return sorted(found, key=lambda sheet: sheet.title.split(" (")[0])
 
 
 def _sheet(table: int, theirs: str, ours: str, rows: Sequence[PaperRow]) -> Sheet:
@@ -285,7 +291,7 @@ def _sheet(table: int, theirs: str, ours: str, rows: Sequence[PaperRow]) -> Shee
 def _entry(row: PaperRow) -> Entry:
     theirs = percent(row.printed) + (f" ± {percent(row.printed_std)}" if row.printed_std is not None else "") + ("†" if row.mark else "")
     if row.ours is None or row.difference is None:
-        return Entry(f"{theirs} / -", value=None)
+        return Entry(f"{theirs} / -" if row.our_classifier else theirs, value=None)
     count = f" ({row.n})" if row.n else ""
     spread = f" ± {percent(row.ours_std)}" if row.ours_std is not None else ""
     return Entry(f"{theirs} / {percent(row.ours)}{spread}{count}: {100 * row.difference:+.1f}", value=100 * row.difference)

@@ -88,12 +88,12 @@ def _quantiles(values: "Array", weights: "Array", shares: tuple[float, float]) -
     import numpy as np
 
     if len(values) == RESAMPLES:  # all weigh the same
-        places = [min(RESAMPLES - 1, math.ceil(share * RESAMPLES - 1e-9) - 1) for share in shares]
-        return np.asarray(np.partition(values, places, axis=0)[places].T)
+        ranks = [min(RESAMPLES - 1, math.ceil(share * RESAMPLES - 1e-9) - 1) for share in shares]
+        return np.asarray(np.partition(values, ranks, axis=0)[ranks].T)
     order = values.argsort(0)
     reached = np.cumsum(weights[order], axis=0)
-    places = [np.argmax(reached >= share - 1e-12, axis=0) for share in shares]
-    return np.stack([values[order[place, range(len(place))], range(len(place))] for place in places], axis=1)
+    places = np.stack([np.argmax(reached >= share - 1e-12, axis=0) for share in shares])
+    return np.take_along_axis(values, np.take_along_axis(order, places, 0), 0).T
 
 
 def _draws(units: int) -> "tuple[Array, Array]":

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 FEW = 20  # comparisons that a terminal shows where there is nothing to pool
+SPARE = ("smallest p", "Wilcoxon p", "tasks", "p", "units", "pairs", "95 % interval", "remark")  # what a narrow terminal leaves out first
 LONGEST = 200  # lines of a table in report.md; report.json has all
 NOT_IN_CSV = {"ci", "swept"}
 
@@ -181,7 +182,9 @@ def terminal_table(sheet: Sheet, width: int) -> "Table":
     headings = [" ".join(part for part in heading if part) for heading in sheet.headings]
     rows: Sequence[Sequence[Entry]] = sheet.rows
     numeric = [any(row[place].value is not None for row in rows) or (sheet.across and place >= sheet.stubs) for place in range(len(headings))]
-    if sheet.across and _needed(headings, rows) >= width:
+    if not sheet.across and _needed(headings, rows) >= width:
+        headings, numeric, rows = _narrow(headings, numeric, rows, sheet.stubs, width)
+    elif _needed(headings, rows) >= width:
         columns = headings[sheet.stubs :]
         headings, numeric = [*headings[: sheet.stubs], "column", "figure"], [*numeric[: sheet.stubs], False, True]
         nothing = ("", "-")
@@ -197,6 +200,21 @@ def terminal_table(sheet: Sheet, width: int) -> "Table":
         last = number == len(sheet.rows) - sheet.foot and sheet.foot > 0 and rows is sheet.rows
         shown.add_row(*(f"[bold green]{text}[/]" if entry.best else text for text, entry in zip(texts, row, strict=True)), end_section=last)
     return shown
+
+
+def _narrow(
+    headings: list[str], numeric: list[bool], rows: Sequence[Sequence[Entry]], stubs: int, width: int
+) -> tuple[list[str], list[bool], Sequence[Sequence[Entry]]]:
+    """Return a list with its first columns in one, and without columns that one can do without, until it fits."""
+    headings = [" ".join(headings[:stubs]), *headings[stubs:]]
+    numeric = [False, *numeric[stubs:]]
+    rows = [[Entry(" ".join(entry.text for entry in row[:stubs] if entry.text)), *row[stubs:]] for row in rows]
+    for name in SPARE:
+        if name in headings and _needed(headings, rows) >= width:
+            place = headings.index(name)
+            headings, numeric = headings[:place] + headings[place + 1 :], numeric[:place] + numeric[place + 1 :]
+            rows = [[*row[:place], *row[place + 1 :]] for row in rows]
+    return headings, numeric, rows
 
 
 def _needed(headings: Sequence[str], rows: Sequence[Sequence[Entry]]) -> int:
