@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rows import trial
 
 from gpt3mix_cli.errors import UserError
 from gpt3mix_cli.files import append
@@ -18,17 +19,6 @@ from gpt3mix_cli.report import Report, Wanted, report, tables
 # To make the golden page anew: REGENERATE=1 pytest tests/report, then read the difference.
 GOLDEN = Path(__file__).parent.parent / "golden" / "report.md"
 REGENERATE = bool(os.environ.get("REGENERATE"))
-
-
-def trial(number: int = 0, accuracy: float | None = 0.5, **fields: Any) -> Trial:
-    common = {
-        "task": "sst2", "level": "1%", "method": "none", "classifier": "linear", "data_seed": number % 2, "trial": number, "seed": 100 + number,
-        "n_train": 70, "n_synthetic": 0, "n_test": 1821, "accuracy": accuracy, "macro_f1": 0.4, "mcc": 0.1, "majority": 0.500824, "ece": 0.05,
-        "predicted_classes": 2, "train_sha": f"sha-{number % 2}", "settings": "aaaaaaaaaaaaaaaa",
-    }  # fmt: skip
-    if accuracy is None:
-        common |= {"status": "failed", "error": "RuntimeError: no luck", "predicted_classes": None}
-    return Trial(**{**common, **fields})
 
 
 def made(tmp_path: Path, *trials: Trial, **options: Any) -> Report:
