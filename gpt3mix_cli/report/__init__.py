@@ -97,7 +97,8 @@ def written(made: Report, output: Path, rows: str | None = None, columns: str | 
             *(paper.paper_sheets(made.paper) if made.paper else []),
         ]
         others = [sheet for sheet in found if sheet]
-        made.sheets, made.printed = ([sheets.main_sheet(made.cells, layout), *others] for layout in layouts)
+        made.sheets = [sheets.main_sheet(made.cells, layouts[0]), *others]
+        made.printed = [sheets.printed_sheet(made.cells, layouts[1]), *others]
         for name, form in FORMS.items():
             _write(output / name, form(made), made)
     return made

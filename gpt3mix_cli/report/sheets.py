@@ -4,6 +4,7 @@ Figures are in percent with one decimal; the best mean of a line, classifier by 
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..errors import UserError, did_you_mean
@@ -64,6 +65,14 @@ def key_of(cell: CellRow, key: str, taken: Sequence[str] = ()) -> str:
 def main_sheet(cells: Sequence[CellRow], layout: Layout) -> Sheet:
     """Return the table of accuracies."""
     return _sheet("accuracy", "Accuracy", cells, layout, figure, ACCURACY)
+
+
+def printed_sheet(cells: Sequence[CellRow], layout: Layout) -> Sheet:
+    """Return the same for print, where the deviation is a subscript and the number of trials stands below."""
+    counts = sorted({cell.n for cell in cells if cell.n})
+    trials = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}" if counts else "no"
+    caption = f"Test accuracy in percent, mean and sample standard deviation over {trials} trials; the best mean of a line is bold."
+    return replace(main_sheet(cells, layout), caption=caption)
 
 
 def uneven_sheet(cells: Sequence[CellRow], layout: Layout) -> Sheet | None:

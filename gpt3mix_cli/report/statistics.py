@@ -159,8 +159,8 @@ def wilcoxon_p(differences: "Rows") -> "Array":
 
 
 def smallest_p(units: int) -> float | None:
-    """Return the least two-sided p that flipping the signs of so many units can give: 0.0625 for five."""
-    return min(1.0, 2.0 ** (1 - units)) if units > 1 else None
+    """Return the least two-sided p that flipping the signs of so many units can give: 0.0625 for five; drawn flips give no less than 0.0001."""
+    return max(2.0 ** (1 - units), 1 / (RESAMPLES + 1)) if units > 1 else None
 
 
 def holm(values: Sequence[float]) -> list[float]:

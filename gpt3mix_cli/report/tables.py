@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 FEW = 20  # comparisons that a terminal shows where there is nothing to pool
 SPARE = ("smallest p", "Wilcoxon p", "tasks", "p", "units", "pairs", "95 % interval", "remark")  # what a narrow terminal leaves out first
 LONGEST = 200  # lines of a table in report.md; report.json has all
-NOT_IN_CSV = {"ci", "swept"}
+NOT_IN_CSV = {"ci", "swept", "seconds"}  # what the clock says would make the file another one each time
 
 
 # Markdown ------------------------------------------------------------------------------------------------------------
