@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..records import read_manifest
@@ -283,9 +282,4 @@ def _span(values: Sequence[int]) -> str:
 
 def with_gains(groups: Sequence[Group], gains: Mapping[int, float]) -> list[Group]:
     """Return the groups, some cells with their gain over no augmentation (by place)."""
-    return [replace(group, cell=replace(group.cell, gain=gains.get(place))) for place, group in enumerate(groups)]
-
-
-def trials_path(groups: Sequence[Group]) -> list[Path]:
-    """Return the trials files of the groups, each once."""
-    return list(dict.fromkeys(row.path for group in groups for row in group.rows))
+    return [replace(group, cell=replace(group.cell, gain=gains[place])) if place in gains else group for place, group in enumerate(groups)]

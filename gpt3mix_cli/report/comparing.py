@@ -5,7 +5,7 @@ that a sweep leaves as it is (its trials are equal in all variants) takes part o
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from .cells import Group
 from .model import Average, CellRow, Comparison, Pooled
@@ -106,22 +106,25 @@ def _by_size(rows: Sequence[Sequence[float]]) -> Iterable[tuple[list[int], list[
 
 
 def _tested(groups: Sequence[Group], pairs: Sequence[Pair], differences: Sequence[Sequence[float]]) -> list[Comparison]:
-    found: dict[int, Comparison] = {}
+    limits: dict[int, tuple[float, float]] = {}
+    p: dict[int, float] = {}
+    ranks: dict[int, float] = {}
     for places, values in _by_size(differences):
-        units = len(values[0])
-        limits = [(low, high) for low, high in intervals(values).tolist()] if units > 1 else [None] * len(places)
-        p = permutation_p(values).tolist() if units > 1 else [None] * len(places)
-        ranks = wilcoxon_p(values).tolist() if units > 1 else [None] * len(places)
-        for row, place in enumerate(places):
-            cell, (a, b, variant) = groups[pairs[place].a].cell, pairs[place].names
-            found[place] = Comparison(
-                a=a, b=b, task=cell.task, variant=variant, level=cell.level, classifier=cell.classifier, n_pairs=units,
-                diff=sum(values[row]) / units, ci=limits[row], p=p[row], p_wilcoxon=ranks[row],
-                p_corrected=None, smallest_p=smallest_p(units),
-            )  # fmt: skip
-    comparisons = [found[place] for place in range(len(pairs))]
-    corrected = iter(holm([each.p for each in comparisons if each.p is not None]))
-    return [each if each.p is None else replace(each, p_corrected=next(corrected)) for each in comparisons]
+        if len(values[0]) > 1:
+            limits |= {place: (low, high) for place, (low, high) in zip(places, intervals(values).tolist(), strict=True)}
+            p |= zip(places, permutation_p(values).tolist(), strict=True)
+            ranks |= zip(places, wilcoxon_p(values).tolist(), strict=True)
+    corrected = dict(zip(p, holm(list(p.values())), strict=True))
+    found = []
+    for place, (pair, own) in enumerate(zip(pairs, differences, strict=True)):
+        cell, (a, b, variant) = groups[pair.a].cell, pair.names
+        each = Comparison(
+            a=a, b=b, task=cell.task, variant=variant, level=cell.level, classifier=cell.classifier, n_pairs=len(own),
+            diff=sum(own) / len(own), ci=limits.get(place), p=p.get(place), p_wilcoxon=ranks.get(place),
+            p_corrected=corrected.get(place), smallest_p=smallest_p(len(own)),
+        )  # fmt: skip
+        found.append(each)
+    return found
 
 
 def _pooled(groups: Sequence[Group], pairs: Sequence[Pair], differences: Sequence[Mapping[int, float]]) -> list[Pooled]:

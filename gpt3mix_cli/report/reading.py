@@ -7,7 +7,7 @@ cannot. A torn last line is told and passed over; a trial that stands in two fil
 import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
 from typing import IO, Any, NoReturn
@@ -118,18 +118,25 @@ def _fast(stream: IO[bytes], path: Path, variants: dict[str, Mapping[str, Any]],
     decode = json.JSONDecoder(parse_constant=_no_number).decode
     number = 0
     while lines := list(itertools.islice(stream, CHUNK)):
-        values = []
-        for line in lines:
-            number += 1
-            try:
-                values.append(decode(line.decode()))
-            except ValueError as error:
-                if line.endswith(b"\n") or not line.strip():
-                    raise
-                told.append(f"{path}, line {number}: no valid JSON: {error}; the last line is torn and was passed over")
-            if b"\\u" in line:
-                raise ValueError("an escape may hide half a character")
+        number += len(lines)
+        if not lines[-1].endswith(b"\n") and (reason := _torn(lines[-1], decode)):
+            told.append(f"{path}, line {number}: no valid JSON: {reason}; the last line is torn and was passed over")
+            lines.pop()
+        text = b",".join(lines).decode()
+        # All lines in one go; what is no object a line has another number of them. An escape may hide half a character.
+        values = decode(f"[{text}]")
+        if len(values) != len(lines) or "\\u" in text:
+            raise ValueError("not an object a line, as we write them")
         yield from _from_values(values, path, variants)
+
+
+def _torn(line: bytes, decode: Callable[[str], Any]) -> str:
+    """Return why a last line without its end cannot be read; nothing if it can."""
+    try:
+        decode(line.decode())
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _from_values(values: Sequence[dict[str, Any]], path: Path, variants: dict[str, Mapping[str, Any]]) -> Iterator[TrialRow]:
@@ -154,10 +161,9 @@ def _from_values(values: Sequence[dict[str, Any]], path: Path, variants: dict[st
     columns["variant"] = [names[str(value)] for value in columns["variant"]]
     classes = [_classes(value.get("confusion")) for value in values]
     # Equal texts are one object: a file repeats its names and hashes in each line.
-    shared: dict[str, str] = {}
     for name, column in columns.items():
         if KINDS[name] & TEXT:
-            columns[name] = [value if value is None else shared.setdefault(value, value) for value in column]
+            columns[name] = list(map({value: value for value in column}.__getitem__, column))
     yield from map(TrialRow._make, zip(*columns.values(), classes, itertools.repeat(path, len(values)), strict=True))
 
 

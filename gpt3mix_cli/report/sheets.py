@@ -227,7 +227,7 @@ def figure(cell: CellRow) -> Entry:
     asked = f"/{cell.expected}" if cell.expected and cell.n < cell.expected else ""
     if cell.mean is None:
         if cell.failed:
-            return Entry(f"failed ({cell.failed}{asked})")
+            return Entry(f"failed ({cell.failed}{asked if cell.failed < (cell.expected or 0) else ''})")
         return Entry(f"- (0{asked})" if asked else "-")
     spread = f" ± {percent(cell.std)}" if cell.std is not None else ""
     note = f"{cell.n}{asked}"

@@ -22,7 +22,8 @@ DYESTUFF = [
     [1595, 1630, 1515, 1635, 1625],
     [1520, 1455, 1450, 1480, 1445],
 ]
-FIGURES = st.lists(st.floats(-1, 1).map(lambda value: round(value, 3)), min_size=2, max_size=9)
+# Whole numbers: of fractions SciPy takes some sums that are equal for different ones, in their last bit.
+FIGURES = st.lists(st.integers(-1000, 1000).map(float), min_size=2, max_size=9)
 
 
 def generator(seed: int = 0) -> np.random.Generator:
@@ -178,7 +179,7 @@ def test_a_known_effect_is_found() -> None:
 
 @pytest.mark.parametrize(("seeds", "least"), [(5, 0.91), (10, 0.93), (20, 0.93)])
 def test_intervals_hold_the_truth_about_as_often_as_they_say(seeds: int, least: float) -> None:
-    """95 % intervals of a mean over correlated trials; the plain percentile bootstrap of five seeds holds it in 83 %."""
+    """95 % intervals of a mean over correlated trials; the plain percentile bootstrap of five seeds holds it in 84 %."""
     a, _ = simulated(1500, seeds, trials=4, effect=0.0, rng=generator(seeds))
     limits = intervals(a.sum(axis=2), np.full((1500, seeds), 4))
     assert least < ((limits[:, 0] < 0.7) & (limits[:, 1] > 0.7)).mean() < 0.975
