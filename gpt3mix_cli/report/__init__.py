@@ -113,6 +113,7 @@ def _uncollected() -> Iterator[None]:
         yield
     finally:
         if enabled:
+            gc.freeze()  # what is there now stays until the report goes
             gc.enable()
 
 

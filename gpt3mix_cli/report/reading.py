@@ -153,7 +153,7 @@ def _from_values(values: Sequence[dict[str, Any]], path: Path, variants: dict[st
         kinds = set(map(type, column))
         if not kinds <= KINDS[name]:
             raise ValueError(f"{name} has a value of another kind")
-        if float in kinds and not all(value is None or math.isfinite(value) for value in column):
+        if float in kinds and not all(map(math.isfinite, filter(None, column))):
             raise ValueError(f"{name} has a value without bounds")
     if not set(columns["status"]) <= {"ok", "failed"}:
         raise ValueError("an unknown status")

@@ -4,7 +4,7 @@
     python scripts/bench/report.py
 
 The rows are made up: six tasks, three levels, four methods, two classifiers, and as many variants as it takes, ten trials
-on five data seeds in each cell, which is the paper's design. Reading and analysing, and writing every form, are timed in
+on five data seeds in each cell, which is the paper's design; `--trials 100` makes fewer and larger cells. Reading and analysing, and writing every form, are timed in
 a process of its own that has nothing but the interpreter loaded; `--rows` makes it smaller.
 """
 
@@ -21,18 +21,18 @@ from pathlib import Path
 
 TASKS, LEVELS = ("sst2", "cola", "trec6", "cr", "subj", "mpqa"), ("0.1%", "0.3%", "1%")
 METHODS, CLASSIFIERS = ("none", "gpt3mix", "eda", "backtranslate"), ("distilbert", "bert")
-TRIALS, SEEDS = 10, 5
+SEEDS = 5
 
 
-def write(path: Path, rows: int) -> int:
+def write(path: Path, rows: int, trials: int) -> int:
     """Write so many rows at least, whole cells; return how many."""
     chance = random.Random(0)
     cells = len(TASKS) * len(LEVELS) * len(METHODS) * len(CLASSIFIERS)
-    variants = -(-rows // (cells * TRIALS))
+    variants = -(-rows // (cells * trials))
     count = 0
     with path.open("w", encoding="utf-8") as stream:
         for variant, task, level, method, classifier in itertools.product(range(variants), TASKS, LEVELS, METHODS, CLASSIFIERS):
-            for trial in range(TRIALS):
+            for trial in range(trials):
                 right = chance.randrange(900, 1700)
                 confusion = [[right // 2, 909 - right // 2], [909 - right // 2, right // 2]]
                 swept = {"augment.k": variant + 1} if variants > 1 else {}
@@ -68,6 +68,7 @@ def main() -> None:
     """Print the table."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--rows", type=int, default=100_000)
+    options.add_argument("--trials", type=int, default=10)
     options.add_argument("--runs", type=int, default=3)
     options.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     given = options.parse_args()
@@ -77,7 +78,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "rows"
         folder.mkdir()
-        count = write(folder / "trials.jsonl", given.rows)
+        count = write(folder / "trials.jsonl", given.rows, given.trials)
         command = [sys.executable, __file__, "--measure", name]
         runs = [json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout) for _ in range(given.runs)]
     print(f"{count} rows, {runs[0]['cells']} cells; {given.runs} runs, the best and the worst")
