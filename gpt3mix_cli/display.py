@@ -131,7 +131,8 @@ class Display:
             skipped = sum(item.skipped for item in done)
             stages = f"{len(done)} stages done ({skipped} up to date, skipped); " if done else ""
             trials = sum(row.status == "ok" for row in result.trials)
-            self._err.print(Text(f"{stages}report over {trials} trials: {result.files[0]}"))
+            over = f"{len(result.differences)} cells compared" if result.differences else f"report over {trials} trials"
+            self._err.print(Text(f"{stages}{over}: {result.files[0]}"))
         self._raise(items)
 
     def findings(self, findings: Iterable["Finding"], following: str) -> None:

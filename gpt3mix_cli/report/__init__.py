@@ -130,8 +130,9 @@ def compare(a: Side, b: Side, output: Path, tell: Tell = quiet) -> Report:
         UserError: if one of them has no trial, or a line is broken.
     """
     lines = differing.differences(_groups(a.sources, a.wanted, tell), _groups(b.sources, b.wanted, tell))
-    sheet = differing.sheet(lines, a.name, b.name)
-    made = Report(f"{a.name} and {b.name}", [], differing.remarks(lines, a.name, b.name), sheets=[sheet], differences=lines)
+    first, second = (a.name, b.name) if a.name != b.name else (f"{a.name} (A)", f"{b.name} (B)")
+    made = Report(f"{first} and {second}", [], differing.remarks(lines, first, second), differences=lines)
+    made.sheets = [differing.sheet(lines, first, second)]
     for name, text in differing.forms(made).items():
         _write(output / name, text, made)
     return made

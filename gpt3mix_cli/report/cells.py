@@ -1,5 +1,6 @@
 """Trial rows -> cells: means, deviations and their parts, intervals; trials of different settings are told apart, never averaged."""
 
+import functools
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -34,6 +35,11 @@ class Group:
     cell: CellRow
     rows: Sequence[TrialRow]
     units: Mapping[int, float]
+
+    @functools.cached_property
+    def drawn(self) -> dict[int, str | None]:
+        """Hash of the subsample of each data seed: another one is no partner for a pair."""
+        return {row.data_seed: row.train_sha for row in self.rows}
 
     @property
     def tested_on(self) -> str | None:

@@ -92,8 +92,8 @@ def _pairs(groups: Sequence[Group], places: Sequence[int]) -> Iterable[Pair]:
 
 
 def _differences(a: Group, b: Group) -> dict[int, float]:
-    """Return the difference of each data seed that both have, trials averaged within it."""
-    return {seed: mean - b.units[seed] for seed, mean in a.units.items() if seed in b.units}
+    """Return the difference of each data seed that both have with the same rows, trials averaged within it."""
+    return {seed: mean - b.units[seed] for seed, mean in a.units.items() if seed in b.units and a.drawn[seed] == b.drawn[seed]}
 
 
 def _by_size(rows: Sequence[Sequence[float]]) -> Iterable[tuple[list[int], list[Sequence[float]]]]:

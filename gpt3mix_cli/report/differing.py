@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from .cells import KEY, Group
 from .model import Entry, Report, Sheet
-from .sheets import figure, points
+from .sheets import figure, listed, p_value, points
 from .statistics import holm, intervals, permutation_p, smallest_p
 from .tables import csv_lines, difference_objects, escaped, json_lines, markdown_table
 
@@ -61,8 +61,7 @@ def _difference(a: Group | None, b: Group | None) -> Difference:
             a, b, note="without a trial in " + ("both" if a.cell.mean is b.cell.mean else "the first" if a.cell.mean is None else "the second")
         )
     notes = _unlike(a, b)
-    drawn = [{row.data_seed: row.train_sha for row in group.rows} for group in (a, b)]
-    seeds = [seed for seed in a.units if seed in b.units and drawn[0][seed] == drawn[1][seed]] if a.tested_on == b.tested_on else []
+    seeds = [seed for seed in a.units if seed in b.units and a.drawn[seed] == b.drawn[seed]] if a.tested_on == b.tested_on else []
     if len(seeds) < len(a.units):
         notes.append("other subsamples" if not seeds else "some other subsamples")
     if not seeds:
@@ -92,25 +91,29 @@ def _unlike(a: Group, b: Group) -> list[str]:
 
 def sheet(lines: Sequence[Difference], a: str, b: str) -> Sheet:
     """Return the differences as a table."""
-    body = []
+    items = []
     for each in lines:
         cell = (each.a or each.b).cell  # type: ignore[union-attr]  # one of them is there
-        shown = [Entry(getattr(cell, name)) for name in ("task", "variant", "level", "classifier")]
-        means = [figure(group.cell) if group else Entry("-") for group in (each.a, each.b)]
-        interval = Entry("") if each.ci is None else Entry(f"[{100 * each.ci[0]:+.1f}, {100 * each.ci[1]:+.1f}]")
-        p = [Entry("") if value is None else Entry(f"{value:.4f}", value=value) for value in (each.p, each.p_corrected)]
-        body.append([*shown, Entry(cell.column), *means, points(each.diff), interval, Entry(str(each.n_pairs or "")), *p, Entry(each.note)])
-    headings = ["task", "variant", "level", "classifier", "method", a, b, "difference", "95 % interval", "pairs", "p", "corrected p", "remark"]
-    used = [place for place in range(len(headings)) if any(row[place].text for row in body)]
+        items.append(
+            {
+                **{name: Entry(getattr(cell, name)) for name in ("task", "variant", "level", "classifier")},
+                "method": Entry(cell.column),
+                **{name: figure(group.cell) if group else Entry("-") for name, group in ((a, each.a), (b, each.b))},
+                "difference": points(each.diff),
+                "95 % interval": Entry("") if each.ci is None else Entry(f"[{100 * each.ci[0]:+.1f}, {100 * each.ci[1]:+.1f}]"),
+                "pairs": Entry(str(each.n_pairs or "")),
+                **{name: p_value(value) for name, value in (("p", each.p), ("corrected p", each.p_corrected))},
+                "remark": Entry(each.note),
+            }
+        )
     least = max((smallest_p(each.n_pairs) or 0 for each in lines if each.p is not None), default=None)
     caption = (
         f"Test accuracy in percent and the difference {b} - {a} in points, paired by data seed where both runs drew the same rows. p: two-sided "
-        "permutation, corrected by Holm's method for all cells."
-        + (f" The smallest p that can be reached everywhere is {least:.4f}." if least else "")
+        f"permutation, corrected by Holm's method for all cells.{f' The smallest p that all can reach is {least:.4f}.' if least else ''}"
     )
-    return Sheet(
-        "diff", f"{a} and {b}", [(headings[place],) for place in used], 5, [[row[place] for place in used] for row in body], 0, caption, across=False
-    )
+    found = listed("diff", f"{a} and {b}", items, 5, caption)
+    assert found, "a run without a cell is an error"
+    return found
 
 
 def remarks(lines: Sequence[Difference], a: str, b: str) -> list[str]:

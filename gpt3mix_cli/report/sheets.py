@@ -237,7 +237,7 @@ def figure(cell: CellRow) -> Entry:
 # Tests, intervals, costs ---------------------------------------------------------------------------------------------
 
 
-def _listed(name: str, title: str, items: Sequence[Mapping[str, Entry]], stubs: int, caption: str) -> Sheet | None:
+def listed(name: str, title: str, items: Sequence[Mapping[str, Entry]], stubs: int, caption: str) -> Sheet | None:
     """Return a table of one line an item, without columns that are empty."""
     if not items:
         return None
@@ -251,7 +251,8 @@ def points(value: float | None) -> Entry:
     return Entry("") if value is None else Entry(f"{100 * value:+.1f}", value=100 * value)
 
 
-def _p(value: float | None) -> Entry:
+def p_value(value: float | None) -> Entry:
+    """Return a p-value with four decimals."""
     return Entry("") if value is None else Entry(f"{value:.4f}" if value >= 0.0001 else "< 0.0001", value=value)
 
 
@@ -265,8 +266,8 @@ def pooled_sheet(pooled: Sequence[Pooled]) -> Sheet | None:
         {
             "classifier": Entry(each.classifier), "variant": Entry(each.variant), "a": Entry(each.a), "b": Entry(each.b),
             "difference": points(each.diff), "win/tie/loss": Entry(f"{each.wins}/{each.ties}/{each.losses}"), "tasks": _count(each.tasks),
-            "units": _count(each.units), "p": _p(each.p), "corrected p": Entry(_p(each.p_corrected).text + each.stars, value=each.p_corrected),
-            "smallest p": _p(each.smallest_p),
+            "units": _count(each.units), "p": p_value(each.p), "corrected p": Entry(p_value(each.p_corrected).text + each.stars, value=each.p_corrected),
+            "smallest p": p_value(each.smallest_p),
         }
         for each in pooled
     ]  # fmt: skip
@@ -275,7 +276,7 @@ def pooled_sheet(pooled: Sequence[Pooled]) -> Sheet | None:
         "stratified by task, two-sided: the signs of a data seed flip together on all levels of its task, because these share rows. A unit is "
         "a (task, data seed). Corrected by Holm's method for the comparisons of this table; smallest p is what so many units can reach."
     )
-    return _listed("pooled", "Methods over all tasks and levels", items, 4, caption)
+    return listed("pooled", "Methods over all tasks and levels", items, 4, caption)
 
 
 def comparisons_sheet(comparisons: Sequence[Comparison]) -> Sheet | None:
@@ -284,20 +285,21 @@ def comparisons_sheet(comparisons: Sequence[Comparison]) -> Sheet | None:
         {
             "task": Entry(each.task), "variant": Entry(each.variant), "level": Entry(each.level), "classifier": Entry(each.classifier),
             "a": Entry(each.a), "b": Entry(each.b), "difference": points(each.diff), "95 % interval": _interval(each.ci),
-            "pairs": _count(each.n_pairs), "p": _p(each.p), "Wilcoxon p": _p(each.p_wilcoxon),
-            "corrected p": Entry(_p(each.p_corrected).text + each.stars, value=each.p_corrected), "smallest p": _p(each.smallest_p),
+            "pairs": _count(each.n_pairs), "p": p_value(each.p), "Wilcoxon p": p_value(each.p_wilcoxon),
+            "corrected p": Entry(p_value(each.p_corrected).text + each.stars, value=each.p_corrected), "smallest p": p_value(each.smallest_p),
         }
         for each in comparisons
     ]  # fmt: skip
     pairs = sorted({each.n_pairs for each in comparisons})
-    few = f" With {pairs[0]} pairs no p below {_p(comparisons_smallest(comparisons)).text} can be reached." if pairs and 1 < pairs[0] < 6 else ""
+    least = p_value(comparisons_smallest(comparisons)).text
+    few = f" With {pairs[0]} pairs no p below {least} can be reached." if pairs and 1 < pairs[0] < 6 else ""
     caption = (
         "Mean difference a - b in points, paired by data seed: the trials of a data seed share its rows, so they are averaged first. p: "
         "two-sided paired permutation (sign flips); beside it Wilcoxon's signed-rank test. Corrected by Holm's method for the "
         f"{sum(each.p is not None for each in comparisons)} comparisons of this table.{few} Stars (* 0.05, ** 0.01, *** 0.001, of the corrected p) "
         "stand from six pairs on. Intervals: bootstrap over data seeds, expanded for their small number."
     )
-    return _listed("comparisons", "Comparisons", items, 6, caption)
+    return listed("comparisons", "Comparisons", items, 6, caption)
 
 
 def comparisons_smallest(comparisons: Sequence[Comparison]) -> float | None:
@@ -332,7 +334,7 @@ def spread_sheet(cells: Sequence[CellRow]) -> Sheet | None:
         f"Interval: bootstrap over data seeds, expanded for their small number.{short} The deviation over trials is made of a part between data "
         "seeds (another subsample) and a part within them (another training seed and synthetic set), told apart where a data seed has several trials."
     )
-    return _listed("spread", "Intervals, and where the deviation comes from", items, 5, caption)
+    return listed("spread", "Intervals, and where the deviation comes from", items, 5, caption)
 
 
 def cost_sheet(cells: Sequence[CellRow]) -> Sheet | None:
@@ -348,7 +350,7 @@ def cost_sheet(cells: Sequence[CellRow]) -> Sheet | None:
         if cell.n and (cell.tokens or cell.usd)
     ]  # fmt: skip
     caption = "Gain over no augmentation in points; tokens and dollars of one synthetic set (mean over the sets of a cell)."
-    return _listed("cost", "What a gain costs", items, 5, caption)
+    return listed("cost", "What a gain costs", items, 5, caption)
 
 
 def _number(value: float | None, style: str) -> Entry:
@@ -368,4 +370,4 @@ def failures_sheet(report: Report) -> Sheet | None:
         }
         for each in report.failures
     ]  # fmt: skip
-    return _listed("failures", "Trials that failed", items, 5, "They are left out of every figure.")
+    return listed("failures", "Trials that failed", items, 5, "They are left out of every figure.")

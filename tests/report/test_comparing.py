@@ -65,6 +65,14 @@ def test_the_paper_s_method_is_compared_with_all_others_and_no_augmentation_is_w
     }
 
 
+def test_data_seeds_with_other_rows_are_no_pairs(tmp_path: Path) -> None:
+    other = cell([0.6, 0.7, 0.8], method="eda")
+    other[2] = other[2].model_copy(update={"train_sha": "another"})
+    result = made(tmp_path, [*cell([0.5, 0.6, 0.1]), *other])
+    assert (result.comparisons[0].n_pairs, result.comparisons[0].diff) == (2, pytest.approx(0.1))
+    assert "sst2 1%: trials of data seed 2 started from different subsamples; they cannot be compared" in result.remarks
+
+
 def test_scores_on_other_test_rows_are_not_compared(tmp_path: Path) -> None:
     rows = [*cell([0.5, 0.6], test_sha="a"), *cell([0.6, 0.7], method="eda", test_sha="b")]
     assert made(tmp_path, rows).comparisons == []

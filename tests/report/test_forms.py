@@ -215,6 +215,16 @@ def test_equal_runs_are_equal_and_cells_of_one_run_are_named(differ: Callable[..
     assert lines[0].p == 1
 
 
+def test_two_runs_of_one_name_are_told_apart_in_the_table(tmp_path: Path) -> None:
+    for name, gain in (("a", 0.0), ("b", 0.1)):
+        write(tmp_path / name / "run" / "trials.jsonl", cell([0.5 + gain, 0.6 + gain]))
+    sides = [Side("run", [tmp_path / name / "run"], [], tmp_path) for name in ("a", "b")]
+    (table,) = compare(*sides, tmp_path / "d").sheets
+    names = [heading[-1] for heading in table.headings]
+    assert names == ["task", "level", "classifier", "method", "run (A)", "run (B)", "difference", "95 % interval", "pairs", "p", "corrected p"]
+    assert (table.stubs, [entry.text for entry in table.rows[0][4:7]]) == (4, ["55.0 ± 7.1 (2)", "65.0 ± 7.1 (2)", "+10.0"])
+
+
 # The paper -----------------------------------------------------------------------------------------------------------
 
 
