@@ -349,14 +349,6 @@ class Sheet:
     across: bool = True
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Which keys make the lines of the main table and which its columns; every key stands in one of them."""
-
-    rows: tuple[str, ...] = ("task", "variant", "level", "classifier")
-    columns: tuple[str, ...] = ("method",)
-
-
 @dataclass
 class Report:
     """All that is found, and the files written.

@@ -4,16 +4,26 @@ Figures are in percent with one decimal; the best mean of a line, classifier by 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import UserError, did_you_mean
 from .cells import Group
 from .comparing import shared_variants
-from .model import CellRow, Comparison, Entry, Layout, Pooled, Report, Sheet
+from .model import CellRow, Comparison, Entry, Pooled, Report, Sheet
 from .reading import value_name, variant_name
 
 KEYS = ("task", "variant", "level", "classifier", "method")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which keys make the lines of the main table and which its columns; every key stands in one of them."""
+
+    rows: tuple[str, ...] = ("task", "variant", "level", "classifier")
+    columns: tuple[str, ...] = ("method",)
+
+
 SHOWN = Layout()
 PRINTED = Layout(("task", "variant", "level"), ("classifier", "method"))  # Table 1: a block of columns a classifier
 ACCURACY = "Test accuracy in percent: mean ± sample standard deviation over trials (number of trials); the best mean of a line is bold."
@@ -256,6 +266,10 @@ def p_value(value: float | None) -> Entry:
     return Entry("") if value is None else Entry(f"{value:.4f}" if value >= 0.0001 else "< 0.0001", value=value)
 
 
+def _starred(each: Comparison | Pooled) -> Entry:
+    return Entry(p_value(each.p_corrected).text + each.stars, value=each.p_corrected)
+
+
 def _interval(value: tuple[float, float] | None) -> Entry:
     return Entry("") if value is None else Entry(f"[{100 * value[0]:.1f}, {100 * value[1]:.1f}]", value=100 * value[0])
 
@@ -266,8 +280,7 @@ def pooled_sheet(pooled: Sequence[Pooled]) -> Sheet | None:
         {
             "classifier": Entry(each.classifier), "variant": Entry(each.variant), "a": Entry(each.a), "b": Entry(each.b),
             "difference": points(each.diff), "win/tie/loss": Entry(f"{each.wins}/{each.ties}/{each.losses}"), "tasks": _count(each.tasks),
-            "units": _count(each.units), "p": p_value(each.p), "corrected p": Entry(p_value(each.p_corrected).text + each.stars, value=each.p_corrected),
-            "smallest p": p_value(each.smallest_p),
+            "units": _count(each.units), "p": p_value(each.p), "corrected p": _starred(each), "smallest p": p_value(each.smallest_p),
         }
         for each in pooled
     ]  # fmt: skip
@@ -286,7 +299,7 @@ def comparisons_sheet(comparisons: Sequence[Comparison]) -> Sheet | None:
             "task": Entry(each.task), "variant": Entry(each.variant), "level": Entry(each.level), "classifier": Entry(each.classifier),
             "a": Entry(each.a), "b": Entry(each.b), "difference": points(each.diff), "95 % interval": _interval(each.ci),
             "pairs": _count(each.n_pairs), "p": p_value(each.p), "Wilcoxon p": p_value(each.p_wilcoxon),
-            "corrected p": Entry(p_value(each.p_corrected).text + each.stars, value=each.p_corrected), "smallest p": p_value(each.smallest_p),
+            "corrected p": _starred(each), "smallest p": p_value(each.smallest_p),
         }
         for each in comparisons
     ]  # fmt: skip
