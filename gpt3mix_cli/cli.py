@@ -15,7 +15,7 @@ import typer
 
 from . import __version__
 from .errors import StdoutClosed, StoppedShort, UserError
-from .opening import flags, following, grid_of, opened, side_by_side, spots_of, trainings_of, with_trials
+from .opening import flags, following, opened, side_by_side, side_of, spots_of, trainings_of, with_trials
 
 if TYPE_CHECKING:
     from .display import Display
@@ -233,28 +233,37 @@ def predict(
 
 @app.command()
 def report(
-    sources: Annotated[list[Path], typer.Argument(help="a config, or folders and files of trials", metavar="CONFIG|DIR|FILE...")],
+    sources: Annotated[list[Path] | None, typer.Argument(help="configs, or folders and files of trials", metavar="CONFIG|DIR|FILE...")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="folder of the report")] = None,
+    rows: Annotated[
+        str | None, typer.Option(help="lines of the main table, of task, level, classifier, method, variant and swept keys: task,level")
+    ] = None,
+    columns: Annotated[str | None, typer.Option(help="its columns: classifier,method")] = None,
+    paper: Annotated[bool, typer.Option("--paper", help="print the paper's figures beside ours, and what they contradict")] = False,
+    diff: Annotated[tuple[Path, Path] | None, typer.Option(metavar="A B", help="compare two runs, each a config, folder or file")] = None,
     out: Out = RESULTS,
     sets: Sets = None,
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
-    """Print and write the tables over all trials."""
+    """Print and write tables, statistics and tests over all trials."""
     from .display import Display
 
     with Display(quiet, json) as display:
-        if len(sources) == 1 and sources[0].suffix.lower() in (".yaml", ".yml"):
-            result = grid_of(sources[0], out, sets, False, display).report(output)
-        else:
-            from .report import report as report_on
+        from .report import compare
+        from .report import report as report_on
 
-            if missing := [path for path in sources if not path.exists()]:
-                raise UserError(f"{missing[0]}: no such file or folder", "give a config, a results folder, or trials files")
-            if configs := [path for path in sources if path.suffix.lower() in (".yaml", ".yml")]:
-                raise UserError(f"{configs[0]}: a config stands alone", "for several experiments give their results folders")
-            first = sources[0] if sources[0].is_dir() else sources[0].parent
-            result = report_on(sources, output or first / "report", title=first.name, tell=display.tell)
+        if bool(sources) == bool(diff):
+            raise UserError("report needs configs, folders or files, or two of them after --diff", "for example gpt3mix report results/sst2")
+        if diff:
+            a, b = (side_of([path], out, sets, display) for path in diff)
+            result = compare(a, b, output or b.folder / "report", display.tell)
+        else:
+            side = side_of(sources or [], out, sets, display)
+            result = report_on(
+                side.sources, output or side.folder / "report", title=side.name, wanted=side.wanted, rows=rows, columns=columns,
+                with_paper=paper, tell=display.tell,
+            )  # fmt: skip
         display.report(result)
 
 

@@ -113,26 +113,26 @@ class Display:
             self._err.print(Text(f"{len(done)} file{'s' * (len(done) != 1)}, {rows} rows{kept}" + (f"; next: {following}" if following else "")))
 
     def report(self, result: "Report", items: Sequence[Done | StoppedShort] = ()) -> None:
-        """Print the table and say where the report stands."""
-        from .report.tables import terminal_table
+        """Print the tables that answer the question, and say where the report stands."""
+        from .report.tables import summary, terminal_sheets, terminal_table
 
         self._progress.stop()
         if self._json:
-            from dataclasses import asdict
-
-            cells = [asdict(cell) for cell in result.cells]
-            self._print_json({"cells": cells, "remarks": result.remarks, "files": [str(path) for path in result.files], "warnings": self._warned})
+            self._print_json({**summary(result), "remarks": result.remarks, "files": [str(path) for path in result.files], "warnings": self._warned})
         else:
             # A table that is cut off where it is piped would be useless; there it gets the room it wants.
             console = self._out if self._out.is_terminal else _Stdout(highlight=False, width=max(200, self._out.width))
-            console.print(terminal_table(result.title, result.cells, console.width))
+            for sheet in terminal_sheets(result.sheets):
+                console.print(terminal_table(sheet, console.width))
         if not self._quiet:
-            for remark in result.remarks:
+            for remark in [*result.remarks, *result.paper_remarks]:
                 self._err.print(Text(f"note: {remark}"))
             done = [item for item in items if isinstance(item, Done)]
             skipped = sum(item.skipped for item in done)
             stages = f"{len(done)} stages done ({skipped} up to date, skipped); " if done else ""
-            self._err.print(Text(f"{stages}report over {sum(cell.n for cell in result.cells)} trials: {result.files[0]}"))
+            trials = sum(row.status == "ok" for row in result.trials)
+            over = f"{len(result.differences)} cells compared" if result.differences else f"report over {trials} trials"
+            self._err.print(Text(f"{stages}{over}: {result.files[0]}"))
         self._raise(items)
 
     def findings(self, findings: Iterable["Finding"], following: str) -> None:

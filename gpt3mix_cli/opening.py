@@ -13,6 +13,7 @@ from .errors import UserError
 if TYPE_CHECKING:
     from .display import Display
     from .grid import Grid, Spot, Training
+    from .report import Side
     from .settings import Experiment
 
 
@@ -44,6 +45,31 @@ def grid_of(config: Path, out: Path, sets: Sequence[str] | None, force: bool, di
     from .grid import Grid
 
     return Grid(load(config, sets or ()), out, ["gpt3mix", *sys.argv[1:]], force, display.tell)
+
+
+def side_of(paths: Sequence[Path], out: Path, sets: Sequence[str] | None, display: "Display") -> "Side":
+    """Return what is to be reported on: the trials of configs, folders and files.
+
+    Raises:
+        UserError: for a path that is not there.
+    """
+    from .report import Side
+
+    if missing := [path for path in paths if not path.exists()]:
+        raise UserError(f"{missing[0]}: no such file or folder", "give a config, a results folder, or trials files")
+    configs = [path for path in paths if path.suffix.lower() in (".yaml", ".yml")]
+    others = [path for path in paths if path not in configs]
+    grids = [grid_of(path, out, sets, False, display) for path in configs]
+    names = [grid.experiments[0].name for grid in grids] + [_name(path) for path in others]
+    wanted = [item for grid in grids for item in grid.wanted()]
+    if grids:
+        return Side(", ".join(dict.fromkeys(names)), others, wanted, out / names[0] if len(paths) == 1 else out)
+    return Side(", ".join(dict.fromkeys(names)), others, [], others[0] if others[0].is_dir() else others[0].parent)
+
+
+def _name(path: Path) -> str:
+    """Return what a folder or file of trials is called; one that is named like all others is called by its folder."""
+    return path.resolve().name if path.is_dir() else path.stem if path.stem != "trials" else path.resolve().parent.name
 
 
 def side_by_side(grid: "Grid", jobs: int | None, curves: Path | None) -> None:

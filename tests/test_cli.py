@@ -130,7 +130,8 @@ def chained(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path) -> Pat
 def test_the_chain_writes_what_the_design_lists(chained: Path) -> None:
     cell = ["eda.jsonl", "gpt3mix.jsonl", "gpt3mix.rejects.jsonl", "train.jsonl"]
     trials = [f"trials/{method}.{c}{end}.jsonl" for method in ("none", "gpt3mix", "eda") for c in ("linear", "tiny") for end in ("", ".history")]
-    expected = {f"3-per-class/seed-{seed}/{name}" for seed in (0, 1) for name in (*cell, *trials)} | {"report/report.md", "report/table.csv"}
+    expected = {f"3-per-class/seed-{seed}/{name}" for seed in (0, 1) for name in (*cell, *trials)}
+    expected |= {"report/report.md", "report/table.csv"}  # beside table.tex and report.json
     found = contents(chained / "results" / "mine")
     assert set(found) == expected
     rows = [json.loads(line) for line in found["3-per-class/seed-1/gpt3mix.jsonl"].splitlines()]
@@ -410,7 +411,7 @@ def test_the_last_line_names_the_next_command(mine: Path, call: Callable[..., Ou
 
 
 def test_json_is_one_object_on_stdout_and_nothing_else(chained: Path, call: Callable[..., Outcome]) -> None:
-    keys = {"report": {"cells", "remarks", "files", "warnings"}}
+    keys = {"report": {"cells", "comparisons", "remarks", "files", "warnings"}}
     for command in chain(chained / "mine.yaml", chained / "results"):
         done = call(*command, "--json")
         assert done.code == 0
@@ -423,7 +424,7 @@ def test_json_is_one_object_on_stdout_and_nothing_else(chained: Path, call: Call
 
 
 def test_json_of_run_and_check_is_one_object(mine: Path, call: Callable[..., Outcome]) -> None:
-    assert set(json.loads(call("run", mine, *LIGHT, "--json").out)) == {"cells", "remarks", "files", "warnings"}
+    assert set(json.loads(call("run", mine, *LIGHT, "--json").out)) == {"cells", "comparisons", "remarks", "files", "warnings"}
     found = json.loads(call("check", mine, *LIGHT, "--json").out)["findings"]
     assert [(item["what"], item["good"]) for item in found] == [
         (what, True) for what in ("config", "data", "baseline eda", "classifier linear", "devices", "output")
@@ -727,6 +728,52 @@ def test_rows_that_a_user_made_are_trained_on_under_their_own_name(mine: Path, t
     assert (trial["method"], trial["n_synthetic"]) == ("handmade", 3)
     assert call("report", path, "-o", tmp_path / "r").code == 0
     assert "handmade" in (tmp_path / "r" / "report.md").read_text()
+
+
+# report --------------------------------------------------------------------------------------------------------------
+
+
+def test_report_takes_several_configs_folders_and_files_at_once(chained: Path, tmp_path: Path, call: Callable[..., Outcome]) -> None:
+    (path,) = (chained / "results").rglob("seed-0/trials/none.linear.jsonl")
+    other = path.read_text().replace('"task": "mine"', '"task": "other"')
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "trials.jsonl").write_text(other)
+    (tmp_path / "single.jsonl").write_text(other.replace('"other"', '"third"'))
+    sources = [chained / "mine.yaml", tmp_path / "other", tmp_path / "single.jsonl"]
+    done = call("report", *sources, "--out", chained / "results", "-o", tmp_path / "r", "--json")
+    assert done.code == 0
+    assert {cell["task"] for cell in json.loads(done.out)["cells"]} == {"mine", "other", "third"}
+    assert (tmp_path / "r" / "report.md").read_text().startswith("# mine, other, single\n")
+    found = call("report", *sources, "--out", chained / "results", "-o", tmp_path / "r")
+    assert "average" in found.out
+
+
+def test_report_shows_the_lines_and_columns_that_are_asked_for(chained: Path, tmp_path: Path, call: Callable[..., Outcome]) -> None:
+    common = ("report", chained / "results", "-o", tmp_path / "r")
+    assert "linear none" in call(*common, "--rows", "task,level", "--columns", "classifier,method").out
+    wrong = call(*common, "--columns", "methdo")
+    assert wrong.code == 2
+    assert "did you mean 'method'" in wrong.err
+
+
+def test_report_compares_two_runs(chained: Path, tmp_path: Path, call: Callable[..., Outcome]) -> None:
+    done = call("report", "--diff", chained / "mine.yaml", chained / "results", "--out", chained / "results", "-o", tmp_path / "d")
+    assert done.code == 0
+    assert "6 cells are in both runs; 6 are equal to the last digit" in done.err
+    assert sorted(path.name for path in (tmp_path / "d").iterdir()) == ["diff.csv", "diff.json", "diff.md"]
+    as_json = call("report", "--diff", chained / "results", chained / "results", "-o", tmp_path / "d", "--json")
+    assert {each["note"] for each in json.loads(as_json.out)["differences"]} == {"equal"}
+    for arguments in ([], [chained / "results", "--diff", chained, chained]):
+        wrong = call("report", *arguments)
+        assert wrong.code == 2
+        assert "--diff" in wrong.err
+
+
+def test_report_prints_the_papers_figures_and_contradictions(chained: Path, tmp_path: Path, call: Callable[..., Outcome]) -> None:
+    done = call("report", chained / "results", "-o", tmp_path / "r", "--paper")
+    assert done.code == 0
+    assert "Table 6 (page 8)" in done.out
+    assert "Appendix B gives 68.80" in done.err
 
 
 # check ---------------------------------------------------------------------------------------------------------------

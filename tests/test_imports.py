@@ -37,7 +37,7 @@ HOMES = {
     "datasets": {"data"},
     "pyarrow": {"data"},
     "sklearn": {"train.linear", "train.metrics", "augment.choose", "augment.quality"},
-    "numpy": {"train.linear", "train.metrics", "train.transformer", "augment.choose"},
+    "numpy": {"train.linear", "train.metrics", "train.transformer", "augment.choose", "report.cells", "report.statistics"},
     "openai": {"lm.openai_api", "lm.endpoint.traffic", "lm.endpoint.batch"},
     "aiohttp": {"lm.endpoint.traffic"},
     "setfit": {"train.setfit"},

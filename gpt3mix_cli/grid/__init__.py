@@ -185,16 +185,19 @@ class Grid:
             raise short
         return done
 
-    def report(self, output: Path | None = None) -> Report:
-        """Report on the trials of all cells, the missing ones included."""
-        first = self.experiments[0]
-        wanted = [
+    def wanted(self) -> list[Wanted]:
+        """Return the trials files of all cells, whether they are there or not."""
+        return [
             Wanted(spot.trials(method, c.name), len(spot.dealt(c)), spot.experiment.task.name, spot.level, method, c.name, spot.experiment.variant)
             for spot in self.spots()
             for c in spot.experiment.classifiers
             for method in spot.experiment.methods
         ]
-        return report([self.out / first.name], output or self.out / first.name / "report", title=first.name, wanted=wanted, tell=self.tell)
+
+    def report(self, output: Path | None = None) -> Report:
+        """Report on the trials of all cells, the missing ones included."""
+        first = self.experiments[0]
+        return report([], output or self.out / first.name / "report", title=first.name, wanted=self.wanted(), tell=self.tell)
 
     # All cells -------------------------------------------------------------------------------------------------------
 

@@ -1,185 +1,154 @@
-"""From trial rows to tables: mean and standard deviation over trials for each level, method and classifier.
+"""From trial rows to tables, tests and the paper's figures: what is read, computed and written, in this order.
 
-Trials that ran under different settings are never averaged: they are told apart by their settings' hash. A torn last
-line of a file is reported and passed over.
+    reading   files -> rows               comparing  cells -> comparisons, averages, gains      tables, latex  sheets -> forms
+    cells     rows -> means, intervals    sheets     cells -> tables in no form yet             paper, samples, differing
+
+The data seed is the unit of every test and interval (`statistics`). Trials that ran under different settings, test rows or
+versions are never averaged: they are told apart by hash. A torn last line of a file is reported and passed over.
 """
 
-import statistics
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import gc
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ..errors import Tell, UserError, quiet
 from ..files import whole_file
-from ..records import Trial, read
-from ..settings import fingerprint
-from . import tables
-from .fairness import refuse_unfair, shortages
+from . import differing, latex, paper, sheets, tables
+from .cells import Group, design_of, failures_of, groups_of, remarks_on, with_gains
+from .comparing import averages_of, compared
+from .fairness import refuse_unfair
+from .model import Report, Side, Wanted
+from .reading import trial_rows
+from .samples import samples_of
 
-# What makes a trial this one and no other.
-IDENTITY = {"task", "variant", "level", "method", "classifier", "settings", "test_sha", "train_sha", "data_seed", "trial"}
+__all__ = ["Report", "Side", "Wanted", "compare", "report"]
 
-
-@dataclass(frozen=True)
-class Wanted:
-    """A trials file that a config asks for."""
-
-    path: Path
-    trials: int
-    task: str
-    level: str
-    method: str
-    classifier: str
-    variant: Mapping[str, Any]
+# Every form, by the name of its file; report.md first, as it is the one that is named at the end of a run.
+FORMS: dict[str, Callable[[Report], str]] = {
+    "report.md": tables.markdown_page,
+    "table.csv": lambda report: tables.csv_text(report.cells),
+    "table.tex": latex.latex_text,
+    "report.json": tables.json_text,
+}
 
 
-@dataclass
-class Report:
-    """The cells, remarks on them, and the files written."""
-
-    title: str
-    cells: list[tables.CellRow]
-    remarks: list[str]
-    files: list[Path] = field(default_factory=list)
-
-
-def report(sources: Sequence[Path], output: Path, *, title: str, wanted: Sequence[Wanted] = (), tell: Tell = quiet) -> Report:
-    """Write report.md and table.csv over the trials of files and folders.
+def report(
+    sources: Sequence[Path],
+    output: Path,
+    *,
+    title: str,
+    wanted: Sequence[Wanted] = (),
+    rows: str | None = None,
+    columns: str | None = None,
+    with_paper: bool = False,
+    tell: Tell = quiet,
+) -> Report:
+    """Write every form of the report over the trials of files and folders.
 
     Args:
         sources: trials files, or folders in which they are looked for.
         output: the folder of the report.
         title: its heading.
-        wanted: what a config asks for, so that missing trials are told; gives the order of rows and columns too.
+        wanted: what configs ask for, so that missing trials are told; gives the order of lines and columns too.
+        rows: keys of the main table's lines with commas between them, such as `task,level`.
+        columns: keys of its columns.
+        with_paper: print the paper's figures beside ours.
         tell: hears warnings.
 
     Raises:
-        UserError: if there is no trial at all, or methods started from different subsamples.
+        UserError: if there is no trial at all, a line is broken, or a key is unknown.
     """
-    trials = list(_trials(sources, wanted, tell))
-    if not trials:
-        raise UserError(f"{', '.join(map(str, sources))}: no trials found", "train first: gpt3mix train CONFIG, or gpt3mix run CONFIG")
-    refuse_unfair(trials)
-    cells = _cells(trials, wanted)
-    result = Report(title, cells, list(_remarks(trials, cells)))
-    for name, text in (("report.md", tables.markdown_page(title, cells, result.remarks)), ("table.csv", tables.csv_text(cells))):
-        with whole_file(output / name) as stream:
-            stream.write(text.encode())
-        result.files.append(output / name)
-    return result
+    made = analysed(sources, title=title, wanted=wanted, with_paper=with_paper, tell=tell)
+    return written(made, output, rows, columns)
 
 
-def _trials(sources: Sequence[Path], wanted: Sequence[Wanted], tell: Tell) -> Iterator[Trial]:
-    files: list[Path] = [item.path for item in wanted if item.path.exists()]
-    if not wanted:
-        for source in sources:
-            files += _trials_files(source) if source.is_dir() else [source]
-    seen: dict[str, Trial] = {}
-    repeated = 0
-    for path in {path.resolve(): path for path in files}.values():
-        for row in _rows(path, tell):
-            name = fingerprint(row.model_dump(include=IDENTITY))
-            if name not in seen:
-                seen[name] = row
-                yield row
-            elif row.accuracy == seen[name].accuracy:
-                repeated += 1
-            else:
-                message = f"{path}: trial {row.trial} of data seed {row.data_seed} stands elsewhere with another accuracy"
-                raise UserError(message, "leave out one of the two runs")
-    if repeated:
-        tell(f"{repeated} trials stand twice and are counted once")
+def analysed(sources: Sequence[Path], *, title: str, wanted: Sequence[Wanted] = (), with_paper: bool = False, tell: Tell = quiet) -> Report:
+    """Return everything but the tables; the arguments are those of `report`."""
+    with _uncollected():
+        groups = _groups(sources, wanted, tell)
+        refuse_unfair([row for group in groups for row in group.rows])
+        comparisons, pooled, gains = compared(groups)
+        groups = with_gains(groups, gains)
+        made = Report(title, [group.cell for group in groups], list(remarks_on(groups)), groups=groups)
+        made.trials = [row for group in groups for row in group.rows]
+        made.comparisons, made.pooled, made.averages = comparisons, pooled, averages_of(groups)
+        made.failures, made.design, made.samples = failures_of(groups), design_of(groups), samples_of(groups, tell)
+        if with_paper:
+            made.paper = paper.beside(groups)
+            made.paper_remarks = paper.contradictions(made.paper)
+            made.remarks += paper.unmatched(groups)
+    return made
 
 
-def _trials_files(folder: Path) -> list[Path]:
-    """Return the trials files of a folder: `trials/*.jsonl` and `trials.jsonl` at any depth, and its own if it is `trials`."""
-    own = folder.glob("*.jsonl") if folder.resolve().name == "trials" else []
-    found = {*folder.rglob("trials/*.jsonl"), *folder.rglob("trials.jsonl"), *own}
-    return sorted(path for path in found if not path.name.endswith(".history.jsonl"))
+def written(made: Report, output: Path, rows: str | None = None, columns: str | None = None) -> Report:
+    """Lay out the tables of a report, write every form of it into a folder, and return it with tables and files."""
+    with _uncollected():
+        layouts = [sheets.layout_of(rows, columns, made.cells, default) for default in (sheets.SHOWN, sheets.PRINTED)]
+        found = [
+            *sheets.ablation_sheets(made.groups),
+            sheets.uneven_sheet(made.cells, layouts[0]),
+            sheets.pooled_sheet(made.pooled),
+            sheets.comparisons_sheet(made.comparisons),
+            sheets.spread_sheet(made.cells),
+            sheets.cost_sheet(made.cells),
+            sheets.failures_sheet(made),
+            *(paper.paper_sheets(made.paper) if made.paper else []),
+        ]
+        others = [sheet for sheet in found if sheet]
+        made.sheets = [sheets.main_sheet(made.cells, layouts[0]), *others]
+        made.printed = [sheets.printed_sheet(made.cells, layouts[1]), *others]
+        for name, form in FORMS.items():
+            _write(output / name, form(made), made)
+    return made
 
 
-def _rows(path: Path, tell: Tell) -> Iterator[Trial]:
-    rows = read(path, Trial)
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Look for no garbage: of a million small objects all stay, and to find that out again and again would double the time."""
+    enabled = gc.isenabled()
+    gc.disable()
     try:
-        yield from rows
-    except UserError as error:
-        number, last = 0, b"\n"
-        with path.open("rb") as stream:
-            for number, last in enumerate(stream, 1):  # noqa: B007 - the last ones are wanted
-                pass
-        if last.endswith(b"\n") or f"{path}, line {number}:" not in error.message:
-            raise
-        tell(f"{error.message}; the last line is torn and was passed over")
+        yield
+    finally:
+        if enabled:
+            gc.freeze()  # what is there now stays until the report goes
+            gc.enable()
 
 
-def _cells(trials: Sequence[Trial], wanted: Sequence[Wanted]) -> list[tables.CellRow]:
-    Key = tuple[str, str, str, str, str]
+def compare(a: Side, b: Side, output: Path, tell: Tell = quiet) -> Report:
+    """Write how two runs differ, cell by cell, as diff.md, diff.csv and diff.json.
+
+    Args:
+        a: the first run.
+        b: the second one; differences are b - a.
+        output: the folder.
+        tell: hears warnings.
+
+    Raises:
+        UserError: if one of them has no trial, or a line is broken.
+    """
+    lines = differing.differences(_groups(a.sources, a.wanted, tell), _groups(b.sources, b.wanted, tell))
+    first, second = (a.name, b.name) if a.name != b.name else (f"{a.name} (A)", f"{b.name} (B)")
+    made = Report(f"{first} and {second}", [], differing.remarks(lines, first, second), differences=lines)
+    made.sheets = [differing.sheet(lines, first, second)]
+    for name, text in differing.forms(made).items():
+        _write(output / name, text, made)
+    return made
+
+
+def _groups(sources: Sequence[Path], wanted: Sequence[Wanted], tell: Tell) -> list[Group]:
     variants: dict[str, Mapping[str, Any]] = {}
-
-    def key(item: Trial | Wanted) -> Key:
-        name = tables.variant_name(item.variant)
-        variants[name] = item.variant
-        return item.task, name, item.level, item.classifier, item.method
-
-    asked: dict[Key, int] = {}
-    for item in wanted:
-        asked[key(item)] = asked.get(key(item), 0) + item.trials
-    groups: dict[Key, dict[str, list[Trial]]] = {each: {} for each in asked}
-    for trial in trials:
-        # Scores on another test set are as little to be averaged as those under other settings.
-        which = f"{(trial.settings or '')[:6]}/{(trial.test_sha or '')[:6]}"
-        groups.setdefault(key(trial), {}).setdefault(which, []).append(trial)
-    cells = []
-    for (task, variant, level, classifier, method), by_settings in groups.items():
-        expected = asked.get((task, variant, level, classifier, method))
-        for which, rows in (by_settings or {"": []}).items():
-            common = {"task": task, "variant": variant, "level": level, "classifier": classifier, "method": method}
-            shown = which if len(by_settings) > 1 else None
-            cells.append(_cell(rows, expected, settings=rows[0].settings if rows else None, told_apart=shown, **common))
-    return cells
+    trials = trial_rows(sources, wanted, variants, tell)
+    if not trials:
+        places = [*sources, *([Path(os.path.commonpath([item.path.parent for item in wanted]))] if wanted else [])]
+        raise UserError(f"{', '.join(map(str, places))}: no trials found", "train first: gpt3mix train CONFIG, or gpt3mix run CONFIG")
+    return groups_of(trials, wanted, variants)
 
 
-def _cell(rows: Sequence[Trial], expected: int | None, *, settings: str | None, told_apart: str | None, **common: str) -> tables.CellRow:
-    good = [row for row in rows if row.status == "ok" and row.accuracy is not None]
-
-    def mean(name: str) -> float | None:
-        values = [getattr(row, name) for row in good if getattr(row, name) is not None]
-        return statistics.fmean(values) if values else None
-
-    accuracies = [row.accuracy for row in good if row.accuracy is not None]
-    return tables.CellRow(
-        **common,
-        settings=settings,
-        told_apart=told_apart,
-        n=len(good),
-        failed=len(rows) - len(good),
-        expected=expected,
-        data_seeds=len({row.data_seed for row in good}),
-        mean=mean("accuracy"),
-        std=statistics.stdev(accuracies) if len(accuracies) > 1 else None,
-        macro_f1=mean("macro_f1"),
-        mcc=mean("mcc"),
-        majority=mean("majority"),
-        ece=mean("ece"),
-        n_train=mean("n_train"),
-        n_synthetic=mean("n_synthetic"),
-        n_test=mean("n_test"),
-    )
-
-
-def _remarks(trials: Sequence[Trial], cells: Sequence[tables.CellRow]) -> Iterator[str]:
-    for cell in cells:
-        where = f"{cell.task} {cell.level} {cell.method} + {cell.classifier}" + (f" ({cell.variant})" if cell.variant else "")
-        if cell.expected is not None and cell.n + cell.failed < cell.expected:
-            yield f"{where}: {cell.n + cell.failed} of {cell.expected} trials are there"
-        if cell.failed:
-            yield f"{where}: {cell.failed} trials failed and are left out of the mean"
-        if cell.told_apart:
-            yield f"{where}: trials of different settings or test sets are told apart (settings/test {cell.told_apart})"
-    yield from shortages(trials)
-    one_class = [row for row in trials if row.predicted_classes == 1]
-    if one_class:
-        first = one_class[0]
-        where = f"{first.method} + {first.classifier}, data seed {first.data_seed}, trial {first.trial}"
-        yield f"{len(one_class)} trials predict one class only, such as {where}"
+def _write(path: Path, text: str, made: Report) -> None:
+    with whole_file(path) as stream:
+        stream.write(text.encode())
+    made.files.append(path)

@@ -4,12 +4,13 @@ from collections.abc import Iterator, Sequence
 
 from ..errors import UserError
 from ..records import Trial
-from ..settings import fingerprint
+from .model import TrialRow
 
 Place = tuple[str, str, str, int]
+Row = Trial | TrialRow
 
 
-def refuse_unfair(trials: Sequence[Trial]) -> None:
+def refuse_unfair(trials: Sequence[Row]) -> None:
     """Refuse trials of a task, variant, level and data seed whose methods or classifiers started from different subsamples.
 
     Failed trials have no figures to compare, and rows that do not say what they started from are believed. Several runs of
@@ -33,16 +34,17 @@ def refuse_unfair(trials: Sequence[Trial]) -> None:
                 )
 
 
-def shortages(trials: Sequence[Trial]) -> Iterator[str]:
+def shortages(trials: Sequence[Row]) -> Iterator[str]:
     """Yield, for each method, by how many synthetic rows it falls short of the method of its cells that has most."""
     most: dict[Place, int] = {}
     least: dict[tuple[str, str, str, str], dict[int, tuple[int, int]]] = {}
     made = [row for row in trials if row.status == "ok" and row.method != "none"]
     for row in made:
-        most[_place(row)] = max(most.get(_place(row), 0), row.n_synthetic)
+        place = _place(row)
+        most[place] = max(most.get(place, 0), row.n_synthetic)
     for row in made:
-        task, _, level, seed = _place(row)
-        if (wanted := most[_place(row)]) > row.n_synthetic:
+        task, _, level, seed = place = _place(row)
+        if (wanted := most[place]) > row.n_synthetic:
             seeds = least.setdefault((task, level, row.method, row.classifier), {})
             seeds[seed] = min(seeds.get(seed, (row.n_synthetic, wanted)), (row.n_synthetic, wanted))
     for (task, level, method, classifier), seeds in least.items():
@@ -52,5 +54,5 @@ def shortages(trials: Sequence[Trial]) -> Iterator[str]:
         yield f"{task} {level} {method} + {classifier}: {found} synthetic rows on data seed {worst}, {wanted - found} short of {wanted}{others}"
 
 
-def _place(row: Trial) -> Place:
-    return row.task, fingerprint(row.variant), row.level, row.data_seed
+def _place(row: Row) -> Place:
+    return row.task, str(row.variant), row.level, row.data_seed

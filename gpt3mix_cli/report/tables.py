@@ -1,127 +1,52 @@
-"""Tables of cells as Markdown, CSV and for the terminal; figures in percent with one decimal, the best mean bold."""
+"""The forms of a report that are text: report.md, table.csv, report.json and tables for the terminal."""
 
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
+
+from .model import CellRow, Comparison, Entry, Report, Sample, Sheet
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-
-@dataclass(frozen=True)
-class CellRow:
-    """Means over the trials of a cell, as fractions; `std` is the sample standard deviation of accuracy."""
-
-    task: str
-    variant: str
-    level: str
-    classifier: str
-    method: str
-    settings: str | None
-    told_apart: str | None
-    n: int
-    failed: int
-    expected: int | None
-    data_seeds: int
-    mean: float | None
-    std: float | None
-    macro_f1: float | None
-    mcc: float | None
-    majority: float | None
-    ece: float | None
-    n_train: float | None
-    n_synthetic: float | None
-    n_test: float | None
-
-    @property
-    def line(self) -> tuple[str, str, str, str]:
-        """The line of the table in which the cell stands."""
-        return self.task, self.variant, self.level, self.classifier
-
-    @property
-    def column(self) -> str:
-        """The column in which the cell stands."""
-        return f"{self.method} [{self.told_apart}]" if self.told_apart else self.method
+FEW = 20  # comparisons that a terminal shows where there is nothing to pool
+SPARE = ("smallest p", "Wilcoxon p", "tasks", "p", "units", "pairs", "95 % interval", "remark")  # what a narrow terminal leaves out first
+LONGEST = 200  # lines of a table in report.md; report.json has all
+NOT_IN_CSV = {"ci", "swept", "seconds"}  # what the clock says would make the file another one each time
 
 
-@dataclass(frozen=True)
-class Grid:
-    """Lines and columns of the table, with the best cells of each line."""
-
-    lines: list[tuple[str, str, str, str]]
-    columns: list[str]
-    cells: dict[tuple[tuple[str, str, str, str], str], CellRow]
-
-    def best(self, line: tuple[str, str, str, str]) -> float | None:
-        """Return the highest mean of a line, as it is shown."""
-        shown = [percent(cell.mean) for (other, _), cell in self.cells.items() if other == line and cell.mean is not None]
-        return max(map(float, shown)) if len(shown) > 1 else None
-
-    def headings(self) -> list[str]:
-        """Return the headings of the table; a variant only where one is swept."""
-        return ["task", *(["variant"] if self.swept else []), "level", "classifier", "majority", *self.columns]
-
-    @property
-    def swept(self) -> bool:
-        """Whether any line is of a variant."""
-        return any(line[1] for line in self.lines)
-
-    def head(self, line: tuple[str, str, str, str]) -> list[str]:
-        """Return the first entries of a line, the majority share last."""
-        shares = [cell.majority for (other, _), cell in self.cells.items() if other == line and cell.majority is not None]
-        return [line[0], *([line[1]] if self.swept else []), line[2], line[3], percent(shares[0]) if shares else ""]
+# Markdown ------------------------------------------------------------------------------------------------------------
 
 
-def grid(cells: Sequence[CellRow]) -> Grid:
-    """Return the table of cells, in their order."""
-    return Grid(
-        lines=list(dict.fromkeys(cell.line for cell in cells)),
-        # Without a config files come in the order of their names; what all is compared with stands first.
-        columns=sorted(dict.fromkeys(cell.column for cell in cells), key=lambda column: column != "none"),
-        cells={(cell.line, cell.column): cell for cell in cells},
-    )
-
-
-def percent(value: float | None) -> str:
-    """Return a fraction in percent with one decimal."""
-    return "" if value is None else f"{100 * value:.1f}"
-
-
-def variant_name(variant: Mapping[str, Any]) -> str:
-    """Return the swept settings as one word: `augment.k=2, augment.ratio=10`."""
-    return ", ".join(f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in variant.items())
-
-
-def figure(cell: CellRow | None) -> str:
-    """Return `mean ± std (n)`; a missing cell is a dash with what is missing."""
-    if cell is None or cell.mean is None:
-        return "-" if cell is None or not cell.failed else f"failed ({cell.failed})"
-    spread = f" ± {percent(cell.std)}" if cell.std is not None else ""
-    short = f"/{cell.expected}" if cell.expected and cell.n < cell.expected else ""
-    return f"{percent(cell.mean)}{spread} ({cell.n}{short})"
-
-
-def markdown_page(title: str, cells: Sequence[CellRow], remarks: Sequence[str]) -> str:
+def markdown_page(report: Report) -> str:
     """Return report.md."""
-    table = grid(cells)
-    seeds = sorted({cell.data_seeds for cell in cells if cell.n})
+    first, *others = report.sheets
+    cells = [cell for cell in report.cells if cell.n]
     tests = sorted({round(cell.n_test) for cell in cells if cell.n_test})
     text = [
-        f"# {_escaped(title)}",
+        f"# {escaped(report.title)}",
         "",
-        "Test accuracy in percent: mean ± sample standard deviation over trials (number of trials); the best mean of a line is bold.",
+        first.caption,
         "",
-        _markdown_table(table),
+        markdown_table(first),
         "",
-        f"Data seeds in a cell: {_span(seeds)}. Test rows: {_span(tests)}. `majority` is the share of the most frequent class of the test set.",
-        "A trial differs from the next by data seed and training seed (a linear classifier has no training seed: its trials on",
-        "one data seed and one synthetic set are equal), so the deviation mixes both. A difference between two means is no finding by itself.",
+        f"Data seeds in a cell: {_span(sorted({cell.data_seeds for cell in cells}))}. Test rows: {_span(tests)}. "
+        "`majority` is the share of the most frequent class of the test set.",
+        *map(escaped, report.design),
+        "A difference between two means is no finding by itself: see the comparisons.",
     ]
-    if remarks:
-        text += ["", "## Remarks", "", *(f"- {_escaped(remark)}" for remark in remarks)]
+    if report.remarks:
+        text += ["", "## Remarks", "", *(f"- {escaped(remark)}" for remark in report.remarks)]
+    for sheet in others:
+        text += ["", f"## {escaped(sheet.title)}", "", escaped(sheet.caption), "", markdown_table(sheet)]
+    if report.paper_remarks:
+        text += ["", "## What the paper prints against itself", "", *(f"- {escaped(remark)}" for remark in report.paper_remarks)]
+    if report.samples:
+        text += ["", "## Samples", "", "Synthetic rows below the real ones that they were made from, with their soft labels (Table 4).", ""]
+        text += [line for sample in report.samples for line in [*_sample(sample), ""]][:-1]
     return "\n".join(text) + "\n"
 
 
@@ -129,39 +54,54 @@ def _span(values: Sequence[int]) -> str:
     return "none" if not values else str(values[0]) if len(values) == 1 else f"{values[0]} to {values[-1]}"
 
 
-def _markdown_table(table: Grid) -> str:
-    rows = [
-        [*map(_escaped, table.headings())],
-        ["---", *["---"] * (len(table.headings()) - len(table.columns) - 2), "---:", *["---:"] * len(table.columns)],
-    ]
-    for line in table.lines:
-        best = table.best(line)
-        entries = []
-        for column in table.columns:
-            cell = table.cells.get((line, column))
-            shown = figure(cell)
-            entries.append(f"**{shown}**" if _is_best(cell, best) else shown)
-        rows.append([*map(_escaped, table.head(line)), *entries])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+def markdown_table(sheet: Sheet) -> str:
+    """Return a table; of a long one the beginning."""
+    names = [escaped(" ".join(part for part in heading if part)) for heading in sheet.headings]
+    numeric = [any(row[place].value is not None for row in sheet.rows) or (sheet.across and place >= sheet.stubs) for place in range(len(names))]
+    lines = [names, ["---:" if right else "---" for right in numeric]]
+    for row in sheet.rows[:LONGEST]:
+        lines.append([f"**{escaped(entry.text)}**" if entry.best else escaped(entry.text) for entry in row])
+    found = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    more = len(sheet.rows) - LONGEST
+    return found + (f"\n\nAnd {more} more lines, in report.json." if more > 0 else "")
 
 
-def _is_best(cell: CellRow | None, best: float | None) -> bool:
-    return cell is not None and cell.mean is not None and best is not None and float(percent(cell.mean)) == best
+def _sample(sample: Sample) -> Iterable[str]:
+    variant = f", {sample.variant}" if sample.variant else ""
+    yield f"{escaped(f'{sample.task} {sample.level}, {sample.method}{variant}, data seed {sample.data_seed}')}:"
+    yield ""
+    for number, (text, label) in enumerate(sample.parents, 1):
+        name = "Original" if sample.edited else f"Example {number}"
+        yield f"- {name}: {escaped(text)} (*{escaped(label)}*)"
+    labels = [f"**{escaped(name)}**" if name == sample.label else f"*{escaped(name)}*" for name in sample.probs]
+    shares = [label if sample.edited else f"{label}: {share:.0%}" for label, share in zip(labels, sample.probs.values(), strict=True)]
+    shown = [shares[list(sample.probs).index(sample.label)]] if sample.edited and sample.label in sample.probs else shares
+    yield f"- **{escaped(sample.method)}**: {escaped(sample.text)} ({', '.join(shown)})"
 
 
-def _escaped(text: str) -> str:
-    """Return a name that can do no harm in a Markdown table."""
-    return "".join(f"\\{letter}" if letter in "\\`*_|<>[]#" else letter for letter in " ".join(text.split()))
+def escaped(text: str) -> str:
+    """Return a text that can do no harm in Markdown: on one line, without control characters, every sign with its backslash."""
+    plain = "".join(letter if letter.isprintable() else " " for letter in text)
+    return "".join(f"\\{letter}" if letter in "\\`*_|<>[]#" else letter for letter in " ".join(plain.split()))
+
+
+# CSV and JSON --------------------------------------------------------------------------------------------------------
 
 
 def csv_text(cells: Sequence[CellRow]) -> str:
     """Return table.csv: a line a cell, all figures as fractions."""
-    names = [item.name for item in fields(CellRow) if item.name != "told_apart"]
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(names)
+    names = [item.name for item in fields(CellRow) if item.name not in NOT_IN_CSV]
+    derived = ("ci_low", "ci_high", "gain_per_usd", "gain_per_1k_tokens")
+    found: list[list[object]] = [[*names, *derived]]
     for cell in cells:
-        writer.writerow([_plain(getattr(cell, name)) for name in names])
+        found.append([*(getattr(cell, name) for name in names), *(cell.ci or (None, None)), cell.gain_per_usd, cell.gain_per_1k_tokens])
+    return csv_lines(found)
+
+
+def csv_lines(rows: Iterable[Sequence[object]]) -> str:
+    """Return rows as CSV in which no text is a formula."""
+    stream = io.StringIO()
+    csv.writer(stream, lineterminator="\n").writerows([_plain(value) for value in row] for row in rows)
     return stream.getvalue()
 
 
@@ -169,32 +109,133 @@ def _plain(value: object) -> object:
     if isinstance(value, float):
         return f"{value:.6g}"
     # A leading sign would make a spreadsheet take a name for a formula.
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@") else value
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
 
 
-def terminal_table(title: str, cells: Sequence[CellRow], width: int) -> "Table":
-    """Return the table for a terminal: a column a method, or a line a method where that is too wide for it."""
+def cell_object(cell: CellRow) -> dict[str, Any]:
+    """Return a cell as report.json has it: the swept settings as an object."""
+    values = {item.name: getattr(cell, item.name) for item in fields(CellRow)}
+    swept = values.pop("swept")
+    rates = {"gain_per_usd": cell.gain_per_usd, "gain_per_1k_tokens": cell.gain_per_1k_tokens}
+    return {**values, "variant": dict(swept), "ci": list(cell.ci) if cell.ci else None, **rates}
+
+
+def comparison_object(comparison: Comparison) -> dict[str, Any]:
+    """Return a comparison as report.json has it."""
+    return {**vars(comparison), "ci": list(comparison.ci) if comparison.ci else None, "stars": comparison.stars}
+
+
+def difference_objects(lines: Sequence[Any]) -> list[dict[str, Any]]:
+    """Return the differences of two runs as diff.json has them; figures are fractions."""
+    found = []
+    for each in lines:
+        cells = {name: group and cell_object(group.cell) for name, group in (("a", each.a), ("b", each.b))}
+        names = {name: getattr((each.a or each.b).cell, name) for name in ("task", "level", "classifier", "method")}
+        rest = {name: getattr(each, name) for name in ("n_pairs", "diff", "p", "p_corrected", "note")}
+        found.append({**names, **rest, "ci": list(each.ci) if each.ci else None, **cells})
+    return found
+
+
+def json_text(report: Report) -> str:
+    """Return report.json; figures are fractions."""
+    return json_lines(json_object(report))
+
+
+def json_lines(value: Any) -> str:
+    """Return an object as JSON, its figures without the noise of their last bits."""
+    return json.dumps(_rounded(value), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.9g}")
+    if isinstance(value, dict):
+        return {key: _rounded(inner) for key, inner in value.items()}
+    return [_rounded(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def json_object(report: Report) -> dict[str, Any]:
+    """Return what report.json holds."""
+    return {
+        "title": report.title,
+        "cells": [cell_object(cell) for cell in report.cells],
+        "comparisons": [comparison_object(each) for each in report.comparisons],
+        "pooled": [{**vars(each), "stars": each.stars} for each in report.pooled],
+        "averages": [vars(each) for each in report.averages],
+        "failures": [vars(each) for each in report.failures],
+        "samples": [asdict(each) for each in report.samples],
+        "paper": [{**vars(each), "difference": each.difference} for each in report.paper],
+        "paper_remarks": report.paper_remarks,
+        "design": report.design,
+        "remarks": report.remarks,
+    }
+
+
+# The terminal --------------------------------------------------------------------------------------------------------
+
+
+def terminal_table(sheet: Sheet, width: int) -> "Table":
+    """Return a table for a terminal: a line an entry where the columns are too wide for it."""
     from rich.markup import escape
     from rich.table import Table
 
-    table = grid(cells)
-    best = {line: table.best(line) for line in table.lines}
-    headings, lines = table.headings(), []
-    for line in table.lines:
-        found = [table.cells.get((line, column)) for column in table.columns]
-        lines.append([*((text, False) for text in table.head(line)), *((figure(cell), _is_best(cell, best[line])) for cell in found)])
-    if sum(max(len(entry[0]) for entry in [(name, False), *column]) + 3 for name, *column in zip(headings, *lines, strict=True)) >= width:
-        headings = [*headings[: -len(table.columns)], "method", "accuracy"]
-        lines = [
-            [*((text, False) for text in table.head(line)), (column, False), (figure(cell), _is_best(cell, best[line]))]
-            for line in table.lines
-            for column in table.columns
-            if (cell := table.cells.get((line, column)))
-        ]
-    shown = Table(title=escape(title), caption="test accuracy in %, mean ± standard deviation over trials (number of trials)")
-    for heading in headings:
-        right = heading in (*table.columns, "majority", "accuracy")
-        shown.add_column(escape(heading), justify="right" if right else "left", no_wrap=right)
-    for entries in lines:
-        shown.add_row(*(f"[bold green]{escape(text)}[/]" if is_best else escape(text) for text, is_best in entries))
+    headings = [" ".join(part for part in heading if part) for heading in sheet.headings]
+    rows: Sequence[Sequence[Entry]] = sheet.rows
+    numeric = [any(row[place].value is not None for row in rows) or (sheet.across and place >= sheet.stubs) for place in range(len(headings))]
+    if not sheet.across and _needed(headings, rows) >= width:
+        headings, numeric, rows = _narrow(headings, numeric, rows, sheet.stubs, width)
+    elif _needed(headings, rows) >= width:
+        columns = headings[sheet.stubs :]
+        headings, numeric = [*headings[: sheet.stubs], "column", "figure"], [*numeric[: sheet.stubs], False, True]
+        nothing = ("", "-")
+        pairs = [(row, name, entry) for row in rows for name, entry in zip(columns, row[sheet.stubs :], strict=True) if entry.text not in nothing]
+        rows = [[*row[: sheet.stubs], Entry(name), entry] for row, name, entry in pairs]
+    shown = Table(title=escape(printable(sheet.title)), caption=escape(printable(sheet.caption)), caption_justify="left")
+    for place, heading in enumerate(headings):
+        # What is short stays whole; names may break.
+        right = numeric[place]
+        shown.add_column(escape(printable(heading)), justify="right" if right else "left", no_wrap=right, overflow="fold")
+    for number, row in enumerate(rows, 1):
+        texts = [escape(printable(entry.text)) for entry in row]
+        last = number == len(sheet.rows) - sheet.foot and sheet.foot > 0 and rows is sheet.rows
+        shown.add_row(*(f"[bold green]{text}[/]" if entry.best else text for text, entry in zip(texts, row, strict=True)), end_section=last)
     return shown
+
+
+def _narrow(
+    headings: list[str], numeric: list[bool], rows: Sequence[Sequence[Entry]], stubs: int, width: int
+) -> tuple[list[str], list[bool], Sequence[Sequence[Entry]]]:
+    """Return a list with its first columns in one, and without columns that one can do without, until it fits."""
+    headings = [" ".join(headings[:stubs]), *headings[stubs:]]
+    numeric = [False, *numeric[stubs:]]
+    rows = [[Entry(" ".join(entry.text for entry in row[:stubs] if entry.text)), *row[stubs:]] for row in rows]
+    for name in SPARE:
+        if name in headings and _needed(headings, rows) >= width:
+            place = headings.index(name)
+            headings, numeric = headings[:place] + headings[place + 1 :], numeric[:place] + numeric[place + 1 :]
+            rows = [[*row[:place], *row[place + 1 :]] for row in rows]
+    return headings, numeric, rows
+
+
+def _needed(headings: Sequence[str], rows: Sequence[Sequence[Entry]]) -> int:
+    return sum(max(len(heading), *(len(row[place].text) for row in rows), 0) + 3 for place, heading in enumerate(headings)) + 1
+
+
+def printable(text: str) -> str:
+    """Return a text without characters that would move a terminal's cursor or change its colours."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else " " for letter in text)
+
+
+def terminal_sheets(sheets: Sequence[Sheet]) -> list[Sheet]:
+    """Return the tables that a terminal shows: those that answer the question; the others stand in the files."""
+    found = [sheet for sheet in sheets if sheet.name in ("accuracy", "pooled", "diff") or sheet.name.startswith(("ablation", "paper"))]
+    if not any(sheet.name == "pooled" for sheet in found):
+        found += [sheet for sheet in sheets if sheet.name == "comparisons" and len(sheet.rows) <= FEW]
+    return found
+
+
+def summary(report: Report) -> dict[str, Any]:
+    """Return what `--json` prints of a report."""
+    if report.differences:
+        return {"differences": difference_objects(report.differences)}
+    return {"cells": [cell_object(cell) for cell in report.cells], "comparisons": [comparison_object(each) for each in report.comparisons]}
