@@ -36,7 +36,6 @@ from .endpoint.protocol import (
     label_scores,
     line,
     texts,
-    usage,
     writing,
 )  # fmt: skip
 from .endpoint.traffic import Refused, Traffic
@@ -246,12 +245,11 @@ class OpenAI:
             self._traffic.stop(UserError(message, "see the server's words; `gpt3mix check` probes what it takes"))
 
     async def _post(self, call: Call, sound: Callable[[Any], object]) -> Any:
-        """Ask without the journal, for the probe."""
-        _, value, sent = await self._traffic.post(call.path, call.body, sound)
-        used = usage(value)
-        self._purse.pay(used, self._purse.costs(used))
-        self._probe_cost.append((sent, used))
-        return value
+        """Ask for the probe."""
+        answer = await self._exchange.ask(dataclasses.replace(call, number="probe"), sound)
+        if isinstance(answer, TooLong):
+            raise Refused(400, answer.words)
+        return answer.value
 
     async def _ways(self) -> Ways:
         if self._probing is None:
@@ -264,19 +262,9 @@ class OpenAI:
         if (kept := self._exchange.known(key)) is not None:
             return from_json(json.loads(kept))
         if not self._probed:
-            self._probe_cost: list[tuple[int, Usage]] = []
             self._probed.append(await Probe(self._settings, self._post, self._encode).ways())
-        ways = self._probed[0]
-        await self._keep_ways(key, ways)
-        return ways
-
-    async def _keep_ways(self, key: str, ways: Ways) -> None:
-        costs, self._probe_cost = getattr(self, "_probe_cost", []), []
-        used = Usage(sum(one.prompt for _, one in costs), sum(one.completion for _, one in costs))
-        spent = (sum(sent for sent, _ in costs), used, self._purse.costs(used))
-        # The purse has paid for the probe already.
-        self._purse.pay(Usage(-used.prompt, -used.completion), -(spent[2] or 0.0))
-        await self._exchange.keep(key, "", {"probe": self._endpoint}, json.dumps(dataclasses.asdict(ways)), spent)
+        await self._exchange.keep(key, "", {"probe": self._endpoint}, json.dumps(dataclasses.asdict(self._probed[0])), (0, Usage(), None))
+        return self._probed[0]
 
 
 def _number(request: Request, ways: Ways) -> str:

@@ -342,7 +342,7 @@ def test_a_wrong_path_is_an_error() -> None:
     with (
         serving() as server,
         engine(base_url=server.url) as lm,
-        pytest.raises(UserError, match="completions or chat: .*HTTP 404"),
+        pytest.raises(UserError, match=r"completions or chat: .*HTTP 404"),
     ):
         answers(lm, asked(5))
 

@@ -4,6 +4,7 @@ Exact scores come from the labels' token ids or from an echo, in as many calls a
 then OpenAI's decisions, the likeliest tokens, and votes. `probe` has found which of them the server offers.
 """
 
+import asyncio
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
@@ -36,6 +37,7 @@ class Labels:
         """
         self._settings, self._ask, self._decide, self._encode, self._count = settings, ask, decide, encode, count
         self._known: dict[tuple[str, ...], list[list[int]]] = {}
+        self._one_looks = asyncio.Lock()
 
     async def scores(self, context: str, choices: Sequence[str], ways: Ways, number: str) -> tuple[Scores | None, list[Answer]]:
         """Return the scores of labels after a context, and the answers that they cost."""
@@ -115,10 +117,11 @@ class Labels:
     async def _tokens_of(self, choices: Sequence[str], context: str) -> list[list[int]]:
         """Return the tokens of each choice behind a context, of which the last word decides."""
         key = (context.rpartition(" ")[2], *choices)
-        if key not in self._known:
-            before = await self._encode(key[0]) or []
-            both = [await self._encode(key[0] + choice) or [] for choice in choices]
-            self._known[key] = [list(one[len(before) :]) for one in both]
+        async with self._one_looks:
+            if key not in self._known:
+                before = await self._encode(key[0]) or []
+                both = [await self._encode(key[0] + choice) or [] for choice in choices]
+                self._known[key] = [list(one[len(before) :]) for one in both]
         return self._known[key]
 
 
