@@ -24,15 +24,9 @@ AT_ONCE = 4
 
 def run(url: str, folder: Path, rows: int) -> None:
     """Make the rows, or go on."""
-    task = Task.model_validate(
-        {
-            "name": "demo",
-            "data": {"kind": "demo"},
-            "labels": {"pos": "positive", "neg": "negative"},
-            "text_type": "movie review",
-            "label_type": "sentiment",
-        }
-    )
+    labels = {"pos": "positive", "neg": "negative"}
+    named = {"name": "demo", "text_type": "movie review", "label_type": "sentiment"}
+    task = Task.model_validate({**named, "data": {"kind": "demo"}, "labels": labels})
     lm = OpenAI(OpenAILM(kind="openai", model="tiny", base_url=url, endpoint="here", concurrency=AT_ONCE))
     journal = Journaled(lm, folder / "rows.journal.sqlite")
     augment(open_augmenter(Augment(), task, journal), load(task, 0).train[:10], folder / "rows.jsonl", ratio=rows / 10, attempts=20, seed=1)

@@ -1,16 +1,20 @@
 """What every LM answers to, whatever runs behind it: the protocol of the package's page.
 
-A new kind is a function that opens it and a line in `KINDS`.
+A new kind is a function that opens it and a line in `KINDS`. An endpoint differs from a local LM in what a server does not tell
+or keeps to itself: what is claimed of LOCAL kinds alone says why.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+from endpoint_lm import engine
+from endpoint_server import serving
 from families import CHOICES, FAMILIES, OPEN_PROMPTS, SEAM, local, request
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,19 +22,59 @@ from hypothesis import strategies as st
 from gpt3mix_cli.lm import LM, SMALLEST, Completion, Request, blocks, end_of_block
 from gpt3mix_cli.lm.journal import Journaled
 
-Open = Callable[[dict[str, Path]], LM]
+Open = Callable[[dict[str, Path]], AbstractContextManager[LM]]
+# A label, its bracket and the line's end are written with the line, in as many tokens more as an endpoint leaves room for.
+LABEL_TOKENS = 20
 
 
 def opened_local(family: str) -> Open:
-    return lambda folders: local(folders[family], 6)
+    @contextmanager
+    def opened(folders: dict[str, Path]) -> Iterator[LM]:
+        yield local(folders[family], 6)
+
+    return opened
 
 
-KINDS: dict[str, Open] = {f"local, {family}": opened_local(family) for family in FAMILIES}
+def behind_an_endpoint(settings: dict[str, Any] | None = None, **options: Any) -> Open:
+    @contextmanager
+    def opened(folders: dict[str, Path]) -> Iterator[LM]:
+        with serving(context=2000, **options) as server, engine(server, context=2000, **(settings or {})) as lm:
+            yield lm
+
+    return opened
+
+
+KINDS: dict[str, Open] = {f"local, {family}": opened_local(family) for family in FAMILIES} | {
+    "vLLM, token ids": behind_an_endpoint(),
+    "vLLM, echo, labels of two tokens": behind_an_endpoint(ignores=["logprob_token_ids"], split=["Positive"]),
+    "llama.cpp": behind_an_endpoint(dialect="llamacpp", echo_shifted=True),
+    "Ollama, chat": behind_an_endpoint(dialect="ollama"),
+    "OpenAI, chat": behind_an_endpoint(dialect="openai"),
+    "OpenAI, decisions": behind_an_endpoint({"api": "decisions"}, dialect="openai"),
+    "OpenAI that reasons, votes": behind_an_endpoint(dialect="openai", refuses=["temperature", "top_p", "frequency_penalty", "seed", "logprobs"]),
+}
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def lm(request: pytest.FixtureRequest, folders: dict[str, Path]) -> LM:
-    return KINDS[request.param](folders)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def lm(kind: str, folders: dict[str, Path]) -> Iterator[LM]:
+    with KINDS[kind](folders) as opened:
+        yield opened
+
+
+@pytest.fixture
+def is_local(kind: str) -> bool:
+    return kind.startswith("local")
+
+
+@pytest.fixture
+def repeats(kind: str) -> bool:
+    """Whether equal requests have equal answers: not where a server takes no seed."""
+    return "votes" not in kind
 
 
 def asked(count: int = 10, **options: Any) -> list[Request]:
