@@ -11,6 +11,7 @@ import copy
 import dataclasses
 import functools
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
@@ -98,21 +99,23 @@ class OpenAI:
         yield from self._loop.in_order(requests, self._complete)
 
     def score(self, prompts: Sequence[str], choices: Sequence[str]) -> list[Scores]:
-        """Return the scores of every choice after every prompt.
+        """Return the scores of every choice after every prompt; equal bounds where the server tells nothing of any.
 
         Raises:
-            UserError: if the server tells nothing of any choice.
+            UserError: if it does so after every prompt.
         """
         if not choices:
             return [Scores(()) for _ in prompts]
 
-        async def one(prompt: str) -> Scores:
+        async def one(prompt: str) -> Scores | None:
             scores, _ = await self._labels.scores(prompt, choices, await self._ways(), "")
-            if scores is None:
-                raise UserError(f"lm {self.about.model}: none of the labels {', '.join(choices)} is among what the server tells", "use another LM")
             return scores
 
-        return list(self._loop.in_order(prompts, one))
+        found = list(self._loop.in_order(prompts, one))
+        if found and not any(found):
+            raise UserError(f"lm {self.about.model}: none of the labels {', '.join(choices)} is among what the server tells", "use another LM")
+        unknown = Scores((-math.log(len(choices)),) * len(choices), "top_logprobs", tuple(range(len(choices))))
+        return [scores or unknown for scores in found]
 
     def abilities(self) -> str:
         """Return how the server is asked, by asking it."""
