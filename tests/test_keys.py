@@ -21,6 +21,7 @@ ELSEWHERE = {
         (model, "kind"): "picks the class, which a `match` reads"
         for model in ("HubData", "FilesData", "DemoData", "LocalLM", "OpenAILM", "Eda", "Backtranslate", "Transformer", "Linear")
     },
+    ("OpenAILM", "base_url"): "`urls` of the same class reads it",
     ("Transformer", "preset"): "a validator holds the other keys against it",
     ("Experiment", "sweep"): "config makes the variants out of it before the models exist",
 }
