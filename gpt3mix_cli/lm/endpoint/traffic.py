@@ -140,6 +140,7 @@ class Traffic:
         # Whoever is next waits for room and for the pace, so that requests go out in the order in which they came.
         self._gate, self._room, self._ended = asyncio.Lock(), asyncio.Event(), asyncio.Event()
         self._failed, self._reached = 0, False
+        self._noise = random.Random()  # noqa: S311 - no secret
         self._requests, self._tokens = Pace(settings.requests_per_minute), Pace(settings.tokens_per_minute)
         self._health = Health()
         self._stopped: UserError | None = None
@@ -182,7 +183,7 @@ class Traffic:
             failed += not failure.overload
             self._give_up(failure, failed, sent, time.monotonic() - since)
             if failure.wait is None:
-                await self._pause(min(WAIT * 2 ** min(sent - 1, 10), LONGEST_WAIT) * random.uniform(0.5, 1))  # noqa: S311 - no secret
+                await self._pause(min(WAIT * 2 ** min(sent - 1, 10), LONGEST_WAIT) * self._noise.uniform(0.5, 1))
 
     def take_failed(self) -> int:
         """Return how many requests came to nothing since this was last asked: they count too."""
