@@ -19,9 +19,10 @@ from gpt3mix_cli.settings import Settings
 ELSEWHERE = {
     **{
         (model, "kind"): "picks the class, which a `match` reads"
-        for model in ("HubData", "FilesData", "DemoData", "LocalLM", "Eda", "Backtranslate", "Transformer", "Linear")
+        for model in ("HubData", "FilesData", "DemoData", "LocalLM", "OpenAILM", "Eda", "Backtranslate", "Transformer", "Linear")
     },
     **{("Backtranslate", name): "`pairs` makes the models out of it" for name in ("pivot", "forward", "backward")},
+    ("OpenAILM", "base_url"): "`urls` of the same class reads it",
     ("Transformer", "preset"): "a validator holds the other keys against it",
     ("Experiment", "sweep"): "config makes the variants out of it before the models exist",
 }
@@ -72,9 +73,12 @@ def run(tmp_path: Path, name: str, text: str) -> None:
     path = tmp_path / f"{name}.yaml"
     path.write_text(f"name: {name}\n{text}")
     grid = Grid(load(path), tmp_path / "results", jobs=1)  # in this process, where the spy sits
-    assert all(finding.good for finding in check.check(grid))
-    assert not [item for item in grid.run() if isinstance(item, StoppedShort)]
-    grid.report()
+    try:
+        assert all(finding.good for finding in check.check(grid))
+        assert not [item for item in grid.run() if isinstance(item, StoppedShort)]
+        grid.report()
+    finally:
+        grid.close()
 
 
 def test_every_key_is_read_by_code(
@@ -127,6 +131,23 @@ trials: 1
         "classifiers: [{kind: linear}]\ntrials: 1\n"
     )
     list(Grid(load(tmp_path / "hard.yaml"), tmp_path / "results", jobs=1).run())  # it may find too few lines in so few tokens
+    from endpoint_server import serving
+
+    (tmp_path / "prices.yaml").write_text("version: 2026-11-01\nmodels: {tiny: {prompt: 5, completion: 15}}\n")
+    with serving() as server:
+        run(
+            tmp_path,
+            "endpoint",
+            f"""\
+task: {{data: {{kind: demo}}, labels: [pos, neg]}}
+subsample: {{levels: [2/class], seeds: 1, validation: 4}}
+lm: {{kind: openai, model: tiny, base_url: "{server.base_url}", prices: prices.yaml, requests_per_minute: 100000}}
+augment: {{ratio: 0.5, max_tokens: 60}}
+budget: {{requests: 1000}}
+classifiers: [{{kind: linear}}]
+trials: 1
+""",
+        )
     unread = FIELDS - read - set(ELSEWHERE)
     assert not unread
     assert not set(ELSEWHERE) - FIELDS

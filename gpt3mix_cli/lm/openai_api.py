@@ -11,6 +11,7 @@ import copy
 import dataclasses
 import functools
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
@@ -37,7 +38,6 @@ from .endpoint.protocol import (
     line,
     sound,
     texts,
-    usage,
     writing,
 )  # fmt: skip
 from .endpoint.traffic import Refused, Traffic
@@ -100,21 +100,23 @@ class OpenAI:
         yield from self._loop.in_order(requests, self._complete)
 
     def score(self, prompts: Sequence[str], choices: Sequence[str]) -> list[Scores]:
-        """Return the scores of every choice after every prompt.
+        """Return the scores of every choice after every prompt; equal bounds where the server tells nothing of any.
 
         Raises:
-            UserError: if the server tells nothing of any choice.
+            UserError: if it does so after every prompt.
         """
         if not choices:
             return [Scores(()) for _ in prompts]
 
-        async def one(prompt: str) -> Scores:
+        async def one(prompt: str) -> Scores | None:
             scores, _ = await self._labels.scores(prompt, choices, await self._ways(), "")
-            if scores is None:
-                raise UserError(f"lm {self.about.model}: none of the labels {', '.join(choices)} is among what the server tells", "use another LM")
             return scores
 
-        return list(self._loop.in_order(prompts, one))
+        found = list(self._loop.in_order(prompts, one))
+        if found and not any(found):
+            raise UserError(f"lm {self.about.model}: none of the labels {', '.join(choices)} is among what the server tells", "use another LM")
+        unknown = Scores((-math.log(len(choices)),) * len(choices), "top_logprobs", tuple(range(len(choices))))
+        return [scores or unknown for scores in found]
 
     def abilities(self) -> str:
         """Return how the server is asked, by asking it."""
@@ -247,12 +249,11 @@ class OpenAI:
             self._traffic.stop(UserError(message, "see the server's words; `gpt3mix check` probes what it takes"))
 
     async def _post(self, call: Call, sound: Callable[[Any], object]) -> Any:
-        """Ask without the journal, for the probe."""
-        _, value, sent = await self._traffic.post(call.path, call.body, sound)
-        used = usage(value)
-        self._purse.pay(used, self._purse.costs(used))
-        self._probe_cost.append((sent, used))
-        return value
+        """Ask for the probe."""
+        answer = await self._exchange.ask(dataclasses.replace(call, number="probe"), sound)
+        if isinstance(answer, TooLong):
+            raise Refused(400, answer.words)
+        return answer.value
 
     async def _ways(self) -> Ways:
         if self._probing is None:
@@ -265,19 +266,9 @@ class OpenAI:
         if (kept := self._exchange.known(key)) is not None:
             return from_json(json.loads(kept))
         if not self._probed:
-            self._probe_cost: list[tuple[int, Usage]] = []
             self._probed.append(await Probe(self._settings, self._post, self._encode).ways())
-        ways = self._probed[0]
-        await self._keep_ways(key, ways)
-        return ways
-
-    async def _keep_ways(self, key: str, ways: Ways) -> None:
-        costs, self._probe_cost = getattr(self, "_probe_cost", []), []
-        used = Usage(sum(one.prompt for _, one in costs), sum(one.completion for _, one in costs))
-        spent = (sum(sent for sent, _ in costs), used, self._purse.costs(used))
-        # The purse has paid for the probe already.
-        self._purse.pay(Usage(-used.prompt, -used.completion), -(spent[2] or 0.0))
-        await self._exchange.keep(key, "", json.dumps({"probe": self._endpoint}), json.dumps(dataclasses.asdict(ways)), spent)
+        await self._exchange.keep(key, "", json.dumps({"probe": self._endpoint}), json.dumps(dataclasses.asdict(self._probed[0])), (0, Usage(), None))
+        return self._probed[0]
 
 
 def _number(request: Request, ways: Ways) -> str:

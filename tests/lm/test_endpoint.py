@@ -135,6 +135,17 @@ def test_a_chats_scores_are_the_models_after_its_template() -> None:
         assert all(one >= value - 1e-6 for one, value in zip(scores.logprobs, expected, strict=True))
 
 
+def test_prompts_after_which_no_label_is_told_have_equal_bounds() -> None:
+    """One of them does not end a run; if there are no others, the LM knows nothing of the labels."""
+    unknown = f"Text:{SEAM}"
+    with serving(dialect="llamacpp", echo_shifted=True) as server, engine(server) as lm:
+        known, other = lm.score([f"{PROMPT} a fine film{SEAM}", unknown], CHOICES)
+        assert known.bounded == ()
+        assert (other.logprobs, other.bounded) == ((-math.log(2),) * 2, (0, 1))
+        with pytest.raises(UserError, match="none of the labels"):
+            lm.score([unknown], CHOICES)
+
+
 def test_a_label_that_is_cut_off_has_a_bound() -> None:
     with serving(dialect="openai", completions=True, unlikely=["Positive"]) as server, engine(server) as lm:
         found = [one.scores for one in answers(lm, asked(12)) if one.scores]

@@ -1,7 +1,7 @@
 """How many requests a server is given at once: the level is found by trying, as TCP finds a line's capacity.
 
 It doubles until the server refuses or is no faster for it; from then on a refusal takes a fifth of it, and each round
-without one adds a request (additive increase, multiplicative decrease: Chiu and Jain, 1989). A fifth and not half: a
+without one adds a request (additive increase, multiplicative decrease: Chiu and Jain, 1989), or some where it is high. A fifth and not half: a
 refusal costs no more than one short answer here, an idle slot costs work.
 """
 
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 FIRST = 8  # requests at once to begin with
 MOST = 256
 KEPT = 0.8  # of the level after a refusal
+MORE = 1 / 32  # of the level is added after a round without one, one request at least
 FASTER = 1.1  # what twice as many requests must bring in answers a second to be worth it
 ROUNDS = 20  # at a level that more requests did not make faster, before more are tried again
 
@@ -71,8 +72,11 @@ class Level:
         """
         if self.fixed or sent <= self._cut:
             return
-        self._doubling, self._cut, self._best, self._resting = False, now, (0.0, 0.0), 0
-        self._set(self._level * KEPT, now)
+        kept, borne = self._level * KEPT, self._best[0]
+        if kept < borne < self._level:
+            kept, borne = borne, 0.0  # the way down from too many ends at what it has borne
+        self._doubling, self._cut, self._best, self._resting = False, now, (borne, 0.0), 0
+        self._set(kept, now)
 
     def _set(self, level: float, now: float) -> None:
         self._level, self._changed = min(max(level, 1.0), MOST), now
@@ -86,7 +90,7 @@ class Level:
         if self._resting:
             self._resting -= 1
         elif not self._doubling:
-            self._level = min(self._level + 1, MOST)
+            self._level = min(self._level + max(1.0, self._level * MORE), MOST)
         elif rate < FASTER * self._best[1]:
             # The server only lets them wait.
             self._set(self._best[0], now)

@@ -219,7 +219,10 @@ class Traffic:
 
     def without_secret(self, text: str) -> str:
         """Return a text in which the key stands nowhere."""
-        return text.replace(self._secret, "<key>") if len(self._secret) > 3 else text
+        if len(self._secret) > 3:
+            for form in (self._secret, json.dumps(self._secret)[1:-1], self._secret.replace("/", "\\/")):
+                text = text.replace(form, "<key>")
+        return text
 
     def levels(self) -> list[tuple[str, int]]:
         """Return how many requests each server is given at once."""

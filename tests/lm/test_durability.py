@@ -1,0 +1,291 @@
+"""An answer that came is paid for once, whatever kills the run, wherever the journal lies, and no key is ever written down."""
+
+import json
+import logging
+import os
+import sqlite3
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import pytest
+from endpoint_lm import CHOICES, PROMPT, SEAM, asked, engine
+from endpoint_server import Server, running, serving
+from killed_runs import AT_ONCE
+
+from gpt3mix_cli.config import load
+from gpt3mix_cli.errors import StoppedShort, UserError
+from gpt3mix_cli.grid import Grid
+from gpt3mix_cli.lm.endpoint import traffic
+from gpt3mix_cli.lm.journal import Journaled, paid
+
+KEY = "sk-test-Zq8/w+Yh3x_9-secret"
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(traffic, "WAIT", 0.01)
+
+
+# Kills ---------------------------------------------------------------------------------------------------------------
+
+
+def killed_runs(url: str, folder: Path, kills: int, rows: int) -> str:
+    command = [sys.executable, Path(__file__).parent / "killed_runs.py", url, folder, str(kills), str(rows)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=300, env=environment).stdout.strip()
+
+
+def test_twenty_kills_cost_no_more_than_what_was_under_way(tmp_path: Path) -> None:
+    rows, kills = 400, 20
+    with running(delay=0.02) as server:
+        assert killed_runs(server.base_url, tmp_path / "undisturbed", 0, rows) == "0 killed, status 0"
+        undisturbed = server.counters()
+        server.command(reset=True)
+        assert killed_runs(server.base_url, tmp_path / "disturbed", kills, rows) == f"{kills} killed, status 0"
+        disturbed = server.counters()
+    assert (tmp_path / "disturbed/rows.jsonl").read_bytes() == (tmp_path / "undisturbed/rows.jsonl").read_bytes()
+    assert len((tmp_path / "disturbed/rows.jsonl").read_text().splitlines()) == rows
+    again = disturbed["requests"] - undisturbed["requests"]
+    assert 0 <= again <= kills * AT_ONCE
+    assert disturbed["answered_twice"] <= kills * AT_ONCE
+    assert undisturbed["answered_twice"] == 0
+
+
+# The journal ---------------------------------------------------------------------------------------------------------
+
+
+def texts(lm: Any, many: int = 10) -> list[str]:
+    return [one.text for one in lm.complete(asked(many))]
+
+
+def test_a_file_system_without_shared_memory_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite's own dot-file locking has none, so that a log is refused there."""
+    connect = sqlite3.connect
+
+    def without(path: Any, **options: Any) -> sqlite3.Connection:
+        name = str(path) if str(path).startswith("file:") else Path(path).absolute().as_uri()
+        return connect(f"{name}{'&' if '?' in name else '?'}vfs=unix-dotfile", **{**options, "uri": True})
+
+    monkeypatch.setattr(sqlite3, "connect", without)
+    path = tmp_path / "a.sqlite"
+    with serving() as server, engine(server) as lm:
+        journal = Journaled(lm, path)
+        first = texts(journal)
+        journal.close()
+        before = server.requests
+        journal = Journaled(lm, path)
+        assert texts(journal) == first
+        journal.close()
+        assert server.requests == before
+    assert paid(path)[0] == before
+    assert not list(tmp_path.glob("*-wal"))
+    assert not list(tmp_path.glob("*-shm"))
+
+
+def test_a_sibling_has_paid_already(tmp_path: Path) -> None:
+    one, other = tmp_path / "one.sqlite", tmp_path / "other.sqlite"
+    with serving() as server, engine(server) as lm:
+        journal = Journaled(lm, one)
+        first = texts(journal, 20)
+        journal.close()
+        before = server.requests
+        journal = Journaled(lm, other, [one])
+        assert texts(journal, 20) == first
+        assert server.requests == before
+        assert len(texts(journal, 25)) == 25
+        assert 0 < server.requests - before <= 5 * 3
+        journal.close()
+
+
+def test_what_comes_is_kept_as_it_came(tmp_path: Path) -> None:
+    path = tmp_path / "a.sqlite"
+    with serving() as server, engine(server) as lm:
+        journal = Journaled(lm, path)
+        texts(journal, 3)
+        journal.close()
+    with sqlite3.connect(path) as database:
+        kept = [json.loads(row[0]) for row in database.execute("SELECT answer FROM answers WHERE number IS NOT NULL AND typeof(answer) = 'text'")]
+    database.close()
+    assert kept
+    assert all(one["object"] == "text_completion" for one in kept)
+
+
+def test_equal_requests_at_one_time_are_one(tmp_path: Path) -> None:
+    with serving(delay=0.02) as server, engine(server) as lm:
+        journal = Journaled(lm, tmp_path / "a.sqlite")
+        context = f"{PROMPT} a fine film{SEAM}"
+        found = journal.score([context] * 50, CHOICES)
+        journal.close()
+        assert len(set(found)) == 1
+        assert not server.twice()
+        assert sum(body["prompt"] == context for body in server.bodies("/v1/completions")) == 1
+
+
+# An experiment -------------------------------------------------------------------------------------------------------
+
+
+def experiment(tmp_path: Path, server: Any, more: str = "", augment: str = "ratio: 2", lm: str = "") -> Grid:
+    path = tmp_path / "hosted.yaml"
+    path.write_text(
+        f"name: hosted\ntask: {{data: {{kind: demo}}, labels: {{pos: positive, neg: negative}}, text_type: movie review, label_type: sentiment}}\n"
+        f"subsample: {{levels: [5/class], seeds: 1}}\nlm: {{kind: openai, model: tiny, base_url: '{server.base_url}'{lm}}}\n"
+        f"augment: {{{augment}}}\ntrials: 1\n{more}",
+        encoding="utf-8",
+    )
+    return Grid(load(path), tmp_path / "results")
+
+
+def made(grid: Grid) -> list[Path]:
+    """Run the subsamples and the synthetic sets of a grid."""
+    outputs = []
+    try:
+        for spot in grid.spots():
+            grid.subsample(spot)
+            outputs.append(grid.augment(spot, "gpt3mix", 0).output)
+    finally:
+        grid.close()
+    return outputs
+
+
+def test_relabelling_calibrating_and_gating_ask_nothing(tmp_path: Path) -> None:
+    with serving() as server:
+        (first,) = made(experiment(tmp_path, server, augment="ratio: 2, contextual_calibration: true"))
+        rows = first.read_bytes()
+        before = server.requests
+        changes = ("label_temperature: 2.0, contextual_calibration: true", "contextual_calibration: false", "gate: {near_copy: null}")
+        for changed in changes:
+            made(experiment(tmp_path, server, augment=f"ratio: 2, {changed}"))
+            assert first.read_bytes() != rows or "gate" in changed
+        assert server.requests == before
+        made(experiment(tmp_path, server, augment="ratio: 2, contextual_calibration: true"))
+        assert first.read_bytes() == rows
+
+
+def test_a_sweep_pays_once(tmp_path: Path) -> None:
+    with serving() as server:
+        for name in ("one", "sweep"):
+            (tmp_path / name).mkdir()
+        made(experiment(tmp_path / "one", server, augment="ratio: 4"))
+        alone = server.requests
+        server.reset()
+        outputs = made(experiment(tmp_path / "sweep", server, more="sweep: {augment.ratio: [4, 1, 2], }\n"))
+        assert len(outputs) == 3
+        assert server.requests == alone
+
+
+# Money ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("budget", "place"), [({"requests": 25}, 0), ({"tokens": 3000}, 1), ({"usd": 0.02}, 3)])
+def test_a_budget_is_not_passed_by_more_than_what_is_under_way(budget: dict[str, float], place: int, tmp_path: Path) -> None:
+    """Nor by run after run: each ends with exit 3, and what it has is kept."""
+    (tmp_path / "prices.yaml").write_text("version: 2026-11-01\nmodels: {tiny: {prompt: 5, completion: 15}}\n")
+    (name, limit), at_once = *budget.items(), 3
+    spent: list[float] = []
+    with serving(delay=0.01) as server:
+        for attempt in range(3):
+            server.fault("server_error", at=[4, 9], path="completions")
+            grid = experiment(
+                tmp_path,
+                server,
+                more=f"budget: {{{name}: {limit}}}\n",
+                augment="ratio: 20",
+                lm=f", concurrency: {at_once}, prices: {tmp_path}/prices.yaml",
+            )
+            with pytest.raises(StoppedShort, match=rf"budget\.{name}: .* are spent, over all runs") as error:
+                made(grid)
+            assert error.value.exit_code == 3
+            if attempt == 0:
+                assert error.value.done is not None
+                manifest, rows = error.value.done.manifest, error.value.done.output.read_text().splitlines()
+                assert not manifest.complete
+                assert len(rows) == manifest.counts["kept"] > 0
+            (journal,) = tmp_path.rglob("*.journal.sqlite")
+            spent.append(paid(journal)[place] if place < 3 else paid(journal)[3])
+            if name == "tokens":
+                spent[-1] += paid(journal)[2]
+        most = 400 if name == "tokens" else 400 * 15e-6 if name == "usd" else 1
+        assert limit <= spent[-1] <= limit + at_once * most
+        assert server.requests <= (limit if name == "requests" else 10**6)
+
+
+# Keys ----------------------------------------------------------------------------------------------------------------
+
+
+def telling(server: Server) -> None:
+    """Let the server write the key it was given into every text."""
+    answer = server.answers.completions
+
+    def completions(body: dict[str, Any]) -> dict[str, Any]:
+        found = answer(body)
+        for choice in found["choices"]:
+            choice["text"] = f" {KEY}{choice['text']}"
+        return found
+
+    server.answers.completions = completions  # type: ignore[method-assign]
+
+
+def command(folder: Path, name: str, *options: str) -> "subprocess.CompletedProcess[str]":
+    """Run a command of the product in a process of its own, with the SDK's log on."""
+    words = [sys.executable, "-c", "from gpt3mix_cli.cli import entry; entry()", name, "hosted.yaml", "--out", "results", "--json", *options]
+    environment = {**os.environ, "OPENAI_API_KEY": KEY, "OPENAI_LOG": "debug", "PYTHONPATH": str(ROOT)}
+    return subprocess.run(words, capture_output=True, text=True, env=environment, cwd=folder, check=False)
+
+
+def files_with(folder: Path, secret: str) -> list[Path]:
+    """Return the files below a folder that hold a secret, as it is or in the middle."""
+    forms = [secret.encode(), secret[8:24].encode()]
+    return [path for path in folder.rglob("*") if path.is_file() and any(form in path.read_bytes() for form in forms)]
+
+
+def test_no_key_is_written_anywhere(tmp_path: Path) -> None:
+    """A run of the command with the SDK's own log on, against a server that tells the key in texts and in errors."""
+    with serving() as server:
+        telling(server)
+        server.fault("server_error", at=[12, 13], message="Incorrect API key provided: {key}.")
+        experiment(tmp_path, server).close()
+        first, done = (command(tmp_path, name) for name in ("subsample", "augment"))
+        assert (first.returncode, done.returncode) == (0, 0), done.stderr[-3000:]
+        server.fault("bad_key", p=1.0)
+        failed = command(tmp_path, "augment", "--set", "augment.ratio=5")
+    assert server.keys == {f"Bearer {KEY}"}
+    assert failed.returncode == 2
+    assert "HTTP 401: Incorrect API key provided: <key>." in failed.stderr
+    assert "<key>" in (tmp_path / "results/hosted/5-per-class/seed-0/gpt3mix.jsonl").read_text()
+    for text in (first, done, failed):
+        assert KEY[8:24] not in text.stdout + text.stderr
+    assert not files_with(tmp_path, KEY)
+
+
+def test_no_key_is_in_a_traceback(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Not even in what an exception came of."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    caplog.set_level(logging.DEBUG)
+    with serving(dialect="openai") as server:
+        for kind in ("bad_key", "no_quota", "bad_request", "server_error"):
+            with engine(server) as lm:
+                lm.abilities()
+                server.faults.clear()
+                server.fault(kind, p=1.0, message="Incorrect API key provided: {key}.")
+                with pytest.raises(UserError, match="<key>") as error:
+                    texts(lm)
+                server.faults.clear()
+            shown = "".join(traceback.format_exception(error.value))
+            assert KEY[8:24] not in shown
+    assert KEY[8:24] not in caplog.text
+
+
+def test_a_key_that_json_spells_otherwise_is_found_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    r"""Some servers write a slash as \/."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with serving() as server, engine(server) as lm:
+        lm.abilities()
+        server.fault("status", status=500, html=json.dumps({"error": {"message": f"bad key {KEY}"}}).replace("/", "\\/"), p=1.0)
+        with pytest.raises(StoppedShort, match="<key>") as error:
+            texts(lm)
+        assert "w+" not in lm._traffic.without_secret(json.dumps({"text": KEY}).replace("/", "\\/"))
+    assert KEY[8:24] not in str(error.value)

@@ -1,0 +1,75 @@
+"""The product over HTTP against llama.cpp's real server: rows are made, labels are the local engine's, and money is what was foreseen."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from endpoint_lm import engine
+from llama_server import Server, llama_server, model_as_gguf, needs_llama_server
+
+from gpt3mix_cli.augment.gpt3mix import choices, prompt, seam
+from gpt3mix_cli.config import load as load_config
+from gpt3mix_cli.data import load
+from gpt3mix_cli.grid import Grid
+from gpt3mix_cli.lm.local import Local
+from gpt3mix_cli.records import Augmented, read
+from gpt3mix_cli.settings import LocalLM, Task
+
+pytestmark = [pytest.mark.slow, needs_llama_server]
+
+KEY = "a-key-of-the-tests"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("llama")
+    options = ["--n_ctx", "1024", "--model_alias", "reviews"]
+    with llama_server(model_as_gguf(folder / "reviews.gguf"), folder / "log", *options, key=KEY) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def _key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+
+
+def test_its_shifted_echo_is_seen_and_its_labels_are_exact(server: Server, task: Task) -> None:
+    rows = load(task, 0).train
+    asked = [f"{prompt(task, rows[i : i + 2])} {rows[-1 - i].text}{seam(task)}" for i in range(10)]
+    expected = Local(LocalLM(kind="local", model="bundled")).score(asked, choices(task))
+    with engine(base_url=server.url, model="reviews", context=1024, tokenizer="bundled") as lm:
+        assert "completions, label scores top_logprobs (20 a token)" in lm.abilities()
+        for found, known in zip(lm.score(asked, choices(task)), expected, strict=True):
+            assert (found.source, found.bounded) == ("exact", ())
+            assert found.logprobs == pytest.approx(known.logprobs, abs=1e-2)
+
+
+def test_a_whole_run_makes_rows_whose_labels_are_the_local_engines(server: Server, task: Task, tmp_path: Path) -> None:
+    path = tmp_path / "served.yaml"
+    path.write_text(
+        f"name: served\ntask: {{data: {{kind: demo}}, labels: {{pos: positive, neg: negative}}, text_type: movie review, label_type: sentiment}}\n"
+        f"subsample: {{levels: [10/class], seeds: 1}}\n"
+        f"lm: {{kind: openai, model: reviews, base_url: '{server.url}', context: 1024, tokenizer: bundled}}\n"
+        "augment: {ratio: 1, temperature: 0.9}\nclassifiers: [{kind: linear}]\ntrials: 1\n",
+        encoding="utf-8",
+    )
+    grid = Grid(load_config(path), tmp_path / "results", jobs=1)
+    try:
+        assert not [item for item in grid.run() if isinstance(item, Exception)]
+        (spot,) = grid.spots()
+    finally:
+        grid.close()
+    made = list(read(spot.synthetic("gpt3mix", 0), Augmented))
+    real = {row.id: row for row in load(task, 0).train}
+    assert len(made) == 20
+    assert {row.label_source for row in made} == {"exact"}
+    local = Local(LocalLM(kind="local", model="bundled"))
+    # Rows that were written with a space before them, as nearly all are, and one space between words.
+    contexts = [f"{prompt(task, [real[name] for name in row.parents])} {row.text}{seam(task)}" for row in made]
+    close = 0
+    for row, scores in zip(made, local.score(contexts, choices(task)), strict=True):
+        share = 1 / (1 + 2.718281828459045 ** (scores.logprobs[1] - scores.logprobs[0]))
+        close += abs(row.probs["pos"] - share) < 1e-2
+    assert close >= 18
+    manifest = grid.out / "served"
+    assert not [one for one in manifest.rglob("*") if one.is_file() and KEY.encode() in one.read_bytes()]
