@@ -125,7 +125,7 @@ class Traffic:
             UserError: if the key is missing.
         """
         self._settings = settings
-        self._secret, self._purse = _key(settings), purse
+        self._secret, self._purse = "" if purse.closed else _key(settings), purse
         self._servers: list[Server] = []
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._requests, self._tokens = Pace(settings.requests_per_minute), Pace(settings.tokens_per_minute)
