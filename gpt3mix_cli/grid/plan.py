@@ -26,7 +26,7 @@ from . import Grid, Spot
 
 PROMPTS = 4096  # rendered and counted in all; each cell has its share
 FEWEST, MOST = 16, 256  # of them a cell
-REJECTED = 0.1  # share of lines that become no row, where no journal tells
+REJECTED = 0.05  # share of lines that become no row, where no journal tells
 ENOUGH = 20  # answers that tell more than the assumption does
 
 
