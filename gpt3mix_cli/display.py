@@ -145,6 +145,8 @@ class Display:
             # What is cut off where it is piped would be lost.
             console = self._out if self._out.is_terminal else _Stdout(highlight=False, width=max(200, self._out.width))
             console.print(_plan_table(plan))
+            self._out.print(Text("  x2: two draws; held: rows that the journals give; the figures behind them are still to come"), soft_wrap=True)
+            self._out.print(Text("  read, written: tokens of prompts and of completions; trials: over methods and classifiers"), soft_wrap=True)
             for remark in plan.remarks:
                 self._out.print(Text(f"  {remark}"), soft_wrap=True)
             for name, (limit, spent) in plan.budget.items():
@@ -271,10 +273,10 @@ def _spent(name: str, limit: float | None, spent: float) -> str:
 
 
 def _plan_table(plan: "Plan") -> Table:
-    """Return a line a cell and one for all; a variant is named once, above its cells."""
+    """Return a line a cell and one for all, narrow enough for 80 columns; a variant is named once, above its cells."""
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("cell", overflow="fold")
-    for name in ("real", "rows", "held", "requests", "prompt tokens", "completion tokens", "usd", "trainings"):
+    for name in ("rows", "held", "requests", "read", "written", "usd", "trials"):
         table.add_column(name, justify="right", overflow="fold")
     cells: list[dict[str, Any]] = plan.as_json()["cells"]
     variant: dict[str, Any] = {}
@@ -282,18 +284,18 @@ def _plan_table(plan: "Plan") -> Table:
         if cell["variant"] != variant:
             variant = cell["variant"]
             table.add_row(Text(", ".join(f"{key}={value}" for key, value in variant.items()), "bold"))
-        draws = f", {cell['draws']} draws" if cell["draws"] > 1 else ""
-        table.add_row(f"{cell['level']} seed {cell['seed']}{draws}", *_plan_figures(cell, cell["real"]))
+        draws = f" x{cell['draws']}" if cell["draws"] > 1 else ""
+        table.add_row(f"{cell['level']} seed {cell['seed']}{draws}", *_plan_figures(cell))
     table.add_section()
-    table.add_row("in all", *_plan_figures(plan.total, ""), style="bold")
+    table.add_row("in all", *_plan_figures(plan.total), style="bold")
     return table
 
 
-def _plan_figures(cell: Mapping[str, Any], real: int | str | None) -> list[str]:
+def _plan_figures(cell: Mapping[str, Any]) -> list[str]:
     names = ("requests", "prompt_tokens", "completion_tokens")
-    figures = [real, cell["generations"], cell["held"]["generations"], *(cell[name] for name in names)]
-    usd = "?" if cell["usd"] is None else f"{cell['usd']:,.4f}" if cell["usd"] else "0"
-    return ["?" if figure is None else figure if isinstance(figure, str) else f"{figure:,}" for figure in figures] + [usd, f"{cell['trainings']:,}"]
+    figures = [cell["generations"], cell["held"]["generations"], *(cell[name] for name in names)]
+    usd = "?" if cell["usd"] is None else f"{cell['usd']:,.{4 if cell['usd'] < 1 else 2}f}" if cell["usd"] else "0"
+    return ["?" if figure is None else f"{figure:,}" for figure in figures] + [usd, f"{cell['trainings']:,}"]
 
 
 def _figures_table(items: Sequence[Done]) -> Table:

@@ -179,14 +179,13 @@ def test_a_budget_that_will_not_do_is_told(small: Path, capsys: pytest.CaptureFi
     assert told.err.splitlines()[-1].endswith(f"next: gpt3mix run {small}")
 
 
-def test_a_budget_holds_over_runs(small: Path, server: Server) -> None:
-    limit = "budget={requests: 30}"
-    with pytest.raises(StoppedShort, match=r"budget\.requests"):
-        run(small, limit, "lm.concurrency=4")
-    assert server.requests <= 30
-    with pytest.raises(StoppedShort, match=r"budget\.requests"):
-        run(small, limit)
-    assert server.requests <= 30
+def test_a_budget_holds_over_runs(small: Path) -> None:
+    with serving(dialect="llamacpp") as server:
+        limit = ["budget={requests: 30}", f"lm.base_url={server.base_url}", "lm.concurrency=1"]
+        for _ in range(3):
+            with pytest.raises(StoppedShort, match=r"budget\.requests"):
+                run(small, *limit)
+            assert server.paths["/v1/completions"] <= 30
 
 
 def test_trials_know_what_their_rows_cost(small: Path) -> None:
