@@ -21,10 +21,10 @@ task:
   labels: {{pos: positive, neg: negative}}
   text_type: movie review
   label_type: sentiment
-subsample: {{levels: [8/class], seeds: 2, validation: 4}}
+subsample: {{levels: [8/class], seeds: 3, validation: 4}}
 lm: {{kind: openai, base_url: {url}, model: reviews, tokenizer: bundled, context: 1024, concurrency: 2, prices: prices.yaml}}
-augment: {{ratio: 3, temperature: 0.9, max_tokens: 80}}
-trials: 2
+augment: {{ratio: 6, temperature: 0.9, max_tokens: 80}}
+trials: 3
 """
 PRICES = "version: 2026-01\nmodels: {reviews: {prompt: 2, completion: 8}}\n"
 
@@ -60,7 +60,7 @@ def test_the_plan_is_within_a_tenth_of_what_the_run_then_takes(tmp_path: Path) -
         first = planned()
         run([0])
         before, then = spent(), planned()
-        run([1])
+        run([1, 2])
         whole = spent()
     rest = [after - earlier for after, earlier in zip(whole, before, strict=True)]
     print(json.dumps({"planned": first, "taken": whole, "planned after the first cell": then, "taken then": rest}))
