@@ -39,7 +39,7 @@ HOMES = {
     "sklearn": {"train.linear", "train.metrics", "augment.choose", "augment.quality"},
     "numpy": {"train.linear", "train.metrics", "train.transformer", "augment.choose"},
     "openai": {"lm.openai_api", "lm.endpoint.traffic", "lm.endpoint.batch"},
-    "httpx2": {"lm.endpoint.traffic"},
+    "aiohttp": {"lm.endpoint.traffic"},
     "setfit": {"train.setfit"},
     "joblib": {"grid.workers"},
     "ray": {"grid"},

@@ -48,7 +48,8 @@ class Journal:
         self.path = path
         self._siblings = siblings
         self._opened: dict[Path, sqlite3.Connection] = {}
-        self._lock = threading.RLock()
+        # Of its own for reading, so that looking an answer up does not wait for a commit's way to the disk.
+        self._reading, self._writing = threading.Lock(), threading.Lock()
         with disk(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         with self._sqlite():
@@ -64,20 +65,24 @@ class Journal:
             except sqlite3.Error:
                 self._database.close()
                 raise
+        if path == IN_MEMORY:
+            self._opened[path] = self._database
 
     def found(self, keys: Sequence[str], whole: bool = False) -> dict[str, str]:
         """Return the answers to these keys, from this journal or the siblings'; `whole`: from one of them, all or none."""
-        with self._lock:
+        taken: list[Row] = []
+        with self._reading:
             with self._sqlite():
-                found = {row[0]: row[3] for row in self._rows(self._database, keys)}
+                found = {row[0]: row[3] for row in self._rows(self._reader(self.path), keys)}
             for path in self._siblings:
                 if len(found) == len(set(keys)):
                     break
                 with suppress(sqlite3.Error):
-                    rows = self._rows(self._sibling(path), [key for key in keys if whole or key not in found])
+                    rows = self._rows(self._reader(path), [key for key in keys if whole or key not in found])
                     if not whole or len(rows) == len(set(keys)):
-                        self.keep(() if self.path == IN_MEMORY else rows)
+                        taken += rows
                         found |= {row[0]: row[3] for row in rows}
+        self.keep(() if self.path == IN_MEMORY else taken)
         return found if len(found) == len(set(keys)) or not whole else {}
 
     def keep(self, rows: Sequence[Row], spent: Sequence[Spent] = ()) -> None:
@@ -90,7 +95,7 @@ class Journal:
         if not rows:
             return
         packed = [(*row[:3], zlib.compress(row[3].encode(), 1) if len(row[3]) > LONG else row[3]) for row in rows]
-        with self._lock, self._sqlite():
+        with self._writing, self._sqlite():
             self._database.execute("BEGIN IMMEDIATE")
             try:
                 self._database.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)", packed)
@@ -114,13 +119,14 @@ class Journal:
 
     def close(self) -> None:
         """Close the file."""
-        with self._lock:
-            for database in (self._database, *self._opened.values()):
+        with self._reading, self._writing:
+            # The writer last: it folds the log into the file, which no reader may then hold open.
+            for database in (*self._opened.values(), self._database):
                 database.close()
 
-    def _sibling(self, path: Path) -> sqlite3.Connection:
+    def _reader(self, path: Path) -> sqlite3.Connection:
         if path not in self._opened:
-            self._opened[path] = _reading(path, still=self.path == IN_MEMORY)
+            self._opened[path] = _reader_of(path, still=self.path == IN_MEMORY)
         return self._opened[path]
 
     @staticmethod
@@ -221,13 +227,13 @@ def paid(path: Path) -> tuple[int, int, int, float]:
     query = (
         "SELECT COALESCE(SUM(requests), 0), COALESCE(SUM(prompt_tokens), 0), COALESCE(SUM(completion_tokens), 0), COALESCE(SUM(usd), 0) FROM spent"
     )
-    with suppress(sqlite3.Error), closing(_reading(path, still=True)) as database:
+    with suppress(sqlite3.Error), closing(_reader_of(path, still=True)) as database:
         requests, prompt, completion, usd = database.execute(query).fetchone()
         return requests, prompt, completion, usd
     return 0, 0, 0, 0.0
 
 
-def _reading(path: Path, still: bool) -> sqlite3.Connection:
+def _reader_of(path: Path, still: bool) -> sqlite3.Connection:
     """Return a connection that only reads; `still`: one that lives too short to miss what others write meanwhile."""
     # SQLite makes a log's files beside even for readers, and leaves them there. Where there are none nobody writes.
     immutable = "&immutable=1" if still and not path.with_name(f"{path.name}-wal").exists() else ""

@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from .endpoint.protocol import (
     Ways,
     label_scores,
     line,
+    sound,
     texts,
     usage,
     writing,
@@ -67,7 +69,8 @@ class OpenAI:
         self._traffic = Traffic(settings, self._purse)
         self._loop = Loop(self._traffic.close)
         self._endpoint = settings.endpoint or settings.urls[0]
-        self._exchange = Exchange(self._endpoint, self._traffic, self._purse, None)
+        self._thread = ThreadPoolExecutor(1, "journal")
+        self._exchange = Exchange(self._endpoint, self._traffic, self._purse, None, self._thread)
         self._journal: Journal | None = None
         self._probed: list[Ways] = []  # shared by all outputs: the server is probed once
         self._probing: asyncio.Task[Ways] | None = None
@@ -87,12 +90,12 @@ class OpenAI:
         self._purse.recount()
         other = copy.copy(self)
         other._journal, other._probing = journal, None
-        other._exchange = Exchange(self._endpoint, self._traffic, self._purse, journal)
+        other._exchange = Exchange(self._endpoint, self._traffic, self._purse, journal, self._thread)
         other._labels = other._asking()
         return other
 
     def _asking(self) -> Labels:
-        return Labels(self._settings, self._ask, self._exchange.ask, self._encode, self._count)
+        return Labels(self._settings, self._ask, self._told, self._encode, self._count)
 
     def complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Yield the answers in the order of the requests; a thousand of them are begun before the first is waited for."""
@@ -137,6 +140,7 @@ class OpenAI:
     def close(self) -> None:
         """Close all connections."""
         self._loop.close()
+        self._thread.shutdown()
 
     # One request -----------------------------------------------------------------------------------------------------
 
@@ -149,10 +153,12 @@ class OpenAI:
             return await self._drawn(request, ways)
         label_ids = await self._labels.single_ids(request, ways)
         room = self._count(request.seam + max(request.choices, key=len, default="")) + ROOM
+        if self._settings.tokenizer:
+            room = min(room, self.about.context - needed)
         asked = writing(request, ways, self._settings.model, room, label_ids)
-        answer = await self._ask(ways, asked, str(request.number), needed)
+        answer = await self._ask(ways, asked, _number(request, ways), needed)
         if isinstance(answer, TooLong):
-            return Completion(request.number, "", "too_long", None, 0, 0)
+            return Completion(request.number, "", "too_long", None, self._count(request.prompt), 0, requests=1)
         written = texts(answer.value, ways.api)[0]
         found = line(written, request.seam)
         scores, paid = await self._scored(request, found, ways)
@@ -187,11 +193,11 @@ class OpenAI:
         for copy_ in range(request.beams // copies):
             again = dataclasses.replace(request, seed=request.seed + copy_)
             asked = writing(again, ways, self._settings.model, 0, (), copies)
-            number = f"{request.number}.{copy_}" if copy_ else str(request.number)
+            number = f"{_number(again, ways)}.{copy_}" if copy_ else _number(again, ways)
             answers.append(await self._ask(ways, asked, number, self._count(request.prompt) + request.max_tokens * copies))
         good = [answer for answer in answers if isinstance(answer, Answer)]
         if not good:
-            return Completion(request.number, "", "too_long", None, 0, 0)
+            return Completion(request.number, "", "too_long", None, self._count(request.prompt), 0, requests=len(answers))
         lines: dict[str, Hypothesis] = {}
         for answer in good:
             for text in texts(answer.value, ways.api):
@@ -239,9 +245,11 @@ class OpenAI:
     # Asking ----------------------------------------------------------------------------------------------------------
 
     async def _ask(self, ways: Ways, asked: dict[str, Any], number: str, tokens: int) -> Answer | TooLong:
-        call = Call(path(ways), asked | self._settings.extra, number)
+        return await self._told(Call(path(ways), asked | self._settings.extra, number), sound, tokens)
+
+    async def _told(self, call: Call, sound: Callable[[Any], object], tokens: int) -> Answer | TooLong:
         try:
-            return await self._exchange.ask(call, lambda value: texts(value, ways.api), tokens)
+            return await self._exchange.ask(call, sound, tokens)
         except Refused as error:
             message = f"lm {self.about.model} at {', '.join(self._settings.urls)}: HTTP {error.status}: {error.words}"
             self._traffic.stop(UserError(message, "see the server's words; `gpt3mix check` probes what it takes"))
@@ -282,7 +290,12 @@ class OpenAI:
         spent = (sum(sent for sent, _ in costs), used, self._purse.costs(used))
         # The purse has paid for the probe already.
         self._purse.pay(Usage(-used.prompt, -used.completion), -(spent[2] or 0.0))
-        await self._exchange.keep(key, "", {"probe": self._endpoint}, json.dumps(dataclasses.asdict(ways)), spent)
+        await self._exchange.keep(key, "", json.dumps({"probe": self._endpoint}), json.dumps(dataclasses.asdict(ways)), spent)
+
+
+def _number(request: Request, ways: Ways) -> str:
+    """Return what tells a request from one of an equal prompt: its seed too where the server takes none."""
+    return f"{request.number}.s{request.seed}" if "seed" in ways.refused else str(request.number)
 
 
 def _has_tokens(value: Any) -> None:

@@ -52,7 +52,8 @@ class OpenAILM(Settings):
             raise ValueError("give one URL or several different ones")
         for url in urls:
             if not re.fullmatch(r"https?://[^/@\s]+(/[^@\s?#]*)?", url):
-                raise ValueError(f"'{url.rpartition('@')[2]}' is no plain URL such as http://localhost:8000/v1; a key goes into the environment")
+                shown = re.split(r"[?#]", url.rpartition("@")[2])[0]
+                raise ValueError(f"'{shown}' is no plain URL such as http://localhost:8000/v1; a key goes into the environment")
         return value
 
     @property

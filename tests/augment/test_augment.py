@@ -337,7 +337,7 @@ def test_no_real_rows_are_refused(tmp_path: Path) -> None:
 
 def test_progress_is_told_up_to_the_quota(tmp_path: Path) -> None:
     heard: list[tuple[str, int | None, int | None]] = []
-    made(Scripted(None, "new #"), tmp_path / "out.jsonl", tell=lambda text, done=None, total=None: heard.append((text, done, total)))
+    made(Scripted(None, "new #"), tmp_path / "out.jsonl", tell=lambda text, done=None, total=None, detail="": heard.append((text, done, total)))
     assert heard[-1] == ("scripted", 5, 5)
     assert [done for _, done, _ in heard] == sorted(done or 0 for _, done, _ in heard)
 
@@ -556,7 +556,9 @@ def test_prompts_that_lost_examples_are_told_of(tmp_path: Path) -> None:
     for shortened in (0, 3):
         scripted = Scripted("new #")
         scripted.usage = lambda shortened=shortened: {"shortened": shortened}  # type: ignore[method-assign]
-        made(scripted, tmp_path / f"{shortened}.jsonl", tell=lambda text, done=None, total=None: told.append(text) if done is None else None)
+        made(
+            scripted, tmp_path / f"{shortened}.jsonl", tell=lambda text, done=None, total=None, detail="": told.append(text) if done is None else None
+        )
     assert len(told) == 1
     assert "3 of 5 prompts" in told[0]
 
@@ -567,6 +569,6 @@ def test_an_lm_that_passes_over_the_labels_is_told_of(tmp_path: Path) -> None:
         scripted = Scripted(*(f"new {i}" for i in range(9)))
         generate = scripted.generate
         scripted.generate = lambda *given, mass=mass, generate=generate: (row.model_copy(update={"label_mass": mass}) for row in generate(*given))  # type: ignore[method-assign]
-        made(scripted, tmp_path / f"{mass}.jsonl", tell=lambda text, done=None, total=None: told.append(text) if done is None else None)
+        made(scripted, tmp_path / f"{mass}.jsonl", tell=lambda text, done=None, total=None, detail="": told.append(text) if done is None else None)
     assert len(told) == 1
     assert "40.0%" in told[0]

@@ -196,8 +196,8 @@ class Echo:
         self._script = script or (answer(),)
 
     def complete(self, requests: Sequence[Request]) -> Iterator[Completion]:
-        self.requests += requests
         for request in requests:
+            self.requests.append(request)
             yield replace(self._script[request.number % len(self._script)], number=request.number)
 
     def score(self, prompts: Sequence[str], choices: Sequence[str]) -> list[Scores]:

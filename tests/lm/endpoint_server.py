@@ -148,14 +148,15 @@ class Server:
         async with self._place():
             self.serving += 1
             try:
-                if self.options.delay and request.method == "POST":
-                    await asyncio.sleep(seconds_of(self.options.delay))
+                answered = asyncio.get_running_loop().time() + (seconds_of(self.options.delay) if request.method == "POST" else 0.0)
                 status, answer, headers = self._answer(request.method, asked.path, body, key)
+                text = json.dumps(answer)
+                await asyncio.sleep(answered - asyncio.get_running_loop().time())  # what the answer costs to make is part of the delay
                 if fault:
                     return await cut(fault, request, answer)
             finally:
                 self.serving -= 1
-        return self._done(asked, web.json_response(answer, status=status, headers=headers))
+        return self._done(asked, web.Response(text=text, status=status, headers=headers, content_type="application/json"))
 
     def _done(self, asked: Asked, response: web.Response) -> web.Response:
         asked.status = response.status
@@ -198,7 +199,7 @@ class Server:
     def _endpoint(self, method: str, path: str, body: bytes) -> dict[str, Any]:
         if method == "GET" and path == "/v1/models":
             return self.answers.models()
-        if method == "POST" and (endpoint := self._endpoints().get(path)):
+        if method == "POST" and (endpoint := self.endpoints().get(path)):
             try:
                 asked = json.loads(body)
             except ValueError as error:
@@ -206,7 +207,8 @@ class Server:
             return endpoint(asked)
         raise refused(self.options.dialect, 404, f"Invalid URL ({method} {path})")
 
-    def _endpoints(self) -> dict[str, Any]:
+    def endpoints(self) -> dict[str, Any]:
+        """Return what answers POST to each path, from the body to the answer."""
         answers, model = self.answers, self.model
         endpoints: dict[str, Any] = {"/v1/completions": answers.completions, "/v1/chat/completions": answers.chat}
         match self.options.dialect:
@@ -221,7 +223,7 @@ class Server:
         return endpoints
 
     def _batch_line(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        return self._endpoints()[path](body)
+        return self.endpoints()[path](body)
 
     # Control ---------------------------------------------------------------------------------------------------------
 

@@ -5,13 +5,13 @@ answer is on the disk, so that a killed run asks again for no more than were und
 """
 
 import asyncio
+import hashlib
 import json
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
-from ...settings import fingerprint
 from ..journal import Journal, Row, Spent
 from .money import Purse
 from .protocol import Call, Usage, usage
@@ -45,7 +45,7 @@ class TooLong:
 class Exchange:
     """The calls of one output; its methods are called in the endpoint's event loop."""
 
-    def __init__(self, endpoint: str, traffic: Traffic, purse: Purse, journal: Journal | None) -> None:
+    def __init__(self, endpoint: str, traffic: Traffic, purse: Purse, journal: Journal | None, thread: Executor) -> None:
         """Keep where to ask and where to keep.
 
         Args:
@@ -53,15 +53,20 @@ class Exchange:
             traffic: sends.
             purse: pays.
             journal: None: nothing is kept.
+            thread: writes the journal.
         """
         self._endpoint, self._traffic, self._purse, self._journal = endpoint, traffic, purse, journal
         self._arrived: list[tuple[Row, Spent, asyncio.Future[None]]] = []
-        self._thread = ThreadPoolExecutor(1, "journal")
+        self._thread = thread
         self._committing = False
+        self._under_way: dict[str, asyncio.Future[Any]] = {}
 
     def key(self, call: Call) -> str:
         """Return the key of a call's answer: neither the server that answered nor the run stands in it."""
-        return fingerprint(["openai", self._endpoint, call.path, call.body, call.number], 32)
+        return self._key(_asked(call))
+
+    def _key(self, asked: str) -> str:
+        return hashlib.sha256(f"openai\n{self._endpoint}\n{asked}".encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
     def known(self, key: str) -> str | None:
         """Return the answer of a key, as it came."""
@@ -79,21 +84,19 @@ class Exchange:
             Refused: if the server does not take the call.
             UserError: see `Traffic.post`.
         """
-        key = self.key(call)
-        text = self.known(key)
-        value = await self._new(key, call, sound, tokens) if text is None or self._journal is None else self._journal.parsed(json.loads, text)
+        value = await self._value(call, sound, tokens)
         if "refused" in value:
             return TooLong(value["refused"])
         used = usage(value)
         return Answer(value, used, self._purse.costs(used, batch=bool(value.get("batch"))))
 
-    async def keep(self, key: str, number: str, request: Any, text: str, spent: tuple[int, Usage, float | None]) -> None:
+    async def keep(self, key: str, number: str, asked: str, text: str, spent: tuple[int, Usage, float | None]) -> None:
         """Commit an answer; it is on the disk when this returns."""
         requests, used, usd = spent
         self._purse.pay(used, usd)
         if self._journal is None:
             return
-        row = (key, int(number.partition(".")[0]) if number[:1].isdigit() else None, json.dumps(request, ensure_ascii=False), text)
+        row = (key, int(number.partition(".")[0]) if number[:1].isdigit() else None, asked, text)
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._arrived.append((row, (key, requests, used.prompt, used.completion, usd), done))
         if not self._committing:
@@ -101,18 +104,37 @@ class Exchange:
             self._flushing = asyncio.create_task(self._flush())
         await done
 
-    async def _new(self, key: str, call: Call, sound: Callable[[Any], object], tokens: int) -> Any:
+    async def _value(self, call: Call, sound: Callable[[Any], object], tokens: int) -> Any:
+        """Return the answer of the journal, of an equal call that is under way, or a new one."""
+        asked = _asked(call)
+        key = self._key(asked)
+        while other := self._under_way.get(key):
+            await asyncio.wait([other])
+            if not other.cancelled():
+                return other.result()
+        text = self.known(key)
+        if text is not None and self._journal is not None:
+            return self._journal.parsed(json.loads, text)
+        own = self._under_way[key] = asyncio.get_running_loop().create_future()
+        try:
+            own.set_result(await self._new(key, asked, call, sound, tokens))
+        finally:
+            del self._under_way[key]
+            own.cancel()  # others ask for themselves if this has failed
+        return own.result()
+
+    async def _new(self, key: str, asked: str, call: Call, sound: Callable[[Any], object], tokens: int) -> Any:
         try:
             text, value, sent = await self._traffic.post(call.path, call.body, sound, tokens)
         except Refused as error:
             if not any(words in f"{error.code} {error.words}".lower() for words in TOO_LONG):
                 raise
             # Kept, since it would be refused again.
-            value, sent = {"refused": error.words}, 1
+            value, sent = {"refused": error.words}, self._traffic.take_failed()
             text = json.dumps(value)
         used = usage(value)
         self._traffic.settle(tokens, used.prompt + used.completion)
-        await self.keep(key, call.number, {"path": call.path, **call.body}, text, (sent, used, self._purse.costs(used)))
+        await self.keep(key, call.number, asked, text, (sent, used, self._purse.costs(used)))
         return value
 
     async def _flush(self) -> None:
@@ -130,3 +152,8 @@ class Exchange:
                 if not done.done():
                     done.set_exception(error) if error else done.set_result(None)
         self._committing = False
+
+
+def _asked(call: Call) -> str:
+    """Return a call as the journal keeps it, and as its key is made of it."""
+    return json.dumps({"path": call.path, "number": call.number, **call.body}, ensure_ascii=False, sort_keys=True)

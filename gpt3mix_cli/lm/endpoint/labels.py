@@ -4,14 +4,16 @@ Exact scores come from the labels' token ids or from an echo, in as many calls a
 then OpenAI's decisions, the likeliest tokens, and votes. `probe` has found which of them the server offers.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from ...settings import OpenAILM
 from .. import Request, Scores
 from .exchange import Answer, TooLong
 from .probe import echo
-from .protocol import Call, Ways, by_ids, decided, decision, echoed, label_scores, labelling, spelled_out, texts, tries, voted
+from .protocol import Call, Ways, by_ids, decided, decision, echoed, label_scores, labelling, texts, voted
 
 ROOM = 4  # tokens for a closing bracket and for a label that is cut otherwise than counted
 
@@ -34,7 +36,7 @@ class Labels:
             count: estimates how many they are.
         """
         self._settings, self._ask, self._decide, self._encode, self._count = settings, ask, decide, encode, count
-        self._known: dict[tuple[str, ...], list[list[int]]] = {}
+        self._known: dict[tuple[str, ...], asyncio.Future[list[list[int]]]] = {}
 
     async def scores(self, context: str, choices: Sequence[str], ways: Ways, number: str) -> tuple[Scores | None, list[Answer]]:
         """Return the scores of labels after a context, and the answers that they cost."""
@@ -112,10 +114,28 @@ class Labels:
         return [one[0] for one in tokens] if all(len(one) == 1 for one in tokens) else []
 
     async def _tokens_of(self, choices: Sequence[str], context: str) -> list[list[int]]:
-        """Return the tokens of each choice behind a context, of which the last characters decide."""
-        key = (context[-16:], *choices)
+        """Return the tokens of each choice behind a context, of which the last word decides; they are asked for once."""
+        key = (context.rpartition(" ")[2], *choices)
         if key not in self._known:
-            before = await self._encode(key[0]) or []
-            both = [await self._encode(key[0] + choice) or [] for choice in choices]
-            self._known[key] = [list(one[len(before) :]) for one in both]
-        return self._known[key]
+            self._known[key] = asyncio.ensure_future(self._cut(*key))
+        return await self._known[key]
+
+    async def _cut(self, context: str, *choices: str) -> list[list[int]]:
+        before, *both = await asyncio.gather(*(self._encode(context + choice) for choice in ("", *choices)))
+        return [list((one or [])[len(before or []) :]) for one in both]
+
+
+def tries(choices: Sequence[Sequence[int]]) -> dict[tuple[int, ...], list[int]]:
+    """Return for each beginning of the choices the tokens that may follow it: one question each gives all choices' scores."""
+    following: dict[tuple[int, ...], list[int]] = {}
+    for tokens in choices:
+        for place, token in enumerate(tokens):
+            known = following.setdefault(tuple(tokens[:place]), [])
+            if token not in known:
+                known.append(token)
+    return following
+
+
+def spelled_out(choices: Sequence[Sequence[int]], found: Mapping[tuple[int, ...], Mapping[int, float]]) -> Scores:
+    """Return the scores of choices from those of their tokens after each beginning."""
+    return Scores(tuple(math.fsum(found[tuple(tokens[:place])][token] for place, token in enumerate(tokens)) for tokens in choices))

@@ -5,18 +5,22 @@ without one adds a request (additive increase, multiplicative decrease: Chiu and
 refusal costs no more than one short answer here, an idle slot costs work.
 """
 
+import math
 from dataclasses import dataclass, field
 
 FIRST = 8  # requests at once to begin with
 MOST = 256
 KEPT = 0.8  # of the level after a refusal
-FASTER = 1.1  # what half as many requests again must bring in answers a second to be worth it
+FASTER = 1.1  # what twice as many requests must bring in answers a second to be worth it
 ROUNDS = 20  # at a level that more requests did not make faster, before more are tried again
 
 
 @dataclass
 class Level:
     """The level of one server.
+
+    A round is as many answers as requests may be under way, all sent since the last change. How many answers a second a level
+    brings is the level over the mean time of an answer (Little's law), which is surer than counting answers that come in bursts.
 
     Attributes:
         fixed: the user's; 0: to be found.
@@ -25,9 +29,11 @@ class Level:
     fixed: int = 0
     _level: float = field(init=False)
     _doubling: bool = field(init=False, default=True)
-    _cut: float = field(init=False, default=-1.0)
-    _round: int = field(init=False, default=0)
-    _since: float | None = field(init=False, default=None)
+    _cut: float = field(init=False, default=-math.inf)
+    _changed: float = field(init=False, default=-math.inf)
+    _answers: int = field(init=False, default=0)
+    _waited: float = field(init=False, default=0.0)
+    _full: int = field(init=False, default=0)
     _best: tuple[float, float] = field(init=False, default=(0.0, 0.0))
     _resting: int = field(init=False, default=0)
 
@@ -40,23 +46,20 @@ class Level:
         """How many requests may be under way."""
         return int(self._level)
 
-    def answered(self, now: float, full: bool) -> None:
+    def answered(self, sent: float, now: float, full: bool) -> None:
         """Hear that an answer came.
 
         Args:
-            now: seconds on any clock.
-            full: whether as many requests were under way as may be: otherwise nothing is learnt.
+            sent: when it was asked for, in seconds on any clock.
+            now: the same clock's time.
+            full: whether as many requests were under way as may be: otherwise little is learnt.
         """
-        if self.fixed or not full:
-            self._since, self._round = None, 0
+        if self.fixed or sent < self._changed:
             return
-        if self._since is None:
-            self._since = now
-            return
-        self._round += 1
-        if self._doubling:
-            self._level = min(self._level + 1, MOST)
-        if self._round >= self._level:
+        self._answers += 1
+        self._waited += now - sent
+        self._full += full
+        if self._answers >= self.at_once:
             self._end_of_round(now)
 
     def refused(self, sent: float, now: float) -> None:
@@ -68,23 +71,26 @@ class Level:
         """
         if self.fixed or sent <= self._cut:
             return
-        self._level = max(1.0, self._level * KEPT)
-        self._doubling, self._cut = False, now
-        self._since, self._round, self._best = None, 0, (0.0, 0.0)
+        self._doubling, self._cut, self._best, self._resting = False, now, (0.0, 0.0), 0
+        self._set(self._level * KEPT, now)
+
+    def _set(self, level: float, now: float) -> None:
+        self._level, self._changed = min(max(level, 1.0), MOST), now
+        self._answers, self._waited, self._full = 0, 0.0, 0
 
     def _end_of_round(self, now: float) -> None:
-        assert self._since is not None
-        rate = self._round / max(now - self._since, 1e-9)
-        self._since, self._round = now, 0
+        rate, full = self.at_once * self._answers / max(self._waited, 1e-9), 2 * self._full > self._answers
+        self._answers, self._waited, self._full = 0, 0.0, 0
+        if not full:
+            return
         if self._resting:
             self._resting -= 1
-            return
-        level, best = self._best
-        if self._level >= 1.5 * level:
-            if level and rate < FASTER * best:
-                # The server only let them wait.
-                self._level, self._doubling, self._resting = max(level, FIRST), False, ROUNDS
-                return
-            self._best = self._level, rate
-        if not self._doubling:
+        elif not self._doubling:
             self._level = min(self._level + 1, MOST)
+        elif rate < FASTER * self._best[1]:
+            # The server only lets them wait.
+            self._set(self._best[0], now)
+            self._best, self._resting = (0.0, 0.0), ROUNDS
+        elif self._level < MOST:
+            self._best = self._level, rate
+            self._set(2 * self._level, now)

@@ -16,6 +16,7 @@ CONTINUES = "You continue lists. Answer with the next item alone, on one line, i
 LABELS = "You complete the last line of a list. Answer with one of these labels alone, as it stands: "
 NO_TOKEN = -9999.0  # what servers say in place of minus infinity, and of log-probabilities that they do not know
 BEYOND = -1e-9  # the highest log-probability of what is not certain
+SPELLINGS = 6  # of a label: with and without its space, as it stands, in small and in capital letters
 LEAST = 1e-6  # probability of a label that an answer without log-probabilities leaves out
 # What turns off the sampling that servers do by themselves (llama.cpp: 40 tokens, penalties; vLLM: as the model's folder says).
 PLAIN = {"top_k": 0, "min_p": 0.0, "repeat_penalty": 1.0, "repetition_penalty": 1.0}
@@ -181,6 +182,17 @@ def decision(context: str, choices: Sequence[str], model: str) -> dict[str, Any]
 # Reading -------------------------------------------------------------------------------------------------------------
 
 
+def sound(answer: Any) -> None:
+    """Refuse an answer without any text: it would be asked for in vain.
+
+    Raises:
+        BadAnswer: if there is none.
+    """
+    choices = answer.get("choices") if isinstance(answer, Mapping) else None
+    if not isinstance(choices, list) or not choices or not all(isinstance(one, Mapping) and ("text" in one or "message" in one) for one in choices):
+        raise BadAnswer(f"an answer without choices: {str(answer)[:80]}")
+
+
 def texts(answer: Mapping[str, Any], api: str) -> list[Text]:
     """Return the texts of an answer.
 
@@ -188,12 +200,11 @@ def texts(answer: Mapping[str, Any], api: str) -> list[Text]:
         BadAnswer: if there is none.
     """
     try:
-        found = [_text(choice, api) for choice in answer["choices"]]
+        if found := [_text(choice, api) for choice in answer["choices"]]:
+            return found
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise BadAnswer(f"the answer has no choices as the protocol has them ({type(error).__name__}: {error})") from None
-    if not found:
-        raise BadAnswer("the answer has no choices")
-    return found
+    raise BadAnswer("the answer has no choices")
 
 
 def _text(choice: Mapping[str, Any], api: str) -> Text:
@@ -202,24 +213,37 @@ def _text(choice: Mapping[str, Any], api: str) -> Text:
     if api == "completions":
         tops = logprobs.get("top_logprobs") or []
         positions = [
-            Position(token, value, {name: max(float(known), NO_TOKEN) for name, known in (top or {}).items()})
+            Position(token, _value(value), {name: max(float(known), NO_TOKEN) for name, known in (top or {}).items()})
             for token, value, top in zip(logprobs.get("tokens") or [], logprobs.get("token_logprobs") or [], tops, strict=False)
         ]
-        return Text(choice["text"], ended, positions)
+        return Text(_words(choice["text"]), ended, positions)
     content = logprobs.get("content") or []
     positions = [
-        Position(one["token"], one["logprob"], {other["token"]: float(other["logprob"]) for other in one.get("top_logprobs") or ()})
+        Position(one["token"], _value(one["logprob"]), {other["token"]: float(other["logprob"]) for other in one.get("top_logprobs") or ()})
         for one in content
     ]
-    return Text(choice["message"]["content"] or "", ended, positions)
+    return Text(_words(choice["message"]["content"] or ""), ended, positions)
+
+
+def _value(told: Any) -> float | None:
+    return None if told is None else float(told)
+
+
+def _words(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"its text is {value!r}")
+    return value
 
 
 def usage(answer: Mapping[str, Any]) -> Usage:
     """Return the tokens that an answer says it has cost; those it does not tell are 0."""
-    told = answer.get("usage") or {}
-    prompt = told.get("prompt_tokens", told.get("input_tokens")) or 0
-    cached = (told.get("prompt_tokens_details") or told.get("input_tokens_details") or {}).get("cached_tokens") or 0
-    return Usage(prompt, told.get("completion_tokens", told.get("output_tokens")) or 0, cached)
+    told, cached = answer.get("usage"), 0
+    if not isinstance(told, Mapping):
+        return Usage()
+    if isinstance(details := told.get("prompt_tokens_details", told.get("input_tokens_details")), Mapping):
+        cached = details.get("cached_tokens", 0)
+    counts = [told.get("prompt_tokens", told.get("input_tokens")), told.get("completion_tokens", told.get("output_tokens")), cached]
+    return Usage(*(count if isinstance(count, int) else 0 for count in counts))
 
 
 @dataclass(frozen=True)
@@ -280,8 +304,9 @@ def label_scores(top: Mapping[str, float], choices: Sequence[str], chat: bool = 
     """Return the scores of labels from the likeliest tokens at their place; None if none of the labels is there.
 
     Each label that is there as one whole token, spelled as in the prompt, is exact if all are. Otherwise its spellings in
-    other case and spacing are added up, with beginnings that fit no other label; a label that is not there has the
-    highest log-probability that it can have, so that no label is certain because the others were cut off.
+    other case and spacing are added up, with its beginnings of more than a letter. A label that is not there has the highest
+    log-probability that its spellings can have, and so has one with a beginning that fits another label too: no label is
+    certain because the others were cut off.
 
     Args:
         top: token -> log-probability.
@@ -292,22 +317,21 @@ def label_scores(top: Mapping[str, float], choices: Sequence[str], chat: bool = 
     if not (chat or merge) and all(choice in top for choice in choices):
         return Scores(tuple(min(top[choice], 0.0) for choice in choices))
     folded = [choice.strip().casefold() for choice in choices]
-    masses = [0.0] * len(choices)
+    own, shared = [0.0] * len(choices), [0.0] * len(choices)
     for token, logprob in top.items():
         spelled = token.strip().casefold()
         whole = [place for place, label in enumerate(folded) if label == spelled]
-        begun = [place for place, label in enumerate(folded) if len(spelled) > 1 and label.startswith(spelled)]
-        if len(whole or begun) == 1:
-            masses[(whole or begun)[0]] += math.exp(logprob)
-    if not any(masses):
+        fitting = whole or [place for place, label in enumerate(folded) if len(spelled) > 1 and label.startswith(spelled)]
+        for place in fitting:
+            (own if len(fitting) == 1 else shared)[place] += math.exp(logprob)
+    if not any(own):
         return None
-    rest = max(1 - math.fsum(math.exp(value) for value in top.values()), LEAST)
-    bound = min([math.log(rest), BEYOND, *(value for value in top.values() if value > NO_TOKEN)])
-    return Scores(
-        tuple(min(math.log(mass), BEYOND) if mass else bound for mass in masses),
-        "top_logprobs",
-        tuple(place for place, mass in enumerate(masses) if not mass),
-    )
+    told = [value for value in top.values() if value > NO_TOKEN]
+    rest = max(1 - math.fsum(map(math.exp, told)), LEAST)
+    unseen = min(rest, SPELLINGS * math.exp(min(told)))
+    masses = [(mass or unseen) + also for mass, also in zip(own, shared, strict=True)]
+    bounded = tuple(place for place in range(len(choices)) if shared[place] or not own[place])
+    return Scores(tuple(min(math.log(mass), BEYOND) for mass in masses), "top_logprobs", bounded)
 
 
 def by_ids(text: Text, ids: Sequence[int]) -> list[float] | None:
@@ -366,22 +390,6 @@ def voted(written: Sequence[str], choices: Sequence[str]) -> Scores | None:
         return None
     whole = sum(counts) + len(choices) / 2
     return Scores(tuple(math.log((count + 0.5) / whole) for count in counts), "vote")
-
-
-def tries(choices: Sequence[Sequence[int]]) -> dict[tuple[int, ...], list[int]]:
-    """Return for each beginning of the choices the tokens that may follow it: one question each gives all choices' scores."""
-    following: dict[tuple[int, ...], list[int]] = {}
-    for tokens in choices:
-        for place, token in enumerate(tokens):
-            known = following.setdefault(tuple(tokens[:place]), [])
-            if token not in known:
-                known.append(token)
-    return following
-
-
-def spelled_out(choices: Sequence[Sequence[int]], found: Mapping[tuple[int, ...], Mapping[int, float]]) -> Scores:
-    """Return the scores of choices from those of their tokens after each beginning."""
-    return Scores(tuple(math.fsum(found[tuple(tokens[:place])][token] for place, token in enumerate(tokens)) for tokens in choices))
 
 
 def words_of(error: object) -> Iterator[str]:

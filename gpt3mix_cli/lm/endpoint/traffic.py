@@ -2,11 +2,12 @@
 
 Each server has a level of its own (`level`) and takes the next request as soon as it has room, so that several are used in
 proportion to how fast they answer. What the user must mend ends the work with the server's own words; what may pass is
-tried again with growing, jittered waits, or when the server says. The SDK's own retries are off: they give up where a
-server asks for more than two minutes.
+tried again with growing, jittered waits, or when the server says, also where that is later than SDKs wait. Requests go
+over bare aiohttp, at a third of what the openai SDK takes of the processor (scripts/bench/endpoint.py).
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -23,15 +24,18 @@ from .money import Purse
 from .protocol import BadAnswer, words_of
 
 if TYPE_CHECKING:
+    import aiohttp
     import openai
 
 TRIES = 10  # of one request
+FIRST_TRIES = 2  # of each server, and of all together, before anything has come from any
 WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before the second try, and at most
 PATIENCE = 3600.0  # seconds that a server may ask us to stay away
-OUTCOMES = 50  # the last ones are what the breaker looks at
+OUTCOMES, FEWEST = 50, 10  # as many of the last ones are what the breaker looks at, and no fewer
 FAILED = 0.5  # share of them that opens it
 FAILING = 20.0  # seconds for which it must have been so
 MINUTE = 60.0
+REST = 0.001  # seconds after a server's rest at which it is asked again
 NOT_ITS_FAULT = ("validation error", "is not supported")  # how llama.cpp's Python server says with a 500 that a request is wrong
 
 
@@ -64,10 +68,17 @@ class Server:
     """One base URL."""
 
     url: str
-    client: "openai.AsyncOpenAI"
     level: Level
     under_way: int = 0
     rests_until: float = 0.0
+    unreached: int = 0
+
+    def not_reached(self, sent: float, now: float) -> None:
+        """Hear that a connection failed; after a second one in a row others are given the work for a while."""
+        if sent >= self.rests_until:
+            self.unreached += 1
+            if self.unreached > 1:
+                self.rests_until = now + min(WAIT * 2 ** min(self.unreached - 2, 10), LONGEST_WAIT)
 
     def has_room(self, now: float) -> bool:
         """Return whether it may be given another request."""
@@ -81,14 +92,14 @@ class Pace:
     a_minute: float | None
     _next: float = 0.0
 
-    async def take(self, amount: float) -> None:
-        """Wait until it may be had."""
-        if self.a_minute:
-            now = time.monotonic()
-            at = max(now, self._next)
-            self._next = at + amount * MINUTE / self.a_minute
-            if at > now:
-                await asyncio.sleep(at - now)
+    def take(self, amount: float) -> float:
+        """Return the seconds until it may be had; it is taken."""
+        if not self.a_minute:
+            return 0.0
+        now = time.monotonic()
+        at = max(now, self._next)
+        self._next = at + amount * MINUTE / self.a_minute
+        return at - now
 
     def give_back(self, amount: float) -> None:
         """Take note that it was less (or, below 0, more) than was taken."""
@@ -107,7 +118,7 @@ class Health:
         """Return whether so many have failed for so long that the work is to stop."""
         self._outcomes.append(good)
         share = 1 - sum(self._outcomes) / len(self._outcomes)
-        if share <= FAILED:
+        if share <= FAILED or len(self._outcomes) < FEWEST:
             self._failing_since = None
             return False
         now = time.monotonic()
@@ -126,14 +137,21 @@ class Traffic:
         """
         self._settings = settings
         self._secret, self._purse = "" if purse.closed else _key(settings), purse
-        self._servers: list[Server] = []
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        fixed = 0 if settings.concurrency == "auto" else settings.concurrency
+        self._servers = [Server(url, Level(fixed)) for url in settings.urls]
+        self._session: aiohttp.ClientSession | None = None
+        self._client: openai.AsyncOpenAI | None = None
+        self._gate, self._ended = asyncio.Lock(), asyncio.Event()
+        self._waiting: deque[asyncio.Future[Server]] = deque()
+        self._alarm = 0.0
+        self._failed, self._reached = 0, False
         self._requests, self._tokens = Pace(settings.requests_per_minute), Pace(settings.tokens_per_minute)
         self._health = Health()
         self._stopped: UserError | None = None
+        self._jitter = random.Random()  # noqa: S311 - neither a secret nor a number that anybody reports
 
     async def post(self, path: str, body: Mapping[str, Any], sound: Callable[[Any], object], tokens: int = 0) -> tuple[str, Any, int]:
-        """Return the answer, as text and as what its JSON says, and how many times it was asked for.
+        """Return the answer, as text and as what its JSON says, and how many requests it took, failed ones before it included.
 
         Args:
             path: below the base URL; with two slashes at the server's root.
@@ -147,60 +165,57 @@ class Traffic:
             UserError: if the key or the model is refused.
         """
         failed, sent = 0, 0
-        began = time.monotonic()
+        since: float | None = None
         while True:
-            await self._requests.take(1)
-            await self._tokens.take(tokens)
-            server = await self._server()
+            server = await self._turn(tokens)
             sent += 1
             try:
                 text, value = await self._once(server, path, body, sound)
             except _Again as error:
                 failure = error
+            except Refused:
+                self._failed += 1
+                raise
             else:
                 self._health.note(True)
-                return text, value, sent
+                return text, value, 1 + self.take_failed()
             finally:
-                server.under_way -= 1
-                self._wake()
+                self._leave(server)
+            self._failed += 1
+            since = time.monotonic() if since is None else since
             # A server that is merely busy has not failed; its patience is counted in time.
             failed += not failure.overload
-            if not failure.overload and self._health.note(False):
-                message = f"{self._named()}: more than {FAILED:.0%} of the last {OUTCOMES} requests failed, the last one: {failure}"
-                self.stop(StoppedShort(message, "see to the server, and run again; answers are kept"))
-            if failed == TRIES or time.monotonic() - began > PATIENCE:
-                message = f"{self._named()}: {sent} tries of a request failed, the last one: {failure}"
-                self.stop(StoppedShort(message, "see to the server, and run again; answers are kept"))
+            self._give_up(failure, failed, sent, time.monotonic() - since)
             if failure.wait is None:
-                await asyncio.sleep(min(WAIT * 2 ** min(sent - 1, 10), LONGEST_WAIT) * random.uniform(0.5, 1))  # noqa: S311 - no secret
+                await self._pause(min(WAIT * 2 ** min(sent - 1, 10), LONGEST_WAIT) * self._jitter.uniform(0.5, 1))
+
+    def take_failed(self) -> int:
+        """Return how many requests came to nothing since this was last asked: they count too."""
+        failed, self._failed = self._failed, 0
+        return failed
 
     def settle(self, taken: int, used: int) -> None:
         """Hear how many tokens a call has used of those that it took from the pace."""
         self._tokens.give_back(taken - used)
 
-    async def get(self, path: str) -> dict[str, Any] | None:
-        """Return what the first server that answers says at a path; None where it says nothing."""
-        import openai
-
-        for server in self._open():
-            try:
-                response: Any = await server.client.get(path, cast_to=_response_type())
-                value = json.loads(response.text)
-            except (openai.OpenAIError, ValueError):
-                continue
-            return value if isinstance(value, dict) else None
-        return None
-
     @property
     def client(self) -> "openai.AsyncOpenAI":
-        """The SDK's client of the first server."""
-        return self._open()[0].client
+        """The SDK's client of the first server, for what is more than a request and its answer."""
+        import openai
+
+        if self._client is None:
+            self._client = openai.AsyncOpenAI(
+                api_key=self._secret or "none", base_url=self._settings.urls[0], max_retries=0, timeout=self._settings.timeout
+            )
+        return self._client
 
     async def close(self) -> None:
         """Close all connections."""
-        for server in self._servers:
-            await server.client.close()
-        self._servers.clear()
+        if self._client:
+            await self._client.close()
+        if self._session:
+            await self._session.close()
+        self._client = self._session = None
 
     def without_secret(self, text: str) -> str:
         """Return a text in which the key stands nowhere."""
@@ -213,49 +228,56 @@ class Traffic:
     # One try ---------------------------------------------------------------------------------------------------------
 
     async def _once(self, server: Server, path: str, body: Mapping[str, Any], sound: Callable[[Any], object]) -> tuple[str, Any]:
-        import openai
+        import aiohttp
 
         try:
             self._purse.send()
         except StoppedShort as error:
             self.stop(error)
+        payload = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
         sent = time.monotonic()
         full = server.under_way >= server.level.at_once
-        place = path if not path.startswith("//") else f"{server.url.removesuffix('/v1')}/{path[2:]}"
+        place = f"{server.url}{path}" if not path.startswith("//") else f"{server.url.removesuffix('/v1')}/{path[2:]}"
         try:
-            response: Any = await server.client.post(place, body=body, cast_to=_response_type())
-            text = self.without_secret(response.text)
+            async with self._open_session().post(place, data=payload) as response:
+                raw = await response.read()
+            self._reached, server.unreached = True, 0
+            text = self.without_secret(raw.decode())
+            if response.status >= 300:
+                self._status(server, response.status, text, response.headers, sent)
             value = json.loads(text)
             sound(value)
-        except openai.APIStatusError as error:
-            self._status(server, error, sent)
-        except openai.APITimeoutError:
+        except TimeoutError:
             server.level.refused(sent, time.monotonic())
             raise _Again(f"no answer within {self._settings.timeout:g} s") from None
-        except openai.APIConnectionError as error:
-            raise _Again(f"the connection failed: {self.without_secret(str(error.__cause__ or error))}") from None
+        except (aiohttp.ClientError, OSError) as error:
+            server.not_reached(sent, time.monotonic())
+            raise _Again(f"the connection failed: {self.without_secret(str(error) or type(error).__name__)}") from None
         except ValueError:
-            raise _Again(f"an answer that is no JSON: {text[:80]!r}") from None
+            raise _Again(f"an answer that is no JSON: {raw[:80]!r}") from None
         except BadAnswer as error:
             raise _Again(str(error)) from None
-        server.level.answered(time.monotonic(), full)
+        server.level.answered(sent, time.monotonic(), full)
         return text, value
 
-    def _status(self, server: Server, error: "openai.APIStatusError", sent: float) -> NoReturn:
+    def _status(self, server: Server, status: int, text: str, headers: Mapping[str, str], sent: float) -> NoReturn:
         """Raise what an HTTP error means."""
-        status = error.status_code
-        body = error.body if isinstance(error.body, Mapping) else {}
+        try:
+            told = json.loads(text)
+        except ValueError:
+            told = {}
+        body = told if isinstance(told, Mapping) else {}
         inner = body.get("error", body)
         inner = inner if isinstance(inner, Mapping) else {}
         code, param = str(inner.get("code") or ""), str(inner.get("param") or "")
-        said = next(words_of(error.body), "") or error.response.text[:200] or "no words"
-        words = self.without_secret(" ".join(said.split()))
+        said = next(words_of(told), "") or text or "no words"
+        words = " ".join(self.without_secret(said).split())[:1000]
         if status == 500 and any(mark in words for mark in NOT_ITS_FAULT):
             status = 400
         if status == 429 and "insufficient_quota" in (code, str(inner.get("type"))):
             self.stop(StoppedShort(f"{self._named()}: the quota is used up: {words}", "raise it with the provider, and run again"))
         if status in (408, 409, 425, 429) or status >= 500:
-            wait = _retry_after(error.response.headers)
+            wait = _retry_after(headers)
             if status in (429, 503):
                 server.level.refused(sent, time.monotonic())
             if wait is not None and wait > PATIENCE:
@@ -263,59 +285,122 @@ class Traffic:
                 self.stop(StoppedShort(message, "run again after that"))
             if wait is not None:
                 server.rests_until = max(server.rests_until, time.monotonic() + wait)
-            raise _Again(f"HTTP {status}: {words}", wait, overload=status == 429)
+            raise _Again(f"HTTP {status}: {words}", wait, overload=status == 429) from None
         if status in (401, 403):
             hint = f"put a valid key into the environment variable {self._settings.api_key_env}"
             self.stop(UserError(f"{self._named()}: HTTP {status}: {words}", hint))
-        raise Refused(status, words, code, param)
+        raise Refused(status, words, code, param) from None
 
     # Which server, and when ------------------------------------------------------------------------------------------
 
+    async def _turn(self, tokens: int) -> Server:
+        """Return a server that has room, once the pace allows it; the request counts as under way."""
+        if not (self._requests.a_minute or self._tokens.a_minute):
+            return await self._server()
+        # Whoever is next waits for room and then for the pace, so that nobody hoards what the pace gives.
+        async with self._gate:
+            while True:
+                server = await self._server()
+                try:
+                    await self._pause(max(self._requests.take(1), self._tokens.take(tokens)))
+                    if not self._stopped and server.rests_until <= time.monotonic():
+                        return server
+                except asyncio.CancelledError:
+                    self._leave(server)
+                    raise
+                self._leave(server)
+                self._requests.give_back(1)
+                self._tokens.give_back(tokens)
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, unless the work ends before."""
+        if seconds > 0:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ended.wait(), seconds)
+
     async def _server(self) -> Server:
-        """Return the server with the most room, once one has any; it counts the request as under way."""
-        while True:
-            if self._stopped:
-                raise self._stopped
-            now = time.monotonic()
-            free = [server for server in self._open() if server.has_room(now)]
-            if free:
-                chosen = min(free, key=lambda server: server.under_way / server.level.at_once)
-                chosen.under_way += 1
-                return chosen
-            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.append(turn)
-            resting = [server.rests_until - now for server in self._servers if server.rests_until > now]
-            if resting:
-                asyncio.get_running_loop().call_later(min(resting) + 0.001, self._wake)
-            await turn
+        """Return the server with the most room, once one has any; first come, first served."""
+        if self._stopped:
+            raise self._stopped
+        if not self._waiting and (server := self._with_room()):
+            return server
+        turn: asyncio.Future[Server] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        self._wake()
+        try:
+            return await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
+                self._leave(turn.result())
+            raise
+
+    def _with_room(self) -> Server | None:
+        now = time.monotonic()
+        free = [server for server in self._servers if server.has_room(now)]
+        if not free:
+            return None
+        chosen = min(free, key=lambda server: (server.unreached, server.under_way / server.level.at_once))
+        chosen.under_way += 1
+        return chosen
+
+    def _leave(self, server: Server) -> None:
+        """Give a server's place to whoever is next."""
+        server.under_way -= 1
+        self._wake()
 
     def _wake(self) -> None:
-        """Let as many go on as there is room for."""
+        """Give those who wait what room there is; end their waiting if all has stopped."""
+        while self._waiting:
+            if self._waiting[0].done():  # its task was cancelled
+                self._waiting.popleft()
+            elif self._stopped:
+                self._waiting.popleft().set_exception(self._stopped)
+            elif server := self._with_room():
+                self._waiting.popleft().set_result(server)
+            else:
+                self._wake_after_rest()
+                return
+
+    def _wake_after_rest(self) -> None:
+        """Look again when the first server that rests may be asked again."""
         now = time.monotonic()
-        room = sum(max(server.level.at_once - server.under_way, 0) for server in self._servers if server.rests_until <= now)
-        while self._waiting and (room > 0 or self._stopped):
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                room -= 1
+        resting = [server.rests_until for server in self._servers if server.rests_until > now]
+        if resting and not now < self._alarm <= min(resting) + REST:
+            self._alarm = min(resting) + REST
+            asyncio.get_running_loop().call_later(self._alarm - now, self._wake)
 
-    def _open(self) -> list[Server]:
-        if not self._servers:
-            import openai
+    def _open_session(self) -> "aiohttp.ClientSession":
+        import aiohttp
 
-            fixed = 0 if self._settings.concurrency == "auto" else self._settings.concurrency
-            for url in self._settings.urls:
-                client = openai.AsyncOpenAI(api_key=self._secret or "none", base_url=url, max_retries=0, timeout=self._settings.timeout)
-                self._servers.append(Server(url, client, Level(fixed)))
-        return self._servers
+        if self._session is None:
+            # How many at once is the levels' business. Idle connections go before servers cut them off (uvicorn: 5 s).
+            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=4)
+            headers = {"Authorization": f"Bearer {self._secret or 'none'}", "Content-Type": "application/json", "User-Agent": "gpt3mix"}
+            timeout = aiohttp.ClientTimeout(total=self._settings.timeout)
+            self._session = aiohttp.ClientSession(connector=connector, headers=headers, timeout=timeout, trust_env=True)
+        return self._session
 
     # Giving up -------------------------------------------------------------------------------------------------------
 
     def stop(self, error: UserError) -> NoReturn:
         """End all that is still waiting, and whatever is asked later, with an error."""
         self._stopped = self._stopped or error
+        self._ended.set()
         self._wake()
-        raise self._stopped
+        # What the SDK says of a failure holds what the server said, the key perhaps.
+        raise self._stopped from None
+
+    def _give_up(self, failure: _Again, failed: int, sent: int, seconds: float) -> None:
+        """End the work if a request, or most of them, have failed for too long."""
+        if not self._reached and failed >= FIRST_TRIES * (len(self._servers) + 1):
+            hint = "see that the server runs, and that lm.base_url is right; answers are kept"
+            self.stop(StoppedShort(f"{self._named()}: cannot be reached: {failure}", hint))
+        hint = "see to the server, and run again; answers are kept"
+        if not failure.overload and self._health.note(False):
+            message = f"{self._named()}: more than {FAILED:.0%} of the last {OUTCOMES} requests failed, the last one: {failure}"
+            self.stop(StoppedShort(message, hint))
+        if failed == TRIES or seconds > PATIENCE:
+            self.stop(StoppedShort(f"{self._named()}: {sent} tries of a request failed, the last one: {failure}", hint))
 
     def _named(self) -> str:
         return f"lm {self._settings.model} at {', '.join(self._settings.urls)}"
@@ -343,9 +428,3 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
         if date := email.utils.parsedate_tz(value):
             return max(email.utils.mktime_tz(date) - time.time(), 0.0)
     return None
-
-
-def _response_type() -> type[Any]:
-    import httpx2
-
-    return httpx2.Response

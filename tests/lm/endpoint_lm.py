@@ -1,0 +1,54 @@
+"""What the tests of the engine share: an engine over a test server, and the requests that it is asked."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from endpoint_model import ASSISTANT, TinyLM
+
+from gpt3mix_cli.lm import Request
+from gpt3mix_cli.lm.endpoint.protocol import CONTINUES, LABELS
+from gpt3mix_cli.lm.openai_api import OpenAI
+from gpt3mix_cli.settings import Budget, OpenAILM
+
+SEAM = " (Sentiment:"
+CHOICES = (" Positive", " Negative")
+HEADER = (
+    "Each item in the following list contains a movie review and the respective sentiment. The sentiment is one of 'positive' or 'negative'.\n\n"
+    "Movie review: A gorgeous, witty film. (Sentiment: Positive)\nMovie review: so bad (Sentiment: Negative)\n"
+)
+PROMPT = f"{HEADER}Movie review:"
+
+
+@contextmanager
+def engine(*servers: Any, budget: dict[str, Any] | None = None, journals: Sequence[Path] = (), **settings: Any) -> Iterator[OpenAI]:
+    """Open an engine over servers, or over what stands in `base_url`; all that it holds is let go."""
+    urls = [server.base_url for server in servers]
+    settings = {"model": "tiny", **({"base_url": urls} if urls else {}), **settings}
+    lm = OpenAI(OpenAILM(kind="openai", **settings), Budget(**budget) if budget else None, lambda: [path for path in journals if path.exists()])
+    try:
+        yield lm
+    finally:
+        lm.close()
+
+
+def asked(many: int = 10, **options: Any) -> list[Request]:
+    """Requests of the paper's form."""
+    known = {"prompt": PROMPT, "max_tokens": 60, "seam": SEAM, "choices": CHOICES}
+    return [Request(**{"number": number, "seed": number, **known, **options}) for number in range(many)]
+
+
+def chat_context(text: str, system: str = CONTINUES) -> str:
+    """Return what a test server's model reads of a chat."""
+    return f"<|system|>\n{system}\n<|user|>\n{text}\n{ASSISTANT}"
+
+
+def label_context(text: str) -> str:
+    """Return what it reads where a chat is asked for the label alone."""
+    return chat_context(text, LABELS + ", ".join(choice.strip() for choice in CHOICES))
+
+
+def truth(model: TinyLM, context: str, choices: Sequence[str] = CHOICES) -> list[float]:
+    """Return the log-probabilities of choices after a context."""
+    return [model.score(context, choice) for choice in choices]

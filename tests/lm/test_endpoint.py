@@ -1,0 +1,385 @@
+"""The engine over servers of every kind, honest and lying: what it finds out, asks, scores and refuses."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pydantic
+import pytest
+from endpoint_lm import CHOICES, PROMPT, SEAM, asked, chat_context, engine, label_context, truth
+from endpoint_server import serving
+
+from gpt3mix_cli.errors import StoppedShort, UserError
+from gpt3mix_cli.lm import Completion, Request, Scores
+from gpt3mix_cli.lm.endpoint import traffic
+from gpt3mix_cli.lm.journal import Journaled
+from gpt3mix_cli.lm.openai_api import OpenAI
+from gpt3mix_cli.settings import OpenAILM
+
+SAMPLING = ["temperature", "top_p", "frequency_penalty", "seed", "logprobs", "top_logprobs"]
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(traffic, "WAIT", 0.01)
+
+
+def answers(lm: OpenAI, requests: Sequence[Request]) -> list[Completion]:
+    return list(lm.complete(requests))
+
+
+def distance(scores: Scores | None, expected: Sequence[float]) -> float:
+    assert scores is not None
+    return max(abs(one - other) for one, other in zip(scores.logprobs, expected, strict=True))
+
+
+# What is found out ---------------------------------------------------------------------------------------------------
+
+# A server; what `check` shows of it; the rung of most rows; requests a row; whether the scores are exact.
+SERVERS: dict[str, tuple[dict[str, Any], str, str, set[int]]] = {
+    "vLLM": ({}, "completions, label scores exact (by token ids)", "exact", {1, 2}),
+    "vLLM, labels of two tokens": ({"split": ["Positive"]}, "completions, label scores exact (by token ids)", "exact", {3}),
+    "vLLM that begins with a token": ({"begin": True, "split": ["Positive"]}, "completions, label scores exact (by token ids)", "exact", {3}),
+    "vLLM, an older one": ({"ignores": ["logprob_token_ids"]}, "completions, label scores exact (of echoed prompts)", "exact", {1, 3}),
+    "vLLM, an older one, labels of two tokens": (
+        {"ignores": ["logprob_token_ids"], "split": ["Positive"]},
+        "completions, label scores exact (of echoed prompts)",
+        "exact",
+        {3},
+    ),
+    "vLLM without named ids": ({"ignores": ["return_tokens_as_token_ids"]}, "completions, label scores exact (of echoed prompts)", "exact", {1, 3}),
+    "vLLM with 5 log-probabilities": ({"max_logprobs": 5}, "completions, label scores exact (by token ids)", "exact", {1, 2}),
+    "llama.cpp": ({"dialect": "llamacpp"}, "completions, label scores exact (of echoed prompts)", "exact", {1, 3}),
+    "llama.cpp, shifted": ({"dialect": "llamacpp", "echo_shifted": True}, "completions, label scores top_logprobs (20 a token)", "exact", {1, 2}),
+    "fewer than asked": (
+        {"dialect": "llamacpp", "echo_shifted": True, "fewer": 15},
+        "completions, label scores top_logprobs (20 a token)",
+        "exact",
+        {1, 2},
+    ),
+    "Ollama": ({"dialect": "ollama"}, "chat, label scores top_logprobs (20 a token)", "top_logprobs", {1, 2}),
+    "OpenAI": ({"dialect": "openai"}, "chat, label scores top_logprobs (20 a token)", "top_logprobs", {1, 2}),
+    "OpenAI of old": ({"dialect": "openai", "completions": True}, "completions, label scores top_logprobs (5 a token)", "exact", {1, 2}),
+    "OpenAI that reasons": (
+        {"dialect": "openai", "refuses": SAMPLING},
+        "chat, label scores vote of 10; left out, since refused: temperature, top_p, frequency_penalty, seed, top_logprobs, logprobs",
+        "vote",
+        {2},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_each_server_is_asked_in_its_best_way(name: str) -> None:
+    options, shown, source, requests = SERVERS[name]
+    with serving(**options) as server, engine(server) as lm:
+        assert lm.abilities() == f"{server.base_url}, {shown}"
+        probes = server.requests
+        assert probes <= 20  # each costs a token and a round trip
+        found = [one for one in answers(lm, asked(12)) if one.finish != "length"]
+        assert server.requests - probes >= len(found)
+        assert {one.requests for one in found} <= requests
+        assert len(found) > 8
+        assert [one.scores.source for one in found if one.scores].count(source) >= len(found) - 1
+        chat = shown.startswith("chat")
+        for one in found:
+            assert one.scores is not None
+            assert all(value < 1e-9 for value in one.scores.logprobs)
+            assert one.scores.source == "vote" or sum(map(math.exp, one.scores.logprobs)) < 1 + 1e-6 or one.scores.bounded
+            if one.scores.source == "exact":
+                assert not chat
+                assert distance(one.scores, truth(server.model, f"{PROMPT}{one.text}{SEAM}")) < 1e-9
+            assert one.usd is None
+
+
+def test_a_row_that_keeps_to_the_form_costs_one_request() -> None:
+    with serving() as server, engine(server) as lm:
+        lm.abilities()
+        before = server.paths["/v1/completions"]
+        found = answers(lm, asked(20))
+        assert server.paths["/v1/completions"] - before == sum(one.requests for one in found)
+        assert {one.requests for one in found if one.finish == "seam"} == {1}
+        assert all(one.label_tokens == 0 for one in found if one.requests == 1)
+
+
+def test_the_tokens_of_a_label_are_asked_for_once() -> None:
+    """However many rows wait for them."""
+    with serving(split=["Positive"]) as server, engine(server) as lm:
+        answers(lm, asked(30))
+        assert not server.twice()
+        assert server.paths["/tokenize"] < 3 + 3 + 30 + 4
+
+
+def test_scores_are_the_models() -> None:
+    contexts = [f"{PROMPT} {word} film{SEAM}" for word in ("a good", "a bad", "the dull", "the witty")]
+    for options in ({}, {"split": ["Positive"]}, {"ignores": ["logprob_token_ids"], "split": ["Negative"]}, {"dialect": "llamacpp"}):
+        with serving(**options) as server, engine(server) as lm:
+            for context, scores in zip(contexts, lm.score(contexts, CHOICES), strict=True):
+                assert scores.source == "exact"
+                assert distance(scores, truth(server.model, context)) < 1e-9
+
+
+def test_a_chats_scores_are_the_models_after_its_template() -> None:
+    with serving(dialect="openai") as server, engine(server) as lm:
+        found = [one for one in answers(lm, asked(6)) if one.finish == "seam"]
+        for one in found:
+            expected = truth(server.model, f"{chat_context(PROMPT)}{one.text.lstrip()}{SEAM}")
+            other = truth(server.model, f"{chat_context(PROMPT)}{one.text}{SEAM}")
+            assert min(distance(one.scores, expected), distance(one.scores, other)) < 0.1  # other spellings are added
+        (scores,) = lm.score([f"{PROMPT} a fine film{SEAM}"], CHOICES)
+        expected = [
+            math.log(math.exp(server.model.score(label_context(f"{PROMPT} a fine film{SEAM}"), choice)) + 1e-12)
+            for choice in ("Positive", "Negative")
+        ]
+        assert all(one >= value - 1e-6 for one, value in zip(scores.logprobs, expected, strict=True))
+
+
+def test_a_label_that_is_cut_off_has_a_bound() -> None:
+    with serving(dialect="openai", completions=True, unlikely=["Positive"]) as server, engine(server) as lm:
+        found = [one.scores for one in answers(lm, asked(12)) if one.scores]
+        contexts = [f"{PROMPT}{one.text}{SEAM}" for one in answers(lm, asked(12)) if one.scores]
+        bounded = [(scores, context) for scores, context in zip(found, contexts, strict=True) if scores.bounded == (0,)]
+        assert bounded
+        for scores, context in bounded:
+            assert scores.source == "top_logprobs"
+            assert scores.logprobs[0] >= server.model.score(context, CHOICES[0])
+            assert math.exp(scores.logprobs[1]) < 1
+
+
+# What the user insists on --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted", "found"),
+    [
+        ({"dialect": "llamacpp", "echo_shifted": True}, "exact", "top_logprobs"),
+        ({"dialect": "ollama"}, "exact", "top_logprobs"),
+        ({"dialect": "openai", "refuses": SAMPLING}, "top_logprobs", "none"),
+        ({}, "decision", "none"),
+        ({"dialect": "openai", "decisions": False}, "decision", "none"),
+    ],
+)
+def test_a_source_that_is_not_offered_is_an_error(options: dict[str, Any], wanted: str, found: str) -> None:
+    with serving(**options) as server, engine(server, label_source=wanted) as lm:
+        with pytest.raises(UserError, match=f"lm.label_source: {wanted}: the server does not offer it.*{found}") as error:
+            answers(lm, asked(2))
+        assert error.value.exit_code == 2
+        assert "label_source: auto" in error.value.hint
+
+
+@pytest.mark.parametrize("wanted", ["exact", "top_logprobs", "vote"])
+def test_a_source_that_is_asked_for_is_used(wanted: str) -> None:
+    with serving() as server, engine(server, label_source=wanted, votes=6) as lm:
+        found = [one.scores.source for one in answers(lm, asked(8)) if one.scores]
+    assert set(found) == {wanted}
+    assert len(found) > 5
+
+
+def test_decisions_are_the_models_shares_and_may_be_refused() -> None:
+    with serving(dialect="openai", refusals=0.3) as server, engine(server, api="decisions") as lm:
+        assert "chat, label scores decision" in lm.abilities()
+        found = [one for one in answers(lm, asked(30)) if one.finish != "length"]
+        for one in found:
+            if one.scores:
+                assert one.scores.source == "decision"
+                assert sum(map(math.exp, one.scores.logprobs)) == pytest.approx(1)
+        scored = [one for one in found if one.scores]
+        refused = len(found) - len(scored)
+        assert 0 < refused < len(found)
+        context = f"{PROMPT}{scored[0].text}{SEAM}"
+        assert distance(scored[0].scores, [math.log(share) for share in server.model.shares(context, ["Positive", "Negative"])]) < 1e-9
+
+
+def test_a_decision_that_the_server_does_not_take_ends_the_work_in_its_own_words() -> None:
+    with serving(dialect="openai") as server, engine(server, api="decisions") as lm:
+        lm.abilities()
+        server.fault("bad_request", path="decisions", p=1.0)
+        with pytest.raises(UserError, match=r"HTTP 400: Invalid prompt\."):
+            answers(lm, asked(2))
+
+
+@pytest.mark.parametrize(("options", "requests"), [({}, 1), ({"dialect": "llamacpp"}, 6), ({"dialect": "openai", "refuses": SAMPLING}, 1)])
+def test_votes_are_asked_for_at_once_where_the_server_can(options: dict[str, Any], requests: int) -> None:
+    with serving(**options) as server, engine(server, label_source="vote", votes=6) as lm:
+        found = [one for one in answers(lm, asked(8)) if one.scores]
+    assert {one.requests for one in found} == {1 + requests}
+    for one in found:
+        assert one.scores is not None
+        assert sum(map(math.exp, one.scores.logprobs)) == pytest.approx(1)
+        assert max(one.scores.logprobs) <= math.log(6.5 / 7) + 1e-9  # six votes of six are no certainty
+
+
+@pytest.mark.parametrize("options", [{}, {"dialect": "llamacpp"}, {"dialect": "openai"}])
+def test_hard_labels_are_lines_that_differ(options: dict[str, Any]) -> None:
+    with serving(**options) as server, engine(server) as lm:
+        found = answers(lm, asked(4, seam="", choices=(), beams=3))
+    for one in found:
+        texts = [line.text for line in one.hypotheses]
+        assert 1 < len(set(texts)) == len(texts) <= 3
+        assert one.text == texts[0]
+        assert one.scores is None
+        assert one.requests == (3 if options.get("dialect") == "llamacpp" else 1)
+    assert any(SEAM in line.text for one in found for line in one.hypotheses)
+
+
+# What does not fit ---------------------------------------------------------------------------------------------------
+
+
+def test_a_prompt_that_is_too_long_is_one_row_and_is_asked_once(tmp_path: Path) -> None:
+    long = asked(1, number=7, prompt="word " * 600)[0]
+    for options in ({}, {"dialect": "llamacpp"}, {"dialect": "openai"}):
+        with serving(context=400, **options) as server, engine(server) as lm:
+            journal = Journaled(lm, tmp_path / f"{server.url[-5:]}.sqlite")
+            first = list(journal.complete([*asked(2), long]))
+            before = server.requests
+            again = list(journal.complete([*asked(2), long]))
+            journal.close()
+            assert [one.finish == "too_long" for one in first] == [False, False, True]
+            assert first[2].prompt_tokens > 400
+            assert first == again
+            assert server.requests == before
+
+
+def test_with_a_tokenizer_a_prompt_that_is_too_long_is_not_asked() -> None:
+    with serving() as server, engine(server, tokenizer="bundled", context=200) as lm:
+        lm.abilities()
+        before = server.requests
+        (found,) = answers(lm, asked(1, prompt="word " * 300))
+        assert (found.finish, found.requests, server.requests) == ("too_long", 0, before)
+        assert found.prompt_tokens == lm.about.count_tokens("word " * 300) > 200
+
+
+def test_a_prompt_that_just_fits_is_asked_without_more_room_than_there_is() -> None:
+    with serving() as server, engine(server, tokenizer="bundled", context=4000) as probe:
+        tokens = probe.about.count_tokens(PROMPT)
+        probe.abilities()
+        with engine(server, tokenizer="bundled", context=tokens + 60) as lm:
+            answers(lm, asked(1))
+    assert max(one["max_tokens"] for one in server.bodies("/v1/completions")) == 60
+
+
+# Servers that lie ----------------------------------------------------------------------------------------------------
+
+
+def test_log_probabilities_that_stop_coming_leave_rows_unscored_or_asked_again() -> None:
+    """A proxy, say, drops them: rows without any are told apart, none gets a made-up label."""
+    with serving(dialect="llamacpp", echo_shifted=True) as server, engine(server) as lm:
+        assert "top_logprobs" in lm.abilities()
+        server.options.dialect = "ollama"  # its completions drop them
+        found = answers(lm, asked(5))
+    assert {one.scores for one in found} == {None}
+
+
+def test_what_llama_cpp_says_with_a_500_is_a_refusal() -> None:
+    """It is not asked again, and what it is about is left out."""
+    with serving(dialect="llamacpp") as server:
+        server.fault("status", status=500, message="1 validation error:\n  seed: Extra inputs are not permitted", contains='"seed"', p=1.0)
+        with engine(server) as lm:
+            assert lm.abilities().endswith("left out, since refused: seed")
+            found = answers(lm, asked(3))
+    assert len({one.text for one in found}) > 1
+    assert server.statuses[500] <= 2
+
+
+def test_a_server_without_its_log_probabilities_is_voted_with() -> None:
+    with serving(dialect="llamacpp") as server:
+        message = "logprobs is not supported for models created with logits_all=False"
+        server.fault("status", status=500, message=message, contains='"logprobs"', p=1.0)
+        with engine(server, votes=2) as lm:
+            assert "label scores vote of 2" in lm.abilities()
+            assert {one.scores.source for one in answers(lm, asked(4)) if one.scores} == {"vote"}
+
+
+def test_equal_prompts_of_other_seeds_are_other_requests_even_where_no_seed_is_taken(tmp_path: Path) -> None:
+    """Two draws of one prompt are two texts."""
+    with serving(dialect="openai", refuses=["seed"]) as server, engine(server) as lm:
+        journal = Journaled(lm, tmp_path / "a.sqlite")
+        one, other = (next(iter(journal.complete(asked(1, seed=seed)))) for seed in (1, 2))
+        again = next(iter(journal.complete(asked(1, seed=1))))
+        journal.close()
+    assert one.text != other.text
+    assert again == one
+
+
+# What the user must mend ---------------------------------------------------------------------------------------------
+
+
+def test_openai_wants_a_key() -> None:
+    with pytest.raises(UserError, match=r"lm.api_key_env: the environment variable OPENAI_API_KEY holds no key"):
+        OpenAI(OpenAILM(kind="openai", model="tiny"))
+    with pytest.raises(UserError, match=r"variable OTHER_KEY holds no key"):
+        OpenAI(OpenAILM(kind="openai", model="tiny", api_key_env="OTHER_KEY"))
+
+
+def test_a_key_of_the_named_variable_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTHER_KEY", "sk-test-0123456789")
+    with serving(key="sk-test-0123456789") as server, engine(server, api_key_env="OTHER_KEY") as lm:
+        answers(lm, asked(1))
+    assert server.keys == {"Bearer sk-test-0123456789"}
+
+
+@pytest.mark.parametrize("dialect", ["vllm", "openai", "llamacpp"])
+def test_a_wrong_key_stops_at_once(dialect: str) -> None:
+    with serving(dialect=dialect, key="sk-right") as server, engine(server) as lm:
+        with pytest.raises(UserError, match=r"lm tiny at http.*: HTTP 401: \S+") as error:
+            answers(lm, asked(50))
+        assert not isinstance(error.value, StoppedShort)
+        assert error.value.hint == "put a valid key into the environment variable OPENAI_API_KEY"
+        assert server.requests == 1
+
+
+def test_a_wrong_model_is_told_in_the_servers_words() -> None:
+    with serving() as server, engine(server, model="other") as lm:
+        with pytest.raises(UserError, match=r"HTTP 404: The model `other` does not exist\.") as error:
+            answers(lm, asked(5))
+        assert error.value.exit_code == 2
+        assert "lm.model" in error.value.hint
+        assert server.requests <= 2
+
+
+def test_a_wrong_path_is_an_error() -> None:
+    with (
+        serving() as server,
+        engine(base_url=server.url) as lm,
+        pytest.raises(UserError, match=r"completions or chat: .*HTTP 404"),
+    ):
+        answers(lm, asked(5))
+
+
+def test_nothing_that_listens_is_told_soon() -> None:
+    with serving() as server:
+        url = server.base_url
+    with engine(base_url=url) as lm, pytest.raises(StoppedShort, match="cannot be reached") as error:
+        answers(lm, asked(5))
+    assert "lm.base_url" in error.value.hint
+
+
+@pytest.mark.parametrize(
+    "url", ["http://me:secret@host/v1", "ftp://host/v1", "host/v1", "http://host/v1?key=secret", [], ["http://a/v1", "http://a/v1"]]
+)
+def test_urls_that_are_none_or_hold_secrets_are_refused(url: Any) -> None:
+    with pytest.raises(pydantic.ValidationError) as error:
+        OpenAILM(kind="openai", model="tiny", base_url=url)
+    assert "secret" not in error.value.errors()[0]["msg"]
+
+
+def test_what_is_asked_may_be_extended() -> None:
+    with serving(dialect="openai") as server, engine(server, extra={"reasoning_effort": "none"}) as lm:
+        answers(lm, asked(2))
+    assert {one.get("reasoning_effort") for one in server.bodies("chat")} == {"none"}
+
+
+def test_how_it_was_asked_is_kept_with_the_answers(tmp_path: Path) -> None:
+    """A resumed run asks as it did before, and probes nothing."""
+    path = tmp_path / "a.sqlite"
+    with serving() as server:
+        texts = []
+        for _ in range(2):
+            with engine(server) as lm:
+                journal = Journaled(lm, path)
+                texts.append([one.text for one in journal.complete(asked(4))])
+                journal.close()
+            texts.append([server.requests])
+    assert texts[0] == texts[2]
+    assert texts[1] == texts[3]

@@ -1,0 +1,49 @@
+"""The test server's answers have every field of the reference shapes, which say where they come from."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from endpoint_options import Options
+from endpoint_server import Server
+from openai.types import Completion, Decision
+from openai.types.chat import ChatCompletion
+
+SHAPES = sorted((Path(__file__).parent / "shapes").glob("*.json"))
+SHAPE_KEYS = {"source", "rung", "server", "path", "request", "response", "lines"}
+
+
+@pytest.mark.parametrize("path", SHAPES, ids=lambda path: path.stem)
+def test_the_server_gives_the_reference_shape(path: Path) -> None:
+    shape = json.loads(path.read_text(encoding="utf-8"))
+    assert shape["source"]
+    assert SHAPE_KEYS >= shape.keys() >= {"source", "rung"}
+    if "request" not in shape:
+        return
+    server = Server(Options(**shape["server"]))
+    answer = server.endpoints()[shape["path"]](shape["request"])
+    assert outline(answer) >= outline(shape["response"]), f"missing: {outline(shape['response']) - outline(answer)}"
+    sdk_type = {"/v1/completions": Completion, "/v1/chat/completions": ChatCompletion, "/v1/decisions": Decision}[shape["path"]]
+    for given in (shape["response"], answer):
+        assert sdk_type.model_validate(_without_nulls(given))
+
+
+def _without_nulls(value: Any) -> Any:
+    """Return a JSON value without the nulls that servers put where the SDK's types have numbers (an echo's first token)."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
+    return [_without_nulls(inner) for inner in value if inner is not None] if isinstance(value, list) else value
+
+
+def outline(value: Any, place: str = "") -> set[str]:
+    """Return the paths of all keys in a JSON value, with their types; tokens, ids and numbers as keys count as one."""
+    match value:
+        case dict():
+            free = place.endswith(("top_logprobs[]", "prompt_logprobs[]"))
+            return {place}.union(*(outline(inner, f"{place}.{'*' if free else key}") for key, inner in value.items()))
+        case list():
+            return {place}.union(*(outline(inner, f"{place}[]") for inner in value))
+        case None:
+            return {place}
+    return {place, f"{place}: {'number' if isinstance(value, int | float) and not isinstance(value, bool) else type(value).__name__}"}

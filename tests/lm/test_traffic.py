@@ -1,0 +1,398 @@
+"""How requests go out: again where it helps, not where it does not, as many at once as a server bears, and to whom."""
+
+import asyncio
+import heapq
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from endpoint_lm import SEAM, asked, engine
+from endpoint_server import serving
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gpt3mix_cli.errors import StoppedShort, UserError
+from gpt3mix_cli.lm import Completion
+from gpt3mix_cli.lm.endpoint import loop, traffic
+from gpt3mix_cli.lm.endpoint.level import FIRST, MOST, Level
+from gpt3mix_cli.lm.endpoint.traffic import Pace
+from gpt3mix_cli.lm.journal import Journaled, paid
+from gpt3mix_cli.lm.openai_api import OpenAI
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(traffic, "WAIT", 0.005)
+
+
+def texts(lm: OpenAI, many: int = 10) -> list[str]:
+    return [one.text for one in lm.complete(asked(many))]
+
+
+@pytest.fixture(scope="module")
+def expected() -> list[str]:
+    """What is written where nothing goes wrong."""
+    with serving() as server, engine(server) as lm:
+        return texts(lm, 40)
+
+
+# Once more -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["server_error", "bad_gateway", "overloaded", "rate_limit", "reset", "reset_body", "half", "garbage", "no_choices"])
+def test_what_may_pass_is_asked_again(kind: str, expected: list[str]) -> None:
+    with serving() as server, engine(server) as lm:
+        lm.abilities()
+        server.fault(kind, p=0.3, path="completions")
+        found = list(lm.complete(asked(40)))
+        assert [one.text for one in found] == expected
+        assert server.requests > 50
+        assert not server.twice()
+
+
+def test_what_takes_too_long_is_asked_again(expected: list[str]) -> None:
+    with serving() as server, engine(server, timeout=0.5) as lm:
+        lm.abilities()
+        server.fault("hang", next=3, path="completions")
+        assert texts(lm) == expected[:10]
+
+
+def test_a_request_that_fails_every_time_ends_the_work() -> None:
+    with serving() as server, engine(server) as lm:
+        lm.abilities()
+        before = server.requests
+        server.fault("server_error", contains='"seed":3,', p=1.0)
+        with pytest.raises(StoppedShort, match="10 tries of a request failed, the last one: HTTP 500: The server had an error"):
+            texts(lm)
+        assert server.requests - before <= 10 + traffic.TRIES + 10
+        assert server.statuses[500] == traffic.TRIES
+
+
+def test_what_was_answered_before_the_end_is_given_out() -> None:
+    with serving() as server, engine(server, concurrency=4) as lm:
+        lm.abilities()
+        server.fault("server_error", contains='"seed":30,', p=1.0)
+        given_out = []
+        with pytest.raises(StoppedShort):
+            given_out.extend(one.number for one in _each(lm, 40, given_out))
+        assert given_out == list(range(30))
+
+
+def _each(lm: OpenAI, many: int, into: list[int]) -> Sequence[Completion]:
+    for one in lm.complete(asked(many)):
+        into.append(one.number)
+    return []
+
+
+# When the server says ------------------------------------------------------------------------------------------------
+
+
+def test_a_server_that_asks_for_a_pause_has_it(expected: list[str]) -> None:
+    with serving() as server, engine(server) as lm:
+        lm.abilities()
+        server.fault("rate_limit", next=1, retry_after=0.4, path="completions")
+        started = time.monotonic()
+        assert texts(lm) == expected[:10]
+        assert time.monotonic() - started >= 0.4
+
+
+def test_a_pause_beyond_the_sdks_limit_is_kept(monkeypatch: pytest.MonkeyPatch, expected: list[str]) -> None:
+    """200 s, of which the SDK would make an error at once; here a second of the clock lasts 2 ms."""
+    start = time.monotonic()
+    clock = lambda: start + (time.monotonic_real() - start) * 500  # type: ignore[attr-defined]  # noqa: E731
+    fast = type("fast", (), {"monotonic": staticmethod(clock), "time": staticmethod(time.time)})
+    monkeypatch.setattr(time, "monotonic_real", time.monotonic, raising=False)
+    wait = asyncio.wait_for
+    monkeypatch.setattr(traffic, "time", fast)
+    monkeypatch.setattr(traffic.asyncio, "wait_for", lambda what, seconds: wait(what, None if seconds is None else seconds / 500))
+    with serving() as server, engine(server) as lm:
+        lm.abilities()
+        server.fault("rate_limit", next=1, retry_after=200, path="completions")
+        began = fast.monotonic()  # type: ignore[attr-defined]
+        assert texts(lm, 3) == expected[:3]
+        assert fast.monotonic() - began >= 200  # type: ignore[attr-defined]
+
+
+def test_a_pause_of_hours_ends_the_work() -> None:
+    with serving() as server, engine(server) as lm:
+        lm.abilities()
+        server.fault("rate_limit", next=1, retry_after=7200, path="completions")
+        with pytest.raises(StoppedShort, match="asks to stay away for 120 minutes") as error:
+            texts(lm)
+        assert error.value.exit_code == 3
+
+
+# What does not pass --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "words", "code"),
+    [
+        ("no_quota", "the quota is used up: You exceeded your current quota", 3),
+        ("bad_key", "HTTP 401: Incorrect API key provided", 2),
+        ("forbidden", "HTTP 403: Country, region, or territory not supported", 2),
+        ("no_model", "HTTP 404: The model `tiny` does not exist", 2),
+        ("bad_request", r"HTTP 400: Invalid prompt\.", 2),
+    ],
+)
+@pytest.mark.parametrize("dialect", ["openai", "vllm"])
+def test_what_does_not_pass_ends_the_work_at_once(kind: str, words: str, code: int, dialect: str) -> None:
+    with serving(dialect=dialect, delay=0.005) as server, engine(server, concurrency=4) as lm:
+        lm.abilities()
+        before = server.requests
+        server.fault(kind, contains='"seed":10,', p=1.0)
+        with pytest.raises(UserError, match=words) as error:
+            texts(lm, 200)
+        assert error.value.exit_code == code
+        assert server.requests - before < 40
+        again = server.requests
+        with pytest.raises(UserError, match=words):
+            texts(lm)
+        assert server.requests == again  # it is over for whoever asks later
+
+
+def test_an_error_rate_opens_the_breaker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(traffic, "FAILING", 0.3)
+    monkeypatch.setattr(traffic, "TRIES", 10**6)
+    with serving() as server, engine(server) as lm:
+        journal = Journaled(lm, tmp_path / "a.sqlite")
+        list(journal.complete(asked(20)))
+        server.fault("server_error", p=0.9)
+        with pytest.raises(StoppedShort, match="more than 50% of the last 50 requests failed, the last one: HTTP 500") as error:
+            list(journal.complete(asked(400)))
+        journal.close()
+        assert error.value.exit_code == 3
+        assert "answers are kept" in error.value.hint
+
+
+def test_a_few_errors_do_not_open_it(monkeypatch: pytest.MonkeyPatch, expected: list[str]) -> None:
+    """Two requests that time out, one after the other, are no error rate."""
+    monkeypatch.setattr(traffic, "FAILING", 0.01)
+    with serving() as server, engine(server, concurrency=1) as lm:
+        lm.abilities()
+        lm._traffic._health = traffic.Health()
+        server.fault("server_error", next=5, path="completions")
+        assert texts(lm, 3) == expected[:3]
+
+
+def test_answers_under_way_are_kept_when_the_work_stops_short(tmp_path: Path) -> None:
+    """They are paid: nobody throws them away."""
+    path = tmp_path / "a.sqlite"
+    with serving(delay=0.1) as server, engine(server, concurrency=20) as lm:
+        journal = Journaled(lm, path)
+        lm.abilities()
+        list(journal.complete(asked(1)))
+        server.fault("no_quota", contains='"seed":5,', p=1.0)
+        with pytest.raises(StoppedShort):
+            list(journal.complete(asked(60)))
+        journal.close()
+        answered = server.statuses[200]
+    with engine(server) as lm:
+        journal = Journaled(lm, path)
+        assert paid(path)[0] >= answered - 3  # /tokenize answers too
+        journal.close()
+
+
+# How fast ------------------------------------------------------------------------------------------------------------
+
+
+def test_requests_a_minute_are_not_passed() -> None:
+    with serving(per_minute=40, window=0.5) as server, engine(server, requests_per_minute=60 * 70) as lm:
+        lm.abilities()
+        time.sleep(0.5)
+        server.reset()
+        started = time.monotonic()
+        texts(lm, 40)
+        assert time.monotonic() - started > 0.5
+        assert server.statuses[429] == 0
+
+
+def test_tokens_a_minute_are_not_passed() -> None:
+    with serving() as server, engine(server) as lm:
+        used = sum(one.prompt_tokens + one.completion_tokens for one in lm.complete(asked(20)))
+    with serving() as server, engine(server, tokens_per_minute=used * 60) as lm:
+        started = time.monotonic()
+        texts(lm, 20)
+        assert 0.5 < time.monotonic() - started < 3  # a second, whatever the estimates before each answer
+
+
+@given(amounts=st.lists(st.floats(0.1, 50), min_size=2, max_size=30), a_minute=st.floats(1, 1e6))
+def test_a_pace_is_kept_in_every_window(amounts: list[float], a_minute: float) -> None:
+    pace = Pace(a_minute)
+    now = time.monotonic()
+    times = [now + pace.take(amount) for amount in amounts]
+    for first in range(len(times)):
+        for last in range(first + 1, len(times)):
+            taken = sum(amounts[first:last])  # what stands between their beginnings
+            assert times[last] - times[first] >= taken * 60 / a_minute - 0.05
+
+
+def test_no_cap_is_no_wait() -> None:
+    assert [Pace(None).take(1e9) for _ in range(3)] == [0.0] * 3
+
+
+# Several servers -----------------------------------------------------------------------------------------------------
+
+
+def test_servers_are_used_in_proportion_to_their_speed() -> None:
+    with serving(delay=0.02) as fast, serving(delay=0.08) as slow, engine(fast, slow, concurrency=4) as lm:
+        lm.abilities()
+        fast.reset(), slow.reset()
+        texts(lm, 200)
+        assert 2.5 < fast.requests / slow.requests < 6
+        assert fast.requests + slow.requests >= 200
+        assert max(fast.most_at_once, slow.most_at_once) <= 4
+
+
+def test_a_server_that_dies_leaves_its_work_to_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(traffic, "WAIT", 0.1)
+    monkeypatch.setattr(traffic, "FAILING", 1.0)
+    with serving(delay=0.01) as good, serving(delay=0.01) as bad, engine(good, bad, concurrency=8) as lm:
+        lm.abilities()
+        found: list[int] = []
+        worker = threading.Thread(target=lambda: found.extend(one.number for one in lm.complete(asked(400))))
+        worker.start()
+        while bad.requests < 40:
+            time.sleep(0.005)
+        bad.fault("reset", p=1.0)
+        worker.join(30)
+        assert found == list(range(400))
+        assert bad.requests < 200  # what it fails at it is not given for long
+
+
+def test_one_of_two_servers_is_not_there() -> None:
+    with serving() as gone:
+        pass
+    with serving() as good, engine(good, gone) as lm:
+        assert len(texts(lm, 30)) == 30
+    with serving() as good, engine(gone, good) as lm:
+        assert len(texts(lm, 30)) == 30
+
+
+def test_requests_go_out_in_order() -> None:
+    with serving(delay=0.002) as server, engine(server, concurrency=3) as lm:
+        lm.abilities()
+        server.reset()
+        texts(lm, 60)
+        seeds = [body["seed"] for body in server.bodies("/completions") if body["max_tokens"] > 1]
+    assert all(abs(seed - place) <= 3 for place, seed in enumerate(seeds))
+
+
+# The level -----------------------------------------------------------------------------------------------------------
+
+
+def simulated(capacity: int, queues: bool, jitter: float, many: int, seed: int) -> tuple[float, Level]:
+    """Return the share of the server's places that were used, and the level at the end."""
+    level, noise = Level(), random.Random(seed)
+    now, ends, waiting, under_way, used, done = 0.0, [], deque(), 0, 0.0, 0
+    starts = 0.0
+    free = capacity
+
+    def latency() -> float:
+        return 1 + jitter * (2 * noise.random() - 1)
+
+    while done < many:
+        while under_way < level.at_once:
+            under_way += 1
+            full = under_way >= level.at_once
+            if free:
+                free -= 1
+                heapq.heappush(ends, (now + latency(), noise.random(), now, full, True))
+            elif queues:
+                waiting.append((now, full))
+            else:
+                heapq.heappush(ends, (now + 0.02, noise.random(), now, full, False))
+        now, _, sent, full, good = heapq.heappop(ends)
+        under_way -= 1
+        if not good:
+            level.refused(sent, now)
+            continue
+        done += 1
+        used += 1
+        free += 1
+        if waiting:
+            sent_then, full_then = waiting.popleft()
+            free -= 1
+            heapq.heappush(ends, (now + latency(), noise.random(), sent_then, full_then, True))
+        level.answered(sent, now, full)
+        assert 1 <= level.at_once <= MOST
+        starts = now
+    return used / (capacity * starts), level
+
+
+@settings(max_examples=15, deadline=None)
+@given(capacity=st.integers(1, 220), queues=st.booleans(), jitter=st.sampled_from([0.0, 0.1, 0.5]), seed=st.integers(0, 10**6))
+def test_a_level_uses_four_fifths_of_any_server(capacity: int, queues: bool, jitter: float, seed: int) -> None:
+    """Found from nothing, over sixty rounds; what refuses takes a fiftieth of an answer's time."""
+    share, level = simulated(capacity, queues, jitter, 60 * capacity, seed)
+    assert share >= 0.8
+    assert queues or level.at_once <= 1.3 * capacity + 1
+    assert not queues or level.at_once <= max(4 * capacity, 2 * FIRST)
+
+
+def test_a_level_that_is_given_stays() -> None:
+    level = Level(5)
+    for now in range(100):
+        level.answered(float(now), now + 1.0, True)
+        level.refused(float(now), float(now))
+    assert level.at_once == 5
+
+
+def test_refusals_of_one_moment_are_one() -> None:
+    level = Level()
+    for place in range(60):
+        level.refused(sent=1.0, now=2.0 + place / 100)
+    assert level.at_once == int(0.8 * FIRST)
+    level.refused(sent=3.0, now=4.0)
+    assert level.at_once == int(0.64 * FIRST)
+
+
+def test_a_level_is_never_below_one() -> None:
+    level = Level()
+    for now in range(1, 100):
+        level.refused(float(now), now + 0.5)
+    assert level.at_once == 1
+    for now in range(1000):
+        level.answered(1000.0 + now, 1001.0 + now, True)
+    assert level.at_once > 1
+
+
+@pytest.mark.parametrize("queue", [True, False])
+def test_a_real_server_is_used(queue: bool) -> None:
+    with serving(delay=0.03, at_once=24, queue=queue) as server, engine(server) as lm:
+        lm.abilities()
+        server.reset()
+        assert len(texts(lm, 400)) == 400
+        assert server.most_at_once > 12
+        assert 1 <= lm._traffic._servers[0].level.at_once <= MOST
+
+
+# Its loop ------------------------------------------------------------------------------------------------------------
+
+
+def test_whoever_goes_away_early_leaves_nothing_behind(capfd: pytest.CaptureFixture[str]) -> None:
+    with serving(delay=0.05) as server, engine(server) as lm:
+        for one in lm.complete(asked(100)):
+            assert SEAM not in one.text
+            break
+    assert capfd.readouterr().err == ""
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith(("endpoint", "journal")) and "asyncio" in str(thread)]
+
+
+def test_results_come_in_order_while_others_are_under_way() -> None:
+    async def nothing() -> None:
+        pass
+
+    async def work(item: int) -> int:
+        await asyncio.sleep(random.random() / 100)
+        return item
+
+    one = loop.Loop(nothing)
+    try:
+        assert list(one.in_order(range(200), work)) == list(range(200))
+    finally:
+        one.close()
