@@ -139,7 +139,6 @@ class _Set:
     """One synthetic set: what it wants, and what the journals hold of it.
 
     Attributes:
-        line: tokens that an attempt would write if its lines were as long as the real ones.
         stream: the same for sets whose requests are the same: what one of them asks the others find in its journal.
         attempts: whose answers are held, from the first one on; those past the last row wanted are not among them.
         answered: the same with those, as `usage` has them.
@@ -150,7 +149,6 @@ class _Set:
     examples: Sequence[Example]
     seed: int
     wanted: int
-    line: float
     stream: str
     outcome: Outcome
     attempts: int = field(init=False)
@@ -177,14 +175,13 @@ class _Set:
 
 @dataclass
 class _Seen:
-    """What the answers so far have shown; `expected` is what they would have written, had they been as long as the real rows."""
+    """What the answers so far have shown."""
 
     attempts: int = 0
     kept: int = 0
     answered: float = 0
     requests: int = 0
     completion: int = 0
-    expected: float = 0
 
     def add(self, one: _Set) -> None:
         """Add the answers of a set."""
@@ -194,7 +191,6 @@ class _Seen:
         self.answered += one.answered
         self.requests += usage.get("requests", 0)
         self.completion += usage["completion_tokens"]
-        self.expected += one.answered * one.line
 
 
 class _Planned:
@@ -258,8 +254,7 @@ class _Planned:
                 held.close()
             self.prompt = self.prompt or first.prompt
             stream = fingerprint([lm.about.fingerprint, spot.level, spot.seed, draw, asdict(first)])
-            tariff = self._tariff(experiment, first)
-            one = _Set(augmenter, tariff, examples, seed, wanted, _line(augmenter, tariff, experiment, examples), stream, outcome)
+            one = _Set(augmenter, self._tariff(experiment, first), examples, seed, wanted, stream, outcome)
             self._seen.setdefault(_variant(experiment), _Seen()).add(one)
             yield one
 
@@ -295,7 +290,7 @@ class _Planned:
         if sample < end - begin:
             self._notes["prompts are counted of a part of each cell's requests, and taken for the others too"] = None
         read = fmean(count(request.prompt) for request, _ in one.augmenter.requests(one.examples, begin, sample, one.seed))
-        wrote, further = self._written(one, seen)
+        wrote, further = self._written(experiment, one, seen)
         tariff = one.tariff
         alone = len(CONTENT_FREE) * tariff.score_requests if settings.contextual_calibration and settings.labels == "soft" else 0
         requests, prompt = 1 + further + alone, read * (1 + further + alone) + wrote * further
@@ -317,23 +312,18 @@ class _Planned:
         self._notes[f"rows: {REJECTED:.0%} of the answers are taken to be rejected, since there are none yet"] = None
         return rows * (1 - REJECTED)
 
-    def _written(self, one: _Set, seen: _Seen | None) -> tuple[float, float]:
+    def _written(self, experiment: Experiment, one: _Set, seen: _Seen | None) -> tuple[float, float]:
         """Return the tokens that an attempt writes, and its further requests."""
         if seen:
-            ratio = seen.completion / seen.expected
-            self._notes[f"completion tokens: {ratio:.0%} of what lines as long as the real ones have, as of the answers so far"] = None
-            return one.line * ratio, max(seen.requests / seen.answered - 1, 0)
+            # Not in proportion to the cell's own rows: an LM's lines are less unlike each other than its examples are.
+            self._notes["completion tokens: the mean of the answers so far"] = None
+            return seen.completion / seen.answered, max(seen.requests / seen.answered - 1, 0)
         self._notes["completion tokens: as if lines were as long as the real ones; the first answers will tell"] = None
-        return one.line, one.tariff.label_requests
-
-
-def _line(augmenter: GPT3Mix, tariff: Tariff, experiment: Experiment, examples: Sequence[Example]) -> float:
-    """Return the tokens that an attempt would write if its lines were as long as the real ones."""
-    limit, task, count = experiment.augment.max_tokens, experiment.task, augmenter.about_lm.count_tokens
-    rows = examples[:: ceil(len(examples) / MOST)]
-    labels = {name: count(item(task, "", name)) - count("") if tariff.whole_line else 0 for name in task.classes}
-    written = fmean(min(count(f" {one_line(row.text)}"), limit) + labels[row.label] for row in rows)
-    return written * augmenter.rows + tariff.label_requests * tariff.label_tokens
+        tariff, task, count = one.tariff, experiment.task, one.augmenter.about_lm.count_tokens
+        rows = one.examples[:: ceil(len(one.examples) / MOST)]
+        labels = {name: count(item(task, "", name)) - count("") if tariff.whole_line else 0 for name in task.classes}
+        written = fmean(min(count(f" {one_line(row.text)}"), experiment.augment.max_tokens) + labels[row.label] for row in rows)
+        return written * one.augmenter.rows + tariff.label_requests * tariff.label_tokens, tariff.label_requests
 
 
 def _budget(grid: Grid) -> dict[str, tuple[float | None, float]]:
