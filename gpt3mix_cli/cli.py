@@ -280,6 +280,19 @@ def run(
 
 
 @app.command()
+def plan(
+    config: Config, level: Level = None, seed: Seed = None, out: Out = RESULTS, sets: Sets = None, quiet: Quiet = False, json: Json = False
+) -> None:  # fmt: skip
+    """Show what would be asked and cost: rows, requests, tokens, dollars, the first prompt in full; asks nothing."""
+    with opened(config, out, sets, False, quiet, json) as (display, grid):
+        from .grid.plan import plan as planned
+
+        spots = [spot for spot in spots_of(grid, level, seed, None) if spot.used() or seed is not None]
+        named = level is not None or seed is not None
+        display.plan(planned(grid, spots), following("augment", config, level, seed) if named else f"gpt3mix run {config}")
+
+
+@app.command()
 def check(config: Config, out: Out = RESULTS, sets: Sets = None, quiet: Quiet = False, json: Json = False) -> None:
     """Look at config, data, models, translators and devices: a tick or the remedy for each."""
     with opened(config, out, sets, False, quiet, json) as (display, grid):

@@ -25,6 +25,7 @@ from .records import Augmented, Done, Example, read
 if TYPE_CHECKING:
     from .augment.card import Line
     from .check import Finding
+    from .grid.plan import Plan
     from .report import Report
 
 
@@ -135,6 +136,31 @@ class Display:
             self._err.print(Text(f"{stages}{over}: {result.files[0]}"))
         self._raise(items)
 
+    def plan(self, plan: "Plan", following: str) -> None:
+        """Print a line a cell with a total, what the figures rest on, the budget and the first prompt; then the next command."""
+        self._progress.stop()
+        if self._json:
+            self._print_json({**plan.as_json(), "warnings": self._warned})
+        else:
+            # What is cut off where it is piped would be lost.
+            console = self._out if self._out.is_terminal else _Stdout(highlight=False, width=max(200, self._out.width))
+            console.print(_plan_table(plan))
+            self._out.print(Text("  x2: two draws; held: rows that the journals give; the figures behind them are still to come"), soft_wrap=True)
+            self._out.print(Text("  read, written: tokens of prompts and of completions; trials: over methods and classifiers"), soft_wrap=True)
+            for remark in plan.remarks:
+                self._out.print(Text(f"  {remark}"), soft_wrap=True)
+            for name, (limit, spent) in plan.budget.items():
+                self._out.print(Text(f"  budget.{name}: {_spent(name, limit, spent)}"), soft_wrap=True)
+            if plan.prompt is not None:
+                self._out.print(Text("\nthe first prompt, up to where the LM goes on:\n", "bold"), Text(plan.prompt), sep="", soft_wrap=True)
+        if self._quiet:
+            return
+        if over := plan.over():
+            self._err.print(Text(f"the budget would end it early: {', '.join(f'budget.{name}' for name in over)}; what was answered is kept"))
+        total = plan.total
+        asked = "unknown" if total["requests"] is None else f"{total['requests']:,}"
+        self._err.print(Text(f"nothing was asked; {asked} requests and {total['trainings']:,} trainings to come; next: {following}"))
+
     def findings(self, findings: Iterable["Finding"], following: str) -> None:
         """Print a tick or a cross for each finding, and the next command.
 
@@ -237,6 +263,39 @@ def _summary(item: Done) -> dict[str, Any]:
         "usd": manifest.usd,
         "seconds": manifest.seconds,
     }
+
+
+def _spent(name: str, limit: float | None, spent: float) -> str:
+    def shown(value: float) -> str:
+        return f"${value:,.4f}" if name == "usd" else f"{value:,.0f}"
+
+    return f"{shown(spent)} spent, " + ("no limit" if limit is None else f"{shown(max(limit - spent, 0))} of {shown(limit)} left")
+
+
+def _plan_table(plan: "Plan") -> Table:
+    """Return a line a cell and one for all, narrow enough for 80 columns; a variant is named once, above its cells."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("cell", overflow="fold")
+    for name in ("rows", "held", "requests", "read", "written", "usd", "trials"):
+        table.add_column(name, justify="right", overflow="fold")
+    cells: list[dict[str, Any]] = plan.as_json()["cells"]
+    variant: dict[str, Any] = {}
+    for cell in cells:
+        if cell["variant"] != variant:
+            variant = cell["variant"]
+            table.add_row(Text(", ".join(f"{key}={value}" for key, value in variant.items()), "bold"))
+        draws = f" x{cell['draws']}" if cell["draws"] > 1 else ""
+        table.add_row(f"{cell['level']} seed {cell['seed']}{draws}", *_plan_figures(cell))
+    table.add_section()
+    table.add_row("in all", *_plan_figures(plan.total), style="bold")
+    return table
+
+
+def _plan_figures(cell: Mapping[str, Any]) -> list[str]:
+    names = ("requests", "prompt_tokens", "completion_tokens")
+    figures = [cell["generations"], cell["held"]["generations"], *(cell[name] for name in names)]
+    usd = "?" if cell["usd"] is None else f"{cell['usd']:,.{4 if cell['usd'] < 1 else 2}f}" if cell["usd"] else "0"
+    return ["?" if figure is None else f"{figure:,}" for figure in figures] + [usd, f"{cell['trainings']:,}"]
 
 
 def _figures_table(items: Sequence[Done]) -> Table:

@@ -15,6 +15,7 @@ import typer
 
 from gpt3mix_cli.cli import app
 from gpt3mix_cli.config import load
+from gpt3mix_cli.lm.endpoint.money import price_of
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -44,7 +45,10 @@ def test_every_key_has_a_description() -> None:
 def test_configs_in_the_readme_load(number: int, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     (tmp_path / "readme.yaml").write_text(blocks("yaml")[number], "utf-8")
-    assert load(tmp_path / "readme.yaml")
+    if "# prices.yaml" in blocks("yaml")[number]:
+        assert price_of("some-base-model", str(tmp_path / "readme.yaml"))[1] == "2026-01-31"
+    else:
+        assert load(tmp_path / "readme.yaml")
 
 
 def test_every_command_in_the_readme_exists_with_its_flags() -> None:

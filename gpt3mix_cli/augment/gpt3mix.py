@@ -65,6 +65,7 @@ class GPT3Mix:
         self._chooser: tuple[str, Chooser] | None = None
         self._lengths: dict[str, int] = {}
         self._calibrated = settings.contextual_calibration and settings.labels == "soft"
+        self.about_lm = lm.about
         self.block = lm.about.block
         self.rows = settings.beams if settings.labels == "hard" else 1
         self.about: dict[str, Any] = {
@@ -83,15 +84,11 @@ class GPT3Mix:
 
     def generate(self, examples: Sequence[Example], first: int, count: int, seed: int) -> Iterator[Row]:
         """Yield the rows and rejects of each attempt; the LM draws the requests as it has room for them."""
-        choose = self._choose_from(examples).choose
         asked: dict[int, Asked] = {}
 
         def requests() -> Iterator[Request]:
-            for number in range(first, first + count):
-                drawn = choose(self._settings.k, generator(seed, "choose", number))
-                parents = self._fitting(drawn)
-                request = self._request(number, parents, seed)
-                asked[number] = Asked(request.prompt, parents, shortened=len(parents) < len(drawn))
+            for request, about in self.requests(examples, first, count, seed):
+                asked[request.number] = about
                 yield request
 
         for completion, without_content in self._answers(requests(), asked):
@@ -106,6 +103,15 @@ class GPT3Mix:
             )
             self._usd = None if completion.usd is None or self._usd is None else self._usd + completion.usd
             yield from self._read(completion, [parent.id for parent in known.parents], without_content)
+
+    def requests(self, examples: Sequence[Example], first: int, count: int, seed: int) -> Iterator[tuple[Request, Asked]]:
+        """Yield what each attempt asks; nothing is asked here."""
+        choose = self._choose_from(examples).choose
+        for number in range(first, first + count):
+            drawn = choose(self._settings.k, generator(seed, "choose", number))
+            parents = self._fitting(drawn)
+            request = self._request(number, parents, seed)
+            yield request, Asked(request.prompt, parents, shortened=len(parents) < len(drawn))
 
     def usage(self) -> Mapping[str, int]:
         """Return the tokens of all answers so far, those from the journal included, and counts of answers.

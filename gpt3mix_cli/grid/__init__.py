@@ -21,8 +21,8 @@ from ..lm import LM, open_lm
 from ..lm.journal import Journal, Journaled
 from ..records import Done, Example, Trial, read
 from ..report import Report, Wanted, report
-from ..settings import PART, Backtranslate, Baseline, Classifier, Experiment, derived_seed, fingerprint
-from ..subsample import subsample
+from ..settings import PART, Backtranslate, Baseline, Classifier, Experiment, fingerprint
+from ..subsample import draw, subsample
 from ..train import Cell, Map, Unusable, Work, here, kept_classifier, train
 from ..train import Classifier as Trained
 from ..train.parallel import group_size
@@ -120,13 +120,8 @@ class Grid:
         # What an LM answers is kept even if the rows go to a pipe.
         place = spot.synthetic(method, draw) if output == STDIO else output
         # A variant asks the LM only for what no other one has asked: a sweep over the ratio pays for the highest.
-        others = [
-            at.synthetic(method, other)
-            for at in (Spot(variant, self.out, spot.level, spot.seed) for variant in self.experiments)
-            # GPT3Mix asks for other texts in each draw; what was translated for one serves the next.
-            for other in ([draw] if method == "gpt3mix" else at.draws())
-        ]
-        augmenter, journal = self._augmenter(experiment, method, place, [other for other in others if other != place])
+        others = [other for other in self.variants(spot, method, draw) if other != place]
+        augmenter, journal = self._augmenter(experiment, method, place, others)
         try:
             return augment(
                 augmenter,
@@ -134,10 +129,10 @@ class Grid:
                 output,
                 ratio=experiment.augment.ratio,
                 attempts=experiment.augment.attempts,
-                seed=derived_seed(experiment.subsample.master_seed, "augment", augmenter.about["kind"], spot.seed, draw),
+                seed=spot.seed_of(augmenter.about["kind"], draw),
                 limit=limit,
                 gate=experiment.augment.gate,
-                test=() if augmenter.edits else self._held_out(experiment),
+                test=() if augmenter.edits else self.held_out(experiment),
                 command=self.command,
                 force=self.force,
                 tell=self.tell,
@@ -284,15 +279,29 @@ class Grid:
         key = ["data", experiment.task.model_dump(), listed.master_seed, listed.validation]
         return self._once(key, lambda: data.load(experiment.task, listed.master_seed, listed.validation, self.tell))
 
-    def lm(self, experiment: Experiment) -> LM:
-        """Return the experiment's LM."""
+    def examples(self, spot: Spot) -> list[Example]:
+        """Return a cell's real rows: its subsample, or what would be drawn."""
+        if spot.real.exists():
+            return self._sources.real(spot, None)
+        listed, train = spot.experiment.subsample, self.splits(spot.experiment).train
+        return draw(train, spot.experiment.task.classes, spot.level, listed.master_seed, spot.seed, self.tell)
+
+    def variants(self, spot: Spot, method: str, draw: int) -> list[Path]:
+        """Return where the rows of a method and draw stand in every variant of a cell, its own included."""
+        places = [Spot(other, self.out, spot.level, spot.seed) for other in self.experiments]
+        # GPT3Mix asks for other texts in each draw; what was translated for one serves the next.
+        return [at.synthetic(method, other) for at in places for other in ([draw] if method == "gpt3mix" else at.draws())]
+
+    def lm(self, experiment: Experiment, asks: bool = True) -> LM:
+        """Return the experiment's LM; `asks=False`: one that gives what journals hold."""
         settings = experiment.lm
         if settings is None:
             raise UserError("the method 'gpt3mix' needs an `lm:` in the config", "add for example lm: {kind: local, model: bundled}")
-        journals = functools.partial(self._journals, experiment)
-        return self._once(["lm", settings.model_dump(), experiment.budget], lambda: open_lm(settings, experiment.budget, journals))
+        journals = functools.partial(self.journals, experiment)
+        budget = experiment.budget if asks else None
+        return self._once(["lm", settings.model_dump(), budget, asks], lambda: open_lm(settings, budget, journals, asks))
 
-    def _journals(self, experiment: Experiment) -> list[Path]:
+    def journals(self, experiment: Experiment) -> list[Path]:
         """Return all journals of an experiment, of every variant, cell and run."""
         return sorted((self.out / experiment.name).rglob("*.journal.sqlite"))
 
@@ -329,7 +338,7 @@ class Grid:
         key = ["baseline", settings.model_dump(), list(experiment.task.labels.items())]
         return self._once(key, lambda: open_augmenter(settings, experiment.task)), None
 
-    def _held_out(self, experiment: Experiment) -> Sequence[Example]:
+    def held_out(self, experiment: Experiment) -> Sequence[Example]:
         """Return the test rows, of which the gate lets no copy through."""
         if not experiment.augment.gate.leak:
             return ()

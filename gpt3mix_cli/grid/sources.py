@@ -54,7 +54,9 @@ class Sources:
         abouts = [part.about for part in parts]
         tokens = [part.tokens for part in parts if part.tokens is not None]
         rows = [row for part in parts for row in part.rows]
-        return Synthetic(rows, abouts[0] if len(abouts) == 1 else {"files": abouts}, sum(tokens) if tokens else None)
+        usd = [part.usd for part in parts if part.usd is not None]
+        about = abouts[0] if len(abouts) == 1 else {"files": abouts}
+        return Synthetic(rows, about, sum(tokens) if tokens else None, sum(usd) if usd else None)
 
     def method(self, path: Path, classes: Sequence[str]) -> str:
         """Return what method the first row of a file names, or the file's own name."""
@@ -89,7 +91,9 @@ class Sources:
         if manifest and not manifest.complete:
             self._tell(f"{path}: only {len(rows)} of {manifest.counts.get('wanted', '?')} rows; its stage stopped short")
         # Rows that came from elsewhere are one method; which rows they are is an input, not a setting.
-        return Synthetic(rows, manifest.settings if manifest else {"made": "elsewhere"}, manifest.tokens if manifest else None)
+        if manifest is None:
+            return Synthetic(rows, {"made": "elsewhere"})
+        return Synthetic(rows, manifest.settings, manifest.tokens, manifest.usd)
 
 
 def _labels_kept(path: Path, rows: Sequence[Augmented], real: Sequence[Example]) -> None:

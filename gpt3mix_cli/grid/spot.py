@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..settings import Classifier, Experiment, fingerprint
+from ..settings import Classifier, Experiment, derived_seed, fingerprint
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,10 @@ class Spot:
     def synthetic(self, method: str, draw: int) -> Path:
         """The synthetic rows of a method and draw."""
         return self.folder / (f"{method}.draw-{draw}.jsonl" if draw else f"{method}.jsonl")
+
+    def seed_of(self, kind: str, draw: int) -> int:
+        """The seed of a synthetic set, by the kind of its method; each variant and level has the same."""
+        return derived_seed(self.experiment.subsample.master_seed, "augment", kind, self.seed, draw)
 
     def trials(self, method: str, classifier: str) -> Path:
         """The trials of a method and classifier."""

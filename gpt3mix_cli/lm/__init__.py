@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, assert_never, runtime_checkable
 
+from ..errors import StoppedShort
 from ..settings import Budget, LocalLM, OpenAILM
 
 if TYPE_CHECKING:
@@ -167,6 +168,52 @@ class KeepsAnswers(Protocol):
         """Return the same LM, which looks answers up in a journal first and commits them to it before it reads them."""
 
 
+@dataclass(frozen=True)
+class Tariff:
+    """What an attempt takes at an LM, as far as that is known before it is asked.
+
+    Attributes:
+        usd: dollars for tokens read and written; None if the price is unknown.
+        label_requests: further requests for each row's label; 0 where it comes with the line.
+        label_tokens: written in each of them.
+        score_requests: for a label that is asked for by itself.
+        whole_line: whether the seam and the label count as written, as an endpoint has them, or the text alone.
+        remarks: for people: what is assumed.
+    """
+
+    usd: Callable[[float, float], float | None] = lambda read, written: 0.0
+    label_requests: int = 0
+    label_tokens: int = 0
+    score_requests: int = 0
+    whole_line: bool = False
+    remarks: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class Charges(Protocol):
+    """An LM whose answers cost something."""
+
+    def tariff(self, request: Request, journal: "Journal") -> Tariff:
+        """Return what an attempt such as this one takes, by what a journal holds of the endpoint; nothing is asked."""
+
+
+class Silent:
+    """An LM that tells what it is and is never asked."""
+
+    def __init__(self, lm: LM) -> None:
+        """Keep the LM."""
+        self.about, self.abilities = lm.about, lm.abilities
+
+    def complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        """Refuse the first request."""
+        raise StoppedShort(NOT_ASKED)
+
+    def score(self, prompts: Sequence[str], choices: Sequence[str]) -> list[Scores]:
+        """Refuse."""
+        raise StoppedShort(NOT_ASKED)
+
+
+NOT_ASKED = "nothing is asked here"
 SMALLEST = 32  # requests in the first block
 
 
@@ -189,13 +236,14 @@ def blocks(requests: Iterable[Request], largest: int) -> Iterator[list[Request]]
         yield list(block)
 
 
-def open_lm(settings: LocalLM | OpenAILM, budget: Budget | None = None, journals: Callable[[], Sequence[Path]] = list) -> LM:
+def open_lm(settings: LocalLM | OpenAILM, budget: Budget | None = None, journals: Callable[[], Sequence[Path]] = list, asks: bool = True) -> LM:
     """Return the LM for its settings, ready to be asked.
 
     Args:
         settings: of the LM.
         budget: what may be spent at an endpoint.
         journals: names the files that hold what was spent before.
+        asks: False: it gives what journals hold and asks nothing, so that an endpoint needs no key.
 
     Raises:
         UserError: if it cannot be opened, with the remedy.
@@ -204,10 +252,10 @@ def open_lm(settings: LocalLM | OpenAILM, budget: Budget | None = None, journals
         case LocalLM():
             from .local import Local
 
-            return Local(settings)
+            return Local(settings) if asks else Silent(Local(settings))
         case OpenAILM():
             from .openai_api import OpenAI
 
-            return OpenAI(settings, budget, journals)
+            return OpenAI(settings, budget, journals, asks)
         case _:
             assert_never(settings)

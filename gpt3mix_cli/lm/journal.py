@@ -22,6 +22,7 @@ from . import LM, About, Completion, Hypothesis, KeepsAnswers, Request, Scores, 
 Row = tuple[str, int | None, str, str]
 Spent = tuple[str, int, int, int, float | None]
 Answer = TypeVar("Answer")
+IN_MEMORY = Path(":memory:")  # a journal that only reads its siblings, and leaves no trace beside them
 VARIABLES = 500  # in one query: older SQLites take 999
 SCHEMA = (
     "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, number INTEGER, request TEXT, answer TEXT) WITHOUT ROWID",
@@ -38,7 +39,7 @@ class Journal:
         """Open or make it.
 
         Args:
-            path: of the journal.
+            path: of the journal; `IN_MEMORY` makes no file.
             siblings: journals of the same experiment that are looked up too, so that a sweep asks once.
 
         Raises:
@@ -64,6 +65,8 @@ class Journal:
             except sqlite3.Error:
                 self._database.close()
                 raise
+        if path == IN_MEMORY:
+            self._opened[path] = self._database
 
     def found(self, keys: Sequence[str], whole: bool = False) -> dict[str, str]:
         """Return the answers to these keys, from this journal or the siblings'; `whole`: from one of them, all or none."""
@@ -79,7 +82,7 @@ class Journal:
                     if not whole or len(rows) == len(set(keys)):
                         taken += rows
                         found |= {row[0]: row[3] for row in rows}
-        self.keep(taken)
+        self.keep(() if self.path == IN_MEMORY else taken)
         return found if len(found) == len(set(keys)) or not whole else {}
 
     def keep(self, rows: Sequence[Row], spent: Sequence[Spent] = ()) -> None:
@@ -123,7 +126,7 @@ class Journal:
 
     def _reader(self, path: Path) -> sqlite3.Connection:
         if path not in self._opened:
-            self._opened[path] = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, check_same_thread=False)
+            self._opened[path] = _reader_of(path, still=self.path == IN_MEMORY)
         return self._opened[path]
 
     @staticmethod
@@ -224,10 +227,17 @@ def paid(path: Path) -> tuple[int, int, int, float]:
     query = (
         "SELECT COALESCE(SUM(requests), 0), COALESCE(SUM(prompt_tokens), 0), COALESCE(SUM(completion_tokens), 0), COALESCE(SUM(usd), 0) FROM spent"
     )
-    with suppress(sqlite3.Error), closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+    with suppress(sqlite3.Error), closing(_reader_of(path, still=True)) as database:
         requests, prompt, completion, usd = database.execute(query).fetchone()
         return requests, prompt, completion, usd
     return 0, 0, 0, 0.0
+
+
+def _reader_of(path: Path, still: bool) -> sqlite3.Connection:
+    """Return a connection that only reads; `still`: one that lives too short to miss what others write meanwhile."""
+    # SQLite makes a log's files beside even for readers, and leaves them there. Where there are none nobody writes.
+    immutable = "&immutable=1" if still and not path.with_name(f"{path.name}-wal").exists() else ""
+    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro{immutable}", uri=True, check_same_thread=False)
 
 
 def _damaged(path: Path, error: Exception) -> UserError:

@@ -21,7 +21,7 @@ from typing import Any
 from ..errors import UserError
 from ..pretrained import loaded
 from ..settings import Budget, OpenAILM, fingerprint
-from . import About, Completion, Hypothesis, Request, Scores
+from . import About, Completion, Hypothesis, Request, Scores, Tariff
 from .endpoint.exchange import Answer, Exchange, TooLong
 from .endpoint.labels import ROOM, Labels
 from .endpoint.loop import Loop
@@ -40,6 +40,7 @@ from .endpoint.protocol import (
     texts,
     writing,
 )  # fmt: skip
+from .endpoint.tariff import tariff
 from .endpoint.traffic import Refused, Traffic
 from .journal import Journal
 
@@ -50,20 +51,21 @@ BYTES_A_TOKEN = 4.0  # of English, where no tokenizer is known; right within a q
 class OpenAI:
     """The engine; see `lm.LM`."""
 
-    def __init__(self, settings: OpenAILM, budget: Budget | None = None, journals: Callable[[], Sequence[Path]] = list) -> None:
+    def __init__(self, settings: OpenAILM, budget: Budget | None = None, journals: Callable[[], Sequence[Path]] = list, asks: bool = True) -> None:
         """Connect to nothing yet.
 
         Args:
             settings: of the endpoint.
             budget: what may be spent.
             journals: names the files that hold what was spent before.
+            asks: see `open_lm`.
 
         Raises:
             UserError: if the key, the price or the tokenizer is missing.
         """
         self._settings = settings
         price, version = price_of(settings.model, settings.prices)
-        self._purse = Purse(price, budget, journals)
+        self._purse = Purse(price, budget, journals, closed=not asks)
         self._traffic = Traffic(settings, self._purse)
         self._loop = Loop(self._traffic.close)
         self._endpoint = settings.endpoint or settings.urls[0]
@@ -130,6 +132,12 @@ class OpenAI:
         left_out = [name for name in ways.refused if name not in PLAIN]
         dropped = f"; left out, since refused: {', '.join(left_out)}" if left_out else ""
         return f"{self._endpoint}, {ways.api}, label scores {SOURCES[ways.labels]}{how.get(ways.labels, '')}{dropped}"
+
+    def tariff(self, request: Request, journal: Journal) -> Tariff:
+        """Return what an attempt takes, by the ways that the journal holds or, before any probe, by those that are likely."""
+        kept = journal.found([self._ways_key]).get(self._ways_key)
+        ways = None if kept is None else from_json(json.loads(kept))
+        return tariff(self._settings, self._purse.price, ways, self._count, request)
 
     def close(self) -> None:
         """Close all connections."""
@@ -262,13 +270,18 @@ class OpenAI:
 
     async def _look(self) -> Ways:
         """Return the ways that this output's journal holds, or those that are found now: a resumed run asks as it did before."""
-        key = fingerprint(["openai", "ways", self.about.fingerprint], 32)
+        key = self._ways_key
         if (kept := self._exchange.known(key)) is not None:
             return from_json(json.loads(kept))
         if not self._probed:
             self._probed.append(await Probe(self._settings, self._post, self._encode).ways())
         await self._exchange.keep(key, "", json.dumps({"probe": self._endpoint}), json.dumps(dataclasses.asdict(self._probed[0])), (0, Usage(), None))
         return self._probed[0]
+
+    @property
+    def _ways_key(self) -> str:
+        """Under which key journals hold how the server is asked."""
+        return fingerprint(["openai", "ways", self.about.fingerprint], 32)
 
 
 def _number(request: Request, ways: Ways) -> str:

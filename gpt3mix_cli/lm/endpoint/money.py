@@ -12,6 +12,7 @@ import pydantic
 
 from ...errors import StoppedShort, UserError, did_you_mean
 from ...settings import Budget, Settings
+from .. import NOT_ASKED
 from ..journal import paid
 from .protocol import Usage
 
@@ -76,11 +77,13 @@ class Purse:
         price: of the model; None if it is unknown.
         budget: the user's.
         journals: names the files that hold what was spent before.
+        closed: nothing may be sent at all.
     """
 
     price: Price | None = None
     budget: Budget | None = None
     journals: Callable[[], Sequence[Path]] = list
+    closed: bool = False
     requests: int = field(init=False, default=0)
     tokens: int = field(init=False, default=0)
     usd: float = field(init=False, default=0.0)
@@ -104,8 +107,10 @@ class Purse:
         """Take note of a request that is about to be sent.
 
         Raises:
-            StoppedShort: if the budget is used up.
+            StoppedShort: if the budget is used up, or the purse is closed.
         """
+        if self.closed:
+            raise StoppedShort(NOT_ASKED)
         budget = self.budget or Budget()
         spent_and_limit: list[tuple[str, float, float | None]] = [
             ("requests", self.requests, budget.requests),

@@ -136,7 +136,7 @@ class Traffic:
             UserError: if the key is missing.
         """
         self._settings = settings
-        self._secret, self._purse = _key(settings), purse
+        self._secret, self._purse = "" if purse.closed else _key(settings), purse
         fixed = 0 if settings.concurrency == "auto" else settings.concurrency
         self._servers = [Server(url, Level(fixed)) for url in settings.urls]
         self._session: aiohttp.ClientSession | None = None

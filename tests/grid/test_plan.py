@@ -1,0 +1,203 @@
+"""`plan` says before anything is asked what is asked; it asks nothing, writes nothing and needs no key."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from endpoint_server import Server, serving
+
+from gpt3mix_cli.augment.gpt3mix import GPT3Mix
+from gpt3mix_cli.cli import main
+from gpt3mix_cli.config import load
+from gpt3mix_cli.errors import StoppedShort
+from gpt3mix_cli.grid import Grid
+from gpt3mix_cli.records import Trial, read, read_manifest
+
+CONFIG = """\
+name: small
+task:
+  data: {{kind: demo}}
+  labels: {{pos: positive, neg: negative}}
+  text_type: movie review
+  label_type: sentiment
+subsample: {{levels: [4/class, 8/class], seeds: 2, validation: 4}}
+lm: {{kind: openai, base_url: {url}, model: tiny, prices: prices.yaml}}
+augment: {{ratio: 2, max_tokens: 40}}
+classifiers: [{{kind: linear}}, {{kind: linear, name: other, trials: 4}}]
+trials: 2
+"""
+FIGURES = ("generations", "requests", "prompt_tokens", "completion_tokens", "usd")
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with serving(dialect="vllm") as running:
+        yield running
+
+
+@pytest.fixture
+def small(server: Server, tmp_path: Path) -> Path:
+    (tmp_path / "prices.yaml").write_text("version: 2026-01\nmodels: {tiny: {prompt: 100, completion: 200}}\n")
+    (tmp_path / "small.yaml").write_text(CONFIG.format(url=server.base_url))
+    return tmp_path / "small.yaml"
+
+
+@pytest.fixture
+def planned(capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    def call(*arguments: object) -> Any:
+        capsys.readouterr()
+        assert main(["plan", *map(str, arguments), "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    return call
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def run(config: Path, *overrides: str, seeds: tuple[int, ...] = (0, 1)) -> None:
+    grid = Grid(load(config, overrides), config.parent / "results", jobs=1)
+    try:
+        for spot in grid.spots():
+            if spot.seed in seeds:
+                grid.subsample(spot)
+                grid.augment(spot, "gpt3mix", 0)
+    finally:
+        grid.close()
+
+
+def test_nothing_is_asked_and_nothing_is_written(small: Path, server: Server, planned: Callable[..., Any]) -> None:
+    before = everything(small.parent)
+    found = planned(small)
+    assert server.requests == 0
+    assert everything(small.parent) == before
+    assert found["generations"] == 2 * 2 * (8 + 16)
+    # Two methods; of `linear` each seed has one trial a level, of `other` two.
+    assert found["trainings"] == 2 * (2 + 4) * 2
+    assert sum(cell["generations"] for cell in found["cells"]) == found["generations"]
+    assert found["usd"] == pytest.approx(found["prompt_tokens"] * 100e-6 + found["completion_tokens"] * 200e-6, rel=1e-3)
+    assert found["budget"]["usd"] == {"limit": None, "spent": 0, "left": None}
+
+
+def test_the_prompt_is_the_first_that_is_asked(small: Path, server: Server, planned: Callable[..., Any]) -> None:
+    found = planned(small)
+    run(small, seeds=(0,))
+    asked = [body for body in server.bodies("completions") if body.get("max_tokens", 0) > 16]
+    assert found["prompt"] in [body["prompt"] for body in asked]
+
+
+def test_what_the_journals_hold_costs_nothing(small: Path, server: Server, planned: Callable[..., Any]) -> None:
+    run(small, seeds=(0,))
+    server.reset()
+    before = everything(small.parent)
+    found = planned(small)
+    assert server.requests == 0
+    assert everything(small.parent) == before
+    manifests = [read_manifest(path) for path in (small.parent / "results").rglob("gpt3mix.jsonl")]
+    assert found["held"]["requests"] == sum(one.counts["requests"] for one in manifests if one)
+    assert found["held"]["completion_tokens"] == sum(one.counts["completion_tokens"] for one in manifests if one)
+    assert found["held"]["usd"] == pytest.approx(sum(one.usd or 0 for one in manifests if one), abs=1e-4)
+    for cell in found["cells"]:
+        assert cell["held"]["generations"] == (cell["generations"] if cell["seed"] == 0 else 0)
+        assert (cell["requests"] == 0) == (cell["seed"] == 0)
+    assert found["budget"]["requests"]["spent"] >= found["held"]["requests"]
+
+
+def test_variants_whose_requests_are_the_same_pay_once(small: Path, planned: Callable[..., Any]) -> None:
+    alone = planned(small, "--set", "augment.ratio=4")
+    swept = planned(small, "--set", "sweep={augment.ratio: [1, 4, 2]}")
+    assert swept["requests"] == pytest.approx(alone["requests"], abs=4)
+    assert swept["prompt_tokens"] == pytest.approx(alone["prompt_tokens"], rel=0.1)
+    assert planned(small, "--set", "sweep={augment.k: [2, 4]}")["requests"] == 2 * planned(small)["requests"]
+
+
+def test_without_data_only_the_trainings_are_known(small: Path, planned: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
+    data = "task.data={kind: files, train: a.csv, test: b.csv}"
+    found = planned(small, "--set", data)
+    assert found["trainings"] == 24
+    assert all(found[name] is None for name in FIGURES)
+    assert found["prompt"] is None
+    assert "a.csv" in found["remarks"][0]
+    assert main(["plan", str(small), "--set", data]) == 0
+    assert "?" in capsys.readouterr().out
+
+
+def test_without_a_key_a_hosted_model_can_be_planned(small: Path, planned: Callable[..., Any]) -> None:
+    found = planned(small, "--set", "lm={kind: openai, model: some-base}")
+    assert found["requests"] > 0
+    assert found["usd"] is None
+    assert any("dollars are unknown" in remark for remark in found["remarks"])
+    assert any("not probed" in remark for remark in found["remarks"])
+
+
+def test_other_label_sources_take_more_requests(small: Path, planned: Callable[..., Any]) -> None:
+    once = planned(small)
+    for source, factor in (("decision", 2), ("top_logprobs", 1)):
+        assert planned(small, "--set", f"lm.label_source={source}")["requests"] == pytest.approx(factor * once["requests"])
+
+
+def test_a_local_lm_costs_no_money(config: Path, planned: Callable[..., Any]) -> None:
+    found = planned(config)
+    assert found["usd"] == 0
+    assert found["budget"] is None
+    # Whole blocks of 8 requests for 2 x 8 rows each.
+    assert found["requests"] % 8 == 0
+    assert found["trainings"] == 3 * 2 * 2
+
+
+def test_without_an_lm_there_are_only_trainings(small: Path, planned: Callable[..., Any]) -> None:
+    found = planned(small, "--set", "lm=null")
+    assert [found[name] for name in FIGURES] == [0, 0, 0, 0, 0]
+    assert found["trainings"] == 12
+
+
+def test_large_cells_are_sampled_and_it_is_said(small: Path, planned: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = planned(small)
+    asked: list[int] = []
+    original = GPT3Mix.requests
+
+    def counted(self: GPT3Mix, examples: Any, first: int, count: int, seed: int) -> Any:
+        asked.append(count)
+        return original(self, examples, first, count, seed)
+
+    monkeypatch.setattr(GPT3Mix, "requests", counted)
+    large = planned(small, "--set", "augment.ratio=200")
+    assert max(asked) == 256
+    assert any("a part of" in remark for remark in large["remarks"])
+    assert not any("a part of" in remark for remark in whole["remarks"])
+    assert large["prompt_tokens"] / large["requests"] == pytest.approx(whole["prompt_tokens"] / whole["requests"], rel=0.1)
+
+
+def test_a_budget_that_will_not_do_is_told(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(small), "--set", "budget={requests: 5, usd: 1000}"]) == 0
+    told = capsys.readouterr()
+    assert "budget.requests: 0 spent, 5 of 5 left" in told.out
+    assert "end it early: budget.requests;" in told.err
+    assert told.err.splitlines()[-1].endswith(f"next: gpt3mix run {small}")
+
+
+def test_a_budget_holds_over_runs(small: Path) -> None:
+    with serving(dialect="llamacpp") as server:
+        limit = ["budget={requests: 30}", f"lm.base_url={server.base_url}", "lm.concurrency=1"]
+        for _ in range(3):
+            with pytest.raises(StoppedShort, match=r"budget\.requests"):
+                run(small, *limit)
+            assert server.paths["/v1/completions"] <= 30
+
+
+def test_trials_know_what_their_rows_cost(small: Path) -> None:
+    one = ["subsample.levels=[4/class]", "subsample.seeds=1", "trials=1", "classifiers=[{kind: linear}]"]
+    grid = Grid(load(small, one), small.parent / "results", jobs=1)
+    assert not [item for item in grid.run() if isinstance(item, StoppedShort)]
+    grid.close()
+    (spot,) = grid.spots()
+    manifest = read_manifest(spot.synthetic("gpt3mix", 0))
+    (trial,) = read(spot.trials("gpt3mix", "linear"), Trial)
+    assert manifest
+    assert manifest.usd
+    assert (trial.tokens, trial.usd) == (manifest.tokens, manifest.usd)
+    (without,) = read(spot.trials("none", "linear"), Trial)
+    assert without.usd is None

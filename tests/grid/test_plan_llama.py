@@ -1,0 +1,67 @@
+"""What `plan` says comes true on a real server: llama.cpp's with the packaged LM."""
+
+import json
+from pathlib import Path
+
+import pytest
+from llama_server import llama_server, model_as_gguf, needs_llama_server
+
+from gpt3mix_cli.config import load
+from gpt3mix_cli.grid import Grid
+from gpt3mix_cli.grid.plan import plan
+from gpt3mix_cli.lm.journal import paid
+from gpt3mix_cli.records import Done
+
+pytestmark = [pytest.mark.slow, needs_llama_server]
+
+CONFIG = """\
+name: real
+task:
+  data: {{kind: demo}}
+  labels: {{pos: positive, neg: negative}}
+  text_type: movie review
+  label_type: sentiment
+subsample: {{levels: [8/class], seeds: 3, validation: 4}}
+lm: {{kind: openai, base_url: {url}, model: reviews, tokenizer: bundled, context: 1024, concurrency: 2, prices: prices.yaml}}
+augment: {{ratio: 6, temperature: 0.9, max_tokens: 80}}
+trials: 3
+"""
+PRICES = "version: 2026-01\nmodels: {reviews: {prompt: 2, completion: 8}}\n"
+
+
+def test_the_plan_is_within_a_tenth_of_what_the_run_then_takes(tmp_path: Path) -> None:
+    (tmp_path / "prices.yaml").write_text(PRICES)
+    options = ["--n_ctx", "1024", "--model_alias", "reviews"]
+    with llama_server(model_as_gguf(tmp_path / "reviews.gguf"), tmp_path / "log", *options) as server:
+        (tmp_path / "real.yaml").write_text(CONFIG.format(url=server.url))
+
+        def grid() -> Grid:
+            return Grid(load(tmp_path / "real.yaml"), tmp_path / "results")
+
+        asking = grid()
+
+        def run(seeds: list[int]) -> None:
+            for spot in asking.spots():
+                if spot.seed in seeds:
+                    asking.subsample(spot)
+                    assert isinstance(asking.augment(spot, "gpt3mix", 0), Done)
+
+        def spent() -> list[float]:
+            return [sum(column) for column in zip(*map(paid, (tmp_path / "results").rglob("*.journal.sqlite")), strict=True)] or [0, 0, 0, 0]
+
+        def planned() -> list[float]:
+            one = grid()
+            total = plan(one, list(one.spots())).total
+            one.close()
+            return [total[name] for name in ("requests", "prompt_tokens", "completion_tokens", "usd")]
+
+        first = planned()
+        run([0])
+        before, then = spent(), planned()
+        run([1, 2])
+        whole = spent()
+        asking.close()
+    rest = [after - earlier for after, earlier in zip(whole, before, strict=True)]
+    print(json.dumps({"planned": first, "taken": whole, "planned after the first cell": then, "taken then": rest}))
+    assert first == pytest.approx(whole, rel=0.1)
+    assert then == pytest.approx(rest, rel=0.1)
