@@ -90,7 +90,7 @@ class OpenAI:
         return other
 
     def _asking(self) -> Labels:
-        return Labels(self._settings, self._ask, self._exchange.ask, self._encode, self._count)
+        return Labels(self._settings, self._ask, self._told, self._encode, self._count)
 
     def complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Yield the answers in the order of the requests; a thousand of them are begun before the first is waited for."""
@@ -141,10 +141,12 @@ class OpenAI:
             return await self._drawn(request, ways)
         label_ids = await self._labels.single_ids(request, ways)
         room = self._count(request.seam + max(request.choices, key=len, default="")) + ROOM
+        if self._settings.tokenizer:
+            room = min(room, self.about.context - needed)
         asked = writing(request, ways, self._settings.model, room, label_ids)
-        answer = await self._ask(ways, asked, str(request.number), needed)
+        answer = await self._ask(ways, asked, _number(request, ways), needed)
         if isinstance(answer, TooLong):
-            return Completion(request.number, "", "too_long", None, 0, 0)
+            return Completion(request.number, "", "too_long", None, self._count(request.prompt), 0, requests=1)
         written = texts(answer.value, ways.api)[0]
         found = line(written, request.seam)
         scores, paid = await self._scored(request, found, ways)
@@ -179,11 +181,11 @@ class OpenAI:
         for copy_ in range(request.beams // copies):
             again = dataclasses.replace(request, seed=request.seed + copy_)
             asked = writing(again, ways, self._settings.model, 0, (), copies)
-            number = f"{request.number}.{copy_}" if copy_ else str(request.number)
+            number = f"{_number(again, ways)}.{copy_}" if copy_ else _number(again, ways)
             answers.append(await self._ask(ways, asked, number, self._count(request.prompt) + request.max_tokens * copies))
         good = [answer for answer in answers if isinstance(answer, Answer)]
         if not good:
-            return Completion(request.number, "", "too_long", None, 0, 0)
+            return Completion(request.number, "", "too_long", None, self._count(request.prompt), 0, requests=len(answers))
         lines: dict[str, Hypothesis] = {}
         for answer in good:
             for text in texts(answer.value, ways.api):
@@ -231,9 +233,11 @@ class OpenAI:
     # Asking ----------------------------------------------------------------------------------------------------------
 
     async def _ask(self, ways: Ways, asked: dict[str, Any], number: str, tokens: int) -> Answer | TooLong:
-        call = Call(path(ways), asked | self._settings.extra, number)
+        return await self._told(Call(path(ways), asked | self._settings.extra, number), lambda value: texts(value, ways.api), tokens)
+
+    async def _told(self, call: Call, sound: Callable[[Any], object], tokens: int) -> Answer | TooLong:
         try:
-            return await self._exchange.ask(call, lambda value: texts(value, ways.api), tokens)
+            return await self._exchange.ask(call, sound, tokens)
         except Refused as error:
             message = f"lm {self.about.model} at {', '.join(self._settings.urls)}: HTTP {error.status}: {error.words}"
             self._traffic.stop(UserError(message, "see the server's words; `gpt3mix check` probes what it takes"))
@@ -270,6 +274,11 @@ class OpenAI:
         # The purse has paid for the probe already.
         self._purse.pay(Usage(-used.prompt, -used.completion), -(spent[2] or 0.0))
         await self._exchange.keep(key, "", {"probe": self._endpoint}, json.dumps(dataclasses.asdict(ways)), spent)
+
+
+def _number(request: Request, ways: Ways) -> str:
+    """Return what tells a request from one of an equal prompt: its seed too where the server takes none."""
+    return f"{request.number}.s{request.seed}" if "seed" in ways.refused else str(request.number)
 
 
 def _has_tokens(value: Any) -> None:

@@ -58,6 +58,7 @@ class Exchange:
         self._arrived: list[tuple[Row, Spent, asyncio.Future[None]]] = []
         self._thread = ThreadPoolExecutor(1, "journal")
         self._committing = False
+        self._under_way: dict[str, asyncio.Future[Any]] = {}
 
     def key(self, call: Call) -> str:
         """Return the key of a call's answer: neither the server that answered nor the run stands in it."""
@@ -79,9 +80,7 @@ class Exchange:
             Refused: if the server does not take the call.
             UserError: see `Traffic.post`.
         """
-        key = self.key(call)
-        text = self.known(key)
-        value = await self._new(key, call, sound, tokens) if text is None or self._journal is None else self._journal.parsed(json.loads, text)
+        value = await self._value(call, sound, tokens)
         if "refused" in value:
             return TooLong(value["refused"])
         used = usage(value)
@@ -101,6 +100,24 @@ class Exchange:
             self._flushing = asyncio.create_task(self._flush())
         await done
 
+    async def _value(self, call: Call, sound: Callable[[Any], object], tokens: int) -> Any:
+        """Return the answer of the journal, of an equal call that is under way, or a new one."""
+        key = self.key(call)
+        while other := self._under_way.get(key):
+            await asyncio.wait([other])
+            if not other.cancelled():
+                return other.result()
+        text = self.known(key)
+        if text is not None and self._journal is not None:
+            return self._journal.parsed(json.loads, text)
+        own = self._under_way[key] = asyncio.get_running_loop().create_future()
+        try:
+            own.set_result(await self._new(key, call, sound, tokens))
+        finally:
+            del self._under_way[key]
+            own.cancel()  # others ask for themselves if this has failed
+        return own.result()
+
     async def _new(self, key: str, call: Call, sound: Callable[[Any], object], tokens: int) -> Any:
         try:
             text, value, sent = await self._traffic.post(call.path, call.body, sound, tokens)
@@ -108,7 +125,7 @@ class Exchange:
             if not any(words in f"{error.code} {error.words}".lower() for words in TOO_LONG):
                 raise
             # Kept, since it would be refused again.
-            value, sent = {"refused": error.words}, 1
+            value, sent = {"refused": error.words}, self._traffic.take_failed()
             text = json.dumps(value)
         used = usage(value)
         self._traffic.settle(tokens, used.prompt + used.completion)

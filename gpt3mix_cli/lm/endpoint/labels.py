@@ -112,8 +112,8 @@ class Labels:
         return [one[0] for one in tokens] if all(len(one) == 1 for one in tokens) else []
 
     async def _tokens_of(self, choices: Sequence[str], context: str) -> list[list[int]]:
-        """Return the tokens of each choice behind a context, of which the last characters decide."""
-        key = (context[-16:], *choices)
+        """Return the tokens of each choice behind a context, of which the last word decides."""
+        key = (context.rpartition(" ")[2], *choices)
         if key not in self._known:
             before = await self._encode(key[0]) or []
             both = [await self._encode(key[0] + choice) or [] for choice in choices]

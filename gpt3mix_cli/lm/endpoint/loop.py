@@ -4,10 +4,13 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import Any, TypeVar
 
+from ...errors import StoppedShort
+
 UNDER_WAY = 1024  # items that are begun before the first of them is given out
+LAST = 30.0  # seconds that the last answers may take once no more are asked for
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -30,7 +33,10 @@ class Loop:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def in_order(self, items: Iterable[Item], work: Callable[[Item], Coroutine[Any, Any, Result]]) -> Iterator[Result]:
-        """Yield what comes of each item, in their order; a thousand of them are under way."""
+        """Yield what comes of each item, in their order; a thousand of them are under way.
+
+        Whoever goes away early ends them; where the work itself stops short those that were sent may end, since they are paid.
+        """
         begun: deque[Future[Result]] = deque()
         try:
             for item in items:
@@ -39,6 +45,9 @@ class Loop:
                     yield begun.popleft().result()
             while begun:
                 yield begun.popleft().result()
+        except StoppedShort:
+            wait(begun, LAST)
+            raise
         finally:
             for future in begun:
                 future.cancel()
@@ -49,6 +58,10 @@ class Loop:
             return
 
         async def end() -> None:
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in others:
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
             await self._at_end()
 
         asyncio.run_coroutine_threadsafe(end(), self._loop).result()

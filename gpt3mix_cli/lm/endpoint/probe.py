@@ -5,6 +5,7 @@ echoed prompts must agree with them, and a field that a server passes over is no
 """
 
 import math
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,6 +20,7 @@ CHOICES = (" Positive", " Negative")
 SHORT = "Answer with the label alone."  # what a chat is told
 TOPS = (20, 5)  # what servers allow at most: vLLM, chats; OpenAI's completions
 NEAR = 0.05  # by how much two log-probabilities of one token may differ
+WORD = re.compile(r" [A-Za-z]+")
 NOT_THERE = (404, 405, 501)
 DROPPABLE = ("temperature", "top_p", "frequency_penalty", "seed", "stop", "logprobs", "top_logprobs", *PLAIN)
 
@@ -153,10 +155,10 @@ class Probe:
     async def _known(self, ways: Ways) -> dict[str, float]:
         """Return the log-probabilities of two tokens after the prompt: the likeliest, and the least likely that the server tells."""
         asked = body(ways, self._settings.model, PROMPT, max_tokens=1, temperature=1.0, logprobs=ways.top)
-        top = texts(await self._asked(asked, ways), "completions")[0].positions[0].top
-        told = sorted(
-            (token for token, value in top.items() if value > NO_TOKEN and token.strip().isascii() and token.strip()), key=lambda one: top[one]
-        )
+        positions = texts(await self._asked(asked, ways), "completions")[0].positions
+        top = positions[0].top if positions else {}
+        # Words of their own, which no tokenizer joins to what stands before them.
+        told = sorted((token for token, value in top.items() if value > NO_TOKEN and WORD.fullmatch(token)), key=lambda one: top[one])
         return {token: top[token] for token in (told[-1], told[0])} if len(told) > 1 else {}
 
     async def _by_ids(self, ways: Ways) -> bool:
@@ -219,7 +221,10 @@ def _sound(text: Text) -> bool:
         return False
     first = text.positions[0]
     total = math.fsum(math.exp(value) for value in first.top.values() if value > NO_TOKEN)
-    return len(first.top) > 1 and first.logprob is not None and first.token in first.top and total < 1.01
+    if len(first.top) < 2 or first.logprob is None or total > 1.01:
+        return False
+    # A chat may have drawn a token that is none of the likeliest.
+    return abs(first.top.get(first.token, first.logprob) - first.logprob) < NEAR and first.logprob <= max(first.top.values()) + NEAR
 
 
 def from_json(value: Mapping[str, Any]) -> Ways:

@@ -16,6 +16,7 @@ CONTINUES = "You continue lists. Answer with the next item alone, on one line, i
 LABELS = "You complete the last line of a list. Answer with one of these labels alone, as it stands: "
 NO_TOKEN = -9999.0  # what servers say in place of minus infinity, and of log-probabilities that they do not know
 BEYOND = -1e-9  # the highest log-probability of what is not certain
+SPELLINGS = 6  # of a label: with and without its space, as it stands, in small and in capital letters
 LEAST = 1e-6  # probability of a label that an answer without log-probabilities leaves out
 # What turns off the sampling that servers do by themselves (llama.cpp: 40 tokens, penalties; vLLM: as the model's folder says).
 PLAIN = {"top_k": 0, "min_p": 0.0, "repeat_penalty": 1.0, "repetition_penalty": 1.0}
@@ -188,12 +189,11 @@ def texts(answer: Mapping[str, Any], api: str) -> list[Text]:
         BadAnswer: if there is none.
     """
     try:
-        found = [_text(choice, api) for choice in answer["choices"]]
+        if found := [_text(choice, api) for choice in answer["choices"]]:
+            return found
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise BadAnswer(f"the answer has no choices as the protocol has them ({type(error).__name__}: {error})") from None
-    if not found:
-        raise BadAnswer("the answer has no choices")
-    return found
+    raise BadAnswer("the answer has no choices")
 
 
 def _text(choice: Mapping[str, Any], api: str) -> Text:
@@ -205,18 +205,25 @@ def _text(choice: Mapping[str, Any], api: str) -> Text:
             Position(token, value, {name: max(float(known), NO_TOKEN) for name, known in (top or {}).items()})
             for token, value, top in zip(logprobs.get("tokens") or [], logprobs.get("token_logprobs") or [], tops, strict=False)
         ]
-        return Text(choice["text"], ended, positions)
+        return Text(_words(choice["text"]), ended, positions)
     content = logprobs.get("content") or []
     positions = [
         Position(one["token"], one["logprob"], {other["token"]: float(other["logprob"]) for other in one.get("top_logprobs") or ()})
         for one in content
     ]
-    return Text(choice["message"]["content"] or "", ended, positions)
+    return Text(_words(choice["message"]["content"] or ""), ended, positions)
+
+
+def _words(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"its text is {value!r}")
+    return value
 
 
 def usage(answer: Mapping[str, Any]) -> Usage:
     """Return the tokens that an answer says it has cost; those it does not tell are 0."""
-    told = answer.get("usage") or {}
+    told = answer.get("usage")
+    told = told if isinstance(told, Mapping) else {}
     prompt = told.get("prompt_tokens", told.get("input_tokens")) or 0
     cached = (told.get("prompt_tokens_details") or told.get("input_tokens_details") or {}).get("cached_tokens") or 0
     return Usage(prompt, told.get("completion_tokens", told.get("output_tokens")) or 0, cached)
@@ -280,8 +287,9 @@ def label_scores(top: Mapping[str, float], choices: Sequence[str], chat: bool = 
     """Return the scores of labels from the likeliest tokens at their place; None if none of the labels is there.
 
     Each label that is there as one whole token, spelled as in the prompt, is exact if all are. Otherwise its spellings in
-    other case and spacing are added up, with beginnings that fit no other label; a label that is not there has the
-    highest log-probability that it can have, so that no label is certain because the others were cut off.
+    other case and spacing are added up, with its beginnings of more than a letter. A label that is not there has the highest
+    log-probability that its spellings can have, and so has one with a beginning that fits another label too: no label is
+    certain because the others were cut off.
 
     Args:
         top: token -> log-probability.
@@ -292,22 +300,21 @@ def label_scores(top: Mapping[str, float], choices: Sequence[str], chat: bool = 
     if not (chat or merge) and all(choice in top for choice in choices):
         return Scores(tuple(min(top[choice], 0.0) for choice in choices))
     folded = [choice.strip().casefold() for choice in choices]
-    masses = [0.0] * len(choices)
+    own, shared = [0.0] * len(choices), [0.0] * len(choices)
     for token, logprob in top.items():
         spelled = token.strip().casefold()
         whole = [place for place, label in enumerate(folded) if label == spelled]
-        begun = [place for place, label in enumerate(folded) if len(spelled) > 1 and label.startswith(spelled)]
-        if len(whole or begun) == 1:
-            masses[(whole or begun)[0]] += math.exp(logprob)
-    if not any(masses):
+        fitting = whole or [place for place, label in enumerate(folded) if len(spelled) > 1 and label.startswith(spelled)]
+        for place in fitting:
+            (own if len(fitting) == 1 else shared)[place] += math.exp(logprob)
+    if not any(own):
         return None
-    rest = max(1 - math.fsum(math.exp(value) for value in top.values()), LEAST)
-    bound = min([math.log(rest), BEYOND, *(value for value in top.values() if value > NO_TOKEN)])
-    return Scores(
-        tuple(min(math.log(mass), BEYOND) if mass else bound for mass in masses),
-        "top_logprobs",
-        tuple(place for place, mass in enumerate(masses) if not mass),
-    )
+    told = [value for value in top.values() if value > NO_TOKEN]
+    rest = max(1 - math.fsum(map(math.exp, told)), LEAST)
+    unseen = min(rest, SPELLINGS * math.exp(min(told)))
+    masses = [(mass or unseen) + also for mass, also in zip(own, shared, strict=True)]
+    bounded = tuple(place for place in range(len(choices)) if shared[place] or not own[place])
+    return Scores(tuple(min(math.log(mass), BEYOND) for mass in masses), "top_logprobs", bounded)
 
 
 def by_ids(text: Text, ids: Sequence[int]) -> list[float] | None:

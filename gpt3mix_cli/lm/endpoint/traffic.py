@@ -7,6 +7,7 @@ server asks for more than two minutes.
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -26,9 +27,10 @@ if TYPE_CHECKING:
     import openai
 
 TRIES = 10  # of one request
+FIRST_TRIES = 2  # of each server, and of all together, before anything has come from any
 WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before the second try, and at most
 PATIENCE = 3600.0  # seconds that a server may ask us to stay away
-OUTCOMES = 50  # the last ones are what the breaker looks at
+OUTCOMES, FEWEST = 50, 10  # as many of the last ones are what the breaker looks at, and no fewer
 FAILED = 0.5  # share of them that opens it
 FAILING = 20.0  # seconds for which it must have been so
 MINUTE = 60.0
@@ -68,6 +70,14 @@ class Server:
     level: Level
     under_way: int = 0
     rests_until: float = 0.0
+    unreached: int = 0
+
+    def not_reached(self, sent: float, now: float) -> None:
+        """Hear that a connection failed; after a second one in a row others are given the work for a while."""
+        if sent >= self.rests_until:
+            self.unreached += 1
+            if self.unreached > 1:
+                self.rests_until = now + min(WAIT * 2 ** min(self.unreached - 2, 10), LONGEST_WAIT)
 
     def has_room(self, now: float) -> bool:
         """Return whether it may be given another request."""
@@ -81,14 +91,14 @@ class Pace:
     a_minute: float | None
     _next: float = 0.0
 
-    async def take(self, amount: float) -> None:
-        """Wait until it may be had."""
-        if self.a_minute:
-            now = time.monotonic()
-            at = max(now, self._next)
-            self._next = at + amount * MINUTE / self.a_minute
-            if at > now:
-                await asyncio.sleep(at - now)
+    def take(self, amount: float) -> float:
+        """Return the seconds until it may be had; it is taken."""
+        if not self.a_minute:
+            return 0.0
+        now = time.monotonic()
+        at = max(now, self._next)
+        self._next = at + amount * MINUTE / self.a_minute
+        return at - now
 
     def give_back(self, amount: float) -> None:
         """Take note that it was less (or, below 0, more) than was taken."""
@@ -107,7 +117,7 @@ class Health:
         """Return whether so many have failed for so long that the work is to stop."""
         self._outcomes.append(good)
         share = 1 - sum(self._outcomes) / len(self._outcomes)
-        if share <= FAILED:
+        if share <= FAILED or len(self._outcomes) < FEWEST:
             self._failing_since = None
             return False
         now = time.monotonic()
@@ -127,14 +137,16 @@ class Traffic:
         self._settings = settings
         self._secret, self._purse = _key(settings), purse
         self._servers: list[Server] = []
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        # Whoever is next waits for room and for the pace, so that requests go out in the order in which they came.
+        self._gate, self._room, self._ended = asyncio.Lock(), asyncio.Event(), asyncio.Event()
+        self._failed, self._reached = 0, False
         self._requests, self._tokens = Pace(settings.requests_per_minute), Pace(settings.tokens_per_minute)
         self._health = Health()
         self._stopped: UserError | None = None
         self._jitter = random.Random()  # noqa: S311 - neither a secret nor a number that anybody reports
 
     async def post(self, path: str, body: Mapping[str, Any], sound: Callable[[Any], object], tokens: int = 0) -> tuple[str, Any, int]:
-        """Return the answer, as text and as what its JSON says, and how many times it was asked for.
+        """Return the answer, as text and as what its JSON says, and how many requests it took, failed ones before it included.
 
         Args:
             path: below the base URL; with two slashes at the server's root.
@@ -148,32 +160,35 @@ class Traffic:
             UserError: if the key or the model is refused.
         """
         failed, sent = 0, 0
-        began = time.monotonic()
+        since: float | None = None
         while True:
-            await self._requests.take(1)
-            await self._tokens.take(tokens)
-            server = await self._server()
+            server = await self._turn(tokens)
             sent += 1
             try:
                 text, value = await self._once(server, path, body, sound)
             except _Again as error:
                 failure = error
+            except Refused:
+                self._failed += 1
+                raise
             else:
                 self._health.note(True)
-                return text, value, sent
+                return text, value, 1 + self.take_failed()
             finally:
                 server.under_way -= 1
-                self._wake()
+                self._room.set()
+            self._failed += 1
+            since = time.monotonic() if since is None else since
             # A server that is merely busy has not failed; its patience is counted in time.
             failed += not failure.overload
-            if not failure.overload and self._health.note(False):
-                message = f"{self._named()}: more than {FAILED:.0%} of the last {OUTCOMES} requests failed, the last one: {failure}"
-                self.stop(StoppedShort(message, "see to the server, and run again; answers are kept"))
-            if failed == TRIES or time.monotonic() - began > PATIENCE:
-                message = f"{self._named()}: {sent} tries of a request failed, the last one: {failure}"
-                self.stop(StoppedShort(message, "see to the server, and run again; answers are kept"))
+            self._give_up(failure, failed, sent, time.monotonic() - since)
             if failure.wait is None:
-                await asyncio.sleep(min(WAIT * 2 ** min(sent - 1, 10), LONGEST_WAIT) * self._jitter.uniform(0.5, 1))
+                await self._pause(min(WAIT * 2 ** min(sent - 1, 10), LONGEST_WAIT) * self._jitter.uniform(0.5, 1))
+
+    def take_failed(self) -> int:
+        """Return how many requests came to nothing since this was last asked: they count too."""
+        failed, self._failed = self._failed, 0
+        return failed
 
     def settle(self, taken: int, used: int) -> None:
         """Hear how many tokens a call has used of those that it took from the pace."""
@@ -225,6 +240,7 @@ class Traffic:
         place = path if not path.startswith("//") else f"{server.url.removesuffix('/v1')}/{path[2:]}"
         try:
             response: Any = await server.client.post(place, body=body, cast_to=_response_type())
+            self._reached, server.unreached = True, 0
             text = self.without_secret(response.text)
             value = json.loads(text)
             sound(value)
@@ -234,6 +250,7 @@ class Traffic:
             server.level.refused(sent, time.monotonic())
             raise _Again(f"no answer within {self._settings.timeout:g} s") from None
         except openai.APIConnectionError as error:
+            server.not_reached(sent, time.monotonic())
             raise _Again(f"the connection failed: {self.without_secret(str(error.__cause__ or error))}") from None
         except ValueError:
             raise _Again(f"an answer that is no JSON: {text[:80]!r}") from None
@@ -244,13 +261,14 @@ class Traffic:
 
     def _status(self, server: Server, error: "openai.APIStatusError", sent: float) -> NoReturn:
         """Raise what an HTTP error means."""
+        self._reached, server.unreached = True, 0
         status = error.status_code
         body = error.body if isinstance(error.body, Mapping) else {}
         inner = body.get("error", body)
         inner = inner if isinstance(inner, Mapping) else {}
         code, param = str(inner.get("code") or ""), str(inner.get("param") or "")
-        said = next(words_of(error.body), "") or error.response.text[:200] or "no words"
-        words = self.without_secret(" ".join(said.split()))
+        said = next(words_of(error.body), "") or error.response.text or "no words"
+        words = " ".join(self.without_secret(said).split())[:1000]
         if status == 500 and any(mark in words for mark in NOT_ITS_FAULT):
             status = 400
         if status == 429 and "insufficient_quota" in (code, str(inner.get("type"))):
@@ -264,16 +282,38 @@ class Traffic:
                 self.stop(StoppedShort(message, "run again after that"))
             if wait is not None:
                 server.rests_until = max(server.rests_until, time.monotonic() + wait)
-            raise _Again(f"HTTP {status}: {words}", wait, overload=status == 429)
+            raise _Again(f"HTTP {status}: {words}", wait, overload=status == 429) from None
         if status in (401, 403):
             hint = f"put a valid key into the environment variable {self._settings.api_key_env}"
             self.stop(UserError(f"{self._named()}: HTTP {status}: {words}", hint))
-        raise Refused(status, words, code, param)
+        raise Refused(status, words, code, param) from None
 
     # Which server, and when ------------------------------------------------------------------------------------------
 
+    async def _turn(self, tokens: int) -> Server:
+        """Return a server that has room, once the pace allows it; the request counts as under way."""
+        async with self._gate:
+            while True:
+                server = await self._server()
+                try:
+                    await self._pause(max(self._requests.take(1), self._tokens.take(tokens)))
+                    if not self._stopped and server.rests_until <= time.monotonic():
+                        return server
+                except asyncio.CancelledError:
+                    server.under_way -= 1
+                    raise
+                server.under_way -= 1
+                self._requests.give_back(1)
+                self._tokens.give_back(tokens)
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, unless the work ends before."""
+        if seconds > 0:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ended.wait(), seconds)
+
     async def _server(self) -> Server:
-        """Return the server with the most room, once one has any; it counts the request as under way."""
+        """Return the server with the most room, once one has any."""
         while True:
             if self._stopped:
                 raise self._stopped
@@ -283,22 +323,10 @@ class Traffic:
                 chosen = min(free, key=lambda server: server.under_way / server.level.at_once)
                 chosen.under_way += 1
                 return chosen
-            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.append(turn)
+            self._room.clear()
             resting = [server.rests_until - now for server in self._servers if server.rests_until > now]
-            if resting:
-                asyncio.get_running_loop().call_later(min(resting) + 0.001, self._wake)
-            await turn
-
-    def _wake(self) -> None:
-        """Let as many go on as there is room for."""
-        now = time.monotonic()
-        room = sum(max(server.level.at_once - server.under_way, 0) for server in self._servers if server.rests_until <= now)
-        while self._waiting and (room > 0 or self._stopped):
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                room -= 1
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._room.wait(), min(resting) if resting else None)
 
     def _open(self) -> list[Server]:
         if not self._servers:
@@ -315,8 +343,22 @@ class Traffic:
     def stop(self, error: UserError) -> NoReturn:
         """End all that is still waiting, and whatever is asked later, with an error."""
         self._stopped = self._stopped or error
-        self._wake()
-        raise self._stopped
+        self._ended.set()
+        self._room.set()
+        # What the SDK says of a failure holds what the server said, the key perhaps.
+        raise self._stopped from None
+
+    def _give_up(self, failure: _Again, failed: int, sent: int, seconds: float) -> None:
+        """End the work if a request, or most of them, have failed for too long."""
+        if not self._reached and failed >= FIRST_TRIES * (len(self._servers) + 1):
+            hint = "see that the server runs, and that lm.base_url is right; answers are kept"
+            self.stop(StoppedShort(f"{self._named()}: cannot be reached: {failure}", hint))
+        hint = "see to the server, and run again; answers are kept"
+        if not failure.overload and self._health.note(False):
+            message = f"{self._named()}: more than {FAILED:.0%} of the last {OUTCOMES} requests failed, the last one: {failure}"
+            self.stop(StoppedShort(message, hint))
+        if failed == TRIES or seconds > PATIENCE:
+            self.stop(StoppedShort(f"{self._named()}: {sent} tries of a request failed, the last one: {failure}", hint))
 
     def _named(self) -> str:
         return f"lm {self._settings.model} at {', '.join(self._settings.urls)}"
