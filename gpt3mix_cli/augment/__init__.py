@@ -256,6 +256,9 @@ def augment(
             return Done(output, manifest, skipped=True)
         started = time.monotonic()
         outcome = make(augmenter, examples, wanted, attempts, seed, tell, gate, test)
+        if outcome.stopped and not outcome.asked:
+            # Nothing was made: what stands there already is worth more than an empty file.
+            raise StoppedShort(f"{output}: no row yet: {outcome.stopped.message}", outcome.stopped.hint)
         write(output, outcome.rows)
         if output != STDIO and not augmenter.edits:
             write(rejects_path(output), outcome.rejects)

@@ -222,9 +222,12 @@ class Traffic:
         """Return a text in which the key stands nowhere."""
         return text.replace(self._secret, "<key>") if len(self._secret) > 3 else text
 
-    def levels(self) -> list[tuple[str, int]]:
-        """Return how many requests each server is given at once."""
-        return [(server.url, server.level.at_once) for server in self._servers]
+    def means(self, error: "openai.APIStatusError") -> NoReturn:
+        """Raise what the error of a call that the SDK made by itself means; see `post`."""
+        try:
+            self._status(self._open()[0], error, time.monotonic())
+        except _Again as failure:
+            raise StoppedShort(f"{self._named()}: {failure}", "run again; answers are kept") from None
 
     # One try ---------------------------------------------------------------------------------------------------------
 
