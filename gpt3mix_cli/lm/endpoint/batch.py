@@ -231,5 +231,5 @@ def _prompt(call: Call) -> str:
 
 def _written(call: Call) -> int:
     """Return the most tokens that a call can write."""
-    most: int = call.body.get("max_completion_tokens") or call.body["max_tokens"]
+    most: int = call.body.get("max_completion_tokens") or call.body.get("max_tokens") or 0
     return most * int(call.body.get("n") or 1)
