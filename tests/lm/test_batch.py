@@ -196,6 +196,7 @@ def test_a_killed_collection_is_repeated(completions: Server, tmp_path: Path, mo
 
 
 def test_a_process_that_was_killed_after_submitting_goes_on(completions: Server, tmp_path: Path) -> None:
+    completions.batches.polls = 1
     config = configured(tmp_path, completions, "api: completions", "batch: true")
     script = (
         "import os, sys\nfrom gpt3mix_cli.cli import main\nfrom gpt3mix_cli.lm.journal import Journal\n"
