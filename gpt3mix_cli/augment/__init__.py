@@ -326,6 +326,9 @@ def augment(
             if output != STDIO and not augmenter.edits:
                 outcome.discard = files.enter_context(writing(rejects_path(output)))
             make(augmenter, examples, wanted, attempts, seed, outcome, tell, gate, test)
+            if outcome.stopped and not outcome.asked:
+                # Nothing was made: what stands there already is worth more than an empty file.
+                raise StoppedShort(f"{output}: no row yet: {outcome.stopped.message}", outcome.stopped.hint)
         usage = augmenter.usage()
         manifest = close_output(
             output,

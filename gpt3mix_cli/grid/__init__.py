@@ -80,6 +80,7 @@ class Grid:
     jobs: int | None = None
     curves: Path | None = None
     _kept: dict[str, Any] = field(default_factory=dict)
+    _unmade: set[Path] = field(default_factory=set)
     _lock: threading.RLock = field(default_factory=threading.RLock)
     _sources: Sources = field(init=False)
 
@@ -117,6 +118,7 @@ class Grid:
         output = output or spot.synthetic(method, draw)
         real = self._sources.real(spot, source)
         distinct(output, [source])
+        self._unmade.discard(output)
         # What an LM answers is kept even if the rows go to a pipe.
         place = spot.synthetic(method, draw) if output == STDIO else output
         # A variant asks the LM only for what no other one has asked: a sweep over the ratio pays for the highest.
@@ -137,6 +139,10 @@ class Grid:
                 force=self.force,
                 tell=self.tell,
             )
+        except StoppedShort as error:
+            if error.done is None:
+                self._unmade.add(output)
+            raise
         finally:
             if journal:
                 journal.close()
@@ -153,6 +159,9 @@ class Grid:
         if training.added or method == "none":
             trials = [(trial, 0) for trial, _ in trials]
         files = {} if method == "none" else {draw: training.added or [spot.synthetic(method, draw)] for draw in sorted({draw for _, draw in trials})}
+        if waits := [path for paths in files.values() for path in paths if path in self._unmade]:
+            # What stands there, if anything does, was made with other settings.
+            raise StoppedShort(f"{place}: not trained, since {waits[0]} has no row yet", "run again when it has")
         splits = self.splits(experiment)
         work = Work(
             self._trainable(classifier, classes),

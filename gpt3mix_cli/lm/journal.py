@@ -9,8 +9,8 @@ import sqlite3
 import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, suppress
-from dataclasses import asdict
+from contextlib import closing, contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -28,8 +28,26 @@ SCHEMA = (
     "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, number INTEGER, request TEXT, answer TEXT) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS spent"
     " (key TEXT PRIMARY KEY, requests INTEGER, prompt_tokens INTEGER, completion_tokens INTEGER, usd REAL) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS batches (file TEXT PRIMARY KEY, batch TEXT, keys TEXT, ended INTEGER) WITHOUT ROWID",
 )
 LONG = 4096  # characters above which an answer is kept compressed: log-probabilities of every token take far more than the text
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Calls that went to a provider in one file.
+
+    Attributes:
+        file: the provider's name of the file.
+        batch: the provider's name of the batch that was made of it; empty until that is known.
+        keys: of the calls.
+        ended: whether its answers are among the others.
+    """
+
+    file: str
+    batch: str
+    keys: tuple[str, ...]
+    ended: bool = False
 
 
 class Journal:
@@ -95,16 +113,42 @@ class Journal:
         if not rows:
             return
         packed = [(*row[:3], zlib.compress(row[3].encode(), 1) if len(row[3]) > LONG else row[3]) for row in rows]
-        with self._writing, self._sqlite():
-            self._database.execute("BEGIN IMMEDIATE")
-            try:
-                self._database.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)", packed)
-                self._database.executemany("INSERT OR REPLACE INTO spent VALUES (?, ?, ?, ?, ?)", spent)
-                self._database.execute("COMMIT")
-            except BaseException:
-                if self._database.in_transaction:
-                    self._database.execute("ROLLBACK")
-                raise
+        with self._transaction() as database:
+            database.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)", packed)
+            database.executemany("INSERT OR REPLACE INTO spent VALUES (?, ?, ?, ?, ?)", spent)
+
+    def batches(self) -> list[Batch]:
+        """Return the batches of this journal."""
+        with self._reading, self._sqlite():
+            return _batches(self._reader(self.path))
+
+    def batched_elsewhere(self) -> set[str]:
+        """Return the keys of calls whose answers the siblings' batches are still to bring."""
+        keys: set[str] = set()
+        for path in self._siblings:
+            with self._reading, suppress(sqlite3.Error):
+                keys.update(key for batch in _batches(self._reader(path)) if not batch.ended for key in batch.keys)
+        return keys
+
+    def keep_batch(self, batch: Batch, most: Spent | None = None) -> None:
+        """Commit what is known of a batch; it is on the disk when this returns.
+
+        Args:
+            batch: replaces what its file had.
+            most: what it can cost, which counts as spent until it has ended; its key is the file.
+        """
+        with self._transaction() as database:
+            database.execute("INSERT OR REPLACE INTO batches VALUES (?, ?, ?, ?)", (batch.file, batch.batch, " ".join(batch.keys), batch.ended))
+            if batch.ended:
+                database.execute("DELETE FROM spent WHERE key = ?", (batch.file,))
+            elif most:
+                database.execute("INSERT OR REPLACE INTO spent VALUES (?, ?, ?, ?, ?)", most)
+
+    def forget_batch(self, batch: Batch) -> None:
+        """Forget a batch of which nothing will come and that costs nothing: its calls may go into another."""
+        with self._transaction() as database:
+            database.execute("DELETE FROM batches WHERE file = ?", (batch.file,))
+            database.execute("DELETE FROM spent WHERE key = ?", (batch.file,))
 
     def parsed(self, parse: Callable[[str], Answer], answer: str) -> Answer:
         """Return what `parse` makes of an answer.
@@ -139,6 +183,18 @@ class Journal:
             rows = database.execute(query, list(part)).fetchall()
             found += [(*row[:3], zlib.decompress(row[3]).decode() if isinstance(row[3], bytes) else row[3]) for row in rows]
         return found
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._writing, self._sqlite():
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._database
+                self._database.execute("COMMIT")
+            except BaseException:
+                if self._database.in_transaction:
+                    self._database.execute("ROLLBACK")
+                raise
 
     def _sqlite(self) -> "_Translated":
         return _Translated(self.path)
@@ -238,6 +294,11 @@ def _reader_of(path: Path, still: bool) -> sqlite3.Connection:
     # SQLite makes a log's files beside even for readers, and leaves them there. Where there are none nobody writes.
     immutable = "&immutable=1" if still and not path.with_name(f"{path.name}-wal").exists() else ""
     return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro{immutable}", uri=True, check_same_thread=False)
+
+
+def _batches(database: sqlite3.Connection) -> list[Batch]:
+    rows = database.execute("SELECT file, batch, keys, ended FROM batches").fetchall()
+    return [Batch(file, batch, tuple(keys.split()), bool(ended)) for file, batch, keys, ended in rows]
 
 
 def _damaged(path: Path, error: Exception) -> UserError:

@@ -22,6 +22,7 @@ from ..errors import UserError
 from ..pretrained import loaded
 from ..settings import Budget, OpenAILM, fingerprint
 from . import About, Completion, Hypothesis, Request, Scores, Tariff
+from .endpoint.batch import Batches
 from .endpoint.exchange import Answer, Exchange, TooLong
 from .endpoint.labels import ROOM, Labels
 from .endpoint.loop import Loop
@@ -98,7 +99,14 @@ class OpenAI:
         return Labels(self._settings, self._ask, self._told, self._encode, self._count)
 
     def complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
-        """Yield the answers in the order of the requests; a thousand of them are begun before the first is waited for."""
+        """Yield the answers in the order of the requests; a thousand of them are begun before the first is waited for.
+
+        Raises:
+            StoppedShort: where they come by batch, until the batch has ended.
+        """
+        if self._settings.batch and not self._purse.closed:
+            requests = list(requests)
+            self._loop.submit(self._batched(requests)).result()
         yield from self._loop.in_order(requests, self._complete)
 
     def score(self, prompts: Sequence[str], choices: Sequence[str]) -> list[Scores]:
@@ -146,19 +154,36 @@ class OpenAI:
 
     # One request -----------------------------------------------------------------------------------------------------
 
-    async def _complete(self, request: Request) -> Completion:
-        ways = await self._ways()
+    async def _batched(self, requests: Sequence[Request]) -> None:
+        """Have the first round's lines answered by batch. What rejects leave missing is asked for directly: each further batch takes a day."""
+        if self._journal is None:
+            raise UserError("lm.batch: what a batch answers comes hours later, and nothing keeps its name", "name an output file")
+        if requests and requests[0].number == 0:
+            ways = await self._ways()
+            calls = [call for request in requests for call in await self._calls(request, ways)]
+            await Batches(self._settings, self._traffic, self._purse, self._journal, self._exchange.key, self._count).settle(calls)
+
+    async def _calls(self, request: Request, ways: Ways) -> list[Call]:
+        """Return what asks for a request's text: one call, or for beams one a draw; none if it is known not to fit the context."""
         needed = self._count(request.prompt) + request.max_tokens
         if self._settings.tokenizer and needed > self.about.context:
-            return Completion(request.number, "", "too_long", None, self._count(request.prompt), 0)
+            return []
         if request.beams:
-            return await self._drawn(request, ways)
+            return self._draws(request, ways)
         label_ids = await self._labels.single_ids(request, ways)
         room = self._count(request.seam + max(request.choices, key=len, default="")) + ROOM
         if self._settings.tokenizer:
             room = min(room, self.about.context - needed)
-        asked = writing(request, ways, self._settings.model, room, label_ids)
-        answer = await self._ask(ways, asked, _number(request, ways), needed)
+        return [self._call(ways, writing(request, ways, self._settings.model, room, label_ids), _number(request, ways))]
+
+    async def _complete(self, request: Request) -> Completion:
+        ways = await self._ways()
+        calls = await self._calls(request, ways)
+        if not calls:
+            return Completion(request.number, "", "too_long", None, self._count(request.prompt), 0)
+        if request.beams:
+            return await self._drawn(request, ways, calls)
+        answer = await self._told(calls[0], lambda value: texts(value, ways.api), self._count(request.prompt) + request.max_tokens)
         if isinstance(answer, TooLong):
             return Completion(request.number, "", "too_long", None, self._count(request.prompt), 0, requests=1)
         written = texts(answer.value, ways.api)[0]
@@ -188,15 +213,19 @@ class OpenAI:
                 return scores, []
         return await self._labels.scores(f"{request.prompt}{found.text}{request.seam}", request.choices, ways, str(request.number))
 
-    async def _drawn(self, request: Request, ways: Ways) -> Completion:
-        """Return the lines of a request for beams: texts that were drawn, each different one once."""
+    def _draws(self, request: Request, ways: Ways) -> list[Call]:
         copies = request.beams if ways.many else 1
-        answers = []
+        calls = []
         for copy_ in range(request.beams // copies):
             again = dataclasses.replace(request, seed=request.seed + copy_)
-            asked = writing(again, ways, self._settings.model, 0, (), copies)
             number = f"{_number(again, ways)}.{copy_}" if copy_ else _number(again, ways)
-            answers.append(await self._ask(ways, asked, number, self._count(request.prompt) + request.max_tokens * copies))
+            calls.append(self._call(ways, writing(again, ways, self._settings.model, 0, (), copies), number))
+        return calls
+
+    async def _drawn(self, request: Request, ways: Ways, calls: Sequence[Call]) -> Completion:
+        """Return the lines of a request for beams: texts that were drawn, each different one once."""
+        tokens = self._count(request.prompt) + request.max_tokens * (request.beams // len(calls))
+        answers = [await self._told(call, lambda value: texts(value, ways.api), tokens) for call in calls]
         good = [answer for answer in answers if isinstance(answer, Answer)]
         if not good:
             return Completion(request.number, "", "too_long", None, self._count(request.prompt), 0, requests=len(answers))
@@ -247,7 +276,10 @@ class OpenAI:
     # Asking ----------------------------------------------------------------------------------------------------------
 
     async def _ask(self, ways: Ways, asked: dict[str, Any], number: str, tokens: int) -> Answer | TooLong:
-        return await self._told(Call(path(ways), asked | self._settings.extra, number), sound, tokens)
+        return await self._told(self._call(ways, asked, number), sound, tokens)
+
+    def _call(self, ways: Ways, asked: dict[str, Any], number: str) -> Call:
+        return Call(path(ways), asked | self._settings.extra, number)
 
     async def _told(self, call: Call, sound: Callable[[Any], object], tokens: int) -> Answer | TooLong:
         try:

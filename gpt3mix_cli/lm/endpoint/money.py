@@ -111,17 +111,32 @@ class Purse:
         """
         if self.closed:
             raise StoppedShort(NOT_ASKED)
-        budget = self.budget or Budget()
-        spent_and_limit: list[tuple[str, float, float | None]] = [
-            ("requests", self.requests, budget.requests),
-            ("tokens", self.tokens, budget.tokens),
-            ("usd", self.usd, budget.usd),
-        ]
-        for name, spent, limit in spent_and_limit:
-            if limit is not None and spent >= limit:
+        for name, spent, limit in self._limits():
+            if spent >= limit:
                 shown = f"${spent:.4f} of ${limit:g}" if name == "usd" else f"{spent:,} of {limit:,} {name}"
                 raise StoppedShort(f"budget.{name}: {shown} are spent, over all runs", f"raise budget.{name}, and run again: answers are kept")
         self.requests += 1
+
+    def reserve(self, requests: int, most: Usage, usd: float | None) -> None:
+        """Take note of requests that are about to go out together, with the most that they can cost.
+
+        Raises:
+            StoppedShort: if the budget does not hold all of them.
+        """
+        adds = {"requests": float(requests), "tokens": float(most.prompt + most.completion), "usd": usd or 0.0}
+        for name, spent, limit in self._limits():
+            if spent + adds[name] > limit:
+                figures = f"${adds[name]:.4f}, ${spent:.4f} of ${limit:g}" if name == "usd" else f"{adds[name]:,.0f}, {spent:,} of {limit:,}"
+                message = f"budget.{name}: {requests} requests in a batch may take {figures} are spent, over all runs"
+                raise StoppedShort(message, f"raise budget.{name}, or make fewer rows with augment.ratio")
+        self.requests += requests
+        self.pay(most, usd)
+
+    def _limits(self) -> list[tuple[str, float, float]]:
+        """Return of each limit of the budget its name, what is spent, and itself."""
+        budget = self.budget or Budget()
+        all_three = [("requests", self.requests, budget.requests), ("tokens", self.tokens, budget.tokens), ("usd", self.usd, budget.usd)]
+        return [(name, spent, limit) for name, spent, limit in all_three if limit is not None]
 
     def pay(self, usage: Usage, usd: float | None) -> None:
         """Take note of what an answer has cost."""

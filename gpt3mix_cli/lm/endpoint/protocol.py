@@ -6,7 +6,7 @@ the differences stand in `Ways`, which `probe` fills by asking. Log-probabilitie
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -390,13 +390,3 @@ def voted(written: Sequence[str], choices: Sequence[str]) -> Scores | None:
         return None
     whole = sum(counts) + len(choices) / 2
     return Scores(tuple(math.log((count + 0.5) / whole) for count in counts), "vote")
-
-
-def words_of(error: object) -> Iterator[str]:
-    """Yield what an error's JSON says: message, code, parameter."""
-    if isinstance(error, Mapping):
-        inner = error.get("error", error)
-        if isinstance(inner, Mapping):
-            yield from (str(inner[name]) for name in ("message", "detail") if inner.get(name))
-        else:
-            yield str(inner)

@@ -13,15 +13,15 @@ import os
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ...errors import StoppedShort, UserError
 from ...settings import OpenAILM
 from .level import Level
 from .money import Purse
-from .protocol import BadAnswer, words_of
+from .protocol import BadAnswer
+from .servers import FAILED, LONGEST_WAIT, OUTCOMES, WAIT, Health, Pace, Server
 
 if TYPE_CHECKING:
     import aiohttp
@@ -29,12 +29,7 @@ if TYPE_CHECKING:
 
 TRIES = 10  # of one request
 FIRST_TRIES = 2  # of each server, and of all together, before anything has come from any
-WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before the second try, and at most
 PATIENCE = 3600.0  # seconds that a server may ask us to stay away
-OUTCOMES, FEWEST = 50, 10  # as many of the last ones are what the breaker looks at, and no fewer
-FAILED = 0.5  # share of them that opens it
-FAILING = 20.0  # seconds for which it must have been so
-MINUTE = 60.0
 REST = 0.001  # seconds after a server's rest at which it is asked again
 NOT_ITS_FAULT = ("validation error", "is not supported")  # how llama.cpp's Python server says with a 500 that a request is wrong
 
@@ -61,69 +56,6 @@ class _Again(Exception):
     def __init__(self, words: str, wait: float | None = None, overload: bool = False) -> None:
         super().__init__(words)
         self.wait, self.overload = wait, overload
-
-
-@dataclass
-class Server:
-    """One base URL."""
-
-    url: str
-    level: Level
-    under_way: int = 0
-    rests_until: float = 0.0
-    unreached: int = 0
-
-    def not_reached(self, sent: float, now: float) -> None:
-        """Hear that a connection failed; after a second one in a row others are given the work for a while."""
-        if sent >= self.rests_until:
-            self.unreached += 1
-            if self.unreached > 1:
-                self.rests_until = now + min(WAIT * 2 ** min(self.unreached - 2, 10), LONGEST_WAIT)
-
-    def has_room(self, now: float) -> bool:
-        """Return whether it may be given another request."""
-        return self.under_way < self.level.at_once and self.rests_until <= now
-
-
-@dataclass
-class Pace:
-    """At most so much a minute, in equal steps."""
-
-    a_minute: float | None
-    _next: float = 0.0
-
-    def take(self, amount: float) -> float:
-        """Return the seconds until it may be had; it is taken."""
-        if not self.a_minute:
-            return 0.0
-        now = time.monotonic()
-        at = max(now, self._next)
-        self._next = at + amount * MINUTE / self.a_minute
-        return at - now
-
-    def give_back(self, amount: float) -> None:
-        """Take note that it was less (or, below 0, more) than was taken."""
-        if self.a_minute:
-            self._next -= amount * MINUTE / self.a_minute
-
-
-@dataclass
-class Health:
-    """What became of the last tries of all servers together: the breaker."""
-
-    _outcomes: deque[bool] = field(default_factory=lambda: deque(maxlen=OUTCOMES))
-    _failing_since: float | None = None
-
-    def note(self, good: bool) -> bool:
-        """Return whether so many have failed for so long that the work is to stop."""
-        self._outcomes.append(good)
-        share = 1 - sum(self._outcomes) / len(self._outcomes)
-        if share <= FAILED or len(self._outcomes) < FEWEST:
-            self._failing_since = None
-            return False
-        now = time.monotonic()
-        self._failing_since = now if self._failing_since is None else self._failing_since
-        return now - self._failing_since >= FAILING
 
 
 class Traffic:
@@ -224,9 +156,12 @@ class Traffic:
                 text = text.replace(form, "<key>")
         return text
 
-    def levels(self) -> list[tuple[str, int]]:
-        """Return how many requests each server is given at once."""
-        return [(server.url, server.level.at_once) for server in self._servers]
+    def means(self, error: "openai.APIStatusError") -> NoReturn:
+        """Raise what the error of a call that the SDK made by itself means; see `post`."""
+        try:
+            self._status(self._servers[0], error.status_code, error.response.text, error.response.headers, time.monotonic())
+        except _Again as failure:
+            raise StoppedShort(f"{self._named()}: {failure}", "run again; answers are kept") from None
 
     # One try ---------------------------------------------------------------------------------------------------------
 
@@ -273,7 +208,7 @@ class Traffic:
         inner = body.get("error", body)
         inner = inner if isinstance(inner, Mapping) else {}
         code, param = str(inner.get("code") or ""), str(inner.get("param") or "")
-        said = next(words_of(told), "") or text or "no words"
+        said = next(_words_of(told), "") or text or "no words"
         words = " ".join(self.without_secret(said).split())[:1000]
         if status == 500 and any(mark in words for mark in NOT_ITS_FAULT):
             status = 400
@@ -431,3 +366,13 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
         if date := email.utils.parsedate_tz(value):
             return max(email.utils.mktime_tz(date) - time.time(), 0.0)
     return None
+
+
+def _words_of(error: object) -> Iterator[str]:
+    """Yield what an error's JSON says: message, code, parameter."""
+    if isinstance(error, Mapping):
+        inner = error.get("error", error)
+        if isinstance(inner, Mapping):
+            yield from (str(inner[name]) for name in ("message", "detail") if inner.get(name))
+        else:
+            yield str(inner)
