@@ -244,7 +244,7 @@ class _Planned:
 
     def remarks(self) -> list[str]:
         """Return what the figures rest on."""
-        return [*(f"unknown without what is not there: {reason}" for reason in self._missing), *self._notes]
+        return [*(f"unknown where it needs what is not there: {reason}" for reason in self._missing), *self._notes]
 
     # What is there ---------------------------------------------------------------------------------------------------
 
