@@ -14,6 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gpt3mix_cli.lm.endpoint.labels import spelled_out, tries
+from gpt3mix_cli.lm.endpoint.traffic import _words_of
 from gpt3mix_cli.lm.endpoint.protocol import (
     BEYOND,
     NO_TOKEN,
@@ -33,7 +34,6 @@ from gpt3mix_cli.lm.endpoint.protocol import (
     texts,
     usage,
     voted,
-    words_of,
     writing,
 )
 
@@ -194,7 +194,7 @@ def test_the_shape_of_an_end_at_once() -> None:
     [("llamacpp-no-such-path", "Not Found"), ("llamacpp-wrong-key", "Invalid API key"), ("llamacpp-too-long", "This model's maximum context length")],
 )
 def test_the_shape_of_an_error(name: str, words: str) -> None:
-    assert next(words_of(shape(name))).startswith(words)
+    assert next(_words_of(shape(name))).startswith(words)
 
 
 ANSWERS = [("llamacpp-line", "completions"), ("vllm_completions_token_ids", "completions"), ("openai_chat_logprobs", "chat")]

@@ -19,6 +19,7 @@ class Server:
 
     url: str
     level: Level
+    proxy: str | None = None
     under_way: int = 0
     rests_until: float = 0.0
     unreached: int = 0

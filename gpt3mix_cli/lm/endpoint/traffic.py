@@ -70,7 +70,7 @@ class Traffic:
         self._settings = settings
         self._secret, self._purse = "" if purse.closed else _key(settings), purse
         fixed = 0 if settings.concurrency == "auto" else settings.concurrency
-        self._servers = [Server(url, Level(fixed)) for url in settings.urls]
+        self._servers = [Server(url, Level(fixed), _proxy(url)) for url in settings.urls]
         self._session: aiohttp.ClientSession | None = None
         self._client: openai.AsyncOpenAI | None = None
         self._gate, self._ended = asyncio.Lock(), asyncio.Event()
@@ -177,7 +177,7 @@ class Traffic:
         full = server.under_way >= server.level.at_once
         place = f"{server.url}{path}" if not path.startswith("//") else f"{server.url.removesuffix('/v1')}/{path[2:]}"
         try:
-            async with self._open_session().post(place, data=payload) as response:
+            async with self._open_session().post(place, data=payload, proxy=server.proxy) as response:
                 raw = await response.read()
             self._reached, server.unreached = True, 0
             text = self.without_secret(raw.decode())
@@ -315,7 +315,7 @@ class Traffic:
             connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=4)
             headers = {"Authorization": f"Bearer {self._secret or 'none'}", "Content-Type": "application/json", "User-Agent": "gpt3mix"}
             timeout = aiohttp.ClientTimeout(total=self._settings.timeout)
-            self._session = aiohttp.ClientSession(connector=connector, headers=headers, timeout=timeout, trust_env=True)
+            self._session = aiohttp.ClientSession(connector=connector, headers=headers, timeout=timeout)
         return self._session
 
     # Giving up -------------------------------------------------------------------------------------------------------
@@ -346,6 +346,15 @@ class Traffic:
 
 def _later(seconds: float, call: Callable[[], None]) -> None:
     asyncio.get_running_loop().call_later(seconds, call)
+
+
+def _proxy(url: str) -> str | None:
+    """Return the proxy that the environment names for a URL; aiohttp would look through all of it anew for each request."""
+    import urllib.parse
+    import urllib.request
+
+    parts = urllib.parse.urlsplit(url)
+    return None if urllib.request.proxy_bypass(parts.hostname or "") else urllib.request.getproxies().get(parts.scheme)
 
 
 def _key(settings: OpenAILM) -> str:
