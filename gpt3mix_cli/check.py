@@ -10,6 +10,7 @@ from pathlib import Path
 from .augment import open_augmenter
 from .errors import UserError
 from .grid import Grid
+from .lm.prompt import choices, prompt, to_label
 from .records import Example
 from .settings import Baseline, Classifier, Experiment, fingerprint, generator
 from .subsample import rows_per_class
@@ -80,8 +81,6 @@ def _data(grid: Grid, experiment: Experiment) -> str:
 
 
 def _lm(grid: Grid, experiment: Experiment) -> str:
-    from .augment.gpt3mix import choices, prompt, seam
-
     lm = grid.lm(experiment)
     task = experiment.task
     example = Example(id="check", text="A first try.", label=task.classes[0])
@@ -90,7 +89,7 @@ def _lm(grid: Grid, experiment: Experiment) -> str:
     if not fitting:
         message = f"a prompt of one example and max_tokens do not fit the context of {lm.about.context} tokens"
         raise UserError(message, "lower augment.max_tokens, or use another LM")
-    scores = lm.score([f"{prompt(task, [example] * fitting)} A second try.{seam(task)}"], choices(task))[0]
+    scores = lm.score([to_label(task, [example] * fitting, "A second try.")], choices(task))[0]
     shortened = f"; of k = {wanted} short examples only {fitting} fit, so prompts will be shortened" if fitting < wanted else ""
     return f"{lm.about.model}: {lm.about.details}, context {lm.about.context}, label scores {scores.source}{shortened}"
 
