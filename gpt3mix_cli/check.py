@@ -12,7 +12,7 @@ from .errors import UserError
 from .grid import Grid
 from .lm.prompt import choices, prompt, to_label
 from .records import Example
-from .settings import Baseline, Classifier, Experiment, fingerprint, generator
+from .settings import Baseline, Classifier, Experiment, Paraphrase, fingerprint, generator
 from .subsample import rows_per_class
 
 LITTLE = 200_000_000  # bytes of free disk under which a warning is due
@@ -104,6 +104,8 @@ def _similarity(experiment: Experiment) -> str:
 
 
 def _baseline(experiment: Experiment, baseline: Baseline) -> str:
+    if isinstance(baseline, Paraphrase):
+        return f"GPT3Mix with one example in the prompt, by the LM {experiment.lm and experiment.lm.model}"
     augmenter = open_augmenter(baseline, experiment.task)
     parent = Example(id="check", text="This film is a quiet little wonder.", label=experiment.task.classes[0])
     row = next(augmenter.generate([parent], 0, 1, 0))
@@ -111,7 +113,7 @@ def _baseline(experiment: Experiment, baseline: Baseline) -> str:
 
 
 def _classifier(grid: Grid, experiment: Experiment, classifier: Classifier) -> str:
-    model = grid.classifier(classifier, experiment.task.classes)
+    model = grid.classifier(experiment, classifier)
     model.probe()
     return ", ".join(f"{key} {value}" for key, value in model.about.items() if key != "kind")
 

@@ -19,7 +19,7 @@ from ..errors import StoppedShort, Tell, UserError, quiet
 from ..files import STDIO, only_writer
 from ..lm import LM, end_of_block
 from ..records import Augmented, Done, Example, Reject, close_output, rows_sha, up_to_date, write
-from ..settings import Augment, Backtranslate, Baseline, Eda, Task
+from ..settings import Aeda, Augment, Backtranslate, Eda, Editor, Mlm, Task
 from ..settings import Gate as Limits
 from .quality import DEFAULTS, Gate, remedy, same_text
 from .statistics import statistics
@@ -52,11 +52,11 @@ class Augmenter(Protocol):
         """Return what was spent and counted so far; names that end in `_tokens` are tokens, all others events, such as shortened."""
 
 
-def open_augmenter(settings: Augment | Baseline, task: Task, lm: LM | None = None, name: str = "gpt3mix") -> Augmenter:
+def open_augmenter(settings: Augment | Editor, task: Task, lm: LM | None = None, name: str = "gpt3mix") -> Augmenter:
     """Return the augmenter for its settings.
 
     Args:
-        settings: `Augment` for GPT3Mix, or a baseline's.
+        settings: `Augment` for GPT3Mix, or those of a baseline that edits its parents.
         task: the labels, and the task specification of the prompt.
         lm: the language model, for GPT3Mix.
         name: what `method` says in GPT3Mix's rows.
@@ -71,6 +71,14 @@ def open_augmenter(settings: Augment | Baseline, task: Task, lm: LM | None = Non
             from .eda import EDA
 
             return EDA(settings, task)
+        case Aeda():
+            from .aeda import AEDA
+
+            return AEDA(settings, task)
+        case Mlm():
+            from .mlm import MLM
+
+            return MLM(settings, task)
         case Backtranslate():
             from .backtranslate import BackTranslation
 

@@ -19,7 +19,7 @@ from .statistics import figures
 
 SHOWN = 3  # example rows in a card
 UNKNOWN = "unknown"
-NAMES = {"gpt3mix": "GPT3Mix", "eda": "EDA", "backtranslate": "Back-translation"}
+NAMES = {"gpt3mix": "GPT3Mix", "eda": "EDA", "aeda": "AEDA", "mlm": "Masked LM", "backtranslate": "Back-translation", "paraphrase": "Paraphrase"}
 SIZES = [(1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (10_000_000, "1M<n<10M")]
 
 

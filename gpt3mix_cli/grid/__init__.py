@@ -20,18 +20,20 @@ from ..lm import LM, open_lm
 from ..lm.journal import Journaled
 from ..records import Done, Example, Trial, read
 from ..report import Report, Wanted, report
-from ..settings import PART, Baseline, Classifier, Experiment, derived_seed, fingerprint
+from ..settings import PART, Baseline, Classifier, Experiment, Paraphrase, Prompt, Trained, derived_seed, fingerprint
 from ..subsample import subsample
-from ..train import Cell, Map, Unusable, Work, here, kept_classifier, train
-from ..train import Classifier as Trained
+from ..train import Classifier as Fitted
+from ..train import Map, Unusable, Work, here, kept_classifier, open_prompting, train
+from ..train.cell import Cell
 from ..train.parallel import group_size
 from .sources import Sources, distinct
 from .spot import Spot
 from .workers import Workers, fitting
 
-__all__ = ["Grid", "Spot", "Training", "as_method", "baseline_of", "classifier_known", "method_known"]
+__all__ = ["ONLY_REAL", "Grid", "Spot", "Training", "as_method", "baseline_of", "classifier_known", "method_known"]
 
 Kept = TypeVar("Kept")
+ONLY_REAL = "asks the LM below real rows alone (that is what GPT3Mix is compared with), so that it has trials with the method 'none' only"
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ class Grid:
         place = spot.synthetic(method, draw) if output == STDIO else output
         # A variant asks the LM only for what no other one has asked: a sweep over the ratio pays for the highest.
         others = [Spot(other, self.out, spot.level, spot.seed).synthetic(method, draw) for other in self.experiments]
-        augmenter, journal = self._augmenter(experiment, method, place, [other for other in others if other != place])
+        augmenter, journal = self._augmenter(experiment, method, place, others)
         try:
             return augment(
                 augmenter,
@@ -144,6 +146,8 @@ class Grid:
         """Run the trials of a training, and save its best model where that is wanted."""
         spot, method, classifier = training.spot, training.method, training.classifier
         experiment = spot.experiment
+        if training.save and isinstance(classifier, Prompt):
+            raise UserError(f"classifier '{classifier.name}' trains nothing, so that there is no model to save", "leave out --save-model")
         classes = experiment.task.classes
         place = training.output or spot.trials(method, classifier.name)
         distinct(place, [training.source, *training.added])
@@ -153,24 +157,30 @@ class Grid:
             trials = [(trial, 0) for trial, _ in trials]
         files = {} if method == "none" else {draw: training.added or [spot.synthetic(method, draw)] for draw in sorted({draw for _, draw in trials})}
         splits = self.splits(experiment)
+        others = [Spot(other, self.out, spot.level, spot.seed).trials(method, classifier.name) for other in self.experiments]
+        fitted, journal = self._trainable(experiment, classifier, spot.trials(method, classifier.name) if place == STDIO else place, others)
         work = Work(
-            self._trainable(classifier, classes),
+            fitted,
             Cell(experiment.task.name, spot.level, method, classifier.name, experiment.variant, spot.seed, classes),
             real,
             {draw: self._sources.synthetic(paths, classes, real) for draw, paths in files.items()},
             splits.validation,
             splits.test,
             experiment.subsample.master_seed,
-            options=classifier,
+            options=classifier if isinstance(classifier, Trained) else Trained(),
             curves=self.curves,
         )
         short = None
         try:
-            done = train(work, trials, place, map=map, command=self.command, force=self.force, tell=self.tell)
+            # One LM is loaded, in this process.
+            done = train(work, trials, place, map=here if journal else map, command=self.command, force=self.force, tell=self.tell)
         except StoppedShort as error:
             short = error
+        finally:
+            if journal:
+                journal.close()
         rows = list(read(place, Trial)) if training.save and not work.hopeless else []
-        if training.save and any(row.status == "ok" for row in rows):
+        if training.save and not isinstance(classifier, Prompt) and any(row.status == "ok" for row in rows):
             from ..train.saved import save_model
 
             # Where some trials failed, the best of the others is kept all the same.
@@ -187,6 +197,7 @@ class Grid:
             for spot in self.spots()
             for c in spot.experiment.classifiers
             for method in spot.experiment.methods
+            if spot.experiment.tried(method, c)
         ]
         return report([self.out / first.name], output or self.out / first.name / "report", title=first.name, wanted=wanted, tell=self.tell)
 
@@ -194,6 +205,9 @@ class Grid:
 
     def run(self) -> Iterator[Done | StoppedShort]:
         """Run every stage of every cell; yield each as it ends. A stage that stopped short does not keep the others."""
+        for classifier in self.experiments[0].classifiers:
+            if isinstance(classifier, Prompt) and len(self.experiments[0].methods) > 1:
+                self.tell(f"classifier '{classifier.name}' {ONLY_REAL}; the other methods are left out")
         steps = [step for spot in self.spots() if spot.used() for step in self._steps(spot)]
         yield from self._all(steps, "all cells")
 
@@ -225,7 +239,7 @@ class Grid:
             stack.callback(threads.shutdown, wait=False, cancel_futures=True)
             workers = stack.enter_context(Workers(jobs, self.tell))
             for stage, arguments in steps:
-                if stage == "train":
+                if stage == "train" and not isinstance(arguments[0].classifier, Prompt):
                     pending.add(threads.submit(self._tried, stage, *arguments, map=workers.map))
                 else:
                     yield self._tried(stage, *arguments)
@@ -244,11 +258,12 @@ class Grid:
 
     def _side_by_side(self, trainings: Sequence[Training]) -> int:
         """Return how many trials are to run at once."""
+        trainings = [training for training in trainings if not isinstance(training.classifier, Prompt)]
         wanted = sum(len(training.spot.dealt(training.classifier)) for training in trainings)
         if wanted <= 1 or group_size() > 1:
             return 1
-        found = {training.classifier: training.spot.experiment.task.classes for training in trainings}
-        threads = [one for settings, classes in found.items() if (one := self._trainable(settings, classes).threads)]
+        found = {training.classifier: training.spot.experiment for training in trainings}
+        threads = [one for settings, experiment in found.items() if (one := self._opened(experiment, settings).threads)]
         if self.jobs:
             return min(self.jobs, wanted)
         return min(fitting(max(threads)), wanted) if threads else 1
@@ -260,7 +275,7 @@ class Grid:
                 for draw in spot.draws():
                     yield "augment", (spot, method, draw)
             for classifier in spot.experiment.classifiers:
-                if spot.dealt(classifier):
+                if spot.dealt(classifier) and spot.experiment.tried(method, classifier):
                     yield "train", (Training(spot, method, classifier),)
 
     def added_method(self, paths: Sequence[Path]) -> str:
@@ -282,29 +297,44 @@ class Grid:
             raise UserError("the method 'gpt3mix' needs an `lm:` in the config", "add for example lm: {kind: local, model: bundled}")
         return self._once(["lm", settings.model_dump()], lambda: open_lm(settings))
 
-    def classifier(self, settings: Classifier, classes: Sequence[str]) -> Trained:
+    def classifier(self, experiment: Experiment, settings: Classifier) -> Fitted:
         """Return the classifier for its settings."""
-        return kept_classifier(settings, tuple(classes))
+        if isinstance(settings, Prompt):
+            return open_prompting(settings, experiment.task, self.lm(experiment))
+        return kept_classifier(settings, tuple(experiment.task.classes))
 
-    def _trainable(self, settings: Classifier, classes: Sequence[str]) -> Trained:
+    def _opened(self, experiment: Experiment, settings: Classifier) -> Fitted:
         """Return the classifier, or one whose trials fail with the reason why there is none: others may do."""
-        key = fingerprint(["unusable", settings.model_dump(), list(classes)])
+        key = fingerprint(["unusable", settings.model_dump(), experiment.task.classes, experiment.lm and experiment.lm.model_dump()])
         if key not in self._kept:
             try:
-                return self.classifier(settings, classes)
+                return self.classifier(experiment, settings)
             except UserError as error:
                 self._kept[key] = Unusable(settings.kind, error)
         found: Unusable = self._kept[key]
         return found
 
+    def _trainable(self, experiment: Experiment, settings: Classifier, output: Path, others: Sequence[Path]) -> tuple[Fitted, Journaled | None]:
+        """Return the classifier of a trials file and, of one that prompts, the journal of its LM."""
+        found = self._opened(experiment, settings)
+        if not isinstance(settings, Prompt) or isinstance(found, Unusable):
+            return found, None
+        journal = self._journaled(experiment, output, others)
+        return open_prompting(settings, experiment.task, journal), journal
+
     def _augmenter(self, experiment: Experiment, method: str, output: Path, others: Sequence[Path]) -> tuple[Augmenter, Journaled | None]:
-        if method == "gpt3mix":
-            siblings = [path for path in map(journal_path, others) if path.exists()]
-            journal = Journaled(self.lm(experiment), journal_path(output), siblings)
-            return open_augmenter(experiment.augment, experiment.task, journal), journal
+        if asking := experiment.asking(method):
+            journal = self._journaled(experiment, output, others)
+            return open_augmenter(asking, experiment.task, journal, method), journal
         settings = baseline_of(experiment, method)
+        assert not isinstance(settings, Paraphrase), "it asks the LM"
         key = ["baseline", settings.model_dump(), list(experiment.task.labels.items())]
         return self._once(key, lambda: open_augmenter(settings, experiment.task)), None
+
+    def _journaled(self, experiment: Experiment, output: Path, others: Sequence[Path]) -> Journaled:
+        """Return the LM with the journal of an output; what the journals of other outputs hold is not asked for again."""
+        siblings = [path for path in map(journal_path, others) if path.exists() and path != journal_path(output)]
+        return Journaled(self.lm(experiment), journal_path(output), siblings)
 
     def _held_out(self, experiment: Experiment) -> Sequence[Example]:
         """Return the test rows, of which the gate lets no copy through."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..settings import Classifier, Experiment, fingerprint
+from ..settings import Classifier, Experiment, Prompt, fingerprint
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class Spot:
         return [(trial, turn if draws == "per-trial" else turn % draws) for trial, turn in turns]
 
     def draws(self) -> list[int]:
-        """Return the draws that any classifier needs on this seed."""
-        classifiers: Sequence[Classifier | None] = self.experiment.classifiers or [None]
+        """Return the draws that any classifier needs on this seed; one that prompts needs none."""
+        classifiers: Sequence[Classifier | None] = [one for one in self.experiment.classifiers if not isinstance(one, Prompt)] or [None]
         return sorted({draw for classifier in classifiers for _, draw in self.dealt(classifier)}) or [0]
 
     def used(self) -> bool:

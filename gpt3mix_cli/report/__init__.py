@@ -163,6 +163,7 @@ def _cell(rows: Sequence[Trial], expected: int | None, *, settings: str | None, 
         n_train=mean("n_train"),
         n_synthetic=mean("n_synthetic"),
         n_test=mean("n_test"),
+        tokens_per_prediction=mean("tokens_per_prediction"),
     )
 
 
@@ -171,6 +172,8 @@ def _remarks(trials: Sequence[Trial], cells: Sequence[tables.CellRow]) -> Iterat
         where = f"{cell.task} {cell.level} {cell.method} + {cell.classifier}" + (f" ({cell.variant})" if cell.variant else "")
         if cell.expected is not None and cell.n + cell.failed < cell.expected:
             yield f"{where}: {cell.n + cell.failed} of {cell.expected} trials are there"
+        if cell.tokens_per_prediction is not None:
+            yield f"{where}: each prediction costs {cell.tokens_per_prediction:,.0f} tokens of the LM, where a trained classifier asks none"
         if cell.failed:
             yield f"{where}: {cell.failed} trials failed and are left out of the mean"
         if cell.told_apart:

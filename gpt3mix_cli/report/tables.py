@@ -35,6 +35,7 @@ class CellRow:
     n_train: float | None
     n_synthetic: float | None
     n_test: float | None
+    tokens_per_prediction: float | None = None
 
     @property
     def line(self) -> tuple[str, str, str, str]:
