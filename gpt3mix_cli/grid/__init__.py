@@ -270,13 +270,14 @@ class Grid:
 
     def _steps(self, spot: Spot) -> Iterator[tuple[str, tuple[Any, ...]]]:
         yield "subsample", (spot,)
+        listed = spot.experiment.classifiers
         for method in spot.experiment.methods:
-            if method != "none":
+            tried = [classifier for classifier in listed if spot.dealt(classifier) and spot.experiment.tried(method, classifier)]
+            if method != "none" and (tried or not listed):
                 for draw in spot.draws():
                     yield "augment", (spot, method, draw)
-            for classifier in spot.experiment.classifiers:
-                if spot.dealt(classifier) and spot.experiment.tried(method, classifier):
-                    yield "train", (Training(spot, method, classifier),)
+            for classifier in tried:
+                yield "train", (Training(spot, method, classifier),)
 
     def added_method(self, paths: Sequence[Path]) -> str:
         """Return what method the rows of a file name, or the file's own name; it will be part of a file name."""
