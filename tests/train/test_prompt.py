@@ -157,7 +157,10 @@ def test_a_random_lm_that_does_not_follow_the_prompt_is_told_of(task: Task, tiny
 
 EXPERIMENT = """\
 name: icl
-task: {data: {kind: files, train: train.jsonl, validation: train.jsonl, test: test.jsonl}, labels: {pos: positive, neg: negative}, text_type: movie review}
+task:
+  data: {kind: files, train: train.jsonl, validation: train.jsonl, test: test.jsonl}
+  labels: {pos: positive, neg: negative}
+  text_type: movie review
 subsample: {levels: [2/class], seeds: 1}
 lm: {kind: local, model: TINY, batch_size: 4}
 augment: {ratio: 1, draws: per-trial}

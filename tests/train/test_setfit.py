@@ -18,8 +18,6 @@ from gpt3mix_cli.train.saved import load, save_model
 needs_setfit = [
     pytest.mark.slow,
     pytest.mark.skipif(not importlib.util.find_spec("setfit"), reason="setfit is not installed"),
-    # The library's own, under our versions: a deprecated argument of torch's, and its own filter that shows deprecations.
-    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
 ]
 
 
