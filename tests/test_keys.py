@@ -20,9 +20,8 @@ from gpt3mix_cli.settings import Settings
 ELSEWHERE = {
     **{
         (model, "kind"): "picks the class, which a `match` reads"
-        for model in (
-            *("HubData", "FilesData", "DemoData", "LocalLM", "Eda", "Aeda", "Mlm", "Backtranslate", "Paraphrase", "Transformer", "Linear", "Prompt"),
-        )
+        for models in ("HubData FilesData DemoData LocalLM", "Eda Aeda Mlm Backtranslate Paraphrase", "Transformer Linear Prompt")
+        for model in models.split()
     },
     ("Transformer", "preset"): "a validator holds the other keys against it",
     ("Experiment", "sweep"): "config makes the variants out of it before the models exist",

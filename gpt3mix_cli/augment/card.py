@@ -90,7 +90,8 @@ def write_card(done: Done, task: Task, source: Path, model: str | None = None, l
 def card(manifest: Manifest, task: Task, rows: Sequence[Augmented], parents: Mapping[str, Example], model: str | None, licence: str) -> str:
     """Return the data card: where the rows come from, how they were made, what they are like, how to publish them."""
     method = manifest.settings["method"]
-    made_by = f"the language model `{_place(model)}` (hash {manifest.settings.get('lm')})" if model else "edits of real rows, without an LM"
+    edits = "edits of real rows, by a masked LM" if manifest.settings.get("kind") == "mlm" else "edits of real rows, without an LM"
+    made_by = f"the language model `{_place(model)}` (hash {manifest.settings.get('lm')})" if model else edits
     shown = "\n\n".join("\n".join(_plain(line) for line in table4(row, parents, task.labels)) for row in rows)
     settings = json.dumps(_without_places(manifest.settings), ensure_ascii=False, indent=1)
     unsaid = ": that of the source rows and of the LM's output; find it out before you publish" if licence == UNKNOWN else ""
