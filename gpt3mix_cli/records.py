@@ -110,6 +110,7 @@ class Trial(Record):
     usd: float | None = None
     settings: str | None = None
     version: str | None = None
+    tokens_per_prediction: float | None = None
 
 
 class Manifest(BaseModel):

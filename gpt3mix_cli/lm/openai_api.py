@@ -118,15 +118,15 @@ class OpenAI:
         if not choices:
             return [Scores(()) for _ in prompts]
 
-        async def one(prompt: str) -> Scores | None:
-            scores, _ = await self._labels.scores(prompt, choices, await self._ways(), "")
-            return scores
+        async def one(prompt: str) -> tuple[Scores | None, int | None]:
+            scores, paid = await self._labels.scores(prompt, choices, await self._ways(), "")
+            return scores, sum(answer.usage.prompt + answer.usage.completion for answer in paid) or None
 
         found = list(self._loop.in_order(prompts, one))
-        if found and not any(found):
+        if found and not any(scores for scores, _ in found):
             raise UserError(f"lm {self.about.model}: none of the labels {', '.join(choices)} is among what the server tells", "use another LM")
         unknown = Scores((-math.log(len(choices)),) * len(choices), "top_logprobs", tuple(range(len(choices))))
-        return [scores or unknown for scores in found]
+        return [dataclasses.replace(scores or unknown, tokens=tokens) for scores, tokens in found]
 
     def abilities(self) -> str:
         """Return how the server is asked, by asking it."""
