@@ -69,7 +69,7 @@ def test_all_problems_are_told_at_once_with_their_keys(write: Write) -> None:
     assert heading == f"{path}: 7 problems in the settings"
     assert sorted(problems) == [
         "  augment.k: input should be greater than or equal to 1, got 0",
-        "  baselines.0.alhpa: unknown key; did you mean 'alpha'? (known here: kind, name, alpha)",
+        "  baselines.0.alhpa: unknown key; did you mean 'alpha'? (known here: kind, name, alpha, normalise)",
         "  lm: unknown kind 'lokal'; did you mean 'local'? (known: local, openai)",
         "  subsample.levels.1: 'nine' is no level; write `0.1%`, `8/class` or `full`",
         "  task.data: unknown kind 'demos'; did you mean 'demo'? (known: hub, files, demo)",
