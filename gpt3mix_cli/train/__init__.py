@@ -60,11 +60,13 @@ class Classifier(Protocol):
         threads: CPU threads that a fit keeps busy, so that fits may run side by side on the others; none where a fit takes
             next to no time, or a GPU.
         tokens: what an LM has read for the predictions since the last fit began; none where no LM is asked.
+        usd: what they cost; none where it is unknown, or no LM is asked.
     """
 
     about: dict[str, Any]
     threads: int | None
     tokens: int | None
+    usd: float | None
 
     @property
     def notes(self) -> list[str]:
@@ -124,6 +126,7 @@ class Unusable:
 
     threads: int | None = None
     tokens: int | None = None
+    usd: float | None = None
 
     def __init__(self, kind: str, reason: UserError) -> None:
         """Keep the reason."""
@@ -254,7 +257,8 @@ class Work:
         valid = None if fit.valid_accuracy is None else round(fit.valid_accuracy, 6)
         about |= {"valid_accuracy": valid, "best_epoch": fit.best_epoch, "epochs": len(fit.history) or None}
         if (tokens := self.classifier.tokens) is not None:
-            about |= {"tokens": tokens + (part.tokens or 0), "tokens_per_prediction": round(tokens / len(self.test), 2)}
+            about |= {"tokens": tokens, "tokens_per_prediction": round(tokens / len(self.test), 2)}
+            about["usd"] = self.classifier.usd
         epochs = [Epoch(trial=number, **line) for line in fit.history]
         return Ran(Trial(**about, **scores, seconds=_since(started)), epochs, self.classifier.notes)
 

@@ -18,7 +18,7 @@ from random import Random
 from typing import Any
 
 from ..errors import UserError
-from ..lm import LM
+from ..lm import LM, Scores
 from ..lm.label import CONTENT_FREE, soft_label
 from ..lm.prompt import choices, to_label
 from ..records import Augmented, Example
@@ -58,6 +58,7 @@ class PromptClassifier:
         self._counts: Counter[str] = Counter()
         self._mass, self._known = 0.0, 0  # label mass, over so many texts for which it is known
         self.tokens: int | None = 0
+        self.usd: float | None = 0.0
 
     @property
     def notes(self) -> list[str]:
@@ -93,7 +94,7 @@ class PromptClassifier:
                 probabilities[place] = list(probs.values())
                 self._known += scores.has_mass
                 self._mass += mass if scores.has_mass else 0.0
-                self._spend(fitted[place][2] if scores.tokens is None else scores.tokens)
+                self._spend(scores, fitted[place][2])
         return probabilities
 
     def tokens_of(self, texts: Sequence[str]) -> list[int]:
@@ -108,8 +109,10 @@ class PromptClassifier:
         """Refuse: there are no weights."""
         raise UserError("a classifier that prompts trains nothing, so that there is no model to save", "leave out --save-model")
 
-    def _spend(self, tokens: int) -> None:
-        self.tokens = (self.tokens or 0) + tokens
+    def _spend(self, scores: Scores, counted: int) -> None:
+        """Count what an endpoint told, or else the prompt's tokens."""
+        self.tokens = (self.tokens or 0) + (counted if scores.tokens is None else scores.tokens)
+        self.usd = None if self.usd is None or scores.usd is None else self.usd + scores.usd
 
     def _without_content(self, number: int) -> list[tuple[float, ...]]:
         """Return the labels' log-probabilities after each content-free text below so many examples; asked once a fit."""
@@ -118,7 +121,7 @@ class PromptClassifier:
             found = self._lm.score(prompts, self._choices)
             self._usual[number] = [scores.logprobs for scores in found]
             for prompt, scores in zip(prompts, found, strict=True):
-                self._spend(self._lm.about.count_tokens(prompt) if scores.tokens is None else scores.tokens)
+                self._spend(scores, self._lm.about.count_tokens(prompt))
         return self._usual[number]
 
     # What fits into the context --------------------------------------------------------------------------------------

@@ -50,6 +50,7 @@ class SetFitClassifier:
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self.threads = settings.threads if self._device == "cpu" else None
         self.tokens: int | None = None
+        self.usd: float | None = None
         self.notes: list[str] = []
         folder = Path(self._place)
         self.about: dict[str, Any] = {

@@ -40,6 +40,7 @@ class TransformerClassifier:
         self._settings, self._classes = settings, tuple(classes)
         self._encoder = Encoder(settings, classes)
         self.tokens: int | None = None
+        self.usd: float | None = None
         self.threads = settings.threads if self._encoder.device.type == "cpu" else None
         folder = Path(self._encoder.place)
         commit = getattr(self._encoder.config, "_commit_hash", None) or settings.revision

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpt3mix_cli.augment import make
+from gpt3mix_cli.augment import Outcome, make
 from gpt3mix_cli.augment.aeda import AEDA, MARKS, punctuated
+from gpt3mix_cli.augment.statistics import Statistics
 from gpt3mix_cli.records import Example
 from gpt3mix_cli.settings import Aeda, Task
 
@@ -44,7 +45,9 @@ def test_a_row_is_an_edit_of_its_parent_and_depends_on_seed_row_and_copy_alone()
     assert rows == [*augmenter.generate(ROWS, 0, 4, 5), *augmenter.generate(ROWS, 4, 5, 5)]
     assert [row.text for row in rows] != [row.text for row in augmenter.generate(ROWS, 0, 9, 6)]
     assert (rows[4].id, rows[4].method, rows[4].parents, rows[4].label, rows[4].probs) == ("r1~marks-1", "marks", ["r1"], "pos", {"pos": 1, "neg": 0})
-    assert make(augmenter, ROWS, 9, 4, 5).unchanged == 0
+    outcome = Outcome([].append, Statistics(ROWS))
+    make(augmenter, ROWS, 9, 4, 5, outcome)
+    assert (outcome.kept, outcome.unchanged) == (9, 0)
 
 
 @pytest.mark.parametrize("text", ["", " \t"])

@@ -7,8 +7,9 @@ from random import Random
 import pytest
 import torch
 
-from gpt3mix_cli.augment import make, open_augmenter
+from gpt3mix_cli.augment import Outcome, make, open_augmenter
 from gpt3mix_cli.augment.mlm import MLM
+from gpt3mix_cli.augment.statistics import Statistics
 from gpt3mix_cli.errors import UserError
 from gpt3mix_cli.records import Example
 from gpt3mix_cli.settings import Mlm, Task
@@ -89,7 +90,9 @@ def test_a_share_of_the_words_is_replaced_by_others_and_all_else_stays(model: Pa
             assert old.casefold() != new.casefold()
             assert {new, new[0].lower() + new[1:]} & words
             assert new[0].isupper() or not old[0].isupper()
-    assert make(augmenter, ROWS[:4], 8, 4, 0).unchanged == 0
+    outcome = Outcome([].append, Statistics(ROWS[:4]))
+    make(augmenter, ROWS[:4], 8, 4, 0, outcome)
+    assert (outcome.kept, outcome.unchanged) == (8, 0)
 
 
 def test_a_row_depends_on_seed_parent_and_copy_alone(model: Path) -> None:

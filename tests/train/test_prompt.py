@@ -1,17 +1,21 @@
 """The classifier that prompts: which examples it shows, what it asks, what it makes of the answers, what that costs."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from endpoint_lm import engine, truth
+from endpoint_server import Server, serving
 
 from gpt3mix_cli.config import load
-from gpt3mix_cli.errors import UserError
+from gpt3mix_cli.errors import StoppedShort, UserError
 from gpt3mix_cli.grid import Grid
 from gpt3mix_cli.lm import LM, Completion, Request, Scores, open_lm
+from gpt3mix_cli.lm.journal import Journaled
 from gpt3mix_cli.lm.label import CONTENT_FREE, soft_label
 from gpt3mix_cli.lm.prompt import choices, prompt, to_label
 from gpt3mix_cli.opening import trainings_of
@@ -240,3 +244,58 @@ def test_no_model_can_be_saved(grid: tuple[Grid, list[str]], tmp_path: Path) -> 
 def test_rows_of_a_class_that_has_none_left_do_not_end_the_turns() -> None:
     rows = [Augmented(id=str(i), text=str(i), label="a", probs={"a": 1.0, "b": 0.0}) for i in range(3)]
     assert sorted(row.id for row in in_turn(rows, generator(0, "x"))) == ["0", "1", "2"]
+
+
+# At an endpoint ------------------------------------------------------------------------------------------------------
+
+LABELS = " Positive", " Negative"
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with serving(dialect="vllm", delay=0.02) as running:
+        yield running
+
+
+def test_an_endpoint_labels_side_by_side_and_tells_what_that_took(task: Task, server: Server, tmp_path: Path) -> None:
+    """The tokens are the server's own, and a journal gives answers, tokens and dollars again."""
+    (tmp_path / "prices.yaml").write_text("version: 2026-01\nmodels: {tiny: {prompt: 100, completion: 200}}\n")
+    found = []
+    for _ in range(2):
+        with engine(server, prices=str(tmp_path / "prices.yaml")) as lm, closing(Journaled(lm, tmp_path / "journal.sqlite")) as journal:
+            journal.abilities()
+            server.reset()
+            classifier = prompting(task, journal, examples=2)
+            classifier.fit(ROWS, [], 7)
+            probabilities = classifier.predict_proba(TEXTS * 4)
+            found.append((probabilities.tolist(), classifier.tokens, classifier.usd, server.requests))
+    shown = in_turn(ROWS, generator(7, "prompt examples"))[:2]
+    for row, text in zip(probabilities, TEXTS * 4, strict=True):
+        probs, _ = soft_label(CLASSES, truth(server.model, to_label(task, shown, text), LABELS))
+        assert row.tolist() == pytest.approx(list(probs.values()), abs=1e-4)
+    assert found[0][:3] == found[1][:3]
+    assert found[1][3] == 0
+    assert found[0][1] > 12 * 20
+    assert found[0][2] == pytest.approx(found[0][1] * 100e-6, rel=0.2)
+
+
+def test_many_labels_are_on_their_way_at_once(task: Task, server: Server) -> None:
+    with engine(server, concurrency=8) as lm:
+        classifier = prompting(task, lm, examples=1)
+        classifier.fit(ROWS, [], 0)
+        classifier.predict_proba([f"film number {number}" for number in range(24)])
+    assert server.most_at_once > 2
+
+
+def test_a_budget_that_is_used_up_keeps_what_was_answered(grid: tuple[Grid, list[str]], server: Server) -> None:
+    """The trial is not failed: it is run when there is more to spend, and pays for nothing twice."""
+    config = grid[0].out.parent / "icl.yaml"
+    over = [f"lm={{kind: openai, base_url: {server.base_url}, model: tiny, concurrency: 1}}", "classifiers=[{kind: prompt}]", "baselines=[]"]
+    for budget, ended in (("{requests: 12}", False), ("null", True)):
+        one = Grid(load(config, [*over, f"budget={budget}"]), grid[0].out, jobs=1)
+        items = list(one.run())
+        one.close()
+        assert any(isinstance(item, StoppedShort) for item in items) is not ended
+    (spot,) = one.spots()
+    assert [row.status for row in read(spot.trials("none", "prompt"), Trial)] == ["ok", "ok"]
+    assert server.twice() == []
