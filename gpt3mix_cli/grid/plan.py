@@ -170,7 +170,7 @@ class _Planned:
     def remarks(self) -> list[str]:
         """Return what the figures rest on."""
         labels = (f"classifier '{name}' asks for {number:,} labels, one a test row and trial" for name, number in self._labels.items())
-        return [*(f"unknown without what is not there: {reason}" for reason in self._missing), *self._notes, *labels]
+        return [*(f"unknown where it needs what is not there: {reason}" for reason in self._missing), *self._notes, *labels]
 
     # What is there ---------------------------------------------------------------------------------------------------
 
