@@ -169,7 +169,7 @@ class _Planned:
 
     def remarks(self) -> list[str]:
         """Return what the figures rest on."""
-        labels = (f"classifier '{name}' asks for {number:,} labels, one a test row and trial" for name, number in self._labels.items())
+        labels = (f"classifier '{name}' asks for {number:,} labels, one a test row and trial" for name, number in self._labels.items() if number)
         return [*(f"unknown where it needs what is not there: {reason}" for reason in self._missing), *self._notes, *labels]
 
     # What is there ---------------------------------------------------------------------------------------------------
@@ -249,8 +249,10 @@ class _Planned:
         for classifier in spot.tried("none"):
             if not isinstance(classifier, Prompt):
                 continue
-            with closing(self._grid.opened.held(experiment, self._grid.trials_of_variants(spot, classifier))) as held:
-                labels = predictions(spot, classifier, held, rows.real, rows.test, self._share)
+            others = self._grid.trials_of_variants(spot, classifier)
+            with closing(self._grid.opened.held(experiment, others)) as held:
+                answered = any(journal_path(path).exists() for path in others)
+                labels = predictions(spot, classifier, held, answered, rows.real, rows.test, self._share)
             asked = prompt(task, rows.real[:1])
             self.prompt = self.prompt or asked
             tariff = self._tariff(experiment, Request(0, asked, 0, 1, seam=seam(task), choices=choices(task)))

@@ -33,13 +33,16 @@ class Predictions:
     tokens: float
 
 
-def predictions(spot: Spot, settings: Prompt, lm: Journaled, examples: Sequence[Example], test: Sequence[Example], sample: int) -> Predictions:
+def predictions(
+    spot: Spot, settings: Prompt, lm: Journaled, answered: bool, examples: Sequence[Example], test: Sequence[Example], sample: int
+) -> Predictions:
     """Return the labels that a classifier asks for on a cell.
 
     Args:
         spot: the cell.
         settings: of the classifier.
         lm: gives what journals hold and asks nothing.
+        answered: whether there are any: looking through all prompts takes its time.
         examples: the cell's real rows.
         test: the rows that are labelled.
         sample: about so many prompts are counted, over all trials.
@@ -52,7 +55,7 @@ def predictions(spot: Spot, settings: Prompt, lm: Journaled, examples: Sequence[
     for trial, _ in trials:
         classifier.fit(rows, (), training_seed(spot.experiment.subsample.master_seed, trial))
         lengths += classifier.tokens_of(texts[:: ceil(len(texts) * len(trials) / sample)])
-        held += len(texts) if _held(classifier, texts) else 0
+        held += len(texts) if answered and _held(classifier, texts) else 0
     return Predictions(len(texts) * len(trials) - held, held, fmean(lengths) if lengths else 0.0)
 
 
