@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from gpt3mix_cli.errors import StoppedShort, UserError
 from gpt3mix_cli.lm import Completion
-from gpt3mix_cli.lm.endpoint import loop, traffic
+from gpt3mix_cli.lm.endpoint import loop, servers, traffic
 from gpt3mix_cli.lm.endpoint.level import FIRST, MOST, Level
 from gpt3mix_cli.lm.endpoint.traffic import Pace
 from gpt3mix_cli.lm.journal import Journaled, paid
@@ -109,6 +109,8 @@ def test_a_pause_beyond_the_sdks_limit_is_kept(monkeypatch: pytest.MonkeyPatch, 
     wait = asyncio.wait_for
     monkeypatch.setattr(traffic, "time", fast)
     monkeypatch.setattr(traffic.asyncio, "wait_for", lambda what, seconds: wait(what, None if seconds is None else seconds / 500))
+    later = traffic._later
+    monkeypatch.setattr(traffic, "_later", lambda seconds, call: later(seconds / 500, call))
     with serving() as server, engine(server) as lm:
         lm.abilities()
         server.fault("rate_limit", next=1, retry_after=200, path="completions")
@@ -156,7 +158,7 @@ def test_what_does_not_pass_ends_the_work_at_once(kind: str, words: str, code: i
 
 
 def test_an_error_rate_opens_the_breaker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(traffic, "FAILING", 0.3)
+    monkeypatch.setattr(servers, "FAILING", 0.3)
     monkeypatch.setattr(traffic, "TRIES", 10**6)
     with serving() as server, engine(server) as lm:
         journal = Journaled(lm, tmp_path / "a.sqlite")
@@ -171,7 +173,7 @@ def test_an_error_rate_opens_the_breaker(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 def test_a_few_errors_do_not_open_it(monkeypatch: pytest.MonkeyPatch, expected: list[str]) -> None:
     """Two requests that time out, one after the other, are no error rate."""
-    monkeypatch.setattr(traffic, "FAILING", 0.01)
+    monkeypatch.setattr(servers, "FAILING", 0.01)
     with serving() as server, engine(server, concurrency=1) as lm:
         lm.abilities()
         lm._traffic._health = traffic.Health()
@@ -249,7 +251,7 @@ def test_servers_are_used_in_proportion_to_their_speed() -> None:
 
 def test_a_server_that_dies_leaves_its_work_to_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(traffic, "WAIT", 0.1)
-    monkeypatch.setattr(traffic, "FAILING", 1.0)
+    monkeypatch.setattr(servers, "FAILING", 1.0)
     with serving(delay=0.01) as good, serving(delay=0.01) as bad, engine(good, bad, concurrency=8) as lm:
         lm.abilities()
         found: list[int] = []

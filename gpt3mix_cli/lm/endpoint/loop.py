@@ -133,9 +133,9 @@ class _Order(Generic[Item, Result]):
 
     def take(self, number: int) -> Result:
         """In the reader's thread: wait for an item's work and return what came of it."""
-        if number not in self._ended:
-            self._came.clear()
+        while number not in self._ended:
             self._awaited = number
             if number not in self._ended:  # it may have ended in between
                 self._came.wait()
+                self._came.clear()
         return self._ended.pop(number).result()

@@ -305,7 +305,7 @@ class Traffic:
         resting = [server.rests_until for server in self._servers if server.rests_until > now]
         if resting and not now < self._alarm <= min(resting) + REST:
             self._alarm = min(resting) + REST
-            asyncio.get_running_loop().call_later(self._alarm - now, self._wake)
+            _later(self._alarm - now, self._wake)
 
     def _open_session(self) -> "aiohttp.ClientSession":
         import aiohttp
@@ -342,6 +342,10 @@ class Traffic:
 
     def _named(self) -> str:
         return f"lm {self._settings.model} at {', '.join(self._settings.urls)}"
+
+
+def _later(seconds: float, call: Callable[[], None]) -> None:
+    asyncio.get_running_loop().call_later(seconds, call)
 
 
 def _key(settings: OpenAILM) -> str:
