@@ -10,8 +10,9 @@ from pathlib import Path
 from .augment import open_augmenter
 from .errors import UserError
 from .grid import Grid
+from .lm.prompt import choices, prompt, to_label
 from .records import Example
-from .settings import Baseline, Classifier, Experiment, fingerprint, generator
+from .settings import Baseline, Classifier, Experiment, Paraphrase, fingerprint, generator
 from .subsample import rows_per_class
 
 LITTLE = 200_000_000  # bytes of free disk under which a warning is due
@@ -69,7 +70,7 @@ def _try(what: str, look: Callable[[], str]) -> Finding:
 
 
 def _data(grid: Grid, experiment: Experiment) -> str:
-    splits = grid.splits(experiment)
+    splits = grid.opened.splits(experiment)
     classes, augment = experiment.task.classes, experiment.augment
     for level in experiment.subsample.levels:
         rows = len(splits.train) if level == "full" else rows_per_class(level, len(splits.train), len(classes)) * len(classes)
@@ -80,9 +81,7 @@ def _data(grid: Grid, experiment: Experiment) -> str:
 
 
 def _lm(grid: Grid, experiment: Experiment) -> str:
-    from .augment.gpt3mix import choices, prompt, seam
-
-    lm = grid.lm(experiment)
+    lm = grid.opened.lm(experiment)
     task = experiment.task
     example = Example(id="check", text="A first try.", label=task.classes[0])
     wanted, limit = experiment.augment.k, lm.about.context - experiment.augment.max_tokens
@@ -90,7 +89,7 @@ def _lm(grid: Grid, experiment: Experiment) -> str:
     if not fitting:
         message = f"a prompt of one example and max_tokens do not fit the context of {lm.about.context} tokens"
         raise UserError(message, "lower augment.max_tokens, or use another LM")
-    scores = lm.score([f"{prompt(task, [example] * fitting)} A second try.{seam(task)}"], choices(task))[0]
+    scores = lm.score([to_label(task, [example] * fitting, "A second try.")], choices(task))[0]
     shortened = f"; of k = {wanted} short examples only {fitting} fit, so prompts will be shortened" if fitting < wanted else ""
     found = "" if scores.source == "exact" else f", here {scores.source}"
     return f"{lm.about.model}: {lm.abilities()}{found}, context {lm.about.context}{shortened}"
@@ -106,6 +105,8 @@ def _similarity(experiment: Experiment) -> str:
 
 
 def _baseline(experiment: Experiment, baseline: Baseline) -> str:
+    if isinstance(baseline, Paraphrase):
+        return f"GPT3Mix with one example in the prompt, by the LM {experiment.lm and experiment.lm.model}"
     augmenter = open_augmenter(baseline, experiment.task)
     parent = Example(id="check", text="This film is a quiet little wonder.", label=experiment.task.classes[0])
     row = next(augmenter.generate([parent], 0, 1, 0))
@@ -113,7 +114,7 @@ def _baseline(experiment: Experiment, baseline: Baseline) -> str:
 
 
 def _classifier(grid: Grid, experiment: Experiment, classifier: Classifier) -> str:
-    model = grid.classifier(classifier, experiment.task.classes)
+    model = grid.opened.classifier(experiment, classifier)
     model.probe()
     return ", ".join(f"{key} {value}" for key, value in model.about.items() if key != "kind")
 

@@ -134,7 +134,7 @@ def baseline(
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
-    """Write synthetic rows with a baseline: EDA or back-translation."""
+    """Write synthetic rows with a baseline, such as EDA or back-translation."""
     overrides = [*(sets or []), *flags({"augment.ratio": ratio})]
     with opened(config, out, overrides, force, quiet, json, output) as (display, grid):
         from .grid import baseline_of
@@ -166,7 +166,7 @@ def _augment(
                 made = error.done
             display.rows(made.output, real, show, task.labels)
             if card:
-                cards.append(write_card(made, task, real, lm.model if lm and method == "gpt3mix" else None, licence))
+                cards.append(write_card(made, task, real, lm.model if lm and spot.experiment.asking(method) else None, licence))
     if cards:
         display.note(f"{len(cards)} card{'s' * (len(cards) != 1)}: {', '.join(map(str, cards))}")
     display.end(items, following("train", config, level, seed))

@@ -25,7 +25,7 @@ from .records import Augmented, Done, Example, read
 if TYPE_CHECKING:
     from .augment.card import Line
     from .check import Finding
-    from .grid.plan import Plan
+    from .grid.amounts import Plan
     from .report import Report
 
 

@@ -123,22 +123,28 @@ def trainings_of(
     source: Path | None, added: Sequence[Path], output: Path | None, save: Path | None,
 ) -> "list[Training]":  # fmt: skip
     """Return what `train` is to do."""
-    from .grid import Training, as_method, classifier_known, method_known
+    from .grid import ONLY_REAL, Training, as_method, classifier_known, method_known
 
     if not grid.experiments[0].classifiers:
         raise UserError(f"{config}: `classifiers:` is empty, so there is nothing to train", "add for example classifiers: [{kind: linear}]")
     chosen = [classifier_known(grid.experiments[0], name) for name in classifiers or ()]
-    found = []
+    found, passed = [], list[str]()
     for spot in spots:
         if added:
             names = [as_method(name) for name in methods or [grid.added_method(added)]]
         else:
             names = [method_known(spot.experiment, name) for name in methods or spot.experiment.methods]
         kinds = [one for one in spot.experiment.classifiers if not chosen or one.name in chosen]
-        found += [Training(spot, name, one, source, added, output, save) for name in names for one in kinds if spot.dealt(one)]
+        pairs = [(name, one) for name in names for one in kinds if spot.dealt(one)]
+        found += [Training(spot, name, one, source, added, output, save) for name, one in pairs if spot.experiment.tried(name, one)]
+        passed += [one.name for name, one in pairs if not spot.experiment.tried(name, one)]
     for flag, place in (("-o names one file", output), ("--save-model names one folder", save)):
         if place and len(found) > 1:
             raise UserError(f"{flag}, but {len(found)} are to be written", "choose one cell with --level, --seed, --method and --classifier")
+    for name in dict.fromkeys(passed):
+        grid.tell(f"classifier '{name}' {ONLY_REAL}; the other methods are left out")
+    if passed and not found:
+        raise UserError(f"nothing to do: classifier '{passed[0]}' {ONLY_REAL}", "give --method none, or another --classifier")
     if not found:
         raise UserError("no trial falls on this data seed: trials are dealt over the seeds in turn", "raise trials, or name fewer seeds")
     if save:

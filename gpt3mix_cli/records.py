@@ -39,6 +39,9 @@ class Example(Record):
     label: str
 
 
+SELDOM = ("perplexity", "bounded")  # what most rows do not have and their lines leave out
+
+
 class Augmented(Example):
     """A synthetic row: `probs` lists every class in the task's order, and `label` is its argmax.
 
@@ -59,7 +62,7 @@ class Augmented(Example):
     def _known(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what most rows do not have."""
         values: dict[str, Any] = serialize(self)
-        for name in ("perplexity", "bounded"):
+        for name in SELDOM:
             if not getattr(self, name):
                 values.pop(name, None)
         return values
@@ -110,6 +113,7 @@ class Trial(Record):
     usd: float | None = None
     settings: str | None = None
     version: str | None = None
+    tokens_per_prediction: float | None = None
 
 
 class Manifest(BaseModel):
@@ -253,8 +257,9 @@ def to_line(row: Record) -> str:
     """Return a record as one line of JSON with its end of line."""
     # Its values are JSON's own, so that `model_dump` would only copy them; half of the time of a fast baseline.
     values = {**row.__dict__, **(row.model_extra or {})}
-    if values.get("perplexity", 0) is None:
-        del values["perplexity"]
+    for name in SELDOM:
+        if not values.get(name, True):
+            del values[name]
     return as_json(values) + "\n"
 
 

@@ -69,7 +69,7 @@ def test_all_problems_are_told_at_once_with_their_keys(write: Write) -> None:
     assert heading == f"{path}: 7 problems in the settings"
     assert sorted(problems) == [
         "  augment.k: input should be greater than or equal to 1, got 0",
-        "  baselines.0.alhpa: unknown key; did you mean 'alpha'? (known here: kind, name, alpha)",
+        "  baselines.0.alhpa: unknown key; did you mean 'alpha'? (known here: kind, name, alpha, normalise)",
         "  lm: unknown kind 'lokal'; did you mean 'local'? (known: local, openai)",
         "  subsample.levels.1: 'nine' is no level; write `0.1%`, `8/class` or `full`",
         "  task.data: unknown kind 'demos'; did you mean 'demo'? (known: hub, files, demo)",
@@ -157,7 +157,7 @@ def test_all_problems_are_told_at_once_with_their_keys(write: Write) -> None:
         ("baselines", "null", "valid list"),
         ("baselines.0", "3", "got 3"),
         ("baselines.0", "{}", "needs a `kind:`"),
-        ("baselines.0", "{kind: edaa}", "unknown kind 'edaa'; did you mean 'eda'? (known: eda, backtranslate)"),
+        ("baselines.0", "{kind: edaa}", "unknown kind 'edaa'; did you mean 'eda'? (known: eda, aeda, mlm, backtranslate, paraphrase)"),
         ("baselines.1", "{kind: back-translate}", "unknown kind 'back-translate'; did you mean 'backtranslate'?"),
         ("baselines.0.alpha", "0", "must be above 0 and at most 1"),
         ("baselines.0.alpha", "1.5", "must be above 0 and at most 1"),
@@ -167,7 +167,7 @@ def test_all_problems_are_told_at_once_with_their_keys(write: Write) -> None:
         ("baselines.1.engine", "google", "'transformers' or 'apertium', got 'google'"),
         ("baselines.1.baems", "4", "unknown key; did you mean 'beams'?"),
         ("classifiers", "linear", "valid list"),
-        ("classifiers.0", "{kind: svm}", "unknown kind 'svm' (known: transformer, linear)"),
+        ("classifiers.0", "{kind: svm}", "unknown kind 'svm' (known: transformer, linear, setfit, prompt)"),
         ("classifiers.0.lr", "0", "greater than 0, got 0"),
         ("classifiers.0.lr", "-3e-5", "greater than 0, got -3e-05"),
         ("classifiers.0.lr", "fast", "valid number"),
@@ -206,6 +206,8 @@ def test_missing_sections_are_named(write: Write) -> None:
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
+        ("baselines: [{kind: paraphrase}]", "'paraphrase' asks a language model; add for example lm:"),
+        ("classifiers: [{kind: prompt, name: icl}]", "'icl' asks a language model; add for example lm:"),
         ("baselines: [{kind: eda}, {kind: eda, alpha: 0.2}]", "two methods are called 'eda'; give one of them another `name:`"),
         ("classifiers: [{kind: linear}, {kind: linear, C: 1}]", "two classifiers are called 'linear'"),
         ("baselines: [{kind: eda, name: none}]", "two methods are called 'none'"),

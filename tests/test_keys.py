@@ -1,5 +1,6 @@
 """A key that no code reads does not exist: tiny runs of every kind together read every field of every settings model."""
 
+import importlib.util
 import inspect
 import shutil
 import sys
@@ -19,7 +20,8 @@ from gpt3mix_cli.settings import Settings
 ELSEWHERE = {
     **{
         (model, "kind"): "picks the class, which a `match` reads"
-        for model in ("HubData", "FilesData", "DemoData", "LocalLM", "OpenAILM", "Eda", "Backtranslate", "Transformer", "Linear")
+        for models in ("HubData FilesData DemoData LocalLM OpenAILM", "Eda Aeda Mlm Backtranslate Paraphrase", "Transformer Linear Prompt")
+        for model in models.split()
     },
     **{("Backtranslate", name): "`pairs` makes the models out of it" for name in ("pivot", "forward", "backward")},
     ("OpenAILM", "base_url"): "`urls` of the same class reads it",
@@ -27,7 +29,7 @@ ELSEWHERE = {
     ("Experiment", "sweep"): "config makes the variants out of it before the models exist",
 }
 MODELS = [value for value in vars(settings).values() if inspect.isclass(value) and issubclass(value, Settings) and value is not Settings]
-FIELDS = {(model.__name__, name) for model in MODELS for name in model.model_fields}
+FIELDS = {(model.__name__, name) for model in MODELS for name in model.model_fields if model is not settings.SetFit}  # it has a test of its own
 
 
 @pytest.fixture
@@ -69,6 +71,22 @@ def seq2seq(tmp_path: Path, tiny_lm: Path) -> Path:
     return folder
 
 
+@pytest.fixture
+def masked(tmp_path: Path, tiny_encoder: Path) -> Path:
+    """A tiny random masked LM."""
+    import torch
+    from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
+
+    folder = tmp_path / "masked"
+    tokenizer = AutoTokenizer.from_pretrained(tiny_encoder, mask_token="[MASK]")
+    tokenizer.save_pretrained(folder)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+        BertForMaskedLM(BertConfig(vocab_size=len(tokenizer), max_position_embeddings=200, **sizes)).save_pretrained(folder)
+    return folder
+
+
 def run(tmp_path: Path, name: str, text: str) -> None:
     path = tmp_path / f"{name}.yaml"
     path.write_text(f"name: {name}\n{text}")
@@ -82,7 +100,7 @@ def run(tmp_path: Path, name: str, text: str) -> None:
 
 
 def test_every_key_is_read_by_code(
-    tmp_path: Path, tiny_lm: Path, tiny_encoder: Path, seq2seq: Path, read: set[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tiny_encoder: Path, seq2seq: Path, masked: Path, read: set[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import datasets
 
@@ -100,8 +118,14 @@ task: {{data: {{kind: demo}}, labels: [pos, neg]}}
 subsample: {{levels: [2/class], seeds: 1, validation: 4}}
 lm: {{kind: local, model: bundled, batch_size: 2}}
 augment: {{ratio: 0.5, max_tokens: 60}}
-baselines: [{{kind: backtranslate, engine: transformers, forward: {seq2seq}, backward: {seq2seq}, max_tokens: 3, beams: 1}}]
-classifiers: [{{kind: transformer, model: {tiny_encoder}, max_epochs: 6, label_smoothing: 0.1}}]  # patience is asked
+baselines:
+  - {{kind: backtranslate, engine: transformers, forward: {seq2seq}, backward: {seq2seq}, max_tokens: 3, beams: 1}}
+  - {{kind: aeda}}
+  - {{kind: mlm, model: {masked}}}
+  - {{kind: paraphrase}}
+classifiers:
+  - {{kind: transformer, model: {tiny_encoder}, max_epochs: 6, label_smoothing: 0.1}}  # patience is asked
+  - {{kind: prompt, examples: 1}}
 trials: 1
 """,
     )
@@ -152,6 +176,22 @@ trials: 1
     assert not unread
     assert not set(ELSEWHERE) - FIELDS
     assert not set(ELSEWHERE) & read, "read after all: take it off the list"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not importlib.util.find_spec("setfit"), reason="setfit is not installed")
+def test_setfit_reads_its_keys(tmp_path: Path, tiny_encoder: Path, read: set[tuple[str, str]]) -> None:
+    run(
+        tmp_path,
+        "setfit",
+        f"""\
+task: {{data: {{kind: demo}}, labels: [pos, neg]}}
+subsample: {{levels: [2/class], seeds: 1, validation: 4}}
+classifiers: [{{kind: setfit, model: {tiny_encoder}, iterations: 1}}]
+trials: 1
+""",
+    )
+    assert {("SetFit", name) for name in settings.SetFit.model_fields} - {("SetFit", "kind")} <= read
 
 
 @pytest.mark.skipif(not shutil.which("apertium"), reason="apertium is not installed")

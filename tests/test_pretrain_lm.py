@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from gpt3mix_cli.augment.gpt3mix import parse, prompt
+from gpt3mix_cli.augment.gpt3mix import parse
+from gpt3mix_cli.lm.prompt import prompt
 from gpt3mix_cli.settings import Task, generator
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"

@@ -113,7 +113,8 @@ def test_keys_stand_in_the_order_of_the_contract_with_unknown_ones_last() -> Non
     assert list(Reject.model_fields) == ["request", "method", "parents", "text", "reason", "detail"]
     assert " ".join(Trial.model_fields) == (
         "task level method classifier variant data_seed trial draw seed status error n_train n_synthetic n_test accuracy macro_f1 mcc majority "
-        "ece valid_accuracy best_epoch epochs seconds predicted_classes confusion train_sha test_sha tokens usd settings version"
+        "ece valid_accuracy best_epoch epochs seconds predicted_classes confusion train_sha test_sha tokens usd settings version "
+        "tokens_per_prediction"
     )
 
 

@@ -11,21 +11,22 @@ import math
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import tee
 from pathlib import Path
-from typing import Any, Protocol, assert_never, runtime_checkable
+from typing import Any, Protocol, assert_never
 
 from ..errors import StoppedShort, Tell, UserError, quiet
 from ..files import STDIO, only_writer
 from ..lm import LM, end_of_block
 from ..lm.journal import Journal
-from ..records import Augmented, Done, Example, Reject, as_json, close_output, rows_sha, to_line, up_to_date, writing
-from ..settings import Augment, Backtranslate, Baseline, Eda, Task
+from ..records import Augmented, Done, Example, Reject, close_output, rows_sha, to_line, up_to_date, writing
+from ..settings import Aeda, Augment, Backtranslate, Eda, Editor, Mlm, Task
 from ..settings import Gate as Limits
+from .editing import Texts, edited_lines
 from .quality import DEFAULTS, Gate, remedy, same_text
 from .statistics import Statistics
 
@@ -64,29 +65,11 @@ class Augmenter(Protocol):
         """Return how an endpoint was asked; empty where there is none."""
 
 
-class Free:
-    """What an augmenter says of its costs that asks no language model."""
-
-    def usage(self) -> Mapping[str, int]:
-        """Return nothing."""
-        return {}
-
-    def usd(self) -> float | None:
-        """Return None."""
-        return None
-
-    def asked_as(self) -> str:
-        """Return nothing."""
-        return ""
-
-
-def open_augmenter(
-    settings: Augment | Baseline, task: Task, lm: LM | None = None, name: str = "gpt3mix", journal: Journal | None = None
-) -> Augmenter:
+def open_augmenter(settings: Augment | Editor, task: Task, lm: LM | None = None, name: str = "gpt3mix", journal: Journal | None = None) -> Augmenter:
     """Return the augmenter for its settings.
 
     Args:
-        settings: `Augment` for GPT3Mix, or a baseline's.
+        settings: `Augment` for GPT3Mix, or those of a baseline that edits its parents.
         task: the labels, and the task specification of the prompt.
         lm: the language model, for GPT3Mix.
         name: what `method` says in GPT3Mix's rows.
@@ -102,50 +85,20 @@ def open_augmenter(
             from .eda import EDA
 
             return EDA(settings, task)
+        case Aeda():
+            from .aeda import AEDA
+
+            return AEDA(settings, task)
+        case Mlm():
+            from .mlm import MLM
+
+            return MLM(settings, task)
         case Backtranslate():
             from .backtranslate import BackTranslation
 
             return BackTranslation(settings, task, journal)
         case _:
             assert_never(settings)
-
-
-@runtime_checkable
-class Texts(Protocol):
-    """What an editor may have besides: the texts of its rows alone, from which lines are made in a tenth of the time."""
-
-    def texts(self, examples: Sequence[Example], first: int, count: int, seed: int) -> Iterator[str]:
-        """Yield the texts of the rows that `generate` yields."""
-
-
-def edited(parent: Example, text: str, copy: int, attempt: int, method: str, classes: Sequence[str]) -> Augmented:
-    """Return the row of an editor: the parent's label as a distribution, an id that names parent and copy."""
-    return Augmented(
-        id=f"{parent.id}~{method}-{copy}",
-        text=text,
-        label=parent.label,
-        probs={label: float(label == parent.label) for label in classes},
-        method=method,
-        parents=[parent.id],
-        label_source="parent",
-        label_mass=None,
-        request=attempt,
-    )
-
-
-def edited_lines(texts: Iterable[str], examples: Sequence[Example], method: str, classes: Sequence[str]) -> Iterator[str]:
-    """Yield `to_line(edited(...))` of the texts of attempts 0, 1, ..., without making a row of each."""
-    middles = {
-        label: f', "label": {as_json(label)}, "probs": {as_json({one: float(one == label) for one in classes})}, "method": {as_json(method)}, '
-        for label in classes
-    }
-    for attempt, text in enumerate(texts):
-        copy, place = divmod(attempt, len(examples))
-        parent = examples[place]
-        yield (
-            f'{{"id": {as_json(f"{parent.id}~{method}-{copy}")}, "text": {as_json(text)}{middles[parent.label]}"parents": [{as_json(parent.id)}], '
-            f'"label_source": "parent", "label_mass": null, "request": {attempt}}}\n'
-        )
 
 
 @dataclass

@@ -17,7 +17,7 @@ from typing import Any
 from ..lm.journal import Journal
 from ..records import Augmented, Example
 from ..settings import Backtranslate, Task, derived_seed, fingerprint
-from . import Free, edited
+from .editing import Free, edited
 from .quality import same_text
 from .translators import APERTIUM_BATCH, Translator, open_translator, translator_fingerprint
 

@@ -19,7 +19,7 @@ from .statistics import figures
 
 SHOWN = 3  # example rows in a card
 UNKNOWN = "unknown"
-NAMES = {"gpt3mix": "GPT3Mix", "eda": "EDA", "backtranslate": "Back-translation"}
+NAMES = {"gpt3mix": "GPT3Mix", "eda": "EDA", "aeda": "AEDA", "mlm": "Masked LM", "backtranslate": "Back-translation", "paraphrase": "Paraphrase"}
 SIZES = [(1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (10_000_000, "1M<n<10M")]
 
 
@@ -90,7 +90,8 @@ def write_card(done: Done, task: Task, source: Path, model: str | None = None, l
 def card(manifest: Manifest, task: Task, rows: Sequence[Augmented], parents: Mapping[str, Example], model: str | None, licence: str) -> str:
     """Return the data card: where the rows come from, how they were made, what they are like, how to publish them."""
     method = manifest.settings["method"]
-    made_by = f"the language model `{_place(model)}` (hash {manifest.settings.get('lm')})" if model else "edits of real rows, without an LM"
+    edits = "edits of real rows, by a masked LM" if manifest.settings.get("kind") == "mlm" else "edits of real rows, without an LM"
+    made_by = f"the language model `{_place(model)}` (hash {manifest.settings.get('lm')})" if model else edits
     shown = "\n\n".join("\n".join(_plain(line) for line in table4(row, parents, task.labels)) for row in rows)
     settings = json.dumps(_without_places(manifest.settings), ensure_ascii=False, indent=1)
     unsaid = ": that of the source rows and of the LM's output; find it out before you publish" if licence == UNKNOWN else ""

@@ -17,7 +17,7 @@ from typing import Any
 
 from ..records import Augmented, Example
 from ..settings import Eda, Task, derived_seed
-from . import Free, edited
+from .editing import Free, edited
 from .quality import same_text
 from .thesaurus import digest, synonyms
 

@@ -1,8 +1,4 @@
-"""GPT3Mix (section 3): choose k examples, render the prompt, let the LM write, read its text and its label.
-
-The prompt is Appendix A's to the letter. In the header types and labels are lower case, in the lines they are
-capitalised; `prompt` ends with `Movie review:` and nothing after the colon, since the LM's tokens begin with the space.
-What stands between a text and its label is `seam`, in the prompt, in what is scored and in what is read back alike.
+"""GPT3Mix (section 3): choose k examples, render the prompt (`lm.prompt`), let the LM write, read its text and its label.
 
 Soft labels (equation 1) are the LM's probabilities of the labels after the text that it wrote; hard ones, the other arm
 of Table 5, are those that a beam search over the whole line wrote. A prompt that is longer than the LM's context loses
@@ -21,14 +17,13 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from ..lm import LM, Completion, Request, end_of_block
+from ..lm.label import CONTENT_FREE, hard_label, soft_label
+from ..lm.prompt import choices, one_line, prompt, seam
 from ..records import Augmented, Example, Reject, rows_sha
 from ..settings import Augment, Task, derived_seed, generator
 from .choose import Chooser, similarity_fingerprint
-from .label import CONTENT_FREE, hard_label, soft_label
 
 FORMAT = 3  # raised when the same settings would give other rows
-# Every character at which str.splitlines ends a line: an example must stay on its own.
-LINE_ENDS = re.compile(r"\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*")
 # Settings that say how many rows are made and which are kept, and those that one kind of label does not use.
 NOT_A_ROWS = {"ratio", "draws", "attempts", "gate"}
 UNUSED = {"soft": {"beams"}, "hard": {"top_p", "frequency_penalty", "label_temperature", "contextual_calibration"}}
@@ -281,41 +276,6 @@ def _perplexity(completion: Completion) -> float | None:
     if completion.logprob is None or completion.hypotheses or not completion.completion_tokens:
         return None
     return round(math.exp(-completion.logprob / completion.completion_tokens), 2)
-
-
-# The prompt ----------------------------------------------------------------------------------------------------------
-
-
-def prompt(task: Task, examples: Sequence[Example]) -> str:
-    """Return the prompt P(x, S) of Appendix A for the examples in their order."""
-    text_type, label_type = task.text_type.lower(), task.label_type.lower()
-    labels = [f"'{token.lower()}'" for token in task.labels.values()]
-    listed = f"{labels[0]} or {labels[1]}" if len(labels) == 2 else f"{', '.join(labels[:-1])}, or {labels[-1]}"
-    header = f"Each item in the following list contains a {text_type} and the respective {label_type}. The {label_type} is one of {listed}."
-    mark = f"{text_type.capitalize()}:"
-    return "\n".join([header, "", *(f"{mark} {item(task, row.text, row.label)}" for row in examples), mark])
-
-
-def item(task: Task, text: str, label: str) -> str:
-    """Return a text with its annotation, as it stands after `Movie review: `."""
-    return f"{one_line(text)}{seam(task)} {task.labels[label].capitalize()})"
-
-
-def seam(task: Task) -> str:
-    """Return what stands between a text and its label: ` (Sentiment:`."""
-    return f" ({task.label_type.capitalize()}:"
-
-
-def choices(task: Task) -> tuple[str, ...]:
-    """Return each label as it stands after the seam; with the closing bracket where one label begins another."""
-    tokens = [f" {token.capitalize()}" for token in task.labels.values()]
-    begins = any(a != b and b.startswith(a) for a in tokens for b in tokens)
-    return tuple(f"{token})" if begins else token for token in tokens)
-
-
-def one_line(text: str) -> str:
-    """Return a text without line ends."""
-    return LINE_ENDS.sub(" ", text).strip()
 
 
 # What an LM wrote ----------------------------------------------------------------------------------------------------

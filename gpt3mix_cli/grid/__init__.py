@@ -4,35 +4,31 @@ A cell is (variant, level, data seed); in it stand the subsample, a synthetic se
 file for each method and classifier. One LM and one encoder are loaded for all cells.
 """
 
-import functools
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from .. import data
-from ..augment import Augmenter, augment, journal_path, open_augmenter
+from ..augment import augment
 from ..errors import StoppedShort, Tell, UserError, quiet
 from ..files import STDIO
-from ..lm import LM, open_lm
-from ..lm.journal import Journal, Journaled
 from ..records import Done, Example, Trial, read
 from ..report import Report, Wanted, report
-from ..settings import PART, Backtranslate, Baseline, Classifier, Experiment, fingerprint
+from ..settings import PART, Classifier, Experiment, Prompt, Trained
 from ..subsample import draw, subsample
-from ..train import Cell, Map, Unusable, Work, here, kept_classifier, train
-from ..train import Classifier as Trained
+from ..train import Map, Work, here, train
+from ..train.cell import Cell
 from ..train.parallel import group_size
+from .opened import Opened, baseline_of
 from .sources import Sources, distinct
 from .spot import Spot
 from .workers import Workers, fitting
 
-__all__ = ["Grid", "Spot", "Training", "as_method", "baseline_of", "classifier_known", "method_known"]
+__all__ = ["ONLY_REAL", "Grid", "Spot", "Training", "as_method", "baseline_of", "classifier_known", "method_known"]
 
-Kept = TypeVar("Kept")
+ONLY_REAL = "asks the LM below real rows alone (that is what GPT3Mix is compared with), so that it has trials with the method 'none' only"
 
 
 @dataclass(frozen=True)
@@ -60,7 +56,7 @@ class Training:
 
 @dataclass
 class Grid:
-    """Runs the stages over cells and keeps what is costly to load.
+    """Runs the stages over cells.
 
     Attributes:
         experiments: one a variant.
@@ -70,6 +66,7 @@ class Grid:
         tell: hears progress and warnings.
         jobs: trials that run side by side; by default as many as the machine holds.
         curves: folder for TensorBoard.
+        opened: data, LM and classifiers.
     """
 
     experiments: Sequence[Experiment]
@@ -79,13 +76,13 @@ class Grid:
     tell: Tell = quiet
     jobs: int | None = None
     curves: Path | None = None
-    _kept: dict[str, Any] = field(default_factory=dict)
+    opened: Opened = field(init=False)
     _unmade: set[Path] = field(default_factory=set)
-    _lock: threading.RLock = field(default_factory=threading.RLock)
     _sources: Sources = field(init=False)
 
     def __post_init__(self) -> None:
         """Open what reads rows."""
+        self.opened = Opened(self.out, self.tell)
         self._sources = Sources(self.tell)
 
     def spots(self, level: str | None = None, seed: int | None = None) -> Iterator[Spot]:
@@ -101,7 +98,7 @@ class Grid:
     def subsample(self, spot: Spot, output: Path | None = None) -> Done:
         """Draw the cell's real rows."""
         return subsample(
-            self.splits(spot.experiment),
+            self.opened.splits(spot.experiment),
             spot.experiment.task.classes,
             output or spot.real,
             level=spot.level,
@@ -122,8 +119,8 @@ class Grid:
         # What an LM answers is kept even if the rows go to a pipe.
         place = spot.synthetic(method, draw) if output == STDIO else output
         # A variant asks the LM only for what no other one has asked: a sweep over the ratio pays for the highest.
-        others = [other for other in self.variants(spot, method, draw) if other != place]
-        augmenter, journal = self._augmenter(experiment, method, place, others)
+        others = self.variants(spot, method, draw)
+        augmenter, journal = self.opened.augmenter(experiment, method, place, others)
         try:
             return augment(
                 augmenter,
@@ -134,7 +131,7 @@ class Grid:
                 seed=spot.seed_of(augmenter.about["kind"], draw),
                 limit=limit,
                 gate=experiment.augment.gate,
-                test=() if augmenter.edits else self.held_out(experiment),
+                test=() if augmenter.edits else self.opened.held_out(experiment),
                 command=self.command,
                 force=self.force,
                 tell=self.tell,
@@ -151,6 +148,8 @@ class Grid:
         """Run the trials of a training, and save its best model where that is wanted."""
         spot, method, classifier = training.spot, training.method, training.classifier
         experiment = spot.experiment
+        if training.save and isinstance(classifier, Prompt):
+            raise UserError(f"classifier '{classifier.name}' trains nothing, so that there is no model to save", "leave out --save-model")
         classes = experiment.task.classes
         place = training.output or spot.trials(method, classifier.name)
         distinct(place, [training.source, *training.added])
@@ -162,25 +161,31 @@ class Grid:
         if waits := [path for paths in files.values() for path in paths if path in self._unmade]:
             # What stands there, if anything does, was made with other settings.
             raise StoppedShort(f"{place}: not trained, since {waits[0]} has no row yet", "run again when it has")
-        splits = self.splits(experiment)
+        splits = self.opened.splits(experiment)
+        others = self.trials_of_variants(spot, classifier)
+        fitted, journal = self.opened.trainable(experiment, classifier, spot.trials(method, classifier.name) if place == STDIO else place, others)
         work = Work(
-            self._trainable(classifier, classes),
+            fitted,
             Cell(experiment.task.name, spot.level, method, classifier.name, experiment.variant, spot.seed, classes),
             real,
             {draw: self._sources.synthetic(paths, classes, real) for draw, paths in files.items()},
             splits.validation,
             splits.test,
             experiment.subsample.master_seed,
-            options=classifier,
+            options=classifier if isinstance(classifier, Trained) else Trained(),
             curves=self.curves,
         )
         short = None
         try:
-            done = train(work, trials, place, map=map, command=self.command, force=self.force, tell=self.tell)
+            # One LM is loaded, in this process.
+            done = train(work, trials, place, map=here if journal else map, command=self.command, force=self.force, tell=self.tell)
         except StoppedShort as error:
             short = error
+        finally:
+            if journal:
+                journal.close()
         rows = list(read(place, Trial)) if training.save and not work.hopeless else []
-        if training.save and any(row.status == "ok" for row in rows):
+        if training.save and not isinstance(classifier, Prompt) and any(row.status == "ok" for row in rows):
             from ..train.saved import save_model
 
             # Where some trials failed, the best of the others is kept all the same.
@@ -196,6 +201,7 @@ class Grid:
             for spot in self.spots()
             for c in spot.experiment.classifiers
             for method in spot.experiment.methods
+            if spot.experiment.tried(method, c)
         ]
 
     def report(self, output: Path | None = None) -> Report:
@@ -207,6 +213,9 @@ class Grid:
 
     def run(self) -> Iterator[Done | StoppedShort]:
         """Run every stage of every cell; yield each as it ends. A stage that stopped short does not keep the others."""
+        for classifier in self.experiments[0].classifiers:
+            if isinstance(classifier, Prompt) and len(self.experiments[0].methods) > 1:
+                self.tell(f"classifier '{classifier.name}' {ONLY_REAL}; the other methods are left out")
         steps = [step for spot in self.spots() if spot.used() for step in self._steps(spot)]
         yield from self._all(steps, "all cells")
 
@@ -238,7 +247,7 @@ class Grid:
             stack.callback(threads.shutdown, wait=False, cancel_futures=True)
             workers = stack.enter_context(Workers(jobs, self.tell))
             for stage, arguments in steps:
-                if stage == "train":
+                if stage == "train" and not isinstance(arguments[0].classifier, Prompt):
                     pending.add(threads.submit(self._tried, stage, *arguments, map=workers.map))
                 else:
                     yield self._tried(stage, *arguments)
@@ -257,11 +266,12 @@ class Grid:
 
     def _side_by_side(self, trainings: Sequence[Training]) -> int:
         """Return how many trials are to run at once."""
+        trainings = [training for training in trainings if not isinstance(training.classifier, Prompt)]
         wanted = sum(len(training.spot.dealt(training.classifier)) for training in trainings)
         if wanted <= 1 or group_size() > 1:
             return 1
-        found = {training.classifier: training.spot.experiment.task.classes for training in trainings}
-        threads = [one for settings, classes in found.items() if (one := self._trainable(settings, classes).threads)]
+        found = {training.classifier: training.spot.experiment for training in trainings}
+        threads = [one for settings, experiment in found.items() if (one := self.opened.usable(experiment, settings).threads)]
         if self.jobs:
             return min(self.jobs, wanted)
         return min(fitting(max(threads)), wanted) if threads else 1
@@ -269,110 +279,38 @@ class Grid:
     def _steps(self, spot: Spot) -> Iterator[tuple[str, tuple[Any, ...]]]:
         yield "subsample", (spot,)
         for method in spot.experiment.methods:
-            if method != "none":
+            if spot.makes(method):
                 for draw in spot.draws():
                     yield "augment", (spot, method, draw)
-            for classifier in spot.experiment.classifiers:
-                if spot.dealt(classifier):
-                    yield "train", (Training(spot, method, classifier),)
+            for classifier in spot.tried(method):
+                yield "train", (Training(spot, method, classifier),)
 
     def added_method(self, paths: Sequence[Path]) -> str:
         """Return what method the rows of a file name, or the file's own name; it will be part of a file name."""
         return as_method(self._sources.method(paths[0], self.experiments[0].task.classes))
 
-    # What is loaded once ---------------------------------------------------------------------------------------------
-
-    def splits(self, experiment: Experiment) -> data.Splits:
-        """Return the task's splits."""
-        listed = experiment.subsample
-        key = ["data", experiment.task.model_dump(), listed.master_seed, listed.validation]
-        return self._once(key, lambda: data.load(experiment.task, listed.master_seed, listed.validation, self.tell))
+    # What stands in the cells ----------------------------------------------------------------------------------------
 
     def examples(self, spot: Spot) -> list[Example]:
         """Return a cell's real rows: its subsample, or what would be drawn."""
         if spot.real.exists():
             return self._sources.real(spot, None)
-        listed, train = spot.experiment.subsample, self.splits(spot.experiment).train
+        listed, train = spot.experiment.subsample, self.opened.splits(spot.experiment).train
         return draw(train, spot.experiment.task.classes, spot.level, listed.master_seed, spot.seed, self.tell)
 
     def variants(self, spot: Spot, method: str, draw: int) -> list[Path]:
         """Return where the rows of a method and draw stand in every variant of a cell, its own included."""
         places = [Spot(other, self.out, spot.level, spot.seed) for other in self.experiments]
-        # GPT3Mix asks for other texts in each draw; what was translated for one serves the next.
-        return [at.synthetic(method, other) for at in places for other in ([draw] if method == "gpt3mix" else at.draws())]
+        # What asks the LM asks for other texts in each draw; what was translated for one serves the next.
+        return [at.synthetic(method, other) for at in places for other in ([draw] if spot.experiment.asking(method) else at.draws())]
 
-    def lm(self, experiment: Experiment, asks: bool = True) -> LM:
-        """Return the experiment's LM; `asks=False`: one that gives what journals hold."""
-        settings = experiment.lm
-        if settings is None:
-            raise UserError("the method 'gpt3mix' needs an `lm:` in the config", "add for example lm: {kind: local, model: bundled}")
-        journals = functools.partial(self.journals, experiment)
-        budget = experiment.budget if asks else None
-        return self._once(["lm", settings.model_dump(), budget, asks], lambda: open_lm(settings, budget, journals, asks))
-
-    def journals(self, experiment: Experiment) -> list[Path]:
-        """Return all journals of an experiment, of every variant, cell and run."""
-        return sorted((self.out / experiment.name).rglob("*.journal.sqlite"))
+    def trials_of_variants(self, spot: Spot, classifier: Classifier) -> list[Path]:
+        """Return where the trials of a classifier on the real rows alone stand in every variant of a cell."""
+        return [Spot(other, self.out, spot.level, spot.seed).trials("none", classifier.name) for other in self.experiments]
 
     def close(self) -> None:
         """Let go of what holds connections."""
-        for kept in self._kept.values():
-            if hasattr(kept, "close"):
-                kept.close()
-
-    def classifier(self, settings: Classifier, classes: Sequence[str]) -> Trained:
-        """Return the classifier for its settings."""
-        return kept_classifier(settings, tuple(classes))
-
-    def _trainable(self, settings: Classifier, classes: Sequence[str]) -> Trained:
-        """Return the classifier, or one whose trials fail with the reason why there is none: others may do."""
-        key = fingerprint(["unusable", settings.model_dump(), list(classes)])
-        if key not in self._kept:
-            try:
-                return self.classifier(settings, classes)
-            except UserError as error:
-                self._kept[key] = Unusable(settings.kind, error)
-        found: Unusable = self._kept[key]
-        return found
-
-    def _augmenter(self, experiment: Experiment, method: str, output: Path, others: Sequence[Path]) -> tuple[Augmenter, Journal | Journaled | None]:
-        siblings = [path for path in map(journal_path, others) if path.exists()]
-        if method == "gpt3mix":
-            journal = Journaled(self.lm(experiment), journal_path(output), siblings)
-            return open_augmenter(experiment.augment, experiment.task, journal), journal
-        settings = baseline_of(experiment, method)
-        if isinstance(settings, Backtranslate):
-            translations = Journal(journal_path(output), siblings)
-            return open_augmenter(settings, experiment.task, journal=translations), translations
-        key = ["baseline", settings.model_dump(), list(experiment.task.labels.items())]
-        return self._once(key, lambda: open_augmenter(settings, experiment.task)), None
-
-    def held_out(self, experiment: Experiment) -> Sequence[Example]:
-        """Return the test rows, of which the gate lets no copy through."""
-        if not experiment.augment.gate.leak:
-            return ()
-        try:
-            return self.splits(experiment).test
-        except UserError as error:
-            raise UserError(error.message, f"{error.hint}; or pass over copies of test rows: augment.gate.leak=false") from None
-
-    def _once(self, key: object, make: Callable[[], Kept]) -> Kept:
-        """Return what was made for a key before, or make it now."""
-        name = fingerprint(key)
-        with self._lock:
-            if name not in self._kept:
-                self._kept[name] = make()
-            kept: Kept = self._kept[name]
-        return kept
-
-
-def baseline_of(experiment: Experiment, method: str) -> Baseline:
-    """Return the settings of a baseline by its name."""
-    for baseline in experiment.baselines:
-        if baseline.name == method:
-            return baseline
-    names = ", ".join(baseline.name for baseline in experiment.baselines) or "none"
-    raise UserError(f"the config has no baseline '{method}'", f"its baselines: {names}; add one under `baselines:`")
+        self.opened.close()
 
 
 def as_method(name: str) -> str:

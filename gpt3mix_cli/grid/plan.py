@@ -1,124 +1,35 @@
 """What an experiment would ask and cost, before anything is asked: rows, requests, tokens, dollars, trainings.
 
-Prompts are GPT3Mix's own over the real rows; answers that journals hold are read again, so that they cost nothing here
-either and tell how long lines are and how many are rejected. What is not held is estimated from that, or else from the
-real rows. Nothing is asked of anyone and nothing is written.
+Prompts are GPT3Mix's own over the real rows, a paraphrase's likewise, and those of a classifier that prompts. Answers that
+journals hold are read again, so that they cost nothing here either and tell how long lines are and how many are rejected.
+What is not held is estimated from that, or else from the real rows. Nothing is asked of anyone and nothing is written.
 """
 
-import functools
-import operator
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from math import ceil
 from statistics import fmean
-from typing import Any
 
 from ..augment import Outcome, journal_path, make, wanted_rows
-from ..augment.gpt3mix import GPT3Mix, item, one_line
-from ..augment.label import CONTENT_FREE
+from ..augment.gpt3mix import GPT3Mix
 from ..augment.statistics import Statistics
 from ..errors import UserError
-from ..lm import Charges, Request, Tariff, end_of_block
+from ..lm import LM, Charges, Request, Tariff, end_of_block
 from ..lm.endpoint.money import price_of
-from ..lm.journal import IN_MEMORY, Journal, Journaled, paid
+from ..lm.journal import IN_MEMORY, Journal, paid
+from ..lm.label import CONTENT_FREE
+from ..lm.prompt import choices, item, one_line, prompt, seam
 from ..records import Augmented, Example, Reject
-from ..settings import Experiment, OpenAILM, fingerprint
+from ..settings import Augment, Experiment, OpenAILM, Prompt, fingerprint
 from . import Grid, Spot
+from .amounts import Amount, Line, Plan, sum_of
+from .predictions import predictions
 
 PROMPTS = 4096  # rendered and counted in all; each cell has its share
 FEWEST, MOST = 16, 256  # of them a cell
 REJECTED = 0.05  # share of lines that become no row, where no journal tells
 ENOUGH = 20  # answers that tell more than the assumption does
-
-
-@dataclass(frozen=True)
-class Amount:
-    """What is asked, or was; None where it cannot be known.
-
-    Attributes:
-        requests: of a local LM the lines that it writes.
-        usd: None too where the price is unknown.
-    """
-
-    requests: float | None = 0
-    prompt_tokens: float | None = 0
-    completion_tokens: float | None = 0
-    usd: float | None = 0.0
-
-    def __add__(self, other: "Amount") -> "Amount":
-        """Return both together; what one of them does not know is unknown."""
-        return Amount(*(None if a is None or b is None else a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
-
-    def rounded(self) -> dict[str, Any]:
-        """Return it in whole tokens and hundredths of a cent."""
-        return {name: None if one is None else round(one, 4) if name == "usd" else round(one) for name, one in vars(self).items()}
-
-
-UNKNOWN = Amount(None, None, None, None)
-
-
-@dataclass(frozen=True)
-class Line:
-    """A cell of the plan.
-
-    Attributes:
-        spot: the cell.
-        trainings: trials over methods and classifiers.
-        real: real rows; None without data, as are all figures below.
-        generations: rows that GPT3Mix is to make, over all draws.
-        held: how many of them the journals give.
-        ask: what is still to be asked.
-        had: what was asked for the rows that are held.
-    """
-
-    spot: Spot
-    trainings: int
-    real: int | None = None
-    generations: int | None = None
-    held: int | None = None
-    ask: Amount = UNKNOWN
-    had: Amount = UNKNOWN
-
-
-@dataclass
-class Plan:
-    """What would be asked.
-
-    Attributes:
-        lines: one a cell.
-        prompt: the first one in full; None where there is none.
-        remarks: what the figures rest on.
-        budget: name -> limit (None: without), spent, over all runs so far; empty for a local LM.
-    """
-
-    lines: Sequence[Line]
-    prompt: str | None = None
-    remarks: list[str] = field(default_factory=list)
-    budget: dict[str, tuple[float | None, float]] = field(default_factory=dict)
-
-    @property
-    def total(self) -> dict[str, Any]:
-        """Return the sums over all cells; None where a cell's figure is unknown."""
-        return {
-            "trainings": sum(line.trainings for line in self.lines),
-            "generations": _whole(line.generations for line in self.lines),
-            **_sum(line.ask for line in self.lines).rounded(),
-            "held": {"generations": _whole(line.held for line in self.lines), **_sum(line.had for line in self.lines).rounded()},
-        }
-
-    def over(self) -> list[str]:
-        """Return which limits of the budget the plan passes."""
-        total = self.total
-        needed = {**total, "tokens": _whole([total["prompt_tokens"], total["completion_tokens"]])}
-        return [name for name, (limit, spent) in self.budget.items() if limit is not None and spent + (needed[name] or 0) > limit]
-
-    def as_json(self) -> dict[str, Any]:
-        """Return all of it."""
-        budget = {
-            name: {"limit": limit, "spent": spent, "left": None if limit is None else max(limit - spent, 0)}
-            for name, (limit, spent) in self.budget.items()
-        }
-        return {**self.total, "budget": budget or None, "cells": [_cell(line) for line in self.lines], "remarks": self.remarks, "prompt": self.prompt}
 
 
 def plan(grid: Grid, spots: Sequence[Spot]) -> Plan:
@@ -140,6 +51,7 @@ class _Set:
     """One synthetic set: what it wants, and what the journals hold of it.
 
     Attributes:
+        kind: method and variant, whose answers are alike.
         stream: the same for sets whose requests are the same: what one of them asks the others find in its journal.
         attempts: whose answers are held, from the first one on; those past the last row wanted are not among them.
         answered: the same with those, as `usage` has them.
@@ -150,6 +62,7 @@ class _Set:
     examples: Sequence[Example]
     seed: int
     wanted: int
+    kind: str
     stream: str
     outcome: "_Held"
     attempts: int = field(init=False)
@@ -210,79 +123,95 @@ class _Seen:
         self.completion += usage["completion_tokens"]
 
 
+@dataclass(frozen=True)
+class _Rows:
+    """What a cell starts from, and the synthetic sets that the LM is to write."""
+
+    real: Sequence[Example]
+    test: Sequence[Example]
+    sets: Sequence[_Set]
+
+
 class _Planned:
     """The cells' sets. All are read before any is estimated, since each tells the others of a variant how long lines are."""
 
     def __init__(self, grid: Grid, spots: Sequence[Spot]) -> None:
         self._grid = grid
-        self._sets: dict[Spot, list[_Set]] = {}
+        self._rows: dict[Spot, _Rows] = {}
         self._seen: dict[str, _Seen] = {}
         self._tariffs: dict[str, Tariff] = {}
         self._planned: dict[str, int] = {}  # stream -> the attempt after those that are planned
+        self._labels: dict[str, int] = {}
         self._missing: dict[str, None] = {}
         self._notes: dict[str, None] = {}
         self.prompt: str | None = None
         for number, spot in enumerate(spots):
             grid.tell("cells", number, len(spots))
             try:
-                self._sets[spot] = list(self._read(spot)) if spot.experiment.lm else []
+                self._rows[spot] = self._read(spot) if spot.experiment.lm else _Rows((), (), ())
             except UserError as error:
                 self._missing[error.message] = None
         grid.tell("cells", len(spots), len(spots))
-        self._share = min(MOST, max(FEWEST, PROMPTS // max(1, sum(map(len, self._sets.values())))))
+        self._share = min(MOST, max(FEWEST, PROMPTS // max(1, sum(len(rows.sets) for rows in self._rows.values()))))
 
     def line(self, spot: Spot) -> Line:
         """Return a cell's line."""
         experiment = spot.experiment
-        trainings = len(experiment.methods) * sum(len(spot.dealt(classifier)) for classifier in experiment.classifiers)
-        if spot not in self._sets:
+        trainings = sum(len(spot.dealt(classifier)) for method in experiment.methods for classifier in spot.tried(method))
+        if spot not in self._rows:
             return Line(spot, trainings)
-        sets = self._sets[spot]
-        real = len(sets[0].examples) if sets else None
+        rows = self._rows[spot]
+        sets, real, labels = rows.sets, len(rows.real) if experiment.lm else None, self._predictions(spot, rows)
+        ask = sum_of([*(self._estimate(experiment, one) for one in sets), *(missing for missing, _ in labels)])
+        had = sum_of([*(one.had() for one in sets), *(held for _, held in labels)])
         wanted, held = sum(one.wanted for one in sets), sum(one.outcome.kept for one in sets)
-        return Line(spot, trainings, real, wanted, held, _sum(self._estimate(experiment, one) for one in sets), _sum(one.had() for one in sets))
+        return Line(spot, trainings, real, wanted, held, ask, had)
 
     def remarks(self) -> list[str]:
         """Return what the figures rest on."""
-        return [*(f"unknown where it needs what is not there: {reason}" for reason in self._missing), *self._notes]
+        labels = (f"classifier '{name}' asks for {number:,} labels, one a test row and trial" for name, number in self._labels.items() if number)
+        return [*(f"unknown where it needs what is not there: {reason}" for reason in self._missing), *self._notes, *labels]
 
     # What is there ---------------------------------------------------------------------------------------------------
 
-    def _read(self, spot: Spot) -> Iterator[_Set]:
-        """Yield the sets of a cell.
+    def _read(self, spot: Spot) -> _Rows:
+        """Return the rows and sets of a cell.
 
         Raises:
             UserError: if the data or the LM's tokenizer are not there.
         """
         grid, experiment = self._grid, spot.experiment
-        examples, settings, lm = grid.examples(spot), experiment.augment, grid.lm(experiment, asks=False)
-        wanted = wanted_rows(settings.ratio, len(examples))
-        for draw in spot.draws():
-            journals = [path for path in map(journal_path, grid.variants(spot, "gpt3mix", draw)) if path.exists()]
-            held = Journaled(lm, IN_MEMORY, journals)
-            try:
-                augmenter, seed = GPT3Mix(settings, experiment.task, held, "gpt3mix"), spot.seed_of("gpt3mix", draw)
-                first = next(request for request, _ in augmenter.requests(examples, 0, 1, seed))
-                outcome = _Held(examples)
-                if journals:
-                    test = grid.held_out(experiment)
-                    make(augmenter, examples, wanted, settings.attempts, seed, outcome, limits=settings.gate, test=test)
-            finally:
-                held.close()
-            self.prompt = self.prompt or first.prompt
-            stream = fingerprint([lm.about.fingerprint, spot.level, spot.seed, draw, asdict(first)])
-            one = _Set(augmenter, self._tariff(experiment, first), examples, seed, wanted, stream, outcome)
-            self._seen.setdefault(_variant(experiment), _Seen()).add(one)
-            yield one
+        examples, lm = grid.examples(spot), grid.opened.lm(experiment, asks=False)
+        prompts = any(isinstance(classifier, Prompt) for classifier in spot.tried("none"))
+        test = grid.opened.splits(experiment).test if prompts else ()
+        asking = [(method, settings) for method in experiment.methods if spot.makes(method) and (settings := experiment.asking(method))]
+        return _Rows(examples, test, [self._set(spot, method, settings, draw, examples, lm) for method, settings in asking for draw in spot.draws()])
+
+    def _set(self, spot: Spot, method: str, settings: Augment, draw: int, examples: Sequence[Example], lm: LM) -> _Set:
+        grid, experiment = self._grid, spot.experiment
+        wanted, others = wanted_rows(settings.ratio, len(examples)), grid.variants(spot, method, draw)
+        with closing(grid.opened.held(experiment, others)) as held:
+            augmenter, seed = GPT3Mix(settings, experiment.task, held, method), spot.seed_of("gpt3mix", draw)
+            first = next(request for request, _ in augmenter.requests(examples, 0, 1, seed))
+            outcome = _Held(examples)
+            if any(journal_path(path).exists() for path in others):
+                test = grid.opened.held_out(experiment)
+                make(augmenter, examples, wanted, settings.attempts, seed, outcome, limits=settings.gate, test=test)
+        self.prompt = self.prompt or first.prompt
+        stream = fingerprint([lm.about.fingerprint, method, spot.level, spot.seed, draw, asdict(first)])
+        kind = fingerprint([method, experiment.variant])
+        one = _Set(augmenter, self._tariff(experiment, first), examples, seed, wanted, kind, stream, outcome)
+        self._seen.setdefault(kind, _Seen()).add(one)
+        return one
 
     def _tariff(self, experiment: Experiment, request: Request) -> Tariff:
         """Return what an attempt takes; how the server is asked may stand in any journal of the experiment."""
-        key = _variant(experiment)
+        key = fingerprint([experiment.variant, bool(request.choices)])
         if key not in self._tariffs:
-            lm = self._grid.lm(experiment, asks=False)
+            lm = self._grid.opened.lm(experiment, asks=False)
             self._tariffs[key] = Tariff()
             if isinstance(lm, Charges):
-                journal = Journal(IN_MEMORY, self._grid.journals(experiment))
+                journal = Journal(IN_MEMORY, self._grid.opened.journals(experiment))
                 self._tariffs[key] = lm.tariff(request, journal)
                 journal.close()
         return self._tariffs[key]
@@ -292,7 +221,7 @@ class _Planned:
     def _estimate(self, experiment: Experiment, one: _Set) -> Amount:
         """Return what a set still asks."""
         settings, count = experiment.augment, one.augmenter.about_lm.count_tokens
-        seen = self._seen_of(experiment)
+        seen = self._seen_of(one.kind)
         missing = min(ceil((one.wanted - one.outcome.kept) / self._kept(seen, one.augmenter.rows)), ceil(settings.attempts * one.wanted) - one.next)
         if missing <= 0:
             return Amount()
@@ -314,9 +243,30 @@ class _Planned:
             self._notes[remark] = None
         return Amount((end - begin) * requests, prompt_tokens, completion_tokens, tariff.usd(prompt_tokens, completion_tokens))
 
-    def _seen_of(self, experiment: Experiment) -> _Seen | None:
-        """Return what this variant's answers have shown, or another's; None where too few were given."""
-        own = self._seen[_variant(experiment)]
+    def _predictions(self, spot: Spot, rows: _Rows) -> list[tuple[Amount, Amount]]:
+        """Return for each classifier that prompts what it still asks, and what was asked; of both the tokens are estimated."""
+        experiment, task, found = spot.experiment, spot.experiment.task, []
+        for classifier in spot.tried("none"):
+            if not isinstance(classifier, Prompt):
+                continue
+            others = self._grid.trials_of_variants(spot, classifier)
+            with closing(self._grid.opened.held(experiment, others)) as held:
+                answered = any(journal_path(path).exists() for path in others)
+                labels = predictions(spot, classifier, held, answered, rows.real, rows.test, self._share)
+            asked = prompt(task, rows.real[:1])
+            self.prompt = self.prompt or asked
+            tariff = self._tariff(experiment, Request(0, asked, 0, 1, seam=seam(task), choices=choices(task)))
+            self._labels[classifier.name] = self._labels.get(classifier.name, 0) + labels.missing
+            self._notes |= dict.fromkeys(tariff.remarks)
+            both = [number * max(1, tariff.score_requests) for number in (labels.missing, labels.held)]
+            sums = [(number, number * labels.tokens, number * tariff.label_tokens) for number in both]
+            ask, had = (Amount(*each, tariff.usd(*each[1:])) for each in sums)
+            found.append((ask, had))
+        return found
+
+    def _seen_of(self, kind: str) -> _Seen | None:
+        """Return what the answers to this method and variant have shown, or to another; None where too few were given."""
+        own = self._seen[kind]
         return next((seen for seen in (own, *self._seen.values()) if seen.attempts >= ENOUGH and seen.kept), None)
 
     def _kept(self, seen: _Seen | None, rows: int) -> float:
@@ -346,30 +296,8 @@ def _budget(grid: Grid) -> dict[str, tuple[float | None, float]]:
     first = grid.experiments[0]
     if not any(isinstance(experiment.lm, OpenAILM) for experiment in grid.experiments):
         return {}
-    sums = [paid(path) for path in grid.journals(first)]
+    sums = [paid(path) for path in grid.opened.journals(first)]
     requests, prompt, completion, usd = (sum(column) for column in zip(*sums, strict=True)) if sums else (0, 0, 0, 0.0)
     limits = first.budget.model_dump() if first.budget else {}
     spent = {"requests": requests, "tokens": prompt + completion, "usd": usd}
     return {name: (limits.get(name), spent[name]) for name in spent}
-
-
-def _cell(line: Line) -> dict[str, Any]:
-    spot = line.spot
-    return {
-        "variant": spot.experiment.variant, "level": spot.level, "seed": spot.seed, "draws": len(spot.draws()) if spot.experiment.lm else 0,
-        "trainings": line.trainings, "real": line.real, "generations": line.generations, **line.ask.rounded(),
-        "held": {"generations": line.held, **line.had.rounded()},
-    }  # fmt: skip
-
-
-def _variant(experiment: Experiment) -> str:
-    return fingerprint(experiment.variant)
-
-
-def _sum(amounts: Iterable[Amount]) -> Amount:
-    return functools.reduce(operator.add, amounts, Amount())
-
-
-def _whole(values: Iterable[int | None]) -> int | None:
-    known = list(values)
-    return None if None in known else sum(value for value in known if value is not None)

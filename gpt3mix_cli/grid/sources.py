@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import Tell, UserError, quiet
 from ..files import STDIO, file_sha
 from ..records import Augmented, Example, Row, read, read_manifest, rows_sha
-from ..train import Synthetic
+from ..train.cell import Synthetic
 from .spot import Spot
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..settings import Classifier, Experiment, derived_seed, fingerprint
+from ..settings import Classifier, Experiment, Prompt, derived_seed, fingerprint
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,17 @@ class Spot:
         return [(trial, turn if draws == "per-trial" else turn % draws) for trial, turn in turns]
 
     def draws(self) -> list[int]:
-        """Return the draws that any classifier needs on this seed."""
-        classifiers: Sequence[Classifier | None] = self.experiment.classifiers or [None]
+        """Return the draws that any classifier needs on this seed; one that prompts needs none."""
+        classifiers: Sequence[Classifier | None] = [one for one in self.experiment.classifiers if not isinstance(one, Prompt)] or [None]
         return sorted({draw for classifier in classifiers for _, draw in self.dealt(classifier)}) or [0]
+
+    def tried(self, method: str) -> list[Classifier]:
+        """Return the classifiers that have trials with a method on this seed."""
+        return [one for one in self.experiment.classifiers if self.dealt(one) and self.experiment.tried(method, one)]
+
+    def makes(self, method: str) -> bool:
+        """Return whether rows of a method are made: no rows that no classifier reads."""
+        return method != "none" and bool(self.tried(method) or not self.experiment.classifiers)
 
     def used(self) -> bool:
         """Return whether any trial falls on this data seed: with fewer trials than seeds some stay without."""

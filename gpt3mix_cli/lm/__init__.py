@@ -6,7 +6,7 @@ retries or finds its scores.
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, assert_never, runtime_checkable
 
@@ -58,11 +58,15 @@ class Scores:
             case and spacing added up. `decision`: a distribution over the choices, by OpenAI's decisions. `vote`: shares
             of labels that were drawn, half a vote added to each. The last two know no mass.
         bounded: places of choices that were not among what the server told: their log-probability is the highest it can be.
+        tokens: read and written for these scores alone, as an endpoint counts them; None where nobody told. No part of what scores are.
+        usd: what that cost by the user's prices; None where it is unknown.
     """
 
     logprobs: tuple[float, ...]
     source: Literal["exact", "decision", "top_logprobs", "vote"] = "exact"
     bounded: tuple[int, ...] = ()
+    tokens: int | None = field(default=None, compare=False)
+    usd: float | None = field(default=None, compare=False)
 
     @property
     def has_mass(self) -> bool:

@@ -118,15 +118,14 @@ class OpenAI:
         if not choices:
             return [Scores(()) for _ in prompts]
 
-        async def one(prompt: str) -> Scores | None:
-            scores, _ = await self._labels.scores(prompt, choices, await self._ways(), "")
-            return scores
+        async def one(prompt: str) -> tuple[Scores | None, list[Answer]]:
+            return await self._labels.scores(prompt, choices, await self._ways(), "")
 
         found = list(self._loop.in_order(prompts, one))
-        if found and not any(found):
+        if found and not any(scores for scores, _ in found):
             raise UserError(f"lm {self.about.model}: none of the labels {', '.join(choices)} is among what the server tells", "use another LM")
         unknown = Scores((-math.log(len(choices)),) * len(choices), "top_logprobs", tuple(range(len(choices))))
-        return [scores or unknown for scores in found]
+        return [dataclasses.replace(scores or unknown, tokens=_tokens(paid) or None, usd=_sum(paid)) for scores, paid in found]
 
     def abilities(self) -> str:
         """Return how the server is asked, by asking it."""
@@ -197,7 +196,7 @@ class OpenAI:
             prompt_tokens=answer.usage.prompt,
             completion_tokens=answer.usage.completion,
             logprob=None if written.logprob is None else round(written.logprob, 4),
-            label_tokens=sum(one.usage.prompt + one.usage.completion for one in paid),
+            label_tokens=_tokens(paid),
             requests=1 + len(paid),
             usd=_sum([answer, *paid]),
         )
@@ -324,6 +323,10 @@ def _number(request: Request, ways: Ways) -> str:
 def _has_tokens(value: Any) -> None:
     if not isinstance(value.get("tokens"), list):
         raise BadAnswer("no tokens")
+
+
+def _tokens(answers: Sequence[Answer]) -> int:
+    return sum(answer.usage.prompt + answer.usage.completion for answer in answers)
 
 
 def _sum(answers: Sequence[Answer]) -> float | None:

@@ -20,7 +20,7 @@ Key = tuple[str, str, str, str, str]
 KEY = attrgetter("task", "variant", "level", "classifier", "method")
 # Trials that differ in one of these are never averaged.
 APART = {"settings": attrgetter("settings"), "test rows": attrgetter("test_sha"), "version": attrgetter("version")}
-MEANS = ("accuracy", "macro_f1", "mcc", "majority", "ece", "n_train", "n_synthetic", "n_test", "tokens", "usd", "seconds")
+MEANS = ("accuracy", "macro_f1", "mcc", "majority", "ece", "n_train", "n_synthetic", "n_test", "tokens", "usd", "seconds", "tokens_per_prediction")
 
 
 @dataclass(frozen=True)
@@ -204,6 +204,8 @@ def remarks_on(groups: Sequence[Group]) -> Iterable[str]:
             yield f"{cell.place}: {cell.n + cell.failed} of {cell.expected} trials are there"
         if cell.failed:
             yield f"{cell.place}: {cell.failed} trials failed and are left out of the mean"
+        if cell.tokens_per_prediction is not None:
+            yield f"{cell.place}: each prediction costs {cell.tokens_per_prediction:,.0f} tokens of the LM, where a trained classifier asks none"
         if cell.told_apart:
             yield f"{cell.place}: trials of different settings, test rows or versions are told apart ({cell.told_apart}; {_folder(group.rows)})"
     yield from _differing(groups)

@@ -75,6 +75,7 @@ class TrialRow(NamedTuple):
     usd: float | None
     settings: str | None
     version: str | None
+    tokens_per_prediction: float | None
     classes: int | None
     path: Path
 
@@ -113,6 +114,7 @@ class CellRow:
         tokens: tokens that a synthetic set took, mean.
         usd: dollars that a synthetic set took, mean.
         seconds: of a trial, mean.
+        tokens_per_prediction: what an LM reads for a prediction, mean; None for a classifier that asks none.
         gain: mean over data seeds of the difference to no augmentation; None where there is nothing to compare with.
     """
 
@@ -144,6 +146,7 @@ class CellRow:
     tokens: float | None
     usd: float | None
     seconds: float | None
+    tokens_per_prediction: float | None = None
     gain: float | None = None
     swept: Mapping[str, Any] = field(default_factory=dict)
 

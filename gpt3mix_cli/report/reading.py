@@ -34,6 +34,7 @@ KINDS: dict[str, set[type]] = {
     "tokens": WHOLE | NOTHING,
     "usd": NUMBER | NOTHING,
     **dict.fromkeys(("settings", "version"), TEXT | NOTHING),
+    "tokens_per_prediction": NUMBER | NOTHING,
 }
 DEFAULTS = {name: Trial.model_fields[name].get_default() for name in KINDS if not Trial.model_fields[name].is_required()}
 FIELDS = itemgetter(*KINDS)

@@ -352,17 +352,20 @@ def spread_sheet(cells: Sequence[CellRow]) -> Sheet | None:
 
 def cost_sheet(cells: Sequence[CellRow]) -> Sheet | None:
     """Return what synthetic sets cost and gain; nothing where no cost is known."""
+    prompted = any(cell.tokens_per_prediction for cell in cells)
     items = [
         {
             "task": Entry(cell.task), "variant": Entry(cell.variant), "level": Entry(cell.level), "classifier": Entry(cell.classifier),
             "method": Entry(cell.column), "gain": points(cell.gain), "tokens": _number(cell.tokens, ",.0f"), "USD": _number(cell.usd, ".4g"),
             "gain per USD": points(cell.gain_per_usd),
             "gain per 1,000 tokens": _rate(cell.gain_per_1k_tokens),
+            **({"tokens a prediction": _number(cell.tokens_per_prediction, ",.0f")} if prompted else {}),
         }
         for cell in cells
         if cell.n and (cell.tokens or cell.usd)
     ]  # fmt: skip
     caption = "Gain over no augmentation in points; tokens and dollars of one synthetic set (mean over the sets of a cell)."
+    caption += " A classifier that prompts makes none: its tokens are those of a trial's predictions." if prompted else ""
     return listed("cost", "What a gain costs", items, 5, caption)
 
 

@@ -10,15 +10,16 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model_validator
 
-from .augment import AnyLM, Augment, Backtranslate, Baseline, Budget, Eda, Gate, LocalLM, OpenAILM
+from .augment import Aeda, AnyLM, Augment, Backtranslate, Baseline, Budget, Eda, Editor, Gate, LocalLM, Mlm, OpenAILM, Paraphrase
 from .base import NAME, PART, Name, Part, Real, Settings, Whole, derived_seed, fingerprint, generator
 from .task import Columns, Data, DemoData, FilesData, HubData, Split, Task
-from .train import PAPER, Classifier, Linear, Trained, Transformer
+from .train import PAPER, Classifier, Encoding, Linear, Prompt, Repeated, SetFit, Trained, Transformer
 
 __all__ = [
-    "NAME", "PAPER", "PART", "AnyLM", "Augment", "Backtranslate", "Baseline", "Budget", "Classifier", "Columns", "Data", "DemoData", "Eda",
-    "Experiment", "FilesData", "Gate", "HubData", "Level", "Linear", "LocalLM", "Name", "OpenAILM", "Part", "Real", "Settings", "Split",
-    "Subsample", "Task", "Trained", "Transformer", "Whole", "derived_seed", "fingerprint", "generator", "level",
+    "NAME", "PAPER", "PART", "Aeda", "AnyLM", "Augment", "Backtranslate", "Baseline", "Budget", "Classifier", "Columns", "Data", "DemoData", "Eda",
+    "Editor", "Encoding", "Experiment", "FilesData", "Gate", "HubData", "Level", "Linear", "LocalLM", "Mlm", "Name", "OpenAILM", "Paraphrase",
+    "Part", "Prompt", "Real", "Repeated", "SetFit", "Settings", "Split", "Subsample", "Task", "Trained", "Transformer", "Whole", "derived_seed",
+    "fingerprint", "generator", "level",
 ]  # fmt: skip
 
 LEVEL = re.compile(r"(?P<percent>\d+(\.\d+)?|\.\d+)%|(?P<count>\d+)/class|full")
@@ -87,8 +88,8 @@ class Experiment(Settings):
     subsample: Subsample = Field(description="how many real rows")
     lm: AnyLM | None = Field(None, description="the language model, a `kind:` of local or openai; without it there is no method gpt3mix")
     augment: Augment = Field(Augment(), description="GPT3Mix, and how many rows every method makes")
-    baselines: list[Baseline] = Field([], description="methods to compare with: a `kind:` of eda or backtranslate each")
-    classifiers: list[Classifier] = Field([], description="what is trained: a `kind:` of transformer or linear each")
+    baselines: list[Baseline] = Field([], description="methods to compare with: a `kind:` of eda, aeda, mlm, backtranslate or paraphrase each")
+    classifiers: list[Classifier] = Field([], description="what is trained: a `kind:` of transformer, linear, setfit or prompt each")
     trials: Whole = Field(10, ge=1, description="training runs a cell in all, dealt over the data seeds in turn")
     budget: Budget | None = Field(None, description="what the language model may cost, over all runs")
     sweep: dict[str, list[Any]] = Field({}, description="key -> values; every combination is a variant")
@@ -104,6 +105,25 @@ class Experiment(Settings):
     def methods(self) -> list[str]:
         """Names of the methods: `none`, `gpt3mix` where there is an LM, then the baselines."""
         return ["none", *(["gpt3mix"] if self.lm else []), *(baseline.name for baseline in self.baselines)]
+
+    def asking(self, method: str) -> Augment | None:
+        """Return GPT3Mix's settings for a method that asks the LM (a paraphrase has k = 1); None for every other method."""
+        if method == "gpt3mix":
+            return self.augment
+        if any(baseline.name == method for baseline in self.baselines if isinstance(baseline, Paraphrase)):
+            return self.augment.model_copy(update={"k": 1})
+        return None
+
+    def tried(self, method: str, classifier: Classifier) -> bool:
+        """Return whether a classifier has trials with a method: one that only prompts reads no synthetic rows."""
+        return method == "none" or not isinstance(classifier, Prompt)
+
+    @model_validator(mode="after")
+    def _lm_is_there(self) -> "Experiment":
+        asking = [each for each in (*self.baselines, *self.classifiers) if isinstance(each, Paraphrase | Prompt)]
+        if asking and not self.lm:
+            raise ValueError(f"'{asking[0].name}' asks a language model; add for example lm: {{kind: local, model: bundled}}")
+        return self
 
     @model_validator(mode="after")
     def _unique_names(self) -> "Experiment":
@@ -123,7 +143,8 @@ class Experiment(Settings):
     @model_validator(mode="after")
     def _known_classes(self) -> "Experiment":
         for classifier in self.classifiers:
-            for name in classifier.class_weights if isinstance(classifier.class_weights, dict) else ():
+            weights = classifier.class_weights if isinstance(classifier, Trained) else None
+            for name in weights if isinstance(weights, dict) else ():
                 if name not in self.task.labels:
                     known = ", ".join(self.task.labels)
                     raise ValueError(f"classifier '{classifier.name}': class_weights names '{name}', which is none of the classes {known}")

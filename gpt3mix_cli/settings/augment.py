@@ -164,6 +164,35 @@ class Eda(Settings):
         return value
 
 
+class Aeda(Settings):
+    """An Easier Data Augmentation (Karimi et al., 2021): punctuation marks put in at random."""
+
+    kind: Literal["aeda"]
+    name: Part = Field("aeda", description="of the method")
+
+
+class Mlm(Settings):
+    """Words replaced by what a masked LM writes in their place (as Wu et al., 2019, and Ng et al., 2020)."""
+
+    kind: Literal["mlm"]
+    name: Part = Field("mlm", description="of the method")
+    model: str = Field("distilroberta-base", min_length=1, description="folder or hub id of a masked LM")
+    revision: str | None = Field(None, description="commit of a hub model")
+    share: Real = Field(0.15, gt=0, le=1, description="share of the words replaced, at least one")
+    top_k: Whole = Field(10, ge=1, description="a word is drawn from this many, the likeliest")
+    temperature: Real = Field(1.0, gt=0, description="below 1 draws the likelier ones more often")
+    conditional: bool = Field(False, description="let the label stand before the text as the masked LM reads it (Kumar et al., 2020)")
+    batch_size: Whole = Field(32, ge=1, description="texts read together")
+    device: str = Field("auto", description="auto, cpu, cuda, ...")
+
+
+class Paraphrase(Settings):
+    """GPT3Mix with one example in the prompt: everything else is as `lm` and `augment` say."""
+
+    kind: Literal["paraphrase"]
+    name: Part = Field("paraphrase", description="of the method")
+
+
 def _listed(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
@@ -205,4 +234,5 @@ class Backtranslate(Settings):
         return self
 
 
-Baseline = Annotated[Eda | Backtranslate, Field(discriminator="kind")]
+Editor = Eda | Aeda | Mlm | Backtranslate
+Baseline = Annotated[Editor | Paraphrase, Field(discriminator="kind")]

@@ -2,15 +2,20 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from .base import Part, Real, Settings, Whole
 
 
-class Trained(Settings):
-    """What every classifier that is trained has; the defaults weigh all rows alike, as the paper does."""
+class Repeated(Settings):
+    """What every classifier has."""
 
     trials: Whole | None = Field(None, ge=1, description="overrides the experiment's `trials`")
+
+
+class Trained(Repeated):
+    """What a classifier has that is trained on soft labels; the defaults weigh all rows alike, as the paper does."""
+
     hard_labels: bool = Field(False, description="train on the argmax of soft labels (the ablation of Table 5)")
     synthetic_weight: Real = Field(1.0, gt=0, description="weight of a synthetic row; a real one has 1")
     class_weights: Literal["none", "balanced"] | dict[str, Annotated[Real, Field(gt=0)]] = Field(
@@ -73,4 +78,36 @@ class Linear(Trained):
     C: Real = Field(10.0, gt=0, description="inverse strength of the L2 penalty")
 
 
-Classifier = Annotated[Transformer | Linear, Field(discriminator="kind")]
+class SetFit(Repeated):
+    """Contrastive fine-tuning of a sentence encoder (Tunstall et al., 2022), by the `setfit` library (extra `setfit`); hard labels only."""
+
+    kind: Literal["setfit"]
+    name: Part = Field("setfit", description="of the classifier in results")
+    model: str = Field("sentence-transformers/paraphrase-mpnet-base-v2", min_length=1, description="folder, hub id, or `minilm` (extra `offline`)")
+    revision: str | None = Field(None, description="commit of a hub model")
+    lr: Real = Field(2e-5, gt=0, description="peak learning rate of the encoder")
+    iterations: Whole = Field(20, ge=1, description="R of the paper: pairs of each kind for each row")
+    epochs: Whole = Field(1, ge=1, description="times that the pairs are gone through")
+    batch_size: Whole = Field(16, ge=1, description="pairs a step")
+    max_length: Whole = Field(128, ge=4, description="tokens kept of a text")
+    threads: Whole = Field(1, ge=1, description="CPU threads of a trial; trials run side by side on the others")
+
+
+class Prompt(Repeated):
+    """No training: the experiment's `lm` labels each text below real examples (in-context learning); method `none` only."""
+
+    kind: Literal["prompt"]
+    name: Part = Field("prompt", description="of the classifier in results")
+    examples: Whole | Literal["fit"] = Field("fit", description="real rows in a prompt, classes in turn; fit: as many as the LM's context holds")
+    contextual_calibration: bool = Field(False, description="divide by the labels' shares for texts without content (Zhao et al., 2021)")
+
+    @field_validator("examples")
+    @classmethod
+    def _some(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 1:
+            raise ValueError("at least one example is needed")
+        return value
+
+
+Encoding = Transformer | Linear | SetFit
+Classifier = Annotated[Encoding | Prompt, Field(discriminator="kind")]

@@ -16,9 +16,11 @@ from typing import Any, NamedTuple, Protocol, TypeVar, assert_never
 from .. import __version__
 from ..errors import StoppedShort, Tell, UserError, quiet
 from ..files import STDIO, append, only_writer
+from ..lm import LM
 from ..records import Augmented, Done, Example, Manifest, Trial, close_output, rows_sha, to_line, up_to_date, write
-from ..settings import Linear, Trained, Transformer, derived_seed, fingerprint
+from ..settings import Encoding, Linear, Prompt, SetFit, Task, Trained, Transformer, fingerprint
 from . import curves, metrics
+from .cell import Cell, Synthetic, training_seed
 from .parallel import group_size
 from .resume import Epoch, history_path, resumed
 from .targets import Hopeless, training_rows
@@ -29,12 +31,12 @@ class Fit:
     """What a training run came to.
 
     Attributes:
-        valid_accuracy: of the weights that were kept.
+        valid_accuracy: of the weights that were kept; none where nothing is trained.
         best_epoch: the epoch that they are of, from 1; none for a classifier without epochs.
         history: one mapping an epoch.
     """
 
-    valid_accuracy: float
+    valid_accuracy: float | None
     best_epoch: int | None = None
     history: tuple[Mapping[str, Any], ...] = ()
 
@@ -57,10 +59,14 @@ class Classifier(Protocol):
         about: every setting and model fingerprint that can change a number.
         threads: CPU threads that a fit keeps busy, so that fits may run side by side on the others; none where a fit takes
             next to no time, or a GPU.
+        tokens: what an LM has read for the predictions since the last fit began; none where no LM is asked.
+        usd: what they cost; none where it is unknown, or no LM is asked.
     """
 
     about: dict[str, Any]
     threads: int | None
+    tokens: int | None
+    usd: float | None
 
     @property
     def notes(self) -> list[str]:
@@ -79,7 +85,7 @@ class Classifier(Protocol):
         """Write what `saved.load` needs into a folder."""
 
 
-def open_classifier(settings: Linear | Transformer, classes: Sequence[str]) -> Classifier:
+def open_classifier(settings: Encoding, classes: Sequence[str]) -> Classifier:
     """Return the classifier for its settings.
 
     Raises:
@@ -94,12 +100,23 @@ def open_classifier(settings: Linear | Transformer, classes: Sequence[str]) -> C
             from .transformer import TransformerClassifier
 
             return TransformerClassifier(settings, classes)
+        case SetFit():
+            from .setfit import SetFitClassifier
+
+            return SetFitClassifier(settings, classes)
         case _:
             assert_never(settings)
 
 
+def open_prompting(settings: Prompt, task: Task, lm: LM) -> Classifier:
+    """Return the classifier that asks an LM; it stays in the process that has loaded it."""
+    from .prompt import PromptClassifier
+
+    return PromptClassifier(settings, task, lm)
+
+
 @functools.lru_cache(maxsize=4)  # one experiment's classifiers; more would fill the memory in a sweep over models
-def kept_classifier(settings: Linear | Transformer, classes: tuple[str, ...]) -> Classifier:
+def kept_classifier(settings: Encoding, classes: tuple[str, ...]) -> Classifier:
     """Return the classifier that this process has opened for these settings before, or open it."""
     return open_classifier(settings, classes)
 
@@ -108,6 +125,8 @@ class Unusable:
     """Stands for a classifier that could not be opened: each of its trials fails with the reason."""
 
     threads: int | None = None
+    tokens: int | None = None
+    usd: float | None = None
 
     def __init__(self, kind: str, reason: UserError) -> None:
         """Keep the reason."""
@@ -128,38 +147,6 @@ class Unusable:
     def save(self, folder: Path) -> None:
         """Fail with the reason."""
         raise Hopeless(self.about["unusable"])
-
-
-@dataclass(frozen=True)
-class Cell:
-    """What the trials of one file have in common, in the words of their rows."""
-
-    task: str
-    level: str
-    method: str
-    classifier: str
-    variant: Mapping[str, Any]
-    data_seed: int
-    classes: Sequence[str]
-
-    def __str__(self) -> str:
-        """What a progress bar is called."""
-        variant = "".join(f"{key}={value} " for key, value in self.variant.items())
-        return f"{variant}{self.level} seed {self.data_seed} {self.method} + {self.classifier}"
-
-
-@dataclass(frozen=True)
-class Synthetic:
-    """The synthetic rows of a draw and how they were made; a hand-made file says nothing of itself but its hash.
-
-    `broken` says why there are no rows: the trials of this draw fail with it.
-    """
-
-    rows: Sequence[Augmented]
-    about: Mapping[str, Any]
-    tokens: int | None = None
-    usd: float | None = None
-    broken: str = ""
 
 
 class Ran(NamedTuple):
@@ -267,7 +254,11 @@ class Work:
             if group_size() > 1 and not isinstance(error, ArithmeticError | Hopeless):
                 raise  # the other processes are still at it and would wait for ever
             return self.failed(job, _reason(error), _since(started))
-        about |= {"valid_accuracy": round(fit.valid_accuracy, 6), "best_epoch": fit.best_epoch, "epochs": len(fit.history) or None}
+        valid = None if fit.valid_accuracy is None else round(fit.valid_accuracy, 6)
+        about |= {"valid_accuracy": valid, "best_epoch": fit.best_epoch, "epochs": len(fit.history) or None}
+        if (tokens := self.classifier.tokens) is not None:
+            about |= {"tokens": tokens, "tokens_per_prediction": round(tokens / len(self.test), 2)}
+            about["usd"] = self.classifier.usd
         epochs = [Epoch(trial=number, **line) for line in fit.history]
         return Ran(Trial(**about, **scores, seconds=_since(started)), epochs, self.classifier.notes)
 
@@ -280,7 +271,7 @@ class Work:
         number, draw = job
         return {
             **{name: getattr(self.cell, name) for name in ("task", "level", "method", "classifier", "data_seed")},
-            **{"variant": dict(self.cell.variant), "trial": number, "draw": draw, "seed": derived_seed(self.master_seed, "train", number)},
+            **{"variant": dict(self.cell.variant), "trial": number, "draw": draw, "seed": training_seed(self.master_seed, number)},
             **{"n_train": len(self.real), "n_synthetic": len(part.rows), "n_test": len(self.test)},
             **{"majority": metrics.majority([row.label for row in self.test]), "tokens": part.tokens, "usd": part.usd, "version": __version__},
             **{"train_sha": self.inputs["train"], "test_sha": self.inputs["test"], "settings": fingerprint(self.settings)},

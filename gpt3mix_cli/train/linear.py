@@ -24,6 +24,8 @@ class LinearClassifier:
         """Keep the settings."""
         self._settings, self._classes = settings, list(classes)
         self.threads: int | None = None
+        self.tokens: int | None = None
+        self.usd: float | None = None
         self.notes: list[str] = []
         self.about = {**settings.model_dump(exclude={"name", "trials"}), "format": FORMAT}
 

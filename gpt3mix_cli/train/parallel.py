@@ -7,8 +7,8 @@ package knows of them.
 
 import functools
 import os
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -85,6 +85,19 @@ def leave() -> None:
     if group().rank == 0:
         _broadcast(None)
     torch.distributed.destroy_process_group()
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Use as many CPU threads as a classifier's settings say, whatever the machine has: sums depend on how they are split."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _broadcast(value: object) -> Any:

@@ -16,7 +16,7 @@ from .. import __version__
 from ..errors import StoppedShort, Tell, UserError, quiet
 from ..files import STDIO, disk, file_sha, model_sha, only_writer, whole_file
 from ..records import Done, Trial, close_output, objects, up_to_date
-from ..settings import Linear, Transformer
+from ..settings import Encoding, Linear, SetFit, Transformer
 from . import Classifier, Ran, Work
 
 ABOUT = "gpt3mix.json"
@@ -24,7 +24,7 @@ ROWS = 2048  # texts that are labelled together
 NOT_A_FIGURE = {"seconds", "version"}
 
 
-def save_model(work: Work, rows: Sequence[Trial], settings: Linear | Transformer, folder: Path, tell: Tell = quiet) -> Trial:
+def save_model(work: Work, rows: Sequence[Trial], settings: Encoding, folder: Path, tell: Tell = quiet) -> Trial:
     """Write the model of the trial with the best validation accuracy, of several the first; return its row.
 
     The test score takes no part in the choice. Where its weights are gone the trial is run again, which gives the same.
@@ -88,20 +88,19 @@ def free_for(folder: Path) -> None:
         raise UserError(f"{folder}: there is something that is no saved model", "choose another folder with --save-model, or remove it")
 
 
-def _base(settings: Linear | Transformer) -> dict[str, str]:
+def _base(settings: Encoding) -> dict[str, str]:
     """Return the name of the pretrained model: of a folder only the last part, since a path tells of its machine."""
-    if not isinstance(settings, Transformer):
+    if isinstance(settings, Linear):
         return {}
     return {"model": Path(settings.model).name if Path(settings.model).is_dir() else settings.model}
 
 
-def card(work: Work, row: Trial, settings: Linear | Transformer) -> str:
+def card(work: Work, row: Trial, settings: Encoding) -> str:
     """Return the model card: data, method, scores, use."""
-    base = _base(settings).get("model")
     cell = work.cell
     front = ["---", "pipeline_tag: text-classification", "tags: [gpt3mix]"]
-    if isinstance(settings, Transformer):
-        front += ["library_name: transformers"]
+    if not isinstance(settings, Linear):
+        front += [f"library_name: {'transformers' if isinstance(settings, Transformer) else 'sentence-transformers'}"]
         # Only a hub id says more than a name; `minilm` is one in disguise.
         if not Path(settings.model).is_dir():
             front += [f"base_model: {'sentence-transformers/all-MiniLM-L6-v2' if settings.model == 'minilm' else settings.model}"]
@@ -125,8 +124,7 @@ def card(work: Work, row: Trial, settings: Linear | Transformer) -> str:
             *front,
             f"# {cell.task}: {', '.join(cell.classes)}",
             "",
-            f"A text classifier made by gpt3mix {__version__}: "
-            + (f"`{base}` with a new classification head." if base else "tf-idf and logistic regression."),
+            f"A text classifier made by gpt3mix {__version__}: " + _what(settings),
             "",
             "## Data and method",
             "",
@@ -151,6 +149,13 @@ def card(work: Work, row: Trial, settings: Linear | Transformer) -> str:
             "",
         ]
     )
+
+
+def _what(settings: Encoding) -> str:
+    base = _base(settings).get("model")
+    if isinstance(settings, SetFit):
+        return f"`{base}` fine-tuned by SetFit, and logistic regression."
+    return f"`{base}` with a new classification head." if base else "tf-idf and logistic regression."
 
 
 def _made(work: Work, row: Trial) -> str:
@@ -182,6 +187,12 @@ def load(folder: Path) -> tuple[Classifier, list[str]]:
             linear = LinearClassifier(Linear.model_validate(kept), classes)
             linear.load(folder)
             return linear, classes
+        if kept["kind"] == "setfit":
+            from .setfit import SetFitClassifier
+
+            setfit = SetFitClassifier(SetFit.model_validate({**kept, "model": str(folder.resolve()), "revision": None}), classes)
+            setfit.load(folder)
+            return setfit, classes
         options = {"model": str(folder.resolve()), "revision": None, "device": "auto", "preset": None}
         from .transformer import TransformerClassifier
 

@@ -11,8 +11,7 @@ rate. After each epoch the validation accuracy is taken. Where the paper is sile
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,7 @@ from ..records import Augmented, Example
 from ..settings import Transformer, fingerprint, generator
 from . import Fit, Watch, kept_classifier, unwatched
 from .encoder import Encoder, Tokens
-from .parallel import group
+from .parallel import group, threads
 
 if TYPE_CHECKING:
     import torch
@@ -40,6 +39,8 @@ class TransformerClassifier:
         """
         self._settings, self._classes = settings, tuple(classes)
         self._encoder = Encoder(settings, classes)
+        self.tokens: int | None = None
+        self.usd: float | None = None
         self.threads = settings.threads if self._encoder.device.type == "cpu" else None
         folder = Path(self._encoder.place)
         commit = getattr(self._encoder.config, "_commit_hash", None) or settings.revision
@@ -71,7 +72,7 @@ class TransformerClassifier:
         group().ask("fit", self._settings, self._classes, (train, validation, seed))
         devices = [self._encoder.device] if self._encoder.device.type == "cuda" else []
         # Dropout and the library's initialisers know the global generator only; the fork gives the caller's state back.
-        with torch.random.fork_rng(devices=devices), self._threads():
+        with torch.random.fork_rng(devices=devices), threads(self._settings.threads):
             torch.manual_seed(seed % 2**63)
             self._encoder.forget()
             return self._fit(train, validation, seed, watch)
@@ -134,7 +135,7 @@ class TransformerClassifier:
     def predict_proba(self, texts: Sequence[str]) -> Any:
         """Return the class probabilities, (texts, classes); without a fit, those of the weights as they were loaded."""
         group().ask("predict_proba", self._settings, self._classes, (texts,))
-        with self._threads():
+        with threads(self._settings.threads):
             return self._encoder.logits(self._encoder.tokens(texts)).softmax(-1).cpu().numpy()
 
     def probe(self) -> None:
@@ -154,18 +155,6 @@ class TransformerClassifier:
         """Write weights (safetensors), configuration with the label map, and tokenizer, as the library reads them."""
         self._encoder.model.save_pretrained(folder)
         self._encoder.tokenizer.save_pretrained(folder)
-
-    @contextmanager
-    def _threads(self) -> Iterator[None]:
-        """Use as many threads as the settings say, whatever the machine has: sums depend on how they are split."""
-        import torch
-
-        before = torch.get_num_threads()
-        torch.set_num_threads(self._settings.threads)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
 
 
 def _copied(weights: Mapping[str, "torch.Tensor"], into: dict[str, "torch.Tensor"]) -> dict[str, "torch.Tensor"]:

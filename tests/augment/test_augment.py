@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import settings as quick
 from hypothesis import strategies as st
 
-from gpt3mix_cli.augment import Free, augment, journal_path, open_augmenter, rejects_path, wanted_rows
+from gpt3mix_cli.augment import augment, journal_path, open_augmenter, rejects_path, wanted_rows
+from gpt3mix_cli.augment.editing import Free
 from gpt3mix_cli.errors import StoppedShort, UserError
 from gpt3mix_cli.lm import LM, Completion, Request, Scores, open_lm
 from gpt3mix_cli.lm.journal import Journaled
@@ -449,6 +450,7 @@ CHILD = """
 import json, os, sys
 from pathlib import Path
 import torch
+from gpt3mix_cli.augment.editing import Free
 from gpt3mix_cli.augment import augment, journal_path, open_augmenter
 from gpt3mix_cli.errors import StoppedShort
 from gpt3mix_cli.lm import open_lm

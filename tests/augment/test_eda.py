@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpt3mix_cli.augment import augment, edited_lines, wanted_rows
+from gpt3mix_cli.augment import augment, wanted_rows
 from gpt3mix_cli.augment import eda as module
 from gpt3mix_cli.augment.eda import EDA, OPERATIONS, STOP_WORDS, Sentence, delete, drawn, edit, insert, normalised, operations, swapped
+from gpt3mix_cli.augment.editing import edited_lines
 from gpt3mix_cli.augment.quality import same_text
 from gpt3mix_cli.augment.thesaurus import synonyms
 from gpt3mix_cli.records import Augmented, Example, read, to_line

@@ -15,11 +15,12 @@ from hypothesis import settings as quick
 from hypothesis import strategies as st
 
 from gpt3mix_cli.augment import Augmenter, augment, open_augmenter
-from gpt3mix_cli.augment.gpt3mix import GPT3Mix, choices, one_line, prompt, seam
+from gpt3mix_cli.augment.gpt3mix import GPT3Mix
 from gpt3mix_cli.config import load
 from gpt3mix_cli.errors import StoppedShort
 from gpt3mix_cli.lm import LM, About, Completion, Hypothesis, Request, Scores, open_lm
 from gpt3mix_cli.lm.journal import Journaled
+from gpt3mix_cli.lm.prompt import choices, one_line, prompt, seam
 from gpt3mix_cli.records import Augmented, Example, Reject, read
 from gpt3mix_cli.settings import Augment, LocalLM, Task
 

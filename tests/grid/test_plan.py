@@ -201,3 +201,39 @@ def test_trials_know_what_their_rows_cost(small: Path) -> None:
     assert (trial.tokens, trial.usd) == (manifest.tokens, manifest.usd)
     (without,) = read(spot.trials("none", "linear"), Trial)
     assert without.usd is None
+
+
+def test_a_paraphrase_is_asked_for_too(small: Path, server: Server, planned: Callable[..., Any]) -> None:
+    alone = planned(small)
+    both = planned(small, "--set", "baselines=[{kind: paraphrase}, {kind: aeda}]")
+    assert (both["generations"], both["requests"]) == (2 * alone["generations"], 2 * alone["requests"])
+    assert alone["prompt_tokens"] < both["prompt_tokens"] < 2 * alone["prompt_tokens"]  # one example, not two
+    grid = Grid(load(small, ["baselines=[{kind: paraphrase}]"]), small.parent / "results", jobs=1)
+    for spot in grid.spots():
+        grid.subsample(spot)
+        grid.augment(spot, "paraphrase", 0)
+    grid.close()
+    after = planned(small, "--set", "baselines=[{kind: paraphrase}]")
+    assert after["held"]["generations"] == alone["generations"]
+    assert planned(small)["held"]["generations"] == 0  # GPT3Mix reads none of its answers
+
+
+def test_labels_of_a_classifier_that_prompts_are_counted(small: Path, server: Server, planned: Callable[..., Any]) -> None:
+    """One a test row and trial, and none that a journal holds; no rows are made that nobody reads."""
+    prompting = ["classifiers=[{kind: prompt, examples: 2}]", "subsample.levels=[4/class]", "trials=3"]
+    sets = [word for one in prompting for word in ("--set", one)]
+    grid = Grid(load(small, prompting), small.parent / "results", jobs=1)
+    labels = 3 * len(grid.opened.splits(grid.experiments[0]).test)
+    before = everything(small.parent)
+    found = planned(small, *sets)
+    assert server.requests == 0
+    assert everything(small.parent) == before
+    assert (found["trainings"], found["generations"], found["requests"]) == (3, 0, labels)
+    assert found["usd"] == pytest.approx(found["prompt_tokens"] * 100e-6 + found["completion_tokens"] * 200e-6, rel=1e-3)
+    assert f"classifier 'prompt' asks for {labels:,} labels, one a test row and trial" in found["remarks"]
+    assert not [item for item in grid.run() if isinstance(item, StoppedShort)]
+    grid.close()
+    asked = [str(body["prompt"]) for body in server.bodies("completions")]
+    assert sum(len(text) for text in asked if text.endswith("(Sentiment:")) / 4 == pytest.approx(found["prompt_tokens"], rel=0.05)
+    after = planned(small, *sets)
+    assert (after["requests"], after["usd"], after["held"]["requests"]) == (0, 0, labels)

@@ -143,7 +143,7 @@ def test_a_model_of_two_processes_reproduces_its_test_accuracy(config: Path, spr
     from gpt3mix_cli.train.saved import predict
 
     grid = Grid(load(config), tmp_path)
-    write(tmp_path / "test.jsonl", grid.splits(grid.experiments[0]).test)
+    write(tmp_path / "test.jsonl", grid.opened.splits(grid.experiments[0]).test)
     counts = predict(config.parent / "model", tmp_path / "test.jsonl", tmp_path / "p.jsonl").manifest.counts
     best = json.loads((config.parent / "model/gpt3mix.json").read_text())["trial"]
     assert best == lines(spread)[best["trial"]] | {"seconds": best["seconds"]}

@@ -63,7 +63,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path) -> Experi
     """Not to be written to."""
     made = experiment(tmp_path_factory.mktemp("kept"), tiny_encoder)
     grid = Grid(load_config(made.config), made.out)
-    write(made.test, grid.splits(grid.experiments[0]).test)
+    write(made.test, grid.opened.splits(grid.experiments[0]).test)
     assert made.train("--method", "eda", "--jobs", "1") == 0
     for kind in KINDS:
         assert made.save(kind, made.folder / kind) == 0

@@ -38,7 +38,7 @@ class Fake:
         self.seeds: list[int] = []
         self.given: list[list[Augmented]] = []
 
-    threads = None
+    threads = tokens = None
     notes: Sequence[str] = ()
 
     def fit(self, train: Sequence[Augmented], validation: Sequence[Example], seed: int, watch: Watch = unwatched) -> Fit:
@@ -113,7 +113,7 @@ def test_rows_have_every_field_and_stand_in_the_order_of_the_trials(output: Path
     assert [row["trial"] for row in rows] == [0, 2, 4]
     fields = [name for name in Trial.model_fields if name != "seconds"]
     assert all(list(row) == fields for row in rows)
-    assert {name for name, value in rows[0].items() if value is None} == {"error", "tokens", "usd"}
+    assert {name for name, value in rows[0].items() if value is None} == {"error", "tokens", "usd", "tokens_per_prediction"}
     expected = {
         "task": "task", "level": "1%", "method": "none", "classifier": "fake", "variant": {"augment.k": 2}, "data_seed": 3, "draw": 0,
         "status": "ok", "n_train": 4, "n_synthetic": 0, "n_test": 9, "majority": 0.666667, "valid_accuracy": 0.5, "best_epoch": 2, "epochs": 2,

@@ -1,0 +1,44 @@
+"""A paraphrase is GPT3Mix with one example: the same rows under another name, by the same LM, gate and journal."""
+
+from pathlib import Path
+
+import pytest
+
+from gpt3mix_cli.augment import journal_path, rejects_path
+from gpt3mix_cli.check import check
+from gpt3mix_cli.config import load
+from gpt3mix_cli.grid import Grid
+from gpt3mix_cli.records import Augmented, Example, read
+
+NAMES = {"id", "method"}
+
+
+@pytest.fixture
+def grid(config: Path) -> Grid:
+    return Grid(load(config, ["baselines=[{kind: paraphrase, name: alone}]", "augment.ratio=0.5", "subsample.seeds=1"]), Path("results"), jobs=1)
+
+
+def test_its_rows_are_those_of_gpt3mix_with_k_1(grid: Grid, config: Path) -> None:
+    (spot,) = grid.spots()
+    assert spot.experiment.methods == ["none", "gpt3mix", "alone"]
+    grid.subsample(spot)
+    done = grid.augment(spot, "alone", 0)
+    rows = list(read(done.output, Augmented))
+    one = Grid(load(config, ["augment.k=1", "augment.ratio=0.5", "subsample.seeds=1"]), Path("other"), jobs=1)
+    (other,) = one.spots()
+    one.subsample(other)
+    expected = list(read(one.augment(other, "gpt3mix", 0).output, Augmented))
+    assert [row.model_dump(exclude=NAMES) for row in rows] == [row.model_dump(exclude=NAMES) for row in expected]
+    assert {row.method for row in rows} == {"alone"}
+    assert rows[0].id.startswith("alone-")
+    assert all(len(row.parents) == 1 and row.label_source == "exact" for row in rows)
+    assert len(rows) == len(list(read(spot.real, Example))) / 2
+    assert (done.manifest.settings["k"], done.manifest.settings["method"]) == (1, "alone")
+    assert journal_path(done.output).exists()
+    assert rejects_path(done.output).exists()
+    assert grid.augment(spot, "alone", 0).skipped
+
+
+def test_check_says_by_which_lm_it_is_written(grid: Grid) -> None:
+    (found,) = [finding for finding in check(grid) if finding.what == "baseline alone"]
+    assert (found.good, found.detail) == (True, "GPT3Mix with one example in the prompt, by the LM bundled")
