@@ -14,7 +14,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gpt3mix_cli.lm.endpoint.labels import spelled_out, tries
-from gpt3mix_cli.lm.endpoint.traffic import _words_of
 from gpt3mix_cli.lm.endpoint.protocol import (
     BEYOND,
     NO_TOKEN,
@@ -36,6 +35,7 @@ from gpt3mix_cli.lm.endpoint.protocol import (
     voted,
     writing,
 )
+from gpt3mix_cli.lm.endpoint.traffic import _words_of
 
 FOLDER = Path(__file__).parent / "shapes"
 WORD = st.text(st.sampled_from("abcdefgh"), min_size=1, max_size=6)
