@@ -14,7 +14,7 @@ from ...errors import StoppedShort
 
 LAST = 30.0  # seconds that the last answers may take once no more are asked for
 UNDER_WAY = 1024  # items that are begun before the first of them is given out
-TOGETHER = 64  # items that are begun by one call
+TOGETHER = 8  # items that are begun by one call: more would hold up the answers that come meanwhile
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
