@@ -371,8 +371,9 @@ def _interrupted() -> int:
 def entry() -> None:
     """The console script."""
     code = main()
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        # The exchange's threads may outlive the interpreter and abort it after all is written; nothing is left to be done.
+    if "torch" in sys.modules:
+        # Taking torch down takes a second, and under torchrun its threads may outlive the interpreter and abort it after all is
+        # written; files are closed and workers gone by now.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
