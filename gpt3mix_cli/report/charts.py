@@ -115,8 +115,10 @@ def accuracy(cells: Sequence[CellRow]) -> Chart:
     if len(levels) > 1:
         ordered = sorted(cells, key=lambda cell: levels.index(cell.level))
         points = [_mean(cell, _joined(cell.task, cell.classifier, variant), cell.level) for cell, variant in _everywhere(ordered)]
-        order_of_panels = list(dict.fromkeys(_joined(cell.task, cell.classifier, variant) for cell, variant in _everywhere(cells)))
-        points.sort(key=lambda point: order_of_panels.index(point.panel))
+        rank: dict[str, int] = {}
+        for cell, variant in _everywhere(cells):
+            rank.setdefault(_joined(cell.task, cell.classifier, variant), len(rank))
+        points.sort(key=lambda point: rank[point.panel])
         return Chart("accuracy-level", title, "line", "level", "accuracy (%)", points, caption)
     points = [_mean(cell, _joined(cell.classifier, variant), f"{cell.task} {cell.level}") for cell, variant in _everywhere(cells)]
     return Chart("accuracy-level", "Accuracy", "interval", "", "accuracy (%)", points, caption.replace("Bands", "Bars"))
