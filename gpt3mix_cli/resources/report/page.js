@@ -90,7 +90,7 @@ function columnsOf(sheet) {
   const filters = sheet.rows.length > 1;
   const column = (place) => ({
     title: escaped(parts[place][depth - 1]), field: `c${place}`, sorter, formatter, hozAlign: sheet.numeric[place] ? "right" : "left",
-    headerHozAlign: sheet.numeric[place] ? "right" : "left", minWidth: 72, ...(place === 0 && innerWidth > 600 && sheet.headings.length > 6 ? { frozen: true } : {}),
+    headerHozAlign: sheet.numeric[place] ? "right" : "left", minWidth: 72,
     ...(filters ? { headerFilter: "input", headerFilterPlaceholder: sheet.numeric[place] ? "> …" : "filter", headerFilterFunc: matches } : {}),
   });
   const level = (places, at) => {
@@ -175,17 +175,17 @@ function marks(chart, points) {
       Plot.ruleY([0], { stroke: "var(--edge)" }), tip(chart, points, Plot.pointer, { x: "at", y: "value" })] };
   }
   if (chart.kind === "bars") {
-    return { ...common, fx: { label: null }, x: { axis: null, domain: names }, y: { label: chart.value, grid: true }, marks: [
+    return { ...common, fx: { label: null, domain: [...new Set(points.map((point) => point.at))] }, x: { axis: null, domain: names }, y: { label: chart.value, grid: true }, marks: [
       Plot.barY(points, { fx: "at", x: "series", y: "value", fill: (p) => colour(p.series) }), Plot.ruleY([0], { stroke: "var(--soft)" }),
       tip(chart, points, Plot.pointerX, { fx: "at", x: "series", y: "value" })] };
   }
   if (chart.kind === "scatter") {
-    return { ...common, x: { label: chart.at, grid: true, nice: true, ticks: 4 }, y: { label: chart.value, grid: true, nice: true }, marks: [
+    return { ...common, x: { label: chart.at, grid: true, nice: true, zero: true, ticks: 4 }, y: { label: chart.value, grid: true, nice: true }, marks: [
       ...zero, ...dots, tip(chart, points, Plot.pointer, { x: "at", y: "value" })] };
   }
   const lines = [...new Set(points.map((point) => point.at))];
   const widest = Math.max(...lines.map((line) => line.length));
-  return { ...common, height: 46 + lines.length * (10 + 17 * names.length), marginLeft: Math.min(150, 16 + 6.6 * widest), fy: { label: null, domain: lines, axis: "left",
+  return { ...common, height: 62 + lines.length * (12 + 18 * names.length), marginTop: 8, marginLeft: Math.min(150, 16 + 6.6 * widest), fy: { label: null, domain: lines, axis: "left",
     padding: 0.12 }, y: { axis: null, domain: names }, x: { label: chart.value, grid: true, nice: true }, marks: [
     ...(chart.zero ? [Plot.ruleX([0], { stroke: "var(--soft)" })] : []),
     Plot.axisFy({ anchor: "left", label: null, lineWidth: 11, textOverflow: "ellipsis-end" }),
@@ -219,7 +219,7 @@ function drawChart(figure, chart) {
     box.replaceChildren(...found.slice(0, shown).map((panel) => make("div", { class: "panel" }, ...(panel ? [make("h4", {}, panel)] : []))));
     [...box.children].forEach((node, place) => {
       const chosen = points.filter((point) => point.panel === found[place]);
-      const svg = Plot.plot({ width: Math.max(260, Math.min(node.clientWidth || 480, 640)), height: 230, marginLeft: 44, style: { background: "none", fontSize: "12px" },
+      const svg = Plot.plot({ width: Math.max(260, Math.min(node.clientWidth || 480, 640)), height: 240, marginLeft: 44, marginTop: 28, marginBottom: 42, style: { background: "none", fontSize: "12px" },
         ariaLabel: `${chart.title}: ${found[place]}`, ...marks(chart, chosen) });
       node.append(svg);
     });
@@ -322,7 +322,7 @@ function browser(place, store) {
   const lowerReal = store.real.map(([text]) => text.toLowerCase());
   let open = null;
   const table = new Tabulator(list, {
-    data: rows, index: "number", height: "100%", layout: "fitColumns", rowHeight: 30, placeholder: "no row is like that", nestedFieldSeparator: false,
+    data: rows, index: "number", height: "70vh", layout: "fitColumns", rowHeight: 30, placeholder: "no row is like that", nestedFieldSeparator: false,
     columns: [
       { title: "text", field: "text", widthGrow: 5, minWidth: 150, formatter: (cell) => document.createTextNode(cell.getValue()) },
       { title: "label", field: "share", widthGrow: 1.4, minWidth: 110, formatter: labelCell, sorter: "number" },
