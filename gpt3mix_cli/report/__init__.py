@@ -18,7 +18,7 @@ from typing import Any
 from ..errors import Tell, UserError, quiet
 from ..files import whole_file
 from . import differing, latex, page, paper, plots, sheets, tables
-from .beside import ROWS, beside
+from .beside import ROWS, read_beside
 from .cells import Group, design_of, failures_of, groups_of, remarks_on, with_gains
 from .charts import charts_of, looks
 from .comparing import averages_of, compared
@@ -83,7 +83,7 @@ def analysed(
         made.trials = [row for group in groups for row in group.rows]
         made.comparisons, made.pooled, made.averages = comparisons, pooled, averages_of(groups)
         made.failures, made.design, made.samples = failures_of(groups), design_of(groups), samples_of(groups, tell)
-        made.beside = beside(made.trials, synthetic, tell)
+        made.beside = read_beside(made.trials, synthetic, tell)
         if with_paper:
             made.paper = paper.beside(groups)
             made.paper_remarks = paper.contradictions(made.paper)

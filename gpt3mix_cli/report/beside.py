@@ -76,7 +76,7 @@ class Beside:
     manifests: list[tuple[TrialRow, Manifest]] = field(default_factory=list)
 
 
-def beside(trials: Sequence[TrialRow], limit: int | None, tell: Tell) -> Beside:
+def read_beside(trials: Sequence[TrialRow], limit: int | None, tell: Tell) -> Beside:
     """Read what stands beside trials.
 
     Args:
@@ -86,8 +86,9 @@ def beside(trials: Sequence[TrialRow], limit: int | None, tell: Tell) -> Beside:
     """
     made = Beside()
     files = list({(row.path, row.method, row.classifier, row.level, row.variant): row for row in trials}.values())
-    _read_rows(made, [row for row in files if row.path.parent.name == "trials"], limit, tell)
-    _read_epochs(made, files, tell)
+    whole = [row for row in files if row.path.parent.name == "trials"]
+    _read_rows(made, whole, limit, tell)
+    _read_epochs(made, whole, tell)
     seen: set[tuple[str | None, ...]] = set()
     for row in files:
         key = (row.settings, row.version, row.method, row.classifier)
@@ -177,7 +178,7 @@ def _read_epochs(made: Beside, files: Sequence[TrialRow], tell: Tell) -> None:
     for row in files:
         path = row.path.with_name(f"{row.path.stem}.history.jsonl")
         key = (row.task, row.variant, row.level, row.classifier)
-        if row.path.parent.name != "trials" or not path.is_file() or path.stat().st_size == 0:
+        if not path.is_file() or path.stat().st_size == 0:
             continue
         if key not in made.curves and len(made.curves) == CURVES:
             left_out.add(key)

@@ -119,12 +119,13 @@ def _sheet(sheet: Sheet) -> str:
     rest = f'<p class="caption">And {more:,} more lines, on the screen and in report.json.</p>' if more else ""
     return (
         f'<h3>{plain(sheet.title)}</h3>\n<p class="caption">{plain(sheet.caption)}</p>\n<div class="screen" data-sheet="{plain(sheet.name)}"></div>\n'
-        f'<div class="paper">{_table([[part[level] for part in parts] for level in range(depth)], lines)}{rest}</div>'
+        f'<div class="paper">{_table([[part[level] for part in parts] for level in range(depth)], lines, right)}{rest}</div>'
     )
 
 
-def _table(headings: Iterable[Sequence[str]], lines: Iterable[str]) -> str:
-    rows = [f"<th>{'</th><th>'.join(map(plain, heading))}</th>" for heading in headings]
+def _table(headings: Iterable[Sequence[str]], lines: Iterable[str], right: Sequence[bool]) -> str:
+    rows = ("".join(f'<th class="number">{plain(name)}</th>' if to_the_right else f"<th>{plain(name)}</th>"
+                    for name, to_the_right in zip(heading, right, strict=True)) for heading in headings)
     head, body = "</tr><tr>".join(rows), "</tr>".join(lines)
     return f'<div class="scroll"><table class="plain"><thead><tr>{head}</tr></thead><tbody>{body}</tr></tbody></table></div>'
 
@@ -157,7 +158,7 @@ def _settings(report: Report) -> str:
     """Return which settings and versions made which cells, and the settings in full where their manifests were kept."""
     found = list(dict.fromkeys((row.method, row.classifier, row.settings, row.version) for row in report.trials))
     lines = [_line([Entry(value or "unknown") for value in key], [False] * len(key)) for key in found[:PRINTED]]
-    text = _table([("method", "classifier", "settings", "version")], lines)
+    text = _table([("method", "classifier", "settings", "version")], lines, [False] * 4)
     if len(found) > PRINTED:
         text += f'<p class="caption">And {len(found) - PRINTED:,} more.</p>'
     for row, manifest in report.beside.manifests if report.beside else ():

@@ -43,16 +43,23 @@ button.addEventListener("click", () => {
 // What is far below is made when it comes near; before printing, all of it.
 const waiting = new Map();
 const nearing = new IntersectionObserver((entries) => entries.forEach((entry) => entry.isIntersecting && start(entry.target)), { rootMargin: "600px" });
-function whenNear(node, act) { waiting.set(node, act); nearing.observe(node); }
+function whenNear(node, height, act) {
+  node.style.minHeight = height;  // without its height what follows would seem near too
+  waiting.set(node, act);
+  nearing.observe(node);
+}
 function start(node) {
   const act = waiting.get(node);
   waiting.delete(node);
   nearing.unobserve(node);
   if (act) act();
+  node.style.minHeight = "";
 }
 
 // Tables ----------------------------------------------------------------------------------------------------------------
 
+const LONG = 25;  // lines from which a table scrolls in itself
+const WIDE = 20;  // columns from which only those in sight are made
 const textOf = (entry) => Array.isArray(entry) ? entry[0] : entry;
 const valueOf = (entry) => Array.isArray(entry) ? entry[1] : null;
 
@@ -119,15 +126,16 @@ function drawTable(node, sheet) {
   const inner = make("div");
   node.append(inner);
   new Tabulator(inner, {
-    data: rows, columns: columnsOf(sheet), layout: "fitDataTable", nestedFieldSeparator: false, columnDefaults: { headerSortTristate: true },
-    placeholder: "no line is like that", ...(rows.length > 25 ? { height: "70vh" } : {}),
+    data: rows, columns: columnsOf(sheet), layout: sheet.headings.length > WIDE ? "fitData" : "fitDataTable", nestedFieldSeparator: false, columnDefaults: { headerSortTristate: true },
+    placeholder: "no line is like that", ...(rows.length > LONG ? { height: "70vh" } : {}),
+    ...(sheet.headings.length > WIDE ? { renderHorizontal: "virtual" } : {}),
     rowFormatter: (row) => row.getElement().classList.toggle("foot", row.getData().foot === 1),
   });
 }
 
 for (const sheet of data.sheets) {
   const node = [...document.querySelectorAll("[data-sheet]")].find((each) => each.dataset.sheet === sheet.name);
-  whenNear(node, () => drawTable(node, sheet));
+  whenNear(node, sheet.rows.length > LONG ? "70vh" : `${60 + 30 * sheet.rows.length}px`, () => drawTable(node, sheet));
 }
 
 // Plots -----------------------------------------------------------------------------------------------------------------
@@ -210,7 +218,9 @@ function drawChart(figure, chart) {
   const count = make("span", { class: "hint" });
   const search = make("input", { type: "search", placeholder: "panels that contain…", "aria-label": `panels of ${chart.title}` });
   const more = make("button", { type: "button" }, "more");
-  let shown = MOST;
+  const tall = chart.kind === "interval" && new Set(points.map((point) => point.at)).size > 4;
+  const most = tall ? 3 : MOST;
+  let shown = most;
   const draw = () => {
     const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
     const found = panels.filter((panel) => words.every((word) => panel.toLowerCase().includes(word)));
@@ -224,9 +234,9 @@ function drawChart(figure, chart) {
       node.append(svg);
     });
   };
-  search.addEventListener("input", later(120, () => { shown = MOST; draw(); }));
-  more.addEventListener("click", () => { shown += MOST; draw(); });
-  figure.append(make("h3", {}, chart.title), ...(panels.length > MOST ? [make("div", { class: "tools" }, search, count, more)] : []), legend(points), box,
+  search.addEventListener("input", later(120, () => { shown = most; draw(); }));
+  more.addEventListener("click", () => { shown += most; draw(); });
+  figure.append(make("h3", {}, chart.title), ...(panels.length > most ? [make("div", { class: "tools" }, search, count, more)] : []), legend(points), box,
     make("figcaption", {}, chart.caption));
   draw();
   let width = figure.clientWidth;
@@ -240,7 +250,7 @@ for (const chart of data.charts) {
   const panels = new Set(chart.points.map((point) => point[0])).size;
   const figure = make("figure", { "data-chart": chart.name, ...(panels > 1 ? { class: "wide" } : {}) });
   charts.append(figure);
-  whenNear(figure, () => drawChart(figure, chart));
+  whenNear(figure, "330px", () => drawChart(figure, chart));
 }
 addEventListener("beforeprint", () => {
   for (const node of [...waiting.keys()]) if (node.matches("figure")) start(node);
@@ -370,5 +380,5 @@ function browser(place, store) {
 }
 
 const place = document.querySelector("#rows .screen");
-if (place) whenNear(place, () => browser(place, data.rows));
+if (place) whenNear(place, "80vh", () => browser(place, data.rows));
 })();
