@@ -18,7 +18,7 @@ from typing import Any
 from ..errors import Tell, UserError, quiet
 from ..files import whole_file
 from . import differing, latex, page, paper, plots, sheets, tables
-from .beside import ROWS, read_beside
+from .beside import ROWS, read_beside, rows_shown
 from .cells import Group, design_of, failures_of, groups_of, remarks_on, with_gains
 from .charts import charts_of, looks
 from .comparing import averages_of, compared
@@ -26,7 +26,7 @@ from .model import Report, Side, Wanted
 from .reading import trial_rows
 from .samples import samples_of
 
-__all__ = ["Report", "Side", "Wanted", "compare", "report"]
+__all__ = ["Report", "Side", "Wanted", "compare", "report", "rows_shown"]
 
 # Every form, by the name of its file; report.md first, as it is the one that is named at the end of a run.
 FORMS: dict[str, Callable[[Report], str]] = {

@@ -76,6 +76,19 @@ class Beside:
     manifests: list[tuple[TrialRow, Manifest]] = field(default_factory=list)
 
 
+def rows_shown(text: str | None) -> int | None:
+    """Return how many synthetic rows of a cell are shown: a number, `all` (None), or 200 where nothing is asked for.
+
+    Raises:
+        UserError: if it is neither.
+    """
+    if text is None or text == "all":
+        return ROWS if text is None else None
+    if not (text.isascii() and text.isdigit()):
+        raise UserError(f"--synthetic: '{text}' is neither a number nor all", "give 0, 1000 or all")
+    return int(text)
+
+
 def read_beside(trials: Sequence[TrialRow], limit: int | None, tell: Tell) -> Beside:
     """Read what stands beside trials.
 

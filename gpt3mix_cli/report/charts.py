@@ -126,13 +126,11 @@ def accuracy(cells: Sequence[CellRow]) -> Chart:
 
 def gains(report: Report) -> Chart:
     """Return the gain of each method over no augmentation."""
-    points = [
-        Point(
-            _joined(each.classifier, variant), each.a, f"{each.task} {each.level}", 100 * each.diff,
-            *(_percent(each.ci) if each.ci else (None, None)), f"{each.n_pairs} data seeds",
-        )
-        for each, variant in _everywhere([each for each in report.comparisons if each.b == "none" and each.a != "none"])
-    ]  # fmt: skip
+    points = []
+    for each, variant in _everywhere([each for each in report.comparisons if each.b == "none" and each.a != "none"]):
+        low, high = _percent(each.ci) if each.ci else (None, None)
+        line = f"{each.task} {each.level}"
+        points.append(Point(_joined(each.classifier, variant), each.a, line, 100 * each.diff, low, high, f"{each.n_pairs} data seeds"))
     caption = f"Mean difference to no augmentation, paired by data seed. Bars: {INTERVAL}"
     return Chart("gain", "Gain over no augmentation", "interval", "", "gain (points)", points, caption, zero=True)
 

@@ -56,7 +56,7 @@ def html_text(report: Report) -> str:
 def _resource(name: str) -> str:
     text = (resources.files("gpt3mix_cli") / "resources" / "report" / name).read_text("utf-8")
     # A browser's tools would look for the map.
-    return re.sub(r"\n//# sourceMappingURL=\S*", "", text)
+    return re.sub(r"\n(//|/\*)# sourceMappingURL=.*", "", text)
 
 
 def visible(text: str) -> str:
@@ -124,8 +124,13 @@ def _sheet(sheet: Sheet) -> str:
 
 
 def _table(headings: Iterable[Sequence[str]], lines: Iterable[str], right: Sequence[bool]) -> str:
-    rows = ("".join(f'<th class="number">{plain(name)}</th>' if to_the_right else f"<th>{plain(name)}</th>"
-                    for name, to_the_right in zip(heading, right, strict=True)) for heading in headings)
+    rows = (
+        "".join(
+            f'<th class="number">{plain(name)}</th>' if to_the_right else f"<th>{plain(name)}</th>"
+            for name, to_the_right in zip(heading, right, strict=True)
+        )
+        for heading in headings
+    )
     head, body = "</tr><tr>".join(rows), "</tr>".join(lines)
     return f'<div class="scroll"><table class="plain"><thead><tr>{head}</tr></thead><tbody>{body}</tr></tbody></table></div>'
 

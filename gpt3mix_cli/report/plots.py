@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 PALETTE = ("#4d4d4d", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#882255")
 MARKERS = ("o", "s", "^", "D", "v", "P")
-DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
+DASHES: Any = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
 PANELS = 9  # of a plot; more would be too small to read
 HIGH = 12  # lines of a panel from which three panels are all that a page holds
 PANEL = (2.9, 2.2)  # inches
 NARROWEST = 4.6  # inches: room for the titles of a lone panel
 LONGEST = 34  # letters of a name
 DPI = 200
-STYLE: dict[str, Any] = {
+STYLE: dict[Any, Any] = {
     "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "legend.fontsize": 8, "lines.linewidth": 1.4, "lines.markersize": 4,
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#dddddd", "grid.linewidth": 0.5,
     "axes.axisbelow": True, "text.parse_math": False, "svg.hashsalt": "gpt3mix", "font.family": ["DejaVu Sans"],
@@ -39,7 +39,9 @@ def plot_files(charts: Sequence[Chart], looks: Mapping[str, Look]) -> Iterator[t
 
     for chart in charts:
         # A name in a script that the font lacks is shown as boxes; that is no reason for a warning a letter.
-        with matplotlib.rc_context({**matplotlib.rcParamsDefault, **STYLE}), warnings.catch_warnings():
+        with matplotlib.rc_context(), warnings.catch_warnings():
+            matplotlib.rcdefaults()  # a reader's own style would change the bytes
+            matplotlib.rcParams.update(STYLE)
             warnings.filterwarnings("ignore", message="Glyph .* missing from font")
             yield from _files(chart, looks)
 
@@ -97,7 +99,7 @@ def _handle(chart: Chart, look: Look) -> Any:
 
     if chart.kind == "bars":
         return Patch(color=PALETTE[look.colour])
-    line = {"line": DASHES[look.marker], "steps": DASHES[look.marker]}.get(chart.kind, "none")
+    line: Any = DASHES[look.marker] if chart.kind in ("line", "steps") else "none"
     marker = "none" if chart.kind == "steps" else MARKERS[look.marker]
     return Line2D([], [], color=PALETTE[look.colour], linestyle=line, marker=marker)
 
