@@ -20,12 +20,16 @@ def experiment(folder: Path, rows: int = 12, levels: tuple[str, ...] = ("1%",), 
             for method, source in (("gpt3mix", "exact"), ("eda", "parent")):
                 write(place / f"{method}.jsonl", [_row(number, seed, method, source, hostile) for number in range(rows)])
             rejects = [
-                Reject(request=90, method="gpt3mix", parents=["t0", "gone"], text=f"rejected {hostile}", reason="duplicate", detail=f"of t0 {hostile}"),
+                Reject(
+                    request=90, method="gpt3mix", parents=["t0", "gone"], text=f"rejected {hostile}", reason="duplicate", detail=f"of t0 {hostile}"
+                ),
                 Reject(request=91, method="gpt3mix", parents=["t1"], text="unfinish", reason="unfinished", detail="60 tokens"),
             ]
             write(place / "gpt3mix.rejects.jsonl", rejects)
             for method, gain in (("none", 0.0), ("gpt3mix", 0.1), ("eda", 0.02)):
-                trials = [trial(number, 0.5 + gain + number / 100, data_seed=seed, level=level, **_about(method, level)) for number in (seed, seed + 2)]
+                trials = [
+                    trial(number, 0.5 + gain + number / 100, data_seed=seed, level=level, **_about(method, level)) for number in (seed, seed + 2)
+                ]
                 write(place / "trials" / f"{method}.linear.jsonl", trials)
                 epochs = [{"trial": row.trial, "epoch": at, "valid_accuracy": 0.5 + at / 20} for row in trials for at in (1, 2, 3)]
                 (place / "trials" / f"{method}.linear.history.jsonl").write_text("".join(json.dumps(epoch) + "\n" for epoch in epochs))

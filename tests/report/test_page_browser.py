@@ -72,27 +72,41 @@ def heading(page: Any, sheet: str, name: str) -> Any:
     return page.locator(f"[data-sheet='{sheet}'] .tabulator-col", has=page.get_by_text(name, exact=True)).last
 
 
+def title(page: Any, sheet: str, name: str) -> Any:
+    return heading(page, sheet, name).locator(".tabulator-col-title")
+
+
+def wait_for(found: Any, count: int) -> None:
+    from playwright.sync_api import expect
+
+    expect(found).to_have_count(count, timeout=WAIT)
+
+
 def test_a_click_on_a_heading_sorts_by_value(open_page: Open) -> None:
     page = open_page()
     page.locator("[data-sheet='spread'] .tabulator-row").first.scroll_into_view_if_needed()
     before = column(page, "spread", "mean")
-    heading(page, "spread", "mean").click()
+    title(page, "spread", "mean").click()
     assert column(page, "spread", "mean") == sorted(before, key=float) != before
-    heading(page, "spread", "mean").click()
+    title(page, "spread", "mean").click()
     assert column(page, "spread", "mean") == sorted(before, key=float, reverse=True)
-    heading(page, "spread", "mean").click()
+    title(page, "spread", "mean").click()
     assert column(page, "spread", "mean") == before
 
 
 def test_filters_take_words_and_bounds(open_page: Open) -> None:
     page = open_page()
-    page.locator("[data-sheet='spread'] .tabulator-row").first.scroll_into_view_if_needed()
-    heading(page, "spread", "method").locator("input").fill("GPT")
-    page.wait_for_function("document.querySelectorAll(\"[data-sheet='spread'] .tabulator-row\").length === 2")
+    rows = page.locator("[data-sheet='spread'] .tabulator-row")
+    rows.first.scroll_into_view_if_needed()
+    method = heading(page, "spread", "method").locator("input")
+    method.press_sequentially("GPT")
+    wait_for(rows, 2)
     assert set(column(page, "spread", "method")) == {"gpt3mix"}
-    heading(page, "spread", "method").locator("input").fill("")
-    heading(page, "spread", "mean").locator("input").fill("< 55")
-    page.wait_for_function("document.querySelectorAll(\"[data-sheet='spread'] .tabulator-row\").length === 4")
+    method.press("Control+a")
+    method.press("Delete")
+    wait_for(rows, 6)
+    heading(page, "spread", "mean").locator("input").press_sequentially("< 55")
+    wait_for(rows, 4)
     assert all(float(value) < 55 for value in column(page, "spread", "mean"))
 
 
@@ -100,7 +114,7 @@ def test_a_figure_in_a_plot_shows_its_value(open_page: Open) -> None:
     page = open_page()
     figure = page.locator("figure[data-chart='accuracy-level']")
     figure.scroll_into_view_if_needed()
-    dot = figure.locator("g[aria-label='dot'] path").nth(1)
+    dot = figure.locator(".panel g[aria-label='dot'] path").nth(1)
     dot.scroll_into_view_if_needed()
     box = dot.bounding_box()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
@@ -128,25 +142,28 @@ def test_rows_are_searched_filtered_and_opened(open_page: Open) -> None:
     page.locator("#rows").scroll_into_view_if_needed()
     page.locator("#list .tabulator-row").first.wait_for()
     assert page.inner_text("#count") == "104 rows"
-    page.fill("#search", "Film 7 SEED")
+    page.fill("#search", "Film 11 SEED")
     page.get_by_text("8 rows", exact=True).wait_for()
-    assert all("film 7 of seed" in text for text in shown_rows(page))
+    assert all("film 11 of seed" in text for text in shown_rows(page))
     page.select_option("select[data-key='method']", "eda")
     page.get_by_text("4 rows", exact=True).wait_for()
     page.fill("#search", "number 3")
     page.get_by_text("0 rows", exact=True).wait_for()
     page.check("#in-parents")
     page.select_option("select[data-key='method']", "gpt3mix")
-    page.get_by_text("48 rows", exact=True).wait_for()
+    page.get_by_text("56 rows", exact=True).wait_for()
 
     page.locator("#list .tabulator-row").nth(3).click()
     row = page.locator("#row")
     assert "film 3 of seed 0" in row.inner_text()
     assert row.locator(".share").count() == 2
     assert row.locator(".share").first.inner_text().split() == ["pos", "45.0", "%"]
-    assert [text.split(" </")[0] for text in row.locator("blockquote:not(.made) .text").all_inner_texts()] == ["a real film, number 0", "a real film, number 3"]
+    assert [text.split(" </")[0] for text in row.locator("blockquote:not(.made) .text").all_inner_texts()] == [
+        "a real film, number 0",
+        "a real film, number 3",
+    ]
     page.keyboard.press("ArrowDown")
-    page.wait_for_function("document.querySelector('#row').innerText.includes('film 4 of seed 0')")
+    wait_for(row.get_by_text("gpt3mix film 4 of seed 0"), 1)
 
 
 def test_rejected_rows_have_their_reasons_and_hostile_texts_are_texts(open_page: Open) -> None:
@@ -214,7 +231,13 @@ def test_without_scripts_tables_and_samples_can_be_read(open_page: Open) -> None
 def test_100_000_rows_scroll_and_are_searched_without_stutter(open_page: Open, tmp_path: Path) -> None:
     folder = experiment(tmp_path, rows=1, hostile="")
     rows = (
-        Augmented(id=f"g{number}", text=f"synthetic film number {number} with some more words", label="pos", probs={"pos": 0.7, "neg": 0.3}, method="gpt3mix")
+        Augmented(
+            id=f"g{number}",
+            text=f"synthetic film number {number} with some more words",
+            label="pos",
+            probs={"pos": 0.7, "neg": 0.3},
+            method="gpt3mix",
+        )
         for number in range(100_000)
     )
     write(folder / "1pct" / "seed-0" / "gpt3mix.jsonl", rows)
