@@ -23,7 +23,7 @@ from .beside import Beside, Source
 from .charts import Chart, Look
 from .model import Entry, Report, Sheet
 
-SCRIPTS = ("vendor/d3.min.js", "vendor/plot.umd.min.js", "vendor/tabulator.min.js", "page.js")
+SCRIPTS = ("vendor/d3.min.js", "vendor/plot.umd.min.js", "vendor/tabulator.min.js", "page.js", "tables.js", "plots.js", "rows.js")
 STYLES = ("vendor/tabulator_simple.min.css", "page.css")
 PRINTED = 200  # lines of a table on paper; on the screen all can be scrolled through
 # Shown by their sign or number, as the text that they are: what moves a cursor, ends a line or turns the direction of writing.
