@@ -111,7 +111,7 @@ def test_filters_take_words_and_bounds(open_page: Open) -> None:
 
 
 def test_a_figure_in_a_plot_shows_its_value(open_page: Open) -> None:
-    page = open_page()
+    page = open_page(color_scheme="dark")
     figure = page.locator("figure[data-chart='accuracy-level']")
     figure.scroll_into_view_if_needed()
     dot = figure.locator(".panel g[aria-label='dot'] path").nth(1)
@@ -122,6 +122,8 @@ def test_a_figure_in_a_plot_shows_its_value(open_page: Open) -> None:
     shown.locator("text").first.wait_for()
     assert "accuracy (%): " in shown.text_content()
     assert "4 trials on 2 data seeds" in shown.text_content()
+    fill = shown.locator("path").first.evaluate("(node) => getComputedStyle(node).fill")
+    assert fill == figure.evaluate("(node) => getComputedStyle(node).backgroundColor")  # not white under light letters
 
 
 def test_every_plot_is_drawn(open_page: Open) -> None:

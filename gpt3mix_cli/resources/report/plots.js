@@ -94,7 +94,7 @@ const KINDS = {
       height: 62 + lines.length * (12 + 18 * names.length),
       marginTop: 8,
       marginLeft: Math.min(150, 16 + 6.6 * widest),
-      fy: { label: null, domain: lines, axis: "left", padding: 0.12 },
+      fy: { label: null, domain: lines, axis: null, padding: 0.12 },
       y: { axis: null, domain: names },
       x: { label: chart.value, grid: true, nice: true },
       marks: [
