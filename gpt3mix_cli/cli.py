@@ -240,6 +240,9 @@ def report(
     ] = None,
     columns: Annotated[str | None, typer.Option(help="its columns: classifier,method")] = None,
     paper: Annotated[bool, typer.Option("--paper", help="print the paper's figures beside ours, and what they contradict")] = False,
+    synthetic: Annotated[
+        str | None, typer.Option(metavar="N|all", help="synthetic rows of a cell that report.html shows, and as many rejected ones (200)")
+    ] = None,
     diff: Annotated[tuple[Path, Path] | None, typer.Option(metavar="A B", help="compare two runs, each a config, folder or file")] = None,
     out: Out = RESULTS,
     sets: Sets = None,
@@ -250,7 +253,7 @@ def report(
     from .display import Display
 
     with Display(quiet, json) as display:
-        from .report import compare
+        from .report import compare, rows_shown
         from .report import report as report_on
 
         if bool(sources) == bool(diff):
@@ -262,7 +265,7 @@ def report(
             side = side_of(sources or [], out, sets, display)
             result = report_on(
                 side.sources, output or side.folder / "report", title=side.name, wanted=side.wanted, rows=rows, columns=columns,
-                with_paper=paper, tell=display.tell,
+                with_paper=paper, synthetic=rows_shown(synthetic), tell=display.tell,
             )  # fmt: skip
         display.report(result)
 

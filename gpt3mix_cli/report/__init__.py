@@ -2,6 +2,7 @@
 
     reading   files -> rows               comparing  cells -> comparisons, averages, gains      tables, latex  sheets -> forms
     cells     rows -> means, intervals    sheets     cells -> tables in no form yet             paper, samples, differing
+    beside    what stands beside trials   charts     cells -> plots in no form yet              plots, page
 
 The data seed is the unit of every test and interval (`statistics`). Trials that ran under different settings, test rows or
 versions are never averaged: they are told apart by hash. A torn last line of a file is reported and passed over.
@@ -16,15 +17,17 @@ from typing import Any
 
 from ..errors import Tell, UserError, quiet
 from ..files import whole_file
-from . import differing, latex, paper, sheets, tables
+from . import differing, latex, page, paper, plots, sheets, tables
+from .beside import ROWS, read_beside, rows_shown
 from .cells import Group, design_of, failures_of, groups_of, remarks_on, with_gains
+from .charts import charts_of, looks
 from .comparing import averages_of, compared
 from .fairness import refuse_unfair
 from .model import Report, Side, Wanted
 from .reading import trial_rows
 from .samples import samples_of
 
-__all__ = ["Report", "Side", "Wanted", "compare", "report"]
+__all__ = ["Report", "Side", "Wanted", "compare", "report", "rows_shown"]
 
 # Every form, by the name of its file; report.md first, as it is the one that is named at the end of a run.
 FORMS: dict[str, Callable[[Report], str]] = {
@@ -32,6 +35,7 @@ FORMS: dict[str, Callable[[Report], str]] = {
     "table.csv": lambda report: tables.csv_text(report.cells),
     "table.tex": latex.latex_text,
     "report.json": tables.json_text,
+    "report.html": page.html_text,
 }
 
 
@@ -44,6 +48,7 @@ def report(
     rows: str | None = None,
     columns: str | None = None,
     with_paper: bool = False,
+    synthetic: int | None = ROWS,
     tell: Tell = quiet,
 ) -> Report:
     """Write every form of the report over the trials of files and folders.
@@ -56,17 +61,20 @@ def report(
         rows: keys of the main table's lines with commas between them, such as `task,level`.
         columns: keys of its columns.
         with_paper: print the paper's figures beside ours.
+        synthetic: how many synthetic rows of a cell the page shows, and as many rejected ones; None for all.
         tell: hears warnings.
 
     Raises:
         UserError: if there is no trial at all, a line is broken, or a key is unknown.
     """
-    made = analysed(sources, title=title, wanted=wanted, with_paper=with_paper, tell=tell)
+    made = analysed(sources, title=title, wanted=wanted, with_paper=with_paper, synthetic=synthetic, tell=tell)
     return written(made, output, rows, columns)
 
 
-def analysed(sources: Sequence[Path], *, title: str, wanted: Sequence[Wanted] = (), with_paper: bool = False, tell: Tell = quiet) -> Report:
-    """Return everything but the tables; the arguments are those of `report`."""
+def analysed(
+    sources: Sequence[Path], *, title: str, wanted: Sequence[Wanted] = (), with_paper: bool = False, synthetic: int | None = ROWS, tell: Tell = quiet
+) -> Report:
+    """Return everything but tables and plots; the arguments are those of `report`."""
     with _uncollected():
         groups = _groups(sources, wanted, tell)
         refuse_unfair([row for group in groups for row in group.rows])
@@ -76,6 +84,7 @@ def analysed(sources: Sequence[Path], *, title: str, wanted: Sequence[Wanted] = 
         made.trials = [row for group in groups for row in group.rows]
         made.comparisons, made.pooled, made.averages = comparisons, pooled, averages_of(groups)
         made.failures, made.design, made.samples = failures_of(groups), design_of(groups), samples_of(groups, tell)
+        made.beside = read_beside(made.trials, synthetic, tell)
         if with_paper:
             made.paper = paper.beside(groups)
             made.paper_remarks = paper.contradictions(made.paper)
@@ -84,7 +93,7 @@ def analysed(sources: Sequence[Path], *, title: str, wanted: Sequence[Wanted] = 
 
 
 def written(made: Report, output: Path, rows: str | None = None, columns: str | None = None) -> Report:
-    """Lay out the tables of a report, write every form of it into a folder, and return it with tables and files."""
+    """Lay out the tables and plots of a report, write every form of it into a folder, and return it with tables and files."""
     with _uncollected():
         layouts = [sheets.layout_of(rows, columns, made.cells, default) for default in (sheets.SHOWN, sheets.PRINTED)]
         found = [
@@ -100,8 +109,12 @@ def written(made: Report, output: Path, rows: str | None = None, columns: str | 
         others = [sheet for sheet in found if sheet]
         made.sheets = [sheets.main_sheet(made.cells, layouts[0]), *others]
         made.printed = [sheets.printed_sheet(made.cells, layouts[1]), *others]
+        made.charts = charts_of(made, made.beside)
+        made.looks = looks(made.charts, [cell.column for cell in made.cells])
         for name, form in FORMS.items():
-            _write(output / name, form(made), made)
+            _write(output / name, form(made).encode(), made)
+        for name, content in plots.plot_files(made.charts, made.looks):
+            _write(output / name, content, made)
     return made
 
 
@@ -135,7 +148,7 @@ def compare(a: Side, b: Side, output: Path, tell: Tell = quiet) -> Report:
     made = Report(f"{first} and {second}", [], differing.remarks(lines, first, second), differences=lines)
     made.sheets = [differing.sheet(lines, first, second)]
     for name, text in differing.forms(made).items():
-        _write(output / name, text, made)
+        _write(output / name, text.encode(), made)
     return made
 
 
@@ -148,7 +161,7 @@ def _groups(sources: Sequence[Path], wanted: Sequence[Wanted], tell: Tell) -> li
     return groups_of(trials, wanted, variants)
 
 
-def _write(path: Path, text: str, made: Report) -> None:
+def _write(path: Path, content: bytes, made: Report) -> None:
     with whole_file(path) as stream:
-        stream.write(text.encode())
+        stream.write(content)
     made.files.append(path)

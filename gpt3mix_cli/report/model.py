@@ -374,6 +374,9 @@ class Report:
         printed: the same for table.tex, the main one in the shape of the paper's Table 1 unless another is asked for.
         design: which seeds vary, in a sentence each.
         differences: of two runs that are compared: `differing.Difference`.
+        beside: synthetic rows, epochs and settings: `beside.Beside`.
+        charts: what is plotted: `charts.Chart`.
+        looks: colour and marker of each method: `charts.Look`.
     """
 
     title: str
@@ -393,3 +396,6 @@ class Report:
     printed: list[Sheet] = field(default_factory=list)
     design: list[str] = field(default_factory=list)
     differences: list[Any] = field(default_factory=list)
+    beside: Any = None
+    charts: list[Any] = field(default_factory=list)
+    looks: dict[str, Any] = field(default_factory=dict)

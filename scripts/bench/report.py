@@ -5,7 +5,7 @@
 
 The rows are made up: six tasks, three levels, four methods, two classifiers, and as many variants as it takes, ten trials on
 five data seeds in each cell, which is the paper's design; `--trials 100` makes fewer and larger cells. Reading and analysing,
-and writing every form, are timed in a process of its own that has nothing but the interpreter loaded; its processor
+and writing every form, page and plots included, are timed in a process of its own that has nothing but the interpreter loaded; its processor
 seconds stand beside, which a busy machine changes less.
 """
 
@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 TASKS, LEVELS = ("sst2", "cola", "trec6", "cr", "subj", "mpqa"), ("0.1%", "0.3%", "1%")
@@ -55,15 +56,34 @@ def measured(folder: Path, output: Path) -> dict[str, float]:
     """Report on a folder and return seconds and memory, imports included."""
     started, busy = time.perf_counter(), time.process_time()
     from gpt3mix_cli import report
+    from gpt3mix_cli.report import page, plots
 
     made = report.analysed([folder], title="bench")
     analysed, used = time.perf_counter(), time.process_time()
     report.written(made, output)
-    ended = time.perf_counter()
+    ended, written = time.perf_counter(), time.process_time()
+    parts = {
+        "of it the page": _seconds(lambda: page.html_text(made)),
+        "of it the plots": _seconds(lambda: [*plots.plot_files(made.charts, made.looks)]),
+    }
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     size = sum(path.stat().st_size for path in made.files) / 2**20
-    processor = {"analysed, processor": used - busy, "written, processor": time.process_time() - used}
-    return {"analysed": analysed - started, "written": ended - analysed, **processor, "MiB": memory, "cells": len(made.cells), "files MiB": size}
+    processor = {"analysed, processor": used - busy, "written, processor": written - used}
+    return {
+        "analysed": analysed - started,
+        "written": ended - analysed,
+        **parts,
+        **processor,
+        "MiB": memory,
+        "cells": len(made.cells),
+        "files MiB": size,
+    }
+
+
+def _seconds(act: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    act()
+    return time.perf_counter() - started
 
 
 def main() -> None:

@@ -1,0 +1,240 @@
+// The browser of synthetic rows: a list of those that are searched for, and the row that is open beside it.
+"use strict";
+
+const SOURCE = ["task", "variant", "level", "method", "seed", "draw"];
+
+function rowsOf(store) {
+  const about = store.sources.map((source) => Object.fromEntries(SOURCE.map((name, place) => [name, source[place]])));
+  const kept = store.kept.map(([source, text, parents, classes, probs, id, labelSource, mass, perplexity]) => {
+    const best = probs.indexOf(Math.max(...probs));
+    return {
+      source,
+      text,
+      parents,
+      classes: store.classes[classes],
+      probs,
+      id,
+      labelSource,
+      mass,
+      perplexity,
+      label: store.classes[classes][best],
+      share: probs[best],
+      state: "kept",
+      method: about[source].method,
+    };
+  });
+  const rejected = store.rejected.map(([source, text, parents, reason, detail]) => ({
+    source,
+    text,
+    parents,
+    reason,
+    detail,
+    label: "",
+    share: null,
+    state: `rejected: ${reason}`,
+    method: about[source].method,
+  }));
+  return { about, rows: [...kept, ...rejected].map((row, id) => ({ ...row, number: id })) };
+}
+
+function bar(share) {
+  const fill = make("i");
+  fill.style.width = `${100 * share}%`;
+  return make("span", { class: "bar" }, fill);
+}
+
+function labelCell(cell) {
+  const row = cell.getData();
+  if (row.share == null) return make("span", { class: "chip no", title: row.detail || row.reason }, row.reason);
+  const node = make("span", { class: "label", title: row.classes.map((name, place) => `${name} ${row.probs[place]}`).join("\n") });
+  node.append(make("span", {}, row.label), bar(row.share));
+  return node;
+}
+
+function opened(row, about, store, step) {
+  const source = about[row.source];
+  const parents = row.parents.map((parent) => (typeof parent === "number" ? store.real[parent] : [`(not kept: ${parent})`, ""]));
+  const facts = [
+    source.task,
+    source.level,
+    source.variant,
+    source.method,
+    `data seed ${source.seed}`,
+    `draw ${source.draw}`,
+    row.id,
+    row.labelSource && `label: ${row.labelSource}`,
+    row.mass != null && `label mass ${show(row.mass)}`,
+    row.perplexity != null && `perplexity ${show(row.perplexity)}`,
+  ];
+  return [
+    make(
+      "div",
+      { class: "line" },
+      make("span", { class: row.share == null ? "chip no" : "chip" }, row.state),
+      make(
+        "span",
+        {},
+        make("button", { type: "button", "aria-label": "row before", onclick: () => step(-1) }, "↑"),
+        " ",
+        make("button", { type: "button", "aria-label": "row after", onclick: () => step(1) }, "↓"),
+        " ",
+        make("button", { type: "button", class: "close", "aria-label": "close", onclick: () => step(0) }, "✕"),
+      ),
+    ),
+    make("blockquote", { class: "made text" }, row.text),
+    ...(row.share == null
+      ? [make("p", {}, row.detail || row.reason)]
+      : row.classes.map((name, place) =>
+          make(
+            "div",
+            { class: "share" },
+            make("span", {}, name),
+            bar(row.probs[place]),
+            make("span", {}, `${(100 * row.probs[place]).toFixed(1)} %`),
+          ),
+        )),
+    make("h3", {}, parents.length === 1 ? "made from" : `made from ${parents.length} rows`),
+    ...parents.map(([text, label]) =>
+      make("blockquote", {}, make("span", { class: "text" }, text), " ", ...(label ? [make("span", { class: "chip" }, label)] : [])),
+    ),
+    make("p", { class: "hint" }, facts.filter(Boolean).join(" · ")),
+  ];
+}
+
+function browser(place, store) {
+  const { about, rows } = rowsOf(store);
+  const search = make("input", { type: "search", id: "search", placeholder: "search in texts", "aria-label": "search in texts" });
+  const inParents = make("input", { type: "checkbox", id: "in-parents" });
+  const count = make("span", { class: "hint", id: "count", role: "status" });
+  const list = make("div", { id: "list" });
+  const side = make(
+    "aside",
+    { id: "row", "aria-live": "polite" },
+    make("p", { class: "hint" }, "Choose a row to see what it was made from."),
+  );
+  if (innerWidth <= 860) side.hidden = true;
+  const keys = {
+    task: (row) => about[row.source].task,
+    variant: (row) => about[row.source].variant,
+    level: (row) => about[row.source].level,
+    method: (row) => row.method,
+    "data seed": (row) => String(about[row.source].seed),
+    label: (row) => row.label,
+    state: (row) => row.state,
+  };
+  const selects = Object.entries(keys).map(([name, key]) => {
+    const values = [...new Set(rows.map(key))].filter((value) => value !== "");
+    if (name === "state" && values.some((value) => value !== "kept") && values.includes("kept")) values.splice(1, 0, "rejected");
+    const select = make(
+      "select",
+      { "data-key": name, "aria-label": name },
+      make("option", { value: "" }, `all`),
+      ...values.map((value) => make("option", { value }, value)),
+    );
+    return { select, key, name, use: values.length > 1 };
+  });
+  place.append(
+    make(
+      "p",
+      { class: "caption" },
+      `${rows.length.toLocaleString()} of ${store.found.toLocaleString()} rows${
+        rows.length < store.found ? "; all of them with gpt3mix report … --synthetic all" : ""
+      }. Arrow keys go from row to row.`,
+    ),
+    make(
+      "div",
+      { class: "tools" },
+      search,
+      make("label", {}, inParents, "in real rows too"),
+      ...selects.filter((each) => each.use).map((each) => make("label", {}, each.name, each.select)),
+      count,
+    ),
+    make("div", { class: "browser" }, list, side),
+  );
+
+  const lower = rows.map((row) => row.text.toLowerCase());
+  const lowerReal = store.real.map(([text]) => text.toLowerCase());
+  let open = null;
+  const table = new Tabulator(list, {
+    data: rows,
+    index: "number",
+    height: "70vh",
+    layout: "fitColumns",
+    rowHeight: 30,
+    placeholder: "no row is like that",
+    nestedFieldSeparator: false,
+    columns: [
+      { title: "text", field: "text", widthGrow: 5, minWidth: 150, formatter: (cell) => document.createTextNode(cell.getValue()) },
+      { title: "label", field: "share", widthGrow: 1.4, minWidth: 110, formatter: labelCell, sorter: "number" },
+      ...(innerWidth > 600
+        ? [
+            {
+              title: "method",
+              field: "method",
+              widthGrow: 1,
+              minWidth: 90,
+              formatter: (cell) => document.createTextNode(cell.getValue()),
+            },
+          ]
+        : []),
+    ],
+    rowFormatter: (row) => row.getElement().classList.toggle("open", row.getData().number === open),
+  });
+  const filter = () => {
+    const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const wanted = selects.filter((each) => each.select.value !== "").map((each) => [each.key, each.select.value]);
+    const has = (row, word) =>
+      lower[row.number].includes(word) ||
+      (inParents.checked && row.parents.some((parent) => typeof parent === "number" && lowerReal[parent].includes(word)));
+    table.setFilter(
+      (row) =>
+        words.every((word) => has(row, word)) &&
+        wanted.every(([key, value]) => key(row) === value || (value === "rejected" && key(row).startsWith("rejected: "))),
+    );
+  };
+  const select = (row) => {
+    const before = open === null ? false : table.getRow(open);
+    open = row.getData().number;
+    for (const each of [before, row]) if (each) each.getElement().classList.toggle("open", each.getData().number === open);
+    side.hidden = false;
+    side.replaceChildren(...opened(row.getData(), about, store, step));
+    side.scrollTop = 0;
+  };
+  function step(by) {
+    if (!by) {
+      side.hidden = true;
+      return;
+    }
+    const shown = table.getRows("active");
+    const at = shown.findIndex((row) => row.getData().number === open);
+    const next = shown[Math.max(0, Math.min(shown.length - 1, at + by))];
+    if (next) {
+      select(next);
+      table.scrollToRow(next, "nearest", false).catch(() => {});
+    }
+  }
+  table.on("rowClick", (event, row) => select(row));
+  table.on("dataFiltered", (filters, found) => {
+    count.textContent = `${found.length.toLocaleString()} rows`;
+  });
+  table.on("tableBuilt", () => {
+    list.tabIndex = 0;
+    list.setAttribute("aria-label", "synthetic rows");
+  });
+  list.addEventListener("keydown", (event) => {
+    const by = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+    if (by && event.target.tagName !== "INPUT") {
+      event.preventDefault();
+      step(by);
+    }
+  });
+  addEventListener("keydown", (event) => {
+    if (event.key === "Escape" && innerWidth <= 860) side.hidden = true;
+  });
+  search.addEventListener("input", later(150, filter));
+  for (const node of [inParents, ...selects.map((each) => each.select)]) node.addEventListener("change", filter);
+  count.textContent = `${rows.length.toLocaleString()} rows`;
+}
+
+const place = document.querySelector("#rows .screen");
+if (place) whenNear(place, "80vh", () => browser(place, data.rows));
