@@ -361,9 +361,11 @@ def _complain(error: UserError) -> None:
     from rich.text import Text
 
     console = Console(stderr=True, soft_wrap=True, highlight=False)
-    console.print(Text.assemble(("error: ", "bold red"), error.message))
+    # What can go on later is no error: a batch that was submitted, a budget that is used up.
+    word = ("stopped: ", "bold yellow") if isinstance(error, StoppedShort) else ("error: ", "bold red")
+    console.print(Text.assemble(word, error.message))
     if error.hint:
-        console.print(Text.assemble(("  fix: ", "bold green"), error.hint))
+        console.print(Text.assemble((" then: " if isinstance(error, StoppedShort) else "  fix: ", "bold green"), error.hint))
 
 
 def _interrupted() -> int:

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from .check import Finding
     from .grid.amounts import Plan
     from .report import Report
+
+
+A_WORD = 60.0  # seconds between two words of progress where there are no bars
 
 
 class _Stdout(Console):
@@ -52,6 +56,7 @@ class Display:
         self._tasks: dict[str, TaskID] = {}
         self._warned: list[str] = []
         self._lock = threading.Lock()
+        self._said = time.monotonic()
 
     def __enter__(self) -> "Display":
         """Begin to show progress."""
@@ -84,6 +89,10 @@ class Display:
                 self._progress.remove_task(self._tasks.pop(text))
             else:
                 self._progress.update(self._tasks[text], completed=done, total=total, detail=detail)
+        elif not self._quiet and time.monotonic() - self._said > A_WORD and done != total:
+            # A log that says nothing for an hour looks like one that hangs.
+            self._said = time.monotonic()
+            self._err.print(Text(f"{text}: {done} of {total}{f' ({detail})' if detail else ''}"))
 
     def ended(self, item: Done | StoppedShort) -> Done | StoppedShort:
         """Say that a stage of many has ended: a log has no bars."""
@@ -229,7 +238,7 @@ class Display:
         from .augment.statistics import figures
 
         if len(made) == 1:
-            for name, value in figures(made[0].manifest.counts):
+            for name, value in figures(made[0].manifest.counts, made[0].manifest.usd):
                 self._err.print(Text.assemble((f"  {name:<12} ", "dim"), value))
             return
         # What is cut off in a log would be lost; there the table gets the room it wants.
@@ -319,6 +328,8 @@ def _figures_table(items: Sequence[Done]) -> Table:
                 "rejected": str(sum(counts["rejected"].values()) or ""),
                 **{name: "" if share is None else f"{share:.3f}" for name, share in shares.items()},
                 "words": f"{found['words']['mean']:.1f}",
+                "tokens": f"{item.manifest.tokens:,}" if item.manifest.tokens and counts.get("requests") else "",
+                "usd": f"{item.manifest.usd:.4f}" if item.manifest.usd is not None else "",
             }
         )
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)

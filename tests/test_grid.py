@@ -1,6 +1,7 @@
 """Where files stand, how trials are dealt, and which cells an experiment has."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -198,3 +199,13 @@ def test_a_sweep_over_the_ratio_asks_the_lm_once_and_lower_ratios_are_the_beginn
     one.force = True
     one.augment(low, "gpt3mix", 0)
     assert low.synthetic("gpt3mix", 0).read_text().splitlines() == rows
+
+
+def test_labels_that_are_asked_for_come_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a budget ends, the rows were paid for before the classifier that they are compared with."""
+    steps: list[tuple[str, tuple[Any, ...]]] = []
+    monkeypatch.setattr(Grid, "_all", lambda self, found, name: iter(steps.extend(found) or []))
+    list(grid(tmp_path, "lm.kind=local", "subsample.seeds=2", "classifiers=[{kind: prompt}, {kind: linear}]").run())
+    kinds = [arguments[0].classifier.kind if stage == "train" else stage for stage, arguments in steps]
+    assert "augment" in kinds
+    assert kinds.index("prompt") == len(kinds) - kinds.count("prompt")

@@ -101,8 +101,8 @@ class _Mean:
         return _rounded(self.total / self.count) if self.count else None
 
 
-def figures(counts: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return a manifest's counts for people: (name, value), none where nothing is known."""
+def figures(counts: Mapping[str, Any], usd: float | None = None) -> list[tuple[str, str]]:
+    """Return a manifest's counts, and what they cost in dollars, for people: (name, value), none where nothing is known."""
     found = counts.get("statistics") or {}
     rejected = sorted(counts.get("rejected", {}).items(), key=lambda item: (-item[1], item[0]))
     beside = [f"{counts[name]:,} {name}" for name in ("spare", "unchanged", "repeated") if counts.get(name)]
@@ -113,7 +113,7 @@ def figures(counts: Mapping[str, Any]) -> list[tuple[str, str]]:
     follow = f"{share or 0:.1%} of {found.get('parents_compared', 0):,} rows have the label that most of their parents have"
     of = f" ({found['texts']:,} sampled rows)" if found.get("texts", counts["kept"]) < counts["kept"] else ""
     rows = [
-        ("rows", ", ".join([f"{counts['kept']:,} of {counts['wanted']:,} wanted, from {counts['asked']:,} requests", *beside])),
+        ("rows", ", ".join([f"{counts['kept']:,} of {counts['wanted']:,} wanted, from {counts['asked']:,} attempts", *beside])),
         ("rejected", ", ".join(f"{n:,} {reason}" for reason, n in rejected)),
         ("classes", ", ".join(f"{n:,} {label}" for label, n in found.get("classes", {}).items())),
         ("soft labels", "; ".join(certainty)),
@@ -121,6 +121,7 @@ def figures(counts: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("diversity", ", ".join(f"{name} {found[key]:.3f}" for name, key in diversity if found.get(key) is not None) + of),
         ("length", f"{length['mean']:.1f} words, real rows {length['real']:.1f}{of}" if length else ""),
         *((what, ", ".join(f"{counts[name]:,} {name.replace('_', ' ')}" for name in names if counts.get(name))) for what, names in USAGE.items()),
+        ("cost", "" if usd is None else f"${usd:.4f}"),
     ]
     return [(name, value) for name, value in rows if value]
 

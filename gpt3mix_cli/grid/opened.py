@@ -50,7 +50,7 @@ class Opened:
             raise UserError("the method 'gpt3mix' needs an `lm:` in the config", "add for example lm: {kind: local, model: bundled}")
         journals = functools.partial(self.journals, experiment)
         budget = experiment.budget if asks else None
-        return self._once(["lm", settings.model_dump(), budget, asks], lambda: open_lm(settings, budget, journals, asks))
+        return self._once(["lm", settings.model_dump(), budget, asks], lambda: open_lm(settings, budget, journals, asks, self._tell))
 
     def journals(self, experiment: Experiment) -> list[Path]:
         """Return all journals of an experiment, of every variant, cell and run."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, assert_never, runtime_checkable
 
-from ..errors import StoppedShort
+from ..errors import StoppedShort, Tell, quiet
 from ..settings import Budget, LocalLM, OpenAILM
 
 if TYPE_CHECKING:
@@ -240,7 +240,13 @@ def blocks(requests: Iterable[Request], largest: int) -> Iterator[list[Request]]
         yield list(block)
 
 
-def open_lm(settings: LocalLM | OpenAILM, budget: Budget | None = None, journals: Callable[[], Sequence[Path]] = list, asks: bool = True) -> LM:
+def open_lm(
+    settings: LocalLM | OpenAILM,
+    budget: Budget | None = None,
+    journals: Callable[[], Sequence[Path]] = list,
+    asks: bool = True,
+    tell: Tell = quiet,
+) -> LM:
     """Return the LM for its settings, ready to be asked.
 
     Args:
@@ -248,6 +254,7 @@ def open_lm(settings: LocalLM | OpenAILM, budget: Budget | None = None, journals
         budget: what may be spent at an endpoint.
         journals: names the files that hold what was spent before.
         asks: False: it gives what journals hold and asks nothing, so that an endpoint needs no key.
+        tell: hears of servers that are busy or fail.
 
     Raises:
         UserError: if it cannot be opened, with the remedy.
@@ -260,6 +267,6 @@ def open_lm(settings: LocalLM | OpenAILM, budget: Budget | None = None, journals
         case OpenAILM():
             from .openai_api import OpenAI
 
-            return OpenAI(settings, budget, journals, asks)
+            return OpenAI(settings, budget, journals, asks, tell)
         case _:
             assert_never(settings)

@@ -18,7 +18,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
+from ..errors import Tell, UserError, quiet
 from ..pretrained import loaded
 from ..settings import Budget, OpenAILM, fingerprint
 from . import About, Completion, Hypothesis, Request, Scores, Tariff
@@ -52,7 +52,9 @@ BYTES_A_TOKEN = 4.0  # of English, where no tokenizer is known; right within a q
 class OpenAI:
     """The engine; see `lm.LM`."""
 
-    def __init__(self, settings: OpenAILM, budget: Budget | None = None, journals: Callable[[], Sequence[Path]] = list, asks: bool = True) -> None:
+    def __init__(
+        self, settings: OpenAILM, budget: Budget | None = None, journals: Callable[[], Sequence[Path]] = list, asks: bool = True, tell: Tell = quiet
+    ) -> None:
         """Connect to nothing yet.
 
         Args:
@@ -60,6 +62,7 @@ class OpenAI:
             budget: what may be spent.
             journals: names the files that hold what was spent before.
             asks: see `open_lm`.
+            tell: hears of servers that are busy or fail.
 
         Raises:
             UserError: if the key, the price or the tokenizer is missing.
@@ -67,7 +70,7 @@ class OpenAI:
         self._settings = settings
         price, version = price_of(settings.model, settings.prices)
         self._purse = Purse(price, budget, journals, closed=not asks)
-        self._traffic = Traffic(settings, self._purse)
+        self._traffic = Traffic(settings, self._purse, tell)
         self._loop = Loop(self._traffic.close)
         self._endpoint = settings.endpoint or settings.urls[0]
         self._thread = ThreadPoolExecutor(1, "journal")
@@ -113,14 +116,15 @@ class OpenAI:
         """Return the scores of every choice after every prompt; equal bounds where the server tells nothing of any.
 
         Raises:
-            UserError: if it does so after every prompt.
+            UserError: if it does so after every prompt, or if one does not fit the server's context.
         """
         if not choices:
             return [Scores(()) for _ in prompts]
 
         async def one(prompt: str) -> tuple[Scores | None, list[Answer]]:
-            return await self._labels.scores(prompt, choices, await self._ways(), "")
+            return await labels.scores(prompt, choices, await self._ways(), "")
 
+        labels = Labels(self._settings, self._fitting, self._told, self._encode, self._count)
         found = list(self._loop.in_order(prompts, one))
         if found and not any(scores for scores, _ in found):
             raise UserError(f"lm {self.about.model}: none of the labels {', '.join(choices)} is among what the server tells", "use another LM")
@@ -276,6 +280,14 @@ class OpenAI:
 
     async def _ask(self, ways: Ways, asked: dict[str, Any], number: str, tokens: int) -> Answer | TooLong:
         return await self._told(self._call(ways, asked, number), sound, tokens)
+
+    async def _fitting(self, ways: Ways, asked: dict[str, Any], number: str, tokens: int) -> Answer:
+        """Ask for what must fit the server's context."""
+        answer = await self._ask(ways, asked, number, tokens)
+        if isinstance(answer, TooLong):
+            message = f"lm {self.about.model}: a text to be labelled is longer than the server's context: {answer.words}"
+            raise UserError(message, f"set lm.context to what the server has; it says {self._settings.context}")
+        return answer
 
     def _call(self, ways: Ways, asked: dict[str, Any], number: str) -> Call:
         return Call(path(ways), asked | self._settings.extra, number)

@@ -394,3 +394,23 @@ def test_how_it_was_asked_is_kept_with_the_answers(tmp_path: Path) -> None:
             texts.append([server.requests])
     assert texts[0] == texts[2]
     assert texts[1] == texts[3]
+
+
+def test_a_text_beyond_the_servers_context_is_told_with_its_words() -> None:
+    with serving(dialect="llamacpp", context=200) as server, engine(server) as lm, pytest.raises(UserError, match="maximum context length") as error:
+        lm.score([PROMPT + " film" * 300 + SEAM], CHOICES)
+    assert "lm.context" in error.value.hint
+
+
+def test_a_busy_server_is_told_of() -> None:
+    told: list[str] = []
+    with serving() as server:
+        lm = OpenAI(OpenAILM(kind="openai", model="tiny", base_url=server.base_url), tell=lambda text, *_, **__: told.append(text))
+        try:
+            lm.abilities()
+            server.fault("rate_limit", next=3)
+            assert len(answers(lm, asked(10))) == 10
+        finally:
+            lm.close()
+    assert len(told) == 1
+    assert "HTTP 429" in told[0]

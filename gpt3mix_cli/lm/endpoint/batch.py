@@ -189,7 +189,11 @@ class Batches:
                 self._traffic.means(error)
             except Refused as refusal:
                 message = f"lm.batch: {self._settings.urls[0]}: HTTP {refusal.status}: {refusal.words}"
-                hint = "use the key of the project that submitted the batch; or leave lm.batch out: what is missing is then asked for directly"
+                hint = (
+                    "the server has no batches: leave lm.batch out"
+                    if refusal.status in (404, 405) and "/files" in refusal.words
+                    else "use the key of the project that submitted the batch; or leave lm.batch out: what is missing is then asked for directly"
+                )
                 raise UserError(message, hint) from None
         except openai.OpenAIError as error:
             words = self._traffic.without_secret(str(error.__cause__ or error))

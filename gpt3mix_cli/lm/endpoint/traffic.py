@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ...errors import StoppedShort, UserError
+from ...errors import StoppedShort, Tell, UserError, quiet
 from ...settings import OpenAILM
 from .level import Level
 from .money import Purse
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 TRIES = 10  # of one request
 FIRST_TRIES = 2  # of each server, and of all together, before anything has come from any
+SILENCE = 30.0  # seconds between two words about what goes wrong
 PATIENCE = 3600.0  # seconds that a server may ask us to stay away
 REST = 0.001  # seconds after a server's rest at which it is asked again
 NOT_ITS_FAULT = ("validation error", "is not supported")  # how llama.cpp's Python server says with a 500 that a request is wrong
@@ -61,13 +62,13 @@ class _Again(Exception):
 class Traffic:
     """All servers of an endpoint. Its methods are called in one event loop."""
 
-    def __init__(self, settings: OpenAILM, purse: Purse) -> None:
+    def __init__(self, settings: OpenAILM, purse: Purse, tell: Tell = quiet) -> None:
         """Connect to nothing yet; the purse is asked before each try.
 
         Raises:
             UserError: if the key is missing.
         """
-        self._settings = settings
+        self._settings, self._tell, self._told = settings, tell, -SILENCE
         self._secret, self._purse = "" if purse.closed else _key(settings), purse
         fixed = 0 if settings.concurrency == "auto" else settings.concurrency
         self._servers = [Server(url, Level(fixed), _proxy(url)) for url in settings.urls]
@@ -118,6 +119,9 @@ class Traffic:
             # A server that is merely busy has not failed; its patience is counted in time.
             failed += not failure.overload
             self._give_up(failure, failed, sent, time.monotonic() - since)
+            if time.monotonic() - self._told > SILENCE:
+                self._told = time.monotonic()
+                self._tell(f"{self._named()}: {failure}; tried again, for up to an hour where it is merely busy ({sent} tries so far)")
             if failure.wait is None:
                 await self._pause(min(WAIT * 2 ** min(sent - 1, 10), LONGEST_WAIT) * self._jitter.uniform(0.5, 1))
 
