@@ -138,7 +138,8 @@ class OpenAI:
         }
         left_out = [name for name in ways.refused if name not in PLAIN]
         dropped = f"; left out, since refused: {', '.join(left_out)}" if left_out else ""
-        return f"{self._endpoint}, {ways.api}, label scores {SOURCES[ways.labels]}{how.get(ways.labels, '')}{dropped}"
+        apart = "" if ways.raw else "; its log-probabilities follow temperature and top_p: labels are asked for apart unless both are 1"
+        return f"{self._endpoint}, {ways.api}, label scores {SOURCES[ways.labels]}{how.get(ways.labels, '')}{dropped}{apart}"
 
     def tariff(self, request: Request, journal: Journal) -> Tariff:
         """Return what an attempt takes, by the ways that the journal holds or, before any probe, by those that are likely."""
@@ -195,7 +196,7 @@ class OpenAI:
             scores=scores,
             prompt_tokens=answer.usage.prompt,
             completion_tokens=answer.usage.completion,
-            logprob=None if written.logprob is None else round(written.logprob, 4),
+            logprob=round(written.logprob, 4) if written.logprob is not None and ways.tells_raw(request) else None,
             label_tokens=_tokens(paid),
             requests=1 + len(paid),
             usd=_sum([answer, *paid]),
@@ -205,7 +206,7 @@ class OpenAI:
         """Return the label's scores, from the line's own answer where they are as good as any."""
         if not request.choices or found.finish == "length":
             return None, []
-        if ways.labels in ("ids", "echo", "top_logprobs") and found.label:
+        if ways.labels in ("ids", "echo", "top_logprobs") and found.label and ways.tells_raw(request):
             merge = self._settings.label_source == "top_logprobs"
             scores = label_scores(found.label, request.choices, chat=ways.api == "chat", merge=merge)
             if ways.labels == "top_logprobs" or (scores and scores.source == "exact"):
@@ -232,7 +233,7 @@ class OpenAI:
         for answer in good:
             for text in texts(answer.value, ways.api):
                 one = line(text, "")
-                lines.setdefault(one.text, Hypothesis(one.text, one.finish != "length", text.logprob))
+                lines.setdefault(one.text, Hypothesis(one.text, one.finish != "length", text.logprob if ways.tells_raw(request) else None))
         found = tuple(lines.values())
         return Completion(
             number=request.number,
