@@ -122,13 +122,13 @@ class Journal:
         with self._reading, self._sqlite():
             return _batches(self._reader(self.path))
 
-    def batched_elsewhere(self) -> set[str]:
-        """Return the keys of calls whose answers the siblings' batches are still to bring."""
-        keys: set[str] = set()
+    def batches_elsewhere(self) -> list[Batch]:
+        """Return the batches of the siblings."""
+        found: list[Batch] = []
         for path in self._siblings:
             with self._reading, suppress(sqlite3.Error):
-                keys.update(key for batch in _batches(self._reader(path)) if not batch.ended for key in batch.keys)
-        return keys
+                found += _batches(self._reader(path))
+        return found
 
     def keep_batch(self, batch: Batch, most: Spent | None = None) -> None:
         """Commit what is known of a batch; it is on the disk when this returns.
