@@ -24,6 +24,7 @@ REMEDIES = {
     "prompt_too_long": "lower augment.k or augment.max_tokens",
     "empty": "use another LM: this one ends where it should begin to write",
     "no_label": "use a larger base LM: this one does not keep to a line a row",
+    "unscored": "use another LM, or an endpoint that tells log-probabilities (gpt3mix check), or lm.label_source: vote",
     "label_not_in_set": "use a larger base LM, or label words that it knows (task.labels)",
     "low_mass": "use a larger base LM, or label words that it knows (task.labels), or lower augment.gate.low_mass",
     "copy_of_real": "raise augment.temperature or augment.k, or use a larger LM: this one says its prompt again",

@@ -30,7 +30,6 @@ from .endpoint.money import Purse, price_of
 from .endpoint.probe import SOURCES, Probe, from_json, path
 from .endpoint.protocol import (
     PLAIN,
-    BadAnswer,
     Call,
     Line,
     Usage,
@@ -104,7 +103,7 @@ class OpenAI:
         Raises:
             StoppedShort: where they come by batch, until the batch has ended.
         """
-        if self._settings.batch and not self._purse.closed:
+        if not self._purse.closed and (self._settings.batch or self._waits_for_batches()):
             requests = list(requests)
             self._loop.submit(self._batched(requests)).result()
         yield from self._loop.in_order(requests, self._complete)
@@ -153,6 +152,10 @@ class OpenAI:
         self._thread.shutdown()
 
     # One request -----------------------------------------------------------------------------------------------------
+
+    def _waits_for_batches(self) -> bool:
+        """Return whether there are batches under way: they are paid for, whether further ones are wanted or not."""
+        return self._journal is not None and any(not batch.ended for batch in (*self._journal.batches(), *self._journal.batches_elsewhere()))
 
     async def _batched(self, requests: Sequence[Request]) -> None:
         """Have the first round's lines answered by batch. What rejects leave missing is asked for directly: each further batch takes a day."""
@@ -322,8 +325,9 @@ def _number(request: Request, ways: Ways) -> str:
 
 
 def _has_tokens(value: Any) -> None:
-    if not isinstance(value.get("tokens"), list):
-        raise BadAnswer("no tokens")
+    # There are servers that answer any path, with something else; asking again would not help.
+    if not (isinstance(value, dict) and isinstance(value.get("tokens"), list)):
+        raise Refused(404, "no tokens")
 
 
 def _tokens(answers: Sequence[Answer]) -> int:

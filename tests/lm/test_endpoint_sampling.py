@@ -1,6 +1,7 @@
-"""Labels at servers that tell log-probabilities after temperature, or sample in ways of their own."""
+"""Servers with habits of their own: log-probabilities after temperature, answers on any path, pauses of nothing."""
 
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from endpoint_lm import CHOICES, PROMPT, SEAM, asked, engine, truth
 from endpoint_server import serving
 
+from gpt3mix_cli.lm.endpoint import traffic
 from gpt3mix_cli.lm.endpoint.protocol import Ways, label_scores, labelling
 from gpt3mix_cli.lm.journal import Journal
 
@@ -16,9 +18,7 @@ APART = "its log-probabilities follow temperature"
 
 @pytest.mark.parametrize("options", [{}, {"ignores": ["logprob_token_ids"]}, {"dialect": "llamacpp", "echo_shifted": True}])
 @pytest.mark.parametrize(("sampling", "requests"), [({}, 1), ({"temperature": 0.5}, 2), ({"temperature": 2.0, "frequency_penalty": 0.01}, 2)])
-def test_scores_are_the_models_where_the_server_tells_them_after_temperature(
-    options: dict[str, Any], sampling: dict[str, float], requests: int
-) -> None:
+def test_scores_told_after_temperature_are_the_models(options: dict[str, Any], sampling: dict[str, float], requests: int) -> None:
     with serving(tempered=True, **options) as server, engine(server) as lm:
         assert APART in lm.abilities()
         found = [one for one in lm.complete(asked(12, **sampling)) if one.finish == "seam"]
@@ -60,3 +60,24 @@ def test_a_label_that_the_server_will_not_tell_is_not_exact() -> None:
     assert scores is not None
     assert (scores.source, scores.bounded) == ("top_logprobs", (1,))
     assert math.exp(scores.logprobs[1]) > 0.01
+
+
+@pytest.mark.parametrize("told", [[1, 2, 3], {"error": "Unexpected endpoint or method. (POST /tokenize)"}, 5])
+def test_a_server_that_answers_any_path_knows_no_tokens(told: Any) -> None:
+    with serving() as server, engine(server) as lm:
+        server.answers.tokenize = lambda body: told  # type: ignore[method-assign]
+        assert "exact (of echoed prompts)" in lm.abilities()
+        assert len([one for one in lm.complete(asked(3)) if one.scores]) > 1
+    assert server.paths["/tokenize"] <= 3
+
+
+def test_a_pause_of_none_is_a_growing_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that says `Retry-After: 0` and goes on refusing is not asked as fast as it can refuse."""
+    monkeypatch.setattr(traffic, "WAIT", 0.01)
+    with serving() as server, engine(server, concurrency=1) as lm:
+        lm.abilities()
+        server.fault("rate_limit", next=6, retry_after=0, path="completions")
+        started = time.monotonic()
+        assert len(list(lm.complete(asked(1)))) == 1
+        assert time.monotonic() - started >= 0.01 * (1 + 2 + 4 + 8 + 16 + 32) / 2
+        assert server.statuses[429] == 6

@@ -118,7 +118,7 @@ class Traffic:
             # A server that is merely busy has not failed; its patience is counted in time.
             failed += not failure.overload
             self._give_up(failure, failed, sent, time.monotonic() - since)
-            if failure.wait is None:
+            if not failure.wait:  # some servers say 0 and go on refusing
                 await self._pause(min(WAIT * 2 ** min(sent - 1, 10), LONGEST_WAIT) * self._jitter.uniform(0.5, 1))
 
     def take_failed(self) -> int:
@@ -192,7 +192,8 @@ class Traffic:
             server.not_reached(sent, time.monotonic())
             raise _Again(f"the connection failed: {self.without_secret(str(error) or type(error).__name__)}") from None
         except ValueError:
-            raise _Again(f"an answer that is no JSON: {raw[:80]!r}") from None
+            shown = self.without_secret(raw.decode(errors="replace"))[:80]
+            raise _Again(f"an answer that is no JSON: {shown!r}") from None
         except BadAnswer as error:
             raise _Again(str(error)) from None
         server.level.answered(sent, time.monotonic(), full)
