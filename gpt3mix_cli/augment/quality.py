@@ -24,6 +24,7 @@ REMEDIES = {
     "prompt_too_long": "lower augment.k or augment.max_tokens",
     "empty": "use another LM: this one ends where it should begin to write",
     "no_label": "use a larger base LM: this one does not keep to a line a row",
+    "unscored": "use another LM, or an endpoint that tells log-probabilities (gpt3mix check), or lm.label_source: vote",
     "label_not_in_set": "use a larger base LM, or label words that it knows (task.labels)",
     "low_mass": "use a larger base LM, or label words that it knows (task.labels), or lower augment.gate.low_mass",
     "copy_of_real": "raise augment.temperature or augment.k, or use a larger LM: this one says its prompt again",
@@ -34,7 +35,7 @@ REMEDIES = {
     "other_language": "use an LM of the task's language",
     "too_short": "lower augment.gate.too_short",
     "too_long": "raise augment.gate.too_long, or lower augment.max_tokens",
-    "perplexity": "widen augment.gate.perplexity",
+    "perplexity": "widen augment.gate.perplexity, or leave it out where the endpoint tells no log-probabilities",
     "disagreement": "raise augment.gate.disagreement, or draw more real rows",
 }
 
@@ -140,8 +141,8 @@ class Gate:
         if band is None:
             return
         if row.perplexity is None:
-            raise UserError(f"augment.gate.perplexity: method '{row.method}' does not know the perplexity of its rows", "leave the key out")
-        if not band[0] <= row.perplexity <= band[1]:
+            yield "perplexity", "unknown: the server tells no log-probabilities of what it wrote"
+        elif not band[0] <= row.perplexity <= band[1]:
             yield "perplexity", f"{row.perplexity:.4g}"
 
     def _disagreement(self, row: Augmented) -> Iterator[tuple[str, str]]:

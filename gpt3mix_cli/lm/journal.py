@@ -122,13 +122,13 @@ class Journal:
         with self._reading, self._sqlite():
             return _batches(self._reader(self.path))
 
-    def batched_elsewhere(self) -> set[str]:
-        """Return the keys of calls whose answers the siblings' batches are still to bring."""
-        keys: set[str] = set()
+    def batches_elsewhere(self) -> list[Batch]:
+        """Return the batches of the siblings."""
+        found: list[Batch] = []
         for path in self._siblings:
             with self._reading, suppress(sqlite3.Error):
-                keys.update(key for batch in _batches(self._reader(path)) if not batch.ended for key in batch.keys)
-        return keys
+                found += _batches(self._reader(path))
+        return found
 
     def keep_batch(self, batch: Batch, most: Spent | None = None) -> None:
         """Commit what is known of a batch; it is on the disk when this returns.
@@ -279,20 +279,29 @@ class _Translated:
 
 
 def paid(path: Path) -> tuple[int, int, int, float]:
-    """Return what the answers of a journal have cost: requests, prompt tokens, completion tokens, dollars as far as they are known."""
+    """Return what the answers of a journal have cost: requests, prompt tokens, completion tokens, dollars as far as they are known.
+
+    Raises:
+        UserError: if the journal is damaged.
+    """
     query = (
         "SELECT COALESCE(SUM(requests), 0), COALESCE(SUM(prompt_tokens), 0), COALESCE(SUM(completion_tokens), 0), COALESCE(SUM(usd), 0) FROM spent"
     )
-    with suppress(sqlite3.Error), closing(_reader_of(path, still=True)) as database:
-        requests, prompt, completion, usd = database.execute(query).fetchone()
-        return requests, prompt, completion, usd
-    return 0, 0, 0, 0.0
+    try:
+        with closing(_reader_of(path, still=True)) as database:
+            requests, prompt, completion, usd = database.execute(query).fetchone()
+            return requests, prompt, completion, usd
+    except sqlite3.DatabaseError as error:
+        if "no such table" in str(error):  # of a version that asked no endpoint
+            return 0, 0, 0, 0.0
+        raise _damaged(path, error) from None  # what cannot be read must not count as nothing spent
 
 
 def _reader_of(path: Path, still: bool) -> sqlite3.Connection:
     """Return a connection that only reads; `still`: one that lives too short to miss what others write meanwhile."""
     # SQLite makes a log's files beside even for readers, and leaves them there. Where there are none nobody writes.
-    immutable = "&immutable=1" if still and not path.with_name(f"{path.name}-wal").exists() else ""
+    being_written = any(path.with_name(f"{path.name}{beside}").exists() for beside in ("-wal", "-journal"))
+    immutable = "&immutable=1" if still and not being_written else ""
     return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro{immutable}", uri=True, check_same_thread=False)
 
 

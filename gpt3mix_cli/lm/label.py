@@ -25,7 +25,8 @@ def soft_label(
             as in the authors' code. Empty: no calibration.
 
     Returns:
-        The probability of each class, to six digits, and the labels' raw probability together, whatever the settings.
+        The probability of each class, to six digits, and the labels' raw probability together, whatever the settings; 1 where
+        upper bounds come to more.
     """
     highest = max(logprobs)
     mass = math.exp(highest) * math.fsum(math.exp(value - highest) for value in logprobs)
@@ -33,7 +34,7 @@ def soft_label(
     levels = [(value - usual) / temperature for value, usual in zip(logprobs, prior, strict=True)]
     top = max(levels)
     weights = [math.exp(level - top) for level in levels]
-    return {label: round(weight / math.fsum(weights), 6) for label, weight in zip(classes, weights, strict=True)}, mass
+    return {label: round(weight / math.fsum(weights), 6) for label, weight in zip(classes, weights, strict=True)}, min(mass, 1.0)
 
 
 def hard_label(classes: Sequence[str], label: str) -> dict[str, float]:

@@ -30,7 +30,6 @@ from .endpoint.money import Purse, price_of
 from .endpoint.probe import SOURCES, Probe, from_json, path
 from .endpoint.protocol import (
     PLAIN,
-    BadAnswer,
     Call,
     Line,
     Usage,
@@ -107,7 +106,7 @@ class OpenAI:
         Raises:
             StoppedShort: where they come by batch, until the batch has ended.
         """
-        if self._settings.batch and not self._purse.closed:
+        if not self._purse.closed and (self._settings.batch or self._waits_for_batches()):
             requests = list(requests)
             self._loop.submit(self._batched(requests)).result()
         yield from self._loop.in_order(requests, self._complete)
@@ -142,7 +141,8 @@ class OpenAI:
         }
         left_out = [name for name in ways.refused if name not in PLAIN]
         dropped = f"; left out, since refused: {', '.join(left_out)}" if left_out else ""
-        return f"{self._endpoint}, {ways.api}, label scores {SOURCES[ways.labels]}{how.get(ways.labels, '')}{dropped}"
+        apart = "" if ways.raw else "; its log-probabilities follow temperature and top_p: labels are asked for apart unless both are 1"
+        return f"{self._endpoint}, {ways.api}, label scores {SOURCES[ways.labels]}{how.get(ways.labels, '')}{dropped}{apart}"
 
     def tariff(self, request: Request, journal: Journal) -> Tariff:
         """Return what an attempt takes, by the ways that the journal holds or, before any probe, by those that are likely."""
@@ -156,6 +156,10 @@ class OpenAI:
         self._thread.shutdown()
 
     # One request -----------------------------------------------------------------------------------------------------
+
+    def _waits_for_batches(self) -> bool:
+        """Return whether there are batches under way: they are paid for, whether further ones are wanted or not."""
+        return self._journal is not None and any(not batch.ended for batch in (*self._journal.batches(), *self._journal.batches_elsewhere()))
 
     async def _batched(self, requests: Sequence[Request]) -> None:
         """Have the first round's lines answered by batch. What rejects leave missing is asked for directly: each further batch takes a day."""
@@ -199,7 +203,7 @@ class OpenAI:
             scores=scores,
             prompt_tokens=answer.usage.prompt,
             completion_tokens=answer.usage.completion,
-            logprob=None if written.logprob is None else round(written.logprob, 4),
+            logprob=round(written.logprob, 4) if written.logprob is not None and ways.tells_raw(request) else None,
             label_tokens=_tokens(paid),
             requests=1 + len(paid),
             usd=_sum([answer, *paid]),
@@ -209,7 +213,7 @@ class OpenAI:
         """Return the label's scores, from the line's own answer where they are as good as any."""
         if not request.choices or found.finish == "length":
             return None, []
-        if ways.labels in ("ids", "echo", "top_logprobs") and found.label:
+        if ways.labels in ("ids", "echo", "top_logprobs") and found.label and ways.tells_raw(request):
             merge = self._settings.label_source == "top_logprobs"
             scores = label_scores(found.label, request.choices, chat=ways.api == "chat", merge=merge)
             if ways.labels == "top_logprobs" or (scores and scores.source == "exact"):
@@ -236,7 +240,7 @@ class OpenAI:
         for answer in good:
             for text in texts(answer.value, ways.api):
                 one = line(text, "")
-                lines.setdefault(one.text, Hypothesis(one.text, one.finish != "length", text.logprob))
+                lines.setdefault(one.text, Hypothesis(one.text, one.finish != "length", text.logprob if ways.tells_raw(request) else None))
         found = tuple(lines.values())
         return Completion(
             number=request.number,
@@ -333,8 +337,9 @@ def _number(request: Request, ways: Ways) -> str:
 
 
 def _has_tokens(value: Any) -> None:
-    if not isinstance(value.get("tokens"), list):
-        raise BadAnswer("no tokens")
+    # There are servers that answer any path, with something else; asking again would not help.
+    if not (isinstance(value, dict) and isinstance(value.get("tokens"), list)):
+        raise Refused(404, "no tokens")
 
 
 def _tokens(answers: Sequence[Answer]) -> int:

@@ -6,7 +6,7 @@ Everything here is a pure function of the options, the model and the request; wh
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -160,7 +160,7 @@ class Answers:
         vllm, named = self.options.dialect == "vllm", self._namer(body)
         wanted = body.get("logprob_token_ids") if vllm and self._knows("logprob_token_ids") else None
         top = len(self.model.tokens) if top == -1 else max(top - self.options.fewer, 0)
-        tokens, steps = answer.tokens, answer.steps
+        tokens, steps = answer.tokens, self._told(answer, body)
         if not vllm and tokens and tokens[-1] == END:
             tokens, steps = tokens[:-1], steps[:-1]
         values: list[float | None] = []
@@ -176,6 +176,13 @@ class Answers:
         lengths = [len(token) for token in shown]
         offsets = list(itertools.accumulate(lengths[:-1], initial=start)) if lengths else []
         return {"text_offset": offsets, "token_logprobs": values, "tokens": shown, "top_logprobs": tops}
+
+    def _told(self, answer: Written, body: dict[str, Any]) -> Sequence[Distribution]:
+        """Return the distributions whose log-probabilities are told."""
+        temperature = body.get("temperature") or 1.0
+        if not self.options.tempered or temperature == 1:
+            return answer.steps
+        return [Distribution({token: math.exp(value / temperature) for token, value in step.ranked}) for step in answer.steps]
 
     def _tops(self, step: Distribution, token: str, top: int, wanted: list[int] | None, named: Callable[[str], str]) -> dict[str, float]:
         """Return the token that was taken and the likeliest ones, or those that were asked for by id."""
@@ -264,7 +271,7 @@ class Answers:
         wanted = body.get("logprob_token_ids") if self.options.dialect == "vllm" and self._knows("logprob_token_ids") else None
         top = max(int(body.get("top_logprobs") or 0) - self.options.fewer, 0)
         content = []
-        for step, token in zip(answer.steps, answer.tokens, strict=True):
+        for step, token in zip(self._told(answer, body), answer.tokens, strict=True):
             if token == END and self.options.dialect != "vllm":
                 continue
             others = self._tops(step, token, 0, wanted, str) if wanted else dict(step.ranked[:top])

@@ -24,6 +24,7 @@ class Options:
         max_logprobs: vLLM's cap; -1 is none.
         begin: whether a token begins each prompt, unless add_special_tokens is false.
         echo_shifted: llamacpp gives an echo's log-probabilities one token off.
+        tempered: log-probabilities are those after temperature, as SGLang tells them.
         fewer: this many of the top log-probabilities that were asked for are left out.
         split, unlikely, asks_label: see `TinyLM`.
         delay: seconds that every answer takes, or their bounds.
@@ -45,6 +46,7 @@ class Options:
     max_logprobs: int = 20
     begin: bool = False
     echo_shifted: bool = False
+    tempered: bool = False
     fewer: int = 0
     split: Sequence[str] = ()
     unlikely: Sequence[str] = ()

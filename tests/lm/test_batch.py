@@ -271,6 +271,30 @@ def test_a_batch_that_is_gone_is_the_users_business(completions: Server, tmp_pat
     assert len(ask(completions, path, asked(), batch=False)) == 10
 
 
+def test_batches_under_way_are_waited_for_when_no_more_are_wanted(completions: Server, tmp_path: Path) -> None:
+    """What they bring is not paid a second time, nor are more submitted."""
+    path = tmp_path / "a.journal.sqlite"
+    completions.batches.polls = 2
+    stopped(completions, path, asked(6))
+    with pytest.raises(StoppedShort, match="is in_progress") as error:
+        ask(completions, path, asked(10), batch=False)
+    assert "cancel it at the provider" in error.value.hint
+    assert lines_asked(completions) == 0
+    found = ask(completions, path, asked(10), batch=False)
+    assert found == ask(completions, tmp_path / "b.journal.sqlite", asked(10), batch=False)
+    assert lines_asked(completions) == 4 + 10
+    assert (len(completions.batches.batches), completions.batches.lines) == (1, 6)
+
+
+def test_a_batch_that_was_cancelled_is_asked_for_directly_when_no_more_are_wanted(completions: Server, tmp_path: Path) -> None:
+    path = tmp_path / "a.journal.sqlite"
+    stopped(completions, path, asked())
+    next(iter(completions.batches.batches.values())).told["status"] = "cancelled"
+    assert len(ask(completions, path, asked(), batch=False)) == 10
+    assert lines_asked(completions) == 10
+    assert paid(path)[0] <= completions.paths["/v1/completions"], "what the batch might have cost is not spent"
+
+
 def test_a_server_without_batches_says_so(tmp_path: Path) -> None:
     with serving(dialect="vllm") as server, pytest.raises(UserError, match=r"lm\.batch: .*HTTP 404") as error:
         ask(server, tmp_path / "a.journal.sqlite", asked())

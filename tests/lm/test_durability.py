@@ -289,3 +289,14 @@ def test_a_key_that_json_spells_otherwise_is_found_too(monkeypatch: pytest.Monke
             texts(lm)
         assert "w+" not in lm._traffic.without_secret(json.dumps({"text": KEY}).replace("/", "\\/"))
     assert KEY[8:24] not in str(error.value)
+
+
+def test_no_key_is_in_what_is_no_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy's page, with status 200, that shows what it was sent."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with serving() as server, engine(server) as lm:
+        lm.abilities()
+        server.fault("status", status=200, html=f"<p>Authorization: Bearer {KEY}</p>", p=1.0)
+        with pytest.raises(StoppedShort, match=r"no JSON: .*<key>") as error:
+            texts(lm)
+    assert KEY[8:24] not in str(error.value)

@@ -25,7 +25,7 @@ def test_soft_label_is_the_softmax(values: list[float]) -> None:
     assert sum(probs.values()) == pytest.approx(1, abs=1e-5)
     for name, value in zip(names, values, strict=True):
         assert probs[name] == pytest.approx(1 / math.fsum(math.exp(min(other - value, 700)) for other in values), abs=1e-6)
-    assert mass == pytest.approx(math.fsum(math.exp(value) for value in values), rel=1e-9, abs=1e-300)
+    assert mass == pytest.approx(min(math.fsum(math.exp(value) for value in values), 1), rel=1e-9, abs=1e-300)
     assert probs[names[values.index(max(values))]] == max(probs.values())
 
 
@@ -98,3 +98,8 @@ def test_calibration_by_hand() -> None:
 
 def test_a_hard_label_is_one_of_the_classes() -> None:
     assert hard_label(["a", "b", "c"], "b") == {"a": 0.0, "b": 1.0, "c": 0.0}
+
+
+def test_upper_bounds_are_no_mass_above_one() -> None:
+    """Each label that a server leaves out may have all the rest, but not all of them together."""
+    assert soft_label(TREC, [math.log(0.7), *[math.log(0.3)] * (len(TREC) - 1)])[1] == 1.0

@@ -26,8 +26,14 @@ TOGETHER = 1000  # answers in a commit
 TRIES, PATIENCE = 5, 600.0  # repeats of what may be repeated, and seconds for each: a file is large
 ENDED = ("completed", "expired", "cancelled")
 TOO_MANY = "token_limit_exceeded"  # the code of a batch that was refused because others are still under way
+GONE = 404  # HTTP's
 AGAIN = "run the same command again later: it collects what is done; nothing is asked for twice"
+OR_CANCEL = "or cancel it at the provider: what is missing is then asked for directly"
 Given = TypeVar("Given")
+
+
+class _Gone(Exception):
+    """The provider does not have it, or no longer."""
 
 
 class Batches:
@@ -49,21 +55,23 @@ class Batches:
     async def settle(self, calls: Iterable[Call]) -> None:
         """Bring into the journal what batches give of these calls; what is missing when this returns is to be asked for directly.
 
+        Where batches are no longer wanted, those under way are still waited for, since they are paid; one that is gone is forgotten.
+
         Raises:
             StoppedShort: while answers are to be waited for.
             UserError: if the provider takes no batches, or not this one.
         """
         asked = {self._key(call): call for call in calls}
         under_way = [words for batch in self._journal.batches() if not batch.ended and (words := await self._looked(batch, asked))]
-        missing = self._missing(asked)
-        mine, elsewhere = self._journal.batches(), self._journal.batched_elsewhere()
+        missing, mine = self._missing(asked), self._journal.batches()
+        elsewhere = {key for batch in self._journal.batches_elsewhere() if not batch.ended for key in batch.keys}
         known = elsewhere.union(*(batch.keys for batch in mine))
-        new = [(key, asked[key]) for key in missing if key not in known]
+        new = [(key, asked[key]) for key in missing if key not in known] if self._settings.batch else []
         submitted = [await self._submitted(part) for part in parts(new)]
         if submitted:
             raise StoppedShort(f"submitted {len(new)} requests: {', '.join(submitted)}; the provider takes up to a day", AGAIN)
         if not {key for batch in mine if not batch.ended for key in batch.keys}.isdisjoint(missing):
-            raise StoppedShort("; ".join(under_way), AGAIN)
+            raise StoppedShort("; ".join(under_way), AGAIN if self._settings.batch else f"{AGAIN}; {OR_CANCEL}")
         if not elsewhere.isdisjoint(missing):
             raise StoppedShort("waits for a batch of another variant of this sweep", AGAIN)
 
@@ -112,25 +120,31 @@ class Batches:
 
     async def _looked(self, batch: Batch, asked: Mapping[str, Call]) -> str:
         """Collect a batch if it has ended; otherwise return how far it is. One that came to nothing is forgotten."""
-        if batch.batch:
-            told = await self._told(lambda client: client.batches.retrieve(batch.batch))
-        elif found := await self._found(batch.file):
-            told = found
-            self._journal.keep_batch(replace(batch, batch=told.id))
-        else:
-            self._journal.forget_batch(batch)
-            self._purse.recount()
+        try:
+            if batch.batch:
+                told = await self._told(lambda client: client.batches.retrieve(batch.batch))
+            elif found := await self._found(batch.file):
+                told = found
+                self._journal.keep_batch(replace(batch, batch=told.id))
+            else:
+                self._forget(batch)
+                return ""
+            if told.status in ENDED:
+                await self._collect(replace(batch, batch=told.id), told, asked)
+                return ""
+        except _Gone:
+            self._forget(batch)
             return ""
         if told.status == "failed":
-            self._journal.forget_batch(batch)
-            self._purse.recount()
+            self._forget(batch)
             self._failed(told)
-        if told.status in ENDED:
-            await self._collect(replace(batch, batch=told.id), told, asked)
-            return ""
         counts = told.request_counts
         done = f": {counts.completed} of {counts.total} answered, {counts.failed} failed" if counts and counts.total else ""
         return f"batch {told.id} is {told.status}{done}"
+
+    def _forget(self, batch: Batch) -> None:
+        self._journal.forget_batch(batch)
+        self._purse.recount()
 
     async def _collect(self, batch: Batch, told: "Told", asked: Mapping[str, Call]) -> None:
         keys = set(batch.keys)
@@ -179,6 +193,7 @@ class Batches:
         Raises:
             StoppedShort: if the provider cannot be reached.
             UserError: if it refuses.
+            _Gone: if it does not have what is asked for, and batches are no longer wanted.
         """
         import openai
 
@@ -188,6 +203,8 @@ class Batches:
             try:
                 self._traffic.means(error)
             except Refused as refusal:
+                if refusal.status == GONE and not self._settings.batch:
+                    raise _Gone from None
                 message = f"lm.batch: {self._settings.urls[0]}: HTTP {refusal.status}: {refusal.words}"
                 hint = (
                     "the server has no batches: leave lm.batch out"

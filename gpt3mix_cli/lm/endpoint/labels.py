@@ -99,10 +99,12 @@ class Labels:
             prompt: str | list[int] = [*(whole or ()), *begun] if begun else context
             fields = {"logprobs": 1, "logprob_token_ids": following, "return_tokens_as_token_ids": True}
             answer = await self._ask(ways, labelling(prompt, choices, ways, self._settings.model, **fields), number, self._count(context))
-            known = by_ids(texts(answer.value, ways.api)[0], following) if isinstance(answer, Answer) else None
-            if known is None or not isinstance(answer, Answer):
+            if not isinstance(answer, Answer):
                 return None, answers
             answers.append(answer)
+            known = by_ids(texts(answer.value, ways.api)[0], following)
+            if known is None:
+                return None, answers
             found[begun] = dict(zip(following, known, strict=True))
         return spelled_out(tokens, found), answers
 
@@ -118,7 +120,7 @@ class Labels:
         key = (context.rpartition(" ")[2], *choices)
         if key not in self._known:
             self._known[key] = asyncio.ensure_future(self._cut(*key))
-        return await self._known[key]
+        return await asyncio.shield(self._known[key])  # others wait for them too, and later ones will
 
     async def _cut(self, context: str, *choices: str) -> list[list[int]]:
         before, *both = await asyncio.gather(*(self._encode(context + choice) for choice in ("", *choices)))

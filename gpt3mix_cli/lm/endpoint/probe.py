@@ -20,6 +20,7 @@ PROMPT = "Movie review: A quiet little wonder. (Sentiment: Positive)\nMovie revi
 CHOICES = (" Positive", " Negative")
 SHORT = "Answer with the label alone."  # what a chat is told
 TOPS = (20, 5)  # what servers allow at most: vLLM, chats; OpenAI's completions
+CHANGED = 0.5  # temperature and top-p that move log-probabilities where a server tells them after sampling's changes
 NEAR = 0.05  # by how much two log-probabilities of one token may differ
 WORD = re.compile(r" [A-Za-z]+")
 NOT_THERE = (404, 405, 501)
@@ -55,6 +56,7 @@ class Probe:
             plain = not any("api.openai.com" in url for url in self._settings.urls)
             ways = await self._texts(Ways(api="completions" if api == "completions" else "chat", plain=plain), refusals)
             if ways:
+                ways = replace(ways, raw=not ways.top or await self._raw(ways))
                 found.append(await self._labels(ways))
                 if found[-1].top:
                     break  # the paper's own prompt, where it gives log-probabilities
@@ -116,6 +118,22 @@ class Probe:
                     ways = replace(ways, refused=(*ways.refused, "top_logprobs"))
                 ways = replace(ways, refused=(*ways.refused, named))
         return None, ways
+
+    async def _raw(self, ways: Ways) -> bool:
+        """Return whether the likeliest and the least likely token stay as far apart when others are drawn."""
+        gaps: list[dict[str, float]] = []
+        for changed in (1.0, CHANGED):
+            fields = {"max_tokens": 1 if ways.api == "completions" else 16, "temperature": changed, "top_p": changed, "logprobs": ways.top}
+            try:
+                (first, *_) = texts(await self._asked(body(ways, self._settings.model, PROMPT, SHORT, **fields), ways), ways.api)
+            except Refused:
+                return False
+            top = first.positions[0].top if first.positions else {}
+            gaps.append({token: max(top.values()) - value for token, value in top.items() if value > NO_TOKEN})
+        both = gaps[0].keys() & gaps[1].keys()
+        furthest = max(both, key=lambda token: gaps[0][token], default="")
+        # Halving the temperature doubles the gap; what a hosted model's figures differ by from call to call is far less.
+        return len(both) > 1 and gaps[1][furthest] < gaps[0][furthest] * (1 + CHANGED) + NEAR
 
     async def _labels(self, ways: Ways) -> Ways:
         """Return the ways with the best source of label scores."""

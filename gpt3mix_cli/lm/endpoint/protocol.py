@@ -21,6 +21,7 @@ LEAST = 1e-6  # probability of a label that an answer without log-probabilities 
 # What turns off the sampling that servers do by themselves (llama.cpp: 40 tokens, penalties; vLLM: as the model's folder says).
 PLAIN = {"top_k": 0, "min_p": 0.0, "repeat_penalty": 1.0, "repetition_penalty": 1.0}
 SEED = 1 << 31  # some servers take seeds of 32 bits with a sign
+SLIGHT = 0.01  # a frequency penalty, the default one, that moves a label by no more than that
 
 
 class BadAnswer(Exception):
@@ -64,6 +65,7 @@ class Ways:
         refused: parameters that the server would not take; they are left out.
         many: whether `n` texts may be asked for at once.
         plain: whether the server is told to leave out sampling of its own kind, which would make other texts than were asked for.
+        raw: whether log-probabilities are those before temperature and top-p, as they are at OpenAI; at SGLang they are not.
     """
 
     api: Literal["completions", "chat"] = "completions"
@@ -73,6 +75,11 @@ class Ways:
     refused: tuple[str, ...] = ()
     many: bool = False
     plain: bool = False
+    raw: bool = True
+
+    def tells_raw(self, request: Request) -> bool:
+        """Return whether the log-probabilities that come with a request's text are the LM's own, or as good as those."""
+        return self.raw or (request.temperature == 1 and request.top_p == 1 and abs(request.frequency_penalty) <= SLIGHT)
 
 
 @dataclass(frozen=True)
@@ -162,10 +169,11 @@ def writing(request: Request, ways: Ways, model: str, seam_tokens: int, label_id
 def labelling(context: str | Sequence[int], choices: Sequence[str], ways: Ways, model: str, **fields: Any) -> dict[str, Any]:
     """Return the body that asks for the label after a context, one token of it unless `fields` say otherwise.
 
-    The temperature is 1, so that log-probabilities are the raw ones even where a server tells them after sampling's changes.
+    Temperature and top-p are 1, whatever the server's own are: so log-probabilities are the raw ones even where a server tells
+    them after sampling's changes, and votes are drawn from the whole distribution.
     """
     named = ", ".join(choice.strip() for choice in choices)
-    return body(ways, model, context, LABELS + named, **{"max_tokens": 1, "temperature": 1.0, **fields})
+    return body(ways, model, context, LABELS + named, **{"max_tokens": 1, "temperature": 1.0, "top_p": 1.0, **fields})
 
 
 def decision(context: str, choices: Sequence[str], model: str) -> dict[str, Any]:
@@ -314,7 +322,7 @@ def label_scores(top: Mapping[str, float], choices: Sequence[str], chat: bool = 
         chat: there the label begins the answer, and no spelling of it is the right one.
         merge: add spellings up in any case.
     """
-    if not (chat or merge) and all(choice in top for choice in choices):
+    if not (chat or merge) and all(top.get(choice, NO_TOKEN) > NO_TOKEN for choice in choices):
         return Scores(tuple(min(top[choice], 0.0) for choice in choices))
     folded = [choice.strip().casefold() for choice in choices]
     own, shared = [0.0] * len(choices), [0.0] * len(choices)

@@ -29,7 +29,8 @@ def tariff(settings: OpenAILM, price: Price | None, ways: Ways | None, count: Ca
     elif source == "vote":
         each = max(map(count, request.choices), default=0) + ROOM
         alone, written = (1, each * settings.votes) if many else (settings.votes, each)
-    further = alone if request.choices and source in ("decision", "vote") else 0
+    apart = source in ("decision", "vote") or (ways is not None and not ways.tells_raw(request))
+    further = alone if request.choices and apart else 0
     if request.beams:  # lines that are drawn one by one: each is a request of its own where `n` cannot be asked for
         further, written = 0 if many else request.beams - 1, 0
     found = f"label scores {SOURCES[ways.labels]}, as the server was found to offer" if ways else "assumed, since the server was not probed yet"

@@ -122,7 +122,7 @@ class Traffic:
             if time.monotonic() - self._told > SILENCE:
                 self._told = time.monotonic()
                 self._tell(f"{self._named()}: {failure}; tried again, for up to an hour where it is merely busy ({sent} tries so far)")
-            if failure.wait is None:
+            if not failure.wait:  # some servers say 0 and go on refusing
                 await self._pause(min(WAIT * 2 ** min(sent - 1, 10), LONGEST_WAIT) * self._jitter.uniform(0.5, 1))
 
     def take_failed(self) -> int:
@@ -196,7 +196,8 @@ class Traffic:
             server.not_reached(sent, time.monotonic())
             raise _Again(f"the connection failed: {self.without_secret(str(error) or type(error).__name__)}") from None
         except ValueError:
-            raise _Again(f"an answer that is no JSON: {raw[:80]!r}") from None
+            shown = self.without_secret(raw.decode(errors="replace"))[:80]
+            raise _Again(f"an answer that is no JSON: {shown!r}") from None
         except BadAnswer as error:
             raise _Again(str(error)) from None
         server.level.answered(sent, time.monotonic(), full)
