@@ -218,7 +218,7 @@ class Grid:
                 self.tell(f"classifier '{classifier.name}' {ONLY_REAL}; the other methods are left out")
         steps = [step for spot in self.spots() if spot.used() for step in self._steps(spot)]
         # What is labelled by asking comes last: where the budget ends, the rows were paid for first.
-        yield from self._all(sorted(steps, key=lambda step: step[0] == "train" and step[1][0].classifier.kind == "prompt"), "all cells")
+        yield from self._all(sorted(steps, key=lambda step: step[0] == "train" and isinstance(step[1][0].classifier, Prompt)), "all cells")
 
     def trainings(self, trainings: Sequence[Training]) -> Iterator[Done | StoppedShort]:
         """Run several trainings; yield each as it ends."""
