@@ -287,6 +287,8 @@ def paid(path: Path) -> tuple[int, int, int, float]:
     query = (
         "SELECT COALESCE(SUM(requests), 0), COALESCE(SUM(prompt_tokens), 0), COALESCE(SUM(completion_tokens), 0), COALESCE(SUM(usd), 0) FROM spent"
     )
+    if not path.exists():
+        return 0, 0, 0, 0.0
     try:
         with closing(_reader_of(path, still=True)) as database:
             requests, prompt, completion, usd = database.execute(query).fetchone()
