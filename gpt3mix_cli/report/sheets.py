@@ -3,7 +3,8 @@
 Figures are in percent with one decimal; the best mean of a line, classifier by classifier, is marked.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -106,9 +107,13 @@ def ablation_sheets(groups: Sequence[Group]) -> list[Sheet]:
     swept = [group.cell for group in groups if group.cell.swept]
     if len({cell.variant for cell in swept}) < 2:
         return []
-    constant = {(groups[place].cell.task, groups[place].cell.classifier, groups[place].cell.column) for place in shared}
-    changed = [cell for cell in swept if (cell.task, cell.classifier, cell.column) not in constant]
-    once = [groups[place].cell for place in sorted(shared)]
+
+    def whole(cell: CellRow) -> Line:
+        return cell.task, cell.classifier, cell.column
+
+    constant = {whole(groups[place].cell) for place in shared} - {whole(cell) for cell in _varied(groups)}
+    changed = [cell for cell in swept if whole(cell) not in constant]
+    once = [cell for cell in (groups[place].cell for place in sorted(shared)) if whole(cell) in constant]
     keys = list(dict.fromkeys(key for cell in swept for key in cell.swept))
     found = []
     for method in dict.fromkeys(cell.column for cell in changed):
@@ -116,12 +121,34 @@ def ablation_sheets(groups: Sequence[Group]) -> list[Sheet]:
         beside = [cell for cell in once if any((cell.task, cell.level, cell.classifier) == (c.task, c.level, c.classifier) for c in chosen)]
         caption = f"{ACCURACY} Columns: {'what the sweep leaves as it is, then ' if beside else ''}the values of {', '.join(keys)}."
 
-        def column(cell: CellRow, method: str = method) -> Line:
-            return (cell.column if cell.column != method else _value(cell),)
+        names = _names(chosen, {cell.column for cell in beside})
+
+        def column(cell: CellRow, method: str = method, names: Mapping[str, str] = names) -> Line:
+            return (cell.column if cell.column != method else names[cell.variant],)
 
         title = f"{method} by {', '.join(keys)}"
         lines = ("task", "level", "classifier")
         found.append(_table(f"ablation-{method}", title, [*beside, *chosen], lines, column, figure, caption))
+    return found
+
+
+def _varied(groups: Sequence[Group]) -> Iterator[CellRow]:
+    """Yield cells of which a trial came out otherwise in another variant: on some level all may be equal by chance, as where they know one class."""
+    seen: dict[tuple[object, ...], float | None] = {}
+    for group in groups:
+        cell = group.cell
+        place = cell.task, cell.level, cell.classifier, cell.column
+        if any(seen.setdefault((*place, row.data_seed, row.trial), row.accuracy) != row.accuracy for row in group.rows):
+            yield cell
+
+
+def _names(cells: Sequence[CellRow], taken: Set[str]) -> dict[str, str]:
+    """Return the heading of each variant; those that would be alike, or are a method's name, get a number."""
+    found: dict[str, str] = {}
+    for cell in cells:
+        if cell.variant not in found:
+            name, used = _value(cell), {*taken, *found.values()}
+            found[cell.variant] = next(each for number in itertools.count(1) if (each := f"{name} ({number})" if number > 1 else name) not in used)
     return found
 
 
@@ -279,7 +306,9 @@ def pooled_sheet(pooled: Sequence[Pooled]) -> Sheet | None:
     items = [
         {
             "classifier": Entry(each.classifier), "variant": Entry(each.variant), "a": Entry(each.a), "b": Entry(each.b),
-            "difference": points(each.diff), "win/tie/loss": Entry(f"{each.wins}/{each.ties}/{each.losses}"), "tasks": _count(each.tasks),
+            "difference": points(each.diff),
+            "of single tasks": Entry(f"{100 * each.least:+.1f} to {100 * each.most:+.1f}" if each.tasks > 1 else ""),
+            "win/tie/loss": Entry(f"{each.wins}/{each.ties}/{each.losses}"), "tasks": _count(each.tasks),
             "units": _count(each.units), "p": p_value(each.p), "corrected p": _starred(each), "smallest p": p_value(each.smallest_p),
         }
         for each in pooled
@@ -287,7 +316,9 @@ def pooled_sheet(pooled: Sequence[Pooled]) -> Sheet | None:
     caption = (
         "Mean difference a - b over all lines that both have, in points; lines won, tied (alike as shown) and lost; p of a permutation "
         "stratified by task, two-sided: the signs of a data seed flip together on all levels of its task, because these share rows. A unit is "
-        "a (task, data seed). Corrected by Holm's method for the comparisons of this table; smallest p is what so many units can reach."
+        "a (task, data seed). Corrected by Holm's method for the comparisons of this table; smallest p is what so many units can reach. "
+        "The test asks whether the two differ on these tasks at all, not whether they would on others, nor whether it matters: a small difference "
+        "that is alike everywhere has a small p, a larger one has none where it is a gain on one task and a loss on another."
     )
     return listed("pooled", "Methods over all tasks and levels", items, 4, caption)
 
