@@ -1,16 +1,13 @@
-"""Cells -> tables in no form yet: the main one (Table 1's shape), classes that are uneven, ablations, tests, intervals, costs.
+"""Cells -> tables in no form yet: the main one (Table 1's shape), classes that are uneven, tests, intervals, costs.
 
 Figures are in percent with one decimal; the best mean of a line, classifier by classifier, is marked.
 """
 
-import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import UserError, did_you_mean
-from .cells import Group
-from .comparing import shared_variants
 from .model import CellRow, Comparison, Entry, Pooled, Report, Sheet
 from .reading import value_name, variant_name
 
@@ -29,7 +26,6 @@ SHOWN = Layout()
 PRINTED = Layout(("task", "variant", "level"), ("classifier", "method"))  # Table 1: a block of columns a classifier
 ACCURACY = "Test accuracy in percent: mean ± sample standard deviation over trials (number of trials); the best mean of a line is bold."
 Line = tuple[str, ...]
-SHORT = 48  # letters of a swept value in a heading
 
 
 def layout_of(rows: str | None, columns: str | None, cells: Sequence[CellRow], default: Layout) -> Layout:
@@ -101,63 +97,6 @@ def _uneven(cell: CellRow) -> Entry:
     return Entry(f"{percent(cell.macro_f1)}, MCC {cell.mcc:.3f}", value=100 * cell.macro_f1)
 
 
-def ablation_sheets(groups: Sequence[Group]) -> list[Sheet]:
-    """Return a table for each method that a sweep changes: variants beside each other, as in Tables 2, 3, 5 and 6."""
-    shared = shared_variants(groups)
-    swept = [group.cell for group in groups if group.cell.swept]
-    if len({cell.variant for cell in swept}) < 2:
-        return []
-
-    def whole(cell: CellRow) -> Line:
-        return cell.task, cell.classifier, cell.column
-
-    constant = {whole(groups[place].cell) for place in shared} - {whole(cell) for cell in _varied(groups)}
-    changed = [cell for cell in swept if whole(cell) not in constant]
-    once = [cell for cell in (groups[place].cell for place in sorted(shared)) if whole(cell) in constant]
-    keys = list(dict.fromkeys(key for cell in swept for key in cell.swept))
-    found = []
-    for method in dict.fromkeys(cell.column for cell in changed):
-        chosen = [cell for cell in changed if cell.column == method]
-        beside = [cell for cell in once if any((cell.task, cell.level, cell.classifier) == (c.task, c.level, c.classifier) for c in chosen)]
-        caption = f"{ACCURACY} Columns: {'what the sweep leaves as it is, then ' if beside else ''}the values of {', '.join(keys)}."
-
-        names = _names(chosen, {cell.column for cell in beside})
-
-        def column(cell: CellRow, method: str = method, names: Mapping[str, str] = names) -> Line:
-            return (cell.column if cell.column != method else names[cell.variant],)
-
-        title = f"{method} by {', '.join(keys)}"
-        lines = ("task", "level", "classifier")
-        found.append(_table(f"ablation-{method}", title, [*beside, *chosen], lines, column, figure, caption))
-    return found
-
-
-def _varied(groups: Sequence[Group]) -> Iterator[CellRow]:
-    """Yield cells of which a trial came out otherwise in another variant: on some level all may be equal by chance, as where they know one class."""
-    seen: dict[tuple[object, ...], float | None] = {}
-    for group in groups:
-        cell = group.cell
-        place = cell.task, cell.level, cell.classifier, cell.column
-        if any(seen.setdefault((*place, row.data_seed, row.trial), row.accuracy) != row.accuracy for row in group.rows):
-            yield cell
-
-
-def _names(cells: Sequence[CellRow], taken: Set[str]) -> dict[str, str]:
-    """Return the heading of each variant; those that would be alike, or are a method's name, get a number."""
-    found: dict[str, str] = {}
-    for cell in cells:
-        if cell.variant not in found:
-            name, used = _value(cell), {*taken, *found.values()}
-            found[cell.variant] = next(each for number in itertools.count(1) if (each := f"{name} ({number})" if number > 1 else name) not in used)
-    return found
-
-
-def _value(cell: CellRow) -> str:
-    """Return the swept values without their keys where there is but one."""
-    text = value_name(next(iter(cell.swept.values()))) if len(cell.swept) == 1 else cell.variant
-    return text if len(text) <= SHORT else f"{text[: SHORT - 1]}…"
-
-
 def _sheet(name: str, title: str, cells: Sequence[CellRow], layout: Layout, show: Callable[[CellRow], Entry], caption: str) -> Sheet:
     taken = [key for key in (*layout.rows, *layout.columns) if key not in KEYS]
     # A key that says nothing takes no room.
@@ -167,10 +106,10 @@ def _sheet(name: str, title: str, cells: Sequence[CellRow], layout: Layout, show
     def column(cell: CellRow) -> Line:
         return tuple(key_of(cell, key, taken) for key in columns)
 
-    return _table(name, title, cells, tuple(rows), column, show, caption, taken)
+    return table_of(name, title, cells, tuple(rows), column, show, caption, taken)
 
 
-def _table(
+def table_of(
     name: str, title: str, cells: Sequence[CellRow], rows: Sequence[str], column: Callable[[CellRow], Line],
     show: Callable[[CellRow], Entry], caption: str, taken: Sequence[str] = (),
 ) -> Sheet:  # fmt: skip

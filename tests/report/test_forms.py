@@ -21,7 +21,7 @@ from gpt3mix_cli.report import Side, compare, paper, report
 from gpt3mix_cli.report.latex import tex
 from gpt3mix_cli.report.reading import _fast, _slow, trial_rows
 
-HOSTILE = 'a_b & 50% #1 $x$ {y} ~z ^w \\input{/etc/passwd} <é> | "q" \x1b[31m 中文'
+HOSTILE = '[a]_b* & 50% #1 $x$ {y} ~z ^w \\input{/etc/passwd} <é> | "q" \x1b[31m 中文'
 
 
 # Reading -------------------------------------------------------------------------------------------------------------
@@ -143,9 +143,7 @@ def test_no_text_is_a_command_of_tex(text: str) -> None:
 def test_table_tex_compiles(tmp_path: Path) -> None:
     write(tmp_path / "trials.jsonl", sweeping())
     report([tmp_path / "trials.jsonl"], tmp_path, title="t", with_paper=True)
-    (tmp_path / "main.tex").write_text(
-        "\\documentclass{article}\n\\usepackage{booktabs}\n\\begin{document}\n\\input{table.tex}\n\\end{document}\n"
-    )
+    (tmp_path / "main.tex").write_text("\\documentclass{article}\n\\usepackage{booktabs}\n\\begin{document}\n\\input{table.tex}\n\\end{document}\n")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "main.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", check=False, timeout=120)
     assert done.returncode == 0, done.stdout[-2000:]
