@@ -84,7 +84,7 @@ def _sample(sample: Sample) -> Iterable[str]:
 def escaped(text: str) -> str:
     """Return a text that can do no harm in Markdown: on one line, without control characters, every sign with its backslash."""
     plain = "".join(letter if letter.isprintable() else " " for letter in text)
-    return "".join(f"\\{letter}" if letter in "\\`*_|<>[]#" else letter for letter in " ".join(plain.split()))
+    return "".join(f"\\{letter}" if letter in "\\`*_|<>[]#&~$" else letter for letter in " ".join(plain.split()))
 
 
 # CSV and JSON --------------------------------------------------------------------------------------------------------
