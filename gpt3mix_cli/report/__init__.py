@@ -1,7 +1,7 @@
 """From trial rows to tables, tests and the paper's figures: what is read, computed and written, in this order.
 
     reading   files -> rows               comparing  cells -> comparisons, averages, gains      tables, latex  sheets -> forms
-    cells     rows -> means, intervals    sheets     cells -> tables in no form yet             paper, samples, differing
+    cells     rows -> means, intervals    sheets     cells -> tables in no form yet             paper, samples, differing, ablations
     beside    what stands beside trials   charts     cells -> plots in no form yet              plots, page
 
 The data seed is the unit of every test and interval (`statistics`). Trials that ran under different settings, test rows or
@@ -17,7 +17,7 @@ from typing import Any
 
 from ..errors import Tell, UserError, quiet
 from ..files import whole_file
-from . import differing, latex, page, paper, plots, sheets, tables
+from . import ablations, differing, latex, page, paper, plots, sheets, tables
 from .beside import ROWS, read_beside, rows_shown
 from .cells import Group, design_of, failures_of, groups_of, remarks_on, with_gains
 from .charts import charts_of, looks
@@ -97,7 +97,7 @@ def written(made: Report, output: Path, rows: str | None = None, columns: str | 
     with _uncollected():
         layouts = [sheets.layout_of(rows, columns, made.cells, default) for default in (sheets.SHOWN, sheets.PRINTED)]
         found = [
-            *sheets.ablation_sheets(made.groups),
+            *ablations.ablation_sheets(made.groups),
             sheets.uneven_sheet(made.cells, layouts[0]),
             sheets.pooled_sheet(made.pooled),
             sheets.comparisons_sheet(made.comparisons),

@@ -1,6 +1,5 @@
 """Trial rows -> cells: means, deviations and their parts, intervals; trials of different settings are told apart, never averaged."""
 
-import functools
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from .statistics import Array
 
 Key = tuple[str, str, str, str, str]
+Unit = tuple[int, str | None]  # data seed, hash of its rows
 KEY = attrgetter("task", "variant", "level", "classifier", "method")
 # Trials that differ in one of these are never averaged.
 APART = {"settings": attrgetter("settings"), "test rows": attrgetter("test_sha"), "version": attrgetter("version")}
@@ -30,17 +30,13 @@ class Group:
     Attributes:
         cell: the figures.
         rows: the trials, the failed ones included.
-        units: data seed -> mean accuracy of its trials.
+        units: subsample -> mean accuracy of its trials. Data seeds of several runs are several subsamples, each with its own hash:
+            only the same rows are partners for a pair.
     """
 
     cell: CellRow
     rows: Sequence[TrialRow]
-    units: Mapping[int, float]
-
-    @functools.cached_property
-    def drawn(self) -> dict[int, str | None]:
-        """Hash of the subsample of each data seed: another one is no partner for a pair."""
-        return {row.data_seed: row.train_sha for row in self.rows}
+    units: Mapping[Unit, float]
 
     @property
     def tested_on(self) -> str | None:
@@ -98,23 +94,24 @@ def _named(by_settings: Mapping[tuple[Any, ...], list[TrialRow]]) -> Iterable[tu
     differing = [place for place in range(len(APART)) if len({which[place] for which in by_settings}) > 1]
     names = list(APART)
     for which, rows in by_settings.items():
-        words = [f"{names[place]} {(which[place] or 'unknown')[:6]}" for place in differing]
+        # Of a hash six letters tell which; of a version all are needed.
+        words = [f"{names[place]} {(which[place] or 'unknown')[: None if names[place] == 'version' else 6]}" for place in differing]
         yield ", ".join(words) or None, rows
 
 
-def _figures(parts: Sequence[Sequence[TrialRow]]) -> list[tuple[dict[str, Any], dict[int, float]]]:
-    """Return the figures of each part and the mean accuracy of each of its data seeds, all parts in one go."""
+def _figures(parts: Sequence[Sequence[TrialRow]]) -> list[tuple[dict[str, Any], dict[Unit, float]]]:
+    """Return the figures of each part and the mean accuracy of each of its subsamples, all parts in one go."""
     import numpy as np
 
     count = len(parts)
     good, of, unit_of = [], [], []
-    units: dict[tuple[int, int], int] = {}
+    units: dict[tuple[int, Unit], int] = {}
     for place, rows in enumerate(parts):
         for row in rows:
             if row.status == "ok" and row.accuracy is not None:
                 good.append(row)
                 of.append(place)
-                unit_of.append(units.setdefault((place, row.data_seed), len(units)))
+                unit_of.append(units.setdefault((place, (row.data_seed, row.train_sha)), len(units)))
     cell_of = np.array(of, dtype=int)
     fields = dict(zip(TrialRow._fields, zip(*good, strict=True), strict=True)) if good else {}
     columns = {name: np.array(fields.get(name, ()), dtype=float) for name in MEANS}
@@ -128,9 +125,9 @@ def _figures(parts: Sequence[Sequence[TrialRow]]) -> list[tuple[dict[str, Any], 
     sums, counts = np.bincount(units_of, accuracy, minlength=len(units)), np.bincount(units_of, minlength=len(units))
     apart = _parts(accuracy, units_of, cell_of_unit, count)
     limits = _limits(sums, counts, cell_of_unit, count)
-    seeds: list[dict[int, float]] = [{} for _ in parts]
-    for (place, seed), total, number in zip(units, sums.tolist(), counts.tolist(), strict=True):
-        seeds[place][seed] = total / number
+    means_of: list[dict[Unit, float]] = [{} for _ in parts]
+    for (place, unit), total, number in zip(units, sums.tolist(), counts.tolist(), strict=True):
+        means_of[place][unit] = total / number
     columns_of = {**means, "mean": means["accuracy"], "std": deviation, "between": apart[0], "within": apart[1]}
     del columns_of["accuracy"]
     plain = {name: [None if value != value else value for value in values.tolist()] for name, values in columns_of.items()}
@@ -139,10 +136,10 @@ def _figures(parts: Sequence[Sequence[TrialRow]]) -> list[tuple[dict[str, Any], 
     for place, rows in enumerate(parts):
         values: dict[str, Any] = {name: column[place] for name, column in plain.items()}
         values["ci"] = None if low[place] != low[place] else (low[place], high[place])
-        values |= {"n": int(n[place]), "failed": len(rows) - int(n[place]), "data_seeds": len(seeds[place])}
+        values |= {"n": int(n[place]), "failed": len(rows) - int(n[place]), "data_seeds": len(means_of[place])}
         values["classes"] = next((row.classes for row in rows if row.classes), None)
         values["one_class"] = sum(row.predicted_classes == 1 for row in rows)
-        found.append((values, seeds[place]))
+        found.append((values, means_of[place]))
     return found
 
 

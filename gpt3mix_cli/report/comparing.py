@@ -6,8 +6,9 @@ that a sweep leaves as it is (its trials are equal in all variants) takes part o
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
-from .cells import Group
+from .cells import Group, Unit
 from .model import Average, CellRow, Comparison, Pooled
 from .statistics import holm, intervals, permutation_p, smallest_p, wilcoxon_p
 
@@ -91,9 +92,9 @@ def _pairs(groups: Sequence[Group], places: Sequence[int]) -> Iterable[Pair]:
             yield Pair(place, first, (f"{cell.column} ({cell.variant})", f"{cell.column} ({groups[first].cell.variant})", ""))
 
 
-def _differences(a: Group, b: Group) -> dict[int, float]:
+def _differences(a: Group, b: Group) -> dict[Unit, float]:
     """Return the difference of each data seed that both have with the same rows, trials averaged within it."""
-    return {seed: mean - b.units[seed] for seed, mean in a.units.items() if seed in b.units and a.drawn[seed] == b.drawn[seed]}
+    return {unit: mean - b.units[unit] for unit, mean in a.units.items() if unit in b.units}
 
 
 def _by_size(rows: Sequence[Sequence[float]]) -> Iterable[tuple[list[int], list[Sequence[float]]]]:
@@ -127,7 +128,7 @@ def _tested(groups: Sequence[Group], pairs: Sequence[Pair], differences: Sequenc
     return found
 
 
-def _pooled(groups: Sequence[Group], pairs: Sequence[Pair], differences: Sequence[Mapping[int, float]]) -> list[Pooled]:
+def _pooled(groups: Sequence[Group], pairs: Sequence[Pair], differences: Sequence[Mapping[Unit, float]]) -> list[Pooled]:
     """Return each pair over all its lines: the signs of a (task, data seed) flip together on all levels, which share rows."""
     kinds: dict[tuple[str, ...], list[int]] = {}
     for place, pair in enumerate(pairs):
@@ -137,7 +138,7 @@ def _pooled(groups: Sequence[Group], pairs: Sequence[Pair], differences: Sequenc
     for places in kinds.values():
         units.append({})
         for place in places:
-            for seed, difference in differences[place].items():
+            for (seed, _), difference in differences[place].items():
                 key = groups[pairs[place].a].cell.task, seed
                 units[-1][key] = units[-1].get(key, 0.0) + difference / len(differences[place]) / len(places)
     p: dict[int, float] = {}
@@ -150,10 +151,15 @@ def _pooled(groups: Sequence[Group], pairs: Sequence[Pair], differences: Sequenc
         cells = [(groups[pairs[place].a].cell, groups[pairs[place].b].cell) for place in places]
         signs = [_shown(cell) - _shown(other) for cell, other in cells]
         count = len(units[number])
+        tasks: dict[str, list[float]] = {}
+        for place in places:
+            tasks.setdefault(groups[pairs[place].a].cell.task, []).append(fmean(differences[place].values()))
+        of_tasks = [fmean(values) for values in tasks.values()]
         each = Pooled(
-            a=a, b=b, variant=variant, classifier=classifier, tasks=len({cell.task for cell, _ in cells}), lines=len(places), units=count,
+            a=a, b=b, variant=variant, classifier=classifier, tasks=len(tasks), lines=len(places), units=count,
             wins=sum(sign > 0 for sign in signs), ties=sum(sign == 0 for sign in signs), losses=sum(sign < 0 for sign in signs),
-            diff=sum(units[number].values()), p=p.get(number), p_corrected=corrected.get(number), smallest_p=smallest_p(count),
+            diff=sum(units[number].values()), least=min(of_tasks), most=max(of_tasks),
+            p=p.get(number), p_corrected=corrected.get(number), smallest_p=smallest_p(count),
         )  # fmt: skip
         found.append(each)
     return found

@@ -49,8 +49,8 @@ def differences(a: Sequence[Group], b: Sequence[Group]) -> list[Difference]:
 
 
 def _by_key(groups: Sequence[Group]) -> dict[tuple[str | None, ...], Group]:
-    # Of a cell that is told apart within one run each part is known by its settings.
-    return {(*KEY(group.cell), group.cell.settings if group.cell.told_apart else ""): group for group in groups}
+    # Of a cell that is told apart within one run each part is known by what sets it apart.
+    return {(*KEY(group.cell), group.cell.told_apart): group for group in groups}
 
 
 def _difference(a: Group | None, b: Group | None) -> Difference:
@@ -61,7 +61,7 @@ def _difference(a: Group | None, b: Group | None) -> Difference:
             a, b, note="without a trial in " + ("both" if a.cell.mean is b.cell.mean else "the first" if a.cell.mean is None else "the second")
         )
     notes = _unlike(a, b)
-    seeds = [seed for seed in a.units if seed in b.units and a.drawn[seed] == b.drawn[seed]] if a.tested_on == b.tested_on else []
+    seeds = [seed for seed in a.units if seed in b.units] if a.tested_on == b.tested_on else []
     if len(seeds) < len(a.units):
         notes.append("other subsamples" if not seeds else "some other subsamples")
     if not seeds:

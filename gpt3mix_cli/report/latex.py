@@ -8,10 +8,11 @@ HEADER = """\
 % Written by gpt3mix. In the preamble: \\usepackage{booktabs} (and, for letters with accents, \\usepackage[T1]{fontenc}).
 % Then, where a table is to stand: \\input{table.tex}
 """
+# At the head of a line a bracket or star would belong to the \\ before it; \textquotedbl needs T1.
 SPECIAL = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "#": r"\#", "$": r"\$", "%": r"\%", "&": r"\&", "_": r"\_", "^": r"\textasciicircum{}",
-    "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}", "±": r"$\pm$",
-    "†": r"\textdagger{}", "…": r"\ldots{}", "–": "--", "’": "'",
+    "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\char34{}", "±": r"$\pm$",
+    "[": "{[}", "]": "{]}", "*": "{*}", "†": r"\textdagger{}", "…": r"\ldots{}", "–": "--", "’": "'",
 }  # fmt: skip
 LAST_LETTER = 0x17F  # of what pdfTeX sets without a further package
 

@@ -220,7 +220,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Pooled:
-    """Two columns over all tasks and levels of a classifier and variant: a permutation stratified by these.
+    """Two columns over all tasks and levels of a classifier and variant: a permutation stratified by task.
 
     Attributes:
         a: the column that is compared.
@@ -234,6 +234,8 @@ class Pooled:
         ties: lines in which they are shown alike.
         losses: lines in which a's mean is the lower one.
         diff: mean over the lines of the mean difference.
+        least: the mean difference of the task on which a does worst.
+        most: that of the task on which it does best.
         p: two-sided; None for fewer than two units.
         p_corrected: after Holm's correction over all pooled comparisons.
         smallest_p: the least `p` that so many units can reach.
@@ -250,6 +252,8 @@ class Pooled:
     ties: int
     losses: int
     diff: float
+    least: float
+    most: float
     p: float | None
     p_corrected: float | None
     smallest_p: float | None

@@ -1,4 +1,4 @@
-"""Cells -> tables in no form yet: the main one (Table 1's shape), classes that are uneven, ablations, tests, intervals, costs.
+"""Cells -> tables in no form yet: the main one (Table 1's shape), classes that are uneven, tests, intervals, costs.
 
 Figures are in percent with one decimal; the best mean of a line, classifier by classifier, is marked.
 """
@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import UserError, did_you_mean
-from .cells import Group
-from .comparing import shared_variants
 from .model import CellRow, Comparison, Entry, Pooled, Report, Sheet
 from .reading import value_name, variant_name
 
@@ -28,7 +26,6 @@ SHOWN = Layout()
 PRINTED = Layout(("task", "variant", "level"), ("classifier", "method"))  # Table 1: a block of columns a classifier
 ACCURACY = "Test accuracy in percent: mean ± sample standard deviation over trials (number of trials); the best mean of a line is bold."
 Line = tuple[str, ...]
-SHORT = 48  # letters of a swept value in a heading
 
 
 def layout_of(rows: str | None, columns: str | None, cells: Sequence[CellRow], default: Layout) -> Layout:
@@ -100,37 +97,6 @@ def _uneven(cell: CellRow) -> Entry:
     return Entry(f"{percent(cell.macro_f1)}, MCC {cell.mcc:.3f}", value=100 * cell.macro_f1)
 
 
-def ablation_sheets(groups: Sequence[Group]) -> list[Sheet]:
-    """Return a table for each method that a sweep changes: variants beside each other, as in Tables 2, 3, 5 and 6."""
-    shared = shared_variants(groups)
-    swept = [group.cell for group in groups if group.cell.swept]
-    if len({cell.variant for cell in swept}) < 2:
-        return []
-    constant = {(groups[place].cell.task, groups[place].cell.classifier, groups[place].cell.column) for place in shared}
-    changed = [cell for cell in swept if (cell.task, cell.classifier, cell.column) not in constant]
-    once = [groups[place].cell for place in sorted(shared)]
-    keys = list(dict.fromkeys(key for cell in swept for key in cell.swept))
-    found = []
-    for method in dict.fromkeys(cell.column for cell in changed):
-        chosen = [cell for cell in changed if cell.column == method]
-        beside = [cell for cell in once if any((cell.task, cell.level, cell.classifier) == (c.task, c.level, c.classifier) for c in chosen)]
-        caption = f"{ACCURACY} Columns: {'what the sweep leaves as it is, then ' if beside else ''}the values of {', '.join(keys)}."
-
-        def column(cell: CellRow, method: str = method) -> Line:
-            return (cell.column if cell.column != method else _value(cell),)
-
-        title = f"{method} by {', '.join(keys)}"
-        lines = ("task", "level", "classifier")
-        found.append(_table(f"ablation-{method}", title, [*beside, *chosen], lines, column, figure, caption))
-    return found
-
-
-def _value(cell: CellRow) -> str:
-    """Return the swept values without their keys where there is but one."""
-    text = value_name(next(iter(cell.swept.values()))) if len(cell.swept) == 1 else cell.variant
-    return text if len(text) <= SHORT else f"{text[: SHORT - 1]}…"
-
-
 def _sheet(name: str, title: str, cells: Sequence[CellRow], layout: Layout, show: Callable[[CellRow], Entry], caption: str) -> Sheet:
     taken = [key for key in (*layout.rows, *layout.columns) if key not in KEYS]
     # A key that says nothing takes no room.
@@ -140,10 +106,10 @@ def _sheet(name: str, title: str, cells: Sequence[CellRow], layout: Layout, show
     def column(cell: CellRow) -> Line:
         return tuple(key_of(cell, key, taken) for key in columns)
 
-    return _table(name, title, cells, tuple(rows), column, show, caption, taken)
+    return table_of(name, title, cells, tuple(rows), column, show, caption, taken)
 
 
-def _table(
+def table_of(
     name: str, title: str, cells: Sequence[CellRow], rows: Sequence[str], column: Callable[[CellRow], Line],
     show: Callable[[CellRow], Entry], caption: str, taken: Sequence[str] = (),
 ) -> Sheet:  # fmt: skip
@@ -279,7 +245,9 @@ def pooled_sheet(pooled: Sequence[Pooled]) -> Sheet | None:
     items = [
         {
             "classifier": Entry(each.classifier), "variant": Entry(each.variant), "a": Entry(each.a), "b": Entry(each.b),
-            "difference": points(each.diff), "win/tie/loss": Entry(f"{each.wins}/{each.ties}/{each.losses}"), "tasks": _count(each.tasks),
+            "difference": points(each.diff),
+            "of single tasks": Entry(f"{100 * each.least:+.1f} to {100 * each.most:+.1f}" if each.tasks > 1 else ""),
+            "win/tie/loss": Entry(f"{each.wins}/{each.ties}/{each.losses}"), "tasks": _count(each.tasks),
             "units": _count(each.units), "p": p_value(each.p), "corrected p": _starred(each), "smallest p": p_value(each.smallest_p),
         }
         for each in pooled
@@ -287,7 +255,9 @@ def pooled_sheet(pooled: Sequence[Pooled]) -> Sheet | None:
     caption = (
         "Mean difference a - b over all lines that both have, in points; lines won, tied (alike as shown) and lost; p of a permutation "
         "stratified by task, two-sided: the signs of a data seed flip together on all levels of its task, because these share rows. A unit is "
-        "a (task, data seed). Corrected by Holm's method for the comparisons of this table; smallest p is what so many units can reach."
+        "a (task, data seed). Corrected by Holm's method for the comparisons of this table; smallest p is what so many units can reach. "
+        "The test asks whether the two differ on these tasks at all, not whether they would on others, nor whether it matters: a small difference "
+        "that is alike everywhere has a small p, a larger one has none where it is a gain on one task and a loss on another."
     )
     return listed("pooled", "Methods over all tasks and levels", items, 4, caption)
 

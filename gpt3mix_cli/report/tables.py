@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 FEW = 20  # comparisons that a terminal shows where there is nothing to pool
 SPARE = ("smallest p", "Wilcoxon p", "tasks", "p", "units", "pairs", "95 % interval", "remark")  # what a narrow terminal leaves out first
 LONGEST = 200  # lines of a table in report.md; report.json has all
+NUMBER = re.compile(r"[+-][0-9]+(\.[0-9]+)?")
 NOT_IN_CSV = {"ci", "swept", "seconds"}  # what the clock says would make the file another one each time
 
 
@@ -82,7 +84,7 @@ def _sample(sample: Sample) -> Iterable[str]:
 def escaped(text: str) -> str:
     """Return a text that can do no harm in Markdown: on one line, without control characters, every sign with its backslash."""
     plain = "".join(letter if letter.isprintable() else " " for letter in text)
-    return "".join(f"\\{letter}" if letter in "\\`*_|<>[]#" else letter for letter in " ".join(plain.split()))
+    return "".join(f"\\{letter}" if letter in "\\`*_|<>[]#&~$" else letter for letter in " ".join(plain.split()))
 
 
 # CSV and JSON --------------------------------------------------------------------------------------------------------
@@ -108,8 +110,9 @@ def csv_lines(rows: Iterable[Sequence[object]]) -> str:
 def _plain(value: object) -> object:
     if isinstance(value, float):
         return f"{value:.6g}"
-    # A leading sign would make a spreadsheet take a name for a formula.
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+    # A leading sign would make a spreadsheet take a name for a formula; a number with a sign is none.
+    risky = isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") and not NUMBER.fullmatch(value)
+    return f"'{value}" if risky else value
 
 
 def cell_object(cell: CellRow) -> dict[str, Any]:

@@ -113,6 +113,33 @@ def test_pooling_takes_tasks_as_independent_and_counts_wins_ties_and_losses(tmp_
     assert only.p == pytest.approx(1, abs=0.2)
 
 
+def test_a_pooled_difference_tells_the_worst_and_the_best_task(tmp_path: Path) -> None:
+    """A gain of half a point everywhere has a small p, a mean gain of two with a loss on one task has none: the table says why."""
+    rows = []
+    for task, gain in (("cr", 0.10), ("sst2", 0.09), ("subj", -0.13)):
+        base = [0.5 + seed / 100 for seed in range(5)]
+        rows += [*cell(base, task=task), *cell([one + 0.005 for one in base], task=task, method="eda")]
+        rows += cell([one + gain for one in base], task=task, method="gpt3mix")
+    pooled = {(each.a, each.b): each for each in made(tmp_path, rows).pooled}
+    small, large = pooled["eda", "none"], pooled["gpt3mix", "none"]
+    assert (small.p or 1) < 0.01 < 0.3 < (large.p or 0)
+    assert (large.diff, large.least, large.most) == (pytest.approx(0.02), pytest.approx(-0.13), pytest.approx(0.10))
+    page = (tmp_path / "report" / "report.md").read_text("utf-8")
+    assert "| linear | gpt3mix | none | +2.0 | -13.0 to +10.0 | 2/0/1 | 3 | 15 |" in page
+    assert "not whether they would on others" in page
+
+
+def test_two_runs_of_one_data_seed_are_two_subsamples(tmp_path: Path) -> None:
+    """Methods may have unequally many trials of each, in any order: a pair is of the same rows all the same."""
+    sub = {name: {"data_seed": 0, "train_sha": name} for name in "ab"}
+    rows = [trial(0, 0.5, **sub["a"]), trial(1, 0.5, **sub["a"]), trial(2, 0.9, **sub["b"])]
+    rows += [trial(3, 1.0, method="eda", **sub["b"]), trial(4, 1.0, method="eda", **sub["b"]), trial(5, 0.6, method="eda", **sub["a"])]
+    result = made(tmp_path, rows)
+    (only,) = result.comparisons
+    assert (only.n_pairs, only.diff) == (2, pytest.approx(0.1))
+    assert [each.data_seeds for each in result.cells] == [2, 2]
+
+
 def test_averages_are_over_tasks_and_one_that_lacks_a_task_says_so(tmp_path: Path) -> None:
     rows = [*cell([0.5, 0.7], task="cr"), *cell([0.8], task="sst2"), *cell([0.9], task="cr", method="eda")]
     averages = made(tmp_path, rows).averages
@@ -166,6 +193,29 @@ def test_an_ablation_has_a_column_a_variant_and_what_the_sweep_leaves_alone_once
     assert [entry.best for entry in sheet.rows[0][4:]] == [False, False, True, False]
 
 
+def ablation(result: Report) -> tuple[list[str], list[list[str]]]:
+    sheet = next(sheet for sheet in result.sheets if sheet.name == "ablation-gpt3mix")
+    return [heading[-1] for heading in sheet.headings][4:], [[entry.text for entry in row[4:]] for row in sheet.rows]
+
+
+def test_no_variant_of_an_ablation_is_lost_to_a_name_that_is_taken(tmp_path: Path) -> None:
+    rows = []
+    for value, mean in (("none", 0.6), ("x" * 60, 0.7), ("x" * 61, 0.8)):
+        rows += [*cell([0.5, 0.5], variant={"key": value}), *cell([mean, mean], method="gpt3mix", variant={"key": value})]
+    names, (line,) = ablation(made(tmp_path, rows))
+    assert names == ["none", "none (2)", "x" * 47 + "…", "x" * 47 + "… (2)"]
+    assert [text[:4] for text in line] == ["50.0", "60.0", "70.0", "80.0"]
+
+
+def test_variants_that_are_equal_on_one_level_by_chance_keep_their_others(tmp_path: Path) -> None:
+    """Where all trials predict one class, all variants of a method are equal; on another level they differ."""
+    rows = [row for k in (1, 2) for row in cell([0.5, 0.5], method="gpt3mix", level="0.1%", variant={"augment.k": k})]
+    rows += [row for k in (1, 2) for row in cell([0.6 + k / 10] * 2, method="gpt3mix", level="1%", variant={"augment.k": k})]
+    names, lines = ablation(made(tmp_path, rows))
+    assert names == ["1", "2"]
+    assert [[text[:4] for text in line] for line in lines] == [["50.0", "50.0"], ["70.0", "80.0"]]
+
+
 def test_variants_are_compared_with_the_first_and_what_is_equal_in_all_once(tmp_path: Path) -> None:
     result = made(tmp_path, [*swept(1, 0.1), *swept(2, 0.2), *swept(4, 0.15)])
     assert [(each.a, each.b, each.variant) for each in result.comparisons] == [
@@ -211,6 +261,11 @@ def test_versions_are_told_apart_and_named(tmp_path: Path) -> None:
     result = made(tmp_path, rows)
     assert [(each.told_apart, each.mean) for each in result.cells] == [("version 0.1.0", 0.55), ("version 0.2.0", 0.75)]
     assert any("version 0.1.0" in remark and str(tmp_path) in remark for remark in result.remarks)
+
+
+def test_versions_that_begin_alike_are_two_columns(tmp_path: Path) -> None:
+    result = made(tmp_path, [*cell([0.5, 0.6], version="0.10.0a1"), *cell([0.7, 0.8], version="0.10.0a2")])
+    assert [heading[-1] for heading in result.sheets[0].headings][-2:] == ["none [version 0.10.0a1]", "none [version 0.10.0a2]"]
 
 
 def test_what_settings_differ_in_is_read_from_the_manifests(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from gpt3mix_cli.errors import UserError
 from gpt3mix_cli.files import append
 from gpt3mix_cli.records import Trial, to_line, write
 from gpt3mix_cli.report import Report, Wanted, report, tables
+from gpt3mix_cli.report.tables import escaped
 
 # To make the golden page anew: REGENERATE=1 pytest tests/report, then read the difference.
 GOLDEN = Path(__file__).parent.parent / "golden" / "report.md"
@@ -222,6 +223,10 @@ def test_names_can_do_no_harm_in_the_page(tmp_path: Path) -> None:
     assert len(re.findall(r"(?<!\\)(?:\\\\)*\|", row)) == 7
     assert harmless(row.replace("| ", " ").removesuffix(" |"))
     assert harmless(next(line for line in lines if line.startswith("- ")).removeprefix("- "))
+
+
+def test_entities_strikes_and_formulas_of_markdown_are_the_text_that_they_are() -> None:
+    assert escaped("&lt;b&gt; ~~a~~ $x$") == r"\&lt;b\&gt; \~\~a\~\~ \$x\$"
 
 
 def test_methods_can_do_no_harm_in_the_headings(tmp_path: Path) -> None:
