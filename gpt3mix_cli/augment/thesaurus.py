@@ -1,7 +1,8 @@
 """Synonyms of single English words, from WordNet 3.0 (packaged; its licence is resources/WORDNET-LICENSE).
 
 A word is looked up in each part of speech as it stands and in its base forms (`movies` -> `movie`, `went` -> `go`), as
-`morphy` does: irregular forms from WordNet's lists, the others by cutting suffixes off. Senses are not told apart: all
+`morphy` does: irregular forms from WordNet's lists, the others by cutting suffixes off, from short nouns and those in -ss
+too (`discuss` has the synonyms of `discus`), as in nltk, on which the authors' code rests. Senses are not told apart: all
 synonyms of all senses are given. `scripts/build_thesaurus` says how the file is made and what a line holds.
 """
 

@@ -101,7 +101,7 @@ class Opened:
         if isinstance(settings, Backtranslate):
             translations = Journal(journal_path(output), _journals(others, output))
             return open_augmenter(settings, experiment.task, journal=translations), translations
-        key = ["baseline", settings.model_dump(), list(experiment.task.labels.items())]
+        key = ["baseline", settings.model_dump(), list(experiment.task.labels.items()), experiment.task.text_type]
         return self._once(key, lambda: open_augmenter(settings, experiment.task)), None
 
     def held(self, experiment: Experiment, outputs: Sequence[Path]) -> Journaled:

@@ -7,6 +7,7 @@ Saved, it is the encoder as sentence-transformers reads it and a head in safeten
 """
 
 import importlib.util
+import math
 import tempfile
 from collections.abc import Sequence
 from functools import cached_property
@@ -91,6 +92,8 @@ class SetFitClassifier:
             batch_size=settings.batch_size,
             num_epochs=settings.epochs,
             num_iterations=settings.iterations,
+            # As many as the epochs have; told of them, the library makes the pairs that it shows, and not those of every two rows.
+            max_steps=math.ceil(2 * settings.iterations * len(texts) / settings.batch_size) * settings.epochs,
             body_learning_rate=settings.lr,
             seed=seed,
             show_progress_bar=False,

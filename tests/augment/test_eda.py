@@ -136,6 +136,18 @@ def test_swapped_words_leave_punctuation_in_its_place() -> None:
     assert only("swap", "good , bad .") == "bad , good ."
 
 
+@pytest.mark.parametrize(("alpha", "n"), [(0.05, 1), (0.1, 1), (0.19, 1), (0.25, 2), (0.5, 5), (1.0, 10)])
+def test_alpha_is_the_share_of_words_changed(alpha: float, n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """n = max(1, alpha l), rounded down, of ten words."""
+    monkeypatch.setattr(module, "synonyms", lambda word: (f"other{word}",))
+    before = ["ab", "bc", "cd", "de", "ef", "fg", "gh", "hi", "ij", "jk"]
+    for random in map(Random, range(20)):
+        replaced, longer, moved = (only(operation, " ".join(before), alpha, random).split() for operation in ("replace", "insert", "swap"))
+        assert [new == f"other{old}" for old, new in zip(before, replaced, strict=True)].count(True) == n
+        assert len(longer) == 10 + n
+        assert 2 <= sum(old != new for old, new in zip(before, moved, strict=True)) <= 2 * n
+
+
 @pytest.mark.parametrize("word", ["the", "not", "n't", "'s", "was", "s", "2", "10th", "we"])
 def test_function_words_and_numbers_are_no_source(word: str) -> None:
     """Although WordNet knows most of them."""

@@ -10,7 +10,9 @@ import torch
 from gpt3mix_cli.augment import Outcome, make, open_augmenter
 from gpt3mix_cli.augment.mlm import MLM
 from gpt3mix_cli.augment.statistics import Statistics
+from gpt3mix_cli.config import load
 from gpt3mix_cli.errors import UserError
+from gpt3mix_cli.grid.opened import Opened
 from gpt3mix_cli.records import Example
 from gpt3mix_cli.settings import Mlm, Task
 
@@ -195,3 +197,16 @@ def test_about_names_what_can_change_a_row(model: Path) -> None:
     assert mlm(model).about == mlm(model).about
     for options in ({"share": 0.5}, {"top_k": 3}, {"temperature": 0.5}, {"batch_size": 4}):
         assert mlm(model, **options).about != mlm(model).about
+
+
+def test_variants_that_sweep_the_type_of_text_have_an_augmenter_each(tmp_path: Path) -> None:
+    """`conditional` lets the model read it; what does not differ is opened once."""
+    (tmp_path / "types.yaml").write_text(
+        "name: types\ntask: {data: {kind: demo}, labels: {pos: positive, neg: negative}}\nsubsample: {levels: [8/class], seeds: 1}\n"
+        "baselines: [{kind: mlm, model: some/masked-lm, conditional: true}]\nclassifiers: [{kind: linear}]\n"
+        "sweep: {task.text_type: [movie review, tweet]}\n"
+    )
+    opened, output = Opened(tmp_path), tmp_path / "mlm.jsonl"
+    review, tweet = (opened.augmenter(experiment, "mlm", output, ())[0] for experiment in load(tmp_path / "types.yaml"))
+    assert [augmenter.about["text_type"] for augmenter in (review, tweet)] == ["movie review", "tweet"]
+    assert opened.augmenter(load(tmp_path / "types.yaml")[0], "mlm", output, ())[0] is review

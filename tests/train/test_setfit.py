@@ -50,6 +50,23 @@ class TestWithTheLibrary:
         assert classifier.predict_proba(TEXTS).tobytes() == first.tobytes()
         assert capfd.readouterr() == ("", "")
 
+    def test_pairs_grow_with_the_rows_and_not_with_their_square(self, tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The library's default keeps every two rows in memory, and shows as many of them as `iterations` says."""
+        import setfit.trainer
+
+        made = []
+
+        class Kept(setfit.trainer.ContrastiveDataset):
+            def __init__(self, *arguments: object, **options: object) -> None:
+                super().__init__(*arguments, **options)
+                made.append(self)
+
+        monkeypatch.setattr(setfit.trainer, "ContrastiveDataset", Kept)
+        rows = ROWS * (64 // len(ROWS))
+        opened(tiny_encoder, iterations=1, batch_size=4).fit(rows, VALIDATION, 0)
+        assert len(rows) <= len(made[-1].pos_pairs) < len(rows) + 4
+        assert len(made[-1]) == 2 * len(rows)
+
     def test_of_a_soft_label_the_likeliest_class_counts(self, tiny_encoder: Path) -> None:
         classifier = opened(tiny_encoder)
         classifier.fit(ROWS, VALIDATION, 0)
