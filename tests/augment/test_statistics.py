@@ -52,7 +52,7 @@ def test_the_figures_of_a_small_set() -> None:
 def test_no_rows_have_no_figures() -> None:
     assert statistics([], REAL) == {}
     assert figures({"wanted": 3, "kept": 0, "asked": 4, "rejected": {"unfinished": 4}, "statistics": {}}) == [
-        ("rows", "0 of 3 wanted, from 4 requests"),
+        ("rows", "0 of 3 wanted, from 4 attempts"),
         ("rejected", "4 unfinished"),
     ]
 
@@ -83,7 +83,7 @@ def test_figures_for_people_name_every_reason_the_most_frequent_first() -> None:
         "statistics": statistics([row("a b c d")], REAL),
     }
     assert figures(counts) == [
-        ("rows", "1 of 1 wanted, from 1,504 requests, 1 spare"),
+        ("rows", "1 of 1 wanted, from 1,504 attempts, 1 spare"),
         ("rejected", "1,500 unfinished, 2 leak"),
         ("classes", "1 pos, 0 neg"),
         ("soft labels", "entropy 0.000 bits; label mass 0.500 (lowest 0.500)"),
