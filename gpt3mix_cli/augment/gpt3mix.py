@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from ..lm import LM, Completion, Request, end_of_block
 from ..lm.label import CONTENT_FREE, hard_label, soft_label
-from ..lm.prompt import choices, one_line, prompt, seam
+from ..lm.prompt import asking, choices, one_line, prompt, seam
 from ..records import Augmented, Example, Reject, rows_sha
 from ..settings import Augment, Task, derived_seed, generator
 from .choose import Chooser, similarity_fingerprint
@@ -67,11 +67,7 @@ class GPT3Mix:
             "method": name,
             "kind": "gpt3mix",
             **settings.model_dump(exclude=NOT_A_ROWS | UNUSED[settings.labels]),
-            "task_labels": task.labels,
-            "text_type": task.text_type,
-            "label_type": task.label_type,
-            "lm": lm.about.fingerprint,
-            "lm_details": lm.about.details,
+            **asking(task, lm.about),
             "format": FORMAT,
         }
         alike = settings.choose in ("nearest", "furthest")

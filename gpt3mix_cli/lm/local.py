@@ -9,13 +9,12 @@ import functools
 import inspect
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import UserError
 from ..files import model_sha
-from ..pretrained import loaded
+from ..pretrained import lm_place, loaded
 from ..settings import LocalLM as Settings
 from ..settings import fingerprint
 from . import About, Completion, Hypothesis, Request, Scores, blocks
@@ -47,7 +46,7 @@ class Local:
         import torch
 
         self._settings, self._side_by_side = settings, settings.batch_size
-        self._place = str(resources.files("gpt3mix_cli") / "resources" / "lm") if settings.model == "bundled" else settings.model
+        self._place = lm_place(settings.model)
         self._device = torch.device(_device(settings.device))
         # bfloat16 on a CPU moves labels by more than 2e-3 (scripts/bench/augment.py), which its speed does not make up for.
         auto = "float32" if self._device.type == "cpu" else "bfloat16"

@@ -14,12 +14,11 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from ..errors import Tell, UserError, quiet
-from ..pretrained import loaded
+from ..pretrained import lm_place, loaded
 from ..settings import Budget, OpenAILM, fingerprint
 from . import About, Completion, Hypothesis, Request, Scores, Tariff
 from .endpoint.batch import Batches
@@ -36,7 +35,6 @@ from .endpoint.protocol import (
     Ways,
     label_scores,
     line,
-    sound,
     texts,
     writing,
 )  # fmt: skip
@@ -187,12 +185,12 @@ class OpenAI:
         ways = await self._ways()
         calls = await self._calls(request, ways)
         if not calls:
-            return Completion(request.number, "", "too_long", None, self._count(request.prompt), 0)
+            return self._too_long(request, requests=0)
         if request.beams:
             return await self._drawn(request, ways, calls)
-        answer = await self._told(calls[0], lambda value: texts(value, ways.api), self._count(request.prompt) + request.max_tokens)
+        answer = await self._told(calls[0], functools.partial(texts, api=ways.api), self._count(request.prompt) + request.max_tokens)
         if isinstance(answer, TooLong):
-            return Completion(request.number, "", "too_long", None, self._count(request.prompt), 0, requests=1)
+            return self._too_long(request, requests=1)
         written = texts(answer.value, ways.api)[0]
         found = line(written, request.seam)
         scores, paid = await self._scored(request, found, ways)
@@ -208,6 +206,9 @@ class OpenAI:
             requests=1 + len(paid),
             usd=_sum([answer, *paid]),
         )
+
+    def _too_long(self, request: Request, requests: int) -> Completion:
+        return Completion(request.number, "", "too_long", None, self._count(request.prompt), 0, requests=requests)
 
     async def _scored(self, request: Request, found: Line, ways: Ways) -> tuple[Scores | None, list[Answer]]:
         """Return the label's scores, from the line's own answer where they are as good as any."""
@@ -232,10 +233,10 @@ class OpenAI:
     async def _drawn(self, request: Request, ways: Ways, calls: Sequence[Call]) -> Completion:
         """Return the lines of a request for beams: texts that were drawn, each different one once."""
         tokens = self._count(request.prompt) + request.max_tokens * (request.beams // len(calls))
-        answers = [await self._told(call, lambda value: texts(value, ways.api), tokens) for call in calls]
+        answers = [await self._told(call, functools.partial(texts, api=ways.api), tokens) for call in calls]
         good = [answer for answer in answers if isinstance(answer, Answer)]
         if not good:
-            return Completion(request.number, "", "too_long", None, self._count(request.prompt), 0, requests=len(answers))
+            return self._too_long(request, requests=len(answers))
         lines: dict[str, Hypothesis] = {}
         for answer in good:
             for text in texts(answer.value, ways.api):
@@ -277,13 +278,14 @@ class OpenAI:
     @functools.cached_property
     def _tokenizer(self) -> Any:
         name = self._settings.tokenizer
-        place = str(resources.files("gpt3mix_cli") / "resources" / "lm") if name == "bundled" else name
-        return loaded("AutoTokenizer", place, f"lm.tokenizer {name}: cannot be loaded", "give `bundled`, a folder, or a hub id that can be reached")
+        return loaded(
+            "AutoTokenizer", lm_place(name), f"lm.tokenizer {name}: cannot be loaded", "give `bundled`, a folder, or a hub id that can be reached"
+        )
 
     # Asking ----------------------------------------------------------------------------------------------------------
 
     async def _ask(self, ways: Ways, asked: dict[str, Any], number: str, tokens: int) -> Answer | TooLong:
-        return await self._told(self._call(ways, asked, number), sound, tokens)
+        return await self._told(self._call(ways, asked, number), functools.partial(texts, api=ways.api), tokens)
 
     async def _fitting(self, ways: Ways, asked: dict[str, Any], number: str, tokens: int) -> Answer:
         """Ask for what must fit the server's context."""

@@ -7,12 +7,25 @@ in the prompt, in what is scored and in what is read back alike.
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from ..records import Example
 from ..settings import Task
+from . import About
 
 # Every character at which str.splitlines ends a line: an example must stay on its own.
 LINE_ENDS = re.compile(r"\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*")
+
+
+def asking(task: Task, about: About) -> dict[str, Any]:
+    """Return what of the task and the LM changes an answer, as manifests keep it."""
+    return {
+        "task_labels": task.labels,
+        "text_type": task.text_type,
+        "label_type": task.label_type,
+        "lm": about.fingerprint,
+        "lm_details": about.details,
+    }
 
 
 def prompt(task: Task, examples: Sequence[Example]) -> str:

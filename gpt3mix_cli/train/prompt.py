@@ -20,7 +20,7 @@ from typing import Any
 from ..errors import UserError
 from ..lm import LM, Scores
 from ..lm.label import CONTENT_FREE, soft_label
-from ..lm.prompt import choices, to_label
+from ..lm.prompt import asking, choices, to_label
 from ..records import Augmented, Example
 from ..settings import Prompt, Task, generator
 from . import Fit, Watch, unwatched
@@ -44,11 +44,7 @@ class PromptClassifier:
         self._begin(())
         self.about: dict[str, Any] = {
             **settings.model_dump(exclude={"name", "trials"}),
-            "task_labels": task.labels,
-            "text_type": task.text_type,
-            "label_type": task.label_type,
-            "lm": lm.about.fingerprint,
-            "lm_details": lm.about.details,
+            **asking(task, lm.about),
             "format": FORMAT,
         }
 

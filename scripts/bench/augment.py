@@ -68,12 +68,12 @@ def labels() -> tuple[str, tuple[str, ...]]:
 
 def open_plain(model: str) -> tuple[Any, Any]:
     """Return model and tokenizer as the library's documentation opens them."""
-    from importlib import resources
-
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    place = str(resources.files("gpt3mix_cli") / "resources" / "lm") if model == "bundled" else model
+    from gpt3mix_cli.pretrained import lm_place
+
+    place = lm_place(model)
     return AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32).eval(), AutoTokenizer.from_pretrained(place, padding_side="left")
 
 

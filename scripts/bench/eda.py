@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What 20,000 EDA rows cost, beside other libraries and the paper's algorithm as one writes it first.
 
-    python scripts/bench/eda.py --data ../shared/data/sst2 --others /tmp/venv-eda/bin/python
+    python scripts/bench/eda.py --data ../shared/data/sst2 --others VENV/bin/python
 
 Whole processes, file to file: each reads the rows of SST-2's train.jsonl, edits them in turn with alpha 0.1, a quarter of the
 rows by each operation, and writes text and label as JSON lines. `--others` is a Python that has nltk, and textaugment and

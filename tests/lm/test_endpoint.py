@@ -414,3 +414,23 @@ def test_a_busy_server_is_told_of() -> None:
             lm.close()
     assert len(told) == 1
     assert "HTTP 429" in told[0]
+
+
+def test_a_label_answer_without_a_text_is_asked_for_again_and_never_kept() -> None:
+    context = f"{PROMPT} a good film{SEAM}"
+    with serving(dialect="vllm") as server, engine(server) as lm:
+        expected = lm.score([f"{PROMPT} a dull film{SEAM}", context], CHOICES)[1]
+    with serving(dialect="vllm") as server, engine(server) as lm:
+        lm.score([f"{PROMPT} a dull film{SEAM}"], CHOICES)
+        whole, spoilt = server.answers.completions, []
+
+        def completions(body: dict[str, Any]) -> dict[str, Any]:
+            answer = whole(body)
+            if not spoilt:
+                spoilt.append(answer)
+                return {**answer, "choices": [{**answer["choices"][0], "text": None}]}
+            return answer
+
+        server.answers.completions = completions  # type: ignore[method-assign]
+        assert lm.score([context], CHOICES)[0].logprobs == expected.logprobs
+        assert spoilt

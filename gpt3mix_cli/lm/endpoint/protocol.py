@@ -190,17 +190,6 @@ def decision(context: str, choices: Sequence[str], model: str) -> dict[str, Any]
 # Reading -------------------------------------------------------------------------------------------------------------
 
 
-def sound(answer: Any) -> None:
-    """Refuse an answer without any text: it would be asked for in vain.
-
-    Raises:
-        BadAnswer: if there is none.
-    """
-    choices = answer.get("choices") if isinstance(answer, Mapping) else None
-    if not isinstance(choices, list) or not choices or not all(isinstance(one, Mapping) and ("text" in one or "message" in one) for one in choices):
-        raise BadAnswer(f"an answer without choices: {str(answer)[:80]}")
-
-
 def texts(answer: Mapping[str, Any], api: str) -> list[Text]:
     """Return the texts of an answer.
 

@@ -3,7 +3,7 @@
 Each server has a level of its own (`level`) and takes the next request as soon as it has room, so that several are used in
 proportion to how fast they answer. What the user must mend ends the work with the server's own words; what may pass is
 tried again with growing, jittered waits, or when the server says, also where that is later than SDKs wait. Requests go
-over bare aiohttp, at a third of what the openai SDK takes of the processor (scripts/bench/endpoint.py).
+over bare aiohttp, at half of what the openai SDK takes of the processor (scripts/bench/endpoint.py).
 """
 
 import asyncio
