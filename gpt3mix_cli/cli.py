@@ -15,7 +15,16 @@ import typer
 
 from . import __version__
 from .errors import StdoutClosed, StoppedShort, UserError
-from .opening import flags, following, opened, side_by_side, side_of, spots_of, trainings_of, with_trials
+from .opening import (
+    flags,
+    following,
+    opened,
+    side_by_side,
+    side_of,
+    spots_of,
+    trainings_of,
+    with_trials,
+)
 
 if TYPE_CHECKING:
     from .display import Display
@@ -33,22 +42,58 @@ app = typer.Typer(
 )
 
 Config = Annotated[Path, typer.Argument(help="the experiment's YAML file", metavar="CONFIG")]
-Level = Annotated[str | None, typer.Option(help="one level, such as 1%, 8/class or full; default: every level of the config")]
+Level = Annotated[
+    str | None,
+    typer.Option(help="one level, such as 1%, 8/class or full; default: every level of the config"),
+]
 Seed = Annotated[int | None, typer.Option(help="one data seed; default: every seed of the config")]
-Input = Annotated[Path | None, typer.Option("--input", "-i", help="real rows (JSONL, - for stdin) in place of the subsample")]
-Output = Annotated[Path | None, typer.Option("--output", "-o", help="where to write (- for stdout) in place of the default")]
+Input = Annotated[
+    Path | None,
+    typer.Option("--input", "-i", help="real rows (JSONL, - for stdin) in place of the subsample"),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", help="where to write (- for stdout) in place of the default"),
+]
 Out = Annotated[Path, typer.Option(help="folder of all results")]
-Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override a key of the config; the value is YAML; repeatable")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="override a key of the config; the value is YAML; repeatable",
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="redo what is up to date")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="say nothing but warnings and errors")]
 Json = Annotated[bool, typer.Option("--json", help="print one summary object on stdout")]
-Ratio = Annotated[float | None, typer.Option(help="synthetic rows for each real one; overrides augment.ratio")]
+Ratio = Annotated[
+    float | None, typer.Option(help="synthetic rows for each real one; overrides augment.ratio")
+]
 Limit = Annotated[int | None, typer.Option(min=1, help="make at most this many rows")]
-Jobs = Annotated[int | None, typer.Option(min=1, help="trials side by side; default: what cores and memory allow (on a GPU 1)")]
-Curves = Annotated[Path | None, typer.Option(help="folder for TensorBoard: loss and validation score of every epoch")]
-Show = Annotated[int, typer.Option(min=0, help="print this many of the rows, with parents and soft labels, as in Table 4")]
-Card = Annotated[bool, typer.Option("--card", help="write a data card beside the rows, to publish them with")]
-Licence = Annotated[str | None, typer.Option(help="licence of the rows, such as cc-by-4.0, for their card; writes one")]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="trials side by side; default: what cores and memory allow (on a GPU 1)"
+    ),
+]
+Curves = Annotated[
+    Path | None,
+    typer.Option(help="folder for TensorBoard: loss and validation score of every epoch"),
+]
+Show = Annotated[
+    int,
+    typer.Option(
+        min=0, help="print this many of the rows, with parents and soft labels, as in Table 4"
+    ),
+]
+Card = Annotated[
+    bool, typer.Option("--card", help="write a data card beside the rows, to publish them with")
+]
+Licence = Annotated[
+    str | None,
+    typer.Option(help="licence of the rows, such as cc-by-4.0, for their card; writes one"),
+]
 RESULTS = Path("results")
 ENVIRONMENT = {
     # The libraries' own bars and chatter would break ours.
@@ -68,7 +113,11 @@ def _version(wanted: bool) -> None:
 
 
 @app.callback()
-def _main(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")] = False) -> None:
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")
+    ] = False,
+) -> None:
     pass
 
 
@@ -98,7 +147,9 @@ def augment(
     source: Input = None,
     output: Output = None,
     ratio: Ratio = None,
-    k: Annotated[int | None, typer.Option("-k", help="examples in a prompt; overrides augment.k")] = None,
+    k: Annotated[
+        int | None, typer.Option("-k", help="examples in a prompt; overrides augment.k")
+    ] = None,
     limit: Limit = None,
     show: Show = 0,
     card: Card = False,
@@ -112,7 +163,20 @@ def augment(
     """Write synthetic rows with GPT3Mix."""
     overrides = [*(sets or []), *flags({"augment.ratio": ratio, "augment.k": k})]
     with opened(config, out, overrides, force, quiet, json, output) as (display, grid):
-        _augment(display, grid, "gpt3mix", config, level, seed, source, output, limit, show, card, licence)
+        _augment(
+            display,
+            grid,
+            "gpt3mix",
+            config,
+            level,
+            seed,
+            source,
+            output,
+            limit,
+            show,
+            card,
+            licence,
+        )
 
 
 @app.command()
@@ -140,7 +204,9 @@ def baseline(
         from .grid import baseline_of
 
         baseline_of(grid.experiments[0], method)
-        _augment(display, grid, method, config, level, seed, source, output, limit, show, card, licence)
+        _augment(
+            display, grid, method, config, level, seed, source, output, limit, show, card, licence
+        )
 
 
 def _augment(
@@ -151,7 +217,9 @@ def _augment(
 
     card = card or licence is not None
     if card and output == Path("-"):
-        raise UserError("--card describes rows in a file, not on stdout", "leave out -o -, --card and --licence")
+        raise UserError(
+            "--card describes rows in a file, not on stdout", "leave out -o -, --card and --licence"
+        )
     items: list[Done | StoppedShort] = []
     cards = []
     for spot in spots_of(grid, level, seed, output, source):
@@ -166,7 +234,15 @@ def _augment(
                 made = error.done
             display.rows(made.output, real, show, task.labels)
             if card:
-                cards.append(write_card(made, task, real, lm.model if lm and spot.experiment.asking(method) else None, licence))
+                cards.append(
+                    write_card(
+                        made,
+                        task,
+                        real,
+                        lm.model if lm and spot.experiment.asking(method) else None,
+                        licence,
+                    )
+                )
     if cards:
         display.note(f"{len(cards)} card{'s' * (len(cards) != 1)}: {', '.join(map(str, cards))}")
     display.end(items, following("train", config, level, seed))
@@ -177,15 +253,33 @@ def train(
     config: Config,
     level: Level = None,
     seed: Seed = None,
-    method: Annotated[list[str] | None, typer.Option(help="method to train on; repeatable; default: all of the config")] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(help="method to train on; repeatable; default: all of the config"),
+    ] = None,
     source: Input = None,
     added: Annotated[
-        list[Path] | None, typer.Option("--augmented", "-a", help="synthetic rows (JSONL) in place of the methods' own; repeatable")
+        list[Path] | None,
+        typer.Option(
+            "--augmented",
+            "-a",
+            help="synthetic rows (JSONL) in place of the methods' own; repeatable",
+        ),
     ] = None,
     output: Output = None,
-    trials: Annotated[int | None, typer.Option(min=1, help="training runs in all; overrides trials")] = None,
-    classifier: Annotated[list[str] | None, typer.Option(help="classifier to train; repeatable; default: all of the config")] = None,
-    save_model: Annotated[Path | None, typer.Option(help="folder for the trial with the best validation score, to use with predict")] = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="training runs in all; overrides trials")
+    ] = None,
+    classifier: Annotated[
+        list[str] | None,
+        typer.Option(help="classifier to train; repeatable; default: all of the config"),
+    ] = None,
+    save_model: Annotated[
+        Path | None,
+        typer.Option(
+            help="folder for the trial with the best validation score, to use with predict"
+        ),
+    ] = None,
     jobs: Jobs = None,
     tensorboard: Curves = None,
     out: Out = RESULTS,
@@ -199,19 +293,45 @@ def train(
         side_by_side(grid, jobs, tensorboard)
         if trials:
             grid.experiments = [with_trials(experiment, trials) for experiment in grid.experiments]
-        wanted = trainings_of(grid, config, spots_of(grid, level, seed, output, source), method, classifier, source, added or (), output, save_model)
+        wanted = trainings_of(
+            grid,
+            config,
+            spots_of(grid, level, seed, output, source),
+            method,
+            classifier,
+            source,
+            added or (),
+            output,
+            save_model,
+        )
         display.end(
-            list(grid.trainings(wanted)), f"gpt3mix predict {save_model} -i FILE -o FILE" if save_model else f"gpt3mix report {output or config}"
+            list(grid.trainings(wanted)),
+            f"gpt3mix predict {save_model} -i FILE -o FILE"
+            if save_model
+            else f"gpt3mix report {output or config}",
         )
 
 
 @app.command()
 def predict(
     model: Annotated[
-        Path, typer.Argument(help="folder that train --save-model wrote, or any classifier of the transformers library", metavar="MODEL")
+        Path,
+        typer.Argument(
+            help="folder that train --save-model wrote, or any classifier of the transformers library",
+            metavar="MODEL",
+        ),
     ],
-    source: Annotated[Path, typer.Option("--input", "-i", help="rows with a text (JSONL, - for stdin)")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="where to write the rows with `predicted` and `probs` (- for stdout)")],
+    source: Annotated[
+        Path, typer.Option("--input", "-i", help="rows with a text (JSONL, - for stdin)")
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help="where to write the rows with `predicted` and `probs` (- for stdout)",
+        ),
+    ],
     force: Force = False,
     quiet: Quiet = False,
     json: Json = False,
@@ -224,26 +344,57 @@ def predict(
     with Display(quiet, json) as display:
         from .train.saved import predict as label
 
-        done = label(model, source, output, command=["gpt3mix", *sys.argv[1:]], force=force, tell=display.tell)
+        done = label(
+            model,
+            source,
+            output,
+            command=["gpt3mix", *sys.argv[1:]],
+            force=force,
+            tell=display.tell,
+        )
         counts = done.manifest.counts
         if counts["labelled"]:
-            display.note(f"{counts['right']} of the {counts['labelled']} labels that the file has agree ({counts['right'] / counts['labelled']:.1%})")
+            display.note(
+                f"{counts['right']} of the {counts['labelled']} labels that the file has agree ({counts['right'] / counts['labelled']:.1%})"
+            )
         display.end([done])
 
 
 @app.command()
 def report(
-    sources: Annotated[list[Path] | None, typer.Argument(help="configs, or folders and files of trials", metavar="CONFIG|DIR|FILE...")] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="folder of the report")] = None,
+    sources: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="configs, or folders and files of trials", metavar="CONFIG|DIR|FILE..."
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="folder of the report")
+    ] = None,
     rows: Annotated[
-        str | None, typer.Option(help="lines of the main table, of task, level, classifier, method, variant and swept keys: task,level")
+        str | None,
+        typer.Option(
+            help="lines of the main table, of task, level, classifier, method, variant and swept keys: task,level"
+        ),
     ] = None,
     columns: Annotated[str | None, typer.Option(help="its columns: classifier,method")] = None,
-    paper: Annotated[bool, typer.Option("--paper", help="print the paper's figures beside ours, and what they contradict")] = False,
+    paper: Annotated[
+        bool,
+        typer.Option(
+            "--paper", help="print the paper's figures beside ours, and what they contradict"
+        ),
+    ] = False,
     synthetic: Annotated[
-        str | None, typer.Option(metavar="N|all", help="synthetic rows of a cell that report.html shows, and as many rejected ones (200)")
+        str | None,
+        typer.Option(
+            metavar="N|all",
+            help="synthetic rows of a cell that report.html shows, and as many rejected ones (200)",
+        ),
     ] = None,
-    diff: Annotated[tuple[Path, Path] | None, typer.Option(metavar="A B", help="compare two runs, each a config, folder or file")] = None,
+    diff: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(metavar="A B", help="compare two runs, each a config, folder or file"),
+    ] = None,
     out: Out = RESULTS,
     sets: Sets = None,
     quiet: Quiet = False,
@@ -257,7 +408,10 @@ def report(
         from .report import report as report_on
 
         if bool(sources) == bool(diff):
-            raise UserError("report needs configs, folders or files, or two of them after --diff", "for example gpt3mix report results/sst2")
+            raise UserError(
+                "report needs configs, folders or files, or two of them after --diff",
+                "for example gpt3mix report results/sst2",
+            )
         if diff:
             a, b = (side_of([path], out, sets, display) for path in diff)
             result = compare(a, b, output or b.folder / "report", display.tell)
@@ -290,13 +444,20 @@ def plan(
     with opened(config, out, sets, False, quiet, json) as (display, grid):
         from .grid.plan import plan as planned
 
-        spots = [spot for spot in spots_of(grid, level, seed, None) if spot.used() or seed is not None]
+        spots = [
+            spot for spot in spots_of(grid, level, seed, None) if spot.used() or seed is not None
+        ]
         named = level is not None or seed is not None
-        display.plan(planned(grid, spots), following("augment", config, level, seed) if named else f"gpt3mix run {config}")
+        display.plan(
+            planned(grid, spots),
+            following("augment", config, level, seed) if named else f"gpt3mix run {config}",
+        )
 
 
 @app.command()
-def check(config: Config, out: Out = RESULTS, sets: Sets = None, quiet: Quiet = False, json: Json = False) -> None:
+def check(
+    config: Config, out: Out = RESULTS, sets: Sets = None, quiet: Quiet = False, json: Json = False
+) -> None:
     """Look at config, data, models, translators and devices: a tick or the remedy for each."""
     with opened(config, out, sets, False, quiet, json) as (display, grid):
         from .check import check as look
@@ -308,7 +469,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # a terminal that has no ± must not end a night's run
+            stream.reconfigure(
+                errors="backslashreplace"
+            )  # a terminal that has no ± must not end a night's run
     # Imports and settings make many objects that stay: to look for garbage at every 700 new ones is a tenth of a short run.
     gc.set_threshold(10_000)
     # A user's setting wins.
@@ -362,14 +525,24 @@ def _complain(error: UserError) -> None:
 
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     # What can go on later is no error: a batch that was submitted, a budget that is used up.
-    word = ("stopped: ", "bold yellow") if isinstance(error, StoppedShort) else ("error: ", "bold red")
+    word = (
+        ("stopped: ", "bold yellow") if isinstance(error, StoppedShort) else ("error: ", "bold red")
+    )
     console.print(Text.assemble(word, error.message))
     if error.hint:
-        console.print(Text.assemble((" then: " if isinstance(error, StoppedShort) else "  fix: ", "bold green"), error.hint))
+        console.print(
+            Text.assemble(
+                (" then: " if isinstance(error, StoppedShort) else "  fix: ", "bold green"),
+                error.hint,
+            )
+        )
 
 
 def _interrupted() -> int:
-    print("gpt3mix: interrupted; what was made is kept, and the same command goes on from there", file=sys.stderr)
+    print(
+        "gpt3mix: interrupted; what was made is kept, and the same command goes on from there",
+        file=sys.stderr,
+    )
     return 130
 
 

@@ -31,15 +31,24 @@ _Loader.yaml_implicit_resolvers = {}
 for _tag, _pattern, _first in (
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
     ("int", r"[-+]?[0-9]+", "-+0123456789"),
-    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "-+.0123456789"),
+    (
+        "float",
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("merge", r"<<", "<"),
 ):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), list(_first))
+    _Loader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), list(_first)
+    )
 
 
 # Without YAML 1.1's octal: 010 is ten.
-_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(typing.cast(yaml.ScalarNode, node))))
+_Loader.add_constructor(
+    "tag:yaml.org,2002:int",
+    lambda loader, node: int(loader.construct_scalar(typing.cast(yaml.ScalarNode, node))),
+)
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> list[Experiment]:
@@ -54,7 +63,10 @@ def load(path: Path, overrides: Sequence[str] = ()) -> list[Experiment]:
     """
     raw = _read(path)
     if not isinstance(raw, dict):
-        raise UserError(f"{path}: the file holds no mapping of keys", "see configs/demo.yaml for a whole example")
+        raise UserError(
+            f"{path}: the file holds no mapping of keys",
+            "see configs/demo.yaml for a whole example",
+        )
     if raw.get("name") is None:
         raw["name"] = path.stem
     if raw.get("sweep") is None:
@@ -65,17 +77,26 @@ def load(path: Path, overrides: Sequence[str] = ()) -> list[Experiment]:
         key, equals, value = override.partition("=")
         key = key.strip()
         if not equals or not key:
-            raise UserError(f"--set {override}: expected key=value", "for example --set augment.k=4")
+            raise UserError(
+                f"--set {override}: expected key=value", "for example --set augment.k=4"
+            )
         where = f"--set {key}"
         _set(raw, key, _parse(value, where, words=_of_words(key)), path, where)
         if isinstance(raw["sweep"], dict):
-            raw["sweep"] = {swept: values for swept, values in raw["sweep"].items() if not _overlap(key, swept)}
-    experiments = [_validate(path, variant, raw_variant) for variant, raw_variant in _variants(raw, path)]
+            raw["sweep"] = {
+                swept: values for swept, values in raw["sweep"].items() if not _overlap(key, swept)
+            }
+    experiments = [
+        _validate(path, variant, raw_variant) for variant, raw_variant in _variants(raw, path)
+    ]
     seen: list[dict[str, Any]] = []
     for experiment in experiments:
         settings = experiment.model_dump(exclude={"sweep"})
         if settings in seen:
-            raise UserError(f"{path}: sweep: the variant {experiment.variant} has the settings of an earlier one", "sweep each value once")
+            raise UserError(
+                f"{path}: sweep: the variant {experiment.variant} has the settings of an earlier one",
+                "sweep each value once",
+            )
         seen.append(settings)
     return experiments
 
@@ -95,16 +116,25 @@ def _set(raw: dict[str, Any], key: str, value: Any, path: Path, where: str) -> N
         raw["task"] = _task_file(path, value)
     else:
         # The keys of a sweep are themselves dotted.
-        _put(raw, ["sweep", key.removeprefix("sweep.")] if key.startswith("sweep.") else key.split("."), value, where)
+        _put(
+            raw,
+            ["sweep", key.removeprefix("sweep.")] if key.startswith("sweep.") else key.split("."),
+            value,
+            where,
+        )
 
 
 def _read(path: Path) -> Any:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file", "give the path of an experiment's YAML file") from None
+        raise UserError(
+            f"{path}: no such file", "give the path of an experiment's YAML file"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}", "give the path of a YAML file in UTF-8") from None
+        raise UserError(
+            f"{path}: cannot be read: {error}", "give the path of a YAML file in UTF-8"
+        ) from None
     return _parse(text, str(path))
 
 
@@ -118,12 +148,17 @@ def _parse(text: str, where: str, words: bool = False) -> Any:
         _prepare(node, where, words)
         return loader.construct_document(node)
     except RecursionError:
-        raise UserError(f"{where}: an alias holds itself, or the file is nested too deep", "write the values out") from None
+        raise UserError(
+            f"{where}: an alias holds itself, or the file is nested too deep",
+            "write the values out",
+        ) from None
     except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{where}, line {mark.line + 1}" if mark else where
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or error
-        raise UserError(f"{place}: no valid YAML: {problem}", "check indentation, colons and quotes") from None
+        raise UserError(
+            f"{place}: no valid YAML: {problem}", "check indentation, colons and quotes"
+        ) from None
     finally:
         if loader is not None:
             loader.dispose()
@@ -140,9 +175,15 @@ def _prepare(node: yaml.Node, where: str, words: bool) -> None:
         seen: set[str] = set()
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise UserError(f"{where}, line {key.start_mark.line + 1}: a key must be a plain word", "quote it or rename it")
+                raise UserError(
+                    f"{where}, line {key.start_mark.line + 1}: a key must be a plain word",
+                    "quote it or rename it",
+                )
             if key.value in seen and key.value != "<<":
-                raise UserError(f"{where}, line {key.start_mark.line + 1}: the key '{key.value}' stands twice", "remove one of the two")
+                raise UserError(
+                    f"{where}, line {key.start_mark.line + 1}: the key '{key.value}' stands twice",
+                    "remove one of the two",
+                )
             seen.add(key.value)
             if key.tag != "tag:yaml.org,2002:merge":
                 key.tag = "tag:yaml.org,2002:str"
@@ -152,7 +193,10 @@ def _prepare(node: yaml.Node, where: str, words: bool) -> None:
 def _task_file(path: Path, task: str) -> Any:
     file = path.parent / Path(task).expanduser()
     if not file.is_file():
-        raise UserError(f"{path}: task: no such file: {file}", "give the path of a task file, relative to the experiment's file")
+        raise UserError(
+            f"{path}: task: no such file: {file}",
+            "give the path of a task file, relative to the experiment's file",
+        )
     raw = _read(file)
     if isinstance(raw, dict):
         if NAME.fullmatch(file.stem):
@@ -170,7 +214,9 @@ def _anchor(mapping: dict[str, Any], keys: Sequence[str], folder: Path) -> None:
             try:
                 place = folder / Path(value).expanduser()
                 # `models/en-{pivot}` is a path where any pivot's folder is there.
-                several = "{pivot}" in place.name and any(place.parent.glob(place.name.replace("{pivot}", "*")))
+                several = "{pivot}" in place.name and any(
+                    place.parent.glob(place.name.replace("{pivot}", "*"))
+                )
                 if place.exists() or several or mapping.get("kind") == "files":
                     mapping[key] = str(place.resolve())
             except (OSError, RuntimeError, ValueError):
@@ -183,14 +229,20 @@ def _put(raw: Any, keys: Sequence[str], value: Any, where: str) -> None:
         last = position == len(keys) - 1
         if isinstance(raw, list):
             if not key.isdigit() or int(key) >= len(raw):
-                raise UserError(f"{where}: '{key}' names no entry of a list of {len(raw)}", "entries are numbered from 0")
+                raise UserError(
+                    f"{where}: '{key}' names no entry of a list of {len(raw)}",
+                    "entries are numbered from 0",
+                )
             index: Any = int(key)
         elif isinstance(raw, dict):
             index = key
             if not last and not isinstance(raw.get(key), dict | list):
                 raw[key] = {}
         else:
-            raise UserError(f"{where}: '{'.'.join(keys[:position])}' is a plain value and has no keys", "set the whole of it instead")
+            raise UserError(
+                f"{where}: '{'.'.join(keys[:position])}' is a plain value and has no keys",
+                "set the whole of it instead",
+            )
         if last:
             raw[index] = value
         raw = raw[index]
@@ -198,8 +250,13 @@ def _put(raw: Any, keys: Sequence[str], value: Any, where: str) -> None:
 
 def _variants(raw: dict[str, Any], path: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     sweep = raw["sweep"]
-    if not isinstance(sweep, dict) or not all(isinstance(values, list) and values for values in sweep.values()):
-        raise UserError(f"{path}: sweep: expected key -> list of values", "for example sweep: {augment.k: [1, 2, 4]}")
+    if not isinstance(sweep, dict) or not all(
+        isinstance(values, list) and values for values in sweep.values()
+    ):
+        raise UserError(
+            f"{path}: sweep: expected key -> list of values",
+            "for example sweep: {augment.k: [1, 2, 4]}",
+        )
     for values in itertools.product(*sweep.values()):
         variant = dict(zip(sweep, values, strict=True))
         # A deep copy by construction: variants must not share the mappings that `_put` writes into.
@@ -225,14 +282,20 @@ def _validate(path: Path, variant: dict[str, Any], raw: dict[str, Any]) -> Exper
     for section in [raw.get("lm"), *_items(raw.get("baselines")), *_items(raw.get("classifiers"))]:
         if isinstance(section, dict):
             # What an endpoint calls its model is no path, whatever stands in the folder.
-            places = ("tokenizer", "prices") if section.get("kind") == "openai" else ("model", "forward", "backward")
+            places = (
+                ("tokenizer", "prices")
+                if section.get("kind") == "openai"
+                else ("model", "forward", "backward")
+            )
             _anchor(section, places, path.parent)
     if isinstance(raw.get("augment"), dict):
         _anchor(raw["augment"], ("similarity",), path.parent)
     try:
         experiment = Experiment.model_validate(raw)
     except pydantic.ValidationError as error:
-        raise UserError(_all_problems(path, raw, error), "mend the file, or override a key with --set key=value") from None
+        raise UserError(
+            _all_problems(path, raw, error), "mend the file, or override a key with --set key=value"
+        ) from None
     experiment._variant.update(variant)
     return experiment
 
@@ -248,8 +311,12 @@ def _all_problems(path: Path, raw: Any, error: pydantic.ValidationError) -> str:
         message = _in_words(item, fields)
         if message not in problems.setdefault(key, []):
             problems[key].append(message)
-    lines = [f"  {key or '(whole file)'}: {', or '.join(messages)}" for key, messages in problems.items()]
-    return "\n".join([f"{path}: {len(lines)} problem{'s' if len(lines) > 1 else ''} in the settings", *lines])
+    lines = [
+        f"  {key or '(whole file)'}: {', or '.join(messages)}" for key, messages in problems.items()
+    ]
+    return "\n".join(
+        [f"{path}: {len(lines)} problem{'s' if len(lines) > 1 else ''} in the settings", *lines]
+    )
 
 
 def _in_words(item: Any, fields: Sequence[str]) -> str:
@@ -279,8 +346,17 @@ def _locate(raw: Any, loc: Sequence[int | str]) -> tuple[str, list[str]]:
     options: list[Any] = [Experiment]
     fields: list[str] = []
     for part in loc:
-        models = [option for option in options if isinstance(option, type) and issubclass(option, Settings)]
-        tagged = [m for m in models if "kind" in m.model_fields and part in typing.get_args(m.model_fields["kind"].annotation)]
+        models = [
+            option
+            for option in options
+            if isinstance(option, type) and issubclass(option, Settings)
+        ]
+        tagged = [
+            m
+            for m in models
+            if "kind" in m.model_fields
+            and part in typing.get_args(m.model_fields["kind"].annotation)
+        ]
         if tagged:
             options = tagged
             continue

@@ -19,7 +19,9 @@ from .records import Example, lines, objects, rows_sha, unknown_label
 from .settings import Columns, DemoData, FilesData, HubData, Split, Task, generator
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
-VALIDATION_ROWS = 4000  # taken from train where a task has no validation split, as the reference code does
+VALIDATION_ROWS = (
+    4000  # taken from train where a task has no validation split, as the reference code does
+)
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,9 @@ class Splits:
         object.__setattr__(self, "sha", {name: rows_sha(getattr(self, name)) for name in SPLITS})
 
 
-def load(task: Task, master_seed: int, validation: int | str = "full", tell: Tell = quiet) -> Splits:
+def load(
+    task: Task, master_seed: int, validation: int | str = "full", tell: Tell = quiet
+) -> Splits:
     """Return a task's splits.
 
     Args:
@@ -52,8 +56,15 @@ def load(task: Task, master_seed: int, validation: int | str = "full", tell: Tel
     found = {split: list(_checked(task, split, rows)) for split, rows in _sources(task)}
     for split, rows in found.items():
         if not rows:
-            place = getattr(task.data, split) if isinstance(task.data, FilesData) else f"task '{task.name}'"
-            raise UserError(f"{place}: the {split} split has no rows", f"give task.data.{split} a file with rows")
+            place = (
+                getattr(task.data, split)
+                if isinstance(task.data, FilesData)
+                else f"task '{task.name}'"
+            )
+            raise UserError(
+                f"{place}: the {split} split has no rows",
+                f"give task.data.{split} a file with rows",
+            )
     train = found["train"]
     if "validation" in found:
         held_out = found["validation"]
@@ -61,12 +72,16 @@ def load(task: Task, master_seed: int, validation: int | str = "full", tell: Tel
         train, held_out = _split_off(train, task.classes, master_seed)
         if not held_out:
             message = f"task '{task.name}': there is no validation split, and no class has two rows, so none can be taken from train"
-            raise UserError(message, "name validation rows with task.data, or give more training rows")
+            raise UserError(
+                message, "name validation rows with task.data, or give more training rows"
+            )
     if missing := [label for label in task.classes if not any(row.label == label for row in train)]:
         message = f"task '{task.name}': no training row has the class '{missing[0]}'"
         raise UserError(message, "check task.labels and task.data.values")
     shared = _shared(train, found["test"], task.name, tell)
-    return Splits(train, _choose(held_out, validation, task.classes, master_seed, tell), found["test"], shared)
+    return Splits(
+        train, _choose(held_out, validation, task.classes, master_seed, tell), found["test"], shared
+    )
 
 
 def by_class(rows: Iterable[Example], classes: Sequence[str]) -> dict[str, list[Example]]:
@@ -77,16 +92,22 @@ def by_class(rows: Iterable[Example], classes: Sequence[str]) -> dict[str, list[
     return groups
 
 
-def _split_off(train: list[Example], classes: Sequence[str], seed: int) -> tuple[list[Example], list[Example]]:
+def _split_off(
+    train: list[Example], classes: Sequence[str], seed: int
+) -> tuple[list[Example], list[Example]]:
     """Take `VALIDATION_ROWS` over the classes, never more than half of any class; both parts stay in file order."""
     taken: set[str] = set()
     for label, rows in by_class(train, classes).items():
         wanted = min(VALIDATION_ROWS // len(classes), len(rows) // 2)
-        taken.update(row.id for row in generator(seed, "validation split", label).sample(rows, wanted))
+        taken.update(
+            row.id for row in generator(seed, "validation split", label).sample(rows, wanted)
+        )
     return [row for row in train if row.id not in taken], [row for row in train if row.id in taken]
 
 
-def _choose(rows: list[Example], wanted: int | str, classes: Sequence[str], seed: int, tell: Tell) -> list[Example]:
+def _choose(
+    rows: list[Example], wanted: int | str, classes: Sequence[str], seed: int, tell: Tell
+) -> list[Example]:
     if wanted == "full" or not rows:
         return rows
     groups = by_class(rows, classes)
@@ -96,11 +117,15 @@ def _choose(rows: list[Example], wanted: int | str, classes: Sequence[str], seed
         shares = dict(zip(classes, dealt(wanted, len(classes)), strict=True))
     for label, share in shares.items():
         if len(groups[label]) < share:
-            tell(f"validation: class '{label}' has {len(groups[label])} rows, {share} are wanted; all of them are used")
+            tell(
+                f"validation: class '{label}' has {len(groups[label])} rows, {share} are wanted; all of them are used"
+            )
     chosen = {
         row.id
         for label, share in shares.items()
-        for row in generator(seed, "validation rows", label).sample(groups[label], min(share, len(groups[label])))
+        for row in generator(seed, "validation rows", label).sample(
+            groups[label], min(share, len(groups[label]))
+        )
     }
     return [row for row in rows if row.id in chosen]
 
@@ -135,7 +160,10 @@ def _sources(task: Task) -> Iterator[tuple[str, Source]]:
             place = resources.files("gpt3mix_cli") / "resources" / "demo.jsonl"
             rows = [json.loads(line) for line in place.read_text(encoding="utf-8").splitlines()]
             for split in SPLITS:
-                yield split, (("the demo data", row) for row in rows if row["id"].split("-")[1] == split)
+                yield (
+                    split,
+                    (("the demo data", row) for row in rows if row["id"].split("-")[1] == split),
+                )
         case _:
             assert_never(task.data)
 
@@ -151,8 +179,17 @@ def _checked(task: Task, split: str, source: Source) -> Iterator[Example]:
                 raise UserError(f"{where}: no column '{column}'", hint)
         text, value = raw[columns.text], raw[columns.label]
         if not isinstance(text, str) or not text.strip():
-            problem = "is null" if text is None else "is empty" if isinstance(text, str) else f"is {text!r}, no text"
-            raise UserError(f"{where}: the text (column '{columns.text}') {problem}", "remove the row or give it a text")
+            problem = (
+                "is null"
+                if text is None
+                else "is empty"
+                if isinstance(text, str)
+                else f"is {text!r}, no text"
+            )
+            raise UserError(
+                f"{where}: the text (column '{columns.text}') {problem}",
+                "remove the row or give it a text",
+            )
         word = _word(value)
         label = columns.values.get(word, word)
         if label not in task.labels:
@@ -161,7 +198,10 @@ def _checked(task: Task, split: str, source: Source) -> Iterator[Example]:
         identity = f"{task.name}-{split}-{index:05d}" if own in (None, "") else str(own)
         if identity in seen:
             message = f"{where}: the id '{identity}' stands already at {seen[identity]}"
-            raise UserError(message, "ids must be unique; name another column with task.data.id to have rows numbered")
+            raise UserError(
+                message,
+                "ids must be unique; name another column with task.data.id to have rows numbered",
+            )
         seen[identity] = where
         yield Example(id=identity, text=text, label=label)
 
@@ -183,13 +223,17 @@ def _file(path: Path) -> Source:
         case ".parquet":
             yield from _parquet(path)
         case other:
-            raise UserError(f"{path}: the ending '{other}' is not known", "use .jsonl, .csv, .tsv or .parquet")
+            raise UserError(
+                f"{path}: the ending '{other}' is not known", "use .jsonl, .csv, .tsv or .parquet"
+            )
 
 
 def _csv(path: Path, delimiter: str) -> Source:
     csv.field_size_limit(2**31 - 1)
     # Blank lines are kept: they may stand inside a quoted field.
-    reader = csv.reader((line for _, line in lines(path, blank=True)), delimiter=delimiter, strict=True)
+    reader = csv.reader(
+        (line for _, line in lines(path, blank=True)), delimiter=delimiter, strict=True
+    )
     header: list[str] | None = None
     while True:
         start = reader.line_num + 1
@@ -203,10 +247,14 @@ def _csv(path: Path, delimiter: str) -> Source:
         if header is None:
             header = row
             if repeated := [name for name, n in Counter(header).items() if n > 1]:
-                raise UserError(f"{path}, line 1: the column '{repeated[0]}' stands twice", "rename one of them")
+                raise UserError(
+                    f"{path}, line 1: the column '{repeated[0]}' stands twice", "rename one of them"
+                )
         elif row:
             if len(row) != len(header):
-                message = f"{path}, line {start}: {len(row)} fields where the header has {len(header)}"
+                message = (
+                    f"{path}, line {start}: {len(row)} fields where the header has {len(header)}"
+                )
                 raise UserError(message, "quote fields that hold the delimiter")
             yield f"{path}, line {start}", dict(zip(header, row, strict=True))
 
@@ -218,21 +266,29 @@ def _parquet(path: Path) -> Source:
     try:
         file = pyarrow.parquet.ParquetFile(path)
         if repeated := [name for name, n in Counter(file.schema_arrow.names).items() if n > 1]:
-            raise UserError(f"{path}: the column '{repeated[0]}' stands twice", "rename one of them")
+            raise UserError(
+                f"{path}: the column '{repeated[0]}' stands twice", "rename one of them"
+            )
         start = 0
         for batch in file.iter_batches(batch_size=4096):
             for offset, row in enumerate(batch.to_pylist()):
                 yield f"{path}, row {start + offset}", row
             start += batch.num_rows
     except (OSError, pyarrow.ArrowException) as error:
-        raise UserError(f"{path}: cannot be read as Parquet: {error}", "check the path and the file") from None
+        raise UserError(
+            f"{path}: cannot be read as Parquet: {error}", "check the path and the file"
+        ) from None
 
 
 def _hub(data: HubData) -> Iterator[tuple[str, Source]]:
     import datasets
 
     datasets.disable_progress_bars()
-    where = data.path + (f", config {data.name}" if data.name else "") + (f" at {data.revision}" if data.revision else "")
+    where = (
+        data.path
+        + (f", config {data.name}" if data.name else "")
+        + (f" at {data.revision}" if data.revision else "")
+    )
     try:
         found = datasets.load_dataset(data.path, data.name, revision=data.revision)
     except Exception as error:
@@ -245,9 +301,18 @@ def _hub(data: HubData) -> Iterator[tuple[str, Source]]:
         if split == "validation" and split not in data.splits and name in data.splits.values():
             continue  # GLUE's validation rows serve as the test: they must not stop the training early too
         if name in found:
-            yield split, ((f"{where}, {name} row {number}", row) for number, row in enumerate(_named(found[name], data)))
+            yield (
+                split,
+                (
+                    (f"{where}, {name} row {number}", row)
+                    for number, row in enumerate(_named(found[name], data))
+                ),
+            )
         elif split in data.splits or split != "validation":
-            raise UserError(f"{where}: no split '{name}'", f"splits are {', '.join(map(str, found))}; name them with task.data.splits")
+            raise UserError(
+                f"{where}: no split '{name}'",
+                f"splits are {', '.join(map(str, found))}; name them with task.data.splits",
+            )
 
 
 def _named(rows: Any, data: HubData) -> Iterator[dict[str, Any]]:
@@ -256,7 +321,12 @@ def _named(rows: Any, data: HubData) -> Iterator[dict[str, Any]]:
     names = getattr(feature, "names", None)
     for row in rows:
         number = row.get(data.label)
-        if names and isinstance(number, int) and 0 <= number < len(names) and str(number) not in data.values:
+        if (
+            names
+            and isinstance(number, int)
+            and 0 <= number < len(names)
+            and str(number) not in data.values
+        ):
             row = {**row, data.label: names[number]}
         yield row
 

@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -72,7 +80,9 @@ class Display:
             with disk(Path("stdout")):
                 raise error[1]
 
-    def tell(self, text: str, done: int | None = None, total: int | None = None, detail: str = "") -> None:
+    def tell(
+        self, text: str, done: int | None = None, total: int | None = None, detail: str = ""
+    ) -> None:
         """Show a step of progress, or a warning, each warning once."""
         with self._lock:  # trials that run side by side tell from threads
             self._tell(text, done, total, detail)
@@ -114,13 +124,20 @@ class Display:
             self._line(item)
         self._figures(done)
         if self._json:
-            self._print_json({"outputs": [_summary(item) for item in done], "warnings": self._warned})
+            self._print_json(
+                {"outputs": [_summary(item) for item in done], "warnings": self._warned}
+            )
         self._raise(items)
         if not self._quiet:
             rows = sum(_rows(item) for item in done)
             skipped = sum(item.skipped for item in done)
             kept = f" ({skipped} up to date, skipped)" if skipped else ""
-            self._err.print(Text(f"{len(done)} file{'s' * (len(done) != 1)}, {rows} rows{kept}" + (f"; next: {following}" if following else "")))
+            self._err.print(
+                Text(
+                    f"{len(done)} file{'s' * (len(done) != 1)}, {rows} rows{kept}"
+                    + (f"; next: {following}" if following else "")
+                )
+            )
 
     def report(self, result: "Report", items: Sequence[Done | StoppedShort] = ()) -> None:
         """Print the tables that answer the question, and say where the report stands."""
@@ -128,10 +145,21 @@ class Display:
 
         self._progress.stop()
         if self._json:
-            self._print_json({**summary(result), "remarks": result.remarks, "files": [str(path) for path in result.files], "warnings": self._warned})
+            self._print_json(
+                {
+                    **summary(result),
+                    "remarks": result.remarks,
+                    "files": [str(path) for path in result.files],
+                    "warnings": self._warned,
+                }
+            )
         else:
             # A table that is cut off where it is piped would be useless; there it gets the room it wants.
-            console = self._out if self._out.is_terminal else _Stdout(highlight=False, width=max(200, self._out.width))
+            console = (
+                self._out
+                if self._out.is_terminal
+                else _Stdout(highlight=False, width=max(200, self._out.width))
+            )
             for sheet in terminal_sheets(result.sheets):
                 console.print(terminal_table(sheet, console.width))
         if not self._quiet:
@@ -141,7 +169,11 @@ class Display:
             skipped = sum(item.skipped for item in done)
             stages = f"{len(done)} stages done ({skipped} up to date, skipped); " if done else ""
             trials = sum(row.status == "ok" for row in result.trials)
-            over = f"{len(result.differences)} cells compared" if result.differences else f"report over {trials} trials"
+            over = (
+                f"{len(result.differences)} cells compared"
+                if result.differences
+                else f"report over {trials} trials"
+            )
             self._err.print(Text(f"{stages}{over}: {result.files[0]}"))
         self._raise(items)
 
@@ -152,23 +184,52 @@ class Display:
             self._print_json({**plan.as_json(), "warnings": self._warned})
         else:
             # What is cut off where it is piped would be lost.
-            console = self._out if self._out.is_terminal else _Stdout(highlight=False, width=max(200, self._out.width))
+            console = (
+                self._out
+                if self._out.is_terminal
+                else _Stdout(highlight=False, width=max(200, self._out.width))
+            )
             console.print(_plan_table(plan))
-            self._out.print(Text("  x2: two draws; held: rows that the journals give; the figures behind them are still to come"), soft_wrap=True)
-            self._out.print(Text("  read, written: tokens of prompts and of completions; trials: over methods and classifiers"), soft_wrap=True)
+            self._out.print(
+                Text(
+                    "  x2: two draws; held: rows that the journals give; the figures behind them are still to come"
+                ),
+                soft_wrap=True,
+            )
+            self._out.print(
+                Text(
+                    "  read, written: tokens of prompts and of completions; trials: over methods and classifiers"
+                ),
+                soft_wrap=True,
+            )
             for remark in plan.remarks:
                 self._out.print(Text(f"  {remark}"), soft_wrap=True)
             for name, (limit, spent) in plan.budget.items():
-                self._out.print(Text(f"  budget.{name}: {_spent(name, limit, spent)}"), soft_wrap=True)
+                self._out.print(
+                    Text(f"  budget.{name}: {_spent(name, limit, spent)}"), soft_wrap=True
+                )
             if plan.prompt is not None:
-                self._out.print(Text("\nthe first prompt, up to where the LM goes on:\n", "bold"), Text(plan.prompt), sep="", soft_wrap=True)
+                self._out.print(
+                    Text("\nthe first prompt, up to where the LM goes on:\n", "bold"),
+                    Text(plan.prompt),
+                    sep="",
+                    soft_wrap=True,
+                )
         if self._quiet:
             return
         if over := plan.over():
-            self._err.print(Text(f"the budget would end it early: {', '.join(f'budget.{name}' for name in over)}; what was answered is kept"))
+            self._err.print(
+                Text(
+                    f"the budget would end it early: {', '.join(f'budget.{name}' for name in over)}; what was answered is kept"
+                )
+            )
         total = plan.total
         asked = "unknown" if total["requests"] is None else f"{total['requests']:,}"
-        self._err.print(Text(f"nothing was asked; {asked} requests and {total['trainings']:,} trainings to come; next: {following}"))
+        self._err.print(
+            Text(
+                f"nothing was asked; {asked} requests and {total['trainings']:,} trainings to come; next: {following}"
+            )
+        )
 
     def findings(self, findings: Iterable["Finding"], following: str) -> None:
         """Print a tick or a cross for each finding, and the next command.
@@ -181,12 +242,17 @@ class Display:
             found.append(finding)
             if not self._json:
                 mark = ("✓ ", "bold green") if finding.good else ("✗ ", "bold red")
-                self._out.print(Text.assemble(mark, (finding.what, "bold"), f": {finding.detail}"), soft_wrap=True)
+                self._out.print(
+                    Text.assemble(mark, (finding.what, "bold"), f": {finding.detail}"),
+                    soft_wrap=True,
+                )
                 if finding.remedy:
                     self._out.print(Text(f"  fix: {finding.remedy}"), soft_wrap=True)
         self._progress.stop()
         if self._json:
-            self._print_json({"findings": [vars(finding) for finding in found], "warnings": self._warned})
+            self._print_json(
+                {"findings": [vars(finding) for finding in found], "warnings": self._warned}
+            )
         bad = [finding.what for finding in found if not finding.good]
         if bad:
             raise UserError(f"not ready: {', '.join(bad)}")
@@ -214,7 +280,9 @@ class Display:
             self._out.print()
 
     def _example(self, line: "Line", width: int) -> None:
-        labels = Text(", ").join(Text(label, "bold" if wins else "italic") for label, wins in line.labels)
+        labels = Text(", ").join(
+            Text(label, "bold" if wins else "italic") for label, wins in line.labels
+        )
         said = Text.assemble(" ".join(line.text.split()), " (", labels, ")")
         name = Text(line.name.ljust(width), "bold cyan" if line.made else "dim")
         if self._out.is_terminal:
@@ -242,7 +310,11 @@ class Display:
                 self._err.print(Text.assemble((f"  {name:<12} ", "dim"), value))
             return
         # What is cut off in a log would be lost; there the table gets the room it wants.
-        console = self._err if self._err.is_terminal else Console(stderr=True, highlight=False, width=max(200, self._err.width))
+        console = (
+            self._err
+            if self._err.is_terminal
+            else Console(stderr=True, highlight=False, width=max(200, self._err.width))
+        )
         console.print(_figures_table(made), soft_wrap=False)
 
     def _raise(self, items: Sequence[Done | StoppedShort]) -> None:
@@ -278,7 +350,9 @@ def _spent(name: str, limit: float | None, spent: float) -> str:
     def shown(value: float) -> str:
         return f"${value:,.4f}" if name == "usd" else f"{value:,.0f}"
 
-    return f"{shown(spent)} spent, " + ("no limit" if limit is None else f"{shown(max(limit - spent, 0))} of {shown(limit)} left")
+    return f"{shown(spent)} spent, " + (
+        "no limit" if limit is None else f"{shown(max(limit - spent, 0))} of {shown(limit)} left"
+    )
 
 
 def _plan_table(plan: "Plan") -> Table:
@@ -292,7 +366,9 @@ def _plan_table(plan: "Plan") -> Table:
     for cell in cells:
         if cell["variant"] != variant:
             variant = cell["variant"]
-            table.add_row(Text(", ".join(f"{key}={value}" for key, value in variant.items()), "bold"))
+            table.add_row(
+                Text(", ".join(f"{key}={value}" for key, value in variant.items()), "bold")
+            )
         draws = f" x{cell['draws']}" if cell["draws"] > 1 else ""
         table.add_row(f"{cell['level']} seed {cell['seed']}{draws}", *_plan_figures(cell))
     table.add_section()
@@ -303,8 +379,17 @@ def _plan_table(plan: "Plan") -> Table:
 def _plan_figures(cell: Mapping[str, Any]) -> list[str]:
     names = ("requests", "prompt_tokens", "completion_tokens")
     figures = [cell["generations"], cell["held"]["generations"], *(cell[name] for name in names)]
-    usd = "?" if cell["usd"] is None else f"{cell['usd']:,.{4 if cell['usd'] < 1 else 2}f}" if cell["usd"] else "0"
-    return ["?" if figure is None else f"{figure:,}" for figure in figures] + [usd, f"{cell['trainings']:,}"]
+    usd = (
+        "?"
+        if cell["usd"] is None
+        else f"{cell['usd']:,.{4 if cell['usd'] < 1 else 2}f}"
+        if cell["usd"]
+        else "0"
+    )
+    return ["?" if figure is None else f"{figure:,}" for figure in figures] + [
+        usd,
+        f"{cell['trainings']:,}",
+    ]
 
 
 def _figures_table(items: Sequence[Done]) -> Table:
@@ -328,14 +413,21 @@ def _figures_table(items: Sequence[Done]) -> Table:
                 "rejected": str(sum(counts["rejected"].values()) or ""),
                 **{name: "" if share is None else f"{share:.3f}" for name, share in shares.items()},
                 "words": f"{found['words']['mean']:.1f}",
-                "tokens": f"{item.manifest.tokens:,}" if item.manifest.tokens and counts.get("requests") else "",
+                "tokens": f"{item.manifest.tokens:,}"
+                if item.manifest.tokens and counts.get("requests")
+                else "",
                 "usd": f"{item.manifest.usd:.4f}" if item.manifest.usd is not None else "",
             }
         )
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     names = [name for name in rows[0] if any(row[name] for row in rows)]
     for name in names:
-        table.add_column(name, **({"overflow": "fold"} if name == "rows of" else {"justify": "right", "no_wrap": True}))
+        table.add_column(
+            name,
+            **(
+                {"overflow": "fold"} if name == "rows of" else {"justify": "right", "no_wrap": True}
+            ),
+        )
     for row in rows:
         table.add_row(*(row[name] for name in names))
     return table

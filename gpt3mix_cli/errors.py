@@ -59,7 +59,9 @@ class StdoutClosed(Exception):
 class Tell(Protocol):
     """How a stage reports: `cli` renders it as a progress bar or a warning, a library user may pass `quiet`."""
 
-    def __call__(self, text: str, done: int | None = None, total: int | None = None, detail: str = "") -> None:
+    def __call__(
+        self, text: str, done: int | None = None, total: int | None = None, detail: str = ""
+    ) -> None:
         """Say that `done` of `total` steps named `text` are finished; without `done`, that `text` is a warning.
 
         `detail` is what just came of it, such as a loss.

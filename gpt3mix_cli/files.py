@@ -16,7 +16,9 @@ from .errors import UserError
 
 try:
     import fcntl
-except ImportError:  # Windows has no flock; there, two processes writing one output are not told apart.
+except (
+    ImportError
+):  # Windows has no flock; there, two processes writing one output are not told apart.
     fcntl = None  # type: ignore[assignment]
 
 STDIO = Path("-")
@@ -38,7 +40,10 @@ def open_read(path: Path) -> IO[bytes]:
         return path.open("rb")
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path}: cannot be read: {reason}", "check the path; is the stage before this one done?") from None
+        raise UserError(
+            f"{path}: cannot be read: {reason}",
+            "check the path; is the stage before this one done?",
+        ) from None
 
 
 @contextlib.contextmanager
@@ -120,7 +125,9 @@ def real_place(path: Path) -> Path:
     with disk(path):
         path = path.resolve()
         if path.exists() and not path.is_file():
-            raise UserError(f"{path}: is no plain file", "name a file, or write to stdout with -o -")
+            raise UserError(
+                f"{path}: is no plain file", "name a file, or write to stdout with -o -"
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
     return path
 
@@ -146,7 +153,9 @@ def _lock(stream: IO[bytes], path: Path) -> None:
     except OSError as error:
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
             stream.close()
-            raise UserError(f"{path}: another process is writing it", "wait for that run, or end it") from None
+            raise UserError(
+                f"{path}: another process is writing it", "wait for that run, or end it"
+            ) from None
         # A file system without locks: go on, as every tool does there.
 
 
@@ -161,8 +170,14 @@ def disk(path: Path) -> Iterator[None]:
         if isinstance(error, ValueError) and "null byte" not in str(error):
             raise
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        hint = "free some space and run the same command again" if full else "choose another place with -o or --out"
-        raise UserError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}", hint) from None
+        hint = (
+            "free some space and run the same command again"
+            if full
+            else "choose another place with -o or --out"
+        )
+        raise UserError(
+            f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}", hint
+        ) from None
 
 
 def _sync_folder(folder: Path) -> None:

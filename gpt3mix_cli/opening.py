@@ -20,7 +20,16 @@ if TYPE_CHECKING:
 class opened:
     """The display and the grid of a command."""
 
-    def __init__(self, config: Path, out: Path, sets: Sequence[str] | None, force: bool, quiet: bool, json: bool, output: Path | None = None) -> None:
+    def __init__(
+        self,
+        config: Path,
+        out: Path,
+        sets: Sequence[str] | None,
+        force: bool,
+        quiet: bool,
+        json: bool,
+        output: Path | None = None,
+    ) -> None:
         """Keep the flags that every command has; `output` is that of rows."""
         from .display import Display
 
@@ -39,7 +48,9 @@ class opened:
         self._display.__exit__(*error)
 
 
-def grid_of(config: Path, out: Path, sets: Sequence[str] | None, force: bool, display: "Display") -> "Grid":
+def grid_of(
+    config: Path, out: Path, sets: Sequence[str] | None, force: bool, display: "Display"
+) -> "Grid":
     """Return the grid of a config's experiments."""
     from .config import load
     from .grid import Grid
@@ -47,7 +58,9 @@ def grid_of(config: Path, out: Path, sets: Sequence[str] | None, force: bool, di
     return Grid(load(config, sets or ()), out, ["gpt3mix", *sys.argv[1:]], force, display.tell)
 
 
-def side_of(paths: Sequence[Path], out: Path, sets: Sequence[str] | None, display: "Display") -> "Side":
+def side_of(
+    paths: Sequence[Path], out: Path, sets: Sequence[str] | None, display: "Display"
+) -> "Side":
     """Return what is to be reported on: the trials of configs, folders and files.
 
     Raises:
@@ -56,20 +69,39 @@ def side_of(paths: Sequence[Path], out: Path, sets: Sequence[str] | None, displa
     from .report import Side
 
     if missing := [path for path in paths if not path.exists()]:
-        raise UserError(f"{missing[0]}: no such file or folder", "give a config, a results folder, or trials files")
+        raise UserError(
+            f"{missing[0]}: no such file or folder",
+            "give a config, a results folder, or trials files",
+        )
     configs = [path for path in paths if path.suffix.lower() in (".yaml", ".yml")]
     others = [path for path in paths if path not in configs]
     grids = [grid_of(path, out, sets, False, display) for path in configs]
     names = [grid.experiments[0].name for grid in grids] + [_name(path) for path in others]
     wanted = [item for grid in grids for item in grid.wanted()]
     if grids:
-        return Side(", ".join(dict.fromkeys(names)), others, wanted, out / names[0] if len(paths) == 1 else out)
-    return Side(", ".join(dict.fromkeys(names)), others, [], others[0] if others[0].is_dir() else others[0].parent)
+        return Side(
+            ", ".join(dict.fromkeys(names)),
+            others,
+            wanted,
+            out / names[0] if len(paths) == 1 else out,
+        )
+    return Side(
+        ", ".join(dict.fromkeys(names)),
+        others,
+        [],
+        others[0] if others[0].is_dir() else others[0].parent,
+    )
 
 
 def _name(path: Path) -> str:
     """Return what a folder or file of trials is called; one that is named like all others is called by its folder."""
-    return path.resolve().name if path.is_dir() else path.stem if path.stem != "trials" else path.resolve().parent.name
+    return (
+        path.resolve().name
+        if path.is_dir()
+        else path.stem
+        if path.stem != "trials"
+        else path.resolve().parent.name
+    )
 
 
 def side_by_side(grid: "Grid", jobs: int | None, curves: Path | None) -> None:
@@ -89,11 +121,19 @@ def flags(values: dict[str, Any]) -> list[str]:
 def with_trials(experiment: "Experiment", trials: int) -> "Experiment":
     """Return the experiment with so many trials for every classifier."""
     # The flag wins over a classifier's own `trials` too.
-    classifiers = [classifier.model_copy(update={"trials": None}) for classifier in experiment.classifiers]
+    classifiers = [
+        classifier.model_copy(update={"trials": None}) for classifier in experiment.classifiers
+    ]
     return experiment.model_copy(update={"trials": trials, "classifiers": classifiers})
 
 
-def spots_of(grid: "Grid", level: str | None, seed: int | None, output: Path | None, source: Path | None = None) -> "list[Spot]":
+def spots_of(
+    grid: "Grid",
+    level: str | None,
+    seed: int | None,
+    output: Path | None,
+    source: Path | None = None,
+) -> "list[Spot]":
     """Return the cells that the flags name; where one file is named there is but one."""
     from .settings import level as as_level
 
@@ -103,18 +143,27 @@ def spots_of(grid: "Grid", level: str | None, seed: int | None, output: Path | N
         raise UserError(f"--level {level}: {error}", "write 0.1%, 8/class or full") from None
     spots = list(grid.spots(level, seed))
     if seed is not None and seed not in grid.experiments[0].subsample.seeds:
-        grid.tell(f"data seed {seed} is not listed in subsample.seeds; it is used all the same, but `run` and `report CONFIG` leave it out")
+        grid.tell(
+            f"data seed {seed} is not listed in subsample.seeds; it is used all the same, but `run` and `report CONFIG` leave it out"
+        )
     if source and output and len(grid.experiments) == 1:
         return spots[:1]  # both ends are given, so that level and seed are but their name
     if (output or source) and len(spots) != 1:
         flag = "-o" if output else "-i"
-        raise UserError(f"{flag} names one file, but the config has {len(spots)} cells", "choose one with --level and --seed")
+        raise UserError(
+            f"{flag} names one file, but the config has {len(spots)} cells",
+            "choose one with --level and --seed",
+        )
     return spots
 
 
 def following(stage: str, config: Path, level: str | None, seed: int | None) -> str:
     """Return the next command."""
-    chosen = "".join(f" --{name} {value}" for name, value in (("level", level), ("seed", seed)) if value is not None)
+    chosen = "".join(
+        f" --{name} {value}"
+        for name, value in (("level", level), ("seed", seed))
+        if value is not None
+    )
     return f"gpt3mix {stage} {config}{chosen}"
 
 
@@ -126,31 +175,51 @@ def trainings_of(
     from .grid import ONLY_REAL, Training, as_method, classifier_known, method_known
 
     if not grid.experiments[0].classifiers:
-        raise UserError(f"{config}: `classifiers:` is empty, so there is nothing to train", "add for example classifiers: [{kind: linear}]")
+        raise UserError(
+            f"{config}: `classifiers:` is empty, so there is nothing to train",
+            "add for example classifiers: [{kind: linear}]",
+        )
     chosen = [classifier_known(grid.experiments[0], name) for name in classifiers or ()]
     found, passed = [], list[str]()
     for spot in spots:
         if added:
             names = [as_method(name) for name in methods or [grid.added_method(added)]]
         else:
-            names = [method_known(spot.experiment, name) for name in methods or spot.experiment.methods]
+            names = [
+                method_known(spot.experiment, name) for name in methods or spot.experiment.methods
+            ]
         kinds = [one for one in spot.experiment.classifiers if not chosen or one.name in chosen]
         pairs = [(name, one) for name in names for one in kinds if spot.dealt(one)]
-        found += [Training(spot, name, one, source, added, output, save) for name, one in pairs if spot.experiment.tried(name, one)]
+        found += [
+            Training(spot, name, one, source, added, output, save)
+            for name, one in pairs
+            if spot.experiment.tried(name, one)
+        ]
         passed += [one.name for name, one in pairs if not spot.experiment.tried(name, one)]
     for flag, place in (("-o names one file", output), ("--save-model names one folder", save)):
         if place and len(found) > 1:
-            raise UserError(f"{flag}, but {len(found)} are to be written", "choose one cell with --level, --seed, --method and --classifier")
+            raise UserError(
+                f"{flag}, but {len(found)} are to be written",
+                "choose one cell with --level, --seed, --method and --classifier",
+            )
     for name in dict.fromkeys(passed):
         grid.tell(f"classifier '{name}' {ONLY_REAL}; the other methods are left out")
     if passed and not found:
-        raise UserError(f"nothing to do: classifier '{passed[0]}' {ONLY_REAL}", "give --method none, or another --classifier")
+        raise UserError(
+            f"nothing to do: classifier '{passed[0]}' {ONLY_REAL}",
+            "give --method none, or another --classifier",
+        )
     if not found:
-        raise UserError("no trial falls on this data seed: trials are dealt over the seeds in turn", "raise trials, or name fewer seeds")
+        raise UserError(
+            "no trial falls on this data seed: trials are dealt over the seeds in turn",
+            "raise trials, or name fewer seeds",
+        )
     if save:
         from .train.saved import free_for
 
         free_for(save)
         if output == Path("-"):
-            raise UserError("--save-model needs the trials in a file, not on stdout", "leave out -o -")
+            raise UserError(
+                "--save-model needs the trials in a file, not on stdout", "leave out -o -"
+            )
     return found

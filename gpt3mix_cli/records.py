@@ -22,7 +22,9 @@ from . import __version__
 from .errors import UserError, did_you_mean
 from .files import STDIO, file_sha, open_read, whole_file
 
-SUM_TOLERANCE = 1e-3  # how far the probabilities of a row may be from 1 before they are no distribution
+SUM_TOLERANCE = (
+    1e-3  # how far the probabilities of a row may be from 1 before they are no distribution
+)
 
 
 class Record(BaseModel):
@@ -161,7 +163,9 @@ def lines(path: Path, blank: bool = False) -> Iterator[tuple[int, str]]:
             try:
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
-                raise UserError(f"{path}, line {number}: not UTF-8 ({error.reason})", "save the file as UTF-8") from None
+                raise UserError(
+                    f"{path}, line {number}: not UTF-8 ({error.reason})", "save the file as UTF-8"
+                ) from None
             if blank or line.strip():
                 yield number, line
 
@@ -172,14 +176,25 @@ def objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         try:
             value = _DECODER.decode(line)
             line.encode()
-            if "\\u" in line:  # only an escape can smuggle in a lone surrogate, which no UTF-8 file can hold
+            if (
+                "\\u" in line
+            ):  # only an escape can smuggle in a lone surrogate, which no UTF-8 file can hold
                 json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError:
-            raise UserError(f"{path}, line {number}: half a character (a lone surrogate escape)", "mend or remove the line") from None
+            raise UserError(
+                f"{path}, line {number}: half a character (a lone surrogate escape)",
+                "mend or remove the line",
+            ) from None
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{path}, line {number}: no valid JSON: {error}", "each line must be one JSON object") from None
+            raise UserError(
+                f"{path}, line {number}: no valid JSON: {error}",
+                "each line must be one JSON object",
+            ) from None
         if not isinstance(value, dict):
-            raise UserError(f"{path}, line {number}: a JSON {type(value).__name__}, not an object", "each line must be one JSON object")
+            raise UserError(
+                f"{path}, line {number}: a JSON {type(value).__name__}, not an object",
+                "each line must be one JSON object",
+            )
         yield number, value
 
 
@@ -200,7 +215,11 @@ def read(path: Path, kind: type[Row], classes: Sequence[str] = ()) -> Iterator[R
         except pydantic.ValidationError as error:
             first = error.errors()[0]
             key = ".".join(str(part) for part in first["loc"])
-            problem = "is missing" if first["type"] == "missing" else f"{first['msg'].lower()}, got {first['input']!r}"
+            problem = (
+                "is missing"
+                if first["type"] == "missing"
+                else f"{first['msg'].lower()}, got {first['input']!r}"
+            )
             hint = f"a {kind.__name__} row needs {', '.join(n for n, f in kind.model_fields.items() if f.is_required())}"
             raise UserError(f"{path}, line {number}: '{key}' {problem}", hint) from None
         if isinstance(row, Example):
@@ -218,12 +237,20 @@ def _check_example(row: Example, where: str, classes: Sequence[str]) -> None:
             if classes and label not in classes:
                 raise unknown_label(f"{where}: probs", label, classes)
         if missing := [label for label in classes if label not in row.probs]:
-            raise UserError(f"{where}: probs: class '{missing[0]}' is missing", "probs must list every class of the task")
+            raise UserError(
+                f"{where}: probs: class '{missing[0]}' is missing",
+                "probs must list every class of the task",
+            )
         total = sum(row.probs.values())
         if min(row.probs.values(), default=0) < 0 or not abs(total - 1) <= SUM_TOLERANCE:
-            raise UserError(f"{where}: probs: {row.probs} is no distribution (sum {total:g})", "they must be at least 0 and sum to 1")
+            raise UserError(
+                f"{where}: probs: {row.probs} is no distribution (sum {total:g})",
+                "they must be at least 0 and sum to 1",
+            )
         if row.probs.get(row.label, 0) < max(row.probs.values()):
-            message = f"{where}: the label '{row.label}' is not the most probable class of {row.probs}"
+            message = (
+                f"{where}: the label '{row.label}' is not the most probable class of {row.probs}"
+            )
             raise UserError(message, "the label must be the argmax of probs")
 
 
@@ -245,7 +272,9 @@ def _finite(digits: str) -> float:
     return value if -sys.float_info.max <= value <= sys.float_info.max else _no_number(digits)
 
 
-_DECODER = json.JSONDecoder(parse_constant=_no_number, parse_float=_finite)  # made once: a row is read in less time
+_DECODER = json.JSONDecoder(
+    parse_constant=_no_number, parse_float=_finite
+)  # made once: a row is read in less time
 
 # Writing -------------------------------------------------------------------------------------------------------------
 
@@ -300,7 +329,9 @@ def machine() -> dict[str, str]:
     """Return the versions and the number of threads that the numbers were made with."""
     torch = sys.modules.get("torch")
     threads = {"threads": str(torch.get_num_threads())} if torch else {}
-    return {name: metadata.version(name) for name in ("numpy", "scikit-learn", "torch", "transformers")} | threads
+    return {
+        name: metadata.version(name) for name in ("numpy", "scikit-learn", "torch", "transformers")
+    } | threads
 
 
 def read_manifest(output: Path) -> Manifest | None:
@@ -315,7 +346,9 @@ def write_manifest(output: Path, manifest: Manifest) -> None:
     """Write the manifest of an output; stdout has none."""
     if output != STDIO:
         with whole_file(manifest_path(output)) as stream:
-            stream.write((json.dumps(manifest.model_dump(), ensure_ascii=False, indent=1) + "\n").encode())
+            stream.write(
+                (json.dumps(manifest.model_dump(), ensure_ascii=False, indent=1) + "\n").encode()
+            )
 
 
 def close_output(output: Path, started: float, **fields: Any) -> Manifest:
@@ -327,7 +360,9 @@ def close_output(output: Path, started: float, **fields: Any) -> Manifest:
         fields: the rest of `Manifest`.
     """
     sha = "" if output == STDIO else file_sha(output)
-    manifest = Manifest(output=output.name, sha256=sha, seconds=round(time.monotonic() - started, 3), **fields)
+    manifest = Manifest(
+        output=output.name, sha256=sha, seconds=round(time.monotonic() - started, 3), **fields
+    )
     write_manifest(output, manifest)
     return manifest
 

@@ -31,7 +31,14 @@ def rows_per_class(level: str, n: int, classes: int) -> int:
     return max(1, round(n * Fraction(match["percent"]) / 100 / classes))
 
 
-def draw(train: Sequence[Example], classes: Sequence[str], level: str, master_seed: int, seed: int, tell: Tell = quiet) -> list[Example]:
+def draw(
+    train: Sequence[Example],
+    classes: Sequence[str],
+    level: str,
+    master_seed: int,
+    seed: int,
+    tell: Tell = quiet,
+) -> list[Example]:
     """Return the rows of a level and data seed, the classes taking turns; `full` is train in its own order.
 
     Args:
@@ -48,9 +55,13 @@ def draw(train: Sequence[Example], classes: Sequence[str], level: str, master_se
     drawn = []
     for label, rows in by_class(train, classes).items():
         if len(rows) < wanted:
-            tell(f"level {level}: class '{label}' has only {len(rows)} of the {wanted} rows wanted; all of them are used")
+            tell(
+                f"level {level}: class '{label}' has only {len(rows)} of the {wanted} rows wanted; all of them are used"
+            )
         # The whole class is shuffled before the cut: that is what nests the levels.
-        drawn.append(generator(master_seed, "subsample", seed, label).sample(rows, len(rows))[:wanted])
+        drawn.append(
+            generator(master_seed, "subsample", seed, label).sample(rows, len(rows))[:wanted]
+        )
     return [rows[turn] for turn in range(wanted) for rows in drawn if turn < len(rows)]
 
 
@@ -67,7 +78,13 @@ def subsample(
     tell: Tell = quiet,
 ) -> Done:
     """Write the training rows of a level and data seed with their manifest, unless they are there already."""
-    settings = {"format": FORMAT, "level": level, "master_seed": master_seed, "data_seed": seed, "classes": list(classes)}
+    settings = {
+        "format": FORMAT,
+        "level": level,
+        "master_seed": master_seed,
+        "data_seed": seed,
+        "classes": list(classes),
+    }
     # The test rows change no draw, but the manifest counts those that stand in train.
     inputs = {"train": splits.sha["train"], "test": splits.sha["test"]}
     if not force and (manifest := up_to_date(output, settings, inputs)):
@@ -75,7 +92,10 @@ def subsample(
     started = time.monotonic()
     rows = draw(splits.train, classes, level, master_seed, seed, tell)
     if not rows:
-        raise UserError(f"level {level}: no rows are left to draw from", "check the data, or give the task a validation split of its own")
+        raise UserError(
+            f"level {level}: no rows are left to draw from",
+            "check the data, or give the task a validation split of its own",
+        )
     write(output, rows)
     manifest = close_output(
         output,

@@ -39,14 +39,29 @@ AROUND = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_h
 OTHERS = "llama.cpp's own convert_hf_to_gguf.py knows more kinds of models and tokenizers"
 # What a tokenizer.json must say for llama.cpp's `gpt-2` to cut texts in the same way; its `trim_offsets` moves no token.
 PIECES = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
-PLAIN = {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None, "end_of_word_suffix": None, "ignore_merges": False}
+PLAIN = {
+    "type": "BPE",
+    "dropout": None,
+    "unk_token": None,
+    "continuing_subword_prefix": None,
+    "end_of_word_suffix": None,
+    "ignore_merges": False,
+}
 
 
 def main(arguments: Sequence[str]) -> None:
     """Read, convert, and say what was written."""
     packaged = Path(lm_place("bundled"))
-    parser = argparse.ArgumentParser(description="Write a language model as a GGUF file for llama.cpp.")
-    parser.add_argument("folder", type=Path, nargs="?", default=packaged, help="in Hugging Face's format (default: the packaged LM)")
+    parser = argparse.ArgumentParser(
+        description="Write a language model as a GGUF file for llama.cpp."
+    )
+    parser.add_argument(
+        "folder",
+        type=Path,
+        nargs="?",
+        default=packaged,
+        help="in Hugging Face's format (default: the packaged LM)",
+    )
     parser.add_argument("-o", "--output", type=Path, required=True, help="the GGUF file")
     options = parser.parse_args(arguments)
     try:
@@ -65,11 +80,15 @@ def convert(folder: Path, output: Path) -> None:
     try:
         from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType
     except ImportError:
-        raise UserError("GGUF files are written by the package gguf, which is not installed", "pip install gguf") from None
+        raise UserError(
+            "GGUF files are written by the package gguf, which is not installed", "pip install gguf"
+        ) from None
     import torch
 
     what, hint = f"{folder}: cannot be loaded as a causal LM", "give the folder of a Llama"
-    config, tokenizer = (loaded(part, str(folder.resolve()), what, hint) for part in ("AutoConfig", "AutoTokenizer"))
+    config, tokenizer = (
+        loaded(part, str(folder.resolve()), what, hint) for part in ("AutoConfig", "AutoTokenizer")
+    )
     refuse_others(folder, config)
     writer = GGUFWriter(output, "llama")
     writer.add_name(folder.resolve().name)
@@ -91,11 +110,20 @@ def refuse_others(folder: Path, config: Any) -> None:
     Raises:
         UserError: otherwise.
     """
-    wanted = {"model_type": "llama", "hidden_act": "silu", "attention_bias": False, "mlp_bias": False}
+    wanted = {
+        "model_type": "llama",
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "mlp_bias": False,
+    }
     found = {key: getattr(config, key, None) for key in wanted}
     rope = getattr(config, "rope_parameters", None) or {}
     wrong = [f"{key} is {value}" for key, value in found.items() if value != wanted[key]]
-    wrong += [f"rope_type is {rope['rope_type']}"] if rope.get("rope_type", "default") != "default" else []
+    wrong += (
+        [f"rope_type is {rope['rope_type']}"]
+        if rope.get("rope_type", "default") != "default"
+        else []
+    )
     if wrong:
         raise UserError(f"{folder / 'config.json'}: {', '.join(wrong)}", OTHERS)
 
@@ -126,15 +154,23 @@ def add_tokenizer(writer: Any, folder: Path, tokenizer: Any, size: int) -> None:
 
     written = json.loads(tokenizer.backend_tokenizer.to_str())
     pieces, model = written["pre_tokenizer"] or {}, written["model"]
-    alike = all(pieces.get(key) == value for key, value in PIECES.items()) and all(model.get(key) == value for key, value in PLAIN.items())
+    alike = all(pieces.get(key) == value for key, value in PIECES.items()) and all(
+        model.get(key) == value for key, value in PLAIN.items()
+    )
     if not alike or written["normalizer"]:
-        raise UserError(f"{folder / 'tokenizer.json'}: is not a byte-level BPE that cuts as GPT-2's does", OTHERS)
+        raise UserError(
+            f"{folder / 'tokenizer.json'}: is not a byte-level BPE that cuts as GPT-2's does",
+            OTHERS,
+        )
     names = [f"[unused {token}]" for token in range(size)]
     kinds = [TokenType.UNUSED] * size
     for text, token in model["vocab"].items():
         names[token], kinds[token] = text, TokenType.NORMAL
     for added in written["added_tokens"]:
-        names[added["id"]], kinds[added["id"]] = added["content"], TokenType.CONTROL if added["special"] else TokenType.USER_DEFINED
+        names[added["id"]], kinds[added["id"]] = (
+            added["content"],
+            TokenType.CONTROL if added["special"] else TokenType.USER_DEFINED,
+        )
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(names)
@@ -145,7 +181,9 @@ def add_tokenizer(writer: Any, folder: Path, tokenizer: Any, size: int) -> None:
 
 def add_ends(writer: Any, tokenizer: Any) -> None:
     """Write the tokens that begin and end a text, and whether the tokenizer itself puts them there."""
-    ends = [token for token in (tokenizer.bos_token_id, tokenizer.eos_token_id) if token is not None]
+    ends = [
+        token for token in (tokenizer.bos_token_id, tokenizer.eos_token_id) if token is not None
+    ]
     around = tokenizer("a")["input_ids"]
     if ends:
         # llama.cpp takes token 11 for one that is not named.
@@ -157,7 +195,9 @@ def add_ends(writer: Any, tokenizer: Any) -> None:
     writer.add_add_eos_token(around[-1] == tokenizer.eos_token_id)
 
 
-def tensors(config: Any, weights: "dict[str, torch.Tensor]") -> "Iterator[tuple[str, torch.Tensor]]":
+def tensors(
+    config: Any, weights: "dict[str, torch.Tensor]"
+) -> "Iterator[tuple[str, torch.Tensor]]":
     """Yield each weight with llama.cpp's name, in its layout."""
     heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
     for name, weight in weights.items():

@@ -133,7 +133,10 @@ def read_reviews(path: Path) -> list[dict[str, Any]]:
 
 def read_corpus(path: Path) -> list[tuple[str, list[str]]]:
     """Return (label, sentences) of each review."""
-    return [(row["label"], [" ".join(text.split()) for text in row["sentences"]]) for row in read_reviews(path)]
+    return [
+        (row["label"], [" ".join(text.split()) for text in row["sentences"]])
+        for row in read_reviews(path)
+    ]
 
 
 def read_positive(path: Path) -> list[list[float]] | None:
@@ -142,7 +145,9 @@ def read_positive(path: Path) -> list[list[float]] | None:
     return [row["positive"] for row in rows] if "positive" in rows[0] else None
 
 
-def parted(corpus: Sequence[tuple[str, list[str]]], recipe: Recipe) -> tuple[list[tuple[str, list[str]]], list[tuple[str, list[str]]]]:
+def parted(
+    corpus: Sequence[tuple[str, list[str]]], recipe: Recipe
+) -> tuple[list[tuple[str, list[str]]], list[tuple[str, list[str]]]]:
     """Return the reviews that training does not see, and all others."""
     shuffled = list(corpus)
     generator(recipe.seed, "held-out").shuffle(shuffled)
@@ -178,7 +183,13 @@ def train_tokenizer(corpus: Sequence[tuple[str, list[str]]], recipe: Recipe, pat
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     tokenizer.train_from_iterator(
-        lines(), trainers.BpeTrainer(vocab_size=recipe.vocabulary, special_tokens=[END], initial_alphabet=alphabet, show_progress=False)
+        lines(),
+        trainers.BpeTrainer(
+            vocab_size=recipe.vocabulary,
+            special_tokens=[END],
+            initial_alphabet=alphabet,
+            show_progress=False,
+        ),
     )
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -191,7 +202,11 @@ def train_tokenizer(corpus: Sequence[tuple[str, list[str]]], recipe: Recipe, pat
     wrapped.save_pretrained(path)
 
 
-def tokenised(corpus: Sequence[tuple[str, list[str]]], tokenizer: Any, positive: Sequence[list[float]] | None = None) -> list[Review]:
+def tokenised(
+    corpus: Sequence[tuple[str, list[str]]],
+    tokenizer: Any,
+    positive: Sequence[list[float]] | None = None,
+) -> list[Review]:
     """Return the reviews with each sentence's tokens after `review:`, in both spellings; without probabilities the label is sure."""
     flat = [f" {text}" for _, sentences in corpus for text in sentences]
     written = iter(tokenizer(flat)["input_ids"])
@@ -200,7 +215,11 @@ def tokenised(corpus: Sequence[tuple[str, list[str]]], tokenizer: Any, positive:
     reviews = []
     for i, (label, sentences) in enumerate(corpus):
         known = positive[i] if positive else [sure[label]] * len(sentences)
-        reviews.append(Review(label, known, [next(written) for _ in sentences], [next(plain) for _ in sentences]))
+        reviews.append(
+            Review(
+                label, known, [next(written) for _ in sentences], [next(plain) for _ in sentences]
+            )
+        )
     return reviews
 
 
@@ -220,7 +239,13 @@ class Tokens:
     others: list[int]
     shares: list[float]
 
-    def add(self, ids: list[int], weights: list[float], others: list[int] | None = None, shares: list[float] | None = None) -> None:
+    def add(
+        self,
+        ids: list[int],
+        weights: list[float],
+        others: list[int] | None = None,
+        shares: list[float] | None = None,
+    ) -> None:
         """Append tokens."""
         self.ids += ids
         self.weights += weights
@@ -241,11 +266,18 @@ class Batches:
     def __init__(self, reviews: Sequence[Review], recipe: Recipe, tokenizer: Any) -> None:
         """Tokenise headers, seams and labels once: byte-level pieces between them never merge."""
         self._recipe = recipe
-        self._by_label = {label: [review for review in reviews if review.label == label] for label in LABELS}
+        self._by_label = {
+            label: [review for review in reviews if review.label == label] for label in LABELS
+        }
         self._frames = []
         for specification in recipe.specifications:
             task = Task.model_validate(
-                {"data": {"kind": "demo"}, "labels": LABELS, "text_type": specification.text_type, "label_type": specification.label_type}
+                {
+                    "data": {"kind": "demo"},
+                    "labels": LABELS,
+                    "text_type": specification.text_type,
+                    "label_type": specification.label_type,
+                }
             )
 
             def tokens(text: str) -> list[int]:
@@ -253,19 +285,27 @@ class Batches:
                 return found
 
             again = tokens(f")\n{prompt(task, []).splitlines()[-1]}")
-            labels = {label: token for label, word in LABELS.items() for (token,) in [tokens(f" {word.capitalize()}")]}
+            labels = {
+                label: token
+                for label, word in LABELS.items()
+                for (token,) in [tokens(f" {word.capitalize()}")]
+            }
             self._frames.append((tokens(prompt(task, [])), tokens(seam(task)), labels, again))
         self.header = min(len(frame[0]) for frame in self._frames)
 
     def sequence(self, rng: random.Random) -> Tokens:
         """Return a sequence, cut or padded to the length of the recipe."""
         recipe = self._recipe.sequence
-        header, between, labels, again = rng.choices(self._frames, [s.share for s in self._recipe.specifications])[0]
+        header, between, labels, again = rng.choices(
+            self._frames, [s.share for s in self._recipe.specifications]
+        )[0]
         plain = rng.random() < recipe.plain
         shuffled = rng.random() < recipe.shuffled
         one = Tokens(list(header), [0.0] * len(header), list(header), [1.0] * len(header))
         while len(one.ids) < recipe.tokens:
-            drawn = [rng.choice(self._by_label[rng.choice(list(LABELS))]) for _ in range(recipe.reviews)]
+            drawn = [
+                rng.choice(self._by_label[rng.choice(list(LABELS))]) for _ in range(recipe.reviews)
+            ]
             found = [line for review in drawn for line in self._some(review, plain, rng)]
             if shuffled:
                 rng.shuffle(found)
@@ -273,21 +313,32 @@ class Batches:
                 label, other = ("pos", "neg") if positive >= 0.5 else ("neg", "pos")
                 before, after = [*text, *between], again
                 one.add(before, [1.0] * len(before))
-                one.add([labels[label]], [self._recipe.label_weight], [labels[other]], [max(positive, 1 - positive)])
+                one.add(
+                    [labels[label]],
+                    [self._recipe.label_weight],
+                    [labels[other]],
+                    [max(positive, 1 - positive)],
+                )
                 one.add(after, [1.0] * len(after))
         return one.cut(recipe.tokens)
 
-    def _some(self, review: Review, plain: bool, rng: random.Random) -> list[tuple[float, list[int]]]:
+    def _some(
+        self, review: Review, plain: bool, rng: random.Random
+    ) -> list[tuple[float, list[int]]]:
         """Return neighbouring sentences of a review, each with its probability of `pos`."""
         lines = list(zip(review.positive, review.plain if plain else review.written, strict=True))
         start = rng.randrange(max(1, len(lines) - self._recipe.sequence.sentences + 1))
         return lines[start : start + self._recipe.sequence.sentences]
 
-    def batch(self, step: int | str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    def batch(
+        self, step: int | str
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return ids, weights, others and shares (see `Tokens`), each (rows, tokens), of a step."""
         rng = generator(self._recipe.seed, "batch", step)
         rows = [self.sequence(rng) for _ in range(self._recipe.batch_size)]
-        columns = ([getattr(row, name) for row in rows] for name in ("ids", "weights", "others", "shares"))
+        columns = (
+            [getattr(row, name) for row in rows] for name in ("ids", "weights", "others", "shares")
+        )
         ids, weights, others, shares = map(torch.tensor, columns)
         return ids, weights, others, shares
 
@@ -312,7 +363,9 @@ def build(recipe: Recipe, start: Path | None) -> LlamaForCausalLM:
 
 def optimisers(model: LlamaForCausalLM, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """Return Muon for the matrices of the layers and AdamW for the rest."""
-    matrices = [weight for name, weight in model.named_parameters() if weight.ndim == 2 and "layers" in name]
+    matrices = [
+        weight for name, weight in model.named_parameters() if weight.ndim == 2 and "layers" in name
+    ]
     chosen = {id(weight) for weight in matrices}
     rest = [weight for weight in model.parameters() if id(weight) not in chosen]
     return [
@@ -327,7 +380,13 @@ def share_of_lr(step: int, recipe: Recipe) -> float:
     return min((step + 1) / warm, (recipe.steps - step) / (recipe.steps - warm))
 
 
-def losses(model: LlamaForCausalLM, ids: torch.Tensor, others: torch.Tensor, shares: torch.Tensor, start: int) -> torch.Tensor:
+def losses(
+    model: LlamaForCausalLM,
+    ids: torch.Tensor,
+    others: torch.Tensor,
+    shares: torch.Tensor,
+    start: int,
+) -> torch.Tensor:
     """Return the cross-entropy at each token from `start` on, (rows, tokens - start)."""
     hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, start - 1 : -1]
     logits = model.lm_head(hidden).float()
@@ -348,7 +407,9 @@ def held_out(model: LlamaForCausalLM, batches: Batches) -> float:
     return total / count
 
 
-def train(recipe: Recipe, training: Batches, testing: Batches, out: Path, start: Path | None) -> LlamaForCausalLM:
+def train(
+    recipe: Recipe, training: Batches, testing: Batches, out: Path, start: Path | None
+) -> LlamaForCausalLM:
     """Train, or go on from the checkpoint; return the model."""
     model = build(recipe, start)
     steppers = optimisers(model, recipe)
@@ -358,12 +419,18 @@ def train(recipe: Recipe, training: Batches, testing: Batches, out: Path, start:
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         if state["recipe"] != recipe.model_dump_json():
-            sys.exit(f"{checkpoint}: made with another recipe; give another folder with --out, or delete this one")
+            sys.exit(
+                f"{checkpoint}: made with another recipe; give another folder with --out, or delete this one"
+            )
         model.load_state_dict(state["model"])
         for stepper, kept in zip(steppers, state["optimisers"], strict=True):
             stepper.load_state_dict(kept)
         first = state["step"]
-        lines = [line for line in log.read_text("utf-8").splitlines(keepends=True) if json.loads(line)["step"] <= first]
+        lines = [
+            line
+            for line in log.read_text("utf-8").splitlines(keepends=True)
+            if json.loads(line)["step"] <= first
+        ]
         log.write_text("".join(lines), "utf-8")
     else:
         log.write_text("", "utf-8")
@@ -387,7 +454,12 @@ def train(recipe: Recipe, training: Batches, testing: Batches, out: Path, start:
         smooth = plain if math.isnan(smooth) else 0.95 * smooth + 0.05 * plain
         ended = step + 1
         if ended % EVERY == 0 or ended == recipe.steps:
-            row = {"step": ended, "tokens": ended * ids.numel(), "loss": round(smooth, 4), "held_out": round(held_out(model, testing), 4)}
+            row = {
+                "step": ended,
+                "tokens": ended * ids.numel(),
+                "loss": round(smooth, 4),
+                "held_out": round(held_out(model, testing), 4),
+            }
             with log.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(row) + "\n")
             pace = (ended - first) * ids.numel() / (time.monotonic() - started)
@@ -398,7 +470,9 @@ def train(recipe: Recipe, training: Batches, testing: Batches, out: Path, start:
             )
             aside = checkpoint.with_suffix(".partial")
             state = {"recipe": recipe.model_dump_json(), "model": model.state_dict(), "step": ended}
-            torch.save({**state, "optimisers": [stepper.state_dict() for stepper in steppers]}, aside)
+            torch.save(
+                {**state, "optimisers": [stepper.state_dict() for stepper in steppers]}, aside
+            )
             aside.replace(checkpoint)
     return model
 
@@ -422,7 +496,12 @@ def plot(out: Path) -> None:
 def average(model: LlamaForCausalLM, start: Path, share: float) -> None:
     """Move the weights towards those that the run began with: such a mean often does better than either."""
     first = LlamaForCausalLM.from_pretrained(start / "model", dtype=torch.float32).state_dict()
-    model.load_state_dict({name: (1 - share) * weight + share * first[name] for name, weight in model.state_dict().items()})
+    model.load_state_dict(
+        {
+            name: (1 - share) * weight + share * first[name]
+            for name, weight in model.state_dict().items()
+        }
+    )
 
 
 def save(model: LlamaForCausalLM, tokenizer: Any, folder: Path) -> int:
@@ -436,10 +515,25 @@ def main(arguments: Sequence[str]) -> None:
     """Train, plot and save."""
     parser = argparse.ArgumentParser(description="Train the packaged LM.")
     parser.add_argument("recipe", type=Path)
-    parser.add_argument("--corpus", type=Path, required=True, help="labelled review sentences (JSONL, gzip)")
-    parser.add_argument("--held-out", type=Path, help="the whole corpus, where --corpus is a part of it without the reviews held out")
-    parser.add_argument("--start", type=Path, help="folder of the run whose model and tokenizer this one goes on from")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the run; the same command goes on where it stopped")
+    parser.add_argument(
+        "--corpus", type=Path, required=True, help="labelled review sentences (JSONL, gzip)"
+    )
+    parser.add_argument(
+        "--held-out",
+        type=Path,
+        help="the whole corpus, where --corpus is a part of it without the reviews held out",
+    )
+    parser.add_argument(
+        "--start",
+        type=Path,
+        help="folder of the run whose model and tokenizer this one goes on from",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="folder of the run; the same command goes on where it stopped",
+    )
     parser.add_argument("--package", action="store_true", help="copy the model into the package")
     options = parser.parse_args(arguments)
     recipe = Recipe.model_validate(yaml.safe_load(options.recipe.read_text("utf-8")))
@@ -453,7 +547,13 @@ def main(arguments: Sequence[str]) -> None:
         train_tokenizer(seen, recipe, place)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(place)
     testing = Batches(tokenised(unseen, tokenizer), recipe, tokenizer)
-    model = train(recipe, Batches(tokenised(seen, tokenizer, positive), recipe, tokenizer), testing, options.out, options.start)
+    model = train(
+        recipe,
+        Batches(tokenised(seen, tokenizer, positive), recipe, tokenizer),
+        testing,
+        options.out,
+        options.start,
+    )
     plot(options.out)
     if options.start:
         average(model, options.start, recipe.start_share)

@@ -21,7 +21,11 @@ from gpt3mix_cli.data import load
 from gpt3mix_cli.settings import Task
 
 SCRIPT = Path(sys.executable).with_name("gpt3mix")
-COMMANDS = sorted(command.name or command.callback.__name__ for command in app.registered_commands if command.callback)
+COMMANDS = sorted(
+    command.name or command.callback.__name__
+    for command in app.registered_commands
+    if command.callback
+)
 HEAVY = {"torch", "transformers", "datasets", "sklearn", "pandas", "numpy", "pydantic"}
 DEADLINE = 120  # seconds; no test waits longer for a process that ought to end
 
@@ -66,11 +70,20 @@ def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
     return run
 
 
-def shell(*arguments: object, folder: Path, text: str | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+def shell(
+    *arguments: object, folder: Path, text: str | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Run the console script in a process of its own."""
     command = [str(SCRIPT), *map(str, arguments)]
     return subprocess.run(
-        command, cwd=folder, input=text, capture_output=True, text=True, check=False, timeout=DEADLINE, env={**os.environ, **environment}
+        command,
+        cwd=folder,
+        input=text,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=DEADLINE,
+        env={**os.environ, **environment},
     )
 
 
@@ -78,7 +91,11 @@ def own_data(folder: Path, encoder: Path) -> Path:
     """Write CSV files and an experiment over them."""
     task = Task.model_validate({"name": "demo", "data": {"kind": "demo"}, "labels": ["pos", "neg"]})
     splits = load(task, 0)
-    for name, rows in (("train", splits.train[:60]), ("validation", splits.validation[:12]), ("test", splits.test[:40])):
+    for name, rows in (
+        ("train", splits.train[:60]),
+        ("validation", splits.validation[:12]),
+        ("test", splits.test[:40]),
+    ):
         with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as stream:
             writer = csv.writer(stream)
             writer.writerow(["stars", "review"])
@@ -109,7 +126,9 @@ def contents(folder: Path) -> dict[str, str]:
     found = {}
     for path in sorted(folder.rglob("*")):
         if path.suffix in (".jsonl", ".md", ".csv"):
-            found[str(path.relative_to(folder))] = re.sub(r'"seconds": [\d.]+', '"seconds": 0', path.read_text(encoding="utf-8"))
+            found[str(path.relative_to(folder))] = re.sub(
+                r'"seconds": [\d.]+', '"seconds": 0', path.read_text(encoding="utf-8")
+            )
     return found
 
 
@@ -119,7 +138,10 @@ def chained(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path) -> Pat
     folder = tmp_path_factory.mktemp("chained")
     config = own_data(folder, tiny_encoder)
     for command in chain(config, folder / "results"):
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as err:
+        with (
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()) as err,
+        ):
             assert main(command) == 0, err.getvalue()
     return folder
 
@@ -129,7 +151,12 @@ def chained(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path) -> Pat
 
 def test_the_chain_writes_what_the_design_lists(chained: Path) -> None:
     cell = ["eda.jsonl", "gpt3mix.jsonl", "gpt3mix.rejects.jsonl", "train.jsonl"]
-    trials = [f"trials/{method}.{c}{end}.jsonl" for method in ("none", "gpt3mix", "eda") for c in ("linear", "tiny") for end in ("", ".history")]
+    trials = [
+        f"trials/{method}.{c}{end}.jsonl"
+        for method in ("none", "gpt3mix", "eda")
+        for c in ("linear", "tiny")
+        for end in ("", ".history")
+    ]
     expected = {f"3-per-class/seed-{seed}/{name}" for seed in (0, 1) for name in (*cell, *trials)}
     expected |= {"report/report.md", "report/table.csv"}  # beside table.tex and report.json
     found = contents(chained / "results" / "mine")
@@ -140,12 +167,23 @@ def test_the_chain_writes_what_the_design_lists(chained: Path) -> None:
     assert any(0.01 < row["probs"]["good"] < 0.99 for row in rows)
     for seed in (0, 1):
         trial = json.loads(found[f"3-per-class/seed-{seed}/trials/gpt3mix.tiny.jsonl"])
-        assert (trial["trial"], trial["data_seed"], trial["n_train"], trial["n_synthetic"], trial["n_test"]) == (seed, seed, 6, 6, 40)
+        assert (
+            trial["trial"],
+            trial["data_seed"],
+            trial["n_train"],
+            trial["n_synthetic"],
+            trial["n_test"],
+        ) == (seed, seed, 6, 6, 40)
 
 
 def test_trials_are_paired_over_methods(chained: Path) -> None:
     for seed in (0, 1):
-        rows = [json.loads(path.read_text()) for path in sorted((chained / f"results/mine/3-per-class/seed-{seed}/trials").glob("*.tiny.jsonl"))]
+        rows = [
+            json.loads(path.read_text())
+            for path in sorted(
+                (chained / f"results/mine/3-per-class/seed-{seed}/trials").glob("*.tiny.jsonl")
+            )
+        ]
         assert len(rows) == 3
         assert len({(row["seed"], row["train_sha"], row["test_sha"]) for row in rows}) == 1
         assert len({row["settings"] for row in rows}) == 3
@@ -158,11 +196,19 @@ sys.exit(max(main(command) for command in json.loads(sys.argv[1])))
 """
 
 
-def test_another_process_folder_and_hash_seed_give_the_same_bytes(chained: Path, mine: Path, tmp_path: Path) -> None:
+def test_another_process_folder_and_hash_seed_give_the_same_bytes(
+    chained: Path, mine: Path, tmp_path: Path
+) -> None:
     commands = json.dumps(list(chain(Path("mine.yaml"), Path("elsewhere"))))
     environment = {**os.environ, "PYTHONHASHSEED": "12345", "OMP_NUM_THREADS": str(_threads())}
     done = subprocess.run(
-        [sys.executable, "-c", REPEAT, commands], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=DEADLINE, env=environment
+        [sys.executable, "-c", REPEAT, commands],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=DEADLINE,
+        env=environment,
     )
     assert done.returncode == 0, done.stderr
     assert contents(tmp_path / "elsewhere") == contents(chained / "results")
@@ -176,10 +222,16 @@ def _threads() -> int:
 
 def linear_rows(folder: Path) -> dict[str, str]:
     """Return the contents that do not depend on an encoder."""
-    return {name: text for name, text in contents(folder).items() if ".tiny." not in name and "report" not in name}
+    return {
+        name: text
+        for name, text in contents(folder).items()
+        if ".tiny." not in name and "report" not in name
+    }
 
 
-def test_run_makes_the_same_files_as_the_commands_by_hand(chained: Path, mine: Path, tmp_path: Path, call: Callable[..., Outcome]) -> None:
+def test_run_makes_the_same_files_as_the_commands_by_hand(
+    chained: Path, mine: Path, tmp_path: Path, call: Callable[..., Outcome]
+) -> None:
     assert call("run", mine, *LINEAR).code == 0
     assert linear_rows(tmp_path / "results") == linear_rows(chained / "results")
     assert len(linear_rows(tmp_path / "results")) == 20
@@ -192,8 +244,14 @@ def test_run_makes_the_same_trials_of_an_encoder_as_the_commands_by_hand(
     assert contents(tmp_path / "results") == contents(chained / "results")
 
 
-def test_a_second_time_all_is_up_to_date_and_untouched(chained: Path, call: Callable[..., Outcome]) -> None:
-    files = [path for path in (chained / "results").rglob("*") if path.is_file() and path.parent.name != "report" and path.suffix != ".sqlite"]
+def test_a_second_time_all_is_up_to_date_and_untouched(
+    chained: Path, call: Callable[..., Outcome]
+) -> None:
+    files = [
+        path
+        for path in (chained / "results").rglob("*")
+        if path.is_file() and path.parent.name != "report" and path.suffix != ".sqlite"
+    ]
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
     for command in chain(chained / "mine.yaml", chained / "results"):
         done = call(*command)
@@ -204,14 +262,20 @@ def test_a_second_time_all_is_up_to_date_and_untouched(chained: Path, call: Call
     assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files} == before
 
 
-def test_a_changed_setting_redoes_what_it_changes_and_nothing_else(mine: Path, call: Callable[..., Outcome]) -> None:
+def test_a_changed_setting_redoes_what_it_changes_and_nothing_else(
+    mine: Path, call: Callable[..., Outcome]
+) -> None:
     assert call("run", mine, *LIGHT, "--json").code == 0
     done = call("train", mine, *LIGHT, "--json", "--set", "classifiers.0.C=1")
     assert [item["skipped"] for item in json.loads(done.out)["outputs"]] == [False] * 4
     done = call("baseline", mine, *LIGHT, "--json", "--method", "eda", "--ratio", "2")
-    assert [(item["rows"], item["skipped"]) for item in json.loads(done.out)["outputs"]] == [(12, False)] * 2
+    assert [(item["rows"], item["skipped"]) for item in json.loads(done.out)["outputs"]] == [
+        (12, False)
+    ] * 2
     done = call("train", mine, *LIGHT, "--json", "--set", "classifiers.0.C=1")
-    skipped = {Path(item["output"]).name: item["skipped"] for item in json.loads(done.out)["outputs"]}
+    skipped = {
+        Path(item["output"]).name: item["skipped"] for item in json.loads(done.out)["outputs"]
+    }
     assert skipped == {"none.linear.jsonl": True, "eda.linear.jsonl": False}
 
 
@@ -230,13 +294,24 @@ def until(found: Callable[[], bool], process: subprocess.Popen[Any]) -> None:
 
 def begun(*arguments: object, folder: Path) -> subprocess.Popen[str]:
     def listen() -> None:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a test run in the background would hand down deaf ears
+        signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        )  # a test run in the background would hand down deaf ears
 
     command = [str(SCRIPT), *map(str, arguments)]
-    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=listen)
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=listen,
+    )
 
 
-def test_a_killed_run_finishes_the_next_time_with_the_same_files(chained: Path, mine: Path, tmp_path: Path, call: Callable[..., Outcome]) -> None:
+def test_a_killed_run_finishes_the_next_time_with_the_same_files(
+    chained: Path, mine: Path, tmp_path: Path, call: Callable[..., Outcome]
+) -> None:
     cell = tmp_path / "results" / "mine" / "3-per-class" / "seed-0"
     process = begun("run", mine, folder=tmp_path)
     # First trials stand, GPT3Mix has begun to write.
@@ -253,7 +328,9 @@ def test_a_killed_run_finishes_the_next_time_with_the_same_files(chained: Path, 
     assert not list(tmp_path.rglob("*.partial"))
 
 
-def test_an_interrupted_run_exits_with_130_and_goes_on(mine: Path, tmp_path: Path, call: Callable[..., Outcome]) -> None:
+def test_an_interrupted_run_exits_with_130_and_goes_on(
+    mine: Path, tmp_path: Path, call: Callable[..., Outcome]
+) -> None:
     many = [*LIGHT, "--set", "subsample.seeds=20", "--set", "trials=20"]
     process = begun("run", mine, *many, folder=tmp_path)
     until(lambda: len(list(tmp_path.rglob("trials/*.linear.jsonl"))) > 1, process)
@@ -269,7 +346,9 @@ def test_an_interrupted_run_exits_with_130_and_goes_on(mine: Path, tmp_path: Pat
     assert not list(tmp_path.rglob("*.partial"))
 
 
-def test_two_runs_at_once_do_not_mix(mine: Path, tmp_path: Path, call: Callable[..., Outcome]) -> None:
+def test_two_runs_at_once_do_not_mix(
+    mine: Path, tmp_path: Path, call: Callable[..., Outcome]
+) -> None:
     import fcntl
 
     output = tmp_path / "rows.jsonl"
@@ -287,17 +366,38 @@ def test_two_runs_at_once_do_not_mix(mine: Path, tmp_path: Path, call: Callable[
 def test_rows_can_go_through_pipes(mine: Path, tmp_path: Path) -> None:
     cell = tmp_path / "results" / "mine" / "3-per-class" / "seed-1"
     assert shell("subsample", mine, *LIGHT, "-q", folder=tmp_path).returncode == 0
-    assert shell("baseline", mine, *LIGHT, "--seed", 1, "--method", "eda", "-q", folder=tmp_path).returncode == 0
+    assert (
+        shell(
+            "baseline", mine, *LIGHT, "--seed", 1, "--method", "eda", "-q", folder=tmp_path
+        ).returncode
+        == 0
+    )
     before = contents(tmp_path)
     drawn = shell("subsample", mine, *LIGHT, "--seed", 1, "-o", "-", folder=tmp_path)
     assert (drawn.returncode, drawn.stdout) == (0, (cell / "train.jsonl").read_text())
-    made = shell("baseline", mine, *LIGHT, "--seed", 1, "--method", "eda", "-i", "-", "-o", "-", folder=tmp_path, text=drawn.stdout)
+    made = shell(
+        "baseline",
+        mine,
+        *LIGHT,
+        "--seed",
+        1,
+        "--method",
+        "eda",
+        "-i",
+        "-",
+        "-o",
+        "-",
+        folder=tmp_path,
+        text=drawn.stdout,
+    )
     assert (made.returncode, made.stdout) == (0, (cell / "eda.jsonl").read_text())
     assert contents(tmp_path) == before
     assert not (tmp_path / "-").exists()
 
 
-def trained(mine: Path, tmp_path: Path, *arguments: object, text: str = "") -> subprocess.CompletedProcess[str]:
+def trained(
+    mine: Path, tmp_path: Path, *arguments: object, text: str = ""
+) -> subprocess.CompletedProcess[str]:
     assert shell("subsample", mine, *LIGHT, "-q", folder=tmp_path).returncode == 0
     return shell("train", mine, *LIGHT, "--seed", 0, *arguments, folder=tmp_path, text=text)
 
@@ -310,8 +410,25 @@ def test_trials_can_go_to_stdout(mine: Path, tmp_path: Path) -> None:
 
 
 def test_synthetic_rows_can_come_from_stdin(mine: Path, tmp_path: Path) -> None:
-    rows = [{"id": f"s{i}", "text": f"text {i}", "label": "good", "probs": {"good": 0.8, "bad": 0.2}, "method": "made"} for i in range(3)]
-    done = trained(mine, tmp_path, "-a", "-", "-o", "trials.jsonl", text="".join(json.dumps(row) + "\n" for row in rows))
+    rows = [
+        {
+            "id": f"s{i}",
+            "text": f"text {i}",
+            "label": "good",
+            "probs": {"good": 0.8, "bad": 0.2},
+            "method": "made",
+        }
+        for i in range(3)
+    ]
+    done = trained(
+        mine,
+        tmp_path,
+        "-a",
+        "-",
+        "-o",
+        "trials.jsonl",
+        text="".join(json.dumps(row) + "\n" for row in rows),
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "trials.jsonl").read_text())["n_synthetic"] == 3
 
@@ -322,10 +439,15 @@ def test_real_rows_from_stdin_serve_every_method(mine: Path, tmp_path: Path) -> 
     text = next((tmp_path / "results").rglob("seed-0/train.jsonl")).read_text()
     done = shell("train", mine, *LIGHT, "--seed", 0, "-i", "-", folder=tmp_path, text=text)
     assert done.returncode == 0, done.stderr
-    assert [json.loads(path.read_text())["n_train"] for path in (tmp_path / "results").rglob("trials/*.linear.jsonl")] == [6, 6]
+    assert [
+        json.loads(path.read_text())["n_train"]
+        for path in (tmp_path / "results").rglob("trials/*.linear.jsonl")
+    ] == [6, 6]
 
 
-def test_synthetic_rows_of_other_real_rows_are_refused(mine: Path, tmp_path: Path, call: Callable[..., Outcome]) -> None:
+def test_synthetic_rows_of_other_real_rows_are_refused(
+    mine: Path, tmp_path: Path, call: Callable[..., Outcome]
+) -> None:
     assert call("run", mine, *LIGHT).code == 0
     other = ["--set", "subsample.master_seed=7"]
     assert call("subsample", mine, *LIGHT, *other).code == 0
@@ -334,7 +456,9 @@ def test_synthetic_rows_of_other_real_rows_are_refused(mine: Path, tmp_path: Pat
     assert "its rows were made from other real rows than these" in done.err
 
 
-def test_augmented_rows_cannot_pass_for_no_augmentation(mine: Path, tmp_path: Path, call: Callable[..., Outcome]) -> None:
+def test_augmented_rows_cannot_pass_for_no_augmentation(
+    mine: Path, tmp_path: Path, call: Callable[..., Outcome]
+) -> None:
     assert call("run", mine, *LIGHT).code == 0
     rows = next((tmp_path / "results").rglob("seed-0/eda.jsonl"))
     done = call("train", mine, *LIGHT, "--seed", 0, "-a", rows, "--method", "none")
@@ -342,7 +466,9 @@ def test_augmented_rows_cannot_pass_for_no_augmentation(mine: Path, tmp_path: Pa
     assert "'none' cannot be the name of a method" in done.err
 
 
-def test_an_output_cannot_be_the_input(mine: Path, tmp_path: Path, call: Callable[..., Outcome]) -> None:
+def test_an_output_cannot_be_the_input(
+    mine: Path, tmp_path: Path, call: Callable[..., Outcome]
+) -> None:
     assert call("subsample", mine, *LIGHT).code == 0
     real = next((tmp_path / "results").rglob("seed-0/train.jsonl"))
     before = real.read_bytes()
@@ -353,18 +479,26 @@ def test_an_output_cannot_be_the_input(mine: Path, tmp_path: Path, call: Callabl
 
 
 @pytest.mark.parametrize("level", ["0%", "200%", "0/class", "8"])
-def test_a_level_of_the_command_line_is_checked_as_in_the_config(mine: Path, level: str, call: Callable[..., Outcome]) -> None:
+def test_a_level_of_the_command_line_is_checked_as_in_the_config(
+    mine: Path, level: str, call: Callable[..., Outcome]
+) -> None:
     done = call("subsample", mine, "--level", level)
     assert done.code == 2
     assert f"--level {level}" in done.err
 
 
-def test_the_other_cells_go_on_where_one_falls_short(mine: Path, tmp_path: Path, call: Callable[..., Outcome]) -> None:
+def test_the_other_cells_go_on_where_one_falls_short(
+    mine: Path, tmp_path: Path, call: Callable[..., Outcome]
+) -> None:
     assert call("subsample", mine).code == 0
-    done = call("augment", mine, "--set", "augment.max_tokens=1", "--set", "augment.attempts=1", "--json")
+    done = call(
+        "augment", mine, "--set", "augment.max_tokens=1", "--set", "augment.attempts=1", "--json"
+    )
     assert done.code == 3
     assert len(list((tmp_path / "results").rglob("gpt3mix.jsonl"))) == 2
-    assert [(output["rows"], output["complete"]) for output in json.loads(done.out)["outputs"]] == [(0, False)] * 2
+    assert [(output["rows"], output["complete"]) for output in json.loads(done.out)["outputs"]] == [
+        (0, False)
+    ] * 2
 
 
 def test_a_reader_that_has_gone_is_no_error(chained: Path) -> None:
@@ -374,15 +508,28 @@ def test_a_reader_that_has_gone_is_no_error(chained: Path) -> None:
 
 
 def test_a_full_or_closed_stdout_is_told(mine: Path, tmp_path: Path) -> None:
-    for command in (f"{SCRIPT} subsample {mine} --seed 0 -o - > /dev/full", f"{SCRIPT} subsample {mine} --seed 0 --json -q > /dev/full"):
-        done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+    for command in (
+        f"{SCRIPT} subsample {mine} --seed 0 -o - > /dev/full",
+        f"{SCRIPT} subsample {mine} --seed 0 --json -q > /dev/full",
+    ):
+        done = subprocess.run(
+            ["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
         assert done.returncode == 2, done.stderr
         assert "stdout: cannot be written" in done.stderr
-    done = subprocess.run(["bash", "-c", f"{SCRIPT} subsample {mine} --seed 0 -o - >&-"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["bash", "-c", f"{SCRIPT} subsample {mine} --seed 0 -o - >&-"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 2, done.stderr
 
 
-def test_a_device_is_never_replaced(mine: Path, tmp_path: Path, call: Callable[..., Outcome]) -> None:
+def test_a_device_is_never_replaced(
+    mine: Path, tmp_path: Path, call: Callable[..., Outcome]
+) -> None:
     os.mkfifo(tmp_path / "pipe")
     done = call("subsample", mine, "--seed", 0, "-o", tmp_path / "pipe")
     assert done.code == 2
@@ -403,14 +550,18 @@ def test_stdout_holds_results_only(chained: Path, call: Callable[..., Outcome]) 
 
 def test_the_last_line_names_the_next_command(mine: Path, call: Callable[..., Outcome]) -> None:
     ends = [
-        call(*command, *LIGHT).err.splitlines()[-1] for command in chain(mine, Path("results")) if command[0] in ("subsample", "baseline", "train")
+        call(*command, *LIGHT).err.splitlines()[-1]
+        for command in chain(mine, Path("results"))
+        if command[0] in ("subsample", "baseline", "train")
     ]
     assert ends[0] == f"1 file, 6 rows; next: gpt3mix augment {mine} --level 3/class --seed 0"
     assert ends[1] == f"1 file, 6 rows; next: gpt3mix train {mine} --level 3/class --seed 0"
     assert ends[2] == f"2 files, 2 rows; next: gpt3mix report {mine}"
 
 
-def test_json_is_one_object_on_stdout_and_nothing_else(chained: Path, call: Callable[..., Outcome]) -> None:
+def test_json_is_one_object_on_stdout_and_nothing_else(
+    chained: Path, call: Callable[..., Outcome]
+) -> None:
     keys = {"report": {"cells", "comparisons", "remarks", "files", "warnings"}}
     for command in chain(chained / "mine.yaml", chained / "results"):
         done = call(*command, "--json")
@@ -424,23 +575,40 @@ def test_json_is_one_object_on_stdout_and_nothing_else(chained: Path, call: Call
 
 
 def test_json_of_run_and_check_is_one_object(mine: Path, call: Callable[..., Outcome]) -> None:
-    assert set(json.loads(call("run", mine, *LIGHT, "--json").out)) == {"cells", "comparisons", "remarks", "files", "warnings"}
+    assert set(json.loads(call("run", mine, *LIGHT, "--json").out)) == {
+        "cells",
+        "comparisons",
+        "remarks",
+        "files",
+        "warnings",
+    }
     found = json.loads(call("check", mine, *LIGHT, "--json").out)["findings"]
     assert [(item["what"], item["good"]) for item in found] == [
-        (what, True) for what in ("config", "data", "baseline eda", "classifier linear", "devices", "output")
+        (what, True)
+        for what in ("config", "data", "baseline eda", "classifier linear", "devices", "output")
     ]
 
 
 def test_quiet_says_nothing(mine: Path, call: Callable[..., Outcome]) -> None:
     for command in ("subsample", "baseline", "train"):
-        done = call(command, mine, *LIGHT, "--quiet", *(["--method", "eda"] if command == "baseline" else []))
+        done = call(
+            command,
+            mine,
+            *LIGHT,
+            "--quiet",
+            *(["--method", "eda"] if command == "baseline" else []),
+        )
         assert (done.code, done.out, done.err) == (0, "", "")
     assert call("report", mine, *LIGHT, "-q").err == ""
 
 
-def test_show_prints_rows_below_their_parents_as_table_4_does(chained: Path, call: Callable[..., Outcome]) -> None:
+def test_show_prints_rows_below_their_parents_as_table_4_does(
+    chained: Path, call: Callable[..., Outcome]
+) -> None:
     """With the task's label words, although all is up to date."""
-    done = call("augment", chained / "mine.yaml", "--out", chained / "results", "--seed", 0, "--show", 2)
+    done = call(
+        "augment", chained / "mine.yaml", "--out", chained / "results", "--seed", 0, "--show", 2
+    )
     assert "up to date" in done.err
     for block in done.out.strip().split("\n\n"):
         first, second, made = block.splitlines()
@@ -448,18 +616,35 @@ def test_show_prints_rows_below_their_parents_as_table_4_does(chained: Path, cal
         assert re.fullmatch(r"Example 2  .+ \((positive|negative)\)", second)
         assert re.fullmatch(r"GPT3Mix    .+ \(positive: \d+%, negative: \d+%\)", made)
     assert done.out.count("GPT3Mix") == 2
-    done = call("baseline", chained / "mine.yaml", "--method", "eda", "--out", chained / "results", "--seed", 0, "--show", 1)
+    done = call(
+        "baseline",
+        chained / "mine.yaml",
+        "--method",
+        "eda",
+        "--out",
+        chained / "results",
+        "--seed",
+        0,
+        "--show",
+        1,
+    )
     assert re.fullmatch(r"Original  .+ \((positive|negative)\)\nEDA       .+ \(\1\)\n\n", done.out)
 
 
-def test_the_end_of_augment_says_what_the_rows_are_like(chained: Path, call: Callable[..., Outcome]) -> None:
+def test_the_end_of_augment_says_what_the_rows_are_like(
+    chained: Path, call: Callable[..., Outcome]
+) -> None:
     """In full for one file, in a table for several, with --json in numbers; the figures are the manifest's."""
     common = [chained / "mine.yaml", "--out", chained / "results"]
-    lines = [line.split(maxsplit=1) for line in call("augment", *common, "--seed", 0).err.splitlines()]
+    lines = [
+        line.split(maxsplit=1) for line in call("augment", *common, "--seed", 0).err.splitlines()
+    ]
     said = {words[0]: words[1] for words in lines if len(words) == 2}
     assert said["rows"].startswith("6 of ")
     assert re.fullmatch(r"\d good, \d bad", said["classes"])
-    assert re.fullmatch(r"distinct-1 [\d.]+, distinct-2 [\d.]+, self-BLEU [\d.]+", said["diversity"])
+    assert re.fullmatch(
+        r"distinct-1 [\d.]+, distinct-2 [\d.]+, self-BLEU [\d.]+", said["diversity"]
+    )
     table = call("augment", *common).err
     assert re.search(r"seed-0/gpt3mix +6/\d+ .*\n.*seed-1/gpt3mix +6/\d+ ", table)
     assert "mass" not in call("baseline", *common, "--method", "eda").err
@@ -470,7 +655,9 @@ def test_the_end_of_augment_says_what_the_rows_are_like(chained: Path, call: Cal
     assert f"entropy {counts['statistics']['entropy_bits']:.3f} bits" in said["soft"]
 
 
-def test_a_card_is_written_beside_the_rows_where_it_is_wanted(mine: Path, tmp_path: Path, call: Callable[..., Outcome]) -> None:
+def test_a_card_is_written_beside_the_rows_where_it_is_wanted(
+    mine: Path, tmp_path: Path, call: Callable[..., Outcome]
+) -> None:
     assert call("subsample", mine).code == 0
     assert call("baseline", mine, *LIGHT, "--method", "eda", "-q").code == 0
     assert not list(tmp_path.rglob("*.card.md"))
@@ -479,13 +666,23 @@ def test_a_card_is_written_beside_the_rows_where_it_is_wanted(mine: Path, tmp_pa
     assert path.name == "eda.card.md"
     assert 'license: "cc0-1.0"' in path.read_text("utf-8")
     assert "1 card: " in done.err
-    assert len(call("baseline", mine, *LIGHT, "--method", "eda", "--card").err.split("2 cards: ")[1].splitlines()[0].split(", ")) == 2
+    assert (
+        len(
+            call("baseline", mine, *LIGHT, "--method", "eda", "--card")
+            .err.split("2 cards: ")[1]
+            .splitlines()[0]
+            .split(", ")
+        )
+        == 2
+    )
     done = call("baseline", mine, *LIGHT, "--method", "eda", "--seed", 0, "--card", "-o", "-")
     assert (done.code, done.out) == (2, "")
     assert "--card" in done.err
 
 
-def test_copies_of_test_rows_never_reach_the_output(mine: Path, tmp_path: Path, call: Callable[..., Outcome]) -> None:
+def test_copies_of_test_rows_never_reach_the_output(
+    mine: Path, tmp_path: Path, call: Callable[..., Outcome]
+) -> None:
     """What the LM writes anyway is made a test row; the gate then rejects it, and other test rows make the output stale."""
     assert call("subsample", mine).code == 0
     place = tmp_path / "results" / "mine" / "3-per-class" / "seed-0" / "gpt3mix.jsonl"
@@ -493,13 +690,21 @@ def test_copies_of_test_rows_never_reach_the_output(mine: Path, tmp_path: Path, 
     leaked = [json.loads(line)["text"] for line in place.read_text("utf-8").splitlines()]
     with (tmp_path / "test.csv").open("a", newline="", encoding="utf-8") as stream:
         csv.writer(stream).writerow([5, leaked[0].upper()])
-    assert "up to date" in call("augment", mine, "--seed", 0, "--set", "augment.gate.leak=false").err
+    assert (
+        "up to date" in call("augment", mine, "--seed", 0, "--set", "augment.gate.leak=false").err
+    )
     done = call("augment", mine, "--seed", 0)
     assert done.code == 0
     assert "1 leak" in done.err
     rows = [json.loads(line)["text"] for line in place.read_text("utf-8").splitlines()]
     assert rows[:5] == leaked[1:6]
-    (reject,) = [row for row in map(json.loads, place.with_name("gpt3mix.rejects.jsonl").read_text("utf-8").splitlines()) if row["reason"] == "leak"]
+    (reject,) = [
+        row
+        for row in map(
+            json.loads, place.with_name("gpt3mix.rejects.jsonl").read_text("utf-8").splitlines()
+        )
+        if row["reason"] == "leak"
+    ]
     assert reject["text"] == leaked[0]
     (tmp_path / "test.csv").unlink()
     done = call("augment", mine, "--seed", 0, "--force")
@@ -532,7 +737,13 @@ print(json.dumps(found))
 def test_the_help_of_every_command_loads_nothing_heavy(tmp_path: Path) -> None:
     assert len(COMMANDS) >= 7
     lines = [["--help"], *([command, "--help"] for command in COMMANDS), ["run", "-h"]]
-    done = subprocess.run([sys.executable, "-c", HELP, json.dumps(lines)], capture_output=True, text=True, check=True, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", HELP, json.dumps(lines)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+    )
     found = json.loads(done.stdout)
     assert [code for code, _, _ in found] == [0] * len(lines)
     assert all("Usage: gpt3mix" in text for _, text, _ in found)
@@ -544,9 +755,13 @@ def test_the_help_of_every_command_loads_nothing_heavy(tmp_path: Path) -> None:
     assert ours == {"gpt3mix_cli", "gpt3mix_cli.cli", "gpt3mix_cli.errors", "gpt3mix_cli.opening"}
 
 
-def test_too_few_rows_stop_with_3_and_keep_what_was_made(mine: Path, tmp_path: Path, call: Callable[..., Outcome]) -> None:
+def test_too_few_rows_stop_with_3_and_keep_what_was_made(
+    mine: Path, tmp_path: Path, call: Callable[..., Outcome]
+) -> None:
     assert call("subsample", mine).code == 0
-    done = call("augment", mine, "--seed", 0, "--set", "augment.max_tokens=1", "--set", "augment.attempts=1")
+    done = call(
+        "augment", mine, "--seed", 0, "--set", "augment.max_tokens=1", "--set", "augment.attempts=1"
+    )
     assert done.code == 3
     assert "0 of 6 rows" in done.err
     assert "unfinished" in done.err
@@ -555,8 +770,19 @@ def test_too_few_rows_stop_with_3_and_keep_what_was_made(mine: Path, tmp_path: P
     assert not json.loads(output.with_name("gpt3mix.jsonl.manifest.json").read_text())["complete"]
 
 
-def test_failed_trials_stop_with_3_and_the_next_run_repeats_them(mine: Path, tmp_path: Path, call: Callable[..., Outcome]) -> None:
-    broken = ["--set", "lm=null", "--set", "baselines=[]", "--set", "classifiers.1.lr=1e30", "--set", "classifiers.1.warmup_epochs=0"]
+def test_failed_trials_stop_with_3_and_the_next_run_repeats_them(
+    mine: Path, tmp_path: Path, call: Callable[..., Outcome]
+) -> None:
+    broken = [
+        "--set",
+        "lm=null",
+        "--set",
+        "baselines=[]",
+        "--set",
+        "classifiers.1.lr=1e30",
+        "--set",
+        "classifiers.1.warmup_epochs=0",
+    ]
     broken += ["--set", "classifiers.1.batch_size=2"]
     done = call("run", mine, *broken)
     assert done.code == 3
@@ -568,9 +794,17 @@ def test_failed_trials_stop_with_3_and_the_next_run_repeats_them(mine: Path, tmp
     assert call("run", mine, *mended).code == 0
 
 
-def test_no_arguments_and_unknown_ones_exit_with_2(call: Callable[..., Outcome], mine: Path) -> None:
+def test_no_arguments_and_unknown_ones_exit_with_2(
+    call: Callable[..., Outcome], mine: Path
+) -> None:
     assert call().code == 2
-    for arguments in (["nonsense"], ["run"], ["run", mine, "--nonsense"], ["train", mine, "--trials", "0"], ["baseline", mine]):
+    for arguments in (
+        ["nonsense"],
+        ["run"],
+        ["run", mine, "--nonsense"],
+        ["train", mine, "--trials", "0"],
+        ["baseline", mine],
+    ):
         done = call(*arguments)
         assert done.code == 2, arguments
         assert done.out == ""
@@ -595,7 +829,10 @@ def change(name: str, old: str, new: str) -> Break:
     return edit
 
 
-JSONL = ["--set", "task.data={kind: files, train: rows.jsonl, test: test.csv, text: review, label: stars, values: {1: bad, 5: good}}"]
+JSONL = [
+    "--set",
+    "task.data={kind: files, train: rows.jsonl, test: test.csv, text: review, label: stars, values: {1: bad, 5: good}}",
+]
 GOOD_ROW = '{"review": "fine", "stars": 5}\n'
 
 BROKEN: dict[str, tuple[Break, Sequence[str], Sequence[str]]] = {
@@ -604,34 +841,92 @@ BROKEN: dict[str, tuple[Break, Sequence[str], Sequence[str]]] = {
         [],
         ["mine.yaml", "augment.temperatur: unknown key; did you mean 'temperature'?"],
     ),
-    "key that stands twice": (change("mine.yaml", "trials: 2", "trials: 2\ntrials: 3"), [], ["mine.yaml, line", "'trials' stands twice"]),
+    "key that stands twice": (
+        change("mine.yaml", "trials: 2", "trials: 2\ntrials: 3"),
+        [],
+        ["mine.yaml, line", "'trials' stands twice"],
+    ),
     "no yaml": (put("mine.yaml", "name: [a\n"), [], ["mine.yaml, line", "no valid YAML"]),
-    "two wrong keys": (change("mine.yaml", "trials: 2", "trials: 0"), ["--set", "augment.k=0"], ["2 problems", "trials:", "augment.k:"]),
+    "two wrong keys": (
+        change("mine.yaml", "trials: 2", "trials: 0"),
+        ["--set", "augment.k=0"],
+        ["2 problems", "trials:", "augment.k:"],
+    ),
     "no such level": (lambda _: None, ["--level", "1 %"], ["--level 1 %", "8/class"]),
-    "no such config": (lambda folder: (folder / "mine.yaml").unlink(), [], ["mine.yaml: no such file"]),
-    "no such data": (lambda folder: (folder / "test.csv").unlink(), [], ["test.csv: cannot be read"]),
-    "label outside the task": (change("train.csv", "\n5,", "\n3,"), [], ["train.csv, line", "label '3'", "'good', 'bad'", "task.data.values"]),
+    "no such config": (
+        lambda folder: (folder / "mine.yaml").unlink(),
+        [],
+        ["mine.yaml: no such file"],
+    ),
+    "no such data": (
+        lambda folder: (folder / "test.csv").unlink(),
+        [],
+        ["test.csv: cannot be read"],
+    ),
+    "label outside the task": (
+        change("train.csv", "\n5,", "\n3,"),
+        [],
+        ["train.csv, line", "label '3'", "'good', 'bad'", "task.data.values"],
+    ),
     "empty file": (put("validation.csv", ""), [], ["validation split has no rows"]),
     "header only": (put("test.csv", "stars,review\n"), [], ["test split has no rows"]),
-    "missing column": (change("train.csv", "stars,review", "stars,texts"), [], ["train.csv, line 2", "no column 'review'", "task.data.text"]),
-    "empty text": (put("train.csv", "stars,review\n5,fine\n1,\n"), [], ["train.csv, line 3", "column 'review'", "is empty"]),
-    "too many fields": (put("train.csv", "stars,review\n5,fine\n1,a, b\n"), [], ["train.csv, line 3", "3 fields where the header has 2"]),
-    "null text": (put("rows.jsonl", GOOD_ROW + '{"review": null, "stars": 1}\n'), JSONL, ["rows.jsonl, line 2", "is null"]),
-    "broken line in the middle": (put("rows.jsonl", f"{GOOD_ROW}{{broken\n{GOOD_ROW}"), JSONL, ["rows.jsonl, line 2", "no valid JSON"]),
-    "a line that is no object": (put("rows.jsonl", GOOD_ROW + "[1]\n"), JSONL, ["rows.jsonl, line 2", "not an object"]),
+    "missing column": (
+        change("train.csv", "stars,review", "stars,texts"),
+        [],
+        ["train.csv, line 2", "no column 'review'", "task.data.text"],
+    ),
+    "empty text": (
+        put("train.csv", "stars,review\n5,fine\n1,\n"),
+        [],
+        ["train.csv, line 3", "column 'review'", "is empty"],
+    ),
+    "too many fields": (
+        put("train.csv", "stars,review\n5,fine\n1,a, b\n"),
+        [],
+        ["train.csv, line 3", "3 fields where the header has 2"],
+    ),
+    "null text": (
+        put("rows.jsonl", GOOD_ROW + '{"review": null, "stars": 1}\n'),
+        JSONL,
+        ["rows.jsonl, line 2", "is null"],
+    ),
+    "broken line in the middle": (
+        put("rows.jsonl", f"{GOOD_ROW}{{broken\n{GOOD_ROW}"),
+        JSONL,
+        ["rows.jsonl, line 2", "no valid JSON"],
+    ),
+    "a line that is no object": (
+        put("rows.jsonl", GOOD_ROW + "[1]\n"),
+        JSONL,
+        ["rows.jsonl, line 2", "not an object"],
+    ),
     "unknown ending": (
         lambda folder: (folder / "train.csv").rename(folder / "train.xls"),
         ["--set", "task.data.train=train.xls"],
         ["train.xls", "'.xls' is not known", ".csv"],
     ),
-    "no utf-8": (lambda folder: (folder / "train.csv").write_bytes(b"stars,review\n5,\xff\xfe\n"), [], ["train.csv, line 2", "not UTF-8"]),
-    "no class left": (put("train.csv", "stars,review\n5,fine\n5,good\n"), [], ["no training row has the class 'bad'"]),
-    "results under a file": (put("file", ""), ["--out", "file/results"], ["file/results", "cannot be written", "--out"]),
+    "no utf-8": (
+        lambda folder: (folder / "train.csv").write_bytes(b"stars,review\n5,\xff\xfe\n"),
+        [],
+        ["train.csv, line 2", "not UTF-8"],
+    ),
+    "no class left": (
+        put("train.csv", "stars,review\n5,fine\n5,good\n"),
+        [],
+        ["no training row has the class 'bad'"],
+    ),
+    "results under a file": (
+        put("file", ""),
+        ["--out", "file/results"],
+        ["file/results", "cannot be written", "--out"],
+    ),
 }
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_broken_input_is_told_in_one_message_and_leaves_nothing(name: str, mine: Path, tmp_path: Path, call: Callable[..., Outcome]) -> None:
+def test_broken_input_is_told_in_one_message_and_leaves_nothing(
+    name: str, mine: Path, tmp_path: Path, call: Callable[..., Outcome]
+) -> None:
     spoil, arguments, expected = BROKEN[name]
     spoil(tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
@@ -653,7 +948,10 @@ ROW = '{"id": "a", "text": "fine", "label": "good"}\n'
     [
         ("", ["real.jsonl: the file has no rows"]),
         (ROW + ROW, ["real.jsonl, row 2", "'a' stands twice"]),
-        (ROW + '{"id": "b", "text": "x", "label": "fine"}\n', ["real.jsonl, line 2", "label 'fine'"]),
+        (
+            ROW + '{"id": "b", "text": "x", "label": "fine"}\n',
+            ["real.jsonl, line 2", "label 'fine'"],
+        ),
         (ROW + '{"id": "b", "text": null, "label": "good"}\n', ["real.jsonl, line 2", "'text'"]),
         (ROW + '{"id": "b", "label": "good"}\n', ["real.jsonl, line 2", "'text' is missing"]),
         ("{\n" + ROW, ["real.jsonl, line 1", "no valid JSON"]),
@@ -691,7 +989,9 @@ def test_a_broken_input_through_the_console_script(mine: Path, tmp_path: Path) -
     ],
     ids=" ".join,
 )
-def test_one_file_for_several_outputs_is_refused(mine: Path, tmp_path: Path, call: Callable[..., Outcome], arguments: list[str]) -> None:
+def test_one_file_for_several_outputs_is_refused(
+    mine: Path, tmp_path: Path, call: Callable[..., Outcome], arguments: list[str]
+) -> None:
     done = call(arguments[0], mine, *arguments[1:])
     assert done.code == 2
     assert "-o names one file" in done.err
@@ -704,7 +1004,9 @@ def test_json_and_rows_cannot_both_have_stdout(mine: Path, call: Callable[..., O
     assert "both want stdout" in done.err
 
 
-def test_a_stage_whose_input_is_missing_names_the_command_before(mine: Path, tmp_path: Path, call: Callable[..., Outcome]) -> None:
+def test_a_stage_whose_input_is_missing_names_the_command_before(
+    mine: Path, tmp_path: Path, call: Callable[..., Outcome]
+) -> None:
     done = call("augment", mine, "--seed", 0)
     assert done.code == 2
     assert "gpt3mix subsample" in done.err
@@ -713,13 +1015,20 @@ def test_a_stage_whose_input_is_missing_names_the_command_before(mine: Path, tmp
     assert call("report", tmp_path / "nothing").code == 2
 
 
-def test_a_stage_whose_input_is_missing_leaves_nothing(mine: Path, tmp_path: Path, call: Callable[..., Outcome]) -> None:
+def test_a_stage_whose_input_is_missing_leaves_nothing(
+    mine: Path, tmp_path: Path, call: Callable[..., Outcome]
+) -> None:
     assert call("augment", mine, "--seed", 0).code == 2
     assert not (tmp_path / "results").exists()
 
 
-def test_rows_that_a_user_made_are_trained_on_under_their_own_name(mine: Path, tmp_path: Path, call: Callable[..., Outcome]) -> None:
-    rows = [{"id": f"s{i}", "text": f"text {i}", "label": "good", "probs": {"good": 0.8, "bad": 0.2}} for i in range(3)]
+def test_rows_that_a_user_made_are_trained_on_under_their_own_name(
+    mine: Path, tmp_path: Path, call: Callable[..., Outcome]
+) -> None:
+    rows = [
+        {"id": f"s{i}", "text": f"text {i}", "label": "good", "probs": {"good": 0.8, "bad": 0.2}}
+        for i in range(3)
+    ]
     (tmp_path / "handmade.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     call("subsample", mine)
     assert call("train", mine, *LIGHT, "--seed", 1, "-a", tmp_path / "handmade.jsonl").code == 0
@@ -733,7 +1042,9 @@ def test_rows_that_a_user_made_are_trained_on_under_their_own_name(mine: Path, t
 # report --------------------------------------------------------------------------------------------------------------
 
 
-def test_report_takes_several_configs_folders_and_files_at_once(chained: Path, tmp_path: Path, call: Callable[..., Outcome]) -> None:
+def test_report_takes_several_configs_folders_and_files_at_once(
+    chained: Path, tmp_path: Path, call: Callable[..., Outcome]
+) -> None:
     (path,) = (chained / "results").rglob("seed-0/trials/none.linear.jsonl")
     other = path.read_text().replace('"task": "mine"', '"task": "other"')
     (tmp_path / "other").mkdir()
@@ -748,20 +1059,41 @@ def test_report_takes_several_configs_folders_and_files_at_once(chained: Path, t
     assert "average" in found.out
 
 
-def test_report_shows_the_lines_and_columns_that_are_asked_for(chained: Path, tmp_path: Path, call: Callable[..., Outcome]) -> None:
+def test_report_shows_the_lines_and_columns_that_are_asked_for(
+    chained: Path, tmp_path: Path, call: Callable[..., Outcome]
+) -> None:
     common = ("report", chained / "results", "-o", tmp_path / "r")
-    assert "linear none" in call(*common, "--rows", "task,level", "--columns", "classifier,method").out
+    assert (
+        "linear none" in call(*common, "--rows", "task,level", "--columns", "classifier,method").out
+    )
     wrong = call(*common, "--columns", "methdo")
     assert wrong.code == 2
     assert "did you mean 'method'" in wrong.err
 
 
-def test_report_compares_two_runs(chained: Path, tmp_path: Path, call: Callable[..., Outcome]) -> None:
-    done = call("report", "--diff", chained / "mine.yaml", chained / "results", "--out", chained / "results", "-o", tmp_path / "d")
+def test_report_compares_two_runs(
+    chained: Path, tmp_path: Path, call: Callable[..., Outcome]
+) -> None:
+    done = call(
+        "report",
+        "--diff",
+        chained / "mine.yaml",
+        chained / "results",
+        "--out",
+        chained / "results",
+        "-o",
+        tmp_path / "d",
+    )
     assert done.code == 0
     assert "6 cells are in both runs; 6 are equal to the last digit" in done.err
-    assert sorted(path.name for path in (tmp_path / "d").iterdir()) == ["diff.csv", "diff.json", "diff.md"]
-    as_json = call("report", "--diff", chained / "results", chained / "results", "-o", tmp_path / "d", "--json")
+    assert sorted(path.name for path in (tmp_path / "d").iterdir()) == [
+        "diff.csv",
+        "diff.json",
+        "diff.md",
+    ]
+    as_json = call(
+        "report", "--diff", chained / "results", chained / "results", "-o", tmp_path / "d", "--json"
+    )
     assert {each["note"] for each in json.loads(as_json.out)["differences"]} == {"equal"}
     for arguments in ([], [chained / "results", "--diff", chained, chained]):
         wrong = call("report", *arguments)
@@ -769,7 +1101,9 @@ def test_report_compares_two_runs(chained: Path, tmp_path: Path, call: Callable[
         assert "--diff" in wrong.err
 
 
-def test_report_prints_the_papers_figures_and_contradictions(chained: Path, tmp_path: Path, call: Callable[..., Outcome]) -> None:
+def test_report_prints_the_papers_figures_and_contradictions(
+    chained: Path, tmp_path: Path, call: Callable[..., Outcome]
+) -> None:
     done = call("report", chained / "results", "-o", tmp_path / "r", "--paper")
     assert done.code == 0
     assert "Table 6 (page 8)" in done.out
@@ -779,18 +1113,36 @@ def test_report_prints_the_papers_figures_and_contradictions(chained: Path, tmp_
 # check ---------------------------------------------------------------------------------------------------------------
 
 
-def test_check_ticks_everything_that_is_ready(mine: Path, tmp_path: Path, call: Callable[..., Outcome]) -> None:
+def test_check_ticks_everything_that_is_ready(
+    mine: Path, tmp_path: Path, call: Callable[..., Outcome]
+) -> None:
     done = call("check", mine)
     assert done.code == 0
     marks = [line.split(":")[0] for line in done.out.splitlines()]
-    assert marks == [f"✓ {what}" for what in ("config", "data", "lm", "baseline eda", "classifier linear", "classifier tiny", "devices", "output")]
+    assert marks == [
+        f"✓ {what}"
+        for what in (
+            "config",
+            "data",
+            "lm",
+            "baseline eda",
+            "classifier linear",
+            "classifier tiny",
+            "devices",
+            "output",
+        )
+    ]
     assert "60 train, 12 validation, 40 test rows; classes good, bad" in done.out
     assert "all is ready" in done.err
     assert not (tmp_path / "results").exists()
 
 
-def test_check_names_the_remedy_for_what_is_missing(mine: Path, tmp_path: Path, call: Callable[..., Outcome]) -> None:
-    done = call("check", mine, "--set", f"classifiers.1.model={tmp_path / 'absent'}", "--set", "lm=null")
+def test_check_names_the_remedy_for_what_is_missing(
+    mine: Path, tmp_path: Path, call: Callable[..., Outcome]
+) -> None:
+    done = call(
+        "check", mine, "--set", f"classifiers.1.model={tmp_path / 'absent'}", "--set", "lm=null"
+    )
     assert done.code == 2
     lines = done.out.splitlines()
     (place,) = (number for number, line in enumerate(lines) if line.startswith("✗"))
@@ -801,20 +1153,36 @@ def test_check_names_the_remedy_for_what_is_missing(mine: Path, tmp_path: Path, 
     assert "not ready: classifier tiny" in done.err
 
 
-def test_check_looks_at_the_encoder_that_chooses_examples(mine: Path, tmp_path: Path, call: Callable[..., Outcome]) -> None:
+def test_check_looks_at_the_encoder_that_chooses_examples(
+    mine: Path, tmp_path: Path, call: Callable[..., Outcome]
+) -> None:
     (tmp_path / "empty").mkdir()
     nearest = ["--set", "augment.choose=nearest", "--set", "classifiers=[{kind: linear}]", "--set"]
-    assert "✓ similarity: tfidf, for the nearest examples\n" in call("check", mine, *nearest, "augment.similarity=tfidf").out
+    assert (
+        "✓ similarity: tfidf, for the nearest examples\n"
+        in call("check", mine, *nearest, "augment.similarity=tfidf").out
+    )
     done = call("check", mine, *nearest, f"augment.similarity={tmp_path / 'empty'}")
     assert done.code == 2
     assert "✗ similarity: augment.similarity" in done.out
 
 
-def test_a_set_that_fell_short_is_described_shown_and_has_a_card(mine: Path, tmp_path: Path, call: Callable[..., Outcome]) -> None:
+def test_a_set_that_fell_short_is_described_shown_and_has_a_card(
+    mine: Path, tmp_path: Path, call: Callable[..., Outcome]
+) -> None:
     """Where rows are rejected the figures are wanted most."""
     assert call("subsample", mine).code == 0
     # 12 words at least: some rows pass, too few.
-    strict = ["--seed", 0, "--ratio", 4, "--set", "augment.attempts=1", "--set", "augment.gate.too_short=12"]
+    strict = [
+        "--seed",
+        0,
+        "--ratio",
+        4,
+        "--set",
+        "augment.attempts=1",
+        "--set",
+        "augment.gate.too_short=12",
+    ]
     done = call("augment", mine, *strict, "--show", 1, "--card")
     assert done.code == 3
     assert re.search(r"rejected +.*\d+ too_short", done.err)
@@ -826,7 +1194,9 @@ def test_a_set_that_fell_short_is_described_shown_and_has_a_card(mine: Path, tmp
     assert 0 < item["rows"] < item["counts"]["wanted"]
 
 
-def test_check_finds_that_results_cannot_be_written(mine: Path, tmp_path: Path, call: Callable[..., Outcome]) -> None:
+def test_check_finds_that_results_cannot_be_written(
+    mine: Path, tmp_path: Path, call: Callable[..., Outcome]
+) -> None:
     (tmp_path / "file").write_text("")
     done = call("check", mine, *LIGHT, "--out", tmp_path / "file" / "results")
     assert done.code == 2

@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 
 from gpt3mix_cli.config import load
 from gpt3mix_cli.errors import UserError
-from gpt3mix_cli.settings import Augment, Eda, Experiment, FilesData, HubData, Linear, LocalLM, Transformer
+from gpt3mix_cli.settings import (
+    Augment,
+    Eda,
+    Experiment,
+    FilesData,
+    HubData,
+    Linear,
+    LocalLM,
+    Transformer,
+)
 
 BASE = """\
 task:
@@ -63,7 +72,13 @@ def refused(path: Path, *overrides: str) -> str:
 def test_all_problems_are_told_at_once_with_their_keys(write: Write) -> None:
     path = write(FULL + "trails: 3\n")
     message = refused(
-        path, "baselines.0.alhpa=1", "augment.k=0", "task.labels=[a]", "subsample.levels=[8/class, nine]", "lm.kind=lokal", "task.data.kind=demos"
+        path,
+        "baselines.0.alhpa=1",
+        "augment.k=0",
+        "task.labels=[a]",
+        "subsample.levels=[8/class, nine]",
+        "lm.kind=lokal",
+        "task.data.kind=demos",
     )
     heading, *problems = message.splitlines()
     assert heading == f"{path}: 7 problems in the settings"
@@ -188,7 +203,9 @@ def test_all_problems_are_told_at_once_with_their_keys(write: Write) -> None:
         ("task.data.path", "x", "unknown key (known here: kind)"),
     ],
 )  # fmt: skip
-def test_a_bad_value_is_one_problem_that_names_its_key(write: Write, key: str, value: str, message: str) -> None:
+def test_a_bad_value_is_one_problem_that_names_its_key(
+    write: Write, key: str, value: str, message: str
+) -> None:
     path = write(FULL.replace("task:", "task:\n  name: own"))
     heading, *problems = refused(path, f"{key}={value}").splitlines()
     assert heading == f"{path}: 1 problem in the settings"
@@ -197,21 +214,42 @@ def test_a_bad_value_is_one_problem_that_names_its_key(write: Write, key: str, v
 
 
 def test_missing_sections_are_named(write: Write) -> None:
-    assert refused(write("")).splitlines()[1:] == ["  task: is needed and missing", "  subsample: is needed and missing"]
+    assert refused(write("")).splitlines()[1:] == [
+        "  task: is needed and missing",
+        "  subsample: is needed and missing",
+    ]
     message = refused(write("task: {data: {kind: files}}\nsubsample: {}\nlm: {}\n"))
     keys = ["task.data.train", "task.data.test", "task.labels", "subsample.levels"]
-    assert message.splitlines()[1:] == [*(f"  {key}: is needed and missing" for key in keys), "  lm: needs a `kind:`"]
+    assert message.splitlines()[1:] == [
+        *(f"  {key}: is needed and missing" for key in keys),
+        "  lm: needs a `kind:`",
+    ]
 
 
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
-        ("baselines: [{kind: paraphrase}]", "'paraphrase' asks a language model; add for example lm:"),
-        ("classifiers: [{kind: prompt, name: icl}]", "'icl' asks a language model; add for example lm:"),
-        ("baselines: [{kind: eda}, {kind: eda, alpha: 0.2}]", "two methods are called 'eda'; give one of them another `name:`"),
-        ("classifiers: [{kind: linear}, {kind: linear, C: 1}]", "two classifiers are called 'linear'"),
+        (
+            "baselines: [{kind: paraphrase}]",
+            "'paraphrase' asks a language model; add for example lm:",
+        ),
+        (
+            "classifiers: [{kind: prompt, name: icl}]",
+            "'icl' asks a language model; add for example lm:",
+        ),
+        (
+            "baselines: [{kind: eda}, {kind: eda, alpha: 0.2}]",
+            "two methods are called 'eda'; give one of them another `name:`",
+        ),
+        (
+            "classifiers: [{kind: linear}, {kind: linear, C: 1}]",
+            "two classifiers are called 'linear'",
+        ),
         ("baselines: [{kind: eda, name: none}]", "two methods are called 'none'"),
-        ("lm: {kind: local}\nbaselines: [{kind: eda, name: gpt3mix}]", "two methods are called 'gpt3mix'"),
+        (
+            "lm: {kind: local}\nbaselines: [{kind: eda, name: gpt3mix}]",
+            "two methods are called 'gpt3mix'",
+        ),
     ],
 )
 def test_two_of_a_kind_need_names(write: Write, sections: str, message: str) -> None:
@@ -219,8 +257,12 @@ def test_two_of_a_kind_need_names(write: Write, sections: str, message: str) -> 
 
 
 def test_names_tell_two_of_a_kind_apart(write: Write) -> None:
-    baselines = "lm: {kind: local}\nbaselines: [{kind: eda}, {kind: eda, name: eda-strong, alpha: 0.5}]\n"
-    experiment = one(write(BASE + baselines + "classifiers: [{kind: linear}, {kind: linear, name: l2}]\n"))
+    baselines = (
+        "lm: {kind: local}\nbaselines: [{kind: eda}, {kind: eda, name: eda-strong, alpha: 0.5}]\n"
+    )
+    experiment = one(
+        write(BASE + baselines + "classifiers: [{kind: linear}, {kind: linear, name: l2}]\n")
+    )
     assert experiment.methods == ["none", "gpt3mix", "eda", "eda-strong"]
     assert experiment.baselines == [Eda(kind="eda"), Eda(kind="eda", name="eda-strong", alpha=0.5)]
     assert [classifier.name for classifier in experiment.classifiers] == ["linear", "l2"]
@@ -235,7 +277,16 @@ def test_true_is_no_number(write: Write, key: str) -> None:
     assert key in refused(write(FULL), f"{key}=true")
 
 
-@pytest.mark.parametrize("key", ["augment.ratio", "augment.attempts", "augment.temperature", "classifiers.0.lr", "classifiers.0.warmup_epochs"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "augment.ratio",
+        "augment.attempts",
+        "augment.temperature",
+        "classifiers.0.lr",
+        "classifiers.0.warmup_epochs",
+    ],
+)
 def test_infinity_is_refused(write: Write, key: str) -> None:
     assert key in refused(write(FULL), f"{key}=.inf")
 
@@ -260,10 +311,16 @@ def test_an_empty_name_is_refused_or_the_default(write: Write) -> None:
         (BASE + "\ttrials: 1\n", 5, "cannot start any token"),
         (BASE + "---\ntrials: 1\n", 5, "but found another document"),
         (BASE + "a: *nowhere\n", 5, "found undefined alias"),
-        (BASE + "a: !!python/object:os.system 3\n", 5, "could not determine a constructor for the tag"),
+        (
+            BASE + "a: !!python/object:os.system 3\n",
+            5,
+            "could not determine a constructor for the tag",
+        ),
     ],
 )
-def test_broken_yaml_is_told_with_its_line(write: Write, text: str, line: int, problem: str) -> None:
+def test_broken_yaml_is_told_with_its_line(
+    write: Write, text: str, line: int, problem: str
+) -> None:
     path = write(text)
     message = refused(path)
     assert message.startswith(f"{path}, line {line}: no valid YAML: ")
@@ -280,7 +337,9 @@ def test_broken_yaml_is_told_with_its_line(write: Write, text: str, line: int, p
         (BASE.replace("{pos: positive, neg: negative}", "{1: a, '1': b}"), "1", 3),
     ],
 )
-def test_a_key_that_stands_twice_is_refused_with_its_line(write: Write, text: str, key: str, line: int) -> None:
+def test_a_key_that_stands_twice_is_refused_with_its_line(
+    write: Write, text: str, key: str, line: int
+) -> None:
     path = write(text)
     assert refused(path) == f"{path}, line {line}: the key '{key}' stands twice"
 
@@ -296,12 +355,17 @@ def test_a_key_must_be_plain(write: Write) -> None:
         ("{yes: 'on', 1: off}", {"yes": "on", "1": "off"}),
         ("{no: n, yes: y}", {"no": "n", "yes": "y"}),
         ("{true: false, null: ~}", {"true": "false", "null": "~"}),
-        ("{1.0: 1e3, 0x1: 07, 1:30: 2020-01-01}", {"1.0": "1e3", "0x1": "07", "1:30": "2020-01-01"}),
+        (
+            "{1.0: 1e3, 0x1: 07, 1:30: 2020-01-01}",
+            {"1.0": "1e3", "0x1": "07", "1:30": "2020-01-01"},
+        ),
         ("[no, 1, 1.0, null, True]", {name: name for name in ("no", "1", "1.0", "null", "True")}),
         ("{z: last, a: first, m: mid}", {"z": "last", "a": "first", "m": "mid"}),
     ],
 )
-def test_labels_are_read_as_written_in_their_order(write: Write, labels: str, expected: dict[str, str]) -> None:
+def test_labels_are_read_as_written_in_their_order(
+    write: Write, labels: str, expected: dict[str, str]
+) -> None:
     """YAML would make booleans, numbers, dates or nothing of them."""
     text = BASE.replace("{pos: positive, neg: negative}", labels)
     for experiment in (
@@ -315,21 +379,49 @@ def test_labels_are_read_as_written_in_their_order(write: Write, labels: str, ex
 
 def test_values_are_read_as_written(write: Write) -> None:
     data = "{kind: hub, path: a/b, values: {1: yes, 0: off, true: on, null: no, 1.5: 7}}"
-    experiment = one(write(BASE.replace("{kind: demo}", data).replace("{pos: positive, neg: negative}", "[yes, off, on, no, 7]")))
+    experiment = one(
+        write(
+            BASE.replace("{kind: demo}", data).replace(
+                "{pos: positive, neg: negative}", "[yes, off, on, no, 7]"
+            )
+        )
+    )
     assert isinstance(experiment.task.data, HubData)
-    assert experiment.task.data.values == {"1": "yes", "0": "off", "true": "on", "null": "no", "1.5": "7"}
-
-
-@pytest.mark.parametrize("word", ["no", "yes", "off", "On", "y", "2020-01-01", "1:30", "0x1f", "1_000"])
-def test_yaml_words_are_words_everywhere(write: Write, word: str) -> None:
-    assert one(write(BASE.replace("subsample", f"  text_type: {word}\nsubsample"))).task.text_type == word
+    assert experiment.task.data.values == {
+        "1": "yes",
+        "0": "off",
+        "true": "on",
+        "null": "no",
+        "1.5": "7",
+    }
 
 
 @pytest.mark.parametrize(
-    ("written", "number"), [("3e-5", 3e-5), ("3E-5", 3e-5), ("1e-3", 0.001), (".5", 0.5), ("2", 2.0), ("5.", 5.0), ("+1.5e+0", 1.5)]
+    "word", ["no", "yes", "off", "On", "y", "2020-01-01", "1:30", "0x1f", "1_000"]
+)
+def test_yaml_words_are_words_everywhere(write: Write, word: str) -> None:
+    assert (
+        one(write(BASE.replace("subsample", f"  text_type: {word}\nsubsample"))).task.text_type
+        == word
+    )
+
+
+@pytest.mark.parametrize(
+    ("written", "number"),
+    [
+        ("3e-5", 3e-5),
+        ("3E-5", 3e-5),
+        ("1e-3", 0.001),
+        (".5", 0.5),
+        ("2", 2.0),
+        ("5.", 5.0),
+        ("+1.5e+0", 1.5),
+    ],
 )
 def test_numbers_with_exponents_are_numbers(write: Write, written: str, number: float) -> None:
-    (classifier,) = one(write(BASE + f"classifiers: [{{kind: transformer, lr: {written}}}]")).classifiers
+    (classifier,) = one(
+        write(BASE + f"classifiers: [{{kind: transformer, lr: {written}}}]")
+    ).classifiers
     assert isinstance(classifier, Transformer)
     assert classifier.lr == number
 
@@ -358,7 +450,13 @@ def test_odd_files_never_end_in_a_traceback(write: Write, text: str) -> None:
         assert str(path) in error.message  # noqa: PT017 - a good value may raise nothing
 
 
-@pytest.mark.parametrize(("text", "what"), [("- a\n- b\n", "the file holds no mapping of keys"), ("word", "the file holds no mapping of keys")])
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("- a\n- b\n", "the file holds no mapping of keys"),
+        ("word", "the file holds no mapping of keys"),
+    ],
+)
 def test_a_file_must_be_a_mapping(write: Write, text: str, what: str) -> None:
     path = write(text)
     assert refused(path) == f"{path}: {what}"
@@ -378,7 +476,10 @@ def test_a_byte_order_mark_is_passed_over(write: Write) -> None:
 
 def test_merges_and_anchors_work(write: Write) -> None:
     text = BASE + "classifiers: [&one {kind: linear, C: 3}, {<<: *one, name: other, ngrams: 1}]\n"
-    assert one(write(text)).classifiers == [Linear(kind="linear", C=3), Linear(kind="linear", name="other", C=3, ngrams=1)]
+    assert one(write(text)).classifiers == [
+        Linear(kind="linear", C=3),
+        Linear(kind="linear", name="other", C=3, ngrams=1),
+    ]
 
 
 # Names and paths -----------------------------------------------------------------------------------------------------
@@ -388,13 +489,20 @@ def test_names_default_to_the_files(write: Write) -> None:
     experiment = one(write(BASE, "my-run.yaml"))
     assert (experiment.name, experiment.task.name) == ("my-run", "my-run")
     write("data: {kind: demo}\nlabels: [pos, neg]\n", "tasks/reviews.yaml")
-    experiment = one(write("task: tasks/reviews.yaml\nsubsample: {levels: [full]}\nname: given\n", "my-run.yaml"))
+    experiment = one(
+        write("task: tasks/reviews.yaml\nsubsample: {levels: [full]}\nname: given\n", "my-run.yaml")
+    )
     assert (experiment.name, experiment.task.name) == ("given", "reviews")
     assert one(write(BASE + "name: 7\n")).name == "7"
 
 
-def test_paths_are_relative_to_their_own_file_wherever_one_stands(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write("data: {kind: files, train: rows/train.jsonl, test: ../shared/test.csv}\nlabels: [pos, neg]\n", "tasks/own.yaml")
+def test_paths_are_relative_to_their_own_file_wherever_one_stands(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(
+        "data: {kind: files, train: rows/train.jsonl, test: ../shared/test.csv}\nlabels: [pos, neg]\n",
+        "tasks/own.yaml",
+    )
     path = write(
         "task: ../tasks/own.yaml\nsubsample: {levels: [full]}\nlm: {kind: local, model: models/lm}\naugment: {similarity: ../encoder}\n"
         "classifiers: [{kind: transformer, model: ../encoder}, {kind: transformer, name: hub, model: org/encoder}]\n",
@@ -414,21 +522,40 @@ def test_paths_are_relative_to_their_own_file_wherever_one_stands(write: Write, 
     assert all(experiment == found[0] for experiment in found)
     data, lm = found[0].task.data, found[0].lm
     assert isinstance(data, FilesData)
-    assert (data.train, data.validation, data.test) == (tmp_path / "tasks/rows/train.jsonl", None, tmp_path / "shared/test.csv")
+    assert (data.train, data.validation, data.test) == (
+        tmp_path / "tasks/rows/train.jsonl",
+        None,
+        tmp_path / "shared/test.csv",
+    )
     assert lm == LocalLM(kind="local", model=str(tmp_path / "experiments/models/lm"))
     assert found[0].augment.similarity == str(tmp_path / "encoder")
-    assert [classifier.model for classifier in found[0].classifiers if isinstance(classifier, Transformer)] == [
+    assert [
+        classifier.model
+        for classifier in found[0].classifiers
+        if isinstance(classifier, Transformer)
+    ] == [
         str(tmp_path / "encoder"),
         "org/encoder",
     ]
 
 
-def test_paths_of_an_inline_task_are_relative_to_the_experiment(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write(BASE.replace("{kind: demo}", "{kind: files, train: a.jsonl, test: ~/b.csv, validation: /c.tsv}"), "deep/one.yaml")
+def test_paths_of_an_inline_task_are_relative_to_the_experiment(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(
+        BASE.replace(
+            "{kind: demo}", "{kind: files, train: a.jsonl, test: ~/b.csv, validation: /c.tsv}"
+        ),
+        "deep/one.yaml",
+    )
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     data = one(path).task.data
     assert isinstance(data, FilesData)
-    assert (data.train, data.test, data.validation) == (tmp_path / "deep/a.jsonl", tmp_path / "home/b.csv", Path("/c.tsv"))
+    assert (data.train, data.test, data.validation) == (
+        tmp_path / "deep/a.jsonl",
+        tmp_path / "home/b.csv",
+        Path("/c.tsv"),
+    )
 
 
 def test_a_hub_id_is_left_alone_and_a_folder_is_found(write: Write, tmp_path: Path) -> None:
@@ -444,7 +571,10 @@ def test_a_missing_or_broken_task_file_is_named(write: Write, tmp_path: Path) ->
     broken = write("data: [\n", "none.yaml")
     assert refused(path).startswith(f"{broken}, line 2: no valid YAML: ")
     write("lables: [a, b]\ndata: {kind: demo}\n", "none.yaml")
-    assert [line.partition(": ")[0].strip() for line in refused(path).splitlines()[1:]] == ["task.labels", "task.lables"]
+    assert [line.partition(": ")[0].strip() for line in refused(path).splitlines()[1:]] == [
+        "task.labels",
+        "task.lables",
+    ]
 
 
 # Overrides -----------------------------------------------------------------------------------------------------------
@@ -472,7 +602,11 @@ def test_a_flag_beats_the_file_and_the_file_beats_the_default(write: Write) -> N
         ("subsample.validation=16/class", lambda e: e.subsample.validation, "16/class"),
         ("baselines.0.alpha=0.25", lambda e: e.baselines[0].alpha, 0.25),
         ("baselines=[]", lambda e: e.methods, ["none", "gpt3mix"]),
-        ("classifiers.1={kind: linear, name: other}", lambda e: e.classifiers[1], Linear(kind="linear", name="other")),
+        (
+            "classifiers.1={kind: linear, name: other}",
+            lambda e: e.classifiers[1],
+            Linear(kind="linear", name="other"),
+        ),
         ("classifiers.0.lr=1e-4", lambda e: e.classifiers[0].lr, 1e-4),
         ("classifiers.0.model=a=b", lambda e: e.classifiers[0].model, "a=b"),
         ("task.text_type=a=b=c", lambda e: e.task.text_type, "a=b=c"),
@@ -484,12 +618,16 @@ def test_a_flag_beats_the_file_and_the_file_beats_the_default(write: Write) -> N
         ("name=other", lambda e: e.name, "other"),
     ],
 )
-def test_an_override_reaches_every_key(write: Write, override: str, reach: Callable[[Experiment], object], expected: object) -> None:
+def test_an_override_reaches_every_key(
+    write: Write, override: str, reach: Callable[[Experiment], object], expected: object
+) -> None:
     assert reach(one(write(FULL), override)) == expected
 
 
 def test_an_override_makes_the_sections_on_its_way(write: Write) -> None:
-    assert one(write(BASE), "lm.kind=local", "lm.batch_size=4").lm == LocalLM(kind="local", batch_size=4)
+    assert one(write(BASE), "lm.kind=local", "lm.batch_size=4").lm == LocalLM(
+        kind="local", batch_size=4
+    )
     assert one(write(FULL), "lm=null", "lm.kind=local").lm == LocalLM(kind="local")
 
 
@@ -500,19 +638,29 @@ def test_an_override_makes_the_sections_on_its_way(write: Write) -> None:
         ("=3", "--set =3: expected key=value"),
         ("", "--set : expected key=value"),
         ("subsample.levels.1=full", "--set subsample.levels.1: '1' names no entry of a list of 1"),
-        ("subsample.levels.-1=full", "--set subsample.levels.-1: '-1' names no entry of a list of 1"),
+        (
+            "subsample.levels.-1=full",
+            "--set subsample.levels.-1: '-1' names no entry of a list of 1",
+        ),
         ("baselines.eda.alpha=1", "--set baselines.eda.alpha: 'eda' names no entry of a list of 2"),
-        ("subsample.levels.0.x=1", "--set subsample.levels.0.x: 'subsample.levels.0' is a plain value and has no keys"),
+        (
+            "subsample.levels.0.x=1",
+            "--set subsample.levels.0.x: 'subsample.levels.0' is a plain value and has no keys",
+        ),
         ("augment.k=[1", "--set augment.k, line 1: no valid YAML: "),
         ("augment={k: 1, k: 2}", "--set augment, line 1: the key 'k' stands twice"),
     ],
 )
-def test_an_override_that_cannot_be_followed_is_named(write: Write, override: str, message: str) -> None:
+def test_an_override_that_cannot_be_followed_is_named(
+    write: Write, override: str, message: str
+) -> None:
     assert refused(write(FULL), override).startswith(message)
 
 
 def test_an_override_of_an_unknown_key_is_told_like_one_of_the_file(write: Write) -> None:
-    assert "  augment.temprature: unknown key; did you mean 'temperature'?" in refused(write(FULL), "augment.temprature=1")
+    assert "  augment.temprature: unknown key; did you mean 'temperature'?" in refused(
+        write(FULL), "augment.temprature=1"
+    )
     assert "  augmant: unknown key; did you mean 'augment'?" in refused(write(FULL), "augmant.k=1")
 
 
@@ -531,10 +679,17 @@ def test_a_key_of_an_overridden_task_can_be_overridden(write: Write) -> None:
 
 
 def test_a_sweep_gives_every_combination_with_its_variant(write: Write) -> None:
-    experiments = load(write(FULL + "sweep: {augment.k: [1, 4], task.label_type: [a, b, c], baselines.0.alpha: [0.1]}\n"))
+    experiments = load(
+        write(
+            FULL
+            + "sweep: {augment.k: [1, 4], task.label_type: [a, b, c], baselines.0.alpha: [0.1]}\n"
+        )
+    )
     expected = list(product([1, 4], ["a", "b", "c"], [0.1]))
     assert [(e.augment.k, e.task.label_type, e.baselines[0].alpha) for e in experiments] == expected  # type: ignore[union-attr]
-    assert [e.variant for e in experiments] == [{"augment.k": k, "task.label_type": t, "baselines.0.alpha": a} for k, t, a in expected]
+    assert [e.variant for e in experiments] == [
+        {"augment.k": k, "task.label_type": t, "baselines.0.alpha": a} for k, t, a in expected
+    ]
     assert {e.name for e in experiments} == {"small"}
 
 
@@ -548,21 +703,35 @@ def test_variants_do_not_write_into_one_another(write: Write) -> None:
     """Whole mappings are swept here, and keys inside of them."""
     path = write(BASE + "sweep: {augment: [{k: 1}, {ratio: 2}], augment.top_p: [0.5, 1]}\n")
     experiments = load(path)
-    assert [(e.augment.k, e.augment.ratio, e.augment.top_p) for e in experiments] == [(1, 1, 0.5), (1, 1, 1), (2, 2, 0.5), (2, 2, 1)]
-    assert [e.variant["augment"] for e in experiments] == [{"k": 1}, {"k": 1}, {"ratio": 2}, {"ratio": 2}]
+    assert [(e.augment.k, e.augment.ratio, e.augment.top_p) for e in experiments] == [
+        (1, 1, 0.5),
+        (1, 1, 1),
+        (2, 2, 0.5),
+        (2, 2, 1),
+    ]
+    assert [e.variant["augment"] for e in experiments] == [
+        {"k": 1},
+        {"k": 1},
+        {"ratio": 2},
+        {"ratio": 2},
+    ]
 
 
 def test_a_task_file_can_be_swept(write: Write) -> None:
     write("data: {kind: demo}\nlabels: [a, b]\n", "one.yaml")
     write("data: {kind: demo}\nlabels: [c, d]\n", "two.yaml")
-    experiments = load(write("subsample: {levels: [full]}\ntask: one.yaml\nsweep: {task: [one.yaml, two.yaml]}\n"))
+    experiments = load(
+        write("subsample: {levels: [full]}\ntask: one.yaml\nsweep: {task: [one.yaml, two.yaml]}\n")
+    )
     assert [(e.task.name, e.task.classes, e.variant) for e in experiments] == [
         ("one", ["a", "b"], {"task": "one.yaml"}),
         ("two", ["c", "d"], {"task": "two.yaml"}),
     ]
 
 
-@pytest.mark.parametrize("sweep", ["3", "[augment.k]", "{augment.k: 3}", "{augment.k: []}", "{augment.k: {a: 1}}"])
+@pytest.mark.parametrize(
+    "sweep", ["3", "[augment.k]", "{augment.k: 3}", "{augment.k: []}", "{augment.k: {a: 1}}"]
+)
 def test_a_sweep_must_be_keys_with_lists(write: Write, sweep: str) -> None:
     path = write(BASE + f"sweep: {sweep}\n")
     assert refused(path) == f"{path}: sweep: expected key -> list of values"
@@ -570,7 +739,9 @@ def test_a_sweep_must_be_keys_with_lists(write: Write, sweep: str) -> None:
 
 @pytest.mark.parametrize("values", ["[1, 1]", "[1, 1.0]"])
 def test_a_value_swept_twice_is_refused(write: Write, values: str) -> None:
-    assert "has the settings of an earlier one" in refused(write(FULL + f"sweep: {{augment.ratio: {values}}}\n"))
+    assert "has the settings of an earlier one" in refused(
+        write(FULL + f"sweep: {{augment.ratio: {values}}}\n")
+    )
 
 
 @pytest.mark.parametrize(
@@ -583,7 +754,9 @@ def test_a_value_swept_twice_is_refused(write: Write, values: str) -> None:
         ("{task: [none.yaml]}", "task: no such file: "),
     ],
 )
-def test_a_bad_swept_value_is_an_error_before_any_work(write: Write, sweep: str, message: str) -> None:
+def test_a_bad_swept_value_is_an_error_before_any_work(
+    write: Write, sweep: str, message: str
+) -> None:
     assert message in refused(write(FULL + f"sweep: {sweep}\n"))
 
 
@@ -595,7 +768,9 @@ def test_a_flag_beats_a_sweep_or_is_refused(write: Write) -> None:
     assert {e.augment.k for e in experiments} == {9}
 
 
-@pytest.mark.parametrize(("labels", "classes"), [("[true, false]", ["true", "false"]), ("{1: 1, 0: 0}", ["1", "0"])])
+@pytest.mark.parametrize(
+    ("labels", "classes"), [("[true, false]", ["true", "false"]), ("{1: 1, 0: 0}", ["1", "0"])]
+)
 def test_swept_labels_are_read_as_written(write: Write, labels: str, classes: list[str]) -> None:
     assert one(write(BASE + f"sweep: {{task.labels: [{labels}]}}\n")).task.classes == classes
 
@@ -604,11 +779,19 @@ def test_swept_labels_are_read_as_written(write: Write, labels: str, classes: li
 
 
 @settings(max_examples=40, deadline=None, database=None, derandomize=True)
-@given(st.dictionaries(st.text("abcdefghijklmnopqrstuvwxyz", min_size=1, max_size=9), st.integers(), max_size=3))
-def test_an_unknown_key_is_never_passed_over(tmp_path_factory: pytest.TempPathFactory, extra: dict[str, int]) -> None:
+@given(
+    st.dictionaries(
+        st.text("abcdefghijklmnopqrstuvwxyz", min_size=1, max_size=9), st.integers(), max_size=3
+    )
+)
+def test_an_unknown_key_is_never_passed_over(
+    tmp_path_factory: pytest.TempPathFactory, extra: dict[str, int]
+) -> None:
     extra = {key: value for key, value in extra.items() if key not in {*Experiment.model_fields}}
     path = tmp_path_factory.mktemp("any") / "x.yaml"
-    path.write_text(BASE + "".join(f"'{key}': {value}\n" for key, value in extra.items()), encoding="utf-8")
+    path.write_text(
+        BASE + "".join(f"'{key}': {value}\n" for key, value in extra.items()), encoding="utf-8"
+    )
     if extra:
         message = refused(path)
         assert all(f"  {key}: unknown key" in message for key in extra)

@@ -9,7 +9,11 @@ import yaml
 from gpt3mix_cli.config import load
 
 ROOT = Path(__file__).parent.parent
-SHIPPED = sorted(path.relative_to(ROOT) for folder in ("configs", "results") for path in (ROOT / folder).rglob("*.yaml"))
+SHIPPED = sorted(
+    path.relative_to(ROOT)
+    for folder in ("configs", "results")
+    for path in (ROOT / folder).rglob("*.yaml")
+)
 TASKS = [path for path in SHIPPED if "tasks" in path.parts]
 EXPERIMENTS = [path for path in SHIPPED if path not in TASKS]
 
@@ -35,10 +39,14 @@ def test_an_experiment_loads_and_opens_with_its_command(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", TASKS, ids=str)
-def test_a_task_file_loads_in_an_experiment_and_opens_with_its_use(path: Path, tmp_path: Path) -> None:
+def test_a_task_file_loads_in_an_experiment_and_opens_with_its_use(
+    path: Path, tmp_path: Path
+) -> None:
     assert f"task: tasks/{path.name}" in heading(path)
     (tmp_path / "tasks").symlink_to((ROOT / path).parent)
-    (tmp_path / "wrapper.yaml").write_text(f"task: tasks/{path.name}\nsubsample: {{levels: [1%]}}\n")
+    (tmp_path / "wrapper.yaml").write_text(
+        f"task: tasks/{path.name}\nsubsample: {{levels: [1%]}}\n"
+    )
     (experiment,) = load(tmp_path / "wrapper.yaml")
     raw = yaml.safe_load((ROOT / path).read_text(encoding="utf-8"))
     assert experiment.task.name == path.stem

@@ -38,7 +38,10 @@ TRICKY = [
     "\ufeffmark",
     "back\\slash \\n",
 ]
-ROWS = [{"id": f"r{number}", "text": text, "label": "np"[number % 2]} for number, text in enumerate(TRICKY)]
+ROWS = [
+    {"id": f"r{number}", "text": text, "label": "np"[number % 2]}
+    for number, text in enumerate(TRICKY)
+]
 GOOD = '{"text": "good", "label": "p"}\n{"text": "bad", "label": "n"}\n'
 
 
@@ -68,15 +71,27 @@ def made(tmp_path: Path) -> Made:
     """Return a task over files with these contents; its validation rows are given, so that train stays whole."""
 
     def task(
-        train: bytes | str = GOOD, name: str = "train.jsonl", test: bytes | str = GOOD, validation: bytes | str | None = GOOD, **data: Any
+        train: bytes | str = GOOD,
+        name: str = "train.jsonl",
+        test: bytes | str = GOOD,
+        validation: bytes | str | None = GOOD,
+        **data: Any,
     ) -> Task:
-        files = {"train": (name, train), "test": ("test.jsonl", test), "validation": ("validation.jsonl", validation)}
+        files = {
+            "train": (name, train),
+            "test": ("test.jsonl", test),
+            "validation": ("validation.jsonl", validation),
+        }
         for split, (file, content) in files.items():
             if content is not None:
-                (tmp_path / file).write_bytes(content.encode() if isinstance(content, str) else content)
+                (tmp_path / file).write_bytes(
+                    content.encode() if isinstance(content, str) else content
+                )
                 data[split] = tmp_path / file
         labels = data.pop("labels", ["p", "n"])
-        return Task.model_validate({"name": "t", "data": {"kind": "files", **data}, "labels": labels})
+        return Task.model_validate(
+            {"name": "t", "data": {"kind": "files", **data}, "labels": labels}
+        )
 
     return task
 
@@ -119,15 +134,42 @@ def test_every_format_gives_the_same_rows(made: Made, name: str, content: bytes)
 
 
 @example_settings(max_examples=40, deadline=None, database=None, derandomize=True)
-@given(st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")).filter(str.strip), min_size=2, max_size=6))
-def test_any_text_comes_through_every_format(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
+@given(
+    st.lists(
+        st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")).filter(
+            str.strip
+        ),
+        min_size=2,
+        max_size=6,
+    )
+)
+def test_any_text_comes_through_every_format(
+    tmp_path_factory: pytest.TempPathFactory, texts: list[str]
+) -> None:
     folder = tmp_path_factory.mktemp("formats")
     rows = [{"text": text, "label": "pn"[number % 2]} for number, text in enumerate(texts)]
     found = []
-    for name, content in (("a.jsonl", jsonl(rows)), ("a.csv", separated(rows)), ("a.tsv", separated(rows, "\t")), ("a.parquet", parquet(rows))):
+    for name, content in (
+        ("a.jsonl", jsonl(rows)),
+        ("a.csv", separated(rows)),
+        ("a.tsv", separated(rows, "\t")),
+        ("a.parquet", parquet(rows)),
+    ):
         (folder / name).write_bytes(content)
-        data = {"kind": "files", "train": folder / name, "validation": folder / name, "test": folder / name}
-        found.append([row.text for row in load(Task.model_validate({"name": "t", "data": data, "labels": ["p", "n"]}), 0).train])
+        data = {
+            "kind": "files",
+            "train": folder / name,
+            "validation": folder / name,
+            "test": folder / name,
+        }
+        found.append(
+            [
+                row.text
+                for row in load(
+                    Task.model_validate({"name": "t", "data": data, "labels": ["p", "n"]}), 0
+                ).train
+            ]
+        )
     assert found == [texts] * 4
 
 
@@ -143,7 +185,9 @@ def test_any_text_comes_through_every_format(tmp_path_factory: pytest.TempPathFa
         ([None, "n"], {"null": "p"}),
     ],
 )
-def test_raw_values_are_mapped_as_they_are_written(made: Made, raw: list[Any], values: dict[str, str]) -> None:
+def test_raw_values_are_mapped_as_they_are_written(
+    made: Made, raw: list[Any], values: dict[str, str]
+) -> None:
     rows = [{"text": f"t{value}", "label": value} for value in raw]
     contents = [("train.jsonl", jsonl(rows))]
     if len({type(value) for value in raw}) == 1:
@@ -155,15 +199,30 @@ def test_raw_values_are_mapped_as_they_are_written(made: Made, raw: list[Any], v
 
 def test_a_parquet_column_with_a_gap_in_it_still_holds_its_classes(made: Made) -> None:
     """pandas makes floats of integers beside a missing value; the missing one is an error of its own row."""
-    content = parquet([{"text": "a", "label": 1.0}, {"text": "b", "label": 0.0}, {"text": "c", "label": None}])
+    content = parquet(
+        [{"text": "a", "label": 1.0}, {"text": "b", "label": 0.0}, {"text": "c", "label": None}]
+    )
     task = made(content, "train.parquet", values={"1": "p", "0": "n"})
-    assert refused(task).message.startswith(f"{task.data.train}, row 2: label 'null' is none of the task's classes ('p', 'n')")
+    assert refused(task).message.startswith(
+        f"{task.data.train}, row 2: label 'null' is none of the task's classes ('p', 'n')"
+    )
 
 
 def test_columns_can_have_any_name(made: Made) -> None:
     rows = [{"key": "a", "review": "good", "score": 5}, {"key": "b", "review": "bad", "score": 1}]
-    task = made(jsonl(rows), test=jsonl(rows), validation=jsonl(rows), text="review", label="score", id="key", values={"5": "p", "1": "n"})
-    assert load(task, 0).train == [Example(id="a", text="good", label="p"), Example(id="b", text="bad", label="n")]
+    task = made(
+        jsonl(rows),
+        test=jsonl(rows),
+        validation=jsonl(rows),
+        text="review",
+        label="score",
+        id="key",
+        values={"5": "p", "1": "n"},
+    )
+    assert load(task, 0).train == [
+        Example(id="a", text="good", label="p"),
+        Example(id="b", text="bad", label="n"),
+    ]
 
 
 def test_rows_without_ids_are_numbered(made: Made) -> None:
@@ -174,7 +233,12 @@ def test_rows_without_ids_are_numbered(made: Made) -> None:
         {"id": 0, "text": "d", "label": "p"},
     ]
     splits = load(made(jsonl(rows)), 0)
-    assert [row.id for row in splits.train] == ["t-train-00000", "t-train-00001", "t-train-00002", "0"]
+    assert [row.id for row in splits.train] == [
+        "t-train-00000",
+        "t-train-00001",
+        "t-train-00002",
+        "0",
+    ]
     assert [row.id for row in splits.test] == ["t-test-00000", "t-test-00001"]
 
 
@@ -194,20 +258,68 @@ ID = '{"id": %s, "text": "x", "label": "p"}\n'
         ("a.csv", "id,txt,label\n1,x,p\n", "{0}, line 2: no column 'text'"),
         ("a.tsv", "text,label\nx,p\n", "{0}, line 2: no column 'text'"),
         ("a.parquet", parquet([{"label": "p"}]), "{0}, row 0: no column 'text'"),
-        ("a.jsonl", GOOD + '{"text": null, "label": "p"}\n', "{0}, line 3: the text (column 'text') is null"),
-        ("a.jsonl", '{"text": "  ", "label": "p"}\n', "{0}, line 1: the text (column 'text') is empty"),
-        ("a.jsonl", '{"text": 7, "label": "p"}\n', "{0}, line 1: the text (column 'text') is 7, no text"),
+        (
+            "a.jsonl",
+            GOOD + '{"text": null, "label": "p"}\n',
+            "{0}, line 3: the text (column 'text') is null",
+        ),
+        (
+            "a.jsonl",
+            '{"text": "  ", "label": "p"}\n',
+            "{0}, line 1: the text (column 'text') is empty",
+        ),
+        (
+            "a.jsonl",
+            '{"text": 7, "label": "p"}\n',
+            "{0}, line 1: the text (column 'text') is 7, no text",
+        ),
         ("a.csv", "text,label\ngood,p\n,n\n", "{0}, line 3: the text (column 'text') is empty"),
-        ("a.parquet", parquet([{"text": "x", "label": "p"}, {"text": None, "label": "n"}]), "{0}, row 1: the text (column 'text') is null"),
-        ("a.jsonl", '{"text": "x", "label": "pp"}\n', "{0}, line 1: label 'pp' is none of the task's classes ('p', 'n'); did you mean 'p'?"),
-        ("a.csv", 'text,label\n"two\nlines",p\nx,3\n', "{0}, line 4: label '3' is none of the task's classes ('p', 'n')"),
-        ("a.jsonl", '{"text": "x", "label": ["p"]}\n', "{0}, line 1: label '[\"p\"]' is none of the task's classes ('p', 'n')"),
-        ("a.jsonl", ID % 1 + "\n" + ID % '"1"', "{0}, line 3: the id '1' stands already at {0}, line 1"),
-        ("a.csv", "id,text,label\nx,a,p\ny,b,n\nx,c,p\n", "{0}, line 4: the id 'x' stands already at {0}, line 2"),
-        ("a.csv", "text,label\ngood,p\nbad,n,more\n", "{0}, line 3: 3 fields where the header has 2"),
+        (
+            "a.parquet",
+            parquet([{"text": "x", "label": "p"}, {"text": None, "label": "n"}]),
+            "{0}, row 1: the text (column 'text') is null",
+        ),
+        (
+            "a.jsonl",
+            '{"text": "x", "label": "pp"}\n',
+            "{0}, line 1: label 'pp' is none of the task's classes ('p', 'n'); did you mean 'p'?",
+        ),
+        (
+            "a.csv",
+            'text,label\n"two\nlines",p\nx,3\n',
+            "{0}, line 4: label '3' is none of the task's classes ('p', 'n')",
+        ),
+        (
+            "a.jsonl",
+            '{"text": "x", "label": ["p"]}\n',
+            "{0}, line 1: label '[\"p\"]' is none of the task's classes ('p', 'n')",
+        ),
+        (
+            "a.jsonl",
+            ID % 1 + "\n" + ID % '"1"',
+            "{0}, line 3: the id '1' stands already at {0}, line 1",
+        ),
+        (
+            "a.csv",
+            "id,text,label\nx,a,p\ny,b,n\nx,c,p\n",
+            "{0}, line 4: the id 'x' stands already at {0}, line 2",
+        ),
+        (
+            "a.csv",
+            "text,label\ngood,p\nbad,n,more\n",
+            "{0}, line 3: 3 fields where the header has 2",
+        ),
         ("a.csv", "text,label\ngood\n", "{0}, line 2: 1 fields where the header has 2"),
-        ("a.csv", 'text,label\ngood,p\n"bad,n\nworse,n\n', "{0}, line 3: no valid CSV: unexpected end of data"),
-        ("a.csv", 'text,label\n"so "bad"",n\n', "{0}, line 2: no valid CSV: ',' expected after '\"'"),
+        (
+            "a.csv",
+            'text,label\ngood,p\n"bad,n\nworse,n\n',
+            "{0}, line 3: no valid CSV: unexpected end of data",
+        ),
+        (
+            "a.csv",
+            'text,label\n"so "bad"",n\n',
+            "{0}, line 2: no valid CSV: ',' expected after '\"'",
+        ),
         ("a.csv", "text,label\rgood,p\r", "{0}, line 1: no valid CSV: new-line character"),
         ("a.csv", "text,label,text\nx,p,y\n", "{0}, line 1: the column 'text' stands twice"),
         ("a.csv", b"text,label\nok,p\ncaf\xe9,n\n", "{0}, line 3: not UTF-8 ("),
@@ -225,7 +337,9 @@ ID = '{"id": %s, "text": "x", "label": "p"}\n'
         ("a.jsonl", '{"text": "x", "label": "p"}\n', "task 't': no training row has the class 'n'"),
     ],
 )
-def test_a_bad_row_is_told_with_its_place(made: Made, name: str, content: bytes | str, message: str) -> None:
+def test_a_bad_row_is_told_with_its_place(
+    made: Made, name: str, content: bytes | str, message: str
+) -> None:
     task = made(content, name)
     expected = message.format(task.data.train)
     told = refused(task).message
@@ -235,49 +349,78 @@ def test_a_bad_row_is_told_with_its_place(made: Made, name: str, content: bytes 
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("a.jsonl", '{"review": "x", "stars": 5}\n'), ("a.csv", "review,stars\nx,5\n"), ("a.parquet", parquet([{"review": "x", "stars": 5}]))],
+    [
+        ("a.jsonl", '{"review": "x", "stars": 5}\n'),
+        ("a.csv", "review,stars\nx,5\n"),
+        ("a.parquet", parquet([{"review": "x", "stars": 5}])),
+    ],
 )
-def test_a_missing_column_lists_those_there_are(made: Made, name: str, content: bytes | str) -> None:
-    assert refused(made(content, name)).hint == "columns are review, stars; name the right one with task.data.text"
-    assert refused(made(content, name, text="review")).hint == "columns are review, stars; name the right one with task.data.label"
+def test_a_missing_column_lists_those_there_are(
+    made: Made, name: str, content: bytes | str
+) -> None:
+    assert (
+        refused(made(content, name)).hint
+        == "columns are review, stars; name the right one with task.data.text"
+    )
+    assert (
+        refused(made(content, name, text="review")).hint
+        == "columns are review, stars; name the right one with task.data.label"
+    )
 
 
 def test_an_error_in_any_split_is_told(made: Made, tmp_path: Path) -> None:
     for split in ("test", "validation"):
         task = made(**{split: '{"text": "x", "label": "q"}\n'})
         assert refused(task).message.startswith(f"{getattr(task.data, split)}, line 1: label 'q'")
-        assert refused(made(**{split: ""})).message == f"{tmp_path / split}.jsonl: the {split} split has no rows"
+        assert (
+            refused(made(**{split: ""})).message
+            == f"{tmp_path / split}.jsonl: the {split} split has no rows"
+        )
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
 def test_a_file_that_is_not_there_is_named(made: Made, tmp_path: Path, ending: str) -> None:
     task = made()
-    gone = task.model_copy(update={"data": task.data.model_copy(update={"train": tmp_path / f"gone.{ending}"})})
+    gone = task.model_copy(
+        update={"data": task.data.model_copy(update={"train": tmp_path / f"gone.{ending}"})}
+    )
     assert refused(gone).message.startswith(f"{tmp_path / f'gone.{ending}'}: cannot be read")
 
 
 def test_blank_lines_of_a_csv_are_passed_over(made: Made) -> None:
-    assert [row.text for row in load(made("text,label\n\ngood,p\n\nbad,n\n\n", "a.csv"), 0).train] == ["good", "bad"]
+    assert [
+        row.text for row in load(made("text,label\n\ngood,p\n\nbad,n\n\n", "a.csv"), 0).train
+    ] == ["good", "bad"]
 
 
 def test_a_long_field_of_a_csv_is_read(made: Made) -> None:
     """The csv module stops at 131,072 letters by default."""
-    assert len(load(made(f"text,label\n{'x' * 200_000},p\nbad,n\n", "a.csv"), 0).train[0].text) == 200_000
+    assert (
+        len(load(made(f"text,label\n{'x' * 200_000},p\nbad,n\n", "a.csv"), 0).train[0].text)
+        == 200_000
+    )
 
 
 def test_a_parquet_column_that_stands_twice_is_refused(made: Made) -> None:
-    table = pyarrow.table([pyarrow.array(["a", "b"]), pyarrow.array(["x", "y"]), pyarrow.array(["p", "n"])], names=["text", "text", "label"])
+    table = pyarrow.table(
+        [pyarrow.array(["a", "b"]), pyarrow.array(["x", "y"]), pyarrow.array(["p", "n"])],
+        names=["text", "text", "label"],
+    )
     stream = io.BytesIO()
     pyarrow.parquet.write_table(table, stream)
     assert "the column 'text' stands twice" in refused(made(stream.getvalue(), "a.parquet")).message
 
 
 def test_a_decimal_label_is_a_number(made: Made) -> None:
-    table = pyarrow.table({"text": ["good", "bad"], "label": pyarrow.array([1, 0]).cast(pyarrow.decimal128(20, 0))})
+    table = pyarrow.table(
+        {"text": ["good", "bad"], "label": pyarrow.array([1, 0]).cast(pyarrow.decimal128(20, 0))}
+    )
     stream = io.BytesIO()
     pyarrow.parquet.write_table(table, stream)
     plain = jsonl([{"text": "fine", "label": 1}, {"text": "poor", "label": 0}])
-    task = made(stream.getvalue(), "a.parquet", validation=plain, test=plain, values={"1": "p", "0": "n"})
+    task = made(
+        stream.getvalue(), "a.parquet", validation=plain, test=plain, values={"1": "p", "0": "n"}
+    )
     assert [row.label for row in load(task, 0).train] == ["p", "n"]
 
 
@@ -295,9 +438,18 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
         folder = tmp_path / "repository"
         folder.mkdir(exist_ok=True)
         for split in files:
-            rows = [{"text": f"{split} {number}", "label": number % 2, "label_text": "np"[number % 2]} for number in range(8)]
+            rows = [
+                {"text": f"{split} {number}", "label": number % 2, "label_text": "np"[number % 2]}
+                for number in range(8)
+            ]
             (folder / f"{split}.jsonl").write_bytes(jsonl(rows))
-        return Task.model_validate({"name": "t", "data": {"kind": "hub", "path": str(folder), **data}, "labels": ["p", "n"]})
+        return Task.model_validate(
+            {
+                "name": "t",
+                "data": {"kind": "hub", "path": str(folder), **data},
+                "labels": ["p", "n"],
+            }
+        )
 
     return task
 
@@ -306,18 +458,34 @@ def test_a_folder_is_loaded_as_the_hub_would_be(hub: Made) -> None:
     splits = load(hub(label="label_text"), 0)
     for name in ("train", "validation", "test"):
         rows = getattr(splits, name)
-        assert rows == [Example(id=f"t-{name}-{number:05d}", text=f"{name} {number}", label="np"[number % 2]) for number in range(8)]
+        assert rows == [
+            Example(id=f"t-{name}-{number:05d}", text=f"{name} {number}", label="np"[number % 2])
+            for number in range(8)
+        ]
     assert load(hub(values={"1": "p", "0": "n"}), 0) == splits
 
 
 def test_splits_can_be_renamed(hub: Made) -> None:
     """What the hub calls validation is the test set where test labels are hidden; early stopping does not see it then."""
-    splits = load(hub(("train", "validation"), label="label_text", splits={"test": "validation"}), 0)
+    splits = load(
+        hub(("train", "validation"), label="label_text", splits={"test": "validation"}), 0
+    )
     assert [row.text for row in splits.test] == [f"validation {number}" for number in range(8)]
     assert len(splits.validation) == len(splits.train) == 4
-    assert {row.text for row in splits.validation + splits.train} == {f"train {number}" for number in range(8)}
-    both = load(hub(("train", "validation"), label="label_text", splits={"test": "validation", "validation": "validation"}), 0)
-    assert both.validation == [row.model_copy(update={"id": row.id.replace("test", "validation")}) for row in both.test]
+    assert {row.text for row in splits.validation + splits.train} == {
+        f"train {number}" for number in range(8)
+    }
+    both = load(
+        hub(
+            ("train", "validation"),
+            label="label_text",
+            splits={"test": "validation", "validation": "validation"},
+        ),
+        0,
+    )
+    assert both.validation == [
+        row.model_copy(update={"id": row.id.replace("test", "validation")}) for row in both.test
+    ]
 
 
 def test_a_hub_task_without_validation_gets_one_from_train(hub: Made) -> None:
@@ -333,7 +501,9 @@ def test_a_hub_task_without_validation_gets_one_from_train(hub: Made) -> None:
         (("train", "test"), {"train": "training"}, "no split 'training'"),
     ],
 )
-def test_a_missing_split_lists_those_there_are(hub: Made, files: tuple[str, ...], names: dict[str, str], message: str) -> None:
+def test_a_missing_split_lists_those_there_are(
+    hub: Made, files: tuple[str, ...], names: dict[str, str], message: str
+) -> None:
     task = hub(files, label="label_text", splits=names)
     error = refused(task)
     assert error.message == f"{task.data.path}: {message}"
@@ -342,35 +512,64 @@ def test_a_missing_split_lists_those_there_are(hub: Made, files: tuple[str, ...]
 
 def test_a_hub_row_is_told_with_its_split_and_number(hub: Made) -> None:
     task = hub(values={"1": "p"})
-    assert refused(task).message == f"{task.data.path}, train row 0: label '0' is none of the task's classes ('p', 'n')"
-    assert refused(hub(label="stars")).hint == "columns are text, label, label_text; name the right one with task.data.label"
+    assert (
+        refused(task).message
+        == f"{task.data.path}, train row 0: label '0' is none of the task's classes ('p', 'n')"
+    )
+    assert (
+        refused(hub(label="stars")).hint
+        == "columns are text, label, label_text; name the right one with task.data.label"
+    )
 
 
 @pytest.mark.parametrize(
-    ("values", "labels"), [({}, ["n", "p"]), ({"n": "bad", "p": "good"}, ["bad", "good"]), ({"0": "zero", "1": "one"}, ["zero", "one"])]
+    ("values", "labels"),
+    [
+        ({}, ["n", "p"]),
+        ({"n": "bad", "p": "good"}, ["bad", "good"]),
+        ({"0": "zero", "1": "one"}, ["zero", "one"]),
+    ],
 )
-def test_a_column_of_class_labels_is_read_by_name_or_number(hub: Made, tmp_path: Path, values: dict[str, str], labels: list[str]) -> None:
+def test_a_column_of_class_labels_is_read_by_name_or_number(
+    hub: Made, tmp_path: Path, values: dict[str, str], labels: list[str]
+) -> None:
     import datasets
 
     folder = tmp_path / "typed"
     folder.mkdir()
-    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["n", "p"])})
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["n", "p"])}
+    )
     rows = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]}, features=features)
     for split in ("train", "validation", "test"):
         rows.to_parquet(folder / f"{split}-00000-of-00001.parquet")
-    task = Task.model_validate({"name": "t", "data": {"kind": "hub", "path": str(folder), "values": values}, "labels": labels})
-    assert [(row.text, row.label) for row in load(task, 0).train] == [("a", labels[0]), ("b", labels[1])]
+    task = Task.model_validate(
+        {
+            "name": "t",
+            "data": {"kind": "hub", "path": str(folder), "values": values},
+            "labels": labels,
+        }
+    )
+    assert [(row.text, row.label) for row in load(task, 0).train] == [
+        ("a", labels[0]),
+        ("b", labels[1]),
+    ]
 
 
 @pytest.mark.parametrize(
     ("data", "where"),
     [
         ({"path": "nobody/no-such-data-set"}, "nobody/no-such-data-set"),
-        ({"path": "nobody/none", "name": "cfg", "revision": "abc"}, "nobody/none, config cfg at abc"),
+        (
+            {"path": "nobody/none", "name": "cfg", "revision": "abc"},
+            "nobody/none, config cfg at abc",
+        ),
     ],
 )
 def test_a_hub_id_out_of_reach_is_a_message(hub: Made, data: dict[str, str], where: str) -> None:
-    error = refused(Task.model_validate({"name": "t", "data": {"kind": "hub", **data}, "labels": ["p", "n"]}))
+    error = refused(
+        Task.model_validate({"name": "t", "data": {"kind": "hub", **data}, "labels": ["p", "n"]})
+    )
     assert error.message.startswith(f"{where}: cannot be loaded: ")
     assert "\n" not in error.message
 
@@ -385,7 +584,13 @@ def many(counts: dict[str, int]) -> bytes:
         for label in counts:
             if left[label]:
                 left[label] -= 1
-                rows.append({"id": f"{label}{counts[label] - left[label]}", "text": f"text {len(rows)}", "label": label})
+                rows.append(
+                    {
+                        "id": f"{label}{counts[label] - left[label]}",
+                        "text": f"text {len(rows)}",
+                        "label": label,
+                    }
+                )
     return jsonl(rows)
 
 
@@ -398,7 +603,9 @@ def test_a_task_without_validation_gives_balanced_rows_of_train(made: Made) -> N
 @pytest.mark.parametrize("counts", [{"p": 25, "n": 7}, {"p": 2, "n": 3}, {"p": 4100, "n": 3}])
 def test_validation_takes_at_most_half_of_any_class(made: Made, counts: dict[str, int]) -> None:
     splits = load(made(many(counts), validation=None), 0)
-    assert Counter(row.label for row in splits.validation) == {label: min(2000, count // 2) for label, count in counts.items()}
+    assert Counter(row.label for row in splits.validation) == {
+        label: min(2000, count // 2) for label, count in counts.items()
+    }
 
 
 def test_validation_rows_are_train_rows_no_more_and_both_keep_their_order(made: Made) -> None:
@@ -417,7 +624,9 @@ def test_validation_follows_the_master_seed_alone(made: Made) -> None:
     task = made(many({"p": 40, "n": 40}), validation=None)
     assert load(task, 0).validation == load(task, 0).validation
     assert load(task, 0).validation != load(task, 1).validation
-    assert {row.id for row in load(task, 0, 10).validation} < {row.id for row in load(task, 0).validation}
+    assert {row.id for row in load(task, 0, 10).validation} < {
+        row.id for row in load(task, 0).validation
+    }
     assert load(task, 0, 10).train == load(task, 0).train
 
 
@@ -437,7 +646,9 @@ def test_a_validation_split_of_its_own_leaves_train_whole(made: Made) -> None:
         ("20/class", {"p": 20, "n": 20}),
     ],
 )
-def test_validation_rows_are_chosen_by_class_in_their_order(made: Made, wanted: int | str, counts: dict[str, int]) -> None:
+def test_validation_rows_are_chosen_by_class_in_their_order(
+    made: Made, wanted: int | str, counts: dict[str, int]
+) -> None:
     content = many({"p": 20, "n": 30})
     task = made(validation=content)
     warnings, tell = heard()
@@ -455,11 +666,15 @@ def test_another_seed_chooses_other_validation_rows(made: Made) -> None:
 
 
 @pytest.mark.parametrize(("wanted", "count"), [("25/class", 25), (51, 26)])
-def test_too_few_validation_rows_warn_with_their_class(made: Made, wanted: int | str, count: int) -> None:
+def test_too_few_validation_rows_warn_with_their_class(
+    made: Made, wanted: int | str, count: int
+) -> None:
     warnings, tell = heard()
     rows = load(made(validation=many({"p": 20, "n": 30})), 0, wanted, tell).validation
     assert Counter(row.label for row in rows) == {"p": 20, "n": 25}
-    assert [text for text in warnings if "validation" in text] == [f"validation: class 'p' has 20 rows, {count} are wanted; all of them are used"]
+    assert [text for text in warnings if "validation" in text] == [
+        f"validation: class 'p' has 20 rows, {count} are wanted; all of them are used"
+    ]
 
 
 def test_a_row_a_class_leaves_no_validation_rows_which_is_said(made: Made) -> None:
@@ -468,21 +683,45 @@ def test_a_row_a_class_leaves_no_validation_rows_which_is_said(made: Made) -> No
 
 
 def test_texts_that_train_and_test_share_are_told_once(made: Made) -> None:
-    train = jsonl([{"id": "a", "text": "same", "label": "p"}, {"id": "b", "text": "other", "label": "n"}, {"id": "c", "text": "twice", "label": "n"}])
-    test = jsonl([{"id": "x", "text": "new", "label": "p"}, {"id": "y", "text": "twice", "label": "n"}, {"id": "z", "text": "same", "label": "n"}])
+    train = jsonl(
+        [
+            {"id": "a", "text": "same", "label": "p"},
+            {"id": "b", "text": "other", "label": "n"},
+            {"id": "c", "text": "twice", "label": "n"},
+        ]
+    )
+    test = jsonl(
+        [
+            {"id": "x", "text": "new", "label": "p"},
+            {"id": "y", "text": "twice", "label": "n"},
+            {"id": "z", "text": "same", "label": "n"},
+        ]
+    )
     warnings, tell = heard()
     assert load(made(train, test=test), 0, tell=tell).shared == 2
     assert len(warnings) == 1
-    assert warnings[0].startswith("task 't': 2 test rows are exact copies of training rows, such as y = c; ")
+    assert warnings[0].startswith(
+        "task 't': 2 test rows are exact copies of training rows, such as y = c; "
+    )
     warnings, tell = heard()
-    assert load(made(train, test=test.replace(b"same", b"Same").replace(b"twice", b"thrice")), 0, tell=tell).shared == 0
+    assert (
+        load(
+            made(train, test=test.replace(b"same", b"Same").replace(b"twice", b"thrice")),
+            0,
+            tell=tell,
+        ).shared
+        == 0
+    )
     assert warnings == []
 
 
 def test_hashes_follow_the_rows(made: Made) -> None:
     first, second = load(made(), 0), load(made(GOOD.replace("good", "gooder")), 0)
     assert first.sha["train"] != second.sha["train"]
-    assert (first.sha["test"], first.sha["validation"]) == (second.sha["test"], second.sha["validation"])
+    assert (first.sha["test"], first.sha["validation"]) == (
+        second.sha["test"],
+        second.sha["validation"],
+    )
     assert Splits([], [], []).sha.keys() == {"train", "validation", "test"}
 
 
@@ -520,8 +759,15 @@ def test_the_demo_has_a_thousand_unique_rows_balanced_in_every_split(demo: Split
     assert len({row.text.casefold() for row in rows}) == len(rows)
     for split in (demo.train, demo.validation, demo.test):
         assert len(split) >= 100
-        assert Counter(row.label for row in split) == {"pos": len(split) // 2, "neg": len(split) // 2}
-    assert all(row.id.startswith(f"demo-{split}-") for split in ("train", "validation", "test") for row in getattr(demo, split))
+        assert Counter(row.label for row in split) == {
+            "pos": len(split) // 2,
+            "neg": len(split) // 2,
+        }
+    assert all(
+        row.id.startswith(f"demo-{split}-")
+        for split in ("train", "validation", "test")
+        for row in getattr(demo, split)
+    )
 
 
 def test_demo_sentences_are_sentences(demo: Splits) -> None:
@@ -535,7 +781,9 @@ def test_no_two_demo_sentences_share_more_than_half_of_their_trigrams(demo: Spli
     """Relative to the shorter: near copies across splits would make the demo's accuracy a matter of memory."""
     grams = {}
     for row in everything(demo):
-        words = "".join(letter if letter.isalnum() or letter == "'" else " " for letter in row.text.lower()).split()
+        words = "".join(
+            letter if letter.isalnum() or letter == "'" else " " for letter in row.text.lower()
+        ).split()
         grams[row.id] = {tuple(words[start : start + 3]) for start in range(len(words) - 2)}
     holders = defaultdict(list)
     shared: Counter[tuple[str, str]] = Counter()
@@ -543,27 +791,45 @@ def test_no_two_demo_sentences_share_more_than_half_of_their_trigrams(demo: Spli
         for gram in own:
             shared.update((other, identity) for other in holders[gram])
             holders[gram].append(identity)
-    assert [(pair, count) for pair, count in shared.items() if count > min(len(grams[one]) for one in pair) / 2] == []
+    assert [
+        (pair, count)
+        for pair, count in shared.items()
+        if count > min(len(grams[one]) for one in pair) / 2
+    ] == []
 
 
 def accuracy(splits: Splits, rows: Sequence[Example]) -> float:
     classifier = LinearClassifier(Linear(kind="linear"), ["pos", "neg"])
-    known = [Augmented(**row.model_dump(), probs={label: float(label == row.label) for label in ("pos", "neg")}) for row in rows]
+    known = [
+        Augmented(
+            **row.model_dump(), probs={label: float(label == row.label) for label in ("pos", "neg")}
+        )
+        for row in rows
+    ]
     classifier.fit(known, splits.validation, 0)
-    right = classifier.predict_proba([row.text for row in splits.test]).argmax(1) == [["pos", "neg"].index(row.label) for row in splits.test]
+    right = classifier.predict_proba([row.text for row in splits.test]).argmax(1) == [
+        ["pos", "neg"].index(row.label) for row in splits.test
+    ]
     return float(right.mean())
 
 
 def test_the_demo_can_be_learned_but_not_from_little(demo: Splits) -> None:
     """Room for augmentation: far from chance with all rows, not far from it with eight a class."""
     assert 0.70 <= accuracy(demo, demo.train) <= 0.92
-    few = [accuracy(demo, draw(demo.train, ["pos", "neg"], "8/class", 42, seed)) for seed in range(5)]
+    few = [
+        accuracy(demo, draw(demo.train, ["pos", "neg"], "8/class", 42, seed)) for seed in range(5)
+    ]
     assert 0.52 <= sum(few) / 5 <= 0.70
 
 
 def test_the_demo_in_other_words_is_refused_with_its_classes() -> None:
-    task = Task.model_validate({"name": "demo", "data": {"kind": "demo"}, "labels": ["good", "bad"]})
-    assert refused(task).message == "the demo data: label 'pos' is none of the task's classes ('good', 'bad')"
+    task = Task.model_validate(
+        {"name": "demo", "data": {"kind": "demo"}, "labels": ["good", "bad"]}
+    )
+    assert (
+        refused(task).message
+        == "the demo data: label 'pos' is none of the task's classes ('good', 'bad')"
+    )
 
 
 def test_classes_stand_in_the_tasks_order() -> None:

@@ -31,13 +31,18 @@ def test_generated_parts_of_the_readme_are_fresh() -> None:
 
 
 def test_every_settings_model_is_documented() -> None:
-    assert {model for _, model in DOCS["SECTIONS"]} | {type_ for type_ in DOCS["documented"]() if type_.__name__ == "DemoData"} == DOCS[
-        "documented"
-    ]()
+    assert {model for _, model in DOCS["SECTIONS"]} | {
+        type_ for type_ in DOCS["documented"]() if type_.__name__ == "DemoData"
+    } == DOCS["documented"]()
 
 
 def test_every_key_has_a_description() -> None:
-    missing = [f"{m.__name__}.{n}" for m in DOCS["documented"]() for n, f in m.model_fields.items() if n != "kind" and not f.description]
+    missing = [
+        f"{m.__name__}.{n}"
+        for m in DOCS["documented"]()
+        for n, f in m.model_fields.items()
+        if n != "kind" and not f.description
+    ]
     assert not missing
 
 
@@ -53,8 +58,12 @@ def test_configs_in_the_readme_load(number: int, tmp_path: Path) -> None:
 
 def test_every_command_in_the_readme_exists_with_its_flags() -> None:
     group = typer.main.get_command(app)
-    lines = [line for block in blocks("bash") for line in block.splitlines()] + re.findall(r"`(gpt3mix [a-z][^`]*)`", README)
-    commands = [shlex.split(line, comments=True) for line in lines if re.match(r"\s*gpt3mix [a-z]", line)]
+    lines = [line for block in blocks("bash") for line in block.splitlines()] + re.findall(
+        r"`(gpt3mix [a-z][^`]*)`", README
+    )
+    commands = [
+        shlex.split(line, comments=True) for line in lines if re.match(r"\s*gpt3mix [a-z]", line)
+    ]
     assert len(commands) > 6
     for _, name, *arguments in commands:
         command = group.commands[name]  # type: ignore[attr-defined]
@@ -68,14 +77,32 @@ def test_the_loop_over_seeds_runs_as_printed(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     config = tmp_path / "configs" / "demo.yaml"
     # The same experiment, smaller: one classifier and a fifth of the rows.
-    text = re.sub(r"classifiers:.*?\ntrials", "classifiers: [{kind: linear}]\ntrials", config.read_text("utf-8"), flags=re.DOTALL)
+    text = re.sub(
+        r"classifiers:.*?\ntrials",
+        "classifiers: [{kind: linear}]\ntrials",
+        config.read_text("utf-8"),
+        flags=re.DOTALL,
+    )
     config.write_text(text.replace("ratio: 10", "ratio: 2").replace("8/class", "4/class"), "utf-8")
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    done = subprocess.run(["bash", "-euo", "pipefail", "-c", loop], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", loop],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert "gpt3mix" in done.stdout
     assert "4/class" in done.stdout
-    found = sorted(path.relative_to(tmp_path / "results" / "demo").as_posix() for path in (tmp_path / "results").rglob("*.jsonl"))
+    found = sorted(
+        path.relative_to(tmp_path / "results" / "demo").as_posix()
+        for path in (tmp_path / "results").rglob("*.jsonl")
+    )
     assert [path for path in found if "seed-0" in path] == [
         "4-per-class/seed-0/eda.jsonl",
         "4-per-class/seed-0/gpt3mix.jsonl",
@@ -98,7 +125,9 @@ def test_the_file_tree_in_the_readme_is_the_packages() -> None:
 
 
 @pytest.mark.slow
-def test_the_demo_runs_from_a_fresh_copy_and_its_gpt3mix_rows_are_the_lms_own(tmp_path: Path) -> None:
+def test_the_demo_runs_from_a_fresh_copy_and_its_gpt3mix_rows_are_the_lms_own(
+    tmp_path: Path,
+) -> None:
     def read(path: Path) -> list[dict[str, object]]:
         return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
@@ -107,7 +136,13 @@ def test_the_demo_runs_from_a_fresh_copy_and_its_gpt3mix_rows_are_the_lms_own(tm
     # The environment at hand serves; installing into a new one is what CI's own machine shows.
     options = [] if shutil.which("apertium") else ["--set", "baselines=[{kind: eda}]"]
     program = Path(sys.executable).parent / "gpt3mix"
-    done = subprocess.run([program, "run", "configs/demo.yaml", *options], cwd=copy, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [program, "run", "configs/demo.yaml", *options],
+        cwd=copy,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert "gpt3mix" in done.stdout
     real = {row["text"] for row in read(copy / "gpt3mix_cli/resources/demo.jsonl")}

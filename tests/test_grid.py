@@ -41,20 +41,39 @@ def test_levels_and_seeds_make_the_paths_of_the_design(tmp_path: Path) -> None:
 
 def test_files_of_a_cell_are_named_by_method_draw_and_classifier(tmp_path: Path) -> None:
     one = spot(tmp_path)
-    names = [one.real, one.synthetic("eda", 0), one.synthetic("eda", 2), one.trials("eda", "linear")]
-    assert [str(path.relative_to(one.folder)) for path in names] == ["train.jsonl", "eda.jsonl", "eda.draw-2.jsonl", "trials/eda.linear.jsonl"]
+    names = [
+        one.real,
+        one.synthetic("eda", 0),
+        one.synthetic("eda", 2),
+        one.trials("eda", "linear"),
+    ]
+    assert [str(path.relative_to(one.folder)) for path in names] == [
+        "train.jsonl",
+        "eda.jsonl",
+        "eda.draw-2.jsonl",
+        "trials/eda.linear.jsonl",
+    ]
 
 
 def test_a_level_or_seed_that_is_not_listed_can_be_asked_for(tmp_path: Path) -> None:
-    assert [str(one.folder) for one in grid(tmp_path).spots("5%", 9)] == ["results/small/5pct/seed-9"]
+    assert [str(one.folder) for one in grid(tmp_path).spots("5%", 9)] == [
+        "results/small/5pct/seed-9"
+    ]
     assert [one.seed for one in grid(tmp_path).spots("5%")] == [0, 1, 2]
     assert [one.seed for one in grid(tmp_path).spots(seed=0)] == [0, 0, 0]  # seed 0 is a seed
 
 
 def test_a_variant_is_key_value_pairs_in_the_order_of_the_sweep(tmp_path: Path) -> None:
-    variants = grid(tmp_path, "sweep={augment.k: [1, 2], augment.choose: [uniform, balanced]}", "subsample.levels=[full]", "subsample.seeds=1")
+    variants = grid(
+        tmp_path,
+        "sweep={augment.k: [1, 2], augment.choose: [uniform, balanced]}",
+        "subsample.levels=[full]",
+        "subsample.seeds=1",
+    )
     assert [str(one.folder) for one in variants.spots()] == [
-        f"results/small/augment.k={k},augment.choose={how}/full/seed-0" for k in (1, 2) for how in ("uniform", "balanced")
+        f"results/small/augment.k={k},augment.choose={how}/full/seed-0"
+        for k in (1, 2)
+        for how in ("uniform", "balanced")
     ]
 
 
@@ -69,7 +88,9 @@ def test_a_variant_is_key_value_pairs_in_the_order_of_the_sweep(tmp_path: Path) 
         "task.text_type: ['фильм', 'книга', 'été', 'e']",
     ],
 )
-def test_no_two_swept_values_share_a_folder_or_leave_the_results(tmp_path: Path, sweep: str) -> None:
+def test_no_two_swept_values_share_a_folder_or_leave_the_results(
+    tmp_path: Path, sweep: str
+) -> None:
     found = grid(tmp_path, f"sweep={{{sweep}}}")
     folders = {one.folder.parent.parent for one in found.spots()}
     assert len(folders) == len(found.experiments) > 1
@@ -111,8 +132,13 @@ def test_seeds_given_as_a_list_keep_their_places(tmp_path: Path) -> None:
     assert found == {5: [0, 2, 4, 6], 0: [1, 3, 5]}
 
 
-@pytest.mark.parametrize(("draws", "expected"), [("1", [0, 0, 0]), ("2", [0, 1, 0]), ("3", [0, 1, 2]), ("per-trial", [0, 1, 2])])
-def test_draws_say_which_trials_share_a_synthetic_set(tmp_path: Path, draws: str, expected: list[int]) -> None:
+@pytest.mark.parametrize(
+    ("draws", "expected"),
+    [("1", [0, 0, 0]), ("2", [0, 1, 0]), ("3", [0, 1, 2]), ("per-trial", [0, 1, 2])],
+)
+def test_draws_say_which_trials_share_a_synthetic_set(
+    tmp_path: Path, draws: str, expected: list[int]
+) -> None:
     one = spot(tmp_path, f"augment.draws={draws}")
     assert [draw for _, draw in one.dealt(one.experiment.classifiers[0])] == expected
     assert one.draws() == sorted(set(expected))
@@ -143,11 +169,20 @@ def test_rows_of_a_file_name_their_method_or_the_file_does(tmp_path: Path) -> No
     write(tmp_path / "mine.jsonl", [row])
     write(tmp_path / "theirs.jsonl", [row.model_copy(update={"method": "eda"})])
     append(tmp_path / "empty.jsonl", "")
-    assert [grid(tmp_path).added_method([tmp_path / f"{name}.jsonl"]) for name in ("mine", "theirs", "empty")] == ["mine", "eda", "empty"]
+    assert [
+        grid(tmp_path).added_method([tmp_path / f"{name}.jsonl"])
+        for name in ("mine", "theirs", "empty")
+    ] == ["mine", "eda", "empty"]
 
 
 def test_a_method_that_a_row_names_cannot_leave_the_results(tmp_path: Path) -> None:
-    row = Augmented(id="a", text="b", label="pos", probs={"pos": 1.0, "neg": 0.0}, method="../../../../../outside")
+    row = Augmented(
+        id="a",
+        text="b",
+        label="pos",
+        probs={"pos": 1.0, "neg": 0.0},
+        method="../../../../../outside",
+    )
     write(tmp_path / "mine.jsonl", [row])
     with pytest.raises(UserError, match="cannot be the name of a method"):
         grid(tmp_path).added_method([tmp_path / "mine.jsonl"])
@@ -157,13 +192,25 @@ def test_a_method_that_a_row_names_cannot_leave_the_results(tmp_path: Path) -> N
 
 
 def test_a_run_makes_every_stage_of_every_cell_in_order(tmp_path: Path) -> None:
-    one = grid(tmp_path, "subsample.levels=[full]", "subsample.seeds=3", "trials=2", "augment.draws=per-trial", "classifiers=[{kind: linear}]")
+    one = grid(
+        tmp_path,
+        "subsample.levels=[full]",
+        "subsample.seeds=3",
+        "trials=2",
+        "augment.draws=per-trial",
+        "classifiers=[{kind: linear}]",
+    )
     found = [
         (stage, each.seed, *((a[0].method, a[0].classifier.name) if stage == "train" else a[1:]))
         for each in one.spots()
         for stage, a in one._steps(each)
     ]
-    first = [("subsample", 0), ("train", 0, "none", "linear"), ("augment", 0, "eda", 0), ("train", 0, "eda", "linear")]
+    first = [
+        ("subsample", 0),
+        ("train", 0, "none", "linear"),
+        ("augment", 0, "eda", 0),
+        ("train", 0, "eda", "linear"),
+    ]
     assert found[:4] == first
     assert [step[1] for step in found if step[0] == "train"] == [0, 0, 1, 1]
 
@@ -175,9 +222,18 @@ def test_a_missing_subsample_names_the_command_that_draws_it(tmp_path: Path) -> 
     assert "gpt3mix subsample CONFIG --level 8/class --seed 1" in caught.value.hint
 
 
-def test_a_sweep_over_the_ratio_asks_the_lm_once_and_lower_ratios_are_the_beginning_of_higher_ones(tmp_path: Path, config: Path) -> None:
+def test_a_sweep_over_the_ratio_asks_the_lm_once_and_lower_ratios_are_the_beginning_of_higher_ones(
+    tmp_path: Path, config: Path
+) -> None:
     """The learning curve: what the highest ratio was answered serves the others."""
-    sweep = ["sweep={augment.ratio: [2, 1]}", "lm.batch_size=4", "subsample.seeds=1", "classifiers=[{kind: linear}]", "trials=1", "baselines=[]"]
+    sweep = [
+        "sweep={augment.ratio: [2, 1]}",
+        "lm.batch_size=4",
+        "subsample.seeds=1",
+        "classifiers=[{kind: linear}]",
+        "trials=1",
+        "baselines=[]",
+    ]
     one = Grid(load(config, sweep), tmp_path / "results")
     high, low = one.spots()
     for spot in (high, low):
@@ -201,11 +257,22 @@ def test_a_sweep_over_the_ratio_asks_the_lm_once_and_lower_ratios_are_the_beginn
     assert low.synthetic("gpt3mix", 0).read_text().splitlines() == rows
 
 
-def test_labels_that_are_asked_for_come_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_labels_that_are_asked_for_come_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where a budget ends, the rows were paid for before the classifier that they are compared with."""
     steps: list[tuple[str, tuple[Any, ...]]] = []
     monkeypatch.setattr(Grid, "_all", lambda self, found, name: iter(steps.extend(found) or []))
-    list(grid(tmp_path, "lm.kind=local", "subsample.seeds=2", "classifiers=[{kind: prompt}, {kind: linear}]").run())
-    kinds = [arguments[0].classifier.kind if stage == "train" else stage for stage, arguments in steps]
+    list(
+        grid(
+            tmp_path,
+            "lm.kind=local",
+            "subsample.seeds=2",
+            "classifiers=[{kind: prompt}, {kind: linear}]",
+        ).run()
+    )
+    kinds = [
+        arguments[0].classifier.kind if stage == "train" else stage for stage, arguments in steps
+    ]
     assert "augment" in kinds
     assert kinds.index("prompt") == len(kinds) - kinds.count("prompt")

@@ -11,10 +11,25 @@ import pytest
 import gpt3mix_cli
 
 PACKAGE = Path(gpt3mix_cli.__file__).parent
-FLOOR = {"settings", "config", "files", "pretrained", "records", "data", "errors", ""}  # "" is the package itself: its version
+FLOOR = {
+    "settings",
+    "config",
+    "files",
+    "pretrained",
+    "records",
+    "data",
+    "errors",
+    "",
+}  # "" is the package itself: its version
 STAGES = {"subsample", "augment", "train", "report"}
 DOOR = {"cli", "opening", "display", "check"}
-RANK = {**dict.fromkeys(FLOOR, 0), "lm": 1, **dict.fromkeys(STAGES, 2), "grid": 3, **dict.fromkeys(DOOR, 4)}
+RANK = {
+    **dict.fromkeys(FLOOR, 0),
+    "lm": 1,
+    **dict.fromkeys(STAGES, 2),
+    "grid": 3,
+    **dict.fromkeys(DOOR, 4),
+}
 ASK_THE_LM = {"augment", "train"}  # GPT3Mix, and a classifier that prompts
 
 HOMES = {
@@ -35,10 +50,23 @@ HOMES = {
         "train.curves",
         "check",
     },  # check names the devices
-    "transformers": {"pretrained", "lm.local", "lm.decoding", "lm.window", "augment.translators", "train.setfit"},
+    "transformers": {
+        "pretrained",
+        "lm.local",
+        "lm.decoding",
+        "lm.window",
+        "augment.translators",
+        "train.setfit",
+    },
     "datasets": {"data"},
     "pyarrow": {"data"},
-    "sklearn": {"train.linear", "train.metrics", "train.setfit", "augment.choose", "augment.quality"},
+    "sklearn": {
+        "train.linear",
+        "train.metrics",
+        "train.setfit",
+        "augment.choose",
+        "augment.quality",
+    },
     "numpy": {
         "train.linear",
         "train.metrics",
@@ -61,7 +89,16 @@ HOMES = {
 }
 # Light or needed to read the config; none of them may come with `--help`, which another test asks of sys.modules.
 HOMES_OF_THE_LIGHT = {
-    "pydantic": {"settings", "settings.base", "settings.task", "settings.augment", "settings.train", "config", "records", "lm.endpoint.money"},
+    "pydantic": {
+        "settings",
+        "settings.base",
+        "settings.task",
+        "settings.augment",
+        "settings.train",
+        "config",
+        "records",
+        "lm.endpoint.money",
+    },
     "yaml": {"config", "lm.endpoint.money"},
     "typer": {"cli"},
     "rich": {"cli", "display", "report.tables"},
@@ -83,7 +120,10 @@ def name_of(path: Path) -> str:
     return ".".join(part for part in parts if part != "__init__")
 
 
-TREES = {name_of(path): ast.parse(path.read_text(encoding="utf-8")) for path in sorted(PACKAGE.rglob("*.py"))}
+TREES = {
+    name_of(path): ast.parse(path.read_text(encoding="utf-8"))
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
 PAGES = {name_of(path) for path in PACKAGE.rglob("__init__.py")}
 
 
@@ -109,7 +149,12 @@ def _walk(node: ast.AST, module: str, function: str | None, typing: bool) -> Ite
 def _names(node: ast.Import | ast.ImportFrom, module: str) -> Iterator[str]:
     """Yield absolute names, our own ones beginning with a dot: `.lm.local`."""
     if isinstance(node, ast.Import):
-        yield from (f".{alias.name.partition('.')[2]}" if alias.name.split(".")[0] == "gpt3mix_cli" else alias.name for alias in node.names)
+        yield from (
+            f".{alias.name.partition('.')[2]}"
+            if alias.name.split(".")[0] == "gpt3mix_cli"
+            else alias.name
+            for alias in node.names
+        )
         return
     if node.level == 0 and (node.module or "").split(".")[0] != "gpt3mix_cli":
         yield node.module or ""
@@ -154,7 +199,12 @@ def test_imports_point_down_and_no_stage_meets_another(module: str) -> None:
 
 def test_no_two_modules_import_each_other_when_they_load() -> None:
     graph = {
-        module: {target for target, found in ours(module) if found.function is None and not found.typing and target != module} for module in TREES
+        module: {
+            target
+            for target, found in ours(module)
+            if found.function is None and not found.typing and target != module
+        }
+        for module in TREES
     }
     # `from . import __version__` of the package itself is no edge that could close a circle: it imports nothing of ours.
     assert not graph[""]
@@ -163,7 +213,11 @@ def test_no_two_modules_import_each_other_when_they_load() -> None:
 
 @pytest.mark.parametrize("page", sorted(PAGES - {""}))
 def test_a_variant_imports_its_page_and_the_page_reaches_it_only_to_open_it(page: str) -> None:
-    inside = [(target, found) for target, found in ours(page) if found.function and target.startswith(f"{page}.")]
+    inside = [
+        (target, found)
+        for target, found in ours(page)
+        if found.function and target.startswith(f"{page}.")
+    ]
     variants = {target for target, _ in inside}
     assert all(str(found.function).startswith("open_") for _, found in inside)
     for target, found in ours(page):
@@ -171,7 +225,9 @@ def test_a_variant_imports_its_page_and_the_page_reaches_it_only_to_open_it(page
             assert target not in variants, f"{page}, line {found.line}"
     for variant in variants:
         reached = {target for target, _ in ours(variant)}
-        assert not {other for other in variants if other != variant} & reached, f"{variant} imports its sibling"
+        assert not {other for other in variants if other != variant} & reached, (
+            f"{variant} imports its sibling"
+        )
     for other in TREES:
         if top(other) != page:
             found_variants = {target for target, found in ours(other) if target in variants}
@@ -190,7 +246,9 @@ def test_heavy_libraries_are_imported_at_home_and_in_a_body(module: str) -> None
                 assert module in HOMES[library], where
                 assert found.function or found.typing, where
             if library in HOMES_OF_THE_LIGHT:
-                assert module in HOMES_OF_THE_LIGHT[library], f"{module}, line {found.line} imports {name}"
+                assert module in HOMES_OF_THE_LIGHT[library], (
+                    f"{module}, line {found.line} imports {name}"
+                )
 
 
 def test_the_law_sees_what_it_is_to_see() -> None:
@@ -198,7 +256,10 @@ def test_the_law_sees_what_it_is_to_see() -> None:
     assert ("lm", None) in {(target, found.function) for target, found in ours("augment.gpt3mix")}
     assert ("lm.local", "open_lm") in {(target, found.function) for target, found in ours("lm")}
     assert any(found.typing and found.names == ("torch",) for found in imports("train.transformer"))
-    assert any(found.function == "_fit" and found.names == ("torch",) for found in imports("train.transformer"))
+    assert any(
+        found.function == "_fit" and found.names == ("torch",)
+        for found in imports("train.transformer")
+    )
 
 
 @pytest.mark.parametrize("module", [module for module in TREES if module not in DOOR])
@@ -208,10 +269,20 @@ def test_only_the_door_prints_reads_the_command_line_and_ends_the_process(module
         # A worker ends itself when its parent has gone; nobody else is there to do it.
         allowed = {
             "grid.workers": {"os._exit"},
-            "files": {"sys.stdout.buffer", "sys.stdout.buffer.flush", "sys.stdout", "sys.stdin", "sys.stdin.fileno"},
+            "files": {
+                "sys.stdout.buffer",
+                "sys.stdout.buffer.flush",
+                "sys.stdout",
+                "sys.stdin",
+                "sys.stdin.fileno",
+            },
         }.get(module, set())
-        forbidden = text in ("print", "exit", "quit", "os._exit", "SystemExit") or text.startswith(("sys.std", "sys.exit", "sys.argv"))
-        assert not forbidden or text in allowed, f"{module}, line {getattr(node, 'lineno', 0)}: {text}"
+        forbidden = text in ("print", "exit", "quit", "os._exit", "SystemExit") or text.startswith(
+            ("sys.std", "sys.exit", "sys.argv")
+        )
+        assert not forbidden or text in allowed, (
+            f"{module}, line {getattr(node, 'lineno', 0)}: {text}"
+        )
     assert not [found.line for found in imports(module) if "logging" in found.names]
 
 
@@ -221,8 +292,12 @@ def test_no_global_generator_is_seeded_or_drawn_from(module: str) -> None:
     for node in ast.walk(TREES[module]):
         if isinstance(node, ast.Call):
             called = ast.unparse(node.func)
-            assert not called.startswith(("np.random.", "numpy.random.")), f"{module}, line {node.lineno}"
+            assert not called.startswith(("np.random.", "numpy.random.")), (
+                f"{module}, line {node.lineno}"
+            )
             seeded = called in ("torch.manual_seed", "torch.cuda.manual_seed_all")
             assert not seeded or module == "train.transformer", f"{module}, line {node.lineno}"
-            if called.startswith("random.") and "import random" in map(ast.unparse, TREES[module].body):
+            if called.startswith("random.") and "import random" in map(
+                ast.unparse, TREES[module].body
+            ):
                 assert called == "random.Random", f"{module}, line {node.lineno}"

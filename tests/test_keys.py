@@ -20,16 +20,32 @@ from gpt3mix_cli.settings import Settings
 ELSEWHERE = {
     **{
         (model, "kind"): "picks the class, which a `match` reads"
-        for models in ("HubData FilesData DemoData LocalLM OpenAILM", "Eda Aeda Mlm Backtranslate Paraphrase", "Transformer Linear Prompt")
+        for models in (
+            "HubData FilesData DemoData LocalLM OpenAILM",
+            "Eda Aeda Mlm Backtranslate Paraphrase",
+            "Transformer Linear Prompt",
+        )
         for model in models.split()
     },
-    **{("Backtranslate", name): "`pairs` makes the models out of it" for name in ("pivot", "forward", "backward")},
+    **{
+        ("Backtranslate", name): "`pairs` makes the models out of it"
+        for name in ("pivot", "forward", "backward")
+    },
     ("OpenAILM", "base_url"): "`urls` of the same class reads it",
     ("Transformer", "preset"): "a validator holds the other keys against it",
     ("Experiment", "sweep"): "config makes the variants out of it before the models exist",
 }
-MODELS = [value for value in vars(settings).values() if inspect.isclass(value) and issubclass(value, Settings) and value is not Settings]
-FIELDS = {(model.__name__, name) for model in MODELS for name in model.model_fields if model is not settings.SetFit}  # it has a test of its own
+MODELS = [
+    value
+    for value in vars(settings).values()
+    if inspect.isclass(value) and issubclass(value, Settings) and value is not Settings
+]
+FIELDS = {
+    (model.__name__, name)
+    for model in MODELS
+    for name in model.model_fields
+    if model is not settings.SetFit
+}  # it has a test of its own
 
 
 @pytest.fixture
@@ -65,9 +81,21 @@ def seq2seq(tmp_path: Path, tiny_lm: Path) -> Path:
     AutoTokenizer.from_pretrained(tiny_lm).save_pretrained(folder)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        sizes = {f"{part}_{what}": size for part in ("encoder", "decoder") for what, size in (("layers", 1), ("attention_heads", 2), ("ffn_dim", 32))}
-        ends = {"bos_token_id": 0, "pad_token_id": 0, "eos_token_id": 0, "decoder_start_token_id": 0, "forced_eos_token_id": None}
-        BartForConditionalGeneration(BartConfig(vocab_size=500, d_model=16, max_position_embeddings=200, **sizes, **ends)).save_pretrained(folder)
+        sizes = {
+            f"{part}_{what}": size
+            for part in ("encoder", "decoder")
+            for what, size in (("layers", 1), ("attention_heads", 2), ("ffn_dim", 32))
+        }
+        ends = {
+            "bos_token_id": 0,
+            "pad_token_id": 0,
+            "eos_token_id": 0,
+            "decoder_start_token_id": 0,
+            "forced_eos_token_id": None,
+        }
+        BartForConditionalGeneration(
+            BartConfig(vocab_size=500, d_model=16, max_position_embeddings=200, **sizes, **ends)
+        ).save_pretrained(folder)
     return folder
 
 
@@ -82,8 +110,15 @@ def masked(tmp_path: Path, tiny_encoder: Path) -> Path:
     tokenizer.save_pretrained(folder)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-        BertForMaskedLM(BertConfig(vocab_size=len(tokenizer), max_position_embeddings=200, **sizes)).save_pretrained(folder)
+        sizes = {
+            "hidden_size": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "intermediate_size": 16,
+        }
+        BertForMaskedLM(
+            BertConfig(vocab_size=len(tokenizer), max_position_embeddings=200, **sizes)
+        ).save_pretrained(folder)
     return folder
 
 
@@ -100,12 +135,20 @@ def run(tmp_path: Path, name: str, text: str) -> None:
 
 
 def test_every_key_is_read_by_code(
-    tmp_path: Path, tiny_encoder: Path, seq2seq: Path, masked: Path, read: set[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    tiny_encoder: Path,
+    seq2seq: Path,
+    masked: Path,
+    read: set[tuple[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    rows = "text,label,id\n" + "".join(f"{word} film number {i},{label},{i}\n" for i, (word, label) in enumerate([("good", "1"), ("bad", "0")] * 6))
+    rows = "text,label,id\n" + "".join(
+        f"{word} film number {i},{label},{i}\n"
+        for i, (word, label) in enumerate([("good", "1"), ("bad", "0")] * 6)
+    )
     for split in ("train", "validation", "test"):
         (tmp_path / "hub").mkdir(exist_ok=True)
         (tmp_path / "hub" / f"{split}.csv").write_text(rows)
@@ -154,10 +197,14 @@ trials: 1
         "augment: {labels: hard, beams: 2, choose: nearest, similarity: tfidf, max_tokens: 8, attempts: 1}\n"
         "classifiers: [{kind: linear}]\ntrials: 1\n"
     )
-    list(Grid(load(tmp_path / "hard.yaml"), tmp_path / "results", jobs=1).run())  # it may find too few lines in so few tokens
+    list(
+        Grid(load(tmp_path / "hard.yaml"), tmp_path / "results", jobs=1).run()
+    )  # it may find too few lines in so few tokens
     from endpoint_server import serving
 
-    (tmp_path / "prices.yaml").write_text("version: 2026-11-01\nmodels: {tiny: {prompt: 5, completion: 15}}\n")
+    (tmp_path / "prices.yaml").write_text(
+        "version: 2026-11-01\nmodels: {tiny: {prompt: 5, completion: 15}}\n"
+    )
     with serving() as server:
         run(
             tmp_path,
@@ -180,7 +227,9 @@ trials: 1
 
 @pytest.mark.slow
 @pytest.mark.skipif(not importlib.util.find_spec("setfit"), reason="setfit is not installed")
-def test_setfit_reads_its_keys(tmp_path: Path, tiny_encoder: Path, read: set[tuple[str, str]]) -> None:
+def test_setfit_reads_its_keys(
+    tmp_path: Path, tiny_encoder: Path, read: set[tuple[str, str]]
+) -> None:
     run(
         tmp_path,
         "setfit",
@@ -191,11 +240,15 @@ classifiers: [{{kind: setfit, model: {tiny_encoder}, iterations: 1}}]
 trials: 1
 """,
     )
-    assert {("SetFit", name) for name in settings.SetFit.model_fields} - {("SetFit", "kind")} <= read
+    assert {("SetFit", name) for name in settings.SetFit.model_fields} - {
+        ("SetFit", "kind")
+    } <= read
 
 
 @pytest.mark.skipif(not shutil.which("apertium"), reason="apertium is not installed")
-def test_the_other_engine_of_back_translation_reads_its_keys(tmp_path: Path, read: set[tuple[str, str]]) -> None:
+def test_the_other_engine_of_back_translation_reads_its_keys(
+    tmp_path: Path, read: set[tuple[str, str]]
+) -> None:
     (tmp_path / "a.yaml").write_text(
         "task: {data: {kind: demo}, labels: [pos, neg]}\nsubsample: {levels: [1/class], seeds: 1}\n"
         "baselines: [{kind: backtranslate, engine: apertium}]\ntrials: 1\n"

@@ -48,7 +48,10 @@ def recipe(tmp_path: Path) -> Path:
 @pytest.fixture
 def corpus(tmp_path: Path, texts: list[str]) -> Path:
     path = tmp_path / "reviews.jsonl.gz"
-    rows = [{"label": ("pos", "neg")[i // 4 % 2], "sentences": texts[i : i + 4]} for i in range(0, 400, 4)]
+    rows = [
+        {"label": ("pos", "neg")[i // 4 % 2], "sentences": texts[i : i + 4]}
+        for i in range(0, 400, 4)
+    ]
     with gzip.open(path, "wt", encoding="utf-8") as stream:
         stream.writelines(json.dumps(row) + "\n" for row in rows)
     return path
@@ -62,18 +65,29 @@ def corpus(tmp_path: Path, texts: list[str]) -> Path:
         ("They'll go -- we've gone; I'd stay!", "they 'll go -- we 've gone ; i 'd stay !"),
     ],
 )
-def test_sentences_can_be_spelled_as_sst2_spells_them(script: ModuleType, written: str, spelled: str) -> None:
+def test_sentences_can_be_spelled_as_sst2_spells_them(
+    script: ModuleType, written: str, spelled: str
+) -> None:
     assert script.like_sst2(written) == spelled
 
 
-def test_a_sequence_is_the_papers_prompt_with_weights_on_its_labels(script: ModuleType, recipe: Path, corpus: Path, tmp_path: Path) -> None:
+def test_a_sequence_is_the_papers_prompt_with_weights_on_its_labels(
+    script: ModuleType, recipe: Path, corpus: Path, tmp_path: Path
+) -> None:
     small = yaml.safe_load(recipe.read_text("utf-8"))
-    made = script.Recipe.model_validate({**small, "sequence": {**small["sequence"], "tokens": 900}})  # its tokens are short
+    made = script.Recipe.model_validate(
+        {**small, "sequence": {**small["sequence"], "tokens": 900}}
+    )  # its tokens are short
     reviews = script.read_corpus(corpus)
     script.train_tokenizer(reviews, made, tmp_path / "tokenizer")
     tokenizer: Any = script.PreTrainedTokenizerFast.from_pretrained(tmp_path / "tokenizer")
     batches = script.Batches(script.tokenised(reviews, tokenizer), made, tokenizer)
-    known = {text for _, sentences in reviews for one in sentences for text in (" ".join(one.split()), script.like_sst2(one))}
+    known = {
+        text
+        for _, sentences in reviews
+        for one in sentences
+        for text in (" ".join(one.split()), script.like_sst2(one))
+    }
     seen = 0
     for number in range(40):
         one = batches.sequence(generator(0, "test", number))
@@ -82,16 +96,27 @@ def test_a_sequence_is_the_papers_prompt_with_weights_on_its_labels(script: Modu
         (kind,) = {line.split(":")[0] for line in text.splitlines()[2:-1]}
         label_type = text.splitlines()[0].split("The ")[1].split(" is one of")[0]
         task = Task.model_validate(
-            {"data": {"kind": "demo"}, "labels": {"pos": "positive", "neg": "negative"}, "text_type": kind.lower(), "label_type": label_type}
+            {
+                "data": {"kind": "demo"},
+                "labels": {"pos": "positive", "neg": "negative"},
+                "text_type": kind.lower(),
+                "label_type": label_type,
+            }
         )
         assert text.startswith(prompt(task, []))
-        assert tokenizer(text)["input_ids"] == ids, "pieces that are joined are cut as the whole text is"
+        assert tokenizer(text)["input_ids"] == ids, (
+            "pieces that are joined are cut as the whole text is"
+        )
         for line in text.splitlines()[2:-1]:
             found = parse(line, task)
             assert found.text in known
             assert found.label is not None
             seen += 1
-        heavy = {tokenizer.decode([token]) for token, weight in zip(ids, weights, strict=True) if weight == made.label_weight}
+        heavy = {
+            tokenizer.decode([token])
+            for token, weight in zip(ids, weights, strict=True)
+            if weight == made.label_weight
+        }
         assert heavy <= {" Positive", " Negative"}
         header = len(tokenizer(prompt(task, []))["input_ids"])
         assert not any(weights[:header])
@@ -102,7 +127,9 @@ def test_a_sequence_is_the_papers_prompt_with_weights_on_its_labels(script: Modu
 def test_a_run_that_was_stopped_goes_on_where_it_was(
     script: ModuleType, recipe: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(script.torch, "compile", lambda function: function)  # takes a minute, and changes nothing but speed
+    monkeypatch.setattr(
+        script.torch, "compile", lambda function: function
+    )  # takes a minute, and changes nothing but speed
     monkeypatch.setattr(script, "EVERY", 2)
     arguments = [str(recipe), "--corpus", str(corpus), "--out"]
     script.main([*arguments, str(tmp_path / "whole")])
@@ -122,12 +149,17 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(
     assert [step for step in asked if isinstance(step, int)] == [0, 1, 2, 3, 4, 5, 4, 5]
 
     def losses(name: str) -> list[tuple[int, float]]:
-        rows = [json.loads(line) for line in (tmp_path / name / "loss.jsonl").read_text("utf-8").splitlines()]
+        rows = [
+            json.loads(line)
+            for line in (tmp_path / name / "loss.jsonl").read_text("utf-8").splitlines()
+        ]
         return [(row["step"], row["held_out"]) for row in rows]
 
     assert losses("parted") == losses("whole")
     assert [step for step, _ in losses("whole")] == [2, 4, 6]
-    assert (tmp_path / "whole" / "model" / "model.safetensors").read_bytes() == (tmp_path / "parted" / "model" / "model.safetensors").read_bytes()
+    assert (tmp_path / "whole" / "model" / "model.safetensors").read_bytes() == (
+        tmp_path / "parted" / "model" / "model.safetensors"
+    ).read_bytes()
     assert (tmp_path / "whole" / "loss.png").stat().st_size > 1000
 
 
@@ -143,17 +175,43 @@ def test_a_second_run_takes_soft_labels_and_ends_halfway_to_the_first(
     labelled = tmp_path / "labelled.jsonl.gz"
     with gzip.open(labelled, "wt", encoding="utf-8") as stream:
         for label, sentences in seen:
-            stream.write(json.dumps({"label": label, "sentences": sentences, "positive": [0.3] * len(sentences)}) + "\n")
-    arguments = ["--corpus", str(labelled), "--held-out", str(corpus), "--start", str(tmp_path / "first"), "--out", str(tmp_path / "second")]
+            stream.write(
+                json.dumps(
+                    {"label": label, "sentences": sentences, "positive": [0.3] * len(sentences)}
+                )
+                + "\n"
+            )
+    arguments = [
+        "--corpus",
+        str(labelled),
+        "--held-out",
+        str(corpus),
+        "--start",
+        str(tmp_path / "first"),
+        "--out",
+        str(tmp_path / "second"),
+    ]
     script.main([str(second), *arguments])
 
     def weights(path: Path) -> Any:
-        return script.LlamaForCausalLM.from_pretrained(path, dtype=script.torch.float32).state_dict()["model.norm.weight"]
+        return script.LlamaForCausalLM.from_pretrained(
+            path, dtype=script.torch.float32
+        ).state_dict()["model.norm.weight"]
 
     first, mean = weights(tmp_path / "first" / "model"), weights(tmp_path / "second" / "model")
-    trained = script.torch.load(tmp_path / "second" / "checkpoint.pt", weights_only=True)["model"]["model.norm.weight"]
+    trained = script.torch.load(tmp_path / "second" / "checkpoint.pt", weights_only=True)["model"][
+        "model.norm.weight"
+    ]
     assert not script.torch.equal(first, trained)
     assert mean.tolist() == pytest.approx(((first + trained) / 2).tolist(), abs=1e-3)
-    reviews = script.tokenised(seen, script.PreTrainedTokenizerFast.from_pretrained(tmp_path / "first" / "tokenizer"), script.read_positive(labelled))
-    one = script.Batches(reviews, made, script.PreTrainedTokenizerFast.from_pretrained(tmp_path / "first" / "tokenizer")).batch(0)
+    reviews = script.tokenised(
+        seen,
+        script.PreTrainedTokenizerFast.from_pretrained(tmp_path / "first" / "tokenizer"),
+        script.read_positive(labelled),
+    )
+    one = script.Batches(
+        reviews,
+        made,
+        script.PreTrainedTokenizerFast.from_pretrained(tmp_path / "first" / "tokenizer"),
+    ).batch(0)
     assert {round(share, 2) for share in one[3].flatten().tolist()} == {1.0, 0.7}

@@ -39,7 +39,11 @@ some = settings(max_examples=60, deadline=None, database=None, derandomize=True)
 
 words = st.text(st.characters(exclude_categories=["Cs"]))
 values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | words,
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | words,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=3),
     max_leaves=6,
 )
@@ -54,8 +58,17 @@ augmented = st.builds(
     probs=shares,
     parents=st.lists(words, max_size=3),
     request=st.none() | st.integers(),
-).map(lambda row: row.model_copy(update={"label": max(row.probs, key=lambda name: row.probs[name])}))
-rejects = st.builds(Reject, request=st.integers(), method=words, parents=st.lists(words, max_size=2), text=words, reason=words)
+).map(
+    lambda row: row.model_copy(update={"label": max(row.probs, key=lambda name: row.probs[name])})
+)
+rejects = st.builds(
+    Reject,
+    request=st.integers(),
+    method=words,
+    parents=st.lists(words, max_size=2),
+    text=words,
+    reason=words,
+)
 trials = st.builds(
     Trial,
     variant=st.dictionaries(words, values, max_size=2),
@@ -78,13 +91,25 @@ def message(path: Path, content: str | bytes, kind: type[Record] = Example) -> s
 
 
 @some
-@given(st.lists(examples, max_size=4) | st.lists(augmented, max_size=4) | st.lists(rejects, max_size=4) | st.lists(trials, max_size=4), st.data())
-def test_every_kind_of_record_comes_back_as_it_was(tmp_path_factory: pytest.TempPathFactory, rows: list[Record], data: st.DataObject) -> None:
+@given(
+    st.lists(examples, max_size=4)
+    | st.lists(augmented, max_size=4)
+    | st.lists(rejects, max_size=4)
+    | st.lists(trials, max_size=4),
+    st.data(),
+)
+def test_every_kind_of_record_comes_back_as_it_was(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[Record], data: st.DataObject
+) -> None:
     """Unknown keys are kept, whatever they are called, and a second writing gives the same bytes."""
     kind = type(rows[0]) if rows else Example
     known = set(kind.model_fields)
     extra = st.dictionaries(
-        (words | st.sampled_from(["model_config", "copy", "__dict__", "self", "kind"])).filter(lambda key: key not in known), values, max_size=3
+        (words | st.sampled_from(["model_config", "copy", "__dict__", "self", "kind"])).filter(
+            lambda key: key not in known
+        ),
+        values,
+        max_size=3,
     )
     rows = [kind.model_validate({**row.model_dump(), **data.draw(extra)}) for row in rows]
     path = tmp_path_factory.mktemp("records") / "rows.jsonl"
@@ -99,16 +124,39 @@ def test_every_kind_of_record_comes_back_as_it_was(tmp_path_factory: pytest.Temp
 
 def test_a_label_that_is_not_the_argmax_is_refused_and_a_tie_is_not(tmp_path: Path) -> None:
     row = '{"id": "a", "text": "fine", "label": "pos", "probs": {"pos": %s, "neg": %s}}\n'
-    assert "is not the most probable class" in message(tmp_path / "rows.jsonl", row % (0.4, 0.6), Augmented)
+    assert "is not the most probable class" in message(
+        tmp_path / "rows.jsonl", row % (0.4, 0.6), Augmented
+    )
     (tmp_path / "rows.jsonl").write_text(row % (0.5, 0.5))
     assert [found.label for found in read(tmp_path / "rows.jsonl", Augmented, CLASSES)] == ["pos"]
 
 
 def test_keys_stand_in_the_order_of_the_contract_with_unknown_ones_last() -> None:
     row = Augmented.model_validate(
-        {"note": 1, "probs": {"pos": 1, "neg": 0}, "label": "pos", "a": 2, "text": "t", "id": "i", "request": 4, "parents": ["p"]}
+        {
+            "note": 1,
+            "probs": {"pos": 1, "neg": 0},
+            "label": "pos",
+            "a": 2,
+            "text": "t",
+            "id": "i",
+            "request": 4,
+            "parents": ["p"],
+        }
     )
-    expected = ["id", "text", "label", "probs", "method", "parents", "label_source", "label_mass", "request", "note", "a"]
+    expected = [
+        "id",
+        "text",
+        "label",
+        "probs",
+        "method",
+        "parents",
+        "label_source",
+        "label_mass",
+        "request",
+        "note",
+        "a",
+    ]
     assert list(json.loads(to_line(row))) == expected
     assert list(Reject.model_fields) == ["request", "method", "parents", "text", "reason", "detail"]
     assert " ".join(Trial.model_fields) == (
@@ -137,9 +185,18 @@ def test_a_perplexity_is_written_only_where_it_is_known(tmp_path: Path) -> None:
 
 def test_rows_without_the_newer_fields_are_read(tmp_path: Path) -> None:
     path = tmp_path / "old.jsonl"
-    path.write_text('{"id": "a", "text": "t", "label": "pos", "probs": {"pos": 1, "neg": 0}}\n', encoding="utf-8")
+    path.write_text(
+        '{"id": "a", "text": "t", "label": "pos", "probs": {"pos": 1, "neg": 0}}\n',
+        encoding="utf-8",
+    )
     (row,) = read(path, Augmented, CLASSES)
-    assert (row.method, row.parents, row.label_source, row.label_mass, row.request) == ("", [], "parent", None, None)
+    assert (row.method, row.parents, row.label_source, row.label_mass, row.request) == (
+        "",
+        [],
+        "parent",
+        None,
+        None,
+    )
 
 
 def test_reading_is_a_stream(tmp_path: Path) -> None:
@@ -167,8 +224,14 @@ def test_a_broken_line_far_down_is_named(tmp_path: Path) -> None:
         (GOOD + GOOD, "no valid JSON: Extra data"),
         ("[" * 100_000, "no valid JSON: "),
         ('{"id": ' + "9" * 5000 + "}", "no valid JSON: "),
-        ('{"id": "a", "text": "t", "label": "pos", "score": NaN}', "no valid JSON: NaN is no JSON number"),
-        ('{"id": "a", "text": "t", "label": "pos", "score": -Infinity}', "no valid JSON: -Infinity is no JSON number"),
+        (
+            '{"id": "a", "text": "t", "label": "pos", "score": NaN}',
+            "no valid JSON: NaN is no JSON number",
+        ),
+        (
+            '{"id": "a", "text": "t", "label": "pos", "score": -Infinity}',
+            "no valid JSON: -Infinity is no JSON number",
+        ),
         ("[1, 2]", "a JSON list, not an object"),
         ('"text"', "a JSON str, not an object"),
         ("null", "a JSON NoneType, not an object"),
@@ -181,14 +244,25 @@ def test_a_broken_line_far_down_is_named(tmp_path: Path) -> None:
         ('{"id": "a", "text": "t"}', "'label' is missing"),
         ('{"label": "pos", "text": "t"}', "'id' is missing"),
         ('{"id": 5, "text": "t", "label": "pos"}', "'id' input should be a valid string, got 5"),
-        ('{"id": "a", "text": null, "label": "pos"}', "'text' input should be a valid string, got None"),
+        (
+            '{"id": "a", "text": null, "label": "pos"}',
+            "'text' input should be a valid string, got None",
+        ),
         ('{"id": "a", "text": "", "label": "pos"}', "the text is empty"),
         ('{"id": "a", "text": " \\u2028\\t", "label": "pos"}', "the text is empty"),
-        ('{"id": "a", "text": "t", "label": "Pos"}', "label 'Pos' is none of the task's classes ('pos', 'neg'); did you mean 'pos'?"),
-        ('{"id": "a", "text": "t", "label": "7"}', "label '7' is none of the task's classes ('pos', 'neg')"),
+        (
+            '{"id": "a", "text": "t", "label": "Pos"}',
+            "label 'Pos' is none of the task's classes ('pos', 'neg'); did you mean 'pos'?",
+        ),
+        (
+            '{"id": "a", "text": "t", "label": "7"}',
+            "label '7' is none of the task's classes ('pos', 'neg')",
+        ),
     ],
 )
-def test_a_broken_line_is_told_with_file_and_number(tmp_path: Path, line: str | bytes, problem: str) -> None:
+def test_a_broken_line_is_told_with_file_and_number(
+    tmp_path: Path, line: str | bytes, problem: str
+) -> None:
     path = tmp_path / "rows.jsonl"
     raw = line.encode() if isinstance(line, str) else line
     told = message(path, f"{GOOD}\n\n".encode() + raw + f"\n{GOOD}\n".encode())
@@ -200,30 +274,62 @@ def test_a_broken_line_is_told_with_file_and_number(tmp_path: Path, line: str | 
 @pytest.mark.parametrize(
     ("probs", "problem"),
     [
-        ('{"pos": 0.5, "neg": 0.4, "mixed": 0.1}', "probs: label 'mixed' is none of the task's classes ('pos', 'neg')"),
-        ('{"pos": 0.5, "nge": 0.5}', "probs: label 'nge' is none of the task's classes ('pos', 'neg'); did you mean 'neg'?"),
+        (
+            '{"pos": 0.5, "neg": 0.4, "mixed": 0.1}',
+            "probs: label 'mixed' is none of the task's classes ('pos', 'neg')",
+        ),
+        (
+            '{"pos": 0.5, "nge": 0.5}',
+            "probs: label 'nge' is none of the task's classes ('pos', 'neg'); did you mean 'neg'?",
+        ),
         ('{"neg": 1}', "probs: class 'pos' is missing"),
         ("{}", "probs: class 'pos' is missing"),
-        ('{"pos": 0.7, "neg": 0.7}', "probs: {'pos': 0.7, 'neg': 0.7} is no distribution (sum 1.4)"),
-        ('{"pos": 0.2, "neg": 0.2}', "probs: {'pos': 0.2, 'neg': 0.2} is no distribution (sum 0.4)"),
+        (
+            '{"pos": 0.7, "neg": 0.7}',
+            "probs: {'pos': 0.7, 'neg': 0.7} is no distribution (sum 1.4)",
+        ),
+        (
+            '{"pos": 0.2, "neg": 0.2}',
+            "probs: {'pos': 0.2, 'neg': 0.2} is no distribution (sum 0.4)",
+        ),
         ('{"pos": 0, "neg": 0}', "probs: {'pos': 0.0, 'neg': 0.0} is no distribution (sum 0)"),
-        ('{"pos": 1.5, "neg": -0.5}', "probs: {'pos': 1.5, 'neg': -0.5} is no distribution (sum 1)"),
+        (
+            '{"pos": 1.5, "neg": -0.5}',
+            "probs: {'pos': 1.5, 'neg': -0.5} is no distribution (sum 1)",
+        ),
         ('{"pos": 1e999, "neg": 0}', "no valid JSON: 1e999 is no JSON number"),
         ('{"pos": 0.5, "neg": null}', "'probs.neg' input should be a valid number, got None"),
-        ('{"pos": "high", "neg": 0}', "'probs.pos' input should be a valid number, unable to parse string as a number, got 'high'"),
+        (
+            '{"pos": "high", "neg": 0}',
+            "'probs.pos' input should be a valid number, unable to parse string as a number, got 'high'",
+        ),
         ("[1, 0]", "'probs' input should be a valid dictionary, got [1, 0]"),
     ],
 )
-def test_probs_must_be_a_distribution_over_the_classes(tmp_path: Path, probs: str, problem: str) -> None:
+def test_probs_must_be_a_distribution_over_the_classes(
+    tmp_path: Path, probs: str, problem: str
+) -> None:
     path = tmp_path / "rows.jsonl"
-    assert message(path, f'{{"id": "a", "text": "t", "label": "pos", "probs": {probs}}}\n', Augmented) == f"{path}, line 1: {problem}"
+    assert (
+        message(path, f'{{"id": "a", "text": "t", "label": "pos", "probs": {probs}}}\n', Augmented)
+        == f"{path}, line 1: {problem}"
+    )
 
 
-def test_rounded_probs_are_accepted_and_unknown_fields_of_a_closed_set_are_not(tmp_path: Path) -> None:
+def test_rounded_probs_are_accepted_and_unknown_fields_of_a_closed_set_are_not(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "rows.jsonl"
-    path.write_text('{"id": "a", "text": "t", "label": "pos", "probs": {"pos": 0.6667, "neg": 0.3334}}\n', encoding="utf-8")
+    path.write_text(
+        '{"id": "a", "text": "t", "label": "pos", "probs": {"pos": 0.6667, "neg": 0.3334}}\n',
+        encoding="utf-8",
+    )
     assert len(list(read(path, Augmented, CLASSES))) == 1
-    told = message(path, '{"id": "a", "text": "t", "label": "pos", "probs": {"pos": 1, "neg": 0}, "label_source": "guess"}', Augmented)
+    told = message(
+        path,
+        '{"id": "a", "text": "t", "label": "pos", "probs": {"pos": 1, "neg": 0}, "label_source": "guess"}',
+        Augmented,
+    )
     assert "line 1: 'label_source'" in told
 
 
@@ -233,7 +339,9 @@ def test_without_classes_any_label_goes(tmp_path: Path) -> None:
     assert [row.label for row in read(path, Example)] == ["whatever"]
 
 
-def test_a_byte_order_mark_blank_lines_and_windows_line_ends_are_passed_over(tmp_path: Path) -> None:
+def test_a_byte_order_mark_blank_lines_and_windows_line_ends_are_passed_over(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(f"\ufeff{GOOD}\r\n\r\n   \n{GOOD}".encode())
     assert [row.text for row in read(path, Example, CLASSES)] == ["fine", "fine"]
@@ -241,11 +349,17 @@ def test_a_byte_order_mark_blank_lines_and_windows_line_ends_are_passed_over(tmp
     assert [number for number, _ in lines(path, blank=True)] == [1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("inside", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\u00a0", "\ufeff", "\x00", "😀", "\r"])
+@pytest.mark.parametrize(
+    "inside",
+    ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\u00a0", "\ufeff", "\x00", "😀", "\r"],
+)
 def test_only_a_newline_ends_a_line(tmp_path: Path, inside: str) -> None:
     """str.splitlines would cut a record at these."""
     path = tmp_path / "rows.jsonl"
-    rows = [Example(id=inside, text=f"one{inside}two", label="pos"), Example(id="b", text=f"{inside}x", label="neg")]
+    rows = [
+        Example(id=inside, text=f"one{inside}two", label="pos"),
+        Example(id="b", text=f"{inside}x", label="neg"),
+    ]
     write(path, rows)
     assert path.read_bytes().count(b"\n") == 2
     assert list(read(path, Example, CLASSES)) == rows
@@ -269,7 +383,13 @@ def test_minus_is_stdin_and_stdout(tmp_path: Path) -> None:
         "import sys\nfrom pathlib import Path\nfrom gpt3mix_cli.records import Example, read, write\n"
         "n = write(Path('-'), read(Path('-'), Example))\nprint(n, file=sys.stderr)\n"
     )
-    result = subprocess.run([sys.executable, "-c", script], input=f"{GOOD}\n\n{GOOD}\n".encode(), capture_output=True, check=True, cwd=tmp_path)
+    result = subprocess.run(
+        [sys.executable, "-c", script],
+        input=f"{GOOD}\n\n{GOOD}\n".encode(),
+        capture_output=True,
+        check=True,
+        cwd=tmp_path,
+    )
     assert result.stdout.decode() == f"{GOOD}\n{GOOD}\n"
     assert result.stderr.decode() == "2\n"
     assert list(tmp_path.iterdir()) == []
@@ -295,9 +415,13 @@ def test_folders_are_made_and_nothing_else_is_left(tmp_path: Path) -> None:
     assert path.read_bytes() == b""
 
 
-@pytest.mark.parametrize("error", [RuntimeError("boom"), KeyboardInterrupt(), UserError("stop"), SystemExit(3)])
+@pytest.mark.parametrize(
+    "error", [RuntimeError("boom"), KeyboardInterrupt(), UserError("stop"), SystemExit(3)]
+)
 @pytest.mark.parametrize("older", [None, b"older\n"])
-def test_a_block_that_fails_leaves_the_place_as_it_was(tmp_path: Path, error: BaseException, older: bytes | None) -> None:
+def test_a_block_that_fails_leaves_the_place_as_it_was(
+    tmp_path: Path, error: BaseException, older: bytes | None
+) -> None:
     path = tmp_path / "out.jsonl"
     if older:
         path.write_bytes(older)
@@ -340,7 +464,10 @@ def test_two_writers_of_one_output_are_told_apart(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     with whole_file(path) as stream:
         stream.write(b"first\n")
-        with pytest.raises(UserError, match=r"out\.jsonl: another process is writing it"), whole_file(path):
+        with (
+            pytest.raises(UserError, match=r"out\.jsonl: another process is writing it"),
+            whole_file(path),
+        ):
             pytest.fail("both had it")
         with whole_file(tmp_path / "other.jsonl") as other:
             other.write(b"other\n")
@@ -357,7 +484,9 @@ def test_another_process_that_writes_an_output_is_seen(tmp_path: Path) -> None:
             "import sys\nfrom pathlib import Path\nfrom gpt3mix_cli.records import write\nfrom gpt3mix_cli.errors import UserError\n"
             "try:\n    write(Path(sys.argv[1]), [])\nexcept UserError as error:\n    print(error.message)\n"
         )
-        result = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True)
+        result = subprocess.run(
+            [sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True
+        )
         assert result.stdout == f"{path}: another process is writing it\n"
         assert side.exists()
     with side.open("ab") as held:
@@ -366,14 +495,18 @@ def test_another_process_that_writes_an_output_is_seen(tmp_path: Path) -> None:
             write(path, [])
 
 
-@pytest.mark.parametrize("place", ["file/out.jsonl", "file/deeper/out.jsonl", "folder", f"{'n' * 300}.jsonl"])
+@pytest.mark.parametrize(
+    "place", ["file/out.jsonl", "file/deeper/out.jsonl", "folder", f"{'n' * 300}.jsonl"]
+)
 def test_a_place_that_cannot_be_written_is_a_message(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").write_bytes(b"in the way")
     (tmp_path / "folder").mkdir()
     before = sorted(tmp_path.iterdir())
     with pytest.raises(UserError) as error:
         write(tmp_path / place, [])
-    assert error.value.message.startswith((f"{tmp_path / place}: cannot be written: ", f"{tmp_path / place}: is no plain file"))
+    assert error.value.message.startswith(
+        (f"{tmp_path / place}: cannot be written: ", f"{tmp_path / place}: is no plain file")
+    )
     assert "-o" in error.value.hint
     assert sorted(tmp_path.iterdir()) == before
 
@@ -390,7 +523,9 @@ def test_an_error_of_the_blocks_own_work_is_not_blamed_on_the_output(tmp_path: P
         raise TimeoutError("the endpoint does not answer")
 
 
-def test_a_writer_that_comes_as_another_ends_does_not_destroy_its_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_writer_that_comes_as_another_ends_does_not_destroy_its_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The second writer opens the side file, the first renames it, the second gets the lock: here played in that order."""
     path = tmp_path / "out.jsonl"
     first = whole_file(path)
@@ -428,9 +563,13 @@ def test_appended_lines_follow_one_another(tmp_path: Path) -> None:
 
 @some
 @given(st.lists(examples, max_size=4), examples)
-def test_a_hash_of_rows_sees_ids_texts_labels_and_order_only(rows: list[Example], one: Example) -> None:
+def test_a_hash_of_rows_sees_ids_texts_labels_and_order_only(
+    rows: list[Example], one: Example
+) -> None:
     sha = rows_sha(rows)
-    assert sha == rows_sha(Augmented(**row.model_dump(), probs={"pos": 1}, method="x") for row in rows)
+    assert sha == rows_sha(
+        Augmented(**row.model_dump(), probs={"pos": 1}, method="x") for row in rows
+    )
     assert sha != rows_sha([*rows, one])
     for change in ({"id": one.id + "'"}, {"text": one.text + "'"}, {"label": one.label + "'"}):
         assert rows_sha([one]) != rows_sha([one.model_copy(update=change)])
@@ -439,7 +578,11 @@ def test_a_hash_of_rows_sees_ids_texts_labels_and_order_only(rows: list[Example]
 
 
 def test_a_hash_of_rows_is_not_fooled_by_where_a_text_ends() -> None:
-    split = [Example(id="a", text="b c", label="d"), Example(id="a b", text="c", label="d"), Example(id="a", text='b", "c', label="d")]
+    split = [
+        Example(id="a", text="b c", label="d"),
+        Example(id="a b", text="c", label="d"),
+        Example(id="a", text='b", "c', label="d"),
+    ]
     assert len({rows_sha([row]) for row in split}) == 3
 
 
@@ -479,7 +622,10 @@ def test_a_manifest_comes_back_as_it_was(tmp_path: Path) -> None:
     assert back is not None
     assert back.model_dump(exclude={"settings"}) == manifest.model_dump(exclude={"settings"})
     assert back.settings == {**SETTINGS, "classes": ["pos", "neg"]}
-    assert sorted(item.name for item in tmp_path.iterdir()) == ["train.jsonl", "train.jsonl.manifest.json"]
+    assert sorted(item.name for item in tmp_path.iterdir()) == [
+        "train.jsonl",
+        "train.jsonl.manifest.json",
+    ]
 
 
 def test_an_output_is_up_to_date_with_its_own_settings_and_inputs(tmp_path: Path) -> None:
@@ -487,7 +633,10 @@ def test_an_output_is_up_to_date_with_its_own_settings_and_inputs(tmp_path: Path
     path = tmp_path / "train.jsonl"
     stored(path)
     assert up_to_date(path, SETTINGS, INPUTS) == read_manifest(path)
-    assert up_to_date(path, dict(reversed(SETTINGS.items())), dict(reversed(INPUTS.items()))) is not None
+    assert (
+        up_to_date(path, dict(reversed(SETTINGS.items())), dict(reversed(INPUTS.items())))
+        is not None
+    )
     stored(path, seed=None)
     assert up_to_date(path, SETTINGS, INPUTS) is not None
 
@@ -505,7 +654,9 @@ def test_an_output_is_up_to_date_with_its_own_settings_and_inputs(tmp_path: Path
         ({}, {}),
     ],
 )
-def test_other_settings_or_inputs_make_an_output_stale(tmp_path: Path, settings: dict, inputs: dict) -> None:
+def test_other_settings_or_inputs_make_an_output_stale(
+    tmp_path: Path, settings: dict, inputs: dict
+) -> None:
     stored(tmp_path / "train.jsonl")
     assert up_to_date(tmp_path / "train.jsonl", settings, inputs) is None
 

@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpt3mix_cli.settings import LEVEL, Augment, Subsample, Task, derived_seed, fingerprint, generator
+from gpt3mix_cli.settings import (
+    LEVEL,
+    Augment,
+    Subsample,
+    Task,
+    derived_seed,
+    fingerprint,
+    generator,
+)
 
 SHOWN = """
 import random
@@ -32,7 +40,13 @@ def test_generators_depend_on_nothing_but_their_name() -> None:
     outputs = set()
     for hash_seed in ("0", "1", "31337"):
         environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
-        result = subprocess.run([sys.executable, "-c", SHOWN], capture_output=True, text=True, check=True, env=environment)
+        result = subprocess.run(
+            [sys.executable, "-c", SHOWN],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=environment,
+        )
         outputs.add(result.stdout)
     assert len(outputs) == 1
     here = [
@@ -47,7 +61,11 @@ def test_generators_depend_on_nothing_but_their_name() -> None:
 
 @pytest.mark.parametrize(
     ("name", "seed"),
-    [((42, "subsample", 0, "pos"), 9034456016151750746), ((0, "trial", 1), 3930182858940695804), ((0, ""), 3280257209351999013)],
+    [
+        ((42, "subsample", 0, "pos"), 9034456016151750746),
+        ((0, "trial", 1), 3930182858940695804),
+        ((0, ""), 3280257209351999013),
+    ],
 )
 def test_derived_seeds_stay_what_they_were(name: tuple, seed: int) -> None:
     """A changed derivation would silently change every published draw."""
@@ -103,13 +121,28 @@ def test_a_fingerprint_ignores_the_order_of_keys(value: object) -> None:
 
 
 def test_a_fingerprint_sees_every_value_and_the_order_of_lists() -> None:
-    values = [{"a": 1}, {"a": 2}, {"a": "1"}, {"a": None}, {"b": 1}, {"a": [1, 2]}, {"a": [2, 1]}, {"a": {"b": 1}}, {}, [], "", "\ud800"]
+    values = [
+        {"a": 1},
+        {"a": 2},
+        {"a": "1"},
+        {"a": None},
+        {"b": 1},
+        {"a": [1, 2]},
+        {"a": [2, 1]},
+        {"a": {"b": 1}},
+        {},
+        [],
+        "",
+        "\ud800",
+    ]
     assert len({fingerprint(value) for value in values}) == len(values)
     assert len(fingerprint("x")) == 16
     assert len(fingerprint("x", 40)) == 40
 
 
-@pytest.mark.parametrize("level", ["0.1%", ".5%", "1%", "100%", "33.3%", "1/class", "128/class", "full"])
+@pytest.mark.parametrize(
+    "level", ["0.1%", ".5%", "1%", "100%", "33.3%", "1/class", "128/class", "full"]
+)
 def test_levels_that_are_levels(level: str) -> None:
     assert Subsample(levels=[level]).levels == [level]
     assert LEVEL.fullmatch(level)

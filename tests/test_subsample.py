@@ -23,7 +23,11 @@ LEVELS = ["1/class", "2%", "3/class", "10%", "30%", "9/class", "75%", "100%"]
 
 def rows(**counts: int) -> list[Example]:
     """Rows of the classes, one class after the other."""
-    return [Example(id=f"{label}{number}", text=f"text {label} {number}", label=label) for label, count in counts.items() for number in range(count)]
+    return [
+        Example(id=f"{label}{number}", text=f"text {label} {number}", label=label)
+        for label, count in counts.items()
+        for number in range(count)
+    ]
 
 
 TRAIN = rows(neg=30, pos=30)
@@ -31,7 +35,9 @@ TRAIN = rows(neg=30, pos=30)
 
 def make(output: Path, train: list[Example] = TRAIN, **changes: Any) -> Done:
     arguments = {"level": "3/class", "master_seed": 42, "seed": 0, **changes}
-    return subsample(Splits(train, train[:2], train[:2]), arguments.pop("classes", CLASSES), output, **arguments)
+    return subsample(
+        Splits(train, train[:2], train[:2]), arguments.pop("classes", CLASSES), output, **arguments
+    )
 
 
 @pytest.mark.parametrize(
@@ -58,26 +64,46 @@ def test_rows_a_class(level: str, n: int, classes: int, expected: int) -> None:
 
 
 @example_settings(max_examples=60, deadline=None, database=None, derandomize=True)
-@given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 60), st.integers(0, 3), st.sampled_from(LEVELS))
-def test_a_draw_is_balanced_and_of_training_rows_once_each(a: int, b: int, c: int, seed: int, level: str) -> None:
+@given(
+    st.integers(1, 60),
+    st.integers(1, 60),
+    st.integers(1, 60),
+    st.integers(0, 3),
+    st.sampled_from(LEVELS),
+)
+def test_a_draw_is_balanced_and_of_training_rows_once_each(
+    a: int, b: int, c: int, seed: int, level: str
+) -> None:
     """A class gets what is wanted, or all that it has."""
     train = rows(a=a, b=b, c=c)
     drawn = draw(train, ["a", "b", "c"], level, 42, seed)
     wanted = rows_per_class(level, a + b + c, 3)
-    assert Counter(row.label for row in drawn) == {"a": min(a, wanted), "b": min(b, wanted), "c": min(c, wanted)}
+    assert Counter(row.label for row in drawn) == {
+        "a": min(a, wanted),
+        "b": min(b, wanted),
+        "c": min(c, wanted),
+    }
     assert len({row.id for row in drawn}) == len(drawn)
     assert all(row in train for row in drawn)
 
 
 def test_classes_take_turns_in_the_tasks_order() -> None:
     assert [row.label for row in draw(TRAIN, CLASSES, "3/class", 42, 0)] == ["pos", "neg"] * 3
-    assert [row.label for row in draw(rows(b=1, a=3), ["a", "b"], "3/class", 42, 0)] == ["a", "b", "a", "a"]
+    assert [row.label for row in draw(rows(b=1, a=3), ["a", "b"], "3/class", 42, 0)] == [
+        "a",
+        "b",
+        "a",
+        "a",
+    ]
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_levels_are_nested_for_one_seed(seed: int) -> None:
     """And the rows of a lower level stand first."""
-    drawn = [[row.id for row in draw(TRAIN, CLASSES, level, 42, seed)] for level in ("1/class", "3/class", "10%", "50%", "90%", "100%")]
+    drawn = [
+        [row.id for row in draw(TRAIN, CLASSES, level, 42, seed)]
+        for level in ("1/class", "3/class", "10%", "50%", "90%", "100%")
+    ]
     for smaller, larger in pairwise(drawn):
         assert len(smaller) <= len(larger)
         assert larger[: len(smaller)] == smaller
@@ -86,18 +112,26 @@ def test_levels_are_nested_for_one_seed(seed: int) -> None:
 
 def test_seeds_draw_differently() -> None:
     """Of C(30, 8)^2 = 3 x 10^13 draws, ten are all different; the order of file or class decides nothing."""
-    drawn = {tuple(row.id for row in draw(TRAIN, CLASSES, "8/class", master, seed)) for master in (0, 42) for seed in range(5)}
+    drawn = {
+        tuple(row.id for row in draw(TRAIN, CLASSES, "8/class", master, seed))
+        for master in (0, 42)
+        for seed in range(5)
+    }
     assert len(drawn) == 10
 
 
 def test_every_row_can_be_drawn() -> None:
     """60 rows, 4 of 30 a class over 200 seeds: that one is never drawn has a chance of 60 x (26/30)^200 = 2 in 10^11."""
-    assert {row.id for seed in range(200) for row in draw(TRAIN, CLASSES, "4/class", 42, seed)} == {row.id for row in TRAIN}
+    assert {row.id for seed in range(200) for row in draw(TRAIN, CLASSES, "4/class", 42, seed)} == {
+        row.id for row in TRAIN
+    }
 
 
 def test_a_class_draws_the_same_whatever_the_others_hold() -> None:
     other = draw(rows(pos=30, neg=12), CLASSES, "5/class", 42, 0)
-    assert [row for row in other if row.label == "pos"] == [row for row in draw(TRAIN, CLASSES, "5/class", 42, 0) if row.label == "pos"]
+    assert [row for row in other if row.label == "pos"] == [
+        row for row in draw(TRAIN, CLASSES, "5/class", 42, 0) if row.label == "pos"
+    ]
 
 
 def test_full_is_train_in_its_own_order() -> None:
@@ -108,8 +142,17 @@ def test_full_is_train_in_its_own_order() -> None:
 @pytest.mark.parametrize(("level", "wanted"), [("12/class", 12), ("100%", 18)])
 def test_too_few_rows_warn_with_their_class(level: str, wanted: int) -> None:
     warnings: list[str] = []
-    draw(rows(pos=30, neg=6), CLASSES, level, 42, 0, lambda text, done=None, total=None: warnings.append(text))
-    assert warnings == [f"level {level}: class 'neg' has only 6 of the {wanted} rows wanted; all of them are used"]
+    draw(
+        rows(pos=30, neg=6),
+        CLASSES,
+        level,
+        42,
+        0,
+        lambda text, done=None, total=None: warnings.append(text),
+    )
+    assert warnings == [
+        f"level {level}: class 'neg' has only 6 of the {wanted} rows wanted; all of them are used"
+    ]
 
 
 def test_enough_rows_warn_of_nothing() -> None:
@@ -127,11 +170,22 @@ def test_the_draw_is_written_with_its_manifest(tmp_path: Path) -> None:
     assert list(read(output, Example, CLASSES)) == draw(TRAIN, CLASSES, "3/class", 42, 0)
     manifest = read_manifest(output)
     assert manifest == done.manifest
-    assert (manifest.stage, manifest.output, manifest.seed, manifest.complete) == ("subsample", "train.jsonl", 0, True)
+    assert (manifest.stage, manifest.output, manifest.seed, manifest.complete) == (
+        "subsample",
+        "train.jsonl",
+        0,
+        True,
+    )
     assert manifest.counts["rows"] == 6
     assert manifest.counts["classes"] == {"pos": 3, "neg": 3}
     assert manifest.sha256 == file_sha(output)
-    assert manifest.settings == {"format": 1, "level": "3/class", "master_seed": 42, "data_seed": 0, "classes": CLASSES}
+    assert manifest.settings == {
+        "format": 1,
+        "level": "3/class",
+        "master_seed": 42,
+        "data_seed": 0,
+        "classes": CLASSES,
+    }
     shas = Splits(TRAIN, [], TRAIN[:2]).sha
     assert manifest.inputs == {"train": shas["train"], "test": shas["test"]}
     assert manifest.command == ["gpt3mix", "subsample"]
@@ -143,7 +197,11 @@ def test_a_second_call_is_skipped_and_force_redoes_it(tmp_path: Path) -> None:
     marks = output.stat().st_ino, manifest_path(output).stat().st_ino, output.stat().st_mtime_ns
     second = make(output, command=["another", "command"])
     assert (second.skipped, second.manifest) == (True, first.manifest)
-    assert (output.stat().st_ino, manifest_path(output).stat().st_ino, output.stat().st_mtime_ns) == marks
+    assert (
+        output.stat().st_ino,
+        manifest_path(output).stat().st_ino,
+        output.stat().st_mtime_ns,
+    ) == marks
     third = make(output, command=["another", "command"], force=True)
     assert not third.skipped
     assert third.manifest.sha256 == first.manifest.sha256
@@ -181,32 +239,56 @@ def test_an_edited_output_is_made_anew(tmp_path: Path) -> None:
 def test_what_the_manifest_tells_of_the_test_set_is_not_stale(tmp_path: Path) -> None:
     arguments: dict[str, Any] = {"level": "3/class", "master_seed": 42, "seed": 0}
     for shared in (0, 5):
-        done = subsample(Splits(TRAIN, [], rows(pos=shared), shared), CLASSES, tmp_path / "train.jsonl", **arguments)
+        done = subsample(
+            Splits(TRAIN, [], rows(pos=shared), shared),
+            CLASSES,
+            tmp_path / "train.jsonl",
+            **arguments,
+        )
         assert done.manifest.counts["test_rows_in_train"] == shared
 
 
 @pytest.mark.parametrize("level", ["3/class", "10%", "full"])
 def test_the_same_draw_is_the_same_bytes_anywhere(tmp_path: Path, level: str) -> None:
-    first, second = make(tmp_path / "a" / "train.jsonl", level=level), make(tmp_path / "b" / "c" / "train.jsonl", level=level)
+    first, second = (
+        make(tmp_path / "a" / "train.jsonl", level=level),
+        make(tmp_path / "b" / "c" / "train.jsonl", level=level),
+    )
     assert first.output.read_bytes() == second.output.read_bytes()
-    assert first.manifest.model_dump(exclude={"seconds"}) == second.manifest.model_dump(exclude={"seconds"})
+    assert first.manifest.model_dump(exclude={"seconds"}) == second.manifest.model_dump(
+        exclude={"seconds"}
+    )
 
 
 def test_published_draws_stay_what_they_are() -> None:
     """Changed sampling would change every result: these ids were drawn when this test was written."""
-    assert [row.id for row in draw(TRAIN, CLASSES, "3/class", 42, 0)] == ["pos11", "neg22", "pos15", "neg12", "pos17", "neg8"]
+    assert [row.id for row in draw(TRAIN, CLASSES, "3/class", 42, 0)] == [
+        "pos11",
+        "neg22",
+        "pos15",
+        "neg12",
+        "pos17",
+        "neg8",
+    ]
 
 
 def test_unknown_keys_of_a_row_are_drawn_along(tmp_path: Path) -> None:
     train = [Example.model_validate({**row.model_dump(), "source": "web"}) for row in TRAIN]
     make(tmp_path / "train.jsonl", train)
-    assert all(json.loads(line)["source"] == "web" for line in (tmp_path / "train.jsonl").read_bytes().splitlines())
+    assert all(
+        json.loads(line)["source"] == "web"
+        for line in (tmp_path / "train.jsonl").read_bytes().splitlines()
+    )
 
 
-def test_stdout_gets_the_rows_and_no_manifest(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+def test_stdout_gets_the_rows_and_no_manifest(
+    tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
     done = make(STDIO)
     assert not done.skipped
-    assert capfdbinary.readouterr().out.decode() == make(tmp_path / "train.jsonl").output.read_text(encoding="utf-8")
+    assert capfdbinary.readouterr().out.decode() == make(tmp_path / "train.jsonl").output.read_text(
+        encoding="utf-8"
+    )
     assert [item.name for item in tmp_path.iterdir() if item.name.startswith("-")] == []
     assert not make(STDIO).skipped
 

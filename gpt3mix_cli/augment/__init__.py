@@ -23,7 +23,17 @@ from ..errors import StoppedShort, Tell, UserError, quiet
 from ..files import STDIO, only_writer
 from ..lm import LM, end_of_block
 from ..lm.journal import Journal
-from ..records import Augmented, Done, Example, Reject, close_output, rows_sha, to_line, up_to_date, writing
+from ..records import (
+    Augmented,
+    Done,
+    Example,
+    Reject,
+    close_output,
+    rows_sha,
+    to_line,
+    up_to_date,
+    writing,
+)
 from ..settings import Aeda, Augment, Backtranslate, Eda, Editor, Mlm, Task
 from ..settings import Gate as Limits
 from .editing import Texts, edited_lines
@@ -49,7 +59,9 @@ class Augmenter(Protocol):
     block: int
     rows: int
 
-    def generate(self, examples: Sequence[Example], first: int, count: int, seed: int) -> Iterator[Augmented | Reject]:
+    def generate(
+        self, examples: Sequence[Example], first: int, count: int, seed: int
+    ) -> Iterator[Augmented | Reject]:
         """Yield the rows of attempts first..first+count in their order, each depending on (seed, its own number) only.
 
         A generator may yield several rows or rejects for an attempt, an editor yields one row.
@@ -65,7 +77,13 @@ class Augmenter(Protocol):
         """Return how an endpoint was asked; empty where there is none."""
 
 
-def open_augmenter(settings: Augment | Editor, task: Task, lm: LM | None = None, name: str = "gpt3mix", journal: Journal | None = None) -> Augmenter:
+def open_augmenter(
+    settings: Augment | Editor,
+    task: Task,
+    lm: LM | None = None,
+    name: str = "gpt3mix",
+    journal: Journal | None = None,
+) -> Augmenter:
     """Return the augmenter for its settings.
 
     Args:
@@ -184,7 +202,10 @@ def make(
                 tell(name, outcome.kept, wanted, _money(augmenter, outcome.kept, wanted))
         except StoppedShort as error:
             # A budget that is used up, or servers that fail: what came before is kept.
-            outcome.stopped, outcome.asked = error, outcome.kept + outcome.reasons.total() + outcome.spare
+            outcome.stopped, outcome.asked = (
+                error,
+                outcome.kept + outcome.reasons.total() + outcome.spare,
+            )
             break
         outcome.asked += count
 
@@ -196,11 +217,22 @@ def _money(augmenter: Augmenter, kept: int, wanted: int) -> str:
         return ""
     tokens = spent(usage) or 0
     spent_so_far = f"{tokens:,} tokens" if usd is None else f"${usd:.4f}"
-    whole = f"{round(tokens * wanted / max(kept, 1)):,}" if usd is None else f"${usd * wanted / max(kept, 1):.4f}"
+    whole = (
+        f"{round(tokens * wanted / max(kept, 1)):,}"
+        if usd is None
+        else f"${usd * wanted / max(kept, 1):.4f}"
+    )
     return f"{spent_so_far} of about {whole}"
 
 
-def _edit(augmenter: Augmenter, examples: Sequence[Example], wanted: int, seed: int, outcome: Outcome, tell: Tell) -> None:
+def _edit(
+    augmenter: Augmenter,
+    examples: Sequence[Example],
+    wanted: int,
+    seed: int,
+    outcome: Outcome,
+    tell: Tell,
+) -> None:
     name, count = augmenter.about["method"], len(examples)
     # Hashes, since a million texts would fill the memory; only parents with several copies can have equal ones.
     seen: set[int] = set()
@@ -221,7 +253,9 @@ def _edit(augmenter: Augmenter, examples: Sequence[Example], wanted: int, seed: 
     outcome.asked = wanted
 
 
-def _edits(augmenter: Augmenter, examples: Sequence[Example], wanted: int, seed: int, outcome: Outcome) -> Iterator[str]:
+def _edits(
+    augmenter: Augmenter, examples: Sequence[Example], wanted: int, seed: int, outcome: Outcome
+) -> Iterator[str]:
     """Keep the rows of an editor, and yield their texts."""
     if not isinstance(augmenter, Texts):
         for row in augmenter.generate(examples, 0, wanted, seed):
@@ -231,7 +265,9 @@ def _edits(augmenter: Augmenter, examples: Sequence[Example], wanted: int, seed:
         return
     classes = augmenter.about["classes"]
     texts, lines = tee(augmenter.texts(examples, 0, wanted, seed))
-    for text, line in zip(texts, edited_lines(lines, examples, augmenter.about["method"], classes), strict=True):
+    for text, line in zip(
+        texts, edited_lines(lines, examples, augmenter.about["method"], classes), strict=True
+    ):
         outcome.keep(line)
         outcome.statistics.count(text, examples[outcome.kept % len(examples)].label, classes)
         outcome.kept += 1
@@ -281,7 +317,9 @@ def augment(
             make(augmenter, examples, wanted, attempts, seed, outcome, tell, gate, test)
             if outcome.stopped and not outcome.asked:
                 # Nothing was made: what stands there already is worth more than an empty file.
-                raise StoppedShort(f"{output}: no row yet: {outcome.stopped.message}", outcome.stopped.hint)
+                raise StoppedShort(
+                    f"{output}: no row yet: {outcome.stopped.message}", outcome.stopped.hint
+                )
         usage = augmenter.usage()
         manifest = close_output(
             output,
@@ -291,7 +329,12 @@ def augment(
             settings=settings,
             inputs=inputs,
             seed=seed,
-            counts={**outcome.counts(wanted), **usage, **_how(augmenter), "statistics": outcome.statistics.figures()},
+            counts={
+                **outcome.counts(wanted),
+                **usage,
+                **_how(augmenter),
+                "statistics": outcome.statistics.figures(),
+            },
             tokens=spent(usage),
             usd=augmenter.usd(),
             command=list(command),
@@ -327,11 +370,19 @@ def _remark(done: Done, tell: Tell) -> None:
             f"{output}: {shortened} of {counts['asked']} prompts were longer than the LM's context and lost examples; a row's parents are those left"
         )
     if (mass := figures.get("label_mass")) and mass["mean"] < LOW_MASS:
-        found = ", ".join(f"{n} {label}" for label, n in sorted(figures["classes"].items(), key=lambda item: -item[1]) if n)
-        tell(f"{output}: the LM gave all label words together {mass['mean']:.1%} on average, so its labels ({found}) mean little")
+        found = ", ".join(
+            f"{n} {label}"
+            for label, n in sorted(figures["classes"].items(), key=lambda item: -item[1])
+            if n
+        )
+        tell(
+            f"{output}: the LM gave all label words together {mass['mean']:.1%} on average, so its labels ({found}) mean little"
+        )
     if not done.manifest.complete:
         rejected = counts["rejected"]
-        reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(rejected.items(), key=lambda item: -item[1]))
+        reasons = ", ".join(
+            f"{n} {reason}" for reason, n in sorted(rejected.items(), key=lambda item: -item[1])
+        )
         helps = remedy(rejected) or "use another LM"
         raise StoppedShort(
             f"{output}: {counts['kept']} of {counts['wanted']} rows after {counts['asked']} requests (rejected: {reasons or 'none'})",

@@ -25,15 +25,24 @@ class AEDA(Free):
     def __init__(self, settings: Aeda, task: Task) -> None:
         """Keep the name and the classes."""
         self._name, self._classes = settings.name, task.classes
-        self.about: dict[str, Any] = {"method": settings.name, "kind": "aeda", "classes": task.classes, "format": FORMAT}
+        self.about: dict[str, Any] = {
+            "method": settings.name,
+            "kind": "aeda",
+            "classes": task.classes,
+            "format": FORMAT,
+        }
 
-    def generate(self, examples: Sequence[Example], first: int, count: int, seed: int) -> Iterator[Augmented]:
+    def generate(
+        self, examples: Sequence[Example], first: int, count: int, seed: int
+    ) -> Iterator[Augmented]:
         """Yield the rows of attempts first..first+count: attempt i is copy i // n of parent i mod n."""
         for attempt, text in enumerate(self.texts(examples, first, count, seed), first):
             copy, parent = divmod(attempt, len(examples))
             yield edited(examples[parent], text, copy, attempt, self._name, self._classes)
 
-    def texts(self, examples: Sequence[Example], first: int, count: int, seed: int) -> Iterator[str]:
+    def texts(
+        self, examples: Sequence[Example], first: int, count: int, seed: int
+    ) -> Iterator[str]:
         """Yield the texts of these rows."""
         for attempt in range(first, first + count):
             copy, parent = divmod(attempt, len(examples))
@@ -46,4 +55,7 @@ def punctuated(text: str, random: Random) -> str:
     if not words:
         return text
     places = set(random.sample(range(len(words)), random.randint(1, max(1, len(words) // 3))))
-    return " ".join(f"{random.choice(MARKS)} {word}" if place in places else word for place, word in enumerate(words))
+    return " ".join(
+        f"{random.choice(MARKS)} {word}" if place in places else word
+        for place, word in enumerate(words)
+    )

@@ -23,14 +23,21 @@ from .translators import APERTIUM_BATCH, Translator, open_translator, translator
 
 FORMAT = 2  # raised when the same settings would give other rows
 COMMON = {"max_tokens", "batch_size", "device"}
-USED = {False: {*COMMON, "beams"}, True: {*COMMON, "temperature"}}  # the settings that a beam search and draws depend on
-BARREN = 4  # draws in a row, through each pivot, that may bring nothing new before no more are asked for
+USED = {
+    False: {*COMMON, "beams"},
+    True: {*COMMON, "temperature"},
+}  # the settings that a beam search and draws depend on
+BARREN = (
+    4  # draws in a row, through each pivot, that may bring nothing new before no more are asked for
+)
 
 
 class Direction:
     """One way through one pivot: the journal, and behind it a translator that is opened when it is first needed."""
 
-    def __init__(self, settings: Backtranslate, model: str, candidates: int, journal: Journal | None) -> None:
+    def __init__(
+        self, settings: Backtranslate, model: str, candidates: int, journal: Journal | None
+    ) -> None:
         """Say what its translations depend on.
 
         Args:
@@ -39,12 +46,28 @@ class Direction:
             candidates: how many of a text are kept.
             journal: where translations are looked up and kept.
         """
-        self._settings, self._model, self._candidates, self._journal = settings, model, candidates, journal
+        self._settings, self._model, self._candidates, self._journal = (
+            settings,
+            model,
+            candidates,
+            journal,
+        )
         self._translator: Translator | None = None
-        parameters = {} if settings.engine == "apertium" else settings.model_dump(include=USED[settings.temperature > 0])
+        parameters = (
+            {}
+            if settings.engine == "apertium"
+            else settings.model_dump(include=USED[settings.temperature > 0])
+        )
         self.sha = translator_fingerprint(settings, model)
         # Folders move, their files are the same: a hub model's sha knows its name.
-        self._about = ["translation", settings.engine, self.sha or model, candidates, parameters, FORMAT]
+        self._about = [
+            "translation",
+            settings.engine,
+            self.sha or model,
+            candidates,
+            parameters,
+            FORMAT,
+        ]
 
     def translate(self, texts: Sequence[str], seeds: Sequence[int]) -> list[list[str]]:
         """Return the candidates of each text, asking only for those that the journal lacks.
@@ -54,20 +77,41 @@ class Direction:
             seeds: of what is drawn for each; where nothing is drawn they make no other translation.
         """
         drawn = self._settings.temperature > 0
-        keys = [fingerprint([self._about, text, seed if drawn else None], 32) for text, seed in zip(texts, seeds, strict=True)]
+        keys = [
+            fingerprint([self._about, text, seed if drawn else None], 32)
+            for text, seed in zip(texts, seeds, strict=True)
+        ]
         found = self._kept(keys)
         if missing := {key: place for place, key in enumerate(keys) if key not in found}:
-            self._translator = self._translator or open_translator(self._settings, self._model, self.sha)
+            self._translator = self._translator or open_translator(
+                self._settings, self._model, self.sha
+            )
             places = list(missing.values())
-            new = self._translator.translate([texts[place] for place in places], self._candidates, [seeds[place] for place in places])
+            new = self._translator.translate(
+                [texts[place] for place in places],
+                self._candidates,
+                [seeds[place] for place in places],
+            )
             found |= dict(zip(missing, new, strict=True))
             if self._journal:
-                self._journal.keep([(key, None, self._request(texts[place]), _json(found[key])) for key, place in missing.items()])
+                self._journal.keep(
+                    [
+                        (key, None, self._request(texts[place]), _json(found[key]))
+                        for key, place in missing.items()
+                    ]
+                )
         return [found[key] for key in keys]
 
     def _kept(self, keys: Sequence[str]) -> dict[str, list[str]]:
         journal = self._journal
-        return {key: journal.parsed(_candidates, answer) for key, answer in journal.found(keys).items()} if journal else {}
+        return (
+            {
+                key: journal.parsed(_candidates, answer)
+                for key, answer in journal.found(keys).items()
+            }
+            if journal
+            else {}
+        )
 
     def _request(self, text: str) -> str:
         return _json({"model": self._model, "text": text})
@@ -114,13 +158,21 @@ class Parent:
 class RoundTrips:
     """The candidates of a set of parents, translated batch by batch as they are wanted."""
 
-    def __init__(self, pivots: Sequence[tuple[Direction, Direction]], texts: Sequence[str], settings: Backtranslate, seed: int) -> None:
+    def __init__(
+        self,
+        pivots: Sequence[tuple[Direction, Direction]],
+        texts: Sequence[str],
+        settings: Backtranslate,
+        seed: int,
+    ) -> None:
         """Deal the distinct texts into batches that are alike in length."""
         self._pivots, self._settings, self._seed = pivots, settings, seed
         distinct = sorted({text for text in texts if text}, key=lambda text: (len(text), text))
         size = APERTIUM_BATCH if settings.engine == "apertium" else settings.batch_size
         self._batches = [distinct[start : start + size] for start in range(0, len(distinct), size)]
-        self._batch_of = {text: number for number, batch in enumerate(self._batches) for text in batch}
+        self._batch_of = {
+            text: number for number, batch in enumerate(self._batches) for text in batch
+        }
         self._wanted = [0] * len(self._batches)
         self._parents = {text: Parent({same_text(text)}) for text in distinct}
 
@@ -150,11 +202,20 @@ class RoundTrips:
     def _step(self, texts: Sequence[str], step: int) -> None:
         """Take texts through a pivot and back."""
         there, back = self._pivots[step % len(self._pivots)]
-        seeds = [[derived_seed(self._seed, way, step, text) for text in texts] for way in ("there", "back")]
+        seeds = [
+            [derived_seed(self._seed, way, step, text) for text in texts]
+            for way in ("there", "back")
+        ]
         pivots = [" ".join(found[0].split()) for found in there.translate(texts, seeds[0])]
         # Engines take no empty text.
         written = [place for place, pivot in enumerate(pivots) if pivot]
-        returned = back.translate([pivots[place] for place in written], [seeds[1][place] for place in written]) if written else []
+        returned = (
+            back.translate(
+                [pivots[place] for place in written], [seeds[1][place] for place in written]
+            )
+            if written
+            else []
+        )
         found = dict(zip(written, returned, strict=True))
         for number, text in enumerate(texts):
             self._parents[text].take(found.get(number, []))
@@ -175,10 +236,19 @@ class BackTranslation(Free):
             journal: where translations are looked up and kept.
         """
         self._settings, self._classes = settings, task.classes
-        candidates = settings.beams if settings.engine == "transformers" and not settings.temperature else 1
-        self._pivots = [(Direction(settings, there, 1, journal), Direction(settings, back, candidates, journal)) for there, back in settings.pairs]
+        candidates = (
+            settings.beams if settings.engine == "transformers" and not settings.temperature else 1
+        )
+        self._pivots = [
+            (Direction(settings, there, 1, journal), Direction(settings, back, candidates, journal))
+            for there, back in settings.pairs
+        ]
         self._trips: tuple[object, RoundTrips] | None = None
-        used = settings.model_dump(include=USED[settings.temperature > 0]) if settings.engine == "transformers" else {}
+        used = (
+            settings.model_dump(include=USED[settings.temperature > 0])
+            if settings.engine == "transformers"
+            else {}
+        )
         self.about: dict[str, Any] = {
             "method": settings.name,
             "kind": "backtranslate",
@@ -187,11 +257,15 @@ class BackTranslation(Free):
             **used,
             "revisions": dict(settings.revisions),
             "classes": task.classes,
-            "fingerprint": fingerprint([direction.sha for pair in self._pivots for direction in pair]),
+            "fingerprint": fingerprint(
+                [direction.sha for pair in self._pivots for direction in pair]
+            ),
             "format": FORMAT,
         }
 
-    def generate(self, examples: Sequence[Example], first: int, count: int, seed: int) -> Iterator[Augmented]:
+    def generate(
+        self, examples: Sequence[Example], first: int, count: int, seed: int
+    ) -> Iterator[Augmented]:
         """Yield the rows of attempts first..first+count: attempt i is copy i // n of parent i mod n."""
         texts = [" ".join(row.text.split()) for row in examples]
         trips = self._round_trips(texts, seed)

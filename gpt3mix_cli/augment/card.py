@@ -19,8 +19,21 @@ from .statistics import figures
 
 SHOWN = 3  # example rows in a card
 UNKNOWN = "unknown"
-NAMES = {"gpt3mix": "GPT3Mix", "eda": "EDA", "aeda": "AEDA", "mlm": "Masked LM", "backtranslate": "Back-translation", "paraphrase": "Paraphrase"}
-SIZES = [(1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (10_000_000, "1M<n<10M")]
+NAMES = {
+    "gpt3mix": "GPT3Mix",
+    "eda": "EDA",
+    "aeda": "AEDA",
+    "mlm": "Masked LM",
+    "backtranslate": "Back-translation",
+    "paraphrase": "Paraphrase",
+}
+SIZES = [
+    (1_000, "n<1K"),
+    (10_000, "1K<n<10K"),
+    (100_000, "10K<n<100K"),
+    (1_000_000, "100K<n<1M"),
+    (10_000_000, "1M<n<10M"),
+]
 
 
 @dataclass(frozen=True)
@@ -52,11 +65,16 @@ def table4(row: Augmented, parents: Mapping[str, Example], tokens: Mapping[str, 
     found = []
     for number, parent in enumerate((parents[name] for name in row.parents if name in parents), 1):
         labels: tuple[tuple[str, bool], ...] = ((tokens.get(parent.label, parent.label), False),)
-        found.append(Line("Original" if edited else f"Example {number}", parent.text, labels, made=False))
+        found.append(
+            Line("Original" if edited else f"Example {number}", parent.text, labels, made=False)
+        )
     if edited:
         labels = ((tokens.get(row.label, row.label), True),)
     else:
-        labels = tuple((f"{tokens.get(label, label)}: {share:.0%}", label == row.label) for label, share in row.probs.items())
+        labels = tuple(
+            (f"{tokens.get(label, label)}: {share:.0%}", label == row.label)
+            for label, share in row.probs.items()
+        )
     return [*found, Line(NAMES.get(row.method, row.method), row.text, labels, made=True)]
 
 
@@ -65,7 +83,9 @@ def card_path(output: Path) -> Path:
     return output.with_name(output.name.removesuffix(".jsonl") + ".card.md")
 
 
-def write_card(done: Done, task: Task, source: Path, model: str | None = None, licence: str | None = None) -> Path:
+def write_card(
+    done: Done, task: Task, source: Path, model: str | None = None, licence: str | None = None
+) -> Path:
     """Write the data card of an output beside it, and return its place.
 
     Args:
@@ -80,21 +100,46 @@ def write_card(done: Done, task: Task, source: Path, model: str | None = None, l
     """
     rows = list(itertools.islice(read(done.output, Augmented), SHOWN))
     wanted = {name for row in rows for name in row.parents}
-    parents = {} if source == STDIO else {row.id: row for row in read(source, Example) if row.id in wanted}
+    parents = (
+        {}
+        if source == STDIO
+        else {row.id: row for row in read(source, Example) if row.id in wanted}
+    )
     path = card_path(done.output)
     with whole_file(path) as stream:
         stream.write(card(done.manifest, task, rows, parents, model, licence or UNKNOWN).encode())
     return path
 
 
-def card(manifest: Manifest, task: Task, rows: Sequence[Augmented], parents: Mapping[str, Example], model: str | None, licence: str) -> str:
+def card(
+    manifest: Manifest,
+    task: Task,
+    rows: Sequence[Augmented],
+    parents: Mapping[str, Example],
+    model: str | None,
+    licence: str,
+) -> str:
     """Return the data card: where the rows come from, how they were made, what they are like, how to publish them."""
     method = manifest.settings["method"]
-    edits = "edits of real rows, by a masked LM" if manifest.settings.get("kind") == "mlm" else "edits of real rows, without an LM"
-    made_by = f"the language model `{_place(model)}` (hash {manifest.settings.get('lm')})" if model else edits
-    shown = "\n\n".join("\n".join(_plain(line) for line in table4(row, parents, task.labels)) for row in rows)
+    edits = (
+        "edits of real rows, by a masked LM"
+        if manifest.settings.get("kind") == "mlm"
+        else "edits of real rows, without an LM"
+    )
+    made_by = (
+        f"the language model `{_place(model)}` (hash {manifest.settings.get('lm')})"
+        if model
+        else edits
+    )
+    shown = "\n\n".join(
+        "\n".join(_plain(line) for line in table4(row, parents, task.labels)) for row in rows
+    )
     settings = json.dumps(_without_places(manifest.settings), ensure_ascii=False, indent=1)
-    unsaid = ": that of the source rows and of the LM's output; find it out before you publish" if licence == UNKNOWN else ""
+    unsaid = (
+        ": that of the source rows and of the LM's output; find it out before you publish"
+        if licence == UNKNOWN
+        else ""
+    )
     return "\n".join(
         [
             *_front(manifest, task, licence),
@@ -107,7 +152,11 @@ def card(manifest: Manifest, task: Task, rows: Sequence[Augmented], parents: Map
             f"- Real rows: {_source(task)}; hash of those that were used: `{manifest.inputs.get('train')}`.",
             f"- Made by: {made_by}.",
             f"- Licence: {licence}{unsaid}.",
-            *([] if manifest.complete else ["- Incomplete: fewer rows than wanted passed the gate."]),
+            *(
+                []
+                if manifest.complete
+                else ["- Incomplete: fewer rows than wanted passed the gate."]
+            ),
             "",
             "## What the rows are like",
             "",
@@ -143,7 +192,11 @@ def _front(manifest: Manifest, task: Task, licence: str) -> list[str]:
     known = re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", licence)
     return [
         "---",
-        *([f"license: {json.dumps(licence)}"] if known else ["license: other", f"license_name: {json.dumps(licence, ensure_ascii=False)}"]),
+        *(
+            [f"license: {json.dumps(licence)}"]
+            if known
+            else ["license: other", f"license_name: {json.dumps(licence, ensure_ascii=False)}"]
+        ),
         f"pretty_name: {json.dumps(f'{task.name}, synthetic', ensure_ascii=False)}",
         "task_categories:",
         "- text-classification",

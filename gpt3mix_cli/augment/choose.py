@@ -55,7 +55,10 @@ class Chooser:
         """
         examples = self._examples
         if k > len(examples):
-            raise UserError(f"augment.k is {k}, but there are only {len(examples)} real rows", "lower k, or draw more rows")
+            raise UserError(
+                f"augment.k is {k}, but there are only {len(examples)} real rows",
+                "lower k, or draw more rows",
+            )
         match self._how:
             case "uniform":
                 return rng.sample(examples, k)
@@ -81,9 +84,13 @@ class Chooser:
 
         if self._vectors is None:
             texts = [row.text for row in self._examples]
-            self._vectors = _tfidf(texts) if self._similarity == TFIDF else _encoded(texts, self._similarity)
+            self._vectors = (
+                _tfidf(texts) if self._similarity == TFIDF else _encoded(texts, self._similarity)
+            )
         vector = self._vectors[anchor]
-        cosines: np.ndarray[Any, np.dtype[np.float64]] = self._vectors @ (vector.toarray()[0] if self._similarity == TFIDF else vector)
+        cosines: np.ndarray[Any, np.dtype[np.float64]] = self._vectors @ (
+            vector.toarray()[0] if self._similarity == TFIDF else vector
+        )
         return cosines.round(DIGITS)
 
 
@@ -109,7 +116,9 @@ def _balanced(classes: dict[str, list[Example]], k: int, rng: random.Random) -> 
     return rng.sample(chosen, k)
 
 
-def _least(values: "np.ndarray[Any, np.dtype[np.float64]]", count: int, rng: random.Random) -> list[int]:
+def _least(
+    values: "np.ndarray[Any, np.dtype[np.float64]]", count: int, rng: random.Random
+) -> list[int]:
     """Return the places of the `count` smallest values; those that share the last rank are drawn."""
     import numpy as np
 
@@ -142,11 +151,21 @@ def _encoded(texts: Sequence[str], model: str) -> "np.ndarray[Any, np.dtype[np.f
     with torch.inference_mode():
         for start in range(0, len(order), BATCH):
             places = order[start : start + BATCH]
-            batch = tokenizer([texts[place] for place in places], padding=True, truncation=True, max_length=longest, return_tensors="pt")
+            batch = tokenizer(
+                [texts[place] for place in places],
+                padding=True,
+                truncation=True,
+                max_length=longest,
+                return_tensors="pt",
+            )
             batch = batch.to(network.device)
             mask = batch["attention_mask"][:, :, None]
             means = (network(**batch).last_hidden_state * mask).sum(1) / mask.sum(1)
-            for place, vector in zip(places, torch.nn.functional.normalize(means, dim=-1).cpu().double().numpy(), strict=True):
+            for place, vector in zip(
+                places,
+                torch.nn.functional.normalize(means, dim=-1).cpu().double().numpy(),
+                strict=True,
+            ):
                 vectors[place] = vector
     return np.stack(vectors)
 
@@ -155,10 +174,15 @@ def _loaded(model: str) -> tuple[Any, Any]:
     """Return an encoder and its tokenizer, in float32."""
     import torch
 
-    where, what = place(model, "augment.similarity"), f"augment.similarity '{model}': cannot be loaded"
+    where, what = (
+        place(model, "augment.similarity"),
+        f"augment.similarity '{model}': cannot be loaded",
+    )
     hint = "give tfidf, minilm, an encoder's folder, or a hub id that can be reached"
     tokenizer = loaded("AutoTokenizer", where, what, hint)
-    network, found = loaded("AutoModel", where, what, hint, dtype=torch.float32, output_loading_info=True)
+    network, found = loaded(
+        "AutoModel", where, what, hint, dtype=torch.float32, output_loading_info=True
+    )
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     # A pooler that is missing is drawn at random, but it is not used here.
     if missing := sorted(name for name in found["missing_keys"] if not name.startswith("pooler.")):

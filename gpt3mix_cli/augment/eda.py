@@ -66,13 +66,17 @@ class EDA(Free):
             "format": FORMAT,
         }
 
-    def generate(self, examples: Sequence[Example], first: int, count: int, seed: int) -> Iterator[Augmented]:
+    def generate(
+        self, examples: Sequence[Example], first: int, count: int, seed: int
+    ) -> Iterator[Augmented]:
         """Yield the rows of attempts first..first+count: attempt i is copy i // n of parent i mod n."""
         for attempt, text in enumerate(self.texts(examples, first, count, seed), first):
             copy, parent = divmod(attempt, len(examples))
             yield edited(examples[parent], text, copy, attempt, self._settings.name, self._classes)
 
-    def texts(self, examples: Sequence[Example], first: int, count: int, seed: int) -> Iterator[str]:
+    def texts(
+        self, examples: Sequence[Example], first: int, count: int, seed: int
+    ) -> Iterator[str]:
         """Yield the texts of these rows."""
         alpha, normalise = self._alpha(len(examples)), self._settings.normalise
         sentences: dict[int, Sentence] = {}
@@ -98,7 +102,10 @@ class EDA(Free):
 def operations(key: int, parent: int, copy: int) -> tuple[str, ...]:
     """Return the operations in the order in which they are to be tried for a copy: the first of each four copies differ."""
     turn = copy % 4
-    order = ORDERS[int.from_bytes(blake2b(b"%d %d %d" % (key, parent, copy // 4), digest_size=8).digest()) % len(ORDERS)]
+    order = ORDERS[
+        int.from_bytes(blake2b(b"%d %d %d" % (key, parent, copy // 4), digest_size=8).digest())
+        % len(ORDERS)
+    ]
     return order[turn:] + order[:turn]
 
 
@@ -191,7 +198,10 @@ def normalised(text: str) -> str:
 @lru_cache(maxsize=1 << 16)
 def _normalised_synonyms(word: str) -> tuple[str, ...]:
     """Return the synonyms as the authors' code has them: `U.S.` becomes `us`, what has no letters is none."""
-    found = dict.fromkeys(" ".join(re.sub("[^a-z ]", "", synonym.lower().replace("-", " ")).split()) for synonym in synonyms(word))
+    found = dict.fromkeys(
+        " ".join(re.sub("[^a-z ]", "", synonym.lower().replace("-", " ")).split())
+        for synonym in synonyms(word)
+    )
     return tuple(synonym for synonym in found if synonym and synonym != word)
 
 
@@ -221,7 +231,11 @@ def _apply(operation: str, sentence: Sentence, n: int, alpha: float, random: Ran
     match operation:
         case "replace":
             chosen = drawn(sentence.sources, sentence.synonyms, n, random)
-            changed = {place: _like(words[place], chosen[word]) for place, word in enumerate(sentence.lower) if word in chosen}
+            changed = {
+                place: _like(words[place], chosen[word])
+                for place, word in enumerate(sentence.lower)
+                if word in chosen
+            }
             return sentence.with_words(changed) if changed else None
         case "insert":
             longer = insert(sentence.wholes, sentence.sources, sentence.synonyms, n, random)
@@ -244,7 +258,9 @@ def drawn(sources: Sequence[str], synonyms: Synonyms, n: int, random: Random) ->
     return chosen
 
 
-def insert(words: Sequence[str], sources: Sequence[str], synonyms: Synonyms, n: int, random: Random) -> list[str]:
+def insert(
+    words: Sequence[str], sources: Sequence[str], synonyms: Synonyms, n: int, random: Random
+) -> list[str]:
     """Return the words with n synonyms of words drawn out of `sources` put in, each before a drawn word; none if none has any."""
     result = list(words)
     for _ in range(n if words else 0):

@@ -26,11 +26,15 @@ class Free:
 class Texts(Protocol):
     """What an editor may have besides: the texts of its rows alone, from which lines are made in a tenth of the time."""
 
-    def texts(self, examples: Sequence[Example], first: int, count: int, seed: int) -> Iterator[str]:
+    def texts(
+        self, examples: Sequence[Example], first: int, count: int, seed: int
+    ) -> Iterator[str]:
         """Yield the texts of the rows that `generate` yields."""
 
 
-def edited(parent: Example, text: str, copy: int, attempt: int, method: str, classes: Sequence[str]) -> Augmented:
+def edited(
+    parent: Example, text: str, copy: int, attempt: int, method: str, classes: Sequence[str]
+) -> Augmented:
     """Return the row of an editor: the parent's label as a distribution, an id that names parent and copy."""
     return Augmented(
         id=f"{parent.id}~{method}-{copy}",
@@ -45,7 +49,9 @@ def edited(parent: Example, text: str, copy: int, attempt: int, method: str, cla
     )
 
 
-def edited_lines(texts: Iterable[str], examples: Sequence[Example], method: str, classes: Sequence[str]) -> Iterator[str]:
+def edited_lines(
+    texts: Iterable[str], examples: Sequence[Example], method: str, classes: Sequence[str]
+) -> Iterator[str]:
     """Yield `to_line(edited(...))` of the texts of attempts 0, 1, ..., without making a row of each."""
     middles = {
         label: f', "label": {as_json(label)}, "probs": {as_json({one: float(one == label) for one in classes})}, "method": {as_json(method)}, '

@@ -26,7 +26,10 @@ from .choose import Chooser, similarity_fingerprint
 FORMAT = 3  # raised when the same settings would give other rows
 # Settings that say how many rows are made and which are kept, and those that one kind of label does not use.
 NOT_A_ROWS = {"ratio", "draws", "attempts", "gate"}
-UNUSED = {"soft": {"beams"}, "hard": {"top_p", "frequency_penalty", "label_temperature", "contextual_calibration"}}
+UNUSED = {
+    "soft": {"beams"},
+    "hard": {"top_p", "frequency_penalty", "label_temperature", "contextual_calibration"},
+}
 TOGETHER = 256  # answers whose content-free texts are scored together, where the LM answers each request by itself
 OF_AN_ENDPOINT = ("label_tokens", "requests")
 SLACK = 4  # tokens by which a line of the prompt may count differently alone and among others
@@ -55,7 +58,14 @@ class GPT3Mix:
             UserError: if `augment.similarity` names an encoder that is not installed.
         """
         self._settings, self._task, self._lm, self._name = settings, task, lm, name
-        self._usage: Counter[str] = Counter(prompt_tokens=0, completion_tokens=0, label_tokens=0, requests=0, shortened=0, retokenised=0)
+        self._usage: Counter[str] = Counter(
+            prompt_tokens=0,
+            completion_tokens=0,
+            label_tokens=0,
+            requests=0,
+            shortened=0,
+            retokenised=0,
+        )
         self._usd: float | None = 0.0
         self._chooser: tuple[str, Chooser] | None = None
         self._lengths: dict[str, int] = {}
@@ -73,7 +83,9 @@ class GPT3Mix:
         alike = settings.choose in ("nearest", "furthest")
         self.about["similarity"] = similarity_fingerprint(settings.similarity) if alike else None
 
-    def generate(self, examples: Sequence[Example], first: int, count: int, seed: int) -> Iterator[Row]:
+    def generate(
+        self, examples: Sequence[Example], first: int, count: int, seed: int
+    ) -> Iterator[Row]:
         """Yield the rows and rejects of each attempt; the LM draws the requests as it has room for them."""
         asked: dict[int, Asked] = {}
 
@@ -92,10 +104,16 @@ class GPT3Mix:
                 shortened=int(known.shortened),
                 retokenised=int(completion.retokenised),
             )
-            self._usd = None if completion.usd is None or self._usd is None else self._usd + completion.usd
-            yield from self._read(completion, [parent.id for parent in known.parents], without_content)
+            self._usd = (
+                None if completion.usd is None or self._usd is None else self._usd + completion.usd
+            )
+            yield from self._read(
+                completion, [parent.id for parent in known.parents], without_content
+            )
 
-    def requests(self, examples: Sequence[Example], first: int, count: int, seed: int) -> Iterator[tuple[Request, Asked]]:
+    def requests(
+        self, examples: Sequence[Example], first: int, count: int, seed: int
+    ) -> Iterator[tuple[Request, Asked]]:
         """Yield what each attempt asks; nothing is asked here."""
         choose = self._choose_from(examples).choose
         for number in range(first, first + count):
@@ -111,7 +129,11 @@ class GPT3Mix:
         they are read than they were when they were written (`lm.Completion`). Of an endpoint also the requests, and the
         tokens of those that asked for a label alone.
         """
-        return {name: count for name, count in self._usage.items() if count or name not in OF_AN_ENDPOINT}
+        return {
+            name: count
+            for name, count in self._usage.items()
+            if count or name not in OF_AN_ENDPOINT
+        }
 
     def usd(self) -> float | None:
         """Return what all answers so far cost at the user's prices, those from the journal included; None if unknown."""
@@ -155,7 +177,9 @@ class GPT3Mix:
             choices=choices(task),
         )
 
-    def _answers(self, requests: Iterable[Request], asked: Mapping[int, "Asked"]) -> Iterator[tuple[Completion, list[tuple[float, ...]]]]:
+    def _answers(
+        self, requests: Iterable[Request], asked: Mapping[int, "Asked"]
+    ) -> Iterator[tuple[Completion, list[tuple[float, ...]]]]:
         """Yield each answer and, for contextual calibration, the labels' log-probabilities after the content-free texts."""
         completions = self._lm.complete(requests)
         if not self._calibrated:
@@ -163,12 +187,21 @@ class GPT3Mix:
             return
         # In the LM's own blocks: scores depend in their last digits on what is scored beside them, which must be no quota's business.
         size = self.block if self.block > 1 else TOGETHER
-        for _, group in itertools.groupby(completions, lambda completion: end_of_block(completion.number, size)):
+        for _, group in itertools.groupby(
+            completions, lambda completion: end_of_block(completion.number, size)
+        ):
             block = list(group)
             scored = [completion.number for completion in block if completion.scores]
-            texts = [f"{asked[number].prompt}{f' {text}' if text else ''}{seam(self._task)}" for number in scored for text in CONTENT_FREE]
+            texts = [
+                f"{asked[number].prompt}{f' {text}' if text else ''}{seam(self._task)}"
+                for number in scored
+                for text in CONTENT_FREE
+            ]
             found = iter(self._lm.score(texts, choices(self._task)) if texts else [])
-            known = {number: [scores.logprobs for scores in islice(found, len(CONTENT_FREE))] for number in scored}
+            known = {
+                number: [scores.logprobs for scores in islice(found, len(CONTENT_FREE))]
+                for number in scored
+            }
             yield from ((completion, known.get(completion.number, [])) for completion in block)
 
     # What fits into the context --------------------------------------------------------------------------------------
@@ -190,13 +223,17 @@ class GPT3Mix:
     def _tokens(self, text: str) -> int:
         """Return how many tokens a text has, without those that a tokenizer puts around it; counted once a text."""
         if text not in self._lengths:
-            self._lengths[text] = self._lm.about.count_tokens(text) - self._lm.about.count_tokens("")
+            self._lengths[text] = self._lm.about.count_tokens(text) - self._lm.about.count_tokens(
+                ""
+            )
         return self._lengths[text]
 
     @functools.cached_property
     def _label_tokens(self) -> int:
         """What follows the seam to the line's end, so that `max_tokens` bounds the text and its seam with either kind of label."""
-        return max(self._tokens(f" {token.capitalize()})\n") for token in self._task.labels.values())
+        return max(
+            self._tokens(f" {token.capitalize()})\n") for token in self._task.labels.values()
+        )
 
     @functools.cached_property
     def _label_room(self) -> int:
@@ -205,7 +242,9 @@ class GPT3Mix:
 
     # Reading ---------------------------------------------------------------------------------------------------------
 
-    def _read(self, completion: Completion, parents: list[str], without_content: Sequence[Sequence[float]]) -> Iterator[Row]:
+    def _read(
+        self, completion: Completion, parents: list[str], without_content: Sequence[Sequence[float]]
+    ) -> Iterator[Row]:
         if completion.finish == "too_long":
             limit = f"{completion.prompt_tokens} tokens and max_tokens {self._settings.max_tokens} do not fit {self._lm.about.context}"
             yield self._reject(completion, parents, "", "prompt_too_long", limit)
@@ -214,7 +253,9 @@ class GPT3Mix:
         else:
             yield self._soft(completion, parents, without_content)
 
-    def _soft(self, completion: Completion, parents: list[str], without_content: Sequence[Sequence[float]]) -> Row:
+    def _soft(
+        self, completion: Completion, parents: list[str], without_content: Sequence[Sequence[float]]
+    ) -> Row:
         reject = functools.partial(self._reject, completion, parents, completion.text)
         if completion.finish == "length":
             return reject("unfinished", f"no end within {self._settings.max_tokens} tokens")
@@ -227,19 +268,33 @@ class GPT3Mix:
             return reject("no_label", f"went on with '{rest}'")
         if not text:
             return reject("empty")
-        probs, mass = soft_label(self._task.classes, scores.logprobs, self._settings.label_temperature, without_content)
+        probs, mass = soft_label(
+            self._task.classes, scores.logprobs, self._settings.label_temperature, without_content
+        )
         bounded = [self._task.classes[place] for place in scores.bounded]
         known_mass = round(mass, 6) if scores.has_mass else None
-        return self._row(completion, parents, text, probs, label_source=scores.source, label_mass=known_mass, bounded=bounded)
+        return self._row(
+            completion,
+            parents,
+            text,
+            probs,
+            label_source=scores.source,
+            label_mass=known_mass,
+            bounded=bounded,
+        )
 
     def _hard(self, completion: Completion, parents: list[str]) -> Iterator[Row]:
         if not completion.hypotheses:
-            yield self._reject(completion, parents, completion.text, "unfinished", "the beam search found no line")
+            yield self._reject(
+                completion, parents, completion.text, "unfinished", "the beam search found no line"
+            )
         for rank, hypothesis in enumerate(completion.hypotheses):
             reject = functools.partial(self._reject, completion, parents, hypothesis.text)
             text, label, written, _ = parse(hypothesis.text, self._task)
             if not hypothesis.finished:
-                yield reject("unfinished", f"no end within {self._settings.max_tokens} tokens and a label")
+                yield reject(
+                    "unfinished", f"no end within {self._settings.max_tokens} tokens and a label"
+                )
             elif not text:
                 yield reject("empty")
             elif written is None:
@@ -248,9 +303,19 @@ class GPT3Mix:
                 yield reject("label_not_in_set", written)
             else:
                 probs = hard_label(self._task.classes, label)
-                yield self._row(completion, parents, text, probs, rank, label_source="hard", label_mass=None)
+                yield self._row(
+                    completion, parents, text, probs, rank, label_source="hard", label_mass=None
+                )
 
-    def _row(self, completion: Completion, parents: list[str], text: str, probs: dict[str, float], rank: int = 0, **label: Any) -> Augmented:
+    def _row(
+        self,
+        completion: Completion,
+        parents: list[str],
+        text: str,
+        probs: dict[str, float],
+        rank: int = 0,
+        **label: Any,
+    ) -> Augmented:
         return Augmented(
             id=f"{self._name}-{completion.number:05d}" + (f".{rank}" if rank else ""),
             text=text,
@@ -263,8 +328,17 @@ class GPT3Mix:
             **label,
         )
 
-    def _reject(self, completion: Completion, parents: list[str], text: str, reason: str, detail: str = "") -> Reject:
-        return Reject(request=completion.number, method=self._name, parents=parents, text=text.strip(), reason=reason, detail=detail)
+    def _reject(
+        self, completion: Completion, parents: list[str], text: str, reason: str, detail: str = ""
+    ) -> Reject:
+        return Reject(
+            request=completion.number,
+            method=self._name,
+            parents=parents,
+            text=text.strip(),
+            reason=reason,
+            detail=detail,
+        )
 
 
 def _perplexity(completion: Completion) -> float | None:
@@ -300,7 +374,9 @@ def parse(line: str, task: Task) -> Parsed:
     the line ends. So does another `Movie review:` before it, and then the text has no label. A line that begins with
     `Movie review:` loses it.
     """
-    again, another, annotation = _patterns(task.text_type, task.label_type, tuple(task.labels.values()))
+    again, another, annotation = _patterns(
+        task.text_type, task.label_type, tuple(task.labels.values())
+    )
     line = one_line(line)
     line = line[match.end() :] if (match := again.match(line)) else line
     found, next_row = annotation.search(line), another.search(line)
@@ -310,11 +386,18 @@ def parse(line: str, task: Task) -> Parsed:
         return Parsed(line.strip(), None, None, "")
     written = found["known"] or found["other"] or ""
     classes = {_folded(token): name for name, token in task.labels.items()}
-    return Parsed(line[: found.start()].strip(), classes.get(_folded(written)), written, line[found.end() :].strip())
+    return Parsed(
+        line[: found.start()].strip(),
+        classes.get(_folded(written)),
+        written,
+        line[found.end() :].strip(),
+    )
 
 
 @functools.lru_cache
-def _patterns(text_type: str, label_type: str, tokens: tuple[str, ...]) -> tuple[re.Pattern[str], re.Pattern[str], re.Pattern[str]]:
+def _patterns(
+    text_type: str, label_type: str, tokens: tuple[str, ...]
+) -> tuple[re.Pattern[str], re.Pattern[str], re.Pattern[str]]:
     """Return what finds a repeated `Movie review:` at the start, a further one, and an annotation."""
     mark = re.escape(f"{text_type.capitalize()}:")
     # A label may hold brackets, as long as it is one of the task's; the longest first, since one may begin another.
@@ -329,7 +412,10 @@ def _patterns(text_type: str, label_type: str, tokens: tuple[str, ...]) -> tuple
 
 def _any_case(words: str) -> str:
     """Return a pattern of words as they were given and as the prompt writes them: ß is Ss there, which no flag equates."""
-    return "|".join(re.sub(r"(?:\\?\s)+", r"\\s+", re.escape(form)) for form in {words: 0, words.capitalize(): 0})
+    return "|".join(
+        re.sub(r"(?:\\?\s)+", r"\\s+", re.escape(form))
+        for form in {words: 0, words.capitalize(): 0}
+    )
 
 
 def _folded(label: str) -> str:

@@ -47,23 +47,34 @@ class MLM(Free):
         self.about: dict[str, Any] = {
             "method": settings.name,
             **settings.model_dump(exclude={"name", "model", "revision"}),
-            "model": model_sha(folder) if folder.is_dir() else fingerprint([settings.model, settings.revision]),
+            "model": model_sha(folder)
+            if folder.is_dir()
+            else fingerprint([settings.model, settings.revision]),
             "classes": task.classes,
             "format": FORMAT,
         }
         if settings.conditional:
             self.about |= {"task_labels": task.labels, "text_type": task.text_type}
 
-    def generate(self, examples: Sequence[Example], first: int, count: int, seed: int) -> Iterator[Augmented]:
+    def generate(
+        self, examples: Sequence[Example], first: int, count: int, seed: int
+    ) -> Iterator[Augmented]:
         """Yield the rows of attempts first..first+count: attempt i is copy i // n of parent i mod n."""
         for attempt, text in enumerate(self.texts(examples, first, count, seed), first):
             copy, parent = divmod(attempt, len(examples))
-            yield edited(examples[parent], text, copy, attempt, self._settings.name, self._task.classes)
+            yield edited(
+                examples[parent], text, copy, attempt, self._settings.name, self._task.classes
+            )
 
-    def texts(self, examples: Sequence[Example], first: int, count: int, seed: int) -> Iterator[str]:
+    def texts(
+        self, examples: Sequence[Example], first: int, count: int, seed: int
+    ) -> Iterator[str]:
         """Yield the texts of these rows."""
         # Batches hold texts of like length, and are the same however many rows are asked for.
-        order, size = sorted(range(len(examples)), key=lambda place: (len(examples[place].text), place)), self._settings.batch_size
+        order, size = (
+            sorted(range(len(examples)), key=lambda place: (len(examples[place].text), place)),
+            self._settings.batch_size,
+        )
         batches = [order[start : start + size] for start in range(0, len(order), size)]
         batch_of = {place: number for number, batch in enumerate(batches) for place in batch}
         written: dict[tuple[int, int], str] = {}
@@ -71,13 +82,19 @@ class MLM(Free):
             copy, parent = divmod(attempt, len(examples))
             if (copy, parent) not in written:
                 batch = batches[batch_of[parent]]
-                texts = self._rewritten([examples[place] for place in batch], [generator(seed, "mlm", place, copy) for place in batch])
+                texts = self._rewritten(
+                    [examples[place] for place in batch],
+                    [generator(seed, "mlm", place, copy) for place in batch],
+                )
                 written |= {(copy, place): text for place, text in zip(batch, texts, strict=True)}
             yield written.pop((copy, parent))
 
     def _rewritten(self, rows: Sequence[Example], randoms: Sequence[Random]) -> list[str]:
         """Return each row's text with some of its words replaced."""
-        chosen = [_chosen(row.text, self._settings.share, random) for row, random in zip(rows, randoms, strict=True)]
+        chosen = [
+            _chosen(row.text, self._settings.share, random)
+            for row, random in zip(rows, randoms, strict=True)
+        ]
         masked = [self._masked(row, words) for row, words in zip(rows, chosen, strict=True)]
         found = self._read(masked) if any(chosen) else [[] for _ in rows]
         texts = []
@@ -85,7 +102,10 @@ class MLM(Free):
             parts, end = [], 0
             # A text that was cut has fewer masks than words: the others stay.
             for word, guess in zip(words, guesses, strict=False):
-                parts += [row.text[end : word.start()], _like(word[0], self._drawn(guess, word[0], random))]
+                parts += [
+                    row.text[end : word.start()],
+                    _like(word[0], self._drawn(guess, word[0], random)),
+                ]
                 end = word.end()
             texts.append("".join([*parts, row.text[end:]]))
         return texts
@@ -97,7 +117,11 @@ class MLM(Free):
             parts += [row.text[end : word.start()].replace(mask, " "), mask]
             end = word.end()
         text = "".join([*parts, row.text[end:].replace(mask, " ")])
-        return f"{self._task.labels[row.label].lower()} {self._task.text_type.lower()}: {text}" if self._settings.conditional else text
+        return (
+            f"{self._task.labels[row.label].lower()} {self._task.text_type.lower()}: {text}"
+            if self._settings.conditional
+            else text
+        )
 
     def _drawn(self, guess: "torch.Tensor", word: str, random: Random) -> str:
         """Return a word drawn from the likeliest that are another one; `guess` are the logits of all whole words."""
@@ -118,8 +142,17 @@ class MLM(Free):
 
         tokenizer, model = self._tokenizer, self._model
         with torch.inference_mode():
-            rows = tokenizer(list(texts), padding=True, truncation=True, max_length=self._longest, return_tensors="pt")
-            logits = model(input_ids=rows["input_ids"].to(model.device), attention_mask=rows["attention_mask"].to(model.device)).logits
+            rows = tokenizer(
+                list(texts),
+                padding=True,
+                truncation=True,
+                max_length=self._longest,
+                return_tensors="pt",
+            )
+            logits = model(
+                input_ids=rows["input_ids"].to(model.device),
+                attention_mask=rows["attention_mask"].to(model.device),
+            ).logits
             masks = (rows["input_ids"] == tokenizer.mask_token_id).nonzero().tolist()
             found: list[list[torch.Tensor]] = [[] for _ in texts]
             for row, place in masks:
@@ -134,14 +167,26 @@ class MLM(Free):
         tokenizer = self._tokenizer
         special = set(tokenizer.all_special_ids)
         # A model may have more rows of weights than its tokenizer has tokens.
-        ids = [token for token in range(min(len(tokenizer), self._model.config.vocab_size)) if token not in special]
+        ids = [
+            token
+            for token in range(min(len(tokenizer), self._model.config.vocab_size))
+            if token not in special
+        ]
         texts = [text.strip() for text in tokenizer.batch_decode([[token] for token in ids])]
-        named = [(token, text) for token, text in zip(ids, texts, strict=True) if WORD.fullmatch(text)]
+        named = [
+            (token, text) for token, text in zip(ids, texts, strict=True) if WORD.fullmatch(text)
+        ]
         # Whatever its family's marks are, a whole word is a token that its own text gives where it follows another word.
         rest = tokenizer([f"a {text}" for _, text in named], add_special_tokens=False)["input_ids"]
         before = tokenizer("a", add_special_tokens=False)["input_ids"]
-        whole = [(token, text) for (token, text), found in zip(named, rest, strict=True) if found == [*before, token]]
-        return torch.tensor([token for token, _ in whole], dtype=torch.long), [text for _, text in whole]
+        whole = [
+            (token, text)
+            for (token, text), found in zip(named, rest, strict=True)
+            if found == [*before, token]
+        ]
+        return torch.tensor([token for token, _ in whole], dtype=torch.long), [
+            text for _, text in whole
+        ]
 
     @cached_property
     def _forms(self) -> dict[str, list[int]]:
@@ -155,7 +200,10 @@ class MLM(Free):
     def _tokenizer(self) -> Any:
         tokenizer = self._loaded("AutoTokenizer")
         if tokenizer.mask_token is None:
-            raise UserError(f"mlm: the tokenizer of {self._settings.model} has no mask", "give a masked LM, such as bert-base-uncased")
+            raise UserError(
+                f"mlm: the tokenizer of {self._settings.model} has no mask",
+                "give a masked LM, such as bert-base-uncased",
+            )
         return tokenizer
 
     @cached_property
@@ -163,36 +211,59 @@ class MLM(Free):
         import torch
 
         name, device = self._settings.model, self._settings.device
-        model, info = self._loaded("AutoModelForMaskedLM", dtype=torch.float32, output_loading_info=True)
+        model, info = self._loaded(
+            "AutoModelForMaskedLM", dtype=torch.float32, output_loading_info=True
+        )
         if missing := sorted(info["missing_keys"]):
             # The library would draw them at random, and write nonsense without a word.
             message = f"mlm: {len(missing)} weights of a masked LM are missing in {name}, such as {missing[0]}"
-            raise UserError(message, "give the folder or hub id of a masked LM, with its language-modelling head")
+            raise UserError(
+                message,
+                "give the folder or hub id of a masked LM, with its language-modelling head",
+            )
         place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         try:
             return model.to(place).eval()
         except (RuntimeError, AssertionError) as error:
-            raise UserError(f"mlm: device '{place}' cannot be used: {str(error).splitlines()[0]}", "use auto or cpu") from None
+            raise UserError(
+                f"mlm: device '{place}' cannot be used: {str(error).splitlines()[0]}",
+                "use auto or cpu",
+            ) from None
 
     @cached_property
     def _longest(self) -> int:
         """Tokens that the model reads of a text; RoBERTa and its kin count positions from the one after padding's."""
         positions = getattr(self._model.config, "max_position_embeddings", LONGEST)
-        tables = [module for name, module in self._model.named_modules() if name.endswith("position_embeddings")]
-        kept = [table.padding_idx + 1 for table in tables if getattr(table, "padding_idx", None) is not None]
+        tables = [
+            module
+            for name, module in self._model.named_modules()
+            if name.endswith("position_embeddings")
+        ]
+        kept = [
+            table.padding_idx + 1
+            for table in tables
+            if getattr(table, "padding_idx", None) is not None
+        ]
         return int(min(positions - max(kept, default=0), self._tokenizer.model_max_length, LONGEST))
 
     def _loaded(self, part: str, **options: Any) -> Any:
         what = f"mlm: {self._settings.model} cannot be loaded as a masked LM"
         return loaded(
-            part, self._settings.model, what, "give a folder or a hub id that can be reached (model:)", revision=self._settings.revision, **options
+            part,
+            self._settings.model,
+            what,
+            "give a folder or a hub id that can be reached (model:)",
+            revision=self._settings.revision,
+            **options,
         )
 
 
 def _chosen(text: str, share: float, random: Random) -> list[re.Match[str]]:
     """Return the words to be replaced, in their order: a share of all, at least one, each with equal chances."""
     words = list(WORD.finditer(text))
-    chosen = random.sample(range(len(words)), min(len(words), max(1, int(share * len(words) + 0.5))))
+    chosen = random.sample(
+        range(len(words)), min(len(words), max(1, int(share * len(words) + 0.5)))
+    )
     return [words[place] for place in sorted(chosen)]
 
 

@@ -15,7 +15,9 @@ from ..errors import UserError
 from ..records import Augmented, Example, Reject
 from ..settings import Gate as Limits
 
-WORD = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]|[^\W_\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]+(?:['’][^\W_]+)*")
+WORD = re.compile(
+    r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]|[^\W_\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]+(?:['’][^\W_]+)*"
+)
 TRIPLE = 3  # words whose order two texts rarely share by chance
 FEW = 4  # in fewer words than this a repetition may be meant: `no, no, no`
 DEFAULTS = Limits()
@@ -64,7 +66,9 @@ def remedy(rejected: Mapping[str, int]) -> str:
 class Gate:
     """Lets a row through, or says why not, in the order of the attempts."""
 
-    def __init__(self, examples: Sequence[Example], limits: Limits = DEFAULTS, test: Sequence[Example] = ()) -> None:
+    def __init__(
+        self, examples: Sequence[Example], limits: Limits = DEFAULTS, test: Sequence[Example] = ()
+    ) -> None:
         """Learn the real rows.
 
         Args:
@@ -94,13 +98,24 @@ class Gate:
         text = same_text(row.text)
         if objection := next(self._objections(row, text), None):
             reason, detail = objection
-            return Reject(request=row.request or 0, method=row.method, parents=row.parents, text=row.text, reason=reason, detail=detail)
+            return Reject(
+                request=row.request or 0,
+                method=row.method,
+                parents=row.parents,
+                text=row.text,
+                reason=reason,
+                detail=detail,
+            )
         self._kept[text] = row.id
         return row
 
     def _objections(self, row: Augmented, text: str) -> Iterator[tuple[str, str]]:
         """Yield (reason, detail) of each check that the row fails."""
-        copies = (("copy_of_real", text, self._real), ("leak", letters(row.text) if self._test else "", self._test), ("repeat", text, self._kept))
+        copies = (
+            ("copy_of_real", text, self._real),
+            ("leak", letters(row.text) if self._test else "", self._test),
+            ("repeat", text, self._kept),
+        )
         for reason, key, seen in copies:
             if key in seen:
                 yield reason, seen[key]
@@ -124,7 +139,10 @@ class Gate:
         if least is None or not found:
             return
         for parent in row.parents:
-            if parent in self._examples and (share := containment(found, words(self._examples[parent].text))) >= least:
+            if (
+                parent in self._examples
+                and (share := containment(found, words(self._examples[parent].text))) >= least
+            ):
                 yield "near_copy", f"{share:.0%} stands in {parent}"
 
     def _other_language(self, row: Augmented) -> Iterator[tuple[str, str]]:
@@ -134,7 +152,10 @@ class Gate:
             return
         others = {script: n for script, n in counts.items() if script not in self._scripts}
         if (share := sum(others.values()) / counts.total()) > most:
-            yield "other_language", f"{share:.0%} of the letters are {', '.join(sorted(others)).lower()}"
+            yield (
+                "other_language",
+                f"{share:.0%} of the letters are {', '.join(sorted(others)).lower()}",
+            )
 
     def _perplexity(self, row: Augmented) -> Iterator[tuple[str, str]]:
         band = self._limits.perplexity
@@ -187,7 +208,9 @@ def ngrams(found: Sequence[str], n: int) -> list[tuple[str, ...]]:
 
 def scripts(text: str) -> Counter[str]:
     """Return how many letters of each script a text has; the scripts that Japanese mixes are one."""
-    return Counter(_script(letter) for letter in unicodedata.normalize("NFKC", text) if letter.isalpha())
+    return Counter(
+        _script(letter) for letter in unicodedata.normalize("NFKC", text) if letter.isalpha()
+    )
 
 
 @cache
@@ -204,7 +227,12 @@ def _fitted(examples: Sequence[Example]) -> tuple[Any, Any]:
 
     labels = [row.label for row in examples]
     if len(set(labels)) < 2 or not any(words(row.text) for row in examples):
-        raise UserError("augment.gate.disagreement: a classifier needs real rows of two classes, and words in them", "leave the key out")
+        raise UserError(
+            "augment.gate.disagreement: a classifier needs real rows of two classes, and words in them",
+            "leave the key out",
+        )
     vectorizer = TfidfVectorizer(analyzer=words, sublinear_tf=True)
     # C as in classifiers: {kind: linear}.
-    return vectorizer, LogisticRegression(C=10.0, max_iter=1000).fit(vectorizer.fit_transform([row.text for row in examples]), labels)
+    return vectorizer, LogisticRegression(C=10.0, max_iter=1000).fit(
+        vectorizer.fit_transform([row.text for row in examples]), labels
+    )

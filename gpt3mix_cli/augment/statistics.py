@@ -14,8 +14,14 @@ from .quality import ngrams, words
 TEXTS = 1000  # rows whose texts are looked at: enough for any share, and a million would fill the memory
 SAMPLE = 200  # texts of self-BLEU: it rises with their number, so that only equal samples can be compared
 ORDER = 4  # longest n-gram of self-BLEU
-USAGE = {"tokens": ("prompt_tokens", "completion_tokens"), "prompts": ("shortened",), "texts": ("retokenised",)}
-EPSILON = 0.1  # counted where no n-gram matches, as Texygen does (smoothing 1 of Chen and Cherry, 2014)
+USAGE = {
+    "tokens": ("prompt_tokens", "completion_tokens"),
+    "prompts": ("shortened",),
+    "texts": ("retokenised",),
+}
+EPSILON = (
+    0.1  # counted where no n-gram matches, as Texygen does (smoothing 1 of Chen and Cherry, 2014)
+)
 
 
 class Statistics:
@@ -69,17 +75,26 @@ class Statistics:
             return {}
         texts = [words(text) for text in self._texts]
         sample = generator(0, "self-bleu").sample(texts, min(SAMPLE, len(texts)))
-        real = self._examples if len(self._examples) <= TEXTS else generator(0, "sampled real texts").sample(self._examples, TEXTS)
+        real = (
+            self._examples
+            if len(self._examples) <= TEXTS
+            else generator(0, "sampled real texts").sample(self._examples, TEXTS)
+        )
         masses = self._masses
         return {
             "classes": self._classes,
             "entropy_bits": self._entropies.rounded(),
-            "label_mass": {"mean": masses.rounded(), "min": _rounded(masses.least)} if masses.count else None,
+            "label_mass": {"mean": masses.rounded(), "min": _rounded(masses.least)}
+            if masses.count
+            else None,
             "distinct_1": distinct(texts, 1),
             "distinct_2": distinct(texts, 2),
             "self_bleu": self_bleu(sample),
             "self_bleu_texts": len(sample),
-            "words": {"mean": _rounded(fmean(map(len, texts)), 2), "real": _rounded(fmean(len(words(row.text)) for row in real), 2)},
+            "words": {
+                "mean": _rounded(fmean(map(len, texts)), 2),
+                "real": _rounded(fmean(len(words(row.text)) for row in real), 2),
+            },
             "texts": len(texts),
             "parents_majority": self._agreements.rounded(),
             "parents_compared": self._agreements.count,
@@ -105,22 +120,65 @@ def figures(counts: Mapping[str, Any], usd: float | None = None) -> list[tuple[s
     """Return a manifest's counts, and what they cost in dollars, for people: (name, value), none where nothing is known."""
     found = counts.get("statistics") or {}
     rejected = sorted(counts.get("rejected", {}).items(), key=lambda item: (-item[1], item[0]))
-    beside = [f"{counts[name]:,} {name}" for name in ("spare", "unchanged", "repeated") if counts.get(name)]
+    beside = [
+        f"{counts[name]:,} {name}"
+        for name in ("spare", "unchanged", "repeated")
+        if counts.get(name)
+    ]
     mass, length, share = found.get("label_mass"), found.get("words"), found.get("parents_majority")
-    diversity = [("distinct-1", "distinct_1"), ("distinct-2", "distinct_2"), ("self-BLEU", "self_bleu")]
-    certainty = [f"entropy {found['entropy_bits']:.3f} bits"] if found.get("entropy_bits") is not None else []
+    diversity = [
+        ("distinct-1", "distinct_1"),
+        ("distinct-2", "distinct_2"),
+        ("self-BLEU", "self_bleu"),
+    ]
+    certainty = (
+        [f"entropy {found['entropy_bits']:.3f} bits"]
+        if found.get("entropy_bits") is not None
+        else []
+    )
     certainty += [f"label mass {mass['mean']:.3f} (lowest {mass['min']:.3f})"] if mass else []
     follow = f"{share or 0:.1%} of {found.get('parents_compared', 0):,} rows have the label that most of their parents have"
-    of = f" ({found['texts']:,} sampled rows)" if found.get("texts", counts["kept"]) < counts["kept"] else ""
+    of = (
+        f" ({found['texts']:,} sampled rows)"
+        if found.get("texts", counts["kept"]) < counts["kept"]
+        else ""
+    )
     rows = [
-        ("rows", ", ".join([f"{counts['kept']:,} of {counts['wanted']:,} wanted, from {counts['asked']:,} attempts", *beside])),
+        (
+            "rows",
+            ", ".join(
+                [
+                    f"{counts['kept']:,} of {counts['wanted']:,} wanted, from {counts['asked']:,} attempts",
+                    *beside,
+                ]
+            ),
+        ),
         ("rejected", ", ".join(f"{n:,} {reason}" for reason, n in rejected)),
         ("classes", ", ".join(f"{n:,} {label}" for label, n in found.get("classes", {}).items())),
         ("soft labels", "; ".join(certainty)),
         ("parents", follow if share is not None else ""),
-        ("diversity", ", ".join(f"{name} {found[key]:.3f}" for name, key in diversity if found.get(key) is not None) + of),
-        ("length", f"{length['mean']:.1f} words, real rows {length['real']:.1f}{of}" if length else ""),
-        *((what, ", ".join(f"{counts[name]:,} {name.replace('_', ' ')}" for name in names if counts.get(name))) for what, names in USAGE.items()),
+        (
+            "diversity",
+            ", ".join(
+                f"{name} {found[key]:.3f}" for name, key in diversity if found.get(key) is not None
+            )
+            + of,
+        ),
+        (
+            "length",
+            f"{length['mean']:.1f} words, real rows {length['real']:.1f}{of}" if length else "",
+        ),
+        *(
+            (
+                what,
+                ", ".join(
+                    f"{counts[name]:,} {name.replace('_', ' ')}"
+                    for name in names
+                    if counts.get(name)
+                ),
+            )
+            for what, names in USAGE.items()
+        ),
         ("cost", "" if usd is None else f"${usd:.4f}"),
     ]
     return [(name, value) for name, value in rows if value]
@@ -172,7 +230,9 @@ def self_bleu(texts: Sequence[Sequence[str]]) -> float | None:
     return _rounded(fmean(scores))
 
 
-def _two_highest(counts: Iterable[Counter[tuple[str, ...]]]) -> dict[tuple[str, ...], tuple[int, int]]:
+def _two_highest(
+    counts: Iterable[Counter[tuple[str, ...]]],
+) -> dict[tuple[str, ...], tuple[int, int]]:
     """Return the two highest counts of each n-gram over the texts, so that any text's own can be left out at no cost."""
     found: dict[tuple[str, ...], tuple[int, int]] = {}
     for one in counts:
@@ -182,7 +242,9 @@ def _two_highest(counts: Iterable[Counter[tuple[str, ...]]]) -> dict[tuple[str, 
     return found
 
 
-def _precision(own: Counter[tuple[str, ...]], highest: dict[tuple[str, ...], tuple[int, int]]) -> float:
+def _precision(
+    own: Counter[tuple[str, ...]], highest: dict[tuple[str, ...], tuple[int, int]]
+) -> float:
     """Return the share of a text's n-grams that the others have too, each at most as often as one of them has it."""
     matches = 0
     for gram, n in own.items():

@@ -14,8 +14,26 @@ from importlib import resources
 
 # WordNet's rules of detachment, (ending, what takes its place), for nouns, verbs, adjectives and adverbs.
 ENDINGS = (
-    (("s", ""), ("ses", "s"), ("xes", "x"), ("zes", "z"), ("ches", "ch"), ("shes", "sh"), ("men", "man"), ("ies", "y")),
-    (("s", ""), ("ies", "y"), ("es", "e"), ("es", ""), ("ed", "e"), ("ed", ""), ("ing", "e"), ("ing", "")),
+    (
+        ("s", ""),
+        ("ses", "s"),
+        ("xes", "x"),
+        ("zes", "z"),
+        ("ches", "ch"),
+        ("shes", "sh"),
+        ("men", "man"),
+        ("ies", "y"),
+    ),
+    (
+        ("s", ""),
+        ("ies", "y"),
+        ("es", "e"),
+        ("es", ""),
+        ("ed", "e"),
+        ("ed", ""),
+        ("ing", "e"),
+        ("ing", ""),
+    ),
     (("er", ""), ("est", ""), ("er", "e"), ("est", "e")),
     (),
 )
@@ -45,13 +63,23 @@ def _synonyms(word: str) -> tuple[str, ...]:
     for part, endings in enumerate(ANY_ENDING):
         entries = _entries(fields, part)
         bases = [entry[1:] for entry in entries if entry[0] == "="]
-        found.update(dict.fromkeys(entries if not bases else [entry for entry in entries if entry[0] != "="]))
+        found.update(
+            dict.fromkeys(entries if not bases else [entry for entry in entries if entry[0] != "="])
+        )
         if not bases and word.endswith(endings):
-            bases = [word.removesuffix(ending) + replacement for ending, replacement in ENDINGS[part] if word.endswith(ending)]
+            bases = [
+                word.removesuffix(ending) + replacement
+                for ending, replacement in ENDINGS[part]
+                if word.endswith(ending)
+            ]
         for base in bases:
             own.add(base)
             if base in lines:
-                found.update((entry, None) for entry in _entries(lines[base].split("\t"), part) if entry[0] != "=")
+                found.update(
+                    (entry, None)
+                    for entry in _entries(lines[base].split("\t"), part)
+                    if entry[0] != "="
+                )
     return tuple([entry for entry in found if entry.lower() not in own])
 
 
@@ -66,4 +94,6 @@ def _opened() -> tuple[str, dict[str, str]]:
     packed = (resources.files("gpt3mix_cli") / "resources" / "thesaurus.txt.gz").read_bytes()
     text = gzip.decompress(packed)
     # A line is parsed when its word is asked for: parsing them all would take longer than a small augmentation.
-    return hashlib.sha256(text).hexdigest()[:16], {line.partition("\t")[0]: line for line in text.decode("ascii").split("\n")}
+    return hashlib.sha256(text).hexdigest()[:16], {
+        line.partition("\t")[0]: line for line in text.decode("ascii").split("\n")
+    }

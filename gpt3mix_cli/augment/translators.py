@@ -31,7 +31,9 @@ APERTIUM_BATCH = 1000  # texts a process: starting one costs as much as translat
 class Translator(Protocol):
     """Translates in one direction."""
 
-    def translate(self, texts: Sequence[str], candidates: int, seeds: Sequence[int]) -> list[list[str]]:
+    def translate(
+        self, texts: Sequence[str], candidates: int, seeds: Sequence[int]
+    ) -> list[list[str]]:
         """Return up to so many candidates of each text, best first, at least one.
 
         Args:
@@ -64,7 +66,11 @@ def translator_fingerprint(settings: Backtranslate, model: str) -> str | None:
     if settings.engine == "apertium":
         return _apertium_fingerprint(model)
     folder = Path(model).expanduser()
-    return model_sha(folder) if folder.is_dir() else fingerprint([model, settings.revisions.get(model)])
+    return (
+        model_sha(folder)
+        if folder.is_dir()
+        else fingerprint([model, settings.revisions.get(model)])
+    )
 
 
 # Transformers --------------------------------------------------------------------------------------------------------
@@ -80,13 +86,22 @@ class Transformers:
             UserError: if it cannot be loaded, a package is missing, or the device cannot be used.
         """
         self._settings = settings
-        self._tokenizer, self._model = _kept_model(model, settings.revisions.get(model), settings.device, sha)
-        limits = (getattr(self._model.config, "max_position_embeddings", None), self._tokenizer.model_max_length)
+        self._tokenizer, self._model = _kept_model(
+            model, settings.revisions.get(model), settings.device, sha
+        )
+        limits = (
+            getattr(self._model.config, "max_position_embeddings", None),
+            self._tokenizer.model_max_length,
+        )
         self._longest = min((limit for limit in limits if limit and limit < ENDLESS), default=None)
         # One place is taken by the token that starts the translation.
-        self._max_tokens = min(settings.max_tokens, self._longest - 1) if self._longest else settings.max_tokens
+        self._max_tokens = (
+            min(settings.max_tokens, self._longest - 1) if self._longest else settings.max_tokens
+        )
 
-    def translate(self, texts: Sequence[str], candidates: int, seeds: Sequence[int]) -> list[list[str]]:
+    def translate(
+        self, texts: Sequence[str], candidates: int, seeds: Sequence[int]
+    ) -> list[list[str]]:
         """Translate the texts together; where memory runs out, in halves."""
         import torch
 
@@ -96,13 +111,26 @@ class Transformers:
         except torch.OutOfMemoryError as error:
             if len(texts) == 1:
                 reason = str(error).splitlines()[0]
-                raise UserError(f"back-translation: a single text does not fit the memory: {reason}", "lower max_tokens or beams") from None
+                raise UserError(
+                    f"back-translation: a single text does not fit the memory: {reason}",
+                    "lower max_tokens or beams",
+                ) from None
         half = len(texts) // 2
-        return self.translate(texts[:half], candidates, seeds[:half]) + self.translate(texts[half:], candidates, seeds[half:])
+        return self.translate(texts[:half], candidates, seeds[:half]) + self.translate(
+            texts[half:], candidates, seeds[half:]
+        )
 
-    def _translate(self, texts: list[str], candidates: int, seeds: Sequence[int]) -> list[list[str]]:
+    def _translate(
+        self, texts: list[str], candidates: int, seeds: Sequence[int]
+    ) -> list[list[str]]:
         temperature, place = self._settings.temperature, self._model.device
-        rows = self._tokenizer(texts, padding=True, truncation=self._longest is not None, max_length=self._longest, return_tensors="pt")
+        rows = self._tokenizer(
+            texts,
+            padding=True,
+            truncation=self._longest is not None,
+            max_length=self._longest,
+            return_tensors="pt",
+        )
         if temperature:
             candidates = 1
             how = {"num_beams": 1, "logits_processor": [_Draw(temperature, seeds)]}
@@ -134,7 +162,9 @@ class _Draw:
 
         weights = ((scores - scores.amax(-1, keepdim=True)).double() / self._temperature).exp()
         sums = weights.cumsum(-1)
-        numbers = torch.tensor([[generator.random()] for generator in self._generators], dtype=torch.float64).to(sums.device)
+        numbers = torch.tensor(
+            [[generator.random()] for generator in self._generators], dtype=torch.float64
+        ).to(sums.device)
         # Below the sum even when it is rounded: what lies beyond would be a token without weight.
         drawn = torch.searchsorted(sums, numbers.clamp(max=1 - 1e-12) * sums[:, -1:], right=True)
         return torch.full_like(scores, float("-inf")).scatter(-1, drawn, 0.0)
@@ -149,13 +179,17 @@ def _kept_model(name: str, revision: str | None, device: str, sha: str | None) -
     hint = "give a model's folder or a hub id that can be reached (pivot, forward, backward), or `engine: apertium`"
     with _silence():
         tokenizer = loaded("AutoTokenizer", name, what, hint, revision=revision)
-        model = loaded("AutoModelForSeq2SeqLM", name, what, hint, revision=revision, dtype=torch.float32)
+        model = loaded(
+            "AutoModelForSeq2SeqLM", name, what, hint, revision=revision, dtype=torch.float32
+        )
     place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     try:
         return tokenizer, model.to(place).eval()
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"back-translation: device '{place}' cannot be used: {reason}", "use auto or cpu") from None
+        raise UserError(
+            f"back-translation: device '{place}' cannot be used: {reason}", "use auto or cpu"
+        ) from None
 
 
 @contextmanager
@@ -203,9 +237,13 @@ class Apertium:
         pairs = _run("-l").split()
         if pair not in pairs:
             known = ", ".join(pairs) or "none"
-            raise UserError(f"back-translation: Apertium has no pair '{pair}' here (it has {known})", remedy)
+            raise UserError(
+                f"back-translation: Apertium has no pair '{pair}' here (it has {known})", remedy
+            )
 
-    def translate(self, texts: Sequence[str], candidates: int, seeds: Sequence[int]) -> list[list[str]]:
+    def translate(
+        self, texts: Sequence[str], candidates: int, seeds: Sequence[int]
+    ) -> list[list[str]]:
         """Translate the texts in one process; in halves where what comes back is not one text each."""
         # NUL, alone among the signs that may stand in a text, ends what Apertium reads.
         written = _run("-u", self._pair, text="\n\n".join(text.replace("\0", "") for text in texts))
@@ -215,13 +253,17 @@ class Apertium:
         if len(parts) == len(texts) and all(part.strip() for part in parts):
             return [[" ".join(part.split())] for part in parts]
         half = len(texts) // 2
-        return self.translate(texts[:half], candidates, seeds[:half]) + self.translate(texts[half:], candidates, seeds[half:])
+        return self.translate(texts[:half], candidates, seeds[:half]) + self.translate(
+            texts[half:], candidates, seeds[half:]
+        )
 
 
 def _run(*arguments: str, text: str = "") -> str:
     try:
         command = ["apertium", *arguments]
-        done = subprocess.run(command, input=text.encode(errors="replace"), capture_output=True, check=True)
+        done = subprocess.run(
+            command, input=text.encode(errors="replace"), capture_output=True, check=True
+        )
     except (OSError, subprocess.CalledProcessError) as error:
         said = getattr(error, "stderr", b"").decode(errors="replace").strip() or str(error)
         message = f"back-translation: `apertium {' '.join(arguments)}` failed: {said}"
@@ -232,14 +274,19 @@ def _run(*arguments: str, text: str = "") -> str:
 def _apertium_fingerprint(pair: str) -> str | None:
     """Return a hash of Apertium's version and of every program and data file that the pair's mode runs."""
     program = shutil.which("apertium")
-    folder = Path(os.environ.get("APERTIUM_DATADIR") or Path(program or "").resolve().parent.parent / "share" / "apertium")
+    folder = Path(
+        os.environ.get("APERTIUM_DATADIR")
+        or Path(program or "").resolve().parent.parent / "share" / "apertium"
+    )
     mode = folder / "modes" / f"{pair}.mode"
     if not program or not mode.is_file():
         return None
     digest = hashlib.sha256(_run("-V").encode())
     for word in shlex.split(mode.read_text("utf-8")):
         place = Path(shutil.which(word) or word)
-        digest.update(f"{word} {_sha(place, place.stat().st_mtime_ns) if place.is_file() else ''}\n".encode())
+        digest.update(
+            f"{word} {_sha(place, place.stat().st_mtime_ns) if place.is_file() else ''}\n".encode()
+        )
     return digest.hexdigest()[:16]
 
 

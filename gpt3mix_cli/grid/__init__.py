@@ -26,7 +26,16 @@ from .sources import Sources, distinct
 from .spot import Spot
 from .workers import Workers, fitting
 
-__all__ = ["ONLY_REAL", "Grid", "Spot", "Training", "as_method", "baseline_of", "classifier_known", "method_known"]
+__all__ = [
+    "ONLY_REAL",
+    "Grid",
+    "Spot",
+    "Training",
+    "as_method",
+    "baseline_of",
+    "classifier_known",
+    "method_known",
+]
 
 ONLY_REAL = "asks the LM below real rows alone (that is what GPT3Mix is compared with), so that it has trials with the method 'none' only"
 
@@ -109,7 +118,15 @@ class Grid:
             tell=self.tell,
         )
 
-    def augment(self, spot: Spot, method: str, draw: int, source: Path | None = None, output: Path | None = None, limit: int | None = None) -> Done:
+    def augment(
+        self,
+        spot: Spot,
+        method: str,
+        draw: int,
+        source: Path | None = None,
+        output: Path | None = None,
+        limit: int | None = None,
+    ) -> Done:
         """Make one synthetic set of a method."""
         experiment = spot.experiment
         output = output or spot.synthetic(method, draw)
@@ -149,7 +166,10 @@ class Grid:
         spot, method, classifier = training.spot, training.method, training.classifier
         experiment = spot.experiment
         if training.save and isinstance(classifier, Prompt):
-            raise UserError(f"classifier '{classifier.name}' trains nothing, so that there is no model to save", "leave out --save-model")
+            raise UserError(
+                f"classifier '{classifier.name}' trains nothing, so that there is no model to save",
+                "leave out --save-model",
+            )
         classes = experiment.task.classes
         place = training.output or spot.trials(method, classifier.name)
         distinct(place, [training.source, *training.added])
@@ -157,16 +177,38 @@ class Grid:
         trials = spot.dealt(classifier)
         if training.added or method == "none":
             trials = [(trial, 0) for trial, _ in trials]
-        files = {} if method == "none" else {draw: training.added or [spot.synthetic(method, draw)] for draw in sorted({draw for _, draw in trials})}
+        files = (
+            {}
+            if method == "none"
+            else {
+                draw: training.added or [spot.synthetic(method, draw)]
+                for draw in sorted({draw for _, draw in trials})
+            }
+        )
         if waits := [path for paths in files.values() for path in paths if path in self._unmade]:
             # What stands there, if anything does, was made with other settings.
-            raise StoppedShort(f"{place}: not trained, since {waits[0]} has no row yet", "run again when it has")
+            raise StoppedShort(
+                f"{place}: not trained, since {waits[0]} has no row yet", "run again when it has"
+            )
         splits = self.opened.splits(experiment)
         others = self.trials_of_variants(spot, classifier)
-        fitted, journal = self.opened.trainable(experiment, classifier, spot.trials(method, classifier.name) if place == STDIO else place, others)
+        fitted, journal = self.opened.trainable(
+            experiment,
+            classifier,
+            spot.trials(method, classifier.name) if place == STDIO else place,
+            others,
+        )
         work = Work(
             fitted,
-            Cell(experiment.task.name, spot.level, method, classifier.name, experiment.variant, spot.seed, classes),
+            Cell(
+                experiment.task.name,
+                spot.level,
+                method,
+                classifier.name,
+                experiment.variant,
+                spot.seed,
+                classes,
+            ),
             real,
             {draw: self._sources.synthetic(paths, classes, real) for draw, paths in files.items()},
             splits.validation,
@@ -178,14 +220,26 @@ class Grid:
         short = None
         try:
             # One LM is loaded, in this process.
-            done = train(work, trials, place, map=here if journal else map, command=self.command, force=self.force, tell=self.tell)
+            done = train(
+                work,
+                trials,
+                place,
+                map=here if journal else map,
+                command=self.command,
+                force=self.force,
+                tell=self.tell,
+            )
         except StoppedShort as error:
             short = error
         finally:
             if journal:
                 journal.close()
         rows = list(read(place, Trial)) if training.save and not work.hopeless else []
-        if training.save and not isinstance(classifier, Prompt) and any(row.status == "ok" for row in rows):
+        if (
+            training.save
+            and not isinstance(classifier, Prompt)
+            and any(row.status == "ok" for row in rows)
+        ):
             from ..train.saved import save_model
 
             # Where some trials failed, the best of the others is kept all the same.
@@ -197,7 +251,15 @@ class Grid:
     def wanted(self) -> list[Wanted]:
         """Return the trials files of all cells, whether they are there or not."""
         return [
-            Wanted(spot.trials(method, c.name), len(spot.dealt(c)), spot.experiment.task.name, spot.level, method, c.name, spot.experiment.variant)
+            Wanted(
+                spot.trials(method, c.name),
+                len(spot.dealt(c)),
+                spot.experiment.task.name,
+                spot.level,
+                method,
+                c.name,
+                spot.experiment.variant,
+            )
             for spot in self.spots()
             for c in spot.experiment.classifiers
             for method in spot.experiment.methods
@@ -207,7 +269,13 @@ class Grid:
     def report(self, output: Path | None = None) -> Report:
         """Report on the trials of all cells, the missing ones included."""
         first = self.experiments[0]
-        return report([], output or self.out / first.name / "report", title=first.name, wanted=self.wanted(), tell=self.tell)
+        return report(
+            [],
+            output or self.out / first.name / "report",
+            title=first.name,
+            wanted=self.wanted(),
+            tell=self.tell,
+        )
 
     # All cells -------------------------------------------------------------------------------------------------------
 
@@ -215,16 +283,26 @@ class Grid:
         """Run every stage of every cell; yield each as it ends. A stage that stopped short does not keep the others."""
         for classifier in self.experiments[0].classifiers:
             if isinstance(classifier, Prompt) and len(self.experiments[0].methods) > 1:
-                self.tell(f"classifier '{classifier.name}' {ONLY_REAL}; the other methods are left out")
+                self.tell(
+                    f"classifier '{classifier.name}' {ONLY_REAL}; the other methods are left out"
+                )
         steps = [step for spot in self.spots() if spot.used() for step in self._steps(spot)]
         # What is labelled by asking comes last: where the budget ends, the rows were paid for first.
-        yield from self._all(sorted(steps, key=lambda step: step[0] == "train" and isinstance(step[1][0].classifier, Prompt)), "all cells")
+        yield from self._all(
+            sorted(
+                steps,
+                key=lambda step: step[0] == "train" and isinstance(step[1][0].classifier, Prompt),
+            ),
+            "all cells",
+        )
 
     def trainings(self, trainings: Sequence[Training]) -> Iterator[Done | StoppedShort]:
         """Run several trainings; yield each as it ends."""
         yield from self._all([("train", (training,)) for training in trainings], "trials files")
 
-    def _all(self, steps: Sequence[tuple[str, tuple[Any, ...]]], name: str) -> Iterator[Done | StoppedShort]:
+    def _all(
+        self, steps: Sequence[tuple[str, tuple[Any, ...]]], name: str
+    ) -> Iterator[Done | StoppedShort]:
         """Run stages in their order; trainings go on beside what follows where trials run side by side."""
         trainings = [arguments[0] for stage, arguments in steps if stage == "train"]
         ended = 0
@@ -236,7 +314,9 @@ class Grid:
             self.tell(name, ended, len(steps))
             yield item
 
-    def _beside(self, steps: Sequence[tuple[str, tuple[Any, ...]]], jobs: int) -> Iterator[Done | StoppedShort]:
+    def _beside(
+        self, steps: Sequence[tuple[str, tuple[Any, ...]]], jobs: int
+    ) -> Iterator[Done | StoppedShort]:
         if jobs == 1:
             for stage, arguments in steps:
                 yield self._tried(stage, *arguments)
@@ -267,12 +347,18 @@ class Grid:
 
     def _side_by_side(self, trainings: Sequence[Training]) -> int:
         """Return how many trials are to run at once."""
-        trainings = [training for training in trainings if not isinstance(training.classifier, Prompt)]
+        trainings = [
+            training for training in trainings if not isinstance(training.classifier, Prompt)
+        ]
         wanted = sum(len(training.spot.dealt(training.classifier)) for training in trainings)
         if wanted <= 1 or group_size() > 1:
             return 1
         found = {training.classifier: training.spot.experiment for training in trainings}
-        threads = [one for settings, experiment in found.items() if (one := self.opened.usable(experiment, settings).threads)]
+        threads = [
+            one
+            for settings, experiment in found.items()
+            if (one := self.opened.usable(experiment, settings).threads)
+        ]
         if self.jobs:
             return min(self.jobs, wanted)
         return min(fitting(max(threads)), wanted) if threads else 1
@@ -297,17 +383,31 @@ class Grid:
         if spot.real.exists():
             return self._sources.real(spot, None)
         listed, train = spot.experiment.subsample, self.opened.splits(spot.experiment).train
-        return draw(train, spot.experiment.task.classes, spot.level, listed.master_seed, spot.seed, self.tell)
+        return draw(
+            train,
+            spot.experiment.task.classes,
+            spot.level,
+            listed.master_seed,
+            spot.seed,
+            self.tell,
+        )
 
     def variants(self, spot: Spot, method: str, draw: int) -> list[Path]:
         """Return where the rows of a method and draw stand in every variant of a cell, its own included."""
         places = [Spot(other, self.out, spot.level, spot.seed) for other in self.experiments]
         # What asks the LM asks for other texts in each draw; what was translated for one serves the next.
-        return [at.synthetic(method, other) for at in places for other in ([draw] if spot.experiment.asking(method) else at.draws())]
+        return [
+            at.synthetic(method, other)
+            for at in places
+            for other in ([draw] if spot.experiment.asking(method) else at.draws())
+        ]
 
     def trials_of_variants(self, spot: Spot, classifier: Classifier) -> list[Path]:
         """Return where the trials of a classifier on the real rows alone stand in every variant of a cell."""
-        return [Spot(other, self.out, spot.level, spot.seed).trials("none", classifier.name) for other in self.experiments]
+        return [
+            Spot(other, self.out, spot.level, spot.seed).trials("none", classifier.name)
+            for other in self.experiments
+        ]
 
     def close(self) -> None:
         """Let go of what holds connections."""
@@ -317,14 +417,19 @@ class Grid:
 def as_method(name: str) -> str:
     """Return a name that a method of no config may have: it will be part of a file name."""
     if not PART.fullmatch(name) or name in ("none", "train", "history"):
-        raise UserError(f"'{name}' cannot be the name of a method", "give another one with --method, of letters, digits, '_', '+' and '-'")
+        raise UserError(
+            f"'{name}' cannot be the name of a method",
+            "give another one with --method, of letters, digits, '_', '+' and '-'",
+        )
     return name
 
 
 def method_known(experiment: Experiment, method: str) -> str:
     """Return the method's name if the experiment has it."""
     if method not in experiment.methods:
-        raise UserError(f"the config has no method '{method}'", f"its methods: {', '.join(experiment.methods)}")
+        raise UserError(
+            f"the config has no method '{method}'", f"its methods: {', '.join(experiment.methods)}"
+        )
     return method
 
 
@@ -332,5 +437,7 @@ def classifier_known(experiment: Experiment, name: str) -> str:
     """Return the classifier's name if the experiment has it."""
     names = [classifier.name for classifier in experiment.classifiers]
     if name not in names:
-        raise UserError(f"the config has no classifier '{name}'", f"its classifiers: {', '.join(names)}")
+        raise UserError(
+            f"the config has no classifier '{name}'", f"its classifiers: {', '.join(names)}"
+        )
     return name

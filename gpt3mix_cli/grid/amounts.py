@@ -25,11 +25,19 @@ class Amount:
 
     def __add__(self, other: "Amount") -> "Amount":
         """Return both together; what one of them does not know is unknown."""
-        return Amount(*(None if a is None or b is None else a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
+        return Amount(
+            *(
+                None if a is None or b is None else a + b
+                for a, b in zip(vars(self).values(), vars(other).values(), strict=True)
+            )
+        )
 
     def rounded(self) -> dict[str, Any]:
         """Return it in whole tokens and hundredths of a cent."""
-        return {name: None if one is None else round(one, 4) if name == "usd" else round(one) for name, one in vars(self).items()}
+        return {
+            name: None if one is None else round(one, 4) if name == "usd" else round(one)
+            for name, one in vars(self).items()
+        }
 
 
 UNKNOWN = Amount(None, None, None, None)
@@ -81,22 +89,39 @@ class Plan:
             "trainings": sum(line.trainings for line in self.lines),
             "generations": _whole(line.generations for line in self.lines),
             **sum_of(line.ask for line in self.lines).rounded(),
-            "held": {"generations": _whole(line.held for line in self.lines), **sum_of(line.had for line in self.lines).rounded()},
+            "held": {
+                "generations": _whole(line.held for line in self.lines),
+                **sum_of(line.had for line in self.lines).rounded(),
+            },
         }
 
     def over(self) -> list[str]:
         """Return which limits of the budget the plan passes."""
         total = self.total
         needed = {**total, "tokens": _whole([total["prompt_tokens"], total["completion_tokens"]])}
-        return [name for name, (limit, spent) in self.budget.items() if limit is not None and spent + (needed[name] or 0) > limit]
+        return [
+            name
+            for name, (limit, spent) in self.budget.items()
+            if limit is not None and spent + (needed[name] or 0) > limit
+        ]
 
     def as_json(self) -> dict[str, Any]:
         """Return all of it."""
         budget = {
-            name: {"limit": limit, "spent": spent, "left": None if limit is None else max(limit - spent, 0)}
+            name: {
+                "limit": limit,
+                "spent": spent,
+                "left": None if limit is None else max(limit - spent, 0),
+            }
             for name, (limit, spent) in self.budget.items()
         }
-        return {**self.total, "budget": budget or None, "cells": [_cell(line) for line in self.lines], "remarks": self.remarks, "prompt": self.prompt}
+        return {
+            **self.total,
+            "budget": budget or None,
+            "cells": [_cell(line) for line in self.lines],
+            "remarks": self.remarks,
+            "prompt": self.prompt,
+        }
 
 
 def _cell(line: Line) -> dict[str, Any]:

@@ -12,7 +12,15 @@ from ..errors import Tell, UserError, quiet
 from ..lm import LM, open_lm
 from ..lm.journal import IN_MEMORY, Journal, Journaled
 from ..records import Example
-from ..settings import Backtranslate, Baseline, Classifier, Experiment, Paraphrase, Prompt, fingerprint
+from ..settings import (
+    Backtranslate,
+    Baseline,
+    Classifier,
+    Experiment,
+    Paraphrase,
+    Prompt,
+    fingerprint,
+)
 from ..train import Classifier as Fitted
 from ..train import Unusable, kept_classifier, open_prompting
 
@@ -32,7 +40,10 @@ class Opened:
         """Return the task's splits."""
         listed = experiment.subsample
         key = ["data", experiment.task.model_dump(), listed.master_seed, listed.validation]
-        return self._once(key, lambda: data.load(experiment.task, listed.master_seed, listed.validation, self._tell))
+        return self._once(
+            key,
+            lambda: data.load(experiment.task, listed.master_seed, listed.validation, self._tell),
+        )
 
     def held_out(self, experiment: Experiment) -> Sequence[Example]:
         """Return the test rows, of which the gate lets no copy through."""
@@ -41,16 +52,25 @@ class Opened:
         try:
             return self.splits(experiment).test
         except UserError as error:
-            raise UserError(error.message, f"{error.hint}; or pass over copies of test rows: augment.gate.leak=false") from None
+            raise UserError(
+                error.message,
+                f"{error.hint}; or pass over copies of test rows: augment.gate.leak=false",
+            ) from None
 
     def lm(self, experiment: Experiment, asks: bool = True) -> LM:
         """Return the experiment's LM; `asks=False`: one that gives what journals hold."""
         settings = experiment.lm
         if settings is None:
-            raise UserError("the method 'gpt3mix' needs an `lm:` in the config", "add for example lm: {kind: local, model: bundled}")
+            raise UserError(
+                "the method 'gpt3mix' needs an `lm:` in the config",
+                "add for example lm: {kind: local, model: bundled}",
+            )
         journals = functools.partial(self.journals, experiment)
         budget = experiment.budget if asks else None
-        return self._once(["lm", settings.model_dump(), budget, asks], lambda: open_lm(settings, budget, journals, asks, self._tell))
+        return self._once(
+            ["lm", settings.model_dump(), budget, asks],
+            lambda: open_lm(settings, budget, journals, asks, self._tell),
+        )
 
     def journals(self, experiment: Experiment) -> list[Path]:
         """Return all journals of an experiment, of every variant, cell and run."""
@@ -72,7 +92,14 @@ class Opened:
 
     def usable(self, experiment: Experiment, settings: Classifier) -> Fitted:
         """Return the classifier, or one whose trials fail with the reason why there is none: others may do."""
-        key = fingerprint(["unusable", settings.model_dump(), experiment.task.classes, experiment.lm and experiment.lm.model_dump()])
+        key = fingerprint(
+            [
+                "unusable",
+                settings.model_dump(),
+                experiment.task.classes,
+                experiment.lm and experiment.lm.model_dump(),
+            ]
+        )
         if key not in self._kept:
             try:
                 return self.classifier(experiment, settings)
@@ -81,7 +108,9 @@ class Opened:
         found: Unusable = self._kept[key]
         return found
 
-    def trainable(self, experiment: Experiment, settings: Classifier, output: Path, others: Sequence[Path]) -> tuple[Fitted, Journaled | None]:
+    def trainable(
+        self, experiment: Experiment, settings: Classifier, output: Path, others: Sequence[Path]
+    ) -> tuple[Fitted, Journaled | None]:
         """Return the classifier of a trials file and, of one that prompts, the journal of its LM."""
         found = self.usable(experiment, settings)
         if not isinstance(settings, Prompt) or isinstance(found, Unusable):
@@ -91,17 +120,26 @@ class Opened:
 
     # Augmenters ------------------------------------------------------------------------------------------------------
 
-    def augmenter(self, experiment: Experiment, method: str, output: Path, others: Sequence[Path]) -> tuple[Augmenter, Journal | Journaled | None]:
+    def augmenter(
+        self, experiment: Experiment, method: str, output: Path, others: Sequence[Path]
+    ) -> tuple[Augmenter, Journal | Journaled | None]:
         """Return the augmenter of a method and, where there is one, its journal; what the others' journals hold is not asked for again."""
         if asking := experiment.asking(method):
-            journal = Journaled(self.lm(experiment), journal_path(output), _journals(others, output))
+            journal = Journaled(
+                self.lm(experiment), journal_path(output), _journals(others, output)
+            )
             return open_augmenter(asking, experiment.task, journal, method), journal
         settings = baseline_of(experiment, method)
         assert not isinstance(settings, Paraphrase), "it asks the LM"
         if isinstance(settings, Backtranslate):
             translations = Journal(journal_path(output), _journals(others, output))
             return open_augmenter(settings, experiment.task, journal=translations), translations
-        key = ["baseline", settings.model_dump(), list(experiment.task.labels.items()), experiment.task.text_type]
+        key = [
+            "baseline",
+            settings.model_dump(),
+            list(experiment.task.labels.items()),
+            experiment.task.text_type,
+        ]
         return self._once(key, lambda: open_augmenter(settings, experiment.task)), None
 
     def held(self, experiment: Experiment, outputs: Sequence[Path]) -> Journaled:
@@ -129,4 +167,7 @@ def baseline_of(experiment: Experiment, method: str) -> Baseline:
         if baseline.name == method:
             return baseline
     names = ", ".join(baseline.name for baseline in experiment.baselines) or "none"
-    raise UserError(f"the config has no baseline '{method}'", f"its baselines: {names}; add one under `baselines:`")
+    raise UserError(
+        f"the config has no baseline '{method}'",
+        f"its baselines: {names}; add one under `baselines:`",
+    )

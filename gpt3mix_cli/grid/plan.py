@@ -72,7 +72,11 @@ class _Set:
         """Count the attempts."""
         outcome = self.outcome
         self.attempts = len(outcome.attempts)
-        self.answered = self.attempts * (1 + outcome.spare / (outcome.kept + outcome.reasons.total())) if self.attempts else 0.0
+        self.answered = (
+            self.attempts * (1 + outcome.spare / (outcome.kept + outcome.reasons.total()))
+            if self.attempts
+            else 0.0
+        )
 
     @property
     def next(self) -> int:
@@ -84,7 +88,12 @@ class _Set:
         usage = self.augmenter.usage()
         requests = usage.get("requests", 0)
         usd = self.augmenter.usd() if requests else 0.0
-        return Amount(requests or self.answered, usage["prompt_tokens"] + usage.get("label_tokens", 0), usage["completion_tokens"], usd)
+        return Amount(
+            requests or self.answered,
+            usage["prompt_tokens"] + usage.get("label_tokens", 0),
+            usage["completion_tokens"],
+            usd,
+        )
 
 
 class _Held(Outcome):
@@ -152,25 +161,49 @@ class _Planned:
             except UserError as error:
                 self._missing[error.message] = None
         grid.tell("cells", len(spots), len(spots))
-        self._share = min(MOST, max(FEWEST, PROMPTS // max(1, sum(len(rows.sets) for rows in self._rows.values()))))
+        self._share = min(
+            MOST,
+            max(FEWEST, PROMPTS // max(1, sum(len(rows.sets) for rows in self._rows.values()))),
+        )
 
     def line(self, spot: Spot) -> Line:
         """Return a cell's line."""
         experiment = spot.experiment
-        trainings = sum(len(spot.dealt(classifier)) for method in experiment.methods for classifier in spot.tried(method))
+        trainings = sum(
+            len(spot.dealt(classifier))
+            for method in experiment.methods
+            for classifier in spot.tried(method)
+        )
         if spot not in self._rows:
             return Line(spot, trainings)
         rows = self._rows[spot]
-        sets, real, labels = rows.sets, len(rows.real) if experiment.lm else None, self._predictions(spot, rows)
-        ask = sum_of([*(self._estimate(experiment, one) for one in sets), *(missing for missing, _ in labels)])
+        sets, real, labels = (
+            rows.sets,
+            len(rows.real) if experiment.lm else None,
+            self._predictions(spot, rows),
+        )
+        ask = sum_of(
+            [
+                *(self._estimate(experiment, one) for one in sets),
+                *(missing for missing, _ in labels),
+            ]
+        )
         had = sum_of([*(one.had() for one in sets), *(held for _, held in labels)])
         wanted, held = sum(one.wanted for one in sets), sum(one.outcome.kept for one in sets)
         return Line(spot, trainings, real, wanted, held, ask, had)
 
     def remarks(self) -> list[str]:
         """Return what the figures rest on."""
-        labels = (f"classifier '{name}' asks for {number:,} labels, one a test row and trial" for name, number in self._labels.items() if number)
-        return [*(f"unknown where it needs what is not there: {reason}" for reason in self._missing), *self._notes, *labels]
+        labels = (
+            f"classifier '{name}' asks for {number:,} labels, one a test row and trial"
+            for name, number in self._labels.items()
+            if number
+        )
+        return [
+            *(f"unknown where it needs what is not there: {reason}" for reason in self._missing),
+            *self._notes,
+            *labels,
+        ]
 
     # What is there ---------------------------------------------------------------------------------------------------
 
@@ -184,23 +217,69 @@ class _Planned:
         examples, lm = grid.examples(spot), grid.opened.lm(experiment, asks=False)
         prompts = any(isinstance(classifier, Prompt) for classifier in spot.tried("none"))
         test = grid.opened.splits(experiment).test if prompts else ()
-        asking = [(method, settings) for method in experiment.methods if spot.makes(method) and (settings := experiment.asking(method))]
-        return _Rows(examples, test, [self._set(spot, method, settings, draw, examples, lm) for method, settings in asking for draw in spot.draws()])
+        asking = [
+            (method, settings)
+            for method in experiment.methods
+            if spot.makes(method) and (settings := experiment.asking(method))
+        ]
+        return _Rows(
+            examples,
+            test,
+            [
+                self._set(spot, method, settings, draw, examples, lm)
+                for method, settings in asking
+                for draw in spot.draws()
+            ],
+        )
 
-    def _set(self, spot: Spot, method: str, settings: Augment, draw: int, examples: Sequence[Example], lm: LM) -> _Set:
+    def _set(
+        self,
+        spot: Spot,
+        method: str,
+        settings: Augment,
+        draw: int,
+        examples: Sequence[Example],
+        lm: LM,
+    ) -> _Set:
         grid, experiment = self._grid, spot.experiment
-        wanted, others = wanted_rows(settings.ratio, len(examples)), grid.variants(spot, method, draw)
+        wanted, others = (
+            wanted_rows(settings.ratio, len(examples)),
+            grid.variants(spot, method, draw),
+        )
         with closing(grid.opened.held(experiment, others)) as held:
-            augmenter, seed = GPT3Mix(settings, experiment.task, held, method), spot.seed_of("gpt3mix", draw)
+            augmenter, seed = (
+                GPT3Mix(settings, experiment.task, held, method),
+                spot.seed_of("gpt3mix", draw),
+            )
             first = next(request for request, _ in augmenter.requests(examples, 0, 1, seed))
             outcome = _Held(examples)
             if any(journal_path(path).exists() for path in others):
                 test = grid.opened.held_out(experiment)
-                make(augmenter, examples, wanted, settings.attempts, seed, outcome, limits=settings.gate, test=test)
+                make(
+                    augmenter,
+                    examples,
+                    wanted,
+                    settings.attempts,
+                    seed,
+                    outcome,
+                    limits=settings.gate,
+                    test=test,
+                )
         self.prompt = self.prompt or first.prompt
-        stream = fingerprint([lm.about.fingerprint, method, spot.level, spot.seed, draw, asdict(first)])
+        stream = fingerprint(
+            [lm.about.fingerprint, method, spot.level, spot.seed, draw, asdict(first)]
+        )
         kind = fingerprint([method, experiment.variant])
-        one = _Set(augmenter, self._tariff(experiment, first), examples, seed, wanted, kind, stream, outcome)
+        one = _Set(
+            augmenter,
+            self._tariff(experiment, first),
+            examples,
+            seed,
+            wanted,
+            kind,
+            stream,
+            outcome,
+        )
         self._seen.setdefault(kind, _Seen()).add(one)
         return one
 
@@ -222,7 +301,10 @@ class _Planned:
         """Return what a set still asks."""
         settings, count = experiment.augment, one.augmenter.about_lm.count_tokens
         seen = self._seen_of(one.kind)
-        missing = min(ceil((one.wanted - one.outcome.kept) / self._kept(seen, one.augmenter.rows)), ceil(settings.attempts * one.wanted) - one.next)
+        missing = min(
+            ceil((one.wanted - one.outcome.kept) / self._kept(seen, one.augmenter.rows)),
+            ceil(settings.attempts * one.wanted) - one.next,
+        )
         if missing <= 0:
             return Amount()
         end = end_of_block(one.next + missing - 1, one.augmenter.block)
@@ -232,16 +314,30 @@ class _Planned:
             return Amount()
         sample = min(end - begin, self._share)
         if sample < end - begin:
-            self._notes["prompts are counted of a part of each cell's requests, and taken for the others too"] = None
-        read = fmean(count(request.prompt) for request, _ in one.augmenter.requests(one.examples, begin, sample, one.seed))
+            self._notes[
+                "prompts are counted of a part of each cell's requests, and taken for the others too"
+            ] = None
+        read = fmean(
+            count(request.prompt)
+            for request, _ in one.augmenter.requests(one.examples, begin, sample, one.seed)
+        )
         wrote, further = self._written(experiment, one, seen)
         tariff = one.tariff
-        alone = len(CONTENT_FREE) * tariff.score_requests if settings.contextual_calibration and settings.labels == "soft" else 0
+        alone = (
+            len(CONTENT_FREE) * tariff.score_requests
+            if settings.contextual_calibration and settings.labels == "soft"
+            else 0
+        )
         requests, prompt = 1 + further + alone, read * (1 + further + alone) + wrote * further
         prompt_tokens, completion_tokens = (end - begin) * prompt, (end - begin) * (wrote + alone)
         for remark in tariff.remarks:
             self._notes[remark] = None
-        return Amount((end - begin) * requests, prompt_tokens, completion_tokens, tariff.usd(prompt_tokens, completion_tokens))
+        return Amount(
+            (end - begin) * requests,
+            prompt_tokens,
+            completion_tokens,
+            tariff.usd(prompt_tokens, completion_tokens),
+        )
 
     def _predictions(self, spot: Spot, rows: _Rows) -> list[tuple[Amount, Amount]]:
         """Return for each classifier that prompts what it still asks, and what was asked; of both the tokens are estimated."""
@@ -252,14 +348,22 @@ class _Planned:
             others = self._grid.trials_of_variants(spot, classifier)
             with closing(self._grid.opened.held(experiment, others)) as held:
                 answered = any(journal_path(path).exists() for path in others)
-                labels = predictions(spot, classifier, held, answered, rows.real, rows.test, self._share)
+                labels = predictions(
+                    spot, classifier, held, answered, rows.real, rows.test, self._share
+                )
             asked = prompt(task, rows.real[:1])
             self.prompt = self.prompt or asked
-            tariff = self._tariff(experiment, Request(0, asked, 0, 1, seam=seam(task), choices=choices(task)))
+            tariff = self._tariff(
+                experiment, Request(0, asked, 0, 1, seam=seam(task), choices=choices(task))
+            )
             self._labels[classifier.name] = self._labels.get(classifier.name, 0) + labels.missing
             self._notes |= dict.fromkeys(tariff.remarks)
-            both = [number * max(1, tariff.score_requests) for number in (labels.missing, labels.held)]
-            sums = [(number, number * labels.tokens, number * tariff.label_tokens) for number in both]
+            both = [
+                number * max(1, tariff.score_requests) for number in (labels.missing, labels.held)
+            ]
+            sums = [
+                (number, number * labels.tokens, number * tariff.label_tokens) for number in both
+            ]
             ask, had = (Amount(*each, tariff.usd(*each[1:])) for each in sums)
             found.append((ask, had))
         return found
@@ -267,28 +371,46 @@ class _Planned:
     def _seen_of(self, kind: str) -> _Seen | None:
         """Return what the answers to this method and variant have shown, or to another; None where too few were given."""
         own = self._seen[kind]
-        return next((seen for seen in (own, *self._seen.values()) if seen.attempts >= ENOUGH and seen.kept), None)
+        return next(
+            (seen for seen in (own, *self._seen.values()) if seen.attempts >= ENOUGH and seen.kept),
+            None,
+        )
 
     def _kept(self, seen: _Seen | None, rows: int) -> float:
         """Return the rows that an attempt gives."""
         if seen:
             self._notes[f"rows: {seen.kept} of {seen.attempts} answers so far were kept"] = None
             return seen.kept / seen.attempts
-        self._notes[f"rows: {REJECTED:.0%} of the answers are taken to be rejected, since there are none yet"] = None
+        self._notes[
+            f"rows: {REJECTED:.0%} of the answers are taken to be rejected, since there are none yet"
+        ] = None
         return rows * (1 - REJECTED)
 
-    def _written(self, experiment: Experiment, one: _Set, seen: _Seen | None) -> tuple[float, float]:
+    def _written(
+        self, experiment: Experiment, one: _Set, seen: _Seen | None
+    ) -> tuple[float, float]:
         """Return the tokens that an attempt writes, and its further requests."""
         if seen:
             # Not in proportion to the cell's own rows: an LM's lines are less unlike each other than its examples are.
             self._notes["completion tokens: the mean of the answers so far"] = None
             return seen.completion / seen.answered, max(seen.requests / seen.answered - 1, 0)
-        self._notes["completion tokens: as if lines were as long as the real ones; the first answers will tell"] = None
+        self._notes[
+            "completion tokens: as if lines were as long as the real ones; the first answers will tell"
+        ] = None
         tariff, task, count = one.tariff, experiment.task, one.augmenter.about_lm.count_tokens
         rows = one.examples[:: ceil(len(one.examples) / MOST)]
-        labels = {name: count(item(task, "", name)) - count("") if tariff.whole_line else 0 for name in task.classes}
-        written = fmean(min(count(f" {one_line(row.text)}"), experiment.augment.max_tokens) + labels[row.label] for row in rows)
-        return written * one.augmenter.rows + tariff.label_requests * tariff.label_tokens, tariff.label_requests
+        labels = {
+            name: count(item(task, "", name)) - count("") if tariff.whole_line else 0
+            for name in task.classes
+        }
+        written = fmean(
+            min(count(f" {one_line(row.text)}"), experiment.augment.max_tokens) + labels[row.label]
+            for row in rows
+        )
+        return (
+            written * one.augmenter.rows + tariff.label_requests * tariff.label_tokens,
+            tariff.label_requests,
+        )
 
 
 def _budget(grid: Grid) -> dict[str, tuple[float | None, float]]:
@@ -297,7 +419,9 @@ def _budget(grid: Grid) -> dict[str, tuple[float | None, float]]:
     if not any(isinstance(experiment.lm, OpenAILM) for experiment in grid.experiments):
         return {}
     sums = [paid(path) for path in grid.opened.journals(first)]
-    requests, prompt, completion, usd = (sum(column) for column in zip(*sums, strict=True)) if sums else (0, 0, 0, 0.0)
+    requests, prompt, completion, usd = (
+        (sum(column) for column in zip(*sums, strict=True)) if sums else (0, 0, 0, 0.0)
+    )
     limits = first.budget.model_dump() if first.budget else {}
     spent = {"requests": requests, "tokens": prompt + completion, "usd": usd}
     return {name: (limits.get(name), spent[name]) for name in spent}

@@ -34,7 +34,13 @@ class Predictions:
 
 
 def predictions(
-    spot: Spot, settings: Prompt, lm: Journaled, answered: bool, examples: Sequence[Example], test: Sequence[Example], sample: int
+    spot: Spot,
+    settings: Prompt,
+    lm: Journaled,
+    answered: bool,
+    examples: Sequence[Example],
+    test: Sequence[Example],
+    sample: int,
 ) -> Predictions:
     """Return the labels that a classifier asks for on a cell.
 

@@ -29,25 +29,39 @@ class Sources:
         """
         path = source or spot.real
         if source is None and not path.exists():
-            raise UserError(f"{path}: no such file", f"draw it first: gpt3mix subsample CONFIG --level {spot.level} --seed {spot.seed}")
+            raise UserError(
+                f"{path}: no such file",
+                f"draw it first: gpt3mix subsample CONFIG --level {spot.level} --seed {spot.seed}",
+            )
         rows = self._read(path, Example, spot.experiment.task.classes)
         if not rows:
-            raise UserError(f"{path}: the file has no rows", "check the stage that wrote it, or give another file with -i")
+            raise UserError(
+                f"{path}: the file has no rows",
+                "check the stage that wrote it, or give another file with -i",
+            )
         seen: set[str] = set()
         for number, row in enumerate(rows, 1):
             if row.id in seen:
-                raise UserError(f"{path}, row {number}: the id '{row.id}' stands twice", "ids must be unique, since parents are named by them")
+                raise UserError(
+                    f"{path}, row {number}: the id '{row.id}' stands twice",
+                    "ids must be unique, since parents are named by them",
+                )
             seen.add(row.id)
         return rows
 
-    def synthetic(self, paths: Sequence[Path], classes: Sequence[str], real: Sequence[Example]) -> Synthetic:
+    def synthetic(
+        self, paths: Sequence[Path], classes: Sequence[str], real: Sequence[Example]
+    ) -> Synthetic:
         """Return the rows of a draw; of files that cannot serve, why: that fails their trials and no others.
 
         Raises:
             UserError: if a file is not there, or was made from other real rows.
         """
         if missing := [path for path in paths if path != STDIO and not path.exists()]:
-            raise UserError(f"{missing[0]}: no such file", "make it first with gpt3mix augment or baseline, or check the path")
+            raise UserError(
+                f"{missing[0]}: no such file",
+                "make it first with gpt3mix augment or baseline, or check the path",
+            )
         parts = [self._one_file(path, classes, real) for path in paths]
         if broken := [part for part in parts if part.broken]:
             return broken[0]
@@ -73,7 +87,9 @@ class Sources:
                 self._stdin = kind, list(read(path, kind, classes))
         held, rows = self._stdin
         if held is not kind:
-            raise UserError("real and synthetic rows cannot both come from stdin", "put one of them into a file")
+            raise UserError(
+                "real and synthetic rows cannot both come from stdin", "put one of them into a file"
+            )
         return rows
 
     def _one_file(self, path: Path, classes: Sequence[str], real: Sequence[Example]) -> Synthetic:
@@ -87,9 +103,14 @@ class Sources:
             manifest = None
             self._tell(f"{path}: changed since it was made, so its manifest is passed over")
         if manifest and manifest.inputs.get("train") != rows_sha(real):
-            raise UserError(f"{path}: its rows were made from other real rows than these", "make them again, or name the right files with -i and -a")
+            raise UserError(
+                f"{path}: its rows were made from other real rows than these",
+                "make them again, or name the right files with -i and -a",
+            )
         if manifest and not manifest.complete:
-            self._tell(f"{path}: only {len(rows)} of {manifest.counts.get('wanted', '?')} rows; its stage stopped short")
+            self._tell(
+                f"{path}: only {len(rows)} of {manifest.counts.get('wanted', '?')} rows; its stage stopped short"
+            )
         # Rows that came from elsewhere are one method; which rows they are is an input, not a setting.
         if manifest is None:
             return Synthetic(rows, {"made": "elsewhere"})
@@ -112,5 +133,10 @@ def _labels_kept(path: Path, rows: Sequence[Augmented], real: Sequence[Example])
 def distinct(output: Path, inputs: Sequence[Path | None]) -> None:
     """Refuse to write over what is read."""
     for path in inputs:
-        if path is not None and output != STDIO and path != STDIO and output.resolve() == path.resolve():
+        if (
+            path is not None
+            and output != STDIO
+            and path != STDIO
+            and output.resolve() == path.resolve()
+        ):
             raise UserError(f"{output}: is the input too", "write to another file")

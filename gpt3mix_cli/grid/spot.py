@@ -21,7 +21,9 @@ class Spot:
     def folder(self) -> Path:
         """The cell's folder: the path is the key."""
         level = self.level.replace("%", "pct").replace("/", "-per-")
-        variant = ",".join(f"{key}={_path_word(value)}" for key, value in self.experiment.variant.items())
+        variant = ",".join(
+            f"{key}={_path_word(value)}" for key, value in self.experiment.variant.items()
+        )
         return self.out / self.experiment.name / variant / level / f"seed-{self.seed}"
 
     @property
@@ -55,12 +57,20 @@ class Spot:
 
     def draws(self) -> list[int]:
         """Return the draws that any classifier needs on this seed; one that prompts needs none."""
-        classifiers: Sequence[Classifier | None] = [one for one in self.experiment.classifiers if not isinstance(one, Prompt)] or [None]
-        return sorted({draw for classifier in classifiers for _, draw in self.dealt(classifier)}) or [0]
+        classifiers: Sequence[Classifier | None] = [
+            one for one in self.experiment.classifiers if not isinstance(one, Prompt)
+        ] or [None]
+        return sorted(
+            {draw for classifier in classifiers for _, draw in self.dealt(classifier)}
+        ) or [0]
 
     def tried(self, method: str) -> list[Classifier]:
         """Return the classifiers that have trials with a method on this seed."""
-        return [one for one in self.experiment.classifiers if self.dealt(one) and self.experiment.tried(method, one)]
+        return [
+            one
+            for one in self.experiment.classifiers
+            if self.dealt(one) and self.experiment.tried(method, one)
+        ]
 
     def makes(self, method: str) -> bool:
         """Return whether rows of a method are made: no rows that no classifier reads."""

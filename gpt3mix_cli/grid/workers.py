@@ -19,14 +19,23 @@ from ..errors import Tell, quiet
 from ..train import Job, Lost, Result
 
 MEMORY = 4e9  # bytes of memory for each worker: BERT-base, its gradients and its optimiser's state
-PRELOADED = ["numpy", "sklearn.metrics", "torch", "transformers.models.auto.modeling_auto", "transformers.modeling_utils", "gpt3mix_cli.train"]
+PRELOADED = [
+    "numpy",
+    "sklearn.metrics",
+    "torch",
+    "transformers.models.auto.modeling_auto",
+    "transformers.modeling_utils",
+    "gpt3mix_cli.train",
+]
 
 
 def fitting(threads: int) -> int:
     """Return how many workers of so many threads this machine holds, by its cores and its memory."""
     import joblib
 
-    cores: int = joblib.cpu_count(only_physical_cores=False)  # what the container or the scheduler grants, not what is built in
+    cores: int = joblib.cpu_count(
+        only_physical_cores=False
+    )  # what the container or the scheduler grants, not what is built in
     try:
         memory = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     except (ValueError, OSError, AttributeError):
@@ -44,7 +53,9 @@ class Workers:
         self._count, self._tell = count, tell
         self._slots = threading.Semaphore(count)
         self._lock = threading.Lock()
-        self._pools: list[ProcessPoolExecutor] = []  # of one process each: a broken pool fails all that it is at
+        self._pools: list[
+            ProcessPoolExecutor
+        ] = []  # of one process each: a broken pool fails all that it is at
         self._idle: list[ProcessPoolExecutor] = []
         self._closed = False
         self._ears, self._mouth = _channel()
@@ -67,7 +78,9 @@ class Workers:
             if end:
                 end.close()
 
-    def map(self, function: Callable[[Job, Tell], Result], jobs: Sequence[Job], tell: Tell) -> Iterator[tuple[Job, Result | Lost]]:
+    def map(
+        self, function: Callable[[Job, Tell], Result], jobs: Sequence[Job], tell: Tell
+    ) -> Iterator[tuple[Job, Result | Lost]]:
         """Run the jobs and yield each with what came of it, as they end; see `train.Map`."""
         waiting, running = list(jobs), dict[Future[Result], Job]()
         while waiting or running:
@@ -83,7 +96,12 @@ class Workers:
                 except BrokenExecutor:
                     if self._closed:
                         raise  # the whole run ends: that is no finding about the trial
-                    yield job, Lost("the process of the trial died, as the system's memory ran out or it was killed; fewer --jobs need less memory")
+                    yield (
+                        job,
+                        Lost(
+                            "the process of the trial died, as the system's memory ran out or it was killed; fewer --jobs need less memory"
+                        ),
+                    )
 
     def _submit(self, function: Callable[[Job, Tell], Result], job: Job) -> Future[Result]:
         with self._lock:
@@ -154,7 +172,9 @@ _mouth: socket.socket | None = None
 def _begin(mouth: socket.socket | None) -> None:
     global _mouth
     _mouth = mouth
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C goes to the whole group; the parent decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

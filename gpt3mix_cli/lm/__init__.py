@@ -236,7 +236,9 @@ def end_of_block(number: int, largest: int) -> int:
 
 def blocks(requests: Iterable[Request], largest: int) -> Iterator[list[Request]]:
     """Yield the requests block by block."""
-    for _, block in itertools.groupby(requests, lambda request: end_of_block(request.number, largest)):
+    for _, block in itertools.groupby(
+        requests, lambda request: end_of_block(request.number, largest)
+    ):
         yield list(block)
 
 

@@ -38,7 +38,9 @@ class Line:
     finished: bool
 
 
-def search(decoder: Decoder, prompts: Sequence[list[int]], requests: Sequence[Request], side_by_side: int) -> list[list[Line]]:
+def search(
+    decoder: Decoder, prompts: Sequence[list[int]], requests: Sequence[Request], side_by_side: int
+) -> list[list[Line]]:
     """Return for each prompt at most `beams` different lines, the highest rank first.
 
     Args:
@@ -53,34 +55,53 @@ def search(decoder: Decoder, prompts: Sequence[list[int]], requests: Sequence[Re
     found: list[list[Line]] = []
     with torch.inference_mode():
         for start in range(0, len(prompts), many):
-            found += _Beams(decoder, prompts[start : start + many], requests[start : start + many]).run()
+            found += _Beams(
+                decoder, prompts[start : start + many], requests[start : start + many]
+            ).run()
     return found
 
 
 class _Beams:
     """The lines of a few prompts that are on their way, `width` for each."""
 
-    def __init__(self, decoder: Decoder, prompts: Sequence[list[int]], requests: Sequence[Request]) -> None:
+    def __init__(
+        self, decoder: Decoder, prompts: Sequence[list[int]], requests: Sequence[Request]
+    ) -> None:
         import torch
 
         self._decoder, self._prompts = decoder, prompts
-        self._width, self._longest, self._temperature = requests[0].beams, requests[0].max_tokens, requests[0].temperature
+        self._width, self._longest, self._temperature = (
+            requests[0].beams,
+            requests[0].max_tokens,
+            requests[0].temperature,
+        )
         self._generators = [torch.Generator().manual_seed(request.seed) for request in requests]
         self._device = decoder.model.device
         before = [prompt[:-1] for prompt in prompts]
         layers, mask = Prompts(decoder, before).read(before)
-        self._layers = [(keys.repeat_interleave(self._width, 0), values.repeat_interleave(self._width, 0)) for keys, values in layers]
+        self._layers = [
+            (keys.repeat_interleave(self._width, 0), values.repeat_interleave(self._width, 0))
+            for keys, values in layers
+        ]
         self._mask = mask.repeat_interleave(self._width, 0)
-        self._ids = torch.tensor([prompt[-1] for prompt in prompts], device=self._device).repeat_interleave(self._width)
-        self._positions = torch.tensor([len(prompt) - 1 for prompt in prompts], device=self._device).repeat_interleave(self._width)
+        self._ids = torch.tensor(
+            [prompt[-1] for prompt in prompts], device=self._device
+        ).repeat_interleave(self._width)
+        self._positions = torch.tensor(
+            [len(prompt) - 1 for prompt in prompts], device=self._device
+        ).repeat_interleave(self._width)
         # All begin alike: only the first counts, until they differ.
         self._ranks = torch.full((len(prompts), self._width), -torch.inf, device=self._device)
         self._ranks[:, 0] = 0
         self._logprobs = torch.zeros_like(self._ranks)
         self._tempered = torch.zeros_like(self._ranks)
-        self._written = torch.zeros(len(prompts), self._width, 0, dtype=torch.long, device=self._device)
+        self._written = torch.zeros(
+            len(prompts), self._width, 0, dtype=torch.long, device=self._device
+        )
         self._closers: torch.Tensor | None = None
-        self._ended: list[dict[str, Line]] = [{} for _ in prompts]  # by text: lines that differ in their tokens only are one
+        self._ended: list[dict[str, Line]] = [
+            {} for _ in prompts
+        ]  # by text: lines that differ in their tokens only are one
 
     def run(self) -> list[list[Line]]:
         """Go on until no line on its way can rank among the best."""
@@ -90,7 +111,13 @@ class _Beams:
                 break
         for row, ranks in enumerate(self._ranks.tolist()):
             for beam in range(self._width):
-                self._end(row, self._written[row, beam].tolist(), float(self._logprobs[row, beam]), ranks[beam], finished=False)
+                self._end(
+                    row,
+                    self._written[row, beam].tolist(),
+                    float(self._logprobs[row, beam]),
+                    ranks[beam],
+                    finished=False,
+                )
         return [self._best(row) for row in range(len(self._prompts))]
 
     def _step(self) -> None:
@@ -98,7 +125,9 @@ class _Beams:
         import torch
 
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(self._mask), 1)], 1)
-        logits, self._layers = self._decoder.forward(self._ids[:, None], self._mask, self._positions[:, None], self._layers, keep=1)
+        logits, self._layers = self._decoder.forward(
+            self._ids[:, None], self._mask, self._positions[:, None], self._layers, keep=1
+        )
         logits = logits[:, -1].float().view(*self._ranks.shape, -1)
         logprobs = self._logprobs[:, :, None] + logits.log_softmax(-1)
         if self._temperature:
@@ -118,15 +147,34 @@ class _Beams:
                 row, [*self._written[row, beam].tolist(), token], float(logprobs[row, beam, token]), float(best[row, place_of]), finished=True
             )  # fmt: skip
         self._ranks, places = ranks.masked_fill(ends, -torch.inf).flatten(1).topk(self._width)
-        self._go_on(places // vocabulary, places % vocabulary, logprobs.flatten(1).gather(1, places), tempered.flatten(1).gather(1, places))
+        self._go_on(
+            places // vocabulary,
+            places % vocabulary,
+            logprobs.flatten(1).gather(1, places),
+            tempered.flatten(1).gather(1, places),
+        )
 
-    def _go_on(self, parents: "torch.Tensor", tokens: "torch.Tensor", logprobs: "torch.Tensor", tempered: "torch.Tensor") -> None:
+    def _go_on(
+        self,
+        parents: "torch.Tensor",
+        tokens: "torch.Tensor",
+        logprobs: "torch.Tensor",
+        tempered: "torch.Tensor",
+    ) -> None:
         """Make the chosen continuations, all (prompts, width), the lines on their way."""
         import torch
 
         self._logprobs, self._tempered = logprobs, tempered
-        self._written = torch.cat([self._written.gather(1, parents[:, :, None].expand_as(self._written)), tokens[:, :, None]], -1)
-        source = (parents + torch.arange(len(parents), device=self._device)[:, None] * self._width).flatten()
+        self._written = torch.cat(
+            [
+                self._written.gather(1, parents[:, :, None].expand_as(self._written)),
+                tokens[:, :, None],
+            ],
+            -1,
+        )
+        source = (
+            parents + torch.arange(len(parents), device=self._device)[:, None] * self._width
+        ).flatten()
         self._layers = [(keys[source], values[source]) for keys, values in self._layers]
         self._ids, self._positions = tokens.flatten(), self._positions + 1
         for row in range(len(self._prompts)):
@@ -139,7 +187,12 @@ class _Beams:
         """Return the rank of each continuation: Gumbel noise whose greatest value under a beam is the beam's own (section 4.1)."""
         import torch
 
-        noise = torch.stack([torch.empty(tempered.shape[1:]).exponential_(generator=generator) for generator in self._generators])
+        noise = torch.stack(
+            [
+                torch.empty(tempered.shape[1:]).exponential_(generator=generator)
+                for generator in self._generators
+            ]
+        )
         noisy = tempered - noise.clamp(min=1e-30).log().to(self._device)
         beams = self._ranks[:, :, None]
         highest = noisy.amax(-1, keepdim=True)
@@ -148,7 +201,9 @@ class _Beams:
         ranks = beams - gap.clamp(min=0) - torch.log1p((-gap.abs()).exp())
         return ranks.masked_fill(~beams.isfinite(), -torch.inf)
 
-    def _end(self, row: int, tokens: list[int], logprob: float, rank: float, finished: bool) -> None:
+    def _end(
+        self, row: int, tokens: list[int], logprob: float, rank: float, finished: bool
+    ) -> None:
         """Put a line by, unless it cannot be one of the best or stands there already."""
         best = self._best(row)
         if rank == float("-inf") or (len(best) == self._width and rank <= best[-1].rank):

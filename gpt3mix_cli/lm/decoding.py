@@ -10,7 +10,9 @@ from .tokens import Ending, Tokens
 if TYPE_CHECKING:
     import torch
 
-Cached = list[tuple["torch.Tensor", "torch.Tensor"]]  # keys and values of each layer, (rows, heads, columns, size)
+Cached = list[
+    tuple["torch.Tensor", "torch.Tensor"]
+]  # keys and values of each layer, (rows, heads, columns, size)
 PREFILL = 16_384  # padded tokens that are read at once
 SHARED = 8  # tokens that prompts must share for reading them apart to pay
 
@@ -50,11 +52,23 @@ class Decoder:
         from transformers import DynamicCache
 
         self.model, self.tokens, self.context = model, tokens, context
-        windows = [layer.sliding_window for layer in DynamicCache(config=model.config).layers if layer.is_sliding]
-        self._window, self._by_layer = min(windows, default=0), bool(getattr(model.config.get_text_config(), "layer_types", None))
+        windows = [
+            layer.sliding_window
+            for layer in DynamicCache(config=model.config).layers
+            if layer.is_sliding
+        ]
+        self._window, self._by_layer = (
+            min(windows, default=0),
+            bool(getattr(model.config.get_text_config(), "layer_types", None)),
+        )
 
     def forward(
-        self, ids: "torch.Tensor", mask: "torch.Tensor", positions: "torch.Tensor", before: Cached, keep: int
+        self,
+        ids: "torch.Tensor",
+        mask: "torch.Tensor",
+        positions: "torch.Tensor",
+        before: Cached,
+        keep: int,
     ) -> "tuple[torch.Tensor, Cached]":
         """Return the logits of the last `keep` tokens and all layers' keys and values, those `before` included."""
         from transformers import DynamicCache
@@ -72,7 +86,9 @@ class Decoder:
         )
         return output.logits, [(layer.keys, layer.values) for layer in cache.layers]
 
-    def seen(self, mask: "torch.Tensor", positions: "torch.Tensor") -> "torch.Tensor | dict[str, torch.Tensor]":
+    def seen(
+        self, mask: "torch.Tensor", positions: "torch.Tensor"
+    ) -> "torch.Tensor | dict[str, torch.Tensor]":
         """Return a mask of columns, (rows, columns), in the form in which the model takes it.
 
         Where a layer sees the last tokens only, the library would count columns, and rows have gaps: tokens are counted
@@ -88,8 +104,17 @@ class Decoder:
         sliding = full & (places > last - self._window)
         # Added to attention scores, since not every kind of attention takes truth values.
         unseen = torch.finfo(self.model.dtype).min
-        added = [torch.zeros(kind.shape, dtype=self.model.dtype, device=mask.device).masked_fill_(~kind, unseen) for kind in (full, sliding)]
-        return {"full_attention": added[0], "sliding_attention": added[1]} if self._by_layer else added[1]
+        added = [
+            torch.zeros(kind.shape, dtype=self.model.dtype, device=mask.device).masked_fill_(
+                ~kind, unseen
+            )
+            for kind in (full, sliding)
+        ]
+        return (
+            {"full_attention": added[0], "sliding_attention": added[1]}
+            if self._by_layer
+            else added[1]
+        )
 
 
 class Prompts:
@@ -110,10 +135,15 @@ class Prompts:
 
     def read(self, prompts: "Sequence[Sequence[int]]") -> "tuple[Cached, torch.Tensor]":
         """Return keys and values of each layer, and which of their columns count, (prompts, columns)."""
-        before = [(keys.expand(len(prompts), -1, -1, -1), values.expand(len(prompts), -1, -1, -1)) for keys, values in self._cached]
+        before = [
+            (keys.expand(len(prompts), -1, -1, -1), values.expand(len(prompts), -1, -1, -1))
+            for keys, values in self._cached
+        ]
         return self._read([prompt[len(self._header) :] for prompt in prompts], before)
 
-    def _read(self, rests: Sequence[Sequence[int]], before: Cached) -> "tuple[Cached, torch.Tensor]":
+    def _read(
+        self, rests: Sequence[Sequence[int]], before: Cached
+    ) -> "tuple[Cached, torch.Tensor]":
         """Read rows of tokens after the keys and values before them, a part at a time; return both together."""
         import torch
 
@@ -127,13 +157,20 @@ class Prompts:
         for start in range(0, len(ids), size):
             part = slice(start, start + size)
             earlier = [(keys[part], values[part]) for keys, values in before]
-            parts.append(self._decoder.forward(ids[part], mask[part], positions[part], earlier, keep=1)[1])
+            parts.append(
+                self._decoder.forward(ids[part], mask[part], positions[part], earlier, keep=1)[1]
+            )
         if len(parts) == 1:
             return parts[0], mask
-        return [(torch.cat([keys for keys, _ in layer]), torch.cat([values for _, values in layer])) for layer in zip(*parts, strict=True)], mask
+        return [
+            (torch.cat([keys for keys, _ in layer]), torch.cat([values for _, values in layer]))
+            for layer in zip(*parts, strict=True)
+        ], mask
 
 
-def left_padded(rows: Sequence[Sequence[int]], pad: int, device: "torch.device") -> "tuple[torch.Tensor, torch.Tensor]":
+def left_padded(
+    rows: Sequence[Sequence[int]], pad: int, device: "torch.device"
+) -> "tuple[torch.Tensor, torch.Tensor]":
     """Return ids and attention mask, both (rows, longest), padded on the left so that all rows end together."""
     import torch
 
@@ -149,4 +186,7 @@ def left_padded(rows: Sequence[Sequence[int]], pad: int, device: "torch.device")
 
 def common_start(first: Sequence[int], second: Sequence[int]) -> int:
     """Return how many tokens two rows share at their beginning."""
-    return next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second)))
+    return next(
+        (i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b),
+        min(len(first), len(second)),
+    )

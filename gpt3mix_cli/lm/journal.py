@@ -22,7 +22,9 @@ from . import LM, About, Completion, Hypothesis, KeepsAnswers, Request, Scores, 
 Row = tuple[str, int | None, str, str]
 Spent = tuple[str, int, int, int, float | None]
 Answer = TypeVar("Answer")
-IN_MEMORY = Path(":memory:")  # a journal that only reads its siblings, and leaves no trace beside them
+IN_MEMORY = Path(
+    ":memory:"
+)  # a journal that only reads its siblings, and leaves no trace beside them
 VARIABLES = 500  # in one query: older SQLites take 999
 SCHEMA = (
     "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, number INTEGER, request TEXT, answer TEXT) WITHOUT ROWID",
@@ -71,7 +73,9 @@ class Journal:
         with disk(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         with self._sqlite():
-            self._database = sqlite3.connect(path, isolation_level=None, timeout=10, check_same_thread=False)
+            self._database = sqlite3.connect(
+                path, isolation_level=None, timeout=10, check_same_thread=False
+            )
             try:
                 # FULL: an answer that was paid for survives a power cut, not only a kill.
                 self._database.execute("PRAGMA synchronous = FULL")
@@ -96,7 +100,9 @@ class Journal:
                 if len(found) == len(set(keys)):
                     break
                 with suppress(sqlite3.Error):
-                    rows = self._rows(self._reader(path), [key for key in keys if whole or key not in found])
+                    rows = self._rows(
+                        self._reader(path), [key for key in keys if whole or key not in found]
+                    )
                     if not whole or len(rows) == len(set(keys)):
                         taken += rows
                         found |= {row[0]: row[3] for row in rows}
@@ -112,7 +118,10 @@ class Journal:
         """
         if not rows:
             return
-        packed = [(*row[:3], zlib.compress(row[3].encode(), 1) if len(row[3]) > LONG else row[3]) for row in rows]
+        packed = [
+            (*row[:3], zlib.compress(row[3].encode(), 1) if len(row[3]) > LONG else row[3])
+            for row in rows
+        ]
         with self._transaction() as database:
             database.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)", packed)
             database.executemany("INSERT OR REPLACE INTO spent VALUES (?, ?, ?, ?, ?)", spent)
@@ -138,7 +147,10 @@ class Journal:
             most: what it can cost, which counts as spent until it has ended; its key is the file.
         """
         with self._transaction() as database:
-            database.execute("INSERT OR REPLACE INTO batches VALUES (?, ?, ?, ?)", (batch.file, batch.batch, " ".join(batch.keys), batch.ended))
+            database.execute(
+                "INSERT OR REPLACE INTO batches VALUES (?, ?, ?, ?)",
+                (batch.file, batch.batch, " ".join(batch.keys), batch.ended),
+            )
             if batch.ended:
                 database.execute("DELETE FROM spent WHERE key = ?", (batch.file,))
             elif most:
@@ -181,7 +193,13 @@ class Journal:
             marks = ",".join("?" * len(part))
             query = f"SELECT key, number, request, answer FROM answers WHERE key IN ({marks})"  # noqa: S608 - only marks
             rows = database.execute(query, list(part)).fetchall()
-            found += [(*row[:3], zlib.decompress(row[3]).decode() if isinstance(row[3], bytes) else row[3]) for row in rows]
+            found += [
+                (
+                    *row[:3],
+                    zlib.decompress(row[3]).decode() if isinstance(row[3], bytes) else row[3],
+                )
+                for row in rows
+            ]
         return found
 
     @contextmanager
@@ -230,7 +248,12 @@ class Journaled:
             answers = journal.found(keys, whole=True)
             if len(answers) < len(keys):
                 found = list(self._lm.complete(block))
-                journal.keep([_row(key, one.number, request, one) for key, request, one in zip(keys, block, found, strict=True)])
+                journal.keep(
+                    [
+                        _row(key, one.number, request, one)
+                        for key, request, one in zip(keys, block, found, strict=True)
+                    ]
+                )
                 yield from found
             else:
                 yield from (journal.parsed(_completion, answers[key]) for key in keys)
@@ -244,9 +267,21 @@ class Journaled:
         keys = [fingerprint([self.about.fingerprint, "score", one], 32) for one in asked]
         answers = journal.found(keys)
         missing = {key: one for key, one in zip(keys, asked, strict=True) if key not in answers}
-        found = dict(zip(missing, self._lm.score([str(one["prompt"]) for one in missing.values()], choices), strict=True)) if missing else {}
+        found = (
+            dict(
+                zip(
+                    missing,
+                    self._lm.score([str(one["prompt"]) for one in missing.values()], choices),
+                    strict=True,
+                )
+            )
+            if missing
+            else {}
+        )
         journal.keep([_row(key, None, missing[key], scores) for key, scores in found.items()])
-        return [found[key] if key in found else journal.parsed(_scores, answers[key]) for key in keys]
+        return [
+            found[key] if key in found else journal.parsed(_scores, answers[key]) for key in keys
+        ]
 
     def abilities(self) -> str:
         """Return what the LM inside is found to offer."""
@@ -284,9 +319,7 @@ def paid(path: Path) -> tuple[int, int, int, float]:
     Raises:
         UserError: if the journal is damaged.
     """
-    query = (
-        "SELECT COALESCE(SUM(requests), 0), COALESCE(SUM(prompt_tokens), 0), COALESCE(SUM(completion_tokens), 0), COALESCE(SUM(usd), 0) FROM spent"
-    )
+    query = "SELECT COALESCE(SUM(requests), 0), COALESCE(SUM(prompt_tokens), 0), COALESCE(SUM(completion_tokens), 0), COALESCE(SUM(usd), 0) FROM spent"
     if not path.exists():
         return 0, 0, 0, 0.0
     try:
@@ -302,23 +335,37 @@ def paid(path: Path) -> tuple[int, int, int, float]:
 def _reader_of(path: Path, still: bool) -> sqlite3.Connection:
     """Return a connection that only reads; `still`: one that lives too short to miss what others write meanwhile."""
     # SQLite makes a log's files beside even for readers, and leaves them there. Where there are none nobody writes.
-    being_written = any(path.with_name(f"{path.name}{beside}").exists() for beside in ("-wal", "-journal"))
+    being_written = any(
+        path.with_name(f"{path.name}{beside}").exists() for beside in ("-wal", "-journal")
+    )
     immutable = "&immutable=1" if still and not being_written else ""
-    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro{immutable}", uri=True, check_same_thread=False)
+    return sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode=ro{immutable}", uri=True, check_same_thread=False
+    )
 
 
 def _batches(database: sqlite3.Connection) -> list[Batch]:
     rows = database.execute("SELECT file, batch, keys, ended FROM batches").fetchall()
-    return [Batch(file, batch, tuple(keys.split()), bool(ended)) for file, batch, keys, ended in rows]
+    return [
+        Batch(file, batch, tuple(keys.split()), bool(ended)) for file, batch, keys, ended in rows
+    ]
 
 
 def _damaged(path: Path, error: Exception) -> UserError:
-    return UserError(f"{path}: the journal is damaged: {error}", "move the file away; its answers will be asked for again")
+    return UserError(
+        f"{path}: the journal is damaged: {error}",
+        "move the file away; its answers will be asked for again",
+    )
 
 
 def _row(key: str, number: int | None, asked: object, answer: Completion | Scores) -> Row:
     request = asdict(asked) if isinstance(asked, Request) else asked
-    return key, number, json.dumps(request, ensure_ascii=False), json.dumps(asdict(answer), ensure_ascii=False)
+    return (
+        key,
+        number,
+        json.dumps(request, ensure_ascii=False),
+        json.dumps(asdict(answer), ensure_ascii=False),
+    )
 
 
 def _scores(answer: str) -> Scores:

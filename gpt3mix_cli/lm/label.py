@@ -13,7 +13,10 @@ CONTENT_FREE = ("N/A", "[MASK]", "")  # the three texts of Zhao et al., section 
 
 
 def soft_label(
-    classes: Sequence[str], logprobs: Sequence[float], temperature: float = 1.0, without_content: Sequence[Sequence[float]] = ()
+    classes: Sequence[str],
+    logprobs: Sequence[float],
+    temperature: float = 1.0,
+    without_content: Sequence[Sequence[float]] = (),
 ) -> tuple[dict[str, float], float]:
     """Return equation (1), the probabilities normalised over the label set, and the mass before normalising.
 
@@ -30,11 +33,18 @@ def soft_label(
     """
     highest = max(logprobs)
     mass = math.exp(highest) * math.fsum(math.exp(value - highest) for value in logprobs)
-    prior = [_log_mean(column) for column in zip(*without_content, strict=True)] if without_content else [0.0] * len(logprobs)
+    prior = (
+        [_log_mean(column) for column in zip(*without_content, strict=True)]
+        if without_content
+        else [0.0] * len(logprobs)
+    )
     levels = [(value - usual) / temperature for value, usual in zip(logprobs, prior, strict=True)]
     top = max(levels)
     weights = [math.exp(level - top) for level in levels]
-    return {label: round(weight / math.fsum(weights), 6) for label, weight in zip(classes, weights, strict=True)}, min(mass, 1.0)
+    return {
+        label: round(weight / math.fsum(weights), 6)
+        for label, weight in zip(classes, weights, strict=True)
+    }, min(mass, 1.0)
 
 
 def hard_label(classes: Sequence[str], label: str) -> dict[str, float]:
@@ -44,4 +54,6 @@ def hard_label(classes: Sequence[str], label: str) -> dict[str, float]:
 
 def _log_mean(logprobs: Sequence[float]) -> float:
     highest = max(logprobs)
-    return highest + math.log(math.fsum(math.exp(value - highest) for value in logprobs) / len(logprobs))
+    return highest + math.log(
+        math.fsum(math.exp(value - highest) for value in logprobs) / len(logprobs)
+    )

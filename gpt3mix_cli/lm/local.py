@@ -29,8 +29,15 @@ Answer = TypeVar("Answer")
 FORMAT = 3  # raised when the same requests would be answered otherwise
 ENDLESS = 1_000_000  # what tokenizers say where they know no limit is far above this
 CACHE = 2 << 30  # bytes of keys and values on a CPU, where nobody says how many are free
-SIDE_BY_SIDE = {"cpu": 64}  # rows: more of them no longer fit a processor's caches, and cost more a row
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")  # how devices without an error class say it
+SIDE_BY_SIDE = {
+    "cpu": 64
+}  # rows: more of them no longer fit a processor's caches, and cost more a row
+OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "ALLOC_FAILED",
+)  # how devices without an error class say it
 OF_FREE = 0.6  # of a GPU's free memory for keys, values and logits
 
 
@@ -53,17 +60,29 @@ class Local:
         self._dtype = auto if settings.dtype == "auto" else settings.dtype
         folder = Path(self._place)
         if folder.is_dir() and not any(folder.glob("tokenizer*")):
-            raise UserError(f"lm.model {folder}: the folder has no tokenizer", "save it there with tokenizer.save_pretrained")
+            raise UserError(
+                f"lm.model {folder}: the folder has no tokenizer",
+                "save it there with tokenizer.save_pretrained",
+            )
         self._config = self._loaded("AutoConfig")
         tokenizer = self._loaded("AutoTokenizer")
         self._tokens = Tokens(tokenizer, settings.model)
-        limits = [getattr(self._config, "max_position_embeddings", None), tokenizer.model_max_length]
+        limits = [
+            getattr(self._config, "max_position_embeddings", None),
+            tokenizer.model_max_length,
+        ]
         weights = (
-            model_sha(folder) if folder.is_dir() else fingerprint([self._place, getattr(self._config, "_commit_hash", None) or settings.revision])
+            model_sha(folder)
+            if folder.is_dir()
+            else fingerprint(
+                [self._place, getattr(self._config, "_commit_hash", None) or settings.revision]
+            )
         )
         self.about = About(
             model=settings.model,
-            fingerprint=fingerprint([weights, self._dtype, self._device.type, settings.batch_size, FORMAT]),
+            fingerprint=fingerprint(
+                [weights, self._dtype, self._device.type, settings.batch_size, FORMAT]
+            ),
             context=min((limit for limit in limits if limit and limit < ENDLESS), default=ENDLESS),
             block=settings.batch_size,
             count_tokens=lambda text: len(self._tokens.encode(text)),
@@ -74,19 +93,32 @@ class Local:
     def _model(self) -> Any:
         import torch
 
-        model, info = self._loaded("AutoModelForCausalLM", dtype=getattr(torch, self._dtype), output_loading_info=True)
+        model, info = self._loaded(
+            "AutoModelForCausalLM", dtype=getattr(torch, self._dtype), output_loading_info=True
+        )
         if missing := sorted(info["missing_keys"]):
             # The library would draw them at random, and write and score nonsense without a word.
             message = f"lm.model {self._place}: {len(missing)} weights of a causal LM are missing, such as {missing[0]}"
-            raise UserError(message, "give the folder or hub id of a causal LM, with its language-modelling head")
+            raise UserError(
+                message,
+                "give the folder or hub id of a causal LM, with its language-modelling head",
+            )
         self._refuse_others(model)
         configured = model.generation_config.eos_token_id
-        self._tokens.ends |= {token for token in (configured if isinstance(configured, list) else [configured]) if token is not None}
+        self._tokens.ends |= {
+            token
+            for token in (configured if isinstance(configured, list) else [configured])
+            if token is not None
+        }
         try:
             return model.to(self._device).eval()
         except torch.OutOfMemoryError:
-            message = f"lm.model {self._place}: the memory of {self._device} does not hold the weights"
-            raise UserError(message, "use a smaller model, lm.dtype: bfloat16, or another lm.device") from None
+            message = (
+                f"lm.model {self._place}: the memory of {self._device} does not hold the weights"
+            )
+            raise UserError(
+                message, "use a smaller model, lm.dtype: bfloat16, or another lm.device"
+            ) from None
 
     def _refuse_others(self, model: Any) -> None:
         from transformers import DynamicCache
@@ -94,17 +126,23 @@ class Local:
 
         config = model.config.get_text_config()
         layers = DynamicCache(config=model.config).layers
-        kinds = {*(getattr(config, "layer_types", None) or ()), *(getattr(config, "attention_layers", None) or ())}
+        kinds = {
+            *(getattr(config, "layer_types", None) or ()),
+            *(getattr(config, "attention_layers", None) or ()),
+        }
         if (
             len(layers) != config.num_hidden_layers
             or not all(isinstance(layer, DynamicLayer) for layer in layers)
             or kinds - {"full_attention", "sliding_attention", "global"}
             or getattr(model, "_is_stateful", False)
-            or not {"position_ids", "logits_to_keep"} <= set(inspect.signature(model.forward).parameters)
+            or not {"position_ids", "logits_to_keep"}
+            <= set(inspect.signature(model.forward).parameters)
         ):
             what = "keeps a state, counts positions by itself, or attends in a way of its own"
             message = f"lm.model {self._place}: {type(model).__name__} {what}, which this engine cannot serve"
-            raise UserError(message, "use a plain transformer, such as Llama, Qwen, Mistral or GPT-2")
+            raise UserError(
+                message, "use a plain transformer, such as Llama, Qwen, Mistral or GPT-2"
+            )
 
     @functools.cached_property
     def _decoder(self) -> "Decoder":
@@ -135,7 +173,10 @@ class Local:
         if not choices:
             return [Scores(()) for _ in prompts]
         # The last characters decide how a tokenizer cuts what follows.
-        rows = [Row(self._tokens.encode(prompt), self._tokens.after(prompt[-16:], choices)) for prompt in prompts]
+        rows = [
+            Row(self._tokens.encode(prompt), self._tokens.after(prompt[-16:], choices))
+            for prompt in prompts
+        ]
         for row in rows:
             needed = len(row.prompt) + max(map(len, row.choices))
             if needed > self.about.context:
@@ -150,15 +191,30 @@ class Local:
     def _write(self, requests: Sequence[Request]) -> list[Completion]:
         from .decoding import Row
 
-        rows = [Row(self._tokens.encode(request.prompt), self._choices(request.seam, request.choices), request) for request in requests]
-        fitting = [row for row, request in zip(rows, requests, strict=True) if self._fits(row, request)]
+        rows = [
+            Row(
+                self._tokens.encode(request.prompt),
+                self._choices(request.seam, request.choices),
+                request,
+            )
+            for request in requests
+        ]
+        fitting = [
+            row for row, request in zip(rows, requests, strict=True) if self._fits(row, request)
+        ]
         self._run(fitting)
-        return [self._completion(request, row, fits=row.written != []) for request, row in zip(requests, rows, strict=True)]
+        return [
+            self._completion(request, row, fits=row.written != [])
+            for request, row in zip(requests, rows, strict=True)
+        ]
 
     def _fits(self, row: "Row", request: Request) -> bool:
         """Return whether prompt, text, a seam that is appended, and the longest choice have room in the context."""
         seam = len(self._tokens.after(".", [request.seam])[0]) if request.seam else 0
-        return len(row.prompt) + request.max_tokens + seam + max(map(len, row.choices), default=0) <= self.about.context
+        return (
+            len(row.prompt) + request.max_tokens + seam + max(map(len, row.choices), default=0)
+            <= self.about.context
+        )
 
     def _choices(self, seam: str, choices: Sequence[str]) -> list[list[int]]:
         return self._tokens.after(seam, choices) if choices else []
@@ -187,10 +243,14 @@ class Local:
             write(self._decoder, rows, many)
 
         if rows:
-            longest = max(len(row.prompt) + (row.request.max_tokens if row.request else 1) for row in rows)
+            longest = max(
+                len(row.prompt) + (row.request.max_tokens if row.request else 1) for row in rows
+            )
             self._within_memory(side_by_side, longest, most=len(rows))
 
-    def _within_memory(self, work: Callable[[int], Answer], longest: int, most: int, least: int = 1) -> Answer:
+    def _within_memory(
+        self, work: Callable[[int], Answer], longest: int, most: int, least: int = 1
+    ) -> Answer:
         """Return what `work` does with so many texts side by side; where memory runs out, again with half as many.
 
         Args:
@@ -202,15 +262,25 @@ class Local:
         import torch
 
         while True:
-            many = min(self._side_by_side, self._room(longest), most, SIDE_BY_SIDE.get(self._device.type, most))
+            many = min(
+                self._side_by_side,
+                self._room(longest),
+                most,
+                SIDE_BY_SIDE.get(self._device.type, most),
+            )
             try:
                 return work(many)
             except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not isinstance(error, torch.OutOfMemoryError) and not any(words in str(error) for words in OUT_OF_MEMORY):
+                if not isinstance(error, torch.OutOfMemoryError) and not any(
+                    words in str(error) for words in OUT_OF_MEMORY
+                ):
                     raise
             if many <= least:
                 held = "a single text" if least == 1 else f"{least} beams of a single text"
-                raise UserError(f"lm.model {self.about.model}: the memory does not hold {held}", "use a smaller model, or another lm.device")
+                raise UserError(
+                    f"lm.model {self.about.model}: the memory does not hold {held}",
+                    "use a smaller model, or another lm.device",
+                )
             self._side_by_side = many // 2
             if self._device.type == "cuda":
                 torch.cuda.empty_cache()
@@ -218,7 +288,16 @@ class Local:
     def _room(self, longest: int) -> int:
         """Return how many texts' keys, values and logits fit the memory."""
         # Logits stand there about four times while a token is drawn.
-        return max(1, int(self._memory // (longest * self._bytes_a_token + 16 * self._model.config.get_text_config().vocab_size)))
+        return max(
+            1,
+            int(
+                self._memory
+                // (
+                    longest * self._bytes_a_token
+                    + 16 * self._model.config.get_text_config().vocab_size
+                )
+            ),
+        )
 
     @functools.cached_property
     def _memory(self) -> float:
@@ -240,10 +319,16 @@ class Local:
 
     def _search(self, requests: Sequence[Request]) -> Iterator[Completion]:
         """Yield the lines found for each request; those that follow each other with the same settings are searched together."""
-        for _, group in itertools.groupby(requests, lambda request: (request.beams, request.max_tokens, request.temperature)):
+        for _, group in itertools.groupby(
+            requests, lambda request: (request.beams, request.max_tokens, request.temperature)
+        ):
             asked = [(request, self._tokens.encode(request.prompt)) for request in group]
-            fitting = [len(prompt) + request.max_tokens <= self.about.context for request, prompt in asked]
-            found = iter(self._lines([one for one, fits in zip(asked, fitting, strict=True) if fits]))
+            fitting = [
+                len(prompt) + request.max_tokens <= self.about.context for request, prompt in asked
+            ]
+            found = iter(
+                self._lines([one for one, fits in zip(asked, fitting, strict=True) if fits])
+            )
             for (request, prompt), fits in zip(asked, fitting, strict=True):
                 lines = next(found) if fits else []
                 yield Completion(
@@ -254,7 +339,10 @@ class Local:
                     prompt_tokens=len(prompt),
                     completion_tokens=sum(line.tokens for line in lines),
                     logprob=round(lines[0].logprob, 4) if lines else None,
-                    hypotheses=tuple(Hypothesis(line.text, line.finished, round(line.logprob, 4)) for line in lines),
+                    hypotheses=tuple(
+                        Hypothesis(line.text, line.finished, round(line.logprob, 4))
+                        for line in lines
+                    ),
                 )
 
     def _lines(self, asked: Sequence[tuple[Request, list[int]]]) -> "list[list[Line]]":
@@ -264,7 +352,12 @@ class Local:
             return []
         requests, prompts = [request for request, _ in asked], [prompt for _, prompt in asked]
         width, longest = requests[0].beams, max(map(len, prompts)) + requests[0].max_tokens
-        return self._within_memory(lambda many: search(self._decoder, prompts, requests, many), longest, most=len(prompts) * width, least=width)
+        return self._within_memory(
+            lambda many: search(self._decoder, prompts, requests, many),
+            longest,
+            most=len(prompts) * width,
+            least=width,
+        )
 
 
 def _device(name: str) -> str:
@@ -275,7 +368,8 @@ def _device(name: str) -> str:
             torch.empty(0, device=name)
         except (RuntimeError, AssertionError) as error:
             raise UserError(
-                f"lm.device: '{name}' cannot be used: {str(error).splitlines()[0]}", "use auto, cpu, or a device that `gpt3mix check` lists"
+                f"lm.device: '{name}' cannot be used: {str(error).splitlines()[0]}",
+                "use auto, cpu, or a device that `gpt3mix check` lists",
             ) from None
         return name
     return "cuda" if torch.cuda.is_available() else "cpu"

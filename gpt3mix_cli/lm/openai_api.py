@@ -50,7 +50,12 @@ class OpenAI:
     """The engine; see `lm.LM`."""
 
     def __init__(
-        self, settings: OpenAILM, budget: Budget | None = None, journals: Callable[[], Sequence[Path]] = list, asks: bool = True, tell: Tell = quiet
+        self,
+        settings: OpenAILM,
+        budget: Budget | None = None,
+        journals: Callable[[], Sequence[Path]] = list,
+        asks: bool = True,
+        tell: Tell = quiet,
     ) -> None:
         """Connect to nothing yet.
 
@@ -83,7 +88,8 @@ class OpenAI:
             context=settings.context,
             block=1,
             count_tokens=self._count,
-            details=f"{self._endpoint}, api {settings.api}, label_source {settings.label_source}" + (f", prices of {version}" if version else ""),
+            details=f"{self._endpoint}, api {settings.api}, label_source {settings.label_source}"
+            + (f", prices of {version}" if version else ""),
         )
 
     def over(self, journal: Journal) -> "OpenAI":
@@ -91,7 +97,9 @@ class OpenAI:
         self._purse.recount()
         other = copy.copy(self)
         other._journal, other._probing = journal, None
-        other._exchange = Exchange(self._endpoint, self._traffic, self._purse, journal, self._thread)
+        other._exchange = Exchange(
+            self._endpoint, self._traffic, self._purse, journal, self._thread
+        )
         other._labels = other._asking()
         return other
 
@@ -124,9 +132,17 @@ class OpenAI:
         labels = Labels(self._settings, self._fitting, self._told, self._encode, self._count)
         found = list(self._loop.in_order(prompts, one))
         if found and not any(scores for scores, _ in found):
-            raise UserError(f"lm {self.about.model}: none of the labels {', '.join(choices)} is among what the server tells", "use another LM")
-        unknown = Scores((-math.log(len(choices)),) * len(choices), "top_logprobs", tuple(range(len(choices))))
-        return [dataclasses.replace(scores or unknown, tokens=_tokens(paid) or None, usd=_sum(paid)) for scores, paid in found]
+            raise UserError(
+                f"lm {self.about.model}: none of the labels {', '.join(choices)} is among what the server tells",
+                "use another LM",
+            )
+        unknown = Scores(
+            (-math.log(len(choices)),) * len(choices), "top_logprobs", tuple(range(len(choices)))
+        )
+        return [
+            dataclasses.replace(scores or unknown, tokens=_tokens(paid) or None, usd=_sum(paid))
+            for scores, paid in found
+        ]
 
     def abilities(self) -> str:
         """Return how the server is asked, by asking it."""
@@ -139,7 +155,11 @@ class OpenAI:
         }
         left_out = [name for name in ways.refused if name not in PLAIN]
         dropped = f"; left out, since refused: {', '.join(left_out)}" if left_out else ""
-        apart = "" if ways.raw else "; its log-probabilities follow temperature and top_p: labels are asked for apart unless both are 1"
+        apart = (
+            ""
+            if ways.raw
+            else "; its log-probabilities follow temperature and top_p: labels are asked for apart unless both are 1"
+        )
         return f"{self._endpoint}, {ways.api}, label scores {SOURCES[ways.labels]}{how.get(ways.labels, '')}{dropped}{apart}"
 
     def tariff(self, request: Request, journal: Journal) -> Tariff:
@@ -157,16 +177,29 @@ class OpenAI:
 
     def _waits_for_batches(self) -> bool:
         """Return whether there are batches under way: they are paid for, whether further ones are wanted or not."""
-        return self._journal is not None and any(not batch.ended for batch in (*self._journal.batches(), *self._journal.batches_elsewhere()))
+        return self._journal is not None and any(
+            not batch.ended
+            for batch in (*self._journal.batches(), *self._journal.batches_elsewhere())
+        )
 
     async def _batched(self, requests: Sequence[Request]) -> None:
         """Have the first round's lines answered by batch. What rejects leave missing is asked for directly: each further batch takes a day."""
         if self._journal is None:
-            raise UserError("lm.batch: what a batch answers comes hours later, and nothing keeps its name", "name an output file")
+            raise UserError(
+                "lm.batch: what a batch answers comes hours later, and nothing keeps its name",
+                "name an output file",
+            )
         if requests and requests[0].number == 0:
             ways = await self._ways()
             calls = [call for request in requests for call in await self._calls(request, ways)]
-            await Batches(self._settings, self._traffic, self._purse, self._journal, self._exchange.key, self._count).settle(calls)
+            await Batches(
+                self._settings,
+                self._traffic,
+                self._purse,
+                self._journal,
+                self._exchange.key,
+                self._count,
+            ).settle(calls)
 
     async def _calls(self, request: Request, ways: Ways) -> list[Call]:
         """Return what asks for a request's text: one call, or for beams one a draw; none if it is known not to fit the context."""
@@ -179,7 +212,13 @@ class OpenAI:
         room = self._count(request.seam + max(request.choices, key=len, default="")) + ROOM
         if self._settings.tokenizer:
             room = min(room, self.about.context - needed)
-        return [self._call(ways, writing(request, ways, self._settings.model, room, label_ids), _number(request, ways))]
+        return [
+            self._call(
+                ways,
+                writing(request, ways, self._settings.model, room, label_ids),
+                _number(request, ways),
+            )
+        ]
 
     async def _complete(self, request: Request) -> Completion:
         ways = await self._ways()
@@ -188,7 +227,11 @@ class OpenAI:
             return self._too_long(request, requests=0)
         if request.beams:
             return await self._drawn(request, ways, calls)
-        answer = await self._told(calls[0], functools.partial(texts, api=ways.api), self._count(request.prompt) + request.max_tokens)
+        answer = await self._told(
+            calls[0],
+            functools.partial(texts, api=ways.api),
+            self._count(request.prompt) + request.max_tokens,
+        )
         if isinstance(answer, TooLong):
             return self._too_long(request, requests=1)
         written = texts(answer.value, ways.api)[0]
@@ -201,25 +244,42 @@ class OpenAI:
             scores=scores,
             prompt_tokens=answer.usage.prompt,
             completion_tokens=answer.usage.completion,
-            logprob=round(written.logprob, 4) if written.logprob is not None and ways.tells_raw(request) else None,
+            logprob=round(written.logprob, 4)
+            if written.logprob is not None and ways.tells_raw(request)
+            else None,
             label_tokens=_tokens(paid),
             requests=1 + len(paid),
             usd=_sum([answer, *paid]),
         )
 
     def _too_long(self, request: Request, requests: int) -> Completion:
-        return Completion(request.number, "", "too_long", None, self._count(request.prompt), 0, requests=requests)
+        return Completion(
+            request.number, "", "too_long", None, self._count(request.prompt), 0, requests=requests
+        )
 
-    async def _scored(self, request: Request, found: Line, ways: Ways) -> tuple[Scores | None, list[Answer]]:
+    async def _scored(
+        self, request: Request, found: Line, ways: Ways
+    ) -> tuple[Scores | None, list[Answer]]:
         """Return the label's scores, from the line's own answer where they are as good as any."""
         if not request.choices or found.finish == "length":
             return None, []
-        if ways.labels in ("ids", "echo", "top_logprobs") and found.label and ways.tells_raw(request):
+        if (
+            ways.labels in ("ids", "echo", "top_logprobs")
+            and found.label
+            and ways.tells_raw(request)
+        ):
             merge = self._settings.label_source == "top_logprobs"
-            scores = label_scores(found.label, request.choices, chat=ways.api == "chat", merge=merge)
+            scores = label_scores(
+                found.label, request.choices, chat=ways.api == "chat", merge=merge
+            )
             if ways.labels == "top_logprobs" or (scores and scores.source == "exact"):
                 return scores, []
-        return await self._labels.scores(f"{request.prompt}{found.text}{request.seam}", request.choices, ways, str(request.number))
+        return await self._labels.scores(
+            f"{request.prompt}{found.text}{request.seam}",
+            request.choices,
+            ways,
+            str(request.number),
+        )
 
     def _draws(self, request: Request, ways: Ways) -> list[Call]:
         copies = request.beams if ways.many else 1
@@ -227,13 +287,17 @@ class OpenAI:
         for copy_ in range(request.beams // copies):
             again = dataclasses.replace(request, seed=request.seed + copy_)
             number = f"{_number(again, ways)}.{copy_}" if copy_ else _number(again, ways)
-            calls.append(self._call(ways, writing(again, ways, self._settings.model, 0, (), copies), number))
+            calls.append(
+                self._call(ways, writing(again, ways, self._settings.model, 0, (), copies), number)
+            )
         return calls
 
     async def _drawn(self, request: Request, ways: Ways, calls: Sequence[Call]) -> Completion:
         """Return the lines of a request for beams: texts that were drawn, each different one once."""
         tokens = self._count(request.prompt) + request.max_tokens * (request.beams // len(calls))
-        answers = [await self._told(call, functools.partial(texts, api=ways.api), tokens) for call in calls]
+        answers = [
+            await self._told(call, functools.partial(texts, api=ways.api), tokens) for call in calls
+        ]
         good = [answer for answer in answers if isinstance(answer, Answer)]
         if not good:
             return self._too_long(request, requests=len(answers))
@@ -241,7 +305,14 @@ class OpenAI:
         for answer in good:
             for text in texts(answer.value, ways.api):
                 one = line(text, "")
-                lines.setdefault(one.text, Hypothesis(one.text, one.finish != "length", text.logprob if ways.tells_raw(request) else None))
+                lines.setdefault(
+                    one.text,
+                    Hypothesis(
+                        one.text,
+                        one.finish != "length",
+                        text.logprob if ways.tells_raw(request) else None,
+                    ),
+                )
         found = tuple(lines.values())
         return Completion(
             number=request.number,
@@ -264,7 +335,9 @@ class OpenAI:
             found: list[int] = self._tokenizer(text)["input_ids"]
             return found
         try:
-            answer = await self._exchange.ask(Call("//tokenize", {"model": self._settings.model, "prompt": text}), _has_tokens)
+            answer = await self._exchange.ask(
+                Call("//tokenize", {"model": self._settings.model, "prompt": text}), _has_tokens
+            )
         except Refused:
             return None
         tokens: list[int] | None = answer.value["tokens"] if isinstance(answer, Answer) else None
@@ -279,31 +352,44 @@ class OpenAI:
     def _tokenizer(self) -> Any:
         name = self._settings.tokenizer
         return loaded(
-            "AutoTokenizer", lm_place(name), f"lm.tokenizer {name}: cannot be loaded", "give `bundled`, a folder, or a hub id that can be reached"
+            "AutoTokenizer",
+            lm_place(name),
+            f"lm.tokenizer {name}: cannot be loaded",
+            "give `bundled`, a folder, or a hub id that can be reached",
         )
 
     # Asking ----------------------------------------------------------------------------------------------------------
 
-    async def _ask(self, ways: Ways, asked: dict[str, Any], number: str, tokens: int) -> Answer | TooLong:
-        return await self._told(self._call(ways, asked, number), functools.partial(texts, api=ways.api), tokens)
+    async def _ask(
+        self, ways: Ways, asked: dict[str, Any], number: str, tokens: int
+    ) -> Answer | TooLong:
+        return await self._told(
+            self._call(ways, asked, number), functools.partial(texts, api=ways.api), tokens
+        )
 
     async def _fitting(self, ways: Ways, asked: dict[str, Any], number: str, tokens: int) -> Answer:
         """Ask for what must fit the server's context."""
         answer = await self._ask(ways, asked, number, tokens)
         if isinstance(answer, TooLong):
             message = f"lm {self.about.model}: a text to be labelled is longer than the server's context: {answer.words}"
-            raise UserError(message, f"set lm.context to what the server has; it says {self._settings.context}")
+            raise UserError(
+                message, f"set lm.context to what the server has; it says {self._settings.context}"
+            )
         return answer
 
     def _call(self, ways: Ways, asked: dict[str, Any], number: str) -> Call:
         return Call(path(ways), asked | self._settings.extra, number)
 
-    async def _told(self, call: Call, sound: Callable[[Any], object], tokens: int) -> Answer | TooLong:
+    async def _told(
+        self, call: Call, sound: Callable[[Any], object], tokens: int
+    ) -> Answer | TooLong:
         try:
             return await self._exchange.ask(call, sound, tokens)
         except Refused as error:
             message = f"lm {self.about.model} at {', '.join(self._settings.urls)}: HTTP {error.status}: {error.words}"
-            self._traffic.stop(UserError(message, "see the server's words; `gpt3mix check` probes what it takes"))
+            self._traffic.stop(
+                UserError(message, "see the server's words; `gpt3mix check` probes what it takes")
+            )
 
     async def _post(self, call: Call, sound: Callable[[Any], object]) -> Any:
         """Ask for the probe."""
@@ -324,7 +410,13 @@ class OpenAI:
             return from_json(json.loads(kept))
         if not self._probed:
             self._probed.append(await Probe(self._settings, self._post, self._encode).ways())
-        await self._exchange.keep(key, "", json.dumps({"probe": self._endpoint}), json.dumps(dataclasses.asdict(self._probed[0])), (0, Usage(), None))
+        await self._exchange.keep(
+            key,
+            "",
+            json.dumps({"probe": self._endpoint}),
+            json.dumps(dataclasses.asdict(self._probed[0])),
+            (0, Usage(), None),
+        )
         return self._probed[0]
 
     @property

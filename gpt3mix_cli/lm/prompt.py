@@ -32,10 +32,16 @@ def prompt(task: Task, examples: Sequence[Example]) -> str:
     """Return the prompt P(x, S) of Appendix A for the examples in their order."""
     text_type, label_type = task.text_type.lower(), task.label_type.lower()
     labels = [f"'{token.lower()}'" for token in task.labels.values()]
-    listed = f"{labels[0]} or {labels[1]}" if len(labels) == 2 else f"{', '.join(labels[:-1])}, or {labels[-1]}"
+    listed = (
+        f"{labels[0]} or {labels[1]}"
+        if len(labels) == 2
+        else f"{', '.join(labels[:-1])}, or {labels[-1]}"
+    )
     header = f"Each item in the following list contains a {text_type} and the respective {label_type}. The {label_type} is one of {listed}."
     mark = f"{text_type.capitalize()}:"
-    return "\n".join([header, "", *(f"{mark} {item(task, row.text, row.label)}" for row in examples), mark])
+    return "\n".join(
+        [header, "", *(f"{mark} {item(task, row.text, row.label)}" for row in examples), mark]
+    )
 
 
 def to_label(task: Task, examples: Sequence[Example], text: str) -> str:

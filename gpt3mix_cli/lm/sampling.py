@@ -26,16 +26,24 @@ class Sampler:
         self.written = torch.zeros(rows, longest, dtype=torch.long, device=device)
         self.counts = torch.zeros(rows, dtype=torch.long, device=device)
         self._uniforms = torch.zeros(rows, longest, dtype=torch.float64, device=device)
-        self._parameters = torch.tensor([[1.0, 1.0, 0.0]], device=device).repeat(rows, 1)  # temperature, top_p, frequency_penalty
+        self._parameters = torch.tensor([[1.0, 1.0, 0.0]], device=device).repeat(
+            rows, 1
+        )  # temperature, top_p, frequency_penalty
         self._some_top_p = self._some_greedy = self._some_penalty = False
 
     def set(self, row: int, request: Request) -> None:
         """Give a row to a request."""
         import torch
 
-        drawn = torch.rand(request.max_tokens, generator=torch.Generator().manual_seed(request.seed), dtype=torch.float64)
+        drawn = torch.rand(
+            request.max_tokens,
+            generator=torch.Generator().manual_seed(request.seed),
+            dtype=torch.float64,
+        )
         self._uniforms[row, : request.max_tokens] = drawn.to(self._uniforms.device)
-        self._parameters[row] = torch.tensor([request.temperature, request.top_p, request.frequency_penalty])
+        self._parameters[row] = torch.tensor(
+            [request.temperature, request.top_p, request.frequency_penalty]
+        )
         self.counts[row] = 0
         self._some_top_p |= request.top_p < 1
         self._some_greedy |= request.temperature == 0
@@ -60,16 +68,25 @@ class Sampler:
             # A token that was written c times loses c penalties: its index stands there c times.
             each = torch.where(self._columns < self.counts[:, None], -penalty[:, None], 0.0)
             logits = logits.scatter_add(-1, self.written, each)
-        weights = (logits - logits.amax(-1, keepdim=True)).div_(temperature.clamp(min=1e-6)[:, None]).exp_()
+        weights = (
+            (logits - logits.amax(-1, keepdim=True))
+            .div_(temperature.clamp(min=1e-6)[:, None])
+            .exp_()
+        )
         order = None
         if self._some_top_p:
             weights, order = _nucleus(weights, top_p)
-        drawn = _inverse(weights, self._uniforms.gather(-1, self.counts.clamp(max=len(self._columns) - 1)[:, None]))
+        drawn = _inverse(
+            weights,
+            self._uniforms.gather(-1, self.counts.clamp(max=len(self._columns) - 1)[:, None]),
+        )
         token = drawn if order is None else order.gather(-1, drawn[:, None])[:, 0]
         if self._some_greedy:
             token = torch.where(temperature > 0, token, logits.argmax(-1))
         place = self.counts.clamp(max=len(self._columns) - 1)[:, None]
-        self.written.scatter_(-1, place, torch.where(writing[:, None], token[:, None], self.written.gather(-1, place)))
+        self.written.scatter_(
+            -1, place, torch.where(writing[:, None], token[:, None], self.written.gather(-1, place))
+        )
         self.counts += writing
         return token
 
@@ -105,7 +122,9 @@ def _inverse(weights: "torch.Tensor", uniforms: "torch.Tensor") -> "torch.Tensor
         weights = torch.nn.functional.pad(weights, (0, -vocabulary % CHUNK))
     chunks = weights.view(rows, -1, CHUNK)
     cumulative = chunks.sum(-1).double().cumsum(-1)
-    wanted = uniforms.clamp(max=1 - 1e-12) * cumulative[:, -1:]  # below the sum even when it is rounded
+    wanted = (
+        uniforms.clamp(max=1 - 1e-12) * cumulative[:, -1:]
+    )  # below the sum even when it is rounded
     chunk = torch.searchsorted(cumulative, wanted, right=True).clamp(max=chunks.shape[1] - 1)
     before = torch.where(chunk > 0, cumulative.gather(-1, (chunk - 1).clamp(min=0)), 0.0)
     inside = chunks[torch.arange(rows, device=weights.device), chunk[:, 0]].double().cumsum(-1)

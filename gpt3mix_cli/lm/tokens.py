@@ -46,9 +46,15 @@ class Tokens:
         # Any special token ends a text: it cannot be shown, and what follows it belongs to something else.
         self.ends = set(tokenizer.all_special_ids)
         # There is nothing before an empty text in many families, yet something has to be read.
-        self._first = [token for token in (tokenizer.bos_token_id, tokenizer.eos_token_id, 0) if token is not None][:1]
+        self._first = [
+            token
+            for token in (tokenizer.bos_token_id, tokenizer.eos_token_id, 0)
+            if token is not None
+        ][:1]
         self._spelled: list[str] | None = None
-        self._one_after = functools.lru_cache(1024)(self._cut_after)  # seams and labels are the same for most rows
+        self._one_after = functools.lru_cache(1024)(
+            self._cut_after
+        )  # seams and labels are the same for most rows
 
     def encode(self, text: str) -> list[int]:
         """Return the tokens of a text that begins a sequence, at least one."""
@@ -69,7 +75,10 @@ class Tokens:
         tokens = both[len(before) :] if both[: len(before)] == before else []
         tokens = tokens or self._tokenizer(continuation, add_special_tokens=False)["input_ids"]
         if not tokens:
-            raise UserError(f"lm.model {self._model}: '{continuation.strip()}' tokenises to nothing", "use another label token in task.labels")
+            raise UserError(
+                f"lm.model {self._model}: '{continuation.strip()}' tokenises to nothing",
+                "use another label token in task.labels",
+            )
         return tuple(tokens)
 
     def spell(self, prompt: Sequence[int], tokens: Sequence[int]) -> str:
@@ -85,14 +94,22 @@ class Tokens:
         import torch
 
         if self._spelled is None:
-            self._spelled = self._tokenizer.batch_decode([[token] for token in range(len(self._tokenizer))], clean_up_tokenization_spaces=False)
+            self._spelled = self._tokenizer.batch_decode(
+                [[token] for token in range(len(self._tokenizer))],
+                clean_up_tokenization_spaces=False,
+            )
         # Part of a letter beyond ASCII may be a token, which spells nothing by itself.
         marks = [STOP, seam[-1]] if seam else [STOP]
         anywhere = any(not mark.isascii() for mark in marks)
-        found = [anywhere or token in self.ends or any(mark in text for mark in marks) for token, text in enumerate(self._spelled)]
+        found = [
+            anywhere or token in self.ends or any(mark in text for mark in marks)
+            for token, text in enumerate(self._spelled)
+        ]
         return torch.tensor([*found, *[True] * vocabulary][:vocabulary])
 
-    def ending(self, prompt: Sequence[int], read: str, written: Sequence[int], seam: str) -> Ending | None:
+    def ending(
+        self, prompt: Sequence[int], read: str, written: Sequence[int], seam: str
+    ) -> Ending | None:
         """Return how a text ended, or None if it goes on.
 
         Args:

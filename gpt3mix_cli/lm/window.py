@@ -43,7 +43,9 @@ class _Layer:
         self.keys: torch.Tensor | None = None
         self.values: torch.Tensor | None = None
 
-    def held(self, keys: "torch.Tensor", values: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor]":
+    def held(
+        self, keys: "torch.Tensor", values: "torch.Tensor"
+    ) -> "tuple[torch.Tensor, torch.Tensor]":
         """Return the window's keys and values, made in the form of the first ones."""
         if self.keys is None or self.values is None:
             slots, columns = self._window.shape
@@ -51,7 +53,9 @@ class _Layer:
             self.values = values.new_zeros(slots, values.shape[1], columns, values.shape[3])
         return self.keys, self.values
 
-    def update(self, keys: "torch.Tensor", values: "torch.Tensor", *_: Any, **__: Any) -> "tuple[torch.Tensor, torch.Tensor]":
+    def update(
+        self, keys: "torch.Tensor", values: "torch.Tensor", *_: Any, **__: Any
+    ) -> "tuple[torch.Tensor, torch.Tensor]":
         start, end = self._window.start, self._window.end
         all_keys, all_values = self.held(keys, values)
         all_keys[:, :, end : end + 1] = keys
@@ -88,8 +92,12 @@ class _Window:
         longest = max([row.request.max_tokens for row in rows if row.request] or [1])
         self._sampler = Sampler(slots, longest, self._device)
         self._rows: list[Row | None] = [None] * slots
-        self._forced: dict[int, deque[int]] = {}  # slot -> tokens that lead to the place of the label
-        self._parked: dict[int, list[float]] = {}  # slot -> first tokens' log-probabilities of choices that have more
+        self._forced: dict[
+            int, deque[int]
+        ] = {}  # slot -> tokens that lead to the place of the label
+        self._parked: dict[
+            int, list[float]
+        ] = {}  # slot -> first tokens' log-probabilities of choices that have more
         self._first = [0] * slots  # the first column of each slot's row
         self._ids = torch.zeros(slots, dtype=torch.long, device=self._device)
         self._positions = torch.zeros(slots, dtype=torch.long, device=self._device)
@@ -97,8 +105,15 @@ class _Window:
         self._writing = torch.zeros(slots, dtype=torch.bool, device=self._device)
         self._limits = torch.zeros(slots, dtype=torch.long, device=self._device)
         self._logprobs = torch.zeros(slots, dtype=torch.float64, device=self._device)
-        self._mask = torch.zeros(slots, len(self._waiting[0].prompt) + longest + SPARE, dtype=torch.long, device=self._device)
-        self._layers = [_Layer(self) for _ in range(decoder.model.config.get_text_config().num_hidden_layers)]
+        self._mask = torch.zeros(
+            slots,
+            len(self._waiting[0].prompt) + longest + SPARE,
+            dtype=torch.long,
+            device=self._device,
+        )
+        self._layers = [
+            _Layer(self) for _ in range(decoder.model.config.get_text_config().num_hidden_layers)
+        ]
         self._closers: dict[str, torch.Tensor] = {}
         self.start = self.end = 0
 
@@ -106,7 +121,9 @@ class _Window:
         """Go on until every row has ended."""
         while True:
             quarter = max(1, len(self._rows) // 4)
-            if not self._live or (len(self._rows) - self._live >= quarter and (self._waiting or self._parked)):
+            if not self._live or (
+                len(self._rows) - self._live >= quarter and (self._waiting or self._parked)
+            ):
                 self._turn_over()
                 if not self._live:
                     return
@@ -152,10 +169,16 @@ class _Window:
         if all(row is None for row in self._rows):
             self.start, self.end = 0, width
         self.end = max(self.end, width)
-        for layer, (keys, values) in zip(self._layers, found, strict=False):  # nothing is found before a prompt of one token
+        for layer, (keys, values) in zip(
+            self._layers, found, strict=False
+        ):  # nothing is found before a prompt of one token
             all_keys, all_values = layer.held(keys, values)
-            all_keys[target, :, self.end - width : self.end] = keys[source[:, None], :, columns].transpose(1, 2)
-            all_values[target, :, self.end - width : self.end] = values[source[:, None], :, columns].transpose(1, 2)
+            all_keys[target, :, self.end - width : self.end] = keys[
+                source[:, None], :, columns
+            ].transpose(1, 2)
+            all_values[target, :, self.end - width : self.end] = values[
+                source[:, None], :, columns
+            ].transpose(1, 2)
         self._mask[target] = 0
         self._mask[target, self.end - width : self.end] = mask[source]
         for slot, row in zip(slots, rows, strict=True):
@@ -176,7 +199,10 @@ class _Window:
         self._close_up()
 
     def _close_up(self) -> None:
-        self.start = min((first for first, row in zip(self._first, self._rows, strict=True) if row), default=self.start)
+        self.start = min(
+            (first for first, row in zip(self._first, self._rows, strict=True) if row),
+            default=self.start,
+        )
 
     def _make_room(self, columns: int) -> None:
         """Move the columns in use to the front, and add more, until `columns` are free behind them."""
@@ -185,7 +211,9 @@ class _Window:
         if self.end + columns <= self._mask.shape[1]:
             return
         used = self.end - self.start
-        more = max(0, used + columns + used // 2 - self._mask.shape[1])  # half as much again, so that this is rare
+        more = max(
+            0, used + columns + used // 2 - self._mask.shape[1]
+        )  # half as much again, so that this is rare
         for layer in self._layers:
             for name in ("keys", "values"):
                 if (old := getattr(layer, name)) is None:
@@ -193,7 +221,9 @@ class _Window:
                 new = old.new_zeros(*old.shape[:2], old.shape[2] + more, old.shape[3])
                 new[:, :, :used] = old[:, :, self.start : self.end]
                 setattr(layer, name, new)
-        mask = torch.zeros(len(self._mask), self._mask.shape[1] + more, dtype=self._mask.dtype, device=self._device)
+        mask = torch.zeros(
+            len(self._mask), self._mask.shape[1] + more, dtype=self._mask.dtype, device=self._device
+        )
         mask[:, :used] = self._mask[:, self.start : self.end]
         self._mask = mask
         self._first = [first - self.start for first in self._first]
@@ -211,7 +241,10 @@ class _Window:
             setattr(self, name, getattr(self, name)[index])
         self._sampler.select(index)
         new = {old: i for i, old in enumerate(kept)}
-        self._rows, self._first = [self._rows[slot] for slot in kept], [self._first[slot] for slot in kept]
+        self._rows, self._first = (
+            [self._rows[slot] for slot in kept],
+            [self._first[slot] for slot in kept],
+        )
         self._forced = {new[slot]: queue for slot, queue in self._forced.items()}
         self._parked = {new[slot]: found for slot, found in self._parked.items()}
 
@@ -232,7 +265,9 @@ class _Window:
         chosen = logits.gather(-1, tokens[:, None])[:, 0] - totals
         self._logprobs += (chosen * self._writing).double()
         self._ids = tokens
-        ended = self._writing & (self._may_end(tokens, logits.shape[-1]) | (self._sampler.counts >= self._limits))
+        ended = self._writing & (
+            self._may_end(tokens, logits.shape[-1]) | (self._sampler.counts >= self._limits)
+        )
         for slot in ended.nonzero()[:, 0].tolist():
             self._look(slot)
 
@@ -246,7 +281,9 @@ class _Window:
         self._mask[:, self.end] = 1
         output = self._decoder.model(
             input_ids=self._ids[:, None],
-            attention_mask=self._decoder.seen(self._mask[:, self.start : self.end + 1], self._positions[:, None]),
+            attention_mask=self._decoder.seen(
+                self._mask[:, self.start : self.end + 1], self._positions[:, None]
+            ),
             position_ids=self._positions[:, None],
             past_key_values=Cache(layers=self._layers),
             use_cache=True,
@@ -282,7 +319,12 @@ class _Window:
         if not ending and count < row.request.max_tokens:
             return
         row.written, row.ending, row.logprob = written, ending, float(self._logprobs[slot])
-        if not ending or not row.choices or not ending.context or len(ending.context) + max(map(len, row.choices)) > self._decoder.context:
+        if (
+            not ending
+            or not row.choices
+            or not ending.context
+            or len(ending.context) + max(map(len, row.choices)) > self._decoder.context
+        ):
             self._leave(slot)
             return
         self._writing[slot] = False
@@ -308,12 +350,22 @@ class _Window:
             self._active[slot] = False
 
     def _score_parked(self) -> None:
-        pairs = [(slot, choice) for slot in self._parked for choice in self._rows[slot].choices if len(choice) > 1]  # type: ignore[union-attr]
-        rest = itertools.chain.from_iterable(self._rest(part) for part in _batched(pairs, len(self._rows)))
+        pairs = [
+            (slot, choice)
+            for slot in self._parked
+            for choice in self._rows[slot].choices
+            if len(choice) > 1
+        ]  # type: ignore[union-attr]
+        rest = itertools.chain.from_iterable(
+            self._rest(part) for part in _batched(pairs, len(self._rows))
+        )
         for slot, first in self._parked.items():
             row = self._rows[slot]
             assert row
-            row.scores = [value + (next(rest) if len(choice) > 1 else 0.0) for value, choice in zip(first, row.choices, strict=True)]
+            row.scores = [
+                value + (next(rest) if len(choice) > 1 else 0.0)
+                for value, choice in zip(first, row.choices, strict=True)
+            ]
         for slot in list(self._parked):
             self._leave(slot)
         self._parked.clear()
@@ -325,20 +377,36 @@ class _Window:
         slots = torch.tensor([slot for slot, _ in pairs], device=self._device)
         longest = max(len(choice) for _, choice in pairs) - 1
         # The last token is predicted, never read; what pads on the right is read by nobody.
-        ids = torch.tensor([choice[:-1] + [self._tokens.pad] * (longest + 1 - len(choice)) for _, choice in pairs], device=self._device)
+        ids = torch.tensor(
+            [choice[:-1] + [self._tokens.pad] * (longest + 1 - len(choice)) for _, choice in pairs],
+            device=self._device,
+        )
         mask = torch.cat([self._mask[slots, self.start : self.end], torch.ones_like(ids)], 1)
         # A short choice at the edge of the context may have longer ones beside it: what pads it has no place of its own.
-        positions = (self._positions[slots, None] + torch.arange(longest, device=self._device)).clamp(max=self._decoder.context - 1)
+        positions = (
+            self._positions[slots, None] + torch.arange(longest, device=self._device)
+        ).clamp(max=self._decoder.context - 1)
         held = [(layer.keys, layer.values) for layer in self._layers]
-        before = [(keys[slots, :, self.start : self.end], values[slots, :, self.start : self.end]) for keys, values in held]  # type: ignore[index]
-        logprobs = self._decoder.forward(ids, mask, positions, before, keep=longest)[0].float().log_softmax(-1)
+        before = [
+            (keys[slots, :, self.start : self.end], values[slots, :, self.start : self.end])
+            for keys, values in held
+        ]  # type: ignore[index]
+        logprobs = (
+            self._decoder.forward(ids, mask, positions, before, keep=longest)[0]
+            .float()
+            .log_softmax(-1)
+        )
         found = []
         for i, (_, choice) in enumerate(pairs):
             targets = torch.tensor(choice[1:], device=self._device)
-            found.append(float(logprobs[i, : len(targets)].gather(-1, targets[:, None]).double().sum()))
+            found.append(
+                float(logprobs[i, : len(targets)].gather(-1, targets[:, None]).double().sum())
+            )
         return found
 
 
-def _batched(items: "Sequence[tuple[int, list[int]]]", size: int) -> "Iterator[Sequence[tuple[int, list[int]]]]":
+def _batched(
+    items: "Sequence[tuple[int, list[int]]]", size: int
+) -> "Iterator[Sequence[tuple[int, list[int]]]]":
     for start in range(0, len(items), size):
         yield items[start : start + size]

@@ -67,12 +67,20 @@ def report(
     Raises:
         UserError: if there is no trial at all, a line is broken, or a key is unknown.
     """
-    made = analysed(sources, title=title, wanted=wanted, with_paper=with_paper, synthetic=synthetic, tell=tell)
+    made = analysed(
+        sources, title=title, wanted=wanted, with_paper=with_paper, synthetic=synthetic, tell=tell
+    )
     return written(made, output, rows, columns)
 
 
 def analysed(
-    sources: Sequence[Path], *, title: str, wanted: Sequence[Wanted] = (), with_paper: bool = False, synthetic: int | None = ROWS, tell: Tell = quiet
+    sources: Sequence[Path],
+    *,
+    title: str,
+    wanted: Sequence[Wanted] = (),
+    with_paper: bool = False,
+    synthetic: int | None = ROWS,
+    tell: Tell = quiet,
 ) -> Report:
     """Return everything but tables and plots; the arguments are those of `report`."""
     with _uncollected():
@@ -80,10 +88,16 @@ def analysed(
         refuse_unfair([row for group in groups for row in group.rows])
         comparisons, pooled, gains = compared(groups)
         groups = with_gains(groups, gains)
-        made = Report(title, [group.cell for group in groups], list(remarks_on(groups)), groups=groups)
+        made = Report(
+            title, [group.cell for group in groups], list(remarks_on(groups)), groups=groups
+        )
         made.trials = [row for group in groups for row in group.rows]
         made.comparisons, made.pooled, made.averages = comparisons, pooled, averages_of(groups)
-        made.failures, made.design, made.samples = failures_of(groups), design_of(groups), samples_of(groups, tell)
+        made.failures, made.design, made.samples = (
+            failures_of(groups),
+            design_of(groups),
+            samples_of(groups, tell),
+        )
         made.beside = read_beside(made.trials, synthetic, tell)
         if with_paper:
             made.paper = paper.beside(groups)
@@ -92,10 +106,15 @@ def analysed(
     return made
 
 
-def written(made: Report, output: Path, rows: str | None = None, columns: str | None = None) -> Report:
+def written(
+    made: Report, output: Path, rows: str | None = None, columns: str | None = None
+) -> Report:
     """Lay out the tables and plots of a report, write every form of it into a folder, and return it with tables and files."""
     with _uncollected():
-        layouts = [sheets.layout_of(rows, columns, made.cells, default) for default in (sheets.SHOWN, sheets.PRINTED)]
+        layouts = [
+            sheets.layout_of(rows, columns, made.cells, default)
+            for default in (sheets.SHOWN, sheets.PRINTED)
+        ]
         found = [
             *ablations.ablation_sheets(made.groups),
             sheets.uneven_sheet(made.cells, layouts[0]),
@@ -143,9 +162,13 @@ def compare(a: Side, b: Side, output: Path, tell: Tell = quiet) -> Report:
     Raises:
         UserError: if one of them has no trial, or a line is broken.
     """
-    lines = differing.differences(_groups(a.sources, a.wanted, tell), _groups(b.sources, b.wanted, tell))
+    lines = differing.differences(
+        _groups(a.sources, a.wanted, tell), _groups(b.sources, b.wanted, tell)
+    )
     first, second = (a.name, b.name) if a.name != b.name else (f"{a.name} (A)", f"{b.name} (B)")
-    made = Report(f"{first} and {second}", [], differing.remarks(lines, first, second), differences=lines)
+    made = Report(
+        f"{first} and {second}", [], differing.remarks(lines, first, second), differences=lines
+    )
     made.sheets = [differing.sheet(lines, first, second)]
     for name, text in differing.forms(made).items():
         _write(output / name, text.encode(), made)
@@ -156,8 +179,14 @@ def _groups(sources: Sequence[Path], wanted: Sequence[Wanted], tell: Tell) -> li
     variants: dict[str, Mapping[str, Any]] = {}
     trials = trial_rows(sources, wanted, variants, tell)
     if not trials:
-        places = [*sources, *([Path(os.path.commonpath([item.path.parent for item in wanted]))] if wanted else [])]
-        raise UserError(f"{', '.join(map(str, places))}: no trials found", "train first: gpt3mix train CONFIG, or gpt3mix run CONFIG")
+        places = [
+            *sources,
+            *([Path(os.path.commonpath([item.path.parent for item in wanted]))] if wanted else []),
+        ]
+        raise UserError(
+            f"{', '.join(map(str, places))}: no trials found",
+            "train first: gpt3mix train CONFIG, or gpt3mix run CONFIG",
+        )
     return groups_of(trials, wanted, variants)
 
 

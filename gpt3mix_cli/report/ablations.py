@@ -22,14 +22,25 @@ def ablation_sheets(groups: Sequence[Group]) -> list[Sheet]:
     def whole(cell: CellRow) -> Line:
         return cell.task, cell.classifier, cell.column
 
-    constant = {whole(groups[place].cell) for place in shared} - {whole(cell) for cell in _varied(groups)}
+    constant = {whole(groups[place].cell) for place in shared} - {
+        whole(cell) for cell in _varied(groups)
+    }
     changed = [cell for cell in swept if whole(cell) not in constant]
-    once = [cell for cell in (groups[place].cell for place in sorted(shared)) if whole(cell) in constant]
+    once = [
+        cell for cell in (groups[place].cell for place in sorted(shared)) if whole(cell) in constant
+    ]
     keys = list(dict.fromkeys(key for cell in swept for key in cell.swept))
     found = []
     for method in dict.fromkeys(cell.column for cell in changed):
         chosen = [cell for cell in changed if cell.column == method]
-        beside = [cell for cell in once if any((cell.task, cell.level, cell.classifier) == (c.task, c.level, c.classifier) for c in chosen)]
+        beside = [
+            cell
+            for cell in once
+            if any(
+                (cell.task, cell.level, cell.classifier) == (c.task, c.level, c.classifier)
+                for c in chosen
+            )
+        ]
         caption = f"{ACCURACY} Columns: {'what the sweep leaves as it is, then ' if beside else ''}the values of {', '.join(keys)}."
 
         names = _names(chosen, {cell.column for cell in beside})
@@ -39,7 +50,11 @@ def ablation_sheets(groups: Sequence[Group]) -> list[Sheet]:
 
         title = f"{method} by {', '.join(keys)}"
         lines = ("task", "level", "classifier")
-        found.append(table_of(f"ablation-{method}", title, [*beside, *chosen], lines, column, figure, caption))
+        found.append(
+            table_of(
+                f"ablation-{method}", title, [*beside, *chosen], lines, column, figure, caption
+            )
+        )
     return found
 
 
@@ -49,7 +64,10 @@ def _varied(groups: Sequence[Group]) -> Iterator[CellRow]:
     for group in groups:
         cell = group.cell
         place = cell.task, cell.level, cell.classifier, cell.column
-        if any(seen.setdefault((*place, row.data_seed, row.trial), row.accuracy) != row.accuracy for row in group.rows):
+        if any(
+            seen.setdefault((*place, row.data_seed, row.trial), row.accuracy) != row.accuracy
+            for row in group.rows
+        ):
             yield cell
 
 
@@ -59,7 +77,11 @@ def _names(cells: Sequence[CellRow], taken: Set[str]) -> dict[str, str]:
     for cell in cells:
         if cell.variant not in found:
             name, used = _value(cell), {*taken, *found.values()}
-            found[cell.variant] = next(each for number in itertools.count(1) if (each := f"{name} ({number})" if number > 1 else name) not in used)
+            found[cell.variant] = next(
+                each
+                for number in itertools.count(1)
+                if (each := f"{name} ({number})" if number > 1 else name) not in used
+            )
     return found
 
 

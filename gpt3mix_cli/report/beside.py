@@ -71,7 +71,9 @@ class Beside:
     real: dict[Path, Mapping[str, Example]] = field(default_factory=dict)
     found: int = 0
     shapes: dict[tuple[str, str], dict[str, Shape]] = field(default_factory=dict)
-    curves: dict[tuple[str, str, str, str], dict[str, dict[int, list[float]]]] = field(default_factory=dict)
+    curves: dict[tuple[str, str, str, str], dict[str, dict[int, list[float]]]] = field(
+        default_factory=dict
+    )
     epochs_left_out: int = 0
     manifests: list[tuple[TrialRow, Manifest]] = field(default_factory=list)
 
@@ -98,14 +100,22 @@ def read_beside(trials: Sequence[TrialRow], limit: int | None, tell: Tell) -> Be
         tell: hears of files that cannot be read; they are passed over.
     """
     made = Beside()
-    files = list({(row.path, row.method, row.classifier, row.level, row.variant): row for row in trials}.values())
+    files = list(
+        {
+            (row.path, row.method, row.classifier, row.level, row.variant): row for row in trials
+        }.values()
+    )
     whole = [row for row in files if row.path.parent.name == "trials"]
     _read_rows(made, whole, limit, tell)
     _read_epochs(made, whole, tell)
     seen: set[tuple[str | None, ...]] = set()
     for row in files:
         key = (row.settings, row.version, row.method, row.classifier)
-        if key not in seen and len(made.manifests) < MANIFESTS and (manifest := read_manifest(row.path)):
+        if (
+            key not in seen
+            and len(made.manifests) < MANIFESTS
+            and (manifest := read_manifest(row.path))
+        ):
             made.manifests.append((row, manifest))
         seen.add(key)
     return made
@@ -122,8 +132,12 @@ def _read_rows(made: Beside, files: Sequence[TrialRow], limit: int | None, tell:
             try:
                 shapes = made.shapes.setdefault((source.task, source.variant), {})
                 if source.path.parent not in made.real:
-                    made.real[source.path.parent] = _real_rows(source, shapes.setdefault(REAL, Shape()))
-                rows = _counted(read(source.path, Augmented), shapes.setdefault(source.method, Shape()))
+                    made.real[source.path.parent] = _real_rows(
+                        source, shapes.setdefault(REAL, Shape())
+                    )
+                rows = _counted(
+                    read(source.path, Augmented), shapes.setdefault(source.method, Shape())
+                )
                 _hold(made, made.kept, source, rows, share, room, 0)
                 rejects = source.path.with_name(f"{source.path.stem}.rejects.jsonl")
                 if rejects.is_file():
@@ -132,7 +146,15 @@ def _read_rows(made: Beside, files: Sequence[TrialRow], limit: int | None, tell:
                 tell(f"{error.message}; its rows are not shown")
 
 
-def _hold(made: Beside, held: list[Any], source: Source, rows: Iterable[Any], share: int | None, room: list[int | None], place: int) -> None:
+def _hold(
+    made: Beside,
+    held: list[Any],
+    source: Source,
+    rows: Iterable[Any],
+    share: int | None,
+    room: list[int | None],
+    place: int,
+) -> None:
     """Hold so many rows of a file as are its share of the cell; count them all."""
     left = room[place]
     most = None if share is None or left is None else min(share, left)
@@ -155,8 +177,18 @@ def _cells(files: Sequence[TrialRow]) -> Iterator[list[Source]]:
         for path in sorted(folder.glob("*.jsonl")):
             name, dot, draw = path.stem.partition(".draw-")
             if name == row.method and (draw.isdigit() or not dot):
-                found = Source(row.task, row.variant, row.level, row.method, row.data_seed, int(draw or 0), path)
-                cells.setdefault((row.task, row.variant, row.level, row.method), {}).setdefault(path, found)
+                found = Source(
+                    row.task,
+                    row.variant,
+                    row.level,
+                    row.method,
+                    row.data_seed,
+                    int(draw or 0),
+                    path,
+                )
+                cells.setdefault((row.task, row.variant, row.level, row.method), {}).setdefault(
+                    path, found
+                )
     for sources in cells.values():
         yield list(sources.values())
 
@@ -174,7 +206,9 @@ def _counted(rows: Iterable[Augmented], shape: Shape) -> Iterator[Augmented]:
         shape.words[len(row.text.split())] += 1
         shape.labels[row.label] += 1
         if row.label_source not in ("parent", "hard") and len(row.probs) > 1:
-            shape.entropy[min(BINS - 1, int(BINS * entropy(row.probs.values()) / math.log2(len(row.probs))))] += 1
+            shape.entropy[
+                min(BINS - 1, int(BINS * entropy(row.probs.values()) / math.log2(len(row.probs))))
+            ] += 1
         yield row
 
 

@@ -19,8 +19,25 @@ Key = tuple[str, str, str, str, str]
 Unit = tuple[int, str | None]  # data seed, hash of its rows
 KEY = attrgetter("task", "variant", "level", "classifier", "method")
 # Trials that differ in one of these are never averaged.
-APART = {"settings": attrgetter("settings"), "test rows": attrgetter("test_sha"), "version": attrgetter("version")}
-MEANS = ("accuracy", "macro_f1", "mcc", "majority", "ece", "n_train", "n_synthetic", "n_test", "tokens", "usd", "seconds", "tokens_per_prediction")
+APART = {
+    "settings": attrgetter("settings"),
+    "test rows": attrgetter("test_sha"),
+    "version": attrgetter("version"),
+}
+MEANS = (
+    "accuracy",
+    "macro_f1",
+    "mcc",
+    "majority",
+    "ece",
+    "n_train",
+    "n_synthetic",
+    "n_test",
+    "tokens",
+    "usd",
+    "seconds",
+    "tokens_per_prediction",
+)
 
 
 @dataclass(frozen=True)
@@ -44,7 +61,9 @@ class Group:
         return self.rows[0].test_sha if self.rows else None
 
 
-def groups_of(trials: Sequence[TrialRow], wanted: Sequence[Wanted], variants: Mapping[str, Mapping[str, Any]]) -> list[Group]:
+def groups_of(
+    trials: Sequence[TrialRow], wanted: Sequence[Wanted], variants: Mapping[str, Mapping[str, Any]]
+) -> list[Group]:
     """Return the cells: in the config's order, those that miss included; without a config by task, level and method.
 
     Args:
@@ -83,19 +102,35 @@ def _order(key: Key) -> tuple[Any, ...]:
     number = level.rstrip("%").removesuffix("/class")
     size = float(number) if number.replace(".", "", 1).isdigit() else 0.0
     kind = 2 if level == "full" else int(level.endswith("/class"))
-    return task, variant, kind, size, level, classifier, {"none": 0, "gpt3mix": 1}.get(method, 2), method
+    return (
+        task,
+        variant,
+        kind,
+        size,
+        level,
+        classifier,
+        {"none": 0, "gpt3mix": 1}.get(method, 2),
+        method,
+    )
 
 
-def _named(by_settings: Mapping[tuple[Any, ...], list[TrialRow]]) -> Iterable[tuple[str | None, list[TrialRow]]]:
+def _named(
+    by_settings: Mapping[tuple[Any, ...], list[TrialRow]],
+) -> Iterable[tuple[str | None, list[TrialRow]]]:
     """Yield the parts of a cell, each with what sets it apart from the others."""
     if not by_settings:
         yield None, []
         return
-    differing = [place for place in range(len(APART)) if len({which[place] for which in by_settings}) > 1]
+    differing = [
+        place for place in range(len(APART)) if len({which[place] for which in by_settings}) > 1
+    ]
     names = list(APART)
     for which, rows in by_settings.items():
         # Of a hash six letters tell which; of a version all are needed.
-        words = [f"{names[place]} {(which[place] or 'unknown')[: None if names[place] == 'version' else 6]}" for place in differing]
+        words = [
+            f"{names[place]} {(which[place] or 'unknown')[: None if names[place] == 'version' else 6]}"
+            for place in differing
+        ]
         yield ", ".join(words) or None, rows
 
 
@@ -111,7 +146,9 @@ def _figures(parts: Sequence[Sequence[TrialRow]]) -> list[tuple[dict[str, Any], 
             if row.status == "ok" and row.accuracy is not None:
                 good.append(row)
                 of.append(place)
-                unit_of.append(units.setdefault((place, (row.data_seed, row.train_sha)), len(units)))
+                unit_of.append(
+                    units.setdefault((place, (row.data_seed, row.train_sha)), len(units))
+                )
     cell_of = np.array(of, dtype=int)
     fields = dict(zip(TrialRow._fields, zip(*good, strict=True), strict=True)) if good else {}
     columns = {name: np.array(fields.get(name, ()), dtype=float) for name in MEANS}
@@ -122,21 +159,37 @@ def _figures(parts: Sequence[Sequence[TrialRow]]) -> list[tuple[dict[str, Any], 
     with np.errstate(divide="ignore", invalid="ignore"):
         deviation = np.where(n > 1, np.sqrt(squares / (n - 1)), np.nan)
     cell_of_unit = np.array([place for place, _ in units], dtype=int)
-    sums, counts = np.bincount(units_of, accuracy, minlength=len(units)), np.bincount(units_of, minlength=len(units))
+    sums, counts = (
+        np.bincount(units_of, accuracy, minlength=len(units)),
+        np.bincount(units_of, minlength=len(units)),
+    )
     apart = _parts(accuracy, units_of, cell_of_unit, count)
     limits = _limits(sums, counts, cell_of_unit, count)
     means_of: list[dict[Unit, float]] = [{} for _ in parts]
     for (place, unit), total, number in zip(units, sums.tolist(), counts.tolist(), strict=True):
         means_of[place][unit] = total / number
-    columns_of = {**means, "mean": means["accuracy"], "std": deviation, "between": apart[0], "within": apart[1]}
+    columns_of = {
+        **means,
+        "mean": means["accuracy"],
+        "std": deviation,
+        "between": apart[0],
+        "within": apart[1],
+    }
     del columns_of["accuracy"]
-    plain = {name: [None if value != value else value for value in values.tolist()] for name, values in columns_of.items()}
+    plain = {
+        name: [None if value != value else value for value in values.tolist()]
+        for name, values in columns_of.items()
+    }
     low, high = limits.T.tolist()
     found = []
     for place, rows in enumerate(parts):
         values: dict[str, Any] = {name: column[place] for name, column in plain.items()}
         values["ci"] = None if low[place] != low[place] else (low[place], high[place])
-        values |= {"n": int(n[place]), "failed": len(rows) - int(n[place]), "data_seeds": len(means_of[place])}
+        values |= {
+            "n": int(n[place]),
+            "failed": len(rows) - int(n[place]),
+            "data_seeds": len(means_of[place]),
+        }
         values["classes"] = next((row.classes for row in rows if row.classes), None)
         values["one_class"] = sum(row.predicted_classes == 1 for row in rows)
         found.append((values, means_of[place]))
@@ -153,7 +206,9 @@ def _mean(values: "Array", cell_of: "Array", count: int) -> "Array":
         return np.asarray(total / np.bincount(cell_of[known], minlength=count))
 
 
-def _parts(accuracy: "Array", unit_of: "Array", cell_of_unit: "Array", count: int) -> "tuple[Array, Array]":
+def _parts(
+    accuracy: "Array", unit_of: "Array", cell_of_unit: "Array", count: int
+) -> "tuple[Array, Array]":
     """Return the deviation between and within the data seeds of each cell; NaN for a cell without trials."""
     import numpy as np
 
@@ -185,7 +240,16 @@ def _limits(sums: "Array", counts: "Array", cell_of_unit: "Array", count: int) -
 def failures_of(groups: Sequence[Group]) -> list[Failure]:
     """Return the trials that came to nothing."""
     return [
-        Failure(row.task, row.variant, row.level, row.classifier, row.method, row.data_seed, row.trial, row.error or "no reason is given")
+        Failure(
+            row.task,
+            row.variant,
+            row.level,
+            row.classifier,
+            row.method,
+            row.data_seed,
+            row.trial,
+            row.error or "no reason is given",
+        )
         for group in groups
         if group.cell.failed
         for row in group.rows
@@ -207,10 +271,18 @@ def remarks_on(groups: Sequence[Group]) -> Iterable[str]:
             yield f"{cell.place}: trials of different settings, test rows or versions are told apart ({cell.told_apart}; {_folder(group.rows)})"
     yield from _differing(groups)
     yield from shortages([row for group in groups for row in group.rows])
-    one_class = [row for group in groups if group.cell.one_class for row in group.rows if row.predicted_classes == 1]
+    one_class = [
+        row
+        for group in groups
+        if group.cell.one_class
+        for row in group.rows
+        if row.predicted_classes == 1
+    ]
     if one_class:
         first = one_class[0]
-        where = f"{first.method} + {first.classifier}, data seed {first.data_seed}, trial {first.trial}"
+        where = (
+            f"{first.method} + {first.classifier}, data seed {first.data_seed}, trial {first.trial}"
+        )
         yield f"{len(one_class)} trials predict one class only, such as {where}"
 
 
@@ -226,11 +298,25 @@ def _differing(groups: Sequence[Group]) -> Iterable[str]:
         if group.cell.told_apart and "settings" in group.cell.told_apart:
             cells.setdefault(KEY(group.cell), []).append(group)
     for parts in cells.values():
-        found = [_flat(manifest.settings) for part in parts if (manifest := read_manifest(part.rows[0].path))]
+        found = [
+            _flat(manifest.settings)
+            for part in parts
+            if (manifest := read_manifest(part.rows[0].path))
+        ]
         if len(found) < len(parts):
             continue
-        keys = sorted({key for each in found for key in each if len({str(other.get(key)) for other in found}) > 1} - {"trials", "master_seed"})
-        named = "; ".join(f"{key}: {', '.join(_short(each.get(key)) for each in found)}" for key in keys[:5])
+        keys = sorted(
+            {
+                key
+                for each in found
+                for key in each
+                if len({str(other.get(key)) for other in found}) > 1
+            }
+            - {"trials", "master_seed"}
+        )
+        named = "; ".join(
+            f"{key}: {', '.join(_short(each.get(key)) for each in found)}" for key in keys[:5]
+        )
         yield f"{parts[0].cell.place}: the settings differ in {named or 'what no key tells'}"
 
 
@@ -239,7 +325,9 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in settings.items():
         if prefix + key == "trials":  # how many there are makes no trial another one
             continue
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+        flat |= (
+            _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+        )
     return flat
 
 
@@ -262,7 +350,9 @@ def design_of(groups: Sequence[Group]) -> list[str]:
     ]
     repeated = [group.cell.within for group in cells if group.cell.within is not None]
     if not repeated:
-        said.append("No data seed has two trials: what comes of the subsample and what of the training cannot be told apart.")
+        said.append(
+            "No data seed has two trials: what comes of the subsample and what of the training cannot be told apart."
+        )
     elif not any(repeated):
         said.append("Trials of one data seed are equal: only the subsample varies.")
     return said
@@ -274,4 +364,7 @@ def _span(values: Sequence[int]) -> str:
 
 def with_gains(groups: Sequence[Group], gains: Mapping[int, float]) -> list[Group]:
     """Return the groups, some cells with their gain over no augmentation (by place)."""
-    return [replace(group, cell=replace(group.cell, gain=gains[place])) if place in gains else group for place, group in enumerate(groups)]
+    return [
+        replace(group, cell=replace(group.cell, gain=gains[place])) if place in gains else group
+        for place, group in enumerate(groups)
+    ]

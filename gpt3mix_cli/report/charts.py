@@ -83,7 +83,14 @@ class Look(NamedTuple):
 def charts_of(report: Report, found: Beside) -> list[Chart]:
     """Return every plot that there is data for."""
     cells = [cell for cell in report.cells if cell.mean is not None]
-    made = [accuracy(cells), gains(report), *sweeps(cells), curves(found), *spreads(found), costs(cells)]
+    made = [
+        accuracy(cells),
+        gains(report),
+        *sweeps(cells),
+        curves(found),
+        *spreads(found),
+        costs(cells),
+    ]
     return [chart for chart in made if chart and chart.points]
 
 
@@ -114,32 +121,69 @@ def accuracy(cells: Sequence[CellRow]) -> Chart:
     title, caption = "Accuracy by level", f"Mean test accuracy over trials. Bands: {INTERVAL}"
     if len(levels) > 1:
         ordered = sorted(cells, key=lambda cell: levels.index(cell.level))
-        points = [_mean(cell, _joined(cell.task, cell.classifier, variant), cell.level) for cell, variant in _everywhere(ordered)]
+        points = [
+            _mean(cell, _joined(cell.task, cell.classifier, variant), cell.level)
+            for cell, variant in _everywhere(ordered)
+        ]
         rank: dict[str, int] = {}
         for cell, variant in _everywhere(cells):
             rank.setdefault(_joined(cell.task, cell.classifier, variant), len(rank))
         points.sort(key=lambda point: rank[point.panel])
         return Chart("accuracy-level", title, "line", "level", "accuracy (%)", points, caption)
-    points = [_mean(cell, _joined(cell.classifier, variant), f"{cell.task} {cell.level}") for cell, variant in _everywhere(cells)]
-    return Chart("accuracy-level", "Accuracy", "interval", "", "accuracy (%)", points, caption.replace("Bands", "Bars"))
+    points = [
+        _mean(cell, _joined(cell.classifier, variant), f"{cell.task} {cell.level}")
+        for cell, variant in _everywhere(cells)
+    ]
+    return Chart(
+        "accuracy-level",
+        "Accuracy",
+        "interval",
+        "",
+        "accuracy (%)",
+        points,
+        caption.replace("Bands", "Bars"),
+    )
 
 
 def gains(report: Report) -> Chart:
     """Return the gain of each method over no augmentation."""
     points = []
-    for each, variant in _everywhere([each for each in report.comparisons if each.b == "none" and each.a != "none"]):
+    for each, variant in _everywhere(
+        [each for each in report.comparisons if each.b == "none" and each.a != "none"]
+    ):
         low, high = _percent(each.ci) if each.ci else (None, None)
         line = f"{each.task} {each.level}"
-        points.append(Point(_joined(each.classifier, variant), each.a, line, 100 * each.diff, low, high, f"{each.n_pairs} data seeds"))
+        points.append(
+            Point(
+                _joined(each.classifier, variant),
+                each.a,
+                line,
+                100 * each.diff,
+                low,
+                high,
+                f"{each.n_pairs} data seeds",
+            )
+        )
     caption = f"Mean difference to no augmentation, paired by data seed. Bars: {INTERVAL}"
-    return Chart("gain", "Gain over no augmentation", "interval", "", "gain (points)", points, caption, zero=True)
+    return Chart(
+        "gain",
+        "Gain over no augmentation",
+        "interval",
+        "",
+        "gain (points)",
+        points,
+        caption,
+        zero=True,
+    )
 
 
 def sweeps(cells: Sequence[CellRow]) -> list[Chart]:
     """Return accuracy against each swept key, such as the ratio or k; what the sweep leaves as it is goes straight across."""
     found = []
     for key in dict.fromkeys(key for cell in cells for key in cell.swept):
-        values = list(dict.fromkeys(map(_value, (cell.swept[key] for cell in cells if key in cell.swept))))
+        values = list(
+            dict.fromkeys(map(_value, (cell.swept[key] for cell in cells if key in cell.swept)))
+        )
         if len(values) < 2:
             continue
         if all(isinstance(value, float) for value in values):
@@ -147,13 +191,28 @@ def sweeps(cells: Sequence[CellRow]) -> list[Chart]:
         points = []
         for cell in cells:
             others = {name: value for name, value in cell.swept.items() if name != key}
-            panel = _joined(cell.task, cell.level, cell.classifier, *(f"{name}={value}" for name, value in others.items()))
+            panel = _joined(
+                cell.task,
+                cell.level,
+                cell.classifier,
+                *(f"{name}={value}" for name, value in others.items()),
+            )
             places = [_value(cell.swept[key])] if key in cell.swept else values
             points += [_mean(cell, panel, place) for place in places]
         points.sort(key=lambda point: values.index(point.at))
         name = key.rpartition(".")[2]
         caption = f"Mean test accuracy over trials against {key}. Bands: {INTERVAL}"
-        found.append(Chart(f"accuracy-{_word(name)}", f"Accuracy by {name}", "line", name, "accuracy (%)", points, caption))
+        found.append(
+            Chart(
+                f"accuracy-{_word(name)}",
+                f"Accuracy by {name}",
+                "line",
+                name,
+                "accuracy (%)",
+                points,
+                caption,
+            )
+        )
     return found
 
 
@@ -161,13 +220,21 @@ def costs(cells: Sequence[CellRow]) -> Chart | None:
     """Return gain against cost: in dollars where they are known, in tokens otherwise."""
     priced = any(cell.usd for cell in cells)
     points = [
-        Point(_joined(cell.classifier, cell.variant), cell.column, float(cost), 100 * cell.gain, note=f"{cell.task} {cell.level}")
+        Point(
+            _joined(cell.classifier, cell.variant),
+            cell.column,
+            float(cost),
+            100 * cell.gain,
+            note=f"{cell.task} {cell.level}",
+        )
         for cell in cells
         if (cost := cell.usd if priced else cell.tokens) and cell.gain is not None
     ]
     unit = "US dollars" if priced else "tokens"
     caption = f"Gain over no augmentation in points; {unit} of one synthetic set, mean over the sets of a cell."
-    return Chart("cost", "What a gain costs", "scatter", unit, "gain (points)", points, caption, zero=True)
+    return Chart(
+        "cost", "What a gain costs", "scatter", unit, "gain (points)", points, caption, zero=True
+    )
 
 
 def _mean(cell: CellRow, panel: str, at: str | float) -> Point:
@@ -196,12 +263,22 @@ def _percent(interval: tuple[float, float]) -> tuple[float, float]:
 
 
 def _value(value: Any) -> str | float:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
+    return (
+        float(value)
+        if isinstance(value, int | float) and not isinstance(value, bool)
+        else str(value)
+    )
 
 
 def _word(text: str) -> str:
     """Return a key as part of a file's name."""
-    return "".join(letter if letter.isascii() and (letter.isalnum() or letter in "-_") else "-" for letter in text) or "key"
+    return (
+        "".join(
+            letter if letter.isascii() and (letter.isalnum() or letter in "-_") else "-"
+            for letter in text
+        )
+        or "key"
+    )
 
 
 # What stands beside the trials ---------------------------------------------------------------------------------------
@@ -216,17 +293,42 @@ def curves(found: Beside) -> Chart:
             most = max(map(len, epochs.values()), default=0)
             for epoch, values in sorted(epochs.items()):
                 if 2 * len(values) >= most:
-                    low, high = (100 * min(values), 100 * max(values)) if len(values) > 1 else (None, None)
-                    points.append(Point(panel, method, float(epoch), 100 * sum(values) / len(values), low, high, f"{len(values)} trials"))
+                    low, high = (
+                        (100 * min(values), 100 * max(values)) if len(values) > 1 else (None, None)
+                    )
+                    points.append(
+                        Point(
+                            panel,
+                            method,
+                            float(epoch),
+                            100 * sum(values) / len(values),
+                            low,
+                            high,
+                            f"{len(values)} trials",
+                        )
+                    )
     caption = "Mean over the trials that still run, as far as at least half of them do. Bands: from the worst to the best trial."
     if found.epochs_left_out:
         caption += f" {found.epochs_left_out} more cells have epochs that are not shown."
-    return Chart("learning-curves", "Learning curves", "line", "epoch", "validation accuracy (%)", points, caption)
+    return Chart(
+        "learning-curves",
+        "Learning curves",
+        "line",
+        "epoch",
+        "validation accuracy (%)",
+        points,
+        caption,
+    )
 
 
 def spreads(found: Beside) -> list[Chart]:
     """Return how soft labels, lengths and classes of real and synthetic rows are spread."""
-    entropy = _spread(found, lambda shape: {(at + 0.5) / BINS: shape.entropy[at] for at in range(BINS)} if shape.entropy else {})
+    entropy = _spread(
+        found,
+        lambda shape: (
+            {(at + 0.5) / BINS: shape.entropy[at] for at in range(BINS)} if shape.entropy else {}
+        ),
+    )
     words = _spread(found, _words)
     labels = _spread(found, lambda shape: shape.labels)
     over = "all levels and data seeds of a task together"
@@ -261,5 +363,9 @@ def _spread(found: Beside, counts: Callable[[Shape], Mapping[Any, int]]) -> list
         for series, shape in shapes.items():
             rows = counts(shape)
             total = sum(rows.values())
-            points += [Point(panel, series, at, 100 * count / total, note=f"{count:,} of {total:,} rows") for at, count in rows.items() if total]
+            points += [
+                Point(panel, series, at, 100 * count / total, note=f"{count:,} of {total:,} rows")
+                for at, count in rows.items()
+                if total
+            ]
     return points

@@ -29,7 +29,9 @@ def compared(groups: Sequence[Group]) -> tuple[list[Comparison], list[Pooled], d
     blocks: dict[Block, list[int]] = {}
     for place, group in enumerate(groups):
         if group.units:
-            blocks.setdefault((group.cell.task, group.cell.level, group.cell.classifier), []).append(place)
+            blocks.setdefault(
+                (group.cell.task, group.cell.level, group.cell.classifier), []
+            ).append(place)
     pairs = [pair for places in blocks.values() for pair in _pairs(groups, places)]
     differences = [_differences(groups[pair.a], groups[pair.b]) for pair in pairs]
     kept = [place for place, found in enumerate(differences) if found]
@@ -51,7 +53,11 @@ def _shared(groups: Sequence[Group], places: Iterable[int]) -> dict[int, list[in
         alike.setdefault((cell.task, cell.level, cell.classifier, cell.column), []).append(place)
     found: dict[int, list[int]] = {}
     for first, *others in alike.values():
-        if others and groups[first].units and all(_trials(groups[other]) == _trials(groups[first]) for other in others):
+        if (
+            others
+            and groups[first].units
+            and all(_trials(groups[other]) == _trials(groups[first]) for other in others)
+        ):
             found[first] = others
     return found
 
@@ -80,16 +86,43 @@ def _pairs(groups: Sequence[Group], places: Sequence[int]) -> Iterable[Pair]:
         # What stands for all variants is compared among itself once, and with each variant.
         both = [*common, *members]
         for number, one in enumerate(both):
-            for other in both[number + 1 :] if members == [] else [place for place in both[number + 1 :] if place in members]:
-                if groups[one].cell.column != groups[other].cell.column and groups[one].tested_on == groups[other].tested_on:
+            for other in (
+                both[number + 1 :]
+                if members == []
+                else [place for place in both[number + 1 :] if place in members]
+            ):
+                if (
+                    groups[one].cell.column != groups[other].cell.column
+                    and groups[one].tested_on == groups[other].tested_on
+                ):
                     a, b = sorted((one, other), key=rank)
-                    yield Pair(a, b, (groups[a].cell.column, groups[b].cell.column, variant(one) or variant(other)))
+                    yield Pair(
+                        a,
+                        b,
+                        (
+                            groups[a].cell.column,
+                            groups[b].cell.column,
+                            variant(one) or variant(other),
+                        ),
+                    )
     firsts: dict[str, int] = {}
     for place in left:
         cell = groups[place].cell
         first = firsts.setdefault(cell.column, place)
-        if first != place and variant(first) != variant(place) and groups[first].tested_on == groups[place].tested_on:
-            yield Pair(place, first, (f"{cell.column} ({cell.variant})", f"{cell.column} ({groups[first].cell.variant})", ""))
+        if (
+            first != place
+            and variant(first) != variant(place)
+            and groups[first].tested_on == groups[place].tested_on
+        ):
+            yield Pair(
+                place,
+                first,
+                (
+                    f"{cell.column} ({cell.variant})",
+                    f"{cell.column} ({groups[first].cell.variant})",
+                    "",
+                ),
+            )
 
 
 def _differences(a: Group, b: Group) -> dict[Unit, float]:
@@ -106,13 +139,18 @@ def _by_size(rows: Sequence[Sequence[float]]) -> Iterable[tuple[list[int], list[
         yield found, [rows[place] for place in found]
 
 
-def _tested(groups: Sequence[Group], pairs: Sequence[Pair], differences: Sequence[Sequence[float]]) -> list[Comparison]:
+def _tested(
+    groups: Sequence[Group], pairs: Sequence[Pair], differences: Sequence[Sequence[float]]
+) -> list[Comparison]:
     limits: dict[int, tuple[float, float]] = {}
     p: dict[int, float] = {}
     ranks: dict[int, float] = {}
     for places, values in _by_size(differences):
         if len(values[0]) > 1:
-            limits |= {place: (low, high) for place, (low, high) in zip(places, intervals(values).tolist(), strict=True)}
+            limits |= {
+                place: (low, high)
+                for place, (low, high) in zip(places, intervals(values).tolist(), strict=True)
+            }
             p |= zip(places, permutation_p(values).tolist(), strict=True)
             ranks |= zip(places, wilcoxon_p(values).tolist(), strict=True)
     corrected = dict(zip(p, holm(list(p.values())), strict=True))
@@ -128,7 +166,9 @@ def _tested(groups: Sequence[Group], pairs: Sequence[Pair], differences: Sequenc
     return found
 
 
-def _pooled(groups: Sequence[Group], pairs: Sequence[Pair], differences: Sequence[Mapping[Unit, float]]) -> list[Pooled]:
+def _pooled(
+    groups: Sequence[Group], pairs: Sequence[Pair], differences: Sequence[Mapping[Unit, float]]
+) -> list[Pooled]:
     """Return each pair over all its lines: the signs of a (task, data seed) flip together on all levels, which share rows."""
     kinds: dict[tuple[str, ...], list[int]] = {}
     for place, pair in enumerate(pairs):
@@ -140,7 +180,9 @@ def _pooled(groups: Sequence[Group], pairs: Sequence[Pair], differences: Sequenc
         for place in places:
             for (seed, _), difference in differences[place].items():
                 key = groups[pairs[place].a].cell.task, seed
-                units[-1][key] = units[-1].get(key, 0.0) + difference / len(differences[place]) / len(places)
+                units[-1][key] = units[-1].get(key, 0.0) + difference / len(
+                    differences[place]
+                ) / len(places)
     p: dict[int, float] = {}
     for numbers, values in _by_size([list(each.values()) for each in units]):
         if len(values[0]) > 1:
@@ -153,7 +195,9 @@ def _pooled(groups: Sequence[Group], pairs: Sequence[Pair], differences: Sequenc
         count = len(units[number])
         tasks: dict[str, list[float]] = {}
         for place in places:
-            tasks.setdefault(groups[pairs[place].a].cell.task, []).append(fmean(differences[place].values()))
+            tasks.setdefault(groups[pairs[place].a].cell.task, []).append(
+                fmean(differences[place].values())
+            )
         of_tasks = [fmean(values) for values in tasks.values()]
         each = Pooled(
             a=a, b=b, variant=variant, classifier=classifier, tasks=len(tasks), lines=len(places), units=count,
@@ -179,7 +223,11 @@ def _gains(groups: Sequence[Group], blocks: Mapping[Block, Sequence[int]]) -> di
                 plain.setdefault(groups[place].cell.variant, []).append(place)
         for place in places:
             found = plain.get(groups[place].cell.variant, [])
-            if groups[place].cell.method != "none" and len(found) == 1 and groups[found[0]].tested_on == groups[place].tested_on:
+            if (
+                groups[place].cell.method != "none"
+                and len(found) == 1
+                and groups[found[0]].tested_on == groups[place].tested_on
+            ):
                 values = _differences(groups[place], groups[found[0]]).values()
                 if values:
                     gains[place] = sum(values) / len(values)
@@ -193,9 +241,19 @@ def averages_of(groups: Sequence[Group]) -> list[Average]:
     for cell in (group.cell for group in groups):
         tasks.setdefault((cell.level, cell.classifier), set()).add(cell.task)
         if cell.mean is not None:
-            cells.setdefault((cell.variant, cell.level, cell.classifier, cell.column), {})[cell.task] = cell.mean
+            cells.setdefault((cell.variant, cell.level, cell.classifier, cell.column), {})[
+                cell.task
+            ] = cell.mean
     return [
-        Average(variant, level, classifier, column, len(means), len(tasks[level, classifier]), sum(means.values()) / len(means))
+        Average(
+            variant,
+            level,
+            classifier,
+            column,
+            len(means),
+            len(tasks[level, classifier]),
+            sum(means.values()) / len(means),
+        )
         for (variant, level, classifier, column), means in cells.items()
         if len(tasks[level, classifier]) > 1
     ]

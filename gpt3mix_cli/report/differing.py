@@ -45,7 +45,10 @@ def differences(a: Sequence[Group], b: Sequence[Group]) -> list[Difference]:
     found = [_difference(group, theirs.pop(key, None)) for key, group in ours.items()]
     found += [_difference(None, group) for group in theirs.values()]
     corrected = iter(holm([each.p for each in found if each.p is not None]))
-    return [each if each.p is None else Difference(**{**vars(each), "p_corrected": next(corrected)}) for each in found]
+    return [
+        each if each.p is None else Difference(**{**vars(each), "p_corrected": next(corrected)})
+        for each in found
+    ]
 
 
 def _by_key(groups: Sequence[Group]) -> dict[tuple[str | None, ...], Group]:
@@ -58,7 +61,16 @@ def _difference(a: Group | None, b: Group | None) -> Difference:
         return Difference(a, b, note="only in the second" if a is None else "only in the first")
     if a.cell.mean is None or b.cell.mean is None:
         return Difference(
-            a, b, note="without a trial in " + ("both" if a.cell.mean is b.cell.mean else "the first" if a.cell.mean is None else "the second")
+            a,
+            b,
+            note="without a trial in "
+            + (
+                "both"
+                if a.cell.mean is b.cell.mean
+                else "the first"
+                if a.cell.mean is None
+                else "the second"
+            ),
         )
     notes = _unlike(a, b)
     seeds = [seed for seed in a.units if seed in b.units] if a.tested_on == b.tested_on else []
@@ -80,7 +92,9 @@ def _unlike(a: Group, b: Group) -> list[str]:
     """Return in what two cells of the same names differ."""
     notes = []
     if a.cell.settings != b.cell.settings:
-        notes.append(f"settings {(a.cell.settings or 'unknown')[:6]}, {(b.cell.settings or 'unknown')[:6]}")
+        notes.append(
+            f"settings {(a.cell.settings or 'unknown')[:6]}, {(b.cell.settings or 'unknown')[:6]}"
+        )
     if a.tested_on != b.tested_on:
         notes.append("other test rows")
     versions = [sorted({row.version or "unknown" for row in group.rows}) for group in (a, b)]
@@ -96,17 +110,30 @@ def sheet(lines: Sequence[Difference], a: str, b: str) -> Sheet:
         cell = (each.a or each.b).cell  # type: ignore[union-attr]  # one of them is there
         items.append(
             {
-                **{name: Entry(getattr(cell, name)) for name in ("task", "variant", "level", "classifier")},
+                **{
+                    name: Entry(getattr(cell, name))
+                    for name in ("task", "variant", "level", "classifier")
+                },
                 "method": Entry(cell.column),
-                **{name: figure(group.cell) if group else Entry("-") for name, group in ((a, each.a), (b, each.b))},
+                **{
+                    name: figure(group.cell) if group else Entry("-")
+                    for name, group in ((a, each.a), (b, each.b))
+                },
                 "difference": points(each.diff),
-                "95 % interval": Entry("") if each.ci is None else Entry(f"[{100 * each.ci[0]:+.1f}, {100 * each.ci[1]:+.1f}]"),
+                "95 % interval": Entry("")
+                if each.ci is None
+                else Entry(f"[{100 * each.ci[0]:+.1f}, {100 * each.ci[1]:+.1f}]"),
                 "pairs": Entry(str(each.n_pairs or "")),
-                **{name: p_value(value) for name, value in (("p", each.p), ("corrected p", each.p_corrected))},
+                **{
+                    name: p_value(value)
+                    for name, value in (("p", each.p), ("corrected p", each.p_corrected))
+                },
                 "remark": Entry(each.note),
             }
         )
-    least = max((smallest_p(each.n_pairs) or 0 for each in lines if each.p is not None), default=None)
+    least = max(
+        (smallest_p(each.n_pairs) or 0 for each in lines if each.p is not None), default=None
+    )
     caption = (
         f"Test accuracy in percent and the difference {b} - {a} in points, paired by data seed where both runs drew the same rows. p: two-sided "
         f"permutation, corrected by Holm's method for all cells.{f' The smallest p that all can reach is {least:.4f}.' if least else ''}"
@@ -121,11 +148,16 @@ def remarks(lines: Sequence[Difference], a: str, b: str) -> list[str]:
     both = [each for each in lines if each.diff is not None]
     equal = sum("equal" in each.note.split(", ") for each in both)
     said = [f"{len(both)} cells are in both runs; {equal} are equal to the last digit"]
-    for name, one in ((a, [each for each in lines if each.b is None]), (b, [each for each in lines if each.a is None])):
+    for name, one in (
+        (a, [each for each in lines if each.b is None]),
+        (b, [each for each in lines if each.a is None]),
+    ):
         if one:
             said.append(f"{len(one)} cells are in {name} only")
     if others := sum("settings" in each.note for each in both):
-        said.append(f"{others} cells ran under other settings: their difference is not that of chance alone")
+        said.append(
+            f"{others} cells ran under other settings: their difference is not that of chance alone"
+        )
     return said
 
 
@@ -133,10 +165,23 @@ def forms(report: Report) -> dict[str, str]:
     """Return the files of a comparison of two runs."""
     (table,) = report.sheets
     said = [f"- {escaped(line)}" for line in report.remarks]
-    page = [f"# {escaped(report.title)}", "", escaped(table.caption), "", markdown_table(table), "", *said]
+    page = [
+        f"# {escaped(report.title)}",
+        "",
+        escaped(table.caption),
+        "",
+        markdown_table(table),
+        "",
+        *said,
+    ]
     found = {"differences": difference_objects(report.differences), "remarks": report.remarks}
     return {
         "diff.md": "\n".join(page) + "\n",
-        "diff.csv": csv_lines([[heading[-1] for heading in table.headings], *([entry.text for entry in row] for row in table.rows)]),
+        "diff.csv": csv_lines(
+            [
+                [heading[-1] for heading in table.headings],
+                *([entry.text for entry in row] for row in table.rows),
+            ]
+        ),
         "diff.json": json_lines(found),
     }

@@ -22,7 +22,9 @@ def refuse_unfair(trials: Sequence[Row]) -> None:
     started: dict[Place, dict[str, set[str]]] = {}
     for row in trials:
         if row.status == "ok" and row.train_sha:
-            started.setdefault(_place(row), {}).setdefault(f"{row.method} + {row.classifier}", set()).add(row.train_sha)
+            started.setdefault(_place(row), {}).setdefault(
+                f"{row.method} + {row.classifier}", set()
+            ).add(row.train_sha)
     for (task, _, level, seed), found in started.items():
         first, *others = found
         for other in others:

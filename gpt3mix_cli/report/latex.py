@@ -19,15 +19,28 @@ LAST_LETTER = 0x17F  # of what pdfTeX sets without a further package
 
 def latex_text(report: Report) -> str:
     """Return table.tex: the main table, uneven classes, ablations, pooled tests and the paper's figures."""
-    chosen = [sheet for sheet in report.printed if sheet.name not in ("comparisons", "spread", "failures")]
+    chosen = [
+        sheet for sheet in report.printed if sheet.name not in ("comparisons", "spread", "failures")
+    ]
     return HEADER + "".join("\n" + "\n".join(_lines(sheet)) + "\n" for sheet in chosen)
 
 
 def _lines(sheet: Sheet) -> Iterable[str]:
     """Yield the lines of a table; it is as wide as the page where a text has two columns."""
-    right = [any(row[place].value is not None for row in sheet.rows) for place in range(sheet.stubs)]
-    columns = "".join("r" if number else "l" for number in right) + "c" * (len(sheet.headings) - sheet.stubs)
-    yield from (r"\begin{table*}[t]", r"\centering", r"\small", r"\setlength{\tabcolsep}{4pt}", rf"\begin{{tabular}}{{{columns}}}", r"\toprule")
+    right = [
+        any(row[place].value is not None for row in sheet.rows) for place in range(sheet.stubs)
+    ]
+    columns = "".join("r" if number else "l" for number in right) + "c" * (
+        len(sheet.headings) - sheet.stubs
+    )
+    yield from (
+        r"\begin{table*}[t]",
+        r"\centering",
+        r"\small",
+        r"\setlength{\tabcolsep}{4pt}",
+        rf"\begin{{tabular}}{{{columns}}}",
+        r"\toprule",
+    )
     yield from _headings(sheet)
     yield r"\midrule"
     before: Sequence[Entry] = ()
@@ -39,11 +52,23 @@ def _lines(sheet: Sheet) -> Iterable[str]:
         again = bool(before) and sheet.stubs > 2 and row[0].text == before[0].text
         if before and sheet.stubs > 2 and not again:
             yield r"\addlinespace"
-        yield " & ".join(["" if again else _name(row[0]), *map(_name, row[1 : sheet.stubs]), *map(_figure, row[sheet.stubs :])]) + r" \\"
+        yield (
+            " & ".join(
+                [
+                    "" if again else _name(row[0]),
+                    *map(_name, row[1 : sheet.stubs]),
+                    *map(_figure, row[sheet.stubs :]),
+                ]
+            )
+            + r" \\"
+        )
         before = row
     yield from (r"\bottomrule", r"\end{tabular}")
     yield rf"\caption{{{tex(sheet.title)}. {tex(sheet.caption)}}}"
-    yield from (rf"\label{{tab:{''.join(letter if letter.isascii() and letter.isalnum() else '-' for letter in sheet.name)}}}", r"\end{table*}")
+    yield from (
+        rf"\label{{tab:{''.join(letter if letter.isascii() and letter.isalnum() else '-' for letter in sheet.name)}}}",
+        r"\end{table*}",
+    )
 
 
 def _headings(sheet: Sheet) -> Iterable[str]:
@@ -54,10 +79,17 @@ def _headings(sheet: Sheet) -> Iterable[str]:
         while place < len(parts):
             # Neighbours of the same name share one heading; the lowest part is each column's own.
             end = place + 1
-            while level < depth - 1 and place >= sheet.stubs and end < len(parts) and parts[end][: level + 1] == parts[place][: level + 1]:
+            while (
+                level < depth - 1
+                and place >= sheet.stubs
+                and end < len(parts)
+                and parts[end][: level + 1] == parts[place][: level + 1]
+            ):
                 end += 1
             text = tex(parts[place][level])
-            names.append(rf"\multicolumn{{{end - place}}}{{c}}{{{text}}}" if end - place > 1 else text)
+            names.append(
+                rf"\multicolumn{{{end - place}}}{{c}}{{{text}}}" if end - place > 1 else text
+            )
             if level < depth - 1 and text:
                 rules.append(rf"\cmidrule(lr){{{place + 1}-{end}}}")
             place = end
@@ -85,4 +117,6 @@ def _figure(entry: Entry) -> str:
 def tex(text: str) -> str:
     """Return a text as TeX sets it; letters that pdfTeX has no fonts for become question marks."""
     plain = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
-    return "".join(SPECIAL.get(letter, letter if ord(letter) <= LAST_LETTER else "?") for letter in plain)
+    return "".join(
+        SPECIAL.get(letter, letter if ord(letter) <= LAST_LETTER else "?") for letter in plain
+    )

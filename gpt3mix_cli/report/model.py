@@ -158,7 +158,9 @@ class CellRow:
     @property
     def place(self) -> str:
         """The cell in words."""
-        return f"{self.task} {self.level} {self.method} + {self.classifier}" + (f" ({self.variant})" if self.variant else "")
+        return f"{self.task} {self.level} {self.method} + {self.classifier}" + (
+            f" ({self.variant})" if self.variant else ""
+        )
 
     @property
     def uneven(self) -> bool:

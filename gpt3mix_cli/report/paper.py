@@ -26,7 +26,9 @@ TITLES = {
 }
 CLASSIFIERS = {"distilbert": "DistilBERT", "bert": "BERT"}
 TASKS = {"trec": "trec6", "sst": "sst2"}
-ROUNDING = 0.0006  # how far a printed average may be from the mean of cells that are rounded themselves
+ROUNDING = (
+    0.0006  # how far a printed average may be from the mean of cells that are rounded themselves
+)
 APPENDIX_B = 0.688  # "the non-augmented baseline of 68.80%" on CoLA at 0.1 %
 
 
@@ -107,7 +109,12 @@ def _recomputed(row: PaperRow, rows: Sequence[PaperRow]) -> PaperRow:
     if row.task != "average":
         return row
     key = (row.table, row.level, row.classifier, row.column)
-    cells = [other.printed for other in rows if other.task != "average" and (other.table, other.level, other.classifier, other.column) == key]
+    cells = [
+        other.printed
+        for other in rows
+        if other.task != "average"
+        and (other.table, other.level, other.classifier, other.column) == key
+    ]
     return replace(row, recomputed=sum(cells) / len(cells))
 
 
@@ -124,7 +131,12 @@ def _marked(rows: Sequence[PaperRow]) -> list[PaperRow]:
         if row.table != 1 and row.column != "none":
             mark = _elsewhere(row, rows) or mark
         if row.table == 1 and not row.best and row.task != "average":
-            line = [other for other in rows if (other.table, other.task, other.level, other.classifier) == (1, row.task, row.level, row.classifier)]
+            line = [
+                other
+                for other in rows
+                if (other.table, other.task, other.level, other.classifier)
+                == (1, row.task, row.level, row.classifier)
+            ]
             if row.printed == max(other.printed for other in line):
                 mark = "that is as high as the bold figure of its line"
         found.append(replace(row, mark=mark))
@@ -134,28 +146,67 @@ def _marked(rows: Sequence[PaperRow]) -> list[PaperRow]:
 def _elsewhere(row: PaperRow, rows: Sequence[PaperRow]) -> str:
     """Return where a figure of an ablation stands again for another ratio, or another figure for the same setting."""
     place = (row.task, row.level)
-    others = [other for other in rows if other.table not in (1, row.table) and (other.task, other.level) == place and other.column != "none"]
-    again = [other for other in others if (other.printed, other.printed_std) == (row.printed, row.printed_std) and other.ratio != row.ratio]
+    others = [
+        other
+        for other in rows
+        if other.table not in (1, row.table)
+        and (other.task, other.level) == place
+        and other.column != "none"
+    ]
+    again = [
+        other
+        for other in others
+        if (other.printed, other.printed_std) == (row.printed, row.printed_std)
+        and other.ratio != row.ratio
+    ]
     against = [
         other for other in others
         if {other.column, row.column} == {"curie", "soft"} and (other.lm, other.ratio) == (row.lm, row.ratio) and other.printed != row.printed
     ]  # fmt: skip
-    said = [f"the same figures stand in Table {other.table} for ratio {other.ratio:g}" for other in again]
-    said += [f"Table {other.table} has {percent(other.printed)} for {other.lm} at ratio {other.ratio:g}" for other in against]
+    said = [
+        f"the same figures stand in Table {other.table} for ratio {other.ratio:g}"
+        for other in again
+    ]
+    said += [
+        f"Table {other.table} has {percent(other.printed)} for {other.lm} at ratio {other.ratio:g}"
+        for other in against
+    ]
     return "; ".join(dict.fromkeys(said))
 
 
 def contradictions(rows: Sequence[PaperRow]) -> list[str]:
     """Return what the paper prints against itself, each with its place."""
     marks = [row for row in rows if row.mark]
-    unique = list(dict.fromkeys((row.table, row.page, row.task, row.level, row.classifier, row.column, row.printed, row.mark) for row in marks))
+    unique = list(
+        dict.fromkeys(
+            (
+                row.table,
+                row.page,
+                row.task,
+                row.level,
+                row.classifier,
+                row.column,
+                row.printed,
+                row.mark,
+            )
+            for row in marks
+        )
+    )
     said = [
         f"Table {table} (page {page}), {task} {level}, {CLASSIFIERS[classifier]}, {column}: {percent(value)} is printed; {mark}."
         for table, page, task, level, classifier, column, value, mark in unique
     ]
-    if not any(row.table == 1 and row.column == "none" and row.printed == APPENDIX_B for row in rows):
-        said.append(f"Appendix B gives {100 * APPENDIX_B:.2f} for CoLA at 0.1 % without augmentation; Table 1 has no such figure.")
-    averages = {(row.level, row.classifier, row.column): row.recomputed for row in rows if row.recomputed is not None}
+    if not any(
+        row.table == 1 and row.column == "none" and row.printed == APPENDIX_B for row in rows
+    ):
+        said.append(
+            f"Appendix B gives {100 * APPENDIX_B:.2f} for CoLA at 0.1 % without augmentation; Table 1 has no such figure."
+        )
+    averages = {
+        (row.level, row.classifier, row.column): row.recomputed
+        for row in rows
+        if row.recomputed is not None
+    }
     for (level, classifier, column), value in averages.items():
         plain = averages[level, classifier, "none"]
         if column in ("eda", "backtranslate") and value > plain + ROUNDING:
@@ -165,7 +216,9 @@ def contradictions(rows: Sequence[PaperRow]) -> list[str]:
             )
         if column == "gpt3mix" and value - plain < 0.015:
             gain = f"{CLASSIFIERS[classifier]} at {level} it is {100 * (value - plain):.2f}"
-            said.append(f"Section 4.3 (page 6) says that GPT3Mix gains 2-3 % on average; with {gain}.")
+            said.append(
+                f"Section 4.3 (page 6) says that GPT3Mix gains 2-3 % on average; with {gain}."
+            )
     return said
 
 
@@ -180,23 +233,36 @@ def beside(groups: Sequence[Group]) -> list[PaperRow]:
     for classifier in dict.fromkeys(cell.classifier for cell in cells):
         mine = [cell for cell in cells if cell.classifier == classifier]
         theirs = paper_classifier(classifier)
-        found += _with_ours([row for row in rows if theirs in ("", row.classifier)], mine, classifier)
+        found += _with_ours(
+            [row for row in rows if theirs in ("", row.classifier)], mine, classifier
+        )
     return found or rows
 
 
-def _with_ours(rows: Sequence[PaperRow], cells: Sequence[CellRow], classifier: str) -> list[PaperRow]:
+def _with_ours(
+    rows: Sequence[PaperRow], cells: Sequence[CellRow], classifier: str
+) -> list[PaperRow]:
     by_place: dict[tuple[str, float | None], list[CellRow]] = {}
     for each in cells:
         by_place.setdefault((_task(each.task), _share(each.level)), []).append(each)
     found = []
     for row in rows:
-        fitting = [cell for cell in by_place.get((row.task, _share(row.level)), ()) if _is(cell, row)]
+        fitting = [
+            cell for cell in by_place.get((row.task, _share(row.level)), ()) if _is(cell, row)
+        ]
         ours = replace(row, our_classifier=classifier)
         if fitting:
             # Of a sweep over the ratio too, the paper's ratio is the one to compare with.
             away = [abs((_ratio(cell) or 0) - (row.ratio or 0)) for cell in fitting]
             cell = fitting[away.index(min(away))]
-            ours = replace(ours, ours=cell.mean, ours_std=cell.std, n=cell.n, ours_ratio=_ratio(cell), fitting=len(fitting))
+            ours = replace(
+                ours,
+                ours=cell.mean,
+                ours_std=cell.std,
+                n=cell.n,
+                ours_ratio=_ratio(cell),
+                fitting=len(fitting),
+            )
         found.append(ours)
     return [_average(row, found) if row.task == "average" else row for row in found]
 
@@ -208,7 +274,13 @@ def _ratio(cell: CellRow) -> float | None:
 def _average(row: PaperRow, rows: Sequence[PaperRow]) -> PaperRow:
     """Return an average with ours, if we have all of its cells."""
     key = (row.level, row.classifier, row.column)
-    cells = [other.ours for other in rows if other.table == 1 and other.task != "average" and (other.level, other.classifier, other.column) == key]
+    cells = [
+        other.ours
+        for other in rows
+        if other.table == 1
+        and other.task != "average"
+        and (other.level, other.classifier, other.column) == key
+    ]
     known = [value for value in cells if value is not None]
     return replace(row, ours=sum(known) / len(known)) if len(known) == len(cells) else row
 
@@ -246,8 +318,14 @@ def _is(cell: CellRow, row: PaperRow) -> bool:
         case 5:
             return swept.get("augment.labels") == row.column
         case _:
-            specified = {key: value for key, value in swept.items() if key == "task" or key.startswith("task.")}
-            return bool(specified) and ("generic" if _generic(specified) else "optimal") == row.column
+            specified = {
+                key: value
+                for key, value in swept.items()
+                if key == "task" or key.startswith("task.")
+            }
+            return (
+                bool(specified) and ("generic" if _generic(specified) else "optimal") == row.column
+            )
 
 
 def _generic(swept: Mapping[str, Any]) -> bool:
@@ -255,7 +333,11 @@ def _generic(swept: Mapping[str, Any]) -> bool:
     if any("generic" in str(value).lower() for value in swept.values()):
         return True
     task = swept.get("task")
-    values = task if isinstance(task, Mapping) else {key.removeprefix("task."): value for key, value in swept.items()}
+    values = (
+        task
+        if isinstance(task, Mapping)
+        else {key.removeprefix("task."): value for key, value in swept.items()}
+    )
     return values.get("text_type") == "text" and values.get("label_type", "label") == "label"
 
 
@@ -264,13 +346,19 @@ def paper_sheets(rows: Sequence[PaperRow]) -> list[Sheet]:
     tasks = {row.task for row in rows if row.ours is not None}
     shown = [row for row in rows if row.task in tasks or not tasks]
     # What an ablation varies, we may not have varied: then it stands once, as printed.
-    ours = {(row.table, row.our_classifier) for row in shown if row.ours is not None and (row.table == 1 or row.column != "none")}
+    ours = {
+        (row.table, row.our_classifier)
+        for row in shown
+        if row.ours is not None and (row.table == 1 or row.column != "none")
+    }
     kinds: dict[tuple[int, str, str], dict[tuple[str, str, str], PaperRow]] = {}
     for row in shown:
         beside_ours = (row.table, row.our_classifier) in ours
         place = (row.task, row.level, row.column)
         plain = row if beside_ours else replace(row, our_classifier="", ours=None)
-        kinds.setdefault((row.table, row.classifier, plain.our_classifier), {}).setdefault(place, plain)
+        kinds.setdefault((row.table, row.classifier, plain.our_classifier), {}).setdefault(
+            place, plain
+        )
     found = [_sheet(*kind, list(cells.values())) for kind, cells in kinds.items()]
     return sorted(found, key=lambda sheet: sheet.title.split(" (")[0])
 
@@ -287,24 +375,50 @@ def _sheet(table: int, theirs: str, ours: str, rows: Sequence[PaperRow]) -> Shee
     ]
     if other:
         said.append(f"Our classifier is another one ({ours}).")
-    ratios = sorted({f"{row.ours_ratio:g}" for row in rows if row.ours_ratio and row.ratio and abs(row.ours_ratio - row.ratio) > 0.05 * row.ratio})
+    ratios = sorted(
+        {
+            f"{row.ours_ratio:g}"
+            for row in rows
+            if row.ours_ratio and row.ratio and abs(row.ours_ratio - row.ratio) > 0.05 * row.ratio
+        }
+    )
     if ratios:
         said.append(f"Our ratio of synthetic to real rows is another one: {', '.join(ratios)}.")
     if any(row.fitting > 1 and row.column != "none" for row in rows):
-        said.append("Where several of our cells would do, it is the first of those nearest in their ratio.")
-    body = [[Entry(task), Entry(level), *(_entry(found[name]) for name in columns)] for (task, level), found in lines.items()]
+        said.append(
+            "Where several of our cells would do, it is the first of those nearest in their ratio."
+        )
+    body = [
+        [Entry(task), Entry(level), *(_entry(found[name]) for name in columns)]
+        for (task, level), found in lines.items()
+    ]
     foot = sum(task == "average" for task, _ in lines)
     stubs = [("task",), ("level",)]
-    return Sheet(f"paper-table-{table}-{theirs}-{ours}".rstrip("-"), title, [*stubs, *((name,) for name in columns)], 2, body, foot, " ".join(said))
+    return Sheet(
+        f"paper-table-{table}-{theirs}-{ours}".rstrip("-"),
+        title,
+        [*stubs, *((name,) for name in columns)],
+        2,
+        body,
+        foot,
+        " ".join(said),
+    )
 
 
 def _entry(row: PaperRow) -> Entry:
-    theirs = percent(row.printed) + (f" ± {percent(row.printed_std)}" if row.printed_std is not None else "") + ("†" if row.mark else "")
+    theirs = (
+        percent(row.printed)
+        + (f" ± {percent(row.printed_std)}" if row.printed_std is not None else "")
+        + ("†" if row.mark else "")
+    )
     if row.ours is None or row.difference is None:
         return Entry(f"{theirs} / -" if row.our_classifier else theirs, value=None)
     count = f" ({row.n})" if row.n else ""
     spread = f" ± {percent(row.ours_std)}" if row.ours_std is not None else ""
-    return Entry(f"{theirs} / {percent(row.ours)}{spread}{count}: {100 * row.difference:+.1f}", value=100 * row.difference)
+    return Entry(
+        f"{theirs} / {percent(row.ours)}{spread}{count}: {100 * row.difference:+.1f}",
+        value=100 * row.difference,
+    )
 
 
 def unmatched(groups: Sequence[Group]) -> Iterable[str]:
@@ -314,5 +428,9 @@ def unmatched(groups: Sequence[Group]) -> Iterable[str]:
     if missing := [task for task in tasks if _task(task) not in known]:
         yield f"the paper has no task {', '.join(missing)}; its tasks are {', '.join(sorted(known - {'average'}))}"
     levels = {_share(row.level) for row in printed()}
-    if missing := [level for level in dict.fromkeys(group.cell.level for group in groups) if _share(level) not in levels]:
+    if missing := [
+        level
+        for level in dict.fromkeys(group.cell.level for group in groups)
+        if _share(level) not in levels
+    ]:
         yield f"the paper's tables have no level {', '.join(missing)}; theirs are 0.1%, 0.3% and 1%"

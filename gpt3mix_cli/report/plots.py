@@ -30,7 +30,10 @@ STYLE: dict[Any, Any] = {
     "axes.axisbelow": True, "text.parse_math": False, "svg.hashsalt": "gpt3mix", "font.family": ["DejaVu Sans"],
 }  # fmt: skip
 # No time stamp and no version, so that the same report gives the same bytes.
-METADATA: dict[str, dict[str, Any]] = {"png": {"Software": None}, "svg": {"Date": None, "Creator": "gpt3mix"}}
+METADATA: dict[str, dict[str, Any]] = {
+    "png": {"Software": None},
+    "svg": {"Date": None, "Creator": "gpt3mix"},
+}
 
 
 def plot_files(charts: Sequence[Chart], looks: Mapping[str, Look]) -> Iterator[tuple[str, bytes]]:
@@ -53,9 +56,15 @@ def _files(chart: Chart, looks: Mapping[str, Look]) -> Iterator[tuple[str, bytes
     panels = chart.panels[:most]
     across = min(3, len(panels))
     down = math.ceil(len(panels) / across)
-    height = max(PANEL[1], 0.22 * _lines(chart, panels) + 0.8) if chart.kind == "interval" else PANEL[1]
-    figure = Figure(figsize=(max(NARROWEST, across * PANEL[0]), down * height + 0.7), layout="constrained")
-    grid = figure.subplots(down, across, squeeze=False, sharey="row" if chart.kind == "interval" else False)
+    height = (
+        max(PANEL[1], 0.22 * _lines(chart, panels) + 0.8) if chart.kind == "interval" else PANEL[1]
+    )
+    figure = Figure(
+        figsize=(max(NARROWEST, across * PANEL[0]), down * height + 0.7), layout="constrained"
+    )
+    grid = figure.subplots(
+        down, across, squeeze=False, sharey="row" if chart.kind == "interval" else False
+    )
     for place, axes in enumerate(grid.flat):
         if place >= len(panels):
             axes.set_visible(False)
@@ -71,9 +80,19 @@ def _files(chart: Chart, looks: Mapping[str, Look]) -> Iterator[tuple[str, bytes
     handles = [_handle(chart, looks[name]) for name in names]
     # matplotlib leaves out what begins with an underscore.
     labels = [short(name) if not name.startswith("_") else f"\u200a{short(name)}" for name in names]
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(names)), frameon=False)
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=min(4, len(names)), frameon=False
+    )
     more = len(chart.panels) - len(panels)
-    figure.suptitle(chart.title + (f" (the first {most} of {len(panels) + more} panels; report.html has all)" if more else ""), fontsize=9)
+    figure.suptitle(
+        chart.title
+        + (
+            f" (the first {most} of {len(panels) + more} panels; report.html has all)"
+            if more
+            else ""
+        ),
+        fontsize=9,
+    )
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # what the layout has found holds for both files
     for form, metadata in METADATA.items():
@@ -84,7 +103,10 @@ def _files(chart: Chart, looks: Mapping[str, Look]) -> Iterator[tuple[str, bytes
 
 def _lines(chart: Chart, panels: Sequence[str]) -> int:
     """Return how many lines the fullest panel has, a line a series and name."""
-    return max(len({(point.at, point.series) for point in chart.points if point.panel == panel}) for panel in panels)
+    return max(
+        len({(point.at, point.series) for point in chart.points if point.panel == panel})
+        for panel in panels
+    )
 
 
 def short(text: str) -> str:
@@ -124,18 +146,34 @@ def _draw(axes: "Axes", chart: Chart, points: Sequence[Point], looks: Mapping[st
     if chart.kind == "scatter":
         for name, found in series.items():
             look = looks[name]
-            axes.plot([_number(p.at) for p in found], [p.value for p in found], MARKERS[look.marker], color=PALETTE[look.colour], alpha=0.8)
+            axes.plot(
+                [_number(p.at) for p in found],
+                [p.value for p in found],
+                MARKERS[look.marker],
+                color=PALETTE[look.colour],
+                alpha=0.8,
+            )
         axes.xaxis.set_major_locator(_few())
         return
-    names = list(dict.fromkeys(str(point.at) for point in points)) if any(isinstance(point.at, str) for point in points) else []
+    names = (
+        list(dict.fromkeys(str(point.at) for point in points))
+        if any(isinstance(point.at, str) for point in points)
+        else []
+    )
     for name, found in series.items():
         _line(axes, chart, found, looks[name], names)
     if names:
-        axes.set_xticks(range(len(names)), [short(name) for name in names], rotation=30 if sum(map(len, names)) > 36 else 0)
+        axes.set_xticks(
+            range(len(names)),
+            [short(name) for name in names],
+            rotation=30 if sum(map(len, names)) > 36 else 0,
+        )
         axes.set_xlim(-0.3, len(names) - 0.7)
 
 
-def _line(axes: "Axes", chart: Chart, found: Sequence[Point], look: Look, names: Sequence[str]) -> None:
+def _line(
+    axes: "Axes", chart: Chart, found: Sequence[Point], look: Look, names: Sequence[str]
+) -> None:
     places = [names.index(str(point.at)) if names else _number(point.at) for point in found]
     values = [point.value for point in found]
     colour = PALETTE[look.colour]
@@ -150,17 +188,31 @@ def _line(axes: "Axes", chart: Chart, found: Sequence[Point], look: Look, names:
     axes.fill_between(places, low, high, color=colour, alpha=0.13, linewidth=0)
 
 
-def _intervals(axes: "Axes", series: Mapping[str, Sequence[Point]], looks: Mapping[str, Look]) -> None:
+def _intervals(
+    axes: "Axes", series: Mapping[str, Sequence[Point]], looks: Mapping[str, Look]
+) -> None:
     """Draw a line a name, its series below each other."""
     names = list(dict.fromkeys(str(point.at) for found in series.values() for point in found))
     step = 0.8 / len(series)
     for number, (name, found) in enumerate(series.items()):
         look = looks[name]
-        places = [names.index(str(point.at)) + step * (number - (len(series) - 1) / 2) for point in found]
+        places = [
+            names.index(str(point.at)) + step * (number - (len(series) - 1) / 2) for point in found
+        ]
         for place, point in zip(places, found, strict=True):
             if point.low is not None and point.high is not None:
-                axes.plot([point.low, point.high], [place, place], color=PALETTE[look.colour], linewidth=1.2)
-        axes.plot([point.value for point in found], places, MARKERS[look.marker], color=PALETTE[look.colour])
+                axes.plot(
+                    [point.low, point.high],
+                    [place, place],
+                    color=PALETTE[look.colour],
+                    linewidth=1.2,
+                )
+        axes.plot(
+            [point.value for point in found],
+            places,
+            MARKERS[look.marker],
+            color=PALETTE[look.colour],
+        )
     axes.set_yticks(range(len(names)), [short(name) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.grid(visible=False, axis="y")
@@ -170,9 +222,22 @@ def _bars(axes: "Axes", series: Mapping[str, Sequence[Point]], looks: Mapping[st
     names = list(dict.fromkeys(str(point.at) for found in series.values() for point in found))
     width = 0.8 / len(series)
     for number, (name, found) in enumerate(series.items()):
-        places = [names.index(str(point.at)) + width * (number - (len(series) - 1) / 2) for point in found]
-        axes.bar(places, [point.value for point in found], width, color=PALETTE[looks[name].colour], edgecolor="white", linewidth=0.4)
-    axes.set_xticks(range(len(names)), [short(name) for name in names], rotation=30 if sum(map(len, names)) > 36 else 0)
+        places = [
+            names.index(str(point.at)) + width * (number - (len(series) - 1) / 2) for point in found
+        ]
+        axes.bar(
+            places,
+            [point.value for point in found],
+            width,
+            color=PALETTE[looks[name].colour],
+            edgecolor="white",
+            linewidth=0.4,
+        )
+    axes.set_xticks(
+        range(len(names)),
+        [short(name) for name in names],
+        rotation=30 if sum(map(len, names)) > 36 else 0,
+    )
     axes.grid(visible=False, axis="x")
 
 

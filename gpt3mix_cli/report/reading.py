@@ -28,7 +28,9 @@ KINDS: dict[str, set[type]] = {
     "status": TEXT,
     "error": TEXT | NOTHING,
     **dict.fromkeys(("n_train", "n_synthetic", "n_test"), WHOLE),
-    **dict.fromkeys(("accuracy", "macro_f1", "mcc", "majority", "ece", "seconds"), NUMBER | NOTHING),
+    **dict.fromkeys(
+        ("accuracy", "macro_f1", "mcc", "majority", "ece", "seconds"), NUMBER | NOTHING
+    ),
     "predicted_classes": WHOLE | NOTHING,
     **dict.fromkeys(("train_sha", "test_sha"), TEXT | NOTHING),
     "tokens": WHOLE | NOTHING,
@@ -36,7 +38,11 @@ KINDS: dict[str, set[type]] = {
     **dict.fromkeys(("settings", "version"), TEXT | NOTHING),
     "tokens_per_prediction": NUMBER | NOTHING,
 }
-DEFAULTS = {name: Trial.model_fields[name].get_default() for name in KINDS if not Trial.model_fields[name].is_required()}
+DEFAULTS = {
+    name: Trial.model_fields[name].get_default()
+    for name in KINDS
+    if not Trial.model_fields[name].is_required()
+}
 FIELDS = itemgetter(*KINDS)
 # What makes a trial this one and no other.
 IDENTITY = itemgetter(
@@ -56,7 +62,12 @@ def value_name(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def trial_rows(sources: Sequence[Path], wanted: Sequence[Wanted], variants: dict[str, Mapping[str, Any]], tell: Tell) -> list[TrialRow]:
+def trial_rows(
+    sources: Sequence[Path],
+    wanted: Sequence[Wanted],
+    variants: dict[str, Mapping[str, Any]],
+    tell: Tell,
+) -> list[TrialRow]:
     """Return the trials of files and folders, each once.
 
     Args:
@@ -110,7 +121,9 @@ def _rows(path: Path, variants: dict[str, Mapping[str, Any]], tell: Tell) -> lis
     return found
 
 
-def _fast(stream: IO[bytes], path: Path, variants: dict[str, Mapping[str, Any]], told: list[str]) -> Iterator[TrialRow]:
+def _fast(
+    stream: IO[bytes], path: Path, variants: dict[str, Mapping[str, Any]], told: list[str]
+) -> Iterator[TrialRow]:
     """Yield rows that are just as we write them.
 
     Raises:
@@ -121,7 +134,9 @@ def _fast(stream: IO[bytes], path: Path, variants: dict[str, Mapping[str, Any]],
     while lines := list(itertools.islice(stream, CHUNK)):
         number += len(lines)
         if not lines[-1].endswith(b"\n") and (reason := _torn(lines[-1], decode)):
-            told.append(f"{path}, line {number}: no valid JSON: {reason}; the last line is torn and was passed over")
+            told.append(
+                f"{path}, line {number}: no valid JSON: {reason}; the last line is torn and was passed over"
+            )
             lines.pop()
         text = b",".join(lines).decode()
         # All lines in one go; what is no object a line has another number of them. An escape may hide half a character.
@@ -140,7 +155,9 @@ def _torn(line: bytes, decode: Callable[[str], Any]) -> str:
     return ""
 
 
-def _from_values(values: Sequence[dict[str, Any]], path: Path, variants: dict[str, Mapping[str, Any]]) -> Iterator[TrialRow]:
+def _from_values(
+    values: Sequence[dict[str, Any]], path: Path, variants: dict[str, Mapping[str, Any]]
+) -> Iterator[TrialRow]:
     if not values:
         return
     if set(map(type, values)) != {dict}:
@@ -158,14 +175,20 @@ def _from_values(values: Sequence[dict[str, Any]], path: Path, variants: dict[st
             raise ValueError(f"{name} has a value without bounds")
     if not set(columns["status"]) <= {"ok", "failed"}:
         raise ValueError("an unknown status")
-    names = {str(value): _known(value, variants) for value in {str(value): value for value in columns["variant"]}.values()}
+    names = {
+        str(value): _known(value, variants)
+        for value in {str(value): value for value in columns["variant"]}.values()
+    }
     columns["variant"] = [names[str(value)] for value in columns["variant"]]
     classes = [_classes(value.get("confusion")) for value in values]
     # Equal texts are one object: a file repeats its names and hashes in each line.
     for name, column in columns.items():
         if KINDS[name] & TEXT:
             columns[name] = list(map({value: value for value in column}.__getitem__, column))
-    yield from map(TrialRow._make, zip(*columns.values(), classes, itertools.repeat(path, len(values)), strict=True))
+    yield from map(
+        TrialRow._make,
+        zip(*columns.values(), classes, itertools.repeat(path, len(values)), strict=True),
+    )
 
 
 def _slow(path: Path, variants: dict[str, Mapping[str, Any]], tell: Tell) -> Iterator[TrialRow]:

@@ -23,12 +23,16 @@ class Layout:
 
 
 SHOWN = Layout()
-PRINTED = Layout(("task", "variant", "level"), ("classifier", "method"))  # Table 1: a block of columns a classifier
+PRINTED = Layout(
+    ("task", "variant", "level"), ("classifier", "method")
+)  # Table 1: a block of columns a classifier
 ACCURACY = "Test accuracy in percent: mean ± sample standard deviation over trials (number of trials); the best mean of a line is bold."
 Line = tuple[str, ...]
 
 
-def layout_of(rows: str | None, columns: str | None, cells: Sequence[CellRow], default: Layout) -> Layout:
+def layout_of(
+    rows: str | None, columns: str | None, cells: Sequence[CellRow], default: Layout
+) -> Layout:
     """Return which keys make lines and which columns; a key that is named in neither joins the lines.
 
     Args:
@@ -43,12 +47,17 @@ def layout_of(rows: str | None, columns: str | None, cells: Sequence[CellRow], d
     if not rows and not columns:
         return default
     swept = sorted({key for cell in cells for key in cell.swept})
-    named = [[key.strip() for key in (text or "").split(",") if key.strip()] for text in (rows, columns)]
+    named = [
+        [key.strip() for key in (text or "").split(",") if key.strip()] for text in (rows, columns)
+    ]
     for flag, keys in zip(("--rows", "--columns"), named, strict=True):
         for key in keys:
             if key not in (*KEYS, *swept):
                 known = ", ".join((*KEYS, *swept))
-                raise UserError(f"{flag}: there is no key '{key}'{did_you_mean(key, (*KEYS, *swept))}", f"choose among {known}")
+                raise UserError(
+                    f"{flag}: there is no key '{key}'{did_you_mean(key, (*KEYS, *swept))}",
+                    f"choose among {known}",
+                )
     both = [*named[0], *named[1]]
     if twice := [key for key in both if both.count(key) > 1]:
         raise UserError(f"--rows and --columns: '{twice[0]}' stands twice", "name each key once")
@@ -65,8 +74,18 @@ def key_of(cell: CellRow, key: str, taken: Sequence[str] = ()) -> str:
     if key == "method":
         return cell.column
     if key == "variant":
-        return variant_name({name: value for name, value in cell.swept.items() if name not in taken}) if taken else cell.variant
-    return str(getattr(cell, key)) if key in KEYS else value_name(cell.swept[key]) if key in cell.swept else ""
+        return (
+            variant_name({name: value for name, value in cell.swept.items() if name not in taken})
+            if taken
+            else cell.variant
+        )
+    return (
+        str(getattr(cell, key))
+        if key in KEYS
+        else value_name(cell.swept[key])
+        if key in cell.swept
+        else ""
+    )
 
 
 def main_sheet(cells: Sequence[CellRow], layout: Layout) -> Sheet:
@@ -77,7 +96,9 @@ def main_sheet(cells: Sequence[CellRow], layout: Layout) -> Sheet:
 def printed_sheet(cells: Sequence[CellRow], layout: Layout) -> Sheet:
     """Return the same for print, where the deviation is a subscript and the number of trials stands below."""
     counts = sorted({cell.n for cell in cells if cell.n})
-    trials = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}" if counts else "no"
+    trials = (
+        str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}" if counts else "no"
+    )
     caption = f"Test accuracy in percent, mean and sample standard deviation over {trials} trials; the best mean of a line is bold."
     return replace(main_sheet(cells, layout), caption=caption)
 
@@ -88,7 +109,14 @@ def uneven_sheet(cells: Sequence[CellRow], layout: Layout) -> Sheet | None:
     if not chosen:
         return None
     caption = "Means over trials; a classifier that knows only the most frequent class reaches the majority's accuracy and an MCC of 0."
-    return _sheet("uneven", "Where classes are uneven: macro-F1 in percent, and Matthews' correlation (MCC)", chosen, layout, _uneven, caption)
+    return _sheet(
+        "uneven",
+        "Where classes are uneven: macro-F1 in percent, and Matthews' correlation (MCC)",
+        chosen,
+        layout,
+        _uneven,
+        caption,
+    )
 
 
 def _uneven(cell: CellRow) -> Entry:
@@ -97,11 +125,26 @@ def _uneven(cell: CellRow) -> Entry:
     return Entry(f"{percent(cell.macro_f1)}, MCC {cell.mcc:.3f}", value=100 * cell.macro_f1)
 
 
-def _sheet(name: str, title: str, cells: Sequence[CellRow], layout: Layout, show: Callable[[CellRow], Entry], caption: str) -> Sheet:
+def _sheet(
+    name: str,
+    title: str,
+    cells: Sequence[CellRow],
+    layout: Layout,
+    show: Callable[[CellRow], Entry],
+    caption: str,
+) -> Sheet:
     taken = [key for key in (*layout.rows, *layout.columns) if key not in KEYS]
     # A key that says nothing takes no room.
-    rows = [key for key in layout.rows if key != "variant" or any(key_of(cell, key, taken) for cell in cells)]
-    columns = [key for key in layout.columns if key != "variant" or any(key_of(cell, key, taken) for cell in cells)]
+    rows = [
+        key
+        for key in layout.rows
+        if key != "variant" or any(key_of(cell, key, taken) for cell in cells)
+    ]
+    columns = [
+        key
+        for key in layout.columns
+        if key != "variant" or any(key_of(cell, key, taken) for cell in cells)
+    ]
 
     def column(cell: CellRow) -> Line:
         return tuple(key_of(cell, key, taken) for key in columns)
@@ -125,14 +168,19 @@ def table_of(
     else:
         blocks = list(dict.fromkeys(heading[:-1] for heading in columns))
         columns.sort(key=lambda heading: (blocks.index(heading[:-1]), heading[-1] != "none"))
-    body = [[*map(Entry, line), _majority(found.values()), *_entries(found, columns, show)] for line, found in lines.items()]
+    body = [
+        [*map(Entry, line), _majority(found.values()), *_entries(found, columns, show)]
+        for line, found in lines.items()
+    ]
     foot = _averages(lines, rows, columns) if show is figure else []
     depth = max((len(heading) for heading in columns), default=1)
     stubs = [(*[""] * (depth - 1), key) for key in (*rows, "majority")]
     return Sheet(name, title, [*stubs, *columns], len(stubs), [*body, *foot], len(foot), caption)
 
 
-def _entries(found: Mapping[Line, CellRow], columns: Sequence[Line], show: Callable[[CellRow], Entry]) -> list[Entry]:
+def _entries(
+    found: Mapping[Line, CellRow], columns: Sequence[Line], show: Callable[[CellRow], Entry]
+) -> list[Entry]:
     """Return the entries of a line, the best of each task, level and classifier marked if there are several."""
     shown = {heading: show(cell) for heading, cell in found.items()}
     rivals: dict[Line, list[Line]] = {}
@@ -143,7 +191,11 @@ def _entries(found: Mapping[Line, CellRow], columns: Sequence[Line], show: Calla
     for headings in rivals.values():
         values = {heading: f"{shown[heading].value:.1f}" for heading in headings}
         highest = max(map(float, values.values()))
-        best |= {heading for heading, value in values.items() if float(value) == highest and len(headings) > 1}
+        best |= {
+            heading
+            for heading, value in values.items()
+            if float(value) == highest and len(headings) > 1
+        }
     nothing = Entry("-")
     return [_marked(shown.get(heading, nothing), heading in best) for heading in columns]
 
@@ -156,11 +208,15 @@ def _majority(cells: Any) -> Entry:
     shares = sorted({round(cell.majority, 6) for cell in cells if cell.majority is not None})
     if not shares:
         return Entry("")
-    text = percent(shares[0]) if len(shares) == 1 else f"{percent(shares[0])} to {percent(shares[-1])}"
+    text = (
+        percent(shares[0]) if len(shares) == 1 else f"{percent(shares[0])} to {percent(shares[-1])}"
+    )
     return Entry(text, value=100 * shares[0])
 
 
-def _averages(lines: Mapping[Line, Mapping[Line, CellRow]], rows: Sequence[str], columns: Sequence[Line]) -> list[list[Entry]]:
+def _averages(
+    lines: Mapping[Line, Mapping[Line, CellRow]], rows: Sequence[str], columns: Sequence[Line]
+) -> list[list[Entry]]:
     """Return a line for each level (and whatever else sets lines apart) with the means over the tasks; each task counts once."""
     if "task" not in rows or len({line[rows.index("task")] for line in lines}) < 2:
         return []
@@ -172,15 +228,29 @@ def _averages(lines: Mapping[Line, Mapping[Line, CellRow]], rows: Sequence[str],
     for line, parts in blocks.items():
         if len(parts) < 2:
             continue
-        shares = [part[0].majority for found in parts if (part := [*found.values()]) and part[0].majority is not None]
-        majority = Entry(percent(sum(shares) / len(shares)), value=100 * sum(shares) / len(shares)) if len(shares) == len(parts) else Entry("")
+        shares = [
+            part[0].majority
+            for found in parts
+            if (part := [*found.values()]) and part[0].majority is not None
+        ]
+        majority = (
+            Entry(percent(sum(shares) / len(shares)), value=100 * sum(shares) / len(shares))
+            if len(shares) == len(parts)
+            else Entry("")
+        )
         entries = {}
         for heading in columns:
-            means = [cell.mean for found in parts if (cell := found.get(heading)) and cell.mean is not None]
+            means = [
+                cell.mean
+                for found in parts
+                if (cell := found.get(heading)) and cell.mean is not None
+            ]
             if means:
                 short = f"{len(means)}/{len(parts)} tasks" if len(means) < len(parts) else ""
                 value = 100 * sum(means) / len(means)
-                entries[heading] = Entry(f"{value:.1f}" + (f" ({short})" if short else ""), value=value, note=short)
+                entries[heading] = Entry(
+                    f"{value:.1f}" + (f" ({short})" if short else ""), value=value, note=short
+                )
         whole: dict[Line, list[Line]] = {}
         for heading, entry in entries.items():
             if not entry.note:  # the others are over other tasks
@@ -188,8 +258,21 @@ def _averages(lines: Mapping[Line, Mapping[Line, CellRow]], rows: Sequence[str],
         best = set()
         for headings in whole.values():
             highest = max(round(entries[heading].value or 0, 1) for heading in headings)
-            best |= {heading for heading in headings if round(entries[heading].value or 0, 1) == highest and len(headings) > 1}
-        foot.append([*map(Entry, line), majority, *(_marked(entries.get(heading, Entry("-")), heading in best) for heading in columns)])
+            best |= {
+                heading
+                for heading in headings
+                if round(entries[heading].value or 0, 1) == highest and len(headings) > 1
+            }
+        foot.append(
+            [
+                *map(Entry, line),
+                majority,
+                *(
+                    _marked(entries.get(heading, Entry("-")), heading in best)
+                    for heading in columns
+                ),
+            ]
+        )
     return foot
 
 
@@ -203,23 +286,42 @@ def figure(cell: CellRow) -> Entry:
     asked = f"/{cell.expected}" if cell.expected and cell.n < cell.expected else ""
     if cell.mean is None:
         if cell.failed:
-            return Entry(f"failed ({cell.failed}{asked if cell.failed < (cell.expected or 0) else ''})")
+            return Entry(
+                f"failed ({cell.failed}{asked if cell.failed < (cell.expected or 0) else ''})"
+            )
         return Entry(f"- (0{asked})" if asked else "-")
     spread = f" ± {percent(cell.std)}" if cell.std is not None else ""
     note = f"{cell.n}{asked}"
-    return Entry(f"{percent(cell.mean)}{spread} ({note})", False, 100 * cell.mean, None if cell.std is None else 100 * cell.std, note)
+    return Entry(
+        f"{percent(cell.mean)}{spread} ({note})",
+        False,
+        100 * cell.mean,
+        None if cell.std is None else 100 * cell.std,
+        note,
+    )
 
 
 # Tests, intervals, costs ---------------------------------------------------------------------------------------------
 
 
-def listed(name: str, title: str, items: Sequence[Mapping[str, Entry]], stubs: int, caption: str) -> Sheet | None:
+def listed(
+    name: str, title: str, items: Sequence[Mapping[str, Entry]], stubs: int, caption: str
+) -> Sheet | None:
     """Return a table of one line an item, without columns that are empty."""
     if not items:
         return None
     names = [key for key in items[0] if any(item[key].text for item in items)]
     stubs -= sum(1 for key in list(items[0])[:stubs] if key not in names)
-    return Sheet(name, title, [(key,) for key in names], stubs, [[item[key] for key in names] for item in items], 0, caption, across=False)
+    return Sheet(
+        name,
+        title,
+        [(key,) for key in names],
+        stubs,
+        [[item[key] for key in names] for item in items],
+        0,
+        caption,
+        across=False,
+    )
 
 
 def points(value: float | None) -> Entry:
@@ -229,7 +331,11 @@ def points(value: float | None) -> Entry:
 
 def p_value(value: float | None) -> Entry:
     """Return a p-value with four decimals."""
-    return Entry("") if value is None else Entry(f"{value:.4f}" if value >= 0.0001 else "< 0.0001", value=value)
+    return (
+        Entry("")
+        if value is None
+        else Entry(f"{value:.4f}" if value >= 0.0001 else "< 0.0001", value=value)
+    )
 
 
 def _starred(each: Comparison | Pooled) -> Entry:
@@ -237,7 +343,11 @@ def _starred(each: Comparison | Pooled) -> Entry:
 
 
 def _interval(value: tuple[float, float] | None) -> Entry:
-    return Entry("") if value is None else Entry(f"[{100 * value[0]:.1f}, {100 * value[1]:.1f}]", value=100 * value[0])
+    return (
+        Entry("")
+        if value is None
+        else Entry(f"[{100 * value[0]:.1f}, {100 * value[1]:.1f}]", value=100 * value[0])
+    )
 
 
 def pooled_sheet(pooled: Sequence[Pooled]) -> Sheet | None:
@@ -275,7 +385,11 @@ def comparisons_sheet(comparisons: Sequence[Comparison]) -> Sheet | None:
     ]  # fmt: skip
     pairs = sorted({each.n_pairs for each in comparisons})
     least = p_value(comparisons_smallest(comparisons)).text
-    few = f" With {pairs[0]} pairs no p below {least} can be reached." if pairs and 1 < pairs[0] < 6 else ""
+    few = (
+        f" With {pairs[0]} pairs no p below {least} can be reached."
+        if pairs and 1 < pairs[0] < 6
+        else ""
+    )
     caption = (
         "Mean difference a - b in points, paired by data seed: the trials of a data seed share its rows, so they are averaged first. p: "
         "two-sided paired permutation (sign flips); beside it Wilcoxon's signed-rank test. Corrected by Holm's method for the "
@@ -312,7 +426,11 @@ def spread_sheet(cells: Sequence[CellRow]) -> Sheet | None:
         if cell.n
     ]  # fmt: skip
     few = sorted({cell.data_seeds for cell in cells if 1 < cell.data_seeds < 5})
-    short = f" Of {few[0]} data seeds it is at most their range and holds the true mean in less than {1 - 2.0 ** (1 - few[0]):.0%}." if few else ""
+    short = (
+        f" Of {few[0]} data seeds it is at most their range and holds the true mean in less than {1 - 2.0 ** (1 - few[0]):.0%}."
+        if few
+        else ""
+    )
     caption = (
         f"Interval: bootstrap over data seeds, expanded for their small number.{short} The deviation over trials is made of a part between data "
         "seeds (another subsample) and a part within them (another training seed and synthetic set), told apart where a data seed has several trials."
@@ -335,7 +453,11 @@ def cost_sheet(cells: Sequence[CellRow]) -> Sheet | None:
         if cell.n and (cell.tokens or cell.usd)
     ]  # fmt: skip
     caption = "Gain over no augmentation in points; tokens and dollars of one synthetic set (mean over the sets of a cell)."
-    caption += " A classifier that prompts makes none: its tokens are those of a trial's predictions." if prompted else ""
+    caption += (
+        " A classifier that prompts makes none: its tokens are those of a trial's predictions."
+        if prompted
+        else ""
+    )
     return listed("cost", "What a gain costs", items, 5, caption)
 
 

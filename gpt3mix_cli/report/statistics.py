@@ -104,8 +104,16 @@ def _draws(units: int) -> "tuple[Array, Array]":
     if units > EXACT_UNITS:
         drawn = default_rng(0).multinomial(units, np.full(units, 1 / units), RESAMPLES)
         return drawn.astype(float), np.full(RESAMPLES, 1 / RESAMPLES)
-    samples = np.array([np.bincount(chosen, minlength=units) for chosen in itertools.combinations_with_replacement(range(units), units)])
-    ways = [math.factorial(units) / math.prod(map(math.factorial, sample)) for sample in samples.tolist()]
+    samples = np.array(
+        [
+            np.bincount(chosen, minlength=units)
+            for chosen in itertools.combinations_with_replacement(range(units), units)
+        ]
+    )
+    ways = [
+        math.factorial(units) / math.prod(map(math.factorial, sample))
+        for sample in samples.tolist()
+    ]
     return samples.astype(float), np.array(ways) / units**units
 
 
@@ -125,7 +133,11 @@ def permutation_p(differences: "Rows", resamples: int = RESAMPLES) -> "Array":
         return np.empty(0)
     units = values.shape[1]
     exact = 2**units <= resamples
-    flips = (np.arange(2**units)[:, None] >> np.arange(units)) & 1 if exact else default_rng(0).integers(2, size=(resamples, units))
+    flips = (
+        (np.arange(2**units)[:, None] >> np.arange(units)) & 1
+        if exact
+        else default_rng(0).integers(2, size=(resamples, units))
+    )
     signs = 1.0 - 2.0 * flips
     found = []
     step = 1 + AT_ONCE // len(signs)
@@ -154,7 +166,10 @@ def wilcoxon_p(differences: "Rows") -> "Array":
         return np.empty(0)
     sizes = np.abs(rounded)
     order = np.sort(sizes, axis=1)
-    ranks = [(np.searchsorted(line, each) + np.searchsorted(line, each, "right") + 1) / 2 for line, each in zip(order, sizes, strict=True)]
+    ranks = [
+        (np.searchsorted(line, each) + np.searchsorted(line, each, "right") + 1) / 2
+        for line, each in zip(order, sizes, strict=True)
+    ]
     none = (rounded == 0).sum(axis=1, keepdims=True)  # they have the lowest ranks
     return permutation_p(np.sign(rounded) * (np.array(ranks) - none))
 

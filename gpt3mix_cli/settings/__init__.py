@@ -10,10 +10,45 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model_validator
 
-from .augment import Aeda, AnyLM, Augment, Backtranslate, Baseline, Budget, Eda, Editor, Gate, LocalLM, Mlm, OpenAILM, Paraphrase
-from .base import NAME, PART, Name, Part, Real, Settings, Whole, derived_seed, fingerprint, generator
+from .augment import (
+    Aeda,
+    AnyLM,
+    Augment,
+    Backtranslate,
+    Baseline,
+    Budget,
+    Eda,
+    Editor,
+    Gate,
+    LocalLM,
+    Mlm,
+    OpenAILM,
+    Paraphrase,
+)
+from .base import (
+    NAME,
+    PART,
+    Name,
+    Part,
+    Real,
+    Settings,
+    Whole,
+    derived_seed,
+    fingerprint,
+    generator,
+)
 from .task import Columns, Data, DemoData, FilesData, HubData, Split, Task
-from .train import PAPER, Classifier, Encoding, Linear, Prompt, Repeated, SetFit, Trained, Transformer
+from .train import (
+    PAPER,
+    Classifier,
+    Encoding,
+    Linear,
+    Prompt,
+    Repeated,
+    SetFit,
+    Trained,
+    Transformer,
+)
 
 __all__ = [
     "NAME", "PAPER", "PART", "Aeda", "AnyLM", "Augment", "Backtranslate", "Baseline", "Budget", "Classifier", "Columns", "Data", "DemoData", "Eda",
@@ -48,7 +83,9 @@ def _rows(value: Any) -> int | str:
         return value
     if isinstance(value, str) and re.fullmatch(r"full|[1-9]\d*/class", value):
         return value
-    raise ValueError(f"'{value}' is not `full`, a number of rows such as 200, or `n/class` such as `16/class`")
+    raise ValueError(
+        f"'{value}' is not `full`, a number of rows such as 200, or `n/class` such as `16/class`"
+    )
 
 
 def _seeds(value: Any) -> Any:
@@ -70,7 +107,9 @@ class Subsample(Settings):
         [0, 1, 2, 3, 4], min_length=1, description="data seeds: a count n for 0 to n-1, or a list"
     )
     master_seed: Whole = Field(42, description="every generator derives from it")
-    validation: Annotated[int | str, BeforeValidator(_rows)] = Field("full", description="rows used for early stopping")
+    validation: Annotated[int | str, BeforeValidator(_rows)] = Field(
+        "full", description="rows used for early stopping"
+    )
 
     @field_validator("levels", "seeds")
     @classmethod
@@ -86,13 +125,27 @@ class Experiment(Settings):
     name: Name = Field(description="of the results' folder; default: the file's name")
     task: Task = Field(description="the task, or the path of a file that holds it")
     subsample: Subsample = Field(description="how many real rows")
-    lm: AnyLM | None = Field(None, description="the language model, a `kind:` of local or openai; without it there is no method gpt3mix")
+    lm: AnyLM | None = Field(
+        None,
+        description="the language model, a `kind:` of local or openai; without it there is no method gpt3mix",
+    )
     augment: Augment = Field(Augment(), description="GPT3Mix, and how many rows every method makes")
-    baselines: list[Baseline] = Field([], description="methods to compare with: a `kind:` of eda, aeda, mlm, backtranslate or paraphrase each")
-    classifiers: list[Classifier] = Field([], description="what is trained: a `kind:` of transformer, linear, setfit or prompt each")
-    trials: Whole = Field(10, ge=1, description="training runs a cell in all, dealt over the data seeds in turn")
-    budget: Budget | None = Field(None, description="what the language model may cost, over all runs")
-    sweep: dict[str, list[Any]] = Field({}, description="key -> values; every combination is a variant")
+    baselines: list[Baseline] = Field(
+        [],
+        description="methods to compare with: a `kind:` of eda, aeda, mlm, backtranslate or paraphrase each",
+    )
+    classifiers: list[Classifier] = Field(
+        [], description="what is trained: a `kind:` of transformer, linear, setfit or prompt each"
+    )
+    trials: Whole = Field(
+        10, ge=1, description="training runs a cell in all, dealt over the data seeds in turn"
+    )
+    budget: Budget | None = Field(
+        None, description="what the language model may cost, over all runs"
+    )
+    sweep: dict[str, list[Any]] = Field(
+        {}, description="key -> values; every combination is a variant"
+    )
 
     _variant: dict[str, Any] = PrivateAttr(default_factory=dict)
 
@@ -104,13 +157,21 @@ class Experiment(Settings):
     @property
     def methods(self) -> list[str]:
         """Names of the methods: `none`, `gpt3mix` where there is an LM, then the baselines."""
-        return ["none", *(["gpt3mix"] if self.lm else []), *(baseline.name for baseline in self.baselines)]
+        return [
+            "none",
+            *(["gpt3mix"] if self.lm else []),
+            *(baseline.name for baseline in self.baselines),
+        ]
 
     def asking(self, method: str) -> Augment | None:
         """Return GPT3Mix's settings for a method that asks the LM (a paraphrase has k = 1); None for every other method."""
         if method == "gpt3mix":
             return self.augment
-        if any(baseline.name == method for baseline in self.baselines if isinstance(baseline, Paraphrase)):
+        if any(
+            baseline.name == method
+            for baseline in self.baselines
+            if isinstance(baseline, Paraphrase)
+        ):
             return self.augment.model_copy(update={"k": 1})
         return None
 
@@ -120,22 +181,35 @@ class Experiment(Settings):
 
     @model_validator(mode="after")
     def _lm_is_there(self) -> "Experiment":
-        asking = [each for each in (*self.baselines, *self.classifiers) if isinstance(each, Paraphrase | Prompt)]
+        asking = [
+            each
+            for each in (*self.baselines, *self.classifiers)
+            if isinstance(each, Paraphrase | Prompt)
+        ]
         if asking and not self.lm:
-            raise ValueError(f"'{asking[0].name}' asks a language model; add for example lm: {{kind: local, model: bundled}}")
+            raise ValueError(
+                f"'{asking[0].name}' asks a language model; add for example lm: {{kind: local, model: bundled}}"
+            )
         return self
 
     @model_validator(mode="after")
     def _unique_names(self) -> "Experiment":
-        for what, names in (("methods", self.methods), ("classifiers", [c.name for c in self.classifiers])):
+        for what, names in (
+            ("methods", self.methods),
+            ("classifiers", [c.name for c in self.classifiers]),
+        ):
             if repeated := sorted({name for name in names if names.count(name) > 1}):
-                raise ValueError(f"two {what} are called '{repeated[0]}'; give one of them another `name:`")
+                raise ValueError(
+                    f"two {what} are called '{repeated[0]}'; give one of them another `name:`"
+                )
         return self
 
     @model_validator(mode="after")
     def _payable(self) -> "Experiment":
         if self.budget and not isinstance(self.lm, OpenAILM):
-            raise ValueError("budget: only an LM behind an endpoint (lm.kind: openai) costs anything; leave the budget out")
+            raise ValueError(
+                "budget: only an LM behind an endpoint (lm.kind: openai) costs anything; leave the budget out"
+            )
         if self.budget and self.budget.usd and isinstance(self.lm, OpenAILM) and not self.lm.prices:
             raise ValueError("budget.usd needs the prices: name their file with lm.prices")
         return self
@@ -147,5 +221,7 @@ class Experiment(Settings):
             for name in weights if isinstance(weights, dict) else ():
                 if name not in self.task.labels:
                     known = ", ".join(self.task.labels)
-                    raise ValueError(f"classifier '{classifier.name}': class_weights names '{name}', which is none of the classes {known}")
+                    raise ValueError(
+                        f"classifier '{classifier.name}': class_weights names '{name}', which is none of the classes {known}"
+                    )
         return self

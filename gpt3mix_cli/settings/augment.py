@@ -18,11 +18,19 @@ class LocalLM(Settings):
     """A transformers causal LM in this process."""
 
     kind: Literal["local"]
-    model: str = Field("bundled", description="`bundled` (the packaged review LM), a folder or a hub id")
+    model: str = Field(
+        "bundled", description="`bundled` (the packaged review LM), a folder or a hub id"
+    )
     revision: str | None = Field(None, description="commit of a hub model")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="auto: float32 on a CPU, bfloat16 on a GPU")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="auto: float32 on a CPU, bfloat16 on a GPU"
+    )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
-    batch_size: Whole = Field(256, ge=1, description="texts written side by side if the memory holds them; their last digits depend on it")
+    batch_size: Whole = Field(
+        256,
+        ge=1,
+        description="texts written side by side if the memory holds them; their last digits depend on it",
+    )
 
 
 class OpenAILM(Settings):
@@ -30,25 +38,53 @@ class OpenAILM(Settings):
 
     kind: Literal["openai"]
     model: str = Field(min_length=1, description="as the server calls it")
-    base_url: str | list[str] = Field("https://api.openai.com/v1", description="of the server, or of several that serve the same model")
-    endpoint: str = Field("", description="name in the journal, where servers come and go; default: the first base_url")
-    api_key_env: str = Field("OPENAI_API_KEY", min_length=1, description="environment variable that holds the key")
+    base_url: str | list[str] = Field(
+        "https://api.openai.com/v1",
+        description="of the server, or of several that serve the same model",
+    )
+    endpoint: str = Field(
+        "",
+        description="name in the journal, where servers come and go; default: the first base_url",
+    )
+    api_key_env: str = Field(
+        "OPENAI_API_KEY", min_length=1, description="environment variable that holds the key"
+    )
     api: Literal["auto", "completions", "chat", "decisions"] = Field(
-        "auto", description="how to ask; decisions: a chat, and OpenAI's decisions for the labels; auto: what the server is found to offer"
+        "auto",
+        description="how to ask; decisions: a chat, and OpenAI's decisions for the labels; auto: what the server is found to offer",
     )
     label_source: Literal["auto", "exact", "decision", "top_logprobs", "vote"] = Field(
         "auto", description="where soft labels come from; auto: the best"
     )
     votes: Whole = Field(10, ge=1, description="labels drawn for a row where they are voted for")
-    tokenizer: str = Field("", description="`bundled`, folder or hub id of the model's tokenizer, to count with; default: an estimate")
-    context: Whole = Field(4096, ge=16, description="tokens of the longest prompt and text; longer prompts lose examples")
-    concurrency: Annotated[Whole, Field(ge=1)] | Literal["auto"] = Field("auto", description="requests under way at each base_url")
-    requests_per_minute: Annotated[Real, Field(gt=0)] | None = Field(None, description="at most, all servers together")
-    tokens_per_minute: Annotated[Real, Field(gt=0)] | None = Field(None, description="at most, read and written")
+    tokenizer: str = Field(
+        "",
+        description="`bundled`, folder or hub id of the model's tokenizer, to count with; default: an estimate",
+    )
+    context: Whole = Field(
+        4096,
+        ge=16,
+        description="tokens of the longest prompt and text; longer prompts lose examples",
+    )
+    concurrency: Annotated[Whole, Field(ge=1)] | Literal["auto"] = Field(
+        "auto", description="requests under way at each base_url"
+    )
+    requests_per_minute: Annotated[Real, Field(gt=0)] | None = Field(
+        None, description="at most, all servers together"
+    )
+    tokens_per_minute: Annotated[Real, Field(gt=0)] | None = Field(
+        None, description="at most, read and written"
+    )
     timeout: Real = Field(120.0, gt=0, description="seconds that an answer may take")
-    prices: str | None = Field(None, min_length=1, description="file of prices, see README; without it money is unknown")
-    batch: bool = Field(False, description="ask by the provider's batches, which are cheaper and take hours")
-    extra: dict[str, Any] = Field({}, description="fields that go into each request, such as reasoning_effort: none")
+    prices: str | None = Field(
+        None, min_length=1, description="file of prices, see README; without it money is unknown"
+    )
+    batch: bool = Field(
+        False, description="ask by the provider's batches, which are cheaper and take hours"
+    )
+    extra: dict[str, Any] = Field(
+        {}, description="fields that go into each request, such as reasoning_effort: none"
+    )
 
     @field_validator("base_url")
     @classmethod
@@ -59,13 +95,18 @@ class OpenAILM(Settings):
         for url in urls:
             if not re.fullmatch(r"https?://[^/@\s]+(/[^@\s?#]*)?", url):
                 shown = re.split(r"[?#]", url.rpartition("@")[2])[0]
-                raise ValueError(f"'{shown}' is no plain URL such as http://localhost:8000/v1; a key goes into the environment")
+                raise ValueError(
+                    f"'{shown}' is no plain URL such as http://localhost:8000/v1; a key goes into the environment"
+                )
         return value
 
     @property
     def urls(self) -> list[str]:
         """All base URLs, without a slash at their end."""
-        return [url.rstrip("/") for url in ([self.base_url] if isinstance(self.base_url, str) else self.base_url)]
+        return [
+            url.rstrip("/")
+            for url in ([self.base_url] if isinstance(self.base_url, str) else self.base_url)
+        ]
 
 
 class Budget(Settings):
@@ -73,7 +114,9 @@ class Budget(Settings):
 
     usd: Annotated[Real, Field(gt=0)] | None = Field(None, description="dollars, by `lm.prices`")
     tokens: Annotated[Whole, Field(gt=0)] | None = Field(None, description="read and written")
-    requests: Annotated[Whole, Field(gt=0)] | None = Field(None, description="sent, repeated ones included")
+    requests: Annotated[Whole, Field(gt=0)] | None = Field(
+        None, description="sent, repeated ones included"
+    )
 
 
 AnyLM = Annotated[LocalLM | OpenAILM, Field(discriminator="kind")]
@@ -82,26 +125,42 @@ AnyLM = Annotated[LocalLM | OpenAILM, Field(discriminator="kind")]
 class Gate(Settings):
     """Which generated rows are rejected; copies of real rows and repeats always are. A share is of the row's own text; null: off."""
 
-    leak: bool = Field(True, description="reject copies of test rows, whatever their case, spacing and signs")
+    leak: bool = Field(
+        True, description="reject copies of test rows, whatever their case, spacing and signs"
+    )
     near_copy: Annotated[Real, Field(gt=0, le=1)] | None = Field(
-        0.8, description="reject if this share of the word triples, or the whole of a shorter text, stands in one of the row's parents"
+        0.8,
+        description="reject if this share of the word triples, or the whole of a shorter text, stands in one of the row's parents",
     )
     degenerate: Annotated[Real, Field(gt=0, lt=1)] | None = Field(
-        0.5, description="reject if more than this share of the word pairs stood in the text before, or of the words is one and the same"
+        0.5,
+        description="reject if more than this share of the word pairs stood in the text before, or of the words is one and the same",
     )
-    too_short: Whole = Field(1, ge=0, description="fewest words; 1 lets `Awful.` through, but no signs alone")
-    too_long: Annotated[Whole, Field(ge=1)] | None = Field(None, description="most words; `augment.max_tokens` is a bound in any case")
+    too_short: Whole = Field(
+        1, ge=0, description="fewest words; 1 lets `Awful.` through, but no signs alone"
+    )
+    too_long: Annotated[Whole, Field(ge=1)] | None = Field(
+        None, description="most words; `augment.max_tokens` is a bound in any case"
+    )
     other_language: Annotated[Real, Field(gt=0, lt=1)] | None = Field(
-        0.3, description="reject if more than this share of the letters is of scripts that no real row uses"
+        0.3,
+        description="reject if more than this share of the letters is of scripts that no real row uses",
     )
     low_mass: Real = Field(
-        0.0, ge=0, le=1, description="least label mass; 0: the paper's, which keeps every row (equation 1), while a low mean is warned of"
+        0.0,
+        ge=0,
+        le=1,
+        description="least label mass; 0: the paper's, which keeps every row (equation 1), while a low mean is warned of",
     )
     perplexity: list[Annotated[Real, Field(ge=1)]] | None = Field(
-        None, min_length=2, max_length=2, description="[low, high]: the text's perplexity under the LM that wrote it"
+        None,
+        min_length=2,
+        max_length=2,
+        description="[low, high]: the text's perplexity under the LM that wrote it",
     )
     disagreement: Annotated[Real, Field(gt=0, lt=1)] | None = Field(
-        None, description="reject if a linear classifier of the real rows gives another class at least this probability"
+        None,
+        description="reject if a linear classifier of the real rows gives another class at least this probability",
     )
 
     @field_validator("perplexity")
@@ -117,17 +176,40 @@ class Augment(Settings):
 
     k: Whole = Field(2, ge=1, description="real examples in a prompt (section 3)")
     ratio: Real = Field(1.0, gt=0, description="synthetic rows for each real one (section 4.2)")
-    draws: Whole | Literal["per-trial"] = Field(1, description="synthetic sets a data seed; per-trial: a new one for each trial")
-    choose: Literal["uniform", "balanced", "nearest", "furthest"] = Field(
-        "uniform", description="how examples are chosen; nearest, furthest: those most or least like a drawn one"
+    draws: Whole | Literal["per-trial"] = Field(
+        1, description="synthetic sets a data seed; per-trial: a new one for each trial"
     )
-    similarity: str = Field("tfidf", min_length=1, description="what nearest and furthest compare: tfidf, or an encoder (`minilm`, folder, hub id)")
-    labels: Literal["soft", "hard"] = Field("soft", description="soft: equation (1); hard: what a beam search over the whole line writes (Table 5)")
-    beams: Whole = Field(4, ge=1, description="hard labels: lines searched for together, each a possible row; drawn, but for temperature 0")
-    label_temperature: Real = Field(1.0, gt=0, description="soft labels: divides the log-probabilities; above 1 flattens, below sharpens")
-    contextual_calibration: bool = Field(False, description="soft labels: divide by those of texts without content (Zhao et al., 2021)")
+    choose: Literal["uniform", "balanced", "nearest", "furthest"] = Field(
+        "uniform",
+        description="how examples are chosen; nearest, furthest: those most or least like a drawn one",
+    )
+    similarity: str = Field(
+        "tfidf",
+        min_length=1,
+        description="what nearest and furthest compare: tfidf, or an encoder (`minilm`, folder, hub id)",
+    )
+    labels: Literal["soft", "hard"] = Field(
+        "soft",
+        description="soft: equation (1); hard: what a beam search over the whole line writes (Table 5)",
+    )
+    beams: Whole = Field(
+        4,
+        ge=1,
+        description="hard labels: lines searched for together, each a possible row; drawn, but for temperature 0",
+    )
+    label_temperature: Real = Field(
+        1.0,
+        gt=0,
+        description="soft labels: divides the log-probabilities; above 1 flattens, below sharpens",
+    )
+    contextual_calibration: bool = Field(
+        False,
+        description="soft labels: divide by those of texts without content (Zhao et al., 2021)",
+    )
     temperature: Real = Field(1.0, ge=0, description="of the text; 0 is greedy")
-    top_p: Real = Field(1.0, gt=0, le=1, description="drawn from the fewest tokens with this probability")
+    top_p: Real = Field(
+        1.0, gt=0, le=1, description="drawn from the fewest tokens with this probability"
+    )
     max_tokens: Whole = Field(100, ge=1, description="longest text, in tokens of the LM")
     frequency_penalty: Real = Field(0.01, ge=-2, le=2, description="as in OpenAI's API")
     attempts: Real = Field(4.0, ge=1, description="at most this many requests for each wanted row")
@@ -144,7 +226,9 @@ class Augment(Settings):
     def _known_perplexity(self) -> "Augment":
         # Otherwise the first row would end the run, after the LM was asked and paid.
         if self.labels == "hard" and self.gate.perplexity:
-            raise ValueError("the perplexity of hard labels' rows is unknown; leave gate.perplexity out, or take labels: soft")
+            raise ValueError(
+                "the perplexity of hard labels' rows is unknown; leave gate.perplexity out, or take labels: soft"
+            )
         return self
 
 
@@ -153,8 +237,13 @@ class Eda(Settings):
 
     kind: Literal["eda"]
     name: Part = Field("eda", description="of the method")
-    alpha: Real | Literal["auto"] = Field("auto", description="share of words changed; auto: the authors' by training size")
-    normalise: bool = Field(False, description="first the authors' form of a text: lower-case letters only, no punctuation")
+    alpha: Real | Literal["auto"] = Field(
+        "auto", description="share of words changed; auto: the authors' by training size"
+    )
+    normalise: bool = Field(
+        False,
+        description="first the authors' form of a text: lower-case letters only, no punctuation",
+    )
 
     @field_validator("alpha")
     @classmethod
@@ -176,12 +265,17 @@ class Mlm(Settings):
 
     kind: Literal["mlm"]
     name: Part = Field("mlm", description="of the method")
-    model: str = Field("distilroberta-base", min_length=1, description="folder or hub id of a masked LM")
+    model: str = Field(
+        "distilroberta-base", min_length=1, description="folder or hub id of a masked LM"
+    )
     revision: str | None = Field(None, description="commit of a hub model")
     share: Real = Field(0.15, gt=0, le=1, description="share of the words replaced, at least one")
     top_k: Whole = Field(10, ge=1, description="a word is drawn from this many, the likeliest")
     temperature: Real = Field(1.0, gt=0, description="below 1 draws the likelier ones more often")
-    conditional: bool = Field(False, description="let the label stand before the text as the masked LM reads it (Kumar et al., 2020)")
+    conditional: bool = Field(
+        False,
+        description="let the label stand before the text as the masked LM reads it (Kumar et al., 2020)",
+    )
     batch_size: Whole = Field(32, ge=1, description="texts read together")
     device: str = Field("auto", description="auto, cpu, cuda, ...")
 
@@ -202,16 +296,39 @@ class Backtranslate(Settings):
 
     kind: Literal["backtranslate"]
     name: Part = Field("backtranslate", description="of the method")
-    engine: Literal["transformers", "apertium"] = Field("transformers", description="a model a direction, or Apertium's rules")
-    pivot: Annotated[list[Annotated[str, Field(min_length=1)]], BeforeValidator(_listed)] = Field(
-        [], description="the language between, or several, of which the next is tried where candidates run out; default: de, or spa for Apertium"
+    engine: Literal["transformers", "apertium"] = Field(
+        "transformers", description="a model a direction, or Apertium's rules"
     )
-    forward: str = Field("", description="model or Apertium pair into the pivot; default: Helsinki-NLP/opus-mt-en-{pivot}, or eng-{pivot}")
-    backward: str = Field("", description="model or Apertium pair back; default: Helsinki-NLP/opus-mt-{pivot}-en, or {pivot}-eng")
-    revisions: dict[str, str] = Field({}, description="commits of hub models, by their ids (transformers)")
-    beams: Whole = Field(4, ge=1, description="beam width, and so candidates of each pivot (transformers, temperature 0)")
-    temperature: Real = Field(0.0, ge=0, description="0 is beam search; above it translations are drawn, as many as there are copies (transformers)")
-    batch_size: Whole = Field(32, ge=1, description="texts translated together; their last digits depend on it (transformers)")
+    pivot: Annotated[list[Annotated[str, Field(min_length=1)]], BeforeValidator(_listed)] = Field(
+        [],
+        description="the language between, or several, of which the next is tried where candidates run out; default: de, or spa for Apertium",
+    )
+    forward: str = Field(
+        "",
+        description="model or Apertium pair into the pivot; default: Helsinki-NLP/opus-mt-en-{pivot}, or eng-{pivot}",
+    )
+    backward: str = Field(
+        "",
+        description="model or Apertium pair back; default: Helsinki-NLP/opus-mt-{pivot}-en, or {pivot}-eng",
+    )
+    revisions: dict[str, str] = Field(
+        {}, description="commits of hub models, by their ids (transformers)"
+    )
+    beams: Whole = Field(
+        4,
+        ge=1,
+        description="beam width, and so candidates of each pivot (transformers, temperature 0)",
+    )
+    temperature: Real = Field(
+        0.0,
+        ge=0,
+        description="0 is beam search; above it translations are drawn, as many as there are copies (transformers)",
+    )
+    batch_size: Whole = Field(
+        32,
+        ge=1,
+        description="texts translated together; their last digits depend on it (transformers)",
+    )
     max_tokens: Whole = Field(256, ge=1, description="longest translation (transformers)")
     device: str = Field("auto", description="auto, cpu, cuda, ... (transformers)")
 
@@ -219,18 +336,27 @@ class Backtranslate(Settings):
     def pairs(self) -> list[tuple[str, str]]:
         """The models or pairs (there, back) of each pivot."""
         pivots = self.pivot or [PIVOTS[self.engine][0]]
-        there, back = self.forward or PIVOTS[self.engine][1], self.backward or PIVOTS[self.engine][2]
-        return [(there.replace("{pivot}", pivot), back.replace("{pivot}", pivot)) for pivot in pivots]
+        there, back = (
+            self.forward or PIVOTS[self.engine][1],
+            self.backward or PIVOTS[self.engine][2],
+        )
+        return [
+            (there.replace("{pivot}", pivot), back.replace("{pivot}", pivot)) for pivot in pivots
+        ]
 
     @model_validator(mode="after")
     def _each_pivot_its_own(self) -> "Backtranslate":
         if len(set(self.pairs)) < max(1, len(self.pivot)):
-            raise ValueError("two pivots have the same models; write {pivot} into forward and backward, or name each pivot once")
+            raise ValueError(
+                "two pivots have the same models; write {pivot} into forward and backward, or name each pivot once"
+            )
         models = sorted({model for pair in self.pairs for model in pair})
         if self.engine == "apertium":
             models = []
         if strange := [model for model in self.revisions if model not in models]:
-            raise ValueError(f"revisions: no model '{strange[0]}' is used (models: {', '.join(models) or 'none'})")
+            raise ValueError(
+                f"revisions: no model '{strange[0]}' is used (models: {', '.join(models) or 'none'})"
+            )
         return self
 
 

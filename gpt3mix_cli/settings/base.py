@@ -15,7 +15,9 @@ PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+-]*")
 class Settings(BaseModel):
     """Base of all settings: frozen, and strict about keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False
+    )
 
     def __hash__(self) -> int:
         """Return a hash of all values, mappings included: settings are keys of what is kept for them."""
@@ -36,14 +38,18 @@ Real = Annotated[float, BeforeValidator(_number)]
 def _name(value: Any) -> str:
     # Names become parts of file names, so they must be safe there on every system.
     if not isinstance(value, str | int) or not NAME.fullmatch(str(value)):
-        raise ValueError(f"'{value}' cannot be a file name; use letters, digits, '.', '_', '+' and '-'")
+        raise ValueError(
+            f"'{value}' cannot be a file name; use letters, digits, '.', '_', '+' and '-'"
+        )
     return str(value)
 
 
 def _part(value: Any) -> str:
     # Dots set the parts of a file name apart: `eda.draw-1.jsonl`, `trials/eda.linear.jsonl`.
     if not isinstance(value, str | int) or not PART.fullmatch(str(value)):
-        raise ValueError(f"'{value}' cannot be part of a file name; use letters, digits, '_', '+' and '-'")
+        raise ValueError(
+            f"'{value}' cannot be part of a file name; use letters, digits, '_', '+' and '-'"
+        )
     if value in ("train", "history"):
         raise ValueError(f"'{value}' names another file; choose another")
     return str(value)

@@ -15,8 +15,12 @@ class Columns(Settings):
 
     text: str = Field("text", description="column that holds the text")
     label: str = Field("label", description="column that holds the label")
-    id: str = Field("id", description="column that holds a unique id; rows are numbered where it is absent")
-    values: dict[str, str] = Field({}, description="raw label value -> class name, where they differ")
+    id: str = Field(
+        "id", description="column that holds a unique id; rows are numbered where it is absent"
+    )
+    values: dict[str, str] = Field(
+        {}, description="raw label value -> class name, where they differ"
+    )
 
 
 class HubData(Columns):
@@ -25,8 +29,13 @@ class HubData(Columns):
     kind: Literal["hub"]
     path: str = Field(description="repository id, such as SetFit/sst2")
     name: str | None = Field(None, description="the hub's config name")
-    revision: str | None = Field(None, description="commit; pin it, so that the data cannot change under you")
-    splits: dict[Split, str] = Field({}, description="split -> the hub's split name; a validation split named as test is taken from train")
+    revision: str | None = Field(
+        None, description="commit; pin it, so that the data cannot change under you"
+    )
+    splits: dict[Split, str] = Field(
+        {},
+        description="split -> the hub's split name; a validation split named as test is taken from train",
+    )
 
 
 class FilesData(Columns):
@@ -34,7 +43,9 @@ class FilesData(Columns):
 
     kind: Literal["files"]
     train: Path = Field(description="training rows")
-    validation: Path | None = Field(None, description="validation rows; without it they are split off train")
+    validation: Path | None = Field(
+        None, description="validation rows; without it they are split off train"
+    )
     test: Path = Field(description="test rows")
 
 
@@ -50,9 +61,13 @@ Data = Annotated[HubData | FilesData | DemoData, Field(discriminator="kind")]
 class Task(Settings):
     """The data and the task specification S = (T, L, v) of section 3."""
 
-    name: Name = Field("", description="name in results; default: the task file's or the experiment's")
+    name: Name = Field(
+        "", description="name in results; default: the task file's or the experiment's"
+    )
     data: Data = Field(description="where the rows come from: a `kind:` of hub, files or demo")
-    labels: dict[str, str] = Field(description="ordered: class -> label token (the verbalizer v); a list is the identity")
+    labels: dict[str, str] = Field(
+        description="ordered: class -> label token (the verbalizer v); a list is the identity"
+    )
     text_type: str = Field("text", min_length=1, description="T, such as `movie review`")
     label_type: str = Field("label", min_length=1, description="L, such as `sentiment`")
 
@@ -70,10 +85,14 @@ class Task(Settings):
     def _distinct(cls, value: dict[str, str]) -> dict[str, str]:
         if len(value) < 2:
             raise ValueError("at least two classes are needed")
-        if any(not key.strip() or not token.strip() or "\n" in token for key, token in value.items()):
+        if any(
+            not key.strip() or not token.strip() or "\n" in token for key, token in value.items()
+        ):
             raise ValueError("classes and label tokens must be non-empty and on one line")
         if len({token.lower() for token in value.values()}) < len(value):
-            raise ValueError("two classes share a label token (case is ignored), so their labels could not be told apart")
+            raise ValueError(
+                "two classes share a label token (case is ignored), so their labels could not be told apart"
+            )
         return value
 
     @field_validator("text_type", "label_type")
@@ -87,7 +106,9 @@ class Task(Settings):
     def _mapped(self) -> "Task":
         for raw, label in getattr(self.data, "values", {}).items():
             if label not in self.labels:
-                raise ValueError(f"data.values maps '{raw}' to '{label}', which is none of the classes {', '.join(self.labels)}")
+                raise ValueError(
+                    f"data.values maps '{raw}' to '{label}', which is none of the classes {', '.join(self.labels)}"
+                )
         return self
 
     @property

@@ -16,17 +16,28 @@ class Repeated(Settings):
 class Trained(Repeated):
     """What a classifier has that is trained on soft labels; the defaults weigh all rows alike, as the paper does."""
 
-    hard_labels: bool = Field(False, description="train on the argmax of soft labels (the ablation of Table 5)")
-    synthetic_weight: Real = Field(1.0, gt=0, description="weight of a synthetic row; a real one has 1")
+    hard_labels: bool = Field(
+        False, description="train on the argmax of soft labels (the ablation of Table 5)"
+    )
+    synthetic_weight: Real = Field(
+        1.0, gt=0, description="weight of a synthetic row; a real one has 1"
+    )
     class_weights: Literal["none", "balanced"] | dict[str, Annotated[Real, Field(gt=0)]] = Field(
         "none", description="balanced, or class -> weight; classes that are not named have 1"
     )
-    label_smoothing: Real = Field(0.0, ge=0, lt=1, description="share of each row's target that is spread over all classes")
+    label_smoothing: Real = Field(
+        0.0, ge=0, lt=1, description="share of each row's target that is spread over all classes"
+    )
 
     @property
     def weighted(self) -> bool:
         """Whether targets differ from the rows' own distributions."""
-        return self.hard_labels or self.synthetic_weight != 1 or self.class_weights != "none" or self.label_smoothing > 0
+        return (
+            self.hard_labels
+            or self.synthetic_weight != 1
+            or self.class_weights != "none"
+            or self.label_smoothing > 0
+        )
 
 
 class Transformer(Trained):
@@ -34,31 +45,48 @@ class Transformer(Trained):
 
     kind: Literal["transformer"]
     name: Part = Field("transformer", description="of the classifier in results")
-    preset: Literal["paper"] | None = Field(None, description="paper: refuse every setting that departs from sections 4.1 and 4.2")
-    model: str = Field("distilbert-base-uncased", description="folder, hub id, or `minilm` (extra `offline`)")
+    preset: Literal["paper"] | None = Field(
+        None, description="paper: refuse every setting that departs from sections 4.1 and 4.2"
+    )
+    model: str = Field(
+        "distilbert-base-uncased", description="folder, hub id, or `minilm` (extra `offline`)"
+    )
     revision: str | None = Field(None, description="commit of a hub model")
     head: Literal["fresh", "library"] = Field(
-        "fresh", description="fresh: draw all of it (section 4.1); library: keep what is pretrained, as BERT's pooler"
+        "fresh",
+        description="fresh: draw all of it (section 4.1); library: keep what is pretrained, as BERT's pooler",
     )
     lr: Real = Field(3e-5, gt=0, description="peak learning rate of AdamW")
     warmup_epochs: Real = Field(3, ge=0, description="linear warm-up; constant afterwards")
-    patience: Whole = Field(20, ge=1, description="epochs without a better validation accuracy before stopping")
-    batch_size: Whole = Field(32, ge=1, description="rows a step of the optimiser, whatever the memory holds at once")
+    patience: Whole = Field(
+        20, ge=1, description="epochs without a better validation accuracy before stopping"
+    )
+    batch_size: Whole = Field(
+        32, ge=1, description="rows a step of the optimiser, whatever the memory holds at once"
+    )
     max_epochs: Whole = Field(200, ge=1, description="where training ends at the latest")
     weight_decay: Real = Field(0.01, ge=0, description="decoupled; none on biases and norms")
     max_length: Whole = Field(128, ge=4, description="tokens kept of a text")
-    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="of products; auto: bfloat16 where the processor has it")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="of products; auto: bfloat16 where the processor has it"
+    )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
-    threads: Whole = Field(1, ge=1, description="CPU threads of a trial; trials run side by side on the others")
+    threads: Whole = Field(
+        1, ge=1, description="CPU threads of a trial; trials run side by side on the others"
+    )
 
     @model_validator(mode="after")
     def _faithful(self) -> "Transformer":
         if self.preset == "paper":
             if self.max_epochs <= self.patience:
-                raise ValueError("preset paper: max_epochs would end the training before patience could")
+                raise ValueError(
+                    "preset paper: max_epochs would end the training before patience could"
+                )
             for key, value in PAPER.items():
                 if (found := getattr(self, key)) != value:
-                    raise ValueError(f"preset paper has {key}: {value} (sections 4.1 and 4.2), not {found}; leave one of the two out")
+                    raise ValueError(
+                        f"preset paper has {key}: {value} (sections 4.1 and 4.2), not {found}; leave one of the two out"
+                    )
         return self
 
 
@@ -83,14 +111,22 @@ class SetFit(Repeated):
 
     kind: Literal["setfit"]
     name: Part = Field("setfit", description="of the classifier in results")
-    model: str = Field("sentence-transformers/paraphrase-mpnet-base-v2", min_length=1, description="folder, hub id, or `minilm` (extra `offline`)")
+    model: str = Field(
+        "sentence-transformers/paraphrase-mpnet-base-v2",
+        min_length=1,
+        description="folder, hub id, or `minilm` (extra `offline`)",
+    )
     revision: str | None = Field(None, description="commit of a hub model")
     lr: Real = Field(2e-5, gt=0, description="peak learning rate of the encoder")
-    iterations: Whole = Field(20, ge=1, description="R of the paper: pairs of each kind for each row")
+    iterations: Whole = Field(
+        20, ge=1, description="R of the paper: pairs of each kind for each row"
+    )
     epochs: Whole = Field(1, ge=1, description="times that the pairs are gone through")
     batch_size: Whole = Field(16, ge=1, description="pairs a step")
     max_length: Whole = Field(128, ge=4, description="tokens kept of a text")
-    threads: Whole = Field(1, ge=1, description="CPU threads of a trial; trials run side by side on the others")
+    threads: Whole = Field(
+        1, ge=1, description="CPU threads of a trial; trials run side by side on the others"
+    )
 
 
 class Prompt(Repeated):
@@ -98,8 +134,14 @@ class Prompt(Repeated):
 
     kind: Literal["prompt"]
     name: Part = Field("prompt", description="of the classifier in results")
-    examples: Whole | Literal["fit"] = Field("fit", description="real rows in a prompt, classes in turn; fit: as many as the LM's context holds")
-    contextual_calibration: bool = Field(False, description="divide by the labels' shares for texts without content (Zhao et al., 2021)")
+    examples: Whole | Literal["fit"] = Field(
+        "fit",
+        description="real rows in a prompt, classes in turn; fit: as many as the LM's context holds",
+    )
+    contextual_calibration: bool = Field(
+        False,
+        description="divide by the labels' shares for texts without content (Zhao et al., 2021)",
+    )
 
     @field_validator("examples")
     @classmethod

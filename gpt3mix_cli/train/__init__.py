@@ -17,7 +17,18 @@ from .. import __version__
 from ..errors import StoppedShort, Tell, UserError, quiet
 from ..files import STDIO, append, only_writer
 from ..lm import LM
-from ..records import Augmented, Done, Example, Manifest, Trial, close_output, rows_sha, to_line, up_to_date, write
+from ..records import (
+    Augmented,
+    Done,
+    Example,
+    Manifest,
+    Trial,
+    close_output,
+    rows_sha,
+    to_line,
+    up_to_date,
+    write,
+)
 from ..settings import Encoding, Linear, Prompt, SetFit, Task, Trained, Transformer, fingerprint
 from . import curves, metrics
 from .cell import Cell, Synthetic, training_seed
@@ -72,7 +83,13 @@ class Classifier(Protocol):
     def notes(self) -> list[str]:
         """What the user should know since the last fit began, such as how many texts were cut."""
 
-    def fit(self, train: Sequence[Augmented], validation: Sequence[Example], seed: int, watch: Watch = unwatched) -> Fit:
+    def fit(
+        self,
+        train: Sequence[Augmented],
+        validation: Sequence[Example],
+        seed: int,
+        watch: Watch = unwatched,
+    ) -> Fit:
         """Train towards the rows' `probs` (see `targets`); the best weights by validation accuracy stay in the object."""
 
     def predict_proba(self, texts: Sequence[str]) -> Any:
@@ -115,7 +132,9 @@ def open_prompting(settings: Prompt, task: Task, lm: LM) -> Classifier:
     return PromptClassifier(settings, task, lm)
 
 
-@functools.lru_cache(maxsize=4)  # one experiment's classifiers; more would fill the memory in a sweep over models
+@functools.lru_cache(
+    maxsize=4
+)  # one experiment's classifiers; more would fill the memory in a sweep over models
 def kept_classifier(settings: Encoding, classes: tuple[str, ...]) -> Classifier:
     """Return the classifier that this process has opened for these settings before, or open it."""
     return open_classifier(settings, classes)
@@ -133,7 +152,13 @@ class Unusable:
         self.about: dict[str, Any] = {"kind": kind, "unusable": str(reason)}
         self.notes: list[str] = []
 
-    def fit(self, train: Sequence[Augmented], validation: Sequence[Example], seed: int, watch: Watch = unwatched) -> Fit:
+    def fit(
+        self,
+        train: Sequence[Augmented],
+        validation: Sequence[Example],
+        seed: int,
+        watch: Watch = unwatched,
+    ) -> Fit:
         """Fail with the reason."""
         raise Hopeless(self.about["unusable"])
 
@@ -170,11 +195,15 @@ Result = TypeVar("Result")
 class Map(Protocol):
     """Where trials run: calls a function for each job and yields what it returns, or `Lost`, as they end."""
 
-    def __call__(self, function: Callable[[Job, Tell], Result], jobs: Sequence[Job], tell: Tell) -> Iterator[tuple[Job, Result | Lost]]:
+    def __call__(
+        self, function: Callable[[Job, Tell], Result], jobs: Sequence[Job], tell: Tell
+    ) -> Iterator[tuple[Job, Result | Lost]]:
         """Run the jobs."""
 
 
-def here(function: Callable[[Job, Tell], Result], jobs: Sequence[Job], tell: Tell) -> Iterator[tuple[Job, Result | Lost]]:
+def here(
+    function: Callable[[Job, Tell], Result], jobs: Sequence[Job], tell: Tell
+) -> Iterator[tuple[Job, Result | Lost]]:
     """Run trials one after the other in this process."""
     return ((job, function(job, tell)) for job in jobs)
 
@@ -210,11 +239,18 @@ class Work:
     @functools.cached_property
     def settings(self) -> dict[str, Any]:
         """Return every setting that can change a number; its hash stands in the rows."""
-        first = next((part.about for _, part in sorted(self.synthetic.items()) if not part.broken), {})
+        first = next(
+            (part.about for _, part in sorted(self.synthetic.items()) if not part.broken), {}
+        )
         # Seeds differ from trial to trial, and `attempts` says when to give up: neither makes it another experiment.
         method = {key: value for key, value in first.items() if key not in ("seed", "attempts")}
         validation = self.inputs["validation"]  # it decides which weights are kept
-        return {"classifier": self.classifier.about, "classes": list(self.cell.classes), "synthetic": method, "validation": validation}
+        return {
+            "classifier": self.classifier.about,
+            "classes": list(self.cell.classes),
+            "synthetic": method,
+            "validation": validation,
+        }
 
     @property
     def hopeless(self) -> str:
@@ -227,8 +263,15 @@ class Work:
     @functools.cached_property
     def inputs(self) -> dict[str, str]:
         """Return the hashes of all rows."""
-        shas = {"train": rows_sha(self.real), "validation": rows_sha(self.validation), "test": rows_sha(self.test)}
-        return shas | {f"synthetic.{draw}": fingerprint([[row.text, row.probs] for row in part.rows]) for draw, part in self.synthetic.items()}
+        shas = {
+            "train": rows_sha(self.real),
+            "validation": rows_sha(self.validation),
+            "test": rows_sha(self.test),
+        }
+        return shas | {
+            f"synthetic.{draw}": fingerprint([[row.text, row.probs] for row in part.rows])
+            for draw, part in self.synthetic.items()
+        }
 
     def probe(self, job: Job, tell: Tell = quiet) -> None:
         """Load what the trials need, where they will run."""
@@ -249,13 +292,21 @@ class Work:
             with self._watch(number, tell) as watch:
                 fit = self.classifier.fit(rows, self.validation, about["seed"], watch)
             self.fitted = number
-            scores = metrics.score(self.classifier.predict_proba([row.text for row in self.test]), labels, self.cell.classes)
+            scores = metrics.score(
+                self.classifier.predict_proba([row.text for row in self.test]),
+                labels,
+                self.cell.classes,
+            )
         except (RuntimeError, ValueError, ArithmeticError, LookupError, MemoryError) as error:
             if group_size() > 1 and not isinstance(error, ArithmeticError | Hopeless):
                 raise  # the other processes are still at it and would wait for ever
             return self.failed(job, _reason(error), _since(started))
         valid = None if fit.valid_accuracy is None else round(fit.valid_accuracy, 6)
-        about |= {"valid_accuracy": valid, "best_epoch": fit.best_epoch, "epochs": len(fit.history) or None}
+        about |= {
+            "valid_accuracy": valid,
+            "best_epoch": fit.best_epoch,
+            "epochs": len(fit.history) or None,
+        }
         if (tokens := self.classifier.tokens) is not None:
             about |= {"tokens": tokens, "tokens_per_prediction": round(tokens / len(self.test), 2)}
             about["usd"] = self.classifier.usd
@@ -265,16 +316,41 @@ class Work:
     def failed(self, job: Job, reason: str, seconds: float | None = None) -> Ran:
         """Return the row of a trial that came to nothing."""
         about = self._about(job, self.synthetic.get(job[1], Synthetic((), {})))
-        return Ran(Trial(**about, status="failed", error=reason.replace("\n", "; "), accuracy=None, seconds=seconds))
+        return Ran(
+            Trial(
+                **about,
+                status="failed",
+                error=reason.replace("\n", "; "),
+                accuracy=None,
+                seconds=seconds,
+            )
+        )
 
     def _about(self, job: Job, part: Synthetic) -> dict[str, Any]:
         number, draw = job
         return {
-            **{name: getattr(self.cell, name) for name in ("task", "level", "method", "classifier", "data_seed")},
-            **{"variant": dict(self.cell.variant), "trial": number, "draw": draw, "seed": training_seed(self.master_seed, number)},
+            **{
+                name: getattr(self.cell, name)
+                for name in ("task", "level", "method", "classifier", "data_seed")
+            },
+            **{
+                "variant": dict(self.cell.variant),
+                "trial": number,
+                "draw": draw,
+                "seed": training_seed(self.master_seed, number),
+            },
             **{"n_train": len(self.real), "n_synthetic": len(part.rows), "n_test": len(self.test)},
-            **{"majority": metrics.majority([row.label for row in self.test]), "tokens": part.tokens, "usd": part.usd, "version": __version__},
-            **{"train_sha": self.inputs["train"], "test_sha": self.inputs["test"], "settings": fingerprint(self.settings)},
+            **{
+                "majority": metrics.majority([row.label for row in self.test]),
+                "tokens": part.tokens,
+                "usd": part.usd,
+                "version": __version__,
+            },
+            **{
+                "train_sha": self.inputs["train"],
+                "test_sha": self.inputs["test"],
+                "settings": fingerprint(self.settings),
+            },
         }
 
     @contextmanager
@@ -283,10 +359,15 @@ class Work:
         cell = self.cell
         name = f"{cell}, trial {number}"
         last = 0
-        variant = ",".join(f"{key}={value}".replace("/", "_") for key, value in cell.variant.items())
+        variant = ",".join(
+            f"{key}={value}".replace("/", "_") for key, value in cell.variant.items()
+        )
         variant = variant if len(variant) < 100 else fingerprint(variant)
         level = cell.level.replace("/", "-per-")
-        folder = self.curves and self.curves / variant / cell.method / cell.classifier / f"{level}-trial-{number}"
+        folder = (
+            self.curves
+            and self.curves / variant / cell.method / cell.classifier / f"{level}-trial-{number}"
+        )
         with curves.writer(folder) as add:
 
             def watch(epoch: Mapping[str, Any], best: Mapping[str, Any], stop: int) -> None:
@@ -304,7 +385,14 @@ class Work:
 
 
 def train(
-    work: Work, trials: Sequence[Job], output: Path, *, map: Map = here, command: Sequence[str] = (), force: bool = False, tell: Tell = quiet
+    work: Work,
+    trials: Sequence[Job],
+    output: Path,
+    *,
+    map: Map = here,
+    command: Sequence[str] = (),
+    force: bool = False,
+    tell: Tell = quiet,
 ) -> Done:
     """Run the trials of a file and write their rows, unless they are there already.
 
@@ -320,7 +408,11 @@ def train(
     Raises:
         StoppedShort: if a trial failed; the others are written.
     """
-    settings = {**work.settings, "master_seed": work.master_seed, "trials": [list(pair) for pair in trials]}
+    settings = {
+        **work.settings,
+        "master_seed": work.master_seed,
+        "trials": [list(pair) for pair in trials],
+    }
     with only_writer(output):
         if not force and (manifest := up_to_date(output, settings, work.inputs)):
             return Done(output, manifest, skipped=True)
@@ -328,7 +420,14 @@ def train(
 
 
 def _train(
-    work: Work, trials: Sequence[Job], output: Path, settings: dict[str, Any], map: Map, command: Sequence[str], force: bool, tell: Tell
+    work: Work,
+    trials: Sequence[Job],
+    output: Path,
+    settings: dict[str, Any],
+    map: Map,
+    command: Sequence[str],
+    force: bool,
+    tell: Tell,
 ) -> Done:
     started = time.monotonic()
     rows: list[Trial] = []
@@ -344,13 +443,18 @@ def _train(
         work.classifier = Unusable(work.classifier.about["kind"], error)
     if work.hopeless and output.exists():
         # Trials that went well with what has gone since are not given up for rows that say so.
-        raise StoppedShort(f"{output}: left as it is: {work.hopeless}", "mend the cause and run again")
+        raise StoppedShort(
+            f"{output}: left as it is: {work.hopeless}", "mend the cause and run again"
+        )
 
     def save(complete: bool) -> Manifest:
         write(output, rows)
         if output != STDIO:
             write(history_path(output), epochs)
-        counts = {"trials": len(trials), **{status: sum(row.status == status for row in rows) for status in ("ok", "failed")}}
+        counts = {
+            "trials": len(trials),
+            **{status: sum(row.status == status for row in rows) for status in ("ok", "failed")},
+        }
         return close_output(
             output, started, stage="train", complete=complete, settings=settings, inputs=work.inputs,
             seed=work.cell.data_seed, counts=counts, command=list(command),
@@ -376,7 +480,9 @@ def _train(
     failed = [row for row in rows if row.status == "failed"]
     manifest = save(not failed)
     if failed:
-        message = f"{output}: {len(failed)} of {len(trials)} trials failed; the first: {failed[0].error}"
+        message = (
+            f"{output}: {len(failed)} of {len(trials)} trials failed; the first: {failed[0].error}"
+        )
         raise StoppedShort(message, "mend the cause and run again: only failed trials are repeated")
     return Done(output, manifest)
 
@@ -384,7 +490,9 @@ def _train(
 def _reason(error: Exception) -> str:
     """Return what a failed fit says: our own words as they are, of a library's the first line and the kind."""
     text = str(error)
-    return text if isinstance(error, Hopeless) else f"{type(error).__name__}: {text}".splitlines()[0]
+    return (
+        text if isinstance(error, Hopeless) else f"{type(error).__name__}: {text}".splitlines()[0]
+    )
 
 
 def _since(started: float) -> float:

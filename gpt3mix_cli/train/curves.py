@@ -40,4 +40,6 @@ def probe() -> None:
     import importlib.util
 
     if importlib.util.find_spec("tensorboard") is None:
-        raise UserError("--tensorboard needs the package tensorboard", "pip install 'gpt3mix[tensorboard]'")
+        raise UserError(
+            "--tensorboard needs the package tensorboard", "pip install 'gpt3mix[tensorboard]'"
+        )

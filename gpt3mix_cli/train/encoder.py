@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     import torch
 
 SLICE = 16  # rows of a training batch that go through the model together on a CPU; on a GPU all of the batch
-SCORING_TOKENS = {"cpu": 2048, "cuda": 65536}  # padded tokens in a scoring batch: what fits the caches, what fills a GPU
+SCORING_TOKENS = {
+    "cpu": 2048,
+    "cuda": 65536,
+}  # padded tokens in a scoring batch: what fits the caches, what fills a GPU
 KEPT_TEXTS = 100_000  # tokenised texts that are kept; some hundred megabytes
 
 
@@ -75,8 +78,13 @@ class Encoder:
         self.config = self._loaded("AutoConfig")
         folder = Path(self.place)
         # Without its files the library makes up a tokenizer that knows no word.
-        if folder.is_dir() and not any(file for pattern in ("tokenizer*", "vocab*", "*.model") for file in folder.glob(pattern)):
-            raise UserError(f"classifiers: model '{folder}': the folder has no tokenizer", "save it there with tokenizer.save_pretrained")
+        if folder.is_dir() and not any(
+            file for pattern in ("tokenizer*", "vocab*", "*.model") for file in folder.glob(pattern)
+        ):
+            raise UserError(
+                f"classifiers: model '{folder}': the folder has no tokenizer",
+                "save it there with tokenizer.save_pretrained",
+            )
         self._scoring = SCORING_TOKENS.get(self.device.type, 8192)
 
     def forget(self) -> None:
@@ -110,7 +118,11 @@ class Encoder:
 
         positions: int | None = getattr(self.config, "max_position_embeddings", None)
         for name, module in self.model.base_model.named_modules():
-            if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding) and module.padding_idx is not None:
+            if (
+                name.endswith("position_embeddings")
+                and isinstance(module, torch.nn.Embedding)
+                and module.padding_idx is not None
+            ):
                 return module.num_embeddings - module.padding_idx - 1
         return positions
 
@@ -119,11 +131,19 @@ class Encoder:
         import torch
 
         names = dict(enumerate(self._classes))
-        options = {"num_labels": len(names), "id2label": names, "label2id": {name: number for number, name in names.items()}}
+        options = {
+            "num_labels": len(names),
+            "id2label": names,
+            "label2id": {name: number for number, name in names.items()},
+        }
         # A head of other classes is drawn anew like one that is missing.
         options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
-        with torch.random.fork_rng():  # the library draws the missing head, which `reset` draws again for each fit
-            model, found = self._loaded("AutoModelForSequenceClassification", dtype=torch.float32, **options)
+        with (
+            torch.random.fork_rng()
+        ):  # the library draws the missing head, which `reset` draws again for each fit
+            model, found = self._loaded(
+                "AutoModelForSequenceClassification", dtype=torch.float32, **options
+            )
         other = {name[0] if isinstance(name, tuple) else name for name in found["mismatched_keys"]}
         return model.to(self.device), set(found["missing_keys"]) | other
 
@@ -140,10 +160,15 @@ class Encoder:
         """
         model, missing = self._loaded_model
         prefix = f"{model.base_model_prefix}."
-        if bad := sorted(name for name in missing if head or (name.startswith(prefix) and ".pooler." not in name)):
+        if bad := sorted(
+            name for name in missing if head or (name.startswith(prefix) and ".pooler." not in name)
+        ):
             message = f"classifiers: model '{self.place}': {len(bad)} weights are missing or of another size, such as {bad[0]}"
             raise UserError(
-                message, "give the folder of a trained classifier" if head else "give an encoder's folder, a hub id that can be reached, or minilm"
+                message,
+                "give the folder of a trained classifier"
+                if head
+                else "give an encoder's folder, a hub id that can be reached, or minilm",
             )
 
     @functools.cached_property
@@ -164,11 +189,19 @@ class Encoder:
         only what the checkpoint lacks, as the authors' code does, so that BERT's pooler keeps its pretrained weights.
         """
         self.model.load_state_dict(self.pretrained)
-        drawn = {id(parameter) for module in self._head() for parameter in module.parameters(recurse=False)}
+        drawn = {
+            id(parameter)
+            for module in self._head()
+            for parameter in module.parameters(recurse=False)
+        }
         for parameter in self.model.parameters():
             parameter._is_hf_initialized = id(parameter) not in drawn
-        for module in self.model.modules():  # some families draw a layer by rules of the module that holds it
-            module._is_hf_initialized = all(parameter._is_hf_initialized for parameter in module.parameters())
+        for module in (
+            self.model.modules()
+        ):  # some families draw a layer by rules of the module that holds it
+            module._is_hf_initialized = all(
+                parameter._is_hf_initialized for parameter in module.parameters()
+            )
         self.model.initialize_weights()
 
     def _head(self) -> Iterator[Any]:
@@ -178,8 +211,15 @@ class Encoder:
             return
         base = self.model.base_model
         # BERT's pooler is one of the head's two fully connected layers, although the library counts it to the encoder.
-        heads = [child for child in self.model.children() if child is not base] + [getattr(base, "pooler", None)]
-        yield from (module for head in filter(None, heads) for module in head.modules() if hasattr(module, "weight"))
+        heads = [child for child in self.model.children() if child is not base] + [
+            getattr(base, "pooler", None)
+        ]
+        yield from (
+            module
+            for head in filter(None, heads)
+            for module in head.modules()
+            if hasattr(module, "weight")
+        )
 
     # Tokens -----------------------------------------------------------------------------------------------------------
 
@@ -194,7 +234,12 @@ class Encoder:
         self._texts_cut += sum(self._cut[text] for text in texts)
         sizes = torch.tensor(lengths, dtype=torch.long)
         flat = torch.tensor([token for row in rows for token in row], dtype=torch.int32)
-        return Tokens(flat.to(self.device), (sizes.cumsum(0) - sizes).to(self.device), sizes.to(self.device), lengths)
+        return Tokens(
+            flat.to(self.device),
+            (sizes.cumsum(0) - sizes).to(self.device),
+            sizes.to(self.device),
+            lengths,
+        )
 
     def _tokenise(self, texts: Sequence[str]) -> None:
         if len(self._tokens) > KEPT_TEXTS:
@@ -203,16 +248,24 @@ class Encoder:
         longest = self._settings.max_length
         new = [text for text in dict.fromkeys(texts) if text not in self._tokens]
         if new:
-            self._tokens |= zip(new, self.tokenizer(new, truncation=True, max_length=longest)["input_ids"], strict=True)
+            self._tokens |= zip(
+                new,
+                self.tokenizer(new, truncation=True, max_length=longest)["input_ids"],
+                strict=True,
+            )
             full = [text for text in new if len(self._tokens[text]) >= longest]
             self._cut |= dict.fromkeys(new, False)
             if full:
                 whole = self.tokenizer(full, truncation=False)["input_ids"]
-                self._cut |= {text: len(row) > longest for text, row in zip(full, whole, strict=True)}
+                self._cut |= {
+                    text: len(row) > longest for text, row in zip(full, whole, strict=True)
+                }
 
     # Gradients and scores ---------------------------------------------------------------------------------------------
 
-    def gradients(self, tokens: Tokens, targets: "torch.Tensor", batch: Sequence[int], places: "torch.Tensor") -> "torch.Tensor":
+    def gradients(
+        self, tokens: Tokens, targets: "torch.Tensor", batch: Sequence[int], places: "torch.Tensor"
+    ) -> "torch.Tensor":
         """Add the gradients of the mean soft cross-entropy of a batch; return the sum of its losses, on the device.
 
         Slices of like length hold little padding, and their gradients add up to the batch's. Where memory runs out the
@@ -239,7 +292,9 @@ class Encoder:
             self._shrunk = True
             _free(self.device)
 
-    def _gradients(self, tokens: Tokens, targets: "torch.Tensor", batch: Sequence[int], places: "torch.Tensor") -> "torch.Tensor":
+    def _gradients(
+        self, tokens: Tokens, targets: "torch.Tensor", batch: Sequence[int], places: "torch.Tensor"
+    ) -> "torch.Tensor":
         import torch
 
         total = torch.zeros((), device=self.device)
@@ -268,13 +323,17 @@ class Encoder:
         places = torch.tensor(order, device=self.device)
         logits = torch.zeros(len(order), len(self._classes), device=self.device)
         with torch.inference_mode():
-            for number, (start, end) in enumerate(_by_budget([tokens.lengths[i] for i in order], self._scoring)):
+            for number, (start, end) in enumerate(
+                _by_budget([tokens.lengths[i] for i in order], self._scoring)
+            ):
                 if number % group().size == group().rank:
                     chosen = places[start:end]
                     logits[chosen] = self._scored(tokens, chosen, tokens.lengths[order[end - 1]])
             group().add([logits])
         if not bool(logits.isfinite().all()):
-            raise ArithmeticError("the scores are no numbers: training has diverged; a lower lr helps")
+            raise ArithmeticError(
+                "the scores are no numbers: training has diverged; a lower lr helps"
+            )
         return logits
 
     def _scored(self, tokens: Tokens, chosen: "torch.Tensor", longest: int) -> "torch.Tensor":
@@ -292,8 +351,12 @@ class Encoder:
         """Return the logits, (rows, classes), in float32; weights stay in float32 whatever the products are made in."""
         import torch
 
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.dtype == "bfloat16"):
-            logits: torch.Tensor = self.model(**tokens.batch(chosen, longest, self.tokenizer.pad_token_id or 0)).logits
+        with torch.autocast(
+            self.device.type, dtype=torch.bfloat16, enabled=self.dtype == "bfloat16"
+        ):
+            logits: torch.Tensor = self.model(
+                **tokens.batch(chosen, longest, self.tokenizer.pad_token_id or 0)
+            ).logits
         return logits.float()
 
 
@@ -310,7 +373,9 @@ def out_of_memory(error: BaseException) -> bool:
     """Return whether an error says that memory ran out, on a GPU or in the host."""
     import torch
 
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    return isinstance(
+        error, MemoryError | torch.OutOfMemoryError
+    ) or "can't allocate memory" in str(error)
 
 
 def _free(device: "torch.device") -> None:
@@ -338,8 +403,15 @@ def _device(name: str) -> "torch.device":
 
     if name == "auto":
         # Under torchrun or `accelerate launch` each process has a GPU of its own.
-        return torch.device("cuda", group().local_rank) if torch.cuda.is_available() else torch.device("cpu")
+        return (
+            torch.device("cuda", group().local_rank)
+            if torch.cuda.is_available()
+            else torch.device("cpu")
+        )
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"classifiers: device '{name}' cannot be used: {str(error).splitlines()[0]}", "use auto or cpu") from None
+        raise UserError(
+            f"classifiers: device '{name}' cannot be used: {str(error).splitlines()[0]}",
+            "use auto or cpu",
+        ) from None

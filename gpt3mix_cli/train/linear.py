@@ -33,7 +33,13 @@ class LinearClassifier:
         """Travel to another process as settings."""
         return kept_classifier, (self._settings, tuple(self._classes))
 
-    def fit(self, train: Sequence[Augmented], validation: Sequence[Example], seed: int, watch: Watch = unwatched) -> Fit:
+    def fit(
+        self,
+        train: Sequence[Augmented],
+        validation: Sequence[Example],
+        seed: int,
+        watch: Watch = unwatched,
+    ) -> Fit:
         """Fit the vocabulary and the weights on the training rows."""
         import numpy as np
         from sklearn.linear_model import LogisticRegression
@@ -44,7 +50,9 @@ class LinearClassifier:
         features = self._vectorizer.fit_transform([row.text for row in train])
         self._model = LogisticRegression(C=self._settings.C, max_iter=1000)
         self._model.fit(features[rows], labels, sample_weight=probs[rows, labels])
-        right = self.predict_proba([row.text for row in validation]).argmax(1) == [self._classes.index(row.label) for row in validation]
+        right = self.predict_proba([row.text for row in validation]).argmax(1) == [
+            self._classes.index(row.label) for row in validation
+        ]
         return Fit(valid_accuracy=float(right.mean()))
 
     def predict_proba(self, texts: Sequence[str]) -> Any:
@@ -52,7 +60,9 @@ class LinearClassifier:
         import numpy as np
 
         probabilities = np.zeros((len(texts), len(self._classes)))
-        probabilities[:, self._model.classes_] = self._model.predict_proba(self._vectorizer.transform(texts))
+        probabilities[:, self._model.classes_] = self._model.predict_proba(
+            self._vectorizer.transform(texts)
+        )
         return probabilities
 
     def probe(self) -> None:
@@ -64,7 +74,12 @@ class LinearClassifier:
         from safetensors.numpy import save_file
 
         model, vectorizer = self._model, self._vectorizer
-        weights = {"idf": vectorizer.idf_, "coef": model.coef_, "intercept": model.intercept_, "classes": model.classes_}
+        weights = {
+            "idf": vectorizer.idf_,
+            "coef": model.coef_,
+            "intercept": model.intercept_,
+            "classes": model.classes_,
+        }
         save_file(weights, folder / WEIGHTS)
         vocabulary = sorted(vectorizer.vocabulary_, key=vectorizer.vocabulary_.__getitem__)
         (folder / VOCABULARY).write_text(json.dumps(vocabulary, ensure_ascii=False), "utf-8")
@@ -83,11 +98,20 @@ class LinearClassifier:
         self._vectorizer = self._blank({term: place for place, term in enumerate(terms)})
         self._vectorizer.idf_ = weights["idf"]
         self._model = LogisticRegression(C=self._settings.C)
-        self._model.coef_, self._model.intercept_, self._model.classes_ = weights["coef"], weights["intercept"], weights["classes"]
+        self._model.coef_, self._model.intercept_, self._model.classes_ = (
+            weights["coef"],
+            weights["intercept"],
+            weights["classes"],
+        )
 
     def _blank(self, vocabulary: dict[str, int] | None = None) -> Any:
         from sklearn.feature_extraction.text import TfidfVectorizer
 
         # One-letter words and signs count too: `!` and `?` carry sentiment.
         words = r"\w+|[^\w\s]"
-        return TfidfVectorizer(ngram_range=(1, self._settings.ngrams), sublinear_tf=True, token_pattern=words, vocabulary=vocabulary)
+        return TfidfVectorizer(
+            ngram_range=(1, self._settings.ngrams),
+            sublinear_tf=True,
+            token_pattern=words,
+            vocabulary=vocabulary,
+        )

@@ -29,7 +29,9 @@ def score(probabilities: Any, labels: Sequence[str], classes: Sequence[str]) -> 
     predicted = probabilities.argmax(1)
     numbers = list(range(len(classes)))
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "A single label was found")  # one class only is a finding, and reported as such
+        warnings.filterwarnings(
+            "ignore", "A single label was found"
+        )  # one class only is a finding, and reported as such
         mcc = matthews_corrcoef(truth, predicted)
     figures = {
         "accuracy": (predicted == truth).mean(),
@@ -49,5 +51,8 @@ def _calibration_error(confidence: Any, right: Any) -> float:
     import numpy as np
 
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    gaps = [abs(confidence[bins == b].mean() - right[bins == b].mean()) * (bins == b).mean() for b in np.unique(bins)]
+    gaps = [
+        abs(confidence[bins == b].mean() - right[bins == b].mean()) * (bins == b).mean()
+        for b in np.unique(bins)
+    ]
     return float(sum(gaps))

@@ -34,10 +34,14 @@ class Group:
         if self.size > 1:
             flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
             torch.distributed.all_reduce(flat)
-            for tensor, part in zip(tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True):
+            for tensor, part in zip(
+                tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True
+            ):
                 tensor.copy_(part.view_as(tensor))
 
-    def ask(self, name: str, settings: "Transformer", classes: Sequence[str], arguments: tuple[Any, ...]) -> None:
+    def ask(
+        self, name: str, settings: "Transformer", classes: Sequence[str], arguments: tuple[Any, ...]
+    ) -> None:
         """Have the other processes call the same method of the same classifier with the same arguments."""
         if self.size > 1 and self.rank == 0:
             _broadcast((name, settings, classes, arguments))
@@ -73,7 +77,9 @@ def follow(opened: Callable[["Transformer", tuple[str, ...]], Any]) -> None:
     """
     while (asked := _broadcast(None)) is not None:
         name, settings, classes, arguments = asked
-        with suppress(ArithmeticError):  # a loss that is no number is so in every process, and process 0 tells of it
+        with suppress(
+            ArithmeticError
+        ):  # a loss that is no number is so in every process, and process 0 tells of it
             getattr(opened(settings, tuple(classes)), name)(*arguments)
     leave()
 

@@ -60,14 +60,28 @@ class PromptClassifier:
     def notes(self) -> list[str]:
         """What the user should know of the prompts since the last fit began."""
         counts, asked, texts = self._counts, self._settings.examples, self._counts["texts"]
-        found = [f"{counts['cut']} of {texts} texts do not fit the LM's context and are cut"] if counts["cut"] else []
+        found = (
+            [f"{counts['cut']} of {texts} texts do not fit the LM's context and are cut"]
+            if counts["cut"]
+            else []
+        )
         if asked != "fit" and counts["fewer"]:
-            found.append(f"{counts['fewer']} of {texts} prompts hold fewer than {asked} examples, for want of rows or of room in the context")
+            found.append(
+                f"{counts['fewer']} of {texts} prompts hold fewer than {asked} examples, for want of rows or of room in the context"
+            )
         if self._known and (mean := self._mass / self._known) < LOW_MASS:
-            found.append(f"the LM gave all label words together {mean:.1%} on average, so its labels mean little")
+            found.append(
+                f"the LM gave all label words together {mean:.1%} on average, so its labels mean little"
+            )
         return found
 
-    def fit(self, train: Sequence[Augmented], validation: Sequence[Example], seed: int, watch: Watch = unwatched) -> Fit:
+    def fit(
+        self,
+        train: Sequence[Augmented],
+        validation: Sequence[Example],
+        seed: int,
+        watch: Watch = unwatched,
+    ) -> Fit:
         """Draw the examples; nothing is trained and no validation row read."""
         drawn = in_turn(train, generator(seed, "prompt examples"))
         self._begin(drawn if self._settings.examples == "fit" else drawn[: self._settings.examples])
@@ -85,7 +99,11 @@ class PromptClassifier:
             places = order[start : start + size]
             prompts = [fitted[place][0] for place in places]
             for place, scores in zip(places, self._lm.score(prompts, self._choices), strict=True):
-                usual = self._without_content(fitted[place][1]) if self._settings.contextual_calibration else []
+                usual = (
+                    self._without_content(fitted[place][1])
+                    if self._settings.contextual_calibration
+                    else []
+                )
                 probs, mass = soft_label(self._task.classes, scores.logprobs, without_content=usual)
                 probabilities[place] = list(probs.values())
                 self._known += scores.has_mass
@@ -103,7 +121,10 @@ class PromptClassifier:
 
     def save(self, folder: Path) -> None:
         """Refuse: there are no weights."""
-        raise UserError("a classifier that prompts trains nothing, so that there is no model to save", "leave out --save-model")
+        raise UserError(
+            "a classifier that prompts trains nothing, so that there is no model to save",
+            "leave out --save-model",
+        )
 
     def _spend(self, scores: Scores, counted: int) -> None:
         """Count what an endpoint told, or else the prompt's tokens."""
@@ -136,7 +157,9 @@ class PromptClassifier:
             prompt = to_label(self._task, (), " ".join(words))
             tokens = count(prompt)
         wanted = self._settings.examples
-        self._counts.update(texts=1, cut=len(words) < len(text.split()), fewer=wanted != "fit" and number < wanted)
+        self._counts.update(
+            texts=1, cut=len(words) < len(text.split()), fewer=wanted != "fit" and number < wanted
+        )
         return prompt, number, tokens
 
     def _estimate(self, text: str, limit: int) -> int:
@@ -144,7 +167,9 @@ class PromptClassifier:
         left = limit - self._length(to_label(self._task, (), "")) - self._length(text)
         number = 0
         for row in reversed(self._examples):
-            left -= self._length(to_label(self._task, (row,), "")) - self._length(to_label(self._task, (), ""))
+            left -= self._length(to_label(self._task, (row,), "")) - self._length(
+                to_label(self._task, (), "")
+            )
             if left < 0:
                 break
             number += 1

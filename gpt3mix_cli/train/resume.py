@@ -22,14 +22,21 @@ def history_path(output: Path) -> Path:
 
 
 def resumed(
-    output: Path, trials: Sequence[tuple[int, int]], settings: Mapping[str, Any], inputs: Mapping[str, str], tell: Tell
+    output: Path,
+    trials: Sequence[tuple[int, int]],
+    settings: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    tell: Tell,
 ) -> tuple[list[Trial], list[Epoch]]:
     """Return the finished trials of an earlier run, and their epochs, where nothing that they rest on has changed.
 
     The number of trials may have: those that are there are kept when more are wanted.
     """
     manifest = read_manifest(output)
-    if manifest is None or {**manifest.settings, "trials": None} != {**json.loads(json.dumps(settings)), "trials": None}:
+    if manifest is None or {**manifest.settings, "trials": None} != {
+        **json.loads(json.dumps(settings)),
+        "trials": None,
+    }:
         return [], []
     same = {name for name, sha in inputs.items() if manifest.inputs.get(name) == sha}
     if not {"train", "validation", "test"} <= same:
@@ -39,10 +46,14 @@ def resumed(
     rows = [
         row
         for row in _whole_lines(output, Trial)
-        if row.status == "ok" and (row.trial, row.draw) in wanted and f"synthetic.{row.draw}" not in changed
+        if row.status == "ok"
+        and (row.trial, row.draw) in wanted
+        and f"synthetic.{row.draw}" not in changed
     ]
     if rows and manifest.machine != machine():
-        tell(f"{output}: {len(rows)} trials that are kept ran with other versions or threads ({manifest.machine}, now {machine()})")
+        tell(
+            f"{output}: {len(rows)} trials that are kept ran with other versions or threads ({manifest.machine}, now {machine()})"
+        )
     rows = list({row.trial: row for row in rows}.values())
     kept = {row.trial for row in rows}
     return rows, [line for line in _whole_lines(history_path(output), Epoch) if line.trial in kept]

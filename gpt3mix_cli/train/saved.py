@@ -24,7 +24,9 @@ ROWS = 2048  # texts that are labelled together
 NOT_A_FIGURE = {"seconds", "version"}
 
 
-def save_model(work: Work, rows: Sequence[Trial], settings: Encoding, folder: Path, tell: Tell = quiet) -> Trial:
+def save_model(
+    work: Work, rows: Sequence[Trial], settings: Encoding, folder: Path, tell: Tell = quiet
+) -> Trial:
     """Write the model of the trial with the best validation accuracy, of several the first; return its row.
 
     The test score takes no part in the choice. Where its weights are gone the trial is run again, which gives the same.
@@ -42,7 +44,9 @@ def save_model(work: Work, rows: Sequence[Trial], settings: Encoding, folder: Pa
     """
     good = [row for row in rows if row.status == "ok" and row.valid_accuracy is not None]
     if not good:
-        raise StoppedShort("no trial went well, so there is no model to save", "mend the cause and run again")
+        raise StoppedShort(
+            "no trial went well, so there is no model to save", "mend the cause and run again"
+        )
     best = min(good, key=lambda row: (-(row.valid_accuracy or 0), row.trial))
     folder = folder.resolve()
     if work.fitted != best.trial:
@@ -50,10 +54,13 @@ def save_model(work: Work, rows: Sequence[Trial], settings: Encoding, folder: Pa
         again: Ran = work.trial((best.trial, best.draw), tell)
         if again.row.status == "failed":
             raise StoppedShort(
-                f"trial {best.trial} failed when it was run again to save its model: {again.row.error}", "mend the cause and run again"
+                f"trial {best.trial} failed when it was run again to save its model: {again.row.error}",
+                "mend the cause and run again",
             )
         if again.row.model_dump(exclude=NOT_A_FIGURE) != best.model_dump(exclude=NOT_A_FIGURE):
-            tell(f"{folder}: trial {best.trial} gave other figures than its row when it was run again; the model card has the new ones")
+            tell(
+                f"{folder}: trial {best.trial} gave other figures than its row when it was run again; the model card has the new ones"
+            )
         best = again.row
     with disk(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -65,7 +72,8 @@ def save_model(work: Work, rows: Sequence[Trial], settings: Encoding, folder: Pa
             "classifier": {**settings.model_dump(exclude={"name", "trials"}), **_base(settings)},
             "classes": list(work.cell.classes),
             # A swept value may be a path, which tells of its machine.
-            "trial": best.model_dump() | {"variant": {key: Path(str(value)).name for key, value in best.variant.items()}},
+            "trial": best.model_dump()
+            | {"variant": {key: Path(str(value)).name for key, value in best.variant.items()}},
             "version": __version__,
         }
         (aside / ABOUT).write_text(json.dumps(about, ensure_ascii=False, indent=1) + "\n", "utf-8")
@@ -83,9 +91,19 @@ def free_for(folder: Path) -> None:
         UserError: if something else stands there.
     """
     if folder.resolve() == Path.cwd():
-        raise UserError(f"{folder}: the current folder cannot be replaced", "choose another folder with --save-model")
-    if folder.exists() and not (folder / ABOUT).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder}: there is something that is no saved model", "choose another folder with --save-model, or remove it")
+        raise UserError(
+            f"{folder}: the current folder cannot be replaced",
+            "choose another folder with --save-model",
+        )
+    if (
+        folder.exists()
+        and not (folder / ABOUT).is_file()
+        and (not folder.is_dir() or any(folder.iterdir()))
+    ):
+        raise UserError(
+            f"{folder}: there is something that is no saved model",
+            "choose another folder with --save-model, or remove it",
+        )
 
 
 def _base(settings: Encoding) -> dict[str, str]:
@@ -100,12 +118,18 @@ def card(work: Work, row: Trial, settings: Encoding) -> str:
     cell = work.cell
     front = ["---", "pipeline_tag: text-classification", "tags: [gpt3mix]"]
     if not isinstance(settings, Linear):
-        front += [f"library_name: {'transformers' if isinstance(settings, Transformer) else 'sentence-transformers'}"]
+        front += [
+            f"library_name: {'transformers' if isinstance(settings, Transformer) else 'sentence-transformers'}"
+        ]
         # Only a hub id says more than a name; `minilm` is one in disguise.
         if not Path(settings.model).is_dir():
-            front += [f"base_model: {'sentence-transformers/all-MiniLM-L6-v2' if settings.model == 'minilm' else settings.model}"]
+            front += [
+                f"base_model: {'sentence-transformers/all-MiniLM-L6-v2' if settings.model == 'minilm' else settings.model}"
+            ]
     front += ["---"]
-    settings_of = json.dumps(settings.model_dump(exclude={"name", "trials", "model", "revision", "device", "preset"}))
+    settings_of = json.dumps(
+        settings.model_dump(exclude={"name", "trials", "model", "revision", "device", "preset"})
+    )
     scores = {
         "accuracy": row.accuracy,
         "macro-F1": row.macro_f1,
@@ -130,7 +154,8 @@ def card(work: Work, row: Trial, settings: Encoding) -> str:
             "",
             f"- Task {cell.task}, level {cell.level}, data seed {cell.data_seed}: {row.n_train} real rows (sha {row.train_sha}).",
             f"- Method `{cell.method}`: {row.n_synthetic} synthetic rows, {_made(work, row)}.",
-            f"- Settings: `{settings_of}`; training seed {row.seed}" + (f", best epoch {row.best_epoch} of {row.epochs}." if row.epochs else "."),
+            f"- Settings: `{settings_of}`; training seed {row.seed}"
+            + (f", best epoch {row.best_epoch} of {row.epochs}." if row.epochs else "."),
             "- Chosen among its trials by validation accuracy; the test rows took no part.",
             "",
             f"## Scores on {row.n_test} test rows",
@@ -155,7 +180,9 @@ def _what(settings: Encoding) -> str:
     base = _base(settings).get("model")
     if isinstance(settings, SetFit):
         return f"`{base}` fine-tuned by SetFit, and logistic regression."
-    return f"`{base}` with a new classification head." if base else "tf-idf and logistic regression."
+    return (
+        f"`{base}` with a new classification head." if base else "tf-idf and logistic regression."
+    )
 
 
 def _made(work: Work, row: Trial) -> str:
@@ -179,7 +206,11 @@ def load(folder: Path) -> tuple[Classifier, list[str]]:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder", hint)
     try:
-        about: dict[str, Any] = json.loads((folder / ABOUT).read_text("utf-8")) if (folder / ABOUT).is_file() else _foreign(folder)
+        about: dict[str, Any] = (
+            json.loads((folder / ABOUT).read_text("utf-8"))
+            if (folder / ABOUT).is_file()
+            else _foreign(folder)
+        )
         classes, kept = [str(name) for name in about["classes"]], about["classifier"]
         if kept["kind"] == "linear":
             from .linear import LinearClassifier
@@ -190,17 +221,30 @@ def load(folder: Path) -> tuple[Classifier, list[str]]:
         if kept["kind"] == "setfit":
             from .setfit import SetFitClassifier
 
-            setfit = SetFitClassifier(SetFit.model_validate({**kept, "model": str(folder.resolve()), "revision": None}), classes)
+            setfit = SetFitClassifier(
+                SetFit.model_validate({**kept, "model": str(folder.resolve()), "revision": None}),
+                classes,
+            )
             setfit.load(folder)
             return setfit, classes
-        options = {"model": str(folder.resolve()), "revision": None, "device": "auto", "preset": None}
+        options = {
+            "model": str(folder.resolve()),
+            "revision": None,
+            "device": "auto",
+            "preset": None,
+        }
         from .transformer import TransformerClassifier
 
-        transformer = TransformerClassifier(Transformer.model_validate({**kept, **options}), classes)
+        transformer = TransformerClassifier(
+            Transformer.model_validate({**kept, **options}), classes
+        )
         transformer.whole()
         return transformer, classes
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder}: no saved model: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}", hint) from None
+        raise UserError(
+            f"{folder}: no saved model: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+            hint,
+        ) from None
 
 
 def _foreign(folder: Path) -> dict[str, Any]:
@@ -208,16 +252,29 @@ def _foreign(folder: Path) -> dict[str, Any]:
     names = config["id2label"]
     reads = [config.get("max_position_embeddings"), _tokenizer_limit(folder)]
     limit = min(512, *(int(number) for number in reads if number))
-    return {"classes": [names[str(number)] for number in range(len(names))], "classifier": {"kind": "transformer", "max_length": limit}}
+    return {
+        "classes": [names[str(number)] for number in range(len(names))],
+        "classifier": {"kind": "transformer", "max_length": limit},
+    }
 
 
 def _tokenizer_limit(folder: Path) -> int | None:
     path = folder / "tokenizer_config.json"
-    found: int | None = json.loads(path.read_text("utf-8")).get("model_max_length") if path.is_file() else None
+    found: int | None = (
+        json.loads(path.read_text("utf-8")).get("model_max_length") if path.is_file() else None
+    )
     return found
 
 
-def predict(model: Path, source: Path, output: Path, *, command: Sequence[str] = (), force: bool = False, tell: Tell = quiet) -> Done:
+def predict(
+    model: Path,
+    source: Path,
+    output: Path,
+    *,
+    command: Sequence[str] = (),
+    force: bool = False,
+    tell: Tell = quiet,
+) -> Done:
     """Label the texts of a JSONL file: every row is kept as it is, with `predicted` and `probs` added.
 
     Rows are read, labelled and written in chunks, so that the file may be larger than memory. Where rows have a `label`
@@ -245,7 +302,12 @@ def predict(model: Path, source: Path, output: Path, *, command: Sequence[str] =
                     counts["rows"] += 1
                     counts["labelled"] += "label" in row
                     counts["right"] += row.get("label") == found
-                    added = {"predicted": found, "probs": {name: round(float(p), 6) for name, p in zip(classes, probs, strict=True)}}
+                    added = {
+                        "predicted": found,
+                        "probs": {
+                            name: round(float(p), 6) for name, p in zip(classes, probs, strict=True)
+                        },
+                    }
                     stream.write((json.dumps({**row, **added}, ensure_ascii=False) + "\n").encode())
                 tell("rows labelled", counts["rows"], None)
         for note in classifier.notes:
@@ -259,6 +321,7 @@ def _texts(source: Path) -> Iterator[dict[str, Any]]:
     for number, row in objects(source):
         if not isinstance(row.get("text"), str) or not row["text"].strip():
             raise UserError(
-                f"{source}, line {number}: 'text' is {'empty' if 'text' in row else 'missing'}", 'each line needs a text, such as {"text": "..."}'
+                f"{source}, line {number}: 'text' is {'empty' if 'text' in row else 'missing'}",
+                'each line needs a text, such as {"text": "..."}',
             )
         yield row

@@ -43,9 +43,15 @@ class SetFitClassifier:
         import torch
 
         if importlib.util.find_spec("setfit") is None:
-            raise UserError("classifiers: kind setfit needs the library `setfit`", "pip install 'gpt3mix[setfit]', or take the classifier out")
+            raise UserError(
+                "classifiers: kind setfit needs the library `setfit`",
+                "pip install 'gpt3mix[setfit]', or take the classifier out",
+            )
         if group_size() > 1:
-            raise UserError("classifiers: kind setfit cannot be spread over several processes", "start gpt3mix without torchrun or accelerate")
+            raise UserError(
+                "classifiers: kind setfit cannot be spread over several processes",
+                "start gpt3mix without torchrun or accelerate",
+            )
         self._settings, self._classes = settings, list(classes)
         self._place = place(settings.model, "classifiers: model")
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -56,7 +62,9 @@ class SetFitClassifier:
         folder = Path(self._place)
         self.about: dict[str, Any] = {
             **settings.model_dump(exclude={"name", "trials", "model", "revision"}),
-            "model": model_sha(folder) if folder.is_dir() else fingerprint([self._place, settings.revision]),
+            "model": model_sha(folder)
+            if folder.is_dir()
+            else fingerprint([self._place, settings.revision]),
             "device": self._device,
             "library": metadata.version("setfit"),
             "format": FORMAT,
@@ -66,17 +74,32 @@ class SetFitClassifier:
         """Travel to another process as settings: there it is loaded once."""
         return kept_classifier, (self._settings, tuple(self._classes))
 
-    def fit(self, train: Sequence[Augmented], validation: Sequence[Example], seed: int, watch: Watch = unwatched) -> Fit:
+    def fit(
+        self,
+        train: Sequence[Augmented],
+        validation: Sequence[Example],
+        seed: int,
+        watch: Watch = unwatched,
+    ) -> Fit:
         """Train encoder and head from the pretrained weights; validation rows are scored, and choose nothing."""
         import torch
 
         texts = [row.text for row in train]
-        labels = [max(range(len(self._classes)), key=lambda place: row.probs[self._classes[place]]) for row in train]
+        labels = [
+            max(range(len(self._classes)), key=lambda place: row.probs[self._classes[place]])
+            for row in train
+        ]
         # The library seeds torch's global generator (and Python's and NumPy's, which we draw nothing from).
-        with torch.random.fork_rng(), threads(self._settings.threads), tempfile.TemporaryDirectory() as folder:
+        with (
+            torch.random.fork_rng(),
+            threads(self._settings.threads),
+            tempfile.TemporaryDirectory() as folder,
+        ):
             self._encoder.load_state_dict(self._pretrained)
             self._head = self._trained(texts, labels, seed % 2**32, folder)
-        right = self.predict_proba([row.text for row in validation]).argmax(1) == [self._classes.index(row.label) for row in validation]
+        right = self.predict_proba([row.text for row in validation]).argmax(1) == [
+            self._classes.index(row.label) for row in validation
+        ]
         return Fit(valid_accuracy=float(right.mean()))
 
     def _trained(self, texts: list[str], labels: list[int], seed: int, folder: str) -> Any:
@@ -93,7 +116,8 @@ class SetFitClassifier:
             num_epochs=settings.epochs,
             num_iterations=settings.iterations,
             # As many as the epochs have; told of them, the library makes the pairs that it shows, and not those of every two rows.
-            max_steps=math.ceil(2 * settings.iterations * len(texts) / settings.batch_size) * settings.epochs,
+            max_steps=math.ceil(2 * settings.iterations * len(texts) / settings.batch_size)
+            * settings.epochs,
             body_learning_rate=settings.lr,
             seed=seed,
             show_progress_bar=False,
@@ -101,7 +125,9 @@ class SetFitClassifier:
             logging_strategy="no",
             save_strategy="no",
         )
-        trainer = Trainer(model=SetFitModel(model_body=self._encoder, model_head=head), args=arguments)
+        trainer = Trainer(
+            model=SetFitModel(model_body=self._encoder, model_head=head), args=arguments
+        )
         for callback in (PrinterCallback, ProgressCallback):  # they print to stdout
             trainer.remove_callback(callback)
         trainer.st_trainer.args.dataloader_pin_memory = self._device == "cuda"
@@ -115,7 +141,9 @@ class SetFitClassifier:
 
         probabilities = np.zeros((len(texts), len(self._classes)))
         with threads(self._settings.threads):
-            vectors = self._encoder.encode(list(texts), batch_size=SCORING_BATCH, show_progress_bar=False)
+            vectors = self._encoder.encode(
+                list(texts), batch_size=SCORING_BATCH, show_progress_bar=False
+            )
         probabilities[:, self._head.classes_] = self._head.predict_proba(vectors)
         return probabilities
 
@@ -130,7 +158,14 @@ class SetFitClassifier:
         from safetensors.numpy import save_file
 
         self._encoder.save_pretrained(str(folder), create_model_card=False)
-        save_file({"coef": self._head.coef_, "intercept": self._head.intercept_, "classes": self._head.classes_}, folder / HEAD)
+        save_file(
+            {
+                "coef": self._head.coef_,
+                "intercept": self._head.intercept_,
+                "classes": self._head.classes_,
+            },
+            folder / HEAD,
+        )
 
     def load(self, folder: Path) -> None:
         """Read the head that `save` wrote; the encoder is that of the settings' `model`."""
@@ -143,20 +178,32 @@ class SetFitClassifier:
         except SafetensorError as error:
             raise ValueError(str(error)) from None
         self._head = LogisticRegression()
-        self._head.coef_, self._head.intercept_, self._head.classes_ = weights["coef"], weights["intercept"], weights["classes"]
+        self._head.coef_, self._head.intercept_, self._head.classes_ = (
+            weights["coef"],
+            weights["intercept"],
+            weights["classes"],
+        )
 
     @cached_property
     def _encoder(self) -> Any:
         from sentence_transformers import SentenceTransformer
 
         try:
-            encoder = SentenceTransformer(self._place, revision=self._settings.revision, device=self._device)
+            encoder = SentenceTransformer(
+                self._place, revision=self._settings.revision, device=self._device
+            )
         except Exception as error:
             # The libraries raise a dozen unrelated classes for a folder that is damaged, foreign or not there.
-            reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            reason = next(
+                (line for line in str(error).splitlines() if line.strip()), type(error).__name__
+            )
             hint = "give a sentence encoder's folder, a hub id that can be reached, or minilm"
-            raise UserError(f"classifiers: model '{self._place}' cannot be loaded: {reason}", hint) from None
-        encoder.max_seq_length = min(self._settings.max_length, encoder.max_seq_length or self._settings.max_length)
+            raise UserError(
+                f"classifiers: model '{self._place}' cannot be loaded: {reason}", hint
+            ) from None
+        encoder.max_seq_length = min(
+            self._settings.max_length, encoder.max_seq_length or self._settings.max_length
+        )
         return encoder
 
     @cached_property

@@ -45,8 +45,17 @@ class TransformerClassifier:
         folder = Path(self._encoder.place)
         commit = getattr(self._encoder.config, "_commit_hash", None) or settings.revision
         sha = model_sha(folder) if folder.is_dir() else fingerprint([self._encoder.place, commit])
-        self.about = {**settings.model_dump(exclude={"name", "trials", "preset", "model", "revision", "device"})}
-        self.about |= {"model": sha, "device": self._encoder.device.type, "dtype": self._encoder.dtype, "format": FORMAT}
+        self.about = {
+            **settings.model_dump(
+                exclude={"name", "trials", "preset", "model", "revision", "device"}
+            )
+        }
+        self.about |= {
+            "model": sha,
+            "device": self._encoder.device.type,
+            "dtype": self._encoder.dtype,
+            "format": FORMAT,
+        }
         if self._encoder.device.type != "cpu":
             del self.about["threads"]  # changes nothing there
         if group().size > 1:
@@ -61,7 +70,13 @@ class TransformerClassifier:
         """Travel to another process as settings: there it is loaded once."""
         return kept_classifier, (self._settings, self._classes)
 
-    def fit(self, train: Sequence[Augmented], validation: Sequence[Example], seed: int, watch: Watch = unwatched) -> Fit:
+    def fit(
+        self,
+        train: Sequence[Augmented],
+        validation: Sequence[Example],
+        seed: int,
+        watch: Watch = unwatched,
+    ) -> Fit:
         """Train from the pretrained weights; the best epoch's weights stay.
 
         Raises:
@@ -77,18 +92,33 @@ class TransformerClassifier:
             self._encoder.forget()
             return self._fit(train, validation, seed, watch)
 
-    def _fit(self, train: Sequence[Augmented], validation: Sequence[Example], seed: int, watch: Watch) -> Fit:
+    def _fit(
+        self, train: Sequence[Augmented], validation: Sequence[Example], seed: int, watch: Watch
+    ) -> Fit:
         import torch
 
         settings, encoder = self._settings, self._encoder
         encoder.reset()
-        torch.manual_seed((seed + group().rank) % 2**63)  # after the head, which is the same in every process
-        targets = torch.tensor([[row.probs[name] for name in self._classes] for row in train], device=encoder.device)
-        rows, held_out = encoder.tokens([row.text for row in train]), encoder.tokens([row.text for row in validation])
-        truth = torch.tensor([self._classes.index(row.label) for row in validation], device=encoder.device)
-        optimizer = torch.optim.AdamW(_groups(encoder.model, settings.weight_decay), lr=settings.lr, fused=True)
+        torch.manual_seed(
+            (seed + group().rank) % 2**63
+        )  # after the head, which is the same in every process
+        targets = torch.tensor(
+            [[row.probs[name] for name in self._classes] for row in train], device=encoder.device
+        )
+        rows, held_out = (
+            encoder.tokens([row.text for row in train]),
+            encoder.tokens([row.text for row in validation]),
+        )
+        truth = torch.tensor(
+            [self._classes.index(row.label) for row in validation], device=encoder.device
+        )
+        optimizer = torch.optim.AdamW(
+            _groups(encoder.model, settings.weight_decay), lr=settings.lr, fused=True
+        )
         warmup = settings.warmup_epochs * math.ceil(len(train) / settings.batch_size)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / warmup) if warmup else 1.0)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: min(1.0, (step + 1) / warmup) if warmup else 1.0
+        )
         history: list[Mapping[str, Any]] = []
         best, best_epoch = -1.0, 0
         best_weights: dict[str, torch.Tensor] = {}
@@ -96,28 +126,46 @@ class TransformerClassifier:
             order = generator(seed, "epoch", epoch).sample(range(len(train)), len(train))
             loss = self._epoch(rows, targets, order, optimizer, schedule)
             score = float((encoder.logits(held_out).argmax(1) == truth).double().mean())
-            history.append({"epoch": epoch, "loss": round(loss, 6), "valid_accuracy": round(score, 6)})
+            history.append(
+                {"epoch": epoch, "loss": round(loss, 6), "valid_accuracy": round(score, 6)}
+            )
             if score > best:
                 best, best_epoch = score, epoch
                 best_weights = _copied(encoder.model.state_dict(), best_weights)
-            watch(history[-1], history[best_epoch - 1], min(best_epoch + settings.patience, settings.max_epochs))
+            watch(
+                history[-1],
+                history[best_epoch - 1],
+                min(best_epoch + settings.patience, settings.max_epochs),
+            )
             if epoch - best_epoch >= settings.patience:
                 break
         encoder.model.load_state_dict(best_weights)
         return Fit(best, best_epoch, tuple(history))
 
-    def _epoch(self, rows: Tokens, targets: "torch.Tensor", order: Sequence[int], optimizer: Any, schedule: Any) -> float:
+    def _epoch(
+        self,
+        rows: Tokens,
+        targets: "torch.Tensor",
+        order: Sequence[int],
+        optimizer: Any,
+        schedule: Any,
+    ) -> float:
         """Train on all rows once, in the given order; return the mean loss."""
         import torch
 
         encoder, size = self._encoder, self._settings.batch_size
         encoder.model.train()
-        batches = [sorted(order[start : start + size], key=rows.lengths.__getitem__) for start in range(0, len(order), size)]
+        batches = [
+            sorted(order[start : start + size], key=rows.lengths.__getitem__)
+            for start in range(0, len(order), size)
+        ]
         places = torch.tensor([row for batch in batches for row in batch], device=encoder.device)
         total = torch.zeros((), device=encoder.device)
         for number, batch in enumerate(batches):
             optimizer.zero_grad(set_to_none=group().size == 1)
-            total += encoder.gradients(rows, targets, batch, places[number * size : number * size + len(batch)])
+            total += encoder.gradients(
+                rows, targets, batch, places[number * size : number * size + len(batch)]
+            )
             if group().size > 1:
                 parameters = [p for p in encoder.model.parameters() if p.requires_grad]
                 for parameter in parameters:
@@ -157,7 +205,9 @@ class TransformerClassifier:
         self._encoder.tokenizer.save_pretrained(folder)
 
 
-def _copied(weights: Mapping[str, "torch.Tensor"], into: dict[str, "torch.Tensor"]) -> dict[str, "torch.Tensor"]:
+def _copied(
+    weights: Mapping[str, "torch.Tensor"], into: dict[str, "torch.Tensor"]
+) -> dict[str, "torch.Tensor"]:
     """Return a copy of weights, in the memory of an earlier copy where there is one."""
     for name, weight in weights.items():
         if name in into:
@@ -171,4 +221,7 @@ def _groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:
     """Return AdamW's parameter groups: no decay on biases and norms, which are the vectors."""
     decayed = [weight for weight in model.parameters() if weight.ndim > 1]
     others = [weight for weight in model.parameters() if weight.ndim <= 1]
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]

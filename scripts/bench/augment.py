@@ -74,7 +74,9 @@ def open_plain(model: str) -> tuple[Any, Any]:
     from gpt3mix_cli.pretrained import lm_place
 
     place = lm_place(model)
-    return AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32).eval(), AutoTokenizer.from_pretrained(place, padding_side="left")
+    return AutoModelForCausalLM.from_pretrained(
+        place, dtype=torch.float32
+    ).eval(), AutoTokenizer.from_pretrained(place, padding_side="left")
 
 
 def cut(text: str) -> tuple[str, bool]:
@@ -96,17 +98,36 @@ def plainly(lm: Any, tokenizer: Any, texts: Sequence[str], batch: int) -> Iterat
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     seam, choices = labels()
     torch.manual_seed(0)
-    options = {"do_sample": True, "temperature": 1.0, "top_k": 0, "max_new_tokens": LIMIT, "stop_strings": ENDS, "tokenizer": tokenizer}
+    options = {
+        "do_sample": True,
+        "temperature": 1.0,
+        "top_k": 0,
+        "max_new_tokens": LIMIT,
+        "stop_strings": ENDS,
+        "tokenizer": tokenizer,
+    }
     for start in range(0, len(texts), batch):
         part = list(texts[start : start + batch])
         read = tokenizer(part, return_tensors="pt", padding=True)
         with torch.inference_mode():
-            written = lm.generate(**read, pad_token_id=tokenizer.pad_token_id, **options)[:, read["input_ids"].shape[1] :]
+            written = lm.generate(**read, pad_token_id=tokenizer.pad_token_id, **options)[
+                :, read["input_ids"].shape[1] :
+            ]
         spelled = [cut(text) for text in tokenizer.batch_decode(written, skip_special_tokens=True)]
         if batch == 1:
-            scores = [[one_label(lm, tokenizer, f"{part[0]}{spelled[0][0]}{seam}", choice) for choice in choices]]
+            scores = [
+                [
+                    one_label(lm, tokenizer, f"{part[0]}{spelled[0][0]}{seam}", choice)
+                    for choice in choices
+                ]
+            ]
         else:
-            scores = padded_labels(lm, tokenizer, [f"{prompt}{text}{seam}" for prompt, (text, _) in zip(part, spelled, strict=True)], choices)
+            scores = padded_labels(
+                lm,
+                tokenizer,
+                [f"{prompt}{text}{seam}" for prompt, (text, _) in zip(part, spelled, strict=True)],
+                choices,
+            )
         for (text, finished), found, tokens in zip(spelled, scores, written, strict=True):
             yield (text, finished, found), int((tokens != tokenizer.pad_token_id).sum())
 
@@ -115,21 +136,28 @@ def one_label(lm: Any, tokenizer: Any, context: str, choice: str) -> float:
     """Return the log-probability of a label after a context, from a forward pass of its own."""
     import torch
 
-    before, both = tokenizer(context)["input_ids"], tokenizer(context + choice, return_tensors="pt")["input_ids"]
+    before, both = (
+        tokenizer(context)["input_ids"],
+        tokenizer(context + choice, return_tensors="pt")["input_ids"],
+    )
     with torch.inference_mode():
         logprobs = lm(both).logits[0].log_softmax(-1)
     places = torch.arange(len(before), both.shape[1])
     return float(logprobs[places - 1, both[0, places]].sum())
 
 
-def padded_labels(lm: Any, tokenizer: Any, contexts: Sequence[str], choices: Sequence[str]) -> list[list[float]]:
+def padded_labels(
+    lm: Any, tokenizer: Any, contexts: Sequence[str], choices: Sequence[str]
+) -> list[list[float]]:
     """Return the log-probabilities of all labels, a padded forward pass a choice."""
     import torch
 
     found = []
     for choice in choices:
         sizes = [len(tokenizer(context)["input_ids"]) for context in contexts]
-        both = tokenizer([context + choice for context in contexts], return_tensors="pt", padding=True)
+        both = tokenizer(
+            [context + choice for context in contexts], return_tensors="pt", padding=True
+        )
         with torch.inference_mode():
             logprobs = lm(**both).logits.log_softmax(-1)
         width = both["input_ids"].shape[1]
@@ -156,9 +184,18 @@ def by_the_engine(lm: Any, texts: Sequence[str]) -> Iterator[tuple[Row, int]]:
     from gpt3mix_cli.lm import Request
 
     seam, choices = labels()
-    requests = [Request(n, prompt, n, LIMIT, seam=seam, choices=choices) for n, prompt in enumerate(texts)]
+    requests = [
+        Request(n, prompt, n, LIMIT, seam=seam, choices=choices) for n, prompt in enumerate(texts)
+    ]
     for one in lm.complete(requests):
-        yield (one.text, one.finish in ("seam", "line"), list(one.scores.logprobs) if one.scores else []), one.completion_tokens
+        yield (
+            (
+                one.text,
+                one.finish in ("seam", "line"),
+                list(one.scores.logprobs) if one.scores else [],
+            ),
+            one.completion_tokens,
+        )
 
 
 WAYS: dict[str, tuple[Callable[..., Way], dict[str, Any]]] = {
@@ -197,15 +234,27 @@ def labels_in_bfloat16(data: Path, model: str) -> dict[str, float]:
     from gpt3mix_cli.settings import LocalLM
 
     seam, choices = labels()
-    texts = [f"{prompt} {row.text}{seam}" for prompt, row in zip(prompts(data, 64), real_rows(data), strict=False)]
-    exact, rough = (open_lm(LocalLM(kind="local", model=model, dtype=dtype, device="cpu")).score(texts, choices) for dtype in ("float32", "bfloat16"))
+    texts = [
+        f"{prompt} {row.text}{seam}"
+        for prompt, row in zip(prompts(data, 64), real_rows(data), strict=False)
+    ]
+    exact, rough = (
+        open_lm(LocalLM(kind="local", model=model, dtype=dtype, device="cpu")).score(texts, choices)
+        for dtype in ("float32", "bfloat16")
+    )
 
     def first(logprobs: Sequence[float]) -> float:
         weights = [math.exp(value) for value in logprobs]
         return weights[0] / sum(weights)
 
-    moved = sorted(abs(first(a.logprobs) - first(b.logprobs)) for a, b in zip(exact, rough, strict=True))
-    return {"largest": moved[-1], "median": moved[len(moved) // 2], "within": sum(value <= 2e-3 for value in moved) / len(moved)}
+    moved = sorted(
+        abs(first(a.logprobs) - first(b.logprobs)) for a, b in zip(exact, rough, strict=True)
+    )
+    return {
+        "largest": moved[-1],
+        "median": moved[len(moved) // 2],
+        "within": sum(value <= 2e-3 for value in moved) / len(moved),
+    }
 
 
 def whole(data: Path, model: str, count: int) -> dict[str, float]:
@@ -222,10 +271,17 @@ def whole(data: Path, model: str, count: int) -> dict[str, float]:
         output = Path(folder) / "gpt3mix.jsonl"
         journal = Journaled(lm, journal_path(output))
         augmenter = open_augmenter(Augment(), Task.model_validate(TASK), journal)
-        done = augment(augmenter, real_rows(data), output, ratio=count / REAL, attempts=4, seed=0, limit=count)
+        done = augment(
+            augmenter, real_rows(data), output, ratio=count / REAL, attempts=4, seed=0, limit=count
+        )
         journal.close()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"seconds": time.perf_counter() - started, "kept": done.manifest.counts["kept"], "asked": done.manifest.counts["asked"], "megabytes": peak}
+    return {
+        "seconds": time.perf_counter() - started,
+        "kept": done.manifest.counts["kept"],
+        "asked": done.manifest.counts["asked"],
+        "megabytes": peak,
+    }
 
 
 def on_gpu(data: Path) -> dict[str, float]:
@@ -268,12 +324,23 @@ def on_gpu(data: Path) -> dict[str, float]:
     cache = 2 * 24 * 4 * 64 * 2 * 150  # bytes of keys and values a row, about 150 tokens long
     steps = tokens / side
     moved = steps * (2 * weights + side * cache)
-    return {"tokens": tokens, "seconds": seconds, "parameters": weights, "bandwidth": bandwidth, "share": moved / seconds / bandwidth}
+    return {
+        "tokens": tokens,
+        "seconds": seconds,
+        "parameters": weights,
+        "bandwidth": bandwidth,
+        "share": moved / seconds / bandwidth,
+    }
 
 
 def inside(arguments: Sequence[str], *options: str) -> dict[str, Any]:
     """Return what this script measures in a process of its own."""
-    done = subprocess.run([sys.executable, __file__, *options, "--only", *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, __file__, *options, "--only", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         sys.exit(done.stderr)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -284,21 +351,42 @@ def table(options: Sequence[str], counts: dict[str, int]) -> None:
     """Print the ways side by side."""
     found = {way: inside([way, str(count)], *options) for way, count in counts.items() if count}
     rates = {way: one["kept"] / one["seconds"] for way, one in found.items()}
-    print("| way | rows asked | kept | seconds | kept rows a second | tokens a second | times plain | times padded |")
+    print(
+        "| way | rows asked | kept | seconds | kept rows a second | tokens a second | times plain | times padded |"
+    )
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for way, one in found.items():
-        ratios = " | ".join(f"{rates[way] / rates[other]:.1f}" if other in rates else "" for other in ("plain", "padded"))
+        ratios = " | ".join(
+            f"{rates[way] / rates[other]:.1f}" if other in rates else ""
+            for other in ("plain", "padded")
+        )
         pace = one["tokens"] / one["seconds"]
-        print(f"| {way} | {one['rows']} | {one['kept']} | {one['seconds']:.1f} | {rates[way]:.1f} | {pace:.0f} | {ratios} |", flush=True)
+        print(
+            f"| {way} | {one['rows']} | {one['kept']} | {one['seconds']:.1f} | {rates[way]:.1f} | {pace:.0f} | {ratios} |",
+            flush=True,
+        )
 
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True, help="folder with train.jsonl of SST-2")
     parser.add_argument("--model", default="bundled", help="bundled, or the folder of a causal LM")
-    parser.add_argument("--rows", type=int, default=1024, help="prompts for our engine; an eighth for padded batches, a sixteenth for the plain way")
-    parser.add_argument("--long", type=int, nargs="*", default=[100, 1000, 10_000], help="rows of the runs whose cost is compared; none: skip")
+    parser.add_argument(
+        "--rows",
+        type=int,
+        default=1024,
+        help="prompts for our engine; an eighth for padded batches, a sixteenth for the plain way",
+    )
+    parser.add_argument(
+        "--long",
+        type=int,
+        nargs="*",
+        default=[100, 1000, 10_000],
+        help="rows of the runs whose cost is compared; none: skip",
+    )
     parser.add_argument("--only", nargs=2, metavar=("WAY", "ROWS"), help="for the process inside")
     given = parser.parse_args()
     if given.only:
@@ -308,19 +396,36 @@ def main() -> None:
             "whole": lambda: whole(given.data, given.model, count),
             "gpu": lambda: on_gpu(given.data),
         }
-        print(json.dumps(calls[way]() if way in calls else measure(way, given.data, given.model, count)))
+        print(
+            json.dumps(
+                calls[way]() if way in calls else measure(way, given.data, given.model, count)
+            )
+        )
         return
     options = ["--data", str(given.data), "--model", given.model]
-    table(options, {"plain": given.rows // 16, "padded": given.rows // 8 // BATCH * BATCH, "ours": given.rows, "ours, bfloat16": given.rows})
+    table(
+        options,
+        {
+            "plain": given.rows // 16,
+            "padded": given.rows // 8 // BATCH * BATCH,
+            "ours": given.rows,
+            "ours, bfloat16": given.rows,
+        },
+    )
     moved = inside(["bfloat16", "0"], *options)
     print(f"\nLabels in bfloat16: probability moved by {moved['median']:.4f} (median) and {moved['largest']:.4f} (largest), "
           f"by at most 0.002 in {moved['within']:.0%} of 64 texts.\n")  # fmt: skip
     for i, count in enumerate(given.long):
         if i == 0:
-            print("| rows wanted | asked | kept | seconds | kept rows a second | largest memory, MiB |\n| --- | --- | --- | --- | --- | --- |")
+            print(
+                "| rows wanted | asked | kept | seconds | kept rows a second | largest memory, MiB |\n| --- | --- | --- | --- | --- | --- |"
+            )
         one = inside(["whole", str(count)], *options)
         pace = one["kept"] / one["seconds"]
-        print(f"| {count} | {one['asked']} | {one['kept']} | {one['seconds']:.1f} | {pace:.1f} | {one['megabytes']:.0f} |", flush=True)
+        print(
+            f"| {count} | {one['asked']} | {one['kept']} | {one['seconds']:.1f} | {pace:.1f} | {one['megabytes']:.0f} |",
+            flush=True,
+        )
     import torch
 
     if not torch.cuda.is_available():

@@ -30,7 +30,9 @@ from typing import Any
 ALPHA = 0.1
 COUNT = 20_000
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
-WORDNET_FILES = [f"{kind}.{part}" for kind in ("index", "data") for part in ("noun", "verb", "adj", "adv")]
+WORDNET_FILES = [
+    f"{kind}.{part}" for kind in ("index", "data") for part in ("noun", "verb", "adj", "adv")
+]
 WORDNET_FILES += [f"{part}.exc" for part in ("noun", "verb", "adj", "adv")]
 CONFIG = """\
 task: {name: sst2, data: {kind: demo}, labels: [pos, neg]}
@@ -58,7 +60,11 @@ def plain() -> Edit:
     stops = stop_words()
 
     def synonyms(word: str) -> list[str]:
-        lemmas = {name.replace("_", " ") for synset in wordnet.synsets(word) for name in synset.lemma_names()}
+        lemmas = {
+            name.replace("_", " ")
+            for synset in wordnet.synsets(word)
+            for name in synset.lemma_names()
+        }
         return sorted(lemmas - {word})
 
     def edit(text: str, operation: int) -> str:
@@ -66,7 +72,9 @@ def plain() -> Edit:
         n = max(1, int(ALPHA * len(words)))
         if operation == 0:
             left = n
-            for word in random.sample(sources := sorted({word for word in words if word not in stops}), len(sources)):
+            for word in random.sample(
+                sources := sorted({word for word in words if word not in stops}), len(sources)
+            ):
                 if left and (found := synonyms(word)):
                     chosen = random.choice(found)
                     words = [chosen if one == word else one for one in words]
@@ -104,7 +112,9 @@ def textaugment() -> Edit:
                 return str(eda.synonym_replacement(text, n))
             if operation == 1:
                 return str(eda.random_insertion(text, n))
-            return str(eda.random_swap(text, n) if operation == 2 else eda.random_deletion(text, ALPHA))
+            return str(
+                eda.random_swap(text, n) if operation == 2 else eda.random_deletion(text, ALPHA)
+            )
         except ValueError:
             return text  # a text of stop words alone ends its insertion
 
@@ -123,7 +133,12 @@ def nlpaug() -> Edit:
         WordNet.pos_tag = classmethod(lambda _, tokens: [(token, "") for token in tokens])
     options: dict[str, Any] = {"aug_p": ALPHA, "aug_min": 1, "aug_max": None}
     replace = SynonymAug(aug_src="wordnet", stopwords=list(stop_words()), **options)
-    ways = [replace, replace, RandomWordAug(action="swap", **options), RandomWordAug(action="delete", **options)]
+    ways = [
+        replace,
+        replace,
+        RandomWordAug(action="swap", **options),
+        RandomWordAug(action="delete", **options),
+    ]
 
     def edit(text: str, operation: int) -> str:
         found = ways[operation].augment(text)
@@ -132,7 +147,11 @@ def nlpaug() -> Edit:
     return edit
 
 
-OTHERS: dict[str, Callable[[], Edit]] = {"plain": plain, "textaugment": textaugment, "nlpaug": nlpaug}
+OTHERS: dict[str, Callable[[], Edit]] = {
+    "plain": plain,
+    "textaugment": textaugment,
+    "nlpaug": nlpaug,
+}
 
 
 def other(way: str, source: Path, output: Path, count: int) -> None:
@@ -144,7 +163,9 @@ def other(way: str, source: Path, output: Path, count: int) -> None:
         for number in range(count):
             row = rows[number % len(rows)]
             text = edit(row["text"], (number + number // len(rows)) % 4)
-            stream.write(json.dumps({"text": text, "label": row["label"]}, ensure_ascii=False) + "\n")
+            stream.write(
+                json.dumps({"text": text, "label": row["label"]}, ensure_ascii=False) + "\n"
+            )
 
 
 def copy_wordnet(folder: Path, to: Path) -> None:
@@ -155,9 +176,17 @@ def copy_wordnet(folder: Path, to: Path) -> None:
         shutil.copy(folder / name, place)
     for name in ("index.sense", "cntlist.rev"):
         (place / name).touch()
-    lexicographer = [(29, 44, 2), (44, 45, 3), (3, 29, 1), (2, 3, 4), (0, 2, 3)]  # first file, last, part of speech
+    lexicographer = [
+        (29, 44, 2),
+        (44, 45, 3),
+        (3, 29, 1),
+        (2, 3, 4),
+        (0, 2, 3),
+    ]  # first file, last, part of speech
     parts = {number: part for first, last, part in lexicographer for number in range(first, last)}
-    (place / "lexnames").write_text("".join(f"{number:02}\tfile{number:02}\t{part}\n" for number, part in sorted(parts.items())))
+    (place / "lexnames").write_text(
+        "".join(f"{number:02}\tfile{number:02}\t{part}\n" for number, part in sorted(parts.items()))
+    )
 
 
 # Measuring -------------------------------------------------------------------------------------------------------------
@@ -166,7 +195,11 @@ def copy_wordnet(folder: Path, to: Path) -> None:
 def measured(command: Sequence[str], environment: dict[str, str]) -> tuple[float, float, float]:
     """Return what a process took: seconds, seconds of CPU, and the largest memory in MiB."""
     started = time.perf_counter()
-    process = subprocess.Popen(command, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "", **environment}, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "", **environment},
+        stdout=subprocess.DEVNULL,
+    )
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
@@ -180,21 +213,54 @@ def ours(folder: Path, source: Path, output: Path, count: int) -> list[str]:
     (folder / "eda.yaml").write_text(CONFIG)
     with source.open("rb") as stream:
         rows = sum(1 for _ in stream)
-    call = [sys.executable, "-c", "from gpt3mix_cli.cli import entry; entry()", "baseline", str(folder / "eda.yaml"), "--method", "eda"]
-    return [*call, "-i", str(source), "-o", str(output), "--ratio", str(count // rows + 1), "--limit", str(count), "--force", "--quiet"]
+    call = [
+        sys.executable,
+        "-c",
+        "from gpt3mix_cli.cli import entry; entry()",
+        "baseline",
+        str(folder / "eda.yaml"),
+        "--method",
+        "eda",
+    ]
+    return [
+        *call,
+        "-i",
+        str(source),
+        "-o",
+        str(output),
+        "--ratio",
+        str(count // rows + 1),
+        "--limit",
+        str(count),
+        "--force",
+        "--quiet",
+    ]
 
 
-def beside(folder: Path, source: Path, others: str, wordnet: Path, rounds: int) -> Iterator[tuple[str, float, float, float]]:
+def beside(
+    folder: Path, source: Path, others: str, wordnet: Path, rounds: int
+) -> Iterator[tuple[str, float, float, float]]:
     """Yield (way, seconds, CPU seconds, MiB), each the least of the rounds."""
     commands = {"gpt3mix": (ours(folder, source, folder / "out.jsonl", COUNT), {})}
     if shutil.which(others):
         copy_wordnet(wordnet, folder / "nltk")
         for way in OTHERS:
             name = "nltk" if way == "plain" else way
-            if subprocess.run([others, "-c", f"import importlib.util as u; exit(not u.find_spec({name!r}))"]).returncode:
+            if subprocess.run(
+                [others, "-c", f"import importlib.util as u; exit(not u.find_spec({name!r}))"]
+            ).returncode:
                 print(f"{name} is not installed for {others}: left out", file=sys.stderr)
                 continue
-            call = [others, __file__, "--way", way, "--data", str(source), "--output", str(folder / "other.jsonl")]
+            call = [
+                others,
+                __file__,
+                "--way",
+                way,
+                "--data",
+                str(source),
+                "--output",
+                str(folder / "other.jsonl"),
+            ]
             commands[way] = call, {"NLTK_DATA": str(folder / "nltk")}
     found: dict[str, list[tuple[float, float, float]]] = {way: [] for way in commands}
     for _ in range(rounds):
@@ -205,7 +271,9 @@ def beside(folder: Path, source: Path, others: str, wordnet: Path, rounds: int) 
         yield way, seconds, cpu, memory
 
 
-def sizes(folder: Path, source: Path, rounds: int) -> Iterator[tuple[str, int, float, float, float]]:
+def sizes(
+    folder: Path, source: Path, rounds: int
+) -> Iterator[tuple[str, int, float, float, float]]:
     """Yield (what, rows, seconds, CPU seconds, MiB) of ours: SST-2 over and over, then as many parents as rows."""
     whole = source.read_text("utf-8").splitlines()
     for count in SIZES:
@@ -215,7 +283,10 @@ def sizes(folder: Path, source: Path, rounds: int) -> Iterator[tuple[str, int, f
                 row = json.loads(whole[number % len(whole)])
                 stream.write(json.dumps({**row, "id": f"r{number}"}, ensure_ascii=False) + "\n")
         for what, parents in ((f"{len(whole):,} parents", source), ("a parent a row", many)):
-            figures = [measured(ours(folder, parents, folder / "out.jsonl", count), {}) for _ in range(rounds if count <= 100_000 else 1)]
+            figures = [
+                measured(ours(folder, parents, folder / "out.jsonl", count), {})
+                for _ in range(rounds if count <= 100_000 else 1)
+            ]
             seconds, cpu, memory = (min(column) for column in zip(*figures, strict=True))
             yield what, count, seconds, cpu, memory
 
@@ -224,8 +295,12 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of SST-2's train.jsonl")
-    parser.add_argument("--others", default=sys.executable, help="a Python with nltk, textaugment, nlpaug")
-    parser.add_argument("--wordnet", type=Path, default=Path("/usr/share/wordnet"), help="WordNet 3.0's files")
+    parser.add_argument(
+        "--others", default=sys.executable, help="a Python with nltk, textaugment, nlpaug"
+    )
+    parser.add_argument(
+        "--wordnet", type=Path, default=Path("/usr/share/wordnet"), help="WordNet 3.0's files"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--long", action="store_true", help="1,000 to 1,000,000 rows too")
     parser.add_argument("--way", choices=OTHERS, help=argparse.SUPPRESS)
@@ -239,13 +314,23 @@ def main() -> None:
         folder = Path(name)
         table = list(beside(folder, source, given.others, given.wordnet, given.rounds))
         base = table[0][2]
-        print(f"| way, {COUNT:,} rows | seconds | CPU seconds | rows a CPU second | times ours | largest memory, MiB |\n|{' --- |' * 6}")
+        print(
+            f"| way, {COUNT:,} rows | seconds | CPU seconds | rows a CPU second | times ours | largest memory, MiB |\n|{' --- |' * 6}"
+        )
         for way, seconds, cpu, memory in table:
-            print(f"| {way} | {seconds:.2f} | {cpu:.2f} | {COUNT / cpu:,.0f} | {cpu / base:.1f} | {memory:.0f} |", flush=True)
+            print(
+                f"| {way} | {seconds:.2f} | {cpu:.2f} | {COUNT / cpu:,.0f} | {cpu / base:.1f} | {memory:.0f} |",
+                flush=True,
+            )
         if given.long:
-            print(f"\n| parents | rows | seconds | CPU seconds | CPU seconds a 1,000 rows | largest memory, MiB |\n|{' --- |' * 6}")
+            print(
+                f"\n| parents | rows | seconds | CPU seconds | CPU seconds a 1,000 rows | largest memory, MiB |\n|{' --- |' * 6}"
+            )
             for what, count, seconds, cpu, memory in sizes(folder, source, given.rounds):
-                print(f"| {what} | {count:,} | {seconds:.2f} | {cpu:.2f} | {1000 * cpu / count:.4f} | {memory:.0f} |", flush=True)
+                print(
+                    f"| {what} | {count:,} | {seconds:.2f} | {cpu:.2f} | {1000 * cpu / count:.4f} | {memory:.0f} |",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

@@ -33,12 +33,26 @@ PROMPT = (
     "Each item in the following list contains a movie review and the respective sentiment. The sentiment is one of 'positive' or 'negative'.\n\n"
     "Movie review: a witty film. (Sentiment: Positive)\nMovie review: a dull mess. (Sentiment: Negative)\nMovie review:"
 )
-WAYS = {"one": "one after the other", "sdk": "SDK, a semaphore", "fixed": "concurrency: 64", "auto": "concurrency: auto"}
+WAYS = {
+    "one": "one after the other",
+    "sdk": "SDK, a semaphore",
+    "fixed": "concurrency: 64",
+    "auto": "concurrency: auto",
+}
 
 
 def body(number: int) -> dict[str, Any]:
     """Return what the SDK alone sends: the engine's own request."""
-    return {"model": "tiny", "prompt": PROMPT, "max_tokens": 40, "temperature": 1.0, "top_p": 1.0, "seed": number, "stop": ["\n"], "logprobs": 1}
+    return {
+        "model": "tiny",
+        "prompt": PROMPT,
+        "max_tokens": 40,
+        "temperature": 1.0,
+        "top_p": 1.0,
+        "seed": number,
+        "stop": ["\n"],
+        "logprobs": 1,
+    }
 
 
 async def by_sdk(url: str, requests: int, at_once: int) -> None:
@@ -65,7 +79,9 @@ def by_engine(url: str, requests: int, concurrency: int | str) -> float:
 
     def asked(first: int, count: int) -> Iterator[Request]:
         for number in range(first, first + count):
-            yield Request(number, PROMPT, number, 28, seam=" (Sentiment:", choices=(" Positive", " Negative"))
+            yield Request(
+                number, PROMPT, number, 28, seam=" (Sentiment:", choices=(" Positive", " Negative")
+            )
 
     lm = OpenAI(OpenAILM(kind="openai", model="tiny", base_url=url, concurrency=concurrency))
     with tempfile.TemporaryDirectory() as folder:
@@ -94,17 +110,39 @@ def measured(way: str, url: str, requests: int) -> dict[str, float]:
     else:
         probed = by_engine(url, count, AT_ONCE if way == "fixed" else "auto")
     seconds, cpu = time.perf_counter() - began - probed, time.process_time() - cpu
-    return {"probed": probed, "rate": count / seconds, "cpu": 1000 * cpu / count, "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    return {
+        "probed": probed,
+        "rate": count / seconds,
+        "cpu": 1000 * cpu / count,
+        "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
 
 
 def of_its_own(way: str, requests: int) -> dict[str, float]:
     """Return what a way takes in a process of its own, against a fresh server."""
-    server = [sys.executable, str(ROOT / "tests/lm/endpoint_server.py"), "--while_stdin", "--remember", "false"]
+    server = [
+        sys.executable,
+        str(ROOT / "tests/lm/endpoint_server.py"),
+        "--while_stdin",
+        "--remember",
+        "false",
+    ]
     options = ["--delay", str(DELAY), "--at_once", str(AT_ONCE)]
-    with subprocess.Popen([*server, *options], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [*server, *options], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout
         url = f"http://127.0.0.1:{int(process.stdout.readline())}/v1"
-        command = [sys.executable, __file__, "--way", way, "--url", url, "--requests", str(requests)]
+        command = [
+            sys.executable,
+            __file__,
+            "--way",
+            way,
+            "--url",
+            url,
+            "--requests",
+            str(requests),
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         process.kill()
     if done.returncode:
@@ -126,15 +164,25 @@ def main() -> None:
     ideal = AT_ONCE / DELAY
     found = {way: of_its_own(way, given.requests) for way in WAYS}
     found_few = of_its_own("fixed", given.requests // 10)
-    print(f"{given.requests} requests, {DELAY:g} s each, {AT_ONCE} at once: {ideal:g} a second at best ('{WAYS['one']}': {FEW} requests)\n")
-    print("| way | requests a second | of the ideal | CPU ms a request | beyond the SDK | largest memory, MiB |")
+    print(
+        f"{given.requests} requests, {DELAY:g} s each, {AT_ONCE} at once: {ideal:g} a second at best ('{WAYS['one']}': {FEW} requests)\n"
+    )
+    print(
+        "| way | requests a second | of the ideal | CPU ms a request | beyond the SDK | largest memory, MiB |"
+    )
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
     for way, name in WAYS.items():
         one = found[way]
         beyond = f"{one['cpu'] - found['sdk']['cpu']:+.2f}" if way in ("fixed", "auto") else ""
-        print(f"| {name} | {one['rate']:.1f} | {one['rate'] / ideal:.1%} | {one['cpu']:.2f} | {beyond} | {one['memory']:.0f} |")
-    print(f"\nThe probe and a first request, once an endpoint, took {found['fixed']['probed']:.1f} s and are left out.")
-    print(f"Memory of `{WAYS['fixed']}` after {given.requests // 10} requests: {found_few['memory']:.0f} MiB.")
+        print(
+            f"| {name} | {one['rate']:.1f} | {one['rate'] / ideal:.1%} | {one['cpu']:.2f} | {beyond} | {one['memory']:.0f} |"
+        )
+    print(
+        f"\nThe probe and a first request, once an endpoint, took {found['fixed']['probed']:.1f} s and are left out."
+    )
+    print(
+        f"Memory of `{WAYS['fixed']}` after {given.requests // 10} requests: {found_few['memory']:.0f} MiB."
+    )
 
 
 if __name__ == "__main__":

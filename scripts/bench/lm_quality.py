@@ -59,8 +59,19 @@ SEED = 42
 REAL = "35/class"  # SST-2's 1 %
 RATIOS = [10, 1]  # the highest first: the other's rows are among its answers
 VALIDATION = 200
-MINILM = {"kind": "transformer", "name": "minilm", "model": "minilm", "lr": 1e-4, "warmup_epochs": 1, "patience": 5, "max_epochs": 25}
-TRIALS = {"linear": 2, "minilm": 1}  # a data seed; linear has no training seed, so that two differ by their synthetic rows only
+MINILM = {
+    "kind": "transformer",
+    "name": "minilm",
+    "model": "minilm",
+    "lr": 1e-4,
+    "warmup_epochs": 1,
+    "patience": 5,
+    "max_epochs": 25,
+}
+TRIALS = {
+    "linear": 2,
+    "minilm": 1,
+}  # a data seed; linear has no training seed, so that two differ by their synthetic rows only
 
 
 @dataclass(frozen=True)
@@ -80,7 +91,9 @@ def specification(data: Path) -> Task:
     """Return the paper's SST-2 task over the files of a folder."""
     files = {split: data.resolve() / f"{split}.jsonl" for split in ("train", "validation", "test")}
     about = {"text_type": "movie review", "label_type": "sentiment"}
-    return Task.model_validate({"name": "sst2", "data": {"kind": "files", **files}, "labels": LABELS, **about})
+    return Task.model_validate(
+        {"name": "sst2", "data": {"kind": "files", **files}, "labels": LABELS, **about}
+    )
 
 
 # The model by itself --------------------------------------------------------------------------------------------------
@@ -95,7 +108,10 @@ def held_out_lists(corpus: Path) -> list[list[Example]]:
     lines: list[Example] = []
     for label, sentences in parted(read_corpus(corpus), recipe)[0]:
         start = rng.randrange(max(1, len(sentences) - layout.sentences + 1))
-        lines += [Example(id="", text=text, label=label) for text in sentences[start : start + layout.sentences]]
+        lines += [
+            Example(id="", text=text, label=label)
+            for text in sentences[start : start + layout.sentences]
+        ]
         if len(lines) >= 6:
             if rng.random() < layout.shuffled:
                 rng.shuffle(lines)
@@ -111,7 +127,9 @@ def size_and_loss(folder: Path, task: Task, lists: Sequence[Sequence[Example]]) 
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-    network: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device).eval()
+    network: Any = (
+        AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device).eval()
+    )
     header = len(prompt(task, []))
     nats = tokens = 0.0
     for rows in lists:
@@ -124,14 +142,18 @@ def size_and_loss(folder: Path, task: Task, lists: Sequence[Sequence[Example]]) 
         each = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none").cpu()
         nats += float(each[counted].double().sum())
         tokens += int(counted.sum())
-    size = sum(len(row.text.encode()) + len(task.labels[row.label]) for rows in lists for row in rows)
+    size = sum(
+        len(row.text.encode()) + len(task.labels[row.label]) for rows in lists for row in rows
+    )
     parameters = sum(weight.numel() for weight in network.parameters())
     packaged = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
     return {
         "parameters, millions": Figure(f"{parameters / 1e6:.2f}", parameters / 1e6),
         "packaged, MB": Figure(f"{packaged:.2f}", packaged),
         "held-out loss, nats a token": Figure(f"{nats / tokens:.3f}", nats / tokens, n=int(tokens)),
-        "held-out loss, bits a byte": Figure(f"{nats / math.log(2) / size:.4f}", nats / math.log(2) / size, n=size),
+        "held-out loss, bits a byte": Figure(
+            f"{nats / math.log(2) / size:.4f}", nats / math.log(2) / size, n=size
+        ),
     }
 
 
@@ -152,11 +174,16 @@ def labelling(lm: LM, task: Task, asked: Sequence[tuple[str, str]]) -> Column:
     """Return the accuracy of the labels, in percent with its binomial standard error, and their mass."""
     scores = lm.score([text for text, _ in asked], choices(task))
     labels = [soft_label(task.classes, score.logprobs) for score in scores]
-    right = statistics.fmean(max(probs, key=lambda name: probs[name]) == label for (probs, _), (_, label) in zip(labels, asked, strict=True))
+    right = statistics.fmean(
+        max(probs, key=lambda name: probs[name]) == label
+        for (probs, _), (_, label) in zip(labels, asked, strict=True)
+    )
     error = math.sqrt(right * (1 - right) / len(asked))
     mass = statistics.fmean(mass for _, mass in labels)
     return {
-        "labels right, %": Figure(f"{right:.1%} ± {error:.1%}".replace("%", ""), right, error, len(asked)),
+        "labels right, %": Figure(
+            f"{right:.1%} ± {error:.1%}".replace("%", ""), right, error, len(asked)
+        ),
         "label mass, mean": Figure(f"{mass:.4f}", mass, n=len(asked)),
     }
 
@@ -164,7 +191,9 @@ def labelling(lm: LM, task: Task, asked: Sequence[tuple[str, str]]) -> Column:
 def writing(lm: LM, task: Task, real: Sequence[Example], count: int) -> Column:
     """Return how many of `count` attempts are usable rows, why others are not, and what the rows are like."""
     gate = Gate(real)
-    attempts = open_augmenter(Augment(), task, lm).generate(real, 0, count, derived_seed(SEED, "generations"))
+    attempts = open_augmenter(Augment(), task, lm).generate(
+        real, 0, count, derived_seed(SEED, "generations")
+    )
     checked = [gate.check(row) for row in attempts]
     rows = [row for row in checked if isinstance(row, Augmented)]
     reasons = Counter(row.reason for row in checked if isinstance(row, Reject))
@@ -175,11 +204,17 @@ def writing(lm: LM, task: Task, real: Sequence[Example], count: int) -> Column:
     found = Counter(row.label for row in rows)
     return {
         "generations kept, %": Figure(f"{kept * 100:.1f}", kept, n=count),
-        "rejected": Figure(", ".join(f"{n} {reason}" for reason, n in reasons.most_common()) or "none", count - len(rows), n=count),
+        "rejected": Figure(
+            ", ".join(f"{n} {reason}" for reason, n in reasons.most_common()) or "none",
+            count - len(rows),
+            n=count,
+        ),
         "words a text, mean": Figure(f"{length:.1f}", length, n=len(rows)),
         "distinct-2": Figure(f"{different:.3f}", different, n=len(pairs)),
         f"labels, {' : '.join(task.classes)}": Figure(
-            " : ".join(str(found[label]) for label in task.classes), found[task.classes[0]] / max(1, len(rows)), n=len(rows)
+            " : ".join(str(found[label]) for label in task.classes),
+            found[task.classes[0]] / max(1, len(rows)),
+            n=len(rows),
         ),
     }
 
@@ -187,26 +222,46 @@ def writing(lm: LM, task: Task, real: Sequence[Example], count: int) -> Column:
 # The gain -------------------------------------------------------------------------------------------------------------
 
 
-def write_config(path: Path, task: Task, levels: Sequence[str], seeds: int, model: Path | None) -> Path:
+def write_config(
+    path: Path, task: Task, levels: Sequence[str], seeds: int, model: Path | None
+) -> Path:
     """Write an experiment: with a model the trials of GPT3Mix, without one those of no augmentation."""
-    classifiers = [{"kind": "linear", "trials": TRIALS["linear"] * seeds}, {**MINILM, "trials": TRIALS["minilm"] * seeds}]
+    classifiers = [
+        {"kind": "linear", "trials": TRIALS["linear"] * seeds},
+        {**MINILM, "trials": TRIALS["minilm"] * seeds},
+    ]
     content: dict[str, Any] = {
         "name": path.stem,
         "task": task.model_dump(mode="json", exclude_defaults=True),
-        "subsample": {"levels": list(levels), "seeds": seeds, "master_seed": SEED, "validation": VALIDATION},
+        "subsample": {
+            "levels": list(levels),
+            "seeds": seeds,
+            "master_seed": SEED,
+            "validation": VALIDATION,
+        },
         "augment": {"draws": "per-trial"},
         "classifiers": classifiers,
     }
     if model:
-        content |= {"lm": {"kind": "local", "model": str(model)}, "sweep": {"augment.ratio": RATIOS}}
+        content |= {
+            "lm": {"kind": "local", "model": str(model)},
+            "sweep": {"augment.ratio": RATIOS},
+        }
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"# Written by {Path(__file__).name}.\n{yaml.safe_dump(content, sort_keys=False)}", "utf-8")
+    path.write_text(
+        f"# Written by {Path(__file__).name}.\n{yaml.safe_dump(content, sort_keys=False)}", "utf-8"
+    )
     return path
 
 
 def gpt3mix(*arguments: object) -> None:
     """Run a command, its own output on stderr; one that stopped short has kept what it made."""
-    command = [sys.executable, "-c", "from gpt3mix_cli.cli import entry; entry()", *map(str, arguments)]
+    command = [
+        sys.executable,
+        "-c",
+        "from gpt3mix_cli.cli import entry; entry()",
+        *map(str, arguments),
+    ]
     if (code := subprocess.run(command, stdout=sys.stderr, check=False).returncode) not in (0, 3):
         sys.exit(code)
 
@@ -216,14 +271,19 @@ def trials(experiment: Path, out: Path, method: str) -> Iterator[Trial]:
     for spot in Grid(config.load(experiment), out).spots():
         for classifier in spot.experiment.classifiers:
             path = spot.trials(method, classifier.name)
-            yield from (row for row in (read(path, Trial) if path.exists() else ()) if row.status == "ok")
+            yield from (
+                row for row in (read(path, Trial) if path.exists() else ()) if row.status == "ok"
+            )
 
 
 def spread(values: Sequence[float], sign: str = "") -> Figure:
     """Return mean and sample standard deviation, shown in percent."""
     if not values:
         return Figure("—", n=0)
-    mean, deviation = statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+    mean, deviation = (
+        statistics.fmean(values),
+        statistics.stdev(values) if len(values) > 1 else None,
+    )
     around = "" if deviation is None else f" ± {deviation * 100:.1f}"
     return Figure(f"{mean * 100:{sign}.1f}{around} ({len(values)})", mean, deviation, len(values))
 
@@ -232,18 +292,37 @@ def gains(levels: Sequence[str], plain: Iterable[Trial], augmented: Iterable[Tri
     """Return the accuracies, and the differences between trials with the same real rows and training seed."""
 
     def key(row: Trial) -> tuple[object, ...]:
-        return row.level, row.classifier, row.data_seed, row.trial, row.train_sha, row.test_sha, row.seed
+        return (
+            row.level,
+            row.classifier,
+            row.data_seed,
+            row.trial,
+            row.train_sha,
+            row.test_sha,
+            row.seed,
+        )
 
     before = {key(row): row.accuracy for row in plain}
     rows = list(augmented)
     found: Column = {}
     for level in levels:
         for classifier in TRIALS:
-            found[f"{level} {classifier}, none"] = spread([accuracy for which, accuracy in before.items() if which[:2] == (level, classifier)])
+            found[f"{level} {classifier}, none"] = spread(
+                [accuracy for which, accuracy in before.items() if which[:2] == (level, classifier)]
+            )
             for ratio in sorted(RATIOS):
-                some = [row for row in rows if (row.level, row.classifier, row.variant["augment.ratio"]) == (level, classifier, ratio)]
-                differences = [row.accuracy - before[key(row)] for row in some if key(row) in before]
-                found[f"{level} {classifier}, ratio {ratio}"] = spread([row.accuracy for row in some])
+                some = [
+                    row
+                    for row in rows
+                    if (row.level, row.classifier, row.variant["augment.ratio"])
+                    == (level, classifier, ratio)
+                ]
+                differences = [
+                    row.accuracy - before[key(row)] for row in some if key(row) in before
+                ]
+                found[f"{level} {classifier}, ratio {ratio}"] = spread(
+                    [row.accuracy for row in some]
+                )
                 found[f"{level} {classifier}, ratio {ratio} less none"] = spread(differences, "+")
     return found
 
@@ -275,7 +354,10 @@ def markdown(columns: dict[str, Column], below: str) -> str:
     """Return the table with its caption."""
     measures = list(next(iter(columns.values())))
     lines = [f"| | {' | '.join(columns)} |", f"| --- |{' ---: |' * len(columns)}"]
-    lines += [f"| {measure} | {' | '.join(column[measure].shown for column in columns.values())} |" for measure in measures]
+    lines += [
+        f"| {measure} | {' | '.join(column[measure].shown for column in columns.values())} |"
+        for measure in measures
+    ]
     return "\n".join([*lines, "", below, ""])
 
 
@@ -287,7 +369,9 @@ def save(out: Path, columns: dict[str, Column], text: str) -> None:
         table = csv.writer(stream)
         table.writerow(["model", "measure", "value", "spread", "n", "shown"])
         for name, column in columns.items():
-            table.writerows([name, measure, f.value, f.spread, f.n, f.shown] for measure, f in column.items())
+            table.writerows(
+                [name, measure, f.value, f.spread, f.n, f.shown] for measure, f in column.items()
+            )
 
 
 def named_folder(text: str) -> tuple[str, Path]:
@@ -295,18 +379,38 @@ def named_folder(text: str) -> tuple[str, Path]:
     name, _, place = text.partition("=")
     folder = RESOURCES if place == "bundled" else Path(place)
     if not NAME.fullmatch(name) or name == "none":
-        raise argparse.ArgumentTypeError(f"'{name}' cannot name a model; use letters, digits, '.', '_', '+' and '-', and not `none`")
+        raise argparse.ArgumentTypeError(
+            f"'{name}' cannot name a model; use letters, digits, '.', '_', '+' and '-', and not `none`"
+        )
     if not (folder / "config.json").is_file():
-        raise argparse.ArgumentTypeError(f"'{place}' is no model's folder; write name=folder or name=bundled")
+        raise argparse.ArgumentTypeError(
+            f"'{place}' is no model's folder; write name=folder or name=bundled"
+        )
     return name, folder.resolve()
 
 
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     """Return the options."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with train, validation and test.jsonl of SST-2")
-    parser.add_argument("--corpus", type=Path, required=True, help="labelled review sentences (JSONL, gzip)")
-    parser.add_argument("--models", type=named_folder, nargs="+", required=True, metavar="NAME=FOLDER", help="or NAME=bundled")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        help="folder with train, validation and test.jsonl of SST-2",
+    )
+    parser.add_argument(
+        "--corpus", type=Path, required=True, help="labelled review sentences (JSONL, gzip)"
+    )
+    parser.add_argument(
+        "--models",
+        type=named_folder,
+        nargs="+",
+        required=True,
+        metavar="NAME=FOLDER",
+        help="or NAME=bundled",
+    )
     parser.add_argument("--rows", type=int, default=872, help="validation rows to be labelled")
     parser.add_argument("--generations", type=int, default=400)
     parser.add_argument("--no-gain", action="store_true", help="leave out what takes hours")
@@ -332,7 +436,11 @@ def main(arguments: Sequence[str]) -> None:
     columns: dict[str, Column] = {}
     for name, folder in options.models:
         lm = open_lm(LocalLM(kind="local", model=str(folder)))
-        columns[name] = size_and_loss(folder, task, lists) | labelling(lm, task, asked) | writing(lm, task, real, options.generations)
+        columns[name] = (
+            size_and_loss(folder, task, lists)
+            | labelling(lm, task, asked)
+            | writing(lm, task, real, options.generations)
+        )
         print(f"{name}: measured by itself", file=sys.stderr, flush=True)
     save(options.out, columns, markdown(columns, below))
     if not options.no_gain:
@@ -340,12 +448,16 @@ def main(arguments: Sequence[str]) -> None:
         plain = write_config(place / "none.yaml", task, options.levels, options.seeds, None)
         gpt3mix("run", plain, "--out", place, "--jobs", options.jobs)
         for name, folder in options.models:
-            mixed = write_config(place / f"{name}.yaml", task, options.levels, options.seeds, folder)
+            mixed = write_config(
+                place / f"{name}.yaml", task, options.levels, options.seeds, folder
+            )
             # Not `run`: that would train without augmentation too, for each model and ratio.
             gpt3mix("subsample", mixed, "--out", place)
             gpt3mix("augment", mixed, "--out", place)
             gpt3mix("train", mixed, "--method", "gpt3mix", "--out", place, "--jobs", options.jobs)
-            columns[name] |= gains(options.levels, trials(plain, place, "none"), trials(mixed, place, "gpt3mix"))
+            columns[name] |= gains(
+                options.levels, trials(plain, place, "none"), trials(mixed, place, "gpt3mix")
+            )
     text = markdown(columns, below)
     save(options.out, columns, text)
     print(text, end="")

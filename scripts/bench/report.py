@@ -33,7 +33,9 @@ def write(path: Path, rows: int, trials: int) -> int:
     variants = -(-rows // (cells * trials))
     count = 0
     with path.open("w", encoding="utf-8") as stream:
-        for variant, task, level, method, classifier in itertools.product(range(variants), TASKS, LEVELS, METHODS, CLASSIFIERS):
+        for variant, task, level, method, classifier in itertools.product(
+            range(variants), TASKS, LEVELS, METHODS, CLASSIFIERS
+        ):
             for trial in range(trials):
                 right = chance.randrange(900, 1700)
                 confusion = [[right // 2, 909 - right // 2], [909 - right // 2, right // 2]]
@@ -88,7 +90,9 @@ def _seconds(act: Callable[[], object]) -> float:
 
 def main() -> None:
     """Print the table."""
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--rows", type=int, default=100_000)
     options.add_argument("--trials", type=int, default=10)
     options.add_argument("--runs", type=int, default=3)
@@ -102,7 +106,10 @@ def main() -> None:
         folder.mkdir()
         count = write(folder / "trials.jsonl", given.rows, given.trials)
         command = [sys.executable, __file__, "--measure", name]
-        runs = [json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout) for _ in range(given.runs)]
+        runs = [
+            json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+            for _ in range(given.runs)
+        ]
     print(f"{count} rows, {runs[0]['cells']} cells; {given.runs} runs, the best and the worst")
     for key in [key for key in runs[0] if key != "cells"]:
         values = sorted(run[key] for run in runs)

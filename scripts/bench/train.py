@@ -37,7 +37,9 @@ def few(found: list[dict[str, str]], seed: int, count: int = 34) -> list[dict[st
 
     chosen: list[dict[str, str]] = []
     for name in CLASSES:
-        chosen += random.Random(f"{seed} {name}").sample([row for row in found if row["label"] == name], count)
+        chosen += random.Random(f"{seed} {name}").sample(
+            [row for row in found if row["label"] == name], count
+        )
     return chosen
 
 
@@ -55,7 +57,11 @@ def prepared(data: Path, model: str) -> tuple[str, dict[str, list[dict[str, str]
 
     place = encoder_folder(model)
     AutoModelForSequenceClassification.from_pretrained(place, num_labels=2)
-    return place, {name: rows(data / f"{name}.jsonl") for name in ("train", "validation", "test")}, AutoTokenizer.from_pretrained(place)
+    return (
+        place,
+        {name: rows(data / f"{name}.jsonl") for name in ("train", "validation", "test")},
+        AutoTokenizer.from_pretrained(place),
+    )
 
 
 def plain(data: Path, model: str, epochs: int, trials: int) -> dict[str, Any]:
@@ -67,17 +73,29 @@ def plain(data: Path, model: str, epochs: int, trials: int) -> dict[str, Any]:
     started, accuracies = time.perf_counter(), []
     for trial in range(trials):
         torch.manual_seed(trial)
-        network = AutoModelForSequenceClassification.from_pretrained(place, num_labels=2, dtype=torch.float32)
+        network = AutoModelForSequenceClassification.from_pretrained(
+            place, num_labels=2, dtype=torch.float32
+        )
         optimizer = torch.optim.AdamW(network.parameters(), lr=3e-5)
         train = few(splits["train"], trial)
         steps = 3 * -(-len(train) // 32)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step, steps=steps: min(1.0, (step + 1) / steps))
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step, steps=steps: min(1.0, (step + 1) / steps)
+        )
 
         def logits(part: list[dict[str, str]], network: Any = network) -> Any:
-            batch = tokenizer([row["text"] for row in part], padding=True, truncation=True, max_length=128, return_tensors="pt")
+            batch = tokenizer(
+                [row["text"] for row in part],
+                padding=True,
+                truncation=True,
+                max_length=128,
+                return_tensors="pt",
+            )
             return network(**batch).logits
 
-        def accuracy(part: list[dict[str, str]], network: Any = network, logits: Any = logits) -> float:
+        def accuracy(
+            part: list[dict[str, str]], network: Any = network, logits: Any = logits
+        ) -> float:
             network.eval()
             right = 0
             with torch.no_grad():
@@ -100,7 +118,12 @@ def plain(data: Path, model: str, epochs: int, trials: int) -> dict[str, Any]:
                 schedule.step()
             score = accuracy(splits["validation"])
             if score > best:
-                best, weights = score, copy.deepcopy({name: weight.cpu() for name, weight in network.state_dict().items()})
+                best, weights = (
+                    score,
+                    copy.deepcopy(
+                        {name: weight.cpu() for name, weight in network.state_dict().items()}
+                    ),
+                )
         network.load_state_dict(weights)
         accuracies.append(accuracy(splits["test"]))
     return {"seconds": time.perf_counter() - started, "accuracies": accuracies}
@@ -110,7 +133,13 @@ def trainer(data: Path, model: str, epochs: int, trials: int) -> dict[str, Any]:
     """Train with the transformers Trainer, set up as its documentation shows."""
     import datasets
     import numpy as np
-    from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, Trainer, TrainingArguments, set_seed
+    from transformers import (
+        AutoModelForSequenceClassification,
+        DataCollatorWithPadding,
+        Trainer,
+        TrainingArguments,
+        set_seed,
+    )
 
     place, splits, tokenizer = prepared(data, model)
     started, accuracies = time.perf_counter(), []
@@ -119,8 +148,15 @@ def trainer(data: Path, model: str, epochs: int, trials: int) -> dict[str, Any]:
         splits["few"] = few(splits["train"], trial)
 
         def made(name: str) -> Any:
-            found = datasets.Dataset.from_list([{"text": row["text"], "label": CLASSES.index(row["label"])} for row in splits[name]])
-            return found.map(lambda row: tokenizer(row["text"], truncation=True, max_length=128), batched=True)
+            found = datasets.Dataset.from_list(
+                [
+                    {"text": row["text"], "label": CLASSES.index(row["label"])}
+                    for row in splits[name]
+                ]
+            )
+            return found.map(
+                lambda row: tokenizer(row["text"], truncation=True, max_length=128), batched=True
+            )
 
         with tempfile.TemporaryDirectory() as folder:
             fitted = Trainer(
@@ -145,22 +181,31 @@ def trainer(data: Path, model: str, epochs: int, trials: int) -> dict[str, Any]:
                 eval_dataset=made("validation"),
                 processing_class=tokenizer,
                 data_collator=DataCollatorWithPadding(tokenizer),
-                compute_metrics=lambda found: {"accuracy": float(np.mean(found.predictions.argmax(1) == found.label_ids))},
+                compute_metrics=lambda found: {
+                    "accuracy": float(np.mean(found.predictions.argmax(1) == found.label_ids))
+                },
             )
             fitted.train()
             accuracies.append(fitted.evaluate(made("test"))["eval_accuracy"])
     return {"seconds": time.perf_counter() - started, "accuracies": accuracies}
 
 
-def ours(data: Path, model: str, epochs: int, trials: int, jobs: int | None = None, dtype: str = "auto") -> dict[str, Any]:
+def ours(
+    data: Path, model: str, epochs: int, trials: int, jobs: int | None = None, dtype: str = "auto"
+) -> dict[str, Any]:
     """Train as `gpt3mix train` does."""
     from gpt3mix_cli.grid.workers import Workers, fitting
     from gpt3mix_cli.records import Example
     from gpt3mix_cli.settings import Transformer
     from gpt3mix_cli.train import Cell, Work, here, kept_classifier
 
-    splits = {name: [Example.model_validate(row) for row in rows(data / f"{name}.jsonl")] for name in ("train", "validation", "test")}
-    settings = Transformer(kind="transformer", model=model, max_epochs=epochs, patience=epochs, dtype=dtype)
+    splits = {
+        name: [Example.model_validate(row) for row in rows(data / f"{name}.jsonl")]
+        for name in ("train", "validation", "test")
+    }
+    settings = Transformer(
+        kind="transformer", model=model, max_epochs=epochs, patience=epochs, dtype=dtype
+    )
     cell = Cell("sst2", "1%", "none", "minilm", {}, 0, CLASSES)
     classifier = kept_classifier(settings, tuple(CLASSES))
     classifier.probe()
@@ -174,14 +219,30 @@ def ours(data: Path, model: str, epochs: int, trials: int, jobs: int | None = No
     with Workers(jobs) as workers:
         # Each worker loads the encoder before the clock starts, as the other two have done.
         short = settings.model_copy(update={"max_epochs": 1})
-        warm = Work(kept_classifier(short, tuple(CLASSES)), cell, works[0].real[::17], {}, splits["validation"][:9], splits["test"][:9], SEED)
-        list(workers.map(warm.trial, [(n, 0) for n in range(jobs)], lambda *_: None)) if jobs > 1 else warm.trial((0, 0))
+        warm = Work(
+            kept_classifier(short, tuple(CLASSES)),
+            cell,
+            works[0].real[::17],
+            {},
+            splits["validation"][:9],
+            splits["test"][:9],
+            SEED,
+        )
+        list(
+            workers.map(warm.trial, [(n, 0) for n in range(jobs)], lambda *_: None)
+        ) if jobs > 1 else warm.trial((0, 0))
         started, rows_of = time.perf_counter(), {}
         together = Many(works)
-        for job, ran in (workers.map if jobs > 1 else here)(together.trial, [(n, 0) for n in range(trials)], lambda *_, **__: None):
+        for job, ran in (workers.map if jobs > 1 else here)(
+            together.trial, [(n, 0) for n in range(trials)], lambda *_, **__: None
+        ):
             rows_of[job[0]] = ran.row
         seconds = time.perf_counter() - started
-    return {"seconds": seconds, "accuracies": [rows_of[n].accuracy for n in range(trials)], "jobs": jobs}
+    return {
+        "seconds": seconds,
+        "accuracies": [rows_of[n].accuracy for n in range(trials)],
+        "jobs": jobs,
+    }
 
 
 class Many:
@@ -203,9 +264,13 @@ def set_up(data: Path, model: str) -> float:
     from gpt3mix_cli.train import kept_classifier
     from gpt3mix_cli.train.targets import one_hot
 
-    classifier = kept_classifier(Transformer(kind="transformer", model=model, max_epochs=1), tuple(CLASSES))
+    classifier = kept_classifier(
+        Transformer(kind="transformer", model=model, max_epochs=1), tuple(CLASSES)
+    )
     validation = [Example.model_validate(row) for row in rows(data / "validation.jsonl")]
-    real = [one_hot(Example.model_validate(row), CLASSES) for row in few(rows(data / "train.jsonl"), 0)]
+    real = [
+        one_hot(Example.model_validate(row), CLASSES) for row in few(rows(data / "train.jsonl"), 0)
+    ]
     classifier.fit(real, validation, 0)
     times = []
     for trial in range(5):
@@ -228,12 +293,23 @@ def set_up(data: Path, model: str) -> float:
 
 def main() -> None:
     """Run the three in turn and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with train, validation and test.jsonl of SST-2")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        help="folder with train, validation and test.jsonl of SST-2",
+    )
     parser.add_argument("--model", default="minilm")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--trials", type=int, default=4)
-    parser.add_argument("--only", choices=["plain", "trainer", "ours", "ours, one process", "ours, float32", "set-up"], help="for the process inside")
+    parser.add_argument(
+        "--only",
+        choices=["plain", "trainer", "ours", "ours, one process", "ours, float32", "set-up"],
+        help="for the process inside",
+    )
     given = parser.parse_args()
     if given.only:
         call = {
@@ -250,19 +326,39 @@ def main() -> None:
         return
     found = {}
     names = ["plain", "trainer", "ours", "ours, one process", "ours, float32"]
-    options = ["--data", str(given.data), "--model", given.model, "--epochs", str(given.epochs), "--trials", str(given.trials)]
+    options = [
+        "--data",
+        str(given.data),
+        "--model",
+        given.model,
+        "--epochs",
+        str(given.epochs),
+        "--trials",
+        str(given.trials),
+    ]
     for name in [*names, "set-up"]:
-        done = subprocess.run([sys.executable, __file__, *options, "--only", name], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, __file__, *options, "--only", name],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         if done.returncode:
             sys.exit(done.stderr)
         found[name] = json.loads(done.stdout.splitlines()[-1])
-    print(f"| {given.trials} trials of {given.epochs} epochs, {given.model} | seconds a trial | times plain | times Trainer | mean test accuracy |")
+    print(
+        f"| {given.trials} trials of {given.epochs} epochs, {given.model} | seconds a trial | times plain | times Trainer | mean test accuracy |"
+    )
     print("| --- | --- | --- | --- | --- |")
     for name in names:
         seconds = found[name]["seconds"]
         ratios = f"{found['plain']['seconds'] / seconds:.2f} | {found['trainer']['seconds'] / seconds:.2f}"
-        print(f"| {name} | {seconds / given.trials:.1f} | {ratios} | {statistics.mean(found[name]['accuracies']):.3f} |")
-    print(f"set-up of trial n+1 in the same process: {found['set-up']['seconds'] * 1000:.0f} ms (median of 5)")
+        print(
+            f"| {name} | {seconds / given.trials:.1f} | {ratios} | {statistics.mean(found[name]['accuracies']):.3f} |"
+        )
+    print(
+        f"set-up of trial n+1 in the same process: {found['set-up']['seconds'] * 1000:.0f} ms (median of 5)"
+    )
 
 
 if __name__ == "__main__":

@@ -8,7 +8,11 @@ from typing import Any
 
 import pytest
 
-SIZES = {f"{part}_{what}": size for part in ("encoder", "decoder") for what, size in (("layers", 1), ("attention_heads", 2), ("ffn_dim", 32))} | {
+SIZES = {
+    f"{part}_{what}": size
+    for part in ("encoder", "decoder")
+    for what, size in (("layers", 1), ("attention_heads", 2), ("ffn_dim", 32))
+} | {
     "d_model": 16,
     "max_position_embeddings": 64,
     "init_std": 0.5,
@@ -35,7 +39,9 @@ def marian(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> tuple[
     pieces: dict[str, int] = {"</s>": 0, "<unk>": 1}
     for name, sentences in (("source", texts), ("target", [text[::-1] for text in texts])):
         model = io.BytesIO()
-        sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(sentences), model_writer=model, vocab_size=200, minloglevel=2)
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(sentences), model_writer=model, vocab_size=200, minloglevel=2
+        )
         (folder / f"{name}.spm").write_bytes(model.getvalue())
         found = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
         for number in range(3, found.get_piece_size()):  # after <unk>, <s> and </s>
@@ -43,10 +49,18 @@ def marian(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> tuple[
     pieces["<pad>"] = len(pieces)
     (folder / "vocab.json").write_text(json.dumps(pieces))
     pad = pieces["<pad>"]
-    ends = {"pad_token_id": pad, "decoder_start_token_id": pad, "eos_token_id": 0, "forced_eos_token_id": 0, "bos_token_id": 0}
+    ends = {
+        "pad_token_id": pad,
+        "decoder_start_token_id": pad,
+        "eos_token_id": 0,
+        "forced_eos_token_id": 0,
+        "bos_token_id": 0,
+    }
     made = []
     for seed, name in enumerate(("en-de", "de-en")):
-        tokenizer = MarianTokenizer(*(str(folder / file) for file in ("source.spm", "target.spm", "vocab.json")))
+        tokenizer = MarianTokenizer(
+            *(str(folder / file) for file in ("source.spm", "target.spm", "vocab.json"))
+        )
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             model = MarianMTModel(MarianConfig(vocab_size=len(pieces), **SIZES, **ends))
@@ -61,18 +75,38 @@ def fsmt(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> tuple[Pa
     import torch
     from transformers import FSMTConfig, FSMTForConditionalGeneration, FSMTTokenizer
 
-    letters = sorted({letter for text in texts for letter in text if letter.isascii() and not letter.isspace()} | set("abcdefghijklmnopqrstuvwxyz"))
-    tokens = ["<s>", "<pad>", "</s>", "<unk>", *(letter + end for letter in letters for end in ("", "</w>")), "th", "the</w>", "in", "ing</w>"]
+    letters = sorted(
+        {letter for text in texts for letter in text if letter.isascii() and not letter.isspace()}
+        | set("abcdefghijklmnopqrstuvwxyz")
+    )
+    tokens = [
+        "<s>",
+        "<pad>",
+        "</s>",
+        "<unk>",
+        *(letter + end for letter in letters for end in ("", "</w>")),
+        "th",
+        "the</w>",
+        "in",
+        "ing</w>",
+    ]
     vocabulary = {token: number for number, token in enumerate(tokens)}
     folder = tmp_path_factory.mktemp("words")
     (folder / "vocab.json").write_text(json.dumps(vocabulary))
     (folder / "merges.txt").write_text("t h 9\nth e</w> 8\ni n 7\nin g</w> 6\n")
     made = []
     for seed, langs in enumerate((["en", "de"], ["de", "en"])):
-        tokenizer = FSMTTokenizer(langs, str(folder / "vocab.json"), str(folder / "vocab.json"), str(folder / "merges.txt"))
+        tokenizer = FSMTTokenizer(
+            langs,
+            str(folder / "vocab.json"),
+            str(folder / "vocab.json"),
+            str(folder / "merges.txt"),
+        )
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            config = FSMTConfig(langs=langs, src_vocab_size=len(tokens), tgt_vocab_size=len(tokens), **SIZES)
+            config = FSMTConfig(
+                langs=langs, src_vocab_size=len(tokens), tgt_vocab_size=len(tokens), **SIZES
+            )
             model = FSMTForConditionalGeneration(config)
         made.append(_saved(model, tokenizer, tmp_path_factory.mktemp("-".join(langs))))
     return made[0], made[1]

@@ -14,13 +14,24 @@ from gpt3mix_cli.records import Example
 from gpt3mix_cli.settings import Aeda, Task
 
 TASK = Task(name="demo", data={"kind": "demo"}, labels={"pos": "positive", "neg": "negative"})
-TEXTS = ["A gorgeous, witty, seductive movie.", "Dreadful", "The film is a waste of time, and the film is long!"]
-ROWS = [Example(id=f"r{i}", text=text, label="pos" if i % 2 else "neg") for i, text in enumerate(TEXTS)]
+TEXTS = [
+    "A gorgeous, witty, seductive movie.",
+    "Dreadful",
+    "The film is a waste of time, and the film is long!",
+]
+ROWS = [
+    Example(id=f"r{i}", text=text, label="pos" if i % 2 else "neg") for i, text in enumerate(TEXTS)
+]
 
 
 @settings(max_examples=80, deadline=None)
-@given(st.lists(st.sampled_from(["The", "film,", "...", "?!", "great"]), min_size=1, max_size=20), st.integers(0, 2**32))
-def test_words_stay_in_order_and_the_number_of_marks_is_the_papers(words: list[str], seed: int) -> None:
+@given(
+    st.lists(st.sampled_from(["The", "film,", "...", "?!", "great"]), min_size=1, max_size=20),
+    st.integers(0, 2**32),
+)
+def test_words_stay_in_order_and_the_number_of_marks_is_the_papers(
+    words: list[str], seed: int
+) -> None:
     """One to a third of the words, each mark alone and before a word of its own."""
     after = punctuated(" ".join(words), Random(seed)).split()
     marked = [word in MARKS for word in after]
@@ -35,8 +46,12 @@ def test_every_mark_every_number_and_every_place_comes() -> None:
     found = [punctuated("a b c d e f", Random(seed)) for seed in range(600)]
     assert {word for text in found for word in text.split()} == set("abcdef") | set(MARKS)
     assert {len(text.split()) for text in found} == {7, 8}
-    assert {text.split().index(next(word for word in text.split() if word in MARKS)) for text in found} == set(range(6))
-    assert not [text for text in found if text.split()[-1] in MARKS]  # before a word, never at the end
+    assert {
+        text.split().index(next(word for word in text.split() if word in MARKS)) for text in found
+    } == set(range(6))
+    assert not [
+        text for text in found if text.split()[-1] in MARKS
+    ]  # before a word, never at the end
 
 
 def test_a_row_is_an_edit_of_its_parent_and_depends_on_seed_row_and_copy_alone() -> None:
@@ -44,7 +59,13 @@ def test_a_row_is_an_edit_of_its_parent_and_depends_on_seed_row_and_copy_alone()
     rows = list(augmenter.generate(ROWS, 0, 9, 5))
     assert rows == [*augmenter.generate(ROWS, 0, 4, 5), *augmenter.generate(ROWS, 4, 5, 5)]
     assert [row.text for row in rows] != [row.text for row in augmenter.generate(ROWS, 0, 9, 6)]
-    assert (rows[4].id, rows[4].method, rows[4].parents, rows[4].label, rows[4].probs) == ("r1~marks-1", "marks", ["r1"], "pos", {"pos": 1, "neg": 0})
+    assert (rows[4].id, rows[4].method, rows[4].parents, rows[4].label, rows[4].probs) == (
+        "r1~marks-1",
+        "marks",
+        ["r1"],
+        "pos",
+        {"pos": 1, "neg": 0},
+    )
     outcome = Outcome([].append, Statistics(ROWS))
     make(augmenter, ROWS, 9, 4, 5, outcome)
     assert (outcome.kept, outcome.unchanged) == (9, 0)

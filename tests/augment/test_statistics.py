@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpt3mix_cli.augment.statistics import SAMPLE, TEXTS, Statistics, agreement, distinct, entropy, figures, self_bleu
+from gpt3mix_cli.augment.statistics import (
+    SAMPLE,
+    TEXTS,
+    Statistics,
+    agreement,
+    distinct,
+    entropy,
+    figures,
+    self_bleu,
+)
 from gpt3mix_cli.records import Augmented, Example
 
 REAL = [
@@ -22,7 +31,15 @@ few = settings(max_examples=60, deadline=None)
 def row(text: str, pos: float = 1.0, parents: list[str] | None = None, **fields: Any) -> Augmented:
     label = "pos" if pos >= 0.5 else "neg"
     given: dict[str, Any] = {"label_source": "exact", "label_mass": 0.5, **fields}
-    return Augmented(id=text, text=text, label=label, probs={"pos": pos, "neg": 1 - pos}, method="gpt3mix", parents=parents or ["p0", "p1"], **given)
+    return Augmented(
+        id=text,
+        text=text,
+        label=label,
+        probs={"pos": pos, "neg": 1 - pos},
+        method="gpt3mix",
+        parents=parents or ["p0", "p1"],
+        **given,
+    )
 
 
 def statistics(rows: list[Augmented], examples: list[Example]) -> dict[str, Any]:
@@ -33,7 +50,11 @@ def statistics(rows: list[Augmented], examples: list[Example]) -> dict[str, Any]
 
 
 def test_the_figures_of_a_small_set() -> None:
-    rows = [row("a b a b", 1.0), row("c d", 0.5, label_mass=0.25), row("a b", 0.0, ["p0", "n0", "p1"])]
+    rows = [
+        row("a b a b", 1.0),
+        row("c d", 0.5, label_mass=0.25),
+        row("a b", 0.0, ["p0", "n0", "p1"]),
+    ]
     assert statistics(rows, REAL) == {
         "classes": {"pos": 2, "neg": 1},
         "entropy_bits": 0.3333,
@@ -51,7 +72,9 @@ def test_the_figures_of_a_small_set() -> None:
 
 def test_no_rows_have_no_figures() -> None:
     assert statistics([], REAL) == {}
-    assert figures({"wanted": 3, "kept": 0, "asked": 4, "rejected": {"unfinished": 4}, "statistics": {}}) == [
+    assert figures(
+        {"wanted": 3, "kept": 0, "asked": 4, "rejected": {"unfinished": 4}, "statistics": {}}
+    ) == [
         ("rows", "0 of 3 wanted, from 4 attempts"),
         ("rejected", "4 unfinished"),
     ]
@@ -60,9 +83,25 @@ def test_no_rows_have_no_figures() -> None:
 def test_of_edited_parents_only_the_text_says_something() -> None:
     """Their labels are their parents', whatever the editor."""
     found = statistics([row("a b c", label_source="parent", label_mass=None)] * 2, REAL)
-    assert [name for name, value in found.items() if value is None] == ["entropy_bits", "label_mass", "parents_majority"]
+    assert [name for name, value in found.items() if value is None] == [
+        "entropy_bits",
+        "label_mass",
+        "parents_majority",
+    ]
     assert found["classes"] == {"pos": 2, "neg": 0}
-    assert [name for name, _ in figures({"wanted": 2, "kept": 2, "asked": 2, "rejected": {}, "unchanged": 1, "statistics": found})] == [
+    assert [
+        name
+        for name, _ in figures(
+            {
+                "wanted": 2,
+                "kept": 2,
+                "asked": 2,
+                "rejected": {},
+                "unchanged": 1,
+                "statistics": found,
+            }
+        )
+    ] == [
         "rows",
         "classes",
         "diversity",
@@ -96,12 +135,19 @@ def test_figures_for_people_name_every_reason_the_most_frequent_first() -> None:
 
 
 def test_parents_in_a_tie_say_nothing() -> None:
-    rows = [row("a", 1.0, ["p0", "n0"]), row("b", 0.0, ["p0", "n0", "p1"]), row("c", 0.0, ["n0"]), row("d", 1.0, ["gone"])]
+    rows = [
+        row("a", 1.0, ["p0", "n0"]),
+        row("b", 0.0, ["p0", "n0", "p1"]),
+        row("c", 0.0, ["n0"]),
+        row("d", 1.0, ["gone"]),
+    ]
     labels = {row.id: row.label for row in REAL}
     assert [agreement(row, labels) for row in rows] == [None, False, True, None]
 
 
-@pytest.mark.parametrize(("shares", "bits"), [((1, 0), 0), ((0.5, 0.5), 1), ((0.25,) * 4, 2), ((0.9, 0.1), 0.469)])
+@pytest.mark.parametrize(
+    ("shares", "bits"), [((1, 0), 0), ((0.5, 0.5), 1), ((0.25,) * 4, 2), ((0.9, 0.1), 0.469)]
+)
 def test_entropy_is_in_bits(shares: tuple[float, ...], bits: float) -> None:
     assert entropy(shares) == pytest.approx(bits, abs=1e-4)
 
@@ -116,7 +162,9 @@ def test_distinct_of_texts_without_such_runs_is_unknown() -> None:
 def test_copies_have_1_and_strangers_next_to_nothing() -> None:
     text = ["one", "two", "three", "four", "five", "six"]
     assert self_bleu([text, text, text]) == 1
-    assert self_bleu([text, ["a", "b", "c", "d", "e", "f"]]) == pytest.approx((0.1**4 / (6 * 5 * 4 * 3)) ** 0.25, abs=1e-4)
+    assert self_bleu([text, ["a", "b", "c", "d", "e", "f"]]) == pytest.approx(
+        (0.1**4 / (6 * 5 * 4 * 3)) ** 0.25, abs=1e-4
+    )
     assert self_bleu([text]) is None
     assert self_bleu([text, []]) is None
 
@@ -132,7 +180,9 @@ def test_self_bleu_by_hand() -> None:
 
 def test_a_word_counts_as_often_as_one_other_text_has_it() -> None:
     """Clipped: `a a` has two, each of the others one."""
-    assert self_bleu([["a", "a"], ["a"], ["a"]]) == pytest.approx(((1 / 2 * 0.1) ** 0.5 + 1 + 1) / 3, abs=1e-4)
+    assert self_bleu([["a", "a"], ["a"], ["a"]]) == pytest.approx(
+        ((1 / 2 * 0.1) ** 0.5 + 1 + 1) / 3, abs=1e-4
+    )
 
 
 WORDS = st.lists(st.sampled_from("abcd"), min_size=1, max_size=8)
@@ -145,7 +195,10 @@ def test_self_bleu_is_bleu_against_all_others(texts: list[list[str]]) -> None:
     found = self_bleu(texts)
     assert found is not None
     assert 0 <= found <= 1
-    assert found == pytest.approx(sum(bleu(text, texts[:i] + texts[i + 1 :]) for i, text in enumerate(texts)) / len(texts), abs=1e-4)
+    assert found == pytest.approx(
+        sum(bleu(text, texts[:i] + texts[i + 1 :]) for i, text in enumerate(texts)) / len(texts),
+        abs=1e-4,
+    )
     assert self_bleu(texts[::-1]) == pytest.approx(found, abs=1e-4)
 
 
@@ -154,10 +207,16 @@ def bleu(text: list[str], references: list[list[str]]) -> float:
     product, orders = 1.0, min(4, len(text))
     for n in range(1, orders + 1):
         own = [tuple(text[i : i + n]) for i in range(len(text) - n + 1)]
-        theirs = [[tuple(other[i : i + n]) for i in range(len(other) - n + 1)] for other in references]
-        matches = sum(min(own.count(gram), max(grams.count(gram) for grams in theirs)) for gram in set(own))
+        theirs = [
+            [tuple(other[i : i + n]) for i in range(len(other) - n + 1)] for other in references
+        ]
+        matches = sum(
+            min(own.count(gram), max(grams.count(gram) for grams in theirs)) for gram in set(own)
+        )
         product *= (matches or 0.1) / len(own)
-    nearest = min((len(other) for other in references), key=lambda length: (abs(length - len(text)), length))
+    nearest = min(
+        (len(other) for other in references), key=lambda length: (abs(length - len(text)), length)
+    )
     return min(1.0, math.exp(1 - nearest / len(text))) * product ** (1 / orders)
 
 
@@ -175,7 +234,16 @@ def test_of_very_many_rows_classes_are_counted_and_texts_sampled() -> None:
     assert found["classes"] == {"pos": len(rows) // 2, "neg": len(rows) // 2}
     assert (found["texts"], found["parents_compared"]) == (TEXTS, len(rows))
     assert found["words"]["mean"] == pytest.approx(2.5, abs=0.15)
-    counts = {"wanted": len(rows), "kept": len(rows), "asked": len(rows), "rejected": {}, "statistics": found}
-    assert dict(figures(counts))["length"] == f"{found['words']['mean']:.1f} words, real rows 3.0 (1,000 sampled rows)"
+    counts = {
+        "wanted": len(rows),
+        "kept": len(rows),
+        "asked": len(rows),
+        "rejected": {},
+        "statistics": found,
+    }
+    assert (
+        dict(figures(counts))["length"]
+        == f"{found['words']['mean']:.1f} words, real rows 3.0 (1,000 sampled rows)"
+    )
     fewer = {**counts, "kept": TEXTS}
     assert "sampled" not in dict(figures(fewer))["length"]

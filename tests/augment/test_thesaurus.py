@@ -16,7 +16,9 @@ ROOT = Path(__file__).parents[2]
 WORDNET = Path("/usr/share/wordnet")
 PARTS = ("noun", "verb", "adj", "adv")
 
-needs_wordnet = pytest.mark.skipif(not (WORDNET / "data.noun").is_file(), reason="Debian's wordnet-base is not installed")
+needs_wordnet = pytest.mark.skipif(
+    not (WORDNET / "data.noun").is_file(), reason="Debian's wordnet-base is not installed"
+)
 
 
 @pytest.mark.parametrize(
@@ -25,10 +27,23 @@ needs_wordnet = pytest.mark.skipif(not (WORDNET / "data.noun").is_file(), reason
         # Senses in WordNet's order, spaces for underscores.
         (
             "movie",
-            ["film", "picture", "moving picture", "moving-picture show", "motion picture", "motion-picture show", "picture show", "pic", "flick"],
+            [
+                "film",
+                "picture",
+                "moving picture",
+                "moving-picture show",
+                "motion picture",
+                "motion-picture show",
+                "picture show",
+                "pic",
+                "flick",
+            ],
         ),
         # Verb, then adverb.
-        ("quickly", ["rapidly", "speedily", "chop-chop", "apace", "promptly", "quick", "cursorily"]),
+        (
+            "quickly",
+            ["rapidly", "speedily", "chop-chop", "apace", "promptly", "quick", "cursorily"],
+        ),
         # Verbs by the base form, then the adjective `galore(ip)`, which has lost its marker.
         ("abounding", ["burst", "bristle", "galore"]),
         # Names keep their capitals.
@@ -37,7 +52,21 @@ needs_wordnet = pytest.mark.skipif(not (WORDNET / "data.noun").is_file(), reason
         ("geese", ["fathead", "goof", "goofball", "bozo", "jackass", "cuckoo", "twat", "zany"]),
         ("boringly", ["tediously", "tiresomely"]),
         # WordNet's lists say that this is no comparative of `fake`.
-        ("faker", ["imposter", "impostor", "pretender", "fake", "fraud", "sham", "shammer", "pseudo", "pseud", "role player"]),
+        (
+            "faker",
+            [
+                "imposter",
+                "impostor",
+                "pretender",
+                "fake",
+                "fraud",
+                "sham",
+                "shammer",
+                "pseudo",
+                "pseud",
+                "role player",
+            ],
+        ),
         ("xyzzy", []),
         ("", []),
         ("\t", []),
@@ -51,7 +80,14 @@ def test_pinned(word: str, expected: list[str]) -> None:
 
 @pytest.mark.parametrize(
     ("inflected", "base"),
-    [("movies", "movie"), ("WOMEN", "woman"), ("boxes", "box"), ("Happier", "happy"), ("wolves", "wolf"), ("sang", "sing")],
+    [
+        ("movies", "movie"),
+        ("WOMEN", "woman"),
+        ("boxes", "box"),
+        ("Happier", "happy"),
+        ("wolves", "wolf"),
+        ("sang", "sing"),
+    ],
 )
 def test_inflected_words_are_looked_up_by_their_base(inflected: str, base: str) -> None:
     """The base's synonyms are among those of the form (a form may be a word of its own too), the base itself is not."""
@@ -80,7 +116,9 @@ def test_opens_quickly_and_alone() -> None:
         "import sys, time; from gpt3mix_cli.augment import thesaurus; start = time.process_time(); "
         "assert thesaurus.synonyms('film'); print(time.process_time() - start); assert 'nltk' not in sys.modules"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
     assert float(done.stdout) < 0.15
 
 
@@ -94,7 +132,9 @@ def test_licence_is_packaged() -> None:
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
     """scripts/build_thesaurus as a module."""
-    loader = machinery.SourceFileLoader("build_thesaurus", str(ROOT / "scripts" / "build_thesaurus"))
+    loader = machinery.SourceFileLoader(
+        "build_thesaurus", str(ROOT / "scripts" / "build_thesaurus")
+    )
     spec = util.spec_from_loader(loader.name, loader)
     assert spec
     module = util.module_from_spec(spec)
@@ -119,8 +159,21 @@ def test_agrees_with_wordnets_own_files() -> None:
     wordnet = WordNet()
     chosen = random.Random(0)
     words = chosen.sample(sorted(wordnet.words), 300)
-    forms = [word + ending for word in words[:100] for ending in ("s", "ed", "ing", "er")] + chosen.sample(sorted(wordnet.irregular), 100)
-    for word in ["movie", "good", "went", "saw", "axes", "running", "better", "was", *words, *forms]:
+    forms = [
+        word + ending for word in words[:100] for ending in ("s", "ed", "ing", "er")
+    ] + chosen.sample(sorted(wordnet.irregular), 100)
+    for word in [
+        "movie",
+        "good",
+        "went",
+        "saw",
+        "axes",
+        "running",
+        "better",
+        "was",
+        *words,
+        *forms,
+    ]:
         assert list(synonyms(word)) == wordnet.synonyms(word), word
 
 
@@ -138,7 +191,9 @@ class WordNet:
             for line in (WORDNET / f"{part}.exc").read_text("ascii").splitlines():
                 form, *bases = line.split()
                 # A base of several words (`comics`: `comic_strip`) has no line in a thesaurus of single words.
-                self.exceptions.setdefault((part, form), []).extend(base for base in bases if "_" not in base)
+                self.exceptions.setdefault((part, form), []).extend(
+                    base for base in bases if "_" not in base
+                )
         self.words = {word for _, word in self.senses if "_" not in word}
         self.irregular = {form for _, form in self.exceptions if "_" not in form}
         self.data = {part: (WORDNET / f"data.{part}").read_bytes() for part in PARTS}
@@ -146,10 +201,15 @@ class WordNet:
     def synonyms(self, word: str) -> list[str]:
         lemmas, own = [], {word}
         for part, endings in zip(PARTS, ENDINGS, strict=True):
-            bases = self.exceptions.get((part, word)) or [word[: -len(old)] + new for old, new in endings if word.endswith(old)]
+            bases = self.exceptions.get((part, word)) or [
+                word[: -len(old)] + new for old, new in endings if word.endswith(old)
+            ]
             own.update(bases)
             for base in [word, *bases]:
                 for offset in self.senses.get((part, base), []):
                     fields = self.data[part][offset : offset + 5000].decode("ascii").split(" ")
-                    lemmas += [lemma.partition("(")[0].replace("_", " ") for lemma in fields[4 : 4 + 2 * int(fields[3], 16) : 2]]
+                    lemmas += [
+                        lemma.partition("(")[0].replace("_", " ")
+                        for lemma in fields[4 : 4 + 2 * int(fields[3], 16) : 2]
+                    ]
         return [lemma for lemma in dict.fromkeys(lemmas) if lemma.lower() not in own]

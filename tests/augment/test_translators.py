@@ -16,9 +16,17 @@ from gpt3mix_cli.augment.translators import Apertium, Transformers, translator_f
 from gpt3mix_cli.errors import UserError
 from gpt3mix_cli.settings import Backtranslate, derived_seed
 
-SENTENCES = ["the film was good", "a waste of time", "bad", "i liked the long story but it was a waste of time", "there is nothing in it"]
+SENTENCES = [
+    "the film was good",
+    "a waste of time",
+    "bad",
+    "i liked the long story but it was a waste of time",
+    "there is nothing in it",
+]
 
-needs_apertium = pytest.mark.skipif(not shutil.which("apertium"), reason="apertium is not installed")
+needs_apertium = pytest.mark.skipif(
+    not shutil.which("apertium"), reason="apertium is not installed"
+)
 
 
 def settings(**options: Any) -> Backtranslate:
@@ -44,7 +52,9 @@ def test_a_batch_gives_what_single_texts_give(models: tuple[Path, Path]) -> None
     assert together == [translator.translate([text], 4, [0])[0] for text in SENTENCES]
     assert all(len(set(found)) == 4 for found in together), "beams differ"
     assert len({found[0] for found in together}) > 1, "the text counts"
-    assert [found[:1] for found in together] == translator.translate(SENTENCES, 1, seeds(SENTENCES)), "the first is the best"
+    assert [found[:1] for found in together] == translator.translate(
+        SENTENCES, 1, seeds(SENTENCES)
+    ), "the first is the best"
 
 
 def test_draws_are_each_texts_own(models: tuple[Path, Path]) -> None:
@@ -98,7 +108,9 @@ def test_long_texts_are_cut_at_the_models_length(models: tuple[Path, Path]) -> N
     assert opened(models[0], max_tokens=500).translate(["film " * 100], 1, [0])[0]
 
 
-def test_memory_that_runs_out_halves_the_batch(marian: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_that_runs_out_halves_the_batch(
+    marian: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
 
     translator = opened(marian[0])
@@ -116,11 +128,15 @@ def test_memory_that_runs_out_halves_the_batch(marian: tuple[Path, Path], monkey
     assert translator.translate(SENTENCES, 2, seeds(SENTENCES)) == whole
     assert sizes == [5, 2, 3, 1, 2]
     most = 0
-    with pytest.raises(UserError, match=r"a single text does not fit the memory: out of memory\nlower"):
+    with pytest.raises(
+        UserError, match=r"a single text does not fit the memory: out of memory\nlower"
+    ):
         translator.translate(SENTENCES, 2, seeds(SENTENCES))
 
 
-def test_the_terminal_stays_quiet(models: tuple[Path, Path], capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_terminal_stays_quiet(
+    models: tuple[Path, Path], capfd: pytest.CaptureFixture[str]
+) -> None:
     """No load report, no bar, no advice; the library's own settings are as they were."""
     from transformers.utils import logging
 
@@ -132,11 +148,15 @@ def test_the_terminal_stays_quiet(models: tuple[Path, Path], capfd: pytest.Captu
     assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
 
 
-def test_a_model_is_loaded_once_until_its_files_change(marian: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_model_is_loaded_once_until_its_files_change(
+    marian: tuple[Path, Path], tmp_path: Path
+) -> None:
     copy = shutil.copytree(marian[0], tmp_path / "copy")
     assert opened(copy)._model is opened(copy, beams=2)._model
     same = translator_fingerprint(settings(), str(copy))
-    assert same == translator_fingerprint(settings(), str(marian[0])), "the files count, not their place"
+    assert same == translator_fingerprint(settings(), str(marian[0])), (
+        "the files count, not their place"
+    )
     (copy / "config.json").write_text((copy / "config.json").read_text() + " ")
     assert translator_fingerprint(settings(), str(copy)) != same
     assert opened(copy)._model is not opened(marian[0])._model
@@ -146,7 +166,11 @@ def test_a_hub_models_revision_is_part_of_its_fingerprint() -> None:
     plain = translator_fingerprint(settings(), "Helsinki-NLP/opus-mt-en-de")
     pinned = settings(revisions={"Helsinki-NLP/opus-mt-en-de": "6183067"})
     assert plain != translator_fingerprint(pinned, "Helsinki-NLP/opus-mt-en-de")
-    assert translator_fingerprint(pinned, "Helsinki-NLP/opus-mt-de-en") == translator_fingerprint(settings(), "Helsinki-NLP/opus-mt-de-en") != plain
+    assert (
+        translator_fingerprint(pinned, "Helsinki-NLP/opus-mt-de-en")
+        == translator_fingerprint(settings(), "Helsinki-NLP/opus-mt-de-en")
+        != plain
+    )
 
 
 def test_the_revision_is_what_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +199,9 @@ def test_a_model_that_cannot_be_loaded_is_named(tmp_path: Path, files: dict[str,
     assert "apertium" in caught.value.hint
 
 
-def test_missing_sacremoses_is_told(fsmt: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_sacremoses_is_told(
+    fsmt: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     translators._kept_model.cache_clear()
     monkeypatch.setitem(sys.modules, "sacremoses", None)
     with pytest.raises(UserError, match="its tokenizer needs sacremoses") as caught:
@@ -188,7 +214,9 @@ def test_missing_sentencepiece_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     import transformers
 
     def refuse(name: str, **_: Any) -> None:
-        raise ImportError("\nMarianTokenizer requires the SentencePiece library but it was not found in your environment.")
+        raise ImportError(
+            "\nMarianTokenizer requires the SentencePiece library but it was not found in your environment."
+        )
 
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", refuse)
     with pytest.raises(UserError) as caught:
@@ -225,12 +253,16 @@ def test_apertium_keeps_each_text_to_itself() -> None:
     assert "\U0001f600" in together[4][0]
 
 
-SIGNS = st.text(st.sampled_from("ab .,!?[]{}^$\\/<>@#*~+-_=&%|;:'\"\u00e9\u4f60\0"), min_size=1, max_size=12)
+SIGNS = st.text(
+    st.sampled_from("ab .,!?[]{}^$\\/<>@#*~+-_=&%|;:'\"\u00e9\u4f60\0"), min_size=1, max_size=12
+)
 
 
 @needs_apertium
 @quick(max_examples=8, deadline=None)
-@given(st.lists(SIGNS.map(lambda text: " ".join(text.split())).filter(bool), min_size=1, max_size=6))
+@given(
+    st.lists(SIGNS.map(lambda text: " ".join(text.split())).filter(bool), min_size=1, max_size=6)
+)
 @example(["[", "]", "\\", "^a$", "^", "$", "[[t:b:1]]a"])
 def test_apertium_answers_any_signs_one_by_one(texts: list[str]) -> None:
     """Whatever the texts, the words that frame them come back at their places."""
@@ -259,7 +291,9 @@ def test_apertium_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @needs_apertium
-def test_apertiums_fingerprint_is_that_of_its_version_and_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_apertiums_fingerprint_is_that_of_its_version_and_data(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """Other data under the same version make another one; a direction has its own."""
     own, modes = settings(engine="apertium"), tmp_path / "modes"
     assert len({translator_fingerprint(own, pair) for pair in ("eng-spa", "spa-eng")} - {None}) == 2
@@ -289,7 +323,9 @@ def test_lost_alignment_halves_the_batch(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/apertium")
     monkeypatch.setattr(translators, "_run", run)
-    assert Apertium("eng-spa").translate(SENTENCES[:4], 1, [0] * 4) == [[text.upper()] for text in SENTENCES[:4]]
+    assert Apertium("eng-spa").translate(SENTENCES[:4], 1, [0] * 4) == [
+        [text.upper()] for text in SENTENCES[:4]
+    ]
     assert sizes == [4, 2, 2]
 
 

@@ -66,26 +66,47 @@ LINEAR = ["--classifier", "linear", "--method", "eda"]
 @pytest.mark.parametrize(
     ("probs", "reason"),
     [
-        ({"pos": 0.5, "neg": 0.2, "fine": 0.3}, "eda.draw-1.jsonl, line 2: probs: label 'fine' is none of the task's classes"),
-        ({"pos": 0.9, "neg": 0.3}, "eda.draw-1.jsonl, line 2: probs: {'pos': 0.9, 'neg': 0.3} is no distribution"),
+        (
+            {"pos": 0.5, "neg": 0.2, "fine": 0.3},
+            "eda.draw-1.jsonl, line 2: probs: label 'fine' is none of the task's classes",
+        ),
+        (
+            {"pos": 0.9, "neg": 0.3},
+            "eda.draw-1.jsonl, line 2: probs: {'pos': 0.9, 'neg': 0.3} is no distribution",
+        ),
         ({"pos": 1.0}, "eda.draw-1.jsonl, line 2: probs: class 'neg' is missing"),
-        ({"pos": 0.9, "neg": 0.1}, "eda.draw-1.jsonl, row 2: its label_source is 'parent', but its probs are not the label of demo-train-"),
+        (
+            {"pos": 0.9, "neg": 0.1},
+            "eda.draw-1.jsonl, row 2: its label_source is 'parent', but its probs are not the label of demo-train-",
+        ),
     ],
     ids=["unknown class", "sum", "missing class", "not the parent's"],
 )
-def test_broken_soft_labels_fail_the_trials_of_their_draw_only(ground: Ground, probs: dict[str, float], reason: str) -> None:
+def test_broken_soft_labels_fail_the_trials_of_their_draw_only(
+    ground: Ground, probs: dict[str, float], reason: str
+) -> None:
     ground.spoil("eda.draw-1.jsonl", lambda row: row.update(probs=probs, label="pos"))
     code, err = ground("train", *LINEAR)
     assert code == 3
     assert "2 of 4 trials failed" in err
     rows = ground.rows("eda.linear.jsonl")
-    assert [(row["draw"], row["status"]) for row in rows] == [(0, "ok"), (1, "failed"), (0, "ok"), (1, "failed")]
+    assert [(row["draw"], row["status"]) for row in rows] == [
+        (0, "ok"),
+        (1, "failed"),
+        (0, "ok"),
+        (1, "failed"),
+    ]
     assert all(reason in row["error"] for row in rows if row["status"] == "failed")
     kept = [row for row in rows if row["status"] == "ok"]
-    ground.spoil("eda.draw-1.jsonl", lambda row: row.update(probs={"pos": 0.9, "neg": 0.1}, label_source="exact"))
+    ground.spoil(
+        "eda.draw-1.jsonl",
+        lambda row: row.update(probs={"pos": 0.9, "neg": 0.1}, label_source="exact"),
+    )
     assert ground("train", *LINEAR)[0] == 0
     assert [row["status"] for row in ground.rows("eda.linear.jsonl")] == ["ok"] * 4
-    assert [row for row in ground.rows("eda.linear.jsonl") if row["draw"] == 0] == kept  # the clock's seconds too
+    assert [
+        row for row in ground.rows("eda.linear.jsonl") if row["draw"] == 0
+    ] == kept  # the clock's seconds too
 
 
 def test_an_encoder_without_a_tokenizer_fails_its_own_trials_only(ground: Ground) -> None:
@@ -105,7 +126,10 @@ def test_an_encoder_that_is_not_there_fails_its_own_trials_of_a_run_only(ground:
     code, err = ground("run")
     assert code == 3
     assert "none.tiny.jsonl: 4 of 4 trials failed" in err
-    assert [{row["status"] for row in ground.rows(f"{method}.linear.jsonl")} for method in ("none", "eda")] == [{"ok"}, {"ok"}]
+    assert [
+        {row["status"] for row in ground.rows(f"{method}.linear.jsonl")}
+        for method in ("none", "eda")
+    ] == [{"ok"}, {"ok"}]
     assert (ground.cell.parents[1] / "report" / "report.md").exists()
 
 
@@ -132,21 +156,45 @@ def test_trials_that_went_well_outlive_the_rows_that_they_rest_on(ground: Ground
 
 
 def test_a_class_without_training_rows_fails_the_trials(ground: Ground, tmp_path: Path) -> None:
-    rows = [line for line in (ground.cell / "train.jsonl").read_text().splitlines() if json.loads(line)["label"] == "pos"]
+    rows = [
+        line
+        for line in (ground.cell / "train.jsonl").read_text().splitlines()
+        if json.loads(line)["label"] == "pos"
+    ]
     (tmp_path / "real.jsonl").write_text("".join(line + "\n" for line in rows))
     for kind in ("linear", "tiny"):
         code, err = ground(
-            "train", "--method", "none", "--classifier", kind, "-i", str(tmp_path / "real.jsonl"), "-o", str(tmp_path / f"{kind}.jsonl")
+            "train",
+            "--method",
+            "none",
+            "--classifier",
+            kind,
+            "-i",
+            str(tmp_path / "real.jsonl"),
+            "-o",
+            str(tmp_path / f"{kind}.jsonl"),
         )
         assert code == 3
         assert "no training row has the class 'neg'" in err
-        assert [json.loads(line)["status"] for line in (tmp_path / f"{kind}.jsonl").read_text().splitlines()] == ["failed"] * 4
+        assert [
+            json.loads(line)["status"]
+            for line in (tmp_path / f"{kind}.jsonl").read_text().splitlines()
+        ] == ["failed"] * 4
 
 
 def test_a_loss_that_is_no_number_fails_its_own_trials_only(ground: Ground) -> None:
-    absurd = ["--set", "classifiers.1.lr=1e30", "--set", "classifiers.1.warmup_epochs=0", "--set", "classifiers.1.batch_size=2"]
+    absurd = [
+        "--set",
+        "classifiers.1.lr=1e30",
+        "--set",
+        "classifiers.1.warmup_epochs=0",
+        "--set",
+        "classifiers.1.batch_size=2",
+    ]
     code, err = ground("train", "--method", "none", *absurd)
     assert code == 3
     assert "a lower lr helps" in err
     assert {row["status"] for row in ground.rows("none.linear.jsonl")} == {"ok"}
-    assert {(row["status"], row["accuracy"]) for row in ground.rows("none.tiny.jsonl")} == {("failed", None)}
+    assert {(row["status"], row["accuracy"]) for row in ground.rows("none.tiny.jsonl")} == {
+        ("failed", None)
+    }

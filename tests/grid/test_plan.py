@@ -39,7 +39,9 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def small(server: Server, tmp_path: Path) -> Path:
-    (tmp_path / "prices.yaml").write_text("version: 2026-01\nmodels: {tiny: {prompt: 100, completion: 200}}\n")
+    (tmp_path / "prices.yaml").write_text(
+        "version: 2026-01\nmodels: {tiny: {prompt: 100, completion: 200}}\n"
+    )
     (tmp_path / "small.yaml").write_text(CONFIG.format(url=server.base_url))
     return tmp_path / "small.yaml"
 
@@ -69,7 +71,9 @@ def run(config: Path, *overrides: str, seeds: tuple[int, ...] = (0, 1)) -> None:
         grid.close()
 
 
-def test_nothing_is_asked_and_nothing_is_written(small: Path, server: Server, planned: Callable[..., Any]) -> None:
+def test_nothing_is_asked_and_nothing_is_written(
+    small: Path, server: Server, planned: Callable[..., Any]
+) -> None:
     before = everything(small.parent)
     found = planned(small)
     assert server.requests == 0
@@ -78,18 +82,24 @@ def test_nothing_is_asked_and_nothing_is_written(small: Path, server: Server, pl
     # Two methods; of `linear` each seed has one trial a level, of `other` two.
     assert found["trainings"] == 2 * (2 + 4) * 2
     assert sum(cell["generations"] for cell in found["cells"]) == found["generations"]
-    assert found["usd"] == pytest.approx(found["prompt_tokens"] * 100e-6 + found["completion_tokens"] * 200e-6, rel=1e-3)
+    assert found["usd"] == pytest.approx(
+        found["prompt_tokens"] * 100e-6 + found["completion_tokens"] * 200e-6, rel=1e-3
+    )
     assert found["budget"]["usd"] == {"limit": None, "spent": 0, "left": None}
 
 
-def test_the_prompt_is_the_first_that_is_asked(small: Path, server: Server, planned: Callable[..., Any]) -> None:
+def test_the_prompt_is_the_first_that_is_asked(
+    small: Path, server: Server, planned: Callable[..., Any]
+) -> None:
     found = planned(small)
     run(small, seeds=(0,))
     asked = [body for body in server.bodies("completions") if body.get("max_tokens", 0) > 16]
     assert found["prompt"] in [body["prompt"] for body in asked]
 
 
-def test_what_the_journals_hold_costs_nothing(small: Path, server: Server, planned: Callable[..., Any]) -> None:
+def test_what_the_journals_hold_costs_nothing(
+    small: Path, server: Server, planned: Callable[..., Any]
+) -> None:
     run(small, seeds=(0,))
     server.reset()
     before = everything(small.parent)
@@ -98,23 +108,34 @@ def test_what_the_journals_hold_costs_nothing(small: Path, server: Server, plann
     assert everything(small.parent) == before
     manifests = [read_manifest(path) for path in (small.parent / "results").rglob("gpt3mix.jsonl")]
     assert found["held"]["requests"] == sum(one.counts["requests"] for one in manifests if one)
-    assert found["held"]["completion_tokens"] == sum(one.counts["completion_tokens"] for one in manifests if one)
-    assert found["held"]["usd"] == pytest.approx(sum(one.usd or 0 for one in manifests if one), abs=1e-4)
+    assert found["held"]["completion_tokens"] == sum(
+        one.counts["completion_tokens"] for one in manifests if one
+    )
+    assert found["held"]["usd"] == pytest.approx(
+        sum(one.usd or 0 for one in manifests if one), abs=1e-4
+    )
     for cell in found["cells"]:
         assert cell["held"]["generations"] == (cell["generations"] if cell["seed"] == 0 else 0)
         assert (cell["requests"] == 0) == (cell["seed"] == 0)
     assert found["budget"]["requests"]["spent"] >= found["held"]["requests"]
 
 
-def test_variants_whose_requests_are_the_same_pay_once(small: Path, planned: Callable[..., Any]) -> None:
+def test_variants_whose_requests_are_the_same_pay_once(
+    small: Path, planned: Callable[..., Any]
+) -> None:
     alone = planned(small, "--set", "augment.ratio=4")
     swept = planned(small, "--set", "sweep={augment.ratio: [1, 4, 2]}")
     assert swept["requests"] == pytest.approx(alone["requests"], abs=4)
     assert swept["prompt_tokens"] == pytest.approx(alone["prompt_tokens"], rel=0.1)
-    assert planned(small, "--set", "sweep={augment.k: [2, 4]}")["requests"] == 2 * planned(small)["requests"]
+    assert (
+        planned(small, "--set", "sweep={augment.k: [2, 4]}")["requests"]
+        == 2 * planned(small)["requests"]
+    )
 
 
-def test_without_data_only_the_trainings_are_known(small: Path, planned: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_data_only_the_trainings_are_known(
+    small: Path, planned: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     data = "task.data={kind: files, train: a.csv, test: b.csv}"
     found = planned(small, "--set", data)
     assert found["trainings"] == 24
@@ -125,7 +146,9 @@ def test_without_data_only_the_trainings_are_known(small: Path, planned: Callabl
     assert "?" in capsys.readouterr().out
 
 
-def test_without_a_key_a_hosted_model_can_be_planned(small: Path, planned: Callable[..., Any]) -> None:
+def test_without_a_key_a_hosted_model_can_be_planned(
+    small: Path, planned: Callable[..., Any]
+) -> None:
     found = planned(small, "--set", "lm={kind: openai, model: some-base}")
     assert found["requests"] > 0
     assert found["usd"] is None
@@ -136,7 +159,9 @@ def test_without_a_key_a_hosted_model_can_be_planned(small: Path, planned: Calla
 def test_other_label_sources_take_more_requests(small: Path, planned: Callable[..., Any]) -> None:
     once = planned(small)
     for source, factor in (("decision", 2), ("top_logprobs", 1)):
-        assert planned(small, "--set", f"lm.label_source={source}")["requests"] == pytest.approx(factor * once["requests"])
+        assert planned(small, "--set", f"lm.label_source={source}")["requests"] == pytest.approx(
+            factor * once["requests"]
+        )
 
 
 def test_a_local_lm_costs_no_money(config: Path, planned: Callable[..., Any]) -> None:
@@ -154,7 +179,9 @@ def test_without_an_lm_there_are_only_trainings(small: Path, planned: Callable[.
     assert found["trainings"] == 12
 
 
-def test_large_cells_are_sampled_and_it_is_said(small: Path, planned: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_cells_are_sampled_and_it_is_said(
+    small: Path, planned: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = planned(small)
     asked: list[int] = []
     original = GPT3Mix.requests
@@ -168,7 +195,9 @@ def test_large_cells_are_sampled_and_it_is_said(small: Path, planned: Callable[.
     assert max(asked) == 256
     assert any("a part of" in remark for remark in large["remarks"])
     assert not any("a part of" in remark for remark in whole["remarks"])
-    assert large["prompt_tokens"] / large["requests"] == pytest.approx(whole["prompt_tokens"] / whole["requests"], rel=0.1)
+    assert large["prompt_tokens"] / large["requests"] == pytest.approx(
+        whole["prompt_tokens"] / whole["requests"], rel=0.1
+    )
 
 
 def test_a_budget_that_will_not_do_is_told(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -189,7 +218,12 @@ def test_a_budget_holds_over_runs(small: Path) -> None:
 
 
 def test_trials_know_what_their_rows_cost(small: Path) -> None:
-    one = ["subsample.levels=[4/class]", "subsample.seeds=1", "trials=1", "classifiers=[{kind: linear}]"]
+    one = [
+        "subsample.levels=[4/class]",
+        "subsample.seeds=1",
+        "trials=1",
+        "classifiers=[{kind: linear}]",
+    ]
     grid = Grid(load(small, one), small.parent / "results", jobs=1)
     assert not [item for item in grid.run() if isinstance(item, StoppedShort)]
     grid.close()
@@ -203,11 +237,18 @@ def test_trials_know_what_their_rows_cost(small: Path) -> None:
     assert without.usd is None
 
 
-def test_a_paraphrase_is_asked_for_too(small: Path, server: Server, planned: Callable[..., Any]) -> None:
+def test_a_paraphrase_is_asked_for_too(
+    small: Path, server: Server, planned: Callable[..., Any]
+) -> None:
     alone = planned(small)
     both = planned(small, "--set", "baselines=[{kind: paraphrase}, {kind: aeda}]")
-    assert (both["generations"], both["requests"]) == (2 * alone["generations"], 2 * alone["requests"])
-    assert alone["prompt_tokens"] < both["prompt_tokens"] < 2 * alone["prompt_tokens"]  # one example, not two
+    assert (both["generations"], both["requests"]) == (
+        2 * alone["generations"],
+        2 * alone["requests"],
+    )
+    assert (
+        alone["prompt_tokens"] < both["prompt_tokens"] < 2 * alone["prompt_tokens"]
+    )  # one example, not two
     grid = Grid(load(small, ["baselines=[{kind: paraphrase}]"]), small.parent / "results", jobs=1)
     for spot in grid.spots():
         grid.subsample(spot)
@@ -218,9 +259,15 @@ def test_a_paraphrase_is_asked_for_too(small: Path, server: Server, planned: Cal
     assert planned(small)["held"]["generations"] == 0  # GPT3Mix reads none of its answers
 
 
-def test_labels_of_a_classifier_that_prompts_are_counted(small: Path, server: Server, planned: Callable[..., Any]) -> None:
+def test_labels_of_a_classifier_that_prompts_are_counted(
+    small: Path, server: Server, planned: Callable[..., Any]
+) -> None:
     """One a test row and trial, and none that a journal holds; no rows are made that nobody reads."""
-    prompting = ["classifiers=[{kind: prompt, examples: 2}]", "subsample.levels=[4/class]", "trials=3"]
+    prompting = [
+        "classifiers=[{kind: prompt, examples: 2}]",
+        "subsample.levels=[4/class]",
+        "trials=3",
+    ]
     sets = [word for one in prompting for word in ("--set", one)]
     grid = Grid(load(small, prompting), small.parent / "results", jobs=1)
     labels = 3 * len(grid.opened.splits(grid.experiments[0]).test)
@@ -229,11 +276,18 @@ def test_labels_of_a_classifier_that_prompts_are_counted(small: Path, server: Se
     assert server.requests == 0
     assert everything(small.parent) == before
     assert (found["trainings"], found["generations"], found["requests"]) == (3, 0, labels)
-    assert found["usd"] == pytest.approx(found["prompt_tokens"] * 100e-6 + found["completion_tokens"] * 200e-6, rel=1e-3)
-    assert f"classifier 'prompt' asks for {labels:,} labels, one a test row and trial" in found["remarks"]
+    assert found["usd"] == pytest.approx(
+        found["prompt_tokens"] * 100e-6 + found["completion_tokens"] * 200e-6, rel=1e-3
+    )
+    assert (
+        f"classifier 'prompt' asks for {labels:,} labels, one a test row and trial"
+        in found["remarks"]
+    )
     assert not [item for item in grid.run() if isinstance(item, StoppedShort)]
     grid.close()
     asked = [str(body["prompt"]) for body in server.bodies("completions")]
-    assert sum(len(text) for text in asked if text.endswith("(Sentiment:")) / 4 == pytest.approx(found["prompt_tokens"], rel=0.05)
+    assert sum(len(text) for text in asked if text.endswith("(Sentiment:")) / 4 == pytest.approx(
+        found["prompt_tokens"], rel=0.05
+    )
     after = planned(small, *sets)
     assert (after["requests"], after["usd"], after["held"]["requests"]) == (0, 0, labels)

@@ -32,7 +32,9 @@ PRICES = "version: 2026-01\nmodels: {reviews: {prompt: 2, completion: 8}}\n"
 def test_the_plan_is_within_a_tenth_of_what_the_run_then_takes(tmp_path: Path) -> None:
     (tmp_path / "prices.yaml").write_text(PRICES)
     options = ["--n_ctx", "1024", "--model_alias", "reviews"]
-    with llama_server(model_as_gguf(tmp_path / "reviews.gguf"), tmp_path / "log", *options) as server:
+    with llama_server(
+        model_as_gguf(tmp_path / "reviews.gguf"), tmp_path / "log", *options
+    ) as server:
         (tmp_path / "real.yaml").write_text(CONFIG.format(url=server.url))
 
         def grid() -> Grid:
@@ -47,13 +49,20 @@ def test_the_plan_is_within_a_tenth_of_what_the_run_then_takes(tmp_path: Path) -
                     assert isinstance(asking.augment(spot, "gpt3mix", 0), Done)
 
         def spent() -> list[float]:
-            return [sum(column) for column in zip(*map(paid, (tmp_path / "results").rglob("*.journal.sqlite")), strict=True)] or [0, 0, 0, 0]
+            return [
+                sum(column)
+                for column in zip(
+                    *map(paid, (tmp_path / "results").rglob("*.journal.sqlite")), strict=True
+                )
+            ] or [0, 0, 0, 0]
 
         def planned() -> list[float]:
             one = grid()
             total = plan(one, list(one.spots())).total
             one.close()
-            return [total[name] for name in ("requests", "prompt_tokens", "completion_tokens", "usd")]
+            return [
+                total[name] for name in ("requests", "prompt_tokens", "completion_tokens", "usd")
+            ]
 
         first = planned()
         run([0])
@@ -62,6 +71,15 @@ def test_the_plan_is_within_a_tenth_of_what_the_run_then_takes(tmp_path: Path) -
         whole = spent()
         asking.close()
     rest = [after - earlier for after, earlier in zip(whole, before, strict=True)]
-    print(json.dumps({"planned": first, "taken": whole, "planned after the first cell": then, "taken then": rest}))
+    print(
+        json.dumps(
+            {
+                "planned": first,
+                "taken": whole,
+                "planned after the first cell": then,
+                "taken then": rest,
+            }
+        )
+    )
     assert first == pytest.approx(whole, rel=0.1)
     assert then == pytest.approx(rest, rel=0.1)

@@ -94,7 +94,12 @@ def small(tmp_path: Path, tiny_encoder: Path) -> Path:
 def contents(folder: Path) -> dict[str, str]:
     """Return every JSONL file under a folder, without what the clock says."""
     files = sorted(folder.rglob("*.jsonl"))
-    return {str(path.relative_to(folder)): re.sub(r'"seconds": [\d.]+', '"seconds": 0', path.read_text(encoding="utf-8")) for path in files}
+    return {
+        str(path.relative_to(folder)): re.sub(
+            r'"seconds": [\d.]+', '"seconds": 0', path.read_text(encoding="utf-8")
+        )
+        for path in files
+    }
 
 
 def until(found: Callable[[], Any]) -> None:
@@ -113,7 +118,9 @@ JOBS = [(number, number % 2) for number in range(7)]
 def test_every_job_comes_back_once_with_its_result(work: ModuleType, count: int) -> None:
     with Workers(count) as workers:
         found = list(workers.map(work.name, JOBS, quiet))
-    assert sorted((job, text) for job, (text, _) in found) == [(job, f"{job[0]}-{job[1]}") for job in JOBS]
+    assert sorted((job, text) for job, (text, _) in found) == [
+        (job, f"{job[0]}-{job[1]}") for job in JOBS
+    ]
     assert os.getpid() not in {process for _, (_, process) in found}
 
 
@@ -141,17 +148,25 @@ def test_what_workers_tell_reaches_the_parent(work: ModuleType) -> None:
     assert sorted(heard) == [(f"job {number}", 1, 2, "half of it") for number, _ in JOBS]
 
 
-def test_a_worker_that_is_killed_loses_its_own_job_and_the_others_go_on(work: ModuleType, tmp_path: Path) -> None:
+def test_a_worker_that_is_killed_loses_its_own_job_and_the_others_go_on(
+    work: ModuleType, tmp_path: Path
+) -> None:
     with Workers(1) as workers:
-        found = dict(workers.map(partial(work.die, folder=tmp_path, deadly=2, beside=False), JOBS, quiet))
+        found = dict(
+            workers.map(partial(work.die, folder=tmp_path, deadly=2, beside=False), JOBS, quiet)
+        )
     assert len(found) == 7
     assert isinstance(found.pop((2, 0)), Lost)
     assert found == {job: job[0] for job in JOBS if job != (2, 0)}
 
 
-def test_a_worker_that_is_killed_does_not_take_the_job_beside_it(work: ModuleType, tmp_path: Path) -> None:
+def test_a_worker_that_is_killed_does_not_take_the_job_beside_it(
+    work: ModuleType, tmp_path: Path
+) -> None:
     with Workers(2) as workers:
-        found = dict(workers.map(partial(work.die, folder=tmp_path, deadly=0, beside=True), JOBS[:3], quiet))
+        found = dict(
+            workers.map(partial(work.die, folder=tmp_path, deadly=0, beside=True), JOBS[:3], quiet)
+        )
     assert [job for job, result in found.items() if isinstance(result, Lost)] == [(0, 0)]
     assert {result for result in found.values() if not isinstance(result, Lost)} == {1, 2}
 
@@ -193,15 +208,28 @@ def test_two_jobs_make_the_same_files_as_one(small: Path, tmp_path: Path) -> Non
 def test_epochs_of_the_workers_are_told_with_their_scores(small: Path, tmp_path: Path) -> None:
     heard: list[tuple[str, int | None, int | None, str]] = []
 
-    def hear(text: str, done: int | None = None, total: int | None = None, detail: str = "") -> None:
+    def hear(
+        text: str, done: int | None = None, total: int | None = None, detail: str = ""
+    ) -> None:
         heard.append((text, done, total, detail))
 
-    grid = Grid(load(small, ["baselines=[]", "subsample.seeds=1", "trials=2"]), tmp_path / "results", tell=hear, jobs=2)
+    grid = Grid(
+        load(small, ["baselines=[]", "subsample.seeds=1", "trials=2"]),
+        tmp_path / "results",
+        tell=hear,
+        jobs=2,
+    )
     assert all(isinstance(item, Done) for item in grid.run())
     for number in (0, 1):
-        epochs = [said for said in heard if said[0] == f"4/class seed 0 none + tiny, trial {number}"]
+        epochs = [
+            said for said in heard if said[0] == f"4/class seed 0 none + tiny, trial {number}"
+        ]
         assert [done for _, done, _, detail in epochs if detail] == [1, 2, 3]
-        assert all(re.match(r"loss \d\.\d+\W+validation \d+\.\d%", detail) for _, _, _, detail in epochs if detail)
+        assert all(
+            re.match(r"loss \d\.\d+\W+validation \d+\.\d%", detail)
+            for _, _, _, detail in epochs
+            if detail
+        )
     assert ("4/class seed 0 none + tiny", 2, 2, "") in heard
 
 
@@ -232,11 +260,30 @@ if __name__ == "__main__":
 """
 
 
-def test_a_killed_trial_is_told_and_the_same_command_repeats_it_alone(small: Path, tmp_path: Path) -> None:
-    line = ["run", str(small), "--jobs", "2", "--set", "baselines=[]", "--set", "classifiers=[{kind: linear}]", "--set", "subsample.seeds=1"]
+def test_a_killed_trial_is_told_and_the_same_command_repeats_it_alone(
+    small: Path, tmp_path: Path
+) -> None:
+    line = [
+        "run",
+        str(small),
+        "--jobs",
+        "2",
+        "--set",
+        "baselines=[]",
+        "--set",
+        "classifiers=[{kind: linear}]",
+        "--set",
+        "subsample.seeds=1",
+    ]
     (tmp_path / "dying.py").write_text(DYING)
     (tmp_path / "deadly").write_text(str(derived_seed(42, "train", 1)))
-    done = subprocess.run([sys.executable, tmp_path / "dying.py", *line], capture_output=True, text=True, timeout=DEADLINE, check=False)
+    done = subprocess.run(
+        [sys.executable, tmp_path / "dying.py", *line],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
     assert done.returncode == 3, done.stderr
     assert "1 of 4 trials failed; the first: the process of the trial died" in done.stderr
     assert "Traceback" not in done.stderr
@@ -247,12 +294,23 @@ def test_a_killed_trial_is_told_and_the_same_command_repeats_it_alone(small: Pat
     assert main([*line, "-q"]) == 0
     second = [json.loads(row) for row in path.read_text().splitlines()]
     assert [row["status"] for row in second] == ["ok"] * 4
-    assert [second[number] for number in (0, 2, 3)] == [first[number] for number in (0, 2, 3)]  # the clock's seconds too
+    assert [second[number] for number in (0, 2, 3)] == [
+        first[number] for number in (0, 2, 3)
+    ]  # the clock's seconds too
     assert main([*line, "-q", "--jobs", "1", "--out", str(tmp_path / "undisturbed")]) == 0
     assert contents(tmp_path / "results") == contents(tmp_path / "undisturbed")
 
 
-LONG = ["--set", "baselines=[]", "--set", "subsample.seeds=1", "--set", "trials=6", "--set", "classifiers.1.max_epochs=12"]
+LONG = [
+    "--set",
+    "baselines=[]",
+    "--set",
+    "subsample.seeds=1",
+    "--set",
+    "trials=6",
+    "--set",
+    "classifiers.1.max_epochs=12",
+]
 
 
 @contextlib.contextmanager
@@ -261,14 +319,30 @@ def under_way(config: Path, folder: Path, trained: bool = True) -> Iterator[subp
     command = [str(SCRIPT), "run", str(config), *LONG, "--jobs", "2"]
 
     def listen() -> None:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a test run in the background would hand down deaf ears
+        signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        )  # a test run in the background would hand down deaf ears
 
     process = subprocess.Popen(
-        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=listen
+        command,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=listen,
     )
     try:
         if trained:
-            until(lambda: process.poll() is not None or any(path.stat().st_size for path in (folder / "results").rglob("trials/none.tiny.jsonl")))
+            until(
+                lambda: (
+                    process.poll() is not None
+                    or any(
+                        path.stat().st_size
+                        for path in (folder / "results").rglob("trials/none.tiny.jsonl")
+                    )
+                )
+            )
         until(lambda: process.poll() is not None or len(living(process.pid)) > 2)
         assert process.poll() is None, process.communicate()
         yield process
@@ -294,11 +368,16 @@ def living(session: int) -> list[int]:
 def undisturbed(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("undisturbed")
     (folder / "small.yaml").write_text(CONFIG.format(encoder=tiny_encoder))
-    assert main(["run", str(folder / "small.yaml"), *LONG, "--jobs", "1", "-q", "--out", str(folder)]) == 0
+    assert (
+        main(["run", str(folder / "small.yaml"), *LONG, "--jobs", "1", "-q", "--out", str(folder)])
+        == 0
+    )
     return contents(folder)
 
 
-def test_ctrl_c_ends_a_run_with_its_workers_and_it_goes_on(small: Path, tmp_path: Path, undisturbed: dict[str, str]) -> None:
+def test_ctrl_c_ends_a_run_with_its_workers_and_it_goes_on(
+    small: Path, tmp_path: Path, undisturbed: dict[str, str]
+) -> None:
     with under_way(small, tmp_path) as process:
         os.killpg(process.pid, signal.SIGINT)
         out, err = process.communicate(timeout=30)
@@ -308,12 +387,21 @@ def test_ctrl_c_ends_a_run_with_its_workers_and_it_goes_on(small: Path, tmp_path
         until(lambda: not living(process.pid))
     assert main(["run", str(small), *LONG, "--jobs", "2", "-q"]) == 0
     assert contents(tmp_path / "results") == undisturbed
-    assert not [path for pattern in ("*.partial", "*.lock") for path in (tmp_path / "results").rglob(pattern)]
+    assert not [
+        path
+        for pattern in ("*.partial", "*.lock")
+        for path in (tmp_path / "results").rglob(pattern)
+    ]
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(strict=False, reason="the server of forks hears Ctrl-C until it has imported what it preloads, and prints a traceback")
-def test_ctrl_c_while_the_workers_are_started_is_told_in_one_line(small: Path, tmp_path: Path) -> None:
+@pytest.mark.xfail(
+    strict=False,
+    reason="the server of forks hears Ctrl-C until it has imported what it preloads, and prints a traceback",
+)
+def test_ctrl_c_while_the_workers_are_started_is_told_in_one_line(
+    small: Path, tmp_path: Path
+) -> None:
     with under_way(small, tmp_path, trained=False) as process:
         time.sleep(0.5)
         os.killpg(process.pid, signal.SIGINT)
@@ -324,7 +412,9 @@ def test_ctrl_c_while_the_workers_are_started_is_told_in_one_line(small: Path, t
 
 
 @pytest.mark.slow
-def test_a_killed_run_leaves_no_worker_behind_and_goes_on(small: Path, tmp_path: Path, undisturbed: dict[str, str]) -> None:
+def test_a_killed_run_leaves_no_worker_behind_and_goes_on(
+    small: Path, tmp_path: Path, undisturbed: dict[str, str]
+) -> None:
     with under_way(small, tmp_path) as process:
         process.kill()
         process.wait()

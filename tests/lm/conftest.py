@@ -5,7 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from families import FAMILIES, bytes_tokenizer, listed_tokenizer, pieces_tokenizer, random_llama, saved
+from families import (
+    FAMILIES,
+    bytes_tokenizer,
+    listed_tokenizer,
+    pieces_tokenizer,
+    random_llama,
+    saved,
+)
 from transformers import GPT2Config, GPT2LMHeadModel
 
 
@@ -19,7 +26,9 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def folders(tmp_path_factory: pytest.TempPathFactory, texts: list[str], tiny_lm: Path) -> dict[str, Path]:
+def folders(
+    tmp_path_factory: pytest.TempPathFactory, texts: list[str], tiny_lm: Path
+) -> dict[str, Path]:
     lines = [f"Movie review: {text} (Sentiment: Positive)" for text in texts]
     root = tmp_path_factory.mktemp("families")
     with torch.random.fork_rng():

@@ -30,7 +30,14 @@ class Answers:
         self._unseeded = itertools.count(1)
         self._split = lru_cache(maxsize=4096)(lambda text: tuple(self.model.split(text)))
 
-    def no(self, message: str, param: str | None = None, code: str | None = None, status: int = 400, kind: str = "") -> Refused:
+    def no(
+        self,
+        message: str,
+        param: str | None = None,
+        code: str | None = None,
+        status: int = 400,
+        kind: str = "",
+    ) -> Refused:
         return refused(self.options.dialect, status, message, param, code, kind)
 
     # Completions -----------------------------------------------------------------------------------------------------
@@ -54,27 +61,62 @@ class Answers:
                 message = "This is a chat model and not supported in the v1/completions endpoint. Did you mean to use v1/chat/completions?"
                 raise self.no(message, "model", status=404)
             if (logprobs or 0) > 5:
-                raise self.no(f"Invalid value for 'logprobs': {logprobs} is greater than the maximum of 5.", "logprobs")
+                raise self.no(
+                    f"Invalid value for 'logprobs': {logprobs} is greater than the maximum of 5.",
+                    "logprobs",
+                )
             if body.get("echo") and logprobs is not None:
-                raise self.no("Setting 'echo' and 'logprobs' at the same time is not supported for this model.", "echo")
+                raise self.no(
+                    "Setting 'echo' and 'logprobs' at the same time is not supported for this model.",
+                    "echo",
+                )
         if dialect == "vllm":
             self._check_vllm(body, logprobs, "logprobs")
-            if body.get("logprob_token_ids") and body.get("echo") and body.get("max_tokens") == 0 and self._knows("logprob_token_ids"):
-                raise self.no("`logprob_token_ids` is not supported when `echo=True` and `max_tokens=0`.", "logprob_token_ids")
-        if isinstance(body.get("stop"), list) and len(body["stop"]) > 4 and dialect in {"vllm", "openai"}:
+            if (
+                body.get("logprob_token_ids")
+                and body.get("echo")
+                and body.get("max_tokens") == 0
+                and self._knows("logprob_token_ids")
+            ):
+                raise self.no(
+                    "`logprob_token_ids` is not supported when `echo=True` and `max_tokens=0`.",
+                    "logprob_token_ids",
+                )
+        if (
+            isinstance(body.get("stop"), list)
+            and len(body["stop"]) > 4
+            and dialect in {"vllm", "openai"}
+        ):
             raise self.no("Too many stop strings: at most 4 are allowed.", "stop")
 
     def _check_vllm(self, body: dict[str, Any], logprobs: int | bool | None, name: str) -> None:
-        most = len(self.model.tokens) if self.options.max_logprobs == -1 else self.options.max_logprobs
-        for asked, of in ((body.get("top_logprobs") if name == "top_logprobs" else logprobs, "sample"), (body.get("prompt_logprobs"), "prompt")):
-            if asked is not None and asked is not True and (len(self.model.tokens) if asked == -1 else asked) > most:
-                raise self.no(f"Requested {of} logprobs of {asked}, which is greater than max allowed: {most}", "logprobs")
+        most = (
+            len(self.model.tokens) if self.options.max_logprobs == -1 else self.options.max_logprobs
+        )
+        for asked, of in (
+            (body.get("top_logprobs") if name == "top_logprobs" else logprobs, "sample"),
+            (body.get("prompt_logprobs"), "prompt"),
+        ):
+            if (
+                asked is not None
+                and asked is not True
+                and (len(self.model.tokens) if asked == -1 else asked) > most
+            ):
+                raise self.no(
+                    f"Requested {of} logprobs of {asked}, which is greater than max allowed: {most}",
+                    "logprobs",
+                )
         wanted = body.get("logprob_token_ids")
         if wanted is not None and self._knows("logprob_token_ids"):
             if not wanted or (not logprobs and logprobs != 0):
-                raise self.no("when using `logprob_token_ids`, `logprobs` must be set.", "logprob_token_ids")
+                raise self.no(
+                    "when using `logprob_token_ids`, `logprobs` must be set.", "logprob_token_ids"
+                )
             if len(wanted) > 128:
-                raise self.no(f"logprob_token_ids has {len(wanted)} ids, more than the allowed 128", "logprob_token_ids")
+                raise self.no(
+                    f"logprob_token_ids has {len(wanted)} ids, more than the allowed 128",
+                    "logprob_token_ids",
+                )
             for number in wanted:
                 self._token_of(number)
 
@@ -83,13 +125,18 @@ class Answers:
         prompt = body.get("prompt", "")
         several = isinstance(prompt, list) and not (prompt and isinstance(prompt[0], int))
         if self.options.dialect == "ollama" and not isinstance(prompt, str):
-            raise self.no("json: cannot unmarshal array into Go struct field CompletionRequest.prompt of type string", kind="invalid_request_error")
+            raise self.no(
+                "json: cannot unmarshal array into Go struct field CompletionRequest.prompt of type string",
+                kind="invalid_request_error",
+            )
         if self.options.dialect == "llamacpp":
             if isinstance(prompt, list) and (len(prompt) > 1 or not several):
                 raise self.no("", status=500, kind="internal_server_error")
             return [self._tokens(prompt[0] if several else prompt, body)]
         if not prompt:
-            raise self.no("Either prompt or prompt_embeds must be provided and non-empty.", "prompt")
+            raise self.no(
+                "Either prompt or prompt_embeds must be provided and non-empty.", "prompt"
+            )
         return [self._tokens(one, body) for one in (prompt if several else [prompt])]
 
     def _tokens(self, prompt: str | list[int], body: dict[str, Any]) -> list[str]:
@@ -111,7 +158,9 @@ class Answers:
         room = self.options.context - read
         if most is None:
             most = room if "messages" in body else 16
-        if self.options.dialect == "llamacpp" and most <= 0:  # llama-cpp-python takes it for "no limit"
+        if (
+            self.options.dialect == "llamacpp" and most <= 0
+        ):  # llama-cpp-python takes it for "no limit"
             most = room
         if self.options.dialect == "ollama" and most <= 0:
             most = room
@@ -119,7 +168,11 @@ class Answers:
             context = f"This model's maximum context length is {self.options.context} tokens"
             if self.options.dialect == "ollama" and room > 0:
                 return room
-            raise self.no(f"{context}. However, you requested {read + most} tokens.", "max_tokens", "context_length_exceeded")
+            raise self.no(
+                f"{context}. However, you requested {read + most} tokens.",
+                "max_tokens",
+                "context_length_exceeded",
+            )
         return int(most)
 
     def _write(self, body: dict[str, Any], text: str, read: int, most: int) -> Iterator[Written]:
@@ -138,12 +191,20 @@ class Answers:
                 stop=[stop] if isinstance(stop, str) else stop,
             )
 
-    def _choice(self, index: int, prompt: list[str], text: str, answer: Written, body: dict[str, Any]) -> dict[str, Any]:
+    def _choice(
+        self, index: int, prompt: list[str], text: str, answer: Written, body: dict[str, Any]
+    ) -> dict[str, Any]:
         dialect, logprobs = self.options.dialect, body.get("logprobs")
         echo = bool(body.get("echo")) and dialect != "ollama"
         choice: dict[str, Any] = {"index": index, "text": (text if echo else "") + answer.text}
         if dialect != "ollama":
-            choice["logprobs"] = None if logprobs is None else self._completion_logprobs(prompt if echo else [], text, answer, int(logprobs), body)
+            choice["logprobs"] = (
+                None
+                if logprobs is None
+                else self._completion_logprobs(
+                    prompt if echo else [], text, answer, int(logprobs), body
+                )
+            )
         choice["finish_reason"] = answer.finish
         if dialect == "vllm":
             choice |= {"stop_reason": answer.stopped_by, "prompt_logprobs": None}
@@ -156,38 +217,68 @@ class Answers:
                 choice["prompt_token_ids"] = [self.model.id_of(token) for token in prompt]
         return choice
 
-    def _completion_logprobs(self, prompt: list[str], text: str, answer: Written, top: int, body: dict[str, Any]) -> dict[str, Any]:
+    def _completion_logprobs(
+        self, prompt: list[str], text: str, answer: Written, top: int, body: dict[str, Any]
+    ) -> dict[str, Any]:
         vllm, named = self.options.dialect == "vllm", self._namer(body)
-        wanted = body.get("logprob_token_ids") if vllm and self._knows("logprob_token_ids") else None
+        wanted = (
+            body.get("logprob_token_ids") if vllm and self._knows("logprob_token_ids") else None
+        )
         top = len(self.model.tokens) if top == -1 else max(top - self.options.fewer, 0)
         tokens, steps = answer.tokens, self._told(answer, body)
         if not vllm and tokens and tokens[-1] == END:
             tokens, steps = tokens[:-1], steps[:-1]
         values: list[float | None] = []
         tops: list[dict[str, float] | None] = []
-        for step, token in itertools.chain(zip(self.model.walk(prompt), prompt, strict=True) if prompt else (), zip(steps, tokens, strict=True)):
+        for step, token in itertools.chain(
+            zip(self.model.walk(prompt), prompt, strict=True) if prompt else (),
+            zip(steps, tokens, strict=True),
+        ):
             first = bool(prompt) and not values
             values.append(None if first else step.logprob(token))
-            tops.append(None if first else self._tops(step, token, top, wanted if len(tops) >= len(prompt) else None, named))
+            tops.append(
+                None
+                if first
+                else self._tops(
+                    step, token, top, wanted if len(tops) >= len(prompt) else None, named
+                )
+            )
         if prompt and self.options.echo_shifted:
             values, tops = [None, *values[2:], values[-1]], [None, *tops[2:], tops[-1]]
         shown = [named(token) for token in [*prompt, *tokens]]
         start = 0 if vllm or prompt else len(text)
         lengths = [len(token) for token in shown]
         offsets = list(itertools.accumulate(lengths[:-1], initial=start)) if lengths else []
-        return {"text_offset": offsets, "token_logprobs": values, "tokens": shown, "top_logprobs": tops}
+        return {
+            "text_offset": offsets,
+            "token_logprobs": values,
+            "tokens": shown,
+            "top_logprobs": tops,
+        }
 
     def _told(self, answer: Written, body: dict[str, Any]) -> Sequence[Distribution]:
         """Return the distributions whose log-probabilities are told."""
         temperature = body.get("temperature") or 1.0
         if not self.options.tempered or temperature == 1:
             return answer.steps
-        return [Distribution({token: math.exp(value / temperature) for token, value in step.ranked}) for step in answer.steps]
+        return [
+            Distribution({token: math.exp(value / temperature) for token, value in step.ranked})
+            for step in answer.steps
+        ]
 
-    def _tops(self, step: Distribution, token: str, top: int, wanted: list[int] | None, named: Callable[[str], str]) -> dict[str, float]:
+    def _tops(
+        self,
+        step: Distribution,
+        token: str,
+        top: int,
+        wanted: list[int] | None,
+        named: Callable[[str], str],
+    ) -> dict[str, float]:
         """Return the token that was taken and the likeliest ones, or those that were asked for by id."""
         if wanted:
-            found = {token: step.logprob(token)} | {other: step.logprob(other) for other in map(self.model.token_of, wanted)}
+            found = {token: step.logprob(token)} | {
+                other: step.logprob(other) for other in map(self.model.token_of, wanted)
+            }
         else:
             found = {token: step.logprob(token)} | dict(step.ranked[:top])
         return {named(other): max(value, HIDDEN) for other, value in found.items()}
@@ -195,14 +286,31 @@ class Answers:
     def _prompt_logprobs(self, prompt: list[str], top: int) -> list[dict[str, Any] | None]:
         entries: list[dict[str, Any] | None] = []
         for step, token in zip(self.model.walk(prompt), prompt, strict=True):
-            found = {token: step.logprob(token)} | dict(step.ranked[: len(self.model.tokens) if top == -1 else top])
-            entry = {str(self.model.id_of(t)): {"logprob": value, "rank": step.rank(t), "decoded_token": t} for t, value in found.items()}
+            found = {token: step.logprob(token)} | dict(
+                step.ranked[: len(self.model.tokens) if top == -1 else top]
+            )
+            entry = {
+                str(self.model.id_of(t)): {
+                    "logprob": value,
+                    "rank": step.rank(t),
+                    "decoded_token": t,
+                }
+                for t, value in found.items()
+            }
             entries.append(entry if entries else None)
         return entries
 
     def _namer(self, body: dict[str, Any]) -> Callable[[str], str]:
-        by_id = self.options.dialect == "vllm" and body.get("return_tokens_as_token_ids") and self._knows("return_tokens_as_token_ids")
-        return (lambda token: f"token_id:{self.model.id_of(token)}") if by_id else (lambda token: token)
+        by_id = (
+            self.options.dialect == "vllm"
+            and body.get("return_tokens_as_token_ids")
+            and self._knows("return_tokens_as_token_ids")
+        )
+        return (
+            (lambda token: f"token_id:{self.model.id_of(token)}")
+            if by_id
+            else (lambda token: token)
+        )
 
     def _knows(self, name: str) -> bool:
         return name not in self.options.ignores
@@ -215,14 +323,22 @@ class Answers:
         prompt = self._chat_prompt(body)
         tokens = self._split(prompt)
         choices, written = [], 0
-        for index, answer in enumerate(self._write(body, prompt, len(tokens), self._most(body, len(tokens)))):
+        for index, answer in enumerate(
+            self._write(body, prompt, len(tokens), self._most(body, len(tokens)))
+        ):
             written += len(answer.tokens)
             message = {"role": "assistant", "content": answer.text}
-            choice: dict[str, Any] = {"index": index, "message": message, "finish_reason": answer.finish}
+            choice: dict[str, Any] = {
+                "index": index,
+                "message": message,
+                "finish_reason": answer.finish,
+            }
             if self.options.dialect == "openai":
                 message |= {"refusal": None, "annotations": []}
             if self.options.dialect != "ollama" or body.get("logprobs"):
-                choice["logprobs"] = self._chat_logprobs(answer, body) if body.get("logprobs") else None
+                choice["logprobs"] = (
+                    self._chat_logprobs(answer, body) if body.get("logprobs") else None
+                )
             if self.options.dialect == "vllm":
                 choice["stop_reason"] = answer.stopped_by
             choices.append(choice)
@@ -231,15 +347,21 @@ class Answers:
     def _check_chat(self, body: dict[str, Any]) -> None:
         dialect, top = self.options.dialect, body.get("top_logprobs")
         if not body.get("messages"):
-            raise self.no("Missing required parameter: 'messages'.", "messages", "missing_required_parameter")
+            raise self.no(
+                "Missing required parameter: 'messages'.", "messages", "missing_required_parameter"
+            )
         if dialect == "openai":
             self._check_openai_chat(body)
         if dialect == "vllm":
             if body.get("continue_final_message") and body.get("add_generation_prompt", True):
-                raise self.no("Cannot set both `continue_final_message` and `add_generation_prompt` to True.")
+                raise self.no(
+                    "Cannot set both `continue_final_message` and `add_generation_prompt` to True."
+                )
             self._check_vllm(body, body.get("logprobs") or None, "top_logprobs")
         if top and not body.get("logprobs") and dialect in {"openai", "vllm"}:
-            raise self.no("when using `top_logprobs`, `logprobs` must be set to true.", "top_logprobs")
+            raise self.no(
+                "when using `top_logprobs`, `logprobs` must be set to true.", "top_logprobs"
+            )
 
     def _check_openai_chat(self, body: dict[str, Any]) -> None:
         if "max_tokens" in body:
@@ -252,7 +374,11 @@ class Answers:
                 message = f"Unsupported value: 'temperature' does not support {value} with this model. Only the default (1) value is supported."
                 raise self.no(message, name, "unsupported_value")
             if name in self.options.refuses and name != "temperature":
-                raise self.no(f"Unsupported parameter: '{name}' is not supported with this model.", name, "unsupported_parameter")
+                raise self.no(
+                    f"Unsupported parameter: '{name}' is not supported with this model.",
+                    name,
+                    "unsupported_parameter",
+                )
         if (top := body.get("top_logprobs") or 0) > 20:
             message = f"Invalid 'top_logprobs': integer above maximum value. Expected a value <= 20, but got {top} instead."
             raise self.no(message, "top_logprobs", "integer_above_max_value")
@@ -261,14 +387,22 @@ class Answers:
         parts = []
         for message in body["messages"]:
             content = message.get("content") or ""
-            content = content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+            content = (
+                content
+                if isinstance(content, str)
+                else "".join(part.get("text", "") for part in content)
+            )
             parts.append(f"<|{message['role']}|>\n{content}")
         continues = self.options.dialect == "vllm" and body.get("continue_final_message")
         return "\n".join(parts) if continues else "\n".join([*parts, ASSISTANT])
 
     def _chat_logprobs(self, answer: Written, body: dict[str, Any]) -> dict[str, Any]:
         openai, named = self.options.dialect == "openai", self._namer(body)
-        wanted = body.get("logprob_token_ids") if self.options.dialect == "vllm" and self._knows("logprob_token_ids") else None
+        wanted = (
+            body.get("logprob_token_ids")
+            if self.options.dialect == "vllm" and self._knows("logprob_token_ids")
+            else None
+        )
         top = max(int(body.get("top_logprobs") or 0) - self.options.fewer, 0)
         content = []
         for step, token in zip(self._told(answer, body), answer.tokens, strict=True):
@@ -277,7 +411,14 @@ class Answers:
             others = self._tops(step, token, 0, wanted, str) if wanted else dict(step.ranked[:top])
             outside = openai and step.rank(token) > 20
             entry = self._entry(named(token), HIDDEN if outside else step.logprob(token))
-            content.append(entry | {"top_logprobs": [self._entry(named(other), value) for other, value in others.items()]})
+            content.append(
+                entry
+                | {
+                    "top_logprobs": [
+                        self._entry(named(other), value) for other, value in others.items()
+                    ]
+                }
+            )
         return {"content": content} | ({"refusal": None} if openai else {})
 
     @staticmethod
@@ -296,8 +437,14 @@ class Answers:
             raise self.no("Invalid 'questions': expected 1 to 400 questions.", "questions")
         text = given if isinstance(given, str) else self._chat_prompt({"messages": given})
         answers = [self._decide(text, i, question) for i, question in enumerate(questions)]
-        read = len(self._split(text)) + sum(len(self._split(str(question))) for question in questions)
-        usage = {"input_tokens": read, "input_tokens_details": {"cache_write_tokens": 0, "cached_tokens": 0}, "output_tokens": 0}
+        read = len(self._split(text)) + sum(
+            len(self._split(str(question))) for question in questions
+        )
+        usage = {
+            "input_tokens": read,
+            "input_tokens_details": {"cache_write_tokens": 0, "cached_tokens": 0},
+            "output_tokens": 0,
+        }
         usage |= {"output_tokens_details": {"reasoning_tokens": 0}, "total_tokens": read}
         return {"answers": answers, "model": self.options.model, "usage": usage}
 
@@ -306,14 +453,31 @@ class Answers:
         if self.model.shares(f"refused? {index} {text}", ["no", "yes"])[0] < self.refusal_bound():
             return {"name": name, "type": "refusal"}
         if kind == "predicate":
-            return {"name": name, "type": "predicate", "probability": self.model.shares(text, ["yes", "no"])[0]}
+            return {
+                "name": name,
+                "type": "predicate",
+                "probability": self.model.shares(text, ["yes", "no"])[0],
+            }
         values = [choice["value"] for choice in question.get("choices", [])]
-        if kind != "choice" or not 2 <= len(values) <= 255 or len({(type(value), value) for value in values}) < len(values):
+        if (
+            kind != "choice"
+            or not 2 <= len(values) <= 255
+            or len({(type(value), value) for value in values}) < len(values)
+        ):
             raise self.no(f"Invalid 'questions[{index}]'.", f"questions[{index}]")
         shares = self.model.shares(text, [str(value).capitalize() for value in values])
         best = max(range(len(values)), key=shares.__getitem__)
-        listed = [{"value": value, "probability": share} for value, share in zip(values, shares, strict=True)]
-        return {"name": name, "type": "choice", "choice": values[best], "confidence": shares[best], "probabilities": listed}
+        listed = [
+            {"value": value, "probability": share}
+            for value, share in zip(values, shares, strict=True)
+        ]
+        return {
+            "name": name,
+            "type": "choice",
+            "choice": values[best],
+            "confidence": shares[best],
+            "probabilities": listed,
+        }
 
     def refusal_bound(self) -> float:
         """Return the share of `no` under which a decision is refused: its quantile, for the difference of two normal weights."""
@@ -328,17 +492,37 @@ class Answers:
         """Answer vLLM's /tokenize."""
         prompt = self._chat_prompt(body) if "messages" in body else body["prompt"]
         numbers = [self.model.id_of(token) for token in self._tokens(prompt, body)]
-        return {"count": len(numbers), "max_model_len": self.options.context, "tokens": numbers, "token_strs": None}
+        return {
+            "count": len(numbers),
+            "max_model_len": self.options.context,
+            "tokens": numbers,
+            "token_strs": None,
+        }
 
     def models(self) -> dict[str, Any]:
-        model: dict[str, Any] = {"id": self.options.model, "object": "model", "created": 1_790_000_000}
+        model: dict[str, Any] = {
+            "id": self.options.model,
+            "object": "model",
+            "created": 1_790_000_000,
+        }
         match self.options.dialect:
             case "openai":
                 model |= {"owned_by": "system", "shutdown_date": None}
             case "vllm":
-                model |= {"owned_by": "vllm", "root": self.options.model, "parent": None, "max_model_len": self.options.context, "permission": []}
+                model |= {
+                    "owned_by": "vllm",
+                    "root": self.options.model,
+                    "parent": None,
+                    "max_model_len": self.options.context,
+                    "permission": [],
+                }
             case "llamacpp":
-                model = {"id": self.options.model, "object": "model", "owned_by": "me", "permissions": []}
+                model = {
+                    "id": self.options.model,
+                    "object": "model",
+                    "owned_by": "me",
+                    "permissions": [],
+                }
             case _:
                 model |= {"owned_by": "library"}
         return {"object": "list", "data": [model]}
@@ -352,14 +536,35 @@ class Answers:
             "vllm": f"The model `{name}` does not exist.",
             "ollama": f'model "{name}" not found, try pulling it first',
         }[self.options.dialect]
-        raise self.no(message, "model" if self.options.dialect == "vllm" else None, "model_not_found", status=404)
+        raise self.no(
+            message,
+            "model" if self.options.dialect == "vllm" else None,
+            "model_not_found",
+            status=404,
+        )
 
-    def _envelope(self, prefix: str, kind: str, choices: list[dict[str, Any]], read: int, written: int) -> dict[str, Any]:
-        answer = {"id": f"{prefix}-{next(self._ids)}", "object": kind, "created": int(time.time()), "model": self.options.model, "choices": choices}
-        usage: dict[str, Any] = {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
+    def _envelope(
+        self, prefix: str, kind: str, choices: list[dict[str, Any]], read: int, written: int
+    ) -> dict[str, Any]:
+        answer = {
+            "id": f"{prefix}-{next(self._ids)}",
+            "object": kind,
+            "created": int(time.time()),
+            "model": self.options.model,
+            "choices": choices,
+        }
+        usage: dict[str, Any] = {
+            "prompt_tokens": read,
+            "completion_tokens": written,
+            "total_tokens": read + written,
+        }
         match self.options.dialect:
             case "openai":
-                usage["completion_tokens_details"] = {"reasoning_tokens": 0, "accepted_prediction_tokens": 0, "rejected_prediction_tokens": 0}
+                usage["completion_tokens_details"] = {
+                    "reasoning_tokens": 0,
+                    "accepted_prediction_tokens": 0,
+                    "rejected_prediction_tokens": 0,
+                }
                 usage["prompt_tokens_details"] = {"cached_tokens": 0}
             case "ollama":
                 answer["system_fingerprint"] = "fp_ollama"

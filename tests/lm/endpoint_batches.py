@@ -55,7 +55,13 @@ class Batches:
             web.post("/v1/batches/{batch}/cancel", self._cancel),
         ]
 
-    def command(self, complete: bool = False, expire: bool | None = None, fail: list[str] | None = None, polls: int | None = None) -> None:
+    def command(
+        self,
+        complete: bool = False,
+        expire: bool | None = None,
+        fail: list[str] | None = None,
+        polls: int | None = None,
+    ) -> None:
         """Change what becomes of batches; `complete` ends those that are under way."""
         self.expire = self.expire if expire is None else expire
         self.fail = self.fail if fail is None else fail
@@ -74,45 +80,82 @@ class Batches:
             elif part.name == "purpose":
                 purpose = await part.text()
         if purpose != "batch" or not content:
-            return web.json_response(refused("openai", 400, "Invalid file or purpose.", "purpose").body, status=400)
+            return web.json_response(
+                refused("openai", 400, "Invalid file or purpose.", "purpose").body, status=400
+            )
         return web.json_response(self._keep(content, purpose, name))
 
     def _keep(self, content: bytes, purpose: str, name: str) -> dict[str, Any]:
-        told = {"id": f"file-{next(self._numbers)}", "object": "file", "bytes": len(content), "created_at": int(time.time())}
+        told = {
+            "id": f"file-{next(self._numbers)}",
+            "object": "file",
+            "bytes": len(content),
+            "created_at": int(time.time()),
+        }
         told |= {"filename": name, "purpose": purpose, "status": "processed"}
         self.files[told["id"]] = (told, content)
         return told
 
     async def _file(self, request: web.Request) -> web.Response:
         found = self.files.get(request.match_info["file"])
-        return web.json_response(found[0]) if found else _no_such("file", request.match_info["file"])
+        return (
+            web.json_response(found[0]) if found else _no_such("file", request.match_info["file"])
+        )
 
     async def _content(self, request: web.Request) -> web.Response:
         found = self.files.get(request.match_info["file"])
-        return web.Response(body=found[1], content_type="application/octet-stream") if found else _no_such("file", request.match_info["file"])
+        return (
+            web.Response(body=found[1], content_type="application/octet-stream")
+            if found
+            else _no_such("file", request.match_info["file"])
+        )
 
     async def _delete(self, request: web.Request) -> web.Response:
         name = request.match_info["file"]
-        return web.json_response({"id": name, "object": "file", "deleted": self.files.pop(name, None) is not None})
+        return web.json_response(
+            {"id": name, "object": "file", "deleted": self.files.pop(name, None) is not None}
+        )
 
     # Batches ---------------------------------------------------------------------------------------------------------
 
     async def _create(self, request: web.Request) -> web.Response:
         asked = await request.json()
         if asked.get("endpoint") not in ENDPOINTS or asked.get("completion_window") != "24h":
-            return web.json_response(refused("openai", 400, f"Invalid 'endpoint': {asked.get('endpoint')}.", "endpoint").body, status=400)
+            return web.json_response(
+                refused(
+                    "openai", 400, f"Invalid 'endpoint': {asked.get('endpoint')}.", "endpoint"
+                ).body,
+                status=400,
+            )
         if asked.get("input_file_id") not in self.files:
             return _no_such("file", str(asked.get("input_file_id")))
         now = int(time.time())
-        told = {"id": f"batch_{next(self._numbers)}", "object": "batch", "endpoint": asked["endpoint"], "errors": None, "status": "validating"}
-        told |= {"input_file_id": asked["input_file_id"], "completion_window": "24h", "output_file_id": None, "error_file_id": None}
+        told = {
+            "id": f"batch_{next(self._numbers)}",
+            "object": "batch",
+            "endpoint": asked["endpoint"],
+            "errors": None,
+            "status": "validating",
+        }
+        told |= {
+            "input_file_id": asked["input_file_id"],
+            "completion_window": "24h",
+            "output_file_id": None,
+            "error_file_id": None,
+        }
         told |= {"created_at": now, "expires_at": now + 86_400, "metadata": asked.get("metadata")}
         told["request_counts"] = {"total": 0, "completed": 0, "failed": 0}
         self.batches[told["id"]] = Batch(told)
         return web.json_response(told)
 
     async def _list(self, request: web.Request) -> web.Response:
-        return web.json_response({"object": "list", "data": [batch.told for batch in self.batches.values()], "has_more": False})
+        return web.json_response(
+            {
+                "object": "list",
+                "data": [batch.told for batch in self.batches.values()],
+                "has_more": False,
+            }
+        )
 
     async def _retrieve(self, request: web.Request) -> web.Response:
         batch = self.batches.get(request.match_info["batch"])
@@ -141,12 +184,30 @@ class Batches:
         for number, line in enumerate(self._lines(batch), 1):
             try:
                 asked = json.loads(line)
-                wrong = asked["url"] != batch.told["endpoint"] or asked["method"] != "POST" or not isinstance(asked["body"], dict)
+                wrong = (
+                    asked["url"] != batch.told["endpoint"]
+                    or asked["method"] != "POST"
+                    or not isinstance(asked["body"], dict)
+                )
                 if wrong or asked["custom_id"] in seen:
-                    errors.append({"code": "invalid_request", "line": number, "message": "Invalid line or custom_id seen twice.", "param": None})
+                    errors.append(
+                        {
+                            "code": "invalid_request",
+                            "line": number,
+                            "message": "Invalid line or custom_id seen twice.",
+                            "param": None,
+                        }
+                    )
                 seen.add(asked["custom_id"])
             except (ValueError, KeyError, TypeError):
-                errors.append({"code": "invalid_json_line", "line": number, "message": "This line is not parseable as valid JSON.", "param": None})
+                errors.append(
+                    {
+                        "code": "invalid_json_line",
+                        "line": number,
+                        "message": "This line is not parseable as valid JSON.",
+                        "param": None,
+                    }
+                )
         batch.told["errors"] = {"object": "list", "data": errors} if errors else None
         return not errors
 
@@ -160,32 +221,59 @@ class Batches:
         failed: list[dict[str, Any]] = []
         for number, line in enumerate(lines):
             if self.expire and number >= len(lines) // 2:
-                error = {"code": "batch_expired", "message": "This request could not be executed before the completion window expired."}
+                error = {
+                    "code": "batch_expired",
+                    "message": "This request could not be executed before the completion window expired.",
+                }
                 failed.append(self._outcome(line, None, error))
             else:
                 status, body = self._answered(line)
-                outcome = {"status_code": status, "request_id": f"req_{next(self._numbers)}", "body": body}
+                outcome = {
+                    "status_code": status,
+                    "request_id": f"req_{next(self._numbers)}",
+                    "body": body,
+                }
                 (done if status == 200 else failed).append(self._outcome(line, outcome, None))
         ended = "expired" if self.expire else "completed"
         batch.told |= {"status": ended, f"{ended}_at": int(time.time())}
         for name, part in (("output_file_id", done), ("error_file_id", failed)):
             if part:
                 text = "".join(json.dumps(line) + "\n" for line in part)
-                batch.told[name] = self._keep(text.encode(), "batch_output", f"{batch.told['id']}_{name}.jsonl")["id"]
-        batch.told["request_counts"] = {"total": len(lines), "completed": len(done), "failed": len(failed)}
+                batch.told[name] = self._keep(
+                    text.encode(), "batch_output", f"{batch.told['id']}_{name}.jsonl"
+                )["id"]
+        batch.told["request_counts"] = {
+            "total": len(lines),
+            "completed": len(done),
+            "failed": len(failed),
+        }
 
     def _answered(self, line: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         self.lines += 1
         if line["custom_id"] in self.fail:
-            return 500, refused("openai", 500, "The server had an error while processing your request.", kind="server_error").body
+            return 500, refused(
+                "openai",
+                500,
+                "The server had an error while processing your request.",
+                kind="server_error",
+            ).body
         try:
             return 200, self.answer(line["url"], line["body"])
         except Refused as refusal:
             return refusal.status, refusal.body
 
-    def _outcome(self, line: dict[str, Any], response: dict[str, Any] | None, error: dict[str, str] | None) -> dict[str, Any]:
-        return {"id": f"batch_req_{next(self._numbers)}", "custom_id": line["custom_id"], "response": response, "error": error}
+    def _outcome(
+        self, line: dict[str, Any], response: dict[str, Any] | None, error: dict[str, str] | None
+    ) -> dict[str, Any]:
+        return {
+            "id": f"batch_req_{next(self._numbers)}",
+            "custom_id": line["custom_id"],
+            "response": response,
+            "error": error,
+        }
 
 
 def _no_such(kind: str, name: str) -> web.Response:
-    return web.json_response(refused("openai", 404, f"No such {kind.capitalize()} object: {name}", "id").body, status=404)
+    return web.json_response(
+        refused("openai", 404, f"No such {kind.capitalize()} object: {name}", "id").body, status=404
+    )

@@ -14,15 +14,49 @@ from endpoint_options import refused
 
 QUOTA = "You exceeded your current quota, please check your plan and billing details."
 STATUSES: dict[str, dict[str, Any]] = {
-    "rate_limit": {"status": 429, "message": "Rate limit reached for requests", "code": "rate_limit_exceeded", "type": "requests"},
-    "no_quota": {"status": 429, "message": QUOTA, "code": "insufficient_quota", "type": "insufficient_quota"},
-    "server_error": {"status": 500, "message": "The server had an error while processing your request.", "type": "server_error"},
-    "bad_gateway": {"status": 502, "html": "<html><head><title>502 Bad Gateway</title></head><body>nginx</body></html>"},
-    "overloaded": {"status": 503, "html": "<html><body><h1>503 Service Temporarily Unavailable</h1></body></html>"},
+    "rate_limit": {
+        "status": 429,
+        "message": "Rate limit reached for requests",
+        "code": "rate_limit_exceeded",
+        "type": "requests",
+    },
+    "no_quota": {
+        "status": 429,
+        "message": QUOTA,
+        "code": "insufficient_quota",
+        "type": "insufficient_quota",
+    },
+    "server_error": {
+        "status": 500,
+        "message": "The server had an error while processing your request.",
+        "type": "server_error",
+    },
+    "bad_gateway": {
+        "status": 502,
+        "html": "<html><head><title>502 Bad Gateway</title></head><body>nginx</body></html>",
+    },
+    "overloaded": {
+        "status": 503,
+        "html": "<html><body><h1>503 Service Temporarily Unavailable</h1></body></html>",
+    },
     "bad_request": {"status": 400, "message": "Invalid prompt.", "type": "invalid_request_error"},
-    "bad_key": {"status": 401, "message": "Incorrect API key provided: {key}.", "code": "invalid_api_key", "type": "invalid_request_error"},
-    "forbidden": {"status": 403, "message": "Country, region, or territory not supported", "code": "unsupported_country_region_territory"},
-    "no_model": {"status": 404, "message": "The model `{model}` does not exist.", "code": "model_not_found", "type": "invalid_request_error"},
+    "bad_key": {
+        "status": 401,
+        "message": "Incorrect API key provided: {key}.",
+        "code": "invalid_api_key",
+        "type": "invalid_request_error",
+    },
+    "forbidden": {
+        "status": 403,
+        "message": "Country, region, or territory not supported",
+        "code": "unsupported_country_region_territory",
+    },
+    "no_model": {
+        "status": 404,
+        "message": "The model `{model}` does not exist.",
+        "code": "model_not_found",
+        "type": "invalid_request_error",
+    },
 }
 CUTS = {"reset", "reset_body", "half", "garbage", "no_choices", "hang", "delay"}
 
@@ -73,7 +107,10 @@ class Fault:
         if self.next > 0:
             self.next -= 1
             return True
-        return number in self.at or (self.p > 0 and random.Random(f"{self.seed} {self.kind} {times} ".encode() + body).random() < self.p)
+        return number in self.at or (
+            self.p > 0
+            and random.Random(f"{self.seed} {self.kind} {times} ".encode() + body).random() < self.p
+        )
 
 
 def seconds_of(seconds: float | Sequence[float]) -> float:
@@ -85,9 +122,17 @@ def answer_of(fault: Fault, dialect: str, model: str, key: str) -> web.Response:
     """Return the error answer of a fault that is one."""
     headers = {} if fault.retry_after is None else {"Retry-After": f"{fault.retry_after:g}"}
     if fault.html:
-        return web.Response(status=fault.status, text=fault.html, content_type="text/html", headers=headers)
-    message = fault.message.format(key=key, model=model) if fault.kind in STATUSES else fault.message
-    return web.json_response(refused(dialect, fault.status, message, None, fault.code, fault.type).body, status=fault.status, headers=headers)
+        return web.Response(
+            status=fault.status, text=fault.html, content_type="text/html", headers=headers
+        )
+    message = (
+        fault.message.format(key=key, model=model) if fault.kind in STATUSES else fault.message
+    )
+    return web.json_response(
+        refused(dialect, fault.status, message, None, fault.code, fault.type).body,
+        status=fault.status,
+        headers=headers,
+    )
 
 
 async def cut(fault: Fault, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
@@ -97,13 +142,20 @@ async def cut(fault: Fault, request: web.Request, body: dict[str, Any]) -> web.S
         case "hang":
             await asyncio.Event().wait()
         case "garbage":
-            return web.Response(body=text[: len(text) // 2] + b"\x00 <upstream error>", content_type="application/json")
+            return web.Response(
+                body=text[: len(text) // 2] + b"\x00 <upstream error>",
+                content_type="application/json",
+            )
         case "no_choices":
-            return web.json_response({name: value for name, value in body.items() if name not in {"choices", "answers"}})
+            return web.json_response(
+                {name: value for name, value in body.items() if name not in {"choices", "answers"}}
+            )
         case "reset":
             _reset(request)
             return web.Response()
-    response = web.StreamResponse(headers={"Content-Length": str(len(text)), "Content-Type": "application/json"})
+    response = web.StreamResponse(
+        headers={"Content-Length": str(len(text)), "Content-Type": "application/json"}
+    )
     await response.prepare(request)
     sent = int(len(text) * fault.share) if fault.kind == "half" else 0
     await response.write(text[:sent])
@@ -118,5 +170,7 @@ def _reset(request: web.Request) -> None:
     if request.transport is None:
         return
     connection = request.transport.get_extra_info("socket")
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closing it then sends a reset
+    connection.setsockopt(
+        socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+    )  # closing it then sends a reset
     request.transport.abort()

@@ -22,11 +22,20 @@ PROMPT = f"{HEADER}Movie review:"
 
 
 @contextmanager
-def engine(*servers: Any, budget: dict[str, Any] | None = None, journals: Sequence[Path] = (), **settings: Any) -> Iterator[OpenAI]:
+def engine(
+    *servers: Any,
+    budget: dict[str, Any] | None = None,
+    journals: Sequence[Path] = (),
+    **settings: Any,
+) -> Iterator[OpenAI]:
     """Open an engine over servers, or over what stands in `base_url`; all that it holds is let go."""
     urls = [server.base_url for server in servers]
     settings = {"model": "tiny", **({"base_url": urls} if urls else {}), **settings}
-    lm = OpenAI(OpenAILM(kind="openai", **settings), Budget(**budget) if budget else None, lambda: [path for path in journals if path.exists()])
+    lm = OpenAI(
+        OpenAILM(kind="openai", **settings),
+        Budget(**budget) if budget else None,
+        lambda: [path for path in journals if path.exists()],
+    )
     try:
         yield lm
     finally:
@@ -36,7 +45,9 @@ def engine(*servers: Any, budget: dict[str, Any] | None = None, journals: Sequen
 def asked(many: int = 10, **options: Any) -> list[Request]:
     """Requests of the paper's form."""
     known = {"prompt": PROMPT, "max_tokens": 60, "seam": SEAM, "choices": CHOICES}
-    return [Request(**{"number": number, "seed": number, **known, **options}) for number in range(many)]
+    return [
+        Request(**{"number": number, "seed": number, **known, **options}) for number in range(many)
+    ]
 
 
 def chat_context(text: str, system: str = CONTINUES) -> str:

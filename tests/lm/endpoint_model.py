@@ -28,7 +28,10 @@ REST = 1e-9  # probability of each character that is no listed token
 CHARACTERS = 0x110000
 ASKS_LABEL = r"(?i)one word|only the|which of|with one of"
 LABEL_BUCKETS, BUCKETS = 1024, 64
-SHORTEST, LONGEST = 4, 14  # spaces in a line before which there is no seam, after which it is all but certain
+SHORTEST, LONGEST = (
+    4,
+    14,
+)  # spaces in a line before which there is no seam, after which it is all but certain
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,10 @@ class Distribution:
         return self.logprobs.get(token, self.rest)
 
     def rank(self, token: str) -> int:
-        return next((i for i, (other, _) in enumerate(self.ranked, 1) if other == token), len(self.ranked) + 1)
+        return next(
+            (i for i, (other, _) in enumerate(self.ranked, 1) if other == token),
+            len(self.ranked) + 1,
+        )
 
     def draw(self, uniform: float, temperature: float, top_p: float) -> str:
         """Return the listed token at a place in [0, 1) of the distribution; temperature 0 takes the likeliest."""
@@ -82,12 +88,16 @@ class TinyLM:
         asks_label: a chat whose last message matches this regex is answered with a label only.
     """
 
-    def __init__(self, split: Sequence[str] = (), unlikely: Sequence[str] = (), asks_label: str = ASKS_LABEL) -> None:
+    def __init__(
+        self, split: Sequence[str] = (), unlikely: Sequence[str] = (), asks_label: str = ASKS_LABEL
+    ) -> None:
         self.unlikely = {label.strip() for label in unlikely}
         spelled = [form for word in LABELS.split() for form in (word, word.capitalize())]
         whole = [form for form in spelled if form not in split]
         halves = [half for label in split for half in (f" {label[:4]}", label[:4], label[4:])]
-        words = [f" {word}" for word in WORDS.split()] + [word.capitalize() for word in WORDS.split()]
+        words = [f" {word}" for word in WORDS.split()] + [
+            word.capitalize() for word in WORDS.split()
+        ]
         listed = [*words, " (", "(", ")", ":", ",", ".", " ,", " .", "\n"]
         listed += [form for word in whole for form in (f" {word}", word)] + halves
         listed += [form for word in TASK_WORDS.split() for form in (f" {word}", word)]
@@ -153,11 +163,17 @@ class TinyLM:
             body = head.removesuffix(ASSISTANT).replace("<|", "\n<|")
             last = body.rpartition("|>\n")[2].strip()
             asks = bool(self._asks_label.search(last)) or bool(re.search(r"\([\w ]+:$", last))
-        examples = re.findall(r"^([^\n:]{1,40}:) [^\n]* \(([^\n:()]{1,40}:) ([^\n()]+)\)$", body, re.MULTILINE)
-        described = re.search(r"contains an? ([^\n]{1,40}?) and the respective ([^\n.]{1,40})\.", body)
+        examples = re.findall(
+            r"^([^\n:]{1,40}:) [^\n]* \(([^\n:()]{1,40}:) ([^\n()]+)\)$", body, re.MULTILINE
+        )
+        described = re.search(
+            r"contains an? ([^\n]{1,40}?) and the respective ([^\n.]{1,40})\.", body
+        )
         quoted = re.search(r"one of ('[^\n]*')", body)
         labels = re.findall(r"'([^']+)'", quoted[1]) if quoted else []
-        labels = [label[:1].upper() + label[1:] for label in labels] or sorted({label for _, _, label in examples})
+        labels = [label[:1].upper() + label[1:] for label in labels] or sorted(
+            {label for _, _, label in examples}
+        )
         prefix, seam = "", ""
         if examples:
             prefix, seam = examples[-1][0], f" ({examples[-1][1]}"
@@ -175,12 +191,19 @@ class TinyLM:
     def _state(self, task: Task, line: str, hashed: int) -> tuple[object, ...]:
         start = 0 if task.chat or not line.startswith(task.prefix) else len(task.prefix)
         if task.asks_label and task.labels:
-            return self._label_state(tuple(label.strip() for label in task.labels), line, hashed, END)
+            return self._label_state(
+                tuple(label.strip() for label in task.labels), line, hashed, END
+            )
         if not task.chat and len(line) < len(task.prefix) and task.prefix.startswith(line):
             return ("next", self.split(task.prefix[len(line) :])[0], "")
         seam = line.rfind(task.seam) if task.seam else -1
         if seam >= start:
-            return self._label_state(task.labels, line[seam + len(task.seam) :], hashed, f"){END}" if task.chat else ")\n")
+            return self._label_state(
+                task.labels,
+                line[seam + len(task.seam) :],
+                hashed,
+                f"){END}" if task.chat else ")\n",
+            )
         begun = line.rfind(" (", start)
         if begun >= 0 and task.seam.startswith(line[begun:]):
             return ("next", self.split(task.seam[len(line) - begun :])[0], "")
@@ -189,7 +212,9 @@ class TinyLM:
         after = (self.split(task.seam) or ["\n"])[0] if not task.chat or task.seam else END
         return ("word", hashed % BUCKETS, stage, after, not line)
 
-    def _label_state(self, labels: tuple[str, ...], after: str, hashed: int, closing: str) -> tuple[object, ...]:
+    def _label_state(
+        self, labels: tuple[str, ...], after: str, hashed: int, closing: str
+    ) -> tuple[object, ...]:
         if not after:
             return ("label", labels, hashed % LABEL_BUCKETS)
         for label in labels:
@@ -217,11 +242,17 @@ class TinyLM:
             weights[after] = weights.get(after, 0) + share
         return weights
 
-    def _add_labels(self, weights: dict[str, float], labels: tuple[str, ...], bucket: int, noise: random.Random) -> None:
+    def _add_labels(
+        self, weights: dict[str, float], labels: tuple[str, ...], bucket: int, noise: random.Random
+    ) -> None:
         """Add each label's first token, and the spellings that a model may use instead."""
         for label, weight in zip(labels, self._label_weights(labels, bucket), strict=True):
             hidden = label.strip() in self.unlikely
-            for form, part in ((label, 1.0), (label.lower(), 0.03 * noise.random()), (label.strip(), 0.02 * noise.random())):
+            for form, part in (
+                (label, 1.0),
+                (label.lower(), 0.03 * noise.random()),
+                (label.strip(), 0.02 * noise.random()),
+            ):
                 first = self.split(form)[0]
                 if not hidden:
                     weights[first] = weights.get(first, 0) + part * weight
@@ -231,7 +262,9 @@ class TinyLM:
                 weights[self.split(label)[0]] = smallest / 10
 
     def _label_weights(self, labels: tuple[str, ...], bucket: int) -> list[float]:
-        return [math.exp(random.Random(f"{bucket} {label.strip()}").gauss(0, 1.2)) for label in labels]
+        return [
+            math.exp(random.Random(f"{bucket} {label.strip()}").gauss(0, 1.2)) for label in labels
+        ]
 
 
 class Cursor:
@@ -267,7 +300,16 @@ class Written:
     stopped_by: str | None
 
 
-def write(model: TinyLM, prompt: str, *, seed: object, most: int, temperature: float = 1.0, top_p: float = 1.0, stop: Sequence[str] = ()) -> Written:
+def write(
+    model: TinyLM,
+    prompt: str,
+    *,
+    seed: object,
+    most: int,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    stop: Sequence[str] = (),
+) -> Written:
     """Continue a prompt; the same seed gives the same text."""
     uniform = random.Random(f"{seed} {zlib.crc32(prompt.encode(errors='surrogatepass'))}").random
     cursor = Cursor(model, prompt)

@@ -69,12 +69,28 @@ class Refused(Exception):
     headers: dict[str, str] = field(default_factory=dict)
 
 
-def refused(dialect: str, status: int, message: str, param: str | None = None, code: str | None = None, kind: str = "") -> Refused:
+def refused(
+    dialect: str,
+    status: int,
+    message: str,
+    param: str | None = None,
+    code: str | None = None,
+    kind: str = "",
+) -> Refused:
     """Return an error in the server's own shape."""
     names = {400: "BadRequestError", 401: "AuthenticationError", 404: "NotFoundError"}
     if dialect == "vllm":
-        error = {"message": message, "type": kind or names.get(status, "InternalServerError"), "param": param, "code": status}
+        error = {
+            "message": message,
+            "type": kind or names.get(status, "InternalServerError"),
+            "param": param,
+            "code": status,
+        }
     else:
-        default = {"openai": "invalid_request_error", "llamacpp": "invalid_request_error", "ollama": "api_error"}[dialect]
+        default = {
+            "openai": "invalid_request_error",
+            "llamacpp": "invalid_request_error",
+            "ollama": "api_error",
+        }[dialect]
         error = {"message": message, "type": kind or default, "param": param, "code": code}
     return Refused(status, {"error": error})

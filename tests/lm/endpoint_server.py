@@ -78,7 +78,9 @@ class Server:
 
     def twice(self) -> list[Any]:
         """Return each body that was answered with 200 more than once."""
-        answered = collections.Counter((asked.path, asked.body) for asked in self.asked if asked.status == 200 and asked.body)
+        answered = collections.Counter(
+            (asked.path, asked.body) for asked in self.asked if asked.status == 200 and asked.body
+        )
         return [json.loads(body) for (_, body), times in answered.items() if times > 1]
 
     def counters(self) -> dict[str, Any]:
@@ -136,27 +138,43 @@ class Server:
                 await asyncio.sleep(seconds_of(fault.seconds))
         return None
 
-    async def _served(self, request: web.Request, asked: Asked, body: bytes, times: int) -> web.StreamResponse:
+    async def _served(
+        self, request: web.Request, asked: Asked, body: bytes, times: int
+    ) -> web.StreamResponse:
         key = request.headers.get("Authorization", "").removeprefix("Bearer ")
         fault = await self._what_goes_wrong(asked, body, times)
         if fault and fault.kind not in CUTS:
-            return self._done(asked, answer_of(fault, self.options.dialect, self.options.model, key))
+            return self._done(
+                asked, answer_of(fault, self.options.dialect, self.options.model, key)
+            )
         if request.method == "POST" and not self._may_come_in():
-            return self._done(asked, self._too_many("Rate limit reached for requests per minute", self.options.window))
+            return self._done(
+                asked,
+                self._too_many("Rate limit reached for requests per minute", self.options.window),
+            )
         if self.options.at_once and not self.options.queue and self.serving >= self.options.at_once:
             return self._done(asked, self._too_many("Too many requests at once", 0.1))
         async with self._place():
             self.serving += 1
             try:
-                answered = asyncio.get_running_loop().time() + (seconds_of(self.options.delay) if request.method == "POST" else 0.0)
+                answered = asyncio.get_running_loop().time() + (
+                    seconds_of(self.options.delay) if request.method == "POST" else 0.0
+                )
                 status, answer, headers = self._answer(request.method, asked.path, body, key)
                 text = json.dumps(answer)
-                await asyncio.sleep(answered - asyncio.get_running_loop().time())  # what the answer costs to make is part of the delay
+                await asyncio.sleep(
+                    answered - asyncio.get_running_loop().time()
+                )  # what the answer costs to make is part of the delay
                 if fault:
                     return await cut(fault, request, answer)
             finally:
                 self.serving -= 1
-        return self._done(asked, web.Response(text=text, status=status, headers=headers, content_type="application/json"))
+        return self._done(
+            asked,
+            web.Response(
+                text=text, status=status, headers=headers, content_type="application/json"
+            ),
+        )
 
     def _done(self, asked: Asked, response: web.Response) -> web.Response:
         asked.status = response.status
@@ -181,16 +199,26 @@ class Server:
 
     def _too_many(self, message: str, seconds: float) -> web.Response:
         if self._let_in:
-            seconds = min(seconds, max(self._let_in[0] + self.options.window - time.monotonic(), 0.01))
-        answer = answer_of(Fault("rate_limit", message=message), self.options.dialect, self.options.model, "")
+            seconds = min(
+                seconds, max(self._let_in[0] + self.options.window - time.monotonic(), 0.01)
+            )
+        answer = answer_of(
+            Fault("rate_limit", message=message), self.options.dialect, self.options.model, ""
+        )
         answer.headers["Retry-After"] = f"{seconds:.3f}"
         answer.headers["Retry-After-Ms"] = f"{1000 * seconds:.0f}"
         return answer
 
-    def _answer(self, method: str, path: str, body: bytes, key: str) -> tuple[int, dict[str, Any], dict[str, str]]:
+    def _answer(
+        self, method: str, path: str, body: bytes, key: str
+    ) -> tuple[int, dict[str, Any], dict[str, str]]:
         try:
             if self.options.key and key != self.options.key:
-                message = f"Incorrect API key provided: {key}." if self.options.dialect == "openai" else "Unauthorized"
+                message = (
+                    f"Incorrect API key provided: {key}."
+                    if self.options.dialect == "openai"
+                    else "Unauthorized"
+                )
                 raise refused(self.options.dialect, 401, message, None, "invalid_api_key")
             return 200, self._endpoint(method, path, body), {}
         except Refused as refusal:
@@ -203,23 +231,36 @@ class Server:
             try:
                 asked = json.loads(body)
             except ValueError as error:
-                raise refused(self.options.dialect, 400, f"We could not parse the JSON body of your request: {error}") from error
+                raise refused(
+                    self.options.dialect,
+                    400,
+                    f"We could not parse the JSON body of your request: {error}",
+                ) from error
             return endpoint(asked)
         raise refused(self.options.dialect, 404, f"Invalid URL ({method} {path})")
 
     def endpoints(self) -> dict[str, Any]:
         """Return what answers POST to each path, from the body to the answer."""
         answers, model = self.answers, self.model
-        endpoints: dict[str, Any] = {"/v1/completions": answers.completions, "/v1/chat/completions": answers.chat}
+        endpoints: dict[str, Any] = {
+            "/v1/completions": answers.completions,
+            "/v1/chat/completions": answers.chat,
+        }
         match self.options.dialect:
             case "openai":
                 endpoints["/v1/decisions"] = answers.decisions
             case "vllm":
                 endpoints["/tokenize"] = answers.tokenize
-                endpoints["/detokenize"] = lambda body: {"prompt": "".join(map(model.token_of, body["tokens"]))}
+                endpoints["/detokenize"] = lambda body: {
+                    "prompt": "".join(map(model.token_of, body["tokens"]))
+                }
             case "llamacpp":
-                endpoints["/extras/tokenize"] = lambda body: {"tokens": [model.id_of(token) for token in model.split(body["input"])]}
-                endpoints["/extras/tokenize/count"] = lambda body: {"count": len(model.split(body["input"]))}
+                endpoints["/extras/tokenize"] = lambda body: {
+                    "tokens": [model.id_of(token) for token in model.split(body["input"])]
+                }
+                endpoints["/extras/tokenize/count"] = lambda body: {
+                    "count": len(model.split(body["input"]))
+                }
         return endpoints
 
     def _batch_line(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -263,7 +304,9 @@ class Server:
 
 async def _start(server: Server, port: int) -> web.AppRunner:
     # A client that goes away ends its request: nothing hangs on after a kill.
-    runner = web.AppRunner(server.application(), access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
+    runner = web.AppRunner(
+        server.application(), access_log=None, handler_cancellation=True, shutdown_timeout=0.1
+    )
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", port, backlog=1024).start()
     server.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
@@ -330,16 +373,22 @@ class Remote:
         self.command(faults=[{"kind": kind, **how}])
 
     def _control(self, body: bytes | None) -> dict[str, Any]:
-        with urllib.request.urlopen(urllib.request.Request(f"{self.url}/_control", body), timeout=10) as response:
+        with urllib.request.urlopen(
+            urllib.request.Request(f"{self.url}/_control", body), timeout=10
+        ) as response:
             return json.load(response)
 
 
 @contextlib.contextmanager
 def running(**options: Any) -> Iterator[Remote]:
     """Serve in a process; it ends with the block, or with the process that started it."""
-    arguments = [word for name, value in options.items() for word in (f"--{name}", json.dumps(value))]
+    arguments = [
+        word for name, value in options.items() for word in (f"--{name}", json.dumps(value))
+    ]
     command = [sys.executable, __file__, *arguments, "--while_stdin"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         try:

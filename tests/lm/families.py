@@ -10,7 +10,13 @@ from typing import Any
 import pytest
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from gpt3mix_cli.lm import Completion, Request
 from gpt3mix_cli.lm.local import Local
@@ -27,7 +33,11 @@ PROMPTS = [
     "Café, naïve – 映画 (Sentiment:",
     "The sentiment is:",
 ]
-OPEN_PROMPTS = [f"{HEADER}Movie review: A gorgeous, witty film. (Sentiment: Positive)\nMovie review:", "Movie review:", "A list of films\n\nText:"]
+OPEN_PROMPTS = [
+    f"{HEADER}Movie review: A gorgeous, witty film. (Sentiment: Positive)\nMovie review:",
+    "Movie review:",
+    "A list of films\n\nText:",
+]
 SURE = 40.0  # a logit that leaves the rest less than e-15
 
 
@@ -40,7 +50,9 @@ def bytes_tokenizer(texts: Sequence[str], size: int) -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=["<end>"], initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=size, special_tokens=["<end>"], initial_alphabet=alphabet, show_progress=False
+    )
     tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>")
 
@@ -49,19 +61,34 @@ def listed_tokenizer(pieces: Sequence[str]) -> PreTrainedTokenizerFast:
     """Characters, and the pieces given, each a token: what a model writes can be scripted."""
     characters = [chr(code) for code in range(32, 127)] + ["\n"]
     vocabulary = ["<end>", "<unknown>", *dict.fromkeys([*pieces, *characters])]
-    tokenizer = Tokenizer(models.WordLevel({piece: i for i, piece in enumerate(vocabulary)}, unk_token="<unknown>"))
+    tokenizer = Tokenizer(
+        models.WordLevel({piece: i for i, piece in enumerate(vocabulary)}, unk_token="<unknown>")
+    )
     longest_first = sorted(pieces, key=len, reverse=True)
-    pattern = "|".join(["".join(c if c.isalnum() else f"\\x{ord(c):02x}" for c in piece) for piece in longest_first] + ["[\\s\\S]"])
+    pattern = "|".join(
+        [
+            "".join(c if c.isalnum() else f"\\x{ord(c):02x}" for c in piece)
+            for piece in longest_first
+        ]
+        + ["[\\s\\S]"]
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), "isolated")
     tokenizer.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>", pad_token="<end>", unk_token="<unknown>")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<end>", pad_token="<end>", unk_token="<unknown>"
+    )
 
 
 def pieces_tokenizer(texts: Sequence[str], size: int) -> PreTrainedTokenizerFast:
     """Llama 2's kind: a mark for spaces, one put before the text, bytes for what is unknown, a token at the beginning."""
     trained = Tokenizer(models.BPE(unk_token="<unk>"))
     trained.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
-    trained.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=size, special_tokens=["<unk>", "<s>", "</s>"], show_progress=False))
+    trained.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=size, special_tokens=["<unk>", "<s>", "</s>"], show_progress=False
+        ),
+    )
     model = json.loads(trained.to_str())["model"]
     learned = [piece for piece, _ in sorted(model["vocab"].items(), key=lambda pair: pair[1])]
     vocabulary = [*learned[:3], *(f"<0x{byte:02X}>" for byte in range(256)), *learned[3:]]
@@ -75,9 +102,20 @@ def pieces_tokenizer(texts: Sequence[str], size: int) -> PreTrainedTokenizerFast
         )
     )
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
-    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    tokenizer.decoder = decoders.Sequence(
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
 
 
 def random_llama(tokenizer: PreTrainedTokenizerFast, **options: Any) -> LlamaForCausalLM:
@@ -95,7 +133,11 @@ def saved(folder: Path, tokenizer: PreTrainedTokenizerFast, model: Any) -> Path:
 
 
 def local(folder: Path | str, batch_size: int = 4) -> Local:
-    return Local(LocalLM(kind="local", model=str(folder), dtype="float32", device="cpu", batch_size=batch_size))
+    return Local(
+        LocalLM(
+            kind="local", model=str(folder), dtype="float32", device="cpu", batch_size=batch_size
+        )
+    )
 
 
 # The reference: one sequence at a time, no padding, no cache ---------------------------------------------------------
@@ -108,24 +150,35 @@ def plain_logits(model: Any, tokens: Sequence[int]) -> torch.Tensor:
 
 def plain_score(model: Any, tokenizer: Any, context: str, choice: str) -> float:
     before, whole = tokenizer(context)["input_ids"], tokenizer(context + choice)["input_ids"]
-    assert whole[: len(before)] == before, "the reference needs a choice that begins with a token of its own"
+    assert whole[: len(before)] == before, (
+        "the reference needs a choice that begins with a token of its own"
+    )
     logprobs = plain_logits(model, whole).log_softmax(-1)
     return sum(float(logprobs[i - 1, whole[i]]) for i in range(len(before), len(whole)))
 
 
 def plain(folder: Path) -> tuple[Any, Any]:
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval(), AutoTokenizer.from_pretrained(folder)
+    return AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32
+    ).eval(), AutoTokenizer.from_pretrained(folder)
 
 
 def request(number: int = 0, **options: Any) -> Request:
-    return Request(**{"number": number, "prompt": OPEN_PROMPTS[0], "seed": number, "max_tokens": 12, **options})
+    return Request(
+        **{"number": number, "prompt": OPEN_PROMPTS[0], "seed": number, "max_tokens": 12, **options}
+    )
 
 
 def answers(lm: Local, requests: Sequence[Request]) -> list[Completion]:
     return list(lm.complete(requests))
 
 
-def with_memory_for(monkeypatch: pytest.MonkeyPatch, lm: Local, texts: int, error: type[Exception] = torch.OutOfMemoryError) -> list[int]:
+def with_memory_for(
+    monkeypatch: pytest.MonkeyPatch,
+    lm: Local,
+    texts: int,
+    error: type[Exception] = torch.OutOfMemoryError,
+) -> list[int]:
     """Let the model raise where more texts lie side by side; return how many there were at each call."""
     forward, seen = type(lm._model).forward, []
 
@@ -146,7 +199,13 @@ def text_of(completions: Sequence[Completion]) -> list[str]:
 # Scripted models: the next token depends on the last one alone -------------------------------------------------------
 
 
-def scripted(folder: Path, tokenizer: PreTrainedTokenizerFast, table: dict[str, dict[str, float]], noise: float = 0, **options: Any) -> Path:
+def scripted(
+    folder: Path,
+    tokenizer: PreTrainedTokenizerFast,
+    table: dict[str, dict[str, float]],
+    noise: float = 0,
+    **options: Any,
+) -> Path:
     """A Llama whose layers add nothing, so that logits are a table's: token -> {next token: logit}, 0 elsewhere.
 
     With noise the tokens before the last one shift the logits a little, each in its own way.
@@ -161,13 +220,17 @@ def scripted(folder: Path, tokenizer: PreTrainedTokenizerFast, table: dict[str, 
     with torch.no_grad():
         layer = model.model.layers[0]
         layer.self_attn.v_proj.weight.copy_(torch.eye(size))
-        layer.self_attn.o_proj.weight.normal_(std=1, generator=torch.Generator().manual_seed(0)).mul_(noise)
+        layer.self_attn.o_proj.weight.normal_(
+            std=1, generator=torch.Generator().manual_seed(0)
+        ).mul_(noise)
         layer.mlp.down_proj.weight.zero_()
         model.model.embed_tokens.weight.copy_(torch.eye(size))
         model.lm_head.weight.zero_()
         for last, following in table.items():
             for piece, logit in following.items():
-                model.lm_head.weight[index(tokenizer, piece), index(tokenizer, last)] = logit / math.sqrt(size)
+                model.lm_head.weight[index(tokenizer, piece), index(tokenizer, last)] = (
+                    logit / math.sqrt(size)
+                )
     return saved(folder, tokenizer, model)
 
 

@@ -27,9 +27,18 @@ def run(url: str, folder: Path, rows: int) -> None:
     labels = {"pos": "positive", "neg": "negative"}
     named = {"name": "demo", "text_type": "movie review", "label_type": "sentiment"}
     task = Task.model_validate({**named, "data": {"kind": "demo"}, "labels": labels})
-    lm = OpenAI(OpenAILM(kind="openai", model="tiny", base_url=url, endpoint="here", concurrency=AT_ONCE))
+    lm = OpenAI(
+        OpenAILM(kind="openai", model="tiny", base_url=url, endpoint="here", concurrency=AT_ONCE)
+    )
     journal = Journaled(lm, folder / "rows.journal.sqlite")
-    augment(open_augmenter(Augment(), task, journal), load(task, 0).train[:10], folder / "rows.jsonl", ratio=rows / 10, attempts=20, seed=1)
+    augment(
+        open_augmenter(Augment(), task, journal),
+        load(task, 0).train[:10],
+        folder / "rows.jsonl",
+        ratio=rows / 10,
+        attempts=20,
+        seed=1,
+    )
     journal.close()
     lm.close()
 

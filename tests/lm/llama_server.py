@@ -21,9 +21,19 @@ from typing import Any
 import pytest
 
 CONVERTER = Path(__file__).parents[2] / "scripts" / "lm_to_gguf.py"
-PARTS = ("llama_cpp", "gguf", "uvicorn", "fastapi", "sse_starlette", "starlette_context", "pydantic_settings")
+PARTS = (
+    "llama_cpp",
+    "gguf",
+    "uvicorn",
+    "fastapi",
+    "sse_starlette",
+    "starlette_context",
+    "pydantic_settings",
+)
 MISSING = [name for name in PARTS if not importlib.util.find_spec(name)]
-needs_llama_server = pytest.mark.skipif(bool(MISSING), reason=f"extra server-tests: {', '.join(MISSING)} not installed")
+needs_llama_server = pytest.mark.skipif(
+    bool(MISSING), reason=f"extra server-tests: {', '.join(MISSING)} not installed"
+)
 
 START = 120  # seconds: two are enough where the machine is quiet
 LISTENS = re.compile(r"running on (http://127\.0\.0\.1:\d+)")
@@ -53,7 +63,10 @@ class Server:
     def send(self, path: str, body: Any = None, key: str | None = None) -> tuple[int, Any]:
         """Return status and JSON of an answer; a body makes it a POST, `key` stands in for the right one."""
         data = None if body is None else json.dumps(body).encode()
-        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self.key if key is None else key}"}
+        headers = {
+            "Content-Type": "application/json",
+            "Authorization": f"Bearer {self.key if key is None else key}",
+        }
         request = urllib.request.Request(f"{self.root}/{path}", data, headers)
         try:
             with OPENER.open(request, timeout=60) as answer:
@@ -70,7 +83,9 @@ class Server:
 
     def tail(self) -> str:
         """Return the last lines that the server printed, for messages."""
-        return "\n".join(["the server's log ends:", *self.log.read_text("utf-8", "replace").splitlines()[-30:]])
+        return "\n".join(
+            ["the server's log ends:", *self.log.read_text("utf-8", "replace").splitlines()[-30:]]
+        )
 
 
 @contextmanager
@@ -88,9 +103,21 @@ def llama_server(model: Path, log: Path, *options: str, key: str = "") -> Iterat
     address = ["--host", "127.0.0.1", "--port", "0", *(["--api_key", key] if key else [])]
     # Keys and values in float32 (type 0): float16, the default, moves labels by 1e-3.
     exact = ["--logits_all", "true", "--type_k", "0", "--type_v", "0"]
-    command = [sys.executable, "-m", "llama_cpp.server", "--model", str(model), *exact, *one_thread, *address, *options]
+    command = [
+        sys.executable,
+        "-m",
+        "llama_cpp.server",
+        "--model",
+        str(model),
+        *exact,
+        *one_thread,
+        *address,
+        *options,
+    ]
     with log.open("wb") as stream:
-        process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command, stdout=stream, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+        )
     try:
         yield Server(_listening(process, log), log, key)
     finally:
@@ -109,13 +136,22 @@ def _listening(process: subprocess.Popen[bytes], log: Path) -> str:
         printed = log.read_text("utf-8", "replace")
         if found := LISTENS.search(printed):
             return found[1]
-        assert process.poll() is None, f"the server ended with {process.returncode}:\n{printed[-4000:]}"
-        assert time.monotonic() < end, f"the server did not listen within {START} s:\n{printed[-4000:]}"
+        assert process.poll() is None, (
+            f"the server ended with {process.returncode}:\n{printed[-4000:]}"
+        )
+        assert time.monotonic() < end, (
+            f"the server did not listen within {START} s:\n{printed[-4000:]}"
+        )
         time.sleep(0.05)
 
 
 def model_as_gguf(output: Path, *folder: Path) -> Path:
     """Return a GGUF file of a model's folder, the packaged LM's by default, as scripts/lm_to_gguf.py writes it."""
-    done = subprocess.run([sys.executable, CONVERTER, *folder, "-o", output], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, CONVERTER, *folder, "-o", output],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return output

@@ -55,12 +55,33 @@ def completions(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 
 def asked(many: int = 10, first: int = 0, **options: Any) -> list[Request]:
-    known = {"prompt": HEADER, "max_tokens": 60, "seam": " (Sentiment:", "choices": (" Positive", " Negative")}
-    return [Request(**{"number": number, "seed": number, **known, **options}) for number in range(first, first + many)]
+    known = {
+        "prompt": HEADER,
+        "max_tokens": 60,
+        "seam": " (Sentiment:",
+        "choices": (" Positive", " Negative"),
+    }
+    return [
+        Request(**{"number": number, "seed": number, **known, **options})
+        for number in range(first, first + many)
+    ]
 
 
-def ask(server: Server, path: Path, requests: list[Request], budget: Budget | None = None, **settings: Any) -> list[Completion]:
-    lm = OpenAI(OpenAILM(kind="openai", **{"model": "tiny", "base_url": server.base_url, "batch": True, **settings}), budget, lambda: [path])
+def ask(
+    server: Server,
+    path: Path,
+    requests: list[Request],
+    budget: Budget | None = None,
+    **settings: Any,
+) -> list[Completion]:
+    lm = OpenAI(
+        OpenAILM(
+            kind="openai",
+            **{"model": "tiny", "base_url": server.base_url, "batch": True, **settings},
+        ),
+        budget,
+        lambda: [path],
+    )
     journaled = Journaled(lm, path)
     try:
         return list(journaled.complete(requests))
@@ -77,7 +98,10 @@ def stopped(server: Server, path: Path, requests: list[Request], **how: Any) -> 
 
 def lines_asked(server: Server) -> int:
     """Return how many lines were asked for directly: no request of the probe has a line's room."""
-    return sum((body.get("max_tokens") or body.get("max_completion_tokens") or 0) > 60 for body in server.bodies("completions"))
+    return sum(
+        (body.get("max_tokens") or body.get("max_completion_tokens") or 0) > 60
+        for body in server.bodies("completions")
+    )
 
 
 # From the first run to the last --------------------------------------------------------------------------------------
@@ -104,7 +128,10 @@ def test_how_far_a_batch_is_stands_in_the_message(completions: Server, tmp_path:
     stopped(completions, path, asked())
     told = next(iter(completions.batches.batches.values())).told
     told |= {"status": "finalizing", "request_counts": {"total": 10, "completed": 7, "failed": 1}}
-    assert stopped(completions, path, asked()) == f"batch {told['id']} is finalizing: 7 of 10 answered, 1 failed"
+    assert (
+        stopped(completions, path, asked())
+        == f"batch {told['id']} is finalizing: 7 of 10 answered, 1 failed"
+    )
 
 
 def test_lines_of_a_beam_search_come_by_batch_too(completions: Server, tmp_path: Path) -> None:
@@ -169,10 +196,16 @@ def test_whatever_the_moment_of_a_kill_nothing_is_submitted_twice(
         except StoppedShort:
             continue
     assert len(ask(completions, path, asked())) == 10
-    assert (len(completions.batches.batches), completions.batches.lines, lines_asked(completions)) == (1, 10, 0)
+    assert (
+        len(completions.batches.batches),
+        completions.batches.lines,
+        lines_asked(completions),
+    ) == (1, 10, 0)
 
 
-def test_a_killed_collection_is_repeated(completions: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_collection_is_repeated(
+    completions: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "a.journal.sqlite"
     completions.batches.polls = 1
     stopped(completions, path, asked())
@@ -195,7 +228,9 @@ def test_a_killed_collection_is_repeated(completions: Server, tmp_path: Path, mo
     assert under_way == paid(path)[0]  # each line once
 
 
-def test_a_process_that_was_killed_after_submitting_goes_on(completions: Server, tmp_path: Path) -> None:
+def test_a_process_that_was_killed_after_submitting_goes_on(
+    completions: Server, tmp_path: Path
+) -> None:
     completions.batches.polls = 1
     config = configured(tmp_path, completions, "api: completions", "batch: true")
     script = (
@@ -206,7 +241,12 @@ def test_a_process_that_was_killed_after_submitting_goes_on(completions: Server,
     )
     arguments = ["augment", str(config), "--out", str(tmp_path / "out"), "--seed", "0"]
     assert main(["subsample", *arguments[1:]]) == 0
-    assert subprocess.run([sys.executable, "-c", script, *arguments], env=os.environ, check=False).returncode == -signal.SIGKILL
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", script, *arguments], env=os.environ, check=False
+        ).returncode
+        == -signal.SIGKILL
+    )
     assert main(arguments) == 3
     assert main(arguments) == 0
     assert len(completions.batches.batches) == 1
@@ -228,7 +268,9 @@ def test_failed_lines_are_asked_for_directly(server: Server, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("end", ["expired", "cancelled"])
-def test_what_a_batch_left_undone_is_asked_for_directly(completions: Server, tmp_path: Path, end: str) -> None:
+def test_what_a_batch_left_undone_is_asked_for_directly(
+    completions: Server, tmp_path: Path, end: str
+) -> None:
     path = tmp_path / "a.journal.sqlite"
     completions.batches.polls, completions.batches.expire = 1, end == "expired"
     stopped(completions, path, asked())
@@ -239,13 +281,17 @@ def test_what_a_batch_left_undone_is_asked_for_directly(completions: Server, tmp
     assert found == ask(completions, tmp_path / "b.journal.sqlite", asked(), batch=False)
 
 
-def test_a_refused_batch_is_told_in_the_providers_words_and_forgotten(completions: Server, tmp_path: Path) -> None:
+def test_a_refused_batch_is_told_in_the_providers_words_and_forgotten(
+    completions: Server, tmp_path: Path
+) -> None:
     path = tmp_path / "a.journal.sqlite"
     completions.batches.polls = 1
     stopped(completions, path, asked())
     ((name, (told, _)),) = completions.batches.files.items()
     completions.batches.files[name] = (told, b"{half a line\n")
-    with pytest.raises(UserError, match="line 1: This line is not parseable as valid JSON") as error:
+    with pytest.raises(
+        UserError, match="line 1: This line is not parseable as valid JSON"
+    ) as error:
         ask(completions, path, asked())
     assert error.value.exit_code == 2
     assert "submitted 10 requests" in stopped(completions, path, asked())
@@ -253,11 +299,21 @@ def test_a_refused_batch_is_told_in_the_providers_words_and_forgotten(completion
     assert lines_asked(completions) == 0
 
 
-def test_a_batch_that_is_one_too_many_is_submitted_later(completions: Server, tmp_path: Path) -> None:
+def test_a_batch_that_is_one_too_many_is_submitted_later(
+    completions: Server, tmp_path: Path
+) -> None:
     path = tmp_path / "a.journal.sqlite"
     stopped(completions, path, asked())
-    error = {"code": "token_limit_exceeded", "message": "Enqueued token limit reached.", "line": None, "param": None}
-    next(iter(completions.batches.batches.values())).told |= {"status": "failed", "errors": {"object": "list", "data": [error]}}
+    error = {
+        "code": "token_limit_exceeded",
+        "message": "Enqueued token limit reached.",
+        "line": None,
+        "param": None,
+    }
+    next(iter(completions.batches.batches.values())).told |= {
+        "status": "failed",
+        "errors": {"object": "list", "data": [error]},
+    }
     assert "Enqueued token limit reached" in stopped(completions, path, asked())
     assert "submitted 10 requests" in stopped(completions, path, asked())
 
@@ -271,7 +327,9 @@ def test_a_batch_that_is_gone_is_the_users_business(completions: Server, tmp_pat
     assert len(ask(completions, path, asked(), batch=False)) == 10
 
 
-def test_batches_under_way_are_waited_for_when_no_more_are_wanted(completions: Server, tmp_path: Path) -> None:
+def test_batches_under_way_are_waited_for_when_no_more_are_wanted(
+    completions: Server, tmp_path: Path
+) -> None:
     """What they bring is not paid a second time, nor are more submitted."""
     path = tmp_path / "a.journal.sqlite"
     completions.batches.polls = 2
@@ -286,17 +344,24 @@ def test_batches_under_way_are_waited_for_when_no_more_are_wanted(completions: S
     assert (len(completions.batches.batches), completions.batches.lines) == (1, 6)
 
 
-def test_a_batch_that_was_cancelled_is_asked_for_directly_when_no_more_are_wanted(completions: Server, tmp_path: Path) -> None:
+def test_a_batch_that_was_cancelled_is_asked_for_directly_when_no_more_are_wanted(
+    completions: Server, tmp_path: Path
+) -> None:
     path = tmp_path / "a.journal.sqlite"
     stopped(completions, path, asked())
     next(iter(completions.batches.batches.values())).told["status"] = "cancelled"
     assert len(ask(completions, path, asked(), batch=False)) == 10
     assert lines_asked(completions) == 10
-    assert paid(path)[0] <= completions.paths["/v1/completions"], "what the batch might have cost is not spent"
+    assert paid(path)[0] <= completions.paths["/v1/completions"], (
+        "what the batch might have cost is not spent"
+    )
 
 
 def test_a_server_without_batches_says_so(tmp_path: Path) -> None:
-    with serving(dialect="vllm") as server, pytest.raises(UserError, match=r"lm\.batch: .*HTTP 404") as error:
+    with (
+        serving(dialect="vllm") as server,
+        pytest.raises(UserError, match=r"lm\.batch: .*HTTP 404") as error,
+    ):
         ask(server, tmp_path / "a.journal.sqlite", asked())
     assert "leave lm.batch out" in error.value.hint
 
@@ -312,7 +377,15 @@ def test_without_a_journal_there_are_no_batches(completions: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["", "nonsense", "[]", "{}", '{"custom_id": "a", "response": {"status_code": 200, "body": {"choices": []}}}', '{"response": null}']
+    "line",
+    [
+        "",
+        "nonsense",
+        "[]",
+        "{}",
+        '{"custom_id": "a", "response": {"status_code": 200, "body": {"choices": []}}}',
+        '{"response": null}',
+    ],
 )
 def test_a_line_that_holds_no_answer_is_none(line: str) -> None:
     assert answered(line, "/v1/completions") is None
@@ -321,9 +394,13 @@ def test_a_line_that_holds_no_answer_is_none(line: str) -> None:
 # Money ---------------------------------------------------------------------------------------------------------------
 
 
-def test_answers_cost_a_batchs_price_and_what_is_under_way_counts_as_spent(completions: Server, tmp_path: Path) -> None:
+def test_answers_cost_a_batchs_price_and_what_is_under_way_counts_as_spent(
+    completions: Server, tmp_path: Path
+) -> None:
     prices = tmp_path / "prices.yaml"
-    prices.write_text("version: 2026-11-01\nmodels: {tiny: {prompt: 10, completion: 20, batch: 0.5}}\n")
+    prices.write_text(
+        "version: 2026-11-01\nmodels: {tiny: {prompt: 10, completion: 20, batch: 0.5}}\n"
+    )
     path, other = tmp_path / "a.journal.sqlite", tmp_path / "b.journal.sqlite"
     completions.batches.polls = 1
     stopped(completions, path, asked(), prices=str(prices))
@@ -337,14 +414,18 @@ def test_answers_cost_a_batchs_price_and_what_is_under_way_counts_as_spent(compl
 
 
 @pytest.mark.parametrize("limit", [{"requests": 15}, {"tokens": 500}])
-def test_a_batch_that_the_budget_does_not_hold_is_not_submitted(completions: Server, tmp_path: Path, limit: dict[str, int]) -> None:
+def test_a_batch_that_the_budget_does_not_hold_is_not_submitted(
+    completions: Server, tmp_path: Path, limit: dict[str, int]
+) -> None:
     path = tmp_path / "a.journal.sqlite"
     message = stopped(completions, path, asked(), budget=Budget(**limit))
     assert message.startswith(f"budget.{next(iter(limit))}: 10 requests in a batch may take ")
     assert not completions.batches.files
 
 
-def test_the_budget_counts_what_is_under_way_in_other_runs(completions: Server, tmp_path: Path) -> None:
+def test_the_budget_counts_what_is_under_way_in_other_runs(
+    completions: Server, tmp_path: Path
+) -> None:
     path = tmp_path / "a.journal.sqlite"
     budget = Budget(requests=30)
     stopped(completions, path, asked(10), budget=budget)
@@ -356,22 +437,37 @@ def test_the_budget_counts_what_is_under_way_in_other_runs(completions: Server, 
 
 
 @given(st.lists(st.text(max_size=40), max_size=30), st.integers(1, 7), st.integers(100, 600))
-def test_a_file_has_no_more_lines_and_bytes_than_it_may(prompts: list[str], lines: int, size: int) -> None:
-    calls = [(f"{number:032x}", Call("/completions", {"prompt": prompt})) for number, prompt in enumerate(prompts)]
+def test_a_file_has_no_more_lines_and_bytes_than_it_may(
+    prompts: list[str], lines: int, size: int
+) -> None:
+    calls = [
+        (f"{number:032x}", Call("/completions", {"prompt": prompt}))
+        for number, prompt in enumerate(prompts)
+    ]
     files = list(parts(calls, lines, size))
     assert [(key, call) for part in files for key, call, _ in part] == calls
     for part in files:
         assert len(part) <= lines
         assert len(part) == 1 or sum(len(line) for _, _, line in part) <= size
         for key, call, line in part:
-            assert json.loads(line) == {"custom_id": key, "method": "POST", "url": "/v1/completions", "body": call.body}
+            assert json.loads(line) == {
+                "custom_id": key,
+                "method": "POST",
+                "url": "/v1/completions",
+                "body": call.body,
+            }
             assert line.count(b"\n") == 1
             assert len(key) <= 64
     for part, following in itertools.pairwise(files):
-        assert len(part) == lines or sum(len(line) for _, _, line in part) + len(following[0][2]) > size
+        assert (
+            len(part) == lines
+            or sum(len(line) for _, _, line in part) + len(following[0][2]) > size
+        )
 
 
-def test_several_files_are_several_batches(completions: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_files_are_several_batches(
+    completions: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(parts, "__defaults__", (4, 200_000_000))
     path = tmp_path / "a.journal.sqlite"
     completions.batches.polls = 1
@@ -386,16 +482,26 @@ def test_no_key_is_in_what_is_uploaded_or_kept(completions: Server, tmp_path: Pa
     ask(completions, tmp_path / "a.journal.sqlite", asked())
     kept = [path.read_bytes() for path in tmp_path.iterdir()]
     assert len(completions.batches.files) == 2
-    assert not [part for part in [*kept, *(content for _, content in completions.batches.files.values())] if KEY.encode() in part]
+    assert not [
+        part
+        for part in [*kept, *(content for _, content in completions.batches.files.values())]
+        if KEY.encode() in part
+    ]
 
 
 # Commands ------------------------------------------------------------------------------------------------------------
 
 
-def configured(tmp_path: Path, server: Server, api: str, more: str = "", ratio: str = "ratio: 2") -> Path:
-    text = CONFIG.format(url=server.base_url, api=api.partition(": ")[2]).replace("endpoint: tests}", f"endpoint: tests, {more}}}")
+def configured(
+    tmp_path: Path, server: Server, api: str, more: str = "", ratio: str = "ratio: 2"
+) -> Path:
+    text = CONFIG.format(url=server.base_url, api=api.partition(": ")[2]).replace(
+        "endpoint: tests}", f"endpoint: tests, {more}}}"
+    )
     path = tmp_path / "batched.yaml"
-    path.write_text(text.replace("endpoint: tests, }", "endpoint: tests}").replace("ratio: 2", ratio))
+    path.write_text(
+        text.replace("endpoint: tests, }", "endpoint: tests}").replace("ratio: 2", ratio)
+    )
     return path
 
 
@@ -429,7 +535,9 @@ def test_two_cells_are_submitted_together_and_give_the_rows_of_a_direct_run(
     assert len(server.batches.batches) == 2
 
 
-def test_what_was_made_before_outlives_a_run_that_only_submits(completions: Server, tmp_path: Path) -> None:
+def test_what_was_made_before_outlives_a_run_that_only_submits(
+    completions: Server, tmp_path: Path
+) -> None:
     config = str(configured(tmp_path, completions, "api: completions"))
     out = ["--out", str(tmp_path / "out"), "--seed", "0"]
     assert main(["subsample", config, *out]) == 0
@@ -440,14 +548,21 @@ def test_what_was_made_before_outlives_a_run_that_only_submits(completions: Serv
     assert before == {path: path.read_bytes() for path in before}
 
 
-def test_nothing_is_trained_on_rows_that_are_not_there_yet(completions: Server, tmp_path: Path) -> None:
+def test_nothing_is_trained_on_rows_that_are_not_there_yet(
+    completions: Server, tmp_path: Path
+) -> None:
     config = str(configured(tmp_path, completions, "api: completions", "batch: true"))
     command = ["run", config, "--out", str(tmp_path / "out"), "--jobs", "1"]
     assert main(command) == 3
-    assert {path.name for path in (tmp_path / "out").rglob("trials/*.linear.jsonl")} == {"none.linear.jsonl"}
+    assert {path.name for path in (tmp_path / "out").rglob("trials/*.linear.jsonl")} == {
+        "none.linear.jsonl"
+    }
     assert main(command) == 3
     assert main(command) == 0
-    assert {path.name for path in (tmp_path / "out").rglob("trials/*.linear.jsonl")} == {"none.linear.jsonl", "gpt3mix.linear.jsonl"}
+    assert {path.name for path in (tmp_path / "out").rglob("trials/*.linear.jsonl")} == {
+        "none.linear.jsonl",
+        "gpt3mix.linear.jsonl",
+    }
 
 
 def test_the_variants_of_a_sweep_share_their_batches(completions: Server, tmp_path: Path) -> None:
@@ -457,6 +572,8 @@ def test_the_variants_of_a_sweep_share_their_batches(completions: Server, tmp_pa
     assert main(["subsample", *command[1:]]) == 0
     completions.batches.polls = 1
     assert main(command) == 3
-    assert [len(completions.batches._lines(batch)) for batch in completions.batches.batches.values()] == [4, 8]
+    assert [
+        len(completions.batches._lines(batch)) for batch in completions.batches.batches.values()
+    ] == [4, 8]
     assert main(command) == 0
     assert completions.batches.lines == 12

@@ -38,7 +38,10 @@ def opened_local(family: str) -> Open:
 def behind_an_endpoint(settings: dict[str, Any] | None = None, **options: Any) -> Open:
     @contextmanager
     def opened(folders: dict[str, Path]) -> Iterator[LM]:
-        with serving(context=2000, **options) as server, engine(server, context=2000, **(settings or {})) as lm:
+        with (
+            serving(context=2000, **options) as server,
+            engine(server, context=2000, **(settings or {})) as lm,
+        ):
             yield lm
 
     return opened
@@ -46,12 +49,16 @@ def behind_an_endpoint(settings: dict[str, Any] | None = None, **options: Any) -
 
 KINDS: dict[str, Open] = {f"local, {family}": opened_local(family) for family in FAMILIES} | {
     "vLLM, token ids": behind_an_endpoint(),
-    "vLLM, echo, labels of two tokens": behind_an_endpoint(ignores=["logprob_token_ids"], split=["Positive"]),
+    "vLLM, echo, labels of two tokens": behind_an_endpoint(
+        ignores=["logprob_token_ids"], split=["Positive"]
+    ),
     "llama.cpp": behind_an_endpoint(dialect="llamacpp", echo_shifted=True),
     "Ollama, chat": behind_an_endpoint(dialect="ollama"),
     "OpenAI, chat": behind_an_endpoint(dialect="openai"),
     "OpenAI, decisions": behind_an_endpoint({"api": "decisions"}, dialect="openai"),
-    "OpenAI that reasons, votes": behind_an_endpoint(dialect="openai", refuses=["temperature", "top_p", "frequency_penalty", "seed", "logprobs"]),
+    "OpenAI that reasons, votes": behind_an_endpoint(
+        dialect="openai", refuses=["temperature", "top_p", "frequency_penalty", "seed", "logprobs"]
+    ),
 }
 
 
@@ -80,7 +87,17 @@ def repeats(kind: str) -> bool:
 def asked(count: int = 10, **options: Any) -> list[Request]:
     """Requests over two blocks, hot enough for lines to end."""
     return [
-        request(i, **{"prompt": OPEN_PROMPTS[i % 3], "seam": SEAM, "choices": CHOICES, "max_tokens": 30, "temperature": 1.2, **options})
+        request(
+            i,
+            **{
+                "prompt": OPEN_PROMPTS[i % 3],
+                "seam": SEAM,
+                "choices": CHOICES,
+                "max_tokens": 30,
+                "temperature": 1.2,
+                **options,
+            },
+        )
         for i in range(count)
     ]
 
@@ -94,8 +111,12 @@ def answered(lm: LM, requests: Sequence[Request]) -> list[Completion]:
 
 def test_every_request_is_answered_in_its_place(lm: LM) -> None:
     requests = asked()
-    assert [completion.number for completion in answered(lm, requests)] == [each.number for each in requests]
-    assert [completion.number for completion in answered(lm, requests[::-1])] == [each.number for each in requests[::-1]]
+    assert [completion.number for completion in answered(lm, requests)] == [
+        each.number for each in requests
+    ]
+    assert [completion.number for completion in answered(lm, requests[::-1])] == [
+        each.number for each in requests[::-1]
+    ]
     assert answered(lm, []) == []
 
 
@@ -103,18 +124,25 @@ def test_answers_are_whole(lm: LM, is_local: bool) -> None:
     for one, completion in zip(asked(), answered(lm, asked()), strict=True):
         assert "\n" not in completion.text
         assert SEAM not in completion.text
-        assert 0 < completion.completion_tokens <= one.max_tokens + (0 if is_local else LABEL_TOKENS)
+        assert (
+            0 < completion.completion_tokens <= one.max_tokens + (0 if is_local else LABEL_TOKENS)
+        )
         assert completion.prompt_tokens >= 1
         assert completion.requests == 0 if is_local else completion.requests >= 1
         assert completion.scores is None or completion.finish not in ("length", "too_long")
         # An endpoint may tell nothing of any label.
         assert completion.scores or completion.finish in ("length", "too_long") or not is_local
-        assert completion.logprob is None or (math.isfinite(completion.logprob) and completion.logprob <= 0)
+        assert completion.logprob is None or (
+            math.isfinite(completion.logprob) and completion.logprob <= 0
+        )
         assert completion.hypotheses == ()
         if completion.scores:
             assert len(completion.scores.logprobs) == len(CHOICES)
             assert all(value <= 1e-6 for value in completion.scores.logprobs)
-            assert sum(map(math.exp, completion.scores.logprobs)) <= 1 + 1e-6 or completion.scores.bounded
+            assert (
+                sum(map(math.exp, completion.scores.logprobs)) <= 1 + 1e-6
+                or completion.scores.bounded
+            )
 
 
 def test_equal_blocks_get_equal_answers(lm: LM, repeats: bool) -> None:
@@ -124,14 +152,20 @@ def test_equal_blocks_get_equal_answers(lm: LM, repeats: bool) -> None:
 
 
 def test_another_seed_writes_another_text(lm: LM) -> None:
-    one, other = (answered(lm, [replace(each, seed=each.seed + shift) for each in asked(4)]) for shift in (0, 1000))
+    one, other = (
+        answered(lm, [replace(each, seed=each.seed + shift) for each in asked(4)])
+        for shift in (0, 1000)
+    )
     assert [completion.text for completion in one] != [completion.text for completion in other]
 
 
 def test_temperature_0_takes_no_seed(lm: LM, repeats: bool) -> None:
     if not repeats:
         pytest.skip("the server takes no temperature")
-    one, other = (answered(lm, [replace(each, seed=each.seed + shift) for each in asked(4, temperature=0)]) for shift in (0, 1000))
+    one, other = (
+        answered(lm, [replace(each, seed=each.seed + shift) for each in asked(4, temperature=0)])
+        for shift in (0, 1000)
+    )
     assert one == other
 
 
@@ -146,7 +180,12 @@ def test_a_prompt_without_room_is_too_long(lm: LM) -> None:
     long = replace(second, prompt="word " * lm.about.context)
     answers = answered(lm, [first, long, third])
     assert [completion.finish == "too_long" for completion in answers] == [False, True, False]
-    assert (answers[1].text, answers[1].scores, answers[1].completion_tokens, answers[1].logprob) == ("", None, 0, None)
+    assert (
+        answers[1].text,
+        answers[1].scores,
+        answers[1].completion_tokens,
+        answers[1].logprob,
+    ) == ("", None, 0, None)
     assert answers[1].prompt_tokens > lm.about.context
 
 
@@ -170,15 +209,23 @@ def test_a_journal_gives_the_same_answers(lm: LM, tmp_path: Path, repeats: bool)
 # score ---------------------------------------------------------------------------------------------------------------
 
 
-def test_scores_keep_the_order_of_prompts_and_choices(lm: LM, is_local: bool, repeats: bool) -> None:
+def test_scores_keep_the_order_of_prompts_and_choices(
+    lm: LM, is_local: bool, repeats: bool
+) -> None:
     # An endpoint tells of likely tokens alone, as labels are after a prompt that shows them.
-    begun = OPEN_PROMPTS if is_local else [f"{OPEN_PROMPTS[0]} a {word} film," for word in ("fine", "dull", "warm")]
+    begun = (
+        OPEN_PROMPTS
+        if is_local
+        else [f"{OPEN_PROMPTS[0]} a {word} film," for word in ("fine", "dull", "warm")]
+    )
     prompts = [f"{prompt} fine{SEAM}" for prompt in begun] * 3
     found = lm.score(prompts, CHOICES)
     assert [len(scores.logprobs) for scores in found] == [len(CHOICES)] * len(prompts)
     for one, other in zip(found, lm.score(prompts[::-1], CHOICES[::-1])[::-1], strict=True):
         # A chat is told the labels in their order; votes are drawn.
-        assert one.source in ("vote", "top_logprobs") or one.logprobs == pytest.approx(other.logprobs[::-1], abs=1e-4)
+        assert one.source in ("vote", "top_logprobs") or one.logprobs == pytest.approx(
+            other.logprobs[::-1], abs=1e-4
+        )
     assert not repeats or lm.score(prompts, CHOICES) == found or is_local
     assert all(value <= 1e-6 for scores in found for value in scores.logprobs)
     assert lm.score([], CHOICES) == []
@@ -205,7 +252,11 @@ def test_what_is_known_beforehand(lm: LM, is_local: bool) -> None:
     assert 0 < about.count_tokens("Movie review:") < about.count_tokens(OPEN_PROMPTS[0])
     (completion,) = answered(lm, asked(1))
     # Without its tokenizer an endpoint's count is an estimate for English words.
-    assert completion.prompt_tokens == about.count_tokens(OPEN_PROMPTS[0]) if is_local else completion.prompt_tokens > 0
+    assert (
+        completion.prompt_tokens == about.count_tokens(OPEN_PROMPTS[0])
+        if is_local
+        else completion.prompt_tokens > 0
+    )
 
 
 # Blocks --------------------------------------------------------------------------------------------------------------
@@ -242,7 +293,10 @@ def test_blocks_by_hand() -> None:
     assert [len(block) for block in blocks(requests, 256)] == [32, 32, 64, 128, 256, 188]
     assert [len(block) for block in blocks(requests[:100], 32)] == [32, 32, 32, 4]
     assert [len(block) for block in blocks(requests[:20], 6)] == [6, 6, 6, 2]
-    assert [[each.number for each in block] for block in blocks(requests[30:34], 256)] == [[30, 31], [32, 33]]
+    assert [[each.number for each in block] for block in blocks(requests[30:34], 256)] == [
+        [30, 31],
+        [32, 33],
+    ]
 
 
 @settings(deadline=None)
@@ -250,4 +304,6 @@ def test_blocks_by_hand() -> None:
 def test_blocks_hold_every_request_once(numbers: list[int], largest: int) -> None:
     found = list(blocks([request(number) for number in numbers], largest))
     assert [each.number for block in found for each in block] == numbers
-    assert all(block and end_of_block(block[0].number, largest) > block[-1].number for block in found)
+    assert all(
+        block and end_of_block(block[0].number, largest) > block[-1].number for block in found
+    )

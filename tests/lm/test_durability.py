@@ -34,20 +34,36 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def killed_runs(url: str, folder: Path, kills: int, rows: int) -> str:
-    command = [sys.executable, Path(__file__).parent / "killed_runs.py", url, folder, str(kills), str(rows)]
+    command = [
+        sys.executable,
+        Path(__file__).parent / "killed_runs.py",
+        url,
+        folder,
+        str(kills),
+        str(rows),
+    ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=300, env=environment).stdout.strip()
+    return subprocess.run(
+        command, capture_output=True, text=True, check=True, timeout=300, env=environment
+    ).stdout.strip()
 
 
 def test_twenty_kills_cost_no_more_than_what_was_under_way(tmp_path: Path) -> None:
     rows, kills = 400, 20
     with running(delay=0.02) as server:
-        assert killed_runs(server.base_url, tmp_path / "undisturbed", 0, rows) == "0 killed, status 0"
+        assert (
+            killed_runs(server.base_url, tmp_path / "undisturbed", 0, rows) == "0 killed, status 0"
+        )
         undisturbed = server.counters()
         server.command(reset=True)
-        assert killed_runs(server.base_url, tmp_path / "disturbed", kills, rows) == f"{kills} killed, status 0"
+        assert (
+            killed_runs(server.base_url, tmp_path / "disturbed", kills, rows)
+            == f"{kills} killed, status 0"
+        )
         disturbed = server.counters()
-    assert (tmp_path / "disturbed/rows.jsonl").read_bytes() == (tmp_path / "undisturbed/rows.jsonl").read_bytes()
+    assert (tmp_path / "disturbed/rows.jsonl").read_bytes() == (
+        tmp_path / "undisturbed/rows.jsonl"
+    ).read_bytes()
     assert len((tmp_path / "disturbed/rows.jsonl").read_text().splitlines()) == rows
     again = disturbed["requests"] - undisturbed["requests"]
     assert 0 <= again <= kills * AT_ONCE
@@ -62,13 +78,17 @@ def texts(lm: Any, many: int = 10) -> list[str]:
     return [one.text for one in lm.complete(asked(many))]
 
 
-def test_a_file_system_without_shared_memory_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_without_shared_memory_will_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """SQLite's own dot-file locking has none, so that a log is refused there."""
     connect = sqlite3.connect
 
     def without(path: Any, **options: Any) -> sqlite3.Connection:
         name = str(path) if str(path).startswith("file:") else Path(path).absolute().as_uri()
-        return connect(f"{name}{'&' if '?' in name else '?'}vfs=unix-dotfile", **{**options, "uri": True})
+        return connect(
+            f"{name}{'&' if '?' in name else '?'}vfs=unix-dotfile", **{**options, "uri": True}
+        )
 
     monkeypatch.setattr(sqlite3, "connect", without)
     path = tmp_path / "a.sqlite"
@@ -108,7 +128,12 @@ def test_what_comes_is_kept_as_it_came(tmp_path: Path) -> None:
         texts(journal, 3)
         journal.close()
     with sqlite3.connect(path) as database:
-        kept = [json.loads(row[0]) for row in database.execute("SELECT answer FROM answers WHERE number IS NOT NULL AND typeof(answer) = 'text'")]
+        kept = [
+            json.loads(row[0])
+            for row in database.execute(
+                "SELECT answer FROM answers WHERE number IS NOT NULL AND typeof(answer) = 'text'"
+            )
+        ]
     database.close()
     assert kept
     assert all(one["object"] == "text_completion" for one in kept)
@@ -128,7 +153,9 @@ def test_equal_requests_at_one_time_are_one(tmp_path: Path) -> None:
 # An experiment -------------------------------------------------------------------------------------------------------
 
 
-def experiment(tmp_path: Path, server: Any, more: str = "", augment: str = "ratio: 2", lm: str = "") -> Grid:
+def experiment(
+    tmp_path: Path, server: Any, more: str = "", augment: str = "ratio: 2", lm: str = ""
+) -> Grid:
     path = tmp_path / "hosted.yaml"
     path.write_text(
         f"name: hosted\ntask: {{data: {{kind: demo}}, labels: {{pos: positive, neg: negative}}, text_type: movie review, label_type: sentiment}}\n"
@@ -153,10 +180,16 @@ def made(grid: Grid) -> list[Path]:
 
 def test_relabelling_calibrating_and_gating_ask_nothing(tmp_path: Path) -> None:
     with serving() as server:
-        (first,) = made(experiment(tmp_path, server, augment="ratio: 2, contextual_calibration: true"))
+        (first,) = made(
+            experiment(tmp_path, server, augment="ratio: 2, contextual_calibration: true")
+        )
         rows = first.read_bytes()
         before = server.requests
-        changes = ("label_temperature: 2.0, contextual_calibration: true", "contextual_calibration: false", "gate: {near_copy: null}")
+        changes = (
+            "label_temperature: 2.0, contextual_calibration: true",
+            "contextual_calibration: false",
+            "gate: {near_copy: null}",
+        )
         for changed in changes:
             made(experiment(tmp_path, server, augment=f"ratio: 2, {changed}"))
             assert first.read_bytes() != rows or "gate" in changed
@@ -172,7 +205,9 @@ def test_a_sweep_pays_once(tmp_path: Path) -> None:
         made(experiment(tmp_path / "one", server, augment="ratio: 4"))
         alone = server.requests
         server.reset()
-        outputs = made(experiment(tmp_path / "sweep", server, more="sweep: {augment.ratio: [4, 1, 2], }\n"))
+        outputs = made(
+            experiment(tmp_path / "sweep", server, more="sweep: {augment.ratio: [4, 1, 2], }\n")
+        )
         assert len(outputs) == 3
         assert server.requests == alone
 
@@ -180,10 +215,16 @@ def test_a_sweep_pays_once(tmp_path: Path) -> None:
 # Money ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("budget", "place"), [({"requests": 25}, 0), ({"tokens": 3000}, 1), ({"usd": 0.02}, 3)])
-def test_a_budget_is_not_passed_by_more_than_what_is_under_way(budget: dict[str, float], place: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("budget", "place"), [({"requests": 25}, 0), ({"tokens": 3000}, 1), ({"usd": 0.02}, 3)]
+)
+def test_a_budget_is_not_passed_by_more_than_what_is_under_way(
+    budget: dict[str, float], place: int, tmp_path: Path
+) -> None:
     """Nor by run after run: each ends with exit 3, and what it has is kept."""
-    (tmp_path / "prices.yaml").write_text("version: 2026-11-01\nmodels: {tiny: {prompt: 5, completion: 15}}\n")
+    (tmp_path / "prices.yaml").write_text(
+        "version: 2026-11-01\nmodels: {tiny: {prompt: 5, completion: 15}}\n"
+    )
     (name, limit), at_once = *budget.items(), 3
     spent: list[float] = []
     with serving(delay=0.01) as server:
@@ -196,12 +237,17 @@ def test_a_budget_is_not_passed_by_more_than_what_is_under_way(budget: dict[str,
                 augment="ratio: 20",
                 lm=f", concurrency: {at_once}, prices: {tmp_path}/prices.yaml",
             )
-            with pytest.raises(StoppedShort, match=rf"budget\.{name}: .* are spent, over all runs") as error:
+            with pytest.raises(
+                StoppedShort, match=rf"budget\.{name}: .* are spent, over all runs"
+            ) as error:
                 made(grid)
             assert error.value.exit_code == 3
             if attempt == 0:
                 assert error.value.done is not None
-                manifest, rows = error.value.done.manifest, error.value.done.output.read_text().splitlines()
+                manifest, rows = (
+                    error.value.done.manifest,
+                    error.value.done.output.read_text().splitlines(),
+                )
                 assert not manifest.complete
                 assert len(rows) == manifest.counts["kept"] > 0
             (journal,) = tmp_path.rglob("*.journal.sqlite")
@@ -231,15 +277,36 @@ def telling(server: Server) -> None:
 
 def command(folder: Path, name: str, *options: str) -> "subprocess.CompletedProcess[str]":
     """Run a command of the product in a process of its own, with the SDK's log on."""
-    words = [sys.executable, "-c", "from gpt3mix_cli.cli import entry; entry()", name, "hosted.yaml", "--out", "results", "--json", *options]
-    environment = {**os.environ, "OPENAI_API_KEY": KEY, "OPENAI_LOG": "debug", "PYTHONPATH": str(ROOT)}
-    return subprocess.run(words, capture_output=True, text=True, env=environment, cwd=folder, check=False)
+    words = [
+        sys.executable,
+        "-c",
+        "from gpt3mix_cli.cli import entry; entry()",
+        name,
+        "hosted.yaml",
+        "--out",
+        "results",
+        "--json",
+        *options,
+    ]
+    environment = {
+        **os.environ,
+        "OPENAI_API_KEY": KEY,
+        "OPENAI_LOG": "debug",
+        "PYTHONPATH": str(ROOT),
+    }
+    return subprocess.run(
+        words, capture_output=True, text=True, env=environment, cwd=folder, check=False
+    )
 
 
 def files_with(folder: Path, secret: str) -> list[Path]:
     """Return the files below a folder that hold a secret, as it is or in the middle."""
     forms = [secret.encode(), secret[8:24].encode()]
-    return [path for path in folder.rglob("*") if path.is_file() and any(form in path.read_bytes() for form in forms)]
+    return [
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and any(form in path.read_bytes() for form in forms)
+    ]
 
 
 def test_no_key_is_written_anywhere(tmp_path: Path) -> None:
@@ -261,7 +328,9 @@ def test_no_key_is_written_anywhere(tmp_path: Path) -> None:
     assert not files_with(tmp_path, KEY)
 
 
-def test_no_key_is_in_a_traceback(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_key_is_in_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """Not even in what an exception came of."""
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     caplog.set_level(logging.DEBUG)
@@ -284,7 +353,12 @@ def test_a_key_that_json_spells_otherwise_is_found_too(monkeypatch: pytest.Monke
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     with serving() as server, engine(server) as lm:
         lm.abilities()
-        server.fault("status", status=500, html=json.dumps({"error": {"message": f"bad key {KEY}"}}).replace("/", "\\/"), p=1.0)
+        server.fault(
+            "status",
+            status=500,
+            html=json.dumps({"error": {"message": f"bad key {KEY}"}}).replace("/", "\\/"),
+            p=1.0,
+        )
         with pytest.raises(StoppedShort, match="<key>") as error:
             texts(lm)
         assert "w+" not in lm._traffic.without_secret(json.dumps({"text": KEY}).replace("/", "\\/"))

@@ -39,28 +39,78 @@ def distance(scores: Scores | None, expected: Sequence[float]) -> float:
 # A server; what `check` shows of it; the rung of most rows; requests a row; whether the scores are exact.
 SERVERS: dict[str, tuple[dict[str, Any], str, str, set[int]]] = {
     "vLLM": ({}, "completions, label scores exact (by token ids)", "exact", {1, 2}),
-    "vLLM, labels of two tokens": ({"split": ["Positive"]}, "completions, label scores exact (by token ids)", "exact", {3}),
-    "vLLM that begins with a token": ({"begin": True, "split": ["Positive"]}, "completions, label scores exact (by token ids)", "exact", {3}),
-    "vLLM, an older one": ({"ignores": ["logprob_token_ids"]}, "completions, label scores exact (of echoed prompts)", "exact", {1, 3}),
+    "vLLM, labels of two tokens": (
+        {"split": ["Positive"]},
+        "completions, label scores exact (by token ids)",
+        "exact",
+        {3},
+    ),
+    "vLLM that begins with a token": (
+        {"begin": True, "split": ["Positive"]},
+        "completions, label scores exact (by token ids)",
+        "exact",
+        {3},
+    ),
+    "vLLM, an older one": (
+        {"ignores": ["logprob_token_ids"]},
+        "completions, label scores exact (of echoed prompts)",
+        "exact",
+        {1, 3},
+    ),
     "vLLM, an older one, labels of two tokens": (
         {"ignores": ["logprob_token_ids"], "split": ["Positive"]},
         "completions, label scores exact (of echoed prompts)",
         "exact",
         {3},
     ),
-    "vLLM without named ids": ({"ignores": ["return_tokens_as_token_ids"]}, "completions, label scores exact (of echoed prompts)", "exact", {1, 3}),
-    "vLLM with 5 log-probabilities": ({"max_logprobs": 5}, "completions, label scores exact (by token ids)", "exact", {1, 2}),
-    "llama.cpp": ({"dialect": "llamacpp"}, "completions, label scores exact (of echoed prompts)", "exact", {1, 3}),
-    "llama.cpp, shifted": ({"dialect": "llamacpp", "echo_shifted": True}, "completions, label scores top_logprobs (20 a token)", "exact", {1, 2}),
+    "vLLM without named ids": (
+        {"ignores": ["return_tokens_as_token_ids"]},
+        "completions, label scores exact (of echoed prompts)",
+        "exact",
+        {1, 3},
+    ),
+    "vLLM with 5 log-probabilities": (
+        {"max_logprobs": 5},
+        "completions, label scores exact (by token ids)",
+        "exact",
+        {1, 2},
+    ),
+    "llama.cpp": (
+        {"dialect": "llamacpp"},
+        "completions, label scores exact (of echoed prompts)",
+        "exact",
+        {1, 3},
+    ),
+    "llama.cpp, shifted": (
+        {"dialect": "llamacpp", "echo_shifted": True},
+        "completions, label scores top_logprobs (20 a token)",
+        "exact",
+        {1, 2},
+    ),
     "fewer than asked": (
         {"dialect": "llamacpp", "echo_shifted": True, "fewer": 15},
         "completions, label scores top_logprobs (20 a token)",
         "exact",
         {1, 2},
     ),
-    "Ollama": ({"dialect": "ollama"}, "chat, label scores top_logprobs (20 a token)", "top_logprobs", {1, 2}),
-    "OpenAI": ({"dialect": "openai"}, "chat, label scores top_logprobs (20 a token)", "top_logprobs", {1, 2}),
-    "OpenAI of old": ({"dialect": "openai", "completions": True}, "completions, label scores top_logprobs (5 a token)", "exact", {1, 2}),
+    "Ollama": (
+        {"dialect": "ollama"},
+        "chat, label scores top_logprobs (20 a token)",
+        "top_logprobs",
+        {1, 2},
+    ),
+    "OpenAI": (
+        {"dialect": "openai"},
+        "chat, label scores top_logprobs (20 a token)",
+        "top_logprobs",
+        {1, 2},
+    ),
+    "OpenAI of old": (
+        {"dialect": "openai", "completions": True},
+        "completions, label scores top_logprobs (5 a token)",
+        "exact",
+        {1, 2},
+    ),
     "OpenAI that reasons": (
         {"dialect": "openai", "refuses": SAMPLING},
         "chat, label scores vote of 10; left out, since refused: temperature, top_p, frequency_penalty, seed, top_logprobs, logprobs",
@@ -86,7 +136,11 @@ def test_each_server_is_asked_in_its_best_way(name: str) -> None:
         for one in found:
             assert one.scores is not None
             assert all(value < 1e-9 for value in one.scores.logprobs)
-            assert one.scores.source == "vote" or sum(map(math.exp, one.scores.logprobs)) < 1 + 1e-6 or one.scores.bounded
+            assert (
+                one.scores.source == "vote"
+                or sum(map(math.exp, one.scores.logprobs)) < 1 + 1e-6
+                or one.scores.bounded
+            )
             if one.scores.source == "exact":
                 assert not chat
                 assert distance(one.scores, truth(server.model, f"{PROMPT}{one.text}{SEAM}")) < 1e-9
@@ -112,8 +166,15 @@ def test_the_tokens_of_a_label_are_asked_for_once() -> None:
 
 
 def test_scores_are_the_models() -> None:
-    contexts = [f"{PROMPT} {word} film{SEAM}" for word in ("a good", "a bad", "the dull", "the witty")]
-    for options in ({}, {"split": ["Positive"]}, {"ignores": ["logprob_token_ids"], "split": ["Negative"]}, {"dialect": "llamacpp"}):
+    contexts = [
+        f"{PROMPT} {word} film{SEAM}" for word in ("a good", "a bad", "the dull", "the witty")
+    ]
+    for options in (
+        {},
+        {"split": ["Positive"]},
+        {"ignores": ["logprob_token_ids"], "split": ["Negative"]},
+        {"dialect": "llamacpp"},
+    ):
         with serving(**options) as server, engine(server) as lm:
             for context, scores in zip(contexts, lm.score(contexts, CHOICES), strict=True):
                 assert scores.source == "exact"
@@ -126,13 +187,20 @@ def test_a_chats_scores_are_the_models_after_its_template() -> None:
         for one in found:
             expected = truth(server.model, f"{chat_context(PROMPT)}{one.text.lstrip()}{SEAM}")
             other = truth(server.model, f"{chat_context(PROMPT)}{one.text}{SEAM}")
-            assert min(distance(one.scores, expected), distance(one.scores, other)) < 0.1  # other spellings are added
+            assert (
+                min(distance(one.scores, expected), distance(one.scores, other)) < 0.1
+            )  # other spellings are added
         (scores,) = lm.score([f"{PROMPT} a fine film{SEAM}"], CHOICES)
         expected = [
-            math.log(math.exp(server.model.score(label_context(f"{PROMPT} a fine film{SEAM}"), choice)) + 1e-12)
+            math.log(
+                math.exp(server.model.score(label_context(f"{PROMPT} a fine film{SEAM}"), choice))
+                + 1e-12
+            )
             for choice in ("Positive", "Negative")
         ]
-        assert all(one >= value - 1e-6 for one, value in zip(scores.logprobs, expected, strict=True))
+        assert all(
+            one >= value - 1e-6 for one, value in zip(scores.logprobs, expected, strict=True)
+        )
 
 
 def test_prompts_after_which_no_label_is_told_have_equal_bounds() -> None:
@@ -147,10 +215,17 @@ def test_prompts_after_which_no_label_is_told_have_equal_bounds() -> None:
 
 
 def test_a_label_that_is_cut_off_has_a_bound() -> None:
-    with serving(dialect="openai", completions=True, unlikely=["Positive"]) as server, engine(server) as lm:
+    with (
+        serving(dialect="openai", completions=True, unlikely=["Positive"]) as server,
+        engine(server) as lm,
+    ):
         found = [one.scores for one in answers(lm, asked(12)) if one.scores]
         contexts = [f"{PROMPT}{one.text}{SEAM}" for one in answers(lm, asked(12)) if one.scores]
-        bounded = [(scores, context) for scores, context in zip(found, contexts, strict=True) if scores.bounded == (0,)]
+        bounded = [
+            (scores, context)
+            for scores, context in zip(found, contexts, strict=True)
+            if scores.bounded == (0,)
+        ]
         assert bounded
         for scores, context in bounded:
             assert scores.source == "top_logprobs"
@@ -171,9 +246,13 @@ def test_a_label_that_is_cut_off_has_a_bound() -> None:
         ({"dialect": "openai", "decisions": False}, "decision", "none"),
     ],
 )
-def test_a_source_that_is_not_offered_is_an_error(options: dict[str, Any], wanted: str, found: str) -> None:
+def test_a_source_that_is_not_offered_is_an_error(
+    options: dict[str, Any], wanted: str, found: str
+) -> None:
     with serving(**options) as server, engine(server, label_source=wanted) as lm:
-        with pytest.raises(UserError, match=f"lm.label_source: {wanted}: the server does not offer it.*{found}") as error:
+        with pytest.raises(
+            UserError, match=f"lm.label_source: {wanted}: the server does not offer it.*{found}"
+        ) as error:
             answers(lm, asked(2))
         assert error.value.exit_code == 2
         assert "label_source: auto" in error.value.hint
@@ -199,7 +278,16 @@ def test_decisions_are_the_models_shares_and_may_be_refused() -> None:
         refused = len(found) - len(scored)
         assert 0 < refused < len(found)
         context = f"{PROMPT}{scored[0].text}{SEAM}"
-        assert distance(scored[0].scores, [math.log(share) for share in server.model.shares(context, ["Positive", "Negative"])]) < 1e-9
+        assert (
+            distance(
+                scored[0].scores,
+                [
+                    math.log(share)
+                    for share in server.model.shares(context, ["Positive", "Negative"])
+                ],
+            )
+            < 1e-9
+        )
 
 
 def test_a_decision_that_the_server_does_not_take_ends_the_work_in_its_own_words() -> None:
@@ -210,15 +298,22 @@ def test_a_decision_that_the_server_does_not_take_ends_the_work_in_its_own_words
             answers(lm, asked(2))
 
 
-@pytest.mark.parametrize(("options", "requests"), [({}, 1), ({"dialect": "llamacpp"}, 6), ({"dialect": "openai", "refuses": SAMPLING}, 1)])
-def test_votes_are_asked_for_at_once_where_the_server_can(options: dict[str, Any], requests: int) -> None:
+@pytest.mark.parametrize(
+    ("options", "requests"),
+    [({}, 1), ({"dialect": "llamacpp"}, 6), ({"dialect": "openai", "refuses": SAMPLING}, 1)],
+)
+def test_votes_are_asked_for_at_once_where_the_server_can(
+    options: dict[str, Any], requests: int
+) -> None:
     with serving(**options) as server, engine(server, label_source="vote", votes=6) as lm:
         found = [one for one in answers(lm, asked(8)) if one.scores]
     assert {one.requests for one in found} == {1 + requests}
     for one in found:
         assert one.scores is not None
         assert sum(map(math.exp, one.scores.logprobs)) == pytest.approx(1)
-        assert max(one.scores.logprobs) <= math.log(6.5 / 7) + 1e-9  # six votes of six are no certainty
+        assert (
+            max(one.scores.logprobs) <= math.log(6.5 / 7) + 1e-9
+        )  # six votes of six are no certainty
 
 
 @pytest.mark.parametrize("options", [{}, {"dialect": "llamacpp"}, {"dialect": "openai"}])
@@ -285,7 +380,13 @@ def test_log_probabilities_that_stop_coming_leave_rows_unscored_or_asked_again()
 def test_what_llama_cpp_says_with_a_500_is_a_refusal() -> None:
     """It is not asked again, and what it is about is left out."""
     with serving(dialect="llamacpp") as server:
-        server.fault("status", status=500, message="1 validation error:\n  seed: Extra inputs are not permitted", contains='"seed"', p=1.0)
+        server.fault(
+            "status",
+            status=500,
+            message="1 validation error:\n  seed: Extra inputs are not permitted",
+            contains='"seed"',
+            p=1.0,
+        )
         with engine(server) as lm:
             assert lm.abilities().endswith("left out, since refused: seed")
             found = answers(lm, asked(3))
@@ -302,7 +403,9 @@ def test_a_server_without_its_log_probabilities_is_voted_with() -> None:
             assert {one.scores.source for one in answers(lm, asked(4)) if one.scores} == {"vote"}
 
 
-def test_equal_prompts_of_other_seeds_are_other_requests_even_where_no_seed_is_taken(tmp_path: Path) -> None:
+def test_equal_prompts_of_other_seeds_are_other_requests_even_where_no_seed_is_taken(
+    tmp_path: Path,
+) -> None:
     """Two draws of one prompt are two texts."""
     with serving(dialect="openai", refuses=["seed"]) as server, engine(server) as lm:
         journal = Journaled(lm, tmp_path / "a.sqlite")
@@ -317,7 +420,9 @@ def test_equal_prompts_of_other_seeds_are_other_requests_even_where_no_seed_is_t
 
 
 def test_openai_wants_a_key() -> None:
-    with pytest.raises(UserError, match=r"lm.api_key_env: the environment variable OPENAI_API_KEY holds no key"):
+    with pytest.raises(
+        UserError, match=r"lm.api_key_env: the environment variable OPENAI_API_KEY holds no key"
+    ):
         OpenAI(OpenAILM(kind="openai", model="tiny"))
     with pytest.raises(UserError, match=r"variable OTHER_KEY holds no key"):
         OpenAI(OpenAILM(kind="openai", model="tiny", api_key_env="OTHER_KEY"))
@@ -342,7 +447,9 @@ def test_a_wrong_key_stops_at_once(dialect: str) -> None:
 
 def test_a_wrong_model_is_told_in_the_servers_words() -> None:
     with serving() as server, engine(server, model="other") as lm:
-        with pytest.raises(UserError, match=r"HTTP 404: The model `other` does not exist\.") as error:
+        with pytest.raises(
+            UserError, match=r"HTTP 404: The model `other` does not exist\."
+        ) as error:
             answers(lm, asked(5))
         assert error.value.exit_code == 2
         assert "lm.model" in error.value.hint
@@ -361,13 +468,24 @@ def test_a_wrong_path_is_an_error() -> None:
 def test_nothing_that_listens_is_told_soon() -> None:
     with serving() as server:
         url = server.base_url
-    with engine(base_url=url) as lm, pytest.raises(StoppedShort, match="cannot be reached") as error:
+    with (
+        engine(base_url=url) as lm,
+        pytest.raises(StoppedShort, match="cannot be reached") as error,
+    ):
         answers(lm, asked(5))
     assert "lm.base_url" in error.value.hint
 
 
 @pytest.mark.parametrize(
-    "url", ["http://me:secret@host/v1", "ftp://host/v1", "host/v1", "http://host/v1?key=secret", [], ["http://a/v1", "http://a/v1"]]
+    "url",
+    [
+        "http://me:secret@host/v1",
+        "ftp://host/v1",
+        "host/v1",
+        "http://host/v1?key=secret",
+        [],
+        ["http://a/v1", "http://a/v1"],
+    ],
 )
 def test_urls_that_are_none_or_hold_secrets_are_refused(url: Any) -> None:
     with pytest.raises(pydantic.ValidationError) as error:
@@ -376,7 +494,10 @@ def test_urls_that_are_none_or_hold_secrets_are_refused(url: Any) -> None:
 
 
 def test_what_is_asked_may_be_extended() -> None:
-    with serving(dialect="openai") as server, engine(server, extra={"reasoning_effort": "none"}) as lm:
+    with (
+        serving(dialect="openai") as server,
+        engine(server, extra={"reasoning_effort": "none"}) as lm,
+    ):
         answers(lm, asked(2))
     assert {one.get("reasoning_effort") for one in server.bodies("chat")} == {"none"}
 
@@ -397,7 +518,11 @@ def test_how_it_was_asked_is_kept_with_the_answers(tmp_path: Path) -> None:
 
 
 def test_a_text_beyond_the_servers_context_is_told_with_its_words() -> None:
-    with serving(dialect="llamacpp", context=200) as server, engine(server) as lm, pytest.raises(UserError, match="maximum context length") as error:
+    with (
+        serving(dialect="llamacpp", context=200) as server,
+        engine(server) as lm,
+        pytest.raises(UserError, match="maximum context length") as error,
+    ):
         lm.score([PROMPT + " film" * 300 + SEAM], CHOICES)
     assert "lm.context" in error.value.hint
 
@@ -405,7 +530,10 @@ def test_a_text_beyond_the_servers_context_is_told_with_its_words() -> None:
 def test_a_busy_server_is_told_of() -> None:
     told: list[str] = []
     with serving() as server:
-        lm = OpenAI(OpenAILM(kind="openai", model="tiny", base_url=server.base_url), tell=lambda text, *_, **__: told.append(text))
+        lm = OpenAI(
+            OpenAILM(kind="openai", model="tiny", base_url=server.base_url),
+            tell=lambda text, *_, **__: told.append(text),
+        )
         try:
             lm.abilities()
             server.fault("rate_limit", next=3)

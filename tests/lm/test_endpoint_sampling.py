@@ -16,9 +16,17 @@ from gpt3mix_cli.lm.journal import Journal
 APART = "its log-probabilities follow temperature"
 
 
-@pytest.mark.parametrize("options", [{}, {"ignores": ["logprob_token_ids"]}, {"dialect": "llamacpp", "echo_shifted": True}])
-@pytest.mark.parametrize(("sampling", "requests"), [({}, 1), ({"temperature": 0.5}, 2), ({"temperature": 2.0, "frequency_penalty": 0.01}, 2)])
-def test_scores_told_after_temperature_are_the_models(options: dict[str, Any], sampling: dict[str, float], requests: int) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"ignores": ["logprob_token_ids"]}, {"dialect": "llamacpp", "echo_shifted": True}],
+)
+@pytest.mark.parametrize(
+    ("sampling", "requests"),
+    [({}, 1), ({"temperature": 0.5}, 2), ({"temperature": 2.0, "frequency_penalty": 0.01}, 2)],
+)
+def test_scores_told_after_temperature_are_the_models(
+    options: dict[str, Any], sampling: dict[str, float], requests: int
+) -> None:
     with serving(tempered=True, **options) as server, engine(server) as lm:
         assert APART in lm.abilities()
         found = [one for one in lm.complete(asked(12, **sampling)) if one.finish == "seam"]
@@ -27,13 +35,20 @@ def test_scores_told_after_temperature_are_the_models(options: dict[str, Any], s
     for one in exact:
         assert one.scores
         expected = truth(server.model, f"{PROMPT}{one.text}{SEAM}")
-        assert max(abs(told - true) for told, true in zip(one.scores.logprobs, expected, strict=True)) < 1e-9
+        assert (
+            max(abs(told - true) for told, true in zip(one.scores.logprobs, expected, strict=True))
+            < 1e-9
+        )
         assert one.requests >= requests
         assert (one.logprob is None) == (requests == 2)
 
 
-@pytest.mark.parametrize("options", [{}, {"dialect": "llamacpp"}, {"dialect": "openai"}, {"dialect": "ollama"}])
-def test_a_server_that_tells_raw_ones_costs_no_more_at_any_temperature(options: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "options", [{}, {"dialect": "llamacpp"}, {"dialect": "openai"}, {"dialect": "ollama"}]
+)
+def test_a_server_that_tells_raw_ones_costs_no_more_at_any_temperature(
+    options: dict[str, Any],
+) -> None:
     with serving(**options) as server, engine(server) as lm:
         assert APART not in lm.abilities()
         found = [one for one in lm.complete(asked(12, temperature=0.7)) if one.finish == "seam"]
@@ -45,7 +60,10 @@ def test_the_plan_knows_of_the_further_request(tmp_path: Path) -> None:
     with serving(tempered=True) as server, engine(server) as lm:
         journal = Journal(tmp_path / "a.journal.sqlite")
         lm.over(journal).abilities()
-        further = [lm.tariff(asked(1, temperature=temperature)[0], journal).label_requests for temperature in (1.0, 0.7)]
+        further = [
+            lm.tariff(asked(1, temperature=temperature)[0], journal).label_requests
+            for temperature in (1.0, 0.7)
+        ]
         journal.close()
     assert further == [0, 1]
 
@@ -62,7 +80,9 @@ def test_a_label_that_the_server_will_not_tell_is_not_exact() -> None:
     assert math.exp(scores.logprobs[1]) > 0.01
 
 
-@pytest.mark.parametrize("told", [[1, 2, 3], {"error": "Unexpected endpoint or method. (POST /tokenize)"}, 5])
+@pytest.mark.parametrize(
+    "told", [[1, 2, 3], {"error": "Unexpected endpoint or method. (POST /tokenize)"}, 5]
+)
 def test_a_server_that_answers_any_path_knows_no_tokens(told: Any) -> None:
     with serving() as server, engine(server) as lm:
         server.answers.tokenize = lambda body: told  # type: ignore[method-assign]

@@ -28,7 +28,11 @@ SEAM = f"{PROMPT} a great film (Sentiment:"
 
 
 def client(server: Any, **how: Any) -> openai.OpenAI:
-    return openai.OpenAI(base_url=server.base_url, api_key="sk-secret-key-0123", **{"max_retries": 0, "timeout": 30, **how})
+    return openai.OpenAI(
+        base_url=server.base_url,
+        api_key="sk-secret-key-0123",
+        **{"max_retries": 0, "timeout": 30, **how},
+    )
 
 
 def complete(server: Any, prompt: Any = PROMPT, **how: Any) -> Completion:
@@ -38,7 +42,9 @@ def complete(server: Any, prompt: Any = PROMPT, **how: Any) -> Completion:
 
 def chat(server: Any, content: str = PROMPT, **how: Any) -> ChatCompletion:
     with client(server) as sdk:
-        return sdk.chat.completions.create(model="tiny", messages=[{"role": "user", "content": content}], **how)
+        return sdk.chat.completions.create(
+            model="tiny", messages=[{"role": "user", "content": content}], **how
+        )
 
 
 # The model -----------------------------------------------------------------------------------------------------------
@@ -55,13 +61,22 @@ def test_any_text_is_its_tokens_and_its_tokens_are_their_ids(text: str) -> None:
 @given(st.text(st.sampled_from("ab (Sentiment:)\nPositive"), max_size=40))
 def test_what_comes_next_is_a_distribution(end: str) -> None:
     step = TinyLM().distribution(PROMPT + end)
-    assert sum(map(math.exp, step.logprobs.values())) + 0x110000 * math.exp(step.rest) == pytest.approx(1)
+    assert sum(map(math.exp, step.logprobs.values())) + 0x110000 * math.exp(
+        step.rest
+    ) == pytest.approx(1)
 
 
 def test_written_lines_have_the_prompts_form_and_both_labels() -> None:
     with serving() as server:
-        texts = [choice.text for choice in complete(server, n=40, max_tokens=60, stop=["\n"], seed=1).choices]
-    labels = {match[1] for text in texts if (match := re.fullmatch(r"(?: [a-z,.]+){3,} \(Sentiment: (Positive|Negative)\)", text))}
+        texts = [
+            choice.text
+            for choice in complete(server, n=40, max_tokens=60, stop=["\n"], seed=1).choices
+        ]
+    labels = {
+        match[1]
+        for text in texts
+        if (match := re.fullmatch(r"(?: [a-z,.]+){3,} \(Sentiment: (Positive|Negative)\)", text))
+    }
     assert labels == {"Positive", "Negative"}
     assert len(set(texts)) > 30
 
@@ -73,58 +88,122 @@ def test_top_logprobs_echo_ids_and_chat_tell_one_truth() -> None:
     with serving(split=["Positive"]) as server:
         model = server.model
         truth = model.logprobs(SEAM)
-        top = complete(server, SEAM, max_tokens=1, logprobs=20, temperature=0).choices[0].logprobs.top_logprobs[0]
+        top = (
+            complete(server, SEAM, max_tokens=1, logprobs=20, temperature=0)
+            .choices[0]
+            .logprobs.top_logprobs[0]
+        )
         ids = [model.id_of(token) for token in (" Posi", " Negative")]
         extra = {"logprob_token_ids": ids, "return_tokens_as_token_ids": True}
-        chosen = complete(server, SEAM, max_tokens=1, logprobs=0, extra_body=extra).choices[0].logprobs.top_logprobs[0]
-        echo = complete(server, f"{SEAM} Positive", max_tokens=0, logprobs=0, echo=True).choices[0].logprobs
-        by_id = complete(server, [model.id_of(token) for token in model.split(SEAM)], max_tokens=1, logprobs=20, temperature=0)
+        chosen = (
+            complete(server, SEAM, max_tokens=1, logprobs=0, extra_body=extra)
+            .choices[0]
+            .logprobs.top_logprobs[0]
+        )
+        echo = (
+            complete(server, f"{SEAM} Positive", max_tokens=0, logprobs=0, echo=True)
+            .choices[0]
+            .logprobs
+        )
+        by_id = complete(
+            server,
+            [model.id_of(token) for token in model.split(SEAM)],
+            max_tokens=1,
+            logprobs=20,
+            temperature=0,
+        )
     assert truth[" Posi"] == pytest.approx(max(top.values()), abs=2)
     assert all(value == pytest.approx(truth[token]) for token, value in top.items())
-    assert [chosen[f"token_id:{number}"] for number in ids] == pytest.approx([truth[" Posi"], truth[" Negative"]])
+    assert [chosen[f"token_id:{number}"] for number in ids] == pytest.approx(
+        [truth[" Posi"], truth[" Negative"]]
+    )
     assert echo.tokens[-2:] == [" Posi", "tive"]
     assert sum(echo.token_logprobs[-2:]) == pytest.approx(model.score(SEAM, " Positive"))
     assert echo.token_logprobs[0] is None
-    assert [SEAM[start:].startswith(token) for start, token in zip(echo.text_offset[:-2], echo.tokens[:-2], strict=True)]
+    assert [
+        SEAM[start:].startswith(token)
+        for start, token in zip(echo.text_offset[:-2], echo.tokens[:-2], strict=True)
+    ]
     assert by_id.choices[0].logprobs.top_logprobs[0] == top
 
 
 def test_drawn_tokens_follow_the_distribution() -> None:
     with serving() as server:
         truth = server.model.logprobs(SEAM)
-        drawn = [choice.text for choice in complete(server, SEAM, n=2000, max_tokens=1, seed=3).choices]
-        cold = {choice.text for choice in complete(server, SEAM, n=50, max_tokens=1, seed=3, temperature=0).choices}
-        again = [choice.text for choice in complete(server, SEAM, n=2000, max_tokens=1, seed=3).choices]
+        drawn = [
+            choice.text for choice in complete(server, SEAM, n=2000, max_tokens=1, seed=3).choices
+        ]
+        cold = {
+            choice.text
+            for choice in complete(server, SEAM, n=50, max_tokens=1, seed=3, temperature=0).choices
+        }
+        again = [
+            choice.text for choice in complete(server, SEAM, n=2000, max_tokens=1, seed=3).choices
+        ]
     probability = math.exp(truth[" Negative"])
     # Five standard deviations: a false alarm once in two million seeds, and the seed is fixed.
-    assert drawn.count(" Negative") / 2000 == pytest.approx(probability, abs=5 * math.sqrt(probability * (1 - probability) / 2000))
+    assert drawn.count(" Negative") / 2000 == pytest.approx(
+        probability, abs=5 * math.sqrt(probability * (1 - probability) / 2000)
+    )
     assert cold == {max(truth, key=truth.__getitem__)}
     assert again == drawn
 
 
 def test_chat_scores_are_the_models_after_its_template() -> None:
     with serving(dialect="openai") as server:
-        answer = chat(server, max_completion_tokens=60, logprobs=True, top_logprobs=20, seed=5).choices[0]
+        answer = chat(
+            server, max_completion_tokens=60, logprobs=True, top_logprobs=20, seed=5
+        ).choices[0]
         content = answer.logprobs.content
-        place = next(i for i, entry in enumerate(content) if entry.token in {" Positive", " Negative"})
-        before = f"<|user|>\n{PROMPT}\n<|assistant|>\n" + "".join(entry.token for entry in content[:place])
+        place = next(
+            i for i, entry in enumerate(content) if entry.token in {" Positive", " Negative"}
+        )
+        before = f"<|user|>\n{PROMPT}\n<|assistant|>\n" + "".join(
+            entry.token for entry in content[:place]
+        )
         truth = server.model.logprobs(before)
     assert answer.message.content.endswith(")")
-    assert {entry.token: pytest.approx(entry.logprob) for entry in content[place].top_logprobs}.items() <= truth.items()
+    assert {
+        entry.token: pytest.approx(entry.logprob) for entry in content[place].top_logprobs
+    }.items() <= truth.items()
     assert len(content[place].top_logprobs) == 20
 
 
 # Dialects ------------------------------------------------------------------------------------------------------------
 
 REFUSALS = [
-    ("openai", "completions", {"prompt": PROMPT}, 404, "not supported in the v1/completions endpoint"),
+    (
+        "openai",
+        "completions",
+        {"prompt": PROMPT},
+        404,
+        "not supported in the v1/completions endpoint",
+    ),
     ("openai", "chat", {"max_tokens": 5}, 400, "max_completion_tokens"),
     ("openai", "chat", {"logprobs": True, "top_logprobs": 21}, 400, "<= 20, but got 21"),
     ("openai", "chat", {"extra_body": {"logprob_token_ids": [5]}}, 400, "Unknown parameter"),
     ("openai", "chat", {"model": "gpt-none"}, 404, "does not exist"),
-    ("vllm", "completions", {"prompt": PROMPT, "logprobs": 21}, 400, "greater than max allowed: 20"),
-    ("vllm", "completions", {"prompt": PROMPT, "extra_body": {"logprob_token_ids": [5]}}, 400, "`logprobs` must be set"),
-    ("vllm", "completions", {"prompt": PROMPT, "logprobs": 1, "extra_body": {"logprob_token_ids": [5] * 129}}, 400, "128"),
+    (
+        "vllm",
+        "completions",
+        {"prompt": PROMPT, "logprobs": 21},
+        400,
+        "greater than max allowed: 20",
+    ),
+    (
+        "vllm",
+        "completions",
+        {"prompt": PROMPT, "extra_body": {"logprob_token_ids": [5]}},
+        400,
+        "`logprobs` must be set",
+    ),
+    (
+        "vllm",
+        "completions",
+        {"prompt": PROMPT, "logprobs": 1, "extra_body": {"logprob_token_ids": [5] * 129}},
+        400,
+        "128",
+    ),
     ("vllm", "completions", {"prompt": PROMPT, "stop": list("abcde")}, 400, "at most 4"),
     ("vllm", "completions", {"prompt": "a" * 5000}, 400, "maximum context length is 4096"),
     ("llamacpp", "completions", {"prompt": [PROMPT, PROMPT]}, 500, "Error code: 500"),
@@ -133,10 +212,16 @@ REFUSALS = [
 
 
 @pytest.mark.parametrize(("dialect", "way", "how", "status", "words"), REFUSALS)
-def test_each_kind_of_server_refuses_in_its_own_words(dialect: str, way: str, how: dict[str, Any], status: int, words: str) -> None:
+def test_each_kind_of_server_refuses_in_its_own_words(
+    dialect: str, way: str, how: dict[str, Any], status: int, words: str
+) -> None:
     with serving(dialect=dialect) as server, client(server) as sdk:
         ask = sdk.chat.completions.create if way == "chat" else sdk.completions.create
-        needed: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "x"}]} if way == "chat" else {"model": "tiny"}
+        needed: dict[str, Any] = (
+            {"model": "tiny", "messages": [{"role": "user", "content": "x"}]}
+            if way == "chat"
+            else {"model": "tiny"}
+        )
         with pytest.raises(openai.APIStatusError, match=re.escape(words)) as raised:
             ask(**{**needed, **how})
     assert raised.value.status_code == status
@@ -144,7 +229,10 @@ def test_each_kind_of_server_refuses_in_its_own_words(dialect: str, way: str, ho
 
 def test_a_reasoning_model_names_the_parameter_that_it_refuses() -> None:
     with serving(dialect="openai", refuses=["temperature", "top_p", "logprobs"]) as server:
-        for how, code in (({"temperature": 0.7}, "unsupported_value"), ({"logprobs": True}, "unsupported_parameter")):
+        for how, code in (
+            ({"temperature": 0.7}, "unsupported_value"),
+            ({"logprobs": True}, "unsupported_parameter"),
+        ):
             with pytest.raises(openai.BadRequestError) as raised:
                 chat(server, **how)
             assert (raised.value.param, raised.value.code) == (next(iter(how)), code)
@@ -160,7 +248,12 @@ def test_older_and_smaller_servers_pass_over_what_they_do_not_know() -> None:
         assert [choice.index for choice in listed.choices] == [0, 1, 2, 3]
     with serving(dialect="ollama") as server:
         assert complete(server, logprobs=5, max_tokens=5).choices[0].logprobs is None
-        assert chat(server, logprobs=True, top_logprobs=3, max_tokens=5).choices[0].logprobs.content[0].top_logprobs
+        assert (
+            chat(server, logprobs=True, top_logprobs=3, max_tokens=5)
+            .choices[0]
+            .logprobs.content[0]
+            .top_logprobs
+        )
     with serving(dialect="llamacpp") as server:
         one = complete(server, n=4, max_tokens=5, logprobs=40)
         assert len(one.choices) == 1
@@ -169,15 +262,30 @@ def test_older_and_smaller_servers_pass_over_what_they_do_not_know() -> None:
 
 
 def test_a_shifted_echo_differs_from_the_truth_everywhere_but_in_form() -> None:
-    with serving(dialect="llamacpp") as honest, serving(dialect="llamacpp", echo_shifted=True) as liar:
-        told = [complete(server, SEAM, max_tokens=1, logprobs=1, echo=True, temperature=0).choices[0].logprobs for server in (honest, liar)]
+    with (
+        serving(dialect="llamacpp") as honest,
+        serving(dialect="llamacpp", echo_shifted=True) as liar,
+    ):
+        told = [
+            complete(server, SEAM, max_tokens=1, logprobs=1, echo=True, temperature=0)
+            .choices[0]
+            .logprobs
+            for server in (honest, liar)
+        ]
     assert told[0].tokens == told[1].tokens
     assert told[0].token_logprobs[2:] == told[1].token_logprobs[1:-1]
 
 
 def test_the_label_that_is_unlikely_is_outside_the_top_twenty() -> None:
     with serving(dialect="openai", unlikely=["Negative"]) as server:
-        top = chat(server, f"{HEADER}Answer with one word.", logprobs=True, top_logprobs=20, max_completion_tokens=1, temperature=0)
+        top = chat(
+            server,
+            f"{HEADER}Answer with one word.",
+            logprobs=True,
+            top_logprobs=20,
+            max_completion_tokens=1,
+            temperature=0,
+        )
     entry = top.choices[0].logprobs.content[0]
     assert entry.token == "Positive"
     assert "Negative" not in {other.token for other in entry.top_logprobs}
@@ -194,23 +302,34 @@ def test_a_drawn_token_outside_the_top_twenty_is_hidden() -> None:
         "temperature": 3,
         "max_completion_tokens": 20,
     }
-    content = [entry for choice in answers.chat(body)["choices"] for entry in choice["logprobs"]["content"]]
+    content = [
+        entry for choice in answers.chat(body)["choices"] for entry in choice["logprobs"]["content"]
+    ]
     assert min(entry["logprob"] for entry in content) == HIDDEN
 
 
 def test_tokenize_counts_as_usage_does() -> None:
     with serving(begin=True, context=512) as server, client(server) as sdk:
         asked = {"model": "tiny", "prompt": PROMPT, "add_special_tokens": False}
-        told = sdk.with_options(base_url=server.url).post("/tokenize", body=asked, cast_to=dict[str, Any])
+        told = sdk.with_options(base_url=server.url).post(
+            "/tokenize", body=asked, cast_to=dict[str, Any]
+        )
         usage = complete(server, max_tokens=1, extra_body={"add_special_tokens": False}).usage
         with_begin = complete(server, max_tokens=1).usage
         listed = sdk.models.list().data[0]
-    assert told["count"] == len(told["tokens"]) == usage.prompt_tokens == with_begin.prompt_tokens - 1
+    assert (
+        told["count"] == len(told["tokens"]) == usage.prompt_tokens == with_begin.prompt_tokens - 1
+    )
     assert told["max_model_len"] == listed.model_extra["max_model_len"] == 512
 
 
 def test_decisions_sum_to_one_and_some_are_refused() -> None:
-    question = {"type": "choice", "name": "q", "instructions": "Which?", "choices": [{"value": "positive"}, {"value": "negative"}]}
+    question = {
+        "type": "choice",
+        "name": "q",
+        "instructions": "Which?",
+        "choices": [{"value": "positive"}, {"value": "negative"}],
+    }
     with serving(dialect="openai", refusals=0.5) as server, client(server) as sdk:
         answers = sdk.decisions.create(model="tiny", input=SEAM, questions=[question] * 40).answers
         shares = server.model.shares(SEAM, [" Positive", " Negative"])
@@ -222,9 +341,18 @@ def test_decisions_sum_to_one_and_some_are_refused() -> None:
 # Batches -------------------------------------------------------------------------------------------------------------
 
 
-def batch_of(sdk: openai.OpenAI, tmp_path: Path, lines: int, endpoint: str = "/v1/chat/completions") -> Batch:
-    body = {"model": "tiny", "messages": [{"role": "user", "content": PROMPT}], "max_completion_tokens": 5}
-    asked = [{"custom_id": f"r{i}", "method": "POST", "url": endpoint, "body": {**body, "seed": i}} for i in range(lines)]
+def batch_of(
+    sdk: openai.OpenAI, tmp_path: Path, lines: int, endpoint: str = "/v1/chat/completions"
+) -> Batch:
+    body = {
+        "model": "tiny",
+        "messages": [{"role": "user", "content": PROMPT}],
+        "max_completion_tokens": 5,
+    }
+    asked = [
+        {"custom_id": f"r{i}", "method": "POST", "url": endpoint, "body": {**body, "seed": i}}
+        for i in range(lines)
+    ]
     path = tmp_path / "in.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in asked), encoding="utf-8")
     with path.open("rb") as file:
@@ -346,7 +474,10 @@ def test_chance_falls_on_the_same_requests_in_any_order() -> None:
 
 async def _at_once(server: Any, several: int) -> list[Any]:
     async with openai.AsyncOpenAI(base_url=server.base_url, api_key="k", max_retries=0) as sdk:
-        asked = [sdk.completions.create(model="tiny", prompt=PROMPT, max_tokens=2, seed=i) for i in range(several)]
+        asked = [
+            sdk.completions.create(model="tiny", prompt=PROMPT, max_tokens=2, seed=i)
+            for i in range(several)
+        ]
         return await asyncio.gather(*asked, return_exceptions=True)
 
 

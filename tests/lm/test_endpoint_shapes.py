@@ -11,7 +11,11 @@ from openai.types import Completion, Decision
 from openai.types.chat import ChatCompletion
 
 # What llama.cpp's server said is replayed against that server itself, in test_llama_server.
-SHAPES = sorted(path for path in (Path(__file__).parent / "shapes").glob("*.json") if not path.name.startswith("llamacpp-"))
+SHAPES = sorted(
+    path
+    for path in (Path(__file__).parent / "shapes").glob("*.json")
+    if not path.name.startswith("llamacpp-")
+)
 SHAPE_KEYS = {"source", "rung", "server", "path", "request", "response", "lines"}
 
 
@@ -24,8 +28,14 @@ def test_the_server_gives_the_reference_shape(path: Path) -> None:
         return
     server = Server(Options(**shape["server"]))
     answer = server.endpoints()[shape["path"]](shape["request"])
-    assert outline(answer) >= outline(shape["response"]), f"missing: {outline(shape['response']) - outline(answer)}"
-    sdk_type = {"/v1/completions": Completion, "/v1/chat/completions": ChatCompletion, "/v1/decisions": Decision}[shape["path"]]
+    assert outline(answer) >= outline(shape["response"]), (
+        f"missing: {outline(shape['response']) - outline(answer)}"
+    )
+    sdk_type = {
+        "/v1/completions": Completion,
+        "/v1/chat/completions": ChatCompletion,
+        "/v1/decisions": Decision,
+    }[shape["path"]]
     for given in (shape["response"], answer):
         assert sdk_type.model_validate(_without_nulls(given))
 
@@ -34,7 +44,11 @@ def _without_nulls(value: Any) -> Any:
     """Return a JSON value without the nulls that servers put where the SDK's types have numbers (an echo's first token)."""
     if isinstance(value, dict):
         return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
-    return [_without_nulls(inner) for inner in value if inner is not None] if isinstance(value, list) else value
+    return (
+        [_without_nulls(inner) for inner in value if inner is not None]
+        if isinstance(value, list)
+        else value
+    )
 
 
 def outline(value: Any, place: str = "") -> set[str]:
@@ -42,9 +56,14 @@ def outline(value: Any, place: str = "") -> set[str]:
     match value:
         case dict():
             free = place.endswith(("top_logprobs[]", "prompt_logprobs[]"))
-            return {place}.union(*(outline(inner, f"{place}.{'*' if free else key}") for key, inner in value.items()))
+            return {place}.union(
+                *(outline(inner, f"{place}.{'*' if free else key}") for key, inner in value.items())
+            )
         case list():
             return {place}.union(*(outline(inner, f"{place}[]") for inner in value))
         case None:
             return {place}
-    return {place, f"{place}: {'number' if isinstance(value, int | float) and not isinstance(value, bool) else type(value).__name__}"}
+    return {
+        place,
+        f"{place}: {'number' if isinstance(value, int | float) and not isinstance(value, bool) else type(value).__name__}",
+    }

@@ -31,16 +31,33 @@ class Counting:
 
     def complete(self, requests: Sequence[Request]) -> Iterator[Completion]:
         self.asked.append([request.number for request in requests])
-        return (Completion(request.number, f"{request.prompt} {request.number}", "seam", self.scores, 7, 3) for request in requests)
+        return (
+            Completion(
+                request.number, f"{request.prompt} {request.number}", "seam", self.scores, 7, 3
+            )
+            for request in requests
+        )
 
     def score(self, prompts: Sequence[str], choices: Sequence[str]) -> list[Scores]:
         self.scored += 1
-        return [Scores(tuple(-float(len(prompt + choice)) for choice in choices)) for prompt in prompts]
+        return [
+            Scores(tuple(-float(len(prompt + choice)) for choice in choices)) for prompt in prompts
+        ]
 
 
 def requests(first: int, last: int, **options: Any) -> list[Request]:
     return [
-        Request(**{"number": n, "prompt": "Text:", "seed": n, "max_tokens": 5, "seam": " (", "choices": (" a", " b"), **options})
+        Request(
+            **{
+                "number": n,
+                "prompt": "Text:",
+                "seed": n,
+                "max_tokens": 5,
+                "seam": " (",
+                "choices": (" a", " b"),
+                **options,
+            }
+        )
         for n in range(first, last)
     ]
 
@@ -99,7 +116,9 @@ def test_a_block_is_safe_before_its_first_answer_is_seen(path: Path) -> None:
     journal = Journaled(Counting(), path)
     next(journal.complete(requests(0, 6)))
     other = sqlite3.connect(path)
-    assert [number for (number,) in other.execute("SELECT number FROM answers ORDER BY number")] == [0, 1, 2]
+    assert [
+        number for (number,) in other.execute("SELECT number FROM answers ORDER BY number")
+    ] == [0, 1, 2]
     other.close()
     journal.close()
 
@@ -137,7 +156,8 @@ completions = st.builds(
     number=st.just(0),
     text=st.text(st.characters(exclude_categories=["Cs"])),
     finish=st.sampled_from(["seam", "line", "length", "too_long"]),
-    scores=st.none() | st.lists(floats, min_size=1, max_size=4).map(lambda values: Scores(tuple(values))),
+    scores=st.none()
+    | st.lists(floats, min_size=1, max_size=4).map(lambda values: Scores(tuple(values))),
     prompt_tokens=st.integers(0, 10**6),
     completion_tokens=st.integers(0, 10**6),
 )
@@ -145,7 +165,9 @@ completions = st.builds(
 
 @settings(max_examples=40, deadline=None)
 @given(completions)
-def test_an_answer_comes_back_exactly(tmp_path_factory: pytest.TempPathFactory, completion: Completion) -> None:
+def test_an_answer_comes_back_exactly(
+    tmp_path_factory: pytest.TempPathFactory, completion: Completion
+) -> None:
     """Every float to its last bit, every text to its last sign."""
 
     class One(Counting):
@@ -174,7 +196,9 @@ def test_the_journal_keeps_requests_for_people(path: Path) -> None:
     answers(journal, requests(4, 5, prompt="Film: Café"))
     journal.close()
     with sqlite3.connect(path) as database:
-        ((number, request, answer),) = database.execute("SELECT number, request, answer FROM answers")
+        ((number, request, answer),) = database.execute(
+            "SELECT number, request, answer FROM answers"
+        )
     database.close()
     assert number == 4
     assert "Film: Café" in request
@@ -206,7 +230,9 @@ for completion in Journaled(Dying(), Path(sys.argv[1])).complete(asked):
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL here")
 def test_answers_survive_a_kill(path: Path) -> None:
     """Killed in the second block: the first is there, the second is redone whole."""
-    done = subprocess.run([sys.executable, "-c", KILLED, str(path)], capture_output=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(path)], capture_output=True, check=False
+    )
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     lm = Counting()
     journal = Journaled(lm, path)
@@ -234,7 +260,11 @@ def test_an_lm_that_fails_leaves_nothing_of_its_block(path: Path) -> None:
     assert lm.asked == [[3, 4, 5]]
 
 
-@pytest.mark.parametrize("content", [b"these are no answers, but some other file of yours" * 20, b"\x00" * 4096], ids=["text", "zeros"])
+@pytest.mark.parametrize(
+    "content",
+    [b"these are no answers, but some other file of yours" * 20, b"\x00" * 4096],
+    ids=["text", "zeros"],
+)
 def test_a_file_that_is_no_journal_is_refused_and_left_alone(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True)
     path.write_bytes(content)
@@ -289,7 +319,9 @@ def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
 def test_a_locked_journal_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another run holds it; the waiting is cut short here."""
     connect = sqlite3.connect
-    monkeypatch.setattr(sqlite3, "connect", lambda place, **options: connect(place, **{**options, "timeout": 0}))
+    monkeypatch.setattr(
+        sqlite3, "connect", lambda place, **options: connect(place, **{**options, "timeout": 0})
+    )
     journal = Journaled(Counting(), path)
     other = connect(path, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
@@ -307,7 +339,10 @@ def test_scores_are_kept_and_only_missing_ones_are_asked_for(tmp_path: Path) -> 
     class Spelling(Counting):
         def score(self, prompts: Sequence[str], choices: Sequence[str]) -> list[Scores]:
             asked.extend(prompts)
-            return [Scores(tuple(-float(len(prompt + choice)) for choice in choices)) for prompt in prompts]
+            return [
+                Scores(tuple(-float(len(prompt + choice)) for choice in choices))
+                for prompt in prompts
+            ]
 
     journal = Journaled(Spelling(), tmp_path / "a.sqlite")
     first = journal.score(["a film", "a mess!"], ["x", "yy"])

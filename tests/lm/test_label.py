@@ -24,8 +24,12 @@ def test_soft_label_is_the_softmax(values: list[float]) -> None:
     assert list(probs) == names
     assert sum(probs.values()) == pytest.approx(1, abs=1e-5)
     for name, value in zip(names, values, strict=True):
-        assert probs[name] == pytest.approx(1 / math.fsum(math.exp(min(other - value, 700)) for other in values), abs=1e-6)
-    assert mass == pytest.approx(min(math.fsum(math.exp(value) for value in values), 1), rel=1e-9, abs=1e-300)
+        assert probs[name] == pytest.approx(
+            1 / math.fsum(math.exp(min(other - value, 700)) for other in values), abs=1e-6
+        )
+    assert mass == pytest.approx(
+        min(math.fsum(math.exp(value) for value in values), 1), rel=1e-9, abs=1e-300
+    )
     assert probs[names[values.index(max(values))]] == max(probs.values())
 
 
@@ -37,9 +41,16 @@ def test_soft_label_by_hand() -> None:
 
 @pytest.mark.parametrize(
     ("values", "expected"),
-    [([-1000.0, -1000.0], [0.5, 0.5]), ([-1000.0, -1001.0], [0.731059, 0.268941]), ([-0.0, -1000.0], [1, 0]), ([-1e300, -1.0], [0, 1])],
+    [
+        ([-1000.0, -1000.0], [0.5, 0.5]),
+        ([-1000.0, -1001.0], [0.731059, 0.268941]),
+        ([-0.0, -1000.0], [1, 0]),
+        ([-1e300, -1.0], [0, 1]),
+    ],
 )
-def test_extreme_values_neither_overflow_nor_vanish(values: list[float], expected: list[float]) -> None:
+def test_extreme_values_neither_overflow_nor_vanish(
+    values: list[float], expected: list[float]
+) -> None:
     probs, mass = soft_label(["a", "b"], values)
     assert list(probs.values()) == expected
     assert 0 <= mass <= 1
@@ -50,9 +61,13 @@ def test_extreme_values_neither_overflow_nor_vanish(values: list[float], expecte
 
 @quick(max_examples=200, deadline=None)
 @given(logprobs, st.floats(0.05, 20), st.floats(0.05, 20))
-def test_temperature_flattens_and_keeps_order_and_mass(values: list[float], low: float, high: float) -> None:
+def test_temperature_flattens_and_keeps_order_and_mass(
+    values: list[float], low: float, high: float
+) -> None:
     low, high = sorted((low, high))
-    (cold, mass), (hot, same) = (soft_label(TREC[: len(values)], values, temperature) for temperature in (low, high))
+    (cold, mass), (hot, same) = (
+        soft_label(TREC[: len(values)], values, temperature) for temperature in (low, high)
+    )
     assert mass == same
     assert max(hot.values()) <= max(cold.values()) + 1e-6
     for probs in (cold, hot):
@@ -68,18 +83,31 @@ def test_temperature_by_hand() -> None:
 
 
 @quick(max_examples=200, deadline=None)
-@given(st.data(), st.lists(st.floats(-40, 0), min_size=2, max_size=6), st.integers(1, 3), st.floats(-20, 20))
-def test_calibration_divides_by_the_mean_probability_without_content(data: st.DataObject, values: list[float], texts: int, shift: float) -> None:
+@given(
+    st.data(),
+    st.lists(st.floats(-40, 0), min_size=2, max_size=6),
+    st.integers(1, 3),
+    st.floats(-20, 20),
+)
+def test_calibration_divides_by_the_mean_probability_without_content(
+    data: st.DataObject, values: list[float], texts: int, shift: float
+) -> None:
     """Zhao et al.: p / p_cf, made to sum to one; how much mass the labels have without content does not matter."""
     row = st.lists(st.floats(-40, 0), min_size=len(values), max_size=len(values))
     free = data.draw(st.lists(row, min_size=texts, max_size=texts))
     names = TREC[: len(values)]
     probs, mass = soft_label(names, values, 1.0, free)
-    prior = [math.fsum(math.exp(one[place]) for one in free) / texts for place in range(len(values))]
+    prior = [
+        math.fsum(math.exp(one[place]) for one in free) / texts for place in range(len(values))
+    ]
     ratios = [math.exp(value) / usual for value, usual in zip(values, prior, strict=True)]
-    assert list(probs.values()) == pytest.approx([ratio / math.fsum(ratios) for ratio in ratios], abs=2e-6)
+    assert list(probs.values()) == pytest.approx(
+        [ratio / math.fsum(ratios) for ratio in ratios], abs=2e-6
+    )
     assert mass == soft_label(names, values)[1]
-    assert soft_label(names, values, 1.0, [[value + shift for value in one] for one in free])[0] == pytest.approx(probs, abs=2e-6)
+    assert soft_label(names, values, 1.0, [[value + shift for value in one] for one in free])[
+        0
+    ] == pytest.approx(probs, abs=2e-6)
 
 
 @quick(max_examples=100, deadline=None)
@@ -91,7 +119,10 @@ def test_a_text_that_says_no_more_than_none_is_undecided(values: list[float]) ->
 
 def test_calibration_by_hand() -> None:
     """An LM that says pos twice as often whatever it reads: 0.6 : 0.4 is 3 : 4 in truth; at temperature 0.5, 9 : 16."""
-    values, free = [math.log(0.6), math.log(0.4)], [[math.log(0.3), math.log(0.1)], [math.log(0.1), math.log(0.1)]]
+    values, free = (
+        [math.log(0.6), math.log(0.4)],
+        [[math.log(0.3), math.log(0.1)], [math.log(0.1), math.log(0.1)]],
+    )
     assert soft_label(["pos", "neg"], values, 1.0, free)[0] == {"pos": 0.428571, "neg": 0.571429}
     assert soft_label(["pos", "neg"], values, 0.5, free)[0] == {"pos": 0.36, "neg": 0.64}
 

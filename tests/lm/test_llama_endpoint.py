@@ -24,7 +24,9 @@ KEY = "a-key-of-the-tests"
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("llama")
     options = ["--n_ctx", "1024", "--model_alias", "reviews"]
-    with llama_server(model_as_gguf(folder / "reviews.gguf"), folder / "log", *options, key=KEY) as running:
+    with llama_server(
+        model_as_gguf(folder / "reviews.gguf"), folder / "log", *options, key=KEY
+    ) as running:
         yield running
 
 
@@ -44,7 +46,9 @@ def test_its_shifted_echo_is_seen_and_its_labels_are_exact(server: Server, task:
             assert found.logprobs == pytest.approx(known.logprobs, abs=1e-2)
 
 
-def test_a_whole_run_makes_rows_whose_labels_are_the_local_engines(server: Server, task: Task, tmp_path: Path) -> None:
+def test_a_whole_run_makes_rows_whose_labels_are_the_local_engines(
+    server: Server, task: Task, tmp_path: Path
+) -> None:
     path = tmp_path / "served.yaml"
     path.write_text(
         f"name: served\ntask: {{data: {{kind: demo}}, labels: {{pos: positive, neg: negative}}, text_type: movie review, label_type: sentiment}}\n"
@@ -65,11 +69,16 @@ def test_a_whole_run_makes_rows_whose_labels_are_the_local_engines(server: Serve
     assert {row.label_source for row in made} == {"exact"}
     local = Local(LocalLM(kind="local", model="bundled"))
     # Rows that were written with a space before them, as nearly all are, and one space between words.
-    contexts = [f"{prompt(task, [real[name] for name in row.parents])} {row.text}{seam(task)}" for row in made]
+    contexts = [
+        f"{prompt(task, [real[name] for name in row.parents])} {row.text}{seam(task)}"
+        for row in made
+    ]
     close = 0
     for row, scores in zip(made, local.score(contexts, choices(task)), strict=True):
         share = 1 / (1 + 2.718281828459045 ** (scores.logprobs[1] - scores.logprobs[0]))
         close += abs(row.probs["pos"] - share) < 1e-2
     assert close >= 18
     manifest = grid.out / "served"
-    assert not [one for one in manifest.rglob("*") if one.is_file() and KEY.encode() in one.read_bytes()]
+    assert not [
+        one for one in manifest.rglob("*") if one.is_file() and KEY.encode() in one.read_bytes()
+    ]

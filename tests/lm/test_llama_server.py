@@ -32,7 +32,9 @@ PURE = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repeat_pena
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("llama")
     options = ["--n_ctx", str(CONTEXT), "--model_alias", "reviews"]
-    with llama_server(model_as_gguf(folder / "reviews.gguf"), folder / "log", *options, key=KEY) as running:
+    with llama_server(
+        model_as_gguf(folder / "reviews.gguf"), folder / "log", *options, key=KEY
+    ) as running:
         yield running
 
 
@@ -53,23 +55,47 @@ def top(answer: Any) -> dict[str, float]:
 
 def test_both_cut_prompts_into_the_same_tokens(server: Server, task: Task) -> None:
     tokenizer = AutoTokenizer.from_pretrained(CONVERTER.parents[1] / "gpt3mix_cli/resources/lm")
-    odd = ["", " ", "café \U0001f600 naïve\t\tfilm", "It 's n't\n\n  two   spaces 1999!!!", "a<|endoftext|>b"]
+    odd = [
+        "",
+        " ",
+        "café \U0001f600 naïve\t\tfilm",
+        "It 's n't\n\n  two   spaces 1999!!!",
+        "a<|endoftext|>b",
+    ]
     for text in [*prompts(task, 1, 40), *prompts(task, 2, 40), *prompts(task, 8, 5), *odd]:
-        assert server.ask("extras/tokenize", input=text)["tokens"] == tokenizer(text)["input_ids"], text
+        assert (
+            server.ask("extras/tokenize", input=text)["tokens"] == tokenizer(text)["input_ids"]
+        ), text
 
 
-def test_labels_have_the_local_engines_probabilities(server: Server, local: Local, task: Task) -> None:
+def test_labels_have_the_local_engines_probabilities(
+    server: Server, local: Local, task: Task
+) -> None:
     rows = load(task, 0).train
-    asked = [f"{text} {rows[-1 - i].text}{seam(task)}" for i, text in enumerate(prompts(task, 2, 40))]
+    asked = [
+        f"{text} {rows[-1 - i].text}{seam(task)}" for i, text in enumerate(prompts(task, 2, 40))
+    ]
     for text, expected in zip(asked, local.score(asked, choices(task)), strict=True):
         found = top(server.ask("v1/completions", prompt=text, max_tokens=1, logprobs=20, **PURE))
         # A hundredth of what a label may be wrong by: a wrong constant of the model shows here.
-        assert [found[choice] for choice in choices(task)] == pytest.approx(expected.logprobs, abs=1e-4)
+        assert [found[choice] for choice in choices(task)] == pytest.approx(
+            expected.logprobs, abs=1e-4
+        )
 
 
-def test_one_request_writes_a_line_and_scores_its_label(server: Server, local: Local, task: Task) -> None:
+def test_one_request_writes_a_line_and_scores_its_label(
+    server: Server, local: Local, task: Task
+) -> None:
     for seed, text in enumerate(prompts(task, 2, 10)):
-        answer = server.ask("v1/completions", prompt=text, max_tokens=120, stop=["\n"], logprobs=5, seed=seed, **PURE)
+        answer = server.ask(
+            "v1/completions",
+            prompt=text,
+            max_tokens=120,
+            stop=["\n"],
+            logprobs=5,
+            seed=seed,
+            **PURE,
+        )
         (choice,) = answer["choices"]
         written, logprobs = choice["text"], choice["logprobs"]
         before, found, _ = written.partition(seam(task))
@@ -77,7 +103,9 @@ def test_one_request_writes_a_line_and_scores_its_label(server: Server, local: L
             # The label's token is the one that begins where the seam ends.
             at = logprobs["text_offset"].index(len(text) + len(before) + len(found))
             (expected,) = local.score([text + before + found], choices(task))
-            assert [logprobs["top_logprobs"][at][label] for label in choices(task)] == pytest.approx(expected.logprobs, abs=1e-4)
+            assert [
+                logprobs["top_logprobs"][at][label] for label in choices(task)
+            ] == pytest.approx(expected.logprobs, abs=1e-4)
             break
     else:
         pytest.fail(f"no line of ten has an annotation\n{server.tail()}")
@@ -89,7 +117,9 @@ def unusual(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> Path:
     tokenizer = bytes_tokenizer(texts, 400)
     token = tokenizer.convert_ids_to_tokens(0)
     tokenizer.bos_token = token
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=f"{token} $A", special_tokens=[(token, 0)])
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{token} $A", special_tokens=[(token, 0)]
+    )
     config = LlamaConfig(
         vocab_size=len(tokenizer) + 7,  # rounded up, as many models have it
         hidden_size=64,
@@ -110,17 +140,33 @@ def unusual(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> Path:
         return saved(tmp_path_factory.mktemp("unusual"), tokenizer, LlamaForCausalLM(config))
 
 
-def test_another_llama_is_converted_faithfully(unusual: Path, tmp_path: Path, texts: list[str]) -> None:
-    tokenizer, model = AutoTokenizer.from_pretrained(unusual), AutoModelForCausalLM.from_pretrained(unusual)
-    with llama_server(model_as_gguf(tmp_path / "unusual.gguf", unusual), tmp_path / "log", "--n_ctx", "512") as server:
+def test_another_llama_is_converted_faithfully(
+    unusual: Path, tmp_path: Path, texts: list[str]
+) -> None:
+    tokenizer, model = (
+        AutoTokenizer.from_pretrained(unusual),
+        AutoModelForCausalLM.from_pretrained(unusual),
+    )
+    with llama_server(
+        model_as_gguf(tmp_path / "unusual.gguf", unusual), tmp_path / "log", "--n_ctx", "512"
+    ) as server:
         for text in texts[:5]:
             tokens = tokenizer(text)["input_ids"]
             assert server.ask("extras/tokenize", input=text)["tokens"] == tokens
             with torch.inference_mode():
                 expected = model(torch.tensor([tokens])).logits[0, -1].log_softmax(-1)
-            answer = server.ask("v1/completions", prompt=text, max_tokens=1, logprobs=5, logit_bias={"50": 1000}, **PURE)
+            answer = server.ask(
+                "v1/completions",
+                prompt=text,
+                max_tokens=1,
+                logprobs=5,
+                logit_bias={"50": 1000},
+                **PURE,
+            )
             assert answer["usage"]["prompt_tokens"] == len(tokens)
-            assert answer["choices"][0]["logprobs"]["token_logprobs"] == pytest.approx([float(expected[50])], abs=1e-3)
+            assert answer["choices"][0]["logprobs"]["token_logprobs"] == pytest.approx(
+                [float(expected[50])], abs=1e-3
+            )
 
 
 @pytest.mark.parametrize(
@@ -128,9 +174,24 @@ def test_another_llama_is_converted_faithfully(unusual: Path, tmp_path: Path, te
     [
         ("config.json", {"hidden_act": "gelu"}, "hidden_act is gelu"),
         ("config.json", {"attention_bias": True}, "attention_bias is True"),
-        ("config.json", {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}}, "rope_type is linear"),
+        (
+            "config.json",
+            {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}},
+            "rope_type is linear",
+        ),
         ("tokenizer.json", {"normalizer": {"type": "Lowercase"}}, "not a byte-level BPE"),
-        ("tokenizer.json", {"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}}, "not a byte"),
+        (
+            "tokenizer.json",
+            {
+                "pre_tokenizer": {
+                    "type": "ByteLevel",
+                    "add_prefix_space": True,
+                    "trim_offsets": True,
+                    "use_regex": True,
+                }
+            },
+            "not a byte",
+        ),
     ],
 )
 def test_what_llama_cpp_would_misread_is_refused(
@@ -138,9 +199,16 @@ def test_what_llama_cpp_would_misread_is_refused(
 ) -> None:  # fmt: skip
     for path in tiny_lm.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
-    (tmp_path / file).write_text(json.dumps(json.loads((tmp_path / file).read_text("utf-8")) | change), "utf-8")
+    (tmp_path / file).write_text(
+        json.dumps(json.loads((tmp_path / file).read_text("utf-8")) | change), "utf-8"
+    )
     output = tmp_path / "out.gguf"
-    done = subprocess.run([sys.executable, CONVERTER, tmp_path, "-o", output], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, CONVERTER, tmp_path, "-o", output],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 1
     assert expected in done.stderr
     assert "Traceback" not in done.stderr

@@ -33,7 +33,13 @@ from families import (
     spelled,
     text_of,
 )  # fmt: skip
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedTokenizerFast,
+)
 
 from gpt3mix_cli.errors import UserError
 from gpt3mix_cli.lm import Completion, Request
@@ -45,7 +51,11 @@ from gpt3mix_cli.settings import LocalLM
 
 @pytest.mark.parametrize(
     "choices",
-    [CHOICES, (" Positive)", " Positive and then some)", " x"), (" 1", " 22", " Abbreviation", " Human being")],
+    [
+        CHOICES,
+        (" Positive)", " Positive and then some)", " x"),
+        (" 1", " 22", " Abbreviation", " Human being"),
+    ],
     ids=["labels", "one begins another", "unequal lengths"],
 )
 def test_score_equals_a_plain_forward_pass(folder: Path, choices: tuple[str, ...]) -> None:
@@ -63,7 +73,10 @@ def test_the_families_have_labels_of_one_token_and_of_several(folders: dict[str,
     lengths = set()
     for folder in folders.values():
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        lengths |= {len(tokenizer("a:" + choice)["input_ids"]) - len(tokenizer("a:")["input_ids"]) for choice in CHOICES}
+        lengths |= {
+            len(tokenizer("a:" + choice)["input_ids"]) - len(tokenizer("a:")["input_ids"])
+            for choice in CHOICES
+        }
     assert 1 in lengths
     assert max(lengths) > 2
 
@@ -93,17 +106,31 @@ def added(tokenizer: PreTrainedTokenizerFast, prompt: list[int], tokens: list[in
     """Return what tokens add to a prompt up to a special one; on their own a Llama-2 decoder drops their first space."""
     tokens = list(itertools.takewhile(lambda token: token not in tokenizer.all_special_ids, tokens))
     options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
-    return tokenizer.decode(prompt + tokens, **options).removeprefix(tokenizer.decode(prompt, **options))
+    return tokenizer.decode(prompt + tokens, **options).removeprefix(
+        tokenizer.decode(prompt, **options)
+    )
 
 
 def test_greedy_text_equals_generate(folder: Path) -> None:
     """Prompts of three lengths in one block, left-padded, against generate() on each alone."""
     model, tokenizer = plain(folder)
-    completions = answers(local(folder), [request(i, prompt=prompt, max_tokens=40, temperature=0) for i, prompt in enumerate(OPEN_PROMPTS)])
+    completions = answers(
+        local(folder),
+        [
+            request(i, prompt=prompt, max_tokens=40, temperature=0)
+            for i, prompt in enumerate(OPEN_PROMPTS)
+        ],
+    )
     for prompt, completion in zip(OPEN_PROMPTS, completions, strict=True):
         ids = torch.tensor([tokenizer(prompt)["input_ids"]])
         with torch.inference_mode():
-            out = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=40, pad_token_id=0)
+            out = model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                do_sample=False,
+                max_new_tokens=40,
+                pad_token_id=0,
+            )
         tokens = out[0, ids.shape[1] :].tolist()
         assert completion.text == added(tokenizer, ids[0].tolist(), tokens).split("\n")[0]
         assert completion.prompt_tokens == ids.shape[1]
@@ -113,9 +140,17 @@ def test_greedy_text_equals_generate(folder: Path) -> None:
 
 def test_tiny_top_p_equals_greedy(folder: Path) -> None:
     lm = local(folder)
-    greedy = answers(lm, [request(i, prompt=prompt, temperature=0) for i, prompt in enumerate(OPEN_PROMPTS)])
+    greedy = answers(
+        lm, [request(i, prompt=prompt, temperature=0) for i, prompt in enumerate(OPEN_PROMPTS)]
+    )
     for seed in (1, 2):
-        drawn = answers(lm, [request(i, prompt=prompt, seed=seed, top_p=1e-6) for i, prompt in enumerate(OPEN_PROMPTS)])
+        drawn = answers(
+            lm,
+            [
+                request(i, prompt=prompt, seed=seed, top_p=1e-6)
+                for i, prompt in enumerate(OPEN_PROMPTS)
+            ],
+        )
         assert text_of(drawn) == text_of(greedy)
 
 
@@ -123,8 +158,14 @@ def test_tiny_top_p_equals_greedy(folder: Path) -> None:
 def test_frequency_penalty_equals_greedy_by_hand(folder: Path, penalty: float) -> None:
     """Logit minus penalty times the times written; the prompt's tokens do not count."""
     model, tokenizer = plain(folder)
-    (completion,) = answers(local(folder), [request(temperature=0, frequency_penalty=penalty, max_tokens=24)])
-    tokens, counts, written = tokenizer(OPEN_PROMPTS[0])["input_ids"], torch.zeros(len(tokenizer)), []
+    (completion,) = answers(
+        local(folder), [request(temperature=0, frequency_penalty=penalty, max_tokens=24)]
+    )
+    tokens, counts, written = (
+        tokenizer(OPEN_PROMPTS[0])["input_ids"],
+        torch.zeros(len(tokenizer)),
+        [],
+    )
     for _ in range(24):
         token = int((plain_logits(model, tokens)[-1] - penalty * counts).argmax())
         counts[token] += 1
@@ -141,7 +182,11 @@ def test_frequency_penalty_lowers_repeats(folders: dict[str, Path]) -> None:
 
     def repeats(penalty: float) -> int:
         completions = answers(
-            lm, [request(i, prompt=prompt, max_tokens=40, temperature=0, frequency_penalty=penalty) for i, prompt in enumerate(OPEN_PROMPTS)]
+            lm,
+            [
+                request(i, prompt=prompt, max_tokens=40, temperature=0, frequency_penalty=penalty)
+                for i, prompt in enumerate(OPEN_PROMPTS)
+            ],
         )
         return sum(len(completion.text) - len(set(completion.text)) for completion in completions)
 
@@ -150,7 +195,9 @@ def test_frequency_penalty_lowers_repeats(folders: dict[str, Path]) -> None:
 
 def test_no_text_contains_a_line_end(folder: Path) -> None:
     """Hot sampling of a random model writes line ends; every text stops before the first."""
-    completions = answers(local(folder, 16), [request(i, max_tokens=60, temperature=1.5) for i in range(32)])
+    completions = answers(
+        local(folder, 16), [request(i, max_tokens=60, temperature=1.5) for i in range(32)]
+    )
     assert not any("\n" in text for text in text_of(completions))
     assert {"line", "length"} <= {completion.finish for completion in completions}
 
@@ -160,13 +207,21 @@ def test_no_text_contains_a_line_end(folder: Path) -> None:
 
 def test_an_answer_depends_on_its_block_and_seed_only(folder: Path) -> None:
     lm = local(folder)
-    requests = [request(i, prompt=OPEN_PROMPTS[i % 3], seam=SEAM, choices=CHOICES) for i in range(10)]
+    requests = [
+        request(i, prompt=OPEN_PROMPTS[i % 3], seam=SEAM, choices=CHOICES) for i in range(10)
+    ]
     whole = answers(lm, requests)
     assert [completion.number for completion in whole] == list(range(10))
     assert answers(lm, requests) == whole
     assert answers(lm, requests[:4]) == whole[:4]
     assert answers(local(folder), requests[4:8]) == whole[4:8]
-    other = answers(lm, [request(i, prompt=OPEN_PROMPTS[i % 3], seed=i + 1000, seam=SEAM, choices=CHOICES) for i in range(10)])
+    other = answers(
+        lm,
+        [
+            request(i, prompt=OPEN_PROMPTS[i % 3], seed=i + 1000, seam=SEAM, choices=CHOICES)
+            for i in range(10)
+        ],
+    )
     assert not set(text_of(other)) & set(text_of(whole))
 
 
@@ -230,7 +285,9 @@ def listed() -> PreTrainedTokenizerFast:
 
 
 def ask(folder: Path, **options: Any) -> Completion:
-    (completion,) = local(folder).complete([request(**{"prompt": "Movie review:", "seam": SEAM, "choices": CHOICES, **options})])
+    (completion,) = local(folder).complete(
+        [request(**{"prompt": "Movie review:", "seam": SEAM, "choices": CHOICES, **options})]
+    )
     return completion
 
 
@@ -247,21 +304,37 @@ def vocabulary_size(tokenizer: PreTrainedTokenizerFast) -> int:
 
 
 def test_a_text_that_reaches_the_seam(tmp_path: Path, listed: PreTrainedTokenizerFast) -> None:
-    folder = scripted(tmp_path, listed, {**chain("Movie review:", " great", " film", " (Sentiment", ":"), **LABELS})
+    folder = scripted(
+        tmp_path,
+        listed,
+        {**chain("Movie review:", " great", " film", " (Sentiment", ":"), **LABELS},
+    )
     completion = ask(folder)
     assert (completion.text, completion.finish) == (" great film", "seam")
     assert (completion.prompt_tokens, completion.completion_tokens) == (1, 4)
     assert completion.scores is not None
-    assert completion.scores.logprobs == pytest.approx(label_scores(vocabulary_size(listed)), abs=1e-4)
+    assert completion.scores.logprobs == pytest.approx(
+        label_scores(vocabulary_size(listed)), abs=1e-4
+    )
 
 
 @pytest.mark.parametrize("end", ["\n", "<end>"])
-def test_a_line_that_ends_without_the_seam_has_it_appended(tmp_path: Path, listed: PreTrainedTokenizerFast, end: str) -> None:
-    folder = scripted(tmp_path, listed, {**chain("Movie review:", " great", " film", end), **LABELS})
+def test_a_line_that_ends_without_the_seam_has_it_appended(
+    tmp_path: Path, listed: PreTrainedTokenizerFast, end: str
+) -> None:
+    folder = scripted(
+        tmp_path, listed, {**chain("Movie review:", " great", " film", end), **LABELS}
+    )
     completion = ask(folder)
-    assert (completion.text, completion.finish, completion.completion_tokens) == (" great film", "line", 3)
+    assert (completion.text, completion.finish, completion.completion_tokens) == (
+        " great film",
+        "line",
+        3,
+    )
     assert completion.scores is not None
-    assert completion.scores.logprobs == pytest.approx(label_scores(vocabulary_size(listed)), abs=1e-4)
+    assert completion.scores.logprobs == pytest.approx(
+        label_scores(vocabulary_size(listed)), abs=1e-4
+    )
 
 
 def test_a_token_over_the_line_end_is_cut(tmp_path: Path, listed: PreTrainedTokenizerFast) -> None:
@@ -269,16 +342,22 @@ def test_a_token_over_the_line_end_is_cut(tmp_path: Path, listed: PreTrainedToke
     completion = ask(folder)
     assert (completion.text, completion.finish) == (" great.", "line")
     assert completion.scores is not None
-    assert completion.scores.logprobs == pytest.approx(label_scores(vocabulary_size(listed)), abs=1e-4)
+    assert completion.scores.logprobs == pytest.approx(
+        label_scores(vocabulary_size(listed)), abs=1e-4
+    )
 
 
 def test_a_token_over_the_seam_is_cut(tmp_path: Path, listed: PreTrainedTokenizerFast) -> None:
     """`: ` holds the seam's end and more; the labels are asked for after the seam, not after that token."""
-    folder = scripted(tmp_path, listed, {**chain("Movie review:", " great", " (Sentiment", ": "), **LABELS})
+    folder = scripted(
+        tmp_path, listed, {**chain("Movie review:", " great", " (Sentiment", ": "), **LABELS}
+    )
     completion = ask(folder)
     assert (completion.text, completion.finish) == (" great", "seam")
     assert completion.scores is not None
-    assert completion.scores.logprobs == pytest.approx(label_scores(vocabulary_size(listed)), abs=1e-4)
+    assert completion.scores.logprobs == pytest.approx(
+        label_scores(vocabulary_size(listed)), abs=1e-4
+    )
 
 
 def test_an_empty_line(tmp_path: Path, listed: PreTrainedTokenizerFast) -> None:
@@ -286,7 +365,9 @@ def test_an_empty_line(tmp_path: Path, listed: PreTrainedTokenizerFast) -> None:
     completion = ask(folder)
     assert (completion.text, completion.finish) == ("", "line")
     assert completion.scores is not None
-    assert completion.scores.logprobs == pytest.approx(label_scores(vocabulary_size(listed)), abs=1e-4)
+    assert completion.scores.logprobs == pytest.approx(
+        label_scores(vocabulary_size(listed)), abs=1e-4
+    )
 
 
 def test_an_empty_text_before_the_seam(tmp_path: Path, listed: PreTrainedTokenizerFast) -> None:
@@ -295,39 +376,77 @@ def test_an_empty_text_before_the_seam(tmp_path: Path, listed: PreTrainedTokeniz
     assert (completion.text, completion.finish) == ("", "seam")
 
 
-def test_a_text_without_an_end_is_unfinished_and_unscored(tmp_path: Path, listed: PreTrainedTokenizerFast) -> None:
+def test_a_text_without_an_end_is_unfinished_and_unscored(
+    tmp_path: Path, listed: PreTrainedTokenizerFast
+) -> None:
     folder = scripted(tmp_path, listed, chain("Movie review:", " great", " film", " great"))
     completion = ask(folder, max_tokens=5)
-    assert (completion.text, completion.finish, completion.scores) == (" great film great film great", "length", None)
+    assert (completion.text, completion.finish, completion.scores) == (
+        " great film great film great",
+        "length",
+        None,
+    )
     assert completion.completion_tokens == 5
 
 
-def test_an_end_at_the_last_token_allowed_counts(tmp_path: Path, listed: PreTrainedTokenizerFast) -> None:
-    folder = scripted(tmp_path, listed, {**chain("Movie review:", " great", " (Sentiment", ":"), **LABELS})
+def test_an_end_at_the_last_token_allowed_counts(
+    tmp_path: Path, listed: PreTrainedTokenizerFast
+) -> None:
+    folder = scripted(
+        tmp_path, listed, {**chain("Movie review:", " great", " (Sentiment", ":"), **LABELS}
+    )
     assert [ask(folder, max_tokens=n).finish for n in (2, 3, 4)] == ["length", "seam", "seam"]
 
 
 def test_without_a_seam_nothing_is_scored(tmp_path: Path, listed: PreTrainedTokenizerFast) -> None:
-    folder = scripted(tmp_path, listed, {**chain("Movie review:", " great", " (Sentiment", ":"), ":": {"\n": SURE}})
+    folder = scripted(
+        tmp_path,
+        listed,
+        {**chain("Movie review:", " great", " (Sentiment", ":"), ":": {"\n": SURE}},
+    )
     completion = ask(folder, seam="", choices=())
-    assert (completion.text, completion.finish, completion.scores) == (" great (Sentiment:", "line", None)
+    assert (completion.text, completion.finish, completion.scores) == (
+        " great (Sentiment:",
+        "line",
+        None,
+    )
 
 
 def test_a_prompt_without_room_is_too_long(tmp_path: Path, listed: PreTrainedTokenizerFast) -> None:
     """One row that does not fit leaves those beside it as they are."""
-    folder = scripted(tmp_path, listed, {**chain("Movie review:", " great", " (Sentiment", ":"), **LABELS}, max_position_embeddings=19)
+    folder = scripted(
+        tmp_path,
+        listed,
+        {**chain("Movie review:", " great", " (Sentiment", ":"), **LABELS},
+        max_position_embeddings=19,
+    )
     lm = local(folder)
     assert lm.about.context == 19  # of which the seam and a label take 3
     fits = {"prompt": "x" * 5 + "Movie review:", "seam": SEAM, "choices": CHOICES}  # 6 tokens
     longer = {**fits, "prompt": "x" * 6 + "Movie review:"}
-    first, second, third = answers(lm, [request(0, **fits, max_tokens=10), request(1, **longer, max_tokens=10), request(2, **longer, max_tokens=9)])
-    assert (second.text, second.finish, second.scores, second.prompt_tokens, second.completion_tokens) == ("", "too_long", None, 7, 0)
+    first, second, third = answers(
+        lm,
+        [
+            request(0, **fits, max_tokens=10),
+            request(1, **longer, max_tokens=10),
+            request(2, **longer, max_tokens=9),
+        ],
+    )
+    assert (
+        second.text,
+        second.finish,
+        second.scores,
+        second.prompt_tokens,
+        second.completion_tokens,
+    ) == ("", "too_long", None, 7, 0)
     assert [first.finish, third.finish] == ["seam", "seam"]
     assert first.scores is not None
     assert answers(lm, [request(1, **longer, max_tokens=10)]) == [second]
 
 
-def test_a_seam_appended_at_the_edge_of_the_context_is_scored(tmp_path: Path, listed: PreTrainedTokenizerFast) -> None:
+def test_a_seam_appended_at_the_edge_of_the_context_is_scored(
+    tmp_path: Path, listed: PreTrainedTokenizerFast
+) -> None:
     """With absolute positions there is nothing beyond the context: the seam and the label need room as well."""
     size = vocabulary_size(listed)
     config = GPT2Config(
@@ -344,15 +463,27 @@ def test_a_seam_appended_at_the_edge_of_the_context_is_scored(tmp_path: Path, li
         for a, b in (("Movie review:", " great"), (" great", " film"), (" film", "\n")):
             model.lm_head.weight[index(listed, b), index(listed, a)] = 5.0
     folder = saved(tmp_path, listed, model)
-    completion = ask(folder, prompt="xxxxMovie review:", max_tokens=3)  # 5 + 3 tokens fill the context of 8
+    completion = ask(
+        folder, prompt="xxxxMovie review:", max_tokens=3
+    )  # 5 + 3 tokens fill the context of 8
     assert completion.finish in ("line", "too_long")
 
 
-def test_scores_do_not_depend_on_how_the_text_was_drawn(tmp_path: Path, listed: PreTrainedTokenizerFast) -> None:
+def test_scores_do_not_depend_on_how_the_text_was_drawn(
+    tmp_path: Path, listed: PreTrainedTokenizerFast
+) -> None:
     """They are the LM's own, before temperature, top-p and penalty."""
-    folder = scripted(tmp_path, listed, {**chain("Movie review:", " great", " (Sentiment", ":"), **LABELS})
+    folder = scripted(
+        tmp_path, listed, {**chain("Movie review:", " great", " (Sentiment", ":"), **LABELS}
+    )
     plainly = ask(folder)
-    for options in ({"temperature": 0.1}, {"temperature": 0}, {"top_p": 0.3}, {"frequency_penalty": 2.0}, {"seed": 5}):
+    for options in (
+        {"temperature": 0.1},
+        {"temperature": 0},
+        {"top_p": 0.3},
+        {"frequency_penalty": 2.0},
+        {"seed": 5},
+    ):
         assert ask(folder, **options) == plainly
 
 
@@ -367,7 +498,10 @@ def test_scores_do_not_depend_on_how_the_text_was_drawn(tmp_path: Path, listed: 
     ids=["plain", "temperature", "top-p", "both"],
 )
 def test_drawn_frequencies_match_the_probabilities(
-    tmp_path: Path, listed: PreTrainedTokenizerFast, options: dict[str, float], expected: list[float] | None
+    tmp_path: Path,
+    listed: PreTrainedTokenizerFast,
+    options: dict[str, float],
+    expected: list[float] | None,
 ) -> None:
     """4,000 seeds, each token's count within 5 standard deviations: a right sampler fails once in 400,000 choices of seeds.
 
@@ -376,21 +510,36 @@ def test_drawn_frequencies_match_the_probabilities(
     pieces, probs = ["x", "a", "q", "c"], [0.4, 0.3, 0.2, 0.1]
     if expected is None:
         roots = [math.sqrt(p) for p in probs]
-        expected = [roots[0] / sum(roots[:3]), roots[1] / sum(roots[:3]), roots[2] / sum(roots[:3]), 0]
+        expected = [
+            roots[0] / sum(roots[:3]),
+            roots[1] / sum(roots[:3]),
+            roots[2] / sum(roots[:3]),
+            0,
+        ]
     logits = {piece: SURE * 2 + math.log(p) for piece, p in zip(pieces, probs, strict=True)}
     lm = local(scripted(tmp_path, listed, {"Movie review:": logits}), 500)
     n = 4000
-    drawn = Counter(text_of(answers(lm, [request(i, prompt="Movie review:", max_tokens=1, **options) for i in range(n)])))
+    drawn = Counter(
+        text_of(
+            answers(
+                lm, [request(i, prompt="Movie review:", max_tokens=1, **options) for i in range(n)]
+            )
+        )
+    )
     assert set(drawn) <= set(pieces)
     for piece, p in zip(pieces, expected, strict=True):
         assert abs(drawn[piece] - n * p) <= 5 * math.sqrt(n * p * (1 - p))
 
 
-def test_draws_of_one_request_are_independent(tmp_path: Path, listed: PreTrainedTokenizerFast) -> None:
+def test_draws_of_one_request_are_independent(
+    tmp_path: Path, listed: PreTrainedTokenizerFast
+) -> None:
     """A fair coin thrown 100 times by 20 seeds: as many changes of side as not, within 5 standard deviations (1 in 1.7 million)."""
     fair = {"a": SURE * 2, "b": SURE * 2}
     lm = local(scripted(tmp_path, listed, {"Movie review:": fair, "a": fair, "b": fair}), 20)
-    texts = text_of(answers(lm, [request(i, prompt="Movie review:", max_tokens=100) for i in range(20)]))
+    texts = text_of(
+        answers(lm, [request(i, prompt="Movie review:", max_tokens=100) for i in range(20)])
+    )
     assert all(len(text) == 100 for text in texts)
     changes = sum(a != b for text in texts for a, b in pairwise(text))
     assert abs(changes - 990) <= 5 * math.sqrt(1980 / 4)
@@ -399,7 +548,9 @@ def test_draws_of_one_request_are_independent(tmp_path: Path, listed: PreTrained
 # complete(): scores against the text re-read -------------------------------------------------------------------------
 
 
-def check_scores(folder: Path, requests: Sequence[Request], completions: Sequence[Completion]) -> Counter[str]:
+def check_scores(
+    folder: Path, requests: Sequence[Request], completions: Sequence[Completion]
+) -> Counter[str]:
     """Compare with a plain pass over prompt, text, seam and label; return how often for each way to finish.
 
     A text drawn token by token is not always cut the same way when it is read again: such ones are passed over.
@@ -411,7 +562,9 @@ def check_scores(folder: Path, requests: Sequence[Request], completions: Sequenc
         assert (completion.scores is None) == (completion.finish == "length")
         if completion.scores is not None:
             context = asked.prompt + completion.text + SEAM
-            written = completion.completion_tokens + (seam - 1 if completion.finish == "line" else 0)
+            written = completion.completion_tokens + (
+                seam - 1 if completion.finish == "line" else 0
+            )
             if len(tokenizer(context)["input_ids"]) == completion.prompt_tokens + written:
                 expected = [plain_score(model, tokenizer, context, choice) for choice in CHOICES]
                 assert completion.scores.logprobs == pytest.approx(expected, abs=1e-4)
@@ -420,15 +573,30 @@ def check_scores(folder: Path, requests: Sequence[Request], completions: Sequenc
 
 
 def test_scores_equal_a_plain_pass_over_the_whole_text(folders: dict[str, Path]) -> None:
-    requests = [request(i, prompt=OPEN_PROMPTS[i % 3], max_tokens=40, temperature=0.8, seam=SEAM, choices=CHOICES) for i in range(24)]
+    requests = [
+        request(
+            i,
+            prompt=OPEN_PROMPTS[i % 3],
+            max_tokens=40,
+            temperature=0.8,
+            seam=SEAM,
+            choices=CHOICES,
+        )
+        for i in range(24)
+    ]
     folder = folders["llama-characters"]
     assert check_scores(folder, requests, answers(local(folder, 8), requests))["line"] >= 3
 
 
 def test_scores_of_the_packaged_model_equal_a_plain_pass() -> None:
     texts = ("A joy.", "The worst film of the year, by far.")
-    prompts = [f"{HEADER}Movie review: {text} (Sentiment: Positive)\nMovie review:" for text in texts] * 4
-    requests = [request(i, prompt=prompt, max_tokens=40, temperature=0.7, seam=SEAM, choices=CHOICES) for i, prompt in enumerate(prompts)]
+    prompts = [
+        f"{HEADER}Movie review: {text} (Sentiment: Positive)\nMovie review:" for text in texts
+    ] * 4
+    requests = [
+        request(i, prompt=prompt, max_tokens=40, temperature=0.7, seam=SEAM, choices=CHOICES)
+        for i, prompt in enumerate(prompts)
+    ]
     folder = Path(str(resources.files("gpt3mix_cli") / "resources" / "lm"))
     assert check_scores(folder, requests, answers(local("bundled", 8), requests))["seam"] >= 4
 
@@ -441,17 +609,23 @@ def pieces(texts: list[str]) -> PreTrainedTokenizerFast:
     return pieces_tokenizer([f"Movie review: {text} (Sentiment: Positive)" for text in texts], 400)
 
 
-def llama_2_answer(folder: Path, pieces: PreTrainedTokenizerFast, *written: str) -> tuple[Completion, list[float]]:
+def llama_2_answer(
+    folder: Path, pieces: PreTrainedTokenizerFast, *written: str
+) -> tuple[Completion, list[float]]:
     """Return the greedy answer of a model that writes these pieces, and the scores of the labels by a plain pass after them."""
     colon = pieces.tokenize("Movie review:")[-1]
     labels = [spelled(pieces, "a:", choice)[0] for choice in CHOICES]
     table = chain(colon, *written)
     table.setdefault(written[-1], {}).update({labels[0]: 6.0, labels[1]: 5.0})
     scripted(folder, pieces, table, noise=0.02)
-    (completion,) = local(folder).complete([request(prompt="Movie review:", temperature=0, seam=SEAM, choices=CHOICES, max_tokens=10)])
+    (completion,) = local(folder).complete(
+        [request(prompt="Movie review:", temperature=0, seam=SEAM, choices=CHOICES, max_tokens=10)]
+    )
     model, _ = plain(folder)
     text = "".join(written).replace("▁", " ").split(SEAM)[0].split("</s>")[0]
-    return completion, [plain_score(model, pieces, "Movie review:" + text + SEAM, choice) for choice in CHOICES]
+    return completion, [
+        plain_score(model, pieces, "Movie review:" + text + SEAM, choice) for choice in CHOICES
+    ]
 
 
 def test_llama_2_seam(tmp_path: Path, pieces: PreTrainedTokenizerFast) -> None:
@@ -471,7 +645,9 @@ def test_llama_2_line(tmp_path: Path, pieces: PreTrainedTokenizerFast) -> None:
 
 def test_llama_2_token_over_the_seam(tmp_path: Path, texts: list[str]) -> None:
     """A token `::` ends the seam and goes on: what is scored must still begin with the space that the LM wrote."""
-    pieces = pieces_tokenizer([f"Movie review: {text} (Sentiment: Positive)" for text in texts], 400)
+    pieces = pieces_tokenizer(
+        [f"Movie review: {text} (Sentiment: Positive)" for text in texts], 400
+    )
     pieces.add_tokens(["(Sentiment::"])
     completion, expected = llama_2_answer(tmp_path, pieces, "▁film", "▁", "(Sentiment::")
     assert (completion.text.strip(), completion.finish) == ("film", "seam")
@@ -479,7 +655,9 @@ def test_llama_2_token_over_the_seam(tmp_path: Path, texts: list[str]) -> None:
     assert completion.scores.logprobs == pytest.approx(expected, abs=1e-4)
 
 
-def test_llama_2_empty_text_before_the_seam(tmp_path: Path, pieces: PreTrainedTokenizerFast) -> None:
+def test_llama_2_empty_text_before_the_seam(
+    tmp_path: Path, pieces: PreTrainedTokenizerFast
+) -> None:
     """The seam is found although its own space is the one that the decoder drops."""
     completion, _ = llama_2_answer(tmp_path, pieces, *spelled(pieces, "x", SEAM))
     assert (completion.text.strip(), completion.finish) == ("", "seam")
@@ -517,7 +695,9 @@ def test_a_translator_is_refused(tmp_path: Path, folders: dict[str, Path]) -> No
     from transformers import T5Config, T5Model
 
     AutoTokenizer.from_pretrained(folders["gpt2-bytes"]).save_pretrained(tmp_path)
-    T5Model(T5Config(vocab_size=350, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)).save_pretrained(tmp_path)
+    T5Model(
+        T5Config(vocab_size=350, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
+    ).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="causal LM"):
         answers(local(tmp_path), [request()])
 
@@ -548,7 +728,9 @@ def test_a_label_that_tokenises_to_nothing_is_refused(folders: dict[str, Path]) 
 # What is known beforehand --------------------------------------------------------------------------------------------
 
 
-def test_the_fingerprint_changes_with_the_weights_and_with_what_else_changes_numbers(tmp_path: Path, folders: dict[str, Path]) -> None:
+def test_the_fingerprint_changes_with_the_weights_and_with_what_else_changes_numbers(
+    tmp_path: Path, folders: dict[str, Path]
+) -> None:
     model, tokenizer = plain(folders["gpt2-bytes"])
     first = local(saved(tmp_path / "a", tokenizer, model)).about.fingerprint
     copied = local(saved(tmp_path / "b", tokenizer, model))
@@ -556,7 +738,11 @@ def test_the_fingerprint_changes_with_the_weights_and_with_what_else_changes_num
     with torch.no_grad():
         model.transformer.ln_f.weight[0] += 1e-3
     changed = local(saved(tmp_path / "c", tokenizer, model)).about.fingerprint
-    half = Local(LocalLM(kind="local", model=str(tmp_path / "a"), dtype="bfloat16", device="cpu", batch_size=4)).about.fingerprint
+    half = Local(
+        LocalLM(
+            kind="local", model=str(tmp_path / "a"), dtype="bfloat16", device="cpu", batch_size=4
+        )
+    ).about.fingerprint
     block = local(tmp_path / "a", 5).about.fingerprint
     assert len({first, changed, half, block}) == 4
 
@@ -565,7 +751,9 @@ def test_tokens_are_counted_as_they_are_read(folder: Path) -> None:
     lm = local(folder)
     (completion,) = answers(lm, [request(max_tokens=1)])
     assert (
-        lm.about.count_tokens(OPEN_PROMPTS[0]) == completion.prompt_tokens == len(AutoTokenizer.from_pretrained(folder)(OPEN_PROMPTS[0])["input_ids"])
+        lm.about.count_tokens(OPEN_PROMPTS[0])
+        == completion.prompt_tokens
+        == len(AutoTokenizer.from_pretrained(folder)(OPEN_PROMPTS[0])["input_ids"])
     )
     assert (lm.about.context, lm.about.block) == (512, 4)
 

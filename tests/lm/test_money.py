@@ -39,11 +39,23 @@ def test_a_version_may_look_like_a_date_or_a_number(version: str, tmp_path: Path
         ("version: 1", "models: field required"),
         ("version: 1\nmodels: {big-base: 3}", "models.big-base"),
         (GOOD.replace("prompt: 2", "promt: 2"), "models.big-base.prompt: field required"),
-        (GOOD.replace("cached_prompt", "cachedprompt"), "models.big-base.cachedprompt: extra inputs"),
-        (GOOD.replace("prompt: 2", "prompt: -2"), "models.big-base.prompt: input should be greater than or equal to 0"),
-        (GOOD.replace("prompt: 2", "prompt: cheap"), "models.big-base.prompt: input should be a valid number"),
+        (
+            GOOD.replace("cached_prompt", "cachedprompt"),
+            "models.big-base.cachedprompt: extra inputs",
+        ),
+        (
+            GOOD.replace("prompt: 2", "prompt: -2"),
+            "models.big-base.prompt: input should be greater than or equal to 0",
+        ),
+        (
+            GOOD.replace("prompt: 2", "prompt: cheap"),
+            "models.big-base.prompt: input should be a valid number",
+        ),
         (GOOD.replace("prompt: 2", "prompt: .inf"), "models.big-base.prompt"),
-        (GOOD.replace("batch: 0.5", "batch: 50"), "models.big-base.batch: input should be less than or equal to 1"),
+        (
+            GOOD.replace("batch: 0.5", "batch: 50"),
+            "models.big-base.batch: input should be less than or equal to 1",
+        ),
         (GOOD.replace("big-base", "bigger"), "no price for the model 'big-base'"),
         (GOOD.replace("big-base", "big-bas"), "did you mean 'big-bas'"),
     ],
@@ -69,7 +81,9 @@ def test_dollars_are_those_of_the_file() -> None:
     used = Usage(prompt=1_000_000, completion=500_000, cached=400_000)
     assert price.of(used) == pytest.approx(0.6 * 2 + 0.4 * 0.5 + 0.5 * 8)
     assert price.of(used, batch=True) == pytest.approx(price.of(used) / 2)
-    assert Price(prompt=2, completion=8).of(used, batch=True) == pytest.approx(6), "cached tokens and batches cost as others do unless it is said"
+    assert Price(prompt=2, completion=8).of(used, batch=True) == pytest.approx(6), (
+        "cached tokens and batches cost as others do unless it is said"
+    )
 
 
 @given(st.integers(1, 50), st.integers(1, 50))
@@ -83,11 +97,17 @@ def test_requests_stop_at_the_budget_and_not_before(limit: int, tried: int) -> N
         except StoppedShort as error:
             told = error.message
     assert sent == min(limit, tried)
-    assert told == (f"budget.requests: {limit} of {limit} requests are spent, over all runs" if tried > limit else "")
+    assert told == (
+        f"budget.requests: {limit} of {limit} requests are spent, over all runs"
+        if tried > limit
+        else ""
+    )
 
 
 @given(st.lists(st.integers(1, 400), max_size=20), st.integers(1, 2000))
-def test_tokens_and_dollars_pass_the_budget_by_the_last_answer_at_most(answers: list[int], limit: int) -> None:
+def test_tokens_and_dollars_pass_the_budget_by_the_last_answer_at_most(
+    answers: list[int], limit: int
+) -> None:
     price = Price(prompt=1, completion=1)
     for budget in (Budget(tokens=limit), Budget(usd=limit / 1_000_000)):
         purse = Purse(price, budget)
@@ -112,7 +132,10 @@ def test_what_other_runs_have_paid_counts(tmp_path: Path) -> None:
     assert (purse.requests, purse.tokens, purse.usd) == (4, 80, 1.5)
     with pytest.raises(StoppedShort, match=r"budget\.usd: \$1\.5000 of \$1\.4"):
         purse.send()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.journal.sqlite", "b.journal.sqlite"], "looking leaves no trace"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "a.journal.sqlite",
+        "b.journal.sqlite",
+    ], "looking leaves no trace"
 
 
 def test_an_unknown_price_costs_an_unknown_amount() -> None:

@@ -53,7 +53,9 @@ def shape(name: str) -> Any:
 
 def test_a_completion_is_asked_for_in_full() -> None:
     """No sampling parameter is left to the server's own defaults."""
-    asked_for = writing(asked(1, temperature=0.9, top_p=0.8)[0], Ways(top=5, plain=True), "m", 7, ())
+    asked_for = writing(
+        asked(1, temperature=0.9, top_p=0.8)[0], Ways(top=5, plain=True), "m", 7, ()
+    )
     assert asked_for == {
         "model": "m", "prompt": PROMPT, "max_tokens": 67, "temperature": 0.9, "top_p": 0.8, "frequency_penalty": 0.0,
         "seed": 0, "stop": ["\n"], "logprobs": 5, **PLAIN,
@@ -61,7 +63,13 @@ def test_a_completion_is_asked_for_in_full() -> None:
 
 
 def test_a_chat_has_its_own_names() -> None:
-    asked_for = writing(asked(1)[0], Ways(api="chat", top=20, limit="max_completion_tokens", refused=("seed",)), "m", 7, ())
+    asked_for = writing(
+        asked(1)[0],
+        Ways(api="chat", top=20, limit="max_completion_tokens", refused=("seed",)),
+        "m",
+        7,
+        (),
+    )
     assert asked_for.keys() == {
         "model", "messages", "max_completion_tokens", "temperature", "top_p", "frequency_penalty", "logprobs", "top_logprobs",
     }  # fmt: skip
@@ -82,14 +90,20 @@ def test_without_choices_there_is_no_room_for_them(ways: Ways) -> None:
 
 
 def test_a_label_is_asked_for_at_temperature_one() -> None:
-    assert labelling("x", CHOICES, Ways(), "m")["temperature"] == 1.0  # some servers tell log-probabilities after sampling's changes
+    assert (
+        labelling("x", CHOICES, Ways(), "m")["temperature"] == 1.0
+    )  # some servers tell log-probabilities after sampling's changes
 
 
-@given(names=st.sets(st.sampled_from(["temperature", "top_p", "seed", "stop", "logprobs", "min_p"])))
+@given(
+    names=st.sets(st.sampled_from(["temperature", "top_p", "seed", "stop", "logprobs", "min_p"]))
+)
 def test_what_a_server_refuses_is_left_out(names: set[str]) -> None:
     asked_for = writing(asked(1)[0], Ways(top=5, plain=True, refused=tuple(names)), "m", 7, ())
     assert not names & asked_for.keys()
-    assert asked_for.keys() | names == writing(asked(1)[0], Ways(top=5, plain=True), "m", 7, ()).keys()
+    assert (
+        asked_for.keys() | names == writing(asked(1)[0], Ways(top=5, plain=True), "m", 7, ()).keys()
+    )
 
 
 @given(seed=st.integers(0, 2**70))
@@ -98,7 +112,11 @@ def test_seeds_fit_into_31_bits(seed: int) -> None:
 
 
 def test_fields_of_none_are_left_out() -> None:
-    assert body(Ways(), "m", "x", max_tokens=1, n=None) == {"model": "m", "prompt": "x", "max_tokens": 1}
+    assert body(Ways(), "m", "x", max_tokens=1, n=None) == {
+        "model": "m",
+        "prompt": "x",
+        "max_tokens": 1,
+    }
 
 
 # Shapes --------------------------------------------------------------------------------------------------------------
@@ -126,7 +144,9 @@ def test_the_shape_of_llama_cpps_echo(name: str) -> None:
     begin = logprobs["text_offset"][1]
     whole = "".join(logprobs["tokens"])
     assert logprobs["text_offset"][0] == 0
-    assert echoed(answer, whole[:begin], whole[begin:]) == pytest.approx(math.fsum(logprobs["token_logprobs"][1:]))
+    assert echoed(answer, whole[:begin], whole[begin:]) == pytest.approx(
+        math.fsum(logprobs["token_logprobs"][1:])
+    )
 
 
 def test_the_shape_of_a_line_with_its_label() -> None:
@@ -186,18 +206,30 @@ def test_the_shape_of_an_answer_without_log_probabilities() -> None:
 
 def test_the_shape_of_an_end_at_once() -> None:
     (text,) = texts(shape("llamacpp-end-of-text"), "completions")
-    assert (line(text, SEAM).text, line(text, SEAM).finish, line(text, SEAM).label) == ("", "line", {})
+    assert (line(text, SEAM).text, line(text, SEAM).finish, line(text, SEAM).label) == (
+        "",
+        "line",
+        {},
+    )
 
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("llamacpp-no-such-path", "Not Found"), ("llamacpp-wrong-key", "Invalid API key"), ("llamacpp-too-long", "This model's maximum context length")],
+    [
+        ("llamacpp-no-such-path", "Not Found"),
+        ("llamacpp-wrong-key", "Invalid API key"),
+        ("llamacpp-too-long", "This model's maximum context length"),
+    ],
 )
 def test_the_shape_of_an_error(name: str, words: str) -> None:
     assert next(_words_of(shape(name))).startswith(words)
 
 
-ANSWERS = [("llamacpp-line", "completions"), ("vllm_completions_token_ids", "completions"), ("openai_chat_logprobs", "chat")]
+ANSWERS = [
+    ("llamacpp-line", "completions"),
+    ("vllm_completions_token_ids", "completions"),
+    ("openai_chat_logprobs", "chat"),
+]
 
 
 @given(kind=st.sampled_from(ANSWERS), data=st.data())
@@ -209,8 +241,14 @@ def test_a_spoilt_answer_is_read_or_refused(kind: tuple[str, str], data: st.Data
     while isinstance(place, dict | list) and place:
         keys = list(place) if isinstance(place, dict) else list(range(len(place)))
         key = data.draw(st.sampled_from(keys))
-        if not isinstance(place[key], dict | list) or not place[key] or data.draw(st.integers(0, 3)) == 0:
-            place[key] = data.draw(st.sampled_from([None, 7, "x", [], {}, [None], {"a": None}, True]))
+        if (
+            not isinstance(place[key], dict | list)
+            or not place[key]
+            or data.draw(st.integers(0, 3)) == 0
+        ):
+            place[key] = data.draw(
+                st.sampled_from([None, 7, "x", [], {}, [None], {"a": None}, True])
+            )
             break
         place = place[key]
     try:
@@ -239,8 +277,13 @@ def cut(data: st.DataObject, whole: str) -> list[str]:
     return tokens
 
 
-def positions(tokens: Sequence[str], tops: Mapping[int, dict[str, float]] | None = None) -> list[Position]:
-    return [Position(token, -0.5, (tops or {}).get(place, {token: -0.5})) for place, token in enumerate(tokens)]
+def positions(
+    tokens: Sequence[str], tops: Mapping[int, dict[str, float]] | None = None
+) -> list[Position]:
+    return [
+        Position(token, -0.5, (tops or {}).get(place, {token: -0.5}))
+        for place, token in enumerate(tokens)
+    ]
 
 
 @given(
@@ -250,28 +293,40 @@ def positions(tokens: Sequence[str], tops: Mapping[int, dict[str, float]] | None
     tail=st.sampled_from(["", ")", ") more", ")\nNext"]),
     data=st.data(),
 )
-def test_a_line_is_what_stands_before_the_seam(words: list[str], label: str, ended: bool, tail: str, data: st.DataObject) -> None:
+def test_a_line_is_what_stands_before_the_seam(
+    words: list[str], label: str, ended: bool, tail: str, data: st.DataObject
+) -> None:
     """However it is cut into tokens; the label's distribution is found where a token begins there, and only there."""
     text = "".join(f" {word}" for word in words)
     before, behind = f"{text}{SEAM}", f"{label}{tail}"
-    tokens = cut(data, before) + ([label, *cut(data, tail)] if data.draw(st.booleans()) else cut(data, behind))
+    tokens = cut(data, before) + (
+        [label, *cut(data, tail)] if data.draw(st.booleans()) else cut(data, behind)
+    )
     offsets = [len("".join(tokens[:place])) for place in range(len(tokens))]
     starts = len(before) in offsets
     tops = {offsets.index(len(before)): {" Positive": -0.1, " Negative": -2.4}} if starts else {}
     found = line(Text("".join(tokens), ended, positions(tokens, tops)), SEAM)
     assert (found.text, found.finish) == (text, "seam")
-    assert not starts or tokens[offsets.index(len(before))].strip() == "" or found.label == {" Positive": -0.1, " Negative": -2.4}
+    assert (
+        not starts
+        or tokens[offsets.index(len(before))].strip() == ""
+        or found.label == {" Positive": -0.1, " Negative": -2.4}
+    )
     assert starts or found.label == {}
 
 
 @given(words=st.lists(WORD, max_size=5), ended=st.booleans(), data=st.data())
-def test_a_line_without_a_seam_ends_where_it_ends(words: list[str], ended: bool, data: st.DataObject) -> None:
+def test_a_line_without_a_seam_ends_where_it_ends(
+    words: list[str], ended: bool, data: st.DataObject
+) -> None:
     text = "".join(f" {word}" for word in words)
     found = line(Text(text, ended, positions(cut(data, text))), SEAM)
     assert (found.text, found.finish, found.label) == (text, "line" if ended else "length", {})
 
 
-@pytest.mark.parametrize("seam", [" (Sentiment:", "(sentiment :", " ( SENTIMENT: ", "(Sentiment:", "  (sentiment:"])
+@pytest.mark.parametrize(
+    "seam", [" (Sentiment:", "(sentiment :", " ( SENTIMENT: ", "(Sentiment:", "  (sentiment:"]
+)
 def test_a_seam_may_be_spelled_otherwise(seam: str) -> None:
     found = line(Text(f" a fine film{seam} Positive)", True), SEAM)
     assert (found.text.rstrip(), found.finish) == (" a fine film", "seam")
@@ -280,8 +335,16 @@ def test_a_seam_may_be_spelled_otherwise(seam: str) -> None:
 @pytest.mark.parametrize(
     ("text", "ended", "expected"),
     [
-        ("\n\nA fine film. (Sentiment: Positive)", True, ("A fine film.", "seam")),  # as chats begin
-        (" a film\nMovie review: b (Sentiment: Positive)", True, (" a film", "line")),  # the seam of another line
+        (
+            "\n\nA fine film. (Sentiment: Positive)",
+            True,
+            ("A fine film.", "seam"),
+        ),  # as chats begin
+        (
+            " a film\nMovie review: b (Sentiment: Positive)",
+            True,
+            (" a film", "line"),
+        ),  # the seam of another line
         (" a film\r\nmore", False, (" a film", "line")),  # the line had ended before the tokens did
         (" a film (Sentiment:", False, (" a film (Sentiment:", "length")),  # no label came
         (" a film (Sentiment:", True, (" a film", "seam")),
@@ -296,7 +359,10 @@ def test_lines_by_hand(text: str, ended: bool, expected: tuple[str, str]) -> Non
 
 def test_a_space_of_its_own_before_the_label_is_passed_over() -> None:
     tokens = [" a", SEAM, " ", "Positive", ")"]
-    assert line(Text("".join(tokens), True, positions(tokens, {3: {"Positive": -0.2, "Negative": -1.8}})), SEAM).label == {
+    assert line(
+        Text("".join(tokens), True, positions(tokens, {3: {"Positive": -0.2, "Negative": -1.8}})),
+        SEAM,
+    ).label == {
         "Positive": -0.2,
         "Negative": -1.8,
     }
@@ -310,7 +376,9 @@ def test_tokens_that_spell_something_else_tell_nothing() -> None:
 def test_the_tokens_of_a_stop_are_no_part_of_the_text() -> None:
     """llama.cpp lists them; the text has them cut off."""
     tokens = [" a", SEAM, " Positive", ")", "\n"]
-    found = line(Text("".join(tokens[:-1]), True, positions(tokens, {2: {" Positive": -0.1}})), SEAM)
+    found = line(
+        Text("".join(tokens[:-1]), True, positions(tokens, {2: {" Positive": -0.1}})), SEAM
+    )
     assert found.label == {" Positive": -0.1}
 
 
@@ -323,18 +391,29 @@ def spellings(model: TinyLM, context: str, choice: str) -> float:
     return math.fsum(
         math.exp(value)
         for token, value in model.logprobs(context).items()
-        if (spelled := token.strip().casefold()) == folded or (len(spelled) > 1 and folded.startswith(spelled))
+        if (spelled := token.strip().casefold()) == folded
+        or (len(spelled) > 1 and folded.startswith(spelled))
     )
 
 
-@given(words=st.lists(WORD, max_size=4), top=st.integers(1, 25), model=st.sampled_from([TINY, SPLIT, RARE]), chat=st.booleans())
-def test_no_label_is_certain_and_no_bound_is_too_low(words: list[str], top: int, model: TinyLM, chat: bool) -> None:
+@given(
+    words=st.lists(WORD, max_size=4),
+    top=st.integers(1, 25),
+    model=st.sampled_from([TINY, SPLIT, RARE]),
+    chat=st.booleans(),
+)
+def test_no_label_is_certain_and_no_bound_is_too_low(
+    words: list[str], top: int, model: TinyLM, chat: bool
+) -> None:
     """Whatever is cut off: the truth of the full distribution lies below each bound, and at what was told it is what was told."""
     context = f"{PROMPT} {' '.join(words)}{SEAM}"
     told = dict(model.distribution(context).ranked[:top])
     scores = label_scores(told, CHOICES, chat=chat)
     if scores is None:
-        assert all(spellings(model, context, choice) <= 1 - sum(map(math.exp, told.values())) + 1e-9 for choice in CHOICES)
+        assert all(
+            spellings(model, context, choice) <= 1 - sum(map(math.exp, told.values())) + 1e-9
+            for choice in CHOICES
+        )
         return
     assert all(value < 0 for value in scores.logprobs)
     for place, choice in enumerate(CHOICES):
@@ -346,13 +425,30 @@ def test_no_label_is_certain_and_no_bound_is_too_low(words: list[str], top: int,
             assert scores.logprobs[place] >= model.score(context, choice) - 1e-9
         else:
             assert value <= spellings(model, context, choice) * (1 + 1e-9)
-            assert value == pytest.approx(spellings(model, context, choice), abs=(len(model.tokens)) * math.exp(min(told.values())))
+            assert value == pytest.approx(
+                spellings(model, context, choice),
+                abs=(len(model.tokens)) * math.exp(min(told.values())),
+            )
 
 
 TOKEN = st.builds(
     lambda space, word: f"{space}{word}",
     st.sampled_from(["", " "]),
-    st.sampled_from(["Positive", "positive", "POSITIVE", "Negative", "neg", "Ne", "Neutral", "the", "a", ")", "("]),
+    st.sampled_from(
+        [
+            "Positive",
+            "positive",
+            "POSITIVE",
+            "Negative",
+            "neg",
+            "Ne",
+            "Neutral",
+            "the",
+            "a",
+            ")",
+            "(",
+        ]
+    ),
 )
 
 
@@ -362,7 +458,9 @@ TOKEN = st.builds(
     labels=st.permutations([" Positive", " Negative", " Neutral"]),
 )
 @example(weights={" Positive": 1.0}, known=1.0, labels=[" Positive", " Negative", " Neutral"])
-def test_label_scores_of_any_distribution(weights: dict[str, float], known: float, labels: list[str]) -> None:
+def test_label_scores_of_any_distribution(
+    weights: dict[str, float], known: float, labels: list[str]
+) -> None:
     total = math.fsum(weights.values()) / known
     top = {token: math.log(weight / total) for token, weight in weights.items()}
     scores = label_scores(top, labels, merge=True)
@@ -380,7 +478,9 @@ def test_label_scores_of_any_distribution(weights: dict[str, float], known: floa
 
 
 def test_a_beginning_of_two_labels_raises_both_bounds() -> None:
-    scores = label_scores({" Ne": math.log(0.6), " Positive": math.log(0.3)}, (" Positive", " Negative", " Neutral"))
+    scores = label_scores(
+        {" Ne": math.log(0.6), " Positive": math.log(0.3)}, (" Positive", " Negative", " Neutral")
+    )
     assert scores is not None
     assert scores.bounded == (1, 2)
     assert math.exp(scores.logprobs[1]) == pytest.approx(0.7)
@@ -403,7 +503,11 @@ def test_nothing_known_is_no_score(top: dict[str, float]) -> None:
 def test_votes_are_shares(counts: tuple[int, int, int], data: st.DataObject) -> None:
     positive, negative, other = counts
     forms = [" Positive", "positive.", "POSITIVE)", "\nPositive"]
-    written = [data.draw(st.sampled_from(forms)) for _ in range(positive)] + [" Negative)"] * negative + ["Mixed"] * other
+    written = (
+        [data.draw(st.sampled_from(forms)) for _ in range(positive)]
+        + [" Negative)"] * negative
+        + ["Mixed"] * other
+    )
     scores = voted(written, CHOICES)
     if not positive + negative:
         assert scores is None
@@ -419,13 +523,24 @@ def test_votes_are_shares(counts: tuple[int, int, int], data: st.DataObject) -> 
 def test_the_longest_label_is_voted_for() -> None:
     scores = voted(["Very good", "very good.", "Very bad"], (" Very", " Very good"))
     assert scores is not None
-    assert [round(3 * math.exp(value) + math.exp(value), 3) for value in scores.logprobs] == [1.5, 2.5]
+    assert [round(3 * math.exp(value) + math.exp(value), 3) for value in scores.logprobs] == [
+        1.5,
+        2.5,
+    ]
 
 
 # Labels of several tokens --------------------------------------------------------------------------------------------
 
 
-@given(labels=st.lists(st.lists(st.integers(1, 4), min_size=1, max_size=4).map(tuple), min_size=1, max_size=6, unique=True), seed=st.integers(0, 99))
+@given(
+    labels=st.lists(
+        st.lists(st.integers(1, 4), min_size=1, max_size=4).map(tuple),
+        min_size=1,
+        max_size=6,
+        unique=True,
+    ),
+    seed=st.integers(0, 99),
+)
 def test_labels_of_several_tokens_are_spelled_out(labels: list[tuple[int, ...]], seed: int) -> None:
     """One question for each beginning; the sums are those of the tokens one by one."""
 
@@ -434,8 +549,13 @@ def test_labels_of_several_tokens_are_spelled_out(labels: list[tuple[int, ...]],
 
     questions = tries(labels)
     assert len(questions) == len({label[:place] for label in labels for place in range(len(label))})
-    found = {begun: {token: logprob(begun, token) for token in following} for begun, following in questions.items()}
-    expected = [sum(logprob(label[:place], token) for place, token in enumerate(label)) for label in labels]
+    found = {
+        begun: {token: logprob(begun, token) for token in following}
+        for begun, following in questions.items()
+    }
+    expected = [
+        sum(logprob(label[:place], token) for place, token in enumerate(label)) for label in labels
+    ]
     scores = spelled_out(labels, found)
     assert scores.logprobs == pytest.approx(expected)
     assert scores.source == "exact"
@@ -446,14 +566,25 @@ def test_the_test_models_labels_spelled_out_are_its_scores() -> None:
     tokens = [[SPLIT.id_of(token) for token in SPLIT.split(choice)] for choice in CHOICES]
     assert len(tokens[0]) == 2
     found = {
-        begun: {token: SPLIT.distribution(context + "".join(map(SPLIT.token_of, begun))).logprob(SPLIT.token_of(token)) for token in following}
+        begun: {
+            token: SPLIT.distribution(context + "".join(map(SPLIT.token_of, begun))).logprob(
+                SPLIT.token_of(token)
+            )
+            for token in following
+        }
         for begun, following in tries(tokens).items()
     }
-    assert spelled_out(tokens, found).logprobs == pytest.approx([SPLIT.score(context, choice) for choice in CHOICES])
+    assert spelled_out(tokens, found).logprobs == pytest.approx(
+        [SPLIT.score(context, choice) for choice in CHOICES]
+    )
 
 
 def test_usage_of_every_form() -> None:
     assert usage({}) == usage({"usage": None}) == usage({"usage": "none"}) == Usage()
-    cached = {"prompt_tokens": 9, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 4}}
+    cached = {
+        "prompt_tokens": 9,
+        "completion_tokens": 2,
+        "prompt_tokens_details": {"cached_tokens": 4},
+    }
     assert usage({"usage": cached}) == Usage(9, 2, 4)
     assert usage({"usage": {"prompt_tokens": None, "completion_tokens": 3}}) == Usage(0, 3, 0)

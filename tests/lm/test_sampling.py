@@ -17,7 +17,9 @@ FAIR = settings(max_examples=60, deadline=None)
 
 
 def sampler(requests: list[Request], longest: int = 0) -> Sampler:
-    made = Sampler(len(requests), longest or max(asked.max_tokens for asked in requests), torch.device("cpu"))
+    made = Sampler(
+        len(requests), longest or max(asked.max_tokens for asked in requests), torch.device("cpu")
+    )
     for row, asked in enumerate(requests):
         made.set(row, asked)
     return made
@@ -40,12 +42,21 @@ def random_weights(rows: int, vocabulary: int, seed: int, zeros: float) -> torch
 
 
 @FAIR
-@given(vocabulary=VOCABULARIES, seed=SEEDS, zeros=st.sampled_from([0, 0.5, 0.99]), edge=st.sampled_from([None, 0.0, 1 - 2**-53, 1 - 2**-24]))
-def test_the_inverse_is_the_inverse(vocabulary: int, seed: int, zeros: float, edge: float | None) -> None:
+@given(
+    vocabulary=VOCABULARIES,
+    seed=SEEDS,
+    zeros=st.sampled_from([0, 0.5, 0.99]),
+    edge=st.sampled_from([None, 0.0, 1 - 2**-53, 1 - 2**-24]),
+)
+def test_the_inverse_is_the_inverse(
+    vocabulary: int, seed: int, zeros: float, edge: float | None
+) -> None:
     """The drawn token's own share holds the uniform number, up to the rounding of a float32 sum; no token of weight 0 is drawn."""
     rows = 4
     weights = random_weights(rows, vocabulary, seed, zeros)
-    uniforms = torch.rand(rows, 1, generator=torch.Generator().manual_seed(seed + 1), dtype=torch.float64)
+    uniforms = torch.rand(
+        rows, 1, generator=torch.Generator().manual_seed(seed + 1), dtype=torch.float64
+    )
     if edge is not None:
         uniforms[:] = edge
     found = _inverse(weights, uniforms)
@@ -54,14 +65,21 @@ def test_the_inverse_is_the_inverse(vocabulary: int, seed: int, zeros: float, ed
     for row, token in enumerate(found.tolist()):
         assert weights[row, token] > 0
         wanted = float(uniforms[row, 0])
-        assert float(upper[row, token] - probs[row, token]) - 1e-6 <= wanted <= float(upper[row, token]) + 1e-6
+        assert (
+            float(upper[row, token] - probs[row, token]) - 1e-6
+            <= wanted
+            <= float(upper[row, token]) + 1e-6
+        )
 
 
 @pytest.mark.parametrize("place", [0, 127, 128, 200, 299])
 def test_the_only_token_with_weight_is_drawn(place: int) -> None:
     weights = torch.zeros(3, 300)
     weights[:, place] = 1e-30
-    assert _inverse(weights, torch.tensor([[0.0], [0.5], [1 - 2**-53]], dtype=torch.float64)).tolist() == [place] * 3
+    assert (
+        _inverse(weights, torch.tensor([[0.0], [0.5], [1 - 2**-53]], dtype=torch.float64)).tolist()
+        == [place] * 3
+    )
 
 
 def test_the_tail_keeps_its_share() -> None:
@@ -69,7 +87,9 @@ def test_the_tail_keeps_its_share() -> None:
     weights = torch.full((1, 100_001), 1e-11)
     weights[0, 0] = 1.0
     for share in (0.1, 0.5, 0.9):
-        (token,) = _inverse(weights, torch.tensor([[(1 + share * 1e-6) / (1 + 1e-6)]], dtype=torch.float64)).tolist()
+        (token,) = _inverse(
+            weights, torch.tensor([[(1 + share * 1e-6) / (1 + 1e-6)]], dtype=torch.float64)
+        ).tolist()
         assert token == pytest.approx(share * 100_000, abs=100)
 
 
@@ -110,7 +130,11 @@ def test_draws_follow_the_definition(seed: int, vocabulary: int, **options: Any)
         (token,) = draw(made, logits)
         probs = by_definition(logits[0], written, asked)
         assert probs[token] > 0
-        order = torch.arange(vocabulary) if asked.top_p == 1 else probs.argsort(descending=True, stable=True)
+        order = (
+            torch.arange(vocabulary)
+            if asked.top_p == 1
+            else probs.argsort(descending=True, stable=True)
+        )
         place = int((order == token).nonzero())
         upper = probs[order].cumsum(-1)[place]
         if asked.temperature > 0:
@@ -129,10 +153,19 @@ def test_a_penalty_counts_what_was_written_before() -> None:
 
 
 @FAIR
-@given(seed=SEEDS, penalty=st.sampled_from([0.0, 0.7]), temperatures=st.lists(st.sampled_from([0.0, 0.7, 1.0]), min_size=3, max_size=3))
-def test_a_rows_draws_do_not_depend_on_its_neighbours(seed: int, penalty: float, temperatures: list[float]) -> None:
+@given(
+    seed=SEEDS,
+    penalty=st.sampled_from([0.0, 0.7]),
+    temperatures=st.lists(st.sampled_from([0.0, 0.7, 1.0]), min_size=3, max_size=3),
+)
+def test_a_rows_draws_do_not_depend_on_its_neighbours(
+    seed: int, penalty: float, temperatures: list[float]
+) -> None:
     """Alone, or beside rows with top-p, greedy ones, longer ones, and ones that do not write."""
-    others = [request(i, seed=i, temperature=one, top_p=0.6, frequency_penalty=1.0, max_tokens=30) for i, one in enumerate(temperatures)]
+    others = [
+        request(i, seed=i, temperature=one, top_p=0.6, frequency_penalty=1.0, max_tokens=30)
+        for i, one in enumerate(temperatures)
+    ]
     own = request(9, seed=seed, frequency_penalty=penalty, max_tokens=10)
     alone, beside = sampler([own]), sampler([*others, own])
     generator = torch.Generator().manual_seed(seed)
@@ -158,4 +191,6 @@ def test_rows_that_are_kept_go_on_as_before() -> None:
     expected = [draw(whole, each) for each in logits]
     assert [draw(part, each) for each in logits[:3]] == expected[:3]
     part.select(torch.tensor([3, 1]))
-    assert [draw(part, each[[3, 1]]) for each in logits[3:]] == [[row[3], row[1]] for row in expected[3:]]
+    assert [draw(part, each[[3, 1]]) for each in logits[3:]] == [
+        [row[3], row[1]] for row in expected[3:]
+    ]

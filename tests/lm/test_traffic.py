@@ -43,7 +43,20 @@ def expected() -> list[str]:
 # Once more -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["server_error", "bad_gateway", "overloaded", "rate_limit", "reset", "reset_body", "half", "garbage", "no_choices"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "server_error",
+        "bad_gateway",
+        "overloaded",
+        "rate_limit",
+        "reset",
+        "reset_body",
+        "half",
+        "garbage",
+        "no_choices",
+    ],
+)
 def test_what_may_pass_is_asked_again(kind: str, expected: list[str]) -> None:
     with serving() as server, engine(server) as lm:
         lm.abilities()
@@ -66,7 +79,10 @@ def test_a_request_that_fails_every_time_ends_the_work() -> None:
         lm.abilities()
         before = server.requests
         server.fault("server_error", contains='"seed":3,', p=1.0)
-        with pytest.raises(StoppedShort, match="10 tries of a request failed, the last one: HTTP 500: The server had an error"):
+        with pytest.raises(
+            StoppedShort,
+            match="10 tries of a request failed, the last one: HTTP 500: The server had an error",
+        ):
             texts(lm)
         assert server.requests - before <= 10 + traffic.TRIES + 10
         assert server.statuses[500] == traffic.TRIES
@@ -100,7 +116,9 @@ def test_a_server_that_asks_for_a_pause_has_it(expected: list[str]) -> None:
         assert time.monotonic() - started >= 0.4
 
 
-def test_a_pause_beyond_the_sdks_limit_is_kept(monkeypatch: pytest.MonkeyPatch, expected: list[str]) -> None:
+def test_a_pause_beyond_the_sdks_limit_is_kept(
+    monkeypatch: pytest.MonkeyPatch, expected: list[str]
+) -> None:
     """200 s, of which the SDK would make an error at once; here a second of the clock lasts 2 ms."""
     start = time.monotonic()
     clock = lambda: start + (time.monotonic_real() - start) * 500  # type: ignore[attr-defined]  # noqa: E731
@@ -108,7 +126,11 @@ def test_a_pause_beyond_the_sdks_limit_is_kept(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(time, "monotonic_real", time.monotonic, raising=False)
     wait = asyncio.wait_for
     monkeypatch.setattr(traffic, "time", fast)
-    monkeypatch.setattr(traffic.asyncio, "wait_for", lambda what, seconds: wait(what, None if seconds is None else seconds / 500))
+    monkeypatch.setattr(
+        traffic.asyncio,
+        "wait_for",
+        lambda what, seconds: wait(what, None if seconds is None else seconds / 500),
+    )
     later = traffic._later
     monkeypatch.setattr(traffic, "_later", lambda seconds, call: later(seconds / 500, call))
     with serving() as server, engine(server) as lm:
@@ -142,7 +164,9 @@ def test_a_pause_of_hours_ends_the_work() -> None:
     ],
 )
 @pytest.mark.parametrize("dialect", ["openai", "vllm"])
-def test_what_does_not_pass_ends_the_work_at_once(kind: str, words: str, code: int, dialect: str) -> None:
+def test_what_does_not_pass_ends_the_work_at_once(
+    kind: str, words: str, code: int, dialect: str
+) -> None:
     with serving(dialect=dialect, delay=0.005) as server, engine(server, concurrency=4) as lm:
         lm.abilities()
         before = server.requests
@@ -164,7 +188,10 @@ def test_an_error_rate_opens_the_breaker(monkeypatch: pytest.MonkeyPatch, tmp_pa
         journal = Journaled(lm, tmp_path / "a.sqlite")
         list(journal.complete(asked(20)))
         server.fault("server_error", p=0.9)
-        with pytest.raises(StoppedShort, match="more than 50% of the last 50 requests failed, the last one: HTTP 500") as error:
+        with pytest.raises(
+            StoppedShort,
+            match="more than 50% of the last 50 requests failed, the last one: HTTP 500",
+        ) as error:
             list(journal.complete(asked(400)))
         journal.close()
         assert error.value.exit_code == 3
@@ -202,7 +229,10 @@ def test_answers_under_way_are_kept_when_the_work_stops_short(tmp_path: Path) ->
 
 
 def test_requests_a_minute_are_not_passed() -> None:
-    with serving(per_minute=40, window=0.5) as server, engine(server, requests_per_minute=60 * 70) as lm:
+    with (
+        serving(per_minute=40, window=0.5) as server,
+        engine(server, requests_per_minute=60 * 70) as lm,
+    ):
         lm.abilities()
         time.sleep(0.5)
         server.reset()
@@ -218,7 +248,9 @@ def test_tokens_a_minute_are_not_passed() -> None:
     with serving() as server, engine(server, tokens_per_minute=used * 60) as lm:
         started = time.monotonic()
         texts(lm, 20)
-        assert 0.5 < time.monotonic() - started < 3  # a second, whatever the estimates before each answer
+        assert (
+            0.5 < time.monotonic() - started < 3
+        )  # a second, whatever the estimates before each answer
 
 
 @given(amounts=st.lists(st.floats(0.1, 50), min_size=2, max_size=30), a_minute=st.floats(1, 1e6))
@@ -240,7 +272,11 @@ def test_no_cap_is_no_wait() -> None:
 
 
 def test_servers_are_used_in_proportion_to_their_speed() -> None:
-    with serving(delay=0.05) as fast, serving(delay=0.25) as slow, engine(fast, slow, concurrency=4) as lm:
+    with (
+        serving(delay=0.05) as fast,
+        serving(delay=0.25) as slow,
+        engine(fast, slow, concurrency=4) as lm,
+    ):
         lm.abilities()
         fast.reset(), slow.reset()
         texts(lm, 120)
@@ -252,10 +288,16 @@ def test_servers_are_used_in_proportion_to_their_speed() -> None:
 def test_a_server_that_dies_leaves_its_work_to_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(traffic, "WAIT", 0.1)
     monkeypatch.setattr(servers, "FAILING", 1.0)
-    with serving(delay=0.01) as good, serving(delay=0.01) as bad, engine(good, bad, concurrency=8) as lm:
+    with (
+        serving(delay=0.01) as good,
+        serving(delay=0.01) as bad,
+        engine(good, bad, concurrency=8) as lm,
+    ):
         lm.abilities()
         found: list[int] = []
-        worker = threading.Thread(target=lambda: found.extend(one.number for one in lm.complete(asked(400))))
+        worker = threading.Thread(
+            target=lambda: found.extend(one.number for one in lm.complete(asked(400)))
+        )
         worker.start()
         while bad.requests < 40:
             time.sleep(0.005)
@@ -286,7 +328,9 @@ def test_requests_go_out_in_order() -> None:
 # The level -----------------------------------------------------------------------------------------------------------
 
 
-def simulated(capacity: int, queues: bool, jitter: float, many: int, seed: int) -> tuple[float, Level]:
+def simulated(
+    capacity: int, queues: bool, jitter: float, many: int, seed: int
+) -> tuple[float, Level]:
     """Return the share of the server's places that were used, and the level at the end."""
     level, noise = Level(), random.Random(seed)
     now, ends, waiting, under_way, used, done = 0.0, [], deque(), 0, 0.0, 0
@@ -326,8 +370,15 @@ def simulated(capacity: int, queues: bool, jitter: float, many: int, seed: int) 
 
 
 @settings(max_examples=12, deadline=None)
-@given(capacity=st.integers(1, 100), queues=st.booleans(), jitter=st.sampled_from([0.0, 0.1, 0.5]), seed=st.integers(0, 10**6))
-def test_a_level_uses_four_fifths_of_any_server(capacity: int, queues: bool, jitter: float, seed: int) -> None:
+@given(
+    capacity=st.integers(1, 100),
+    queues=st.booleans(),
+    jitter=st.sampled_from([0.0, 0.1, 0.5]),
+    seed=st.integers(0, 10**6),
+)
+def test_a_level_uses_four_fifths_of_any_server(
+    capacity: int, queues: bool, jitter: float, seed: int
+) -> None:
     """Found from nothing, over 75 answers a place; what refuses takes a fiftieth of an answer's time."""
     share, level = simulated(capacity, queues, jitter, 75 * capacity, seed)
     assert share >= 0.8
@@ -381,7 +432,11 @@ def test_whoever_goes_away_early_leaves_nothing_behind(capfd: pytest.CaptureFixt
             assert SEAM not in one.text
             break
     assert capfd.readouterr().err == ""
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith(("endpoint", "journal")) and "asyncio" in str(thread)]
+    assert not [
+        thread
+        for thread in threading.enumerate()
+        if thread.name.startswith(("endpoint", "journal")) and "asyncio" in str(thread)
+    ]
 
 
 def test_results_come_in_order_while_others_are_under_way() -> None:

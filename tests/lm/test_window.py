@@ -9,7 +9,18 @@ from typing import Any
 
 import pytest
 import torch
-from families import CHOICES, HEADER, OPEN_PROMPTS, answers, local, plain, plain_logits, request, saved, with_memory_for
+from families import (
+    CHOICES,
+    HEADER,
+    OPEN_PROMPTS,
+    answers,
+    local,
+    plain,
+    plain_logits,
+    request,
+    saved,
+    with_memory_for,
+)
 from transformers import (
     AutoTokenizer,
     BloomConfig,
@@ -49,7 +60,8 @@ LABELS = {
     "one sign": (" a", " b", " c"),
 }
 SHARING = [
-    f"{HEADER}Movie review: {text} (Sentiment: Positive)\nMovie review:" for text in ("A joy.", "so bad", "It 's a mess and it knows it ,", "x")
+    f"{HEADER}Movie review: {text} (Sentiment: Positive)\nMovie review:"
+    for text in ("A joy.", "so bad", "It 's a mess and it knows it ,", "x")
 ]
 PROMPTS = {
     "sharing a header": SHARING,
@@ -60,7 +72,10 @@ PROMPTS = {
 
 
 def written(lm: Local, requests: Sequence[Request], side_by_side: int) -> list[Row]:
-    rows = [Row(lm._tokens.encode(asked.prompt), lm._choices(asked.seam, asked.choices), asked) for asked in requests]
+    rows = [
+        Row(lm._tokens.encode(asked.prompt), lm._choices(asked.seam, asked.choices), asked)
+        for asked in requests
+    ]
     write(lm._decoder, rows, side_by_side)
     return rows
 
@@ -85,13 +100,18 @@ def check(lm: Local, rows: Sequence[Row]) -> Counter[str]:
             continue
         expected = [summed(lm._model, row.ending.context, choice) for choice in row.choices]
         assert row.scores == (pytest.approx(expected, abs=1e-4) if expected else None)
-        fits = row.ending.context[: len(row.prompt) + len(row.written) - 1] == [*row.prompt, *row.written[:-1]]
+        fits = row.ending.context[: len(row.prompt) + len(row.written) - 1] == [
+            *row.prompt,
+            *row.written[:-1],
+        ]
         end = "end token" if row.written[-1] in lm._tokens.ends else row.ending.finish
         ways[end if fits else f"{end}, straddled"] += 1
     return ways
 
 
-def mixed(prompts: Sequence[str], choices: Sequence[str], count: int, **options: Any) -> list[Request]:
+def mixed(
+    prompts: Sequence[str], choices: Sequence[str], count: int, **options: Any
+) -> list[Request]:
     """Requests that differ in all that rows of a block may differ in."""
     return [
         request(
@@ -136,7 +156,13 @@ def test_rows_end_in_every_way(folders: dict[str, Path]) -> None:
 
 # Kinds of attention --------------------------------------------------------------------------------------------------
 
-SIZES = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+SIZES = {
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
 
 
 def opened(folder: Path, like: Path, model: type, config: type, **options: Any) -> Local:
@@ -144,10 +170,29 @@ def opened(folder: Path, like: Path, model: type, config: type, **options: Any) 
     tokenizer = AutoTokenizer.from_pretrained(like)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return local(saved(folder, tokenizer, model(config(**{**SIZES, "vocab_size": len(tokenizer), "initializer_range": 0.2, **options}))))
+        return local(
+            saved(
+                folder,
+                tokenizer,
+                model(
+                    config(
+                        **{
+                            **SIZES,
+                            "vocab_size": len(tokenizer),
+                            "initializer_range": 0.2,
+                            **options,
+                        }
+                    )
+                ),
+            )
+        )
 
 
-MIXED_LAYERS = {"sliding_window": 24, "layer_types": ["sliding_attention", "full_attention"], "head_dim": 8}
+MIXED_LAYERS = {
+    "sliding_window": 24,
+    "layer_types": ["sliding_attention", "full_attention"],
+    "head_dim": 8,
+}
 
 
 @pytest.mark.parametrize(
@@ -156,11 +201,27 @@ MIXED_LAYERS = {"sliding_window": 24, "layer_types": ["sliding_attention", "full
         (LlamaForCausalLM, LlamaConfig, {}),
         (MistralForCausalLM, MistralConfig, {"sliding_window": 24}),
         (Gemma3ForCausalLM, Gemma3TextConfig, MIXED_LAYERS),
-        (GptOssForCausalLM, GptOssConfig, {**MIXED_LAYERS, "num_local_experts": 2, "num_experts_per_tok": 1, "rope_scaling": None}),
+        (
+            GptOssForCausalLM,
+            GptOssConfig,
+            {
+                **MIXED_LAYERS,
+                "num_local_experts": 2,
+                "num_experts_per_tok": 1,
+                "rope_scaling": None,
+            },
+        ),
     ],
-    ids=["fewer heads for keys than for queries", "sliding", "sliding and full", "sliding and full, eager"],
+    ids=[
+        "fewer heads for keys than for queries",
+        "sliding",
+        "sliding and full",
+        "sliding and full, eager",
+    ],
 )
-def test_kinds_of_attention_equal_plain_passes(tmp_path: Path, folders: dict[str, Path], model: type, config: type, options: dict[str, Any]) -> None:
+def test_kinds_of_attention_equal_plain_passes(
+    tmp_path: Path, folders: dict[str, Path], model: type, config: type, options: dict[str, Any]
+) -> None:
     """Rows have gaps, over which a sliding window must reach: the header before short prompts, and seams that are led to."""
     lm = opened(tmp_path, folders["gpt2-bytes"], model, config, **options)
     check(lm, written(lm, mixed(SHARING, CHOICES, 10), 3))
@@ -187,7 +248,9 @@ def test_greedy_answers_do_not_depend_on_how_many_lie_side_by_side(folder: Path)
     for side_by_side in (1, 2, 3, 5):
         lm._side_by_side = side_by_side
         for one, other in zip(answers(lm, requests), whole, strict=True):
-            assert replace(one, scores=None, logprob=None) == replace(other, scores=None, logprob=None)
+            assert replace(one, scores=None, logprob=None) == replace(
+                other, scores=None, logprob=None
+            )
             assert one.logprob == pytest.approx(other.logprob, abs=1e-3)
             if one.scores and other.scores:
                 assert one.scores.logprobs == pytest.approx(other.scores.logprobs, abs=1e-4)
@@ -220,7 +283,9 @@ def test_retokenised_is_told_exactly(folders: dict[str, Path]) -> None:
             read = [*row.prompt, *row.written]
             if completion.finish == "line":
                 read = [*read[:-1], *lm._tokens.after(".", [asked.seam])[0]]
-            assert completion.retokenised == (lm._tokens.encode(asked.prompt + completion.text + asked.seam) != read)
+            assert completion.retokenised == (
+                lm._tokens.encode(asked.prompt + completion.text + asked.seam) != read
+            )
             told[completion.retokenised] += 1
     assert min(told[True], told[False]) >= 3
 
@@ -229,23 +294,58 @@ def test_retokenised_is_told_exactly(folders: dict[str, Path]) -> None:
 
 
 @pytest.mark.parametrize("choices", [(), (" ",), (" Positive and then some",)])
-def test_texts_fill_the_context_to_its_last_place(tmp_path: Path, folders: dict[str, Path], choices: tuple[str, ...]) -> None:
+def test_texts_fill_the_context_to_its_last_place(
+    tmp_path: Path, folders: dict[str, Path], choices: tuple[str, ...]
+) -> None:
     """GPT-2 has no embedding for a position beyond; rows that have left, and longer choices beside short ones, need none."""
-    lm = opened(tmp_path, folders["gpt2-bytes"], GPT2LMHeadModel, GPT2Config, n_positions=40, n_embd=32, n_layer=2, n_head=2)
+    lm = opened(
+        tmp_path,
+        folders["gpt2-bytes"],
+        GPT2LMHeadModel,
+        GPT2Config,
+        n_positions=40,
+        n_embd=32,
+        n_layer=2,
+        n_head=2,
+    )
     requests = []
     for i in range(24):
         labels = choices if i % 2 else choices[:0] or (" ",)
-        room = 40 - len(lm._tokens.encode(OPEN_PROMPTS[i % 2 + 1])) - 1 - max((len(tokens) for tokens in lm._choices("e", labels)), default=0)
-        requests.append(request(i, prompt=OPEN_PROMPTS[i % 2 + 1], seam="e", choices=labels, max_tokens=room, temperature=1.2))
+        room = (
+            40
+            - len(lm._tokens.encode(OPEN_PROMPTS[i % 2 + 1]))
+            - 1
+            - max((len(tokens) for tokens in lm._choices("e", labels)), default=0)
+        )
+        requests.append(
+            request(
+                i,
+                prompt=OPEN_PROMPTS[i % 2 + 1],
+                seam="e",
+                choices=labels,
+                max_tokens=room,
+                temperature=1.2,
+            )
+        )
     check(lm, written(lm, requests, 5))
     assert "too_long" not in {completion.finish for completion in answers(lm, requests)}
-    assert {completion.finish for completion in answers(lm, [replace(asked, max_tokens=asked.max_tokens + 1) for asked in requests])} == {"too_long"}
+    assert {
+        completion.finish
+        for completion in answers(
+            lm, [replace(asked, max_tokens=asked.max_tokens + 1) for asked in requests]
+        )
+    } == {"too_long"}
 
 
-def test_a_pad_token_beyond_the_embeddings_is_not_read(tmp_path: Path, folders: dict[str, Path]) -> None:
+def test_a_pad_token_beyond_the_embeddings_is_not_read(
+    tmp_path: Path, folders: dict[str, Path]
+) -> None:
     """Llama tokenizers are often given one, and the model is left as it was."""
     model, tokenizer = plain(folders["gpt2-bytes"])
-    requests = [request(i, prompt=prompt, temperature=0, seam=SEAMS[0], choices=CHOICES) for i, prompt in enumerate(OPEN_PROMPTS)]
+    requests = [
+        request(i, prompt=prompt, temperature=0, seam=SEAMS[0], choices=CHOICES)
+        for i, prompt in enumerate(OPEN_PROMPTS)
+    ]
     expected = answers(local(folders["gpt2-bytes"]), requests)
     tokenizer.add_special_tokens({"pad_token": "<pad>"})
     assert answers(local(saved(tmp_path, tokenizer, model)), requests) == expected
@@ -253,8 +353,18 @@ def test_a_pad_token_beyond_the_embeddings_is_not_read(tmp_path: Path, folders: 
 
 def test_an_empty_prompt_begins_with_the_token_that_texts_begin_or_end_with(folder: Path) -> None:
     lm = local(folder)
-    assert {completion.prompt_tokens for completion in answers(lm, [request(prompt=""), request(1, prompt="", beams=2)])} == {1}
-    rows = written(lm, [request(i, prompt=prompt, seam="e", choices=CHOICES) for i, prompt in enumerate(["", "a", "Movie review:"])], 3)
+    assert {
+        completion.prompt_tokens
+        for completion in answers(lm, [request(prompt=""), request(1, prompt="", beams=2)])
+    } == {1}
+    rows = written(
+        lm,
+        [
+            request(i, prompt=prompt, seam="e", choices=CHOICES)
+            for i, prompt in enumerate(["", "a", "Movie review:"])
+        ],
+        3,
+    )
     check(lm, rows)
 
 
@@ -262,11 +372,15 @@ def test_an_empty_prompt_begins_with_the_token_that_texts_begin_or_end_with(fold
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_bfloat16_is_finite_and_close(folder: Path, attention: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bfloat16_is_finite_and_close(
+    folder: Path, attention: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Prompts of very different lengths: what is padded before a text sees nothing, of which no NaN may come."""
     prompts = ["a", "b", *SHARING, *OPEN_PROMPTS]
     exact = local(folder, 16)
-    half = Local(LocalLM(kind="local", model=str(folder), dtype="bfloat16", device="cpu", batch_size=16))
+    half = Local(
+        LocalLM(kind="local", model=str(folder), dtype="bfloat16", device="cpu", batch_size=16)
+    )
     half._model.set_attn_implementation(attention)
     for one, other in zip(half.score(prompts, CHOICES), exact.score(prompts, CHOICES), strict=True):
         assert one.logprobs == pytest.approx(other.logprobs, abs=0.5)
@@ -276,7 +390,9 @@ def test_bfloat16_is_finite_and_close(folder: Path, attention: str, monkeypatch:
         assert row.scores is None or all(map(math.isfinite, row.scores))
 
 
-def test_the_window_stays_as_wide_as_its_texts(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_window_stays_as_wide_as_its_texts(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A hundred rows through four slots: columns that nobody needs are taken over, so memory does not grow with the rows."""
     lm, widths = local(folders["gpt2-bytes"]), []
     forward = _Window._forward
@@ -289,14 +405,18 @@ def test_the_window_stays_as_wide_as_its_texts(folders: dict[str, Path], monkeyp
     rows = written(lm, mixed([*SHARING, *OPEN_PROMPTS], CHOICES, 100), 4)
     longest = max(len(row.prompt) for row in rows) + 26
     assert max(columns for _, columns in widths) <= 2 * longest + 64
-    assert {slots for slots, _ in widths} == {4, 2, 1}, "the last rows go on without the empty slots"
+    assert {slots for slots, _ in widths} == {4, 2, 1}, (
+        "the last rows go on without the empty slots"
+    )
     check(lm, rows[::7])
 
 
 # Memory --------------------------------------------------------------------------------------------------------------
 
 
-def test_a_block_that_runs_out_of_memory_goes_on_with_half_as_many(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_block_that_runs_out_of_memory_goes_on_with_half_as_many(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     requests = mixed(SHARING, CHOICES, 12)
     expected = answers(local(folder, 12), requests)
     lm = local(folder, 12)
@@ -313,7 +433,9 @@ def test_a_block_that_runs_out_of_memory_goes_on_with_half_as_many(folder: Path,
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError])
-def test_memory_that_does_not_hold_one_text_is_told(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, error: type[Exception]) -> None:
+def test_memory_that_does_not_hold_one_text_is_told(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
     lm = local(folders["gpt2-bytes"])
     with_memory_for(monkeypatch, lm, 0, error)
     with pytest.raises(UserError, match="does not hold a single text"):
@@ -322,7 +444,9 @@ def test_memory_that_does_not_hold_one_text_is_told(folders: dict[str, Path], mo
         lm.score(["a", "b"], CHOICES)
 
 
-def test_weights_that_the_memory_does_not_hold_are_told(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_the_memory_does_not_hold_are_told(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
@@ -332,7 +456,9 @@ def test_weights_that_the_memory_does_not_hold_are_told(folders: dict[str, Path]
         answers(lm, [request()])
 
 
-def test_another_error_is_not_taken_for_memory(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_error_is_not_taken_for_memory(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     lm = local(folders["gpt2-bytes"])
 
     def broken(*_: Any, **__: Any) -> None:
@@ -352,8 +478,16 @@ def test_another_error_is_not_taken_for_memory(folders: dict[str, Path], monkeyp
         (MambaForCausalLM, MambaConfig, {}),
         (RwkvForCausalLM, RwkvConfig, {"attention_hidden_size": 32}),
         (BloomForCausalLM, BloomConfig, {"n_head": 2}),
-        (GPTNeoForCausalLM, GPTNeoConfig, {"attention_types": [[["global", "local"], 1]], "num_layers": 2, "num_heads": 2}),
-        (Llama4ForCausalLM, Llama4TextConfig, {"num_local_experts": 2, "intermediate_size_mlp": 32, "head_dim": 8}),
+        (
+            GPTNeoForCausalLM,
+            GPTNeoConfig,
+            {"attention_types": [[["global", "local"], 1]], "num_layers": 2, "num_heads": 2},
+        ),
+        (
+            Llama4ForCausalLM,
+            Llama4TextConfig,
+            {"num_local_experts": 2, "intermediate_size_mlp": 32, "head_dim": 8},
+        ),
     ],
     ids=["a state", "a state of its own", "no positions", "windows of its own", "chunks"],
 )

@@ -19,4 +19,7 @@ def trial(number: int = 0, accuracy: float | None = 0.5, **fields: Any) -> Trial
 
 def cell(accuracies: list[float], **fields: Any) -> list[Trial]:
     """Return a trial a data seed."""
-    return [trial(seed, accuracy, data_seed=seed, train_sha=f"sha-{seed}", **fields) for seed, accuracy in enumerate(accuracies)]
+    return [
+        trial(seed, accuracy, data_seed=seed, train_sha=f"sha-{seed}", **fields)
+        for seed, accuracy in enumerate(accuracies)
+    ]

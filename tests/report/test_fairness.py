@@ -13,17 +13,48 @@ from gpt3mix_cli.report.fairness import refuse_unfair, shortages
 
 
 def trial(method: str = "none", sha: str | None = "a", seed: int = 0, **fields: Any) -> Trial:
-    common = {"task": "sst2", "level": "1%", "classifier": "linear", "trial": seed, "seed": 1, "n_train": 70, "n_synthetic": 0, "n_test": 10}
-    return Trial(**{**common, "method": method, "train_sha": sha, "data_seed": seed, "accuracy": 0.5, **fields})
+    common = {
+        "task": "sst2",
+        "level": "1%",
+        "classifier": "linear",
+        "trial": seed,
+        "seed": 1,
+        "n_train": 70,
+        "n_synthetic": 0,
+        "n_test": 10,
+    }
+    return Trial(
+        **{
+            **common,
+            "method": method,
+            "train_sha": sha,
+            "data_seed": seed,
+            "accuracy": 0.5,
+            **fields,
+        }
+    )
 
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    [({}, {"method": "eda"}), ({}, {"classifier": "minilm"}), ({"method": "eda", "variant": {"k": 1}}, {"method": "gpt3mix", "variant": {"k": 1}})],
+    [
+        ({}, {"method": "eda"}),
+        ({}, {"classifier": "minilm"}),
+        ({"method": "eda", "variant": {"k": 1}}, {"method": "gpt3mix", "variant": {"k": 1}}),
+    ],
 )
-def test_methods_of_a_cell_that_started_from_different_subsamples_are_refused(one: dict[str, Any], other: dict[str, Any]) -> None:
+def test_methods_of_a_cell_that_started_from_different_subsamples_are_refused(
+    one: dict[str, Any], other: dict[str, Any]
+) -> None:
     with pytest.raises(UserError) as caught:
-        refuse_unfair([trial(**one), trial(seed=1, **one), trial(**{"sha": "b", **other}), trial(seed=1, **other)])
+        refuse_unfair(
+            [
+                trial(**one),
+                trial(seed=1, **one),
+                trial(**{"sha": "b", **other}),
+                trial(seed=1, **other),
+            ]
+        )
     assert "sst2 1%, data seed 0" in caught.value.message
     assert re.search(r"train_sha a; b\)", caught.value.message)
     assert "gpt3mix run" in caught.value.hint
@@ -49,17 +80,41 @@ def test_older_rows_do_not_say_what_they_started_from() -> None:
 def test_runs_are_pooled_if_every_method_has_its_part_of_each() -> None:
     pooled = [trial(method, sha) for sha in "ab" for method in ("none", "eda")]
     refuse_unfair(pooled)
-    with pytest.raises(UserError, match=re.escape("none + linear and eda + linear started from different subsamples (train_sha a, b; a)")):
+    with pytest.raises(
+        UserError,
+        match=re.escape(
+            "none + linear and eda + linear started from different subsamples (train_sha a, b; a)"
+        ),
+    ):
         refuse_unfair(pooled[:3])
 
 
-@given(st.lists(st.tuples(st.sampled_from("xyz"), st.integers(0, 2), st.sampled_from("ab")), max_size=12), st.randoms())
-def test_the_order_of_the_trials_does_not_matter(rows: list[tuple[str, int, str]], random: Any) -> None:
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("xyz"), st.integers(0, 2), st.sampled_from("ab")), max_size=12
+    ),
+    st.randoms(),
+)
+def test_the_order_of_the_trials_does_not_matter(
+    rows: list[tuple[str, int, str]], random: Any
+) -> None:
     """Refused is what has two methods whose sets of subsamples differ on a seed."""
     trials = [trial(method, sha, seed) for method, seed, sha in rows]
     random.shuffle(trials)
-    found = {seed: {method: {s for m, d, s in rows if (m, d) == (method, seed)} for method, d, _ in rows if d == seed} for _, seed, _ in rows}
-    unfair = any(one != other for methods in found.values() for one in methods.values() for other in methods.values())
+    found = {
+        seed: {
+            method: {s for m, d, s in rows if (m, d) == (method, seed)}
+            for method, d, _ in rows
+            if d == seed
+        }
+        for _, seed, _ in rows
+    }
+    unfair = any(
+        one != other
+        for methods in found.values()
+        for one in methods.values()
+        for other in methods.values()
+    )
     if unfair:
         with pytest.raises(UserError):
             refuse_unfair(trials)
@@ -71,8 +126,12 @@ def test_missing_rows_are_counted_where_most_are_missing() -> None:
     rows = [trial("eda", seed=seed, n_synthetic=700) for seed in range(3)]
     rows += [trial("gpt3mix", seed=seed, n_synthetic=n) for seed, n in enumerate((700, 640, 630))]
     rows += [trial("gpt3mix", seed=0, n_synthetic=0, status="failed", accuracy=None), trial()]
-    assert list(shortages(rows)) == ["sst2 1% gpt3mix + linear: 630 synthetic rows on data seed 2, 70 short of 700; short on 1 more"]
-    assert list(shortages([*rows[:3], rows[4]])) == ["sst2 1% gpt3mix + linear: 640 synthetic rows on data seed 1, 60 short of 700"]
+    assert list(shortages(rows)) == [
+        "sst2 1% gpt3mix + linear: 630 synthetic rows on data seed 2, 70 short of 700; short on 1 more"
+    ]
+    assert list(shortages([*rows[:3], rows[4]])) == [
+        "sst2 1% gpt3mix + linear: 640 synthetic rows on data seed 1, 60 short of 700"
+    ]
     assert list(shortages(rows[:3])) == []
 
 
@@ -84,4 +143,11 @@ def test_a_method_that_made_nothing_is_short_of_all() -> None:
 
 
 def test_variants_with_other_ratios_are_not_short() -> None:
-    assert list(shortages([trial("eda", n_synthetic=70 * k, variant={"augment.ratio": k}) for k in (1, 2)])) == []
+    assert (
+        list(
+            shortages(
+                [trial("eda", n_synthetic=70 * k, variant={"augment.ratio": k}) for k in (1, 2)]
+            )
+        )
+        == []
+    )

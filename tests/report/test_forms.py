@@ -31,7 +31,9 @@ FIELDS = {
     "status": st.sampled_from(["ok", "failed"]),
     "error": st.none() | st.text(),
     "task": st.text(min_size=1),
-    "variant": st.dictionaries(st.text(), st.integers() | st.text() | st.none() | st.lists(st.booleans())),
+    "variant": st.dictionaries(
+        st.text(), st.integers() | st.text() | st.none() | st.lists(st.booleans())
+    ),
     "tokens": st.none() | st.integers(0, 10**9),
     "usd": st.none() | st.floats(0, 100),
     "confusion": st.none() | st.lists(st.lists(st.integers(0, 9))),
@@ -39,9 +41,17 @@ FIELDS = {
 
 
 @given(st.lists(st.fixed_dictionaries({}, optional=FIELDS), min_size=1, max_size=4))
-def test_rows_are_read_fast_just_as_they_are_read_slowly(tmp_path_factory: pytest.TempPathFactory, changes: list[dict[str, Any]]) -> None:
+def test_rows_are_read_fast_just_as_they_are_read_slowly(
+    tmp_path_factory: pytest.TempPathFactory, changes: list[dict[str, Any]]
+) -> None:
     path = tmp_path_factory.mktemp("t") / "trials.jsonl"
-    path.write_text("".join(json.dumps({**trial(i).model_dump(), **change}, ensure_ascii=False) + "\n" for i, change in enumerate(changes)), "utf-8")
+    path.write_text(
+        "".join(
+            json.dumps({**trial(i).model_dump(), **change}, ensure_ascii=False) + "\n"
+            for i, change in enumerate(changes)
+        ),
+        "utf-8",
+    )
     variants: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
     with path.open("rb") as stream:
         try:
@@ -64,9 +74,16 @@ def test_rows_are_read_fast_just_as_they_are_read_slowly(tmp_path_factory: pytes
         ({"variant": []}, "'variant'"),
     ],
 )
-def test_a_row_that_is_no_trial_is_named_with_its_line_and_key(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+def test_a_row_that_is_no_trial_is_named_with_its_line_and_key(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
     path = tmp_path / "trials.jsonl"
-    path.write_text(to_line(trial(0)) + json.dumps({**trial(1).model_dump(), **change}) + "\n" + to_line(trial(2)))
+    path.write_text(
+        to_line(trial(0))
+        + json.dumps({**trial(1).model_dump(), **change})
+        + "\n"
+        + to_line(trial(2))
+    )
     with pytest.raises(UserError, match=message) as caught:
         trial_rows([path], (), {}, quiet)
     assert f"{path}, line 2" in caught.value.message
@@ -86,7 +103,9 @@ def test_rows_that_two_processes_append_are_all_read(tmp_path: Path) -> None:
     path = tmp_path / "trials" / "none.linear.jsonl"
     path.parent.mkdir()
     context = multiprocessing.get_context("fork")
-    writers = [context.Process(target=_append, args=(path, range(start, 60, 2))) for start in (0, 1)]
+    writers = [
+        context.Process(target=_append, args=(path, range(start, 60, 2))) for start in (0, 1)
+    ]
     for writer in writers:
         writer.start()
     for writer in writers:
@@ -112,28 +131,54 @@ def sweeping() -> list[Trial]:
                 for classifier in ("distilbert", "bert_base"):
                     for method, gain in (("none", 0.0), ("gpt3mix", 0.03 * k), ("eda", 0.01)):
                         tokens = {"tokens": 1000, "usd": 0.01} if method == "gpt3mix" else {}
-                        fields = {"task": task, "level": level, "variant": variant, "classifier": classifier, "method": method, "majority": majority}
+                        fields = {
+                            "task": task,
+                            "level": level,
+                            "variant": variant,
+                            "classifier": classifier,
+                            "method": method,
+                            "majority": majority,
+                        }
                         rows += cell([0.5 + gain, 0.61 + gain, 0.55], **fields, **tokens)
-    return [*rows, trial(7, None, method="eda", error=HOSTILE, variant={"augment.k": 1}, classifier="distilbert")]
+    return [
+        *rows,
+        trial(
+            7, None, method="eda", error=HOSTILE, variant={"augment.k": 1}, classifier="distilbert"
+        ),
+    ]
 
 
 def test_table_tex_has_the_papers_shape(tmp_path: Path) -> None:
-    rows = [row for c in ("distilbert", "bert") for row in [*cell([0.5, 0.52], classifier=c), *cell([0.6, 0.7], classifier=c, method="gpt3mix")]]
+    rows = [
+        row
+        for c in ("distilbert", "bert")
+        for row in [
+            *cell([0.5, 0.52], classifier=c),
+            *cell([0.6, 0.7], classifier=c, method="gpt3mix"),
+        ]
+    ]
     write(tmp_path / "trials.jsonl", rows)
     report([tmp_path / "trials.jsonl"], tmp_path, title="t")
     lines = (tmp_path / "table.tex").read_text("utf-8").splitlines()
     assert r" &  &  & \multicolumn{2}{c}{bert} & \multicolumn{2}{c}{distilbert} \\" in lines
     assert r"\cmidrule(lr){4-5} \cmidrule(lr){6-7}" in lines
-    assert r"sst2 & 1\% & 50.1 & $51.0_{1.4}$ & $\mathbf{65.0}_{7.1}$ & $51.0_{1.4}$ & $\mathbf{65.0}_{7.1}$ \\" in lines
+    assert (
+        r"sst2 & 1\% & 50.1 & $51.0_{1.4}$ & $\mathbf{65.0}_{7.1}$ & $51.0_{1.4}$ & $\mathbf{65.0}_{7.1}$ \\"
+        in lines
+    )
 
 
 @given(st.text())
 def test_no_text_is_a_command_of_tex(text: str) -> None:
     shown = tex(text)
     plain = re.sub(
-        r"\\(textbackslash|textasciicircum|textasciitilde|textless|textgreater|textbar|char34|textdagger|ldots)\{\}|\$\\pm\$|\{[][*]\}", "", shown
+        r"\\(textbackslash|textasciicircum|textasciitilde|textless|textgreater|textbar|char34|textdagger|ldots)\{\}|\$\\pm\$|\{[][*]\}",
+        "",
+        shown,
     )
-    assert not re.search(r"[][*]", plain)  # after the end of a line these would belong to its command
+    assert not re.search(
+        r"[][*]", plain
+    )  # after the end of a line these would belong to its command
     assert not re.search(r"(?<!\\)[#$%&_{}~^\\](?![#$%&_{}])", plain)
     assert shown.isprintable()
 
@@ -143,9 +188,19 @@ def test_no_text_is_a_command_of_tex(text: str) -> None:
 def test_table_tex_compiles(tmp_path: Path) -> None:
     write(tmp_path / "trials.jsonl", sweeping())
     report([tmp_path / "trials.jsonl"], tmp_path, title="t", with_paper=True)
-    (tmp_path / "main.tex").write_text("\\documentclass{article}\n\\usepackage{booktabs}\n\\begin{document}\n\\input{table.tex}\n\\end{document}\n")
+    (tmp_path / "main.tex").write_text(
+        "\\documentclass{article}\n\\usepackage{booktabs}\n\\begin{document}\n\\input{table.tex}\n\\end{document}\n"
+    )
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "main.tex"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", check=False, timeout=120)
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stdout[-2000:]
     assert (tmp_path / "main.pdf").stat().st_size > 10_000
     assert "Missing character" not in done.stdout
@@ -156,7 +211,10 @@ def test_table_tex_compiles(tmp_path: Path) -> None:
 
 def test_samples_stand_below_their_parents_one_for_each_mixture_of_labels(tmp_path: Path) -> None:
     folder = tmp_path / "1pct" / "seed-0"
-    real = [Example(id=name, text=f"text <b>{name}</b>", label=label) for name, label in (("p1", "pos"), ("p2", "pos"), ("n1", "neg"))]
+    real = [
+        Example(id=name, text=f"text <b>{name}</b>", label=label)
+        for name, label in (("p1", "pos"), ("p2", "pos"), ("n1", "neg"))
+    ]
     parents = [("p1", "p2"), ("p2", "p1"), ("p1", "n1"), ("n1", "p1")]
     made = [
         Augmented(
@@ -177,7 +235,10 @@ def test_samples_stand_below_their_parents_one_for_each_mixture_of_labels(tmp_pa
     assert [sample.id for sample in result.samples] == ["s0", "s2", "s1"]
     assert result.samples[1].parents == [("text <b>p1</b>", "pos"), ("text <b>n1</b>", "neg")]
     page = (tmp_path / "r" / "report.md").read_text("utf-8")
-    assert "- Example 2: text \\<b\\>n1\\</b\\> (*neg*)\n- **gpt3mix**: made 2 \\| x (**pos**: 75%, *neg*: 25%)" in page
+    assert (
+        "- Example 2: text \\<b\\>n1\\</b\\> (*neg*)\n- **gpt3mix**: made 2 \\| x (**pos**: 75%, *neg*: 25%)"
+        in page
+    )
 
 
 # Two runs ------------------------------------------------------------------------------------------------------------
@@ -196,7 +257,9 @@ def differ(tmp_path: Path) -> Callable[..., list[Any]]:
     return run
 
 
-def test_two_runs_are_paired_where_they_drew_the_same_rows(differ: Callable[..., list[Any]], tmp_path: Path) -> None:
+def test_two_runs_are_paired_where_they_drew_the_same_rows(
+    differ: Callable[..., list[Any]], tmp_path: Path
+) -> None:
     first = cell([0.5, 0.6, 0.7])
     (only,) = differ(first, cell([0.6, 0.7, 0.9], settings="b" * 16, version="2"))
     assert (only.n_pairs, only.diff, only.p) == (3, pytest.approx(0.4 / 3), 0.25)
@@ -205,10 +268,16 @@ def test_two_runs_are_paired_where_they_drew_the_same_rows(differ: Callable[...,
     assert (other.n_pairs, other.p, other.note) == (0, None, "other subsamples")
     saved = json.loads((tmp_path / "d" / "diff.json").read_text("utf-8"))["differences"]
     assert (saved[0]["a"]["n"], saved[0]["n_pairs"]) == (3, 0)
-    assert {path.name for path in (tmp_path / "d").iterdir()} == {"diff.md", "diff.csv", "diff.json"}
+    assert {path.name for path in (tmp_path / "d").iterdir()} == {
+        "diff.md",
+        "diff.csv",
+        "diff.json",
+    }
 
 
-def test_equal_runs_are_equal_and_cells_of_one_run_are_named(differ: Callable[..., list[Any]]) -> None:
+def test_equal_runs_are_equal_and_cells_of_one_run_are_named(
+    differ: Callable[..., list[Any]],
+) -> None:
     first = cell([0.5, 0.6])
     lines = differ([*first, *cell([0.7], method="eda")], [*first, *cell([0.8], method="gpt3mix")])
     assert [each.note for each in lines] == ["equal", "only in the first", "only in the second"]
@@ -217,13 +286,21 @@ def test_equal_runs_are_equal_and_cells_of_one_run_are_named(differ: Callable[..
 
 def test_no_cell_is_lost_of_a_run_of_two_versions(differ: Callable[..., list[Any]]) -> None:
     rows = [*cell([0.5, 0.6], version="0.10.0a1"), *cell([0.7, 0.9], version="0.10.0a2")]
-    assert [(each.a and each.a.cell.mean, each.note) for each in differ(rows, rows)] == [(0.55, "equal"), (0.8, "equal")]
+    assert [(each.a and each.a.cell.mean, each.note) for each in differ(rows, rows)] == [
+        (0.55, "equal"),
+        (0.8, "equal"),
+    ]
 
 
-def test_differences_are_numbers_in_the_csv(differ: Callable[..., list[Any]], tmp_path: Path) -> None:
+def test_differences_are_numbers_in_the_csv(
+    differ: Callable[..., list[Any]], tmp_path: Path
+) -> None:
     first = cell([0.5, 0.6])
     for gain, shown in ((0.1, "+10.0"), (-0.1, "-10.0")):
-        differ(first, [row.model_copy(update={"accuracy": (row.accuracy or 0) + gain}) for row in first])
+        differ(
+            first,
+            [row.model_copy(update={"accuracy": (row.accuracy or 0) + gain}) for row in first],
+        )
         with (tmp_path / "d" / "diff.csv").open(encoding="utf-8", newline="") as stream:
             (line,) = csv.DictReader(stream)
         assert line["difference"] == shown
@@ -235,8 +312,23 @@ def test_two_runs_of_one_name_are_told_apart_in_the_table(tmp_path: Path) -> Non
     sides = [Side("run", [tmp_path / name / "run"], [], tmp_path) for name in ("a", "b")]
     (table,) = compare(*sides, tmp_path / "d").sheets
     names = [heading[-1] for heading in table.headings]
-    assert names == ["task", "level", "classifier", "method", "run (A)", "run (B)", "difference", "95 % interval", "pairs", "p", "corrected p"]
-    assert (table.stubs, [entry.text for entry in table.rows[0][4:7]]) == (4, ["55.0 ± 7.1 (2)", "65.0 ± 7.1 (2)", "+10.0"])
+    assert names == [
+        "task",
+        "level",
+        "classifier",
+        "method",
+        "run (A)",
+        "run (B)",
+        "difference",
+        "95 % interval",
+        "pairs",
+        "p",
+        "corrected p",
+    ]
+    assert (table.stubs, [entry.text for entry in table.rows[0][4:7]]) == (
+        4,
+        ["55.0 ± 7.1 (2)", "65.0 ± 7.1 (2)", "+10.0"],
+    )
 
 
 # The paper -----------------------------------------------------------------------------------------------------------
@@ -253,7 +345,9 @@ def test_all_printed_figures_are_there() -> None:
 
 def test_the_ablations_go_on_from_distilberts_figures_without_augmentation() -> None:
     rows = paper.printed()
-    plain = [row for row in rows if (row.table, row.classifier, row.column) == (1, "distilbert", "none")]
+    plain = [
+        row for row in rows if (row.table, row.classifier, row.column) == (1, "distilbert", "none")
+    ]
     table1 = {(row.task, row.level): (row.printed, row.printed_std) for row in plain}
     for row in rows:
         if row.table in (5, 6) and row.column == "none":
@@ -263,10 +357,16 @@ def test_the_ablations_go_on_from_distilberts_figures_without_augmentation() -> 
 def test_recomputed_averages_agree_with_the_printed_ones_but_for_two() -> None:
     """Issue: the EDA averages at 0.3 % do not follow from their cells; the other 22 do, to rounding."""
     averages = [row for row in paper.printed() if row.task == "average"]
-    wrong = {(row.level, row.classifier, row.column): round(100 * (row.recomputed or 0), 2) for row in averages if row.mark}
+    wrong = {
+        (row.level, row.classifier, row.column): round(100 * (row.recomputed or 0), 2)
+        for row in averages
+        if row.mark
+    }
     assert len(averages) == 24
     assert wrong == {("0.3%", "distilbert", "eda"): 66.45, ("0.3%", "bert", "eda"): 66.70}
-    assert all(abs(row.printed - (row.recomputed or 0)) < 0.0006 for row in averages if not row.mark)
+    assert all(
+        abs(row.printed - (row.recomputed or 0)) < 0.0006 for row in averages if not row.mark
+    )
 
 
 def test_what_the_paper_prints_against_itself_is_marked() -> None:
@@ -274,9 +374,21 @@ def test_what_the_paper_prints_against_itself_is_marked() -> None:
     marks = {(row.table, row.task, row.level, row.column): row.mark for row in rows if row.mark}
     assert "24.3" in marks[1, "sst2", "0.1%", "none"]
     assert "11.5" in marks[1, "sst2", "0.1%", "none"]
-    for level, shown, curie in (("0.1%", 0.712, "65.9"), ("0.3%", 0.8, "74.6"), ("1.0%", 0.843, "83.4")):
-        same = {row.table: row for row in rows if (row.task, row.level) == ("sst2", level) and row.column in ("k=2", "soft", "optimal")}
-        assert {(row.printed, row.ratio) for row in same.values()} == {(shown, 10), (shown, 5), (shown, 3)}
+    for level, shown, curie in (
+        ("0.1%", 0.712, "65.9"),
+        ("0.3%", 0.8, "74.6"),
+        ("1.0%", 0.843, "83.4"),
+    ):
+        same = {
+            row.table: row
+            for row in rows
+            if (row.task, row.level) == ("sst2", level) and row.column in ("k=2", "soft", "optimal")
+        }
+        assert {(row.printed, row.ratio) for row in same.values()} == {
+            (shown, 10),
+            (shown, 5),
+            (shown, 3),
+        }
         assert all(row.mark for row in same.values())
         assert f"Table 3 has {curie} for curie at ratio 5" in same[5].mark
         assert f"{100 * shown:.1f} for curie at ratio 5" in marks[3, "sst2", level, "curie"]
@@ -293,7 +405,11 @@ def test_ours_stands_beside_the_printed_figure(tmp_path: Path) -> None:
     ]
     write(tmp_path / "trials.jsonl", rows)
     result = report([tmp_path / "trials.jsonl"], tmp_path, title="t", with_paper=True)
-    ours = {(row.task, row.level, row.column): row for row in result.paper if row.ours is not None and row.table == 1}
+    ours = {
+        (row.task, row.level, row.column): row
+        for row in result.paper
+        if row.ours is not None and row.table == 1
+    }
     assert set(ours) == {("sst2", "1.0%", "none"), ("sst2", "1.0%", "gpt3mix")}
     assert {row.classifier for row in ours.values()} == {"bert"}
     assert ours["sst2", "1.0%", "gpt3mix"].difference == pytest.approx(0.71 - 0.82)
@@ -313,29 +429,54 @@ def test_ours_stands_beside_the_printed_figure(tmp_path: Path) -> None:
         ({"task": "../tasks/sst2-generic.yaml"}, 6, "generic"),
     ],
 )
-def test_variants_stand_in_the_columns_of_the_ablations(tmp_path: Path, variant: dict[str, Any], table: int, column: str) -> None:
-    write(tmp_path / "trials.jsonl", cell([0.6, 0.62], classifier="distilbert", method="gpt3mix", variant=variant))
+def test_variants_stand_in_the_columns_of_the_ablations(
+    tmp_path: Path, variant: dict[str, Any], table: int, column: str
+) -> None:
+    write(
+        tmp_path / "trials.jsonl",
+        cell([0.6, 0.62], classifier="distilbert", method="gpt3mix", variant=variant),
+    )
     result = report([tmp_path / "trials.jsonl"], tmp_path, title="t", with_paper=True)
-    assert [(row.table, row.column, row.level) for row in result.paper if row.ours is not None] == [(table, column, "1.0%")]
+    assert [(row.table, row.column, row.level) for row in result.paper if row.ours is not None] == [
+        (table, column, "1.0%")
+    ]
 
 
-def test_of_a_sweep_over_the_ratio_too_the_papers_ratio_stands_beside_the_figure(tmp_path: Path) -> None:
+def test_of_a_sweep_over_the_ratio_too_the_papers_ratio_stands_beside_the_figure(
+    tmp_path: Path,
+) -> None:
     rows = []
     for ratio, mean in ((1, 0.6), (10, 0.7)):
         swept = {"augment.ratio": ratio, "augment.k": 2}
-        rows += cell([mean, mean], classifier="distilbert", method="gpt3mix", n_synthetic=70 * ratio, variant=swept)
+        rows += cell(
+            [mean, mean],
+            classifier="distilbert",
+            method="gpt3mix",
+            n_synthetic=70 * ratio,
+            variant=swept,
+        )
     write(tmp_path / "trials.jsonl", rows)
     result = report([tmp_path / "trials.jsonl"], tmp_path, title="t", with_paper=True)
-    assert [(row.column, row.ours, row.ours_ratio, row.fitting) for row in result.paper if row.table == 2 and row.ours] == [("k=2", 0.7, 10, 2)]
+    assert [
+        (row.column, row.ours, row.ours_ratio, row.fitting)
+        for row in result.paper
+        if row.table == 2 and row.ours
+    ] == [("k=2", 0.7, 10, 2)]
     assert "it is the first of those nearest in their ratio" in next(
         sheet.caption for sheet in result.sheets if sheet.name.startswith("paper-table-2")
     )
 
 
 def test_another_classifier_and_task_are_said_to_be_others(tmp_path: Path) -> None:
-    write(tmp_path / "trials.jsonl", [*cell([0.6, 0.62]), *cell([0.6], task="tickets", level="8/class")])
+    write(
+        tmp_path / "trials.jsonl",
+        [*cell([0.6, 0.62]), *cell([0.6], task="tickets", level="8/class")],
+    )
     result = report([tmp_path / "trials.jsonl"], tmp_path, title="t", with_paper=True)
-    assert {row.classifier for row in result.paper if row.ours is not None} == {"distilbert", "bert"}
+    assert {row.classifier for row in result.paper if row.ours is not None} == {
+        "distilbert",
+        "bert",
+    }
     assert any("no task tickets" in remark for remark in result.remarks)
     assert any("no level 8/class" in remark for remark in result.remarks)
     assert "Our classifier is another one (linear)." in (tmp_path / "report.md").read_text("utf-8")

@@ -78,7 +78,9 @@ def test_texts_are_shown_and_never_become_tags_or_scripts(page: str) -> None:
         "thead", "tbody", "tr", "th", "td", "blockquote", "ul", "li", "span", "em", "footer", "script", "details", "summary", "pre",
     }  # fmt: skip
     assert {tag for tag, _ in parsed.tags} <= allowed
-    assert not [name for _, attributes in parsed.tags for name in attributes if name.startswith("on")]
+    assert not [
+        name for _, attributes in parsed.tags for name in attributes if name.startswith("on")
+    ]
     assert len(parsed.scripts) == 8  # the data, three libraries and four of ours
     # The text stands there whole: its control characters as signs.
     assert visible(HOSTILE) in "".join(parsed.texts)
@@ -86,15 +88,23 @@ def test_texts_are_shown_and_never_become_tags_or_scripts(page: str) -> None:
 
 
 def test_data_in_a_script_are_what_they_were(page: str) -> None:
-    data = json.loads(next(text for attributes, text in Parsed(page).scripts if attributes.get("id") == "data"))
+    data = json.loads(
+        next(text for attributes, text in Parsed(page).scripts if attributes.get("id") == "data")
+    )
     texts = [row[1] for row in data["rows"]["kept"]]
     assert f"gpt3mix film 0 of seed 0 {visible(HOSTILE)}" in texts
-    assert [f"of t0 {visible(HOSTILE)}", "60 tokens"] == [row[4] for row in data["rows"]["rejected"]][:2]
+    assert [f"of t0 {visible(HOSTILE)}", "60 tokens"] == [
+        row[4] for row in data["rows"]["rejected"]
+    ][:2]
     assert data["rows"]["rejected"][0][2] == [0, "gone"]  # a parent that was not kept has its id
     assert data["rows"]["real"][0] == [f"a real film, number 0 {visible(HOSTILE)}", "pos"]
 
 
-JSON = st.recursive(st.text() | st.integers() | st.none(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8)
+JSON = st.recursive(
+    st.text() | st.integers() | st.none(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
+)
 
 
 @given(JSON | st.sampled_from(["\\u001b", "\\\\\r", "<!--<script>", "\u2028\\", "\x00\\n\n\t"]))
@@ -121,7 +131,10 @@ def test_plain_text_is_one_text_of_html(text: str) -> None:
 
 
 def test_what_cannot_be_seen_is_shown_by_its_sign() -> None:
-    assert visible("a\x1b\x7f\u202e\u2028\r\nb\tc é 中 👩\u200d🚀") == "a␛⟨U+007F⟩⟨U+202E⟩⟨U+2028⟩␍\nb\tc é 中 👩\u200d🚀"
+    assert (
+        visible("a\x1b\x7f\u202e\u2028\r\nb\tc é 中 👩\u200d🚀")
+        == "a␛⟨U+007F⟩⟨U+202E⟩⟨U+2028⟩␍\nb\tc é 中 👩\u200d🚀"
+    )
 
 
 # One file ------------------------------------------------------------------------------------------------------------
@@ -129,13 +142,22 @@ def test_what_cannot_be_seen_is_shown_by_its_sign() -> None:
 
 def test_the_page_asks_no_network_for_anything(page: str) -> None:
     parsed = Parsed(page)
-    places = [value for _, attributes in parsed.tags for name, value in attributes.items() if name in ("src", "href", "srcset", "data", "action")]
+    places = [
+        value
+        for _, attributes in parsed.tags
+        for name, value in attributes.items()
+        if name in ("src", "href", "srcset", "data", "action")
+    ]
     assert places
     assert all(value and value.startswith("#") for value in places)
     style = page.split("<style>")[1].split("</style>")[0]
     assert not re.search(r"@import|url\((?!['\"]?data:)", style)
     assert "sourceMappingURL" not in page
-    policy = next(attributes["content"] for _, attributes in parsed.tags if attributes.get("http-equiv") == "Content-Security-Policy")
+    policy = next(
+        attributes["content"]
+        for _, attributes in parsed.tags
+        if attributes.get("http-equiv") == "Content-Security-Policy"
+    )
     assert policy
     assert policy.startswith("default-src 'none'")
 
@@ -143,10 +165,14 @@ def test_the_page_asks_no_network_for_anything(page: str) -> None:
 def test_the_policy_knows_our_scripts_and_no_others(page: str) -> None:
     import base64
 
-    allowed = set(re.findall(r"&#x27;sha256-([^&]+)&#x27;|'sha256-([^']+)'", page.split("<title>")[0]))
+    allowed = set(
+        re.findall(r"&#x27;sha256-([^&]+)&#x27;|'sha256-([^']+)'", page.split("<title>")[0])
+    )
     known = {"".join(pair) for pair in allowed}
     scripts = [text for attributes, text in Parsed(page).scripts if "id" not in attributes]
-    assert {base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts} == known
+    assert {
+        base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts
+    } == known
     assert "unsafe-inline" not in page.split("script-src")[1].split(";")[0]
 
 
@@ -172,7 +198,13 @@ def test_the_same_report_gives_the_same_bytes(tmp_path: Path) -> None:
     both = []
     for output in (tmp_path / "a", tmp_path / "b"):
         files = report([tmp_path / "run"], output, title="t").files
-        both.append({path.name: path.read_bytes() for path in files if path.suffix in (".html", ".png", ".svg")})
+        both.append(
+            {
+                path.name: path.read_bytes()
+                for path in files
+                if path.suffix in (".html", ".png", ".svg")
+            }
+        )
     assert len(both[0]) == 15
     assert both[0] == both[1]
 
@@ -180,8 +212,12 @@ def test_the_same_report_gives_the_same_bytes(tmp_path: Path) -> None:
 # Rows that are shown -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("limit", "kept", "rejected"), [(None, 48, 4), (200, 48, 4), (5, 10, 4), (1, 2, 1), (0, 0, 0)])
-def test_so_many_rows_of_a_cell_are_shown_and_all_are_counted(tmp_path: Path, limit: int | None, kept: int, rejected: int) -> None:
+@pytest.mark.parametrize(
+    ("limit", "kept", "rejected"), [(None, 48, 4), (200, 48, 4), (5, 10, 4), (1, 2, 1), (0, 0, 0)]
+)
+def test_so_many_rows_of_a_cell_are_shown_and_all_are_counted(
+    tmp_path: Path, limit: int | None, kept: int, rejected: int
+) -> None:
     found = read_beside(analysed([experiment(tmp_path)], title="t").trials, limit, quiet)
     assert (len(found.kept), len(found.rejected), found.found) == (kept, rejected, 52)
     assert found.shapes["sst2", ""]["eda"].labels.total() == 24  # plots are made of all of them
@@ -230,46 +266,83 @@ def test_a_report_without_a_figure_has_no_plot(tmp_path: Path) -> None:
 def swept(ratios: tuple[object, ...]) -> list[Trial]:
     rows = cell([0.5, 0.52], method="none")
     for number, ratio in enumerate(ratios):
-        fields = {"method": "gpt3mix", "variant": {"augment.ratio": ratio}, "settings": f"{number:016x}"}
+        fields = {
+            "method": "gpt3mix",
+            "variant": {"augment.ratio": ratio},
+            "settings": f"{number:016x}",
+        }
         rows += cell([0.6 + number / 50, 0.62 + number / 50], **fields)
     return rows
 
 
-def test_a_sweep_is_plotted_in_the_order_of_its_values_with_what_it_leaves_alone(tmp_path: Path) -> None:
+def test_a_sweep_is_plotted_in_the_order_of_its_values_with_what_it_leaves_alone(
+    tmp_path: Path,
+) -> None:
     write(tmp_path / "trials.jsonl", swept((10, 1, 3)))
     made = analysed([tmp_path / "trials.jsonl"], title="t")
     chart = next(chart for chart in charts_of(made, made.beside) if chart.name == "accuracy-ratio")
-    lines = {series: [(point.at, round(point.value)) for point in chart.points if point.series == series] for series in ("none", "gpt3mix")}
-    assert lines == {"none": [(1.0, 51), (3.0, 51), (10.0, 51)], "gpt3mix": [(1.0, 63), (3.0, 65), (10.0, 61)]}
+    lines = {
+        series: [(point.at, round(point.value)) for point in chart.points if point.series == series]
+        for series in ("none", "gpt3mix")
+    }
+    assert lines == {
+        "none": [(1.0, 51), (3.0, 51), (10.0, 51)],
+        "gpt3mix": [(1.0, 63), (3.0, 65), (10.0, 61)],
+    }
 
 
 def test_levels_stand_in_the_order_of_their_size(tmp_path: Path) -> None:
-    rows = [row for level, size in (("full", 900), ("8/class", 16), ("10%", 90)) for row in cell([0.5, 0.6], level=level, n_train=size)]
+    rows = [
+        row
+        for level, size in (("full", 900), ("8/class", 16), ("10%", 90))
+        for row in cell([0.5, 0.6], level=level, n_train=size)
+    ]
     write(tmp_path / "trials.jsonl", rows)
     made = analysed([tmp_path / "trials.jsonl"], title="t")
-    assert [point.at for point in charts_of(made, made.beside)[0].points] == ["8/class", "10%", "full"]
+    assert [point.at for point in charts_of(made, made.beside)[0].points] == [
+        "8/class",
+        "10%",
+        "full",
+    ]
 
 
 def test_figures_are_those_of_the_cells(tmp_path: Path) -> None:
-    write(tmp_path / "trials.jsonl", [*cell([0.5, 0.52, 0.54]), *cell([0.6, 0.65, 0.61], method="eda")])
+    write(
+        tmp_path / "trials.jsonl",
+        [*cell([0.5, 0.52, 0.54]), *cell([0.6, 0.65, 0.61], method="eda")],
+    )
     made = analysed([tmp_path / "trials.jsonl"], title="t")
     accuracy, gain = charts_of(made, made.beside)
     eda = next(found for found in made.cells if found.method == "eda")
     assert eda.ci
     point = next(point for point in accuracy.points if point.series == "eda")
-    assert (point.value, point.low, point.high) == pytest.approx((62.0, 100 * eda.ci[0], 100 * eda.ci[1]))
+    assert (point.value, point.low, point.high) == pytest.approx(
+        (62.0, 100 * eda.ci[0], 100 * eda.ci[1])
+    )
     assert [(point.series, pytest.approx(point.value)) for point in gain.points] == [("eda", 10.0)]
 
 
 def test_the_mean_of_epochs_goes_as_far_as_half_of_the_trials(tmp_path: Path) -> None:
     folder = experiment(tmp_path)
     for seed in (0, 1):
-        lines = [{"trial": 0, "epoch": at, "valid_accuracy": 0.1 * at + 0.2 * seed} for at in range(1, 3 + 2 * seed)]
+        lines = [
+            {"trial": 0, "epoch": at, "valid_accuracy": 0.1 * at + 0.2 * seed}
+            for at in range(1, 3 + 2 * seed)
+        ]
         path = folder / "1pct" / f"seed-{seed}" / "trials" / "none.linear.history.jsonl"
-        path.write_text("".join(json.dumps(line) + "\n" for line in [*lines, {"trial": 9, "epoch": 1, "valid_accuracy": 0.3}]))
+        path.write_text(
+            "".join(
+                json.dumps(line) + "\n"
+                for line in [*lines, {"trial": 9, "epoch": 1, "valid_accuracy": 0.3}]
+            )
+        )
     made = report([folder], tmp_path / "report", title="t")
     curve = next(chart for chart in made.charts if chart.name == "learning-curves")
-    found = [(point.at, round(point.value, 1), point.low) for point in curve.points if point.series == "none"]
+    found = [
+        (point.at, round(point.value, 1), point.low)
+        for point in curve.points
+        if point.series == "none"
+    ]
     assert found == [(1.0, 25.0, pytest.approx(10.0)), (2.0, 30.0, pytest.approx(20.0))]
 
 
@@ -281,8 +354,17 @@ def test_a_method_has_one_look_everywhere_and_what_is_told_apart_differs() -> No
     assert len(set(found.values())) == len(found)
 
 
-@pytest.mark.parametrize("name", ["_hidden", "$x^2$ \\frac", "中文", "x" * 90, "a\nb\x1b", "'\"<&>"])
+@pytest.mark.parametrize(
+    "name", ["_hidden", "$x^2$ \\frac", "中文", "x" * 90, "a\nb\x1b", "'\"<&>"]
+)
 def test_names_from_data_do_no_harm_in_plots(tmp_path: Path, name: str) -> None:
-    write(tmp_path / "trials.jsonl", [*cell([0.5, 0.6]), *cell([0.7, 0.8], method=name), *cell([0.7, 0.8], method=name, task=name)])
+    write(
+        tmp_path / "trials.jsonl",
+        [
+            *cell([0.5, 0.6]),
+            *cell([0.7, 0.8], method=name),
+            *cell([0.7, 0.8], method=name, task=name),
+        ],
+    )
     report([tmp_path / "trials.jsonl"], tmp_path, title=name)
     assert ElementTree.parse(tmp_path / "gain.svg")

@@ -12,8 +12,13 @@ from gpt3mix_cli.records import Augmented, write
 from gpt3mix_cli.report import report
 from gpt3mix_cli.report.page import visible
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed")]
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed"),
+]
 WAIT = 15_000  # milliseconds, on a busy machine
 FRAME = 250  # milliseconds: what a frame may take on a busy machine with 100,000 rows; at rest it takes about 30
 Open = Callable[..., Any]
@@ -49,7 +54,12 @@ def open_page(browser: Any, page_path: Path) -> Iterator[Open]:
         page = context.new_page()
         page.on("console", lambda message: trouble.append(message.text))
         page.on("pageerror", lambda error: trouble.append(str(error)))
-        page.on("request", lambda request: None if request.url == path.as_uri() else trouble.append(request.url[:100]))
+        page.on(
+            "request",
+            lambda request: (
+                None if request.url == path.as_uri() else trouble.append(request.url[:100])
+            ),
+        )
         page.goto(path.as_uri())
         return page
 
@@ -64,12 +74,20 @@ def open_page(browser: Any, page_path: Path) -> Iterator[Open]:
 def column(page: Any, sheet: str, name: str) -> list[str]:
     """Return what a table's column shows, from above."""
     table = page.locator(f"[data-sheet='{sheet}']")
-    field = table.locator(".tabulator-col", has=page.locator(".tabulator-col-title", has_text=name)).last.get_attribute("tabulator-field")
-    return list(table.locator(f".tabulator-row .tabulator-cell[tabulator-field='{field}']").all_inner_texts())
+    field = table.locator(
+        ".tabulator-col", has=page.locator(".tabulator-col-title", has_text=name)
+    ).last.get_attribute("tabulator-field")
+    return list(
+        table.locator(
+            f".tabulator-row .tabulator-cell[tabulator-field='{field}']"
+        ).all_inner_texts()
+    )
 
 
 def heading(page: Any, sheet: str, name: str) -> Any:
-    return page.locator(f"[data-sheet='{sheet}'] .tabulator-col", has=page.get_by_text(name, exact=True)).last
+    return page.locator(
+        f"[data-sheet='{sheet}'] .tabulator-col", has=page.get_by_text(name, exact=True)
+    ).last
 
 
 def title(page: Any, sheet: str, name: str) -> Any:
@@ -123,12 +141,22 @@ def test_a_figure_in_a_plot_shows_its_value(open_page: Open) -> None:
     assert "accuracy (%): " in shown.text_content()
     assert "4 trials on 2 data seeds" in shown.text_content()
     fill = shown.locator("path").first.evaluate("(node) => getComputedStyle(node).fill")
-    assert fill == figure.evaluate("(node) => getComputedStyle(node).backgroundColor")  # not white under light letters
+    assert fill == figure.evaluate(
+        "(node) => getComputedStyle(node).backgroundColor"
+    )  # not white under light letters
 
 
 def test_every_plot_is_drawn(open_page: Open) -> None:
     page = open_page()
-    for chart in ("accuracy-level", "gain", "learning-curves", "entropy", "length", "labels", "cost"):
+    for chart in (
+        "accuracy-level",
+        "gain",
+        "learning-curves",
+        "entropy",
+        "length",
+        "labels",
+        "cost",
+    ):
         figure = page.locator(f"figure[data-chart='{chart}']")
         figure.scroll_into_view_if_needed()
         assert figure.locator(".panel svg").first.bounding_box()["width"] > 200
@@ -136,7 +164,11 @@ def test_every_plot_is_drawn(open_page: Open) -> None:
 
 
 def shown_rows(page: Any) -> list[str]:
-    return list(page.locator("#list .tabulator-row .tabulator-cell[tabulator-field='text']").all_inner_texts())
+    return list(
+        page.locator(
+            "#list .tabulator-row .tabulator-cell[tabulator-field='text']"
+        ).all_inner_texts()
+    )
 
 
 def test_rows_are_searched_filtered_and_opened(open_page: Open) -> None:
@@ -160,7 +192,10 @@ def test_rows_are_searched_filtered_and_opened(open_page: Open) -> None:
     assert "film 3 of seed 0" in row.inner_text()
     assert row.locator(".share").count() == 2
     assert row.locator(".share").first.inner_text().split() == ["pos", "45.0", "%"]
-    assert [text.split(" </")[0] for text in row.locator("blockquote:not(.made) .text").all_inner_texts()] == [
+    assert [
+        text.split(" </")[0]
+        for text in row.locator("blockquote:not(.made) .text").all_inner_texts()
+    ] == [
         "a real film, number 0",
         "a real film, number 3",
     ]
@@ -194,13 +229,18 @@ def test_the_theme_is_changed_and_remembered(open_page: Open) -> None:
     assert dark != "rgb(255, 255, 255)"
     page.reload()
     assert page.evaluate(background) == dark
-    assert page.evaluate("getComputedStyle(document.querySelector('.tabulator')).backgroundColor") == dark
+    assert (
+        page.evaluate("getComputedStyle(document.querySelector('.tabulator')).backgroundColor")
+        == dark
+    )
     page.emulate_media(media="print")
     assert page.evaluate(background) == "rgb(255, 255, 255)"  # paper is white
     assert open_page(color_scheme="dark").evaluate(background) == dark
 
 
-def test_on_a_phone_nothing_is_wider_than_the_screen_and_a_row_opens_over_the_list(open_page: Open) -> None:
+def test_on_a_phone_nothing_is_wider_than_the_screen_and_a_row_opens_over_the_list(
+    open_page: Open,
+) -> None:
     page = open_page(viewport={"width": 375, "height": 740}, is_mobile=True, has_touch=True)
     for name in ("tables", "plots", "rows", "settings"):
         page.locator(f"#{name}").scroll_into_view_if_needed()
@@ -230,7 +270,9 @@ def test_without_scripts_tables_and_samples_can_be_read(open_page: Open) -> None
     assert page.locator("#samples blockquote").first.is_visible()
 
 
-def test_100_000_rows_scroll_and_are_searched_without_stutter(open_page: Open, tmp_path: Path) -> None:
+def test_100_000_rows_scroll_and_are_searched_without_stutter(
+    open_page: Open, tmp_path: Path
+) -> None:
     folder = experiment(tmp_path, rows=1, hostile="")
     rows = (
         Augmented(

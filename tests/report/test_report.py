@@ -38,7 +38,9 @@ def table(tmp_path: Path) -> list[list[str]]:
 
 
 def table_csv(tmp_path: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO((tmp_path / "report" / "table.csv").read_text(encoding="utf-8"))))
+    return list(
+        csv.DictReader(io.StringIO((tmp_path / "report" / "table.csv").read_text(encoding="utf-8")))
+    )
 
 
 # Figures -------------------------------------------------------------------------------------------------------------
@@ -50,7 +52,13 @@ def test_a_cell_is_mean_sample_deviation_and_number(tmp_path: Path) -> None:
     assert cell.mean == pytest.approx(0.62)
     assert cell.std == pytest.approx(statistics.stdev(accuracies))
     assert (cell.n, cell.failed, cell.data_seeds) == (3, 0, 2)
-    assert table(tmp_path)[2] == ["sst2", "1%", "linear", "50.1", "62.0 ± 13.1 (3)"]  # the population's deviation would be 10.7
+    assert table(tmp_path)[2] == [
+        "sst2",
+        "1%",
+        "linear",
+        "50.1",
+        "62.0 ± 13.1 (3)",
+    ]  # the population's deviation would be 10.7
 
 
 def test_one_trial_has_no_deviation(tmp_path: Path) -> None:
@@ -79,11 +87,22 @@ def test_a_lone_cell_is_not_bold(tmp_path: Path) -> None:
 
 def test_a_missing_cell_is_a_dash(tmp_path: Path) -> None:
     made(tmp_path, trial(), trial(0, level="2%", method="eda"))
-    assert [line[4:] for line in table(tmp_path)] == [["none", "eda"], ["---:", "---:"], ["50.0 (1)", "-"], ["-", "50.0 (1)"]]
+    assert [line[4:] for line in table(tmp_path)] == [
+        ["none", "eda"],
+        ["---:", "---:"],
+        ["50.0 (1)", "-"],
+        ["-", "50.0 (1)"],
+    ]
 
 
 def test_failed_trials_are_noted_and_left_out_of_the_mean(tmp_path: Path) -> None:
-    found = made(tmp_path, trial(0, 0.6), trial(1, None), trial(0, None, method="eda"), trial(1, None, method="eda"))
+    found = made(
+        tmp_path,
+        trial(0, 0.6),
+        trial(1, None),
+        trial(0, None, method="eda"),
+        trial(1, None, method="eda"),
+    )
     assert [(cell.n, cell.failed) for cell in found.cells] == [(1, 1), (0, 2)]
     assert table(tmp_path)[2][4:] == ["60.0 (1)", "failed (2)"]
     assert "- sst2 1% none + linear: 1 trials failed and are left out of the mean" in page(tmp_path)
@@ -104,7 +123,10 @@ def test_trials_of_different_settings_are_told_apart_and_never_averaged(tmp_path
 
 
 def test_variants_have_lines_of_their_own(tmp_path: Path) -> None:
-    made(tmp_path, *(trial(i, 0.1 * i, variant={"augment.k": i, "augment.choose": "uniform"}) for i in (1, 2)))
+    made(
+        tmp_path,
+        *(trial(i, 0.1 * i, variant={"augment.k": i, "augment.choose": "uniform"}) for i in (1, 2)),
+    )
     assert [line[:3] for line in table(tmp_path)[2:]] == [
         ["sst2", "augment.k=1, augment.choose=uniform", "1%"],
         ["sst2", "augment.k=2, augment.choose=uniform", "1%"],
@@ -116,7 +138,9 @@ def test_variants_have_lines_of_their_own(tmp_path: Path) -> None:
 
 def test_trials_that_predict_one_class_are_warned_of(tmp_path: Path) -> None:
     found = made(tmp_path, trial(0), trial(1, predicted_classes=1), trial(3, predicted_classes=1))
-    assert found.remarks == ["2 trials predict one class only, such as none + linear, data seed 1, trial 1"]
+    assert found.remarks == [
+        "2 trials predict one class only, such as none + linear, data seed 1, trial 1"
+    ]
 
 
 def test_different_subsamples_of_one_seed_are_refused(tmp_path: Path) -> None:
@@ -126,14 +150,18 @@ def test_different_subsamples_of_one_seed_are_refused(tmp_path: Path) -> None:
 
 
 def test_different_seeds_and_levels_may_have_different_subsamples(tmp_path: Path) -> None:
-    assert made(tmp_path, trial(0), trial(1), trial(0, level="2%", train_sha="another")).remarks == []
+    assert (
+        made(tmp_path, trial(0), trial(1), trial(0, level="2%", train_sha="another")).remarks == []
+    )
 
 
 def test_unequal_numbers_of_synthetic_rows_are_told(tmp_path: Path) -> None:
     equal = trial(0, method="eda", n_synthetic=70), trial(0, method="gpt3mix", n_synthetic=70)
     assert made(tmp_path, *equal).remarks == []
     found = made(tmp_path, equal[0], trial(0, method="gpt3mix", n_synthetic=700))
-    assert found.remarks == ["sst2 1% eda + linear: 70 synthetic rows on data seed 0, 630 short of 700"]
+    assert found.remarks == [
+        "sst2 1% eda + linear: 70 synthetic rows on data seed 0, 630 short of 700"
+    ]
 
 
 def wanted(path: Path, trials: int, method: str = "none", level: str = "1%") -> Wanted:
@@ -146,14 +174,19 @@ def test_what_a_config_asks_for_and_is_not_there_is_told(tmp_path: Path) -> None
     found = report([tmp_path], tmp_path / "report", title="t", wanted=files)
     assert table(tmp_path)[0][4:] == ["gpt3mix", "eda"]  # the config's order
     assert table(tmp_path)[2][4:] == ["- (0/2)", "50.0 (1/2)"]
-    assert found.remarks == ["sst2 1% gpt3mix + linear: 0 of 2 trials are there", "sst2 1% eda + linear: 1 of 2 trials are there"]
+    assert found.remarks == [
+        "sst2 1% gpt3mix + linear: 0 of 2 trials are there",
+        "sst2 1% eda + linear: 1 of 2 trials are there",
+    ]
 
 
 def test_with_a_config_other_files_of_the_folder_are_left_out(tmp_path: Path) -> None:
     file = wanted(tmp_path / "trials" / "none.jsonl", 1)
     write(file.path, [trial(0)])
     write(tmp_path / "trials" / "old.jsonl", [trial(0, 0.9, method="old")])
-    assert [cell.method for cell in report([], tmp_path / "report", title="t", wanted=[file]).cells] == ["none"]
+    assert [
+        cell.method for cell in report([], tmp_path / "report", title="t", wanted=[file]).cells
+    ] == ["none"]
 
 
 # Sources -------------------------------------------------------------------------------------------------------------
@@ -169,8 +202,13 @@ def test_nothing_to_report_on_is_the_users_error(tmp_path: Path) -> None:
 def test_folders_are_searched_and_histories_passed_over(tmp_path: Path) -> None:
     for level in ("a", "b"):
         write(tmp_path / level / "trials" / "none.linear.jsonl", [trial(0, level=level)])
-        append(tmp_path / level / "trials" / "none.linear.history.jsonl", '{"trial": 0, "epoch": 1}\n')
-    assert [cell.level for cell in report([tmp_path], tmp_path / "report", title="t").cells] == ["a", "b"]
+        append(
+            tmp_path / level / "trials" / "none.linear.history.jsonl", '{"trial": 0, "epoch": 1}\n'
+        )
+    assert [cell.level for cell in report([tmp_path], tmp_path / "report", title="t").cells] == [
+        "a",
+        "b",
+    ]
 
 
 def test_a_file_that_two_sources_hold_counts_once(tmp_path: Path) -> None:
@@ -185,7 +223,9 @@ def test_a_torn_last_line_is_told_and_passed_over(tmp_path: Path) -> None:
     write(path, [trial(0)])
     append(path, to_line(trial(1))[:30])
     heard: list[str] = []
-    (cell,) = report([path], tmp_path / "report", title="t", tell=lambda text, *_: heard.append(text)).cells
+    (cell,) = report(
+        [path], tmp_path / "report", title="t", tell=lambda text, *_: heard.append(text)
+    ).cells
     assert cell.n == 1
     assert len(heard) == 1
     assert f"{path}, line 2" in heard[0]
@@ -201,7 +241,17 @@ def test_a_broken_line_elsewhere_is_the_users_error(tmp_path: Path) -> None:
 
 
 def test_rows_that_lack_the_newer_fields_are_accepted(tmp_path: Path) -> None:
-    old = {"task": "t", "level": "1%", "method": "m", "classifier": "c", "data_seed": 0, "trial": 0, "seed": 1, "n_train": 1, "n_synthetic": 0}
+    old = {
+        "task": "t",
+        "level": "1%",
+        "method": "m",
+        "classifier": "c",
+        "data_seed": 0,
+        "trial": 0,
+        "seed": 1,
+        "n_train": 1,
+        "n_synthetic": 0,
+    }
     made(tmp_path, Trial(**old, n_test=10, accuracy=0.25))
     assert table(tmp_path)[2] == ["t", "1%", "c", "", "25.0 (1)"]
 
@@ -217,7 +267,16 @@ def harmless(text: str) -> bool:
 
 
 def test_names_can_do_no_harm_in_the_page(tmp_path: Path) -> None:
-    made(tmp_path, trial(task=HOSTILE, classifier=HOSTILE, level=HOSTILE, variant={HOSTILE: HOSTILE}, predicted_classes=1))
+    made(
+        tmp_path,
+        trial(
+            task=HOSTILE,
+            classifier=HOSTILE,
+            level=HOSTILE,
+            variant={HOSTILE: HOSTILE},
+            predicted_classes=1,
+        ),
+    )
     lines = page(tmp_path).splitlines()
     row = next(line for line in lines if line.startswith("| a"))
     assert len(re.findall(r"(?<!\\)(?:\\\\)*\|", row)) == 7
@@ -242,7 +301,12 @@ def test_a_method_of_two_lines_stays_on_one(tmp_path: Path) -> None:
 
 
 def test_the_csv_reads_back(tmp_path: Path) -> None:
-    found = made(tmp_path, trial(0, 0.5, task=HOSTILE, method='"x",\ny'), trial(1, 0.6004, task=HOSTILE, method='"x",\ny'), trial(0, None))
+    found = made(
+        tmp_path,
+        trial(0, 0.5, task=HOSTILE, method='"x",\ny'),
+        trial(1, 0.6004, task=HOSTILE, method='"x",\ny'),
+        trial(0, None),
+    )
     rows = table_csv(tmp_path)
     assert (rows[0]["task"], rows[0]["method"], rows[0]["n"]) == (HOSTILE, '"x",\ny', "2")
     assert float(rows[0]["mean"]) == pytest.approx(0.5502)
@@ -265,9 +329,25 @@ def test_the_page_is_the_golden_one(tmp_path: Path) -> None:
     folder = tmp_path / "cell" / "trials"
     files = []
     for level, base in (("0.1%", 0.5), ("1%", 0.7)):
-        for place, (method, gain, synthetic) in enumerate((("none", 0.0, 0), ("gpt3mix", 0.08, 700), ("eda", 0.03, 70), ("backtranslate", 0.0, 70))):
+        for place, (method, gain, synthetic) in enumerate(
+            (
+                ("none", 0.0, 0),
+                ("gpt3mix", 0.08, 700),
+                ("eda", 0.03, 70),
+                ("backtranslate", 0.0, 70),
+            )
+        ):
             path = folder / f"{level}-{method}.jsonl"
-            rows = [trial(i, base + gain + 0.01 * i * (place + 1), method=method, level=level, n_synthetic=synthetic) for i in range(3)]
+            rows = [
+                trial(
+                    i,
+                    base + gain + 0.01 * i * (place + 1),
+                    method=method,
+                    level=level,
+                    n_synthetic=synthetic,
+                )
+                for i in range(3)
+            ]
             if method == "eda":
                 rows[2] = trial(2, None, method=method, level=level, n_synthetic=synthetic)
             if (level, method) == ("0.1%", "none"):
@@ -285,7 +365,12 @@ def test_a_copied_run_counts_once_and_another_result_is_an_error(tmp_path: Path)
     for name, accuracy in (("a", 0.5), ("b", 0.5), ("c", 0.6)):
         write(tmp_path / name / "trials" / "none.linear.jsonl", [trial(0, accuracy), trial(1, 0.7)])
     told: list[str] = []
-    found = report([tmp_path / "a", tmp_path / "b"], tmp_path / "r", title="t", tell=lambda text, *_: told.append(text))
+    found = report(
+        [tmp_path / "a", tmp_path / "b"],
+        tmp_path / "r",
+        title="t",
+        tell=lambda text, *_: told.append(text),
+    )
     assert found.cells[0].n == 2
     assert told == ["2 trials stand twice and are counted once"]
     with pytest.raises(UserError, match="stands elsewhere with another accuracy"):
@@ -322,4 +407,6 @@ def test_no_name_and_no_figure_is_lost_on_a_narrow_terminal(tmp_path: Path, widt
     console = Console(width=width, record=True, file=io.StringIO())
     console.print(tables.terminal_table(sheet, width))
     text = console.export_text()
-    assert all(word in text for word in [*methods, "50.0", "60.0", "70.0", "80.0", "linear", "level"])
+    assert all(
+        word in text for word in [*methods, "50.0", "60.0", "70.0", "80.0", "linear", "level"]
+    )

@@ -9,7 +9,14 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt3mix_cli.report.statistics import components, holm, intervals, permutation_p, smallest_p, wilcoxon_p
+from gpt3mix_cli.report.statistics import (
+    components,
+    holm,
+    intervals,
+    permutation_p,
+    smallest_p,
+    wilcoxon_p,
+)
 
 # Darwin's cross- and self-fertilised maize, differences in eighths of an inch (Fisher, The Design of Experiments, 1935, section 17).
 DARWIN = [49, -67, 8, 16, 6, 23, 28, 41, 14, 29, 56, 24, 75, 60, -48]
@@ -41,7 +48,9 @@ def test_fishers_permutation_test_of_darwins_maize() -> None:
 def test_wilcoxons_test_of_darwins_maize() -> None:
     """W is 24 and p 0.041 (the example of R's and SciPy's documentation)."""
     assert scipy.stats.wilcoxon(DARWIN).statistic == 24
-    assert wilcoxon_p([DARWIN])[0] == pytest.approx(0.041260, abs=0.004)  # 15 pairs: drawn, not enumerated
+    assert wilcoxon_p([DARWIN])[0] == pytest.approx(
+        0.041260, abs=0.004
+    )  # 15 pairs: drawn, not enumerated
     assert wilcoxon_p([DARWIN[:12]])[0] == pytest.approx(scipy.stats.wilcoxon(DARWIN[:12]).pvalue)
 
 
@@ -65,13 +74,17 @@ def test_holms_correction() -> None:
 
 @given(FIGURES)
 def test_the_permutation_test_is_scipys(differences: list[float]) -> None:
-    expected = scipy.stats.permutation_test((differences,), np.sum, permutation_type="samples", n_resamples=2**13).pvalue
+    expected = scipy.stats.permutation_test(
+        (differences,), np.sum, permutation_type="samples", n_resamples=2**13
+    ).pvalue
     assert permutation_p([differences])[0] == pytest.approx(expected)
 
 
 @given(FIGURES.filter(any))
 def test_wilcoxons_test_is_scipys_with_ties_and_zeros(differences: list[float]) -> None:
-    expected = scipy.stats.wilcoxon(differences, method=scipy.stats.PermutationMethod(n_resamples=2**13)).pvalue
+    expected = scipy.stats.wilcoxon(
+        differences, method=scipy.stats.PermutationMethod(n_resamples=2**13)
+    ).pvalue
     assert wilcoxon_p([differences])[0] == pytest.approx(expected)
 
 
@@ -79,22 +92,37 @@ def test_many_tests_at_once_are_each_as_alone() -> None:
     differences = generator().normal(size=(7, 6))
     assert permutation_p(differences).tolist() == [permutation_p([row])[0] for row in differences]
     assert wilcoxon_p(differences).tolist() == [wilcoxon_p([row])[0] for row in differences]
-    assert intervals(differences) == pytest.approx(np.array([intervals([row])[0] for row in differences]))
+    assert intervals(differences) == pytest.approx(
+        np.array([intervals([row])[0] for row in differences])
+    )
 
 
 @pytest.mark.parametrize("units", [12, 20])
 def test_the_interval_is_scipys_percentile_interval_at_its_wider_level(units: int) -> None:
     values = generator(units).normal(size=units)
-    tail = scipy.stats.norm.cdf(-math.sqrt(units / (units - 1)) * scipy.stats.t.ppf(0.975, units - 1))
-    found = scipy.stats.bootstrap((values,), np.mean, confidence_level=1 - 2 * tail, n_resamples=20_000, method="percentile", rng=1)
+    tail = scipy.stats.norm.cdf(
+        -math.sqrt(units / (units - 1)) * scipy.stats.t.ppf(0.975, units - 1)
+    )
+    found = scipy.stats.bootstrap(
+        (values,),
+        np.mean,
+        confidence_level=1 - 2 * tail,
+        n_resamples=20_000,
+        method="percentile",
+        rng=1,
+    )
     assert intervals([values])[0] == pytest.approx(found.confidence_interval, abs=0.05)
 
 
 # Properties ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("units", "least"), [(1, None), (2, 0.5), (5, 0.0625), (6, 0.03125), (16, 0.0001)])
-def test_the_smallest_p_is_that_of_differences_that_all_point_one_way(units: int, least: float | None) -> None:
+@pytest.mark.parametrize(
+    ("units", "least"), [(1, None), (2, 0.5), (5, 0.0625), (6, 0.03125), (16, 0.0001)]
+)
+def test_the_smallest_p_is_that_of_differences_that_all_point_one_way(
+    units: int, least: float | None
+) -> None:
     assert smallest_p(units) == least
     if least is not None:
         assert permutation_p([[0.1 + unit for unit in range(units)]])[0] == least
@@ -112,7 +140,9 @@ def test_nobody_wins_if_nothing_differs_and_names_do_not_matter(differences: lis
 def test_corrected_values_keep_their_order_and_are_no_smaller(values: list[float]) -> None:
     corrected = holm(values)
     assert all(1 >= after >= before for before, after in zip(values, corrected, strict=True))
-    assert [corrected[i] for i in sorted(range(len(values)), key=values.__getitem__)] == sorted(corrected)
+    assert [corrected[i] for i in sorted(range(len(values)), key=values.__getitem__)] == sorted(
+        corrected
+    )
 
 
 def test_an_interval_over_trials_is_that_of_its_seeds_and_holds_the_mean() -> None:
@@ -127,13 +157,20 @@ def test_every_bootstrap_sample_is_counted_once() -> None:
     """All 5^5 samples, one by one, give the interval that the weighted 126 give."""
     values = generator(3).normal(size=5)
     tail = scipy.stats.norm.cdf(-math.sqrt(5 / 4) * scipy.stats.t.ppf(0.975, 4))
-    means = np.sort([np.mean(values[list(sample)]) for sample in itertools.product(range(5), repeat=5)])
-    expected = means[math.ceil(tail * len(means)) - 1], means[math.ceil((1 - tail) * len(means)) - 1]
+    means = np.sort(
+        [np.mean(values[list(sample)]) for sample in itertools.product(range(5), repeat=5)]
+    )
+    expected = (
+        means[math.ceil(tail * len(means)) - 1],
+        means[math.ceil((1 - tail) * len(means)) - 1],
+    )
     assert intervals([values])[0] == pytest.approx(expected)
 
 
 def test_components_that_cannot_be_told_apart_are_none() -> None:
-    between, within = components(np.array([0.5, 0.6, 0.7, 0.8]), np.array([0, 1, 2, 2]), np.array([0, 0, 1]))
+    between, within = components(
+        np.array([0.5, 0.6, 0.7, 0.8]), np.array([0, 1, 2, 2]), np.array([0, 0, 1])
+    )
     assert np.isnan([between[0], within[0], between[1]]).all()  # one trial a seed; one seed
     assert within[1] == pytest.approx(statistics_deviation([0.7, 0.8]))
 
@@ -145,7 +182,9 @@ def statistics_deviation(values: list[float]) -> float:
 # Simulations ---------------------------------------------------------------------------------------------------------
 
 
-def simulated(runs: int, seeds: int, trials: int, effect: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def simulated(
+    runs: int, seeds: int, trials: int, effect: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """Return accuracies of two methods (runs, seeds, trials): a subsample suits one method more than the other, and trials share it."""
     shared = rng.normal(0.7, 0.05, (runs, seeds, 1))
     suits = [rng.normal(0, 0.03, (runs, seeds, 1)) for _ in range(2)]
@@ -159,7 +198,9 @@ def test_the_false_alarm_rate_is_what_it_says_though_subsamples_differ() -> None
     p = permutation_p((a - b).mean(axis=2))
     reachable = 12 / 256  # the level just below 0.05 that eight signs can reach
     alarms = (p <= 0.05).mean()
-    assert alarms == pytest.approx(reachable, abs=4 * math.sqrt(reachable / 4000))  # odds of failing by chance: 1 in 16,000
+    assert alarms == pytest.approx(
+        reachable, abs=4 * math.sqrt(reachable / 4000)
+    )  # odds of failing by chance: 1 in 16,000
     assert (wilcoxon_p((a - b).mean(axis=2)) <= 0.05).mean() < 0.065
     naive = scipy.stats.ttest_rel(a.reshape(4000, -1), b.reshape(4000, -1), axis=1).pvalue
     assert (naive <= 0.05).mean() > 0.4  # what this design is there to prevent
@@ -168,7 +209,9 @@ def test_the_false_alarm_rate_is_what_it_says_though_subsamples_differ() -> None
 def test_holm_keeps_the_rate_of_any_false_alarm() -> None:
     a, b = simulated(6000, seeds=10, trials=3, effect=0.0, rng=generator(2))
     p = permutation_p((a - b).mean(axis=2)).reshape(1000, 6)
-    assert np.mean([min(holm(row)) <= 0.05 for row in p.tolist()]) < 0.05 + 4 * math.sqrt(0.05 * 0.95 / 1000)
+    assert np.mean([min(holm(row)) <= 0.05 for row in p.tolist()]) < 0.05 + 4 * math.sqrt(
+        0.05 * 0.95 / 1000
+    )
     assert np.mean(p.min(axis=1) <= 0.05) > 0.2  # without correction
 
 

@@ -16,7 +16,10 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
     board = EventAccumulator(str(folder))
     board.Reload()
-    return {name: [(event.step, round(event.value, 4)) for event in board.Scalars(name)] for name in board.Tags()["scalars"]}
+    return {
+        name: [(event.step, round(event.value, 4)) for event in board.Scalars(name)]
+        for name in board.Tags()["scalars"]
+    }
 
 
 def folders(curves: Path) -> list[Path]:
@@ -28,7 +31,16 @@ SMALL = ["-q", "--set", "lm=null", "--set", "baselines=[]"]
 
 @pytest.mark.parametrize("jobs", ["1", "2"])
 def test_every_epoch_has_its_loss_and_score(config: Path, tmp_path: Path, jobs: str) -> None:
-    line = [str(config), *SMALL, "--tensorboard", str(tmp_path / "curves"), "--jobs", jobs, "--set", "classifiers.1.patience=3"]
+    line = [
+        str(config),
+        *SMALL,
+        "--tensorboard",
+        str(tmp_path / "curves"),
+        "--jobs",
+        jobs,
+        "--set",
+        "classifiers.1.patience=3",
+    ]
     assert main(["run", *line, "--set", "classifiers.1.max_epochs=3"]) == 0
     expected: dict[int, dict[str, list[Any]]] = {}
     for path in (tmp_path / "results").rglob("none.tiny.history.jsonl"):
@@ -37,15 +49,45 @@ def test_every_epoch_has_its_loss_and_score(config: Path, tmp_path: Path, jobs: 
             for name in ("loss", "valid_accuracy"):
                 trial.setdefault(name, []).append((epoch["epoch"], round(epoch[name], 4)))
     assert [len(trial["loss"]) for trial in expected.values()] == [3, 3]
-    found = {int(folder.name.rpartition("-")[2]): scalars(folder) for folder in folders(tmp_path / "curves") if "tiny" in folder.parts}
+    found = {
+        int(folder.name.rpartition("-")[2]): scalars(folder)
+        for folder in folders(tmp_path / "curves")
+        if "tiny" in folder.parts
+    }
     assert {
-        number: {name: values for name, values in kinds.items() if name in ("loss", "valid_accuracy")} for number, kinds in found.items()
+        number: {
+            name: values for name, values in kinds.items() if name in ("loss", "valid_accuracy")
+        }
+        for number, kinds in found.items()
     } == expected
 
 
 def test_variants_of_a_sweep_do_not_share_a_curve(config: Path, tmp_path: Path) -> None:
-    line = [str(config), *SMALL, "--tensorboard", str(tmp_path / "curves"), "--jobs", "1", "--set", "trials=1", "--set", "subsample.seeds=1"]
-    assert main(["run", *line, "--set", "sweep={classifiers.1.lr: [1e-3, 1e-4]}", "--set", "classifiers.1.max_epochs=1"]) == 0
+    line = [
+        str(config),
+        *SMALL,
+        "--tensorboard",
+        str(tmp_path / "curves"),
+        "--jobs",
+        "1",
+        "--set",
+        "trials=1",
+        "--set",
+        "subsample.seeds=1",
+    ]
+    assert (
+        main(
+            [
+                "run",
+                *line,
+                "--set",
+                "sweep={classifiers.1.lr: [1e-3, 1e-4]}",
+                "--set",
+                "classifiers.1.max_epochs=1",
+            ]
+        )
+        == 0
+    )
     curves = [folder for folder in folders(tmp_path / "curves") if "tiny" in folder.parts]
     assert len(curves) == 2
     assert all(len(scalars(folder)["loss"]) == 1 for folder in curves)
@@ -57,12 +99,19 @@ def test_without_the_flag_nothing_is_written(config: Path, tmp_path: Path) -> No
 
 
 def test_a_missing_tensorboard_is_told_before_anything_is_made(
-    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    config: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     import importlib.util
 
     there = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "tensorboard" else there(name, *rest))
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *rest: None if name == "tensorboard" else there(name, *rest),
+    )
     assert main(["run", str(config), "--tensorboard", str(tmp_path / "curves")]) == 2
     err = capsys.readouterr().err
     assert "tensorboard" in err

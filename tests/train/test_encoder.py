@@ -26,8 +26,14 @@ HEADS = {
     "modernbert": {"head.dense", "classifier"},
 }
 NORMS = {"modernbert": {"head.norm"}}  # not drawn but set to 1
-KEPT = {"bert": {"bert.pooler.dense"}, "minilm": {"bert.pooler.dense"}}  # of the head, what an encoder's own checkpoint has
-LIMITS = {**dict.fromkeys(HEADS, 64), "roberta": 63}  # RoBERTa counts positions from the one after padding's
+KEPT = {
+    "bert": {"bert.pooler.dense"},
+    "minilm": {"bert.pooler.dense"},
+}  # of the head, what an encoder's own checkpoint has
+LIMITS = {
+    **dict.fromkeys(HEADS, 64),
+    "roberta": 63,
+}  # RoBERTa counts positions from the one after padding's
 every_family = pytest.mark.parametrize("family", HEADS)
 
 
@@ -80,15 +86,31 @@ def encoders(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> di
 
 
 def classifier(model: Path, classes: list[str] = CLASSES, **options: Any) -> TransformerClassifier:
-    options = {"lr": 1e-3, "max_epochs": 2, "patience": 9, "warmup_epochs": 1, "batch_size": 4, "max_length": 48, **options}
-    return TransformerClassifier(Transformer(kind="transformer", model=str(model), dtype="float32", device="cpu", **options), classes)
+    options = {
+        "lr": 1e-3,
+        "max_epochs": 2,
+        "patience": 9,
+        "warmup_epochs": 1,
+        "batch_size": 4,
+        "max_length": 48,
+        **options,
+    }
+    return TransformerClassifier(
+        Transformer(kind="transformer", model=str(model), dtype="float32", device="cpu", **options),
+        classes,
+    )
 
 
 def weights(found: TransformerClassifier) -> dict[str, np.ndarray]:
-    return {name: weight.detach().numpy().copy() for name, weight in found._encoder.model.named_parameters()}
+    return {
+        name: weight.detach().numpy().copy()
+        for name, weight in found._encoder.model.named_parameters()
+    }
 
 
-def started(found: TransformerClassifier, seeds: tuple[int, ...], *more: str) -> list[dict[str, np.ndarray]]:
+def started(
+    found: TransformerClassifier, seeds: tuple[int, ...], *more: str
+) -> list[dict[str, np.ndarray]]:
     """Return the weights that a fit with each seed starts from, one fit after the other; `more` are classes without rows."""
     seen: list[dict[str, np.ndarray]] = []
     epoch = found._epoch
@@ -98,14 +120,20 @@ def started(found: TransformerClassifier, seeds: tuple[int, ...], *more: str) ->
         return epoch(*rest)
 
     found._epoch = spied  # type: ignore[method-assign]
-    rows = [row.model_copy(update={"probs": {**row.probs, **dict.fromkeys(more, 0.0)}}) for row in ROWS]
+    rows = [
+        row.model_copy(update={"probs": {**row.probs, **dict.fromkeys(more, 0.0)}}) for row in ROWS
+    ]
     epochs = [len(found.fit(rows, VALIDATION, seed).history) for seed in seeds]
     found._epoch = epoch  # type: ignore[method-assign]
     return [seen[sum(epochs[:fit])] for fit in range(len(seeds))]
 
 
 def of_head(family: str, names: set[str]) -> set[str]:
-    return {name for name in names if name.rpartition(".")[0] in HEADS[family] | NORMS.get(family, set())}
+    return {
+        name
+        for name in names
+        if name.rpartition(".")[0] in HEADS[family] | NORMS.get(family, set())
+    }
 
 
 def sharp(model: Path, family: str) -> TransformerClassifier:
@@ -124,7 +152,14 @@ def sharp(model: Path, family: str) -> TransformerClassifier:
 @every_family
 def test_every_family_trains_from_end_to_end(encoders: dict[str, Path], family: str) -> None:
     found = classifier(encoders[family], classes=["pos", "neg", "odd"])
-    rows = [row.model_copy(update={"probs": {"odd": 0.1, "pos": row.probs["pos"] * 0.9, "neg": row.probs["neg"] * 0.9}}) for row in ROWS]
+    rows = [
+        row.model_copy(
+            update={
+                "probs": {"odd": 0.1, "pos": row.probs["pos"] * 0.9, "neg": row.probs["neg"] * 0.9}
+            }
+        )
+        for row in ROWS
+    ]
     fit = found.fit(rows, VALIDATION, 1)
     assert len(fit.history) == 2
     assert all(0 < line["loss"] < 5 for line in fit.history)
@@ -135,12 +170,17 @@ def test_every_family_trains_from_end_to_end(encoders: dict[str, Path], family: 
 
 
 @every_family
-def test_every_fit_starts_from_the_pretrained_encoder_and_a_head_of_its_own(encoders: dict[str, Path], family: str) -> None:
+def test_every_fit_starts_from_the_pretrained_encoder_and_a_head_of_its_own(
+    encoders: dict[str, Path], family: str
+) -> None:
     from transformers import AutoModel
 
     found = classifier(encoders[family], lr=1e-2)
     first, second, third = started(found, (1, 2, 1))
-    pretrained = {name: weight.numpy() for name, weight in AutoModel.from_pretrained(encoders[family]).state_dict().items()}
+    pretrained = {
+        name: weight.numpy()
+        for name, weight in AutoModel.from_pretrained(encoders[family]).state_dict().items()
+    }
     prefix = found._encoder.model.base_model_prefix
     heads = of_head(family, set(first))
     assert {name.rpartition(".")[0] for name in heads if first[name].ndim > 1} == HEADS[family]
@@ -154,24 +194,34 @@ def test_every_fit_starts_from_the_pretrained_encoder_and_a_head_of_its_own(enco
         else:
             assert (weight == float("norm" in name)).all()
         assert (third[name] == weight).all()  # the seed alone decides
-    assert any((weights(found)[name] != first[name]).any() for name in first if name not in heads)  # the encoder learns too
+    assert any(
+        (weights(found)[name] != first[name]).any() for name in first if name not in heads
+    )  # the encoder learns too
 
 
 @pytest.mark.parametrize("family", HEADS)
-def test_a_fresh_head_is_drawn_as_the_library_draws_it(encoders: dict[str, Path], family: str) -> None:
+def test_a_fresh_head_is_drawn_as_the_library_draws_it(
+    encoders: dict[str, Path], family: str
+) -> None:
     import torch
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
     with torch.random.fork_rng():
         torch.manual_seed(2)
-        library = AutoModelForSequenceClassification.from_config(AutoConfig.from_pretrained(encoders[family])).state_dict()
+        library = AutoModelForSequenceClassification.from_config(
+            AutoConfig.from_pretrained(encoders[family])
+        ).state_dict()
     (ours,) = started(classifier(encoders[family], max_epochs=1), (1,))
     for layer in HEADS[family]:
-        assert ours[f"{layer}.weight"].std() == pytest.approx(library[f"{layer}.weight"].std().item(), rel=0.4)
+        assert ours[f"{layer}.weight"].std() == pytest.approx(
+            library[f"{layer}.weight"].std().item(), rel=0.4
+        )
 
 
 @every_family
-def test_head_library_draws_only_what_the_checkpoint_lacks(encoders: dict[str, Path], family: str) -> None:
+def test_head_library_draws_only_what_the_checkpoint_lacks(
+    encoders: dict[str, Path], family: str
+) -> None:
     found = classifier(encoders[family], head="library", lr=1e-2)
     first, second, third = started(found, (1, 2, 1))
     pretrained = {name: weight.numpy() for name, weight in found._encoder.pretrained.items()}
@@ -192,10 +242,17 @@ def test_head_library_keeps_the_pooler_that_is_pretrained(encoders: dict[str, Pa
 
 
 @pytest.fixture(scope="module")
-def finetuned(encoders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def finetuned(
+    encoders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
     """BERTs with a head: one for language modelling, without a pooler, and one that tells two classes apart."""
     import torch
-    from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, BertForSequenceClassification
+    from transformers import (
+        AutoTokenizer,
+        BertConfig,
+        BertForMaskedLM,
+        BertForSequenceClassification,
+    )
 
     folder = tmp_path_factory.mktemp("finetuned")
     config = BertConfig.from_pretrained(encoders["bert"])
@@ -216,13 +273,19 @@ def finetuned(encoders: dict[str, Path], tmp_path_factory: pytest.TempPathFactor
         ("classes", "library", set()),
     ],
 )
-def test_what_is_drawn_depends_on_what_the_checkpoint_has(finetuned: dict[str, Path], checkpoint: str, head: str, drawn: set[str]) -> None:
+def test_what_is_drawn_depends_on_what_the_checkpoint_has(
+    finetuned: dict[str, Path], checkpoint: str, head: str, drawn: set[str]
+) -> None:
     first, second = started(classifier(finetuned[checkpoint], head=head), (1, 2))
-    assert {name.rpartition(".")[0] for name in first if (first[name] != second[name]).any()} == drawn
+    assert {
+        name.rpartition(".")[0] for name in first if (first[name] != second[name]).any()
+    } == drawn
 
 
 def test_a_fresh_head_takes_the_place_of_one_for_other_classes(finetuned: dict[str, Path]) -> None:
-    first, second = started(classifier(finetuned["classes"], classes=["pos", "neg", "odd"]), (1, 2), "odd")
+    first, second = started(
+        classifier(finetuned["classes"], classes=["pos", "neg", "odd"]), (1, 2), "odd"
+    )
     assert first["classifier.weight"].shape == (3, 32)
     assert (first["classifier.weight"] != second["classifier.weight"]).any()
 
@@ -233,7 +296,12 @@ def test_a_fresh_head_takes_the_place_of_one_for_other_classes(finetuned: dict[s
 def test_a_batch_is_padded_on_the_right_to_its_longest_text() -> None:
     import torch
 
-    tokens = network.Tokens(torch.tensor([7, 8, 4, 5, 6, 9], dtype=torch.int32), torch.tensor([0, 2, 5]), torch.tensor([2, 3, 1]), [2, 3, 1])
+    tokens = network.Tokens(
+        torch.tensor([7, 8, 4, 5, 6, 9], dtype=torch.int32),
+        torch.tensor([0, 2, 5]),
+        torch.tensor([2, 3, 1]),
+        [2, 3, 1],
+    )
     batch = tokens.batch(torch.tensor([2, 1, 0]), 3, pad=1)
     assert batch["input_ids"].tolist() == [[9, 1, 1], [4, 5, 6], [7, 8, 1]]
     assert batch["attention_mask"].tolist() == [[1, 0, 0], [1, 1, 1], [1, 1, 0]]
@@ -241,7 +309,9 @@ def test_a_batch_is_padded_on_the_right_to_its_longest_text() -> None:
 
 
 @every_family
-def test_a_texts_scores_do_not_depend_on_what_stands_beside_it(encoders: dict[str, Path], family: str) -> None:
+def test_a_texts_scores_do_not_depend_on_what_stands_beside_it(
+    encoders: dict[str, Path], family: str
+) -> None:
     found = sharp(encoders[family], family)
     scores = found._encoder.logits
     together = scores(found._encoder.tokens(TEXTS)).numpy()
@@ -251,11 +321,15 @@ def test_a_texts_scores_do_not_depend_on_what_stands_beside_it(encoders: dict[st
     found._encoder._scoring = 10**6  # all of them in one batch, most of it padding
     assert scores(found._encoder.tokens(TEXTS)).numpy() == pytest.approx(alone, abs=1e-5)
     found._encoder._scoring = 16
-    assert scores(found._encoder.tokens(TEXTS[::-1])).numpy() == pytest.approx(alone[::-1], abs=1e-5)
+    assert scores(found._encoder.tokens(TEXTS[::-1])).numpy() == pytest.approx(
+        alone[::-1], abs=1e-5
+    )
 
 
 @every_family
-def test_slices_of_a_batch_add_up_to_its_gradient(encoders: dict[str, Path], family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slices_of_a_batch_add_up_to_its_gradient(
+    encoders: dict[str, Path], family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
 
     found: list[dict[str, np.ndarray]] = []
@@ -264,16 +338,31 @@ def test_slices_of_a_batch_add_up_to_its_gradient(encoders: dict[str, Path], fam
         monkeypatch.setattr(network, "SLICE", size)
         encoder = classifier(encoders[family])._encoder
         forward = encoder._forward
-        monkeypatch.setattr(encoder, "_forward", lambda *rest, forward=forward: (passes.append(len(rest[1])), forward(*rest))[1])
+        monkeypatch.setattr(
+            encoder,
+            "_forward",
+            lambda *rest, forward=forward: (passes.append(len(rest[1])), forward(*rest))[1],
+        )
         with torch.random.fork_rng():
             torch.manual_seed(1)
             encoder.reset()
         encoder.model.train()
         rows = encoder.tokens([row.text for row in ROWS])
         order = sorted(range(len(ROWS)), key=rows.lengths.__getitem__)
-        loss = encoder.gradients(rows, torch.tensor([[row.probs[name] for name in CLASSES] for row in ROWS]), order, torch.tensor(order))
+        loss = encoder.gradients(
+            rows,
+            torch.tensor([[row.probs[name] for name in CLASSES] for row in ROWS]),
+            order,
+            torch.tensor(order),
+        )
         assert float(loss) / len(ROWS) == pytest.approx(0.69, abs=0.1)
-        found.append({name: p.grad.numpy() for name, p in encoder.model.named_parameters() if p.grad is not None})
+        found.append(
+            {
+                name: p.grad.numpy()
+                for name, p in encoder.model.named_parameters()
+                if p.grad is not None
+            }
+        )
     assert passes == [2, 2, 2, 2, 2, 3, 3, 3, 1, 10]
     assert max(np.abs(gradient).max() for gradient in found[-1].values()) > 0.01
     for sliced in found[:-1]:
@@ -282,7 +371,9 @@ def test_slices_of_a_batch_add_up_to_its_gradient(encoders: dict[str, Path], fam
             assert sliced[name] == pytest.approx(gradient, abs=1e-6)
 
 
-def test_slices_change_no_weight_that_a_fit_ends_with(encoders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slices_change_no_weight_that_a_fit_ends_with(
+    encoders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     ends = []
     for size in (2, 64):
         monkeypatch.setattr(network, "SLICE", size)
@@ -298,7 +389,9 @@ def test_scores_come_in_the_order_of_the_texts(encoders: dict[str, Path]) -> Non
     together = found.predict_proba(TEXTS)
     alone = np.concatenate([found.predict_proba([text]) for text in TEXTS])
     by_length = together[sorted(range(len(TEXTS)), key=lambda i: len(TEXTS[i]))]
-    assert np.abs(by_length - together).max() > 1e-3  # the order in which they are scored would be noticed
+    assert (
+        np.abs(by_length - together).max() > 1e-3
+    )  # the order in which they are scored would be noticed
     assert together == pytest.approx(alone, abs=1e-5)
     found._encoder._scoring = 16
     assert found.predict_proba(TEXTS) == pytest.approx(alone, abs=1e-5)
@@ -308,14 +401,18 @@ def test_no_texts_have_no_scores(encoders: dict[str, Path]) -> None:
     assert classifier(encoders["bert"]).predict_proba([]).shape == (0, 2)
 
 
-def test_no_scoring_batch_exceeds_its_budget(encoders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_scoring_batch_exceeds_its_budget(
+    encoders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(network.SCORING_TOKENS, "cpu", 20)
     found = classifier(encoders["bert"])._encoder
     padded: list[tuple[int, int]] = []
     forward = found._forward
 
     def spied(tokens: Any, chosen: Any, longest: int) -> Any:
-        assert longest == max(tokens.lengths[row] for row in chosen.tolist())  # no more padding than is needed
+        assert longest == max(
+            tokens.lengths[row] for row in chosen.tolist()
+        )  # no more padding than is needed
         padded.append((len(chosen), longest))
         return forward(tokens, chosen, longest)
 
@@ -326,10 +423,14 @@ def test_no_scoring_batch_exceeds_its_budget(encoders: dict[str, Path], monkeypa
     assert max(rows for rows, _ in padded) > 1
 
 
-@pytest.mark.parametrize("lengths", [[], [3], [30], [1, 1, 1, 1], [2, 5, 5, 9, 21, 40], list(range(1, 30))])
+@pytest.mark.parametrize(
+    "lengths", [[], [3], [30], [1, 1, 1, 1], [2, 5, 5, 9, 21, 40], list(range(1, 30))]
+)
 def test_batches_by_budget_hold_all_texts_once_and_as_many_as_fit(lengths: list[int]) -> None:
     batches = list(network._by_budget(lengths, 20))
-    assert [place for start, end in batches for place in range(start, end)] == list(range(len(lengths)))
+    assert [place for start, end in batches for place in range(start, end)] == list(
+        range(len(lengths))
+    )
     assert all(lengths[end - 1] * (end - start) <= 20 or end - start == 1 for start, end in batches)
     assert all(lengths[end] * (end + 1 - start) > 20 for start, end in batches[:-1])
 
@@ -352,21 +453,33 @@ def short_of_memory(found: TransformerClassifier, most: int, error: Exception) -
     return passed
 
 
-FULL = [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 7 bytes")]
+FULL = [
+    MemoryError(),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 7 bytes"),
+]
 
 
 @pytest.mark.parametrize("error", FULL, ids=["python", "torch"])
-def test_where_memory_runs_out_slices_shrink_and_the_batch_stays(encoders: dict[str, Path], error: Exception) -> None:
-    roomy, tight = classifier(encoders["bert"], batch_size=10), classifier(encoders["bert"], batch_size=10)
+def test_where_memory_runs_out_slices_shrink_and_the_batch_stays(
+    encoders: dict[str, Path], error: Exception
+) -> None:
+    roomy, tight = (
+        classifier(encoders["bert"], batch_size=10),
+        classifier(encoders["bert"], batch_size=10),
+    )
     passed = short_of_memory(tight, 30, error)
     fits = [found.fit(ROWS, VALIDATION, 1) for found in (roomy, tight)]
-    assert [line["loss"] for line in fits[0].history] == pytest.approx([line["loss"] for line in fits[1].history], abs=1e-5)
+    assert [line["loss"] for line in fits[0].history] == pytest.approx(
+        [line["loss"] for line in fits[1].history], abs=1e-5
+    )
     # Ten rows do not fit; of five the shorter ones do and the longer ones do not; so all of them go in again, by two.
     assert passed[:6] == [5, 2, 2, 2, 2, 2]
     for name, weight in weights(roomy).items():
         assert weights(tight)[name] == pytest.approx(weight, abs=1e-5)
     assert roomy.notes == []
-    assert tight.notes == ["out of memory: rows go through the model 2 at a time; batch_size stays 10"]
+    assert tight.notes == [
+        "out of memory: rows go through the model 2 at a time; batch_size stays 10"
+    ]
 
 
 def test_scores_are_the_same_where_memory_runs_out(encoders: dict[str, Path]) -> None:
@@ -378,7 +491,9 @@ def test_scores_are_the_same_where_memory_runs_out(encoders: dict[str, Path]) ->
     assert 1 < len(passed) < len(TEXTS)
 
 
-def test_a_single_row_that_does_not_fit_and_any_other_error_are_told(encoders: dict[str, Path]) -> None:
+def test_a_single_row_that_does_not_fit_and_any_other_error_are_told(
+    encoders: dict[str, Path],
+) -> None:
     for most, error in ((0, MemoryError()), (3, RuntimeError("another bug"))):
         found = classifier(encoders["bert"])
         short_of_memory(found, most, error)
@@ -401,21 +516,30 @@ def test_texts_are_cut_at_max_length(encoders: dict[str, Path]) -> None:
 
 
 @pytest.mark.parametrize(("longest", "of_rows"), [(4, 6), (5, 4), (6, 2), (7, 0)])
-def test_the_texts_that_are_cut_are_counted(encoders: dict[str, Path], longest: int, of_rows: int) -> None:
+def test_the_texts_that_are_cut_are_counted(
+    encoders: dict[str, Path], longest: int, of_rows: int
+) -> None:
     # ROWS have 3, 3, 4, 4, ... 7, 7 tokens, VALIDATION at most 4.
     found = classifier(encoders["bert"], max_length=longest)
     note = "{} of {} texts have more than max_length: " + f"{longest} tokens and are cut"
     found.fit(ROWS, VALIDATION, 1)
     assert found.notes == ([note.format(of_rows, 14)] if of_rows else [])
     long = "film " * (longest - 1)
-    found.predict_proba(["film " * (longest - 2), long, long, "bad"])  # just as long as may be, one token more, and that again
+    found.predict_proba(
+        ["film " * (longest - 2), long, long, "bad"]
+    )  # just as long as may be, one token more, and that again
     assert found.notes == [note.format(of_rows + 2, 18)]
     found.fit(ROWS, VALIDATION, 2)
     assert found.notes == ([note.format(of_rows, 14)] if of_rows else [])  # each fit counts anew
 
 
-def test_forgetting_tokens_changes_nothing(encoders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    kept, found = classifier(encoders["bert"], max_length=6), classifier(encoders["bert"], max_length=6)
+def test_forgetting_tokens_changes_nothing(
+    encoders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, found = (
+        classifier(encoders["bert"], max_length=6),
+        classifier(encoders["bert"], max_length=6),
+    )
     fits = [kept.fit(ROWS, VALIDATION, 1)]
     monkeypatch.setattr(network, "KEPT_TEXTS", 0)
     fits.append(found.fit(ROWS, VALIDATION, 1))
@@ -425,14 +549,23 @@ def test_forgetting_tokens_changes_nothing(encoders: dict[str, Path], monkeypatc
 
 
 @pytest.mark.parametrize("family", HEADS)
-def test_a_max_length_that_the_model_cannot_read_is_refused_with_its_limit(encoders: dict[str, Path], family: str) -> None:
+def test_a_max_length_that_the_model_cannot_read_is_refused_with_its_limit(
+    encoders: dict[str, Path], family: str
+) -> None:
     limit = LIMITS[family]
     fits = classifier(encoders[family], max_length=limit)
     assert fits._encoder.tokens(["film " * 100]).lengths == [limit]
     assert math.isfinite(fits.predict_proba(["film " * 100])[0, 0])
     found = classifier(encoders[family], max_length=limit + 1)
-    for use in (found.probe, lambda: found.fit(ROWS, VALIDATION, 1), lambda: found.predict_proba(TEXTS)):
-        with pytest.raises(UserError, match=f"max_length is {limit + 1}, but model .*{family}' reads at most {limit} tokens") as caught:
+    for use in (
+        found.probe,
+        lambda: found.fit(ROWS, VALIDATION, 1),
+        lambda: found.predict_proba(TEXTS),
+    ):
+        with pytest.raises(
+            UserError,
+            match=f"max_length is {limit + 1}, but model .*{family}' reads at most {limit} tokens",
+        ) as caught:
             use()
         assert str(limit) in caught.value.hint
 
@@ -440,7 +573,9 @@ def test_a_max_length_that_the_model_cannot_read_is_refused_with_its_limit(encod
 def test_a_limit_of_the_tokenizer_counts_too(encoders: dict[str, Path], tmp_path: Path) -> None:
     shutil.copytree(encoders["bert"], tmp_path / "short")
     about = json.loads((tmp_path / "short" / "tokenizer_config.json").read_text())
-    (tmp_path / "short" / "tokenizer_config.json").write_text(json.dumps({**about, "model_max_length": 20}))
+    (tmp_path / "short" / "tokenizer_config.json").write_text(
+        json.dumps({**about, "model_max_length": 20})
+    )
     classifier(tmp_path / "short", max_length=20).probe()
     with pytest.raises(UserError, match="reads at most 20 tokens"):
         classifier(tmp_path / "short", max_length=21).probe()
@@ -463,7 +598,9 @@ def test_a_folder_that_is_no_model_is_the_users_error(tmp_path: Path) -> None:
         "tokenizer*",
     ],
 )
-def test_an_incomplete_folder_is_the_users_error(encoders: dict[str, Path], tmp_path: Path, missing: str) -> None:
+def test_an_incomplete_folder_is_the_users_error(
+    encoders: dict[str, Path], tmp_path: Path, missing: str
+) -> None:
     shutil.copytree(encoders["bert"], tmp_path / "part")
     for path in (tmp_path / "part").glob(missing):
         path.unlink()
@@ -471,7 +608,9 @@ def test_an_incomplete_folder_is_the_users_error(encoders: dict[str, Path], tmp_
         classifier(tmp_path / "part").probe()
 
 
-def test_a_damaged_weights_file_is_the_users_error(encoders: dict[str, Path], tmp_path: Path) -> None:
+def test_a_damaged_weights_file_is_the_users_error(
+    encoders: dict[str, Path], tmp_path: Path
+) -> None:
     shutil.copytree(encoders["bert"], tmp_path / "cut")
     file = tmp_path / "cut" / "model.safetensors"
     file.write_bytes(file.read_bytes()[:1000])
@@ -481,4 +620,6 @@ def test_a_damaged_weights_file_is_the_users_error(encoders: dict[str, Path], tm
 
 def test_a_device_that_is_not_there_is_the_users_error(encoders: dict[str, Path]) -> None:
     with pytest.raises(UserError, match="device 'nonsense'"):
-        TransformerClassifier(Transformer(kind="transformer", model=str(encoders["bert"]), device="nonsense"), CLASSES)
+        TransformerClassifier(
+            Transformer(kind="transformer", model=str(encoders["bert"]), device="nonsense"), CLASSES
+        )

@@ -10,7 +10,10 @@ from gpt3mix_cli.train import open_classifier
 SETTINGS = Linear(kind="linear")
 CLASSES = ["pos", "neg"]
 TEXTS = ["a good film", "a bad film", "an odd film !", "what a waste", "i liked it", "good fun"]
-VALIDATION = [Example(id="v0", text="good film", label="pos"), Example(id="v1", text="bad waste", label="neg")]
+VALIDATION = [
+    Example(id="v0", text="good film", label="pos"),
+    Example(id="v1", text="bad waste", label="neg"),
+]
 
 
 def row(text: str, pos: float, neg: float | None = None) -> Augmented:
@@ -18,7 +21,9 @@ def row(text: str, pos: float, neg: float | None = None) -> Augmented:
     return Augmented(id=f"{text}-{pos}", text=text, label=max(probs, key=probs.get), probs=probs)
 
 
-def probabilities(rows: list[Augmented], seed: int = 0, classes: list[str] = CLASSES, **options: object) -> np.ndarray:
+def probabilities(
+    rows: list[Augmented], seed: int = 0, classes: list[str] = CLASSES, **options: object
+) -> np.ndarray:
     classifier = open_classifier(Linear(kind="linear", **options), classes)
     classifier.fit(rows, [v for v in VALIDATION if v.label in classes], seed)
     return classifier.predict_proba(TEXTS)
@@ -31,18 +36,25 @@ def test_a_half_and_half_row_equals_two_half_rows() -> None:
     soft = [row("an odd film !", 0.5), row("an odd film !", 0.5)]
     hard = [row("an odd film !", 1), row("an odd film !", 0)]
     assert probabilities(HARD + soft) == pytest.approx(probabilities(HARD + hard), abs=1e-3)
-    assert np.abs(probabilities(HARD + soft) - probabilities([*HARD, hard[0], hard[0]])).max() > 0.02
+    assert (
+        np.abs(probabilities(HARD + soft) - probabilities([*HARD, hard[0], hard[0]])).max() > 0.02
+    )
 
 
 def test_the_probability_of_a_text_grows_with_its_soft_label() -> None:
-    found = [probabilities([*HARD, row("an odd film !", share)])[2, 0] for share in (0.0, 0.2, 0.5, 0.8, 1.0)]
+    found = [
+        probabilities([*HARD, row("an odd film !", share)])[2, 0]
+        for share in (0.0, 0.2, 0.5, 0.8, 1.0)
+    ]
     assert found == sorted(found)
     assert found[-1] - found[0] > 0.2
 
 
 def test_a_class_that_no_row_has_gets_probability_zero_in_its_own_column() -> None:
     classes = ["odd", "pos", "neg"]
-    rows = [Augmented(id=r.id, text=r.text, label=r.label, probs={"odd": 0.0, **r.probs}) for r in HARD]
+    rows = [
+        Augmented(id=r.id, text=r.text, label=r.label, probs={"odd": 0.0, **r.probs}) for r in HARD
+    ]
     found = probabilities(rows, classes=classes)
     assert found.shape == (6, 3)
     assert (found[:, 0] == 0).all()
@@ -72,8 +84,14 @@ def test_signs_and_one_letter_words_count() -> None:
 def test_the_settings_reach_the_model() -> None:
     for options in ({"C": 0.01}, {"ngrams": 1}):
         assert np.abs(probabilities(HARD) - probabilities(HARD, **options)).max() > 1e-3
-    assert open_classifier(Linear(kind="linear", name="x", trials=3), CLASSES).about == open_classifier(SETTINGS, CLASSES).about
-    assert open_classifier(Linear(kind="linear", C=2), CLASSES).about != open_classifier(SETTINGS, CLASSES).about
+    assert (
+        open_classifier(Linear(kind="linear", name="x", trials=3), CLASSES).about
+        == open_classifier(SETTINGS, CLASSES).about
+    )
+    assert (
+        open_classifier(Linear(kind="linear", C=2), CLASSES).about
+        != open_classifier(SETTINGS, CLASSES).about
+    )
 
 
 def test_valid_accuracy_is_that_of_the_validation_rows() -> None:

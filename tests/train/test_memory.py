@@ -31,7 +31,9 @@ print(json.dumps([plenty, fitted()]))
 """
 
 
-def test_a_training_that_memory_refuses_goes_on_with_smaller_slices(tiny_encoder: Path, tmp_path: Path) -> None:
+def test_a_training_that_memory_refuses_goes_on_with_smaller_slices(
+    tiny_encoder: Path, tmp_path: Path
+) -> None:
     """The inner layers are so wide that a slice of 16 texts takes a gigabyte and one text takes some 60 MB."""
     import torch
     from transformers import AutoConfig, AutoModel
@@ -39,19 +41,37 @@ def test_a_training_that_memory_refuses_goes_on_with_smaller_slices(tiny_encoder
     folder = tmp_path / "wide"
     shutil.copytree(tiny_encoder, folder)
     config = json.loads((folder / "config.json").read_text())
-    config |= {"intermediate_size": 16384, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    config |= {
+        "intermediate_size": 16384,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+    }
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "model.safetensors").unlink()
     with torch.random.fork_rng():
         AutoModel.from_config(AutoConfig.from_pretrained(folder)).save_pretrained(folder)
     # glibc keeps what is freed for each arena; freed blocks would hide that memory is short.
-    environment = {**os.environ, "MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_MMAP_THRESHOLD_": "65536"}
+    environment = {
+        **os.environ,
+        "MALLOC_ARENA_MAX": "1",
+        "MALLOC_TRIM_THRESHOLD_": "0",
+        "MALLOC_MMAP_THRESHOLD_": "65536",
+    }
     command = [sys.executable, "-c", SCRIPT, str(folder), "500"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=environment)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=120, env=environment
+    )
     assert done.returncode == 0, done.stderr
     plenty, short = json.loads(done.stdout)
     note = "out of memory: rows go through the model"
     assert not any(note in told for told in plenty[1])
     assert any(note in told for told in short[1])
     assert max(abs(a - b) for a, b in zip(plenty[0], short[0], strict=True)) < 1e-4
-    assert max(abs(a - b) for ours, theirs in zip(plenty[2], short[2], strict=True) for a, b in zip(ours, theirs, strict=True)) < 1e-3
+    assert (
+        max(
+            abs(a - b)
+            for ours, theirs in zip(plenty[2], short[2], strict=True)
+            for a, b in zip(ours, theirs, strict=True)
+        )
+        < 1e-3
+    )

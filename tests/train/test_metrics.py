@@ -32,8 +32,14 @@ def test_three_classes_by_hand() -> None:
 
 
 def test_rows_of_the_confusion_are_true_classes_in_the_tasks_order() -> None:
-    assert metrics.score([[0.1, 0.9]] * 3, ["y", "y", "x"], ["y", "x"])["confusion"] == [[0, 2], [0, 1]]
-    assert metrics.score([[0.9, 0.1]] * 3, ["y", "y", "x"], ["y", "x"])["confusion"] == [[2, 0], [1, 0]]
+    assert metrics.score([[0.1, 0.9]] * 3, ["y", "y", "x"], ["y", "x"])["confusion"] == [
+        [0, 2],
+        [0, 1],
+    ]
+    assert metrics.score([[0.9, 0.1]] * 3, ["y", "y", "x"], ["y", "x"])["confusion"] == [
+        [2, 0],
+        [1, 0],
+    ]
 
 
 def test_a_class_that_nobody_has_counts_as_zero_in_macro_f1() -> None:
@@ -53,7 +59,9 @@ def test_ece_weighs_the_gap_of_each_bin_by_its_rows() -> None:
     # eight rows say 0.9 and half are right: gap 0.4; two rows say 0.6 and both are right: gap 0.4 on the other side
     probabilities = [[0.9, 0.1]] * 8 + [[0.6, 0.4]] * 2
     labels = ["a", "b"] * 4 + ["a", "a"]
-    assert metrics.score(probabilities, labels, ["a", "b"])["ece"] == pytest.approx(0.8 * 0.4 + 0.2 * 0.4, abs=1e-6)
+    assert metrics.score(probabilities, labels, ["a", "b"])["ece"] == pytest.approx(
+        0.8 * 0.4 + 0.2 * 0.4, abs=1e-6
+    )
     # over-confident by a third throughout
     assert metrics.score([[1.0, 0.0]] * 3, ["a", "a", "b"], ["a", "b"])["ece"] == 0.333333
 

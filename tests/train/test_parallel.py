@@ -33,17 +33,23 @@ def config(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     folder = tmp_path_factory.mktemp("spread")
     shutil.copytree(tiny_encoder, folder / "encoder")
     settings = json.loads((folder / "encoder/config.json").read_text())
-    (folder / "encoder/config.json").write_text(json.dumps(settings | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}))
+    (folder / "encoder/config.json").write_text(
+        json.dumps(settings | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0})
+    )
     (folder / "spread.yaml").write_text(CONFIG.format(encoder=folder / "encoder"))
     for out in ("one", "two"):
-        assert main(["subsample", str(folder / "spread.yaml"), "--out", str(folder / out), "-q"]) == 0
+        assert (
+            main(["subsample", str(folder / "spread.yaml"), "--out", str(folder / out), "-q"]) == 0
+        )
     return folder / "spread.yaml"
 
 
 @pytest.fixture(scope="module")
 def alone(config: Path) -> Path:
     """The trials of one process."""
-    assert main(["train", str(config), "--out", str(config.parent / "one"), "--jobs", "1", "-q"]) == 0
+    assert (
+        main(["train", str(config), "--out", str(config.parent / "one"), "--jobs", "1", "-q"]) == 0
+    )
     return trials(config.parent / "one")
 
 
@@ -58,8 +64,12 @@ def lines(path: Path) -> list[dict[str, Any]]:
 def close(history: Path, other: Path) -> None:
     """Make sure that two histories have the same epochs, and losses that differ by rounding only."""
     ours, theirs = lines(history), lines(other)
-    assert [(line["trial"], line["epoch"]) for line in ours] == [(line["trial"], line["epoch"]) for line in theirs]
-    assert [line["loss"] for line in ours] == pytest.approx([line["loss"] for line in theirs], abs=1e-4)
+    assert [(line["trial"], line["epoch"]) for line in ours] == [
+        (line["trial"], line["epoch"]) for line in theirs
+    ]
+    assert [line["loss"] for line in ours] == pytest.approx(
+        [line["loss"] for line in theirs], abs=1e-4
+    )
     assert len({line["loss"] for line in ours}) > 3  # something was learnt
 
 
@@ -83,7 +93,10 @@ def together(*arguments: object) -> list[subprocess.CompletedProcess[str]]:
     ]  # fmt: skip
     try:
         ended = [(process, *process.communicate(timeout=DEADLINE)) for process in begun]
-        return [subprocess.CompletedProcess(process.args, process.returncode, out, err) for process, out, err in ended]
+        return [
+            subprocess.CompletedProcess(process.args, process.returncode, out, err)
+            for process, out, err in ended
+        ]
     finally:
         for process in begun:
             process.kill()
@@ -93,15 +106,22 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "
 
 
 @pytest.mark.slow
-def test_torchrun_gives_the_losses_of_one_process(config: Path, alone: Path, tmp_path: Path) -> None:
+def test_torchrun_gives_the_losses_of_one_process(
+    config: Path, alone: Path, tmp_path: Path
+) -> None:
     shutil.copytree(config.parent / "two", tmp_path / "two")
     done = launched(TORCHRUN, "train", config, "--out", tmp_path / "two")
     assert done.returncode == 0, done.stderr
     found = lines(trials(tmp_path / "two"))
     assert [(row["trial"], row["status"]) for row in found] == [(0, "ok"), (1, "ok")]
-    close(trials(tmp_path / "two").with_name("none.tiny.history.jsonl"), alone.with_name("none.tiny.history.jsonl"))
+    close(
+        trials(tmp_path / "two").with_name("none.tiny.history.jsonl"),
+        alone.with_name("none.tiny.history.jsonl"),
+    )
     assert done.stderr.count("1 file, 2 rows") == 1  # one of the processes speaks
-    assert {row["settings"] for row in found}.isdisjoint(row["settings"] for row in lines(alone))  # last digits may differ
+    assert {row["settings"] for row in found}.isdisjoint(
+        row["settings"] for row in lines(alone)
+    )  # last digits may differ
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +136,9 @@ def spread(config: Path) -> Path:
 def test_two_processes_give_the_losses_of_one(alone: Path, spread: Path) -> None:
     close(spread.with_name("none.tiny.history.jsonl"), alone.with_name("none.tiny.history.jsonl"))
     assert [row["trial"] for row in lines(spread)] == [0, 1]
-    assert {row["settings"] for row in lines(spread)}.isdisjoint(row["settings"] for row in lines(alone))  # last digits may differ
+    assert {row["settings"] for row in lines(spread)}.isdisjoint(
+        row["settings"] for row in lines(alone)
+    )  # last digits may differ
 
 
 def test_what_is_up_to_date_lets_all_processes_end(config: Path, spread: Path) -> None:
@@ -136,7 +158,9 @@ def test_a_wrong_config_is_told_once_and_lets_all_processes_end(config: Path) ->
     assert (second.returncode, second.stdout, second.stderr) == (0, "", "")
 
 
-def test_a_model_of_two_processes_reproduces_its_test_accuracy(config: Path, spread: Path, tmp_path: Path) -> None:
+def test_a_model_of_two_processes_reproduces_its_test_accuracy(
+    config: Path, spread: Path, tmp_path: Path
+) -> None:
     from gpt3mix_cli.config import load
     from gpt3mix_cli.grid import Grid
     from gpt3mix_cli.records import write
@@ -144,16 +168,31 @@ def test_a_model_of_two_processes_reproduces_its_test_accuracy(config: Path, spr
 
     grid = Grid(load(config), tmp_path)
     write(tmp_path / "test.jsonl", grid.opened.splits(grid.experiments[0]).test)
-    counts = predict(config.parent / "model", tmp_path / "test.jsonl", tmp_path / "p.jsonl").manifest.counts
+    counts = predict(
+        config.parent / "model", tmp_path / "test.jsonl", tmp_path / "p.jsonl"
+    ).manifest.counts
     best = json.loads((config.parent / "model/gpt3mix.json").read_text())["trial"]
     assert best == lines(spread)[best["trial"]] | {"seconds": best["seconds"]}
-    assert round(counts["right"] / counts["rows"], 6) == pytest.approx(best["accuracy"], abs=0.003)  # one row may lie on the border
+    assert round(counts["right"] / counts["rows"], 6) == pytest.approx(
+        best["accuracy"], abs=0.003
+    )  # one row may lie on the border
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_no_number_fails_its_trials_in_all_processes_alike(config: Path, tmp_path: Path) -> None:
-    shutil.copytree(config.parent / "one/spread/12-per-class/seed-0", tmp_path / "spread/12-per-class/seed-0")
-    absurd = ["--set", "classifiers.0.lr=1e30", "--set", "classifiers.0.warmup_epochs=0", "--set", "classifiers.0.batch_size=4"]
+def test_a_loss_that_is_no_number_fails_its_trials_in_all_processes_alike(
+    config: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(
+        config.parent / "one/spread/12-per-class/seed-0", tmp_path / "spread/12-per-class/seed-0"
+    )
+    absurd = [
+        "--set",
+        "classifiers.0.lr=1e30",
+        "--set",
+        "classifiers.0.warmup_epochs=0",
+        "--set",
+        "classifiers.0.batch_size=4",
+    ]
     first, second = together("train", config, "--out", tmp_path, "--force", *absurd)
     assert first.returncode == 3
     assert "2 of 2 trials failed" in first.stderr
@@ -179,23 +218,46 @@ entry()
 
 
 @pytest.mark.slow
-def test_memory_that_runs_out_in_one_process_leaves_the_losses_as_they_were(config: Path, alone: Path, tmp_path: Path) -> None:
-    shutil.copytree(config.parent / "one/spread/12-per-class/seed-0/train.jsonl".rpartition("/")[0], tmp_path / "spread/12-per-class/seed-0")
+def test_memory_that_runs_out_in_one_process_leaves_the_losses_as_they_were(
+    config: Path, alone: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(
+        config.parent / "one/spread/12-per-class/seed-0/train.jsonl".rpartition("/")[0],
+        tmp_path / "spread/12-per-class/seed-0",
+    )
     (tmp_path / "short.py").write_text(SHORT_OF_MEMORY)
     done = subprocess.run(
         [*TORCHRUN, str(tmp_path / "short.py"), "train", str(config), "--out", str(tmp_path), "--force"],
         capture_output=True, text=True, check=False, timeout=DEADLINE,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    close(trials(tmp_path).with_name("none.tiny.history.jsonl"), alone.with_name("none.tiny.history.jsonl"))
+    close(
+        trials(tmp_path).with_name("none.tiny.history.jsonl"),
+        alone.with_name("none.tiny.history.jsonl"),
+    )
 
 
 @pytest.mark.slow
-def test_accelerate_gives_the_losses_of_one_process(config: Path, alone: Path, tmp_path: Path) -> None:
+def test_accelerate_gives_the_losses_of_one_process(
+    config: Path, alone: Path, tmp_path: Path
+) -> None:
     """On a CPU accelerate starts several processes over MPI only; without it, one."""
     shutil.copytree(config.parent / "one", tmp_path / "two")
-    launcher = [str(BIN / "accelerate"), "launch", "--cpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
+    launcher = [
+        str(BIN / "accelerate"),
+        "launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+    ]
     done = launched(launcher, "train", config, "--out", tmp_path / "two", "--force")
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("1 file, 2 rows") == 1
-    close(trials(tmp_path / "two").with_name("none.tiny.history.jsonl"), alone.with_name("none.tiny.history.jsonl"))
+    close(
+        trials(tmp_path / "two").with_name("none.tiny.history.jsonl"),
+        alone.with_name("none.tiny.history.jsonl"),
+    )

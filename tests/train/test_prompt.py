@@ -26,8 +26,15 @@ from gpt3mix_cli.train.prompt import PromptClassifier, in_turn
 from gpt3mix_cli.train.targets import one_hot
 
 CLASSES = ["pos", "neg"]
-ROWS = [one_hot(Example(id=f"r{i}", text=f"a film of number {i}", label=CLASSES[i % 3 == 0]), CLASSES) for i in range(12)]
-TEXTS = ["A quiet\nlittle wonder.", "Dull.", "It is long, and it is loud, and nothing in it is worth the time."]
+ROWS = [
+    one_hot(Example(id=f"r{i}", text=f"a film of number {i}", label=CLASSES[i % 3 == 0]), CLASSES)
+    for i in range(12)
+]
+TEXTS = [
+    "A quiet\nlittle wonder.",
+    "Dull.",
+    "It is long, and it is loud, and nothing in it is worth the time.",
+]
 
 
 class Watched:
@@ -62,7 +69,9 @@ def lines(text: str) -> list[str]:
     return text.splitlines()[2:-1]
 
 
-def test_probabilities_are_equation_1_of_the_lms_own_scores_in_the_papers_prompt(task: Task, lm: LM) -> None:
+def test_probabilities_are_equation_1_of_the_lms_own_scores_in_the_papers_prompt(
+    task: Task, lm: LM
+) -> None:
     classifier = prompting(task, lm, examples=3)
     assert classifier.fit(ROWS, [], 7).valid_accuracy is None
     found = classifier.predict_proba(TEXTS)
@@ -88,7 +97,11 @@ def test_examples_take_the_classes_in_turn_and_are_those_of_the_seed(task: Task,
         classifier.fit(ROWS, [], seed)
         classifier.predict_proba(TEXTS)
         asked.append(watched.asked)
-        assert all(Counter(line.rpartition(": ")[2] for line in lines(text)) == {"Positive)": 2, "Negative)": 2} for text in watched.asked)
+        assert all(
+            Counter(line.rpartition(": ")[2] for line in lines(text))
+            == {"Positive)": 2, "Negative)": 2}
+            for text in watched.asked
+        )
     assert asked[0] == asked[1] != asked[2]
 
 
@@ -107,7 +120,10 @@ def test_fit_shows_as_many_as_the_context_holds_and_keeps_the_last_ones(task: Ta
         numbers[text] = len(lines(asked))
         assert asked == to_label(task, order[len(order) - numbers[text] :], text)
         assert lm.about.count_tokens(asked) <= limit
-        assert lm.about.count_tokens(to_label(task, order[len(order) - numbers[text] - 1 :], text)) > limit - 4
+        assert (
+            lm.about.count_tokens(to_label(task, order[len(order) - numbers[text] - 1 :], text))
+            > limit - 4
+        )
     assert 4 <= numbers[TEXTS[1]] <= 6
     assert numbers[TEXTS[2]] < numbers[TEXTS[1]]
 
@@ -133,7 +149,9 @@ def test_tokens_are_those_of_the_prompts_and_begin_anew_with_each_fit(task: Task
         watched.asked.clear()
         classifier.predict_proba(TEXTS * 3)
         assert classifier.tokens == sum(map(lm.about.count_tokens, watched.asked)) > 100
-    assert watched.calls == [4, 4, 1] * 2  # block by block, so that the journal keeps what was answered
+    assert (
+        watched.calls == [4, 4, 1] * 2
+    )  # block by block, so that the journal keeps what was answered
 
 
 def test_calibration_divides_by_what_the_labels_have_without_content(task: Task, lm: LM) -> None:
@@ -142,9 +160,18 @@ def test_calibration_divides_by_what_the_labels_have_without_content(task: Task,
     classifier.fit(ROWS, [], 0)
     found = classifier.predict_proba(TEXTS)
     shown = in_turn(ROWS, generator(0, "prompt examples"))[:2]
-    usual = [scores.logprobs for scores in lm.score([to_label(task, shown, text) for text in CONTENT_FREE], choices(task))]
+    usual = [
+        scores.logprobs
+        for scores in lm.score(
+            [to_label(task, shown, text) for text in CONTENT_FREE], choices(task)
+        )
+    ]
     for row, text in zip(found, TEXTS, strict=True):
-        probs, _ = soft_label(CLASSES, lm.score([to_label(task, shown, text)], choices(task))[0].logprobs, without_content=usual)
+        probs, _ = soft_label(
+            CLASSES,
+            lm.score([to_label(task, shown, text)], choices(task))[0].logprobs,
+            without_content=usual,
+        )
         assert row.tolist() == pytest.approx(list(probs.values()), abs=1e-4)
     assert len(watched.asked) == len(TEXTS) + len(CONTENT_FREE)  # once for all texts
     assert classifier.tokens == sum(map(lm.about.count_tokens, watched.asked))
@@ -178,11 +205,18 @@ trials: 2
 def grid(tmp_path: Path, tiny_lm: Path) -> tuple[Grid, list[str]]:
     """An experiment, and what it tells."""
     for name, number in (("train", 12), ("test", 5)):
-        rows = (f'{{"id": "{name}{i}", "text": "a film of number {i}", "label": "{CLASSES[i % 2]}"}}\n' for i in range(number))
+        rows = (
+            f'{{"id": "{name}{i}", "text": "a film of number {i}", "label": "{CLASSES[i % 2]}"}}\n'
+            for i in range(number)
+        )
         (tmp_path / f"{name}.jsonl").write_text("".join(rows))
     (tmp_path / "icl.yaml").write_text(EXPERIMENT.replace("TINY", str(tiny_lm)))
     told: list[str] = []
-    return Grid(load(tmp_path / "icl.yaml"), tmp_path / "results", tell=lambda text, done=None, *_: told.append(text) if done is None else None), told
+    return Grid(
+        load(tmp_path / "icl.yaml"),
+        tmp_path / "results",
+        tell=lambda text, done=None, *_: told.append(text) if done is None else None,
+    ), told
 
 
 @pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
@@ -194,7 +228,11 @@ def test_an_experiment_prompts_with_real_rows_only_and_says_what_it_costs(
     grid_.jobs = jobs
     spot = next(grid_.spots())
     # No row of a random LM passes the gate; what its rows would be trained on is not the matter here.
-    steps = [(stage, rest) for stage, rest in grid_._steps(spot) if "gpt3mix" not in rest and getattr(rest[-1], "method", "") != "gpt3mix"]
+    steps = [
+        (stage, rest)
+        for stage, rest in grid_._steps(spot)
+        if "gpt3mix" not in rest and getattr(rest[-1], "method", "") != "gpt3mix"
+    ]
     items = list(grid_._all(steps, "cells"))
     assert all(not isinstance(item, Exception) for item in items)
     folder = spot.folder / "trials"
@@ -208,41 +246,65 @@ def test_an_experiment_prompts_with_real_rows_only_and_says_what_it_costs(
     for row in rows:
         assert row.tokens_per_prediction == row.tokens / 5 > 50
         assert (row.n_synthetic, row.valid_accuracy, row.n_test) == (0, None, 5)
-    assert {row.tokens_per_prediction for row in read(folder / "none.linear.jsonl", Trial)} == {None}
+    assert {row.tokens_per_prediction for row in read(folder / "none.linear.jsonl", Trial)} == {
+        None
+    }
     assert any("prompt: each prediction costs" in remark for remark in grid_.report().remarks)
     journal = (folder / "none.prompt.journal.sqlite").stat().st_size
     assert journal > 0
     again = Grid(grid_.experiments, grid_.out, force=True, jobs=1)
     monkeypatch.setattr("gpt3mix_cli.lm.local.Local.score", lambda *_: pytest.fail("asked again"))
-    assert [item.manifest.counts["ok"] for item in again.trainings([arguments[0] for stage, arguments in steps if stage == "train"])] == [2, 2, 2]
+    assert [
+        item.manifest.counts["ok"]
+        for item in again.trainings(
+            [arguments[0] for stage, arguments in steps if stage == "train"]
+        )
+    ] == [2, 2, 2]
     assert list(read(folder / "none.prompt.jsonl", Trial))[1].accuracy == rows[1].accuracy
 
 
 def test_other_methods_are_left_out_and_that_is_said(grid: tuple[Grid, list[str]]) -> None:
     grid_, told = grid
     spots = list(grid_.spots())
-    wanted = [(one.method, one.classifier.name) for one in trainings_of(grid_, Path("c"), spots, None, None, None, (), None, None)]
-    assert wanted == [("none", "linear"), ("none", "prompt"), ("gpt3mix", "linear"), ("aeda", "linear")]
+    wanted = [
+        (one.method, one.classifier.name)
+        for one in trainings_of(grid_, Path("c"), spots, None, None, None, (), None, None)
+    ]
+    assert wanted == [
+        ("none", "linear"),
+        ("none", "prompt"),
+        ("gpt3mix", "linear"),
+        ("aeda", "linear"),
+    ]
     assert len(told) == 1
     assert "classifier 'prompt' asks the LM below real rows alone" in told[0]
     with pytest.raises(UserError, match="nothing to do: classifier 'prompt'"):
         trainings_of(grid_, Path("c"), spots, ["aeda"], ["prompt"], None, (), None, None)
-    only = spots[0].experiment.model_copy(update={"classifiers": spots[0].experiment.classifiers[1:]})
-    assert [stage for stage, _ in grid_._steps(replace(spots[0], experiment=only))] == ["subsample", "train"]  # no rows that nobody reads
+    only = spots[0].experiment.model_copy(
+        update={"classifiers": spots[0].experiment.classifiers[1:]}
+    )
+    assert [stage for stage, _ in grid_._steps(replace(spots[0], experiment=only))] == [
+        "subsample",
+        "train",
+    ]  # no rows that nobody reads
 
 
 def test_no_model_can_be_saved(grid: tuple[Grid, list[str]], tmp_path: Path) -> None:
     grid_, _ = grid
     spots = list(grid_.spots())
     grid_.subsample(spots[0])
-    (training,) = trainings_of(grid_, Path("c"), spots, ["none"], ["prompt"], None, (), None, tmp_path / "model")
+    (training,) = trainings_of(
+        grid_, Path("c"), spots, ["none"], ["prompt"], None, (), None, tmp_path / "model"
+    )
     with pytest.raises(UserError, match="no model to save"):
         grid_.train(training)
     assert not list(spots[0].folder.glob("trials/*"))
 
 
 def test_rows_of_a_class_that_has_none_left_do_not_end_the_turns() -> None:
-    rows = [Augmented(id=str(i), text=str(i), label="a", probs={"a": 1.0, "b": 0.0}) for i in range(3)]
+    rows = [
+        Augmented(id=str(i), text=str(i), label="a", probs={"a": 1.0, "b": 0.0}) for i in range(3)
+    ]
     assert sorted(row.id for row in in_turn(rows, generator(0, "x"))) == ["0", "1", "2"]
 
 
@@ -257,18 +319,27 @@ def server() -> Iterator[Server]:
         yield running
 
 
-def test_an_endpoint_labels_side_by_side_and_tells_what_that_took(task: Task, server: Server, tmp_path: Path) -> None:
+def test_an_endpoint_labels_side_by_side_and_tells_what_that_took(
+    task: Task, server: Server, tmp_path: Path
+) -> None:
     """The tokens are the server's own, and a journal gives answers, tokens and dollars again."""
-    (tmp_path / "prices.yaml").write_text("version: 2026-01\nmodels: {tiny: {prompt: 100, completion: 200}}\n")
+    (tmp_path / "prices.yaml").write_text(
+        "version: 2026-01\nmodels: {tiny: {prompt: 100, completion: 200}}\n"
+    )
     found = []
     for _ in range(2):
-        with engine(server, prices=str(tmp_path / "prices.yaml")) as lm, closing(Journaled(lm, tmp_path / "journal.sqlite")) as journal:
+        with (
+            engine(server, prices=str(tmp_path / "prices.yaml")) as lm,
+            closing(Journaled(lm, tmp_path / "journal.sqlite")) as journal,
+        ):
             journal.abilities()
             server.reset()
             classifier = prompting(task, journal, examples=2)
             classifier.fit(ROWS, [], 7)
             probabilities = classifier.predict_proba(TEXTS * 4)
-            found.append((probabilities.tolist(), classifier.tokens, classifier.usd, server.requests))
+            found.append(
+                (probabilities.tolist(), classifier.tokens, classifier.usd, server.requests)
+            )
     shown = in_turn(ROWS, generator(7, "prompt examples"))[:2]
     for row, text in zip(probabilities, TEXTS * 4, strict=True):
         probs, _ = soft_label(CLASSES, truth(server.model, to_label(task, shown, text), LABELS))
@@ -287,10 +358,16 @@ def test_many_labels_are_on_their_way_at_once(task: Task, server: Server) -> Non
     assert server.most_at_once > 2
 
 
-def test_a_budget_that_is_used_up_keeps_what_was_answered(grid: tuple[Grid, list[str]], server: Server) -> None:
+def test_a_budget_that_is_used_up_keeps_what_was_answered(
+    grid: tuple[Grid, list[str]], server: Server
+) -> None:
     """The trial is not failed: it is run when there is more to spend, and pays for nothing twice."""
     config = grid[0].out.parent / "icl.yaml"
-    over = [f"lm={{kind: openai, base_url: {server.base_url}, model: tiny, concurrency: 1}}", "classifiers=[{kind: prompt}]", "baselines=[]"]
+    over = [
+        f"lm={{kind: openai, base_url: {server.base_url}, model: tiny, concurrency: 1}}",
+        "classifiers=[{kind: prompt}]",
+        "baselines=[]",
+    ]
     for budget, ended in (("{requests: 12}", False), ("null", True)):
         one = Grid(load(config, [*over, f"budget={budget}"]), grid[0].out, jobs=1)
         items = list(one.run())

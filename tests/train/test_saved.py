@@ -38,13 +38,20 @@ class Experiment:
     """An experiment whose trials have been run, a saved model of each classifier, and the task's test rows."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.config, self.out, self.test = folder, folder / "kept.yaml", folder / "results", folder / "test.jsonl"
+        self.folder, self.config, self.out, self.test = (
+            folder,
+            folder / "kept.yaml",
+            folder / "results",
+            folder / "test.jsonl",
+        )
 
     def train(self, *arguments: object) -> int:
         return main(["train", str(self.config), "--out", str(self.out), "-q", *map(str, arguments)])
 
     def save(self, kind: str, folder: Path, *arguments: object) -> int:
-        return self.train("--method", "eda", "--classifier", kind, "--save-model", folder, *arguments)
+        return self.train(
+            "--method", "eda", "--classifier", kind, "--save-model", folder, *arguments
+        )
 
     def trials(self, kind: str) -> list[Trial]:
         return list(read(self.out / "kept/8-per-class/seed-0/trials" / f"eda.{kind}.jsonl", Trial))
@@ -81,7 +88,11 @@ def labelled(path: Path) -> list[dict[str, Any]]:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 def about(folder: Path) -> dict[str, Any]:
@@ -99,19 +110,27 @@ def about(folder: Path) -> dict[str, Any]:
         ("tiny", {"config.json", "tokenizer.json", "tokenizer_config.json"}),
     ],
 )
-def test_the_folder_holds_weights_what_reads_texts_and_a_card(kept: Experiment, kind: str, expected: set[str]) -> None:
+def test_the_folder_holds_weights_what_reads_texts_and_a_card(
+    kept: Experiment, kind: str, expected: set[str]
+) -> None:
     assert set(files(kept.folder / kind)) == {"model.safetensors", ABOUT, "README.md"} | expected
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_in_the_folder_tells_of_the_machine(kept: Experiment, kind: str) -> None:
     for name, content in files(kept.folder / kind).items():
-        assert not {word for word in (b"/tmp", b"/root", b"/home", str(kept.folder).encode()) if word in content}, name
+        assert not {
+            word
+            for word in (b"/tmp", b"/root", b"/home", str(kept.folder).encode())
+            if word in content
+        }, name
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_card_tells_data_method_and_scores(kept: Experiment, kind: str) -> None:
-    row = next(row for row in kept.trials(kind) if row.trial == about(kept.folder / kind)["trial"]["trial"])
+    row = next(
+        row for row in kept.trials(kind) if row.trial == about(kept.folder / kind)["trial"]["trial"]
+    )
     card = (kept.folder / kind / "README.md").read_text()
     assert "level 8/class, data seed 0: 16 real rows" in card
     assert f"Method `eda`: 16 synthetic rows, draw {row.draw}, labels from: parent" in card
@@ -124,17 +143,29 @@ def test_the_card_tells_data_method_and_scores(kept: Experiment, kind: str) -> N
 def test_a_linear_model_is_nothing_that_runs_when_it_is_read(kept: Experiment) -> None:
     from safetensors.numpy import load_file
 
-    assert set(load_file(kept.folder / "linear" / "model.safetensors")) == {"idf", "coef", "intercept", "classes"}
-    assert all(isinstance(term, str) for term in json.loads((kept.folder / "linear" / "vocabulary.json").read_text()))
+    assert set(load_file(kept.folder / "linear" / "model.safetensors")) == {
+        "idf",
+        "coef",
+        "intercept",
+        "classes",
+    }
+    assert all(
+        isinstance(term, str)
+        for term in json.loads((kept.folder / "linear" / "vocabulary.json").read_text())
+    )
 
 
 # Which trial it is ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_best_trial_by_validation_accuracy_is_saved_with_its_very_weights(kept: Experiment, tmp_path: Path, kind: str) -> None:
+def test_the_best_trial_by_validation_accuracy_is_saved_with_its_very_weights(
+    kept: Experiment, tmp_path: Path, kind: str
+) -> None:
     rows = kept.trials(kind)
-    best = next(row for row in rows if row.valid_accuracy == max(row.valid_accuracy or 0 for row in rows))
+    best = next(
+        row for row in rows if row.valid_accuracy == max(row.valid_accuracy or 0 for row in rows)
+    )
     if kind == "linear":
         # Neither the test score nor the place may be what chose it; how the network learns is left to its random vocabulary.
         assert (best.accuracy or 0) < max(row.accuracy or 0 for row in rows)
@@ -144,7 +175,10 @@ def test_the_best_trial_by_validation_accuracy_is_saved_with_its_very_weights(ke
     assert done.manifest.counts["labelled"] == best.n_test
     assert round(done.manifest.counts["right"] / best.n_test, 6) == best.accuracy
     found = labelled(tmp_path / "p.jsonl")
-    assert [[sum((row["label"], row["predicted"]) == (t, p) for row in found) for p in ("pos", "neg")] for t in ("pos", "neg")] == best.confusion
+    assert [
+        [sum((row["label"], row["predicted"]) == (t, p) for row in found) for p in ("pos", "neg")]
+        for t in ("pos", "neg")
+    ] == best.confusion
 
 
 def test_of_several_best_trials_the_first_is_saved(kept: Experiment, tmp_path: Path) -> None:
@@ -155,24 +189,40 @@ def test_of_several_best_trials_the_first_is_saved(kept: Experiment, tmp_path: P
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(saved, "save_model", lambda work, *rest: works.append(work))
         grid.train(Training(spot, "eda", spot.experiment.classifiers[0], save=tmp_path / "model"))
-    rows = [row.model_copy(update={"valid_accuracy": 0.5, "accuracy": row.trial / 10}) for row in kept.trials("linear")]
+    rows = [
+        row.model_copy(update={"valid_accuracy": 0.5, "accuracy": row.trial / 10})
+        for row in kept.trials("linear")
+    ]
     rows[0] = rows[0].model_copy(update={"valid_accuracy": 0.4})
     rows[1] = rows[1].model_copy(update={"status": "failed", "valid_accuracy": None})
-    assert original(works[0], rows[::-1], spot.experiment.classifiers[0], tmp_path / "model").trial == 2
+    assert (
+        original(works[0], rows[::-1], spot.experiment.classifiers[0], tmp_path / "model").trial
+        == 2
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_trials_that_are_up_to_date_give_the_same_model(kept: Experiment, fresh: Experiment, tmp_path: Path, kind: str) -> None:
+def test_trials_that_are_up_to_date_give_the_same_model(
+    kept: Experiment, fresh: Experiment, tmp_path: Path, kind: str
+) -> None:
     """In `kept` they were; here they are run with it."""
     assert fresh.save(kind, tmp_path / "model", "--jobs", "1") == 0
     one, other = files(tmp_path / "model"), files(kept.folder / kind)
-    assert {name: one[name] for name in one if name != ABOUT} == {name: other[name] for name in other if name != ABOUT}
-    assert about(tmp_path / "model")["trial"] | {"seconds": 0} == about(kept.folder / kind)["trial"] | {"seconds": 0}
+    assert {name: one[name] for name in one if name != ABOUT} == {
+        name: other[name] for name in other if name != ABOUT
+    }
+    assert about(tmp_path / "model")["trial"] | {"seconds": 0} == about(kept.folder / kind)[
+        "trial"
+    ] | {"seconds": 0}
 
 
-def test_trials_of_two_jobs_give_the_same_model(kept: Experiment, fresh: Experiment, tmp_path: Path) -> None:
+def test_trials_of_two_jobs_give_the_same_model(
+    kept: Experiment, fresh: Experiment, tmp_path: Path
+) -> None:
     assert fresh.save("tiny", tmp_path / "model", "--jobs", "2") == 0
-    assert (tmp_path / "model/model.safetensors").read_bytes() == (kept.folder / "tiny/model.safetensors").read_bytes()
+    assert (tmp_path / "model/model.safetensors").read_bytes() == (
+        kept.folder / "tiny/model.safetensors"
+    ).read_bytes()
 
 
 def test_an_earlier_model_is_replaced(kept: Experiment, tmp_path: Path) -> None:
@@ -184,7 +234,9 @@ def test_an_earlier_model_is_replaced(kept: Experiment, tmp_path: Path) -> None:
 # What is refused -----------------------------------------------------------------------------------------------------
 
 
-def test_a_folder_with_something_else_in_it_is_left_alone(fresh: Experiment, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_with_something_else_in_it_is_left_alone(
+    fresh: Experiment, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
     assert fresh.save("linear", tmp_path / "thesis") == 2
@@ -209,7 +261,11 @@ def test_an_empty_folder_serves(kept: Experiment, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--method", "eda"], ["--classifier", "linear"], ["--method", "eda", "--classifier", "linear", "--set", "subsample.seeds=2"]],
+    [
+        ["--method", "eda"],
+        ["--classifier", "linear"],
+        ["--method", "eda", "--classifier", "linear", "--set", "subsample.seeds=2"],
+    ],
     ids=["two classifiers", "two methods", "two cells"],
 )
 def test_one_folder_for_several_models_is_refused(
@@ -222,8 +278,17 @@ def test_one_folder_for_several_models_is_refused(
     assert not (tmp_path / "model").exists()
 
 
-def test_no_model_is_saved_where_every_trial_failed(fresh: Experiment, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    absurd = ["--set", "classifiers.1.lr=1e30", "--set", "classifiers.1.batch_size=2", "--set", "trials=1"]
+def test_no_model_is_saved_where_every_trial_failed(
+    fresh: Experiment, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    absurd = [
+        "--set",
+        "classifiers.1.lr=1e30",
+        "--set",
+        "classifiers.1.batch_size=2",
+        "--set",
+        "trials=1",
+    ]
     assert fresh.save("tiny", tmp_path / "model", *absurd) == 3
     assert "trials failed" in capsys.readouterr().err
     assert not (tmp_path / "model").exists()
@@ -246,11 +311,26 @@ main(sys.argv[1:])
 """
 
 
-def test_a_kill_in_the_middle_leaves_the_earlier_model_or_none(kept: Experiment, tmp_path: Path) -> None:
-    line = ["train", str(kept.config), "--out", str(kept.out), "--method", "eda", "--classifier", "linear", "--save-model", str(tmp_path / "model")]
+def test_a_kill_in_the_middle_leaves_the_earlier_model_or_none(
+    kept: Experiment, tmp_path: Path
+) -> None:
+    line = [
+        "train",
+        str(kept.config),
+        "--out",
+        str(kept.out),
+        "--method",
+        "eda",
+        "--classifier",
+        "linear",
+        "--save-model",
+        str(tmp_path / "model"),
+    ]
     shutil.copytree(kept.folder / "tiny", tmp_path / "model")
     before = files(tmp_path / "model")
-    done = subprocess.run([sys.executable, "-c", KILLED, *line], check=False, capture_output=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, *line], check=False, capture_output=True, timeout=120
+    )
     assert done.returncode == -signal.SIGKILL
     assert files(tmp_path / "model") == before
     assert kept.save("linear", tmp_path / "model") == 0
@@ -262,7 +342,9 @@ def test_a_kill_in_the_middle_leaves_the_earlier_model_or_none(kept: Experiment,
 
 
 def rows(path: Path, *values: object) -> Path:
-    path.write_text("".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values), encoding="utf-8")
+    path.write_text(
+        "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values), encoding="utf-8"
+    )
     return path
 
 
@@ -271,17 +353,47 @@ def test_the_library_reads_the_folder_and_says_the_same(kept: Experiment, tmp_pa
 
     predict(kept.folder / "tiny", kept.test, tmp_path / "p.jsonl")
     found = labelled(tmp_path / "p.jsonl")[:60]
-    said = pipeline("text-classification", str(kept.folder / "tiny"), device="cpu", truncation=True, max_length=128)([row["text"] for row in found])
+    said = pipeline(
+        "text-classification",
+        str(kept.folder / "tiny"),
+        device="cpu",
+        truncation=True,
+        max_length=128,
+    )([row["text"] for row in found])
     assert [one["label"] for one in said] == [row["predicted"] for row in found]
-    assert [one["score"] for one in said] == pytest.approx([max(row["probs"].values()) for row in found], abs=1e-4)
+    assert [one["score"] for one in said] == pytest.approx(
+        [max(row["probs"].values()) for row in found], abs=1e-4
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_rows_keep_their_keys_in_their_order(kept: Experiment, tmp_path: Path, kind: str) -> None:
-    source = rows(tmp_path / "in.jsonl", {"z": [1, {"ü": None}], "text": "a fine film", "a": 1.5, "id": "x"}, {"text": "so dull"})
-    assert main(["predict", str(kept.folder / kind), "-i", str(source), "-o", str(tmp_path / "out.jsonl"), "-q"]) == 0
+    source = rows(
+        tmp_path / "in.jsonl",
+        {"z": [1, {"ü": None}], "text": "a fine film", "a": 1.5, "id": "x"},
+        {"text": "so dull"},
+    )
+    assert (
+        main(
+            [
+                "predict",
+                str(kept.folder / kind),
+                "-i",
+                str(source),
+                "-o",
+                str(tmp_path / "out.jsonl"),
+                "-q",
+            ]
+        )
+        == 0
+    )
     first, second = labelled(tmp_path / "out.jsonl")
-    assert list(first.items())[:4] == [("z", [1, {"ü": None}]), ("text", "a fine film"), ("a", 1.5), ("id", "x")]
+    assert list(first.items())[:4] == [
+        ("z", [1, {"ü": None}]),
+        ("text", "a fine film"),
+        ("a", 1.5),
+        ("id", "x"),
+    ]
     assert list(first)[4:] == ["predicted", "probs"]
     assert list(second) == ["text", "predicted", "probs"]
     for row in (first, second):
@@ -291,12 +403,27 @@ def test_rows_keep_their_keys_in_their_order(kept: Experiment, tmp_path: Path, k
     assert "ü" in (tmp_path / "out.jsonl").read_text(encoding="utf-8")
 
 
-def test_accuracy_is_counted_over_the_rows_with_a_label(kept: Experiment, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_accuracy_is_counted_over_the_rows_with_a_label(
+    kept: Experiment, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     predict(kept.folder / "linear", kept.test, tmp_path / "p.jsonl")
     sample = labelled(tmp_path / "p.jsonl")[:10]
     right = sum(row["label"] == row["predicted"] for row in sample)
     source = rows(tmp_path / "in.jsonl", *sample, {"text": "no label"}, {"text": "none either"})
-    assert main(["predict", str(kept.folder / "linear"), "-i", str(source), "-o", str(tmp_path / "out.jsonl"), "--json"]) == 0
+    assert (
+        main(
+            [
+                "predict",
+                str(kept.folder / "linear"),
+                "-i",
+                str(source),
+                "-o",
+                str(tmp_path / "out.jsonl"),
+                "--json",
+            ]
+        )
+        == 0
+    )
     out, err = capsys.readouterr()
     assert json.loads(out)["outputs"][0]["counts"] == {"rows": 12, "labelled": 10, "right": right}
     assert re.search(rf"\b{right} of (the )?10 labels", err)
@@ -313,31 +440,55 @@ def test_rows_go_from_stdin_to_stdout(kept: Experiment, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_long_file_is_labelled_as_its_parts_are(kept: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_file_is_labelled_as_its_parts_are(
+    kept: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     predict(kept.folder / "linear", kept.test, tmp_path / "whole.jsonl")
     monkeypatch.setattr(saved, "ROWS", 7)
     heard: list[int | None] = []
     done = predict(
-        kept.folder / "linear", kept.test, tmp_path / "parts.jsonl", tell=lambda text, done=None, total=None, detail="": heard.append(done)
+        kept.folder / "linear",
+        kept.test,
+        tmp_path / "parts.jsonl",
+        tell=lambda text, done=None, total=None, detail="": heard.append(done),
     )
     count = done.manifest.counts["rows"]
     assert heard == [*range(7, count, 7), count]
     assert (tmp_path / "parts.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
-def test_a_file_of_more_rows_than_a_chunk_is_labelled_whole(kept: Experiment, tmp_path: Path) -> None:
-    source = rows(tmp_path / "in.jsonl", *({"text": f"film {number}", "n": number} for number in range(saved.ROWS * 2 + 1)))
-    assert predict(kept.folder / "linear", source, tmp_path / "out.jsonl").manifest.counts["rows"] == saved.ROWS * 2 + 1
+def test_a_file_of_more_rows_than_a_chunk_is_labelled_whole(
+    kept: Experiment, tmp_path: Path
+) -> None:
+    source = rows(
+        tmp_path / "in.jsonl",
+        *({"text": f"film {number}", "n": number} for number in range(saved.ROWS * 2 + 1)),
+    )
+    assert (
+        predict(kept.folder / "linear", source, tmp_path / "out.jsonl").manifest.counts["rows"]
+        == saved.ROWS * 2 + 1
+    )
     assert [row["n"] for row in labelled(tmp_path / "out.jsonl")] == list(range(saved.ROWS * 2 + 1))
 
 
 def test_an_empty_file_gives_an_empty_file(kept: Experiment, tmp_path: Path) -> None:
-    assert predict(kept.folder / "tiny", rows(tmp_path / "in.jsonl"), tmp_path / "out.jsonl").manifest.counts["rows"] == 0
+    assert (
+        predict(
+            kept.folder / "tiny", rows(tmp_path / "in.jsonl"), tmp_path / "out.jsonl"
+        ).manifest.counts["rows"]
+        == 0
+    )
     assert (tmp_path / "out.jsonl").read_bytes() == b""
 
 
-def test_what_is_labelled_already_is_skipped_unless_text_or_model_change(kept: Experiment, tmp_path: Path) -> None:
-    model, source, output = tmp_path / "model", rows(tmp_path / "in.jsonl", {"text": "a fine film"}), tmp_path / "out.jsonl"
+def test_what_is_labelled_already_is_skipped_unless_text_or_model_change(
+    kept: Experiment, tmp_path: Path
+) -> None:
+    model, source, output = (
+        tmp_path / "model",
+        rows(tmp_path / "in.jsonl", {"text": "a fine film"}),
+        tmp_path / "out.jsonl",
+    )
     shutil.copytree(kept.folder / "linear", model)
     assert not predict(model, source, output).skipped
     before = output.stat().st_mtime_ns
@@ -352,7 +503,9 @@ def test_what_is_labelled_already_is_skipped_unless_text_or_model_change(kept: E
 
 
 def broken(text: str) -> Callable[[Path, Path], None]:
-    return lambda model, source: source.write_text(f'{{"text": "fine"}}\n{text}\n', encoding="utf-8") and None
+    return lambda model, source: (
+        source.write_text(f'{{"text": "fine"}}\n{text}\n', encoding="utf-8") and None
+    )
 
 
 def without(name: str) -> Callable[[Path, Path], None]:
@@ -360,26 +513,52 @@ def without(name: str) -> Callable[[Path, Path], None]:
 
 
 def torn(name: str) -> Callable[[Path, Path], None]:
-    return lambda model, source: (model / name).write_bytes((model / name).read_bytes()[:-40]) and None
+    return lambda model, source: (
+        (model / name).write_bytes((model / name).read_bytes()[:-40]) and None
+    )
 
 
 BROKEN: dict[str, tuple[str, Callable[[Path, Path], None], Sequence[str]]] = {
     "broken line": ("linear", broken('{"text": "fi'), ["in.jsonl, line 2", "no valid JSON"]),
     "a line that is no object": ("linear", broken("[1]"), ["in.jsonl, line 2", "not an object"]),
-    "missing text": ("linear", broken('{"texts": "fine"}'), ["in.jsonl, line 2", "'text' is missing"]),
+    "missing text": (
+        "linear",
+        broken('{"texts": "fine"}'),
+        ["in.jsonl, line 2", "'text' is missing"],
+    ),
     "empty text": ("tiny", broken('{"text": " "}'), ["in.jsonl, line 2", "'text' is empty"]),
     "null text": ("linear", broken('{"text": null}'), ["in.jsonl, line 2", "'text'"]),
     "number for a text": ("linear", broken('{"text": 5}'), ["in.jsonl, line 2", "'text'"]),
     "no input": ("linear", lambda model, source: source.unlink(), ["in.jsonl: cannot be read"]),
-    "no model": ("linear", lambda model, source: shutil.rmtree(model), ["model: no such folder", "gpt3mix train --save-model"]),
-    "a folder that is no model": ("linear", without(ABOUT), ["model: no saved model", "gpt3mix train --save-model"]),
+    "no model": (
+        "linear",
+        lambda model, source: shutil.rmtree(model),
+        ["model: no such folder", "gpt3mix train --save-model"],
+    ),
+    "a folder that is no model": (
+        "linear",
+        without(ABOUT),
+        ["model: no saved model", "gpt3mix train --save-model"],
+    ),
     "broken description": ("linear", torn(ABOUT), ["model: no saved model"]),
     "no vocabulary": ("linear", without("vocabulary.json"), ["model: no saved model"]),
     "no weights": ("linear", without("model.safetensors"), ["model: no saved model"]),
     "torn weights": ("linear", torn("model.safetensors"), ["model: no saved model"]),
-    "an encoder without weights": ("tiny", without("model.safetensors"), ["model", "cannot be loaded"]),
-    "an encoder with torn weights": ("tiny", torn("model.safetensors"), ["model", "cannot be loaded"]),
-    "an encoder without configuration": ("tiny", without("config.json"), ["model", "cannot be loaded"]),
+    "an encoder without weights": (
+        "tiny",
+        without("model.safetensors"),
+        ["model", "cannot be loaded"],
+    ),
+    "an encoder with torn weights": (
+        "tiny",
+        torn("model.safetensors"),
+        ["model", "cannot be loaded"],
+    ),
+    "an encoder without configuration": (
+        "tiny",
+        without("config.json"),
+        ["model", "cannot be loaded"],
+    ),
 }
 
 
@@ -393,7 +572,19 @@ def test_what_cannot_be_labelled_is_told_and_an_earlier_output_is_kept(
     (tmp_path / "out.jsonl").write_text("earlier\n")
     spoil(tmp_path / "model", source)
     before = files(tmp_path)
-    assert main(["predict", str(tmp_path / "model"), "-i", str(source), "-o", str(tmp_path / "out.jsonl")]) == 2
+    assert (
+        main(
+            [
+                "predict",
+                str(tmp_path / "model"),
+                "-i",
+                str(source),
+                "-o",
+                str(tmp_path / "out.jsonl"),
+            ]
+        )
+        == 2
+    )
     out, err = capsys.readouterr()
     assert out == ""
     assert err.count("error: ") == err.count("  fix: ") == 1
@@ -424,12 +615,20 @@ def test_any_classifier_of_the_library_serves(kept: Experiment, tmp_path: Path) 
     predict(plain(kept, tmp_path / "model"), kept.test, tmp_path / "plain.jsonl")
     ours, found = labelled(tmp_path / "ours.jsonl"), labelled(tmp_path / "plain.jsonl")
     # Products may be made in bfloat16 where the processor has it: a folder of the library does not say.
-    assert [row["probs"]["UP"] for row in found] == pytest.approx([row["probs"]["pos"] for row in ours], abs=0.02)
-    assert all((row["predicted"] == "UP") == (row["probs"]["UP"] >= row["probs"]["DOWN"]) for row in found)
+    assert [row["probs"]["UP"] for row in found] == pytest.approx(
+        [row["probs"]["pos"] for row in ours], abs=0.02
+    )
+    assert all(
+        (row["predicted"] == "UP") == (row["probs"]["UP"] >= row["probs"]["DOWN"]) for row in found
+    )
 
 
-def test_a_classifier_whose_tokenizer_is_shorter_than_its_network_serves(kept: Experiment, tmp_path: Path) -> None:
-    predict(plain(kept, tmp_path / "model", model_max_length=64), kept.test, tmp_path / "plain.jsonl")
+def test_a_classifier_whose_tokenizer_is_shorter_than_its_network_serves(
+    kept: Experiment, tmp_path: Path
+) -> None:
+    predict(
+        plain(kept, tmp_path / "model", model_max_length=64), kept.test, tmp_path / "plain.jsonl"
+    )
 
 
 def test_a_model_can_be_moved(kept: Experiment, tmp_path: Path) -> None:
@@ -440,12 +639,25 @@ def test_a_model_can_be_moved(kept: Experiment, tmp_path: Path) -> None:
     assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
 
 
-def test_swept_models_do_not_tell_of_the_machine(kept: Experiment, tmp_path: Path, tiny_encoder: Path) -> None:
+def test_swept_models_do_not_tell_of_the_machine(
+    kept: Experiment, tmp_path: Path, tiny_encoder: Path
+) -> None:
     shutil.copytree(tiny_encoder, tmp_path / "other-encoder")
     sweep = f"sweep={{classifiers.1.model: [{tmp_path / 'other-encoder'}]}}"
     made = Experiment(tmp_path)
     made.config.write_text(CONFIG.format(encoder=tiny_encoder))
     assert main(["subsample", str(made.config), "--out", str(made.out), "-q", "--set", sweep]) == 0
-    line = ["--method", "none", "--classifier", "tiny", "--set", sweep, "--set", "trials=1", "--set", "classifiers.1.max_epochs=1"]
+    line = [
+        "--method",
+        "none",
+        "--classifier",
+        "tiny",
+        "--set",
+        sweep,
+        "--set",
+        "trials=1",
+        "--set",
+        "classifiers.1.max_epochs=1",
+    ]
     assert made.train(*line, "--save-model", tmp_path / "model") == 0
     assert str(tmp_path) not in (tmp_path / "model" / ABOUT).read_text()

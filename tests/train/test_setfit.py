@@ -22,11 +22,20 @@ needs_setfit = [
 
 
 def opened(encoder: Path, **options: object) -> Classifier:
-    settings = {"kind": "setfit", "model": str(encoder), "iterations": 2, "lr": 1e-3, "max_length": 16, **options}
+    settings = {
+        "kind": "setfit",
+        "model": str(encoder),
+        "iterations": 2,
+        "lr": 1e-3,
+        "max_length": 16,
+        **options,
+    }
     return open_classifier(SetFit.model_validate(settings), CLASSES)
 
 
-def test_without_the_library_the_remedy_is_told(tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_library_the_remedy_is_told(
+    tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="needs the library `setfit`") as caught:
         opened(tiny_encoder)
@@ -36,7 +45,9 @@ def test_without_the_library_the_remedy_is_told(tiny_encoder: Path, monkeypatch:
 class TestWithTheLibrary:
     pytestmark = needs_setfit
 
-    def test_fits_learn_do_not_know_of_each_other_and_depend_on_the_seed(self, tiny_encoder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def test_fits_learn_do_not_know_of_each_other_and_depend_on_the_seed(
+        self, tiny_encoder: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
         """And nothing is written to the terminal."""
         classifier = opened(tiny_encoder)
         fit = classifier.fit(ROWS, VALIDATION, 2**62)
@@ -50,7 +61,9 @@ class TestWithTheLibrary:
         assert classifier.predict_proba(TEXTS).tobytes() == first.tobytes()
         assert capfd.readouterr() == ("", "")
 
-    def test_pairs_grow_with_the_rows_and_not_with_their_square(self, tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_pairs_grow_with_the_rows_and_not_with_their_square(
+        self, tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """The library's default keeps every two rows in memory, and shows as many of them as `iterations` says."""
         import setfit.trainer
 
@@ -71,21 +84,44 @@ class TestWithTheLibrary:
         classifier = opened(tiny_encoder)
         classifier.fit(ROWS, VALIDATION, 0)
         soft = classifier.predict_proba(TEXTS)
-        classifier.fit([row.model_copy(update={"probs": {name: float(name == row.label) for name in CLASSES}}) for row in ROWS], VALIDATION, 0)
+        classifier.fit(
+            [
+                row.model_copy(
+                    update={"probs": {name: float(name == row.label) for name in CLASSES}}
+                )
+                for row in ROWS
+            ],
+            VALIDATION,
+            0,
+        )
         assert classifier.predict_proba(TEXTS).tobytes() == soft.tobytes()
 
     def test_a_class_that_no_row_has_gets_probability_zero(self, tiny_encoder: Path) -> None:
-        classifier = open_classifier(SetFit(kind="setfit", model=str(tiny_encoder), iterations=1), ["odd", *CLASSES])
-        classifier.fit([row.model_copy(update={"probs": {"odd": 0.0, **row.probs}}) for row in ROWS], VALIDATION, 0)
+        classifier = open_classifier(
+            SetFit(kind="setfit", model=str(tiny_encoder), iterations=1), ["odd", *CLASSES]
+        )
+        classifier.fit(
+            [row.model_copy(update={"probs": {"odd": 0.0, **row.probs}}) for row in ROWS],
+            VALIDATION,
+            0,
+        )
         found = classifier.predict_proba(TEXTS)
         assert (found[:, 0] == 0).all()
         assert found.sum(1) == pytest.approx(1)
 
-    def test_it_travels_as_settings_and_its_settings_are_known_by_about(self, tiny_encoder: Path) -> None:
+    def test_it_travels_as_settings_and_its_settings_are_known_by_about(
+        self, tiny_encoder: Path
+    ) -> None:
         classifier = opened(tiny_encoder)
         assert pickle.loads(pickle.dumps(classifier)).about == classifier.about
         assert classifier.threads == 1
-        for options in ({"iterations": 3}, {"epochs": 2}, {"batch_size": 4}, {"lr": 0.1}, {"max_length": 8}):
+        for options in (
+            {"iterations": 3},
+            {"epochs": 2},
+            {"batch_size": 4},
+            {"lr": 0.1},
+            {"max_length": 8},
+        ):
             assert opened(tiny_encoder, **options).about != classifier.about
         assert opened(tiny_encoder, name="x", trials=3).about == classifier.about
 
@@ -93,16 +129,33 @@ class TestWithTheLibrary:
         """From plain weights, without a pickle; the card says what it is."""
         settings = SetFit(kind="setfit", model=str(tiny_encoder), iterations=1)
         real = [Example(id=row.id, text=row.text, label=row.label) for row in ROWS]
-        work = Work(open_classifier(settings, CLASSES), Cell("t", "1%", "none", "setfit", {}, 0, CLASSES), real, {}, VALIDATION, VALIDATION, 42)
+        work = Work(
+            open_classifier(settings, CLASSES),
+            Cell("t", "1%", "none", "setfit", {}, 0, CLASSES),
+            real,
+            {},
+            VALIDATION,
+            VALIDATION,
+            42,
+        )
         row = work.trial((0, 0)).row
         assert row.status == "ok"
         save_model(work, [row], settings, tmp_path / "model")
-        assert not [path for path in (tmp_path / "model").rglob("*") if path.suffix in (".pkl", ".bin", ".pt")]
+        assert not [
+            path
+            for path in (tmp_path / "model").rglob("*")
+            if path.suffix in (".pkl", ".bin", ".pt")
+        ]
         assert "fine-tuned by SetFit" in (tmp_path / "model" / "README.md").read_text()
-        assert json.loads((tmp_path / "model" / "gpt3mix.json").read_text())["classifier"]["kind"] == "setfit"
+        assert (
+            json.loads((tmp_path / "model" / "gpt3mix.json").read_text())["classifier"]["kind"]
+            == "setfit"
+        )
         found, classes = load(tmp_path / "model")
         assert classes == CLASSES
-        assert found.predict_proba(TEXTS).tobytes() == work.classifier.predict_proba(TEXTS).tobytes()
+        assert (
+            found.predict_proba(TEXTS).tobytes() == work.classifier.predict_proba(TEXTS).tobytes()
+        )
 
     def test_a_model_that_is_not_there_is_told(self, tmp_path: Path) -> None:
         with pytest.raises(UserError, match="cannot be loaded"):

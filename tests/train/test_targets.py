@@ -13,15 +13,27 @@ CLASSES = ["a", "b", "c"]
 
 def soft(*shares: float) -> Augmented:
     probs = dict(zip(CLASSES, shares, strict=True))
-    return Augmented(id="s", text="made", label=max(probs, key=probs.__getitem__), probs=probs, method="gpt3mix", label_mass=0.5)
+    return Augmented(
+        id="s",
+        text="made",
+        label=max(probs, key=probs.__getitem__),
+        probs=probs,
+        method="gpt3mix",
+        label_mass=0.5,
+    )
 
 
 REAL = [Example(id=f"r{name}", text=f"text {name}", label=name) for name in CLASSES]
 SYNTHETIC = [soft(0.6, 0.3, 0.1), soft(0.2, 0.2, 0.6)]
 
 
-def targets(settings: Trained, real: list[Example] = REAL, synthetic: list[Augmented] = SYNTHETIC) -> list[list[float]]:
-    return [[row.probs[name] for name in CLASSES] for row in training_rows(settings, real, synthetic, CLASSES)]
+def targets(
+    settings: Trained, real: list[Example] = REAL, synthetic: list[Augmented] = SYNTHETIC
+) -> list[list[float]]:
+    return [
+        [row.probs[name] for name in CLASSES]
+        for row in training_rows(settings, real, synthetic, CLASSES)
+    ]
 
 
 # By hand: over the five rows the shares are a 1.8, b 1.5, c 1.7, so balanced weights are 5/(3 x 1.8), 5/(3 x 1.5), 5/(3 x 1.7).
@@ -37,24 +49,43 @@ WORKED = {
         {"hard_labels": True, "label_smoothing": 0.3},
         [[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8], [0.8, 0.1, 0.1], [0.1, 0.1, 0.8]],
     ),
-    "synthetic rows less": ({"synthetic_weight": 0.5}, [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0.3, 0.15, 0.05], [0.1, 0.1, 0.3]]),
-    "weights by class": ({"class_weights": {"a": 2, "c": 0.5}}, [[2, 0, 0], [0, 1, 0], [0, 0, 0.5], [1.2, 0.3, 0.05], [0.4, 0.2, 0.3]]),
-    "balanced": ({"class_weights": "balanced"}, [[A, 0, 0], [0, B, 0], [0, 0, C], [0.6 * A, 0.3 * B, 0.1 * C], [0.2 * A, 0.2 * B, 0.6 * C]]),
+    "synthetic rows less": (
+        {"synthetic_weight": 0.5},
+        [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0.3, 0.15, 0.05], [0.1, 0.1, 0.3]],
+    ),
+    "weights by class": (
+        {"class_weights": {"a": 2, "c": 0.5}},
+        [[2, 0, 0], [0, 1, 0], [0, 0, 0.5], [1.2, 0.3, 0.05], [0.4, 0.2, 0.3]],
+    ),
+    "balanced": (
+        {"class_weights": "balanced"},
+        [[A, 0, 0], [0, B, 0], [0, 0, C], [0.6 * A, 0.3 * B, 0.1 * C], [0.2 * A, 0.2 * B, 0.6 * C]],
+    ),
     "all at once": (
-        {"hard_labels": True, "label_smoothing": 0.3, "synthetic_weight": 3, "class_weights": {"b": 10}},
+        {
+            "hard_labels": True,
+            "label_smoothing": 0.3,
+            "synthetic_weight": 3,
+            "class_weights": {"b": 10},
+        },
         [[0.8, 1, 0.1], [0.1, 8, 0.1], [0.1, 1, 0.8], [2.4, 3, 0.3], [0.3, 3, 2.4]],
     ),
 }
 
 
 @pytest.mark.parametrize(("options", "expected"), WORKED.values(), ids=WORKED.keys())
-def test_targets_are_as_worked_out_by_hand(options: dict[str, object], expected: list[list[float]]) -> None:
+def test_targets_are_as_worked_out_by_hand(
+    options: dict[str, object], expected: list[list[float]]
+) -> None:
     assert targets(Trained.model_validate(options)) == [pytest.approx(row) for row in expected]
 
 
 def test_balanced_weights_count_smoothed_shares_but_not_the_weight_of_synthetic_rows() -> None:
     both = {"class_weights": "balanced", "label_smoothing": 0.3}
-    plain, weighted = targets(Trained.model_validate(both)), targets(Trained.model_validate({**both, "synthetic_weight": 2}))
+    plain, weighted = (
+        targets(Trained.model_validate(both)),
+        targets(Trained.model_validate({**both, "synthetic_weight": 2})),
+    )
     # Smoothed by 0.3 the shares are 0.7 x 1.8 + 0.5 and so on.
     weights = [5 / (3 * (0.7 * share + 0.5)) for share in (1.8, 1.5, 1.7)]
     assert plain[0] == pytest.approx([0.8 * weights[0], 0.1 * weights[1], 0.1 * weights[2]])
@@ -67,24 +98,40 @@ def test_a_mapping_of_ones_changes_nothing() -> None:
 
 
 def test_balanced_classes_get_no_other_weights() -> None:
-    assert targets(Trained(class_weights="balanced"), synthetic=[]) == [pytest.approx(row) for row in targets(Trained(), synthetic=[])]
+    assert targets(Trained(class_weights="balanced"), synthetic=[]) == [
+        pytest.approx(row) for row in targets(Trained(), synthetic=[])
+    ]
 
 
 def test_only_the_distribution_of_a_row_changes() -> None:
-    settings = Trained(hard_labels=True, synthetic_weight=2, class_weights="balanced", label_smoothing=0.1)
-    before, after = training_rows(Trained(), REAL, SYNTHETIC, CLASSES), training_rows(settings, REAL, SYNTHETIC, CLASSES)
-    assert [row.model_dump(exclude={"probs"}) for row in after] == [row.model_dump(exclude={"probs"}) for row in before]
+    settings = Trained(
+        hard_labels=True, synthetic_weight=2, class_weights="balanced", label_smoothing=0.1
+    )
+    before, after = (
+        training_rows(Trained(), REAL, SYNTHETIC, CLASSES),
+        training_rows(settings, REAL, SYNTHETIC, CLASSES),
+    )
+    assert [row.model_dump(exclude={"probs"}) for row in after] == [
+        row.model_dump(exclude={"probs"}) for row in before
+    ]
     assert [row.id for row in after] == ["ra", "rb", "rc", "s", "s"]
-    assert [row.probs["a"] for row in SYNTHETIC] == [0.6, 0.2]  # the rows that were given are as they were
+    assert [row.probs["a"] for row in SYNTHETIC] == [
+        0.6,
+        0.2,
+    ]  # the rows that were given are as they were
 
 
-@pytest.mark.parametrize("settings", [Trained(), Trained(class_weights="balanced"), Trained(label_smoothing=0.5)])
+@pytest.mark.parametrize(
+    "settings", [Trained(), Trained(class_weights="balanced"), Trained(label_smoothing=0.5)]
+)
 @pytest.mark.parametrize("missing", CLASSES)
 def test_a_class_without_a_row_is_named(settings: Trained, missing: str) -> None:
     # A share in soft labels does not make a row of the class.
     rows = [row for row in REAL if row.label != missing]
     with pytest.raises(Hopeless, match=f"'{missing}'.*task.labels"):
-        training_rows(settings, rows, [soft(*(0.4 if name != missing else 0.2 for name in CLASSES))], CLASSES)
+        training_rows(
+            settings, rows, [soft(*(0.4 if name != missing else 0.2 for name in CLASSES))], CLASSES
+        )
 
 
 def test_a_synthetic_row_makes_up_for_a_class_without_a_real_one() -> None:
@@ -92,7 +139,14 @@ def test_a_synthetic_row_makes_up_for_a_class_without_a_real_one() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"hard_labels": True}, {"synthetic_weight": 2}, {"class_weights": "balanced"}, {"class_weights": {"a": 2}}, {"label_smoothing": 0.1}]
+    "options",
+    [
+        {"hard_labels": True},
+        {"synthetic_weight": 2},
+        {"class_weights": "balanced"},
+        {"class_weights": {"a": 2}},
+        {"label_smoothing": 0.1},
+    ],
 )
 def test_every_option_says_that_targets_differ(options: dict[str, object]) -> None:
     assert Trained.model_validate(options).weighted
@@ -100,10 +154,19 @@ def test_every_option_says_that_targets_differ(options: dict[str, object]) -> No
 
 
 @pytest.mark.parametrize(
-    "options", [{"synthetic_weight": 0}, {"class_weights": {"a": 0}}, {"class_weights": "even"}, {"label_smoothing": 1}, {"label_smoothing": -0.1}]
+    "options",
+    [
+        {"synthetic_weight": 0},
+        {"class_weights": {"a": 0}},
+        {"class_weights": "even"},
+        {"label_smoothing": 1},
+        {"label_smoothing": -0.1},
+    ],
 )
 @pytest.mark.parametrize("kind", [Linear, Transformer])
-def test_weights_without_a_meaning_are_refused(kind: type[Linear | Transformer], options: dict[str, object]) -> None:
+def test_weights_without_a_meaning_are_refused(
+    kind: type[Linear | Transformer], options: dict[str, object]
+) -> None:
     (key,) = options
     with pytest.raises(ValueError, match=key):
         kind.model_validate({"kind": kind.__name__.lower(), **options})
@@ -111,8 +174,12 @@ def test_weights_without_a_meaning_are_refused(kind: type[Linear | Transformer],
 
 # Of any rows ---------------------------------------------------------------------------------------------------------
 
-SHARES = st.lists(st.floats(0.001, 1), min_size=3, max_size=3).map(lambda parts: soft(*(part / sum(parts) for part in parts)))
-REALS = st.lists(st.sampled_from(CLASSES), max_size=12).map(lambda names: [*REAL, *(Example(id="r", text="more", label=name) for name in names)])
+SHARES = st.lists(st.floats(0.001, 1), min_size=3, max_size=3).map(
+    lambda parts: soft(*(part / sum(parts) for part in parts))
+)
+REALS = st.lists(st.sampled_from(CLASSES), max_size=12).map(
+    lambda names: [*REAL, *(Example(id="r", text="more", label=name) for name in names)]
+)
 SYNTHETICS = st.lists(SHARES, max_size=12)
 WEIGHTS = st.floats(0.01, 100)
 SMOOTHING = st.floats(0, 0.99)
@@ -120,22 +187,39 @@ SMOOTHING = st.floats(0, 0.99)
 
 @given(REALS, SYNTHETICS)
 def test_by_default_rows_go_in_as_they_are(real: list[Example], synthetic: list[Augmented]) -> None:
-    assert training_rows(Trained(), real, synthetic, CLASSES) == [*(one_hot(row, CLASSES) for row in real), *synthetic]
+    assert training_rows(Trained(), real, synthetic, CLASSES) == [
+        *(one_hot(row, CLASSES) for row in real),
+        *synthetic,
+    ]
 
 
 @given(REALS, SYNTHETICS, SMOOTHING, st.booleans(), WEIGHTS)
-def test_a_rows_targets_sum_to_its_weight(real: list[Example], synthetic: list[Augmented], smoothing: float, hard: bool, weight: float) -> None:
-    found = targets(Trained(label_smoothing=smoothing, hard_labels=hard, synthetic_weight=weight), real, synthetic)
-    assert [sum(row) for row in found] == pytest.approx([1.0] * len(real) + [weight] * len(synthetic))
+def test_a_rows_targets_sum_to_its_weight(
+    real: list[Example], synthetic: list[Augmented], smoothing: float, hard: bool, weight: float
+) -> None:
+    found = targets(
+        Trained(label_smoothing=smoothing, hard_labels=hard, synthetic_weight=weight),
+        real,
+        synthetic,
+    )
+    assert [sum(row) for row in found] == pytest.approx(
+        [1.0] * len(real) + [weight] * len(synthetic)
+    )
 
 
 @given(REALS, SYNTHETICS, SMOOTHING, st.booleans())
 def test_balanced_weights_are_one_on_average_and_give_each_class_the_same_total(
     real: list[Example], synthetic: list[Augmented], smoothing: float, hard: bool
 ) -> None:
-    found = targets(Trained(label_smoothing=smoothing, hard_labels=hard, class_weights="balanced"), real, synthetic)
+    found = targets(
+        Trained(label_smoothing=smoothing, hard_labels=hard, class_weights="balanced"),
+        real,
+        synthetic,
+    )
     assert sum(map(sum, found)) / len(found) == pytest.approx(1)
-    assert [sum(column) for column in zip(*found, strict=True)] == pytest.approx([len(found) / 3] * 3)
+    assert [sum(column) for column in zip(*found, strict=True)] == pytest.approx(
+        [len(found) / 3] * 3
+    )
 
 
 @given(REALS, SYNTHETICS, SMOOTHING)
@@ -148,11 +232,21 @@ def test_smoothing_leaves_no_row_with_another_best_class_and_no_target_below_its
 
 
 @given(REALS, SYNTHETICS, st.dictionaries(st.sampled_from(CLASSES), WEIGHTS), WEIGHTS)
-def test_class_and_row_weights_multiply(real: list[Example], synthetic: list[Augmented], weights: dict[str, float], weight: float) -> None:
-    plain, found = targets(Trained(), real, synthetic), targets(Trained(class_weights=weights, synthetic_weight=weight), real, synthetic)
+def test_class_and_row_weights_multiply(
+    real: list[Example], synthetic: list[Augmented], weights: dict[str, float], weight: float
+) -> None:
+    plain, found = (
+        targets(Trained(), real, synthetic),
+        targets(Trained(class_weights=weights, synthetic_weight=weight), real, synthetic),
+    )
     kinds = [1.0] * len(real) + [weight] * len(synthetic)
     for before, after, kind in zip(plain, found, kinds, strict=True):
-        assert after == pytest.approx([share * weights.get(name, 1) * kind for name, share in zip(CLASSES, before, strict=True)])
+        assert after == pytest.approx(
+            [
+                share * weights.get(name, 1) * kind
+                for name, share in zip(CLASSES, before, strict=True)
+            ]
+        )
 
 
 @given(SYNTHETICS)

@@ -33,7 +33,12 @@ class Fake:
         about: what it says of itself.
     """
 
-    def __init__(self, failing: Sequence[int] = (), about: Mapping[str, Any] = {"kind": "fake"}, error: type[Exception] = RuntimeError) -> None:
+    def __init__(
+        self,
+        failing: Sequence[int] = (),
+        about: Mapping[str, Any] = {"kind": "fake"},
+        error: type[Exception] = RuntimeError,
+    ) -> None:
         self.failing, self.about, self.error = failing, dict(about), error
         self.seeds: list[int] = []
         self.given: list[list[Augmented]] = []
@@ -41,15 +46,25 @@ class Fake:
     threads = tokens = None
     notes: Sequence[str] = ()
 
-    def fit(self, train: Sequence[Augmented], validation: Sequence[Example], seed: int, watch: Watch = unwatched) -> Fit:
+    def fit(
+        self,
+        train: Sequence[Augmented],
+        validation: Sequence[Example],
+        seed: int,
+        watch: Watch = unwatched,
+    ) -> Fit:
         self.seeds.append(seed)
         self.given.append(list(train))
         if len(self.seeds) - 1 in self.failing:
             raise self.error("no luck\nsecond line")
-        return Fit(0.5, 2, tuple({"epoch": e, "loss": 1 / e, "valid_accuracy": 0.25 * e} for e in (1, 2)))
+        return Fit(
+            0.5, 2, tuple({"epoch": e, "loss": 1 / e, "valid_accuracy": 0.25 * e} for e in (1, 2))
+        )
 
     def predict_proba(self, texts: Sequence[str]) -> Any:
-        shares = [hashlib.sha256(f"{self.seeds[-1]} {text}".encode()).digest()[0] / 255 for text in texts]
+        shares = [
+            hashlib.sha256(f"{self.seeds[-1]} {text}".encode()).digest()[0] / 255 for text in texts
+        ]
         return np.array([[share, 1 - share] for share in shares])
 
     def probe(self) -> None:
@@ -70,7 +85,15 @@ def go(
 ) -> Done:
     cell = Cell("task", "1%", method, "fake", {"augment.k": 2}, 3, CLASSES)
     options = {"master_seed": 42, **options}
-    work = Work(fake or Fake(), cell, real, synthetic or {}, VALIDATION, TEST, options.pop("master_seed", 42))
+    work = Work(
+        fake or Fake(),
+        cell,
+        real,
+        synthetic or {},
+        VALIDATION,
+        TEST,
+        options.pop("master_seed", 42),
+    )
     return run_trials(work, trials, output, **options)
 
 
@@ -95,8 +118,15 @@ def rows_of(output: Path) -> list[dict[str, Any]]:
 
 
 def synthetic(*texts: str) -> Synthetic:
-    rows = [Augmented(id=f"s-{text}", text=text, label="pos", probs={"pos": 0.75, "neg": 0.25}, method="made") for text in texts]
-    return Synthetic(rows, {"kind": "made", "seed": hash(texts), "attempts": 4, "k": 2}, tokens=len(texts))
+    rows = [
+        Augmented(
+            id=f"s-{text}", text=text, label="pos", probs={"pos": 0.75, "neg": 0.25}, method="made"
+        )
+        for text in texts
+    ]
+    return Synthetic(
+        rows, {"kind": "made", "seed": hash(texts), "attempts": 4, "k": 2}, tokens=len(texts)
+    )
 
 
 @pytest.fixture
@@ -113,7 +143,12 @@ def test_rows_have_every_field_and_stand_in_the_order_of_the_trials(output: Path
     assert [row["trial"] for row in rows] == [0, 2, 4]
     fields = [name for name in Trial.model_fields if name != "seconds"]
     assert all(list(row) == fields for row in rows)
-    assert {name for name, value in rows[0].items() if value is None} == {"error", "tokens", "usd", "tokens_per_prediction"}
+    assert {name for name, value in rows[0].items() if value is None} == {
+        "error",
+        "tokens",
+        "usd",
+        "tokens_per_prediction",
+    }
     expected = {
         "task": "task", "level": "1%", "method": "none", "classifier": "fake", "variant": {"augment.k": 2}, "data_seed": 3, "draw": 0,
         "status": "ok", "n_train": 4, "n_synthetic": 0, "n_test": 9, "majority": 0.666667, "valid_accuracy": 0.5, "best_epoch": 2, "epochs": 2,
@@ -127,7 +162,10 @@ def test_accuracy_is_that_of_the_test_rows(output: Path) -> None:
     fake = Fake()
     go(output, fake, trials=[(0, 0)])
     (row,) = rows_of(output)
-    right = [CLASSES[p.argmax()] == e.label for p, e in zip(fake.predict_proba([e.text for e in TEST]), TEST, strict=True)]
+    right = [
+        CLASSES[p.argmax()] == e.label
+        for p, e in zip(fake.predict_proba([e.text for e in TEST]), TEST, strict=True)
+    ]
     assert row["accuracy"] == round(np.mean(right), 6)
     assert sum(map(sum, row["confusion"])) == 9
 
@@ -142,18 +180,38 @@ def test_epochs_stand_in_the_history_in_order(output: Path) -> None:
 
 def test_training_rows_are_the_real_ones_as_one_hot_and_then_the_draws_own(output: Path) -> None:
     fake = Fake()
-    go(output, fake, "made", {0: synthetic("a", "b"), 1: synthetic("c")}, trials=[(0, 0), (1, 1), (2, 0)])
-    assert [[row.text for row in given[4:]] for given in fake.given] == [["a", "b"], ["c"], ["a", "b"]]
+    go(
+        output,
+        fake,
+        "made",
+        {0: synthetic("a", "b"), 1: synthetic("c")},
+        trials=[(0, 0), (1, 1), (2, 0)],
+    )
+    assert [[row.text for row in given[4:]] for given in fake.given] == [
+        ["a", "b"],
+        ["c"],
+        ["a", "b"],
+    ]
     assert all(given[:4] == [one_hot(row, CLASSES) for row in REAL] for given in fake.given)
     assert fake.given[0][1].probs == {"pos": 0.0, "neg": 1.0}
     assert fake.given[0][4].probs == {"pos": 0.75, "neg": 0.25}
-    assert [(row["n_synthetic"], row["tokens"]) for row in rows_of(output)] == [(2, 2), (1, 1), (2, 2)]
+    assert [(row["n_synthetic"], row["tokens"]) for row in rows_of(output)] == [
+        (2, 2),
+        (1, 1),
+        (2, 2),
+    ]
 
 
 def test_a_trial_has_the_same_training_seed_in_every_method(tmp_path: Path) -> None:
     none, made = Fake(), Fake()
     go(tmp_path / "none.fake.jsonl", none)
-    go(tmp_path / "made.fake.jsonl", made, "made", {0: synthetic("a")}, trials=list(reversed(TRIALS)))
+    go(
+        tmp_path / "made.fake.jsonl",
+        made,
+        "made",
+        {0: synthetic("a")},
+        trials=list(reversed(TRIALS)),
+    )
     assert none.seeds == made.seeds[::-1]
     assert len(set(none.seeds)) == 3
     assert [row["seed"] for row in rows_of(tmp_path / "made.fake.jsonl")] == none.seeds
@@ -177,7 +235,9 @@ def test_the_settings_hash_is_of_what_can_change_a_number_only(tmp_path: Path) -
     assert settings("c", fake=Fake(about={"kind": "fake", "lr": 1})) != plain
     made = settings("d", method="made", synthetic={0: synthetic("a")})
     assert made != plain
-    assert settings("e", method="made", synthetic={0: synthetic("b", "c")}) == made  # another draw: its seed and rows differ
+    assert (
+        settings("e", method="made", synthetic={0: synthetic("b", "c")}) == made
+    )  # another draw: its seed and rows differ
     other = Synthetic([], {"kind": "made", "k": 3})
     assert settings("f", method="made", synthetic={0: other}) != made
 
@@ -224,7 +284,10 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def same(output: Path, other: Path) -> bool:
-    return rows_of(output) == rows_of(other) and history_path(output).read_bytes() == history_path(other).read_bytes()
+    return (
+        rows_of(output) == rows_of(other)
+        and history_path(output).read_bytes() == history_path(other).read_bytes()
+    )
 
 
 def test_a_killed_run_goes_on_where_it_was_and_ends_alike(output: Path, undisturbed: Path) -> None:
@@ -238,7 +301,9 @@ def test_a_killed_run_goes_on_where_it_was_and_ends_alike(output: Path, undistur
     # The kill came in the middle of writing the next row and its epochs.
     output.write_bytes(kept + b'{"task": "task", "level": "1%", "meth')
     with history_path(output).open("a") as stream:
-        stream.write('{"trial": 2, "epoch": 1, "loss": 7.0, "valid_accuracy": 0.0}\n{"trial": 2, "ep')
+        stream.write(
+            '{"trial": 2, "epoch": 1, "loss": 7.0, "valid_accuracy": 0.0}\n{"trial": 2, "ep'
+        )
     fake = Fake()
     done = go(output, fake)
     assert not done.skipped
@@ -246,10 +311,16 @@ def test_a_killed_run_goes_on_where_it_was_and_ends_alike(output: Path, undistur
     assert len(fake.seeds) == 2
     assert output.read_bytes().startswith(kept)  # the first trial, its seconds included
     assert same(output, undisturbed)
-    assert sorted(path.name for path in output.parent.iterdir()) == ["none.fake.history.jsonl", "none.fake.jsonl", "none.fake.jsonl.manifest.json"]
+    assert sorted(path.name for path in output.parent.iterdir()) == [
+        "none.fake.history.jsonl",
+        "none.fake.jsonl",
+        "none.fake.jsonl.manifest.json",
+    ]
 
 
-def test_only_the_torn_last_line_of_a_finished_file_is_repeated(output: Path, undisturbed: Path) -> None:
+def test_only_the_torn_last_line_of_a_finished_file_is_repeated(
+    output: Path, undisturbed: Path
+) -> None:
     go(output)
     output.write_bytes(output.read_bytes()[:-40])
     fake = Fake()
@@ -295,7 +366,9 @@ def test_a_name_of_the_file_alone_makes_nothing_stale(output: Path) -> None:
     ],
     ids=["settings", "a text", "order", "master seed", "synthetic rows"],
 )
-def test_whatever_can_change_a_number_starts_all_trials_anew(output: Path, change: dict[str, Any]) -> None:
+def test_whatever_can_change_a_number_starts_all_trials_anew(
+    output: Path, change: dict[str, Any]
+) -> None:
     go(output)
     before = rows_of(output)
     fake = change.pop("fake", Fake())
@@ -318,8 +391,12 @@ def test_changed_soft_labels_make_the_trials_stale(output: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [RuntimeError, ValueError, ArithmeticError, MemoryError])
-def test_a_failed_trial_stops_no_other_and_is_repeated_by_the_next_run(output: Path, undisturbed: Path, error: type[Exception]) -> None:
-    with pytest.raises(StoppedShort, match=r"1 of 3 trials failed; the first: .*: no luck") as caught:
+def test_a_failed_trial_stops_no_other_and_is_repeated_by_the_next_run(
+    output: Path, undisturbed: Path, error: type[Exception]
+) -> None:
+    with pytest.raises(
+        StoppedShort, match=r"1 of 3 trials failed; the first: .*: no luck"
+    ) as caught:
         go(output, Fake(failing=[1], error=error))
     assert caught.value.exit_code == 3
     rows = rows_of(output)

@@ -30,13 +30,26 @@ def encoder(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     folder = tmp_path_factory.mktemp("encoder") / "still"
     shutil.copytree(tiny_encoder, folder)
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}))
+    (folder / "config.json").write_text(
+        json.dumps({**config, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0})
+    )
     return folder
 
 
 def classifier(model: Path, **options: Any) -> TransformerClassifier:
-    options = {"lr": 1e-3, "max_epochs": 2, "patience": 9, "warmup_epochs": 1, "batch_size": 4, "dtype": "float32", "device": "cpu", **options}
-    return TransformerClassifier(Transformer(kind="transformer", model=str(model), **options), CLASSES)
+    options = {
+        "lr": 1e-3,
+        "max_epochs": 2,
+        "patience": 9,
+        "warmup_epochs": 1,
+        "batch_size": 4,
+        "dtype": "float32",
+        "device": "cpu",
+        **options,
+    }
+    return TransformerClassifier(
+        Transformer(kind="transformer", model=str(model), **options), CLASSES
+    )
 
 
 class Watch:
@@ -61,7 +74,14 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
 
         def step(self, closure: Any = None) -> Any:
             seen.rates.append(self.param_groups[0]["lr"])
-            seen.gradients.append({id(p): p.grad.clone() for group in self.param_groups for p in group["params"] if p.grad is not None})
+            seen.gradients.append(
+                {
+                    id(p): p.grad.clone()
+                    for group in self.param_groups
+                    for p in group["params"]
+                    if p.grad is not None
+                }
+            )
             return super().step(closure)
 
     monkeypatch.setattr(torch.optim, "AdamW", Optimizer)
@@ -87,7 +107,10 @@ def test_a_fit_does_not_depend_on_whether_the_model_was_probed(tiny_encoder: Pat
 def test_later_fits_depend_on_their_seed_only(tiny_encoder: Path) -> None:
     found = classifier(tiny_encoder)
     found.probe()
-    fits = [(found.fit(ROWS, VALIDATION, seed), found.predict_proba(TEXTS).tobytes()) for seed in (1, 2, 1, 0)]
+    fits = [
+        (found.fit(ROWS, VALIDATION, seed), found.predict_proba(TEXTS).tobytes())
+        for seed in (1, 2, 1, 0)
+    ]
     assert fits[0] == fits[2]
     assert fits[0][1] != fits[1][1]
     assert len({fit[1] for fit in fits}) == 3
@@ -145,41 +168,83 @@ def test_the_loss_is_soft_cross_entropy(encoder: Path) -> None:
     found = classifier(encoder, lr=1e-30, max_epochs=1, batch_size=4)
     loss = found.fit(ROWS, VALIDATION, 1).history[0]["loss"]
     probabilities = found.predict_proba([row.text for row in ROWS])
-    expected = -np.mean([row.probs["pos"] * math.log(p) + row.probs["neg"] * math.log(q) for row, (p, q) in zip(ROWS, probabilities, strict=True)])
+    expected = -np.mean(
+        [
+            row.probs["pos"] * math.log(p) + row.probs["neg"] * math.log(q)
+            for row, (p, q) in zip(ROWS, probabilities, strict=True)
+        ]
+    )
     hard = -np.mean(
-        [math.log(max(pair) if row.label == CLASSES[pair.argmax()] else min(pair)) for row, pair in zip(ROWS, probabilities, strict=True)]
+        [
+            math.log(max(pair) if row.label == CLASSES[pair.argmax()] else min(pair))
+            for row, pair in zip(ROWS, probabilities, strict=True)
+        ]
     )
     assert loss == pytest.approx(expected, abs=2e-6)
     assert abs(expected - hard) > 1e-4  # the case can tell soft from hard labels
 
 
-def test_with_weights_the_loss_and_its_gradient_are_those_worked_out_by_hand(encoder: Path, watch: Watch) -> None:
-    weighting = {"synthetic_weight": 0.5, "class_weights": {"pos": 3.0}, "label_smoothing": 0.2, "hard_labels": False}
+def test_with_weights_the_loss_and_its_gradient_are_those_worked_out_by_hand(
+    encoder: Path, watch: Watch
+) -> None:
+    weighting = {
+        "synthetic_weight": 0.5,
+        "class_weights": {"pos": 3.0},
+        "label_smoothing": 0.2,
+        "hard_labels": False,
+    }
     found = classifier(encoder, lr=1e-30, max_epochs=1, batch_size=64, **weighting)
-    real = [Example(id="a", text="the good film", label="pos"), Example(id="b", text="bad", label="neg")]
+    real = [
+        Example(id="a", text="the good film", label="pos"),
+        Example(id="b", text="bad", label="neg"),
+    ]
     fit = found.fit(training_rows(found._settings, real, ROWS, CLASSES), VALIDATION, 1)
     shares = [1.0, 0.0, *(row.probs["pos"] for row in ROWS)]
-    targets = [[3 * v * (0.8 * p + 0.1), v * (0.8 * (1 - p) + 0.1)] for p, v in zip(shares, [1, 1] + [0.5] * len(ROWS), strict=True)]
+    targets = [
+        [3 * v * (0.8 * p + 0.1), v * (0.8 * (1 - p) + 0.1)]
+        for p, v in zip(shares, [1, 1] + [0.5] * len(ROWS), strict=True)
+    ]
     probabilities = found.predict_proba([row.text for row in [*real, *ROWS]])
-    losses = [-sum(t * math.log(q) for t, q in zip(row, pair, strict=True)) for row, pair in zip(targets, probabilities, strict=True)]
-    assert fit.history[0]["loss"] == pytest.approx(sum(losses) / 12, abs=2e-6)  # a mean over rows, not over weights
+    losses = [
+        -sum(t * math.log(q) for t, q in zip(row, pair, strict=True))
+        for row, pair in zip(targets, probabilities, strict=True)
+    ]
+    assert fit.history[0]["loss"] == pytest.approx(
+        sum(losses) / 12, abs=2e-6
+    )  # a mean over rows, not over weights
     (gradient,) = watch.gradients
     # d/dz of -sum t log softmax(z) is softmax(z) sum(t) - t.
-    slope = np.mean([pair * sum(row) - row for row, pair in zip(np.array(targets), probabilities, strict=True)], 0)
-    assert gradient[id(found._encoder.model.classifier.bias)].numpy() == pytest.approx(slope, abs=1e-6)
+    slope = np.mean(
+        [pair * sum(row) - row for row, pair in zip(np.array(targets), probabilities, strict=True)],
+        0,
+    )
+    assert gradient[id(found._encoder.model.classifier.bias)].numpy() == pytest.approx(
+        slope, abs=1e-6
+    )
 
 
 def test_hard_labels_are_learnt_and_not_the_shares(tiny_encoder: Path) -> None:
-    rows = [row.model_copy(update={"probs": {name: 0.4 + 0.2 * share for name, share in row.probs.items()}}) for row in TWO_WORDS]
+    rows = [
+        row.model_copy(
+            update={"probs": {name: 0.4 + 0.2 * share for name, share in row.probs.items()}}
+        )
+        for row in TWO_WORDS
+    ]
     last = {}
     for hard in (False, True):
         found = classifier(tiny_encoder, lr=3e-3, max_epochs=20, patience=20, hard_labels=hard)
-        last[hard] = found.fit(training_rows(found._settings, [], rows, CLASSES), VALIDATION, 1).history[-1]["loss"]
-    assert last[False] > -0.6 * math.log(0.6) - 0.4 * math.log(0.4) - 1e-3  # no loss on shares is below their entropy
+        last[hard] = found.fit(
+            training_rows(found._settings, [], rows, CLASSES), VALIDATION, 1
+        ).history[-1]["loss"]
+    assert (
+        last[False] > -0.6 * math.log(0.6) - 0.4 * math.log(0.4) - 1e-3
+    )  # no loss on shares is below their entropy
     assert last[True] < 0.3
 
 
-def test_the_last_smaller_batch_is_used_and_each_row_once_an_epoch(encoder: Path, watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_last_smaller_batch_is_used_and_each_row_once_an_epoch(
+    encoder: Path, watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = classifier(encoder, max_epochs=3, batch_size=4)
     network, seen, batches = found._encoder, [], []
     forward, gradients = network._forward, network.gradients
@@ -191,7 +256,12 @@ def test_the_last_smaller_batch_is_used_and_each_row_once_an_epoch(encoder: Path
 
     monkeypatch.setattr(network, "_forward", spied)
     monkeypatch.setattr(
-        network, "gradients", lambda rows, targets, batch, places: (batches.append(len(batch)), gradients(rows, targets, batch, places))[1]
+        network,
+        "gradients",
+        lambda rows, targets, batch, places: (
+            batches.append(len(batch)),
+            gradients(rows, targets, batch, places),
+        )[1],
     )
     found.fit(ROWS, VALIDATION, 1)
     assert len(watch.rates) == 3 * 3
@@ -199,11 +269,20 @@ def test_the_last_smaller_batch_is_used_and_each_row_once_an_epoch(encoder: Path
     assert sorted(seen) == sorted(3 * [2 + len(row.text.split()) for row in ROWS])
 
 
-def test_rows_come_in_another_order_in_each_epoch_and_with_each_seed(encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_come_in_another_order_in_each_epoch_and_with_each_seed(
+    encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = classifier(encoder, max_epochs=3)
     orders: list[list[int]] = []
     epoch = found._epoch
-    monkeypatch.setattr(found, "_epoch", lambda rows, targets, order, *rest: (orders.append(list(order)), epoch(rows, targets, order, *rest))[1])
+    monkeypatch.setattr(
+        found,
+        "_epoch",
+        lambda rows, targets, order, *rest: (
+            orders.append(list(order)),
+            epoch(rows, targets, order, *rest),
+        )[1],
+    )
     for seed in (1, 2, 1):
         found.fit(ROWS, VALIDATION, seed)
     assert all(sorted(order) == list(range(len(ROWS))) for order in orders)
@@ -212,12 +291,16 @@ def test_rows_come_in_another_order_in_each_epoch_and_with_each_seed(encoder: Pa
 
 
 def test_the_rate_rises_for_the_warm_up_epochs_and_then_stays(encoder: Path, watch: Watch) -> None:
-    classifier(encoder, lr=6e-4, warmup_epochs=2, max_epochs=4, batch_size=4).fit(ROWS, VALIDATION, 1)
+    classifier(encoder, lr=6e-4, warmup_epochs=2, max_epochs=4, batch_size=4).fit(
+        ROWS, VALIDATION, 1
+    )
     assert watch.rates == pytest.approx([1e-4, 2e-4, 3e-4, 4e-4, 5e-4] + [6e-4] * 7)
 
 
 def test_without_warm_up_the_rate_is_constant(encoder: Path, watch: Watch) -> None:
-    classifier(encoder, lr=5e-4, warmup_epochs=0, max_epochs=2, batch_size=4).fit(ROWS, VALIDATION, 1)
+    classifier(encoder, lr=5e-4, warmup_epochs=0, max_epochs=2, batch_size=4).fit(
+        ROWS, VALIDATION, 1
+    )
     assert watch.rates == pytest.approx([5e-4] * 6)
 
 
@@ -226,7 +309,9 @@ def test_biases_and_norms_do_not_decay(encoder: Path, watch: Watch) -> None:
     found.fit(ROWS, VALIDATION, 1)
     decay = {id(p): group["weight_decay"] for group in watch.groups for p in group["params"]}
     by_name = {name: decay[id(p)] for name, p in found._encoder.model.named_parameters()}
-    assert {name for name, value in by_name.items() if value == 0} == {name for name in by_name if name.endswith("bias") or "LayerNorm" in name}
+    assert {name for name, value in by_name.items() if value == 0} == {
+        name for name in by_name if name.endswith("bias") or "LayerNorm" in name
+    }
     assert set(by_name.values()) == {0, 0.07}
 
 
@@ -239,7 +324,12 @@ DEPARTURES: dict[str, Any] = {
 
 
 def paper(model: Path | str = "distilbert-base-uncased", **options: Any) -> Transformer:
-    return Transformer(kind="transformer", preset="paper", model=str(model), **{"dtype": "float32", "device": "cpu", **options})
+    return Transformer(
+        kind="transformer",
+        preset="paper",
+        model=str(model),
+        **{"dtype": "float32", "device": "cpu", **options},
+    )
 
 
 def test_the_preset_has_the_values_that_the_paper_names() -> None:
@@ -256,9 +346,13 @@ def test_the_preset_has_the_values_that_the_paper_names() -> None:
 
 @pytest.mark.parametrize("key", DEPARTURES)
 def test_the_preset_refuses_each_departure_and_says_where_the_paper_has_it(key: str) -> None:
-    with pytest.raises(ValueError, match=f"preset paper has {key}: .*section.*4.1 and 4.2.* not {DEPARTURES[key]}"):
+    with pytest.raises(
+        ValueError, match=f"preset paper has {key}: .*section.*4.1 and 4.2.* not {DEPARTURES[key]}"
+    ):
         paper(**{key: DEPARTURES[key]})
-    assert getattr(Transformer(kind="transformer", **{key: DEPARTURES[key]}), key) == DEPARTURES[key]
+    assert (
+        getattr(Transformer(kind="transformer", **{key: DEPARTURES[key]}), key) == DEPARTURES[key]
+    )
 
 
 def test_the_preset_lets_patience_end_the_training() -> None:
@@ -268,7 +362,15 @@ def test_the_preset_lets_patience_end_the_training() -> None:
 
 
 @pytest.mark.parametrize(
-    "free", [{"batch_size": 8}, {"weight_decay": 0.1}, {"max_length": 64}, {"dtype": "bfloat16"}, {"threads": 2}, {"model": "minilm"}]
+    "free",
+    [
+        {"batch_size": 8},
+        {"weight_decay": 0.1},
+        {"max_length": 64},
+        {"dtype": "bfloat16"},
+        {"threads": 2},
+        {"model": "minilm"},
+    ],
 )
 def test_the_preset_leaves_free_what_the_paper_does_not_say(free: dict[str, Any]) -> None:
     ((key, value),) = free.items()
@@ -277,7 +379,10 @@ def test_the_preset_leaves_free_what_the_paper_does_not_say(free: dict[str, Any]
 
 def test_the_preset_alone_changes_no_number(encoder: Path) -> None:
     plain = Transformer(kind="transformer", model=str(encoder), dtype="float32", device="cpu")
-    assert TransformerClassifier(paper(encoder), CLASSES).about == TransformerClassifier(plain, CLASSES).about
+    assert (
+        TransformerClassifier(paper(encoder), CLASSES).about
+        == TransformerClassifier(plain, CLASSES).about
+    )
 
 
 def test_the_preset_is_the_papers_schedule(encoder: Path, watch: Watch) -> None:
@@ -288,8 +393,12 @@ def test_the_preset_is_the_papers_schedule(encoder: Path, watch: Watch) -> None:
     assert watch.rates[:9] == pytest.approx([3e-5 * step / 9 for step in range(1, 10)])
     assert len(watch.rates) >= 63
     assert watch.rates[9:] == pytest.approx([3e-5] * (len(watch.rates) - 9))
-    assert {group["weight_decay"]: {p.ndim > 1 for p in group["params"]} for group in watch.groups} == {0.01: {True}, 0.0: {False}}
-    assert sum(len(group["params"]) for group in watch.groups) == len(list(found._encoder.model.parameters()))
+    assert {
+        group["weight_decay"]: {p.ndim > 1 for p in group["params"]} for group in watch.groups
+    } == {0.01: {True}, 0.0: {False}}
+    assert sum(len(group["params"]) for group in watch.groups) == len(
+        list(found._encoder.model.parameters())
+    )
 
 
 @pytest.mark.parametrize(
@@ -301,7 +410,9 @@ def test_the_preset_is_the_papers_schedule(encoder: Path, watch: Watch) -> None:
         ([-1.0] * 21 + [1.0] * 78, 1, 21),
     ],
 )
-def test_the_preset_waits_20_epochs_and_a_tie_is_no_improvement(encoder: Path, leanings: list[float], best: int, epochs: int) -> None:
+def test_the_preset_waits_20_epochs_and_a_tie_is_no_improvement(
+    encoder: Path, leanings: list[float], best: int, epochs: int
+) -> None:
     found = scripted(encoder, leanings, settings=paper(encoder))
     fit = found.fit(ROWS, VALIDATION, 1)
     assert (fit.best_epoch, len(fit.history)) == (best, epochs)
@@ -309,7 +420,9 @@ def test_the_preset_waits_20_epochs_and_a_tie_is_no_improvement(encoder: Path, l
 
 def test_the_score_before_the_first_epoch_does_not_count(encoder: Path) -> None:
     alike = [Example(id=row.id, text=row.text, label="pos") for row in VALIDATION]
-    found = scripted(encoder, [-1.0] * 99, settings=paper(encoder))  # each epoch has none right, so that no untrained head is worse
+    found = scripted(
+        encoder, [-1.0] * 99, settings=paper(encoder)
+    )  # each epoch has none right, so that no untrained head is worse
     fit = found.fit(ROWS, alike, 1)
     assert (fit.best_epoch, fit.valid_accuracy, len(fit.history)) == (1, 0.0, 21)
 
@@ -324,7 +437,11 @@ def scripted(encoder: Path, leanings: list[float], **options: Any) -> Transforme
     """
     import torch
 
-    found = TransformerClassifier(options["settings"], CLASSES) if "settings" in options else classifier(encoder, **options)
+    found = (
+        TransformerClassifier(options["settings"], CLASSES)
+        if "settings" in options
+        else classifier(encoder, **options)
+    )
     turns = iter(leanings)
 
     def epoch(*_: Any) -> float:
@@ -354,7 +471,9 @@ def test_of_equally_good_epochs_the_first_stays(encoder: Path) -> None:
 def test_predictions_after_a_fit_have_the_best_valid_accuracy(tiny_encoder: Path) -> None:
     found = classifier(tiny_encoder, lr=2e-2, max_epochs=8, warmup_epochs=0)
     fit = found.fit(ROWS, VALIDATION, 1)
-    right = found.predict_proba([row.text for row in VALIDATION]).argmax(1) == [CLASSES.index(row.label) for row in VALIDATION]
+    right = found.predict_proba([row.text for row in VALIDATION]).argmax(1) == [
+        CLASSES.index(row.label) for row in VALIDATION
+    ]
     scores = [line["valid_accuracy"] for line in fit.history]
     assert right.mean() == fit.valid_accuracy == max(scores)
     assert fit.best_epoch == scores.index(max(scores)) + 1
@@ -378,7 +497,9 @@ def test_each_epoch_is_told_with_the_best_one_and_where_training_would_stop(enco
     assert [best for _, best, _ in told] == [fit.history[0], *[fit.history[1]] * 3]
     assert [stop for _, _, stop in told] == [4, 4, 4, 4]
     told.clear()
-    scripted(encoder, [-1.0, 1.0, *[-1.0] * 9], max_epochs=10, patience=3).fit(ROWS, VALIDATION, 1, lambda *line: told.append(line))
+    scripted(encoder, [-1.0, 1.0, *[-1.0] * 9], max_epochs=10, patience=3).fit(
+        ROWS, VALIDATION, 1, lambda *line: told.append(line)
+    )
     assert [stop for _, _, stop in told] == [4, 5, 5, 5, 5]
 
 
@@ -397,7 +518,9 @@ def three_threads() -> Iterator[None]:
 
 @pytest.mark.usefixtures("three_threads")
 @pytest.mark.parametrize("threads", [1, 2])
-def test_it_computes_with_as_many_threads_as_the_settings_say_and_puts_the_old_number_back(tiny_encoder: Path, threads: int) -> None:
+def test_it_computes_with_as_many_threads_as_the_settings_say_and_puts_the_old_number_back(
+    tiny_encoder: Path, threads: int
+) -> None:
     import torch
 
     found, seen = classifier(tiny_encoder, threads=threads), []
@@ -437,8 +560,17 @@ def test_the_threads_of_the_machine_change_no_number(tiny_encoder: Path) -> None
     assert other.predict_proba(TEXTS).tobytes() == one.predict_proba(TEXTS).tobytes()
 
 
-def test_a_classifier_travels_as_its_settings_and_each_process_keeps_one(tiny_encoder: Path) -> None:
-    settings = Transformer(kind="transformer", model=str(tiny_encoder), max_epochs=1, dtype="float32", device="cpu", class_weights={"pos": 2.0})
+def test_a_classifier_travels_as_its_settings_and_each_process_keeps_one(
+    tiny_encoder: Path,
+) -> None:
+    settings = Transformer(
+        kind="transformer",
+        model=str(tiny_encoder),
+        max_epochs=1,
+        dtype="float32",
+        device="cpu",
+        class_weights={"pos": 2.0},
+    )
     found = kept_classifier(settings, tuple(CLASSES))
     found.fit(ROWS, VALIDATION, 1)
     sent = pickle.dumps(found)
@@ -446,9 +578,14 @@ def test_a_classifier_travels_as_its_settings_and_each_process_keeps_one(tiny_en
     assert pickle.loads(sent) is found
     alike = TransformerClassifier(settings.model_copy(), list(CLASSES))
     assert pickle.loads(pickle.dumps(alike)) is found
-    other = pickle.loads(pickle.dumps(TransformerClassifier(settings.model_copy(update={"lr": 1e-4}), CLASSES)))
+    other = pickle.loads(
+        pickle.dumps(TransformerClassifier(settings.model_copy(update={"lr": 1e-4}), CLASSES))
+    )
     assert other is not found
-    assert pickle.loads(pickle.dumps(TransformerClassifier(settings, CLASSES[::-1]))) not in (found, other)
+    assert pickle.loads(pickle.dumps(TransformerClassifier(settings, CLASSES[::-1]))) not in (
+        found,
+        other,
+    )
     kept_classifier.cache_clear()
     again = pickle.loads(sent)
     assert again is not found
@@ -482,7 +619,9 @@ def test_a_loss_that_is_no_number_makes_a_failed_trial(tiny_encoder: Path, tmp_p
     assert row.error.startswith("ArithmeticError: the loss became nan")
 
 
-def test_weights_ruined_by_the_last_step_make_a_failed_trial(tiny_encoder: Path, tmp_path: Path) -> None:
+def test_weights_ruined_by_the_last_step_make_a_failed_trial(
+    tiny_encoder: Path, tmp_path: Path
+) -> None:
     (row,) = diverged(tiny_encoder, tmp_path / "none.tiny.jsonl", max_epochs=1, batch_size=64)
     assert row.status == "failed"
 
@@ -496,15 +635,21 @@ def spoilt(by: float) -> list[Augmented]:
 
 
 @pytest.mark.parametrize("by", [math.nan, 3e38])
-def test_a_trial_that_diverges_fails_and_leaves_the_next_as_it_would_be_alone(tiny_encoder: Path, tmp_path: Path, by: float) -> None:
+def test_a_trial_that_diverges_fails_and_leaves_the_next_as_it_would_be_alone(
+    tiny_encoder: Path, tmp_path: Path, by: float
+) -> None:
     real = [Example(id=row.id, text=row.text, label=row.label) for row in ROWS]
     draws = {0: Synthetic(spoilt(by), {}), 1: Synthetic(ROWS, {})}
 
     def rows(name: str, trials: list[tuple[int, int]]) -> list[dict[str, Any]]:
         output = tmp_path / f"{name}.tiny.jsonl"
-        work = Work(classifier(tiny_encoder), cell("gpt3mix"), real, draws, VALIDATION, VALIDATION, 1)
+        work = Work(
+            classifier(tiny_encoder), cell("gpt3mix"), real, draws, VALIDATION, VALIDATION, 1
+        )
         if name == "both":
-            with pytest.raises(StoppedShort, match="1 of 2 trials failed; the first: ArithmeticError"):
+            with pytest.raises(
+                StoppedShort, match="1 of 2 trials failed; the first: ArithmeticError"
+            ):
                 run_trials(work, trials, output)
         else:
             run_trials(work, trials, output)
@@ -537,7 +682,9 @@ def test_scores_that_are_no_numbers_are_an_error_and_no_prediction(tiny_encoder:
         found.predict_proba(TEXTS)
 
 
-def test_a_class_without_a_row_fails_the_trial_with_its_name(tiny_encoder: Path, tmp_path: Path) -> None:
+def test_a_class_without_a_row_fails_the_trial_with_its_name(
+    tiny_encoder: Path, tmp_path: Path
+) -> None:
     real = [Example(id="a", text="good", label="pos")]
     work = Work(classifier(tiny_encoder), cell("none"), real, {}, VALIDATION, VALIDATION, 1)
     with pytest.raises(Hopeless, match="'neg'"):
@@ -546,7 +693,9 @@ def test_a_class_without_a_row_fails_the_trial_with_its_name(tiny_encoder: Path,
         run_trials(work, [(0, 0)], tmp_path / "none.tiny.jsonl")
 
 
-def test_about_tells_what_can_change_a_number_and_nothing_else(tiny_encoder: Path, encoder: Path, tmp_path: Path) -> None:
+def test_about_tells_what_can_change_a_number_and_nothing_else(
+    tiny_encoder: Path, encoder: Path, tmp_path: Path
+) -> None:
     plain = classifier(tiny_encoder).about
     shutil.copytree(tiny_encoder, tmp_path / "elsewhere")
     named = Transformer(

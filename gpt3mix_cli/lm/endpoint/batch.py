@@ -39,7 +39,15 @@ class _Gone(Exception):
 class Batches:
     """The batches of one output; its methods are called in the endpoint's event loop."""
 
-    def __init__(self, settings: OpenAILM, traffic: Traffic, purse: Purse, journal: Journal, key: Callable[[Call], str], count: Callable[[str], int]):
+    def __init__(
+        self,
+        settings: OpenAILM,
+        traffic: Traffic,
+        purse: Purse,
+        journal: Journal,
+        key: Callable[[Call], str],
+        count: Callable[[str], int],
+    ):
         """Keep where to ask and where to keep.
 
         Args:
@@ -50,7 +58,14 @@ class Batches:
             key: names a call's answer in the journal, and its line in the file.
             count: estimates how many tokens a text has.
         """
-        self._settings, self._traffic, self._purse, self._journal, self._key, self._count = settings, traffic, purse, journal, key, count
+        self._settings, self._traffic, self._purse, self._journal, self._key, self._count = (
+            settings,
+            traffic,
+            purse,
+            journal,
+            key,
+            count,
+        )
 
     async def settle(self, calls: Iterable[Call]) -> None:
         """Bring into the journal what batches give of these calls; what is missing when this returns is to be asked for directly.
@@ -62,23 +77,45 @@ class Batches:
             UserError: if the provider takes no batches, or not this one.
         """
         asked = {self._key(call): call for call in calls}
-        under_way = [words for batch in self._journal.batches() if not batch.ended and (words := await self._looked(batch, asked))]
+        under_way = [
+            words
+            for batch in self._journal.batches()
+            if not batch.ended and (words := await self._looked(batch, asked))
+        ]
         missing, mine = self._missing(asked), self._journal.batches()
-        elsewhere = {key for batch in self._journal.batches_elsewhere() if not batch.ended for key in batch.keys}
+        elsewhere = {
+            key
+            for batch in self._journal.batches_elsewhere()
+            if not batch.ended
+            for key in batch.keys
+        }
         known = elsewhere.union(*(batch.keys for batch in mine))
-        new = [(key, asked[key]) for key in missing if key not in known] if self._settings.batch else []
+        new = (
+            [(key, asked[key]) for key in missing if key not in known]
+            if self._settings.batch
+            else []
+        )
         submitted = [await self._submitted(part) for part in parts(new)]
         if submitted:
-            raise StoppedShort(f"submitted {len(new)} requests: {', '.join(submitted)}; the provider takes up to a day", AGAIN)
+            raise StoppedShort(
+                f"submitted {len(new)} requests: {', '.join(submitted)}; the provider takes up to a day",
+                AGAIN,
+            )
         if not {key for batch in mine if not batch.ended for key in batch.keys}.isdisjoint(missing):
-            raise StoppedShort("; ".join(under_way), AGAIN if self._settings.batch else f"{AGAIN}; {OR_CANCEL}")
+            raise StoppedShort(
+                "; ".join(under_way), AGAIN if self._settings.batch else f"{AGAIN}; {OR_CANCEL}"
+            )
         if not elsewhere.isdisjoint(missing):
             raise StoppedShort("waits for a batch of another variant of this sweep", AGAIN)
 
     def _missing(self, asked: Mapping[str, Call]) -> list[str]:
         """Return the keys that the journals have no answer to."""
         keys = list(asked)
-        return [key for start in range(0, len(keys), TOGETHER) for key in self._without_answer(keys[start : start + TOGETHER])]
+        return [
+            key
+            for start in range(0, len(keys), TOGETHER)
+            for key in self._without_answer(keys[start : start + TOGETHER])
+        ]
 
     def _without_answer(self, keys: Sequence[str]) -> list[str]:
         found = self._journal.found(keys)
@@ -88,17 +125,27 @@ class Batches:
 
     async def _submitted(self, part: Sequence[tuple[str, Call, bytes]]) -> str:
         """Upload and submit some calls; return the batch's name."""
-        most = Usage(sum(self._count(_prompt(call)) for _, call, _ in part), sum(_written(call) for _, call, _ in part))
+        most = Usage(
+            sum(self._count(_prompt(call)) for _, call, _ in part),
+            sum(_written(call) for _, call, _ in part),
+        )
         usd = self._purse.costs(most, batch=True)
         self._purse.reserve(len(part), most, usd)
         name, content = f"gpt3mix-{part[0][0][:16]}.jsonl", b"".join(line for _, _, line in part)
-        file = await self._told(lambda client: client.files.create(file=(name, content), purpose="batch"))
+        file = await self._told(
+            lambda client: client.files.create(file=(name, content), purpose="batch")
+        )
         batch = Batch(file.id, "", tuple(key for key, _, _ in part))
         self._journal.keep_batch(batch, (file.id, len(part), most.prompt, most.completion, usd))
         endpoint: Any = f"/v1{part[0][1].path}"
         # Not tried again: a batch whose receipt was lost is found among the provider's by the next run.
         made = await self._told(
-            lambda client: client.batches.create(input_file_id=file.id, endpoint=endpoint, completion_window="24h", metadata={"made_by": "gpt3mix"}),
+            lambda client: client.batches.create(
+                input_file_id=file.id,
+                endpoint=endpoint,
+                completion_window="24h",
+                metadata={"made_by": "gpt3mix"},
+            ),
             tries=0,
         )
         self._journal.keep_batch(replace(batch, batch=made.id))
@@ -139,7 +186,11 @@ class Batches:
             self._forget(batch)
             self._failed(told)
         counts = told.request_counts
-        done = f": {counts.completed} of {counts.total} answered, {counts.failed} failed" if counts and counts.total else ""
+        done = (
+            f": {counts.completed} of {counts.total} answered, {counts.failed} failed"
+            if counts and counts.total
+            else ""
+        )
         return f"batch {told.id} is {told.status}{done}"
 
     def _forget(self, batch: Batch) -> None:
@@ -151,7 +202,11 @@ class Batches:
         for file in (told.output_file_id, told.error_file_id):
             if file:
                 content = await self._content(file)
-                good = [found for line in content.split("\n") if (found := answered(line, told.endpoint)) and found[0] in keys]
+                good = [
+                    found
+                    for line in content.split("\n")
+                    if (found := answered(line, told.endpoint)) and found[0] in keys
+                ]
                 for start in range(0, len(good), TOGETHER):
                     self._keep(good[start : start + TOGETHER], batch, asked)
         self._journal.keep_batch(replace(batch, ended=True))
@@ -163,7 +218,9 @@ class Batches:
 
         return self._traffic.without_secret(await self._told(read))
 
-    def _keep(self, good: Sequence[tuple[str, dict[str, Any]]], batch: Batch, asked: Mapping[str, Call]) -> None:
+    def _keep(
+        self, good: Sequence[tuple[str, dict[str, Any]]], batch: Batch, asked: Mapping[str, Call]
+    ) -> None:
         """Commit answers as if they had been asked for directly, at a batch's price."""
         new = set(self._without_answer([key for key, _ in good]))
         rows: list[Row] = []
@@ -173,21 +230,44 @@ class Batches:
                 call, used = asked.get(key), usage(value)
                 request = {"path": call.path, **call.body} if call else {"batch": batch.batch}
                 number = int(call.number.partition(".")[0]) if call else None
-                rows.append((key, number, json.dumps(request, ensure_ascii=False), json.dumps({**value, "batch": True}, ensure_ascii=False)))
-                spent.append((key, 1, used.prompt, used.completion, self._purse.costs(used, batch=True)))
+                rows.append(
+                    (
+                        key,
+                        number,
+                        json.dumps(request, ensure_ascii=False),
+                        json.dumps({**value, "batch": True}, ensure_ascii=False),
+                    )
+                )
+                spent.append(
+                    (key, 1, used.prompt, used.completion, self._purse.costs(used, batch=True))
+                )
         self._journal.keep(rows, spent)
 
     def _failed(self, told: "Told") -> None:
         """Raise what the provider says of a batch that it did not take."""
         errors = (told.errors.data if told.errors else None) or []
-        words = "; ".join(f"line {error.line}: {error.message}" if error.line else str(error.message) for error in errors[:3]) or "no words"
+        words = (
+            "; ".join(
+                f"line {error.line}: {error.message}" if error.line else str(error.message)
+                for error in errors[:3]
+            )
+            or "no words"
+        )
         more = f" (and {len(errors) - 3} more)" if len(errors) > 3 else ""
         message = f"batch {told.id} was refused: {self._traffic.without_secret(words)}{more}"
         if any(error.code == TOO_MANY for error in errors):
-            raise StoppedShort(message, "run the same command again once other batches have ended: it is submitted anew")
-        raise UserError(f"lm {self._settings.model}: {message}", "see the provider's words; nothing was asked, and the next run submits a new batch")
+            raise StoppedShort(
+                message,
+                "run the same command again once other batches have ended: it is submitted anew",
+            )
+        raise UserError(
+            f"lm {self._settings.model}: {message}",
+            "see the provider's words; nothing was asked, and the next run submits a new batch",
+        )
 
-    async def _told(self, ask: "Callable[[openai.AsyncOpenAI], Awaitable[Given]]", tries: int = TRIES) -> Given:
+    async def _told(
+        self, ask: "Callable[[openai.AsyncOpenAI], Awaitable[Given]]", tries: int = TRIES
+    ) -> Given:
         """Return what the SDK's client gives.
 
         Raises:
@@ -205,7 +285,9 @@ class Batches:
             except Refused as refusal:
                 if refusal.status == GONE and not self._settings.batch:
                     raise _Gone from None
-                message = f"lm.batch: {self._settings.urls[0]}: HTTP {refusal.status}: {refusal.words}"
+                message = (
+                    f"lm.batch: {self._settings.urls[0]}: HTTP {refusal.status}: {refusal.words}"
+                )
                 hint = (
                     "the server has no batches: leave lm.batch out"
                     if refusal.status in (404, 405) and "/files" in refusal.words
@@ -214,15 +296,24 @@ class Batches:
                 raise UserError(message, hint) from None
         except openai.OpenAIError as error:
             words = self._traffic.without_secret(str(error.__cause__ or error))
-            raise StoppedShort(f"lm.batch: {self._settings.urls[0]}: no answer: {words}", AGAIN) from None
+            raise StoppedShort(
+                f"lm.batch: {self._settings.urls[0]}: no answer: {words}", AGAIN
+            ) from None
 
 
-def parts(calls: Iterable[tuple[str, Call]], lines: int = LINES, size: int = BYTES) -> Iterator[list[tuple[str, Call, bytes]]]:
+def parts(
+    calls: Iterable[tuple[str, Call]], lines: int = LINES, size: int = BYTES
+) -> Iterator[list[tuple[str, Call, bytes]]]:
     """Yield keys, calls and their lines in files of at most so many lines and bytes."""
     part: list[tuple[str, Call, bytes]] = []
     filled = 0
     for key, call in calls:
-        line = json.dumps({"custom_id": key, "method": "POST", "url": f"/v1{call.path}", "body": call.body}).encode() + b"\n"
+        line = (
+            json.dumps(
+                {"custom_id": key, "method": "POST", "url": f"/v1{call.path}", "body": call.body}
+            ).encode()
+            + b"\n"
+        )
         if part and (len(part) == lines or filled + len(line) > size):
             yield part
             part, filled = [], 0
@@ -247,7 +338,11 @@ def answered(line: str, endpoint: str) -> tuple[str, dict[str, Any]] | None:
 
 def _prompt(call: Call) -> str:
     messages = call.body.get("messages")
-    return "\n".join(message["content"] for message in messages) if messages else str(call.body["prompt"])
+    return (
+        "\n".join(message["content"] for message in messages)
+        if messages
+        else str(call.body["prompt"])
+    )
 
 
 def _written(call: Call) -> int:

@@ -17,7 +17,14 @@ from .money import Purse
 from .protocol import Call, Usage, usage
 from .traffic import Refused, Traffic
 
-TOO_LONG = ("context_length_exceeded", "maximum context length", "context window", "exceed context", "context size", "longer than the maximum")
+TOO_LONG = (
+    "context_length_exceeded",
+    "maximum context length",
+    "context window",
+    "exceed context",
+    "context size",
+    "longer than the maximum",
+)
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,14 @@ class TooLong:
 class Exchange:
     """The calls of one output; its methods are called in the endpoint's event loop."""
 
-    def __init__(self, endpoint: str, traffic: Traffic, purse: Purse, journal: Journal | None, thread: Executor) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        traffic: Traffic,
+        purse: Purse,
+        journal: Journal | None,
+        thread: Executor,
+    ) -> None:
         """Keep where to ask and where to keep.
 
         Args:
@@ -55,7 +69,12 @@ class Exchange:
             journal: None: nothing is kept.
             thread: writes the journal.
         """
-        self._endpoint, self._traffic, self._purse, self._journal = endpoint, traffic, purse, journal
+        self._endpoint, self._traffic, self._purse, self._journal = (
+            endpoint,
+            traffic,
+            purse,
+            journal,
+        )
         self._arrived: list[tuple[Row, Spent, asyncio.Future[None]]] = []
         self._thread = thread
         self._committing = False
@@ -66,13 +85,17 @@ class Exchange:
         return self._key(_asked(call))
 
     def _key(self, asked: str) -> str:
-        return hashlib.sha256(f"openai\n{self._endpoint}\n{asked}".encode("utf-8", "surrogatepass")).hexdigest()[:32]
+        return hashlib.sha256(
+            f"openai\n{self._endpoint}\n{asked}".encode("utf-8", "surrogatepass")
+        ).hexdigest()[:32]
 
     def known(self, key: str) -> str | None:
         """Return the answer of a key, as it came."""
         return self._journal.found([key]).get(key) if self._journal else None
 
-    async def ask(self, call: Call, sound: Callable[[Any], object], tokens: int = 0) -> Answer | TooLong:
+    async def ask(
+        self, call: Call, sound: Callable[[Any], object], tokens: int = 0
+    ) -> Answer | TooLong:
         """Return the answer to a call.
 
         Args:
@@ -90,7 +113,9 @@ class Exchange:
         used = usage(value)
         return Answer(value, used, self._purse.costs(used, batch=bool(value.get("batch"))))
 
-    async def keep(self, key: str, number: str, asked: str, text: str, spent: tuple[int, Usage, float | None]) -> None:
+    async def keep(
+        self, key: str, number: str, asked: str, text: str, spent: tuple[int, Usage, float | None]
+    ) -> None:
         """Commit an answer; it is on the disk when this returns."""
         requests, used, usd = spent
         self._purse.pay(used, usd)
@@ -123,7 +148,9 @@ class Exchange:
             own.cancel()  # others ask for themselves if this has failed
         return own.result()
 
-    async def _new(self, key: str, asked: str, call: Call, sound: Callable[[Any], object], tokens: int) -> Any:
+    async def _new(
+        self, key: str, asked: str, call: Call, sound: Callable[[Any], object], tokens: int
+    ) -> Any:
         try:
             text, value, sent = await self._traffic.post(call.path, call.body, sound, tokens)
         except Refused as error:
@@ -145,7 +172,12 @@ class Exchange:
             together, self._arrived = self._arrived, []
             error: BaseException | None = None
             try:
-                await loop.run_in_executor(self._thread, journal.keep, [row for row, _, _ in together], [spent for _, spent, _ in together])
+                await loop.run_in_executor(
+                    self._thread,
+                    journal.keep,
+                    [row for row, _, _ in together],
+                    [spent for _, spent, _ in together],
+                )
             except BaseException as failed:
                 error = failed
             for _, _, done in together:
@@ -156,4 +188,6 @@ class Exchange:
 
 def _asked(call: Call) -> str:
     """Return a call as the journal keeps it, and as its key is made of it."""
-    return json.dumps({"path": call.path, "number": call.number, **call.body}, ensure_ascii=False, sort_keys=True)
+    return json.dumps(
+        {"path": call.path, "number": call.number, **call.body}, ensure_ascii=False, sort_keys=True
+    )

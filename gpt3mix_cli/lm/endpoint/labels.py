@@ -13,7 +13,18 @@ from ...settings import OpenAILM
 from .. import Request, Scores
 from .exchange import Answer, TooLong
 from .probe import echo
-from .protocol import Call, Ways, by_ids, decided, decision, echoed, label_scores, labelling, texts, voted
+from .protocol import (
+    Call,
+    Ways,
+    by_ids,
+    decided,
+    decision,
+    echoed,
+    label_scores,
+    labelling,
+    texts,
+    voted,
+)
 
 ROOM = 4  # tokens for a closing bracket and for a label that is cut otherwise than counted
 
@@ -25,7 +36,14 @@ Encode = Callable[[str], Awaitable[Sequence[int] | None]]
 class Labels:
     """The labels of one output; its methods are called in the endpoint's event loop."""
 
-    def __init__(self, settings: OpenAILM, ask: Ask, decide: Decide, encode: Encode, count: Callable[[str], int]) -> None:
+    def __init__(
+        self,
+        settings: OpenAILM,
+        ask: Ask,
+        decide: Decide,
+        encode: Encode,
+        count: Callable[[str], int],
+    ) -> None:
         """Keep how to ask.
 
         Args:
@@ -35,10 +53,18 @@ class Labels:
             encode: returns the tokens of a text; None if nobody knows them.
             count: estimates how many they are.
         """
-        self._settings, self._ask, self._decide, self._encode, self._count = settings, ask, decide, encode, count
+        self._settings, self._ask, self._decide, self._encode, self._count = (
+            settings,
+            ask,
+            decide,
+            encode,
+            count,
+        )
         self._known: dict[tuple[str, ...], asyncio.Future[list[list[int]]]] = {}
 
-    async def scores(self, context: str, choices: Sequence[str], ways: Ways, number: str) -> tuple[Scores | None, list[Answer]]:
+    async def scores(
+        self, context: str, choices: Sequence[str], ways: Ways, number: str
+    ) -> tuple[Scores | None, list[Answer]]:
         """Return the scores of labels after a context, and the answers that they cost."""
         match ways.labels:
             case "ids":
@@ -53,43 +79,74 @@ class Labels:
                 return await self._top(context, choices, ways, number)
             case "decision":
                 call = Call("/decisions", decision(context, choices, self._settings.model), number)
-                answer = await self._decide(call, lambda value: decided(value, choices), self._count(context))
-                return (decided(answer.value, choices), [answer]) if isinstance(answer, Answer) else (None, [])
+                answer = await self._decide(
+                    call, lambda value: decided(value, choices), self._count(context)
+                )
+                return (
+                    (decided(answer.value, choices), [answer])
+                    if isinstance(answer, Answer)
+                    else (None, [])
+                )
             case "vote":
                 return await self._votes(context, choices, ways, number)
             case _:
                 return None, []
 
-    async def _top(self, context: str, choices: Sequence[str], ways: Ways, number: str) -> tuple[Scores | None, list[Answer]]:
-        answer = await self._ask(ways, labelling(context, choices, ways, self._settings.model, logprobs=ways.top), number, self._count(context))
+    async def _top(
+        self, context: str, choices: Sequence[str], ways: Ways, number: str
+    ) -> tuple[Scores | None, list[Answer]]:
+        answer = await self._ask(
+            ways,
+            labelling(context, choices, ways, self._settings.model, logprobs=ways.top),
+            number,
+            self._count(context),
+        )
         if isinstance(answer, TooLong):
             return None, []
         positions = texts(answer.value, ways.api)[0].positions
         merge = self._settings.label_source == "top_logprobs"
-        return label_scores(positions[0].top if positions else {}, choices, ways.api == "chat", merge), [answer]
+        return label_scores(
+            positions[0].top if positions else {}, choices, ways.api == "chat", merge
+        ), [answer]
 
-    async def _votes(self, context: str, choices: Sequence[str], ways: Ways, number: str) -> tuple[Scores | None, list[Answer]]:
+    async def _votes(
+        self, context: str, choices: Sequence[str], ways: Ways, number: str
+    ) -> tuple[Scores | None, list[Answer]]:
         room = max(self._count(choice) for choice in choices) + ROOM
         copies = self._settings.votes if ways.many else 1
         answers: list[Answer] = []
         for vote in range(self._settings.votes // copies):
-            fields = {"max_tokens": room, "temperature": 1.0, "seed": vote, "n": copies if copies > 1 else None}
+            fields = {
+                "max_tokens": room,
+                "temperature": 1.0,
+                "seed": vote,
+                "n": copies if copies > 1 else None,
+            }
             asked = labelling(context, choices, ways, self._settings.model, **fields)
-            answer = await self._ask(ways, asked, f"{number}.{vote}", self._count(context) + room * copies)
+            answer = await self._ask(
+                ways, asked, f"{number}.{vote}", self._count(context) + room * copies
+            )
             if isinstance(answer, Answer):
                 answers.append(answer)
         written = [text.text for answer in answers for text in texts(answer.value, ways.api)]
         return voted(written, choices), answers
 
-    async def _echoed(self, context: str, choices: Sequence[str], ways: Ways, number: str) -> tuple[Scores | None, list[Answer]]:
+    async def _echoed(
+        self, context: str, choices: Sequence[str], ways: Ways, number: str
+    ) -> tuple[Scores | None, list[Answer]]:
         asked = [echo(ways, self._settings.model, context + choice) for choice in choices]
         answers = [await self._ask(ways, one, number, self._count(context)) for one in asked]
         good = [answer for answer in answers if isinstance(answer, Answer)]
-        found = [echoed(answer.value, context, choice) for answer, choice in zip(good, choices, strict=False)]
+        found = [
+            echoed(answer.value, context, choice)
+            for answer, choice in zip(good, choices, strict=False)
+        ]
         known = [value for value in found if value is not None]
         return Scores(tuple(known)) if len(known) == len(choices) else None, good
 
-    async def _by_ids(self, context: str, choices: Sequence[str], ways: Ways, number: str) -> tuple[Scores | None, list[Answer]]:
+    async def _by_ids(
+        self, context: str, choices: Sequence[str], ways: Ways, number: str
+    ) -> tuple[Scores | None, list[Answer]]:
         """Return the scores by token ids: a question for each beginning of a label."""
         tokens = await self._tokens_of(choices, context)
         whole = await self._encode(context) if any(len(one) > 1 for one in tokens) else None
@@ -97,8 +154,17 @@ class Labels:
         answers: list[Answer] = []
         for begun, following in tries(tokens).items():
             prompt: str | list[int] = [*(whole or ()), *begun] if begun else context
-            fields = {"logprobs": 1, "logprob_token_ids": following, "return_tokens_as_token_ids": True}
-            answer = await self._ask(ways, labelling(prompt, choices, ways, self._settings.model, **fields), number, self._count(context))
+            fields = {
+                "logprobs": 1,
+                "logprob_token_ids": following,
+                "return_tokens_as_token_ids": True,
+            }
+            answer = await self._ask(
+                ways,
+                labelling(prompt, choices, ways, self._settings.model, **fields),
+                number,
+                self._count(context),
+            )
             if not isinstance(answer, Answer):
                 return None, answers
             answers.append(answer)
@@ -120,10 +186,14 @@ class Labels:
         key = (context.rpartition(" ")[2], *choices)
         if key not in self._known:
             self._known[key] = asyncio.ensure_future(self._cut(*key))
-        return await asyncio.shield(self._known[key])  # others wait for them too, and later ones will
+        return await asyncio.shield(
+            self._known[key]
+        )  # others wait for them too, and later ones will
 
     async def _cut(self, context: str, *choices: str) -> list[list[int]]:
-        before, *both = await asyncio.gather(*(self._encode(context + choice) for choice in ("", *choices)))
+        before, *both = await asyncio.gather(
+            *(self._encode(context + choice) for choice in ("", *choices))
+        )
         return [list((one or [])[len(before or []) :]) for one in both]
 
 
@@ -138,6 +208,13 @@ def tries(choices: Sequence[Sequence[int]]) -> dict[tuple[int, ...], list[int]]:
     return following
 
 
-def spelled_out(choices: Sequence[Sequence[int]], found: Mapping[tuple[int, ...], Mapping[int, float]]) -> Scores:
+def spelled_out(
+    choices: Sequence[Sequence[int]], found: Mapping[tuple[int, ...], Mapping[int, float]]
+) -> Scores:
     """Return the scores of choices from those of their tokens after each beginning."""
-    return Scores(tuple(math.fsum(found[tuple(tokens[:place])][token] for place, token in enumerate(tokens)) for tokens in choices))
+    return Scores(
+        tuple(
+            math.fsum(found[tuple(tokens[:place])][token] for place, token in enumerate(tokens))
+            for tokens in choices
+        )
+    )

@@ -83,7 +83,10 @@ class Level:
         self._answers, self._waited, self._full = 0, 0.0, 0
 
     def _end_of_round(self, now: float) -> None:
-        rate, full = self.at_once * self._answers / max(self._waited, 1e-9), 2 * self._full > self._answers
+        rate, full = (
+            self.at_once * self._answers / max(self._waited, 1e-9),
+            2 * self._full > self._answers,
+        )
         self._answers, self._waited, self._full = 0, 0.0, 0
         if not full:
             return

@@ -35,11 +35,15 @@ class Loop:
     def _started(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
-            self._thread = threading.Thread(target=self._loop.run_forever, name="endpoint", daemon=True)
+            self._thread = threading.Thread(
+                target=self._loop.run_forever, name="endpoint", daemon=True
+            )
             self._thread.start()
         return self._loop
 
-    def in_order(self, items: Iterable[Item], work: Callable[[Item], Coroutine[Any, Any, Result]]) -> Iterator[Result]:
+    def in_order(
+        self, items: Iterable[Item], work: Callable[[Item], Coroutine[Any, Any, Result]]
+    ) -> Iterator[Result]:
         """Yield what comes of each item, in their order; a thousand of them are under way.
 
         Whoever goes away early ends them; where the work itself stops short those that were sent may end, since they are paid.
@@ -53,7 +57,11 @@ class Loop:
                 if together:
                     self._started().call_soon_threadsafe(order.begin, together)
                     begun += len(together)
-                while given < begun and (begun - given > UNDER_WAY - TOGETHER or len(together) < TOGETHER or order.has(given)):
+                while given < begun and (
+                    begun - given > UNDER_WAY - TOGETHER
+                    or len(together) < TOGETHER
+                    or order.has(given)
+                ):
                     yield order.take(given)
                     given += 1
                 if not together and given == begun:

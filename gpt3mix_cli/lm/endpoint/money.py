@@ -25,12 +25,18 @@ class Price(Settings):
     prompt: float = pydantic.Field(ge=0)
     completion: float = pydantic.Field(ge=0)
     cached_prompt: float | None = pydantic.Field(None, ge=0)
-    batch: float = pydantic.Field(1.0, ge=0, le=1, description="what a batch costs as a share of that")
+    batch: float = pydantic.Field(
+        1.0, ge=0, le=1, description="what a batch costs as a share of that"
+    )
 
     def of(self, usage: Usage, batch: bool = False) -> float:
         """Return what the tokens cost, in dollars."""
         cached = self.prompt if self.cached_prompt is None else self.cached_prompt
-        whole = (usage.prompt - usage.cached) * self.prompt + usage.cached * cached + usage.completion * self.completion
+        whole = (
+            (usage.prompt - usage.cached) * self.prompt
+            + usage.cached * cached
+            + usage.completion * self.completion
+        )
         return whole / A_MILLION * (self.batch if batch else 1.0)
 
 
@@ -54,18 +60,32 @@ def price_of(model: str, file: str | None) -> tuple[Price | None, str]:
     path = Path(file)
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-        prices = Prices.model_validate(raw | {"version": str(raw.get("version"))} if isinstance(raw, dict) and raw.get("version") else raw)
+        prices = Prices.model_validate(
+            raw | {"version": str(raw.get("version"))}
+            if isinstance(raw, dict) and raw.get("version")
+            else raw
+        )
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"lm.prices: {path}: cannot be read: {error}", "give the path of a file of prices") from None
+        raise UserError(
+            f"lm.prices: {path}: cannot be read: {error}", "give the path of a file of prices"
+        ) from None
     except yaml.YAMLError as error:
-        raise UserError(f"lm.prices: {path}: no valid YAML: {error}", "see README, 'What it costs'") from None
+        raise UserError(
+            f"lm.prices: {path}: no valid YAML: {error}", "see README, 'What it costs'"
+        ) from None
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
-        raise UserError(f"lm.prices: {path}: {where}: {first['msg'].lower()}", "see README, 'What it costs', for the form of the file") from None
+        raise UserError(
+            f"lm.prices: {path}: {where}: {first['msg'].lower()}",
+            "see README, 'What it costs', for the form of the file",
+        ) from None
     if model not in prices.models:
         near = did_you_mean(model, prices.models)
-        raise UserError(f"lm.prices: {path} has no price for the model '{model}'{near}", "add it, or leave lm.prices out: money is then unknown")
+        raise UserError(
+            f"lm.prices: {path} has no price for the model '{model}'{near}",
+            "add it, or leave lm.prices out: money is then unknown",
+        )
     return prices.models[model], prices.version
 
 
@@ -113,8 +133,15 @@ class Purse:
             raise StoppedShort(NOT_ASKED)
         for name, spent, limit in self._limits():
             if spent >= limit:
-                shown = f"${spent:.4f} of ${limit:g}" if name == "usd" else f"{spent:,} of {limit:,} {name}"
-                raise StoppedShort(f"budget.{name}: {shown} are spent, over all runs", f"raise budget.{name}, and run again: answers are kept")
+                shown = (
+                    f"${spent:.4f} of ${limit:g}"
+                    if name == "usd"
+                    else f"{spent:,} of {limit:,} {name}"
+                )
+                raise StoppedShort(
+                    f"budget.{name}: {shown} are spent, over all runs",
+                    f"raise budget.{name}, and run again: answers are kept",
+                )
         self.requests += 1
 
     def reserve(self, requests: int, most: Usage, usd: float | None) -> None:
@@ -123,19 +150,33 @@ class Purse:
         Raises:
             StoppedShort: if the budget does not hold all of them.
         """
-        adds = {"requests": float(requests), "tokens": float(most.prompt + most.completion), "usd": usd or 0.0}
+        adds = {
+            "requests": float(requests),
+            "tokens": float(most.prompt + most.completion),
+            "usd": usd or 0.0,
+        }
         for name, spent, limit in self._limits():
             if spent + adds[name] > limit:
-                figures = f"${adds[name]:.4f}, ${spent:.4f} of ${limit:g}" if name == "usd" else f"{adds[name]:,.0f}, {spent:,} of {limit:,}"
+                figures = (
+                    f"${adds[name]:.4f}, ${spent:.4f} of ${limit:g}"
+                    if name == "usd"
+                    else f"{adds[name]:,.0f}, {spent:,} of {limit:,}"
+                )
                 message = f"budget.{name}: {requests} requests in a batch may take {figures} are spent, over all runs"
-                raise StoppedShort(message, f"raise budget.{name}, or make fewer rows with augment.ratio")
+                raise StoppedShort(
+                    message, f"raise budget.{name}, or make fewer rows with augment.ratio"
+                )
         self.requests += requests
         self.pay(most, usd)
 
     def _limits(self) -> list[tuple[str, float, float]]:
         """Return of each limit of the budget its name, what is spent, and itself."""
         budget = self.budget or Budget()
-        all_three = [("requests", self.requests, budget.requests), ("tokens", self.tokens, budget.tokens), ("usd", self.usd, budget.usd)]
+        all_three = [
+            ("requests", self.requests, budget.requests),
+            ("tokens", self.tokens, budget.tokens),
+            ("usd", self.usd, budget.usd),
+        ]
         return [(name, spent, limit) for name, spent, limit in all_three if limit is not None]
 
     def pay(self, usage: Usage, usd: float | None) -> None:

@@ -13,7 +13,19 @@ from typing import Any
 
 from ...errors import UserError
 from ...settings import OpenAILM
-from .protocol import NO_TOKEN, PLAIN, Call, Text, Ways, body, by_ids, decided, decision, echoed, texts
+from .protocol import (
+    NO_TOKEN,
+    PLAIN,
+    Call,
+    Text,
+    Ways,
+    body,
+    by_ids,
+    decided,
+    decision,
+    echoed,
+    texts,
+)
 from .traffic import Refused
 
 PROMPT = "Movie review: A quiet little wonder. (Sentiment: Positive)\nMovie review: A dull mess. (Sentiment:"
@@ -24,7 +36,16 @@ CHANGED = 0.5  # temperature and top-p that move log-probabilities where a serve
 NEAR = 0.05  # by how much two log-probabilities of one token may differ
 WORD = re.compile(r" [A-Za-z]+")
 NOT_THERE = (404, 405, 501)
-DROPPABLE = ("temperature", "top_p", "frequency_penalty", "seed", "stop", "logprobs", "top_logprobs", *PLAIN)
+DROPPABLE = (
+    "temperature",
+    "top_p",
+    "frequency_penalty",
+    "seed",
+    "stop",
+    "logprobs",
+    "top_logprobs",
+    *PLAIN,
+)
 
 Post = Callable[[Call, Callable[[Any], object]], Awaitable[Any]]
 Encode = Callable[[str], Awaitable[Sequence[int] | None]]
@@ -51,10 +72,17 @@ class Probe:
         """
         found: list[Ways] = []
         refusals: list[str] = []
-        wanted = {"auto": ["completions", "chat"], "completions": ["completions"], "chat": ["chat"], "decisions": ["chat"]}[self._settings.api]
+        wanted = {
+            "auto": ["completions", "chat"],
+            "completions": ["completions"],
+            "chat": ["chat"],
+            "decisions": ["chat"],
+        }[self._settings.api]
         for api in wanted:
             plain = not any("api.openai.com" in url for url in self._settings.urls)
-            ways = await self._texts(Ways(api="completions" if api == "completions" else "chat", plain=plain), refusals)
+            ways = await self._texts(
+                Ways(api="completions" if api == "completions" else "chat", plain=plain), refusals
+            )
             if ways:
                 ways = replace(ways, raw=not ways.top or await self._raw(ways))
                 found.append(await self._labels(ways))
@@ -63,7 +91,9 @@ class Probe:
         if not found:
             said = "; ".join(refusals) or "no answer"
             message = f"lm {self._settings.model} at {self._settings.urls[0]}: cannot be asked as {' or '.join(wanted)}: {said}"
-            raise UserError(message, "check lm.model, lm.base_url (it ends in /v1 as a rule) and lm.api")
+            raise UserError(
+                message, "check lm.model, lm.base_url (it ends in /v1 as a rule) and lm.api"
+            )
         best = next((ways for ways in found if ways.top), found[0])
         self._refuse_less(best)
         return best
@@ -95,8 +125,22 @@ class Probe:
         Returns the answer (None: no such API; empty: not with so many log-probabilities) and the ways.
         """
         for _ in range(len(DROPPABLE) + 2):
-            fields = {"max_tokens": 1 if ways.api == "completions" else 16, "temperature": 0.9, "top_p": 0.9, "frequency_penalty": 0.01, "seed": 1}
-            asked = body(ways, self._settings.model, PROMPT, SHORT, **fields, logprobs=top or None, stop=["\n"])
+            fields = {
+                "max_tokens": 1 if ways.api == "completions" else 16,
+                "temperature": 0.9,
+                "top_p": 0.9,
+                "frequency_penalty": 0.01,
+                "seed": 1,
+            }
+            asked = body(
+                ways,
+                self._settings.model,
+                PROMPT,
+                SHORT,
+                **fields,
+                logprobs=top or None,
+                stop=["\n"],
+            )
             try:
                 return await self._asked(asked, ways), ways
             except Refused as error:
@@ -123,13 +167,29 @@ class Probe:
         """Return whether the likeliest and the least likely token stay as far apart when others are drawn."""
         gaps: list[dict[str, float]] = []
         for changed in (1.0, CHANGED):
-            fields = {"max_tokens": 1 if ways.api == "completions" else 16, "temperature": changed, "top_p": changed, "logprobs": ways.top}
+            fields = {
+                "max_tokens": 1 if ways.api == "completions" else 16,
+                "temperature": changed,
+                "top_p": changed,
+                "logprobs": ways.top,
+            }
             try:
-                (first, *_) = texts(await self._asked(body(ways, self._settings.model, PROMPT, SHORT, **fields), ways), ways.api)
+                (first, *_) = texts(
+                    await self._asked(
+                        body(ways, self._settings.model, PROMPT, SHORT, **fields), ways
+                    ),
+                    ways.api,
+                )
             except Refused:
                 return False
             top = first.positions[0].top if first.positions else {}
-            gaps.append({token: max(top.values()) - value for token, value in top.items() if value > NO_TOKEN})
+            gaps.append(
+                {
+                    token: max(top.values()) - value
+                    for token, value in top.items()
+                    if value > NO_TOKEN
+                }
+            )
         both = gaps[0].keys() & gaps[1].keys()
         furthest = max(both, key=lambda token: gaps[0][token], default="")
         # Halving the temperature doubles the gap; what a hosted model's figures differ by from call to call is far less.
@@ -150,58 +210,96 @@ class Probe:
                 return replace(ways, labels="echo")
         if ways.top:
             return replace(ways, labels="top_logprobs")
-        if wanted == "auto" and "api.openai.com" in self._settings.urls[0] and await self._decides():
+        if (
+            wanted == "auto"
+            and "api.openai.com" in self._settings.urls[0]
+            and await self._decides()
+        ):
             return replace(ways, labels="decision")
         return replace(ways, labels="vote" if wanted == "auto" else "none")
 
     async def _many(self, ways: Ways) -> bool:
-        asked = body(ways, self._settings.model, PROMPT, SHORT, max_tokens=1 if ways.api == "completions" else 16, n=2)
+        asked = body(
+            ways,
+            self._settings.model,
+            PROMPT,
+            SHORT,
+            max_tokens=1 if ways.api == "completions" else 16,
+            n=2,
+        )
         try:
             return len(texts(await self._asked(asked, ways), ways.api)) == 2
         except Refused:
             return False
 
     async def _asked(self, asked: Mapping[str, Any], ways: Ways) -> Any:
-        return await self._post(Call(path(ways), {**asked, **self._settings.extra}), lambda value: texts(value, ways.api))
+        return await self._post(
+            Call(path(ways), {**asked, **self._settings.extra}),
+            lambda value: texts(value, ways.api),
+        )
 
     async def _decides(self) -> bool:
         asked = decision(PROMPT, CHOICES, self._settings.model)
         try:
-            return decided(await self._post(Call("/decisions", asked), lambda value: decided(value, CHOICES)), CHOICES) is not None
+            return (
+                decided(
+                    await self._post(
+                        Call("/decisions", asked), lambda value: decided(value, CHOICES)
+                    ),
+                    CHOICES,
+                )
+                is not None
+            )
         except Refused:
             return False
 
     async def _known(self, ways: Ways) -> dict[str, float]:
         """Return the log-probabilities of two tokens after the prompt: the likeliest, and the least likely that the server tells."""
-        asked = body(ways, self._settings.model, PROMPT, max_tokens=1, temperature=1.0, logprobs=ways.top)
+        asked = body(
+            ways, self._settings.model, PROMPT, max_tokens=1, temperature=1.0, logprobs=ways.top
+        )
         positions = texts(await self._asked(asked, ways), "completions")[0].positions
         top = positions[0].top if positions else {}
         # Words of their own, which no tokenizer joins to what stands before them.
-        told = sorted((token for token, value in top.items() if value > NO_TOKEN and WORD.fullmatch(token)), key=lambda one: top[one])
+        told = sorted(
+            (token for token, value in top.items() if value > NO_TOKEN and WORD.fullmatch(token)),
+            key=lambda one: top[one],
+        )
         return {token: top[token] for token in (told[-1], told[0])} if len(told) > 1 else {}
 
     async def _by_ids(self, ways: Ways) -> bool:
         """Return whether the server scores tokens by their ids, and rightly."""
         known = await self._known(ways)
-        before, *both = await asyncio.gather(*(self._encode(PROMPT + token) for token in ("", *known)))
+        before, *both = await asyncio.gather(
+            *(self._encode(PROMPT + token) for token in ("", *known))
+        )
         if not known or not before or not all(one and len(one) == len(before) + 1 for one in both):
             return False
         ids = [one[-1] for one in both if one]
         extra = {"logprob_token_ids": ids, "return_tokens_as_token_ids": True}
-        asked = body(ways, self._settings.model, PROMPT, max_tokens=1, temperature=1.0, logprobs=1) | extra
+        asked = (
+            body(ways, self._settings.model, PROMPT, max_tokens=1, temperature=1.0, logprobs=1)
+            | extra
+        )
         try:
             answer = await self._asked(asked, ways)
         except Refused:
             return False
         found = by_ids(texts(answer, "completions")[0], ids)
-        return found is not None and all(abs(one - other) < NEAR for one, other in zip(found, known.values(), strict=True))
+        return found is not None and all(
+            abs(one - other) < NEAR for one, other in zip(found, known.values(), strict=True)
+        )
 
     async def _echoes(self, ways: Ways) -> bool:
         """Return whether the log-probabilities of an echoed prompt are those of its tokens: there are servers that shift them."""
         known = await self._known(ways)
         for token, logprob in known.items():
             try:
-                found = echoed(await self._asked(echo(ways, self._settings.model, PROMPT + token), ways), PROMPT, token)
+                found = echoed(
+                    await self._asked(echo(ways, self._settings.model, PROMPT + token), ways),
+                    PROMPT,
+                    token,
+                )
             except Refused:
                 return False
             if found is None or abs(found - logprob) > NEAR:
@@ -209,7 +307,14 @@ class Probe:
         return bool(known)
 
 
-SOURCES = {"ids": "exact", "echo": "exact", "decision": "decision", "top_logprobs": "top_logprobs", "vote": "vote", "none": "none"}
+SOURCES = {
+    "ids": "exact",
+    "echo": "exact",
+    "decision": "decision",
+    "top_logprobs": "top_logprobs",
+    "vote": "vote",
+    "none": "none",
+}
 
 
 def path(ways: Ways) -> str:
@@ -242,7 +347,10 @@ def _sound(text: Text) -> bool:
     if len(first.top) < 2 or first.logprob is None or total > 1.01:
         return False
     # A chat may have drawn a token that is none of the likeliest.
-    return abs(first.top.get(first.token, first.logprob) - first.logprob) < NEAR and first.logprob <= max(first.top.values()) + NEAR
+    return (
+        abs(first.top.get(first.token, first.logprob) - first.logprob) < NEAR
+        and first.logprob <= max(first.top.values()) + NEAR
+    )
 
 
 def from_json(value: Mapping[str, Any]) -> Ways:

@@ -13,10 +13,16 @@ from typing import Any, Literal
 from .. import Request, Scores
 
 CONTINUES = "You continue lists. Answer with the next item alone, on one line, in the form of the items before it."
-LABELS = "You complete the last line of a list. Answer with one of these labels alone, as it stands: "
-NO_TOKEN = -9999.0  # what servers say in place of minus infinity, and of log-probabilities that they do not know
+LABELS = (
+    "You complete the last line of a list. Answer with one of these labels alone, as it stands: "
+)
+NO_TOKEN = (
+    -9999.0
+)  # what servers say in place of minus infinity, and of log-probabilities that they do not know
 BEYOND = -1e-9  # the highest log-probability of what is not certain
-SPELLINGS = 6  # of a label: with and without its space, as it stands, in small and in capital letters
+SPELLINGS = (
+    6  # of a label: with and without its space, as it stands, in small and in capital letters
+)
 LEAST = 1e-6  # probability of a label that an answer without log-probabilities leaves out
 # What turns off the sampling that servers do by themselves (llama.cpp: 40 tokens, penalties; vLLM: as the model's folder says).
 PLAIN = {"top_k": 0, "min_p": 0.0, "repeat_penalty": 1.0, "repetition_penalty": 1.0}
@@ -79,7 +85,11 @@ class Ways:
 
     def tells_raw(self, request: Request) -> bool:
         """Return whether the log-probabilities that come with a request's text are the LM's own, or as good as those."""
-        return self.raw or (request.temperature == 1 and request.top_p == 1 and abs(request.frequency_penalty) <= SLIGHT)
+        return self.raw or (
+            request.temperature == 1
+            and request.top_p == 1
+            and abs(request.frequency_penalty) <= SLIGHT
+        )
 
 
 @dataclass(frozen=True)
@@ -110,7 +120,9 @@ class Text:
 # Asking --------------------------------------------------------------------------------------------------------------
 
 
-def body(ways: Ways, model: str, prompt: str | Sequence[int], system: str = "", **fields: Any) -> dict[str, Any]:
+def body(
+    ways: Ways, model: str, prompt: str | Sequence[int], system: str = "", **fields: Any
+) -> dict[str, Any]:
     """Return what is asked for a text.
 
     Args:
@@ -124,16 +136,30 @@ def body(ways: Ways, model: str, prompt: str | Sequence[int], system: str = "", 
     if ways.api == "completions":
         asked["prompt"] = prompt
     else:
-        asked["messages"] = [{"role": "system", "content": system}, {"role": "user", "content": prompt}]
+        asked["messages"] = [
+            {"role": "system", "content": system},
+            {"role": "user", "content": prompt},
+        ]
         if fields.get("logprobs"):
             fields["top_logprobs"], fields["logprobs"] = fields["logprobs"], True
         fields.pop("stop", None)  # a chat may begin with an empty line
     fields[ways.limit] = fields.pop("max_tokens")
     asked |= PLAIN if ways.plain else {}
-    return {name: value for name, value in (asked | fields).items() if value is not None and name not in ways.refused}
+    return {
+        name: value
+        for name, value in (asked | fields).items()
+        if value is not None and name not in ways.refused
+    }
 
 
-def writing(request: Request, ways: Ways, model: str, seam_tokens: int, label_ids: Sequence[int], copies: int = 1) -> dict[str, Any]:
+def writing(
+    request: Request,
+    ways: Ways,
+    model: str,
+    seam_tokens: int,
+    label_ids: Sequence[int],
+    copies: int = 1,
+) -> dict[str, Any]:
     """Return the body that asks for a request's text.
 
     The line is written to its end: so the label's distribution stands in the same answer, at the place behind the seam.
@@ -166,14 +192,22 @@ def writing(request: Request, ways: Ways, model: str, seam_tokens: int, label_id
     return body(ways, model, request.prompt, CONTINUES, **fields)
 
 
-def labelling(context: str | Sequence[int], choices: Sequence[str], ways: Ways, model: str, **fields: Any) -> dict[str, Any]:
+def labelling(
+    context: str | Sequence[int], choices: Sequence[str], ways: Ways, model: str, **fields: Any
+) -> dict[str, Any]:
     """Return the body that asks for the label after a context, one token of it unless `fields` say otherwise.
 
     Temperature and top-p are 1, whatever the server's own are: so log-probabilities are the raw ones even where a server tells
     them after sampling's changes, and votes are drawn from the whole distribution.
     """
     named = ", ".join(choice.strip() for choice in choices)
-    return body(ways, model, context, LABELS + named, **{"max_tokens": 1, "temperature": 1.0, "top_p": 1.0, **fields})
+    return body(
+        ways,
+        model,
+        context,
+        LABELS + named,
+        **{"max_tokens": 1, "temperature": 1.0, "top_p": 1.0, **fields},
+    )
 
 
 def decision(context: str, choices: Sequence[str], model: str) -> dict[str, Any]:
@@ -200,7 +234,9 @@ def texts(answer: Mapping[str, Any], api: str) -> list[Text]:
         if found := [_text(choice, api) for choice in answer["choices"]]:
             return found
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise BadAnswer(f"the answer has no choices as the protocol has them ({type(error).__name__}: {error})") from None
+        raise BadAnswer(
+            f"the answer has no choices as the protocol has them ({type(error).__name__}: {error})"
+        ) from None
     raise BadAnswer("the answer has no choices")
 
 
@@ -210,13 +246,26 @@ def _text(choice: Mapping[str, Any], api: str) -> Text:
     if api == "completions":
         tops = logprobs.get("top_logprobs") or []
         positions = [
-            Position(token, _value(value), {name: max(float(known), NO_TOKEN) for name, known in (top or {}).items()})
-            for token, value, top in zip(logprobs.get("tokens") or [], logprobs.get("token_logprobs") or [], tops, strict=False)
+            Position(
+                token,
+                _value(value),
+                {name: max(float(known), NO_TOKEN) for name, known in (top or {}).items()},
+            )
+            for token, value, top in zip(
+                logprobs.get("tokens") or [],
+                logprobs.get("token_logprobs") or [],
+                tops,
+                strict=False,
+            )
         ]
         return Text(_words(choice["text"]), ended, positions)
     content = logprobs.get("content") or []
     positions = [
-        Position(one["token"], _value(one["logprob"]), {other["token"]: float(other["logprob"]) for other in one.get("top_logprobs") or ()})
+        Position(
+            one["token"],
+            _value(one["logprob"]),
+            {other["token"]: float(other["logprob"]) for other in one.get("top_logprobs") or ()},
+        )
         for one in content
     ]
     return Text(_words(choice["message"]["content"] or ""), ended, positions)
@@ -237,9 +286,15 @@ def usage(answer: Mapping[str, Any]) -> Usage:
     told, cached = answer.get("usage"), 0
     if not isinstance(told, Mapping):
         return Usage()
-    if isinstance(details := told.get("prompt_tokens_details", told.get("input_tokens_details")), Mapping):
+    if isinstance(
+        details := told.get("prompt_tokens_details", told.get("input_tokens_details")), Mapping
+    ):
         cached = details.get("cached_tokens", 0)
-    counts = [told.get("prompt_tokens", told.get("input_tokens")), told.get("completion_tokens", told.get("output_tokens")), cached]
+    counts = [
+        told.get("prompt_tokens", told.get("input_tokens")),
+        told.get("completion_tokens", told.get("output_tokens")),
+        cached,
+    ]
     return Usage(*(count if isinstance(count, int) else 0 for count in counts))
 
 
@@ -262,7 +317,9 @@ def line(text: Text, seam: str) -> Line:
     """Return the line of a text: a chat's may stand below empty ones, and its seam may be spelled otherwise."""
     whole = text.text
     start = len(whole) - len(whole.lstrip("\n\r"))
-    end = next((start + match.start() for match in re.finditer(r"[\n\r]", whole[start:])), len(whole))
+    end = next(
+        (start + match.start() for match in re.finditer(r"[\n\r]", whole[start:])), len(whole)
+    )
     ended = text.ended or end < len(whole)
     found = _seam(seam).search(whole, start, end) if seam else None
     if not found:
@@ -297,7 +354,9 @@ def _at(positions: Sequence[Position], whole: str, place: int) -> Mapping[str, f
 # Labels --------------------------------------------------------------------------------------------------------------
 
 
-def label_scores(top: Mapping[str, float], choices: Sequence[str], chat: bool = False, merge: bool = False) -> Scores | None:
+def label_scores(
+    top: Mapping[str, float], choices: Sequence[str], chat: bool = False, merge: bool = False
+) -> Scores | None:
     """Return the scores of labels from the likeliest tokens at their place; None if none of the labels is there.
 
     Each label that is there as one whole token, spelled as in the prompt, is exact if all are. Otherwise its spellings in
@@ -318,7 +377,11 @@ def label_scores(top: Mapping[str, float], choices: Sequence[str], chat: bool = 
     for token, logprob in top.items():
         spelled = token.strip().casefold()
         whole = [place for place, label in enumerate(folded) if label == spelled]
-        fitting = whole or [place for place, label in enumerate(folded) if len(spelled) > 1 and label.startswith(spelled)]
+        fitting = whole or [
+            place
+            for place, label in enumerate(folded)
+            if len(spelled) > 1 and label.startswith(spelled)
+        ]
         for place in fitting:
             (own if len(fitting) == 1 else shared)[place] += math.exp(logprob)
     if not any(own):
@@ -335,7 +398,11 @@ def by_ids(text: Text, ids: Sequence[int]) -> list[float] | None:
     """Return the log-probabilities of tokens by their ids; None if the server has passed over the question."""
     top = text.positions[0].top if text.positions else {}
     found = [top.get(f"token_id:{token}") for token in ids]
-    return [value for value in found if value is not None] if all(value is not None for value in found) else None
+    return (
+        [value for value in found if value is not None]
+        if all(value is not None for value in found)
+        else None
+    )
 
 
 def echoed(answer: Mapping[str, Any], context: str, choice: str) -> float | None:
@@ -346,10 +413,20 @@ def echoed(answer: Mapping[str, Any], context: str, choice: str) -> float | None
     """
     try:
         logprobs = answer["choices"][0]["logprobs"]
-        places = list(zip(logprobs["text_offset"], logprobs["tokens"], logprobs["token_logprobs"], strict=True))
+        places = list(
+            zip(
+                logprobs["text_offset"], logprobs["tokens"], logprobs["token_logprobs"], strict=True
+            )
+        )
         begin, end = len(context), len(context) + len(choice)
-        inside = [(offset, token, value) for offset, token, value in places if begin <= offset < end]
-        if not inside or inside[0][0] != begin or "".join(token for _, token, _ in inside) != choice:
+        inside = [
+            (offset, token, value) for offset, token, value in places if begin <= offset < end
+        ]
+        if (
+            not inside
+            or inside[0][0] != begin
+            or "".join(token for _, token, _ in inside) != choice
+        ):
             return None
         return math.fsum(float(value) for _, _, value in inside)
     except (KeyError, TypeError, IndexError, ValueError):
@@ -369,7 +446,9 @@ def decided(answer: Mapping[str, Any], choices: Sequence[str]) -> Scores | None:
         shares = {one["value"]: float(one["probability"]) for one in told["probabilities"]}
         found = [shares[choice.strip()] for choice in choices]
     except (KeyError, TypeError, IndexError, ValueError) as error:
-        raise BadAnswer(f"the decision has no probabilities ({type(error).__name__}: {error})") from None
+        raise BadAnswer(
+            f"the decision has no probabilities ({type(error).__name__}: {error})"
+        ) from None
     missing = tuple(place for place, share in enumerate(found) if share < LEAST)
     return Scores(tuple(math.log(max(share, LEAST)) for share in found), "decision", missing)
 
@@ -377,7 +456,10 @@ def decided(answer: Mapping[str, Any], choices: Sequence[str]) -> Scores | None:
 def voted(written: Sequence[str], choices: Sequence[str]) -> Scores | None:
     """Return the shares of labels that were drawn, half a vote added to each (Krichevsky and Trofimov); None without any vote."""
     counts = [0] * len(choices)
-    folded = sorted(((choice.strip().casefold(), place) for place, choice in enumerate(choices)), key=lambda one: -len(one[0]))
+    folded = sorted(
+        ((choice.strip().casefold(), place) for place, choice in enumerate(choices)),
+        key=lambda one: -len(one[0]),
+    )
     for text in written:
         said = text.strip().casefold()
         place = next((place for label, place in folded if said.startswith(label)), None)

@@ -10,7 +10,13 @@ from .probe import SOURCES
 from .protocol import Usage, Ways
 
 
-def tariff(settings: OpenAILM, price: Price | None, ways: Ways | None, count: Callable[[str], int], request: Request) -> Tariff:
+def tariff(
+    settings: OpenAILM,
+    price: Price | None,
+    ways: Ways | None,
+    count: Callable[[str], int],
+    request: Request,
+) -> Tariff:
     """Return what an attempt takes.
 
     Args:
@@ -33,14 +39,26 @@ def tariff(settings: OpenAILM, price: Price | None, ways: Ways | None, count: Ca
     further = alone if request.choices and apart else 0
     if request.beams:  # lines that are drawn one by one: each is a request of its own where `n` cannot be asked for
         further, written = 0 if many else request.beams - 1, 0
-    found = f"label scores {SOURCES[ways.labels]}, as the server was found to offer" if ways else "assumed, since the server was not probed yet"
-    remarks = [f"requests: {1 + further} a row ({found})" if request.choices else f"requests: {1 + further} for {request.beams} lines"]
+    found = (
+        f"label scores {SOURCES[ways.labels]}, as the server was found to offer"
+        if ways
+        else "assumed, since the server was not probed yet"
+    )
+    remarks = [
+        f"requests: {1 + further} a row ({found})"
+        if request.choices
+        else f"requests: {1 + further} for {request.beams} lines"
+    ]
     if not settings.tokenizer:
-        remarks.append("tokens are estimated from the texts' bytes, right within a quarter; lm.tokenizer has them counted")
+        remarks.append(
+            "tokens are estimated from the texts' bytes, right within a quarter; lm.tokenizer has them counted"
+        )
     if price is None:
         remarks.append("dollars are unknown; lm.prices names a file of prices")
     return Tariff(
-        usd=lambda read, wrote: price.of(Usage(round(read), round(wrote)), settings.batch) if price else None,
+        usd=lambda read, wrote: (
+            price.of(Usage(round(read), round(wrote)), settings.batch) if price else None
+        ),
         label_requests=further,
         label_tokens=written,
         score_requests=alone,

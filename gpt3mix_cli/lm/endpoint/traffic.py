@@ -32,7 +32,10 @@ FIRST_TRIES = 2  # of each server, and of all together, before anything has come
 SILENCE = 30.0  # seconds between two words about what goes wrong
 PATIENCE = 3600.0  # seconds that a server may ask us to stay away
 REST = 0.001  # seconds after a server's rest at which it is asked again
-NOT_ITS_FAULT = ("validation error", "is not supported")  # how llama.cpp's Python server says with a 500 that a request is wrong
+NOT_ITS_FAULT = (
+    "validation error",
+    "is not supported",
+)  # how llama.cpp's Python server says with a 500 that a request is wrong
 
 
 class Refused(Exception):
@@ -78,12 +81,17 @@ class Traffic:
         self._waiting: deque[asyncio.Future[Server]] = deque()
         self._alarm = 0.0
         self._failed, self._reached = 0, False
-        self._requests, self._tokens = Pace(settings.requests_per_minute), Pace(settings.tokens_per_minute)
+        self._requests, self._tokens = (
+            Pace(settings.requests_per_minute),
+            Pace(settings.tokens_per_minute),
+        )
         self._health = Health()
         self._stopped: UserError | None = None
         self._jitter = random.Random()  # noqa: S311 - neither a secret nor a number that anybody reports
 
-    async def post(self, path: str, body: Mapping[str, Any], sound: Callable[[Any], object], tokens: int = 0) -> tuple[str, Any, int]:
+    async def post(
+        self, path: str, body: Mapping[str, Any], sound: Callable[[Any], object], tokens: int = 0
+    ) -> tuple[str, Any, int]:
         """Return the answer, as text and as what its JSON says, and how many requests it took, failed ones before it included.
 
         Args:
@@ -121,9 +129,13 @@ class Traffic:
             self._give_up(failure, failed, sent, time.monotonic() - since)
             if time.monotonic() - self._told > SILENCE:
                 self._told = time.monotonic()
-                self._tell(f"{self._named()}: {failure}; tried again, for up to an hour where it is merely busy ({sent} tries so far)")
+                self._tell(
+                    f"{self._named()}: {failure}; tried again, for up to an hour where it is merely busy ({sent} tries so far)"
+                )
             if not failure.wait:  # some servers say 0 and go on refusing
-                await self._pause(min(WAIT * 2 ** min(sent - 1, 10), LONGEST_WAIT) * self._jitter.uniform(0.5, 1))
+                await self._pause(
+                    min(WAIT * 2 ** min(sent - 1, 10), LONGEST_WAIT) * self._jitter.uniform(0.5, 1)
+                )
 
     def take_failed(self) -> int:
         """Return how many requests came to nothing since this was last asked: they count too."""
@@ -141,7 +153,10 @@ class Traffic:
 
         if self._client is None:
             self._client = openai.AsyncOpenAI(
-                api_key=self._secret or "none", base_url=self._settings.urls[0], max_retries=0, timeout=self._settings.timeout
+                api_key=self._secret or "none",
+                base_url=self._settings.urls[0],
+                max_retries=0,
+                timeout=self._settings.timeout,
             )
         return self._client
 
@@ -156,32 +171,54 @@ class Traffic:
     def without_secret(self, text: str) -> str:
         """Return a text in which the key stands nowhere."""
         if len(self._secret) > 3:
-            for form in (self._secret, json.dumps(self._secret)[1:-1], self._secret.replace("/", "\\/")):
+            for form in (
+                self._secret,
+                json.dumps(self._secret)[1:-1],
+                self._secret.replace("/", "\\/"),
+            ):
                 text = text.replace(form, "<key>")
         return text
 
     def means(self, error: "openai.APIStatusError") -> NoReturn:
         """Raise what the error of a call that the SDK made by itself means; see `post`."""
         try:
-            self._status(self._servers[0], error.status_code, error.response.text, error.response.headers, time.monotonic())
+            self._status(
+                self._servers[0],
+                error.status_code,
+                error.response.text,
+                error.response.headers,
+                time.monotonic(),
+            )
         except _Again as failure:
-            raise StoppedShort(f"{self._named()}: {failure}", "run again; answers are kept") from None
+            raise StoppedShort(
+                f"{self._named()}: {failure}", "run again; answers are kept"
+            ) from None
 
     # One try ---------------------------------------------------------------------------------------------------------
 
-    async def _once(self, server: Server, path: str, body: Mapping[str, Any], sound: Callable[[Any], object]) -> tuple[str, Any]:
+    async def _once(
+        self, server: Server, path: str, body: Mapping[str, Any], sound: Callable[[Any], object]
+    ) -> tuple[str, Any]:
         import aiohttp
 
         try:
             self._purse.send()
         except StoppedShort as error:
             self.stop(error)
-        payload = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+        payload = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode(
+            "utf-8", "surrogatepass"
+        )
         sent = time.monotonic()
         full = server.under_way >= server.level.at_once
-        place = f"{server.url}{path}" if not path.startswith("//") else f"{server.url.removesuffix('/v1')}/{path[2:]}"
+        place = (
+            f"{server.url}{path}"
+            if not path.startswith("//")
+            else f"{server.url.removesuffix('/v1')}/{path[2:]}"
+        )
         try:
-            async with self._open_session().post(place, data=payload, proxy=server.proxy) as response:
+            async with self._open_session().post(
+                place, data=payload, proxy=server.proxy
+            ) as response:
                 raw = await response.read()
             self._reached, server.unreached = True, 0
             text = self.without_secret(raw.decode())
@@ -194,7 +231,9 @@ class Traffic:
             raise _Again(f"no answer within {self._settings.timeout:g} s") from None
         except (aiohttp.ClientError, OSError) as error:
             server.not_reached(sent, time.monotonic())
-            raise _Again(f"the connection failed: {self.without_secret(str(error) or type(error).__name__)}") from None
+            raise _Again(
+                f"the connection failed: {self.without_secret(str(error) or type(error).__name__)}"
+            ) from None
         except ValueError:
             shown = self.without_secret(raw.decode(errors="replace"))[:80]
             raise _Again(f"an answer that is no JSON: {shown!r}") from None
@@ -203,7 +242,9 @@ class Traffic:
         server.level.answered(sent, time.monotonic(), full)
         return text, value
 
-    def _status(self, server: Server, status: int, text: str, headers: Mapping[str, str], sent: float) -> NoReturn:
+    def _status(
+        self, server: Server, status: int, text: str, headers: Mapping[str, str], sent: float
+    ) -> NoReturn:
         """Raise what an HTTP error means."""
         try:
             told = json.loads(text)
@@ -218,7 +259,12 @@ class Traffic:
         if status == 500 and any(mark in words for mark in NOT_ITS_FAULT):
             status = 400
         if status == 429 and "insufficient_quota" in (code, str(inner.get("type"))):
-            self.stop(StoppedShort(f"{self._named()}: the quota is used up: {words}", "raise it with the provider, and run again"))
+            self.stop(
+                StoppedShort(
+                    f"{self._named()}: the quota is used up: {words}",
+                    "raise it with the provider, and run again",
+                )
+            )
         if status in (408, 409, 425, 429) or status >= 500:
             wait = _retry_after(headers)
             if status in (429, 503):
@@ -282,7 +328,9 @@ class Traffic:
         free = [server for server in self._servers if server.has_room(now)]
         if not free:
             return None
-        chosen = min(free, key=lambda server: (server.unreached, server.under_way / server.level.at_once))
+        chosen = min(
+            free, key=lambda server: (server.unreached, server.under_way / server.level.at_once)
+        )
         chosen.under_way += 1
         return chosen
 
@@ -318,9 +366,15 @@ class Traffic:
         if self._session is None:
             # How many at once is the levels' business. Idle connections go before servers cut them off (uvicorn: 5 s).
             connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=4)
-            headers = {"Authorization": f"Bearer {self._secret or 'none'}", "Content-Type": "application/json", "User-Agent": "gpt3mix"}
+            headers = {
+                "Authorization": f"Bearer {self._secret or 'none'}",
+                "Content-Type": "application/json",
+                "User-Agent": "gpt3mix",
+            }
             timeout = aiohttp.ClientTimeout(total=self._settings.timeout)
-            self._session = aiohttp.ClientSession(connector=connector, headers=headers, timeout=timeout)
+            self._session = aiohttp.ClientSession(
+                connector=connector, headers=headers, timeout=timeout
+            )
         return self._session
 
     # Giving up -------------------------------------------------------------------------------------------------------
@@ -343,7 +397,12 @@ class Traffic:
             message = f"{self._named()}: more than {FAILED:.0%} of the last {OUTCOMES} requests failed, the last one: {failure}"
             self.stop(StoppedShort(message, hint))
         if failed == TRIES or seconds > PATIENCE:
-            self.stop(StoppedShort(f"{self._named()}: {sent} tries of a request failed, the last one: {failure}", hint))
+            self.stop(
+                StoppedShort(
+                    f"{self._named()}: {sent} tries of a request failed, the last one: {failure}",
+                    hint,
+                )
+            )
 
     def _named(self) -> str:
         return f"lm {self._settings.model} at {', '.join(self._settings.urls)}"
@@ -359,13 +418,20 @@ def _proxy(url: str) -> str | None:
     import urllib.request
 
     parts = urllib.parse.urlsplit(url)
-    return None if urllib.request.proxy_bypass(parts.hostname or "") else urllib.request.getproxies().get(parts.scheme)
+    return (
+        None
+        if urllib.request.proxy_bypass(parts.hostname or "")
+        else urllib.request.getproxies().get(parts.scheme)
+    )
 
 
 def _key(settings: OpenAILM) -> str:
     key = os.environ.get(settings.api_key_env, "").strip()
     if not key and any("api.openai.com" in url for url in settings.urls):
-        raise UserError(f"lm.api_key_env: the environment variable {settings.api_key_env} holds no key", f"export {settings.api_key_env}=...")
+        raise UserError(
+            f"lm.api_key_env: the environment variable {settings.api_key_env} holds no key",
+            f"export {settings.api_key_env}=...",
+        )
     return key
 
 
