@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import __version__
-from .errors import StdoutClosed, StoppedShort, UserError
-from .opening import (
+from .cli_options import (
     flags,
     following,
     opened,
@@ -25,9 +24,10 @@ from .opening import (
     trainings_of,
     with_trials,
 )
+from .errors import StdoutClosed, StoppedShort, UserError
 
 if TYPE_CHECKING:
-    from .display import Display
+    from .console import Display
     from .grid import Grid
     from .records import Done
 
@@ -337,12 +337,12 @@ def predict(
     json: Json = False,
 ) -> None:
     """Label texts with a saved model."""
-    from .display import Display
+    from .console import Display
 
     if json and output == Path("-"):
         raise UserError("--json and -o - both want stdout", "leave one of them out")
     with Display(quiet, json) as display:
-        from .train.saved import predict as label
+        from .train.saved_models import predict as label
 
         done = label(
             model,
@@ -401,7 +401,7 @@ def report(
     json: Json = False,
 ) -> None:
     """Print and write tables, statistics and tests over all trials."""
-    from .display import Display
+    from .console import Display
 
     with Display(quiet, json) as display:
         from .report import compare, rows_shown
@@ -460,7 +460,7 @@ def check(
 ) -> None:
     """Look at config, data, models, translators and devices: a tick or the remedy for each."""
     with opened(config, out, sets, False, quiet, json) as (display, grid):
-        from .check import check as look
+        from .grid.check import check as look
 
         display.findings(look(grid), f"gpt3mix run {config}")
 

@@ -36,7 +36,7 @@ import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from gpt3mix_cli.lm.prompt import prompt, seam
+from gpt3mix_cli.method.prompt import prompt, seam
 from gpt3mix_cli.settings import Settings, Task, generator
 
 RESOURCES = Path(__file__).resolve().parent.parent / "gpt3mix_cli" / "resources" / "lm"

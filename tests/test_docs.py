@@ -15,7 +15,7 @@ import typer
 
 from gpt3mix_cli.cli import app
 from gpt3mix_cli.config import load
-from gpt3mix_cli.lm.endpoint.money import price_of
+from gpt3mix_cli.lm.openai.budget import price_of
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from gpt3mix_cli import check, settings
+from gpt3mix_cli import settings
 from gpt3mix_cli.config import load
 from gpt3mix_cli.errors import StoppedShort
-from gpt3mix_cli.grid import Grid
+from gpt3mix_cli.grid import Grid, check
 from gpt3mix_cli.settings import Settings
 
 # Fields that work without being read as an attribute, and why.

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from gpt3mix_cli.augment.gpt3mix import parse
-from gpt3mix_cli.lm.prompt import prompt
+from gpt3mix_cli.method.prompt import prompt
 from gpt3mix_cli.settings import Task, generator
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"

@@ -18,7 +18,7 @@ from ..lm.journal import Journal
 from ..records import Augmented, Example
 from ..settings import Backtranslate, Task, derived_seed, fingerprint
 from .editing import Free, edited
-from .quality import same_text
+from .filter import same_text
 from .translators import APERTIUM_BATCH, Translator, open_translator, translator_fingerprint
 
 FORMAT = 2  # raised when the same settings would give other rows

@@ -18,7 +18,7 @@ from typing import Any
 from ..records import Augmented, Example
 from ..settings import Eda, Task, derived_seed
 from .editing import Free, edited
-from .quality import same_text
+from .filter import same_text
 from .thesaurus import digest, synonyms
 
 FORMAT = 2  # raised when the same settings would give other rows

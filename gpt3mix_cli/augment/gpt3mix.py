@@ -17,11 +17,11 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from ..lm import LM, Completion, Request, end_of_block
-from ..lm.label import CONTENT_FREE, hard_label, soft_label
-from ..lm.prompt import asking, choices, one_line, prompt, seam
+from ..method.labels import CONTENT_FREE, hard_label, soft_label
+from ..method.prompt import asking, choices, one_line, prompt, seam
+from ..method.selection import Chooser, similarity_fingerprint
 from ..records import Augmented, Example, Reject, rows_sha
 from ..settings import Augment, Task, derived_seed, generator
-from .choose import Chooser, similarity_fingerprint
 
 FORMAT = 3  # raised when the same settings would give other rows
 # Settings that say how many rows are made and which are kept, and those that one kind of label does not use.

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..records import Augmented, Example
 from ..settings import generator
-from .quality import ngrams, words
+from .filter import ngrams, words
 
 TEXTS = 1000  # rows whose texts are looked at: enough for any share, and a million would fill the memory
 SAMPLE = 200  # texts of self-BLEU: it rises with their number, so that only equal samples can be compared

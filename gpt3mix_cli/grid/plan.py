@@ -16,15 +16,15 @@ from ..augment.gpt3mix import GPT3Mix
 from ..augment.statistics import Statistics
 from ..errors import UserError
 from ..lm import LM, Charges, Request, Tariff, end_of_block
-from ..lm.endpoint.money import price_of
 from ..lm.journal import IN_MEMORY, Journal, paid
-from ..lm.label import CONTENT_FREE
-from ..lm.prompt import choices, item, one_line, prompt, seam
+from ..lm.openai.budget import price_of
+from ..method.labels import CONTENT_FREE
+from ..method.prompt import choices, item, one_line, prompt, seam
 from ..records import Augmented, Example, Reject
 from ..settings import Augment, Experiment, OpenAILM, Prompt, fingerprint
-from . import Grid, Spot
-from .amounts import Amount, Line, Plan, sum_of
-from .predictions import predictions
+from .estimates import Amount, Line, Plan, sum_of
+from .prompt_estimate import predictions
+from .runner import Grid, Spot
 
 PROMPTS = 4096  # rendered and counted in all; each cell has its share
 FEWEST, MOST = 16, 256  # of them a cell

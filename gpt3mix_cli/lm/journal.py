@@ -17,7 +17,7 @@ from typing import TypeVar
 from ..errors import UserError
 from ..files import disk
 from ..settings import fingerprint
-from . import LM, About, Completion, Hypothesis, KeepsAnswers, Request, Scores, blocks
+from .port import LM, About, Completion, Hypothesis, KeepsAnswers, Request, Scores, blocks
 
 Row = tuple[str, int | None, str, str]
 Spent = tuple[str, int, int, int, float | None]

@@ -3,11 +3,11 @@
 import itertools
 from collections.abc import Iterator, Mapping, Sequence, Set
 
-from .cells import Group
-from .comparing import shared_variants
+from .averages import Group
+from .comparisons import shared_variants
+from .load_trials import value_name
 from .model import CellRow, Sheet
-from .reading import value_name
-from .sheets import ACCURACY, Line, figure, table_of
+from .tables import ACCURACY, Line, figure, table_of
 
 SHORT = 48  # letters of a swept value in a heading
 

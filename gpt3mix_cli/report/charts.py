@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from .beside import BINS, REAL, Beside, Shape
+from .artifacts import BINS, REAL, Beside, Shape
 from .model import CellRow, Comparison, Report
 
 # Places in the palette; other methods take what is left, in the order in which they come.

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .cells import Group
+from .averages import Group
 from .model import CellRow, Entry, Sheet
-from .sheets import percent
+from .tables import percent
 
 SOURCE = Path(__file__).parent.parent / "resources" / "paper.csv"
 TITLES = {

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..errors import Tell, UserError
 from ..records import Augmented, Example, read
-from .cells import Group
+from .averages import Group
 from .model import Sample
 
 SHOWN = 3  # rows of a method

@@ -1,377 +1,481 @@
-"""The forms of a report that are text: report.md, table.csv, report.json and tables for the terminal."""
+"""Cells -> tables in no form yet: the main one (Table 1's shape), classes that are uneven, tests, intervals, costs.
 
-import csv
-import io
-import json
-import re
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, fields
-from typing import TYPE_CHECKING, Any
+Figures are in percent with one decimal; the best mean of a line, classifier by classifier, is marked.
+"""
 
-from .model import CellRow, Comparison, Entry, Report, Sample, Sheet
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
-if TYPE_CHECKING:
-    from rich.table import Table
+from ..errors import UserError, did_you_mean
+from .load_trials import value_name, variant_name
+from .model import CellRow, Comparison, Entry, Pooled, Report, Sheet
 
-FEW = 20  # comparisons that a terminal shows where there is nothing to pool
-SPARE = (
-    "smallest p",
-    "Wilcoxon p",
-    "tasks",
-    "p",
-    "units",
-    "pairs",
-    "95 % interval",
-    "remark",
-)  # what a narrow terminal leaves out first
-LONGEST = 200  # lines of a table in report.md; report.json has all
-NUMBER = re.compile(r"[+-][0-9]+(\.[0-9]+)?")
-NOT_IN_CSV = {
-    "ci",
-    "swept",
-    "seconds",
-}  # what the clock says would make the file another one each time
+KEYS = ("task", "variant", "level", "classifier", "method")
 
 
-# Markdown ------------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Layout:
+    """Which keys make the lines of the main table and which its columns; every key stands in one of them."""
+
+    rows: tuple[str, ...] = ("task", "variant", "level", "classifier")
+    columns: tuple[str, ...] = ("method",)
 
 
-def markdown_page(report: Report) -> str:
-    """Return report.md."""
-    first, *others = report.sheets
-    cells = [cell for cell in report.cells if cell.n]
-    tests = sorted({round(cell.n_test) for cell in cells if cell.n_test})
-    text = [
-        f"# {escaped(report.title)}",
-        "",
-        first.caption,
-        "",
-        markdown_table(first),
-        "",
-        f"Data seeds in a cell: {_span(sorted({cell.data_seeds for cell in cells}))}. Test rows: {_span(tests)}. "
-        "`majority` is the share of the most frequent class of the test set.",
-        *map(escaped, report.design),
-        "A difference between two means is no finding by itself: see the comparisons.",
+SHOWN = Layout()
+PRINTED = Layout(
+    ("task", "variant", "level"), ("classifier", "method")
+)  # Table 1: a block of columns a classifier
+ACCURACY = "Test accuracy in percent: mean ± sample standard deviation over trials (number of trials); the best mean of a line is bold."
+Line = tuple[str, ...]
+
+
+def layout_of(
+    rows: str | None, columns: str | None, cells: Sequence[CellRow], default: Layout
+) -> Layout:
+    """Return which keys make lines and which columns; a key that is named in neither joins the lines.
+
+    Args:
+        rows: keys with commas between them: task, level, classifier, method, variant, or a swept key.
+        columns: likewise.
+        cells: whose swept keys may be named.
+        default: where neither is given.
+
+    Raises:
+        UserError: for an unknown key, or one that stands twice.
+    """
+    if not rows and not columns:
+        return default
+    swept = sorted({key for cell in cells for key in cell.swept})
+    named = [
+        [key.strip() for key in (text or "").split(",") if key.strip()] for text in (rows, columns)
     ]
-    if report.remarks:
-        text += ["", "## Remarks", "", *(f"- {escaped(remark)}" for remark in report.remarks)]
-    for sheet in others:
-        text += [
-            "",
-            f"## {escaped(sheet.title)}",
-            "",
-            escaped(sheet.caption),
-            "",
-            markdown_table(sheet),
-        ]
-    if report.paper_remarks:
-        text += [
-            "",
-            "## What the paper prints against itself",
-            "",
-            *(f"- {escaped(remark)}" for remark in report.paper_remarks),
-        ]
-    if report.samples:
-        text += [
-            "",
-            "## Samples",
-            "",
-            "Synthetic rows below the real ones that they were made from, with their soft labels (Table 4).",
-            "",
-        ]
-        text += [line for sample in report.samples for line in [*_sample(sample), ""]][:-1]
-    return "\n".join(text) + "\n"
+    for flag, keys in zip(("--rows", "--columns"), named, strict=True):
+        for key in keys:
+            if key not in (*KEYS, *swept):
+                known = ", ".join((*KEYS, *swept))
+                raise UserError(
+                    f"{flag}: there is no key '{key}'{did_you_mean(key, (*KEYS, *swept))}",
+                    f"choose among {known}",
+                )
+    both = [*named[0], *named[1]]
+    if twice := [key for key in both if both.count(key) > 1]:
+        raise UserError(f"--rows and --columns: '{twice[0]}' stands twice", "name each key once")
+    rest = [key for key in KEYS if key not in both]
+    if not columns:
+        # Of a long list of lines methods beside each other are what a reader compares.
+        across = [key for key in rest if key == "method"] or rest
+        return Layout((*named[0], *(key for key in rest if key not in across)), tuple(across))
+    return Layout((*named[0], *rest), tuple(named[1]))
 
 
-def _span(values: Sequence[int]) -> str:
-    return (
-        "none"
-        if not values
-        else str(values[0])
-        if len(values) == 1
-        else f"{values[0]} to {values[-1]}"
-    )
-
-
-def markdown_table(sheet: Sheet) -> str:
-    """Return a table; of a long one the beginning."""
-    names = [escaped(" ".join(part for part in heading if part)) for heading in sheet.headings]
-    numeric = [
-        any(row[place].value is not None for row in sheet.rows)
-        or (sheet.across and place >= sheet.stubs)
-        for place in range(len(names))
-    ]
-    lines = [names, ["---:" if right else "---" for right in numeric]]
-    for row in sheet.rows[:LONGEST]:
-        lines.append(
-            [f"**{escaped(entry.text)}**" if entry.best else escaped(entry.text) for entry in row]
+def key_of(cell: CellRow, key: str, taken: Sequence[str] = ()) -> str:
+    """Return what a cell has for a key; swept keys that are `taken` are left out of the variant."""
+    if key == "method":
+        return cell.column
+    if key == "variant":
+        return (
+            variant_name({name: value for name, value in cell.swept.items() if name not in taken})
+            if taken
+            else cell.variant
         )
-    found = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    more = len(sheet.rows) - LONGEST
-    return found + (f"\n\nAnd {more} more lines, in report.json." if more > 0 else "")
-
-
-def _sample(sample: Sample) -> Iterable[str]:
-    variant = f", {sample.variant}" if sample.variant else ""
-    yield f"{escaped(f'{sample.task} {sample.level}, {sample.method}{variant}, data seed {sample.data_seed}')}:"
-    yield ""
-    for number, (text, label) in enumerate(sample.parents, 1):
-        name = "Original" if sample.edited else f"Example {number}"
-        yield f"- {name}: {escaped(text)} (*{escaped(label)}*)"
-    labels = [
-        f"**{escaped(name)}**" if name == sample.label else f"*{escaped(name)}*"
-        for name in sample.probs
-    ]
-    shares = [
-        label if sample.edited else f"{label}: {share:.0%}"
-        for label, share in zip(labels, sample.probs.values(), strict=True)
-    ]
-    shown = (
-        [shares[list(sample.probs).index(sample.label)]]
-        if sample.edited and sample.label in sample.probs
-        else shares
-    )
-    yield f"- **{escaped(sample.method)}**: {escaped(sample.text)} ({', '.join(shown)})"
-
-
-def escaped(text: str) -> str:
-    """Return a text that can do no harm in Markdown: on one line, without control characters, every sign with its backslash."""
-    plain = "".join(letter if letter.isprintable() else " " for letter in text)
-    return "".join(
-        f"\\{letter}" if letter in "\\`*_|<>[]#&~$" else letter
-        for letter in " ".join(plain.split())
+    return (
+        str(getattr(cell, key))
+        if key in KEYS
+        else value_name(cell.swept[key])
+        if key in cell.swept
+        else ""
     )
 
 
-# CSV and JSON --------------------------------------------------------------------------------------------------------
+def main_sheet(cells: Sequence[CellRow], layout: Layout) -> Sheet:
+    """Return the table of accuracies."""
+    return _sheet("accuracy", "Accuracy", cells, layout, figure, ACCURACY)
 
 
-def csv_text(cells: Sequence[CellRow]) -> str:
-    """Return table.csv: a line a cell, all figures as fractions."""
-    names = [item.name for item in fields(CellRow) if item.name not in NOT_IN_CSV]
-    derived = ("ci_low", "ci_high", "gain_per_usd", "gain_per_1k_tokens")
-    found: list[list[object]] = [[*names, *derived]]
+def printed_sheet(cells: Sequence[CellRow], layout: Layout) -> Sheet:
+    """Return the same for print, where the deviation is a subscript and the number of trials stands below."""
+    counts = sorted({cell.n for cell in cells if cell.n})
+    trials = (
+        str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}" if counts else "no"
+    )
+    caption = f"Test accuracy in percent, mean and sample standard deviation over {trials} trials; the best mean of a line is bold."
+    return replace(main_sheet(cells, layout), caption=caption)
+
+
+def uneven_sheet(cells: Sequence[CellRow], layout: Layout) -> Sheet | None:
+    """Return macro-F1 and Matthews' correlation where classes are uneven; nothing where none are."""
+    chosen = [cell for cell in cells if cell.uneven]
+    if not chosen:
+        return None
+    caption = "Means over trials; a classifier that knows only the most frequent class reaches the majority's accuracy and an MCC of 0."
+    return _sheet(
+        "uneven",
+        "Where classes are uneven: macro-F1 in percent, and Matthews' correlation (MCC)",
+        chosen,
+        layout,
+        _uneven,
+        caption,
+    )
+
+
+def _uneven(cell: CellRow) -> Entry:
+    if cell.macro_f1 is None or cell.mcc is None:
+        return figure(cell) if cell.mean is None else Entry("-")
+    return Entry(f"{percent(cell.macro_f1)}, MCC {cell.mcc:.3f}", value=100 * cell.macro_f1)
+
+
+def _sheet(
+    name: str,
+    title: str,
+    cells: Sequence[CellRow],
+    layout: Layout,
+    show: Callable[[CellRow], Entry],
+    caption: str,
+) -> Sheet:
+    taken = [key for key in (*layout.rows, *layout.columns) if key not in KEYS]
+    # A key that says nothing takes no room.
+    rows = [
+        key
+        for key in layout.rows
+        if key != "variant" or any(key_of(cell, key, taken) for cell in cells)
+    ]
+    columns = [
+        key
+        for key in layout.columns
+        if key != "variant" or any(key_of(cell, key, taken) for cell in cells)
+    ]
+
+    def column(cell: CellRow) -> Line:
+        return tuple(key_of(cell, key, taken) for key in columns)
+
+    return table_of(name, title, cells, tuple(rows), column, show, caption, taken)
+
+
+def table_of(
+    name: str, title: str, cells: Sequence[CellRow], rows: Sequence[str], column: Callable[[CellRow], Line],
+    show: Callable[[CellRow], Entry], caption: str, taken: Sequence[str] = (),
+) -> Sheet:  # fmt: skip
+    """Return a table with a line for each combination of `rows`; averages over the tasks stand below."""
+    lines: dict[Line, dict[Line, CellRow]] = {}
     for cell in cells:
-        found.append(
+        line = tuple(key_of(cell, key, taken) for key in rows)
+        lines.setdefault(line, {}).setdefault(column(cell), cell)
+    # Without a config files come in the order of their names; what all is compared with stands first in its block.
+    columns = list(dict.fromkeys(column(cell) for cell in cells))
+    if columns and len(columns[0]) == 1:
+        columns.sort(key=lambda heading: heading != ("none",))
+    else:
+        blocks = list(dict.fromkeys(heading[:-1] for heading in columns))
+        columns.sort(key=lambda heading: (blocks.index(heading[:-1]), heading[-1] != "none"))
+    body = [
+        [*map(Entry, line), _majority(found.values()), *_entries(found, columns, show)]
+        for line, found in lines.items()
+    ]
+    foot = _averages(lines, rows, columns) if show is figure else []
+    depth = max((len(heading) for heading in columns), default=1)
+    stubs = [(*[""] * (depth - 1), key) for key in (*rows, "majority")]
+    return Sheet(name, title, [*stubs, *columns], len(stubs), [*body, *foot], len(foot), caption)
+
+
+def _entries(
+    found: Mapping[Line, CellRow], columns: Sequence[Line], show: Callable[[CellRow], Entry]
+) -> list[Entry]:
+    """Return the entries of a line, the best of each task, level and classifier marked if there are several."""
+    shown = {heading: show(cell) for heading, cell in found.items()}
+    rivals: dict[Line, list[Line]] = {}
+    for heading, cell in found.items():
+        if shown[heading].value is not None:
+            rivals.setdefault((cell.task, cell.level, cell.classifier), []).append(heading)
+    best: set[Line] = set()
+    for headings in rivals.values():
+        values = {heading: f"{shown[heading].value:.1f}" for heading in headings}
+        highest = max(map(float, values.values()))
+        best |= {
+            heading
+            for heading, value in values.items()
+            if float(value) == highest and len(headings) > 1
+        }
+    nothing = Entry("-")
+    return [_marked(shown.get(heading, nothing), heading in best) for heading in columns]
+
+
+def _marked(entry: Entry, best: bool) -> Entry:
+    return Entry(entry.text, best, entry.value, entry.spread, entry.note)
+
+
+def _majority(cells: Any) -> Entry:
+    shares = sorted({round(cell.majority, 6) for cell in cells if cell.majority is not None})
+    if not shares:
+        return Entry("")
+    text = (
+        percent(shares[0]) if len(shares) == 1 else f"{percent(shares[0])} to {percent(shares[-1])}"
+    )
+    return Entry(text, value=100 * shares[0])
+
+
+def _averages(
+    lines: Mapping[Line, Mapping[Line, CellRow]], rows: Sequence[str], columns: Sequence[Line]
+) -> list[list[Entry]]:
+    """Return a line for each level (and whatever else sets lines apart) with the means over the tasks; each task counts once."""
+    if "task" not in rows or len({line[rows.index("task")] for line in lines}) < 2:
+        return []
+    place = rows.index("task")
+    blocks: dict[Line, list[Mapping[Line, CellRow]]] = {}
+    for line, found in lines.items():
+        blocks.setdefault((*line[:place], "average", *line[place + 1 :]), []).append(found)
+    foot = []
+    for line, parts in blocks.items():
+        if len(parts) < 2:
+            continue
+        shares = [
+            part[0].majority
+            for found in parts
+            if (part := [*found.values()]) and part[0].majority is not None
+        ]
+        majority = (
+            Entry(percent(sum(shares) / len(shares)), value=100 * sum(shares) / len(shares))
+            if len(shares) == len(parts)
+            else Entry("")
+        )
+        entries = {}
+        for heading in columns:
+            means = [
+                cell.mean
+                for found in parts
+                if (cell := found.get(heading)) and cell.mean is not None
+            ]
+            if means:
+                short = f"{len(means)}/{len(parts)} tasks" if len(means) < len(parts) else ""
+                value = 100 * sum(means) / len(means)
+                entries[heading] = Entry(
+                    f"{value:.1f}" + (f" ({short})" if short else ""), value=value, note=short
+                )
+        whole: dict[Line, list[Line]] = {}
+        for heading, entry in entries.items():
+            if not entry.note:  # the others are over other tasks
+                whole.setdefault(heading[:-1], []).append(heading)
+        best = set()
+        for headings in whole.values():
+            highest = max(round(entries[heading].value or 0, 1) for heading in headings)
+            best |= {
+                heading
+                for heading in headings
+                if round(entries[heading].value or 0, 1) == highest and len(headings) > 1
+            }
+        foot.append(
             [
-                *(getattr(cell, name) for name in names),
-                *(cell.ci or (None, None)),
-                cell.gain_per_usd,
-                cell.gain_per_1k_tokens,
+                *map(Entry, line),
+                majority,
+                *(
+                    _marked(entries.get(heading, Entry("-")), heading in best)
+                    for heading in columns
+                ),
             ]
         )
-    return csv_lines(found)
+    return foot
 
 
-def csv_lines(rows: Iterable[Sequence[object]]) -> str:
-    """Return rows as CSV in which no text is a formula."""
-    stream = io.StringIO()
-    csv.writer(stream, lineterminator="\n").writerows(
-        [_plain(value) for value in row] for row in rows
-    )
-    return stream.getvalue()
+def percent(value: float | None) -> str:
+    """Return a fraction in percent with one decimal."""
+    return "" if value is None else f"{100 * value:.1f}"
 
 
-def _plain(value: object) -> object:
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    # A leading sign would make a spreadsheet take a name for a formula; a number with a sign is none.
-    risky = (
-        isinstance(value, str)
-        and value[:1] in ("=", "+", "-", "@", "\t", "\r")
-        and not NUMBER.fullmatch(value)
-    )
-    return f"'{value}" if risky else value
-
-
-def cell_object(cell: CellRow) -> dict[str, Any]:
-    """Return a cell as report.json has it: the swept settings as an object."""
-    values = {item.name: getattr(cell, item.name) for item in fields(CellRow)}
-    swept = values.pop("swept")
-    rates = {"gain_per_usd": cell.gain_per_usd, "gain_per_1k_tokens": cell.gain_per_1k_tokens}
-    return {**values, "variant": dict(swept), "ci": list(cell.ci) if cell.ci else None, **rates}
-
-
-def comparison_object(comparison: Comparison) -> dict[str, Any]:
-    """Return a comparison as report.json has it."""
-    return {
-        **vars(comparison),
-        "ci": list(comparison.ci) if comparison.ci else None,
-        "stars": comparison.stars,
-    }
-
-
-def difference_objects(lines: Sequence[Any]) -> list[dict[str, Any]]:
-    """Return the differences of two runs as diff.json has them; figures are fractions."""
-    found = []
-    for each in lines:
-        cells = {
-            name: group and cell_object(group.cell)
-            for name, group in (("a", each.a), ("b", each.b))
-        }
-        names = {
-            name: getattr((each.a or each.b).cell, name)
-            for name in ("task", "level", "classifier", "method")
-        }
-        rest = {
-            name: getattr(each, name) for name in ("n_pairs", "diff", "p", "p_corrected", "note")
-        }
-        found.append({**names, **rest, "ci": list(each.ci) if each.ci else None, **cells})
-    return found
-
-
-def json_text(report: Report) -> str:
-    """Return report.json; figures are fractions."""
-    return json_lines(json_object(report))
-
-
-def json_lines(value: Any) -> str:
-    """Return an object as JSON, its figures without the noise of their last bits."""
-    return json.dumps(_rounded(value), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, float):
-        return float(f"{value:.9g}")
-    if isinstance(value, dict):
-        return {key: _rounded(inner) for key, inner in value.items()}
-    return [_rounded(inner) for inner in value] if isinstance(value, list | tuple) else value
-
-
-def json_object(report: Report) -> dict[str, Any]:
-    """Return what report.json holds."""
-    return {
-        "title": report.title,
-        "cells": [cell_object(cell) for cell in report.cells],
-        "comparisons": [comparison_object(each) for each in report.comparisons],
-        "pooled": [{**vars(each), "stars": each.stars} for each in report.pooled],
-        "averages": [vars(each) for each in report.averages],
-        "failures": [vars(each) for each in report.failures],
-        "samples": [asdict(each) for each in report.samples],
-        "paper": [{**vars(each), "difference": each.difference} for each in report.paper],
-        "paper_remarks": report.paper_remarks,
-        "design": report.design,
-        "remarks": report.remarks,
-    }
-
-
-# The terminal --------------------------------------------------------------------------------------------------------
-
-
-def terminal_table(sheet: Sheet, width: int) -> "Table":
-    """Return a table for a terminal: a line an entry where the columns are too wide for it."""
-    from rich.markup import escape
-    from rich.table import Table
-
-    headings = [" ".join(part for part in heading if part) for heading in sheet.headings]
-    rows: Sequence[Sequence[Entry]] = sheet.rows
-    numeric = [
-        any(row[place].value is not None for row in rows) or (sheet.across and place >= sheet.stubs)
-        for place in range(len(headings))
-    ]
-    if not sheet.across and _needed(headings, rows) >= width:
-        headings, numeric, rows = _narrow(headings, numeric, rows, sheet.stubs, width)
-    elif _needed(headings, rows) >= width:
-        columns = headings[sheet.stubs :]
-        headings, numeric = (
-            [*headings[: sheet.stubs], "column", "figure"],
-            [*numeric[: sheet.stubs], False, True],
-        )
-        nothing = ("", "-")
-        pairs = [
-            (row, name, entry)
-            for row in rows
-            for name, entry in zip(columns, row[sheet.stubs :], strict=True)
-            if entry.text not in nothing
-        ]
-        rows = [[*row[: sheet.stubs], Entry(name), entry] for row, name, entry in pairs]
-    shown = Table(
-        title=escape(printable(sheet.title)),
-        caption=escape(printable(sheet.caption)),
-        caption_justify="left",
-    )
-    for place, heading in enumerate(headings):
-        # What is short stays whole; names may break.
-        right = numeric[place]
-        shown.add_column(
-            escape(printable(heading)),
-            justify="right" if right else "left",
-            no_wrap=right,
-            overflow="fold",
-        )
-    for number, row in enumerate(rows, 1):
-        texts = [escape(printable(entry.text)) for entry in row]
-        last = number == len(sheet.rows) - sheet.foot and sheet.foot > 0 and rows is sheet.rows
-        shown.add_row(
-            *(
-                f"[bold green]{text}[/]" if entry.best else text
-                for text, entry in zip(texts, row, strict=True)
-            ),
-            end_section=last,
-        )
-    return shown
-
-
-def _narrow(
-    headings: list[str],
-    numeric: list[bool],
-    rows: Sequence[Sequence[Entry]],
-    stubs: int,
-    width: int,
-) -> tuple[list[str], list[bool], Sequence[Sequence[Entry]]]:
-    """Return a list with its first columns in one, and without columns that one can do without, until it fits."""
-    headings = [" ".join(headings[:stubs]), *headings[stubs:]]
-    numeric = [False, *numeric[stubs:]]
-    rows = [
-        [Entry(" ".join(entry.text for entry in row[:stubs] if entry.text)), *row[stubs:]]
-        for row in rows
-    ]
-    for name in SPARE:
-        if name in headings and _needed(headings, rows) >= width:
-            place = headings.index(name)
-            headings, numeric = (
-                headings[:place] + headings[place + 1 :],
-                numeric[:place] + numeric[place + 1 :],
+def figure(cell: CellRow) -> Entry:
+    """Return `mean ± std (n)`; of a cell that is short of trials `(n/expected)`, of an empty one what became of it."""
+    asked = f"/{cell.expected}" if cell.expected and cell.n < cell.expected else ""
+    if cell.mean is None:
+        if cell.failed:
+            return Entry(
+                f"failed ({cell.failed}{asked if cell.failed < (cell.expected or 0) else ''})"
             )
-            rows = [[*row[:place], *row[place + 1 :]] for row in rows]
-    return headings, numeric, rows
-
-
-def _needed(headings: Sequence[str], rows: Sequence[Sequence[Entry]]) -> int:
-    return (
-        sum(
-            max(len(heading), *(len(row[place].text) for row in rows), 0) + 3
-            for place, heading in enumerate(headings)
-        )
-        + 1
+        return Entry(f"- (0{asked})" if asked else "-")
+    spread = f" ± {percent(cell.std)}" if cell.std is not None else ""
+    note = f"{cell.n}{asked}"
+    return Entry(
+        f"{percent(cell.mean)}{spread} ({note})",
+        False,
+        100 * cell.mean,
+        None if cell.std is None else 100 * cell.std,
+        note,
     )
 
 
-def printable(text: str) -> str:
-    """Return a text without characters that would move a terminal's cursor or change its colours."""
-    return "".join(letter if letter.isprintable() or letter == "\n" else " " for letter in text)
+# Tests, intervals, costs ---------------------------------------------------------------------------------------------
 
 
-def terminal_sheets(sheets: Sequence[Sheet]) -> list[Sheet]:
-    """Return the tables that a terminal shows: those that answer the question; the others stand in the files."""
-    found = [
-        sheet
-        for sheet in sheets
-        if sheet.name in ("accuracy", "pooled", "diff")
-        or sheet.name.startswith(("ablation", "paper"))
-    ]
-    if not any(sheet.name == "pooled" for sheet in found):
-        found += [
-            sheet for sheet in sheets if sheet.name == "comparisons" and len(sheet.rows) <= FEW
-        ]
-    return found
+def listed(
+    name: str, title: str, items: Sequence[Mapping[str, Entry]], stubs: int, caption: str
+) -> Sheet | None:
+    """Return a table of one line an item, without columns that are empty."""
+    if not items:
+        return None
+    names = [key for key in items[0] if any(item[key].text for item in items)]
+    stubs -= sum(1 for key in list(items[0])[:stubs] if key not in names)
+    return Sheet(
+        name,
+        title,
+        [(key,) for key in names],
+        stubs,
+        [[item[key] for key in names] for item in items],
+        0,
+        caption,
+        across=False,
+    )
 
 
-def summary(report: Report) -> dict[str, Any]:
-    """Return what `--json` prints of a report."""
-    if report.differences:
-        return {"differences": difference_objects(report.differences)}
-    return {
-        "cells": [cell_object(cell) for cell in report.cells],
-        "comparisons": [comparison_object(each) for each in report.comparisons],
-    }
+def points(value: float | None) -> Entry:
+    """Return a difference in percentage points with its sign."""
+    return Entry("") if value is None else Entry(f"{100 * value:+.1f}", value=100 * value)
+
+
+def p_value(value: float | None) -> Entry:
+    """Return a p-value with four decimals."""
+    return (
+        Entry("")
+        if value is None
+        else Entry(f"{value:.4f}" if value >= 0.0001 else "< 0.0001", value=value)
+    )
+
+
+def _starred(each: Comparison | Pooled) -> Entry:
+    return Entry(p_value(each.p_corrected).text + each.stars, value=each.p_corrected)
+
+
+def _interval(value: tuple[float, float] | None) -> Entry:
+    return (
+        Entry("")
+        if value is None
+        else Entry(f"[{100 * value[0]:.1f}, {100 * value[1]:.1f}]", value=100 * value[0])
+    )
+
+
+def pooled_sheet(pooled: Sequence[Pooled]) -> Sheet | None:
+    """Return the comparisons over all tasks and levels."""
+    items = [
+        {
+            "classifier": Entry(each.classifier), "variant": Entry(each.variant), "a": Entry(each.a), "b": Entry(each.b),
+            "difference": points(each.diff),
+            "of single tasks": Entry(f"{100 * each.least:+.1f} to {100 * each.most:+.1f}" if each.tasks > 1 else ""),
+            "win/tie/loss": Entry(f"{each.wins}/{each.ties}/{each.losses}"), "tasks": _count(each.tasks),
+            "units": _count(each.units), "p": p_value(each.p), "corrected p": _starred(each), "smallest p": p_value(each.smallest_p),
+        }
+        for each in pooled
+    ]  # fmt: skip
+    caption = (
+        "Mean difference a - b over all lines that both have, in points; lines won, tied (alike as shown) and lost; p of a permutation "
+        "stratified by task, two-sided: the signs of a data seed flip together on all levels of its task, because these share rows. A unit is "
+        "a (task, data seed). Corrected by Holm's method for the comparisons of this table; smallest p is what so many units can reach. "
+        "The test asks whether the two differ on these tasks at all, not whether they would on others, nor whether it matters: a small difference "
+        "that is alike everywhere has a small p, a larger one has none where it is a gain on one task and a loss on another."
+    )
+    return listed("pooled", "Methods over all tasks and levels", items, 4, caption)
+
+
+def comparisons_sheet(comparisons: Sequence[Comparison]) -> Sheet | None:
+    """Return the comparisons within each line."""
+    items = [
+        {
+            "task": Entry(each.task), "variant": Entry(each.variant), "level": Entry(each.level), "classifier": Entry(each.classifier),
+            "a": Entry(each.a), "b": Entry(each.b), "difference": points(each.diff), "95 % interval": _interval(each.ci),
+            "pairs": _count(each.n_pairs), "p": p_value(each.p), "Wilcoxon p": p_value(each.p_wilcoxon),
+            "corrected p": _starred(each), "smallest p": p_value(each.smallest_p),
+        }
+        for each in comparisons
+    ]  # fmt: skip
+    pairs = sorted({each.n_pairs for each in comparisons})
+    least = p_value(comparisons_smallest(comparisons)).text
+    few = (
+        f" With {pairs[0]} pairs no p below {least} can be reached."
+        if pairs and 1 < pairs[0] < 6
+        else ""
+    )
+    caption = (
+        "Mean difference a - b in points, paired by data seed: the trials of a data seed share its rows, so they are averaged first. p: "
+        "two-sided paired permutation (sign flips); beside it Wilcoxon's signed-rank test. Corrected by Holm's method for the "
+        f"{sum(each.p is not None for each in comparisons)} comparisons of this table.{few} Stars (* 0.05, ** 0.01, *** 0.001, of the corrected p) "
+        "stand from six pairs on. Intervals: bootstrap over data seeds, expanded for their small number."
+    )
+    return listed("comparisons", "Comparisons", items, 6, caption)
+
+
+def comparisons_smallest(comparisons: Sequence[Comparison]) -> float | None:
+    """Return the least p that the comparison with the fewest pairs can reach."""
+    found = [each.smallest_p for each in comparisons if each.smallest_p is not None]
+    return max(found, default=None)
+
+
+def _count(value: int) -> Entry:
+    return Entry(str(value), value=value)
+
+
+def spread_sheet(cells: Sequence[CellRow]) -> Sheet | None:
+    """Return the interval of each mean and where its deviation comes from."""
+
+    def points_of(value: float | None) -> Entry:
+        return Entry(percent(value), value=None if value is None else 100 * value)
+
+    items = [
+        {
+            "task": Entry(cell.task), "variant": Entry(cell.variant), "level": Entry(cell.level), "classifier": Entry(cell.classifier),
+            "method": Entry(cell.column), "mean": points_of(cell.mean), "95 % interval": _interval(cell.ci), "trials": _count(cell.n),
+            "data seeds": _count(cell.data_seeds), "deviation": points_of(cell.std), "between seeds": points_of(cell.between),
+            "within a seed": points_of(cell.within),
+        }
+        for cell in cells
+        if cell.n
+    ]  # fmt: skip
+    few = sorted({cell.data_seeds for cell in cells if 1 < cell.data_seeds < 5})
+    short = (
+        f" Of {few[0]} data seeds it is at most their range and holds the true mean in less than {1 - 2.0 ** (1 - few[0]):.0%}."
+        if few
+        else ""
+    )
+    caption = (
+        f"Interval: bootstrap over data seeds, expanded for their small number.{short} The deviation over trials is made of a part between data "
+        "seeds (another subsample) and a part within them (another training seed and synthetic set), told apart where a data seed has several trials."
+    )
+    return listed("spread", "Intervals, and where the deviation comes from", items, 5, caption)
+
+
+def cost_sheet(cells: Sequence[CellRow]) -> Sheet | None:
+    """Return what synthetic sets cost and gain; nothing where no cost is known."""
+    prompted = any(cell.tokens_per_prediction for cell in cells)
+    items = [
+        {
+            "task": Entry(cell.task), "variant": Entry(cell.variant), "level": Entry(cell.level), "classifier": Entry(cell.classifier),
+            "method": Entry(cell.column), "gain": points(cell.gain), "tokens": _number(cell.tokens, ",.0f"), "USD": _number(cell.usd, ".4g"),
+            "gain per USD": points(cell.gain_per_usd),
+            "gain per 1,000 tokens": _rate(cell.gain_per_1k_tokens),
+            **({"tokens a prediction": _number(cell.tokens_per_prediction, ",.0f")} if prompted else {}),
+        }
+        for cell in cells
+        if cell.n and (cell.tokens or cell.usd)
+    ]  # fmt: skip
+    caption = "Gain over no augmentation in points; tokens and dollars of one synthetic set (mean over the sets of a cell)."
+    caption += (
+        " A classifier that prompts makes none: its tokens are those of a trial's predictions."
+        if prompted
+        else ""
+    )
+    return listed("cost", "What a gain costs", items, 5, caption)
+
+
+def _number(value: float | None, style: str) -> Entry:
+    return Entry("") if value is None else Entry(format(value, style), value=value)
+
+
+def _rate(value: float | None) -> Entry:
+    return Entry("") if value is None else Entry(f"{100 * value:+.3f}", value=100 * value)
+
+
+def failures_sheet(report: Report) -> Sheet | None:
+    """Return the trials that came to nothing, with their reasons."""
+    items = [
+        {
+            "task": Entry(each.task), "variant": Entry(each.variant), "level": Entry(each.level), "classifier": Entry(each.classifier),
+            "method": Entry(each.method), "data seed": _count(each.data_seed), "trial": _count(each.trial), "reason": Entry(each.error),
+        }
+        for each in report.failures
+    ]  # fmt: skip
+    return listed("failures", "Trials that failed", items, 5, "They are left out of every figure.")

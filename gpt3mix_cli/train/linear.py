@@ -11,7 +11,7 @@ from typing import Any
 
 from ..records import Augmented, Example
 from ..settings import Linear
-from . import Fit, Watch, kept_classifier, unwatched
+from .loop import Fit, Watch, kept_classifier, unwatched
 
 WEIGHTS, VOCABULARY = "model.safetensors", "vocabulary.json"
 FORMAT = 1  # raised when the same settings would give other numbers

@@ -19,11 +19,11 @@ from typing import Any
 
 from ..errors import UserError
 from ..lm import LM, Scores
-from ..lm.label import CONTENT_FREE, soft_label
-from ..lm.prompt import asking, choices, to_label
+from ..method.labels import CONTENT_FREE, soft_label
+from ..method.prompt import asking, choices, to_label
 from ..records import Augmented, Example
 from ..settings import Prompt, Task, generator
-from . import Fit, Watch, unwatched
+from .loop import Fit, Watch, unwatched
 
 FORMAT = 1  # raised when the same settings would give other numbers
 LOW_MASS = 0.5  # mean label mass under which an LM does not follow the prompt

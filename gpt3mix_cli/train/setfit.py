@@ -20,7 +20,7 @@ from ..files import model_sha
 from ..pretrained import place
 from ..records import Augmented, Example
 from ..settings import SetFit, fingerprint
-from . import Fit, Watch, kept_classifier, unwatched
+from .loop import Fit, Watch, kept_classifier, unwatched
 from .parallel import group_size, threads
 
 if TYPE_CHECKING:

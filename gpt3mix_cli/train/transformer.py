@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from ..files import model_sha
 from ..records import Augmented, Example
 from ..settings import Transformer, fingerprint, generator
-from . import Fit, Watch, kept_classifier, unwatched
 from .encoder import Encoder, Tokens
+from .loop import Fit, Watch, kept_classifier, unwatched
 from .parallel import group, threads
 
 if TYPE_CHECKING:

@@ -50,7 +50,7 @@ def real_rows(data: Path) -> list[Any]:
 
 def prompts(data: Path, count: int) -> list[str]:
     """Return the prompts, two examples each."""
-    from gpt3mix_cli.lm.prompt import prompt
+    from gpt3mix_cli.method.prompt import prompt
     from gpt3mix_cli.settings import Task
 
     rows, task, rng = real_rows(data), Task.model_validate(TASK), random.Random(0)
@@ -59,7 +59,7 @@ def prompts(data: Path, count: int) -> list[str]:
 
 def labels() -> tuple[str, tuple[str, ...]]:
     """Return the seam and the choices."""
-    from gpt3mix_cli.lm.prompt import choices, seam
+    from gpt3mix_cli.method.prompt import choices, seam
     from gpt3mix_cli.settings import Task
 
     task = Task.model_validate(TASK)
@@ -208,7 +208,7 @@ WAYS: dict[str, tuple[Callable[..., Way], dict[str, Any]]] = {
 
 def measure(way: str, data: Path, model: str, count: int) -> dict[str, float]:
     """Time a way, and count what a gate would keep."""
-    from gpt3mix_cli.augment.quality import same_text
+    from gpt3mix_cli.augment.filter import same_text
 
     opened, options = WAYS[way]
     write = opened(model, **options)

@@ -74,7 +74,7 @@ def by_engine(url: str, requests: int, concurrency: int | str) -> float:
     """Ask with the engine, over a journal; return the seconds that the probe took."""
     from gpt3mix_cli.lm import Request
     from gpt3mix_cli.lm.journal import Journaled
-    from gpt3mix_cli.lm.openai_api import OpenAI
+    from gpt3mix_cli.lm.openai.engine import OpenAI
     from gpt3mix_cli.settings import OpenAILM
 
     def asked(first: int, count: int) -> Iterator[Request]:
@@ -98,9 +98,8 @@ def by_engine(url: str, requests: int, concurrency: int | str) -> float:
 
 def measured(way: str, url: str, requests: int) -> dict[str, float]:
     """Return what a way takes, in this process."""
-    import openai  # noqa: F401 - start-up is no part of it
-
     import gpt3mix_cli.lm.openai_api  # noqa: F401
+    import openai  # noqa: F401 - start-up is no part of it
 
     count = FEW if way == "one" else requests
     began, cpu = time.perf_counter(), time.process_time()

@@ -43,13 +43,13 @@ from pretrain_lm import LABELS, RESOURCES, Recipe, like_sst2, parted, read_corpu
 
 from gpt3mix_cli import config
 from gpt3mix_cli.augment import open_augmenter
-from gpt3mix_cli.augment.quality import Gate
+from gpt3mix_cli.augment.filter import Gate
 from gpt3mix_cli.data import Splits, by_class, load
 from gpt3mix_cli.errors import UserError
 from gpt3mix_cli.grid import Grid
 from gpt3mix_cli.lm import LM, open_lm
-from gpt3mix_cli.lm.label import soft_label
-from gpt3mix_cli.lm.prompt import choices, one_line, prompt, seam
+from gpt3mix_cli.method.labels import soft_label
+from gpt3mix_cli.method.prompt import choices, one_line, prompt, seam
 from gpt3mix_cli.records import Augmented, Example, Reject, Trial, read
 from gpt3mix_cli.settings import NAME, Augment, LocalLM, Task, derived_seed, generator
 from gpt3mix_cli.subsample import draw

@@ -58,7 +58,7 @@ def measured(folder: Path, output: Path) -> dict[str, float]:
     """Report on a folder and return seconds and memory, imports included."""
     started, busy = time.perf_counter(), time.process_time()
     from gpt3mix_cli import report
-    from gpt3mix_cli.report import page, plots
+    from gpt3mix_cli.report.render import page, plots
 
     made = report.analysed([folder], title="bench")
     analysed, used = time.perf_counter(), time.process_time()

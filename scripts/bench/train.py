@@ -194,7 +194,7 @@ def ours(
     data: Path, model: str, epochs: int, trials: int, jobs: int | None = None, dtype: str = "auto"
 ) -> dict[str, Any]:
     """Train as `gpt3mix train` does."""
-    from gpt3mix_cli.grid.workers import Workers, fitting
+    from gpt3mix_cli.grid.executors.processes import Workers, fitting
     from gpt3mix_cli.records import Example
     from gpt3mix_cli.settings import Transformer
     from gpt3mix_cli.train import Cell, Work, here, kept_classifier

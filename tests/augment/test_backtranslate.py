@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from gpt3mix_cli.augment import augment, backtranslate
 from gpt3mix_cli.augment.backtranslate import BARREN, BackTranslation
-from gpt3mix_cli.augment.quality import same_text
+from gpt3mix_cli.augment.filter import same_text
 from gpt3mix_cli.config import load
 from gpt3mix_cli.errors import UserError
 from gpt3mix_cli.grid import Grid

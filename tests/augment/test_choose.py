@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpt3mix_cli.augment.choose import Chooser, How, similarity_fingerprint
 from gpt3mix_cli.errors import UserError
+from gpt3mix_cli.method.selection import Chooser, How, similarity_fingerprint
 from gpt3mix_cli.records import Example
 
 HOWS: list[How] = ["uniform", "balanced", "nearest", "furthest"]
@@ -220,7 +220,7 @@ def test_vectors_are_made_once_a_set_and_never_n_by_n(monkeypatch: pytest.Monkey
     """20,000 rows: a matrix of all pairs would take 3 GB."""
     import tracemalloc
 
-    from gpt3mix_cli.augment import choose as module
+    from gpt3mix_cli.method import selection as module
 
     made: list[int] = []
     plain = module._tfidf
@@ -242,7 +242,7 @@ def test_vectors_are_made_once_a_set_and_never_n_by_n(monkeypatch: pytest.Monkey
 
 def test_an_encoder_serves_as_similarity(tiny_encoder: Path) -> None:
     """Its vectors are those of each text alone, so that a batch's padding changes nothing; the same text is nearest."""
-    from gpt3mix_cli.augment.choose import _encoded
+    from gpt3mix_cli.method.selection import _encoded
 
     folder = str(tiny_encoder)
     texts = [row.text for row in FILMS]

@@ -25,7 +25,7 @@ from gpt3mix_cli.augment.eda import (
     swapped,
 )
 from gpt3mix_cli.augment.editing import edited_lines
-from gpt3mix_cli.augment.quality import same_text
+from gpt3mix_cli.augment.filter import same_text
 from gpt3mix_cli.augment.thesaurus import synonyms
 from gpt3mix_cli.records import Augmented, Example, read, to_line
 from gpt3mix_cli.settings import Eda, Task

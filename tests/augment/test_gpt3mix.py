@@ -20,7 +20,7 @@ from gpt3mix_cli.config import load
 from gpt3mix_cli.errors import StoppedShort
 from gpt3mix_cli.lm import LM, About, Completion, Hypothesis, Request, Scores, open_lm
 from gpt3mix_cli.lm.journal import Journaled
-from gpt3mix_cli.lm.prompt import choices, one_line, prompt, seam
+from gpt3mix_cli.method.prompt import choices, one_line, prompt, seam
 from gpt3mix_cli.records import Augmented, Example, Reject, read
 from gpt3mix_cli.settings import Augment, LocalLM, Task
 

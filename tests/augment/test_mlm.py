@@ -12,7 +12,7 @@ from gpt3mix_cli.augment.mlm import MLM
 from gpt3mix_cli.augment.statistics import Statistics
 from gpt3mix_cli.config import load
 from gpt3mix_cli.errors import UserError
-from gpt3mix_cli.grid.opened import Opened
+from gpt3mix_cli.grid.resources import Opened
 from gpt3mix_cli.records import Example
 from gpt3mix_cli.settings import Mlm, Task
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from gpt3mix_cli.augment import journal_path, rejects_path
-from gpt3mix_cli.check import check
 from gpt3mix_cli.config import load
 from gpt3mix_cli.grid import Grid
+from gpt3mix_cli.grid.check import check
 from gpt3mix_cli.records import Augmented, Example, read
 
 NAMES = {"id", "method"}

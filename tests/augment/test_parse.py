@@ -9,7 +9,7 @@ from hypothesis import settings as quick
 from hypothesis import strategies as st
 
 from gpt3mix_cli.augment.gpt3mix import Parsed, parse
-from gpt3mix_cli.lm.prompt import item, one_line, prompt, seam
+from gpt3mix_cli.method.prompt import item, one_line, prompt, seam
 from gpt3mix_cli.records import Example
 from gpt3mix_cli.settings import Task
 

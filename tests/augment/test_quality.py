@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpt3mix_cli.augment.quality import (
+from gpt3mix_cli.augment.filter import (
     REMEDIES,
     Gate,
     containment,

@@ -22,7 +22,7 @@ from gpt3mix_cli.cli import main
 from gpt3mix_cli.config import load
 from gpt3mix_cli.errors import UserError, quiet
 from gpt3mix_cli.grid import Grid
-from gpt3mix_cli.grid.workers import Workers
+from gpt3mix_cli.grid.executors.processes import Workers
 from gpt3mix_cli.records import Done
 from gpt3mix_cli.settings import derived_seed
 from gpt3mix_cli.train import Lost

@@ -8,8 +8,8 @@ from typing import Any
 from endpoint_model import ASSISTANT, TinyLM
 
 from gpt3mix_cli.lm import Request
-from gpt3mix_cli.lm.endpoint.protocol import CONTINUES, LABELS
-from gpt3mix_cli.lm.openai_api import OpenAI
+from gpt3mix_cli.lm.openai.engine import OpenAI
+from gpt3mix_cli.lm.openai.protocol import CONTINUES, LABELS
 from gpt3mix_cli.settings import Budget, OpenAILM
 
 SEAM = " (Sentiment:"

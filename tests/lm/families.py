@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from gpt3mix_cli.lm import Completion, Request
-from gpt3mix_cli.lm.local import Local
+from gpt3mix_cli.lm.local.engine import Local
 from gpt3mix_cli.settings import LocalLM
 
 FAMILIES = ["llama-bytes", "gpt2-bytes", "llama-characters", "llama-pieces"]

@@ -16,7 +16,7 @@ from gpt3mix_cli.augment import augment, open_augmenter
 from gpt3mix_cli.augment.gpt3mix import GPT3Mix  # noqa: F401
 from gpt3mix_cli.data import load
 from gpt3mix_cli.lm.journal import Journaled
-from gpt3mix_cli.lm.openai_api import OpenAI
+from gpt3mix_cli.lm.openai.engine import OpenAI
 from gpt3mix_cli.settings import Augment, OpenAILM, Task
 
 AT_ONCE = 4

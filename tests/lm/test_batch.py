@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from gpt3mix_cli.cli import main
 from gpt3mix_cli.errors import StoppedShort, UserError
 from gpt3mix_cli.lm import Completion, Request
-from gpt3mix_cli.lm.endpoint.batch import answered, parts
-from gpt3mix_cli.lm.endpoint.protocol import Call
 from gpt3mix_cli.lm.journal import Journal, Journaled, paid
-from gpt3mix_cli.lm.openai_api import OpenAI
+from gpt3mix_cli.lm.openai.batch import answered, parts
+from gpt3mix_cli.lm.openai.engine import OpenAI
+from gpt3mix_cli.lm.openai.protocol import Call
 from gpt3mix_cli.settings import Budget, OpenAILM
 
 HEADER = (
@@ -211,7 +211,7 @@ def test_a_killed_collection_is_repeated(
     stopped(completions, path, asked())
     under_way, *_ = paid(path)
     with monkeypatch.context() as patch:
-        patch.setattr("gpt3mix_cli.lm.endpoint.batch.TOGETHER", 3)
+        patch.setattr("gpt3mix_cli.lm.openai.batch.TOGETHER", 3)
         kept, keep = [], Journal.keep
 
         def dies(self: Journal, *what: Any) -> None:

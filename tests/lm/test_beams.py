@@ -26,8 +26,8 @@ from transformers import PreTrainedTokenizerFast
 
 from gpt3mix_cli.errors import UserError
 from gpt3mix_cli.lm import Completion, Hypothesis
-from gpt3mix_cli.lm.beams import search
-from gpt3mix_cli.lm.local import Local
+from gpt3mix_cli.lm.local.beam_search import search
+from gpt3mix_cli.lm.local.engine import Local
 
 
 def searched(lm: Local, width: int, longest: int, prompt: str = OPEN_PROMPTS[0]) -> list[Any]:

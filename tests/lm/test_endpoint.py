@@ -12,9 +12,9 @@ from endpoint_server import serving
 
 from gpt3mix_cli.errors import StoppedShort, UserError
 from gpt3mix_cli.lm import Completion, Request, Scores
-from gpt3mix_cli.lm.endpoint import traffic
 from gpt3mix_cli.lm.journal import Journaled
-from gpt3mix_cli.lm.openai_api import OpenAI
+from gpt3mix_cli.lm.openai import dispatcher
+from gpt3mix_cli.lm.openai.engine import OpenAI
 from gpt3mix_cli.settings import OpenAILM
 
 SAMPLING = ["temperature", "top_p", "frequency_penalty", "seed", "logprobs", "top_logprobs"]
@@ -22,7 +22,7 @@ SAMPLING = ["temperature", "top_p", "frequency_penalty", "seed", "logprobs", "to
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(traffic, "WAIT", 0.01)
+    monkeypatch.setattr(dispatcher, "WAIT", 0.01)
 
 
 def answers(lm: OpenAI, requests: Sequence[Request]) -> list[Completion]:

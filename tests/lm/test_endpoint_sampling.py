@@ -9,9 +9,9 @@ import pytest
 from endpoint_lm import CHOICES, PROMPT, SEAM, asked, engine, truth
 from endpoint_server import serving
 
-from gpt3mix_cli.lm.endpoint import traffic
-from gpt3mix_cli.lm.endpoint.protocol import Ways, label_scores, labelling
 from gpt3mix_cli.lm.journal import Journal
+from gpt3mix_cli.lm.openai import dispatcher
+from gpt3mix_cli.lm.openai.protocol import Ways, label_scores, labelling
 
 APART = "its log-probabilities follow temperature"
 
@@ -93,7 +93,7 @@ def test_a_server_that_answers_any_path_knows_no_tokens(told: Any) -> None:
 
 def test_a_pause_of_none_is_a_growing_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that says `Retry-After: 0` and goes on refusing is not asked as fast as it can refuse."""
-    monkeypatch.setattr(traffic, "WAIT", 0.01)
+    monkeypatch.setattr(dispatcher, "WAIT", 0.01)
     with serving() as server, engine(server, concurrency=1) as lm:
         lm.abilities()
         server.fault("rate_limit", next=6, retry_after=0, path="completions")

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import settings as quick
 from hypothesis import strategies as st
 
-from gpt3mix_cli.lm.label import CONTENT_FREE, hard_label, soft_label
+from gpt3mix_cli.method.labels import CONTENT_FREE, hard_label, soft_label
 
 TREC = ["abbreviation", "location", "description", "numeric", "entity", "human"]
 

@@ -11,7 +11,7 @@ from gpt3mix_cli.augment.gpt3mix import choices, prompt, seam
 from gpt3mix_cli.config import load as load_config
 from gpt3mix_cli.data import load
 from gpt3mix_cli.grid import Grid
-from gpt3mix_cli.lm.local import Local
+from gpt3mix_cli.lm.local.engine import Local
 from gpt3mix_cli.records import Augmented, read
 from gpt3mix_cli.settings import LocalLM, Task
 

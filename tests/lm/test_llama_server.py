@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from gpt3mix_cli.augment.gpt3mix import choices, prompt, seam
 from gpt3mix_cli.data import load
-from gpt3mix_cli.lm.local import Local
+from gpt3mix_cli.lm.local.engine import Local
 from gpt3mix_cli.settings import LocalLM, Task
 
 pytestmark = [pytest.mark.slow, needs_llama_server]

@@ -43,7 +43,7 @@ from transformers import (
 
 from gpt3mix_cli.errors import UserError
 from gpt3mix_cli.lm import Completion, Request
-from gpt3mix_cli.lm.local import Local
+from gpt3mix_cli.lm.local.engine import Local
 from gpt3mix_cli.settings import LocalLM
 
 # score() -------------------------------------------------------------------------------------------------------------

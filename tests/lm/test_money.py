@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt3mix_cli.errors import StoppedShort, UserError
-from gpt3mix_cli.lm.endpoint.money import Price, Purse, price_of
-from gpt3mix_cli.lm.endpoint.protocol import Usage
 from gpt3mix_cli.lm.journal import Journal
+from gpt3mix_cli.lm.openai.budget import Price, Purse, price_of
+from gpt3mix_cli.lm.openai.protocol import Usage
 from gpt3mix_cli.settings import Budget
 
 GOOD = "version: 2026-01\nmodels:\n  big-base: {prompt: 2, completion: 8, cached_prompt: 0.5, batch: 0.5}\n  small: {prompt: 0, completion: 0}\n"

@@ -13,8 +13,9 @@ from endpoint_model import TinyLM
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gpt3mix_cli.lm.endpoint.labels import spelled_out, tries
-from gpt3mix_cli.lm.endpoint.protocol import (
+from gpt3mix_cli.lm.openai.dispatcher import _words_of
+from gpt3mix_cli.lm.openai.label_scores import spelled_out, tries
+from gpt3mix_cli.lm.openai.protocol import (
     BEYOND,
     NO_TOKEN,
     PLAIN,
@@ -35,7 +36,6 @@ from gpt3mix_cli.lm.endpoint.protocol import (
     voted,
     writing,
 )
-from gpt3mix_cli.lm.endpoint.traffic import _words_of
 
 FOLDER = Path(__file__).parent / "shapes"
 WORD = st.text(st.sampled_from("abcdefgh"), min_size=1, max_size=6)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt3mix_cli.lm import Request
-from gpt3mix_cli.lm.sampling import Sampler, _inverse
+from gpt3mix_cli.lm.local.sampling import Sampler, _inverse
 
 VOCABULARIES = st.sampled_from([1, 2, 5, 127, 128, 129, 300, 1000, 1024])
 SEEDS = st.integers(0, 10**6)

@@ -17,16 +17,16 @@ from hypothesis import strategies as st
 
 from gpt3mix_cli.errors import StoppedShort, UserError
 from gpt3mix_cli.lm import Completion
-from gpt3mix_cli.lm.endpoint import loop, servers, traffic
-from gpt3mix_cli.lm.endpoint.level import FIRST, MOST, Level
-from gpt3mix_cli.lm.endpoint.traffic import Pace
 from gpt3mix_cli.lm.journal import Journaled, paid
-from gpt3mix_cli.lm.openai_api import OpenAI
+from gpt3mix_cli.lm.openai import dispatcher, event_loop, servers
+from gpt3mix_cli.lm.openai.concurrency import FIRST, MOST, Level
+from gpt3mix_cli.lm.openai.dispatcher import Pace
+from gpt3mix_cli.lm.openai.engine import OpenAI
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(traffic, "WAIT", 0.005)
+    monkeypatch.setattr(dispatcher, "WAIT", 0.005)
 
 
 def texts(lm: OpenAI, many: int = 10) -> list[str]:
@@ -84,8 +84,8 @@ def test_a_request_that_fails_every_time_ends_the_work() -> None:
             match="10 tries of a request failed, the last one: HTTP 500: The server had an error",
         ):
             texts(lm)
-        assert server.requests - before <= 10 + traffic.TRIES + 10
-        assert server.statuses[500] == traffic.TRIES
+        assert server.requests - before <= 10 + dispatcher.TRIES + 10
+        assert server.statuses[500] == dispatcher.TRIES
 
 
 def test_what_was_answered_before_the_end_is_given_out() -> None:
@@ -125,14 +125,14 @@ def test_a_pause_beyond_the_sdks_limit_is_kept(
     fast = type("fast", (), {"monotonic": staticmethod(clock), "time": staticmethod(time.time)})
     monkeypatch.setattr(time, "monotonic_real", time.monotonic, raising=False)
     wait = asyncio.wait_for
-    monkeypatch.setattr(traffic, "time", fast)
+    monkeypatch.setattr(dispatcher, "time", fast)
     monkeypatch.setattr(
-        traffic.asyncio,
+        dispatcher.asyncio,
         "wait_for",
         lambda what, seconds: wait(what, None if seconds is None else seconds / 500),
     )
-    later = traffic._later
-    monkeypatch.setattr(traffic, "_later", lambda seconds, call: later(seconds / 500, call))
+    later = dispatcher._later
+    monkeypatch.setattr(dispatcher, "_later", lambda seconds, call: later(seconds / 500, call))
     with serving() as server, engine(server) as lm:
         lm.abilities()
         server.fault("rate_limit", next=1, retry_after=200, path="completions")
@@ -183,7 +183,7 @@ def test_what_does_not_pass_ends_the_work_at_once(
 
 def test_an_error_rate_opens_the_breaker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(servers, "FAILING", 0.3)
-    monkeypatch.setattr(traffic, "TRIES", 10**6)
+    monkeypatch.setattr(dispatcher, "TRIES", 10**6)
     with serving() as server, engine(server) as lm:
         journal = Journaled(lm, tmp_path / "a.sqlite")
         list(journal.complete(asked(20)))
@@ -203,7 +203,7 @@ def test_a_few_errors_do_not_open_it(monkeypatch: pytest.MonkeyPatch, expected: 
     monkeypatch.setattr(servers, "FAILING", 0.01)
     with serving() as server, engine(server, concurrency=1) as lm:
         lm.abilities()
-        lm._traffic._health = traffic.Health()
+        lm._traffic._health = dispatcher.Health()
         server.fault("server_error", next=5, path="completions")
         assert texts(lm, 3) == expected[:3]
 
@@ -286,7 +286,7 @@ def test_servers_are_used_in_proportion_to_their_speed() -> None:
 
 
 def test_a_server_that_dies_leaves_its_work_to_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(traffic, "WAIT", 0.1)
+    monkeypatch.setattr(dispatcher, "WAIT", 0.1)
     monkeypatch.setattr(servers, "FAILING", 1.0)
     with (
         serving(delay=0.01) as good,
@@ -447,7 +447,7 @@ def test_results_come_in_order_while_others_are_under_way() -> None:
         await asyncio.sleep(random.random() / 100)
         return item
 
-    one = loop.Loop(nothing)
+    one = event_loop.Loop(nothing)
     try:
         assert list(one.in_order(range(200), work)) == list(range(200))
     finally:

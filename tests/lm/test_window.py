@@ -47,9 +47,9 @@ from transformers import (
 
 from gpt3mix_cli.errors import UserError
 from gpt3mix_cli.lm import Request
-from gpt3mix_cli.lm.decoding import Row
-from gpt3mix_cli.lm.local import Local
-from gpt3mix_cli.lm.window import _Window, write
+from gpt3mix_cli.lm.local.continuous_batch import _Window, write
+from gpt3mix_cli.lm.local.decoder import Row
+from gpt3mix_cli.lm.local.engine import Local
 from gpt3mix_cli.settings import LocalLM
 
 # Seams that random models do reach: as a token of its own, inside of longer tokens, and hardly ever.

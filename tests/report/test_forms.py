@@ -18,8 +18,8 @@ from gpt3mix_cli.errors import UserError, quiet
 from gpt3mix_cli.files import append
 from gpt3mix_cli.records import Augmented, Example, Trial, to_line, write
 from gpt3mix_cli.report import Side, compare, paper, report
-from gpt3mix_cli.report.latex import tex
-from gpt3mix_cli.report.reading import _fast, _slow, trial_rows
+from gpt3mix_cli.report.load_trials import _fast, _slow, trial_rows
+from gpt3mix_cli.report.render.latex import tex
 
 HOSTILE = '[a]_b* & 50% #1 $x$ {y} ~z ^w \\input{/etc/passwd} <é> | "q" \x1b[31m 中文'
 

@@ -19,10 +19,10 @@ import gpt3mix_cli
 from gpt3mix_cli.errors import UserError, quiet
 from gpt3mix_cli.records import Trial, write
 from gpt3mix_cli.report import analysed, report, rows_shown
-from gpt3mix_cli.report.beside import read_beside
+from gpt3mix_cli.report.artifacts import read_beside
 from gpt3mix_cli.report.charts import charts_of, looks
 from gpt3mix_cli.report.model import Report
-from gpt3mix_cli.report.page import HARMFUL, embedded, plain, visible
+from gpt3mix_cli.report.render.page import HARMFUL, embedded, plain, visible
 
 VENDOR = Path(gpt3mix_cli.__file__).parent / "resources" / "report" / "vendor"
 MOST = 6 * 2**20  # bytes of a page before its data

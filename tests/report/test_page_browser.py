@@ -10,7 +10,7 @@ from experiment import HOSTILE, experiment
 
 from gpt3mix_cli.records import Augmented, write
 from gpt3mix_cli.report import report
-from gpt3mix_cli.report.page import visible
+from gpt3mix_cli.report.render.page import visible
 
 CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

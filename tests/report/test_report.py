@@ -14,8 +14,8 @@ from rows import trial
 from gpt3mix_cli.errors import UserError
 from gpt3mix_cli.files import append
 from gpt3mix_cli.records import Trial, to_line, write
-from gpt3mix_cli.report import Report, Wanted, report, tables
-from gpt3mix_cli.report.tables import escaped
+from gpt3mix_cli.report import Report, Wanted, report
+from gpt3mix_cli.report.render.text import escaped, terminal_table
 
 # To make the golden page anew: REGENERATE=1 pytest tests/report, then read the difference.
 GOLDEN = Path(__file__).parent.parent / "golden" / "report.md"
@@ -405,7 +405,7 @@ def test_no_name_and_no_figure_is_lost_on_a_narrow_terminal(tmp_path: Path, widt
     write(tmp_path / "trials.jsonl", rows)
     sheet = report([tmp_path / "trials.jsonl"], tmp_path, title="t").sheets[0]
     console = Console(width=width, record=True, file=io.StringIO())
-    console.print(tables.terminal_table(sheet, width))
+    console.print(terminal_table(sheet, width))
     text = console.export_text()
     assert all(
         word in text for word in [*methods, "50.0", "60.0", "70.0", "80.0", "linear", "level"]

@@ -164,7 +164,7 @@ def test_a_model_of_two_processes_reproduces_its_test_accuracy(
     from gpt3mix_cli.config import load
     from gpt3mix_cli.grid import Grid
     from gpt3mix_cli.records import write
-    from gpt3mix_cli.train.saved import predict
+    from gpt3mix_cli.train.saved_models import predict
 
     grid = Grid(load(config), tmp_path)
     write(tmp_path / "test.jsonl", grid.opened.splits(grid.experiments[0]).test)

@@ -11,14 +11,14 @@ import pytest
 from endpoint_lm import engine, truth
 from endpoint_server import Server, serving
 
+from gpt3mix_cli.cli_options import trainings_of
 from gpt3mix_cli.config import load
 from gpt3mix_cli.errors import StoppedShort, UserError
 from gpt3mix_cli.grid import Grid
 from gpt3mix_cli.lm import LM, Completion, Request, Scores, open_lm
 from gpt3mix_cli.lm.journal import Journaled
-from gpt3mix_cli.lm.label import CONTENT_FREE, soft_label
-from gpt3mix_cli.lm.prompt import choices, prompt, to_label
-from gpt3mix_cli.opening import trainings_of
+from gpt3mix_cli.method.labels import CONTENT_FREE, soft_label
+from gpt3mix_cli.method.prompt import choices, prompt, to_label
 from gpt3mix_cli.records import Augmented, Example, Trial, read
 from gpt3mix_cli.settings import LocalLM, Prompt, Task, generator
 from gpt3mix_cli.train import open_prompting
@@ -253,7 +253,9 @@ def test_an_experiment_prompts_with_real_rows_only_and_says_what_it_costs(
     journal = (folder / "none.prompt.journal.sqlite").stat().st_size
     assert journal > 0
     again = Grid(grid_.experiments, grid_.out, force=True, jobs=1)
-    monkeypatch.setattr("gpt3mix_cli.lm.local.Local.score", lambda *_: pytest.fail("asked again"))
+    monkeypatch.setattr(
+        "gpt3mix_cli.lm.local.engine.Local.score", lambda *_: pytest.fail("asked again")
+    )
     assert [
         item.manifest.counts["ok"]
         for item in again.trainings(

@@ -17,8 +17,8 @@ from gpt3mix_cli.cli import main
 from gpt3mix_cli.config import load as load_config
 from gpt3mix_cli.grid import Grid, Training
 from gpt3mix_cli.records import Trial, read, write
-from gpt3mix_cli.train import kept_classifier, saved
-from gpt3mix_cli.train.saved import ABOUT, predict
+from gpt3mix_cli.train import kept_classifier, saved_models
+from gpt3mix_cli.train.saved_models import ABOUT, predict
 
 CONFIG = """\
 name: kept
@@ -185,9 +185,9 @@ def test_of_several_best_trials_the_first_is_saved(kept: Experiment, tmp_path: P
     grid = Grid(load_config(kept.config), kept.out)
     spot = next(grid.spots())
     works: list[Any] = []
-    original = saved.save_model
+    original = saved_models.save_model
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(saved, "save_model", lambda work, *rest: works.append(work))
+        patch.setattr(saved_models, "save_model", lambda work, *rest: works.append(work))
         grid.train(Training(spot, "eda", spot.experiment.classifiers[0], save=tmp_path / "model"))
     rows = [
         row.model_copy(update={"valid_accuracy": 0.5, "accuracy": row.trial / 10})
@@ -444,7 +444,7 @@ def test_a_long_file_is_labelled_as_its_parts_are(
     kept: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     predict(kept.folder / "linear", kept.test, tmp_path / "whole.jsonl")
-    monkeypatch.setattr(saved, "ROWS", 7)
+    monkeypatch.setattr(saved_models, "ROWS", 7)
     heard: list[int | None] = []
     done = predict(
         kept.folder / "linear",
@@ -462,13 +462,15 @@ def test_a_file_of_more_rows_than_a_chunk_is_labelled_whole(
 ) -> None:
     source = rows(
         tmp_path / "in.jsonl",
-        *({"text": f"film {number}", "n": number} for number in range(saved.ROWS * 2 + 1)),
+        *({"text": f"film {number}", "n": number} for number in range(saved_models.ROWS * 2 + 1)),
     )
     assert (
         predict(kept.folder / "linear", source, tmp_path / "out.jsonl").manifest.counts["rows"]
-        == saved.ROWS * 2 + 1
+        == saved_models.ROWS * 2 + 1
     )
-    assert [row["n"] for row in labelled(tmp_path / "out.jsonl")] == list(range(saved.ROWS * 2 + 1))
+    assert [row["n"] for row in labelled(tmp_path / "out.jsonl")] == list(
+        range(saved_models.ROWS * 2 + 1)
+    )
 
 
 def test_an_empty_file_gives_an_empty_file(kept: Experiment, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from gpt3mix_cli.errors import UserError
 from gpt3mix_cli.records import Example
 from gpt3mix_cli.settings import SetFit
 from gpt3mix_cli.train import Cell, Classifier, Work, open_classifier
-from gpt3mix_cli.train.saved import load, save_model
+from gpt3mix_cli.train.saved_models import load, save_model
 
 needs_setfit = [
     pytest.mark.slow,

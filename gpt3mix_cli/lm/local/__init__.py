@@ -1,0 +1,1 @@
+"""The LM in this process: a causal LM of the transformers library."""

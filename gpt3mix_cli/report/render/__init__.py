@@ -1,0 +1,1 @@
+"""A report as Markdown, CSV, LaTeX, JSON, a page and plots."""
