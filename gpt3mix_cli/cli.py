@@ -15,13 +15,13 @@ import typer
 
 from . import __version__
 from .cli_options import (
-    flags,
-    following,
-    opened,
-    side_by_side,
-    side_of,
-    spots_of,
-    trainings_of,
+    as_overrides,
+    configure_workers,
+    next_command,
+    report_inputs,
+    resources,
+    select_cells,
+    select_trainings,
     with_trials,
 )
 from .errors import StdoutClosed, StoppedShort, UserError
@@ -134,9 +134,9 @@ def subsample(
     json: Json = False,
 ) -> None:
     """Draw class-balanced training rows."""
-    with opened(config, out, sets, force, quiet, json, output) as (display, grid):
-        done = [grid.subsample(spot, output) for spot in spots_of(grid, level, seed, output)]
-        display.end(done, following("augment", config, level, seed))
+    with resources(config, out, sets, force, quiet, json, output) as (display, grid):
+        done = [grid.subsample(spot, output) for spot in select_cells(grid, level, seed, output)]
+        display.end(done, next_command("augment", config, level, seed))
 
 
 @app.command()
@@ -161,8 +161,8 @@ def augment(
     json: Json = False,
 ) -> None:
     """Write synthetic rows with GPT3Mix."""
-    overrides = [*(sets or []), *flags({"augment.ratio": ratio, "augment.k": k})]
-    with opened(config, out, overrides, force, quiet, json, output) as (display, grid):
+    overrides = [*(sets or []), *as_overrides({"augment.ratio": ratio, "augment.k": k})]
+    with resources(config, out, overrides, force, quiet, json, output) as (display, grid):
         _augment(
             display,
             grid,
@@ -199,8 +199,8 @@ def baseline(
     json: Json = False,
 ) -> None:
     """Write synthetic rows with a baseline, such as EDA or back-translation."""
-    overrides = [*(sets or []), *flags({"augment.ratio": ratio})]
-    with opened(config, out, overrides, force, quiet, json, output) as (display, grid):
+    overrides = [*(sets or []), *as_overrides({"augment.ratio": ratio})]
+    with resources(config, out, overrides, force, quiet, json, output) as (display, grid):
         from .grid import baseline_of
 
         baseline_of(grid.experiments[0], method)
@@ -222,7 +222,7 @@ def _augment(
         )
     items: list[Done | StoppedShort] = []
     cards = []
-    for spot in spots_of(grid, level, seed, output, source):
+    for spot in select_cells(grid, level, seed, output, source):
         real, task, lm = source or spot.real, spot.experiment.task, spot.experiment.lm
         for draw in [0] if output else spot.draws():
             try:
@@ -245,7 +245,7 @@ def _augment(
                 )
     if cards:
         display.note(f"{len(cards)} card{'s' * (len(cards) != 1)}: {', '.join(map(str, cards))}")
-    display.end(items, following("train", config, level, seed))
+    display.end(items, next_command("train", config, level, seed))
 
 
 @app.command()
@@ -289,14 +289,14 @@ def train(
     json: Json = False,
 ) -> None:
     """Train and test the classifiers."""
-    with opened(config, out, sets, force, quiet, json, output) as (display, grid):
-        side_by_side(grid, jobs, tensorboard)
+    with resources(config, out, sets, force, quiet, json, output) as (display, grid):
+        configure_workers(grid, jobs, tensorboard)
         if trials:
             grid.experiments = [with_trials(experiment, trials) for experiment in grid.experiments]
-        wanted = trainings_of(
+        wanted = select_trainings(
             grid,
             config,
-            spots_of(grid, level, seed, output, source),
+            select_cells(grid, level, seed, output, source),
             method,
             classifier,
             source,
@@ -350,7 +350,7 @@ def predict(
             output,
             command=["gpt3mix", *sys.argv[1:]],
             force=force,
-            tell=display.tell,
+            callbacks=display.callbacks,
         )
         counts = done.manifest.counts
         if counts["labelled"]:
@@ -404,7 +404,7 @@ def report(
     from .console import Display
 
     with Display(quiet, json) as display:
-        from .report import compare, rows_shown
+        from .report import compare, parse_row_limit
         from .report import report as report_on
 
         if bool(sources) == bool(diff):
@@ -413,13 +413,13 @@ def report(
                 "for example gpt3mix report results/sst2",
             )
         if diff:
-            a, b = (side_of([path], out, sets, display) for path in diff)
-            result = compare(a, b, output or b.folder / "report", display.tell)
+            a, b = (report_inputs([path], out, sets, display) for path in diff)
+            result = compare(a, b, output or b.folder / "report", display.callbacks)
         else:
-            side = side_of(sources or [], out, sets, display)
+            side = report_inputs(sources or [], out, sets, display)
             result = report_on(
                 side.sources, output or side.folder / "report", title=side.name, wanted=side.wanted, rows=rows, columns=columns,
-                with_paper=paper, synthetic=rows_shown(synthetic), tell=display.tell,
+                with_paper=paper, synthetic=parse_row_limit(synthetic), callbacks=display.callbacks,
             )  # fmt: skip
         display.report(result)
 
@@ -430,8 +430,8 @@ def run(
     force: Force = False, quiet: Quiet = False, json: Json = False,
 ) -> None:  # fmt: skip
     """Do a whole experiment: every cell, every stage, then the report; what is up to date is skipped."""
-    with opened(config, out, sets, force, quiet, json) as (display, grid):
-        side_by_side(grid, jobs, tensorboard)
+    with resources(config, out, sets, force, quiet, json) as (display, grid):
+        configure_workers(grid, jobs, tensorboard)
         done = [display.ended(item) for item in grid.run()]
         display.report(grid.report(), done)
 
@@ -441,16 +441,18 @@ def plan(
     config: Config, level: Level = None, seed: Seed = None, out: Out = RESULTS, sets: Sets = None, quiet: Quiet = False, json: Json = False
 ) -> None:  # fmt: skip
     """Show what would be asked and cost: rows, requests, tokens, dollars, the first prompt in full; asks nothing."""
-    with opened(config, out, sets, False, quiet, json) as (display, grid):
+    with resources(config, out, sets, False, quiet, json) as (display, grid):
         from .grid.plan import plan as planned
 
         spots = [
-            spot for spot in spots_of(grid, level, seed, None) if spot.used() or seed is not None
+            spot
+            for spot in select_cells(grid, level, seed, None)
+            if spot.used() or seed is not None
         ]
         named = level is not None or seed is not None
         display.plan(
             planned(grid, spots),
-            following("augment", config, level, seed) if named else f"gpt3mix run {config}",
+            next_command("augment", config, level, seed) if named else f"gpt3mix run {config}",
         )
 
 
@@ -459,7 +461,7 @@ def check(
     config: Config, out: Out = RESULTS, sets: Sets = None, quiet: Quiet = False, json: Json = False
 ) -> None:
     """Look at config, data, models, translators and devices: a tick or the remedy for each."""
-    with opened(config, out, sets, False, quiet, json) as (display, grid):
+    with resources(config, out, sets, False, quiet, json) as (display, grid):
         from .grid.check import check as look
 
         display.findings(look(grid), f"gpt3mix run {config}")
@@ -505,11 +507,11 @@ def _one_of_several(arguments: list[str] | None) -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         app(args=arguments, prog_name="gpt3mix")
         return
-    from .train import kept_classifier
+    from .train import cached_classifier
     from .train.parallel import follow, group, leave
 
     if group().rank:
-        follow(kept_classifier)
+        follow(cached_classifier)
         return
     try:
         app(args=arguments, prog_name="gpt3mix")

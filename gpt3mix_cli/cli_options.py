@@ -13,11 +13,11 @@ from .errors import UserError
 if TYPE_CHECKING:
     from .console import Display
     from .grid import Grid, Spot, Training
-    from .report import Side
+    from .report import ReportInput
     from .settings import Experiment
 
 
-class opened:
+class resources:
     """The display and the grid of a command."""
 
     def __init__(
@@ -55,18 +55,18 @@ def grid_of(
     from .config import load
     from .grid import Grid
 
-    return Grid(load(config, sets or ()), out, ["gpt3mix", *sys.argv[1:]], force, display.tell)
+    return Grid(load(config, sets or ()), out, ["gpt3mix", *sys.argv[1:]], force, display.callbacks)
 
 
-def side_of(
+def report_inputs(
     paths: Sequence[Path], out: Path, sets: Sequence[str] | None, display: "Display"
-) -> "Side":
+) -> "ReportInput":
     """Return what is to be reported on: the trials of configs, folders and files.
 
     Raises:
         UserError: for a path that is not there.
     """
-    from .report import Side
+    from .report import ReportInput
 
     if missing := [path for path in paths if not path.exists()]:
         raise UserError(
@@ -79,13 +79,13 @@ def side_of(
     names = [grid.experiments[0].name for grid in grids] + [_name(path) for path in others]
     wanted = [item for grid in grids for item in grid.wanted()]
     if grids:
-        return Side(
+        return ReportInput(
             ", ".join(dict.fromkeys(names)),
             others,
             wanted,
             out / names[0] if len(paths) == 1 else out,
         )
-    return Side(
+    return ReportInput(
         ", ".join(dict.fromkeys(names)),
         others,
         [],
@@ -104,7 +104,7 @@ def _name(path: Path) -> str:
     )
 
 
-def side_by_side(grid: "Grid", jobs: int | None, curves: Path | None) -> None:
+def configure_workers(grid: "Grid", jobs: int | None, curves: Path | None) -> None:
     """Say where trials run and who watches them."""
     if curves:
         from .train.tensorboard import probe
@@ -113,7 +113,7 @@ def side_by_side(grid: "Grid", jobs: int | None, curves: Path | None) -> None:
     grid.jobs, grid.curves = jobs, curves
 
 
-def flags(values: dict[str, Any]) -> list[str]:
+def as_overrides(values: dict[str, Any]) -> list[str]:
     """Return the flags that were given as `--set` has them."""
     return [f"{key}={value}" for key, value in values.items() if value is not None]
 
@@ -127,7 +127,7 @@ def with_trials(experiment: "Experiment", trials: int) -> "Experiment":
     return experiment.model_copy(update={"trials": trials, "classifiers": classifiers})
 
 
-def spots_of(
+def select_cells(
     grid: "Grid",
     level: str | None,
     seed: int | None,
@@ -135,15 +135,15 @@ def spots_of(
     source: Path | None = None,
 ) -> "list[Spot]":
     """Return the cells that the flags name; where one file is named there is but one."""
-    from .settings import level as as_level
+    from .settings import level as parse_level
 
     try:
-        _ = level and as_level(level)
+        _ = level and parse_level(level)
     except ValueError as error:
         raise UserError(f"--level {level}: {error}", "write 0.1%, 8/class or full") from None
     spots = list(grid.spots(level, seed))
     if seed is not None and seed not in grid.experiments[0].subsample.seeds:
-        grid.tell(
+        grid.callbacks.warn(
             f"data seed {seed} is not listed in subsample.seeds; it is used all the same, but `run` and `report CONFIG` leave it out"
         )
     if source and output and len(grid.experiments) == 1:
@@ -157,7 +157,7 @@ def spots_of(
     return spots
 
 
-def following(stage: str, config: Path, level: str | None, seed: int | None) -> str:
+def next_command(stage: str, config: Path, level: str | None, seed: int | None) -> str:
     """Return the next command."""
     chosen = "".join(
         f" --{name} {value}"
@@ -167,7 +167,7 @@ def following(stage: str, config: Path, level: str | None, seed: int | None) -> 
     return f"gpt3mix {stage} {config}{chosen}"
 
 
-def trainings_of(
+def select_trainings(
     grid: "Grid", config: Path, spots: "list[Spot]", methods: Sequence[str] | None, classifiers: Sequence[str] | None,
     source: Path | None, added: Sequence[Path], output: Path | None, save: Path | None,
 ) -> "list[Training]":  # fmt: skip
@@ -203,7 +203,7 @@ def trainings_of(
                 "choose one cell with --level, --seed, --method and --classifier",
             )
     for name in dict.fromkeys(passed):
-        grid.tell(f"classifier '{name}' {ONLY_REAL}; the other methods are left out")
+        grid.callbacks.warn(f"classifier '{name}' {ONLY_REAL}; the other methods are left out")
     if passed and not found:
         raise UserError(
             f"nothing to do: classifier '{passed[0]}' {ONLY_REAL}",
@@ -215,9 +215,9 @@ def trainings_of(
             "raise trials, or name fewer seeds",
         )
     if save:
-        from .train.saved_models import free_for
+        from .train.saved_models import check_save_folder
 
-        free_for(save)
+        check_save_folder(save)
         if output == Path("-"):
             raise UserError(
                 "--save-model needs the trials in a file, not on stdout", "leave out -o -"

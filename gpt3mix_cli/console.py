@@ -27,7 +27,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from .errors import StdoutClosed, StoppedShort, UserError
+from .errors import Callbacks, StdoutClosed, StoppedShort, UserError
 from .files import DISK_TROUBLE, STDIO, disk
 from .records import Augmented, Done, Example, read
 
@@ -80,29 +80,37 @@ class Display:
             with disk(Path("stdout")):
                 raise error[1]
 
-    def tell(
-        self, text: str, done: int | None = None, total: int | None = None, detail: str = ""
-    ) -> None:
-        """Show a step of progress, or a warning, each warning once."""
-        with self._lock:  # trials that run side by side tell from threads
-            self._tell(text, done, total, detail)
+    @property
+    def callbacks(self) -> Callbacks:
+        """What a stage calls to show progress and warnings; safe to call from any thread."""
+        return Callbacks(self.progress, self.warn)
 
-    def _tell(self, text: str, done: int | None, total: int | None, detail: str) -> None:
-        if done is None:
-            if text not in self._warned:
-                self._warned.append(text)
-                self._progress.console.print(Text.assemble(("warning: ", "bold yellow"), text))
-        elif not self._progress.disable:
-            if text not in self._tasks:
-                self._tasks[text] = self._progress.add_task(text, total=total, detail="")
-            if done == total:
-                self._progress.remove_task(self._tasks.pop(text))
-            else:
-                self._progress.update(self._tasks[text], completed=done, total=total, detail=detail)
-        elif not self._quiet and time.monotonic() - self._said > A_WORD and done != total:
-            # A log that says nothing for an hour looks like one that hangs.
-            self._said = time.monotonic()
-            self._err.print(Text(f"{text}: {done} of {total}{f' ({detail})' if detail else ''}"))
+    def warn(self, message: str) -> None:
+        """Show a warning, each only once."""
+        with self._lock:
+            if message not in self._warned:
+                self._warned.append(message)
+                self._progress.console.print(Text.assemble(("warning: ", "bold yellow"), message))
+
+    def progress(self, name: str, done: int, total: int | None = None, detail: str = "") -> None:
+        """Show a step of progress: a bar in a terminal, elsewhere a line now and then."""
+        with self._lock:
+            if not self._progress.disable:
+                self._show_bar(name, done, total, detail)
+            elif not self._quiet and time.monotonic() - self._said > A_WORD and done != total:
+                # A log without a line for an hour looks like a run that hangs.
+                self._said = time.monotonic()
+                self._err.print(
+                    Text(f"{name}: {done} of {total}{f' ({detail})' if detail else ''}")
+                )
+
+    def _show_bar(self, name: str, done: int, total: int | None, detail: str) -> None:
+        if name not in self._tasks:
+            self._tasks[name] = self._progress.add_task(name, total=total, detail="")
+        if done == total:
+            self._progress.remove_task(self._tasks.pop(name))
+        else:
+            self._progress.update(self._tasks[name], completed=done, total=total, detail=detail)
 
     def ended(self, item: Done | StoppedShort) -> Done | StoppedShort:
         """Say that a stage of many has ended: a log has no bars."""

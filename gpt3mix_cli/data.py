@@ -14,7 +14,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, assert_never
 
-from .errors import Tell, UserError, quiet
+from .errors import NO_CALLBACKS, Callbacks, UserError
 from .records import Example, lines, objects, rows_sha, unknown_label
 from .settings import Columns, DemoData, FilesData, HubData, Split, Task, generator
 
@@ -40,7 +40,10 @@ class Splits:
 
 
 def load(
-    task: Task, master_seed: int, validation: int | str = "full", tell: Tell = quiet
+    task: Task,
+    master_seed: int,
+    validation: int | str = "full",
+    callbacks: Callbacks = NO_CALLBACKS,
 ) -> Splits:
     """Return a task's splits.
 
@@ -48,7 +51,7 @@ def load(
         task: data and labels.
         master_seed: seeds the validation split where the task has none, and the choice of `validation` rows.
         validation: `full`, a number of rows, or `n/class`.
-        tell: hears warnings.
+        callbacks: take warnings.
 
     Raises:
         UserError: naming the file and line, or the split, that is wrong.
@@ -78,9 +81,12 @@ def load(
     if missing := [label for label in task.classes if not any(row.label == label for row in train)]:
         message = f"task '{task.name}': no training row has the class '{missing[0]}'"
         raise UserError(message, "check task.labels and task.data.values")
-    shared = _shared(train, found["test"], task.name, tell)
+    shared = _shared(train, found["test"], task.name, callbacks)
     return Splits(
-        train, _choose(held_out, validation, task.classes, master_seed, tell), found["test"], shared
+        train,
+        _choose(held_out, validation, task.classes, master_seed, callbacks),
+        found["test"],
+        shared,
     )
 
 
@@ -106,7 +112,7 @@ def _split_off(
 
 
 def _choose(
-    rows: list[Example], wanted: int | str, classes: Sequence[str], seed: int, tell: Tell
+    rows: list[Example], wanted: int | str, classes: Sequence[str], seed: int, callbacks: Callbacks
 ) -> list[Example]:
     if wanted == "full" or not rows:
         return rows
@@ -117,7 +123,7 @@ def _choose(
         shares = dict(zip(classes, dealt(wanted, len(classes)), strict=True))
     for label, share in shares.items():
         if len(groups[label]) < share:
-            tell(
+            callbacks.warn(
                 f"validation: class '{label}' has {len(groups[label])} rows, {share} are wanted; all of them are used"
             )
     chosen = {
@@ -130,12 +136,14 @@ def _choose(
     return [row for row in rows if row.id in chosen]
 
 
-def _shared(train: Iterable[Example], test: Iterable[Example], name: str, tell: Tell) -> int:
+def _shared(
+    train: Iterable[Example], test: Iterable[Example], name: str, callbacks: Callbacks
+) -> int:
     """Return how many test rows are exact copies of training rows, and say so."""
     texts = {row.text: row.id for row in train}
     shared = [(texts[row.text], row.id) for row in test if row.text in texts]
     if shared:
-        tell(
+        callbacks.warn(
             f"task '{name}': {len(shared)} test rows are exact copies of training rows, such as {shared[0][1]} = {shared[0][0]}; "
             "accuracy on them says nothing about new text"
         )

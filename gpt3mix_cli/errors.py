@@ -7,7 +7,8 @@
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -56,20 +57,35 @@ class StdoutClosed(Exception):
     """Whoever read stdout has gone (`gpt3mix report ... | head`): no error, but the end of the work."""
 
 
-class Tell(Protocol):
-    """How a stage reports: `cli` renders it as a progress bar or a warning, a library user may pass `quiet`."""
+class Progress(Protocol):
+    """Shows how far a named piece of work has come."""
 
-    def __call__(
-        self, text: str, done: int | None = None, total: int | None = None, detail: str = ""
-    ) -> None:
-        """Say that `done` of `total` steps named `text` are finished; without `done`, that `text` is a warning.
-
-        `detail` is what just came of it, such as a loss.
-        """
+    def __call__(self, name: str, done: int, total: int | None = None, detail: str = "") -> None:
+        """Show that `done` of `total` steps are finished; `detail` is the latest result, such as a loss."""
 
 
-def quiet(text: str, done: int | None = None, total: int | None = None, detail: str = "") -> None:
-    """Say nothing."""
+def ignore_progress(name: str, done: int, total: int | None = None, detail: str = "") -> None:
+    """Show nothing."""
+
+
+def ignore_warning(message: str) -> None:
+    """Show nothing."""
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """How a stage speaks while it works; `console` renders both.
+
+    Attributes:
+        progress: is called as steps finish.
+        warn: is called with each warning.
+    """
+
+    progress: Progress = ignore_progress
+    warn: Callable[[str], None] = ignore_warning
+
+
+NO_CALLBACKS = Callbacks()
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:

@@ -34,7 +34,7 @@ def place(model: str, key: str) -> str:
     return str(Path(package.submodule_search_locations[0]) / "model")
 
 
-def lm_place(model: str) -> str:
+def lm_path(model: str) -> str:
     """Return the folder or hub id of a language model; `bundled` is the packaged one."""
     return str(resources.files("gpt3mix_cli") / "resources" / "lm") if model == "bundled" else model
 

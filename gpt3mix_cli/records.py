@@ -6,6 +6,7 @@ never the label tokens. Every error names the file and the line. Reading is a st
 
 import hashlib
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,7 +20,7 @@ import pydantic
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from . import __version__
-from .errors import UserError, did_you_mean
+from .errors import NO_CALLBACKS, Callbacks, UserError, did_you_mean
 from .files import STDIO, file_sha, open_read, whole_file
 
 SUM_TOLERANCE = (
@@ -148,6 +149,21 @@ class Done:
     output: Path
     manifest: Manifest
     skipped: bool = False
+
+
+@dataclass(frozen=True)
+class StageOptions:
+    """What every stage takes besides its input and output.
+
+    Attributes:
+        command: the command line, for the manifest.
+        force: redo what is up to date.
+        callbacks: for progress and warnings.
+    """
+
+    command: Sequence[str] = ()
+    force: bool = False
+    callbacks: Callbacks = NO_CALLBACKS
 
 
 Row = TypeVar("Row", bound=Record)
@@ -307,6 +323,11 @@ def writing(path: Path) -> Iterator[Callable[[str], object]]:
     """Give what writes a line to such a file, for rows that are made one by one."""
     with whole_file(path) as stream:
         yield lambda line: stream.write(line.encode())
+
+
+def entropy(probabilities: Iterable[float]) -> float:
+    """Return the entropy of a distribution in bits."""
+    return -sum(p * math.log2(p) for p in probabilities if p > 0)
 
 
 # Hashes and manifests ------------------------------------------------------------------------------------------------

@@ -9,11 +9,11 @@ from fractions import Fraction
 from pathlib import Path
 
 from .data import Splits, by_class
-from .errors import Tell, UserError, quiet
+from .errors import NO_CALLBACKS, Callbacks, UserError
 from .records import Done, Example, close_output, up_to_date, write
 from .settings import LEVEL, generator
 
-FORMAT = 1  # raised when the same settings would give other rows
+CACHE_VERSION = 1  # raised when the same settings would give other rows
 
 
 def rows_per_class(level: str, n: int, classes: int) -> int:
@@ -37,7 +37,7 @@ def draw(
     level: str,
     master_seed: int,
     seed: int,
-    tell: Tell = quiet,
+    callbacks: Callbacks = NO_CALLBACKS,
 ) -> list[Example]:
     """Return the rows of a level and data seed, the classes taking turns; `full` is train in its own order.
 
@@ -47,7 +47,7 @@ def draw(
         level: `p%`, `n/class` or `full`.
         master_seed: of the experiment.
         seed: the data seed.
-        tell: hears of classes with too few rows.
+        callbacks: take classes with too few rows.
     """
     if level == "full":
         return list(train)
@@ -55,7 +55,7 @@ def draw(
     drawn = []
     for label, rows in by_class(train, classes).items():
         if len(rows) < wanted:
-            tell(
+            callbacks.warn(
                 f"level {level}: class '{label}' has only {len(rows)} of the {wanted} rows wanted; all of them are used"
             )
         # The whole class is shuffled before the cut: that is what nests the levels.
@@ -75,11 +75,11 @@ def subsample(
     seed: int,
     command: Sequence[str] = (),
     force: bool = False,
-    tell: Tell = quiet,
+    callbacks: Callbacks = NO_CALLBACKS,
 ) -> Done:
     """Write the training rows of a level and data seed with their manifest, unless they are there already."""
     settings = {
-        "format": FORMAT,
+        "format": CACHE_VERSION,
         "level": level,
         "master_seed": master_seed,
         "data_seed": seed,
@@ -90,7 +90,7 @@ def subsample(
     if not force and (manifest := up_to_date(output, settings, inputs)):
         return Done(output, manifest, skipped=True)
     started = time.monotonic()
-    rows = draw(splits.train, classes, level, master_seed, seed, tell)
+    rows = draw(splits.train, classes, level, master_seed, seed, callbacks)
     if not rows:
         raise UserError(
             f"level {level}: no rows are left to draw from",

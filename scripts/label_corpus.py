@@ -23,8 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from pretrain_lm import Recipe, like_sst2, parted, read_corpus
 
 from gpt3mix_cli.records import Example
-from gpt3mix_cli.settings import Transformer, generator
-from gpt3mix_cli.train import kept_classifier
+from gpt3mix_cli.settings import TransformerSettings, generator
+from gpt3mix_cli.train import cached_classifier
 from gpt3mix_cli.train.targets import one_hot
 
 CLASSES = ("pos", "neg")
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str]) -> None:
     _, seen = parted(read_corpus(options.corpus), recipe)
     labelled, others = seen[: options.reviews], seen[options.reviews :]
     rows = examples(others, options.train + 1000, "teacher", recipe.seed)
-    settings = Transformer(
+    settings = TransformerSettings(
         kind="transformer",
         model="minilm",
         lr=1e-4,
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str]) -> None:
         max_length=64,
         threads=2,
     )
-    teacher = kept_classifier(settings, CLASSES)
+    teacher = cached_classifier(settings, CLASSES)
     started = time.monotonic()
     fit = teacher.fit([one_hot(row, CLASSES) for row in rows[1000:]], rows[:1000], recipe.seed)
     print(

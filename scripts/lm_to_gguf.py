@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt3mix_cli.errors import UserError
-from gpt3mix_cli.pretrained import lm_place, loaded
+from gpt3mix_cli.pretrained import lm_path, loaded
 
 if TYPE_CHECKING:
     import torch
@@ -51,7 +51,7 @@ PLAIN = {
 
 def main(arguments: Sequence[str]) -> None:
     """Read, convert, and say what was written."""
-    packaged = Path(lm_place("bundled"))
+    packaged = Path(lm_path("bundled"))
     parser = argparse.ArgumentParser(
         description="Write a language model as a GGUF file for llama.cpp."
     )

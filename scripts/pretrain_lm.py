@@ -36,7 +36,7 @@ import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from gpt3mix_cli.method.prompt import prompt, seam
+from gpt3mix_cli.method.prompt import label_prefix, prompt
 from gpt3mix_cli.settings import Settings, Task, generator
 
 RESOURCES = Path(__file__).resolve().parent.parent / "gpt3mix_cli" / "resources" / "lm"
@@ -264,7 +264,7 @@ class Batches:
     """Puts sequences together; which ones depends on the generator only."""
 
     def __init__(self, reviews: Sequence[Review], recipe: Recipe, tokenizer: Any) -> None:
-        """Tokenise headers, seams and labels once: byte-level pieces between them never merge."""
+        """Tokenise headers, label prefixes and labels once: byte-level pieces between them never merge."""
         self._recipe = recipe
         self._by_label = {
             label: [review for review in reviews if review.label == label] for label in LABELS
@@ -290,7 +290,9 @@ class Batches:
                 for label, word in LABELS.items()
                 for (token,) in [tokens(f" {word.capitalize()}")]
             }
-            self._frames.append((tokens(prompt(task, [])), tokens(seam(task)), labels, again))
+            self._frames.append(
+                (tokens(prompt(task, [])), tokens(label_prefix(task)), labels, again)
+            )
         self.header = min(len(frame[0]) for frame in self._frames)
 
     def sequence(self, rng: random.Random) -> Tokens:

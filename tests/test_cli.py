@@ -51,7 +51,7 @@ LINEAR = ["--set", "classifiers=[{kind: linear}]"]
 LIGHT = ["--set", "lm=null", *LINEAR]
 
 
-class Outcome:
+class AugmentationSink:
     """What a command left: exit code, stdout, stderr."""
 
     def __init__(self, code: int, out: str, err: str) -> None:
@@ -59,13 +59,13 @@ class Outcome:
 
 
 @pytest.fixture
-def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., AugmentationSink]:
     """Run a command line in this process."""
 
-    def run(*arguments: object) -> Outcome:
+    def run(*arguments: object) -> AugmentationSink:
         capsys.readouterr()
         code = main([str(argument) for argument in arguments])
-        return Outcome(code, *capsys.readouterr())
+        return AugmentationSink(code, *capsys.readouterr())
 
     return run
 
@@ -230,7 +230,7 @@ def linear_rows(folder: Path) -> dict[str, str]:
 
 
 def test_run_makes_the_same_files_as_the_commands_by_hand(
-    chained: Path, mine: Path, tmp_path: Path, call: Callable[..., Outcome]
+    chained: Path, mine: Path, tmp_path: Path, call: Callable[..., AugmentationSink]
 ) -> None:
     assert call("run", mine, *LINEAR).code == 0
     assert linear_rows(tmp_path / "results") == linear_rows(chained / "results")
@@ -238,14 +238,14 @@ def test_run_makes_the_same_files_as_the_commands_by_hand(
 
 
 def test_run_makes_the_same_trials_of_an_encoder_as_the_commands_by_hand(
-    chained: Path, mine: Path, tmp_path: Path, call: Callable[..., Outcome]
+    chained: Path, mine: Path, tmp_path: Path, call: Callable[..., AugmentationSink]
 ) -> None:
     assert call("run", mine).code == 0
     assert contents(tmp_path / "results") == contents(chained / "results")
 
 
 def test_a_second_time_all_is_up_to_date_and_untouched(
-    chained: Path, call: Callable[..., Outcome]
+    chained: Path, call: Callable[..., AugmentationSink]
 ) -> None:
     files = [
         path
@@ -263,7 +263,7 @@ def test_a_second_time_all_is_up_to_date_and_untouched(
 
 
 def test_a_changed_setting_redoes_what_it_changes_and_nothing_else(
-    mine: Path, call: Callable[..., Outcome]
+    mine: Path, call: Callable[..., AugmentationSink]
 ) -> None:
     assert call("run", mine, *LIGHT, "--json").code == 0
     done = call("train", mine, *LIGHT, "--json", "--set", "classifiers.0.C=1")
@@ -310,7 +310,7 @@ def begun(*arguments: object, folder: Path) -> subprocess.Popen[str]:
 
 
 def test_a_killed_run_finishes_the_next_time_with_the_same_files(
-    chained: Path, mine: Path, tmp_path: Path, call: Callable[..., Outcome]
+    chained: Path, mine: Path, tmp_path: Path, call: Callable[..., AugmentationSink]
 ) -> None:
     cell = tmp_path / "results" / "mine" / "3-per-class" / "seed-0"
     process = begun("run", mine, folder=tmp_path)
@@ -329,7 +329,7 @@ def test_a_killed_run_finishes_the_next_time_with_the_same_files(
 
 
 def test_an_interrupted_run_exits_with_130_and_goes_on(
-    mine: Path, tmp_path: Path, call: Callable[..., Outcome]
+    mine: Path, tmp_path: Path, call: Callable[..., AugmentationSink]
 ) -> None:
     many = [*LIGHT, "--set", "subsample.seeds=20", "--set", "trials=20"]
     process = begun("run", mine, *many, folder=tmp_path)
@@ -347,7 +347,7 @@ def test_an_interrupted_run_exits_with_130_and_goes_on(
 
 
 def test_two_runs_at_once_do_not_mix(
-    mine: Path, tmp_path: Path, call: Callable[..., Outcome]
+    mine: Path, tmp_path: Path, call: Callable[..., AugmentationSink]
 ) -> None:
     import fcntl
 
@@ -446,7 +446,7 @@ def test_real_rows_from_stdin_serve_every_method(mine: Path, tmp_path: Path) -> 
 
 
 def test_synthetic_rows_of_other_real_rows_are_refused(
-    mine: Path, tmp_path: Path, call: Callable[..., Outcome]
+    mine: Path, tmp_path: Path, call: Callable[..., AugmentationSink]
 ) -> None:
     assert call("run", mine, *LIGHT).code == 0
     other = ["--set", "subsample.master_seed=7"]
@@ -457,7 +457,7 @@ def test_synthetic_rows_of_other_real_rows_are_refused(
 
 
 def test_augmented_rows_cannot_pass_for_no_augmentation(
-    mine: Path, tmp_path: Path, call: Callable[..., Outcome]
+    mine: Path, tmp_path: Path, call: Callable[..., AugmentationSink]
 ) -> None:
     assert call("run", mine, *LIGHT).code == 0
     rows = next((tmp_path / "results").rglob("seed-0/eda.jsonl"))
@@ -467,7 +467,7 @@ def test_augmented_rows_cannot_pass_for_no_augmentation(
 
 
 def test_an_output_cannot_be_the_input(
-    mine: Path, tmp_path: Path, call: Callable[..., Outcome]
+    mine: Path, tmp_path: Path, call: Callable[..., AugmentationSink]
 ) -> None:
     assert call("subsample", mine, *LIGHT).code == 0
     real = next((tmp_path / "results").rglob("seed-0/train.jsonl"))
@@ -480,7 +480,7 @@ def test_an_output_cannot_be_the_input(
 
 @pytest.mark.parametrize("level", ["0%", "200%", "0/class", "8"])
 def test_a_level_of_the_command_line_is_checked_as_in_the_config(
-    mine: Path, level: str, call: Callable[..., Outcome]
+    mine: Path, level: str, call: Callable[..., AugmentationSink]
 ) -> None:
     done = call("subsample", mine, "--level", level)
     assert done.code == 2
@@ -488,7 +488,7 @@ def test_a_level_of_the_command_line_is_checked_as_in_the_config(
 
 
 def test_the_other_cells_go_on_where_one_falls_short(
-    mine: Path, tmp_path: Path, call: Callable[..., Outcome]
+    mine: Path, tmp_path: Path, call: Callable[..., AugmentationSink]
 ) -> None:
     assert call("subsample", mine).code == 0
     done = call(
@@ -528,7 +528,7 @@ def test_a_full_or_closed_stdout_is_told(mine: Path, tmp_path: Path) -> None:
 
 
 def test_a_device_is_never_replaced(
-    mine: Path, tmp_path: Path, call: Callable[..., Outcome]
+    mine: Path, tmp_path: Path, call: Callable[..., AugmentationSink]
 ) -> None:
     os.mkfifo(tmp_path / "pipe")
     done = call("subsample", mine, "--seed", 0, "-o", tmp_path / "pipe")
@@ -537,7 +537,7 @@ def test_a_device_is_never_replaced(
     assert (tmp_path / "pipe").is_fifo()
 
 
-def test_stdout_holds_results_only(chained: Path, call: Callable[..., Outcome]) -> None:
+def test_stdout_holds_results_only(chained: Path, call: Callable[..., AugmentationSink]) -> None:
     for command in chain(chained / "mine.yaml", chained / "results"):
         done = call(*command)
         assert bool(done.out) == (command[0] == "report")
@@ -548,7 +548,9 @@ def test_stdout_holds_results_only(chained: Path, call: Callable[..., Outcome]) 
     assert "%" in done.out
 
 
-def test_the_last_line_names_the_next_command(mine: Path, call: Callable[..., Outcome]) -> None:
+def test_the_last_line_names_the_next_command(
+    mine: Path, call: Callable[..., AugmentationSink]
+) -> None:
     ends = [
         call(*command, *LIGHT).err.splitlines()[-1]
         for command in chain(mine, Path("results"))
@@ -560,7 +562,7 @@ def test_the_last_line_names_the_next_command(mine: Path, call: Callable[..., Ou
 
 
 def test_json_is_one_object_on_stdout_and_nothing_else(
-    chained: Path, call: Callable[..., Outcome]
+    chained: Path, call: Callable[..., AugmentationSink]
 ) -> None:
     keys = {"report": {"cells", "comparisons", "remarks", "files", "warnings"}}
     for command in chain(chained / "mine.yaml", chained / "results"):
@@ -574,7 +576,9 @@ def test_json_is_one_object_on_stdout_and_nothing_else(
     ]
 
 
-def test_json_of_run_and_check_is_one_object(mine: Path, call: Callable[..., Outcome]) -> None:
+def test_json_of_run_and_check_is_one_object(
+    mine: Path, call: Callable[..., AugmentationSink]
+) -> None:
     assert set(json.loads(call("run", mine, *LIGHT, "--json").out)) == {
         "cells",
         "comparisons",
@@ -589,7 +593,7 @@ def test_json_of_run_and_check_is_one_object(mine: Path, call: Callable[..., Out
     ]
 
 
-def test_quiet_says_nothing(mine: Path, call: Callable[..., Outcome]) -> None:
+def test_quiet_says_nothing(mine: Path, call: Callable[..., AugmentationSink]) -> None:
     for command in ("subsample", "baseline", "train"):
         done = call(
             command,
@@ -603,7 +607,7 @@ def test_quiet_says_nothing(mine: Path, call: Callable[..., Outcome]) -> None:
 
 
 def test_show_prints_rows_below_their_parents_as_table_4_does(
-    chained: Path, call: Callable[..., Outcome]
+    chained: Path, call: Callable[..., AugmentationSink]
 ) -> None:
     """With the task's label words, although all is up to date."""
     done = call(
@@ -632,7 +636,7 @@ def test_show_prints_rows_below_their_parents_as_table_4_does(
 
 
 def test_the_end_of_augment_says_what_the_rows_are_like(
-    chained: Path, call: Callable[..., Outcome]
+    chained: Path, call: Callable[..., AugmentationSink]
 ) -> None:
     """In full for one file, in a table for several, with --json in numbers; the figures are the manifest's."""
     common = [chained / "mine.yaml", "--out", chained / "results"]
@@ -656,7 +660,7 @@ def test_the_end_of_augment_says_what_the_rows_are_like(
 
 
 def test_a_card_is_written_beside_the_rows_where_it_is_wanted(
-    mine: Path, tmp_path: Path, call: Callable[..., Outcome]
+    mine: Path, tmp_path: Path, call: Callable[..., AugmentationSink]
 ) -> None:
     assert call("subsample", mine).code == 0
     assert call("baseline", mine, *LIGHT, "--method", "eda", "-q").code == 0
@@ -681,7 +685,7 @@ def test_a_card_is_written_beside_the_rows_where_it_is_wanted(
 
 
 def test_copies_of_test_rows_never_reach_the_output(
-    mine: Path, tmp_path: Path, call: Callable[..., Outcome]
+    mine: Path, tmp_path: Path, call: Callable[..., AugmentationSink]
 ) -> None:
     """What the LM writes anyway is made a test row; the gate then rejects it, and other test rows make the output stale."""
     assert call("subsample", mine).code == 0
@@ -761,7 +765,7 @@ def test_the_help_of_every_command_loads_nothing_heavy(tmp_path: Path) -> None:
 
 
 def test_too_few_rows_stop_with_3_and_keep_what_was_made(
-    mine: Path, tmp_path: Path, call: Callable[..., Outcome]
+    mine: Path, tmp_path: Path, call: Callable[..., AugmentationSink]
 ) -> None:
     assert call("subsample", mine).code == 0
     done = call(
@@ -776,7 +780,7 @@ def test_too_few_rows_stop_with_3_and_keep_what_was_made(
 
 
 def test_failed_trials_stop_with_3_and_the_next_run_repeats_them(
-    mine: Path, tmp_path: Path, call: Callable[..., Outcome]
+    mine: Path, tmp_path: Path, call: Callable[..., AugmentationSink]
 ) -> None:
     broken = [
         "--set",
@@ -800,7 +804,7 @@ def test_failed_trials_stop_with_3_and_the_next_run_repeats_them(
 
 
 def test_no_arguments_and_unknown_ones_exit_with_2(
-    call: Callable[..., Outcome], mine: Path
+    call: Callable[..., AugmentationSink], mine: Path
 ) -> None:
     assert call().code == 2
     for arguments in (
@@ -930,7 +934,7 @@ BROKEN: dict[str, tuple[Break, Sequence[str], Sequence[str]]] = {
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_broken_input_is_told_in_one_message_and_leaves_nothing(
-    name: str, mine: Path, tmp_path: Path, call: Callable[..., Outcome]
+    name: str, mine: Path, tmp_path: Path, call: Callable[..., AugmentationSink]
 ) -> None:
     spoil, arguments, expected = BROKEN[name]
     spoil(tmp_path)
@@ -964,7 +968,11 @@ ROW = '{"id": "a", "text": "fine", "label": "good"}\n'
     ids=["empty", "same id", "label", "null", "missing key", "broken"],
 )
 def test_broken_rows_between_stages_are_told_with_their_line(
-    mine: Path, tmp_path: Path, call: Callable[..., Outcome], rows: str, expected: list[str]
+    mine: Path,
+    tmp_path: Path,
+    call: Callable[..., AugmentationSink],
+    rows: str,
+    expected: list[str],
 ) -> None:
     (tmp_path / "real.jsonl").write_text(rows)
     for command in (["baseline", mine, "--method", "eda"], ["train", mine, "--method", "none"]):
@@ -995,7 +1003,7 @@ def test_a_broken_input_through_the_console_script(mine: Path, tmp_path: Path) -
     ids=" ".join,
 )
 def test_one_file_for_several_outputs_is_refused(
-    mine: Path, tmp_path: Path, call: Callable[..., Outcome], arguments: list[str]
+    mine: Path, tmp_path: Path, call: Callable[..., AugmentationSink], arguments: list[str]
 ) -> None:
     done = call(arguments[0], mine, *arguments[1:])
     assert done.code == 2
@@ -1003,14 +1011,16 @@ def test_one_file_for_several_outputs_is_refused(
     assert not (tmp_path / "x.jsonl").exists()
 
 
-def test_json_and_rows_cannot_both_have_stdout(mine: Path, call: Callable[..., Outcome]) -> None:
+def test_json_and_rows_cannot_both_have_stdout(
+    mine: Path, call: Callable[..., AugmentationSink]
+) -> None:
     done = call("subsample", mine, "--seed", 0, "-o", "-", "--json")
     assert (done.code, done.out) == (2, "")
     assert "both want stdout" in done.err
 
 
 def test_a_stage_whose_input_is_missing_names_the_command_before(
-    mine: Path, tmp_path: Path, call: Callable[..., Outcome]
+    mine: Path, tmp_path: Path, call: Callable[..., AugmentationSink]
 ) -> None:
     done = call("augment", mine, "--seed", 0)
     assert done.code == 2
@@ -1021,14 +1031,14 @@ def test_a_stage_whose_input_is_missing_names_the_command_before(
 
 
 def test_a_stage_whose_input_is_missing_leaves_nothing(
-    mine: Path, tmp_path: Path, call: Callable[..., Outcome]
+    mine: Path, tmp_path: Path, call: Callable[..., AugmentationSink]
 ) -> None:
     assert call("augment", mine, "--seed", 0).code == 2
     assert not (tmp_path / "results").exists()
 
 
 def test_rows_that_a_user_made_are_trained_on_under_their_own_name(
-    mine: Path, tmp_path: Path, call: Callable[..., Outcome]
+    mine: Path, tmp_path: Path, call: Callable[..., AugmentationSink]
 ) -> None:
     rows = [
         {"id": f"s{i}", "text": f"text {i}", "label": "good", "probs": {"good": 0.8, "bad": 0.2}}
@@ -1048,7 +1058,7 @@ def test_rows_that_a_user_made_are_trained_on_under_their_own_name(
 
 
 def test_report_takes_several_configs_folders_and_files_at_once(
-    chained: Path, tmp_path: Path, call: Callable[..., Outcome]
+    chained: Path, tmp_path: Path, call: Callable[..., AugmentationSink]
 ) -> None:
     (path,) = (chained / "results").rglob("seed-0/trials/none.linear.jsonl")
     other = path.read_text().replace('"task": "mine"', '"task": "other"')
@@ -1065,7 +1075,7 @@ def test_report_takes_several_configs_folders_and_files_at_once(
 
 
 def test_report_shows_the_lines_and_columns_that_are_asked_for(
-    chained: Path, tmp_path: Path, call: Callable[..., Outcome]
+    chained: Path, tmp_path: Path, call: Callable[..., AugmentationSink]
 ) -> None:
     common = ("report", chained / "results", "-o", tmp_path / "r")
     assert (
@@ -1077,7 +1087,7 @@ def test_report_shows_the_lines_and_columns_that_are_asked_for(
 
 
 def test_report_compares_two_runs(
-    chained: Path, tmp_path: Path, call: Callable[..., Outcome]
+    chained: Path, tmp_path: Path, call: Callable[..., AugmentationSink]
 ) -> None:
     done = call(
         "report",
@@ -1107,7 +1117,7 @@ def test_report_compares_two_runs(
 
 
 def test_report_prints_the_papers_figures_and_contradictions(
-    chained: Path, tmp_path: Path, call: Callable[..., Outcome]
+    chained: Path, tmp_path: Path, call: Callable[..., AugmentationSink]
 ) -> None:
     done = call("report", chained / "results", "-o", tmp_path / "r", "--paper")
     assert done.code == 0
@@ -1119,7 +1129,7 @@ def test_report_prints_the_papers_figures_and_contradictions(
 
 
 def test_check_ticks_everything_that_is_ready(
-    mine: Path, tmp_path: Path, call: Callable[..., Outcome]
+    mine: Path, tmp_path: Path, call: Callable[..., AugmentationSink]
 ) -> None:
     done = call("check", mine)
     assert done.code == 0
@@ -1143,7 +1153,7 @@ def test_check_ticks_everything_that_is_ready(
 
 
 def test_check_names_the_remedy_for_what_is_missing(
-    mine: Path, tmp_path: Path, call: Callable[..., Outcome]
+    mine: Path, tmp_path: Path, call: Callable[..., AugmentationSink]
 ) -> None:
     done = call(
         "check", mine, "--set", f"classifiers.1.model={tmp_path / 'absent'}", "--set", "lm=null"
@@ -1159,7 +1169,7 @@ def test_check_names_the_remedy_for_what_is_missing(
 
 
 def test_check_looks_at_the_encoder_that_chooses_examples(
-    mine: Path, tmp_path: Path, call: Callable[..., Outcome]
+    mine: Path, tmp_path: Path, call: Callable[..., AugmentationSink]
 ) -> None:
     (tmp_path / "empty").mkdir()
     nearest = ["--set", "augment.choose=nearest", "--set", "classifiers=[{kind: linear}]", "--set"]
@@ -1173,7 +1183,7 @@ def test_check_looks_at_the_encoder_that_chooses_examples(
 
 
 def test_a_set_that_fell_short_is_described_shown_and_has_a_card(
-    mine: Path, tmp_path: Path, call: Callable[..., Outcome]
+    mine: Path, tmp_path: Path, call: Callable[..., AugmentationSink]
 ) -> None:
     """Where rows are rejected the figures are wanted most."""
     assert call("subsample", mine).code == 0
@@ -1200,7 +1210,7 @@ def test_a_set_that_fell_short_is_described_shown_and_has_a_card(
 
 
 def test_check_finds_that_results_cannot_be_written(
-    mine: Path, tmp_path: Path, call: Callable[..., Outcome]
+    mine: Path, tmp_path: Path, call: Callable[..., AugmentationSink]
 ) -> None:
     (tmp_path / "file").write_text("")
     done = call("check", mine, *LIGHT, "--out", tmp_path / "file" / "results")

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from gpt3mix_cli.config import load
 from gpt3mix_cli.errors import UserError
 from gpt3mix_cli.settings import (
-    Augment,
-    Eda,
+    AugmentSettings,
+    EdaSettings,
     Experiment,
     FilesData,
     HubData,
-    Linear,
-    LocalLM,
-    Transformer,
+    LinearSettings,
+    LocalLMSettings,
+    TransformerSettings,
 )
 
 BASE = """\
@@ -264,7 +264,10 @@ def test_names_tell_two_of_a_kind_apart(write: Write) -> None:
         write(BASE + baselines + "classifiers: [{kind: linear}, {kind: linear, name: l2}]\n")
     )
     assert experiment.methods == ["none", "gpt3mix", "eda", "eda-strong"]
-    assert experiment.baselines == [Eda(kind="eda"), Eda(kind="eda", name="eda-strong", alpha=0.5)]
+    assert experiment.baselines == [
+        EdaSettings(kind="eda"),
+        EdaSettings(kind="eda", name="eda-strong", alpha=0.5),
+    ]
     assert [classifier.name for classifier in experiment.classifiers] == ["linear", "l2"]
 
 
@@ -422,7 +425,7 @@ def test_numbers_with_exponents_are_numbers(write: Write, written: str, number: 
     (classifier,) = one(
         write(BASE + f"classifiers: [{{kind: transformer, lr: {written}}}]")
     ).classifiers
-    assert isinstance(classifier, Transformer)
+    assert isinstance(classifier, TransformerSettings)
     assert classifier.lr == number
 
 
@@ -477,8 +480,8 @@ def test_a_byte_order_mark_is_passed_over(write: Write) -> None:
 def test_merges_and_anchors_work(write: Write) -> None:
     text = BASE + "classifiers: [&one {kind: linear, C: 3}, {<<: *one, name: other, ngrams: 1}]\n"
     assert one(write(text)).classifiers == [
-        Linear(kind="linear", C=3),
-        Linear(kind="linear", name="other", C=3, ngrams=1),
+        LinearSettings(kind="linear", C=3),
+        LinearSettings(kind="linear", name="other", C=3, ngrams=1),
     ]
 
 
@@ -527,12 +530,12 @@ def test_paths_are_relative_to_their_own_file_wherever_one_stands(
         None,
         tmp_path / "shared/test.csv",
     )
-    assert lm == LocalLM(kind="local", model=str(tmp_path / "experiments/models/lm"))
+    assert lm == LocalLMSettings(kind="local", model=str(tmp_path / "experiments/models/lm"))
     assert found[0].augment.similarity == str(tmp_path / "encoder")
     assert [
         classifier.model
         for classifier in found[0].classifiers
-        if isinstance(classifier, Transformer)
+        if isinstance(classifier, TransformerSettings)
     ] == [
         str(tmp_path / "encoder"),
         "org/encoder",
@@ -582,12 +585,12 @@ def test_a_missing_or_broken_task_file_is_named(write: Write, tmp_path: Path) ->
 
 def test_a_flag_beats_the_file_and_the_file_beats_the_default(write: Write) -> None:
     path = write(FULL)
-    assert Augment().k == 2
+    assert AugmentSettings().k == 2
     assert one(write(BASE, "default.yaml")).augment.k == 2
     assert one(path).augment.k == 3
     assert one(path, "augment.k=5").augment.k == 5
     assert one(path, "augment.k=5", "augment.k=6").augment.k == 6
-    assert one(path, "augment.ratio=2").augment == Augment(k=3, ratio=2)
+    assert one(path, "augment.ratio=2").augment == AugmentSettings(k=3, ratio=2)
 
 
 @pytest.mark.parametrize(
@@ -595,8 +598,8 @@ def test_a_flag_beats_the_file_and_the_file_beats_the_default(write: Write) -> N
     [
         ("trials=7", lambda e: e.trials, 7),
         (" trials =7", lambda e: e.trials, 7),
-        ("augment={ratio: 4, k: 1}", lambda e: e.augment, Augment(ratio=4, k=1)),
-        ("augment={}", lambda e: e.augment, Augment()),
+        ("augment={ratio: 4, k: 1}", lambda e: e.augment, AugmentSettings(ratio=4, k=1)),
+        ("augment={}", lambda e: e.augment, AugmentSettings()),
         ("subsample.levels=[1%, full]", lambda e: e.subsample.levels, ["1%", "full"]),
         ("subsample.levels.0=full", lambda e: e.subsample.levels, ["full"]),
         ("subsample.validation=16/class", lambda e: e.subsample.validation, "16/class"),
@@ -605,7 +608,7 @@ def test_a_flag_beats_the_file_and_the_file_beats_the_default(write: Write) -> N
         (
             "classifiers.1={kind: linear, name: other}",
             lambda e: e.classifiers[1],
-            Linear(kind="linear", name="other"),
+            LinearSettings(kind="linear", name="other"),
         ),
         ("classifiers.0.lr=1e-4", lambda e: e.classifiers[0].lr, 1e-4),
         ("classifiers.0.model=a=b", lambda e: e.classifiers[0].model, "a=b"),
@@ -625,10 +628,10 @@ def test_an_override_reaches_every_key(
 
 
 def test_an_override_makes_the_sections_on_its_way(write: Write) -> None:
-    assert one(write(BASE), "lm.kind=local", "lm.batch_size=4").lm == LocalLM(
+    assert one(write(BASE), "lm.kind=local", "lm.batch_size=4").lm == LocalLMSettings(
         kind="local", batch_size=4
     )
-    assert one(write(FULL), "lm=null", "lm.kind=local").lm == LocalLM(kind="local")
+    assert one(write(FULL), "lm=null", "lm.kind=local").lm == LocalLMSettings(kind="local")
 
 
 @pytest.mark.parametrize(

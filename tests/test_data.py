@@ -16,9 +16,9 @@ from hypothesis import settings as example_settings
 from hypothesis import strategies as st
 
 from gpt3mix_cli.data import Splits, by_class, dealt, load
-from gpt3mix_cli.errors import UserError
+from gpt3mix_cli.errors import Callbacks, UserError
 from gpt3mix_cli.records import Augmented, Example
-from gpt3mix_cli.settings import Linear, Task
+from gpt3mix_cli.settings import LinearSettings, Task
 from gpt3mix_cli.subsample import draw
 from gpt3mix_cli.train.linear import LinearClassifier
 
@@ -104,9 +104,9 @@ def refused(task: Task) -> UserError:
     return error.value
 
 
-def heard() -> tuple[list[str], Callable[..., None]]:
+def heard() -> tuple[list[str], Callbacks]:
     warnings: list[str] = []
-    return warnings, lambda text, done=None, total=None: warnings.append(text)
+    return warnings, Callbacks(warn=warnings.append)
 
 
 # Files ---------------------------------------------------------------------------------------------------------------
@@ -651,8 +651,8 @@ def test_validation_rows_are_chosen_by_class_in_their_order(
 ) -> None:
     content = many({"p": 20, "n": 30})
     task = made(validation=content)
-    warnings, tell = heard()
-    rows = load(task, 0, wanted, tell).validation
+    warnings, callbacks = heard()
+    rows = load(task, 0, wanted, callbacks).validation
     order = [json.loads(line)["id"] for line in content.decode().splitlines()]
     assert Counter(row.label for row in rows) == counts
     assert [row.id for row in rows] == sorted((row.id for row in rows), key=order.index)
@@ -669,8 +669,8 @@ def test_another_seed_chooses_other_validation_rows(made: Made) -> None:
 def test_too_few_validation_rows_warn_with_their_class(
     made: Made, wanted: int | str, count: int
 ) -> None:
-    warnings, tell = heard()
-    rows = load(made(validation=many({"p": 20, "n": 30})), 0, wanted, tell).validation
+    warnings, callbacks = heard()
+    rows = load(made(validation=many({"p": 20, "n": 30})), 0, wanted, callbacks).validation
     assert Counter(row.label for row in rows) == {"p": 20, "n": 25}
     assert [text for text in warnings if "validation" in text] == [
         f"validation: class 'p' has 20 rows, {count} are wanted; all of them are used"
@@ -697,18 +697,18 @@ def test_texts_that_train_and_test_share_are_told_once(made: Made) -> None:
             {"id": "z", "text": "same", "label": "n"},
         ]
     )
-    warnings, tell = heard()
-    assert load(made(train, test=test), 0, tell=tell).shared == 2
+    warnings, callbacks = heard()
+    assert load(made(train, test=test), 0, callbacks=callbacks).shared == 2
     assert len(warnings) == 1
     assert warnings[0].startswith(
         "task 't': 2 test rows are exact copies of training rows, such as y = c; "
     )
-    warnings, tell = heard()
+    warnings, callbacks = heard()
     assert (
         load(
             made(train, test=test.replace(b"same", b"Same").replace(b"twice", b"thrice")),
             0,
-            tell=tell,
+            callbacks=callbacks,
         ).shared
         == 0
     )
@@ -744,7 +744,7 @@ def demo() -> Splits:
     return load(
         Task.model_validate({"name": "demo", "data": {"kind": "demo"}, "labels": ["pos", "neg"]}),
         0,
-        tell=lambda *_: pytest.fail("nothing to warn of"),
+        callbacks=Callbacks(warn=lambda _: pytest.fail("nothing to warn of")),
     )
 
 
@@ -799,7 +799,7 @@ def test_no_two_demo_sentences_share_more_than_half_of_their_trigrams(demo: Spli
 
 
 def accuracy(splits: Splits, rows: Sequence[Example]) -> float:
-    classifier = LinearClassifier(Linear(kind="linear"), ["pos", "neg"])
+    classifier = LinearClassifier(LinearSettings(kind="linear"), ["pos", "neg"])
     known = [
         Augmented(
             **row.model_dump(), probs={label: float(label == row.label) for label in ("pos", "neg")}

@@ -239,7 +239,7 @@ def test_a_sweep_over_the_ratio_asks_the_lm_once_and_lower_ratios_are_the_beginn
     for spot in (high, low):
         one.subsample(spot)
     one.augment(high, "gpt3mix", 0)
-    lm = one.opened.lm(low.experiment)
+    lm = one.resources.lm(low.experiment)
 
     def unasked(requests: object) -> object:
         raise AssertionError("the LM was asked again")

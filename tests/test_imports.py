@@ -12,6 +12,7 @@ import gpt3mix_cli
 
 PACKAGE = Path(gpt3mix_cli.__file__).parent
 FLOOR = {
+    "layout",
     "settings",
     "config",
     "files",

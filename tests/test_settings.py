@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gpt3mix_cli.settings import (
     LEVEL,
-    Augment,
+    AugmentSettings,
     Subsample,
     Task,
     derived_seed,
@@ -176,7 +176,7 @@ def test_a_count_of_seeds_starts_at_0_and_a_list_is_itself() -> None:
 
 def test_settings_are_frozen() -> None:
     with pytest.raises(pydantic.ValidationError, match="frozen"):
-        Augment().k = 3
+        AugmentSettings().k = 3
 
 
 def test_a_list_of_labels_keeps_its_order_and_is_the_identity() -> None:

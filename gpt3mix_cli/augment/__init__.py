@@ -1,23 +1,23 @@
 """Stage augment: synthetic rows from real ones."""
 
 from .loop import (
+    AugmentationSink,
     Augmenter,
-    Outcome,
     augment,
     journal_path,
-    make,
+    num_rows_wanted,
     open_augmenter,
     rejects_path,
-    wanted_rows,
+    run_attempts,
 )
 
 __all__ = [
+    "AugmentationSink",
     "Augmenter",
-    "Outcome",
     "augment",
     "journal_path",
-    "make",
+    "num_rows_wanted",
     "open_augmenter",
     "rejects_path",
-    "wanted_rows",
+    "run_attempts",
 ]

@@ -9,27 +9,27 @@ from random import Random
 from typing import Any
 
 from ..records import Augmented, Example
-from ..settings import Aeda, Task, generator
-from .editing import Free, edited
+from ..settings import AedaSettings, Task, generator
+from .editing import NoCost, edited
 
-FORMAT = 1  # raised when the same settings would give other rows
+CACHE_VERSION = 1  # raised when the same settings would give other rows
 MARKS = (".", ";", "?", ":", "!", ",")  # section 2 of the paper
 
 
-class AEDA(Free):
+class AEDA(NoCost):
     """Edits each parent in turn; see `augment.Augmenter`."""
 
     edits = True
     rows = block = 1
 
-    def __init__(self, settings: Aeda, task: Task) -> None:
+    def __init__(self, settings: AedaSettings, task: Task) -> None:
         """Keep the name and the classes."""
         self._name, self._classes = settings.name, task.classes
         self.about: dict[str, Any] = {
             "method": settings.name,
             "kind": "aeda",
             "classes": task.classes,
-            "format": FORMAT,
+            "format": CACHE_VERSION,
         }
 
     def generate(

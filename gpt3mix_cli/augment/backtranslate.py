@@ -16,12 +16,12 @@ from typing import Any
 
 from ..lm.journal import Journal
 from ..records import Augmented, Example
-from ..settings import Backtranslate, Task, derived_seed, fingerprint
-from .editing import Free, edited
-from .filter import same_text
+from ..settings import BacktranslateSettings, Task, derived_seed, fingerprint
+from .editing import NoCost, edited
+from .filter import normalize_text
 from .translators import APERTIUM_BATCH, Translator, open_translator, translator_fingerprint
 
-FORMAT = 2  # raised when the same settings would give other rows
+CACHE_VERSION = 2  # raised when the same settings would give other rows
 COMMON = {"max_tokens", "batch_size", "device"}
 USED = {
     False: {*COMMON, "beams"},
@@ -36,7 +36,7 @@ class Direction:
     """One way through one pivot: the journal, and behind it a translator that is opened when it is first needed."""
 
     def __init__(
-        self, settings: Backtranslate, model: str, candidates: int, journal: Journal | None
+        self, settings: BacktranslateSettings, model: str, candidates: int, journal: Journal | None
     ) -> None:
         """Say what its translations depend on.
 
@@ -66,7 +66,7 @@ class Direction:
             self.sha or model,
             candidates,
             parameters,
-            FORMAT,
+            CACHE_VERSION,
         ]
 
     def translate(self, texts: Sequence[str], seeds: Sequence[int]) -> list[list[str]]:
@@ -148,8 +148,8 @@ class Parent:
         """Take the candidates of a step."""
         before = len(self.candidates)
         for text in (" ".join(text.split()) for text in texts):
-            if text and same_text(text) not in self.seen:
-                self.seen.add(same_text(text))
+            if text and normalize_text(text) not in self.seen:
+                self.seen.add(normalize_text(text))
                 self.candidates.append(text)
         self.steps += 1
         self.barren = 0 if len(self.candidates) > before else self.barren + 1
@@ -162,7 +162,7 @@ class RoundTrips:
         self,
         pivots: Sequence[tuple[Direction, Direction]],
         texts: Sequence[str],
-        settings: Backtranslate,
+        settings: BacktranslateSettings,
         seed: int,
     ) -> None:
         """Deal the distinct texts into batches that are alike in length."""
@@ -174,7 +174,7 @@ class RoundTrips:
             text: number for number, batch in enumerate(self._batches) for text in batch
         }
         self._wanted = [0] * len(self._batches)
-        self._parents = {text: Parent({same_text(text)}) for text in distinct}
+        self._parents = {text: Parent({normalize_text(text)}) for text in distinct}
 
     def candidates(self, text: str, wanted: int) -> list[str]:
         """Return at least so many candidates of a text, or all that there are to be had: maybe none."""
@@ -221,13 +221,15 @@ class RoundTrips:
             self._parents[text].take(found.get(number, []))
 
 
-class BackTranslation(Free):
+class BackTranslation(NoCost):
     """Rewrites each parent in turn; see `augment.Augmenter`."""
 
     edits = True
     rows = block = 1
 
-    def __init__(self, settings: Backtranslate, task: Task, journal: Journal | None = None) -> None:
+    def __init__(
+        self, settings: BacktranslateSettings, task: Task, journal: Journal | None = None
+    ) -> None:
         """Keep the settings and the classes; translators are opened when they are first needed.
 
         Args:
@@ -260,7 +262,7 @@ class BackTranslation(Free):
             "fingerprint": fingerprint(
                 [direction.sha for pair in self._pivots for direction in pair]
             ),
-            "format": FORMAT,
+            "format": CACHE_VERSION,
         }
 
     def generate(

@@ -16,12 +16,12 @@ from random import Random
 from typing import Any
 
 from ..records import Augmented, Example
-from ..settings import Eda, Task, derived_seed
-from .editing import Free, edited
-from .filter import same_text
+from ..settings import EdaSettings, Task, derived_seed
+from .editing import NoCost, edited
+from .filter import normalize_text
 from .thesaurus import digest, synonyms
 
-FORMAT = 2  # raised when the same settings would give other rows
+CACHE_VERSION = 2  # raised when the same settings would give other rows
 OPERATIONS = ("replace", "insert", "swap", "delete")
 ORDERS = tuple(permutations(OPERATIONS))
 
@@ -47,13 +47,13 @@ _CONTRACTED = "n't nt 's 't 'm 're 've 'd 'll m re ve d ll ca wo sha ai"
 STOP_WORDS = frozenset(f"{_STOP_WORDS} {_CONTRACTED}".split())
 
 
-class EDA(Free):
+class EDA(NoCost):
     """Edits each parent in turn; see `augment.Augmenter`."""
 
     edits = True
     rows = block = 1
 
-    def __init__(self, settings: Eda, task: Task) -> None:
+    def __init__(self, settings: EdaSettings, task: Task) -> None:
         """Keep the settings and the classes."""
         self._settings, self._classes = settings, task.classes
         self.about: dict[str, Any] = {
@@ -63,7 +63,7 @@ class EDA(Free):
             "normalise": settings.normalise,
             "thesaurus": digest(),
             "classes": task.classes,
-            "format": FORMAT,
+            "format": CACHE_VERSION,
         }
 
     def generate(
@@ -131,7 +131,7 @@ class Sentence:
     @cached_property
     def key(self) -> str:
         """What a copy must differ in."""
-        return same_text(self.text)
+        return normalize_text(self.text)
 
     @cached_property
     def sources(self) -> list[str]:
@@ -216,7 +216,7 @@ def edit(sentence: Sentence, alpha: float, order: Sequence[str], random: Random)
             text = _apply(operation, sentence, n, alpha, random)
             if text is None:
                 break
-            if same_text(text) != sentence.key:
+            if normalize_text(text) != sentence.key:
                 return text
     if len(sentence.wholes) > 1:
         # Deletion changes any text of two words; with a small alpha it just never came.

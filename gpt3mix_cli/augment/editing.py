@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 from ..records import Augmented, Example, as_json
 
 
-class Free:
+class NoCost:
     """What an augmenter says of its costs that asks no language model."""
 
     def usage(self) -> Mapping[str, int]:
@@ -23,7 +23,7 @@ class Free:
 
 
 @runtime_checkable
-class Texts(Protocol):
+class TextEditor(Protocol):
     """What an editor may have besides: the texts of its rows alone, from which lines are made in a tenth of the time."""
 
     def texts(

@@ -13,14 +13,14 @@ from typing import Any
 
 from ..errors import UserError
 from ..records import Augmented, Example, Reject
-from ..settings import Gate as Limits
+from ..settings import FilterSettings
 
 WORD = re.compile(
     r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]|[^\W_\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]+(?:['’][^\W_]+)*"
 )
 TRIPLE = 3  # words whose order two texts rarely share by chance
 FEW = 4  # in fewer words than this a repetition may be meant: `no, no, no`
-DEFAULTS = Limits()
+DEFAULTS = FilterSettings()
 REMEDIES = {
     "unfinished": "raise augment.max_tokens",
     "prompt_too_long": "lower augment.k or augment.max_tokens",
@@ -42,14 +42,14 @@ REMEDIES = {
 }
 
 
-def same_text(text: str) -> str:
+def normalize_text(text: str) -> str:
     """Return what two copies of a text share: its words and signs, whatever their case and spacing."""
     return " ".join(text.casefold().split())
 
 
 def letters(text: str) -> str:
     """Return the letters and digits of a text, without case: its copies share them though words and signs are set apart otherwise."""
-    return "".join(sign for sign in text.casefold() if sign.isalnum()) or same_text(text)
+    return "".join(sign for sign in text.casefold() if sign.isalnum()) or normalize_text(text)
 
 
 def words(text: str) -> list[str]:
@@ -63,11 +63,14 @@ def remedy(rejected: Mapping[str, int]) -> str:
     return REMEDIES.get(most, "")
 
 
-class Gate:
+class RowFilter:
     """Lets a row through, or says why not, in the order of the attempts."""
 
     def __init__(
-        self, examples: Sequence[Example], limits: Limits = DEFAULTS, test: Sequence[Example] = ()
+        self,
+        examples: Sequence[Example],
+        limits: FilterSettings = DEFAULTS,
+        test: Sequence[Example] = (),
     ) -> None:
         """Learn the real rows.
 
@@ -81,7 +84,7 @@ class Gate:
         """
         self._limits = limits
         self._examples = {row.id: row for row in examples}
-        self._real = {same_text(row.text): row.id for row in examples}
+        self._real = {normalize_text(row.text): row.id for row in examples}
         # Test rows are often cut into tokens (`isn 't it , though ?`), which an LM that has read them does not write.
         self._test = {letters(row.text): row.id for row in test} if limits.leak else {}
         self._kept: dict[str, str] = {}
@@ -95,7 +98,7 @@ class Gate:
         """Return the row, or why it is discarded."""
         if isinstance(row, Reject):
             return row
-        text = same_text(row.text)
+        text = normalize_text(row.text)
         if objection := next(self._objections(row, text), None):
             reason, detail = objection
             return Reject(

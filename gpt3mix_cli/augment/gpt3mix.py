@@ -18,12 +18,12 @@ from typing import Any, NamedTuple
 
 from ..lm import LM, Completion, Request, end_of_block
 from ..method.labels import CONTENT_FREE, hard_label, soft_label
-from ..method.prompt import asking, choices, one_line, prompt, seam
-from ..method.selection import Chooser, similarity_fingerprint
+from ..method.prompt import asking, choices, label_prefix, one_line, prompt
+from ..method.selection import ExampleSelector, similarity_fingerprint
 from ..records import Augmented, Example, Reject, rows_sha
-from ..settings import Augment, Task, derived_seed, generator
+from ..settings import AugmentSettings, Task, derived_seed, generator
 
-FORMAT = 3  # raised when the same settings would give other rows
+CACHE_VERSION = 3  # raised when the same settings would give other rows
 # Settings that say how many rows are made and which are kept, and those that one kind of label does not use.
 NOT_A_ROWS = {"ratio", "draws", "attempts", "gate"}
 UNUSED = {
@@ -51,7 +51,7 @@ class GPT3Mix:
 
     edits = False
 
-    def __init__(self, settings: Augment, task: Task, lm: LM, name: str) -> None:
+    def __init__(self, settings: AugmentSettings, task: Task, lm: LM, name: str) -> None:
         """Keep settings, task specification and LM.
 
         Raises:
@@ -67,7 +67,7 @@ class GPT3Mix:
             retokenised=0,
         )
         self._usd: float | None = 0.0
-        self._chooser: tuple[str, Chooser] | None = None
+        self._chooser: tuple[str, ExampleSelector] | None = None
         self._lengths: dict[str, int] = {}
         self._calibrated = settings.contextual_calibration and settings.labels == "soft"
         self.about_lm = lm.about
@@ -78,7 +78,7 @@ class GPT3Mix:
             "kind": "gpt3mix",
             **settings.model_dump(exclude=NOT_A_ROWS | UNUSED[settings.labels]),
             **asking(task, lm.about),
-            "format": FORMAT,
+            "format": CACHE_VERSION,
         }
         alike = settings.choose in ("nearest", "furthest")
         self.about["similarity"] = similarity_fingerprint(settings.similarity) if alike else None
@@ -141,15 +141,18 @@ class GPT3Mix:
 
     def asked_as(self) -> str:
         """Return how the endpoint was asked; empty where the LM runs in this process."""
-        return self._lm.abilities() if self._usage["requests"] else ""
+        return self._lm.describe() if self._usage["requests"] else ""
 
     # Asking ----------------------------------------------------------------------------------------------------------
 
-    def _choose_from(self, examples: Sequence[Example]) -> Chooser:
+    def _choose_from(self, examples: Sequence[Example]) -> ExampleSelector:
         """Return the chooser of these examples, which keeps its vectors over rounds and draws."""
         key = rows_sha(examples)
         if self._chooser is None or self._chooser[0] != key:
-            self._chooser = key, Chooser(examples, self._settings.choose, self._settings.similarity)
+            self._chooser = (
+                key,
+                ExampleSelector(examples, self._settings.choose, self._settings.similarity),
+            )
         return self._chooser[1]
 
     def _request(self, number: int, parents: Sequence[Example], seed: int) -> Request:
@@ -173,7 +176,7 @@ class GPT3Mix:
             temperature=settings.temperature,
             top_p=settings.top_p,
             frequency_penalty=settings.frequency_penalty,
-            seam=seam(task),
+            label_prefix=label_prefix(task),
             choices=choices(task),
         )
 
@@ -193,7 +196,7 @@ class GPT3Mix:
             block = list(group)
             scored = [completion.number for completion in block if completion.scores]
             texts = [
-                f"{asked[number].prompt}{f' {text}' if text else ''}{seam(self._task)}"
+                f"{asked[number].prompt}{f' {text}' if text else ''}{label_prefix(self._task)}"
                 for number in scored
                 for text in CONTENT_FREE
             ]
@@ -230,15 +233,15 @@ class GPT3Mix:
 
     @functools.cached_property
     def _label_tokens(self) -> int:
-        """What follows the seam to the line's end, so that `max_tokens` bounds the text and its seam with either kind of label."""
+        """What follows the label prefix to the line's end, so that `max_tokens` bounds the text and its label prefix with either kind of label."""
         return max(
             self._tokens(f" {token.capitalize()})\n") for token in self._task.labels.values()
         )
 
     @functools.cached_property
     def _label_room(self) -> int:
-        """Tokens kept free behind `max_tokens`: a seam that has to be appended, and what follows it."""
-        return self._tokens(f".{seam(self._task)}") + self._label_tokens
+        """Tokens kept free behind `max_tokens`: a label prefix that has to be appended, and what follows it."""
+        return self._tokens(f".{label_prefix(self._task)}") + self._label_tokens
 
     # Reading ---------------------------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from itertools import tee
 from pathlib import Path
 from typing import Any, Protocol, assert_never
 
-from ..errors import StoppedShort, Tell, UserError, quiet
+from ..errors import NO_CALLBACKS, Callbacks, StoppedShort, UserError
 from ..files import STDIO, only_writer
 from ..lm import LM, end_of_block
 from ..lm.journal import Journal
@@ -34,10 +34,18 @@ from ..records import (
     up_to_date,
     writing,
 )
-from ..settings import Aeda, Augment, Backtranslate, Eda, Editor, Mlm, Task
-from ..settings import Gate as Limits
-from .editing import Texts, edited_lines
-from .filter import DEFAULTS, Gate, remedy, same_text
+from ..settings import (
+    AedaSettings,
+    AugmentSettings,
+    BacktranslateSettings,
+    EdaSettings,
+    EditorSettings,
+    FilterSettings,
+    MlmSettings,
+    Task,
+)
+from .editing import TextEditor, edited_lines
+from .filter import DEFAULTS, RowFilter, normalize_text, remedy
 from .statistics import Statistics
 
 Keep = Callable[[str], object]
@@ -78,7 +86,7 @@ class Augmenter(Protocol):
 
 
 def open_augmenter(
-    settings: Augment | Editor,
+    settings: AugmentSettings | EditorSettings,
     task: Task,
     lm: LM | None = None,
     name: str = "gpt3mix",
@@ -94,24 +102,24 @@ def open_augmenter(
         journal: what keeps translations.
     """
     match settings:
-        case Augment():
+        case AugmentSettings():
             from .gpt3mix import GPT3Mix
 
             assert lm is not None, "GPT3Mix needs a language model"
             return GPT3Mix(settings, task, lm, name)
-        case Eda():
+        case EdaSettings():
             from .eda import EDA
 
             return EDA(settings, task)
-        case Aeda():
+        case AedaSettings():
             from .aeda import AEDA
 
             return AEDA(settings, task)
-        case Mlm():
+        case MlmSettings():
             from .mlm import MLM
 
             return MLM(settings, task)
-        case Backtranslate():
+        case BacktranslateSettings():
             from .backtranslate import BackTranslation
 
             return BackTranslation(settings, task, journal)
@@ -120,7 +128,7 @@ def open_augmenter(
 
 
 @dataclass
-class Outcome:
+class AugmentationSink:
     """What the attempts came to; the rows themselves go where they are kept, so that there may be any number of them."""
 
     keep: Keep
@@ -158,15 +166,15 @@ class Outcome:
         }
 
 
-def make(
+def run_attempts(
     augmenter: Augmenter,
     examples: Sequence[Example],
     wanted: int,
     attempts: float,
     seed: int,
-    outcome: Outcome,
-    tell: Tell = quiet,
-    limits: Limits = DEFAULTS,
+    outcome: AugmentationSink,
+    callbacks: Callbacks = NO_CALLBACKS,
+    limits: FilterSettings = DEFAULTS,
     test: Sequence[Example] = (),
 ) -> None:
     """Make `wanted` rows, or fewer where `attempts x wanted` requests do not suffice.
@@ -178,15 +186,15 @@ def make(
         attempts: at most this many requests for each wanted row; an editor needs exactly one.
         seed: of this synthetic set.
         outcome: takes the rows as they are made.
-        tell: hears progress.
+        callbacks: take progress.
         limits: the gate's thresholds; an editor's rows pass no gate.
         test: the rows of which the gate lets no copy through.
     """
     if augmenter.edits:
-        _edit(augmenter, examples, wanted, seed, outcome, tell)
+        _edit(augmenter, examples, wanted, seed, outcome, callbacks)
         return
     name = augmenter.about["method"]
-    gate = Gate(examples, limits, test)
+    gate = RowFilter(examples, limits, test)
     limit = math.ceil(attempts * wanted)
     while outcome.kept < wanted and outcome.asked < limit:
         missing = min(math.ceil((wanted - outcome.kept) / augmenter.rows), limit - outcome.asked)
@@ -199,7 +207,9 @@ def make(
                     continue
                 checked = gate.check(row)
                 outcome.reject(checked) if isinstance(checked, Reject) else outcome.take(checked)
-                tell(name, outcome.kept, wanted, _money(augmenter, outcome.kept, wanted))
+                callbacks.progress(
+                    name, outcome.kept, wanted, _money(augmenter, outcome.kept, wanted)
+                )
         except StoppedShort as error:
             # A budget that is used up, or servers that fail: what came before is kept.
             outcome.stopped, outcome.asked = (
@@ -230,8 +240,8 @@ def _edit(
     examples: Sequence[Example],
     wanted: int,
     seed: int,
-    outcome: Outcome,
-    tell: Tell,
+    outcome: AugmentationSink,
+    callbacks: Callbacks,
 ) -> None:
     name, count = augmenter.about["method"], len(examples)
     # Hashes, since a million texts would fill the memory; only parents with several copies can have equal ones.
@@ -241,23 +251,27 @@ def _edit(
     try:
         for attempt, text in enumerate(_edits(augmenter, examples, wanted, seed, outcome)):
             place = attempt % count
-            text = same_text(text)
-            outcome.unchanged += text == same_text(examples[place].text)
+            text = normalize_text(text)
+            outcome.unchanged += text == normalize_text(examples[place].text)
             if wanted > count:
                 key = hash((place, text))
                 outcome.repeated += key in seen
                 seen.add(key)
-            tell(name, attempt + 1, wanted)
+            callbacks.progress(name, attempt + 1, wanted)
     finally:
         gc.unfreeze()
     outcome.asked = wanted
 
 
 def _edits(
-    augmenter: Augmenter, examples: Sequence[Example], wanted: int, seed: int, outcome: Outcome
+    augmenter: Augmenter,
+    examples: Sequence[Example],
+    wanted: int,
+    seed: int,
+    outcome: AugmentationSink,
 ) -> Iterator[str]:
     """Keep the rows of an editor, and yield their texts."""
-    if not isinstance(augmenter, Texts):
+    if not isinstance(augmenter, TextEditor):
         for row in augmenter.generate(examples, 0, wanted, seed):
             assert isinstance(row, Augmented), "an editor rejects nothing"
             outcome.take(row)
@@ -283,11 +297,11 @@ def augment(
     attempts: float,
     seed: int,
     limit: int | None = None,
-    gate: Limits = DEFAULTS,
+    gate: FilterSettings = DEFAULTS,
     test: Sequence[Example] = (),
     command: Sequence[str] = (),
     force: bool = False,
-    tell: Tell = quiet,
+    callbacks: Callbacks = NO_CALLBACKS,
 ) -> Done:
     """Write `ratio x n` synthetic rows, at most `limit`, with their rejects and manifest, unless they are there already.
 
@@ -299,7 +313,7 @@ def augment(
     """
     if not examples:
         raise UserError("there are no real examples to start from", "check the subsample")
-    wanted = min(wanted_rows(ratio, len(examples)), sys.maxsize if limit is None else limit)
+    wanted = min(num_rows_wanted(ratio, len(examples)), sys.maxsize if limit is None else limit)
     # Not `attempts`: an output that is whole is the same with more of them.
     settings = {**augmenter.about, "ratio": ratio, "limit": limit, "seed": seed}
     inputs = {"train": rows_sha(examples)}
@@ -311,10 +325,12 @@ def augment(
             return Done(output, manifest, skipped=True)
         started = time.monotonic()
         with ExitStack() as files:
-            outcome = Outcome(files.enter_context(writing(output)), Statistics(examples))
+            outcome = AugmentationSink(files.enter_context(writing(output)), Statistics(examples))
             if output != STDIO and not augmenter.edits:
                 outcome.discard = files.enter_context(writing(rejects_path(output)))
-            make(augmenter, examples, wanted, attempts, seed, outcome, tell, gate, test)
+            run_attempts(
+                augmenter, examples, wanted, attempts, seed, outcome, callbacks, gate, test
+            )
             if outcome.stopped and not outcome.asked:
                 # Nothing was made: what stands there already is worth more than an empty file.
                 raise StoppedShort(
@@ -342,7 +358,7 @@ def augment(
     if outcome.stopped:
         message = f"{output}: {outcome.kept} of {wanted} rows: {outcome.stopped.message}"
         raise StoppedShort(message, outcome.stopped.hint, Done(output, manifest))
-    _remark(Done(output, manifest), tell)
+    _remark(Done(output, manifest), callbacks)
     return Done(output, manifest)
 
 
@@ -357,7 +373,7 @@ def spent(usage: Mapping[str, int]) -> int | None:
     return sum(tokens) if tokens else None
 
 
-def _remark(done: Done, tell: Tell) -> None:
+def _remark(done: Done, callbacks: Callbacks) -> None:
     """Warn of prompts that lost examples, and of labels that mean little.
 
     Raises:
@@ -366,7 +382,7 @@ def _remark(done: Done, tell: Tell) -> None:
     counts, output = done.manifest.counts, done.output
     figures = counts["statistics"]
     if shortened := counts.get("shortened"):
-        tell(
+        callbacks.warn(
             f"{output}: {shortened} of {counts['asked']} prompts were longer than the LM's context and lost examples; a row's parents are those left"
         )
     if (mass := figures.get("label_mass")) and mass["mean"] < LOW_MASS:
@@ -375,7 +391,7 @@ def _remark(done: Done, tell: Tell) -> None:
             for label, n in sorted(figures["classes"].items(), key=lambda item: -item[1])
             if n
         )
-        tell(
+        callbacks.warn(
             f"{output}: the LM gave all label words together {mass['mean']:.1%} on average, so its labels ({found}) mean little"
         )
     if not done.manifest.complete:
@@ -391,7 +407,7 @@ def _remark(done: Done, tell: Tell) -> None:
         )
 
 
-def wanted_rows(ratio: float, n: int) -> int:
+def num_rows_wanted(ratio: float, n: int) -> int:
     """Return `ratio x n` rounded half up, in exact arithmetic."""
     return int(Fraction(str(ratio)) * n + Fraction(1, 2))
 

@@ -23,24 +23,24 @@ from ..errors import UserError
 from ..files import model_sha
 from ..pretrained import loaded
 from ..records import Augmented, Example
-from ..settings import Mlm, Task, fingerprint, generator
-from .editing import Free, edited
+from ..settings import MlmSettings, Task, fingerprint, generator
+from .editing import NoCost, edited
 
 if TYPE_CHECKING:
     import torch
 
-FORMAT = 1  # raised when the same settings would give other rows
+CACHE_VERSION = 1  # raised when the same settings would give other rows
 WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")  # `don't` and `well-made` are one word
 LONGEST = 512  # tokens of a text, where the model does not say less
 
 
-class MLM(Free):
+class MLM(NoCost):
     """Edits each parent in turn; see `augment.Augmenter`."""
 
     edits = True
     rows = block = 1
 
-    def __init__(self, settings: Mlm, task: Task) -> None:
+    def __init__(self, settings: MlmSettings, task: Task) -> None:
         """Keep the settings and the task's words; the model is loaded when it is first needed."""
         self._settings, self._task = settings, task
         folder = Path(settings.model).expanduser()
@@ -51,7 +51,7 @@ class MLM(Free):
             if folder.is_dir()
             else fingerprint([settings.model, settings.revision]),
             "classes": task.classes,
-            "format": FORMAT,
+            "format": CACHE_VERSION,
         }
         if settings.conditional:
             self.about |= {"task_labels": task.labels, "text_type": task.text_type}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from ..records import Augmented, Example
+from ..records import Augmented, Example, entropy
 from ..settings import generator
 from .filter import ngrams, words
 
@@ -182,11 +182,6 @@ def figures(counts: Mapping[str, Any], usd: float | None = None) -> list[tuple[s
         ("cost", "" if usd is None else f"${usd:.4f}"),
     ]
     return [(name, value) for name, value in rows if value]
-
-
-def entropy(shares: Iterable[float]) -> float:
-    """Return the entropy of a distribution in bits."""
-    return -sum(share * math.log2(share) for share in shares if share > 0)
 
 
 def distinct(texts: Iterable[Sequence[str]], n: int) -> float | None:

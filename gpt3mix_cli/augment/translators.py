@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ..errors import UserError
 from ..files import file_sha, model_sha
 from ..pretrained import loaded
-from ..settings import Backtranslate, fingerprint
+from ..settings import BacktranslateSettings, fingerprint
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +43,7 @@ class Translator(Protocol):
         """
 
 
-def open_translator(settings: Backtranslate, model: str, sha: str | None) -> Translator:
+def open_translator(settings: BacktranslateSettings, model: str, sha: str | None) -> Translator:
     """Return the translator of a model, or of an Apertium pair.
 
     Args:
@@ -57,7 +57,7 @@ def open_translator(settings: Backtranslate, model: str, sha: str | None) -> Tra
     return Apertium(model) if settings.engine == "apertium" else Transformers(settings, model, sha)
 
 
-def translator_fingerprint(settings: Backtranslate, model: str) -> str | None:
+def translator_fingerprint(settings: BacktranslateSettings, model: str) -> str | None:
     """Return what tells a translator's versions apart, without loading it.
 
     A hash of a model folder's files, of a hub model's id and revision, or of Apertium's version, programs and data; None
@@ -79,7 +79,7 @@ def translator_fingerprint(settings: Backtranslate, model: str) -> str | None:
 class Transformers:
     """A model in this process, in float32. Beam search at temperature 0, else each text's own draw."""
 
-    def __init__(self, settings: Backtranslate, model: str, sha: str | None) -> None:
+    def __init__(self, settings: BacktranslateSettings, model: str, sha: str | None) -> None:
         """Load the model, unless this process has it already.
 
         Raises:

@@ -11,7 +11,14 @@ from ..augment import open_augmenter
 from ..errors import UserError
 from ..method.prompt import choices, prompt, to_label
 from ..records import Example
-from ..settings import Baseline, Classifier, Experiment, Paraphrase, fingerprint, generator
+from ..settings import (
+    BaselineSettings,
+    ClassifierSettings,
+    Experiment,
+    ParaphraseSettings,
+    fingerprint,
+    generator,
+)
 from ..subsample import rows_per_class
 from .runner import Grid
 
@@ -86,7 +93,7 @@ def _try(what: str, look: Callable[[], str]) -> Finding:
 
 
 def _data(grid: Grid, experiment: Experiment) -> str:
-    splits = grid.opened.splits(experiment)
+    splits = grid.resources.splits(experiment)
     classes, augment = experiment.task.classes, experiment.augment
     for level in experiment.subsample.levels:
         rows = (
@@ -104,7 +111,7 @@ def _data(grid: Grid, experiment: Experiment) -> str:
 
 
 def _lm(grid: Grid, experiment: Experiment) -> str:
-    lm = grid.opened.lm(experiment)
+    lm = grid.resources.lm(experiment)
     task = experiment.task
     example = Example(id="check", text="A first try.", label=task.classes[0])
     wanted, limit = experiment.augment.k, lm.about.context - experiment.augment.max_tokens
@@ -126,23 +133,23 @@ def _lm(grid: Grid, experiment: Experiment) -> str:
         else ""
     )
     found = "" if scores.source == "exact" else f", here {scores.source}"
-    return f"{lm.about.model}: {lm.abilities()}{found}, context {lm.about.context}{shortened}"
+    return f"{lm.about.model}: {lm.describe()}{found}, context {lm.about.context}{shortened}"
 
 
 def _similarity(experiment: Experiment) -> str:
-    from ..method.selection import Chooser
+    from ..method.selection import ExampleSelector
 
     augment, label = experiment.augment, experiment.task.classes[0]
     examples = [
         Example(id=str(number), text=text, label=label)
         for number, text in enumerate(("A first try.", "A second try."))
     ]
-    Chooser(examples, augment.choose, augment.similarity).choose(2, generator(0, "check"))
+    ExampleSelector(examples, augment.choose, augment.similarity).choose(2, generator(0, "check"))
     return f"{augment.similarity}, for the {augment.choose} examples"
 
 
-def _baseline(experiment: Experiment, baseline: Baseline) -> str:
-    if isinstance(baseline, Paraphrase):
+def _baseline(experiment: Experiment, baseline: BaselineSettings) -> str:
+    if isinstance(baseline, ParaphraseSettings):
         return f"GPT3Mix with one example in the prompt, by the LM {experiment.lm and experiment.lm.model}"
     augmenter = open_augmenter(baseline, experiment.task)
     parent = Example(
@@ -152,8 +159,8 @@ def _baseline(experiment: Experiment, baseline: Baseline) -> str:
     return f"'{parent.text}' -> '{row.text}'"
 
 
-def _classifier(grid: Grid, experiment: Experiment, classifier: Classifier) -> str:
-    model = grid.opened.classifier(experiment, classifier)
+def _classifier(grid: Grid, experiment: Experiment, classifier: ClassifierSettings) -> str:
+    model = grid.resources.classifier(experiment, classifier)
     model.probe()
     return ", ".join(f"{key} {value}" for key, value in model.about.items() if key != "kind")
 

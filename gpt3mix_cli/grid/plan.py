@@ -11,20 +11,21 @@ from dataclasses import asdict, dataclass, field
 from math import ceil
 from statistics import fmean
 
-from ..augment import Outcome, journal_path, make, wanted_rows
+from ..augment import AugmentationSink, journal_path, num_rows_wanted, run_attempts
 from ..augment.gpt3mix import GPT3Mix
 from ..augment.statistics import Statistics
 from ..errors import UserError
-from ..lm import LM, Charges, Request, Tariff, end_of_block
+from ..lm import LM, CostModel, Priced, Request, end_of_block
 from ..lm.journal import IN_MEMORY, Journal, paid
 from ..lm.openai.budget import price_of
 from ..method.labels import CONTENT_FREE
-from ..method.prompt import choices, item, one_line, prompt, seam
+from ..method.prompt import choices, item, label_prefix, one_line, prompt
 from ..records import Augmented, Example, Reject
-from ..settings import Augment, Experiment, OpenAILM, Prompt, fingerprint
+from ..settings import AugmentSettings, Experiment, OpenAISettings, PromptSettings, fingerprint
 from .estimates import Amount, Line, Plan, sum_of
 from .prompt_estimate import predictions
-from .runner import Grid, Spot
+from .runner import Grid
+from .spot import Spot
 
 PROMPTS = 4096  # rendered and counted in all; each cell has its share
 FEWEST, MOST = 16, 256  # of them a cell
@@ -39,7 +40,7 @@ def plan(grid: Grid, spots: Sequence[Spot]) -> Plan:
         UserError: if the prices are wrong.
     """
     for experiment in grid.experiments:
-        if isinstance(experiment.lm, OpenAILM):
+        if isinstance(experiment.lm, OpenAISettings):
             price_of(experiment.lm.model, experiment.lm.prices)
     planned = _Planned(grid, spots)
     lines = [planned.line(spot) for spot in spots]
@@ -58,7 +59,7 @@ class _Set:
     """
 
     augmenter: GPT3Mix
-    tariff: Tariff
+    cost_model: CostModel
     examples: Sequence[Example]
     seed: int
     wanted: int
@@ -96,7 +97,7 @@ class _Set:
         )
 
 
-class _Held(Outcome):
+class _Held(AugmentationSink):
     """What the held answers came to: counts, and which attempts; the rows themselves are not wanted."""
 
     def __init__(self, examples: Sequence[Example]) -> None:
@@ -148,19 +149,19 @@ class _Planned:
         self._grid = grid
         self._rows: dict[Spot, _Rows] = {}
         self._seen: dict[str, _Seen] = {}
-        self._tariffs: dict[str, Tariff] = {}
+        self._tariffs: dict[str, CostModel] = {}
         self._planned: dict[str, int] = {}  # stream -> the attempt after those that are planned
         self._labels: dict[str, int] = {}
         self._missing: dict[str, None] = {}
         self._notes: dict[str, None] = {}
         self.prompt: str | None = None
         for number, spot in enumerate(spots):
-            grid.tell("cells", number, len(spots))
+            grid.callbacks.progress("cells", number, len(spots))
             try:
                 self._rows[spot] = self._read(spot) if spot.experiment.lm else _Rows((), (), ())
             except UserError as error:
                 self._missing[error.message] = None
-        grid.tell("cells", len(spots), len(spots))
+        grid.callbacks.progress("cells", len(spots), len(spots))
         self._share = min(
             MOST,
             max(FEWEST, PROMPTS // max(1, sum(len(rows.sets) for rows in self._rows.values()))),
@@ -214,9 +215,9 @@ class _Planned:
             UserError: if the data or the LM's tokenizer are not there.
         """
         grid, experiment = self._grid, spot.experiment
-        examples, lm = grid.examples(spot), grid.opened.lm(experiment, asks=False)
-        prompts = any(isinstance(classifier, Prompt) for classifier in spot.tried("none"))
-        test = grid.opened.splits(experiment).test if prompts else ()
+        examples, lm = grid.examples(spot), grid.resources.lm(experiment, asks=False)
+        prompts = any(isinstance(classifier, PromptSettings) for classifier in spot.tried("none"))
+        test = grid.resources.splits(experiment).test if prompts else ()
         asking = [
             (method, settings)
             for method in experiment.methods
@@ -236,17 +237,17 @@ class _Planned:
         self,
         spot: Spot,
         method: str,
-        settings: Augment,
+        settings: AugmentSettings,
         draw: int,
         examples: Sequence[Example],
         lm: LM,
     ) -> _Set:
         grid, experiment = self._grid, spot.experiment
         wanted, others = (
-            wanted_rows(settings.ratio, len(examples)),
+            num_rows_wanted(settings.ratio, len(examples)),
             grid.variants(spot, method, draw),
         )
-        with closing(grid.opened.held(experiment, others)) as held:
+        with closing(grid.resources.replay_lm(experiment, others)) as held:
             augmenter, seed = (
                 GPT3Mix(settings, experiment.task, held, method),
                 spot.seed_of("gpt3mix", draw),
@@ -254,8 +255,8 @@ class _Planned:
             first = next(request for request, _ in augmenter.requests(examples, 0, 1, seed))
             outcome = _Held(examples)
             if any(journal_path(path).exists() for path in others):
-                test = grid.opened.held_out(experiment)
-                make(
+                test = grid.resources.held_out(experiment)
+                run_attempts(
                     augmenter,
                     examples,
                     wanted,
@@ -283,15 +284,15 @@ class _Planned:
         self._seen.setdefault(kind, _Seen()).add(one)
         return one
 
-    def _tariff(self, experiment: Experiment, request: Request) -> Tariff:
+    def _tariff(self, experiment: Experiment, request: Request) -> CostModel:
         """Return what an attempt takes; how the server is asked may stand in any journal of the experiment."""
         key = fingerprint([experiment.variant, bool(request.choices)])
         if key not in self._tariffs:
-            lm = self._grid.opened.lm(experiment, asks=False)
-            self._tariffs[key] = Tariff()
-            if isinstance(lm, Charges):
-                journal = Journal(IN_MEMORY, self._grid.opened.journals(experiment))
-                self._tariffs[key] = lm.tariff(request, journal)
+            lm = self._grid.resources.lm(experiment, asks=False)
+            self._tariffs[key] = CostModel()
+            if isinstance(lm, Priced):
+                journal = Journal(IN_MEMORY, self._grid.resources.journals(experiment))
+                self._tariffs[key] = lm.cost_model(request, journal)
                 journal.close()
         return self._tariffs[key]
 
@@ -322,49 +323,52 @@ class _Planned:
             for request, _ in one.augmenter.requests(one.examples, begin, sample, one.seed)
         )
         wrote, further = self._written(experiment, one, seen)
-        tariff = one.tariff
+        cost_model = one.cost_model
         alone = (
-            len(CONTENT_FREE) * tariff.score_requests
+            len(CONTENT_FREE) * cost_model.score_requests
             if settings.contextual_calibration and settings.labels == "soft"
             else 0
         )
         requests, prompt = 1 + further + alone, read * (1 + further + alone) + wrote * further
         prompt_tokens, completion_tokens = (end - begin) * prompt, (end - begin) * (wrote + alone)
-        for remark in tariff.remarks:
+        for remark in cost_model.remarks:
             self._notes[remark] = None
         return Amount(
             (end - begin) * requests,
             prompt_tokens,
             completion_tokens,
-            tariff.usd(prompt_tokens, completion_tokens),
+            cost_model.usd(prompt_tokens, completion_tokens),
         )
 
     def _predictions(self, spot: Spot, rows: _Rows) -> list[tuple[Amount, Amount]]:
         """Return for each classifier that prompts what it still asks, and what was asked; of both the tokens are estimated."""
         experiment, task, found = spot.experiment, spot.experiment.task, []
         for classifier in spot.tried("none"):
-            if not isinstance(classifier, Prompt):
+            if not isinstance(classifier, PromptSettings):
                 continue
             others = self._grid.trials_of_variants(spot, classifier)
-            with closing(self._grid.opened.held(experiment, others)) as held:
+            with closing(self._grid.resources.replay_lm(experiment, others)) as held:
                 answered = any(journal_path(path).exists() for path in others)
                 labels = predictions(
                     spot, classifier, held, answered, rows.real, rows.test, self._share
                 )
             asked = prompt(task, rows.real[:1])
             self.prompt = self.prompt or asked
-            tariff = self._tariff(
-                experiment, Request(0, asked, 0, 1, seam=seam(task), choices=choices(task))
+            cost_model = self._tariff(
+                experiment,
+                Request(0, asked, 0, 1, label_prefix=label_prefix(task), choices=choices(task)),
             )
             self._labels[classifier.name] = self._labels.get(classifier.name, 0) + labels.missing
-            self._notes |= dict.fromkeys(tariff.remarks)
+            self._notes |= dict.fromkeys(cost_model.remarks)
             both = [
-                number * max(1, tariff.score_requests) for number in (labels.missing, labels.held)
+                number * max(1, cost_model.score_requests)
+                for number in (labels.missing, labels.held)
             ]
             sums = [
-                (number, number * labels.tokens, number * tariff.label_tokens) for number in both
+                (number, number * labels.tokens, number * cost_model.label_tokens)
+                for number in both
             ]
-            ask, had = (Amount(*each, tariff.usd(*each[1:])) for each in sums)
+            ask, had = (Amount(*each, cost_model.usd(*each[1:])) for each in sums)
             found.append((ask, had))
         return found
 
@@ -397,10 +401,14 @@ class _Planned:
         self._notes[
             "completion tokens: as if lines were as long as the real ones; the first answers will tell"
         ] = None
-        tariff, task, count = one.tariff, experiment.task, one.augmenter.about_lm.count_tokens
+        cost_model, task, count = (
+            one.cost_model,
+            experiment.task,
+            one.augmenter.about_lm.count_tokens,
+        )
         rows = one.examples[:: ceil(len(one.examples) / MOST)]
         labels = {
-            name: count(item(task, "", name)) - count("") if tariff.whole_line else 0
+            name: count(item(task, "", name)) - count("") if cost_model.whole_line else 0
             for name in task.classes
         }
         written = fmean(
@@ -408,17 +416,17 @@ class _Planned:
             for row in rows
         )
         return (
-            written * one.augmenter.rows + tariff.label_requests * tariff.label_tokens,
-            tariff.label_requests,
+            written * one.augmenter.rows + cost_model.label_requests * cost_model.label_tokens,
+            cost_model.label_requests,
         )
 
 
 def _budget(grid: Grid) -> dict[str, tuple[float | None, float]]:
     """Return (limit, spent) of requests, tokens and dollars; nothing for an LM that costs nothing."""
     first = grid.experiments[0]
-    if not any(isinstance(experiment.lm, OpenAILM) for experiment in grid.experiments):
+    if not any(isinstance(experiment.lm, OpenAISettings) for experiment in grid.experiments):
         return {}
-    sums = [paid(path) for path in grid.opened.journals(first)]
+    sums = [paid(path) for path in grid.resources.journals(first)]
     requests, prompt, completion, usd = (
         (sum(column) for column in zip(*sums, strict=True)) if sums else (0, 0, 0, 0.0)
     )

@@ -11,7 +11,7 @@ from statistics import fmean
 from ..errors import StoppedShort
 from ..lm.journal import Journaled
 from ..records import Example
-from ..settings import Prompt
+from ..settings import PromptSettings
 from ..train.cell import training_seed
 from ..train.prompt import PromptClassifier
 from ..train.targets import one_hot
@@ -35,7 +35,7 @@ class Predictions:
 
 def predictions(
     spot: Spot,
-    settings: Prompt,
+    settings: PromptSettings,
     lm: Journaled,
     answered: bool,
     examples: Sequence[Example],

@@ -8,31 +8,30 @@ from typing import Any, TypeVar
 
 from .. import data
 from ..augment import Augmenter, journal_path, open_augmenter
-from ..errors import Tell, UserError, quiet
+from ..errors import NO_CALLBACKS, Callbacks, UserError
 from ..lm import LM, open_lm
 from ..lm.journal import IN_MEMORY, Journal, Journaled
 from ..records import Example
 from ..settings import (
-    Backtranslate,
-    Baseline,
-    Classifier,
+    BacktranslateSettings,
+    BaselineSettings,
+    ClassifierSettings,
     Experiment,
-    Paraphrase,
-    Prompt,
+    ParaphraseSettings,
+    PromptSettings,
     fingerprint,
 )
-from ..train import Classifier as Fitted
-from ..train import Unusable, kept_classifier, open_prompting
+from ..train import Classifier, UnavailableClassifier, cached_classifier, open_prompt_classifier
 
 Kept = TypeVar("Kept")
 
 
-class Opened:
+class Resources:
     """Opens what is costly to load, once for all cells."""
 
-    def __init__(self, out: Path, tell: Tell = quiet) -> None:
-        """Open nothing yet; `out` is the folder of results, `tell` hears warnings."""
-        self._out, self._tell = out, tell
+    def __init__(self, out: Path, callbacks: Callbacks = NO_CALLBACKS) -> None:
+        """Open nothing yet; `out` is the folder of results, `callbacks` take warnings."""
+        self._out, self._callbacks = out, callbacks
         self._kept: dict[str, Any] = {}
         self._lock = threading.RLock()
 
@@ -42,7 +41,9 @@ class Opened:
         key = ["data", experiment.task.model_dump(), listed.master_seed, listed.validation]
         return self._once(
             key,
-            lambda: data.load(experiment.task, listed.master_seed, listed.validation, self._tell),
+            lambda: data.load(
+                experiment.task, listed.master_seed, listed.validation, self._callbacks
+            ),
         )
 
     def held_out(self, experiment: Experiment) -> Sequence[Example]:
@@ -69,7 +70,7 @@ class Opened:
         budget = experiment.budget if asks else None
         return self._once(
             ["lm", settings.model_dump(), budget, asks],
-            lambda: open_lm(settings, budget, journals, asks, self._tell),
+            lambda: open_lm(settings, budget, journals, asks, self._callbacks),
         )
 
     def journals(self, experiment: Experiment) -> list[Path]:
@@ -84,13 +85,15 @@ class Opened:
 
     # Classifiers -----------------------------------------------------------------------------------------------------
 
-    def classifier(self, experiment: Experiment, settings: Classifier) -> Fitted:
+    def classifier(self, experiment: Experiment, settings: ClassifierSettings) -> Classifier:
         """Return the classifier for its settings."""
-        if isinstance(settings, Prompt):
-            return open_prompting(settings, experiment.task, self.lm(experiment))
-        return kept_classifier(settings, tuple(experiment.task.classes))
+        if isinstance(settings, PromptSettings):
+            return open_prompt_classifier(settings, experiment.task, self.lm(experiment))
+        return cached_classifier(settings, tuple(experiment.task.classes))
 
-    def usable(self, experiment: Experiment, settings: Classifier) -> Fitted:
+    def classifier_or_unavailable(
+        self, experiment: Experiment, settings: ClassifierSettings
+    ) -> Classifier:
         """Return the classifier, or one whose trials fail with the reason why there is none: others may do."""
         key = fingerprint(
             [
@@ -104,19 +107,23 @@ class Opened:
             try:
                 return self.classifier(experiment, settings)
             except UserError as error:
-                self._kept[key] = Unusable(settings.kind, error)
-        found: Unusable = self._kept[key]
+                self._kept[key] = UnavailableClassifier(settings.kind, error)
+        found: UnavailableClassifier = self._kept[key]
         return found
 
-    def trainable(
-        self, experiment: Experiment, settings: Classifier, output: Path, others: Sequence[Path]
-    ) -> tuple[Fitted, Journaled | None]:
+    def classifier_with_cache(
+        self,
+        experiment: Experiment,
+        settings: ClassifierSettings,
+        output: Path,
+        others: Sequence[Path],
+    ) -> tuple[Classifier, Journaled | None]:
         """Return the classifier of a trials file and, of one that prompts, the journal of its LM."""
-        found = self.usable(experiment, settings)
-        if not isinstance(settings, Prompt) or isinstance(found, Unusable):
+        found = self.classifier_or_unavailable(experiment, settings)
+        if not isinstance(settings, PromptSettings) or isinstance(found, UnavailableClassifier):
             return found, None
         journal = Journaled(self.lm(experiment), journal_path(output), _journals(others, output))
-        return open_prompting(settings, experiment.task, journal), journal
+        return open_prompt_classifier(settings, experiment.task, journal), journal
 
     # Augmenters ------------------------------------------------------------------------------------------------------
 
@@ -130,8 +137,8 @@ class Opened:
             )
             return open_augmenter(asking, experiment.task, journal, method), journal
         settings = baseline_of(experiment, method)
-        assert not isinstance(settings, Paraphrase), "it asks the LM"
-        if isinstance(settings, Backtranslate):
+        assert not isinstance(settings, ParaphraseSettings), "it asks the LM"
+        if isinstance(settings, BacktranslateSettings):
             translations = Journal(journal_path(output), _journals(others, output))
             return open_augmenter(settings, experiment.task, journal=translations), translations
         key = [
@@ -142,7 +149,7 @@ class Opened:
         ]
         return self._once(key, lambda: open_augmenter(settings, experiment.task)), None
 
-    def held(self, experiment: Experiment, outputs: Sequence[Path]) -> Journaled:
+    def replay_lm(self, experiment: Experiment, outputs: Sequence[Path]) -> Journaled:
         """Return the LM that gives what the journals of some outputs hold, and asks nothing."""
         return Journaled(self.lm(experiment, asks=False), IN_MEMORY, _journals(outputs))
 
@@ -161,7 +168,7 @@ def _journals(outputs: Sequence[Path], own: Path | None = None) -> list[Path]:
     return [journal_path(path) for path in outputs if path != own and journal_path(path).exists()]
 
 
-def baseline_of(experiment: Experiment, method: str) -> Baseline:
+def baseline_of(experiment: Experiment, method: str) -> BaselineSettings:
     """Return the settings of a baseline by its name."""
     for baseline in experiment.baselines:
         if baseline.name == method:

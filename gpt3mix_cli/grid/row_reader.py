@@ -5,19 +5,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import Tell, UserError, quiet
+from ..errors import NO_CALLBACKS, Callbacks, UserError
 from ..files import STDIO, file_sha
 from ..records import Augmented, Example, Row, read, read_manifest, rows_sha
-from ..train.cell import Synthetic
+from ..train.cell import SyntheticSet
 from .spot import Spot
 
 
-class Sources:
+class RowReader:
     """Reads rows; one object for all cells, since stdin can be read but once."""
 
-    def __init__(self, tell: Tell = quiet) -> None:
-        """Read nothing yet; `tell` hears warnings."""
-        self._tell = tell
+    def __init__(self, callbacks: Callbacks = NO_CALLBACKS) -> None:
+        """Read nothing yet; `callbacks` take warnings."""
+        self._callbacks = callbacks
         self._stdin: tuple[type, list[Any]] | None = None
         self._lock = threading.Lock()
 
@@ -51,7 +51,7 @@ class Sources:
 
     def synthetic(
         self, paths: Sequence[Path], classes: Sequence[str], real: Sequence[Example]
-    ) -> Synthetic:
+    ) -> SyntheticSet:
         """Return the rows of a draw; of files that cannot serve, why: that fails their trials and no others.
 
         Raises:
@@ -70,7 +70,7 @@ class Sources:
         rows = [row for part in parts for row in part.rows]
         usd = [part.usd for part in parts if part.usd is not None]
         about = abouts[0] if len(abouts) == 1 else {"files": abouts}
-        return Synthetic(rows, about, sum(tokens) if tokens else None, sum(usd) if usd else None)
+        return SyntheticSet(rows, about, sum(tokens) if tokens else None, sum(usd) if usd else None)
 
     def method(self, path: Path, classes: Sequence[str]) -> str:
         """Return what method the first row of a file names, or the file's own name."""
@@ -92,29 +92,33 @@ class Sources:
             )
         return rows
 
-    def _one_file(self, path: Path, classes: Sequence[str], real: Sequence[Example]) -> Synthetic:
+    def _one_file(
+        self, path: Path, classes: Sequence[str], real: Sequence[Example]
+    ) -> SyntheticSet:
         try:
             rows = self._read(path, Augmented, classes)
             _labels_kept(path, rows, real)
         except UserError as error:
-            return Synthetic((), {"broken": str(error)}, broken=str(error))
+            return SyntheticSet((), {"broken": str(error)}, broken=str(error))
         manifest = read_manifest(path)
         if manifest and manifest.sha256 != file_sha(path):
             manifest = None
-            self._tell(f"{path}: changed since it was made, so its manifest is passed over")
+            self._callbacks.warn(
+                f"{path}: changed since it was made, so its manifest is passed over"
+            )
         if manifest and manifest.inputs.get("train") != rows_sha(real):
             raise UserError(
                 f"{path}: its rows were made from other real rows than these",
                 "make them again, or name the right files with -i and -a",
             )
         if manifest and not manifest.complete:
-            self._tell(
+            self._callbacks.warn(
                 f"{path}: only {len(rows)} of {manifest.counts.get('wanted', '?')} rows; its stage stopped short"
             )
         # Rows that came from elsewhere are one method; which rows they are is an input, not a setting.
         if manifest is None:
-            return Synthetic(rows, {"made": "elsewhere"})
-        return Synthetic(rows, manifest.settings, manifest.tokens, manifest.usd)
+            return SyntheticSet(rows, {"made": "elsewhere"})
+        return SyntheticSet(rows, manifest.settings, manifest.tokens, manifest.usd)
 
 
 def _labels_kept(path: Path, rows: Sequence[Augmented], real: Sequence[Example]) -> None:
@@ -130,7 +134,7 @@ def _labels_kept(path: Path, rows: Sequence[Augmented], real: Sequence[Example])
                 raise UserError(message, "make the rows again with --force")
 
 
-def distinct(output: Path, inputs: Sequence[Path | None]) -> None:
+def refuse_overwrite(output: Path, inputs: Sequence[Path | None]) -> None:
     """Refuse to write over what is read."""
     for path in inputs:
         if (

@@ -12,18 +12,24 @@ from pathlib import Path
 from typing import Any
 
 from ..augment import augment
-from ..errors import StoppedShort, Tell, UserError, quiet
+from ..errors import NO_CALLBACKS, Callbacks, StoppedShort, UserError
 from ..files import STDIO
 from ..records import Done, Example, Trial, read
-from ..report import Report, Wanted, report
-from ..settings import PART, Classifier, Experiment, Prompt, Trained
+from ..report import ExpectedTrials, Report, report
+from ..settings import (
+    FILE_STEM_PATTERN,
+    ClassifierSettings,
+    Experiment,
+    PromptSettings,
+    SoftLabelTraining,
+)
 from ..subsample import draw, subsample
-from ..train import Map, Work, here, train
+from ..train import TrialExecutor, TrialRunner, run_serially, train
 from ..train.cell import Cell
 from ..train.parallel import group_size
 from .executors.processes import Workers, fitting
-from .resources import Opened
-from .row_reader import Sources, distinct
+from .resources import Resources
+from .row_reader import RowReader, refuse_overwrite
 from .spot import Spot
 
 ONLY_REAL = "asks the LM below real rows alone (that is what GPT3Mix is compared with), so that it has trials with the method 'none' only"
@@ -45,7 +51,7 @@ class Training:
 
     spot: Spot
     method: str
-    classifier: Classifier
+    classifier: ClassifierSettings
     source: Path | None = None
     added: Sequence[Path] = ()
     output: Path | None = None
@@ -61,7 +67,7 @@ class Grid:
         out: the folder of results.
         command: for the manifests.
         force: redo what is up to date.
-        tell: hears progress and warnings.
+        callbacks: take progress and warnings.
         jobs: trials that run side by side; by default as many as the machine holds.
         curves: folder for TensorBoard.
         opened: data, LM and classifiers.
@@ -71,17 +77,17 @@ class Grid:
     out: Path
     command: Sequence[str] = ()
     force: bool = False
-    tell: Tell = quiet
+    callbacks: Callbacks = NO_CALLBACKS
     jobs: int | None = None
     curves: Path | None = None
-    opened: Opened = field(init=False)
+    resources: Resources = field(init=False)
     _unmade: set[Path] = field(default_factory=set)
-    _sources: Sources = field(init=False)
+    _sources: RowReader = field(init=False)
 
     def __post_init__(self) -> None:
         """Open what reads rows."""
-        self.opened = Opened(self.out, self.tell)
-        self._sources = Sources(self.tell)
+        self.resources = Resources(self.out, self.callbacks)
+        self._sources = RowReader(self.callbacks)
 
     def spots(self, level: str | None = None, seed: int | None = None) -> Iterator[Spot]:
         """Yield the cells of a level and seed, or of all that the experiment lists."""
@@ -96,7 +102,7 @@ class Grid:
     def subsample(self, spot: Spot, output: Path | None = None) -> Done:
         """Draw the cell's real rows."""
         return subsample(
-            self.opened.splits(spot.experiment),
+            self.resources.splits(spot.experiment),
             spot.experiment.task.classes,
             output or spot.real,
             level=spot.level,
@@ -104,7 +110,7 @@ class Grid:
             seed=spot.seed,
             command=self.command,
             force=self.force,
-            tell=self.tell,
+            callbacks=self.callbacks,
         )
 
     def augment(
@@ -120,13 +126,13 @@ class Grid:
         experiment = spot.experiment
         output = output or spot.synthetic(method, draw)
         real = self._sources.real(spot, source)
-        distinct(output, [source])
+        refuse_overwrite(output, [source])
         self._unmade.discard(output)
         # What an LM answers is kept even if the rows go to a pipe.
         place = spot.synthetic(method, draw) if output == STDIO else output
         # A variant asks the LM only for what no other one has asked: a sweep over the ratio pays for the highest.
         others = self.variants(spot, method, draw)
-        augmenter, journal = self.opened.augmenter(experiment, method, place, others)
+        augmenter, journal = self.resources.augmenter(experiment, method, place, others)
         try:
             return augment(
                 augmenter,
@@ -137,10 +143,10 @@ class Grid:
                 seed=spot.seed_of(augmenter.about["kind"], draw),
                 limit=limit,
                 gate=experiment.augment.gate,
-                test=() if augmenter.edits else self.opened.held_out(experiment),
+                test=() if augmenter.edits else self.resources.held_out(experiment),
                 command=self.command,
                 force=self.force,
-                tell=self.tell,
+                callbacks=self.callbacks,
             )
         except StoppedShort as error:
             if error.done is None:
@@ -150,18 +156,18 @@ class Grid:
             if journal:
                 journal.close()
 
-    def train(self, training: Training, map: Map = here) -> Done:
+    def train(self, training: Training, map: TrialExecutor = run_serially) -> Done:
         """Run the trials of a training, and save its best model where that is wanted."""
         spot, method, classifier = training.spot, training.method, training.classifier
         experiment = spot.experiment
-        if training.save and isinstance(classifier, Prompt):
+        if training.save and isinstance(classifier, PromptSettings):
             raise UserError(
                 f"classifier '{classifier.name}' trains nothing, so that there is no model to save",
                 "leave out --save-model",
             )
         classes = experiment.task.classes
         place = training.output or spot.trials(method, classifier.name)
-        distinct(place, [training.source, *training.added])
+        refuse_overwrite(place, [training.source, *training.added])
         real = self._sources.real(spot, training.source)
         trials = spot.dealt(classifier)
         if training.added or method == "none":
@@ -179,15 +185,15 @@ class Grid:
             raise StoppedShort(
                 f"{place}: not trained, since {waits[0]} has no row yet", "run again when it has"
             )
-        splits = self.opened.splits(experiment)
+        splits = self.resources.splits(experiment)
         others = self.trials_of_variants(spot, classifier)
-        fitted, journal = self.opened.trainable(
+        fitted, journal = self.resources.classifier_with_cache(
             experiment,
             classifier,
             spot.trials(method, classifier.name) if place == STDIO else place,
             others,
         )
-        work = Work(
+        work = TrialRunner(
             fitted,
             Cell(
                 experiment.task.name,
@@ -203,7 +209,9 @@ class Grid:
             splits.validation,
             splits.test,
             experiment.subsample.master_seed,
-            options=classifier if isinstance(classifier, Trained) else Trained(),
+            options=classifier
+            if isinstance(classifier, SoftLabelTraining)
+            else SoftLabelTraining(),
             curves=self.curves,
         )
         short = None
@@ -213,10 +221,10 @@ class Grid:
                 work,
                 trials,
                 place,
-                map=here if journal else map,
+                map=run_serially if journal else map,
                 command=self.command,
                 force=self.force,
-                tell=self.tell,
+                callbacks=self.callbacks,
             )
         except StoppedShort as error:
             short = error
@@ -226,21 +234,21 @@ class Grid:
         rows = list(read(place, Trial)) if training.save and not work.hopeless else []
         if (
             training.save
-            and not isinstance(classifier, Prompt)
+            and not isinstance(classifier, PromptSettings)
             and any(row.status == "ok" for row in rows)
         ):
             from ..train.saved_models import save_model
 
             # Where some trials failed, the best of the others is kept all the same.
-            save_model(work, rows, classifier, training.save, self.tell)
+            save_model(work, rows, classifier, training.save, self.callbacks)
         if short:
             raise short
         return done
 
-    def wanted(self) -> list[Wanted]:
+    def wanted(self) -> list[ExpectedTrials]:
         """Return the trials files of all cells, whether they are there or not."""
         return [
-            Wanted(
+            ExpectedTrials(
                 spot.trials(method, c.name),
                 len(spot.dealt(c)),
                 spot.experiment.task.name,
@@ -263,7 +271,7 @@ class Grid:
             output or self.out / first.name / "report",
             title=first.name,
             wanted=self.wanted(),
-            tell=self.tell,
+            callbacks=self.callbacks,
         )
 
     # All cells -------------------------------------------------------------------------------------------------------
@@ -271,8 +279,8 @@ class Grid:
     def run(self) -> Iterator[Done | StoppedShort]:
         """Run every stage of every cell; yield each as it ends. A stage that stopped short does not keep the others."""
         for classifier in self.experiments[0].classifiers:
-            if isinstance(classifier, Prompt) and len(self.experiments[0].methods) > 1:
-                self.tell(
+            if isinstance(classifier, PromptSettings) and len(self.experiments[0].methods) > 1:
+                self.callbacks.warn(
                     f"classifier '{classifier.name}' {ONLY_REAL}; the other methods are left out"
                 )
         steps = [step for spot in self.spots() if spot.used() for step in self._steps(spot)]
@@ -280,7 +288,9 @@ class Grid:
         yield from self._all(
             sorted(
                 steps,
-                key=lambda step: step[0] == "train" and isinstance(step[1][0].classifier, Prompt),
+                key=lambda step: (
+                    step[0] == "train" and isinstance(step[1][0].classifier, PromptSettings)
+                ),
             ),
             "all cells",
         )
@@ -295,12 +305,12 @@ class Grid:
         """Run stages in their order; trainings go on beside what follows where trials run side by side."""
         trainings = [arguments[0] for stage, arguments in steps if stage == "train"]
         ended = 0
-        self.tell(name, ended, len(steps))
+        self.callbacks.progress(name, ended, len(steps))
         for item in self._beside(steps, self._side_by_side(trainings)):
             ended += 1
             if isinstance(item, StoppedShort):
-                self.tell(str(item))
-            self.tell(name, ended, len(steps))
+                self.callbacks.warn(str(item))
+            self.callbacks.progress(name, ended, len(steps))
             yield item
 
     def _beside(
@@ -315,9 +325,9 @@ class Grid:
             # A thread a training, which only waits for its trials; the workers go first, or the threads would wait for ever.
             threads = stack.enter_context(ThreadPoolExecutor(jobs))
             stack.callback(threads.shutdown, wait=False, cancel_futures=True)
-            workers = stack.enter_context(Workers(jobs, self.tell))
+            workers = stack.enter_context(Workers(jobs, self.callbacks))
             for stage, arguments in steps:
-                if stage == "train" and not isinstance(arguments[0].classifier, Prompt):
+                if stage == "train" and not isinstance(arguments[0].classifier, PromptSettings):
                     pending.add(threads.submit(self._tried, stage, *arguments, map=workers.map))
                 else:
                     yield self._tried(stage, *arguments)
@@ -337,7 +347,9 @@ class Grid:
     def _side_by_side(self, trainings: Sequence[Training]) -> int:
         """Return how many trials are to run at once."""
         trainings = [
-            training for training in trainings if not isinstance(training.classifier, Prompt)
+            training
+            for training in trainings
+            if not isinstance(training.classifier, PromptSettings)
         ]
         wanted = sum(len(training.spot.dealt(training.classifier)) for training in trainings)
         if wanted <= 1 or group_size() > 1:
@@ -346,7 +358,7 @@ class Grid:
         threads = [
             one
             for settings, experiment in found.items()
-            if (one := self.opened.usable(experiment, settings).threads)
+            if (one := self.resources.classifier_or_unavailable(experiment, settings).threads)
         ]
         if self.jobs:
             return min(self.jobs, wanted)
@@ -371,14 +383,14 @@ class Grid:
         """Return a cell's real rows: its subsample, or what would be drawn."""
         if spot.real.exists():
             return self._sources.real(spot, None)
-        listed, train = spot.experiment.subsample, self.opened.splits(spot.experiment).train
+        listed, train = spot.experiment.subsample, self.resources.splits(spot.experiment).train
         return draw(
             train,
             spot.experiment.task.classes,
             spot.level,
             listed.master_seed,
             spot.seed,
-            self.tell,
+            self.callbacks,
         )
 
     def variants(self, spot: Spot, method: str, draw: int) -> list[Path]:
@@ -391,7 +403,7 @@ class Grid:
             for other in ([draw] if spot.experiment.asking(method) else at.draws())
         ]
 
-    def trials_of_variants(self, spot: Spot, classifier: Classifier) -> list[Path]:
+    def trials_of_variants(self, spot: Spot, classifier: ClassifierSettings) -> list[Path]:
         """Return where the trials of a classifier on the real rows alone stand in every variant of a cell."""
         return [
             Spot(other, self.out, spot.level, spot.seed).trials("none", classifier.name)
@@ -400,12 +412,12 @@ class Grid:
 
     def close(self) -> None:
         """Let go of what holds connections."""
-        self.opened.close()
+        self.resources.close()
 
 
 def as_method(name: str) -> str:
     """Return a name that a method of no config may have: it will be part of a file name."""
-    if not PART.fullmatch(name) or name in ("none", "train", "history"):
+    if not FILE_STEM_PATTERN.fullmatch(name) or name in ("none", "train", "history"):
         raise UserError(
             f"'{name}' cannot be the name of a method",
             "give another one with --method, of letters, digits, '_', '+' and '-'",

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..settings import Classifier, Experiment, Prompt, derived_seed, fingerprint
+from ..settings import ClassifierSettings, Experiment, PromptSettings, derived_seed, fingerprint
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Spot:
         """The trials of a method and classifier."""
         return self.folder / "trials" / f"{method}.{classifier}.jsonl"
 
-    def dealt(self, classifier: Classifier | None) -> list[tuple[int, int]]:
+    def dealt(self, classifier: ClassifierSettings | None) -> list[tuple[int, int]]:
         """Return (trial, draw) of this data seed: trials go round the seeds in turn, `draws` says when a set is shared.
 
         A seed that the experiment does not list stands alone and gets as many trials as a listed one.
@@ -57,14 +57,14 @@ class Spot:
 
     def draws(self) -> list[int]:
         """Return the draws that any classifier needs on this seed; one that prompts needs none."""
-        classifiers: Sequence[Classifier | None] = [
-            one for one in self.experiment.classifiers if not isinstance(one, Prompt)
+        classifiers: Sequence[ClassifierSettings | None] = [
+            one for one in self.experiment.classifiers if not isinstance(one, PromptSettings)
         ] or [None]
         return sorted(
             {draw for classifier in classifiers for _, draw in self.dealt(classifier)}
         ) or [0]
 
-    def tried(self, method: str) -> list[Classifier]:
+    def tried(self, method: str) -> list[ClassifierSettings]:
         """Return the classifiers that have trials with a method on this seed."""
         return [
             one

@@ -17,7 +17,7 @@ from typing import TypeVar
 from ..errors import UserError
 from ..files import disk
 from ..settings import fingerprint
-from .port import LM, About, Completion, Hypothesis, KeepsAnswers, Request, Scores, blocks
+from .port import LM, About, Completion, Hypothesis, JournalAware, Request, Scores, blocks
 
 Row = tuple[str, int | None, str, str]
 Spent = tuple[str, int, int, int, float | None]
@@ -229,7 +229,7 @@ class Journaled:
         """
         self._journal = Journal(path, siblings)
         # What an endpoint answers is kept as it came, so that reading it in another way asks nothing.
-        self._raw = lm.over(self._journal) if isinstance(lm, KeepsAnswers) else None
+        self._raw = lm.over(self._journal) if isinstance(lm, JournalAware) else None
         self._lm = self._raw or lm
 
     @property
@@ -283,9 +283,9 @@ class Journaled:
             found[key] if key in found else journal.parsed(_scores, answers[key]) for key in keys
         ]
 
-    def abilities(self) -> str:
+    def describe(self) -> str:
         """Return what the LM inside is found to offer."""
-        return self._lm.abilities()
+        return self._lm.describe()
 
     def close(self) -> None:
         """Close the file."""

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, assert_never, runtime_checkable
 
-from ..errors import StoppedShort, Tell, quiet
-from ..settings import Budget, LocalLM, OpenAILM
+from ..errors import NO_CALLBACKS, Callbacks, StoppedShort
+from ..settings import Budget, LocalLMSettings, OpenAISettings
 
 if TYPE_CHECKING:
     from .journal import Journal
@@ -29,8 +29,8 @@ class Request:
         temperature: 0 takes the likeliest token.
         top_p: the smallest set of tokens with at least this probability is drawn from.
         frequency_penalty: taken off a token's logit for each time it was written already (OpenAI's definition).
-        seam: where the text ends and the label begins, such as ` (Sentiment:`; empty if nothing is to be scored.
-        choices: what may follow the seam, each with its leading space, such as ` Positive`.
+        label_prefix: where the text ends and the label begins, such as ` (Sentiment:`; empty if nothing is to be scored.
+        choices: what may follow the label prefix, each with its leading space, such as ` Positive`.
         beams: 0 draws one text; b takes up to b whole lines that differ, from a beam search of that width: the answer's
             `hypotheses`. They are the likeliest ones at temperature 0; above it they are drawn without replacement. Seam
             and choices are then empty, since the line holds its label; top_p and frequency_penalty are not used.
@@ -43,7 +43,7 @@ class Request:
     temperature: float = 1.0
     top_p: float = 1.0
     frequency_penalty: float = 0.0
-    seam: str = ""
+    label_prefix: str = ""
     choices: tuple[str, ...] = ()
     beams: int = 0
 
@@ -95,15 +95,15 @@ class Completion:
 
     Attributes:
         number: that of the request.
-        text: what was written before the seam or the line's end, as it was written.
-        finish: `seam` or `line` (its end, or the end of the text); `length` if max_tokens came first, `too_long` if
+        text: what was written before the label prefix or the line's end, as it was written.
+        finish: `label_prefix` or `line` (its end, or the end of the text); `length` if max_tokens came first, `too_long` if
             the prompt left no room in the context. The last two have no scores.
-        scores: of the choices after the seam; where the line ended without the seam it is appended. None too where an
+        scores: of the choices after the label prefix; where the line ended without the label prefix it is appended. None too where an
             endpoint told nothing of any choice.
         prompt_tokens: tokens read.
         completion_tokens: tokens written.
         logprob: raw log-probability of all the tokens written together; None where it is unknown.
-        retokenised: whether prompt, text and seam as one string have other tokens than those that were read, written and
+        retokenised: whether prompt, text and label prefix as one string have other tokens than those that were read, written and
             scored.
         hypotheses: what a beam search found, the likeliest first at temperature 0, in the order drawn above it; `text` is then
             the first one's.
@@ -114,7 +114,7 @@ class Completion:
 
     number: int
     text: str
-    finish: Literal["seam", "line", "length", "too_long"]
+    finish: Literal["label_prefix", "line", "length", "too_long"]
     scores: Scores | None
     prompt_tokens: int
     completion_tokens: int
@@ -160,12 +160,12 @@ class LM(Protocol):
     def score(self, prompts: Sequence[str], choices: Sequence[str]) -> list[Scores]:
         """Return for each prompt the log-probability of each choice as its continuation."""
 
-    def abilities(self) -> str:
+    def describe(self) -> str:
         """Return in words, for people, what it offers; an endpoint is asked."""
 
 
 @runtime_checkable
-class KeepsAnswers(Protocol):
+class JournalAware(Protocol):
     """An LM that keeps raw answers in a journal by itself."""
 
     def over(self, journal: "Journal") -> LM:
@@ -173,7 +173,7 @@ class KeepsAnswers(Protocol):
 
 
 @dataclass(frozen=True)
-class Tariff:
+class CostModel:
     """What an attempt takes at an LM, as far as that is known before it is asked.
 
     Attributes:
@@ -181,7 +181,7 @@ class Tariff:
         label_requests: further requests for each row's label; 0 where it comes with the line.
         label_tokens: written in each of them.
         score_requests: for a label that is asked for by itself.
-        whole_line: whether the seam and the label count as written, as an endpoint has them, or the text alone.
+        whole_line: whether the label prefix and the label count as written, as an endpoint has them, or the text alone.
         remarks: for people: what is assumed.
     """
 
@@ -194,19 +194,19 @@ class Tariff:
 
 
 @runtime_checkable
-class Charges(Protocol):
+class Priced(Protocol):
     """An LM whose answers cost something."""
 
-    def tariff(self, request: Request, journal: "Journal") -> Tariff:
+    def cost_model(self, request: Request, journal: "Journal") -> CostModel:
         """Return what an attempt such as this one takes, by what a journal holds of the endpoint; nothing is asked."""
 
 
-class Silent:
+class ReplayOnlyLM:
     """An LM that tells what it is and is never asked."""
 
     def __init__(self, lm: LM) -> None:
         """Keep the LM."""
-        self.about, self.abilities = lm.about, lm.abilities
+        self.about, self.describe = lm.about, lm.describe
 
     def complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Refuse the first request."""
@@ -243,11 +243,11 @@ def blocks(requests: Iterable[Request], largest: int) -> Iterator[list[Request]]
 
 
 def open_lm(
-    settings: LocalLM | OpenAILM,
+    settings: LocalLMSettings | OpenAISettings,
     budget: Budget | None = None,
     journals: Callable[[], Sequence[Path]] = list,
     asks: bool = True,
-    tell: Tell = quiet,
+    callbacks: Callbacks = NO_CALLBACKS,
 ) -> LM:
     """Return the LM for its settings, ready to be asked.
 
@@ -256,19 +256,19 @@ def open_lm(
         budget: what may be spent at an endpoint.
         journals: names the files that hold what was spent before.
         asks: False: it gives what journals hold and asks nothing, so that an endpoint needs no key.
-        tell: hears of servers that are busy or fail.
+        callbacks: take servers that are busy or fail.
 
     Raises:
         UserError: if it cannot be opened, with the remedy.
     """
     match settings:
-        case LocalLM():
-            from .local.engine import Local
+        case LocalLMSettings():
+            from .local.engine import LocalLM
 
-            return Local(settings) if asks else Silent(Local(settings))
-        case OpenAILM():
-            from .openai.engine import OpenAI
+            return LocalLM(settings) if asks else ReplayOnlyLM(LocalLM(settings))
+        case OpenAISettings():
+            from .openai.engine import OpenAILM
 
-            return OpenAI(settings, budget, journals, asks, tell)
+            return OpenAILM(settings, budget, journals, asks, callbacks)
         case _:
             assert_never(settings)

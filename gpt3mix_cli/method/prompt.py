@@ -1,7 +1,7 @@
 """The paper's prompt (Appendix A, to the letter): shown to an LM that writes a row, and to one that labels a text.
 
 In the header types and labels are lower case, in the lines they are capitalised; `prompt` ends with `Movie review:` and
-nothing after the colon, since the LM's tokens begin with the space. What stands between a text and its label is `seam`,
+nothing after the colon, since the LM's tokens begin with the space. What stands between a text and its label is `label_prefix`,
 in the prompt, in what is scored and in what is read back alike.
 """
 
@@ -47,21 +47,21 @@ def prompt(task: Task, examples: Sequence[Example]) -> str:
 def to_label(task: Task, examples: Sequence[Example], text: str) -> str:
     """Return the prompt that asks for the label of a text, which may be empty; `choices` are what may follow."""
     line = one_line(text)
-    return f"{prompt(task, examples)}{f' {line}' if line else ''}{seam(task)}"
+    return f"{prompt(task, examples)}{f' {line}' if line else ''}{label_prefix(task)}"
 
 
 def item(task: Task, text: str, label: str) -> str:
     """Return a text with its annotation, as it stands after `Movie review: `."""
-    return f"{one_line(text)}{seam(task)} {task.labels[label].capitalize()})"
+    return f"{one_line(text)}{label_prefix(task)} {task.labels[label].capitalize()})"
 
 
-def seam(task: Task) -> str:
+def label_prefix(task: Task) -> str:
     """Return what stands between a text and its label: ` (Sentiment:`."""
     return f" ({task.label_type.capitalize()}:"
 
 
 def choices(task: Task) -> tuple[str, ...]:
-    """Return each label as it stands after the seam; with the closing bracket where one label begins another."""
+    """Return each label as it stands after the label prefix; with the closing bracket where one label begins another."""
     tokens = [f" {token.capitalize()}" for token in task.labels.values()]
     begins = any(a != b and b.startswith(a) for a in tokens for b in tokens)
     return tuple(f"{token})" if begins else token for token in tokens)

@@ -26,7 +26,7 @@ DIGITS = 6  # cosines that are equal but for rounding are equal
 LONGEST, BATCH = 128, 64  # tokens of a text, texts an encoder reads together
 
 
-class Chooser:
+class ExampleSelector:
     """Chooses out of one set of examples; vectors are made once, when they are first needed."""
 
     def __init__(self, examples: Sequence[Example], how: How, similarity: str = TFIDF) -> None:

@@ -1,7 +1,15 @@
 """Stage report: tables, plots and tests over all trials."""
 
-from .artifacts import rows_shown
-from .build import analysed, compare, report
-from .model import Report, Side, Wanted
+from .artifacts import parse_row_limit
+from .build import analyze, compare, report
+from .model import ExpectedTrials, Report, ReportInput
 
-__all__ = ["Report", "Side", "Wanted", "analysed", "compare", "report", "rows_shown"]
+__all__ = [
+    "ExpectedTrials",
+    "Report",
+    "ReportInput",
+    "analyze",
+    "compare",
+    "parse_row_limit",
+    "report",
+]

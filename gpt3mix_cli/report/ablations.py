@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from .averages import Group
 from .comparisons import shared_variants
 from .load_trials import value_name
-from .model import CellRow, Sheet
+from .model import CellRow, Table
 from .tables import ACCURACY, Line, figure, table_of
 
 SHORT = 48  # letters of a swept value in a heading
 
 
-def ablation_sheets(groups: Sequence[Group]) -> list[Sheet]:
+def ablation_sheets(groups: Sequence[Group]) -> list[Table]:
     """Return a table for each method that a sweep changes: variants beside each other, as in Tables 2, 3, 5 and 6."""
     shared = shared_variants(groups)
     swept = [group.cell for group in groups if group.cell.swept]

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import Tell, UserError
-from ..records import Augmented, Example, Manifest, Reject, objects, read, read_manifest
+from ..errors import Callbacks, UserError
+from ..records import Augmented, Example, Manifest, Reject, entropy, objects, read, read_manifest
 from .model import TrialRow
 
 ROWS = 200  # synthetic rows of a cell that the page shows unless told otherwise, and as many rejected ones
@@ -37,7 +37,7 @@ class Source:
 
 
 @dataclass
-class Shape:
+class Distribution:
     """How texts and labels are spread: counts of rows, all levels and data seeds of a task, variant and method together.
 
     Attributes:
@@ -52,7 +52,7 @@ class Shape:
 
 
 @dataclass
-class Beside:
+class Artifacts:
     """All of it.
 
     Attributes:
@@ -70,7 +70,7 @@ class Beside:
     rejected: list[tuple[Source, Reject]] = field(default_factory=list)
     real: dict[Path, Mapping[str, Example]] = field(default_factory=dict)
     found: int = 0
-    shapes: dict[tuple[str, str], dict[str, Shape]] = field(default_factory=dict)
+    shapes: dict[tuple[str, str], dict[str, Distribution]] = field(default_factory=dict)
     curves: dict[tuple[str, str, str, str], dict[str, dict[int, list[float]]]] = field(
         default_factory=dict
     )
@@ -78,7 +78,7 @@ class Beside:
     manifests: list[tuple[TrialRow, Manifest]] = field(default_factory=list)
 
 
-def rows_shown(text: str | None) -> int | None:
+def parse_row_limit(text: str | None) -> int | None:
     """Return how many synthetic rows of a cell are shown: a number, `all` (None), or 200 where nothing is asked for.
 
     Raises:
@@ -91,23 +91,25 @@ def rows_shown(text: str | None) -> int | None:
     return int(text)
 
 
-def read_beside(trials: Sequence[TrialRow], limit: int | None, tell: Tell) -> Beside:
+def load_artifacts(
+    trials: Sequence[TrialRow], limit: int | None, callbacks: Callbacks
+) -> Artifacts:
     """Read what stands beside trials.
 
     Args:
         trials: all rows of the report.
         limit: how many synthetic rows of a cell are held, and how many rejected ones; None for all.
-        tell: hears of files that cannot be read; they are passed over.
+        callbacks: take files that cannot be read; they are passed over.
     """
-    made = Beside()
+    made = Artifacts()
     files = list(
         {
             (row.path, row.method, row.classifier, row.level, row.variant): row for row in trials
         }.values()
     )
     whole = [row for row in files if row.path.parent.name == "trials"]
-    _read_rows(made, whole, limit, tell)
-    _read_epochs(made, whole, tell)
+    _read_rows(made, whole, limit, callbacks)
+    _read_epochs(made, whole, callbacks)
     seen: set[tuple[str | None, ...]] = set()
     for row in files:
         key = (row.settings, row.version, row.method, row.classifier)
@@ -124,7 +126,9 @@ def read_beside(trials: Sequence[TrialRow], limit: int | None, tell: Tell) -> Be
 # Synthetic, rejected and real rows -----------------------------------------------------------------------------------
 
 
-def _read_rows(made: Beside, files: Sequence[TrialRow], limit: int | None, tell: Tell) -> None:
+def _read_rows(
+    made: Artifacts, files: Sequence[TrialRow], limit: int | None, callbacks: Callbacks
+) -> None:
     for cell in _cells(files):
         share = None if limit is None else -(-limit // len(cell))
         room = [limit, limit]
@@ -133,21 +137,21 @@ def _read_rows(made: Beside, files: Sequence[TrialRow], limit: int | None, tell:
                 shapes = made.shapes.setdefault((source.task, source.variant), {})
                 if source.path.parent not in made.real:
                     made.real[source.path.parent] = _real_rows(
-                        source, shapes.setdefault(REAL, Shape())
+                        source, shapes.setdefault(REAL, Distribution())
                     )
                 rows = _counted(
-                    read(source.path, Augmented), shapes.setdefault(source.method, Shape())
+                    read(source.path, Augmented), shapes.setdefault(source.method, Distribution())
                 )
                 _hold(made, made.kept, source, rows, share, room, 0)
                 rejects = source.path.with_name(f"{source.path.stem}.rejects.jsonl")
                 if rejects.is_file():
                     _hold(made, made.rejected, source, read(rejects, Reject), share, room, 1)
             except UserError as error:
-                tell(f"{error.message}; its rows are not shown")
+                callbacks.warn(f"{error.message}; its rows are not shown")
 
 
 def _hold(
-    made: Beside,
+    made: Artifacts,
     held: list[Any],
     source: Source,
     rows: Iterable[Any],
@@ -193,7 +197,7 @@ def _cells(files: Sequence[TrialRow]) -> Iterator[list[Source]]:
         yield list(sources.values())
 
 
-def _real_rows(source: Source, shape: Shape) -> dict[str, Example]:
+def _real_rows(source: Source, shape: Distribution) -> dict[str, Example]:
     path = source.path.with_name("train.jsonl")
     rows = {row.id: row for row in read(path, Example)} if path.is_file() else {}
     shape.words.update(len(row.text.split()) for row in rows.values())
@@ -201,7 +205,7 @@ def _real_rows(source: Source, shape: Shape) -> dict[str, Example]:
     return rows
 
 
-def _counted(rows: Iterable[Augmented], shape: Shape) -> Iterator[Augmented]:
+def _counted(rows: Iterable[Augmented], shape: Distribution) -> Iterator[Augmented]:
     for row in rows:
         shape.words[len(row.text.split())] += 1
         shape.labels[row.label] += 1
@@ -212,15 +216,10 @@ def _counted(rows: Iterable[Augmented], shape: Shape) -> Iterator[Augmented]:
         yield row
 
 
-def entropy(probs: Iterable[float]) -> float:
-    """Return the entropy of a distribution in bits."""
-    return -sum(value * math.log2(value) for value in probs if value > 0)
-
-
 # Epochs --------------------------------------------------------------------------------------------------------------
 
 
-def _read_epochs(made: Beside, files: Sequence[TrialRow], tell: Tell) -> None:
+def _read_epochs(made: Artifacts, files: Sequence[TrialRow], callbacks: Callbacks) -> None:
     left_out: set[tuple[str, str, str, str]] = set()
     for row in files:
         path = row.path.with_name(f"{row.path.stem}.history.jsonl")
@@ -237,5 +236,5 @@ def _read_epochs(made: Beside, files: Sequence[TrialRow], tell: Tell) -> None:
                 if isinstance(number, int) and isinstance(value, int | float):
                     epochs[number].append(float(value))
         except UserError as error:
-            tell(f"{error.message}; its epochs end there")
+            callbacks.warn(f"{error.message}; its epochs end there")
     made.epochs_left_out = len(left_out)

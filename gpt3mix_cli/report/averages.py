@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..records import read_manifest
 from .fairness import shortages
 from .load_trials import variant_name
-from .model import CellRow, Failure, TrialRow, Wanted
+from .model import CellRow, ExpectedTrials, Failure, TrialRow
 from .statistics import components, intervals
 
 if TYPE_CHECKING:
@@ -61,8 +61,10 @@ class Group:
         return self.rows[0].test_sha if self.rows else None
 
 
-def groups_of(
-    trials: Sequence[TrialRow], wanted: Sequence[Wanted], variants: Mapping[str, Mapping[str, Any]]
+def group_trials(
+    trials: Sequence[TrialRow],
+    wanted: Sequence[ExpectedTrials],
+    variants: Mapping[str, Mapping[str, Any]],
 ) -> list[Group]:
     """Return the cells: in the config's order, those that miss included; without a config by task, level and method.
 
@@ -90,7 +92,7 @@ def groups_of(
         task, variant, level, classifier, method = key
         cell = CellRow(
             task=task, variant=variant, level=level, classifier=classifier, method=method, settings=rows[0].settings if rows else None,
-            told_apart=apart, expected=asked.get(key), swept=swept.get(variant, {}), **values,
+            split_by=apart, expected=asked.get(key), swept=swept.get(variant, {}), **values,
         )  # fmt: skip
         groups.append(Group(cell, rows, units))
     return groups
@@ -237,7 +239,7 @@ def _limits(sums: "Array", counts: "Array", cell_of_unit: "Array", count: int) -
 # What a reader must know ---------------------------------------------------------------------------------------------
 
 
-def failures_of(groups: Sequence[Group]) -> list[Failure]:
+def list_failures(groups: Sequence[Group]) -> list[Failure]:
     """Return the trials that came to nothing."""
     return [
         Failure(
@@ -267,8 +269,8 @@ def remarks_on(groups: Sequence[Group]) -> Iterable[str]:
             yield f"{cell.place}: {cell.failed} trials failed and are left out of the mean"
         if cell.tokens_per_prediction is not None:
             yield f"{cell.place}: each prediction costs {cell.tokens_per_prediction:,.0f} tokens of the LM, where a trained classifier asks none"
-        if cell.told_apart:
-            yield f"{cell.place}: trials of different settings, test rows or versions are told apart ({cell.told_apart}; {_folder(group.rows)})"
+        if cell.split_by:
+            yield f"{cell.place}: trials of different settings, test rows or versions are told apart ({cell.split_by}; {_folder(group.rows)})"
     yield from _differing(groups)
     yield from shortages([row for group in groups for row in group.rows])
     one_class = [
@@ -295,7 +297,7 @@ def _differing(groups: Sequence[Group]) -> Iterable[str]:
     """Yield the keys in which settings that are told apart differ, where the manifests of the trials are there."""
     cells: dict[Key, list[Group]] = {}
     for group in groups:
-        if group.cell.told_apart and "settings" in group.cell.told_apart:
+        if group.cell.split_by and "settings" in group.cell.split_by:
             cells.setdefault(KEY(group.cell), []).append(group)
     for parts in cells.values():
         found = [
@@ -317,7 +319,7 @@ def _differing(groups: Sequence[Group]) -> Iterable[str]:
         named = "; ".join(
             f"{key}: {', '.join(_short(each.get(key)) for each in found)}" for key in keys[:5]
         )
-        yield f"{parts[0].cell.place}: the settings differ in {named or 'what no key tells'}"
+        yield f"{parts[0].cell.place}: the settings differ in {named or 'what no key callbackss'}"
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -336,7 +338,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:39]}…"
 
 
-def design_of(groups: Sequence[Group]) -> list[str]:
+def describe_design(groups: Sequence[Group]) -> list[str]:
     """Return sentences that say which seeds vary between the trials of a cell."""
     cells = [group for group in groups if group.cell.n]
     if not cells:

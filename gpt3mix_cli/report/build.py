@@ -15,18 +15,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..errors import Tell, UserError, quiet
+from ..errors import NO_CALLBACKS, Callbacks, UserError
 from ..files import whole_file
 from . import ablations, diff, paper, tables
-from .artifacts import ROWS, read_beside
-from .averages import Group, design_of, failures_of, groups_of, remarks_on, with_gains
-from .charts import charts_of, looks
-from .comparisons import averages_of, compared
+from .artifacts import ROWS, load_artifacts
+from .averages import Group, describe_design, group_trials, list_failures, remarks_on, with_gains
+from .charts import build_charts, looks
+from .comparisons import average_over_tasks, compared
 from .fairness import refuse_unfair
-from .load_trials import trial_rows
-from .model import Report, Side, Wanted
+from .load_trials import load_trials
+from .model import ExpectedTrials, Report, ReportInput
 from .render import latex, page, plots, text
-from .samples import samples_of
+from .samples import select_samples
 
 # Every form, by the name of its file; report.md first, as it is the one that is named at the end of a run.
 FORMS: dict[str, Callable[[Report], str]] = {
@@ -43,12 +43,12 @@ def report(
     output: Path,
     *,
     title: str,
-    wanted: Sequence[Wanted] = (),
+    wanted: Sequence[ExpectedTrials] = (),
     rows: str | None = None,
     columns: str | None = None,
     with_paper: bool = False,
     synthetic: int | None = ROWS,
-    tell: Tell = quiet,
+    callbacks: Callbacks = NO_CALLBACKS,
 ) -> Report:
     """Write every form of the report over the trials of files and folders.
 
@@ -61,29 +61,34 @@ def report(
         columns: keys of its columns.
         with_paper: print the paper's figures beside ours.
         synthetic: how many synthetic rows of a cell the page shows, and as many rejected ones; None for all.
-        tell: hears warnings.
+        callbacks: take warnings.
 
     Raises:
         UserError: if there is no trial at all, a line is broken, or a key is unknown.
     """
-    made = analysed(
-        sources, title=title, wanted=wanted, with_paper=with_paper, synthetic=synthetic, tell=tell
+    made = analyze(
+        sources,
+        title=title,
+        wanted=wanted,
+        with_paper=with_paper,
+        synthetic=synthetic,
+        callbacks=callbacks,
     )
     return written(made, output, rows, columns)
 
 
-def analysed(
+def analyze(
     sources: Sequence[Path],
     *,
     title: str,
-    wanted: Sequence[Wanted] = (),
+    wanted: Sequence[ExpectedTrials] = (),
     with_paper: bool = False,
     synthetic: int | None = ROWS,
-    tell: Tell = quiet,
+    callbacks: Callbacks = NO_CALLBACKS,
 ) -> Report:
     """Return everything but tables and plots; the arguments are those of `report`."""
     with _uncollected():
-        groups = _groups(sources, wanted, tell)
+        groups = _groups(sources, wanted, callbacks)
         refuse_unfair([row for group in groups for row in group.rows])
         comparisons, pooled, gains = compared(groups)
         groups = with_gains(groups, gains)
@@ -91,13 +96,17 @@ def analysed(
             title, [group.cell for group in groups], list(remarks_on(groups)), groups=groups
         )
         made.trials = [row for group in groups for row in group.rows]
-        made.comparisons, made.pooled, made.averages = comparisons, pooled, averages_of(groups)
-        made.failures, made.design, made.samples = (
-            failures_of(groups),
-            design_of(groups),
-            samples_of(groups, tell),
+        made.comparisons, made.pooled, made.averages = (
+            comparisons,
+            pooled,
+            average_over_tasks(groups),
         )
-        made.beside = read_beside(made.trials, synthetic, tell)
+        made.failures, made.design, made.samples = (
+            list_failures(groups),
+            describe_design(groups),
+            select_samples(groups, callbacks),
+        )
+        made.beside = load_artifacts(made.trials, synthetic, callbacks)
         if with_paper:
             made.paper = paper.beside(groups)
             made.paper_remarks = paper.contradictions(made.paper)
@@ -127,7 +136,7 @@ def written(
         others = [sheet for sheet in found if sheet]
         made.sheets = [tables.main_sheet(made.cells, layouts[0]), *others]
         made.printed = [tables.printed_sheet(made.cells, layouts[1]), *others]
-        made.charts = charts_of(made, made.beside)
+        made.charts = build_charts(made, made.beside)
         made.looks = looks(made.charts, [cell.column for cell in made.cells])
         for name, form in FORMS.items():
             _write(output / name, form(made).encode(), made)
@@ -149,19 +158,23 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def compare(a: Side, b: Side, output: Path, tell: Tell = quiet) -> Report:
+def compare(
+    a: ReportInput, b: ReportInput, output: Path, callbacks: Callbacks = NO_CALLBACKS
+) -> Report:
     """Write how two runs differ, cell by cell, as diff.md, diff.csv and diff.json.
 
     Args:
         a: the first run.
         b: the second one; differences are b - a.
         output: the folder.
-        tell: hears warnings.
+        callbacks: take warnings.
 
     Raises:
         UserError: if one of them has no trial, or a line is broken.
     """
-    lines = diff.differences(_groups(a.sources, a.wanted, tell), _groups(b.sources, b.wanted, tell))
+    lines = diff.differences(
+        _groups(a.sources, a.wanted, callbacks), _groups(b.sources, b.wanted, callbacks)
+    )
     first, second = (a.name, b.name) if a.name != b.name else (f"{a.name} (A)", f"{b.name} (B)")
     made = Report(
         f"{first} and {second}", [], diff.remarks(lines, first, second), differences=lines
@@ -172,9 +185,11 @@ def compare(a: Side, b: Side, output: Path, tell: Tell = quiet) -> Report:
     return made
 
 
-def _groups(sources: Sequence[Path], wanted: Sequence[Wanted], tell: Tell) -> list[Group]:
+def _groups(
+    sources: Sequence[Path], wanted: Sequence[ExpectedTrials], callbacks: Callbacks
+) -> list[Group]:
     variants: dict[str, Mapping[str, Any]] = {}
-    trials = trial_rows(sources, wanted, variants, tell)
+    trials = load_trials(sources, wanted, variants, callbacks)
     if not trials:
         places = [
             *sources,
@@ -184,7 +199,7 @@ def _groups(sources: Sequence[Path], wanted: Sequence[Wanted], tell: Tell) -> li
             f"{', '.join(map(str, places))}: no trials found",
             "train first: gpt3mix train CONFIG, or gpt3mix run CONFIG",
         )
-    return groups_of(trials, wanted, variants)
+    return group_trials(trials, wanted, variants)
 
 
 def _write(path: Path, content: bytes, made: Report) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from .artifacts import BINS, REAL, Beside, Shape
+from .artifacts import BINS, REAL, Artifacts, Distribution
 from .model import CellRow, Comparison, Report
 
 # Places in the palette; other methods take what is left, in the order in which they come.
@@ -73,14 +73,14 @@ class Chart:
         return list(dict.fromkeys(point.panel for point in self.points))
 
 
-class Look(NamedTuple):
+class SeriesStyle(NamedTuple):
     """Colour and marker of a series, as places in the palette and among the markers."""
 
     colour: int
     marker: int
 
 
-def charts_of(report: Report, found: Beside) -> list[Chart]:
+def build_charts(report: Report, found: Artifacts) -> list[Chart]:
     """Return every plot that there is data for."""
     cells = [cell for cell in report.cells if cell.mean is not None]
     made = [
@@ -94,18 +94,18 @@ def charts_of(report: Report, found: Beside) -> list[Chart]:
     return [chart for chart in made if chart and chart.points]
 
 
-def looks(charts: Iterable[Chart], columns: Iterable[str]) -> dict[str, Look]:
+def looks(charts: Iterable[Chart], columns: Iterable[str]) -> dict[str, SeriesStyle]:
     """Return how each series looks; columns of one method that are told apart share its colour and differ in their marker."""
     names = dict.fromkeys([*columns, *(point.series for chart in charts for point in chart.points)])
     colours = dict(COLOURS)
     taken: dict[str, int] = {}
-    found: dict[str, Look] = {}
+    found: dict[str, SeriesStyle] = {}
     for name in names:
         method = name.partition(" [")[0]
         colour = colours.setdefault(method, FREE[(len(colours) - len(COLOURS)) % len(FREE)])
         place = taken.get(method, 0)
         taken[method] = place + 1
-        found[name] = Look(colour, (colour + place) % MARKERS)
+        found[name] = SeriesStyle(colour, (colour + place) % MARKERS)
     return found
 
 
@@ -284,7 +284,7 @@ def _word(text: str) -> str:
 # What stands beside the trials ---------------------------------------------------------------------------------------
 
 
-def curves(found: Beside) -> Chart:
+def curves(found: Artifacts) -> Chart:
     """Return the validation accuracy after each epoch: the mean while at least half of the trials go on."""
     points = []
     for (task, variant, level, classifier), methods in found.curves.items():
@@ -321,7 +321,7 @@ def curves(found: Beside) -> Chart:
     )
 
 
-def spreads(found: Beside) -> list[Chart]:
+def spreads(found: Artifacts) -> list[Chart]:
     """Return how soft labels, lengths and classes of real and synthetic rows are spread."""
     entropy = _spread(
         found,
@@ -345,7 +345,7 @@ def spreads(found: Beside) -> list[Chart]:
     ]  # fmt: skip
 
 
-def _words(shape: Shape) -> Mapping[float, int]:
+def _words(shape: Distribution) -> Mapping[float, int]:
     """Return rows by their number of words, two numbers together."""
     found: dict[float, int] = {}
     last = min(WIDEST, max(shape.words, default=0))
@@ -356,7 +356,7 @@ def _words(shape: Shape) -> Mapping[float, int]:
     return found
 
 
-def _spread(found: Beside, counts: Callable[[Shape], Mapping[Any, int]]) -> list[Point]:
+def _spread(found: Artifacts, counts: Callable[[Distribution], Mapping[Any, int]]) -> list[Point]:
     points = []
     for (task, variant), shapes in found.shapes.items():
         panel = _joined(task, variant)

@@ -234,7 +234,7 @@ def _gains(groups: Sequence[Group], blocks: Mapping[Block, Sequence[int]]) -> di
     return gains
 
 
-def averages_of(groups: Sequence[Group]) -> list[Average]:
+def average_over_tasks(groups: Sequence[Group]) -> list[Average]:
     """Return each column's mean over the tasks of a level; with a single task there is nothing to average."""
     tasks: dict[tuple[str, str], set[str]] = {}
     cells: dict[tuple[str, str, str, str], dict[str, float]] = {}

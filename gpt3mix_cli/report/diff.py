@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .averages import KEY, Group
-from .model import Entry, Report, Sheet
+from .model import Report, Table, TableCell
 from .render.text import csv_lines, difference_objects, escaped, json_lines, markdown_table
 from .statistics import holm, intervals, permutation_p, smallest_p
 from .tables import figure, listed, p_value, points
@@ -53,7 +53,7 @@ def differences(a: Sequence[Group], b: Sequence[Group]) -> list[Difference]:
 
 def _by_key(groups: Sequence[Group]) -> dict[tuple[str | None, ...], Group]:
     # Of a cell that is told apart within one run each part is known by what sets it apart.
-    return {(*KEY(group.cell), group.cell.told_apart): group for group in groups}
+    return {(*KEY(group.cell), group.cell.split_by): group for group in groups}
 
 
 def _difference(a: Group | None, b: Group | None) -> Difference:
@@ -103,7 +103,7 @@ def _unlike(a: Group, b: Group) -> list[str]:
     return notes
 
 
-def sheet(lines: Sequence[Difference], a: str, b: str) -> Sheet:
+def sheet(lines: Sequence[Difference], a: str, b: str) -> Table:
     """Return the differences as a table."""
     items = []
     for each in lines:
@@ -111,24 +111,24 @@ def sheet(lines: Sequence[Difference], a: str, b: str) -> Sheet:
         items.append(
             {
                 **{
-                    name: Entry(getattr(cell, name))
+                    name: TableCell(getattr(cell, name))
                     for name in ("task", "variant", "level", "classifier")
                 },
-                "method": Entry(cell.column),
+                "method": TableCell(cell.column),
                 **{
-                    name: figure(group.cell) if group else Entry("-")
+                    name: figure(group.cell) if group else TableCell("-")
                     for name, group in ((a, each.a), (b, each.b))
                 },
                 "difference": points(each.diff),
-                "95 % interval": Entry("")
+                "95 % interval": TableCell("")
                 if each.ci is None
-                else Entry(f"[{100 * each.ci[0]:+.1f}, {100 * each.ci[1]:+.1f}]"),
-                "pairs": Entry(str(each.n_pairs or "")),
+                else TableCell(f"[{100 * each.ci[0]:+.1f}, {100 * each.ci[1]:+.1f}]"),
+                "pairs": TableCell(str(each.n_pairs or "")),
                 **{
                     name: p_value(value)
                     for name, value in (("p", each.p), ("corrected p", each.p_corrected))
                 },
-                "remark": Entry(each.note),
+                "remark": TableCell(each.note),
             }
         )
     least = max(

@@ -12,9 +12,9 @@ from operator import itemgetter
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-from ..errors import Tell, UserError
+from ..errors import Callbacks, UserError
 from ..records import Trial, read
-from .model import TrialRow, Wanted
+from .model import ExpectedTrials, TrialRow
 
 CHUNK = 1_000  # lines held as objects at a time
 TEXT: set[type] = {str}
@@ -62,11 +62,11 @@ def value_name(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def trial_rows(
+def load_trials(
     sources: Sequence[Path],
-    wanted: Sequence[Wanted],
+    wanted: Sequence[ExpectedTrials],
     variants: dict[str, Mapping[str, Any]],
-    tell: Tell,
+    callbacks: Callbacks,
 ) -> list[TrialRow]:
     """Return the trials of files and folders, each once.
 
@@ -74,7 +74,7 @@ def trial_rows(
         sources: trials files, or folders in which they are looked for.
         wanted: files that configs ask for; those that are not there yet are passed over.
         variants: gets the object of each variant's name.
-        tell: hears of torn lines and of trials that stand twice.
+        callbacks: take torn lines and of trials that stand twice.
 
     Raises:
         UserError: for a broken line, or a trial that stands twice with different results.
@@ -85,7 +85,7 @@ def trial_rows(
     seen: dict[tuple[Any, ...], TrialRow] = {}
     repeated = 0
     for path in {path.resolve(): path for path in files}.values():
-        for row in _rows(path, variants, tell):
+        for row in _rows(path, variants, callbacks):
             name = IDENTITY(row)
             # Of a trial that failed once and was done again elsewhere the result counts.
             if (known := seen.setdefault(name, row)) is row:
@@ -97,7 +97,7 @@ def trial_rows(
                 message = f"{path}: trial {row.trial} of data seed {row.data_seed} stands elsewhere with another accuracy"
                 raise UserError(message, "leave out one of the two runs")
     if repeated:
-        tell(f"{repeated} trials stand twice and are counted once")
+        callbacks.warn(f"{repeated} trials stand twice and are counted once")
     return list(seen.values())
 
 
@@ -108,16 +108,18 @@ def _trials_files(folder: Path) -> list[Path]:
     return sorted(path for path in found if not path.name.endswith(".history.jsonl"))
 
 
-def _rows(path: Path, variants: dict[str, Mapping[str, Any]], tell: Tell) -> list[TrialRow]:
+def _rows(
+    path: Path, variants: dict[str, Mapping[str, Any]], callbacks: Callbacks
+) -> list[TrialRow]:
     """Return the rows of a file."""
     told: list[str] = []
     try:
         with path.open("rb") as stream:
             found = list(_fast(stream, path, variants, told))
     except (OSError, ValueError, KeyError, RecursionError):
-        return list(_slow(path, variants, tell))
+        return list(_slow(path, variants, callbacks))
     for text in told:
-        tell(text)
+        callbacks.warn(text)
     return found
 
 
@@ -191,7 +193,9 @@ def _from_values(
     )
 
 
-def _slow(path: Path, variants: dict[str, Mapping[str, Any]], tell: Tell) -> Iterator[TrialRow]:
+def _slow(
+    path: Path, variants: dict[str, Mapping[str, Any]], callbacks: Callbacks
+) -> Iterator[TrialRow]:
     rows = read(path, Trial)
     try:
         for row in rows:
@@ -205,7 +209,7 @@ def _slow(path: Path, variants: dict[str, Mapping[str, Any]], tell: Tell) -> Ite
                 pass
         if last.endswith(b"\n") or f"{path}, line {number}:" not in error.message:
             raise
-        tell(f"{error.message}; the last line is torn and was passed over")
+        callbacks.warn(f"{error.message}; the last line is torn and was passed over")
 
 
 def _known(variant: Mapping[str, Any], variants: dict[str, Mapping[str, Any]]) -> str:

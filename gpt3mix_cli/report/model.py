@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ExpectedTrials:
     """A trials file that a config asks for."""
 
     path: Path
@@ -23,7 +23,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Side:
+class ReportInput:
     """What is reported on, or one of two runs that are compared.
 
     Attributes:
@@ -35,7 +35,7 @@ class Side:
 
     name: str
     sources: Sequence[Path]
-    wanted: Sequence[Wanted]
+    wanted: Sequence[ExpectedTrials]
     folder: Path
 
 
@@ -124,7 +124,7 @@ class CellRow:
     classifier: str
     method: str
     settings: str | None
-    told_apart: str | None
+    split_by: str | None
     n: int
     failed: int
     expected: int | None
@@ -153,7 +153,7 @@ class CellRow:
     @property
     def column(self) -> str:
         """The column in which the cell stands."""
-        return f"{self.method} [{self.told_apart}]" if self.told_apart else self.method
+        return f"{self.method} [{self.split_by}]" if self.split_by else self.method
 
     @property
     def place(self) -> str:
@@ -315,7 +315,7 @@ class Sample:
     parents: Sequence[tuple[str, str]]
 
 
-class Entry(NamedTuple):
+class TableCell(NamedTuple):
     """One entry of a table.
 
     Attributes:
@@ -334,7 +334,7 @@ class Entry(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Sheet:
+class Table:
     """A table in no form yet.
 
     Attributes:
@@ -352,7 +352,7 @@ class Sheet:
     title: str
     headings: Sequence[tuple[str, ...]]
     stubs: int
-    rows: Sequence[Sequence[Entry]]
+    rows: Sequence[Sequence[TableCell]]
     foot: int = 0
     caption: str = ""
     across: bool = True
@@ -398,8 +398,8 @@ class Report:
     trials: list[TrialRow] = field(default_factory=list)
     paper_remarks: list[str] = field(default_factory=list)
     groups: list[Any] = field(default_factory=list)
-    sheets: list[Sheet] = field(default_factory=list)
-    printed: list[Sheet] = field(default_factory=list)
+    sheets: list[Table] = field(default_factory=list)
+    printed: list[Table] = field(default_factory=list)
     design: list[str] = field(default_factory=list)
     differences: list[Any] = field(default_factory=list)
     beside: Any = None

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .averages import Group
-from .model import CellRow, Entry, Sheet
+from .model import CellRow, Table, TableCell
 from .tables import percent
 
 SOURCE = Path(__file__).parent.parent / "resources" / "paper.csv"
@@ -341,7 +341,7 @@ def _generic(swept: Mapping[str, Any]) -> bool:
     return values.get("text_type") == "text" and values.get("label_type", "label") == "label"
 
 
-def paper_sheets(rows: Sequence[PaperRow]) -> list[Sheet]:
+def paper_sheets(rows: Sequence[PaperRow]) -> list[Table]:
     """Return a table for each of the paper's, with the lines of tasks that we have; `printed / ours (difference)`."""
     tasks = {row.task for row in rows if row.ours is not None}
     shown = [row for row in rows if row.task in tasks or not tasks]
@@ -363,7 +363,7 @@ def paper_sheets(rows: Sequence[PaperRow]) -> list[Sheet]:
     return sorted(found, key=lambda sheet: sheet.title.split(" (")[0])
 
 
-def _sheet(table: int, theirs: str, ours: str, rows: Sequence[PaperRow]) -> Sheet:
+def _sheet(table: int, theirs: str, ours: str, rows: Sequence[PaperRow]) -> Table:
     columns = list(dict.fromkeys(row.column for row in rows))
     lines: dict[tuple[str, str], dict[str, PaperRow]] = {}
     for row in rows:
@@ -389,12 +389,12 @@ def _sheet(table: int, theirs: str, ours: str, rows: Sequence[PaperRow]) -> Shee
             "Where several of our cells would do, it is the first of those nearest in their ratio."
         )
     body = [
-        [Entry(task), Entry(level), *(_entry(found[name]) for name in columns)]
+        [TableCell(task), TableCell(level), *(_entry(found[name]) for name in columns)]
         for (task, level), found in lines.items()
     ]
     foot = sum(task == "average" for task, _ in lines)
     stubs = [("task",), ("level",)]
-    return Sheet(
+    return Table(
         f"paper-table-{table}-{theirs}-{ours}".rstrip("-"),
         title,
         [*stubs, *((name,) for name in columns)],
@@ -405,17 +405,17 @@ def _sheet(table: int, theirs: str, ours: str, rows: Sequence[PaperRow]) -> Shee
     )
 
 
-def _entry(row: PaperRow) -> Entry:
+def _entry(row: PaperRow) -> TableCell:
     theirs = (
         percent(row.printed)
         + (f" ± {percent(row.printed_std)}" if row.printed_std is not None else "")
         + ("†" if row.mark else "")
     )
     if row.ours is None or row.difference is None:
-        return Entry(f"{theirs} / -" if row.our_classifier else theirs, value=None)
+        return TableCell(f"{theirs} / -" if row.our_classifier else theirs, value=None)
     count = f" ({row.n})" if row.n else ""
     spread = f" ± {percent(row.ours_std)}" if row.ours_std is not None else ""
-    return Entry(
+    return TableCell(
         f"{theirs} / {percent(row.ours)}{spread}{count}: {100 * row.difference:+.1f}",
         value=100 * row.difference,
     )

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ..errors import Tell, UserError
+from ..errors import Callbacks, UserError
 from ..records import Augmented, Example, read
 from .averages import Group
 from .model import Sample
@@ -13,7 +13,7 @@ SHOWN = 3  # rows of a method
 LOOKED_AT = 200  # from the beginning of its file
 
 
-def samples_of(groups: Sequence[Group], tell: Tell) -> list[Sample]:
+def select_samples(groups: Sequence[Group], callbacks: Callbacks) -> list[Sample]:
     """Return some rows of each task, variant and method: the first for each mixture of the parents' labels.
 
     Where the synthetic rows are not beside the trials, as in a published trials file, there are none.
@@ -32,7 +32,7 @@ def samples_of(groups: Sequence[Group], tell: Tell) -> list[Sample]:
                 try:
                     found += _samples(rows, group, seed)
                 except UserError as error:
-                    tell(f"{error.message}; its rows are not shown")
+                    callbacks.warn(f"{error.message}; its rows are not shown")
                 seen.add(key)
                 break
     return found

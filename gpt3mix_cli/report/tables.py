@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import UserError, did_you_mean
 from .load_trials import value_name, variant_name
-from .model import CellRow, Comparison, Entry, Pooled, Report, Sheet
+from .model import CellRow, Comparison, Pooled, Report, Table, TableCell
 
 KEYS = ("task", "variant", "level", "classifier", "method")
 
@@ -88,12 +88,12 @@ def key_of(cell: CellRow, key: str, taken: Sequence[str] = ()) -> str:
     )
 
 
-def main_sheet(cells: Sequence[CellRow], layout: Layout) -> Sheet:
+def main_sheet(cells: Sequence[CellRow], layout: Layout) -> Table:
     """Return the table of accuracies."""
     return _sheet("accuracy", "Accuracy", cells, layout, figure, ACCURACY)
 
 
-def printed_sheet(cells: Sequence[CellRow], layout: Layout) -> Sheet:
+def printed_sheet(cells: Sequence[CellRow], layout: Layout) -> Table:
     """Return the same for print, where the deviation is a subscript and the number of trials stands below."""
     counts = sorted({cell.n for cell in cells if cell.n})
     trials = (
@@ -103,7 +103,7 @@ def printed_sheet(cells: Sequence[CellRow], layout: Layout) -> Sheet:
     return replace(main_sheet(cells, layout), caption=caption)
 
 
-def uneven_sheet(cells: Sequence[CellRow], layout: Layout) -> Sheet | None:
+def uneven_sheet(cells: Sequence[CellRow], layout: Layout) -> Table | None:
     """Return macro-F1 and Matthews' correlation where classes are uneven; nothing where none are."""
     chosen = [cell for cell in cells if cell.uneven]
     if not chosen:
@@ -119,10 +119,10 @@ def uneven_sheet(cells: Sequence[CellRow], layout: Layout) -> Sheet | None:
     )
 
 
-def _uneven(cell: CellRow) -> Entry:
+def _uneven(cell: CellRow) -> TableCell:
     if cell.macro_f1 is None or cell.mcc is None:
-        return figure(cell) if cell.mean is None else Entry("-")
-    return Entry(f"{percent(cell.macro_f1)}, MCC {cell.mcc:.3f}", value=100 * cell.macro_f1)
+        return figure(cell) if cell.mean is None else TableCell("-")
+    return TableCell(f"{percent(cell.macro_f1)}, MCC {cell.mcc:.3f}", value=100 * cell.macro_f1)
 
 
 def _sheet(
@@ -130,9 +130,9 @@ def _sheet(
     title: str,
     cells: Sequence[CellRow],
     layout: Layout,
-    show: Callable[[CellRow], Entry],
+    show: Callable[[CellRow], TableCell],
     caption: str,
-) -> Sheet:
+) -> Table:
     taken = [key for key in (*layout.rows, *layout.columns) if key not in KEYS]
     # A key that says nothing takes no room.
     rows = [
@@ -154,8 +154,8 @@ def _sheet(
 
 def table_of(
     name: str, title: str, cells: Sequence[CellRow], rows: Sequence[str], column: Callable[[CellRow], Line],
-    show: Callable[[CellRow], Entry], caption: str, taken: Sequence[str] = (),
-) -> Sheet:  # fmt: skip
+    show: Callable[[CellRow], TableCell], caption: str, taken: Sequence[str] = (),
+) -> Table:  # fmt: skip
     """Return a table with a line for each combination of `rows`; averages over the tasks stand below."""
     lines: dict[Line, dict[Line, CellRow]] = {}
     for cell in cells:
@@ -169,18 +169,18 @@ def table_of(
         blocks = list(dict.fromkeys(heading[:-1] for heading in columns))
         columns.sort(key=lambda heading: (blocks.index(heading[:-1]), heading[-1] != "none"))
     body = [
-        [*map(Entry, line), _majority(found.values()), *_entries(found, columns, show)]
+        [*map(TableCell, line), _majority(found.values()), *_entries(found, columns, show)]
         for line, found in lines.items()
     ]
     foot = _averages(lines, rows, columns) if show is figure else []
     depth = max((len(heading) for heading in columns), default=1)
     stubs = [(*[""] * (depth - 1), key) for key in (*rows, "majority")]
-    return Sheet(name, title, [*stubs, *columns], len(stubs), [*body, *foot], len(foot), caption)
+    return Table(name, title, [*stubs, *columns], len(stubs), [*body, *foot], len(foot), caption)
 
 
 def _entries(
-    found: Mapping[Line, CellRow], columns: Sequence[Line], show: Callable[[CellRow], Entry]
-) -> list[Entry]:
+    found: Mapping[Line, CellRow], columns: Sequence[Line], show: Callable[[CellRow], TableCell]
+) -> list[TableCell]:
     """Return the entries of a line, the best of each task, level and classifier marked if there are several."""
     shown = {heading: show(cell) for heading, cell in found.items()}
     rivals: dict[Line, list[Line]] = {}
@@ -196,27 +196,27 @@ def _entries(
             for heading, value in values.items()
             if float(value) == highest and len(headings) > 1
         }
-    nothing = Entry("-")
+    nothing = TableCell("-")
     return [_marked(shown.get(heading, nothing), heading in best) for heading in columns]
 
 
-def _marked(entry: Entry, best: bool) -> Entry:
-    return Entry(entry.text, best, entry.value, entry.spread, entry.note)
+def _marked(entry: TableCell, best: bool) -> TableCell:
+    return TableCell(entry.text, best, entry.value, entry.spread, entry.note)
 
 
-def _majority(cells: Any) -> Entry:
+def _majority(cells: Any) -> TableCell:
     shares = sorted({round(cell.majority, 6) for cell in cells if cell.majority is not None})
     if not shares:
-        return Entry("")
+        return TableCell("")
     text = (
         percent(shares[0]) if len(shares) == 1 else f"{percent(shares[0])} to {percent(shares[-1])}"
     )
-    return Entry(text, value=100 * shares[0])
+    return TableCell(text, value=100 * shares[0])
 
 
 def _averages(
     lines: Mapping[Line, Mapping[Line, CellRow]], rows: Sequence[str], columns: Sequence[Line]
-) -> list[list[Entry]]:
+) -> list[list[TableCell]]:
     """Return a line for each level (and whatever else sets lines apart) with the means over the tasks; each task counts once."""
     if "task" not in rows or len({line[rows.index("task")] for line in lines}) < 2:
         return []
@@ -234,9 +234,9 @@ def _averages(
             if (part := [*found.values()]) and part[0].majority is not None
         ]
         majority = (
-            Entry(percent(sum(shares) / len(shares)), value=100 * sum(shares) / len(shares))
+            TableCell(percent(sum(shares) / len(shares)), value=100 * sum(shares) / len(shares))
             if len(shares) == len(parts)
-            else Entry("")
+            else TableCell("")
         )
         entries = {}
         for heading in columns:
@@ -248,7 +248,7 @@ def _averages(
             if means:
                 short = f"{len(means)}/{len(parts)} tasks" if len(means) < len(parts) else ""
                 value = 100 * sum(means) / len(means)
-                entries[heading] = Entry(
+                entries[heading] = TableCell(
                     f"{value:.1f}" + (f" ({short})" if short else ""), value=value, note=short
                 )
         whole: dict[Line, list[Line]] = {}
@@ -265,10 +265,10 @@ def _averages(
             }
         foot.append(
             [
-                *map(Entry, line),
+                *map(TableCell, line),
                 majority,
                 *(
-                    _marked(entries.get(heading, Entry("-")), heading in best)
+                    _marked(entries.get(heading, TableCell("-")), heading in best)
                     for heading in columns
                 ),
             ]
@@ -281,18 +281,18 @@ def percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.1f}"
 
 
-def figure(cell: CellRow) -> Entry:
+def figure(cell: CellRow) -> TableCell:
     """Return `mean ± std (n)`; of a cell that is short of trials `(n/expected)`, of an empty one what became of it."""
     asked = f"/{cell.expected}" if cell.expected and cell.n < cell.expected else ""
     if cell.mean is None:
         if cell.failed:
-            return Entry(
+            return TableCell(
                 f"failed ({cell.failed}{asked if cell.failed < (cell.expected or 0) else ''})"
             )
-        return Entry(f"- (0{asked})" if asked else "-")
+        return TableCell(f"- (0{asked})" if asked else "-")
     spread = f" ± {percent(cell.std)}" if cell.std is not None else ""
     note = f"{cell.n}{asked}"
-    return Entry(
+    return TableCell(
         f"{percent(cell.mean)}{spread} ({note})",
         False,
         100 * cell.mean,
@@ -305,14 +305,14 @@ def figure(cell: CellRow) -> Entry:
 
 
 def listed(
-    name: str, title: str, items: Sequence[Mapping[str, Entry]], stubs: int, caption: str
-) -> Sheet | None:
+    name: str, title: str, items: Sequence[Mapping[str, TableCell]], stubs: int, caption: str
+) -> Table | None:
     """Return a table of one line an item, without columns that are empty."""
     if not items:
         return None
     names = [key for key in items[0] if any(item[key].text for item in items)]
     stubs -= sum(1 for key in list(items[0])[:stubs] if key not in names)
-    return Sheet(
+    return Table(
         name,
         title,
         [(key,) for key in names],
@@ -324,40 +324,40 @@ def listed(
     )
 
 
-def points(value: float | None) -> Entry:
+def points(value: float | None) -> TableCell:
     """Return a difference in percentage points with its sign."""
-    return Entry("") if value is None else Entry(f"{100 * value:+.1f}", value=100 * value)
+    return TableCell("") if value is None else TableCell(f"{100 * value:+.1f}", value=100 * value)
 
 
-def p_value(value: float | None) -> Entry:
+def p_value(value: float | None) -> TableCell:
     """Return a p-value with four decimals."""
     return (
-        Entry("")
+        TableCell("")
         if value is None
-        else Entry(f"{value:.4f}" if value >= 0.0001 else "< 0.0001", value=value)
+        else TableCell(f"{value:.4f}" if value >= 0.0001 else "< 0.0001", value=value)
     )
 
 
-def _starred(each: Comparison | Pooled) -> Entry:
-    return Entry(p_value(each.p_corrected).text + each.stars, value=each.p_corrected)
+def _starred(each: Comparison | Pooled) -> TableCell:
+    return TableCell(p_value(each.p_corrected).text + each.stars, value=each.p_corrected)
 
 
-def _interval(value: tuple[float, float] | None) -> Entry:
+def _interval(value: tuple[float, float] | None) -> TableCell:
     return (
-        Entry("")
+        TableCell("")
         if value is None
-        else Entry(f"[{100 * value[0]:.1f}, {100 * value[1]:.1f}]", value=100 * value[0])
+        else TableCell(f"[{100 * value[0]:.1f}, {100 * value[1]:.1f}]", value=100 * value[0])
     )
 
 
-def pooled_sheet(pooled: Sequence[Pooled]) -> Sheet | None:
+def pooled_sheet(pooled: Sequence[Pooled]) -> Table | None:
     """Return the comparisons over all tasks and levels."""
     items = [
         {
-            "classifier": Entry(each.classifier), "variant": Entry(each.variant), "a": Entry(each.a), "b": Entry(each.b),
+            "classifier": TableCell(each.classifier), "variant": TableCell(each.variant), "a": TableCell(each.a), "b": TableCell(each.b),
             "difference": points(each.diff),
-            "of single tasks": Entry(f"{100 * each.least:+.1f} to {100 * each.most:+.1f}" if each.tasks > 1 else ""),
-            "win/tie/loss": Entry(f"{each.wins}/{each.ties}/{each.losses}"), "tasks": _count(each.tasks),
+            "of single tasks": TableCell(f"{100 * each.least:+.1f} to {100 * each.most:+.1f}" if each.tasks > 1 else ""),
+            "win/tie/loss": TableCell(f"{each.wins}/{each.ties}/{each.losses}"), "tasks": _count(each.tasks),
             "units": _count(each.units), "p": p_value(each.p), "corrected p": _starred(each), "smallest p": p_value(each.smallest_p),
         }
         for each in pooled
@@ -372,12 +372,12 @@ def pooled_sheet(pooled: Sequence[Pooled]) -> Sheet | None:
     return listed("pooled", "Methods over all tasks and levels", items, 4, caption)
 
 
-def comparisons_sheet(comparisons: Sequence[Comparison]) -> Sheet | None:
+def comparisons_sheet(comparisons: Sequence[Comparison]) -> Table | None:
     """Return the comparisons within each line."""
     items = [
         {
-            "task": Entry(each.task), "variant": Entry(each.variant), "level": Entry(each.level), "classifier": Entry(each.classifier),
-            "a": Entry(each.a), "b": Entry(each.b), "difference": points(each.diff), "95 % interval": _interval(each.ci),
+            "task": TableCell(each.task), "variant": TableCell(each.variant), "level": TableCell(each.level), "classifier": TableCell(each.classifier),
+            "a": TableCell(each.a), "b": TableCell(each.b), "difference": points(each.diff), "95 % interval": _interval(each.ci),
             "pairs": _count(each.n_pairs), "p": p_value(each.p), "Wilcoxon p": p_value(each.p_wilcoxon),
             "corrected p": _starred(each), "smallest p": p_value(each.smallest_p),
         }
@@ -405,20 +405,20 @@ def comparisons_smallest(comparisons: Sequence[Comparison]) -> float | None:
     return max(found, default=None)
 
 
-def _count(value: int) -> Entry:
-    return Entry(str(value), value=value)
+def _count(value: int) -> TableCell:
+    return TableCell(str(value), value=value)
 
 
-def spread_sheet(cells: Sequence[CellRow]) -> Sheet | None:
+def spread_sheet(cells: Sequence[CellRow]) -> Table | None:
     """Return the interval of each mean and where its deviation comes from."""
 
-    def points_of(value: float | None) -> Entry:
-        return Entry(percent(value), value=None if value is None else 100 * value)
+    def points_of(value: float | None) -> TableCell:
+        return TableCell(percent(value), value=None if value is None else 100 * value)
 
     items = [
         {
-            "task": Entry(cell.task), "variant": Entry(cell.variant), "level": Entry(cell.level), "classifier": Entry(cell.classifier),
-            "method": Entry(cell.column), "mean": points_of(cell.mean), "95 % interval": _interval(cell.ci), "trials": _count(cell.n),
+            "task": TableCell(cell.task), "variant": TableCell(cell.variant), "level": TableCell(cell.level), "classifier": TableCell(cell.classifier),
+            "method": TableCell(cell.column), "mean": points_of(cell.mean), "95 % interval": _interval(cell.ci), "trials": _count(cell.n),
             "data seeds": _count(cell.data_seeds), "deviation": points_of(cell.std), "between seeds": points_of(cell.between),
             "within a seed": points_of(cell.within),
         }
@@ -438,13 +438,13 @@ def spread_sheet(cells: Sequence[CellRow]) -> Sheet | None:
     return listed("spread", "Intervals, and where the deviation comes from", items, 5, caption)
 
 
-def cost_sheet(cells: Sequence[CellRow]) -> Sheet | None:
+def cost_sheet(cells: Sequence[CellRow]) -> Table | None:
     """Return what synthetic sets cost and gain; nothing where no cost is known."""
     prompted = any(cell.tokens_per_prediction for cell in cells)
     items = [
         {
-            "task": Entry(cell.task), "variant": Entry(cell.variant), "level": Entry(cell.level), "classifier": Entry(cell.classifier),
-            "method": Entry(cell.column), "gain": points(cell.gain), "tokens": _number(cell.tokens, ",.0f"), "USD": _number(cell.usd, ".4g"),
+            "task": TableCell(cell.task), "variant": TableCell(cell.variant), "level": TableCell(cell.level), "classifier": TableCell(cell.classifier),
+            "method": TableCell(cell.column), "gain": points(cell.gain), "tokens": _number(cell.tokens, ",.0f"), "USD": _number(cell.usd, ".4g"),
             "gain per USD": points(cell.gain_per_usd),
             "gain per 1,000 tokens": _rate(cell.gain_per_1k_tokens),
             **({"tokens a prediction": _number(cell.tokens_per_prediction, ",.0f")} if prompted else {}),
@@ -461,20 +461,20 @@ def cost_sheet(cells: Sequence[CellRow]) -> Sheet | None:
     return listed("cost", "What a gain costs", items, 5, caption)
 
 
-def _number(value: float | None, style: str) -> Entry:
-    return Entry("") if value is None else Entry(format(value, style), value=value)
+def _number(value: float | None, style: str) -> TableCell:
+    return TableCell("") if value is None else TableCell(format(value, style), value=value)
 
 
-def _rate(value: float | None) -> Entry:
-    return Entry("") if value is None else Entry(f"{100 * value:+.3f}", value=100 * value)
+def _rate(value: float | None) -> TableCell:
+    return TableCell("") if value is None else TableCell(f"{100 * value:+.3f}", value=100 * value)
 
 
-def failures_sheet(report: Report) -> Sheet | None:
+def failures_sheet(report: Report) -> Table | None:
     """Return the trials that came to nothing, with their reasons."""
     items = [
         {
-            "task": Entry(each.task), "variant": Entry(each.variant), "level": Entry(each.level), "classifier": Entry(each.classifier),
-            "method": Entry(each.method), "data seed": _count(each.data_seed), "trial": _count(each.trial), "reason": Entry(each.error),
+            "task": TableCell(each.task), "variant": TableCell(each.variant), "level": TableCell(each.level), "classifier": TableCell(each.classifier),
+            "method": TableCell(each.method), "data seed": _count(each.data_seed), "trial": _count(each.trial), "reason": TableCell(each.error),
         }
         for each in report.failures
     ]  # fmt: skip

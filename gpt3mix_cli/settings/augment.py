@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from .base import Part, Real, Settings, Whole
+from .base import FileStem, Settings, StrictFloat, StrictInt
 
 # The pivot of an engine, and its models or pairs there and back. German is the paper's; Apertium has none with English.
 PIVOTS = {
@@ -14,7 +14,7 @@ PIVOTS = {
 }
 
 
-class LocalLM(Settings):
+class LocalLMSettings(Settings):
     """A transformers causal LM in this process."""
 
     kind: Literal["local"]
@@ -26,14 +26,14 @@ class LocalLM(Settings):
         "auto", description="auto: float32 on a CPU, bfloat16 on a GPU"
     )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
-    batch_size: Whole = Field(
+    batch_size: StrictInt = Field(
         256,
         ge=1,
         description="texts written side by side if the memory holds them; their last digits depend on it",
     )
 
 
-class OpenAILM(Settings):
+class OpenAISettings(Settings):
     """An LM behind an endpoint that speaks OpenAI's protocol: OpenAI itself, vLLM, SGLang, llama.cpp, Ollama."""
 
     kind: Literal["openai"]
@@ -56,26 +56,28 @@ class OpenAILM(Settings):
     label_source: Literal["auto", "exact", "decision", "top_logprobs", "vote"] = Field(
         "auto", description="where soft labels come from; auto: the best"
     )
-    votes: Whole = Field(10, ge=1, description="labels drawn for a row where they are voted for")
+    votes: StrictInt = Field(
+        10, ge=1, description="labels drawn for a row where they are voted for"
+    )
     tokenizer: str = Field(
         "",
         description="`bundled`, folder or hub id of the model's tokenizer, to count with; default: an estimate",
     )
-    context: Whole = Field(
+    context: StrictInt = Field(
         4096,
         ge=16,
         description="tokens of the longest prompt and text; longer prompts lose examples",
     )
-    concurrency: Annotated[Whole, Field(ge=1)] | Literal["auto"] = Field(
+    concurrency: Annotated[StrictInt, Field(ge=1)] | Literal["auto"] = Field(
         "auto", description="requests under way at each base_url"
     )
-    requests_per_minute: Annotated[Real, Field(gt=0)] | None = Field(
+    requests_per_minute: Annotated[StrictFloat, Field(gt=0)] | None = Field(
         None, description="at most, all servers together"
     )
-    tokens_per_minute: Annotated[Real, Field(gt=0)] | None = Field(
+    tokens_per_minute: Annotated[StrictFloat, Field(gt=0)] | None = Field(
         None, description="at most, read and written"
     )
-    timeout: Real = Field(120.0, gt=0, description="seconds that an answer may take")
+    timeout: StrictFloat = Field(120.0, gt=0, description="seconds that an answer may take")
     prices: str | None = Field(
         None, min_length=1, description="file of prices, see README; without it money is unknown"
     )
@@ -112,53 +114,55 @@ class OpenAILM(Settings):
 class Budget(Settings):
     """What an experiment may cost at an endpoint, over all its runs; reaching it ends a run with exit code 3."""
 
-    usd: Annotated[Real, Field(gt=0)] | None = Field(None, description="dollars, by `lm.prices`")
-    tokens: Annotated[Whole, Field(gt=0)] | None = Field(None, description="read and written")
-    requests: Annotated[Whole, Field(gt=0)] | None = Field(
+    usd: Annotated[StrictFloat, Field(gt=0)] | None = Field(
+        None, description="dollars, by `lm.prices`"
+    )
+    tokens: Annotated[StrictInt, Field(gt=0)] | None = Field(None, description="read and written")
+    requests: Annotated[StrictInt, Field(gt=0)] | None = Field(
         None, description="sent, repeated ones included"
     )
 
 
-AnyLM = Annotated[LocalLM | OpenAILM, Field(discriminator="kind")]
+LMSettings = Annotated[LocalLMSettings | OpenAISettings, Field(discriminator="kind")]
 
 
-class Gate(Settings):
+class FilterSettings(Settings):
     """Which generated rows are rejected; copies of real rows and repeats always are. A share is of the row's own text; null: off."""
 
     leak: bool = Field(
         True, description="reject copies of test rows, whatever their case, spacing and signs"
     )
-    near_copy: Annotated[Real, Field(gt=0, le=1)] | None = Field(
+    near_copy: Annotated[StrictFloat, Field(gt=0, le=1)] | None = Field(
         0.8,
         description="reject if this share of the word triples, or the whole of a shorter text, stands in one of the row's parents",
     )
-    degenerate: Annotated[Real, Field(gt=0, lt=1)] | None = Field(
+    degenerate: Annotated[StrictFloat, Field(gt=0, lt=1)] | None = Field(
         0.5,
         description="reject if more than this share of the word pairs stood in the text before, or of the words is one and the same",
     )
-    too_short: Whole = Field(
+    too_short: StrictInt = Field(
         1, ge=0, description="fewest words; 1 lets `Awful.` through, but no signs alone"
     )
-    too_long: Annotated[Whole, Field(ge=1)] | None = Field(
+    too_long: Annotated[StrictInt, Field(ge=1)] | None = Field(
         None, description="most words; `augment.max_tokens` is a bound in any case"
     )
-    other_language: Annotated[Real, Field(gt=0, lt=1)] | None = Field(
+    other_language: Annotated[StrictFloat, Field(gt=0, lt=1)] | None = Field(
         0.3,
         description="reject if more than this share of the letters is of scripts that no real row uses",
     )
-    low_mass: Real = Field(
+    low_mass: StrictFloat = Field(
         0.0,
         ge=0,
         le=1,
         description="least label mass; 0: the paper's, which keeps every row (equation 1), while a low mean is warned of",
     )
-    perplexity: list[Annotated[Real, Field(ge=1)]] | None = Field(
+    perplexity: list[Annotated[StrictFloat, Field(ge=1)]] | None = Field(
         None,
         min_length=2,
         max_length=2,
         description="[low, high]: the text's perplexity under the LM that wrote it",
     )
-    disagreement: Annotated[Real, Field(gt=0, lt=1)] | None = Field(
+    disagreement: Annotated[StrictFloat, Field(gt=0, lt=1)] | None = Field(
         None,
         description="reject if a linear classifier of the real rows gives another class at least this probability",
     )
@@ -171,12 +175,14 @@ class Gate(Settings):
         return value
 
 
-class Augment(Settings):
+class AugmentSettings(Settings):
     """GPT3Mix itself; `ratio` and `draws` hold for every method."""
 
-    k: Whole = Field(2, ge=1, description="real examples in a prompt (section 3)")
-    ratio: Real = Field(1.0, gt=0, description="synthetic rows for each real one (section 4.2)")
-    draws: Whole | Literal["per-trial"] = Field(
+    k: StrictInt = Field(2, ge=1, description="real examples in a prompt (section 3)")
+    ratio: StrictFloat = Field(
+        1.0, gt=0, description="synthetic rows for each real one (section 4.2)"
+    )
+    draws: StrictInt | Literal["per-trial"] = Field(
         1, description="synthetic sets a data seed; per-trial: a new one for each trial"
     )
     choose: Literal["uniform", "balanced", "nearest", "furthest"] = Field(
@@ -192,12 +198,12 @@ class Augment(Settings):
         "soft",
         description="soft: equation (1); hard: what a beam search over the whole line writes (Table 5)",
     )
-    beams: Whole = Field(
+    beams: StrictInt = Field(
         4,
         ge=1,
         description="hard labels: lines searched for together, each a possible row; drawn, but for temperature 0",
     )
-    label_temperature: Real = Field(
+    label_temperature: StrictFloat = Field(
         1.0,
         gt=0,
         description="soft labels: divides the log-probabilities; above 1 flattens, below sharpens",
@@ -206,14 +212,16 @@ class Augment(Settings):
         False,
         description="soft labels: divide by those of texts without content (Zhao et al., 2021)",
     )
-    temperature: Real = Field(1.0, ge=0, description="of the text; 0 is greedy")
-    top_p: Real = Field(
+    temperature: StrictFloat = Field(1.0, ge=0, description="of the text; 0 is greedy")
+    top_p: StrictFloat = Field(
         1.0, gt=0, le=1, description="drawn from the fewest tokens with this probability"
     )
-    max_tokens: Whole = Field(100, ge=1, description="longest text, in tokens of the LM")
-    frequency_penalty: Real = Field(0.01, ge=-2, le=2, description="as in OpenAI's API")
-    attempts: Real = Field(4.0, ge=1, description="at most this many requests for each wanted row")
-    gate: Gate = Field(Gate(), description="which generated rows are rejected")
+    max_tokens: StrictInt = Field(100, ge=1, description="longest text, in tokens of the LM")
+    frequency_penalty: StrictFloat = Field(0.01, ge=-2, le=2, description="as in OpenAI's API")
+    attempts: StrictFloat = Field(
+        4.0, ge=1, description="at most this many requests for each wanted row"
+    )
+    gate: FilterSettings = Field(FilterSettings(), description="which generated rows are rejected")
 
     @field_validator("draws")
     @classmethod
@@ -223,7 +231,7 @@ class Augment(Settings):
         return value
 
     @model_validator(mode="after")
-    def _known_perplexity(self) -> "Augment":
+    def _known_perplexity(self) -> "AugmentSettings":
         # Otherwise the first row would end the run, after the LM was asked and paid.
         if self.labels == "hard" and self.gate.perplexity:
             raise ValueError(
@@ -232,12 +240,12 @@ class Augment(Settings):
         return self
 
 
-class Eda(Settings):
+class EdaSettings(Settings):
     """Easy Data Augmentation (Wei and Zou, 2019)."""
 
     kind: Literal["eda"]
-    name: Part = Field("eda", description="of the method")
-    alpha: Real | Literal["auto"] = Field(
+    name: FileStem = Field("eda", description="of the method")
+    alpha: StrictFloat | Literal["auto"] = Field(
         "auto", description="share of words changed; auto: the authors' by training size"
     )
     normalise: bool = Field(
@@ -253,49 +261,53 @@ class Eda(Settings):
         return value
 
 
-class Aeda(Settings):
+class AedaSettings(Settings):
     """An Easier Data Augmentation (Karimi et al., 2021): punctuation marks put in at random."""
 
     kind: Literal["aeda"]
-    name: Part = Field("aeda", description="of the method")
+    name: FileStem = Field("aeda", description="of the method")
 
 
-class Mlm(Settings):
+class MlmSettings(Settings):
     """Words replaced by what a masked LM writes in their place (as Wu et al., 2019, and Ng et al., 2020)."""
 
     kind: Literal["mlm"]
-    name: Part = Field("mlm", description="of the method")
+    name: FileStem = Field("mlm", description="of the method")
     model: str = Field(
         "distilroberta-base", min_length=1, description="folder or hub id of a masked LM"
     )
     revision: str | None = Field(None, description="commit of a hub model")
-    share: Real = Field(0.15, gt=0, le=1, description="share of the words replaced, at least one")
-    top_k: Whole = Field(10, ge=1, description="a word is drawn from this many, the likeliest")
-    temperature: Real = Field(1.0, gt=0, description="below 1 draws the likelier ones more often")
+    share: StrictFloat = Field(
+        0.15, gt=0, le=1, description="share of the words replaced, at least one"
+    )
+    top_k: StrictInt = Field(10, ge=1, description="a word is drawn from this many, the likeliest")
+    temperature: StrictFloat = Field(
+        1.0, gt=0, description="below 1 draws the likelier ones more often"
+    )
     conditional: bool = Field(
         False,
         description="let the label stand before the text as the masked LM reads it (Kumar et al., 2020)",
     )
-    batch_size: Whole = Field(32, ge=1, description="texts read together")
+    batch_size: StrictInt = Field(32, ge=1, description="texts read together")
     device: str = Field("auto", description="auto, cpu, cuda, ...")
 
 
-class Paraphrase(Settings):
+class ParaphraseSettings(Settings):
     """GPT3Mix with one example in the prompt: everything else is as `lm` and `augment` say."""
 
     kind: Literal["paraphrase"]
-    name: Part = Field("paraphrase", description="of the method")
+    name: FileStem = Field("paraphrase", description="of the method")
 
 
 def _listed(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-class Backtranslate(Settings):
+class BacktranslateSettings(Settings):
     """Back-translation (Fadaee et al., 2017) through a pivot language."""
 
     kind: Literal["backtranslate"]
-    name: Part = Field("backtranslate", description="of the method")
+    name: FileStem = Field("backtranslate", description="of the method")
     engine: Literal["transformers", "apertium"] = Field(
         "transformers", description="a model a direction, or Apertium's rules"
     )
@@ -314,22 +326,22 @@ class Backtranslate(Settings):
     revisions: dict[str, str] = Field(
         {}, description="commits of hub models, by their ids (transformers)"
     )
-    beams: Whole = Field(
+    beams: StrictInt = Field(
         4,
         ge=1,
         description="beam width, and so candidates of each pivot (transformers, temperature 0)",
     )
-    temperature: Real = Field(
+    temperature: StrictFloat = Field(
         0.0,
         ge=0,
         description="0 is beam search; above it translations are drawn, as many as there are copies (transformers)",
     )
-    batch_size: Whole = Field(
+    batch_size: StrictInt = Field(
         32,
         ge=1,
         description="texts translated together; their last digits depend on it (transformers)",
     )
-    max_tokens: Whole = Field(256, ge=1, description="longest translation (transformers)")
+    max_tokens: StrictInt = Field(256, ge=1, description="longest translation (transformers)")
     device: str = Field("auto", description="auto, cpu, cuda, ... (transformers)")
 
     @property
@@ -345,7 +357,7 @@ class Backtranslate(Settings):
         ]
 
     @model_validator(mode="after")
-    def _each_pivot_its_own(self) -> "Backtranslate":
+    def _each_pivot_its_own(self) -> "BacktranslateSettings":
         if len(set(self.pairs)) < max(1, len(self.pivot)):
             raise ValueError(
                 "two pivots have the same models; write {pivot} into forward and backward, or name each pivot once"
@@ -360,5 +372,5 @@ class Backtranslate(Settings):
         return self
 
 
-Editor = Eda | Aeda | Mlm | Backtranslate
-Baseline = Annotated[Editor | Paraphrase, Field(discriminator="kind")]
+EditorSettings = EdaSettings | AedaSettings | MlmSettings | BacktranslateSettings
+BaselineSettings = Annotated[EditorSettings | ParaphraseSettings, Field(discriminator="kind")]

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
-PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+-]*")
+FILE_STEM_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+-]*")
 
 
 class Settings(BaseModel):
@@ -31,8 +31,8 @@ def _number(value: Any) -> Any:
     return value
 
 
-Whole = Annotated[int, BeforeValidator(_number)]
-Real = Annotated[float, BeforeValidator(_number)]
+StrictInt = Annotated[int, BeforeValidator(_number)]
+StrictFloat = Annotated[float, BeforeValidator(_number)]
 
 
 def _name(value: Any) -> str:
@@ -46,7 +46,7 @@ def _name(value: Any) -> str:
 
 def _part(value: Any) -> str:
     # Dots set the parts of a file name apart: `eda.draw-1.jsonl`, `trials/eda.linear.jsonl`.
-    if not isinstance(value, str | int) or not PART.fullmatch(str(value)):
+    if not isinstance(value, str | int) or not FILE_STEM_PATTERN.fullmatch(str(value)):
         raise ValueError(
             f"'{value}' cannot be part of a file name; use letters, digits, '_', '+' and '-'"
         )
@@ -56,7 +56,7 @@ def _part(value: Any) -> str:
 
 
 Name = Annotated[str, BeforeValidator(_name)]
-Part = Annotated[str, BeforeValidator(_part)]
+FileStem = Annotated[str, BeforeValidator(_part)]
 
 
 def fingerprint(value: object, length: int = 16) -> str:

@@ -11,23 +11,23 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model_validator
 
 from .augment import (
-    AnyLM,
-    Augment,
-    Baseline,
+    AugmentSettings,
+    BaselineSettings,
     Budget,
-    OpenAILM,
-    Paraphrase,
+    LMSettings,
+    OpenAISettings,
+    ParaphraseSettings,
 )
 from .base import (
     Name,
     Settings,
-    Whole,
+    StrictInt,
 )
 from .task import Task
 from .train import (
-    Classifier,
-    Prompt,
-    Trained,
+    ClassifierSettings,
+    PromptSettings,
+    SoftLabelTraining,
 )
 
 LEVEL = re.compile(r"(?P<percent>\d+(\.\d+)?|\.\d+)%|(?P<count>\d+)/class|full")
@@ -76,10 +76,10 @@ class Subsample(Settings):
     """The data-scarce draws of section 4.1."""
 
     levels: list[Level] = Field(min_length=1, description="`p%` of train, `n/class`, or `full`")
-    seeds: Annotated[list[Whole], BeforeValidator(_seeds)] = Field(
+    seeds: Annotated[list[StrictInt], BeforeValidator(_seeds)] = Field(
         [0, 1, 2, 3, 4], min_length=1, description="data seeds: a count n for 0 to n-1, or a list"
     )
-    master_seed: Whole = Field(42, description="every generator derives from it")
+    master_seed: StrictInt = Field(42, description="every generator derives from it")
     validation: Annotated[int | str, BeforeValidator(_rows)] = Field(
         "full", description="rows used for early stopping"
     )
@@ -98,19 +98,21 @@ class Experiment(Settings):
     name: Name = Field(description="of the results' folder; default: the file's name")
     task: Task = Field(description="the task, or the path of a file that holds it")
     subsample: Subsample = Field(description="how many real rows")
-    lm: AnyLM | None = Field(
+    lm: LMSettings | None = Field(
         None,
         description="the language model, a `kind:` of local or openai; without it there is no method gpt3mix",
     )
-    augment: Augment = Field(Augment(), description="GPT3Mix, and how many rows every method makes")
-    baselines: list[Baseline] = Field(
+    augment: AugmentSettings = Field(
+        AugmentSettings(), description="GPT3Mix, and how many rows every method makes"
+    )
+    baselines: list[BaselineSettings] = Field(
         [],
         description="methods to compare with: a `kind:` of eda, aeda, mlm, backtranslate or paraphrase each",
     )
-    classifiers: list[Classifier] = Field(
+    classifiers: list[ClassifierSettings] = Field(
         [], description="what is trained: a `kind:` of transformer, linear, setfit or prompt each"
     )
-    trials: Whole = Field(
+    trials: StrictInt = Field(
         10, ge=1, description="training runs a cell in all, dealt over the data seeds in turn"
     )
     budget: Budget | None = Field(
@@ -136,28 +138,28 @@ class Experiment(Settings):
             *(baseline.name for baseline in self.baselines),
         ]
 
-    def asking(self, method: str) -> Augment | None:
+    def asking(self, method: str) -> AugmentSettings | None:
         """Return GPT3Mix's settings for a method that asks the LM (a paraphrase has k = 1); None for every other method."""
         if method == "gpt3mix":
             return self.augment
         if any(
             baseline.name == method
             for baseline in self.baselines
-            if isinstance(baseline, Paraphrase)
+            if isinstance(baseline, ParaphraseSettings)
         ):
             return self.augment.model_copy(update={"k": 1})
         return None
 
-    def tried(self, method: str, classifier: Classifier) -> bool:
+    def tried(self, method: str, classifier: ClassifierSettings) -> bool:
         """Return whether a classifier has trials with a method: one that only prompts reads no synthetic rows."""
-        return method == "none" or not isinstance(classifier, Prompt)
+        return method == "none" or not isinstance(classifier, PromptSettings)
 
     @model_validator(mode="after")
     def _lm_is_there(self) -> "Experiment":
         asking = [
             each
             for each in (*self.baselines, *self.classifiers)
-            if isinstance(each, Paraphrase | Prompt)
+            if isinstance(each, ParaphraseSettings | PromptSettings)
         ]
         if asking and not self.lm:
             raise ValueError(
@@ -179,18 +181,25 @@ class Experiment(Settings):
 
     @model_validator(mode="after")
     def _payable(self) -> "Experiment":
-        if self.budget and not isinstance(self.lm, OpenAILM):
+        if self.budget and not isinstance(self.lm, OpenAISettings):
             raise ValueError(
                 "budget: only an LM behind an endpoint (lm.kind: openai) costs anything; leave the budget out"
             )
-        if self.budget and self.budget.usd and isinstance(self.lm, OpenAILM) and not self.lm.prices:
+        if (
+            self.budget
+            and self.budget.usd
+            and isinstance(self.lm, OpenAISettings)
+            and not self.lm.prices
+        ):
             raise ValueError("budget.usd needs the prices: name their file with lm.prices")
         return self
 
     @model_validator(mode="after")
     def _known_classes(self) -> "Experiment":
         for classifier in self.classifiers:
-            weights = classifier.class_weights if isinstance(classifier, Trained) else None
+            weights = (
+                classifier.class_weights if isinstance(classifier, SoftLabelTraining) else None
+            )
             for name in weights if isinstance(weights, dict) else ():
                 if name not in self.task.labels:
                     known = ", ".join(self.task.labels)

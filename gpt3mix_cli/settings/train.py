@@ -4,28 +4,28 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from .base import Part, Real, Settings, Whole
+from .base import FileStem, Settings, StrictFloat, StrictInt
 
 
-class Repeated(Settings):
+class ClassifierBase(Settings):
     """What every classifier has."""
 
-    trials: Whole | None = Field(None, ge=1, description="overrides the experiment's `trials`")
+    trials: StrictInt | None = Field(None, ge=1, description="overrides the experiment's `trials`")
 
 
-class Trained(Repeated):
+class SoftLabelTraining(ClassifierBase):
     """What a classifier has that is trained on soft labels; the defaults weigh all rows alike, as the paper does."""
 
     hard_labels: bool = Field(
         False, description="train on the argmax of soft labels (the ablation of Table 5)"
     )
-    synthetic_weight: Real = Field(
+    synthetic_weight: StrictFloat = Field(
         1.0, gt=0, description="weight of a synthetic row; a real one has 1"
     )
-    class_weights: Literal["none", "balanced"] | dict[str, Annotated[Real, Field(gt=0)]] = Field(
-        "none", description="balanced, or class -> weight; classes that are not named have 1"
+    class_weights: Literal["none", "balanced"] | dict[str, Annotated[StrictFloat, Field(gt=0)]] = (
+        Field("none", description="balanced, or class -> weight; classes that are not named have 1")
     )
-    label_smoothing: Real = Field(
+    label_smoothing: StrictFloat = Field(
         0.0, ge=0, lt=1, description="share of each row's target that is spread over all classes"
     )
 
@@ -40,11 +40,11 @@ class Trained(Repeated):
         )
 
 
-class Transformer(Trained):
+class TransformerSettings(SoftLabelTraining):
     """A pretrained encoder with a fresh classification head; the defaults are sections 4.1 and 4.2."""
 
     kind: Literal["transformer"]
-    name: Part = Field("transformer", description="of the classifier in results")
+    name: FileStem = Field("transformer", description="of the classifier in results")
     preset: Literal["paper"] | None = Field(
         None, description="paper: refuse every setting that departs from sections 4.1 and 4.2"
     )
@@ -56,27 +56,27 @@ class Transformer(Trained):
         "fresh",
         description="fresh: draw all of it (section 4.1); library: keep what is pretrained, as BERT's pooler",
     )
-    lr: Real = Field(3e-5, gt=0, description="peak learning rate of AdamW")
-    warmup_epochs: Real = Field(3, ge=0, description="linear warm-up; constant afterwards")
-    patience: Whole = Field(
+    lr: StrictFloat = Field(3e-5, gt=0, description="peak learning rate of AdamW")
+    warmup_epochs: StrictFloat = Field(3, ge=0, description="linear warm-up; constant afterwards")
+    patience: StrictInt = Field(
         20, ge=1, description="epochs without a better validation accuracy before stopping"
     )
-    batch_size: Whole = Field(
+    batch_size: StrictInt = Field(
         32, ge=1, description="rows a step of the optimiser, whatever the memory holds at once"
     )
-    max_epochs: Whole = Field(200, ge=1, description="where training ends at the latest")
-    weight_decay: Real = Field(0.01, ge=0, description="decoupled; none on biases and norms")
-    max_length: Whole = Field(128, ge=4, description="tokens kept of a text")
+    max_epochs: StrictInt = Field(200, ge=1, description="where training ends at the latest")
+    weight_decay: StrictFloat = Field(0.01, ge=0, description="decoupled; none on biases and norms")
+    max_length: StrictInt = Field(128, ge=4, description="tokens kept of a text")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of products; auto: bfloat16 where the processor has it"
     )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
-    threads: Whole = Field(
+    threads: StrictInt = Field(
         1, ge=1, description="CPU threads of a trial; trials run side by side on the others"
     )
 
     @model_validator(mode="after")
-    def _faithful(self) -> "Transformer":
+    def _faithful(self) -> "TransformerSettings":
         if self.preset == "paper":
             if self.max_epochs <= self.patience:
                 raise ValueError(
@@ -97,44 +97,44 @@ PAPER = {
 }
 
 
-class Linear(Trained):
+class LinearSettings(SoftLabelTraining):
     """Tf-idf and logistic regression."""
 
     kind: Literal["linear"]
-    name: Part = Field("linear", description="of the classifier in results")
-    ngrams: Whole = Field(2, ge=1, le=5, description="longest word n-gram")
-    C: Real = Field(10.0, gt=0, description="inverse strength of the L2 penalty")
+    name: FileStem = Field("linear", description="of the classifier in results")
+    ngrams: StrictInt = Field(2, ge=1, le=5, description="longest word n-gram")
+    C: StrictFloat = Field(10.0, gt=0, description="inverse strength of the L2 penalty")
 
 
-class SetFit(Repeated):
+class SetFitSettings(ClassifierBase):
     """Contrastive fine-tuning of a sentence encoder (Tunstall et al., 2022), by the `setfit` library (extra `setfit`); hard labels only."""
 
     kind: Literal["setfit"]
-    name: Part = Field("setfit", description="of the classifier in results")
+    name: FileStem = Field("setfit", description="of the classifier in results")
     model: str = Field(
         "sentence-transformers/paraphrase-mpnet-base-v2",
         min_length=1,
         description="folder, hub id, or `minilm` (extra `offline`)",
     )
     revision: str | None = Field(None, description="commit of a hub model")
-    lr: Real = Field(2e-5, gt=0, description="peak learning rate of the encoder")
-    iterations: Whole = Field(
+    lr: StrictFloat = Field(2e-5, gt=0, description="peak learning rate of the encoder")
+    iterations: StrictInt = Field(
         20, ge=1, description="R of the paper: pairs of each kind for each row"
     )
-    epochs: Whole = Field(1, ge=1, description="times that the pairs are gone through")
-    batch_size: Whole = Field(16, ge=1, description="pairs a step")
-    max_length: Whole = Field(128, ge=4, description="tokens kept of a text")
-    threads: Whole = Field(
+    epochs: StrictInt = Field(1, ge=1, description="times that the pairs are gone through")
+    batch_size: StrictInt = Field(16, ge=1, description="pairs a step")
+    max_length: StrictInt = Field(128, ge=4, description="tokens kept of a text")
+    threads: StrictInt = Field(
         1, ge=1, description="CPU threads of a trial; trials run side by side on the others"
     )
 
 
-class Prompt(Repeated):
+class PromptSettings(ClassifierBase):
     """No training: the experiment's `lm` labels each text below real examples (in-context learning); method `none` only."""
 
     kind: Literal["prompt"]
-    name: Part = Field("prompt", description="of the classifier in results")
-    examples: Whole | Literal["fit"] = Field(
+    name: FileStem = Field("prompt", description="of the classifier in results")
+    examples: StrictInt | Literal["fit"] = Field(
         "fit",
         description="real rows in a prompt, classes in turn; fit: as many as the LM's context holds",
     )
@@ -151,5 +151,5 @@ class Prompt(Repeated):
         return value
 
 
-Encoding = Transformer | Linear | SetFit
-Classifier = Annotated[Encoding | Prompt, Field(discriminator="kind")]
+TrainableSettings = TransformerSettings | LinearSettings | SetFitSettings
+ClassifierSettings = Annotated[TrainableSettings | PromptSettings, Field(discriminator="kind")]

@@ -27,7 +27,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Synthetic:
+class SyntheticSet:
     """The synthetic rows of a draw and how they were made; a hand-made file says nothing of itself but its hash.
 
     `broken` says why there are no rows: the trials of this draw fail with it.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 from ..pretrained import loaded, place
-from ..settings import Transformer
+from ..settings import TransformerSettings
 from .parallel import group
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Tokens:
 class Encoder:
     """A sequence classifier of the transformers library, and its tokenizer."""
 
-    def __init__(self, settings: Transformer, classes: Sequence[str]) -> None:
+    def __init__(self, settings: TransformerSettings, classes: Sequence[str]) -> None:
         """Read the configuration; tokenizer and weights follow when they are needed, and once.
 
         Raises:

@@ -10,36 +10,36 @@ from pathlib import Path
 from typing import Any
 
 from ..records import Augmented, Example
-from ..settings import Linear
-from .loop import Fit, Watch, kept_classifier, unwatched
+from ..settings import LinearSettings
+from .loop import EpochCallback, FitResult, cached_classifier, ignore_epoch
 
 WEIGHTS, VOCABULARY = "model.safetensors", "vocabulary.json"
-FORMAT = 1  # raised when the same settings would give other numbers
+CACHE_VERSION = 1  # raised when the same settings would give other numbers
 
 
 class LinearClassifier:
     """The classifier; see `train.Classifier`."""
 
-    def __init__(self, settings: Linear, classes: Sequence[str]) -> None:
+    def __init__(self, settings: LinearSettings, classes: Sequence[str]) -> None:
         """Keep the settings."""
         self._settings, self._classes = settings, list(classes)
         self.threads: int | None = None
         self.tokens: int | None = None
         self.usd: float | None = None
         self.notes: list[str] = []
-        self.about = {**settings.model_dump(exclude={"name", "trials"}), "format": FORMAT}
+        self.about = {**settings.model_dump(exclude={"name", "trials"}), "format": CACHE_VERSION}
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel to another process as settings."""
-        return kept_classifier, (self._settings, tuple(self._classes))
+        return cached_classifier, (self._settings, tuple(self._classes))
 
     def fit(
         self,
         train: Sequence[Augmented],
         validation: Sequence[Example],
         seed: int,
-        watch: Watch = unwatched,
-    ) -> Fit:
+        watch: EpochCallback = ignore_epoch,
+    ) -> FitResult:
         """Fit the vocabulary and the weights on the training rows."""
         import numpy as np
         from sklearn.linear_model import LogisticRegression
@@ -53,7 +53,7 @@ class LinearClassifier:
         right = self.predict_proba([row.text for row in validation]).argmax(1) == [
             self._classes.index(row.label) for row in validation
         ]
-        return Fit(valid_accuracy=float(right.mean()))
+        return FitResult(valid_accuracy=float(right.mean()))
 
     def predict_proba(self, texts: Sequence[str]) -> Any:
         """Return the class probabilities, (texts, classes); a class that no row had gets 0."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar, assert_never
 
 from .. import __version__
-from ..errors import StoppedShort, Tell, UserError, quiet
+from ..errors import NO_CALLBACKS, Callbacks, StoppedShort, UserError
 from ..files import STDIO, append, only_writer
 from ..lm import LM
 from ..records import (
@@ -29,16 +29,25 @@ from ..records import (
     up_to_date,
     write,
 )
-from ..settings import Encoding, Linear, Prompt, SetFit, Task, Trained, Transformer, fingerprint
+from ..settings import (
+    LinearSettings,
+    PromptSettings,
+    SetFitSettings,
+    SoftLabelTraining,
+    Task,
+    TrainableSettings,
+    TransformerSettings,
+    fingerprint,
+)
 from . import metrics, tensorboard
-from .cell import Cell, Synthetic, training_seed
+from .cell import Cell, SyntheticSet, training_seed
 from .parallel import group_size
 from .resume import Epoch, history_path, resumed
-from .targets import Hopeless, training_rows
+from .targets import UntrainableError, training_rows
 
 
 @dataclass(frozen=True)
-class Fit:
+class FitResult:
     """What a training run came to.
 
     Attributes:
@@ -52,14 +61,14 @@ class Fit:
     history: tuple[Mapping[str, Any], ...] = ()
 
 
-class Watch(Protocol):
+class EpochCallback(Protocol):
     """Hears of each epoch as it ends."""
 
     def __call__(self, epoch: Mapping[str, Any], best: Mapping[str, Any], stop: int) -> None:
         """Take the lines of this epoch and of the best so far, and the epoch after which training would stop."""
 
 
-def unwatched(epoch: Mapping[str, Any], best: Mapping[str, Any], stop: int) -> None:
+def ignore_epoch(epoch: Mapping[str, Any], best: Mapping[str, Any], stop: int) -> None:
     """Hear nothing."""
 
 
@@ -88,8 +97,8 @@ class Classifier(Protocol):
         train: Sequence[Augmented],
         validation: Sequence[Example],
         seed: int,
-        watch: Watch = unwatched,
-    ) -> Fit:
+        watch: EpochCallback = ignore_epoch,
+    ) -> FitResult:
         """Train towards the rows' `probs` (see `targets`); the best weights by validation accuracy stay in the object."""
 
     def predict_proba(self, texts: Sequence[str]) -> Any:
@@ -102,22 +111,22 @@ class Classifier(Protocol):
         """Write what `saved.load` needs into a folder."""
 
 
-def open_classifier(settings: Encoding, classes: Sequence[str]) -> Classifier:
+def open_classifier(settings: TrainableSettings, classes: Sequence[str]) -> Classifier:
     """Return the classifier for its settings.
 
     Raises:
         UserError: if its model or package is missing, with the remedy.
     """
     match settings:
-        case Linear():
+        case LinearSettings():
             from .linear import LinearClassifier
 
             return LinearClassifier(settings, classes)
-        case Transformer():
+        case TransformerSettings():
             from .transformer import TransformerClassifier
 
             return TransformerClassifier(settings, classes)
-        case SetFit():
+        case SetFitSettings():
             from .setfit import SetFitClassifier
 
             return SetFitClassifier(settings, classes)
@@ -125,7 +134,7 @@ def open_classifier(settings: Encoding, classes: Sequence[str]) -> Classifier:
             assert_never(settings)
 
 
-def open_prompting(settings: Prompt, task: Task, lm: LM) -> Classifier:
+def open_prompt_classifier(settings: PromptSettings, task: Task, lm: LM) -> Classifier:
     """Return the classifier that asks an LM; it stays in the process that has loaded it."""
     from .prompt import PromptClassifier
 
@@ -135,12 +144,12 @@ def open_prompting(settings: Prompt, task: Task, lm: LM) -> Classifier:
 @functools.lru_cache(
     maxsize=4
 )  # one experiment's classifiers; more would fill the memory in a sweep over models
-def kept_classifier(settings: Encoding, classes: tuple[str, ...]) -> Classifier:
+def cached_classifier(settings: TrainableSettings, classes: tuple[str, ...]) -> Classifier:
     """Return the classifier that this process has opened for these settings before, or open it."""
     return open_classifier(settings, classes)
 
 
-class Unusable:
+class UnavailableClassifier:
     """Stands for a classifier that could not be opened: each of its trials fails with the reason."""
 
     threads: int | None = None
@@ -157,24 +166,24 @@ class Unusable:
         train: Sequence[Augmented],
         validation: Sequence[Example],
         seed: int,
-        watch: Watch = unwatched,
-    ) -> Fit:
+        watch: EpochCallback = ignore_epoch,
+    ) -> FitResult:
         """Fail with the reason."""
-        raise Hopeless(self.about["unusable"])
+        raise UntrainableError(self.about["unusable"])
 
     def predict_proba(self, texts: Sequence[str]) -> Any:
         """Fail with the reason."""
-        raise Hopeless(self.about["unusable"])
+        raise UntrainableError(self.about["unusable"])
 
     def probe(self) -> None:
         """Do nothing: the reason stands in the rows."""
 
     def save(self, folder: Path) -> None:
         """Fail with the reason."""
-        raise Hopeless(self.about["unusable"])
+        raise UntrainableError(self.about["unusable"])
 
 
-class Ran(NamedTuple):
+class TrialResult(NamedTuple):
     """What a trial came to: its row, its epochs, and what the user should know."""
 
     row: Trial
@@ -182,7 +191,7 @@ class Ran(NamedTuple):
     notes: Sequence[str] = ()
 
 
-class Lost(Exception):
+class WorkerDied(Exception):
     """A trial's process died."""
 
 
@@ -192,24 +201,27 @@ Job = tuple[int, int]  # (trial number, draw)
 Result = TypeVar("Result")
 
 
-class Map(Protocol):
+class TrialExecutor(Protocol):
     """Where trials run: calls a function for each job and yields what it returns, or `Lost`, as they end."""
 
     def __call__(
-        self, function: Callable[[Job, Tell], Result], jobs: Sequence[Job], tell: Tell
-    ) -> Iterator[tuple[Job, Result | Lost]]:
+        self,
+        function: Callable[[Job, Callbacks], Result],
+        jobs: Sequence[Job],
+        callbacks: Callbacks,
+    ) -> Iterator[tuple[Job, Result | WorkerDied]]:
         """Run the jobs."""
 
 
-def here(
-    function: Callable[[Job, Tell], Result], jobs: Sequence[Job], tell: Tell
-) -> Iterator[tuple[Job, Result | Lost]]:
+def run_serially(
+    function: Callable[[Job, Callbacks], Result], jobs: Sequence[Job], callbacks: Callbacks
+) -> Iterator[tuple[Job, Result | WorkerDied]]:
     """Run trials one after the other in this process."""
-    return ((job, function(job, tell)) for job in jobs)
+    return ((job, function(job, callbacks)) for job in jobs)
 
 
 @dataclass
-class Work:
+class TrialRunner:
     """What the trials of a file share.
 
     Attributes:
@@ -228,11 +240,11 @@ class Work:
     classifier: Classifier
     cell: Cell
     real: Sequence[Example]
-    synthetic: Mapping[int, Synthetic]
+    synthetic: Mapping[int, SyntheticSet]
     validation: Sequence[Example]
     test: Sequence[Example]
     master_seed: int
-    options: Trained = field(default_factory=Trained)
+    options: SoftLabelTraining = field(default_factory=SoftLabelTraining)
     curves: Path | None = None
     fitted: int | None = None
 
@@ -255,7 +267,7 @@ class Work:
     @property
     def hopeless(self) -> str:
         """Why every trial would fail, or nothing."""
-        if isinstance(self.classifier, Unusable):
+        if isinstance(self.classifier, UnavailableClassifier):
             return str(self.classifier.about["unusable"])
         reasons = [part.broken for part in self.synthetic.values()]
         return reasons[0] if reasons and all(reasons) else ""
@@ -273,23 +285,23 @@ class Work:
             for draw, part in self.synthetic.items()
         }
 
-    def probe(self, job: Job, tell: Tell = quiet) -> None:
+    def probe(self, job: Job, callbacks: Callbacks = NO_CALLBACKS) -> None:
         """Load what the trials need, where they will run."""
         self.classifier.probe()
 
-    def trial(self, job: Job, tell: Tell = quiet) -> Ran:
+    def trial(self, job: Job, callbacks: Callbacks = NO_CALLBACKS) -> TrialResult:
         """Run one trial; a fit that goes wrong is a row that says so."""
         number, draw = job
         started = time.monotonic()
-        part = self.synthetic.get(draw, Synthetic((), {}))
+        part = self.synthetic.get(draw, SyntheticSet((), {}))
         about = self._about(job, part)
         labels = [row.label for row in self.test]
         try:
             if part.broken:
-                raise Hopeless(part.broken)
+                raise UntrainableError(part.broken)
             rows = training_rows(self.options, self.real, part.rows, self.cell.classes)
             self.fitted = None
-            with self._watch(number, tell) as watch:
+            with self._watch(number, callbacks) as watch:
                 fit = self.classifier.fit(rows, self.validation, about["seed"], watch)
             self.fitted = number
             scores = metrics.score(
@@ -298,7 +310,7 @@ class Work:
                 self.cell.classes,
             )
         except (RuntimeError, ValueError, ArithmeticError, LookupError, MemoryError) as error:
-            if group_size() > 1 and not isinstance(error, ArithmeticError | Hopeless):
+            if group_size() > 1 and not isinstance(error, ArithmeticError | UntrainableError):
                 raise  # the other processes are still at it and would wait for ever
             return self.failed(job, _reason(error), _since(started))
         valid = None if fit.valid_accuracy is None else round(fit.valid_accuracy, 6)
@@ -311,12 +323,14 @@ class Work:
             about |= {"tokens": tokens, "tokens_per_prediction": round(tokens / len(self.test), 2)}
             about["usd"] = self.classifier.usd
         epochs = [Epoch(trial=number, **line) for line in fit.history]
-        return Ran(Trial(**about, **scores, seconds=_since(started)), epochs, self.classifier.notes)
+        return TrialResult(
+            Trial(**about, **scores, seconds=_since(started)), epochs, self.classifier.notes
+        )
 
-    def failed(self, job: Job, reason: str, seconds: float | None = None) -> Ran:
+    def failed(self, job: Job, reason: str, seconds: float | None = None) -> TrialResult:
         """Return the row of a trial that came to nothing."""
-        about = self._about(job, self.synthetic.get(job[1], Synthetic((), {})))
-        return Ran(
+        about = self._about(job, self.synthetic.get(job[1], SyntheticSet((), {})))
+        return TrialResult(
             Trial(
                 **about,
                 status="failed",
@@ -326,7 +340,7 @@ class Work:
             )
         )
 
-    def _about(self, job: Job, part: Synthetic) -> dict[str, Any]:
+    def _about(self, job: Job, part: SyntheticSet) -> dict[str, Any]:
         number, draw = job
         return {
             **{
@@ -354,7 +368,7 @@ class Work:
         }
 
     @contextmanager
-    def _watch(self, number: int, tell: Tell) -> Iterator[Watch]:
+    def _watch(self, number: int, callbacks: Callbacks) -> Iterator[EpochCallback]:
         """Show each epoch, and write it for TensorBoard where that is wanted."""
         cell = self.cell
         name = f"{cell}, trial {number}"
@@ -375,24 +389,24 @@ class Work:
                 last = epoch["epoch"]
                 add(epoch)
                 scores = f"validation {epoch['valid_accuracy']:.1%} (best {best['valid_accuracy']:.1%} at {best['epoch']})"
-                tell(name, last, stop, f"loss {epoch['loss']:.3f} {scores}")
+                callbacks.progress(name, last, stop, f"loss {epoch['loss']:.3f} {scores}")
 
             try:
                 yield watch
             finally:
                 if last:
-                    tell(name, last, last)
+                    callbacks.progress(name, last, last)
 
 
 def train(
-    work: Work,
+    work: TrialRunner,
     trials: Sequence[Job],
     output: Path,
     *,
-    map: Map = here,
+    map: TrialExecutor = run_serially,
     command: Sequence[str] = (),
     force: bool = False,
-    tell: Tell = quiet,
+    callbacks: Callbacks = NO_CALLBACKS,
 ) -> Done:
     """Run the trials of a file and write their rows, unless they are there already.
 
@@ -403,7 +417,7 @@ def train(
         map: where the trials run; the rows are the same wherever that is.
         command: for the manifest.
         force: do it again.
-        tell: hears progress.
+        callbacks: take progress.
 
     Raises:
         StoppedShort: if a trial failed; the others are written.
@@ -416,31 +430,31 @@ def train(
     with only_writer(output):
         if not force and (manifest := up_to_date(output, settings, work.inputs)):
             return Done(output, manifest, skipped=True)
-        return _train(work, trials, output, settings, map, command, force, tell)
+        return _train(work, trials, output, settings, map, command, force, callbacks)
 
 
 def _train(
-    work: Work,
+    work: TrialRunner,
     trials: Sequence[Job],
     output: Path,
     settings: dict[str, Any],
-    map: Map,
+    map: TrialExecutor,
     command: Sequence[str],
     force: bool,
-    tell: Tell,
+    callbacks: Callbacks,
 ) -> Done:
     started = time.monotonic()
     rows: list[Trial] = []
     epochs: list[Epoch] = []
     if not force:
-        rows, epochs = resumed(output, trials, settings, work.inputs, tell)
+        rows, epochs = resumed(output, trials, settings, work.inputs, callbacks)
     done = {row.trial for row in rows}
     missing = [job for job in trials if job[0] not in done]
     try:
         # What is missing must show before anything that is there is replaced.
-        list(map(work.probe, missing[:1], tell))
+        list(map(work.probe, missing[:1], callbacks))
     except UserError as error:
-        work.classifier = Unusable(work.classifier.about["kind"], error)
+        work.classifier = UnavailableClassifier(work.classifier.about["kind"], error)
     if work.hopeless and output.exists():
         # Trials that went well with what has gone since are not given up for rows that say so.
         raise StoppedShort(
@@ -463,18 +477,18 @@ def _train(
     if output != STDIO:
         save(False)
     name = str(work.cell)
-    tell(name, len(rows), len(trials))
-    for job, result in map(work.trial, missing, tell):
-        ran = work.failed(job, str(result)) if isinstance(result, Lost) else result
+    callbacks.progress(name, len(rows), len(trials))
+    for job, result in map(work.trial, missing, callbacks):
+        ran = work.failed(job, str(result)) if isinstance(result, WorkerDied) else result
         rows.append(ran.row)
         epochs += ran.epochs
         for note in ran.notes:
-            tell(f"{work.cell.classifier}: {note}")
+            callbacks.warn(f"{work.cell.classifier}: {note}")
         if output != STDIO:
             # The history goes first: the trial's own row says that all of it is there.
             append(history_path(output), "".join(to_line(epoch) for epoch in ran.epochs))
             append(output, to_line(ran.row))
-        tell(name, len(rows), len(trials))
+        callbacks.progress(name, len(rows), len(trials))
     rows.sort(key=lambda row: row.trial)
     epochs.sort(key=lambda line: (line.trial, line.epoch))
     failed = [row for row in rows if row.status == "failed"]
@@ -491,7 +505,9 @@ def _reason(error: Exception) -> str:
     """Return what a failed fit says: our own words as they are, of a library's the first line and the kind."""
     text = str(error)
     return (
-        text if isinstance(error, Hopeless) else f"{type(error).__name__}: {text}".splitlines()[0]
+        text
+        if isinstance(error, UntrainableError)
+        else f"{type(error).__name__}: {text}".splitlines()[0]
     )
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-    from ..settings import Transformer
+    from ..settings import TransformerSettings
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,11 @@ class Group:
                 tensor.copy_(part.view_as(tensor))
 
     def ask(
-        self, name: str, settings: "Transformer", classes: Sequence[str], arguments: tuple[Any, ...]
+        self,
+        name: str,
+        settings: "TransformerSettings",
+        classes: Sequence[str],
+        arguments: tuple[Any, ...],
     ) -> None:
         """Have the other processes call the same method of the same classifier with the same arguments."""
         if self.size > 1 and self.rank == 0:
@@ -69,7 +73,7 @@ def group() -> Group:
     return Group(rank, local_rank, size)
 
 
-def follow(opened: Callable[["Transformer", tuple[str, ...]], Any]) -> None:
+def follow(opened: Callable[["TransformerSettings", tuple[str, ...]], Any]) -> None:
     """Do what process 0 asks for until it ends.
 
     Args:

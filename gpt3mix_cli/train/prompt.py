@@ -22,13 +22,13 @@ from ..lm import LM, Scores
 from ..method.labels import CONTENT_FREE, soft_label
 from ..method.prompt import asking, choices, to_label
 from ..records import Augmented, Example
-from ..settings import Prompt, Task, generator
-from .loop import Fit, Watch, unwatched
+from ..settings import PromptSettings, Task, generator
+from .loop import EpochCallback, FitResult, ignore_epoch
 
-FORMAT = 1  # raised when the same settings would give other numbers
+CACHE_VERSION = 1  # raised when the same settings would give other numbers
 LOW_MASS = 0.5  # mean label mass under which an LM does not follow the prompt
 TOGETHER = 256  # prompts asked together of an LM that answers each by itself
-ROOM = 2  # tokens that may join otherwise where a prompt and a label meet
+TOKEN_MARGIN = 2  # tokens that may join otherwise where a prompt and a label meet
 
 
 class PromptClassifier:
@@ -36,7 +36,7 @@ class PromptClassifier:
 
     threads: int | None = None  # one LM in one process
 
-    def __init__(self, settings: Prompt, task: Task, lm: LM) -> None:
+    def __init__(self, settings: PromptSettings, task: Task, lm: LM) -> None:
         """Keep settings, task specification and LM."""
         self._settings, self._task, self._lm = settings, task, lm
         self._choices = choices(task)
@@ -45,7 +45,7 @@ class PromptClassifier:
         self.about: dict[str, Any] = {
             **settings.model_dump(exclude={"name", "trials"}),
             **asking(task, lm.about),
-            "format": FORMAT,
+            "format": CACHE_VERSION,
         }
 
     def _begin(self, examples: Sequence[Example]) -> None:
@@ -80,12 +80,12 @@ class PromptClassifier:
         train: Sequence[Augmented],
         validation: Sequence[Example],
         seed: int,
-        watch: Watch = unwatched,
-    ) -> Fit:
+        watch: EpochCallback = ignore_epoch,
+    ) -> FitResult:
         """Draw the examples; nothing is trained and no validation row read."""
         drawn = in_turn(train, generator(seed, "prompt examples"))
         self._begin(drawn if self._settings.examples == "fit" else drawn[: self._settings.examples])
-        return Fit(valid_accuracy=None)
+        return FitResult(valid_accuracy=None)
 
     def predict_proba(self, texts: Sequence[str]) -> Any:
         """Return the class probabilities, (texts, classes)."""
@@ -189,7 +189,7 @@ class PromptClassifier:
 
     @property
     def _limit(self) -> int:
-        return self._lm.about.context - max(map(self._length, self._choices)) - ROOM
+        return self._lm.about.context - max(map(self._length, self._choices)) - TOKEN_MARGIN
 
 
 def in_turn(rows: Sequence[Augmented], random: Random) -> list[Augmented]:

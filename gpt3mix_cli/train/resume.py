@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import Tell, UserError
+from ..errors import Callbacks, UserError
 from ..records import Record, Row, Trial, machine, objects, read_manifest
 
 
@@ -26,7 +26,7 @@ def resumed(
     trials: Sequence[tuple[int, int]],
     settings: Mapping[str, Any],
     inputs: Mapping[str, str],
-    tell: Tell,
+    callbacks: Callbacks,
 ) -> tuple[list[Trial], list[Epoch]]:
     """Return the finished trials of an earlier run, and their epochs, where nothing that they rest on has changed.
 
@@ -51,7 +51,7 @@ def resumed(
         and f"synthetic.{row.draw}" not in changed
     ]
     if rows and manifest.machine != machine():
-        tell(
+        callbacks.warn(
             f"{output}: {len(rows)} trials that are kept ran with other versions or threads ({manifest.machine}, now {machine()})"
         )
     rows = list({row.trial: row for row in rows}.values())

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..errors import StoppedShort, Tell, UserError, quiet
+from ..errors import NO_CALLBACKS, Callbacks, StoppedShort, UserError
 from ..files import STDIO, disk, file_sha, model_sha, only_writer, whole_file
 from ..records import Done, Trial, close_output, objects, up_to_date
-from ..settings import Encoding, Linear, SetFit, Transformer
-from .loop import Classifier, Ran, Work
+from ..settings import LinearSettings, SetFitSettings, TrainableSettings, TransformerSettings
+from .loop import Classifier, TrialResult, TrialRunner
 
 ABOUT = "gpt3mix.json"
 ROWS = 2048  # texts that are labelled together
@@ -25,7 +25,11 @@ NOT_A_FIGURE = {"seconds", "version"}
 
 
 def save_model(
-    work: Work, rows: Sequence[Trial], settings: Encoding, folder: Path, tell: Tell = quiet
+    work: TrialRunner,
+    rows: Sequence[Trial],
+    settings: TrainableSettings,
+    folder: Path,
+    callbacks: Callbacks = NO_CALLBACKS,
 ) -> Trial:
     """Write the model of the trial with the best validation accuracy, of several the first; return its row.
 
@@ -36,7 +40,7 @@ def save_model(
         rows: of the trials.
         settings: of the classifier.
         folder: where to; an earlier model there is replaced.
-        tell: hears progress and warnings.
+        callbacks: take progress and warnings.
 
     Raises:
         UserError: if the folder holds something else, or cannot be written.
@@ -51,14 +55,14 @@ def save_model(
     folder = folder.resolve()
     if work.fitted != best.trial:
         work.curves = None  # its epochs are drawn already
-        again: Ran = work.trial((best.trial, best.draw), tell)
+        again: TrialResult = work.trial((best.trial, best.draw), callbacks)
         if again.row.status == "failed":
             raise StoppedShort(
                 f"trial {best.trial} failed when it was run again to save its model: {again.row.error}",
                 "mend the cause and run again",
             )
         if again.row.model_dump(exclude=NOT_A_FIGURE) != best.model_dump(exclude=NOT_A_FIGURE):
-            tell(
+            callbacks.warn(
                 f"{folder}: trial {best.trial} gave other figures than its row when it was run again; the model card has the new ones"
             )
         best = again.row
@@ -78,13 +82,13 @@ def save_model(
         }
         (aside / ABOUT).write_text(json.dumps(about, ensure_ascii=False, indent=1) + "\n", "utf-8")
         (aside / "README.md").write_text(card(work, best, settings), "utf-8")
-        free_for(folder)
+        check_save_folder(folder)
         shutil.rmtree(folder, ignore_errors=True)
         aside.rename(folder)
     return best
 
 
-def free_for(folder: Path) -> None:
+def check_save_folder(folder: Path) -> None:
     """Make sure that nothing but an earlier model would be replaced.
 
     Raises:
@@ -106,20 +110,20 @@ def free_for(folder: Path) -> None:
         )
 
 
-def _base(settings: Encoding) -> dict[str, str]:
+def _base(settings: TrainableSettings) -> dict[str, str]:
     """Return the name of the pretrained model: of a folder only the last part, since a path tells of its machine."""
-    if isinstance(settings, Linear):
+    if isinstance(settings, LinearSettings):
         return {}
     return {"model": Path(settings.model).name if Path(settings.model).is_dir() else settings.model}
 
 
-def card(work: Work, row: Trial, settings: Encoding) -> str:
+def card(work: TrialRunner, row: Trial, settings: TrainableSettings) -> str:
     """Return the model card: data, method, scores, use."""
     cell = work.cell
     front = ["---", "pipeline_tag: text-classification", "tags: [gpt3mix]"]
-    if not isinstance(settings, Linear):
+    if not isinstance(settings, LinearSettings):
         front += [
-            f"library_name: {'transformers' if isinstance(settings, Transformer) else 'sentence-transformers'}"
+            f"library_name: {'transformers' if isinstance(settings, TransformerSettings) else 'sentence-transformers'}"
         ]
         # Only a hub id says more than a name; `minilm` is one in disguise.
         if not Path(settings.model).is_dir():
@@ -140,7 +144,7 @@ def card(work: Work, row: Trial, settings: Encoding) -> str:
     }
     use = (
         f'from transformers import pipeline\nclassify = pipeline("text-classification", "DIR", truncation=True, max_length={settings.max_length})\n'
-        if isinstance(settings, Transformer)
+        if isinstance(settings, TransformerSettings)
         else ""
     )
     return "\n".join(
@@ -176,16 +180,16 @@ def card(work: Work, row: Trial, settings: Encoding) -> str:
     )
 
 
-def _what(settings: Encoding) -> str:
+def _what(settings: TrainableSettings) -> str:
     base = _base(settings).get("model")
-    if isinstance(settings, SetFit):
+    if isinstance(settings, SetFitSettings):
         return f"`{base}` fine-tuned by SetFit, and logistic regression."
     return (
         f"`{base}` with a new classification head." if base else "tf-idf and logistic regression."
     )
 
 
-def _made(work: Work, row: Trial) -> str:
+def _made(work: TrialRunner, row: Trial) -> str:
     part = work.synthetic.get(row.draw)
     if part is None:
         return "no augmentation"
@@ -215,14 +219,16 @@ def load(folder: Path) -> tuple[Classifier, list[str]]:
         if kept["kind"] == "linear":
             from .linear import LinearClassifier
 
-            linear = LinearClassifier(Linear.model_validate(kept), classes)
+            linear = LinearClassifier(LinearSettings.model_validate(kept), classes)
             linear.load(folder)
             return linear, classes
         if kept["kind"] == "setfit":
             from .setfit import SetFitClassifier
 
             setfit = SetFitClassifier(
-                SetFit.model_validate({**kept, "model": str(folder.resolve()), "revision": None}),
+                SetFitSettings.model_validate(
+                    {**kept, "model": str(folder.resolve()), "revision": None}
+                ),
                 classes,
             )
             setfit.load(folder)
@@ -236,7 +242,7 @@ def load(folder: Path) -> tuple[Classifier, list[str]]:
         from .transformer import TransformerClassifier
 
         transformer = TransformerClassifier(
-            Transformer.model_validate({**kept, **options}), classes
+            TransformerSettings.model_validate({**kept, **options}), classes
         )
         transformer.whole()
         return transformer, classes
@@ -273,7 +279,7 @@ def predict(
     *,
     command: Sequence[str] = (),
     force: bool = False,
-    tell: Tell = quiet,
+    callbacks: Callbacks = NO_CALLBACKS,
 ) -> Done:
     """Label the texts of a JSONL file: every row is kept as it is, with `predicted` and `probs` added.
 
@@ -309,9 +315,9 @@ def predict(
                         },
                     }
                     stream.write((json.dumps({**row, **added}, ensure_ascii=False) + "\n").encode())
-                tell("rows labelled", counts["rows"], None)
+                callbacks.progress("rows labelled", counts["rows"], None)
         for note in classifier.notes:
-            tell(note)
+            callbacks.warn(note)
         return Done(output, close_output(
             output, started, stage="predict", complete=True, settings=settings, inputs=inputs, seed=None, counts=counts, command=list(command)
         ))  # fmt: skip

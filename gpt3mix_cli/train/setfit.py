@@ -19,14 +19,14 @@ from ..errors import UserError
 from ..files import model_sha
 from ..pretrained import place
 from ..records import Augmented, Example
-from ..settings import SetFit, fingerprint
-from .loop import Fit, Watch, kept_classifier, unwatched
+from ..settings import SetFitSettings, fingerprint
+from .loop import EpochCallback, FitResult, cached_classifier, ignore_epoch
 from .parallel import group_size, threads
 
 if TYPE_CHECKING:
     import torch
 
-FORMAT = 1  # raised when the same settings would give other numbers
+CACHE_VERSION = 1  # raised when the same settings would give other numbers
 HEAD = "head.safetensors"
 SCORING_BATCH = 32
 
@@ -34,7 +34,7 @@ SCORING_BATCH = 32
 class SetFitClassifier:
     """The classifier; see `train.Classifier`."""
 
-    def __init__(self, settings: SetFit, classes: Sequence[str]) -> None:
+    def __init__(self, settings: SetFitSettings, classes: Sequence[str]) -> None:
         """Look for the library and the model; the weights are read when they are first needed.
 
         Raises:
@@ -67,20 +67,20 @@ class SetFitClassifier:
             else fingerprint([self._place, settings.revision]),
             "device": self._device,
             "library": metadata.version("setfit"),
-            "format": FORMAT,
+            "format": CACHE_VERSION,
         }
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel to another process as settings: there it is loaded once."""
-        return kept_classifier, (self._settings, tuple(self._classes))
+        return cached_classifier, (self._settings, tuple(self._classes))
 
     def fit(
         self,
         train: Sequence[Augmented],
         validation: Sequence[Example],
         seed: int,
-        watch: Watch = unwatched,
-    ) -> Fit:
+        watch: EpochCallback = ignore_epoch,
+    ) -> FitResult:
         """Train encoder and head from the pretrained weights; validation rows are scored, and choose nothing."""
         import torch
 
@@ -100,7 +100,7 @@ class SetFitClassifier:
         right = self.predict_proba([row.text for row in validation]).argmax(1) == [
             self._classes.index(row.label) for row in validation
         ]
-        return Fit(valid_accuracy=float(right.mean()))
+        return FitResult(valid_accuracy=float(right.mean()))
 
     def _trained(self, texts: list[str], labels: list[int], seed: int, folder: str) -> Any:
         """Train the encoder in place and return the head."""

@@ -8,10 +8,10 @@ synthetic row, the weight v.
 from collections.abc import Sequence
 
 from ..records import Augmented, Example
-from ..settings import Trained
+from ..settings import SoftLabelTraining
 
 
-class Hopeless(ValueError):
+class UntrainableError(ValueError):
     """No trial can be run; the message says why and what to do."""
 
 
@@ -26,7 +26,7 @@ def one_hot(row: Example, classes: Sequence[str]) -> Augmented:
 
 
 def training_rows(
-    settings: Trained,
+    settings: SoftLabelTraining,
     real: Sequence[Example],
     synthetic: Sequence[Augmented],
     classes: Sequence[str],
@@ -39,7 +39,7 @@ def training_rows(
     rows = [*(one_hot(row, classes) for row in real), *synthetic]
     labels = {row.label for row in rows}
     if missing := [name for name in classes if name not in labels]:
-        raise Hopeless(
+        raise UntrainableError(
             f"no training row has the class '{missing[0]}'; draw rows of every class, or leave the class out of task.labels"
         )
     if not settings.weighted:
@@ -55,7 +55,9 @@ def training_rows(
     ]
 
 
-def _distribution(settings: Trained, row: Augmented, classes: Sequence[str]) -> dict[str, float]:
+def _distribution(
+    settings: SoftLabelTraining, row: Augmented, classes: Sequence[str]
+) -> dict[str, float]:
     probs = (
         {name: float(name == row.label) for name in classes} if settings.hard_labels else row.probs
     )
@@ -64,7 +66,7 @@ def _distribution(settings: Trained, row: Augmented, classes: Sequence[str]) -> 
 
 
 def _class_weights(
-    settings: Trained, distributions: Sequence[dict[str, float]], classes: Sequence[str]
+    settings: SoftLabelTraining, distributions: Sequence[dict[str, float]], classes: Sequence[str]
 ) -> dict[str, float]:
     """Return the weight of each class; balanced: rows / (classes x the class's share of all rows), which is 1 on average."""
     if settings.class_weights == "none":

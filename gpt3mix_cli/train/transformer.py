@@ -17,21 +17,21 @@ from typing import TYPE_CHECKING, Any
 
 from ..files import model_sha
 from ..records import Augmented, Example
-from ..settings import Transformer, fingerprint, generator
+from ..settings import TransformerSettings, fingerprint, generator
 from .encoder import Encoder, Tokens
-from .loop import Fit, Watch, kept_classifier, unwatched
+from .loop import EpochCallback, FitResult, cached_classifier, ignore_epoch
 from .parallel import group, threads
 
 if TYPE_CHECKING:
     import torch
 
-FORMAT = 2  # raised when the same settings would give other numbers
+CACHE_VERSION = 2  # raised when the same settings would give other numbers
 
 
 class TransformerClassifier:
     """The classifier; see `train.Classifier`."""
 
-    def __init__(self, settings: Transformer, classes: Sequence[str]) -> None:
+    def __init__(self, settings: TransformerSettings, classes: Sequence[str]) -> None:
         """Read the model's configuration.
 
         Raises:
@@ -54,7 +54,7 @@ class TransformerClassifier:
             "model": sha,
             "device": self._encoder.device.type,
             "dtype": self._encoder.dtype,
-            "format": FORMAT,
+            "format": CACHE_VERSION,
         }
         if self._encoder.device.type != "cpu":
             del self.about["threads"]  # changes nothing there
@@ -68,15 +68,15 @@ class TransformerClassifier:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel to another process as settings: there it is loaded once."""
-        return kept_classifier, (self._settings, self._classes)
+        return cached_classifier, (self._settings, self._classes)
 
     def fit(
         self,
         train: Sequence[Augmented],
         validation: Sequence[Example],
         seed: int,
-        watch: Watch = unwatched,
-    ) -> Fit:
+        watch: EpochCallback = ignore_epoch,
+    ) -> FitResult:
         """Train from the pretrained weights; the best epoch's weights stay.
 
         Raises:
@@ -93,8 +93,12 @@ class TransformerClassifier:
             return self._fit(train, validation, seed, watch)
 
     def _fit(
-        self, train: Sequence[Augmented], validation: Sequence[Example], seed: int, watch: Watch
-    ) -> Fit:
+        self,
+        train: Sequence[Augmented],
+        validation: Sequence[Example],
+        seed: int,
+        watch: EpochCallback,
+    ) -> FitResult:
         import torch
 
         settings, encoder = self._settings, self._encoder
@@ -140,7 +144,7 @@ class TransformerClassifier:
             if epoch - best_epoch >= settings.patience:
                 break
         encoder.model.load_state_dict(best_weights)
-        return Fit(best, best_epoch, tuple(history))
+        return FitResult(best, best_epoch, tuple(history))
 
     def _epoch(
         self,

@@ -6,7 +6,7 @@
 All ways use the same LM (the packaged one unless --model names another), the same prompts (k = 2 of 70 rows of SST-2),
 temperature 1 and at most 100 tokens, and run in turn in one call, each in a process of its own; loading is not counted,
 one text is written before the clock starts. A row is kept if its text is finished, not empty, copies no real row and
-repeats none. Plain: one prompt at a time through `generate`, stopped at the line's end or the seam, then one forward pass
+repeats none. Plain: one prompt at a time through `generate`, stopped at the line's end or the label prefix, then one forward pass
 for each label. Padded: the same with 32 prompts a call, left-padded, and a scoring pass over 32 padded rows at a time.
 Ours: `lm.complete`, as `gpt3mix augment` calls it. Then: how far bfloat16 moves the labels of the same texts; what 100,
 1,000 and 10,000 rows cost (--long); and on a GPU (--gpu, or by itself where there is one) the tokens a second and the share of the
@@ -58,12 +58,12 @@ def prompts(data: Path, count: int) -> list[str]:
 
 
 def labels() -> tuple[str, tuple[str, ...]]:
-    """Return the seam and the choices."""
-    from gpt3mix_cli.method.prompt import choices, seam
+    """Return the label prefix and the choices."""
+    from gpt3mix_cli.method.prompt import choices, label_prefix
     from gpt3mix_cli.settings import Task
 
     task = Task.model_validate(TASK)
-    return seam(task), choices(task)
+    return label_prefix(task), choices(task)
 
 
 def open_plain(model: str) -> tuple[Any, Any]:
@@ -71,9 +71,9 @@ def open_plain(model: str) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from gpt3mix_cli.pretrained import lm_place
+    from gpt3mix_cli.pretrained import lm_path
 
-    place = lm_place(model)
+    place = lm_path(model)
     return AutoModelForCausalLM.from_pretrained(
         place, dtype=torch.float32
     ).eval(), AutoTokenizer.from_pretrained(place, padding_side="left")
@@ -96,7 +96,7 @@ def plainly(lm: Any, tokenizer: Any, texts: Sequence[str], batch: int) -> Iterat
     import torch
 
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    seam, choices = labels()
+    label_prefix, choices = labels()
     torch.manual_seed(0)
     options = {
         "do_sample": True,
@@ -117,7 +117,7 @@ def plainly(lm: Any, tokenizer: Any, texts: Sequence[str], batch: int) -> Iterat
         if batch == 1:
             scores = [
                 [
-                    one_label(lm, tokenizer, f"{part[0]}{spelled[0][0]}{seam}", choice)
+                    one_label(lm, tokenizer, f"{part[0]}{spelled[0][0]}{label_prefix}", choice)
                     for choice in choices
                 ]
             ]
@@ -125,7 +125,10 @@ def plainly(lm: Any, tokenizer: Any, texts: Sequence[str], batch: int) -> Iterat
             scores = padded_labels(
                 lm,
                 tokenizer,
-                [f"{prompt}{text}{seam}" for prompt, (text, _) in zip(part, spelled, strict=True)],
+                [
+                    f"{prompt}{text}{label_prefix}"
+                    for prompt, (text, _) in zip(part, spelled, strict=True)
+                ],
                 choices,
             )
         for (text, finished), found, tokens in zip(spelled, scores, written, strict=True):
@@ -173,9 +176,9 @@ def padded_labels(
 def ours(model: str, dtype: str = "float32") -> Way:
     """Return what yields rows and tokens written by the package's engine."""
     from gpt3mix_cli.lm import open_lm
-    from gpt3mix_cli.settings import LocalLM
+    from gpt3mix_cli.settings import LocalLMSettings
 
-    lm = open_lm(LocalLM(kind="local", model=model, dtype=dtype, device="cpu"))
+    lm = open_lm(LocalLMSettings(kind="local", model=model, dtype=dtype, device="cpu"))
     return lambda texts: by_the_engine(lm, texts)
 
 
@@ -183,15 +186,16 @@ def by_the_engine(lm: Any, texts: Sequence[str]) -> Iterator[tuple[Row, int]]:
     """Yield rows and tokens written through `lm.complete`."""
     from gpt3mix_cli.lm import Request
 
-    seam, choices = labels()
+    label_prefix, choices = labels()
     requests = [
-        Request(n, prompt, n, LIMIT, seam=seam, choices=choices) for n, prompt in enumerate(texts)
+        Request(n, prompt, n, LIMIT, label_prefix=label_prefix, choices=choices)
+        for n, prompt in enumerate(texts)
     ]
     for one in lm.complete(requests):
         yield (
             (
                 one.text,
-                one.finish in ("seam", "line"),
+                one.finish in ("label_prefix", "line"),
                 list(one.scores.logprobs) if one.scores else [],
             ),
             one.completion_tokens,
@@ -208,18 +212,18 @@ WAYS: dict[str, tuple[Callable[..., Way], dict[str, Any]]] = {
 
 def measure(way: str, data: Path, model: str, count: int) -> dict[str, float]:
     """Time a way, and count what a gate would keep."""
-    from gpt3mix_cli.augment.filter import same_text
+    from gpt3mix_cli.augment.filter import normalize_text
 
-    opened, options = WAYS[way]
-    write = opened(model, **options)
+    resources, options = WAYS[way]
+    write = resources(model, **options)
     asked = prompts(data, count)
     for _ in write(asked[:2]):  # weights and the libraries' caches
         pass
-    seen = {same_text(row.text) for row in real_rows(data)}
+    seen = {normalize_text(row.text) for row in real_rows(data)}
     kept = tokens = 0
     started = time.perf_counter()
     for (text, finished, _), written in write(asked):
-        key = same_text(text)
+        key = normalize_text(text)
         kept += bool(key) and finished and key not in seen
         seen.add(key)
         tokens += written
@@ -231,15 +235,17 @@ def labels_in_bfloat16(data: Path, model: str) -> dict[str, float]:
     import math
 
     from gpt3mix_cli.lm import open_lm
-    from gpt3mix_cli.settings import LocalLM
+    from gpt3mix_cli.settings import LocalLMSettings
 
-    seam, choices = labels()
+    label_prefix, choices = labels()
     texts = [
-        f"{prompt} {row.text}{seam}"
+        f"{prompt} {row.text}{label_prefix}"
         for prompt, row in zip(prompts(data, 64), real_rows(data), strict=False)
     ]
     exact, rough = (
-        open_lm(LocalLM(kind="local", model=model, dtype=dtype, device="cpu")).score(texts, choices)
+        open_lm(LocalLMSettings(kind="local", model=model, dtype=dtype, device="cpu")).score(
+            texts, choices
+        )
         for dtype in ("float32", "bfloat16")
     )
 
@@ -262,15 +268,15 @@ def whole(data: Path, model: str, count: int) -> dict[str, float]:
     from gpt3mix_cli.augment import augment, journal_path, open_augmenter
     from gpt3mix_cli.lm import open_lm
     from gpt3mix_cli.lm.journal import Journaled
-    from gpt3mix_cli.settings import Augment, LocalLM, Task
+    from gpt3mix_cli.settings import AugmentSettings, LocalLMSettings, Task
 
-    lm = open_lm(LocalLM(kind="local", model=model))
+    lm = open_lm(LocalLMSettings(kind="local", model=model))
     lm.score(["a"], [" b"])
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "gpt3mix.jsonl"
         journal = Journaled(lm, journal_path(output))
-        augmenter = open_augmenter(Augment(), Task.model_validate(TASK), journal)
+        augmenter = open_augmenter(AugmentSettings(), Task.model_validate(TASK), journal)
         done = augment(
             augmenter, real_rows(data), output, ratio=count / REAL, attempts=4, seed=0, limit=count
         )
@@ -290,7 +296,7 @@ def on_gpu(data: Path) -> dict[str, float]:
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
     from gpt3mix_cli.lm import Request, open_lm
-    from gpt3mix_cli.settings import LocalLM
+    from gpt3mix_cli.settings import LocalLMSettings
 
     _, tokenizer = open_plain("bundled")
     shape = LlamaConfig(
@@ -303,7 +309,7 @@ def on_gpu(data: Path) -> dict[str, float]:
         weights = sum(weight.numel() for weight in model.parameters())
         model.save_pretrained(folder)
         AutoTokenizer.from_pretrained(tokenizer.name_or_path).save_pretrained(folder)
-        lm = open_lm(LocalLM(kind="local", model=folder, device="cuda"))
+        lm = open_lm(LocalLMSettings(kind="local", model=folder, device="cuda"))
         asked = prompts(data, 512)
         requests = [Request(n, prompt, n, LIMIT) for n, prompt in enumerate(asked)]
         list(lm.complete(requests[:32]))

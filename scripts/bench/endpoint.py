@@ -74,16 +74,23 @@ def by_engine(url: str, requests: int, concurrency: int | str) -> float:
     """Ask with the engine, over a journal; return the seconds that the probe took."""
     from gpt3mix_cli.lm import Request
     from gpt3mix_cli.lm.journal import Journaled
-    from gpt3mix_cli.lm.openai.engine import OpenAI
-    from gpt3mix_cli.settings import OpenAILM
+    from gpt3mix_cli.lm.openai.engine import OpenAILM
+    from gpt3mix_cli.settings import OpenAISettings
 
     def asked(first: int, count: int) -> Iterator[Request]:
         for number in range(first, first + count):
             yield Request(
-                number, PROMPT, number, 28, seam=" (Sentiment:", choices=(" Positive", " Negative")
+                number,
+                PROMPT,
+                number,
+                28,
+                label_prefix=" (Sentiment:",
+                choices=(" Positive", " Negative"),
             )
 
-    lm = OpenAI(OpenAILM(kind="openai", model="tiny", base_url=url, concurrency=concurrency))
+    lm = OpenAILM(
+        OpenAISettings(kind="openai", model="tiny", base_url=url, concurrency=concurrency)
+    )
     with tempfile.TemporaryDirectory() as folder:
         journal = Journaled(lm, Path(folder) / "bench.journal.sqlite")
         began = time.perf_counter()

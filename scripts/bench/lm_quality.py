@@ -49,9 +49,16 @@ from gpt3mix_cli.errors import UserError
 from gpt3mix_cli.grid import Grid
 from gpt3mix_cli.lm import LM, open_lm
 from gpt3mix_cli.method.labels import soft_label
-from gpt3mix_cli.method.prompt import choices, one_line, prompt, seam
+from gpt3mix_cli.method.prompt import choices, label_prefix, one_line, prompt
 from gpt3mix_cli.records import Augmented, Example, Reject, Trial, read
-from gpt3mix_cli.settings import NAME, Augment, LocalLM, Task, derived_seed, generator
+from gpt3mix_cli.settings import (
+    NAME,
+    AugmentSettings,
+    LocalLMSettings,
+    Task,
+    derived_seed,
+    generator,
+)
 from gpt3mix_cli.subsample import draw
 
 RECIPE = Path(__file__).resolve().parents[1] / "pretrain_lm.yaml"
@@ -166,7 +173,9 @@ def questions(task: Task, splits: Splits, count: int) -> list[tuple[str, str]]:
         rng = generator(SEED, "shots", row.id)
         chosen = [rng.choice(shots[label]) for label in task.classes]
         rng.shuffle(chosen)
-        found.append((f"{prompt(task, chosen)} {one_line(row.text)}{seam(task)}", row.label))
+        found.append(
+            (f"{prompt(task, chosen)} {one_line(row.text)}{label_prefix(task)}", row.label)
+        )
     return found
 
 
@@ -191,7 +200,7 @@ def labelling(lm: LM, task: Task, asked: Sequence[tuple[str, str]]) -> Column:
 def writing(lm: LM, task: Task, real: Sequence[Example], count: int) -> Column:
     """Return how many of `count` attempts are usable rows, why others are not, and what the rows are like."""
     gate = Gate(real)
-    attempts = open_augmenter(Augment(), task, lm).generate(
+    attempts = open_augmenter(AugmentSettings(), task, lm).generate(
         real, 0, count, derived_seed(SEED, "generations")
     )
     checked = [gate.check(row) for row in attempts]
@@ -435,7 +444,7 @@ def main(arguments: Sequence[str]) -> None:
     below = caption(options, len(lists), len(asked))
     columns: dict[str, Column] = {}
     for name, folder in options.models:
-        lm = open_lm(LocalLM(kind="local", model=str(folder)))
+        lm = open_lm(LocalLMSettings(kind="local", model=str(folder)))
         columns[name] = (
             size_and_loss(folder, task, lists)
             | labelling(lm, task, asked)

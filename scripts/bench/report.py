@@ -60,8 +60,8 @@ def measured(folder: Path, output: Path) -> dict[str, float]:
     from gpt3mix_cli import report
     from gpt3mix_cli.report.render import page, plots
 
-    made = report.analysed([folder], title="bench")
-    analysed, used = time.perf_counter(), time.process_time()
+    made = report.analyze([folder], title="bench")
+    analyze, used = time.perf_counter(), time.process_time()
     report.written(made, output)
     ended, written = time.perf_counter(), time.process_time()
     parts = {
@@ -72,8 +72,8 @@ def measured(folder: Path, output: Path) -> dict[str, float]:
     size = sum(path.stat().st_size for path in made.files) / 2**20
     processor = {"analysed, processor": used - busy, "written, processor": written - used}
     return {
-        "analysed": analysed - started,
-        "written": ended - analysed,
+        "analysed": analyze - started,
+        "written": ended - analyze,
         **parts,
         **processor,
         "MiB": memory,

@@ -45,10 +45,10 @@ def few(found: list[dict[str, str]], seed: int, count: int = 34) -> list[dict[st
 
 def encoder_folder(model: str) -> str:
     """Return the folder of a model, as the package finds it."""
-    from gpt3mix_cli.settings import Transformer
+    from gpt3mix_cli.settings import TransformerSettings
     from gpt3mix_cli.train.encoder import _place
 
-    return _place(Transformer(kind="transformer", model=model))
+    return _place(TransformerSettings(kind="transformer", model=model))
 
 
 def prepared(data: Path, model: str) -> tuple[str, dict[str, list[dict[str, str]]], Any]:
@@ -196,31 +196,31 @@ def ours(
     """Train as `gpt3mix train` does."""
     from gpt3mix_cli.grid.executors.processes import Workers, fitting
     from gpt3mix_cli.records import Example
-    from gpt3mix_cli.settings import Transformer
-    from gpt3mix_cli.train import Cell, Work, here, kept_classifier
+    from gpt3mix_cli.settings import TransformerSettings
+    from gpt3mix_cli.train import Cell, TrialRunner, cached_classifier, run_serially
 
     splits = {
         name: [Example.model_validate(row) for row in rows(data / f"{name}.jsonl")]
         for name in ("train", "validation", "test")
     }
-    settings = Transformer(
+    settings = TransformerSettings(
         kind="transformer", model=model, max_epochs=epochs, patience=epochs, dtype=dtype
     )
     cell = Cell("sst2", "1%", "none", "minilm", {}, 0, CLASSES)
-    classifier = kept_classifier(settings, tuple(CLASSES))
+    classifier = cached_classifier(settings, tuple(CLASSES))
     classifier.probe()
     jobs = jobs or min(trials, fitting(settings.threads))
 
-    def work(trial: int) -> Work:
+    def work(trial: int) -> TrialRunner:
         real = [Example.model_validate(row) for row in few(rows(data / "train.jsonl"), trial)]
-        return Work(classifier, cell, real, {}, splits["validation"], splits["test"], SEED)
+        return TrialRunner(classifier, cell, real, {}, splits["validation"], splits["test"], SEED)
 
     works = {trial: work(trial) for trial in range(trials)}
     with Workers(jobs) as workers:
         # Each worker loads the encoder before the clock starts, as the other two have done.
         short = settings.model_copy(update={"max_epochs": 1})
-        warm = Work(
-            kept_classifier(short, tuple(CLASSES)),
+        warm = TrialRunner(
+            cached_classifier(short, tuple(CLASSES)),
             cell,
             works[0].real[::17],
             {},
@@ -233,7 +233,7 @@ def ours(
         ) if jobs > 1 else warm.trial((0, 0))
         started, rows_of = time.perf_counter(), {}
         together = Many(works)
-        for job, ran in (workers.map if jobs > 1 else here)(
+        for job, ran in (workers.map if jobs > 1 else run_serially)(
             together.trial, [(n, 0) for n in range(trials)], lambda *_, **__: None
         ):
             rows_of[job[0]] = ran.row
@@ -252,20 +252,20 @@ class Many:
         """Keep them."""
         self.works = works
 
-    def trial(self, job: tuple[int, int], tell: Any) -> Any:
+    def trial(self, job: tuple[int, int], callbacks: Any) -> Any:
         """Run the trial of a draw."""
-        return self.works[job[0]].trial(job, tell)
+        return self.works[job[0]].trial(job, callbacks)
 
 
 def set_up(data: Path, model: str) -> float:
     """Return the seconds from the end of one trial's last batch to the first of the next: weights, head, optimiser, tokens."""
     from gpt3mix_cli.records import Example
-    from gpt3mix_cli.settings import Transformer
-    from gpt3mix_cli.train import kept_classifier
+    from gpt3mix_cli.settings import TransformerSettings
+    from gpt3mix_cli.train import cached_classifier
     from gpt3mix_cli.train.targets import one_hot
 
-    classifier = kept_classifier(
-        Transformer(kind="transformer", model=model, max_epochs=1), tuple(CLASSES)
+    classifier = cached_classifier(
+        TransformerSettings(kind="transformer", model=model, max_epochs=1), tuple(CLASSES)
     )
     validation = [Example.model_validate(row) for row in rows(data / "validation.jsonl")]
     real = [

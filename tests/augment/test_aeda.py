@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpt3mix_cli.augment import Outcome, make
+from gpt3mix_cli.augment import AugmentationSink, run_attempts
 from gpt3mix_cli.augment.aeda import AEDA, MARKS, punctuated
 from gpt3mix_cli.augment.statistics import Statistics
 from gpt3mix_cli.records import Example
-from gpt3mix_cli.settings import Aeda, Task
+from gpt3mix_cli.settings import AedaSettings, Task
 
 TASK = Task(name="demo", data={"kind": "demo"}, labels={"pos": "positive", "neg": "negative"})
 TEXTS = [
@@ -55,7 +55,7 @@ def test_every_mark_every_number_and_every_place_comes() -> None:
 
 
 def test_a_row_is_an_edit_of_its_parent_and_depends_on_seed_row_and_copy_alone() -> None:
-    augmenter = AEDA(Aeda(kind="aeda", name="marks"), TASK)
+    augmenter = AEDA(AedaSettings(kind="aeda", name="marks"), TASK)
     rows = list(augmenter.generate(ROWS, 0, 9, 5))
     assert rows == [*augmenter.generate(ROWS, 0, 4, 5), *augmenter.generate(ROWS, 4, 5, 5)]
     assert [row.text for row in rows] != [row.text for row in augmenter.generate(ROWS, 0, 9, 6)]
@@ -66,8 +66,8 @@ def test_a_row_is_an_edit_of_its_parent_and_depends_on_seed_row_and_copy_alone()
         "pos",
         {"pos": 1, "neg": 0},
     )
-    outcome = Outcome([].append, Statistics(ROWS))
-    make(augmenter, ROWS, 9, 4, 5, outcome)
+    outcome = AugmentationSink([].append, Statistics(ROWS))
+    run_attempts(augmenter, ROWS, 9, 4, 5, outcome)
     assert (outcome.kept, outcome.unchanged) == (9, 0)
 
 

@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import settings as quick
 from hypothesis import strategies as st
 
-from gpt3mix_cli.augment import augment, journal_path, open_augmenter, rejects_path, wanted_rows
-from gpt3mix_cli.augment.editing import Free
-from gpt3mix_cli.errors import StoppedShort, UserError
+from gpt3mix_cli.augment import augment, journal_path, num_rows_wanted, open_augmenter, rejects_path
+from gpt3mix_cli.augment.editing import NoCost
+from gpt3mix_cli.errors import Callbacks, StoppedShort, UserError
 from gpt3mix_cli.lm import LM, Completion, Request, Scores, open_lm
 from gpt3mix_cli.lm.journal import Journaled
 from gpt3mix_cli.records import (
@@ -31,9 +31,9 @@ from gpt3mix_cli.records import (
     read,
     read_manifest,
 )
-from gpt3mix_cli.settings import Augment, Eda, Gate, LocalLM, Task
+from gpt3mix_cli.settings import AugmentSettings, EdaSettings, FilterSettings, LocalLMSettings, Task
 
-SETTINGS = Augment(temperature=0.9, max_tokens=40)
+SETTINGS = AugmentSettings(temperature=0.9, max_tokens=40)
 ROWS = [
     Example(id=f"r{i}", text=f"real text {i}", label="neg" if i % 2 else "pos") for i in range(5)
 ]
@@ -58,7 +58,7 @@ def examples(texts: list[str]) -> list[Example]:
 
 @pytest.fixture(scope="module")
 def bundled() -> LM:
-    return open_lm(LocalLM(kind="local", dtype="float32", device="cpu", batch_size=8))
+    return open_lm(LocalLMSettings(kind="local", dtype="float32", device="cpu", batch_size=8))
 
 
 def kept(path: Path) -> list[Augmented]:
@@ -78,7 +78,7 @@ def manifest_of(path: Path) -> Manifest:
 # Scripted augmenters -------------------------------------------------------------------------------------------------
 
 
-class Scripted(Free):
+class Scripted(NoCost):
     """A generator: attempt i gives the i-th text of its script, over and over; no text is a reject, '#' becomes the number."""
 
     edits = False
@@ -116,7 +116,7 @@ class Scripted(Free):
         return {"prompt_tokens": 10 * len(self.asked), "completion_tokens": len(self.asked)}
 
 
-class Editor(Free):
+class EditorSettings(NoCost):
     """Edits parent i mod n: upper case and the round, or nothing at all."""
 
     edits = True
@@ -172,14 +172,14 @@ def made(augmenter: Any, output: Path, **options: Any) -> Done:
 )
 def test_ratio_times_n_is_rounded_half_up(ratio: float, n: int, wanted: int) -> None:
     """As the decimal number that was written: 0.29 x 50 is 14.5, although the float is less."""
-    assert wanted_rows(ratio, n) == wanted
+    assert num_rows_wanted(ratio, n) == wanted
 
 
 @quick(max_examples=100, deadline=None)
 @given(st.integers(1, 4000), st.integers(1, 5000))
 def test_rounding_is_never_half_a_row_off(hundredths: int, n: int) -> None:
     exact = Fraction(hundredths, 100) * n
-    assert -Fraction(1, 2) < wanted_rows(hundredths / 100, n) - exact <= Fraction(1, 2)
+    assert -Fraction(1, 2) < num_rows_wanted(hundredths / 100, n) - exact <= Fraction(1, 2)
 
 
 def test_ratio_half_of_three_rows_is_two(tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def write_with(
     ratio: float,
     seed: int = 0,
     attempts: float = 4,
-    settings: Augment = SETTINGS,
+    settings: AugmentSettings = SETTINGS,
 ) -> Done:
     return augment(
         open_augmenter(settings, task, lm),
@@ -261,7 +261,7 @@ def test_every_attempt_up_to_the_last_row_is_kept_or_rejected(
         output,
         2,
         attempts=8,
-        settings=Augment(temperature=0.9, max_tokens=20),
+        settings=AugmentSettings(temperature=0.9, max_tokens=20),
     )
     rows, rejects = kept(output), rejected(output)
     numbers = [row.request for row in rows]
@@ -456,7 +456,9 @@ def test_progress_is_told_up_to_the_quota(tmp_path: Path) -> None:
     made(
         Scripted(None, "new #"),
         tmp_path / "out.jsonl",
-        tell=lambda text, done=None, total=None, detail="": heard.append((text, done, total)),
+        callbacks=Callbacks(
+            lambda name, done, total=None, detail="": heard.append((name, done, total))
+        ),
     )
     assert heard[-1] == ("scripted", 5, 5)
     assert [done for _, done, _ in heard] == sorted(done or 0 for _, done, _ in heard)
@@ -535,15 +537,17 @@ def test_a_changed_threshold_redoes_a_generators_rows_and_no_editors(tmp_path: P
     held_out = [ROWS[0].model_copy(update={"text": "new 1"})]
     gates: list[dict[str, Any]] = [
         {},
-        {"gate": Gate(too_long=50)},
+        {"gate": FilterSettings(too_long=50)},
         {"test": held_out},
-        {"gate": Gate(leak=False), "test": held_out},
+        {"gate": FilterSettings(leak=False), "test": held_out},
     ]
     for changed in gates:
         assert not made(Scripted("new #"), tmp_path / "out.jsonl", **changed).skipped
         assert made(Scripted("new #"), tmp_path / "out.jsonl", **changed).skipped
-    made(Editor(), tmp_path / "editor.jsonl")
-    assert all(made(Editor(), tmp_path / "editor.jsonl", **changed).skipped for changed in gates)
+    made(EditorSettings(), tmp_path / "editor.jsonl")
+    assert all(
+        made(EditorSettings(), tmp_path / "editor.jsonl", **changed).skipped for changed in gates
+    )
 
 
 @pytest.mark.parametrize(
@@ -570,9 +574,9 @@ def test_an_editor_deals_its_rows_evenly_the_first_get_the_remainder(
     tmp_path: Path, ratio: float, shares: list[int]
 ) -> None:
     for augmenter in (
-        Editor(),
+        EditorSettings(),
         open_augmenter(
-            Eda(kind="eda"), Task(name="t", data={"kind": "demo"}, labels=["pos", "neg"])
+            EdaSettings(kind="eda"), Task(name="t", data={"kind": "demo"}, labels=["pos", "neg"])
         ),
     ):
         rows = kept(
@@ -588,7 +592,7 @@ def test_an_editors_rows_are_all_kept_and_the_unchanged_and_repeated_counted(
     tmp_path: Path,
 ) -> None:
     """12 rows of 5 parents: all unchanged (in case only), 7 of them repeated."""
-    done = made(Editor(change=False), tmp_path / "out.jsonl", ratio=2.4)
+    done = made(EditorSettings(change=False), tmp_path / "out.jsonl", ratio=2.4)
     assert len(kept(done.output)) == 12
     assert not rejects_path(done.output).exists()
     expected = {
@@ -603,13 +607,15 @@ def test_an_editors_rows_are_all_kept_and_the_unchanged_and_repeated_counted(
     assert done.manifest.counts.pop("statistics")["classes"] == {"pos": 7, "neg": 5}
     assert done.manifest.counts == expected
     assert done.manifest.tokens is None
-    changed = made(Editor(), tmp_path / "changed.jsonl", ratio=2.4).manifest.counts
+    changed = made(EditorSettings(), tmp_path / "changed.jsonl", ratio=2.4).manifest.counts
     assert (changed["unchanged"], changed["repeated"]) == (0, 0)
 
 
 def test_the_same_text_of_two_parents_is_no_repeat(tmp_path: Path) -> None:
     twins = [ROWS[0], ROWS[0].model_copy(update={"id": "twin"})]
-    done = augment(Editor(change=False), twins, tmp_path / "out.jsonl", ratio=1, attempts=1, seed=0)
+    done = augment(
+        EditorSettings(change=False), twins, tmp_path / "out.jsonl", ratio=1, attempts=1, seed=0
+    )
     assert (done.manifest.counts["unchanged"], done.manifest.counts["repeated"]) == (2, 0)
 
 
@@ -655,7 +661,7 @@ lm.close()
 def child(
     output: Path,
     model: str,
-    settings: Augment,
+    settings: AugmentSettings,
     task: Task,
     examples: list[Example],
     ratio: float,
@@ -726,7 +732,7 @@ def test_bytes_do_not_depend_on_the_hash_seed(
     tiny_lm: Path, task: Task, examples: list[Example], tmp_path: Path
 ) -> None:
     """A random model, balanced choice, many rejects: everything that could iterate over a set does so here."""
-    settings = Augment(k=3, choose="balanced", max_tokens=40, temperature=1.3, top_p=0.95)
+    settings = AugmentSettings(k=3, choose="balanced", max_tokens=40, temperature=1.3, top_p=0.95)
     outputs = [tmp_path / seed / "gpt3mix.jsonl" for seed in ("1", "2")]
     processes = [
         child(
@@ -758,9 +764,7 @@ def test_prompts_that_lost_examples_are_told_of(tmp_path: Path) -> None:
         made(
             scripted,
             tmp_path / f"{shortened}.jsonl",
-            tell=lambda text, done=None, total=None, detail="": (
-                told.append(text) if done is None else None
-            ),
+            callbacks=Callbacks(warn=told.append),
         )
     assert len(told) == 1
     assert "3 of 5 prompts" in told[0]
@@ -777,9 +781,7 @@ def test_an_lm_that_passes_over_the_labels_is_told_of(tmp_path: Path) -> None:
         made(
             scripted,
             tmp_path / f"{mass}.jsonl",
-            tell=lambda text, done=None, total=None, detail="": (
-                told.append(text) if done is None else None
-            ),
+            callbacks=Callbacks(warn=told.append),
         )
     assert len(told) == 1
     assert "40.0%" in told[0]

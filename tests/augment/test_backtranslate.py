@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 
 from gpt3mix_cli.augment import augment, backtranslate
 from gpt3mix_cli.augment.backtranslate import BARREN, BackTranslation
-from gpt3mix_cli.augment.filter import same_text
+from gpt3mix_cli.augment.filter import normalize_text
 from gpt3mix_cli.config import load
 from gpt3mix_cli.errors import UserError
 from gpt3mix_cli.grid import Grid
 from gpt3mix_cli.lm.journal import Journal
 from gpt3mix_cli.records import Augmented, Example, read
-from gpt3mix_cli.settings import Backtranslate, Task
+from gpt3mix_cli.settings import BacktranslateSettings, Task
 
 TASK = Task(name="demo", data={"kind": "demo"}, labels={"pos": "positive", "neg": "negative"})
 TEXTS = [
@@ -60,10 +60,10 @@ class Scripted:
     """Translators that answer as `answer(model, text, number of the asking)` says, and remember what they were asked."""
 
     def __init__(self, answer: Callable[[str, str, int], list[str]]) -> None:
-        self.answer, self.asked, self.opened = answer, [], []
+        self.answer, self.asked, self.resources = answer, [], []
 
-    def open(self, settings: Backtranslate, model: str, sha: str | None) -> "Way":
-        self.opened.append(model)
+    def open(self, settings: BacktranslateSettings, model: str, sha: str | None) -> "Way":
+        self.resources.append(model)
         return Way(self, model)
 
     def texts(self, model: str) -> list[list[str]]:
@@ -87,16 +87,16 @@ class Way:
 
 @pytest.fixture
 def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[BackTranslation, Scripted]]:
-    def make(
+    def run_attempts(
         answer: Callable[[str, str, int], list[str]], journal: Journal | None = None, **options: Any
     ) -> tuple[BackTranslation, Scripted]:
         script = Scripted(answer)
         monkeypatch.setattr(backtranslate, "open_translator", script.open)
         return BackTranslation(
-            Backtranslate(kind="backtranslate", **options), TASK, journal
+            BacktranslateSettings(kind="backtranslate", **options), TASK, journal
         ), script
 
-    return make
+    return run_attempts
 
 
 Make = Callable[..., tuple[BackTranslation, Scripted]]
@@ -162,7 +162,7 @@ def test_the_next_pivot_is_asked_only_where_it_is_needed(scripted: Make) -> None
     assert script.texts("en-fr") == [["bad"]]
     assert texts(augmenter, 5, 5) == [f"{text} fr-en" for text in TEXTS]
     assert [set(batch) for batch in script.texts("en-fr")[1:]] == [set(TEXTS) - {"bad"}]
-    assert script.opened == ["en-de", "de-en", "en-fr", "fr-en"]
+    assert script.resources == ["en-de", "de-en", "en-fr", "fr-en"]
 
 
 def test_a_parent_that_nothing_changes_stays_and_is_counted(scripted: Make, tmp_path: Path) -> None:
@@ -259,7 +259,7 @@ def test_a_higher_ratio_extends_a_lower_one(
         for count in (3, 5, 17):
             script = Scripted(answer)
             patch.setattr(backtranslate, "open_translator", script.open)
-            settings = Backtranslate(
+            settings = BacktranslateSettings(
                 kind="backtranslate", beams=3, batch_size=batch, temperature=temperature, **pivots
             )
             made.append(texts(BackTranslation(settings, TASK), 0, count, rows))
@@ -273,7 +273,11 @@ def test_a_higher_ratio_extends_a_lower_one(
     for place, row in enumerate(rows):
         copies = made[-1][place::5]
         assert all(text == row.text or text.strip() for text in copies)
-        changed = [same_text(text) for text in copies if same_text(text) != same_text(row.text)]
+        changed = [
+            normalize_text(text)
+            for text in copies
+            if normalize_text(text) != normalize_text(row.text)
+        ]
         assert not changed or len(changed) == len(copies), (
             "unchanged only where no candidate changes it"
         )
@@ -296,13 +300,15 @@ def test_a_blank_parent_is_left_alone_and_lines_are_joined(scripted: Make) -> No
 
 def test_nothing_is_loaded_before_it_is_needed() -> None:
     """The constructor knows its models by name."""
-    about = BackTranslation(Backtranslate(kind="backtranslate"), TASK).about
+    about = BackTranslation(BacktranslateSettings(kind="backtranslate"), TASK).about
     assert about["pairs"] == [["Helsinki-NLP/opus-mt-en-de", "Helsinki-NLP/opus-mt-de-en"]]
     assert about["beams"] == 4
     assert "temperature" not in about
     assert (
         "beams"
-        not in BackTranslation(Backtranslate(kind="backtranslate", temperature=0.7), TASK).about
+        not in BackTranslation(
+            BacktranslateSettings(kind="backtranslate", temperature=0.7), TASK
+        ).about
     )
 
 
@@ -334,7 +340,7 @@ def test_nothing_is_loaded_before_it_is_needed() -> None:
     ],
 )
 def test_pivots_name_their_models(options: dict[str, Any], pairs: list[tuple[str, str]]) -> None:
-    assert Backtranslate(kind="backtranslate", **options).pairs == pairs
+    assert BacktranslateSettings(kind="backtranslate", **options).pairs == pairs
 
 
 @pytest.mark.parametrize(
@@ -375,7 +381,7 @@ def test_a_config_may_name_its_models_folders_by_pivot(tmp_path: Path) -> None:
         "baselines: [{kind: backtranslate, forward: 'models/en-{pivot}', backward: 'models/{pivot}-en'}]\n"
     )
     (baseline,) = load(path)[0].baselines
-    assert isinstance(baseline, Backtranslate)
+    assert isinstance(baseline, BacktranslateSettings)
     assert baseline.pairs == [(str(tmp_path / "models" / "en-de"), "models/de-en")]
 
 
@@ -399,7 +405,7 @@ def test_what_was_translated_is_not_asked_for_again(scripted: Make, journal: Jou
     first = texts(augmenter, 0, 5)
     again, script = scripted(unlike, journal, beams=2, **DE)
     assert texts(again, 0, 10)[:5] == first
-    assert script.opened == []
+    assert script.resources == []
     more, script = scripted(unlike, journal, beams=2, **DE)
     texts(more, 0, 1, [*ROWS, Example(id="new", text="new", label="pos")])
     assert script.asked[0] == ("en-de", ["new"])
@@ -530,7 +536,7 @@ def test_several_real_pivots(marian: tuple[Path, Path], fsmt: tuple[Path, Path])
 
     def made_with(pivot: list[str], **options: Any) -> list[str]:
         places = {"forward": str(link / "there-{pivot}"), "backward": str(link / "back-{pivot}")}
-        settings = Backtranslate(
+        settings = BacktranslateSettings(
             kind="backtranslate", pivot=pivot, device="cpu", max_tokens=8, **places, **options
         )
         return texts(BackTranslation(settings, TASK), 0, 6, ROWS[3:4])
@@ -563,7 +569,7 @@ def test_apertium_through_the_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert [row.text for row in rows[:8]] == [row.text for row in rows[8:]]
     assert [row.label for row in rows] == [row.label for row in real] * 2
     unchanged = sum(
-        same_text(row.text) == same_text(parent.text)
+        normalize_text(row.text) == normalize_text(parent.text)
         for row, parent in zip(rows, real * 2, strict=True)
     )
     assert manifest["counts"]["repeated"] == 8

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt3mix_cli.errors import UserError
-from gpt3mix_cli.method.selection import Chooser, How, similarity_fingerprint
+from gpt3mix_cli.method.selection import ExampleSelector, How, similarity_fingerprint
 from gpt3mix_cli.records import Example
 
 HOWS: list[How] = ["uniform", "balanced", "nearest", "furthest"]
@@ -26,7 +26,7 @@ def rows(labels: str) -> list[Example]:
 
 
 def choose(pool: list[Example], k: int, how: How, rng: Random) -> list[Example]:
-    return Chooser(pool, how).choose(k, rng)
+    return ExampleSelector(pool, how).choose(k, rng)
 
 
 pools = st.text("abc", min_size=1, max_size=12).map(rows)
@@ -138,7 +138,7 @@ FILMS = [
 
 
 def anchored(how: How, k: int, n: int = 60, similarity: str = "tfidf") -> list[list[Example]]:
-    chooser = Chooser(FILMS, how, similarity)
+    chooser = ExampleSelector(FILMS, how, similarity)
     return [chooser.choose(k, Random(seed)) for seed in range(n)]
 
 
@@ -199,7 +199,7 @@ def test_no_row_left_out_is_nearer_than_one_taken(
 def test_equals_are_drawn_not_taken_in_file_order() -> None:
     """Nothing in common with any: each of the others must come up as the furthest."""
     pool = [Example(id=str(i), text=f"word{i}", label="a") for i in range(20)]
-    chooser = Chooser(pool, "furthest")
+    chooser = ExampleSelector(pool, "furthest")
     assert {row.id for seed in range(300) for row in chooser.choose(2, Random(seed))} == {
         row.id for row in pool
     }
@@ -229,7 +229,7 @@ def test_vectors_are_made_once_a_set_and_never_n_by_n(monkeypatch: pytest.Monkey
         Example(id=str(i), text=f"word{i % 997} word{i % 1009} word{i % 7}", label="a")
         for i in range(20_000)
     ]
-    chooser = Chooser(pool, "nearest")
+    chooser = ExampleSelector(pool, "nearest")
     chooser.choose(2, Random(0))
     tracemalloc.start()
     for seed in range(5):
@@ -252,7 +252,7 @@ def test_an_encoder_serves_as_similarity(tiny_encoder: Path) -> None:
         assert _encoded([text], folder)[0] == pytest.approx(vector, abs=1e-6)
         assert (vector**2).sum() == pytest.approx(1)
     pool = [*FILMS, FILMS[3].model_copy(update={"id": "twin"})]
-    chooser = Chooser(pool, "nearest", folder)
+    chooser = ExampleSelector(pool, "nearest", folder)
     for seed in range(40):
         if anchor(seed, pool).id == "f3":
             assert {row.id for row in chooser.choose(2, Random(seed))} == {"f3", "twin"}
@@ -278,7 +278,7 @@ def test_the_packaged_encoder_knows_what_words_mean() -> None:
             "departure is at twelve",
         )
     ]
-    chooser = Chooser(pool, "nearest", "minilm")
+    chooser = ExampleSelector(pool, "nearest", "minilm")
     for seed in range(8):
         pair = {row.id for row in chooser.choose(2, Random(seed))}
         assert pair in (
@@ -292,12 +292,12 @@ def test_an_encoder_that_cannot_be_loaded_is_told_with_its_key(tmp_path: Path) -
     with pytest.raises(
         UserError, match=r"augment\.similarity '.*empty': cannot be loaded"
     ) as caught:
-        Chooser(FILMS, "nearest", str(tmp_path / "empty")).choose(2, Random(0))
+        ExampleSelector(FILMS, "nearest", str(tmp_path / "empty")).choose(2, Random(0))
     assert "tfidf" in caught.value.hint
 
 
 def test_a_causal_lm_is_an_encoder_too(tiny_lm: Path) -> None:
-    assert len(Chooser(FILMS, "nearest", str(tiny_lm)).choose(3, Random(0))) == 3
+    assert len(ExampleSelector(FILMS, "nearest", str(tiny_lm)).choose(3, Random(0))) == 3
 
 
 def test_a_similaritys_fingerprint_follows_its_weights(tiny_encoder: Path, tiny_lm: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpt3mix_cli.augment import augment, wanted_rows
+from gpt3mix_cli.augment import augment, num_rows_wanted
 from gpt3mix_cli.augment import eda as module
 from gpt3mix_cli.augment.eda import (
     EDA,
@@ -25,10 +25,10 @@ from gpt3mix_cli.augment.eda import (
     swapped,
 )
 from gpt3mix_cli.augment.editing import edited_lines
-from gpt3mix_cli.augment.filter import same_text
+from gpt3mix_cli.augment.filter import normalize_text
 from gpt3mix_cli.augment.thesaurus import synonyms
 from gpt3mix_cli.records import Augmented, Example, read, to_line
-from gpt3mix_cli.settings import Eda, Task
+from gpt3mix_cli.settings import EdaSettings, Task
 
 TASK = Task(name="demo", data={"kind": "demo"}, labels={"pos": "positive", "neg": "negative"})
 TEXTS = [
@@ -204,12 +204,12 @@ def test_unchanged_only_where_nothing_can_change(
     after = edit(sentence, alpha, order, random)
     assert after.strip() or not text.strip()
     changeable = len(sentence.words) > 1 or any(map(synonyms, sentence.sources))
-    assert (same_text(after) != same_text(text)) == changeable
+    assert (normalize_text(after) != normalize_text(text)) == changeable
     assert changeable or after == text
 
 
 def eda(**options: object) -> EDA:
-    return EDA(Eda(kind="eda", **options), TASK)
+    return EDA(EdaSettings(kind="eda", **options), TASK)
 
 
 def generate(first: int, count: int, seed: int = 7, rows: list[Example] = ROWS) -> list[Augmented]:
@@ -244,7 +244,9 @@ def test_a_row_depends_on_its_seed_and_number_only() -> None:
 def test_every_row_is_changed_and_copies_differ() -> None:
     """No text here is beyond change; eight copies of a sentence are not eight times the same."""
     rows = generate(0, 40)
-    assert all(same_text(row.text) != same_text(ROWS[i % 5].text) for i, row in enumerate(rows))
+    assert all(
+        normalize_text(row.text) != normalize_text(ROWS[i % 5].text) for i, row in enumerate(rows)
+    )
     assert len({row.text for row in rows[3::5]}) > 4
 
 
@@ -382,8 +384,8 @@ def test_a_file_holds_the_rows_and_their_counts(tmp_path: Path) -> None:
         seed=3,
     )
     rows = list(read(done.output, Augmented, TASK.classes))
-    assert len(rows) == wanted_rows(7.5, 6) == done.manifest.counts["kept"]
+    assert len(rows) == num_rows_wanted(7.5, 6) == done.manifest.counts["kept"]
     assert done.manifest.counts["unchanged"] == sum(row.parents == ["x"] for row in rows)
-    seen = [(row.parents[0], same_text(row.text)) for row in rows]
+    seen = [(row.parents[0], normalize_text(row.text)) for row in rows]
     assert done.manifest.counts["repeated"] == len(seen) - len(set(seen)) > 0
     assert done.manifest.counts["statistics"]["classes"] == Counter(row.label for row in rows)

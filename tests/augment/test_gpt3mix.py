@@ -20,9 +20,9 @@ from gpt3mix_cli.config import load
 from gpt3mix_cli.errors import StoppedShort
 from gpt3mix_cli.lm import LM, About, Completion, Hypothesis, Request, Scores, open_lm
 from gpt3mix_cli.lm.journal import Journaled
-from gpt3mix_cli.method.prompt import choices, one_line, prompt, seam
+from gpt3mix_cli.method.prompt import choices, label_prefix, one_line, prompt
 from gpt3mix_cli.records import Augmented, Example, Reject, read
-from gpt3mix_cli.settings import Augment, LocalLM, Task
+from gpt3mix_cli.settings import AugmentSettings, LocalLMSettings, Task
 
 ROOT = Path(__file__).parent.parent.parent
 # To make the golden prompts anew: REGENERATE=1 pytest tests/augment/test_gpt3mix.py, then read the difference.
@@ -213,10 +213,10 @@ def test_the_prompt_has_a_line_an_example_and_ends_with_the_colon(texts: list[st
 
 
 def test_the_seam_joins_text_and_label_as_the_prompt_does() -> None:
-    """What the LM reads in an example is a text, the seam, a choice and a bracket."""
+    """What the LM reads in an example is a text, the label prefix, a choice and a bracket."""
     (row,) = rows(("fine", "neg"))
-    assert seam(SST2) == " (Sentiment:"
-    assert f"Movie review: fine{seam(SST2)}{choices(SST2)[1]})\n" in prompt(SST2, [row])
+    assert label_prefix(SST2) == " (Sentiment:"
+    assert f"Movie review: fine{label_prefix(SST2)}{choices(SST2)[1]})\n" in prompt(SST2, [row])
 
 
 @pytest.mark.parametrize(
@@ -260,14 +260,14 @@ class Echo:
 
 def answer(
     text: str = " a fine film",
-    finish: Any = "seam",
+    finish: Any = "label_prefix",
     logprobs: tuple[float, ...] | None = (math.log(0.1), math.log(0.3)),
 ) -> Completion:
     return Completion(0, text, finish, None if logprobs is None else Scores(logprobs), 50, 6)
 
 
 def generator(lm: LM, **options: Any) -> Augmenter:
-    return open_augmenter(Augment(**options), SST2, lm)
+    return open_augmenter(AugmentSettings(**options), SST2, lm)
 
 
 def generated(
@@ -381,7 +381,10 @@ def test_the_settings_reach_every_request() -> None:
             request.top_p,
             request.frequency_penalty,
         ) == (33, 0.7, 0.8, 0.25)
-        assert (request.seam, request.choices) == (" (Sentiment:", (" Positive", " Negative"))
+        assert (request.label_prefix, request.choices) == (
+            " (Sentiment:",
+            (" Positive", " Negative"),
+        )
     assert len({request.seed for request in lm.requests}) == 3
 
 
@@ -470,11 +473,11 @@ def test_about_names_what_can_change_a_row_and_nothing_else() -> None:
         SST2.model_copy(update={"text_type": "review"}),
         make_task({"pos": "good", "neg": "bad"}),
     ):
-        assert GPT3Mix(Augment(), task, Echo(), "gpt3mix").about != base
+        assert GPT3Mix(AugmentSettings(), task, Echo(), "gpt3mix").about != base
 
 
 def test_its_rows_bear_the_name_that_it_was_given() -> None:
-    (row,) = open_augmenter(Augment(), SST2, Echo(), "mix").generate(TWENTY, 0, 1, 0)
+    (row,) = open_augmenter(AugmentSettings(), SST2, Echo(), "mix").generate(TWENTY, 0, 1, 0)
     assert isinstance(row, Augmented)
     assert (row.id, row.method) == ("mix-00000", "mix")
 
@@ -555,7 +558,7 @@ def test_a_beam_search_asks_for_no_seam_and_for_nothing_that_a_sampler_needs() -
     generated(two, labels="hard", beams=3, max_tokens=33, temperature=0)
     assert one.requests == two.requests
     assert {
-        (request.beams, request.seam, request.choices, request.max_tokens)
+        (request.beams, request.label_prefix, request.choices, request.max_tokens)
         for request in one.requests
     } == {(3, "", (), 33 + len(" Positive)\n"))}
     soft = Echo()
@@ -706,7 +709,7 @@ def test_each_line_is_counted_once_and_a_whole_prompt_only_near_the_limit() -> N
     assert max(lines.values()) == 1
     assert (
         len(lines) == 20 + 3 + 2 + 1
-    )  # examples; header, blank line, end; what follows each label; the seam
+    )  # examples; header, blank line, end; what follows each label; the label prefix
     near = Short(lm.counted.index(lm.counted[0]) + len(lm.requests[0].prompt) + 1 + room())
     generated(near, count=1, k=8)
     assert near.requests == lm.requests[:1]
@@ -715,7 +718,7 @@ def test_each_line_is_counted_once_and_a_whole_prompt_only_near_the_limit() -> N
 
 def test_with_a_real_lm_a_prompt_just_fits(tiny_lm: Path, texts: list[str]) -> None:
     """Its own check is met: no prompt is too long for it, and with one example more each would be."""
-    lm = open_lm(LocalLM(kind="local", model=str(tiny_lm), device="cpu", batch_size=8))
+    lm = open_lm(LocalLMSettings(kind="local", model=str(tiny_lm), device="cpu", batch_size=8))
     examples = [Example(id=f"r{i}", text=text, label="pos") for i, text in enumerate(texts[:40])]
     made = generator(lm, k=30, max_tokens=4)
     whole = Echo()

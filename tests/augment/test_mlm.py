@@ -7,14 +7,14 @@ from random import Random
 import pytest
 import torch
 
-from gpt3mix_cli.augment import Outcome, make, open_augmenter
+from gpt3mix_cli.augment import AugmentationSink, open_augmenter, run_attempts
 from gpt3mix_cli.augment.mlm import MLM
 from gpt3mix_cli.augment.statistics import Statistics
 from gpt3mix_cli.config import load
 from gpt3mix_cli.errors import UserError
-from gpt3mix_cli.grid.resources import Opened
+from gpt3mix_cli.grid.resources import Resources
 from gpt3mix_cli.records import Example
-from gpt3mix_cli.settings import Mlm, Task
+from gpt3mix_cli.settings import MlmSettings, Task
 
 TASK = Task(
     name="demo",
@@ -122,7 +122,7 @@ def model(
 
 
 def mlm(model: Path, **options: object) -> MLM:
-    augmenter = open_augmenter(Mlm(kind="mlm", model=str(model), **options), TASK)
+    augmenter = open_augmenter(MlmSettings(kind="mlm", model=str(model), **options), TASK)
     assert isinstance(augmenter, MLM)
     return augmenter
 
@@ -141,8 +141,8 @@ def test_a_share_of_the_words_is_replaced_by_others_and_all_else_stays(model: Pa
             assert old.casefold() != new.casefold()
             assert {new, new[0].lower() + new[1:]} & words
             assert new[0].isupper() or not old[0].isupper()
-    outcome = Outcome([].append, Statistics(ROWS[:4]))
-    make(augmenter, ROWS[:4], 8, 4, 0, outcome)
+    outcome = AugmentationSink([].append, Statistics(ROWS[:4]))
+    run_attempts(augmenter, ROWS[:4], 8, 4, 0, outcome)
     assert (outcome.kept, outcome.unchanged) == (8, 0)
 
 
@@ -292,13 +292,13 @@ def test_variants_that_sweep_the_type_of_text_have_an_augmenter_each(tmp_path: P
         "baselines: [{kind: mlm, model: some/masked-lm, conditional: true}]\nclassifiers: [{kind: linear}]\n"
         "sweep: {task.text_type: [movie review, tweet]}\n"
     )
-    opened, output = Opened(tmp_path), tmp_path / "mlm.jsonl"
+    resources, output = Resources(tmp_path), tmp_path / "mlm.jsonl"
     review, tweet = (
-        opened.augmenter(experiment, "mlm", output, ())[0]
+        resources.augmenter(experiment, "mlm", output, ())[0]
         for experiment in load(tmp_path / "types.yaml")
     )
     assert [augmenter.about["text_type"] for augmenter in (review, tweet)] == [
         "movie review",
         "tweet",
     ]
-    assert opened.augmenter(load(tmp_path / "types.yaml")[0], "mlm", output, ())[0] is review
+    assert resources.augmenter(load(tmp_path / "types.yaml")[0], "mlm", output, ())[0] is review

@@ -9,7 +9,7 @@ from hypothesis import settings as quick
 from hypothesis import strategies as st
 
 from gpt3mix_cli.augment.gpt3mix import Parsed, parse
-from gpt3mix_cli.method.prompt import item, one_line, prompt, seam
+from gpt3mix_cli.method.prompt import item, label_prefix, one_line, prompt
 from gpt3mix_cli.records import Example
 from gpt3mix_cli.settings import Task
 
@@ -160,7 +160,10 @@ def tasks(draw: st.DrawFn) -> Task:
 def test_what_is_rendered_is_read_back(task: Task, text: str, data: st.DataObject) -> None:
     """Any one-line text without an annotation or a row of its own, any task specification, any class."""
     assume(parse(text, task) == (text, None, None, ""))
-    assume(seam(task).strip().casefold() not in " ".join([text, *task.labels.values()]).casefold())
+    assume(
+        label_prefix(task).strip().casefold()
+        not in " ".join([text, *task.labels.values()]).casefold()
+    )
     label = data.draw(st.sampled_from(task.classes))
     assume(f"{task.text_type.capitalize()}:" not in item(task, text, label))
     found = parse(f" {item(task, text, label)}", task)

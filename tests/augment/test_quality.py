@@ -9,18 +9,17 @@ from hypothesis import strategies as st
 
 from gpt3mix_cli.augment.filter import (
     REMEDIES,
-    Gate,
+    RowFilter,
     containment,
+    normalize_text,
     remedy,
     repetition,
-    same_text,
     scripts,
     words,
 )
 from gpt3mix_cli.errors import UserError
 from gpt3mix_cli.records import Augmented, Example, Reject
-from gpt3mix_cli.settings import Augment
-from gpt3mix_cli.settings import Gate as Limits
+from gpt3mix_cli.settings import AugmentSettings, FilterSettings
 
 REAL = [
     Example(id="r0", text="A gorgeous, witty film.", label="pos"),
@@ -47,7 +46,7 @@ def reason(found: Augmented | Reject) -> str:
 @pytest.mark.parametrize("text", ["So bad", "so  BAD", " So\tbad ", "SO BAD\u00a0"])
 def test_a_copy_of_a_real_row_is_rejected(text: str) -> None:
     """Whatever its case and spacing; the reject says what, whose and which."""
-    found = Gate(REAL).check(row(text, 7))
+    found = RowFilter(REAL).check(row(text, 7))
     assert found == Reject(
         request=7,
         method="gpt3mix",
@@ -59,7 +58,7 @@ def test_a_copy_of_a_real_row_is_rejected(text: str) -> None:
 
 
 def test_a_repeat_is_rejected_and_the_first_is_kept() -> None:
-    gate = Gate(REAL)
+    gate = RowFilter(REAL)
     first = row("Quite new.", 3)
     assert gate.check(first) is first
     again = gate.check(row("quite NEW.", 5))
@@ -71,12 +70,12 @@ def test_a_repeat_is_rejected_and_the_first_is_kept() -> None:
 
 @pytest.mark.parametrize("text", ["So bad.", "So bad so bad", "Sobad", "S o bad", "So bad!"])
 def test_a_sign_or_a_word_more_makes_another_text(text: str) -> None:
-    assert reason(Gate(REAL, Limits(near_copy=None)).check(row(text))) == ""
+    assert reason(RowFilter(REAL, FilterSettings(near_copy=None)).check(row(text))) == ""
 
 
 def test_what_was_rejected_before_passes_as_it_is() -> None:
     """And its text does not count as kept."""
-    gate = Gate(REAL)
+    gate = RowFilter(REAL)
     unfinished = Reject(
         request=1, method="gpt3mix", parents=[], text="Quite new.", reason="unfinished"
     )
@@ -85,28 +84,28 @@ def test_what_was_rejected_before_passes_as_it_is() -> None:
 
 
 def test_gates_know_nothing_of_each_other() -> None:
-    assert reason(Gate(REAL).check(row("Quite new."))) == ""
-    assert reason(Gate(REAL).check(row("Quite new."))) == ""
-    assert reason(Gate([]).check(row("So bad"))) == ""
+    assert reason(RowFilter(REAL).check(row("Quite new."))) == ""
+    assert reason(RowFilter(REAL).check(row("Quite new."))) == ""
+    assert reason(RowFilter([]).check(row("So bad"))) == ""
 
 
 @settings(max_examples=80, deadline=None)
 @given(st.lists(st.text("aA bB\n", min_size=1, max_size=4), max_size=12))
 def test_what_is_kept_is_new_and_what_is_not_kept_is_not(texts: list[str]) -> None:
     real = [Example(id="r0", text="a b", label="pos")]
-    gate = Gate(real, Limits(too_short=0))
-    seen = {same_text("a b")}
+    gate = RowFilter(real, FilterSettings(too_short=0))
+    seen = {normalize_text("a b")}
     for number, text in enumerate(texts):
-        assert (reason(gate.check(row(text, number))) == "") == (same_text(text) not in seen)
-        seen.add(same_text(text))
+        assert (reason(gate.check(row(text, number))) == "") == (normalize_text(text) not in seen)
+        seen.add(normalize_text(text))
 
 
 @settings(max_examples=80, deadline=None)
 @given(st.text(max_size=20))
 def test_same_text_is_stable_and_blind_to_spacing(text: str) -> None:
-    assert same_text(f"  {text}\n") == same_text(text)
-    assert same_text(same_text(text)).split() == [
-        word.casefold() for word in same_text(text).split()
+    assert normalize_text(f"  {text}\n") == normalize_text(text)
+    assert normalize_text(normalize_text(text)).split() == [
+        word.casefold() for word in normalize_text(text).split()
     ]
 
 
@@ -132,7 +131,9 @@ def judged(
 ) -> Augmented | Reject:
     """Return what a gate with no other check than those named says of a text whose parents are LONG and SHORT."""
     written = row(text).model_copy(update={"parents": ["long", "short"]})
-    return Gate(real or [LONG, SHORT], Limits(**{**OFF, **limits}), test or []).check(written)
+    return RowFilter(real or [LONG, SHORT], FilterSettings(**{**OFF, **limits}), test or []).check(
+        written
+    )
 
 
 @pytest.mark.parametrize(
@@ -174,7 +175,11 @@ def test_a_near_copy_of_a_row_that_is_no_parent_passes() -> None:
     text = "An utterly charming and hilarious little film!"
     assert reason(judged(text, [LONG, SHORT, other], near_copy=0.8)) == ""
     assert (
-        reason(Gate([other], Limits()).check(row(text).model_copy(update={"parents": ["other"]})))
+        reason(
+            RowFilter([other], FilterSettings()).check(
+                row(text).model_copy(update={"parents": ["other"]})
+            )
+        )
         == "near_copy"
     )
 
@@ -270,7 +275,7 @@ def test_real_rows_without_letters_speak_for_no_language() -> None:
 
 
 def test_a_low_label_mass_is_rejected_where_it_is_known() -> None:
-    gate = Gate([], Limits(**OFF, low_mass=0.1))
+    gate = RowFilter([], FilterSettings(**OFF, low_mass=0.1))
     for number, (mass, expected) in enumerate(((0.0999, "low_mass"), (0.1, ""), (None, ""))):
         assert (
             reason(gate.check(row(f"text {number}").model_copy(update={"label_mass": mass})))
@@ -279,7 +284,7 @@ def test_a_low_label_mass_is_rejected_where_it_is_known() -> None:
 
 
 def test_a_perplexity_outside_the_band_is_rejected() -> None:
-    gate = Gate([], Limits(**OFF, perplexity=[5, 50]))
+    gate = RowFilter([], FilterSettings(**OFF, perplexity=[5, 50]))
     for number, (value, expected) in enumerate(
         ((4.9, "perplexity"), (5, ""), (50, ""), (50.1, "perplexity"))
     ):
@@ -301,7 +306,7 @@ REVIEWS = [
 
 def test_a_classifier_of_the_real_rows_may_contradict_a_label() -> None:
     """Only where it is certain: what it has not seen passes."""
-    gate = Gate(REVIEWS, Limits(**OFF, disagreement=0.8))
+    gate = RowFilter(REVIEWS, FilterSettings(**OFF, disagreement=0.8))
     found = gate.check(row("Terrible, simply boring."))
     assert isinstance(found, Reject)
     assert found.reason == "disagreement"
@@ -312,12 +317,12 @@ def test_a_classifier_of_the_real_rows_may_contradict_a_label() -> None:
         "A wonderful film with a boring show",
     ):
         assert reason(gate.check(row(text))) == ""
-    assert reason(Gate(REVIEWS).check(row("Terrible, simply boring."))) == ""
+    assert reason(RowFilter(REVIEWS).check(row("Terrible, simply boring."))) == ""
 
 
 def test_a_classifier_of_one_class_is_refused() -> None:
     with pytest.raises(UserError, match=r"augment\.gate\.disagreement"):
-        Gate(REVIEWS[:3], Limits(disagreement=0.8))
+        RowFilter(REVIEWS[:3], FilterSettings(disagreement=0.8))
 
 
 @pytest.mark.parametrize(
@@ -333,19 +338,22 @@ def test_a_classifier_of_one_class_is_refused() -> None:
 )
 def test_thresholds_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(pydantic.ValidationError):
-        Limits(**wrong)
+        FilterSettings(**wrong)
 
 
 def test_a_perplexity_that_no_row_will_have_is_refused_before_the_lm_is_asked() -> None:
     with pytest.raises(pydantic.ValidationError, match=r"leave gate\.perplexity out"):
-        Augment.model_validate({"labels": "hard", "gate": {"perplexity": [5, 50]}})
-    assert Augment.model_validate({"gate": {"perplexity": [5, 50]}}).gate.perplexity == [5, 50]
+        AugmentSettings.model_validate({"labels": "hard", "gate": {"perplexity": [5, 50]}})
+    assert AugmentSettings.model_validate({"gate": {"perplexity": [5, 50]}}).gate.perplexity == [
+        5,
+        50,
+    ]
 
 
 def test_the_papers_own_samples_pass() -> None:
     """Table 4, under the defaults."""
     real = [LONG, SHORT, Example(id="r2", text="Well-made but mush-hearted.", label="pos")]
-    gate = Gate(real)
+    gate = RowFilter(real)
     for text in (
         "Groundbreaking, disturbing.",
         "“Gosford Park” takes a leisurely approach to story telling and along the way it mixes intrigue, comedy, and romance.",
@@ -372,5 +380,5 @@ def test_every_key_that_a_remedy_names_exists() -> None:
 
     for key in re.findall(r"augment\.([a-z_.]*[a-z])", " ".join(REMEDIES.values())):
         first, _, rest = key.partition(".")
-        assert first in Augment.model_fields
-        assert not rest or rest in Limits.model_fields
+        assert first in AugmentSettings.model_fields
+        assert not rest or rest in FilterSettings.model_fields

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from gpt3mix_cli.augment import translators
 from gpt3mix_cli.augment.translators import Apertium, Transformers, translator_fingerprint
 from gpt3mix_cli.errors import UserError
-from gpt3mix_cli.settings import Backtranslate, derived_seed
+from gpt3mix_cli.settings import BacktranslateSettings, derived_seed
 
 SENTENCES = [
     "the film was good",
@@ -29,11 +29,13 @@ needs_apertium = pytest.mark.skipif(
 )
 
 
-def settings(**options: Any) -> Backtranslate:
-    return Backtranslate(kind="backtranslate", **{"device": "cpu", "max_tokens": 12, **options})
+def settings(**options: Any) -> BacktranslateSettings:
+    return BacktranslateSettings(
+        kind="backtranslate", **{"device": "cpu", "max_tokens": 12, **options}
+    )
 
 
-def opened(model: Path, **options: Any) -> Transformers:
+def resources(model: Path, **options: Any) -> Transformers:
     chosen = settings(**options)
     return Transformers(chosen, str(model), translator_fingerprint(chosen, str(model)))
 
@@ -47,7 +49,7 @@ def seeds(texts: list[str]) -> list[int]:
 
 def test_a_batch_gives_what_single_texts_give(models: tuple[Path, Path]) -> None:
     """Padding changes nothing, and each text has its own translations."""
-    translator = opened(models[0])
+    translator = resources(models[0])
     together = translator.translate(SENTENCES, 4, seeds(SENTENCES))
     assert together == [translator.translate([text], 4, [0])[0] for text in SENTENCES]
     assert all(len(set(found)) == 4 for found in together), "beams differ"
@@ -61,7 +63,7 @@ def test_draws_are_each_texts_own(models: tuple[Path, Path]) -> None:
     """Neither the neighbours nor the order matter, the seed does, and nothing is taken from the global generator."""
     import torch
 
-    translator = opened(models[0], temperature=1.0)
+    translator = resources(models[0], temperature=1.0)
     before = torch.random.get_rng_state()
     together = translator.translate(SENTENCES, 1, seeds(SENTENCES))
     turned = translator.translate(SENTENCES[::-1], 1, seeds(SENTENCES)[::-1])
@@ -72,8 +74,10 @@ def test_draws_are_each_texts_own(models: tuple[Path, Path]) -> None:
 
 
 def test_a_low_temperature_is_greedy(models: tuple[Path, Path]) -> None:
-    greedy = opened(models[0], beams=1).translate(SENTENCES, 1, seeds(SENTENCES))
-    assert opened(models[0], temperature=1e-4).translate(SENTENCES, 1, seeds(SENTENCES)) == greedy
+    greedy = resources(models[0], beams=1).translate(SENTENCES, 1, seeds(SENTENCES))
+    assert (
+        resources(models[0], temperature=1e-4).translate(SENTENCES, 1, seeds(SENTENCES)) == greedy
+    )
 
 
 def test_draws_follow_the_models_probabilities() -> None:
@@ -105,7 +109,7 @@ def test_a_draw_never_lies_beyond_the_last_weight() -> None:
 
 def test_long_texts_are_cut_at_the_models_length(models: tuple[Path, Path]) -> None:
     """And so is what is asked for: a position beyond the last would be an error."""
-    assert opened(models[0], max_tokens=500).translate(["film " * 100], 1, [0])[0]
+    assert resources(models[0], max_tokens=500).translate(["film " * 100], 1, [0])[0]
 
 
 def test_memory_that_runs_out_halves_the_batch(
@@ -113,7 +117,7 @@ def test_memory_that_runs_out_halves_the_batch(
 ) -> None:
     import torch
 
-    translator = opened(marian[0])
+    translator = resources(marian[0])
     whole = translator.translate(SENTENCES, 2, seeds(SENTENCES))
     inner, sizes = translator._translate, []
 
@@ -142,7 +146,7 @@ def test_the_terminal_stays_quiet(
 
     translators._kept_model.cache_clear()
     before = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    opened(models[0]).translate(SENTENCES, 2, seeds(SENTENCES))
+    resources(models[0]).translate(SENTENCES, 2, seeds(SENTENCES))
     captured = capfd.readouterr()
     assert captured.out + captured.err == ""
     assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
@@ -152,14 +156,14 @@ def test_a_model_is_loaded_once_until_its_files_change(
     marian: tuple[Path, Path], tmp_path: Path
 ) -> None:
     copy = shutil.copytree(marian[0], tmp_path / "copy")
-    assert opened(copy)._model is opened(copy, beams=2)._model
+    assert resources(copy)._model is resources(copy, beams=2)._model
     same = translator_fingerprint(settings(), str(copy))
     assert same == translator_fingerprint(settings(), str(marian[0])), (
         "the files count, not their place"
     )
     (copy / "config.json").write_text((copy / "config.json").read_text() + " ")
     assert translator_fingerprint(settings(), str(copy)) != same
-    assert opened(copy)._model is not opened(marian[0])._model
+    assert resources(copy)._model is not resources(marian[0])._model
 
 
 def test_a_hub_models_revision_is_part_of_its_fingerprint() -> None:
@@ -184,7 +188,7 @@ def test_the_revision_is_what_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", refuse)
     with pytest.raises(UserError, match="no hub"):
-        opened(Path("a/b"), forward="a/b", revisions={"a/b": "0123abc"})
+        resources(Path("a/b"), forward="a/b", revisions={"a/b": "0123abc"})
     assert asked == [("a/b", "0123abc")]
 
 
@@ -194,7 +198,7 @@ def test_a_model_that_cannot_be_loaded_is_named(tmp_path: Path, files: dict[str,
     for name, content in files.items():
         (tmp_path / name).write_text(content)
     with pytest.raises(UserError, match="cannot be loaded as a translation model") as caught:
-        opened(tmp_path)
+        resources(tmp_path)
     assert str(tmp_path) in caught.value.message
     assert "apertium" in caught.value.hint
 
@@ -205,7 +209,7 @@ def test_missing_sacremoses_is_told(
     translators._kept_model.cache_clear()
     monkeypatch.setitem(sys.modules, "sacremoses", None)
     with pytest.raises(UserError, match="its tokenizer needs sacremoses") as caught:
-        opened(fsmt[0])
+        resources(fsmt[0])
     assert caught.value.hint == "pip install 'gpt3mix[fsmt]'"
 
 
@@ -220,13 +224,13 @@ def test_missing_sentencepiece_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", refuse)
     with pytest.raises(UserError) as caught:
-        opened(Path("no/such"))
+        resources(Path("no/such"))
     assert caught.value.hint == "pip install sentencepiece"
 
 
 def test_a_device_that_is_not_there_is_named(marian: tuple[Path, Path]) -> None:
     with pytest.raises(UserError, match="device 'nowhere'"):
-        opened(marian[0], device="nowhere")
+        resources(marian[0], device="nowhere")
 
 
 # Apertium ------------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import pytest
 
 from gpt3mix_cli.cli import main
 from gpt3mix_cli.records import manifest_path
-from gpt3mix_cli.train import kept_classifier
+from gpt3mix_cli.train import cached_classifier
 
 CONFIG = """\
 name: spoilt
@@ -36,7 +36,7 @@ class Ground:
         assert self("subsample")[0] == self("baseline", "--method", "eda")[0] == 0
 
     def __call__(self, command: str, *arguments: str) -> tuple[int, str]:
-        kept_classifier.cache_clear()  # each command is a process of its own to a user
+        cached_classifier.cache_clear()  # each command is a process of its own to a user
         self._capsys.readouterr()
         jobs = ["--jobs", "1"] if command in ("train", "run") else []
         code = main([command, str(self.config), *jobs, *arguments])

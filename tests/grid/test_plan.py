@@ -270,7 +270,7 @@ def test_labels_of_a_classifier_that_prompts_are_counted(
     ]
     sets = [word for one in prompting for word in ("--set", one)]
     grid = Grid(load(small, prompting), small.parent / "results", jobs=1)
-    labels = 3 * len(grid.opened.splits(grid.experiments[0]).test)
+    labels = 3 * len(grid.resources.splits(grid.experiments[0]).test)
     before = everything(small.parent)
     found = planned(small, *sets)
     assert server.requests == 0

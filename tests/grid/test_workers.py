@@ -20,12 +20,12 @@ import pytest
 
 from gpt3mix_cli.cli import main
 from gpt3mix_cli.config import load
-from gpt3mix_cli.errors import UserError, quiet
+from gpt3mix_cli.errors import NO_CALLBACKS, Callbacks, UserError
 from gpt3mix_cli.grid import Grid
 from gpt3mix_cli.grid.executors.processes import Workers
 from gpt3mix_cli.records import Done
 from gpt3mix_cli.settings import derived_seed
-from gpt3mix_cli.train import Lost
+from gpt3mix_cli.train import WorkerDied
 
 SCRIPT = Path(sys.executable).with_name("gpt3mix")
 DEADLINE = 120  # seconds; no test waits longer for what ought to happen
@@ -47,16 +47,16 @@ from pathlib import Path
 
 from gpt3mix_cli.errors import UserError
 
-def name(job, tell):
-    tell(f"job {job[0]}", 1, 2, "half of it")
+def name(job, callbacks):
+    callbacks.progress(f"job {job[0]}", 1, 2, "half of it")
     return f"{job[0]}-{job[1]}", os.getpid()
 
-def span(job, tell):
+def span(job, callbacks):
     started = time.monotonic()
     time.sleep(0.2)
     return started, time.monotonic()
 
-def die(job, tell, folder, deadly, beside):
+def die(job, callbacks, folder, deadly, beside):
     (folder / f"{job[0]}.begun").touch()
     if job[0] == deadly:
         while beside and not list(folder.glob(f"[!{deadly}].begun")):
@@ -65,10 +65,10 @@ def die(job, tell, folder, deadly, beside):
     time.sleep(1 if beside else 0)
     return job[0]
 
-def refuse(job, tell):
+def refuse(job, callbacks):
     raise UserError(f"job {job[0]} is wrong", "mend it")
 
-def hang(job, tell, folder):
+def hang(job, callbacks, folder):
     (folder / "begun").touch()
     time.sleep(600)
 """
@@ -117,7 +117,7 @@ JOBS = [(number, number % 2) for number in range(7)]
 @pytest.mark.parametrize("count", [1, 3])
 def test_every_job_comes_back_once_with_its_result(work: ModuleType, count: int) -> None:
     with Workers(count) as workers:
-        found = list(workers.map(work.name, JOBS, quiet))
+        found = list(workers.map(work.name, JOBS, NO_CALLBACKS))
     assert sorted((job, text) for job, (text, _) in found) == [
         (job, f"{job[0]}-{job[1]}") for job in JOBS
     ]
@@ -128,7 +128,7 @@ def test_no_more_jobs_run_at_once_than_there_are_workers(work: ModuleType) -> No
     spans: list[tuple[float, float]] = []
 
     def share() -> None:
-        spans.extend(span for _, span in workers.map(work.span, JOBS[:4], quiet))
+        spans.extend(span for _, span in workers.map(work.span, JOBS[:4], NO_CALLBACKS))
 
     with Workers(2) as workers:
         threads = [threading.Thread(target=share) for _ in range(3)]
@@ -143,7 +143,7 @@ def test_no_more_jobs_run_at_once_than_there_are_workers(work: ModuleType) -> No
 def test_what_workers_tell_reaches_the_parent(work: ModuleType) -> None:
     heard: list[tuple[Any, ...]] = []
     with Workers(2, lambda *said: heard.append(said)) as workers:  # type: ignore[misc, arg-type]
-        assert len(list(workers.map(work.name, JOBS, quiet))) == 7
+        assert len(list(workers.map(work.name, JOBS, NO_CALLBACKS))) == 7
         until(lambda: len(heard) == 7)
     assert sorted(heard) == [(f"job {number}", 1, 2, "half of it") for number, _ in JOBS]
 
@@ -153,10 +153,12 @@ def test_a_worker_that_is_killed_loses_its_own_job_and_the_others_go_on(
 ) -> None:
     with Workers(1) as workers:
         found = dict(
-            workers.map(partial(work.die, folder=tmp_path, deadly=2, beside=False), JOBS, quiet)
+            workers.map(
+                partial(work.die, folder=tmp_path, deadly=2, beside=False), JOBS, NO_CALLBACKS
+            )
         )
     assert len(found) == 7
-    assert isinstance(found.pop((2, 0)), Lost)
+    assert isinstance(found.pop((2, 0)), WorkerDied)
     assert found == {job: job[0] for job in JOBS if job != (2, 0)}
 
 
@@ -165,15 +167,17 @@ def test_a_worker_that_is_killed_does_not_take_the_job_beside_it(
 ) -> None:
     with Workers(2) as workers:
         found = dict(
-            workers.map(partial(work.die, folder=tmp_path, deadly=0, beside=True), JOBS[:3], quiet)
+            workers.map(
+                partial(work.die, folder=tmp_path, deadly=0, beside=True), JOBS[:3], NO_CALLBACKS
+            )
         )
-    assert [job for job, result in found.items() if isinstance(result, Lost)] == [(0, 0)]
-    assert {result for result in found.values() if not isinstance(result, Lost)} == {1, 2}
+    assert [job for job, result in found.items() if isinstance(result, WorkerDied)] == [(0, 0)]
+    assert {result for result in found.values() if not isinstance(result, WorkerDied)} == {1, 2}
 
 
 def test_the_users_mistakes_come_back_with_their_remedy(work: ModuleType) -> None:
     with pytest.raises(UserError, match="job 0 is wrong") as caught, Workers(1) as workers:
-        list(workers.map(work.refuse, JOBS[:1], quiet))
+        list(workers.map(work.refuse, JOBS[:1], NO_CALLBACKS))
     assert caught.value.hint == "mend it"
 
 
@@ -182,7 +186,7 @@ def test_an_error_ends_the_workers_at_once(work: ModuleType, tmp_path: Path) -> 
 
     def wait() -> None:
         with contextlib.suppress(Exception):
-            list(workers.map(partial(work.hang, folder=tmp_path), JOBS, quiet))
+            list(workers.map(partial(work.hang, folder=tmp_path), JOBS, NO_CALLBACKS))
 
     waiting = threading.Thread(target=wait, daemon=True)
     with pytest.raises(KeyboardInterrupt), Workers(2) as workers:  # noqa: PT012
@@ -216,7 +220,7 @@ def test_epochs_of_the_workers_are_told_with_their_scores(small: Path, tmp_path:
     grid = Grid(
         load(small, ["baselines=[]", "subsample.seeds=1", "trials=2"]),
         tmp_path / "results",
-        tell=hear,
+        callbacks=Callbacks(progress=hear),
         jobs=2,
     )
     assert all(isinstance(item, Done) for item in grid.run())

@@ -8,11 +8,11 @@ from typing import Any
 from endpoint_model import ASSISTANT, TinyLM
 
 from gpt3mix_cli.lm import Request
-from gpt3mix_cli.lm.openai.engine import OpenAI
+from gpt3mix_cli.lm.openai.engine import OpenAILM
 from gpt3mix_cli.lm.openai.protocol import CONTINUES, LABELS
-from gpt3mix_cli.settings import Budget, OpenAILM
+from gpt3mix_cli.settings import Budget, OpenAISettings
 
-SEAM = " (Sentiment:"
+LABEL_PREFIX = " (Sentiment:"
 CHOICES = (" Positive", " Negative")
 HEADER = (
     "Each item in the following list contains a movie review and the respective sentiment. The sentiment is one of 'positive' or 'negative'.\n\n"
@@ -27,12 +27,12 @@ def engine(
     budget: dict[str, Any] | None = None,
     journals: Sequence[Path] = (),
     **settings: Any,
-) -> Iterator[OpenAI]:
+) -> Iterator[OpenAILM]:
     """Open an engine over servers, or over what stands in `base_url`; all that it holds is let go."""
     urls = [server.base_url for server in servers]
     settings = {"model": "tiny", **({"base_url": urls} if urls else {}), **settings}
-    lm = OpenAI(
-        OpenAILM(kind="openai", **settings),
+    lm = OpenAILM(
+        OpenAISettings(kind="openai", **settings),
         Budget(**budget) if budget else None,
         lambda: [path for path in journals if path.exists()],
     )
@@ -44,7 +44,7 @@ def engine(
 
 def asked(many: int = 10, **options: Any) -> list[Request]:
     """Requests of the paper's form."""
-    known = {"prompt": PROMPT, "max_tokens": 60, "seam": SEAM, "choices": CHOICES}
+    known = {"prompt": PROMPT, "max_tokens": 60, "label_prefix": LABEL_PREFIX, "choices": CHOICES}
     return [
         Request(**{"number": number, "seed": number, **known, **options}) for number in range(many)
     ]

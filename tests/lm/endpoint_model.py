@@ -1,6 +1,6 @@
 """The language model behind the test server: small, deterministic, and the same truth for every way of asking.
 
-What comes next is a pure function of the text before it: a line of words, at a sensible place the prompt's own seam
+What comes next is a pure function of the text before it: a line of words, at a sensible place the prompt's own label prefix
 (` (Sentiment:`), one of its labels, `)` and the line's end. Generation, top log-probabilities, echo and chosen token ids all
 read the same `Distribution`, so a test asks `model.logprobs(text)` or `model.score(text, " Positive")` for the truth.
 """
@@ -31,15 +31,15 @@ LABEL_BUCKETS, BUCKETS = 1024, 64
 SHORTEST, LONGEST = (
     4,
     14,
-)  # spaces in a line before which there is no seam, after which it is all but certain
+)  # spaces in a line before which there is no label prefix, after which it is all but certain
 
 
 @dataclass(frozen=True)
 class Task:
-    """What the prompt asks for: how a line starts, its seam, its labels with their leading space."""
+    """What the prompt asks for: how a line starts, its label prefix, its labels with their leading space."""
 
     prefix: str
-    seam: str
+    label_prefix: str
     labels: tuple[str, ...]
     chat: bool
     asks_label: bool
@@ -174,12 +174,15 @@ class TinyLM:
         labels = [label[:1].upper() + label[1:] for label in labels] or sorted(
             {label for _, _, label in examples}
         )
-        prefix, seam = "", ""
+        prefix, label_prefix = "", ""
         if examples:
-            prefix, seam = examples[-1][0], f" ({examples[-1][1]}"
+            prefix, label_prefix = examples[-1][0], f" ({examples[-1][1]}"
         elif described:
-            prefix, seam = f"{described[1].capitalize()}:", f" ({described[2].capitalize()}:"
-        return Task(prefix, seam, tuple(f" {label}" for label in labels), chat, asks)
+            prefix, label_prefix = (
+                f"{described[1].capitalize()}:",
+                f" ({described[2].capitalize()}:",
+            )
+        return Task(prefix, label_prefix, tuple(f" {label}" for label in labels), chat, asks)
 
     def at(self, task: Task, line: str, hashed: int) -> Distribution:
         """Return what comes next in a line of a task; `hashed` is the checksum of all the text before it."""
@@ -196,20 +199,24 @@ class TinyLM:
             )
         if not task.chat and len(line) < len(task.prefix) and task.prefix.startswith(line):
             return ("next", self.split(task.prefix[len(line) :])[0], "")
-        seam = line.rfind(task.seam) if task.seam else -1
-        if seam >= start:
+        label_prefix = line.rfind(task.label_prefix) if task.label_prefix else -1
+        if label_prefix >= start:
             return self._label_state(
                 task.labels,
-                line[seam + len(task.seam) :],
+                line[label_prefix + len(task.label_prefix) :],
                 hashed,
                 f"){END}" if task.chat else ")\n",
             )
         begun = line.rfind(" (", start)
-        if begun >= 0 and task.seam.startswith(line[begun:]):
-            return ("next", self.split(task.seam[len(line) - begun :])[0], "")
+        if begun >= 0 and task.label_prefix.startswith(line[begun:]):
+            return ("next", self.split(task.label_prefix[len(line) - begun :])[0], "")
         spaces = line.count(" ", start)
         stage = 0 if spaces < SHORTEST else 1 if spaces < LONGEST else 2
-        after = (self.split(task.seam) or ["\n"])[0] if not task.chat or task.seam else END
+        after = (
+            (self.split(task.label_prefix) or ["\n"])[0]
+            if not task.chat or task.label_prefix
+            else END
+        )
         return ("word", hashed % BUCKETS, stage, after, not line)
 
     def _label_state(
@@ -235,8 +242,10 @@ class TinyLM:
             self._add_labels(weights, *of, noise)
         else:
             _, stage, after, first = of
-            usable = [token for token in self._words if token.startswith(" ") != first]
-            for token in noise.sample(usable, 12):
+            classifier_or_unavailable = [
+                token for token in self._words if token.startswith(" ") != first
+            ]
+            for token in noise.sample(classifier_or_unavailable, 12):
                 weights[token] = weights.get(token, 0) + noise.random() ** 2
             share = (0.0005, 0.3, 40.0)[stage] * sum(weights.values())
             weights[after] = weights.get(after, 0) + share

@@ -19,11 +19,11 @@ from transformers import (
 )
 
 from gpt3mix_cli.lm import Completion, Request
-from gpt3mix_cli.lm.local.engine import Local
-from gpt3mix_cli.settings import LocalLM
+from gpt3mix_cli.lm.local.engine import LocalLM
+from gpt3mix_cli.settings import LocalLMSettings
 
 FAMILIES = ["llama-bytes", "gpt2-bytes", "llama-characters", "llama-pieces"]
-SEAM = " (Sentiment:"
+LABEL_PREFIX = " (Sentiment:"
 CHOICES = (" Positive", " Negative")
 HEADER = "The sentiment is one of 'positive' or 'negative'.\n\n"
 PROMPTS = [
@@ -132,9 +132,9 @@ def saved(folder: Path, tokenizer: PreTrainedTokenizerFast, model: Any) -> Path:
     return folder
 
 
-def local(folder: Path | str, batch_size: int = 4) -> Local:
-    return Local(
-        LocalLM(
+def local(folder: Path | str, batch_size: int = 4) -> LocalLM:
+    return LocalLM(
+        LocalLMSettings(
             kind="local", model=str(folder), dtype="float32", device="cpu", batch_size=batch_size
         )
     )
@@ -169,13 +169,13 @@ def request(number: int = 0, **options: Any) -> Request:
     )
 
 
-def answers(lm: Local, requests: Sequence[Request]) -> list[Completion]:
+def answers(lm: LocalLM, requests: Sequence[Request]) -> list[Completion]:
     return list(lm.complete(requests))
 
 
 def with_memory_for(
     monkeypatch: pytest.MonkeyPatch,
-    lm: Local,
+    lm: LocalLM,
     texts: int,
     error: type[Exception] = torch.OutOfMemoryError,
 ) -> list[int]:

@@ -16,8 +16,8 @@ from gpt3mix_cli.augment import augment, open_augmenter
 from gpt3mix_cli.augment.gpt3mix import GPT3Mix  # noqa: F401
 from gpt3mix_cli.data import load
 from gpt3mix_cli.lm.journal import Journaled
-from gpt3mix_cli.lm.openai.engine import OpenAI
-from gpt3mix_cli.settings import Augment, OpenAILM, Task
+from gpt3mix_cli.lm.openai.engine import OpenAILM
+from gpt3mix_cli.settings import AugmentSettings, OpenAISettings, Task
 
 AT_ONCE = 4
 
@@ -27,12 +27,14 @@ def run(url: str, folder: Path, rows: int) -> None:
     labels = {"pos": "positive", "neg": "negative"}
     named = {"name": "demo", "text_type": "movie review", "label_type": "sentiment"}
     task = Task.model_validate({**named, "data": {"kind": "demo"}, "labels": labels})
-    lm = OpenAI(
-        OpenAILM(kind="openai", model="tiny", base_url=url, endpoint="here", concurrency=AT_ONCE)
+    lm = OpenAILM(
+        OpenAISettings(
+            kind="openai", model="tiny", base_url=url, endpoint="here", concurrency=AT_ONCE
+        )
     )
     journal = Journaled(lm, folder / "rows.journal.sqlite")
     augment(
-        open_augmenter(Augment(), task, journal),
+        open_augmenter(AugmentSettings(), task, journal),
         load(task, 0).train[:10],
         folder / "rows.jsonl",
         ratio=rows / 10,

@@ -20,9 +20,9 @@ from gpt3mix_cli.errors import StoppedShort, UserError
 from gpt3mix_cli.lm import Completion, Request
 from gpt3mix_cli.lm.journal import Journal, Journaled, paid
 from gpt3mix_cli.lm.openai.batch import answered, parts
-from gpt3mix_cli.lm.openai.engine import OpenAI
+from gpt3mix_cli.lm.openai.engine import OpenAILM
 from gpt3mix_cli.lm.openai.protocol import Call
-from gpt3mix_cli.settings import Budget, OpenAILM
+from gpt3mix_cli.settings import Budget, OpenAISettings
 
 HEADER = (
     "Each item in the following list contains a movie review and the respective sentiment. The sentiment is one of 'positive' or 'negative'.\n\n"
@@ -58,7 +58,7 @@ def asked(many: int = 10, first: int = 0, **options: Any) -> list[Request]:
     known = {
         "prompt": HEADER,
         "max_tokens": 60,
-        "seam": " (Sentiment:",
+        "label_prefix": " (Sentiment:",
         "choices": (" Positive", " Negative"),
     }
     return [
@@ -74,8 +74,8 @@ def ask(
     budget: Budget | None = None,
     **settings: Any,
 ) -> list[Completion]:
-    lm = OpenAI(
-        OpenAILM(
+    lm = OpenAILM(
+        OpenAISettings(
             kind="openai",
             **{"model": "tiny", "base_url": server.base_url, "batch": True, **settings},
         ),
@@ -135,7 +135,7 @@ def test_how_far_a_batch_is_stands_in_the_message(completions: Server, tmp_path:
 
 
 def test_lines_of_a_beam_search_come_by_batch_too(completions: Server, tmp_path: Path) -> None:
-    beams = asked(3, beams=4, seam="", choices=(), temperature=0.9)
+    beams = asked(3, beams=4, label_prefix="", choices=(), temperature=0.9)
     path = tmp_path / "a.journal.sqlite"
     completions.batches.polls = 1
     stopped(completions, path, beams)
@@ -367,7 +367,9 @@ def test_a_server_without_batches_says_so(tmp_path: Path) -> None:
 
 
 def test_without_a_journal_there_are_no_batches(completions: Server) -> None:
-    lm = OpenAI(OpenAILM(kind="openai", model="tiny", base_url=completions.base_url, batch=True))
+    lm = OpenAILM(
+        OpenAISettings(kind="openai", model="tiny", base_url=completions.base_url, batch=True)
+    )
     try:
         with pytest.raises(UserError, match=r"lm\.batch: "):
             list(lm.complete(asked()))

@@ -27,10 +27,10 @@ from transformers import PreTrainedTokenizerFast
 from gpt3mix_cli.errors import UserError
 from gpt3mix_cli.lm import Completion, Hypothesis
 from gpt3mix_cli.lm.local.beam_search import search
-from gpt3mix_cli.lm.local.engine import Local
+from gpt3mix_cli.lm.local.engine import LocalLM
 
 
-def searched(lm: Local, width: int, longest: int, prompt: str = OPEN_PROMPTS[0]) -> list[Any]:
+def searched(lm: LocalLM, width: int, longest: int, prompt: str = OPEN_PROMPTS[0]) -> list[Any]:
     (lines,) = search(
         lm._decoder,
         [lm._tokens.encode(prompt)],

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from endpoint_lm import engine
 from endpoint_server import serving
-from families import CHOICES, FAMILIES, OPEN_PROMPTS, SEAM, local, request
+from families import CHOICES, FAMILIES, LABEL_PREFIX, OPEN_PROMPTS, local, request
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -91,7 +91,7 @@ def asked(count: int = 10, **options: Any) -> list[Request]:
             i,
             **{
                 "prompt": OPEN_PROMPTS[i % 3],
-                "seam": SEAM,
+                "label_prefix": LABEL_PREFIX,
                 "choices": CHOICES,
                 "max_tokens": 30,
                 "temperature": 1.2,
@@ -123,7 +123,7 @@ def test_every_request_is_answered_in_its_place(lm: LM) -> None:
 def test_answers_are_whole(lm: LM, is_local: bool) -> None:
     for one, completion in zip(asked(), answered(lm, asked()), strict=True):
         assert "\n" not in completion.text
-        assert SEAM not in completion.text
+        assert LABEL_PREFIX not in completion.text
         assert (
             0 < completion.completion_tokens <= one.max_tokens + (0 if is_local else LABEL_TOKENS)
         )
@@ -170,7 +170,7 @@ def test_temperature_0_takes_no_seed(lm: LM, repeats: bool) -> None:
 
 
 def test_without_a_seam_nothing_is_scored(lm: LM) -> None:
-    for completion in answered(lm, asked(4, seam="", choices=())):
+    for completion in answered(lm, asked(4, label_prefix="", choices=())):
         assert completion.scores is None
         assert completion.finish in ("line", "length")
 
@@ -190,7 +190,7 @@ def test_a_prompt_without_room_is_too_long(lm: LM) -> None:
 
 
 def test_a_beam_search_gives_hypotheses(lm: LM) -> None:
-    for completion in answered(lm, asked(3, seam="", choices=(), beams=2, max_tokens=6)):
+    for completion in answered(lm, asked(3, label_prefix="", choices=(), beams=2, max_tokens=6)):
         assert 1 <= len(completion.hypotheses) <= 2
         assert completion.hypotheses[0].text == completion.text
         assert completion.finish == ("line" if completion.hypotheses[0].finished else "length")
@@ -199,7 +199,7 @@ def test_a_beam_search_gives_hypotheses(lm: LM) -> None:
 
 def test_a_journal_gives_the_same_answers(lm: LM, tmp_path: Path, repeats: bool) -> None:
     journal = Journaled(lm, tmp_path / "journal.sqlite")
-    requests = [*asked(4), *asked(6, seam="", choices=(), beams=2, max_tokens=4)[4:]]
+    requests = [*asked(4), *asked(6, label_prefix="", choices=(), beams=2, max_tokens=4)[4:]]
     first, second = answered(journal, requests), answered(journal, requests)
     journal.close()
     assert first == second
@@ -218,7 +218,7 @@ def test_scores_keep_the_order_of_prompts_and_choices(
         if is_local
         else [f"{OPEN_PROMPTS[0]} a {word} film," for word in ("fine", "dull", "warm")]
     )
-    prompts = [f"{prompt} fine{SEAM}" for prompt in begun] * 3
+    prompts = [f"{prompt} fine{LABEL_PREFIX}" for prompt in begun] * 3
     found = lm.score(prompts, CHOICES)
     assert [len(scores.logprobs) for scores in found] == [len(CHOICES)] * len(prompts)
     for one, other in zip(found, lm.score(prompts[::-1], CHOICES[::-1])[::-1], strict=True):
@@ -236,7 +236,7 @@ def test_scores_of_one_text_are_those_of_its_writing(lm: LM) -> None:
     for one, completion in zip(asked(), answered(lm, asked()), strict=True):
         # A chat is asked for a label alone in other words.
         if completion.scores and completion.scores.source == "exact" and not completion.retokenised:
-            (again,) = lm.score([one.prompt + completion.text + SEAM], CHOICES)
+            (again,) = lm.score([one.prompt + completion.text + LABEL_PREFIX], CHOICES)
             assert completion.scores.logprobs == pytest.approx(again.logprobs, abs=1e-3)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from endpoint_lm import CHOICES, PROMPT, SEAM, asked, engine
+from endpoint_lm import CHOICES, LABEL_PREFIX, PROMPT, asked, engine
 from endpoint_server import Server, running, serving
 from killed_runs import AT_ONCE
 
@@ -142,7 +142,7 @@ def test_what_comes_is_kept_as_it_came(tmp_path: Path) -> None:
 def test_equal_requests_at_one_time_are_one(tmp_path: Path) -> None:
     with serving(delay=0.02) as server, engine(server) as lm:
         journal = Journaled(lm, tmp_path / "a.sqlite")
-        context = f"{PROMPT} a fine film{SEAM}"
+        context = f"{PROMPT} a fine film{LABEL_PREFIX}"
         found = journal.score([context] * 50, CHOICES)
         journal.close()
         assert len(set(found)) == 1
@@ -337,7 +337,7 @@ def test_no_key_is_in_a_traceback(
     with serving(dialect="openai") as server:
         for kind in ("bad_key", "no_quota", "bad_request", "server_error"):
             with engine(server) as lm:
-                lm.abilities()
+                lm.describe()
                 server.faults.clear()
                 server.fault(kind, p=1.0, message="Incorrect API key provided: {key}.")
                 with pytest.raises(UserError, match="<key>") as error:
@@ -352,7 +352,7 @@ def test_a_key_that_json_spells_otherwise_is_found_too(monkeypatch: pytest.Monke
     r"""Some servers write a slash as \/."""
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     with serving() as server, engine(server) as lm:
-        lm.abilities()
+        lm.describe()
         server.fault(
             "status",
             status=500,
@@ -369,7 +369,7 @@ def test_no_key_is_in_what_is_no_json(monkeypatch: pytest.MonkeyPatch) -> None:
     """A proxy's page, with status 200, that shows what it was sent."""
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     with serving() as server, engine(server) as lm:
-        lm.abilities()
+        lm.describe()
         server.fault("status", status=200, html=f"<p>Authorization: Bearer {KEY}</p>", p=1.0)
         with pytest.raises(StoppedShort, match=r"no JSON: .*<key>") as error:
             texts(lm)

@@ -7,15 +7,24 @@ from typing import Any
 
 import pydantic
 import pytest
-from endpoint_lm import CHOICES, PROMPT, SEAM, asked, chat_context, engine, label_context, truth
+from endpoint_lm import (
+    CHOICES,
+    LABEL_PREFIX,
+    PROMPT,
+    asked,
+    chat_context,
+    engine,
+    label_context,
+    truth,
+)
 from endpoint_server import serving
 
-from gpt3mix_cli.errors import StoppedShort, UserError
+from gpt3mix_cli.errors import Callbacks, StoppedShort, UserError
 from gpt3mix_cli.lm import Completion, Request, Scores
 from gpt3mix_cli.lm.journal import Journaled
 from gpt3mix_cli.lm.openai import dispatcher
-from gpt3mix_cli.lm.openai.engine import OpenAI
-from gpt3mix_cli.settings import OpenAILM
+from gpt3mix_cli.lm.openai.engine import OpenAILM
+from gpt3mix_cli.settings import OpenAISettings
 
 SAMPLING = ["temperature", "top_p", "frequency_penalty", "seed", "logprobs", "top_logprobs"]
 
@@ -25,7 +34,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatcher, "WAIT", 0.01)
 
 
-def answers(lm: OpenAI, requests: Sequence[Request]) -> list[Completion]:
+def answers(lm: OpenAILM, requests: Sequence[Request]) -> list[Completion]:
     return list(lm.complete(requests))
 
 
@@ -124,7 +133,7 @@ SERVERS: dict[str, tuple[dict[str, Any], str, str, set[int]]] = {
 def test_each_server_is_asked_in_its_best_way(name: str) -> None:
     options, shown, source, requests = SERVERS[name]
     with serving(**options) as server, engine(server) as lm:
-        assert lm.abilities() == f"{server.base_url}, {shown}"
+        assert lm.describe() == f"{server.base_url}, {shown}"
         probes = server.requests
         assert probes <= 20  # each costs a token and a round trip
         found = [one for one in answers(lm, asked(12)) if one.finish != "length"]
@@ -143,17 +152,20 @@ def test_each_server_is_asked_in_its_best_way(name: str) -> None:
             )
             if one.scores.source == "exact":
                 assert not chat
-                assert distance(one.scores, truth(server.model, f"{PROMPT}{one.text}{SEAM}")) < 1e-9
+                assert (
+                    distance(one.scores, truth(server.model, f"{PROMPT}{one.text}{LABEL_PREFIX}"))
+                    < 1e-9
+                )
             assert one.usd is None
 
 
 def test_a_row_that_keeps_to_the_form_costs_one_request() -> None:
     with serving() as server, engine(server) as lm:
-        lm.abilities()
+        lm.describe()
         before = server.paths["/v1/completions"]
         found = answers(lm, asked(20))
         assert server.paths["/v1/completions"] - before == sum(one.requests for one in found)
-        assert {one.requests for one in found if one.finish == "seam"} == {1}
+        assert {one.requests for one in found if one.finish == "label_prefix"} == {1}
         assert all(one.label_tokens == 0 for one in found if one.requests == 1)
 
 
@@ -167,7 +179,8 @@ def test_the_tokens_of_a_label_are_asked_for_once() -> None:
 
 def test_scores_are_the_models() -> None:
     contexts = [
-        f"{PROMPT} {word} film{SEAM}" for word in ("a good", "a bad", "the dull", "the witty")
+        f"{PROMPT} {word} film{LABEL_PREFIX}"
+        for word in ("a good", "a bad", "the dull", "the witty")
     ]
     for options in (
         {},
@@ -183,17 +196,21 @@ def test_scores_are_the_models() -> None:
 
 def test_a_chats_scores_are_the_models_after_its_template() -> None:
     with serving(dialect="openai") as server, engine(server) as lm:
-        found = [one for one in answers(lm, asked(6)) if one.finish == "seam"]
+        found = [one for one in answers(lm, asked(6)) if one.finish == "label_prefix"]
         for one in found:
-            expected = truth(server.model, f"{chat_context(PROMPT)}{one.text.lstrip()}{SEAM}")
-            other = truth(server.model, f"{chat_context(PROMPT)}{one.text}{SEAM}")
+            expected = truth(
+                server.model, f"{chat_context(PROMPT)}{one.text.lstrip()}{LABEL_PREFIX}"
+            )
+            other = truth(server.model, f"{chat_context(PROMPT)}{one.text}{LABEL_PREFIX}")
             assert (
                 min(distance(one.scores, expected), distance(one.scores, other)) < 0.1
             )  # other spellings are added
-        (scores,) = lm.score([f"{PROMPT} a fine film{SEAM}"], CHOICES)
+        (scores,) = lm.score([f"{PROMPT} a fine film{LABEL_PREFIX}"], CHOICES)
         expected = [
             math.log(
-                math.exp(server.model.score(label_context(f"{PROMPT} a fine film{SEAM}"), choice))
+                math.exp(
+                    server.model.score(label_context(f"{PROMPT} a fine film{LABEL_PREFIX}"), choice)
+                )
                 + 1e-12
             )
             for choice in ("Positive", "Negative")
@@ -205,9 +222,9 @@ def test_a_chats_scores_are_the_models_after_its_template() -> None:
 
 def test_prompts_after_which_no_label_is_told_have_equal_bounds() -> None:
     """One of them does not end a run; if there are no others, the LM knows nothing of the labels."""
-    unknown = f"Text:{SEAM}"
+    unknown = f"Text:{LABEL_PREFIX}"
     with serving(dialect="llamacpp", echo_shifted=True) as server, engine(server) as lm:
-        known, other = lm.score([f"{PROMPT} a fine film{SEAM}", unknown], CHOICES)
+        known, other = lm.score([f"{PROMPT} a fine film{LABEL_PREFIX}", unknown], CHOICES)
         assert known.bounded == ()
         assert (other.logprobs, other.bounded) == ((-math.log(2),) * 2, (0, 1))
         with pytest.raises(UserError, match="none of the labels"):
@@ -220,7 +237,9 @@ def test_a_label_that_is_cut_off_has_a_bound() -> None:
         engine(server) as lm,
     ):
         found = [one.scores for one in answers(lm, asked(12)) if one.scores]
-        contexts = [f"{PROMPT}{one.text}{SEAM}" for one in answers(lm, asked(12)) if one.scores]
+        contexts = [
+            f"{PROMPT}{one.text}{LABEL_PREFIX}" for one in answers(lm, asked(12)) if one.scores
+        ]
         bounded = [
             (scores, context)
             for scores, context in zip(found, contexts, strict=True)
@@ -268,7 +287,7 @@ def test_a_source_that_is_asked_for_is_used(wanted: str) -> None:
 
 def test_decisions_are_the_models_shares_and_may_be_refused() -> None:
     with serving(dialect="openai", refusals=0.3) as server, engine(server, api="decisions") as lm:
-        assert "chat, label scores decision" in lm.abilities()
+        assert "chat, label scores decision" in lm.describe()
         found = [one for one in answers(lm, asked(30)) if one.finish != "length"]
         for one in found:
             if one.scores:
@@ -277,7 +296,7 @@ def test_decisions_are_the_models_shares_and_may_be_refused() -> None:
         scored = [one for one in found if one.scores]
         refused = len(found) - len(scored)
         assert 0 < refused < len(found)
-        context = f"{PROMPT}{scored[0].text}{SEAM}"
+        context = f"{PROMPT}{scored[0].text}{LABEL_PREFIX}"
         assert (
             distance(
                 scored[0].scores,
@@ -292,7 +311,7 @@ def test_decisions_are_the_models_shares_and_may_be_refused() -> None:
 
 def test_a_decision_that_the_server_does_not_take_ends_the_work_in_its_own_words() -> None:
     with serving(dialect="openai") as server, engine(server, api="decisions") as lm:
-        lm.abilities()
+        lm.describe()
         server.fault("bad_request", path="decisions", p=1.0)
         with pytest.raises(UserError, match=r"HTTP 400: Invalid prompt\."):
             answers(lm, asked(2))
@@ -319,14 +338,14 @@ def test_votes_are_asked_for_at_once_where_the_server_can(
 @pytest.mark.parametrize("options", [{}, {"dialect": "llamacpp"}, {"dialect": "openai"}])
 def test_hard_labels_are_lines_that_differ(options: dict[str, Any]) -> None:
     with serving(**options) as server, engine(server) as lm:
-        found = answers(lm, asked(4, seam="", choices=(), beams=3))
+        found = answers(lm, asked(4, label_prefix="", choices=(), beams=3))
     for one in found:
         texts = [line.text for line in one.hypotheses]
         assert 1 < len(set(texts)) == len(texts) <= 3
         assert one.text == texts[0]
         assert one.scores is None
         assert one.requests == (3 if options.get("dialect") == "llamacpp" else 1)
-    assert any(SEAM in line.text for one in found for line in one.hypotheses)
+    assert any(LABEL_PREFIX in line.text for one in found for line in one.hypotheses)
 
 
 # What does not fit ---------------------------------------------------------------------------------------------------
@@ -349,7 +368,7 @@ def test_a_prompt_that_is_too_long_is_one_row_and_is_asked_once(tmp_path: Path) 
 
 def test_with_a_tokenizer_a_prompt_that_is_too_long_is_not_asked() -> None:
     with serving() as server, engine(server, tokenizer="bundled", context=200) as lm:
-        lm.abilities()
+        lm.describe()
         before = server.requests
         (found,) = answers(lm, asked(1, prompt="word " * 300))
         assert (found.finish, found.requests, server.requests) == ("too_long", 0, before)
@@ -359,7 +378,7 @@ def test_with_a_tokenizer_a_prompt_that_is_too_long_is_not_asked() -> None:
 def test_a_prompt_that_just_fits_is_asked_without_more_room_than_there_is() -> None:
     with serving() as server, engine(server, tokenizer="bundled", context=4000) as probe:
         tokens = probe.about.count_tokens(PROMPT)
-        probe.abilities()
+        probe.describe()
         with engine(server, tokenizer="bundled", context=tokens + 60) as lm:
             answers(lm, asked(1))
     assert max(one["max_tokens"] for one in server.bodies("/v1/completions")) == 60
@@ -371,7 +390,7 @@ def test_a_prompt_that_just_fits_is_asked_without_more_room_than_there_is() -> N
 def test_log_probabilities_that_stop_coming_leave_rows_unscored_or_asked_again() -> None:
     """A proxy, say, drops them: rows without any are told apart, none gets a made-up label."""
     with serving(dialect="llamacpp", echo_shifted=True) as server, engine(server) as lm:
-        assert "top_logprobs" in lm.abilities()
+        assert "top_logprobs" in lm.describe()
         server.options.dialect = "ollama"  # its completions drop them
         found = answers(lm, asked(5))
     assert {one.scores for one in found} == {None}
@@ -388,7 +407,7 @@ def test_what_llama_cpp_says_with_a_500_is_a_refusal() -> None:
             p=1.0,
         )
         with engine(server) as lm:
-            assert lm.abilities().endswith("left out, since refused: seed")
+            assert lm.describe().endswith("left out, since refused: seed")
             found = answers(lm, asked(3))
     assert len({one.text for one in found}) > 1
     assert server.statuses[500] <= 2
@@ -399,7 +418,7 @@ def test_a_server_without_its_log_probabilities_is_voted_with() -> None:
         message = "logprobs is not supported for models created with logits_all=False"
         server.fault("status", status=500, message=message, contains='"logprobs"', p=1.0)
         with engine(server, votes=2) as lm:
-            assert "label scores vote of 2" in lm.abilities()
+            assert "label scores vote of 2" in lm.describe()
             assert {one.scores.source for one in answers(lm, asked(4)) if one.scores} == {"vote"}
 
 
@@ -423,9 +442,9 @@ def test_openai_wants_a_key() -> None:
     with pytest.raises(
         UserError, match=r"lm.api_key_env: the environment variable OPENAI_API_KEY holds no key"
     ):
-        OpenAI(OpenAILM(kind="openai", model="tiny"))
+        OpenAILM(OpenAISettings(kind="openai", model="tiny"))
     with pytest.raises(UserError, match=r"variable OTHER_KEY holds no key"):
-        OpenAI(OpenAILM(kind="openai", model="tiny", api_key_env="OTHER_KEY"))
+        OpenAILM(OpenAISettings(kind="openai", model="tiny", api_key_env="OTHER_KEY"))
 
 
 def test_a_key_of_the_named_variable_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -489,7 +508,7 @@ def test_nothing_that_listens_is_told_soon() -> None:
 )
 def test_urls_that_are_none_or_hold_secrets_are_refused(url: Any) -> None:
     with pytest.raises(pydantic.ValidationError) as error:
-        OpenAILM(kind="openai", model="tiny", base_url=url)
+        OpenAISettings(kind="openai", model="tiny", base_url=url)
     assert "secret" not in error.value.errors()[0]["msg"]
 
 
@@ -523,19 +542,19 @@ def test_a_text_beyond_the_servers_context_is_told_with_its_words() -> None:
         engine(server) as lm,
         pytest.raises(UserError, match="maximum context length") as error,
     ):
-        lm.score([PROMPT + " film" * 300 + SEAM], CHOICES)
+        lm.score([PROMPT + " film" * 300 + LABEL_PREFIX], CHOICES)
     assert "lm.context" in error.value.hint
 
 
 def test_a_busy_server_is_told_of() -> None:
     told: list[str] = []
     with serving() as server:
-        lm = OpenAI(
-            OpenAILM(kind="openai", model="tiny", base_url=server.base_url),
-            tell=lambda text, *_, **__: told.append(text),
+        lm = OpenAILM(
+            OpenAISettings(kind="openai", model="tiny", base_url=server.base_url),
+            callbacks=Callbacks(warn=told.append),
         )
         try:
-            lm.abilities()
+            lm.describe()
             server.fault("rate_limit", next=3)
             assert len(answers(lm, asked(10))) == 10
         finally:
@@ -545,11 +564,11 @@ def test_a_busy_server_is_told_of() -> None:
 
 
 def test_a_label_answer_without_a_text_is_asked_for_again_and_never_kept() -> None:
-    context = f"{PROMPT} a good film{SEAM}"
+    context = f"{PROMPT} a good film{LABEL_PREFIX}"
     with serving(dialect="vllm") as server, engine(server) as lm:
-        expected = lm.score([f"{PROMPT} a dull film{SEAM}", context], CHOICES)[1]
+        expected = lm.score([f"{PROMPT} a dull film{LABEL_PREFIX}", context], CHOICES)[1]
     with serving(dialect="vllm") as server, engine(server) as lm:
-        lm.score([f"{PROMPT} a dull film{SEAM}"], CHOICES)
+        lm.score([f"{PROMPT} a dull film{LABEL_PREFIX}"], CHOICES)
         whole, spoilt = server.answers.completions, []
 
         def completions(body: dict[str, Any]) -> dict[str, Any]:

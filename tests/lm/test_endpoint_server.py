@@ -24,11 +24,11 @@ HEADER = (
     "Movie review: A gorgeous, witty film. (Sentiment: Positive)\nMovie review: so bad (Sentiment: Negative)\n"
 )
 PROMPT = f"{HEADER}Movie review:"
-SEAM = f"{PROMPT} a great film (Sentiment:"
+LABEL_PREFIX = f"{PROMPT} a great film (Sentiment:"
 
 
-def client(server: Any, **how: Any) -> openai.OpenAI:
-    return openai.OpenAI(
+def client(server: Any, **how: Any) -> openai.OpenAILM:
+    return openai.OpenAILM(
         base_url=server.base_url,
         api_key="sk-secret-key-0123",
         **{"max_retries": 0, "timeout": 30, **how},
@@ -87,27 +87,27 @@ def test_written_lines_have_the_prompts_form_and_both_labels() -> None:
 def test_top_logprobs_echo_ids_and_chat_tell_one_truth() -> None:
     with serving(split=["Positive"]) as server:
         model = server.model
-        truth = model.logprobs(SEAM)
+        truth = model.logprobs(LABEL_PREFIX)
         top = (
-            complete(server, SEAM, max_tokens=1, logprobs=20, temperature=0)
+            complete(server, LABEL_PREFIX, max_tokens=1, logprobs=20, temperature=0)
             .choices[0]
             .logprobs.top_logprobs[0]
         )
         ids = [model.id_of(token) for token in (" Posi", " Negative")]
         extra = {"logprob_token_ids": ids, "return_tokens_as_token_ids": True}
         chosen = (
-            complete(server, SEAM, max_tokens=1, logprobs=0, extra_body=extra)
+            complete(server, LABEL_PREFIX, max_tokens=1, logprobs=0, extra_body=extra)
             .choices[0]
             .logprobs.top_logprobs[0]
         )
         echo = (
-            complete(server, f"{SEAM} Positive", max_tokens=0, logprobs=0, echo=True)
+            complete(server, f"{LABEL_PREFIX} Positive", max_tokens=0, logprobs=0, echo=True)
             .choices[0]
             .logprobs
         )
         by_id = complete(
             server,
-            [model.id_of(token) for token in model.split(SEAM)],
+            [model.id_of(token) for token in model.split(LABEL_PREFIX)],
             max_tokens=1,
             logprobs=20,
             temperature=0,
@@ -118,10 +118,10 @@ def test_top_logprobs_echo_ids_and_chat_tell_one_truth() -> None:
         [truth[" Posi"], truth[" Negative"]]
     )
     assert echo.tokens[-2:] == [" Posi", "tive"]
-    assert sum(echo.token_logprobs[-2:]) == pytest.approx(model.score(SEAM, " Positive"))
+    assert sum(echo.token_logprobs[-2:]) == pytest.approx(model.score(LABEL_PREFIX, " Positive"))
     assert echo.token_logprobs[0] is None
     assert [
-        SEAM[start:].startswith(token)
+        LABEL_PREFIX[start:].startswith(token)
         for start, token in zip(echo.text_offset[:-2], echo.tokens[:-2], strict=True)
     ]
     assert by_id.choices[0].logprobs.top_logprobs[0] == top
@@ -129,16 +129,20 @@ def test_top_logprobs_echo_ids_and_chat_tell_one_truth() -> None:
 
 def test_drawn_tokens_follow_the_distribution() -> None:
     with serving() as server:
-        truth = server.model.logprobs(SEAM)
+        truth = server.model.logprobs(LABEL_PREFIX)
         drawn = [
-            choice.text for choice in complete(server, SEAM, n=2000, max_tokens=1, seed=3).choices
+            choice.text
+            for choice in complete(server, LABEL_PREFIX, n=2000, max_tokens=1, seed=3).choices
         ]
         cold = {
             choice.text
-            for choice in complete(server, SEAM, n=50, max_tokens=1, seed=3, temperature=0).choices
+            for choice in complete(
+                server, LABEL_PREFIX, n=50, max_tokens=1, seed=3, temperature=0
+            ).choices
         }
         again = [
-            choice.text for choice in complete(server, SEAM, n=2000, max_tokens=1, seed=3).choices
+            choice.text
+            for choice in complete(server, LABEL_PREFIX, n=2000, max_tokens=1, seed=3).choices
         ]
     probability = math.exp(truth[" Negative"])
     # Five standard deviations: a false alarm once in two million seeds, and the seed is fixed.
@@ -242,9 +246,11 @@ def test_a_reasoning_model_names_the_parameter_that_it_refuses() -> None:
 def test_older_and_smaller_servers_pass_over_what_they_do_not_know() -> None:
     with serving(ignores=["logprob_token_ids"]) as server:
         extra = {"logprob_token_ids": [server.model.id_of(" Negative")]}
-        asked = complete(server, SEAM, max_tokens=1, logprobs=1, temperature=0, extra_body=extra)
+        asked = complete(
+            server, LABEL_PREFIX, max_tokens=1, logprobs=1, temperature=0, extra_body=extra
+        )
         assert " Negative" not in asked.choices[0].logprobs.top_logprobs[0]
-        listed = complete(server, [PROMPT, SEAM], n=2, max_tokens=3)
+        listed = complete(server, [PROMPT, LABEL_PREFIX], n=2, max_tokens=3)
         assert [choice.index for choice in listed.choices] == [0, 1, 2, 3]
     with serving(dialect="ollama") as server:
         assert complete(server, logprobs=5, max_tokens=5).choices[0].logprobs is None
@@ -267,7 +273,7 @@ def test_a_shifted_echo_differs_from_the_truth_everywhere_but_in_form() -> None:
         serving(dialect="llamacpp", echo_shifted=True) as liar,
     ):
         told = [
-            complete(server, SEAM, max_tokens=1, logprobs=1, echo=True, temperature=0)
+            complete(server, LABEL_PREFIX, max_tokens=1, logprobs=1, echo=True, temperature=0)
             .choices[0]
             .logprobs
             for server in (honest, liar)
@@ -331,8 +337,10 @@ def test_decisions_sum_to_one_and_some_are_refused() -> None:
         "choices": [{"value": "positive"}, {"value": "negative"}],
     }
     with serving(dialect="openai", refusals=0.5) as server, client(server) as sdk:
-        answers = sdk.decisions.create(model="tiny", input=SEAM, questions=[question] * 40).answers
-        shares = server.model.shares(SEAM, [" Positive", " Negative"])
+        answers = sdk.decisions.create(
+            model="tiny", input=LABEL_PREFIX, questions=[question] * 40
+        ).answers
+        shares = server.model.shares(LABEL_PREFIX, [" Positive", " Negative"])
     chosen = [answer for answer in answers if answer.type == "choice"]
     assert 8 < len(chosen) < 32
     assert [entry.probability for entry in chosen[0].probabilities] == pytest.approx(shares)
@@ -342,7 +350,7 @@ def test_decisions_sum_to_one_and_some_are_refused() -> None:
 
 
 def batch_of(
-    sdk: openai.OpenAI, tmp_path: Path, lines: int, endpoint: str = "/v1/chat/completions"
+    sdk: openai.OpenAILM, tmp_path: Path, lines: int, endpoint: str = "/v1/chat/completions"
 ) -> Batch:
     body = {
         "model": "tiny",
@@ -360,7 +368,7 @@ def batch_of(
     return sdk.batches.create(input_file_id=uploaded.id, endpoint=endpoint, completion_window="24h")
 
 
-def lines_of(sdk: openai.OpenAI, file: str | None) -> list[dict[str, Any]]:
+def lines_of(sdk: openai.OpenAILM, file: str | None) -> list[dict[str, Any]]:
     return [json.loads(line) for line in sdk.files.content(file).text.splitlines()] if file else []
 
 

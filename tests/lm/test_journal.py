@@ -33,7 +33,12 @@ class Counting:
         self.asked.append([request.number for request in requests])
         return (
             Completion(
-                request.number, f"{request.prompt} {request.number}", "seam", self.scores, 7, 3
+                request.number,
+                f"{request.prompt} {request.number}",
+                "label_prefix",
+                self.scores,
+                7,
+                3,
             )
             for request in requests
         )
@@ -53,7 +58,7 @@ def requests(first: int, last: int, **options: Any) -> list[Request]:
                 "prompt": "Text:",
                 "seed": n,
                 "max_tokens": 5,
-                "seam": " (",
+                "label_prefix": " (",
                 "choices": (" a", " b"),
                 **options,
             }
@@ -126,7 +131,7 @@ def test_a_block_is_safe_before_its_first_answer_is_seen(path: Path) -> None:
 @pytest.mark.parametrize(
     "change",
     [{"prompt": "Text: "}, {"seed": 77}, {"max_tokens": 6}, {"temperature": 0.9}, {"top_p": 0.9}, {"frequency_penalty": 0.01},
-     {"seam": " ["}, {"choices": (" b", " a")}, {"number": 99}],
+     {"label_prefix": " ["}, {"choices": (" b", " a")}, {"number": 99}],
     ids=lambda change: next(iter(change)),
 )  # fmt: skip
 def test_a_changed_request_is_asked_anew(path: Path, change: dict[str, Any]) -> None:
@@ -155,7 +160,7 @@ completions = st.builds(
     Completion,
     number=st.just(0),
     text=st.text(st.characters(exclude_categories=["Cs"])),
-    finish=st.sampled_from(["seam", "line", "length", "too_long"]),
+    finish=st.sampled_from(["label_prefix", "line", "length", "too_long"]),
     scores=st.none()
     | st.lists(floats, min_size=1, max_size=4).map(lambda values: Scores(tuple(values))),
     prompt_tokens=st.integers(0, 10**6),
@@ -202,7 +207,7 @@ def test_the_journal_keeps_requests_for_people(path: Path) -> None:
     database.close()
     assert number == 4
     assert "Film: Café" in request
-    assert '"finish": "seam"' in answer
+    assert '"finish": "label_prefix"' in answer
 
 
 KILLED = """
@@ -217,11 +222,11 @@ class Dying:
         for request in requests:
             if request.number == 4:
                 os.kill(os.getpid(), signal.SIGKILL)
-            yield Completion(request.number, f"{request.prompt} {request.number}", "seam", Scores((-0.1, -2.3)), 7, 3)
+            yield Completion(request.number, f"{request.prompt} {request.number}", "label_prefix", Scores((-0.1, -2.3)), 7, 3)
     def score(self, prompts, choices):
         return []
 
-asked = [Request(number=n, prompt="Text:", seed=n, max_tokens=5, seam=" (", choices=(" a", " b")) for n in range(9)]
+asked = [Request(number=n, prompt="Text:", seed=n, max_tokens=5, label_prefix=" (", choices=(" a", " b")) for n in range(9)]
 for completion in Journaled(Dying(), Path(sys.argv[1])).complete(asked):
     pass
 """

@@ -7,13 +7,13 @@ import pytest
 from endpoint_lm import engine
 from llama_server import Server, llama_server, model_as_gguf, needs_llama_server
 
-from gpt3mix_cli.augment.gpt3mix import choices, prompt, seam
+from gpt3mix_cli.augment.gpt3mix import choices, label_prefix, prompt
 from gpt3mix_cli.config import load as load_config
 from gpt3mix_cli.data import load
 from gpt3mix_cli.grid import Grid
-from gpt3mix_cli.lm.local.engine import Local
+from gpt3mix_cli.lm.local.engine import LocalLM
 from gpt3mix_cli.records import Augmented, read
-from gpt3mix_cli.settings import LocalLM, Task
+from gpt3mix_cli.settings import LocalLMSettings, Task
 
 pytestmark = [pytest.mark.slow, needs_llama_server]
 
@@ -37,10 +37,13 @@ def _key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_its_shifted_echo_is_seen_and_its_labels_are_exact(server: Server, task: Task) -> None:
     rows = load(task, 0).train
-    asked = [f"{prompt(task, rows[i : i + 2])} {rows[-1 - i].text}{seam(task)}" for i in range(10)]
-    expected = Local(LocalLM(kind="local", model="bundled")).score(asked, choices(task))
+    asked = [
+        f"{prompt(task, rows[i : i + 2])} {rows[-1 - i].text}{label_prefix(task)}"
+        for i in range(10)
+    ]
+    expected = LocalLM(LocalLMSettings(kind="local", model="bundled")).score(asked, choices(task))
     with engine(base_url=server.url, model="reviews", context=1024, tokenizer="bundled") as lm:
-        assert "completions, label scores top_logprobs (20 a token)" in lm.abilities()
+        assert "completions, label scores top_logprobs (20 a token)" in lm.describe()
         for found, known in zip(lm.score(asked, choices(task)), expected, strict=True):
             assert (found.source, found.bounded) == ("exact", ())
             assert found.logprobs == pytest.approx(known.logprobs, abs=1e-2)
@@ -67,10 +70,10 @@ def test_a_whole_run_makes_rows_whose_labels_are_the_local_engines(
     real = {row.id: row for row in load(task, 0).train}
     assert len(made) == 20
     assert {row.label_source for row in made} == {"exact"}
-    local = Local(LocalLM(kind="local", model="bundled"))
+    local = LocalLM(LocalLMSettings(kind="local", model="bundled"))
     # Rows that were written with a space before them, as nearly all are, and one space between words.
     contexts = [
-        f"{prompt(task, [real[name] for name in row.parents])} {row.text}{seam(task)}"
+        f"{prompt(task, [real[name] for name in row.parents])} {row.text}{label_prefix(task)}"
         for row in made
     ]
     close = 0

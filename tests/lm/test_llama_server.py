@@ -14,10 +14,10 @@ from llama_server import CONVERTER, Server, llama_server, model_as_gguf, needs_l
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from gpt3mix_cli.augment.gpt3mix import choices, prompt, seam
+from gpt3mix_cli.augment.gpt3mix import choices, label_prefix, prompt
 from gpt3mix_cli.data import load
-from gpt3mix_cli.lm.local.engine import Local
-from gpt3mix_cli.settings import LocalLM, Task
+from gpt3mix_cli.lm.local.engine import LocalLM
+from gpt3mix_cli.settings import LocalLMSettings, Task
 
 pytestmark = [pytest.mark.slow, needs_llama_server]
 
@@ -39,8 +39,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def local() -> Local:
-    return Local(LocalLM(kind="local", model="bundled"))
+def local() -> LocalLM:
+    return LocalLM(LocalLMSettings(kind="local", model="bundled"))
 
 
 def prompts(task: Task, k: int, many: int) -> list[str]:
@@ -69,11 +69,12 @@ def test_both_cut_prompts_into_the_same_tokens(server: Server, task: Task) -> No
 
 
 def test_labels_have_the_local_engines_probabilities(
-    server: Server, local: Local, task: Task
+    server: Server, local: LocalLM, task: Task
 ) -> None:
     rows = load(task, 0).train
     asked = [
-        f"{text} {rows[-1 - i].text}{seam(task)}" for i, text in enumerate(prompts(task, 2, 40))
+        f"{text} {rows[-1 - i].text}{label_prefix(task)}"
+        for i, text in enumerate(prompts(task, 2, 40))
     ]
     for text, expected in zip(asked, local.score(asked, choices(task)), strict=True):
         found = top(server.ask("v1/completions", prompt=text, max_tokens=1, logprobs=20, **PURE))
@@ -84,7 +85,7 @@ def test_labels_have_the_local_engines_probabilities(
 
 
 def test_one_request_writes_a_line_and_scores_its_label(
-    server: Server, local: Local, task: Task
+    server: Server, local: LocalLM, task: Task
 ) -> None:
     for seed, text in enumerate(prompts(task, 2, 10)):
         answer = server.ask(
@@ -98,9 +99,9 @@ def test_one_request_writes_a_line_and_scores_its_label(
         )
         (choice,) = answer["choices"]
         written, logprobs = choice["text"], choice["logprobs"]
-        before, found, _ = written.partition(seam(task))
+        before, found, _ = written.partition(label_prefix(task))
         if found:
-            # The label's token is the one that begins where the seam ends.
+            # The label's token is the one that begins where the label prefix ends.
             at = logprobs["text_offset"].index(len(text) + len(before) + len(found))
             (expected,) = local.score([text + before + found], choices(task))
             assert [

@@ -14,9 +14,9 @@ import torch
 from families import (
     CHOICES,
     HEADER,
+    LABEL_PREFIX,
     OPEN_PROMPTS,
     PROMPTS,
-    SEAM,
     SURE,
     answers,
     chain,
@@ -43,8 +43,8 @@ from transformers import (
 
 from gpt3mix_cli.errors import UserError
 from gpt3mix_cli.lm import Completion, Request
-from gpt3mix_cli.lm.local.engine import Local
-from gpt3mix_cli.settings import LocalLM
+from gpt3mix_cli.lm.local.engine import LocalLM
+from gpt3mix_cli.settings import LocalLMSettings
 
 # score() -------------------------------------------------------------------------------------------------------------
 
@@ -208,7 +208,8 @@ def test_no_text_contains_a_line_end(folder: Path) -> None:
 def test_an_answer_depends_on_its_block_and_seed_only(folder: Path) -> None:
     lm = local(folder)
     requests = [
-        request(i, prompt=OPEN_PROMPTS[i % 3], seam=SEAM, choices=CHOICES) for i in range(10)
+        request(i, prompt=OPEN_PROMPTS[i % 3], label_prefix=LABEL_PREFIX, choices=CHOICES)
+        for i in range(10)
     ]
     whole = answers(lm, requests)
     assert [completion.number for completion in whole] == list(range(10))
@@ -218,7 +219,13 @@ def test_an_answer_depends_on_its_block_and_seed_only(folder: Path) -> None:
     other = answers(
         lm,
         [
-            request(i, prompt=OPEN_PROMPTS[i % 3], seed=i + 1000, seam=SEAM, choices=CHOICES)
+            request(
+                i,
+                prompt=OPEN_PROMPTS[i % 3],
+                seed=i + 1000,
+                label_prefix=LABEL_PREFIX,
+                choices=CHOICES,
+            )
             for i in range(10)
         ],
     )
@@ -286,12 +293,21 @@ def listed() -> PreTrainedTokenizerFast:
 
 def ask(folder: Path, **options: Any) -> Completion:
     (completion,) = local(folder).complete(
-        [request(**{"prompt": "Movie review:", "seam": SEAM, "choices": CHOICES, **options})]
+        [
+            request(
+                **{
+                    "prompt": "Movie review:",
+                    "label_prefix": LABEL_PREFIX,
+                    "choices": CHOICES,
+                    **options,
+                }
+            )
+        ]
     )
     return completion
 
 
-# The scores after the seam, by the table: two labels at 3 and 2, every other token at 0.
+# The scores after the label prefix, by the table: two labels at 3 and 2, every other token at 0.
 
 
 def label_scores(size: int) -> list[float]:
@@ -310,7 +326,7 @@ def test_a_text_that_reaches_the_seam(tmp_path: Path, listed: PreTrainedTokenize
         {**chain("Movie review:", " great", " film", " (Sentiment", ":"), **LABELS},
     )
     completion = ask(folder)
-    assert (completion.text, completion.finish) == (" great film", "seam")
+    assert (completion.text, completion.finish) == (" great film", "label_prefix")
     assert (completion.prompt_tokens, completion.completion_tokens) == (1, 4)
     assert completion.scores is not None
     assert completion.scores.logprobs == pytest.approx(
@@ -348,12 +364,12 @@ def test_a_token_over_the_line_end_is_cut(tmp_path: Path, listed: PreTrainedToke
 
 
 def test_a_token_over_the_seam_is_cut(tmp_path: Path, listed: PreTrainedTokenizerFast) -> None:
-    """`: ` holds the seam's end and more; the labels are asked for after the seam, not after that token."""
+    """`: ` holds the label prefix's end and more; the labels are asked for after the label prefix, not after that token."""
     folder = scripted(
         tmp_path, listed, {**chain("Movie review:", " great", " (Sentiment", ": "), **LABELS}
     )
     completion = ask(folder)
-    assert (completion.text, completion.finish) == (" great", "seam")
+    assert (completion.text, completion.finish) == (" great", "label_prefix")
     assert completion.scores is not None
     assert completion.scores.logprobs == pytest.approx(
         label_scores(vocabulary_size(listed)), abs=1e-4
@@ -373,7 +389,7 @@ def test_an_empty_line(tmp_path: Path, listed: PreTrainedTokenizerFast) -> None:
 def test_an_empty_text_before_the_seam(tmp_path: Path, listed: PreTrainedTokenizerFast) -> None:
     folder = scripted(tmp_path, listed, {**chain("Movie review:", " (Sentiment", ":"), **LABELS})
     completion = ask(folder)
-    assert (completion.text, completion.finish) == ("", "seam")
+    assert (completion.text, completion.finish) == ("", "label_prefix")
 
 
 def test_a_text_without_an_end_is_unfinished_and_unscored(
@@ -395,7 +411,11 @@ def test_an_end_at_the_last_token_allowed_counts(
     folder = scripted(
         tmp_path, listed, {**chain("Movie review:", " great", " (Sentiment", ":"), **LABELS}
     )
-    assert [ask(folder, max_tokens=n).finish for n in (2, 3, 4)] == ["length", "seam", "seam"]
+    assert [ask(folder, max_tokens=n).finish for n in (2, 3, 4)] == [
+        "length",
+        "label_prefix",
+        "label_prefix",
+    ]
 
 
 def test_without_a_seam_nothing_is_scored(tmp_path: Path, listed: PreTrainedTokenizerFast) -> None:
@@ -404,7 +424,7 @@ def test_without_a_seam_nothing_is_scored(tmp_path: Path, listed: PreTrainedToke
         listed,
         {**chain("Movie review:", " great", " (Sentiment", ":"), ":": {"\n": SURE}},
     )
-    completion = ask(folder, seam="", choices=())
+    completion = ask(folder, label_prefix="", choices=())
     assert (completion.text, completion.finish, completion.scores) == (
         " great (Sentiment:",
         "line",
@@ -421,8 +441,12 @@ def test_a_prompt_without_room_is_too_long(tmp_path: Path, listed: PreTrainedTok
         max_position_embeddings=19,
     )
     lm = local(folder)
-    assert lm.about.context == 19  # of which the seam and a label take 3
-    fits = {"prompt": "x" * 5 + "Movie review:", "seam": SEAM, "choices": CHOICES}  # 6 tokens
+    assert lm.about.context == 19  # of which the label prefix and a label take 3
+    fits = {
+        "prompt": "x" * 5 + "Movie review:",
+        "label_prefix": LABEL_PREFIX,
+        "choices": CHOICES,
+    }  # 6 tokens
     longer = {**fits, "prompt": "x" * 6 + "Movie review:"}
     first, second, third = answers(
         lm,
@@ -439,7 +463,7 @@ def test_a_prompt_without_room_is_too_long(tmp_path: Path, listed: PreTrainedTok
         second.prompt_tokens,
         second.completion_tokens,
     ) == ("", "too_long", None, 7, 0)
-    assert [first.finish, third.finish] == ["seam", "seam"]
+    assert [first.finish, third.finish] == ["label_prefix", "label_prefix"]
     assert first.scores is not None
     assert answers(lm, [request(1, **longer, max_tokens=10)]) == [second]
 
@@ -447,7 +471,7 @@ def test_a_prompt_without_room_is_too_long(tmp_path: Path, listed: PreTrainedTok
 def test_a_seam_appended_at_the_edge_of_the_context_is_scored(
     tmp_path: Path, listed: PreTrainedTokenizerFast
 ) -> None:
-    """With absolute positions there is nothing beyond the context: the seam and the label need room as well."""
+    """With absolute positions there is nothing beyond the context: the label prefix and the label need room as well."""
     size = vocabulary_size(listed)
     config = GPT2Config(
         vocab_size=size, n_embd=size, n_layer=1, n_head=1, n_inner=2, n_positions=8, tie_word_embeddings=False,
@@ -551,19 +575,21 @@ def test_draws_of_one_request_are_independent(
 def check_scores(
     folder: Path, requests: Sequence[Request], completions: Sequence[Completion]
 ) -> Counter[str]:
-    """Compare with a plain pass over prompt, text, seam and label; return how often for each way to finish.
+    """Compare with a plain pass over prompt, text, label prefix and label; return how often for each way to finish.
 
     A text drawn token by token is not always cut the same way when it is read again: such ones are passed over.
     """
     model, tokenizer = plain(folder)
-    seam = len(tokenizer("x" + SEAM)["input_ids"]) - len(tokenizer("x")["input_ids"])
+    label_prefix = len(tokenizer("x" + LABEL_PREFIX)["input_ids"]) - len(
+        tokenizer("x")["input_ids"]
+    )
     checked: Counter[str] = Counter()
     for asked, completion in zip(requests, completions, strict=True):
         assert (completion.scores is None) == (completion.finish == "length")
         if completion.scores is not None:
-            context = asked.prompt + completion.text + SEAM
+            context = asked.prompt + completion.text + LABEL_PREFIX
             written = completion.completion_tokens + (
-                seam - 1 if completion.finish == "line" else 0
+                label_prefix - 1 if completion.finish == "line" else 0
             )
             if len(tokenizer(context)["input_ids"]) == completion.prompt_tokens + written:
                 expected = [plain_score(model, tokenizer, context, choice) for choice in CHOICES]
@@ -579,7 +605,7 @@ def test_scores_equal_a_plain_pass_over_the_whole_text(folders: dict[str, Path])
             prompt=OPEN_PROMPTS[i % 3],
             max_tokens=40,
             temperature=0.8,
-            seam=SEAM,
+            label_prefix=LABEL_PREFIX,
             choices=CHOICES,
         )
         for i in range(24)
@@ -594,11 +620,20 @@ def test_scores_of_the_packaged_model_equal_a_plain_pass() -> None:
         f"{HEADER}Movie review: {text} (Sentiment: Positive)\nMovie review:" for text in texts
     ] * 4
     requests = [
-        request(i, prompt=prompt, max_tokens=40, temperature=0.7, seam=SEAM, choices=CHOICES)
+        request(
+            i,
+            prompt=prompt,
+            max_tokens=40,
+            temperature=0.7,
+            label_prefix=LABEL_PREFIX,
+            choices=CHOICES,
+        )
         for i, prompt in enumerate(prompts)
     ]
     folder = Path(str(resources.files("gpt3mix_cli") / "resources" / "lm"))
-    assert check_scores(folder, requests, answers(local("bundled", 8), requests))["seam"] >= 4
+    assert (
+        check_scores(folder, requests, answers(local("bundled", 8), requests))["label_prefix"] >= 4
+    )
 
 
 # A tokenizer that strips the first space of what it decodes ----------------------------------------------------------
@@ -619,19 +654,30 @@ def llama_2_answer(
     table.setdefault(written[-1], {}).update({labels[0]: 6.0, labels[1]: 5.0})
     scripted(folder, pieces, table, noise=0.02)
     (completion,) = local(folder).complete(
-        [request(prompt="Movie review:", temperature=0, seam=SEAM, choices=CHOICES, max_tokens=10)]
+        [
+            request(
+                prompt="Movie review:",
+                temperature=0,
+                label_prefix=LABEL_PREFIX,
+                choices=CHOICES,
+                max_tokens=10,
+            )
+        ]
     )
     model, _ = plain(folder)
-    text = "".join(written).replace("▁", " ").split(SEAM)[0].split("</s>")[0]
+    text = "".join(written).replace("▁", " ").split(LABEL_PREFIX)[0].split("</s>")[0]
     return completion, [
-        plain_score(model, pieces, "Movie review:" + text + SEAM, choice) for choice in CHOICES
+        plain_score(model, pieces, "Movie review:" + text + LABEL_PREFIX, choice)
+        for choice in CHOICES
     ]
 
 
 def test_llama_2_seam(tmp_path: Path, pieces: PreTrainedTokenizerFast) -> None:
     """Its decoder drops the leading space; the scores are still those after the tokens that were written."""
-    completion, expected = llama_2_answer(tmp_path, pieces, "▁film", *spelled(pieces, "x", SEAM))
-    assert (completion.text.strip(), completion.finish) == ("film", "seam")
+    completion, expected = llama_2_answer(
+        tmp_path, pieces, "▁film", *spelled(pieces, "x", LABEL_PREFIX)
+    )
+    assert (completion.text.strip(), completion.finish) == ("film", "label_prefix")
     assert completion.scores is not None
     assert completion.scores.logprobs == pytest.approx(expected, abs=1e-4)
 
@@ -644,13 +690,13 @@ def test_llama_2_line(tmp_path: Path, pieces: PreTrainedTokenizerFast) -> None:
 
 
 def test_llama_2_token_over_the_seam(tmp_path: Path, texts: list[str]) -> None:
-    """A token `::` ends the seam and goes on: what is scored must still begin with the space that the LM wrote."""
+    """A token `::` ends the label prefix and goes on: what is scored must still begin with the space that the LM wrote."""
     pieces = pieces_tokenizer(
         [f"Movie review: {text} (Sentiment: Positive)" for text in texts], 400
     )
     pieces.add_tokens(["(Sentiment::"])
     completion, expected = llama_2_answer(tmp_path, pieces, "▁film", "▁", "(Sentiment::")
-    assert (completion.text.strip(), completion.finish) == ("film", "seam")
+    assert (completion.text.strip(), completion.finish) == ("film", "label_prefix")
     assert completion.scores is not None
     assert completion.scores.logprobs == pytest.approx(expected, abs=1e-4)
 
@@ -658,9 +704,9 @@ def test_llama_2_token_over_the_seam(tmp_path: Path, texts: list[str]) -> None:
 def test_llama_2_empty_text_before_the_seam(
     tmp_path: Path, pieces: PreTrainedTokenizerFast
 ) -> None:
-    """The seam is found although its own space is the one that the decoder drops."""
-    completion, _ = llama_2_answer(tmp_path, pieces, *spelled(pieces, "x", SEAM))
-    assert (completion.text.strip(), completion.finish) == ("", "seam")
+    """The label prefix is found although its own space is the one that the decoder drops."""
+    completion, _ = llama_2_answer(tmp_path, pieces, *spelled(pieces, "x", LABEL_PREFIX))
+    assert (completion.text.strip(), completion.finish) == ("", "label_prefix")
 
 
 # Opening -------------------------------------------------------------------------------------------------------------
@@ -717,7 +763,7 @@ def test_weights_without_the_head_are_refused(tmp_path: Path, folders: dict[str,
 
 def test_an_unknown_device_is_refused(folders: dict[str, Path]) -> None:
     with pytest.raises(UserError, match="cuda:99"):
-        Local(LocalLM(kind="local", model=str(folders["gpt2-bytes"]), device="cuda:99"))
+        LocalLM(LocalLMSettings(kind="local", model=str(folders["gpt2-bytes"]), device="cuda:99"))
 
 
 def test_a_label_that_tokenises_to_nothing_is_refused(folders: dict[str, Path]) -> None:
@@ -738,8 +784,8 @@ def test_the_fingerprint_changes_with_the_weights_and_with_what_else_changes_num
     with torch.no_grad():
         model.transformer.ln_f.weight[0] += 1e-3
     changed = local(saved(tmp_path / "c", tokenizer, model)).about.fingerprint
-    half = Local(
-        LocalLM(
+    half = LocalLM(
+        LocalLMSettings(
             kind="local", model=str(tmp_path / "a"), dtype="bfloat16", device="cpu", batch_size=4
         )
     ).about.fingerprint
@@ -761,4 +807,4 @@ def test_tokens_are_counted_as_they_are_read(folder: Path) -> None:
 def test_a_folder_that_is_not_there_is_said_to_be_missing(tmp_path: Path) -> None:
     """Not that its name is no hub id."""
     with pytest.raises(UserError, match="cannot be loaded as a causal LM: no such folder"):
-        Local(LocalLM(kind="local", model=str(tmp_path / "nowhere")))
+        LocalLM(LocalLMSettings(kind="local", model=str(tmp_path / "nowhere")))

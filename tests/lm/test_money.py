@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from gpt3mix_cli.errors import StoppedShort, UserError
 from gpt3mix_cli.lm.journal import Journal
-from gpt3mix_cli.lm.openai.budget import Price, Purse, price_of
+from gpt3mix_cli.lm.openai.budget import BudgetTracker, Price, price_of
 from gpt3mix_cli.lm.openai.protocol import Usage
 from gpt3mix_cli.settings import Budget
 
@@ -88,7 +88,7 @@ def test_dollars_are_those_of_the_file() -> None:
 
 @given(st.integers(1, 50), st.integers(1, 50))
 def test_requests_stop_at_the_budget_and_not_before(limit: int, tried: int) -> None:
-    purse = Purse(None, Budget(requests=limit))
+    purse = BudgetTracker(None, Budget(requests=limit))
     sent, told = 0, ""
     for _ in range(tried):
         try:
@@ -110,7 +110,7 @@ def test_tokens_and_dollars_pass_the_budget_by_the_last_answer_at_most(
 ) -> None:
     price = Price(prompt=1, completion=1)
     for budget in (Budget(tokens=limit), Budget(usd=limit / 1_000_000)):
-        purse = Purse(price, budget)
+        purse = BudgetTracker(price, budget)
         for tokens in answers:
             try:
                 purse.send()
@@ -128,7 +128,9 @@ def test_what_other_runs_have_paid_counts(tmp_path: Path) -> None:
         journal = Journal(path)
         journal.keep([("key", 0, "{}", "{}")], [("key", 2, 30, 10, 0.25 + number)])
         journal.close()
-    purse = Purse(Price(prompt=1, completion=1), Budget(requests=100, usd=1.4), lambda: paths)
+    purse = BudgetTracker(
+        Price(prompt=1, completion=1), Budget(requests=100, usd=1.4), lambda: paths
+    )
     assert (purse.requests, purse.tokens, purse.usd) == (4, 80, 1.5)
     with pytest.raises(StoppedShort, match=r"budget\.usd: \$1\.5000 of \$1\.4"):
         purse.send()
@@ -139,10 +141,10 @@ def test_what_other_runs_have_paid_counts(tmp_path: Path) -> None:
 
 
 def test_an_unknown_price_costs_an_unknown_amount() -> None:
-    assert Purse().costs(Usage(10, 10)) is None
-    assert Purse(Price(prompt=0, completion=0)).costs(Usage(10, 10)) == 0
+    assert BudgetTracker().costs(Usage(10, 10)) is None
+    assert BudgetTracker(Price(prompt=0, completion=0)).costs(Usage(10, 10)) == 0
 
 
 def test_a_closed_purse_lets_nothing_through() -> None:
     with pytest.raises(StoppedShort):
-        Purse(closed=True).send()
+        BudgetTracker(closed=True).send()

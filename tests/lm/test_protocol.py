@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from endpoint_lm import CHOICES, HEADER, PROMPT, SEAM, asked
+from endpoint_lm import CHOICES, HEADER, LABEL_PREFIX, PROMPT, asked
 from endpoint_model import TinyLM
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -20,10 +20,10 @@ from gpt3mix_cli.lm.openai.protocol import (
     NO_TOKEN,
     PLAIN,
     BadAnswer,
+    Capabilities,
     Position,
     Text,
     Usage,
-    Ways,
     body,
     by_ids,
     decided,
@@ -54,7 +54,7 @@ def shape(name: str) -> Any:
 def test_a_completion_is_asked_for_in_full() -> None:
     """No sampling parameter is left to the server's own defaults."""
     asked_for = writing(
-        asked(1, temperature=0.9, top_p=0.8)[0], Ways(top=5, plain=True), "m", 7, ()
+        asked(1, temperature=0.9, top_p=0.8)[0], Capabilities(top=5, plain=True), "m", 7, ()
     )
     assert asked_for == {
         "model": "m", "prompt": PROMPT, "max_tokens": 67, "temperature": 0.9, "top_p": 0.8, "frequency_penalty": 0.0,
@@ -65,7 +65,7 @@ def test_a_completion_is_asked_for_in_full() -> None:
 def test_a_chat_has_its_own_names() -> None:
     asked_for = writing(
         asked(1)[0],
-        Ways(api="chat", top=20, limit="max_completion_tokens", refused=("seed",)),
+        Capabilities(api="chat", top=20, limit="max_completion_tokens", refused=("seed",)),
         "m",
         7,
         (),
@@ -78,20 +78,20 @@ def test_a_chat_has_its_own_names() -> None:
 
 
 def test_labels_are_scored_by_their_ids_beside_the_text() -> None:
-    asked_for = writing(asked(1)[0], Ways(labels="ids", top=20), "m", 7, (4, 5))
+    asked_for = writing(asked(1)[0], Capabilities(labels="ids", top=20), "m", 7, (4, 5))
     assert (asked_for["logprobs"], asked_for["logprob_token_ids"]) == (1, [4, 5])
 
 
-@pytest.mark.parametrize("ways", [Ways(), Ways(api="chat"), Ways(top=5)])
-def test_without_choices_there_is_no_room_for_them(ways: Ways) -> None:
-    asked_for = writing(asked(1, seam="", choices=())[0], ways, "m", 7, ())
+@pytest.mark.parametrize("ways", [Capabilities(), Capabilities(api="chat"), Capabilities(top=5)])
+def test_without_choices_there_is_no_room_for_them(ways: Capabilities) -> None:
+    asked_for = writing(asked(1, label_prefix="", choices=())[0], ways, "m", 7, ())
     assert asked_for["max_tokens"] == 60
     assert ("logprobs" in asked_for) == bool(ways.top)
 
 
 def test_a_label_is_asked_for_at_temperature_one() -> None:
     assert (
-        labelling("x", CHOICES, Ways(), "m")["temperature"] == 1.0
+        labelling("x", CHOICES, Capabilities(), "m")["temperature"] == 1.0
     )  # some servers tell log-probabilities after sampling's changes
 
 
@@ -99,20 +99,23 @@ def test_a_label_is_asked_for_at_temperature_one() -> None:
     names=st.sets(st.sampled_from(["temperature", "top_p", "seed", "stop", "logprobs", "min_p"]))
 )
 def test_what_a_server_refuses_is_left_out(names: set[str]) -> None:
-    asked_for = writing(asked(1)[0], Ways(top=5, plain=True, refused=tuple(names)), "m", 7, ())
+    asked_for = writing(
+        asked(1)[0], Capabilities(top=5, plain=True, refused=tuple(names)), "m", 7, ()
+    )
     assert not names & asked_for.keys()
     assert (
-        asked_for.keys() | names == writing(asked(1)[0], Ways(top=5, plain=True), "m", 7, ()).keys()
+        asked_for.keys() | names
+        == writing(asked(1)[0], Capabilities(top=5, plain=True), "m", 7, ()).keys()
     )
 
 
 @given(seed=st.integers(0, 2**70))
 def test_seeds_fit_into_31_bits(seed: int) -> None:
-    assert 0 <= writing(asked(1, seed=seed)[0], Ways(), "m", 0, ())["seed"] < 2**31
+    assert 0 <= writing(asked(1, seed=seed)[0], Capabilities(), "m", 0, ())["seed"] < 2**31
 
 
 def test_fields_of_none_are_left_out() -> None:
-    assert body(Ways(), "m", "x", max_tokens=1, n=None) == {
+    assert body(Capabilities(), "m", "x", max_tokens=1, n=None) == {
         "model": "m",
         "prompt": "x",
         "max_tokens": 1,
@@ -151,8 +154,8 @@ def test_the_shape_of_llama_cpps_echo(name: str) -> None:
 
 def test_the_shape_of_a_line_with_its_label() -> None:
     (text,) = texts(shape("llamacpp-line"), "completions")
-    found = line(text, SEAM)
-    assert (found.finish, SEAM in found.text) == ("seam", False)
+    found = line(text, LABEL_PREFIX)
+    assert (found.finish, LABEL_PREFIX in found.text) == ("label_prefix", False)
     assert text.text.startswith(found.text)
     scores = label_scores(found.label, CHOICES)
     assert scores is not None
@@ -206,7 +209,11 @@ def test_the_shape_of_an_answer_without_log_probabilities() -> None:
 
 def test_the_shape_of_an_end_at_once() -> None:
     (text,) = texts(shape("llamacpp-end-of-text"), "completions")
-    assert (line(text, SEAM).text, line(text, SEAM).finish, line(text, SEAM).label) == (
+    assert (
+        line(text, LABEL_PREFIX).text,
+        line(text, LABEL_PREFIX).finish,
+        line(text, LABEL_PREFIX).label,
+    ) == (
         "",
         "line",
         {},
@@ -258,7 +265,7 @@ def test_a_spoilt_answer_is_read_or_refused(kind: tuple[str, str], data: st.Data
     for text in found:
         assert isinstance(text.text, str)
         assert text.logprob is None or text.logprob < 1
-        label = line(text, SEAM).label
+        label = line(text, LABEL_PREFIX).label
         scores = label_scores(label, CHOICES) if label else None
         assert scores is None or len(scores.logprobs) == 2
     assert usage(answer).prompt >= 0
@@ -298,15 +305,15 @@ def test_a_line_is_what_stands_before_the_seam(
 ) -> None:
     """However it is cut into tokens; the label's distribution is found where a token begins there, and only there."""
     text = "".join(f" {word}" for word in words)
-    before, behind = f"{text}{SEAM}", f"{label}{tail}"
+    before, behind = f"{text}{LABEL_PREFIX}", f"{label}{tail}"
     tokens = cut(data, before) + (
         [label, *cut(data, tail)] if data.draw(st.booleans()) else cut(data, behind)
     )
     offsets = [len("".join(tokens[:place])) for place in range(len(tokens))]
     starts = len(before) in offsets
     tops = {offsets.index(len(before)): {" Positive": -0.1, " Negative": -2.4}} if starts else {}
-    found = line(Text("".join(tokens), ended, positions(tokens, tops)), SEAM)
-    assert (found.text, found.finish) == (text, "seam")
+    found = line(Text("".join(tokens), ended, positions(tokens, tops)), LABEL_PREFIX)
+    assert (found.text, found.finish) == (text, "label_prefix")
     assert (
         not starts
         or tokens[offsets.index(len(before))].strip() == ""
@@ -320,16 +327,17 @@ def test_a_line_without_a_seam_ends_where_it_ends(
     words: list[str], ended: bool, data: st.DataObject
 ) -> None:
     text = "".join(f" {word}" for word in words)
-    found = line(Text(text, ended, positions(cut(data, text))), SEAM)
+    found = line(Text(text, ended, positions(cut(data, text))), LABEL_PREFIX)
     assert (found.text, found.finish, found.label) == (text, "line" if ended else "length", {})
 
 
 @pytest.mark.parametrize(
-    "seam", [" (Sentiment:", "(sentiment :", " ( SENTIMENT: ", "(Sentiment:", "  (sentiment:"]
+    "label_prefix",
+    [" (Sentiment:", "(sentiment :", " ( SENTIMENT: ", "(Sentiment:", "  (sentiment:"],
 )
-def test_a_seam_may_be_spelled_otherwise(seam: str) -> None:
-    found = line(Text(f" a fine film{seam} Positive)", True), SEAM)
-    assert (found.text.rstrip(), found.finish) == (" a fine film", "seam")
+def test_a_seam_may_be_spelled_otherwise(label_prefix: str) -> None:
+    found = line(Text(f" a fine film{label_prefix} Positive)", True), LABEL_PREFIX)
+    assert (found.text.rstrip(), found.finish) == (" a fine film", "label_prefix")
 
 
 @pytest.mark.parametrize(
@@ -338,30 +346,30 @@ def test_a_seam_may_be_spelled_otherwise(seam: str) -> None:
         (
             "\n\nA fine film. (Sentiment: Positive)",
             True,
-            ("A fine film.", "seam"),
+            ("A fine film.", "label_prefix"),
         ),  # as chats begin
         (
             " a film\nMovie review: b (Sentiment: Positive)",
             True,
             (" a film", "line"),
-        ),  # the seam of another line
+        ),  # the label prefix of another line
         (" a film\r\nmore", False, (" a film", "line")),  # the line had ended before the tokens did
         (" a film (Sentiment:", False, (" a film (Sentiment:", "length")),  # no label came
-        (" a film (Sentiment:", True, (" a film", "seam")),
+        (" a film (Sentiment:", True, (" a film", "label_prefix")),
         (" a film (Sent", False, (" a film (Sent", "length")),
         ("", True, ("", "line")),
     ],
 )
 def test_lines_by_hand(text: str, ended: bool, expected: tuple[str, str]) -> None:
-    found = line(Text(text, ended), SEAM)
+    found = line(Text(text, ended), LABEL_PREFIX)
     assert (found.text, found.finish) == expected
 
 
 def test_a_space_of_its_own_before_the_label_is_passed_over() -> None:
-    tokens = [" a", SEAM, " ", "Positive", ")"]
+    tokens = [" a", LABEL_PREFIX, " ", "Positive", ")"]
     assert line(
         Text("".join(tokens), True, positions(tokens, {3: {"Positive": -0.2, "Negative": -1.8}})),
-        SEAM,
+        LABEL_PREFIX,
     ).label == {
         "Positive": -0.2,
         "Negative": -1.8,
@@ -370,14 +378,16 @@ def test_a_space_of_its_own_before_the_label_is_passed_over() -> None:
 
 def test_tokens_that_spell_something_else_tell_nothing() -> None:
     tokens = ["token_id:5", "token_id:6"]
-    assert line(Text(f" a{SEAM} Positive)", True, positions(tokens)), SEAM).label == {}
+    assert (
+        line(Text(f" a{LABEL_PREFIX} Positive)", True, positions(tokens)), LABEL_PREFIX).label == {}
+    )
 
 
 def test_the_tokens_of_a_stop_are_no_part_of_the_text() -> None:
     """llama.cpp lists them; the text has them cut off."""
-    tokens = [" a", SEAM, " Positive", ")", "\n"]
+    tokens = [" a", LABEL_PREFIX, " Positive", ")", "\n"]
     found = line(
-        Text("".join(tokens[:-1]), True, positions(tokens, {2: {" Positive": -0.1}})), SEAM
+        Text("".join(tokens[:-1]), True, positions(tokens, {2: {" Positive": -0.1}})), LABEL_PREFIX
     )
     assert found.label == {" Positive": -0.1}
 
@@ -406,7 +416,7 @@ def test_no_label_is_certain_and_no_bound_is_too_low(
     words: list[str], top: int, model: TinyLM, chat: bool
 ) -> None:
     """Whatever is cut off: the truth of the full distribution lies below each bound, and at what was told it is what was told."""
-    context = f"{PROMPT} {' '.join(words)}{SEAM}"
+    context = f"{PROMPT} {' '.join(words)}{LABEL_PREFIX}"
     told = dict(model.distribution(context).ranked[:top])
     scores = label_scores(told, CHOICES, chat=chat)
     if scores is None:
@@ -562,7 +572,7 @@ def test_labels_of_several_tokens_are_spelled_out(labels: list[tuple[int, ...]],
 
 
 def test_the_test_models_labels_spelled_out_are_its_scores() -> None:
-    context = f"{HEADER}Movie review: a fine film{SEAM}"
+    context = f"{HEADER}Movie review: a fine film{LABEL_PREFIX}"
     tokens = [[SPLIT.id_of(token) for token in SPLIT.split(choice)] for choice in CHOICES]
     assert len(tokens[0]) == 2
     found = {

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from endpoint_lm import SEAM, asked, engine
+from endpoint_lm import LABEL_PREFIX, asked, engine
 from endpoint_server import serving
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,9 +19,9 @@ from gpt3mix_cli.errors import StoppedShort, UserError
 from gpt3mix_cli.lm import Completion
 from gpt3mix_cli.lm.journal import Journaled, paid
 from gpt3mix_cli.lm.openai import dispatcher, event_loop, servers
-from gpt3mix_cli.lm.openai.concurrency import FIRST, MOST, Level
-from gpt3mix_cli.lm.openai.dispatcher import Pace
-from gpt3mix_cli.lm.openai.engine import OpenAI
+from gpt3mix_cli.lm.openai.concurrency import FIRST, MOST, AdaptiveConcurrency
+from gpt3mix_cli.lm.openai.dispatcher import RateLimiter
+from gpt3mix_cli.lm.openai.engine import OpenAILM
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatcher, "WAIT", 0.005)
 
 
-def texts(lm: OpenAI, many: int = 10) -> list[str]:
+def texts(lm: OpenAILM, many: int = 10) -> list[str]:
     return [one.text for one in lm.complete(asked(many))]
 
 
@@ -59,7 +59,7 @@ def expected() -> list[str]:
 )
 def test_what_may_pass_is_asked_again(kind: str, expected: list[str]) -> None:
     with serving() as server, engine(server) as lm:
-        lm.abilities()
+        lm.describe()
         server.fault(kind, p=0.3, path="completions")
         found = list(lm.complete(asked(40)))
         assert [one.text for one in found] == expected
@@ -69,14 +69,14 @@ def test_what_may_pass_is_asked_again(kind: str, expected: list[str]) -> None:
 
 def test_what_takes_too_long_is_asked_again(expected: list[str]) -> None:
     with serving() as server, engine(server, timeout=0.5) as lm:
-        lm.abilities()
+        lm.describe()
         server.fault("hang", next=3, path="completions")
         assert texts(lm) == expected[:10]
 
 
 def test_a_request_that_fails_every_time_ends_the_work() -> None:
     with serving() as server, engine(server) as lm:
-        lm.abilities()
+        lm.describe()
         before = server.requests
         server.fault("server_error", contains='"seed":3,', p=1.0)
         with pytest.raises(
@@ -90,7 +90,7 @@ def test_a_request_that_fails_every_time_ends_the_work() -> None:
 
 def test_what_was_answered_before_the_end_is_given_out() -> None:
     with serving() as server, engine(server, concurrency=4) as lm:
-        lm.abilities()
+        lm.describe()
         server.fault("server_error", contains='"seed":30,', p=1.0)
         given_out = []
         with pytest.raises(StoppedShort):
@@ -98,7 +98,7 @@ def test_what_was_answered_before_the_end_is_given_out() -> None:
         assert given_out == list(range(30))
 
 
-def _each(lm: OpenAI, many: int, into: list[int]) -> Sequence[Completion]:
+def _each(lm: OpenAILM, many: int, into: list[int]) -> Sequence[Completion]:
     for one in lm.complete(asked(many)):
         into.append(one.number)
     return []
@@ -109,7 +109,7 @@ def _each(lm: OpenAI, many: int, into: list[int]) -> Sequence[Completion]:
 
 def test_a_server_that_asks_for_a_pause_has_it(expected: list[str]) -> None:
     with serving() as server, engine(server) as lm:
-        lm.abilities()
+        lm.describe()
         server.fault("rate_limit", next=1, retry_after=0.4, path="completions")
         started = time.monotonic()
         assert texts(lm) == expected[:10]
@@ -134,7 +134,7 @@ def test_a_pause_beyond_the_sdks_limit_is_kept(
     later = dispatcher._later
     monkeypatch.setattr(dispatcher, "_later", lambda seconds, call: later(seconds / 500, call))
     with serving() as server, engine(server) as lm:
-        lm.abilities()
+        lm.describe()
         server.fault("rate_limit", next=1, retry_after=200, path="completions")
         began = fast.monotonic()  # type: ignore[attr-defined]
         assert texts(lm, 3) == expected[:3]
@@ -143,7 +143,7 @@ def test_a_pause_beyond_the_sdks_limit_is_kept(
 
 def test_a_pause_of_hours_ends_the_work() -> None:
     with serving() as server, engine(server) as lm:
-        lm.abilities()
+        lm.describe()
         server.fault("rate_limit", next=1, retry_after=7200, path="completions")
         with pytest.raises(StoppedShort, match="asks to stay away for 120 minutes") as error:
             texts(lm)
@@ -168,7 +168,7 @@ def test_what_does_not_pass_ends_the_work_at_once(
     kind: str, words: str, code: int, dialect: str
 ) -> None:
     with serving(dialect=dialect, delay=0.005) as server, engine(server, concurrency=4) as lm:
-        lm.abilities()
+        lm.describe()
         before = server.requests
         server.fault(kind, contains='"seed":10,', p=1.0)
         with pytest.raises(UserError, match=words) as error:
@@ -202,8 +202,8 @@ def test_a_few_errors_do_not_open_it(monkeypatch: pytest.MonkeyPatch, expected: 
     """Two requests that time out, one after the other, are no error rate."""
     monkeypatch.setattr(servers, "FAILING", 0.01)
     with serving() as server, engine(server, concurrency=1) as lm:
-        lm.abilities()
-        lm._traffic._health = dispatcher.Health()
+        lm.describe()
+        lm._traffic._health = dispatcher.CircuitBreaker()
         server.fault("server_error", next=5, path="completions")
         assert texts(lm, 3) == expected[:3]
 
@@ -218,10 +218,10 @@ def test_answers_under_way_are_kept_when_the_work_stops_short(tmp_path: Path) ->
         with pytest.raises(StoppedShort):
             list(journal.complete(asked(60)))
         journal.close()
-        answered = server.statuses[200]
+        on_success = server.statuses[200]
     with engine(server) as lm:
         journal = Journaled(lm, path)
-        assert paid(path)[0] >= answered - 3  # /tokenize answers too
+        assert paid(path)[0] >= on_success - 3  # /tokenize answers too
         journal.close()
 
 
@@ -233,7 +233,7 @@ def test_requests_a_minute_are_not_passed() -> None:
         serving(per_minute=40, window=0.5) as server,
         engine(server, requests_per_minute=60 * 70) as lm,
     ):
-        lm.abilities()
+        lm.describe()
         time.sleep(0.5)
         server.reset()
         started = time.monotonic()
@@ -255,7 +255,7 @@ def test_tokens_a_minute_are_not_passed() -> None:
 
 @given(amounts=st.lists(st.floats(0.1, 50), min_size=2, max_size=30), a_minute=st.floats(1, 1e6))
 def test_a_pace_is_kept_in_every_window(amounts: list[float], a_minute: float) -> None:
-    pace = Pace(a_minute)
+    pace = RateLimiter(a_minute)
     now = time.monotonic()
     times = [now + pace.take(amount) for amount in amounts]
     for first in range(len(times)):
@@ -265,7 +265,7 @@ def test_a_pace_is_kept_in_every_window(amounts: list[float], a_minute: float) -
 
 
 def test_no_cap_is_no_wait() -> None:
-    assert [Pace(None).take(1e9) for _ in range(3)] == [0.0] * 3
+    assert [RateLimiter(None).take(1e9) for _ in range(3)] == [0.0] * 3
 
 
 # Several servers -----------------------------------------------------------------------------------------------------
@@ -277,7 +277,7 @@ def test_servers_are_used_in_proportion_to_their_speed() -> None:
         serving(delay=0.25) as slow,
         engine(fast, slow, concurrency=4) as lm,
     ):
-        lm.abilities()
+        lm.describe()
         fast.reset(), slow.reset()
         texts(lm, 120)
         assert 2 < fast.requests / slow.requests < 8
@@ -293,7 +293,7 @@ def test_a_server_that_dies_leaves_its_work_to_the_other(monkeypatch: pytest.Mon
         serving(delay=0.01) as bad,
         engine(good, bad, concurrency=8) as lm,
     ):
-        lm.abilities()
+        lm.describe()
         found: list[int] = []
         worker = threading.Thread(
             target=lambda: found.extend(one.number for one in lm.complete(asked(400)))
@@ -318,7 +318,7 @@ def test_one_of_two_servers_is_not_there() -> None:
 
 def test_requests_go_out_in_order() -> None:
     with serving(delay=0.002) as server, engine(server, concurrency=3) as lm:
-        lm.abilities()
+        lm.describe()
         server.reset()
         texts(lm, 60)
         seeds = [body["seed"] for body in server.bodies("/completions") if body["max_tokens"] > 1]
@@ -330,9 +330,9 @@ def test_requests_go_out_in_order() -> None:
 
 def simulated(
     capacity: int, queues: bool, jitter: float, many: int, seed: int
-) -> tuple[float, Level]:
+) -> tuple[float, AdaptiveConcurrency]:
     """Return the share of the server's places that were used, and the level at the end."""
-    level, noise = Level(), random.Random(seed)
+    level, noise = AdaptiveConcurrency(), random.Random(seed)
     now, ends, waiting, under_way, used, done = 0.0, [], deque(), 0, 0.0, 0
     starts = 0.0
     free = capacity
@@ -354,7 +354,7 @@ def simulated(
         now, _, sent, full, good = heapq.heappop(ends)
         under_way -= 1
         if not good:
-            level.refused(sent, now)
+            level.on_rate_limit(sent, now)
             continue
         done += 1
         used += 1
@@ -363,7 +363,7 @@ def simulated(
             sent_then, full_then = waiting.popleft()
             free -= 1
             heapq.heappush(ends, (now + latency(), noise.random(), sent_then, full_then, True))
-        level.answered(sent, now, full)
+        level.on_success(sent, now, full)
         assert 1 <= level.at_once <= MOST
         starts = now
     return used / (capacity * starts), level
@@ -387,36 +387,36 @@ def test_a_level_uses_four_fifths_of_any_server(
 
 
 def test_a_level_that_is_given_stays() -> None:
-    level = Level(5)
+    level = AdaptiveConcurrency(5)
     for now in range(100):
-        level.answered(float(now), now + 1.0, True)
-        level.refused(float(now), float(now))
+        level.on_success(float(now), now + 1.0, True)
+        level.on_rate_limit(float(now), float(now))
     assert level.at_once == 5
 
 
 def test_refusals_of_one_moment_are_one() -> None:
-    level = Level()
+    level = AdaptiveConcurrency()
     for place in range(60):
-        level.refused(sent=1.0, now=2.0 + place / 100)
+        level.on_rate_limit(sent=1.0, now=2.0 + place / 100)
     assert level.at_once == int(0.8 * FIRST)
-    level.refused(sent=3.0, now=4.0)
+    level.on_rate_limit(sent=3.0, now=4.0)
     assert level.at_once == int(0.64 * FIRST)
 
 
 def test_a_level_is_never_below_one() -> None:
-    level = Level()
+    level = AdaptiveConcurrency()
     for now in range(1, 100):
-        level.refused(float(now), now + 0.5)
+        level.on_rate_limit(float(now), now + 0.5)
     assert level.at_once == 1
     for now in range(1000):
-        level.answered(1000.0 + now, 1001.0 + now, True)
+        level.on_success(1000.0 + now, 1001.0 + now, True)
     assert level.at_once > 1
 
 
 @pytest.mark.parametrize("queue", [True, False])
 def test_a_real_server_is_used(queue: bool) -> None:
     with serving(delay=0.15, at_once=24, queue=queue) as server, engine(server) as lm:
-        lm.abilities()
+        lm.describe()
         server.reset()
         assert len(texts(lm, 150)) == 150
         assert server.most_at_once > FIRST
@@ -429,7 +429,7 @@ def test_a_real_server_is_used(queue: bool) -> None:
 def test_whoever_goes_away_early_leaves_nothing_behind(capfd: pytest.CaptureFixture[str]) -> None:
     with serving(delay=0.05) as server, engine(server) as lm:
         for one in lm.complete(asked(100)):
-            assert SEAM not in one.text
+            assert LABEL_PREFIX not in one.text
             break
     assert capfd.readouterr().err == ""
     assert not [

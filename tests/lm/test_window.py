@@ -49,8 +49,8 @@ from gpt3mix_cli.errors import UserError
 from gpt3mix_cli.lm import Request
 from gpt3mix_cli.lm.local.continuous_batch import _Window, write
 from gpt3mix_cli.lm.local.decoder import Row
-from gpt3mix_cli.lm.local.engine import Local
-from gpt3mix_cli.settings import LocalLM
+from gpt3mix_cli.lm.local.engine import LocalLM
+from gpt3mix_cli.settings import LocalLMSettings
 
 # Seams that random models do reach: as a token of its own, inside of longer tokens, and hardly ever.
 SEAMS = ["e", ":", " (", " (Sentiment:"]
@@ -71,9 +71,9 @@ PROMPTS = {
 }
 
 
-def written(lm: Local, requests: Sequence[Request], side_by_side: int) -> list[Row]:
+def written(lm: LocalLM, requests: Sequence[Request], side_by_side: int) -> list[Row]:
     rows = [
-        Row(lm._tokens.encode(asked.prompt), lm._choices(asked.seam, asked.choices), asked)
+        Row(lm._tokens.encode(asked.prompt), lm._choices(asked.label_prefix, asked.choices), asked)
         for asked in requests
     ]
     write(lm._decoder, rows, side_by_side)
@@ -87,7 +87,7 @@ def summed(model: Any, before: Sequence[int], after: Sequence[int]) -> float:
     return sum(float(logprobs[place - 1, whole[place]]) for place in range(len(before), len(whole)))
 
 
-def check(lm: Local, rows: Sequence[Row]) -> Counter[str]:
+def check(lm: LocalLM, rows: Sequence[Row]) -> Counter[str]:
     """Hold every row to plain passes; return how often rows ended in each way."""
     ways: Counter[str] = Counter()
     for row in rows:
@@ -117,7 +117,7 @@ def mixed(
         request(
             i,
             prompt=prompts[i % len(prompts)],
-            seam=SEAMS[i % len(SEAMS)],
+            label_prefix=SEAMS[i % len(SEAMS)],
             choices=choices,
             max_tokens=3 + 7 * i % 23,
             temperature=0.5 + i % 3 / 2,
@@ -151,7 +151,9 @@ def test_rows_end_in_every_way(folders: dict[str, Path]) -> None:
     for folder in folders.values():
         lm = local(folder)
         ways += check(lm, written(lm, mixed(SHARING, CHOICES, 48), 12))
-    assert {"length", "seam", "line", "end token", "seam, straddled"} <= set(ways), ways
+    assert {"length", "label_prefix", "line", "end token", "label prefix, straddled"} <= set(
+        ways
+    ), ways
 
 
 # Kinds of attention --------------------------------------------------------------------------------------------------
@@ -165,7 +167,7 @@ SIZES = {
 }
 
 
-def opened(folder: Path, like: Path, model: type, config: type, **options: Any) -> Local:
+def opened(folder: Path, like: Path, model: type, config: type, **options: Any) -> LocalLM:
     """A random model of another architecture, with the tokenizer of a family."""
     tokenizer = AutoTokenizer.from_pretrained(like)
     with torch.random.fork_rng():
@@ -222,7 +224,7 @@ MIXED_LAYERS = {
 def test_kinds_of_attention_equal_plain_passes(
     tmp_path: Path, folders: dict[str, Path], model: type, config: type, options: dict[str, Any]
 ) -> None:
-    """Rows have gaps, over which a sliding window must reach: the header before short prompts, and seams that are led to."""
+    """Rows have gaps, over which a sliding window must reach: the header before short prompts, and label prefixes that are led to."""
     lm = opened(tmp_path, folders["gpt2-bytes"], model, config, **options)
     check(lm, written(lm, mixed(SHARING, CHOICES, 10), 3))
 
@@ -235,7 +237,7 @@ def test_greedy_answers_do_not_depend_on_how_many_lie_side_by_side(folder: Path)
         request(
             i,
             prompt=SHARING[i % 4] if i % 3 else OPEN_PROMPTS[1],
-            seam=SEAMS[i % 2],
+            label_prefix=SEAMS[i % 2],
             choices=CHOICES,
             max_tokens=4 + i % 9,
             temperature=0,
@@ -257,7 +259,7 @@ def test_greedy_answers_do_not_depend_on_how_many_lie_side_by_side(folder: Path)
 
 
 def test_equal_blocks_get_equal_answers_whatever_came_before(folder: Path) -> None:
-    """Drawn texts to the last digit; between the two, blocks with other headers, seams, scores and beams leave nothing behind."""
+    """Drawn texts to the last digit; between the two, blocks with other headers, label prefixes, scores and beams leave nothing behind."""
     lm = local(folder, 8)
     lm._side_by_side = 3
     requests = mixed(SHARING, CHOICES, 8, top_p=0.9, frequency_penalty=0.1)
@@ -269,7 +271,7 @@ def test_equal_blocks_get_equal_answers_whatever_came_before(folder: Path) -> No
 
 
 def test_retokenised_is_told_exactly(folders: dict[str, Path]) -> None:
-    """True where prompt, text and seam as one string have other tokens than those that were read, written and appended."""
+    """True where prompt, text and label prefix as one string have other tokens than those that were read, written and appended."""
     told: Counter[bool] = Counter()
     for folder in folders.values():
         lm = local(folder, 24)
@@ -282,9 +284,9 @@ def test_retokenised_is_told_exactly(folders: dict[str, Path]) -> None:
             assert asked
             read = [*row.prompt, *row.written]
             if completion.finish == "line":
-                read = [*read[:-1], *lm._tokens.after(".", [asked.seam])[0]]
+                read = [*read[:-1], *lm._tokens.after(".", [asked.label_prefix])[0]]
             assert completion.retokenised == (
-                lm._tokens.encode(asked.prompt + completion.text + asked.seam) != read
+                lm._tokens.encode(asked.prompt + completion.text + asked.label_prefix) != read
             )
             told[completion.retokenised] += 1
     assert min(told[True], told[False]) >= 3
@@ -321,7 +323,7 @@ def test_texts_fill_the_context_to_its_last_place(
             request(
                 i,
                 prompt=OPEN_PROMPTS[i % 2 + 1],
-                seam="e",
+                label_prefix="e",
                 choices=labels,
                 max_tokens=room,
                 temperature=1.2,
@@ -343,7 +345,7 @@ def test_a_pad_token_beyond_the_embeddings_is_not_read(
     """Llama tokenizers are often given one, and the model is left as it was."""
     model, tokenizer = plain(folders["gpt2-bytes"])
     requests = [
-        request(i, prompt=prompt, temperature=0, seam=SEAMS[0], choices=CHOICES)
+        request(i, prompt=prompt, temperature=0, label_prefix=SEAMS[0], choices=CHOICES)
         for i, prompt in enumerate(OPEN_PROMPTS)
     ]
     expected = answers(local(folders["gpt2-bytes"]), requests)
@@ -360,7 +362,7 @@ def test_an_empty_prompt_begins_with_the_token_that_texts_begin_or_end_with(fold
     rows = written(
         lm,
         [
-            request(i, prompt=prompt, seam="e", choices=CHOICES)
+            request(i, prompt=prompt, label_prefix="e", choices=CHOICES)
             for i, prompt in enumerate(["", "a", "Movie review:"])
         ],
         3,
@@ -378,8 +380,10 @@ def test_bfloat16_is_finite_and_close(
     """Prompts of very different lengths: what is padded before a text sees nothing, of which no NaN may come."""
     prompts = ["a", "b", *SHARING, *OPEN_PROMPTS]
     exact = local(folder, 16)
-    half = Local(
-        LocalLM(kind="local", model=str(folder), dtype="bfloat16", device="cpu", batch_size=16)
+    half = LocalLM(
+        LocalLMSettings(
+            kind="local", model=str(folder), dtype="bfloat16", device="cpu", batch_size=16
+        )
     )
     half._model.set_attn_implementation(attention)
     for one, other in zip(half.score(prompts, CHOICES), exact.score(prompts, CHOICES), strict=True):

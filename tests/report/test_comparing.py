@@ -377,7 +377,7 @@ def test_a_wrong_key_is_named(tmp_path: Path, rows: str, columns: str | None, wo
 def test_versions_are_told_apart_and_named(tmp_path: Path) -> None:
     rows = [*cell([0.5, 0.6], version="0.1.0"), *cell([0.7, 0.8], version="0.2.0")]
     result = made(tmp_path, rows)
-    assert [(each.told_apart, each.mean) for each in result.cells] == [
+    assert [(each.split_by, each.mean) for each in result.cells] == [
         ("version 0.1.0", 0.55),
         ("version 0.2.0", 0.75),
     ]

@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rows import cell, trial
 
-from gpt3mix_cli.errors import UserError, quiet
+from gpt3mix_cli.errors import NO_CALLBACKS, UserError
 from gpt3mix_cli.files import append
 from gpt3mix_cli.records import Augmented, Example, Trial, to_line, write
-from gpt3mix_cli.report import Side, compare, paper, report
-from gpt3mix_cli.report.load_trials import _fast, _slow, trial_rows
+from gpt3mix_cli.report import ReportInput, compare, paper, report
+from gpt3mix_cli.report.load_trials import _fast, _slow, load_trials
 from gpt3mix_cli.report.render.latex import tex
 
 HOSTILE = '[a]_b* & 50% #1 $x$ {y} ~z ^w \\input{/etc/passwd} <é> | "q" \x1b[31m 中文'
@@ -58,7 +58,7 @@ def test_rows_are_read_fast_just_as_they_are_read_slowly(
             fast = list(_fast(stream, path, variants[0], []))
         except ValueError:  # an escape: read slowly in any case
             return
-    assert fast == list(_slow(path, variants[1], quiet))
+    assert fast == list(_slow(path, variants[1], NO_CALLBACKS))
     assert variants[0] == variants[1]
 
 
@@ -85,7 +85,7 @@ def test_a_row_that_is_no_trial_is_named_with_its_line_and_key(
         + to_line(trial(2))
     )
     with pytest.raises(UserError, match=message) as caught:
-        trial_rows([path], (), {}, quiet)
+        load_trials([path], (), {}, NO_CALLBACKS)
     assert f"{path}, line 2" in caught.value.message
 
 
@@ -94,7 +94,7 @@ def test_a_row_without_a_needed_field_is_named(tmp_path: Path) -> None:
     del row["seed"]
     (tmp_path / "t.jsonl").write_text(json.dumps(row) + "\n")
     with pytest.raises(UserError, match="'seed' is missing"):
-        trial_rows([tmp_path / "t.jsonl"], (), {}, quiet)
+        load_trials([tmp_path / "t.jsonl"], (), {}, NO_CALLBACKS)
 
 
 def test_rows_that_two_processes_append_are_all_read(tmp_path: Path) -> None:
@@ -110,7 +110,9 @@ def test_rows_that_two_processes_append_are_all_read(tmp_path: Path) -> None:
         writer.start()
     for writer in writers:
         writer.join()
-    assert sorted(row.trial for row in trial_rows([tmp_path], (), {}, quiet)) == list(range(60))
+    assert sorted(row.trial for row in load_trials([tmp_path], (), {}, NO_CALLBACKS)) == list(
+        range(60)
+    )
 
 
 def _append(path: Path, numbers: range) -> None:
@@ -251,7 +253,7 @@ def differ(tmp_path: Path) -> Callable[..., list[Any]]:
     def run(first: list[Trial], second: list[Trial]) -> list[Any]:
         for name, rows in (("a", first), ("b", second)):
             write(tmp_path / name / "trials.jsonl", rows)
-        sides = [Side(name, [tmp_path / name], [], tmp_path / name) for name in ("a", "b")]
+        sides = [ReportInput(name, [tmp_path / name], [], tmp_path / name) for name in ("a", "b")]
         return compare(*sides, tmp_path / "d").differences
 
     return run
@@ -309,7 +311,7 @@ def test_differences_are_numbers_in_the_csv(
 def test_two_runs_of_one_name_are_told_apart_in_the_table(tmp_path: Path) -> None:
     for name, gain in (("a", 0.0), ("b", 0.1)):
         write(tmp_path / name / "run" / "trials.jsonl", cell([0.5 + gain, 0.6 + gain]))
-    sides = [Side("run", [tmp_path / name / "run"], [], tmp_path) for name in ("a", "b")]
+    sides = [ReportInput("run", [tmp_path / name / "run"], [], tmp_path) for name in ("a", "b")]
     (table,) = compare(*sides, tmp_path / "d").sheets
     names = [heading[-1] for heading in table.headings]
     assert names == [

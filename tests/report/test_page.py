@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from rows import cell, trial
 
 import gpt3mix_cli
-from gpt3mix_cli.errors import UserError, quiet
+from gpt3mix_cli.errors import NO_CALLBACKS, Callbacks, UserError
 from gpt3mix_cli.records import Trial, write
-from gpt3mix_cli.report import analysed, report, rows_shown
-from gpt3mix_cli.report.artifacts import read_beside
-from gpt3mix_cli.report.charts import charts_of, looks
+from gpt3mix_cli.report import analyze, parse_row_limit, report
+from gpt3mix_cli.report.artifacts import load_artifacts
+from gpt3mix_cli.report.charts import build_charts, looks
 from gpt3mix_cli.report.model import Report
 from gpt3mix_cli.report.render.page import HARMFUL, embedded, plain, visible
 
@@ -218,7 +218,7 @@ def test_the_same_report_gives_the_same_bytes(tmp_path: Path) -> None:
 def test_so_many_rows_of_a_cell_are_shown_and_all_are_counted(
     tmp_path: Path, limit: int | None, kept: int, rejected: int
 ) -> None:
-    found = read_beside(analysed([experiment(tmp_path)], title="t").trials, limit, quiet)
+    found = load_artifacts(analyze([experiment(tmp_path)], title="t").trials, limit, NO_CALLBACKS)
     assert (len(found.kept), len(found.rejected), found.found) == (kept, rejected, 52)
     assert found.shapes["sst2", ""]["eda"].labels.total() == 24  # plots are made of all of them
 
@@ -227,15 +227,15 @@ def test_a_broken_file_of_rows_is_told_and_passed_over(tmp_path: Path) -> None:
     experiment(tmp_path)
     (tmp_path / "1pct" / "seed-1" / "eda.jsonl").write_text("{broken\n")
     told: list[str] = []
-    made = report([tmp_path], tmp_path / "report", title="t", tell=told.append)
+    made = report([tmp_path], tmp_path / "report", title="t", callbacks=Callbacks(warn=told.append))
     assert len([row for source, row in made.beside.kept if source.method == "eda"]) == 12
     assert any("eda.jsonl, line 1" in line and "not shown" in line for line in told)
 
 
 def test_synthetic_takes_a_number_or_all() -> None:
-    assert [rows_shown(text) for text in (None, "all", "0", "1000")] == [200, None, 0, 1000]
+    assert [parse_row_limit(text) for text in (None, "all", "0", "1000")] == [200, None, 0, 1000]
     with pytest.raises(UserError, match="--synthetic: 'few'"):
-        rows_shown("few")
+        parse_row_limit("few")
 
 
 # Plots ---------------------------------------------------------------------------------------------------------------
@@ -279,8 +279,10 @@ def test_a_sweep_is_plotted_in_the_order_of_its_values_with_what_it_leaves_alone
     tmp_path: Path,
 ) -> None:
     write(tmp_path / "trials.jsonl", swept((10, 1, 3)))
-    made = analysed([tmp_path / "trials.jsonl"], title="t")
-    chart = next(chart for chart in charts_of(made, made.beside) if chart.name == "accuracy-ratio")
+    made = analyze([tmp_path / "trials.jsonl"], title="t")
+    chart = next(
+        chart for chart in build_charts(made, made.beside) if chart.name == "accuracy-ratio"
+    )
     lines = {
         series: [(point.at, round(point.value)) for point in chart.points if point.series == series]
         for series in ("none", "gpt3mix")
@@ -298,8 +300,8 @@ def test_levels_stand_in_the_order_of_their_size(tmp_path: Path) -> None:
         for row in cell([0.5, 0.6], level=level, n_train=size)
     ]
     write(tmp_path / "trials.jsonl", rows)
-    made = analysed([tmp_path / "trials.jsonl"], title="t")
-    assert [point.at for point in charts_of(made, made.beside)[0].points] == [
+    made = analyze([tmp_path / "trials.jsonl"], title="t")
+    assert [point.at for point in build_charts(made, made.beside)[0].points] == [
         "8/class",
         "10%",
         "full",
@@ -311,8 +313,8 @@ def test_figures_are_those_of_the_cells(tmp_path: Path) -> None:
         tmp_path / "trials.jsonl",
         [*cell([0.5, 0.52, 0.54]), *cell([0.6, 0.65, 0.61], method="eda")],
     )
-    made = analysed([tmp_path / "trials.jsonl"], title="t")
-    accuracy, gain = charts_of(made, made.beside)
+    made = analyze([tmp_path / "trials.jsonl"], title="t")
+    accuracy, gain = build_charts(made, made.beside)
     eda = next(found for found in made.cells if found.method == "eda")
     assert eda.ci
     point = next(point for point in accuracy.points if point.series == "eda")

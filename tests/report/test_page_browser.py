@@ -47,7 +47,7 @@ def open_page(browser: Any, page_path: Path) -> Iterator[Open]:
     trouble: list[str] = []
     contexts = []
 
-    def opened(path: Path = page_path, **settings: Any) -> Any:
+    def resources(path: Path = page_path, **settings: Any) -> Any:
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **settings})
         context.set_default_timeout(WAIT)
         contexts.append(context)
@@ -63,7 +63,7 @@ def open_page(browser: Any, page_path: Path) -> Iterator[Open]:
         page.goto(path.as_uri())
         return page
 
-    yield opened
+    yield resources
     for context in contexts:
         for page in context.pages:
             assert page.evaluate("window.hurt") is None

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from rows import trial
 
-from gpt3mix_cli.errors import UserError
+from gpt3mix_cli.errors import Callbacks, UserError
 from gpt3mix_cli.files import append
 from gpt3mix_cli.records import Trial, to_line, write
-from gpt3mix_cli.report import Report, Wanted, report
+from gpt3mix_cli.report import ExpectedTrials, Report, report
 from gpt3mix_cli.report.render.text import escaped, terminal_table
 
 # To make the golden page anew: REGENERATE=1 pytest tests/report, then read the difference.
@@ -164,8 +164,8 @@ def test_unequal_numbers_of_synthetic_rows_are_told(tmp_path: Path) -> None:
     ]
 
 
-def wanted(path: Path, trials: int, method: str = "none", level: str = "1%") -> Wanted:
-    return Wanted(path, trials, "sst2", level, method, "linear", {})
+def wanted(path: Path, trials: int, method: str = "none", level: str = "1%") -> ExpectedTrials:
+    return ExpectedTrials(path, trials, "sst2", level, method, "linear", {})
 
 
 def test_what_a_config_asks_for_and_is_not_there_is_told(tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ def test_a_torn_last_line_is_told_and_passed_over(tmp_path: Path) -> None:
     append(path, to_line(trial(1))[:30])
     heard: list[str] = []
     (cell,) = report(
-        [path], tmp_path / "report", title="t", tell=lambda text, *_: heard.append(text)
+        [path], tmp_path / "report", title="t", callbacks=Callbacks(warn=heard.append)
     ).cells
     assert cell.n == 1
     assert len(heard) == 1
@@ -369,7 +369,7 @@ def test_a_copied_run_counts_once_and_another_result_is_an_error(tmp_path: Path)
         [tmp_path / "a", tmp_path / "b"],
         tmp_path / "r",
         title="t",
-        tell=lambda text, *_: told.append(text),
+        callbacks=Callbacks(warn=told.append),
     )
     assert found.cells[0].n == 2
     assert told == ["2 trials stand twice and are counted once"]

@@ -11,7 +11,7 @@ import pytest
 from tiny_rows import CLASSES, ROWS, TEXTS, VALIDATION
 
 from gpt3mix_cli.errors import UserError
-from gpt3mix_cli.settings import Transformer
+from gpt3mix_cli.settings import TransformerSettings
 from gpt3mix_cli.train import encoder as network
 from gpt3mix_cli.train.transformer import TransformerClassifier
 
@@ -96,7 +96,9 @@ def classifier(model: Path, classes: list[str] = CLASSES, **options: Any) -> Tra
         **options,
     }
     return TransformerClassifier(
-        Transformer(kind="transformer", model=str(model), dtype="float32", device="cpu", **options),
+        TransformerSettings(
+            kind="transformer", model=str(model), dtype="float32", device="cpu", **options
+        ),
         classes,
     )
 
@@ -621,5 +623,6 @@ def test_a_damaged_weights_file_is_the_users_error(
 def test_a_device_that_is_not_there_is_the_users_error(encoders: dict[str, Path]) -> None:
     with pytest.raises(UserError, match="device 'nonsense'"):
         TransformerClassifier(
-            Transformer(kind="transformer", model=str(encoders["bert"]), device="nonsense"), CLASSES
+            TransformerSettings(kind="transformer", model=str(encoders["bert"]), device="nonsense"),
+            CLASSES,
         )

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from gpt3mix_cli.records import Augmented, Example
-from gpt3mix_cli.settings import Linear
+from gpt3mix_cli.settings import LinearSettings
 from gpt3mix_cli.train import open_classifier
 
-SETTINGS = Linear(kind="linear")
+SETTINGS = LinearSettings(kind="linear")
 CLASSES = ["pos", "neg"]
 TEXTS = ["a good film", "a bad film", "an odd film !", "what a waste", "i liked it", "good fun"]
 VALIDATION = [
@@ -24,7 +24,7 @@ def row(text: str, pos: float, neg: float | None = None) -> Augmented:
 def probabilities(
     rows: list[Augmented], seed: int = 0, classes: list[str] = CLASSES, **options: object
 ) -> np.ndarray:
-    classifier = open_classifier(Linear(kind="linear", **options), classes)
+    classifier = open_classifier(LinearSettings(kind="linear", **options), classes)
     classifier.fit(rows, [v for v in VALIDATION if v.label in classes], seed)
     return classifier.predict_proba(TEXTS)
 
@@ -85,11 +85,11 @@ def test_the_settings_reach_the_model() -> None:
     for options in ({"C": 0.01}, {"ngrams": 1}):
         assert np.abs(probabilities(HARD) - probabilities(HARD, **options)).max() > 1e-3
     assert (
-        open_classifier(Linear(kind="linear", name="x", trials=3), CLASSES).about
+        open_classifier(LinearSettings(kind="linear", name="x", trials=3), CLASSES).about
         == open_classifier(SETTINGS, CLASSES).about
     )
     assert (
-        open_classifier(Linear(kind="linear", C=2), CLASSES).about
+        open_classifier(LinearSettings(kind="linear", C=2), CLASSES).about
         != open_classifier(SETTINGS, CLASSES).about
     )
 

@@ -167,7 +167,7 @@ def test_a_model_of_two_processes_reproduces_its_test_accuracy(
     from gpt3mix_cli.train.saved_models import predict
 
     grid = Grid(load(config), tmp_path)
-    write(tmp_path / "test.jsonl", grid.opened.splits(grid.experiments[0]).test)
+    write(tmp_path / "test.jsonl", grid.resources.splits(grid.experiments[0]).test)
     counts = predict(
         config.parent / "model", tmp_path / "test.jsonl", tmp_path / "p.jsonl"
     ).manifest.counts

@@ -13,15 +13,15 @@ from endpoint_server import Server, serving
 
 from gpt3mix_cli.cli_options import trainings_of
 from gpt3mix_cli.config import load
-from gpt3mix_cli.errors import StoppedShort, UserError
+from gpt3mix_cli.errors import Callbacks, StoppedShort, UserError
 from gpt3mix_cli.grid import Grid
 from gpt3mix_cli.lm import LM, Completion, Request, Scores, open_lm
 from gpt3mix_cli.lm.journal import Journaled
 from gpt3mix_cli.method.labels import CONTENT_FREE, soft_label
 from gpt3mix_cli.method.prompt import choices, prompt, to_label
 from gpt3mix_cli.records import Augmented, Example, Trial, read
-from gpt3mix_cli.settings import LocalLM, Prompt, Task, generator
-from gpt3mix_cli.train import open_prompting
+from gpt3mix_cli.settings import LocalLMSettings, PromptSettings, Task, generator
+from gpt3mix_cli.train import open_prompt_classifier
 from gpt3mix_cli.train.prompt import PromptClassifier, in_turn
 from gpt3mix_cli.train.targets import one_hot
 
@@ -55,11 +55,11 @@ class Watched:
 
 @pytest.fixture(scope="module")
 def lm() -> LM:
-    return open_lm(LocalLM(kind="local", model="bundled", batch_size=4))
+    return open_lm(LocalLMSettings(kind="local", model="bundled", batch_size=4))
 
 
 def prompting(task: Task, lm: LM, **options: object) -> PromptClassifier:
-    classifier = open_prompting(Prompt(kind="prompt", **options), task, lm)
+    classifier = open_prompt_classifier(PromptSettings(kind="prompt", **options), task, lm)
     assert isinstance(classifier, PromptClassifier)
     return classifier
 
@@ -178,7 +178,9 @@ def test_calibration_divides_by_what_the_labels_have_without_content(task: Task,
 
 
 def test_a_random_lm_that_does_not_follow_the_prompt_is_told_of(task: Task, tiny_lm: Path) -> None:
-    classifier = prompting(task, open_lm(LocalLM(kind="local", model=str(tiny_lm))), examples=2)
+    classifier = prompting(
+        task, open_lm(LocalLMSettings(kind="local", model=str(tiny_lm))), examples=2
+    )
     classifier.fit(ROWS, [], 0)
     classifier.predict_proba(TEXTS)
     assert "so its labels mean little" in classifier.notes[0]
@@ -215,7 +217,7 @@ def grid(tmp_path: Path, tiny_lm: Path) -> tuple[Grid, list[str]]:
     return Grid(
         load(tmp_path / "icl.yaml"),
         tmp_path / "results",
-        tell=lambda text, done=None, *_: told.append(text) if done is None else None,
+        callbacks=Callbacks(warn=told.append),
     ), told
 
 
@@ -334,7 +336,7 @@ def test_an_endpoint_labels_side_by_side_and_tells_what_that_took(
             engine(server, prices=str(tmp_path / "prices.yaml")) as lm,
             closing(Journaled(lm, tmp_path / "journal.sqlite")) as journal,
         ):
-            journal.abilities()
+            journal.describe()
             server.reset()
             classifier = prompting(task, journal, examples=2)
             classifier.fit(ROWS, [], 7)

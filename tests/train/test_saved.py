@@ -15,9 +15,10 @@ import pytest
 
 from gpt3mix_cli.cli import main
 from gpt3mix_cli.config import load as load_config
+from gpt3mix_cli.errors import Callbacks
 from gpt3mix_cli.grid import Grid, Training
 from gpt3mix_cli.records import Trial, read, write
-from gpt3mix_cli.train import kept_classifier, saved_models
+from gpt3mix_cli.train import cached_classifier, saved_models
 from gpt3mix_cli.train.saved_models import ABOUT, predict
 
 CONFIG = """\
@@ -70,7 +71,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path) -> Experi
     """Not to be written to."""
     made = experiment(tmp_path_factory.mktemp("kept"), tiny_encoder)
     grid = Grid(load_config(made.config), made.out)
-    write(made.test, grid.opened.splits(grid.experiments[0]).test)
+    write(made.test, grid.resources.splits(grid.experiments[0]).test)
     assert made.train("--method", "eda", "--jobs", "1") == 0
     for kind in KINDS:
         assert made.save(kind, made.folder / kind) == 0
@@ -450,7 +451,7 @@ def test_a_long_file_is_labelled_as_its_parts_are(
         kept.folder / "linear",
         kept.test,
         tmp_path / "parts.jsonl",
-        tell=lambda text, done=None, total=None, detail="": heard.append(done),
+        callbacks=Callbacks(lambda name, done, total=None, detail="": heard.append(done)),
     )
     count = done.manifest.counts["rows"]
     assert heard == [*range(7, count, 7), count]
@@ -636,7 +637,7 @@ def test_a_classifier_whose_tokenizer_is_shorter_than_its_network_serves(
 def test_a_model_can_be_moved(kept: Experiment, tmp_path: Path) -> None:
     predict(kept.folder / "tiny", kept.test, tmp_path / "a.jsonl")
     shutil.copytree(kept.folder / "tiny", tmp_path / "elsewhere")
-    kept_classifier.cache_clear()
+    cached_classifier.cache_clear()
     predict(tmp_path / "elsewhere", kept.test, tmp_path / "b.jsonl")
     assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
 

@@ -11,8 +11,8 @@ from tiny_rows import CLASSES, ROWS, TEXTS, VALIDATION
 
 from gpt3mix_cli.errors import UserError
 from gpt3mix_cli.records import Example
-from gpt3mix_cli.settings import SetFit
-from gpt3mix_cli.train import Cell, Classifier, Work, open_classifier
+from gpt3mix_cli.settings import SetFitSettings
+from gpt3mix_cli.train import Cell, Classifier, TrialRunner, open_classifier
 from gpt3mix_cli.train.saved_models import load, save_model
 
 needs_setfit = [
@@ -21,7 +21,7 @@ needs_setfit = [
 ]
 
 
-def opened(encoder: Path, **options: object) -> Classifier:
+def resources(encoder: Path, **options: object) -> Classifier:
     settings = {
         "kind": "setfit",
         "model": str(encoder),
@@ -30,7 +30,7 @@ def opened(encoder: Path, **options: object) -> Classifier:
         "max_length": 16,
         **options,
     }
-    return open_classifier(SetFit.model_validate(settings), CLASSES)
+    return open_classifier(SetFitSettings.model_validate(settings), CLASSES)
 
 
 def test_without_the_library_the_remedy_is_told(
@@ -38,7 +38,7 @@ def test_without_the_library_the_remedy_is_told(
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="needs the library `setfit`") as caught:
-        opened(tiny_encoder)
+        resources(tiny_encoder)
     assert "pip install 'gpt3mix[setfit]'" in caught.value.hint
 
 
@@ -49,7 +49,7 @@ class TestWithTheLibrary:
         self, tiny_encoder: Path, capfd: pytest.CaptureFixture[str]
     ) -> None:
         """And nothing is written to the terminal."""
-        classifier = opened(tiny_encoder)
+        classifier = resources(tiny_encoder)
         fit = classifier.fit(ROWS, VALIDATION, 2**62)
         first = classifier.predict_proba(TEXTS)
         assert fit.valid_accuracy >= 0.75
@@ -76,12 +76,12 @@ class TestWithTheLibrary:
 
         monkeypatch.setattr(setfit.trainer, "ContrastiveDataset", Kept)
         rows = ROWS * (64 // len(ROWS))
-        opened(tiny_encoder, iterations=1, batch_size=4).fit(rows, VALIDATION, 0)
+        resources(tiny_encoder, iterations=1, batch_size=4).fit(rows, VALIDATION, 0)
         assert len(rows) <= len(made[-1].pos_pairs) < len(rows) + 4
         assert len(made[-1]) == 2 * len(rows)
 
     def test_of_a_soft_label_the_likeliest_class_counts(self, tiny_encoder: Path) -> None:
-        classifier = opened(tiny_encoder)
+        classifier = resources(tiny_encoder)
         classifier.fit(ROWS, VALIDATION, 0)
         soft = classifier.predict_proba(TEXTS)
         classifier.fit(
@@ -98,7 +98,7 @@ class TestWithTheLibrary:
 
     def test_a_class_that_no_row_has_gets_probability_zero(self, tiny_encoder: Path) -> None:
         classifier = open_classifier(
-            SetFit(kind="setfit", model=str(tiny_encoder), iterations=1), ["odd", *CLASSES]
+            SetFitSettings(kind="setfit", model=str(tiny_encoder), iterations=1), ["odd", *CLASSES]
         )
         classifier.fit(
             [row.model_copy(update={"probs": {"odd": 0.0, **row.probs}}) for row in ROWS],
@@ -112,7 +112,7 @@ class TestWithTheLibrary:
     def test_it_travels_as_settings_and_its_settings_are_known_by_about(
         self, tiny_encoder: Path
     ) -> None:
-        classifier = opened(tiny_encoder)
+        classifier = resources(tiny_encoder)
         assert pickle.loads(pickle.dumps(classifier)).about == classifier.about
         assert classifier.threads == 1
         for options in (
@@ -122,14 +122,14 @@ class TestWithTheLibrary:
             {"lr": 0.1},
             {"max_length": 8},
         ):
-            assert opened(tiny_encoder, **options).about != classifier.about
-        assert opened(tiny_encoder, name="x", trials=3).about == classifier.about
+            assert resources(tiny_encoder, **options).about != classifier.about
+        assert resources(tiny_encoder, name="x", trials=3).about == classifier.about
 
     def test_a_saved_model_labels_as_it_did(self, tiny_encoder: Path, tmp_path: Path) -> None:
         """From plain weights, without a pickle; the card says what it is."""
-        settings = SetFit(kind="setfit", model=str(tiny_encoder), iterations=1)
+        settings = SetFitSettings(kind="setfit", model=str(tiny_encoder), iterations=1)
         real = [Example(id=row.id, text=row.text, label=row.label) for row in ROWS]
-        work = Work(
+        work = TrialRunner(
             open_classifier(settings, CLASSES),
             Cell("t", "1%", "none", "setfit", {}, 0, CLASSES),
             real,
@@ -159,4 +159,4 @@ class TestWithTheLibrary:
 
     def test_a_model_that_is_not_there_is_told(self, tmp_path: Path) -> None:
         with pytest.raises(UserError, match="cannot be loaded"):
-            opened(tmp_path / "nowhere").probe()
+            resources(tmp_path / "nowhere").probe()

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt3mix_cli.records import Augmented, Example
-from gpt3mix_cli.settings import Linear, Trained, Transformer
-from gpt3mix_cli.train.targets import Hopeless, one_hot, training_rows
+from gpt3mix_cli.settings import LinearSettings, SoftLabelTraining, TransformerSettings
+from gpt3mix_cli.train.targets import UntrainableError, one_hot, training_rows
 
 CLASSES = ["a", "b", "c"]
 
@@ -28,7 +28,7 @@ SYNTHETIC = [soft(0.6, 0.3, 0.1), soft(0.2, 0.2, 0.6)]
 
 
 def targets(
-    settings: Trained, real: list[Example] = REAL, synthetic: list[Augmented] = SYNTHETIC
+    settings: SoftLabelTraining, real: list[Example] = REAL, synthetic: list[Augmented] = SYNTHETIC
 ) -> list[list[float]]:
     return [
         [row.probs[name] for name in CLASSES]
@@ -77,14 +77,16 @@ WORKED = {
 def test_targets_are_as_worked_out_by_hand(
     options: dict[str, object], expected: list[list[float]]
 ) -> None:
-    assert targets(Trained.model_validate(options)) == [pytest.approx(row) for row in expected]
+    assert targets(SoftLabelTraining.model_validate(options)) == [
+        pytest.approx(row) for row in expected
+    ]
 
 
 def test_balanced_weights_count_smoothed_shares_but_not_the_weight_of_synthetic_rows() -> None:
     both = {"class_weights": "balanced", "label_smoothing": 0.3}
     plain, weighted = (
-        targets(Trained.model_validate(both)),
-        targets(Trained.model_validate({**both, "synthetic_weight": 2})),
+        targets(SoftLabelTraining.model_validate(both)),
+        targets(SoftLabelTraining.model_validate({**both, "synthetic_weight": 2})),
     )
     # Smoothed by 0.3 the shares are 0.7 x 1.8 + 0.5 and so on.
     weights = [5 / (3 * (0.7 * share + 0.5)) for share in (1.8, 1.5, 1.7)]
@@ -94,21 +96,21 @@ def test_balanced_weights_count_smoothed_shares_but_not_the_weight_of_synthetic_
 
 
 def test_a_mapping_of_ones_changes_nothing() -> None:
-    assert targets(Trained(class_weights={"a": 1.0})) == targets(Trained())
+    assert targets(SoftLabelTraining(class_weights={"a": 1.0})) == targets(SoftLabelTraining())
 
 
 def test_balanced_classes_get_no_other_weights() -> None:
-    assert targets(Trained(class_weights="balanced"), synthetic=[]) == [
-        pytest.approx(row) for row in targets(Trained(), synthetic=[])
+    assert targets(SoftLabelTraining(class_weights="balanced"), synthetic=[]) == [
+        pytest.approx(row) for row in targets(SoftLabelTraining(), synthetic=[])
     ]
 
 
 def test_only_the_distribution_of_a_row_changes() -> None:
-    settings = Trained(
+    settings = SoftLabelTraining(
         hard_labels=True, synthetic_weight=2, class_weights="balanced", label_smoothing=0.1
     )
     before, after = (
-        training_rows(Trained(), REAL, SYNTHETIC, CLASSES),
+        training_rows(SoftLabelTraining(), REAL, SYNTHETIC, CLASSES),
         training_rows(settings, REAL, SYNTHETIC, CLASSES),
     )
     assert [row.model_dump(exclude={"probs"}) for row in after] == [
@@ -122,20 +124,25 @@ def test_only_the_distribution_of_a_row_changes() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [Trained(), Trained(class_weights="balanced"), Trained(label_smoothing=0.5)]
+    "settings",
+    [
+        SoftLabelTraining(),
+        SoftLabelTraining(class_weights="balanced"),
+        SoftLabelTraining(label_smoothing=0.5),
+    ],
 )
 @pytest.mark.parametrize("missing", CLASSES)
-def test_a_class_without_a_row_is_named(settings: Trained, missing: str) -> None:
+def test_a_class_without_a_row_is_named(settings: SoftLabelTraining, missing: str) -> None:
     # A share in soft labels does not make a row of the class.
     rows = [row for row in REAL if row.label != missing]
-    with pytest.raises(Hopeless, match=f"'{missing}'.*task.labels"):
+    with pytest.raises(UntrainableError, match=f"'{missing}'.*task.labels"):
         training_rows(
             settings, rows, [soft(*(0.4 if name != missing else 0.2 for name in CLASSES))], CLASSES
         )
 
 
 def test_a_synthetic_row_makes_up_for_a_class_without_a_real_one() -> None:
-    assert len(targets(Trained(), real=REAL[:2])) == 4
+    assert len(targets(SoftLabelTraining(), real=REAL[:2])) == 4
 
 
 @pytest.mark.parametrize(
@@ -149,8 +156,8 @@ def test_a_synthetic_row_makes_up_for_a_class_without_a_real_one() -> None:
     ],
 )
 def test_every_option_says_that_targets_differ(options: dict[str, object]) -> None:
-    assert Trained.model_validate(options).weighted
-    assert not Trained().weighted
+    assert SoftLabelTraining.model_validate(options).weighted
+    assert not SoftLabelTraining().weighted
 
 
 @pytest.mark.parametrize(
@@ -163,9 +170,9 @@ def test_every_option_says_that_targets_differ(options: dict[str, object]) -> No
         {"label_smoothing": -0.1},
     ],
 )
-@pytest.mark.parametrize("kind", [Linear, Transformer])
+@pytest.mark.parametrize("kind", [LinearSettings, TransformerSettings])
 def test_weights_without_a_meaning_are_refused(
-    kind: type[Linear | Transformer], options: dict[str, object]
+    kind: type[LinearSettings | TransformerSettings], options: dict[str, object]
 ) -> None:
     (key,) = options
     with pytest.raises(ValueError, match=key):
@@ -187,7 +194,7 @@ SMOOTHING = st.floats(0, 0.99)
 
 @given(REALS, SYNTHETICS)
 def test_by_default_rows_go_in_as_they_are(real: list[Example], synthetic: list[Augmented]) -> None:
-    assert training_rows(Trained(), real, synthetic, CLASSES) == [
+    assert training_rows(SoftLabelTraining(), real, synthetic, CLASSES) == [
         *(one_hot(row, CLASSES) for row in real),
         *synthetic,
     ]
@@ -198,7 +205,7 @@ def test_a_rows_targets_sum_to_its_weight(
     real: list[Example], synthetic: list[Augmented], smoothing: float, hard: bool, weight: float
 ) -> None:
     found = targets(
-        Trained(label_smoothing=smoothing, hard_labels=hard, synthetic_weight=weight),
+        SoftLabelTraining(label_smoothing=smoothing, hard_labels=hard, synthetic_weight=weight),
         real,
         synthetic,
     )
@@ -212,7 +219,7 @@ def test_balanced_weights_are_one_on_average_and_give_each_class_the_same_total(
     real: list[Example], synthetic: list[Augmented], smoothing: float, hard: bool
 ) -> None:
     found = targets(
-        Trained(label_smoothing=smoothing, hard_labels=hard, class_weights="balanced"),
+        SoftLabelTraining(label_smoothing=smoothing, hard_labels=hard, class_weights="balanced"),
         real,
         synthetic,
     )
@@ -226,7 +233,9 @@ def test_balanced_weights_are_one_on_average_and_give_each_class_the_same_total(
 def test_smoothing_leaves_no_row_with_another_best_class_and_no_target_below_its_share(
     real: list[Example], synthetic: list[Augmented], smoothing: float
 ) -> None:
-    for row in targets(Trained(label_smoothing=smoothing, hard_labels=True), real, synthetic):
+    for row in targets(
+        SoftLabelTraining(label_smoothing=smoothing, hard_labels=True), real, synthetic
+    ):
         assert min(row) == pytest.approx(smoothing / 3)
         assert max(row) == pytest.approx(1 - smoothing * 2 / 3)
 
@@ -236,8 +245,8 @@ def test_class_and_row_weights_multiply(
     real: list[Example], synthetic: list[Augmented], weights: dict[str, float], weight: float
 ) -> None:
     plain, found = (
-        targets(Trained(), real, synthetic),
-        targets(Trained(class_weights=weights, synthetic_weight=weight), real, synthetic),
+        targets(SoftLabelTraining(), real, synthetic),
+        targets(SoftLabelTraining(class_weights=weights, synthetic_weight=weight), real, synthetic),
     )
     kinds = [1.0] * len(real) + [weight] * len(synthetic)
     for before, after, kind in zip(plain, found, kinds, strict=True):
@@ -251,5 +260,5 @@ def test_class_and_row_weights_multiply(
 
 @given(SYNTHETICS)
 def test_no_weight_touches_real_rows_but_the_weight_of_a_class(synthetic: list[Augmented]) -> None:
-    found = targets(Trained(synthetic_weight=7, class_weights={"b": 3}), REAL, synthetic)
+    found = targets(SoftLabelTraining(synthetic_weight=7, class_weights={"b": 3}), REAL, synthetic)
     assert found[:3] == [[1, 0, 0], [0, 3, 0], [0, 0, 1]]

@@ -11,10 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpt3mix_cli.errors import StoppedShort, UserError
+from gpt3mix_cli.errors import Callbacks, StoppedShort, UserError
 from gpt3mix_cli.files import only_writer
 from gpt3mix_cli.records import Augmented, Done, Example, Trial, manifest_path, read, read_manifest
-from gpt3mix_cli.train import Cell, Fit, Synthetic, Watch, Work, history_path, unwatched
+from gpt3mix_cli.train import (
+    Cell,
+    EpochCallback,
+    FitResult,
+    SyntheticSet,
+    TrialRunner,
+    history_path,
+    ignore_epoch,
+)
 from gpt3mix_cli.train import train as run_trials
 from gpt3mix_cli.train.targets import one_hot
 
@@ -51,13 +59,13 @@ class Fake:
         train: Sequence[Augmented],
         validation: Sequence[Example],
         seed: int,
-        watch: Watch = unwatched,
-    ) -> Fit:
+        watch: EpochCallback = ignore_epoch,
+    ) -> FitResult:
         self.seeds.append(seed)
         self.given.append(list(train))
         if len(self.seeds) - 1 in self.failing:
             raise self.error("no luck\nsecond line")
-        return Fit(
+        return FitResult(
             0.5, 2, tuple({"epoch": e, "loss": 1 / e, "valid_accuracy": 0.25 * e} for e in (1, 2))
         )
 
@@ -78,14 +86,14 @@ def go(
     output: Path,
     fake: Fake | None = None,
     method: str = "none",
-    synthetic: Mapping[int, Synthetic] | None = None,
+    synthetic: Mapping[int, SyntheticSet] | None = None,
     trials: Sequence[tuple[int, int]] = TRIALS,
     real: Sequence[Example] = REAL,
     **options: Any,
 ) -> Done:
     cell = Cell("task", "1%", method, "fake", {"augment.k": 2}, 3, CLASSES)
     options = {"master_seed": 42, **options}
-    work = Work(
+    work = TrialRunner(
         fake or Fake(),
         cell,
         real,
@@ -117,14 +125,14 @@ def rows_of(output: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def synthetic(*texts: str) -> Synthetic:
+def synthetic(*texts: str) -> SyntheticSet:
     rows = [
         Augmented(
             id=f"s-{text}", text=text, label="pos", probs={"pos": 0.75, "neg": 0.25}, method="made"
         )
         for text in texts
     ]
-    return Synthetic(
+    return SyntheticSet(
         rows, {"kind": "made", "seed": hash(texts), "attempts": 4, "k": 2}, tokens=len(texts)
     )
 
@@ -238,7 +246,7 @@ def test_the_settings_hash_is_of_what_can_change_a_number_only(tmp_path: Path) -
     assert (
         settings("e", method="made", synthetic={0: synthetic("b", "c")}) == made
     )  # another draw: its seed and rows differ
-    other = Synthetic([], {"kind": "made", "k": 3})
+    other = SyntheticSet([], {"kind": "made", "k": 3})
     assert settings("f", method="made", synthetic={0: other}) != made
 
 
@@ -252,7 +260,12 @@ def test_hashes_name_the_rows_of_the_cell(tmp_path: Path) -> None:
 
 def test_progress_is_told_after_every_trial(output: Path) -> None:
     heard: list[tuple[str, int | None, int | None]] = []
-    go(output, tell=lambda text, done=None, total=None: heard.append((text, done, total)))
+    go(
+        output,
+        callbacks=Callbacks(
+            lambda name, done, total=None, detail="": heard.append((name, done, total))
+        ),
+    )
     assert heard == [("augment.k=2 1% seed 3 none + fake", i, 3) for i in range(4)]
 
 
@@ -383,7 +396,7 @@ def test_changed_soft_labels_make_the_trials_stale(output: Path) -> None:
     go(output, synthetic={0: part})
     row = part.rows[0].model_copy(update={"probs": {"pos": 0.74, "neg": 0.26}})
     fake = Fake()
-    go(output, fake, synthetic={0: Synthetic([row], part.about, part.tokens)})
+    go(output, fake, synthetic={0: SyntheticSet([row], part.about, part.tokens)})
     assert len(fake.seeds) == 3
 
 

@@ -17,10 +17,10 @@ from tiny_rows import CLASSES, ROWS, TEXTS, VALIDATION
 
 from gpt3mix_cli.errors import StoppedShort
 from gpt3mix_cli.records import Augmented, Example, Trial, read
-from gpt3mix_cli.settings import PAPER, Linear, Transformer
-from gpt3mix_cli.train import Cell, Synthetic, Work, kept_classifier
+from gpt3mix_cli.settings import PAPER, LinearSettings, TransformerSettings
+from gpt3mix_cli.train import Cell, SyntheticSet, TrialRunner, cached_classifier
 from gpt3mix_cli.train import train as run_trials
-from gpt3mix_cli.train.targets import Hopeless, training_rows
+from gpt3mix_cli.train.targets import UntrainableError, training_rows
 from gpt3mix_cli.train.transformer import TransformerClassifier
 
 
@@ -48,11 +48,11 @@ def classifier(model: Path, **options: Any) -> TransformerClassifier:
         **options,
     }
     return TransformerClassifier(
-        Transformer(kind="transformer", model=str(model), **options), CLASSES
+        TransformerSettings(kind="transformer", model=str(model), **options), CLASSES
     )
 
 
-class Watch:
+class EpochCallback:
     """What the optimizer was given and did in each fit."""
 
     def __init__(self) -> None:
@@ -62,10 +62,10 @@ class Watch:
 
 
 @pytest.fixture
-def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
+def watch(monkeypatch: pytest.MonkeyPatch) -> EpochCallback:
     import torch
 
-    seen = Watch()
+    seen = EpochCallback()
 
     class Optimizer(torch.optim.AdamW):
         def __init__(self, params: Any, **options: Any) -> None:
@@ -185,7 +185,7 @@ def test_the_loss_is_soft_cross_entropy(encoder: Path) -> None:
 
 
 def test_with_weights_the_loss_and_its_gradient_are_those_worked_out_by_hand(
-    encoder: Path, watch: Watch
+    encoder: Path, watch: EpochCallback
 ) -> None:
     weighting = {
         "synthetic_weight": 0.5,
@@ -243,7 +243,7 @@ def test_hard_labels_are_learnt_and_not_the_shares(tiny_encoder: Path) -> None:
 
 
 def test_the_last_smaller_batch_is_used_and_each_row_once_an_epoch(
-    encoder: Path, watch: Watch, monkeypatch: pytest.MonkeyPatch
+    encoder: Path, watch: EpochCallback, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = classifier(encoder, max_epochs=3, batch_size=4)
     network, seen, batches = found._encoder, [], []
@@ -290,21 +290,23 @@ def test_rows_come_in_another_order_in_each_epoch_and_with_each_seed(
     assert len({tuple(order) for order in orders}) == 6
 
 
-def test_the_rate_rises_for_the_warm_up_epochs_and_then_stays(encoder: Path, watch: Watch) -> None:
+def test_the_rate_rises_for_the_warm_up_epochs_and_then_stays(
+    encoder: Path, watch: EpochCallback
+) -> None:
     classifier(encoder, lr=6e-4, warmup_epochs=2, max_epochs=4, batch_size=4).fit(
         ROWS, VALIDATION, 1
     )
     assert watch.rates == pytest.approx([1e-4, 2e-4, 3e-4, 4e-4, 5e-4] + [6e-4] * 7)
 
 
-def test_without_warm_up_the_rate_is_constant(encoder: Path, watch: Watch) -> None:
+def test_without_warm_up_the_rate_is_constant(encoder: Path, watch: EpochCallback) -> None:
     classifier(encoder, lr=5e-4, warmup_epochs=0, max_epochs=2, batch_size=4).fit(
         ROWS, VALIDATION, 1
     )
     assert watch.rates == pytest.approx([5e-4] * 6)
 
 
-def test_biases_and_norms_do_not_decay(encoder: Path, watch: Watch) -> None:
+def test_biases_and_norms_do_not_decay(encoder: Path, watch: EpochCallback) -> None:
     found = classifier(encoder, max_epochs=1, weight_decay=0.07)
     found.fit(ROWS, VALIDATION, 1)
     decay = {id(p): group["weight_decay"] for group in watch.groups for p in group["params"]}
@@ -323,8 +325,8 @@ DEPARTURES: dict[str, Any] = {
 }  # fmt: skip
 
 
-def paper(model: Path | str = "distilbert-base-uncased", **options: Any) -> Transformer:
-    return Transformer(
+def paper(model: Path | str = "distilbert-base-uncased", **options: Any) -> TransformerSettings:
+    return TransformerSettings(
         kind="transformer",
         preset="paper",
         model=str(model),
@@ -351,7 +353,8 @@ def test_the_preset_refuses_each_departure_and_says_where_the_paper_has_it(key: 
     ):
         paper(**{key: DEPARTURES[key]})
     assert (
-        getattr(Transformer(kind="transformer", **{key: DEPARTURES[key]}), key) == DEPARTURES[key]
+        getattr(TransformerSettings(kind="transformer", **{key: DEPARTURES[key]}), key)
+        == DEPARTURES[key]
     )
 
 
@@ -378,14 +381,16 @@ def test_the_preset_leaves_free_what_the_paper_does_not_say(free: dict[str, Any]
 
 
 def test_the_preset_alone_changes_no_number(encoder: Path) -> None:
-    plain = Transformer(kind="transformer", model=str(encoder), dtype="float32", device="cpu")
+    plain = TransformerSettings(
+        kind="transformer", model=str(encoder), dtype="float32", device="cpu"
+    )
     assert (
         TransformerClassifier(paper(encoder), CLASSES).about
         == TransformerClassifier(plain, CLASSES).about
     )
 
 
-def test_the_preset_is_the_papers_schedule(encoder: Path, watch: Watch) -> None:
+def test_the_preset_is_the_papers_schedule(encoder: Path, watch: EpochCallback) -> None:
     found = TransformerClassifier(paper(encoder, batch_size=4), CLASSES)
     alike = [Example(id=row.id, text=row.text, label="pos") for row in VALIDATION]
     assert len(found.fit(ROWS, alike, 1).history) >= 21
@@ -563,7 +568,7 @@ def test_the_threads_of_the_machine_change_no_number(tiny_encoder: Path) -> None
 def test_a_classifier_travels_as_its_settings_and_each_process_keeps_one(
     tiny_encoder: Path,
 ) -> None:
-    settings = Transformer(
+    settings = TransformerSettings(
         kind="transformer",
         model=str(tiny_encoder),
         max_epochs=1,
@@ -571,7 +576,7 @@ def test_a_classifier_travels_as_its_settings_and_each_process_keeps_one(
         device="cpu",
         class_weights={"pos": 2.0},
     )
-    found = kept_classifier(settings, tuple(CLASSES))
+    found = cached_classifier(settings, tuple(CLASSES))
     found.fit(ROWS, VALIDATION, 1)
     sent = pickle.dumps(found)
     assert len(sent) < 2000  # no weights
@@ -586,14 +591,16 @@ def test_a_classifier_travels_as_its_settings_and_each_process_keeps_one(
         found,
         other,
     )
-    kept_classifier.cache_clear()
+    cached_classifier.cache_clear()
     again = pickle.loads(sent)
     assert again is not found
     assert again.about == found.about
 
 
 def test_a_linear_classifier_travels_alike() -> None:
-    found = kept_classifier(Linear(kind="linear", class_weights={"pos": 2.0}), tuple(CLASSES))
+    found = cached_classifier(
+        LinearSettings(kind="linear", class_weights={"pos": 2.0}), tuple(CLASSES)
+    )
     assert pickle.loads(pickle.dumps(found)) is found
 
 
@@ -608,7 +615,9 @@ def test_a_loss_that_is_no_number_ends_the_fit(tiny_encoder: Path) -> None:
 def diverged(tiny_encoder: Path, output: Path, **options: Any) -> list[Trial]:
     found = classifier(tiny_encoder, lr=1e30, warmup_epochs=0, **options)
     with pytest.raises(StoppedShort, match="1 of 1 trials failed"):
-        run_trials(Work(found, cell("none"), ROWS, {}, VALIDATION, VALIDATION, 1), [(0, 0)], output)
+        run_trials(
+            TrialRunner(found, cell("none"), ROWS, {}, VALIDATION, VALIDATION, 1), [(0, 0)], output
+        )
     return list(read(output, Trial))
 
 
@@ -639,11 +648,11 @@ def test_a_trial_that_diverges_fails_and_leaves_the_next_as_it_would_be_alone(
     tiny_encoder: Path, tmp_path: Path, by: float
 ) -> None:
     real = [Example(id=row.id, text=row.text, label=row.label) for row in ROWS]
-    draws = {0: Synthetic(spoilt(by), {}), 1: Synthetic(ROWS, {})}
+    draws = {0: SyntheticSet(spoilt(by), {}), 1: SyntheticSet(ROWS, {})}
 
     def rows(name: str, trials: list[tuple[int, int]]) -> list[dict[str, Any]]:
         output = tmp_path / f"{name}.tiny.jsonl"
-        work = Work(
+        work = TrialRunner(
             classifier(tiny_encoder), cell("gpt3mix"), real, draws, VALIDATION, VALIDATION, 1
         )
         if name == "both":
@@ -686,8 +695,8 @@ def test_a_class_without_a_row_fails_the_trial_with_its_name(
     tiny_encoder: Path, tmp_path: Path
 ) -> None:
     real = [Example(id="a", text="good", label="pos")]
-    work = Work(classifier(tiny_encoder), cell("none"), real, {}, VALIDATION, VALIDATION, 1)
-    with pytest.raises(Hopeless, match="'neg'"):
+    work = TrialRunner(classifier(tiny_encoder), cell("none"), real, {}, VALIDATION, VALIDATION, 1)
+    with pytest.raises(UntrainableError, match="'neg'"):
         training_rows(work.options, real, [], CLASSES)
     with pytest.raises(StoppedShort, match="the first: no training row has the class 'neg'"):
         run_trials(work, [(0, 0)], tmp_path / "none.tiny.jsonl")
@@ -698,7 +707,7 @@ def test_about_tells_what_can_change_a_number_and_nothing_else(
 ) -> None:
     plain = classifier(tiny_encoder).about
     shutil.copytree(tiny_encoder, tmp_path / "elsewhere")
-    named = Transformer(
+    named = TransformerSettings(
         kind="transformer", name="other", trials=3, model=str(tmp_path / "elsewhere"),
         lr=1e-3, max_epochs=2, patience=9, warmup_epochs=1, batch_size=4, dtype="float32", device="cpu",
     )  # fmt: skip

@@ -13,10 +13,12 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from ...errors import Tell, quiet
-from ...train import Job, Lost, Result
+from ...errors import NO_CALLBACKS, Callbacks
+from ...train import Job, Result, WorkerDied
 
 MEMORY = 4e9  # bytes of memory for each worker: BERT-base, its gradients and its optimiser's state
 PRELOADED = [
@@ -48,9 +50,9 @@ def fitting(threads: int) -> int:
 class Workers:
     """The processes; a context manager. `map` may be called from several threads, which share them."""
 
-    def __init__(self, count: int, tell: Tell = quiet) -> None:
+    def __init__(self, count: int, callbacks: Callbacks = NO_CALLBACKS) -> None:
         """Prepare; processes start when they are needed."""
-        self._count, self._tell = count, tell
+        self._count, self._callbacks = count, callbacks
         self._slots = threading.Semaphore(count)
         self._lock = threading.Lock()
         self._pools: list[
@@ -79,8 +81,11 @@ class Workers:
                 end.close()
 
     def map(
-        self, function: Callable[[Job, Tell], Result], jobs: Sequence[Job], tell: Tell
-    ) -> Iterator[tuple[Job, Result | Lost]]:
+        self,
+        function: Callable[[Job, Callbacks], Result],
+        jobs: Sequence[Job],
+        callbacks: Callbacks,
+    ) -> Iterator[tuple[Job, Result | WorkerDied]]:
         """Run the jobs and yield each with what came of it, as they end; see `train.Map`."""
         waiting, running = list(jobs), dict[Future[Result], Job]()
         while waiting or running:
@@ -98,12 +103,12 @@ class Workers:
                         raise  # the whole run ends: that is no finding about the trial
                     yield (
                         job,
-                        Lost(
+                        WorkerDied(
                             "the process of the trial died, as the system's memory ran out or it was killed; fewer --jobs need less memory"
                         ),
                     )
 
-    def _submit(self, function: Callable[[Job, Tell], Result], job: Job) -> Future[Result]:
+    def _submit(self, function: Callable[[Job, Callbacks], Result], job: Job) -> Future[Result]:
         with self._lock:
             while True:
                 pool = self._idle.pop() if self._idle else self._open()
@@ -137,7 +142,8 @@ class Workers:
     def _listen(self, ears: socket.socket) -> None:
         while True:
             try:
-                self._tell(*json.loads(ears.recv(4096)))
+                kind, *arguments = json.loads(ears.recv(4096))
+                getattr(self._callbacks, kind)(*arguments)
             except (OSError, ValueError):
                 return
 
@@ -185,11 +191,12 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _work(function: Callable[[Job, Tell], Result], job: Job) -> Result:
-    return function(job, _say)
+def _work(function: Callable[[Job, Callbacks], Result], job: Job) -> Result:
+    return function(job, Callbacks(partial(_send, "progress"), partial(_send, "warn")))
 
 
-def _say(text: str, done: int | None = None, total: int | None = None, detail: str = "") -> None:
+def _send(kind: str, *arguments: Any) -> None:
+    """Send a call of a callback to the parent process."""
     if _mouth:
         with contextlib.suppress(OSError):  # who shows it is behind, or gone
-            _mouth.send(json.dumps([text, done, total, detail]).encode(), socket.MSG_DONTWAIT)
+            _mouth.send(json.dumps([kind, *arguments]).encode(), socket.MSG_DONTWAIT)

@@ -3,7 +3,7 @@
 The cache is a window of columns that all rows share: a step appends one column, each row sees its own columns through
 its mask and counts its own positions. So a row that has ended leaves at once, and one that waits takes its place: its
 prompt is read (what all prompts begin with only once, equal prompts once) and laid down before the newest column. A
-text that has ended is led on to its seam, and the next step's logits are its labels' scores: nothing is read twice.
+text that has ended is led on to its label prefix, and the next step's logits are its labels' scores: nothing is read twice.
 """
 
 import itertools
@@ -17,7 +17,7 @@ from .sampling import Sampler
 if TYPE_CHECKING:
     import torch
 
-SPARE = 32  # columns for seams, before the window has to grow
+SPARE = 32  # columns for label prefixes, before the window has to grow
 
 
 def write(decoder: Decoder, rows: Sequence[Row], side_by_side: int) -> None:
@@ -296,11 +296,13 @@ class _Window:
         return logits
 
     def _may_end(self, tokens: "torch.Tensor", vocabulary: int) -> "torch.Tensor":
-        seams = {row.request.seam for row in self._rows if row and row.request}
-        if len(seams) == 1 and (seam := next(iter(seams))) in self._closers:
-            return self._closers[seam][tokens]
-        for seam in seams:
-            self._closers[seam] = self._tokens.closers(seam, vocabulary).to(self._device)
+        prefixes = {row.request.label_prefix for row in self._rows if row and row.request}
+        if len(prefixes) == 1 and (label_prefix := next(iter(prefixes))) in self._closers:
+            return self._closers[label_prefix][tokens]
+        for label_prefix in prefixes:
+            self._closers[label_prefix] = self._tokens.closers(label_prefix, vocabulary).to(
+                self._device
+            )
         found = tokens.new_zeros(len(tokens), dtype=self._active.dtype)
         for closers in self._closers.values():
             found |= closers[tokens]
@@ -315,7 +317,9 @@ class _Window:
         assert row.request
         count = int(self._sampler.counts[slot])
         written = self._sampler.written[slot, :count].tolist()
-        ending = self._tokens.ending(row.prompt, row.request.prompt, written, row.request.seam)
+        ending = self._tokens.ending(
+            row.prompt, row.request.prompt, written, row.request.label_prefix
+        )
         if not ending and count < row.request.max_tokens:
             return
         row.written, row.ending, row.logprob = written, ending, float(self._logprobs[slot])
@@ -353,9 +357,9 @@ class _Window:
         pairs = [
             (slot, choice)
             for slot in self._parked
-            for choice in self._rows[slot].choices
+            for choice in self._rows[slot].choices  # type: ignore[union-attr]
             if len(choice) > 1
-        ]  # type: ignore[union-attr]
+        ]
         rest = itertools.chain.from_iterable(
             self._rest(part) for part in _batched(pairs, len(self._rows))
         )
@@ -388,9 +392,9 @@ class _Window:
         ).clamp(max=self._decoder.context - 1)
         held = [(layer.keys, layer.values) for layer in self._layers]
         before = [
-            (keys[slots, :, self.start : self.end], values[slots, :, self.start : self.end])
+            (keys[slots, :, self.start : self.end], values[slots, :, self.start : self.end])  # type: ignore[index]
             for keys, values in held
-        ]  # type: ignore[index]
+        ]
         logprobs = (
             self._decoder.forward(ids, mask, positions, before, keep=longest)[0]
             .float()

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ...errors import UserError
 from ...files import model_sha
-from ...pretrained import lm_place, loaded
-from ...settings import LocalLM as Settings
-from ...settings import fingerprint
+from ...pretrained import lm_path, loaded
+from ...settings import LocalLMSettings, fingerprint
 from ..port import About, Completion, Hypothesis, Request, Scores, blocks
 from .tokenization import Tokens
 
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
 Answer = TypeVar("Answer")
 
-FORMAT = 3  # raised when the same requests would be answered otherwise
+CACHE_VERSION = 3  # raised when the same requests would be answered otherwise
 ENDLESS = 1_000_000  # what tokenizers say where they know no limit is far above this
 CACHE = 2 << 30  # bytes of keys and values on a CPU, where nobody says how many are free
 SIDE_BY_SIDE = {
@@ -41,10 +40,10 @@ OUT_OF_MEMORY = (
 OF_FREE = 0.6  # of a GPU's free memory for keys, values and logits
 
 
-class Local:
+class LocalLM:
     """The engine; see `lm.LM`."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: LocalLMSettings) -> None:
         """Read configuration and tokenizer; the weights follow when the first answer is wanted.
 
         Raises:
@@ -53,7 +52,7 @@ class Local:
         import torch
 
         self._settings, self._side_by_side = settings, settings.batch_size
-        self._place = lm_place(settings.model)
+        self._place = lm_path(settings.model)
         self._device = torch.device(_device(settings.device))
         # bfloat16 on a CPU moves labels by more than 2e-3 (scripts/bench/augment.py), which its speed does not make up for.
         auto = "float32" if self._device.type == "cpu" else "bfloat16"
@@ -81,7 +80,7 @@ class Local:
         self.about = About(
             model=settings.model,
             fingerprint=fingerprint(
-                [weights, self._dtype, self._device.type, settings.batch_size, FORMAT]
+                [weights, self._dtype, self._device.type, settings.batch_size, CACHE_VERSION]
             ),
             context=min((limit for limit in limits if limit and limit < ENDLESS), default=ENDLESS),
             block=settings.batch_size,
@@ -155,7 +154,7 @@ class Local:
         hint = "give `bundled`, the folder of a causal LM, or a hub id that can be reached"
         return loaded(part, self._place, what, hint, revision=self._settings.revision, **options)
 
-    def abilities(self) -> str:
+    def describe(self) -> str:
         """Return what it runs on; it can do everything."""
         return f"{self.about.details}, label scores exact"
 
@@ -194,7 +193,7 @@ class Local:
         rows = [
             Row(
                 self._tokens.encode(request.prompt),
-                self._choices(request.seam, request.choices),
+                self._choices(request.label_prefix, request.choices),
                 request,
             )
             for request in requests
@@ -209,15 +208,20 @@ class Local:
         ]
 
     def _fits(self, row: "Row", request: Request) -> bool:
-        """Return whether prompt, text, a seam that is appended, and the longest choice have room in the context."""
-        seam = len(self._tokens.after(".", [request.seam])[0]) if request.seam else 0
+        """Return whether prompt, text, a label prefix that is appended, and the longest choice have room in the context."""
+        label_prefix = (
+            len(self._tokens.after(".", [request.label_prefix])[0]) if request.label_prefix else 0
+        )
         return (
-            len(row.prompt) + request.max_tokens + seam + max(map(len, row.choices), default=0)
+            len(row.prompt)
+            + request.max_tokens
+            + label_prefix
+            + max(map(len, row.choices), default=0)
             <= self.about.context
         )
 
-    def _choices(self, seam: str, choices: Sequence[str]) -> list[list[int]]:
-        return self._tokens.after(seam, choices) if choices else []
+    def _choices(self, label_prefix: str, choices: Sequence[str]) -> list[list[int]]:
+        return self._tokens.after(label_prefix, choices) if choices else []
 
     def _completion(self, request: Request, row: "Row", fits: bool) -> Completion:
         ending = row.ending

@@ -1,7 +1,7 @@
-"""Where texts meet tokens: the one place that knows how a tokenizer joins prompt, text, seam and label.
+"""Where texts meet tokens: the one place that knows how a tokenizer joins prompt, text, label prefix and label.
 
 A label is scored over the tokens that the LM wrote. Only where one of them reaches over the text's end (`!)` and the
-seam's first bracket in one token) can the text alone say where its tokens lie; then all of it is cut into tokens anew.
+label prefix's first bracket in one token) can the text alone say where its tokens lie; then all of it is cut into tokens anew.
 """
 
 import functools
@@ -23,14 +23,14 @@ class Ending:
     """How a text ended.
 
     Attributes:
-        text: what stands before the seam or the line's end.
+        text: what stands before the label prefix or the line's end.
         finish: as in `Completion`.
         context: all tokens after which the choices are scored; empty if nothing is to be scored.
         retokenised: whether the tokenizer would cut that context in another way than it was read and written.
     """
 
     text: str
-    finish: Literal["seam", "line", "length"]
+    finish: Literal["label_prefix", "line", "length"]
     context: list[int]
     retokenised: bool
 
@@ -54,7 +54,7 @@ class Tokens:
         self._spelled: list[str] | None = None
         self._one_after = functools.lru_cache(1024)(
             self._cut_after
-        )  # seams and labels are the same for most rows
+        )  # label prefixes and labels are the same for most rows
 
     def encode(self, text: str) -> list[int]:
         """Return the tokens of a text that begins a sequence, at least one."""
@@ -89,7 +89,7 @@ class Tokens:
         both: str = self._tokenizer.decode([*tail, *tokens], **options)
         return both.removeprefix(before)
 
-    def closers(self, seam: str, vocabulary: int) -> "torch.Tensor":
+    def closers(self, label_prefix: str, vocabulary: int) -> "torch.Tensor":
         """Return for each token whether a text may be at its end after it, (vocabulary,): only then is the text looked at."""
         import torch
 
@@ -99,7 +99,7 @@ class Tokens:
                 clean_up_tokenization_spaces=False,
             )
         # Part of a letter beyond ASCII may be a token, which spells nothing by itself.
-        marks = [STOP, seam[-1]] if seam else [STOP]
+        marks = [STOP, label_prefix[-1]] if label_prefix else [STOP]
         anywhere = any(not mark.isascii() for mark in marks)
         found = [
             anywhere or token in self.ends or any(mark in text for mark in marks)
@@ -108,7 +108,7 @@ class Tokens:
         return torch.tensor([*found, *[True] * vocabulary][:vocabulary])
 
     def ending(
-        self, prompt: Sequence[int], read: str, written: Sequence[int], seam: str
+        self, prompt: Sequence[int], read: str, written: Sequence[int], label_prefix: str
     ) -> Ending | None:
         """Return how a text ended, or None if it goes on.
 
@@ -116,30 +116,32 @@ class Tokens:
             prompt: tokens read.
             read: the same as text.
             written: tokens written, at least one.
-            seam: where a text ends; empty if only the line's end does.
+            label_prefix: where a text ends; empty if only the line's end does.
         """
         ended = written[-1] in self.ends
         whole = self.spell(prompt, written[:-1] if ended else written)
-        places = {mark: whole.find(mark) for mark in (STOP, seam) if mark and mark in whole}
+        places = {mark: whole.find(mark) for mark in (STOP, label_prefix) if mark and mark in whole}
         if not places and not ended:
             return None
         mark = min(places, key=lambda key: places[key]) if places else ""
         text = whole[: places[mark]] if places else whole
-        finish: Literal["seam", "line"] = "seam" if mark == seam and mark else "line"
-        if not seam:
+        finish: Literal["label_prefix", "line"] = (
+            "label_prefix" if mark == label_prefix and mark else "line"
+        )
+        if not label_prefix:
             return Ending(text, finish, [], False)
-        kept = self._kept(prompt, written, ended, whole, text, mark, seam)
-        cut_anew = self.encode(f"{read}{text}{seam}")
+        kept = self._kept(prompt, written, ended, whole, text, mark, label_prefix)
+        cut_anew = self.encode(f"{read}{text}{label_prefix}")
         context = cut_anew if kept is None else [*prompt, *kept]
         return Ending(text, finish, context, kept is None or cut_anew != context)
 
     def _kept(
-        self, prompt: Sequence[int], written: Sequence[int], ended: bool, whole: str, text: str, mark: str, seam: str
+        self, prompt: Sequence[int], written: Sequence[int], ended: bool, whole: str, text: str, mark: str, label_prefix: str
     ) -> list[int] | None:  # fmt: skip
-        """Return the tokens of text and seam as they were written; None if a token reaches over the end of either."""
-        if mark == seam:
-            return list(written) if whole == text + seam and not ended else None
-        appended = self.after(".", [seam])[0]
+        """Return the tokens of text and label prefix as they were written; None if a token reaches over the end of either."""
+        if mark == label_prefix:
+            return list(written) if whole == text + label_prefix and not ended else None
+        appended = self.after(".", [label_prefix])[0]
         if ended:
             return [*written[:-1], *appended] if not mark else None
         # The line's end must be a token of its own for the tokens before it to be the text's.

@@ -11,10 +11,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ...errors import StoppedShort, UserError
-from ...settings import OpenAILM
+from ...settings import OpenAISettings
 from ..journal import Batch, Journal, Row, Spent
-from .budget import Purse
-from .dispatcher import Refused, Traffic
+from .budget import BudgetTracker
+from .dispatcher import HttpDispatcher, Refused
 from .protocol import BadAnswer, Call, Usage, texts, usage
 
 if TYPE_CHECKING:
@@ -41,9 +41,9 @@ class Batches:
 
     def __init__(
         self,
-        settings: OpenAILM,
-        traffic: Traffic,
-        purse: Purse,
+        settings: OpenAISettings,
+        traffic: HttpDispatcher,
+        purse: BudgetTracker,
         journal: Journal,
         key: Callable[[Call], str],
         count: Callable[[str], int],

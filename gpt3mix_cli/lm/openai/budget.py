@@ -90,7 +90,7 @@ def price_of(model: str, file: str | None) -> tuple[Price | None, str]:
 
 
 @dataclass
-class Purse:
+class BudgetTracker:
     """What was spent, and what may be.
 
     Attributes:

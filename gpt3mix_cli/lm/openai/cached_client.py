@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..journal import Journal, Row, Spent
-from .budget import Purse
-from .dispatcher import Refused, Traffic
+from .budget import BudgetTracker
+from .dispatcher import HttpDispatcher, Refused
 from .protocol import Call, Usage, usage
 
 TOO_LONG = (
@@ -49,14 +49,14 @@ class TooLong:
     words: str
 
 
-class Exchange:
+class CachedClient:
     """The calls of one output; its methods are called in the endpoint's event loop."""
 
     def __init__(
         self,
         endpoint: str,
-        traffic: Traffic,
-        purse: Purse,
+        traffic: HttpDispatcher,
+        purse: BudgetTracker,
         journal: Journal | None,
         thread: Executor,
     ) -> None:

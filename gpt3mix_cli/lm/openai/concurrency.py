@@ -17,7 +17,7 @@ ROUNDS = 20  # at a level that more requests did not make faster, before more ar
 
 
 @dataclass
-class Level:
+class AdaptiveConcurrency:
     """The level of one server.
 
     A round is as many answers as requests may be under way, all sent since the last change. How many answers a second a level
@@ -47,7 +47,7 @@ class Level:
         """How many requests may be under way."""
         return int(self._level)
 
-    def answered(self, sent: float, now: float, full: bool) -> None:
+    def on_success(self, sent: float, now: float, full: bool) -> None:
         """Hear that an answer came.
 
         Args:
@@ -63,7 +63,7 @@ class Level:
         if self._answers >= self.at_once:
             self._end_of_round(now)
 
-    def refused(self, sent: float, now: float) -> None:
+    def on_rate_limit(self, sent: float, now: float) -> None:
         """Hear that the server is overloaded; what was sent before the last cut says nothing new.
 
         Args:

@@ -2,21 +2,21 @@
 
 from collections.abc import Callable
 
-from ...settings import OpenAILM
-from ..port import Request, Tariff
+from ...settings import OpenAISettings
+from ..port import CostModel, Request
 from .budget import Price
-from .label_scores import ROOM
+from .label_scores import TOKEN_MARGIN
 from .probe import SOURCES
-from .protocol import Usage, Ways
+from .protocol import Capabilities, Usage
 
 
-def tariff(
-    settings: OpenAILM,
+def cost_model(
+    settings: OpenAISettings,
     price: Price | None,
-    ways: Ways | None,
+    ways: Capabilities | None,
     count: Callable[[str], int],
     request: Request,
-) -> Tariff:
+) -> CostModel:
     """Return what an attempt takes.
 
     Args:
@@ -33,7 +33,7 @@ def tariff(
     if source == "echo":
         alone = len(request.choices)
     elif source == "vote":
-        each = max(map(count, request.choices), default=0) + ROOM
+        each = max(map(count, request.choices), default=0) + TOKEN_MARGIN
         alone, written = (1, each * settings.votes) if many else (settings.votes, each)
     apart = source in ("decision", "vote") or (ways is not None and not ways.tells_raw(request))
     further = alone if request.choices and apart else 0
@@ -55,7 +55,7 @@ def tariff(
         )
     if price is None:
         remarks.append("dollars are unknown; lm.prices names a file of prices")
-    return Tariff(
+    return CostModel(
         usd=lambda read, wrote: (
             price.of(Usage(round(read), round(wrote)), settings.batch) if price else None
         ),

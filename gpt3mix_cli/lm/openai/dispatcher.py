@@ -16,12 +16,12 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ...errors import StoppedShort, Tell, UserError, quiet
-from ...settings import OpenAILM
-from .budget import Purse
-from .concurrency import Level
+from ...errors import NO_CALLBACKS, Callbacks, StoppedShort, UserError
+from ...settings import OpenAISettings
+from .budget import BudgetTracker
+from .concurrency import AdaptiveConcurrency
 from .protocol import BadAnswer
-from .servers import FAILED, LONGEST_WAIT, OUTCOMES, WAIT, Health, Pace, Server
+from .servers import FAILED, LONGEST_WAIT, OUTCOMES, WAIT, CircuitBreaker, RateLimiter, Server
 
 if TYPE_CHECKING:
     import aiohttp
@@ -62,19 +62,23 @@ class _Again(Exception):
         self.wait, self.overload = wait, overload
 
 
-class Traffic:
+class HttpDispatcher:
     """All servers of an endpoint. Its methods are called in one event loop."""
 
-    def __init__(self, settings: OpenAILM, purse: Purse, tell: Tell = quiet) -> None:
+    def __init__(
+        self, settings: OpenAISettings, purse: BudgetTracker, callbacks: Callbacks = NO_CALLBACKS
+    ) -> None:
         """Connect to nothing yet; the purse is asked before each try.
 
         Raises:
             UserError: if the key is missing.
         """
-        self._settings, self._tell, self._told = settings, tell, -SILENCE
+        self._settings, self._callbacks, self._told = settings, callbacks, -SILENCE
         self._secret, self._purse = "" if purse.closed else _key(settings), purse
         fixed = 0 if settings.concurrency == "auto" else settings.concurrency
-        self._servers = [Server(url, Level(fixed), _proxy(url)) for url in settings.urls]
+        self._servers = [
+            Server(url, AdaptiveConcurrency(fixed), _proxy(url)) for url in settings.urls
+        ]
         self._session: aiohttp.ClientSession | None = None
         self._client: openai.AsyncOpenAI | None = None
         self._gate, self._ended = asyncio.Lock(), asyncio.Event()
@@ -82,10 +86,10 @@ class Traffic:
         self._alarm = 0.0
         self._failed, self._reached = 0, False
         self._requests, self._tokens = (
-            Pace(settings.requests_per_minute),
-            Pace(settings.tokens_per_minute),
+            RateLimiter(settings.requests_per_minute),
+            RateLimiter(settings.tokens_per_minute),
         )
-        self._health = Health()
+        self._health = CircuitBreaker()
         self._stopped: UserError | None = None
         self._jitter = random.Random()  # noqa: S311 - neither a secret nor a number that anybody reports
 
@@ -129,7 +133,7 @@ class Traffic:
             self._give_up(failure, failed, sent, time.monotonic() - since)
             if time.monotonic() - self._told > SILENCE:
                 self._told = time.monotonic()
-                self._tell(
+                self._callbacks.warn(
                     f"{self._named()}: {failure}; tried again, for up to an hour where it is merely busy ({sent} tries so far)"
                 )
             if not failure.wait:  # some servers say 0 and go on refusing
@@ -227,7 +231,7 @@ class Traffic:
             value = json.loads(text)
             sound(value)
         except TimeoutError:
-            server.level.refused(sent, time.monotonic())
+            server.level.on_rate_limit(sent, time.monotonic())
             raise _Again(f"no answer within {self._settings.timeout:g} s") from None
         except (aiohttp.ClientError, OSError) as error:
             server.not_reached(sent, time.monotonic())
@@ -239,7 +243,7 @@ class Traffic:
             raise _Again(f"an answer that is no JSON: {shown!r}") from None
         except BadAnswer as error:
             raise _Again(str(error)) from None
-        server.level.answered(sent, time.monotonic(), full)
+        server.level.on_success(sent, time.monotonic(), full)
         return text, value
 
     def _status(
@@ -268,7 +272,7 @@ class Traffic:
         if status in (408, 409, 425, 429) or status >= 500:
             wait = _retry_after(headers)
             if status in (429, 503):
-                server.level.refused(sent, time.monotonic())
+                server.level.on_rate_limit(sent, time.monotonic())
             if wait is not None and wait > PATIENCE:
                 message = f"{self._named()}: the server asks to stay away for {wait / 60:.0f} minutes: {words}"
                 self.stop(StoppedShort(message, "run again after that"))
@@ -325,7 +329,7 @@ class Traffic:
 
     def _with_room(self) -> Server | None:
         now = time.monotonic()
-        free = [server for server in self._servers if server.has_room(now)]
+        free = [server for server in self._servers if server.has_capacity(now)]
         if not free:
             return None
         chosen = min(
@@ -425,7 +429,7 @@ def _proxy(url: str) -> str | None:
     )
 
 
-def _key(settings: OpenAILM) -> str:
+def _key(settings: OpenAISettings) -> str:
     key = os.environ.get(settings.api_key_env, "").strip()
     if not key and any("api.openai.com" in url for url in settings.urls):
         raise UserError(

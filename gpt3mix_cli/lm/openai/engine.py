@@ -17,45 +17,45 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from ...errors import Tell, UserError, quiet
-from ...pretrained import lm_place, loaded
-from ...settings import Budget, OpenAILM, fingerprint
+from ...errors import NO_CALLBACKS, Callbacks, UserError
+from ...pretrained import lm_path, loaded
+from ...settings import Budget, OpenAISettings, fingerprint
 from ..journal import Journal
-from ..port import About, Completion, Hypothesis, Request, Scores, Tariff
+from ..port import About, Completion, CostModel, Hypothesis, Request, Scores
 from .batch import Batches
-from .budget import Purse, price_of
-from .cached_client import Answer, Exchange, TooLong
-from .cost_model import tariff
-from .dispatcher import Refused, Traffic
+from .budget import BudgetTracker, price_of
+from .cached_client import Answer, CachedClient, TooLong
+from .cost_model import cost_model
+from .dispatcher import HttpDispatcher, Refused
 from .event_loop import Loop
-from .label_scores import ROOM, Labels
+from .label_scores import TOKEN_MARGIN, Labels
 from .probe import SOURCES, Probe, from_json, path
 from .protocol import (  # fmt: skip
     PLAIN,
     Call,
+    Capabilities,
     Line,
     Usage,
-    Ways,
     label_scores,
     line,
     texts,
     writing,
 )
 
-FORMAT = 1  # raised when the same answers would be read otherwise
+CACHE_VERSION = 1  # raised when the same answers would be read otherwise
 BYTES_A_TOKEN = 4.0  # of English, where no tokenizer is known; right within a quarter
 
 
-class OpenAI:
+class OpenAILM:
     """The engine; see `lm.LM`."""
 
     def __init__(
         self,
-        settings: OpenAILM,
+        settings: OpenAISettings,
         budget: Budget | None = None,
         journals: Callable[[], Sequence[Path]] = list,
         asks: bool = True,
-        tell: Tell = quiet,
+        callbacks: Callbacks = NO_CALLBACKS,
     ) -> None:
         """Connect to nothing yet.
 
@@ -64,27 +64,29 @@ class OpenAI:
             budget: what may be spent.
             journals: names the files that hold what was spent before.
             asks: see `open_lm`.
-            tell: hears of servers that are busy or fail.
+            callbacks: take servers that are busy or fail.
 
         Raises:
             UserError: if the key, the price or the tokenizer is missing.
         """
         self._settings = settings
         price, version = price_of(settings.model, settings.prices)
-        self._purse = Purse(price, budget, journals, closed=not asks)
-        self._traffic = Traffic(settings, self._purse, tell)
+        self._purse = BudgetTracker(price, budget, journals, closed=not asks)
+        self._traffic = HttpDispatcher(settings, self._purse, callbacks)
         self._loop = Loop(self._traffic.close)
         self._endpoint = settings.endpoint or settings.urls[0]
         self._thread = ThreadPoolExecutor(1, "journal")
-        self._exchange = Exchange(self._endpoint, self._traffic, self._purse, None, self._thread)
+        self._exchange = CachedClient(
+            self._endpoint, self._traffic, self._purse, None, self._thread
+        )
         self._journal: Journal | None = None
-        self._probed: list[Ways] = []  # shared by all outputs: the server is probed once
-        self._probing: asyncio.Task[Ways] | None = None
+        self._probed: list[Capabilities] = []  # shared by all outputs: the server is probed once
+        self._probing: asyncio.Task[Capabilities] | None = None
         self._labels = self._asking()
         asked = settings.model_dump(include={"model", "api", "label_source", "votes", "extra"})
         self.about = About(
             model=settings.model,
-            fingerprint=fingerprint([self._endpoint, asked, FORMAT]),
+            fingerprint=fingerprint([self._endpoint, asked, CACHE_VERSION]),
             context=settings.context,
             block=1,
             count_tokens=self._count,
@@ -92,12 +94,12 @@ class OpenAI:
             + (f", prices of {version}" if version else ""),
         )
 
-    def over(self, journal: Journal) -> "OpenAI":
+    def over(self, journal: Journal) -> "OpenAILM":
         """Return the same endpoint for another output: connections, levels and purse are shared."""
         self._purse.recount()
         other = copy.copy(self)
         other._journal, other._probing = journal, None
-        other._exchange = Exchange(
+        other._exchange = CachedClient(
             self._endpoint, self._traffic, self._purse, journal, self._thread
         )
         other._labels = other._asking()
@@ -144,7 +146,7 @@ class OpenAI:
             for scores, paid in found
         ]
 
-    def abilities(self) -> str:
+    def describe(self) -> str:
         """Return how the server is asked, by asking it."""
         ways = self._loop.submit(self._ways()).result()
         how = {
@@ -162,11 +164,11 @@ class OpenAI:
         )
         return f"{self._endpoint}, {ways.api}, label scores {SOURCES[ways.labels]}{how.get(ways.labels, '')}{dropped}{apart}"
 
-    def tariff(self, request: Request, journal: Journal) -> Tariff:
+    def cost_model(self, request: Request, journal: Journal) -> CostModel:
         """Return what an attempt takes, by the ways that the journal holds or, before any probe, by those that are likely."""
         kept = journal.found([self._ways_key]).get(self._ways_key)
         ways = None if kept is None else from_json(json.loads(kept))
-        return tariff(self._settings, self._purse.price, ways, self._count, request)
+        return cost_model(self._settings, self._purse.price, ways, self._count, request)
 
     def close(self) -> None:
         """Close all connections."""
@@ -201,7 +203,7 @@ class OpenAI:
                 self._count,
             ).settle(calls)
 
-    async def _calls(self, request: Request, ways: Ways) -> list[Call]:
+    async def _calls(self, request: Request, ways: Capabilities) -> list[Call]:
         """Return what asks for a request's text: one call, or for beams one a draw; none if it is known not to fit the context."""
         needed = self._count(request.prompt) + request.max_tokens
         if self._settings.tokenizer and needed > self.about.context:
@@ -209,7 +211,10 @@ class OpenAI:
         if request.beams:
             return self._draws(request, ways)
         label_ids = await self._labels.single_ids(request, ways)
-        room = self._count(request.seam + max(request.choices, key=len, default="")) + ROOM
+        room = (
+            self._count(request.label_prefix + max(request.choices, key=len, default=""))
+            + TOKEN_MARGIN
+        )
         if self._settings.tokenizer:
             room = min(room, self.about.context - needed)
         return [
@@ -235,7 +240,7 @@ class OpenAI:
         if isinstance(answer, TooLong):
             return self._too_long(request, requests=1)
         written = texts(answer.value, ways.api)[0]
-        found = line(written, request.seam)
+        found = line(written, request.label_prefix)
         scores, paid = await self._scored(request, found, ways)
         return Completion(
             number=request.number,
@@ -258,7 +263,7 @@ class OpenAI:
         )
 
     async def _scored(
-        self, request: Request, found: Line, ways: Ways
+        self, request: Request, found: Line, ways: Capabilities
     ) -> tuple[Scores | None, list[Answer]]:
         """Return the label's scores, from the line's own answer where they are as good as any."""
         if not request.choices or found.finish == "length":
@@ -275,13 +280,13 @@ class OpenAI:
             if ways.labels == "top_logprobs" or (scores and scores.source == "exact"):
                 return scores, []
         return await self._labels.scores(
-            f"{request.prompt}{found.text}{request.seam}",
+            f"{request.prompt}{found.text}{request.label_prefix}",
             request.choices,
             ways,
             str(request.number),
         )
 
-    def _draws(self, request: Request, ways: Ways) -> list[Call]:
+    def _draws(self, request: Request, ways: Capabilities) -> list[Call]:
         copies = request.beams if ways.many else 1
         calls = []
         for copy_ in range(request.beams // copies):
@@ -292,7 +297,9 @@ class OpenAI:
             )
         return calls
 
-    async def _drawn(self, request: Request, ways: Ways, calls: Sequence[Call]) -> Completion:
+    async def _drawn(
+        self, request: Request, ways: Capabilities, calls: Sequence[Call]
+    ) -> Completion:
         """Return the lines of a request for beams: texts that were drawn, each different one once."""
         tokens = self._count(request.prompt) + request.max_tokens * (request.beams // len(calls))
         answers = [
@@ -353,7 +360,7 @@ class OpenAI:
         name = self._settings.tokenizer
         return loaded(
             "AutoTokenizer",
-            lm_place(name),
+            lm_path(name),
             f"lm.tokenizer {name}: cannot be loaded",
             "give `bundled`, a folder, or a hub id that can be reached",
         )
@@ -361,13 +368,15 @@ class OpenAI:
     # Asking ----------------------------------------------------------------------------------------------------------
 
     async def _ask(
-        self, ways: Ways, asked: dict[str, Any], number: str, tokens: int
+        self, ways: Capabilities, asked: dict[str, Any], number: str, tokens: int
     ) -> Answer | TooLong:
         return await self._told(
             self._call(ways, asked, number), functools.partial(texts, api=ways.api), tokens
         )
 
-    async def _fitting(self, ways: Ways, asked: dict[str, Any], number: str, tokens: int) -> Answer:
+    async def _fitting(
+        self, ways: Capabilities, asked: dict[str, Any], number: str, tokens: int
+    ) -> Answer:
         """Ask for what must fit the server's context."""
         answer = await self._ask(ways, asked, number, tokens)
         if isinstance(answer, TooLong):
@@ -377,7 +386,7 @@ class OpenAI:
             )
         return answer
 
-    def _call(self, ways: Ways, asked: dict[str, Any], number: str) -> Call:
+    def _call(self, ways: Capabilities, asked: dict[str, Any], number: str) -> Call:
         return Call(path(ways), asked | self._settings.extra, number)
 
     async def _told(
@@ -398,12 +407,12 @@ class OpenAI:
             raise Refused(400, answer.words)
         return answer.value
 
-    async def _ways(self) -> Ways:
+    async def _ways(self) -> Capabilities:
         if self._probing is None:
             self._probing = asyncio.create_task(self._look())
         return await asyncio.shield(self._probing)
 
-    async def _look(self) -> Ways:
+    async def _look(self) -> Capabilities:
         """Return the ways that this output's journal holds, or those that are found now: a resumed run asks as it did before."""
         key = self._ways_key
         if (kept := self._exchange.known(key)) is not None:
@@ -425,7 +434,7 @@ class OpenAI:
         return fingerprint(["openai", "ways", self.about.fingerprint], 32)
 
 
-def _number(request: Request, ways: Ways) -> str:
+def _number(request: Request, ways: Capabilities) -> str:
     """Return what tells a request from one of an equal prompt: its seed too where the server takes none."""
     return f"{request.number}.s{request.seed}" if "seed" in ways.refused else str(request.number)
 

@@ -9,13 +9,13 @@ import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-from ...settings import OpenAILM
+from ...settings import OpenAISettings
 from ..port import Request, Scores
 from .cached_client import Answer, TooLong
 from .probe import echo
 from .protocol import (
     Call,
-    Ways,
+    Capabilities,
     by_ids,
     decided,
     decision,
@@ -26,9 +26,9 @@ from .protocol import (
     voted,
 )
 
-ROOM = 4  # tokens for a closing bracket and for a label that is cut otherwise than counted
+TOKEN_MARGIN = 4  # tokens for a closing bracket and for a label that is cut otherwise than counted
 
-Ask = Callable[[Ways, dict[str, Any], str, int], Awaitable[Answer | TooLong]]
+Ask = Callable[[Capabilities, dict[str, Any], str, int], Awaitable[Answer | TooLong]]
 Decide = Callable[[Call, Callable[[Any], object], int], Awaitable[Answer | TooLong]]
 Encode = Callable[[str], Awaitable[Sequence[int] | None]]
 
@@ -38,7 +38,7 @@ class Labels:
 
     def __init__(
         self,
-        settings: OpenAILM,
+        settings: OpenAISettings,
         ask: Ask,
         decide: Decide,
         encode: Encode,
@@ -63,7 +63,7 @@ class Labels:
         self._known: dict[tuple[str, ...], asyncio.Future[list[list[int]]]] = {}
 
     async def scores(
-        self, context: str, choices: Sequence[str], ways: Ways, number: str
+        self, context: str, choices: Sequence[str], ways: Capabilities, number: str
     ) -> tuple[Scores | None, list[Answer]]:
         """Return the scores of labels after a context, and the answers that they cost."""
         match ways.labels:
@@ -93,7 +93,7 @@ class Labels:
                 return None, []
 
     async def _top(
-        self, context: str, choices: Sequence[str], ways: Ways, number: str
+        self, context: str, choices: Sequence[str], ways: Capabilities, number: str
     ) -> tuple[Scores | None, list[Answer]]:
         answer = await self._ask(
             ways,
@@ -110,9 +110,9 @@ class Labels:
         ), [answer]
 
     async def _votes(
-        self, context: str, choices: Sequence[str], ways: Ways, number: str
+        self, context: str, choices: Sequence[str], ways: Capabilities, number: str
     ) -> tuple[Scores | None, list[Answer]]:
-        room = max(self._count(choice) for choice in choices) + ROOM
+        room = max(self._count(choice) for choice in choices) + TOKEN_MARGIN
         copies = self._settings.votes if ways.many else 1
         answers: list[Answer] = []
         for vote in range(self._settings.votes // copies):
@@ -132,7 +132,7 @@ class Labels:
         return voted(written, choices), answers
 
     async def _echoed(
-        self, context: str, choices: Sequence[str], ways: Ways, number: str
+        self, context: str, choices: Sequence[str], ways: Capabilities, number: str
     ) -> tuple[Scores | None, list[Answer]]:
         asked = [echo(ways, self._settings.model, context + choice) for choice in choices]
         answers = [await self._ask(ways, one, number, self._count(context)) for one in asked]
@@ -145,7 +145,7 @@ class Labels:
         return Scores(tuple(known)) if len(known) == len(choices) else None, good
 
     async def _by_ids(
-        self, context: str, choices: Sequence[str], ways: Ways, number: str
+        self, context: str, choices: Sequence[str], ways: Capabilities, number: str
     ) -> tuple[Scores | None, list[Answer]]:
         """Return the scores by token ids: a question for each beginning of a label."""
         tokens = await self._tokens_of(choices, context)
@@ -174,11 +174,11 @@ class Labels:
             found[begun] = dict(zip(following, known, strict=True))
         return spelled_out(tokens, found), answers
 
-    async def single_ids(self, request: Request, ways: Ways) -> list[int]:
+    async def single_ids(self, request: Request, ways: Capabilities) -> list[int]:
         """Return the labels' tokens if each is one token, to have them scored beside the text; else none."""
         if ways.labels != "ids" or not request.choices:
             return []
-        tokens = await self._tokens_of(request.choices, request.seam)
+        tokens = await self._tokens_of(request.choices, request.label_prefix)
         return [one[0] for one in tokens] if all(len(one) == 1 for one in tokens) else []
 
     async def _tokens_of(self, choices: Sequence[str], context: str) -> list[list[int]]:

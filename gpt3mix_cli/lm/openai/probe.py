@@ -12,14 +12,14 @@ from dataclasses import replace
 from typing import Any
 
 from ...errors import UserError
-from ...settings import OpenAILM
+from ...settings import OpenAISettings
 from .dispatcher import Refused
 from .protocol import (
     NO_TOKEN,
     PLAIN,
     Call,
+    Capabilities,
     Text,
-    Ways,
     body,
     by_ids,
     decided,
@@ -54,7 +54,7 @@ Encode = Callable[[str], Awaitable[Sequence[int] | None]]
 class Probe:
     """One look at a server."""
 
-    def __init__(self, settings: OpenAILM, post: Post, encode: Encode) -> None:
+    def __init__(self, settings: OpenAISettings, post: Post, encode: Encode) -> None:
         """Ask nothing yet.
 
         Args:
@@ -64,13 +64,13 @@ class Probe:
         """
         self._settings, self._post, self._encode = settings, post, encode
 
-    async def ways(self) -> Ways:
+    async def ways(self) -> Capabilities:
         """Return the best ways that the server offers and the settings allow.
 
         Raises:
             UserError: if there is none, with the server's words.
         """
-        found: list[Ways] = []
+        found: list[Capabilities] = []
         refusals: list[str] = []
         wanted = {
             "auto": ["completions", "chat"],
@@ -81,7 +81,8 @@ class Probe:
         for api in wanted:
             plain = not any("api.openai.com" in url for url in self._settings.urls)
             ways = await self._texts(
-                Ways(api="completions" if api == "completions" else "chat", plain=plain), refusals
+                Capabilities(api="completions" if api == "completions" else "chat", plain=plain),
+                refusals,
             )
             if ways:
                 ways = replace(ways, raw=not ways.top or await self._raw(ways))
@@ -98,14 +99,14 @@ class Probe:
         self._refuse_less(best)
         return best
 
-    def _refuse_less(self, ways: Ways) -> None:
+    def _refuse_less(self, ways: Capabilities) -> None:
         """Refuse ways that give other label scores than the user asked for."""
         source, wanted = SOURCES[ways.labels], self._settings.label_source
         if wanted not in ("auto", source):
             message = f"lm.label_source: {wanted}: the server does not offer it; the best that was found: {source}"
             raise UserError(message, "use label_source: auto, or a server that does (see README)")
 
-    async def _texts(self, ways: Ways, refusals: list[str]) -> Ways | None:
+    async def _texts(self, ways: Capabilities, refusals: list[str]) -> Capabilities | None:
         """Return how texts can be asked for; None if they cannot."""
         for top in (*TOPS, 0):
             answer, ways = await self._tolerant(ways, top, refusals)
@@ -119,7 +120,9 @@ class Probe:
                 break
         return replace(ways, top=0)
 
-    async def _tolerant(self, ways: Ways, top: int, refusals: list[str]) -> tuple[Any, Ways]:
+    async def _tolerant(
+        self, ways: Capabilities, top: int, refusals: list[str]
+    ) -> tuple[Any, Capabilities]:
         """Ask for a token without whatever the server refuses.
 
         Returns the answer (None: no such API; empty: not with so many log-probabilities) and the ways.
@@ -163,7 +166,7 @@ class Probe:
                 ways = replace(ways, refused=(*ways.refused, named))
         return None, ways
 
-    async def _raw(self, ways: Ways) -> bool:
+    async def _raw(self, ways: Capabilities) -> bool:
         """Return whether the likeliest and the least likely token stay as far apart when others are drawn."""
         gaps: list[dict[str, float]] = []
         for changed in (1.0, CHANGED):
@@ -195,7 +198,7 @@ class Probe:
         # Halving the temperature doubles the gap; what a hosted model's figures differ by from call to call is far less.
         return len(both) > 1 and gaps[1][furthest] < gaps[0][furthest] * (1 + CHANGED) + NEAR
 
-    async def _labels(self, ways: Ways) -> Ways:
+    async def _labels(self, ways: Capabilities) -> Capabilities:
         """Return the ways with the best source of label scores."""
         wanted = self._settings.label_source
         ways = replace(ways, many=await self._many(ways))
@@ -218,7 +221,7 @@ class Probe:
             return replace(ways, labels="decision")
         return replace(ways, labels="vote" if wanted == "auto" else "none")
 
-    async def _many(self, ways: Ways) -> bool:
+    async def _many(self, ways: Capabilities) -> bool:
         asked = body(
             ways,
             self._settings.model,
@@ -232,7 +235,7 @@ class Probe:
         except Refused:
             return False
 
-    async def _asked(self, asked: Mapping[str, Any], ways: Ways) -> Any:
+    async def _asked(self, asked: Mapping[str, Any], ways: Capabilities) -> Any:
         return await self._post(
             Call(path(ways), {**asked, **self._settings.extra}),
             lambda value: texts(value, ways.api),
@@ -253,7 +256,7 @@ class Probe:
         except Refused:
             return False
 
-    async def _known(self, ways: Ways) -> dict[str, float]:
+    async def _known(self, ways: Capabilities) -> dict[str, float]:
         """Return the log-probabilities of two tokens after the prompt: the likeliest, and the least likely that the server tells."""
         asked = body(
             ways, self._settings.model, PROMPT, max_tokens=1, temperature=1.0, logprobs=ways.top
@@ -267,7 +270,7 @@ class Probe:
         )
         return {token: top[token] for token in (told[-1], told[0])} if len(told) > 1 else {}
 
-    async def _by_ids(self, ways: Ways) -> bool:
+    async def _by_ids(self, ways: Capabilities) -> bool:
         """Return whether the server scores tokens by their ids, and rightly."""
         known = await self._known(ways)
         before, *both = await asyncio.gather(
@@ -290,7 +293,7 @@ class Probe:
             abs(one - other) < NEAR for one, other in zip(found, known.values(), strict=True)
         )
 
-    async def _echoes(self, ways: Ways) -> bool:
+    async def _echoes(self, ways: Capabilities) -> bool:
         """Return whether the log-probabilities of an echoed prompt are those of its tokens: there are servers that shift them."""
         known = await self._known(ways)
         for token, logprob in known.items():
@@ -317,18 +320,18 @@ SOURCES = {
 }
 
 
-def path(ways: Ways) -> str:
+def path(ways: Capabilities) -> str:
     """Return where texts are asked for."""
     return "/completions" if ways.api == "completions" else "/chat/completions"
 
 
-def echo(ways: Ways, model: str, text: str) -> dict[str, Any]:
+def echo(ways: Capabilities, model: str, text: str) -> dict[str, Any]:
     """Return the body that asks for the log-probabilities of a text's own tokens."""
     # One token more than is wanted: some servers take 0 for no limit.
     return body(ways, model, text, max_tokens=1, temperature=1.0, logprobs=1, echo=True)
 
 
-def _named(error: Refused, ways: Ways) -> str | None:
+def _named(error: Refused, ways: Capabilities) -> str | None:
     """Return the parameter that a refusal is about; None if it is about none that can be left out."""
     if error.status not in (400, 422):
         return None
@@ -353,6 +356,6 @@ def _sound(text: Text) -> bool:
     )
 
 
-def from_json(value: Mapping[str, Any]) -> Ways:
+def from_json(value: Mapping[str, Any]) -> Capabilities:
     """Return ways that were kept."""
-    return Ways(**{**value, "refused": tuple(value["refused"])})
+    return Capabilities(**{**value, "refused": tuple(value["refused"])})

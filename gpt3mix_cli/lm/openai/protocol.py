@@ -59,7 +59,7 @@ class Usage:
 
 
 @dataclass(frozen=True)
-class Ways:
+class Capabilities:
     """How a server is asked, found by probing it.
 
     Attributes:
@@ -121,7 +121,7 @@ class Text:
 
 
 def body(
-    ways: Ways, model: str, prompt: str | Sequence[int], system: str = "", **fields: Any
+    ways: Capabilities, model: str, prompt: str | Sequence[int], system: str = "", **fields: Any
 ) -> dict[str, Any]:
     """Return what is asked for a text.
 
@@ -154,7 +154,7 @@ def body(
 
 def writing(
     request: Request,
-    ways: Ways,
+    ways: Capabilities,
     model: str,
     seam_tokens: int,
     label_ids: Sequence[int],
@@ -162,13 +162,13 @@ def writing(
 ) -> dict[str, Any]:
     """Return the body that asks for a request's text.
 
-    The line is written to its end: so the label's distribution stands in the same answer, at the place behind the seam.
+    The line is written to its end: so the label's distribution stands in the same answer, at the place behind the label prefix.
 
     Args:
         request: what is wanted.
         ways: of the server.
         model: as the server calls it.
-        seam_tokens: room for the seam and the label behind it.
+        seam_tokens: room for the label prefix and the label behind it.
         label_ids: the labels' tokens, where the server scores tokens by their ids.
         copies: how many texts.
     """
@@ -193,7 +193,11 @@ def writing(
 
 
 def labelling(
-    context: str | Sequence[int], choices: Sequence[str], ways: Ways, model: str, **fields: Any
+    context: str | Sequence[int],
+    choices: Sequence[str],
+    ways: Capabilities,
+    model: str,
+    **fields: Any,
 ) -> dict[str, Any]:
     """Return the body that asks for the label after a context, one token of it unless `fields` say otherwise.
 
@@ -303,36 +307,38 @@ class Line:
     """The line that an LM wrote.
 
     Attributes:
-        text: what stands before the seam, or all of it.
+        text: what stands before the label prefix, or all of it.
         finish: as in `Completion`.
         label: what might have stood at the label's place: token -> log-probability; empty where that is unknown.
     """
 
     text: str
-    finish: Literal["seam", "line", "length"]
+    finish: Literal["label_prefix", "line", "length"]
     label: Mapping[str, float]
 
 
-def line(text: Text, seam: str) -> Line:
-    """Return the line of a text: a chat's may stand below empty ones, and its seam may be spelled otherwise."""
+def line(text: Text, label_prefix: str) -> Line:
+    """Return the line of a text: a chat's may stand below empty ones, and its label prefix may be spelled otherwise."""
     whole = text.text
     start = len(whole) - len(whole.lstrip("\n\r"))
     end = next(
         (start + match.start() for match in re.finditer(r"[\n\r]", whole[start:])), len(whole)
     )
     ended = text.ended or end < len(whole)
-    found = _seam(seam).search(whole, start, end) if seam else None
+    found = _label_prefix(label_prefix).search(whole, start, end) if label_prefix else None
     if not found:
         return Line(whole[start:end], "line" if ended else "length", {})
     behind = whole[found.end() : end].strip(" )")
     if not behind and not ended:
         return Line(whole[start:end], "length", {})
-    return Line(whole[start : found.start()], "seam", _at(text.positions, whole, found.end()))
+    return Line(
+        whole[start : found.start()], "label_prefix", _at(text.positions, whole, found.end())
+    )
 
 
-def _seam(seam: str) -> re.Pattern[str]:
-    """Return what finds a seam in any case and spacing."""
-    words = re.findall(r"\w+|[^\w\s]", seam)
+def _label_prefix(label_prefix: str) -> re.Pattern[str]:
+    """Return what finds a label prefix in any case and spacing."""
+    words = re.findall(r"\w+|[^\w\s]", label_prefix)
     return re.compile(r"\s*".join(["", *map(re.escape, words)]), re.IGNORECASE)
 
 
@@ -347,7 +353,7 @@ def _at(positions: Sequence[Position], whole: str, place: int) -> Mapping[str, f
             return position.top if whole[place:offset].strip() == "" else {}
         offset += len(position.token)
         if offset > place and position.token.strip():
-            return {}  # one token holds the seam's end and the label's beginning
+            return {}  # one token holds the label prefix's end and the label's beginning
     return {}
 
 

@@ -4,7 +4,7 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 
-from .concurrency import Level
+from .concurrency import AdaptiveConcurrency
 
 WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before the second try, and at most
 OUTCOMES, FEWEST = 50, 10  # as many of the last ones are what the breaker looks at, and no fewer
@@ -18,7 +18,7 @@ class Server:
     """One base URL."""
 
     url: str
-    level: Level
+    level: AdaptiveConcurrency
     proxy: str | None = None
     under_way: int = 0
     rests_until: float = 0.0
@@ -31,13 +31,13 @@ class Server:
             if self.unreached > 1:
                 self.rests_until = now + min(WAIT * 2 ** min(self.unreached - 2, 10), LONGEST_WAIT)
 
-    def has_room(self, now: float) -> bool:
+    def has_capacity(self, now: float) -> bool:
         """Return whether it may be given another request."""
         return self.under_way < self.level.at_once and self.rests_until <= now
 
 
 @dataclass
-class Pace:
+class RateLimiter:
     """At most so much a minute, in equal steps."""
 
     a_minute: float | None
@@ -59,7 +59,7 @@ class Pace:
 
 
 @dataclass
-class Health:
+class CircuitBreaker:
     """What became of the last tries of all servers together: the breaker."""
 
     _outcomes: deque[bool] = field(default_factory=lambda: deque(maxlen=OUTCOMES))

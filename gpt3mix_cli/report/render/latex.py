@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from ..model import Entry, Report, Sheet
+from ..model import Report, Table, TableCell
 
 HEADER = """\
 % Written by gpt3mix. In the preamble: \\usepackage{booktabs} (and, for letters with accents, \\usepackage[T1]{fontenc}).
@@ -25,7 +25,7 @@ def latex_text(report: Report) -> str:
     return HEADER + "".join("\n" + "\n".join(_lines(sheet)) + "\n" for sheet in chosen)
 
 
-def _lines(sheet: Sheet) -> Iterable[str]:
+def _lines(sheet: Table) -> Iterable[str]:
     """Yield the lines of a table; it is as wide as the page where a text has two columns."""
     right = [
         any(row[place].value is not None for row in sheet.rows) for place in range(sheet.stubs)
@@ -43,7 +43,7 @@ def _lines(sheet: Sheet) -> Iterable[str]:
     )
     yield from _headings(sheet)
     yield r"\midrule"
-    before: Sequence[Entry] = ()
+    before: Sequence[TableCell] = ()
     for number, row in enumerate(sheet.rows):
         if number == len(sheet.rows) - sheet.foot and number:
             yield r"\midrule"
@@ -71,7 +71,7 @@ def _lines(sheet: Sheet) -> Iterable[str]:
     )
 
 
-def _headings(sheet: Sheet) -> Iterable[str]:
+def _headings(sheet: Table) -> Iterable[str]:
     depth = max(len(heading) for heading in sheet.headings)
     parts = [(*[""] * (depth - len(heading)), *heading) for heading in sheet.headings]
     for level in range(depth):
@@ -98,11 +98,11 @@ def _headings(sheet: Sheet) -> Iterable[str]:
             yield " ".join(rules)
 
 
-def _name(entry: Entry) -> str:
+def _name(entry: TableCell) -> str:
     return tex(entry.text)
 
 
-def _figure(entry: Entry) -> str:
+def _figure(entry: TableCell) -> str:
     """Return `$61.0_{6.0}$`; a figure that is not over all of its trials or tasks says so above."""
     if entry.value is None or not (entry.note or entry.spread is not None or entry.best):
         return tex(entry.text)

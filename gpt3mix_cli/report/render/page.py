@@ -19,9 +19,9 @@ from typing import Any
 
 from ... import __version__
 from ...records import Example
-from ..artifacts import Beside, Source
-from ..charts import Chart, Look
-from ..model import Entry, Report, Sheet
+from ..artifacts import Artifacts, Source
+from ..charts import Chart, SeriesStyle
+from ..model import Report, Table, TableCell
 
 SCRIPTS = (
     "vendor/d3.min.js",
@@ -152,7 +152,7 @@ def _summary(report: Report) -> str:
     return text
 
 
-def _sheet(sheet: Sheet) -> str:
+def _sheet(sheet: Table) -> str:
     depth = max(len(heading) for heading in sheet.headings)
     parts = [(*[""] * (depth - len(heading)), *heading) for heading in sheet.headings]
     right = [numeric(sheet, place) for place in range(len(parts))]
@@ -184,20 +184,20 @@ def _table(headings: Iterable[Sequence[str]], lines: Iterable[str], right: Seque
     return f'<div class="scroll"><table class="plain"><thead><tr>{head}</tr></thead><tbody>{body}</tr></tbody></table></div>'
 
 
-def _line(row: Sequence[Entry], right: Sequence[bool], kind: str = "") -> str:
+def _line(row: Sequence[TableCell], right: Sequence[bool], kind: str = "") -> str:
     """Return a line of a table but for its end."""
     cells = [_cell(entry, to_the_right) for entry, to_the_right in zip(row, right, strict=True)]
     return f'<tr class="{kind}">{"".join(cells)}' if kind else f"<tr>{''.join(cells)}"
 
 
-def numeric(sheet: Sheet, place: int) -> bool:
+def numeric(sheet: Table, place: int) -> bool:
     """Return whether a column holds figures."""
     return any(row[place].value is not None for row in sheet.rows) or (
         sheet.across and place >= sheet.stubs
     )
 
 
-def _cell(entry: Entry, right: bool) -> str:
+def _cell(entry: TableCell, right: bool) -> str:
     kinds = " ".join(name for name, is_so in (("number", right), ("best", entry.best)) if is_so)
     return (
         f'<td class="{kinds}">{plain(entry.text)}</td>'
@@ -225,7 +225,7 @@ def _settings(report: Report) -> str:
         )
     )
     lines = [
-        _line([Entry(value or "unknown") for value in key], [False] * len(key))
+        _line([TableCell(value or "unknown") for value in key], [False] * len(key))
         for key in found[:PRINTED]
     ]
     text = _table([("method", "classifier", "settings", "version")], lines, [False] * 4)
@@ -257,7 +257,7 @@ def page_data(report: Report) -> dict[str, Any]:
     }
 
 
-def _sheet_data(sheet: Sheet) -> dict[str, Any]:
+def _sheet_data(sheet: Table) -> dict[str, Any]:
     return {
         "name": sheet.name, "headings": sheet.headings, "stubs": sheet.stubs, "foot": sheet.foot,
         "numeric": [numeric(sheet, place) for place in range(len(sheet.headings))],
@@ -265,7 +265,7 @@ def _sheet_data(sheet: Sheet) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _entry_data(entry: Entry) -> str | list[Any]:
+def _entry_data(entry: TableCell) -> str | list[Any]:
     """Return a text, or [text, value, 1 if it is the best]."""
     if entry.value is None and not entry.best:
         return entry.text
@@ -302,11 +302,11 @@ def _chart_data(chart: Chart) -> dict[str, Any]:
     }
 
 
-def _looks_data(looks: Mapping[str, Look]) -> dict[str, list[int]]:
+def _looks_data(looks: Mapping[str, SeriesStyle]) -> dict[str, list[int]]:
     return {name: [look.colour, look.marker] for name, look in looks.items()}
 
 
-def _rows_data(found: Beside) -> dict[str, Any]:
+def _rows_data(found: Artifacts) -> dict[str, Any]:
     """Return the synthetic rows: real rows, classes and sources stand once and are named by their numbers."""
     sources: dict[Path, int] = {}
     named: list[list[Any]] = []

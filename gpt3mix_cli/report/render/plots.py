@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..charts import Chart, Look, Point
+from ..charts import Chart, Point, SeriesStyle
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,7 +36,9 @@ METADATA: dict[str, dict[str, Any]] = {
 }
 
 
-def plot_files(charts: Sequence[Chart], looks: Mapping[str, Look]) -> Iterator[tuple[str, bytes]]:
+def plot_files(
+    charts: Sequence[Chart], looks: Mapping[str, SeriesStyle]
+) -> Iterator[tuple[str, bytes]]:
     """Yield the name and the content of each file: a PNG and an SVG a chart."""
     import matplotlib
 
@@ -49,7 +51,7 @@ def plot_files(charts: Sequence[Chart], looks: Mapping[str, Look]) -> Iterator[t
             yield from _files(chart, looks)
 
 
-def _files(chart: Chart, looks: Mapping[str, Look]) -> Iterator[tuple[str, bytes]]:
+def _files(chart: Chart, looks: Mapping[str, SeriesStyle]) -> Iterator[tuple[str, bytes]]:
     from matplotlib.figure import Figure
 
     most = 3 if chart.kind == "interval" and _lines(chart, chart.panels) > HIGH else PANELS
@@ -115,7 +117,7 @@ def short(text: str) -> str:
     return plain if len(plain) <= LONGEST else f"{plain[: LONGEST - 1]}…"
 
 
-def _handle(chart: Chart, look: Look) -> Any:
+def _handle(chart: Chart, look: SeriesStyle) -> Any:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -129,7 +131,9 @@ def _handle(chart: Chart, look: Look) -> Any:
 # A panel of each kind ------------------------------------------------------------------------------------------------
 
 
-def _draw(axes: "Axes", chart: Chart, points: Sequence[Point], looks: Mapping[str, Look]) -> None:
+def _draw(
+    axes: "Axes", chart: Chart, points: Sequence[Point], looks: Mapping[str, SeriesStyle]
+) -> None:
     series: dict[str, list[Point]] = {}
     for point in points:
         series.setdefault(point.series, []).append(point)
@@ -172,7 +176,7 @@ def _draw(axes: "Axes", chart: Chart, points: Sequence[Point], looks: Mapping[st
 
 
 def _line(
-    axes: "Axes", chart: Chart, found: Sequence[Point], look: Look, names: Sequence[str]
+    axes: "Axes", chart: Chart, found: Sequence[Point], look: SeriesStyle, names: Sequence[str]
 ) -> None:
     places = [names.index(str(point.at)) if names else _number(point.at) for point in found]
     values = [point.value for point in found]
@@ -189,7 +193,7 @@ def _line(
 
 
 def _intervals(
-    axes: "Axes", series: Mapping[str, Sequence[Point]], looks: Mapping[str, Look]
+    axes: "Axes", series: Mapping[str, Sequence[Point]], looks: Mapping[str, SeriesStyle]
 ) -> None:
     """Draw a line a name, its series below each other."""
     names = list(dict.fromkeys(str(point.at) for found in series.values() for point in found))
@@ -218,7 +222,9 @@ def _intervals(
     axes.grid(visible=False, axis="y")
 
 
-def _bars(axes: "Axes", series: Mapping[str, Sequence[Point]], looks: Mapping[str, Look]) -> None:
+def _bars(
+    axes: "Axes", series: Mapping[str, Sequence[Point]], looks: Mapping[str, SeriesStyle]
+) -> None:
     names = list(dict.fromkeys(str(point.at) for found in series.values() for point in found))
     width = 0.8 / len(series)
     for number, (name, found) in enumerate(series.items()):

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
-from ..model import CellRow, Comparison, Entry, Report, Sample, Sheet
+from ..model import CellRow, Comparison, Report, Sample, Table, TableCell
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich import table as rich_table
 
 FEW = 20  # comparisons that a terminal shows where there is nothing to pool
 SPARE = (
@@ -93,7 +93,7 @@ def _span(values: Sequence[int]) -> str:
     )
 
 
-def markdown_table(sheet: Sheet) -> str:
+def markdown_table(sheet: Table) -> str:
     """Return a table; of a long one the beginning."""
     names = [escaped(" ".join(part for part in heading if part)) for heading in sheet.headings]
     numeric = [
@@ -258,13 +258,13 @@ def json_object(report: Report) -> dict[str, Any]:
 # The terminal --------------------------------------------------------------------------------------------------------
 
 
-def terminal_table(sheet: Sheet, width: int) -> "Table":
+def terminal_table(sheet: Table, width: int) -> "rich_table.Table":
     """Return a table for a terminal: a line an entry where the columns are too wide for it."""
+    from rich import table as rich_table
     from rich.markup import escape
-    from rich.table import Table
 
     headings = [" ".join(part for part in heading if part) for heading in sheet.headings]
-    rows: Sequence[Sequence[Entry]] = sheet.rows
+    rows: Sequence[Sequence[TableCell]] = sheet.rows
     numeric = [
         any(row[place].value is not None for row in rows) or (sheet.across and place >= sheet.stubs)
         for place in range(len(headings))
@@ -284,8 +284,8 @@ def terminal_table(sheet: Sheet, width: int) -> "Table":
             for name, entry in zip(columns, row[sheet.stubs :], strict=True)
             if entry.text not in nothing
         ]
-        rows = [[*row[: sheet.stubs], Entry(name), entry] for row, name, entry in pairs]
-    shown = Table(
+        rows = [[*row[: sheet.stubs], TableCell(name), entry] for row, name, entry in pairs]
+    shown = rich_table.Table(
         title=escape(printable(sheet.title)),
         caption=escape(printable(sheet.caption)),
         caption_justify="left",
@@ -315,15 +315,15 @@ def terminal_table(sheet: Sheet, width: int) -> "Table":
 def _narrow(
     headings: list[str],
     numeric: list[bool],
-    rows: Sequence[Sequence[Entry]],
+    rows: Sequence[Sequence[TableCell]],
     stubs: int,
     width: int,
-) -> tuple[list[str], list[bool], Sequence[Sequence[Entry]]]:
+) -> tuple[list[str], list[bool], Sequence[Sequence[TableCell]]]:
     """Return a list with its first columns in one, and without columns that one can do without, until it fits."""
     headings = [" ".join(headings[:stubs]), *headings[stubs:]]
     numeric = [False, *numeric[stubs:]]
     rows = [
-        [Entry(" ".join(entry.text for entry in row[:stubs] if entry.text)), *row[stubs:]]
+        [TableCell(" ".join(entry.text for entry in row[:stubs] if entry.text)), *row[stubs:]]
         for row in rows
     ]
     for name in SPARE:
@@ -337,7 +337,7 @@ def _narrow(
     return headings, numeric, rows
 
 
-def _needed(headings: Sequence[str], rows: Sequence[Sequence[Entry]]) -> int:
+def _needed(headings: Sequence[str], rows: Sequence[Sequence[TableCell]]) -> int:
     return (
         sum(
             max(len(heading), *(len(row[place].text) for row in rows), 0) + 3
@@ -352,7 +352,7 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() or letter == "\n" else " " for letter in text)
 
 
-def terminal_sheets(sheets: Sequence[Sheet]) -> list[Sheet]:
+def terminal_sheets(sheets: Sequence[Table]) -> list[Table]:
     """Return the tables that a terminal shows: those that answer the question; the others stand in the files."""
     found = [
         sheet

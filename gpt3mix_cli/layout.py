@@ -1,0 +1,206 @@
+"""Cells, and where every file of a cell is: the path is the key.
+
+    <out>/<name>[/<variant>]/<level>/seed-<s>/train.jsonl                        the subsample
+                                             /<method>.jsonl                     synthetic rows
+                                             /<method>.draw-<d>.jsonl            further synthetic sets
+                                             /trials/<method>.<classifier>.jsonl trials
+    <out>/<name>/report/                                                         the report
+
+Companion files take the name of the file that they belong to: `eda.jsonl`, `eda.rejects.jsonl`,
+`eda.journal.sqlite`, `eda.jsonl.manifest.json`. No other module spells a path of a result.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .settings import fingerprint
+
+MAX_VALUE_LENGTH = 40  # characters of a swept value in a folder name; a longer one is hashed
+
+
+def variant_name(variant: Mapping[str, Any], *, as_path: bool = False) -> str:
+    """Return the swept settings as text: `augment.k=2, augment.ratio=10`.
+
+    Args:
+        variant: key -> value, in the order of the config; empty without a sweep.
+        as_path: spell it as a folder name: no spaces, no character that a file system may refuse.
+    """
+    spell = _path_word if as_path else value_name
+    separator = "," if as_path else ", "
+    return separator.join(f"{key}={spell(value)}" for key, value in variant.items())
+
+
+def value_name(value: Any) -> str:
+    """Return a swept value as text."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def level_name(level: str) -> str:
+    """Return a level as a folder name: `0.1%` -> `0.1pct`, `8/class` -> `8-per-class`."""
+    return level.replace("%", "pct").replace("/", "-per-")
+
+
+def _path_word(value: Any) -> str:
+    word = str(value)
+    safe = "".join(char if char.isalnum() or char in "._+-" else "_" for char in word)
+    # A changed or long value gets a hash: two values must never share a folder.
+    if safe == word and len(word) <= MAX_VALUE_LENGTH:
+        return word
+    return f"{safe[:24]}-{fingerprint(value, 6)}"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of an experiment: the rows that all its methods and classifiers start from.
+
+    Attributes:
+        task: name of the task.
+        variant: the swept settings, key -> value; empty without a sweep.
+        level: as the config spells it, such as `1%`, `8/class` or `full`.
+        data_seed: seed of the subsample.
+    """
+
+    task: str
+    variant: Mapping[str, Any]
+    level: str
+    data_seed: int
+
+    def __hash__(self) -> int:
+        """Return a hash that a variant's mappings and lists allow."""
+        return hash((self.task, variant_name(self.variant), self.level, self.data_seed))
+
+    def __str__(self) -> str:
+        """The cell as progress bars name it."""
+        variant = variant_name(self.variant)
+        return f"{f'{variant} ' if variant else ''}{self.level} seed {self.data_seed}"
+
+
+@dataclass(frozen=True)
+class TrialKey:
+    """The trials of a method and a classifier on a cell: one trials file."""
+
+    cell: Cell
+    method: str
+    classifier: str
+
+    def __str__(self) -> str:
+        """The trials as progress bars name them."""
+        return f"{self.cell} {self.method} + {self.classifier}"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the files of one experiment are.
+
+    Attributes:
+        out: the folder of all results.
+        name: of the experiment.
+    """
+
+    out: Path
+    name: str
+
+    @property
+    def root(self) -> Path:
+        """The experiment's folder."""
+        return self.out / self.name
+
+    @property
+    def report_folder(self) -> Path:
+        """The report over all cells."""
+        return self.root / "report"
+
+    def folder(self, cell: Cell) -> Path:
+        """The cell's folder."""
+        variant = variant_name(cell.variant, as_path=True)
+        return self.root / variant / level_name(cell.level) / f"seed-{cell.data_seed}"
+
+    def train_path(self, cell: Cell) -> Path:
+        """The cell's subsample."""
+        return self.folder(cell) / "train.jsonl"
+
+    def synthetic_path(self, cell: Cell, method: str, draw: int = 0) -> Path:
+        """A synthetic set of a method."""
+        return self.folder(cell) / (f"{method}.draw-{draw}.jsonl" if draw else f"{method}.jsonl")
+
+    def trials_path(self, key: TrialKey) -> Path:
+        """The trials of a method and classifier."""
+        return self.folder(key.cell) / "trials" / f"{key.method}.{key.classifier}.jsonl"
+
+    def journals(self) -> list[Path]:
+        """Return the journals of all cells and runs that exist."""
+        return sorted(self.root.rglob("*.journal.sqlite"))
+
+
+# Companion files -----------------------------------------------------------------------------
+
+
+def manifest_path(output: Path) -> Path:
+    """Return where the manifest of an output is."""
+    return output.with_name(f"{output.name}.manifest.json")
+
+
+def rejects_path(rows: Path) -> Path:
+    """Return where the rejected rows of a synthetic set are."""
+    return rows.with_name(f"{_stem(rows)}.rejects.jsonl")
+
+
+def journal_path(output: Path) -> Path:
+    """Return where the LM's answers for an output are."""
+    return output.with_name(f"{_stem(output)}.journal.sqlite")
+
+
+def card_path(rows: Path) -> Path:
+    """Return where the data card of a synthetic set is."""
+    return rows.with_name(f"{_stem(rows)}.card.md")
+
+
+def history_path(trials: Path) -> Path:
+    """Return where the epochs of a trials file are."""
+    return trials.with_name(f"{_stem(trials)}.history.jsonl")
+
+
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(".jsonl")
+
+
+# From a trials file back to its cell ---------------------------------------------------------
+
+
+def find_trials(folder: Path) -> list[Path]:
+    """Return the trials files below a folder: `trials/*.jsonl` and `trials.jsonl` at any depth."""
+    own = folder.glob("*.jsonl") if folder.resolve().name == "trials" else []
+    paths = {*folder.rglob("trials/*.jsonl"), *folder.rglob("trials.jsonl"), *own}
+    return sorted(path for path in paths if not path.name.endswith(".history.jsonl"))
+
+
+def cell_folder(trials: Path) -> Path | None:
+    """Return the folder of the cell that a trials file belongs to; None if it is on its own."""
+    return trials.parent.parent if trials.parent.name == "trials" else None
+
+
+def synthetic_paths(folder: Path, method: str) -> Iterator[tuple[int, Path]]:
+    """Yield (draw, path) of the synthetic sets of a method that exist in a cell's folder."""
+    first = folder / f"{method}.jsonl"
+    if first.is_file():
+        yield 0, first
+    prefix = f"{method}.draw-"
+    for path in sorted(folder.glob(f"{prefix}*.jsonl")):
+        number = _stem(path).removeprefix(prefix)
+        if number.isdigit():
+            yield int(number), path
+
+
+def subsample_beside(rows: Path) -> Path:
+    """Return where the subsample of a synthetic set is."""
+    return rows.with_name("train.jsonl")
+
+
+def tensorboard_folder(root: Path, key: TrialKey, trial: int) -> Path:
+    """Return where a trial's epochs go for TensorBoard."""
+    variant = variant_name(key.cell.variant, as_path=True)
+    name = f"{level_name(key.cell.level)}-trial-{trial}"
+    return root / variant / key.method / key.classifier / name
