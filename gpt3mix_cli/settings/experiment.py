@@ -13,9 +13,6 @@ from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model
 from .augment import (
     AugmentSettings,
     BaselineSettings,
-    Budget,
-    LMSettings,
-    OpenAISettings,
     ParaphraseSettings,
 )
 from .base import (
@@ -23,6 +20,7 @@ from .base import (
     Settings,
     StrictInt,
 )
+from .lm import Budget, LMSettings, OpenAISettings
 from .task import Task
 from .train import (
     ClassifierSettings,
