@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..errors import UserError
-from ..files import disk
+from ..files import write_errors
 from ..settings import fingerprint
 from .port import LM, About, Completion, Hypothesis, JournalAware, Request, Scores, blocks
 
@@ -70,7 +70,7 @@ class Journal:
         self._opened: dict[Path, sqlite3.Connection] = {}
         # Of its own for reading, so that looking an answer up does not wait for a commit's way to the disk.
         self._reading, self._writing = threading.Lock(), threading.Lock()
-        with disk(path):
+        with write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         with self._sqlite():
             self._database = sqlite3.connect(
