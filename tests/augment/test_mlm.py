@@ -271,7 +271,7 @@ def test_what_cannot_serve_is_told(tiny_encoder: Path, model: Path, tmp_path: Pa
     ).save_pretrained(headless)
     for folder, options, message in (
         (tiny_encoder, {}, "has no mask"),
-        (headless, {}, "weights of a masked LM are missing"),
+        (headless, {}, "weights are missing"),
         (tmp_path / "nowhere", {}, "no such folder"),
         (model, {"device": "cuda:99"}, "device 'cuda:99' cannot be used"),
     ):
