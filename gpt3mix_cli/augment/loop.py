@@ -319,8 +319,8 @@ def augment(
     settings = {**augmenter.about, "ratio": ratio, "limit": limit, "seed": seed}
     inputs = {"train": hash_rows(examples)}
     if not augmenter.edits:
-        settings["gate"] = gate.model_dump()
-        inputs |= {"test": hash_rows(test)} if gate.leak and test else {}
+        settings["filter"] = gate.model_dump()
+        inputs |= {"test": hash_rows(test)} if gate.reject_test_copies and test else {}
     with exclusive_writer(output):
         if not force and (manifest := find_up_to_date(output, settings, inputs)):
             return StageResult(output, manifest, skipped=True)
