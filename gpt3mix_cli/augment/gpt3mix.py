@@ -25,7 +25,7 @@ from ..settings import AugmentSettings, Task, derived_seed, generator
 
 CACHE_VERSION = 3  # raised when the same settings would give other rows
 # Settings that say how many rows are made and which are kept, and those that one kind of label does not use.
-NOT_A_ROWS = {"ratio", "draws", "attempts", "gate"}
+NOT_A_ROWS = {"ratio", "synthetic_sets", "attempts", "filter"}
 UNUSED = {
     "soft": {"beams"},
     "hard": {"top_p", "frequency_penalty", "label_temperature", "contextual_calibration"},
@@ -80,7 +80,7 @@ class GPT3Mix:
             **asking(task, lm.about),
             "format": CACHE_VERSION,
         }
-        alike = settings.choose in ("nearest", "furthest")
+        alike = settings.selection in ("nearest", "furthest")
         self.about["similarity"] = similarity_fingerprint(settings.similarity) if alike else None
 
     def generate(
@@ -151,7 +151,7 @@ class GPT3Mix:
         if self._chooser is None or self._chooser[0] != key:
             self._chooser = (
                 key,
-                ExampleSelector(examples, self._settings.choose, self._settings.similarity),
+                ExampleSelector(examples, self._settings.selection, self._settings.similarity),
             )
         return self._chooser[1]
 

@@ -318,8 +318,8 @@ def augment(
     settings = {**augmenter.about, "ratio": ratio, "limit": limit, "seed": seed}
     inputs = {"train": rows_sha(examples)}
     if not augmenter.edits:
-        settings["gate"] = gate.model_dump()
-        inputs |= {"test": rows_sha(test)} if gate.leak and test else {}
+        settings["filter"] = gate.model_dump()
+        inputs |= {"test": rows_sha(test)} if gate.reject_test_copies and test else {}
     with only_writer(output):
         if not force and (manifest := up_to_date(output, settings, inputs)):
             return Done(output, manifest, skipped=True)

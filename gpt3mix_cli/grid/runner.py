@@ -142,7 +142,7 @@ class Grid:
                 attempts=experiment.augment.attempts,
                 seed=spot.seed_of(augmenter.about["kind"], draw),
                 limit=limit,
-                gate=experiment.augment.gate,
+                gate=experiment.augment.filter,
                 test=() if augmenter.edits else self.resources.held_out(experiment),
                 command=self.command,
                 force=self.force,

@@ -16,28 +16,28 @@ PIVOTS = {
 class FilterSettings(Settings):
     """Which generated rows are rejected; copies of real rows and repeats always are. A share is of the row's own text; null: off."""
 
-    leak: bool = Field(
+    reject_test_copies: bool = Field(
         True, description="reject copies of test rows, whatever their case, spacing and signs"
     )
-    near_copy: Annotated[StrictFloat, Field(gt=0, le=1)] | None = Field(
+    max_parent_overlap: Annotated[StrictFloat, Field(gt=0, le=1)] | None = Field(
         0.8,
         description="reject if this share of the word triples, or the whole of a shorter text, stands in one of the row's parents",
     )
-    degenerate: Annotated[StrictFloat, Field(gt=0, lt=1)] | None = Field(
+    max_repetition: Annotated[StrictFloat, Field(gt=0, lt=1)] | None = Field(
         0.5,
         description="reject if more than this share of the word pairs stood in the text before, or of the words is one and the same",
     )
-    too_short: StrictInt = Field(
+    min_words: StrictInt = Field(
         1, ge=0, description="fewest words; 1 lets `Awful.` through, but no signs alone"
     )
-    too_long: Annotated[StrictInt, Field(ge=1)] | None = Field(
+    max_words: Annotated[StrictInt, Field(ge=1)] | None = Field(
         None, description="most words; `augment.max_tokens` is a bound in any case"
     )
-    other_language: Annotated[StrictFloat, Field(gt=0, lt=1)] | None = Field(
+    max_foreign_script: Annotated[StrictFloat, Field(gt=0, lt=1)] | None = Field(
         0.3,
         description="reject if more than this share of the letters is of scripts that no real row uses",
     )
-    low_mass: StrictFloat = Field(
+    min_label_mass: StrictFloat = Field(
         0.0,
         ge=0,
         le=1,
@@ -49,7 +49,7 @@ class FilterSettings(Settings):
         max_length=2,
         description="[low, high]: the text's perplexity under the LM that wrote it",
     )
-    disagreement: Annotated[StrictFloat, Field(gt=0, lt=1)] | None = Field(
+    max_disagreement: Annotated[StrictFloat, Field(gt=0, lt=1)] | None = Field(
         None,
         description="reject if a linear classifier of the real rows gives another class at least this probability",
     )
@@ -63,16 +63,16 @@ class FilterSettings(Settings):
 
 
 class AugmentSettings(Settings):
-    """GPT3Mix itself; `ratio` and `draws` hold for every method."""
+    """GPT3Mix itself; `ratio` and `synthetic_sets` hold for every method."""
 
     k: StrictInt = Field(2, ge=1, description="real examples in a prompt (section 3)")
     ratio: StrictFloat = Field(
         1.0, gt=0, description="synthetic rows for each real one (section 4.2)"
     )
-    draws: StrictInt | Literal["per-trial"] = Field(
+    synthetic_sets: StrictInt | Literal["per-trial"] = Field(
         1, description="synthetic sets a data seed; per-trial: a new one for each trial"
     )
-    choose: Literal["uniform", "balanced", "nearest", "furthest"] = Field(
+    selection: Literal["uniform", "balanced", "nearest", "furthest"] = Field(
         "uniform",
         description="how examples are chosen; nearest, furthest: those most or least like a drawn one",
     )
@@ -108,21 +108,23 @@ class AugmentSettings(Settings):
     attempts: StrictFloat = Field(
         4.0, ge=1, description="at most this many requests for each wanted row"
     )
-    gate: FilterSettings = Field(FilterSettings(), description="which generated rows are rejected")
+    filter: FilterSettings = Field(
+        FilterSettings(), description="which generated rows are rejected"
+    )
 
-    @field_validator("draws")
+    @field_validator("synthetic_sets")
     @classmethod
     def _some(cls, value: int | str) -> int | str:
         if isinstance(value, int) and value < 1:
-            raise ValueError("at least one draw is needed")
+            raise ValueError("at least one synthetic set is needed")
         return value
 
     @model_validator(mode="after")
     def _known_perplexity(self) -> "AugmentSettings":
         # Otherwise the first row would end the run, after the LM was asked and paid.
-        if self.labels == "hard" and self.gate.perplexity:
+        if self.labels == "hard" and self.filter.perplexity:
             raise ValueError(
-                "the perplexity of hard labels' rows is unknown; leave gate.perplexity out, or take labels: soft"
+                "the perplexity of hard labels' rows is unknown; leave filter.perplexity out, or take labels: soft"
             )
         return self
 
@@ -164,7 +166,7 @@ class MlmSettings(Settings):
         "distilroberta-base", min_length=1, description="folder or hub id of a masked LM"
     )
     revision: str | None = Field(None, description="commit of a hub model")
-    share: StrictFloat = Field(
+    fraction: StrictFloat = Field(
         0.15, gt=0, le=1, description="share of the words replaced, at least one"
     )
     top_k: StrictInt = Field(10, ge=1, description="a word is drawn from this many, the likeliest")

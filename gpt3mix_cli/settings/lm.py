@@ -50,7 +50,7 @@ class OpenAISettings(Settings):
     label_source: Literal["auto", "exact", "decision", "top_logprobs", "vote"] = Field(
         "auto", description="where soft labels come from; auto: the best"
     )
-    votes: StrictInt = Field(
+    num_votes: StrictInt = Field(
         10, ge=1, description="labels drawn for a row where they are voted for"
     )
     tokenizer: str = Field(

@@ -537,9 +537,9 @@ def test_a_changed_threshold_redoes_a_generators_rows_and_no_editors(tmp_path: P
     held_out = [ROWS[0].model_copy(update={"text": "new 1"})]
     gates: list[dict[str, Any]] = [
         {},
-        {"gate": FilterSettings(too_long=50)},
+        {"filter": FilterSettings(max_words=50)},
         {"test": held_out},
-        {"gate": FilterSettings(leak=False), "test": held_out},
+        {"filter": FilterSettings(reject_test_copies=False), "test": held_out},
     ]
     for changed in gates:
         assert not made(Scripted("new #"), tmp_path / "out.jsonl", **changed).skipped
@@ -732,7 +732,9 @@ def test_bytes_do_not_depend_on_the_hash_seed(
     tiny_lm: Path, task: Task, examples: list[Example], tmp_path: Path
 ) -> None:
     """A random model, balanced choice, many rejects: everything that could iterate over a set does so here."""
-    settings = AugmentSettings(k=3, choose="balanced", max_tokens=40, temperature=1.3, top_p=0.95)
+    settings = AugmentSettings(
+        k=3, selection="balanced", max_tokens=40, temperature=1.3, top_p=0.95
+    )
     outputs = [tmp_path / seed / "gpt3mix.jsonl" for seed in ("1", "2")]
     processes = [
         child(

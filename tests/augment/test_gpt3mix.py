@@ -277,10 +277,10 @@ def generated(
 
 
 @pytest.mark.parametrize("k", [1, 2, 4])
-@pytest.mark.parametrize("choose", ["uniform", "balanced", "nearest", "furthest"])
-def test_parents_are_those_in_the_prompt_in_its_order(k: int, choose: str) -> None:
+@pytest.mark.parametrize("selection", ["uniform", "balanced", "nearest", "furthest"])
+def test_parents_are_those_in_the_prompt_in_its_order(k: int, selection: str) -> None:
     lm = Echo()
-    found = generated(lm, count=8, k=k, choose=choose)
+    found = generated(lm, count=8, k=k, selection=selection)
     texts = {row.id: row for row in TWENTY}
     for row, request in zip(found, lm.requests, strict=True):
         assert len(set(row.parents)) == k
@@ -445,7 +445,8 @@ def test_about_names_what_can_change_a_row_and_nothing_else() -> None:
     """The quota cannot; the prompt, the sampler, the labels and the weights can."""
     base = generator(Echo()).about
     assert (
-        generator(Echo(), ratio=7, draws=3, attempts=9, beams=2, similarity="minilm").about == base
+        generator(Echo(), ratio=7, synthetic_sets=3, attempts=9, beams=2, similarity="minilm").about
+        == base
     )
     hard = generator(Echo(), labels="hard").about
     assert (
@@ -461,7 +462,7 @@ def test_about_names_what_can_change_a_row_and_nothing_else() -> None:
     )
     assert generator(Echo(), labels="hard", beams=2).about != hard
     changes: list[dict[str, Any]] = [
-        {"k": 3}, {"choose": "balanced"}, {"temperature": 0.5}, {"top_p": 0.5}, {"max_tokens": 7}, {"frequency_penalty": 0.0},
+        {"k": 3}, {"selection": "balanced"}, {"temperature": 0.5}, {"top_p": 0.5}, {"max_tokens": 7}, {"frequency_penalty": 0.0},
         {"labels": "hard"}, {"label_temperature": 2}, {"contextual_calibration": True},
     ]  # fmt: skip
     for change in changes:

@@ -188,11 +188,11 @@ def test_relabelling_calibrating_and_gating_ask_nothing(tmp_path: Path) -> None:
         changes = (
             "label_temperature: 2.0, contextual_calibration: true",
             "contextual_calibration: false",
-            "gate: {near_copy: null}",
+            "filter: {max_parent_overlap: null}",
         )
         for changed in changes:
             made(experiment(tmp_path, server, augment=f"ratio: 2, {changed}"))
-            assert first.read_bytes() != rows or "gate" in changed
+            assert first.read_bytes() != rows or "filter" in changed
         assert server.requests == before
         made(experiment(tmp_path, server, augment="ratio: 2, contextual_calibration: true"))
         assert first.read_bytes() == rows

@@ -196,7 +196,7 @@ task:
   text_type: movie review
 subsample: {levels: [2/class], seeds: 1}
 lm: {kind: local, model: TINY, batch_size: 4}
-augment: {ratio: 1, draws: per-trial}
+augment: {ratio: 1, synthetic_sets: per-trial}
 baselines: [{kind: aeda}]
 classifiers: [{kind: linear}, {kind: prompt, examples: 2}]
 trials: 2
