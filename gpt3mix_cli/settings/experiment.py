@@ -16,7 +16,7 @@ from .augment import (
     ParaphraseSettings,
 )
 from .base import (
-    Name,
+    FileName,
     Settings,
     StrictInt,
 )
@@ -93,7 +93,7 @@ class Subsample(Settings):
 class Experiment(Settings):
     """One experiment file."""
 
-    name: Name = Field(description="of the results' folder; default: the file's name")
+    name: FileName = Field(description="of the results' folder; default: the file's name")
     task: Task = Field(description="the task, or the path of a file that holds it")
     subsample: Subsample = Field(description="how many real rows")
     lm: LMSettings | None = Field(
