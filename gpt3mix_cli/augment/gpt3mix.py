@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
 
-from ..lm import LM, Completion, Request, end_of_block
+from ..lm import LM, Completion, Request, next_block_start
 from ..method.labels import CONTENT_FREE, hard_label, soft_label
 from ..method.prompt import asking, choices, label_prefix, one_line, prompt
 from ..method.selection import ExampleSelector, similarity_fingerprint
@@ -70,14 +70,14 @@ class GPT3Mix:
         self._chooser: tuple[str, ExampleSelector] | None = None
         self._lengths: dict[str, int] = {}
         self._calibrated = settings.contextual_calibration and settings.labels == "soft"
-        self.about_lm = lm.about
-        self.block = lm.about.block
+        self.lm_info = lm.info
+        self.block = lm.info.block_size
         self.rows = settings.beams if settings.labels == "hard" else 1
         self.about: dict[str, Any] = {
             "method": name,
             "kind": "gpt3mix",
             **settings.model_dump(exclude=NOT_A_ROWS | UNUSED[settings.labels]),
-            **asking(task, lm.about),
+            **asking(task, lm.info),
             "format": CACHE_VERSION,
         }
         alike = settings.selection in ("nearest", "furthest")
@@ -191,7 +191,7 @@ class GPT3Mix:
         # In the LM's own blocks: scores depend in their last digits on what is scored beside them, which must be no quota's business.
         size = self.block if self.block > 1 else TOGETHER
         for _, group in itertools.groupby(
-            completions, lambda completion: end_of_block(completion.number, size)
+            completions, lambda completion: next_block_start(completion.number, size)
         ):
             block = list(group)
             scored = [completion.number for completion in block if completion.scores]
@@ -216,19 +216,17 @@ class GPT3Mix:
         return parents
 
     def _fits(self, parents: Sequence[Example]) -> bool:
-        limit = self._lm.about.context - self._settings.max_tokens - self._label_room
+        limit = self._lm.info.context_length - self._settings.max_tokens - self._label_room
         lines = prompt(self._task, parents).splitlines(keepends=True)
         estimate = sum(map(self._tokens, lines))
         if abs(estimate - limit) > SLACK * len(lines):
             return estimate < limit
-        return self._lm.about.count_tokens("".join(lines)) <= limit
+        return self._lm.info.count_tokens("".join(lines)) <= limit
 
     def _tokens(self, text: str) -> int:
         """Return how many tokens a text has, without those that a tokenizer puts around it; counted once a text."""
         if text not in self._lengths:
-            self._lengths[text] = self._lm.about.count_tokens(text) - self._lm.about.count_tokens(
-                ""
-            )
+            self._lengths[text] = self._lm.info.count_tokens(text) - self._lm.info.count_tokens("")
         return self._lengths[text]
 
     @functools.cached_property
@@ -249,7 +247,7 @@ class GPT3Mix:
         self, completion: Completion, parents: list[str], without_content: Sequence[Sequence[float]]
     ) -> Iterator[Row]:
         if completion.finish == "too_long":
-            limit = f"{completion.prompt_tokens} tokens and max_tokens {self._settings.max_tokens} do not fit {self._lm.about.context}"
+            limit = f"{completion.prompt_tokens} tokens and max_tokens {self._settings.max_tokens} do not fit {self._lm.info.context_length}"
             yield self._reject(completion, parents, "", "prompt_too_long", limit)
         elif self._settings.labels == "hard":
             yield from self._hard(completion, parents)

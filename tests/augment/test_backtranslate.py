@@ -22,7 +22,7 @@ from gpt3mix_cli.augment.filter import normalize_text
 from gpt3mix_cli.config import load
 from gpt3mix_cli.errors import UserError
 from gpt3mix_cli.grid import Grid
-from gpt3mix_cli.lm.journal import Journal
+from gpt3mix_cli.lm import Journal
 from gpt3mix_cli.records import Augmented, Example, read_records
 from gpt3mix_cli.settings import BacktranslateSettings, Task
 
