@@ -1,6 +1,8 @@
 """Every YAML key of an experiment, as frozen pydantic models."""
 
 from .augment import (
+    GPT3MIX,
+    METHOD_TITLES,
     AedaSettings,
     AugmentSettings,
     BacktranslateSettings,
@@ -30,7 +32,9 @@ from .train import (
 
 __all__ = [
     "FILE_STEM_PATTERN",
+    "GPT3MIX",
     "LEVEL",
+    "METHOD_TITLES",
     "NAME",
     "PAPER",
     "AedaSettings",
