@@ -240,7 +240,7 @@ def _augment(
                         made,
                         task,
                         real,
-                        lm.model if lm and spot.experiment.asking(method) else None,
+                        lm.model if lm and spot.experiment.lm_settings_for(method) else None,
                         licence,
                     )
                 )

@@ -193,9 +193,9 @@ def select_trainings(
         found += [
             Training(spot, name, one, source, added, output, save)
             for name, one in pairs
-            if spot.experiment.tried(name, one)
+            if spot.experiment.accepts(name, one)
         ]
-        passed += [one.name for name, one in pairs if not spot.experiment.tried(name, one)]
+        passed += [one.name for name, one in pairs if not spot.experiment.accepts(name, one)]
     for flag, place in (("-o names one file", output), ("--save-model names one folder", save)):
         if place and len(found) > 1:
             raise UserError(

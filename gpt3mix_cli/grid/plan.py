@@ -227,7 +227,7 @@ class _Planned:
         asking = [
             (method, settings)
             for method in experiment.methods
-            if spot.makes(method) and (settings := experiment.asking(method))
+            if spot.makes(method) and (settings := experiment.lm_settings_for(method))
         ]
         return _Rows(
             examples,

@@ -130,7 +130,7 @@ class Resources:
         self, experiment: Experiment, method: str, output: Path, others: Sequence[Path]
     ) -> tuple[Augmenter, Journal | JournaledLM | None]:
         """Return the augmenter of a method and, where there is one, its journal; what the others' journals hold is not asked for again."""
-        if asking := experiment.asking(method):
+        if asking := experiment.lm_settings_for(method):
             journal = JournaledLM(
                 self.lm(experiment), journal_path(output), _journals(others, output)
             )

@@ -261,7 +261,7 @@ class Grid:
             for spot in self.spots()
             for c in spot.experiment.classifiers
             for method in spot.experiment.methods
-            if spot.experiment.tried(method, c)
+            if spot.experiment.accepts(method, c)
         ]
 
     def report(self, output: Path | None = None) -> Report:
@@ -401,7 +401,7 @@ class Grid:
         return [
             at.synthetic(method, other)
             for at in places
-            for other in ([draw] if spot.experiment.asking(method) else at.draws())
+            for other in ([draw] if spot.experiment.lm_settings_for(method) else at.draws())
         ]
 
     def trials_of_variants(self, spot: Spot, classifier: ClassifierSettings) -> list[Path]:

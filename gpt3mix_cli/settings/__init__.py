@@ -1,6 +1,8 @@
 """Every YAML key of an experiment, as frozen pydantic models."""
 
 from .augment import (
+    GPT3MIX,
+    METHOD_TITLES,
     AedaSettings,
     AugmentSettings,
     BacktranslateSettings,
@@ -36,7 +38,9 @@ from .train import (
 __all__ = [
     "FILE_NAME_PATTERN",
     "FILE_STEM_PATTERN",
+    "GPT3MIX",
     "LEVEL",
+    "METHOD_TITLES",
     "PAPER",
     "AedaSettings",
     "AugmentSettings",
