@@ -352,7 +352,7 @@ def test_two_runs_at_once_do_not_mix(
     import fcntl
 
     output = tmp_path / "rows.jsonl"
-    with (tmp_path / ".rows.jsonl.partial").open("ab") as other:
+    with (tmp_path / ".rows.jsonl.partial.lock").open("ab") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         done = call("subsample", mine, "--seed", 0, "-o", output)
     assert done.code == 2
@@ -533,7 +533,7 @@ def test_a_device_is_never_replaced(
     os.mkfifo(tmp_path / "pipe")
     done = call("subsample", mine, "--seed", 0, "-o", tmp_path / "pipe")
     assert done.code == 2
-    assert "is no plain file" in done.err
+    assert "is not a plain file" in done.err
     assert (tmp_path / "pipe").is_fifo()
 
 
