@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from gpt3mix_cli.cli import app, main
-from gpt3mix_cli.data import load
+from gpt3mix_cli.data import load_splits
 from gpt3mix_cli.settings import Task
 
 SCRIPT = Path(sys.executable).with_name("gpt3mix")
@@ -90,7 +90,7 @@ def shell(
 def own_data(folder: Path, encoder: Path) -> Path:
     """Write CSV files and an experiment over them."""
     task = Task.model_validate({"name": "demo", "data": {"kind": "demo"}, "labels": ["pos", "neg"]})
-    splits = load(task, 0)
+    splits = load_splits(task, 0)
     for name, rows in (
         ("train", splits.train[:60]),
         ("validation", splits.validation[:12]),

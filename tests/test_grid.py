@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from gpt3mix_cli.config import load
+from gpt3mix_cli.config import load_experiments
 from gpt3mix_cli.errors import UserError
 from gpt3mix_cli.files import append
 from gpt3mix_cli.grid import Grid, Spot, baseline_of, method_known
@@ -23,7 +23,7 @@ trials: 7
 
 def grid(tmp_path: Path, *overrides: str, text: str = SMALL) -> Grid:
     (tmp_path / "small.yaml").write_text(text)
-    return Grid(load(tmp_path / "small.yaml", overrides), Path("results"))
+    return Grid(load_experiments(tmp_path / "small.yaml", overrides), Path("results"))
 
 
 def spot(tmp_path: Path, *overrides: str, seed: int = 0) -> Spot:
@@ -234,7 +234,7 @@ def test_a_sweep_over_the_ratio_asks_the_lm_once_and_lower_ratios_are_the_beginn
         "trials=1",
         "baselines=[]",
     ]
-    one = Grid(load(config, sweep), tmp_path / "results")
+    one = Grid(load_experiments(config, sweep), tmp_path / "results")
     high, low = one.spots()
     for spot in (high, low):
         one.subsample(spot)

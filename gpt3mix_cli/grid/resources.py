@@ -40,7 +40,7 @@ class Resources:
         key = ["data", experiment.task.model_dump(), listed.master_seed, listed.validation]
         return self._once(
             key,
-            lambda: data.load(
+            lambda: data.load_splits(
                 experiment.task, listed.master_seed, listed.validation, self._callbacks
             ),
         )

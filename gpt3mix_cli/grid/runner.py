@@ -23,7 +23,7 @@ from ..settings import (
     PromptSettings,
     SoftLabelTraining,
 )
-from ..subsample import draw, subsample
+from ..subsample import draw_rows, subsample
 from ..train import TrialExecutor, TrialRunner, run_serially, train
 from ..train.cell import Cell
 from ..train.parallel import group_size
@@ -385,7 +385,7 @@ class Grid:
         if spot.real.exists():
             return self._sources.real(spot, None)
         listed, train = spot.experiment.subsample, self.resources.splits(spot.experiment).train
-        return draw(
+        return draw_rows(
             train,
             spot.experiment.task.classes,
             spot.level,
