@@ -31,7 +31,7 @@ class Splits:
     train: list[Example]
     validation: list[Example]
     test: list[Example]
-    shared: int = 0  # test rows whose text stands in train too
+    test_rows_in_train: int = 0  # test rows whose text stands in train too
     sha: dict[str, str] = field(init=False)
 
     def __post_init__(self) -> None:

@@ -19,7 +19,7 @@ from gpt3mix_cli.data import Splits, group_by_class, load_splits, split_evenly
 from gpt3mix_cli.errors import Callbacks, UserError
 from gpt3mix_cli.records import Augmented, Example
 from gpt3mix_cli.settings import LinearSettings, Task
-from gpt3mix_cli.subsample import draw_rows
+from gpt3mix_cli.subsample import DrawOptions, draw_rows
 from gpt3mix_cli.train.linear import LinearClassifier
 
 TRICKY = [
@@ -698,7 +698,7 @@ def test_texts_that_train_and_test_share_are_told_once(made: Made) -> None:
         ]
     )
     warnings, callbacks = heard()
-    assert load_splits(made(train, test=test), 0, callbacks=callbacks).shared == 2
+    assert load_splits(made(train, test=test), 0, callbacks=callbacks).test_rows_in_train == 2
     assert len(warnings) == 1
     assert warnings[0].startswith(
         "task 't': 2 test rows are exact copies of training rows, such as y = c; "
@@ -709,7 +709,7 @@ def test_texts_that_train_and_test_share_are_told_once(made: Made) -> None:
             made(train, test=test.replace(b"same", b"Same").replace(b"twice", b"thrice")),
             0,
             callbacks=callbacks,
-        ).shared
+        ).test_rows_in_train
         == 0
     )
     assert warnings == []
@@ -817,7 +817,7 @@ def test_the_demo_can_be_learned_but_not_from_little(demo: Splits) -> None:
     """Room for augmentation: far from chance with all rows, not far from it with eight a class."""
     assert 0.70 <= accuracy(demo, demo.train) <= 0.92
     few = [
-        accuracy(demo, draw_rows(demo.train, ["pos", "neg"], "8/class", 42, seed))
+        accuracy(demo, draw_rows(demo.train, ["pos", "neg"], DrawOptions("8/class", 42, seed)))
         for seed in range(5)
     ]
     assert 0.52 <= sum(few) / 5 <= 0.70

@@ -14,7 +14,7 @@ from typing import Any
 from ..augment import augment
 from ..errors import NO_CALLBACKS, Callbacks, StoppedShort, UserError
 from ..files import STDIO
-from ..records import Example, IncompleteOutput, StageResult, Trial, read_records
+from ..records import Example, IncompleteOutput, StageOptions, StageResult, Trial, read_records
 from ..report import ExpectedTrials, Report, report
 from ..settings import (
     FILE_STEM_PATTERN,
@@ -23,7 +23,7 @@ from ..settings import (
     PromptSettings,
     SoftLabelTraining,
 )
-from ..subsample import draw_rows, subsample
+from ..subsample import DrawOptions, draw_rows, subsample
 from ..train import TrialExecutor, TrialRunner, run_serially, train
 from ..train.cell import Cell
 from ..train.parallel import group_size
@@ -104,13 +104,9 @@ class Grid:
         return subsample(
             self.resources.splits(spot.experiment),
             spot.experiment.task.classes,
+            DrawOptions(spot.level, spot.experiment.subsample.master_seed, spot.seed),
             output or spot.real,
-            level=spot.level,
-            master_seed=spot.experiment.subsample.master_seed,
-            seed=spot.seed,
-            command=self.command,
-            force=self.force,
-            callbacks=self.callbacks,
+            StageOptions(self.command, self.force, self.callbacks),
         )
 
     def augment(
@@ -388,9 +384,7 @@ class Grid:
         return draw_rows(
             train,
             spot.experiment.task.classes,
-            spot.level,
-            listed.master_seed,
-            spot.seed,
+            DrawOptions(spot.level, listed.master_seed, spot.seed),
             self.callbacks,
         )
 

@@ -59,7 +59,7 @@ from gpt3mix_cli.settings import (
     derived_seed,
     generator,
 )
-from gpt3mix_cli.subsample import draw_rows
+from gpt3mix_cli.subsample import DrawOptions, draw_rows
 
 RECIPE = Path(__file__).resolve().parents[1] / "pretrain_lm.yaml"
 SEED = 42
@@ -442,7 +442,7 @@ def main(arguments: Sequence[str]) -> None:
     task = specification(options.data)
     splits = load_splits(task, SEED)
     lists, asked = held_out_lists(options.corpus), questions(task, splits, options.rows)
-    real = draw_rows(splits.train, task.classes, REAL, SEED, 0)
+    real = draw_rows(splits.train, task.classes, DrawOptions(REAL, SEED, 0))
     below = caption(options, len(lists), len(asked))
     columns: dict[str, Column] = {}
     for name, folder in options.models:
