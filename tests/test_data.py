@@ -271,7 +271,7 @@ ID = '{"id": %s, "text": "x", "label": "p"}\n'
         (
             "a.jsonl",
             '{"text": 7, "label": "p"}\n',
-            "{0}, line 1: the text (column 'text') is 7, no text",
+            "{0}, line 1: the text (column 'text') is 7, not text",
         ),
         ("a.csv", "text,label\ngood,p\n,n\n", "{0}, line 3: the text (column 'text') is empty"),
         (
@@ -297,12 +297,12 @@ ID = '{"id": %s, "text": "x", "label": "p"}\n'
         (
             "a.jsonl",
             ID % 1 + "\n" + ID % '"1"',
-            "{0}, line 3: the id '1' stands already at {0}, line 1",
+            "{0}, line 3: the id '1' is already used at {0}, line 1",
         ),
         (
             "a.csv",
             "id,text,label\nx,a,p\ny,b,n\nx,c,p\n",
-            "{0}, line 4: the id 'x' stands already at {0}, line 2",
+            "{0}, line 4: the id 'x' is already used at {0}, line 2",
         ),
         (
             "a.csv",
@@ -313,15 +313,15 @@ ID = '{"id": %s, "text": "x", "label": "p"}\n'
         (
             "a.csv",
             'text,label\ngood,p\n"bad,n\nworse,n\n',
-            "{0}, line 3: no valid CSV: unexpected end of data",
+            "{0}, line 3: not valid CSV: unexpected end of data",
         ),
         (
             "a.csv",
             'text,label\n"so "bad"",n\n',
-            "{0}, line 2: no valid CSV: ',' expected after '\"'",
+            "{0}, line 2: not valid CSV: ',' expected after '\"'",
         ),
-        ("a.csv", "text,label\rgood,p\r", "{0}, line 1: no valid CSV: new-line character"),
-        ("a.csv", "text,label,text\nx,p,y\n", "{0}, line 1: the column 'text' stands twice"),
+        ("a.csv", "text,label\rgood,p\r", "{0}, line 1: not valid CSV: new-line character"),
+        ("a.csv", "text,label,text\nx,p,y\n", "{0}, line 1: duplicate column 'text'"),
         ("a.csv", b"text,label\nok,p\ncaf\xe9,n\n", "{0}, line 3: not UTF-8 ("),
         ("a.jsonl", GOOD + "{", "{0}, line 3: no valid JSON: "),
         ("a.json", '[{"text": "x", "label": "p"}]', "{0}, line 1: a JSON list, not an object"),
@@ -332,8 +332,8 @@ ID = '{"id": %s, "text": "x", "label": "p"}\n'
         ("a.jsonl", "\n\n", "{0}: the train split has no rows"),
         ("a.csv", "", "{0}: the train split has no rows"),
         ("a.csv", "text,label\n", "{0}: the train split has no rows"),
-        ("a.txt", "x", "{0}: the ending '.txt' is not known"),
-        ("a", "x", "{0}: the ending '' is not known"),
+        ("a.txt", "x", "{0}: the suffix '.txt' is not known"),
+        ("a", "x", "{0}: the suffix '' is not known"),
         ("a.jsonl", '{"text": "x", "label": "p"}\n', "task 't': no training row has the class 'n'"),
     ],
 )
@@ -408,7 +408,7 @@ def test_a_parquet_column_that_stands_twice_is_refused(made: Made) -> None:
     )
     stream = io.BytesIO()
     pyarrow.parquet.write_table(table, stream)
-    assert "the column 'text' stands twice" in refused(made(stream.getvalue(), "a.parquet")).message
+    assert "duplicate column 'text'" in refused(made(stream.getvalue(), "a.parquet")).message
 
 
 def test_a_decimal_label_is_a_number(made: Made) -> None:

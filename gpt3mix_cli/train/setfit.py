@@ -15,9 +15,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 from ..files import hash_model
-from ..pretrained import first_line, model_path, resolve_device
+from ..pretrained import model_path, resolve_device
 from ..records import Augmented, Example
 from ..settings import SetFitSettings, fingerprint
 from .loop import EpochCallback, FitResult, cached_classifier, ignore_epoch
