@@ -66,12 +66,12 @@ def test_a_level_or_seed_that_is_not_listed_can_be_asked_for(tmp_path: Path) -> 
 def test_a_variant_is_key_value_pairs_in_the_order_of_the_sweep(tmp_path: Path) -> None:
     variants = grid(
         tmp_path,
-        "sweep={augment.k: [1, 2], augment.choose: [uniform, balanced]}",
+        "sweep={augment.k: [1, 2], augment.selection: [uniform, balanced]}",
         "subsample.levels=[full]",
         "subsample.seeds=1",
     )
     assert [str(one.folder) for one in variants.spots()] == [
-        f"results/small/augment.k={k},augment.choose={how}/full/seed-0"
+        f"results/small/augment.k={k},augment.selection={how}/full/seed-0"
         for k in (1, 2)
         for how in ("uniform", "balanced")
     ]
@@ -139,14 +139,14 @@ def test_seeds_given_as_a_list_keep_their_places(tmp_path: Path) -> None:
 def test_draws_say_which_trials_share_a_synthetic_set(
     tmp_path: Path, draws: str, expected: list[int]
 ) -> None:
-    one = spot(tmp_path, f"augment.draws={draws}")
+    one = spot(tmp_path, f"augment.synthetic_sets={draws}")
     assert [draw for _, draw in one.dealt(one.experiment.classifiers[0])] == expected
     assert one.draws() == sorted(set(expected))
 
 
 def test_no_draw_is_made_that_no_trial_uses(tmp_path: Path) -> None:
-    assert spot(tmp_path, "augment.draws=3", "trials=2").draws() == [0]
-    assert spot(tmp_path, "augment.draws=3", "trials=2", "classifiers=[]").draws() == [0]
+    assert spot(tmp_path, "augment.synthetic_sets=3", "trials=2").draws() == [0]
+    assert spot(tmp_path, "augment.synthetic_sets=3", "trials=2", "classifiers=[]").draws() == [0]
 
 
 # Methods -------------------------------------------------------------------------------------------------------------
@@ -197,7 +197,7 @@ def test_a_run_makes_every_stage_of_every_cell_in_order(tmp_path: Path) -> None:
         "subsample.levels=[full]",
         "subsample.seeds=3",
         "trials=2",
-        "augment.draws=per-trial",
+        "augment.synthetic_sets=per-trial",
         "classifiers=[{kind: linear}]",
     )
     found = [

@@ -194,7 +194,7 @@ trials: 1
     )
     (tmp_path / "hard.yaml").write_text(
         "task: {data: {kind: demo}, labels: [pos, neg]}\nsubsample: {levels: [2/class], seeds: 1}\nlm: {kind: local, model: bundled, batch_size: 2}\n"
-        "augment: {labels: hard, beams: 2, choose: nearest, similarity: tfidf, max_tokens: 8, attempts: 1}\n"
+        "augment: {labels: hard, beams: 2, selection: nearest, similarity: tfidf, max_tokens: 8, attempts: 1}\n"
         "classifiers: [{kind: linear}]\ntrials: 1\n"
     )
     list(

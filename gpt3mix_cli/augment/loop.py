@@ -21,8 +21,7 @@ from typing import Any, Protocol, assert_never
 
 from ..errors import NO_CALLBACKS, Callbacks, StoppedShort, UserError
 from ..files import STDIO, only_writer
-from ..lm import LM, end_of_block
-from ..lm.journal import Journal
+from ..lm import LM, Journal, next_block_start
 from ..records import (
     Augmented,
     Done,
@@ -199,7 +198,7 @@ def run_attempts(
     while outcome.kept < wanted and outcome.asked < limit:
         missing = min(math.ceil((wanted - outcome.kept) / augmenter.rows), limit - outcome.asked)
         # Whole blocks, so that what an attempt gives does not depend on how many rows are wanted; spare rows are not used.
-        count = end_of_block(outcome.asked + missing - 1, augmenter.block) - outcome.asked
+        count = next_block_start(outcome.asked + missing - 1, augmenter.block) - outcome.asked
         try:
             for row in augmenter.generate(examples, outcome.asked, count, seed):
                 if outcome.kept == wanted:
@@ -318,8 +317,8 @@ def augment(
     settings = {**augmenter.about, "ratio": ratio, "limit": limit, "seed": seed}
     inputs = {"train": rows_sha(examples)}
     if not augmenter.edits:
-        settings["gate"] = gate.model_dump()
-        inputs |= {"test": rows_sha(test)} if gate.leak and test else {}
+        settings["filter"] = gate.model_dump()
+        inputs |= {"test": rows_sha(test)} if gate.reject_test_copies and test else {}
     with only_writer(output):
         if not force and (manifest := up_to_date(output, settings, inputs)):
             return Done(output, manifest, skipped=True)

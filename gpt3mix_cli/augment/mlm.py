@@ -92,7 +92,7 @@ class MLM(NoCost):
     def _rewritten(self, rows: Sequence[Example], randoms: Sequence[Random]) -> list[str]:
         """Return each row's text with some of its words replaced."""
         chosen = [
-            _chosen(row.text, self._settings.share, random)
+            _chosen(row.text, self._settings.fraction, random)
             for row, random in zip(rows, randoms, strict=True)
         ]
         masked = [self._masked(row, words) for row, words in zip(rows, chosen, strict=True)]

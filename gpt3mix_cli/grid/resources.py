@@ -9,8 +9,7 @@ from .. import data
 from ..augment import Augmenter, open_augmenter
 from ..errors import NO_CALLBACKS, Callbacks, UserError
 from ..layout import Layout, journal_path
-from ..lm import LM, open_lm
-from ..lm.journal import IN_MEMORY, Journal, Journaled
+from ..lm import IN_MEMORY, LM, Journal, JournaledLM, open_lm
 from ..records import Example
 from ..settings import ClassifierSettings, Experiment, fingerprint
 from ..train import Classifier, UnavailableClassifier, cached_classifier, open_classifier
@@ -44,14 +43,14 @@ class Resources:
 
     def filter_test_rows(self, experiment: Experiment) -> Sequence[Example]:
         """Return the test rows whose copies the filter rejects; none if it accepts copies."""
-        if not experiment.augment.gate.leak:
+        if not experiment.augment.filter.reject_test_copies:
             return ()
         try:
             return self.splits(experiment).test
         except UserError as error:
             raise UserError(
                 error.message,
-                f"{error.hint}; or accept copies of test rows: augment.gate.leak=false",
+                f"{error.hint}; or accept copies of test rows: augment.filter.reject_test_copies=false",
             ) from None
 
     def lm(self, experiment: Experiment, replay_only: bool = False) -> LM:
@@ -71,13 +70,13 @@ class Resources:
         return self._cached(
             ["lm", settings.model_dump(), budget, replay_only],
             lambda: open_lm(
-                settings, budget, self._layout.journals, not replay_only, self._callbacks
+                settings, budget, self._layout.journals, replay_only, self._callbacks
             ),
         )
 
-    def replay_lm(self, experiment: Experiment, outputs: Sequence[Path]) -> Journaled:
+    def replay_lm(self, experiment: Experiment, outputs: Sequence[Path]) -> JournaledLM:
         """Return an LM that answers from the journals of some outputs, and asks nothing."""
-        return Journaled(self.lm(experiment, replay_only=True), IN_MEMORY, _journals_of(outputs))
+        return JournaledLM(self.lm(experiment, replay_only=True), IN_MEMORY, _journals_of(outputs))
 
     def close(self) -> None:
         """Close connections."""
@@ -119,7 +118,7 @@ class Resources:
         settings: ClassifierSettings,
         output: Path,
         other_outputs: Sequence[Path],
-    ) -> tuple[Classifier, Journaled | None]:
+    ) -> tuple[Classifier, JournaledLM | None]:
         """Return the classifier of a trials file and, if it uses the LM, the LM's journal.
 
         Answers in the journals of `other_outputs` are not asked for again.
@@ -128,14 +127,14 @@ class Resources:
         if not settings.uses_lm or isinstance(classifier, UnavailableClassifier):
             return classifier, None
         journals = _journals_of(other_outputs, output)
-        lm = Journaled(self.lm(experiment), journal_path(output), journals)
+        lm = JournaledLM(self.lm(experiment), journal_path(output), journals)
         return self.classifier(experiment, settings, lm), lm
 
     # Augmenters ----------------------------------------------------------------------------------
 
     def augmenter(
         self, experiment: Experiment, method: str, output: Path, other_outputs: Sequence[Path]
-    ) -> tuple[Augmenter, Journal | Journaled | None]:
+    ) -> tuple[Augmenter, Journal | JournaledLM | None]:
         """Return the augmenter of a method and, if it has one, its journal.
 
         Answers in the journals of `other_outputs` are not asked for again.
@@ -145,7 +144,7 @@ class Resources:
             raise unknown_baseline(experiment, method)
         journals = _journals_of(other_outputs, output)
         if settings.uses_lm:
-            lm = Journaled(self.lm(experiment), journal_path(output), journals)
+            lm = JournaledLM(self.lm(experiment), journal_path(output), journals)
             return open_augmenter(settings, task, lm, method), lm
         if settings.uses_journal:
             journal = Journal(journal_path(output), journals)

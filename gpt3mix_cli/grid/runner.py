@@ -8,7 +8,7 @@ from ..augment import augment
 from ..errors import Callbacks, StoppedShort, UserError
 from ..files import STDIO
 from ..layout import Cell, Layout, TrialKey
-from ..lm.journal import Journaled
+from ..lm import JournaledLM
 from ..records import Done, Example, StageOptions, Trial, read
 from ..report import ExpectedTrials, Report, report
 from ..settings import ClassifierSettings, Experiment, SoftLabelTraining
@@ -200,7 +200,7 @@ class Grid:
                 attempts=experiment.augment.attempts,
                 seed=experiment.augmentation_seed(augmenter.about["kind"], cell.data_seed, draw),
                 limit=limit,
-                gate=experiment.augment.gate,
+                gate=experiment.augment.filter,
                 test=() if augmenter.edits else self.resources.filter_test_rows(experiment),
                 command=self.options.command,
                 force=self.options.force,
@@ -278,7 +278,7 @@ class Grid:
 
     def _trial_runner(
         self, step: TrainStep, journal_output: Path, synthetic: Mapping[int, Sequence[Path]]
-    ) -> tuple[TrialRunner, Journaled | None]:
+    ) -> tuple[TrialRunner, JournaledLM | None]:
         cell, settings, experiment = step.cell, step.classifier, self.experiment(step.cell)
         classes = experiment.task.classes
         real = self.real_rows(cell, step.input)

@@ -7,17 +7,15 @@ from .augment import (
     AugmentSettings,
     BacktranslateSettings,
     BaselineSettings,
-    Budget,
     EdaSettings,
     EditorSettings,
     FilterSettings,
-    LocalLMSettings,
     MlmSettings,
-    OpenAISettings,
     ParaphraseSettings,
 )
 from .base import FILE_STEM_PATTERN, NAME, Settings, derived_seed, fingerprint, generator
 from .experiment import LEVEL, Experiment, Subsample, level
+from .lm import Budget, LMSettings, LocalLMSettings, OpenAISettings
 from .task import Columns, DemoData, FilesData, HubData, Split, Task
 from .train import (
     PAPER,
@@ -51,6 +49,7 @@ __all__ = [
     "FilesData",
     "FilterSettings",
     "HubData",
+    "LMSettings",
     "LinearSettings",
     "LocalLMSettings",
     "MlmSettings",

@@ -14,12 +14,10 @@ from .augment import (
     GPT3MIX,
     AugmentSettings,
     BaselineSettings,
-    Budget,
     EditorSettings,
-    LMSettings,
-    OpenAISettings,
 )
 from .base import Name, Settings, StrictInt, derived_seed
+from .lm import Budget, LMSettings, OpenAISettings
 from .task import Task
 from .train import ClassifierSettings, SoftLabelTraining
 
@@ -172,10 +170,10 @@ class Experiment(Settings):
     ) -> list[tuple[int, int]]:
         """Return (trial, draw) of each trial on a data seed.
 
-        Trials are assigned to the data seeds round-robin; `augment.draws` says how many synthetic
-        sets they share. A data seed that the config does not list gets the trials of the first one.
+        Trials are assigned to the data seeds round-robin; `augment.synthetic_sets` says how many
+        synthetic sets they share. A data seed that the config does not list gets the trials of the first one.
         """
-        seeds, sets = self.subsample.seeds, self.augment.draws
+        seeds, sets = self.subsample.seeds, self.augment.synthetic_sets
         total = (classifier.trials if classifier else None) or self.trials
         first = seeds.index(data_seed) if data_seed in seeds else 0
         rounds = [(trial, trial // len(seeds)) for trial in range(first, total, len(seeds))]

@@ -248,7 +248,7 @@ def write_config(
             "master_seed": SEED,
             "validation": VALIDATION,
         },
-        "augment": {"draws": "per-trial"},
+        "augment": {"synthetic_sets": "per-trial"},
         "classifiers": classifiers,
     }
     if model:

@@ -22,7 +22,7 @@ from gpt3mix_cli.augment.filter import normalize_text
 from gpt3mix_cli.config import load
 from gpt3mix_cli.errors import UserError
 from gpt3mix_cli.grid import Grid
-from gpt3mix_cli.lm.journal import Journal
+from gpt3mix_cli.lm import Journal
 from gpt3mix_cli.records import Augmented, Example, read
 from gpt3mix_cli.settings import BacktranslateSettings, Task
 
@@ -483,7 +483,7 @@ def test_a_killed_run_asks_for_the_batch_in_flight_only(
     config = tmp_path / "b.yaml"
     config.write_text(
         "name: b\ntask: {data: {kind: demo}, labels: [pos, neg]}\nsubsample: {levels: [4/class], seeds: 1}\n"
-        "augment: {draws: 2}\ntrials: 2\n"
+        "augment: {synthetic_sets: 2}\ntrials: 2\n"
         f"baselines: [{{kind: backtranslate, forward: {marian[0]}, backward: {marian[1]}, batch_size: 2, beams: 2, max_tokens: 8, device: cpu}}]\n"
         "classifiers: [{kind: linear}]\nsweep: {augment.ratio: [1, 2]}\n"
     )

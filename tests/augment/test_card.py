@@ -43,7 +43,7 @@ def made(folder: Path, rows: list[Augmented], **settings: Any) -> Done:
         "wanted": 2,
         "asked": 8,
         "kept": len(rows),
-        "rejected": {"near_copy": 3},
+        "rejected": {"max_parent_overlap": 3},
         "statistics": collected.figures(),
     }
     settings = {"method": rows[0].method, "lm": "0123abcd", "k": 2, **settings}
@@ -104,7 +104,7 @@ def test_a_card_says_what_a_reader_must_know(tmp_path: Path, task: Task) -> None
         "feedbeef",
         "0123abcd",
         f"`{tmp_path.name}`",
-        "3 near_copy",
+        "3 max_parent_overlap",
         "label mass 0.900",
         "find it out",
     ):

@@ -125,11 +125,14 @@ def test_trials_of_different_settings_are_told_apart_and_never_averaged(tmp_path
 def test_variants_have_lines_of_their_own(tmp_path: Path) -> None:
     made(
         tmp_path,
-        *(trial(i, 0.1 * i, variant={"augment.k": i, "augment.choose": "uniform"}) for i in (1, 2)),
+        *(
+            trial(i, 0.1 * i, variant={"augment.k": i, "augment.selection": "uniform"})
+            for i in (1, 2)
+        ),
     )
     assert [line[:3] for line in table(tmp_path)[2:]] == [
-        ["sst2", "augment.k=1, augment.choose=uniform", "1%"],
-        ["sst2", "augment.k=2, augment.choose=uniform", "1%"],
+        ["sst2", "augment.k=1, augment.selection=uniform", "1%"],
+        ["sst2", "augment.k=2, augment.selection=uniform", "1%"],
     ]
 
 

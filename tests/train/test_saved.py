@@ -25,7 +25,7 @@ CONFIG = """\
 name: kept
 task: {{data: {{kind: demo}}, labels: [pos, neg]}}
 subsample: {{levels: [8/class], seeds: 1, validation: 40}}
-augment: {{draws: per-trial}}
+augment: {{synthetic_sets: per-trial}}
 baselines: [{{kind: eda}}]
 classifiers:
   - {{kind: linear}}
