@@ -120,6 +120,23 @@ class Plan:
             if limit is not None and spent + (needed[name] or 0) > limit
         ]
 
+    def notes(self) -> list[str]:
+        """Return the text below the plan's table: its words, the remarks and the budget."""
+        budget = []
+        for name, (limit, spent) in self.budget.items():
+            unit, digits = ("$", 4) if name == "usd" else ("", 0)
+            left = "no limit"
+            if limit is not None:
+                rest = max(limit - spent, 0)
+                left = f"{unit}{rest:,.{digits}f} of {unit}{limit:,.{digits}f} left"
+            budget.append(f"budget.{name}: {unit}{spent:,.{digits}f} spent, {left}")
+        return [
+            "x2: two draws; held: rows that the journals give; the other columns are still to come",
+            "read, written: prompt and completion tokens; trials: over methods and classifiers",
+            *self.remarks,
+            *budget,
+        ]
+
     def as_json(self) -> dict[str, Any]:
         """Return the object of `plan --json`."""
         budget = {

@@ -3,9 +3,7 @@
 from ..errors import UserError
 from ..settings import FILE_STEM_PATTERN, BaselineSettings, Experiment
 
-REAL_ROWS_ONLY = (
-    "uses real examples only, so it runs with method 'none'; other methods are skipped"
-)
+REAL_ROWS_ONLY = "uses real examples only, so it runs with method 'none'; other methods are skipped"
 
 
 def baseline_of(experiment: Experiment, method: str) -> BaselineSettings:

@@ -50,7 +50,8 @@ class Resources:
         except UserError as error:
             raise UserError(
                 error.message,
-                f"{error.hint}; or accept copies of test rows: augment.filter.reject_test_copies=false",
+                f"{error.hint}; or accept copies of test rows: "
+                "augment.filter.reject_test_copies=false",
             ) from None
 
     def lm(self, experiment: Experiment, replay_only: bool = False) -> LM:
@@ -69,9 +70,7 @@ class Resources:
         budget = None if replay_only else experiment.budget
         return self._cached(
             ["lm", settings.model_dump(), budget, replay_only],
-            lambda: open_lm(
-                settings, budget, self._layout.journals, replay_only, self._callbacks
-            ),
+            lambda: open_lm(settings, budget, self._layout.journals, replay_only, self._callbacks),
         )
 
     def replay_lm(self, experiment: Experiment, outputs: Sequence[Path]) -> JournaledLM:

@@ -101,7 +101,9 @@ class RowReader:
         manifest = read_manifest(path)
         if manifest and manifest.sha256 != file_sha(path):
             manifest = None
-            self._callbacks.warn(f"{path}: changed after it was written, so its manifest is ignored")
+            self._callbacks.warn(
+                f"{path}: changed after it was written, so its manifest is ignored"
+            )
         # Rows from elsewhere count as one method; which rows they are is an input, not a setting.
         if manifest is None:
             return SyntheticSet(rows, {"made": "elsewhere"})
@@ -118,9 +120,7 @@ class RowReader:
         return SyntheticSet(rows, manifest.settings, manifest.tokens, manifest.usd)
 
 
-def _check_parent_labels(
-    path: Path, rows: Sequence[Augmented], real: Sequence[Example]
-) -> None:
+def _check_parent_labels(path: Path, rows: Sequence[Augmented], real: Sequence[Example]) -> None:
     """Refuse rows that claim their parent's label but have another one.
 
     Rows from elsewhere may lack a `label_source`; they are not checked.

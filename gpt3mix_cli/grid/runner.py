@@ -30,6 +30,7 @@ from .steps import (
     run_in_parallel,
 )
 
+
 @dataclass
 class Grid:
     """The cells of an experiment and what they share; call `close` at the end.
@@ -46,7 +47,7 @@ class Grid:
 
     experiments: Sequence[Experiment]
     out: Path
-    options: StageOptions = StageOptions()
+    options: StageOptions = field(default_factory=StageOptions)
     jobs: int | None = None
     tensorboard: Path | None = None
     layout: Layout = field(init=False)

@@ -13,7 +13,6 @@ from .loop import (
     cached_classifier,
     ignore_epoch,
     open_classifier,
-    open_prompt_classifier,
     run_serially,
     train,
 )
@@ -31,7 +30,6 @@ __all__ = [
     "cached_classifier",
     "ignore_epoch",
     "open_classifier",
-    "open_prompt_classifier",
     "run_serially",
     "train",
 ]

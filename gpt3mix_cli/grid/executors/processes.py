@@ -151,7 +151,10 @@ class ProcessExecutor:
         return self._pools[-1]
 
     def _forward_messages(self, receiver: socket.socket) -> None:
-        calls = {"progress": self._callbacks.progress, "warn": self._callbacks.warn}
+        calls: dict[str, Callable[..., None]] = {
+            "progress": self._callbacks.progress,
+            "warn": self._callbacks.warn,
+        }
         while True:
             try:
                 name, *arguments = json.loads(receiver.recv(MAX_MESSAGE_SIZE))
