@@ -230,6 +230,7 @@ def augment_cells(
 ) -> "list[StepResult]":
     """Write the synthetic sets of a method; print examples and write cards as `extras` say."""
     from .augment.card import write_card
+    from .records import IncompleteOutput
 
     writes_card = extras.card or extras.license is not None
     if writes_card and selection.output == STREAM:
@@ -248,11 +249,12 @@ def augment_cells(
                     cell, method, draw, selection.input, selection.output, extras.limit
                 )
                 results.append(result)
+            except IncompleteOutput as error:
+                results.append(error)
+                result = error.result
             except StoppedShort as error:
                 results.append(error)
-                if error.done is None:
-                    continue
-                result = error.done
+                continue
             display.print_examples(result.output, real, extras.show, task.labels)
             if writes_card:
                 lm = model if experiment.lm_settings_for(method) else None

@@ -29,9 +29,9 @@ from rich.table import Table
 from rich.text import Text
 
 from .errors import Callbacks, StdoutClosed, StoppedShort, UserError
-from .files import DISK_TROUBLE, STDIO, disk
+from .files import DISK_TROUBLE, STDIO, write_errors
 from .layout import variant_name
-from .records import Augmented, Done, Example, read
+from .records import Augmented, Example, IncompleteOutput, StageResult, read_records
 
 if TYPE_CHECKING:
     from .augment.card import Line
@@ -90,7 +90,7 @@ class Display:
         if isinstance(error[1], BrokenPipeError):
             raise StdoutClosed from None
         if isinstance(error[1], OSError) and error[1].errno in DISK_TROUBLE:
-            with disk(Path("stdout")):
+            with write_errors(Path("stdout")):
                 raise error[1]
 
     # While a stage works -------------------------------------------------------------------------
@@ -129,9 +129,9 @@ class Display:
         else:
             self._progress.update(self._tasks[name], completed=done, total=total, detail=detail)
 
-    def log_result(self, result: Done | StoppedShort) -> None:
+    def log_result(self, result: StageResult | StoppedShort) -> None:
         """Show that one stage of many has ended, where there are no bars."""
-        if self._progress.disable and isinstance(result, Done):
+        if self._progress.disable and isinstance(result, StageResult):
             self._print_output(result)
 
     def note(self, text: str) -> None:
@@ -155,8 +155,8 @@ class Display:
             return
         from .augment.card import table4
 
-        parents = {} if source == STDIO else {row.id: row for row in read(source, Example)}
-        for row in itertools.islice(read(output, Augmented), count):
+        parents = {} if source == STDIO else {row.id: row for row in read_records(source, Example)}
+        for row in itertools.islice(read_records(output, Augmented), count):
             texts = table4(row, parents, tokens)
             for text in texts:
                 self._print_example(text, max(len(text.name) for text in texts) + 2)
@@ -177,15 +177,18 @@ class Display:
 
     # At the end of a command ---------------------------------------------------------------------
 
-    def finish(self, results: Sequence[Done | StoppedShort], following: str = "") -> None:
+    def finish(self, results: Sequence[StageResult | StoppedShort], following: str = "") -> None:
         """Show what was written, how many rows, and the next command.
 
         Raises:
             StoppedShort: if any of the results is one.
         """
         self._progress.stop()
-        outputs = [result if isinstance(result, Done) else result.done for result in results]
-        done = [output for output in outputs if output]
+        done = [
+            result.result if isinstance(result, IncompleteOutput) else result
+            for result in results
+            if isinstance(result, StageResult | IncompleteOutput)
+        ]
         for output in done:
             self._print_output(output)
         self._print_statistics(done)
@@ -197,7 +200,9 @@ class Display:
         suffix = f" ({skipped} up to date, skipped)" if skipped else ""
         self._print_end(f"{files}, {rows} rows{suffix}", following)
 
-    def print_report(self, report: "Report", results: Sequence[Done | StoppedShort] = ()) -> None:
+    def print_report(
+        self, report: "Report", results: Sequence[StageResult | StoppedShort] = ()
+    ) -> None:
         """Print the main tables of a report and where it is, after the results of a run.
 
         Raises:
@@ -215,7 +220,7 @@ class Display:
                 console.print(terminal_table(table, console.width))
         for remark in [*report.remarks, *report.paper_remarks]:
             self.note(f"note: {remark}")
-        done = [result for result in results if isinstance(result, Done)]
+        done = [result for result in results if isinstance(result, StageResult)]
         skipped = sum(result.skipped for result in done)
         stages = f"{len(done)} stages done ({skipped} up to date, skipped); " if done else ""
         scope = f"report over {sum(row.status == 'ok' for row in report.trials)} trials"
@@ -272,13 +277,13 @@ class Display:
     def _print_end(self, text: str, following: str = "") -> None:
         self.note(f"{text}; next: {following}" if following else text)
 
-    def _print_output(self, result: Done) -> None:
+    def _print_output(self, result: StageResult) -> None:
         # In a terminal too: the bars have gone, and these lines remain.
         if result.output != STDIO:
             rows = "up to date, skipped" if result.skipped else f"{_count_rows(result)} rows"
             self.note(f"{result.output}: {rows}")
 
-    def _print_statistics(self, results: Sequence[Done]) -> None:
+    def _print_statistics(self, results: Sequence[StageResult]) -> None:
         """Print statistics of synthetic rows: of one file in full, of several as a table."""
         augmented = [result for result in results if result.manifest.counts.get("statistics")]
         if self._quiet or not augmented:
@@ -307,19 +312,19 @@ class Display:
         print(text, file=sys.stdout, flush=True)
 
 
-def _raise_first(results: Sequence[Done | StoppedShort]) -> None:
+def _raise_first(results: Sequence[StageResult | StoppedShort]) -> None:
     if stopped := [result for result in results if isinstance(result, StoppedShort)]:
         more = f" (and {len(stopped) - 1} more)" if len(stopped) > 1 else ""
         raise StoppedShort(f"{stopped[0].message}{more}", stopped[0].hint)
 
 
-def _count_rows(result: Done) -> int:
+def _count_rows(result: StageResult) -> int:
     counts = result.manifest.counts
     number: int = next((counts[name] for name in ("rows", "kept", "trials") if name in counts), 0)
     return number
 
 
-def _summary(result: Done) -> dict[str, Any]:
+def _summary(result: StageResult) -> dict[str, Any]:
     return {
         "output": str(result.output),
         "rows": _count_rows(result),
@@ -365,7 +370,7 @@ def _dollars(usd: float | None) -> str:
     return f"{usd:,.{4 if usd < 1 else 2}f}" if usd else "0"
 
 
-def _statistics_table(results: Sequence[Done]) -> Table:
+def _statistics_table(results: Sequence[StageResult]) -> Table:
     """Return a row for each file, without columns that are empty; manifests hold the rest."""
     folder = os.path.commonpath([result.output.parent for result in results])
     rows = [_statistics_row(result, folder) for result in results]
@@ -376,7 +381,7 @@ def _statistics_table(results: Sequence[Done]) -> Table:
     return table
 
 
-def _statistics_row(result: Done, folder: str) -> dict[str, str]:
+def _statistics_row(result: StageResult, folder: str) -> dict[str, str]:
     counts, tokens, usd = result.manifest.counts, result.manifest.tokens, result.manifest.usd
     statistics = counts["statistics"]
     fractions = {

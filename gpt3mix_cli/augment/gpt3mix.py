@@ -20,7 +20,7 @@ from ..lm import LM, Completion, Request, next_block_start
 from ..method.labels import CONTENT_FREE, hard_label, soft_label
 from ..method.prompt import asking, choices, label_prefix, one_line, prompt
 from ..method.selection import ExampleSelector, similarity_fingerprint
-from ..records import Augmented, Example, Reject, rows_sha
+from ..records import Augmented, Example, Reject, hash_rows
 from ..settings import AugmentSettings, Task, derived_seed, generator
 
 CACHE_VERSION = 3  # raised when the same settings would give other rows
@@ -147,7 +147,7 @@ class GPT3Mix:
 
     def _choose_from(self, examples: Sequence[Example]) -> ExampleSelector:
         """Return the chooser of these examples, which keeps its vectors over rounds and draws."""
-        key = rows_sha(examples)
+        key = hash_rows(examples)
         if self._chooser is None or self._chooser[0] != key:
             self._chooser = (
                 key,

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import NO_CALLBACKS, Callbacks, UserError
-from ..files import STDIO, file_sha
-from ..records import Augmented, Example, Row, read, read_manifest, rows_sha
+from ..files import STDIO, hash_file
+from ..records import Augmented, Example, Row, hash_rows, read_manifest, read_records
 from ..train.cell import SyntheticSet
 
 
@@ -79,10 +79,10 @@ class RowReader:
 
     def _read(self, path: Path, kind: type[Row], classes: Sequence[str]) -> list[Row]:
         if path != STDIO:
-            return list(read(path, kind, classes))
+            return list(read_records(path, kind, classes))
         with self._lock:
             if self._stdin is None:
-                self._stdin = kind, list(read(path, kind, classes))
+                self._stdin = kind, list(read_records(path, kind, classes))
         stdin_kind, rows = self._stdin
         if stdin_kind is not kind:
             raise UserError(
@@ -99,7 +99,7 @@ class RowReader:
         except UserError as error:
             return SyntheticSet((), {"broken": str(error)}, broken=str(error))
         manifest = read_manifest(path)
-        if manifest and manifest.sha256 != file_sha(path):
+        if manifest and manifest.sha256 != hash_file(path):
             manifest = None
             self._callbacks.warn(
                 f"{path}: changed after it was written, so its manifest is ignored"
@@ -107,7 +107,7 @@ class RowReader:
         # Rows from elsewhere count as one method; which rows they are is an input, not a setting.
         if manifest is None:
             return SyntheticSet(rows, {"made": "elsewhere"})
-        if manifest.inputs.get("train") != rows_sha(real):
+        if manifest.inputs.get("train") != hash_rows(real):
             raise UserError(
                 f"{path}: its rows were made from other real rows than these",
                 "make them again, or name the right files with -i and -a",

@@ -9,7 +9,14 @@ from ..errors import Callbacks, StoppedShort, UserError
 from ..files import STDIO
 from ..layout import Cell, Layout, TrialKey
 from ..lm import JournaledLM
-from ..records import Done, Example, StageOptions, Trial, read
+from ..records import (
+    Example,
+    IncompleteOutput,
+    StageOptions,
+    StageResult,
+    Trial,
+    read_records,
+)
 from ..report import ExpectedTrials, Report, report
 from ..settings import ClassifierSettings, Experiment, SoftLabelTraining
 from ..subsample import draw, subsample
@@ -141,7 +148,7 @@ class Grid:
 
     # Stages on one cell --------------------------------------------------------------------------
 
-    def subsample(self, cell: Cell, output: Path | None = None) -> Done:
+    def subsample(self, cell: Cell, output: Path | None = None) -> StageResult:
         """Draw a cell's real rows."""
         experiment = self.experiment(cell)
         return subsample(
@@ -164,7 +171,7 @@ class Grid:
         input: Path | None = None,
         output: Path | None = None,
         limit: int | None = None,
-    ) -> Done:
+    ) -> StageResult:
         """Write one synthetic set of a method.
 
         Args:
@@ -207,15 +214,16 @@ class Grid:
                 force=self.options.force,
                 callbacks=self.callbacks,
             )
-        except StoppedShort as error:
-            if error.done is None:
-                self._empty_outputs.add(output)
+        except IncompleteOutput:
+            raise
+        except StoppedShort:
+            self._empty_outputs.add(output)
             raise
         finally:
             if journal:
                 journal.close()
 
-    def train(self, step: TrainStep, executor: TrialExecutor = run_serially) -> Done:
+    def train(self, step: TrainStep, executor: TrialExecutor = run_serially) -> StageResult:
         """Run the trials of a step, and save the best model if the step says where.
 
         Raises:
@@ -318,7 +326,7 @@ class Grid:
         settings = step.classifier
         assert step.save_model
         assert not settings.uses_lm
-        rows = [] if runner.hopeless else list(read(output, Trial))
+        rows = [] if runner.hopeless else list(read_records(output, Trial))
         if any(row.status == "ok" for row in rows):
             save_model(runner, rows, settings, step.save_model, self.callbacks)
 
@@ -357,7 +365,7 @@ class Grid:
             self.callbacks.progress(name, number, len(steps))
             yield result
 
-    def run_step(self, step: Step, executor: TrialExecutor = run_serially) -> Done:
+    def run_step(self, step: Step, executor: TrialExecutor = run_serially) -> StageResult:
         """Run one step.
 
         Raises:

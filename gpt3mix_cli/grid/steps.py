@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import Callbacks, StoppedShort
 from ..layout import Cell, TrialKey
-from ..records import Done
+from ..records import StageResult
 from ..settings import ClassifierSettings, Experiment
 from ..train import TrialExecutor, run_serially
 from .executors.processes import ProcessExecutor
@@ -80,7 +80,7 @@ class TrainStep(Step):
         return self.classifier.uses_lm
 
 
-StepResult = Done | StoppedShort
+StepResult = StageResult | StoppedShort
 
 
 def cell_steps(experiment: Experiment, cell: Cell) -> Iterator[Step]:
@@ -95,7 +95,7 @@ def cell_steps(experiment: Experiment, cell: Cell) -> Iterator[Step]:
 
 
 def run_in_order(
-    steps: Iterable[Step], run: Callable[[Step, TrialExecutor], Done]
+    steps: Iterable[Step], run: Callable[[Step, TrialExecutor], StageResult]
 ) -> Iterator[StepResult]:
     """Run one step after the other; yield a step's result, or why it stopped short."""
     for step in steps:
@@ -104,7 +104,7 @@ def run_in_order(
 
 def run_in_parallel(
     steps: Iterable[Step],
-    run: Callable[[Step, TrialExecutor], Done],
+    run: Callable[[Step, TrialExecutor], StageResult],
     jobs: int,
     callbacks: Callbacks,
 ) -> Iterator[StepResult]:
@@ -138,7 +138,7 @@ def run_in_parallel(
 
 
 def _result(
-    run: Callable[[Step, TrialExecutor], Done], step: Step, executor: TrialExecutor
+    run: Callable[[Step, TrialExecutor], StageResult], step: Step, executor: TrialExecutor
 ) -> StepResult:
     try:
         return run(step, executor)

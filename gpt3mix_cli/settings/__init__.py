@@ -13,7 +13,14 @@ from .augment import (
     MlmSettings,
     ParaphraseSettings,
 )
-from .base import FILE_STEM_PATTERN, NAME, Settings, derived_seed, fingerprint, generator
+from .base import (
+    FILE_NAME_PATTERN,
+    FILE_STEM_PATTERN,
+    Settings,
+    derived_seed,
+    fingerprint,
+    generator,
+)
 from .experiment import LEVEL, Experiment, Subsample, level
 from .lm import Budget, LMSettings, LocalLMSettings, OpenAISettings
 from .task import Columns, DemoData, FilesData, HubData, Split, Task
@@ -29,11 +36,11 @@ from .train import (
 )
 
 __all__ = [
+    "FILE_NAME_PATTERN",
     "FILE_STEM_PATTERN",
     "GPT3MIX",
     "LEVEL",
     "METHOD_TITLES",
-    "NAME",
     "PAPER",
     "AedaSettings",
     "AugmentSettings",

@@ -16,7 +16,7 @@ from .augment import (
     BaselineSettings,
     EditorSettings,
 )
-from .base import Name, Settings, StrictInt, derived_seed
+from .base import FileName, Settings, StrictInt, derived_seed
 from .lm import Budget, LMSettings, OpenAISettings
 from .task import Task
 from .train import ClassifierSettings, SoftLabelTraining
@@ -86,7 +86,7 @@ class Subsample(Settings):
 class Experiment(Settings):
     """One experiment file."""
 
-    name: Name = Field(description="of the results' folder; default: the file's name")
+    name: FileName = Field(description="of the results' folder; default: the file's name")
     task: Task = Field(description="the task, or the path of a file that holds it")
     subsample: Subsample = Field(description="how many real rows")
     lm: LMSettings | None = Field(

@@ -22,13 +22,13 @@ from gpt3mix_cli.errors import Callbacks, StoppedShort, UserError
 from gpt3mix_cli.lm import LM, Completion, JournaledLM, Request, Scores, open_lm
 from gpt3mix_cli.records import (
     Augmented,
-    Done,
     Example,
     Manifest,
     Reject,
+    StageResult,
     manifest_path,
-    read,
     read_manifest,
+    read_records,
 )
 from gpt3mix_cli.settings import AugmentSettings, EdaSettings, FilterSettings, LocalLMSettings, Task
 
@@ -61,11 +61,11 @@ def bundled() -> LM:
 
 
 def kept(path: Path) -> list[Augmented]:
-    return list(read(path, Augmented, ["pos", "neg"]))
+    return list(read_records(path, Augmented, ["pos", "neg"]))
 
 
 def rejected(path: Path) -> list[Reject]:
-    return list(read(rejects_path(path), Reject))
+    return list(read_records(rejects_path(path), Reject))
 
 
 def manifest_of(path: Path) -> Manifest:
@@ -147,7 +147,7 @@ class EditorSettings(NoCost):
         return {}
 
 
-def made(augmenter: Any, output: Path, **options: Any) -> Done:
+def made(augmenter: Any, output: Path, **options: Any) -> StageResult:
     return augment(augmenter, ROWS, output, **{"ratio": 1, "attempts": 4, "seed": 0, **options})
 
 
@@ -205,7 +205,7 @@ def write_with(
     seed: int = 0,
     attempts: float = 4,
     settings: AugmentSettings = SETTINGS,
-) -> Done:
+) -> StageResult:
     return augment(
         open_augmenter(settings, task, lm),
         examples,

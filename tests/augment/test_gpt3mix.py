@@ -20,7 +20,7 @@ from gpt3mix_cli.config import load
 from gpt3mix_cli.errors import StoppedShort
 from gpt3mix_cli.lm import LM, Completion, Hypothesis, JournaledLM, LMInfo, Request, Scores, open_lm
 from gpt3mix_cli.method.prompt import choices, label_prefix, one_line, prompt
-from gpt3mix_cli.records import Augmented, Example, Reject, read
+from gpt3mix_cli.records import Augmented, Example, Reject, read_records
 from gpt3mix_cli.settings import AugmentSettings, LocalLMSettings, Task
 
 ROOT = Path(__file__).parent.parent.parent
@@ -583,7 +583,7 @@ def test_quota_gate_and_rejects_cope_with_several_rows_an_attempt(tmp_path: Path
             attempts=2,
             seed=0,
         )
-    kept = list(read(tmp_path / "out.jsonl", Augmented, ["pos", "neg"]))
+    kept = list(read_records(tmp_path / "out.jsonl", Augmented, ["pos", "neg"]))
     assert [(row.id, row.text, row.label) for row in kept] == [
         ("gpt3mix-00000", "a #", "pos"),
         ("gpt3mix-00001", "b", "neg"),

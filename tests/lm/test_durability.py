@@ -20,6 +20,7 @@ from gpt3mix_cli.errors import StoppedShort, UserError
 from gpt3mix_cli.grid import Grid
 from gpt3mix_cli.lm import JournaledLM, total_spent
 from gpt3mix_cli.lm.openai import dispatcher
+from gpt3mix_cli.records import IncompleteOutput
 
 KEY = "sk-test-Zq8/w+Yh3x_9-secret"
 ROOT = Path(__file__).parents[2]
@@ -243,10 +244,10 @@ def test_a_budget_is_not_passed_by_more_than_what_is_under_way(
                 made(grid)
             assert error.value.exit_code == 3
             if attempt == 0:
-                assert error.value.done is not None
+                assert isinstance(error.value, IncompleteOutput)
                 manifest, rows = (
-                    error.value.done.manifest,
-                    error.value.done.output.read_text().splitlines(),
+                    error.value.result.manifest,
+                    error.value.result.output.read_text().splitlines(),
                 )
                 assert not manifest.complete
                 assert len(rows) == manifest.counts["kept"] > 0

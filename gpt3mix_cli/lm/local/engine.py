@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ...errors import UserError
-from ...files import model_sha
-from ...pretrained import lm_path, loaded
+from ...files import hash_model
+from ...pretrained import lm_path, load_pretrained
 from ...settings import LocalLMSettings, fingerprint
 from ..port import Completion, Hypothesis, LMInfo, Request, Scores, split_into_blocks
 from .tokenization import Tokens
@@ -71,7 +71,7 @@ class LocalLM:
             tokenizer.model_max_length,
         ]
         weights = (
-            model_sha(folder)
+            hash_model(folder)
             if folder.is_dir()
             else fingerprint(
                 [self._place, getattr(self._config, "_commit_hash", None) or settings.revision]
@@ -154,7 +154,9 @@ class LocalLM:
     def _loaded(self, part: str, **options: Any) -> Any:
         what = f"lm.model {self._place}: cannot be loaded as a causal LM"
         hint = "give `bundled`, the folder of a causal LM, or a hub id that can be reached"
-        return loaded(part, self._place, what, hint, revision=self._settings.revision, **options)
+        return load_pretrained(
+            part, self._place, what, hint, revision=self._settings.revision, **options
+        )
 
     def describe(self) -> str:
         """Return what it runs on; it can do everything."""

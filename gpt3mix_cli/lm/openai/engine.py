@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import NO_CALLBACKS, Callbacks, UserError
-from ...pretrained import lm_path, loaded
+from ...pretrained import lm_path, load_pretrained
 from ...settings import Budget, OpenAISettings, fingerprint
 from ..journal import Journal
 from ..port import Completion, CostModel, Hypothesis, LMInfo, Request, Scores
@@ -358,7 +358,7 @@ class OpenAILM:
     @functools.cached_property
     def _tokenizer(self) -> Any:
         name = self._settings.tokenizer
-        return loaded(
+        return load_pretrained(
             "AutoTokenizer",
             lm_path(name),
             f"lm.tokenizer {name}: cannot be loaded",
