@@ -12,7 +12,12 @@ from ..layout import Layout, journal_path
 from ..lm import IN_MEMORY, LM, Journal, JournaledLM, open_lm
 from ..records import Example
 from ..settings import ClassifierSettings, Experiment, fingerprint
-from ..train import Classifier, UnavailableClassifier, cached_classifier, open_classifier
+from ..train import (
+    Classifier,
+    UnavailableClassifier,
+    cached_classifier,
+    open_prompt_classifier,
+)
 from .names import unknown_baseline
 
 Resource = TypeVar("Resource")
@@ -90,8 +95,7 @@ class Resources:
     ) -> Classifier:
         """Return the classifier; `lm` replaces the experiment's LM where one is used."""
         if settings.uses_lm:
-            lm = lm or self.lm(experiment)
-            return open_classifier(settings, experiment.task.classes, experiment.task, lm)
+            return open_prompt_classifier(settings, experiment.task, lm or self.lm(experiment))
         return cached_classifier(settings, tuple(experiment.task.classes))
 
     def classifier_or_unavailable(

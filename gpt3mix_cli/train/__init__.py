@@ -13,6 +13,7 @@ from .loop import (
     cached_classifier,
     ignore_epoch,
     open_classifier,
+    open_prompt_classifier,
     run_serially,
     train,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "cached_classifier",
     "ignore_epoch",
     "open_classifier",
+    "open_prompt_classifier",
     "run_serially",
     "train",
 ]

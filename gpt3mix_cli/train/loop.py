@@ -30,12 +30,12 @@ from ..records import (
     write_records,
 )
 from ..settings import (
-    ClassifierSettings,
     LinearSettings,
     PromptSettings,
     SetFitSettings,
     SoftLabelTraining,
     Task,
+    TrainableSettings,
     TransformerSettings,
     fingerprint,
 )
@@ -111,19 +111,8 @@ class Classifier(Protocol):
         """Write what `saved.load` needs into a folder."""
 
 
-def open_classifier(
-    settings: ClassifierSettings,
-    classes: Sequence[str],
-    task: Task | None = None,
-    lm: LM | None = None,
-) -> Classifier:
+def open_classifier(settings: TrainableSettings, classes: Sequence[str]) -> Classifier:
     """Return the classifier for its settings.
-
-    Args:
-        settings: of the classifier.
-        classes: the task's classes, in order.
-        task: the task specification, for a classifier that uses the LM.
-        lm: the language model, for the same.
 
     Raises:
         UserError: if its model or package is missing, with the remedy.
@@ -141,20 +130,22 @@ def open_classifier(
             from .setfit import SetFitClassifier
 
             return SetFitClassifier(settings, classes)
-        case PromptSettings():
-            from .prompt import PromptClassifier
-
-            assert task is not None, "the prompt needs a task specification"
-            assert lm is not None, "the prompt needs a language model"
-            return PromptClassifier(settings, task, lm)
         case _:
             assert_never(settings)
 
 
-# One experiment's classifiers; more would fill the memory in a sweep over models.
-@functools.lru_cache(maxsize=4)
-def cached_classifier(settings: ClassifierSettings, classes: tuple[str, ...]) -> Classifier:
-    """Return the classifier of these settings; each process opens it once."""
+def open_prompt_classifier(settings: PromptSettings, task: Task, lm: LM) -> Classifier:
+    """Return the classifier that asks an LM; it stays in the process that has loaded it."""
+    from .prompt import PromptClassifier
+
+    return PromptClassifier(settings, task, lm)
+
+
+@functools.lru_cache(
+    maxsize=4
+)  # one experiment's classifiers; more would fill the memory in a sweep over models
+def cached_classifier(settings: TrainableSettings, classes: tuple[str, ...]) -> Classifier:
+    """Return the classifier that this process has opened for these settings before, or open it."""
     return open_classifier(settings, classes)
 
 

@@ -277,9 +277,10 @@ def gpt3mix(*arguments: object) -> None:
 
 def trials(experiment: Path, out: Path, method: str) -> Iterator[Trial]:
     """Yield the trials of a config that went well."""
-    for spot in Grid(config.load(experiment), out).spots():
-        for classifier in spot.experiment.classifiers:
-            path = spot.trials(method, classifier.name)
+    grid = Grid(config.load(experiment), out)
+    for cell in grid.cells():
+        for classifier in grid.experiment(cell).classifiers:
+            path = grid.layout.trials_path(TrialKey(cell, method, classifier.name))
             yield from (
                 row
                 for row in (read_records(path, Trial) if path.exists() else ())
