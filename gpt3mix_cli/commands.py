@@ -67,13 +67,13 @@ def open_display(shown: OutputOptions, output: Path | None = None) -> "Display":
 
 def load_grid(options: GridOptions, display: "Display") -> "Grid":
     """Return the grid of a config's experiments."""
-    from .config import load
+    from .config import load_experiments
     from .grid import Grid
     from .records import StageOptions
 
     command = ["gpt3mix", *sys.argv[1:]]
     return Grid(
-        load(options.config, options.overrides),
+        load_experiments(options.config, options.overrides),
         options.out,
         StageOptions(command, options.force, display.callbacks),
     )
@@ -110,7 +110,7 @@ def select_cells(grid: "Grid", selection: CellSelection) -> "list[Cell]":
     Raises:
         UserError: if the level is invalid, or one file would serve several cells.
     """
-    from .settings import level as parse_level
+    from .settings import parse_level
 
     level, seed = selection.level, selection.seed
     try:

@@ -29,7 +29,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .errors import Callbacks, StdoutClosed, StoppedShort, UserError
-from .files import DISK_TROUBLE, STDIO, write_errors
+from .files import DISK_ERRORS, STDIO, write_errors
 from .layout import variant_name
 from .records import Augmented, Example, IncompleteOutput, StageResult, read_records
 
@@ -89,7 +89,7 @@ class Display:
         self._progress.stop()
         if isinstance(error[1], BrokenPipeError):
             raise StdoutClosed from None
-        if isinstance(error[1], OSError) and error[1].errno in DISK_TROUBLE:
+        if isinstance(error[1], OSError) and error[1].errno in DISK_ERRORS:
             with write_errors(Path("stdout")):
                 raise error[1]
 

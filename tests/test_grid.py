@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gpt3mix_cli.config import load
+from gpt3mix_cli.config import load_experiments
 from gpt3mix_cli.errors import UserError
 from gpt3mix_cli.files import append
 from gpt3mix_cli.grid import (
@@ -33,7 +33,7 @@ trials: 7
 
 def grid(tmp_path: Path, *overrides: str, text: str = SMALL) -> Grid:
     (tmp_path / "small.yaml").write_text(text)
-    return Grid(load(tmp_path / "small.yaml", overrides), Path("results"))
+    return Grid(load_experiments(tmp_path / "small.yaml", overrides), Path("results"))
 
 
 def experiment(tmp_path: Path, *overrides: str) -> Experiment:
@@ -257,7 +257,7 @@ def test_a_sweep_over_the_ratio_asks_the_lm_once_and_low_ratios_begin_high_ones(
         "trials=1",
         "baselines=[]",
     ]
-    one = Grid(load(config, sweep), tmp_path / "results")
+    one = Grid(load_experiments(config, sweep), tmp_path / "results")
     high, low = one.cells()
     for cell in (high, low):
         one.subsample(cell)

@@ -43,7 +43,7 @@ class Resources:
         seed, validation = subsample.master_seed, subsample.validation
         return self._cached(
             ["data", task.model_dump(), seed, validation],
-            lambda: data.load(task, seed, validation, self._callbacks),
+            lambda: data.load_splits(task, seed, validation, self._callbacks),
         )
 
     def filter_test_rows(self, experiment: Experiment) -> Sequence[Example]:

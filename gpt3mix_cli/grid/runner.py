@@ -19,7 +19,7 @@ from ..records import (
 )
 from ..report import ExpectedTrials, Report, report
 from ..settings import ClassifierSettings, Experiment, SoftLabelTraining
-from ..subsample import draw, subsample
+from ..subsample import draw_rows, subsample
 from ..train import TrialExecutor, TrialRunner, run_serially, train
 from ..train.cell import Cell as TrialCell
 from .executors.processes import count_fitting_workers
@@ -103,7 +103,7 @@ class Grid:
         if self.layout.train_path(cell).exists():
             return self.real_rows(cell)
         experiment = self.experiment(cell)
-        return draw(
+        return draw_rows(
             self.resources.splits(experiment).train,
             experiment.task.classes,
             cell.level,

@@ -21,7 +21,7 @@ from .base import (
     fingerprint,
     generator,
 )
-from .experiment import LEVEL, Experiment, Subsample, level
+from .experiment import LEVEL_PATTERN, Experiment, SubsampleSettings, parse_level
 from .lm import Budget, LMSettings, LocalLMSettings, OpenAISettings
 from .task import Columns, DemoData, FilesData, HubData, Split, Task
 from .train import (
@@ -40,6 +40,7 @@ __all__ = [
     "FILE_STEM_PATTERN",
     "GPT3MIX",
     "LEVEL",
+    "LEVEL_PATTERN",
     "METHOD_TITLES",
     "PAPER",
     "AedaSettings",
@@ -67,12 +68,12 @@ __all__ = [
     "Settings",
     "SoftLabelTraining",
     "Split",
-    "Subsample",
+    "SubsampleSettings",
     "Task",
     "TrainableSettings",
     "TransformerSettings",
     "derived_seed",
     "fingerprint",
     "generator",
-    "level",
+    "parse_level",
 ]

@@ -1,6 +1,6 @@
 """Every YAML key of an experiment, as frozen models in which an unknown key is an error.
 
-A default is written once, on its field. Precedence: `--set`, then YAML, then the default. `config.load` makes an
+A default is written once, on its field. Precedence: `--set`, then YAML, then the default. `config.load_experiments` makes an
 `Experiment` out of a file. Everything random draws from a `generator` named by (master seed, purpose, index).
 """
 
@@ -21,19 +21,19 @@ from .lm import Budget, LMSettings, OpenAISettings
 from .task import Task
 from .train import ClassifierSettings, SoftLabelTraining
 
-LEVEL = re.compile(r"(?P<percent>\d+(\.\d+)?|\.\d+)%|(?P<count>\d+)/class|full")
+LEVEL_PATTERN = re.compile(r"(?P<percent>\d+(\.\d+)?|\.\d+)%|(?P<count>\d+)/class|full")
 
 
-def level(value: Any) -> str:
+def parse_level(value: Any) -> str:
     """Return a level as it was written.
 
     Raises:
         ValueError: if it is none.
     """
     text = str(value)
-    if not LEVEL.fullmatch(text):
+    if not LEVEL_PATTERN.fullmatch(text):
         raise ValueError(f"'{text}' is no level; write `0.1%`, `8/class` or `full`")
-    match = LEVEL.fullmatch(text)
+    match = LEVEL_PATTERN.fullmatch(text)
     assert match
     if match["percent"] and not 0 < Fraction(match["percent"]) <= 100:
         raise ValueError(f"'{text}' is not above 0 % and at most 100 %")
@@ -60,10 +60,10 @@ def _seeds(value: Any) -> Any:
     return value
 
 
-Level = Annotated[str, BeforeValidator(level)]
+Level = Annotated[str, BeforeValidator(parse_level)]
 
 
-class Subsample(Settings):
+class SubsampleSettings(Settings):
     """The data-scarce draws of section 4.1."""
 
     levels: list[Level] = Field(min_length=1, description="`p%` of train, `n/class`, or `full`")
@@ -88,7 +88,7 @@ class Experiment(Settings):
 
     name: FileName = Field(description="of the results' folder; default: the file's name")
     task: Task = Field(description="the task, or the path of a file that holds it")
-    subsample: Subsample = Field(description="how many real rows")
+    subsample: SubsampleSettings = Field(description="how many real rows")
     lm: LMSettings | None = Field(
         None,
         description="the language model, a `kind:` of local or openai; without it there is no method gpt3mix",
