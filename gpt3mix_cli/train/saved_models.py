@@ -148,7 +148,9 @@ def _write_model(
         | {"variant": {key: Path(str(value)).name for key, value in row.variant.items()}},
         "version": __version__,
     }
-    (folder / MODEL_FILE).write_text(json.dumps(about, ensure_ascii=False, indent=1) + "\n", "utf-8")
+    (folder / MODEL_FILE).write_text(
+        json.dumps(about, ensure_ascii=False, indent=1) + "\n", "utf-8"
+    )
     (folder / "README.md").write_text(_model_card(runner, row, saved, base_model), "utf-8")
 
 
