@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from ..pretrained import loaded, place
+from ..pretrained import load_pretrained, model_path
 from ..settings import TransformerSettings
 from .tokens import TokenCache, Tokens
 
@@ -36,7 +36,7 @@ class Encoder:
             UserError: if the model cannot be found, or has no tokenizer.
         """
         self._settings, self._classes = settings, list(classes)
-        self.path = place(settings.model, "classifiers: model")
+        self.path = model_path(settings.model, "classifiers: model")
         self.device = _device(settings.device)
         self.dtype = _fast_dtype(self.device) if settings.dtype == "auto" else settings.dtype
         self._max_micro_batch = settings.batch_size
@@ -167,7 +167,7 @@ class Encoder:
     def _load(self, class_name: str, **options: Any) -> Any:
         what = f"classifiers: model '{self.path}' cannot be loaded"
         revision = self._settings.revision
-        return loaded(class_name, self.path, what, MODEL_HINT, revision=revision, **options)
+        return load_pretrained(class_name, self.path, what, MODEL_HINT, revision=revision, **options)
 
     def reset(self) -> None:
         """Restore the pretrained weights and initialise the head anew.

@@ -10,21 +10,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import Callbacks, StoppedShort, UserError
-from ..files import STDIO, append, only_writer
+from ..files import STDIO, append, exclusive_writer
 from ..layout import history_path
 from ..records import (
-    Done,
+    StageResult,
     Manifest,
     Row,
     StageOptions,
     Trial,
-    close_output,
+    finish_output,
     machine,
-    objects,
+    read_objects,
     read_manifest,
-    to_line,
-    up_to_date,
-    write,
+    to_json_line,
+    find_up_to_date,
+    write_records,
 )
 from .protocol import UnavailableClassifier
 from .trials import (
@@ -46,7 +46,7 @@ def train(
     output: Path,
     options: StageOptions = StageOptions(),
     executor: TrialExecutor = run_serially,
-) -> Done:
+) -> StageResult:
     """Run the trials of a file and write their rows, unless the file is up to date.
 
     Args:
@@ -59,11 +59,11 @@ def train(
     Raises:
         StoppedShort: if a trial failed; the rows of all trials are written.
     """
-    with only_writer(output):
+    with exclusive_writer(output):
         file = TrialsFile(output, runner, trials, options.command)
         if not options.force:
-            if manifest := up_to_date(output, file.settings, runner.data.hashes):
-                return Done(output, manifest, skipped=True)
+            if manifest := find_up_to_date(output, file.settings, runner.data.hashes):
+                return StageResult(output, manifest, skipped=True)
             file.load_finished_trials(options.callbacks)
         finished = {row.trial for row in file.rows}
         missing = [job for job in trials if job[0] not in finished]
@@ -87,7 +87,7 @@ def train(
                 f"the first: {file.failed[0].error}",
                 "fix the cause and run again: only failed trials are repeated",
             )
-        return Done(output, manifest)
+        return StageResult(output, manifest)
 
 
 def _run_missing(
@@ -175,9 +175,9 @@ class TrialsFile:
         self.epochs += result.epochs
         if self._path != STDIO:
             # The history goes first: a trial's row implies that its history is complete.
-            history = "".join(to_line(epoch) for epoch in result.epochs)
+            history = "".join(to_json_line(epoch) for epoch in result.epochs)
             append(history_path(self._path), history)
-            append(self._path, to_line(result.row))
+            append(self._path, to_json_line(result.row))
 
     @property
     def failed(self) -> list[Trial]:
@@ -188,12 +188,12 @@ class TrialsFile:
         """Write all rows in the order of their trials, and the manifest."""
         self.rows.sort(key=lambda row: row.trial)
         self.epochs.sort(key=lambda epoch: (epoch.trial, epoch.epoch))
-        write(self._path, self.rows)
+        write_records(self._path, self.rows)
         if self._path != STDIO:
-            write(history_path(self._path), self.epochs)
+            write_records(history_path(self._path), self.epochs)
         failed = len(self.failed)
         counts = {"trials": len(self._trials), "ok": len(self.rows) - failed, "failed": failed}
-        return close_output(
+        return finish_output(
             self._path, self._started, stage="train", complete=complete, settings=self.settings,
             inputs=self._hashes, seed=self._data_seed, counts=counts, command=list(self._command),
         )  # fmt: skip
@@ -203,7 +203,7 @@ def _read_intact_rows(path: Path, kind: type[Row]) -> list[Row]:
     """Return the rows up to the first damaged line, which a killed run leaves only at the end."""
     rows: list[Row] = []
     try:
-        for _, value in objects(path):
+        for _, value in read_objects(path):
             rows.append(kind.model_validate(value))
     except (UserError, ValueError):
         pass

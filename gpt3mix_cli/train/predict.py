@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..errors import UserError
-from ..files import STDIO, file_sha, model_sha, only_writer, whole_file
-from ..records import Done, StageOptions, close_output, objects, up_to_date
+from ..files import STDIO, hash_file, hash_model, exclusive_writer, atomic_write
+from ..records import StageResult, StageOptions, finish_output, read_objects, find_up_to_date
 from .protocol import Classifier
-from .saved_models import load_model
+from .saved_models import load_saved_model
 
 CHUNK_ROWS = 2048  # texts that are labelled at once
 
 
 def predict(
     model: Path, source: Path, output: Path, options: StageOptions = StageOptions()
-) -> Done:
+) -> StageResult:
     """Add `predicted` and `probs` to each row of a JSONL file; all other keys stay as they are.
 
     Rows are read, labelled and written in chunks, so the file may be larger than memory. The counts
@@ -37,21 +37,21 @@ def predict(
     started = time.monotonic()
     if source != STDIO and output != STDIO and source.resolve() == output.resolve():
         raise UserError(f"{output}: is also the input", "write to another file")
-    inputs = {} if source == STDIO else {"texts": file_sha(source)}
-    with only_writer(output):
-        classifier, classes = load_model(model)
-        settings = {"model": model_sha(model), "classes": classes}
-        if inputs and not options.force and (manifest := up_to_date(output, settings, inputs)):
-            return Done(output, manifest, skipped=True)
+    inputs = {} if source == STDIO else {"texts": hash_file(source)}
+    with exclusive_writer(output):
+        classifier, classes = load_saved_model(model)
+        settings = {"model": hash_model(model), "classes": classes}
+        if inputs and not options.force and (manifest := find_up_to_date(output, settings, inputs)):
+            return StageResult(output, manifest, skipped=True)
         counts = Counter({"rows": 0, "labelled": 0, "right": 0})
-        with whole_file(output) as stream:
+        with atomic_write(output) as stream:
             rows = _read_rows(source)
             while chunk := list(islice(rows, CHUNK_ROWS)):
                 _label_chunk(classifier, classes, chunk, stream, counts)
                 options.callbacks.progress("rows labelled", counts["rows"], None)
         for note in classifier.notes:
             options.callbacks.warn(note)
-        return Done(output, close_output(
+        return StageResult(output, finish_output(
             output, started, stage="predict", complete=True, settings=settings, inputs=inputs,
             seed=None, counts=dict(counts), command=list(options.command),
         ))  # fmt: skip
@@ -75,7 +75,7 @@ def _label_chunk(
 
 
 def _read_rows(source: Path) -> Iterator[dict[str, Any]]:
-    for number, row in objects(source):
+    for number, row in read_objects(source):
         if not isinstance(row.get("text"), str) or not row["text"].strip():
             problem = "empty" if "text" in row else "missing"
             raise UserError(

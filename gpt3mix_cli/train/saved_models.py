@@ -15,7 +15,7 @@ from pydantic import Field, TypeAdapter
 
 from .. import __version__
 from ..errors import NO_CALLBACKS, Callbacks, StoppedShort, UserError
-from ..files import disk
+from ..files import write_errors
 from ..records import Trial
 from ..settings import TrainableSettings
 from .protocol import Classifier, open_classifier
@@ -100,7 +100,7 @@ def save_model(
     folder = folder.resolve()
     if runner.fitted_trial != best.trial:
         best = _repeat(runner, best, folder, callbacks)
-    with disk(folder):
+    with write_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = folder.with_name(f".{folder.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
@@ -224,7 +224,7 @@ def _describe_synthetic(runner: TrialRunner, row: Trial) -> str:
 # Loading -----------------------------------------------------------------------------------------
 
 
-def load_model(folder: Path) -> tuple[Classifier, list[str]]:
+def load_saved_model(folder: Path) -> tuple[Classifier, list[str]]:
     """Return a saved classifier and its classes.
 
     The folder was written by `save_model`, or is a classifier of the transformers library.

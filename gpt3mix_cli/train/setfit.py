@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from ..files import model_sha
-from ..pretrained import place
+from ..files import hash_model
+from ..pretrained import model_path
 from ..records import Augmented, Example
 from ..settings import SetFitSettings, fingerprint
 from . import metrics
@@ -58,13 +58,13 @@ class SetFitClassifier(Classifier):
                 "pip install 'gpt3mix[setfit]', or remove the classifier",
             )
         self._settings, self._classes = settings, list(classes)
-        self._path = place(settings.model, "classifiers: model")
+        self._path = model_path(settings.model, "classifiers: model")
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self.threads = settings.threads if self._device == "cpu" else None
         folder, revision = Path(self._path), settings.revision
         self.about = {
             **settings.model_dump(exclude={"name", "trials", "model", "revision"}),
-            "model": model_sha(folder) if folder.is_dir() else fingerprint([self._path, revision]),
+            "model": hash_model(folder) if folder.is_dir() else fingerprint([self._path, revision]),
             "device": self._device,
             "library": metadata.version("setfit"),
             "format": CACHE_VERSION,

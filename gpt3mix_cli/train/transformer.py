@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..files import model_sha
+from ..files import hash_model
 from ..records import Augmented, Example
 from ..settings import TransformerSettings, fingerprint, generator
 from .encoder import Encoder, cpu_threads
@@ -56,7 +56,7 @@ class TransformerClassifier(Classifier):
         is_local = Path(path).is_dir()
         self.about = settings.model_dump(exclude=NOT_IN_ABOUT)
         self.about |= {
-            "model": model_sha(Path(path)) if is_local else fingerprint([path, commit]),
+            "model": hash_model(Path(path)) if is_local else fingerprint([path, commit]),
             "device": device,
             "dtype": self._encoder.dtype,
             "format": CACHE_VERSION,

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from .. import __version__
 from ..errors import NO_CALLBACKS, Callbacks
 from ..layout import TrialKey, tensorboard_folder
-from ..records import Augmented, Example, Record, Trial, rows_sha
+from ..records import Augmented, Example, Record, Trial, hash_rows
 from ..settings import SoftLabelTraining, derived_seed, fingerprint
 from . import metrics, tensorboard
 from .protocol import Classifier, EpochCallback
@@ -123,9 +123,9 @@ class TrialData:
     def hashes(self) -> dict[str, str]:
         """A hash of each set of rows."""
         hashes = {
-            "train": rows_sha(self.real),
-            "validation": rows_sha(self.validation),
-            "test": rows_sha(self.test),
+            "train": hash_rows(self.real),
+            "validation": hash_rows(self.validation),
+            "test": hash_rows(self.test),
         }
         for draw, synthetic in self.synthetic.items():
             hashes[f"synthetic.{draw}"] = fingerprint(
