@@ -343,15 +343,14 @@ def predict(
     if json and output == Path("-"):
         raise UserError("--json and -o - both want stdout", "leave one of them out")
     with Display(quiet, json) as display:
-        from .train.saved_models import predict as label
+        from .records import StageOptions
+        from .train.predict import predict as label
 
         done = label(
             model,
             source,
             output,
-            command=["gpt3mix", *sys.argv[1:]],
-            force=force,
-            callbacks=display.callbacks,
+            StageOptions(["gpt3mix", *sys.argv[1:]], force, display.callbacks),
         )
         counts = done.manifest.counts
         if counts["labelled"]:
@@ -481,7 +480,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
-        _one_of_several(None if argv is None else list(argv))
+        app(args=None if argv is None else list(argv), prog_name="gpt3mix")
     except UserError as error:
         _complain(error)
         return error.exit_code
@@ -501,25 +500,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("gpt3mix: this is a bug; what was made so far is kept", file=sys.stderr)
         return 1
     return 0
-
-
-def _one_of_several(arguments: list[str] | None) -> None:
-    """Run the command; of the processes that torchrun or `accelerate launch` started, only the first, the others help it."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        app(args=arguments, prog_name="gpt3mix")
-        return
-    from .train import cached_classifier
-    from .train.parallel import follow, group, leave
-
-    if group().rank:
-        follow(cached_classifier)
-        return
-    try:
-        app(args=arguments, prog_name="gpt3mix")
-    except (UserError, SystemExit):
-        leave()
-        raise  # any other error may have come in the middle of an exchange: there the launcher ends the others
-    leave()
 
 
 def _complain(error: UserError) -> None:
@@ -553,8 +533,7 @@ def entry() -> None:
     """The console script."""
     code = main()
     if "torch" in sys.modules:
-        # Taking torch down takes a second, and under torchrun its threads may outlive the interpreter and abort it after all is
-        # written; files are closed and workers gone by now.
+        # Torch takes a second to shut down. All files are closed and all workers gone by now.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -107,9 +107,9 @@ def _name(path: Path) -> str:
 def configure_workers(grid: "Grid", jobs: int | None, curves: Path | None) -> None:
     """Say where trials run and who watches them."""
     if curves:
-        from .train.tensorboard import probe
+        from .train.tensorboard import check_installed
 
-        probe()
+        check_installed()
     grid.jobs, grid.curves = jobs, curves
 
 

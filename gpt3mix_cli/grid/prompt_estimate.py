@@ -12,9 +12,9 @@ from ..errors import StoppedShort
 from ..lm import JournaledLM
 from ..records import Example
 from ..settings import PromptSettings
-from ..train.cell import training_seed
+from ..train import training_seed
 from ..train.prompt import PromptClassifier
-from ..train.targets import one_hot
+from ..train.targets import to_one_hot
 from .spot import Spot
 
 
@@ -55,7 +55,7 @@ def predictions(
     """
     task, texts, trials = spot.experiment.task, [row.text for row in test], spot.dealt(settings)
     classifier = PromptClassifier(settings, task, lm)
-    rows = [one_hot(row, task.classes) for row in examples]
+    rows = [to_one_hot(row, task.classes) for row in examples]
     lengths: list[int] = []
     held = 0
     for trial, _ in trials:

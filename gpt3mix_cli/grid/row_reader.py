@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import NO_CALLBACKS, Callbacks, UserError
 from ..files import STDIO, hash_file
 from ..records import Augmented, Example, Row, hash_rows, read_manifest, read_records
-from ..train.cell import SyntheticSet
+from ..train import SyntheticSet
 from .spot import Spot
 
 
@@ -63,7 +63,7 @@ class RowReader:
                 "make it first with gpt3mix augment or baseline, or check the path",
             )
         parts = [self._one_file(path, classes, real) for path in paths]
-        if broken := [part for part in parts if part.broken]:
+        if broken := [part for part in parts if part.failure_reason]:
             return broken[0]
         abouts = [part.about for part in parts]
         tokens = [part.tokens for part in parts if part.tokens is not None]
@@ -99,7 +99,7 @@ class RowReader:
             rows = self._read(path, Augmented, classes)
             _labels_kept(path, rows, real)
         except UserError as error:
-            return SyntheticSet((), {"broken": str(error)}, broken=str(error))
+            return SyntheticSet((), {"broken": str(error)}, failure_reason=str(error))
         manifest = read_manifest(path)
         if manifest and manifest.sha256 != hash_file(path):
             manifest = None

@@ -14,7 +14,8 @@ from typing import Any
 from ..augment import augment
 from ..errors import NO_CALLBACKS, Callbacks, StoppedShort, UserError
 from ..files import STDIO
-from ..records import Example, IncompleteOutput, StageResult, Trial, read_records
+from ..layout import Cell, TrialKey
+from ..records import Example, IncompleteOutput, StageOptions, StageResult, Trial, read_records
 from ..report import ExpectedTrials, Report, report
 from ..settings import (
     FILE_STEM_PATTERN,
@@ -24,9 +25,7 @@ from ..settings import (
     SoftLabelTraining,
 )
 from ..subsample import draw, subsample
-from ..train import TrialExecutor, TrialRunner, run_serially, train
-from ..train.cell import Cell
-from ..train.parallel import group_size
+from ..train import TrialData, TrialExecutor, TrialJob, TrialRunner, run_serially, train
 from .executors.processes import Workers, fitting
 from .resources import Resources
 from .row_reader import RowReader, refuse_overwrite
@@ -196,43 +195,40 @@ class Grid:
         )
         work = TrialRunner(
             fitted,
-            Cell(
-                experiment.task.name,
-                spot.level,
+            TrialKey(
+                Cell(experiment.task.name, experiment.variant, spot.level, spot.seed),
                 method,
                 classifier.name,
-                experiment.variant,
-                spot.seed,
-                classes,
             ),
-            real,
-            {draw: self._sources.synthetic(paths, classes, real) for draw, paths in files.items()},
-            splits.validation,
-            splits.test,
+            classes,
+            TrialData(
+                real,
+                splits.validation,
+                splits.test,
+                {d: self._sources.synthetic(paths, classes, real) for d, paths in files.items()},
+            ),
             experiment.subsample.master_seed,
-            options=classifier
+            target_settings=classifier
             if isinstance(classifier, SoftLabelTraining)
             else SoftLabelTraining(),
-            curves=self.curves,
+            tensorboard_root=self.curves,
         )
         short = None
         try:
             # One LM is loaded, in this process.
             done = train(
                 work,
-                trials,
+                [TrialJob(*job) for job in trials],
                 place,
-                map=run_serially if journal else map,
-                command=self.command,
-                force=self.force,
-                callbacks=self.callbacks,
+                StageOptions(self.command, self.force, self.callbacks),
+                executor=run_serially if journal else map,
             )
         except StoppedShort as error:
             short = error
         finally:
             if journal:
                 journal.close()
-        rows = list(read_records(place, Trial)) if training.save and not work.hopeless else []
+        rows = list(read_records(place, Trial)) if training.save and not work.failure_reason else []
         if (
             training.save
             and not isinstance(classifier, PromptSettings)
@@ -353,7 +349,7 @@ class Grid:
             if not isinstance(training.classifier, PromptSettings)
         ]
         wanted = sum(len(training.spot.dealt(training.classifier)) for training in trainings)
-        if wanted <= 1 or group_size() > 1:
+        if wanted <= 1:
             return 1
         found = {training.classifier: training.spot.experiment for training in trainings}
         threads = [

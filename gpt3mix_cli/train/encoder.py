@@ -167,7 +167,9 @@ class Encoder:
     def _load(self, class_name: str, **options: Any) -> Any:
         what = f"classifiers: model '{self.path}' cannot be loaded"
         revision = self._settings.revision
-        return load_pretrained(class_name, self.path, what, MODEL_HINT, revision=revision, **options)
+        return load_pretrained(
+            class_name, self.path, what, MODEL_HINT, revision=revision, **options
+        )
 
     def reset(self) -> None:
         """Restore the pretrained weights and initialise the head anew.

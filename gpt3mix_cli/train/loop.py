@@ -13,17 +13,17 @@ from ..errors import Callbacks, StoppedShort, UserError
 from ..files import STDIO, append, exclusive_writer
 from ..layout import history_path
 from ..records import (
-    StageResult,
     Manifest,
     Row,
     StageOptions,
+    StageResult,
     Trial,
+    find_up_to_date,
     finish_output,
     machine,
-    read_objects,
     read_manifest,
+    read_objects,
     to_json_line,
-    find_up_to_date,
     write_records,
 )
 from .protocol import UnavailableClassifier
@@ -91,7 +91,7 @@ def train(
 
 
 def _run_missing(
-    file: TrialsFile,
+    file: "TrialsFile",
     runner: TrialRunner,
     missing: Sequence[TrialJob],
     executor: TrialExecutor,

@@ -119,7 +119,7 @@ class Classifier(Protocol):
 
     def load(self, folder: Path) -> None:
         """Read the weights that `save` wrote."""
-        raise NotImplementedError
+        raise UserError(f"{folder}: the classifier has no weights to load")
 
 
 class UnavailableClassifier(Classifier):

@@ -19,7 +19,7 @@ from ..files import write_errors
 from ..records import Trial
 from ..settings import TrainableSettings
 from .protocol import Classifier, open_classifier
-from .trials import TrialRunner
+from .trials import TrialJob, TrialRunner
 
 MODEL_FILE = "gpt3mix.json"
 UNSTABLE_FIELDS = {"seconds", "version"}  # of a row; they differ when its trial is repeated
@@ -116,7 +116,7 @@ def _repeat(runner: TrialRunner, row: Trial, folder: Path, callbacks: Callbacks)
     """Run a trial again, so that the classifier has its weights; return the new row."""
     # Its epochs are in TensorBoard already.
     runner = dataclasses.replace(runner, tensorboard_root=None)
-    repeated = runner.run((row.trial, row.draw), callbacks).row
+    repeated = runner.run(TrialJob(row.trial, row.draw), callbacks).row
     if repeated.status == "failed":
         raise StoppedShort(
             f"trial {row.trial} failed when it was repeated to save its model: {repeated.error}",

@@ -171,7 +171,7 @@ class TransformerClassifier(Classifier):
         ]
         rows = torch.tensor([row for batch in batches for row in batch], device=encoder.device)
         total = torch.zeros((), device=encoder.device)
-        for batch, chosen in zip(batches, rows.split(size), strict=True):
+        for batch, chosen in zip(batches, torch.split(rows, size), strict=True):
             optimizer.zero_grad()
             total += encoder.gradients(tokens, targets, batch, chosen)
             optimizer.step()

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import NO_CALLBACKS, Callbacks
-from ...train import Job, Result, WorkerDied
+from ...train import Result, TrialJob, WorkerDied
 
 MEMORY = 4e9  # bytes of memory for each worker: BERT-base, its gradients and its optimiser's state
 PRELOADED = [
@@ -82,12 +82,12 @@ class Workers:
 
     def map(
         self,
-        function: Callable[[Job, Callbacks], Result],
-        jobs: Sequence[Job],
+        function: Callable[[TrialJob, Callbacks], Result],
+        jobs: Sequence[TrialJob],
         callbacks: Callbacks,
-    ) -> Iterator[tuple[Job, Result | WorkerDied]]:
+    ) -> Iterator[tuple[TrialJob, Result | WorkerDied]]:
         """Run the jobs and yield each with what came of it, as they end; see `train.Map`."""
-        waiting, running = list(jobs), dict[Future[Result], Job]()
+        waiting, running = list(jobs), dict[Future[Result], TrialJob]()
         while waiting or running:
             # Nothing is queued beyond the workers, so that a dying one takes no waiting job with it.
             while waiting and self._slots.acquire(blocking=not running):
@@ -108,7 +108,9 @@ class Workers:
                         ),
                     )
 
-    def _submit(self, function: Callable[[Job, Callbacks], Result], job: Job) -> Future[Result]:
+    def _submit(
+        self, function: Callable[[TrialJob, Callbacks], Result], job: TrialJob
+    ) -> Future[Result]:
         with self._lock:
             while True:
                 pool = self._idle.pop() if self._idle else self._open()
@@ -191,7 +193,7 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _work(function: Callable[[Job, Callbacks], Result], job: Job) -> Result:
+def _work(function: Callable[[TrialJob, Callbacks], Result], job: TrialJob) -> Result:
     return function(job, Callbacks(partial(_send, "progress"), partial(_send, "warn")))
 
 
