@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from ..pretrained import load_pretrained, model_path
+from ..pretrained import (
+    load_pretrained,
+    model_path,
+    move_to,
+    out_of_memory,
+    refuse_missing,
+    resolve_device,
+)
 from ..settings import TransformerSettings
 from .tokens import TokenCache, Tokens
 
@@ -35,9 +42,12 @@ class Encoder:
         Raises:
             UserError: if the model cannot be found, or has no tokenizer.
         """
+        import torch
+
         self._settings, self._classes = settings, list(classes)
         self.path = model_path(settings.model, "classifiers: model")
-        self.device = _device(settings.device)
+        self._not_loaded = f"classifiers: model '{self.path}' cannot be loaded"
+        self.device = torch.device(resolve_device(settings.device, "classifiers: device"))
         self.dtype = _fast_dtype(self.device) if settings.dtype == "auto" else settings.dtype
         self._max_micro_batch = settings.batch_size
         if self.device.type == "cpu":
@@ -133,7 +143,8 @@ class Encoder:
                 "AutoModelForSequenceClassification", dtype=torch.float32, **options
             )
         mismatched = {key[0] if isinstance(key, tuple) else key for key in info["mismatched_keys"]}
-        return model.to(self.device), set(info["missing_keys"]) | mismatched
+        model = move_to(str(self.device), model, self._not_loaded)
+        return model, set(info["missing_keys"]) | mismatched
 
     @property
     def model(self) -> Any:
@@ -151,12 +162,8 @@ class Encoder:
         encoder_only = {
             name for name in missing if name.startswith(prefix) and ".pooler." not in name
         }
-        if names := sorted(missing if head else encoder_only):
-            raise UserError(
-                f"classifiers: model '{self.path}': {len(names)} weights are missing or have "
-                f"another size, such as {names[0]}",
-                "give the folder of a trained classifier" if head else MODEL_HINT,
-            )
+        hint = "give the folder of a trained classifier" if head else MODEL_HINT
+        refuse_missing(missing if head else encoder_only, self._not_loaded, hint)
 
     @functools.cached_property
     def pretrained(self) -> dict[str, "torch.Tensor"]:
@@ -165,11 +172,8 @@ class Encoder:
         return {name: weight.clone() for name, weight in self.model.state_dict().items()}
 
     def _load(self, class_name: str, **options: Any) -> Any:
-        what = f"classifiers: model '{self.path}' cannot be loaded"
-        revision = self._settings.revision
-        return load_pretrained(
-            class_name, self.path, what, MODEL_HINT, revision=revision, **options
-        )
+        options["revision"] = self._settings.revision
+        return load_pretrained(class_name, self.path, self._not_loaded, MODEL_HINT, **options)
 
     def reset(self) -> None:
         """Restore the pretrained weights and initialise the head anew.
@@ -332,15 +336,6 @@ def cpu_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Return whether an error says that memory ran out, on a GPU or in the host."""
-    import torch
-
-    return isinstance(
-        error, MemoryError | torch.OutOfMemoryError
-    ) or "can't allocate memory" in str(error)
-
-
 def _empty_cache(device: "torch.device") -> None:
     import torch
 
@@ -359,17 +354,3 @@ def _fast_dtype(device: "torch.device") -> str:
         capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
         native = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
     return "bfloat16" if native else "float32"
-
-
-def _device(name: str) -> "torch.device":
-    import torch
-
-    if name == "auto":
-        return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(
-            f"classifiers: device '{name}' cannot be used: {str(error).splitlines()[0]}",
-            "use auto or cpu",
-        ) from None

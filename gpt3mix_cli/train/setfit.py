@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 from ..files import hash_model
-from ..pretrained import model_path
+from ..pretrained import first_line, model_path, resolve_device
 from ..records import Augmented, Example
 from ..settings import SetFitSettings, fingerprint
 from . import metrics
@@ -50,8 +50,6 @@ class SetFitClassifier(Classifier):
         Raises:
             UserError: if the library is not installed.
         """
-        import torch
-
         if importlib.util.find_spec("setfit") is None:
             raise UserError(
                 "classifiers: kind setfit needs the library `setfit`",
@@ -59,7 +57,7 @@ class SetFitClassifier(Classifier):
             )
         self._settings, self._classes = settings, list(classes)
         self._path = model_path(settings.model, "classifiers: model")
-        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._device = resolve_device("auto", "classifiers: device")
         self.threads = settings.threads if self._device == "cpu" else None
         folder, revision = Path(self._path), settings.revision
         self.about = {
@@ -167,10 +165,8 @@ class SetFitClassifier(Classifier):
         except Exception as error:
             # The libraries raise a dozen unrelated classes for a folder that is damaged, foreign
             # or missing.
-            lines = (line for line in str(error).splitlines() if line.strip())
-            reason = next(lines, type(error).__name__)
             raise UserError(
-                f"classifiers: model '{self._path}' cannot be loaded: {reason}",
+                f"classifiers: model '{self._path}' cannot be loaded: {first_line(error)}",
                 "give a sentence encoder's folder, a hub id that can be reached, or minilm",
             ) from None
         limit = encoder.max_seq_length or settings.max_length
