@@ -68,7 +68,7 @@ def _looks(grid: Grid, experiment: Experiment) -> Iterator[tuple[str, object, Ca
             [experiment.lm.model_dump(), experiment.augment.model_dump(), task],
             functools.partial(_lm, grid, experiment),
         )
-        if experiment.augment.choose in ("nearest", "furthest"):
+        if experiment.augment.selection in ("nearest", "furthest"):
             yield (
                 "similarity",
                 experiment.augment.similarity,
@@ -114,17 +114,17 @@ def _lm(grid: Grid, experiment: Experiment) -> str:
     lm = grid.resources.lm(experiment)
     task = experiment.task
     example = Example(id="check", text="A first try.", label=task.classes[0])
-    wanted, limit = experiment.augment.k, lm.about.context - experiment.augment.max_tokens
+    wanted, limit = experiment.augment.k, lm.info.context_length - experiment.augment.max_tokens
     fitting = next(
         (
             k
             for k in range(wanted, 0, -1)
-            if lm.about.count_tokens(prompt(task, [example] * k)) <= limit
+            if lm.info.count_tokens(prompt(task, [example] * k)) <= limit
         ),
         0,
     )
     if not fitting:
-        message = f"a prompt of one example and max_tokens do not fit the context of {lm.about.context} tokens"
+        message = f"a prompt of one example and max_tokens do not fit the context of {lm.info.context_length} tokens"
         raise UserError(message, "lower augment.max_tokens, or use another LM")
     scores = lm.score([to_label(task, [example] * fitting, "A second try.")], choices(task))[0]
     shortened = (
@@ -133,7 +133,7 @@ def _lm(grid: Grid, experiment: Experiment) -> str:
         else ""
     )
     found = "" if scores.source == "exact" else f", here {scores.source}"
-    return f"{lm.about.model}: {lm.describe()}{found}, context {lm.about.context}{shortened}"
+    return f"{lm.info.model}: {lm.describe()}{found}, context {lm.info.context_length}{shortened}"
 
 
 def _similarity(experiment: Experiment) -> str:
@@ -144,8 +144,10 @@ def _similarity(experiment: Experiment) -> str:
         Example(id=str(number), text=text, label=label)
         for number, text in enumerate(("A first try.", "A second try."))
     ]
-    ExampleSelector(examples, augment.choose, augment.similarity).choose(2, generator(0, "check"))
-    return f"{augment.similarity}, for the {augment.choose} examples"
+    ExampleSelector(examples, augment.selection, augment.similarity).choose(
+        2, generator(0, "check")
+    )
+    return f"{augment.similarity}, for the {augment.selection} examples"
 
 
 def _baseline(experiment: Experiment, baseline: BaselineSettings) -> str:

@@ -15,13 +15,20 @@ from ..augment import AugmentationSink, journal_path, num_rows_wanted, run_attem
 from ..augment.gpt3mix import GPT3Mix
 from ..augment.statistics import Statistics
 from ..errors import UserError
-from ..lm import LM, CostModel, Priced, Request, end_of_block
-from ..lm.journal import IN_MEMORY, Journal, paid
-from ..lm.openai.budget import price_of
+from ..lm import (
+    LM,
+    CostModel,
+    Request,
+    check_prices,
+    cost_model_for,
+    costs_money,
+    next_block_start,
+    total_spent,
+)
 from ..method.labels import CONTENT_FREE
 from ..method.prompt import choices, item, label_prefix, one_line, prompt
 from ..records import Augmented, Example, Reject
-from ..settings import AugmentSettings, Experiment, OpenAISettings, PromptSettings, fingerprint
+from ..settings import AugmentSettings, Experiment, PromptSettings, fingerprint
 from .estimates import Amount, Line, Plan, sum_of
 from .prompt_estimate import predictions
 from .runner import Grid
@@ -40,8 +47,7 @@ def plan(grid: Grid, spots: Sequence[Spot]) -> Plan:
         UserError: if the prices are wrong.
     """
     for experiment in grid.experiments:
-        if isinstance(experiment.lm, OpenAISettings):
-            price_of(experiment.lm.model, experiment.lm.prices)
+        check_prices(experiment.lm)
     planned = _Planned(grid, spots)
     lines = [planned.line(spot) for spot in spots]
     return Plan(lines, planned.prompt, planned.remarks(), _budget(grid))
@@ -215,7 +221,7 @@ class _Planned:
             UserError: if the data or the LM's tokenizer are not there.
         """
         grid, experiment = self._grid, spot.experiment
-        examples, lm = grid.examples(spot), grid.resources.lm(experiment, asks=False)
+        examples, lm = grid.examples(spot), grid.resources.lm(experiment, replay_only=True)
         prompts = any(isinstance(classifier, PromptSettings) for classifier in spot.tried("none"))
         test = grid.resources.splits(experiment).test if prompts else ()
         asking = [
@@ -263,12 +269,12 @@ class _Planned:
                     settings.attempts,
                     seed,
                     outcome,
-                    limits=settings.gate,
+                    limits=settings.filter,
                     test=test,
                 )
         self.prompt = self.prompt or first.prompt
         stream = fingerprint(
-            [lm.about.fingerprint, method, spot.level, spot.seed, draw, asdict(first)]
+            [lm.info.fingerprint, method, spot.level, spot.seed, draw, asdict(first)]
         )
         kind = fingerprint([method, experiment.variant])
         one = _Set(
@@ -288,19 +294,16 @@ class _Planned:
         """Return what an attempt takes; how the server is asked may stand in any journal of the experiment."""
         key = fingerprint([experiment.variant, bool(request.choices)])
         if key not in self._tariffs:
-            lm = self._grid.resources.lm(experiment, asks=False)
-            self._tariffs[key] = CostModel()
-            if isinstance(lm, Priced):
-                journal = Journal(IN_MEMORY, self._grid.resources.journals(experiment))
-                self._tariffs[key] = lm.cost_model(request, journal)
-                journal.close()
+            lm = self._grid.resources.lm(experiment, replay_only=True)
+            journals = self._grid.resources.journals(experiment)
+            self._tariffs[key] = cost_model_for(lm, request, journals)
         return self._tariffs[key]
 
     # What is to come -------------------------------------------------------------------------------------------------
 
     def _estimate(self, experiment: Experiment, one: _Set) -> Amount:
         """Return what a set still asks."""
-        settings, count = experiment.augment, one.augmenter.about_lm.count_tokens
+        settings, count = experiment.augment, one.augmenter.lm_info.count_tokens
         seen = self._seen_of(one.kind)
         missing = min(
             ceil((one.wanted - one.outcome.kept) / self._kept(seen, one.augmenter.rows)),
@@ -308,7 +311,7 @@ class _Planned:
         )
         if missing <= 0:
             return Amount()
-        end = end_of_block(one.next + missing - 1, one.augmenter.block)
+        end = next_block_start(one.next + missing - 1, one.augmenter.block)
         begin = max(one.next, self._planned.get(one.stream, 0))
         self._planned[one.stream] = max(end, begin)
         if begin >= end:
@@ -404,7 +407,7 @@ class _Planned:
         cost_model, task, count = (
             one.cost_model,
             experiment.task,
-            one.augmenter.about_lm.count_tokens,
+            one.augmenter.lm_info.count_tokens,
         )
         rows = one.examples[:: ceil(len(one.examples) / MOST)]
         labels = {
@@ -424,12 +427,10 @@ class _Planned:
 def _budget(grid: Grid) -> dict[str, tuple[float | None, float]]:
     """Return (limit, spent) of requests, tokens and dollars; nothing for an LM that costs nothing."""
     first = grid.experiments[0]
-    if not any(isinstance(experiment.lm, OpenAISettings) for experiment in grid.experiments):
+    if not any(costs_money(experiment.lm) for experiment in grid.experiments):
         return {}
-    sums = [paid(path) for path in grid.resources.journals(first)]
-    requests, prompt, completion, usd = (
-        (sum(column) for column in zip(*sums, strict=True)) if sums else (0, 0, 0, 0.0)
-    )
+    spent = total_spent(*grid.resources.journals(first))
     limits = first.budget.model_dump() if first.budget else {}
-    spent = {"requests": requests, "tokens": prompt + completion, "usd": usd}
-    return {name: (limits.get(name), spent[name]) for name in spent}
+    return {
+        name: (limits.get(name), getattr(spent, name)) for name in ("requests", "tokens", "usd")
+    }

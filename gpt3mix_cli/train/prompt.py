@@ -44,7 +44,7 @@ class PromptClassifier:
         self._begin(())
         self.about: dict[str, Any] = {
             **settings.model_dump(exclude={"name", "trials"}),
-            **asking(task, lm.about),
+            **asking(task, lm.info),
             "format": CACHE_VERSION,
         }
 
@@ -138,14 +138,14 @@ class PromptClassifier:
             found = self._lm.score(prompts, self._choices)
             self._usual[number] = [scores.logprobs for scores in found]
             for prompt, scores in zip(prompts, found, strict=True):
-                self._spend(scores, self._lm.about.count_tokens(prompt))
+                self._spend(scores, self._lm.info.count_tokens(prompt))
         return self._usual[number]
 
     # What fits into the context --------------------------------------------------------------------------------------
 
     def _fitting(self, text: str) -> tuple[str, int, int]:
         """Return the prompt for a text, how many examples it holds and how many tokens it has."""
-        count, limit = self._lm.about.count_tokens, self._limit
+        count, limit = self._lm.info.count_tokens, self._limit
         number = self._estimate(text, limit)
         prompt = to_label(self._task, self._last(number), text)
         while (tokens := count(prompt)) > limit and number:
@@ -180,16 +180,16 @@ class PromptClassifier:
 
     def _length(self, text: str) -> int:
         if text not in self._lengths:
-            self._lengths[text] = self._lm.about.count_tokens(text)
+            self._lengths[text] = self._lm.info.count_tokens(text)
         return self._lengths[text]
 
     @property
     def _together(self) -> int:
-        return self._lm.about.block if self._lm.about.block > 1 else TOGETHER
+        return self._lm.info.block_size if self._lm.info.block_size > 1 else TOGETHER
 
     @property
     def _limit(self) -> int:
-        return self._lm.about.context - max(map(self._length, self._choices)) - TOKEN_MARGIN
+        return self._lm.info.context_length - max(map(self._length, self._choices)) - TOKEN_MARGIN
 
 
 def in_turn(rows: Sequence[Augmented], random: Random) -> list[Augmented]:

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ...errors import UserError
-from ...files import model_sha
-from ...pretrained import lm_path, loaded
+from ...files import hash_model
+from ...pretrained import lm_path, load_pretrained
 from ...settings import LocalLMSettings, fingerprint
-from ..port import About, Completion, Hypothesis, Request, Scores, blocks
+from ..port import Completion, Hypothesis, LMInfo, Request, Scores, split_into_blocks
 from .tokenization import Tokens
 
 if TYPE_CHECKING:
@@ -71,19 +71,21 @@ class LocalLM:
             tokenizer.model_max_length,
         ]
         weights = (
-            model_sha(folder)
+            hash_model(folder)
             if folder.is_dir()
             else fingerprint(
                 [self._place, getattr(self._config, "_commit_hash", None) or settings.revision]
             )
         )
-        self.about = About(
+        self.info = LMInfo(
             model=settings.model,
             fingerprint=fingerprint(
                 [weights, self._dtype, self._device.type, settings.batch_size, CACHE_VERSION]
             ),
-            context=min((limit for limit in limits if limit and limit < ENDLESS), default=ENDLESS),
-            block=settings.batch_size,
+            context_length=min(
+                (limit for limit in limits if limit and limit < ENDLESS), default=ENDLESS
+            ),
+            block_size=settings.batch_size,
             count_tokens=lambda text: len(self._tokens.encode(text)),
             details=f"{self._dtype} on {self._device.type}, blocks of up to {settings.batch_size}",
         )
@@ -147,20 +149,22 @@ class LocalLM:
     def _decoder(self) -> "Decoder":
         from .decoder import Decoder
 
-        return Decoder(self._model, self._tokens, self.about.context)
+        return Decoder(self._model, self._tokens, self.info.context_length)
 
     def _loaded(self, part: str, **options: Any) -> Any:
         what = f"lm.model {self._place}: cannot be loaded as a causal LM"
         hint = "give `bundled`, the folder of a causal LM, or a hub id that can be reached"
-        return loaded(part, self._place, what, hint, revision=self._settings.revision, **options)
+        return load_pretrained(
+            part, self._place, what, hint, revision=self._settings.revision, **options
+        )
 
     def describe(self) -> str:
         """Return what it runs on; it can do everything."""
-        return f"{self.about.details}, label scores exact"
+        return f"{self.info.details}, label scores exact"
 
     def complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Yield the answers, block by block."""
-        for block in blocks(requests, self.about.block):
+        for block in split_into_blocks(requests, self.info.block_size):
             searched = iter(self._search([request for request in block if request.beams]))
             written = iter(self._write([request for request in block if not request.beams]))
             yield from (next(searched if request.beams else written) for request in block)
@@ -178,11 +182,11 @@ class LocalLM:
         ]
         for row in rows:
             needed = len(row.prompt) + max(map(len, row.choices))
-            if needed > self.about.context:
-                message = f"lm.model {self.about.model}: a text to be scored has {needed} tokens, the context {self.about.context}"
+            if needed > self.info.context_length:
+                message = f"lm.model {self.info.model}: a text to be scored has {needed} tokens, the context {self.info.context_length}"
                 raise UserError(message, "shorten it, or use another LM")
-        for start in range(0, len(rows), self.about.block):
-            self._run(rows[start : start + self.about.block])
+        for start in range(0, len(rows), self.info.block_size):
+            self._run(rows[start : start + self.info.block_size])
         return [Scores(tuple(row.scores or ())) for row in rows]
 
     # Writing ---------------------------------------------------------------------------------------------------------
@@ -217,7 +221,7 @@ class LocalLM:
             + request.max_tokens
             + label_prefix
             + max(map(len, row.choices), default=0)
-            <= self.about.context
+            <= self.info.context_length
         )
 
     def _choices(self, label_prefix: str, choices: Sequence[str]) -> list[list[int]]:
@@ -282,7 +286,7 @@ class LocalLM:
             if many <= least:
                 held = "a single text" if least == 1 else f"{least} beams of a single text"
                 raise UserError(
-                    f"lm.model {self.about.model}: the memory does not hold {held}",
+                    f"lm.model {self.info.model}: the memory does not hold {held}",
                     "use a smaller model, or another lm.device",
                 )
             self._side_by_side = many // 2
@@ -328,7 +332,8 @@ class LocalLM:
         ):
             asked = [(request, self._tokens.encode(request.prompt)) for request in group]
             fitting = [
-                len(prompt) + request.max_tokens <= self.about.context for request, prompt in asked
+                len(prompt) + request.max_tokens <= self.info.context_length
+                for request, prompt in asked
             ]
             found = iter(
                 self._lines([one for one, fits in zip(asked, fitting, strict=True) if fits])
