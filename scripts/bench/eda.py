@@ -5,10 +5,10 @@
 
 Whole processes, file to file: each reads SST-2's train.jsonl, edits the rows in order with alpha
 0.1, a quarter of them with each operation, and writes text and label as JSON lines. `--others` is a
-Python with nltk and, if they can be installed, textaugment and nlpaug (`pip install nltk textaugment
-nlpaug`). All three read WordNet from --wordnet (Debian's wordnet-base), copied to where nltk expects
-it. The implementations run interleaved, --rounds times. The ratio uses CPU seconds on one core, the
-lowest of all rounds: a busy machine affects these less than wall-clock time.
+Python with nltk and, if they can be installed, textaugment and nlpaug (`pip install nltk
+textaugment nlpaug`). All three read WordNet from --wordnet (Debian's wordnet-base), copied to where
+nltk expects it. The implementations run interleaved, --rounds times. The ratio uses CPU seconds on
+one core, the lowest of all rounds: a busy machine affects these less than wall-clock time.
 
 - `plain`: SR, RI, RS and RD as in section 2 of Wei and Zou (2019), with nltk.
 - `nlpaug` has no insertion of synonyms, so it replaces instead. Without nltk's tagger (not on PyPI)
