@@ -48,7 +48,7 @@ from pretrain_lm import LABELS, RESOURCES, Recipe, like_sst2, read_corpus, split
 
 from gpt3mix_cli.augment import open_augmenter
 from gpt3mix_cli.augment.filter import RowFilter
-from gpt3mix_cli.data import Splits, group_by_class, load
+from gpt3mix_cli.data import Splits, group_by_class, load_splits
 from gpt3mix_cli.errors import UserError
 from gpt3mix_cli.layout import Layout, find_trials
 from gpt3mix_cli.lm import LM, open_lm
@@ -63,7 +63,7 @@ from gpt3mix_cli.settings import (
     derived_seed,
     generator,
 )
-from gpt3mix_cli.subsample import draw
+from gpt3mix_cli.subsample import draw_rows
 
 RECIPE = Path(__file__).resolve().parents[1] / "pretrain_lm.yaml"
 SEED = 42
@@ -348,8 +348,8 @@ def gains(levels: Sequence[str], plain: Iterable[Trial], augmented: Iterable[Tri
 def caption(options: argparse.Namespace, lists: int, rows: int) -> str:
     """Return the notes below the table."""
     lines = [
-        f"Held-out loss: {lists} lists of 6 to 8 lines, all after the header; only bits per byte "
-        "is comparable between tokenizers, and a model whose training split is unknown may have seen "
+        f"Held-out loss: {lists} lists of 6 to 8 lines, all after the header; only bits per "
+        "byte is comparable between tokenizers, and a model whose training split is unknown may have seen "
         "these reviews.",
         f"Labels: {rows} rows of SST-2 validation, k = 2, ± binomial standard error.",
         f"Generations: {options.generations} attempts from {REAL_ROWS} of SST-2 train, default "
@@ -365,8 +365,8 @@ def caption(options: argparse.Namespace, lists: int, rows: int) -> str:
             "Gain: SST-2 test accuracy in percent, mean ± sample standard deviation (trials) over "
             f"{options.seeds} data seeds; trials: {trials}. `minus none` pairs trials with the "
             f"same real rows and training seed (pairs). {VALIDATION_ROWS} validation rows; minilm: "
-            f"{minilm}, so early stopping counts epochs of few steps where there are few rows, "
-            "which handicaps `none`. Trials of a data seed share its real rows: their pairs are not "
+            f"{minilm}, so early stopping counts epochs of few steps where there are few "
+            "rows, which handicaps `none`. Trials of a data seed share its real rows: their pairs are not "
             "independent."
         )
     return "\n".join(f"- {line}" for line in lines)
@@ -454,9 +454,9 @@ def main(arguments: Sequence[str]) -> None:
     """Measure and print the table."""
     options = parse_arguments(arguments)
     task = sst2_task(options.data)
-    splits = load(task, SEED)
+    splits = load_splits(task, SEED)
     lists, prompts = held_out_lists(options.corpus), label_prompts(task, splits, options.rows)
-    real = draw(splits.train, task.classes, REAL_ROWS, SEED, 0)
+    real = draw_rows(splits.train, task.classes, REAL_ROWS, SEED, 0)
     notes = caption(options, len(lists), len(prompts))
     columns: dict[str, Column] = {}
     for name, folder in options.models:

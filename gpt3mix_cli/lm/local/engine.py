@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ...errors import UserError
 from ...files import hash_model
-from ...pretrained import lm_path, load_pretrained
+from ...pretrained import lm_path, load_model, load_pretrained, out_of_memory, resolve_device
 from ...settings import LocalLMSettings, fingerprint
 from ..port import Completion, Hypothesis, LMInfo, Request, Scores, split_into_blocks
 from .tokenization import Tokens
@@ -31,12 +31,7 @@ CACHE = 2 << 30  # bytes of keys and values on a CPU, where nobody says how many
 SIDE_BY_SIDE = {
     "cpu": 64
 }  # rows: more of them no longer fit a processor's caches, and cost more a row
-OUT_OF_MEMORY = (
-    "out of memory",
-    "can't allocate memory",
-    "not enough memory",
-    "ALLOC_FAILED",
-)  # how devices without an error class say it
+HINT = "give `bundled`, the folder of a causal LM, or a hub id that can be reached"
 OF_FREE = 0.6  # of a GPU's free memory for keys, values and logits
 
 
@@ -53,7 +48,8 @@ class LocalLM:
 
         self._settings, self._side_by_side = settings, settings.batch_size
         self._place = lm_path(settings.model)
-        self._device = torch.device(_device(settings.device))
+        self._what = f"lm.model {self._place}: cannot be loaded as a causal LM"
+        self._device = torch.device(resolve_device(settings.device, "lm.device"))
         # bfloat16 on a CPU moves labels by more than 2e-3 (scripts/bench/augment.py), which its speed does not make up for.
         auto = "float32" if self._device.type == "cpu" else "bfloat16"
         self._dtype = auto if settings.dtype == "auto" else settings.dtype
@@ -94,16 +90,15 @@ class LocalLM:
     def _model(self) -> Any:
         import torch
 
-        model, info = self._loaded(
-            "AutoModelForCausalLM", dtype=getattr(torch, self._dtype), output_loading_info=True
+        model = load_model(
+            "AutoModelForCausalLM",
+            self._place,
+            self._what,
+            HINT,
+            device=str(self._device),
+            revision=self._settings.revision,
+            dtype=getattr(torch, self._dtype),
         )
-        if missing := sorted(info["missing_keys"]):
-            # The library would draw them at random, and write and score nonsense without a word.
-            message = f"lm.model {self._place}: {len(missing)} weights of a causal LM are missing, such as {missing[0]}"
-            raise UserError(
-                message,
-                "give the folder or hub id of a causal LM, with its language-modelling head",
-            )
         self._refuse_others(model)
         configured = model.generation_config.eos_token_id
         self._tokens.ends |= {
@@ -111,15 +106,7 @@ class LocalLM:
             for token in (configured if isinstance(configured, list) else [configured])
             if token is not None
         }
-        try:
-            return model.to(self._device).eval()
-        except torch.OutOfMemoryError:
-            message = (
-                f"lm.model {self._place}: the memory of {self._device} does not hold the weights"
-            )
-            raise UserError(
-                message, "use a smaller model, lm.dtype: bfloat16, or another lm.device"
-            ) from None
+        return model
 
     def _refuse_others(self, model: Any) -> None:
         from transformers import DynamicCache
@@ -151,11 +138,9 @@ class LocalLM:
 
         return Decoder(self._model, self._tokens, self.info.context_length)
 
-    def _loaded(self, part: str, **options: Any) -> Any:
-        what = f"lm.model {self._place}: cannot be loaded as a causal LM"
-        hint = "give `bundled`, the folder of a causal LM, or a hub id that can be reached"
+    def _loaded(self, part: str) -> Any:
         return load_pretrained(
-            part, self._place, what, hint, revision=self._settings.revision, **options
+            part, self._place, self._what, HINT, revision=self._settings.revision
         )
 
     def describe(self) -> str:
@@ -278,10 +263,8 @@ class LocalLM:
             )
             try:
                 return work(many)
-            except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not isinstance(error, torch.OutOfMemoryError) and not any(
-                    words in str(error) for words in OUT_OF_MEMORY
-                ):
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
                     raise
             if many <= least:
                 held = "a single text" if least == 1 else f"{least} beams of a single text"
@@ -367,18 +350,3 @@ class LocalLM:
             most=len(prompts) * width,
             least=width,
         )
-
-
-def _device(name: str) -> str:
-    import torch
-
-    if name != "auto":
-        try:
-            torch.empty(0, device=name)
-        except (RuntimeError, AssertionError) as error:
-            raise UserError(
-                f"lm.device: '{name}' cannot be used: {str(error).splitlines()[0]}",
-                "use auto, cpu, or a device that `gpt3mix check` lists",
-            ) from None
-        return name
-    return "cuda" if torch.cuda.is_available() else "cpu"
