@@ -349,8 +349,8 @@ def caption(options: argparse.Namespace, lists: int, rows: int) -> str:
     """Return the notes below the table."""
     lines = [
         f"Held-out loss: {lists} lists of 6 to 8 lines, all after the header; only bits per "
-        "byte is comparable between tokenizers, and a model whose training split is unknown may have seen "
-        "these reviews.",
+        "byte is comparable between tokenizers, and a model whose training split is unknown may "
+        "have seen these reviews.",
         f"Labels: {rows} rows of SST-2 validation, k = 2, ± binomial standard error.",
         f"Generations: {options.generations} attempts from {REAL_ROWS} of SST-2 train, default "
         "settings; distinct-2 falls with the number of texts.",
@@ -366,8 +366,8 @@ def caption(options: argparse.Namespace, lists: int, rows: int) -> str:
             f"{options.seeds} data seeds; trials: {trials}. `minus none` pairs trials with the "
             f"same real rows and training seed (pairs). {VALIDATION_ROWS} validation rows; minilm: "
             f"{minilm}, so early stopping counts epochs of few steps where there are few "
-            "rows, which handicaps `none`. Trials of a data seed share its real rows: their pairs are not "
-            "independent."
+            "rows, which handicaps `none`. Trials of a data seed share its real rows: their pairs "
+            "are not independent."
         )
     return "\n".join(f"- {line}" for line in lines)
 
