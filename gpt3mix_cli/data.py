@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, assert_never
 
 from .errors import NO_CALLBACKS, Callbacks, UserError, first_line
-from .records import Example, hash_rows, read_lines, read_objects, unknown_label
+from .files import read_lines, read_objects
+from .records import Example, hash_rows, unknown_label
 from .settings import Columns, DemoData, FilesData, HubData, Split, Task, generator
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")

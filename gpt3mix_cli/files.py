@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, with one writer at a time, and hashes of their content.
+"""JSONL in, files that appear whole or not at all out, one writer at a time, and hashes.
 
 `-` is stdin or stdout. Errors of the file system become messages for the user.
 """
@@ -6,11 +6,13 @@
 import contextlib
 import errno
 import hashlib
+import json
+import math
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, NoReturn
 
 from filelock import FileLock, Timeout
 
@@ -43,9 +45,63 @@ def open_input(path: Path) -> IO[bytes]:
         ) from None
 
 
+def read_lines(path: Path, blank: bool = False) -> Iterator[tuple[int, str]]:
+    """Yield (line number, line) of a UTF-8 file or stdin; blank lines only if `blank`."""
+    with open_input(path) as stream:
+        for number, raw in enumerate(stream, 1):
+            try:
+                line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise UserError(
+                    f"{path}, line {number}: not UTF-8 ({error.reason})", "save the file as UTF-8"
+                ) from None
+            if blank or line.strip():
+                yield number, line
+
+
+def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (line number, object) of a JSONL file."""
+    for number, line in read_lines(path):
+        try:
+            value = _DECODER.decode(line)
+            line.encode()
+            if "\\u" in line:  # an escape may be a lone surrogate, which UTF-8 cannot encode
+                json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise UserError(
+                f"{path}, line {number}: half a character (a lone surrogate escape)",
+                "fix or remove the line",
+            ) from None
+        except (ValueError, RecursionError) as error:
+            raise UserError(
+                f"{path}, line {number}: not valid JSON: {error}",
+                "each line must be one JSON object",
+            ) from None
+        if not isinstance(value, dict):
+            raise UserError(
+                f"{path}, line {number}: a JSON {type(value).__name__}, not an object",
+                "each line must be one JSON object",
+            )
+        yield number, value
+
+
+def _refuse_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _parse_finite(digits: str) -> float:
+    value = float(digits)
+    return value if math.isfinite(value) else _refuse_number(digits)
+
+
+# Created once, which makes reading faster.
+_DECODER = json.JSONDecoder(parse_constant=_refuse_number, parse_float=_parse_finite)
+to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+
+
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file that appears only if the block ends well: it is written aside, synced and renamed.
+    """Open a file that appears only if the block succeeds: written aside, synced and renamed.
 
     The file aside always has the same name, so the next run replaces what a killed run left.
 

@@ -1,7 +1,8 @@
-"""What flows between the stages: JSONL records and the manifests beside them.
+"""The records that stages exchange as JSONL, and the manifest of each output.
 
-One object a line, UTF-8, keys in the order of the fields below, unknown keys kept. Labels are the task's class names,
-never the label tokens. Every error names the file and the line. Reading is a stream: a file may be larger than memory.
+A file has one JSON object per line, in UTF-8, with keys in the order of the fields below; unknown
+keys are kept. Labels are the task's class names, not the label tokens. Errors name the file and the
+line. Files are read as a stream: they may be larger than memory.
 """
 
 import hashlib
@@ -14,18 +15,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar
+from typing import Any, Literal, TypeVar
 
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from . import __version__
 from .errors import NO_CALLBACKS, Callbacks, StoppedShort, UserError, did_you_mean
-from .files import STDIO, atomic_write, hash_file, open_input
+from .files import STDIO, atomic_write, hash_file, read_objects, to_json
+from .layout import manifest_path
 
-SUM_TOLERANCE = (
-    1e-3  # how far the probabilities of a row may be from 1 before they are no distribution
-)
+SUM_TOLERANCE = 1e-3  # largest difference between 1 and the sum of a row's probabilities
 
 
 class Record(BaseModel):
@@ -42,14 +42,21 @@ class Example(Record):
     label: str
 
 
-OMIT_IF_EMPTY = ("perplexity", "bounded")  # what most rows do not have and their lines leave out
+OMIT_IF_EMPTY = ("perplexity", "bounded")  # fields that most rows do not have
 
 
 class Augmented(Example):
-    """A synthetic row: `probs` lists every class in the task's order, and `label` is its argmax.
+    """A synthetic row.
 
-    `perplexity` is that of the text under the LM that wrote it: exp(-logprob / tokens). `bounded` names the classes of which
-    the LM's server told nothing, so that their probability is the highest that it can be.
+    Attributes:
+        probs: class -> probability, all classes in the task's order; `label` is the argmax.
+        method: name of the method.
+        parents: ids of the real rows in the prompt, or of the one that was edited.
+        label_source: how `probs` was found.
+        label_mass: probability of all label tokens together before normalizing; None if unknown.
+        request: number of the attempt.
+        perplexity: of the text under the LM that generated it: exp(-logprob / tokens).
+        bounded: classes without a log-probability from the server; theirs is an upper bound.
     """
 
     probs: dict[str, float]
@@ -62,8 +69,7 @@ class Augmented(Example):
     bounded: list[str] = []
 
     @model_serializer(mode="wrap")
-    def _known(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out what most rows do not have."""
+    def _omit_empty(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         values: dict[str, Any] = serialize(self)
         for name in OMIT_IF_EMPTY:
             if not getattr(self, name):
@@ -72,7 +78,7 @@ class Augmented(Example):
 
 
 class Reject(Record):
-    """An answer that became no row, and why."""
+    """A generated text that was rejected, and the reason."""
 
     request: int
     method: str
@@ -83,7 +89,7 @@ class Reject(Record):
 
 
 class Trial(Record):
-    """One training run; figures are fractions, `confusion` has true classes as rows, both in the task's order."""
+    """One training run. Metrics are fractions; the rows of `confusion` are the true classes."""
 
     task: str
     level: str
@@ -120,10 +126,23 @@ class Trial(Record):
 
 
 class Manifest(BaseModel):
-    """Stands beside an output F as `F.manifest.json`, written last: its presence says that F is whole.
+    """How an output F was made: `F.manifest.json`, written last, when F is complete.
 
-    `inputs` maps a role (train, test, ...) to a hash of its content, `settings` hold the fingerprints of models, `sha256`
-    is that of F itself. `machine` says what may change last digits; it does not make an output stale.
+    Attributes:
+        stage: name of the stage.
+        output: file name of F.
+        sha256: hash of F.
+        complete: whether F has all rows.
+        settings: everything that can change the rows, fingerprints of models included.
+        inputs: role (train, test, ...) -> hash of the content.
+        seed: of the stage.
+        counts: rows, requests, rejects and more.
+        tokens: used at an endpoint.
+        usd: spent at an endpoint.
+        seconds: run time.
+        machine: versions and threads, which may change last digits; not compared.
+        command: the command line.
+        version: of this package.
     """
 
     stage: str
@@ -144,7 +163,13 @@ class Manifest(BaseModel):
 
 @dataclass(frozen=True)
 class StageResult:
-    """What a stage returns: its output, the output's manifest, and whether it was up to date and skipped."""
+    """What a stage returns.
+
+    Attributes:
+        output: the file.
+        manifest: of the file.
+        skipped: whether the file was up to date.
+    """
 
     output: Path
     manifest: Manifest
@@ -161,9 +186,9 @@ class IncompleteOutput(StoppedShort):
     """
 
     def __init__(self, message: str, hint: str, result: StageResult) -> None:
-        """Keep the output for whoever reports it."""
+        """Keep the incomplete output."""
         super().__init__(message, hint)
-        self.args = message, hint, result  # what unpickling calls the class with
+        self.args = message, hint, result  # for unpickling
         self.result = result
 
 
@@ -173,7 +198,7 @@ class StageOptions:
 
     Attributes:
         command: the command line, for the manifest.
-        force: redo what is up to date.
+        force: redo the stage even if the output is up to date.
         callbacks: for progress and warnings.
     """
 
@@ -185,83 +210,45 @@ class StageOptions:
 Row = TypeVar("Row", bound=Record)
 
 
-# Reading -------------------------------------------------------------------------------------------------------------
-
-
-def read_lines(path: Path, blank: bool = False) -> Iterator[tuple[int, str]]:
-    """Yield (line number, line) of a UTF-8 text file or stdin; blank lines are passed over unless asked for."""
-    with open_input(path) as stream:
-        for number, raw in enumerate(stream, 1):
-            try:
-                line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise UserError(
-                    f"{path}, line {number}: not UTF-8 ({error.reason})", "save the file as UTF-8"
-                ) from None
-            if blank or line.strip():
-                yield number, line
-
-
-def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line number, object) of a JSONL file."""
-    for number, line in read_lines(path):
-        try:
-            value = _DECODER.decode(line)
-            line.encode()
-            if (
-                "\\u" in line
-            ):  # only an escape can smuggle in a lone surrogate, which no UTF-8 file can hold
-                json.dumps(value, ensure_ascii=False).encode()
-        except UnicodeEncodeError:
-            raise UserError(
-                f"{path}, line {number}: half a character (a lone surrogate escape)",
-                "mend or remove the line",
-            ) from None
-        except (ValueError, RecursionError) as error:
-            raise UserError(
-                f"{path}, line {number}: no valid JSON: {error}",
-                "each line must be one JSON object",
-            ) from None
-        if not isinstance(value, dict):
-            raise UserError(
-                f"{path}, line {number}: a JSON {type(value).__name__}, not an object",
-                "each line must be one JSON object",
-            )
-        yield number, value
+# Reading -------------------------------------------------------------------------------------
 
 
 def read_records(path: Path, kind: type[Row], classes: Sequence[str] = ()) -> Iterator[Row]:
-    """Yield the records of a file, each checked.
+    """Yield the checked records of a file.
 
     Args:
         path: a JSONL file, or `-` for stdin.
         kind: the record's class.
-        classes: the task's classes; labels and `probs` outside of them are errors. Empty: not checked.
+        classes: the task's classes; other labels and `probs` are errors. Empty: not checked.
 
     Raises:
-        UserError: at the first broken line, naming it.
+        UserError: for the first wrong line.
     """
     for number, value in read_objects(path):
         try:
             row = kind.model_validate(value)
         except pydantic.ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"])
-            problem = (
-                "is missing"
-                if first["type"] == "missing"
-                else f"{first['msg'].lower()}, got {first['input']!r}"
-            )
-            hint = f"a {kind.__name__} row needs {', '.join(n for n, f in kind.model_fields.items() if f.is_required())}"
-            raise UserError(f"{path}, line {number}: '{key}' {problem}", hint) from None
+            raise _record_error(f"{path}, line {number}", kind, error) from None
         if isinstance(row, Example):
             _check_example(row, f"{path}, line {number}", classes)
         yield row
 
 
+def _record_error(where: str, kind: type[Record], error: pydantic.ValidationError) -> UserError:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    problem = f"{first['msg'].lower()}, got {first['input']!r}"
+    if first["type"] == "missing":
+        problem = "is missing"
+    required = [name for name, field in kind.model_fields.items() if field.is_required()]
+    return UserError(
+        f"{where}: '{key}' {problem}", f"a {kind.__name__} row needs {', '.join(required)}"
+    )
+
+
 def _check_example(row: Example, where: str, classes: Sequence[str]) -> None:
     if not row.text.strip():
-        raise UserError(f"{where}: the text is empty", "remove the line or give it a text")
+        raise UserError(f"{where}: the text is empty", "remove the line or add a text")
     if classes and row.label not in classes:
         raise unknown_label(where, row.label, classes)
     if isinstance(row, Augmented):
@@ -276,47 +263,32 @@ def _check_example(row: Example, where: str, classes: Sequence[str]) -> None:
         total = sum(row.probs.values())
         if min(row.probs.values(), default=0) < 0 or not abs(total - 1) <= SUM_TOLERANCE:
             raise UserError(
-                f"{where}: probs: {row.probs} is no distribution (sum {total:g})",
+                f"{where}: probs: {row.probs} is not a distribution (sum {total:g})",
                 "they must be at least 0 and sum to 1",
             )
         if row.probs.get(row.label, 0) < max(row.probs.values()):
-            message = (
-                f"{where}: the label '{row.label}' is not the most probable class of {row.probs}"
+            raise UserError(
+                f"{where}: the label '{row.label}' is not the most probable class of {row.probs}",
+                "the label must be the argmax of probs",
             )
-            raise UserError(message, "the label must be the argmax of probs")
 
 
 def unknown_label(where: str, label: object, classes: Sequence[str]) -> UserError:
-    """Return the error for a label outside the task."""
+    """Return the error for a label that is not a class of the task."""
     known = ", ".join(f"'{name}'" for name in classes)
     return UserError(
-        f"{where}: label '{label}' is none of the task's classes ({known}){did_you_mean(str(label), classes)}",
-        "mend the row, or map raw values to classes with task.data.values",
+        f"{where}: label '{label}' is not one of the task's classes ({known})"
+        f"{did_you_mean(str(label), classes)}",
+        "fix the row, or map raw values to classes with task.data.values",
     )
 
 
-def _no_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
-
-
-def _finite(digits: str) -> float:
-    value = float(digits)
-    return value if -sys.float_info.max <= value <= sys.float_info.max else _no_number(digits)
-
-
-_DECODER = json.JSONDecoder(
-    parse_constant=_no_number, parse_float=_finite
-)  # made once: a row is read in less time
-
-# Writing -------------------------------------------------------------------------------------------------------------
-
-
-to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+# Writing -------------------------------------------------------------------------------------
 
 
 def to_json_line(row: Record) -> str:
-    """Return a record as one line of JSON with its end of line."""
-    # Its values are JSON's own, so that `model_dump` would only copy them; half of the time of a fast baseline.
+    """Return a record as one line of JSON, with the line end."""
+    # The values are JSON types: `model_dump` would copy them and double a fast baseline's time.
     values = {**row.__dict__, **(row.model_extra or {})}
     for name in OMIT_IF_EMPTY:
         if not values.get(name, True):
@@ -325,18 +297,18 @@ def to_json_line(row: Record) -> str:
 
 
 def write_records(path: Path, rows: Iterable[Record]) -> int:
-    """Write records to a file that appears whole or not at all (or to stdout for `-`); return how many."""
+    """Write records to an atomically replaced file, or to stdout for `-`; return their number."""
     count = 0
-    with record_writer(path) as keep:
+    with record_writer(path) as write_line:
         for row in rows:
-            keep(to_json_line(row))
+            write_line(to_json_line(row))
             count += 1
     return count
 
 
 @contextmanager
 def record_writer(path: Path) -> Iterator[Callable[[str], object]]:
-    """Give what writes a line to such a file, for rows that are made one by one."""
+    """Yield a function that writes one line to an atomically replaced file."""
     with atomic_write(path) as stream:
         yield lambda line: stream.write(line.encode())
 
@@ -346,33 +318,27 @@ def entropy(probabilities: Iterable[float]) -> float:
     return -sum(p * math.log2(p) for p in probabilities if p > 0)
 
 
-# Hashes and manifests ------------------------------------------------------------------------------------------------
+# Hashes and manifests ------------------------------------------------------------------------
 
 
 def hash_rows(rows: Iterable[Example]) -> str:
-    """Return a hash of the ids, texts and labels of rows, in order: the same whatever the file format they came in."""
+    """Return a hash of the ids, texts and labels of rows, in order, whatever the file format."""
     digest = hashlib.sha256()
     for row in rows:
         digest.update(to_json([row.id, row.text, row.label]).encode() + b"\n")
     return digest.hexdigest()[:16]
 
 
-def manifest_path(output: Path) -> Path:
-    """Return where the manifest of an output stands."""
-    return output.with_name(output.name + ".manifest.json")
-
-
 def machine() -> dict[str, str]:
-    """Return the versions and the number of threads that the numbers were made with."""
+    """Return the versions of the libraries that compute, and the number of threads."""
+    packages = ("numpy", "scikit-learn", "torch", "transformers")
+    versions = {name: metadata.version(name) for name in packages}
     torch = sys.modules.get("torch")
-    threads = {"threads": str(torch.get_num_threads())} if torch else {}
-    return {
-        name: metadata.version(name) for name in ("numpy", "scikit-learn", "torch", "transformers")
-    } | threads
+    return versions | ({"threads": str(torch.get_num_threads())} if torch else {})
 
 
 def read_manifest(output: Path) -> Manifest | None:
-    """Return the manifest of an output, or nothing where there is none that can be read."""
+    """Return the manifest of an output; None if there is none that can be read."""
     try:
         return Manifest.model_validate_json(manifest_path(output).read_bytes())
     except (OSError, pydantic.ValidationError):
@@ -383,18 +349,17 @@ def write_manifest(output: Path, manifest: Manifest) -> None:
     """Write the manifest of an output; stdout has none."""
     if output != STDIO:
         with atomic_write(manifest_path(output)) as stream:
-            stream.write(
-                (json.dumps(manifest.model_dump(), ensure_ascii=False, indent=1) + "\n").encode()
-            )
+            text = json.dumps(manifest.model_dump(), ensure_ascii=False, indent=1)
+            stream.write(f"{text}\n".encode())
 
 
 def finish_output(output: Path, started: float, **fields: Any) -> Manifest:
-    """Write the manifest of an output that is whole on disk, and return it.
+    """Write the manifest of an output that is on disk, and return it.
 
     Args:
         output: the file; for stdout the manifest is only returned.
-        started: when its stage began, by `time.monotonic`.
-        fields: the rest of `Manifest`.
+        started: `time.monotonic()` at the start of the stage.
+        fields: the other fields of `Manifest`.
     """
     sha = "" if output == STDIO else hash_file(output)
     manifest = Manifest(
@@ -407,7 +372,7 @@ def finish_output(output: Path, started: float, **fields: Any) -> Manifest:
 def find_up_to_date(
     output: Path, settings: dict[str, Any], inputs: dict[str, str]
 ) -> Manifest | None:
-    """Return the manifest of an output that these settings and inputs made whole, unchanged since; otherwise nothing."""
+    """Return the manifest of a complete, unchanged output of these settings and inputs, or None."""
     manifest = None if output == STDIO else read_manifest(output)
     if manifest is None or not manifest.complete or not output.is_file():
         return None

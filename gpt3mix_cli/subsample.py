@@ -1,7 +1,7 @@
 """Draws the data-scarce training sets of section 4.1: class-balanced and seeded.
 
-A level is a percentage of train, a number of rows per class, or `full`. For one data seed the draws are nested: 0.3 %
-contains the rows of 0.1 %, so two levels differ only in the rows that are added.
+A level is a percentage of train, a number of rows per class, or `full`. For one data seed the draws
+are nested: 0.3 % contains the rows of 0.1 %, so levels differ only in the rows that are added.
 """
 
 import time
@@ -41,7 +41,7 @@ class DrawOptions:
 
 
 def rows_per_class(level: str, num_rows: int, num_classes: int) -> int:
-    """Return the rows of a class: `max(1, round(N * r / C))` at a ratio r, as in the reference code.
+    """Return the rows per class: at a ratio r `max(1, round(N * r / C))`, as the reference code.
 
     Args:
         level: `p%` or `n/class`.
@@ -61,7 +61,7 @@ def draw_rows(
     draw: DrawOptions,
     callbacks: Callbacks = NO_CALLBACKS,
 ) -> list[Example]:
-    """Return the rows of a draw, one class after the other in turn; `full` is train in its own order.
+    """Return the rows of a draw, the classes in turn; `full` is train in its own order.
 
     Args:
         train: all training rows.

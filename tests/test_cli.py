@@ -909,7 +909,7 @@ BROKEN: dict[str, tuple[Break, Sequence[str], Sequence[str]]] = {
     "broken line in the middle": (
         put("rows.jsonl", f"{GOOD_ROW}{{broken\n{GOOD_ROW}"),
         JSONL,
-        ["rows.jsonl, line 2", "no valid JSON"],
+        ["rows.jsonl, line 2", "not valid JSON"],
     ),
     "a line that is no object": (
         put("rows.jsonl", GOOD_ROW + "[1]\n"),
@@ -970,7 +970,7 @@ ROW = '{"id": "a", "text": "fine", "label": "good"}\n'
         ),
         (ROW + '{"id": "b", "text": null, "label": "good"}\n', ["real.jsonl, line 2", "'text'"]),
         (ROW + '{"id": "b", "label": "good"}\n', ["real.jsonl, line 2", "'text' is missing"]),
-        ("{\n" + ROW, ["real.jsonl, line 1", "no valid JSON"]),
+        ("{\n" + ROW, ["real.jsonl, line 1", "not valid JSON"]),
     ],
     ids=["empty", "same id", "label", "null", "missing key", "broken"],
 )

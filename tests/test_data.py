@@ -204,7 +204,7 @@ def test_a_parquet_column_with_a_gap_in_it_still_holds_its_classes(made: Made) -
     )
     task = made(content, "train.parquet", values={"1": "p", "0": "n"})
     assert refused(task).message.startswith(
-        f"{task.data.train}, row 2: label 'null' is none of the task's classes ('p', 'n')"
+        f"{task.data.train}, row 2: label 'null' is not one of the task's classes ('p', 'n')"
     )
 
 
@@ -282,17 +282,17 @@ ID = '{"id": %s, "text": "x", "label": "p"}\n'
         (
             "a.jsonl",
             '{"text": "x", "label": "pp"}\n',
-            "{0}, line 1: label 'pp' is none of the task's classes ('p', 'n'); did you mean 'p'?",
+            "{0}, line 1: label 'pp' is not one of the task's classes ('p', 'n'); did you mean 'p'?",
         ),
         (
             "a.csv",
             'text,label\n"two\nlines",p\nx,3\n',
-            "{0}, line 4: label '3' is none of the task's classes ('p', 'n')",
+            "{0}, line 4: label '3' is not one of the task's classes ('p', 'n')",
         ),
         (
             "a.jsonl",
             '{"text": "x", "label": ["p"]}\n',
-            "{0}, line 1: label '[\"p\"]' is none of the task's classes ('p', 'n')",
+            "{0}, line 1: label '[\"p\"]' is not one of the task's classes ('p', 'n')",
         ),
         (
             "a.jsonl",
@@ -323,7 +323,7 @@ ID = '{"id": %s, "text": "x", "label": "p"}\n'
         ("a.csv", "text,label\rgood,p\r", "{0}, line 1: not valid CSV: new-line character"),
         ("a.csv", "text,label,text\nx,p,y\n", "{0}, line 1: duplicate column 'text'"),
         ("a.csv", b"text,label\nok,p\ncaf\xe9,n\n", "{0}, line 3: not UTF-8 ("),
-        ("a.jsonl", GOOD + "{", "{0}, line 3: no valid JSON: "),
+        ("a.jsonl", GOOD + "{", "{0}, line 3: not valid JSON: "),
         ("a.json", '[{"text": "x", "label": "p"}]', "{0}, line 1: a JSON list, not an object"),
         ("a.parquet", b"", "{0}: cannot be read as Parquet: "),
         ("a.parquet", b"PAR1 and no more", "{0}: cannot be read as Parquet: "),
@@ -514,7 +514,7 @@ def test_a_hub_row_is_told_with_its_split_and_number(hub: Made) -> None:
     task = hub(values={"1": "p"})
     assert (
         refused(task).message
-        == f"{task.data.path}, train row 0: label '0' is none of the task's classes ('p', 'n')"
+        == f"{task.data.path}, train row 0: label '0' is not one of the task's classes ('p', 'n')"
     )
     assert (
         refused(hub(label="stars")).hint
@@ -829,7 +829,7 @@ def test_the_demo_in_other_words_is_refused_with_its_classes() -> None:
     )
     assert (
         refused(task).message
-        == "the demo data: label 'pos' is none of the task's classes ('good', 'bad')"
+        == "the demo data: label 'pos' is not one of the task's classes ('good', 'bad')"
     )
 
 

@@ -34,6 +34,17 @@ ELSEWHERE = {
     ("OpenAISettings", "base_url"): "`urls` of the same class reads it",
     ("TransformerSettings", "preset"): "a validator holds the other keys against it",
     ("Experiment", "sweep"): "config makes the variants out of it before the models exist",
+    ("AugmentSettings", "synthetic_sets"): "`Experiment.trials_for` reads it",
+    **{
+        (model, "trials"): "`Experiment.trials_for` reads it"
+        for model in (
+            "Experiment",
+            "LinearSettings",
+            "PromptSettings",
+            "SoftLabelTraining",
+            "TransformerSettings",
+        )
+    },
 }
 MODELS = [
     value

@@ -14,7 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt3mix_cli.errors import UserError
-from gpt3mix_cli.files import append, atomic_write, exclusive_writer, hash_file, hash_model
+from gpt3mix_cli.files import (
+    append,
+    atomic_write,
+    exclusive_writer,
+    hash_file,
+    hash_model,
+    read_lines,
+    read_objects,
+)
 from gpt3mix_cli.records import (
     Augmented,
     Example,
@@ -25,9 +33,7 @@ from gpt3mix_cli.records import (
     find_up_to_date,
     hash_rows,
     manifest_path,
-    read_lines,
     read_manifest,
-    read_objects,
     read_records,
     to_json_line,
     write_manifest,
@@ -211,32 +217,32 @@ def test_reading_is_a_stream(tmp_path: Path) -> None:
     path.write_text(f"{GOOD}\nbroken\n", encoding="utf-8")
     rows = read_records(path, Example, CLASSES)
     assert next(rows) == Example(id="a", text="fine", label="pos")
-    with pytest.raises(UserError, match="line 2: no valid JSON"):
+    with pytest.raises(UserError, match="line 2: not valid JSON"):
         next(rows)
 
 
 def test_a_broken_line_far_down_is_named(tmp_path: Path) -> None:
     path = tmp_path / "long.jsonl"
     told = message(path, f"{GOOD}\n" * 40_000 + '{"id": "b", "text": "cut')
-    assert told.startswith(f"{path}, line 40001: no valid JSON: ")
+    assert told.startswith(f"{path}, line 40001: not valid JSON: ")
 
 
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ("{", "no valid JSON: "),
-        ("{'id': 1}", "no valid JSON: "),
-        (GOOD + ",", "no valid JSON: Extra data"),
-        (GOOD + GOOD, "no valid JSON: Extra data"),
-        ("[" * 100_000, "no valid JSON: "),
-        ('{"id": ' + "9" * 5000 + "}", "no valid JSON: "),
+        ("{", "not valid JSON: "),
+        ("{'id': 1}", "not valid JSON: "),
+        (GOOD + ",", "not valid JSON: Extra data"),
+        (GOOD + GOOD, "not valid JSON: Extra data"),
+        ("[" * 100_000, "not valid JSON: "),
+        ('{"id": ' + "9" * 5000 + "}", "not valid JSON: "),
         (
             '{"id": "a", "text": "t", "label": "pos", "score": NaN}',
-            "no valid JSON: NaN is no JSON number",
+            "not valid JSON: NaN is not a JSON number",
         ),
         (
             '{"id": "a", "text": "t", "label": "pos", "score": -Infinity}',
-            "no valid JSON: -Infinity is no JSON number",
+            "not valid JSON: -Infinity is not a JSON number",
         ),
         ("[1, 2]", "a JSON list, not an object"),
         ('"text"', "a JSON str, not an object"),
@@ -258,11 +264,11 @@ def test_a_broken_line_far_down_is_named(tmp_path: Path) -> None:
         ('{"id": "a", "text": " \\u2028\\t", "label": "pos"}', "the text is empty"),
         (
             '{"id": "a", "text": "t", "label": "Pos"}',
-            "label 'Pos' is none of the task's classes ('pos', 'neg'); did you mean 'pos'?",
+            "label 'Pos' is not one of the task's classes ('pos', 'neg'); did you mean 'pos'?",
         ),
         (
             '{"id": "a", "text": "t", "label": "7"}',
-            "label '7' is none of the task's classes ('pos', 'neg')",
+            "label '7' is not one of the task's classes ('pos', 'neg')",
         ),
     ],
 )
@@ -282,28 +288,28 @@ def test_a_broken_line_is_told_with_file_and_number(
     [
         (
             '{"pos": 0.5, "neg": 0.4, "mixed": 0.1}',
-            "probs: label 'mixed' is none of the task's classes ('pos', 'neg')",
+            "probs: label 'mixed' is not one of the task's classes ('pos', 'neg')",
         ),
         (
             '{"pos": 0.5, "nge": 0.5}',
-            "probs: label 'nge' is none of the task's classes ('pos', 'neg'); did you mean 'neg'?",
+            "probs: label 'nge' is not one of the task's classes ('pos', 'neg'); did you mean 'neg'?",
         ),
         ('{"neg": 1}', "probs: class 'pos' is missing"),
         ("{}", "probs: class 'pos' is missing"),
         (
             '{"pos": 0.7, "neg": 0.7}',
-            "probs: {'pos': 0.7, 'neg': 0.7} is no distribution (sum 1.4)",
+            "probs: {'pos': 0.7, 'neg': 0.7} is not a distribution (sum 1.4)",
         ),
         (
             '{"pos": 0.2, "neg": 0.2}',
-            "probs: {'pos': 0.2, 'neg': 0.2} is no distribution (sum 0.4)",
+            "probs: {'pos': 0.2, 'neg': 0.2} is not a distribution (sum 0.4)",
         ),
-        ('{"pos": 0, "neg": 0}', "probs: {'pos': 0.0, 'neg': 0.0} is no distribution (sum 0)"),
+        ('{"pos": 0, "neg": 0}', "probs: {'pos': 0.0, 'neg': 0.0} is not a distribution (sum 0)"),
         (
             '{"pos": 1.5, "neg": -0.5}',
-            "probs: {'pos': 1.5, 'neg': -0.5} is no distribution (sum 1)",
+            "probs: {'pos': 1.5, 'neg': -0.5} is not a distribution (sum 1)",
         ),
-        ('{"pos": 1e999, "neg": 0}', "no valid JSON: 1e999 is no JSON number"),
+        ('{"pos": 1e999, "neg": 0}', "not valid JSON: 1e999 is not a JSON number"),
         ('{"pos": 0.5, "neg": null}', "'probs.neg' input should be a valid number, got None"),
         (
             '{"pos": "high", "neg": 0}',

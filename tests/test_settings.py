@@ -153,14 +153,14 @@ def test_levels_that_are_levels(level: str) -> None:
     [
         ("0%", "'0%' is not above 0 % and at most 100 %"),
         ("100.1%", "'100.1%' is not above 0 % and at most 100 %"),
-        ("0/class", "'0/class': at least one row a class is needed"),
-        ("-1%", "'-1%' is no level; write `0.1%`, `8/class` or `full`"),
-        ("0.1", "'0.1' is no level"),
-        ("8", "'8' is no level"),
-        ("8 /class", "'8 /class' is no level"),
-        ("Full", "'Full' is no level"),
-        ("", "'' is no level"),
-        ("1%\n", "is no level"),
+        ("0/class", "'0/class': at least one row per class is needed"),
+        ("-1%", "'-1%' is not a level; write `0.1%`, `8/class` or `full`"),
+        ("0.1", "'0.1' is not a level"),
+        ("8", "'8' is not a level"),
+        ("8 /class", "'8 /class' is not a level"),
+        ("Full", "'Full' is not a level"),
+        ("", "'' is not a level"),
+        ("1%\n", "is not a level"),
     ],
 )
 def test_levels_that_are_none(level: str, message: str) -> None:
@@ -190,8 +190,8 @@ def test_a_list_of_labels_keeps_its_order_and_is_the_identity() -> None:
     [
         (["a"], "at least two classes are needed"),
         ([], "at least two classes are needed"),
-        (["a", "b", "a"], "a class stands twice: a"),
-        ({"a": "yes", "b": "Yes"}, "two classes share a label token (case is ignored)"),
+        (["a", "b", "a"], "duplicate class: a"),
+        ({"a": "yes", "b": "Yes"}, "two classes share a label token (ignoring case)"),
         ({"a": "x", "b": " "}, "must be non-empty and on one line"),
         ({"a": "x", " ": "y"}, "must be non-empty and on one line"),
         ({"a": "x", "b": "y\nz"}, "must be non-empty and on one line"),

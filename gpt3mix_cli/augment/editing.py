@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
-from ..records import Augmented, Example, to_json
+from ..files import to_json
+from ..records import Augmented, Example
 
 
 class NoCost:

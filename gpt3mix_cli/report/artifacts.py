@@ -13,16 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import Callbacks, UserError
-from ..records import (
-    Augmented,
-    Example,
-    Manifest,
-    Reject,
-    entropy,
-    read_manifest,
-    read_objects,
-    read_records,
-)
+from ..files import read_objects
+from ..records import Augmented, Example, Manifest, Reject, entropy, read_manifest, read_records
 from .model import TrialRow
 
 ROWS = 200  # synthetic rows of a cell that the page shows unless told otherwise, and as many rejected ones

@@ -6,7 +6,8 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from .base import FileStem, Settings, StrictFloat, StrictInt
 
-# The pivot of an engine, and its models or pairs there and back. German is the paper's; Apertium has none with English.
+# Default pivot of each engine, and its models or language pairs (forward, backward). The paper uses
+# German; Apertium has no pair of English and German.
 PIVOTS = {
     "transformers": ("de", "Helsinki-NLP/opus-mt-en-{pivot}", "Helsinki-NLP/opus-mt-{pivot}-en"),
     "apertium": ("spa", "eng-{pivot}", "{pivot}-eng"),
@@ -14,49 +15,66 @@ PIVOTS = {
 
 
 class FilterSettings(Settings):
-    """Which generated rows are rejected; copies of real rows and repeats always are. A share is of the row's own text; null: off."""
+    """Which generated rows are rejected; null turns a test off.
+
+    Copies of real rows and duplicates are always rejected. A fraction is of the row's own text.
+    """
 
     reject_test_copies: bool = Field(
-        True, description="reject copies of test rows, whatever their case, spacing and signs"
+        True, description="reject copies of test rows, ignoring case, spacing and punctuation"
     )
     max_parent_overlap: Annotated[StrictFloat, Field(gt=0, le=1)] | None = Field(
         0.8,
-        description="reject if this share of the word triples, or the whole of a shorter text, stands in one of the row's parents",
+        description=(
+            "reject if at least this fraction of the word triples is in one of the row's "
+            "parents; a text without triples is compared as a whole"
+        ),
     )
     max_repetition: Annotated[StrictFloat, Field(gt=0, lt=1)] | None = Field(
         0.5,
-        description="reject if more than this share of the word pairs stood in the text before, or of the words is one and the same",
+        description=(
+            "reject if more than this fraction of the word pairs repeats earlier ones, or of "
+            "the words is a single word"
+        ),
     )
     min_words: StrictInt = Field(
-        1, ge=0, description="fewest words; 1 lets `Awful.` through, but no signs alone"
+        1, ge=0, description="fewest words; 1 keeps `Awful.` but not punctuation alone"
     )
     max_words: Annotated[StrictInt, Field(ge=1)] | None = Field(
-        None, description="most words; `augment.max_tokens` is a bound in any case"
+        None, description="most words; `augment.max_tokens` always applies"
     )
     max_foreign_script: Annotated[StrictFloat, Field(gt=0, lt=1)] | None = Field(
         0.3,
-        description="reject if more than this share of the letters is of scripts that no real row uses",
+        description=(
+            "reject if more than this fraction of the letters is in scripts that no real row uses"
+        ),
     )
     min_label_mass: StrictFloat = Field(
         0.0,
         ge=0,
         le=1,
-        description="least label mass; 0: the paper's, which keeps every row (equation 1), while a low mean is warned of",
+        description=(
+            "smallest label mass; 0 keeps every row as the paper does (equation 1); a low "
+            "mean gives a warning"
+        ),
     )
     perplexity: list[Annotated[StrictFloat, Field(ge=1)]] | None = Field(
         None,
         min_length=2,
         max_length=2,
-        description="[low, high]: the text's perplexity under the LM that wrote it",
+        description="[low, high] of the text's perplexity under the LM that generated it",
     )
     max_disagreement: Annotated[StrictFloat, Field(gt=0, lt=1)] | None = Field(
         None,
-        description="reject if a linear classifier of the real rows gives another class at least this probability",
+        description=(
+            "reject if a linear classifier trained on the real rows gives another class at "
+            "least this probability"
+        ),
     )
 
     @field_validator("perplexity")
     @classmethod
-    def _band(cls, value: list[float] | None) -> list[float] | None:
+    def _check_range(cls, value: list[float] | None) -> list[float] | None:
         if value and value[0] >= value[1]:
             raise ValueError("the first must be below the second")
         return value
@@ -79,72 +97,86 @@ class MethodSettings(Settings):
 
 
 class AugmentSettings(MethodSettings):
-    """GPT3Mix itself; `ratio` and `synthetic_sets` hold for every method."""
+    """GPT3Mix; `ratio` and `synthetic_sets` apply to every method."""
 
     title: ClassVar = "GPT3Mix"
     uses_lm: ClassVar[Literal[True]] = True
     edits_parents: ClassVar = False
 
     k: StrictInt = Field(2, ge=1, description="real examples in a prompt (section 3)")
-    ratio: StrictFloat = Field(
-        1.0, gt=0, description="synthetic rows for each real one (section 4.2)"
-    )
+    ratio: StrictFloat = Field(1.0, gt=0, description="synthetic rows per real row (section 4.2)")
     synthetic_sets: StrictInt | Literal["per-trial"] = Field(
-        1, description="synthetic sets a data seed; per-trial: a new one for each trial"
+        1, description="synthetic sets per data seed; per-trial: one for each trial"
     )
     selection: Literal["uniform", "balanced", "nearest", "furthest"] = Field(
         "uniform",
-        description="how examples are chosen; nearest, furthest: those most or least like a drawn one",
+        description=(
+            "selection of examples; nearest, furthest: those most or least similar to a random one"
+        ),
     )
     similarity: str = Field(
         "tfidf",
         min_length=1,
-        description="what nearest and furthest compare: tfidf, or an encoder (`minilm`, folder, hub id)",
+        description=(
+            "similarity for nearest and furthest: tfidf, or an encoder (`minilm`, folder, hub id)"
+        ),
     )
     labels: Literal["soft", "hard"] = Field(
         "soft",
-        description="soft: equation (1); hard: what a beam search over the whole line writes (Table 5)",
+        description=(
+            "soft: equation (1); hard: as generated by a beam search over text and label (Table 5)"
+        ),
     )
     beams: StrictInt = Field(
         4,
         ge=1,
-        description="hard labels: lines searched for together, each a possible row; drawn, but for temperature 0",
+        description=(
+            "hard labels: number of beams, each a candidate row; sampled unless temperature is 0"
+        ),
     )
     label_temperature: StrictFloat = Field(
         1.0,
         gt=0,
-        description="soft labels: divides the log-probabilities; above 1 flattens, below sharpens",
+        description=(
+            "soft labels: divides the log-probabilities; above 1 flattens the distribution"
+        ),
     )
     contextual_calibration: bool = Field(
         False,
-        description="soft labels: divide by those of texts without content (Zhao et al., 2021)",
+        description=(
+            "soft labels: divide by the probabilities for content-free texts (Zhao et al., 2021)"
+        ),
     )
-    temperature: StrictFloat = Field(1.0, ge=0, description="of the text; 0 is greedy")
+    temperature: StrictFloat = Field(
+        1.0, ge=0, description="sampling temperature of texts; 0 is greedy"
+    )
     top_p: StrictFloat = Field(
-        1.0, gt=0, le=1, description="drawn from the fewest tokens with this probability"
+        1.0,
+        gt=0,
+        le=1,
+        description="nucleus sampling: the smallest set of tokens with this probability",
     )
-    max_tokens: StrictInt = Field(100, ge=1, description="longest text, in tokens of the LM")
+    max_tokens: StrictInt = Field(100, ge=1, description="most tokens of a text")
     frequency_penalty: StrictFloat = Field(0.01, ge=-2, le=2, description="as in OpenAI's API")
-    attempts: StrictFloat = Field(
-        4.0, ge=1, description="at most this many requests for each wanted row"
-    )
+    attempts: StrictFloat = Field(4.0, ge=1, description="most requests per wanted row")
     filter: FilterSettings = Field(
         FilterSettings(), description="which generated rows are rejected"
     )
 
     @field_validator("synthetic_sets")
     @classmethod
-    def _some(cls, value: int | str) -> int | str:
+    def _check_sets(cls, value: int | str) -> int | str:
         if isinstance(value, int) and value < 1:
             raise ValueError("at least one synthetic set is needed")
         return value
 
     @model_validator(mode="after")
-    def _known_perplexity(self) -> "AugmentSettings":
+    def _check_perplexity(self) -> "AugmentSettings":
         # Otherwise the first row would end the run, after the LM was asked and paid.
         if self.labels == "hard" and self.filter.perplexity:
             raise ValueError(
-                "the perplexity of hard labels' rows is unknown; leave filter.perplexity out, or take labels: soft"
+                "the perplexity of hard labels' rows is unknown; "
+                "remove filter.perplexity, or set labels: soft"
             )
         return self
 
@@ -155,73 +187,74 @@ class EdaSettings(MethodSettings):
     kind: Literal["eda"]
     title: ClassVar = "EDA"
     uses_lm: ClassVar[Literal[False]] = False
-    name: FileStem = Field("eda", description="of the method")
+    name: FileStem = Field("eda", description="name of the method")
     alpha: StrictFloat | Literal["auto"] = Field(
-        "auto", description="share of words changed; auto: the authors' by training size"
+        "auto",
+        description=("fraction of words changed; auto: the authors' value for the number of rows"),
     )
     normalise: bool = Field(
         False,
-        description="first the authors' form of a text: lower-case letters only, no punctuation",
+        description="first reduce texts to lower-case letters as the authors do",
     )
 
     @field_validator("alpha")
     @classmethod
-    def _share(cls, value: float | str) -> float | str:
+    def _check_alpha(cls, value: float | str) -> float | str:
         if isinstance(value, float) and not 0 < value <= 1:
             raise ValueError("must be above 0 and at most 1")
         return value
 
 
 class AedaSettings(MethodSettings):
-    """An Easier Data Augmentation (Karimi et al., 2021): punctuation marks put in at random."""
+    """An Easier Data Augmentation (Karimi et al., 2021): random punctuation marks are inserted."""
 
     kind: Literal["aeda"]
     title: ClassVar = "AEDA"
     uses_lm: ClassVar[Literal[False]] = False
-    name: FileStem = Field("aeda", description="of the method")
+    name: FileStem = Field("aeda", description="name of the method")
 
 
 class MlmSettings(MethodSettings):
-    """Words replaced by what a masked LM writes in their place (as Wu et al., 2019, and Ng et al., 2020)."""
+    """Words replaced by a masked LM's predictions (as Wu et al., 2019, and Ng et al., 2020)."""
 
     kind: Literal["mlm"]
     title: ClassVar = "Masked LM"
     uses_lm: ClassVar[Literal[False]] = False
-    name: FileStem = Field("mlm", description="of the method")
+    name: FileStem = Field("mlm", description="name of the method")
     model: str = Field(
         "distilroberta-base", min_length=1, description="folder or hub id of a masked LM"
     )
     revision: str | None = Field(None, description="commit of a hub model")
     fraction: StrictFloat = Field(
-        0.15, gt=0, le=1, description="share of the words replaced, at least one"
+        0.15, gt=0, le=1, description="fraction of words replaced, at least one word"
     )
-    top_k: StrictInt = Field(10, ge=1, description="a word is drawn from this many, the likeliest")
-    temperature: StrictFloat = Field(
-        1.0, gt=0, description="below 1 draws the likelier ones more often"
+    top_k: StrictInt = Field(
+        10, ge=1, description="sample from this many of the most probable words"
     )
+    temperature: StrictFloat = Field(1.0, gt=0, description="sampling temperature")
     conditional: bool = Field(
         False,
-        description="let the label stand before the text as the masked LM reads it (Kumar et al., 2020)",
+        description=("prepend the label to the text that the masked LM reads (Kumar et al., 2020)"),
     )
-    batch_size: StrictInt = Field(32, ge=1, description="texts read together")
+    batch_size: StrictInt = Field(32, ge=1, description="texts per batch")
     device: str = Field("auto", description="auto, cpu, cuda, ...")
 
 
 class ParaphraseSettings(MethodSettings):
-    """GPT3Mix with one example in the prompt: everything else is as `lm` and `augment` say."""
+    """GPT3Mix with one example per prompt; `lm` and `augment` set everything else."""
 
     kind: Literal["paraphrase"]
     title: ClassVar = "Paraphrase"
     uses_lm: ClassVar[Literal[True]] = True
     edits_parents: ClassVar = False
-    name: FileStem = Field("paraphrase", description="of the method")
+    name: FileStem = Field("paraphrase", description="name of the method")
 
     def gpt3mix(self, augment: AugmentSettings) -> AugmentSettings:
         """Return the settings of GPT3Mix that this method is."""
         return augment.model_copy(update={"k": 1})
 
 
-def _listed(value: Any) -> Any:
+def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
@@ -232,21 +265,29 @@ class BacktranslateSettings(MethodSettings):
     title: ClassVar = "Back-translation"
     uses_lm: ClassVar[Literal[False]] = False
     uses_journal: ClassVar = True
-    name: FileStem = Field("backtranslate", description="of the method")
+    name: FileStem = Field("backtranslate", description="name of the method")
     engine: Literal["transformers", "apertium"] = Field(
-        "transformers", description="a model a direction, or Apertium's rules"
+        "transformers", description="a model for each direction, or Apertium's rules"
     )
-    pivot: Annotated[list[Annotated[str, Field(min_length=1)]], BeforeValidator(_listed)] = Field(
+    pivot: Annotated[list[Annotated[str, Field(min_length=1)]], BeforeValidator(_as_list)] = Field(
         [],
-        description="the language between, or several, of which the next is tried where candidates run out; default: de, or spa for Apertium",
+        description=(
+            "pivot language, or several: the next one is used when candidates run out; "
+            "default: de, or spa for Apertium"
+        ),
     )
     forward: str = Field(
         "",
-        description="model or Apertium pair into the pivot; default: Helsinki-NLP/opus-mt-en-{pivot}, or eng-{pivot}",
+        description=(
+            "model or Apertium pair into the pivot; default: Helsinki-NLP/opus-mt-en-{pivot}, "
+            "or eng-{pivot}"
+        ),
     )
     backward: str = Field(
         "",
-        description="model or Apertium pair back; default: Helsinki-NLP/opus-mt-{pivot}-en, or {pivot}-eng",
+        description=(
+            "model or Apertium pair back; default: Helsinki-NLP/opus-mt-{pivot}-en, or {pivot}-eng"
+        ),
     )
     revisions: dict[str, str] = Field(
         {}, description="commits of hub models, by their ids (transformers)"
@@ -254,46 +295,47 @@ class BacktranslateSettings(MethodSettings):
     beams: StrictInt = Field(
         4,
         ge=1,
-        description="beam width, and so candidates of each pivot (transformers, temperature 0)",
+        description=("number of beams, and of candidates per pivot (transformers, temperature 0)"),
     )
     temperature: StrictFloat = Field(
         0.0,
         ge=0,
-        description="0 is beam search; above it translations are drawn, as many as there are copies (transformers)",
+        description="0: beam search; above 0: sample one translation per copy (transformers)",
     )
     batch_size: StrictInt = Field(
         32,
         ge=1,
-        description="texts translated together; their last digits depend on it (transformers)",
+        description="texts per batch; changes floating-point results slightly (transformers)",
     )
-    max_tokens: StrictInt = Field(256, ge=1, description="longest translation (transformers)")
+    max_tokens: StrictInt = Field(
+        256, ge=1, description="most tokens of a translation (transformers)"
+    )
     device: str = Field("auto", description="auto, cpu, cuda, ... (transformers)")
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
-        """The models or pairs (there, back) of each pivot."""
+        """The models or language pairs (forward, backward) of each pivot."""
         pivots = self.pivot or [PIVOTS[self.engine][0]]
-        there, back = (
-            self.forward or PIVOTS[self.engine][1],
-            self.backward or PIVOTS[self.engine][2],
-        )
+        forward = self.forward or PIVOTS[self.engine][1]
+        backward = self.backward or PIVOTS[self.engine][2]
         return [
-            (there.replace("{pivot}", pivot), back.replace("{pivot}", pivot)) for pivot in pivots
+            (forward.replace("{pivot}", pivot), backward.replace("{pivot}", pivot))
+            for pivot in pivots
         ]
 
     @model_validator(mode="after")
-    def _each_pivot_its_own(self) -> "BacktranslateSettings":
+    def _check_pivots(self) -> "BacktranslateSettings":
         if len(set(self.pairs)) < max(1, len(self.pivot)):
             raise ValueError(
-                "two pivots have the same models; write {pivot} into forward and backward, or name each pivot once"
+                "two pivots have the same models; write {pivot} into forward and backward, "
+                "or name each pivot once"
             )
         models = sorted({model for pair in self.pairs for model in pair})
         if self.engine == "apertium":
             models = []
-        if strange := [model for model in self.revisions if model not in models]:
-            raise ValueError(
-                f"revisions: no model '{strange[0]}' is used (models: {', '.join(models) or 'none'})"
-            )
+        if unused := [model for model in self.revisions if model not in models]:
+            used = ", ".join(models) or "none"
+            raise ValueError(f"revisions: no model '{unused[0]}' is used (models: {used})")
         return self
 
 

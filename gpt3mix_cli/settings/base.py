@@ -1,4 +1,4 @@
-"""What all settings are made of: the strict base, the types of their values, fingerprints and named generators."""
+"""The strict base class of all settings, types of their values, fingerprints and generators."""
 
 import hashlib
 import json
@@ -20,23 +20,23 @@ class Settings(BaseModel):
     )
 
     def __hash__(self) -> int:
-        """Return a hash of all values, mappings included: settings are keys of what is kept for them."""
+        """Return a hash of all values, including mappings: settings are keys of caches."""
         return hash(self.model_dump_json())
 
 
-def _number(value: Any) -> Any:
-    # Python would take true for 1.
+def _refuse_bool(value: Any) -> Any:
+    # In Python, true equals 1.
     if isinstance(value, bool):
-        raise ValueError(f"'{str(value).lower()}' is no number")
+        raise ValueError(f"'{str(value).lower()}' is not a number")
     return value
 
 
-StrictInt = Annotated[int, BeforeValidator(_number)]
-StrictFloat = Annotated[float, BeforeValidator(_number)]
+StrictInt = Annotated[int, BeforeValidator(_refuse_bool)]
+StrictFloat = Annotated[float, BeforeValidator(_refuse_bool)]
 
 
-def _name(value: Any) -> str:
-    # Names become parts of file names, so they must be safe there on every system.
+def _check_file_name(value: Any) -> str:
+    # Names become file names, which must be valid on every system.
     if not isinstance(value, str | int) or not FILE_NAME_PATTERN.fullmatch(str(value)):
         raise ValueError(
             f"'{value}' cannot be a file name; use letters, digits, '.', '_', '+' and '-'"
@@ -44,33 +44,33 @@ def _name(value: Any) -> str:
     return str(value)
 
 
-def _part(value: Any) -> str:
-    # Dots set the parts of a file name apart: `eda.draw-1.jsonl`, `trials/eda.linear.jsonl`.
+def _check_file_stem(value: Any) -> str:
+    # Dots separate the parts of a file name: `eda.draw-1.jsonl`, `trials/eda.linear.jsonl`.
     if not isinstance(value, str | int) or not FILE_STEM_PATTERN.fullmatch(str(value)):
         raise ValueError(
             f"'{value}' cannot be part of a file name; use letters, digits, '_', '+' and '-'"
         )
     if value in ("train", "history"):
-        raise ValueError(f"'{value}' names another file; choose another")
+        raise ValueError(f"'{value}' is the name of another file; choose another name")
     return str(value)
 
 
-FileName = Annotated[str, BeforeValidator(_name)]
-FileStem = Annotated[str, BeforeValidator(_part)]
+FileName = Annotated[str, BeforeValidator(_check_file_name)]
+FileStem = Annotated[str, BeforeValidator(_check_file_stem)]
 
 
 def fingerprint(value: object, length: int = 16) -> str:
-    """Return the first hex digits of the SHA-256 of a JSON-like value, independent of the order of its keys."""
+    """Return the first hex digits of a JSON-like value's SHA-256; the order of keys is ignored."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:length]
 
 
 def derived_seed(master: int, purpose: str, *index: int | str) -> int:
-    """Return a 63-bit seed that depends on nothing but its arguments (design: named generators)."""
+    """Return a 63-bit seed that depends only on the arguments."""
     text = json.dumps([master, purpose, *index], ensure_ascii=False)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def generator(master: int, purpose: str, *index: int | str) -> random.Random:
-    """Return a random generator of its own for (master seed, purpose, index)."""
+    """Return a new random generator for (master seed, purpose, index)."""
     return random.Random(derived_seed(master, purpose, *index))  # noqa: S311 - statistics, not secrets

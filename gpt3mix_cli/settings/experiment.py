@@ -1,8 +1,4 @@
-"""Every YAML key of an experiment, as frozen models in which an unknown key is an error.
-
-A default is written once, on its field. Precedence: `--set`, then YAML, then the default. `config.load_experiments` makes an
-`Experiment` out of a file. Everything random draws from a `generator` named by (master seed, purpose, index).
-"""
+"""Settings of a whole experiment, and its trials and synthetic sets."""
 
 import re
 from fractions import Fraction
@@ -19,30 +15,29 @@ from .augment import (
 from .base import FileName, Settings, StrictInt, derived_seed
 from .lm import Budget, LMSettings, OpenAISettings
 from .task import Task
-from .train import ClassifierSettings, SoftLabelTraining
+from .train import ClassifierSettings
 
 LEVEL_PATTERN = re.compile(r"(?P<percent>\d+(\.\d+)?|\.\d+)%|(?P<count>\d+)/class|full")
 
 
 def parse_level(value: Any) -> str:
-    """Return a level as it was written.
+    """Return a level as it is written.
 
     Raises:
-        ValueError: if it is none.
+        ValueError: if it is not a level.
     """
     text = str(value)
-    if not LEVEL_PATTERN.fullmatch(text):
-        raise ValueError(f"'{text}' is no level; write `0.1%`, `8/class` or `full`")
     match = LEVEL_PATTERN.fullmatch(text)
-    assert match
+    if not match:
+        raise ValueError(f"'{text}' is not a level; write `0.1%`, `8/class` or `full`")
     if match["percent"] and not 0 < Fraction(match["percent"]) <= 100:
         raise ValueError(f"'{text}' is not above 0 % and at most 100 %")
     if match["count"] and int(match["count"]) < 1:
-        raise ValueError(f"'{text}': at least one row a class is needed")
+        raise ValueError(f"'{text}': at least one row per class is needed")
     return text
 
 
-def _rows(value: Any) -> int | str:
+def _parse_num_rows(value: Any) -> int | str:
     if isinstance(value, int) and not isinstance(value, bool) and value > 0:
         return value
     if isinstance(value, str) and re.fullmatch(r"full|[1-9]\d*/class", value):
@@ -52,7 +47,7 @@ def _rows(value: Any) -> int | str:
     )
 
 
-def _seeds(value: Any) -> Any:
+def _parse_seeds(value: Any) -> Any:
     if isinstance(value, int) and not isinstance(value, bool):
         if value < 1:
             raise ValueError("at least one seed is needed")
@@ -67,57 +62,63 @@ class SubsampleSettings(Settings):
     """The data-scarce draws of section 4.1."""
 
     levels: list[Level] = Field(min_length=1, description="`p%` of train, `n/class`, or `full`")
-    seeds: Annotated[list[StrictInt], BeforeValidator(_seeds)] = Field(
+    seeds: Annotated[list[StrictInt], BeforeValidator(_parse_seeds)] = Field(
         [0, 1, 2, 3, 4], min_length=1, description="data seeds: a count n for 0 to n-1, or a list"
     )
-    master_seed: StrictInt = Field(42, description="every generator derives from it")
-    validation: Annotated[int | str, BeforeValidator(_rows)] = Field(
+    master_seed: StrictInt = Field(
+        42, description="seed that all random generators are derived from"
+    )
+    validation: Annotated[int | str, BeforeValidator(_parse_num_rows)] = Field(
         "full", description="rows used for early stopping"
     )
 
     @field_validator("levels", "seeds")
     @classmethod
-    def _once(cls, value: list[Any]) -> list[Any]:
+    def _check_unique(cls, value: list[Any]) -> list[Any]:
         if len(set(value)) < len(value):
-            raise ValueError("an entry stands twice")
+            raise ValueError("duplicate entry")
         return value
 
 
 class Experiment(Settings):
     """One experiment file."""
 
-    name: FileName = Field(description="of the results' folder; default: the file's name")
-    task: Task = Field(description="the task, or the path of a file that holds it")
-    subsample: SubsampleSettings = Field(description="how many real rows")
+    name: FileName = Field(description="name of the results' folder; default: the file's name")
+    task: Task = Field(description="the task, or the path of a task file")
+    subsample: SubsampleSettings = Field(description="how many real rows to draw")
     lm: LMSettings | None = Field(
         None,
-        description="the language model, a `kind:` of local or openai; without it there is no method gpt3mix",
+        description="language model of `kind:` local or openai; the method gpt3mix needs it",
     )
     augment: AugmentSettings = Field(
-        AugmentSettings(), description="GPT3Mix, and how many rows every method makes"
+        AugmentSettings(), description="GPT3Mix, and the number of rows of every method"
     )
     baselines: list[BaselineSettings] = Field(
         [],
-        description="methods to compare with: a `kind:` of eda, aeda, mlm, backtranslate or paraphrase each",
+        description=(
+            "methods to compare with, of `kind:` eda, aeda, mlm, backtranslate or paraphrase"
+        ),
     )
     classifiers: list[ClassifierSettings] = Field(
-        [], description="what is trained: a `kind:` of transformer, linear, setfit or prompt each"
+        [], description="classifiers to train, of `kind:` transformer, linear, setfit or prompt"
     )
     trials: StrictInt = Field(
-        10, ge=1, description="training runs a cell in all, dealt over the data seeds in turn"
+        10,
+        ge=1,
+        description=(
+            "training runs per method, classifier and level, assigned to the data seeds round-robin"
+        ),
     )
-    budget: Budget | None = Field(
-        None, description="what the language model may cost, over all runs"
-    )
+    budget: Budget | None = Field(None, description="budget of the language model, over all runs")
     sweep: dict[str, list[Any]] = Field(
-        {}, description="key -> values; every combination is a variant"
+        {}, description="key -> list of values; every combination is a variant"
     )
 
     _variant: dict[str, Any] = PrivateAttr(default_factory=dict)
 
     @property
     def variant(self) -> dict[str, Any]:
-        """The swept keys and their values here; empty without a sweep."""
+        """The swept keys and this variant's values; empty without a sweep."""
         return self._variant
 
     @property
@@ -171,7 +172,8 @@ class Experiment(Settings):
         """Return (trial, draw) of each trial on a data seed.
 
         Trials are assigned to the data seeds round-robin; `augment.synthetic_sets` says how many
-        synthetic sets they share. A data seed that the config does not list gets the trials of the first one.
+        synthetic sets they share. A data seed that the config does not list gets the trials of the
+        first one.
         """
         seeds, sets = self.subsample.seeds, self.augment.synthetic_sets
         total = (classifier.trials if classifier else None) or self.trials
@@ -182,7 +184,7 @@ class Experiment(Settings):
         return [(trial, number % sets) for trial, number in rounds]
 
     def draws_for(self, data_seed: int) -> list[int]:
-        """Return the synthetic sets that any classifier reads on a data seed; at least the first."""
+        """Return the synthetic sets that classifiers read on a data seed; at least the first."""
         readers: list[ClassifierSettings | None] = [
             classifier for classifier in self.classifiers if classifier.reads_synthetic_rows
         ]
@@ -208,48 +210,43 @@ class Experiment(Settings):
         for settings in (*self.baselines, *self.classifiers):
             if settings.uses_lm:
                 raise ValueError(
-                    f"'{settings.name}' asks a language model; "
+                    f"'{settings.name}' needs a language model; "
                     "add for example lm: {kind: local, model: bundled}"
                 )
         return self
 
     @model_validator(mode="after")
     def _unique_names(self) -> "Experiment":
-        for what, names in (
-            ("methods", self.methods),
-            ("classifiers", [c.name for c in self.classifiers]),
-        ):
-            if repeated := sorted({name for name in names if names.count(name) > 1}):
+        classifiers = [classifier.name for classifier in self.classifiers]
+        for what, names in (("methods", self.methods), ("classifiers", classifiers)):
+            if duplicates := sorted({name for name in names if names.count(name) > 1}):
                 raise ValueError(
-                    f"two {what} are called '{repeated[0]}'; give one of them another `name:`"
+                    f"two {what} are called '{duplicates[0]}'; give one of them another `name:`"
                 )
         return self
 
     @model_validator(mode="after")
-    def _payable(self) -> "Experiment":
-        if self.budget and not isinstance(self.lm, OpenAISettings):
+    def _check_budget(self) -> "Experiment":
+        if not self.budget:
+            return self
+        if not isinstance(self.lm, OpenAISettings):
             raise ValueError(
-                "budget: only an LM behind an endpoint (lm.kind: openai) costs anything; leave the budget out"
+                "budget: only an LM behind an endpoint (lm.kind: openai) has costs; "
+                "remove the budget"
             )
-        if (
-            self.budget
-            and self.budget.usd
-            and isinstance(self.lm, OpenAISettings)
-            and not self.lm.prices
-        ):
-            raise ValueError("budget.usd needs the prices: name their file with lm.prices")
+        if self.budget.usd and not self.lm.prices:
+            raise ValueError("budget.usd needs prices: name their file with lm.prices")
         return self
 
     @model_validator(mode="after")
     def _known_classes(self) -> "Experiment":
         for classifier in self.classifiers:
-            weights = (
-                classifier.class_weights if isinstance(classifier, SoftLabelTraining) else None
-            )
+            weights = getattr(classifier, "class_weights", None)
             for name in weights if isinstance(weights, dict) else ():
                 if name not in self.task.labels:
                     known = ", ".join(self.task.labels)
                     raise ValueError(
-                        f"classifier '{classifier.name}': class_weights names '{name}', which is none of the classes {known}"
+                        f"classifier '{classifier.name}': class_weights names '{name}', "
+                        f"which is not one of the classes {known}"
                     )
         return self

@@ -1,4 +1,4 @@
-"""Settings of the language model, and what it may cost."""
+"""Settings of the language model and its budget."""
 
 import re
 from typing import Annotated, Any, Literal
@@ -9,7 +9,7 @@ from .base import Settings, StrictFloat, StrictInt
 
 
 class LocalLMSettings(Settings):
-    """A transformers causal LM in this process."""
+    """A causal LM that transformers runs in this process."""
 
     kind: Literal["local"]
     model: str = Field(
@@ -23,68 +23,80 @@ class LocalLMSettings(Settings):
     batch_size: StrictInt = Field(
         256,
         ge=1,
-        description="texts written side by side if the memory holds them; their last digits depend on it",
+        description=(
+            "generation batch size (reduced if memory runs out); changes floating-point "
+            "results slightly"
+        ),
     )
 
 
 class OpenAISettings(Settings):
-    """An LM behind an endpoint that speaks OpenAI's protocol: OpenAI itself, vLLM, SGLang, llama.cpp, Ollama."""
+    """An LM behind an OpenAI-compatible API: OpenAI, vLLM, SGLang, llama.cpp, Ollama."""
 
     kind: Literal["openai"]
-    model: str = Field(min_length=1, description="as the server calls it")
+    model: str = Field(min_length=1, description="the server's name of the model")
     base_url: str | list[str] = Field(
         "https://api.openai.com/v1",
-        description="of the server, or of several that serve the same model",
+        description="URL of the server, or a list of servers with the same model",
     )
     endpoint: str = Field(
         "",
-        description="name in the journal, where servers come and go; default: the first base_url",
+        description=(
+            "name in the journal; set it if the URL may change; default: the first base_url"
+        ),
     )
     api_key_env: str = Field(
         "OPENAI_API_KEY", min_length=1, description="environment variable that holds the key"
     )
     api: Literal["auto", "completions", "chat", "decisions"] = Field(
         "auto",
-        description="how to ask; decisions: a chat, and OpenAI's decisions for the labels; auto: what the server is found to offer",
+        description=(
+            "API for requests; decisions: chat, with OpenAI's decisions for the labels; auto: "
+            "what the server offers"
+        ),
     )
     label_source: Literal["auto", "exact", "decision", "top_logprobs", "vote"] = Field(
-        "auto", description="where soft labels come from; auto: the best"
+        "auto", description="source of soft labels; auto: the best that the server offers"
     )
     num_votes: StrictInt = Field(
-        10, ge=1, description="labels drawn for a row where they are voted for"
+        10, ge=1, description="label samples per row with label_source: vote"
     )
     tokenizer: str = Field(
         "",
-        description="`bundled`, folder or hub id of the model's tokenizer, to count with; default: an estimate",
+        description=(
+            "tokenizer that counts tokens: `bundled`, a folder or a hub id; default: an estimate"
+        ),
     )
     context: StrictInt = Field(
         4096,
         ge=16,
-        description="tokens of the longest prompt and text; longer prompts lose examples",
+        description="most tokens of a prompt and its text; longer prompts lose examples",
     )
     concurrency: Annotated[StrictInt, Field(ge=1)] | Literal["auto"] = Field(
-        "auto", description="requests under way at each base_url"
+        "auto", description="open requests for each base_url"
     )
     requests_per_minute: Annotated[StrictFloat, Field(gt=0)] | None = Field(
-        None, description="at most, all servers together"
+        None, description="rate limit of all servers together"
     )
     tokens_per_minute: Annotated[StrictFloat, Field(gt=0)] | None = Field(
-        None, description="at most, read and written"
+        None, description="rate limit of all servers together, prompts and texts"
     )
-    timeout: StrictFloat = Field(120.0, gt=0, description="seconds that an answer may take")
+    timeout: StrictFloat = Field(120.0, gt=0, description="seconds to wait for a response")
     prices: str | None = Field(
-        None, min_length=1, description="file of prices, see README; without it money is unknown"
+        None,
+        min_length=1,
+        description="YAML file of prices, see README; without it costs are unknown",
     )
     batch: bool = Field(
-        False, description="ask by the provider's batches, which are cheaper and take hours"
+        False, description="use the provider's batch API, which is cheaper and takes hours"
     )
     extra: dict[str, Any] = Field(
-        {}, description="fields that go into each request, such as reasoning_effort: none"
+        {}, description="fields added to each request, such as reasoning_effort: none"
     )
 
     @field_validator("base_url")
     @classmethod
-    def _urls(cls, value: str | list[str]) -> str | list[str]:
+    def _check_urls(cls, value: str | list[str]) -> str | list[str]:
         urls = [value] if isinstance(value, str) else value
         if not urls or len(set(urls)) < len(urls):
             raise ValueError("give one URL or several different ones")
@@ -92,28 +104,29 @@ class OpenAISettings(Settings):
             if not re.fullmatch(r"https?://[^/@\s]+(/[^@\s?#]*)?", url):
                 shown = re.split(r"[?#]", url.rpartition("@")[2])[0]
                 raise ValueError(
-                    f"'{shown}' is no plain URL such as http://localhost:8000/v1; a key goes into the environment"
+                    f"'{shown}' is not a plain URL such as http://localhost:8000/v1; "
+                    "put the key into the environment"
                 )
         return value
 
     @property
     def urls(self) -> list[str]:
-        """All base URLs, without a slash at their end."""
-        return [
-            url.rstrip("/")
-            for url in ([self.base_url] if isinstance(self.base_url, str) else self.base_url)
-        ]
+        """All base URLs, without a trailing slash."""
+        urls = [self.base_url] if isinstance(self.base_url, str) else self.base_url
+        return [url.rstrip("/") for url in urls]
 
 
 class Budget(Settings):
-    """What an experiment may cost at an endpoint, over all its runs; reaching it ends a run with exit code 3."""
+    """The most that all runs of an experiment may cost; reaching it exits with code 3."""
 
     usd: Annotated[StrictFloat, Field(gt=0)] | None = Field(
-        None, description="dollars, by `lm.prices`"
+        None, description="US dollars, computed with `lm.prices`"
     )
-    tokens: Annotated[StrictInt, Field(gt=0)] | None = Field(None, description="read and written")
+    tokens: Annotated[StrictInt, Field(gt=0)] | None = Field(
+        None, description="tokens of prompts and texts"
+    )
     requests: Annotated[StrictInt, Field(gt=0)] | None = Field(
-        None, description="sent, repeated ones included"
+        None, description="requests sent, retries included"
     )
 
 

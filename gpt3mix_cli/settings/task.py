@@ -1,4 +1,4 @@
-"""A task: where its rows come from, and the task specification of its prompt."""
+"""Settings of a task: the source of its rows, and the task specification of the prompt."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,41 +11,38 @@ Split = Literal["train", "validation", "test"]
 
 
 class Columns(Settings):
-    """Which columns (or JSON keys) hold what, and what their raw label values mean."""
+    """Names of the columns (or JSON keys), and the meaning of raw label values."""
 
-    text: str = Field("text", description="column that holds the text")
-    label: str = Field("label", description="column that holds the label")
-    id: str = Field(
-        "id", description="column that holds a unique id; rows are numbered where it is absent"
-    )
+    text: str = Field("text", description="column of the text")
+    label: str = Field("label", description="column of the label")
+    id: str = Field("id", description="column of a unique id; without it rows are numbered")
     values: dict[str, str] = Field(
         {}, description="raw label value -> class name, where they differ"
     )
 
 
 class HubData(Columns):
-    """A data set of the Hugging Face hub, or a local folder in the same form."""
+    """A data set of the Hugging Face hub, or a local folder in the same format."""
 
     kind: Literal["hub"]
     path: str = Field(description="repository id, such as SetFit/sst2")
     name: str | None = Field(None, description="the hub's config name")
-    revision: str | None = Field(
-        None, description="commit; pin it, so that the data cannot change under you"
-    )
+    revision: str | None = Field(None, description="commit; pin it so that the data cannot change")
     splits: dict[Split, str] = Field(
         {},
-        description="split -> the hub's split name; a validation split named as test is taken from train",
+        description=(
+            "split -> the hub's split name; if the test split is the hub's validation split, "
+            "validation rows are taken from train"
+        ),
     )
 
 
 class FilesData(Columns):
-    """Files of your own: JSONL, CSV, TSV or Parquet, told apart by their endings."""
+    """Your own files: JSONL, CSV, TSV or Parquet, by their suffixes."""
 
     kind: Literal["files"]
     train: Path = Field(description="training rows")
-    validation: Path | None = Field(
-        None, description="validation rows; without it they are split off train"
-    )
+    validation: Path | None = Field(None, description="validation rows; default: taken from train")
     test: Path = Field(description="test rows")
 
 
@@ -62,11 +59,14 @@ class Task(Settings):
     """The data and the task specification S = (T, L, v) of section 3."""
 
     name: FileName = Field(
-        "", description="name in results; default: the task file's or the experiment's"
+        "", description="name in results; default: the task file's or the experiment's name"
     )
-    data: Data = Field(description="where the rows come from: a `kind:` of hub, files or demo")
+    data: Data = Field(description="source of the rows, of `kind:` hub, files or demo")
     labels: dict[str, str] = Field(
-        description="ordered: class -> label token (the verbalizer v); a list is the identity"
+        description=(
+            "ordered mapping of class -> label token (the verbalizer v); a list of classes is "
+            "the identity"
+        )
     )
     text_type: str = Field("text", min_length=1, description="T, such as `movie review`")
     label_type: str = Field("label", min_length=1, description="L, such as `sentiment`")
@@ -75,14 +75,14 @@ class Task(Settings):
     @classmethod
     def _identity(cls, value: Any) -> Any:
         if isinstance(value, list):
-            if repeated := sorted({str(label) for label in value if value.count(label) > 1}):
-                raise ValueError(f"a class stands twice: {', '.join(repeated)}")
+            if duplicates := sorted({str(label) for label in value if value.count(label) > 1}):
+                raise ValueError(f"duplicate class: {', '.join(duplicates)}")
             return {str(label): str(label) for label in value}
         return value
 
     @field_validator("labels")
     @classmethod
-    def _distinct(cls, value: dict[str, str]) -> dict[str, str]:
+    def _check_labels(cls, value: dict[str, str]) -> dict[str, str]:
         if len(value) < 2:
             raise ValueError("at least two classes are needed")
         if any(
@@ -91,7 +91,7 @@ class Task(Settings):
             raise ValueError("classes and label tokens must be non-empty and on one line")
         if len({token.lower() for token in value.values()}) < len(value):
             raise ValueError(
-                "two classes share a label token (case is ignored), so their labels could not be told apart"
+                "two classes share a label token (ignoring case), so labels would be ambiguous"
             )
         return value
 
@@ -103,11 +103,12 @@ class Task(Settings):
         return value
 
     @model_validator(mode="after")
-    def _mapped(self) -> "Task":
+    def _check_values(self) -> "Task":
         for raw, label in getattr(self.data, "values", {}).items():
             if label not in self.labels:
                 raise ValueError(
-                    f"data.values maps '{raw}' to '{label}', which is none of the classes {', '.join(self.labels)}"
+                    f"data.values maps '{raw}' to '{label}', which is not one of the classes "
+                    f"{', '.join(self.labels)}"
                 )
         return self
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import Callbacks, StoppedShort, UserError
-from ..files import STDIO, append, exclusive_writer
+from ..files import STDIO, append, exclusive_writer, read_objects
 from ..layout import history_path
 from ..records import (
     Manifest,
@@ -22,7 +22,6 @@ from ..records import (
     finish_output,
     machine,
     read_manifest,
-    read_objects,
     to_json_line,
     write_records,
 )

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..errors import UserError
-from ..files import STDIO, atomic_write, exclusive_writer, hash_file, hash_model
-from ..records import StageOptions, StageResult, find_up_to_date, finish_output, read_objects
+from ..files import STDIO, atomic_write, exclusive_writer, hash_file, hash_model, read_objects
+from ..records import StageOptions, StageResult, find_up_to_date, finish_output
 from .protocol import Classifier
 from .saved_models import load_saved_model
 

@@ -70,11 +70,11 @@ LINEAR = ["--classifier", "linear", "--method", "eda"]
     [
         (
             {"pos": 0.5, "neg": 0.2, "fine": 0.3},
-            "eda.draw-1.jsonl, line 2: probs: label 'fine' is none of the task's classes",
+            "eda.draw-1.jsonl, line 2: probs: label 'fine' is not one of the task's classes",
         ),
         (
             {"pos": 0.9, "neg": 0.3},
-            "eda.draw-1.jsonl, line 2: probs: {'pos': 0.9, 'neg': 0.3} is no distribution",
+            "eda.draw-1.jsonl, line 2: probs: {'pos': 0.9, 'neg': 0.3} is not a distribution",
         ),
         ({"pos": 1.0}, "eda.draw-1.jsonl, line 2: probs: class 'neg' is missing"),
         (

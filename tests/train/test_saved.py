@@ -527,7 +527,7 @@ def truncated(name: str) -> Callable[[Path, Path], None]:
 
 
 BROKEN: dict[str, tuple[str, Callable[[Path, Path], None], Sequence[str]]] = {
-    "broken line": ("linear", broken('{"text": "fi'), ["in.jsonl, line 2", "no valid JSON"]),
+    "broken line": ("linear", broken('{"text": "fi'), ["in.jsonl, line 2", "not valid JSON"]),
     "a line that is not an object": (
         "linear",
         broken("[1]"),
