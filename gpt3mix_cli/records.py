@@ -52,7 +52,7 @@ class Augmented(Example):
         probs: class -> probability, all classes in the task's order; `label` is the argmax.
         method: name of the method.
         parents: ids of the real rows in the prompt, or of the one that was edited.
-        label_source: how `probs` was found.
+        label_source: where `probs` comes from.
         label_mass: probability of all label tokens together before normalizing; None if unknown.
         request: number of the attempt.
         perplexity: of the text under the LM that generated it: exp(-logprob / tokens).
