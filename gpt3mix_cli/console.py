@@ -32,7 +32,7 @@ from .files import DISK_TROUBLE, STDIO, disk
 from .records import Augmented, Done, Example, read
 
 if TYPE_CHECKING:
-    from .augment.card import Line
+    from .augment.card import Table4Row
     from .grid.check import Finding
     from .grid.estimates import Plan
     from .report import Report
@@ -278,21 +278,21 @@ class Display:
         """
         if not count or output == STDIO or self._json or not output.exists():
             return
-        from .augment.card import table4
+        from .augment.card import table4_rows
 
         parents = {} if source == STDIO else {row.id: row for row in read(source, Example)}
         for row in itertools.islice(read(output, Augmented), count):
-            lines = table4(row, parents, tokens)
+            lines = table4_rows(row, parents, tokens)
             for line in lines:
                 self._example(line, max(len(line.name) for line in lines) + 2)
             self._out.print()
 
-    def _example(self, line: "Line", width: int) -> None:
+    def _example(self, line: "Table4Row", width: int) -> None:
         labels = Text(", ").join(
             Text(label, "bold" if wins else "italic") for label, wins in line.labels
         )
         said = Text.assemble(" ".join(line.text.split()), " (", labels, ")")
-        name = Text(line.name.ljust(width), "bold cyan" if line.made else "dim")
+        name = Text(line.name.ljust(width), "bold cyan" if line.is_synthetic else "dim")
         if self._out.is_terminal:
             grid = Table.grid()
             grid.add_row(name, said)
@@ -311,10 +311,10 @@ class Display:
         made = [item for item in items if item.manifest.counts.get("statistics")]
         if self._quiet or not made:
             return
-        from .augment.statistics import figures
+        from .augment.statistics import describe_counts
 
         if len(made) == 1:
-            for name, value in figures(made[0].manifest.counts, made[0].manifest.usd):
+            for name, value in describe_counts(made[0].manifest.counts, made[0].manifest.usd):
                 self._err.print(Text.assemble((f"  {name:<12} ", "dim"), value))
             return
         # What is cut off in a log would be lost; there the table gets the room it wants.

@@ -36,7 +36,7 @@ import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from gpt3mix_cli.method.prompt import label_prefix, prompt
+from gpt3mix_cli.method.prompt import label_prefix, render_prompt
 from gpt3mix_cli.settings import Settings, Task, generator
 
 RESOURCES = Path(__file__).resolve().parent.parent / "gpt3mix_cli" / "resources" / "lm"
@@ -284,14 +284,14 @@ class Batches:
                 found: list[int] = tokenizer(text)["input_ids"]
                 return found
 
-            again = tokens(f")\n{prompt(task, []).splitlines()[-1]}")
+            again = tokens(f")\n{render_prompt(task, []).splitlines()[-1]}")
             labels = {
                 label: token
                 for label, word in LABELS.items()
                 for (token,) in [tokens(f" {word.capitalize()}")]
             }
             self._frames.append(
-                (tokens(prompt(task, [])), tokens(label_prefix(task)), labels, again)
+                (tokens(render_prompt(task, [])), tokens(label_prefix(task)), labels, again)
             )
         self.header = min(len(frame[0]) for frame in self._frames)
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from gpt3mix_cli.augment.gpt3mix import parse
-from gpt3mix_cli.method.prompt import prompt
+from gpt3mix_cli.method.parsing import parse_line
+from gpt3mix_cli.method.prompt import render_prompt
 from gpt3mix_cli.settings import Task, generator
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
@@ -103,12 +103,12 @@ def test_a_sequence_is_the_papers_prompt_with_weights_on_its_labels(
                 "label_type": label_type,
             }
         )
-        assert text.startswith(prompt(task, []))
+        assert text.startswith(render_prompt(task, []))
         assert tokenizer(text)["input_ids"] == ids, (
             "pieces that are joined are cut as the whole text is"
         )
         for line in text.splitlines()[2:-1]:
-            found = parse(line, task)
+            found = parse_line(line, task)
             assert found.text in known
             assert found.label is not None
             seen += 1
@@ -118,7 +118,7 @@ def test_a_sequence_is_the_papers_prompt_with_weights_on_its_labels(
             if weight == made.label_weight
         }
         assert heavy <= {" Positive", " Negative"}
-        header = len(tokenizer(prompt(task, []))["input_ids"])
+        header = len(tokenizer(render_prompt(task, []))["input_ids"])
         assert not any(weights[:header])
         assert all(weights[header:])
     assert seen > 80

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..augment import open_augmenter
 from ..errors import UserError
-from ..method.prompt import choices, prompt, to_label
+from ..method.prompt import label_choices, render_label_prompt, render_prompt
 from ..records import Example
 from ..settings import (
     BaselineSettings,
@@ -119,14 +119,16 @@ def _lm(grid: Grid, experiment: Experiment) -> str:
         (
             k
             for k in range(wanted, 0, -1)
-            if lm.about.count_tokens(prompt(task, [example] * k)) <= limit
+            if lm.about.count_tokens(render_prompt(task, [example] * k)) <= limit
         ),
         0,
     )
     if not fitting:
         message = f"a prompt of one example and max_tokens do not fit the context of {lm.about.context} tokens"
         raise UserError(message, "lower augment.max_tokens, or use another LM")
-    scores = lm.score([to_label(task, [example] * fitting, "A second try.")], choices(task))[0]
+    scores = lm.score(
+        [render_label_prompt(task, [example] * fitting, "A second try.")], label_choices(task)
+    )[0]
     shortened = (
         f"; of k = {wanted} short examples only {fitting} fit, so prompts will be shortened"
         if fitting < wanted
@@ -144,7 +146,7 @@ def _similarity(experiment: Experiment) -> str:
         Example(id=str(number), text=text, label=label)
         for number, text in enumerate(("A first try.", "A second try."))
     ]
-    ExampleSelector(examples, augment.selection, augment.similarity).choose(
+    ExampleSelector(examples, augment.selection, augment.similarity).select(
         2, generator(0, "check")
     )
     return f"{augment.similarity}, for the {augment.selection} examples"

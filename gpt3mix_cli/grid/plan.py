@@ -11,15 +11,16 @@ from dataclasses import asdict, dataclass, field
 from math import ceil
 from statistics import fmean
 
-from ..augment import AugmentationSink, journal_path, num_rows_wanted, run_attempts
+from ..augment import AugmentationSink, AugmentOptions, num_rows_wanted, run_attempts
 from ..augment.gpt3mix import GPT3Mix
 from ..augment.statistics import Statistics
 from ..errors import UserError
+from ..layout import journal_path
 from ..lm import LM, CostModel, Priced, Request, end_of_block
 from ..lm.journal import IN_MEMORY, Journal, paid
 from ..lm.openai.budget import price_of
 from ..method.labels import CONTENT_FREE
-from ..method.prompt import choices, item, label_prefix, one_line, prompt
+from ..method.prompt import label_choices, label_prefix, render_example, render_prompt, to_one_line
 from ..records import Augmented, Example, Reject
 from ..settings import AugmentSettings, Experiment, OpenAISettings, PromptSettings, fingerprint
 from .estimates import Amount, Line, Plan, sum_of
@@ -74,7 +75,7 @@ class _Set:
         outcome = self.outcome
         self.attempts = len(outcome.attempts)
         self.answered = (
-            self.attempts * (1 + outcome.spare / (outcome.kept + outcome.reasons.total()))
+            self.attempts * (1 + outcome.spare / (outcome.kept + outcome.rejected.total()))
             if self.attempts
             else 0.0
         )
@@ -101,16 +102,16 @@ class _Held(AugmentationSink):
     """What the held answers came to: counts, and which attempts; the rows themselves are not wanted."""
 
     def __init__(self, examples: Sequence[Example]) -> None:
-        super().__init__(keep=id, statistics=Statistics(examples))
+        super().__init__(write_row=id, statistics=Statistics(examples))
         self.attempts: set[int | None] = set()
 
-    def take(self, row: Augmented) -> None:
+    def add_row(self, row: Augmented) -> None:
         self.kept += 1
         self.attempts.add(row.request)
 
-    def reject(self, row: Reject) -> None:
-        self.reasons[row.reason] += 1
-        self.attempts.add(row.request)
+    def add_reject(self, reject: Reject) -> None:
+        self.rejected[reject.reason] += 1
+        self.attempts.add(reject.request)
 
 
 @dataclass
@@ -252,20 +253,14 @@ class _Planned:
                 GPT3Mix(settings, experiment.task, held, method),
                 spot.seed_of("gpt3mix", draw),
             )
-            first = next(request for request, _ in augmenter.requests(examples, 0, 1, seed))
+            first = next(augmenter.attempts(examples, 0, 1, seed)).request
             outcome = _Held(examples)
             if any(journal_path(path).exists() for path in others):
                 test = grid.resources.held_out(experiment)
-                run_attempts(
-                    augmenter,
-                    examples,
-                    wanted,
-                    settings.attempts,
-                    seed,
-                    outcome,
-                    limits=settings.filter,
-                    test=test,
+                quota = AugmentOptions(
+                    settings.ratio, settings.attempts, seed, filter=settings.filter, test=test
                 )
+                run_attempts(augmenter, examples, outcome, quota)
         self.prompt = self.prompt or first.prompt
         stream = fingerprint(
             [lm.about.fingerprint, method, spot.level, spot.seed, draw, asdict(first)]
@@ -300,15 +295,17 @@ class _Planned:
 
     def _estimate(self, experiment: Experiment, one: _Set) -> Amount:
         """Return what a set still asks."""
-        settings, count = experiment.augment, one.augmenter.about_lm.count_tokens
+        settings, count = experiment.augment, one.augmenter.lm_info.count_tokens
         seen = self._seen_of(one.kind)
         missing = min(
-            ceil((one.wanted - one.outcome.kept) / self._kept(seen, one.augmenter.rows)),
+            ceil(
+                (one.wanted - one.outcome.kept) / self._kept(seen, one.augmenter.rows_per_attempt)
+            ),
             ceil(settings.attempts * one.wanted) - one.next,
         )
         if missing <= 0:
             return Amount()
-        end = end_of_block(one.next + missing - 1, one.augmenter.block)
+        end = end_of_block(one.next + missing - 1, one.augmenter.block_size)
         begin = max(one.next, self._planned.get(one.stream, 0))
         self._planned[one.stream] = max(end, begin)
         if begin >= end:
@@ -319,8 +316,8 @@ class _Planned:
                 "prompts are counted of a part of each cell's requests, and taken for the others too"
             ] = None
         read = fmean(
-            count(request.prompt)
-            for request, _ in one.augmenter.requests(one.examples, begin, sample, one.seed)
+            count(attempt.request.prompt)
+            for attempt in one.augmenter.attempts(one.examples, begin, sample, one.seed)
         )
         wrote, further = self._written(experiment, one, seen)
         cost_model = one.cost_model
@@ -352,11 +349,13 @@ class _Planned:
                 labels = predictions(
                     spot, classifier, held, answered, rows.real, rows.test, self._share
                 )
-            asked = prompt(task, rows.real[:1])
+            asked = render_prompt(task, rows.real[:1])
             self.prompt = self.prompt or asked
             cost_model = self._tariff(
                 experiment,
-                Request(0, asked, 0, 1, label_prefix=label_prefix(task), choices=choices(task)),
+                Request(
+                    0, asked, 0, 1, label_prefix=label_prefix(task), choices=label_choices(task)
+                ),
             )
             self._labels[classifier.name] = self._labels.get(classifier.name, 0) + labels.missing
             self._notes |= dict.fromkeys(cost_model.remarks)
@@ -404,19 +403,21 @@ class _Planned:
         cost_model, task, count = (
             one.cost_model,
             experiment.task,
-            one.augmenter.about_lm.count_tokens,
+            one.augmenter.lm_info.count_tokens,
         )
         rows = one.examples[:: ceil(len(one.examples) / MOST)]
         labels = {
-            name: count(item(task, "", name)) - count("") if cost_model.whole_line else 0
+            name: count(render_example(task, "", name)) - count("") if cost_model.whole_line else 0
             for name in task.classes
         }
         written = fmean(
-            min(count(f" {one_line(row.text)}"), experiment.augment.max_tokens) + labels[row.label]
+            min(count(f" {to_one_line(row.text)}"), experiment.augment.max_tokens)
+            + labels[row.label]
             for row in rows
         )
         return (
-            written * one.augmenter.rows + cost_model.label_requests * cost_model.label_tokens,
+            written * one.augmenter.rows_per_attempt
+            + cost_model.label_requests * cost_model.label_tokens,
             cost_model.label_requests,
         )
 

@@ -60,7 +60,7 @@ def predictions(
     held = 0
     for trial, _ in trials:
         classifier.fit(rows, (), training_seed(spot.experiment.subsample.master_seed, trial))
-        lengths += classifier.tokens_of(texts[:: ceil(len(texts) * len(trials) / sample)])
+        lengths += classifier.count_prompt_tokens(texts[:: ceil(len(texts) * len(trials) / sample)])
         held += len(texts) if answered and _held(classifier, texts) else 0
     return Predictions(len(texts) * len(trials) - held, held, fmean(lengths) if lengths else 0.0)
 

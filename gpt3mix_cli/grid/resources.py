@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from .. import data
-from ..augment import Augmenter, journal_path, open_augmenter
+from ..augment import Augmenter, open_augmenter
 from ..errors import NO_CALLBACKS, Callbacks, UserError
+from ..layout import journal_path
 from ..lm import LM, open_lm
 from ..lm.journal import IN_MEMORY, Journal, Journaled
 from ..records import Example

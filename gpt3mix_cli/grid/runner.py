@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..augment import augment
+from ..augment import AugmentOptions, augment
 from ..errors import NO_CALLBACKS, Callbacks, StoppedShort, UserError
 from ..files import STDIO
-from ..records import Done, Example, Trial, read
+from ..records import Done, Example, StageOptions, Trial, read
 from ..report import ExpectedTrials, Report, report
 from ..settings import (
     FILE_STEM_PATTERN,
@@ -138,15 +138,15 @@ class Grid:
                 augmenter,
                 real,
                 output,
-                ratio=experiment.augment.ratio,
-                attempts=experiment.augment.attempts,
-                seed=spot.seed_of(augmenter.about["kind"], draw),
-                limit=limit,
-                gate=experiment.augment.filter,
-                test=() if augmenter.edits else self.resources.held_out(experiment),
-                command=self.command,
-                force=self.force,
-                callbacks=self.callbacks,
+                AugmentOptions(
+                    ratio=experiment.augment.ratio,
+                    attempts=experiment.augment.attempts,
+                    seed=spot.seed_of(augmenter.about["kind"], draw),
+                    limit=limit,
+                    filter=experiment.augment.filter,
+                    test=() if augmenter.edits_parents else self.resources.held_out(experiment),
+                ),
+                StageOptions(self.command, self.force, self.callbacks),
             )
         except StoppedShort as error:
             if error.done is None:

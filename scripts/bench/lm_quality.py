@@ -43,13 +43,13 @@ from pretrain_lm import LABELS, RESOURCES, Recipe, like_sst2, parted, read_corpu
 
 from gpt3mix_cli import config
 from gpt3mix_cli.augment import open_augmenter
-from gpt3mix_cli.augment.filter import Gate
+from gpt3mix_cli.augment.filter import RowFilter
 from gpt3mix_cli.data import Splits, by_class, load
 from gpt3mix_cli.errors import UserError
 from gpt3mix_cli.grid import Grid
 from gpt3mix_cli.lm import LM, open_lm
 from gpt3mix_cli.method.labels import soft_label
-from gpt3mix_cli.method.prompt import choices, label_prefix, one_line, prompt
+from gpt3mix_cli.method.prompt import label_choices, label_prefix, render_prompt, to_one_line
 from gpt3mix_cli.records import Augmented, Example, Reject, Trial, read
 from gpt3mix_cli.settings import (
     NAME,
@@ -137,10 +137,10 @@ def size_and_loss(folder: Path, task: Task, lists: Sequence[Sequence[Example]]) 
     network: Any = (
         AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device).eval()
     )
-    header = len(prompt(task, []))
+    header = len(render_prompt(task, []))
     nats = tokens = 0.0
     for rows in lists:
-        text = prompt(task, rows).rpartition("\n")[0]
+        text = render_prompt(task, rows).rpartition("\n")[0]
         encoded = tokenizer(text, return_offsets_mapping=True, return_tensors="pt")
         counted = encoded["offset_mapping"][0, 1:, 1] > header
         ids = encoded["input_ids"].to(device)
@@ -174,14 +174,17 @@ def questions(task: Task, splits: Splits, count: int) -> list[tuple[str, str]]:
         chosen = [rng.choice(shots[label]) for label in task.classes]
         rng.shuffle(chosen)
         found.append(
-            (f"{prompt(task, chosen)} {one_line(row.text)}{label_prefix(task)}", row.label)
+            (
+                f"{render_prompt(task, chosen)} {to_one_line(row.text)}{label_prefix(task)}",
+                row.label,
+            )
         )
     return found
 
 
 def labelling(lm: LM, task: Task, asked: Sequence[tuple[str, str]]) -> Column:
     """Return the accuracy of the labels, in percent with its binomial standard error, and their mass."""
-    scores = lm.score([text for text, _ in asked], choices(task))
+    scores = lm.score([text for text, _ in asked], label_choices(task))
     labels = [soft_label(task.classes, score.logprobs) for score in scores]
     right = statistics.fmean(
         max(probs, key=lambda name: probs[name]) == label
@@ -199,11 +202,11 @@ def labelling(lm: LM, task: Task, asked: Sequence[tuple[str, str]]) -> Column:
 
 def writing(lm: LM, task: Task, real: Sequence[Example], count: int) -> Column:
     """Return how many of `count` attempts are usable rows, why others are not, and what the rows are like."""
-    gate = Gate(real)
+    row_filter = RowFilter(real)
     attempts = open_augmenter(AugmentSettings(), task, lm).generate(
         real, 0, count, derived_seed(SEED, "generations")
     )
-    checked = [gate.check(row) for row in attempts]
+    checked = [row_filter.check(row) for row in attempts]
     rows = [row for row in checked if isinstance(row, Augmented)]
     reasons = Counter(row.reason for row in checked if isinstance(row, Reject))
     words = [row.text.lower().split() for row in rows]

@@ -26,7 +26,7 @@ def rows(labels: str) -> list[Example]:
 
 
 def choose(pool: list[Example], k: int, how: How, rng: Random) -> list[Example]:
-    return ExampleSelector(pool, how).choose(k, rng)
+    return ExampleSelector(pool, how).select(k, rng)
 
 
 pools = st.text("abc", min_size=1, max_size=12).map(rows)
@@ -139,7 +139,7 @@ FILMS = [
 
 def anchored(how: How, k: int, n: int = 60, similarity: str = "tfidf") -> list[list[Example]]:
     chooser = ExampleSelector(FILMS, how, similarity)
-    return [chooser.choose(k, Random(seed)) for seed in range(n)]
+    return [chooser.select(k, Random(seed)) for seed in range(n)]
 
 
 def anchor(seed: int, pool: list[Example]) -> Example:
@@ -200,7 +200,7 @@ def test_equals_are_drawn_not_taken_in_file_order() -> None:
     """Nothing in common with any: each of the others must come up as the furthest."""
     pool = [Example(id=str(i), text=f"word{i}", label="a") for i in range(20)]
     chooser = ExampleSelector(pool, "furthest")
-    assert {row.id for seed in range(300) for row in chooser.choose(2, Random(seed))} == {
+    assert {row.id for seed in range(300) for row in chooser.select(2, Random(seed))} == {
         row.id for row in pool
     }
     assert (
@@ -209,7 +209,7 @@ def test_equals_are_drawn_not_taken_in_file_order() -> None:
                 row.id
                 for seed in range(300)
                 if anchor(seed, pool).id == "0"
-                for row in chooser.choose(2, Random(seed))
+                for row in chooser.select(2, Random(seed))
             }
         )
         > 5
@@ -230,10 +230,10 @@ def test_vectors_are_made_once_a_set_and_never_n_by_n(monkeypatch: pytest.Monkey
         for i in range(20_000)
     ]
     chooser = ExampleSelector(pool, "nearest")
-    chooser.choose(2, Random(0))
+    chooser.select(2, Random(0))
     tracemalloc.start()
     for seed in range(5):
-        assert len({row.id for row in chooser.choose(4, Random(seed))}) == 4
+        assert len({row.id for row in chooser.select(4, Random(seed))}) == 4
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert made == [20_000]
@@ -255,7 +255,7 @@ def test_an_encoder_serves_as_similarity(tiny_encoder: Path) -> None:
     chooser = ExampleSelector(pool, "nearest", folder)
     for seed in range(40):
         if anchor(seed, pool).id == "f3":
-            assert {row.id for row in chooser.choose(2, Random(seed))} == {"f3", "twin"}
+            assert {row.id for row in chooser.select(2, Random(seed))} == {"f3", "twin"}
     assert (
         len(
             {
@@ -280,7 +280,7 @@ def test_the_packaged_encoder_knows_what_words_mean() -> None:
     ]
     chooser = ExampleSelector(pool, "nearest", "minilm")
     for seed in range(8):
-        pair = {row.id for row in chooser.choose(2, Random(seed))}
+        pair = {row.id for row in chooser.select(2, Random(seed))}
         assert pair in (
             {"an awful film", "a terrible movie"},
             {"the train leaves at noon", "departure is at twelve"},
@@ -292,12 +292,12 @@ def test_an_encoder_that_cannot_be_loaded_is_told_with_its_key(tmp_path: Path) -
     with pytest.raises(
         UserError, match=r"augment\.similarity '.*empty': cannot be loaded"
     ) as caught:
-        ExampleSelector(FILMS, "nearest", str(tmp_path / "empty")).choose(2, Random(0))
+        ExampleSelector(FILMS, "nearest", str(tmp_path / "empty")).select(2, Random(0))
     assert "tfidf" in caught.value.hint
 
 
 def test_a_causal_lm_is_an_encoder_too(tiny_lm: Path) -> None:
-    assert len(ExampleSelector(FILMS, "nearest", str(tiny_lm)).choose(3, Random(0))) == 3
+    assert len(ExampleSelector(FILMS, "nearest", str(tiny_lm)).select(3, Random(0))) == 3
 
 
 def test_a_similaritys_fingerprint_follows_its_weights(tiny_encoder: Path, tiny_lm: Path) -> None:
