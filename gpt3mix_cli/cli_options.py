@@ -52,10 +52,16 @@ def grid_of(
     config: Path, out: Path, sets: Sequence[str] | None, force: bool, display: "Display"
 ) -> "Grid":
     """Return the grid of a config's experiments."""
-    from .config import load
+    from .config import load_experiments
     from .grid import Grid
 
-    return Grid(load(config, sets or ()), out, ["gpt3mix", *sys.argv[1:]], force, display.callbacks)
+    return Grid(
+        load_experiments(config, sets or ()),
+        out,
+        ["gpt3mix", *sys.argv[1:]],
+        force,
+        display.callbacks,
+    )
 
 
 def report_inputs(
@@ -135,7 +141,7 @@ def select_cells(
     source: Path | None = None,
 ) -> "list[Spot]":
     """Return the cells that the flags name; where one file is named there is but one."""
-    from .settings import level as parse_level
+    from .settings import parse_level
 
     try:
         _ = level and parse_level(level)
@@ -193,9 +199,9 @@ def select_trainings(
         found += [
             Training(spot, name, one, source, added, output, save)
             for name, one in pairs
-            if spot.experiment.tried(name, one)
+            if spot.experiment.accepts(name, one)
         ]
-        passed += [one.name for name, one in pairs if not spot.experiment.tried(name, one)]
+        passed += [one.name for name, one in pairs if not spot.experiment.accepts(name, one)]
     for flag, place in (("-o names one file", output), ("--save-model names one folder", save)):
         if place and len(found) > 1:
             raise UserError(

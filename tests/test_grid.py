@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from gpt3mix_cli.config import load
+from gpt3mix_cli.config import load_experiments
 from gpt3mix_cli.errors import UserError
 from gpt3mix_cli.files import append
 from gpt3mix_cli.grid import Grid, Spot, baseline_of, method_known
-from gpt3mix_cli.records import Augmented, write
+from gpt3mix_cli.records import Augmented, write_records
 
 SMALL = """\
 name: small
@@ -23,7 +23,7 @@ trials: 7
 
 def grid(tmp_path: Path, *overrides: str, text: str = SMALL) -> Grid:
     (tmp_path / "small.yaml").write_text(text)
-    return Grid(load(tmp_path / "small.yaml", overrides), Path("results"))
+    return Grid(load_experiments(tmp_path / "small.yaml", overrides), Path("results"))
 
 
 def spot(tmp_path: Path, *overrides: str, seed: int = 0) -> Spot:
@@ -166,8 +166,8 @@ def test_an_unknown_method_or_baseline_names_the_known_ones(tmp_path: Path) -> N
 
 def test_rows_of_a_file_name_their_method_or_the_file_does(tmp_path: Path) -> None:
     row = Augmented(id="a", text="b", label="pos", probs={"pos": 1.0, "neg": 0.0})
-    write(tmp_path / "mine.jsonl", [row])
-    write(tmp_path / "theirs.jsonl", [row.model_copy(update={"method": "eda"})])
+    write_records(tmp_path / "mine.jsonl", [row])
+    write_records(tmp_path / "theirs.jsonl", [row.model_copy(update={"method": "eda"})])
     append(tmp_path / "empty.jsonl", "")
     assert [
         grid(tmp_path).added_method([tmp_path / f"{name}.jsonl"])
@@ -183,7 +183,7 @@ def test_a_method_that_a_row_names_cannot_leave_the_results(tmp_path: Path) -> N
         probs={"pos": 1.0, "neg": 0.0},
         method="../../../../../outside",
     )
-    write(tmp_path / "mine.jsonl", [row])
+    write_records(tmp_path / "mine.jsonl", [row])
     with pytest.raises(UserError, match="cannot be the name of a method"):
         grid(tmp_path).added_method([tmp_path / "mine.jsonl"])
 
@@ -234,7 +234,7 @@ def test_a_sweep_over_the_ratio_asks_the_lm_once_and_lower_ratios_are_the_beginn
         "trials=1",
         "baselines=[]",
     ]
-    one = Grid(load(config, sweep), tmp_path / "results")
+    one = Grid(load_experiments(config, sweep), tmp_path / "results")
     high, low = one.spots()
     for spot in (high, low):
         one.subsample(spot)

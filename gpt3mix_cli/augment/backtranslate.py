@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..lm.journal import Journal
+from ..lm import Journal
 from ..records import Example
 from ..settings import BacktranslateSettings, Task, derived_seed, fingerprint
 from .editing import EditorBase
@@ -93,7 +93,7 @@ class Direction:
             )
             known |= dict(zip(missing, new, strict=True))
             if self._journal:
-                self._journal.keep(
+                self._journal.store(
                     [
                         (key, None, self._request(texts[index]), _to_json(known[key]))
                         for key, index in missing.items()
@@ -104,8 +104,8 @@ class Direction:
     def _lookup(self, keys: Sequence[str]) -> dict[str, list[str]]:
         if not self._journal:
             return {}
-        answers = self._journal.found(keys)
-        return {key: self._journal.parsed(_parse_candidates, text) for key, text in answers.items()}
+        answers = self._journal.lookup(keys)
+        return {key: self._journal.parse(_parse_candidates, text) for key, text in answers.items()}
 
     def _request(self, text: str) -> str:
         return _to_json({"model": self._model, "text": text})

@@ -13,22 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..files import STDIO, whole_file
+from ..files import STDIO, atomic_write
 from ..layout import card_path
-from ..records import Augmented, Done, Example, Manifest, read
-from ..settings import DemoData, FilesData, HubData, Task
+from ..records import Augmented, Example, Manifest, StageResult, read_records
+from ..settings import METHOD_TITLES, DemoData, FilesData, HubData, Task
 from .statistics import describe_counts
 
 EXAMPLE_ROWS = 3  # in a card
 UNKNOWN_LICENSE = "unknown"
-METHOD_TITLES = {
-    "gpt3mix": "GPT3Mix",
-    "eda": "EDA",
-    "aeda": "AEDA",
-    "mlm": "Masked LM",
-    "backtranslate": "Back-translation",
-    "paraphrase": "Paraphrase",
-}
 # The hub's size categories: rows below the number.
 SIZE_CATEGORIES = {
     1_000: "n<1K",
@@ -86,7 +78,11 @@ def table4_rows(
 
 
 def write_card(
-    result: Done, task: Task, source: Path, model: str | None = None, license: str | None = None
+    result: StageResult,
+    task: Task,
+    source: Path,
+    model: str | None = None,
+    license: str | None = None,
 ) -> Path:
     """Write the data card of a synthetic set and return its path.
 
@@ -100,13 +96,13 @@ def write_card(
     Raises:
         UserError: if a file cannot be read or written.
     """
-    rows = list(itertools.islice(read(result.output, Augmented), EXAMPLE_ROWS))
+    rows = list(itertools.islice(read_records(result.output, Augmented), EXAMPLE_ROWS))
     names = {name for row in rows for name in row.parents}
-    real = () if source == STDIO else read(source, Example)
+    real = () if source == STDIO else read_records(source, Example)
     parents = {row.id: row for row in real if row.id in names}
     path = card_path(result.output)
     text = render_card(result.manifest, task, rows, parents, model, license or UNKNOWN_LICENSE)
-    with whole_file(path) as stream:
+    with atomic_write(path) as stream:
         stream.write(text.encode())
     return path
 

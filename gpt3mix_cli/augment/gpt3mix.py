@@ -11,11 +11,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from ..lm import LM, Request, end_of_block
+from ..lm import LM, Request, next_block_start
 from ..method.labels import CONTENT_FREE
 from ..method.prompt import PromptFitter, label_choices, label_prefix, prompt_inputs, render_prompt
 from ..method.selection import ExampleSelector, similarity_fingerprint
-from ..records import Example, rows_sha
+from ..records import Example, hash_rows
 from ..settings import AugmentSettings, Task, derived_seed, generator
 from .row_builder import Answer, Attempt, Row, RowBuilder
 
@@ -64,18 +64,18 @@ class GPT3Mix:
         )
         self._usd: float | None = 0.0
         self._selector: tuple[str, ExampleSelector] | None = None  # hash of its examples, selector
-        self._fitter = PromptFitter(task, lm.about.count_tokens)
-        self._builder = RowBuilder(settings, task, name, lm.about.context)
+        self._fitter = PromptFitter(task, lm.info.count_tokens)
+        self._builder = RowBuilder(settings, task, name, lm.info.context_length)
         self._calibrates = settings.contextual_calibration and settings.labels == "soft"
-        self.lm_info = lm.about
-        self.block_size = lm.about.block
+        self.lm_info = lm.info
+        self.block_size = lm.info.block_size
         self.rows_per_attempt = settings.beams if settings.labels == "hard" else 1
         uses_similarity = settings.selection in ("nearest", "furthest")
         self.about: dict[str, Any] = {
             "method": name,
             "kind": "gpt3mix",
             **settings.model_dump(exclude=QUOTA_SETTINGS | UNUSED_SETTINGS[settings.labels]),
-            **prompt_inputs(task, lm.about),
+            **prompt_inputs(task, lm.info),
             "format": CACHE_VERSION,
             "similarity": similarity_fingerprint(settings.similarity) if uses_similarity else None,
         }
@@ -146,7 +146,7 @@ class GPT3Mix:
 
     def _selector_of(self, examples: Sequence[Example]) -> ExampleSelector:
         """Return the selector of these examples; it keeps its vectors between calls."""
-        key = rows_sha(examples)
+        key = hash_rows(examples)
         if self._selector is None or self._selector[0] != key:
             strategy, similarity = self._settings.selection, self._settings.similarity
             self._selector = key, ExampleSelector(examples, strategy, similarity)
@@ -192,7 +192,7 @@ class GPT3Mix:
         # A label prefix that has to be appended, and what follows it, need room too.
         prefix_tokens = self._fitter.count_line(f".{label_prefix(self._task)}")
         reserved = self._settings.max_tokens + prefix_tokens + self._label_tokens
-        return self._lm.about.context - reserved
+        return self._lm.info.context_length - reserved
 
     # Answers -------------------------------------------------------------------------------------
 
@@ -207,7 +207,7 @@ class GPT3Mix:
         # In the LM's own blocks: the last digits of scores depend on what is scored together, and
         # that must not depend on how many rows are wanted.
         size = self.block_size if self.block_size > 1 else CALIBRATION_BATCH_SIZE
-        blocks = itertools.groupby(completions, lambda item: end_of_block(item.number, size))
+        blocks = itertools.groupby(completions, lambda item: next_block_start(item.number, size))
         for _, block in blocks:
             yield from self._calibrated(
                 [Answer(attempts[completion.number], completion) for completion in block]

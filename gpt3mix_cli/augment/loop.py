@@ -18,21 +18,22 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import NO_CALLBACKS, Callbacks, StoppedShort, UserError
-from ..files import STDIO, only_writer
+from ..files import STDIO, exclusive_writer
 from ..layout import rejects_path
-from ..lm import end_of_block
+from ..lm import next_block_start
 from ..method.labels import LOW_LABEL_MASS
 from ..records import (
     Augmented,
-    Done,
     Example,
+    IncompleteOutput,
     Reject,
     StageOptions,
-    close_output,
-    rows_sha,
-    to_line,
-    up_to_date,
-    writing,
+    StageResult,
+    find_up_to_date,
+    finish_output,
+    hash_rows,
+    record_writer,
+    to_json_line,
 )
 from ..settings import FilterSettings
 from .editing import edited_line_renderer
@@ -105,13 +106,13 @@ class AugmentationSink:
 
     def add_row(self, row: Augmented) -> None:
         """Write and count a row."""
-        self.write_row(to_line(row))
+        self.write_row(to_json_line(row))
         self.statistics.add(row)
         self.kept += 1
 
     def add_reject(self, reject: Reject) -> None:
         """Write and count a reject."""
-        self.write_reject(to_line(reject))
+        self.write_reject(to_json_line(reject))
         self.rejected[reject.reason] += 1
 
     def counts(self) -> dict[str, Any]:
@@ -132,7 +133,7 @@ def augment(
     output: Path,
     quota: AugmentOptions,
     options: StageOptions = StageOptions(),
-) -> Done:
+) -> StageResult:
     """Write a synthetic set with its rejects and manifest, unless it is up to date.
 
     Args:
@@ -143,20 +144,21 @@ def augment(
         options: of every stage.
 
     Raises:
-        StoppedShort: if there are fewer rows than wanted; they are written, as incomplete.
+        IncompleteOutput: if there are fewer rows than wanted; they are written.
+        StoppedShort: if there are none yet.
         UserError: if there are no examples, or a model or the disk fails.
     """
     if not examples:
         raise UserError("there are no real rows to augment", "check the subsample")
     wanted = quota.num_rows(len(examples))
     settings, inputs = _cache_key(augmenter, examples, quota)
-    with only_writer(output):
-        if not options.force and (manifest := up_to_date(output, settings, inputs)):
-            return Done(output, manifest, skipped=True)
+    with exclusive_writer(output):
+        if not options.force and (manifest := find_up_to_date(output, settings, inputs)):
+            return StageResult(output, manifest, skipped=True)
         started = time.monotonic()
         sink = _write_rows(augmenter, examples, output, quota, options.callbacks)
         usage, endpoint = augmenter.usage(), augmenter.describe_endpoint()
-        manifest = close_output(
+        manifest = finish_output(
             output,
             started,
             stage="augment",
@@ -175,10 +177,10 @@ def augment(
             usd=augmenter.usd(),
             command=list(options.command),
         )
-    result = Done(output, manifest)
+    result = StageResult(output, manifest)
     if sink.stopped:
         message = f"{output}: {sink.kept} of {wanted} rows: {sink.stopped.message}"
-        raise StoppedShort(message, sink.stopped.hint, result)
+        raise IncompleteOutput(message, sink.stopped.hint, result)
     _warn(result, options.callbacks)
     _require_complete(result)
     return result
@@ -195,11 +197,11 @@ def _cache_key(
         "limit": quota.limit,
         "seed": quota.seed,
     }
-    inputs = {"train": rows_sha(examples)}
+    inputs = {"train": hash_rows(examples)}
     if not augmenter.edits_parents:
         settings["filter"] = quota.filter.model_dump()
         if quota.filter.reject_test_copies and quota.test:
-            inputs["test"] = rows_sha(quota.test)
+            inputs["test"] = hash_rows(quota.test)
     return settings, inputs
 
 
@@ -211,9 +213,9 @@ def _write_rows(
     callbacks: Callbacks,
 ) -> AugmentationSink:
     with ExitStack() as files:
-        sink = AugmentationSink(files.enter_context(writing(output)), Statistics(examples))
+        sink = AugmentationSink(files.enter_context(record_writer(output)), Statistics(examples))
         if output != STDIO and not augmenter.edits_parents:
-            sink.write_reject = files.enter_context(writing(rejects_path(output)))
+            sink.write_reject = files.enter_context(record_writer(rejects_path(output)))
         run_attempts(augmenter, examples, sink, quota, callbacks)
         if sink.stopped and not sink.asked:
             # Keep an earlier output: it is worth more than an empty file.
@@ -260,7 +262,7 @@ def _run_generator(
     while sink.kept < wanted and sink.asked < max_attempts:
         missing = math.ceil((wanted - sink.kept) / augmenter.rows_per_attempt)
         missing = min(missing, max_attempts - sink.asked)
-        end = end_of_block(sink.asked + missing - 1, augmenter.block_size)
+        end = next_block_start(sink.asked + missing - 1, augmenter.block_size)
         try:
             for row in augmenter.generate(examples, sink.asked, end - sink.asked, quota.seed):
                 if sink.kept == wanted:
@@ -328,7 +330,7 @@ def count_tokens(usage: Mapping[str, int]) -> int | None:
 # Remarks -----------------------------------------------------------------------------------------
 
 
-def _warn(result: Done, callbacks: Callbacks) -> None:
+def _warn(result: StageResult, callbacks: Callbacks) -> None:
     """Warn if prompts lost examples, or if the labels are unreliable."""
     counts, output = result.manifest.counts, result.output
     if shortened := counts.get("shortened"):
@@ -346,7 +348,7 @@ def _warn(result: Done, callbacks: Callbacks) -> None:
         )
 
 
-def _require_complete(result: Done) -> None:
+def _require_complete(result: StageResult) -> None:
     """Raise an error that says why rows are missing, if any are."""
     if result.manifest.complete:
         return
@@ -354,7 +356,7 @@ def _require_complete(result: Done) -> None:
     rejected = sorted(counts["rejected"].items(), key=lambda item: -item[1])
     reasons = ", ".join(f"{count} {reason}" for reason, count in rejected) or "none"
     remedy = suggest_remedy(counts["rejected"]) or "use another LM"
-    raise StoppedShort(
+    raise IncompleteOutput(
         f"{output}: {counts['kept']} of {counts['wanted']} rows after {counts['asked']} requests "
         f"(rejected: {reasons})",
         f"see {rejects_path(output)}; {remedy}; or raise augment.attempts; and run again: "

@@ -23,8 +23,8 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from ..files import model_sha
-from ..pretrained import loaded
+from ..files import hash_model
+from ..pretrained import load_model, load_pretrained, resolve_device
 from ..records import Example
 from ..settings import MlmSettings, Task, fingerprint, generator
 from .editing import EditorBase
@@ -35,16 +35,17 @@ if TYPE_CHECKING:
 CACHE_VERSION = 1  # raise it if the same settings give other rows
 WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")  # `don't` and `well-made` are one word
 DEFAULT_MAX_TOKENS = 512  # of a text, if the model has no smaller limit
+HINT = "give the folder of a masked LM with its head, or a hub id that can be reached (model:)"
 
 
 class MLM(EditorBase):
     """See the top of this file."""
 
     def __init__(self, settings: MlmSettings, task: Task) -> None:
-        """Keep the settings and the task; the model is loaded when it is first needed."""
+        """Keep the settings and the task; the model is load_pretrained when it is first needed."""
         folder = Path(settings.model).expanduser()
         if folder.is_dir():
-            model = model_sha(folder)
+            model = hash_model(folder)
         else:
             model = fingerprint([settings.model, settings.revision])
         about: dict[str, Any] = {
@@ -58,6 +59,7 @@ class MLM(EditorBase):
             about |= {"task_labels": task.labels, "text_type": task.text_type}
         super().__init__(about)
         self._settings, self._task = settings, task
+        self._problem = f"mlm: {settings.model} cannot be loaded as a masked LM"
 
     def edit_texts(
         self, examples: Sequence[Example], first: int, count: int, seed: int
@@ -187,10 +189,11 @@ class MLM(EditorBase):
 
     @cached_property
     def _tokenizer(self) -> Any:
-        tokenizer = self._load("AutoTokenizer")
+        model, revision = self._settings.model, self._settings.revision
+        tokenizer = load_pretrained("AutoTokenizer", model, self._problem, HINT, revision=revision)
         if tokenizer.mask_token is None:
             raise UserError(
-                f"mlm: the tokenizer of {self._settings.model} has no mask token",
+                f"mlm: the tokenizer of {model} has no mask token",
                 "give a masked LM, such as bert-base-uncased",
             )
         return tokenizer
@@ -199,26 +202,15 @@ class MLM(EditorBase):
     def _model(self) -> Any:
         import torch
 
-        name, device = self._settings.model, self._settings.device
-        model, info = self._load(
-            "AutoModelForMaskedLM", dtype=torch.float32, output_loading_info=True
+        return load_model(
+            "AutoModelForMaskedLM",
+            self._settings.model,
+            self._problem,
+            HINT,
+            device=resolve_device(self._settings.device, "mlm: device"),
+            revision=self._settings.revision,
+            dtype=torch.float32,
         )
-        if missing := sorted(info["missing_keys"]):
-            # The library would initialise them at random, and the words would make no sense.
-            raise UserError(
-                f"mlm: {len(missing)} weights of a masked LM are missing in {name}, "
-                f"such as {missing[0]}",
-                "give the folder or hub id of a masked LM, with its language-modelling head",
-            )
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        try:
-            return model.to(device).eval()
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(
-                f"mlm: device '{device}' cannot be used: {reason}", "use auto or cpu"
-            ) from None
 
     @cached_property
     def _max_tokens(self) -> int:
@@ -230,16 +222,6 @@ class MLM(EditorBase):
             if name.endswith("position_embeddings") and padding is not None:
                 offsets.append(padding + 1)
         return int(min(limit - max(offsets), self._tokenizer.model_max_length, DEFAULT_MAX_TOKENS))
-
-    def _load(self, part: str, **options: Any) -> Any:
-        return loaded(
-            part,
-            self._settings.model,
-            f"mlm: {self._settings.model} cannot be loaded as a masked LM",
-            "give a folder or a hub id that can be reached (model:)",
-            revision=self._settings.revision,
-            **options,
-        )
 
 
 def _draw_words(text: str, fraction: float, random: Random) -> list[re.Match[str]]:

@@ -3,8 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol, assert_never
 
-from ..lm import LM
-from ..lm.journal import Journal
+from ..lm import LM, Journal
 from ..records import Augmented, Example, Reject
 from ..settings import (
     AedaSettings,

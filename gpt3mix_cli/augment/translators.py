@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import UserError
-from ..files import file_sha, model_sha
-from ..pretrained import loaded
+from ..files import hash_file, hash_model
+from ..pretrained import first_line, load_pretrained, move_to, out_of_memory, resolve_device
 from ..settings import BacktranslateSettings, fingerprint
 
 if TYPE_CHECKING:
@@ -52,10 +52,10 @@ def open_translator(settings: BacktranslateSettings, model: str, sha: str | None
     Args:
         settings: of the method.
         model: a folder, hub id or pair.
-        sha: its `translator_fingerprint`; a model that changed is loaded again.
+        sha: its `translator_fingerprint`; a model that changed is load_pretrained again.
 
     Raises:
-        UserError: if it is not installed or cannot be loaded.
+        UserError: if it is not installed or cannot be load_pretrained.
     """
     return Apertium(model) if settings.engine == "apertium" else Transformers(settings, model, sha)
 
@@ -70,7 +70,7 @@ def translator_fingerprint(settings: BacktranslateSettings, model: str) -> str |
         return _apertium_fingerprint(model)
     folder = Path(model).expanduser()
     if folder.is_dir():
-        return model_sha(folder)
+        return hash_model(folder)
     return fingerprint([model, settings.revisions.get(model)])
 
 
@@ -81,10 +81,10 @@ class Transformers:
     """A model in this process, in float32: beam search at temperature 0, otherwise sampling."""
 
     def __init__(self, settings: BacktranslateSettings, model: str, sha: str | None) -> None:
-        """Load the model, unless this process has loaded it before.
+        """Load the model, unless this process has load_pretrained it before.
 
         Raises:
-            UserError: if it cannot be loaded, a package is missing, or the device cannot be used.
+            UserError: if it cannot be load_pretrained, a package is missing, or the device cannot be used.
         """
         self._settings = settings
         revision = settings.revisions.get(model)
@@ -106,11 +106,12 @@ class Transformers:
         try:
             with _quiet_transformers(), torch.inference_mode():
                 return self._translate_batch(list(texts), num_candidates, seeds)
-        except torch.OutOfMemoryError as error:
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
             if len(texts) == 1:
-                reason = str(error).splitlines()[0]
                 raise UserError(
-                    f"back-translation: a single text does not fit into memory: {reason}",
+                    f"back-translation: one text does not fit the memory: {first_line(error)}",
                     "lower max_tokens or beams",
                 ) from None
         half = len(texts) // 2
@@ -173,28 +174,21 @@ class _SeededSampler:
 
 @functools.lru_cache(maxsize=8)  # three pivots in both directions, and more than most memories hold
 def _load_model(name: str, revision: str | None, device: str, sha: str | None) -> tuple[Any, Any]:
-    """Return tokenizer and model; `sha` is part of the key, so that changed files are loaded."""
+    """Return tokenizer and model; `sha` is part of the key, so that changed files are load_pretrained."""
     import torch
 
-    problem = f"back-translation: {name} cannot be loaded as a translation model"
+    problem = f"back-translation: {name} cannot be load_pretrained as a translation model"
     hint = (
         "give a model's folder or a hub id that can be reached (pivot, forward, backward), "
         "or `engine: apertium`"
     )
     with _quiet_transformers():
-        tokenizer = loaded("AutoTokenizer", name, problem, hint, revision=revision)
-        model = loaded(
+        tokenizer = load_pretrained("AutoTokenizer", name, problem, hint, revision=revision)
+        model = load_pretrained(
             "AutoModelForSeq2SeqLM", name, problem, hint, revision=revision, dtype=torch.float32
         )
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        return tokenizer, model.to(device).eval()
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"back-translation: device '{device}' cannot be used: {reason}", "use auto or cpu"
-        ) from None
+    device = resolve_device(device, "back-translation: device")
+    return tokenizer, move_to(device, model, problem).eval()
 
 
 @contextmanager
@@ -300,4 +294,4 @@ def _apertium_fingerprint(pair: str) -> str | None:
 
 @functools.lru_cache(maxsize=128)
 def _file_sha(path: Path, mtime: int) -> str:
-    return file_sha(path)
+    return hash_file(path)

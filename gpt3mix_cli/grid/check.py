@@ -114,17 +114,17 @@ def _lm(grid: Grid, experiment: Experiment) -> str:
     lm = grid.resources.lm(experiment)
     task = experiment.task
     example = Example(id="check", text="A first try.", label=task.classes[0])
-    wanted, limit = experiment.augment.k, lm.about.context - experiment.augment.max_tokens
+    wanted, limit = experiment.augment.k, lm.info.context_length - experiment.augment.max_tokens
     fitting = next(
         (
             k
             for k in range(wanted, 0, -1)
-            if lm.about.count_tokens(render_prompt(task, [example] * k)) <= limit
+            if lm.info.count_tokens(render_prompt(task, [example] * k)) <= limit
         ),
         0,
     )
     if not fitting:
-        message = f"a prompt of one example and max_tokens do not fit the context of {lm.about.context} tokens"
+        message = f"a prompt of one example and max_tokens do not fit the context of {lm.info.context_length} tokens"
         raise UserError(message, "lower augment.max_tokens, or use another LM")
     scores = lm.score(
         [render_label_prompt(task, [example] * fitting, "A second try.")], label_choices(task)
@@ -135,7 +135,7 @@ def _lm(grid: Grid, experiment: Experiment) -> str:
         else ""
     )
     found = "" if scores.source == "exact" else f", here {scores.source}"
-    return f"{lm.about.model}: {lm.describe()}{found}, context {lm.about.context}{shortened}"
+    return f"{lm.info.model}: {lm.describe()}{found}, context {lm.info.context_length}{shortened}"
 
 
 def _similarity(experiment: Experiment) -> str:

@@ -16,13 +16,20 @@ from ..augment.gpt3mix import GPT3Mix
 from ..augment.statistics import Statistics
 from ..errors import UserError
 from ..layout import journal_path
-from ..lm import LM, CostModel, Priced, Request, end_of_block
-from ..lm.journal import IN_MEMORY, Journal, paid
-from ..lm.openai.budget import price_of
+from ..lm import (
+    LM,
+    CostModel,
+    Request,
+    check_prices,
+    cost_model_for,
+    costs_money,
+    next_block_start,
+    total_spent,
+)
 from ..method.labels import CONTENT_FREE
 from ..method.prompt import label_choices, label_prefix, render_example, render_prompt, to_one_line
 from ..records import Augmented, Example, Reject
-from ..settings import AugmentSettings, Experiment, OpenAISettings, PromptSettings, fingerprint
+from ..settings import AugmentSettings, Experiment, PromptSettings, fingerprint
 from .estimates import Amount, Line, Plan, sum_of
 from .prompt_estimate import predictions
 from .runner import Grid
@@ -41,8 +48,7 @@ def plan(grid: Grid, spots: Sequence[Spot]) -> Plan:
         UserError: if the prices are wrong.
     """
     for experiment in grid.experiments:
-        if isinstance(experiment.lm, OpenAISettings):
-            price_of(experiment.lm.model, experiment.lm.prices)
+        check_prices(experiment.lm)
     planned = _Planned(grid, spots)
     lines = [planned.line(spot) for spot in spots]
     return Plan(lines, planned.prompt, planned.remarks(), _budget(grid))
@@ -216,13 +222,13 @@ class _Planned:
             UserError: if the data or the LM's tokenizer are not there.
         """
         grid, experiment = self._grid, spot.experiment
-        examples, lm = grid.examples(spot), grid.resources.lm(experiment, asks=False)
+        examples, lm = grid.examples(spot), grid.resources.lm(experiment, replay_only=True)
         prompts = any(isinstance(classifier, PromptSettings) for classifier in spot.tried("none"))
         test = grid.resources.splits(experiment).test if prompts else ()
         asking = [
             (method, settings)
             for method in experiment.methods
-            if spot.makes(method) and (settings := experiment.asking(method))
+            if spot.makes(method) and (settings := experiment.lm_settings_for(method))
         ]
         return _Rows(
             examples,
@@ -263,7 +269,7 @@ class _Planned:
                 run_attempts(augmenter, examples, outcome, quota)
         self.prompt = self.prompt or first.prompt
         stream = fingerprint(
-            [lm.about.fingerprint, method, spot.level, spot.seed, draw, asdict(first)]
+            [lm.info.fingerprint, method, spot.level, spot.seed, draw, asdict(first)]
         )
         kind = fingerprint([method, experiment.variant])
         one = _Set(
@@ -283,12 +289,9 @@ class _Planned:
         """Return what an attempt takes; how the server is asked may stand in any journal of the experiment."""
         key = fingerprint([experiment.variant, bool(request.choices)])
         if key not in self._tariffs:
-            lm = self._grid.resources.lm(experiment, asks=False)
-            self._tariffs[key] = CostModel()
-            if isinstance(lm, Priced):
-                journal = Journal(IN_MEMORY, self._grid.resources.journals(experiment))
-                self._tariffs[key] = lm.cost_model(request, journal)
-                journal.close()
+            lm = self._grid.resources.lm(experiment, replay_only=True)
+            journals = self._grid.resources.journals(experiment)
+            self._tariffs[key] = cost_model_for(lm, request, journals)
         return self._tariffs[key]
 
     # What is to come -------------------------------------------------------------------------------------------------
@@ -305,7 +308,7 @@ class _Planned:
         )
         if missing <= 0:
             return Amount()
-        end = end_of_block(one.next + missing - 1, one.augmenter.block_size)
+        end = next_block_start(one.next + missing - 1, one.augmenter.block_size)
         begin = max(one.next, self._planned.get(one.stream, 0))
         self._planned[one.stream] = max(end, begin)
         if begin >= end:
@@ -425,12 +428,10 @@ class _Planned:
 def _budget(grid: Grid) -> dict[str, tuple[float | None, float]]:
     """Return (limit, spent) of requests, tokens and dollars; nothing for an LM that costs nothing."""
     first = grid.experiments[0]
-    if not any(isinstance(experiment.lm, OpenAISettings) for experiment in grid.experiments):
+    if not any(costs_money(experiment.lm) for experiment in grid.experiments):
         return {}
-    sums = [paid(path) for path in grid.resources.journals(first)]
-    requests, prompt, completion, usd = (
-        (sum(column) for column in zip(*sums, strict=True)) if sums else (0, 0, 0, 0.0)
-    )
+    spent = total_spent(*grid.resources.journals(first))
     limits = first.budget.model_dump() if first.budget else {}
-    spent = {"requests": requests, "tokens": prompt + completion, "usd": usd}
-    return {name: (limits.get(name), spent[name]) for name in spent}
+    return {
+        name: (limits.get(name), getattr(spent, name)) for name in ("requests", "tokens", "usd")
+    }

@@ -9,7 +9,7 @@ from math import ceil
 from statistics import fmean
 
 from ..errors import StoppedShort
-from ..lm.journal import Journaled
+from ..lm import JournaledLM
 from ..records import Example
 from ..settings import PromptSettings
 from ..train.cell import training_seed
@@ -36,7 +36,7 @@ class Predictions:
 def predictions(
     spot: Spot,
     settings: PromptSettings,
-    lm: Journaled,
+    lm: JournaledLM,
     answered: bool,
     examples: Sequence[Example],
     test: Sequence[Example],

@@ -10,8 +10,7 @@ from .. import data
 from ..augment import Augmenter, open_augmenter
 from ..errors import NO_CALLBACKS, Callbacks, UserError
 from ..layout import journal_path
-from ..lm import LM, open_lm
-from ..lm.journal import IN_MEMORY, Journal, Journaled
+from ..lm import IN_MEMORY, LM, Journal, JournaledLM, open_lm
 from ..records import Example
 from ..settings import (
     BacktranslateSettings,
@@ -42,7 +41,7 @@ class Resources:
         key = ["data", experiment.task.model_dump(), listed.master_seed, listed.validation]
         return self._once(
             key,
-            lambda: data.load(
+            lambda: data.load_splits(
                 experiment.task, listed.master_seed, listed.validation, self._callbacks
             ),
         )
@@ -59,8 +58,8 @@ class Resources:
                 f"{error.hint}; or pass over copies of test rows: augment.filter.reject_test_copies=false",
             ) from None
 
-    def lm(self, experiment: Experiment, asks: bool = True) -> LM:
-        """Return the experiment's LM; `asks=False`: one that gives what journals hold."""
+    def lm(self, experiment: Experiment, replay_only: bool = False) -> LM:
+        """Return the experiment's LM; `replay_only`: answer from journals, send nothing."""
         settings = experiment.lm
         if settings is None:
             raise UserError(
@@ -68,10 +67,10 @@ class Resources:
                 "add for example lm: {kind: local, model: bundled}",
             )
         journals = functools.partial(self.journals, experiment)
-        budget = experiment.budget if asks else None
+        budget = None if replay_only else experiment.budget
         return self._once(
-            ["lm", settings.model_dump(), budget, asks],
-            lambda: open_lm(settings, budget, journals, asks, self._callbacks),
+            ["lm", settings.model_dump(), budget, replay_only],
+            lambda: open_lm(settings, budget, journals, replay_only, self._callbacks),
         )
 
     def journals(self, experiment: Experiment) -> list[Path]:
@@ -118,22 +117,22 @@ class Resources:
         settings: ClassifierSettings,
         output: Path,
         others: Sequence[Path],
-    ) -> tuple[Classifier, Journaled | None]:
+    ) -> tuple[Classifier, JournaledLM | None]:
         """Return the classifier of a trials file and, of one that prompts, the journal of its LM."""
         found = self.classifier_or_unavailable(experiment, settings)
         if not isinstance(settings, PromptSettings) or isinstance(found, UnavailableClassifier):
             return found, None
-        journal = Journaled(self.lm(experiment), journal_path(output), _journals(others, output))
+        journal = JournaledLM(self.lm(experiment), journal_path(output), _journals(others, output))
         return open_prompt_classifier(settings, experiment.task, journal), journal
 
     # Augmenters ------------------------------------------------------------------------------------------------------
 
     def augmenter(
         self, experiment: Experiment, method: str, output: Path, others: Sequence[Path]
-    ) -> tuple[Augmenter, Journal | Journaled | None]:
+    ) -> tuple[Augmenter, Journal | JournaledLM | None]:
         """Return the augmenter of a method and, where there is one, its journal; what the others' journals hold is not asked for again."""
-        if asking := experiment.asking(method):
-            journal = Journaled(
+        if asking := experiment.lm_settings_for(method):
+            journal = JournaledLM(
                 self.lm(experiment), journal_path(output), _journals(others, output)
             )
             return open_augmenter(asking, experiment.task, journal, method), journal
@@ -150,9 +149,9 @@ class Resources:
         ]
         return self._once(key, lambda: open_augmenter(settings, experiment.task)), None
 
-    def replay_lm(self, experiment: Experiment, outputs: Sequence[Path]) -> Journaled:
+    def replay_lm(self, experiment: Experiment, outputs: Sequence[Path]) -> JournaledLM:
         """Return the LM that gives what the journals of some outputs hold, and asks nothing."""
-        return Journaled(self.lm(experiment, asks=False), IN_MEMORY, _journals(outputs))
+        return JournaledLM(self.lm(experiment, replay_only=True), IN_MEMORY, _journals(outputs))
 
     def _once(self, key: object, make: Callable[[], Kept]) -> Kept:
         """Return what was made for a key before, or make it now."""

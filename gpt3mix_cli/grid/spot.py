@@ -69,7 +69,7 @@ class Spot:
         return [
             one
             for one in self.experiment.classifiers
-            if self.dealt(one) and self.experiment.tried(method, one)
+            if self.dealt(one) and self.experiment.accepts(method, one)
         ]
 
     def makes(self, method: str) -> bool:

@@ -10,7 +10,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..lm import About
+from ..lm import LMInfo
 from ..records import Example
 from ..settings import Task
 
@@ -20,14 +20,14 @@ LINE_ENDS = re.compile(r"\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*")
 TOKENS_OFF_PER_LINE = 4
 
 
-def prompt_inputs(task: Task, about: About) -> dict[str, Any]:
+def prompt_inputs(task: Task, info: LMInfo) -> dict[str, Any]:
     """Return everything in the task and the LM that can change an answer, for the manifest."""
     return {
         "task_labels": task.labels,
         "text_type": task.text_type,
         "label_type": task.label_type,
-        "lm": about.fingerprint,
-        "lm_details": about.details,
+        "lm": info.fingerprint,
+        "lm_details": info.details,
     }
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, assert_never
 
 from ..errors import UserError
-from ..files import model_sha
-from ..pretrained import loaded, place
+from ..files import hash_model
+from ..pretrained import load_model, load_pretrained, model_path, resolve_device
 from ..records import Example
 from ..settings import fingerprint
 
@@ -58,7 +58,7 @@ class ExampleSelector:
             rng: the random generator of this attempt.
 
         Raises:
-            UserError: if there are fewer than k examples, or the encoder cannot be loaded.
+            UserError: if there are fewer than k examples, or the encoder cannot be load_pretrained.
         """
         examples = self._examples
         if k > len(examples):
@@ -109,9 +109,9 @@ def similarity_fingerprint(similarity: str) -> str:
     """
     if similarity == TFIDF:
         return TFIDF
-    model = place(similarity, "augment.similarity")
-    weights = model_sha(Path(model)) if Path(model).is_dir() else model
-    return fingerprint([weights, _device()])
+    model = model_path(similarity, "augment.similarity")
+    weights = hash_model(Path(model)) if Path(model).is_dir() else model
+    return fingerprint([weights, resolve_device("auto", "augment.similarity")])
 
 
 def _select_balanced(
@@ -184,26 +184,18 @@ def _load_encoder(model: str) -> tuple[Any, Any]:
     """Return the tokenizer and the encoder, in float32."""
     import torch
 
-    path = place(model, "augment.similarity")
+    path = model_path(model, "augment.similarity")
     problem = f"augment.similarity '{model}': cannot be loaded"
     hint = "give tfidf, minilm, an encoder's folder, or a hub id that can be reached"
-    tokenizer = loaded("AutoTokenizer", path, problem, hint)
-    encoder, info = loaded(
-        "AutoModel", path, problem, hint, dtype=torch.float32, output_loading_info=True
-    )
+    tokenizer = load_pretrained("AutoTokenizer", path, problem, hint)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    # A missing pooler would be initialised at random, but it is not used here.
-    missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler."))
-    if missing:
-        raise UserError(
-            f"augment.similarity '{model}': {len(missing)} weights are missing, "
-            f"such as {missing[0]}",
-            "give an encoder's folder or hub id",
-        )
-    return tokenizer, encoder.to(_device()).eval()
-
-
-def _device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    encoder = load_model(
+        "AutoModel",
+        path,
+        problem,
+        hint,
+        device=resolve_device("auto", "augment.similarity"),
+        optional="pooler.",  # a missing pooler is initialised at random, but it is not used here
+        dtype=torch.float32,
+    )
+    return tokenizer, encoder

@@ -42,11 +42,11 @@ class PromptClassifier:
         """Keep the settings, the task and the LM."""
         self._settings, self._task, self._lm = settings, task, lm
         self._choices = label_choices(task)
-        self._fitter = PromptFitter(task, lm.about.count_tokens)
+        self._fitter = PromptFitter(task, lm.info.count_tokens)
         self._reset(())
         self.about: dict[str, Any] = {
             **settings.model_dump(exclude={"name", "trials"}),
-            **prompt_inputs(task, lm.about),
+            **prompt_inputs(task, lm.info),
             "format": CACHE_VERSION,
         }
 
@@ -101,7 +101,7 @@ class PromptClassifier:
         probabilities = np.zeros((len(texts), len(self._choices)))
         # Prompts of similar length together; block by block, so that the journal keeps answers.
         order = sorted(range(len(texts)), key=lambda index: prompts[index][2])
-        size = self._lm.about.block if self._lm.about.block > 1 else BATCH_SIZE
+        size = self._lm.info.block_size if self._lm.info.block_size > 1 else BATCH_SIZE
         for start in range(0, len(order), size):
             indices = order[start : start + size]
             batch = [prompts[index][0] for index in indices]
@@ -149,12 +149,12 @@ class PromptClassifier:
             answers = self._lm.score(prompts, self._choices)
             self._content_free[num_examples] = [scores.logprobs for scores in answers]
             for prompt, scores in zip(prompts, answers, strict=True):
-                self._add_usage(scores, self._lm.about.count_tokens(prompt))
+                self._add_usage(scores, self._lm.info.count_tokens(prompt))
         return self._content_free[num_examples]
 
     def _fit_prompt(self, text: str) -> tuple[str, int, int]:
         """Return the prompt for a text, its number of examples and its number of tokens."""
-        count = self._lm.about.count_tokens
+        count = self._lm.info.count_tokens
         limit = self._max_prompt_tokens
         examples = self._fitter.fit(self._examples, limit, text)
         prompt = render_label_prompt(self._task, examples, text)
@@ -175,8 +175,8 @@ class PromptClassifier:
 
     @functools.cached_property
     def _max_prompt_tokens(self) -> int:
-        label_tokens = max(map(self._lm.about.count_tokens, self._choices))
-        return self._lm.about.context - label_tokens - TOKEN_MARGIN
+        label_tokens = max(map(self._lm.info.count_tokens, self._choices))
+        return self._lm.info.context_length - label_tokens - TOKEN_MARGIN
 
     def _last_examples(self, number: int) -> Sequence[Example]:
         return self._examples[len(self._examples) - number :]

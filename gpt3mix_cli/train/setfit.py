@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from ..files import model_sha
-from ..pretrained import place
+from ..files import hash_model
+from ..pretrained import first_line, model_path, resolve_device
 from ..records import Augmented, Example
 from ..settings import SetFitSettings, fingerprint
 from .loop import EpochCallback, FitResult, cached_classifier, ignore_epoch
@@ -40,8 +40,6 @@ class SetFitClassifier:
         Raises:
             UserError: if the library is not installed, or several processes are to share a training.
         """
-        import torch
-
         if importlib.util.find_spec("setfit") is None:
             raise UserError(
                 "classifiers: kind setfit needs the library `setfit`",
@@ -53,8 +51,8 @@ class SetFitClassifier:
                 "start gpt3mix without torchrun or accelerate",
             )
         self._settings, self._classes = settings, list(classes)
-        self._place = place(settings.model, "classifiers: model")
-        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._place = model_path(settings.model, "classifiers: model")
+        self._device = resolve_device("auto", "classifiers: device")
         self.threads = settings.threads if self._device == "cpu" else None
         self.tokens: int | None = None
         self.usd: float | None = None
@@ -62,7 +60,7 @@ class SetFitClassifier:
         folder = Path(self._place)
         self.about: dict[str, Any] = {
             **settings.model_dump(exclude={"name", "trials", "model", "revision"}),
-            "model": model_sha(folder)
+            "model": hash_model(folder)
             if folder.is_dir()
             else fingerprint([self._place, settings.revision]),
             "device": self._device,
@@ -194,12 +192,9 @@ class SetFitClassifier:
             )
         except Exception as error:
             # The libraries raise a dozen unrelated classes for a folder that is damaged, foreign or not there.
-            reason = next(
-                (line for line in str(error).splitlines() if line.strip()), type(error).__name__
-            )
             hint = "give a sentence encoder's folder, a hub id that can be reached, or minilm"
             raise UserError(
-                f"classifiers: model '{self._place}' cannot be loaded: {reason}", hint
+                f"classifiers: model '{self._place}' cannot be loaded: {first_line(error)}", hint
             ) from None
         encoder.max_seq_length = min(
             self._settings.max_length, encoder.max_seq_length or self._settings.max_length

@@ -44,22 +44,22 @@ from pretrain_lm import LABELS, RESOURCES, Recipe, like_sst2, parted, read_corpu
 from gpt3mix_cli import config
 from gpt3mix_cli.augment import open_augmenter
 from gpt3mix_cli.augment.filter import RowFilter
-from gpt3mix_cli.data import Splits, by_class, load
+from gpt3mix_cli.data import Splits, group_by_class, load_splits
 from gpt3mix_cli.errors import UserError
 from gpt3mix_cli.grid import Grid
 from gpt3mix_cli.lm import LM, open_lm
 from gpt3mix_cli.method.labels import soft_label
 from gpt3mix_cli.method.prompt import label_choices, label_prefix, render_prompt, to_one_line
-from gpt3mix_cli.records import Augmented, Example, Reject, Trial, read
+from gpt3mix_cli.records import Augmented, Example, Reject, Trial, read_records
 from gpt3mix_cli.settings import (
-    NAME,
+    FILE_NAME_PATTERN,
     AugmentSettings,
     LocalLMSettings,
     Task,
     derived_seed,
     generator,
 )
-from gpt3mix_cli.subsample import draw
+from gpt3mix_cli.subsample import draw_rows
 
 RECIPE = Path(__file__).resolve().parents[1] / "pretrain_lm.yaml"
 SEED = 42
@@ -166,7 +166,7 @@ def size_and_loss(folder: Path, task: Task, lists: Sequence[Sequence[Example]]) 
 
 def questions(task: Task, splits: Splits, count: int) -> list[tuple[str, str]]:
     """Return (prompt up to the label, true label) of validation rows, each after two training rows of its own."""
-    shots = by_class(splits.train, task.classes)
+    shots = group_by_class(splits.train, task.classes)
     rows = generator(SEED, "rows").sample(splits.validation, min(count, len(splits.validation)))
     found = []
     for row in rows:
@@ -280,11 +280,13 @@ def gpt3mix(*arguments: object) -> None:
 
 def trials(experiment: Path, out: Path, method: str) -> Iterator[Trial]:
     """Yield the trials of a config that went well."""
-    for spot in Grid(config.load(experiment), out).spots():
+    for spot in Grid(config.load_experiments(experiment), out).spots():
         for classifier in spot.experiment.classifiers:
             path = spot.trials(method, classifier.name)
             yield from (
-                row for row in (read(path, Trial) if path.exists() else ()) if row.status == "ok"
+                row
+                for row in (read_records(path, Trial) if path.exists() else ())
+                if row.status == "ok"
             )
 
 
@@ -390,7 +392,7 @@ def named_folder(text: str) -> tuple[str, Path]:
     """Return (name, folder) of `name=folder`."""
     name, _, place = text.partition("=")
     folder = RESOURCES if place == "bundled" else Path(place)
-    if not NAME.fullmatch(name) or name == "none":
+    if not FILE_NAME_PATTERN.fullmatch(name) or name == "none":
         raise argparse.ArgumentTypeError(
             f"'{name}' cannot name a model; use letters, digits, '.', '_', '+' and '-', and not `none`"
         )
@@ -441,9 +443,9 @@ def main(arguments: Sequence[str]) -> None:
     """Measure and print the table."""
     options = parsed(arguments)
     task = specification(options.data)
-    splits = load(task, SEED)
+    splits = load_splits(task, SEED)
     lists, asked = held_out_lists(options.corpus), questions(task, splits, options.rows)
-    real = draw(splits.train, task.classes, REAL, SEED, 0)
+    real = draw_rows(splits.train, task.classes, REAL, SEED, 0)
     below = caption(options, len(lists), len(asked))
     columns: dict[str, Column] = {}
     for name, folder in options.models:

@@ -19,11 +19,11 @@ from typing import Any
 import pytest
 
 from gpt3mix_cli.cli import main
-from gpt3mix_cli.config import load
+from gpt3mix_cli.config import load_experiments
 from gpt3mix_cli.errors import NO_CALLBACKS, Callbacks, UserError
 from gpt3mix_cli.grid import Grid
 from gpt3mix_cli.grid.executors.processes import Workers
-from gpt3mix_cli.records import Done
+from gpt3mix_cli.records import StageResult
 from gpt3mix_cli.settings import derived_seed
 from gpt3mix_cli.train import WorkerDied
 
@@ -218,12 +218,12 @@ def test_epochs_of_the_workers_are_told_with_their_scores(small: Path, tmp_path:
         heard.append((text, done, total, detail))
 
     grid = Grid(
-        load(small, ["baselines=[]", "subsample.seeds=1", "trials=2"]),
+        load_experiments(small, ["baselines=[]", "subsample.seeds=1", "trials=2"]),
         tmp_path / "results",
         callbacks=Callbacks(progress=hear),
         jobs=2,
     )
-    assert all(isinstance(item, Done) for item in grid.run())
+    assert all(isinstance(item, StageResult) for item in grid.run())
     for number in (0, 1):
         epochs = [
             said for said in heard if said[0] == f"4/class seed 0 none + tiny, trial {number}"

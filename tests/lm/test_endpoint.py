@@ -20,8 +20,7 @@ from endpoint_lm import (
 from endpoint_server import serving
 
 from gpt3mix_cli.errors import Callbacks, StoppedShort, UserError
-from gpt3mix_cli.lm import Completion, Request, Scores
-from gpt3mix_cli.lm.journal import Journaled
+from gpt3mix_cli.lm import Completion, JournaledLM, Request, Scores
 from gpt3mix_cli.lm.openai import dispatcher
 from gpt3mix_cli.lm.openai.engine import OpenAILM
 from gpt3mix_cli.settings import OpenAISettings
@@ -355,7 +354,7 @@ def test_a_prompt_that_is_too_long_is_one_row_and_is_asked_once(tmp_path: Path) 
     long = asked(1, number=7, prompt="word " * 600)[0]
     for options in ({}, {"dialect": "llamacpp"}, {"dialect": "openai"}):
         with serving(context=400, **options) as server, engine(server) as lm:
-            journal = Journaled(lm, tmp_path / f"{server.url[-5:]}.sqlite")
+            journal = JournaledLM(lm, tmp_path / f"{server.url[-5:]}.sqlite")
             first = list(journal.complete([*asked(2), long]))
             before = server.requests
             again = list(journal.complete([*asked(2), long]))
@@ -372,12 +371,12 @@ def test_with_a_tokenizer_a_prompt_that_is_too_long_is_not_asked() -> None:
         before = server.requests
         (found,) = answers(lm, asked(1, prompt="word " * 300))
         assert (found.finish, found.requests, server.requests) == ("too_long", 0, before)
-        assert found.prompt_tokens == lm.about.count_tokens("word " * 300) > 200
+        assert found.prompt_tokens == lm.info.count_tokens("word " * 300) > 200
 
 
 def test_a_prompt_that_just_fits_is_asked_without_more_room_than_there_is() -> None:
     with serving() as server, engine(server, tokenizer="bundled", context=4000) as probe:
-        tokens = probe.about.count_tokens(PROMPT)
+        tokens = probe.info.count_tokens(PROMPT)
         probe.describe()
         with engine(server, tokenizer="bundled", context=tokens + 60) as lm:
             answers(lm, asked(1))
@@ -427,7 +426,7 @@ def test_equal_prompts_of_other_seeds_are_other_requests_even_where_no_seed_is_t
 ) -> None:
     """Two draws of one prompt are two texts."""
     with serving(dialect="openai", refuses=["seed"]) as server, engine(server) as lm:
-        journal = Journaled(lm, tmp_path / "a.sqlite")
+        journal = JournaledLM(lm, tmp_path / "a.sqlite")
         one, other = (next(iter(journal.complete(asked(1, seed=seed)))) for seed in (1, 2))
         again = next(iter(journal.complete(asked(1, seed=1))))
         journal.close()
@@ -528,7 +527,7 @@ def test_how_it_was_asked_is_kept_with_the_answers(tmp_path: Path) -> None:
         texts = []
         for _ in range(2):
             with engine(server) as lm:
-                journal = Journaled(lm, path)
+                journal = JournaledLM(lm, path)
                 texts.append([one.text for one in journal.complete(asked(4))])
                 journal.close()
             texts.append([server.requests])

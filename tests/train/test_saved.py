@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from gpt3mix_cli.cli import main
-from gpt3mix_cli.config import load as load_config
+from gpt3mix_cli.config import load_experiments
 from gpt3mix_cli.errors import Callbacks
 from gpt3mix_cli.grid import Grid, Training
-from gpt3mix_cli.records import Trial, read, write
+from gpt3mix_cli.records import Trial, read_records, write_records
 from gpt3mix_cli.train import cached_classifier, saved_models
 from gpt3mix_cli.train.saved_models import ABOUT, predict
 
@@ -55,7 +55,9 @@ class Experiment:
         )
 
     def trials(self, kind: str) -> list[Trial]:
-        return list(read(self.out / "kept/8-per-class/seed-0/trials" / f"eda.{kind}.jsonl", Trial))
+        return list(
+            read_records(self.out / "kept/8-per-class/seed-0/trials" / f"eda.{kind}.jsonl", Trial)
+        )
 
 
 def experiment(folder: Path, encoder: Path) -> Experiment:
@@ -70,8 +72,8 @@ def experiment(folder: Path, encoder: Path) -> Experiment:
 def kept(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path) -> Experiment:
     """Not to be written to."""
     made = experiment(tmp_path_factory.mktemp("kept"), tiny_encoder)
-    grid = Grid(load_config(made.config), made.out)
-    write(made.test, grid.resources.splits(grid.experiments[0]).test)
+    grid = Grid(load_experiments(made.config), made.out)
+    write_records(made.test, grid.resources.splits(grid.experiments[0]).test)
     assert made.train("--method", "eda", "--jobs", "1") == 0
     for kind in KINDS:
         assert made.save(kind, made.folder / kind) == 0
@@ -183,7 +185,7 @@ def test_the_best_trial_by_validation_accuracy_is_saved_with_its_very_weights(
 
 
 def test_of_several_best_trials_the_first_is_saved(kept: Experiment, tmp_path: Path) -> None:
-    grid = Grid(load_config(kept.config), kept.out)
+    grid = Grid(load_experiments(kept.config), kept.out)
     spot = next(grid.spots())
     works: list[Any] = []
     original = saved_models.save_model
