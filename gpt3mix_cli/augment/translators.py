@@ -111,7 +111,7 @@ class Transformers:
                 raise
             if len(texts) == 1:
                 raise UserError(
-                    f"back-translation: one text does not fit the memory: {first_line(error)}",
+                    f"back-translation: a single text does not fit the memory: {first_line(error)}",
                     "lower max_tokens or beams",
                 ) from None
         half = len(texts) // 2

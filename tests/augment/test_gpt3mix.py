@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import settings as quick
 from hypothesis import strategies as st
 
-from gpt3mix_cli.augment import Augmenter, augment, open_augmenter
+from gpt3mix_cli.augment import Augmenter, AugmentOptions, augment, open_augmenter
 from gpt3mix_cli.augment.gpt3mix import GPT3Mix
 from gpt3mix_cli.config import load_experiments
 from gpt3mix_cli.errors import StoppedShort
@@ -583,9 +583,7 @@ def test_quota_gate_and_rejects_cope_with_several_rows_an_attempt(tmp_path: Path
             generator(lm, labels="hard"),
             TWENTY,
             tmp_path / "out.jsonl",
-            ratio=1,
-            attempts=2,
-            seed=0,
+            AugmentOptions(ratio=1, attempts=2, seed=0),
         )
     kept = list(read_records(tmp_path / "out.jsonl", Augmented, ["pos", "neg"]))
     assert [(row.id, row.text, row.label) for row in kept] == [
@@ -593,7 +591,10 @@ def test_quota_gate_and_rejects_cope_with_several_rows_an_attempt(tmp_path: Path
         ("gpt3mix-00001", "b", "neg"),
     ]
     done = augment(
-        generator(lm, labels="hard"), TWENTY, tmp_path / "two.jsonl", ratio=0.1, attempts=2, seed=0
+        generator(lm, labels="hard"),
+        TWENTY,
+        tmp_path / "two.jsonl",
+        AugmentOptions(ratio=0.1, attempts=2, seed=0),
     )
     assert done.manifest.counts["rejected"] == {"copy_of_real": 1}
 
