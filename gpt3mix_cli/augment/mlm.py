@@ -42,7 +42,7 @@ class MLM(EditorBase):
     """See the top of this file."""
 
     def __init__(self, settings: MlmSettings, task: Task) -> None:
-        """Keep the settings and the task; the model is load_pretrained when it is first needed."""
+        """Keep the settings and the task; the model is loaded when it is first needed."""
         folder = Path(settings.model).expanduser()
         if folder.is_dir():
             model = hash_model(folder)

@@ -52,10 +52,10 @@ def open_translator(settings: BacktranslateSettings, model: str, sha: str | None
     Args:
         settings: of the method.
         model: a folder, hub id or pair.
-        sha: its `translator_fingerprint`; a model that changed is load_pretrained again.
+        sha: its `translator_fingerprint`; a model that changed is loaded again.
 
     Raises:
-        UserError: if it is not installed or cannot be load_pretrained.
+        UserError: if it is not installed or cannot be loaded.
     """
     return Apertium(model) if settings.engine == "apertium" else Transformers(settings, model, sha)
 
@@ -81,10 +81,10 @@ class Transformers:
     """A model in this process, in float32: beam search at temperature 0, otherwise sampling."""
 
     def __init__(self, settings: BacktranslateSettings, model: str, sha: str | None) -> None:
-        """Load the model, unless this process has load_pretrained it before.
+        """Load the model, unless this process has loaded it before.
 
         Raises:
-            UserError: if it cannot be load_pretrained, a package is missing, or the device cannot be used.
+            UserError: if it cannot be loaded, a package is missing, or the device cannot be used.
         """
         self._settings = settings
         revision = settings.revisions.get(model)
@@ -174,10 +174,10 @@ class _SeededSampler:
 
 @functools.lru_cache(maxsize=8)  # three pivots in both directions, and more than most memories hold
 def _load_model(name: str, revision: str | None, device: str, sha: str | None) -> tuple[Any, Any]:
-    """Return tokenizer and model; `sha` is part of the key, so that changed files are load_pretrained."""
+    """Return tokenizer and model; `sha` is part of the key, so that changed files are loaded."""
     import torch
 
-    problem = f"back-translation: {name} cannot be load_pretrained as a translation model"
+    problem = f"back-translation: {name} cannot be loaded as a translation model"
     hint = (
         "give a model's folder or a hub id that can be reached (pivot, forward, backward), "
         "or `engine: apertium`"

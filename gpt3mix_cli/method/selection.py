@@ -58,7 +58,7 @@ class ExampleSelector:
             rng: the random generator of this attempt.
 
         Raises:
-            UserError: if there are fewer than k examples, or the encoder cannot be load_pretrained.
+            UserError: if there are fewer than k examples, or the encoder cannot be loaded.
         """
         examples = self._examples
         if k > len(examples):

@@ -134,7 +134,9 @@ class Editor(EditorBase):
 
 
 def made(augmenter: Any, output: Path, **options: Any) -> StageResult:
-    stage = {name: options.pop(name) for name in ("callbacks", "force") if name in options}
+    stage = {
+        name: options.pop(name) for name in ("callbacks", "command", "force") if name in options
+    }
     quota = AugmentOptions(**{"ratio": 1, "attempts": 4, "seed": 0, **options})
     return augment(augmenter, ROWS, output, quota, StageOptions(**stage))
 

@@ -153,7 +153,7 @@ def test_a_near_copy_of_a_parent_is_rejected(text: str) -> None:
     found = judged(text, max_parent_overlap=0.8)
     assert isinstance(found, Reject)
     assert found.reason == "max_parent_overlap"
-    assert found.detail.endswith((" stands in long", " stands in short"))
+    assert found.detail.endswith((" is in long", " is in short"))
 
 
 @pytest.mark.parametrize(

@@ -278,7 +278,7 @@ def test_apertium_answers_any_signs_one_by_one(texts: list[str]) -> None:
 @needs_apertium
 def test_apertium_pair_that_is_not_there() -> None:
     """With the line that installs it."""
-    with pytest.raises(UserError, match="no pair 'eng-tlh'") as caught:
+    with pytest.raises(UserError, match="pair 'eng-tlh' is not installed") as caught:
         Apertium("eng-tlh")
     assert "apt-get install apertium apertium-eng-tlh" in caught.value.hint
     assert translator_fingerprint(settings(engine="apertium"), "eng-tlh") is None

@@ -68,7 +68,7 @@ ODD = make_task(
 def test_a_line_is_a_text_and_its_label(line: str, text: str, label: str | None) -> None:
     found = parse_line(line, SST2)
     assert (found.text, found.label, found.rest) == (text, label, "")
-    assert (found.written is None) == (label is None)
+    assert (found.written_label is None) == (label is None)
 
 
 @pytest.mark.parametrize(
@@ -204,5 +204,5 @@ def test_any_line_is_read_without_error_and_once(task: Task, parts: list[str]) -
     found = parse_line(line, task)
     assert found.text in to_one_line(line)
     assert found.text == to_one_line(found.text)
-    assert found.label is None or (found.label in task.classes and found.written is not None)
+    assert found.label is None or (found.label in task.classes and found.written_label is not None)
     assert parse_line(found.text, task) == (found.text, None, None, "")

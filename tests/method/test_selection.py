@@ -229,8 +229,8 @@ def test_vectors_are_made_once_a_set_and_never_n_by_n(monkeypatch: pytest.Monkey
     from gpt3mix_cli.method import selection as module
 
     made: list[int] = []
-    plain = module._tfidf
-    monkeypatch.setattr(module, "_tfidf", lambda texts: made.append(len(texts)) or plain(texts))  # type: ignore[func-returns-value]
+    plain = module._tfidf_vectors
+    monkeypatch.setattr(module, "_tfidf_vectors", lambda texts: made.append(len(texts)) or plain(texts))  # type: ignore[func-returns-value]
     pool = [
         Example(id=str(i), text=f"word{i % 997} word{i % 1009} word{i % 7}", label="a")
         for i in range(20_000)
