@@ -39,6 +39,7 @@ __all__ = [
     "FILE_NAME_PATTERN",
     "FILE_STEM_PATTERN",
     "GPT3MIX",
+    "LEVEL",
     "LEVEL_PATTERN",
     "METHOD_TITLES",
     "PAPER",

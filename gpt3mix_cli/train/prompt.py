@@ -26,17 +26,15 @@ from ..method.labels import CONTENT_FREE, LOW_LABEL_MASS, soft_label
 from ..method.prompt import PromptFitter, label_choices, prompt_inputs, render_label_prompt
 from ..records import Augmented, Example
 from ..settings import PromptSettings, Task, generator
-from .loop import EpochCallback, FitResult, ignore_epoch
+from .protocol import Classifier, EpochCallback, FitResult, ignore_epoch
 
 CACHE_VERSION = 1  # raise it if the same settings give other numbers
 BATCH_SIZE = 256  # prompts scored together, with an LM that answers each prompt on its own
 TOKEN_MARGIN = 2  # tokens that may be split differently where prompt and label meet
 
 
-class PromptClassifier:
+class PromptClassifier(Classifier):
     """See the top of this file, and `train.Classifier`."""
-
-    threads: int | None = None  # one LM in one process
 
     def __init__(self, settings: PromptSettings, task: Task, lm: LM) -> None:
         """Keep the settings, the task and the LM."""
@@ -86,7 +84,7 @@ class PromptClassifier:
         train: Sequence[Augmented],
         validation: Sequence[Example],
         seed: int,
-        watch: EpochCallback = ignore_epoch,
+        on_epoch: EpochCallback = ignore_epoch,
     ) -> FitResult:
         """Draw the examples; nothing is trained and no validation row is read."""
         rows = interleave_classes(train, generator(seed, "prompt examples"))

@@ -47,6 +47,7 @@ from gpt3mix_cli.augment.filter import RowFilter
 from gpt3mix_cli.data import Splits, group_by_class, load_splits
 from gpt3mix_cli.errors import UserError
 from gpt3mix_cli.grid import Grid
+from gpt3mix_cli.layout import TrialKey
 from gpt3mix_cli.lm import LM, open_lm
 from gpt3mix_cli.method.labels import soft_label
 from gpt3mix_cli.method.prompt import label_choices, label_prefix, render_prompt, to_one_line
@@ -59,7 +60,7 @@ from gpt3mix_cli.settings import (
     derived_seed,
     generator,
 )
-from gpt3mix_cli.subsample import draw_rows
+from gpt3mix_cli.subsample import DrawOptions, draw_rows
 
 RECIPE = Path(__file__).resolve().parents[1] / "pretrain_lm.yaml"
 SEED = 42
@@ -280,9 +281,10 @@ def gpt3mix(*arguments: object) -> None:
 
 def trials(experiment: Path, out: Path, method: str) -> Iterator[Trial]:
     """Yield the trials of a config that went well."""
-    for spot in Grid(config.load_experiments(experiment), out).spots():
-        for classifier in spot.experiment.classifiers:
-            path = spot.trials(method, classifier.name)
+    grid = Grid(config.load_experiments(experiment), out)
+    for cell in grid.cells():
+        for classifier in grid.experiment(cell).classifiers:
+            path = grid.layout.trials_path(TrialKey(cell, method, classifier.name))
             yield from (
                 row
                 for row in (read_records(path, Trial) if path.exists() else ())
@@ -445,7 +447,7 @@ def main(arguments: Sequence[str]) -> None:
     task = specification(options.data)
     splits = load_splits(task, SEED)
     lists, asked = held_out_lists(options.corpus), questions(task, splits, options.rows)
-    real = draw_rows(splits.train, task.classes, REAL, SEED, 0)
+    real = draw_rows(splits.train, task.classes, DrawOptions(REAL, SEED, 0))
     below = caption(options, len(lists), len(asked))
     columns: dict[str, Column] = {}
     for name, folder in options.models:

@@ -471,10 +471,10 @@ def translate(self, texts, *others):
     left[0] -= 1
     return inner(self, texts, *others)
 translators.Transformers.translate = translate
-grid = Grid(load_experiments(Path(sys.argv[1])), Path(sys.argv[2]))
-spot = next(grid.spots())
-grid.subsample(spot)
-grid.augment(spot, "backtranslate", 0)
+grid = Grid(load(Path(sys.argv[1])), Path(sys.argv[2]))
+cell = next(grid.cells())
+grid.subsample(cell)
+grid.augment(cell, "backtranslate", 0)
 """
 
 
@@ -518,10 +518,10 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def made(config: Path, out: Path) -> dict[str, str]:
     grid = Grid(load_experiments(config), out)
-    for spot in grid.spots():
-        grid.subsample(spot)
-        for draw in spot.draws():
-            grid.augment(spot, "backtranslate", draw)
+    for cell in grid.cells():
+        grid.subsample(cell)
+        for draw in grid.experiment(cell).draws_for(cell.data_seed):
+            grid.augment(cell, "backtranslate", draw)
     return {
         str(path.relative_to(out)): path.read_text()
         for path in sorted(out.rglob("backtranslate*.jsonl"))

@@ -171,9 +171,9 @@ def made(grid: Grid) -> list[Path]:
     """Run the subsamples and the synthetic sets of a grid."""
     outputs = []
     try:
-        for spot in grid.spots():
-            grid.subsample(spot)
-            outputs.append(grid.augment(spot, "gpt3mix", 0).output)
+        for cell in grid.cells():
+            grid.subsample(cell)
+            outputs.append(grid.augment(cell, "gpt3mix", 0).output)
     finally:
         grid.close()
     return outputs

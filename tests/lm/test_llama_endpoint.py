@@ -65,10 +65,10 @@ def test_a_whole_run_makes_rows_whose_labels_are_the_local_engines(
     grid = Grid(load_experiments(path), tmp_path / "results", jobs=1)
     try:
         assert not [item for item in grid.run() if isinstance(item, Exception)]
-        (spot,) = grid.spots()
+        (cell,) = grid.cells()
     finally:
         grid.close()
-    made = list(read_records(spot.synthetic("gpt3mix", 0), Augmented))
+    made = list(read_records(grid.layout.synthetic_path(cell, "gpt3mix"), Augmented))
     real = {row.id: row for row in load_splits(task, 0).train}
     assert len(made) == 20
     assert {row.label_source for row in made} == {"exact"}
