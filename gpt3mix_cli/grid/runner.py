@@ -207,7 +207,7 @@ class Grid:
                     filter=experiment.augment.filter,
                     test=test,
                 ),
-                replace(self.options, callbacks=self.callbacks),
+                self.options,
             )
         except IncompleteOutput:
             raise

@@ -7,11 +7,11 @@ import pytest
 from endpoint_lm import engine
 from llama_server import Server, llama_server, model_as_gguf, needs_llama_server
 
-from gpt3mix_cli.method.prompt import label_choices, label_prefix, render_prompt
 from gpt3mix_cli.config import load_experiments
 from gpt3mix_cli.data import load_splits
 from gpt3mix_cli.grid import Grid
 from gpt3mix_cli.lm.local.engine import LocalLM
+from gpt3mix_cli.method.prompt import label_choices, label_prefix, render_prompt
 from gpt3mix_cli.records import Augmented, read_records
 from gpt3mix_cli.settings import LocalLMSettings, Task
 

@@ -14,9 +14,9 @@ from llama_server import CONVERTER, Server, llama_server, model_as_gguf, needs_l
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from gpt3mix_cli.method.prompt import label_choices, label_prefix, render_prompt
 from gpt3mix_cli.data import load_splits
 from gpt3mix_cli.lm.local.engine import LocalLM
+from gpt3mix_cli.method.prompt import label_choices, label_prefix, render_prompt
 from gpt3mix_cli.settings import LocalLMSettings, Task
 
 pytestmark = [pytest.mark.slow, needs_llama_server]

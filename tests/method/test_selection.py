@@ -230,7 +230,9 @@ def test_vectors_are_made_once_a_set_and_never_n_by_n(monkeypatch: pytest.Monkey
 
     made: list[int] = []
     plain = module._tfidf_vectors
-    monkeypatch.setattr(module, "_tfidf_vectors", lambda texts: made.append(len(texts)) or plain(texts))  # type: ignore[func-returns-value]
+    monkeypatch.setattr(
+        module, "_tfidf_vectors", lambda texts: made.append(len(texts)) or plain(texts)
+    )  # type: ignore[func-returns-value]
     pool = [
         Example(id=str(i), text=f"word{i % 997} word{i % 1009} word{i % 7}", label="a")
         for i in range(20_000)
