@@ -47,8 +47,7 @@ from transformers import (
 
 from gpt3mix_cli.errors import UserError
 from gpt3mix_cli.lm import Request
-from gpt3mix_cli.lm.local.continuous_batch import _Window, write
-from gpt3mix_cli.lm.local.decoder import Row
+from gpt3mix_cli.lm.local.continuous_batch import ContinuousBatch, Row, run_rows
 from gpt3mix_cli.lm.local.engine import LocalLM
 from gpt3mix_cli.settings import LocalLMSettings
 
@@ -73,10 +72,14 @@ PROMPTS = {
 
 def written(lm: LocalLM, requests: Sequence[Request], side_by_side: int) -> list[Row]:
     rows = [
-        Row(lm._tokens.encode(asked.prompt), lm._choices(asked.label_prefix, asked.choices), asked)
+        Row(
+            lm._tokenizer.encode(asked.prompt),
+            lm._encode_choices(asked.label_prefix, asked.choices),
+            asked,
+        )
         for asked in requests
     ]
-    write(lm._decoder, rows, side_by_side)
+    run_rows(lm._decoder, rows, side_by_side)
     return rows
 
 
@@ -93,18 +96,18 @@ def check(lm: LocalLM, rows: Sequence[Row]) -> Counter[str]:
     for row in rows:
         asked = row.request
         assert asked
-        assert row.logprob == pytest.approx(summed(lm._model, row.prompt, row.written), abs=1e-3)
+        assert row.logprob == pytest.approx(summed(lm._model, row.prompt, row.generated), abs=1e-3)
         if row.ending is None:
-            assert (row.scores, len(row.written)) == (None, asked.max_tokens)
+            assert (row.scores, len(row.generated)) == (None, asked.max_tokens)
             ways["length"] += 1
             continue
         expected = [summed(lm._model, row.ending.context, choice) for choice in row.choices]
         assert row.scores == (pytest.approx(expected, abs=1e-4) if expected else None)
-        fits = row.ending.context[: len(row.prompt) + len(row.written) - 1] == [
+        fits = row.ending.context[: len(row.prompt) + len(row.generated) - 1] == [
             *row.prompt,
-            *row.written[:-1],
+            *row.generated[:-1],
         ]
-        end = "end token" if row.written[-1] in lm._tokens.ends else row.ending.finish
+        end = "end token" if row.generated[-1] in lm._tokenizer.end_tokens else row.ending.finish
         ways[end if fits else f"{end}, straddled"] += 1
     return ways
 
@@ -151,7 +154,7 @@ def test_rows_end_in_every_way(folders: dict[str, Path]) -> None:
     for folder in folders.values():
         lm = local(folder)
         ways += check(lm, written(lm, mixed(SHARING, CHOICES, 48), 12))
-    assert {"length", "label_prefix", "line", "end token", "label prefix, straddled"} <= set(
+    assert {"length", "label_prefix", "line", "end token", "label_prefix, straddled"} <= set(
         ways
     ), ways
 
@@ -248,7 +251,7 @@ def test_greedy_answers_do_not_depend_on_how_many_lie_side_by_side(folder: Path)
     lm = local(folder, 12)
     whole = answers(lm, requests)
     for side_by_side in (1, 2, 3, 5):
-        lm._side_by_side = side_by_side
+        lm._row_limit.max_rows = side_by_side
         for one, other in zip(answers(lm, requests), whole, strict=True):
             assert replace(one, scores=None, logprob=None) == replace(
                 other, scores=None, logprob=None
@@ -261,7 +264,7 @@ def test_greedy_answers_do_not_depend_on_how_many_lie_side_by_side(folder: Path)
 def test_equal_blocks_get_equal_answers_whatever_came_before(folder: Path) -> None:
     """Drawn texts to the last digit; between the two, blocks with other headers, label prefixes, scores and beams leave nothing behind."""
     lm = local(folder, 8)
-    lm._side_by_side = 3
+    lm._row_limit.max_rows = 3
     requests = mixed(SHARING, CHOICES, 8, top_p=0.9, frequency_penalty=0.1)
     first = answers(lm, requests)
     answers(lm, mixed(OPEN_PROMPTS, LABELS["one begins another"], 8))
@@ -282,11 +285,14 @@ def test_retokenised_is_told_exactly(folders: dict[str, Path]) -> None:
                 continue
             asked = row.request
             assert asked
-            read = [*row.prompt, *row.written]
+            read = [*row.prompt, *row.generated]
             if completion.finish == "line":
-                read = [*read[:-1], *lm._tokens.after(".", [asked.label_prefix])[0]]
+                read = [
+                    *read[:-1],
+                    *lm._tokenizer.encode_continuations(".", [asked.label_prefix])[0],
+                ]
             assert completion.retokenised == (
-                lm._tokens.encode(asked.prompt + completion.text + asked.label_prefix) != read
+                lm._tokenizer.encode(asked.prompt + completion.text + asked.label_prefix) != read
             )
             told[completion.retokenised] += 1
     assert min(told[True], told[False]) >= 3
@@ -315,9 +321,9 @@ def test_texts_fill_the_context_to_its_last_place(
         labels = choices if i % 2 else choices[:0] or (" ",)
         room = (
             40
-            - len(lm._tokens.encode(OPEN_PROMPTS[i % 2 + 1]))
+            - len(lm._tokenizer.encode(OPEN_PROMPTS[i % 2 + 1]))
             - 1
-            - max((len(tokens) for tokens in lm._choices("e", labels)), default=0)
+            - max((len(tokens) for tokens in lm._encode_choices("e", labels)), default=0)
         )
         requests.append(
             request(
@@ -388,7 +394,7 @@ def test_bfloat16_is_finite_and_close(
     half._model.set_attn_implementation(attention)
     for one, other in zip(half.score(prompts, CHOICES), exact.score(prompts, CHOICES), strict=True):
         assert one.logprobs == pytest.approx(other.logprobs, abs=0.5)
-    half._side_by_side = 3
+    half._row_limit.max_rows = 3
     for row in written(half, mixed(prompts, CHOICES, 18), 3):
         assert math.isfinite(row.logprob)
         assert row.scores is None or all(map(math.isfinite, row.scores))
@@ -399,13 +405,13 @@ def test_the_window_stays_as_wide_as_its_texts(
 ) -> None:
     """A hundred rows through four slots: columns that nobody needs are taken over, so memory does not grow with the rows."""
     lm, widths = local(folders["gpt2-bytes"]), []
-    forward = _Window._forward
+    forward = ContinuousBatch._forward
 
     def watched(window: Any) -> torch.Tensor:
         widths.append(window.shape)
         return forward(window)
 
-    monkeypatch.setattr(_Window, "_forward", watched)
+    monkeypatch.setattr(ContinuousBatch, "_forward", watched)
     rows = written(lm, mixed([*SHARING, *OPEN_PROMPTS], CHOICES, 100), 4)
     longest = max(len(row.prompt) for row in rows) + 26
     assert max(columns for _, columns in widths) <= 2 * longest + 64
@@ -430,7 +436,7 @@ def test_a_block_that_runs_out_of_memory_goes_on_with_half_as_many(
         assert (one.scores is None) == (other.scores is None)
         if one.scores and other.scores:
             assert one.scores.logprobs == pytest.approx(other.scores.logprobs, abs=1e-4)
-    assert lm._side_by_side == 3
+    assert lm._row_limit.max_rows == 3
     seen.clear()
     answers(lm, requests)
     assert max(seen) <= 4, "it is not tried again with every block"
@@ -505,5 +511,5 @@ def test_models_that_cannot_be_served_are_refused(
 
 
 def test_a_prompt_to_be_scored_beyond_the_context_is_refused(folders: dict[str, Path]) -> None:
-    with pytest.raises(UserError, match="context 512"):
+    with pytest.raises(UserError, match="context is 512"):
         local(folders["gpt2-bytes"]).score(["a", "b " * 600], CHOICES)

@@ -26,14 +26,14 @@ from transformers import PreTrainedTokenizerFast
 
 from gpt3mix_cli.errors import UserError
 from gpt3mix_cli.lm import Completion, Hypothesis
-from gpt3mix_cli.lm.local.beam_search import search
+from gpt3mix_cli.lm.local.beam_search import beam_search
 from gpt3mix_cli.lm.local.engine import LocalLM
 
 
 def searched(lm: LocalLM, width: int, longest: int, prompt: str = OPEN_PROMPTS[0]) -> list[Any]:
-    (lines,) = search(
+    (lines,) = beam_search(
         lm._decoder,
-        [lm._tokens.encode(prompt)],
+        [lm._tokenizer.encode(prompt)],
         [request(temperature=0, beams=width, max_tokens=longest)],
         64,
     )
@@ -119,7 +119,7 @@ def test_beams_equal_those_of_each_prompt_alone(folder: Path) -> None:
         for i in range(6)
     ]
     together = answers(lm, requests)
-    lm._side_by_side = 1
+    lm._row_limit.max_rows = 1
     for one, other in zip(together, answers(lm, requests), strict=True):
         assert lines(one) == lines(other)
         assert [line.logprob for line in one.hypotheses] == pytest.approx(

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt3mix_cli.lm import Request
-from gpt3mix_cli.lm.local.sampling import Sampler, _inverse
+from gpt3mix_cli.lm.local.sampling import Sampler, inverse_cdf
 
 VOCABULARIES = st.sampled_from([1, 2, 5, 127, 128, 129, 300, 1000, 1024])
 SEEDS = st.integers(0, 10**6)
@@ -21,7 +21,7 @@ def sampler(requests: list[Request], longest: int = 0) -> Sampler:
         len(requests), longest or max(asked.max_tokens for asked in requests), torch.device("cpu")
     )
     for row, asked in enumerate(requests):
-        made.set(row, asked)
+        made.assign(row, asked)
     return made
 
 
@@ -48,7 +48,7 @@ def random_weights(rows: int, vocabulary: int, seed: int, zeros: float) -> torch
     zeros=st.sampled_from([0, 0.5, 0.99]),
     edge=st.sampled_from([None, 0.0, 1 - 2**-53, 1 - 2**-24]),
 )
-def test_the_inverse_is_the_inverse(
+def test_the_inverse_is_theinverse_cdf(
     vocabulary: int, seed: int, zeros: float, edge: float | None
 ) -> None:
     """The drawn token's own share holds the uniform number, up to the rounding of a float32 sum; no token of weight 0 is drawn."""
@@ -59,7 +59,7 @@ def test_the_inverse_is_the_inverse(
     )
     if edge is not None:
         uniforms[:] = edge
-    found = _inverse(weights, uniforms)
+    found = inverse_cdf(weights, uniforms)
     probs = weights.double() / weights.double().sum(-1, keepdim=True)
     upper = probs.cumsum(-1)
     for row, token in enumerate(found.tolist()):
@@ -77,7 +77,9 @@ def test_the_only_token_with_weight_is_drawn(place: int) -> None:
     weights = torch.zeros(3, 300)
     weights[:, place] = 1e-30
     assert (
-        _inverse(weights, torch.tensor([[0.0], [0.5], [1 - 2**-53]], dtype=torch.float64)).tolist()
+        inverse_cdf(
+            weights, torch.tensor([[0.0], [0.5], [1 - 2**-53]], dtype=torch.float64)
+        ).tolist()
         == [place] * 3
     )
 
@@ -87,7 +89,7 @@ def test_the_tail_keeps_its_share() -> None:
     weights = torch.full((1, 100_001), 1e-11)
     weights[0, 0] = 1.0
     for share in (0.1, 0.5, 0.9):
-        (token,) = _inverse(
+        (token,) = inverse_cdf(
             weights, torch.tensor([[(1 + share * 1e-6) / (1 + 1e-6)]], dtype=torch.float64)
         ).tolist()
         assert token == pytest.approx(share * 100_000, abs=100)
@@ -140,7 +142,7 @@ def test_draws_follow_the_definition(seed: int, vocabulary: int, **options: Any)
         if asked.temperature > 0:
             assert upper - probs[token] - 1e-5 <= uniform <= upper + 1e-5
         written.append(token)
-    assert made.written[0, :12].tolist() == written
+    assert made.tokens[0, :12].tolist() == written
     assert int(made.counts[0]) == 12
 
 
@@ -180,7 +182,7 @@ def test_a_slot_that_is_given_on_forgets_what_was_written() -> None:
     made = sampler([request(temperature=0, frequency_penalty=3.0, max_tokens=3)])
     logits = torch.tensor([[2.0, 1.0]])
     assert [draw(made, logits)[0] for _ in range(2)] == [0, 1]
-    made.set(0, request(temperature=0, frequency_penalty=3.0, max_tokens=3))
+    made.assign(0, request(temperature=0, frequency_penalty=3.0, max_tokens=3))
     assert draw(made, logits) == [0]
 
 

@@ -1,0 +1,101 @@
+"""Loads a causal LM of the transformers library, and refuses what the engine cannot run."""
+
+import inspect
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...errors import UserError
+from ...files import model_sha
+from ...pretrained import loaded
+from ...settings import fingerprint
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a model comes from.
+
+    Attributes:
+        path: a folder or a hub id.
+        revision: commit of a hub model.
+    """
+
+    path: str
+    revision: str | None
+
+    def load_config_and_tokenizer(self) -> tuple[Any, Any]:
+        """Return the library's configuration and tokenizer.
+
+        Raises:
+            UserError: if they cannot be loaded.
+        """
+        folder = Path(self.path)
+        if folder.is_dir() and not any(folder.glob("tokenizer*")):
+            raise UserError(
+                f"lm.model {folder}: the folder has no tokenizer",
+                "save it there with tokenizer.save_pretrained",
+            )
+        return self._load("AutoConfig"), self._load("AutoTokenizer")
+
+    def fingerprint(self, config: Any) -> str:
+        """Return a hash of the weights: of a folder's files, or of hub id and commit."""
+        if Path(self.path).is_dir():
+            return model_sha(Path(self.path))
+        return fingerprint([self.path, getattr(config, "_commit_hash", None) or self.revision])
+
+    def load_model(self, dtype: str, device: Any) -> Any:
+        """Return the model on its device, ready for inference.
+
+        Raises:
+            UserError: if it cannot be loaded or run.
+        """
+        import torch
+
+        model, info = self._load(
+            "AutoModelForCausalLM", dtype=getattr(torch, dtype), output_loading_info=True
+        )
+        if missing := sorted(info["missing_keys"]):
+            # The library would initialize them at random, and every text would be nonsense.
+            raise UserError(
+                f"lm.model {self.path}: {len(missing)} weights of a causal LM are missing, such as"
+                f" {missing[0]}",
+                "give the folder or hub id of a causal LM, with its language-modelling head",
+            )
+        if not _can_run(model):
+            raise UserError(
+                f"lm.model {self.path}: {type(model).__name__} keeps a state, counts positions by"
+                " itself, or has an attention of its own, which this engine cannot serve",
+                "use a plain transformer, such as Llama, Qwen, Mistral or GPT-2",
+            )
+        try:
+            return model.to(device).eval()
+        except torch.OutOfMemoryError:
+            raise UserError(
+                f"lm.model {self.path}: the memory of {device} does not hold the weights",
+                "use a smaller model, lm.dtype: bfloat16, or another lm.device",
+            ) from None
+
+    def _load(self, part: str, **options: Any) -> Any:
+        what = f"lm.model {self.path}: cannot be loaded as a causal LM"
+        hint = "give `bundled`, the folder of a causal LM, or a hub id that can be reached"
+        return loaded(part, self.path, what, hint, revision=self.revision, **options)
+
+
+def _can_run(model: Any) -> bool:
+    """Return whether a model keeps keys and values per token and takes positions."""
+    from transformers import DynamicCache
+    from transformers.cache_utils import DynamicLayer
+
+    config = model.config.get_text_config()
+    layers = DynamicCache(config=model.config).layers
+    attention = {
+        *(getattr(config, "layer_types", None) or ()),
+        *(getattr(config, "attention_layers", None) or ()),
+    }
+    return (
+        len(layers) == config.num_hidden_layers
+        and all(isinstance(layer, DynamicLayer) for layer in layers)
+        and attention <= {"full_attention", "sliding_attention", "global"}
+        and not getattr(model, "_is_stateful", False)
+        and {"position_ids", "logits_to_keep"} <= set(inspect.signature(model.forward).parameters)
+    )

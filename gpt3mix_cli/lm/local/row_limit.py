@@ -1,0 +1,90 @@
+"""How many rows fit into memory at once: an estimate first, then half as many whenever it fails."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from ...errors import UserError
+
+Result = TypeVar("Result")
+
+CPU_CACHE_BYTES = 2 << 30  # for keys and values; a CPU does not say how much memory is free
+CPU_MAX_ROWS = 64  # more no longer fit into the processor's caches and cost more per row
+GPU_FREE_FRACTION = 0.6  # of the GPU's free memory, for keys, values and logits
+LOGITS_BYTES_PER_TOKEN = 16  # of the vocabulary: about four float32 copies while a token is drawn
+OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "ALLOC_FAILED",
+)  # from devices without an error class for it
+
+
+class RowLimit:
+    """Runs work with as many rows at a time as the memory holds.
+
+    Attributes:
+        max_rows: the limit so far, which a failure halves.
+    """
+
+    def __init__(self, model: Any, name: str, max_rows: int) -> None:
+        """Estimate the memory of a loaded model; messages call it `name`."""
+        self._model, self._name, self.max_rows = model, name, max_rows
+        self._device = model.device
+        self._config = model.config.get_text_config()
+
+    def run(
+        self, work: Callable[[int], Result], tokens_per_row: int, rows: int, min_rows: int = 1
+    ) -> Result:
+        """Return the result of `work`; if memory runs out, run it again with half as many rows.
+
+        Args:
+            work: takes the most rows at a time.
+            tokens_per_row: of the longest row.
+            rows: that there are.
+            min_rows: rows that must run together.
+
+        Raises:
+            UserError: if the memory does not hold the fewest rows.
+        """
+        import torch
+
+        device_limit = CPU_MAX_ROWS if self._device.type == "cpu" else rows
+        while True:
+            limit = min(self.max_rows, self._estimate(tokens_per_row), rows, device_limit)
+            try:
+                return work(limit)
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not isinstance(error, torch.OutOfMemoryError) and not any(
+                    words in str(error) for words in OUT_OF_MEMORY
+                ):
+                    raise
+            if limit <= min_rows:
+                what = "a single text" if min_rows == 1 else f"{min_rows} beams of a single text"
+                raise UserError(
+                    f"lm.model {self._name}: the memory does not hold {what}",
+                    "use a smaller model, or another lm.device",
+                )
+            self.max_rows = limit // 2
+            if self._device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def _estimate(self, tokens_per_row: int) -> int:
+        """Return how many rows' keys, values and logits fit into the memory."""
+        logits = LOGITS_BYTES_PER_TOKEN * self._config.vocab_size
+        return max(1, int(self._bytes // (tokens_per_row * self._bytes_per_token + logits)))
+
+    @functools.cached_property
+    def _bytes(self) -> float:
+        import torch
+
+        if self._device.type == "cuda":
+            return GPU_FREE_FRACTION * torch.cuda.mem_get_info(self._device)[0]
+        return CPU_CACHE_BYTES
+
+    @functools.cached_property
+    def _bytes_per_token(self) -> int:
+        config = self._config
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return int(2 * config.num_hidden_layers * heads * size * self._model.dtype.itemsize)
