@@ -180,7 +180,7 @@ def with_memory_for(
     error: type[Exception] = torch.OutOfMemoryError,
 ) -> list[int]:
     """Let the model raise where more texts lie side by side; return how many there were at each call."""
-    forward, seen = type(lm._model).forward, []
+    forward, seen = type(lm._decoder.model).forward, []
 
     def limited(model: Any, *args: Any, **options: Any) -> Any:
         seen.append(len(options["input_ids"]))
@@ -188,7 +188,7 @@ def with_memory_for(
             raise error("CUDA out of memory. Tried to allocate 2.00 GiB")
         return forward(model, *args, **options)
 
-    monkeypatch.setattr(type(lm._model), "forward", limited)
+    monkeypatch.setattr(type(lm._decoder.model), "forward", limited)
     return seen
 
 

@@ -56,11 +56,11 @@ def beam_search(
     with torch.inference_mode():
         for start in range(0, len(prompts), size):
             part = slice(start, start + size)
-            results += BeamSearch(decoder, prompts[part], requests[part]).run()
+            results += _BeamSearch(decoder, prompts[part], requests[part]).run()
     return results
 
 
-class BeamSearch:
+class _BeamSearch:
     """The beams of a few prompts, `width` of them each. Tensors are (prompts, width, ...)."""
 
     def __init__(
@@ -121,7 +121,7 @@ class BeamSearch:
             ranks = tempered = logprobs.masked_fill(~self._ranks.isfinite()[:, :, None], -torch.inf)
         size = ranks.shape[-1]
         if self._may_end is None:
-            self._may_end = self._decoder.tokenizer.may_end_text("", size).to(self._device)
+            self._may_end = self._decoder.tokenizer.may_end_text((), size).to(self._device)
         best, index = ranks.flatten(1).topk(self._width)
         for row, column in (self._may_end[index % size] & best.isfinite()).nonzero().tolist():
             beam, token = divmod(int(index[row, column]), size)

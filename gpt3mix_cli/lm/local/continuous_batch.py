@@ -5,7 +5,6 @@ prefix that all prompts share and equal prompts are read once; a text that has e
 with its label prefix, and the next step's logits are its label scores.
 """
 
-import itertools
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -67,6 +66,7 @@ class ContinuousBatch:
     """
 
     def __init__(self, decoder: Decoder, rows: Sequence[Row], slots: int) -> None:
+        """Prepare to run the rows, at most `slots` of them at a time."""
         import torch
 
         self._decoder, self._tokenizer = decoder, decoder.tokenizer
@@ -88,7 +88,8 @@ class ContinuousBatch:
         self._forced_tokens: dict[int, deque[int]] = {}  # by slot
         # By slot: log-probabilities of the choices' first tokens.
         self._awaiting_multi_token_score: dict[int, list[float]] = {}
-        self._may_end: dict[str, torch.Tensor] = {}  # by label prefix
+        self._label_prefixes = {row.request.label_prefix for row in rows if row.request}
+        self._may_end: torch.Tensor | None = None
         # Of each slot: next token and its position; whether the slot's row is fed tokens, and
         # generates them; its limit, and the log-probability of its tokens.
         self._ids = torch.zeros(slots, dtype=torch.long, device=device)
@@ -115,11 +116,6 @@ class ContinuousBatch:
             self._step()
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """Slots and columns."""
-        return self._cache.mask.shape[0], self._cache.mask.shape[1]
-
-    @property
     def _num_taken(self) -> int:
         return sum(row is not None for row in self._rows)
 
@@ -136,16 +132,14 @@ class ContinuousBatch:
 
     def _admit_rows(self) -> None:
         """Read the prompts of waiting rows into the free slots."""
-        import torch
-
         slots = [slot for slot, row in enumerate(self._rows) if row is None][: len(self._waiting)]
         if not slots:
             return
         rows = [self._waiting.popleft() for _ in slots]
-        index = {prompt: i for i, prompt in enumerate(dict.fromkeys(map(_read_tokens, rows)))}
-        keys_values, mask = self._prompts.read(list(index))
-        source = torch.tensor([index[_read_tokens(row)] for row in rows], device=self._device)
-        self._cache.insert(slots, source, keys_values, mask)
+        prompts = [tuple(row.prompt[:-1]) for row in rows]
+        index = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}
+        source = self._ids.new_tensor([index[prompt] for prompt in prompts])
+        self._cache.insert(slots, source, *self._prompts.read(list(index)))
         for slot, row in zip(slots, rows, strict=True):
             self._rows[slot] = row
             self._ids[slot], self._positions[slot] = row.prompt[-1], len(row.prompt) - 1
@@ -164,10 +158,8 @@ class ContinuousBatch:
 
     def _compact(self) -> None:
         """Drop the free slots."""
-        import torch
-
         taken = [slot for slot, row in enumerate(self._rows) if row]
-        index = torch.tensor(taken, device=self._device)
+        index = self._ids.new_tensor(taken)
         self._cache.select(taken)
         self._sampler.select(index)
         for name in ("_ids", "_positions", "_active", "_generating", "_max_tokens", "_logprobs"):
@@ -196,7 +188,10 @@ class ContinuousBatch:
         logprobs = logits.gather(-1, self._ids[:, None])[:, 0] - totals
         self._logprobs += (logprobs * self._generating).double()
         at_limit = self._sampler.counts >= self._max_tokens
-        check = self._generating & (self._may_have_ended(logits.shape[-1]) | at_limit)
+        if self._may_end is None:
+            mask = self._tokenizer.may_end_text(self._label_prefixes, logits.shape[-1])
+            self._may_end = mask.to(self._device)
+        check = self._generating & (self._may_end[self._ids] | at_limit)
         for slot in check.nonzero()[:, 0].tolist():
             self._check_ending(slot)
 
@@ -215,17 +210,6 @@ class ContinuousBatch:
         self._positions += self._active
         logits: torch.Tensor = output.logits[:, -1].float()
         return logits
-
-    def _may_have_ended(self, vocabulary_size: int) -> "torch.Tensor":
-        """Return whether each row's newest token can end a text, (slots,)."""
-        prefixes = {row.request.label_prefix for row in self._rows if row and row.request}
-        for label_prefix in prefixes - self._may_end.keys():
-            mask = self._tokenizer.may_end_text(label_prefix, vocabulary_size)
-            self._may_end[label_prefix] = mask.to(self._device)
-        ended = self._active.new_zeros(len(self._ids))
-        for label_prefix in prefixes:
-            ended |= self._may_end[label_prefix][self._ids]
-        return ended
 
     def _check_ending(self, slot: int) -> None:
         """Look for the end of a row's text, and feed what leads from there to its label."""
@@ -273,16 +257,16 @@ class ContinuousBatch:
             for choice in self._row(slot).choices
             if len(choice) > 1
         ]
-        parts = (pairs[i : i + len(self._rows)] for i in range(0, len(pairs), len(self._rows)))
-        rest = itertools.chain.from_iterable(map(self._score_remaining_tokens, parts))
+        rest: list[float] = []
+        for start in range(0, len(pairs), len(self._rows)):
+            rest += self._score_remaining_tokens(pairs[start : start + len(self._rows)])
+        remaining = iter(rest)
         for slot, first in self._awaiting_multi_token_score.items():
             row = self._row(slot)
             row.scores = [
-                value + (next(rest) if len(choice) > 1 else 0.0)
-                for value, choice in zip(first, row.choices, strict=True)
+                score + (next(remaining) if len(choice) > 1 else 0.0)
+                for score, choice in zip(first, row.choices, strict=True)
             ]
-            # The slots stay taken until all of them are scored: `rest` is computed as it is used.
-        for slot in self._awaiting_multi_token_score:
             self._free(slot)
         self._awaiting_multi_token_score.clear()
 
@@ -315,8 +299,3 @@ class ContinuousBatch:
             chosen = logprobs[i, : len(targets)].gather(-1, targets[:, None])
             scores.append(float(chosen.double().sum()))
         return scores
-
-
-def _read_tokens(row: Row) -> tuple[int, ...]:
-    """Return the tokens of a prompt that are read before the first step."""
-    return tuple(row.prompt[:-1])

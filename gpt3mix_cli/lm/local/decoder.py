@@ -90,11 +90,10 @@ class Decoder:
         # Values to add to attention scores: not every attention implementation takes booleans.
         zeros = torch.zeros(full.shape, dtype=self.model.dtype, device=mask.device)
         hidden = torch.finfo(self.model.dtype).min
-        sliding_mask = zeros.masked_fill(~sliding, hidden)
-        if not self._mask_by_layer_type:
-            return sliding_mask
-        full_mask = zeros.masked_fill(~full, hidden)
-        return {"full_attention": full_mask, "sliding_attention": sliding_mask}
+        full, sliding = zeros.masked_fill(~full, hidden), zeros.masked_fill(~sliding, hidden)
+        if self._mask_by_layer_type:
+            return {"full_attention": full, "sliding_attention": sliding}
+        return sliding
 
 
 class PromptReader:

@@ -9,7 +9,7 @@ to all tokens or to the last ones. So models with a state (Mamba, RWKV), with po
 import functools
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...errors import UserError
 from ...pretrained import lm_path
@@ -62,22 +62,17 @@ class LocalLM:
         )
 
     @functools.cached_property
-    def _model(self) -> Any:
-        model = self._source.load_model(self._dtype, self._device)
-        ends = model.generation_config.eos_token_id
-        ends = ends if isinstance(ends, list) else [ends]
-        self._tokenizer.end_tokens |= {token for token in ends if token is not None}
-        return model
-
-    @functools.cached_property
     def _decoder(self) -> "Decoder":
         from .decoder import Decoder
 
-        return Decoder(self._model, self._tokenizer, self.info.context_length)
+        model = self._source.load_model(self._dtype, self._device)
+        ends = model.generation_config.eos_token_id
+        self._tokenizer.end_tokens |= {*(ends if isinstance(ends, list) else [ends])} - {None}
+        return Decoder(model, self._tokenizer, self.info.context_length)
 
     @functools.cached_property
     def _row_limit(self) -> RowLimit:
-        return RowLimit(self._model, self.info.model, self._settings.batch_size)
+        return RowLimit(self._decoder.model, self.info.model, self._settings.batch_size)
 
     def describe(self) -> str:
         """Return device and dtype; every request can be answered."""

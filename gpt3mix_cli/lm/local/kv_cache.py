@@ -55,9 +55,6 @@ class KVCache:
             prompts: keys and values of the prompts; empty if all of them have a single token.
             mask: of their columns, (prompts, columns).
         """
-        import torch
-
-        target = torch.tensor(slots, device=mask.device)
         # Every step pays for the width, so each row's tokens move to the right, without gaps.
         width = int(mask.sum(1).max())
         columns = mask.argsort(dim=1, stable=True)[:, mask.shape[1] - width :]
@@ -68,11 +65,11 @@ class KVCache:
         first = self.end - width
         for layer, (keys, values) in zip(self.layers, prompts, strict=False):
             all_keys, all_values = layer.allocate(keys, values)
-            for whole, new in ((all_keys, keys), (all_values, values)):
-                rows = new[source[:, None], :, columns].transpose(1, 2)
-                whole[target, :, first : self.end] = rows
-        self.mask[target] = 0
-        self.mask[target, first : self.end] = mask[source]
+            rows = source[:, None], slice(None), columns
+            all_keys[slots, :, first : self.end] = keys[rows].transpose(1, 2)
+            all_values[slots, :, first : self.end] = values[rows].transpose(1, 2)
+        self.mask[slots] = 0
+        self.mask[slots, first : self.end] = mask[source]
         for slot in slots:
             self._first_columns[slot] = first
         self._update_start()

@@ -5,7 +5,7 @@ text and label prefix (`!)` may be one token) the string is tokenized again as a
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -97,10 +97,11 @@ class PromptTokenizer:
         whole: str = self._tokenizer.decode([*end_of_prompt, *tokens], **options)
         return whole.removeprefix(before)
 
-    def may_end_text(self, label_prefix: str, vocabulary_size: int) -> "torch.Tensor":
+    def may_end_text(self, label_prefixes: Iterable[str], vocabulary_size: int) -> "torch.Tensor":
         """Return for each token whether a text can end with it, (vocabulary,), bool.
 
-        Only after such a token the text is decoded and searched for its end.
+        A text ends with a line end, a label prefix or an end token. Only after a token that may be
+        the last one the text is decoded and searched for its end.
         """
         import torch
 
@@ -109,7 +110,7 @@ class PromptTokenizer:
                 [[token] for token in range(len(self._tokenizer))],
                 clean_up_tokenization_spaces=False,
             )
-        marks = [LINE_END, *label_prefix[-1:]]
+        marks = {LINE_END, *(prefix[-1] for prefix in label_prefixes if prefix)}
         # A token may be a part of a non-ASCII character, which decodes to nothing on its own.
         any_token = not all(mark.isascii() for mark in marks)
         can_end = [

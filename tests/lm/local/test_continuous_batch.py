@@ -96,12 +96,14 @@ def check(lm: LocalLM, rows: Sequence[Row]) -> Counter[str]:
     for row in rows:
         asked = row.request
         assert asked
-        assert row.logprob == pytest.approx(summed(lm._model, row.prompt, row.generated), abs=1e-3)
+        assert row.logprob == pytest.approx(
+            summed(lm._decoder.model, row.prompt, row.generated), abs=1e-3
+        )
         if row.ending is None:
             assert (row.scores, len(row.generated)) == (None, asked.max_tokens)
             ways["length"] += 1
             continue
-        expected = [summed(lm._model, row.ending.context, choice) for choice in row.choices]
+        expected = [summed(lm._decoder.model, row.ending.context, choice) for choice in row.choices]
         assert row.scores == (pytest.approx(expected, abs=1e-4) if expected else None)
         fits = row.ending.context[: len(row.prompt) + len(row.generated) - 1] == [
             *row.prompt,
@@ -391,7 +393,7 @@ def test_bfloat16_is_finite_and_close(
             kind="local", model=str(folder), dtype="bfloat16", device="cpu", batch_size=16
         )
     )
-    half._model.set_attn_implementation(attention)
+    half._decoder.model.set_attn_implementation(attention)
     for one, other in zip(half.score(prompts, CHOICES), exact.score(prompts, CHOICES), strict=True):
         assert one.logprobs == pytest.approx(other.logprobs, abs=0.5)
     half._row_limit.max_rows = 3
@@ -408,7 +410,7 @@ def test_the_window_stays_as_wide_as_its_texts(
     forward = ContinuousBatch._forward
 
     def watched(window: Any) -> torch.Tensor:
-        widths.append(window.shape)
+        widths.append(tuple(window._cache.mask.shape))
         return forward(window)
 
     monkeypatch.setattr(ContinuousBatch, "_forward", watched)
@@ -474,7 +476,7 @@ def test_another_error_is_not_taken_for_memory(
     def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    monkeypatch.setattr(type(lm._model), "forward", broken)
+    monkeypatch.setattr(type(lm._decoder.model), "forward", broken)
     with pytest.raises(RuntimeError, match="illegal"):
         answers(lm, [request()])
 
