@@ -29,7 +29,7 @@ from .errors import StdoutClosed, StoppedShort, UserError
 if TYPE_CHECKING:
     from .console import Display
     from .grid import Grid
-    from .records import Done
+    from .records import StageResult
 
 app = typer.Typer(
     name="gpt3mix",
@@ -214,13 +214,14 @@ def _augment(
     source: Path | None, output: Path | None, limit: int | None, show: int, card: bool, licence: str | None,
 ) -> None:  # fmt: skip
     from .augment.card import write_card
+    from .records import IncompleteOutput
 
     card = card or licence is not None
     if card and output == Path("-"):
         raise UserError(
             "--card describes rows in a file, not on stdout", "leave out -o -, --card and --licence"
         )
-    items: list[Done | StoppedShort] = []
+    items: list[StageResult | StoppedShort] = []
     cards = []
     for spot in select_cells(grid, level, seed, output, source):
         real, task, lm = source or spot.real, spot.experiment.task, spot.experiment.lm
@@ -229,9 +230,9 @@ def _augment(
                 items.append(made := grid.augment(spot, method, draw, source, output, limit))
             except StoppedShort as error:
                 items.append(error)
-                if error.done is None:
+                if not isinstance(error, IncompleteOutput):
                     continue
-                made = error.done
+                made = error.result
             display.rows(made.output, real, show, task.labels)
             if card:
                 cards.append(

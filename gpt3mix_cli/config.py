@@ -16,7 +16,7 @@ import pydantic
 import yaml
 
 from .errors import UserError, did_you_mean
-from .settings import NAME, Experiment, Settings
+from .settings import FILE_NAME_PATTERN, Experiment, Settings
 
 # The sections whose scalars are words even if they look like booleans, numbers or nothing.
 WORDS = {"labels", "values"}
@@ -199,7 +199,7 @@ def _task_file(path: Path, task: str) -> Any:
         )
     raw = _read(file)
     if isinstance(raw, dict):
-        if NAME.fullmatch(file.stem):
+        if FILE_NAME_PATTERN.fullmatch(file.stem):
             raw.setdefault("name", file.stem)
         if isinstance(raw.get("data"), dict):
             _anchor(raw["data"], ("train", "validation", "test", "path"), file.parent)
@@ -276,7 +276,9 @@ def _validate(path: Path, variant: dict[str, Any], raw: dict[str, Any]) -> Exper
     task = raw.get("task")
     if isinstance(task, dict):
         name = str(raw.get("name"))
-        task.setdefault("name", name if NAME.fullmatch(name) else "task")  # a bad name is told once
+        task.setdefault(
+            "name", name if FILE_NAME_PATTERN.fullmatch(name) else "task"
+        )  # a bad name is told once
         if isinstance(task.get("data"), dict):
             _anchor(task["data"], ("train", "validation", "test", "path"), path.parent)
     for section in [raw.get("lm"), *_items(raw.get("baselines")), *_items(raw.get("classifiers"))]:

@@ -28,8 +28,8 @@ from rich.table import Table
 from rich.text import Text
 
 from .errors import Callbacks, StdoutClosed, StoppedShort, UserError
-from .files import DISK_TROUBLE, STDIO, disk
-from .records import Augmented, Done, Example, read
+from .files import DISK_TROUBLE, STDIO, write_errors
+from .records import Augmented, Example, IncompleteOutput, StageResult, read_records
 
 if TYPE_CHECKING:
     from .augment.card import Line
@@ -77,7 +77,7 @@ class Display:
         if isinstance(error[1], BrokenPipeError):
             raise StdoutClosed from None
         if isinstance(error[1], OSError) and error[1].errno in DISK_TROUBLE:
-            with disk(Path("stdout")):
+            with write_errors(Path("stdout")):
                 raise error[1]
 
     @property
@@ -112,9 +112,9 @@ class Display:
         else:
             self._progress.update(self._tasks[name], completed=done, total=total, detail=detail)
 
-    def ended(self, item: Done | StoppedShort) -> Done | StoppedShort:
+    def ended(self, item: StageResult | StoppedShort) -> StageResult | StoppedShort:
         """Say that a stage of many has ended: a log has no bars."""
-        if self._progress.disable and isinstance(item, Done):
+        if self._progress.disable and isinstance(item, StageResult):
             self._line(item)
         return item
 
@@ -124,10 +124,14 @@ class Display:
             self._progress.stop()
             self._err.print(Text(text))
 
-    def end(self, items: Sequence[Done | StoppedShort], following: str = "") -> None:
+    def end(self, items: Sequence[StageResult | StoppedShort], following: str = "") -> None:
         """Say what was written, how many rows, and the next command."""
         self._progress.stop()
-        done = [made for item in items if (made := item if isinstance(item, Done) else item.done)]
+        done = [
+            item.result if isinstance(item, IncompleteOutput) else item
+            for item in items
+            if isinstance(item, StageResult | IncompleteOutput)
+        ]
         for item in done:
             self._line(item)
         self._figures(done)
@@ -147,7 +151,7 @@ class Display:
                 )
             )
 
-    def report(self, result: "Report", items: Sequence[Done | StoppedShort] = ()) -> None:
+    def report(self, result: "Report", items: Sequence[StageResult | StoppedShort] = ()) -> None:
         """Print the tables that answer the question, and say where the report stands."""
         from .report.render.text import summary, terminal_sheets, terminal_table
 
@@ -173,7 +177,7 @@ class Display:
         if not self._quiet:
             for remark in [*result.remarks, *result.paper_remarks]:
                 self._err.print(Text(f"note: {remark}"))
-            done = [item for item in items if isinstance(item, Done)]
+            done = [item for item in items if isinstance(item, StageResult)]
             skipped = sum(item.skipped for item in done)
             stages = f"{len(done)} stages done ({skipped} up to date, skipped); " if done else ""
             trials = sum(row.status == "ok" for row in result.trials)
@@ -280,8 +284,8 @@ class Display:
             return
         from .augment.card import table4
 
-        parents = {} if source == STDIO else {row.id: row for row in read(source, Example)}
-        for row in itertools.islice(read(output, Augmented), count):
+        parents = {} if source == STDIO else {row.id: row for row in read_records(source, Example)}
+        for row in itertools.islice(read_records(output, Augmented), count):
             lines = table4(row, parents, tokens)
             for line in lines:
                 self._example(line, max(len(line.name) for line in lines) + 2)
@@ -300,13 +304,13 @@ class Display:
         else:  # there a row stays on its line
             self._out.print(Text.assemble(name, said), soft_wrap=True)
 
-    def _line(self, item: Done) -> None:
+    def _line(self, item: StageResult) -> None:
         # On a terminal too: the bars are gone by now, and these lines are what remains.
         if not self._quiet and item.output != STDIO:
             state = "up to date, skipped" if item.skipped else f"{_rows(item)} rows"
             self._err.print(Text(f"{item.output}: {state}"))
 
-    def _figures(self, items: Sequence[Done]) -> None:
+    def _figures(self, items: Sequence[StageResult]) -> None:
         """Say what synthetic rows are like: of one file in full, of several in a table."""
         made = [item for item in items if item.manifest.counts.get("statistics")]
         if self._quiet or not made:
@@ -325,7 +329,7 @@ class Display:
         )
         console.print(_figures_table(made), soft_wrap=False)
 
-    def _raise(self, items: Sequence[Done | StoppedShort]) -> None:
+    def _raise(self, items: Sequence[StageResult | StoppedShort]) -> None:
         if short := [item for item in items if isinstance(item, StoppedShort)]:
             more = f" (and {len(short) - 1} more)" if len(short) > 1 else ""
             raise StoppedShort(f"{short[0].message}{more}", short[0].hint)
@@ -334,13 +338,13 @@ class Display:
         print(json.dumps(value, ensure_ascii=False), file=sys.stdout, flush=True)
 
 
-def _rows(item: Done) -> int:
+def _rows(item: StageResult) -> int:
     counts = item.manifest.counts
     found: int = next((counts[name] for name in ("rows", "kept", "trials") if name in counts), 0)
     return found
 
 
-def _summary(item: Done) -> dict[str, Any]:
+def _summary(item: StageResult) -> dict[str, Any]:
     manifest = item.manifest
     return {
         "output": str(item.output),
@@ -400,7 +404,7 @@ def _plan_figures(cell: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _figures_table(items: Sequence[Done]) -> Table:
+def _figures_table(items: Sequence[StageResult]) -> Table:
     """Return a line a file, without columns that are empty; what there is no room for is in each manifest."""
     shared = os.path.commonpath([item.output.parent for item in items])
     rows = []

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, assert_never
 
 from .errors import NO_CALLBACKS, Callbacks, UserError
-from .records import Example, lines, objects, rows_sha, unknown_label
+from .records import Example, hash_rows, read_lines, read_objects, unknown_label
 from .settings import Columns, DemoData, FilesData, HubData, Split, Task, generator
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -36,7 +36,7 @@ class Splits:
 
     def __post_init__(self) -> None:
         """Hash each split once."""
-        object.__setattr__(self, "sha", {name: rows_sha(getattr(self, name)) for name in SPLITS})
+        object.__setattr__(self, "sha", {name: hash_rows(getattr(self, name)) for name in SPLITS})
 
 
 def load(
@@ -90,7 +90,7 @@ def load(
     )
 
 
-def by_class(rows: Iterable[Example], classes: Sequence[str]) -> dict[str, list[Example]]:
+def group_by_class(rows: Iterable[Example], classes: Sequence[str]) -> dict[str, list[Example]]:
     """Return the rows of each class, in the task's order of classes."""
     groups: dict[str, list[Example]] = {label: [] for label in classes}
     for row in rows:
@@ -103,7 +103,7 @@ def _split_off(
 ) -> tuple[list[Example], list[Example]]:
     """Take `VALIDATION_ROWS` over the classes, never more than half of any class; both parts stay in file order."""
     taken: set[str] = set()
-    for label, rows in by_class(train, classes).items():
+    for label, rows in group_by_class(train, classes).items():
         wanted = min(VALIDATION_ROWS // len(classes), len(rows) // 2)
         taken.update(
             row.id for row in generator(seed, "validation split", label).sample(rows, wanted)
@@ -116,11 +116,11 @@ def _choose(
 ) -> list[Example]:
     if wanted == "full" or not rows:
         return rows
-    groups = by_class(rows, classes)
+    groups = group_by_class(rows, classes)
     if isinstance(wanted, str):
         shares = dict.fromkeys(classes, int(wanted.split("/")[0]))
     else:
-        shares = dict(zip(classes, dealt(wanted, len(classes)), strict=True))
+        shares = dict(zip(classes, split_evenly(wanted, len(classes)), strict=True))
     for label, share in shares.items():
         if len(groups[label]) < share:
             callbacks.warn(
@@ -224,7 +224,7 @@ def _word(value: Any) -> str:
 def _file(path: Path) -> Source:
     match path.suffix.lower():
         case ".jsonl" | ".ndjson" | ".json":
-            for number, row in objects(path):
+            for number, row in read_objects(path):
                 yield f"{path}, line {number}", row
         case ".csv" | ".tsv":
             yield from _csv(path, "\t" if path.suffix.lower() == ".tsv" else ",")
@@ -240,7 +240,7 @@ def _csv(path: Path, delimiter: str) -> Source:
     csv.field_size_limit(2**31 - 1)
     # Blank lines are kept: they may stand inside a quoted field.
     reader = csv.reader(
-        (line for _, line in lines(path, blank=True)), delimiter=delimiter, strict=True
+        (line for _, line in read_lines(path, blank=True)), delimiter=delimiter, strict=True
     )
     header: list[str] | None = None
     while True:
@@ -339,7 +339,7 @@ def _named(rows: Any, data: HubData) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def dealt(total: int, parts: int) -> list[int]:
+def split_evenly(total: int, parts: int) -> list[int]:
     """Return `total` dealt evenly over `parts`, the first parts getting the remainder."""
     each, more = divmod(total, parts)
     return [each + (position < more) for position in range(parts)]

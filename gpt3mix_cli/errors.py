@@ -9,10 +9,7 @@
 import difflib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
-
-if TYPE_CHECKING:
-    from .records import Done
+from typing import Protocol
 
 
 class UserError(Exception):
@@ -42,15 +39,9 @@ class StoppedShort(UserError):
     Args:
         message: what is missing.
         hint: the remedy.
-        done: the output that is incomplete and its manifest, where there are any.
     """
 
     exit_code = 3
-
-    def __init__(self, message: str, hint: str = "", done: "Done | None" = None) -> None:
-        """Keep what was made, so that the door can say what it is like."""
-        super().__init__(message, hint)
-        self.done = done
 
 
 class StdoutClosed(Exception):

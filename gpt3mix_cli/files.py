@@ -26,7 +26,7 @@ MODEL_FILES = ("*.safetensors", "*.bin", "*.model", "*.spm", "*.json", "vocab*",
 DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
-def open_read(path: Path) -> IO[bytes]:
+def open_input(path: Path) -> IO[bytes]:
     """Open a file, or stdin for `-`, to read its bytes.
 
     Raises:
@@ -47,7 +47,7 @@ def open_read(path: Path) -> IO[bytes]:
 
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[IO[bytes]]:
+def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     """Open a file that takes its place only when the block ends well: written aside, synced, renamed.
 
     The side file has one name, so that a killed run leaves nothing that the next does not replace, and is locked, so
@@ -56,24 +56,24 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
     if path == STDIO:
         if sys.stdout is None:
             raise UserError("stdout is closed", "give a file with -o")
-        with disk(Path("stdout")):
+        with write_errors(Path("stdout")):
             yield sys.stdout.buffer
             sys.stdout.buffer.flush()
         return
-    path = real_place(path)
+    path = resolve_output(path)
     aside = path.with_name(f".{path.name}.partial")
     stream = _locked(aside, path)
     try:
-        with disk(path):
+        with write_errors(path):
             stream.truncate(0)
         try:
             yield stream
         except OSError as error:
             if error.errno not in DISK_TROUBLE:
                 raise  # the block's own business, such as a network
-            with disk(path):
+            with write_errors(path):
                 raise
-        with disk(path):
+        with write_errors(path):
             stream.flush()
             os.fsync(stream.fileno())
             aside.replace(path)
@@ -88,7 +88,7 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
 
 def append(path: Path, text: str) -> None:
     """Append whole lines durably; one write call, so that two processes' lines never mix."""
-    with disk(path):
+    with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab", buffering=0) as stream:
             stream.write(text.encode())
@@ -96,7 +96,7 @@ def append(path: Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def only_writer(path: Path) -> Iterator[None]:
+def exclusive_writer(path: Path) -> Iterator[None]:
     """Keep every other process from working on an output until the block ends.
 
     Raises:
@@ -105,7 +105,7 @@ def only_writer(path: Path) -> Iterator[None]:
     if path == STDIO:
         yield
         return
-    path = real_place(path)
+    path = resolve_output(path)
     mark = path.with_name(f".{path.name}.lock")
     stream = _locked(mark, path)
     try:
@@ -116,13 +116,13 @@ def only_writer(path: Path) -> Iterator[None]:
         stream.close()
 
 
-def real_place(path: Path) -> Path:
+def resolve_output(path: Path) -> Path:
     """Return where an output will stand: what a link points to; its folder is made.
 
     Raises:
         UserError: if there is something there that is no plain file, or the folder cannot be made.
     """
-    with disk(path):
+    with write_errors(path):
         path = path.resolve()
         if path.exists() and not path.is_file():
             raise UserError(
@@ -135,7 +135,7 @@ def real_place(path: Path) -> Path:
 def _locked(aside: Path, path: Path) -> IO[bytes]:
     """Open a file beside an output and hold it for this process until it is closed."""
     while True:
-        with disk(path):
+        with write_errors(path):
             stream = aside.open("ab")
         _lock(stream, path)
         with contextlib.suppress(OSError):
@@ -160,7 +160,7 @@ def _lock(stream: IO[bytes], path: Path) -> None:
 
 
 @contextlib.contextmanager
-def disk(path: Path) -> Iterator[None]:
+def write_errors(path: Path) -> Iterator[None]:
     """Turn what a file system refuses into a message for the user."""
     try:
         yield
@@ -190,15 +190,15 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def file_sha(path: Path) -> str:
+def hash_file(path: Path) -> str:
     """Return the SHA-256 of a file's bytes."""
-    with open_read(path) as stream:
+    with open_input(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
-def model_sha(folder: Path) -> str:
+def hash_model(folder: Path) -> str:
     """Return a hash of the files of a model's folder that can change what it computes."""
     digest = hashlib.sha256()
     for path in sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern)}):
-        digest.update(f"{path.name} {file_sha(path)}\n".encode())
+        digest.update(f"{path.name} {hash_file(path)}\n".encode())
     return digest.hexdigest()[:16]

@@ -13,7 +13,7 @@ TOKENIZERS = {
 }  # packages that some tokenizers need
 
 
-def place(model: str, key: str) -> str:
+def model_path(model: str, key: str) -> str:
     """Return the folder or hub id of a model; `minilm` is the encoder of the extra `offline`.
 
     Args:
@@ -39,7 +39,7 @@ def lm_path(model: str) -> str:
     return str(resources.files("gpt3mix_cli") / "resources" / "lm") if model == "bundled" else model
 
 
-def loaded(part: str, model: str, what: str, hint: str, **options: Any) -> Any:
+def load_pretrained(part: str, model: str, what: str, hint: str, **options: Any) -> Any:
     """Return `transformers.<part>.from_pretrained(model, **options)`.
 
     Args:

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
-from .data import Splits, by_class
+from .data import Splits, group_by_class
 from .errors import NO_CALLBACKS, Callbacks, UserError
-from .records import Done, Example, close_output, up_to_date, write
+from .records import Example, StageResult, find_up_to_date, finish_output, write_records
 from .settings import LEVEL, generator
 
 CACHE_VERSION = 1  # raised when the same settings would give other rows
@@ -53,7 +53,7 @@ def draw(
         return list(train)
     wanted = rows_per_class(level, len(train), len(classes))
     drawn = []
-    for label, rows in by_class(train, classes).items():
+    for label, rows in group_by_class(train, classes).items():
         if len(rows) < wanted:
             callbacks.warn(
                 f"level {level}: class '{label}' has only {len(rows)} of the {wanted} rows wanted; all of them are used"
@@ -76,7 +76,7 @@ def subsample(
     command: Sequence[str] = (),
     force: bool = False,
     callbacks: Callbacks = NO_CALLBACKS,
-) -> Done:
+) -> StageResult:
     """Write the training rows of a level and data seed with their manifest, unless they are there already."""
     settings = {
         "format": CACHE_VERSION,
@@ -87,8 +87,8 @@ def subsample(
     }
     # The test rows change no draw, but the manifest counts those that stand in train.
     inputs = {"train": splits.sha["train"], "test": splits.sha["test"]}
-    if not force and (manifest := up_to_date(output, settings, inputs)):
-        return Done(output, manifest, skipped=True)
+    if not force and (manifest := find_up_to_date(output, settings, inputs)):
+        return StageResult(output, manifest, skipped=True)
     started = time.monotonic()
     rows = draw(splits.train, classes, level, master_seed, seed, callbacks)
     if not rows:
@@ -96,8 +96,8 @@ def subsample(
             f"level {level}: no rows are left to draw from",
             "check the data, or give the task a validation split of its own",
         )
-    write(output, rows)
-    manifest = close_output(
+    write_records(output, rows)
+    manifest = finish_output(
         output,
         started,
         stage="subsample",
@@ -107,9 +107,11 @@ def subsample(
         seed=seed,
         counts={
             "rows": len(rows),
-            "classes": {label: len(found) for label, found in by_class(rows, classes).items()},
+            "classes": {
+                label: len(found) for label, found in group_by_class(rows, classes).items()
+            },
             "test_rows_in_train": splits.shared,
         },
         command=list(command),
     )
-    return Done(output, manifest)
+    return StageResult(output, manifest)

@@ -690,16 +690,22 @@ def test_copies_of_test_rows_never_reach_the_output(
     """What the LM writes anyway is made a test row; the gate then rejects it, and other test rows make the output stale."""
     assert call("subsample", mine).code == 0
     place = tmp_path / "results" / "mine" / "3-per-class" / "seed-0" / "gpt3mix.jsonl"
-    assert call("augment", mine, "--seed", 0, "--set", "augment.gate.leak=false").code == 0
+    assert (
+        call("augment", mine, "--seed", 0, "--set", "augment.filter.reject_test_copies=false").code
+        == 0
+    )
     leaked = [json.loads(line)["text"] for line in place.read_text("utf-8").splitlines()]
     with (tmp_path / "test.csv").open("a", newline="", encoding="utf-8") as stream:
         csv.writer(stream).writerow([5, leaked[0].upper()])
     assert (
-        "up to date" in call("augment", mine, "--seed", 0, "--set", "augment.gate.leak=false").err
+        "up to date"
+        in call(
+            "augment", mine, "--seed", 0, "--set", "augment.filter.reject_test_copies=false"
+        ).err
     )
     done = call("augment", mine, "--seed", 0)
     assert done.code == 0
-    assert "1 leak" in done.err
+    assert "1 reject_test_copies" in done.err
     rows = [json.loads(line)["text"] for line in place.read_text("utf-8").splitlines()]
     assert rows[:5] == leaked[1:6]
     (reject,) = [
@@ -707,14 +713,14 @@ def test_copies_of_test_rows_never_reach_the_output(
         for row in map(
             json.loads, place.with_name("gpt3mix.rejects.jsonl").read_text("utf-8").splitlines()
         )
-        if row["reason"] == "leak"
+        if row["reason"] == "reject_test_copies"
     ]
     assert reject["text"] == leaked[0]
     (tmp_path / "test.csv").unlink()
     done = call("augment", mine, "--seed", 0, "--force")
     assert done.code == 2
     assert "test.csv" in done.err
-    assert "augment.gate.leak=false" in done.err
+    assert "augment.filter.reject_test_copies=false" in done.err
 
 
 # Exit codes ----------------------------------------------------------------------------------------------------------
@@ -1172,7 +1178,13 @@ def test_check_looks_at_the_encoder_that_chooses_examples(
     mine: Path, tmp_path: Path, call: Callable[..., AugmentationSink]
 ) -> None:
     (tmp_path / "empty").mkdir()
-    nearest = ["--set", "augment.choose=nearest", "--set", "classifiers=[{kind: linear}]", "--set"]
+    nearest = [
+        "--set",
+        "augment.selection=nearest",
+        "--set",
+        "classifiers=[{kind: linear}]",
+        "--set",
+    ]
     assert (
         "✓ similarity: tfidf, for the nearest examples\n"
         in call("check", mine, *nearest, "augment.similarity=tfidf").out
@@ -1196,11 +1208,11 @@ def test_a_set_that_fell_short_is_described_shown_and_has_a_card(
         "--set",
         "augment.attempts=1",
         "--set",
-        "augment.gate.too_short=12",
+        "augment.filter.min_words=12",
     ]
     done = call("augment", mine, *strict, "--show", 1, "--card")
     assert done.code == 3
-    assert re.search(r"rejected +.*\d+ too_short", done.err)
+    assert re.search(r"rejected +.*\d+ min_words", done.err)
     assert "GPT3Mix    " in done.out
     (path,) = (tmp_path / "results").rglob("*.card.md")
     assert "- Incomplete: " in path.read_text("utf-8")

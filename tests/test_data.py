@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import settings as example_settings
 from hypothesis import strategies as st
 
-from gpt3mix_cli.data import Splits, by_class, dealt, load
+from gpt3mix_cli.data import Splits, group_by_class, load, split_evenly
 from gpt3mix_cli.errors import Callbacks, UserError
 from gpt3mix_cli.records import Augmented, Example
 from gpt3mix_cli.settings import LinearSettings, Task
@@ -728,7 +728,7 @@ def test_hashes_follow_the_rows(made: Made) -> None:
 @example_settings(max_examples=60, deadline=None, database=None, derandomize=True)
 @given(st.integers(0, 10_000), st.integers(1, 50))
 def test_dealing_loses_nothing_and_favours_the_first(total: int, parts: int) -> None:
-    shares = dealt(total, parts)
+    shares = split_evenly(total, parts)
     assert len(shares) == parts
     assert sum(shares) == total
     assert shares == sorted(shares, reverse=True)
@@ -834,6 +834,6 @@ def test_the_demo_in_other_words_is_refused_with_its_classes() -> None:
 
 def test_classes_stand_in_the_tasks_order() -> None:
     rows = [Example(id=str(number), text="t", label=label) for number, label in enumerate("abab")]
-    groups = by_class(rows, ["b", "c", "a"])
+    groups = group_by_class(rows, ["b", "c", "a"])
     assert list(groups) == ["b", "c", "a"]
     assert [[row.id for row in group] for group in groups.values()] == [["1", "3"], [], ["0", "2"]]

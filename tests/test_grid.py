@@ -9,7 +9,7 @@ from gpt3mix_cli.config import load
 from gpt3mix_cli.errors import UserError
 from gpt3mix_cli.files import append
 from gpt3mix_cli.grid import Grid, Spot, baseline_of, method_known
-from gpt3mix_cli.records import Augmented, write
+from gpt3mix_cli.records import Augmented, write_records
 
 SMALL = """\
 name: small
@@ -66,12 +66,12 @@ def test_a_level_or_seed_that_is_not_listed_can_be_asked_for(tmp_path: Path) -> 
 def test_a_variant_is_key_value_pairs_in_the_order_of_the_sweep(tmp_path: Path) -> None:
     variants = grid(
         tmp_path,
-        "sweep={augment.k: [1, 2], augment.choose: [uniform, balanced]}",
+        "sweep={augment.k: [1, 2], augment.selection: [uniform, balanced]}",
         "subsample.levels=[full]",
         "subsample.seeds=1",
     )
     assert [str(one.folder) for one in variants.spots()] == [
-        f"results/small/augment.k={k},augment.choose={how}/full/seed-0"
+        f"results/small/augment.k={k},augment.selection={how}/full/seed-0"
         for k in (1, 2)
         for how in ("uniform", "balanced")
     ]
@@ -139,14 +139,14 @@ def test_seeds_given_as_a_list_keep_their_places(tmp_path: Path) -> None:
 def test_draws_say_which_trials_share_a_synthetic_set(
     tmp_path: Path, draws: str, expected: list[int]
 ) -> None:
-    one = spot(tmp_path, f"augment.draws={draws}")
+    one = spot(tmp_path, f"augment.synthetic_sets={draws}")
     assert [draw for _, draw in one.dealt(one.experiment.classifiers[0])] == expected
     assert one.draws() == sorted(set(expected))
 
 
 def test_no_draw_is_made_that_no_trial_uses(tmp_path: Path) -> None:
-    assert spot(tmp_path, "augment.draws=3", "trials=2").draws() == [0]
-    assert spot(tmp_path, "augment.draws=3", "trials=2", "classifiers=[]").draws() == [0]
+    assert spot(tmp_path, "augment.synthetic_sets=3", "trials=2").draws() == [0]
+    assert spot(tmp_path, "augment.synthetic_sets=3", "trials=2", "classifiers=[]").draws() == [0]
 
 
 # Methods -------------------------------------------------------------------------------------------------------------
@@ -166,8 +166,8 @@ def test_an_unknown_method_or_baseline_names_the_known_ones(tmp_path: Path) -> N
 
 def test_rows_of_a_file_name_their_method_or_the_file_does(tmp_path: Path) -> None:
     row = Augmented(id="a", text="b", label="pos", probs={"pos": 1.0, "neg": 0.0})
-    write(tmp_path / "mine.jsonl", [row])
-    write(tmp_path / "theirs.jsonl", [row.model_copy(update={"method": "eda"})])
+    write_records(tmp_path / "mine.jsonl", [row])
+    write_records(tmp_path / "theirs.jsonl", [row.model_copy(update={"method": "eda"})])
     append(tmp_path / "empty.jsonl", "")
     assert [
         grid(tmp_path).added_method([tmp_path / f"{name}.jsonl"])
@@ -183,7 +183,7 @@ def test_a_method_that_a_row_names_cannot_leave_the_results(tmp_path: Path) -> N
         probs={"pos": 1.0, "neg": 0.0},
         method="../../../../../outside",
     )
-    write(tmp_path / "mine.jsonl", [row])
+    write_records(tmp_path / "mine.jsonl", [row])
     with pytest.raises(UserError, match="cannot be the name of a method"):
         grid(tmp_path).added_method([tmp_path / "mine.jsonl"])
 
@@ -197,7 +197,7 @@ def test_a_run_makes_every_stage_of_every_cell_in_order(tmp_path: Path) -> None:
         "subsample.levels=[full]",
         "subsample.seeds=3",
         "trials=2",
-        "augment.draws=per-trial",
+        "augment.synthetic_sets=per-trial",
         "classifiers=[{kind: linear}]",
     )
     found = [

@@ -21,18 +21,18 @@ ELSEWHERE = {
     **{
         (model, "kind"): "picks the class, which a `match` reads"
         for models in (
-            "HubData FilesData DemoData LocalLM OpenAILM",
-            "Eda Aeda Mlm Backtranslate Paraphrase",
-            "Transformer Linear Prompt",
+            "HubData FilesData DemoData LocalLMSettings OpenAISettings",
+            "EdaSettings AedaSettings MlmSettings BacktranslateSettings ParaphraseSettings",
+            "TransformerSettings LinearSettings PromptSettings",
         )
         for model in models.split()
     },
     **{
-        ("Backtranslate", name): "`pairs` makes the models out of it"
+        ("BacktranslateSettings", name): "`pairs` makes the models out of it"
         for name in ("pivot", "forward", "backward")
     },
-    ("OpenAILM", "base_url"): "`urls` of the same class reads it",
-    ("Transformer", "preset"): "a validator holds the other keys against it",
+    ("OpenAISettings", "base_url"): "`urls` of the same class reads it",
+    ("TransformerSettings", "preset"): "a validator holds the other keys against it",
     ("Experiment", "sweep"): "config makes the variants out of it before the models exist",
 }
 MODELS = [
@@ -44,7 +44,7 @@ FIELDS = {
     (model.__name__, name)
     for model in MODELS
     for name in model.model_fields
-    if model is not settings.SetFit
+    if model is not settings.SetFitSettings
 }  # it has a test of its own
 
 
@@ -194,7 +194,7 @@ trials: 1
     )
     (tmp_path / "hard.yaml").write_text(
         "task: {data: {kind: demo}, labels: [pos, neg]}\nsubsample: {levels: [2/class], seeds: 1}\nlm: {kind: local, model: bundled, batch_size: 2}\n"
-        "augment: {labels: hard, beams: 2, choose: nearest, similarity: tfidf, max_tokens: 8, attempts: 1}\n"
+        "augment: {labels: hard, beams: 2, selection: nearest, similarity: tfidf, max_tokens: 8, attempts: 1}\n"
         "classifiers: [{kind: linear}]\ntrials: 1\n"
     )
     list(
@@ -240,8 +240,8 @@ classifiers: [{{kind: setfit, model: {tiny_encoder}, iterations: 1}}]
 trials: 1
 """,
     )
-    assert {("SetFit", name) for name in settings.SetFit.model_fields} - {
-        ("SetFit", "kind")
+    assert {("SetFitSettings", name) for name in settings.SetFitSettings.model_fields} - {
+        ("SetFitSettings", "kind")
     } <= read
 
 
@@ -254,4 +254,4 @@ def test_the_other_engine_of_back_translation_reads_its_keys(
         "baselines: [{kind: backtranslate, engine: apertium}]\ntrials: 1\n"
     )
     list(Grid(load(tmp_path / "a.yaml"), tmp_path / "results").run())
-    assert {("Backtranslate", name) for name in ("engine", "name")} <= read
+    assert {("BacktranslateSettings", name) for name in ("engine", "name")} <= read

@@ -12,9 +12,9 @@ from hypothesis import settings as example_settings
 from hypothesis import strategies as st
 
 from gpt3mix_cli.data import Splits
-from gpt3mix_cli.errors import UserError
-from gpt3mix_cli.files import STDIO, file_sha
-from gpt3mix_cli.records import Done, Example, manifest_path, read, read_manifest
+from gpt3mix_cli.errors import Callbacks, UserError
+from gpt3mix_cli.files import STDIO, hash_file
+from gpt3mix_cli.records import Example, StageResult, manifest_path, read_manifest, read_records
 from gpt3mix_cli.subsample import draw, rows_per_class, subsample
 
 CLASSES = ["pos", "neg"]
@@ -33,7 +33,7 @@ def rows(**counts: int) -> list[Example]:
 TRAIN = rows(neg=30, pos=30)
 
 
-def make(output: Path, train: list[Example] = TRAIN, **changes: Any) -> Done:
+def make(output: Path, train: list[Example] = TRAIN, **changes: Any) -> StageResult:
     arguments = {"level": "3/class", "master_seed": 42, "seed": 0, **changes}
     return subsample(
         Splits(train, train[:2], train[:2]), arguments.pop("classes", CLASSES), output, **arguments
@@ -148,7 +148,7 @@ def test_too_few_rows_warn_with_their_class(level: str, wanted: int) -> None:
         level,
         42,
         0,
-        lambda text, done=None, total=None: warnings.append(text),
+        Callbacks(warn=warnings.append),
     )
     assert warnings == [
         f"level {level}: class 'neg' has only 6 of the {wanted} rows wanted; all of them are used"
@@ -167,7 +167,7 @@ def test_the_draw_is_written_with_its_manifest(tmp_path: Path) -> None:
     done = make(output, command=["gpt3mix", "subsample"])
     assert not done.skipped
     assert done.output == output
-    assert list(read(output, Example, CLASSES)) == draw(TRAIN, CLASSES, "3/class", 42, 0)
+    assert list(read_records(output, Example, CLASSES)) == draw(TRAIN, CLASSES, "3/class", 42, 0)
     manifest = read_manifest(output)
     assert manifest == done.manifest
     assert (manifest.stage, manifest.output, manifest.seed, manifest.complete) == (
@@ -178,7 +178,7 @@ def test_the_draw_is_written_with_its_manifest(tmp_path: Path) -> None:
     )
     assert manifest.counts["rows"] == 6
     assert manifest.counts["classes"] == {"pos": 3, "neg": 3}
-    assert manifest.sha256 == file_sha(output)
+    assert manifest.sha256 == hash_file(output)
     assert manifest.settings == {
         "format": 1,
         "level": "3/class",

@@ -20,12 +20,12 @@ from ..lm import LM, Completion, Request, next_block_start
 from ..method.labels import CONTENT_FREE, hard_label, soft_label
 from ..method.prompt import asking, choices, label_prefix, one_line, prompt
 from ..method.selection import ExampleSelector, similarity_fingerprint
-from ..records import Augmented, Example, Reject, rows_sha
+from ..records import Augmented, Example, Reject, hash_rows
 from ..settings import AugmentSettings, Task, derived_seed, generator
 
 CACHE_VERSION = 3  # raised when the same settings would give other rows
 # Settings that say how many rows are made and which are kept, and those that one kind of label does not use.
-NOT_A_ROWS = {"ratio", "draws", "attempts", "gate"}
+NOT_A_ROWS = {"ratio", "synthetic_sets", "attempts", "filter"}
 UNUSED = {
     "soft": {"beams"},
     "hard": {"top_p", "frequency_penalty", "label_temperature", "contextual_calibration"},
@@ -80,7 +80,7 @@ class GPT3Mix:
             **asking(task, lm.info),
             "format": CACHE_VERSION,
         }
-        alike = settings.choose in ("nearest", "furthest")
+        alike = settings.selection in ("nearest", "furthest")
         self.about["similarity"] = similarity_fingerprint(settings.similarity) if alike else None
 
     def generate(
@@ -147,11 +147,11 @@ class GPT3Mix:
 
     def _choose_from(self, examples: Sequence[Example]) -> ExampleSelector:
         """Return the chooser of these examples, which keeps its vectors over rounds and draws."""
-        key = rows_sha(examples)
+        key = hash_rows(examples)
         if self._chooser is None or self._chooser[0] != key:
             self._chooser = (
                 key,
-                ExampleSelector(examples, self._settings.choose, self._settings.similarity),
+                ExampleSelector(examples, self._settings.selection, self._settings.similarity),
             )
         return self._chooser[1]
 
@@ -226,9 +226,7 @@ class GPT3Mix:
     def _tokens(self, text: str) -> int:
         """Return how many tokens a text has, without those that a tokenizer puts around it; counted once a text."""
         if text not in self._lengths:
-            self._lengths[text] = self._lm.info.count_tokens(text) - self._lm.info.count_tokens(
-                ""
-            )
+            self._lengths[text] = self._lm.info.count_tokens(text) - self._lm.info.count_tokens("")
         return self._lengths[text]
 
     @functools.cached_property

@@ -20,8 +20,8 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from ..files import model_sha
-from ..pretrained import loaded
+from ..files import hash_model
+from ..pretrained import load_pretrained
 from ..records import Augmented, Example
 from ..settings import MlmSettings, Task, fingerprint, generator
 from .editing import NoCost, edited
@@ -47,7 +47,7 @@ class MLM(NoCost):
         self.about: dict[str, Any] = {
             "method": settings.name,
             **settings.model_dump(exclude={"name", "model", "revision"}),
-            "model": model_sha(folder)
+            "model": hash_model(folder)
             if folder.is_dir()
             else fingerprint([settings.model, settings.revision]),
             "classes": task.classes,
@@ -92,7 +92,7 @@ class MLM(NoCost):
     def _rewritten(self, rows: Sequence[Example], randoms: Sequence[Random]) -> list[str]:
         """Return each row's text with some of its words replaced."""
         chosen = [
-            _chosen(row.text, self._settings.share, random)
+            _chosen(row.text, self._settings.fraction, random)
             for row, random in zip(rows, randoms, strict=True)
         ]
         masked = [self._masked(row, words) for row, words in zip(rows, chosen, strict=True)]
@@ -248,7 +248,7 @@ class MLM(NoCost):
 
     def _loaded(self, part: str, **options: Any) -> Any:
         what = f"mlm: {self._settings.model} cannot be loaded as a masked LM"
-        return loaded(
+        return load_pretrained(
             part,
             self._settings.model,
             what,

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import UserError
-from ..files import file_sha, model_sha
-from ..pretrained import loaded
+from ..files import hash_file, hash_model
+from ..pretrained import load_pretrained
 from ..settings import BacktranslateSettings, fingerprint
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def translator_fingerprint(settings: BacktranslateSettings, model: str) -> str |
         return _apertium_fingerprint(model)
     folder = Path(model).expanduser()
     return (
-        model_sha(folder)
+        hash_model(folder)
         if folder.is_dir()
         else fingerprint([model, settings.revisions.get(model)])
     )
@@ -178,8 +178,8 @@ def _kept_model(name: str, revision: str | None, device: str, sha: str | None) -
     what = f"back-translation: {name} cannot be loaded as a translation model"
     hint = "give a model's folder or a hub id that can be reached (pivot, forward, backward), or `engine: apertium`"
     with _silence():
-        tokenizer = loaded("AutoTokenizer", name, what, hint, revision=revision)
-        model = loaded(
+        tokenizer = load_pretrained("AutoTokenizer", name, what, hint, revision=revision)
+        model = load_pretrained(
             "AutoModelForSeq2SeqLM", name, what, hint, revision=revision, dtype=torch.float32
         )
     place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
@@ -292,4 +292,4 @@ def _apertium_fingerprint(pair: str) -> str | None:
 
 @functools.lru_cache(maxsize=128)
 def _sha(path: Path, changed: int) -> str:
-    return file_sha(path)
+    return hash_file(path)

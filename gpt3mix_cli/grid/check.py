@@ -68,7 +68,7 @@ def _looks(grid: Grid, experiment: Experiment) -> Iterator[tuple[str, object, Ca
             [experiment.lm.model_dump(), experiment.augment.model_dump(), task],
             functools.partial(_lm, grid, experiment),
         )
-        if experiment.augment.choose in ("nearest", "furthest"):
+        if experiment.augment.selection in ("nearest", "furthest"):
             yield (
                 "similarity",
                 experiment.augment.similarity,
@@ -144,8 +144,10 @@ def _similarity(experiment: Experiment) -> str:
         Example(id=str(number), text=text, label=label)
         for number, text in enumerate(("A first try.", "A second try."))
     ]
-    ExampleSelector(examples, augment.choose, augment.similarity).choose(2, generator(0, "check"))
-    return f"{augment.similarity}, for the {augment.choose} examples"
+    ExampleSelector(examples, augment.selection, augment.similarity).choose(
+        2, generator(0, "check")
+    )
+    return f"{augment.similarity}, for the {augment.selection} examples"
 
 
 def _baseline(experiment: Experiment, baseline: BaselineSettings) -> str:

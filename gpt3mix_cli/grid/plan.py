@@ -269,7 +269,7 @@ class _Planned:
                     settings.attempts,
                     seed,
                     outcome,
-                    limits=settings.gate,
+                    limits=settings.filter,
                     test=test,
                 )
         self.prompt = self.prompt or first.prompt

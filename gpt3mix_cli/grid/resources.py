@@ -47,14 +47,14 @@ class Resources:
 
     def held_out(self, experiment: Experiment) -> Sequence[Example]:
         """Return the test rows, of which the gate lets no copy through."""
-        if not experiment.augment.gate.leak:
+        if not experiment.augment.filter.reject_test_copies:
             return ()
         try:
             return self.splits(experiment).test
         except UserError as error:
             raise UserError(
                 error.message,
-                f"{error.hint}; or pass over copies of test rows: augment.gate.leak=false",
+                f"{error.hint}; or pass over copies of test rows: augment.filter.reject_test_copies=false",
             ) from None
 
     def lm(self, experiment: Experiment, replay_only: bool = False) -> LM:

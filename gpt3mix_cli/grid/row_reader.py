@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import NO_CALLBACKS, Callbacks, UserError
-from ..files import STDIO, file_sha
-from ..records import Augmented, Example, Row, read, read_manifest, rows_sha
+from ..files import STDIO, hash_file
+from ..records import Augmented, Example, Row, hash_rows, read_manifest, read_records
 from ..train.cell import SyntheticSet
 from .spot import Spot
 
@@ -81,10 +81,10 @@ class RowReader:
     def _read(self, path: Path, kind: type[Row], classes: Sequence[str]) -> list[Row]:
         """Return the rows of a file; those of stdin are kept."""
         if path != STDIO:
-            return list(read(path, kind, classes))
+            return list(read_records(path, kind, classes))
         with self._lock:
             if self._stdin is None:
-                self._stdin = kind, list(read(path, kind, classes))
+                self._stdin = kind, list(read_records(path, kind, classes))
         held, rows = self._stdin
         if held is not kind:
             raise UserError(
@@ -101,12 +101,12 @@ class RowReader:
         except UserError as error:
             return SyntheticSet((), {"broken": str(error)}, broken=str(error))
         manifest = read_manifest(path)
-        if manifest and manifest.sha256 != file_sha(path):
+        if manifest and manifest.sha256 != hash_file(path):
             manifest = None
             self._callbacks.warn(
                 f"{path}: changed since it was made, so its manifest is passed over"
             )
-        if manifest and manifest.inputs.get("train") != rows_sha(real):
+        if manifest and manifest.inputs.get("train") != hash_rows(real):
             raise UserError(
                 f"{path}: its rows were made from other real rows than these",
                 "make them again, or name the right files with -i and -a",

@@ -14,7 +14,7 @@ from typing import Any
 from ..augment import augment
 from ..errors import NO_CALLBACKS, Callbacks, StoppedShort, UserError
 from ..files import STDIO
-from ..records import Done, Example, Trial, read
+from ..records import Example, IncompleteOutput, StageResult, Trial, read_records
 from ..report import ExpectedTrials, Report, report
 from ..settings import (
     FILE_STEM_PATTERN,
@@ -99,7 +99,7 @@ class Grid:
 
     # Stages of one cell ----------------------------------------------------------------------------------------------
 
-    def subsample(self, spot: Spot, output: Path | None = None) -> Done:
+    def subsample(self, spot: Spot, output: Path | None = None) -> StageResult:
         """Draw the cell's real rows."""
         return subsample(
             self.resources.splits(spot.experiment),
@@ -121,7 +121,7 @@ class Grid:
         source: Path | None = None,
         output: Path | None = None,
         limit: int | None = None,
-    ) -> Done:
+    ) -> StageResult:
         """Make one synthetic set of a method."""
         experiment = spot.experiment
         output = output or spot.synthetic(method, draw)
@@ -142,21 +142,22 @@ class Grid:
                 attempts=experiment.augment.attempts,
                 seed=spot.seed_of(augmenter.about["kind"], draw),
                 limit=limit,
-                gate=experiment.augment.gate,
+                gate=experiment.augment.filter,
                 test=() if augmenter.edits else self.resources.held_out(experiment),
                 command=self.command,
                 force=self.force,
                 callbacks=self.callbacks,
             )
-        except StoppedShort as error:
-            if error.done is None:
-                self._unmade.add(output)
+        except IncompleteOutput:
+            raise
+        except StoppedShort:
+            self._unmade.add(output)
             raise
         finally:
             if journal:
                 journal.close()
 
-    def train(self, training: Training, map: TrialExecutor = run_serially) -> Done:
+    def train(self, training: Training, map: TrialExecutor = run_serially) -> StageResult:
         """Run the trials of a training, and save its best model where that is wanted."""
         spot, method, classifier = training.spot, training.method, training.classifier
         experiment = spot.experiment
@@ -231,7 +232,7 @@ class Grid:
         finally:
             if journal:
                 journal.close()
-        rows = list(read(place, Trial)) if training.save and not work.hopeless else []
+        rows = list(read_records(place, Trial)) if training.save and not work.hopeless else []
         if (
             training.save
             and not isinstance(classifier, PromptSettings)
@@ -276,7 +277,7 @@ class Grid:
 
     # All cells -------------------------------------------------------------------------------------------------------
 
-    def run(self) -> Iterator[Done | StoppedShort]:
+    def run(self) -> Iterator[StageResult | StoppedShort]:
         """Run every stage of every cell; yield each as it ends. A stage that stopped short does not keep the others."""
         for classifier in self.experiments[0].classifiers:
             if isinstance(classifier, PromptSettings) and len(self.experiments[0].methods) > 1:
@@ -295,13 +296,13 @@ class Grid:
             "all cells",
         )
 
-    def trainings(self, trainings: Sequence[Training]) -> Iterator[Done | StoppedShort]:
+    def trainings(self, trainings: Sequence[Training]) -> Iterator[StageResult | StoppedShort]:
         """Run several trainings; yield each as it ends."""
         yield from self._all([("train", (training,)) for training in trainings], "trials files")
 
     def _all(
         self, steps: Sequence[tuple[str, tuple[Any, ...]]], name: str
-    ) -> Iterator[Done | StoppedShort]:
+    ) -> Iterator[StageResult | StoppedShort]:
         """Run stages in their order; trainings go on beside what follows where trials run side by side."""
         trainings = [arguments[0] for stage, arguments in steps if stage == "train"]
         ended = 0
@@ -315,12 +316,12 @@ class Grid:
 
     def _beside(
         self, steps: Sequence[tuple[str, tuple[Any, ...]]], jobs: int
-    ) -> Iterator[Done | StoppedShort]:
+    ) -> Iterator[StageResult | StoppedShort]:
         if jobs == 1:
             for stage, arguments in steps:
                 yield self._tried(stage, *arguments)
             return
-        pending: set[Future[Done | StoppedShort]] = set()
+        pending: set[Future[StageResult | StoppedShort]] = set()
         with ExitStack() as stack:
             # A thread a training, which only waits for its trials; the workers go first, or the threads would wait for ever.
             threads = stack.enter_context(ThreadPoolExecutor(jobs))
@@ -337,9 +338,9 @@ class Grid:
             for future in as_completed(pending):
                 yield future.result()
 
-    def _tried(self, stage: str, *arguments: Any, **options: Any) -> Done | StoppedShort:
+    def _tried(self, stage: str, *arguments: Any, **options: Any) -> StageResult | StoppedShort:
         try:
-            done: Done = getattr(self, stage)(*arguments, **options)
+            done: StageResult = getattr(self, stage)(*arguments, **options)
         except StoppedShort as error:
             return error
         return done

@@ -51,7 +51,7 @@ class Spot:
         seeds = self.experiment.subsample.seeds
         total = (classifier.trials if classifier else None) or self.experiment.trials
         numbers = range(seeds.index(self.seed) if self.seed in seeds else 0, total, len(seeds))
-        draws = self.experiment.augment.draws
+        draws = self.experiment.augment.synthetic_sets
         turns = [(trial, trial // len(seeds)) for trial in numbers]
         return [(trial, turn if draws == "per-trial" else turn % draws) for trial, turn in turns]
 

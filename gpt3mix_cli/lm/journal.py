@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from ..errors import UserError
-from ..files import disk
+from ..files import write_errors
 
 AnswerRow = tuple[str, int | None, str, str]  # key, number, request, answer
 SpendingRow = tuple[str, int, int, int, float | None]  # key, then as in `Spending`
@@ -95,7 +95,7 @@ class Journal:
         self._readers: dict[Path, sqlite3.Connection] = {}
         # Reading has a connection of its own, so that a lookup does not wait for a commit's fsync.
         self._read_lock, self._write_lock = threading.Lock(), threading.Lock()
-        with disk(path):
+        with write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         with _sqlite_errors(path):
             self._writer = _open_writer(path)

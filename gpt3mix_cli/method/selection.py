@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, assert_never
 
 from ..errors import UserError
-from ..files import model_sha
-from ..pretrained import loaded, place
+from ..files import hash_model
+from ..pretrained import load_pretrained, model_path
 from ..records import Example
 from ..settings import fingerprint
 
@@ -102,8 +102,8 @@ def similarity_fingerprint(similarity: str) -> str:
     """
     if similarity == TFIDF:
         return TFIDF
-    where = place(similarity, "augment.similarity")
-    return fingerprint([model_sha(Path(where)) if Path(where).is_dir() else where, _device()])
+    where = model_path(similarity, "augment.similarity")
+    return fingerprint([hash_model(Path(where)) if Path(where).is_dir() else where, _device()])
 
 
 def _balanced(classes: dict[str, list[Example]], k: int, rng: random.Random) -> list[Example]:
@@ -175,12 +175,12 @@ def _loaded(model: str) -> tuple[Any, Any]:
     import torch
 
     where, what = (
-        place(model, "augment.similarity"),
+        model_path(model, "augment.similarity"),
         f"augment.similarity '{model}': cannot be loaded",
     )
     hint = "give tfidf, minilm, an encoder's folder, or a hub id that can be reached"
-    tokenizer = loaded("AutoTokenizer", where, what, hint)
-    network, found = loaded(
+    tokenizer = load_pretrained("AutoTokenizer", where, what, hint)
+    network, found = load_pretrained(
         "AutoModel", where, what, hint, dtype=torch.float32, output_loading_info=True
     )
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token

@@ -5,17 +5,22 @@ from .augment import (
     AugmentSettings,
     BacktranslateSettings,
     BaselineSettings,
-    Budget,
     EdaSettings,
     EditorSettings,
     FilterSettings,
-    LocalLMSettings,
     MlmSettings,
-    OpenAISettings,
     ParaphraseSettings,
 )
-from .base import FILE_STEM_PATTERN, NAME, Settings, derived_seed, fingerprint, generator
+from .base import (
+    FILE_NAME_PATTERN,
+    FILE_STEM_PATTERN,
+    Settings,
+    derived_seed,
+    fingerprint,
+    generator,
+)
 from .experiment import LEVEL, Experiment, Subsample, level
+from .lm import Budget, LMSettings, LocalLMSettings, OpenAISettings
 from .task import Columns, DemoData, FilesData, HubData, Split, Task
 from .train import (
     PAPER,
@@ -29,9 +34,9 @@ from .train import (
 )
 
 __all__ = [
+    "FILE_NAME_PATTERN",
     "FILE_STEM_PATTERN",
     "LEVEL",
-    "NAME",
     "PAPER",
     "AedaSettings",
     "AugmentSettings",
@@ -47,6 +52,7 @@ __all__ = [
     "FilesData",
     "FilterSettings",
     "HubData",
+    "LMSettings",
     "LinearSettings",
     "LocalLMSettings",
     "MlmSettings",

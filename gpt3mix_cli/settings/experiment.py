@@ -13,16 +13,14 @@ from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model
 from .augment import (
     AugmentSettings,
     BaselineSettings,
-    Budget,
-    LMSettings,
-    OpenAISettings,
     ParaphraseSettings,
 )
 from .base import (
-    Name,
+    FileName,
     Settings,
     StrictInt,
 )
+from .lm import Budget, LMSettings, OpenAISettings
 from .task import Task
 from .train import (
     ClassifierSettings,
@@ -95,7 +93,7 @@ class Subsample(Settings):
 class Experiment(Settings):
     """One experiment file."""
 
-    name: Name = Field(description="of the results' folder; default: the file's name")
+    name: FileName = Field(description="of the results' folder; default: the file's name")
     task: Task = Field(description="the task, or the path of a file that holds it")
     subsample: Subsample = Field(description="how many real rows")
     lm: LMSettings | None = Field(

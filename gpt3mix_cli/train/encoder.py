@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from ..pretrained import loaded, place
+from ..pretrained import load_pretrained, model_path
 from ..settings import TransformerSettings
 from .parallel import group
 
@@ -68,7 +68,7 @@ class Encoder:
             UserError: if the model cannot be found, or has no tokenizer, with the remedy.
         """
         self._settings, self._classes = settings, list(classes)
-        self.place = place(settings.model, "classifiers: model")
+        self.place = model_path(settings.model, "classifiers: model")
         self.device = _device(settings.device)
         self.dtype = _fast_dtype(self.device) if settings.dtype == "auto" else settings.dtype
         self._slice = self._largest = SLICE if self.device.type == "cpu" else settings.batch_size
@@ -180,7 +180,9 @@ class Encoder:
     def _loaded(self, part: str, **options: Any) -> Any:
         what = f"classifiers: model '{self.place}' cannot be loaded"
         hint = "give an encoder's folder, a hub id that can be reached, or minilm"
-        return loaded(part, self.place, what, hint, revision=self._settings.revision, **options)
+        return load_pretrained(
+            part, self.place, what, hint, revision=self._settings.revision, **options
+        )
 
     def reset(self) -> None:
         """Put back the pretrained weights and draw the head anew.

@@ -15,19 +15,19 @@ from typing import Any, NamedTuple, Protocol, TypeVar, assert_never
 
 from .. import __version__
 from ..errors import NO_CALLBACKS, Callbacks, StoppedShort, UserError
-from ..files import STDIO, append, only_writer
+from ..files import STDIO, append, exclusive_writer
 from ..lm import LM
 from ..records import (
     Augmented,
-    Done,
     Example,
     Manifest,
+    StageResult,
     Trial,
-    close_output,
-    rows_sha,
-    to_line,
-    up_to_date,
-    write,
+    find_up_to_date,
+    finish_output,
+    hash_rows,
+    to_json_line,
+    write_records,
 )
 from ..settings import (
     LinearSettings,
@@ -276,9 +276,9 @@ class TrialRunner:
     def inputs(self) -> dict[str, str]:
         """Return the hashes of all rows."""
         shas = {
-            "train": rows_sha(self.real),
-            "validation": rows_sha(self.validation),
-            "test": rows_sha(self.test),
+            "train": hash_rows(self.real),
+            "validation": hash_rows(self.validation),
+            "test": hash_rows(self.test),
         }
         return shas | {
             f"synthetic.{draw}": fingerprint([[row.text, row.probs] for row in part.rows])
@@ -407,7 +407,7 @@ def train(
     command: Sequence[str] = (),
     force: bool = False,
     callbacks: Callbacks = NO_CALLBACKS,
-) -> Done:
+) -> StageResult:
     """Run the trials of a file and write their rows, unless they are there already.
 
     Args:
@@ -427,9 +427,9 @@ def train(
         "master_seed": work.master_seed,
         "trials": [list(pair) for pair in trials],
     }
-    with only_writer(output):
-        if not force and (manifest := up_to_date(output, settings, work.inputs)):
-            return Done(output, manifest, skipped=True)
+    with exclusive_writer(output):
+        if not force and (manifest := find_up_to_date(output, settings, work.inputs)):
+            return StageResult(output, manifest, skipped=True)
         return _train(work, trials, output, settings, map, command, force, callbacks)
 
 
@@ -442,7 +442,7 @@ def _train(
     command: Sequence[str],
     force: bool,
     callbacks: Callbacks,
-) -> Done:
+) -> StageResult:
     started = time.monotonic()
     rows: list[Trial] = []
     epochs: list[Epoch] = []
@@ -462,14 +462,14 @@ def _train(
         )
 
     def save(complete: bool) -> Manifest:
-        write(output, rows)
+        write_records(output, rows)
         if output != STDIO:
-            write(history_path(output), epochs)
+            write_records(history_path(output), epochs)
         counts = {
             "trials": len(trials),
             **{status: sum(row.status == status for row in rows) for status in ("ok", "failed")},
         }
-        return close_output(
+        return finish_output(
             output, started, stage="train", complete=complete, settings=settings, inputs=work.inputs,
             seed=work.cell.data_seed, counts=counts, command=list(command),
         )  # fmt: skip
@@ -486,8 +486,8 @@ def _train(
             callbacks.warn(f"{work.cell.classifier}: {note}")
         if output != STDIO:
             # The history goes first: the trial's own row says that all of it is there.
-            append(history_path(output), "".join(to_line(epoch) for epoch in ran.epochs))
-            append(output, to_line(ran.row))
+            append(history_path(output), "".join(to_json_line(epoch) for epoch in ran.epochs))
+            append(output, to_json_line(ran.row))
         callbacks.progress(name, len(rows), len(trials))
     rows.sort(key=lambda row: row.trial)
     epochs.sort(key=lambda line: (line.trial, line.epoch))
@@ -498,7 +498,7 @@ def _train(
             f"{output}: {len(failed)} of {len(trials)} trials failed; the first: {failed[0].error}"
         )
         raise StoppedShort(message, "mend the cause and run again: only failed trials are repeated")
-    return Done(output, manifest)
+    return StageResult(output, manifest)
 
 
 def _reason(error: Exception) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import Callbacks, UserError
-from ..records import Record, Row, Trial, machine, objects, read_manifest
+from ..records import Record, Row, Trial, machine, read_manifest, read_objects
 
 
 class Epoch(Record):
@@ -63,7 +63,7 @@ def _whole_lines(path: Path, kind: type[Row]) -> list[Row]:
     """Return the rows of a file up to the first broken line: lines are appended whole, so it is the last."""
     rows: list[Row] = []
     try:
-        for _, value in objects(path):
+        for _, value in read_objects(path):
             rows.append(kind.model_validate(value))
     except (UserError, ValueError):
         pass

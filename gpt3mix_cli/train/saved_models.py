@@ -14,8 +14,8 @@ from typing import Any
 
 from .. import __version__
 from ..errors import NO_CALLBACKS, Callbacks, StoppedShort, UserError
-from ..files import STDIO, disk, file_sha, model_sha, only_writer, whole_file
-from ..records import Done, Trial, close_output, objects, up_to_date
+from ..files import STDIO, atomic_write, exclusive_writer, hash_file, hash_model, write_errors
+from ..records import StageResult, Trial, find_up_to_date, finish_output, read_objects
 from ..settings import LinearSettings, SetFitSettings, TrainableSettings, TransformerSettings
 from .loop import Classifier, TrialResult, TrialRunner
 
@@ -66,7 +66,7 @@ def save_model(
                 f"{folder}: trial {best.trial} gave other figures than its row when it was run again; the model card has the new ones"
             )
         best = again.row
-    with disk(folder):
+    with write_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         aside = folder.with_name(f".{folder.name}.partial")
         shutil.rmtree(aside, ignore_errors=True)
@@ -280,7 +280,7 @@ def predict(
     command: Sequence[str] = (),
     force: bool = False,
     callbacks: Callbacks = NO_CALLBACKS,
-) -> Done:
+) -> StageResult:
     """Label the texts of a JSONL file: every row is kept as it is, with `predicted` and `probs` added.
 
     Rows are read, labelled and written in chunks, so that the file may be larger than memory. Where rows have a `label`
@@ -292,14 +292,14 @@ def predict(
     started = time.monotonic()
     if source != STDIO and output != STDIO and source.resolve() == output.resolve():
         raise UserError(f"{output}: is the input too", "write to another file")
-    inputs = {} if source == STDIO else {"texts": file_sha(source)}
-    with only_writer(output):
+    inputs = {} if source == STDIO else {"texts": hash_file(source)}
+    with exclusive_writer(output):
         classifier, classes = load(model)
-        settings = {"model": model_sha(model), "classes": classes}
-        if inputs and not force and (manifest := up_to_date(output, settings, inputs)):
-            return Done(output, manifest, skipped=True)
+        settings = {"model": hash_model(model), "classes": classes}
+        if inputs and not force and (manifest := find_up_to_date(output, settings, inputs)):
+            return StageResult(output, manifest, skipped=True)
         counts = {"rows": 0, "labelled": 0, "right": 0}
-        with whole_file(output) as stream:
+        with atomic_write(output) as stream:
             rows = _texts(source)
             while chunk := list(islice(rows, ROWS)):
                 shares = classifier.predict_proba([row["text"] for row in chunk])
@@ -318,13 +318,13 @@ def predict(
                 callbacks.progress("rows labelled", counts["rows"], None)
         for note in classifier.notes:
             callbacks.warn(note)
-        return Done(output, close_output(
+        return StageResult(output, finish_output(
             output, started, stage="predict", complete=True, settings=settings, inputs=inputs, seed=None, counts=counts, command=list(command)
         ))  # fmt: skip
 
 
 def _texts(source: Path) -> Iterator[dict[str, Any]]:
-    for number, row in objects(source):
+    for number, row in read_objects(source):
         if not isinstance(row.get("text"), str) or not row["text"].strip():
             raise UserError(
                 f"{source}, line {number}: 'text' is {'empty' if 'text' in row else 'missing'}",

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from ..files import model_sha
-from ..pretrained import place
+from ..files import hash_model
+from ..pretrained import model_path
 from ..records import Augmented, Example
 from ..settings import SetFitSettings, fingerprint
 from .loop import EpochCallback, FitResult, cached_classifier, ignore_epoch
@@ -53,7 +53,7 @@ class SetFitClassifier:
                 "start gpt3mix without torchrun or accelerate",
             )
         self._settings, self._classes = settings, list(classes)
-        self._place = place(settings.model, "classifiers: model")
+        self._place = model_path(settings.model, "classifiers: model")
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self.threads = settings.threads if self._device == "cpu" else None
         self.tokens: int | None = None
@@ -62,7 +62,7 @@ class SetFitClassifier:
         folder = Path(self._place)
         self.about: dict[str, Any] = {
             **settings.model_dump(exclude={"name", "trials", "model", "revision"}),
-            "model": model_sha(folder)
+            "model": hash_model(folder)
             if folder.is_dir()
             else fingerprint([self._place, settings.revision]),
             "device": self._device,

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..files import model_sha
+from ..files import hash_model
 from ..records import Augmented, Example
 from ..settings import TransformerSettings, fingerprint, generator
 from .encoder import Encoder, Tokens
@@ -44,7 +44,7 @@ class TransformerClassifier:
         self.threads = settings.threads if self._encoder.device.type == "cpu" else None
         folder = Path(self._encoder.place)
         commit = getattr(self._encoder.config, "_commit_hash", None) or settings.revision
-        sha = model_sha(folder) if folder.is_dir() else fingerprint([self._encoder.place, commit])
+        sha = hash_model(folder) if folder.is_dir() else fingerprint([self._encoder.place, commit])
         self.about = {
             **settings.model_dump(
                 exclude={"name", "trials", "preset", "model", "revision", "device"}

@@ -44,15 +44,15 @@ from pretrain_lm import LABELS, RESOURCES, Recipe, like_sst2, parted, read_corpu
 from gpt3mix_cli import config
 from gpt3mix_cli.augment import open_augmenter
 from gpt3mix_cli.augment.filter import Gate
-from gpt3mix_cli.data import Splits, by_class, load
+from gpt3mix_cli.data import Splits, group_by_class, load
 from gpt3mix_cli.errors import UserError
 from gpt3mix_cli.grid import Grid
 from gpt3mix_cli.lm import LM, open_lm
 from gpt3mix_cli.method.labels import soft_label
 from gpt3mix_cli.method.prompt import choices, label_prefix, one_line, prompt
-from gpt3mix_cli.records import Augmented, Example, Reject, Trial, read
+from gpt3mix_cli.records import Augmented, Example, Reject, Trial, read_records
 from gpt3mix_cli.settings import (
-    NAME,
+    FILE_NAME_PATTERN,
     AugmentSettings,
     LocalLMSettings,
     Task,
@@ -166,7 +166,7 @@ def size_and_loss(folder: Path, task: Task, lists: Sequence[Sequence[Example]]) 
 
 def questions(task: Task, splits: Splits, count: int) -> list[tuple[str, str]]:
     """Return (prompt up to the label, true label) of validation rows, each after two training rows of its own."""
-    shots = by_class(splits.train, task.classes)
+    shots = group_by_class(splits.train, task.classes)
     rows = generator(SEED, "rows").sample(splits.validation, min(count, len(splits.validation)))
     found = []
     for row in rows:
@@ -248,7 +248,7 @@ def write_config(
             "master_seed": SEED,
             "validation": VALIDATION,
         },
-        "augment": {"draws": "per-trial"},
+        "augment": {"synthetic_sets": "per-trial"},
         "classifiers": classifiers,
     }
     if model:
@@ -281,7 +281,9 @@ def trials(experiment: Path, out: Path, method: str) -> Iterator[Trial]:
         for classifier in spot.experiment.classifiers:
             path = spot.trials(method, classifier.name)
             yield from (
-                row for row in (read(path, Trial) if path.exists() else ()) if row.status == "ok"
+                row
+                for row in (read_records(path, Trial) if path.exists() else ())
+                if row.status == "ok"
             )
 
 
@@ -387,7 +389,7 @@ def named_folder(text: str) -> tuple[str, Path]:
     """Return (name, folder) of `name=folder`."""
     name, _, place = text.partition("=")
     folder = RESOURCES if place == "bundled" else Path(place)
-    if not NAME.fullmatch(name) or name == "none":
+    if not FILE_NAME_PATTERN.fullmatch(name) or name == "none":
         raise argparse.ArgumentTypeError(
             f"'{name}' cannot name a model; use letters, digits, '.', '_', '+' and '-', and not `none`"
         )

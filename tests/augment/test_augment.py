@@ -22,13 +22,13 @@ from gpt3mix_cli.errors import Callbacks, StoppedShort, UserError
 from gpt3mix_cli.lm import LM, Completion, JournaledLM, Request, Scores, open_lm
 from gpt3mix_cli.records import (
     Augmented,
-    Done,
     Example,
     Manifest,
     Reject,
+    StageResult,
     manifest_path,
-    read,
     read_manifest,
+    read_records,
 )
 from gpt3mix_cli.settings import AugmentSettings, EdaSettings, FilterSettings, LocalLMSettings, Task
 
@@ -61,11 +61,11 @@ def bundled() -> LM:
 
 
 def kept(path: Path) -> list[Augmented]:
-    return list(read(path, Augmented, ["pos", "neg"]))
+    return list(read_records(path, Augmented, ["pos", "neg"]))
 
 
 def rejected(path: Path) -> list[Reject]:
-    return list(read(rejects_path(path), Reject))
+    return list(read_records(rejects_path(path), Reject))
 
 
 def manifest_of(path: Path) -> Manifest:
@@ -147,7 +147,7 @@ class EditorSettings(NoCost):
         return {}
 
 
-def made(augmenter: Any, output: Path, **options: Any) -> Done:
+def made(augmenter: Any, output: Path, **options: Any) -> StageResult:
     return augment(augmenter, ROWS, output, **{"ratio": 1, "attempts": 4, "seed": 0, **options})
 
 
@@ -205,7 +205,7 @@ def write_with(
     seed: int = 0,
     attempts: float = 4,
     settings: AugmentSettings = SETTINGS,
-) -> Done:
+) -> StageResult:
     return augment(
         open_augmenter(settings, task, lm),
         examples,
@@ -536,9 +536,9 @@ def test_a_changed_threshold_redoes_a_generators_rows_and_no_editors(tmp_path: P
     held_out = [ROWS[0].model_copy(update={"text": "new 1"})]
     gates: list[dict[str, Any]] = [
         {},
-        {"gate": FilterSettings(too_long=50)},
+        {"filter": FilterSettings(max_words=50)},
         {"test": held_out},
-        {"gate": FilterSettings(leak=False), "test": held_out},
+        {"filter": FilterSettings(reject_test_copies=False), "test": held_out},
     ]
     for changed in gates:
         assert not made(Scripted("new #"), tmp_path / "out.jsonl", **changed).skipped
@@ -731,7 +731,9 @@ def test_bytes_do_not_depend_on_the_hash_seed(
     tiny_lm: Path, task: Task, examples: list[Example], tmp_path: Path
 ) -> None:
     """A random model, balanced choice, many rejects: everything that could iterate over a set does so here."""
-    settings = AugmentSettings(k=3, choose="balanced", max_tokens=40, temperature=1.3, top_p=0.95)
+    settings = AugmentSettings(
+        k=3, selection="balanced", max_tokens=40, temperature=1.3, top_p=0.95
+    )
     outputs = [tmp_path / seed / "gpt3mix.jsonl" for seed in ("1", "2")]
     processes = [
         child(

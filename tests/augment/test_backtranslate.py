@@ -23,7 +23,7 @@ from gpt3mix_cli.config import load
 from gpt3mix_cli.errors import UserError
 from gpt3mix_cli.grid import Grid
 from gpt3mix_cli.lm import Journal
-from gpt3mix_cli.records import Augmented, Example, read
+from gpt3mix_cli.records import Augmented, Example, read_records
 from gpt3mix_cli.settings import BacktranslateSettings, Task
 
 TASK = Task(name="demo", data={"kind": "demo"}, labels={"pos": "positive", "neg": "negative"})
@@ -171,7 +171,7 @@ def test_a_parent_that_nothing_changes_stays_and_is_counted(scripted: Make, tmp_
         lambda _, text, __: [text if text.startswith("a") else f"{text} x"], beams=1, **FR
     )
     done = augment(augmenter, ROWS[:3], tmp_path / "b.jsonl", ratio=3, attempts=1, seed=0)
-    rows = list(read(tmp_path / "b.jsonl", Augmented))
+    rows = list(read_records(tmp_path / "b.jsonl", Augmented))
     assert [row.text for row in rows[1::3]] == [TEXTS[1]] * 3
     assert {
         name: done.manifest.counts[name] for name in ("wanted", "kept", "unchanged", "repeated")
@@ -483,7 +483,7 @@ def test_a_killed_run_asks_for_the_batch_in_flight_only(
     config = tmp_path / "b.yaml"
     config.write_text(
         "name: b\ntask: {data: {kind: demo}, labels: [pos, neg]}\nsubsample: {levels: [4/class], seeds: 1}\n"
-        "augment: {draws: 2}\ntrials: 2\n"
+        "augment: {synthetic_sets: 2}\ntrials: 2\n"
         f"baselines: [{{kind: backtranslate, forward: {marian[0]}, backward: {marian[1]}, batch_size: 2, beams: 2, max_tokens: 8, device: cpu}}]\n"
         "classifiers: [{kind: linear}]\nsweep: {augment.ratio: [1, 2]}\n"
     )
@@ -564,7 +564,10 @@ def test_apertium_through_the_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     )
     first = made(config, tmp_path / "out")
     (path,) = [tmp_path / "out" / name for name in first]
-    rows, real = list(read(path, Augmented)), list(read(path.with_name("train.jsonl"), Example))
+    rows, real = (
+        list(read_records(path, Augmented)),
+        list(read_records(path.with_name("train.jsonl"), Example)),
+    )
     manifest = json.loads(path.with_name(f"{path.name}.manifest.json").read_text())
     assert [row.text for row in rows[:8]] == [row.text for row in rows[8:]]
     assert [row.label for row in rows] == [row.label for row in real] * 2

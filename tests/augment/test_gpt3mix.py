@@ -20,7 +20,7 @@ from gpt3mix_cli.config import load
 from gpt3mix_cli.errors import StoppedShort
 from gpt3mix_cli.lm import LM, Completion, Hypothesis, JournaledLM, LMInfo, Request, Scores, open_lm
 from gpt3mix_cli.method.prompt import choices, label_prefix, one_line, prompt
-from gpt3mix_cli.records import Augmented, Example, Reject, read
+from gpt3mix_cli.records import Augmented, Example, Reject, read_records
 from gpt3mix_cli.settings import AugmentSettings, LocalLMSettings, Task
 
 ROOT = Path(__file__).parent.parent.parent
@@ -276,10 +276,10 @@ def generated(
 
 
 @pytest.mark.parametrize("k", [1, 2, 4])
-@pytest.mark.parametrize("choose", ["uniform", "balanced", "nearest", "furthest"])
-def test_parents_are_those_in_the_prompt_in_its_order(k: int, choose: str) -> None:
+@pytest.mark.parametrize("selection", ["uniform", "balanced", "nearest", "furthest"])
+def test_parents_are_those_in_the_prompt_in_its_order(k: int, selection: str) -> None:
     lm = Echo()
-    found = generated(lm, count=8, k=k, choose=choose)
+    found = generated(lm, count=8, k=k, selection=selection)
     texts = {row.id: row for row in TWENTY}
     for row, request in zip(found, lm.requests, strict=True):
         assert len(set(row.parents)) == k
@@ -444,7 +444,8 @@ def test_about_names_what_can_change_a_row_and_nothing_else() -> None:
     """The quota cannot; the prompt, the sampler, the labels and the weights can."""
     base = generator(Echo()).about
     assert (
-        generator(Echo(), ratio=7, draws=3, attempts=9, beams=2, similarity="minilm").about == base
+        generator(Echo(), ratio=7, synthetic_sets=3, attempts=9, beams=2, similarity="minilm").about
+        == base
     )
     hard = generator(Echo(), labels="hard").about
     assert (
@@ -460,7 +461,7 @@ def test_about_names_what_can_change_a_row_and_nothing_else() -> None:
     )
     assert generator(Echo(), labels="hard", beams=2).about != hard
     changes: list[dict[str, Any]] = [
-        {"k": 3}, {"choose": "balanced"}, {"temperature": 0.5}, {"top_p": 0.5}, {"max_tokens": 7}, {"frequency_penalty": 0.0},
+        {"k": 3}, {"selection": "balanced"}, {"temperature": 0.5}, {"top_p": 0.5}, {"max_tokens": 7}, {"frequency_penalty": 0.0},
         {"labels": "hard"}, {"label_temperature": 2}, {"contextual_calibration": True},
     ]  # fmt: skip
     for change in changes:
@@ -582,7 +583,7 @@ def test_quota_gate_and_rejects_cope_with_several_rows_an_attempt(tmp_path: Path
             attempts=2,
             seed=0,
         )
-    kept = list(read(tmp_path / "out.jsonl", Augmented, ["pos", "neg"]))
+    kept = list(read_records(tmp_path / "out.jsonl", Augmented, ["pos", "neg"]))
     assert [(row.id, row.text, row.label) for row in kept] == [
         ("gpt3mix-00000", "a #", "pos"),
         ("gpt3mix-00001", "b", "neg"),

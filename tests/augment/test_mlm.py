@@ -129,7 +129,7 @@ def mlm(model: Path, **options: object) -> MLM:
 
 def test_a_share_of_the_words_is_replaced_by_others_and_all_else_stays(model: Path) -> None:
     """Byte for byte: case, spaces and signs; capitals are kept where a word had one."""
-    augmenter = mlm(model, share=0.3, top_k=50)
+    augmenter = mlm(model, fraction=0.3, top_k=50)
     words = set(augmenter._words[1])
     for row in augmenter.generate(ROWS[:4], 0, 24, 3):
         before = ROWS[int(row.parents[0][1])].text
@@ -173,7 +173,7 @@ def test_the_likeliest_whole_word_is_that_of_the_library(model: Path) -> None:
         AutoModelForMaskedLM.from_pretrained(model).eval(),
     )
     rows = [Example(id="r", text="A film, good", label="pos")]
-    texts = {row.text for row in mlm(model, top_k=1, share=0.01).generate(rows, 0, 40, 0)}
+    texts = {row.text for row in mlm(model, top_k=1, fraction=0.01).generate(rows, 0, 40, 0)}
     whole, words = mlm(model)._words
     expected = set()
     for place, word in enumerate(("A", "film", "good")):
@@ -242,7 +242,7 @@ def test_a_word_beyond_the_models_length_stays(model: Path) -> None:
     """Each word is at least a token, and the model reads 64 at most."""
     text = " ".join(["film"] * 300)
     row = next(
-        iter(mlm(model, share=1.0).generate([Example(id="r", text=text, label="pos")], 0, 1, 0))
+        iter(mlm(model, fraction=1.0).generate([Example(id="r", text=text, label="pos")], 0, 1, 0))
     )
     words = row.text.split()
     assert len(words) == 300
@@ -281,7 +281,7 @@ def test_what_cannot_serve_is_told(tiny_encoder: Path, model: Path, tmp_path: Pa
 
 def test_about_names_what_can_change_a_row(model: Path) -> None:
     assert mlm(model).about == mlm(model).about
-    for options in ({"share": 0.5}, {"top_k": 3}, {"temperature": 0.5}, {"batch_size": 4}):
+    for options in ({"fraction": 0.5}, {"top_k": 3}, {"temperature": 0.5}, {"batch_size": 4}):
         assert mlm(model, **options).about != mlm(model).about
 
 

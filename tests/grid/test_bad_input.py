@@ -16,7 +16,7 @@ CONFIG = """\
 name: spoilt
 task: {{data: {{kind: demo}}, labels: [pos, neg]}}
 subsample: {{levels: [4/class], seeds: 1, validation: 20}}
-augment: {{draws: 2}}
+augment: {{synthetic_sets: 2}}
 baselines: [{{kind: eda}}]
 classifiers:
   - {{kind: linear}}

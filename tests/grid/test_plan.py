@@ -13,7 +13,7 @@ from gpt3mix_cli.cli import main
 from gpt3mix_cli.config import load
 from gpt3mix_cli.errors import StoppedShort
 from gpt3mix_cli.grid import Grid
-from gpt3mix_cli.records import Trial, read, read_manifest
+from gpt3mix_cli.records import Trial, read_manifest, read_records
 
 CONFIG = """\
 name: small
@@ -229,11 +229,11 @@ def test_trials_know_what_their_rows_cost(small: Path) -> None:
     grid.close()
     (spot,) = grid.spots()
     manifest = read_manifest(spot.synthetic("gpt3mix", 0))
-    (trial,) = read(spot.trials("gpt3mix", "linear"), Trial)
+    (trial,) = read_records(spot.trials("gpt3mix", "linear"), Trial)
     assert manifest
     assert manifest.usd
     assert (trial.tokens, trial.usd) == (manifest.tokens, manifest.usd)
-    (without,) = read(spot.trials("none", "linear"), Trial)
+    (without,) = read_records(spot.trials("none", "linear"), Trial)
     assert without.usd is None
 
 

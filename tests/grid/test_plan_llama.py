@@ -10,7 +10,7 @@ from gpt3mix_cli.config import load
 from gpt3mix_cli.grid import Grid
 from gpt3mix_cli.grid.plan import plan
 from gpt3mix_cli.lm import total_spent
-from gpt3mix_cli.records import Done
+from gpt3mix_cli.records import StageResult
 
 pytestmark = [pytest.mark.slow, needs_llama_server]
 
@@ -46,7 +46,7 @@ def test_the_plan_is_within_a_tenth_of_what_the_run_then_takes(tmp_path: Path) -
             for spot in asking.spots():
                 if spot.seed in seeds:
                     asking.subsample(spot)
-                    assert isinstance(asking.augment(spot, "gpt3mix", 0), Done)
+                    assert isinstance(asking.augment(spot, "gpt3mix", 0), StageResult)
 
         def spent() -> list[float]:
             return [

@@ -23,7 +23,7 @@ from gpt3mix_cli.config import load
 from gpt3mix_cli.errors import NO_CALLBACKS, Callbacks, UserError
 from gpt3mix_cli.grid import Grid
 from gpt3mix_cli.grid.executors.processes import Workers
-from gpt3mix_cli.records import Done
+from gpt3mix_cli.records import StageResult
 from gpt3mix_cli.settings import derived_seed
 from gpt3mix_cli.train import WorkerDied
 
@@ -223,7 +223,7 @@ def test_epochs_of_the_workers_are_told_with_their_scores(small: Path, tmp_path:
         callbacks=Callbacks(progress=hear),
         jobs=2,
     )
-    assert all(isinstance(item, Done) for item in grid.run())
+    assert all(isinstance(item, StageResult) for item in grid.run())
     for number in (0, 1):
         epochs = [
             said for said in heard if said[0] == f"4/class seed 0 none + tiny, trial {number}"

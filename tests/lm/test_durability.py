@@ -20,6 +20,7 @@ from gpt3mix_cli.errors import StoppedShort, UserError
 from gpt3mix_cli.grid import Grid
 from gpt3mix_cli.lm import JournaledLM, total_spent
 from gpt3mix_cli.lm.openai import dispatcher
+from gpt3mix_cli.records import IncompleteOutput
 
 KEY = "sk-test-Zq8/w+Yh3x_9-secret"
 ROOT = Path(__file__).parents[2]
@@ -188,11 +189,11 @@ def test_relabelling_calibrating_and_gating_ask_nothing(tmp_path: Path) -> None:
         changes = (
             "label_temperature: 2.0, contextual_calibration: true",
             "contextual_calibration: false",
-            "gate: {near_copy: null}",
+            "filter: {max_parent_overlap: null}",
         )
         for changed in changes:
             made(experiment(tmp_path, server, augment=f"ratio: 2, {changed}"))
-            assert first.read_bytes() != rows or "gate" in changed
+            assert first.read_bytes() != rows or "filter" in changed
         assert server.requests == before
         made(experiment(tmp_path, server, augment="ratio: 2, contextual_calibration: true"))
         assert first.read_bytes() == rows
@@ -243,10 +244,10 @@ def test_a_budget_is_not_passed_by_more_than_what_is_under_way(
                 made(grid)
             assert error.value.exit_code == 3
             if attempt == 0:
-                assert error.value.done is not None
+                assert isinstance(error.value, IncompleteOutput)
                 manifest, rows = (
-                    error.value.done.manifest,
-                    error.value.done.output.read_text().splitlines(),
+                    error.value.result.manifest,
+                    error.value.result.output.read_text().splitlines(),
                 )
                 assert not manifest.complete
                 assert len(rows) == manifest.counts["kept"] > 0

@@ -278,7 +278,7 @@ def test_a_source_that_is_not_offered_is_an_error(
 
 @pytest.mark.parametrize("wanted", ["exact", "top_logprobs", "vote"])
 def test_a_source_that_is_asked_for_is_used(wanted: str) -> None:
-    with serving() as server, engine(server, label_source=wanted, votes=6) as lm:
+    with serving() as server, engine(server, label_source=wanted, num_votes=6) as lm:
         found = [one.scores.source for one in answers(lm, asked(8)) if one.scores]
     assert set(found) == {wanted}
     assert len(found) > 5
@@ -323,7 +323,7 @@ def test_a_decision_that_the_server_does_not_take_ends_the_work_in_its_own_words
 def test_votes_are_asked_for_at_once_where_the_server_can(
     options: dict[str, Any], requests: int
 ) -> None:
-    with serving(**options) as server, engine(server, label_source="vote", votes=6) as lm:
+    with serving(**options) as server, engine(server, label_source="vote", num_votes=6) as lm:
         found = [one for one in answers(lm, asked(8)) if one.scores]
     assert {one.requests for one in found} == {1 + requests}
     for one in found:
@@ -416,7 +416,7 @@ def test_a_server_without_its_log_probabilities_is_voted_with() -> None:
     with serving(dialect="llamacpp") as server:
         message = "logprobs is not supported for models created with logits_all=False"
         server.fault("status", status=500, message=message, contains='"logprobs"', p=1.0)
-        with engine(server, votes=2) as lm:
+        with engine(server, num_votes=2) as lm:
             assert "label scores vote of 2" in lm.describe()
             assert {one.scores.source for one in answers(lm, asked(4)) if one.scores} == {"vote"}
 

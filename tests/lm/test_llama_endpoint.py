@@ -12,7 +12,7 @@ from gpt3mix_cli.config import load as load_config
 from gpt3mix_cli.data import load
 from gpt3mix_cli.grid import Grid
 from gpt3mix_cli.lm.local.engine import LocalLM
-from gpt3mix_cli.records import Augmented, read
+from gpt3mix_cli.records import Augmented, read_records
 from gpt3mix_cli.settings import LocalLMSettings, Task
 
 pytestmark = [pytest.mark.slow, needs_llama_server]
@@ -66,7 +66,7 @@ def test_a_whole_run_makes_rows_whose_labels_are_the_local_engines(
         (spot,) = grid.spots()
     finally:
         grid.close()
-    made = list(read(spot.synthetic("gpt3mix", 0), Augmented))
+    made = list(read_records(spot.synthetic("gpt3mix", 0), Augmented))
     real = {row.id: row for row in load(task, 0).train}
     assert len(made) == 20
     assert {row.label_source for row in made} == {"exact"}

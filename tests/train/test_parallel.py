@@ -163,11 +163,11 @@ def test_a_model_of_two_processes_reproduces_its_test_accuracy(
 ) -> None:
     from gpt3mix_cli.config import load
     from gpt3mix_cli.grid import Grid
-    from gpt3mix_cli.records import write
+    from gpt3mix_cli.records import write_records
     from gpt3mix_cli.train.saved_models import predict
 
     grid = Grid(load(config), tmp_path)
-    write(tmp_path / "test.jsonl", grid.resources.splits(grid.experiments[0]).test)
+    write_records(tmp_path / "test.jsonl", grid.resources.splits(grid.experiments[0]).test)
     counts = predict(
         config.parent / "model", tmp_path / "test.jsonl", tmp_path / "p.jsonl"
     ).manifest.counts

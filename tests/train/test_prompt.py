@@ -18,7 +18,7 @@ from gpt3mix_cli.grid import Grid
 from gpt3mix_cli.lm import LM, Completion, JournaledLM, Request, Scores, open_lm
 from gpt3mix_cli.method.labels import CONTENT_FREE, soft_label
 from gpt3mix_cli.method.prompt import choices, prompt, to_label
-from gpt3mix_cli.records import Augmented, Example, Trial, read
+from gpt3mix_cli.records import Augmented, Example, Trial, read_records
 from gpt3mix_cli.settings import LocalLMSettings, PromptSettings, Task, generator
 from gpt3mix_cli.train import open_prompt_classifier
 from gpt3mix_cli.train.prompt import PromptClassifier, in_turn
@@ -195,7 +195,7 @@ task:
   text_type: movie review
 subsample: {levels: [2/class], seeds: 1}
 lm: {kind: local, model: TINY, batch_size: 4}
-augment: {ratio: 1, draws: per-trial}
+augment: {ratio: 1, synthetic_sets: per-trial}
 baselines: [{kind: aeda}]
 classifiers: [{kind: linear}, {kind: prompt, examples: 2}]
 trials: 2
@@ -242,14 +242,14 @@ def test_an_experiment_prompts_with_real_rows_only_and_says_what_it_costs(
         "none.linear.jsonl",
         "none.prompt.jsonl",
     ]
-    rows = list(read(folder / "none.prompt.jsonl", Trial))
+    rows = list(read_records(folder / "none.prompt.jsonl", Trial))
     assert [row.trial for row in rows] == [0, 1]
     for row in rows:
         assert row.tokens_per_prediction == row.tokens / 5 > 50
         assert (row.n_synthetic, row.valid_accuracy, row.n_test) == (0, None, 5)
-    assert {row.tokens_per_prediction for row in read(folder / "none.linear.jsonl", Trial)} == {
-        None
-    }
+    assert {
+        row.tokens_per_prediction for row in read_records(folder / "none.linear.jsonl", Trial)
+    } == {None}
     assert any("prompt: each prediction costs" in remark for remark in grid_.report().remarks)
     journal = (folder / "none.prompt.journal.sqlite").stat().st_size
     assert journal > 0
@@ -263,7 +263,7 @@ def test_an_experiment_prompts_with_real_rows_only_and_says_what_it_costs(
             [arguments[0] for stage, arguments in steps if stage == "train"]
         )
     ] == [2, 2, 2]
-    assert list(read(folder / "none.prompt.jsonl", Trial))[1].accuracy == rows[1].accuracy
+    assert list(read_records(folder / "none.prompt.jsonl", Trial))[1].accuracy == rows[1].accuracy
 
 
 def test_other_methods_are_left_out_and_that_is_said(grid: tuple[Grid, list[str]]) -> None:
@@ -377,5 +377,8 @@ def test_a_budget_that_is_used_up_keeps_what_was_answered(
         one.close()
         assert any(isinstance(item, StoppedShort) for item in items) is not ended
     (spot,) = one.spots()
-    assert [row.status for row in read(spot.trials("none", "prompt"), Trial)] == ["ok", "ok"]
+    assert [row.status for row in read_records(spot.trials("none", "prompt"), Trial)] == [
+        "ok",
+        "ok",
+    ]
     assert server.twice() == []

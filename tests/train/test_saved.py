@@ -17,7 +17,7 @@ from gpt3mix_cli.cli import main
 from gpt3mix_cli.config import load as load_config
 from gpt3mix_cli.errors import Callbacks
 from gpt3mix_cli.grid import Grid, Training
-from gpt3mix_cli.records import Trial, read, write
+from gpt3mix_cli.records import Trial, read_records, write_records
 from gpt3mix_cli.train import cached_classifier, saved_models
 from gpt3mix_cli.train.saved_models import ABOUT, predict
 
@@ -25,7 +25,7 @@ CONFIG = """\
 name: kept
 task: {{data: {{kind: demo}}, labels: [pos, neg]}}
 subsample: {{levels: [8/class], seeds: 1, validation: 40}}
-augment: {{draws: per-trial}}
+augment: {{synthetic_sets: per-trial}}
 baselines: [{{kind: eda}}]
 classifiers:
   - {{kind: linear}}
@@ -55,7 +55,9 @@ class Experiment:
         )
 
     def trials(self, kind: str) -> list[Trial]:
-        return list(read(self.out / "kept/8-per-class/seed-0/trials" / f"eda.{kind}.jsonl", Trial))
+        return list(
+            read_records(self.out / "kept/8-per-class/seed-0/trials" / f"eda.{kind}.jsonl", Trial)
+        )
 
 
 def experiment(folder: Path, encoder: Path) -> Experiment:
@@ -71,7 +73,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path) -> Experi
     """Not to be written to."""
     made = experiment(tmp_path_factory.mktemp("kept"), tiny_encoder)
     grid = Grid(load_config(made.config), made.out)
-    write(made.test, grid.resources.splits(grid.experiments[0]).test)
+    write_records(made.test, grid.resources.splits(grid.experiments[0]).test)
     assert made.train("--method", "eda", "--jobs", "1") == 0
     for kind in KINDS:
         assert made.save(kind, made.folder / kind) == 0

@@ -12,8 +12,16 @@ import numpy as np
 import pytest
 
 from gpt3mix_cli.errors import Callbacks, StoppedShort, UserError
-from gpt3mix_cli.files import only_writer
-from gpt3mix_cli.records import Augmented, Done, Example, Trial, manifest_path, read, read_manifest
+from gpt3mix_cli.files import exclusive_writer
+from gpt3mix_cli.records import (
+    Augmented,
+    Example,
+    StageResult,
+    Trial,
+    manifest_path,
+    read_manifest,
+    read_records,
+)
 from gpt3mix_cli.train import (
     Cell,
     EpochCallback,
@@ -90,7 +98,7 @@ def go(
     trials: Sequence[tuple[int, int]] = TRIALS,
     real: Sequence[Example] = REAL,
     **options: Any,
-) -> Done:
+) -> StageResult:
     cell = Cell("task", "1%", method, "fake", {"augment.k": 2}, 3, CLASSES)
     options = {"master_seed": 42, **options}
     work = TrialRunner(
@@ -114,7 +122,7 @@ def test_lines_that_two_processes_left_count_once(output: Path) -> None:
 
 
 def test_two_processes_cannot_work_on_one_output(output: Path) -> None:
-    with only_writer(output), pytest.raises(UserError, match="another process is writing it"):
+    with exclusive_writer(output), pytest.raises(UserError, match="another process is writing it"):
         go(output)
 
 
@@ -429,4 +437,4 @@ def test_a_failed_trial_stops_no_other_and_is_repeated_by_the_next_run(
 def test_a_bug_in_a_classifier_is_not_taken_for_a_failed_trial(output: Path) -> None:
     with pytest.raises(AttributeError):
         go(output, Fake(failing=[1], error=AttributeError))
-    assert [row.trial for row in read(output, Trial)] == [0]
+    assert [row.trial for row in read_records(output, Trial)] == [0]

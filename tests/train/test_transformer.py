@@ -16,7 +16,7 @@ import pytest
 from tiny_rows import CLASSES, ROWS, TEXTS, VALIDATION
 
 from gpt3mix_cli.errors import StoppedShort
-from gpt3mix_cli.records import Augmented, Example, Trial, read
+from gpt3mix_cli.records import Augmented, Example, Trial, read_records
 from gpt3mix_cli.settings import PAPER, LinearSettings, TransformerSettings
 from gpt3mix_cli.train import Cell, SyntheticSet, TrialRunner, cached_classifier
 from gpt3mix_cli.train import train as run_trials
@@ -618,7 +618,7 @@ def diverged(tiny_encoder: Path, output: Path, **options: Any) -> list[Trial]:
         run_trials(
             TrialRunner(found, cell("none"), ROWS, {}, VALIDATION, VALIDATION, 1), [(0, 0)], output
         )
-    return list(read(output, Trial))
+    return list(read_records(output, Trial))
 
 
 def test_a_loss_that_is_no_number_makes_a_failed_trial(tiny_encoder: Path, tmp_path: Path) -> None:
@@ -662,7 +662,7 @@ def test_a_trial_that_diverges_fails_and_leaves_the_next_as_it_would_be_alone(
                 run_trials(work, trials, output)
         else:
             run_trials(work, trials, output)
-        return [row.model_dump(exclude={"seconds"}) for row in read(output, Trial)]
+        return [row.model_dump(exclude={"seconds"}) for row in read_records(output, Trial)]
 
     failed, after = rows("both", [(0, 0), (1, 1)])
     assert (failed["status"], failed["accuracy"], failed["trial"]) == ("failed", None, 0)

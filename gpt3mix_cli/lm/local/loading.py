@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
-from ...files import model_sha
-from ...pretrained import loaded
+from ...files import hash_model
+from ...pretrained import load_pretrained
 from ...settings import fingerprint
 
 
@@ -40,7 +40,7 @@ class ModelSource:
     def fingerprint(self, config: Any) -> str:
         """Return a hash of the weights: of a folder's files, or of hub id and commit."""
         if Path(self.path).is_dir():
-            return model_sha(Path(self.path))
+            return hash_model(Path(self.path))
         return fingerprint([self.path, getattr(config, "_commit_hash", None) or self.revision])
 
     def load_model(self, dtype: str, device: Any) -> Any:
@@ -78,7 +78,7 @@ class ModelSource:
     def _load(self, part: str, **options: Any) -> Any:
         what = f"lm.model {self.path}: cannot be loaded as a causal LM"
         hint = "give `bundled`, the folder of a causal LM, or a hub id that can be reached"
-        return loaded(part, self.path, what, hint, revision=self.revision, **options)
+        return load_pretrained(part, self.path, what, hint, revision=self.revision, **options)
 
 
 def _can_run(model: Any) -> bool:

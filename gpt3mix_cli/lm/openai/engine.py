@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import NO_CALLBACKS, Callbacks, UserError
-from ...pretrained import lm_path, loaded
+from ...pretrained import lm_path, load_pretrained
 from ...settings import Budget, OpenAISettings, fingerprint
 from ..journal import Journal
 from ..port import Completion, CostModel, Hypothesis, LMInfo, Request, Scores
@@ -83,7 +83,7 @@ class OpenAILM:
         self._probed: list[Capabilities] = []  # shared by all outputs: the server is probed once
         self._probing: asyncio.Task[Capabilities] | None = None
         self._labels = self._asking()
-        asked = settings.model_dump(include={"model", "api", "label_source", "votes", "extra"})
+        asked = settings.model_dump(include={"model", "api", "label_source", "num_votes", "extra"})
         self.info = LMInfo(
             model=settings.model,
             fingerprint=fingerprint([self._endpoint, asked, CACHE_VERSION]),
@@ -153,7 +153,7 @@ class OpenAILM:
             "ids": " (by token ids)",
             "echo": " (of echoed prompts)",
             "top_logprobs": f" ({ways.top} a token)",
-            "vote": f" of {self._settings.votes}",
+            "vote": f" of {self._settings.num_votes}",
         }
         left_out = [name for name in ways.refused if name not in PLAIN]
         dropped = f"; left out, since refused: {', '.join(left_out)}" if left_out else ""
@@ -358,7 +358,7 @@ class OpenAILM:
     @functools.cached_property
     def _tokenizer(self) -> Any:
         name = self._settings.tokenizer
-        return loaded(
+        return load_pretrained(
             "AutoTokenizer",
             lm_path(name),
             f"lm.tokenizer {name}: cannot be loaded",
