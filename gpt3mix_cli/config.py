@@ -51,7 +51,7 @@ _Loader.add_constructor(
 )
 
 
-def load(path: Path, overrides: Sequence[str] = ()) -> list[Experiment]:
+def load_experiments(path: Path, overrides: Sequence[str] = ()) -> list[Experiment]:
     """Return the experiments that a file describes: one, or one a variant where it has a `sweep`.
 
     Args:

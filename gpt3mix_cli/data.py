@@ -39,7 +39,7 @@ class Splits:
         object.__setattr__(self, "sha", {name: hash_rows(getattr(self, name)) for name in SPLITS})
 
 
-def load(
+def load_splits(
     task: Task,
     master_seed: int,
     validation: int | str = "full",

@@ -11,7 +11,7 @@ from pathlib import Path
 from .data import Splits, group_by_class
 from .errors import NO_CALLBACKS, Callbacks, UserError
 from .records import Example, StageResult, find_up_to_date, finish_output, write_records
-from .settings import LEVEL, generator
+from .settings import LEVEL_PATTERN, generator
 
 CACHE_VERSION = 1  # raised when the same settings would give other rows
 
@@ -24,14 +24,14 @@ def rows_per_class(level: str, n: int, classes: int) -> int:
         n: rows of train, after any validation split.
         classes: how many classes the task has.
     """
-    match = LEVEL.fullmatch(level)
+    match = LEVEL_PATTERN.fullmatch(level)
     assert match, level
     if match["count"]:
         return int(match["count"])
     return max(1, round(n * Fraction(match["percent"]) / 100 / classes))
 
 
-def draw(
+def draw_rows(
     train: Sequence[Example],
     classes: Sequence[str],
     level: str,
@@ -90,7 +90,7 @@ def subsample(
     if not force and (manifest := find_up_to_date(output, settings, inputs)):
         return StageResult(output, manifest, skipped=True)
     started = time.monotonic()
-    rows = draw(splits.train, classes, level, master_seed, seed, callbacks)
+    rows = draw_rows(splits.train, classes, level, master_seed, seed, callbacks)
     if not rows:
         raise UserError(
             f"level {level}: no rows are left to draw from",

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from gpt3mix_cli.cli import app, main
-from gpt3mix_cli.data import load
+from gpt3mix_cli.data import load_splits
 from gpt3mix_cli.settings import Task
 
 SCRIPT = Path(sys.executable).with_name("gpt3mix")
@@ -90,7 +90,7 @@ def shell(
 def own_data(folder: Path, encoder: Path) -> Path:
     """Write CSV files and an experiment over them."""
     task = Task.model_validate({"name": "demo", "data": {"kind": "demo"}, "labels": ["pos", "neg"]})
-    splits = load(task, 0)
+    splits = load_splits(task, 0)
     for name, rows in (
         ("train", splits.train[:60]),
         ("validation", splits.validation[:12]),
@@ -352,7 +352,7 @@ def test_two_runs_at_once_do_not_mix(
     import fcntl
 
     output = tmp_path / "rows.jsonl"
-    with (tmp_path / ".rows.jsonl.partial").open("ab") as other:
+    with (tmp_path / ".rows.jsonl.partial.lock").open("ab") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         done = call("subsample", mine, "--seed", 0, "-o", output)
     assert done.code == 2
@@ -533,7 +533,7 @@ def test_a_device_is_never_replaced(
     os.mkfifo(tmp_path / "pipe")
     done = call("subsample", mine, "--seed", 0, "-o", tmp_path / "pipe")
     assert done.code == 2
-    assert "is no plain file" in done.err
+    assert "is not a plain file" in done.err
     assert (tmp_path / "pipe").is_fifo()
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpt3mix_cli.config import load
+from gpt3mix_cli.config import load_experiments
 from gpt3mix_cli.errors import UserError
 from gpt3mix_cli.settings import (
     AugmentSettings,
@@ -54,13 +54,13 @@ def write(tmp_path: Path) -> Write:
 
 
 def one(path: Path, *overrides: str) -> Experiment:
-    (experiment,) = load(path, overrides)
+    (experiment,) = load_experiments(path, overrides)
     return experiment
 
 
 def refused(path: Path, *overrides: str) -> str:
     with pytest.raises(UserError) as error:
-        load(path, overrides)
+        load_experiments(path, overrides)
     assert error.value.exit_code == 2
     assert error.value.hint
     return error.value.message
@@ -448,7 +448,7 @@ def test_odd_files_never_end_in_a_traceback(write: Write, text: str) -> None:
     """Whether a value is good or not, nothing but a UserError may come out."""
     path = write(BASE + text)
     try:
-        load(path)
+        load_experiments(path)
     except UserError as error:
         assert str(path) in error.message  # noqa: PT017 - a good value may raise nothing
 
@@ -682,7 +682,7 @@ def test_a_key_of_an_overridden_task_can_be_overridden(write: Write) -> None:
 
 
 def test_a_sweep_gives_every_combination_with_its_variant(write: Write) -> None:
-    experiments = load(
+    experiments = load_experiments(
         write(
             FULL
             + "sweep: {augment.k: [1, 4], task.label_type: [a, b, c], baselines.0.alpha: [0.1]}\n"
@@ -705,7 +705,7 @@ def test_without_a_sweep_there_is_one_variant_without_keys(write: Write) -> None
 def test_variants_do_not_write_into_one_another(write: Write) -> None:
     """Whole mappings are swept here, and keys inside of them."""
     path = write(BASE + "sweep: {augment: [{k: 1}, {ratio: 2}], augment.top_p: [0.5, 1]}\n")
-    experiments = load(path)
+    experiments = load_experiments(path)
     assert [(e.augment.k, e.augment.ratio, e.augment.top_p) for e in experiments] == [
         (1, 1, 0.5),
         (1, 1, 1),
@@ -723,7 +723,7 @@ def test_variants_do_not_write_into_one_another(write: Write) -> None:
 def test_a_task_file_can_be_swept(write: Write) -> None:
     write("data: {kind: demo}\nlabels: [a, b]\n", "one.yaml")
     write("data: {kind: demo}\nlabels: [c, d]\n", "two.yaml")
-    experiments = load(
+    experiments = load_experiments(
         write("subsample: {levels: [full]}\ntask: one.yaml\nsweep: {task: [one.yaml, two.yaml]}\n")
     )
     assert [(e.task.name, e.task.classes, e.variant) for e in experiments] == [
@@ -765,7 +765,9 @@ def test_a_bad_swept_value_is_an_error_before_any_work(
 
 def test_a_flag_beats_a_sweep_or_is_refused(write: Write) -> None:
     try:
-        experiments = load(write(BASE + "sweep: {augment.k: [1, 4]}\n"), ["augment.k=9"])
+        experiments = load_experiments(
+            write(BASE + "sweep: {augment.k: [1, 4]}\n"), ["augment.k=9"]
+        )
     except UserError:
         return
     assert {e.augment.k for e in experiments} == {9}

@@ -14,7 +14,7 @@ import pytest
 import typer
 
 from gpt3mix_cli.cli import app
-from gpt3mix_cli.config import load
+from gpt3mix_cli.config import load_experiments
 from gpt3mix_cli.lm.openai.budget import price_of
 
 ROOT = Path(__file__).parent.parent
@@ -55,7 +55,7 @@ def test_configs_in_the_readme_load(index: int, tmp_path: Path) -> None:
     if "# prices.yaml" in text:
         assert price_of("some-base-model", str(path))[1] == "2026-01-31"
     else:
-        assert load(path)
+        assert load_experiments(path)
 
 
 def test_every_command_in_the_readme_exists_with_its_flags() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from gpt3mix_cli import settings
-from gpt3mix_cli.config import load
+from gpt3mix_cli.config import load_experiments
 from gpt3mix_cli.errors import StoppedShort
 from gpt3mix_cli.grid import Grid, check
 from gpt3mix_cli.settings import Settings
@@ -125,7 +125,9 @@ def masked(tmp_path: Path, tiny_encoder: Path) -> Path:
 def run(tmp_path: Path, name: str, text: str) -> None:
     path = tmp_path / f"{name}.yaml"
     path.write_text(f"name: {name}\n{text}")
-    grid = Grid(load(path), tmp_path / "results", jobs=1)  # in this process, where the spy sits
+    grid = Grid(
+        load_experiments(path), tmp_path / "results", jobs=1
+    )  # in this process, where the spy sits
     try:
         assert all(finding.good for finding in check.check(grid))
         assert not [item for item in grid.run() if isinstance(item, StoppedShort)]
@@ -198,7 +200,7 @@ trials: 1
         "classifiers: [{kind: linear}]\ntrials: 1\n"
     )
     list(
-        Grid(load(tmp_path / "hard.yaml"), tmp_path / "results", jobs=1).run()
+        Grid(load_experiments(tmp_path / "hard.yaml"), tmp_path / "results", jobs=1).run()
     )  # it may find too few lines in so few tokens
     from endpoint_server import serving
 
@@ -253,5 +255,5 @@ def test_the_other_engine_of_back_translation_reads_its_keys(
         "task: {data: {kind: demo}, labels: [pos, neg]}\nsubsample: {levels: [1/class], seeds: 1}\n"
         "baselines: [{kind: backtranslate, engine: apertium}]\ntrials: 1\n"
     )
-    list(Grid(load(tmp_path / "a.yaml"), tmp_path / "results").run())
+    list(Grid(load_experiments(tmp_path / "a.yaml"), tmp_path / "results").run())
     assert {("BacktranslateSettings", name) for name in ("engine", "name")} <= read

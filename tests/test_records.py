@@ -1,5 +1,6 @@
 """Records in and out, files that appear whole or not at all, and manifests."""
 
+import errno
 import fcntl
 import json
 import math
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt3mix_cli.errors import UserError
-from gpt3mix_cli.files import append, atomic_write, hash_file, hash_model
+from gpt3mix_cli.files import append, atomic_write, exclusive_writer, hash_file, hash_model
 from gpt3mix_cli.records import (
     Augmented,
     Example,
@@ -456,8 +457,9 @@ def test_a_row_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
 
 def test_the_rest_of_a_killed_run_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
+    side = tmp_path / ".out.jsonl.partial"
     with atomic_write(path) as stream:
-        (side,) = tmp_path.iterdir()
+        assert side.exists()
         stream.write(b"x")
     side.write_bytes(b"a long rest of a run that was killed\n")
     write_records(path, [Example(id="a", text="t", label="pos")])
@@ -483,8 +485,8 @@ def test_two_writers_of_one_output_are_told_apart(tmp_path: Path) -> None:
 
 def test_another_process_that_writes_an_output_is_seen(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
+    side = tmp_path / ".out.jsonl.partial"
     with atomic_write(path):
-        (side,) = tmp_path.iterdir()
         script = (
             "import sys\nfrom pathlib import Path\nfrom gpt3mix_cli.records import write_records\nfrom gpt3mix_cli.errors import UserError\n"
             "try:\n    write_records(Path(sys.argv[1]), [])\nexcept UserError as error:\n    print(error.message)\n"
@@ -494,7 +496,7 @@ def test_another_process_that_writes_an_output_is_seen(tmp_path: Path) -> None:
         )
         assert result.stdout == f"{path}: another process is writing it\n"
         assert side.exists()
-    with side.open("ab") as held:
+    with (tmp_path / ".out.jsonl.partial.lock").open("ab") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(UserError, match="another process"):
             write_records(path, [])
@@ -510,7 +512,7 @@ def test_a_place_that_cannot_be_written_is_a_message(tmp_path: Path, place: str)
     with pytest.raises(UserError) as error:
         write_records(tmp_path / place, [])
     assert error.value.message.startswith(
-        (f"{tmp_path / place}: cannot be written: ", f"{tmp_path / place}: is no plain file")
+        (f"{tmp_path / place}: cannot be written: ", f"{tmp_path / place}: is not a plain file")
     )
     assert "-o" in error.value.hint
     assert sorted(tmp_path.iterdir()) == before
@@ -531,7 +533,7 @@ def test_an_error_of_the_blocks_own_work_is_not_blamed_on_the_output(tmp_path: P
 def test_a_writer_that_comes_as_another_ends_does_not_destroy_its_output(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second writer opens the side file, the first renames it, the second gets the lock: here played in that order."""
+    """The second opens the lock file, the first deletes it, the second locks it: in that order."""
     path = tmp_path / "out.jsonl"
     first = atomic_write(path)
     first.__enter__().write(b"first\n")
@@ -552,6 +554,26 @@ def test_a_writer_that_comes_as_another_ends_does_not_destroy_its_output(
         assert path.read_bytes() == b"first\n"
     else:
         assert path.read_bytes() == b"second\n"
+
+
+def test_the_lock_file_of_a_dead_process_does_not_block(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    (tmp_path / ".out.jsonl.partial.lock").touch()
+    (tmp_path / ".out.jsonl.lock").touch()
+    with exclusive_writer(path):
+        write_records(path, [])
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_system_without_locks_is_written_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(stream: object, flags: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    write_records(tmp_path / "out.jsonl", [])
+    assert list(tmp_path.iterdir()) == [tmp_path / "out.jsonl"]
 
 
 def test_appended_lines_follow_one_another(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import UserError
 from ..files import hash_file, hash_model
-from ..pretrained import load_pretrained
+from ..pretrained import first_line, load_pretrained, move_to, out_of_memory, resolve_device
 from ..settings import BacktranslateSettings, fingerprint
 
 if TYPE_CHECKING:
@@ -108,11 +108,12 @@ class Transformers:
         try:
             with _silence(), torch.inference_mode():
                 return self._translate(list(texts), candidates, seeds)
-        except torch.OutOfMemoryError as error:
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
             if len(texts) == 1:
-                reason = str(error).splitlines()[0]
                 raise UserError(
-                    f"back-translation: a single text does not fit the memory: {reason}",
+                    f"back-translation: a single text does not fit the memory: {first_line(error)}",
                     "lower max_tokens or beams",
                 ) from None
         half = len(texts) // 2
@@ -182,14 +183,8 @@ def _kept_model(name: str, revision: str | None, device: str, sha: str | None) -
         model = load_pretrained(
             "AutoModelForSeq2SeqLM", name, what, hint, revision=revision, dtype=torch.float32
         )
-    place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    try:
-        return tokenizer, model.to(place).eval()
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"back-translation: device '{place}' cannot be used: {reason}", "use auto or cpu"
-        ) from None
+    device = resolve_device(device, "back-translation: device")
+    return tokenizer, move_to(device, model, what).eval()
 
 
 @contextmanager

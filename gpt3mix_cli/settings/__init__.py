@@ -1,6 +1,8 @@
 """Every YAML key of an experiment, as frozen pydantic models."""
 
 from .augment import (
+    GPT3MIX,
+    METHOD_TITLES,
     AedaSettings,
     AugmentSettings,
     BacktranslateSettings,
@@ -19,7 +21,7 @@ from .base import (
     fingerprint,
     generator,
 )
-from .experiment import LEVEL, Experiment, Subsample, level
+from .experiment import LEVEL_PATTERN, Experiment, SubsampleSettings, parse_level
 from .lm import Budget, LMSettings, LocalLMSettings, OpenAISettings
 from .task import Columns, DemoData, FilesData, HubData, Split, Task
 from .train import (
@@ -36,7 +38,10 @@ from .train import (
 __all__ = [
     "FILE_NAME_PATTERN",
     "FILE_STEM_PATTERN",
+    "GPT3MIX",
     "LEVEL",
+    "LEVEL_PATTERN",
+    "METHOD_TITLES",
     "PAPER",
     "AedaSettings",
     "AugmentSettings",
@@ -63,12 +68,12 @@ __all__ = [
     "Settings",
     "SoftLabelTraining",
     "Split",
-    "Subsample",
+    "SubsampleSettings",
     "Task",
     "TrainableSettings",
     "TransformerSettings",
     "derived_seed",
     "fingerprint",
     "generator",
-    "level",
+    "parse_level",
 ]

@@ -1,6 +1,6 @@
 """Settings of the augmenters: GPT3Mix, its filter, and the baselines."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
@@ -62,8 +62,28 @@ class FilterSettings(Settings):
         return value
 
 
-class AugmentSettings(Settings):
+class MethodSettings(Settings):
+    """What every augmentation method declares.
+
+    Attributes:
+        title: the method's name in text for people.
+        uses_lm: writes with the experiment's `lm`.
+        edits_parents: each attempt edits one real row, so no row is rejected.
+        uses_journal: stores the answers of a model of its own in a journal.
+    """
+
+    title: ClassVar[str]
+    uses_lm: ClassVar[bool]
+    edits_parents: ClassVar[bool] = True
+    uses_journal: ClassVar[bool] = False
+
+
+class AugmentSettings(MethodSettings):
     """GPT3Mix itself; `ratio` and `synthetic_sets` hold for every method."""
+
+    title: ClassVar = "GPT3Mix"
+    uses_lm: ClassVar[Literal[True]] = True
+    edits_parents: ClassVar = False
 
     k: StrictInt = Field(2, ge=1, description="real examples in a prompt (section 3)")
     ratio: StrictFloat = Field(
@@ -129,10 +149,12 @@ class AugmentSettings(Settings):
         return self
 
 
-class EdaSettings(Settings):
+class EdaSettings(MethodSettings):
     """Easy Data Augmentation (Wei and Zou, 2019)."""
 
     kind: Literal["eda"]
+    title: ClassVar = "EDA"
+    uses_lm: ClassVar[Literal[False]] = False
     name: FileStem = Field("eda", description="of the method")
     alpha: StrictFloat | Literal["auto"] = Field(
         "auto", description="share of words changed; auto: the authors' by training size"
@@ -150,17 +172,21 @@ class EdaSettings(Settings):
         return value
 
 
-class AedaSettings(Settings):
+class AedaSettings(MethodSettings):
     """An Easier Data Augmentation (Karimi et al., 2021): punctuation marks put in at random."""
 
     kind: Literal["aeda"]
+    title: ClassVar = "AEDA"
+    uses_lm: ClassVar[Literal[False]] = False
     name: FileStem = Field("aeda", description="of the method")
 
 
-class MlmSettings(Settings):
+class MlmSettings(MethodSettings):
     """Words replaced by what a masked LM writes in their place (as Wu et al., 2019, and Ng et al., 2020)."""
 
     kind: Literal["mlm"]
+    title: ClassVar = "Masked LM"
+    uses_lm: ClassVar[Literal[False]] = False
     name: FileStem = Field("mlm", description="of the method")
     model: str = Field(
         "distilroberta-base", min_length=1, description="folder or hub id of a masked LM"
@@ -181,21 +207,31 @@ class MlmSettings(Settings):
     device: str = Field("auto", description="auto, cpu, cuda, ...")
 
 
-class ParaphraseSettings(Settings):
+class ParaphraseSettings(MethodSettings):
     """GPT3Mix with one example in the prompt: everything else is as `lm` and `augment` say."""
 
     kind: Literal["paraphrase"]
+    title: ClassVar = "Paraphrase"
+    uses_lm: ClassVar[Literal[True]] = True
+    edits_parents: ClassVar = False
     name: FileStem = Field("paraphrase", description="of the method")
+
+    def gpt3mix(self, augment: AugmentSettings) -> AugmentSettings:
+        """Return the settings of GPT3Mix that this method is."""
+        return augment.model_copy(update={"k": 1})
 
 
 def _listed(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-class BacktranslateSettings(Settings):
+class BacktranslateSettings(MethodSettings):
     """Back-translation (Fadaee et al., 2017) through a pivot language."""
 
     kind: Literal["backtranslate"]
+    title: ClassVar = "Back-translation"
+    uses_lm: ClassVar[Literal[False]] = False
+    uses_journal: ClassVar = True
     name: FileStem = Field("backtranslate", description="of the method")
     engine: Literal["transformers", "apertium"] = Field(
         "transformers", description="a model a direction, or Apertium's rules"
@@ -263,3 +299,9 @@ class BacktranslateSettings(Settings):
 
 EditorSettings = EdaSettings | AedaSettings | MlmSettings | BacktranslateSettings
 BaselineSettings = Annotated[EditorSettings | ParaphraseSettings, Field(discriminator="kind")]
+
+GPT3MIX = "gpt3mix"  # name of the method that `augment` configures; a baseline's name is its own
+METHOD_TITLES = {GPT3MIX: AugmentSettings.title} | {
+    baseline.model_fields["name"].default: baseline.title
+    for baseline in get_args(get_args(BaselineSettings)[0])
+}

@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from ..pretrained import load_pretrained, model_path
+from ..pretrained import (
+    load_pretrained,
+    model_path,
+    move_to,
+    out_of_memory,
+    refuse_missing,
+    resolve_device,
+)
 from ..settings import TransformerSettings
 from .parallel import group
 
@@ -23,6 +30,7 @@ SCORING_TOKENS = {
     "cpu": 2048,
     "cuda": 65536,
 }  # padded tokens in a scoring batch: what fits the caches, what fills a GPU
+HINT = "give an encoder's folder, a hub id that can be reached, or minilm"
 KEPT_TEXTS = 100_000  # tokenised texts that are kept; some hundred megabytes
 
 
@@ -67,9 +75,12 @@ class Encoder:
         Raises:
             UserError: if the model cannot be found, or has no tokenizer, with the remedy.
         """
+        import torch
+
         self._settings, self._classes = settings, list(classes)
         self.place = model_path(settings.model, "classifiers: model")
-        self.device = _device(settings.device)
+        self._what = f"classifiers: model '{self.place}' cannot be loaded"
+        self.device = torch.device(resolve_device(settings.device, "classifiers: device"))
         self.dtype = _fast_dtype(self.device) if settings.dtype == "auto" else settings.dtype
         self._slice = self._largest = SLICE if self.device.type == "cpu" else settings.batch_size
         self.forget()
@@ -145,7 +156,7 @@ class Encoder:
                 "AutoModelForSequenceClassification", dtype=torch.float32, **options
             )
         other = {name[0] if isinstance(name, tuple) else name for name in found["mismatched_keys"]}
-        return model.to(self.device), set(found["missing_keys"]) | other
+        return move_to(str(self.device), model, self._what), set(found["missing_keys"]) | other
 
     @property
     def model(self) -> Any:
@@ -160,16 +171,15 @@ class Encoder:
         """
         model, missing = self._loaded_model
         prefix = f"{model.base_model_prefix}."
-        if bad := sorted(
-            name for name in missing if head or (name.startswith(prefix) and ".pooler." not in name)
-        ):
-            message = f"classifiers: model '{self.place}': {len(bad)} weights are missing or of another size, such as {bad[0]}"
-            raise UserError(
-                message,
-                "give the folder of a trained classifier"
-                if head
-                else "give an encoder's folder, a hub id that can be reached, or minilm",
-            )
+        refuse_missing(
+            (
+                name
+                for name in missing
+                if head or (name.startswith(prefix) and ".pooler." not in name)
+            ),
+            self._what,
+            "give the folder of a trained classifier" if head else HINT,
+        )
 
     @functools.cached_property
     def pretrained(self) -> dict[str, "torch.Tensor"]:
@@ -178,10 +188,8 @@ class Encoder:
         return {name: weight.clone() for name, weight in self.model.state_dict().items()}
 
     def _loaded(self, part: str, **options: Any) -> Any:
-        what = f"classifiers: model '{self.place}' cannot be loaded"
-        hint = "give an encoder's folder, a hub id that can be reached, or minilm"
         return load_pretrained(
-            part, self.place, what, hint, revision=self._settings.revision, **options
+            part, self.place, self._what, HINT, revision=self._settings.revision, **options
         )
 
     def reset(self) -> None:
@@ -371,15 +379,6 @@ def _by_budget(lengths: Sequence[int], budget: int) -> Iterator[tuple[int, int]]
             start = end
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Return whether an error says that memory ran out, on a GPU or in the host."""
-    import torch
-
-    return isinstance(
-        error, MemoryError | torch.OutOfMemoryError
-    ) or "can't allocate memory" in str(error)
-
-
 def _free(device: "torch.device") -> None:
     import torch
 
@@ -398,22 +397,3 @@ def _fast_dtype(device: "torch.device") -> str:
         able: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
         native = bool(able.get("avx512_bf16") or able.get("amx_bf16"))
     return "bfloat16" if native else "float32"
-
-
-def _device(name: str) -> "torch.device":
-    import torch
-
-    if name == "auto":
-        # Under torchrun or `accelerate launch` each process has a GPU of its own.
-        return (
-            torch.device("cuda", group().local_rank)
-            if torch.cuda.is_available()
-            else torch.device("cpu")
-        )
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(
-            f"classifiers: device '{name}' cannot be used: {str(error).splitlines()[0]}",
-            "use auto or cpu",
-        ) from None

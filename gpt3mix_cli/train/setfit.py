@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 from ..files import hash_model
-from ..pretrained import model_path
+from ..pretrained import first_line, model_path, resolve_device
 from ..records import Augmented, Example
 from ..settings import SetFitSettings, fingerprint
 from .loop import EpochCallback, FitResult, cached_classifier, ignore_epoch
@@ -40,8 +40,6 @@ class SetFitClassifier:
         Raises:
             UserError: if the library is not installed, or several processes are to share a training.
         """
-        import torch
-
         if importlib.util.find_spec("setfit") is None:
             raise UserError(
                 "classifiers: kind setfit needs the library `setfit`",
@@ -54,7 +52,7 @@ class SetFitClassifier:
             )
         self._settings, self._classes = settings, list(classes)
         self._place = model_path(settings.model, "classifiers: model")
-        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._device = resolve_device("auto", "classifiers: device")
         self.threads = settings.threads if self._device == "cpu" else None
         self.tokens: int | None = None
         self.usd: float | None = None
@@ -194,12 +192,9 @@ class SetFitClassifier:
             )
         except Exception as error:
             # The libraries raise a dozen unrelated classes for a folder that is damaged, foreign or not there.
-            reason = next(
-                (line for line in str(error).splitlines() if line.strip()), type(error).__name__
-            )
             hint = "give a sentence encoder's folder, a hub id that can be reached, or minilm"
             raise UserError(
-                f"classifiers: model '{self._place}' cannot be loaded: {reason}", hint
+                f"classifiers: model '{self._place}' cannot be loaded: {first_line(error)}", hint
             ) from None
         encoder.max_seq_length = min(
             self._settings.max_length, encoder.max_seq_length or self._settings.max_length

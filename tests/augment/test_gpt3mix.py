@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from gpt3mix_cli.augment import Augmenter, augment, open_augmenter
 from gpt3mix_cli.augment.gpt3mix import GPT3Mix
-from gpt3mix_cli.config import load
+from gpt3mix_cli.config import load_experiments
 from gpt3mix_cli.errors import StoppedShort
 from gpt3mix_cli.lm import LM, Completion, Hypothesis, JournaledLM, LMInfo, Request, Scores, open_lm
 from gpt3mix_cli.method.prompt import choices, label_prefix, one_line, prompt
@@ -98,7 +98,7 @@ def shipped(tmp_path: Path) -> Shipped:
         path.write_text(
             f"task: {ROOT / 'configs' / 'tasks' / name}.yaml\nsubsample: {{levels: [1%]}}\n"
         )
-        return load(path)[0].task
+        return load_experiments(path)[0].task
 
     return read
 

@@ -10,7 +10,7 @@ import torch
 from gpt3mix_cli.augment import AugmentationSink, open_augmenter, run_attempts
 from gpt3mix_cli.augment.mlm import MLM
 from gpt3mix_cli.augment.statistics import Statistics
-from gpt3mix_cli.config import load
+from gpt3mix_cli.config import load_experiments
 from gpt3mix_cli.errors import UserError
 from gpt3mix_cli.grid.resources import Resources
 from gpt3mix_cli.records import Example
@@ -271,7 +271,7 @@ def test_what_cannot_serve_is_told(tiny_encoder: Path, model: Path, tmp_path: Pa
     ).save_pretrained(headless)
     for folder, options, message in (
         (tiny_encoder, {}, "has no mask"),
-        (headless, {}, "weights of a masked LM are missing"),
+        (headless, {}, "weights are missing"),
         (tmp_path / "nowhere", {}, "no such folder"),
         (model, {"device": "cuda:99"}, "device 'cuda:99' cannot be used"),
     ):
@@ -295,10 +295,13 @@ def test_variants_that_sweep_the_type_of_text_have_an_augmenter_each(tmp_path: P
     resources, output = Resources(tmp_path), tmp_path / "mlm.jsonl"
     review, tweet = (
         resources.augmenter(experiment, "mlm", output, ())[0]
-        for experiment in load(tmp_path / "types.yaml")
+        for experiment in load_experiments(tmp_path / "types.yaml")
     )
     assert [augmenter.about["text_type"] for augmenter in (review, tweet)] == [
         "movie review",
         "tweet",
     ]
-    assert resources.augmenter(load(tmp_path / "types.yaml")[0], "mlm", output, ())[0] is review
+    assert (
+        resources.augmenter(load_experiments(tmp_path / "types.yaml")[0], "mlm", output, ())[0]
+        is review
+    )

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from gpt3mix_cli.augment import journal_path, rejects_path
-from gpt3mix_cli.config import load
+from gpt3mix_cli.config import load_experiments
 from gpt3mix_cli.grid import Grid
 from gpt3mix_cli.grid.check import check
 from gpt3mix_cli.records import Augmented, Example, read_records
@@ -16,7 +16,7 @@ NAMES = {"id", "method"}
 @pytest.fixture
 def grid(config: Path) -> Grid:
     return Grid(
-        load(
+        load_experiments(
             config,
             [
                 "baselines=[{kind: paraphrase, name: alone}]",
@@ -36,7 +36,7 @@ def test_its_rows_are_those_of_gpt3mix_with_k_1(grid: Grid, config: Path) -> Non
     done = grid.augment(spot, "alone", 0)
     rows = list(read_records(done.output, Augmented))
     one = Grid(
-        load(config, ["augment.k=1", "augment.ratio=0.5", "subsample.seeds=1"]),
+        load_experiments(config, ["augment.k=1", "augment.ratio=0.5", "subsample.seeds=1"]),
         Path("other"),
         jobs=1,
     )

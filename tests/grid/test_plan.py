@@ -10,7 +10,7 @@ from endpoint_server import Server, serving
 
 from gpt3mix_cli.augment.gpt3mix import GPT3Mix
 from gpt3mix_cli.cli import main
-from gpt3mix_cli.config import load
+from gpt3mix_cli.config import load_experiments
 from gpt3mix_cli.errors import StoppedShort
 from gpt3mix_cli.grid import Grid
 from gpt3mix_cli.records import Trial, read_manifest, read_records
@@ -61,7 +61,7 @@ def everything(folder: Path) -> dict[str, bytes]:
 
 
 def run(config: Path, *overrides: str, seeds: tuple[int, ...] = (0, 1)) -> None:
-    grid = Grid(load(config, overrides), config.parent / "results", jobs=1)
+    grid = Grid(load_experiments(config, overrides), config.parent / "results", jobs=1)
     try:
         for spot in grid.spots():
             if spot.seed in seeds:
@@ -224,7 +224,7 @@ def test_trials_know_what_their_rows_cost(small: Path) -> None:
         "trials=1",
         "classifiers=[{kind: linear}]",
     ]
-    grid = Grid(load(small, one), small.parent / "results", jobs=1)
+    grid = Grid(load_experiments(small, one), small.parent / "results", jobs=1)
     assert not [item for item in grid.run() if isinstance(item, StoppedShort)]
     grid.close()
     (spot,) = grid.spots()
@@ -249,7 +249,11 @@ def test_a_paraphrase_is_asked_for_too(
     assert (
         alone["prompt_tokens"] < both["prompt_tokens"] < 2 * alone["prompt_tokens"]
     )  # one example, not two
-    grid = Grid(load(small, ["baselines=[{kind: paraphrase}]"]), small.parent / "results", jobs=1)
+    grid = Grid(
+        load_experiments(small, ["baselines=[{kind: paraphrase}]"]),
+        small.parent / "results",
+        jobs=1,
+    )
     for spot in grid.spots():
         grid.subsample(spot)
         grid.augment(spot, "paraphrase", 0)
@@ -269,7 +273,7 @@ def test_labels_of_a_classifier_that_prompts_are_counted(
         "trials=3",
     ]
     sets = [word for one in prompting for word in ("--set", one)]
-    grid = Grid(load(small, prompting), small.parent / "results", jobs=1)
+    grid = Grid(load_experiments(small, prompting), small.parent / "results", jobs=1)
     labels = 3 * len(grid.resources.splits(grid.experiments[0]).test)
     before = everything(small.parent)
     found = planned(small, *sets)

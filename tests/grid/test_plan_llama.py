@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from llama_server import llama_server, model_as_gguf, needs_llama_server
 
-from gpt3mix_cli.config import load
+from gpt3mix_cli.config import load_experiments
 from gpt3mix_cli.grid import Grid
 from gpt3mix_cli.grid.plan import plan
 from gpt3mix_cli.lm import total_spent
@@ -38,7 +38,7 @@ def test_the_plan_is_within_a_tenth_of_what_the_run_then_takes(tmp_path: Path) -
         (tmp_path / "real.yaml").write_text(CONFIG.format(url=server.url))
 
         def grid() -> Grid:
-            return Grid(load(tmp_path / "real.yaml"), tmp_path / "results")
+            return Grid(load_experiments(tmp_path / "real.yaml"), tmp_path / "results")
 
         asking = grid()
 

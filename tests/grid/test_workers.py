@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from gpt3mix_cli.cli import main
-from gpt3mix_cli.config import load
+from gpt3mix_cli.config import load_experiments
 from gpt3mix_cli.errors import NO_CALLBACKS, Callbacks, UserError
 from gpt3mix_cli.grid import Grid
 from gpt3mix_cli.grid.executors.processes import Workers
@@ -218,7 +218,7 @@ def test_epochs_of_the_workers_are_told_with_their_scores(small: Path, tmp_path:
         heard.append((text, done, total, detail))
 
     grid = Grid(
-        load(small, ["baselines=[]", "subsample.seeds=1", "trials=2"]),
+        load_experiments(small, ["baselines=[]", "subsample.seeds=1", "trials=2"]),
         tmp_path / "results",
         callbacks=Callbacks(progress=hear),
         jobs=2,

@@ -15,7 +15,7 @@ from endpoint_lm import CHOICES, LABEL_PREFIX, PROMPT, asked, engine
 from endpoint_server import Server, running, serving
 from killed_runs import AT_ONCE
 
-from gpt3mix_cli.config import load
+from gpt3mix_cli.config import load_experiments
 from gpt3mix_cli.errors import StoppedShort, UserError
 from gpt3mix_cli.grid import Grid
 from gpt3mix_cli.lm import JournaledLM, total_spent
@@ -164,16 +164,16 @@ def experiment(
         f"augment: {{{augment}}}\ntrials: 1\n{more}",
         encoding="utf-8",
     )
-    return Grid(load(path), tmp_path / "results")
+    return Grid(load_experiments(path), tmp_path / "results")
 
 
 def made(grid: Grid) -> list[Path]:
     """Run the subsamples and the synthetic sets of a grid."""
     outputs = []
     try:
-        for spot in grid.spots():
-            grid.subsample(spot)
-            outputs.append(grid.augment(spot, "gpt3mix", 0).output)
+        for cell in grid.cells():
+            grid.subsample(cell)
+            outputs.append(grid.augment(cell, "gpt3mix", 0).output)
     finally:
         grid.close()
     return outputs

@@ -161,12 +161,12 @@ def test_a_wrong_config_is_told_once_and_lets_all_processes_end(config: Path) ->
 def test_a_model_of_two_processes_reproduces_its_test_accuracy(
     config: Path, spread: Path, tmp_path: Path
 ) -> None:
-    from gpt3mix_cli.config import load
+    from gpt3mix_cli.config import load_experiments
     from gpt3mix_cli.grid import Grid
     from gpt3mix_cli.records import write_records
     from gpt3mix_cli.train.saved_models import predict
 
-    grid = Grid(load(config), tmp_path)
+    grid = Grid(load_experiments(config), tmp_path)
     write_records(tmp_path / "test.jsonl", grid.resources.splits(grid.experiments[0]).test)
     counts = predict(
         config.parent / "model", tmp_path / "test.jsonl", tmp_path / "p.jsonl"

@@ -12,7 +12,7 @@ from endpoint_lm import engine, truth
 from endpoint_server import Server, serving
 
 from gpt3mix_cli.cli_options import trainings_of
-from gpt3mix_cli.config import load
+from gpt3mix_cli.config import load_experiments
 from gpt3mix_cli.errors import Callbacks, StoppedShort, UserError
 from gpt3mix_cli.grid import Grid
 from gpt3mix_cli.lm import LM, Completion, JournaledLM, Request, Scores, open_lm
@@ -214,7 +214,7 @@ def grid(tmp_path: Path, tiny_lm: Path) -> tuple[Grid, list[str]]:
     (tmp_path / "icl.yaml").write_text(EXPERIMENT.replace("TINY", str(tiny_lm)))
     told: list[str] = []
     return Grid(
-        load(tmp_path / "icl.yaml"),
+        load_experiments(tmp_path / "icl.yaml"),
         tmp_path / "results",
         callbacks=Callbacks(warn=told.append),
     ), told
@@ -372,7 +372,7 @@ def test_a_budget_that_is_used_up_keeps_what_was_answered(
         "baselines=[]",
     ]
     for budget, ended in (("{requests: 12}", False), ("null", True)):
-        one = Grid(load(config, [*over, f"budget={budget}"]), grid[0].out, jobs=1)
+        one = Grid(load_experiments(config, [*over, f"budget={budget}"]), grid[0].out, jobs=1)
         items = list(one.run())
         one.close()
         assert any(isinstance(item, StoppedShort) for item in items) is not ended

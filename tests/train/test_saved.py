@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from gpt3mix_cli.cli import main
-from gpt3mix_cli.config import load as load_config
+from gpt3mix_cli.config import load_experiments
 from gpt3mix_cli.errors import Callbacks
-from gpt3mix_cli.grid import Grid, Training
+from gpt3mix_cli.grid import Grid, TrainStep
 from gpt3mix_cli.records import Trial, read_records, write_records
 from gpt3mix_cli.train import cached_classifier, saved_models
 from gpt3mix_cli.train.saved_models import ABOUT, predict
@@ -72,7 +72,7 @@ def experiment(folder: Path, encoder: Path) -> Experiment:
 def kept(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path) -> Experiment:
     """Not to be written to."""
     made = experiment(tmp_path_factory.mktemp("kept"), tiny_encoder)
-    grid = Grid(load_config(made.config), made.out)
+    grid = Grid(load_experiments(made.config), made.out)
     write_records(made.test, grid.resources.splits(grid.experiments[0]).test)
     assert made.train("--method", "eda", "--jobs", "1") == 0
     for kind in KINDS:
@@ -185,23 +185,21 @@ def test_the_best_trial_by_validation_accuracy_is_saved_with_its_very_weights(
 
 
 def test_of_several_best_trials_the_first_is_saved(kept: Experiment, tmp_path: Path) -> None:
-    grid = Grid(load_config(kept.config), kept.out)
-    spot = next(grid.spots())
+    grid = Grid(load_experiments(kept.config), kept.out)
+    cell = next(grid.cells())
+    settings = grid.experiment(cell).classifiers[0]
     works: list[Any] = []
     original = saved_models.save_model
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(saved_models, "save_model", lambda work, *rest: works.append(work))
-        grid.train(Training(spot, "eda", spot.experiment.classifiers[0], save=tmp_path / "model"))
+        grid.train(TrainStep(cell, "eda", settings, save_model=tmp_path / "model"))
     rows = [
         row.model_copy(update={"valid_accuracy": 0.5, "accuracy": row.trial / 10})
         for row in kept.trials("linear")
     ]
     rows[0] = rows[0].model_copy(update={"valid_accuracy": 0.4})
     rows[1] = rows[1].model_copy(update={"status": "failed", "valid_accuracy": None})
-    assert (
-        original(works[0], rows[::-1], spot.experiment.classifiers[0], tmp_path / "model").trial
-        == 2
-    )
+    assert original(works[0], rows[::-1], settings, tmp_path / "model").trial == 2
 
 
 @pytest.mark.parametrize("kind", KINDS)

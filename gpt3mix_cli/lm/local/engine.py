@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from ...errors import UserError
-from ...pretrained import lm_path
+from ...pretrained import lm_path, resolve_device
 from ...settings import LocalLMSettings, fingerprint
 from ..port import Completion, Hypothesis, LMInfo, Request, Scores, split_into_blocks
 from .loading import ModelSource
@@ -41,7 +41,7 @@ class LocalLM:
 
         self._settings = settings
         self._source = ModelSource(lm_path(settings.model), settings.revision)
-        self._device = torch.device(_device(settings.device))
+        self._device = torch.device(resolve_device(settings.device, "lm.device"))
         # On a CPU bfloat16 moves label probabilities by more than 2e-3 (scripts/bench/augment.py),
         # which its speed does not make up for.
         auto = "float32" if self._device.type == "cpu" else "bfloat16"
@@ -232,18 +232,3 @@ def _from_lines(
             Hypothesis(line.text, line.finished, round(line.logprob, 4)) for line in lines
         ),
     )
-
-
-def _device(name: str) -> str:
-    import torch
-
-    if name != "auto":
-        try:
-            torch.empty(0, device=name)
-        except (RuntimeError, AssertionError) as error:
-            raise UserError(
-                f"lm.device: '{name}' cannot be used: {str(error).splitlines()[0]}",
-                "use auto, cpu, or a device that `gpt3mix check` lists",
-            ) from None
-        return name
-    return "cuda" if torch.cuda.is_available() else "cpu"

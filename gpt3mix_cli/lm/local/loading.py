@@ -7,8 +7,10 @@ from typing import Any
 
 from ...errors import UserError
 from ...files import hash_model
-from ...pretrained import load_pretrained
+from ...pretrained import load_model, load_pretrained
 from ...settings import fingerprint
+
+HINT = "give `bundled`, the folder of a causal LM, or a hub id that can be reached"
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,11 @@ class ModelSource:
                 f"lm.model {folder}: the folder has no tokenizer",
                 "save it there with tokenizer.save_pretrained",
             )
-        return self._load("AutoConfig"), self._load("AutoTokenizer")
+        config, tokenizer = (
+            load_pretrained(part, self.path, self._what, HINT, revision=self.revision)
+            for part in ("AutoConfig", "AutoTokenizer")
+        )
+        return config, tokenizer
 
     def fingerprint(self, config: Any) -> str:
         """Return a hash of the weights: of a folder's files, or of hub id and commit."""
@@ -49,36 +55,26 @@ class ModelSource:
         Raises:
             UserError: if it cannot be loaded or run.
         """
-        import torch
-
-        model, info = self._load(
-            "AutoModelForCausalLM", dtype=getattr(torch, dtype), output_loading_info=True
+        model = load_model(
+            "AutoModelForCausalLM",
+            self.path,
+            self._what,
+            HINT,
+            device=str(device),
+            dtype=dtype,
+            revision=self.revision,
         )
-        if missing := sorted(info["missing_keys"]):
-            # The library would initialize them at random, and every text would be nonsense.
-            raise UserError(
-                f"lm.model {self.path}: {len(missing)} weights of a causal LM are missing, such as"
-                f" {missing[0]}",
-                "give the folder or hub id of a causal LM, with its language-modelling head",
-            )
         if not _can_run(model):
             raise UserError(
                 f"lm.model {self.path}: {type(model).__name__} keeps a state, counts positions by"
                 " itself, or has an attention of its own, which this engine cannot serve",
                 "use a plain transformer, such as Llama, Qwen, Mistral or GPT-2",
             )
-        try:
-            return model.to(device).eval()
-        except torch.OutOfMemoryError:
-            raise UserError(
-                f"lm.model {self.path}: the memory of {device} does not hold the weights",
-                "use a smaller model, lm.dtype: bfloat16, or another lm.device",
-            ) from None
+        return model
 
-    def _load(self, part: str, **options: Any) -> Any:
-        what = f"lm.model {self.path}: cannot be loaded as a causal LM"
-        hint = "give `bundled`, the folder of a causal LM, or a hub id that can be reached"
-        return load_pretrained(part, self.path, what, hint, revision=self.revision, **options)
+    @property
+    def _what(self) -> str:
+        return f"lm.model {self.path}: cannot be loaded as a causal LM"
 
 
 def _can_run(model: Any) -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from ...errors import UserError
+from ...pretrained import out_of_memory
 
 Result = TypeVar("Result")
 
@@ -12,12 +13,6 @@ CPU_CACHE_BYTES = 2 << 30  # for keys and values; a CPU does not say how much me
 CPU_MAX_ROWS = 64  # more no longer fit into the processor's caches and cost more per row
 GPU_FREE_FRACTION = 0.6  # of the GPU's free memory, for keys, values and logits
 LOGITS_BYTES_PER_TOKEN = 16  # of the vocabulary: about four float32 copies while a token is drawn
-OUT_OF_MEMORY = (
-    "out of memory",
-    "can't allocate memory",
-    "not enough memory",
-    "ALLOC_FAILED",
-)  # from devices without an error class for it
 
 
 class RowLimit:
@@ -54,10 +49,8 @@ class RowLimit:
             limit = min(self.max_rows, self._estimate(tokens_per_row), rows, device_limit)
             try:
                 return work(limit)
-            except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not isinstance(error, torch.OutOfMemoryError) and not any(
-                    words in str(error) for words in OUT_OF_MEMORY
-                ):
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
                     raise
             if limit <= min_rows:
                 what = "a single text" if min_rows == 1 else f"{min_rows} beams of a single text"
