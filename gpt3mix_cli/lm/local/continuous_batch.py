@@ -102,8 +102,8 @@ class ContinuousBatch:
     def run(self) -> None:
         """Run steps until every row has ended."""
         while True:
-            # Rows are admitted a quarter of the batch at a time: reading a few prompts costs
-            # nearly as much as reading many.
+            # Rows are admitted once a quarter of the slots is idle, so that many prompts are read,
+            # and many labels are scored, in one pass.
             idle = len(self._rows) - self._num_running
             more = self._waiting or self._awaiting_multi_token_score
             if not self._num_running or (more and idle >= max(1, len(self._rows) // 4)):

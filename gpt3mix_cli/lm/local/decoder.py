@@ -123,7 +123,7 @@ class PromptReader:
     def _read(
         self, rows: Sequence[Sequence[int]], past: KeysValues
     ) -> "tuple[KeysValues, torch.Tensor]":
-        """Read rows of tokens after `past`; return keys and values of both together, and the mask."""
+        """Read rows of tokens after `past`; return keys and values of both, and the mask."""
         import torch
 
         ids, mask = _pad_left(rows, self._decoder.tokenizer.pad, self._decoder.model.device)
@@ -152,7 +152,7 @@ class PromptReader:
 def _pad_left(
     rows: Sequence[Sequence[int]], pad: int, device: "torch.device"
 ) -> "tuple[torch.Tensor, torch.Tensor]":
-    """Return ids and mask, both (rows, longest), padded on the left so that all rows end together."""
+    """Return ids and mask, both (rows, longest), padded on the left: all rows end together."""
     import torch
 
     longest = max(len(row) for row in rows)

@@ -49,7 +49,7 @@ class LocalLM:
         config, tokenizer = self._source.load_config_and_tokenizer()
         self._tokenizer = PromptTokenizer(tokenizer, settings.model)
         limits = [getattr(config, "max_position_embeddings", None), tokenizer.model_max_length]
-        weights, device = self._source.fingerprint(config), self._device.type
+        weights, device = self._source.hash_weights(config), self._device.type
         self.info = LMInfo(
             model=settings.model,
             fingerprint=fingerprint(

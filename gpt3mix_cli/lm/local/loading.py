@@ -43,7 +43,7 @@ class ModelSource:
         )
         return config, tokenizer
 
-    def fingerprint(self, config: Any) -> str:
+    def hash_weights(self, config: Any) -> str:
         """Return a hash of the weights: of a folder's files, or of hub id and commit."""
         if Path(self.path).is_dir():
             return hash_model(Path(self.path))

@@ -1,6 +1,5 @@
 """How many rows fit into memory at once: an estimate first, then half as many whenever it fails."""
 
-import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -12,7 +11,7 @@ Result = TypeVar("Result")
 CPU_CACHE_BYTES = 2 << 30  # for keys and values; a CPU does not say how much memory is free
 CPU_MAX_ROWS = 64  # more no longer fit into the processor's caches and cost more per row
 GPU_FREE_FRACTION = 0.6  # of the GPU's free memory, for keys, values and logits
-LOGITS_BYTES_PER_TOKEN = 16  # of the vocabulary: about four float32 copies while a token is drawn
+LOGITS_COPIES = 4  # in float32, of each row's logits, while a token is drawn
 
 
 class RowLimit:
@@ -23,10 +22,20 @@ class RowLimit:
     """
 
     def __init__(self, model: Any, name: str, max_rows: int) -> None:
-        """Estimate the memory of a loaded model; messages call it `name`."""
-        self._model, self._name, self.max_rows = model, name, max_rows
-        self._device = model.device
-        self._config = model.config.get_text_config()
+        """Estimate the memory of a loaded model's rows; messages call it `name`."""
+        import torch
+
+        self._name, self.max_rows, self._device = name, max_rows, model.device
+        config = model.config.get_text_config()
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        self._bytes_per_token = (
+            2 * config.num_hidden_layers * heads * size * model.dtype.itemsize  # keys and values
+        )
+        self._logits_bytes = LOGITS_COPIES * 4 * config.vocab_size
+        self._bytes = CPU_CACHE_BYTES
+        if self._device.type == "cuda":
+            self._bytes = int(GPU_FREE_FRACTION * torch.cuda.mem_get_info(self._device)[0])
 
     def run(
         self, work: Callable[[int], Result], tokens_per_row: int, rows: int, min_rows: int = 1
@@ -44,9 +53,10 @@ class RowLimit:
         """
         import torch
 
+        row_bytes = tokens_per_row * self._bytes_per_token + self._logits_bytes
         device_limit = CPU_MAX_ROWS if self._device.type == "cpu" else rows
         while True:
-            limit = min(self.max_rows, self._estimate(tokens_per_row), rows, device_limit)
+            limit = min(self.max_rows, max(1, self._bytes // row_bytes), rows, device_limit)
             try:
                 return work(limit)
             except (RuntimeError, MemoryError) as error:
@@ -61,23 +71,3 @@ class RowLimit:
             self.max_rows = limit // 2
             if self._device.type == "cuda":
                 torch.cuda.empty_cache()
-
-    def _estimate(self, tokens_per_row: int) -> int:
-        """Return how many rows' keys, values and logits fit into the memory."""
-        logits = LOGITS_BYTES_PER_TOKEN * self._config.vocab_size
-        return max(1, int(self._bytes // (tokens_per_row * self._bytes_per_token + logits)))
-
-    @functools.cached_property
-    def _bytes(self) -> float:
-        import torch
-
-        if self._device.type == "cuda":
-            return GPU_FREE_FRACTION * torch.cuda.mem_get_info(self._device)[0]
-        return CPU_CACHE_BYTES
-
-    @functools.cached_property
-    def _bytes_per_token(self) -> int:
-        config = self._config
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        return int(2 * config.num_hidden_layers * heads * size * self._model.dtype.itemsize)
