@@ -113,7 +113,9 @@ class Journal:
         copied: list[AnswerRow] = []
         with self._read_lock:
             with _sqlite_errors(self.path):
-                answers = {row[0]: row[3] for row in _select(self._reader(self.path), keys)}
+                answers = {
+                    key: answer for key, _, _, answer in _select(self._reader(self.path), keys)
+                }
             for path in self._siblings:
                 if len(answers) == count:
                     break
@@ -122,7 +124,7 @@ class Journal:
                     rows = _select(self._reader(path), wanted)
                     if len(rows) == count or not all_or_none:
                         copied += rows
-                        answers |= {row[0]: row[3] for row in rows}
+                        answers |= {key: answer for key, _, _, answer in rows}
         if self.path != IN_MEMORY:
             self.store(copied)
         return answers if len(answers) == count or not all_or_none else {}
@@ -137,15 +139,12 @@ class Journal:
         """
         if not rows:
             return
-        stored = [
-            (
-                *row[:3],
-                zlib.compress(row[3].encode(), 1) if len(row[3]) > MAX_PLAIN_CHARS else row[3],
-            )
-            for row in rows
-        ]
+        packed: list[tuple[object, ...]] = []
+        for *row, answer in rows:
+            compress = len(answer) > MAX_PLAIN_CHARS
+            packed.append((*row, zlib.compress(answer.encode(), 1) if compress else answer))
         with self._transaction() as database:
-            database.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)", stored)
+            database.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)", packed)
             database.executemany(INSERT_SPENDING, spent)
 
     def parse(self, parser: Callable[[str], Answer], answer: str) -> Answer:

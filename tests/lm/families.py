@@ -122,7 +122,7 @@ def pieces_tokenizer(texts: Sequence[str], size: int) -> PreTrainedTokenizerFast
 def random_llama(tokenizer: PreTrainedTokenizerFast, **options: Any) -> LlamaForCausalLM:
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-        num_attention_heads=2, max_position_embeddings=512, bos_token_id=tokenizer.bos_token_id, 
+        num_attention_heads=2, max_position_embeddings=512, bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id, pad_token_id=None, initializer_range=0.2, **options,
     )  # fmt: skip
     return LlamaForCausalLM(config)

@@ -130,7 +130,8 @@ def test_a_block_is_on_disk_before_its_first_answer_is_returned(path: Path) -> N
 @pytest.mark.parametrize(
     "change",
     [{"prompt": "Text: "}, {"seed": 77}, {"max_tokens": 6}, {"temperature": 0.9}, {"top_p": 0.9},
-     {"frequency_penalty": 0.01},     {"label_prefix": " ["}, {"choices": (" b", " a")}, {"number": 99}],
+     {"frequency_penalty": 0.01}, {"label_prefix": " ["},
+     {"choices": (" b", " a")}, {"number": 99}],
     ids=lambda change: next(iter(change)),
 )  # fmt: skip
 def test_a_changed_request_is_computed_again(path: Path, change: dict[str, Any]) -> None:
