@@ -11,14 +11,17 @@ import pytest
 from endpoint_lm import engine, truth
 from endpoint_server import Server, serving
 
-from gpt3mix_cli.cli_options import trainings_of
+from gpt3mix_cli.cli_options import CellSelection, TrainSelection
+from gpt3mix_cli.commands import select_trainings
 from gpt3mix_cli.config import load_experiments
 from gpt3mix_cli.errors import Callbacks, StoppedShort, UserError
-from gpt3mix_cli.grid import Grid
+from gpt3mix_cli.grid import Grid, SubsampleStep, TrainStep
+from gpt3mix_cli.grid.steps import cell_steps
+from gpt3mix_cli.layout import TrialKey
 from gpt3mix_cli.lm import LM, Completion, JournaledLM, Request, Scores, open_lm
 from gpt3mix_cli.method.labels import CONTENT_FREE, soft_label
 from gpt3mix_cli.method.prompt import choices, prompt, to_label
-from gpt3mix_cli.records import Augmented, Example, Trial, read_records
+from gpt3mix_cli.records import Augmented, Example, StageOptions, Trial, read_records
 from gpt3mix_cli.settings import LocalLMSettings, PromptSettings, Task, generator
 from gpt3mix_cli.train import open_prompt_classifier
 from gpt3mix_cli.train.prompt import PromptClassifier, in_turn
@@ -204,7 +207,7 @@ trials: 2
 
 @pytest.fixture
 def grid(tmp_path: Path, tiny_lm: Path) -> tuple[Grid, list[str]]:
-    """An experiment, and what it tells."""
+    """An experiment, and its warnings."""
     for name, number in (("train", 12), ("test", 5)):
         rows = (
             f'{{"id": "{name}{i}", "text": "a film of number {i}", "label": "{CLASSES[i % 2]}"}}\n'
@@ -212,12 +215,12 @@ def grid(tmp_path: Path, tiny_lm: Path) -> tuple[Grid, list[str]]:
         )
         (tmp_path / f"{name}.jsonl").write_text("".join(rows))
     (tmp_path / "icl.yaml").write_text(EXPERIMENT.replace("TINY", str(tiny_lm)))
-    told: list[str] = []
+    warnings: list[str] = []
     return Grid(
         load_experiments(tmp_path / "icl.yaml"),
         tmp_path / "results",
-        callbacks=Callbacks(warn=told.append),
-    ), told
+        StageOptions(callbacks=Callbacks(warn=warnings.append)),
+    ), warnings
 
 
 @pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
@@ -227,16 +230,16 @@ def test_an_experiment_prompts_with_real_rows_only_and_says_what_it_costs(
     """Beside other trials, which run in processes of their own; no synthetic set is made for it; a second run asks nothing."""
     grid_, _ = grid
     grid_.jobs = jobs
-    spot = next(grid_.spots())
-    # No row of a random LM passes the gate; what its rows would be trained on is not the matter here.
+    cell = next(grid_.cells())
+    # The filter rejects all rows of a random LM, so the method gpt3mix is left out.
     steps = [
-        (stage, rest)
-        for stage, rest in grid_._steps(spot)
-        if "gpt3mix" not in rest and getattr(rest[-1], "method", "") != "gpt3mix"
+        step
+        for step in cell_steps(grid_.experiment(cell), cell)
+        if isinstance(step, SubsampleStep) or step.method != "gpt3mix"
     ]
-    items = list(grid_._all(steps, "cells"))
-    assert all(not isinstance(item, Exception) for item in items)
-    folder = spot.folder / "trials"
+    results = list(grid_.run_steps(steps, "cells"))
+    assert all(not isinstance(result, Exception) for result in results)
+    folder = grid_.layout.folder(cell) / "trials"
     assert sorted(path.name for path in folder.glob("*.jsonl") if "history" not in path.name) == [
         "aeda.linear.jsonl",
         "none.linear.jsonl",
@@ -253,55 +256,53 @@ def test_an_experiment_prompts_with_real_rows_only_and_says_what_it_costs(
     assert any("prompt: each prediction costs" in remark for remark in grid_.report().remarks)
     journal = (folder / "none.prompt.journal.sqlite").stat().st_size
     assert journal > 0
-    again = Grid(grid_.experiments, grid_.out, force=True, jobs=1)
+    again = Grid(grid_.experiments, grid_.out, StageOptions(force=True), jobs=1)
     monkeypatch.setattr(
-        "gpt3mix_cli.lm.local.engine.Local.score", lambda *_: pytest.fail("asked again")
+        "gpt3mix_cli.lm.local.engine.LocalLM.score", lambda *_: pytest.fail("asked again")
     )
     assert [
         item.manifest.counts["ok"]
-        for item in again.trainings(
-            [arguments[0] for stage, arguments in steps if stage == "train"]
+        for item in again.run_steps(
+            [step for step in steps if isinstance(step, TrainStep)], "trials files"
         )
     ] == [2, 2, 2]
     assert list(read_records(folder / "none.prompt.jsonl", Trial))[1].accuracy == rows[1].accuracy
 
 
 def test_other_methods_are_left_out_and_that_is_said(grid: tuple[Grid, list[str]]) -> None:
-    grid_, told = grid
-    spots = list(grid_.spots())
-    wanted = [
-        (one.method, one.classifier.name)
-        for one in trainings_of(grid_, Path("c"), spots, None, None, None, (), None, None)
-    ]
-    assert wanted == [
+    grid_, warnings = grid
+    steps = select_trainings(grid_, CellSelection(), TrainSelection())
+    assert [(step.method, step.classifier.name) for step in steps] == [
         ("none", "linear"),
         ("none", "prompt"),
         ("gpt3mix", "linear"),
         ("aeda", "linear"),
     ]
-    assert len(told) == 1
-    assert "classifier 'prompt' asks the LM below real rows alone" in told[0]
+    assert len(warnings) == 1
+    assert "classifier 'prompt' uses real examples only" in warnings[0]
     with pytest.raises(UserError, match="nothing to do: classifier 'prompt'"):
-        trainings_of(grid_, Path("c"), spots, ["aeda"], ["prompt"], None, (), None, None)
-    only = spots[0].experiment.model_copy(
-        update={"classifiers": spots[0].experiment.classifiers[1:]}
-    )
-    assert [stage for stage, _ in grid_._steps(replace(spots[0], experiment=only))] == [
-        "subsample",
-        "train",
-    ]  # no rows that nobody reads
+        select_trainings(grid_, CellSelection(), TrainSelection(["aeda"], ["prompt"]))
+    cell, experiment = next(grid_.cells()), grid_.experiments[0]
+    prompt_only = experiment.model_copy(update={"classifiers": experiment.classifiers[1:]})
+    # No synthetic rows are written that no classifier reads.
+    assert list(cell_steps(prompt_only, cell)) == [
+        SubsampleStep(cell),
+        TrainStep(cell, "none", experiment.classifiers[1]),
+    ]
 
 
 def test_no_model_can_be_saved(grid: tuple[Grid, list[str]], tmp_path: Path) -> None:
     grid_, _ = grid
-    spots = list(grid_.spots())
-    grid_.subsample(spots[0])
-    (training,) = trainings_of(
-        grid_, Path("c"), spots, ["none"], ["prompt"], None, (), None, tmp_path / "model"
+    cell = next(grid_.cells())
+    grid_.subsample(cell)
+    (step,) = select_trainings(
+        grid_,
+        CellSelection(),
+        TrainSelection(["none"], ["prompt"], save_model=tmp_path / "model"),
     )
     with pytest.raises(UserError, match="no model to save"):
-        grid_.train(training)
-    assert not list(spots[0].folder.glob("trials/*"))
+        grid_.train(step)
+    assert not list(grid_.layout.folder(cell).glob("trials/*"))
 
 
 def test_rows_of_a_class_that_has_none_left_do_not_end_the_turns() -> None:
@@ -376,9 +377,7 @@ def test_a_budget_that_is_used_up_keeps_what_was_answered(
         items = list(one.run())
         one.close()
         assert any(isinstance(item, StoppedShort) for item in items) is not ended
-    (spot,) = one.spots()
-    assert [row.status for row in read_records(spot.trials("none", "prompt"), Trial)] == [
-        "ok",
-        "ok",
-    ]
+    (cell,) = one.cells()
+    path = one.layout.trials_path(TrialKey(cell, "none", "prompt"))
+    assert [row.status for row in read_records(path, Trial)] == ["ok", "ok"]
     assert server.twice() == []

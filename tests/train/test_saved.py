@@ -188,6 +188,7 @@ def test_of_several_best_trials_the_first_is_saved(kept: Experiment, tmp_path: P
     grid = Grid(load_experiments(kept.config), kept.out)
     cell = next(grid.cells())
     settings = grid.experiment(cell).classifiers[0]
+    settings = grid.experiment(cell).classifiers[0]
     works: list[Any] = []
     original = saved_models.save_model
     with pytest.MonkeyPatch.context() as patch:
