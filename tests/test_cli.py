@@ -860,9 +860,9 @@ BROKEN: dict[str, tuple[Break, Sequence[str], Sequence[str]]] = {
     "key that stands twice": (
         change("mine.yaml", "trials: 2", "trials: 2\ntrials: 3"),
         [],
-        ["mine.yaml, line", "'trials' stands twice"],
+        ["mine.yaml, line", "duplicate key 'trials'"],
     ),
-    "no yaml": (put("mine.yaml", "name: [a\n"), [], ["mine.yaml, line", "no valid YAML"]),
+    "no yaml": (put("mine.yaml", "name: [a\n"), [], ["mine.yaml, line", "not valid YAML"]),
     "two wrong keys": (
         change("mine.yaml", "trials: 2", "trials: 0"),
         ["--set", "augment.k=0"],
