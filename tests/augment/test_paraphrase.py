@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from gpt3mix_cli.augment import journal_path, rejects_path
 from gpt3mix_cli.config import load_experiments
 from gpt3mix_cli.grid import Grid
 from gpt3mix_cli.grid.check import check
+from gpt3mix_cli.layout import journal_path, rejects_path
 from gpt3mix_cli.records import Augmented, Example, read_records
 
 NAMES = {"id", "method"}

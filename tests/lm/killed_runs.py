@@ -12,7 +12,7 @@ from pathlib import Path
 
 import openai  # noqa: F401 - so that no run loads it again
 
-from gpt3mix_cli.augment import augment, open_augmenter
+from gpt3mix_cli.augment import AugmentOptions, augment, open_augmenter
 from gpt3mix_cli.augment.gpt3mix import GPT3Mix  # noqa: F401
 from gpt3mix_cli.data import load_splits
 from gpt3mix_cli.lm import JournaledLM
@@ -37,9 +37,7 @@ def run(url: str, folder: Path, rows: int) -> None:
         open_augmenter(AugmentSettings(), task, journal),
         load_splits(task, 0).train[:10],
         folder / "rows.jsonl",
-        ratio=rows / 10,
-        attempts=20,
-        seed=1,
+        AugmentOptions(ratio=rows / 10, attempts=20, seed=1),
     )
     journal.close()
     lm.close()

@@ -20,11 +20,11 @@ from gpt3mix_cli.grid.steps import cell_steps
 from gpt3mix_cli.layout import TrialKey
 from gpt3mix_cli.lm import LM, Completion, JournaledLM, Request, Scores, open_lm
 from gpt3mix_cli.method.labels import CONTENT_FREE, soft_label
-from gpt3mix_cli.method.prompt import choices, prompt, to_label
+from gpt3mix_cli.method.prompt import label_choices, render_label_prompt, render_prompt
 from gpt3mix_cli.records import Augmented, Example, StageOptions, Trial, read_records
 from gpt3mix_cli.settings import LocalLMSettings, PromptSettings, Task, generator
 from gpt3mix_cli.train import open_prompt_classifier
-from gpt3mix_cli.train.prompt import PromptClassifier, in_turn
+from gpt3mix_cli.train.prompt import PromptClassifier, interleave_classes
 from gpt3mix_cli.train.targets import one_hot
 
 CLASSES = ["pos", "neg"]
@@ -77,9 +77,9 @@ def test_probabilities_are_equation_1_of_the_lms_own_scores_in_the_papers_prompt
     classifier = prompting(task, lm, examples=3)
     assert classifier.fit(ROWS, [], 7).valid_accuracy is None
     found = classifier.predict_proba(TEXTS)
-    shown = in_turn(ROWS, generator(7, "prompt examples"))[:3]
+    shown = interleave_classes(ROWS, generator(7, "prompt examples"))[:3]
     for row, text in zip(found, TEXTS, strict=True):
-        asked = f"{prompt(task, shown)} {text.replace(chr(10), ' ')} (Sentiment:"
+        asked = f"{render_prompt(task, shown)} {text.replace(chr(10), ' ')} (Sentiment:"
         probs, _ = soft_label(CLASSES, lm.score([asked], [" Positive", " Negative"])[0].logprobs)
         assert row.tolist() == pytest.approx(list(probs.values()), abs=1e-4)
     assert np.abs(found[0] - found[2]).max() > 1e-3
@@ -87,11 +87,13 @@ def test_probabilities_are_equation_1_of_the_lms_own_scores_in_the_papers_prompt
 
 def test_examples_take_the_classes_in_turn_and_are_those_of_the_seed(task: Task, lm: LM) -> None:
     """Also where a class has fewer rows; every order of two classes comes last in turn (64 seeds: once in 1e18 not)."""
-    drawn = in_turn(ROWS, generator(3, "x"))
+    drawn = interleave_classes(ROWS, generator(3, "x"))
     assert sorted(row.id for row in drawn) == sorted(row.id for row in ROWS)
     assert all({drawn[i].label, drawn[i + 1].label} == set(CLASSES) for i in (0, 2, 4, 6))
     assert {row.label for row in drawn[8:]} == {"pos"}
-    assert {in_turn(ROWS, generator(seed, "x"))[1].label for seed in range(64)} == set(CLASSES)
+    assert {interleave_classes(ROWS, generator(seed, "x"))[1].label for seed in range(64)} == set(
+        CLASSES
+    )
     asked = []
     for seed in (1, 1, 2):
         watched = Watched(lm)
@@ -109,21 +111,23 @@ def test_examples_take_the_classes_in_turn_and_are_those_of_the_seed(task: Task,
 
 def test_fit_shows_as_many_as_the_context_holds_and_keeps_the_last_ones(task: Task, lm: LM) -> None:
     """One example more would not fit, and a longer text leaves room for fewer."""
-    room = lm.info.count_tokens(to_label(task, ROWS[:5], TEXTS[1])) + 8
+    room = lm.info.count_tokens(render_label_prompt(task, ROWS[:5], TEXTS[1])) + 8
     watched = Watched(lm, room)
     classifier = prompting(task, watched)
     classifier.fit(ROWS, [], 7)
     classifier.predict_proba(TEXTS)
-    order = in_turn(ROWS, generator(7, "prompt examples"))
-    limit = room - max(map(lm.info.count_tokens, choices(task)))
+    order = interleave_classes(ROWS, generator(7, "prompt examples"))
+    limit = room - max(map(lm.info.count_tokens, label_choices(task)))
     numbers = {}
     for asked in watched.asked:
         text = next(text for text in TEXTS if text.split()[-1] in asked.splitlines()[-1])
         numbers[text] = len(lines(asked))
-        assert asked == to_label(task, order[len(order) - numbers[text] :], text)
+        assert asked == render_label_prompt(task, order[len(order) - numbers[text] :], text)
         assert lm.info.count_tokens(asked) <= limit
         assert (
-            lm.info.count_tokens(to_label(task, order[len(order) - numbers[text] - 1 :], text))
+            lm.info.count_tokens(
+                render_label_prompt(task, order[len(order) - numbers[text] - 1 :], text)
+            )
             > limit - 4
         )
     assert 4 <= numbers[TEXTS[1]] <= 6
@@ -137,10 +141,11 @@ def test_a_text_longer_than_the_context_is_cut_and_told(task: Task, lm: LM) -> N
     classifier.predict_proba(["Dull.", " ".join(["very long"] * 300)])
     assert classifier.notes[:2] == [
         "1 of 2 texts do not fit the LM's context and are cut",
-        "1 of 2 prompts hold fewer than 2 examples, for want of rows or of room in the context",
+        "1 of 2 prompts hold fewer than 2 examples: there are too few rows, or the LM's context is "
+        "too short",
     ]
     assert all(lm.info.count_tokens(asked) <= 200 for asked in watched.asked)
-    assert watched.asked[-1].startswith(prompt(task, ()) + " very long very long very long")
+    assert watched.asked[-1].startswith(render_prompt(task, ()) + " very long very long very long")
 
 
 def test_tokens_are_those_of_the_prompts_and_begin_anew_with_each_fit(task: Task, lm: LM) -> None:
@@ -161,18 +166,18 @@ def test_calibration_divides_by_what_the_labels_have_without_content(task: Task,
     classifier = prompting(task, watched, examples=2, contextual_calibration=True)
     classifier.fit(ROWS, [], 0)
     found = classifier.predict_proba(TEXTS)
-    shown = in_turn(ROWS, generator(0, "prompt examples"))[:2]
+    shown = interleave_classes(ROWS, generator(0, "prompt examples"))[:2]
     usual = [
         scores.logprobs
         for scores in lm.score(
-            [to_label(task, shown, text) for text in CONTENT_FREE], choices(task)
+            [render_label_prompt(task, shown, text) for text in CONTENT_FREE], label_choices(task)
         )
     ]
     for row, text in zip(found, TEXTS, strict=True):
         probs, _ = soft_label(
             CLASSES,
-            lm.score([to_label(task, shown, text)], choices(task))[0].logprobs,
-            without_content=usual,
+            lm.score([render_label_prompt(task, shown, text)], label_choices(task))[0].logprobs,
+            content_free_logprobs=usual,
         )
         assert row.tolist() == pytest.approx(list(probs.values()), abs=1e-4)
     assert len(watched.asked) == len(TEXTS) + len(CONTENT_FREE)  # once for all texts
@@ -309,7 +314,7 @@ def test_rows_of_a_class_that_has_none_left_do_not_end_the_turns() -> None:
     rows = [
         Augmented(id=str(i), text=str(i), label="a", probs={"a": 1.0, "b": 0.0}) for i in range(3)
     ]
-    assert sorted(row.id for row in in_turn(rows, generator(0, "x"))) == ["0", "1", "2"]
+    assert sorted(row.id for row in interleave_classes(rows, generator(0, "x"))) == ["0", "1", "2"]
 
 
 # At an endpoint ------------------------------------------------------------------------------------------------------
@@ -344,9 +349,11 @@ def test_an_endpoint_labels_side_by_side_and_tells_what_that_took(
             found.append(
                 (probabilities.tolist(), classifier.tokens, classifier.usd, server.requests)
             )
-    shown = in_turn(ROWS, generator(7, "prompt examples"))[:2]
+    shown = interleave_classes(ROWS, generator(7, "prompt examples"))[:2]
     for row, text in zip(probabilities, TEXTS * 4, strict=True):
-        probs, _ = soft_label(CLASSES, truth(server.model, to_label(task, shown, text), LABELS))
+        probs, _ = soft_label(
+            CLASSES, truth(server.model, render_label_prompt(task, shown, text), LABELS)
+        )
         assert row.tolist() == pytest.approx(list(probs.values()), abs=1e-4)
     assert found[0][:3] == found[1][:3]
     assert found[1][3] == 0
