@@ -240,15 +240,14 @@ def predict(
 ) -> None:
     """Label texts with a saved model."""
     with open_display(OutputOptions(quiet, json), output) as display:
-        from .train.saved_models import predict as run_predict
+        from .records import StageOptions
+        from .train.predict import predict as run_predict
 
         result = run_predict(
             model,
             input,
             output,
-            command=["gpt3mix", *sys.argv[1:]],
-            force=force,
-            callbacks=display.callbacks,
+            StageOptions(["gpt3mix", *sys.argv[1:]], force, display.callbacks),
         )
         counts = result.manifest.counts
         if labelled := counts["labelled"]:

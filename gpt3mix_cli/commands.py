@@ -95,9 +95,9 @@ def configure_workers(grid: "Grid", jobs: int | None, tensorboard: Path | None) 
         UserError: if tensorboard is not installed.
     """
     if tensorboard:
-        from .train.tensorboard import probe
+        from .train.tensorboard import check_installed
 
-        probe()
+        check_installed()
     grid.jobs, grid.tensorboard = jobs, tensorboard
 
 

@@ -6,7 +6,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from .errors import UserError
+from .errors import UserError, first_line
 
 # Packages that some tokenizers need, and how to install them.
 TOKENIZER_PACKAGES = {"sentencepiece": "sentencepiece", "sacremoses": "'gpt3mix[fsmt]'"}
@@ -174,9 +174,3 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(
         phrase in message for phrase in OUT_OF_MEMORY_MESSAGES
     )
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message that is not blank, or its class."""
-    lines = (line for line in str(error).splitlines() if line.strip())
-    return next(lines, type(error).__name__)

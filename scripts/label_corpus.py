@@ -27,7 +27,7 @@ from pretrain_lm import Recipe, like_sst2, read_corpus, split_held_out
 from gpt3mix_cli.records import Example
 from gpt3mix_cli.settings import TransformerSettings, generator
 from gpt3mix_cli.train import cached_classifier
-from gpt3mix_cli.train.targets import one_hot
+from gpt3mix_cli.train.targets import to_one_hot
 
 CLASSES = ("pos", "neg")
 CHUNK = 8192  # sentences between two progress messages
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str]) -> None:
     )
     teacher = cached_classifier(settings, CLASSES)
     started = time.monotonic()
-    fit = teacher.fit([one_hot(row, CLASSES) for row in rows[1000:]], rows[:1000], recipe.seed)
+    fit = teacher.fit([to_one_hot(row, CLASSES) for row in rows[1000:]], rows[:1000], recipe.seed)
     print(
         f"trained in {time.monotonic() - started:.0f} s: "
         f"{fit.valid_accuracy:.1%} of 1,000 other sentences get their review's label",

@@ -19,7 +19,7 @@ from gpt3mix_cli.data import Splits, group_by_class, load_splits, split_evenly
 from gpt3mix_cli.errors import Callbacks, UserError
 from gpt3mix_cli.records import Augmented, Example
 from gpt3mix_cli.settings import LinearSettings, Task
-from gpt3mix_cli.subsample import draw_rows
+from gpt3mix_cli.subsample import DrawOptions, draw_rows
 from gpt3mix_cli.train.linear import LinearClassifier
 
 TRICKY = [
@@ -271,7 +271,7 @@ ID = '{"id": %s, "text": "x", "label": "p"}\n'
         (
             "a.jsonl",
             '{"text": 7, "label": "p"}\n',
-            "{0}, line 1: the text (column 'text') is 7, no text",
+            "{0}, line 1: the text (column 'text') is 7, not text",
         ),
         ("a.csv", "text,label\ngood,p\n,n\n", "{0}, line 3: the text (column 'text') is empty"),
         (
@@ -297,12 +297,12 @@ ID = '{"id": %s, "text": "x", "label": "p"}\n'
         (
             "a.jsonl",
             ID % 1 + "\n" + ID % '"1"',
-            "{0}, line 3: the id '1' stands already at {0}, line 1",
+            "{0}, line 3: the id '1' is already used at {0}, line 1",
         ),
         (
             "a.csv",
             "id,text,label\nx,a,p\ny,b,n\nx,c,p\n",
-            "{0}, line 4: the id 'x' stands already at {0}, line 2",
+            "{0}, line 4: the id 'x' is already used at {0}, line 2",
         ),
         (
             "a.csv",
@@ -313,15 +313,15 @@ ID = '{"id": %s, "text": "x", "label": "p"}\n'
         (
             "a.csv",
             'text,label\ngood,p\n"bad,n\nworse,n\n',
-            "{0}, line 3: no valid CSV: unexpected end of data",
+            "{0}, line 3: not valid CSV: unexpected end of data",
         ),
         (
             "a.csv",
             'text,label\n"so "bad"",n\n',
-            "{0}, line 2: no valid CSV: ',' expected after '\"'",
+            "{0}, line 2: not valid CSV: ',' expected after '\"'",
         ),
-        ("a.csv", "text,label\rgood,p\r", "{0}, line 1: no valid CSV: new-line character"),
-        ("a.csv", "text,label,text\nx,p,y\n", "{0}, line 1: the column 'text' stands twice"),
+        ("a.csv", "text,label\rgood,p\r", "{0}, line 1: not valid CSV: new-line character"),
+        ("a.csv", "text,label,text\nx,p,y\n", "{0}, line 1: duplicate column 'text'"),
         ("a.csv", b"text,label\nok,p\ncaf\xe9,n\n", "{0}, line 3: not UTF-8 ("),
         ("a.jsonl", GOOD + "{", "{0}, line 3: no valid JSON: "),
         ("a.json", '[{"text": "x", "label": "p"}]', "{0}, line 1: a JSON list, not an object"),
@@ -332,8 +332,8 @@ ID = '{"id": %s, "text": "x", "label": "p"}\n'
         ("a.jsonl", "\n\n", "{0}: the train split has no rows"),
         ("a.csv", "", "{0}: the train split has no rows"),
         ("a.csv", "text,label\n", "{0}: the train split has no rows"),
-        ("a.txt", "x", "{0}: the ending '.txt' is not known"),
-        ("a", "x", "{0}: the ending '' is not known"),
+        ("a.txt", "x", "{0}: the suffix '.txt' is not known"),
+        ("a", "x", "{0}: the suffix '' is not known"),
         ("a.jsonl", '{"text": "x", "label": "p"}\n', "task 't': no training row has the class 'n'"),
     ],
 )
@@ -408,7 +408,7 @@ def test_a_parquet_column_that_stands_twice_is_refused(made: Made) -> None:
     )
     stream = io.BytesIO()
     pyarrow.parquet.write_table(table, stream)
-    assert "the column 'text' stands twice" in refused(made(stream.getvalue(), "a.parquet")).message
+    assert "duplicate column 'text'" in refused(made(stream.getvalue(), "a.parquet")).message
 
 
 def test_a_decimal_label_is_a_number(made: Made) -> None:
@@ -698,7 +698,7 @@ def test_texts_that_train_and_test_share_are_told_once(made: Made) -> None:
         ]
     )
     warnings, callbacks = heard()
-    assert load_splits(made(train, test=test), 0, callbacks=callbacks).shared == 2
+    assert load_splits(made(train, test=test), 0, callbacks=callbacks).test_rows_in_train == 2
     assert len(warnings) == 1
     assert warnings[0].startswith(
         "task 't': 2 test rows are exact copies of training rows, such as y = c; "
@@ -709,7 +709,7 @@ def test_texts_that_train_and_test_share_are_told_once(made: Made) -> None:
             made(train, test=test.replace(b"same", b"Same").replace(b"twice", b"thrice")),
             0,
             callbacks=callbacks,
-        ).shared
+        ).test_rows_in_train
         == 0
     )
     assert warnings == []
@@ -817,7 +817,7 @@ def test_the_demo_can_be_learned_but_not_from_little(demo: Splits) -> None:
     """Room for augmentation: far from chance with all rows, not far from it with eight a class."""
     assert 0.70 <= accuracy(demo, demo.train) <= 0.92
     few = [
-        accuracy(demo, draw_rows(demo.train, ["pos", "neg"], "8/class", 42, seed))
+        accuracy(demo, draw_rows(demo.train, ["pos", "neg"], DrawOptions("8/class", 42, seed)))
         for seed in range(5)
     ]
     assert 0.52 <= sum(few) / 5 <= 0.70

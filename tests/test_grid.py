@@ -282,7 +282,7 @@ def test_a_sweep_over_the_ratio_asks_the_lm_once_and_low_ratios_begin_high_ones(
 
 
 def test_labels_by_the_lm_come_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the budget ends, the rows were paid for before the classifier that they are compared with."""
+    """If the budget ends, rows were paid for before the classifier they are compared with."""
     steps: list[Step] = []
     monkeypatch.setattr(Grid, "run_steps", lambda self, all_, name: iter(steps.extend(all_) or []))
     list(

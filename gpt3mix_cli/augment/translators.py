@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 from ..files import hash_file, hash_model
-from ..pretrained import first_line, load_pretrained, move_to, out_of_memory, resolve_device
+from ..pretrained import load_pretrained, move_to, out_of_memory, resolve_device
 from ..settings import BacktranslateSettings, fingerprint
 
 if TYPE_CHECKING:

@@ -18,9 +18,9 @@ from ..lm import LM, CostModel, Request, check_prices, cost_model_for, costs_mon
 from ..method.prompt import choices, label_prefix, prompt
 from ..records import Example
 from ..settings import AugmentSettings, Experiment, PromptSettings, fingerprint
-from ..train.cell import training_seed
+from ..train import training_seed
 from ..train.prompt import PromptClassifier
-from ..train.targets import one_hot
+from ..train.targets import to_one_hot
 from .augment_estimate import AnswerStatistics, PendingEstimator, ReplaySink, SetEstimate
 from .estimates import CellEstimate, Plan, Usage, sum_usage
 from .prompt_estimate import estimate_labels
@@ -217,7 +217,7 @@ class _Planner:
                     training_seed(master_seed, trial)
                     for trial, _ in experiment.trials_for(settings, cell.data_seed)
                 ],
-                [one_hot(row, task.classes) for row in inputs.real],
+                [to_one_hot(row, task.classes) for row in inputs.real],
                 inputs.test,
                 sample=sample,
                 has_answers=_have_journals(paths),

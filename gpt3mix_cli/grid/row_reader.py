@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import NO_CALLBACKS, Callbacks, UserError
 from ..files import STDIO, hash_file
 from ..records import Augmented, Example, Row, hash_rows, read_manifest, read_records
-from ..train.cell import SyntheticSet
+from ..train import SyntheticSet
 
 
 class RowReader:
@@ -58,7 +58,7 @@ class RowReader:
                 "make it first with gpt3mix augment or baseline, or check the path",
             )
         sets = [self._synthetic_set(path, classes, real) for path in paths]
-        if broken := [part for part in sets if part.broken]:
+        if broken := [part for part in sets if part.failure_reason]:
             return broken[0]
         if len(sets) == 1:
             return sets[0]
@@ -97,7 +97,7 @@ class RowReader:
             rows = self._read(path, Augmented, classes)
             _check_parent_labels(path, rows, real)
         except UserError as error:
-            return SyntheticSet((), {"broken": str(error)}, broken=str(error))
+            return SyntheticSet((), {"broken": str(error)}, failure_reason=str(error))
         manifest = read_manifest(path)
         if manifest and manifest.sha256 != hash_file(path):
             manifest = None

@@ -19,9 +19,8 @@ from ..records import (
 )
 from ..report import ExpectedTrials, Report, report
 from ..settings import ClassifierSettings, Experiment, SoftLabelTraining
-from ..subsample import draw_rows, subsample
-from ..train import TrialExecutor, TrialRunner, run_serially, train
-from ..train.cell import Cell as TrialCell
+from ..subsample import DrawOptions, draw_rows, subsample
+from ..train import TrialData, TrialExecutor, TrialJob, TrialRunner, run_serially, train
 from .executors.processes import count_fitting_workers
 from .names import REAL_ROWS_ONLY, valid_method_name
 from .resources import Resources
@@ -106,9 +105,7 @@ class Grid:
         return draw_rows(
             self.resources.splits(experiment).train,
             experiment.task.classes,
-            cell.level,
-            experiment.subsample.master_seed,
-            cell.data_seed,
+            DrawOptions(cell.level, experiment.subsample.master_seed, cell.data_seed),
             self.callbacks,
         )
 
@@ -154,13 +151,9 @@ class Grid:
         return subsample(
             self.resources.splits(experiment),
             experiment.task.classes,
+            DrawOptions(cell.level, experiment.subsample.master_seed, cell.data_seed),
             output or self.layout.train_path(cell),
-            level=cell.level,
-            master_seed=experiment.subsample.master_seed,
-            seed=cell.data_seed,
-            command=self.options.command,
-            force=self.options.force,
-            callbacks=self.callbacks,
+            self.options,
         )
 
     def augment(
@@ -253,12 +246,10 @@ class Grid:
         try:
             done = train(
                 runner,
-                trials,
+                [TrialJob(*job) for job in trials],
                 output,
-                map=executor if classifier.runs_in_parallel else run_serially,
-                command=self.options.command,
-                force=self.options.force,
-                callbacks=self.callbacks,
+                self.options,
+                executor if classifier.runs_in_parallel else run_serially,
             )
         except StoppedShort as error:
             stopped = error
@@ -295,27 +286,17 @@ class Grid:
         classifier, journal = self.resources.classifier_with_cache(
             experiment, settings, journal_output, self.trials_paths_of_variants(cell, settings)
         )
+        synthetic_sets = {
+            draw: self._reader.synthetic(paths, classes, real) for draw, paths in synthetic.items()
+        }
         runner = TrialRunner(
             classifier,
-            TrialCell(
-                cell.task,
-                cell.level,
-                step.method,
-                settings.name,
-                cell.variant,
-                cell.data_seed,
-                classes,
-            ),
-            real,
-            {
-                draw: self._reader.synthetic(paths, classes, real)
-                for draw, paths in synthetic.items()
-            },
-            splits.validation,
-            splits.test,
+            step.key,
+            classes,
+            TrialData(real, splits.validation, splits.test, synthetic_sets),
             experiment.subsample.master_seed,
-            options=settings if isinstance(settings, SoftLabelTraining) else SoftLabelTraining(),
-            curves=self.tensorboard,
+            settings if isinstance(settings, SoftLabelTraining) else SoftLabelTraining(),
+            self.tensorboard,
         )
         return runner, journal
 
@@ -326,7 +307,7 @@ class Grid:
         settings = step.classifier
         assert step.save_model
         assert not settings.uses_lm
-        rows = [] if runner.hopeless else list(read_records(output, Trial))
+        rows = [] if runner.failure_reason else list(read_records(output, Trial))
         if any(row.status == "ok" for row in rows):
             save_model(runner, rows, settings, step.save_model, self.callbacks)
 

@@ -23,7 +23,7 @@ from ..method.labels import CONTENT_FREE, soft_label
 from ..method.prompt import asking, choices, to_label
 from ..records import Augmented, Example
 from ..settings import PromptSettings, Task, generator
-from .loop import EpochCallback, FitResult, ignore_epoch
+from .protocol import Classifier, EpochCallback, FitResult, ignore_epoch
 
 CACHE_VERSION = 1  # raised when the same settings would give other numbers
 LOW_MASS = 0.5  # mean label mass under which an LM does not follow the prompt
@@ -31,10 +31,8 @@ TOGETHER = 256  # prompts asked together of an LM that answers each by itself
 TOKEN_MARGIN = 2  # tokens that may join otherwise where a prompt and a label meet
 
 
-class PromptClassifier:
+class PromptClassifier(Classifier):
     """The classifier; see `train.Classifier`."""
-
-    threads: int | None = None  # one LM in one process
 
     def __init__(self, settings: PromptSettings, task: Task, lm: LM) -> None:
         """Keep settings, task specification and LM."""
@@ -80,7 +78,7 @@ class PromptClassifier:
         train: Sequence[Augmented],
         validation: Sequence[Example],
         seed: int,
-        watch: EpochCallback = ignore_epoch,
+        on_epoch: EpochCallback = ignore_epoch,
     ) -> FitResult:
         """Draw the examples; nothing is trained and no validation row read."""
         drawn = in_turn(train, generator(seed, "prompt examples"))

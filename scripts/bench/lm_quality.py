@@ -63,7 +63,7 @@ from gpt3mix_cli.settings import (
     derived_seed,
     generator,
 )
-from gpt3mix_cli.subsample import draw_rows
+from gpt3mix_cli.subsample import DrawOptions, draw_rows
 
 RECIPE = Path(__file__).resolve().parents[1] / "pretrain_lm.yaml"
 SEED = 42
@@ -456,7 +456,7 @@ def main(arguments: Sequence[str]) -> None:
     task = sst2_task(options.data)
     splits = load_splits(task, SEED)
     lists, prompts = held_out_lists(options.corpus), label_prompts(task, splits, options.rows)
-    real = draw_rows(splits.train, task.classes, REAL_ROWS, SEED, 0)
+    real = draw_rows(splits.train, task.classes, DrawOptions(REAL_ROWS, SEED, 0))
     notes = caption(options, len(lists), len(prompts))
     columns: dict[str, Column] = {}
     for name, folder in options.models:

@@ -1,4 +1,4 @@
-"""What `plan` says comes true on a real server: llama.cpp's with the packaged LM."""
+"""The estimates of `plan` on a real server: llama.cpp's with the packaged LM."""
 
 import json
 from pathlib import Path
@@ -43,10 +43,10 @@ def test_the_plan_is_within_a_tenth_of_what_the_run_then_takes(tmp_path: Path) -
         asking = grid()
 
         def run(seeds: list[int]) -> None:
-            for spot in asking.spots():
-                if spot.seed in seeds:
-                    asking.subsample(spot)
-                    assert isinstance(asking.augment(spot, "gpt3mix", 0), StageResult)
+            for cell in asking.cells():
+                if cell.data_seed in seeds:
+                    asking.subsample(cell)
+                    assert isinstance(asking.augment(cell, "gpt3mix", 0), StageResult)
 
         def spent() -> list[float]:
             return [
@@ -58,7 +58,7 @@ def test_the_plan_is_within_a_tenth_of_what_the_run_then_takes(tmp_path: Path) -
 
         def planned() -> list[float]:
             one = grid()
-            total = plan(one, list(one.spots())).total
+            total = plan(one, list(one.cells())).total
             one.close()
             return [
                 total[name] for name in ("requests", "prompt_tokens", "completion_tokens", "usd")

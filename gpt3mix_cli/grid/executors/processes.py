@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import NO_CALLBACKS, Callbacks
-from ...train import Job, Result, WorkerDied
+from ...train import Result, TrialJob, WorkerDied
 
 MEMORY_PER_WORKER = 4e9  # bytes: BERT-base, its gradients and its optimizer's state
 MAX_MESSAGE_SIZE = 4096  # bytes of a progress message
@@ -91,12 +91,12 @@ class ProcessExecutor:
 
     def map(
         self,
-        function: Callable[[Job, Callbacks], Result],
-        jobs: Sequence[Job],
+        function: Callable[[TrialJob, Callbacks], Result],
+        jobs: Sequence[TrialJob],
         callbacks: Callbacks,
-    ) -> Iterator[tuple[Job, Result | WorkerDied]]:
+    ) -> Iterator[tuple[TrialJob, Result | WorkerDied]]:
         """Run jobs and yield each with its result, as they end; see `train.TrialExecutor`."""
-        waiting, running = list(jobs), dict[Future[Result], Job]()
+        waiting, running = list(jobs), dict[Future[Result], TrialJob]()
         while waiting or running:
             # A job is only submitted to a free worker: a worker that dies loses no waiting job.
             while waiting and self._free_workers.acquire(blocking=not running):
@@ -118,7 +118,9 @@ class ProcessExecutor:
                         ),
                     )
 
-    def _submit(self, function: Callable[[Job, Callbacks], Result], job: Job) -> Future[Result]:
+    def _submit(
+        self, function: Callable[[TrialJob, Callbacks], Result], job: TrialJob
+    ) -> Future[Result]:
         with self._lock:
             while True:
                 pool = self._idle_pools.pop() if self._idle_pools else self._start_worker()
@@ -208,7 +210,7 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _run_job(function: Callable[[Job, Callbacks], Result], job: Job) -> Result:
+def _run_job(function: Callable[[TrialJob, Callbacks], Result], job: TrialJob) -> Result:
     return function(job, Callbacks(partial(_send, "progress"), partial(_send, "warn")))
 
 
