@@ -34,6 +34,7 @@ def test_retired_names_of_code_are_found(text: str, old: str) -> None:
         ("gpt3mix_cli/module.py", "x = 1  # beside the rows\n", "beside"),
         ("gpt3mix_cli/module.py", 'print("it stands in a.yaml")\n', "stands"),
         ("tests/test_module.py", "x = 1  # beside the rows\n", "beside"),
+        ("tests/test_module.py", "def test_it_is_told() -> None:\n    pass\n", "told"),
         ("README.md", "\nRows are dealt in turn.\n", "dealt"),
         ("README.md", "`augment.gate` and `augment.draws`\n", "augment.gate"),
         ("configs/demo.yaml", "augment: {draws: per-trial}\n", "draws"),
