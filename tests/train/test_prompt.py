@@ -15,8 +15,8 @@ from gpt3mix_cli.cli_options import CellSelection, TrainSelection
 from gpt3mix_cli.commands import select_trainings
 from gpt3mix_cli.config import load_experiments
 from gpt3mix_cli.errors import Callbacks, StoppedShort, UserError
-from gpt3mix_cli.grid import Grid
-from gpt3mix_cli.grid.steps import SubsampleStep, TrainStep, cell_steps
+from gpt3mix_cli.grid import Grid, SubsampleStep, TrainStep
+from gpt3mix_cli.grid.steps import cell_steps
 from gpt3mix_cli.layout import TrialKey
 from gpt3mix_cli.lm import LM, Completion, JournaledLM, Request, Scores, open_lm
 from gpt3mix_cli.method.labels import CONTENT_FREE, soft_label
@@ -214,7 +214,7 @@ trials: 2
 
 @pytest.fixture
 def grid(tmp_path: Path, tiny_lm: Path) -> tuple[Grid, list[str]]:
-    """An experiment, and what it tells."""
+    """An experiment, and its warnings."""
     for name, number in (("train", 12), ("test", 5)):
         rows = (
             f'{{"id": "{name}{i}", "text": "a film of number {i}", "label": "{CLASSES[i % 2]}"}}\n'
@@ -222,12 +222,12 @@ def grid(tmp_path: Path, tiny_lm: Path) -> tuple[Grid, list[str]]:
         )
         (tmp_path / f"{name}.jsonl").write_text("".join(rows))
     (tmp_path / "icl.yaml").write_text(EXPERIMENT.replace("TINY", str(tiny_lm)))
-    told: list[str] = []
+    warnings: list[str] = []
     return Grid(
         load_experiments(tmp_path / "icl.yaml"),
         tmp_path / "results",
-        StageOptions(callbacks=Callbacks(warn=told.append)),
-    ), told
+        StageOptions(callbacks=Callbacks(warn=warnings.append)),
+    ), warnings
 
 
 @pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
@@ -238,14 +238,14 @@ def test_an_experiment_prompts_with_real_rows_only_and_says_what_it_costs(
     grid_, _ = grid
     grid_.jobs = jobs
     cell = next(grid_.cells())
-    # No row of a random LM passes the filter; trainings on its rows are not tested here.
+    # The filter rejects all rows of a random LM, so the method gpt3mix is left out.
     steps = [
         step
         for step in cell_steps(grid_.experiment(cell), cell)
-        if getattr(step, "method", "") != "gpt3mix"
+        if isinstance(step, SubsampleStep) or step.method != "gpt3mix"
     ]
-    items = list(grid_.run_steps(steps, "cells"))
-    assert all(not isinstance(item, Exception) for item in items)
+    results = list(grid_.run_steps(steps, "cells"))
+    assert all(not isinstance(result, Exception) for result in results)
     folder = grid_.layout.folder(cell) / "trials"
     assert sorted(path.name for path in folder.glob("*.jsonl") if "history" not in path.name) == [
         "aeda.linear.jsonl",
@@ -277,39 +277,38 @@ def test_an_experiment_prompts_with_real_rows_only_and_says_what_it_costs(
 
 
 def test_other_methods_are_left_out_and_that_is_said(grid: tuple[Grid, list[str]]) -> None:
-    grid_, told = grid
-    cell = next(grid_.cells())
-    wanted = [
-        (one.method, one.classifier.name)
-        for one in select_trainings(grid_, CellSelection(), TrainSelection())
-    ]
-    assert wanted == [
+    grid_, warnings = grid
+    steps = select_trainings(grid_, CellSelection(), TrainSelection())
+    assert [(step.method, step.classifier.name) for step in steps] == [
         ("none", "linear"),
         ("none", "prompt"),
         ("gpt3mix", "linear"),
         ("aeda", "linear"),
     ]
-    assert len(told) == 1
-    assert "classifier 'prompt' uses real examples only" in told[0]
+    assert len(warnings) == 1
+    assert "classifier 'prompt' uses real examples only" in warnings[0]
     with pytest.raises(UserError, match="nothing to do: classifier 'prompt'"):
         select_trainings(grid_, CellSelection(), TrainSelection(["aeda"], ["prompt"]))
-    experiment = grid_.experiment(cell)
-    only = experiment.model_copy(update={"classifiers": experiment.classifiers[1:]})
-    # No rows that nobody reads.
-    assert [type(step) for step in cell_steps(only, cell)] == [SubsampleStep, TrainStep]
+    cell, experiment = next(grid_.cells()), grid_.experiments[0]
+    prompt_only = experiment.model_copy(update={"classifiers": experiment.classifiers[1:]})
+    # No synthetic rows are written that no classifier reads.
+    assert list(cell_steps(prompt_only, cell)) == [
+        SubsampleStep(cell),
+        TrainStep(cell, "none", experiment.classifiers[1]),
+    ]
 
 
 def test_no_model_can_be_saved(grid: tuple[Grid, list[str]], tmp_path: Path) -> None:
     grid_, _ = grid
     cell = next(grid_.cells())
     grid_.subsample(cell)
-    (training,) = select_trainings(
+    (step,) = select_trainings(
         grid_,
         CellSelection(),
         TrainSelection(["none"], ["prompt"], save_model=tmp_path / "model"),
     )
     with pytest.raises(UserError, match="no model to save"):
-        grid_.train(training)
+        grid_.train(step)
     assert not list(grid_.layout.folder(cell).glob("trials/*"))
 
 
