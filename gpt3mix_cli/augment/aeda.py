@@ -1,6 +1,6 @@
 """An Easier Data Augmentation (Karimi et al., 2021): inserts punctuation marks at random.
 
-A copy of a text of n words gets 1 to n / 3 marks (one if n is below three). Each mark stands before
+A copy of a text of n words gets 1 to n / 3 marks (one if n is below three). Each mark precedes
 a different word, separated by spaces as in the authors' code. The words and their order stay, so a
 row differs from its parent unless that has no words.
 """

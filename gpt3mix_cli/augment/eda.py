@@ -181,7 +181,7 @@ def _split_token(part: str) -> Token:
 
 @lru_cache(maxsize=1 << 16)
 def _has_content(word: str) -> bool:
-    # In WordNet single letters are chemical elements and digits Roman numerals; in texts not.
+    # In WordNet a single letter is a chemical element, and a number a Roman numeral.
     return len(word) > 1 and word not in STOP_WORDS and not any(map(str.isdigit, word))
 
 

@@ -39,7 +39,6 @@ __all__ = [
     "FILE_NAME_PATTERN",
     "FILE_STEM_PATTERN",
     "GPT3MIX",
-    "LEVEL",
     "LEVEL_PATTERN",
     "METHOD_TITLES",
     "PAPER",
