@@ -36,22 +36,22 @@ LABEL_TOKENS = 20
 
 def opened_local(family: str) -> Open:
     @contextmanager
-    def opened(folders: dict[str, Path]) -> Iterator[LM]:
+    def open_lm_in(folders: dict[str, Path]) -> Iterator[LM]:
         yield local(folders[family], 6)
 
-    return opened
+    return open_lm_in
 
 
 def behind_an_endpoint(settings: dict[str, Any] | None = None, **options: Any) -> Open:
     @contextmanager
-    def opened(folders: dict[str, Path]) -> Iterator[LM]:
+    def open_lm_in(folders: dict[str, Path]) -> Iterator[LM]:
         with (
             serving(context=2000, **options) as server,
             engine(server, context=2000, **(settings or {})) as lm,
         ):
             yield lm
 
-    return opened
+    return open_lm_in
 
 
 KINDS: dict[str, Open] = {f"local, {family}": opened_local(family) for family in FAMILIES} | {
@@ -76,8 +76,8 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def lm(kind: str, folders: dict[str, Path]) -> Iterator[LM]:
-    with KINDS[kind](folders) as opened:
-        yield opened
+    with KINDS[kind](folders) as model:
+        yield model
 
 
 @pytest.fixture

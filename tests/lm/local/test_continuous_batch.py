@@ -172,7 +172,7 @@ SIZES = {
 }
 
 
-def opened(folder: Path, like: Path, model: type, config: type, **options: Any) -> LocalLM:
+def save_and_open(folder: Path, like: Path, model: type, config: type, **options: Any) -> LocalLM:
     """A random model of another architecture, with the tokenizer of a family."""
     tokenizer = AutoTokenizer.from_pretrained(like)
     with torch.random.fork_rng():
@@ -230,7 +230,7 @@ def test_kinds_of_attention_equal_reference_passes(
     tmp_path: Path, folders: dict[str, Path], model: type, config: type, options: dict[str, Any]
 ) -> None:
     """A sliding window must reach across gaps in rows, before short prompts and label prefixes."""
-    lm = opened(tmp_path, folders["gpt2-bytes"], model, config, **options)
+    lm = save_and_open(tmp_path, folders["gpt2-bytes"], model, config, **options)
     check(lm, written(lm, mixed(SHARING, CHOICES, 10), 3))
 
 
@@ -308,7 +308,7 @@ def test_texts_fill_the_context_to_its_last_position(
     tmp_path: Path, folders: dict[str, Path], choices: tuple[str, ...]
 ) -> None:
     """GPT-2 has no embedding beyond: neither free slots nor padded choices may need one."""
-    lm = opened(
+    lm = save_and_open(
         tmp_path,
         folders["gpt2-bytes"],
         GPT2LMHeadModel,
@@ -506,7 +506,7 @@ def test_other_errors_are_not_taken_for_memory(
 def test_models_that_cannot_be_served_are_refused(
     tmp_path: Path, folders: dict[str, Path], model: type, config: type, options: dict[str, Any]
 ) -> None:
-    lm = opened(tmp_path, folders["gpt2-bytes"], model, config, **options)
+    lm = save_and_open(tmp_path, folders["gpt2-bytes"], model, config, **options)
     with pytest.raises(UserError, match=f"{model.__name__} .* cannot serve") as caught:
         answers(lm, [request()])
     assert "plain transformer" in caught.value.hint
