@@ -12,13 +12,13 @@ from typing import Any
 from ..records import Augmented, Example
 from ..settings import LinearSettings
 from . import metrics
+from .logistic import all_class_probabilities, load_logistic, save_logistic
 from .protocol import Classifier, EpochCallback, FitResult, cached_classifier, ignore_epoch
 
 WEIGHTS_FILE, VOCABULARY_FILE = "model.safetensors", "vocabulary.json"
 CACHE_VERSION = 1  # raised when the same settings would give other numbers
 # Single characters and punctuation count too: `!` and `?` carry sentiment.
 WORD_PATTERN = r"\w+|[^\w\s]"
-LOGISTIC_WEIGHTS = ("coef", "intercept", "classes")
 
 
 class LinearClassifier(Classifier):
@@ -88,33 +88,3 @@ class LinearClassifier(Classifier):
             token_pattern=WORD_PATTERN,
             vocabulary=vocabulary,
         )
-
-
-# Logistic regression as a safetensors file, for SetFit's head too --------------------------------
-
-
-def save_logistic(path: Path, model: Any, **extra: Any) -> None:
-    """Write the weights of a fitted LogisticRegression, and further arrays by name."""
-    from safetensors.numpy import save_file
-
-    save_file({**extra, **{name: getattr(model, f"{name}_") for name in LOGISTIC_WEIGHTS}}, path)
-
-
-def load_logistic(path: Path) -> tuple[Any, dict[str, Any]]:
-    """Return the LogisticRegression that `save_logistic` wrote, and all arrays of the file."""
-    from safetensors.numpy import load_file
-    from sklearn.linear_model import LogisticRegression
-
-    weights, model = load_file(path), LogisticRegression()
-    for name in LOGISTIC_WEIGHTS:
-        setattr(model, f"{name}_", weights[name])
-    return model, weights
-
-
-def all_class_probabilities(model: Any, features: Any, count: int) -> Any:
-    """Return the class probabilities, (rows, count); 0 for a class that no training row had."""
-    import numpy as np
-
-    probabilities = np.zeros((features.shape[0], count))
-    probabilities[:, model.classes_] = model.predict_proba(features)
-    return probabilities

@@ -27,7 +27,7 @@ from ..records import Augmented, Example
 from ..settings import SetFitSettings, fingerprint
 from . import metrics
 from .encoder import cpu_threads
-from .linear import all_class_probabilities, load_logistic, save_logistic
+from .logistic import all_class_probabilities, load_logistic, save_logistic
 from .protocol import Classifier, EpochCallback, FitResult, cached_classifier, ignore_epoch
 
 if TYPE_CHECKING:
