@@ -41,7 +41,7 @@ import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from gpt3mix_cli.method.prompt import label_prefix, prompt
+from gpt3mix_cli.method.prompt import label_prefix, render_prompt
 from gpt3mix_cli.settings import Settings, Task, generator
 
 RESOURCES = Path(__file__).resolve().parent.parent / "gpt3mix_cli" / "resources" / "lm"
@@ -329,7 +329,7 @@ class Batches:
                 }
             )
 
-            header = prompt(task, [])
+            header = render_prompt(task, [])
             line_end = f")\n{header.splitlines()[-1]}"
             labels = {label: f" {word.capitalize()}" for label, word in LABELS.items()}
             self._frames.append(

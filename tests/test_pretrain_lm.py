@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from gpt3mix_cli.augment.gpt3mix import parse
-from gpt3mix_cli.method.prompt import prompt
+from gpt3mix_cli.method.parsing import parse_line
+from gpt3mix_cli.method.prompt import render_prompt
 from gpt3mix_cli.settings import Task, generator
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
@@ -101,12 +101,12 @@ def test_a_sequence_is_the_papers_prompt_with_weights_on_its_labels(
                 "label_type": label_type,
             }
         )
-        assert text.startswith(prompt(task, []))
+        assert text.startswith(render_prompt(task, []))
         assert tokenizer(text)["input_ids"] == ids, (
             "tokens never merge across the parts of a prompt"
         )
         for line in text.splitlines()[2:-1]:
-            answer = parse(line, task)
+            answer = parse_line(line, task)
             assert answer.text in known
             assert answer.label is not None
             seen += 1
@@ -116,7 +116,7 @@ def test_a_sequence_is_the_papers_prompt_with_weights_on_its_labels(
             if weight == parsed.label_weight
         }
         assert heavy <= {" Positive", " Negative"}
-        header = len(tokenizer(prompt(task, []))["input_ids"])
+        header = len(tokenizer(render_prompt(task, []))["input_ids"])
         assert not any(weights[:header])
         assert all(weights[header:])
     assert seen > 80

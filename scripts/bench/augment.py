@@ -55,20 +55,20 @@ def real_rows(data: Path) -> list[Any]:
 
 def prompts(data: Path, count: int) -> list[str]:
     """Return `count` prompts with two examples each."""
-    from gpt3mix_cli.method.prompt import prompt
+    from gpt3mix_cli.method.prompt import render_prompt
     from gpt3mix_cli.settings import Task
 
     rows, task, rng = real_rows(data), Task.model_validate(TASK), random.Random(0)
-    return [prompt(task, rng.sample(rows, 2)) for _ in range(count)]
+    return [render_prompt(task, rng.sample(rows, 2)) for _ in range(count)]
 
 
 def labels() -> tuple[str, tuple[str, ...]]:
     """Return the label prefix and the choices."""
-    from gpt3mix_cli.method.prompt import choices, label_prefix
+    from gpt3mix_cli.method.prompt import label_choices, label_prefix
     from gpt3mix_cli.settings import Task
 
     task = Task.model_validate(TASK)
-    return label_prefix(task), choices(task)
+    return label_prefix(task), label_choices(task)
 
 
 def open_plain(model: str) -> tuple[Any, Any]:
@@ -256,7 +256,8 @@ def bfloat16_error(data: Path, model: str) -> dict[str, float]:
 
 def augment_cost(data: Path, model: str, count: int) -> dict[str, float]:
     """Return the cost of `augment` for `count` rows, with journal, filter and files."""
-    from gpt3mix_cli.augment import augment, journal_path, open_augmenter
+    from gpt3mix_cli.augment import AugmentOptions, augment, open_augmenter
+    from gpt3mix_cli.layout import journal_path
     from gpt3mix_cli.lm import JournaledLM, open_lm
     from gpt3mix_cli.settings import AugmentSettings, LocalLMSettings, Task
 
@@ -267,15 +268,8 @@ def augment_cost(data: Path, model: str, count: int) -> dict[str, float]:
         output = Path(folder) / "gpt3mix.jsonl"
         journal = JournaledLM(lm, journal_path(output))
         augmenter = open_augmenter(AugmentSettings(), Task.model_validate(TASK), journal)
-        result = augment(
-            augmenter,
-            real_rows(data),
-            output,
-            ratio=count / REAL_ROWS,
-            attempts=4,
-            seed=0,
-            limit=count,
-        )
+        quota = AugmentOptions(ratio=count / REAL_ROWS, attempts=4, seed=0, limit=count)
+        result = augment(augmenter, real_rows(data), output, quota)
         journal.close()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {

@@ -53,7 +53,7 @@ from gpt3mix_cli.errors import UserError
 from gpt3mix_cli.layout import Layout, find_trials
 from gpt3mix_cli.lm import LM, open_lm
 from gpt3mix_cli.method.labels import soft_label
-from gpt3mix_cli.method.prompt import choices, label_prefix, one_line, prompt
+from gpt3mix_cli.method.prompt import label_choices, label_prefix, render_prompt, to_one_line
 from gpt3mix_cli.records import Augmented, Example, Reject, Trial, read_records
 from gpt3mix_cli.settings import (
     FILE_NAME_PATTERN,
@@ -146,10 +146,10 @@ def size_and_loss(folder: Path, task: Task, lists: Sequence[Sequence[Example]]) 
     network: Any = (
         AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device).eval()
     )
-    header = len(prompt(task, []))
+    header = len(render_prompt(task, []))
     nats = tokens = 0.0
     for rows in lists:
-        text = prompt(task, rows).rpartition("\n")[0]
+        text = render_prompt(task, rows).rpartition("\n")[0]
         encoded = tokenizer(text, return_offsets_mapping=True, return_tensors="pt")
         counted = encoded["offset_mapping"][0, 1:, 1] > header
         ids = encoded["input_ids"].to(device)
@@ -187,14 +187,14 @@ def label_prompts(task: Task, splits: Splits, count: int) -> list[tuple[str, str
         rng = generator(SEED, "shots", row.id)
         examples = [rng.choice(shots[label]) for label in task.classes]
         rng.shuffle(examples)
-        text = f"{prompt(task, examples)} {one_line(row.text)}{label_prefix(task)}"
+        text = f"{render_prompt(task, examples)} {to_one_line(row.text)}{label_prefix(task)}"
         prompts.append((text, row.label))
     return prompts
 
 
 def measure_labels(lm: LM, task: Task, prompts: Sequence[tuple[str, str]]) -> Column:
     """Return the accuracy of the labels with its binomial standard error, and the label mass."""
-    scores = lm.score([text for text, _ in prompts], choices(task))
+    scores = lm.score([text for text, _ in prompts], label_choices(task))
     labels = [soft_label(task.classes, score.logprobs) for score in scores]
     accuracy = statistics.fmean(
         max(probs, key=lambda name: probs[name]) == label
