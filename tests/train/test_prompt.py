@@ -25,11 +25,11 @@ from gpt3mix_cli.records import Augmented, Example, StageOptions, Trial, read_re
 from gpt3mix_cli.settings import LocalLMSettings, PromptSettings, Task, generator
 from gpt3mix_cli.train import open_prompt_classifier
 from gpt3mix_cli.train.prompt import PromptClassifier, interleave_classes
-from gpt3mix_cli.train.targets import one_hot
+from gpt3mix_cli.train.targets import to_one_hot
 
 CLASSES = ["pos", "neg"]
 ROWS = [
-    one_hot(Example(id=f"r{i}", text=f"a film of number {i}", label=CLASSES[i % 3 == 0]), CLASSES)
+    to_one_hot(Example(id=f"r{i}", text=f"a film of number {i}", label=CLASSES[i % 3 == 0]), CLASSES)
     for i in range(12)
 ]
 TEXTS = [
