@@ -57,14 +57,13 @@ from .cli_options import (
 )  # fmt: skip
 from .commands import (
     augment_cells,
-    configure_workers,
+    configure_training,
     open_display,
     open_grid,
     print_error,
     report_inputs,
     select_cells,
     select_trainings,
-    with_trials,
 )
 from .errors import StdoutClosed, UserError
 
@@ -186,11 +185,9 @@ def baseline(
     options = GridOptions(config, out, [*(overrides or []), *flags], force)
     selection = CellSelection(level, seed, input, output)
     with open_grid(options, OutputOptions(quiet, json), output) as (display, grid):
-        from .grid import baseline_of
-
         extras = AugmentExtras(limit, show, card, license)
-        name = baseline_of(grid.experiments[0], method).name
-        results = augment_cells(display, grid, name, selection, extras)
+        grid.experiments[0].baseline(method)  # raises if there is none
+        results = augment_cells(display, grid, method, selection, extras)
         display.finish(results, next_command("train", config, selection))
 
 
@@ -219,9 +216,7 @@ def train(
     selection = CellSelection(level, seed, input, output)
     training = TrainSelection(method or (), classifier or (), augmented or (), save_model)
     with open_grid(options, OutputOptions(quiet, json), output) as (display, grid):
-        configure_workers(grid, jobs, tensorboard)
-        if trials:
-            grid.experiments = [with_trials(experiment, trials) for experiment in grid.experiments]
+        configure_training(grid, jobs, tensorboard, trials)
         steps = select_trainings(grid, selection, training)
         following = f"gpt3mix report {output or config}"
         if save_model:
@@ -315,11 +310,8 @@ def run(
     """Run a whole experiment: every stage on every cell, then the report."""
     options = GridOptions(config, out, overrides or (), force)
     with open_grid(options, OutputOptions(quiet, json)) as (display, grid):
-        configure_workers(grid, jobs, tensorboard)
-        results = []
-        for result in grid.run():
-            display.log_result(result)
-            results.append(result)
+        configure_training(grid, jobs, tensorboard)
+        results = [display.log_result(result) for result in grid.run()]
         display.print_report(grid.report(), results)
 
 

@@ -129,10 +129,11 @@ class Display:
         else:
             self._progress.update(self._tasks[name], completed=done, total=total, detail=detail)
 
-    def log_result(self, result: StageResult | StoppedShort) -> None:
-        """Show that one stage of many has ended, where there are no bars."""
+    def log_result(self, result: StageResult | StoppedShort) -> StageResult | StoppedShort:
+        """Show that one stage of many has ended, where there are no bars; return its result."""
         if self._progress.disable and isinstance(result, StageResult):
             self._print_output(result)
+        return result
 
     def note(self, text: str) -> None:
         """Show a message that is neither progress nor a warning."""
@@ -195,7 +196,7 @@ class Display:
         if self._json:
             self._print_json({"outputs": [_summary(output) for output in done]})
         _raise_first(results)
-        rows, files = sum(map(_count_rows, done)), f"{len(done)} file{'s' * (len(done) != 1)}"
+        files, rows = f"{len(done)} file{'s' * (len(done) != 1)}", sum(map(_count_rows, done))
         skipped = sum(output.skipped for output in done)
         suffix = f" ({skipped} up to date, skipped)" if skipped else ""
         self._print_end(f"{files}, {rows} rows{suffix}", following)
