@@ -113,11 +113,10 @@ class Display:
             if not self._progress.disable:
                 self._update_bar(name, done, total, detail)
                 return
-            now = time.monotonic()
-            waited = now - self._last_progress > PROGRESS_INTERVAL_S
+            waited = time.monotonic() - self._last_progress
             # A log without a line for an hour looks like a run that hangs.
-            if waited and not self._quiet and done != total:
-                self._last_progress = now
+            if waited > PROGRESS_INTERVAL_S and not self._quiet and done != total:
+                self._last_progress = time.monotonic()
                 suffix = f" ({detail})" if detail else ""
                 self._err.print(Text(f"{name}: {done} of {total}{suffix}"))
 
@@ -244,11 +243,9 @@ class Display:
                 self._out.print(title, Text(plan.prompt), sep="", soft_wrap=True)
         if exceeded := ", ".join(f"budget.{name}" for name in plan.exceeded_limits()):
             self.note(f"the budget would end it early: {exceeded}; answers are kept")
-        requests, trainings = plan.total["requests"], plan.total["trainings"]
-        asked = "unknown" if requests is None else f"{requests:,}"
-        self._print_end(
-            f"nothing was asked; {asked} requests and {trainings:,} trainings to come", following
-        )
+        requests = "unknown" if plan.total["requests"] is None else f"{plan.total['requests']:,}"
+        coming = f"{requests} requests and {plan.total['trainings']:,} trainings to come"
+        self._print_end(f"nothing was asked; {coming}", following)
 
     def print_findings(self, findings: Iterable["Finding"], following: str) -> None:
         """Print a tick or a cross for each finding, and the next command.
