@@ -176,7 +176,7 @@ class Killed(BaseException):
 def test_whatever_the_moment_of_a_kill_nothing_is_submitted_twice(
     completions: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, commit: int, after: bool
 ) -> None:
-    path, commits, keep = tmp_path / "a.journal.sqlite", [], Journal.keep_batch
+    path, commits, keep = tmp_path / "a.journal.sqlite", [], Journal.store_batch
 
     def dies(self: Journal, *what: Any) -> None:
         commits.append(what)
@@ -186,7 +186,7 @@ def test_whatever_the_moment_of_a_kill_nothing_is_submitted_twice(
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(Journal, "keep_batch", dies)
+        patch.setattr(Journal, "store_batch", dies)
         with pytest.raises(Killed):
             ask(completions, path, asked())
     for _ in range(3):
@@ -211,7 +211,7 @@ def test_a_killed_collection_is_repeated(
     under_way, *_ = total_spent(path)
     with monkeypatch.context() as patch:
         patch.setattr("gpt3mix_cli.lm.openai.batch.TOGETHER", 3)
-        kept, keep = [], Journal.keep
+        kept, keep = [], Journal.store
 
         def dies(self: Journal, *what: Any) -> None:
             keep(self, *what)
@@ -219,7 +219,7 @@ def test_a_killed_collection_is_repeated(
             if len(kept) == 2:
                 raise Killed
 
-        patch.setattr(Journal, "keep", dies)
+        patch.setattr(Journal, "store", dies)
         with pytest.raises(Killed):
             ask(completions, path, asked())
     assert len(ask(completions, path, asked())) == 10
@@ -234,8 +234,8 @@ def test_a_process_that_was_killed_after_submitting_goes_on(
     config = configured(tmp_path, completions, "api: completions", "batch: true")
     script = (
         "import os, sys\nfrom gpt3mix_cli.cli import main\nfrom gpt3mix_cli.lm import Journal\n"
-        "keep = Journal.keep_batch\n"
-        f"Journal.keep_batch = lambda self, batch, *most: os.kill(os.getpid(), {signal.SIGKILL:d}) if batch.batch else keep(self, batch, *most)\n"
+        "keep = Journal.store_batch\n"
+        f"Journal.store_batch = lambda self, batch, *most: os.kill(os.getpid(), {signal.SIGKILL:d}) if batch.batch else keep(self, batch, *most)\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
     arguments = ["augment", str(config), "--out", str(tmp_path / "out"), "--seed", "0"]
