@@ -1,8 +1,8 @@
 """The commands: each parses its options, calls a stage, prints the result and sets the exit code.
 
-Exit codes: 0 done; 1 a bug; 2 the user's input is wrong; 3 stopped short, finished work is kept
-and the same command resumes; 130 interrupted, likewise. Results go to stdout, everything else to
-stderr. Nothing heavy is imported here.
+Exit codes: 0 done; 1 a bug; 2 the user's input is wrong; 3 stopped short; 130 interrupted. After 3
+and 130 finished work is kept and the same command resumes. Results go to stdout, everything else
+to stderr. Nothing heavy is imported here.
 """
 
 import os
