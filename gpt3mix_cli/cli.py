@@ -1,8 +1,8 @@
 """The commands: each parses its options, calls a stage, prints the result and sets the exit code.
 
-Exit codes: 0 done; 1 a bug; 2 the user's input is wrong; 3 stopped short, finished work is kept
-and the same command resumes; 130 interrupted, likewise. Results go to stdout, everything else to
-stderr. Nothing heavy is imported here.
+Exit codes: 0 done; 1 a bug; 2 the user's input is wrong; 3 stopped short; 130 interrupted. After 3
+and 130 finished work is kept and the same command resumes. Results go to stdout, everything else
+to stderr. Nothing heavy is imported here.
 """
 
 import os
@@ -13,58 +13,16 @@ from typing import Annotated
 import typer
 
 from . import __version__
-from .cli_options import (
-    RESULTS,
-    AugmentedFiles,
-    AugmentExtras,
-    Card,
-    CellSelection,
-    Classifiers,
-    Config,
-    Diff,
-    Force,
-    GridOptions,
-    Input,
-    Jobs,
-    Json,
-    LabelOutput,
-    Level,
-    License,
-    Limit,
-    Methods,
-    Model,
-    Out,
-    Output,
-    OutputOptions,
-    Overrides,
-    Paper,
-    Quiet,
-    Ratio,
-    ReportFolder,
-    SaveModel,
-    Seed,
-    Show,
-    Sources,
-    SyntheticShown,
-    TableColumns,
-    TableRows,
-    TensorBoard,
-    TextInput,
-    TrainSelection,
-    Trials,
-    as_overrides,
-    next_command,
-)  # fmt: skip
+from . import cli_options as opt
 from .commands import (
     augment_cells,
-    configure_workers,
+    configure_training,
     open_display,
     open_grid,
     print_error,
     report_inputs,
     select_cells,
     select_trainings,
-    with_trials,
 )
 from .errors import StdoutClosed, UserError
 
@@ -113,115 +71,111 @@ def _main(
 
 @app.command()
 def subsample(
-    config: Config,
-    level: Level = None,
-    seed: Seed = None,
-    output: Output = None,
-    out: Out = RESULTS,
-    overrides: Overrides = None,
-    force: Force = False,
-    quiet: Quiet = False,
-    json: Json = False,
+    config: opt.Config,
+    level: opt.Level = None,
+    seed: opt.Seed = None,
+    output: opt.Output = None,
+    out: opt.Out = opt.RESULTS,
+    overrides: opt.Overrides = None,
+    force: opt.Force = False,
+    quiet: opt.Quiet = False,
+    json: opt.Json = False,
 ) -> None:
     """Draw class-balanced training rows."""
-    options = GridOptions(config, out, overrides or (), force)
-    selection = CellSelection(level, seed, output=output)
-    with open_grid(options, OutputOptions(quiet, json), output) as (display, grid):
+    options = opt.GridOptions(config, out, overrides or (), force)
+    selection = opt.CellSelection(level, seed, output=output)
+    with open_grid(options, opt.OutputOptions(quiet, json), output) as (display, grid):
         results = [grid.subsample(cell, output) for cell in select_cells(grid, selection)]
-        display.finish(results, next_command("augment", config, selection))
+        display.finish(results, opt.next_command("augment", config, selection))
 
 
 @app.command()
 def augment(
-    config: Config,
-    level: Level = None,
-    seed: Seed = None,
-    input: Input = None,
-    output: Output = None,
-    ratio: Ratio = None,
+    config: opt.Config,
+    level: opt.Level = None,
+    seed: opt.Seed = None,
+    input: opt.Input = None,
+    output: opt.Output = None,
+    ratio: opt.Ratio = None,
     k: Annotated[
         int | None, typer.Option("-k", help="examples in a prompt; overrides augment.k")
     ] = None,
-    limit: Limit = None,
-    show: Show = 0,
-    card: Card = False,
-    license: License = None,
-    out: Out = RESULTS,
-    overrides: Overrides = None,
-    force: Force = False,
-    quiet: Quiet = False,
-    json: Json = False,
+    limit: opt.Limit = None,
+    show: opt.Show = 0,
+    card: opt.Card = False,
+    license: opt.License = None,
+    out: opt.Out = opt.RESULTS,
+    overrides: opt.Overrides = None,
+    force: opt.Force = False,
+    quiet: opt.Quiet = False,
+    json: opt.Json = False,
 ) -> None:
     """Write synthetic rows with GPT3Mix."""
-    flags = as_overrides({"augment.ratio": ratio, "augment.k": k})
-    options = GridOptions(config, out, [*(overrides or []), *flags], force)
-    selection = CellSelection(level, seed, input, output)
-    with open_grid(options, OutputOptions(quiet, json), output) as (display, grid):
-        extras = AugmentExtras(limit, show, card, license)
+    flags = opt.as_overrides({"augment.ratio": ratio, "augment.k": k})
+    options = opt.GridOptions(config, out, [*(overrides or []), *flags], force)
+    selection = opt.CellSelection(level, seed, input, output)
+    with open_grid(options, opt.OutputOptions(quiet, json), output) as (display, grid):
+        extras = opt.AugmentExtras(limit, show, card, license)
         results = augment_cells(display, grid, "gpt3mix", selection, extras)
-        display.finish(results, next_command("train", config, selection))
+        display.finish(results, opt.next_command("train", config, selection))
 
 
 @app.command()
 def baseline(
-    config: Config,
+    config: opt.Config,
     method: Annotated[str, typer.Option(help="name of the baseline, such as eda or backtranslate")],
-    level: Level = None,
-    seed: Seed = None,
-    input: Input = None,
-    output: Output = None,
-    ratio: Ratio = None,
-    limit: Limit = None,
-    show: Show = 0,
-    card: Card = False,
-    license: License = None,
-    out: Out = RESULTS,
-    overrides: Overrides = None,
-    force: Force = False,
-    quiet: Quiet = False,
-    json: Json = False,
+    level: opt.Level = None,
+    seed: opt.Seed = None,
+    input: opt.Input = None,
+    output: opt.Output = None,
+    ratio: opt.Ratio = None,
+    limit: opt.Limit = None,
+    show: opt.Show = 0,
+    card: opt.Card = False,
+    license: opt.License = None,
+    out: opt.Out = opt.RESULTS,
+    overrides: opt.Overrides = None,
+    force: opt.Force = False,
+    quiet: opt.Quiet = False,
+    json: opt.Json = False,
 ) -> None:
     """Write synthetic rows with a baseline, such as EDA or back-translation."""
-    flags = as_overrides({"augment.ratio": ratio})
-    options = GridOptions(config, out, [*(overrides or []), *flags], force)
-    selection = CellSelection(level, seed, input, output)
-    with open_grid(options, OutputOptions(quiet, json), output) as (display, grid):
-        from .grid import baseline_of
-
-        extras = AugmentExtras(limit, show, card, license)
-        name = baseline_of(grid.experiments[0], method).name
-        results = augment_cells(display, grid, name, selection, extras)
-        display.finish(results, next_command("train", config, selection))
+    flags = opt.as_overrides({"augment.ratio": ratio})
+    options = opt.GridOptions(config, out, [*(overrides or []), *flags], force)
+    selection = opt.CellSelection(level, seed, input, output)
+    with open_grid(options, opt.OutputOptions(quiet, json), output) as (display, grid):
+        extras = opt.AugmentExtras(limit, show, card, license)
+        grid.experiments[0].baseline(method)  # raises if there is none
+        results = augment_cells(display, grid, method, selection, extras)
+        display.finish(results, opt.next_command("train", config, selection))
 
 
 @app.command()
 def train(
-    config: Config,
-    level: Level = None,
-    seed: Seed = None,
-    method: Methods = None,
-    input: Input = None,
-    augmented: AugmentedFiles = None,
-    output: Output = None,
-    trials: Trials = None,
-    classifier: Classifiers = None,
-    save_model: SaveModel = None,
-    jobs: Jobs = None,
-    tensorboard: TensorBoard = None,
-    out: Out = RESULTS,
-    overrides: Overrides = None,
-    force: Force = False,
-    quiet: Quiet = False,
-    json: Json = False,
+    config: opt.Config,
+    level: opt.Level = None,
+    seed: opt.Seed = None,
+    method: opt.Methods = None,
+    input: opt.Input = None,
+    augmented: opt.AugmentedFiles = None,
+    output: opt.Output = None,
+    trials: opt.Trials = None,
+    classifier: opt.Classifiers = None,
+    save_model: opt.SaveModel = None,
+    jobs: opt.Jobs = None,
+    tensorboard: opt.TensorBoard = None,
+    out: opt.Out = opt.RESULTS,
+    overrides: opt.Overrides = None,
+    force: opt.Force = False,
+    quiet: opt.Quiet = False,
+    json: opt.Json = False,
 ) -> None:
     """Train and test the classifiers."""
-    options = GridOptions(config, out, overrides or (), force)
-    selection = CellSelection(level, seed, input, output)
-    training = TrainSelection(method or (), classifier or (), augmented or (), save_model)
-    with open_grid(options, OutputOptions(quiet, json), output) as (display, grid):
-        configure_workers(grid, jobs, tensorboard)
-        if trials:
-            grid.experiments = [with_trials(experiment, trials) for experiment in grid.experiments]
+    options = opt.GridOptions(config, out, overrides or (), force)
+    selection = opt.CellSelection(level, seed, input, output)
+    training = opt.TrainSelection(method or (), classifier or (), augmented or (), save_model)
+    with open_grid(options, opt.OutputOptions(quiet, json), output) as (display, grid):
+        configure_training(grid, jobs, tensorboard, trials)
         steps = select_trainings(grid, selection, training)
         following = f"gpt3mix report {output or config}"
         if save_model:
@@ -231,15 +185,15 @@ def train(
 
 @app.command()
 def predict(
-    model: Model,
-    input: TextInput,
-    output: LabelOutput,
-    force: Force = False,
-    quiet: Quiet = False,
-    json: Json = False,
+    model: opt.Model,
+    input: opt.TextInput,
+    output: opt.LabelOutput,
+    force: opt.Force = False,
+    quiet: opt.Quiet = False,
+    json: opt.Json = False,
 ) -> None:
     """Label texts with a saved model."""
-    with open_display(OutputOptions(quiet, json), output) as display:
+    with open_display(opt.OutputOptions(quiet, json), output) as display:
         from .records import StageOptions
         from .train.predict import predict as run_predict
 
@@ -260,20 +214,20 @@ def predict(
 
 @app.command()
 def report(
-    sources: Sources = None,
-    output: ReportFolder = None,
-    rows: TableRows = None,
-    columns: TableColumns = None,
-    paper: Paper = False,
-    synthetic: SyntheticShown = None,
-    diff: Diff = None,
-    out: Out = RESULTS,
-    overrides: Overrides = None,
-    quiet: Quiet = False,
-    json: Json = False,
+    sources: opt.Sources = None,
+    output: opt.ReportFolder = None,
+    rows: opt.TableRows = None,
+    columns: opt.TableColumns = None,
+    paper: opt.Paper = False,
+    synthetic: opt.SyntheticShown = None,
+    diff: opt.Diff = None,
+    out: opt.Out = opt.RESULTS,
+    overrides: opt.Overrides = None,
+    quiet: opt.Quiet = False,
+    json: opt.Json = False,
 ) -> None:
     """Print and write tables, statistics and tests over all trials."""
-    with open_display(OutputOptions(quiet, json)) as display:
+    with open_display(opt.OutputOptions(quiet, json)) as display:
         from .report import compare, parse_row_limit
         from .report import report as write_report
 
@@ -303,39 +257,39 @@ def report(
 
 @app.command()
 def run(
-    config: Config,
-    jobs: Jobs = None,
-    tensorboard: TensorBoard = None,
-    out: Out = RESULTS,
-    overrides: Overrides = None,
-    force: Force = False,
-    quiet: Quiet = False,
-    json: Json = False,
+    config: opt.Config,
+    jobs: opt.Jobs = None,
+    tensorboard: opt.TensorBoard = None,
+    out: opt.Out = opt.RESULTS,
+    overrides: opt.Overrides = None,
+    force: opt.Force = False,
+    quiet: opt.Quiet = False,
+    json: opt.Json = False,
 ) -> None:
     """Run a whole experiment: every stage on every cell, then the report."""
-    options = GridOptions(config, out, overrides or (), force)
-    with open_grid(options, OutputOptions(quiet, json)) as (display, grid):
-        configure_workers(grid, jobs, tensorboard)
-        results = []
-        for result in grid.run():
-            display.log_result(result)
-            results.append(result)
+    options = opt.GridOptions(config, out, overrides or (), force)
+    with open_grid(options, opt.OutputOptions(quiet, json)) as (display, grid):
+        configure_training(grid, jobs, tensorboard)
+        results = [display.log_result(result) for result in grid.run()]
         display.print_report(grid.report(), results)
 
 
 @app.command()
 def plan(
-    config: Config,
-    level: Level = None,
-    seed: Seed = None,
-    out: Out = RESULTS,
-    overrides: Overrides = None,
-    quiet: Quiet = False,
-    json: Json = False,
+    config: opt.Config,
+    level: opt.Level = None,
+    seed: opt.Seed = None,
+    out: opt.Out = opt.RESULTS,
+    overrides: opt.Overrides = None,
+    quiet: opt.Quiet = False,
+    json: opt.Json = False,
 ) -> None:
     """Show what a run would ask and cost, with the first prompt in full; ask nothing."""
-    options, selection = GridOptions(config, out, overrides or ()), CellSelection(level, seed)
-    with open_grid(options, OutputOptions(quiet, json)) as (display, grid):
+    options, selection = (
+        opt.GridOptions(config, out, overrides or ()),
+        opt.CellSelection(level, seed),
+    )
+    with open_grid(options, opt.OutputOptions(quiet, json)) as (display, grid):
         from .grid.plan import plan as make_plan
 
         cells = [
@@ -345,21 +299,21 @@ def plan(
         ]
         following = f"gpt3mix run {config}"
         if level is not None or seed is not None:
-            following = next_command("augment", config, selection)
+            following = opt.next_command("augment", config, selection)
         display.print_plan(make_plan(grid, cells), following)
 
 
 @app.command()
 def check(
-    config: Config,
-    out: Out = RESULTS,
-    overrides: Overrides = None,
-    quiet: Quiet = False,
-    json: Json = False,
+    config: opt.Config,
+    out: opt.Out = opt.RESULTS,
+    overrides: opt.Overrides = None,
+    quiet: opt.Quiet = False,
+    json: opt.Json = False,
 ) -> None:
     """Check config, data, models, translators and devices; name a remedy for each problem."""
-    options = GridOptions(config, out, overrides or ())
-    with open_grid(options, OutputOptions(quiet, json)) as (display, grid):
+    options = opt.GridOptions(config, out, overrides or ())
+    with open_grid(options, opt.OutputOptions(quiet, json)) as (display, grid):
         from .grid.check import check as run_checks
 
         display.print_findings(run_checks(grid), f"gpt3mix run {config}")

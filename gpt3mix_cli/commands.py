@@ -3,6 +3,7 @@
 Nothing heavy is imported before a command runs.
 """
 
+import itertools
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from .grid import Grid, StepResult, TrainStep
     from .layout import Cell
     from .report import ReportInput
-    from .settings import ClassifierSettings, Experiment
+    from .settings import Experiment
 
 
 # Opening an experiment ---------------------------------------------------------------------------
@@ -79,17 +80,10 @@ def load_grid(options: GridOptions, display: "Display") -> "Grid":
     )
 
 
-def with_trials(experiment: "Experiment", trials: int) -> "Experiment":
-    """Return the experiment with this many trials for every classifier."""
-    # The flag wins over a classifier's own `trials` too.
-    classifiers = [
-        classifier.model_copy(update={"trials": None}) for classifier in experiment.classifiers
-    ]
-    return experiment.model_copy(update={"trials": trials, "classifiers": classifiers})
-
-
-def configure_workers(grid: "Grid", jobs: int | None, tensorboard: Path | None) -> None:
-    """Set how many trials run at the same time, and where TensorBoard finds their epochs.
+def configure_training(
+    grid: "Grid", jobs: int | None, tensorboard: Path | None, trials: int | None = None
+) -> None:
+    """Set how trials run: how many at the same time, where TensorBoard finds them, how many in all.
 
     Raises:
         UserError: if tensorboard is not installed.
@@ -99,6 +93,8 @@ def configure_workers(grid: "Grid", jobs: int | None, tensorboard: Path | None) 
 
         check_installed()
     grid.jobs, grid.tensorboard = jobs, tensorboard
+    if trials:
+        grid.experiments = [experiment.with_trials(trials) for experiment in grid.experiments]
 
 
 # Selecting cells and trainings -------------------------------------------------------------------
@@ -142,22 +138,27 @@ def select_trainings(
     Raises:
         UserError: if there is none, or one file would serve several.
     """
-    from .grid import REAL_ROWS_ONLY, TrainStep, known_classifier
+    from .grid import REAL_ROWS_ONLY, TrainStep, check_known
 
     if not grid.experiments[0].classifiers:
         raise UserError(
             "`classifiers:` is empty, so there is nothing to train",
             "add for example classifiers: [{kind: linear}]",
         )
-    names = [known_classifier(grid.experiments[0], name) for name in training.classifiers]
+    for name in training.classifiers:
+        check_known("classifier", name, [item.name for item in grid.experiments[0].classifiers])
     files = (selection.input, training.augmented, selection.output, training.save_model)
     steps, skipped = list[TrainStep](), dict[str, None]()
     for cell in select_cells(grid, selection):
         experiment = grid.experiment(cell)
+        classifiers = [
+            item
+            for item in experiment.classifiers
+            if (not training.classifiers or item.name in training.classifiers)
+            and experiment.trials_for(item, cell.data_seed)
+        ]
         methods = _methods(grid, experiment, training)
-        for method, classifier in _pairs(experiment, methods, names):
-            if not experiment.trials_for(classifier, cell.data_seed):
-                continue
+        for method, classifier in itertools.product(methods, classifiers):
             if not experiment.accepts(method, classifier):
                 skipped[classifier.name] = None
                 continue
@@ -179,21 +180,16 @@ def select_trainings(
     return steps
 
 
-def _methods(grid: "Grid", experiment: "Experiment", training: TrainSelection) -> list[str]:
-    from .grid import known_method, valid_method_name
+def _methods(grid: "Grid", experiment: "Experiment", training: TrainSelection) -> Sequence[str]:
+    from .grid import check_known, check_method_name
 
-    if training.augmented:
-        names = training.methods or [grid.method_of(training.augmented)]
-        return [valid_method_name(name) for name in names]
-    return [known_method(experiment, name) for name in training.methods or experiment.methods]
-
-
-def _pairs(
-    experiment: "Experiment", methods: Sequence[str], names: Sequence[str]
-) -> "list[tuple[str, ClassifierSettings]]":
-    """Return each method with each classifier of these names; no names for all classifiers."""
-    classifiers = [item for item in experiment.classifiers if not names or item.name in names]
-    return [(method, classifier) for method in methods for classifier in classifiers]
+    if not training.augmented:
+        for name in training.methods:
+            check_known("method", name, experiment.methods)
+        return training.methods or experiment.methods
+    for name in training.methods:
+        check_method_name(name)
+    return training.methods or [grid.method_of(training.augmented)]
 
 
 def _check_single_output(problem: str, path: Path | None, steps: Sequence["TrainStep"]) -> None:

@@ -113,11 +113,10 @@ class Display:
             if not self._progress.disable:
                 self._update_bar(name, done, total, detail)
                 return
-            now = time.monotonic()
-            waited = now - self._last_progress > PROGRESS_INTERVAL_S
+            waited = time.monotonic() - self._last_progress
             # A log without a line for an hour looks like a run that hangs.
-            if waited and not self._quiet and done != total:
-                self._last_progress = now
+            if waited > PROGRESS_INTERVAL_S and not self._quiet and done != total:
+                self._last_progress = time.monotonic()
                 suffix = f" ({detail})" if detail else ""
                 self._err.print(Text(f"{name}: {done} of {total}{suffix}"))
 
@@ -129,10 +128,11 @@ class Display:
         else:
             self._progress.update(self._tasks[name], completed=done, total=total, detail=detail)
 
-    def log_result(self, result: StageResult | StoppedShort) -> None:
-        """Show that one stage of many has ended, where there are no bars."""
+    def log_result(self, result: StageResult | StoppedShort) -> StageResult | StoppedShort:
+        """Show that one stage of many has ended, where there are no bars; return its result."""
         if self._progress.disable and isinstance(result, StageResult):
             self._print_output(result)
+        return result
 
     def note(self, text: str) -> None:
         """Show a message that is neither progress nor a warning."""
@@ -195,7 +195,7 @@ class Display:
         if self._json:
             self._print_json({"outputs": [_summary(output) for output in done]})
         _raise_first(results)
-        rows, files = sum(map(_count_rows, done)), f"{len(done)} file{'s' * (len(done) != 1)}"
+        files, rows = f"{len(done)} file{'s' * (len(done) != 1)}", sum(map(_count_rows, done))
         skipped = sum(output.skipped for output in done)
         suffix = f" ({skipped} up to date, skipped)" if skipped else ""
         self._print_end(f"{files}, {rows} rows{suffix}", following)
@@ -243,11 +243,9 @@ class Display:
                 self._out.print(title, Text(plan.prompt), sep="", soft_wrap=True)
         if exceeded := ", ".join(f"budget.{name}" for name in plan.exceeded_limits()):
             self.note(f"the budget would end it early: {exceeded}; answers are kept")
-        requests, trainings = plan.total["requests"], plan.total["trainings"]
-        asked = "unknown" if requests is None else f"{requests:,}"
-        self._print_end(
-            f"nothing was asked; {asked} requests and {trainings:,} trainings to come", following
-        )
+        requests = "unknown" if plan.total["requests"] is None else f"{plan.total['requests']:,}"
+        coming = f"{requests} requests and {plan.total['trainings']:,} trainings to come"
+        self._print_end(f"nothing was asked; {coming}", following)
 
     def print_findings(self, findings: Iterable["Finding"], following: str) -> None:
         """Print a tick or a cross for each finding, and the next command.

@@ -659,13 +659,14 @@ def test_augment_ends_with_statistics_of_the_rows(
     assert f"entropy {counts['statistics']['entropy_bits']:.3f} bits" in said["soft"]
 
 
+@pytest.mark.parametrize("flag", ["--license", "--licence"])
 def test_card_writes_a_data_card_for_each_file_of_rows(
-    mine: Path, tmp_path: Path, call: Callable[..., CommandResult]
+    flag: str, mine: Path, tmp_path: Path, call: Callable[..., CommandResult]
 ) -> None:
     assert call("subsample", mine).code == 0
     assert call("baseline", mine, *LIGHT, "--method", "eda", "-q").code == 0
     assert not list(tmp_path.rglob("*.card.md"))
-    done = call("baseline", mine, *LIGHT, "--method", "eda", "--seed", 1, "--license", "cc0-1.0")
+    done = call("baseline", mine, *LIGHT, "--method", "eda", "--seed", 1, flag, "cc0-1.0")
     (path,) = (tmp_path / "results").rglob("*.card.md")
     assert path.name == "eda.card.md"
     assert 'license: "cc0-1.0"' in path.read_text("utf-8")

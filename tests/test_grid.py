@@ -13,8 +13,7 @@ from gpt3mix_cli.grid import (
     Step,
     SubsampleStep,
     TrainStep,
-    baseline_of,
-    known_method,
+    check_known,
 )
 from gpt3mix_cli.grid.steps import cell_steps
 from gpt3mix_cli.layout import TrialKey, journal_path
@@ -179,13 +178,13 @@ def test_no_synthetic_set_is_written_that_no_trial_reads(tmp_path: Path) -> None
 
 def test_an_unknown_method_or_baseline_names_the_known_ones(tmp_path: Path) -> None:
     one = experiment(tmp_path)
-    assert known_method(one, "none") == "none"
-    assert baseline_of(one, "eda").kind == "eda"
+    check_known("method", "none", one.methods)
+    assert one.baseline("eda").kind == "eda"
     with pytest.raises(UserError, match="no method 'gpt3mix'") as caught:
-        known_method(one, "gpt3mix")
+        check_known("method", "gpt3mix", one.methods)
     assert "none, eda" in caught.value.hint
     with pytest.raises(UserError, match="no baseline 'edaa'") as caught:
-        baseline_of(one, "edaa")
+        one.baseline("edaa")
     assert "eda" in caught.value.hint
 
 
@@ -293,7 +292,7 @@ def test_labels_by_the_lm_come_last(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             "classifiers=[{kind: prompt}, {kind: linear}]",
         ).run()
     )
-    prompts = [step.labels_with_lm for step in steps]
+    prompts = [isinstance(step, TrainStep) and step.classifier.uses_lm for step in steps]
     assert any(isinstance(step, AugmentStep) for step in steps)
     assert any(prompts)
     assert prompts == sorted(prompts)

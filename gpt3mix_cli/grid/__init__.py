@@ -1,6 +1,6 @@
 """An experiment: its cells, and the stages over them."""
 
-from .names import REAL_ROWS_ONLY, baseline_of, known_classifier, known_method, valid_method_name
+from .names import REAL_ROWS_ONLY, check_known, check_method_name
 from .runner import Grid
 from .steps import AugmentStep, Step, StepResult, SubsampleStep, TrainStep
 
@@ -12,8 +12,6 @@ __all__ = [
     "StepResult",
     "SubsampleStep",
     "TrainStep",
-    "baseline_of",
-    "known_classifier",
-    "known_method",
-    "valid_method_name",
+    "check_known",
+    "check_method_name",
 ]

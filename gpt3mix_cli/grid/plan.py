@@ -18,6 +18,7 @@ from ..lm import LM, CostModel, Request, check_prices, cost_model_for, costs_mon
 from ..method.prompt import label_choices, label_prefix, render_prompt
 from ..records import Example
 from ..settings import AugmentSettings, Experiment, PromptSettings, fingerprint
+from ..subsample import DrawOptions, draw_rows
 from ..train import training_seed
 from ..train.prompt import PromptClassifier
 from ..train.targets import to_one_hot
@@ -102,7 +103,7 @@ class _Planner:
         Raises:
             UserError: if the data or the LM's tokenizer is missing.
         """
-        examples = self._grid.real_rows_or_draw(cell)
+        examples = self._real_rows(cell, experiment)
         lm = self._grid.resources.lm(experiment, replay_only=True)
         needs_labels = any(
             classifier.uses_lm for classifier in experiment.classifiers_for("none", cell.data_seed)
@@ -110,13 +111,23 @@ class _Planner:
         test = self._grid.resources.splits(experiment).test if needs_labels else ()
         sets = []
         for method in experiment.methods:
-            settings = experiment.lm_settings_for(method)
-            if settings and experiment.needs_augmentation(method, cell.data_seed):
+            if not experiment.needs_augmentation(method, cell.data_seed):
+                continue
+            if settings := experiment.lm_settings_for(method):
                 sets += [
                     self._read_set(cell, method, settings, draw, examples, lm)
                     for draw in experiment.draws_for(cell.data_seed)
                 ]
         return _CellInputs(examples, test, sets)
+
+    def _real_rows(self, cell: Cell, experiment: Experiment) -> list[Example]:
+        """Return a cell's real rows; draw them in memory if there is no subsample yet."""
+        grid = self._grid
+        if grid.layout.train_path(cell).exists():
+            return grid.real_rows(cell)
+        draw = DrawOptions(cell.level, experiment.subsample.master_seed, cell.data_seed)
+        train = grid.resources.splits(experiment).train
+        return draw_rows(train, experiment.task.classes, draw, grid.callbacks)
 
     def _read_set(
         self,

@@ -18,7 +18,6 @@ from ..train import (
     cached_classifier,
     open_prompt_classifier,
 )
-from .names import unknown_baseline
 
 Resource = TypeVar("Resource")
 
@@ -143,8 +142,6 @@ class Resources:
         Answers in the journals of `other_outputs` are not asked for again.
         """
         settings, task = experiment.method_settings(method), experiment.task
-        if settings is None:
-            raise unknown_baseline(experiment, method)
         journals = _journals_of(other_outputs, output)
         if settings.uses_lm:
             lm = JournaledLM(self.lm(experiment), journal_path(output), journals)

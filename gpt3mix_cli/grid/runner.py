@@ -1,5 +1,6 @@
 """Runs the stages over the cells of an experiment."""
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,10 +20,10 @@ from ..records import (
 )
 from ..report import ExpectedTrials, Report, report
 from ..settings import ClassifierSettings, Experiment, SoftLabelTraining
-from ..subsample import DrawOptions, draw_rows, subsample
+from ..subsample import DrawOptions, subsample
 from ..train import TrialData, TrialExecutor, TrialJob, TrialRunner, run_serially, train
 from .executors.processes import count_fitting_workers
-from .names import REAL_ROWS_ONLY, valid_method_name
+from .names import REAL_ROWS_ONLY, check_method_name
 from .resources import Resources
 from .row_reader import RowReader, refuse_overwrite
 from .steps import (
@@ -32,8 +33,8 @@ from .steps import (
     SubsampleStep,
     TrainStep,
     cell_steps,
-    run_in_order,
     run_in_parallel,
+    run_or_stop,
 )
 
 
@@ -97,18 +98,6 @@ class Grid:
             )
         return self._reader.real(source, self.experiment(cell).task.classes)
 
-    def real_rows_or_draw(self, cell: Cell) -> list[Example]:
-        """Return a cell's real rows; draw them in memory if there is no subsample yet."""
-        if self.layout.train_path(cell).exists():
-            return self.real_rows(cell)
-        experiment = self.experiment(cell)
-        return draw_rows(
-            self.resources.splits(experiment).train,
-            experiment.task.classes,
-            DrawOptions(cell.level, experiment.subsample.master_seed, cell.data_seed),
-            self.callbacks,
-        )
-
     def synthetic_paths_of_variants(self, cell: Cell, method: str, draw: int) -> list[Path]:
         """Return the synthetic sets whose journals may hold answers for a set of this cell.
 
@@ -137,7 +126,9 @@ class Grid:
 
     def method_of(self, paths: Sequence[Path]) -> str:
         """Return the method that the rows of some files name, or else the first file's name."""
-        return valid_method_name(self._reader.method(paths[0], self.experiments[0].task.classes))
+        method = self._reader.method(paths[0], self.experiments[0].task.classes)
+        check_method_name(method)
+        return method
 
     def close(self) -> None:
         """Close connections."""
@@ -234,48 +225,37 @@ class Grid:
         output = step.output or default
         refuse_overwrite(output, [step.input, *step.augmented])
         trials, synthetic = self._trials_of(step)
-        missing = [path for path in _flat(synthetic) if path in self._empty_outputs]
-        if missing:
+        for path in itertools.chain(*synthetic.values()):
             # A file that is there anyway was written with other settings.
-            raise StoppedShort(
-                f"{output}: not trained, because {missing[0]} has no row yet",
-                "run the same command again once it has",
-            )
+            if path in self._empty_outputs:
+                raise StoppedShort(
+                    f"{output}: not trained, because {path} has no row yet",
+                    "run the same command again once it has",
+                )
         runner, journal = self._trial_runner(
             step, default if output == STDIO else output, synthetic
         )
-        stopped, done = None, None
+        executor = executor if classifier.runs_in_parallel else run_serially
         try:
-            done = train(
-                runner,
-                [TrialJob(*job) for job in trials],
-                output,
-                self.options,
-                executor if classifier.runs_in_parallel else run_serially,
-            )
-        except StoppedShort as error:
-            stopped = error
+            result = train(runner, trials, output, self.options, executor)
+        except StoppedShort:
+            self._save_model(step, runner, output)
+            raise
         finally:
             if journal:
                 journal.close()
-        if step.save_model:
-            self._save_model(step, runner, output)
-        if done is None:
-            raise stopped or AssertionError
-        return done
+        self._save_model(step, runner, output)
+        return result
 
-    def _trials_of(
-        self, step: TrainStep
-    ) -> tuple[list[tuple[int, int]], dict[int, Sequence[Path]]]:
-        """Return the (trial, draw) pairs of a step, and the files of each draw."""
-        trials = self.experiment(step.cell).trials_for(step.classifier, step.cell.data_seed)
-        if step.method == "none":
-            return [(trial, 0) for trial, _ in trials], {}
-        if step.augmented:
-            return [(trial, 0) for trial, _ in trials], {0: step.augmented}
-        return trials, {
+    def _trials_of(self, step: TrainStep) -> tuple[list[TrialJob], dict[int, Sequence[Path]]]:
+        """Return the trials of a step, and the synthetic files of each draw."""
+        pairs = self.experiment(step.cell).trials_for(step.classifier, step.cell.data_seed)
+        if step.method == "none" or step.augmented:
+            files = {0: step.augmented} if step.augmented else {}
+            return [TrialJob(trial) for trial, _ in pairs], files
+        return [TrialJob(trial, draw) for trial, draw in pairs], {
             draw: [self.layout.synthetic_path(step.cell, step.method, draw)]
-            for draw in sorted({draw for _, draw in trials})
+            for draw in sorted({draw for _, draw in pairs})
         }
 
     def _trial_runner(
@@ -303,13 +283,13 @@ class Grid:
         return runner, journal
 
     def _save_model(self, step: TrainStep, runner: TrialRunner, output: Path) -> None:
-        """Save the best trial's model, even if other trials failed."""
+        """Save the best trial's model if the step says where, even if other trials failed."""
+        settings = step.classifier
+        if step.save_model is None or settings.uses_lm or runner.failure_reason:
+            return
         from ..train.saved_models import save_model
 
-        settings = step.classifier
-        assert step.save_model
-        assert not settings.uses_lm
-        rows = [] if runner.failure_reason else list(read_records(output, Trial))
+        rows = list(read_records(output, Trial))
         if any(row.status == "ok" for row in rows):
             save_model(runner, rows, settings, step.save_model, self.callbacks)
 
@@ -330,14 +310,14 @@ class Grid:
             if experiment.has_trials(cell.data_seed):
                 steps += cell_steps(experiment, cell)
         # Labels come last: if the budget ends, synthetic rows were paid for first.
-        steps.sort(key=lambda step: step.labels_with_lm)
+        steps.sort(key=lambda step: isinstance(step, TrainStep) and step.classifier.uses_lm)
         yield from self.run_steps(steps, "all cells")
 
     def run_steps(self, steps: Sequence[Step], name: str) -> Iterator[StepResult]:
         """Run some steps; yield each result as it comes. `name` is that of the progress bar."""
         jobs = self._count_jobs([step for step in steps if isinstance(step, TrainStep)])
         results = (
-            run_in_order(steps, self.run_step)
+            (run_or_stop(self.run_step, step) for step in steps)
             if jobs == 1
             else run_in_parallel(steps, self.run_step, jobs, self.callbacks)
         )
@@ -365,7 +345,7 @@ class Grid:
 
     def _count_jobs(self, steps: Sequence[TrainStep]) -> int:
         """Return how many trials run at the same time."""
-        steps = [step for step in steps if step.runs_in_parallel]
+        steps = [step for step in steps if step.classifier.runs_in_parallel]
         experiments = {step.classifier: self.experiment(step.cell) for step in steps}
         num_trials = sum(
             len(self.experiment(step.cell).trials_for(step.classifier, step.cell.data_seed))
@@ -415,7 +395,3 @@ class Grid:
             wanted=self.expected_trials(),
             callbacks=self.callbacks,
         )
-
-
-def _flat(paths: Mapping[int, Sequence[Path]]) -> list[Path]:
-    return [path for files in paths.values() for path in files]

@@ -15,40 +15,27 @@ from .executors.processes import ProcessExecutor
 
 
 @dataclass(frozen=True)
-class Step:
-    """One stage on one cell."""
+class SubsampleStep:
+    """Draw the real rows of a cell."""
 
     cell: Cell
 
-    @property
-    def runs_in_parallel(self) -> bool:
-        """Whether the steps after it may start before it ends."""
-        return False
-
-    @property
-    def labels_with_lm(self) -> bool:
-        """Whether it asks the LM for a label of each test row."""
-        return False
-
 
 @dataclass(frozen=True)
-class SubsampleStep(Step):
-    """Draw the cell's real rows."""
-
-
-@dataclass(frozen=True)
-class AugmentStep(Step):
+class AugmentStep:
     """Write one synthetic set of a method."""
 
+    cell: Cell
     method: str
     draw: int
 
 
 @dataclass(frozen=True)
-class TrainStep(Step):
+class TrainStep:
     """Run the trials of a method and classifier.
 
     Attributes:
+        cell: the cell.
         method: the method whose synthetic rows are added; `none` for real rows only.
         classifier: the classifier.
         input: real rows in place of the subsample.
@@ -57,6 +44,7 @@ class TrainStep(Step):
         save_model: folder for the best trial's model.
     """
 
+    cell: Cell
     method: str
     classifier: ClassifierSettings
     input: Path | None = None
@@ -69,17 +57,8 @@ class TrainStep(Step):
         """Which trials these are."""
         return TrialKey(self.cell, self.method, self.classifier.name)
 
-    @property
-    def runs_in_parallel(self) -> bool:
-        """Whether its trials run in processes of their own."""
-        return self.classifier.runs_in_parallel
 
-    @property
-    def labels_with_lm(self) -> bool:
-        """Whether its classifier asks the LM for labels."""
-        return self.classifier.uses_lm
-
-
+Step = SubsampleStep | AugmentStep | TrainStep
 StepResult = StageResult | StoppedShort
 
 
@@ -92,14 +71,6 @@ def cell_steps(experiment: Experiment, cell: Cell) -> Iterator[Step]:
                 yield AugmentStep(cell, method, draw)
         for classifier in experiment.classifiers_for(method, cell.data_seed):
             yield TrainStep(cell, method, classifier)
-
-
-def run_in_order(
-    steps: Iterable[Step], run: Callable[[Step, TrialExecutor], StageResult]
-) -> Iterator[StepResult]:
-    """Run one step after the other; yield a step's result, or why it stopped short."""
-    for step in steps:
-        yield _result(run, step, run_serially)
 
 
 def run_in_parallel(
@@ -126,10 +97,10 @@ def run_in_parallel(
         stack.callback(threads.shutdown, wait=False, cancel_futures=True)
         processes = stack.enter_context(ProcessExecutor(jobs, callbacks))
         for step in steps:
-            if step.runs_in_parallel:
-                pending.add(threads.submit(_result, run, step, processes.map))
+            if isinstance(step, TrainStep) and step.classifier.runs_in_parallel:
+                pending.add(threads.submit(run_or_stop, run, step, processes.map))
             else:
-                yield _result(run, step, run_serially)
+                yield run_or_stop(run, step)
             for future in [future for future in pending if future.done()]:
                 pending.remove(future)
                 yield future.result()
@@ -137,9 +108,12 @@ def run_in_parallel(
             yield future.result()
 
 
-def _result(
-    run: Callable[[Step, TrialExecutor], StageResult], step: Step, executor: TrialExecutor
+def run_or_stop(
+    run: Callable[[Step, TrialExecutor], StageResult],
+    step: Step,
+    executor: TrialExecutor = run_serially,
 ) -> StepResult:
+    """Run one step; return its result, or why it stopped short."""
     try:
         return run(step, executor)
     except StoppedShort as error:

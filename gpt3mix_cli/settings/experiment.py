@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model_validator
 
+from ..errors import UserError
 from .augment import (
     GPT3MIX,
     AugmentSettings,
@@ -130,21 +131,44 @@ class Experiment(Settings):
             *(baseline.name for baseline in self.baselines),
         ]
 
+    def with_trials(self, trials: int) -> "Experiment":
+        """Return the experiment with this many trials for every classifier."""
+        # It replaces a classifier's own `trials` too.
+        classifiers = [item.model_copy(update={"trials": None}) for item in self.classifiers]
+        return self.model_copy(update={"trials": trials, "classifiers": classifiers})
+
     # Methods and classifiers ---------------------------------------------------------------------
 
-    def method_settings(self, method: str) -> AugmentSettings | EditorSettings | None:
-        """Return the settings of a method's augmenter; None for `none` and unknown methods."""
+    def baseline(self, name: str) -> BaselineSettings:
+        """Return the settings of a baseline.
+
+        Raises:
+            UserError: if there is none of this name.
+        """
+        for baseline in self.baselines:
+            if baseline.name == name:
+                return baseline
+        names = ", ".join(baseline.name for baseline in self.baselines) or "none"
+        raise UserError(
+            f"the config has no baseline '{name}'",
+            f"its baselines: {names}; add one under `baselines:`",
+        )
+
+    def method_settings(self, method: str) -> AugmentSettings | EditorSettings:
+        """Return the settings of a method's augmenter.
+
+        Raises:
+            UserError: if there is no such method, or it needs none (`none`).
+        """
         if method == GPT3MIX:
             return self.augment
-        for baseline in self.baselines:
-            if baseline.name == method:
-                return baseline.gpt3mix(self.augment) if baseline.uses_lm else baseline
-        return None
+        baseline = self.baseline(method)
+        return baseline.gpt3mix(self.augment) if baseline.uses_lm else baseline
 
     def lm_settings_for(self, method: str) -> AugmentSettings | None:
         """Return GPT3Mix's settings for a method that uses the LM; None for any other method."""
         settings = self.method_settings(method)
-        return settings if settings and settings.uses_lm else None
+        return settings if settings.uses_lm else None
 
     def accepts(self, method: str, classifier: ClassifierSettings) -> bool:
         """Return whether a classifier is trained and tested with a method."""

@@ -185,13 +185,13 @@ def test_large_cells_are_sampled_with_a_remark(
 ) -> None:
     whole = planned(small)
     asked: list[int] = []
-    original = GPT3Mix.requests
+    original = GPT3Mix.attempts
 
     def counted(self: GPT3Mix, examples: Any, first: int, count: int, seed: int) -> Any:
         asked.append(count)
         return original(self, examples, first, count, seed)
 
-    monkeypatch.setattr(GPT3Mix, "requests", counted)
+    monkeypatch.setattr(GPT3Mix, "attempts", counted)
     large = planned(small, "--set", "augment.ratio=200")
     assert max(asked) == 256
     assert any("a part of" in remark for remark in large["remarks"])
