@@ -15,7 +15,7 @@ import typer
 
 from gpt3mix_cli.cli import app
 from gpt3mix_cli.config import load
-from gpt3mix_cli.lm.openai.budget import price_of
+from gpt3mix_cli.lm.openai.budget import load_price
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -51,7 +51,7 @@ def test_configs_in_the_readme_load(number: int, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     (tmp_path / "readme.yaml").write_text(blocks("yaml")[number], "utf-8")
     if "# prices.yaml" in blocks("yaml")[number]:
-        assert price_of("some-base-model", str(tmp_path / "readme.yaml"))[1] == "2026-01-31"
+        assert load_price("some-base-model", str(tmp_path / "readme.yaml"))[1] == "2026-01-31"
     else:
         assert load(tmp_path / "readme.yaml")
 

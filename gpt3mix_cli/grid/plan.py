@@ -17,7 +17,7 @@ from ..augment.statistics import Statistics
 from ..errors import UserError
 from ..lm import LM, CostModel, Priced, Request, end_of_block
 from ..lm.journal import IN_MEMORY, Journal, paid
-from ..lm.openai.budget import price_of
+from ..lm.openai.budget import load_price
 from ..method.labels import CONTENT_FREE
 from ..method.prompt import choices, item, label_prefix, one_line, prompt
 from ..records import Augmented, Example, Reject
@@ -41,7 +41,7 @@ def plan(grid: Grid, spots: Sequence[Spot]) -> Plan:
     """
     for experiment in grid.experiments:
         if isinstance(experiment.lm, OpenAISettings):
-            price_of(experiment.lm.model, experiment.lm.prices)
+            load_price(experiment.lm.model, experiment.lm.prices)
     planned = _Planned(grid, spots)
     lines = [planned.line(spot) for spot in spots]
     return Plan(lines, planned.prompt, planned.remarks(), _budget(grid))

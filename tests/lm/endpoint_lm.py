@@ -9,7 +9,7 @@ from endpoint_model import ASSISTANT, TinyLM
 
 from gpt3mix_cli.lm import Request
 from gpt3mix_cli.lm.openai.engine import OpenAILM
-from gpt3mix_cli.lm.openai.protocol import CONTINUES, LABELS
+from gpt3mix_cli.lm.openai.requests import GENERATION_INSTRUCTION, LABEL_INSTRUCTION
 from gpt3mix_cli.settings import Budget, OpenAISettings
 
 LABEL_PREFIX = " (Sentiment:"
@@ -50,14 +50,14 @@ def asked(many: int = 10, **options: Any) -> list[Request]:
     ]
 
 
-def chat_context(text: str, system: str = CONTINUES) -> str:
+def chat_context(text: str, system: str = GENERATION_INSTRUCTION) -> str:
     """Return what a test server's model reads of a chat."""
     return f"<|system|>\n{system}\n<|user|>\n{text}\n{ASSISTANT}"
 
 
 def label_context(text: str) -> str:
     """Return what it reads where a chat is asked for the label alone."""
-    return chat_context(text, LABELS + ", ".join(choice.strip() for choice in CHOICES))
+    return chat_context(text, LABEL_INSTRUCTION + ", ".join(choice.strip() for choice in CHOICES))
 
 
 def truth(model: TinyLM, context: str, choices: Sequence[str] = CHOICES) -> list[float]:
