@@ -19,7 +19,7 @@ from gpt3mix_cli.config import load
 from gpt3mix_cli.errors import StoppedShort, UserError
 from gpt3mix_cli.grid import Grid
 from gpt3mix_cli.lm.journal import Journaled, paid
-from gpt3mix_cli.lm.openai import dispatcher
+from gpt3mix_cli.lm.openai import servers
 
 KEY = "sk-test-Zq8/w+Yh3x_9-secret"
 ROOT = Path(__file__).parents[2]
@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatcher, "WAIT", 0.01)
+    monkeypatch.setattr(servers, "INITIAL_BACKOFF_S", 0.01)
 
 
 # Kills ---------------------------------------------------------------------------------------------------------------

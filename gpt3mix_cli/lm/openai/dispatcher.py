@@ -30,7 +30,7 @@ MAX_FIRST_ATTEMPTS = 2  # per server and one server more, before any server has 
 WARNING_INTERVAL_S = 30.0
 MAX_RETRY_WAIT_S = 3600.0  # that a server may ask for, and that retries of one request may take
 KEEPALIVE_S = 4  # shorter than the servers' own limit (uvicorn: 5 s)
-RERUN_HINT = "check the server, then run again; answers so far are kept"
+RERUN_HINT = "check the server and run again; answers are kept"
 
 
 class HttpDispatcher:

@@ -18,15 +18,15 @@ from hypothesis import strategies as st
 from gpt3mix_cli.errors import StoppedShort, UserError
 from gpt3mix_cli.lm import Completion
 from gpt3mix_cli.lm.journal import Journaled, paid
-from gpt3mix_cli.lm.openai import dispatcher, event_loop, servers
-from gpt3mix_cli.lm.openai.concurrency import FIRST, MOST, AdaptiveConcurrency
-from gpt3mix_cli.lm.openai.dispatcher import RateLimiter
+from gpt3mix_cli.lm.openai import dispatcher, event_loop, server_pool, servers
+from gpt3mix_cli.lm.openai.concurrency import INITIAL_LIMIT, MAX_LIMIT, AdaptiveConcurrency
 from gpt3mix_cli.lm.openai.engine import OpenAILM
+from gpt3mix_cli.lm.openai.servers import CircuitBreaker, RateLimiter
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatcher, "WAIT", 0.005)
+    monkeypatch.setattr(servers, "INITIAL_BACKOFF_S", 0.005)
 
 
 def texts(lm: OpenAILM, many: int = 10) -> list[str]:
@@ -81,11 +81,11 @@ def test_a_request_that_fails_every_time_ends_the_work() -> None:
         server.fault("server_error", contains='"seed":3,', p=1.0)
         with pytest.raises(
             StoppedShort,
-            match="10 tries of a request failed, the last one: HTTP 500: The server had an error",
+            match="a request failed 10 times, the last time with: HTTP 500: The server had an error",
         ):
             texts(lm)
-        assert server.requests - before <= 10 + dispatcher.TRIES + 10
-        assert server.statuses[500] == dispatcher.TRIES
+        assert server.requests - before <= 10 + dispatcher.MAX_ATTEMPTS + 10
+        assert server.statuses[500] == dispatcher.MAX_ATTEMPTS
 
 
 def test_what_was_answered_before_the_end_is_given_out() -> None:
@@ -126,13 +126,16 @@ def test_a_pause_beyond_the_sdks_limit_is_kept(
     monkeypatch.setattr(time, "monotonic_real", time.monotonic, raising=False)
     wait = asyncio.wait_for
     monkeypatch.setattr(dispatcher, "time", fast)
+    monkeypatch.setattr(server_pool, "time", fast)
     monkeypatch.setattr(
-        dispatcher.asyncio,
+        server_pool.asyncio,
         "wait_for",
         lambda what, seconds: wait(what, None if seconds is None else seconds / 500),
     )
-    later = dispatcher._later
-    monkeypatch.setattr(dispatcher, "_later", lambda seconds, call: later(seconds / 500, call))
+    later = server_pool._call_later
+    monkeypatch.setattr(
+        server_pool, "_call_later", lambda seconds, call: later(seconds / 500, call)
+    )
     with serving() as server, engine(server) as lm:
         lm.describe()
         server.fault("rate_limit", next=1, retry_after=200, path="completions")
@@ -145,7 +148,7 @@ def test_a_pause_of_hours_ends_the_work() -> None:
     with serving() as server, engine(server) as lm:
         lm.describe()
         server.fault("rate_limit", next=1, retry_after=7200, path="completions")
-        with pytest.raises(StoppedShort, match="asks to stay away for 120 minutes") as error:
+        with pytest.raises(StoppedShort, match="asks to wait for 120 minutes") as error:
             texts(lm)
         assert error.value.exit_code == 3
 
@@ -182,15 +185,15 @@ def test_what_does_not_pass_ends_the_work_at_once(
 
 
 def test_an_error_rate_opens_the_breaker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(servers, "FAILING", 0.3)
-    monkeypatch.setattr(dispatcher, "TRIES", 10**6)
+    monkeypatch.setattr(servers, "MIN_FAILURE_PERIOD_S", 0.3)
+    monkeypatch.setattr(dispatcher, "MAX_ATTEMPTS", 10**6)
     with serving() as server, engine(server) as lm:
         journal = Journaled(lm, tmp_path / "a.sqlite")
         list(journal.complete(asked(20)))
         server.fault("server_error", p=0.9)
         with pytest.raises(
             StoppedShort,
-            match="more than 50% of the last 50 requests failed, the last one: HTTP 500",
+            match="more than 50% of the last 50 requests failed, the last one with: HTTP 500",
         ) as error:
             list(journal.complete(asked(400)))
         journal.close()
@@ -200,10 +203,10 @@ def test_an_error_rate_opens_the_breaker(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 def test_a_few_errors_do_not_open_it(monkeypatch: pytest.MonkeyPatch, expected: list[str]) -> None:
     """Two requests that time out, one after the other, are no error rate."""
-    monkeypatch.setattr(servers, "FAILING", 0.01)
+    monkeypatch.setattr(servers, "MIN_FAILURE_PERIOD_S", 0.01)
     with serving() as server, engine(server, concurrency=1) as lm:
         lm.describe()
-        lm._traffic._health = dispatcher.CircuitBreaker()
+        lm._dispatcher._breaker = CircuitBreaker()
         server.fault("server_error", next=5, path="completions")
         assert texts(lm, 3) == expected[:3]
 
@@ -257,7 +260,7 @@ def test_tokens_a_minute_are_not_passed() -> None:
 def test_a_pace_is_kept_in_every_window(amounts: list[float], a_minute: float) -> None:
     pace = RateLimiter(a_minute)
     now = time.monotonic()
-    times = [now + pace.take(amount) for amount in amounts]
+    times = [now + pace.reserve(amount) for amount in amounts]
     for first in range(len(times)):
         for last in range(first + 1, len(times)):
             taken = sum(amounts[first:last])  # what stands between their beginnings
@@ -265,7 +268,7 @@ def test_a_pace_is_kept_in_every_window(amounts: list[float], a_minute: float) -
 
 
 def test_no_cap_is_no_wait() -> None:
-    assert [RateLimiter(None).take(1e9) for _ in range(3)] == [0.0] * 3
+    assert [RateLimiter(None).reserve(1e9) for _ in range(3)] == [0.0] * 3
 
 
 # Several servers -----------------------------------------------------------------------------------------------------
@@ -286,8 +289,8 @@ def test_servers_are_used_in_proportion_to_their_speed() -> None:
 
 
 def test_a_server_that_dies_leaves_its_work_to_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatcher, "WAIT", 0.1)
-    monkeypatch.setattr(servers, "FAILING", 1.0)
+    monkeypatch.setattr(servers, "INITIAL_BACKOFF_S", 0.1)
+    monkeypatch.setattr(servers, "MIN_FAILURE_PERIOD_S", 1.0)
     with (
         serving(delay=0.01) as good,
         serving(delay=0.01) as bad,
@@ -341,9 +344,9 @@ def simulated(
         return 1 + jitter * (2 * noise.random() - 1)
 
     while done < many:
-        while under_way < level.at_once:
+        while under_way < level.limit:
             under_way += 1
-            full = under_way >= level.at_once
+            full = under_way >= level.limit
             if free:
                 free -= 1
                 heapq.heappush(ends, (now + latency(), noise.random(), now, full, True))
@@ -364,7 +367,7 @@ def simulated(
             free -= 1
             heapq.heappush(ends, (now + latency(), noise.random(), sent_then, full_then, True))
         level.on_success(sent, now, full)
-        assert 1 <= level.at_once <= MOST
+        assert 1 <= level.limit <= MAX_LIMIT
         starts = now
     return used / (capacity * starts), level
 
@@ -382,8 +385,8 @@ def test_a_level_uses_four_fifths_of_any_server(
     """Found from nothing, over 75 answers a place; what refuses takes a fiftieth of an answer's time."""
     share, level = simulated(capacity, queues, jitter, 75 * capacity, seed)
     assert share >= 0.8
-    assert queues or level.at_once <= 1.3 * capacity + 1
-    assert not queues or level.at_once <= max(4 * capacity, 2 * FIRST)
+    assert queues or level.limit <= 1.3 * capacity + 1
+    assert not queues or level.limit <= max(4 * capacity, 2 * INITIAL_LIMIT)
 
 
 def test_a_level_that_is_given_stays() -> None:
@@ -391,26 +394,26 @@ def test_a_level_that_is_given_stays() -> None:
     for now in range(100):
         level.on_success(float(now), now + 1.0, True)
         level.on_rate_limit(float(now), float(now))
-    assert level.at_once == 5
+    assert level.limit == 5
 
 
 def test_refusals_of_one_moment_are_one() -> None:
     level = AdaptiveConcurrency()
     for place in range(60):
         level.on_rate_limit(sent=1.0, now=2.0 + place / 100)
-    assert level.at_once == int(0.8 * FIRST)
+    assert level.limit == int(0.8 * INITIAL_LIMIT)
     level.on_rate_limit(sent=3.0, now=4.0)
-    assert level.at_once == int(0.64 * FIRST)
+    assert level.limit == int(0.64 * INITIAL_LIMIT)
 
 
 def test_a_level_is_never_below_one() -> None:
     level = AdaptiveConcurrency()
     for now in range(1, 100):
         level.on_rate_limit(float(now), now + 0.5)
-    assert level.at_once == 1
+    assert level.limit == 1
     for now in range(1000):
         level.on_success(1000.0 + now, 1001.0 + now, True)
-    assert level.at_once > 1
+    assert level.limit > 1
 
 
 @pytest.mark.parametrize("queue", [True, False])
@@ -419,8 +422,8 @@ def test_a_real_server_is_used(queue: bool) -> None:
         lm.describe()
         server.reset()
         assert len(texts(lm, 150)) == 150
-        assert server.most_at_once > FIRST
-        assert 1 <= lm._traffic._servers[0].level.at_once <= MOST
+        assert server.most_at_once > INITIAL_LIMIT
+        assert 1 <= lm._dispatcher._pool.servers[0].concurrency.limit <= MAX_LIMIT
 
 
 # Its loop ------------------------------------------------------------------------------------------------------------
@@ -447,8 +450,8 @@ def test_results_come_in_order_while_others_are_under_way() -> None:
         await asyncio.sleep(random.random() / 100)
         return item
 
-    one = event_loop.Loop(nothing)
+    one = event_loop.BackgroundLoop(nothing)
     try:
-        assert list(one.in_order(range(200), work)) == list(range(200))
+        assert list(one.map_ordered(work, range(200))) == list(range(200))
     finally:
         one.close()

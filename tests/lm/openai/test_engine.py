@@ -22,7 +22,7 @@ from endpoint_server import serving
 from gpt3mix_cli.errors import Callbacks, StoppedShort, UserError
 from gpt3mix_cli.lm import Completion, Request, Scores
 from gpt3mix_cli.lm.journal import Journaled
-from gpt3mix_cli.lm.openai import dispatcher
+from gpt3mix_cli.lm.openai import servers
 from gpt3mix_cli.lm.openai.engine import OpenAILM
 from gpt3mix_cli.settings import OpenAISettings
 
@@ -31,7 +31,7 @@ SAMPLING = ["temperature", "top_p", "frequency_penalty", "seed", "logprobs", "to
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatcher, "WAIT", 0.01)
+    monkeypatch.setattr(servers, "INITIAL_BACKOFF_S", 0.01)
 
 
 def answers(lm: OpenAILM, requests: Sequence[Request]) -> list[Completion]:
@@ -122,7 +122,7 @@ SERVERS: dict[str, tuple[dict[str, Any], str, str, set[int]]] = {
     ),
     "OpenAI that reasons": (
         {"dialect": "openai", "refuses": SAMPLING},
-        "chat, label scores vote of 10; left out, since refused: temperature, top_p, frequency_penalty, seed, top_logprobs, logprobs",
+        "chat, label scores vote of 10; omitted fields, since the server refuses them: temperature, top_p, frequency_penalty, seed, top_logprobs, logprobs",
         "vote",
         {2},
     ),
@@ -227,7 +227,9 @@ def test_prompts_after_which_no_label_is_told_have_equal_bounds() -> None:
         known, other = lm.score([f"{PROMPT} a fine film{LABEL_PREFIX}", unknown], CHOICES)
         assert known.bounded == ()
         assert (other.logprobs, other.bounded) == ((-math.log(2),) * 2, (0, 1))
-        with pytest.raises(UserError, match="none of the labels"):
+        with pytest.raises(
+            UserError, match="no probability for any of the labels Positive, Negative"
+        ):
             lm.score([unknown], CHOICES)
 
 
@@ -407,7 +409,7 @@ def test_what_llama_cpp_says_with_a_500_is_a_refusal() -> None:
             p=1.0,
         )
         with engine(server) as lm:
-            assert lm.describe().endswith("left out, since refused: seed")
+            assert lm.describe().endswith("omitted fields, since the server refuses them: seed")
             found = answers(lm, asked(3))
     assert len({one.text for one in found}) > 1
     assert server.statuses[500] <= 2
@@ -440,10 +442,10 @@ def test_equal_prompts_of_other_seeds_are_other_requests_even_where_no_seed_is_t
 
 def test_openai_wants_a_key() -> None:
     with pytest.raises(
-        UserError, match=r"lm.api_key_env: the environment variable OPENAI_API_KEY holds no key"
+        UserError, match=r"lm.api_key_env: the environment variable OPENAI_API_KEY is not set"
     ):
         OpenAILM(OpenAISettings(kind="openai", model="tiny"))
-    with pytest.raises(UserError, match=r"variable OTHER_KEY holds no key"):
+    with pytest.raises(UserError, match=r"variable OTHER_KEY is not set"):
         OpenAILM(OpenAISettings(kind="openai", model="tiny", api_key_env="OTHER_KEY"))
 
 
@@ -460,7 +462,7 @@ def test_a_wrong_key_stops_at_once(dialect: str) -> None:
         with pytest.raises(UserError, match=r"lm tiny at http.*: HTTP 401: \S+") as error:
             answers(lm, asked(50))
         assert not isinstance(error.value, StoppedShort)
-        assert error.value.hint == "put a valid key into the environment variable OPENAI_API_KEY"
+        assert error.value.hint == "set the environment variable OPENAI_API_KEY to a valid key"
         assert server.requests == 1
 
 
@@ -479,7 +481,7 @@ def test_a_wrong_path_is_an_error() -> None:
     with (
         serving() as server,
         engine(base_url=server.url) as lm,
-        pytest.raises(UserError, match=r"completions or chat: .*HTTP 404"),
+        pytest.raises(UserError, match=r"does not support completions or chat: .*HTTP 404"),
     ):
         answers(lm, asked(5))
 

@@ -19,9 +19,9 @@ from gpt3mix_cli.cli import main
 from gpt3mix_cli.errors import StoppedShort, UserError
 from gpt3mix_cli.lm import Completion, Request
 from gpt3mix_cli.lm.journal import Journal, Journaled, paid
-from gpt3mix_cli.lm.openai.batch import answered, parts
+from gpt3mix_cli.lm.openai.batch_files import parse_output_line, split_into_files
 from gpt3mix_cli.lm.openai.engine import OpenAILM
-from gpt3mix_cli.lm.openai.protocol import Call
+from gpt3mix_cli.lm.openai.requests import Call
 from gpt3mix_cli.settings import Budget, OpenAISettings
 
 HEADER = (
@@ -211,7 +211,7 @@ def test_a_killed_collection_is_repeated(
     stopped(completions, path, asked())
     under_way, *_ = paid(path)
     with monkeypatch.context() as patch:
-        patch.setattr("gpt3mix_cli.lm.openai.batch.TOGETHER", 3)
+        patch.setattr("gpt3mix_cli.lm.openai.batch.KEYS_PER_COMMIT", 3)
         kept, keep = [], Journal.keep
 
         def dies(self: Journal, *what: Any) -> None:
@@ -363,7 +363,7 @@ def test_a_server_without_batches_says_so(tmp_path: Path) -> None:
         pytest.raises(UserError, match=r"lm\.batch: .*HTTP 404") as error,
     ):
         ask(server, tmp_path / "a.journal.sqlite", asked())
-    assert "leave lm.batch out" in error.value.hint
+    assert "omit lm.batch" in error.value.hint
 
 
 def test_without_a_journal_there_are_no_batches(completions: Server) -> None:
@@ -371,7 +371,7 @@ def test_without_a_journal_there_are_no_batches(completions: Server) -> None:
         OpenAISettings(kind="openai", model="tiny", base_url=completions.base_url, batch=True)
     )
     try:
-        with pytest.raises(UserError, match=r"lm\.batch: "):
+        with pytest.raises(UserError, match=r"lm\.batch needs an output file"):
             list(lm.complete(asked()))
     finally:
         lm.close()
@@ -390,7 +390,7 @@ def test_without_a_journal_there_are_no_batches(completions: Server) -> None:
     ],
 )
 def test_a_line_that_holds_no_answer_is_none(line: str) -> None:
-    assert answered(line, "/v1/completions") is None
+    assert parse_output_line(line, "/v1/completions") is None
 
 
 # Money ---------------------------------------------------------------------------------------------------------------
@@ -421,7 +421,9 @@ def test_a_batch_that_the_budget_does_not_hold_is_not_submitted(
 ) -> None:
     path = tmp_path / "a.journal.sqlite"
     message = stopped(completions, path, asked(), budget=Budget(**limit))
-    assert message.startswith(f"budget.{next(iter(limit))}: 10 requests in a batch may take ")
+    assert message.startswith(
+        f"budget.{next(iter(limit))}: this batch of 10 requests may use up to "
+    )
     assert not completions.batches.files
 
 
@@ -446,7 +448,7 @@ def test_a_file_has_no_more_lines_and_bytes_than_it_may(
         (f"{number:032x}", Call("/completions", {"prompt": prompt}))
         for number, prompt in enumerate(prompts)
     ]
-    files = list(parts(calls, lines, size))
+    files = list(split_into_files(calls, lines, size))
     assert [(key, call) for part in files for key, call, _ in part] == calls
     for part in files:
         assert len(part) <= lines
@@ -470,7 +472,7 @@ def test_a_file_has_no_more_lines_and_bytes_than_it_may(
 def test_several_files_are_several_batches(
     completions: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parts, "__defaults__", (4, 200_000_000))
+    monkeypatch.setattr(split_into_files, "__defaults__", (4, 200_000_000))
     path = tmp_path / "a.journal.sqlite"
     completions.batches.polls = 1
     assert stopped(completions, path, asked()).count("batch batch_") == 3

@@ -27,8 +27,8 @@ PROMPT = f"{HEADER}Movie review:"
 LABEL_PREFIX = f"{PROMPT} a great film (Sentiment:"
 
 
-def client(server: Any, **how: Any) -> openai.OpenAILM:
-    return openai.OpenAILM(
+def client(server: Any, **how: Any) -> openai.OpenAI:
+    return openai.OpenAI(
         base_url=server.base_url,
         api_key="sk-secret-key-0123",
         **{"max_retries": 0, "timeout": 30, **how},
@@ -350,7 +350,7 @@ def test_decisions_sum_to_one_and_some_are_refused() -> None:
 
 
 def batch_of(
-    sdk: openai.OpenAILM, tmp_path: Path, lines: int, endpoint: str = "/v1/chat/completions"
+    sdk: openai.OpenAI, tmp_path: Path, lines: int, endpoint: str = "/v1/chat/completions"
 ) -> Batch:
     body = {
         "model": "tiny",
@@ -368,7 +368,7 @@ def batch_of(
     return sdk.batches.create(input_file_id=uploaded.id, endpoint=endpoint, completion_window="24h")
 
 
-def lines_of(sdk: openai.OpenAILM, file: str | None) -> list[dict[str, Any]]:
+def lines_of(sdk: openai.OpenAI, file: str | None) -> list[dict[str, Any]]:
     return [json.loads(line) for line in sdk.files.content(file).text.splitlines()] if file else []
 
 

@@ -10,10 +10,12 @@ from endpoint_lm import CHOICES, LABEL_PREFIX, PROMPT, asked, engine, truth
 from endpoint_server import serving
 
 from gpt3mix_cli.lm.journal import Journal
-from gpt3mix_cli.lm.openai import dispatcher
-from gpt3mix_cli.lm.openai.protocol import Capabilities, label_scores, labelling
+from gpt3mix_cli.lm.openai import servers
+from gpt3mix_cli.lm.openai.capabilities import Capabilities
+from gpt3mix_cli.lm.openai.label_scores import score_top_logprobs
+from gpt3mix_cli.lm.openai.requests import label_body
 
-APART = "its log-probabilities follow temperature"
+SEPARATE_REQUEST = "its log-probabilities depend on temperature"
 
 
 @pytest.mark.parametrize(
@@ -28,7 +30,7 @@ def test_scores_told_after_temperature_are_the_models(
     options: dict[str, Any], sampling: dict[str, float], requests: int
 ) -> None:
     with serving(tempered=True, **options) as server, engine(server) as lm:
-        assert APART in lm.describe()
+        assert SEPARATE_REQUEST in lm.describe()
         found = [one for one in lm.complete(asked(12, **sampling)) if one.finish == "label_prefix"]
     exact = [one for one in found if one.scores and one.scores.source == "exact"]
     assert len(exact) > 3
@@ -50,7 +52,7 @@ def test_a_server_that_tells_raw_ones_costs_no_more_at_any_temperature(
     options: dict[str, Any],
 ) -> None:
     with serving(**options) as server, engine(server) as lm:
-        assert APART not in lm.describe()
+        assert SEPARATE_REQUEST not in lm.describe()
         found = [
             one for one in lm.complete(asked(12, temperature=0.7)) if one.finish == "label_prefix"
         ]
@@ -71,12 +73,12 @@ def test_the_plan_knows_of_the_further_request(tmp_path: Path) -> None:
 
 
 def test_a_label_is_asked_for_without_the_servers_own_top_p() -> None:
-    assert labelling("x", CHOICES, Capabilities(), "m")["top_p"] == 1.0
+    assert label_body("x", CHOICES, Capabilities(), "m")["top_p"] == 1.0
 
 
 def test_a_label_that_the_server_will_not_tell_is_not_exact() -> None:
     """-9999 stands for a token outside the likeliest: the other label is not certain for that."""
-    scores = label_scores({" Positive": -0.1, " Negative": -9999.0, " Good": -3.0}, CHOICES)
+    scores = score_top_logprobs({" Positive": -0.1, " Negative": -9999.0, " Good": -3.0}, CHOICES)
     assert scores is not None
     assert (scores.source, scores.bounded) == ("top_logprobs", (1,))
     assert math.exp(scores.logprobs[1]) > 0.01
@@ -95,7 +97,7 @@ def test_a_server_that_answers_any_path_knows_no_tokens(told: Any) -> None:
 
 def test_a_pause_of_none_is_a_growing_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that says `Retry-After: 0` and goes on refusing is not asked as fast as it can refuse."""
-    monkeypatch.setattr(dispatcher, "WAIT", 0.01)
+    monkeypatch.setattr(servers, "INITIAL_BACKOFF_S", 0.01)
     with serving() as server, engine(server, concurrency=1) as lm:
         lm.describe()
         server.fault("rate_limit", next=6, retry_after=0, path="completions")
