@@ -1,9 +1,7 @@
 """Turns a request of the port into calls, and their answers into a completion."""
 
 import dataclasses
-import functools
 from collections.abc import Sequence
-from typing import Any
 
 from ...settings import OpenAISettings
 from ..port import Completion, Hypothesis, Request, Scores
@@ -36,12 +34,16 @@ class Completer:
             return self._too_long(request, requests=0)
         if request.beams:
             return await self._complete_beams(request, capabilities, calls)
-        response = await self._send(calls[0], capabilities, self._total_tokens(request))
+        response = await self._session.send_text(
+            calls[0], capabilities.api, self._total_tokens(request)
+        )
         if isinstance(response, PromptTooLong):
             return self._too_long(request, requests=1)
         text = parse_texts(response.value, capabilities.api)[0]
         line = parse_line(text, request.label_prefix)
-        scores, label_responses = await self._score_label(request, line, capabilities)
+        context = f"{request.prompt}{line.text}{request.label_prefix}"
+        query = LabelQuery(context, request.choices, capabilities, str(request.number))
+        scores = await self._score_label(request, line, query)
         raw = capabilities.returns_raw_logprobs(request)
         return Completion(
             number=request.number,
@@ -51,9 +53,9 @@ class Completer:
             prompt_tokens=response.usage.prompt,
             completion_tokens=response.usage.completion,
             logprob=round(text.logprob, 4) if raw and text.logprob is not None else None,
-            label_tokens=total_tokens(label_responses),
-            requests=1 + len(label_responses),
-            usd=total_usd([response, *label_responses]),
+            label_tokens=total_tokens(query.responses),
+            requests=1 + len(query.responses),
+            usd=total_usd([response, *query.responses]),
         )
 
     async def calls(self, request: Request, capabilities: Capabilities) -> list[Call]:
@@ -73,7 +75,8 @@ class Completer:
         if self._settings.tokenizer:
             label_tokens = min(label_tokens, self._settings.context - needed)
         body = generation_body(request, capabilities, self._settings.model, label_tokens, label_ids)
-        return [self._call(body, capabilities, _call_number(request, capabilities))]
+        number = _call_number(request, capabilities)
+        return [self._session.text_call(capabilities, body, number)]
 
     def _beam_calls(self, request: Request, capabilities: Capabilities) -> list[Call]:
         copies = request.beams if capabilities.supports_n else 1
@@ -82,39 +85,27 @@ class Completer:
             drawn = dataclasses.replace(request, seed=request.seed + draw)
             number = _call_number(drawn, capabilities) + (f".{draw}" if draw else "")
             body = generation_body(drawn, capabilities, self._settings.model, 0, (), copies)
-            calls.append(self._call(body, capabilities, number))
+            calls.append(self._session.text_call(capabilities, body, number))
         return calls
-
-    def _call(self, body: dict[str, Any], capabilities: Capabilities, number: str) -> Call:
-        return Call(capabilities.path, body | self._settings.extra, number)
-
-    async def _send(
-        self, call: Call, capabilities: Capabilities, tokens: int
-    ) -> Response | PromptTooLong:
-        validate = functools.partial(parse_texts, api=capabilities.api)
-        return await self._session.send(call, validate, tokens)
 
     def _too_long(self, request: Request, requests: int) -> Completion:
         tokens = self._session.count_tokens(request.prompt)
         return Completion(request.number, "", "too_long", None, tokens, 0, requests=requests)
 
-    async def _score_label(
-        self, request: Request, line: Line, capabilities: Capabilities
-    ) -> tuple[Scores | None, list[Response]]:
+    async def _score_label(self, request: Request, line: Line, query: LabelQuery) -> Scores | None:
         """Return the label's scores, from the line's own answer if no request gives better ones."""
         if not request.choices or line.finish == "length":
-            return None, []
+            return None
+        method = query.capabilities.label_method
         if (
-            capabilities.label_method in ("ids", "echo", "top_logprobs")
+            method in ("ids", "echo", "top_logprobs")
             and line.label_logprobs
-            and capabilities.returns_raw_logprobs(request)
+            and query.capabilities.returns_raw_logprobs(request)
         ):
-            scores = self._labels.score_top(line.label_logprobs, request.choices, capabilities)
-            if capabilities.label_method == "top_logprobs" or (scores and scores.source == "exact"):
-                return scores, []
-        context = f"{request.prompt}{line.text}{request.label_prefix}"
-        number = str(request.number)
-        return await self._labels.score(LabelQuery(context, request.choices, capabilities, number))
+            scores = self._labels.score_top(query, line.label_logprobs)
+            if method == "top_logprobs" or (scores and scores.source == "exact"):
+                return scores
+        return await self._labels.score(query)
 
     async def _complete_beams(
         self, request: Request, capabilities: Capabilities, calls: Sequence[Call]
@@ -122,7 +113,7 @@ class Completer:
         """Return the different lines among sampled texts; endpoints have no beam search."""
         draws_per_call = request.beams // len(calls)
         tokens = self._session.count_tokens(request.prompt) + request.max_tokens * draws_per_call
-        sent = [await self._send(call, capabilities, tokens) for call in calls]
+        sent = [await self._session.send_text(call, capabilities.api, tokens) for call in calls]
         responses = [response for response in sent if isinstance(response, Response)]
         if not responses:
             return self._too_long(request, requests=len(calls))

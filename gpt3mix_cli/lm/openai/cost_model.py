@@ -54,14 +54,13 @@ def _label_cost(
     request: Request,
 ) -> tuple[int, int, bool]:
     """Return a label's requests, the tokens written in each, and whether they are always needed."""
+    method: str = "decision" if settings.api == "decisions" else settings.label_source
+    supports_n, separate = True, False
     if capabilities:
         method, supports_n = capabilities.label_method, capabilities.supports_n
         separate = not capabilities.returns_raw_logprobs(request)
-    else:
-        wanted = "decision" if settings.api == "decisions" else settings.label_source
-        method, supports_n, separate = "echo" if wanted == "exact" else wanted, True, False
     separate = separate or method in ("decision", "vote")
-    if method == "echo":
+    if method in ("echo", "exact"):
         return len(request.choices), 1, separate
     if method == "vote":
         tokens = max(map(count_tokens, request.choices), default=0) + TOKEN_MARGIN

@@ -132,8 +132,8 @@ class OpenAILM:
         labels = LabelScorer(self._settings, self._session, must_fit=True)
 
         async def score_prompt(prompt: str) -> tuple[Scores | None, list[Response]]:
-            capabilities = await self._session.capabilities()
-            return await labels.score(LabelQuery(prompt, choices, capabilities))
+            query = LabelQuery(prompt, choices, await self._session.capabilities())
+            return await labels.score(query), query.responses
 
         results = list(self._loop.map_ordered(score_prompt, prompts))
         if results and not any(scores for scores, _ in results):

@@ -7,7 +7,7 @@ them the server supports.
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ...errors import UserError
@@ -23,12 +23,10 @@ from .label_scores import (
     score_votes,
 )
 from .requests import Call, decision_body, echo_body, label_body
-from .responses import echo_logprob, parse_texts, token_id_logprobs
+from .responses import GeneratedText, echo_logprob, parse_texts, token_id_logprobs
 from .session import Session
 
 TOKEN_MARGIN = 4  # for a closing bracket, and for labels that the server tokenises differently
-
-ScoresAndResponses = tuple[Scores | None, list[Response]]
 
 
 @dataclass(frozen=True)
@@ -40,12 +38,14 @@ class LabelQuery:
         choices: the labels with their leading space.
         capabilities: of the server.
         number: of the request that it belongs to; empty if none.
+        responses: the answers that scoring took.
     """
 
     context: str
     choices: Sequence[str]
     capabilities: Capabilities
     number: str = ""
+    responses: list[Response] = field(default_factory=list)
 
 
 class LabelScorer:
@@ -62,17 +62,16 @@ class LabelScorer:
         self._settings, self._session, self._must_fit = settings, session, must_fit
         self._label_tokens: dict[tuple[str, ...], asyncio.Future[list[list[int]]]] = {}
 
-    async def score(self, query: LabelQuery) -> ScoresAndResponses:
-        """Return the scores of the labels, None if there are none, and the responses used."""
+    async def score(self, query: LabelQuery) -> Scores | None:
+        """Return the scores of the labels; None if the server reports none."""
         match query.capabilities.label_method:
             case "ids":
                 return await self._score_by_ids(query)
             case "echo":
-                scores, responses = await self._score_by_echo(query)
+                scores = await self._score_by_echo(query)
                 if scores or self._settings.label_source == "exact":
-                    return scores, responses
-                scores, more = await self._score_by_top_logprobs(query)
-                return scores, [*responses, *more]
+                    return scores
+                return await self._score_by_top_logprobs(query)
             case "top_logprobs":
                 return await self._score_by_top_logprobs(query)
             case "decision":
@@ -80,14 +79,12 @@ class LabelScorer:
             case "vote":
                 return await self._score_by_votes(query)
             case _:
-                return None, []
+                return None
 
-    def score_top(
-        self, top: Mapping[str, float], choices: Sequence[str], capabilities: Capabilities
-    ) -> Scores | None:
+    def score_top(self, query: LabelQuery, top: Mapping[str, float]) -> Scores | None:
         """Return the scores of labels from the likeliest tokens at their position; None if none."""
         merge = self._settings.label_source == "top_logprobs"
-        return score_top_logprobs(top, choices, capabilities.api == "chat", merge)
+        return score_top_logprobs(top, query.choices, query.capabilities.api == "chat", merge)
 
     async def single_token_ids(self, request: Request, capabilities: Capabilities) -> list[int]:
         """Return the labels' token ids if each label is one token; otherwise an empty list.
@@ -99,15 +96,12 @@ class LabelScorer:
         labels = await self._tokenize_labels(request.choices, request.label_prefix)
         return [tokens[0] for tokens in labels] if all(len(one) == 1 for one in labels) else []
 
-    async def _score_by_top_logprobs(self, query: LabelQuery) -> ScoresAndResponses:
-        capabilities = query.capabilities
-        response = await self._ask(query, logprobs=capabilities.top_logprobs)
-        if response is None:
-            return None, []
-        text = parse_texts(response.value, capabilities.api)[0]
-        return self.score_top(text.first_top, query.choices, capabilities), [response]
+    async def _score_by_top_logprobs(self, query: LabelQuery) -> Scores | None:
+        body = self._body(query, logprobs=query.capabilities.top_logprobs)
+        texts = await self._send(query, body)
+        return self.score_top(query, texts[0].first_top) if texts else None
 
-    async def _score_by_decision(self, query: LabelQuery) -> ScoresAndResponses:
+    async def _score_by_decision(self, query: LabelQuery) -> Scores | None:
         body = decision_body(query.context, query.choices, self._settings.model)
         response = await self._session.send(
             Call("/decisions", body, query.number),
@@ -115,88 +109,80 @@ class LabelScorer:
             self._session.count_tokens(query.context),
         )
         if isinstance(response, PromptTooLong):
-            return None, []
-        return score_decision(response.value, query.choices), [response]
+            return None
+        query.responses.append(response)
+        return score_decision(response.value, query.choices)
 
-    async def _score_by_votes(self, query: LabelQuery) -> ScoresAndResponses:
-        count_tokens = self._session.count_tokens
-        max_tokens = max(count_tokens(choice) for choice in query.choices) + TOKEN_MARGIN
+    async def _score_by_votes(self, query: LabelQuery) -> Scores | None:
+        lengths = map(self._session.count_tokens, query.choices)
+        max_tokens = max(lengths) + TOKEN_MARGIN
         copies = self._settings.votes if query.capabilities.supports_n else 1
         n = copies if copies > 1 else None
-        responses: list[Response] = []
-        texts: list[str] = []
+        votes: list[str] = []
         for vote in range(self._settings.votes // copies):
             body = self._body(query, max_tokens=max_tokens, temperature=1.0, seed=vote, n=n)
-            tokens = count_tokens(query.context) + max_tokens * copies
-            if response := await self._send(query, body, f"{query.number}.{vote}", tokens):
-                responses.append(response)
-                parsed = parse_texts(response.value, query.capabilities.api)
-                texts += [text.text for text in parsed]
-        return score_votes(texts, query.choices), responses
+            texts = await self._send(query, body, f".{vote}", max_tokens * copies)
+            votes += [text.text for text in texts]
+        return score_votes(votes, query.choices)
 
-    async def _score_by_echo(self, query: LabelQuery) -> ScoresAndResponses:
-        tokens = self._session.count_tokens(query.context)
-        responses: list[Response] = []
+    async def _score_by_echo(self, query: LabelQuery) -> Scores | None:
         logprobs: list[float] = []
         for choice in query.choices:
             body = echo_body(query.capabilities, self._settings.model, query.context + choice)
-            if response := await self._send(query, body, query.number, tokens):
-                responses.append(response)
-                logprob = echo_logprob(response.value, query.context, choice)
+            if await self._send(query, body):
+                logprob = echo_logprob(query.responses[-1].value, query.context, choice)
                 logprobs += [] if logprob is None else [logprob]
-        scores = Scores(tuple(logprobs)) if len(logprobs) == len(query.choices) else None
-        return scores, responses
+        return Scores(tuple(logprobs)) if len(logprobs) == len(query.choices) else None
 
-    async def _score_by_ids(self, query: LabelQuery) -> ScoresAndResponses:
+    async def _score_by_ids(self, query: LabelQuery) -> Scores | None:
         labels = await self._tokenize_labels(query.choices, query.context)
         context_ids: Sequence[int] = ()
         if any(len(tokens) > 1 for tokens in labels):
             context_ids = await self._session.encode(query.context) or ()
         logprobs: dict[tuple[int, ...], dict[int, float]] = {}
-        responses: list[Response] = []
         for prefix, ids in next_tokens_by_prefix(labels).items():
-            response = await self._ask(
+            body = self._body(
                 query,
                 [*context_ids, *prefix] if prefix else query.context,
                 logprobs=1,
                 logprob_token_ids=ids,
                 return_tokens_as_token_ids=True,
             )
-            if response is None:
-                return None, responses
-            responses.append(response)
-            known = token_id_logprobs(parse_texts(response.value, "completions")[0], ids)
+            texts = await self._send(query, body)
+            known = token_id_logprobs(texts[0], ids) if texts else None
             if known is None:
-                return None, responses
+                return None
             logprobs[prefix] = dict(zip(ids, known, strict=True))
-        return score_token_sequences(labels, logprobs), responses
+        return score_token_sequences(labels, logprobs)
 
     def _body(
-        self, query: LabelQuery, context: str | Sequence[int] | None = None, **fields: Any
+        self, query: LabelQuery, prompt: str | Sequence[int] = "", **fields: Any
     ) -> dict[str, Any]:
-        prompt = query.context if context is None else context
-        return label_body(prompt, query.choices, query.capabilities, self._settings.model, **fields)
-
-    async def _ask(
-        self, query: LabelQuery, context: str | Sequence[int] | None = None, **fields: Any
-    ) -> Response | None:
-        """Return the response to a label request; None if the context is too long."""
-        tokens = self._session.count_tokens(query.context)
-        return await self._send(query, self._body(query, context, **fields), query.number, tokens)
+        model = self._settings.model
+        return label_body(
+            prompt or query.context, query.choices, query.capabilities, model, **fields
+        )
 
     async def _send(
-        self, query: LabelQuery, body: dict[str, Any], number: str, tokens: int
-    ) -> Response | None:
-        response = await self._session.send_text(query.capabilities, body, number, tokens)
+        self, query: LabelQuery, body: dict[str, Any], number: str = "", max_tokens: int = 0
+    ) -> list[GeneratedText]:
+        """Return the texts of an answer and add it to the query; none if the context is too long.
+
+        `number` distinguishes requests of one query with the same body.
+        """
+        tokens = self._session.count_tokens(query.context) + max_tokens
+        call = self._session.text_call(query.capabilities, body, query.number + number)
+        response = await self._session.send_text(call, query.capabilities.api, tokens)
         if isinstance(response, Response):
-            return response
+            query.responses.append(response)
+            return parse_texts(response.value, query.capabilities.api)
         if self._must_fit:
             raise UserError(
                 f"lm {self._settings.model}: a text to be labelled is longer than the server's "
                 f"context: {response.message}",
                 f"set lm.context to the server's context (now {self._settings.context})",
             )
-        return None
+        return []
 
     async def _tokenize_labels(self, choices: Sequence[str], context: str) -> list[list[int]]:
         """Return the tokens of each label after a context; each is requested once.

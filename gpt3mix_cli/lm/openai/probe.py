@@ -175,11 +175,10 @@ class Probe:
             body = self._text_body(
                 capabilities, temperature=value, top_p=value, logprobs=capabilities.top_logprobs
             )
-            try:
-                answer = await self._send_text(body, capabilities)
-            except RequestRefused:
+            texts = await self._try_texts(body, capabilities)
+            if not texts:
                 return False
-            gaps.append(_gaps_to_best(parse_texts(answer, capabilities.api)[0].first_top))
+            gaps.append(_gaps_to_best(texts[0].first_top))
         common = gaps[0].keys() & gaps[1].keys()
         furthest = max(common, key=lambda token: gaps[0][token], default="")
         # Halving the temperature doubles the gap. The log-probabilities of a hosted model differ
@@ -216,12 +215,7 @@ class Probe:
 
     async def _supports_n(self, capabilities: Capabilities) -> bool:
         body = self._text_body(capabilities, n=2)
-        try:
-            return (
-                len(parse_texts(await self._send_text(body, capabilities), capabilities.api)) == 2
-            )
-        except RequestRefused:
-            return False
+        return len(await self._try_texts(body, capabilities)) == 2
 
     async def _supports_decisions(self) -> bool:
         call = Call("/decisions", decision_body(PROMPT, CHOICES, self._settings.model))
@@ -244,11 +238,8 @@ class Probe:
         model = self._settings.model
         body = text_body(capabilities, model, PROMPT, max_tokens=1, temperature=1.0, logprobs=1)
         body |= {"logprob_token_ids": ids, "return_tokens_as_token_ids": True}
-        try:
-            answer = await self._send_text(body, capabilities)
-        except RequestRefused:
-            return False
-        logprobs = token_id_logprobs(parse_texts(answer, "completions")[0], ids)
+        texts = await self._try_texts(body, capabilities)
+        logprobs = token_id_logprobs(texts[0], ids) if texts else None
         return logprobs is not None and all(
             abs(logprob - expected) < LOGPROB_TOLERANCE
             for logprob, expected in zip(logprobs, known.values(), strict=True)
@@ -300,6 +291,15 @@ class Probe:
             Call(capabilities.path, {**body, **self._settings.extra}),
             lambda value: parse_texts(value, capabilities.api),
         )
+
+    async def _try_texts(
+        self, body: Mapping[str, Any], capabilities: Capabilities
+    ) -> list[GeneratedText]:
+        """Return the texts of an answer; none if the server refuses the request."""
+        try:
+            return parse_texts(await self._send_text(body, capabilities), capabilities.api)
+        except RequestRefused:
+            return []
 
 
 def _refused_field(error: RequestRefused, capabilities: Capabilities) -> str | None:

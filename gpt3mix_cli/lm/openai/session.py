@@ -36,8 +36,7 @@ class TokenCounter:
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of a text, by the user's tokenizer."""
-        ids: list[int] = self._tokenizer(text)["input_ids"]
-        return ids
+        return list(self._tokenizer(text)["input_ids"])
 
     @functools.cached_property
     def _tokenizer(self) -> Any:
@@ -131,12 +130,13 @@ class Session:
                 )
             )
 
-    async def send_text(
-        self, capabilities: Capabilities, body: dict[str, Any], number: str, tokens: int
-    ) -> Response | PromptTooLong:
-        """Return the answer to a body that asks for text; `number` and `tokens` as in `Call`."""
-        call = Call(capabilities.path, body | self._settings.extra, number)
-        return await self.send(call, functools.partial(parse_texts, api=capabilities.api), tokens)
+    def text_call(self, capabilities: Capabilities, body: dict[str, Any], number: str) -> Call:
+        """Return the call that asks for text, with the user's additional fields (`lm.extra`)."""
+        return Call(capabilities.path, body | self._settings.extra, number)
+
+    async def send_text(self, call: Call, api: str, tokens: int) -> Response | PromptTooLong:
+        """Return the answer to a call that asks for text; see `send`."""
+        return await self.send(call, functools.partial(parse_texts, api=api), tokens)
 
     async def encode(self, text: str) -> Sequence[int] | None:
         """Return the token ids of a text by the user's or the server's tokenizer; None if neither.
@@ -150,10 +150,7 @@ class Session:
             response = await self._client.ask(call, _require_tokens)
         except RequestRefused:
             return None
-        if isinstance(response, PromptTooLong):
-            return None
-        tokens: list[int] = response.value["tokens"]
-        return tokens
+        return response.value["tokens"] if isinstance(response, Response) else None
 
 
 def _require_tokens(value: Any) -> None:
