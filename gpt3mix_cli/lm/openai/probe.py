@@ -228,8 +228,8 @@ class Probe:
     async def _supports_ids(self, capabilities: Capabilities) -> bool:
         """Return whether the server scores tokens by id, and correctly."""
         known = await self._known_logprobs(capabilities)
-        texts = [PROMPT + token for token in ("", *known)]
-        before, *both = await asyncio.gather(*map(self._encode, texts))
+        prompts = [PROMPT + token for token in ("", *known)]
+        before, *both = await asyncio.gather(*map(self._encode, prompts))
         if not known or not before:
             return False
         ids = [tokens[-1] for tokens in both if tokens and len(tokens) == len(before) + 1]

@@ -12,7 +12,11 @@ from gpt3mix_cli.lm.openai.budget import BudgetTracker, Price, load_price
 from gpt3mix_cli.lm.openai.responses import Usage
 from gpt3mix_cli.settings import Budget
 
-GOOD = "version: 2026-01\nmodels:\n  big-base: {prompt: 2, completion: 8, cached_prompt: 0.5, batch: 0.5}\n  small: {prompt: 0, completion: 0}\n"
+GOOD = (
+    "version: 2026-01\nmodels:\n"
+    "  big-base: {prompt: 2, completion: 8, cached_prompt: 0.5, batch: 0.5}\n"
+    "  small: {prompt: 0, completion: 0}\n"
+)
 
 
 def test_a_model_has_its_price_and_the_file_its_version(tmp_path: Path) -> None:
@@ -60,14 +64,14 @@ def test_a_version_may_look_like_a_date_or_a_number(version: str, tmp_path: Path
         (GOOD.replace("big-base", "big-bas"), "did you mean 'big-bas'"),
     ],
 )
-def test_a_wrong_file_is_told_with_its_place(text: str, expected: str, tmp_path: Path) -> None:
+def test_an_invalid_file_is_reported_with_its_key(text: str, expected: str, tmp_path: Path) -> None:
     path = tmp_path / "prices.yaml"
     path.write_text(text)
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as error:
         load_price("big-base", str(path))
-    assert told.value.message.startswith(f"lm.prices: {path}")
-    assert expected in told.value.message
-    assert told.value.hint
+    assert error.value.message.startswith(f"lm.prices: {path}")
+    assert expected in error.value.message
+    assert error.value.hint
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
@@ -89,15 +93,15 @@ def test_dollars_are_those_of_the_file() -> None:
 @given(st.integers(1, 50), st.integers(1, 50))
 def test_requests_stop_at_the_budget_and_not_before(limit: int, tried: int) -> None:
     budget = BudgetTracker(None, Budget(requests=limit))
-    sent, told = 0, ""
+    sent, message = 0, ""
     for _ in range(tried):
         try:
             budget.count_request()
             sent += 1
         except StoppedShort as error:
-            told = error.message
+            message = error.message
     assert sent == min(limit, tried)
-    assert told == (
+    assert message == (
         f"budget.requests: {limit} of {limit} requests are already used (all runs)"
         if tried > limit
         else ""

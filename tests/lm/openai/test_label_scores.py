@@ -25,7 +25,7 @@ TINY, SPLIT, RARE = TinyLM(), TinyLM(split=["Positive"]), TinyLM(unlikely=["Posi
 
 
 def spellings(model: TinyLM, context: str, choice: str) -> float:
-    """Return the whole probability of a label's first token in all its spellings, by the model's full distribution."""
+    """Return the probability of a label's first token in all spellings, by all tokens."""
     folded = choice.strip().casefold()
     return math.fsum(
         math.exp(value)
@@ -44,29 +44,29 @@ def spellings(model: TinyLM, context: str, choice: str) -> float:
 def test_no_label_is_certain_and_no_bound_is_too_low(
     words: list[str], top: int, model: TinyLM, chat: bool
 ) -> None:
-    """Whatever is cut off: the truth of the full distribution lies below each bound, and at what was told it is what was told."""
+    """The full distribution's value is below each bound, and equal where it was reported."""
     context = f"{PROMPT} {' '.join(words)}{LABEL_PREFIX}"
-    told = dict(model.distribution(context).ranked[:top])
-    scores = score_top_logprobs(told, CHOICES, chat=chat)
+    reported = dict(model.distribution(context).ranked[:top])
+    scores = score_top_logprobs(reported, CHOICES, chat=chat)
     if scores is None:
         assert all(
-            spellings(model, context, choice) <= 1 - sum(map(math.exp, told.values())) + 1e-9
+            spellings(model, context, choice) <= 1 - sum(map(math.exp, reported.values())) + 1e-9
             for choice in CHOICES
         )
         return
     assert all(value < 0 for value in scores.logprobs)
-    for place, choice in enumerate(CHOICES):
-        value = math.exp(scores.logprobs[place])
+    for index, choice in enumerate(CHOICES):
+        value = math.exp(scores.logprobs[index])
         if scores.source == "exact":
-            assert scores.logprobs[place] == pytest.approx(model.score(context, choice))
-        elif place in scores.bounded:
+            assert scores.logprobs[index] == pytest.approx(model.score(context, choice))
+        elif index in scores.bounded:
             assert value >= spellings(model, context, choice) * (1 - 1e-9)
-            assert scores.logprobs[place] >= model.score(context, choice) - 1e-9
+            assert scores.logprobs[index] >= model.score(context, choice) - 1e-9
         else:
             assert value <= spellings(model, context, choice) * (1 + 1e-9)
             assert value == pytest.approx(
                 spellings(model, context, choice),
-                abs=(len(model.tokens)) * math.exp(min(told.values())),
+                abs=(len(model.tokens)) * math.exp(min(reported.values())),
             )
 
 
@@ -108,15 +108,15 @@ def test_label_scores_of_any_distribution(
     again = score_top_logprobs(dict(reversed(top.items())), labels, merge=True)
     assert again is not None
     assert scores.logprobs == pytest.approx(again.logprobs)
-    for place, label in enumerate(labels):
+    for index, label in enumerate(labels):
         folded = label.strip().casefold()
         mass = math.fsum(math.exp(v) for t, v in top.items() if t.strip().casefold() == folded)
-        assert math.exp(scores.logprobs[place]) >= mass - 1e-6  # spellings are merged
-        assert scores.logprobs[place] < 0
-        assert mass or place in scores.bounded or folded.startswith(("neg", "ne"))
+        assert math.exp(scores.logprobs[index]) >= mass - 1e-6  # spellings are merged
+        assert scores.logprobs[index] < 0
+        assert mass or index in scores.bounded or folded.startswith(("neg", "ne"))
 
 
-def test_a_beginning_of_two_labels_raises_both_bounds() -> None:
+def test_a_prefix_of_two_labels_raises_both_bounds() -> None:
     scores = score_top_logprobs(
         {" Ne": math.log(0.6), " Positive": math.log(0.3)}, (" Positive", " Negative", " Neutral")
     )
@@ -126,7 +126,7 @@ def test_a_beginning_of_two_labels_raises_both_bounds() -> None:
     assert math.exp(scores.logprobs[2]) == pytest.approx(0.7)
 
 
-def test_an_article_is_no_beginning_of_a_label() -> None:
+def test_an_article_is_no_prefix_of_a_label() -> None:
     assert score_top_logprobs({" a": -0.1, " A": -2.5}, (" Abbreviation", " Entity")) is None
 
 
@@ -137,11 +137,11 @@ def test_nothing_known_is_no_score(top: dict[str, float]) -> None:
     assert score_top_logprobs(top, CHOICES) is None
 
 
-# Votes ------------------------------------------------------------------------------------------
+# Votes ----------------------------------------------------------------------------------------
 
 
 @given(counts=st.tuples(st.integers(0, 20), st.integers(0, 20), st.integers(0, 20)), data=st.data())
-def test_votes_are_shares(counts: tuple[int, int, int], data: st.DataObject) -> None:
+def test_votes_are_fractions(counts: tuple[int, int, int], data: st.DataObject) -> None:
     positive, negative, other = counts
     forms = [" Positive", "positive.", "POSITIVE)", "\nPositive"]
     written = (
@@ -154,10 +154,10 @@ def test_votes_are_shares(counts: tuple[int, int, int], data: st.DataObject) -> 
         assert scores is None
         return
     assert scores is not None
-    shares = [math.exp(value) for value in scores.logprobs]
-    assert sum(shares) == pytest.approx(1)
-    assert shares[0] == pytest.approx((positive + 0.5) / (positive + negative + 1))
-    assert all(0 < share < 1 for share in shares)
+    fractions = [math.exp(value) for value in scores.logprobs]
+    assert sum(fractions) == pytest.approx(1)
+    assert fractions[0] == pytest.approx((positive + 0.5) / (positive + negative + 1))
+    assert all(0 < fraction < 1 for fraction in fractions)
     assert (scores.source, scores.has_mass) == ("vote", False)
 
 
@@ -170,7 +170,7 @@ def test_the_longest_label_is_voted_for() -> None:
     ]
 
 
-# Labels of several tokens -----------------------------------------------------------------------
+# Labels of several tokens ---------------------------------------------------------------------
 
 
 @given(
@@ -182,38 +182,38 @@ def test_the_longest_label_is_voted_for() -> None:
     ),
     seed=st.integers(0, 99),
 )
-def test_labels_of_several_tokens_are_spelled_out(labels: list[tuple[int, ...]], seed: int) -> None:
-    """One question for each beginning; the sums are those of the tokens one by one."""
+def test_labels_of_several_tokens_are_summed(labels: list[tuple[int, ...]], seed: int) -> None:
+    """One request per prefix; the sums are those of the single tokens."""
 
-    def logprob(begun: Sequence[int], token: int) -> float:
-        return -((hash((seed, *begun, token)) % 1000) / 100 + 0.01)
+    def logprob(prefix: Sequence[int], token: int) -> float:
+        return -((hash((seed, *prefix, token)) % 1000) / 100 + 0.01)
 
-    questions = next_tokens_by_prefix(labels)
-    assert len(questions) == len({label[:place] for label in labels for place in range(len(label))})
+    prefixes = next_tokens_by_prefix(labels)
+    assert len(prefixes) == len({label[:index] for label in labels for index in range(len(label))})
     found = {
-        begun: {token: logprob(begun, token) for token in following}
-        for begun, following in questions.items()
+        prefix: {token: logprob(prefix, token) for token in next_tokens}
+        for prefix, next_tokens in prefixes.items()
     }
     expected = [
-        sum(logprob(label[:place], token) for place, token in enumerate(label)) for label in labels
+        sum(logprob(label[:index], token) for index, token in enumerate(label)) for label in labels
     ]
     scores = score_token_sequences(labels, found)
     assert scores.logprobs == pytest.approx(expected)
     assert scores.source == "exact"
 
 
-def test_the_test_models_labels_spelled_out_are_its_scores() -> None:
+def test_summed_tokens_are_the_test_models_scores() -> None:
     context = f"{HEADER}Movie review: a fine film{LABEL_PREFIX}"
     tokens = [[SPLIT.id_of(token) for token in SPLIT.split(choice)] for choice in CHOICES]
     assert len(tokens[0]) == 2
     found = {
-        begun: {
-            token: SPLIT.distribution(context + "".join(map(SPLIT.token_of, begun))).logprob(
+        prefix: {
+            token: SPLIT.distribution(context + "".join(map(SPLIT.token_of, prefix))).logprob(
                 SPLIT.token_of(token)
             )
-            for token in following
+            for token in next_tokens
         }
-        for begun, following in next_tokens_by_prefix(tokens).items()
+        for prefix, next_tokens in next_tokens_by_prefix(tokens).items()
     }
     assert score_token_sequences(tokens, found).logprobs == pytest.approx(
         [SPLIT.score(context, choice) for choice in CHOICES]

@@ -14,23 +14,23 @@ from gpt3mix_cli.lm.openai.requests import (
 )
 
 
-def test_a_completion_is_asked_for_in_full() -> None:
+def test_a_completion_is_body_in_full() -> None:
     """No sampling parameter is left to the server's own defaults."""
-    asked_for = generation_body(
+    body = generation_body(
         asked(1, temperature=0.9, top_p=0.8)[0],
         Capabilities(top_logprobs=5, neutral_sampling=True),
         "m",
         7,
         (),
     )
-    assert asked_for == {
-        "model": "m", "prompt": PROMPT, "max_tokens": 67, "temperature": 0.9, "top_p": 0.8, "frequency_penalty": 0.0,
-        "seed": 0, "stop": ["\n"], "logprobs": 5, **NEUTRAL_SAMPLING,
+    assert body == {
+        "model": "m", "prompt": PROMPT, "max_tokens": 67, "temperature": 0.9, "top_p": 0.8,
+        "frequency_penalty": 0.0, "seed": 0, "stop": ["\n"], "logprobs": 5, **NEUTRAL_SAMPLING,
     }  # fmt: skip
 
 
 def test_a_chat_has_its_own_names() -> None:
-    asked_for = generation_body(
+    body = generation_body(
         asked(1)[0],
         Capabilities(
             api="chat",
@@ -42,49 +42,50 @@ def test_a_chat_has_its_own_names() -> None:
         7,
         (),
     )
-    assert asked_for.keys() == {
-        "model", "messages", "max_completion_tokens", "temperature", "top_p", "frequency_penalty", "logprobs", "top_logprobs",
+    assert body.keys() == {
+        "model", "messages", "max_completion_tokens", "temperature", "top_p", "frequency_penalty",
+        "logprobs", "top_logprobs",
     }  # fmt: skip
-    assert (asked_for["logprobs"], asked_for["top_logprobs"]) == (True, 20)
-    assert asked_for["messages"][1] == {"role": "user", "content": PROMPT}
+    assert (body["logprobs"], body["top_logprobs"]) == (True, 20)
+    assert body["messages"][1] == {"role": "user", "content": PROMPT}
 
 
-def test_labels_are_scored_by_their_ids_beside_the_text() -> None:
-    asked_for = generation_body(
+def test_labels_are_scored_by_their_ids_with_the_text() -> None:
+    body = generation_body(
         asked(1)[0], Capabilities(label_method="ids", top_logprobs=20), "m", 7, (4, 5)
     )
-    assert (asked_for["logprobs"], asked_for["logprob_token_ids"]) == (1, [4, 5])
+    assert (body["logprobs"], body["logprob_token_ids"]) == (1, [4, 5])
 
 
 @pytest.mark.parametrize(
     "capabilities", [Capabilities(), Capabilities(api="chat"), Capabilities(top_logprobs=5)]
 )
-def test_without_choices_there_is_no_room_for_them(capabilities: Capabilities) -> None:
-    asked_for = generation_body(asked(1, label_prefix="", choices=())[0], capabilities, "m", 7, ())
-    assert asked_for["max_tokens"] == 60
-    assert ("logprobs" in asked_for) == bool(capabilities.top_logprobs)
+def test_without_choices_there_are_no_tokens_for_them(capabilities: Capabilities) -> None:
+    body = generation_body(asked(1, label_prefix="", choices=())[0], capabilities, "m", 7, ())
+    assert body["max_tokens"] == 60
+    assert ("logprobs" in body) == bool(capabilities.top_logprobs)
 
 
-def test_a_label_is_asked_for_at_temperature_one() -> None:
+def test_a_label_is_body_at_temperature_one() -> None:
     assert (
         label_body("x", CHOICES, Capabilities(), "m")["temperature"] == 1.0
-    )  # some servers tell log-probabilities after sampling's changes
+    )  # some servers compute log-probabilities after temperature
 
 
 @given(
     names=st.sets(st.sampled_from(["temperature", "top_p", "seed", "stop", "logprobs", "min_p"]))
 )
 def test_what_a_server_refuses_is_left_out(names: set[str]) -> None:
-    asked_for = generation_body(
+    body = generation_body(
         asked(1)[0],
         Capabilities(top_logprobs=5, neutral_sampling=True, refused_fields=tuple(names)),
         "m",
         7,
         (),
     )
-    assert not names & asked_for.keys()
+    assert not names & body.keys()
     assert (
-        asked_for.keys() | names
+        body.keys() | names
         == generation_body(
             asked(1)[0], Capabilities(top_logprobs=5, neutral_sampling=True), "m", 7, ()
         ).keys()

@@ -158,8 +158,8 @@ ANSWERS = [
 
 
 @given(kind=st.sampled_from(ANSWERS), data=st.data())
-def test_a_spoilt_answer_is_read_or_refused(kind: tuple[str, str], data: st.DataObject) -> None:
-    """Whatever a server leaves out or replaces: no other error comes of it."""
+def test_a_damaged_answer_is_parsed_or_invalid(kind: tuple[str, str], data: st.DataObject) -> None:
+    """Whatever a server omits or replaces, there is no other error."""
     name, api = kind
     answer = copy.deepcopy(shape(name))
     place: Any = answer
@@ -202,7 +202,7 @@ def test_usage_of_every_form() -> None:
     assert parse_usage({"usage": {"prompt_tokens": None, "completion_tokens": 3}}) == Usage(0, 3, 0)
 
 
-# Lines ------------------------------------------------------------------------------------------
+# Lines ----------------------------------------------------------------------------------------
 
 
 def cut(data: st.DataObject, whole: str) -> list[str]:
@@ -231,10 +231,10 @@ def positions(
     tail=st.sampled_from(["", ")", ") more", ")\nNext"]),
     data=st.data(),
 )
-def test_a_line_is_what_stands_before_the_seam(
+def test_a_line_is_the_text_before_the_label_prefix(
     words: list[str], label: str, ended: bool, tail: str, data: st.DataObject
 ) -> None:
-    """However it is cut into tokens; the label's distribution is found where a token begins there, and only there."""
+    """However it is tokenised. The label has a distribution only if a token begins there."""
     text = "".join(f" {word}" for word in words)
     before, behind = f"{text}{LABEL_PREFIX}", f"{label}{tail}"
     tokens = cut(data, before) + (
@@ -254,7 +254,7 @@ def test_a_line_is_what_stands_before_the_seam(
 
 
 @given(words=st.lists(WORD, max_size=5), ended=st.booleans(), data=st.data())
-def test_a_line_without_a_seam_ends_where_it_ends(
+def test_a_line_without_a_label_prefix_is_whole(
     words: list[str], ended: bool, data: st.DataObject
 ) -> None:
     text = "".join(f" {word}" for word in words)
@@ -270,7 +270,7 @@ def test_a_line_without_a_seam_ends_where_it_ends(
     "label_prefix",
     [" (Sentiment:", "(sentiment :", " ( SENTIMENT: ", "(Sentiment:", "  (sentiment:"],
 )
-def test_a_seam_may_be_spelled_otherwise(label_prefix: str) -> None:
+def test_a_label_prefix_may_be_spelled_otherwise(label_prefix: str) -> None:
     found = parse_line(GeneratedText(f" a fine film{label_prefix} Positive)", True), LABEL_PREFIX)
     assert (found.text.rstrip(), found.finish) == (" a fine film", "label_prefix")
 
@@ -300,7 +300,7 @@ def test_lines_by_hand(text: str, ended: bool, expected: tuple[str, str]) -> Non
     assert (found.text, found.finish) == expected
 
 
-def test_a_space_of_its_own_before_the_label_is_passed_over() -> None:
+def test_a_separate_space_before_the_label_is_skipped() -> None:
     tokens = [" a", LABEL_PREFIX, " ", "Positive", ")"]
     assert parse_line(
         GeneratedText(
@@ -313,7 +313,7 @@ def test_a_space_of_its_own_before_the_label_is_passed_over() -> None:
     }
 
 
-def test_tokens_that_spell_something_else_tell_nothing() -> None:
+def test_tokens_that_do_not_spell_the_text_give_no_distribution() -> None:
     tokens = ["token_id:5", "token_id:6"]
     assert (
         parse_line(
@@ -324,7 +324,7 @@ def test_tokens_that_spell_something_else_tell_nothing() -> None:
 
 
 def test_the_tokens_of_a_stop_are_no_part_of_the_text() -> None:
-    """llama.cpp lists them; the text has them cut off."""
+    """llama.cpp lists them, but the text does not contain them."""
     tokens = [" a", LABEL_PREFIX, " Positive", ")", "\n"]
     found = parse_line(
         GeneratedText("".join(tokens[:-1]), True, positions(tokens, {2: {" Positive": -0.1}})),
