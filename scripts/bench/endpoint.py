@@ -110,8 +110,9 @@ def run_lm(url: str, requests: int, concurrency: int | str) -> float:
 
 def measure(way: str, url: str, requests: int) -> dict[str, float]:
     """Measure a way in this process."""
-    import gpt3mix_cli.lm.openai.engine  # noqa: F401
     import openai  # noqa: F401 - start-up is not measured
+
+    import gpt3mix_cli.lm.openai.engine  # noqa: F401
 
     count = SEQUENTIAL_REQUESTS if way == "one" else requests
     began, cpu = time.perf_counter(), time.process_time()

@@ -52,7 +52,7 @@ class HttpDispatcher:
         self._client: openai.AsyncOpenAI | None = None
         self._last_warning = -WARNING_INTERVAL_S
         self._failed_requests, self._connected = 0, False
-        self._jitter = random.Random()
+        self._jitter = random.Random()  # noqa: S311 - neither a secret nor part of any result
 
     async def post(
         self,
