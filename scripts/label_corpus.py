@@ -25,7 +25,7 @@ from pretrain_lm import Recipe, like_sst2, parted, read_corpus
 from gpt3mix_cli.records import Example
 from gpt3mix_cli.settings import TransformerSettings, generator
 from gpt3mix_cli.train import cached_classifier
-from gpt3mix_cli.train.targets import one_hot
+from gpt3mix_cli.train.targets import to_one_hot
 
 CLASSES = ("pos", "neg")
 CHUNK = 8192  # sentences labelled between two lines of progress
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str]) -> None:
     )
     teacher = cached_classifier(settings, CLASSES)
     started = time.monotonic()
-    fit = teacher.fit([one_hot(row, CLASSES) for row in rows[1000:]], rows[:1000], recipe.seed)
+    fit = teacher.fit([to_one_hot(row, CLASSES) for row in rows[1000:]], rows[:1000], recipe.seed)
     print(
         f"trained in {time.monotonic() - started:.0f} s: {fit.valid_accuracy:.1%} of 1,000 other sentences have their review's label",
         flush=True,

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt3mix_cli.errors import UserError
-from gpt3mix_cli.pretrained import lm_path, loaded
+from gpt3mix_cli.pretrained import lm_path, load_pretrained
 
 if TYPE_CHECKING:
     import torch
@@ -87,7 +87,8 @@ def convert(folder: Path, output: Path) -> None:
 
     what, hint = f"{folder}: cannot be loaded as a causal LM", "give the folder of a Llama"
     config, tokenizer = (
-        loaded(part, str(folder.resolve()), what, hint) for part in ("AutoConfig", "AutoTokenizer")
+        load_pretrained(part, str(folder.resolve()), what, hint)
+        for part in ("AutoConfig", "AutoTokenizer")
     )
     refuse_others(folder, config)
     writer = GGUFWriter(output, "llama")
@@ -95,7 +96,9 @@ def convert(folder: Path, output: Path) -> None:
     writer.add_file_type(LlamaFileType.ALL_F32)
     add_shape(writer, config)
     add_tokenizer(writer, folder, tokenizer, config.vocab_size)
-    model = loaded("AutoModelForCausalLM", str(folder.resolve()), what, hint, dtype=torch.float32)
+    model = load_pretrained(
+        "AutoModelForCausalLM", str(folder.resolve()), what, hint, dtype=torch.float32
+    )
     for name, weight in tensors(config, model.state_dict()):
         writer.add_tensor(name, weight.numpy(), raw_dtype=GGMLQuantizationType.F32)
     writer.write_header_to_file()

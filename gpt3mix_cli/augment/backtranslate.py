@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..lm.journal import Journal
+from ..lm import Journal
 from ..records import Augmented, Example
 from ..settings import BacktranslateSettings, Task, derived_seed, fingerprint
 from .editing import NoCost, edited
@@ -94,7 +94,7 @@ class Direction:
             )
             found |= dict(zip(missing, new, strict=True))
             if self._journal:
-                self._journal.keep(
+                self._journal.store(
                     [
                         (key, None, self._request(texts[place]), _json(found[key]))
                         for key, place in missing.items()
@@ -106,8 +106,8 @@ class Direction:
         journal = self._journal
         return (
             {
-                key: journal.parsed(_candidates, answer)
-                for key, answer in journal.found(keys).items()
+                key: journal.parse(_candidates, answer)
+                for key, answer in journal.lookup(keys).items()
             }
             if journal
             else {}

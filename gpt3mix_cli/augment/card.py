@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..files import STDIO, whole_file
-from ..records import Augmented, Done, Example, Manifest, read
+from ..files import STDIO, atomic_write
+from ..records import Augmented, Example, Manifest, StageResult, read_records
 from ..settings import DemoData, FilesData, HubData, Task
 from .statistics import figures
 
@@ -84,7 +84,11 @@ def card_path(output: Path) -> Path:
 
 
 def write_card(
-    done: Done, task: Task, source: Path, model: str | None = None, licence: str | None = None
+    done: StageResult,
+    task: Task,
+    source: Path,
+    model: str | None = None,
+    licence: str | None = None,
 ) -> Path:
     """Write the data card of an output beside it, and return its place.
 
@@ -98,15 +102,15 @@ def write_card(
     Raises:
         UserError: if a file cannot be read or written.
     """
-    rows = list(itertools.islice(read(done.output, Augmented), SHOWN))
+    rows = list(itertools.islice(read_records(done.output, Augmented), SHOWN))
     wanted = {name for row in rows for name in row.parents}
     parents = (
         {}
         if source == STDIO
-        else {row.id: row for row in read(source, Example) if row.id in wanted}
+        else {row.id: row for row in read_records(source, Example) if row.id in wanted}
     )
     path = card_path(done.output)
-    with whole_file(path) as stream:
+    with atomic_write(path) as stream:
         stream.write(card(done.manifest, task, rows, parents, model, licence or UNKNOWN).encode())
     return path
 

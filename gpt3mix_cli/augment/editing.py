@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
-from ..records import Augmented, Example, as_json
+from ..records import Augmented, Example, to_json
 
 
 class NoCost:
@@ -54,13 +54,13 @@ def edited_lines(
 ) -> Iterator[str]:
     """Yield `to_line(edited(...))` of the texts of attempts 0, 1, ..., without making a row of each."""
     middles = {
-        label: f', "label": {as_json(label)}, "probs": {as_json({one: float(one == label) for one in classes})}, "method": {as_json(method)}, '
+        label: f', "label": {to_json(label)}, "probs": {to_json({one: float(one == label) for one in classes})}, "method": {to_json(method)}, '
         for label in classes
     }
     for attempt, text in enumerate(texts):
         copy, place = divmod(attempt, len(examples))
         parent = examples[place]
         yield (
-            f'{{"id": {as_json(f"{parent.id}~{method}-{copy}")}, "text": {as_json(text)}{middles[parent.label]}"parents": [{as_json(parent.id)}], '
+            f'{{"id": {to_json(f"{parent.id}~{method}-{copy}")}, "text": {to_json(text)}{middles[parent.label]}"parents": [{to_json(parent.id)}], '
             f'"label_source": "parent", "label_mass": null, "request": {attempt}}}\n'
         )

@@ -28,17 +28,17 @@ REMEDIES = {
     "no_label": "use a larger base LM: this one does not keep to a line a row",
     "unscored": "use another LM, or an endpoint that tells log-probabilities (gpt3mix check), or lm.label_source: vote",
     "label_not_in_set": "use a larger base LM, or label words that it knows (task.labels)",
-    "low_mass": "use a larger base LM, or label words that it knows (task.labels), or lower augment.gate.low_mass",
+    "min_label_mass": "use a larger base LM, or label words that it knows (task.labels), or lower augment.filter.min_label_mass",
     "copy_of_real": "raise augment.temperature or augment.k, or use a larger LM: this one says its prompt again",
-    "near_copy": "raise augment.temperature or augment.k, or use a larger LM: this one says its prompt again",
+    "max_parent_overlap": "raise augment.temperature or augment.k, or use a larger LM: this one says its prompt again",
     "repeat": "raise augment.temperature, or use a larger LM: this one says the same things over and over",
-    "degenerate": "raise augment.temperature or augment.frequency_penalty, or use a larger LM",
-    "leak": "use an LM that has not read the test rows, or test rows that it cannot have read",
-    "other_language": "use an LM of the task's language",
-    "too_short": "lower augment.gate.too_short",
-    "too_long": "raise augment.gate.too_long, or lower augment.max_tokens",
-    "perplexity": "widen augment.gate.perplexity, or leave it out where the endpoint tells no log-probabilities",
-    "disagreement": "raise augment.gate.disagreement, or draw more real rows",
+    "max_repetition": "raise augment.temperature or augment.frequency_penalty, or use a larger LM",
+    "reject_test_copies": "use an LM that has not read the test rows, or test rows that it cannot have read",
+    "max_foreign_script": "use an LM of the task's language",
+    "min_words": "lower augment.filter.min_words",
+    "max_words": "raise augment.filter.max_words, or lower augment.max_tokens",
+    "perplexity": "widen augment.filter.perplexity, or leave it out where the endpoint tells no log-probabilities",
+    "max_disagreement": "raise augment.filter.max_disagreement, or draw more real rows",
 }
 
 
@@ -77,7 +77,7 @@ class RowFilter:
         Args:
             examples: the real rows.
             limits: the thresholds.
-            test: the rows of which no copy may pass, if `limits.leak`.
+            test: the rows of which no copy may pass, if `limits.reject_test_copies`.
 
         Raises:
             UserError: if the real rows do not serve for a check that is wanted.
@@ -86,11 +86,13 @@ class RowFilter:
         self._examples = {row.id: row for row in examples}
         self._real = {normalize_text(row.text): row.id for row in examples}
         # Test rows are often cut into tokens (`isn 't it , though ?`), which an LM that has read them does not write.
-        self._test = {letters(row.text): row.id for row in test} if limits.leak else {}
+        self._test = (
+            {letters(row.text): row.id for row in test} if limits.reject_test_copies else {}
+        )
         self._kept: dict[str, str] = {}
         self._scripts = set(scripts("".join({letter for row in examples for letter in row.text})))
         self._classes: list[str] = []
-        if limits.disagreement is not None:
+        if limits.max_disagreement is not None:
             self._vectorizer, self._classifier = _fitted(examples)
             self._classes = self._classifier.classes_.tolist()
 
@@ -116,29 +118,32 @@ class RowFilter:
         """Yield (reason, detail) of each check that the row fails."""
         copies = (
             ("copy_of_real", text, self._real),
-            ("leak", letters(row.text) if self._test else "", self._test),
+            ("reject_test_copies", letters(row.text) if self._test else "", self._test),
             ("repeat", text, self._kept),
         )
         for reason, key, seen in copies:
             if key in seen:
                 yield reason, seen[key]
         limits, found = self._limits, words(row.text)
-        if len(found) < limits.too_short:
-            yield "too_short", f"{len(found)} words"
-        if limits.too_long is not None and len(found) > limits.too_long:
-            yield "too_long", f"{len(found)} words"
+        if len(found) < limits.min_words:
+            yield "min_words", f"{len(found)} words"
+        if limits.max_words is not None and len(found) > limits.max_words:
+            yield "max_words", f"{len(found)} words"
         yield from self._near_copy(row, found)
-        if limits.degenerate is not None and (share := repetition(found)) > limits.degenerate:
-            yield "degenerate", f"{share:.0%} is repetition"
+        if (
+            limits.max_repetition is not None
+            and (share := repetition(found)) > limits.max_repetition
+        ):
+            yield "max_repetition", f"{share:.0%} is repetition"
         yield from self._other_language(row)
         # An unknown mass is no low one.
-        if row.label_mass is not None and row.label_mass < limits.low_mass:
-            yield "low_mass", f"{row.label_mass:.2%}"
+        if row.label_mass is not None and row.label_mass < limits.min_label_mass:
+            yield "min_label_mass", f"{row.label_mass:.2%}"
         yield from self._perplexity(row)
         yield from self._disagreement(row)
 
     def _near_copy(self, row: Augmented, found: Sequence[str]) -> Iterator[tuple[str, str]]:
-        least = self._limits.near_copy
+        least = self._limits.max_parent_overlap
         if least is None or not found:
             return
         for parent in row.parents:
@@ -146,17 +151,17 @@ class RowFilter:
                 parent in self._examples
                 and (share := containment(found, words(self._examples[parent].text))) >= least
             ):
-                yield "near_copy", f"{share:.0%} stands in {parent}"
+                yield "max_parent_overlap", f"{share:.0%} stands in {parent}"
 
     def _other_language(self, row: Augmented) -> Iterator[tuple[str, str]]:
-        most = self._limits.other_language
+        most = self._limits.max_foreign_script
         counts = scripts(row.text)
         if most is None or not self._scripts or not counts:
             return
         others = {script: n for script, n in counts.items() if script not in self._scripts}
         if (share := sum(others.values()) / counts.total()) > most:
             yield (
-                "other_language",
+                "max_foreign_script",
                 f"{share:.0%} of the letters are {', '.join(sorted(others)).lower()}",
             )
 
@@ -170,13 +175,13 @@ class RowFilter:
             yield "perplexity", f"{row.perplexity:.4g}"
 
     def _disagreement(self, row: Augmented) -> Iterator[tuple[str, str]]:
-        least = self._limits.disagreement
+        least = self._limits.max_disagreement
         if least is None:
             return
         shares = self._classifier.predict_proba(self._vectorizer.transform([row.text]))[0]
         best = int(shares.argmax())
         if self._classes[best] != row.label and shares[best] >= least:
-            yield "disagreement", f"{self._classes[best]}: {shares[best]:.0%}"
+            yield "max_disagreement", f"{self._classes[best]}: {shares[best]:.0%}"
 
 
 def containment(found: Sequence[str], parent: Sequence[str]) -> float:
@@ -231,7 +236,7 @@ def _fitted(examples: Sequence[Example]) -> tuple[Any, Any]:
     labels = [row.label for row in examples]
     if len(set(labels)) < 2 or not any(words(row.text) for row in examples):
         raise UserError(
-            "augment.gate.disagreement: a classifier needs real rows of two classes, and words in them",
+            "augment.filter.max_disagreement: a classifier needs real rows of two classes, and words in them",
             "leave the key out",
         )
     vectorizer = TfidfVectorizer(analyzer=words, sublinear_tf=True)

@@ -16,16 +16,16 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
 
-from ..lm import LM, Completion, Request, end_of_block
+from ..lm import LM, Completion, Request, next_block_start
 from ..method.labels import CONTENT_FREE, hard_label, soft_label
 from ..method.prompt import asking, choices, label_prefix, one_line, prompt
 from ..method.selection import ExampleSelector, similarity_fingerprint
-from ..records import Augmented, Example, Reject, rows_sha
+from ..records import Augmented, Example, Reject, hash_rows
 from ..settings import AugmentSettings, Task, derived_seed, generator
 
 CACHE_VERSION = 3  # raised when the same settings would give other rows
 # Settings that say how many rows are made and which are kept, and those that one kind of label does not use.
-NOT_A_ROWS = {"ratio", "draws", "attempts", "gate"}
+NOT_A_ROWS = {"ratio", "synthetic_sets", "attempts", "filter"}
 UNUSED = {
     "soft": {"beams"},
     "hard": {"top_p", "frequency_penalty", "label_temperature", "contextual_calibration"},
@@ -70,17 +70,17 @@ class GPT3Mix:
         self._chooser: tuple[str, ExampleSelector] | None = None
         self._lengths: dict[str, int] = {}
         self._calibrated = settings.contextual_calibration and settings.labels == "soft"
-        self.about_lm = lm.about
-        self.block = lm.about.block
+        self.lm_info = lm.info
+        self.block = lm.info.block_size
         self.rows = settings.beams if settings.labels == "hard" else 1
         self.about: dict[str, Any] = {
             "method": name,
             "kind": "gpt3mix",
             **settings.model_dump(exclude=NOT_A_ROWS | UNUSED[settings.labels]),
-            **asking(task, lm.about),
+            **asking(task, lm.info),
             "format": CACHE_VERSION,
         }
-        alike = settings.choose in ("nearest", "furthest")
+        alike = settings.selection in ("nearest", "furthest")
         self.about["similarity"] = similarity_fingerprint(settings.similarity) if alike else None
 
     def generate(
@@ -147,11 +147,11 @@ class GPT3Mix:
 
     def _choose_from(self, examples: Sequence[Example]) -> ExampleSelector:
         """Return the chooser of these examples, which keeps its vectors over rounds and draws."""
-        key = rows_sha(examples)
+        key = hash_rows(examples)
         if self._chooser is None or self._chooser[0] != key:
             self._chooser = (
                 key,
-                ExampleSelector(examples, self._settings.choose, self._settings.similarity),
+                ExampleSelector(examples, self._settings.selection, self._settings.similarity),
             )
         return self._chooser[1]
 
@@ -191,7 +191,7 @@ class GPT3Mix:
         # In the LM's own blocks: scores depend in their last digits on what is scored beside them, which must be no quota's business.
         size = self.block if self.block > 1 else TOGETHER
         for _, group in itertools.groupby(
-            completions, lambda completion: end_of_block(completion.number, size)
+            completions, lambda completion: next_block_start(completion.number, size)
         ):
             block = list(group)
             scored = [completion.number for completion in block if completion.scores]
@@ -216,19 +216,17 @@ class GPT3Mix:
         return parents
 
     def _fits(self, parents: Sequence[Example]) -> bool:
-        limit = self._lm.about.context - self._settings.max_tokens - self._label_room
+        limit = self._lm.info.context_length - self._settings.max_tokens - self._label_room
         lines = prompt(self._task, parents).splitlines(keepends=True)
         estimate = sum(map(self._tokens, lines))
         if abs(estimate - limit) > SLACK * len(lines):
             return estimate < limit
-        return self._lm.about.count_tokens("".join(lines)) <= limit
+        return self._lm.info.count_tokens("".join(lines)) <= limit
 
     def _tokens(self, text: str) -> int:
         """Return how many tokens a text has, without those that a tokenizer puts around it; counted once a text."""
         if text not in self._lengths:
-            self._lengths[text] = self._lm.about.count_tokens(text) - self._lm.about.count_tokens(
-                ""
-            )
+            self._lengths[text] = self._lm.info.count_tokens(text) - self._lm.info.count_tokens("")
         return self._lengths[text]
 
     @functools.cached_property
@@ -249,7 +247,7 @@ class GPT3Mix:
         self, completion: Completion, parents: list[str], without_content: Sequence[Sequence[float]]
     ) -> Iterator[Row]:
         if completion.finish == "too_long":
-            limit = f"{completion.prompt_tokens} tokens and max_tokens {self._settings.max_tokens} do not fit {self._lm.about.context}"
+            limit = f"{completion.prompt_tokens} tokens and max_tokens {self._settings.max_tokens} do not fit {self._lm.info.context_length}"
             yield self._reject(completion, parents, "", "prompt_too_long", limit)
         elif self._settings.labels == "hard":
             yield from self._hard(completion, parents)

@@ -20,19 +20,19 @@ from pathlib import Path
 from typing import Any, Protocol, assert_never
 
 from ..errors import NO_CALLBACKS, Callbacks, StoppedShort, UserError
-from ..files import STDIO, only_writer
-from ..lm import LM, end_of_block
-from ..lm.journal import Journal
+from ..files import STDIO, exclusive_writer
+from ..lm import LM, Journal, next_block_start
 from ..records import (
     Augmented,
-    Done,
     Example,
+    IncompleteOutput,
     Reject,
-    close_output,
-    rows_sha,
-    to_line,
-    up_to_date,
-    writing,
+    StageResult,
+    find_up_to_date,
+    finish_output,
+    hash_rows,
+    record_writer,
+    to_json_line,
 )
 from ..settings import (
     AedaSettings,
@@ -144,13 +144,13 @@ class AugmentationSink:
 
     def take(self, row: Augmented) -> None:
         """Keep a row."""
-        self.keep(to_line(row))
+        self.keep(to_json_line(row))
         self.statistics.add(row)
         self.kept += 1
 
     def reject(self, row: Reject) -> None:
         """Keep why there is no row."""
-        self.discard(to_line(row))
+        self.discard(to_json_line(row))
         self.reasons[row.reason] += 1
 
     def counts(self, wanted: int) -> dict[str, Any]:
@@ -199,7 +199,7 @@ def run_attempts(
     while outcome.kept < wanted and outcome.asked < limit:
         missing = min(math.ceil((wanted - outcome.kept) / augmenter.rows), limit - outcome.asked)
         # Whole blocks, so that what an attempt gives does not depend on how many rows are wanted; spare rows are not used.
-        count = end_of_block(outcome.asked + missing - 1, augmenter.block) - outcome.asked
+        count = next_block_start(outcome.asked + missing - 1, augmenter.block) - outcome.asked
         try:
             for row in augmenter.generate(examples, outcome.asked, count, seed):
                 if outcome.kept == wanted:
@@ -302,7 +302,7 @@ def augment(
     command: Sequence[str] = (),
     force: bool = False,
     callbacks: Callbacks = NO_CALLBACKS,
-) -> Done:
+) -> StageResult:
     """Write `ratio x n` synthetic rows, at most `limit`, with their rejects and manifest, unless they are there already.
 
     A generator's rows pass the `gate`, which lets no copy of a `test` row through.
@@ -316,18 +316,20 @@ def augment(
     wanted = min(num_rows_wanted(ratio, len(examples)), sys.maxsize if limit is None else limit)
     # Not `attempts`: an output that is whole is the same with more of them.
     settings = {**augmenter.about, "ratio": ratio, "limit": limit, "seed": seed}
-    inputs = {"train": rows_sha(examples)}
+    inputs = {"train": hash_rows(examples)}
     if not augmenter.edits:
-        settings["gate"] = gate.model_dump()
-        inputs |= {"test": rows_sha(test)} if gate.leak and test else {}
-    with only_writer(output):
-        if not force and (manifest := up_to_date(output, settings, inputs)):
-            return Done(output, manifest, skipped=True)
+        settings["filter"] = gate.model_dump()
+        inputs |= {"test": hash_rows(test)} if gate.reject_test_copies and test else {}
+    with exclusive_writer(output):
+        if not force and (manifest := find_up_to_date(output, settings, inputs)):
+            return StageResult(output, manifest, skipped=True)
         started = time.monotonic()
         with ExitStack() as files:
-            outcome = AugmentationSink(files.enter_context(writing(output)), Statistics(examples))
+            outcome = AugmentationSink(
+                files.enter_context(record_writer(output)), Statistics(examples)
+            )
             if output != STDIO and not augmenter.edits:
-                outcome.discard = files.enter_context(writing(rejects_path(output)))
+                outcome.discard = files.enter_context(record_writer(rejects_path(output)))
             run_attempts(
                 augmenter, examples, wanted, attempts, seed, outcome, callbacks, gate, test
             )
@@ -337,7 +339,7 @@ def augment(
                     f"{output}: no row yet: {outcome.stopped.message}", outcome.stopped.hint
                 )
         usage = augmenter.usage()
-        manifest = close_output(
+        manifest = finish_output(
             output,
             started,
             stage="augment",
@@ -357,9 +359,9 @@ def augment(
         )
     if outcome.stopped:
         message = f"{output}: {outcome.kept} of {wanted} rows: {outcome.stopped.message}"
-        raise StoppedShort(message, outcome.stopped.hint, Done(output, manifest))
-    _remark(Done(output, manifest), callbacks)
-    return Done(output, manifest)
+        raise IncompleteOutput(message, outcome.stopped.hint, StageResult(output, manifest))
+    _remark(StageResult(output, manifest), callbacks)
+    return StageResult(output, manifest)
 
 
 def _how(augmenter: Augmenter) -> dict[str, str]:
@@ -373,7 +375,7 @@ def spent(usage: Mapping[str, int]) -> int | None:
     return sum(tokens) if tokens else None
 
 
-def _remark(done: Done, callbacks: Callbacks) -> None:
+def _remark(done: StageResult, callbacks: Callbacks) -> None:
     """Warn of prompts that lost examples, and of labels that mean little.
 
     Raises:
@@ -400,7 +402,7 @@ def _remark(done: Done, callbacks: Callbacks) -> None:
             f"{n} {reason}" for reason, n in sorted(rejected.items(), key=lambda item: -item[1])
         )
         helps = remedy(rejected) or "use another LM"
-        raise StoppedShort(
+        raise IncompleteOutput(
             f"{output}: {counts['kept']} of {counts['wanted']} rows after {counts['asked']} requests (rejected: {reasons or 'none'})",
             f"see {rejects_path(output)}; {helps}; or raise augment.attempts; and run again: answers are kept",
             done,

@@ -20,8 +20,8 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from ..files import model_sha
-from ..pretrained import loaded
+from ..files import hash_model
+from ..pretrained import load_model, load_pretrained, resolve_device
 from ..records import Augmented, Example
 from ..settings import MlmSettings, Task, fingerprint, generator
 from .editing import NoCost, edited
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 CACHE_VERSION = 1  # raised when the same settings would give other rows
 WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")  # `don't` and `well-made` are one word
+HINT = "give the folder of a masked LM with its head, or a hub id that can be reached (model:)"
 LONGEST = 512  # tokens of a text, where the model does not say less
 
 
@@ -43,11 +44,12 @@ class MLM(NoCost):
     def __init__(self, settings: MlmSettings, task: Task) -> None:
         """Keep the settings and the task's words; the model is loaded when it is first needed."""
         self._settings, self._task = settings, task
+        self._what = f"mlm: {settings.model} cannot be loaded as a masked LM"
         folder = Path(settings.model).expanduser()
         self.about: dict[str, Any] = {
             "method": settings.name,
             **settings.model_dump(exclude={"name", "model", "revision"}),
-            "model": model_sha(folder)
+            "model": hash_model(folder)
             if folder.is_dir()
             else fingerprint([settings.model, settings.revision]),
             "classes": task.classes,
@@ -92,7 +94,7 @@ class MLM(NoCost):
     def _rewritten(self, rows: Sequence[Example], randoms: Sequence[Random]) -> list[str]:
         """Return each row's text with some of its words replaced."""
         chosen = [
-            _chosen(row.text, self._settings.share, random)
+            _chosen(row.text, self._settings.fraction, random)
             for row, random in zip(rows, randoms, strict=True)
         ]
         masked = [self._masked(row, words) for row, words in zip(rows, chosen, strict=True)]
@@ -198,7 +200,13 @@ class MLM(NoCost):
 
     @cached_property
     def _tokenizer(self) -> Any:
-        tokenizer = self._loaded("AutoTokenizer")
+        tokenizer = load_pretrained(
+            "AutoTokenizer",
+            self._settings.model,
+            self._what,
+            HINT,
+            revision=self._settings.revision,
+        )
         if tokenizer.mask_token is None:
             raise UserError(
                 f"mlm: the tokenizer of {self._settings.model} has no mask",
@@ -210,25 +218,15 @@ class MLM(NoCost):
     def _model(self) -> Any:
         import torch
 
-        name, device = self._settings.model, self._settings.device
-        model, info = self._loaded(
-            "AutoModelForMaskedLM", dtype=torch.float32, output_loading_info=True
+        return load_model(
+            "AutoModelForMaskedLM",
+            self._settings.model,
+            self._what,
+            HINT,
+            device=resolve_device(self._settings.device, "mlm: device"),
+            revision=self._settings.revision,
+            dtype=torch.float32,
         )
-        if missing := sorted(info["missing_keys"]):
-            # The library would draw them at random, and write nonsense without a word.
-            message = f"mlm: {len(missing)} weights of a masked LM are missing in {name}, such as {missing[0]}"
-            raise UserError(
-                message,
-                "give the folder or hub id of a masked LM, with its language-modelling head",
-            )
-        place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        try:
-            return model.to(place).eval()
-        except (RuntimeError, AssertionError) as error:
-            raise UserError(
-                f"mlm: device '{place}' cannot be used: {str(error).splitlines()[0]}",
-                "use auto or cpu",
-            ) from None
 
     @cached_property
     def _longest(self) -> int:
@@ -245,17 +243,6 @@ class MLM(NoCost):
             if getattr(table, "padding_idx", None) is not None
         ]
         return int(min(positions - max(kept, default=0), self._tokenizer.model_max_length, LONGEST))
-
-    def _loaded(self, part: str, **options: Any) -> Any:
-        what = f"mlm: {self._settings.model} cannot be loaded as a masked LM"
-        return loaded(
-            part,
-            self._settings.model,
-            what,
-            "give a folder or a hub id that can be reached (model:)",
-            revision=self._settings.revision,
-            **options,
-        )
 
 
 def _chosen(text: str, share: float, random: Random) -> list[re.Match[str]]:

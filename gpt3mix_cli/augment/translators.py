@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..errors import UserError
-from ..files import file_sha, model_sha
-from ..pretrained import loaded
+from ..errors import UserError, first_line
+from ..files import hash_file, hash_model
+from ..pretrained import load_pretrained, move_to, out_of_memory, resolve_device
 from ..settings import BacktranslateSettings, fingerprint
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def translator_fingerprint(settings: BacktranslateSettings, model: str) -> str |
         return _apertium_fingerprint(model)
     folder = Path(model).expanduser()
     return (
-        model_sha(folder)
+        hash_model(folder)
         if folder.is_dir()
         else fingerprint([model, settings.revisions.get(model)])
     )
@@ -108,11 +108,12 @@ class Transformers:
         try:
             with _silence(), torch.inference_mode():
                 return self._translate(list(texts), candidates, seeds)
-        except torch.OutOfMemoryError as error:
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
             if len(texts) == 1:
-                reason = str(error).splitlines()[0]
                 raise UserError(
-                    f"back-translation: a single text does not fit the memory: {reason}",
+                    f"back-translation: a single text does not fit the memory: {first_line(error)}",
                     "lower max_tokens or beams",
                 ) from None
         half = len(texts) // 2
@@ -178,18 +179,12 @@ def _kept_model(name: str, revision: str | None, device: str, sha: str | None) -
     what = f"back-translation: {name} cannot be loaded as a translation model"
     hint = "give a model's folder or a hub id that can be reached (pivot, forward, backward), or `engine: apertium`"
     with _silence():
-        tokenizer = loaded("AutoTokenizer", name, what, hint, revision=revision)
-        model = loaded(
+        tokenizer = load_pretrained("AutoTokenizer", name, what, hint, revision=revision)
+        model = load_pretrained(
             "AutoModelForSeq2SeqLM", name, what, hint, revision=revision, dtype=torch.float32
         )
-    place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    try:
-        return tokenizer, model.to(place).eval()
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"back-translation: device '{place}' cannot be used: {reason}", "use auto or cpu"
-        ) from None
+    device = resolve_device(device, "back-translation: device")
+    return tokenizer, move_to(device, model, what).eval()
 
 
 @contextmanager
@@ -292,4 +287,4 @@ def _apertium_fingerprint(pair: str) -> str | None:
 
 @functools.lru_cache(maxsize=128)
 def _sha(path: Path, changed: int) -> str:
-    return file_sha(path)
+    return hash_file(path)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from ..lm import About
+from ..lm import LMInfo
 from ..records import Example
 from ..settings import Task
 
@@ -17,14 +17,14 @@ from ..settings import Task
 LINE_ENDS = re.compile(r"\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*")
 
 
-def asking(task: Task, about: About) -> dict[str, Any]:
+def asking(task: Task, info: LMInfo) -> dict[str, Any]:
     """Return what of the task and the LM changes an answer, as manifests keep it."""
     return {
         "task_labels": task.labels,
         "text_type": task.text_type,
         "label_type": task.label_type,
-        "lm": about.fingerprint,
-        "lm_details": about.details,
+        "lm": info.fingerprint,
+        "lm_details": info.details,
     }
 
 

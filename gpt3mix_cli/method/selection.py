@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, assert_never
 
 from ..errors import UserError
-from ..files import model_sha
-from ..pretrained import loaded, place
+from ..files import hash_model
+from ..pretrained import load_model, load_pretrained, model_path, resolve_device
 from ..records import Example
 from ..settings import fingerprint
 
@@ -102,8 +102,13 @@ def similarity_fingerprint(similarity: str) -> str:
     """
     if similarity == TFIDF:
         return TFIDF
-    where = place(similarity, "augment.similarity")
-    return fingerprint([model_sha(Path(where)) if Path(where).is_dir() else where, _device()])
+    where = model_path(similarity, "augment.similarity")
+    return fingerprint(
+        [
+            hash_model(Path(where)) if Path(where).is_dir() else where,
+            resolve_device("auto", "augment.similarity"),
+        ]
+    )
 
 
 def _balanced(classes: dict[str, list[Example]], k: int, rng: random.Random) -> list[Example]:
@@ -175,23 +180,19 @@ def _loaded(model: str) -> tuple[Any, Any]:
     import torch
 
     where, what = (
-        place(model, "augment.similarity"),
+        model_path(model, "augment.similarity"),
         f"augment.similarity '{model}': cannot be loaded",
     )
     hint = "give tfidf, minilm, an encoder's folder, or a hub id that can be reached"
-    tokenizer = loaded("AutoTokenizer", where, what, hint)
-    network, found = loaded(
-        "AutoModel", where, what, hint, dtype=torch.float32, output_loading_info=True
+    tokenizer = load_pretrained("AutoTokenizer", where, what, hint)
+    network = load_model(
+        "AutoModel",
+        where,
+        what,
+        hint,
+        device=resolve_device("auto", "augment.similarity"),
+        optional="pooler.",  # drawn at random where it is missing, but not used here
+        dtype=torch.float32,
     )
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    # A pooler that is missing is drawn at random, but it is not used here.
-    if missing := sorted(name for name in found["missing_keys"] if not name.startswith("pooler.")):
-        message = f"augment.similarity '{model}': {len(missing)} weights are missing, such as {missing[0]}"
-        raise UserError(message, "give an encoder's folder or hub id")
-    return tokenizer, network.to(_device()).eval()
-
-
-def _device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return tokenizer, network

@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import Callbacks, UserError
-from ..records import Augmented, Example, Manifest, Reject, entropy, objects, read, read_manifest
+from ..records import (
+    Augmented,
+    Example,
+    Manifest,
+    Reject,
+    entropy,
+    read_manifest,
+    read_objects,
+    read_records,
+)
 from .model import TrialRow
 
 ROWS = 200  # synthetic rows of a cell that the page shows unless told otherwise, and as many rejected ones
@@ -140,12 +149,15 @@ def _read_rows(
                         source, shapes.setdefault(REAL, Distribution())
                     )
                 rows = _counted(
-                    read(source.path, Augmented), shapes.setdefault(source.method, Distribution())
+                    read_records(source.path, Augmented),
+                    shapes.setdefault(source.method, Distribution()),
                 )
                 _hold(made, made.kept, source, rows, share, room, 0)
                 rejects = source.path.with_name(f"{source.path.stem}.rejects.jsonl")
                 if rejects.is_file():
-                    _hold(made, made.rejected, source, read(rejects, Reject), share, room, 1)
+                    _hold(
+                        made, made.rejected, source, read_records(rejects, Reject), share, room, 1
+                    )
             except UserError as error:
                 callbacks.warn(f"{error.message}; its rows are not shown")
 
@@ -199,7 +211,7 @@ def _cells(files: Sequence[TrialRow]) -> Iterator[list[Source]]:
 
 def _real_rows(source: Source, shape: Distribution) -> dict[str, Example]:
     path = source.path.with_name("train.jsonl")
-    rows = {row.id: row for row in read(path, Example)} if path.is_file() else {}
+    rows = {row.id: row for row in read_records(path, Example)} if path.is_file() else {}
     shape.words.update(len(row.text.split()) for row in rows.values())
     shape.labels.update(row.label for row in rows.values())
     return rows
@@ -231,7 +243,7 @@ def _read_epochs(made: Artifacts, files: Sequence[TrialRow], callbacks: Callback
             continue
         epochs = made.curves.setdefault(key, {}).setdefault(row.method, defaultdict(list))
         try:
-            for _, line in objects(path):
+            for _, line in read_objects(path):
                 number, value = line.get("epoch"), line.get("valid_accuracy")
                 if isinstance(number, int) and isinstance(value, int | float):
                     epochs[number].append(float(value))

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import NO_CALLBACKS, Callbacks, UserError
-from ..files import whole_file
+from ..files import atomic_write
 from . import ablations, diff, paper, tables
 from .artifacts import ROWS, load_artifacts
 from .averages import Group, describe_design, group_trials, list_failures, remarks_on, with_gains
@@ -203,6 +203,6 @@ def _groups(
 
 
 def _write(path: Path, content: bytes, made: Report) -> None:
-    with whole_file(path) as stream:
+    with atomic_write(path) as stream:
         stream.write(content)
     made.files.append(path)

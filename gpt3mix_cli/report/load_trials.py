@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from ..errors import Callbacks, UserError
-from ..records import Trial, read
+from ..records import Trial, read_records
 from .model import ExpectedTrials, TrialRow
 
 CHUNK = 1_000  # lines held as objects at a time
@@ -196,7 +196,7 @@ def _from_values(
 def _slow(
     path: Path, variants: dict[str, Mapping[str, Any]], callbacks: Callbacks
 ) -> Iterator[TrialRow]:
-    rows = read(path, Trial)
+    rows = read_records(path, Trial)
     try:
         for row in rows:
             values = [getattr(row, name) for name in KINDS if name != "variant"]

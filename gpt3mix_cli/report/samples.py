@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..errors import Callbacks, UserError
-from ..records import Augmented, Example, read
+from ..records import Augmented, Example, read_records
 from .averages import Group
 from .model import Sample
 
@@ -40,11 +40,11 @@ def select_samples(groups: Sequence[Group], callbacks: Callbacks) -> list[Sample
 
 def _samples(path: Path, group: Group, seed: int) -> Iterator[Sample]:
     real = path.with_name("train.jsonl")
-    parents = {row.id: row for row in read(real, Example)} if real.is_file() else {}
+    parents = {row.id: row for row in read_records(real, Example)} if real.is_file() else {}
     mixtures: set[tuple[str, ...]] = set()
     chosen: list[Augmented] = []
     others: list[Augmented] = []
-    for row in itertools.islice(read(path, Augmented), LOOKED_AT):
+    for row in itertools.islice(read_records(path, Augmented), LOOKED_AT):
         mixture = tuple(sorted(parents[name].label for name in row.parents if name in parents))
         (others if mixture in mixtures else chosen).append(row)
         mixtures.add(mixture)

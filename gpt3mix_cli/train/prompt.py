@@ -23,7 +23,7 @@ from ..method.labels import CONTENT_FREE, soft_label
 from ..method.prompt import asking, choices, to_label
 from ..records import Augmented, Example
 from ..settings import PromptSettings, Task, generator
-from .loop import EpochCallback, FitResult, ignore_epoch
+from .protocol import Classifier, EpochCallback, FitResult, ignore_epoch
 
 CACHE_VERSION = 1  # raised when the same settings would give other numbers
 LOW_MASS = 0.5  # mean label mass under which an LM does not follow the prompt
@@ -31,10 +31,8 @@ TOGETHER = 256  # prompts asked together of an LM that answers each by itself
 TOKEN_MARGIN = 2  # tokens that may join otherwise where a prompt and a label meet
 
 
-class PromptClassifier:
+class PromptClassifier(Classifier):
     """The classifier; see `train.Classifier`."""
-
-    threads: int | None = None  # one LM in one process
 
     def __init__(self, settings: PromptSettings, task: Task, lm: LM) -> None:
         """Keep settings, task specification and LM."""
@@ -44,7 +42,7 @@ class PromptClassifier:
         self._begin(())
         self.about: dict[str, Any] = {
             **settings.model_dump(exclude={"name", "trials"}),
-            **asking(task, lm.about),
+            **asking(task, lm.info),
             "format": CACHE_VERSION,
         }
 
@@ -80,7 +78,7 @@ class PromptClassifier:
         train: Sequence[Augmented],
         validation: Sequence[Example],
         seed: int,
-        watch: EpochCallback = ignore_epoch,
+        on_epoch: EpochCallback = ignore_epoch,
     ) -> FitResult:
         """Draw the examples; nothing is trained and no validation row read."""
         drawn = in_turn(train, generator(seed, "prompt examples"))
@@ -138,14 +136,14 @@ class PromptClassifier:
             found = self._lm.score(prompts, self._choices)
             self._usual[number] = [scores.logprobs for scores in found]
             for prompt, scores in zip(prompts, found, strict=True):
-                self._spend(scores, self._lm.about.count_tokens(prompt))
+                self._spend(scores, self._lm.info.count_tokens(prompt))
         return self._usual[number]
 
     # What fits into the context --------------------------------------------------------------------------------------
 
     def _fitting(self, text: str) -> tuple[str, int, int]:
         """Return the prompt for a text, how many examples it holds and how many tokens it has."""
-        count, limit = self._lm.about.count_tokens, self._limit
+        count, limit = self._lm.info.count_tokens, self._limit
         number = self._estimate(text, limit)
         prompt = to_label(self._task, self._last(number), text)
         while (tokens := count(prompt)) > limit and number:
@@ -180,16 +178,16 @@ class PromptClassifier:
 
     def _length(self, text: str) -> int:
         if text not in self._lengths:
-            self._lengths[text] = self._lm.about.count_tokens(text)
+            self._lengths[text] = self._lm.info.count_tokens(text)
         return self._lengths[text]
 
     @property
     def _together(self) -> int:
-        return self._lm.about.block if self._lm.about.block > 1 else TOGETHER
+        return self._lm.info.block_size if self._lm.info.block_size > 1 else TOGETHER
 
     @property
     def _limit(self) -> int:
-        return self._lm.about.context - max(map(self._length, self._choices)) - TOKEN_MARGIN
+        return self._lm.info.context_length - max(map(self._length, self._choices)) - TOKEN_MARGIN
 
 
 def in_turn(rows: Sequence[Augmented], random: Random) -> list[Augmented]:

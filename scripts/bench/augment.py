@@ -266,8 +266,7 @@ def labels_in_bfloat16(data: Path, model: str) -> dict[str, float]:
 def whole(data: Path, model: str, count: int) -> dict[str, float]:
     """Return what `augment` costs for so many rows, journal, gate and files included."""
     from gpt3mix_cli.augment import augment, journal_path, open_augmenter
-    from gpt3mix_cli.lm import open_lm
-    from gpt3mix_cli.lm.journal import Journaled
+    from gpt3mix_cli.lm import JournaledLM, open_lm
     from gpt3mix_cli.settings import AugmentSettings, LocalLMSettings, Task
 
     lm = open_lm(LocalLMSettings(kind="local", model=model))
@@ -275,7 +274,7 @@ def whole(data: Path, model: str, count: int) -> dict[str, float]:
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "gpt3mix.jsonl"
-        journal = Journaled(lm, journal_path(output))
+        journal = JournaledLM(lm, journal_path(output))
         augmenter = open_augmenter(AugmentSettings(), Task.model_validate(TASK), journal)
         done = augment(
             augmenter, real_rows(data), output, ratio=count / REAL, attempts=4, seed=0, limit=count
@@ -326,7 +325,7 @@ def on_gpu(data: Path) -> dict[str, float]:
         block.clone()
     torch.cuda.synchronize()
     bandwidth = 10 * 2 * block.numel() / (time.perf_counter() - copying)
-    side = lm.about.block
+    side = lm.info.block_size
     cache = 2 * 24 * 4 * 64 * 2 * 150  # bytes of keys and values a row, about 150 tokens long
     steps = tokens / side
     moved = steps * (2 * weights + side * cache)

@@ -77,8 +77,7 @@ async def run_sdk(url: str, requests: int, concurrency: int) -> None:
 
 def run_lm(url: str, requests: int, concurrency: int | str) -> float:
     """Send requests with the endpoint LM and a journal; return the seconds of the probe."""
-    from gpt3mix_cli.lm import Request
-    from gpt3mix_cli.lm.journal import Journaled
+    from gpt3mix_cli.lm import JournaledLM, Request
     from gpt3mix_cli.lm.openai.engine import OpenAILM
     from gpt3mix_cli.settings import OpenAISettings
 
@@ -97,7 +96,7 @@ def run_lm(url: str, requests: int, concurrency: int | str) -> float:
         OpenAISettings(kind="openai", model="tiny", base_url=url, concurrency=concurrency)
     )
     with tempfile.TemporaryDirectory() as folder:
-        journal = Journaled(lm, Path(folder) / "bench.journal.sqlite")
+        journal = JournaledLM(lm, Path(folder) / "bench.journal.sqlite")
         began = time.perf_counter()
         # The probe, and the tokens of the labels, which come with the first request.
         assert next(journal.complete(make_requests(requests, 1)))

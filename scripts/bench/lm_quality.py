@@ -43,23 +43,24 @@ from pretrain_lm import LABELS, RESOURCES, Recipe, like_sst2, parted, read_corpu
 
 from gpt3mix_cli import config
 from gpt3mix_cli.augment import open_augmenter
-from gpt3mix_cli.augment.filter import Gate
-from gpt3mix_cli.data import Splits, by_class, load
+from gpt3mix_cli.augment.filter import RowFilter
+from gpt3mix_cli.data import Splits, group_by_class, load_splits
 from gpt3mix_cli.errors import UserError
 from gpt3mix_cli.grid import Grid
+from gpt3mix_cli.layout import TrialKey
 from gpt3mix_cli.lm import LM, open_lm
 from gpt3mix_cli.method.labels import soft_label
 from gpt3mix_cli.method.prompt import choices, label_prefix, one_line, prompt
-from gpt3mix_cli.records import Augmented, Example, Reject, Trial, read
+from gpt3mix_cli.records import Augmented, Example, Reject, Trial, read_records
 from gpt3mix_cli.settings import (
-    NAME,
+    FILE_NAME_PATTERN,
     AugmentSettings,
     LocalLMSettings,
     Task,
     derived_seed,
     generator,
 )
-from gpt3mix_cli.subsample import draw
+from gpt3mix_cli.subsample import DrawOptions, draw_rows
 
 RECIPE = Path(__file__).resolve().parents[1] / "pretrain_lm.yaml"
 SEED = 42
@@ -166,7 +167,7 @@ def size_and_loss(folder: Path, task: Task, lists: Sequence[Sequence[Example]]) 
 
 def questions(task: Task, splits: Splits, count: int) -> list[tuple[str, str]]:
     """Return (prompt up to the label, true label) of validation rows, each after two training rows of its own."""
-    shots = by_class(splits.train, task.classes)
+    shots = group_by_class(splits.train, task.classes)
     rows = generator(SEED, "rows").sample(splits.validation, min(count, len(splits.validation)))
     found = []
     for row in rows:
@@ -199,7 +200,7 @@ def labelling(lm: LM, task: Task, asked: Sequence[tuple[str, str]]) -> Column:
 
 def writing(lm: LM, task: Task, real: Sequence[Example], count: int) -> Column:
     """Return how many of `count` attempts are usable rows, why others are not, and what the rows are like."""
-    gate = Gate(real)
+    gate = RowFilter(real)
     attempts = open_augmenter(AugmentSettings(), task, lm).generate(
         real, 0, count, derived_seed(SEED, "generations")
     )
@@ -248,7 +249,7 @@ def write_config(
             "master_seed": SEED,
             "validation": VALIDATION,
         },
-        "augment": {"draws": "per-trial"},
+        "augment": {"synthetic_sets": "per-trial"},
         "classifiers": classifiers,
     }
     if model:
@@ -277,11 +278,14 @@ def gpt3mix(*arguments: object) -> None:
 
 def trials(experiment: Path, out: Path, method: str) -> Iterator[Trial]:
     """Yield the trials of a config that went well."""
-    for spot in Grid(config.load(experiment), out).spots():
-        for classifier in spot.experiment.classifiers:
-            path = spot.trials(method, classifier.name)
+    grid = Grid(config.load_experiments(experiment), out)
+    for cell in grid.cells():
+        for classifier in grid.experiment(cell).classifiers:
+            path = grid.layout.trials_path(TrialKey(cell, method, classifier.name))
             yield from (
-                row for row in (read(path, Trial) if path.exists() else ()) if row.status == "ok"
+                row
+                for row in (read_records(path, Trial) if path.exists() else ())
+                if row.status == "ok"
             )
 
 
@@ -387,7 +391,7 @@ def named_folder(text: str) -> tuple[str, Path]:
     """Return (name, folder) of `name=folder`."""
     name, _, place = text.partition("=")
     folder = RESOURCES if place == "bundled" else Path(place)
-    if not NAME.fullmatch(name) or name == "none":
+    if not FILE_NAME_PATTERN.fullmatch(name) or name == "none":
         raise argparse.ArgumentTypeError(
             f"'{name}' cannot name a model; use letters, digits, '.', '_', '+' and '-', and not `none`"
         )
@@ -438,9 +442,9 @@ def main(arguments: Sequence[str]) -> None:
     """Measure and print the table."""
     options = parsed(arguments)
     task = specification(options.data)
-    splits = load(task, SEED)
+    splits = load_splits(task, SEED)
     lists, asked = held_out_lists(options.corpus), questions(task, splits, options.rows)
-    real = draw(splits.train, task.classes, REAL, SEED, 0)
+    real = draw_rows(splits.train, task.classes, DrawOptions(REAL, SEED, 0))
     below = caption(options, len(lists), len(asked))
     columns: dict[str, Column] = {}
     for name, folder in options.models:

@@ -19,17 +19,16 @@ from hypothesis import strategies as st
 from gpt3mix_cli.augment import augment, journal_path, num_rows_wanted, open_augmenter, rejects_path
 from gpt3mix_cli.augment.editing import NoCost
 from gpt3mix_cli.errors import Callbacks, StoppedShort, UserError
-from gpt3mix_cli.lm import LM, Completion, Request, Scores, open_lm
-from gpt3mix_cli.lm.journal import Journaled
+from gpt3mix_cli.lm import LM, Completion, JournaledLM, Request, Scores, open_lm
 from gpt3mix_cli.records import (
     Augmented,
-    Done,
     Example,
     Manifest,
     Reject,
+    StageResult,
     manifest_path,
-    read,
     read_manifest,
+    read_records,
 )
 from gpt3mix_cli.settings import AugmentSettings, EdaSettings, FilterSettings, LocalLMSettings, Task
 
@@ -62,11 +61,11 @@ def bundled() -> LM:
 
 
 def kept(path: Path) -> list[Augmented]:
-    return list(read(path, Augmented, ["pos", "neg"]))
+    return list(read_records(path, Augmented, ["pos", "neg"]))
 
 
 def rejected(path: Path) -> list[Reject]:
-    return list(read(rejects_path(path), Reject))
+    return list(read_records(rejects_path(path), Reject))
 
 
 def manifest_of(path: Path) -> Manifest:
@@ -148,7 +147,7 @@ class EditorSettings(NoCost):
         return {}
 
 
-def made(augmenter: Any, output: Path, **options: Any) -> Done:
+def made(augmenter: Any, output: Path, **options: Any) -> StageResult:
     return augment(augmenter, ROWS, output, **{"ratio": 1, "attempts": 4, "seed": 0, **options})
 
 
@@ -206,7 +205,7 @@ def write_with(
     seed: int = 0,
     attempts: float = 4,
     settings: AugmentSettings = SETTINGS,
-) -> Done:
+) -> StageResult:
     return augment(
         open_augmenter(settings, task, lm),
         examples,
@@ -537,9 +536,9 @@ def test_a_changed_threshold_redoes_a_generators_rows_and_no_editors(tmp_path: P
     held_out = [ROWS[0].model_copy(update={"text": "new 1"})]
     gates: list[dict[str, Any]] = [
         {},
-        {"gate": FilterSettings(too_long=50)},
+        {"filter": FilterSettings(max_words=50)},
         {"test": held_out},
-        {"gate": FilterSettings(leak=False), "test": held_out},
+        {"filter": FilterSettings(reject_test_copies=False), "test": held_out},
     ]
     for changed in gates:
         assert not made(Scripted("new #"), tmp_path / "out.jsonl", **changed).skipped
@@ -629,7 +628,7 @@ from gpt3mix_cli.augment.editing import Free
 from gpt3mix_cli.augment import augment, journal_path, open_augmenter
 from gpt3mix_cli.errors import StoppedShort
 from gpt3mix_cli.lm import open_lm
-from gpt3mix_cli.lm.journal import Journaled
+from gpt3mix_cli.lm import JournaledLM
 from gpt3mix_cli.records import Example
 from gpt3mix_cli.settings import Augment, LocalLM, Task
 
@@ -638,7 +637,7 @@ asked = json.load(sys.stdin)
 
 class Dying:
     def __init__(self, lm, blocks):
-        self.lm, self.left, self.about = lm, blocks, lm.about
+        self.lm, self.left, self.info = lm, blocks, lm.info
     def complete(self, requests):
         if not self.left:
             os._exit(9)
@@ -648,7 +647,7 @@ class Dying:
         return self.lm.score(prompts, choices)
 
 output = Path(asked["output"])
-lm = Journaled(Dying(open_lm(LocalLM(**asked["lm"])), asked["blocks"]), journal_path(output))
+lm = JournaledLM(Dying(open_lm(LocalLM(**asked["lm"])), asked["blocks"]), journal_path(output))
 try:
     made = open_augmenter(Augment(**asked["augment"]), Task(**asked["task"]), lm)
     augment(made, [Example(**row) for row in asked["examples"]], output, ratio=asked["ratio"], attempts=4, seed=0)
@@ -698,7 +697,7 @@ class CountingLM:
     """Counts the blocks that reach the real LM."""
 
     def __init__(self, lm: LM) -> None:
-        self.lm, self.about, self.blocks = lm, lm.about, 0
+        self.lm, self.info, self.blocks = lm, lm.info, 0
 
     def complete(self, requests: Sequence[Request]) -> Iterator[Completion]:
         self.blocks += 1
@@ -719,7 +718,7 @@ def test_a_run_resumed_after_a_kill_gives_the_same_bytes(
     assert not output.exists()
     assert read_manifest(output) is None
     counting = CountingLM(bundled)
-    journal = Journaled(counting, journal_path(output))
+    journal = JournaledLM(counting, journal_path(output))
     resumed = write_with(journal, task, examples, output, 4)
     journal.close()
     assert output.read_bytes() == straight.read_bytes()
@@ -732,7 +731,9 @@ def test_bytes_do_not_depend_on_the_hash_seed(
     tiny_lm: Path, task: Task, examples: list[Example], tmp_path: Path
 ) -> None:
     """A random model, balanced choice, many rejects: everything that could iterate over a set does so here."""
-    settings = AugmentSettings(k=3, choose="balanced", max_tokens=40, temperature=1.3, top_p=0.95)
+    settings = AugmentSettings(
+        k=3, selection="balanced", max_tokens=40, temperature=1.3, top_p=0.95
+    )
     outputs = [tmp_path / seed / "gpt3mix.jsonl" for seed in ("1", "2")]
     processes = [
         child(

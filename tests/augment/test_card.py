@@ -9,7 +9,14 @@ import yaml
 
 from gpt3mix_cli.augment.card import card, card_path, table4, write_card
 from gpt3mix_cli.augment.statistics import Statistics
-from gpt3mix_cli.records import Augmented, Done, Example, Manifest, close_output, write
+from gpt3mix_cli.records import (
+    Augmented,
+    Example,
+    Manifest,
+    StageResult,
+    finish_output,
+    write_records,
+)
 from gpt3mix_cli.settings import Task
 
 PARENTS = {
@@ -31,11 +38,11 @@ EDITED = Augmented(
 TOKENS = {"pos": "positive", "neg": "negative"}
 
 
-def made(folder: Path, rows: list[Augmented], **settings: Any) -> Done:
+def made(folder: Path, rows: list[Augmented], **settings: Any) -> StageResult:
     """Write rows and their manifest as the stage does."""
     output = folder / "gpt3mix.jsonl"
-    write(output, rows)
-    write(folder / "train.jsonl", PARENTS.values())
+    write_records(output, rows)
+    write_records(folder / "train.jsonl", PARENTS.values())
     collected = Statistics(list(PARENTS.values()))
     for row in rows:
         collected.add(row)
@@ -43,11 +50,11 @@ def made(folder: Path, rows: list[Augmented], **settings: Any) -> Done:
         "wanted": 2,
         "asked": 8,
         "kept": len(rows),
-        "rejected": {"near_copy": 3},
+        "rejected": {"max_parent_overlap": 3},
         "statistics": collected.figures(),
     }
     settings = {"method": rows[0].method, "lm": "0123abcd", "k": 2, **settings}
-    manifest = close_output(
+    manifest = finish_output(
         output,
         0.0,
         stage="augment",
@@ -58,7 +65,7 @@ def made(folder: Path, rows: list[Augmented], **settings: Any) -> Done:
         counts=counts,
         command=[],
     )
-    return Done(output, manifest)
+    return StageResult(output, manifest)
 
 
 def test_a_mixed_row_stands_below_its_examples_with_the_winning_label_marked() -> None:
@@ -104,7 +111,7 @@ def test_a_card_says_what_a_reader_must_know(tmp_path: Path, task: Task) -> None
         "feedbeef",
         "0123abcd",
         f"`{tmp_path.name}`",
-        "3 near_copy",
+        "3 max_parent_overlap",
         "label mass 0.900",
         "find it out",
     ):

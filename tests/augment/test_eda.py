@@ -27,7 +27,7 @@ from gpt3mix_cli.augment.eda import (
 from gpt3mix_cli.augment.editing import edited_lines
 from gpt3mix_cli.augment.filter import normalize_text
 from gpt3mix_cli.augment.thesaurus import synonyms
-from gpt3mix_cli.records import Augmented, Example, read, to_line
+from gpt3mix_cli.records import Augmented, Example, read_records, to_json_line
 from gpt3mix_cli.settings import EdaSettings, Task
 
 TASK = Task(name="demo", data={"kind": "demo"}, labels={"pos": "positive", "neg": "negative"})
@@ -364,7 +364,7 @@ def test_lines_are_those_of_the_rows(parents: list[str], count: int) -> None:
     ]
     made = eda(name="e").generate(rows, 0, count, 5)
     assert list(edited_lines(eda(name="e").texts(rows, 0, count, 5), rows, "e", TASK.classes)) == [
-        to_line(row) for row in made
+        to_json_line(row) for row in made
     ]
 
 
@@ -383,7 +383,7 @@ def test_a_file_holds_the_rows_and_their_counts(tmp_path: Path) -> None:
         attempts=1,
         seed=3,
     )
-    rows = list(read(done.output, Augmented, TASK.classes))
+    rows = list(read_records(done.output, Augmented, TASK.classes))
     assert len(rows) == num_rows_wanted(7.5, 6) == done.manifest.counts["kept"]
     assert done.manifest.counts["unchanged"] == sum(row.parents == ["x"] for row in rows)
     seen = [(row.parents[0], normalize_text(row.text)) for row in rows]

@@ -16,12 +16,11 @@ from hypothesis import strategies as st
 
 from gpt3mix_cli.augment import Augmenter, augment, open_augmenter
 from gpt3mix_cli.augment.gpt3mix import GPT3Mix
-from gpt3mix_cli.config import load
+from gpt3mix_cli.config import load_experiments
 from gpt3mix_cli.errors import StoppedShort
-from gpt3mix_cli.lm import LM, About, Completion, Hypothesis, Request, Scores, open_lm
-from gpt3mix_cli.lm.journal import Journaled
+from gpt3mix_cli.lm import LM, Completion, Hypothesis, JournaledLM, LMInfo, Request, Scores, open_lm
 from gpt3mix_cli.method.prompt import choices, label_prefix, one_line, prompt
-from gpt3mix_cli.records import Augmented, Example, Reject, read
+from gpt3mix_cli.records import Augmented, Example, Reject, read_records
 from gpt3mix_cli.settings import AugmentSettings, LocalLMSettings, Task
 
 ROOT = Path(__file__).parent.parent.parent
@@ -99,7 +98,7 @@ def shipped(tmp_path: Path) -> Shipped:
         path.write_text(
             f"task: {ROOT / 'configs' / 'tasks' / name}.yaml\nsubsample: {{levels: [1%]}}\n"
         )
-        return load(path)[0].task
+        return load_experiments(path)[0].task
 
     return read
 
@@ -245,7 +244,7 @@ class Echo:
     def __init__(self, *script: Completion) -> None:
         self.requests: list[Request] = []
         self.scored: list[tuple[str, tuple[str, ...]]] = []
-        self.about = About("echo", "echo-weights", 500, 4, len, "")
+        self.info = LMInfo("echo", "echo-weights", 500, 4, len, "")
         self._script = script or (answer(),)
 
     def complete(self, requests: Sequence[Request]) -> Iterator[Completion]:
@@ -277,10 +276,10 @@ def generated(
 
 
 @pytest.mark.parametrize("k", [1, 2, 4])
-@pytest.mark.parametrize("choose", ["uniform", "balanced", "nearest", "furthest"])
-def test_parents_are_those_in_the_prompt_in_its_order(k: int, choose: str) -> None:
+@pytest.mark.parametrize("selection", ["uniform", "balanced", "nearest", "furthest"])
+def test_parents_are_those_in_the_prompt_in_its_order(k: int, selection: str) -> None:
     lm = Echo()
-    found = generated(lm, count=8, k=k, choose=choose)
+    found = generated(lm, count=8, k=k, selection=selection)
     texts = {row.id: row for row in TWENTY}
     for row, request in zip(found, lm.requests, strict=True):
         assert len(set(row.parents)) == k
@@ -445,7 +444,8 @@ def test_about_names_what_can_change_a_row_and_nothing_else() -> None:
     """The quota cannot; the prompt, the sampler, the labels and the weights can."""
     base = generator(Echo()).about
     assert (
-        generator(Echo(), ratio=7, draws=3, attempts=9, beams=2, similarity="minilm").about == base
+        generator(Echo(), ratio=7, synthetic_sets=3, attempts=9, beams=2, similarity="minilm").about
+        == base
     )
     hard = generator(Echo(), labels="hard").about
     assert (
@@ -461,13 +461,13 @@ def test_about_names_what_can_change_a_row_and_nothing_else() -> None:
     )
     assert generator(Echo(), labels="hard", beams=2).about != hard
     changes: list[dict[str, Any]] = [
-        {"k": 3}, {"choose": "balanced"}, {"temperature": 0.5}, {"top_p": 0.5}, {"max_tokens": 7}, {"frequency_penalty": 0.0},
+        {"k": 3}, {"selection": "balanced"}, {"temperature": 0.5}, {"top_p": 0.5}, {"max_tokens": 7}, {"frequency_penalty": 0.0},
         {"labels": "hard"}, {"label_temperature": 2}, {"contextual_calibration": True},
     ]  # fmt: skip
     for change in changes:
         assert generator(Echo(), **change).about != base
     other = Echo()
-    other.about = About("echo", "other-weights", 500, 4, len, "")
+    other.info = LMInfo("echo", "other-weights", 500, 4, len, "")
     assert generator(other).about != base
     for task in (
         SST2.model_copy(update={"text_type": "review"}),
@@ -583,7 +583,7 @@ def test_quota_gate_and_rejects_cope_with_several_rows_an_attempt(tmp_path: Path
             attempts=2,
             seed=0,
         )
-    kept = list(read(tmp_path / "out.jsonl", Augmented, ["pos", "neg"]))
+    kept = list(read_records(tmp_path / "out.jsonl", Augmented, ["pos", "neg"]))
     assert [(row.id, row.text, row.label) for row in kept] == [
         ("gpt3mix-00000", "a #", "pos"),
         ("gpt3mix-00001", "b", "neg"),
@@ -606,10 +606,10 @@ class Refusing(Echo):
 
 def test_labels_are_made_anew_without_asking(tmp_path: Path) -> None:
     """Temperature and calibration stand in no request: the journal answers, and content-free texts alone are scored."""
-    with closing(Journaled(Echo(), tmp_path / "journal.sqlite")) as journal:
+    with closing(JournaledLM(Echo(), tmp_path / "journal.sqlite")) as journal:
         (before,) = generator(journal).generate(TWENTY, 0, 1, 0)
     lm = Refusing()
-    with closing(Journaled(lm, tmp_path / "journal.sqlite")) as journal:
+    with closing(JournaledLM(lm, tmp_path / "journal.sqlite")) as journal:
         (warm,) = generator(journal, label_temperature=2).generate(TWENTY, 0, 1, 0)
         assert not lm.scored
         (calibrated,) = generator(journal, contextual_calibration=True).generate(TWENTY, 0, 1, 0)
@@ -640,7 +640,7 @@ def test_what_is_scored_together_depends_on_no_quota() -> None:
     class Batches(Echo):
         def __init__(self) -> None:
             super().__init__()
-            self.about = replace(self.about, block=64)
+            self.info = replace(self.info, block_size=64)
             self.batches: list[int] = []
 
         def score(self, prompts: Sequence[str], choices: Sequence[str]) -> list[Scores]:
@@ -670,7 +670,7 @@ class Short(Echo):
     def __init__(self, context: int) -> None:
         super().__init__()
         self.counted: list[str] = []
-        self.about = replace(self.about, context=context, count_tokens=self._count)
+        self.info = replace(self.info, context_length=context, count_tokens=self._count)
 
     def _count(self, text: str) -> int:
         self.counted.append(text)
@@ -685,7 +685,7 @@ def room(max_tokens: int = 100) -> int:
 @given(st.integers(100, 900), st.integers(1, 8))
 def test_examples_are_dropped_from_the_front_until_the_prompt_fits(context: int, k: int) -> None:
     whole, lm = Echo(), Short(context)
-    whole.about = replace(whole.about, context=10_000)
+    whole.info = replace(whole.info, context_length=10_000)
     before = generated(whole, k=k)
     made = generator(lm, k=k)
     texts = {row.id: row for row in TWENTY}
@@ -722,17 +722,17 @@ def test_with_a_real_lm_a_prompt_just_fits(tiny_lm: Path, texts: list[str]) -> N
     examples = [Example(id=f"r{i}", text=text, label="pos") for i, text in enumerate(texts[:40])]
     made = generator(lm, k=30, max_tokens=4)
     whole = Echo()
-    whole.about = replace(whole.about, context=1_000_000)
+    whole.info = replace(whole.info, context_length=1_000_000)
     drawn = list(generator(whole, k=30).generate(examples, 0, 8, 0))
     known = {row.id: row for row in examples}
     for row, full in zip(made.generate(examples, 0, 8, 0), drawn, strict=True):
         assert getattr(row, "reason", "") != "prompt_too_long"
-        used, room = len(row.parents), lm.about.count_tokens(". (Sentiment: Negative)\n") + 4
+        used, room = len(row.parents), lm.info.count_tokens(". (Sentiment: Negative)\n") + 4
         assert 1 < used < 30
         fits, fails = (
-            lm.about.count_tokens(prompt(SST2, [known[parent] for parent in full.parents[-n:]]))
+            lm.info.count_tokens(prompt(SST2, [known[parent] for parent in full.parents[-n:]]))
             for n in (used, used + 1)
         )
-        assert fits + room <= lm.about.context + 1
-        assert fails + room > lm.about.context - 1
+        assert fits + room <= lm.info.context_length + 1
+        assert fails + room > lm.info.context_length - 1
     assert made.usage()["shortened"] == 8

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from gpt3mix_cli.augment import journal_path, rejects_path
-from gpt3mix_cli.config import load
+from gpt3mix_cli.config import load_experiments
 from gpt3mix_cli.grid import Grid
 from gpt3mix_cli.grid.check import check
-from gpt3mix_cli.records import Augmented, Example, read
+from gpt3mix_cli.records import Augmented, Example, read_records
 
 NAMES = {"id", "method"}
 
@@ -16,7 +16,7 @@ NAMES = {"id", "method"}
 @pytest.fixture
 def grid(config: Path) -> Grid:
     return Grid(
-        load(
+        load_experiments(
             config,
             [
                 "baselines=[{kind: paraphrase, name: alone}]",
@@ -34,22 +34,22 @@ def test_its_rows_are_those_of_gpt3mix_with_k_1(grid: Grid, config: Path) -> Non
     assert spot.experiment.methods == ["none", "gpt3mix", "alone"]
     grid.subsample(spot)
     done = grid.augment(spot, "alone", 0)
-    rows = list(read(done.output, Augmented))
+    rows = list(read_records(done.output, Augmented))
     one = Grid(
-        load(config, ["augment.k=1", "augment.ratio=0.5", "subsample.seeds=1"]),
+        load_experiments(config, ["augment.k=1", "augment.ratio=0.5", "subsample.seeds=1"]),
         Path("other"),
         jobs=1,
     )
     (other,) = one.spots()
     one.subsample(other)
-    expected = list(read(one.augment(other, "gpt3mix", 0).output, Augmented))
+    expected = list(read_records(one.augment(other, "gpt3mix", 0).output, Augmented))
     assert [row.model_dump(exclude=NAMES) for row in rows] == [
         row.model_dump(exclude=NAMES) for row in expected
     ]
     assert {row.method for row in rows} == {"alone"}
     assert rows[0].id.startswith("alone-")
     assert all(len(row.parents) == 1 and row.label_source == "exact" for row in rows)
-    assert len(rows) == len(list(read(spot.real, Example))) / 2
+    assert len(rows) == len(list(read_records(spot.real, Example))) / 2
     assert (done.manifest.settings["k"], done.manifest.settings["method"]) == (1, "alone")
     assert journal_path(done.output).exists()
     assert rejects_path(done.output).exists()

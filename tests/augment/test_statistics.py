@@ -114,7 +114,7 @@ def test_figures_for_people_name_every_reason_the_most_frequent_first() -> None:
         "wanted": 1,
         "kept": 1,
         "asked": 1504,
-        "rejected": {"leak": 2, "unfinished": 1500},
+        "rejected": {"reject_test_copies": 2, "unfinished": 1500},
         "spare": 1,
         "prompt_tokens": 12000,
         "completion_tokens": 0,
@@ -123,7 +123,7 @@ def test_figures_for_people_name_every_reason_the_most_frequent_first() -> None:
     }
     assert figures(counts) == [
         ("rows", "1 of 1 wanted, from 1,504 attempts, 1 spare"),
-        ("rejected", "1,500 unfinished, 2 leak"),
+        ("rejected", "1,500 unfinished, 2 reject_test_copies"),
         ("classes", "1 pos, 0 neg"),
         ("soft labels", "entropy 0.000 bits; label mass 0.500 (lowest 0.500)"),
         ("parents", "100.0% of 1 rows have the label that most of their parents have"),

@@ -14,8 +14,8 @@ import openai  # noqa: F401 - so that no run loads it again
 
 from gpt3mix_cli.augment import augment, open_augmenter
 from gpt3mix_cli.augment.gpt3mix import GPT3Mix  # noqa: F401
-from gpt3mix_cli.data import load
-from gpt3mix_cli.lm.journal import Journaled
+from gpt3mix_cli.data import load_splits
+from gpt3mix_cli.lm import JournaledLM
 from gpt3mix_cli.lm.openai.engine import OpenAILM
 from gpt3mix_cli.settings import AugmentSettings, OpenAISettings, Task
 
@@ -32,10 +32,10 @@ def run(url: str, folder: Path, rows: int) -> None:
             kind="openai", model="tiny", base_url=url, endpoint="here", concurrency=AT_ONCE
         )
     )
-    journal = Journaled(lm, folder / "rows.journal.sqlite")
+    journal = JournaledLM(lm, folder / "rows.journal.sqlite")
     augment(
         open_augmenter(AugmentSettings(), task, journal),
-        load(task, 0).train[:10],
+        load_splits(task, 0).train[:10],
         folder / "rows.jsonl",
         ratio=rows / 10,
         attempts=20,

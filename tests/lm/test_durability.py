@@ -15,11 +15,12 @@ from endpoint_lm import CHOICES, LABEL_PREFIX, PROMPT, asked, engine
 from endpoint_server import Server, running, serving
 from killed_runs import AT_ONCE
 
-from gpt3mix_cli.config import load
+from gpt3mix_cli.config import load_experiments
 from gpt3mix_cli.errors import StoppedShort, UserError
 from gpt3mix_cli.grid import Grid
-from gpt3mix_cli.lm.journal import Journaled, paid
+from gpt3mix_cli.lm import JournaledLM, total_spent
 from gpt3mix_cli.lm.openai import servers
+from gpt3mix_cli.records import IncompleteOutput
 
 KEY = "sk-test-Zq8/w+Yh3x_9-secret"
 ROOT = Path(__file__).parents[2]
@@ -93,15 +94,15 @@ def test_a_file_system_without_shared_memory_will_do(
     monkeypatch.setattr(sqlite3, "connect", without)
     path = tmp_path / "a.sqlite"
     with serving() as server, engine(server) as lm:
-        journal = Journaled(lm, path)
+        journal = JournaledLM(lm, path)
         first = texts(journal)
         journal.close()
         before = server.requests
-        journal = Journaled(lm, path)
+        journal = JournaledLM(lm, path)
         assert texts(journal) == first
         journal.close()
         assert server.requests == before
-    assert paid(path)[0] == before
+    assert total_spent(path)[0] == before
     assert not list(tmp_path.glob("*-wal"))
     assert not list(tmp_path.glob("*-shm"))
 
@@ -109,11 +110,11 @@ def test_a_file_system_without_shared_memory_will_do(
 def test_a_sibling_has_paid_already(tmp_path: Path) -> None:
     one, other = tmp_path / "one.sqlite", tmp_path / "other.sqlite"
     with serving() as server, engine(server) as lm:
-        journal = Journaled(lm, one)
+        journal = JournaledLM(lm, one)
         first = texts(journal, 20)
         journal.close()
         before = server.requests
-        journal = Journaled(lm, other, [one])
+        journal = JournaledLM(lm, other, [one])
         assert texts(journal, 20) == first
         assert server.requests == before
         assert len(texts(journal, 25)) == 25
@@ -124,7 +125,7 @@ def test_a_sibling_has_paid_already(tmp_path: Path) -> None:
 def test_what_comes_is_kept_as_it_came(tmp_path: Path) -> None:
     path = tmp_path / "a.sqlite"
     with serving() as server, engine(server) as lm:
-        journal = Journaled(lm, path)
+        journal = JournaledLM(lm, path)
         texts(journal, 3)
         journal.close()
     with sqlite3.connect(path) as database:
@@ -141,7 +142,7 @@ def test_what_comes_is_kept_as_it_came(tmp_path: Path) -> None:
 
 def test_equal_requests_at_one_time_are_one(tmp_path: Path) -> None:
     with serving(delay=0.02) as server, engine(server) as lm:
-        journal = Journaled(lm, tmp_path / "a.sqlite")
+        journal = JournaledLM(lm, tmp_path / "a.sqlite")
         context = f"{PROMPT} a fine film{LABEL_PREFIX}"
         found = journal.score([context] * 50, CHOICES)
         journal.close()
@@ -163,16 +164,16 @@ def experiment(
         f"augment: {{{augment}}}\ntrials: 1\n{more}",
         encoding="utf-8",
     )
-    return Grid(load(path), tmp_path / "results")
+    return Grid(load_experiments(path), tmp_path / "results")
 
 
 def made(grid: Grid) -> list[Path]:
     """Run the subsamples and the synthetic sets of a grid."""
     outputs = []
     try:
-        for spot in grid.spots():
-            grid.subsample(spot)
-            outputs.append(grid.augment(spot, "gpt3mix", 0).output)
+        for cell in grid.cells():
+            grid.subsample(cell)
+            outputs.append(grid.augment(cell, "gpt3mix", 0).output)
     finally:
         grid.close()
     return outputs
@@ -188,11 +189,11 @@ def test_relabelling_calibrating_and_gating_ask_nothing(tmp_path: Path) -> None:
         changes = (
             "label_temperature: 2.0, contextual_calibration: true",
             "contextual_calibration: false",
-            "gate: {near_copy: null}",
+            "filter: {max_parent_overlap: null}",
         )
         for changed in changes:
             made(experiment(tmp_path, server, augment=f"ratio: 2, {changed}"))
-            assert first.read_bytes() != rows or "gate" in changed
+            assert first.read_bytes() != rows or "filter" in changed
         assert server.requests == before
         made(experiment(tmp_path, server, augment="ratio: 2, contextual_calibration: true"))
         assert first.read_bytes() == rows
@@ -238,22 +239,22 @@ def test_a_budget_is_not_passed_by_more_than_what_is_under_way(
                 lm=f", concurrency: {at_once}, prices: {tmp_path}/prices.yaml",
             )
             with pytest.raises(
-                StoppedShort, match=rf"budget\.{name}: .* are spent, over all runs"
+                StoppedShort, match=rf"budget\.{name}: .* are already used (all runs)"
             ) as error:
                 made(grid)
             assert error.value.exit_code == 3
             if attempt == 0:
-                assert error.value.done is not None
+                assert isinstance(error.value, IncompleteOutput)
                 manifest, rows = (
-                    error.value.done.manifest,
-                    error.value.done.output.read_text().splitlines(),
+                    error.value.result.manifest,
+                    error.value.result.output.read_text().splitlines(),
                 )
                 assert not manifest.complete
                 assert len(rows) == manifest.counts["kept"] > 0
             (journal,) = tmp_path.rglob("*.journal.sqlite")
-            spent.append(paid(journal)[place] if place < 3 else paid(journal)[3])
+            spent.append(total_spent(journal)[place] if place < 3 else total_spent(journal)[3])
             if name == "tokens":
-                spent[-1] += paid(journal)[2]
+                spent[-1] += total_spent(journal)[2]
         most = 400 if name == "tokens" else 400 * 15e-6 if name == "usd" else 1
         assert limit <= spent[-1] <= limit + at_once * most
         assert server.requests <= (limit if name == "requests" else 10**6)
@@ -361,7 +362,9 @@ def test_a_key_that_json_spells_otherwise_is_found_too(monkeypatch: pytest.Monke
         )
         with pytest.raises(StoppedShort, match="<key>") as error:
             texts(lm)
-        assert "w+" not in lm._traffic.without_secret(json.dumps({"text": KEY}).replace("/", "\\/"))
+        assert "w+" not in lm._dispatcher.redact_secrets(
+            json.dumps({"text": KEY}).replace("/", "\\/")
+        )
     assert KEY[8:24] not in str(error.value)
 
 
@@ -371,6 +374,6 @@ def test_no_key_is_in_what_is_no_json(monkeypatch: pytest.MonkeyPatch) -> None:
     with serving() as server, engine(server) as lm:
         lm.describe()
         server.fault("status", status=200, html=f"<p>Authorization: Bearer {KEY}</p>", p=1.0)
-        with pytest.raises(StoppedShort, match=r"no JSON: .*<key>") as error:
+        with pytest.raises(StoppedShort, match=r"is not JSON: .*<key>") as error:
             texts(lm)
     assert KEY[8:24] not in str(error.value)

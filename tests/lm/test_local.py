@@ -441,7 +441,7 @@ def test_a_prompt_without_room_is_too_long(tmp_path: Path, listed: PreTrainedTok
         max_position_embeddings=19,
     )
     lm = local(folder)
-    assert lm.about.context == 19  # of which the label prefix and a label take 3
+    assert lm.info.context_length == 19  # of which the label prefix and a label take 3
     fits = {
         "prompt": "x" * 5 + "Movie review:",
         "label_prefix": LABEL_PREFIX,
@@ -778,18 +778,18 @@ def test_the_fingerprint_changes_with_the_weights_and_with_what_else_changes_num
     tmp_path: Path, folders: dict[str, Path]
 ) -> None:
     model, tokenizer = plain(folders["gpt2-bytes"])
-    first = local(saved(tmp_path / "a", tokenizer, model)).about.fingerprint
+    first = local(saved(tmp_path / "a", tokenizer, model)).info.fingerprint
     copied = local(saved(tmp_path / "b", tokenizer, model))
-    assert copied.about.fingerprint == first, "the place does not count"
+    assert copied.info.fingerprint == first, "the place does not count"
     with torch.no_grad():
         model.transformer.ln_f.weight[0] += 1e-3
-    changed = local(saved(tmp_path / "c", tokenizer, model)).about.fingerprint
+    changed = local(saved(tmp_path / "c", tokenizer, model)).info.fingerprint
     half = LocalLM(
         LocalLMSettings(
             kind="local", model=str(tmp_path / "a"), dtype="bfloat16", device="cpu", batch_size=4
         )
-    ).about.fingerprint
-    block = local(tmp_path / "a", 5).about.fingerprint
+    ).info.fingerprint
+    block = local(tmp_path / "a", 5).info.fingerprint
     assert len({first, changed, half, block}) == 4
 
 
@@ -797,11 +797,11 @@ def test_tokens_are_counted_as_they_are_read(folder: Path) -> None:
     lm = local(folder)
     (completion,) = answers(lm, [request(max_tokens=1)])
     assert (
-        lm.about.count_tokens(OPEN_PROMPTS[0])
+        lm.info.count_tokens(OPEN_PROMPTS[0])
         == completion.prompt_tokens
         == len(AutoTokenizer.from_pretrained(folder)(OPEN_PROMPTS[0])["input_ids"])
     )
-    assert (lm.about.context, lm.about.block) == (512, 4)
+    assert (lm.info.context_length, lm.info.block_size) == (512, 4)
 
 
 def test_a_folder_that_is_not_there_is_said_to_be_missing(tmp_path: Path) -> None:

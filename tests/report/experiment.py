@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rows import trial
 
-from gpt3mix_cli.records import Augmented, Example, Reject, write
+from gpt3mix_cli.records import Augmented, Example, Reject, write_records
 
 HOSTILE = "</script><script>window.hurt=1</script><img src=x onerror='window.hurt=1'> {{7*7}} ${7*7} =1+1 \x1b[31m \u202eback\u2028 & <b>bold</b>"
 
@@ -25,9 +25,9 @@ def experiment(
                 )
                 for number in range(4)
             ]
-            write(place / "train.jsonl", real)
+            write_records(place / "train.jsonl", real)
             for method, source in (("gpt3mix", "exact"), ("eda", "parent")):
-                write(
+                write_records(
                     place / f"{method}.jsonl",
                     [_row(number, seed, method, source, hostile) for number in range(rows)],
                 )
@@ -49,7 +49,7 @@ def experiment(
                     detail="60 tokens",
                 ),
             ]
-            write(place / "gpt3mix.rejects.jsonl", rejects)
+            write_records(place / "gpt3mix.rejects.jsonl", rejects)
             for method, gain in (("none", 0.0), ("gpt3mix", 0.1), ("eda", 0.02)):
                 trials = [
                     trial(
@@ -61,7 +61,7 @@ def experiment(
                     )
                     for number in (seed, seed + 2)
                 ]
-                write(place / "trials" / f"{method}.linear.jsonl", trials)
+                write_records(place / "trials" / f"{method}.linear.jsonl", trials)
                 epochs = [
                     {"trial": row.trial, "epoch": at, "valid_accuracy": 0.5 + at / 20}
                     for row in trials

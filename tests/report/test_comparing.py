@@ -8,12 +8,12 @@ import pytest
 from rows import cell, trial
 
 from gpt3mix_cli.errors import UserError
-from gpt3mix_cli.records import Trial, write
+from gpt3mix_cli.records import Trial, write_records
 from gpt3mix_cli.report import Report, report
 
 
 def made(tmp_path: Path, trials: list[Trial], **options: Any) -> Report:
-    write(tmp_path / "trials" / "all.jsonl", trials)
+    write_records(tmp_path / "trials" / "all.jsonl", trials)
     return report([tmp_path], tmp_path / "report", title="t", **options)
 
 
@@ -399,7 +399,7 @@ def test_what_settings_differ_in_is_read_from_the_manifests(tmp_path: Path) -> N
 
     for name, rate, settings in (("a", 3e-5, "a" * 16), ("b", 1e-4, "b" * 16)):
         path = tmp_path / name / "trials" / "none.linear.jsonl"
-        write(path, cell([0.5, 0.6], settings=settings))
+        write_records(path, cell([0.5, 0.6], settings=settings))
         manifest = Manifest(
             stage="train",
             output=path.name,
@@ -434,7 +434,7 @@ def test_failed_trials_are_listed_with_their_reasons(tmp_path: Path) -> None:
 
 
 def test_a_trial_that_failed_and_was_done_again_elsewhere_counts_as_done(tmp_path: Path) -> None:
-    write(tmp_path / "a" / "trials" / "none.linear.jsonl", [trial(0, None), trial(1, 0.5)])
-    write(tmp_path / "b" / "trials" / "none.linear.jsonl", [trial(0, 0.6)])
+    write_records(tmp_path / "a" / "trials" / "none.linear.jsonl", [trial(0, None), trial(1, 0.5)])
+    write_records(tmp_path / "b" / "trials" / "none.linear.jsonl", [trial(0, 0.6)])
     (only,) = report([tmp_path / "a", tmp_path / "b"], tmp_path / "r", title="t").cells
     assert (only.n, only.failed) == (2, 0)

@@ -16,7 +16,7 @@ from rows import cell, trial
 
 from gpt3mix_cli.errors import NO_CALLBACKS, UserError
 from gpt3mix_cli.files import append
-from gpt3mix_cli.records import Augmented, Example, Trial, to_line, write
+from gpt3mix_cli.records import Augmented, Example, Trial, to_json_line, write_records
 from gpt3mix_cli.report import ReportInput, compare, paper, report
 from gpt3mix_cli.report.load_trials import _fast, _slow, load_trials
 from gpt3mix_cli.report.render.latex import tex
@@ -79,10 +79,10 @@ def test_a_row_that_is_no_trial_is_named_with_its_line_and_key(
 ) -> None:
     path = tmp_path / "trials.jsonl"
     path.write_text(
-        to_line(trial(0))
+        to_json_line(trial(0))
         + json.dumps({**trial(1).model_dump(), **change})
         + "\n"
-        + to_line(trial(2))
+        + to_json_line(trial(2))
     )
     with pytest.raises(UserError, match=message) as caught:
         load_trials([path], (), {}, NO_CALLBACKS)
@@ -117,7 +117,7 @@ def test_rows_that_two_processes_append_are_all_read(tmp_path: Path) -> None:
 
 def _append(path: Path, numbers: range) -> None:
     for number in numbers:
-        append(path, to_line(trial(number)))
+        append(path, to_json_line(trial(number)))
 
 
 # LaTeX ---------------------------------------------------------------------------------------------------------------
@@ -159,7 +159,7 @@ def test_table_tex_has_the_papers_shape(tmp_path: Path) -> None:
             *cell([0.6, 0.7], classifier=c, method="gpt3mix"),
         ]
     ]
-    write(tmp_path / "trials.jsonl", rows)
+    write_records(tmp_path / "trials.jsonl", rows)
     report([tmp_path / "trials.jsonl"], tmp_path, title="t")
     lines = (tmp_path / "table.tex").read_text("utf-8").splitlines()
     assert r" &  &  & \multicolumn{2}{c}{bert} & \multicolumn{2}{c}{distilbert} \\" in lines
@@ -188,7 +188,7 @@ def test_no_text_is_a_command_of_tex(text: str) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="pdflatex is not installed")
 def test_table_tex_compiles(tmp_path: Path) -> None:
-    write(tmp_path / "trials.jsonl", sweeping())
+    write_records(tmp_path / "trials.jsonl", sweeping())
     report([tmp_path / "trials.jsonl"], tmp_path, title="t", with_paper=True)
     (tmp_path / "main.tex").write_text(
         "\\documentclass{article}\n\\usepackage{booktabs}\n\\begin{document}\n\\input{table.tex}\n\\end{document}\n"
@@ -230,9 +230,11 @@ def test_samples_stand_below_their_parents_one_for_each_mixture_of_labels(tmp_pa
         )
         for i, names in enumerate(parents)
     ]
-    write(folder / "train.jsonl", real)
-    write(folder / "gpt3mix.jsonl", made)
-    write(folder / "trials" / "gpt3mix.linear.jsonl", [trial(0, method="gpt3mix", n_synthetic=4)])
+    write_records(folder / "train.jsonl", real)
+    write_records(folder / "gpt3mix.jsonl", made)
+    write_records(
+        folder / "trials" / "gpt3mix.linear.jsonl", [trial(0, method="gpt3mix", n_synthetic=4)]
+    )
     result = report([tmp_path], tmp_path / "r", title="t")
     assert [sample.id for sample in result.samples] == ["s0", "s2", "s1"]
     assert result.samples[1].parents == [("text <b>p1</b>", "pos"), ("text <b>n1</b>", "neg")]
@@ -252,7 +254,7 @@ def differ(tmp_path: Path) -> Callable[..., list[Any]]:
 
     def run(first: list[Trial], second: list[Trial]) -> list[Any]:
         for name, rows in (("a", first), ("b", second)):
-            write(tmp_path / name / "trials.jsonl", rows)
+            write_records(tmp_path / name / "trials.jsonl", rows)
         sides = [ReportInput(name, [tmp_path / name], [], tmp_path / name) for name in ("a", "b")]
         return compare(*sides, tmp_path / "d").differences
 
@@ -310,7 +312,7 @@ def test_differences_are_numbers_in_the_csv(
 
 def test_two_runs_of_one_name_are_told_apart_in_the_table(tmp_path: Path) -> None:
     for name, gain in (("a", 0.0), ("b", 0.1)):
-        write(tmp_path / name / "run" / "trials.jsonl", cell([0.5 + gain, 0.6 + gain]))
+        write_records(tmp_path / name / "run" / "trials.jsonl", cell([0.5 + gain, 0.6 + gain]))
     sides = [ReportInput("run", [tmp_path / name / "run"], [], tmp_path) for name in ("a", "b")]
     (table,) = compare(*sides, tmp_path / "d").sheets
     names = [heading[-1] for heading in table.headings]
@@ -405,7 +407,7 @@ def test_ours_stands_beside_the_printed_figure(tmp_path: Path) -> None:
         *cell([0.6, 0.62], classifier="bert-base-uncased", task="SST-2"),
         *cell([0.7, 0.72], classifier="bert-base-uncased", method="gpt3mix", task="SST-2"),
     ]
-    write(tmp_path / "trials.jsonl", rows)
+    write_records(tmp_path / "trials.jsonl", rows)
     result = report([tmp_path / "trials.jsonl"], tmp_path, title="t", with_paper=True)
     ours = {
         (row.task, row.level, row.column): row
@@ -434,7 +436,7 @@ def test_ours_stands_beside_the_printed_figure(tmp_path: Path) -> None:
 def test_variants_stand_in_the_columns_of_the_ablations(
     tmp_path: Path, variant: dict[str, Any], table: int, column: str
 ) -> None:
-    write(
+    write_records(
         tmp_path / "trials.jsonl",
         cell([0.6, 0.62], classifier="distilbert", method="gpt3mix", variant=variant),
     )
@@ -457,7 +459,7 @@ def test_of_a_sweep_over_the_ratio_too_the_papers_ratio_stands_beside_the_figure
             n_synthetic=70 * ratio,
             variant=swept,
         )
-    write(tmp_path / "trials.jsonl", rows)
+    write_records(tmp_path / "trials.jsonl", rows)
     result = report([tmp_path / "trials.jsonl"], tmp_path, title="t", with_paper=True)
     assert [
         (row.column, row.ours, row.ours_ratio, row.fitting)
@@ -470,7 +472,7 @@ def test_of_a_sweep_over_the_ratio_too_the_papers_ratio_stands_beside_the_figure
 
 
 def test_another_classifier_and_task_are_said_to_be_others(tmp_path: Path) -> None:
-    write(
+    write_records(
         tmp_path / "trials.jsonl",
         [*cell([0.6, 0.62]), *cell([0.6], task="tickets", level="8/class")],
     )

@@ -17,7 +17,7 @@ from rows import cell, trial
 
 import gpt3mix_cli
 from gpt3mix_cli.errors import NO_CALLBACKS, Callbacks, UserError
-from gpt3mix_cli.records import Trial, write
+from gpt3mix_cli.records import Trial, write_records
 from gpt3mix_cli.report import analyze, parse_row_limit, report
 from gpt3mix_cli.report.artifacts import load_artifacts
 from gpt3mix_cli.report.charts import build_charts, looks
@@ -250,14 +250,14 @@ def test_plots_are_there_where_there_is_data_for_them(made: tuple[Report, Path])
 
 
 def test_trials_alone_have_no_plots_of_rows(tmp_path: Path) -> None:
-    write(tmp_path / "trials.jsonl", cell([0.5, 0.6, 0.7]))
+    write_records(tmp_path / "trials.jsonl", cell([0.5, 0.6, 0.7]))
     made = report([tmp_path / "trials.jsonl"], tmp_path, title="t")
     assert [chart.name for chart in made.charts] == ["accuracy-level"]
     assert 'id="rows"' not in (tmp_path / "report.html").read_text("utf-8")
 
 
 def test_a_report_without_a_figure_has_no_plot(tmp_path: Path) -> None:
-    write(tmp_path / "trials.jsonl", [trial(0, None)])
+    write_records(tmp_path / "trials.jsonl", [trial(0, None)])
     made = report([tmp_path / "trials.jsonl"], tmp_path, title="t")
     assert not made.charts
     assert not list(tmp_path.glob("*.png"))
@@ -278,7 +278,7 @@ def swept(ratios: tuple[object, ...]) -> list[Trial]:
 def test_a_sweep_is_plotted_in_the_order_of_its_values_with_what_it_leaves_alone(
     tmp_path: Path,
 ) -> None:
-    write(tmp_path / "trials.jsonl", swept((10, 1, 3)))
+    write_records(tmp_path / "trials.jsonl", swept((10, 1, 3)))
     made = analyze([tmp_path / "trials.jsonl"], title="t")
     chart = next(
         chart for chart in build_charts(made, made.beside) if chart.name == "accuracy-ratio"
@@ -299,7 +299,7 @@ def test_levels_stand_in_the_order_of_their_size(tmp_path: Path) -> None:
         for level, size in (("full", 900), ("8/class", 16), ("10%", 90))
         for row in cell([0.5, 0.6], level=level, n_train=size)
     ]
-    write(tmp_path / "trials.jsonl", rows)
+    write_records(tmp_path / "trials.jsonl", rows)
     made = analyze([tmp_path / "trials.jsonl"], title="t")
     assert [point.at for point in build_charts(made, made.beside)[0].points] == [
         "8/class",
@@ -309,7 +309,7 @@ def test_levels_stand_in_the_order_of_their_size(tmp_path: Path) -> None:
 
 
 def test_figures_are_those_of_the_cells(tmp_path: Path) -> None:
-    write(
+    write_records(
         tmp_path / "trials.jsonl",
         [*cell([0.5, 0.52, 0.54]), *cell([0.6, 0.65, 0.61], method="eda")],
     )
@@ -360,7 +360,7 @@ def test_a_method_has_one_look_everywhere_and_what_is_told_apart_differs() -> No
     "name", ["_hidden", "$x^2$ \\frac", "中文", "x" * 90, "a\nb\x1b", "'\"<&>"]
 )
 def test_names_from_data_do_no_harm_in_plots(tmp_path: Path, name: str) -> None:
-    write(
+    write_records(
         tmp_path / "trials.jsonl",
         [
             *cell([0.5, 0.6]),

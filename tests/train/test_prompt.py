@@ -12,14 +12,13 @@ from endpoint_lm import engine, truth
 from endpoint_server import Server, serving
 
 from gpt3mix_cli.cli_options import trainings_of
-from gpt3mix_cli.config import load
+from gpt3mix_cli.config import load_experiments
 from gpt3mix_cli.errors import Callbacks, StoppedShort, UserError
 from gpt3mix_cli.grid import Grid
-from gpt3mix_cli.lm import LM, Completion, Request, Scores, open_lm
-from gpt3mix_cli.lm.journal import Journaled
+from gpt3mix_cli.lm import LM, Completion, JournaledLM, Request, Scores, open_lm
 from gpt3mix_cli.method.labels import CONTENT_FREE, soft_label
 from gpt3mix_cli.method.prompt import choices, prompt, to_label
-from gpt3mix_cli.records import Augmented, Example, Trial, read
+from gpt3mix_cli.records import Augmented, Example, Trial, read_records
 from gpt3mix_cli.settings import LocalLMSettings, PromptSettings, Task, generator
 from gpt3mix_cli.train import open_prompt_classifier
 from gpt3mix_cli.train.prompt import PromptClassifier, in_turn
@@ -42,7 +41,7 @@ class Watched:
 
     def __init__(self, lm: LM, context: int | None = None) -> None:
         self._lm, self.asked, self.calls = lm, list[str](), list[int]()
-        self.about = replace(lm.about, context=context or lm.about.context)
+        self.info = replace(lm.info, context_length=context or lm.info.context_length)
 
     def complete(self, requests: Sequence[Request]) -> list[Completion]:
         raise AssertionError("a classifier writes nothing")
@@ -107,21 +106,21 @@ def test_examples_take_the_classes_in_turn_and_are_those_of_the_seed(task: Task,
 
 def test_fit_shows_as_many_as_the_context_holds_and_keeps_the_last_ones(task: Task, lm: LM) -> None:
     """One example more would not fit, and a longer text leaves room for fewer."""
-    room = lm.about.count_tokens(to_label(task, ROWS[:5], TEXTS[1])) + 8
+    room = lm.info.count_tokens(to_label(task, ROWS[:5], TEXTS[1])) + 8
     watched = Watched(lm, room)
     classifier = prompting(task, watched)
     classifier.fit(ROWS, [], 7)
     classifier.predict_proba(TEXTS)
     order = in_turn(ROWS, generator(7, "prompt examples"))
-    limit = room - max(map(lm.about.count_tokens, choices(task)))
+    limit = room - max(map(lm.info.count_tokens, choices(task)))
     numbers = {}
     for asked in watched.asked:
         text = next(text for text in TEXTS if text.split()[-1] in asked.splitlines()[-1])
         numbers[text] = len(lines(asked))
         assert asked == to_label(task, order[len(order) - numbers[text] :], text)
-        assert lm.about.count_tokens(asked) <= limit
+        assert lm.info.count_tokens(asked) <= limit
         assert (
-            lm.about.count_tokens(to_label(task, order[len(order) - numbers[text] - 1 :], text))
+            lm.info.count_tokens(to_label(task, order[len(order) - numbers[text] - 1 :], text))
             > limit - 4
         )
     assert 4 <= numbers[TEXTS[1]] <= 6
@@ -137,7 +136,7 @@ def test_a_text_longer_than_the_context_is_cut_and_told(task: Task, lm: LM) -> N
         "1 of 2 texts do not fit the LM's context and are cut",
         "1 of 2 prompts hold fewer than 2 examples, for want of rows or of room in the context",
     ]
-    assert all(lm.about.count_tokens(asked) <= 200 for asked in watched.asked)
+    assert all(lm.info.count_tokens(asked) <= 200 for asked in watched.asked)
     assert watched.asked[-1].startswith(prompt(task, ()) + " very long very long very long")
 
 
@@ -148,7 +147,7 @@ def test_tokens_are_those_of_the_prompts_and_begin_anew_with_each_fit(task: Task
         classifier.fit(ROWS, [], 0)
         watched.asked.clear()
         classifier.predict_proba(TEXTS * 3)
-        assert classifier.tokens == sum(map(lm.about.count_tokens, watched.asked)) > 100
+        assert classifier.tokens == sum(map(lm.info.count_tokens, watched.asked)) > 100
     assert (
         watched.calls == [4, 4, 1] * 2
     )  # block by block, so that the journal keeps what was answered
@@ -174,7 +173,7 @@ def test_calibration_divides_by_what_the_labels_have_without_content(task: Task,
         )
         assert row.tolist() == pytest.approx(list(probs.values()), abs=1e-4)
     assert len(watched.asked) == len(TEXTS) + len(CONTENT_FREE)  # once for all texts
-    assert classifier.tokens == sum(map(lm.about.count_tokens, watched.asked))
+    assert classifier.tokens == sum(map(lm.info.count_tokens, watched.asked))
 
 
 def test_a_random_lm_that_does_not_follow_the_prompt_is_told_of(task: Task, tiny_lm: Path) -> None:
@@ -196,7 +195,7 @@ task:
   text_type: movie review
 subsample: {levels: [2/class], seeds: 1}
 lm: {kind: local, model: TINY, batch_size: 4}
-augment: {ratio: 1, draws: per-trial}
+augment: {ratio: 1, synthetic_sets: per-trial}
 baselines: [{kind: aeda}]
 classifiers: [{kind: linear}, {kind: prompt, examples: 2}]
 trials: 2
@@ -215,7 +214,7 @@ def grid(tmp_path: Path, tiny_lm: Path) -> tuple[Grid, list[str]]:
     (tmp_path / "icl.yaml").write_text(EXPERIMENT.replace("TINY", str(tiny_lm)))
     told: list[str] = []
     return Grid(
-        load(tmp_path / "icl.yaml"),
+        load_experiments(tmp_path / "icl.yaml"),
         tmp_path / "results",
         callbacks=Callbacks(warn=told.append),
     ), told
@@ -243,14 +242,14 @@ def test_an_experiment_prompts_with_real_rows_only_and_says_what_it_costs(
         "none.linear.jsonl",
         "none.prompt.jsonl",
     ]
-    rows = list(read(folder / "none.prompt.jsonl", Trial))
+    rows = list(read_records(folder / "none.prompt.jsonl", Trial))
     assert [row.trial for row in rows] == [0, 1]
     for row in rows:
         assert row.tokens_per_prediction == row.tokens / 5 > 50
         assert (row.n_synthetic, row.valid_accuracy, row.n_test) == (0, None, 5)
-    assert {row.tokens_per_prediction for row in read(folder / "none.linear.jsonl", Trial)} == {
-        None
-    }
+    assert {
+        row.tokens_per_prediction for row in read_records(folder / "none.linear.jsonl", Trial)
+    } == {None}
     assert any("prompt: each prediction costs" in remark for remark in grid_.report().remarks)
     journal = (folder / "none.prompt.journal.sqlite").stat().st_size
     assert journal > 0
@@ -264,7 +263,7 @@ def test_an_experiment_prompts_with_real_rows_only_and_says_what_it_costs(
             [arguments[0] for stage, arguments in steps if stage == "train"]
         )
     ] == [2, 2, 2]
-    assert list(read(folder / "none.prompt.jsonl", Trial))[1].accuracy == rows[1].accuracy
+    assert list(read_records(folder / "none.prompt.jsonl", Trial))[1].accuracy == rows[1].accuracy
 
 
 def test_other_methods_are_left_out_and_that_is_said(grid: tuple[Grid, list[str]]) -> None:
@@ -334,7 +333,7 @@ def test_an_endpoint_labels_side_by_side_and_tells_what_that_took(
     for _ in range(2):
         with (
             engine(server, prices=str(tmp_path / "prices.yaml")) as lm,
-            closing(Journaled(lm, tmp_path / "journal.sqlite")) as journal,
+            closing(JournaledLM(lm, tmp_path / "journal.sqlite")) as journal,
         ):
             journal.describe()
             server.reset()
@@ -373,10 +372,13 @@ def test_a_budget_that_is_used_up_keeps_what_was_answered(
         "baselines=[]",
     ]
     for budget, ended in (("{requests: 12}", False), ("null", True)):
-        one = Grid(load(config, [*over, f"budget={budget}"]), grid[0].out, jobs=1)
+        one = Grid(load_experiments(config, [*over, f"budget={budget}"]), grid[0].out, jobs=1)
         items = list(one.run())
         one.close()
         assert any(isinstance(item, StoppedShort) for item in items) is not ended
     (spot,) = one.spots()
-    assert [row.status for row in read(spot.trials("none", "prompt"), Trial)] == ["ok", "ok"]
+    assert [row.status for row in read_records(spot.trials("none", "prompt"), Trial)] == [
+        "ok",
+        "ok",
+    ]
     assert server.twice() == []

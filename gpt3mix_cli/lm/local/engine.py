@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ...errors import UserError
-from ...files import model_sha
-from ...pretrained import lm_path, loaded
+from ...files import hash_model
+from ...pretrained import lm_path, load_model, load_pretrained, out_of_memory, resolve_device
 from ...settings import LocalLMSettings, fingerprint
-from ..port import About, Completion, Hypothesis, Request, Scores, blocks
+from ..port import Completion, Hypothesis, LMInfo, Request, Scores, split_into_blocks
 from .tokenization import Tokens
 
 if TYPE_CHECKING:
@@ -31,12 +31,7 @@ CACHE = 2 << 30  # bytes of keys and values on a CPU, where nobody says how many
 SIDE_BY_SIDE = {
     "cpu": 64
 }  # rows: more of them no longer fit a processor's caches, and cost more a row
-OUT_OF_MEMORY = (
-    "out of memory",
-    "can't allocate memory",
-    "not enough memory",
-    "ALLOC_FAILED",
-)  # how devices without an error class say it
+HINT = "give `bundled`, the folder of a causal LM, or a hub id that can be reached"
 OF_FREE = 0.6  # of a GPU's free memory for keys, values and logits
 
 
@@ -53,7 +48,8 @@ class LocalLM:
 
         self._settings, self._side_by_side = settings, settings.batch_size
         self._place = lm_path(settings.model)
-        self._device = torch.device(_device(settings.device))
+        self._what = f"lm.model {self._place}: cannot be loaded as a causal LM"
+        self._device = torch.device(resolve_device(settings.device, "lm.device"))
         # bfloat16 on a CPU moves labels by more than 2e-3 (scripts/bench/augment.py), which its speed does not make up for.
         auto = "float32" if self._device.type == "cpu" else "bfloat16"
         self._dtype = auto if settings.dtype == "auto" else settings.dtype
@@ -71,19 +67,21 @@ class LocalLM:
             tokenizer.model_max_length,
         ]
         weights = (
-            model_sha(folder)
+            hash_model(folder)
             if folder.is_dir()
             else fingerprint(
                 [self._place, getattr(self._config, "_commit_hash", None) or settings.revision]
             )
         )
-        self.about = About(
+        self.info = LMInfo(
             model=settings.model,
             fingerprint=fingerprint(
                 [weights, self._dtype, self._device.type, settings.batch_size, CACHE_VERSION]
             ),
-            context=min((limit for limit in limits if limit and limit < ENDLESS), default=ENDLESS),
-            block=settings.batch_size,
+            context_length=min(
+                (limit for limit in limits if limit and limit < ENDLESS), default=ENDLESS
+            ),
+            block_size=settings.batch_size,
             count_tokens=lambda text: len(self._tokens.encode(text)),
             details=f"{self._dtype} on {self._device.type}, blocks of up to {settings.batch_size}",
         )
@@ -92,16 +90,15 @@ class LocalLM:
     def _model(self) -> Any:
         import torch
 
-        model, info = self._loaded(
-            "AutoModelForCausalLM", dtype=getattr(torch, self._dtype), output_loading_info=True
+        model = load_model(
+            "AutoModelForCausalLM",
+            self._place,
+            self._what,
+            HINT,
+            device=str(self._device),
+            revision=self._settings.revision,
+            dtype=getattr(torch, self._dtype),
         )
-        if missing := sorted(info["missing_keys"]):
-            # The library would draw them at random, and write and score nonsense without a word.
-            message = f"lm.model {self._place}: {len(missing)} weights of a causal LM are missing, such as {missing[0]}"
-            raise UserError(
-                message,
-                "give the folder or hub id of a causal LM, with its language-modelling head",
-            )
         self._refuse_others(model)
         configured = model.generation_config.eos_token_id
         self._tokens.ends |= {
@@ -109,15 +106,7 @@ class LocalLM:
             for token in (configured if isinstance(configured, list) else [configured])
             if token is not None
         }
-        try:
-            return model.to(self._device).eval()
-        except torch.OutOfMemoryError:
-            message = (
-                f"lm.model {self._place}: the memory of {self._device} does not hold the weights"
-            )
-            raise UserError(
-                message, "use a smaller model, lm.dtype: bfloat16, or another lm.device"
-            ) from None
+        return model
 
     def _refuse_others(self, model: Any) -> None:
         from transformers import DynamicCache
@@ -147,20 +136,20 @@ class LocalLM:
     def _decoder(self) -> "Decoder":
         from .decoder import Decoder
 
-        return Decoder(self._model, self._tokens, self.about.context)
+        return Decoder(self._model, self._tokens, self.info.context_length)
 
-    def _loaded(self, part: str, **options: Any) -> Any:
-        what = f"lm.model {self._place}: cannot be loaded as a causal LM"
-        hint = "give `bundled`, the folder of a causal LM, or a hub id that can be reached"
-        return loaded(part, self._place, what, hint, revision=self._settings.revision, **options)
+    def _loaded(self, part: str) -> Any:
+        return load_pretrained(
+            part, self._place, self._what, HINT, revision=self._settings.revision
+        )
 
     def describe(self) -> str:
         """Return what it runs on; it can do everything."""
-        return f"{self.about.details}, label scores exact"
+        return f"{self.info.details}, label scores exact"
 
     def complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Yield the answers, block by block."""
-        for block in blocks(requests, self.about.block):
+        for block in split_into_blocks(requests, self.info.block_size):
             searched = iter(self._search([request for request in block if request.beams]))
             written = iter(self._write([request for request in block if not request.beams]))
             yield from (next(searched if request.beams else written) for request in block)
@@ -178,11 +167,11 @@ class LocalLM:
         ]
         for row in rows:
             needed = len(row.prompt) + max(map(len, row.choices))
-            if needed > self.about.context:
-                message = f"lm.model {self.about.model}: a text to be scored has {needed} tokens, the context {self.about.context}"
+            if needed > self.info.context_length:
+                message = f"lm.model {self.info.model}: a text to be scored has {needed} tokens, the context {self.info.context_length}"
                 raise UserError(message, "shorten it, or use another LM")
-        for start in range(0, len(rows), self.about.block):
-            self._run(rows[start : start + self.about.block])
+        for start in range(0, len(rows), self.info.block_size):
+            self._run(rows[start : start + self.info.block_size])
         return [Scores(tuple(row.scores or ())) for row in rows]
 
     # Writing ---------------------------------------------------------------------------------------------------------
@@ -217,7 +206,7 @@ class LocalLM:
             + request.max_tokens
             + label_prefix
             + max(map(len, row.choices), default=0)
-            <= self.about.context
+            <= self.info.context_length
         )
 
     def _choices(self, label_prefix: str, choices: Sequence[str]) -> list[list[int]]:
@@ -274,15 +263,13 @@ class LocalLM:
             )
             try:
                 return work(many)
-            except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not isinstance(error, torch.OutOfMemoryError) and not any(
-                    words in str(error) for words in OUT_OF_MEMORY
-                ):
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
                     raise
             if many <= least:
                 held = "a single text" if least == 1 else f"{least} beams of a single text"
                 raise UserError(
-                    f"lm.model {self.about.model}: the memory does not hold {held}",
+                    f"lm.model {self.info.model}: the memory does not hold {held}",
                     "use a smaller model, or another lm.device",
                 )
             self._side_by_side = many // 2
@@ -328,7 +315,8 @@ class LocalLM:
         ):
             asked = [(request, self._tokens.encode(request.prompt)) for request in group]
             fitting = [
-                len(prompt) + request.max_tokens <= self.about.context for request, prompt in asked
+                len(prompt) + request.max_tokens <= self.info.context_length
+                for request, prompt in asked
             ]
             found = iter(
                 self._lines([one for one, fits in zip(asked, fitting, strict=True) if fits])
@@ -362,18 +350,3 @@ class LocalLM:
             most=len(prompts) * width,
             least=width,
         )
-
-
-def _device(name: str) -> str:
-    import torch
-
-    if name != "auto":
-        try:
-            torch.empty(0, device=name)
-        except (RuntimeError, AssertionError) as error:
-            raise UserError(
-                f"lm.device: '{name}' cannot be used: {str(error).splitlines()[0]}",
-                "use auto, cpu, or a device that `gpt3mix check` lists",
-            ) from None
-        return name
-    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ...errors import StoppedShort, UserError
 from ...settings import OpenAISettings
-from ..journal import Batch, Journal, Row, Spent
+from ..journal import AnswerRow, Batch, Journal, SpendingRow
 from .batch_files import (
     KeyedCall,
     max_completion_tokens,
@@ -84,7 +84,7 @@ class BatchRunner:
         in_progress = await self._collect_ended(calls_by_key)
         missing = self._without_answer(list(calls_by_key))
         own_batches = self._journal.batches()
-        elsewhere = _open_keys(self._journal.batches_elsewhere())
+        elsewhere = _open_keys(self._journal.sibling_batches())
         if self._settings.batch:
             submitted = elsewhere.union(*(batch.keys for batch in own_batches))
             await self._submit(
@@ -101,7 +101,7 @@ class BatchRunner:
         missing: list[str] = []
         for start in range(0, len(keys), KEYS_PER_COMMIT):
             part = keys[start : start + KEYS_PER_COMMIT]
-            answered = self._journal.found(part)
+            answered = self._journal.lookup(part)
             missing += [key for key in part if key not in answered]
         return missing
 
@@ -135,7 +135,7 @@ class BatchRunner:
             lambda client: client.files.create(file=(name, content), purpose="batch")
         )
         batch = Batch(file.id, "", tuple(key for key, _, _ in lines))
-        self._journal.keep_batch(batch, (file.id, len(lines), limit.prompt, limit.completion, usd))
+        self._journal.store_batch(batch, (file.id, len(lines), limit.prompt, limit.completion, usd))
         endpoint: Any = f"/v1{calls[0].path}"
         # Not retried: if the answer is lost, the next run finds the batch at the provider.
         created = await self._request(
@@ -147,7 +147,7 @@ class BatchRunner:
             ),
             max_retries=0,
         )
-        self._journal.keep_batch(replace(batch, batch=created.id))
+        self._journal.store_batch(replace(batch, batch=created.id))
         return f"batch {created.id} ({endpoint})"
 
     # Collecting ------------------------------------------------------------------------------
@@ -166,7 +166,7 @@ class BatchRunner:
             except _BatchGone:
                 state = None
             if state is None or state.status == "failed":
-                self._journal.forget_batch(batch)
+                self._journal.delete_batch(batch)
                 self._budget.reload()
             if state and state.status == "failed":
                 self._raise_failed(state)
@@ -188,7 +188,7 @@ class BatchRunner:
 
         state = await self._request(search)
         if state:
-            self._journal.keep_batch(replace(batch, batch=state.id))
+            self._journal.store_batch(replace(batch, batch=state.id))
         return state
 
     async def _collect(
@@ -202,7 +202,7 @@ class BatchRunner:
             answers = [pair for pair in parsed if pair and pair[0] in keys]
             for start in range(0, len(answers), KEYS_PER_COMMIT):
                 self._store(answers[start : start + KEYS_PER_COMMIT], batch, calls_by_key)
-        self._journal.keep_batch(replace(batch, ended=True))
+        self._journal.store_batch(replace(batch, ended=True))
         self._budget.reload()
 
     async def _download(self, file: str) -> str:
@@ -219,8 +219,8 @@ class BatchRunner:
     ) -> None:
         """Commit answers as if they had been requested directly, at the price of a batch."""
         new = set(self._without_answer([key for key, _ in answers]))
-        rows: list[Row] = []
-        spent: list[Spent] = []
+        rows: list[AnswerRow] = []
+        spent: list[SpendingRow] = []
         for key, value in answers:
             if key not in new:
                 continue
@@ -232,7 +232,7 @@ class BatchRunner:
             rows.append((key, number, texts[0], texts[1]))
             usd = self._budget.cost(usage, batch=True)
             spent.append((key, 1, usage.prompt, usage.completion, usd))
-        self._journal.keep(rows, spent)
+        self._journal.store(rows, spent)
 
     # The provider ----------------------------------------------------------------------------
 

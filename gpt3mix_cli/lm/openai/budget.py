@@ -12,8 +12,8 @@ import pydantic
 
 from ...errors import StoppedShort, UserError, did_you_mean
 from ...settings import Budget, Settings
-from ..journal import paid
-from ..port import NOT_ASKED
+from ..journal import total_spent
+from ..port import REPLAY_ONLY
 from .responses import Usage
 
 TOKENS_PER_PRICE = 1_000_000
@@ -119,10 +119,8 @@ class BudgetTracker:
     def reload(self) -> None:
         """Sum the costs in the journals again: other runs may have spent too."""
         if self.budget:
-            totals = [paid(path) for path in self.journals()]
-            self.requests = sum(requests for requests, _, _, _ in totals)
-            self.tokens = sum(prompt + completion for _, prompt, completion, _ in totals)
-            self.usd = sum(usd for _, _, _, usd in totals)
+            spent = total_spent(*self.journals())
+            self.requests, self.tokens, self.usd = spent.requests, spent.tokens, spent.usd
 
     def cost(self, usage: Usage, batch: bool = False) -> float | None:
         """Return the cost of tokens in dollars; None if unknown."""
@@ -135,7 +133,7 @@ class BudgetTracker:
             StoppedShort: if the budget is used up, or nothing may be sent.
         """
         if self.replay_only:
-            raise StoppedShort(NOT_ASKED)
+            raise StoppedShort(REPLAY_ONLY)
         for name, used, limit in self._limits():
             if used >= limit:
                 raise StoppedShort(

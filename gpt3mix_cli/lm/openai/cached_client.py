@@ -12,7 +12,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
-from ..journal import Journal, Row, Spent
+from ..journal import AnswerRow, Journal, SpendingRow
 from .budget import BudgetTracker
 from .dispatcher import HttpDispatcher
 from .http_errors import RequestRefused
@@ -73,7 +73,7 @@ class CachedClient:
         """
         self._endpoint, self._dispatcher, self._budget = endpoint, dispatcher, budget
         self._journal, self._thread = journal, thread
-        self._pending: list[tuple[Row, Spent, asyncio.Future[None]]] = []
+        self._pending: list[tuple[AnswerRow, SpendingRow, asyncio.Future[None]]] = []
         self._committing = False
         self._in_flight: dict[str, asyncio.Future[Any]] = {}
 
@@ -87,7 +87,7 @@ class CachedClient:
 
     def cached(self, key: str) -> str | None:
         """Return the stored answer of a key as it came; None if there is none."""
-        return self._journal.found([key]).get(key) if self._journal else None
+        return self._journal.lookup([key]).get(key) if self._journal else None
 
     async def ask(
         self, call: Call, validate: Callable[[Any], object], tokens: int = 0
@@ -109,7 +109,7 @@ class CachedClient:
         usage = parse_usage(value)
         return Response(value, usage, self._budget.cost(usage, batch=bool(value.get("batch"))))
 
-    async def commit(self, row: Row, spent: Spent) -> None:
+    async def commit(self, row: AnswerRow, spent: SpendingRow) -> None:
         """Add what an answer cost to the budget and store it; it is on disk when this returns."""
         _, _, prompt_tokens, completion_tokens, usd = spent
         self._budget.add_usage(Usage(prompt_tokens, completion_tokens), usd)
@@ -132,7 +132,7 @@ class CachedClient:
                 return other.result()
         text = self.cached(key)
         if text is not None and self._journal is not None:
-            return self._journal.parsed(json.loads, text)
+            return self._journal.parse(json.loads, text)
         own = self._in_flight[key] = asyncio.get_running_loop().create_future()
         try:
             own.set_result(await self._fetch(key, request, call, validate, tokens))
@@ -171,7 +171,7 @@ class CachedClient:
             rows, spent = [row for row, _, _ in batch], [spent for _, spent, _ in batch]
             error: BaseException | None = None
             try:
-                await loop.run_in_executor(self._thread, journal.keep, rows, spent)
+                await loop.run_in_executor(self._thread, journal.store, rows, spent)
             except BaseException as failure:
                 error = failure
             for _, _, committed in batch:

@@ -64,8 +64,8 @@ def _label_cost(
         return len(request.choices), 1, separate
     if method == "vote":
         tokens = max(map(count_tokens, request.choices), default=0) + TOKEN_MARGIN
-        requests = 1 if supports_n else settings.votes
-        return requests, tokens * settings.votes // requests, separate
+        requests = 1 if supports_n else settings.num_votes
+        return requests, tokens * settings.num_votes // requests, separate
     return 1, 1, separate
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from ...errors import NO_CALLBACKS, Callbacks, UserError
 from ...settings import Budget, OpenAISettings, fingerprint
 from ..journal import Journal
-from ..port import About, Completion, CostModel, Request, Scores
+from ..port import Completion, CostModel, LMInfo, Request, Scores
 from .batch import BatchRunner
 from .budget import BudgetTracker, load_price
 from .cached_client import CachedClient, Response
@@ -43,7 +43,7 @@ class OpenAILM:
         settings: OpenAISettings,
         budget: Budget | None = None,
         journals: Callable[[], Sequence[Path]] = list,
-        asks: bool = True,
+        replay_only: bool = False,
         callbacks: Callbacks = NO_CALLBACKS,
     ) -> None:
         """Send nothing yet.
@@ -52,7 +52,7 @@ class OpenAILM:
             settings: of the endpoint.
             budget: what the experiment may spend.
             journals: returns the journals of earlier runs, whose costs count too.
-            asks: see `open_lm`.
+            replay_only: see `open_lm`.
             callbacks: receive warnings about servers that are busy or fail.
 
         Raises:
@@ -60,7 +60,7 @@ class OpenAILM:
         """
         self._settings = settings
         price, version = load_price(settings.model, settings.prices)
-        self._budget = BudgetTracker(price, budget, journals, replay_only=not asks)
+        self._budget = BudgetTracker(price, budget, journals, replay_only=replay_only)
         self._dispatcher = HttpDispatcher(settings, self._budget, callbacks)
         self._loop = BackgroundLoop(self._dispatcher.close)
         self._endpoint = settings.endpoint or settings.urls[0]
@@ -73,14 +73,14 @@ class OpenAILM:
             "model": settings.model,
             "api": settings.api,
             "label_source": settings.label_source,
-            "votes": settings.votes,
+            "votes": settings.num_votes,
             "extra": settings.extra,
         }
-        self.about = About(
+        self.info = LMInfo(
             model=settings.model,
             fingerprint=fingerprint([self._endpoint, options, CACHE_VERSION]),
-            context=settings.context,
-            block=1,
+            context_length=settings.context,
+            block_size=1,
             count_tokens=self._tokens.count,
             details=details + (f", prices of {version}" if version else ""),
         )
@@ -96,12 +96,12 @@ class OpenAILM:
             self._dispatcher,
             self._client,
             self._tokens,
-            capabilities_key(self.about.fingerprint),
+            capabilities_key(self.info.fingerprint),
             self._probed,
         )
         self._completer = Completer(self._settings, self._session)
 
-    def over(self, journal: Journal) -> "OpenAILM":
+    def with_journal(self, journal: Journal) -> "OpenAILM":
         """Return the same endpoint for another output; connections and budget are shared."""
         self._budget.reload()
         other = copy.copy(self)
@@ -139,7 +139,7 @@ class OpenAILM:
         if results and not any(scores for scores, _ in results):
             names = ", ".join(choice.strip() for choice in choices)
             raise UserError(
-                f"lm {self.about.model}: the server reports no probability for any of the labels "
+                f"lm {self.info.model}: the server reports no probability for any of the labels "
                 f"{names}",
                 "use another LM",
             )
@@ -159,7 +159,7 @@ class OpenAILM:
             "ids": " (by token ids)",
             "echo": " (of echoed prompts)",
             "top_logprobs": f" ({capabilities.top_logprobs} a token)",
-            "vote": f" of {self._settings.votes}",
+            "vote": f" of {self._settings.num_votes}",
         }.get(capabilities.label_method, "")
         refused = [name for name in capabilities.refused_fields if name not in NEUTRAL_SAMPLING]
         parts = [
@@ -180,8 +180,8 @@ class OpenAILM:
 
         Capabilities come from the journal; before a probe the likely ones are assumed.
         """
-        key = capabilities_key(self.about.fingerprint)
-        stored = journal.found([key]).get(key)
+        key = capabilities_key(self.info.fingerprint)
+        stored = journal.lookup([key]).get(key)
         capabilities = parse_capabilities(stored) if stored else None
         price = self._budget.price
         return estimate_cost(self._settings, price, capabilities, self._tokens.count, request)
@@ -197,7 +197,7 @@ class OpenAILM:
         """Return whether batches are in progress: they are paid, even if `lm.batch` is now off."""
         if self._journal is None:
             return False
-        batches = [*self._journal.batches(), *self._journal.batches_elsewhere()]
+        batches = [*self._journal.batches(), *self._journal.sibling_batches()]
         return not all(batch.ended for batch in batches)
 
     async def _run_batches(self, requests: Sequence[Request]) -> None:

@@ -116,10 +116,10 @@ class LabelScorer:
     async def _score_by_votes(self, query: LabelQuery) -> Scores | None:
         lengths = map(self._session.count_tokens, query.choices)
         max_tokens = max(lengths) + TOKEN_MARGIN
-        copies = self._settings.votes if query.capabilities.supports_n else 1
+        copies = self._settings.num_votes if query.capabilities.supports_n else 1
         n = copies if copies > 1 else None
         votes: list[str] = []
-        for vote in range(self._settings.votes // copies):
+        for vote in range(self._settings.num_votes // copies):
             body = self._body(query, max_tokens=max_tokens, temperature=1.0, seed=vote, n=n)
             texts = await self._send(query, body, f".{vote}", max_tokens * copies)
             votes += [text.text for text in texts]

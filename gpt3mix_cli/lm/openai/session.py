@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ...errors import UserError
-from ...pretrained import lm_path, loaded
+from ...pretrained import lm_path, load_pretrained
 from ...settings import OpenAISettings, fingerprint
 from .cached_client import CachedClient, PromptTooLong, Response
 from .capabilities import Capabilities, parse_capabilities
@@ -40,7 +40,7 @@ class TokenCounter:
 
     @functools.cached_property
     def _tokenizer(self) -> Any:
-        return loaded(
+        return load_pretrained(
             "AutoTokenizer",
             lm_path(self.name),
             f"lm.tokenizer {self.name}: cannot be loaded",

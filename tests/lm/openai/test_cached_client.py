@@ -112,7 +112,7 @@ def test_the_key_of_the_capabilities_does_not_change() -> None:
         OpenAISettings(kind="openai", model="tiny", base_url="http://localhost:1/v1", endpoint="e")
     )
     try:
-        assert lm.about.fingerprint == "1ff8da5c836906c9"
-        assert capabilities_key(lm.about.fingerprint) == "97d1c013e1735efd01be77d17ead246e"
+        assert lm.info.fingerprint == "1ff8da5c836906c9"
+        assert capabilities_key(lm.info.fingerprint) == "97d1c013e1735efd01be77d17ead246e"
     finally:
         lm.close()

@@ -8,7 +8,7 @@ import pytest
 from endpoint_lm import asked, engine
 from endpoint_server import Server, serving
 
-from gpt3mix_cli.lm.journal import Journal, Journaled
+from gpt3mix_cli.lm import Journal, JournaledLM
 from gpt3mix_cli.lm.openai.capabilities import Capabilities, parse_capabilities
 from gpt3mix_cli.lm.openai.session import capabilities_key
 
@@ -28,11 +28,11 @@ UNREADABLE = ["", "half a", "[1, 2]", "null", '{"surprise": 1}', '{"refused": 5}
 def probes_with(server: Server, path: Path, stored: str) -> int:
     """Return the requests of a probe, where a journal holds this for the capabilities."""
     with engine(server, endpoint="e") as lm:
-        key = capabilities_key(lm.about.fingerprint)
+        key = capabilities_key(lm.info.fingerprint)
         journal = Journal(path)
-        journal.keep([(key, None, "{}", stored)])
+        journal.store([(key, None, "{}", stored)])
         journal.close()
-        journaled = Journaled(lm, path)
+        journaled = JournaledLM(lm, path)
         list(journaled.complete(asked(3)))
         journaled.close()
     return sum((body.get("max_tokens") or 99) == 1 for body in server.bodies("/v1/completions"))
@@ -74,7 +74,7 @@ def test_a_run_probes_again_and_replaces_what_is_unreadable(text: str, tmp_path:
         assert probes_with(server, path, text) > 3
         server.reset()
         with engine(server, endpoint="e") as lm:
-            journaled = Journaled(lm, path)
+            journaled = JournaledLM(lm, path)
             list(journaled.complete(asked(3)))
             journaled.close()
         assert server.requests == 0

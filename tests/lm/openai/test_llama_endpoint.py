@@ -8,11 +8,11 @@ from endpoint_lm import engine
 from llama_server import Server, llama_server, model_as_gguf, needs_llama_server
 
 from gpt3mix_cli.augment.gpt3mix import choices, label_prefix, prompt
-from gpt3mix_cli.config import load as load_config
-from gpt3mix_cli.data import load
+from gpt3mix_cli.config import load_experiments
+from gpt3mix_cli.data import load_splits
 from gpt3mix_cli.grid import Grid
 from gpt3mix_cli.lm.local.engine import LocalLM
-from gpt3mix_cli.records import Augmented, read
+from gpt3mix_cli.records import Augmented, read_records
 from gpt3mix_cli.settings import LocalLMSettings, Task
 
 pytestmark = [pytest.mark.slow, needs_llama_server]
@@ -36,7 +36,7 @@ def _key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_its_shifted_echo_is_seen_and_its_labels_are_exact(server: Server, task: Task) -> None:
-    rows = load(task, 0).train
+    rows = load_splits(task, 0).train
     asked = [
         f"{prompt(task, rows[i : i + 2])} {rows[-1 - i].text}{label_prefix(task)}"
         for i in range(10)
@@ -63,14 +63,14 @@ def test_a_whole_run_makes_rows_whose_labels_are_the_local_engines(
         "augment: {ratio: 1, temperature: 0.9}\nclassifiers: [{kind: linear}]\ntrials: 1\n",
         encoding="utf-8",
     )
-    grid = Grid(load_config(path), tmp_path / "results", jobs=1)
+    grid = Grid(load_experiments(path), tmp_path / "results", jobs=1)
     try:
         assert not [item for item in grid.run() if isinstance(item, Exception)]
-        (spot,) = grid.spots()
+        (cell,) = grid.cells()
     finally:
         grid.close()
-    made = list(read(spot.synthetic("gpt3mix", 0), Augmented))
-    real = {row.id: row for row in load(task, 0).train}
+    made = list(read_records(grid.layout.synthetic_path(cell, "gpt3mix"), Augmented))
+    real = {row.id: row for row in load_splits(task, 0).train}
     assert len(made) == 20
     assert {row.label_source for row in made} == {"exact"}
     local = LocalLM(LocalLMSettings(kind="local", model="bundled"))

@@ -15,7 +15,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from gpt3mix_cli.augment.gpt3mix import choices, label_prefix, prompt
-from gpt3mix_cli.data import load
+from gpt3mix_cli.data import load_splits
 from gpt3mix_cli.lm.local.engine import LocalLM
 from gpt3mix_cli.settings import LocalLMSettings, Task
 
@@ -44,7 +44,7 @@ def local() -> LocalLM:
 
 
 def prompts(task: Task, k: int, many: int) -> list[str]:
-    rows = load(task, 0).train
+    rows = load_splits(task, 0).train
     return [prompt(task, rows[i * k : i * k + k]) for i in range(many)]
 
 
@@ -71,7 +71,7 @@ def test_both_cut_prompts_into_the_same_tokens(server: Server, task: Task) -> No
 def test_labels_have_the_local_engines_probabilities(
     server: Server, local: LocalLM, task: Task
 ) -> None:
-    rows = load(task, 0).train
+    rows = load_splits(task, 0).train
     asked = [
         f"{text} {rows[-1 - i].text}{label_prefix(task)}"
         for i, text in enumerate(prompts(task, 2, 40))

@@ -9,7 +9,7 @@ import pytest
 from endpoint_lm import CHOICES, LABEL_PREFIX, PROMPT, asked, engine, truth
 from endpoint_server import serving
 
-from gpt3mix_cli.lm.journal import Journal
+from gpt3mix_cli.lm import Journal
 from gpt3mix_cli.lm.openai import servers
 from gpt3mix_cli.lm.openai.capabilities import Capabilities
 from gpt3mix_cli.lm.openai.label_scores import score_top_logprobs
@@ -65,7 +65,7 @@ def test_a_server_with_raw_logprobs_needs_no_more_requests(
 def test_the_cost_model_has_the_further_request(tmp_path: Path) -> None:
     with serving(tempered=True) as server, engine(server) as lm:
         journal = Journal(tmp_path / "a.journal.sqlite")
-        lm.over(journal).describe()
+        lm.with_journal(journal).describe()
         further = [
             lm.cost_model(asked(1, temperature=temperature)[0], journal).label_requests
             for temperature in (1.0, 0.7)
