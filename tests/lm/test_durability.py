@@ -239,7 +239,7 @@ def test_a_budget_is_not_passed_by_more_than_what_is_under_way(
                 lm=f", concurrency: {at_once}, prices: {tmp_path}/prices.yaml",
             )
             with pytest.raises(
-                StoppedShort, match=rf"budget\.{name}: .* are already used (all runs)"
+                StoppedShort, match=rf"budget\.{name}: .* are already used"
             ) as error:
                 made(grid)
             assert error.value.exit_code == 3
