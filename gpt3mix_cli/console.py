@@ -34,7 +34,7 @@ from .layout import variant_name
 from .records import Augmented, Example, IncompleteOutput, StageResult, read_records
 
 if TYPE_CHECKING:
-    from .augment.card import Line
+    from .augment.card import Table4Row
     from .grid.check import Finding
     from .grid.estimates import Plan
     from .report import Report
@@ -153,21 +153,21 @@ class Display:
         """
         if not count or output == STDIO or self._json or not output.exists():
             return
-        from .augment.card import table4
+        from .augment.card import table4_rows
 
         parents = {} if source == STDIO else {row.id: row for row in read_records(source, Example)}
         for row in itertools.islice(read_records(output, Augmented), count):
-            texts = table4(row, parents, tokens)
+            texts = table4_rows(row, parents, tokens)
             for text in texts:
                 self._print_example(text, max(len(text.name) for text in texts) + 2)
             self._out.print()
 
-    def _print_example(self, text: "Line", width: int) -> None:
+    def _print_example(self, text: "Table4Row", width: int) -> None:
         labels = Text(", ").join(
             Text(label, "bold" if is_winner else "italic") for label, is_winner in text.labels
         )
         content = Text.assemble(" ".join(text.text.split()), " (", labels, ")")
-        name = Text(text.name.ljust(width), "bold cyan" if text.made else "dim")
+        name = Text(text.name.ljust(width), "bold cyan" if text.is_synthetic else "dim")
         if self._out.is_terminal:
             grid = Table.grid()
             grid.add_row(name, content)
@@ -288,11 +288,11 @@ class Display:
         augmented = [result for result in results if result.manifest.counts.get("statistics")]
         if self._quiet or not augmented:
             return
-        from .augment.statistics import figures
+        from .augment.statistics import describe_counts
 
         if len(augmented) == 1:
             manifest = augmented[0].manifest
-            for name, value in figures(manifest.counts, manifest.usd):
+            for name, value in describe_counts(manifest.counts, manifest.usd):
                 self._err.print(Text.assemble((f"  {name:<12} ", "dim"), value))
             return
         console = self._err

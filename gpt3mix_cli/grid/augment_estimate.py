@@ -10,7 +10,7 @@ from ..augment.gpt3mix import GPT3Mix
 from ..augment.statistics import Statistics
 from ..lm import CostModel, next_block_start
 from ..method.labels import CONTENT_FREE
-from ..method.prompt import item, one_line
+from ..method.prompt import render_example, to_one_line
 from ..records import Augmented, Example, Reject
 from ..settings import AugmentSettings, Task
 from .estimates import Usage
@@ -29,18 +29,18 @@ class ReplaySink(AugmentationSink):
 
     def __init__(self, examples: Sequence[Example]) -> None:
         """Start at zero; `examples` are the real rows."""
-        super().__init__(keep=id, statistics=Statistics(examples))
+        super().__init__(write_row=id, statistics=Statistics(examples))
         self.attempts: set[int | None] = set()
 
-    def take(self, row: Augmented) -> None:
+    def add_row(self, row: Augmented) -> None:
         """Count a row."""
         self.kept += 1
         self.attempts.add(row.request)
 
-    def reject(self, row: Reject) -> None:
+    def add_reject(self, reject: Reject) -> None:
         """Count a rejected row."""
-        self.reasons[row.reason] += 1
-        self.attempts.add(row.request)
+        self.rejected[reject.reason] += 1
+        self.attempts.add(reject.request)
 
 
 @dataclass
@@ -99,7 +99,7 @@ class SetEstimate:
         """Count the attempts."""
         sink = self.sink
         self.num_attempts = len(sink.attempts)
-        used = sink.kept + sink.reasons.total()
+        used = sink.kept + sink.rejected.total()
         self.answered = self.num_attempts * (1 + sink.spare / used) if used else 0.0
 
     @property
@@ -158,7 +158,7 @@ class PendingEstimator:
         if missing <= 0:
             return Usage()
         last = estimate.next_attempt + missing - 1
-        end = next_block_start(last, estimate.augmenter.block)
+        end = next_block_start(last, estimate.augmenter.block_size)
         begin = max(estimate.next_attempt, self._planned_until.get(estimate.stream, 0))
         self._planned_until[estimate.stream] = max(end, begin)
         if begin >= end:
@@ -188,15 +188,16 @@ class PendingEstimator:
             self._remark(f"rows: {answers.kept} of {answers.attempts} answers so far were kept")
             return answers.kept / answers.attempts
         self._remark(f"rows: no answers yet, so {REJECT_RATE:.0%} are assumed to be rejected")
-        return estimate.augmenter.rows * (1 - REJECT_RATE)
+        return estimate.augmenter.rows_per_attempt * (1 - REJECT_RATE)
 
     def _mean_prompt_tokens(self, estimate: SetEstimate, begin: int, end: int) -> float:
         sample = min(end - begin, self._sample)
         if sample < end - begin:
             self._remark("prompt tokens: the mean of a part of each cell's requests")
         augmenter = estimate.augmenter
-        requests = augmenter.requests(estimate.examples, begin, sample, estimate.seed)
-        return fmean(augmenter.lm_info.count_tokens(request.prompt) for request, _ in requests)
+        attempts = augmenter.attempts(estimate.examples, begin, sample, estimate.seed)
+        prompts = (attempt.request.prompt for attempt in attempts)
+        return fmean(map(augmenter.lm_info.count_tokens, prompts))
 
     def _completion_tokens(
         self,
@@ -217,15 +218,15 @@ class PendingEstimator:
         label_tokens = dict.fromkeys(task.classes, 0)
         if cost_model.whole_line:
             label_tokens = {
-                label: count(item(task, "", label)) - count("") for label in task.classes
+                label: count(render_example(task, "", label)) - count("") for label in task.classes
             }
         rows = estimate.examples[:: ceil(len(estimate.examples) / MAX_ROWS_COUNTED)]
         line_tokens = fmean(
-            min(count(f" {one_line(row.text)}"), settings.max_tokens) + label_tokens[row.label]
+            min(count(f" {to_one_line(row.text)}"), settings.max_tokens) + label_tokens[row.label]
             for row in rows
         )
         return (
-            line_tokens * estimate.augmenter.rows
+            line_tokens * estimate.augmenter.rows_per_attempt
             + cost_model.label_requests * cost_model.label_tokens,
             cost_model.label_requests,
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..augment import open_augmenter
 from ..errors import UserError
-from ..method.prompt import choices, prompt, to_label
+from ..method.prompt import label_choices, render_label_prompt, render_prompt
 from ..records import Example
 from ..settings import BaselineSettings, ClassifierSettings, Experiment, fingerprint, generator
 from ..subsample import rows_per_class
@@ -116,7 +116,7 @@ def _lm(grid: Grid, experiment: Experiment) -> str:
     example = Example(id="check", text="A first try.", label=task.classes[0])
     limit = lm.info.context_length - experiment.augment.max_tokens
     fitting = k
-    while fitting and lm.info.count_tokens(prompt(task, [example] * fitting)) > limit:
+    while fitting and lm.info.count_tokens(render_prompt(task, [example] * fitting)) > limit:
         fitting -= 1
     if not fitting:
         raise UserError(
@@ -124,7 +124,9 @@ def _lm(grid: Grid, experiment: Experiment) -> str:
             f"{lm.info.context_length} tokens",
             "lower augment.max_tokens, or use another LM",
         )
-    scores = lm.score([to_label(task, [example] * fitting, "A second try.")], choices(task))[0]
+    scores = lm.score(
+        [render_label_prompt(task, [example] * fitting, "A second try.")], label_choices(task)
+    )[0]
     source = "" if scores.source == "exact" else f", here {scores.source}"
     shortened = (
         f"; of k = {k} short examples only {fitting} fit, so prompts will be shortened"
@@ -144,7 +146,7 @@ def _similarity(experiment: Experiment) -> str:
         for number, text in enumerate(("A first try.", "A second try."))
     ]
     selector = ExampleSelector(examples, augment.selection, augment.similarity)
-    selector.choose(2, generator(0, "check"))
+    selector.select(2, generator(0, "check"))
     return f"{augment.similarity}, for the {augment.selection} examples"
 
 

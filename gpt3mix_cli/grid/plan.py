@@ -10,12 +10,12 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..augment import num_rows_wanted, run_attempts
+from ..augment import AugmentOptions, num_rows_wanted, run_attempts
 from ..augment.gpt3mix import GPT3Mix
 from ..errors import UserError
 from ..layout import Cell, journal_path
 from ..lm import LM, CostModel, Request, check_prices, cost_model_for, costs_money, total_spent
-from ..method.prompt import choices, label_prefix, prompt
+from ..method.prompt import label_choices, label_prefix, render_prompt
 from ..records import Example
 from ..settings import AugmentSettings, Experiment, PromptSettings, fingerprint
 from ..train import training_seed
@@ -134,18 +134,16 @@ class _Planner:
         sink = ReplaySink(examples)
         with closing(grid.resources.replay_lm(experiment, paths)) as replay_lm:
             augmenter = GPT3Mix(settings, experiment.task, replay_lm, method)
-            request = next(request for request, _ in augmenter.requests(examples, 0, 1, seed))
+            request = next(augmenter.attempts(examples, 0, 1, seed)).request
             if _have_journals(paths):
-                run_attempts(
-                    augmenter,
-                    examples,
-                    wanted,
+                quota = AugmentOptions(
+                    settings.ratio,
                     settings.attempts,
                     seed,
-                    sink,
-                    limits=settings.filter,
+                    filter=settings.filter,
                     test=grid.resources.filter_test_rows(experiment),
                 )
+                run_attempts(augmenter, examples, sink, quota)
         self.first_prompt = self.first_prompt or request.prompt
         stream = [lm.info.fingerprint, method, cell.level, cell.data_seed, draw, asdict(request)]
         estimate = SetEstimate(
@@ -222,10 +220,10 @@ class _Planner:
                 sample=sample,
                 has_answers=_have_journals(paths),
             )
-        first_prompt = prompt(task, inputs.real[:1])
+        first_prompt = render_prompt(task, inputs.real[:1])
         self.first_prompt = self.first_prompt or first_prompt
         request = Request(
-            0, first_prompt, 0, 1, label_prefix=label_prefix(task), choices=choices(task)
+            0, first_prompt, 0, 1, label_prefix=label_prefix(task), choices=label_choices(task)
         )
         cost_model = self._cost_model(experiment, request)
         self._remarks |= dict.fromkeys(cost_model.remarks)

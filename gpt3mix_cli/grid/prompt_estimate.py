@@ -51,7 +51,7 @@ def estimate_labels(
     step = ceil(len(texts) * len(seeds) / sample)
     for seed in seeds:
         classifier.fit(train, (), seed)
-        lengths += classifier.tokens_of(texts[::step])
+        lengths += classifier.count_prompt_tokens(texts[::step])
         if has_answers and _all_held(classifier, texts):
             held += len(texts)
     missing = len(texts) * len(seeds) - held

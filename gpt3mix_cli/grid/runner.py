@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..augment import augment
+from ..augment import AugmentOptions, augment
 from ..errors import Callbacks, StoppedShort, UserError
 from ..files import STDIO
 from ..layout import Cell, Layout, TrialKey
@@ -192,20 +192,22 @@ class Grid:
             # costs what its highest ratio costs.
             self.synthetic_paths_of_variants(cell, method, draw),
         )
+        kind = augmenter.about["kind"]
+        test = () if augmenter.edits_parents else self.resources.filter_test_rows(experiment)
         try:
             return augment(
                 augmenter,
                 real,
                 output,
-                ratio=experiment.augment.ratio,
-                attempts=experiment.augment.attempts,
-                seed=experiment.augmentation_seed(augmenter.about["kind"], cell.data_seed, draw),
-                limit=limit,
-                gate=experiment.augment.filter,
-                test=() if augmenter.edits else self.resources.filter_test_rows(experiment),
-                command=self.options.command,
-                force=self.options.force,
-                callbacks=self.callbacks,
+                AugmentOptions(
+                    ratio=experiment.augment.ratio,
+                    attempts=experiment.augment.attempts,
+                    seed=experiment.augmentation_seed(kind, cell.data_seed, draw),
+                    limit=limit,
+                    filter=experiment.augment.filter,
+                    test=test,
+                ),
+                self.options,
             )
         except IncompleteOutput:
             raise

@@ -4,6 +4,7 @@ What is committed survives a kill and a power cut. A run that was killed repeats
 that were in flight. The file also sums up what the answers cost, and lists batches at a provider.
 """
 
+import json
 import sqlite3
 import threading
 import zlib
@@ -20,8 +21,7 @@ AnswerRow = tuple[str, int | None, str, str]  # key, number, request, answer
 SpendingRow = tuple[str, int, int, int, float | None]  # key, then as in `Spending`
 Answer = TypeVar("Answer")
 IN_MEMORY = Path(":memory:")  # a journal that reads its siblings and writes no file
-KEYS_PER_QUERY = 500  # older versions of SQLite allow 999 variables
-COMPRESS_ABOVE_CHARACTERS = 4096  # such as an answer with the log-probabilities of every token
+MAX_PLAIN_CHARS = 4096  # longer answers, with every token's log-probability, are compressed
 SCHEMA = (
     "CREATE TABLE IF NOT EXISTS answers"
     " (key TEXT PRIMARY KEY, number INTEGER, request TEXT, answer TEXT) WITHOUT ROWID",
@@ -31,7 +31,6 @@ SCHEMA = (
     "CREATE TABLE IF NOT EXISTS batches"
     " (file TEXT PRIMARY KEY, batch TEXT, keys TEXT, ended INTEGER) WITHOUT ROWID",
 )
-INSERT_ANSWER = "INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)"
 INSERT_SPENDING = "INSERT OR REPLACE INTO spent VALUES (?, ?, ?, ?, ?)"
 SUM_SPENDING = (
     "SELECT COALESCE(SUM(requests), 0), COALESCE(SUM(prompt_tokens), 0),"
@@ -114,7 +113,9 @@ class Journal:
         copied: list[AnswerRow] = []
         with self._read_lock:
             with _sqlite_errors(self.path):
-                answers = {row[0]: row[3] for row in _select(self._reader(self.path), keys)}
+                answers = {
+                    key: answer for key, _, _, answer in _select(self._reader(self.path), keys)
+                }
             for path in self._siblings:
                 if len(answers) == count:
                     break
@@ -123,7 +124,7 @@ class Journal:
                     rows = _select(self._reader(path), wanted)
                     if len(rows) == count or not all_or_none:
                         copied += rows
-                        answers |= {row[0]: row[3] for row in rows}
+                        answers |= {key: answer for key, _, _, answer in rows}
         if self.path != IN_MEMORY:
             self.store(copied)
         return answers if len(answers) == count or not all_or_none else {}
@@ -138,8 +139,12 @@ class Journal:
         """
         if not rows:
             return
+        packed: list[tuple[object, ...]] = []
+        for *row, answer in rows:
+            compress = len(answer) > MAX_PLAIN_CHARS
+            packed.append((*row, zlib.compress(answer.encode(), 1) if compress else answer))
         with self._transaction() as database:
-            database.executemany(INSERT_ANSWER, [(*row[:3], _compressed(row[3])) for row in rows])
+            database.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)", packed)
             database.executemany(INSERT_SPENDING, spent)
 
     def parse(self, parser: Callable[[str], Answer], answer: str) -> Answer:
@@ -268,16 +273,19 @@ def _open_reader(path: Path, short_lived: bool) -> sqlite3.Connection:
 
 
 def _select(database: sqlite3.Connection, keys: Sequence[str]) -> list[AnswerRow]:
-    rows: list[AnswerRow] = []
-    for start in range(0, len(keys), KEYS_PER_QUERY):
-        part = keys[start : start + KEYS_PER_QUERY]
-        marks = ",".join("?" * len(part))
-        query = f"SELECT key, number, request, answer FROM answers WHERE key IN ({marks})"  # noqa: S608 - marks only
-        rows += [
-            (key, number, request, _decompressed(answer))
-            for key, number, request, answer in database.execute(query, list(part))
-        ]
-    return rows
+    query = (
+        "SELECT key, number, request, answer FROM answers"
+        " WHERE key IN (SELECT value FROM json_each(?))"
+    )
+    return [
+        (
+            key,
+            number,
+            request,
+            answer if isinstance(answer, str) else zlib.decompress(answer).decode(),
+        )
+        for key, number, request, answer in database.execute(query, [json.dumps(list(keys))])
+    ]
 
 
 def _select_batches(database: sqlite3.Connection) -> list[Batch]:
@@ -285,14 +293,6 @@ def _select_batches(database: sqlite3.Connection) -> list[Batch]:
     return [
         Batch(file, batch, tuple(keys.split()), bool(ended)) for file, batch, keys, ended in rows
     ]
-
-
-def _compressed(answer: str) -> str | bytes:
-    return answer if len(answer) <= COMPRESS_ABOVE_CHARACTERS else zlib.compress(answer.encode(), 1)
-
-
-def _decompressed(answer: str | bytes) -> str:
-    return answer if isinstance(answer, str) else zlib.decompress(answer).decode()
 
 
 @contextmanager

@@ -77,26 +77,19 @@ class JournaledLM:
         """Return the scores; only prompts that the journal lacks are computed."""
         if self._raw:
             return self._raw.score(prompts, choices)
-        journal = self._journal
-        asked = {}  # equal prompts are computed once
-        for prompt in prompts:
-            request = {"prompt": prompt, "choices": list(choices)}
-            asked[prompt] = (self._key("score", request), request)
-        stored = journal.lookup([key for key, _ in asked.values()])
-        missing = [prompt for prompt, (key, _) in asked.items() if key not in stored]
-        scores = dict(
-            zip(missing, self._lm.score(missing, choices), strict=True) if missing else ()
-        )
-        journal.store(
-            [
-                _row(key, None, request, scores[prompt])
-                for prompt, (key, request) in asked.items()
-                if prompt in scores
-            ]
-        )
-        for prompt, (key, _) in asked.items():
-            if prompt not in scores:
-                scores[prompt] = journal.parse(_parse_scores, stored[key])
+        asked = {prompt: {"prompt": prompt, "choices": list(choices)} for prompt in prompts}
+        keys = {prompt: self._key("score", request) for prompt, request in asked.items()}
+        stored = self._journal.lookup(list(keys.values()))
+        scores = {
+            prompt: self._journal.parse(_parse_scores, stored[key])
+            for prompt, key in keys.items()
+            if key in stored
+        }
+        if missing := [prompt for prompt in asked if prompt not in scores]:
+            scores |= zip(missing, self._lm.score(missing, choices), strict=True)
+            self._journal.store(
+                [_row(keys[prompt], None, asked[prompt], scores[prompt]) for prompt in missing]
+            )
         return [scores[prompt] for prompt in prompts]
 
     def describe(self) -> str:

@@ -71,12 +71,13 @@ def train(
             # Load the classifier where the trials run, before anything that exists is replaced.
             list(executor(runner.probe, missing[:1], options.callbacks))
         except UserError as error:
-            kind = runner.classifier.about["kind"]
-            runner.classifier = UnavailableClassifier(kind, error)
+            runner.classifier = UnavailableClassifier(runner.classifier.about["kind"], error)
         if runner.failure_reason and output.exists():
             # Keep earlier successful trials even if their model is no longer available.
-            message = f"{output}: left as it is: no trial can run: {runner.failure_reason}"
-            raise StoppedShort(message, "fix the cause and run again")
+            raise StoppedShort(
+                f"{output}: left as it is: no trial can run: {runner.failure_reason}",
+                "fix the cause and run again",
+            )
         if output != STDIO:
             file.save(complete=False)
         _run_missing(file, runner, missing, executor, options.callbacks)

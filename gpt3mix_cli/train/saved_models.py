@@ -268,8 +268,8 @@ def _library_model(folder: Path) -> dict[str, Any]:
     path = folder / "tokenizer_config.json"
     tokenizer = json.loads(path.read_text("utf-8")) if path.is_file() else {}
     limits = [config.get("max_position_embeddings"), tokenizer.get("model_max_length")]
-    max_length = min(MAX_LENGTH, *(int(limit) for limit in limits if limit))
+    shortest = min(MAX_LENGTH, *(int(limit) for limit in limits if limit))
     return {
         "classes": [names[str(index)] for index in range(len(names))],
-        "classifier": {"kind": "transformer", "max_length": max_length},
+        "classifier": {"kind": "transformer", "max_length": shortest},
     }

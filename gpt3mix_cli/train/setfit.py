@@ -157,10 +157,9 @@ class SetFitClassifier(Classifier):
     def _encoder(self) -> Any:
         from sentence_transformers import SentenceTransformer
 
-        settings = self._settings
         try:
             encoder = SentenceTransformer(
-                self._path, revision=settings.revision, device=self._device
+                self._path, revision=self._settings.revision, device=self._device
             )
         except Exception as error:
             # The libraries raise a dozen unrelated classes for a folder that is damaged, foreign
@@ -169,8 +168,8 @@ class SetFitClassifier(Classifier):
                 f"classifiers: model '{self._path}' cannot be loaded: {first_line(error)}",
                 "give a sentence encoder's folder, a hub id that can be reached, or minilm",
             ) from None
-        limit = encoder.max_seq_length or settings.max_length
-        encoder.max_seq_length = min(settings.max_length, limit)
+        max_length = self._settings.max_length
+        encoder.max_seq_length = min(max_length, encoder.max_seq_length or max_length)
         return encoder
 
     @cached_property

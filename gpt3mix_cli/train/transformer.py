@@ -110,8 +110,9 @@ class TransformerClassifier(Classifier):
         targets = torch.tensor(probs, device=encoder.device)
         train_tokens = encoder.tokens([row.text for row in train])
         validation_tokens = encoder.tokens([row.text for row in validation])
-        labels = [self._classes.index(row.label) for row in validation]
-        truth = torch.tensor(labels, device=encoder.device)
+        truth = torch.tensor(
+            [self._classes.index(row.label) for row in validation], device=encoder.device
+        )
         optimizer, schedule = self._optimizer(len(train))
         history: list[Mapping[str, Any]] = []
         best, best_epoch = -1.0, 0
@@ -119,8 +120,7 @@ class TransformerClassifier(Classifier):
         for epoch in range(1, settings.max_epochs + 1):
             order = generator(seed, "epoch", epoch).sample(range(len(train)), len(train))
             loss = self._epoch(train_tokens, targets, order, optimizer, schedule)
-            predicted = encoder.logits(validation_tokens).argmax(1)
-            score = float((predicted == truth).double().mean())
+            score = float((encoder.logits(validation_tokens).argmax(1) == truth).double().mean())
             history.append(
                 {"epoch": epoch, "loss": round(loss, 6), "valid_accuracy": round(score, 6)}
             )

@@ -235,9 +235,8 @@ class TrialRunner:
         self, job: TrialJob, reason: str, seconds: float | None = None
     ) -> TrialResult:
         """Return the result of a trial that failed."""
-        error = reason.replace("\n", "; ")
-        row = self._row(job, status="failed", error=error, accuracy=None, seconds=seconds)
-        return TrialResult(row)
+        outcome = {"status": "failed", "error": reason.replace("\n", "; "), "accuracy": None}
+        return TrialResult(self._row(job, **outcome, seconds=seconds))
 
     def _synthetic(self, draw: int) -> SyntheticSet:
         return self.data.synthetic.get(draw, SyntheticSet())

@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import settings as quick
 from hypothesis import strategies as st
 
-from gpt3mix_cli.augment import augment, backtranslate
-from gpt3mix_cli.augment.backtranslate import BARREN, BackTranslation
+from gpt3mix_cli.augment import AugmentOptions, augment, backtranslate
+from gpt3mix_cli.augment.backtranslate import MAX_FRUITLESS_ROUNDS, BackTranslation
 from gpt3mix_cli.augment.filter import normalize_text
 from gpt3mix_cli.config import load_experiments
 from gpt3mix_cli.errors import UserError
@@ -170,7 +170,9 @@ def test_a_parent_that_nothing_changes_stays_and_is_counted(scripted: Make, tmp_
     augmenter, script = scripted(
         lambda _, text, __: [text if text.startswith("a") else f"{text} x"], beams=1, **FR
     )
-    done = augment(augmenter, ROWS[:3], tmp_path / "b.jsonl", ratio=3, attempts=1, seed=0)
+    done = augment(
+        augmenter, ROWS[:3], tmp_path / "b.jsonl", AugmentOptions(ratio=3, attempts=1, seed=0)
+    )
     rows = list(read_records(tmp_path / "b.jsonl", Augmented))
     assert [row.text for row in rows[1::3]] == [TEXTS[1]] * 3
     assert {
@@ -202,10 +204,10 @@ def test_draws_that_bring_nothing_new_end(scripted: Make) -> None:
         **DE,
     )
     assert texts(augmenter, 0, 5, ROWS[:1]) == [f"the film was good {i % 2}" for i in range(5)]
-    assert len(script.texts("en-de")) == 2 + BARREN
+    assert len(script.texts("en-de")) == 2 + MAX_FRUITLESS_ROUNDS
     augmenter, script = scripted(lambda _, text, __: [text], temperature=0.8, **FR)
     assert texts(augmenter, 0, 5, ROWS[:1]) == [TEXTS[0]] * 5
-    assert len(script.asked) == 2 * 2 * BARREN
+    assert len(script.asked) == 2 * 2 * MAX_FRUITLESS_ROUNDS
 
 
 def test_both_ways_of_a_batch_come_before_the_next_and_none_is_asked_in_advance(

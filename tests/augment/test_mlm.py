@@ -7,7 +7,7 @@ from random import Random
 import pytest
 import torch
 
-from gpt3mix_cli.augment import AugmentationSink, open_augmenter, run_attempts
+from gpt3mix_cli.augment import AugmentationSink, AugmentOptions, open_augmenter, run_attempts
 from gpt3mix_cli.augment.mlm import MLM
 from gpt3mix_cli.augment.statistics import Statistics
 from gpt3mix_cli.config import load_experiments
@@ -130,7 +130,7 @@ def mlm(model: Path, **options: object) -> MLM:
 def test_a_share_of_the_words_is_replaced_by_others_and_all_else_stays(model: Path) -> None:
     """Byte for byte: case, spaces and signs; capitals are kept where a word had one."""
     augmenter = mlm(model, fraction=0.3, top_k=50)
-    words = set(augmenter._words[1])
+    words = set(augmenter._whole_words[1])
     for row in augmenter.generate(ROWS[:4], 0, 24, 3):
         before = ROWS[int(row.parents[0][1])].text
         assert WORD.split(row.text) == WORD.split(before)
@@ -141,9 +141,9 @@ def test_a_share_of_the_words_is_replaced_by_others_and_all_else_stays(model: Pa
             assert old.casefold() != new.casefold()
             assert {new, new[0].lower() + new[1:]} & words
             assert new[0].isupper() or not old[0].isupper()
-    outcome = AugmentationSink([].append, Statistics(ROWS[:4]))
-    run_attempts(augmenter, ROWS[:4], 8, 4, 0, outcome)
-    assert (outcome.kept, outcome.unchanged) == (8, 0)
+    sink = AugmentationSink([].append, Statistics(ROWS[:4]))
+    run_attempts(augmenter, ROWS[:4], sink, AugmentOptions(ratio=2, attempts=4, seed=0))
+    assert (sink.kept, sink.unchanged) == (8, 0)
 
 
 def test_a_row_depends_on_seed_parent_and_copy_alone(model: Path) -> None:
@@ -174,7 +174,7 @@ def test_the_likeliest_whole_word_is_that_of_the_library(model: Path) -> None:
     )
     rows = [Example(id="r", text="A film, good", label="pos")]
     texts = {row.text for row in mlm(model, top_k=1, fraction=0.01).generate(rows, 0, 40, 0)}
-    whole, words = mlm(model)._words
+    whole, words = mlm(model)._whole_words
     expected = set()
     for place, word in enumerate(("A", "film", "good")):
         masked = "A film, good".replace(word, tokenizer.mask_token, 1)
@@ -197,7 +197,7 @@ def test_the_likeliest_whole_word_is_that_of_the_library(model: Path) -> None:
 def test_only_whole_words_of_the_vocabulary_are_written(model: Path) -> None:
     """No piece that continues a word, no sign, nothing special, no row of weights without a token."""
     augmenter = mlm(model)
-    ids, words = augmenter._words
+    ids, words = augmenter._whole_words
     tokens = augmenter._tokenizer.convert_ids_to_tokens(ids.tolist())
     assert len(words) > 100
     assert not [
@@ -213,22 +213,22 @@ def test_only_whole_words_of_the_vocabulary_are_written(model: Path) -> None:
 def test_top_k_and_temperature_say_how_freely_a_word_is_drawn(model: Path) -> None:
     def drawn(**options: object) -> list[str]:
         augmenter = mlm(model, **options)
-        guess = torch.linspace(0, 5, len(augmenter._words[1]))
-        return [augmenter._drawn(guess, "film", Random(seed)) for seed in range(300)]
+        guess = torch.linspace(0, 5, len(augmenter._whole_words[1]))
+        return [augmenter._draw_filler(guess, "film", Random(seed)) for seed in range(300)]
 
     assert len(set(drawn(top_k=3))) == 3
-    assert set(drawn(top_k=3, temperature=0.0001)) == {mlm(model)._words[1][-1]}
+    assert set(drawn(top_k=3, temperature=0.0001)) == {mlm(model)._whole_words[1][-1]}
     assert len(set(drawn(top_k=40, temperature=100.0))) == 40
 
 
 def test_conditional_reads_the_label_before_the_text_and_writes_none_of_it(model: Path) -> None:
     plain, told = mlm(model), mlm(model, conditional=True)
     one = [Example(id="r", text="A film", label="pos")]
-    assert told._masked(one[0], []) == "positive movie review: A film"
-    assert plain._masked(one[0], []) == "A film"
+    assert told._mask(one[0], []) == "positive movie review: A film"
+    assert plain._mask(one[0], []) == "A film"
     other = [one[0].model_copy(update={"label": "neg"})]
     guesses = [
-        augmenter._read([augmenter._masked(row[0], [WORD.search(row[0].text)])])[0][0]
+        augmenter._logits([augmenter._mask(row[0], [WORD.search(row[0].text)])])[0][0]
         for augmenter in (plain, told)
         for row in (one, other)
     ]

@@ -1,7 +1,7 @@
-"""What every LM answers to, whatever runs behind it: the protocol of the package's page.
+"""What every LM does, whatever engine is behind it: the contract of `lm.port`.
 
-A new kind is a function that opens it and a line in `KINDS`. An endpoint differs from a local LM in what a server does not tell
-or keeps to itself: what is claimed of LOCAL kinds alone says why.
+A new kind is a function that opens it and an entry in `KINDS`. Where an endpoint cannot do what a
+local LM does, the test says why.
 """
 
 import math
@@ -30,7 +30,7 @@ from gpt3mix_cli.lm import (
 )
 
 Open = Callable[[dict[str, Path]], AbstractContextManager[LM]]
-# A label, its bracket and the line's end are written with the line, in as many tokens more as an endpoint leaves room for.
+# Label, bracket and line end are generated with the line, in as many tokens as an endpoint allows.
 LABEL_TOKENS = 20
 
 
@@ -113,10 +113,10 @@ def answered(lm: LM, requests: Sequence[Request]) -> list[Completion]:
     return list(lm.complete(requests))
 
 
-# complete ------------------------------------------------------------------------------------------------------------
+# complete -----------------------------------------------------------------------------------------
 
 
-def test_every_request_is_answered_in_its_place(lm: LM) -> None:
+def test_answers_have_the_order_of_their_requests(lm: LM) -> None:
     requests = asked()
     assert [completion.number for completion in answered(lm, requests)] == [
         each.number for each in requests
@@ -127,7 +127,7 @@ def test_every_request_is_answered_in_its_place(lm: LM) -> None:
     assert answered(lm, []) == []
 
 
-def test_answers_are_whole(lm: LM, is_local: bool) -> None:
+def test_answers_are_complete(lm: LM, is_local: bool) -> None:
     for one, completion in zip(asked(), answered(lm, asked()), strict=True):
         assert "\n" not in completion.text
         assert LABEL_PREFIX not in completion.text
@@ -176,13 +176,13 @@ def test_temperature_0_takes_no_seed(lm: LM, repeats: bool) -> None:
     assert one == other
 
 
-def test_without_a_seam_nothing_is_scored(lm: LM) -> None:
+def test_without_a_label_prefix_nothing_is_scored(lm: LM) -> None:
     for completion in answered(lm, asked(4, label_prefix="", choices=())):
         assert completion.scores is None
         assert completion.finish in ("line", "length")
 
 
-def test_a_prompt_without_room_is_too_long(lm: LM) -> None:
+def test_a_prompt_that_fills_the_context_is_too_long(lm: LM) -> None:
     first, second, third = asked(3)
     long = replace(second, prompt="word " * lm.info.context_length)
     answers = answered(lm, [first, long, third])
@@ -213,7 +213,7 @@ def test_a_journal_gives_the_same_answers(lm: LM, tmp_path: Path, repeats: bool)
     assert not repeats or first == answered(lm, requests)
 
 
-# score ---------------------------------------------------------------------------------------------------------------
+# score --------------------------------------------------------------------------------------------
 
 
 def test_scores_keep_the_order_of_prompts_and_choices(
@@ -229,7 +229,7 @@ def test_scores_keep_the_order_of_prompts_and_choices(
     found = lm.score(prompts, CHOICES)
     assert [len(scores.logprobs) for scores in found] == [len(CHOICES)] * len(prompts)
     for one, other in zip(found, lm.score(prompts[::-1], CHOICES[::-1])[::-1], strict=True):
-        # A chat is told the labels in their order; votes are drawn.
+        # A chat prompt lists the labels in their order; votes are random.
         assert one.source in ("vote", "top_logprobs") or one.logprobs == pytest.approx(
             other.logprobs[::-1], abs=1e-4
         )
@@ -238,8 +238,8 @@ def test_scores_keep_the_order_of_prompts_and_choices(
     assert lm.score([], CHOICES) == []
 
 
-def test_scores_of_one_text_are_those_of_its_writing(lm: LM) -> None:
-    """Where the text has one way to be cut, what `complete` says of its label is what `score` says."""
+def test_score_agrees_with_complete(lm: LM) -> None:
+    """Wherever the text has one tokenization."""
     for one, completion in zip(asked(), answered(lm, asked()), strict=True):
         # A chat is asked for a label alone in other words.
         if completion.scores and completion.scores.source == "exact" and not completion.retokenised:
@@ -247,10 +247,10 @@ def test_scores_of_one_text_are_those_of_its_writing(lm: LM) -> None:
             assert completion.scores.logprobs == pytest.approx(again.logprobs, abs=1e-3)
 
 
-# info ----------------------------------------------------------------------------------------------------------------
+# info ---------------------------------------------------------------------------------------------
 
 
-def test_what_is_known_beforehand(lm: LM, is_local: bool) -> None:
+def test_info_is_complete(lm: LM, is_local: bool) -> None:
     info = lm.info
     assert info.fingerprint
     assert info.model
@@ -266,14 +266,14 @@ def test_what_is_known_beforehand(lm: LM, is_local: bool) -> None:
     )
 
 
-# Blocks --------------------------------------------------------------------------------------------------------------
+# Blocks -------------------------------------------------------------------------------------------
 
 LARGEST = st.integers(1, 1000)
 
 
 @settings(deadline=None)
 @given(number=st.integers(0, 5000), largest=LARGEST)
-def test_blocks_lie_at_fixed_places(number: int, largest: int) -> None:
+def test_block_boundaries_are_fixed(number: int, largest: int) -> None:
     """A block's numbers all have the same end, which begins the next one."""
     end = next_block_start(number, largest)
     assert number < end <= number + largest
@@ -313,7 +313,7 @@ def test_blocks_by_hand() -> None:
 
 @settings(deadline=None)
 @given(numbers=st.lists(st.integers(0, 300), unique=True).map(sorted), largest=LARGEST)
-def test_blocks_hold_every_request_once(numbers: list[int], largest: int) -> None:
+def test_blocks_contain_every_request_once(numbers: list[int], largest: int) -> None:
     found = list(split_into_blocks([request(number) for number in numbers], largest))
     assert [each.number for block in found for each in block] == numbers
     assert all(

@@ -1,4 +1,4 @@
-"""The journal: each answer is asked for once, and is safe before it is seen."""
+"""The journal: each answer is computed once, and is on disk before it is used."""
 
 import signal
 import sqlite3
@@ -20,7 +20,7 @@ BLOCK = 3
 
 
 class Counting:
-    """An LM that answers with its request's number and keeps what it was asked."""
+    """An LM that answers with the request's number and records the requests."""
 
     def __init__(self, fingerprint: str = "weights-1", scores: Scores | None = None) -> None:
         self.asked: list[list[int]] = []
@@ -75,8 +75,8 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "deep" / "er" / "answers.journal.sqlite"
 
 
-def test_an_answer_is_asked_for_once(path: Path) -> None:
-    """In the same journal, and in one opened again later."""
+def test_an_answer_is_computed_once(path: Path) -> None:
+    """In the same journal, and after it was opened again."""
     lm = Counting()
     journal = JournaledLM(lm, path)
     first = answers(journal, requests(0, 8))
@@ -90,8 +90,8 @@ def test_an_answer_is_asked_for_once(path: Path) -> None:
     assert len(lm.asked) == 3
 
 
-def test_a_block_with_one_answer_missing_is_asked_for_whole(path: Path) -> None:
-    """The numbers of a local LM depend on the block, so a part of one would not be the same."""
+def test_a_block_with_an_answer_missing_is_computed_whole(path: Path) -> None:
+    """The last digits of a local LM depend on the block, so a part would not be the same."""
     lm = Counting()
     journal = JournaledLM(lm, path)
     answers(journal, requests(0, 2))
@@ -104,8 +104,8 @@ def test_a_block_with_one_answer_missing_is_asked_for_whole(path: Path) -> None:
     journal.close()
 
 
-def test_a_block_is_asked_for_when_it_is_wanted(path: Path) -> None:
-    """Whoever stops reading pays for nothing more."""
+def test_a_block_is_computed_when_it_is_read(path: Path) -> None:
+    """A caller that stops reading causes no more requests."""
     lm = Counting()
     journal = JournaledLM(lm, path)
     stream = journal.complete(requests(0, 9))
@@ -115,8 +115,8 @@ def test_a_block_is_asked_for_when_it_is_wanted(path: Path) -> None:
     journal.close()
 
 
-def test_a_block_is_safe_before_its_first_answer_is_seen(path: Path) -> None:
-    """Another connection sees all three as soon as the first is given out."""
+def test_a_block_is_on_disk_before_its_first_answer_is_returned(path: Path) -> None:
+    """Another connection sees all three as soon as the first is returned."""
     journal = JournaledLM(Counting(), path)
     next(journal.complete(requests(0, 6)))
     other = sqlite3.connect(path)
@@ -129,11 +129,12 @@ def test_a_block_is_safe_before_its_first_answer_is_seen(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"prompt": "Text: "}, {"seed": 77}, {"max_tokens": 6}, {"temperature": 0.9}, {"top_p": 0.9}, {"frequency_penalty": 0.01},
-     {"label_prefix": " ["}, {"choices": (" b", " a")}, {"number": 99}],
+    [{"prompt": "Text: "}, {"seed": 77}, {"max_tokens": 6}, {"temperature": 0.9}, {"top_p": 0.9},
+     {"frequency_penalty": 0.01}, {"label_prefix": " ["},
+     {"choices": (" b", " a")}, {"number": 99}],
     ids=lambda change: next(iter(change)),
 )  # fmt: skip
-def test_a_changed_request_is_asked_anew(path: Path, change: dict[str, Any]) -> None:
+def test_a_changed_request_is_computed_again(path: Path, change: dict[str, Any]) -> None:
     lm = Counting()
     journal = JournaledLM(lm, path)
     (request,) = requests(0, 1)
@@ -145,7 +146,7 @@ def test_a_changed_request_is_asked_anew(path: Path, change: dict[str, Any]) -> 
     journal.close()
 
 
-def test_another_model_is_asked_anew(path: Path) -> None:
+def test_another_model_is_asked_again(path: Path) -> None:
     for fingerprint, times in (("weights-1", 1), ("weights-2", 1), ("weights-1", 0)):
         lm = Counting(fingerprint)
         journal = JournaledLM(lm, path)
@@ -172,7 +173,7 @@ completions = st.builds(
 def test_an_answer_comes_back_exactly(
     tmp_path_factory: pytest.TempPathFactory, completion: Completion
 ) -> None:
-    """Every float to its last bit, every text to its last sign."""
+    """Every float to the last bit, every text to the last character."""
 
     class One(Counting):
         def complete(self, requests: Sequence[Request]) -> Iterator[Completion]:
@@ -187,7 +188,7 @@ def test_an_answer_comes_back_exactly(
     assert len(lm.asked) == 1
 
 
-def test_scores_are_passed_on(path: Path) -> None:
+def test_score_returns_the_lms_scores(path: Path) -> None:
     lm = Counting()
     journal = JournaledLM(lm, path)
     assert journal.score(["x", "yy"], ["a"]) == lm.score(["x", "yy"], ["a"])
@@ -195,7 +196,7 @@ def test_scores_are_passed_on(path: Path) -> None:
     journal.close()
 
 
-def test_the_journal_keeps_requests_for_people(path: Path) -> None:
+def test_the_journal_stores_readable_requests(path: Path) -> None:
     journal = JournaledLM(Counting(), path)
     answers(journal, requests(4, 5, prompt="Film: Café"))
     journal.close()
@@ -212,8 +213,7 @@ def test_the_journal_keeps_requests_for_people(path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from gpt3mix_cli.lm import LMInfo, Completion, Request, Scores
-from gpt3mix_cli.lm import JournaledLM
+from gpt3mix_cli.lm import Completion, JournaledLM, LMInfo, Request, Scores
 
 class Dying:
     info = LMInfo("counting", "weights-1", 1000, 3, len, "")
@@ -221,11 +221,13 @@ class Dying:
         for request in requests:
             if request.number == 4:
                 os.kill(os.getpid(), signal.SIGKILL)
-            yield Completion(request.number, f"{request.prompt} {request.number}", "label_prefix", Scores((-0.1, -2.3)), 7, 3)
+            text, scores = f"{request.prompt} {request.number}", Scores((-0.1, -2.3))
+            yield Completion(request.number, text, "label_prefix", scores, 7, 3)
     def score(self, prompts, choices):
         return []
 
-asked = [Request(number=n, prompt="Text:", seed=n, max_tokens=5, label_prefix=" (", choices=(" a", " b")) for n in range(9)]
+options = dict(prompt="Text:", max_tokens=5, label_prefix=" (", choices=(" a", " b"))
+asked = [Request(number=n, seed=n, **options) for n in range(9)]
 for completion in JournaledLM(Dying(), Path(sys.argv[1])).complete(asked):
     pass
 """
@@ -233,7 +235,7 @@ for completion in JournaledLM(Dying(), Path(sys.argv[1])).complete(asked):
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL here")
 def test_answers_survive_a_kill(path: Path) -> None:
-    """Killed in the second block: the first is there, the second is redone whole."""
+    """Killed in the second block: the first is stored, the second is computed again as a whole."""
     done = subprocess.run(
         [sys.executable, "-c", KILLED, str(path)], capture_output=True, check=False
     )
@@ -245,7 +247,7 @@ def test_answers_survive_a_kill(path: Path) -> None:
     assert lm.asked == [[3, 4, 5], [6, 7, 8]]
 
 
-def test_an_lm_that_fails_leaves_nothing_of_its_block(path: Path) -> None:
+def test_a_block_in_which_the_lm_fails_is_not_stored(path: Path) -> None:
     class Failing(Counting):
         def complete(self, requests: Sequence[Request]) -> Iterator[Completion]:
             for completion in super().complete(requests):
@@ -269,7 +271,7 @@ def test_an_lm_that_fails_leaves_nothing_of_its_block(path: Path) -> None:
     [b"these are no answers, but some other file of yours" * 20, b"\x00" * 4096],
     ids=["text", "zeros"],
 )
-def test_a_file_that_is_no_journal_is_refused_and_left_alone(path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_journal_is_refused_and_unchanged(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True)
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"answers\.journal\.sqlite") as caught:
@@ -278,8 +280,8 @@ def test_a_file_that_is_no_journal_is_refused_and_left_alone(path: Path, content
     assert path.read_bytes() == content
 
 
-def test_a_damaged_journal_is_told(path: Path) -> None:
-    """The pages after the first are overwritten, as a bad disk does."""
+def test_a_damaged_journal_is_reported(path: Path) -> None:
+    """All pages but the first are overwritten, as by a bad disk."""
     journal = JournaledLM(Counting(), path)
     answers(journal, requests(0, 60, prompt="long " * 200))
     journal.close()
@@ -299,8 +301,8 @@ def test_a_damaged_journal_is_told(path: Path) -> None:
         read_again()
 
 
-def test_a_damaged_answer_is_told(path: Path) -> None:
-    """SQLite has no checksums: a row may be readable and still hold nonsense."""
+def test_a_damaged_answer_is_reported(path: Path) -> None:
+    """SQLite has no checksums: a row may be readable and still be damaged."""
     journal = JournaledLM(Counting(), path)
     answers(journal, requests(0, 3))
     journal.close()
@@ -313,15 +315,15 @@ def test_a_damaged_answer_is_told(path: Path) -> None:
     journal.close()
 
 
-def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     for place in (tmp_path / "file" / "j.sqlite", tmp_path):
         with pytest.raises(UserError, match="cannot be written"):
             JournaledLM(Counting(), place)
 
 
-def test_a_locked_journal_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another run holds it; the waiting is cut short here."""
+def test_a_locked_journal_is_reported(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another run has locked it; the timeout is 0 here."""
     connect = sqlite3.connect
     monkeypatch.setattr(
         sqlite3, "connect", lambda place, **options: connect(place, **{**options, "timeout": 0})
@@ -337,7 +339,7 @@ def test_a_locked_journal_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert "wait" in caught.value.hint
 
 
-def test_scores_are_kept_and_only_missing_ones_are_asked_for(tmp_path: Path) -> None:
+def test_scores_are_stored_and_only_missing_ones_are_computed(tmp_path: Path) -> None:
     asked: list[str] = []
 
     class Spelling(Counting):

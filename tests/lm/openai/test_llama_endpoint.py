@@ -7,11 +7,11 @@ import pytest
 from endpoint_lm import engine
 from llama_server import Server, llama_server, model_as_gguf, needs_llama_server
 
-from gpt3mix_cli.augment.gpt3mix import choices, label_prefix, prompt
 from gpt3mix_cli.config import load_experiments
 from gpt3mix_cli.data import load_splits
 from gpt3mix_cli.grid import Grid
 from gpt3mix_cli.lm.local.engine import LocalLM
+from gpt3mix_cli.method.prompt import label_choices, label_prefix, render_prompt
 from gpt3mix_cli.records import Augmented, read_records
 from gpt3mix_cli.settings import LocalLMSettings, Task
 
@@ -38,13 +38,15 @@ def _key(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_its_shifted_echo_is_seen_and_its_labels_are_exact(server: Server, task: Task) -> None:
     rows = load_splits(task, 0).train
     asked = [
-        f"{prompt(task, rows[i : i + 2])} {rows[-1 - i].text}{label_prefix(task)}"
+        f"{render_prompt(task, rows[i : i + 2])} {rows[-1 - i].text}{label_prefix(task)}"
         for i in range(10)
     ]
-    expected = LocalLM(LocalLMSettings(kind="local", model="bundled")).score(asked, choices(task))
+    expected = LocalLM(LocalLMSettings(kind="local", model="bundled")).score(
+        asked, label_choices(task)
+    )
     with engine(base_url=server.url, model="reviews", context=1024, tokenizer="bundled") as lm:
         assert "completions, label scores top_logprobs (20 a token)" in lm.describe()
-        for found, known in zip(lm.score(asked, choices(task)), expected, strict=True):
+        for found, known in zip(lm.score(asked, label_choices(task)), expected, strict=True):
             assert (found.source, found.bounded) == ("exact", ())
             assert found.logprobs == pytest.approx(known.logprobs, abs=1e-2)
 
@@ -76,11 +78,11 @@ def test_a_whole_run_makes_rows_whose_labels_are_the_local_engines(
     local = LocalLM(LocalLMSettings(kind="local", model="bundled"))
     # Nearly all rows begin with a space and have one space between words.
     contexts = [
-        f"{prompt(task, [real[name] for name in row.parents])} {row.text}{label_prefix(task)}"
+        f"{render_prompt(task, [real[name] for name in row.parents])} {row.text}{label_prefix(task)}"
         for row in made
     ]
     close = 0
-    for row, scores in zip(made, local.score(contexts, choices(task)), strict=True):
+    for row, scores in zip(made, local.score(contexts, label_choices(task)), strict=True):
         probability = 1 / (1 + 2.718281828459045 ** (scores.logprobs[1] - scores.logprobs[0]))
         close += abs(row.probs["pos"] - probability) < 1e-2
     assert close >= 18

@@ -1,4 +1,4 @@
-"""The gate: nothing copied, nothing twice, nothing that is no text of the task, and a reason for each."""
+"""The row filter: nothing copied, nothing twice, nothing that is no text of the task, and a reason for each."""
 
 from typing import Any
 
@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from gpt3mix_cli.augment.filter import (
     REMEDIES,
     RowFilter,
-    containment,
+    count_scripts,
     normalize_text,
-    remedy,
+    overlap,
     repetition,
-    scripts,
-    words,
+    split_words,
+    suggest_remedy,
 )
 from gpt3mix_cli.errors import UserError
 from gpt3mix_cli.records import Augmented, Example, Reject
@@ -58,14 +58,14 @@ def test_a_copy_of_a_real_row_is_rejected(text: str) -> None:
 
 
 def test_a_repeat_is_rejected_and_the_first_is_kept() -> None:
-    gate = RowFilter(REAL)
+    row_filter = RowFilter(REAL)
     first = row("Quite new.", 3)
-    assert gate.check(first) is first
-    again = gate.check(row("quite NEW.", 5))
+    assert row_filter.check(first) is first
+    again = row_filter.check(row("quite NEW.", 5))
     assert (reason(again), again.request) == ("repeat", 5)
     assert isinstance(again, Reject)
     assert again.detail == first.id
-    assert reason(gate.check(row("quite new.", 9))) == "repeat"
+    assert reason(row_filter.check(row("quite new.", 9))) == "repeat"
 
 
 @pytest.mark.parametrize("text", ["So bad.", "So bad so bad", "Sobad", "S o bad", "So bad!"])
@@ -75,15 +75,15 @@ def test_a_sign_or_a_word_more_makes_another_text(text: str) -> None:
 
 def test_what_was_rejected_before_passes_as_it_is() -> None:
     """And its text does not count as kept."""
-    gate = RowFilter(REAL)
+    row_filter = RowFilter(REAL)
     unfinished = Reject(
         request=1, method="gpt3mix", parents=[], text="Quite new.", reason="unfinished"
     )
-    assert gate.check(unfinished) is unfinished
-    assert reason(gate.check(row("Quite new.", 2))) == ""
+    assert row_filter.check(unfinished) is unfinished
+    assert reason(row_filter.check(row("Quite new.", 2))) == ""
 
 
-def test_gates_know_nothing_of_each_other() -> None:
+def test_filters_share_no_state() -> None:
     assert reason(RowFilter(REAL).check(row("Quite new."))) == ""
     assert reason(RowFilter(REAL).check(row("Quite new."))) == ""
     assert reason(RowFilter([]).check(row("So bad"))) == ""
@@ -93,10 +93,12 @@ def test_gates_know_nothing_of_each_other() -> None:
 @given(st.lists(st.text("aA bB\n", min_size=1, max_size=4), max_size=12))
 def test_what_is_kept_is_new_and_what_is_not_kept_is_not(texts: list[str]) -> None:
     real = [Example(id="r0", text="a b", label="pos")]
-    gate = RowFilter(real, FilterSettings(min_words=0))
+    row_filter = RowFilter(real, FilterSettings(min_words=0))
     seen = {normalize_text("a b")}
     for number, text in enumerate(texts):
-        assert (reason(gate.check(row(text, number))) == "") == (normalize_text(text) not in seen)
+        assert (reason(row_filter.check(row(text, number))) == "") == (
+            normalize_text(text) not in seen
+        )
         seen.add(normalize_text(text))
 
 
@@ -129,7 +131,7 @@ OFF: dict[str, Any] = {
 def judged(
     text: str, real: list[Example] | None = None, test: list[Example] | None = None, **limits: Any
 ) -> Augmented | Reject:
-    """Return what a gate with no other check than those named says of a text whose parents are LONG and SHORT."""
+    """Return what a filter with no other check than those named says of a text whose parents are LONG and SHORT."""
     written = row(text).model_copy(update={"parents": ["long", "short"]})
     return RowFilter(real or [LONG, SHORT], FilterSettings(**{**OFF, **limits}), test or []).check(
         written
@@ -151,7 +153,7 @@ def test_a_near_copy_of_a_parent_is_rejected(text: str) -> None:
     found = judged(text, max_parent_overlap=0.8)
     assert isinstance(found, Reject)
     assert found.reason == "max_parent_overlap"
-    assert found.detail.endswith((" stands in long", " stands in short"))
+    assert found.detail.endswith((" is in long", " is in short"))
 
 
 @pytest.mark.parametrize(
@@ -185,9 +187,9 @@ def test_a_near_copy_of_a_row_that_is_no_parent_passes() -> None:
 
 
 def test_containment_is_the_share_of_word_triples() -> None:
-    assert containment(words("a b c d e f"), words("a b c d x y")) == 0.5
-    assert containment(words("a b"), words("x a b")) == 0
-    assert containment(words("a b"), words("A, b!")) == 1
+    assert overlap(split_words("a b c d e f"), split_words("a b c d x y")) == 0.5
+    assert overlap(split_words("a b"), split_words("x a b")) == 0
+    assert overlap(split_words("a b"), split_words("A, b!")) == 1
 
 
 def test_a_copy_of_a_test_row_is_a_leak() -> None:
@@ -273,7 +275,7 @@ def test_the_scripts_of_japanese_are_one() -> None:
     real = [Example(id="r", text="この映画は好きだ", label="pos")]
     assert reason(judged("スター", real, max_foreign_script=0.3)) == ""
     assert reason(judged("A star", real, max_foreign_script=0.3)) == "max_foreign_script"
-    assert set(scripts("ＡＢ")) == {"LATIN"}
+    assert set(count_scripts("ＡＢ")) == {"LATIN"}
 
 
 def test_real_rows_without_letters_speak_for_no_language() -> None:
@@ -284,24 +286,24 @@ def test_real_rows_without_letters_speak_for_no_language() -> None:
 
 
 def test_a_low_label_mass_is_rejected_where_it_is_known() -> None:
-    gate = RowFilter([], FilterSettings(**OFF, min_label_mass=0.1))
+    row_filter = RowFilter([], FilterSettings(**OFF, min_label_mass=0.1))
     for number, (mass, expected) in enumerate(((0.0999, "min_label_mass"), (0.1, ""), (None, ""))):
         assert (
-            reason(gate.check(row(f"text {number}").model_copy(update={"label_mass": mass})))
+            reason(row_filter.check(row(f"text {number}").model_copy(update={"label_mass": mass})))
             == expected
         )
 
 
 def test_a_perplexity_outside_the_band_is_rejected() -> None:
-    gate = RowFilter([], FilterSettings(**OFF, perplexity=[5, 50]))
+    row_filter = RowFilter([], FilterSettings(**OFF, perplexity=[5, 50]))
     for number, (value, expected) in enumerate(
         ((4.9, "perplexity"), (5, ""), (50, ""), (50.1, "perplexity"))
     ):
         assert (
-            reason(gate.check(row(f"text {number}").model_copy(update={"perplexity": value})))
+            reason(row_filter.check(row(f"text {number}").model_copy(update={"perplexity": value})))
             == expected
         )
-    unknown = gate.check(row("text"))
+    unknown = row_filter.check(row("text"))
     assert isinstance(unknown, Reject)
     assert (unknown.reason, unknown.detail.partition(":")[0]) == ("perplexity", "unknown")
 
@@ -315,8 +317,8 @@ REVIEWS = [
 
 def test_a_classifier_of_the_real_rows_may_contradict_a_label() -> None:
     """Only where it is certain: what it has not seen passes."""
-    gate = RowFilter(REVIEWS, FilterSettings(**OFF, max_disagreement=0.8))
-    found = gate.check(row("Terrible, simply boring."))
+    row_filter = RowFilter(REVIEWS, FilterSettings(**OFF, max_disagreement=0.8))
+    found = row_filter.check(row("Terrible, simply boring."))
     assert isinstance(found, Reject)
     assert found.reason == "max_disagreement"
     assert found.detail.startswith("neg: ")
@@ -325,7 +327,7 @@ def test_a_classifier_of_the_real_rows_may_contradict_a_label() -> None:
         "Quite unheard of.",
         "A wonderful film with a boring show",
     ):
-        assert reason(gate.check(row(text))) == ""
+        assert reason(row_filter.check(row(text))) == ""
     assert reason(RowFilter(REVIEWS).check(row("Terrible, simply boring."))) == ""
 
 
@@ -364,14 +366,16 @@ def test_a_perplexity_that_no_row_will_have_is_refused_before_the_lm_is_asked() 
 def test_the_papers_own_samples_pass() -> None:
     """Table 4, under the defaults."""
     real = [LONG, SHORT, Example(id="r2", text="Well-made but mush-hearted.", label="pos")]
-    gate = RowFilter(real)
+    row_filter = RowFilter(real)
     for text in (
         "Groundbreaking, disturbing.",
         "“Gosford Park” takes a leisurely approach to story telling and along the way it mixes intrigue, comedy, and romance.",
         "Excessively talky, occasionally absurd and much too long, Munich is a fascinating mess.",
     ):
         assert (
-            reason(gate.check(row(text).model_copy(update={"parents": [one.id for one in real]})))
+            reason(
+                row_filter.check(row(text).model_copy(update={"parents": [one.id for one in real]}))
+            )
             == ""
         )
 
@@ -380,10 +384,10 @@ def test_the_papers_own_samples_pass() -> None:
 
 
 def test_the_remedy_is_that_of_the_most_frequent_reason() -> None:
-    assert "max_tokens" in remedy({"repeat": 3, "unfinished": 30})
-    assert "temperature" in remedy({"repeat": 30, "unfinished": 3})
-    assert "test rows" in remedy({"reject_test_copies": 1})
-    assert remedy({}) == remedy({"new reason": 1}) == ""
+    assert "max_tokens" in suggest_remedy({"repeat": 3, "unfinished": 30})
+    assert "temperature" in suggest_remedy({"repeat": 30, "unfinished": 3})
+    assert "test rows" in suggest_remedy({"reject_test_copies": 1})
+    assert suggest_remedy({}) == suggest_remedy({"new reason": 1}) == ""
 
 
 def test_every_key_that_a_remedy_names_exists() -> None:
