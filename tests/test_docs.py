@@ -15,7 +15,7 @@ import typer
 
 from gpt3mix_cli.cli import app
 from gpt3mix_cli.config import load_experiments
-from gpt3mix_cli.lm.openai.budget import price_of
+from gpt3mix_cli.lm.openai.budget import load_price
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -53,7 +53,7 @@ def test_configs_in_the_readme_load(index: int, tmp_path: Path) -> None:
     path = tmp_path / "readme.yaml"
     path.write_text(text, "utf-8")
     if "# prices.yaml" in text:
-        assert price_of("some-base-model", str(path))[1] == "2026-01-31"
+        assert load_price("some-base-model", str(path))[1] == "2026-01-31"
     else:
         assert load_experiments(path)
 

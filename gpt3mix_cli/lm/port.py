@@ -315,9 +315,9 @@ def check_prices(settings: LocalLMSettings | OpenAISettings | None) -> None:
         UserError: if the file is invalid or lacks the model.
     """
     if isinstance(settings, OpenAISettings):
-        from .openai.budget import price_of
+        from .openai.budget import load_price
 
-        price_of(settings.model, settings.prices)
+        load_price(settings.model, settings.prices)
 
 
 def cost_model_for(lm: LM, request: Request, journals: Sequence[Path]) -> CostModel:

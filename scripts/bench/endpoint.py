@@ -1,17 +1,20 @@
 #!/usr/bin/env python3
-"""How near to an endpoint's limit the engine comes, beside the openai SDK alone.
+"""Compares the throughput and CPU time of the endpoint LM with those of the openai SDK alone.
 
     python scripts/bench/endpoint.py [--requests 5000]
 
-A real server on loopback (tests/lm/endpoint_server.py, a process of its own) answers each request after 200 ms and serves
-64 at once; what comes above that is refused. All ways send the same bodies, each in a process of its own:
+A real server on loopback (tests/lm/endpoint_server.py, in its own process) answers each request
+after 200 ms and serves 64 at once; it refuses others. All ways send the same bodies, each in its
+own process:
 
-    one after the other    await client.completions.create(...) in a loop; timed over few requests
+    one after the other    await client.completions.create(...) in a loop, with few requests
     SDK, a semaphore       the same, 64 tasks at a time
-    concurrency: 64        `lm.complete`: journal, retries, budget and all, every answer committed before it is read
-    concurrency: auto      the same, the level found by trying
+    concurrency: 64        `lm.complete` with journal, retries and budget; every answer is committed
+                           before it is parsed
+    concurrency: auto      the same with adaptive concurrency
 
-Ideal is 64 / 0.2 s. CPU is the client process's own, start-up left out; memory is the largest resident set.
+The ideal is 64 / 0.2 s. CPU is that of the client process without start-up; memory is the largest
+resident set.
 """
 
 import argparse
@@ -27,11 +30,13 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-AT_ONCE, DELAY = 64, 0.2
-FEW = 40  # requests of the way that would take a quarter of an hour
+CONCURRENCY, DELAY_S = 64, 0.2
+SEQUENTIAL_REQUESTS = 40  # all of them would take a quarter of an hour
 PROMPT = (
-    "Each item in the following list contains a movie review and the respective sentiment. The sentiment is one of 'positive' or 'negative'.\n\n"
-    "Movie review: a witty film. (Sentiment: Positive)\nMovie review: a dull mess. (Sentiment: Negative)\nMovie review:"
+    "Each item in the following list contains a movie review and the respective sentiment. "
+    "The sentiment is one of 'positive' or 'negative'.\n\n"
+    "Movie review: a witty film. (Sentiment: Positive)\n"
+    "Movie review: a dull mess. (Sentiment: Negative)\nMovie review:"
 )
 WAYS = {
     "one": "one after the other",
@@ -42,7 +47,7 @@ WAYS = {
 
 
 def body(number: int) -> dict[str, Any]:
-    """Return what the SDK alone sends: the engine's own request."""
+    """Return the body for the SDK: that of the endpoint LM."""
     return {
         "model": "tiny",
         "prompt": PROMPT,
@@ -55,28 +60,28 @@ def body(number: int) -> dict[str, Any]:
     }
 
 
-async def by_sdk(url: str, requests: int, at_once: int) -> None:
-    """Ask with the SDK and a semaphore."""
+async def run_sdk(url: str, requests: int, concurrency: int) -> None:
+    """Send requests with the SDK and a semaphore."""
     import openai
 
     async with openai.AsyncOpenAI(api_key="none", base_url=url, max_retries=0) as client:
-        places = asyncio.Semaphore(at_once)
+        slots = asyncio.Semaphore(concurrency)
 
-        async def one(number: int) -> None:
-            async with places:
+        async def send(number: int) -> None:
+            async with slots:
                 answer = await client.completions.create(**body(number))
                 assert answer.choices
 
-        await asyncio.gather(*(one(number) for number in range(requests)))
+        await asyncio.gather(*(send(number) for number in range(requests)))
 
 
-def by_engine(url: str, requests: int, concurrency: int | str) -> float:
-    """Ask with the engine, over a journal; return the seconds that the probe took."""
+def run_lm(url: str, requests: int, concurrency: int | str) -> float:
+    """Send requests with the endpoint LM and a journal; return the seconds of the probe."""
     from gpt3mix_cli.lm import JournaledLM, Request
     from gpt3mix_cli.lm.openai.engine import OpenAILM
     from gpt3mix_cli.settings import OpenAISettings
 
-    def asked(first: int, count: int) -> Iterator[Request]:
+    def make_requests(first: int, count: int) -> Iterator[Request]:
         for number in range(first, first + count):
             yield Request(
                 number,
@@ -93,27 +98,28 @@ def by_engine(url: str, requests: int, concurrency: int | str) -> float:
     with tempfile.TemporaryDirectory() as folder:
         journal = JournaledLM(lm, Path(folder) / "bench.journal.sqlite")
         began = time.perf_counter()
-        # The probe, and the labels' tokens, which are asked for with the first request.
-        assert next(journal.complete(asked(requests, 1)))
+        # The probe, and the tokens of the labels, which come with the first request.
+        assert next(journal.complete(make_requests(requests, 1)))
         probed = time.perf_counter() - began
-        assert sum(1 for _ in journal.complete(asked(0, requests))) == requests
+        assert sum(1 for _ in journal.complete(make_requests(0, requests))) == requests
         journal.close()
     lm.close()
     return probed
 
 
-def measured(way: str, url: str, requests: int) -> dict[str, float]:
-    """Return what a way takes, in this process."""
-    import gpt3mix_cli.lm.openai_api  # noqa: F401
-    import openai  # noqa: F401 - start-up is no part of it
+def measure(way: str, url: str, requests: int) -> dict[str, float]:
+    """Measure a way in this process."""
+    import openai  # noqa: F401 - start-up is not measured
 
-    count = FEW if way == "one" else requests
+    import gpt3mix_cli.lm.openai.engine  # noqa: F401
+
+    count = SEQUENTIAL_REQUESTS if way == "one" else requests
     began, cpu = time.perf_counter(), time.process_time()
     probed = 0.0
     if way in ("one", "sdk"):
-        asyncio.run(by_sdk(url, count, 1 if way == "one" else AT_ONCE))
+        asyncio.run(run_sdk(url, count, 1 if way == "one" else CONCURRENCY))
     else:
-        probed = by_engine(url, count, AT_ONCE if way == "fixed" else "auto")
+        probed = run_lm(url, count, CONCURRENCY if way == "fixed" else "auto")
     seconds, cpu = time.perf_counter() - began - probed, time.process_time() - cpu
     return {
         "probed": probed,
@@ -123,8 +129,8 @@ def measured(way: str, url: str, requests: int) -> dict[str, float]:
     }
 
 
-def of_its_own(way: str, requests: int) -> dict[str, float]:
-    """Return what a way takes in a process of its own, against a fresh server."""
+def measure_in_process(way: str, requests: int) -> dict[str, float]:
+    """Measure a way in its own process, with a new server."""
     server = [
         sys.executable,
         str(ROOT / "tests/lm/endpoint_server.py"),
@@ -132,7 +138,7 @@ def of_its_own(way: str, requests: int) -> dict[str, float]:
         "--remember",
         "false",
     ]
-    options = ["--delay", str(DELAY), "--at_once", str(AT_ONCE)]
+    options = ["--delay", str(DELAY_S), "--at_once", str(CONCURRENCY)]
     with subprocess.Popen(
         [*server, *options], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -152,8 +158,8 @@ def of_its_own(way: str, requests: int) -> dict[str, float]:
         process.kill()
     if done.returncode:
         raise SystemExit(done.stderr)
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return result
 
 
 def main() -> None:
@@ -164,30 +170,31 @@ def main() -> None:
     parser.add_argument("--url", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.way:
-        print(json.dumps(measured(given.way, given.url, given.requests)))
+        print(json.dumps(measure(given.way, given.url, given.requests)))
         return
-    ideal = AT_ONCE / DELAY
-    found = {way: of_its_own(way, given.requests) for way in WAYS}
-    found_few = of_its_own("fixed", given.requests // 10)
+    ideal = CONCURRENCY / DELAY_S
+    results = {way: measure_in_process(way, given.requests) for way in WAYS}
+    few = given.requests // 10
+    few_result = measure_in_process("fixed", few)
     print(
-        f"{given.requests} requests, {DELAY:g} s each, {AT_ONCE} at once: {ideal:g} a second at best ('{WAYS['one']}': {FEW} requests)\n"
+        f"{given.requests} requests of {DELAY_S:g} s, {CONCURRENCY} at once: at best {ideal:g} per "
+        f"second ('{WAYS['one']}': {SEQUENTIAL_REQUESTS} requests)\n"
     )
     print(
-        "| way | requests a second | of the ideal | CPU ms a request | beyond the SDK | largest memory, MiB |"
+        "| way | requests per second | of the ideal | CPU ms per request | more than the SDK "
+        "| largest memory, MiB |"
     )
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
     for way, name in WAYS.items():
-        one = found[way]
-        beyond = f"{one['cpu'] - found['sdk']['cpu']:+.2f}" if way in ("fixed", "auto") else ""
+        result = results[way]
+        more = f"{result['cpu'] - results['sdk']['cpu']:+.2f}" if way in ("fixed", "auto") else ""
         print(
-            f"| {name} | {one['rate']:.1f} | {one['rate'] / ideal:.1%} | {one['cpu']:.2f} | {beyond} | {one['memory']:.0f} |"
+            f"| {name} | {result['rate']:.1f} | {result['rate'] / ideal:.1%} "
+            f"| {result['cpu']:.2f} | {more} | {result['memory']:.0f} |"
         )
-    print(
-        f"\nThe probe and a first request, once an endpoint, took {found['fixed']['probed']:.1f} s and are left out."
-    )
-    print(
-        f"Memory of `{WAYS['fixed']}` after {given.requests // 10} requests: {found_few['memory']:.0f} MiB."
-    )
+    probed = results["fixed"]["probed"]
+    print(f"\nNot included: {probed:.1f} s for the probe and a first request, once per endpoint.")
+    print(f"Memory of `{WAYS['fixed']}` after {few} requests: {few_result['memory']:.0f} MiB.")
 
 
 if __name__ == "__main__":

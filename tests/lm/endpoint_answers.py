@@ -1,6 +1,7 @@
-"""What each kind of server answers to a request: the shapes and the refusals of OpenAI, vLLM, llama-cpp-python and Ollama.
+"""Answers and refusals in the form of OpenAI, vLLM, llama-cpp-python and Ollama.
 
-Everything here is a pure function of the options, the model and the request; what goes wrong on the way is in `endpoint_faults`.
+Everything here is a pure function of the options, the model and the request. Faults on the way
+are in `endpoint_faults`.
 """
 
 import itertools
@@ -15,13 +16,15 @@ from endpoint_options import Options, Refused, refused
 
 HIDDEN = -9999.0  # what stands for a log-probability outside the top 20, and for minus infinity
 OPENAI_CHAT = (
-    "model messages max_completion_tokens temperature top_p frequency_penalty presence_penalty logprobs top_logprobs n seed stop logit_bias"
-    " response_format reasoning_effort store metadata user service_tier stream verbosity prompt_cache_key safety_identifier"
+    "model messages max_completion_tokens temperature top_p frequency_penalty presence_penalty"
+    " logprobs top_logprobs n seed stop logit_bias response_format reasoning_effort "
+    "store metadata user"
+    " service_tier stream verbosity prompt_cache_key safety_identifier"
 )
 
 
 class Answers:
-    """The endpoints of one server, each from a request's body to the answer's."""
+    """The endpoints of one server: from the body of a request to that of its answer."""
 
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -40,7 +43,7 @@ class Answers:
     ) -> Refused:
         return refused(self.options.dialect, status, message, param, code, kind)
 
-    # Completions -----------------------------------------------------------------------------------------------------
+    # Completions ------------------------------------------------------------------------------
 
     def completions(self, body: dict[str, Any]) -> dict[str, Any]:
         self._check_model(body)
@@ -58,7 +61,10 @@ class Answers:
         dialect, logprobs = self.options.dialect, body.get("logprobs")
         if dialect == "openai":
             if not self.options.completions:
-                message = "This is a chat model and not supported in the v1/completions endpoint. Did you mean to use v1/chat/completions?"
+                message = (
+                    "This is a chat model and not supported in the v1/completions endpoint. "
+                    "Did you mean to use v1/chat/completions?"
+                )
                 raise self.no(message, "model", status=404)
             if (logprobs or 0) > 5:
                 raise self.no(
@@ -67,7 +73,8 @@ class Answers:
                 )
             if body.get("echo") and logprobs is not None:
                 raise self.no(
-                    "Setting 'echo' and 'logprobs' at the same time is not supported for this model.",
+                    "Setting 'echo' and 'logprobs' at the same time is not supported for "
+                    "this model.",
                     "echo",
                 )
         if dialect == "vllm":
@@ -103,7 +110,8 @@ class Answers:
                 and (len(self.model.tokens) if asked == -1 else asked) > most
             ):
                 raise self.no(
-                    f"Requested {of} logprobs of {asked}, which is greater than max allowed: {most}",
+                    f"Requested {of} logprobs of {asked}, which is greater than max "
+                    f"allowed: {most}",
                     "logprobs",
                 )
         wanted = body.get("logprob_token_ids")
@@ -126,7 +134,8 @@ class Answers:
         several = isinstance(prompt, list) and not (prompt and isinstance(prompt[0], int))
         if self.options.dialect == "ollama" and not isinstance(prompt, str):
             raise self.no(
-                "json: cannot unmarshal array into Go struct field CompletionRequest.prompt of type string",
+                "json: cannot unmarshal array into Go struct field "
+                "CompletionRequest.prompt of type string",
                 kind="invalid_request_error",
             )
         if self.options.dialect == "llamacpp":
@@ -225,7 +234,7 @@ class Answers:
             body.get("logprob_token_ids") if vllm and self._knows("logprob_token_ids") else None
         )
         top = len(self.model.tokens) if top == -1 else max(top - self.options.fewer, 0)
-        tokens, steps = answer.tokens, self._told(answer, body)
+        tokens, steps = answer.tokens, self._reported_steps(answer, body)
         if not vllm and tokens and tokens[-1] == END:
             tokens, steps = tokens[:-1], steps[:-1]
         values: list[float | None] = []
@@ -256,8 +265,8 @@ class Answers:
             "top_logprobs": tops,
         }
 
-    def _told(self, answer: Written, body: dict[str, Any]) -> Sequence[Distribution]:
-        """Return the distributions whose log-probabilities are told."""
+    def _reported_steps(self, answer: Written, body: dict[str, Any]) -> Sequence[Distribution]:
+        """Return the distributions whose log-probabilities are reported."""
         temperature = body.get("temperature") or 1.0
         if not self.options.tempered or temperature == 1:
             return answer.steps
@@ -274,7 +283,7 @@ class Answers:
         wanted: list[int] | None,
         named: Callable[[str], str],
     ) -> dict[str, float]:
-        """Return the token that was taken and the likeliest ones, or those that were asked for by id."""
+        """Return the generated token and the likeliest ones, or those requested by id."""
         if wanted:
             found = {token: step.logprob(token)} | {
                 other: step.logprob(other) for other in map(self.model.token_of, wanted)
@@ -315,7 +324,7 @@ class Answers:
     def _knows(self, name: str) -> bool:
         return name not in self.options.ignores
 
-    # Chat ------------------------------------------------------------------------------------------------------------
+    # Chat -------------------------------------------------------------------------------------
 
     def chat(self, body: dict[str, Any]) -> dict[str, Any]:
         self._check_model(body)
@@ -365,13 +374,19 @@ class Answers:
 
     def _check_openai_chat(self, body: dict[str, Any]) -> None:
         if "max_tokens" in body:
-            message = "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
+            message = (
+                "Unsupported parameter: 'max_tokens' is not supported with this model. Use "
+                "'max_completion_tokens' instead."
+            )
             raise self.no(message, "max_tokens", "unsupported_parameter")
         for name, value in body.items():
             if name not in OPENAI_CHAT.split():
                 raise self.no(f"Unknown parameter: '{name}'.", name, "unknown_parameter")
             if name in self.options.refuses and name == "temperature" and value != 1:
-                message = f"Unsupported value: 'temperature' does not support {value} with this model. Only the default (1) value is supported."
+                message = (
+                    f"Unsupported value: 'temperature' does not support {value} with this "
+                    "model. Only the default (1) value is supported."
+                )
                 raise self.no(message, name, "unsupported_value")
             if name in self.options.refuses and name != "temperature":
                 raise self.no(
@@ -380,7 +395,10 @@ class Answers:
                     "unsupported_parameter",
                 )
         if (top := body.get("top_logprobs") or 0) > 20:
-            message = f"Invalid 'top_logprobs': integer above maximum value. Expected a value <= 20, but got {top} instead."
+            message = (
+                "Invalid 'top_logprobs': integer above maximum value. Expected a value <= "
+                f"20, but got {top} instead."
+            )
             raise self.no(message, "top_logprobs", "integer_above_max_value")
 
     def _chat_prompt(self, body: dict[str, Any]) -> str:
@@ -405,7 +423,7 @@ class Answers:
         )
         top = max(int(body.get("top_logprobs") or 0) - self.options.fewer, 0)
         content = []
-        for step, token in zip(self._told(answer, body), answer.tokens, strict=True):
+        for step, token in zip(self._reported_steps(answer, body), answer.tokens, strict=True):
             if token == END and self.options.dialect != "vllm":
                 continue
             others = self._tops(step, token, 0, wanted, str) if wanted else dict(step.ranked[:top])
@@ -425,10 +443,10 @@ class Answers:
     def _entry(token: str, logprob: float) -> dict[str, Any]:
         return {"token": token, "logprob": logprob, "bytes": list(token.encode())}
 
-    # The rest --------------------------------------------------------------------------------------------------------
+    # The rest ---------------------------------------------------------------------------------
 
     def decisions(self, body: dict[str, Any]) -> dict[str, Any]:
-        """Answer OpenAI's decisions: the model's own label shares after the input, by question."""
+        """Answer OpenAI's decisions: the model's label probabilities after the input."""
         if self.options.dialect != "openai" or not self.options.decisions:
             raise self.no("Invalid URL (POST /v1/decisions)", status=404)
         self._check_model(body)
@@ -450,13 +468,16 @@ class Answers:
 
     def _decide(self, text: str, index: int, question: dict[str, Any]) -> dict[str, Any]:
         name, kind = question.get("name"), question.get("type")
-        if self.model.shares(f"refused? {index} {text}", ["no", "yes"])[0] < self.refusal_bound():
+        if (
+            self.model.label_probabilities(f"refused? {index} {text}", ["no", "yes"])[0]
+            < self.refusal_bound()
+        ):
             return {"name": name, "type": "refusal"}
         if kind == "predicate":
             return {
                 "name": name,
                 "type": "predicate",
-                "probability": self.model.shares(text, ["yes", "no"])[0],
+                "probability": self.model.label_probabilities(text, ["yes", "no"])[0],
             }
         values = [choice["value"] for choice in question.get("choices", [])]
         if (
@@ -465,28 +486,33 @@ class Answers:
             or len({(type(value), value) for value in values}) < len(values)
         ):
             raise self.no(f"Invalid 'questions[{index}]'.", f"questions[{index}]")
-        shares = self.model.shares(text, [str(value).capitalize() for value in values])
-        best = max(range(len(values)), key=shares.__getitem__)
+        probabilities = self.model.label_probabilities(
+            text, [str(value).capitalize() for value in values]
+        )
+        best = max(range(len(values)), key=probabilities.__getitem__)
         listed = [
-            {"value": value, "probability": share}
-            for value, share in zip(values, shares, strict=True)
+            {"value": value, "probability": probability}
+            for value, probability in zip(values, probabilities, strict=True)
         ]
         return {
             "name": name,
             "type": "choice",
             "choice": values[best],
-            "confidence": shares[best],
+            "confidence": probabilities[best],
             "probabilities": listed,
         }
 
     def refusal_bound(self) -> float:
-        """Return the share of `no` under which a decision is refused: its quantile, for the difference of two normal weights."""
-        share = min(max(self.options.refusals, 0.0), 1.0)
-        if share in (0.0, 1.0):
-            return 2.0 * share
+        """Return the fraction of `no` below which a decision is refused.
+
+        It is the quantile of the difference of two normal weights.
+        """
+        fraction = min(max(self.options.refusals, 0.0), 1.0)
+        if fraction in (0.0, 1.0):
+            return 2.0 * fraction
         from statistics import NormalDist
 
-        return 1 / (1 + math.exp(-NormalDist(0, 1.2 * math.sqrt(2)).inv_cdf(share)))
+        return 1 / (1 + math.exp(-NormalDist(0, 1.2 * math.sqrt(2)).inv_cdf(fraction)))
 
     def tokenize(self, body: dict[str, Any]) -> dict[str, Any]:
         """Answer vLLM's /tokenize."""

@@ -1,4 +1,4 @@
-"""OpenAI's files and batches: upload, create, look until it is done, collect two files in another order than the input's."""
+"""OpenAI's files and batches: upload, create, poll, collect two files in another order."""
 
 import itertools
 import json
@@ -16,10 +16,10 @@ ENDPOINTS = {"/v1/chat/completions", "/v1/completions"}
 
 @dataclass
 class Batch:
-    """A batch as it is told to clients, how often it was looked at, and what became of its lines."""
+    """A batch as clients see it, and how often it was retrieved."""
 
-    told: dict[str, Any]
-    looks: int = 0
+    state: dict[str, Any]
+    retrievals: int = 0
 
 
 @dataclass
@@ -28,10 +28,10 @@ class Batches:
 
     Attributes:
         answer: the endpoint of a path, from a body to an answer; raises Refused.
-        polls: a batch is done after it was looked at this many times; -1: on command only.
+        polls: a batch ends when it was retrieved this many times; -1: on command only.
         fail: custom ids whose lines fail.
         expire: whether batches expire with half of their lines done.
-        lines: how many lines were answered.
+        lines: the number of lines answered.
     """
 
     answer: Callable[[str, dict[str, Any]], dict[str, Any]]
@@ -62,15 +62,15 @@ class Batches:
         fail: list[str] | None = None,
         polls: int | None = None,
     ) -> None:
-        """Change what becomes of batches; `complete` ends those that are under way."""
+        """Change the outcome of batches; `complete` ends those in progress."""
         self.expire = self.expire if expire is None else expire
         self.fail = self.fail if fail is None else fail
         self.polls = self.polls if polls is None else polls
         for batch in self.batches.values():
-            if complete and batch.told["status"] in {"validating", "in_progress", "finalizing"}:
+            if complete and batch.state["status"] in {"validating", "in_progress", "finalizing"}:
                 self._finish(batch)
 
-    # Files -----------------------------------------------------------------------------------------------------------
+    # Files ------------------------------------------------------------------------------------
 
     async def _upload(self, request: web.Request) -> web.Response:
         content, purpose, name = b"", "", "file.jsonl"
@@ -86,15 +86,15 @@ class Batches:
         return web.json_response(self._keep(content, purpose, name))
 
     def _keep(self, content: bytes, purpose: str, name: str) -> dict[str, Any]:
-        told = {
+        state = {
             "id": f"file-{next(self._numbers)}",
             "object": "file",
             "bytes": len(content),
             "created_at": int(time.time()),
         }
-        told |= {"filename": name, "purpose": purpose, "status": "processed"}
-        self.files[told["id"]] = (told, content)
-        return told
+        state |= {"filename": name, "purpose": purpose, "status": "processed"}
+        self.files[state["id"]] = (state, content)
+        return state
 
     async def _file(self, request: web.Request) -> web.Response:
         found = self.files.get(request.match_info["file"])
@@ -116,7 +116,7 @@ class Batches:
             {"id": name, "object": "file", "deleted": self.files.pop(name, None) is not None}
         )
 
-    # Batches ---------------------------------------------------------------------------------------------------------
+    # Batches ----------------------------------------------------------------------------------
 
     async def _create(self, request: web.Request) -> web.Response:
         asked = await request.json()
@@ -130,29 +130,29 @@ class Batches:
         if asked.get("input_file_id") not in self.files:
             return _no_such("file", str(asked.get("input_file_id")))
         now = int(time.time())
-        told = {
+        state = {
             "id": f"batch_{next(self._numbers)}",
             "object": "batch",
             "endpoint": asked["endpoint"],
             "errors": None,
             "status": "validating",
         }
-        told |= {
+        state |= {
             "input_file_id": asked["input_file_id"],
             "completion_window": "24h",
             "output_file_id": None,
             "error_file_id": None,
         }
-        told |= {"created_at": now, "expires_at": now + 86_400, "metadata": asked.get("metadata")}
-        told["request_counts"] = {"total": 0, "completed": 0, "failed": 0}
-        self.batches[told["id"]] = Batch(told)
-        return web.json_response(told)
+        state |= {"created_at": now, "expires_at": now + 86_400, "metadata": asked.get("metadata")}
+        state["request_counts"] = {"total": 0, "completed": 0, "failed": 0}
+        self.batches[state["id"]] = Batch(state)
+        return web.json_response(state)
 
     async def _list(self, request: web.Request) -> web.Response:
         return web.json_response(
             {
                 "object": "list",
-                "data": [batch.told for batch in self.batches.values()],
+                "data": [batch.state for batch in self.batches.values()],
                 "has_more": False,
             }
         )
@@ -161,31 +161,31 @@ class Batches:
         batch = self.batches.get(request.match_info["batch"])
         if batch is None:
             return _no_such("batch", request.match_info["batch"])
-        batch.looks += 1
-        if batch.told["status"] in {"validating", "in_progress"}:
+        batch.retrievals += 1
+        if batch.state["status"] in {"validating", "in_progress"}:
             if not self._check(batch):
-                batch.told["status"] = "failed"
-            elif self.polls >= 0 and batch.looks >= self.polls:
+                batch.state["status"] = "failed"
+            elif self.polls >= 0 and batch.retrievals >= self.polls:
                 self._finish(batch)
             else:
-                batch.told |= {"status": "in_progress", "in_progress_at": int(time.time())}
-        return web.json_response(batch.told)
+                batch.state |= {"status": "in_progress", "in_progress_at": int(time.time())}
+        return web.json_response(batch.state)
 
     async def _cancel(self, request: web.Request) -> web.Response:
         batch = self.batches.get(request.match_info["batch"])
         if batch is None:
             return _no_such("batch", request.match_info["batch"])
-        batch.told |= {"status": "cancelled", "cancelled_at": int(time.time())}
-        return web.json_response(batch.told)
+        batch.state |= {"status": "cancelled", "cancelled_at": int(time.time())}
+        return web.json_response(batch.state)
 
     def _check(self, batch: Batch) -> bool:
-        """Note the errors of lines that are no requests to the batch's endpoint; return whether there are none."""
+        """Record the errors of lines that are not valid requests; return whether there are none."""
         errors, seen = [], set()
         for number, line in enumerate(self._lines(batch), 1):
             try:
                 asked = json.loads(line)
                 wrong = (
-                    asked["url"] != batch.told["endpoint"]
+                    asked["url"] != batch.state["endpoint"]
                     or asked["method"] != "POST"
                     or not isinstance(asked["body"], dict)
                 )
@@ -208,22 +208,24 @@ class Batches:
                         "param": None,
                     }
                 )
-        batch.told["errors"] = {"object": "list", "data": errors} if errors else None
+        batch.state["errors"] = {"object": "list", "data": errors} if errors else None
         return not errors
 
     def _lines(self, batch: Batch) -> list[bytes]:
-        return self.files[batch.told["input_file_id"]][1].splitlines()
+        return self.files[batch.state["input_file_id"]][1].splitlines()
 
     def _finish(self, batch: Batch) -> None:
         lines = [json.loads(line) for line in self._lines(batch)]
-        random.Random(batch.told["id"]).shuffle(lines)
+        random.Random(batch.state["id"]).shuffle(lines)
         done: list[dict[str, Any]] = []
         failed: list[dict[str, Any]] = []
         for number, line in enumerate(lines):
             if self.expire and number >= len(lines) // 2:
                 error = {
                     "code": "batch_expired",
-                    "message": "This request could not be executed before the completion window expired.",
+                    "message": (
+                        "This request could not be executed before the completion window expired."
+                    ),
                 }
                 failed.append(self._outcome(line, None, error))
             else:
@@ -235,14 +237,14 @@ class Batches:
                 }
                 (done if status == 200 else failed).append(self._outcome(line, outcome, None))
         ended = "expired" if self.expire else "completed"
-        batch.told |= {"status": ended, f"{ended}_at": int(time.time())}
+        batch.state |= {"status": ended, f"{ended}_at": int(time.time())}
         for name, part in (("output_file_id", done), ("error_file_id", failed)):
             if part:
                 text = "".join(json.dumps(line) + "\n" for line in part)
-                batch.told[name] = self._keep(
-                    text.encode(), "batch_output", f"{batch.told['id']}_{name}.jsonl"
+                batch.state[name] = self._keep(
+                    text.encode(), "batch_output", f"{batch.state['id']}_{name}.jsonl"
                 )["id"]
-        batch.told["request_counts"] = {
+        batch.state["request_counts"] = {
             "total": len(lines),
             "completed": len(done),
             "failed": len(failed),

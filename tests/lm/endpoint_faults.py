@@ -1,4 +1,4 @@
-"""What goes wrong on the way, on command: which requests it befalls, and what the client gets then."""
+"""Faults on command: which requests they hit, and what the client then gets."""
 
 import asyncio
 import json
@@ -63,19 +63,20 @@ CUTS = {"reset", "reset_body", "half", "garbage", "no_choices", "hang", "delay"}
 
 @dataclass
 class Fault:
-    """Something that goes wrong.
+    """A fault.
 
     Attributes:
-        kind: a name in STATUSES, or `status` with the fields given; reset (before the headers), reset_body (after them), half
-            (a body shorter than its Content-Length), garbage (no JSON), no_choices, hang, delay (then the real answer).
-        at: numbers of the requests that it befalls, from 1.
-        next: how many of the next ones; each takes one off.
-        p: probability; drawn from the seed, the request's body and how often it came, not from the order of arrival.
+        kind: a name in STATUSES, or `status` with the fields given; reset (before the headers),
+            reset_body (after them), half (a body shorter than its Content-Length), garbage (no
+            JSON), no_choices, hang, delay (then the real answer).
+        at: numbers of the requests that it hits, from 1.
+        next: the number of next requests that it hits.
+        p: probability; depends on the seed, the body and how often it came, not on the order.
         path: only requests to paths that contain this.
         contains: only requests whose body contains this.
         seconds: of a delay, or its bounds.
         retry_after: seconds in the Retry-After header.
-        share: of the body that `half` sends.
+        fraction: of the body that `half` sends.
     """
 
     kind: str
@@ -87,7 +88,7 @@ class Fault:
     contains: str = ""
     seconds: float | Sequence[float] = 0.0
     retry_after: float | None = None
-    share: float = 0.5
+    fraction: float = 0.5
     status: int = 0
     message: str = ""
     code: str | None = None
@@ -100,8 +101,8 @@ class Fault:
         for name, value in STATUSES.get(self.kind, {}).items():
             setattr(self, name, getattr(self, name) or value)
 
-    def befalls(self, number: int, path: str, body: bytes, times: int) -> bool:
-        """Return whether it befalls a request, which is the `times`-th with this body; one of `next` is then used up."""
+    def hits(self, number: int, path: str, body: bytes, times: int) -> bool:
+        """Return whether it hits a request, the `times`-th with this body; counts `next` down."""
         if self.path not in path or self.contains.encode() not in body:
             return False
         if self.next > 0:
@@ -114,12 +115,12 @@ class Fault:
 
 
 def seconds_of(seconds: float | Sequence[float]) -> float:
-    """Return a delay, drawn where its bounds are given."""
+    """Return a delay, drawn at random if bounds are given."""
     return seconds if isinstance(seconds, int | float) else random.uniform(*seconds)
 
 
 def answer_of(fault: Fault, dialect: str, model: str, key: str) -> web.Response:
-    """Return the error answer of a fault that is one."""
+    """Return the error answer of a fault."""
     headers = {} if fault.retry_after is None else {"Retry-After": f"{fault.retry_after:g}"}
     if fault.html:
         return web.Response(
@@ -136,7 +137,7 @@ def answer_of(fault: Fault, dialect: str, model: str, key: str) -> web.Response:
 
 
 async def cut(fault: Fault, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-    """Break an answer off in the fault's way."""
+    """Send a broken answer, as the fault says."""
     text = json.dumps(body).encode()
     match fault.kind:
         case "hang":
@@ -157,7 +158,7 @@ async def cut(fault: Fault, request: web.Request, body: dict[str, Any]) -> web.S
         headers={"Content-Length": str(len(text)), "Content-Type": "application/json"}
     )
     await response.prepare(request)
-    sent = int(len(text) * fault.share) if fault.kind == "half" else 0
+    sent = int(len(text) * fault.fraction) if fault.kind == "half" else 0
     await response.write(text[:sent])
     if fault.kind == "reset_body":
         _reset(request)

@@ -1,4 +1,4 @@
-"""What the tests of the engine share: an engine over a test server, and the requests that it is asked."""
+"""Shared by the tests of endpoints: an LM over a test server, and requests for it."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,14 +9,16 @@ from endpoint_model import ASSISTANT, TinyLM
 
 from gpt3mix_cli.lm import Request
 from gpt3mix_cli.lm.openai.engine import OpenAILM
-from gpt3mix_cli.lm.openai.protocol import CONTINUES, LABELS
+from gpt3mix_cli.lm.openai.requests import GENERATION_INSTRUCTION, LABEL_INSTRUCTION
 from gpt3mix_cli.settings import Budget, OpenAISettings
 
 LABEL_PREFIX = " (Sentiment:"
 CHOICES = (" Positive", " Negative")
 HEADER = (
-    "Each item in the following list contains a movie review and the respective sentiment. The sentiment is one of 'positive' or 'negative'.\n\n"
-    "Movie review: A gorgeous, witty film. (Sentiment: Positive)\nMovie review: so bad (Sentiment: Negative)\n"
+    "Each item in the following list contains a movie review and the respective "
+    "sentiment. The sentiment is one of 'positive' or 'negative'.\n\n"
+    "Movie review: A gorgeous, witty film. (Sentiment: Positive)\nMovie review: so bad "
+    "(Sentiment: Negative)\n"
 )
 PROMPT = f"{HEADER}Movie review:"
 
@@ -28,7 +30,7 @@ def engine(
     journals: Sequence[Path] = (),
     **settings: Any,
 ) -> Iterator[OpenAILM]:
-    """Open an engine over servers, or over what stands in `base_url`; all that it holds is let go."""
+    """Open an LM over servers, or over `base_url`; close it at the end."""
     urls = [server.base_url for server in servers]
     settings = {"model": "tiny", **({"base_url": urls} if urls else {}), **settings}
     lm = OpenAILM(
@@ -43,21 +45,21 @@ def engine(
 
 
 def asked(many: int = 10, **options: Any) -> list[Request]:
-    """Requests of the paper's form."""
+    """Return requests in the form of the paper."""
     known = {"prompt": PROMPT, "max_tokens": 60, "label_prefix": LABEL_PREFIX, "choices": CHOICES}
     return [
         Request(**{"number": number, "seed": number, **known, **options}) for number in range(many)
     ]
 
 
-def chat_context(text: str, system: str = CONTINUES) -> str:
-    """Return what a test server's model reads of a chat."""
+def chat_context(text: str, system: str = GENERATION_INSTRUCTION) -> str:
+    """Return the text that a test server's model continues in a chat."""
     return f"<|system|>\n{system}\n<|user|>\n{text}\n{ASSISTANT}"
 
 
 def label_context(text: str) -> str:
-    """Return what it reads where a chat is asked for the label alone."""
-    return chat_context(text, LABELS + ", ".join(choice.strip() for choice in CHOICES))
+    """Return the text that it continues where a chat is asked for the label."""
+    return chat_context(text, LABEL_INSTRUCTION + ", ".join(choice.strip() for choice in CHOICES))
 
 
 def truth(model: TinyLM, context: str, choices: Sequence[str] = CHOICES) -> list[float]:

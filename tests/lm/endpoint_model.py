@@ -1,8 +1,9 @@
-"""The language model behind the test server: small, deterministic, and the same truth for every way of asking.
+"""The language model of the test server: small, deterministic, consistent for every way of asking.
 
-What comes next is a pure function of the text before it: a line of words, at a sensible place the prompt's own label prefix
-(` (Sentiment:`), one of its labels, `)` and the line's end. Generation, top log-probabilities, echo and chosen token ids all
-read the same `Distribution`, so a test asks `model.logprobs(text)` or `model.score(text, " Positive")` for the truth.
+The next token is a pure function of the text before it: a line of words, after some of them the
+prompt's own label prefix (` (Sentiment:`), one of its labels, `)` and the end of the line.
+Generation, top log-probabilities, echo and token ids all use the same `Distribution`. So a test
+compares with `model.logprobs(text)` or `model.score(text, " Positive")`.
 """
 
 import bisect
@@ -19,11 +20,18 @@ END, BEGIN = "<end>", "<s>"
 ASSISTANT = "<|assistant|>\n"
 FIRST_CHARACTER = 1000  # a character that is no listed token has its code point and this as its id
 WORDS = (
-    "a an and the this that film movie plot cast story it is was but with of in by very too never always so"
-    " good great witty warm fresh charming moving funny bad dull slow weak tired messy lifeless boring"
+    "a an and the this that film movie plot cast story it is was but with of in by very too never"
+    " always so good great witty warm fresh charming moving funny bad dull slow weak "
+    "tired messy lifeless boring"
 )
-LABELS = "positive negative correct incorrect yes no abbreviation entity description human location numeric objective subjective"
-TASK_WORDS = "Each item following list contains and respective sentiment one Movie review Review Sentiment Text Label Question type"
+LABELS = (
+    "positive negative correct incorrect yes no abbreviation entity description human location"
+    " numeric objective subjective"
+)
+TASK_WORDS = (
+    "Each item following list contains and respective sentiment one Movie review Review Sentiment"
+    " Text Label Question type"
+)
 REST = 1e-9  # probability of each character that is no listed token
 CHARACTERS = 0x110000
 ASKS_LABEL = r"(?i)one word|only the|which of|with one of"
@@ -36,7 +44,7 @@ SHORTEST, LONGEST = (
 
 @dataclass(frozen=True)
 class Task:
-    """What the prompt asks for: how a line starts, its label prefix, its labels with their leading space."""
+    """What a prompt asks for: the start of a line, its label prefix and labels (with space)."""
 
     prefix: str
     label_prefix: str
@@ -46,7 +54,7 @@ class Task:
 
 
 class Distribution:
-    """What comes next: a log-probability for each listed token, the likeliest first, and one for any other character."""
+    """The next token: log-probabilities of listed tokens, best first, and of other characters."""
 
     def __init__(self, weights: dict[str, float]) -> None:
         total = sum(weights.values()) / (1 - REST * CHARACTERS)
@@ -66,7 +74,7 @@ class Distribution:
         )
 
     def draw(self, uniform: float, temperature: float, top_p: float) -> str:
-        """Return the listed token at a place in [0, 1) of the distribution; temperature 0 takes the likeliest."""
+        """Return the token at a quantile in [0, 1); temperature 0 takes the likeliest."""
         if temperature == 0:
             return self.ranked[0][0]
         cumulated = self._cumulated.get((temperature, top_p))
@@ -110,7 +118,7 @@ class TinyLM:
         self._made: dict[tuple[object, ...], Distribution] = {}
         self.task = lru_cache(maxsize=4096)(self._task)
 
-    # The tokenizer ---------------------------------------------------------------------------------------------------
+    # The tokenizer ----------------------------------------------------------------------------
 
     def split(self, text: str) -> list[str]:
         return self._pattern.findall(text)
@@ -124,10 +132,10 @@ class TinyLM:
             return self.tokens[number]
         return chr(number - FIRST_CHARACTER) if number >= FIRST_CHARACTER else chr(-1)
 
-    # The truth -------------------------------------------------------------------------------------------------------
+    # The truth --------------------------------------------------------------------------------
 
     def distribution(self, text: str) -> Distribution:
-        """Return what comes after a text."""
+        """Return the distribution of the next token."""
         return Cursor(self, text).distribution()
 
     def logprobs(self, text: str) -> dict[str, float]:
@@ -141,22 +149,22 @@ class TinyLM:
         return sum(step.logprob(token) for step, token in zip(steps, tokens, strict=True))
 
     def walk(self, tokens: Sequence[str]) -> Iterator[Distribution]:
-        """Yield what could have come at each token's place."""
+        """Yield the distribution at the position of each token."""
         cursor = Cursor(self, "")
         for token in tokens:
             yield cursor.distribution()
             if token != BEGIN:
                 cursor.advance(token)
 
-    def shares(self, text: str, labels: Sequence[str]) -> list[float]:
-        """Return each label's share of the probability of all of them after a text."""
+    def label_probabilities(self, text: str, labels: Sequence[str]) -> list[float]:
+        """Return the probability of each label after a text, relative to all labels."""
         weights = self._label_weights(tuple(labels), zlib.crc32(text.encode()) % LABEL_BUCKETS)
         return [weight / sum(weights) for weight in weights]
 
-    # How it is made --------------------------------------------------------------------------------------------------
+    # How it is made ---------------------------------------------------------------------------
 
     def _task(self, head: str) -> Task:
-        """Return what the lines before the one that is being written ask for."""
+        """Return what the lines before the last one ask for."""
         chat = head.endswith(ASSISTANT)
         body, asks = head, False
         if chat:
@@ -185,7 +193,7 @@ class TinyLM:
         return Task(prefix, label_prefix, tuple(f" {label}" for label in labels), chat, asks)
 
     def at(self, task: Task, line: str, hashed: int) -> Distribution:
-        """Return what comes next in a line of a task; `hashed` is the checksum of all the text before it."""
+        """Return the next token in a line of a task; `hashed` is a checksum of the text before."""
         key = self._state(task, line, hashed)
         if key not in self._made:
             self._made[key] = Distribution(self._weights(*key))
@@ -242,13 +250,11 @@ class TinyLM:
             self._add_labels(weights, *of, noise)
         else:
             _, stage, after, first = of
-            classifier_or_unavailable = [
-                token for token in self._words if token.startswith(" ") != first
-            ]
-            for token in noise.sample(classifier_or_unavailable, 12):
+            candidates = [token for token in self._words if token.startswith(" ") != first]
+            for token in noise.sample(candidates, 12):
                 weights[token] = weights.get(token, 0) + noise.random() ** 2
-            share = (0.0005, 0.3, 40.0)[stage] * sum(weights.values())
-            weights[after] = weights.get(after, 0) + share
+            weight = (0.0005, 0.3, 40.0)[stage] * sum(weights.values())
+            weights[after] = weights.get(after, 0) + weight
         return weights
 
     def _add_labels(
@@ -277,7 +283,7 @@ class TinyLM:
 
 
 class Cursor:
-    """A place in a text that goes on token by token."""
+    """A position in a text that grows token by token."""
 
     def __init__(self, model: TinyLM, text: str) -> None:
         self._model = model
@@ -300,7 +306,7 @@ class Cursor:
 
 @dataclass(frozen=True)
 class Written:
-    """A text, its tokens (those of the stop string included, as real servers do) and what else could have stood there."""
+    """A text, its tokens (also those of the stop string, as in real servers) and alternatives."""
 
     text: str
     tokens: list[str]

@@ -1,4 +1,4 @@
-"""Which server the test server is, and how each kind words a refusal."""
+"""Options of the test server, and the form of each kind of server's refusals."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,23 +15,23 @@ class Options:
         dialect: openai, vllm, llamacpp or ollama.
         model: its name; other names are refused (llamacpp takes any).
         context: the most tokens of prompt and text together.
-        key: the only key that is let in; empty lets everybody in.
-        ignores: fields of vLLM that an older one does not know and passes over.
+        key: the only valid key; empty: any.
+        ignores: fields of vLLM that an older version ignores.
         refuses: parameters that an OpenAI model refuses, as reasoning models do.
-        completions: an OpenAI model that still has /v1/completions (5 log-probabilities, no scores of an echo).
+        completions: an OpenAI model that still has /v1/completions (5 log-probabilities, no echo).
         decisions: whether /v1/decisions is there.
-        refusals: the share of decisions that are refused.
+        refusals: the fraction of decisions that are refused.
         max_logprobs: vLLM's cap; -1 is none.
         begin: whether a token begins each prompt, unless add_special_tokens is false.
         echo_shifted: llamacpp gives an echo's log-probabilities one token off.
-        tempered: log-probabilities are those after temperature, as SGLang tells them.
+        tempered: log-probabilities are computed after temperature, as SGLang does.
         fewer: this many of the top log-probabilities that were asked for are left out.
         split, unlikely, asks_label: see `TinyLM`.
         delay: seconds that every answer takes, or their bounds.
-        at_once: requests served at the same time; 0 is no limit. Those beyond get 429, or wait if `queue`.
-        per_minute: requests let in within any 60 s (`window` seconds); 0 is no limit.
-        polls: a batch is done after it was looked at this many times; -1: on command only.
-        remember: whether each request's body is kept.
+        at_once: requests served at the same time; 0: no limit. Others get 429, or wait if `queue`.
+        per_minute: requests accepted within any 60 s (`window` seconds); 0: no limit.
+        polls: a batch ends when it was retrieved this many times; -1: on command only.
+        remember: whether to keep the body of each request.
     """
 
     dialect: str = "vllm"
@@ -77,7 +77,7 @@ def refused(
     code: str | None = None,
     kind: str = "",
 ) -> Refused:
-    """Return an error in the server's own shape."""
+    """Return an error in the form of the server."""
     names = {400: "BadRequestError", 401: "AuthenticationError", 404: "NotFoundError"}
     if dialect == "vllm":
         error = {

@@ -1,9 +1,11 @@
-"""A server that speaks the OpenAI protocol as OpenAI, vLLM, llama-cpp-python and Ollama do, and that fails on command.
+"""A test server for OpenAI's protocol as OpenAI, vLLM, llama-cpp-python and Ollama speak it.
 
-In a test: `with serving(dialect="vllm") as server:` and then `server.base_url`, `server.fault("rate_limit", next=3)`,
-`server.counters()`, `server.model.logprobs(text)`. As a process, for kills and benches: `python tests/lm/endpoint_server.py
---delay 0.2 --at_once 64` prints its port, or `with running(delay=0.2) as server:`. From anywhere: GET /_control returns the
-counters; POST /_control takes `{"faults": [...], "clear": true, "options": {...}, "batches": {...}, "reset": true}`.
+In a test: `with serving(dialect="vllm") as server:` and then `server.base_url`,
+`server.fault("rate_limit", next=3)`, `server.counters()`, `server.model.logprobs(text)`.
+
+As a process: `python tests/lm/endpoint_server.py --delay 0.2 --at_once 64` prints its port, or
+`with running(delay=0.2) as server:`. GET /_control returns the counters; POST /_control takes
+`{"faults": [...], "clear": true, "options": {...}, "batches": {...}, "reset": true}`.
 """
 
 import argparse
@@ -29,7 +31,7 @@ from endpoint_options import Options, Refused, refused
 
 @dataclasses.dataclass
 class Asked:
-    """A request that came in, and what it got: 0 until it is answered, and for an answer that was cut or spoilt."""
+    """A request and the status of its answer; 0 if there is none, or a broken one."""
 
     number: int
     path: str
@@ -41,7 +43,7 @@ class Asked:
 
 
 class Server:
-    """The server's state: what it is, what goes wrong, what it saw."""
+    """The server's state: its options, its faults, the requests it got."""
 
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -57,18 +59,18 @@ class Server:
         return f"{self.url}/v1"
 
     def reset(self) -> None:
-        """Forget what was counted."""
+        """Reset the counters."""
         self.asked: list[Asked] = []
         self.keys: set[str] = set()
         self.paths: collections.Counter[str] = collections.Counter()
         self.statuses: collections.Counter[int] = collections.Counter()
         self.requests = self.in_flight = self.most_at_once = self.serving = 0
         self._times: collections.Counter[tuple[str, bytes]] = collections.Counter()
-        self._let_in: collections.deque[float] = collections.deque()
-        self._places: asyncio.Semaphore | None = None
+        self._accepted_at: collections.deque[float] = collections.deque()
+        self._slots: asyncio.Semaphore | None = None
 
     def fault(self, kind: str, **how: Any) -> Fault:
-        """Let something go wrong; see `Fault`."""
+        """Add a fault; see `Fault`."""
         self.faults.append(Fault(kind, **how))
         return self.faults[-1]
 
@@ -84,7 +86,7 @@ class Server:
         return [json.loads(body) for (_, body), times in answered.items() if times > 1]
 
     def counters(self) -> dict[str, Any]:
-        """Return what was counted since the start or the last reset."""
+        """Return the counters since the start or the last reset."""
         return {
             "requests": self.requests,
             "paths": dict(self.paths),
@@ -98,7 +100,7 @@ class Server:
             "batch_lines": self.batches.lines,
         }
 
-    # Serving ---------------------------------------------------------------------------------------------------------
+    # Serving ----------------------------------------------------------------------------------
 
     def application(self) -> web.Application:
         """Return the aiohttp application; it serves in the loop that starts it."""
@@ -129,10 +131,10 @@ class Server:
         self.statuses[asked.status] += 1
         return response
 
-    async def _what_goes_wrong(self, asked: Asked, body: bytes, times: int) -> Fault | None:
-        """Wait through the delays and return the first other fault of a request."""
+    async def _next_fault(self, asked: Asked, body: bytes, times: int) -> Fault | None:
+        """Wait for delays and return the first other fault that hits a request."""
         for fault in list(self.faults):
-            if fault.befalls(asked.number, asked.path, body, times):
+            if fault.hits(asked.number, asked.path, body, times):
                 if fault.kind != "delay":
                     return fault
                 await asyncio.sleep(seconds_of(fault.seconds))
@@ -142,19 +144,19 @@ class Server:
         self, request: web.Request, asked: Asked, body: bytes, times: int
     ) -> web.StreamResponse:
         key = request.headers.get("Authorization", "").removeprefix("Bearer ")
-        fault = await self._what_goes_wrong(asked, body, times)
+        fault = await self._next_fault(asked, body, times)
         if fault and fault.kind not in CUTS:
             return self._done(
                 asked, answer_of(fault, self.options.dialect, self.options.model, key)
             )
-        if request.method == "POST" and not self._may_come_in():
+        if request.method == "POST" and not self._is_within_rate():
             return self._done(
                 asked,
                 self._too_many("Rate limit reached for requests per minute", self.options.window),
             )
         if self.options.at_once and not self.options.queue and self.serving >= self.options.at_once:
             return self._done(asked, self._too_many("Too many requests at once", 0.1))
-        async with self._place():
+        async with self._slot():
             self.serving += 1
             try:
                 answered = asyncio.get_running_loop().time() + (
@@ -180,27 +182,27 @@ class Server:
         asked.status = response.status
         return response
 
-    def _place(self) -> contextlib.AbstractAsyncContextManager[Any]:
+    def _slot(self) -> contextlib.AbstractAsyncContextManager[Any]:
         if not (self.options.at_once and self.options.queue):
             return contextlib.nullcontext()
-        self._places = self._places or asyncio.Semaphore(self.options.at_once)
-        return self._places
+        self._slots = self._slots or asyncio.Semaphore(self.options.at_once)
+        return self._slots
 
-    def _may_come_in(self) -> bool:
+    def _is_within_rate(self) -> bool:
         if not self.options.per_minute:
             return True
         now = time.monotonic()
-        while self._let_in and self._let_in[0] <= now - self.options.window:
-            self._let_in.popleft()
-        if len(self._let_in) >= self.options.per_minute:
+        while self._accepted_at and self._accepted_at[0] <= now - self.options.window:
+            self._accepted_at.popleft()
+        if len(self._accepted_at) >= self.options.per_minute:
             return False
-        self._let_in.append(now)
+        self._accepted_at.append(now)
         return True
 
     def _too_many(self, message: str, seconds: float) -> web.Response:
-        if self._let_in:
+        if self._accepted_at:
             seconds = min(
-                seconds, max(self._let_in[0] + self.options.window - time.monotonic(), 0.01)
+                seconds, max(self._accepted_at[0] + self.options.window - time.monotonic(), 0.01)
             )
         answer = answer_of(
             Fault("rate_limit", message=message), self.options.dialect, self.options.model, ""
@@ -240,7 +242,7 @@ class Server:
         raise refused(self.options.dialect, 404, f"Invalid URL ({method} {path})")
 
     def endpoints(self) -> dict[str, Any]:
-        """Return what answers POST to each path, from the body to the answer."""
+        """Return the function that answers POST to each path."""
         answers, model = self.answers, self.model
         endpoints: dict[str, Any] = {
             "/v1/completions": answers.completions,
@@ -266,7 +268,7 @@ class Server:
     def _batch_line(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         return self.endpoints()[path](body)
 
-    # Control ---------------------------------------------------------------------------------------------------------
+    # Control ----------------------------------------------------------------------------------
 
     async def _read_control(self, request: web.Request) -> web.Response:
         return web.json_response(self.counters())
@@ -299,7 +301,7 @@ class Server:
             self.batches.command(**batches)
 
 
-# Where it runs -------------------------------------------------------------------------------------------------------
+# Where it runs --------------------------------------------------------------------------------
 
 
 async def _start(server: Server, port: int) -> web.AppRunner:
@@ -354,7 +356,7 @@ def serving(port: int = 0, **options: Any) -> Iterator[Server]:
 
 @dataclasses.dataclass
 class Remote:
-    """A server in a process of its own."""
+    """A server in its own process."""
 
     url: str
     process: subprocess.Popen[str]
@@ -381,7 +383,7 @@ class Remote:
 
 @contextlib.contextmanager
 def running(**options: Any) -> Iterator[Remote]:
-    """Serve in a process; it ends with the block, or with the process that started it."""
+    """Serve in a process that ends with the block, or with the process that started it."""
     arguments = [
         word for name, value in options.items() for word in (f"--{name}", json.dumps(value))
     ]
@@ -398,7 +400,7 @@ def running(**options: Any) -> Iterator[Remote]:
 
 
 def main() -> None:
-    """Serve until killed; each field of `Options` is a flag, whose value is JSON or a plain word."""
+    """Serve until killed; each field of `Options` is a flag with JSON or a word as its value."""
     parser = argparse.ArgumentParser(description="A test server that speaks the OpenAI protocol.")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--faults", type=json.loads, default=[])

@@ -1,6 +1,7 @@
-"""A real server for tests: llama-cpp-python's OpenAI-compatible one in a process of its own, with a model written as GGUF.
+"""A real server for tests: llama-cpp-python's, in its own process, with a model in GGUF format.
 
-with llama_server(model_as_gguf(tmp_path / "lm.gguf"), tmp_path / "server.log", "--n_ctx", "1024") as server:
+model = model_as_gguf(tmp_path / "lm.gguf")
+with llama_server(model, tmp_path / "server.log", "--n_ctx", "1024") as server:
     server.ask("v1/completions", prompt="Movie review:", max_tokens=1)
 """
 
@@ -35,20 +36,20 @@ needs_llama_server = pytest.mark.skipif(
     bool(MISSING), reason=f"extra server-tests: {', '.join(MISSING)} not installed"
 )
 
-START = 120  # seconds: two are enough where the machine is quiet
+START_TIMEOUT_S = 120  # 2 s are enough on an idle machine
 LISTENS = re.compile(r"running on (http://127\.0\.0\.1:\d+)")
-# No proxy of the machine's may stand between a test and its server.
+# Tests do not use the proxy of the machine.
 OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 @dataclass(frozen=True)
 class Server:
-    """A server that listens.
+    """A running server.
 
     Attributes:
         root: such as `http://127.0.0.1:40123`.
-        log: what it prints.
-        key: what it wants of whoever asks; empty if nothing.
+        log: the file of its output.
+        key: that clients need; empty: none.
     """
 
     root: str
@@ -61,7 +62,7 @@ class Server:
         return f"{self.root}/v1"
 
     def send(self, path: str, body: Any = None, key: str | None = None) -> tuple[int, Any]:
-        """Return status and JSON of an answer; a body makes it a POST, `key` stands in for the right one."""
+        """Return status and JSON of an answer; POST if there is a body; `key` replaces the key."""
         data = None if body is None else json.dumps(body).encode()
         headers = {
             "Content-Type": "application/json",
@@ -94,11 +95,11 @@ def llama_server(model: Path, log: Path, *options: str, key: str = "") -> Iterat
 
     Args:
         model: the file.
-        log: is written.
+        log: the file for its output.
         options: of `llama_cpp.server`, such as `--n_ctx 1024`.
-        key: without it nobody is answered.
+        key: that clients need; empty: none.
     """
-    # More threads than free cores wait for each other in loops.
+    # More threads than free cores would spin while they wait for each other.
     one_thread = ["--n_threads", "1", "--n_threads_batch", "1"]
     address = ["--host", "127.0.0.1", "--port", "0", *(["--api_key", key] if key else [])]
     # Keys and values in float32 (type 0): float16, the default, moves labels by 1e-3.
@@ -130,8 +131,8 @@ def llama_server(model: Path, log: Path, *options: str, key: str = "") -> Iterat
 
 
 def _listening(process: subprocess.Popen[bytes], log: Path) -> str:
-    """Return the address once the server says it; the system chose the port."""
-    end = time.monotonic() + START
+    """Return the address once the server prints it; the system chooses the port."""
+    deadline = time.monotonic() + START_TIMEOUT_S
     while True:
         printed = log.read_text("utf-8", "replace")
         if found := LISTENS.search(printed):
@@ -139,14 +140,14 @@ def _listening(process: subprocess.Popen[bytes], log: Path) -> str:
         assert process.poll() is None, (
             f"the server ended with {process.returncode}:\n{printed[-4000:]}"
         )
-        assert time.monotonic() < end, (
-            f"the server did not listen within {START} s:\n{printed[-4000:]}"
+        assert time.monotonic() < deadline, (
+            f"the server did not listen within {START_TIMEOUT_S} s:\n{printed[-4000:]}"
         )
         time.sleep(0.05)
 
 
 def model_as_gguf(output: Path, *folder: Path) -> Path:
-    """Return a GGUF file of a model's folder, the packaged LM's by default, as scripts/lm_to_gguf.py writes it."""
+    """Return a GGUF file of a model's folder, by default the packaged LM's."""
     done = subprocess.run(
         [sys.executable, CONVERTER, *folder, "-o", output],
         capture_output=True,

@@ -19,7 +19,7 @@ from gpt3mix_cli.config import load_experiments
 from gpt3mix_cli.errors import StoppedShort, UserError
 from gpt3mix_cli.grid import Grid
 from gpt3mix_cli.lm import JournaledLM, total_spent
-from gpt3mix_cli.lm.openai import dispatcher
+from gpt3mix_cli.lm.openai import servers
 from gpt3mix_cli.records import IncompleteOutput
 
 KEY = "sk-test-Zq8/w+Yh3x_9-secret"
@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatcher, "WAIT", 0.01)
+    monkeypatch.setattr(servers, "INITIAL_BACKOFF_S", 0.01)
 
 
 # Kills --------------------------------------------------------------------------------------------
@@ -242,7 +242,7 @@ def test_a_budget_is_exceeded_only_by_requests_in_flight(
                 lm=f", concurrency: {at_once}, prices: {tmp_path}/prices.yaml",
             )
             with pytest.raises(
-                StoppedShort, match=rf"budget\.{name}: .* are spent, over all runs"
+                StoppedShort, match=rf"budget\.{name}: .* are already used"
             ) as error:
                 generate(grid)
             assert error.value.exit_code == 3
@@ -365,7 +365,9 @@ def test_a_key_that_json_escapes_is_removed_too(monkeypatch: pytest.MonkeyPatch)
         )
         with pytest.raises(StoppedShort, match="<key>") as error:
             texts(lm)
-        assert "w+" not in lm._traffic.without_secret(json.dumps({"text": KEY}).replace("/", "\\/"))
+        assert "w+" not in lm._dispatcher.redact_secrets(
+            json.dumps({"text": KEY}).replace("/", "\\/")
+        )
     assert KEY[8:24] not in str(error.value)
 
 
@@ -375,6 +377,6 @@ def test_a_key_in_an_answer_that_is_not_json_is_removed(monkeypatch: pytest.Monk
     with serving() as server, engine(server) as lm:
         lm.describe()
         server.fault("status", status=200, html=f"<p>Authorization: Bearer {KEY}</p>", p=1.0)
-        with pytest.raises(StoppedShort, match=r"no JSON: .*<key>") as error:
+        with pytest.raises(StoppedShort, match=r"is not JSON: .*<key>") as error:
             texts(lm)
     assert KEY[8:24] not in str(error.value)

@@ -1,7 +1,12 @@
-"""What an endpoint takes besides the engine, `lm.openai_api`, in the order in which a request meets it.
+"""The language model behind an OpenAI-compatible endpoint; `engine.OpenAILM` is the entry point.
 
-`protocol`: what is asked and how answers are read; `probe`: what a server offers; `labels`: the ladder of label scores;
-`exchange`: each answer once, on the disk before it is read; `traffic` and `level`: to whom, how many at once, what if it goes
-wrong; `batch`: all at once, by the provider's batches; `money`: prices and the budget; `tariff`: what a row will take; `loop`: a
-thread for all that.
+In the order in which a request passes through them:
+
+`completion` turns a request into calls, and answers into a completion; `label_scorer` requests
+label scores separately. `requests` builds bodies, `responses` and `label_scores` parse answers,
+`capabilities` says what the server supports, and `probe` finds that out. `session` and
+`cached_client` send each call of an output once. `dispatcher` sends requests with retries, over
+`server_pool`, `servers` and `concurrency`; `http_errors` classifies failures. `batch` uses the
+provider's batches. `budget` and `cost_model` have prices and limits. `event_loop` runs all this
+in a thread.
 """

@@ -1,7 +1,7 @@
-"""What an endpoint costs: prices from a file of the user's, what was spent, and the budget that must not be passed.
+"""Prices from the user's file, what was spent, and the budget that must not be exceeded.
 
-Prices are never guessed: a model that the file does not name costs an unknown amount. What was spent before is summed
-over the journals, so a budget holds over all runs of an experiment.
+Prices are never guessed: a model without one costs an unknown amount. Earlier costs are summed
+over the journals, so that a budget applies to all runs of an experiment.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,171 +14,173 @@ from ...errors import StoppedShort, UserError, did_you_mean
 from ...settings import Budget, Settings
 from ..journal import total_spent
 from ..port import REPLAY_ONLY
-from .protocol import Usage
+from .responses import Usage
 
-A_MILLION = 1_000_000
+TOKENS_PER_PRICE = 1_000_000
 
 
 class Price(Settings):
-    """Dollars for a million tokens."""
+    """Dollars per million tokens."""
 
     prompt: float = pydantic.Field(ge=0)
     completion: float = pydantic.Field(ge=0)
     cached_prompt: float | None = pydantic.Field(None, ge=0)
     batch: float = pydantic.Field(
-        1.0, ge=0, le=1, description="what a batch costs as a share of that"
+        1.0, ge=0, le=1, description="price of a batch, as a fraction of the normal price"
     )
 
-    def of(self, usage: Usage, batch: bool = False) -> float:
-        """Return what the tokens cost, in dollars."""
-        cached = self.prompt if self.cached_prompt is None else self.cached_prompt
-        whole = (
+    def cost(self, usage: Usage, batch: bool = False) -> float:
+        """Return the cost of tokens in dollars."""
+        cached_price = self.prompt if self.cached_prompt is None else self.cached_prompt
+        total = (
             (usage.prompt - usage.cached) * self.prompt
-            + usage.cached * cached
+            + usage.cached * cached_price
             + usage.completion * self.completion
         )
-        return whole / A_MILLION * (self.batch if batch else 1.0)
+        return total / TOKENS_PER_PRICE * (self.batch if batch else 1.0)
 
 
-class Prices(Settings):
-    """A price file; `version` says of when its prices are, and stands in what is counted with them."""
+class PriceFile(Settings):
+    """A file of prices; `version` is their date, which manifests repeat."""
 
     version: str
     models: dict[str, Price]
 
 
-def price_of(model: str, file: str | None) -> tuple[Price | None, str]:
-    """Return the price of a model and the version of the file; no price where there is no file.
+def load_price(model: str, file: str | None) -> tuple[Price | None, str]:
+    """Return the price of a model and the version of the file; (None, "") without a file.
 
     Raises:
-        UserError: if the file is wrong or does not name the model.
+        UserError: if the file is invalid or has no price for the model.
     """
     if file is None:
         return None, ""
+    prices = _load_prices(Path(file))
+    if model not in prices.models:
+        similar = did_you_mean(model, prices.models)
+        raise UserError(
+            f"lm.prices: {file}: no price for the model '{model}'{similar}",
+            "add it, or omit lm.prices: costs in dollars are then unknown",
+        )
+    return prices.models[model], prices.version
+
+
+def _load_prices(path: Path) -> PriceFile:
     import yaml
 
-    path = Path(file)
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-        prices = Prices.model_validate(
-            raw | {"version": str(raw.get("version"))}
-            if isinstance(raw, dict) and raw.get("version")
-            else raw
-        )
+        if isinstance(raw, dict) and raw.get("version"):
+            raw["version"] = str(raw["version"])  # YAML reads a date or a number
+        return PriceFile.model_validate(raw)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"lm.prices: {path}: cannot be read: {error}", "give the path of a file of prices"
         ) from None
     except yaml.YAMLError as error:
         raise UserError(
-            f"lm.prices: {path}: no valid YAML: {error}", "see README, 'What it costs'"
+            f"lm.prices: {path}: invalid YAML: {error}", "see README, 'What it costs'"
         ) from None
     except pydantic.ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
+        key = ".".join(map(str, first["loc"])) or "the file"
         raise UserError(
-            f"lm.prices: {path}: {where}: {first['msg'].lower()}",
+            f"lm.prices: {path}: {key}: {first['msg'].lower()}",
             "see README, 'What it costs', for the form of the file",
         ) from None
-    if model not in prices.models:
-        near = did_you_mean(model, prices.models)
-        raise UserError(
-            f"lm.prices: {path} has no price for the model '{model}'{near}",
-            "add it, or leave lm.prices out: money is then unknown",
-        )
-    return prices.models[model], prices.version
 
 
 @dataclass
 class BudgetTracker:
-    """What was spent, and what may be.
+    """What was spent, and what may be spent.
 
     Attributes:
-        price: of the model; None if it is unknown.
-        budget: the user's.
-        journals: names the files that hold what was spent before.
-        closed: nothing may be sent at all.
+        price: of the model; None if unknown.
+        budget: the user's limits.
+        journals: returns the journals of earlier runs, whose costs count too.
+        replay_only: whether no request may be sent at all.
+        requests: sent so far.
+        tokens: prompt and completion tokens so far.
+        usd: dollars so far, as far as they are known.
     """
 
     price: Price | None = None
     budget: Budget | None = None
     journals: Callable[[], Sequence[Path]] = list
-    closed: bool = False
+    replay_only: bool = False
     requests: int = field(init=False, default=0)
     tokens: int = field(init=False, default=0)
     usd: float = field(init=False, default=0.0)
 
     def __post_init__(self) -> None:
-        """Sum what was spent before."""
-        self.recount()
+        """Sum earlier costs."""
+        self.reload()
 
-    def recount(self) -> None:
-        """Sum what stands in the journals: other runs of the experiment may have spent too."""
+    def reload(self) -> None:
+        """Sum the costs in the journals again: other runs may have spent too."""
         if self.budget:
             spent = total_spent(*self.journals())
             self.requests, self.tokens, self.usd = spent.requests, spent.tokens, spent.usd
 
-    def costs(self, usage: Usage, batch: bool = False) -> float | None:
-        """Return what an answer costs in dollars; None if that is unknown."""
-        return self.price.of(usage, batch) if self.price else None
+    def cost(self, usage: Usage, batch: bool = False) -> float | None:
+        """Return the cost of tokens in dollars; None if unknown."""
+        return self.price.cost(usage, batch) if self.price else None
 
-    def send(self) -> None:
-        """Take note of a request that is about to be sent.
+    def count_request(self) -> None:
+        """Count a request that is about to be sent.
 
         Raises:
-            StoppedShort: if the budget is used up, or the purse is closed.
+            StoppedShort: if the budget is used up, or nothing may be sent.
         """
-        if self.closed:
+        if self.replay_only:
             raise StoppedShort(REPLAY_ONLY)
-        for name, spent, limit in self._limits():
-            if spent >= limit:
-                shown = (
-                    f"${spent:.4f} of ${limit:g}"
-                    if name == "usd"
-                    else f"{spent:,} of {limit:,} {name}"
-                )
+        for name, used, limit in self._limits():
+            if used >= limit:
                 raise StoppedShort(
-                    f"budget.{name}: {shown} are spent, over all runs",
-                    f"raise budget.{name}, and run again: answers are kept",
+                    f"budget.{name}: {_used_of(name, used, limit)}",
+                    f"raise budget.{name} and run again; answers so far are kept",
                 )
         self.requests += 1
 
-    def reserve(self, requests: int, most: Usage, usd: float | None) -> None:
-        """Take note of requests that are about to go out together, with the most that they can cost.
+    def reserve_batch(self, requests: int, usage: Usage, usd: float | None) -> None:
+        """Count the requests of a batch that is about to be submitted, at their highest cost.
 
         Raises:
-            StoppedShort: if the budget does not hold all of them.
+            StoppedShort: if that would exceed the budget.
         """
-        adds = {
-            "requests": float(requests),
-            "tokens": float(most.prompt + most.completion),
+        amounts: dict[str, float] = {
+            "requests": requests,
+            "tokens": usage.prompt + usage.completion,
             "usd": usd or 0.0,
         }
-        for name, spent, limit in self._limits():
-            if spent + adds[name] > limit:
-                figures = (
-                    f"${adds[name]:.4f}, ${spent:.4f} of ${limit:g}"
-                    if name == "usd"
-                    else f"{adds[name]:,.0f}, {spent:,} of {limit:,}"
-                )
-                message = f"budget.{name}: {requests} requests in a batch may take {figures} are spent, over all runs"
+        for name, used, limit in self._limits():
+            amount = amounts[name]
+            if used + amount > limit:
+                shown = f"${amount:.4f}" if name == "usd" else f"{amount:,.0f} {name}"
                 raise StoppedShort(
-                    message, f"raise budget.{name}, or make fewer rows with augment.ratio"
+                    f"budget.{name}: this batch of {requests} requests may use up to {shown}; "
+                    f"{_used_of(name, used, limit)}",
+                    f"raise budget.{name}, or generate fewer rows with a lower augment.ratio",
                 )
         self.requests += requests
-        self.pay(most, usd)
+        self.add_usage(usage, usd)
+
+    def add_usage(self, usage: Usage, usd: float | None) -> None:
+        """Count the tokens and dollars of an answer."""
+        self.tokens += usage.prompt + usage.completion
+        self.usd += usd or 0.0
 
     def _limits(self) -> list[tuple[str, float, float]]:
-        """Return of each limit of the budget its name, what is spent, and itself."""
+        """Return the name, the used amount and the limit of each limit that is set."""
         budget = self.budget or Budget()
-        all_three = [
+        limits = [
             ("requests", self.requests, budget.requests),
             ("tokens", self.tokens, budget.tokens),
             ("usd", self.usd, budget.usd),
         ]
-        return [(name, spent, limit) for name, spent, limit in all_three if limit is not None]
+        return [(name, used, limit) for name, used, limit in limits if limit is not None]
 
-    def pay(self, usage: Usage, usd: float | None) -> None:
-        """Take note of what an answer has cost."""
-        self.tokens += usage.prompt + usage.completion
-        self.usd += usd or 0.0
+
+def _used_of(name: str, used: float, limit: float) -> str:
+    shown = f"${used:.4f} of ${limit:g}" if name == "usd" else f"{used:,} of {limit:,} {name}"
+    return f"{shown} are already used (all runs)"

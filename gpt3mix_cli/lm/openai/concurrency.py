@@ -1,103 +1,110 @@
-"""How many requests a server is given at once: the level is found by trying, as TCP finds a line's capacity.
+"""How many requests a server gets at once: the limit is found by trying, as TCP finds a bandwidth.
 
-It doubles until the server refuses or is no faster for it; from then on a refusal takes a fifth of it, and each round
-without one adds a request (additive increase, multiplicative decrease: Chiu and Jain, 1989), or some where it is high. A fifth and not half: a
-refusal costs no more than one short answer here, an idle slot costs work.
+It doubles until the server refuses a request or gets no faster. After that, a refusal lowers it by
+a fifth, and each round without one raises it by one request, or by more if it is high (additive
+increase, multiplicative decrease: Chiu and Jain, 1989). A fifth and not half, because a refusal
+costs one short answer, while idle capacity costs work.
 """
 
 import math
 from dataclasses import dataclass, field
 
-FIRST = 8  # requests at once to begin with
-MOST = 256
-KEPT = 0.8  # of the level after a refusal
-MORE = 1 / 32  # of the level is added after a round without one, one request at least
-FASTER = 1.1  # what twice as many requests must bring in answers a second to be worth it
-ROUNDS = 20  # at a level that more requests did not make faster, before more are tried again
+INITIAL_LIMIT = 8
+MAX_LIMIT = 256
+DECREASE_FACTOR = 0.8  # of the limit, after a refusal
+INCREASE_FRACTION = 1 / 32  # of the limit, after a round without one; at least one request
+MIN_SPEEDUP = 1.1  # in answers per second, for which doubling the limit is worthwhile
+HOLD_ROUNDS = 20  # at a limit that doubling did not make faster, before it grows again
 
 
 @dataclass
 class AdaptiveConcurrency:
-    """The level of one server.
+    """The concurrency limit of one server.
 
-    A round is as many answers as requests may be under way, all sent since the last change. How many answers a second a level
-    brings is the level over the mean time of an answer (Little's law), which is surer than counting answers that come in bursts.
+    A round is as many answers as requests may be in flight, all sent since the last change. The
+    throughput at a limit is the limit over the mean latency (Little's law). That is more reliable
+    than counting answers, which come in bursts.
 
     Attributes:
-        fixed: the user's; 0: to be found.
+        fixed: the user's limit; 0: adaptive.
     """
 
     fixed: int = 0
-    _level: float = field(init=False)
+    _limit: float = field(init=False)
     _doubling: bool = field(init=False, default=True)
-    _cut: float = field(init=False, default=-math.inf)
-    _changed: float = field(init=False, default=-math.inf)
+    _last_decrease: float = field(init=False, default=-math.inf)
+    _last_change: float = field(init=False, default=-math.inf)
     _answers: int = field(init=False, default=0)
-    _waited: float = field(init=False, default=0.0)
-    _full: int = field(init=False, default=0)
-    _best: tuple[float, float] = field(init=False, default=(0.0, 0.0))
-    _resting: int = field(init=False, default=0)
+    _total_latency: float = field(init=False, default=0.0)
+    _saturated: int = field(init=False, default=0)
+    _best_limit: float = field(init=False, default=0.0)
+    _best_throughput: float = field(init=False, default=0.0)
+    _hold_rounds: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
-        """Begin low."""
-        self._level = self.fixed or FIRST
+        """Start low."""
+        self._limit = self.fixed or INITIAL_LIMIT
 
     @property
-    def at_once(self) -> int:
-        """How many requests may be under way."""
-        return int(self._level)
+    def limit(self) -> int:
+        """The most requests in flight."""
+        return int(self._limit)
 
-    def on_success(self, sent: float, now: float, full: bool) -> None:
-        """Hear that an answer came.
+    def on_success(self, sent: float, now: float, saturated: bool) -> None:
+        """Take note of an answer.
 
         Args:
-            sent: when it was asked for, in seconds on any clock.
-            now: the same clock's time.
-            full: whether as many requests were under way as may be: otherwise little is learnt.
+            sent: when the request was sent, in seconds on any clock.
+            now: the time on the same clock.
+            saturated: whether as many requests were in flight as allowed; otherwise the answer
+                says little about the limit.
         """
-        if self.fixed or sent < self._changed:
+        if self.fixed or sent < self._last_change:
             return
         self._answers += 1
-        self._waited += now - sent
-        self._full += full
-        if self._answers >= self.at_once:
-            self._end_of_round(now)
+        self._total_latency += now - sent
+        self._saturated += saturated
+        if self._answers >= self.limit:
+            self._end_round(now)
 
     def on_rate_limit(self, sent: float, now: float) -> None:
-        """Hear that the server is overloaded; what was sent before the last cut says nothing new.
+        """Take note that the server is overloaded, unless sent before the last decrease.
 
         Args:
             sent: when the refused request was sent.
-            now: the same clock's time.
+            now: the time on the same clock.
         """
-        if self.fixed or sent <= self._cut:
+        if self.fixed or sent <= self._last_decrease:
             return
-        kept, borne = self._level * KEPT, self._best[0]
-        if kept < borne < self._level:
-            kept, borne = borne, 0.0  # the way down from too many ends at what it has borne
-        self._doubling, self._cut, self._best, self._resting = False, now, (borne, 0.0), 0
-        self._set(kept, now)
+        limit, sustained = self._limit * DECREASE_FACTOR, self._best_limit
+        if limit < sustained < self._limit:
+            limit, sustained = sustained, 0.0  # back to what the server has sustained
+        self._doubling, self._last_decrease, self._hold_rounds = False, now, 0
+        self._best_limit, self._best_throughput = sustained, 0.0
+        self._set(limit, now)
 
-    def _set(self, level: float, now: float) -> None:
-        self._level, self._changed = min(max(level, 1.0), MOST), now
-        self._answers, self._waited, self._full = 0, 0.0, 0
+    def _set(self, limit: float, now: float) -> None:
+        self._limit, self._last_change = min(max(limit, 1.0), MAX_LIMIT), now
+        self._start_round()
 
-    def _end_of_round(self, now: float) -> None:
-        rate, full = (
-            self.at_once * self._answers / max(self._waited, 1e-9),
-            2 * self._full > self._answers,
-        )
-        self._answers, self._waited, self._full = 0, 0.0, 0
-        if not full:
+    def _start_round(self) -> None:
+        self._answers, self._total_latency, self._saturated = 0, 0.0, 0
+
+    def _end_round(self, now: float) -> None:
+        throughput = self.limit * self._answers / max(self._total_latency, 1e-9)
+        saturated = 2 * self._saturated > self._answers
+        self._start_round()
+        if not saturated:
             return
-        if self._resting:
-            self._resting -= 1
+        if self._hold_rounds:
+            self._hold_rounds -= 1
         elif not self._doubling:
-            self._level = min(self._level + max(1.0, self._level * MORE), MOST)
-        elif rate < FASTER * self._best[1]:
-            # The server only lets them wait.
-            self._set(self._best[0], now)
-            self._best, self._resting = (0.0, 0.0), ROUNDS
-        elif self._level < MOST:
-            self._best = self._level, rate
-            self._set(2 * self._level, now)
+            increase = max(1.0, self._limit * INCREASE_FRACTION)
+            self._limit = min(self._limit + increase, MAX_LIMIT)
+        elif throughput < MIN_SPEEDUP * self._best_throughput:
+            # The server merely queues the additional requests.
+            self._set(self._best_limit, now)
+            self._best_limit, self._best_throughput, self._hold_rounds = 0.0, 0.0, HOLD_ROUNDS
+        elif self._limit < MAX_LIMIT:
+            self._best_limit, self._best_throughput = self._limit, throughput
+            self._set(2 * self._limit, now)

@@ -1,67 +1,92 @@
-"""How many requests a row takes at an endpoint, and what its tokens cost: what `plan` shows before anything is asked."""
+"""Estimates what a row costs at an endpoint: what `plan` shows before anything is sent."""
 
 from collections.abc import Callable
 
 from ...settings import OpenAISettings
 from ..port import CostModel, Request
 from .budget import Price
-from .label_scores import TOKEN_MARGIN
-from .probe import SOURCES
-from .protocol import Capabilities, Usage
+from .capabilities import Capabilities
+from .label_scorer import TOKEN_MARGIN
+from .responses import Usage
 
 
-def cost_model(
+def estimate_cost(
     settings: OpenAISettings,
     price: Price | None,
-    ways: Capabilities | None,
-    count: Callable[[str], int],
+    capabilities: Capabilities | None,
+    count_tokens: Callable[[str], int],
     request: Request,
 ) -> CostModel:
-    """Return what an attempt takes.
+    """Return what one attempt costs.
 
     Args:
         settings: of the endpoint.
-        price: of the model; None if it is unknown.
-        ways: how the server is asked; None before it was probed: then `auto` is taken to find labels beside the line.
-        count: how many tokens a text has.
+        price: of the model; None if unknown.
+        capabilities: of the server; None before a probe. `label_source: auto` is then assumed to
+            get the labels with the line.
+        count_tokens: returns the number of tokens of a text.
         request: one of the attempts.
     """
-    many = ways is None or ways.many
-    named = "decision" if settings.api == "decisions" else settings.label_source
-    source = ways.labels if ways else "echo" if named == "exact" else named
-    alone, written = 1, 1
-    if source == "echo":
-        alone = len(request.choices)
-    elif source == "vote":
-        each = max(map(count, request.choices), default=0) + TOKEN_MARGIN
-        alone, written = (1, each * settings.num_votes) if many else (settings.num_votes, each)
-    apart = source in ("decision", "vote") or (ways is not None and not ways.tells_raw(request))
-    further = alone if request.choices and apart else 0
-    if request.beams:  # lines that are drawn one by one: each is a request of its own where `n` cannot be asked for
-        further, written = 0 if many else request.beams - 1, 0
-    found = (
-        f"label scores {SOURCES[ways.labels]}, as the server was found to offer"
-        if ways
-        else "assumed, since the server was not probed yet"
-    )
-    remarks = [
-        f"requests: {1 + further} a row ({found})"
-        if request.choices
-        else f"requests: {1 + further} for {request.beams} lines"
-    ]
-    if not settings.tokenizer:
-        remarks.append(
-            "tokens are estimated from the texts' bytes, right within a quarter; lm.tokenizer has them counted"
-        )
-    if price is None:
-        remarks.append("dollars are unknown; lm.prices names a file of prices")
+    label_requests, written, separate = _label_cost(settings, capabilities, count_tokens, request)
+    further = label_requests if request.choices and separate else 0
+    if request.beams:  # sampled lines, each its own request if the server does not support `n`
+        supports_n = capabilities is None or capabilities.supports_n
+        further, written = 0 if supports_n else request.beams - 1, 0
+
+    def usd(read: float, wrote: float) -> float | None:
+        usage = Usage(round(read), round(wrote))
+        return price.cost(usage, settings.batch) if price else None
+
     return CostModel(
-        usd=lambda read, wrote: (
-            price.of(Usage(round(read), round(wrote)), settings.batch) if price else None
-        ),
+        usd=usd,
         label_requests=further,
         label_tokens=written,
-        score_requests=alone,
+        score_requests=label_requests,
         whole_line=True,
-        remarks=tuple(remarks),
+        remarks=tuple(_remarks(settings, price, capabilities, request, further)),
     )
+
+
+def _label_cost(
+    settings: OpenAISettings,
+    capabilities: Capabilities | None,
+    count_tokens: Callable[[str], int],
+    request: Request,
+) -> tuple[int, int, bool]:
+    """Return a label's requests, the tokens written in each, and whether they are always needed."""
+    method: str = "decision" if settings.api == "decisions" else settings.label_source
+    supports_n, separate = True, False
+    if capabilities:
+        method, supports_n = capabilities.label_method, capabilities.supports_n
+        separate = not capabilities.returns_raw_logprobs(request)
+    separate = separate or method in ("decision", "vote")
+    if method in ("echo", "exact"):
+        return len(request.choices), 1, separate
+    if method == "vote":
+        tokens = max(map(count_tokens, request.choices), default=0) + TOKEN_MARGIN
+        requests = 1 if supports_n else settings.num_votes
+        return requests, tokens * settings.num_votes // requests, separate
+    return 1, 1, separate
+
+
+def _remarks(
+    settings: OpenAISettings,
+    price: Price | None,
+    capabilities: Capabilities | None,
+    request: Request,
+    further: int,
+) -> list[str]:
+    source = "assumed, because the server was not probed yet"
+    if capabilities:
+        source = f"label scores {capabilities.label_source}, as the probe of the server found"
+    remarks = [f"requests: {1 + further} for {request.beams} lines"]
+    if request.choices:
+        remarks = [f"requests: {1 + further} a row ({source})"]
+    if not settings.tokenizer:
+        remarks.append(
+            "tokens are estimated from the size of the text, within 25 %; "
+            "set lm.tokenizer to count them"
+        )
+    if price is None:
+        remarks.append("dollars are unknown; set lm.prices to a file of prices")
+    return remarks

@@ -1,4 +1,4 @@
-"""An event loop in a thread of its own, so that requests go on while their answers are being read."""
+"""An asyncio event loop in its own thread, so that requests go on while answers are processed."""
 
 import asyncio
 import functools
@@ -12,27 +12,27 @@ from typing import Any, Generic, TypeVar
 
 from ...errors import StoppedShort
 
-LAST = 30.0  # seconds that the last answers may take once no more are asked for
-UNDER_WAY = 1024  # items that are begun before the first of them is given out
-TOGETHER = 8  # items that are begun by one call: more would hold up the answers that come meanwhile
+DRAIN_TIMEOUT_S = 30.0  # for requests in flight once no more are sent
+MAX_STARTED = 1024  # items that are started before the first result is taken
+CHUNK_SIZE = 8  # items that start together; more would delay answers that arrive meanwhile
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class Loop:
-    """The loop; its thread starts when it is first needed."""
+class BackgroundLoop:
+    """An event loop whose thread starts when it is first needed."""
 
-    def __init__(self, at_end: Callable[[], Awaitable[None]]) -> None:
-        """Start nothing yet; `at_end` is awaited before the loop is closed."""
-        self._at_end = at_end
+    def __init__(self, on_close: Callable[[], Awaitable[None]]) -> None:
+        """Start nothing yet; `on_close` is awaited before the loop is closed."""
+        self._on_close = on_close
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
 
     def submit(self, work: Coroutine[Any, Any, Result]) -> "Future[Result]":
-        """Begin some work."""
-        return asyncio.run_coroutine_threadsafe(work, self._started())
+        """Start a coroutine in the loop."""
+        return asyncio.run_coroutine_threadsafe(work, self._start())
 
-    def _started(self) -> asyncio.AbstractEventLoop:
+    def _start(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
             self._thread = threading.Thread(
@@ -41,37 +41,39 @@ class Loop:
             self._thread.start()
         return self._loop
 
-    def in_order(
-        self, items: Iterable[Item], work: Callable[[Item], Coroutine[Any, Any, Result]]
+    def map_ordered(
+        self, work: Callable[[Item], Coroutine[Any, Any, Result]], items: Iterable[Item]
     ) -> Iterator[Result]:
-        """Yield what comes of each item, in their order; a thousand of them are under way.
+        """Yield the result for each item, in their order, with up to `MAX_STARTED` in progress.
 
-        Whoever goes away early ends them; where the work itself stops short those that were sent may end, since they are paid.
+        Closing the iterator cancels the items in progress. If the work raises StoppedShort, those
+        in progress may finish first, because they are paid.
         """
-        order = _Order(work)
+        tasks = _OrderedTasks(work)
         items = iter(items)
-        begun = given = 0
+        started = taken = 0
         try:
             while True:
-                together = list(itertools.islice(items, min(TOGETHER, UNDER_WAY - (begun - given))))
-                if together:
-                    self._started().call_soon_threadsafe(order.begin, together)
-                    begun += len(together)
-                while given < begun and (
-                    begun - given > UNDER_WAY - TOGETHER
-                    or len(together) < TOGETHER
-                    or order.has(given)
+                free = MAX_STARTED - (started - taken)
+                chunk = list(itertools.islice(items, min(CHUNK_SIZE, free)))
+                if chunk:
+                    self._start().call_soon_threadsafe(tasks.start, chunk)
+                    started += len(chunk)
+                while taken < started and (
+                    started - taken > MAX_STARTED - CHUNK_SIZE
+                    or len(chunk) < CHUNK_SIZE
+                    or tasks.is_done(taken)
                 ):
-                    yield order.take(given)
-                    given += 1
-                if not together and given == begun:
+                    yield tasks.take(taken)
+                    taken += 1
+                if not chunk and taken == started:
                     return
         except StoppedShort:
-            order.wait(LAST)
+            tasks.wait(DRAIN_TIMEOUT_S)
             raise
         finally:
-            if begun > given:
-                self._started().call_soon_threadsafe(order.cancel)
+            if started > taken:
+                self._start().call_soon_threadsafe(tasks.cancel)
 
     def close(self) -> None:
         """End the loop and its thread."""
@@ -83,7 +85,7 @@ class Loop:
             for task in others:
                 task.cancel()
             await asyncio.gather(*others, return_exceptions=True)
-            await self._at_end()
+            await self._on_close()
 
         asyncio.run_coroutine_threadsafe(end(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -92,58 +94,57 @@ class Loop:
         self._loop = None
 
 
-class _Order(Generic[Item, Result]):
-    """Work that is begun together in the loop and taken from it in order.
+class _OrderedTasks(Generic[Item, Result]):
+    """Tasks that start in the loop in chunks and whose results are taken in order elsewhere.
 
-    The two threads meet as seldom as they can: one call for many items, and a word back only when the one that is waited
-    for has come.
+    The two threads synchronise rarely: once per chunk, and when the awaited result arrives.
     """
 
     def __init__(self, work: Callable[[Item], Coroutine[Any, Any, Result]]) -> None:
         self._work = work
         self._tasks: deque[asyncio.Task[Result]] = deque()
-        self._ended: dict[int, asyncio.Task[Result]] = {}
+        self._done: dict[int, asyncio.Task[Result]] = {}
         self._awaited = -1
-        self._came = threading.Event()
-        self._begun = 0
+        self._arrived = threading.Event()
+        self._started = 0
 
-    def begin(self, items: Sequence[Item]) -> None:
-        """In the loop: begin the work of each item."""
+    def start(self, items: Sequence[Item]) -> None:
+        """In the loop: start a task for each item."""
         for item in items:
             task = asyncio.ensure_future(self._work(item))
             self._tasks.append(task)
-            task.add_done_callback(functools.partial(self._end, self._begun))
-            self._begun += 1
+            task.add_done_callback(functools.partial(self._on_done, self._started))
+            self._started += 1
         while self._tasks and self._tasks[0].done():
             self._tasks.popleft()
 
-    def _end(self, number: int, task: "asyncio.Task[Result]") -> None:
+    def _on_done(self, index: int, task: "asyncio.Task[Result]") -> None:
         if not task.cancelled():
-            task.exception()  # looked at: after the first error nobody takes the others
-        self._ended[number] = task
-        if number == self._awaited:
-            self._came.set()
-
-    def wait(self, seconds: float) -> None:
-        """In the reader's thread: wait until all that was begun has ended."""
-        until = time.monotonic() + seconds
-        while any(not task.done() for task in tuple(self._tasks)) and time.monotonic() < until:
-            time.sleep(0.01)
+            task.exception()  # marks it as retrieved: after the first error no result is taken
+        self._done[index] = task
+        if index == self._awaited:
+            self._arrived.set()
 
     def cancel(self) -> None:
-        """In the loop: end what is still under way."""
+        """In the loop: cancel the tasks in progress."""
         for task in self._tasks:
             task.cancel()
 
-    def has(self, number: int) -> bool:
-        """In the reader's thread: return whether an item's work has ended."""
-        return number in self._ended
+    def wait(self, seconds: float) -> None:
+        """In the other thread: wait until all started tasks are done."""
+        deadline = time.monotonic() + seconds
+        while any(not task.done() for task in tuple(self._tasks)) and time.monotonic() < deadline:
+            time.sleep(0.01)
 
-    def take(self, number: int) -> Result:
-        """In the reader's thread: wait for an item's work and return what came of it."""
-        while number not in self._ended:
-            self._awaited = number
-            if number not in self._ended:  # it may have ended in between
-                self._came.wait()
-                self._came.clear()
-        return self._ended.pop(number).result()
+    def is_done(self, index: int) -> bool:
+        """In the other thread: return whether an item's task is done."""
+        return index in self._done
+
+    def take(self, index: int) -> Result:
+        """In the other thread: wait for an item's task and return its result."""
+        while index not in self._done:
+            self._awaited = index
+            if index not in self._done:  # it may have finished in between
+                self._arrived.wait()
+                self._arrived.clear()
+        return self._done.pop(index).result()

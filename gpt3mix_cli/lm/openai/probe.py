@@ -1,7 +1,8 @@
-"""Finds out by asking how a server is to be asked: a few requests of one token each.
+"""Finds out what a server supports by sending a few requests of one token each.
 
-Nothing is believed that can be tried: log-probabilities must be those of the token that was chosen, scores by ids and of
-echoed prompts must agree with them, and a field that a server passes over is noticed by what is missing from its answer.
+What can be tested is not believed. Log-probabilities must include that of the generated token.
+Scores by token id and of echoed prompts must agree with them. An ignored field is noticed by what
+is missing from the answer.
 """
 
 import asyncio
@@ -9,34 +10,34 @@ import math
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from ...errors import UserError
 from ...settings import OpenAISettings
-from .dispatcher import Refused
-from .protocol import (
-    NO_TOKEN,
-    PLAIN,
-    Call,
-    Capabilities,
-    Text,
-    body,
-    by_ids,
-    decided,
-    decision,
-    echoed,
-    texts,
+from .capabilities import Capabilities
+from .http_errors import RequestRefused
+from .label_scores import score_decision
+from .requests import NEUTRAL_SAMPLING, Call, decision_body, echo_body, text_body
+from .responses import (
+    UNKNOWN_LOGPROB,
+    GeneratedText,
+    echo_logprob,
+    parse_texts,
+    token_id_logprobs,
 )
 
-PROMPT = "Movie review: A quiet little wonder. (Sentiment: Positive)\nMovie review: A dull mess. (Sentiment:"
+PROMPT = (
+    "Movie review: A quiet little wonder. (Sentiment: Positive)\n"
+    "Movie review: A dull mess. (Sentiment:"
+)
 CHOICES = (" Positive", " Negative")
-SHORT = "Answer with the label alone."  # what a chat is told
-TOPS = (20, 5)  # what servers allow at most: vLLM, chats; OpenAI's completions
-CHANGED = 0.5  # temperature and top-p that move log-probabilities where a server tells them after sampling's changes
-NEAR = 0.05  # by how much two log-probabilities of one token may differ
+SYSTEM = "Answer with the label alone."
+TOP_LOGPROBS = (20, 5)  # the limits of servers: vLLM and chats; OpenAI's completions
+CHANGED_SAMPLING = 0.5  # a temperature and top-p that move log-probabilities computed after them
+LOGPROB_TOLERANCE = 0.05  # between two log-probabilities of one token
 WORD = re.compile(r" [A-Za-z]+")
-NOT_THERE = (404, 405, 501)
-DROPPABLE = (
+UNSUPPORTED_STATUSES = (404, 405, 501)
+OPTIONAL_FIELDS = (
     "temperature",
     "top_p",
     "frequency_penalty",
@@ -44,318 +45,295 @@ DROPPABLE = (
     "stop",
     "logprobs",
     "top_logprobs",
-    *PLAIN,
+    *NEUTRAL_SAMPLING,
 )
+APIS: dict[str, tuple[Literal["completions", "chat"], ...]] = {
+    "auto": ("completions", "chat"),
+    "completions": ("completions",),
+    "chat": ("chat",),
+    "decisions": ("chat",),
+}
 
-Post = Callable[[Call, Callable[[Any], object]], Awaitable[Any]]
+Send = Callable[[Call, Callable[[Any], object]], Awaitable[Any]]
 Encode = Callable[[str], Awaitable[Sequence[int] | None]]
 
 
 class Probe:
-    """One look at a server."""
+    """One probe of an endpoint."""
 
-    def __init__(self, settings: OpenAISettings, post: Post, encode: Encode) -> None:
-        """Ask nothing yet.
+    def __init__(self, settings: OpenAISettings, send: Send, encode: Encode) -> None:
+        """Send nothing yet.
 
         Args:
-            settings: which ways are allowed.
-            post: sends a call and returns the answer's JSON.
-            encode: returns the tokens of a text; None if nobody knows the model's tokenizer.
+            settings: of the endpoint; they may exclude some ways of asking.
+            send: sends a call and returns the JSON of the answer.
+            encode: returns the token ids of a text; None if no tokenizer is known.
         """
-        self._settings, self._post, self._encode = settings, post, encode
+        self._settings, self._send, self._encode = settings, send, encode
+        self._refusals: list[str] = []
 
-    async def ways(self) -> Capabilities:
-        """Return the best ways that the server offers and the settings allow.
+    async def detect(self) -> Capabilities:
+        """Return the best capabilities that the server has and the settings allow.
 
         Raises:
-            UserError: if there is none, with the server's words.
+            UserError: if the server supports none of them, with its own messages.
         """
-        found: list[Capabilities] = []
-        refusals: list[str] = []
-        wanted = {
-            "auto": ["completions", "chat"],
-            "completions": ["completions"],
-            "chat": ["chat"],
-            "decisions": ["chat"],
-        }[self._settings.api]
-        for api in wanted:
-            plain = not any("api.openai.com" in url for url in self._settings.urls)
-            ways = await self._texts(
-                Capabilities(api="completions" if api == "completions" else "chat", plain=plain),
-                refusals,
+        supported: list[Capabilities] = []
+        on_openai = any("api.openai.com" in url for url in self._settings.urls)
+        for api in APIS[self._settings.api]:
+            capabilities = await self._detect_text(
+                Capabilities(api=api, neutral_sampling=not on_openai)
             )
-            if ways:
-                ways = replace(ways, raw=not ways.top or await self._raw(ways))
-                found.append(await self._labels(ways))
-                if found[-1].top:
-                    break  # the paper's own prompt, where it gives log-probabilities
-        if not found:
-            said = "; ".join(refusals) or "no answer"
-            message = f"lm {self._settings.model} at {self._settings.urls[0]}: cannot be asked as {' or '.join(wanted)}: {said}"
+            if capabilities:
+                raw = not capabilities.top_logprobs or await self._has_raw_logprobs(capabilities)
+                capabilities = replace(capabilities, raw_logprobs=raw)
+                supported.append(await self._detect_labels(capabilities))
+                if supported[-1].top_logprobs:
+                    break  # completions with log-probabilities: the paper's own prompt
+        if not supported:
+            apis = " or ".join(APIS[self._settings.api])
             raise UserError(
-                message, "check lm.model, lm.base_url (it ends in /v1 as a rule) and lm.api"
+                f"lm {self._settings.model} at {self._settings.urls[0]}: the server does not "
+                f"support {apis}: {'; '.join(self._refusals) or 'no answer'}",
+                "check lm.model, lm.base_url (it usually ends in /v1) and lm.api",
             )
-        best = next((ways for ways in found if ways.top), found[0])
-        self._refuse_less(best)
+        best = next((found for found in supported if found.top_logprobs), supported[0])
+        self._check_label_source(best)
         return best
 
-    def _refuse_less(self, ways: Capabilities) -> None:
-        """Refuse ways that give other label scores than the user asked for."""
-        source, wanted = SOURCES[ways.labels], self._settings.label_source
-        if wanted not in ("auto", source):
-            message = f"lm.label_source: {wanted}: the server does not offer it; the best that was found: {source}"
-            raise UserError(message, "use label_source: auto, or a server that does (see README)")
+    def _check_label_source(self, capabilities: Capabilities) -> None:
+        wanted, best = self._settings.label_source, capabilities.label_source
+        if wanted not in ("auto", best):
+            raise UserError(
+                f"lm.label_source: {wanted}: the server does not offer it; the best available: "
+                f"{best}",
+                "use label_source: auto, or a server that offers it (see README)",
+            )
 
-    async def _texts(self, ways: Capabilities, refusals: list[str]) -> Capabilities | None:
-        """Return how texts can be asked for; None if they cannot."""
-        for top in (*TOPS, 0):
-            answer, ways = await self._tolerant(ways, top, refusals)
+    # Text and log-probabilities --------------------------------------------------------------
+
+    async def _detect_text(self, capabilities: Capabilities) -> Capabilities | None:
+        """Return how the server generates text; None if it does not."""
+        for top_logprobs in (*TOP_LOGPROBS, 0):
+            answer, capabilities = await self._send_tolerantly(capabilities, top_logprobs)
             if answer is None:
                 return None
-            if ways.refused and "logprobs" in ways.refused:
-                return replace(ways, top=0)
-            if answer and _sound(texts(answer, ways.api)[0]):
-                return replace(ways, top=top)
-            if answer and top == TOPS[-1]:
+            if "logprobs" in capabilities.refused_fields:
                 break
-        return replace(ways, top=0)
+            if answer and _has_valid_logprobs(parse_texts(answer, capabilities.api)[0]):
+                return replace(capabilities, top_logprobs=top_logprobs)
+            if answer and top_logprobs == TOP_LOGPROBS[-1]:
+                break
+        return replace(capabilities, top_logprobs=0)
 
-    async def _tolerant(
-        self, ways: Capabilities, top: int, refusals: list[str]
+    async def _send_tolerantly(
+        self, capabilities: Capabilities, top_logprobs: int
     ) -> tuple[Any, Capabilities]:
-        """Ask for a token without whatever the server refuses.
+        """Ask for a token, and again without each field that the server refuses.
 
-        Returns the answer (None: no such API; empty: not with so many log-probabilities) and the ways.
+        Returns:
+            The answer and the capabilities. The answer is None if the server lacks the API, and
+            empty if it does not return so many log-probabilities.
         """
-        for _ in range(len(DROPPABLE) + 2):
-            fields = {
-                "max_tokens": 1 if ways.api == "completions" else 16,
-                "temperature": 0.9,
-                "top_p": 0.9,
-                "frequency_penalty": 0.01,
-                "seed": 1,
-            }
-            asked = body(
-                ways,
-                self._settings.model,
-                PROMPT,
-                SHORT,
-                **fields,
-                logprobs=top or None,
+        for _ in range(len(OPTIONAL_FIELDS) + 2):
+            body = self._text_body(
+                capabilities,
+                temperature=0.9,
+                top_p=0.9,
+                frequency_penalty=0.01,
+                seed=1,
+                logprobs=top_logprobs or None,
                 stop=["\n"],
             )
             try:
-                return await self._asked(asked, ways), ways
-            except Refused as error:
-                words = f"{error.param} {error.words}".lower()
-                if error.status in NOT_THERE:
-                    refusals.append(f"{ways.api}: HTTP {error.status}: {error.words}")
-                    return None, ways
-                if "max_completion_tokens" in words and ways.limit == "max_tokens":
-                    ways = replace(ways, limit="max_completion_tokens")
+                return await self._send_text(body, capabilities), capabilities
+            except RequestRefused as error:
+                field = _refused_field(error, capabilities)
+                if field is None:
+                    refusal = f"{capabilities.api}: HTTP {error.status}: {error.message}"
+                    self._refusals.append(refusal)
+                    return None, capabilities
+                if field == "max_tokens":
+                    capabilities = replace(capabilities, max_tokens_field="max_completion_tokens")
                     continue
-                named = _named(error, ways)
-                if named is None:
-                    refusals.append(f"{ways.api}: HTTP {error.status}: {error.words}")
-                    return None, ways
-                if named in ("logprobs", "top_logprobs"):
-                    if top in TOPS[:-1]:
-                        return {}, ways
-                    named = "logprobs"
-                    ways = replace(ways, refused=(*ways.refused, "top_logprobs"))
-                ways = replace(ways, refused=(*ways.refused, named))
-        return None, ways
+                refused: tuple[str, ...] = (field,)
+                if field in ("logprobs", "top_logprobs"):
+                    if top_logprobs in TOP_LOGPROBS[:-1]:
+                        return {}, capabilities
+                    refused = ("top_logprobs", "logprobs")
+                refused = (*capabilities.refused_fields, *refused)
+                capabilities = replace(capabilities, refused_fields=refused)
+        return None, capabilities
 
-    async def _raw(self, ways: Capabilities) -> bool:
-        """Return whether the likeliest and the least likely token stay as far apart when others are drawn."""
+    async def _has_raw_logprobs(self, capabilities: Capabilities) -> bool:
+        """Return whether log-probabilities stay the same at another temperature.
+
+        The gap between the likeliest and the least likely token is compared.
+        """
         gaps: list[dict[str, float]] = []
-        for changed in (1.0, CHANGED):
-            fields = {
-                "max_tokens": 1 if ways.api == "completions" else 16,
-                "temperature": changed,
-                "top_p": changed,
-                "logprobs": ways.top,
-            }
-            try:
-                (first, *_) = texts(
-                    await self._asked(
-                        body(ways, self._settings.model, PROMPT, SHORT, **fields), ways
-                    ),
-                    ways.api,
-                )
-            except Refused:
-                return False
-            top = first.positions[0].top if first.positions else {}
-            gaps.append(
-                {
-                    token: max(top.values()) - value
-                    for token, value in top.items()
-                    if value > NO_TOKEN
-                }
+        for value in (1.0, CHANGED_SAMPLING):
+            body = self._text_body(
+                capabilities, temperature=value, top_p=value, logprobs=capabilities.top_logprobs
             )
-        both = gaps[0].keys() & gaps[1].keys()
-        furthest = max(both, key=lambda token: gaps[0][token], default="")
-        # Halving the temperature doubles the gap; what a hosted model's figures differ by from call to call is far less.
-        return len(both) > 1 and gaps[1][furthest] < gaps[0][furthest] * (1 + CHANGED) + NEAR
+            texts = await self._try_texts(body, capabilities)
+            if not texts:
+                return False
+            gaps.append(_gaps_to_best(texts[0].first_top))
+        common = gaps[0].keys() & gaps[1].keys()
+        furthest = max(common, key=lambda token: gaps[0][token], default="")
+        # Halving the temperature doubles the gap. The log-probabilities of a hosted model differ
+        # far less between calls.
+        limit = gaps[0].get(furthest, 0.0) * (1 + CHANGED_SAMPLING) + LOGPROB_TOLERANCE
+        return len(common) > 1 and gaps[1][furthest] < limit
 
-    async def _labels(self, ways: Capabilities) -> Capabilities:
-        """Return the ways with the best source of label scores."""
+    # Labels ----------------------------------------------------------------------------------
+
+    async def _detect_labels(self, capabilities: Capabilities) -> Capabilities:
+        """Return the capabilities with the best label method."""
+        capabilities = replace(capabilities, supports_n=await self._supports_n(capabilities))
+        return replace(capabilities, label_method=await self._label_method(capabilities))
+
+    async def _label_method(
+        self, capabilities: Capabilities
+    ) -> Literal["ids", "echo", "decision", "top_logprobs", "vote", "none"]:
         wanted = self._settings.label_source
-        ways = replace(ways, many=await self._many(ways))
         if self._settings.api == "decisions" or wanted == "decision":
-            return replace(ways, labels="decision" if await self._decides() else "none")
+            return "decision" if await self._supports_decisions() else "none"
         if wanted == "vote":
-            return replace(ways, labels="vote")
-        if ways.top and ways.api == "completions" and wanted in ("auto", "exact"):
-            if await self._by_ids(ways):
-                return replace(ways, labels="ids")
-            if await self._echoes(ways):
-                return replace(ways, labels="echo")
-        if ways.top:
-            return replace(ways, labels="top_logprobs")
-        if (
-            wanted == "auto"
-            and "api.openai.com" in self._settings.urls[0]
-            and await self._decides()
-        ):
-            return replace(ways, labels="decision")
-        return replace(ways, labels="vote" if wanted == "auto" else "none")
+            return "vote"
+        if capabilities.top_logprobs:
+            if capabilities.api == "completions" and wanted in ("auto", "exact"):
+                if await self._supports_ids(capabilities):
+                    return "ids"
+                if await self._supports_echo(capabilities):
+                    return "echo"
+            return "top_logprobs"
+        if wanted != "auto":
+            return "none"
+        on_openai = "api.openai.com" in self._settings.urls[0]
+        return "decision" if on_openai and await self._supports_decisions() else "vote"
 
-    async def _many(self, ways: Capabilities) -> bool:
-        asked = body(
-            ways,
-            self._settings.model,
-            PROMPT,
-            SHORT,
-            max_tokens=1 if ways.api == "completions" else 16,
-            n=2,
-        )
+    async def _supports_n(self, capabilities: Capabilities) -> bool:
+        body = self._text_body(capabilities, n=2)
+        return len(await self._try_texts(body, capabilities)) == 2
+
+    async def _supports_decisions(self) -> bool:
+        call = Call("/decisions", decision_body(PROMPT, CHOICES, self._settings.model))
         try:
-            return len(texts(await self._asked(asked, ways), ways.api)) == 2
-        except Refused:
+            answer = await self._send(call, lambda value: score_decision(value, CHOICES))
+        except RequestRefused:
             return False
+        return score_decision(answer, CHOICES) is not None
 
-    async def _asked(self, asked: Mapping[str, Any], ways: Capabilities) -> Any:
-        return await self._post(
-            Call(path(ways), {**asked, **self._settings.extra}),
-            lambda value: texts(value, ways.api),
-        )
-
-    async def _decides(self) -> bool:
-        asked = decision(PROMPT, CHOICES, self._settings.model)
-        try:
-            return (
-                decided(
-                    await self._post(
-                        Call("/decisions", asked), lambda value: decided(value, CHOICES)
-                    ),
-                    CHOICES,
-                )
-                is not None
-            )
-        except Refused:
+    async def _supports_ids(self, capabilities: Capabilities) -> bool:
+        """Return whether the server scores tokens by id, and correctly."""
+        known = await self._known_logprobs(capabilities)
+        prompts = [PROMPT + token for token in ("", *known)]
+        before, *both = await asyncio.gather(*map(self._encode, prompts))
+        if not known or not before:
             return False
-
-    async def _known(self, ways: Capabilities) -> dict[str, float]:
-        """Return the log-probabilities of two tokens after the prompt: the likeliest, and the least likely that the server tells."""
-        asked = body(
-            ways, self._settings.model, PROMPT, max_tokens=1, temperature=1.0, logprobs=ways.top
-        )
-        positions = texts(await self._asked(asked, ways), "completions")[0].positions
-        top = positions[0].top if positions else {}
-        # Words of their own, which no tokenizer joins to what stands before them.
-        told = sorted(
-            (token for token, value in top.items() if value > NO_TOKEN and WORD.fullmatch(token)),
-            key=lambda one: top[one],
-        )
-        return {token: top[token] for token in (told[-1], told[0])} if len(told) > 1 else {}
-
-    async def _by_ids(self, ways: Capabilities) -> bool:
-        """Return whether the server scores tokens by their ids, and rightly."""
-        known = await self._known(ways)
-        before, *both = await asyncio.gather(
-            *(self._encode(PROMPT + token) for token in ("", *known))
-        )
-        if not known or not before or not all(one and len(one) == len(before) + 1 for one in both):
+        ids = [tokens[-1] for tokens in both if tokens and len(tokens) == len(before) + 1]
+        if len(ids) < len(both):
             return False
-        ids = [one[-1] for one in both if one]
-        extra = {"logprob_token_ids": ids, "return_tokens_as_token_ids": True}
-        asked = (
-            body(ways, self._settings.model, PROMPT, max_tokens=1, temperature=1.0, logprobs=1)
-            | extra
-        )
-        try:
-            answer = await self._asked(asked, ways)
-        except Refused:
-            return False
-        found = by_ids(texts(answer, "completions")[0], ids)
-        return found is not None and all(
-            abs(one - other) < NEAR for one, other in zip(found, known.values(), strict=True)
+        model = self._settings.model
+        body = text_body(capabilities, model, PROMPT, max_tokens=1, temperature=1.0, logprobs=1)
+        body |= {"logprob_token_ids": ids, "return_tokens_as_token_ids": True}
+        texts = await self._try_texts(body, capabilities)
+        logprobs = token_id_logprobs(texts[0], ids) if texts else None
+        return logprobs is not None and all(
+            abs(logprob - expected) < LOGPROB_TOLERANCE
+            for logprob, expected in zip(logprobs, known.values(), strict=True)
         )
 
-    async def _echoes(self, ways: Capabilities) -> bool:
-        """Return whether the log-probabilities of an echoed prompt are those of its tokens: there are servers that shift them."""
-        known = await self._known(ways)
-        for token, logprob in known.items():
+    async def _supports_echo(self, capabilities: Capabilities) -> bool:
+        """Return whether echoed prompts have their log-probabilities; some servers shift them."""
+        known = await self._known_logprobs(capabilities)
+        for token, expected in known.items():
+            body = echo_body(capabilities, self._settings.model, PROMPT + token)
             try:
-                found = echoed(
-                    await self._asked(echo(ways, self._settings.model, PROMPT + token), ways),
-                    PROMPT,
-                    token,
-                )
-            except Refused:
+                answer = await self._send_text(body, capabilities)
+            except RequestRefused:
                 return False
-            if found is None or abs(found - logprob) > NEAR:
+            logprob = echo_logprob(answer, PROMPT, token)
+            if logprob is None or abs(logprob - expected) > LOGPROB_TOLERANCE:
                 return False
         return bool(known)
 
+    async def _known_logprobs(self, capabilities: Capabilities) -> dict[str, float]:
+        """Return the log-probabilities of the likeliest and the least likely reported word."""
+        body = text_body(
+            capabilities,
+            self._settings.model,
+            PROMPT,
+            max_tokens=1,
+            temperature=1.0,
+            logprobs=capabilities.top_logprobs,
+        )
+        top = parse_texts(await self._send_text(body, capabilities), "completions")[0].first_top
+        # Whole words only, because no tokenizer joins them to the prompt.
+        words = [
+            token
+            for token, value in top.items()
+            if value > UNKNOWN_LOGPROB and WORD.fullmatch(token)
+        ]
+        words.sort(key=top.__getitem__)
+        return {word: top[word] for word in (words[-1], words[0])} if len(words) > 1 else {}
 
-SOURCES = {
-    "ids": "exact",
-    "echo": "exact",
-    "decision": "decision",
-    "top_logprobs": "top_logprobs",
-    "vote": "vote",
-    "none": "none",
-}
+    # Sending ---------------------------------------------------------------------------------
+
+    def _text_body(self, capabilities: Capabilities, **fields: Any) -> dict[str, Any]:
+        max_tokens = 1 if capabilities.api == "completions" else 16
+        model = self._settings.model
+        return text_body(capabilities, model, PROMPT, SYSTEM, max_tokens=max_tokens, **fields)
+
+    async def _send_text(self, body: Mapping[str, Any], capabilities: Capabilities) -> Any:
+        return await self._send(
+            Call(capabilities.path, {**body, **self._settings.extra}),
+            lambda value: parse_texts(value, capabilities.api),
+        )
+
+    async def _try_texts(
+        self, body: Mapping[str, Any], capabilities: Capabilities
+    ) -> list[GeneratedText]:
+        """Return the texts of an answer; none if the server refuses the request."""
+        try:
+            return parse_texts(await self._send_text(body, capabilities), capabilities.api)
+        except RequestRefused:
+            return []
 
 
-def path(ways: Capabilities) -> str:
-    """Return where texts are asked for."""
-    return "/completions" if ways.api == "completions" else "/chat/completions"
+def _refused_field(error: RequestRefused, capabilities: Capabilities) -> str | None:
+    """Return the field that a refusal is about; None if it cannot be omitted.
 
-
-def echo(ways: Capabilities, model: str, text: str) -> dict[str, Any]:
-    """Return the body that asks for the log-probabilities of a text's own tokens."""
-    # One token more than is wanted: some servers take 0 for no limit.
-    return body(ways, model, text, max_tokens=1, temperature=1.0, logprobs=1, echo=True)
-
-
-def _named(error: Refused, ways: Capabilities) -> str | None:
-    """Return the parameter that a refusal is about; None if it is about none that can be left out."""
+    `max_tokens` means that the server calls that field `max_completion_tokens`.
+    """
+    if error.status in UNSUPPORTED_STATUSES:
+        return None
+    message = f"{error.param} {error.message}".lower()
+    if "max_completion_tokens" in message and capabilities.max_tokens_field == "max_tokens":
+        return "max_tokens"
     if error.status not in (400, 422):
         return None
-    left = [name for name in DROPPABLE if name not in ways.refused]
-    if error.param in left:
+    optional = [name for name in OPTIONAL_FIELDS if name not in capabilities.refused_fields]
+    if error.param in optional:
         return error.param
-    return next((name for name in sorted(left, key=len, reverse=True) if name in error.words), None)
+    optional.sort(key=len, reverse=True)
+    return next((name for name in optional if name in error.message), None)
 
 
-def _sound(text: Text) -> bool:
-    """Return whether the log-probabilities of a text are any: those of likely tokens, the chosen one among them."""
-    if not text.positions:
+def _has_valid_logprobs(text: GeneratedText) -> bool:
+    """Return whether the first token's log-probabilities can be right."""
+    top = text.first_top
+    if len(top) < 2 or (logprob := text.tokens[0].logprob) is None:
         return False
-    first = text.positions[0]
-    total = math.fsum(math.exp(value) for value in first.top.values() if value > NO_TOKEN)
-    if len(first.top) < 2 or first.logprob is None or total > 1.01:
+    if math.fsum(math.exp(value) for value in top.values() if value > UNKNOWN_LOGPROB) > 1.01:
         return False
-    # A chat may have drawn a token that is none of the likeliest.
-    return (
-        abs(first.top.get(first.token, first.logprob) - first.logprob) < NEAR
-        and first.logprob <= max(first.top.values()) + NEAR
-    )
+    # A chat may have sampled a token that is not among the likeliest.
+    reported = top.get(text.tokens[0].token, logprob)
+    best = max(top.values())
+    return abs(reported - logprob) < LOGPROB_TOLERANCE and logprob <= best + LOGPROB_TOLERANCE
 
 
-def from_json(value: Mapping[str, Any]) -> Capabilities:
-    """Return ways that were kept."""
-    return Capabilities(**{**value, "refused": tuple(value["refused"])})
+def _gaps_to_best(top: Mapping[str, float]) -> dict[str, float]:
+    best = max(top.values(), default=0.0)
+    return {token: best - value for token, value in top.items() if value > UNKNOWN_LOGPROB}

@@ -1,4 +1,4 @@
-"""What is known of an endpoint's servers: how busy and how well each is, how fast all may be asked, and whether it is time to stop."""
+"""The state of an endpoint's servers: load and health of each, rate limits, circuit breaker."""
 
 import time
 from collections import deque
@@ -6,72 +6,86 @@ from dataclasses import dataclass, field
 
 from .concurrency import AdaptiveConcurrency
 
-WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before the second try, and at most
-OUTCOMES, FEWEST = 50, 10  # as many of the last ones are what the breaker looks at, and no fewer
-FAILED = 0.5  # share of them that opens it
-FAILING = 20.0  # seconds for which it must have been so
-MINUTE = 60.0
+INITIAL_BACKOFF_S, MAX_BACKOFF_S = 0.5, 30.0
+BREAKER_WINDOW, BREAKER_MIN_OUTCOMES = 50, 10  # latest requests that the breaker looks at
+MAX_FAILURE_RATE = 0.5  # above which the breaker opens
+MIN_FAILURE_PERIOD_S = 20.0  # for which the rate must have been that high
+SECONDS_PER_MINUTE = 60.0
 
 
 @dataclass
 class Server:
-    """One base URL."""
+    """One base URL.
+
+    Attributes:
+        url: the base URL.
+        concurrency: how many requests it gets at once.
+        proxy: the proxy to use; None for none.
+        in_flight: requests without an answer so far.
+        paused_until: no request before this time of `time.monotonic`.
+        failed_connections: in a row.
+    """
 
     url: str
-    level: AdaptiveConcurrency
+    concurrency: AdaptiveConcurrency
     proxy: str | None = None
-    under_way: int = 0
-    rests_until: float = 0.0
-    unreached: int = 0
+    in_flight: int = 0
+    paused_until: float = 0.0
+    failed_connections: int = 0
 
-    def not_reached(self, sent: float, now: float) -> None:
-        """Hear that a connection failed; after a second one in a row others are given the work for a while."""
-        if sent >= self.rests_until:
-            self.unreached += 1
-            if self.unreached > 1:
-                self.rests_until = now + min(WAIT * 2 ** min(self.unreached - 2, 10), LONGEST_WAIT)
+    def on_connection_error(self, sent: float, now: float) -> None:
+        """Take note of a failed connection; from the second in a row, pause with backoff."""
+        if sent >= self.paused_until:
+            self.failed_connections += 1
+            if self.failed_connections > 1:
+                self.paused_until = now + backoff_s(self.failed_connections - 2)
 
     def has_capacity(self, now: float) -> bool:
-        """Return whether it may be given another request."""
-        return self.under_way < self.level.at_once and self.rests_until <= now
+        """Return whether it may get another request."""
+        return self.in_flight < self.concurrency.limit and self.paused_until <= now
+
+
+def backoff_s(retries: int) -> float:
+    """Return the exponential backoff after so many earlier retries, without jitter."""
+    return min(INITIAL_BACKOFF_S * 2.0 ** min(retries, 10), MAX_BACKOFF_S)
 
 
 @dataclass
 class RateLimiter:
-    """At most so much a minute, in equal steps."""
+    """Spreads a quantity per minute evenly; None: no limit."""
 
-    a_minute: float | None
+    per_minute: float | None
     _next: float = 0.0
 
-    def take(self, amount: float) -> float:
-        """Return the seconds until it may be had; it is taken."""
-        if not self.a_minute:
+    def reserve(self, amount: float) -> float:
+        """Reserve an amount and return the seconds until it may be used."""
+        if not self.per_minute:
             return 0.0
         now = time.monotonic()
-        at = max(now, self._next)
-        self._next = at + amount * MINUTE / self.a_minute
-        return at - now
+        start = max(now, self._next)
+        self._next = start + amount * SECONDS_PER_MINUTE / self.per_minute
+        return start - now
 
-    def give_back(self, amount: float) -> None:
-        """Take note that it was less (or, below 0, more) than was taken."""
-        if self.a_minute:
-            self._next -= amount * MINUTE / self.a_minute
+    def refund(self, amount: float) -> None:
+        """Return what was reserved but not used; negative if more was used."""
+        if self.per_minute:
+            self._next -= amount * SECONDS_PER_MINUTE / self.per_minute
 
 
 @dataclass
 class CircuitBreaker:
-    """What became of the last tries of all servers together: the breaker."""
+    """Opens if too many of the latest requests failed, over all servers."""
 
-    _outcomes: deque[bool] = field(default_factory=lambda: deque(maxlen=OUTCOMES))
+    _outcomes: deque[bool] = field(default_factory=lambda: deque(maxlen=BREAKER_WINDOW))
     _failing_since: float | None = None
 
-    def note(self, good: bool) -> bool:
-        """Return whether so many have failed for so long that the work is to stop."""
-        self._outcomes.append(good)
-        share = 1 - sum(self._outcomes) / len(self._outcomes)
-        if share <= FAILED or len(self._outcomes) < FEWEST:
+    def record(self, success: bool) -> bool:
+        """Record the outcome of a request; return whether the breaker is open."""
+        self._outcomes.append(success)
+        rate = 1 - sum(self._outcomes) / len(self._outcomes)
+        if rate <= MAX_FAILURE_RATE or len(self._outcomes) < BREAKER_MIN_OUTCOMES:
             self._failing_since = None
             return False
         now = time.monotonic()
         self._failing_since = now if self._failing_since is None else self._failing_since
-        return now - self._failing_since >= FAILING
+        return now - self._failing_since >= MIN_FAILURE_PERIOD_S

@@ -1,4 +1,4 @@
-"""The product over HTTP against llama.cpp's real server: rows are made, labels are the local engine's, and money is what was foreseen."""
+"""Runs over HTTP against llama.cpp's real server: labels are those of the local engine."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,9 +56,12 @@ def test_a_whole_run_makes_rows_whose_labels_are_the_local_engines(
 ) -> None:
     path = tmp_path / "served.yaml"
     path.write_text(
-        f"name: served\ntask: {{data: {{kind: demo}}, labels: {{pos: positive, neg: negative}}, text_type: movie review, label_type: sentiment}}\n"
-        f"subsample: {{levels: [10/class], seeds: 1}}\n"
-        f"lm: {{kind: openai, model: reviews, base_url: '{server.url}', context: 1024, tokenizer: bundled}}\n"
+        "name: served\n"
+        "task: {data: {kind: demo}, labels: {pos: positive, neg: negative},\n"
+        "  text_type: movie review, label_type: sentiment}\n"
+        "subsample: {levels: [10/class], seeds: 1}\n"
+        f"lm: {{kind: openai, model: reviews, base_url: '{server.url}',\n"
+        "  context: 1024, tokenizer: bundled}\n"
         "augment: {ratio: 1, temperature: 0.9}\nclassifiers: [{kind: linear}]\ntrials: 1\n",
         encoding="utf-8",
     )
@@ -73,15 +76,15 @@ def test_a_whole_run_makes_rows_whose_labels_are_the_local_engines(
     assert len(made) == 20
     assert {row.label_source for row in made} == {"exact"}
     local = LocalLM(LocalLMSettings(kind="local", model="bundled"))
-    # Rows that were written with a space before them, as nearly all are, and one space between words.
+    # Nearly all rows begin with a space and have one space between words.
     contexts = [
         f"{render_prompt(task, [real[name] for name in row.parents])} {row.text}{label_prefix(task)}"
         for row in made
     ]
     close = 0
     for row, scores in zip(made, local.score(contexts, label_choices(task)), strict=True):
-        share = 1 / (1 + 2.718281828459045 ** (scores.logprobs[1] - scores.logprobs[0]))
-        close += abs(row.probs["pos"] - share) < 1e-2
+        probability = 1 / (1 + 2.718281828459045 ** (scores.logprobs[1] - scores.logprobs[0]))
+        close += abs(row.probs["pos"] - probability) < 1e-2
     assert close >= 18
     manifest = grid.out / "served"
     assert not [

@@ -1,4 +1,4 @@
-"""The test server itself: the OpenAI SDK can talk to it, its answers agree with each other, and it fails as told."""
+"""The test server itself: the OpenAI SDK understands it, its answers agree, it fails on command."""
 
 import asyncio
 import json
@@ -20,15 +20,17 @@ from openai.types import Batch, Completion
 from openai.types.chat import ChatCompletion
 
 HEADER = (
-    "Each item in the following list contains a movie review and the respective sentiment. The sentiment is one of 'positive' or 'negative'.\n\n"
-    "Movie review: A gorgeous, witty film. (Sentiment: Positive)\nMovie review: so bad (Sentiment: Negative)\n"
+    "Each item in the following list contains a movie review and the respective "
+    "sentiment. The sentiment is one of 'positive' or 'negative'.\n\n"
+    "Movie review: A gorgeous, witty film. (Sentiment: Positive)\nMovie review: so bad "
+    "(Sentiment: Negative)\n"
 )
 PROMPT = f"{HEADER}Movie review:"
 LABEL_PREFIX = f"{PROMPT} a great film (Sentiment:"
 
 
-def client(server: Any, **how: Any) -> openai.OpenAILM:
-    return openai.OpenAILM(
+def client(server: Any, **how: Any) -> openai.OpenAI:
+    return openai.OpenAI(
         base_url=server.base_url,
         api_key="sk-secret-key-0123",
         **{"max_retries": 0, "timeout": 30, **how},
@@ -47,7 +49,7 @@ def chat(server: Any, content: str = PROMPT, **how: Any) -> ChatCompletion:
         )
 
 
-# The model -----------------------------------------------------------------------------------------------------------
+# The model ------------------------------------------------------------------------------------
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=60))
@@ -81,10 +83,10 @@ def test_written_lines_have_the_prompts_form_and_both_labels() -> None:
     assert len(set(texts)) > 30
 
 
-# The ways to ask agree -----------------------------------------------------------------------------------------------
+# The ways to ask agree ------------------------------------------------------------------------
 
 
-def test_top_logprobs_echo_ids_and_chat_tell_one_truth() -> None:
+def test_top_logprobs_echo_ids_and_chat_agree() -> None:
     with serving(split=["Positive"]) as server:
         model = server.model
         truth = model.logprobs(LABEL_PREFIX)
@@ -173,7 +175,7 @@ def test_chat_scores_are_the_models_after_its_template() -> None:
     assert len(content[place].top_logprobs) == 20
 
 
-# Dialects ------------------------------------------------------------------------------------------------------------
+# Dialects -------------------------------------------------------------------------------------
 
 REFUSALS = [
     (
@@ -267,19 +269,19 @@ def test_older_and_smaller_servers_pass_over_what_they_do_not_know() -> None:
         assert one.choices[0].logprobs.text_offset[0] == len(PROMPT)
 
 
-def test_a_shifted_echo_differs_from_the_truth_everywhere_but_in_form() -> None:
+def test_a_shifted_echo_is_off_by_one_token() -> None:
     with (
         serving(dialect="llamacpp") as honest,
         serving(dialect="llamacpp", echo_shifted=True) as liar,
     ):
-        told = [
+        results = [
             complete(server, LABEL_PREFIX, max_tokens=1, logprobs=1, echo=True, temperature=0)
             .choices[0]
             .logprobs
             for server in (honest, liar)
         ]
-    assert told[0].tokens == told[1].tokens
-    assert told[0].token_logprobs[2:] == told[1].token_logprobs[1:-1]
+    assert results[0].tokens == results[1].tokens
+    assert results[0].token_logprobs[2:] == results[1].token_logprobs[1:-1]
 
 
 def test_the_label_that_is_unlikely_is_outside_the_top_twenty() -> None:
@@ -317,16 +319,19 @@ def test_a_drawn_token_outside_the_top_twenty_is_hidden() -> None:
 def test_tokenize_counts_as_usage_does() -> None:
     with serving(begin=True, context=512) as server, client(server) as sdk:
         asked = {"model": "tiny", "prompt": PROMPT, "add_special_tokens": False}
-        told = sdk.with_options(base_url=server.url).post(
+        results = sdk.with_options(base_url=server.url).post(
             "/tokenize", body=asked, cast_to=dict[str, Any]
         )
         usage = complete(server, max_tokens=1, extra_body={"add_special_tokens": False}).usage
         with_begin = complete(server, max_tokens=1).usage
         listed = sdk.models.list().data[0]
     assert (
-        told["count"] == len(told["tokens"]) == usage.prompt_tokens == with_begin.prompt_tokens - 1
+        results["count"]
+        == len(results["tokens"])
+        == usage.prompt_tokens
+        == with_begin.prompt_tokens - 1
     )
-    assert told["max_model_len"] == listed.model_extra["max_model_len"] == 512
+    assert results["max_model_len"] == listed.model_extra["max_model_len"] == 512
 
 
 def test_decisions_sum_to_one_and_some_are_refused() -> None:
@@ -340,17 +345,17 @@ def test_decisions_sum_to_one_and_some_are_refused() -> None:
         answers = sdk.decisions.create(
             model="tiny", input=LABEL_PREFIX, questions=[question] * 40
         ).answers
-        shares = server.model.shares(LABEL_PREFIX, [" Positive", " Negative"])
+        probabilities = server.model.label_probabilities(LABEL_PREFIX, [" Positive", " Negative"])
     chosen = [answer for answer in answers if answer.type == "choice"]
     assert 8 < len(chosen) < 32
-    assert [entry.probability for entry in chosen[0].probabilities] == pytest.approx(shares)
+    assert [entry.probability for entry in chosen[0].probabilities] == pytest.approx(probabilities)
 
 
-# Batches -------------------------------------------------------------------------------------------------------------
+# Batches --------------------------------------------------------------------------------------
 
 
 def batch_of(
-    sdk: openai.OpenAILM, tmp_path: Path, lines: int, endpoint: str = "/v1/chat/completions"
+    sdk: openai.OpenAI, tmp_path: Path, lines: int, endpoint: str = "/v1/chat/completions"
 ) -> Batch:
     body = {
         "model": "tiny",
@@ -368,11 +373,11 @@ def batch_of(
     return sdk.batches.create(input_file_id=uploaded.id, endpoint=endpoint, completion_window="24h")
 
 
-def lines_of(sdk: openai.OpenAILM, file: str | None) -> list[dict[str, Any]]:
+def lines_of(sdk: openai.OpenAI, file: str | None) -> list[dict[str, Any]]:
     return [json.loads(line) for line in sdk.files.content(file).text.splitlines()] if file else []
 
 
-def test_a_batch_is_done_when_it_was_looked_at_often_enough(tmp_path: Path) -> None:
+def test_a_batch_ends_when_it_was_retrieved_often_enough(tmp_path: Path) -> None:
     with serving(dialect="openai", polls=2) as server, client(server) as sdk:
         server.batches.command(fail=["r3"])
         batch = batch_of(sdk, tmp_path, 10)
@@ -387,7 +392,7 @@ def test_a_batch_is_done_when_it_was_looked_at_often_enough(tmp_path: Path) -> N
     assert ChatCompletion.model_validate(done[0]["response"]["body"]).choices[0].message.content
 
 
-def test_an_expired_batch_keeps_what_was_done(tmp_path: Path) -> None:
+def test_an_expired_batch_keeps_its_answers(tmp_path: Path) -> None:
     with serving(dialect="openai", polls=-1) as server, client(server) as sdk:
         batch = batch_of(sdk, tmp_path, 6)
         assert [sdk.batches.retrieve(batch.id).status for _ in range(5)] == ["in_progress"] * 5
@@ -398,7 +403,7 @@ def test_an_expired_batch_keeps_what_was_done(tmp_path: Path) -> None:
     assert [bool(line["error"]) for line in lines] == [False] * 3 + [True] * 3
 
 
-# Faults --------------------------------------------------------------------------------------------------------------
+# Faults ---------------------------------------------------------------------------------------
 
 BROKEN = [
     ("rate_limit", openai.RateLimitError),

@@ -1,4 +1,4 @@
-"""How requests go out: again where it helps, not where it does not, as many at once as a server bears, and to whom."""
+"""Retries, rate limits, adaptive concurrency and the choice of servers."""
 
 import asyncio
 import heapq
@@ -17,15 +17,15 @@ from hypothesis import strategies as st
 
 from gpt3mix_cli.errors import StoppedShort, UserError
 from gpt3mix_cli.lm import Completion, JournaledLM, total_spent
-from gpt3mix_cli.lm.openai import dispatcher, event_loop, servers
-from gpt3mix_cli.lm.openai.concurrency import FIRST, MOST, AdaptiveConcurrency
-from gpt3mix_cli.lm.openai.dispatcher import RateLimiter
+from gpt3mix_cli.lm.openai import dispatcher, event_loop, server_pool, servers
+from gpt3mix_cli.lm.openai.concurrency import INITIAL_LIMIT, MAX_LIMIT, AdaptiveConcurrency
 from gpt3mix_cli.lm.openai.engine import OpenAILM
+from gpt3mix_cli.lm.openai.servers import CircuitBreaker, RateLimiter
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatcher, "WAIT", 0.005)
+    monkeypatch.setattr(servers, "INITIAL_BACKOFF_S", 0.005)
 
 
 def texts(lm: OpenAILM, many: int = 10) -> list[str]:
@@ -34,12 +34,12 @@ def texts(lm: OpenAILM, many: int = 10) -> list[str]:
 
 @pytest.fixture(scope="module")
 def expected() -> list[str]:
-    """What is written where nothing goes wrong."""
+    """The texts without any fault."""
     with serving() as server, engine(server) as lm:
         return texts(lm, 40)
 
 
-# Once more -----------------------------------------------------------------------------------------------------------
+# Retries --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def expected() -> list[str]:
         "no_choices",
     ],
 )
-def test_what_may_pass_is_asked_again(kind: str, expected: list[str]) -> None:
+def test_retryable_errors_are_retried(kind: str, expected: list[str]) -> None:
     with serving() as server, engine(server) as lm:
         lm.describe()
         server.fault(kind, p=0.3, path="completions")
@@ -66,28 +66,28 @@ def test_what_may_pass_is_asked_again(kind: str, expected: list[str]) -> None:
         assert not server.twice()
 
 
-def test_what_takes_too_long_is_asked_again(expected: list[str]) -> None:
+def test_timeouts_are_retried(expected: list[str]) -> None:
     with serving() as server, engine(server, timeout=0.5) as lm:
         lm.describe()
         server.fault("hang", next=3, path="completions")
         assert texts(lm) == expected[:10]
 
 
-def test_a_request_that_fails_every_time_ends_the_work() -> None:
+def test_a_request_that_always_fails_stops_all_work() -> None:
     with serving() as server, engine(server) as lm:
         lm.describe()
         before = server.requests
         server.fault("server_error", contains='"seed":3,', p=1.0)
         with pytest.raises(
             StoppedShort,
-            match="10 tries of a request failed, the last one: HTTP 500: The server had an error",
+            match="a request failed 10 times, the last time with: HTTP 500: The server had",
         ):
             texts(lm)
-        assert server.requests - before <= 10 + dispatcher.TRIES + 10
-        assert server.statuses[500] == dispatcher.TRIES
+        assert server.requests - before <= 10 + dispatcher.MAX_ATTEMPTS + 10
+        assert server.statuses[500] == dispatcher.MAX_ATTEMPTS
 
 
-def test_what_was_answered_before_the_end_is_given_out() -> None:
+def test_answers_before_the_stop_are_yielded() -> None:
     with serving() as server, engine(server, concurrency=4) as lm:
         lm.describe()
         server.fault("server_error", contains='"seed":30,', p=1.0)
@@ -103,10 +103,10 @@ def _each(lm: OpenAILM, many: int, into: list[int]) -> Sequence[Completion]:
     return []
 
 
-# When the server says ------------------------------------------------------------------------------------------------
+# Pauses that servers ask for ------------------------------------------------------------------
 
 
-def test_a_server_that_asks_for_a_pause_has_it(expected: list[str]) -> None:
+def test_retry_after_is_followed(expected: list[str]) -> None:
     with serving() as server, engine(server) as lm:
         lm.describe()
         server.fault("rate_limit", next=1, retry_after=0.4, path="completions")
@@ -115,23 +115,26 @@ def test_a_server_that_asks_for_a_pause_has_it(expected: list[str]) -> None:
         assert time.monotonic() - started >= 0.4
 
 
-def test_a_pause_beyond_the_sdks_limit_is_kept(
+def test_retry_after_beyond_the_sdks_limit_is_followed(
     monkeypatch: pytest.MonkeyPatch, expected: list[str]
 ) -> None:
-    """200 s, of which the SDK would make an error at once; here a second of the clock lasts 2 ms."""
+    """The SDK fails at once for 200 s. Here a second of the clock lasts 2 ms."""
     start = time.monotonic()
     clock = lambda: start + (time.monotonic_real() - start) * 500  # type: ignore[attr-defined]  # noqa: E731
     fast = type("fast", (), {"monotonic": staticmethod(clock), "time": staticmethod(time.time)})
     monkeypatch.setattr(time, "monotonic_real", time.monotonic, raising=False)
     wait = asyncio.wait_for
     monkeypatch.setattr(dispatcher, "time", fast)
+    monkeypatch.setattr(server_pool, "time", fast)
     monkeypatch.setattr(
-        dispatcher.asyncio,
+        server_pool.asyncio,
         "wait_for",
         lambda what, seconds: wait(what, None if seconds is None else seconds / 500),
     )
-    later = dispatcher._later
-    monkeypatch.setattr(dispatcher, "_later", lambda seconds, call: later(seconds / 500, call))
+    later = server_pool._call_later
+    monkeypatch.setattr(
+        server_pool, "_call_later", lambda seconds, call: later(seconds / 500, call)
+    )
     with serving() as server, engine(server) as lm:
         lm.describe()
         server.fault("rate_limit", next=1, retry_after=200, path="completions")
@@ -140,16 +143,16 @@ def test_a_pause_beyond_the_sdks_limit_is_kept(
         assert fast.monotonic() - began >= 200  # type: ignore[attr-defined]
 
 
-def test_a_pause_of_hours_ends_the_work() -> None:
+def test_a_pause_of_hours_stops_all_work() -> None:
     with serving() as server, engine(server) as lm:
         lm.describe()
         server.fault("rate_limit", next=1, retry_after=7200, path="completions")
-        with pytest.raises(StoppedShort, match="asks to stay away for 120 minutes") as error:
+        with pytest.raises(StoppedShort, match="asks to wait for 120 minutes") as error:
             texts(lm)
         assert error.value.exit_code == 3
 
 
-# What does not pass --------------------------------------------------------------------------------------------------
+# Errors that retries do not solve -------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -163,7 +166,7 @@ def test_a_pause_of_hours_ends_the_work() -> None:
     ],
 )
 @pytest.mark.parametrize("dialect", ["openai", "vllm"])
-def test_what_does_not_pass_ends_the_work_at_once(
+def test_errors_that_retries_do_not_solve_stop_all_work_at_once(
     kind: str, words: str, code: int, dialect: str
 ) -> None:
     with serving(dialect=dialect, delay=0.005) as server, engine(server, concurrency=4) as lm:
@@ -177,19 +180,21 @@ def test_what_does_not_pass_ends_the_work_at_once(
         again = server.requests
         with pytest.raises(UserError, match=words):
             texts(lm)
-        assert server.requests <= again + 4  # what was under way; it is over for whoever asks later
+        assert (
+            server.requests <= again + 4
+        )  # those in flight; later requests fail without being sent
 
 
 def test_an_error_rate_opens_the_breaker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(servers, "FAILING", 0.3)
-    monkeypatch.setattr(dispatcher, "TRIES", 10**6)
+    monkeypatch.setattr(servers, "MIN_FAILURE_PERIOD_S", 0.3)
+    monkeypatch.setattr(dispatcher, "MAX_ATTEMPTS", 10**6)
     with serving() as server, engine(server) as lm:
         journal = JournaledLM(lm, tmp_path / "a.sqlite")
         list(journal.complete(asked(20)))
         server.fault("server_error", p=0.9)
         with pytest.raises(
             StoppedShort,
-            match="more than 50% of the last 50 requests failed, the last one: HTTP 500",
+            match="more than 50% of the last 50 requests failed, the last one with: HTTP 500",
         ) as error:
             list(journal.complete(asked(400)))
         journal.close()
@@ -199,16 +204,16 @@ def test_an_error_rate_opens_the_breaker(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 def test_a_few_errors_do_not_open_it(monkeypatch: pytest.MonkeyPatch, expected: list[str]) -> None:
     """Two requests that time out, one after the other, are no error rate."""
-    monkeypatch.setattr(servers, "FAILING", 0.01)
+    monkeypatch.setattr(servers, "MIN_FAILURE_PERIOD_S", 0.01)
     with serving() as server, engine(server, concurrency=1) as lm:
         lm.describe()
-        lm._traffic._health = dispatcher.CircuitBreaker()
+        lm._dispatcher._breaker = CircuitBreaker()
         server.fault("server_error", next=5, path="completions")
         assert texts(lm, 3) == expected[:3]
 
 
 def test_answers_under_way_are_kept_when_the_work_stops_short(tmp_path: Path) -> None:
-    """They are paid: nobody throws them away."""
+    """They are paid, so they are kept."""
     path = tmp_path / "a.sqlite"
     with serving(delay=0.1) as server, engine(server, concurrency=20) as lm:
         journal = JournaledLM(lm, path)
@@ -224,10 +229,10 @@ def test_answers_under_way_are_kept_when_the_work_stops_short(tmp_path: Path) ->
         journal.close()
 
 
-# How fast ------------------------------------------------------------------------------------------------------------
+# Rate limits ----------------------------------------------------------------------------------
 
 
-def test_requests_a_minute_are_not_passed() -> None:
+def test_requests_per_minute_are_not_exceeded() -> None:
     with (
         serving(per_minute=40, window=0.5) as server,
         engine(server, requests_per_minute=60 * 70) as lm,
@@ -241,7 +246,7 @@ def test_requests_a_minute_are_not_passed() -> None:
         assert server.statuses[429] == 0
 
 
-def test_tokens_a_minute_are_not_passed() -> None:
+def test_tokens_per_minute_are_not_exceeded() -> None:
     with serving() as server, engine(server) as lm:
         used = sum(one.prompt_tokens + one.completion_tokens for one in lm.complete(asked(20)))
     with serving() as server, engine(server, tokens_per_minute=used * 60) as lm:
@@ -253,21 +258,21 @@ def test_tokens_a_minute_are_not_passed() -> None:
 
 
 @given(amounts=st.lists(st.floats(0.1, 50), min_size=2, max_size=30), a_minute=st.floats(1, 1e6))
-def test_a_pace_is_kept_in_every_window(amounts: list[float], a_minute: float) -> None:
-    pace = RateLimiter(a_minute)
+def test_a_rate_is_kept_in_every_window(amounts: list[float], a_minute: float) -> None:
+    limiter = RateLimiter(a_minute)
     now = time.monotonic()
-    times = [now + pace.take(amount) for amount in amounts]
+    times = [now + limiter.reserve(amount) for amount in amounts]
     for first in range(len(times)):
         for last in range(first + 1, len(times)):
             taken = sum(amounts[first:last])  # what stands between their beginnings
             assert times[last] - times[first] >= taken * 60 / a_minute - 0.05
 
 
-def test_no_cap_is_no_wait() -> None:
-    assert [RateLimiter(None).take(1e9) for _ in range(3)] == [0.0] * 3
+def test_without_a_limit_there_is_no_wait() -> None:
+    assert [RateLimiter(None).reserve(1e9) for _ in range(3)] == [0.0] * 3
 
 
-# Several servers -----------------------------------------------------------------------------------------------------
+# Several servers ------------------------------------------------------------------------------
 
 
 def test_servers_are_used_in_proportion_to_their_speed() -> None:
@@ -285,8 +290,8 @@ def test_servers_are_used_in_proportion_to_their_speed() -> None:
 
 
 def test_a_server_that_dies_leaves_its_work_to_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatcher, "WAIT", 0.1)
-    monkeypatch.setattr(servers, "FAILING", 1.0)
+    monkeypatch.setattr(servers, "INITIAL_BACKOFF_S", 0.1)
+    monkeypatch.setattr(servers, "MIN_FAILURE_PERIOD_S", 1.0)
     with (
         serving(delay=0.01) as good,
         serving(delay=0.01) as bad,
@@ -324,13 +329,13 @@ def test_requests_go_out_in_order() -> None:
     assert all(abs(seed - place) <= 3 for place, seed in enumerate(seeds))
 
 
-# The level -----------------------------------------------------------------------------------------------------------
+# Adaptive concurrency -------------------------------------------------------------------------
 
 
 def simulated(
     capacity: int, queues: bool, jitter: float, many: int, seed: int
 ) -> tuple[float, AdaptiveConcurrency]:
-    """Return the share of the server's places that were used, and the level at the end."""
+    """Return the utilisation of the server's slots, and the concurrency at the end."""
     level, noise = AdaptiveConcurrency(), random.Random(seed)
     now, ends, waiting, under_way, used, done = 0.0, [], deque(), 0, 0.0, 0
     starts = 0.0
@@ -340,9 +345,9 @@ def simulated(
         return 1 + jitter * (2 * noise.random() - 1)
 
     while done < many:
-        while under_way < level.at_once:
+        while under_way < level.limit:
             under_way += 1
-            full = under_way >= level.at_once
+            full = under_way >= level.limit
             if free:
                 free -= 1
                 heapq.heappush(ends, (now + latency(), noise.random(), now, full, True))
@@ -363,7 +368,7 @@ def simulated(
             free -= 1
             heapq.heappush(ends, (now + latency(), noise.random(), sent_then, full_then, True))
         level.on_success(sent, now, full)
-        assert 1 <= level.at_once <= MOST
+        assert 1 <= level.limit <= MAX_LIMIT
         starts = now
     return used / (capacity * starts), level
 
@@ -375,41 +380,41 @@ def simulated(
     jitter=st.sampled_from([0.0, 0.1, 0.5]),
     seed=st.integers(0, 10**6),
 )
-def test_a_level_uses_four_fifths_of_any_server(
+def test_concurrency_uses_four_fifths_of_any_server(
     capacity: int, queues: bool, jitter: float, seed: int
 ) -> None:
-    """Found from nothing, over 75 answers a place; what refuses takes a fiftieth of an answer's time."""
-    share, level = simulated(capacity, queues, jitter, 75 * capacity, seed)
-    assert share >= 0.8
-    assert queues or level.at_once <= 1.3 * capacity + 1
-    assert not queues or level.at_once <= max(4 * capacity, 2 * FIRST)
+    """From the start, over 75 answers per slot; a refusal takes 1/50 of an answer's time."""
+    utilisation, level = simulated(capacity, queues, jitter, 75 * capacity, seed)
+    assert utilisation >= 0.8
+    assert queues or level.limit <= 1.3 * capacity + 1
+    assert not queues or level.limit <= max(4 * capacity, 2 * INITIAL_LIMIT)
 
 
-def test_a_level_that_is_given_stays() -> None:
+def test_concurrency_that_is_given_stays() -> None:
     level = AdaptiveConcurrency(5)
     for now in range(100):
         level.on_success(float(now), now + 1.0, True)
         level.on_rate_limit(float(now), float(now))
-    assert level.at_once == 5
+    assert level.limit == 5
 
 
 def test_refusals_of_one_moment_are_one() -> None:
     level = AdaptiveConcurrency()
     for place in range(60):
         level.on_rate_limit(sent=1.0, now=2.0 + place / 100)
-    assert level.at_once == int(0.8 * FIRST)
+    assert level.limit == int(0.8 * INITIAL_LIMIT)
     level.on_rate_limit(sent=3.0, now=4.0)
-    assert level.at_once == int(0.64 * FIRST)
+    assert level.limit == int(0.64 * INITIAL_LIMIT)
 
 
-def test_a_level_is_never_below_one() -> None:
+def test_concurrency_is_never_below_one() -> None:
     level = AdaptiveConcurrency()
     for now in range(1, 100):
         level.on_rate_limit(float(now), now + 0.5)
-    assert level.at_once == 1
+    assert level.limit == 1
     for now in range(1000):
         level.on_success(1000.0 + now, 1001.0 + now, True)
-    assert level.at_once > 1
+    assert level.limit > 1
 
 
 @pytest.mark.parametrize("queue", [True, False])
@@ -418,14 +423,16 @@ def test_a_real_server_is_used(queue: bool) -> None:
         lm.describe()
         server.reset()
         assert len(texts(lm, 150)) == 150
-        assert server.most_at_once > FIRST
-        assert 1 <= lm._traffic._servers[0].level.at_once <= MOST
+        assert server.most_at_once > INITIAL_LIMIT
+        assert 1 <= lm._dispatcher._pool.servers[0].concurrency.limit <= MAX_LIMIT
 
 
-# Its loop ------------------------------------------------------------------------------------------------------------
+# The event loop -------------------------------------------------------------------------------
 
 
-def test_whoever_goes_away_early_leaves_nothing_behind(capfd: pytest.CaptureFixture[str]) -> None:
+def test_closing_the_iterator_early_leaves_nothing_behind(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     with serving(delay=0.05) as server, engine(server) as lm:
         for one in lm.complete(asked(100)):
             assert LABEL_PREFIX not in one.text
@@ -446,8 +453,8 @@ def test_results_come_in_order_while_others_are_under_way() -> None:
         await asyncio.sleep(random.random() / 100)
         return item
 
-    one = event_loop.Loop(nothing)
+    one = event_loop.BackgroundLoop(nothing)
     try:
-        assert list(one.in_order(range(200), work)) == list(range(200))
+        assert list(one.map_ordered(work, range(200))) == list(range(200))
     finally:
         one.close()

@@ -1,4 +1,4 @@
-"""Batches: submitted once, collected by the same command, the same rows as when asked directly, at a batch's price."""
+"""Batches: submitted once, collected by the same command, with the rows of a direct run."""
 
 import itertools
 import json
@@ -18,19 +18,25 @@ from hypothesis import strategies as st
 from gpt3mix_cli.cli import main
 from gpt3mix_cli.errors import StoppedShort, UserError
 from gpt3mix_cli.lm import Completion, Journal, JournaledLM, Request, total_spent
-from gpt3mix_cli.lm.openai.batch import answered, parts
+from gpt3mix_cli.lm.openai.batch_files import parse_output_line, split_into_files
 from gpt3mix_cli.lm.openai.engine import OpenAILM
-from gpt3mix_cli.lm.openai.protocol import Call
+from gpt3mix_cli.lm.openai.requests import Call
 from gpt3mix_cli.settings import Budget, OpenAISettings
 
 HEADER = (
-    "Each item in the following list contains a movie review and the respective sentiment. The sentiment is one of 'positive' or 'negative'.\n\n"
-    "Movie review: A gorgeous, witty film. (Sentiment: Positive)\nMovie review: so bad (Sentiment: Negative)\nMovie review:"
+    "Each item in the following list contains a movie review and the respective "
+    "sentiment. The sentiment is one of 'positive' or 'negative'.\n\n"
+    "Movie review: A gorgeous, witty film. (Sentiment: Positive)\nMovie review: so bad "
+    "(Sentiment: Negative)\nMovie review:"
 )
 KEY = "sk-a-key-of-the-tests-0123"
 CONFIG = """\
 name: batched
-task: {{data: {{kind: demo}}, labels: {{pos: positive, neg: negative}}, text_type: movie review, label_type: sentiment}}
+task:
+  data: {{kind: demo}}
+  labels: {{pos: positive, neg: negative}}
+  text_type: movie review
+  label_type: sentiment
 subsample: {{levels: [2/class], seeds: 2}}
 lm: {{kind: openai, model: tiny, base_url: {url}, api: {api}, endpoint: tests}}
 augment: {{ratio: 2, max_tokens: 60, attempts: 8}}
@@ -96,14 +102,14 @@ def stopped(server: Server, path: Path, requests: list[Request], **how: Any) -> 
 
 
 def lines_asked(server: Server) -> int:
-    """Return how many lines were asked for directly: no request of the probe has a line's room."""
+    """Return how many lines were requested directly: the probe never asks for so many tokens."""
     return sum(
         (body.get("max_tokens") or body.get("max_completion_tokens") or 0) > 60
         for body in server.bodies("completions")
     )
 
 
-# From the first run to the last --------------------------------------------------------------------------------------
+# From the first run to the last ---------------------------------------------------------------
 
 
 def test_what_is_collected_equals_what_is_asked_directly(server: Server, tmp_path: Path) -> None:
@@ -114,18 +120,18 @@ def test_what_is_collected_equals_what_is_asked_directly(server: Server, tmp_pat
     assert lines_asked(server) == 0
     assert (len(server.batches.batches), server.batches.lines) == (1, 10)
     assert found == ask(server, tmp_path / "b.journal.sqlite", asked(), batch=False)
-    # Once it is collected nobody looks at it again.
-    looks = [batch.looks for batch in server.batches.batches.values()]
+    # Once collected, a batch is not retrieved again.
+    retrievals = [batch.retrievals for batch in server.batches.batches.values()]
     assert found == ask(server, path, asked()) == ask(server, path, asked(), batch=False)
-    assert looks == [batch.looks for batch in server.batches.batches.values()]
+    assert retrievals == [batch.retrievals for batch in server.batches.batches.values()]
     assert (len(server.batches.batches), server.batches.lines) == (1, 10)
 
 
-def test_how_far_a_batch_is_stands_in_the_message(completions: Server, tmp_path: Path) -> None:
+def test_the_message_has_the_progress_of_a_batch(completions: Server, tmp_path: Path) -> None:
     path = tmp_path / "a.journal.sqlite"
     completions.batches.polls = -1
     stopped(completions, path, asked())
-    told = next(iter(completions.batches.batches.values())).told
+    told = next(iter(completions.batches.batches.values())).state
     told |= {"status": "finalizing", "request_counts": {"total": 10, "completed": 7, "failed": 1}}
     assert (
         stopped(completions, path, asked())
@@ -164,11 +170,11 @@ def test_more_rows_submit_only_what_no_batch_holds(completions: Server, tmp_path
     assert (completions.batches.lines, lines_asked(completions)) == (10, 0)
 
 
-# Kills ---------------------------------------------------------------------------------------------------------------
+# Kills ----------------------------------------------------------------------------------------
 
 
 class Killed(BaseException):
-    """Nothing that anybody catches."""
+    """An exception that no code catches."""
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before-the-commit", "after-it"])
@@ -210,7 +216,7 @@ def test_a_killed_collection_is_repeated(
     stopped(completions, path, asked())
     under_way, *_ = total_spent(path)
     with monkeypatch.context() as patch:
-        patch.setattr("gpt3mix_cli.lm.openai.batch.TOGETHER", 3)
+        patch.setattr("gpt3mix_cli.lm.openai.batch.KEYS_PER_COMMIT", 3)
         kept, keep = [], Journal.store
 
         def dies(self: Journal, *what: Any) -> None:
@@ -233,9 +239,13 @@ def test_a_process_that_was_killed_after_submitting_goes_on(
     completions.batches.polls = 1
     config = configured(tmp_path, completions, "api: completions", "batch: true")
     script = (
-        "import os, sys\nfrom gpt3mix_cli.cli import main\nfrom gpt3mix_cli.lm import Journal\n"
+        "import os, sys\nfrom gpt3mix_cli.cli import main\n"
+        "from gpt3mix_cli.lm import Journal\n"
         "keep = Journal.store_batch\n"
-        f"Journal.store_batch = lambda self, batch, *most: os.kill(os.getpid(), {signal.SIGKILL:d}) if batch.batch else keep(self, batch, *most)\n"
+        "def die(self, batch, *spent):\n"
+        f"    if batch.batch: os.kill(os.getpid(), {signal.SIGKILL:d})\n"
+        "    keep(self, batch, *spent)\n"
+        "Journal.store_batch = die\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
     arguments = ["augment", str(config), "--out", str(tmp_path / "out"), "--seed", "0"]
@@ -251,7 +261,7 @@ def test_a_process_that_was_killed_after_submitting_goes_on(
     assert len(completions.batches.batches) == 1
 
 
-# What goes wrong -----------------------------------------------------------------------------------------------------
+# What goes wrong ------------------------------------------------------------------------------
 
 
 def test_failed_lines_are_asked_for_directly(server: Server, tmp_path: Path) -> None:
@@ -274,13 +284,13 @@ def test_what_a_batch_left_undone_is_asked_for_directly(
     completions.batches.polls, completions.batches.expire = 1, end == "expired"
     stopped(completions, path, asked())
     if end == "cancelled":
-        next(iter(completions.batches.batches.values())).told["status"] = "cancelled"
+        next(iter(completions.batches.batches.values())).state["status"] = "cancelled"
     found = ask(completions, path, asked())
     assert lines_asked(completions) == (5 if end == "expired" else 10)
     assert found == ask(completions, tmp_path / "b.journal.sqlite", asked(), batch=False)
 
 
-def test_a_refused_batch_is_told_in_the_providers_words_and_forgotten(
+def test_a_rejected_batch_is_reported_with_the_providers_message_and_forgotten(
     completions: Server, tmp_path: Path
 ) -> None:
     path = tmp_path / "a.journal.sqlite"
@@ -309,7 +319,7 @@ def test_a_batch_that_is_one_too_many_is_submitted_later(
         "line": None,
         "param": None,
     }
-    next(iter(completions.batches.batches.values())).told |= {
+    next(iter(completions.batches.batches.values())).state |= {
         "status": "failed",
         "errors": {"object": "list", "data": [error]},
     }
@@ -317,7 +327,7 @@ def test_a_batch_that_is_one_too_many_is_submitted_later(
     assert "submitted 10 requests" in stopped(completions, path, asked())
 
 
-def test_a_batch_that_is_gone_is_the_users_business(completions: Server, tmp_path: Path) -> None:
+def test_a_batch_that_the_provider_lost_is_an_error(completions: Server, tmp_path: Path) -> None:
     path = tmp_path / "a.journal.sqlite"
     stopped(completions, path, asked())
     completions.batches.batches.clear()
@@ -329,7 +339,7 @@ def test_a_batch_that_is_gone_is_the_users_business(completions: Server, tmp_pat
 def test_batches_under_way_are_waited_for_when_no_more_are_wanted(
     completions: Server, tmp_path: Path
 ) -> None:
-    """What they bring is not paid a second time, nor are more submitted."""
+    """Their answers are not paid twice, and no more are submitted."""
     path = tmp_path / "a.journal.sqlite"
     completions.batches.polls = 2
     stopped(completions, path, asked(6))
@@ -348,11 +358,11 @@ def test_a_batch_that_was_cancelled_is_asked_for_directly_when_no_more_are_wante
 ) -> None:
     path = tmp_path / "a.journal.sqlite"
     stopped(completions, path, asked())
-    next(iter(completions.batches.batches.values())).told["status"] = "cancelled"
+    next(iter(completions.batches.batches.values())).state["status"] = "cancelled"
     assert len(ask(completions, path, asked(), batch=False)) == 10
     assert lines_asked(completions) == 10
     assert total_spent(path)[0] <= completions.paths["/v1/completions"], (
-        "what the batch might have cost is not spent"
+        "the reserved cost of the batch is released"
     )
 
 
@@ -362,7 +372,7 @@ def test_a_server_without_batches_says_so(tmp_path: Path) -> None:
         pytest.raises(UserError, match=r"lm\.batch: .*HTTP 404") as error,
     ):
         ask(server, tmp_path / "a.journal.sqlite", asked())
-    assert "leave lm.batch out" in error.value.hint
+    assert "omit lm.batch" in error.value.hint
 
 
 def test_without_a_journal_there_are_no_batches(completions: Server) -> None:
@@ -370,7 +380,7 @@ def test_without_a_journal_there_are_no_batches(completions: Server) -> None:
         OpenAISettings(kind="openai", model="tiny", base_url=completions.base_url, batch=True)
     )
     try:
-        with pytest.raises(UserError, match=r"lm\.batch: "):
+        with pytest.raises(UserError, match=r"lm\.batch needs an output file"):
             list(lm.complete(asked()))
     finally:
         lm.close()
@@ -389,10 +399,10 @@ def test_without_a_journal_there_are_no_batches(completions: Server) -> None:
     ],
 )
 def test_a_line_that_holds_no_answer_is_none(line: str) -> None:
-    assert answered(line, "/v1/completions") is None
+    assert parse_output_line(line, "/v1/completions") is None
 
 
-# Money ---------------------------------------------------------------------------------------------------------------
+# Money ----------------------------------------------------------------------------------------
 
 
 def test_answers_cost_a_batchs_price_and_what_is_under_way_counts_as_spent(
@@ -420,7 +430,9 @@ def test_a_batch_that_the_budget_does_not_hold_is_not_submitted(
 ) -> None:
     path = tmp_path / "a.journal.sqlite"
     message = stopped(completions, path, asked(), budget=Budget(**limit))
-    assert message.startswith(f"budget.{next(iter(limit))}: 10 requests in a batch may take ")
+    assert message.startswith(
+        f"budget.{next(iter(limit))}: this batch of 10 requests may use up to "
+    )
     assert not completions.batches.files
 
 
@@ -434,7 +446,7 @@ def test_the_budget_counts_what_is_under_way_in_other_runs(
     assert len(completions.batches.batches) == 1
 
 
-# Files ---------------------------------------------------------------------------------------------------------------
+# Files ----------------------------------------------------------------------------------------
 
 
 @given(st.lists(st.text(max_size=40), max_size=30), st.integers(1, 7), st.integers(100, 600))
@@ -445,7 +457,7 @@ def test_a_file_has_no_more_lines_and_bytes_than_it_may(
         (f"{number:032x}", Call("/completions", {"prompt": prompt}))
         for number, prompt in enumerate(prompts)
     ]
-    files = list(parts(calls, lines, size))
+    files = list(split_into_files(calls, lines, size))
     assert [(key, call) for part in files for key, call, _ in part] == calls
     for part in files:
         assert len(part) <= lines
@@ -469,7 +481,7 @@ def test_a_file_has_no_more_lines_and_bytes_than_it_may(
 def test_several_files_are_several_batches(
     completions: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parts, "__defaults__", (4, 200_000_000))
+    monkeypatch.setattr(split_into_files, "__defaults__", (4, 200_000_000))
     path = tmp_path / "a.journal.sqlite"
     completions.batches.polls = 1
     assert stopped(completions, path, asked()).count("batch batch_") == 3
@@ -490,7 +502,7 @@ def test_no_key_is_in_what_is_uploaded_or_kept(completions: Server, tmp_path: Pa
     ]
 
 
-# Commands ------------------------------------------------------------------------------------------------------------
+# Commands -------------------------------------------------------------------------------------
 
 
 def configured(

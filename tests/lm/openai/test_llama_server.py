@@ -1,4 +1,4 @@
-"""The packaged LM behind llama.cpp's server says what the local engine says, and its answers look as they were recorded."""
+"""The packaged LM in llama.cpp's server: like the local engine, and like the recorded answers."""
 
 import json
 import subprocess
@@ -114,7 +114,7 @@ def test_one_request_writes_a_line_and_scores_its_label(
 
 @pytest.fixture(scope="module")
 def unusual(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> Path:
-    """A random Llama that shares keys among heads, has a head of its own, and begins each text with a token."""
+    """A random Llama with grouped keys, an untied output layer and a token before each text."""
     tokenizer = bytes_tokenizer(texts, 400)
     token = tokenizer.convert_ids_to_tokens(0)
     tokenizer.bos_token = token
@@ -217,7 +217,7 @@ def test_what_llama_cpp_would_misread_is_refused(
 
 
 def shape(value: Any) -> Any:
-    """Return what is left of an answer without its words and numbers; of token maps and lists, that of the first."""
+    """Return the types in an answer; of token maps and lists, only those of one entry."""
     if isinstance(value, dict):
         words = value and all(isinstance(one, float) for one in value.values())
         return {"": "float"} if words else {key: shape(one) for key, one in value.items()}

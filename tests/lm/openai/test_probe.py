@@ -1,4 +1,4 @@
-"""Servers with habits of their own: log-probabilities after temperature, answers on any path, pauses of nothing."""
+"""Unusual servers: log-probabilities after temperature, answers on any path, a pause of 0 s."""
 
 import math
 import time
@@ -10,10 +10,12 @@ from endpoint_lm import CHOICES, LABEL_PREFIX, PROMPT, asked, engine, truth
 from endpoint_server import serving
 
 from gpt3mix_cli.lm import Journal
-from gpt3mix_cli.lm.openai import dispatcher
-from gpt3mix_cli.lm.openai.protocol import Capabilities, label_scores, labelling
+from gpt3mix_cli.lm.openai import servers
+from gpt3mix_cli.lm.openai.capabilities import Capabilities
+from gpt3mix_cli.lm.openai.label_scores import score_top_logprobs
+from gpt3mix_cli.lm.openai.requests import label_body
 
-APART = "its log-probabilities follow temperature"
+SEPARATE_REQUEST = "its log-probabilities depend on temperature"
 
 
 @pytest.mark.parametrize(
@@ -24,11 +26,11 @@ APART = "its log-probabilities follow temperature"
     ("sampling", "requests"),
     [({}, 1), ({"temperature": 0.5}, 2), ({"temperature": 2.0, "frequency_penalty": 0.01}, 2)],
 )
-def test_scores_told_after_temperature_are_the_models(
+def test_scores_reported_after_temperature_are_the_models(
     options: dict[str, Any], sampling: dict[str, float], requests: int
 ) -> None:
     with serving(tempered=True, **options) as server, engine(server) as lm:
-        assert APART in lm.describe()
+        assert SEPARATE_REQUEST in lm.describe()
         found = [one for one in lm.complete(asked(12, **sampling)) if one.finish == "label_prefix"]
     exact = [one for one in found if one.scores and one.scores.source == "exact"]
     assert len(exact) > 3
@@ -36,7 +38,9 @@ def test_scores_told_after_temperature_are_the_models(
         assert one.scores
         expected = truth(server.model, f"{PROMPT}{one.text}{LABEL_PREFIX}")
         assert (
-            max(abs(told - true) for told, true in zip(one.scores.logprobs, expected, strict=True))
+            max(
+                abs(value - true) for value, true in zip(one.scores.logprobs, expected, strict=True)
+            )
             < 1e-9
         )
         assert one.requests >= requests
@@ -46,11 +50,11 @@ def test_scores_told_after_temperature_are_the_models(
 @pytest.mark.parametrize(
     "options", [{}, {"dialect": "llamacpp"}, {"dialect": "openai"}, {"dialect": "ollama"}]
 )
-def test_a_server_that_tells_raw_ones_costs_no_more_at_any_temperature(
+def test_a_server_with_raw_logprobs_needs_no_more_requests(
     options: dict[str, Any],
 ) -> None:
     with serving(**options) as server, engine(server) as lm:
-        assert APART not in lm.describe()
+        assert SEPARATE_REQUEST not in lm.describe()
         found = [
             one for one in lm.complete(asked(12, temperature=0.7)) if one.finish == "label_prefix"
         ]
@@ -58,7 +62,7 @@ def test_a_server_that_tells_raw_ones_costs_no_more_at_any_temperature(
     assert all(one.logprob is not None for one in found if options.get("dialect") != "openai")
 
 
-def test_the_plan_knows_of_the_further_request(tmp_path: Path) -> None:
+def test_the_cost_model_has_the_further_request(tmp_path: Path) -> None:
     with serving(tempered=True) as server, engine(server) as lm:
         journal = Journal(tmp_path / "a.journal.sqlite")
         lm.with_journal(journal).describe()
@@ -71,31 +75,31 @@ def test_the_plan_knows_of_the_further_request(tmp_path: Path) -> None:
 
 
 def test_a_label_is_asked_for_without_the_servers_own_top_p() -> None:
-    assert labelling("x", CHOICES, Capabilities(), "m")["top_p"] == 1.0
+    assert label_body("x", CHOICES, Capabilities(), "m")["top_p"] == 1.0
 
 
-def test_a_label_that_the_server_will_not_tell_is_not_exact() -> None:
-    """-9999 stands for a token outside the likeliest: the other label is not certain for that."""
-    scores = label_scores({" Positive": -0.1, " Negative": -9999.0, " Good": -3.0}, CHOICES)
+def test_a_label_that_the_server_does_not_report_is_not_exact() -> None:
+    """-9999 means a token outside the likeliest: that does not make the other label certain."""
+    scores = score_top_logprobs({" Positive": -0.1, " Negative": -9999.0, " Good": -3.0}, CHOICES)
     assert scores is not None
     assert (scores.source, scores.bounded) == ("top_logprobs", (1,))
     assert math.exp(scores.logprobs[1]) > 0.01
 
 
 @pytest.mark.parametrize(
-    "told", [[1, 2, 3], {"error": "Unexpected endpoint or method. (POST /tokenize)"}, 5]
+    "answer", [[1, 2, 3], {"error": "Unexpected endpoint or method. (POST /tokenize)"}, 5]
 )
-def test_a_server_that_answers_any_path_knows_no_tokens(told: Any) -> None:
+def test_a_server_that_answers_any_path_knows_no_tokens(answer: Any) -> None:
     with serving() as server, engine(server) as lm:
-        server.answers.tokenize = lambda body: told  # type: ignore[method-assign]
+        server.answers.tokenize = lambda body: answer  # type: ignore[method-assign]
         assert "exact (of echoed prompts)" in lm.describe()
         assert len([one for one in lm.complete(asked(3)) if one.scores]) > 1
     assert server.paths["/tokenize"] <= 3
 
 
-def test_a_pause_of_none_is_a_growing_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that says `Retry-After: 0` and goes on refusing is not asked as fast as it can refuse."""
-    monkeypatch.setattr(dispatcher, "WAIT", 0.01)
+def test_a_pause_of_zero_backs_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that sends `Retry-After: 0` and goes on refusing is not flooded."""
+    monkeypatch.setattr(servers, "INITIAL_BACKOFF_S", 0.01)
     with serving() as server, engine(server, concurrency=1) as lm:
         lm.describe()
         server.fault("rate_limit", next=6, retry_after=0, path="completions")

@@ -1,4 +1,4 @@
-"""The test server's answers have every field of the reference shapes, which say where they come from."""
+"""The test server's answers have every field of the reference answers."""
 
 import json
 from pathlib import Path
@@ -41,7 +41,7 @@ def test_the_server_gives_the_reference_shape(path: Path) -> None:
 
 
 def _without_nulls(value: Any) -> Any:
-    """Return a JSON value without the nulls that servers put where the SDK's types have numbers (an echo's first token)."""
+    """Return a JSON value without nulls, which servers send where the SDK's types need numbers."""
     if isinstance(value, dict):
         return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
     return (
@@ -51,19 +51,17 @@ def _without_nulls(value: Any) -> Any:
     )
 
 
-def outline(value: Any, place: str = "") -> set[str]:
-    """Return the paths of all keys in a JSON value, with their types; tokens, ids and numbers as keys count as one."""
+def outline(value: Any, path: str = "") -> set[str]:
+    """Return the paths of all keys in a JSON value, with their types; token keys count as one."""
     match value:
         case dict():
-            free = place.endswith(("top_logprobs[]", "prompt_logprobs[]"))
-            return {place}.union(
-                *(outline(inner, f"{place}.{'*' if free else key}") for key, inner in value.items())
+            free = path.endswith(("top_logprobs[]", "prompt_logprobs[]"))
+            return {path}.union(
+                *(outline(inner, f"{path}.{'*' if free else key}") for key, inner in value.items())
             )
         case list():
-            return {place}.union(*(outline(inner, f"{place}[]") for inner in value))
+            return {path}.union(*(outline(inner, f"{path}[]") for inner in value))
         case None:
-            return {place}
-    return {
-        place,
-        f"{place}: {'number' if isinstance(value, int | float) and not isinstance(value, bool) else type(value).__name__}",
-    }
+            return {path}
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return {path, f"{path}: {'number' if is_number else type(value).__name__}"}

@@ -1,4 +1,4 @@
-"""The engine over servers of every kind, honest and lying: what it finds out, asks, scores and refuses."""
+"""The endpoint LM over servers of every kind, also those that report wrong values."""
 
 import math
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from endpoint_server import serving
 
 from gpt3mix_cli.errors import Callbacks, StoppedShort, UserError
 from gpt3mix_cli.lm import Completion, JournaledLM, Request, Scores
-from gpt3mix_cli.lm.openai import dispatcher
+from gpt3mix_cli.lm.openai import servers
 from gpt3mix_cli.lm.openai.engine import OpenAILM
 from gpt3mix_cli.settings import OpenAISettings
 
@@ -30,7 +30,7 @@ SAMPLING = ["temperature", "top_p", "frequency_penalty", "seed", "logprobs", "to
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatcher, "WAIT", 0.01)
+    monkeypatch.setattr(servers, "INITIAL_BACKOFF_S", 0.01)
 
 
 def answers(lm: OpenAILM, requests: Sequence[Request]) -> list[Completion]:
@@ -42,9 +42,9 @@ def distance(scores: Scores | None, expected: Sequence[float]) -> float:
     return max(abs(one - other) for one, other in zip(scores.logprobs, expected, strict=True))
 
 
-# What is found out ---------------------------------------------------------------------------------------------------
+# The probe ------------------------------------------------------------------------------------
 
-# A server; what `check` shows of it; the rung of most rows; requests a row; whether the scores are exact.
+# Server options; what `check` shows; the label source of most rows; requests per row.
 SERVERS: dict[str, tuple[dict[str, Any], str, str, set[int]]] = {
     "vLLM": ({}, "completions, label scores exact (by token ids)", "exact", {1, 2}),
     "vLLM, labels of two tokens": (
@@ -121,7 +121,8 @@ SERVERS: dict[str, tuple[dict[str, Any], str, str, set[int]]] = {
     ),
     "OpenAI that reasons": (
         {"dialect": "openai", "refuses": SAMPLING},
-        "chat, label scores vote of 10; left out, since refused: temperature, top_p, frequency_penalty, seed, top_logprobs, logprobs",
+        "chat, label scores vote of 10; omitted fields, since the server refuses them: "
+        "temperature, top_p, frequency_penalty, seed, top_logprobs, logprobs",
         "vote",
         {2},
     ),
@@ -129,7 +130,7 @@ SERVERS: dict[str, tuple[dict[str, Any], str, str, set[int]]] = {
 
 
 @pytest.mark.parametrize("name", SERVERS)
-def test_each_server_is_asked_in_its_best_way(name: str) -> None:
+def test_each_server_is_asked_by_its_best_method(name: str) -> None:
     options, shown, source, requests = SERVERS[name]
     with serving(**options) as server, engine(server) as lm:
         assert lm.describe() == f"{server.base_url}, {shown}"
@@ -169,7 +170,7 @@ def test_a_row_that_keeps_to_the_form_costs_one_request() -> None:
 
 
 def test_the_tokens_of_a_label_are_asked_for_once() -> None:
-    """However many rows wait for them."""
+    """Even if many rows wait for them."""
     with serving(split=["Positive"]) as server, engine(server) as lm:
         answers(lm, asked(30))
         assert not server.twice()
@@ -219,14 +220,16 @@ def test_a_chats_scores_are_the_models_after_its_template() -> None:
         )
 
 
-def test_prompts_after_which_no_label_is_told_have_equal_bounds() -> None:
-    """One of them does not end a run; if there are no others, the LM knows nothing of the labels."""
+def test_prompts_without_a_reported_label_have_equal_bounds() -> None:
+    """One of them does not stop a run; without others, the LM is of no use."""
     unknown = f"Text:{LABEL_PREFIX}"
     with serving(dialect="llamacpp", echo_shifted=True) as server, engine(server) as lm:
         known, other = lm.score([f"{PROMPT} a fine film{LABEL_PREFIX}", unknown], CHOICES)
         assert known.bounded == ()
         assert (other.logprobs, other.bounded) == ((-math.log(2),) * 2, (0, 1))
-        with pytest.raises(UserError, match="none of the labels"):
+        with pytest.raises(
+            UserError, match="no probability for any of the labels Positive, Negative"
+        ):
             lm.score([unknown], CHOICES)
 
 
@@ -251,7 +254,7 @@ def test_a_label_that_is_cut_off_has_a_bound() -> None:
             assert math.exp(scores.logprobs[1]) < 1
 
 
-# What the user insists on --------------------------------------------------------------------------------------------
+# Settings that demand a method ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -284,7 +287,7 @@ def test_a_source_that_is_asked_for_is_used(wanted: str) -> None:
     assert len(found) > 5
 
 
-def test_decisions_are_the_models_shares_and_may_be_refused() -> None:
+def test_decisions_are_the_models_probabilities_and_may_be_refused() -> None:
     with serving(dialect="openai", refusals=0.3) as server, engine(server, api="decisions") as lm:
         assert "chat, label scores decision" in lm.describe()
         found = [one for one in answers(lm, asked(30)) if one.finish != "length"]
@@ -300,15 +303,17 @@ def test_decisions_are_the_models_shares_and_may_be_refused() -> None:
             distance(
                 scored[0].scores,
                 [
-                    math.log(share)
-                    for share in server.model.shares(context, ["Positive", "Negative"])
+                    math.log(probability)
+                    for probability in server.model.label_probabilities(
+                        context, ["Positive", "Negative"]
+                    )
                 ],
             )
             < 1e-9
         )
 
 
-def test_a_decision_that_the_server_does_not_take_ends_the_work_in_its_own_words() -> None:
+def test_a_refused_decision_stops_the_work_with_the_servers_message() -> None:
     with serving(dialect="openai") as server, engine(server, api="decisions") as lm:
         lm.describe()
         server.fault("bad_request", path="decisions", p=1.0)
@@ -347,7 +352,7 @@ def test_hard_labels_are_lines_that_differ(options: dict[str, Any]) -> None:
     assert any(LABEL_PREFIX in line.text for one in found for line in one.hypotheses)
 
 
-# What does not fit ---------------------------------------------------------------------------------------------------
+# Context length -------------------------------------------------------------------------------
 
 
 def test_a_prompt_that_is_too_long_is_one_row_and_is_asked_once(tmp_path: Path) -> None:
@@ -383,11 +388,11 @@ def test_a_prompt_that_just_fits_is_asked_without_more_room_than_there_is() -> N
     assert max(one["max_tokens"] for one in server.bodies("/v1/completions")) == 60
 
 
-# Servers that lie ----------------------------------------------------------------------------------------------------
+# Wrong or missing values ----------------------------------------------------------------------
 
 
 def test_log_probabilities_that_stop_coming_leave_rows_unscored_or_asked_again() -> None:
-    """A proxy, say, drops them: rows without any are told apart, none gets a made-up label."""
+    """A proxy, say, drops them: such rows have no scores; no label is invented."""
     with serving(dialect="llamacpp", echo_shifted=True) as server, engine(server) as lm:
         assert "top_logprobs" in lm.describe()
         server.options.dialect = "ollama"  # its completions drop them
@@ -395,8 +400,8 @@ def test_log_probabilities_that_stop_coming_leave_rows_unscored_or_asked_again()
     assert {one.scores for one in found} == {None}
 
 
-def test_what_llama_cpp_says_with_a_500_is_a_refusal() -> None:
-    """It is not asked again, and what it is about is left out."""
+def test_a_500_of_llama_cpp_may_be_a_refusal() -> None:
+    """It is not retried, and the field it is about is omitted."""
     with serving(dialect="llamacpp") as server:
         server.fault(
             "status",
@@ -406,7 +411,7 @@ def test_what_llama_cpp_says_with_a_500_is_a_refusal() -> None:
             p=1.0,
         )
         with engine(server) as lm:
-            assert lm.describe().endswith("left out, since refused: seed")
+            assert lm.describe().endswith("omitted fields, since the server refuses them: seed")
             found = answers(lm, asked(3))
     assert len({one.text for one in found}) > 1
     assert server.statuses[500] <= 2
@@ -434,15 +439,15 @@ def test_equal_prompts_of_other_seeds_are_other_requests_even_where_no_seed_is_t
     assert again == one
 
 
-# What the user must mend ---------------------------------------------------------------------------------------------
+# Errors that the user must fix ----------------------------------------------------------------
 
 
-def test_openai_wants_a_key() -> None:
+def test_openai_needs_a_key() -> None:
     with pytest.raises(
-        UserError, match=r"lm.api_key_env: the environment variable OPENAI_API_KEY holds no key"
+        UserError, match=r"lm.api_key_env: the environment variable OPENAI_API_KEY is not set"
     ):
         OpenAILM(OpenAISettings(kind="openai", model="tiny"))
-    with pytest.raises(UserError, match=r"variable OTHER_KEY holds no key"):
+    with pytest.raises(UserError, match=r"variable OTHER_KEY is not set"):
         OpenAILM(OpenAISettings(kind="openai", model="tiny", api_key_env="OTHER_KEY"))
 
 
@@ -459,11 +464,11 @@ def test_a_wrong_key_stops_at_once(dialect: str) -> None:
         with pytest.raises(UserError, match=r"lm tiny at http.*: HTTP 401: \S+") as error:
             answers(lm, asked(50))
         assert not isinstance(error.value, StoppedShort)
-        assert error.value.hint == "put a valid key into the environment variable OPENAI_API_KEY"
+        assert error.value.hint == "set the environment variable OPENAI_API_KEY to a valid key"
         assert server.requests == 1
 
 
-def test_a_wrong_model_is_told_in_the_servers_words() -> None:
+def test_a_wrong_model_is_reported_with_the_servers_message() -> None:
     with serving() as server, engine(server, model="other") as lm:
         with pytest.raises(
             UserError, match=r"HTTP 404: The model `other` does not exist\."
@@ -478,12 +483,12 @@ def test_a_wrong_path_is_an_error() -> None:
     with (
         serving() as server,
         engine(base_url=server.url) as lm,
-        pytest.raises(UserError, match=r"completions or chat: .*HTTP 404"),
+        pytest.raises(UserError, match=r"does not support completions or chat: .*HTTP 404"),
     ):
         answers(lm, asked(5))
 
 
-def test_nothing_that_listens_is_told_soon() -> None:
+def test_an_unreachable_server_is_reported_soon() -> None:
     with serving() as server:
         url = server.base_url
     with (
@@ -511,7 +516,7 @@ def test_urls_that_are_none_or_hold_secrets_are_refused(url: Any) -> None:
     assert "secret" not in error.value.errors()[0]["msg"]
 
 
-def test_what_is_asked_may_be_extended() -> None:
+def test_additional_fields_are_sent() -> None:
     with (
         serving(dialect="openai") as server,
         engine(server, extra={"reasoning_effort": "none"}) as lm,
@@ -520,8 +525,8 @@ def test_what_is_asked_may_be_extended() -> None:
     assert {one.get("reasoning_effort") for one in server.bodies("chat")} == {"none"}
 
 
-def test_how_it_was_asked_is_kept_with_the_answers(tmp_path: Path) -> None:
-    """A resumed run asks as it did before, and probes nothing."""
+def test_capabilities_are_stored_with_the_answers(tmp_path: Path) -> None:
+    """A resumed run sends the same requests and no probe."""
     path = tmp_path / "a.sqlite"
     with serving() as server:
         texts = []
@@ -535,7 +540,7 @@ def test_how_it_was_asked_is_kept_with_the_answers(tmp_path: Path) -> None:
     assert texts[1] == texts[3]
 
 
-def test_a_text_beyond_the_servers_context_is_told_with_its_words() -> None:
+def test_a_text_beyond_the_servers_context_is_reported_with_its_message() -> None:
     with (
         serving(dialect="llamacpp", context=200) as server,
         engine(server) as lm,
@@ -545,12 +550,12 @@ def test_a_text_beyond_the_servers_context_is_told_with_its_words() -> None:
     assert "lm.context" in error.value.hint
 
 
-def test_a_busy_server_is_told_of() -> None:
-    told: list[str] = []
+def test_a_busy_server_causes_one_warning() -> None:
+    warnings: list[str] = []
     with serving() as server:
         lm = OpenAILM(
             OpenAISettings(kind="openai", model="tiny", base_url=server.base_url),
-            callbacks=Callbacks(warn=told.append),
+            callbacks=Callbacks(warn=warnings.append),
         )
         try:
             lm.describe()
@@ -558,8 +563,8 @@ def test_a_busy_server_is_told_of() -> None:
             assert len(answers(lm, asked(10))) == 10
         finally:
             lm.close()
-    assert len(told) == 1
-    assert "HTTP 429" in told[0]
+    assert len(warnings) == 1
+    assert "HTTP 429" in warnings[0]
 
 
 def test_a_label_answer_without_a_text_is_asked_for_again_and_never_kept() -> None:

@@ -1,4 +1,4 @@
-"""Prices are read strictly and never guessed; the purse stops at the budget, over all runs."""
+"""Prices are read strictly and never guessed; the tracker stops at the budget, over all runs."""
 
 from pathlib import Path
 
@@ -8,31 +8,35 @@ from hypothesis import strategies as st
 
 from gpt3mix_cli.errors import StoppedShort, UserError
 from gpt3mix_cli.lm import Journal
-from gpt3mix_cli.lm.openai.budget import BudgetTracker, Price, price_of
-from gpt3mix_cli.lm.openai.protocol import Usage
+from gpt3mix_cli.lm.openai.budget import BudgetTracker, Price, load_price
+from gpt3mix_cli.lm.openai.responses import Usage
 from gpt3mix_cli.settings import Budget
 
-GOOD = "version: 2026-01\nmodels:\n  big-base: {prompt: 2, completion: 8, cached_prompt: 0.5, batch: 0.5}\n  small: {prompt: 0, completion: 0}\n"
+GOOD = (
+    "version: 2026-01\nmodels:\n"
+    "  big-base: {prompt: 2, completion: 8, cached_prompt: 0.5, batch: 0.5}\n"
+    "  small: {prompt: 0, completion: 0}\n"
+)
 
 
 def test_a_model_has_its_price_and_the_file_its_version(tmp_path: Path) -> None:
     (tmp_path / "prices.yaml").write_text(GOOD)
-    price, version = price_of("big-base", str(tmp_path / "prices.yaml"))
+    price, version = load_price("big-base", str(tmp_path / "prices.yaml"))
     assert price == Price(prompt=2, completion=8, cached_prompt=0.5, batch=0.5)
     assert version == "2026-01"
-    assert price_of("anything", None) == (None, "")
+    assert load_price("anything", None) == (None, "")
 
 
 @pytest.mark.parametrize("version", ["2026-01", "2026-01-31", "3", "3.5", "'of today'"])
 def test_a_version_may_look_like_a_date_or_a_number(version: str, tmp_path: Path) -> None:
     (tmp_path / "prices.yaml").write_text(GOOD.replace("2026-01", version))
-    assert price_of("small", str(tmp_path / "prices.yaml"))[1] == version.strip("'")
+    assert load_price("small", str(tmp_path / "prices.yaml"))[1] == version.strip("'")
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("models: [", "no valid YAML"),
+        ("models: [", "invalid YAML"),
         ("", "the file"),
         ("- a list", "the file"),
         (GOOD.replace("version: 2026-01\n", ""), "version: field required"),
@@ -60,45 +64,45 @@ def test_a_version_may_look_like_a_date_or_a_number(version: str, tmp_path: Path
         (GOOD.replace("big-base", "big-bas"), "did you mean 'big-bas'"),
     ],
 )
-def test_a_wrong_file_is_told_with_its_place(text: str, expected: str, tmp_path: Path) -> None:
+def test_an_invalid_file_is_reported_with_its_key(text: str, expected: str, tmp_path: Path) -> None:
     path = tmp_path / "prices.yaml"
     path.write_text(text)
-    with pytest.raises(UserError) as told:
-        price_of("big-base", str(path))
-    assert told.value.message.startswith(f"lm.prices: {path}")
-    assert expected in told.value.message
-    assert told.value.hint
+    with pytest.raises(UserError) as error:
+        load_price("big-base", str(path))
+    assert error.value.message.startswith(f"lm.prices: {path}")
+    assert expected in error.value.message
+    assert error.value.hint
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     for path in (tmp_path / "none.yaml", tmp_path):
         with pytest.raises(UserError, match="cannot be read"):
-            price_of("x", str(path))
+            load_price("x", str(path))
 
 
 def test_dollars_are_those_of_the_file() -> None:
     price = Price(prompt=2, completion=8, cached_prompt=0.5, batch=0.5)
     used = Usage(prompt=1_000_000, completion=500_000, cached=400_000)
-    assert price.of(used) == pytest.approx(0.6 * 2 + 0.4 * 0.5 + 0.5 * 8)
-    assert price.of(used, batch=True) == pytest.approx(price.of(used) / 2)
-    assert Price(prompt=2, completion=8).of(used, batch=True) == pytest.approx(6), (
+    assert price.cost(used) == pytest.approx(0.6 * 2 + 0.4 * 0.5 + 0.5 * 8)
+    assert price.cost(used, batch=True) == pytest.approx(price.cost(used) / 2)
+    assert Price(prompt=2, completion=8).cost(used, batch=True) == pytest.approx(6), (
         "cached tokens and batches cost as others do unless it is said"
     )
 
 
 @given(st.integers(1, 50), st.integers(1, 50))
 def test_requests_stop_at_the_budget_and_not_before(limit: int, tried: int) -> None:
-    purse = BudgetTracker(None, Budget(requests=limit))
-    sent, told = 0, ""
+    budget = BudgetTracker(None, Budget(requests=limit))
+    sent, message = 0, ""
     for _ in range(tried):
         try:
-            purse.send()
+            budget.count_request()
             sent += 1
         except StoppedShort as error:
-            told = error.message
+            message = error.message
     assert sent == min(limit, tried)
-    assert told == (
-        f"budget.requests: {limit} of {limit} requests are spent, over all runs"
+    assert message == (
+        f"budget.requests: {limit} of {limit} requests are already used (all runs)"
         if tried > limit
         else ""
     )
@@ -110,16 +114,16 @@ def test_tokens_and_dollars_pass_the_budget_by_the_last_answer_at_most(
 ) -> None:
     price = Price(prompt=1, completion=1)
     for budget in (Budget(tokens=limit), Budget(usd=limit / 1_000_000)):
-        purse = BudgetTracker(price, budget)
+        budget = BudgetTracker(price, budget)
         for tokens in answers:
             try:
-                purse.send()
+                budget.count_request()
             except StoppedShort:
-                assert purse.tokens >= limit
+                assert budget.tokens >= limit
                 break
             used = Usage(tokens - 1, 1)
-            purse.pay(used, purse.costs(used))
-        assert purse.tokens < limit + max(answers, default=1)
+            budget.add_usage(used, budget.cost(used))
+        assert budget.tokens < limit + max(answers, default=1)
 
 
 def test_what_other_runs_have_paid_counts(tmp_path: Path) -> None:
@@ -128,12 +132,12 @@ def test_what_other_runs_have_paid_counts(tmp_path: Path) -> None:
         journal = Journal(path)
         journal.store([("key", 0, "{}", "{}")], [("key", 2, 30, 10, 0.25 + number)])
         journal.close()
-    purse = BudgetTracker(
+    budget = BudgetTracker(
         Price(prompt=1, completion=1), Budget(requests=100, usd=1.4), lambda: paths
     )
-    assert (purse.requests, purse.tokens, purse.usd) == (4, 80, 1.5)
-    with pytest.raises(StoppedShort, match=r"budget\.usd: \$1\.5000 of \$1\.4"):
-        purse.send()
+    assert (budget.requests, budget.tokens, budget.usd) == (4, 80, 1.5)
+    with pytest.raises(StoppedShort, match=r"budget\.usd: \$1\.5000 of \$1\.4 are already used"):
+        budget.count_request()
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "a.journal.sqlite",
         "b.journal.sqlite",
@@ -141,10 +145,10 @@ def test_what_other_runs_have_paid_counts(tmp_path: Path) -> None:
 
 
 def test_an_unknown_price_costs_an_unknown_amount() -> None:
-    assert BudgetTracker().costs(Usage(10, 10)) is None
-    assert BudgetTracker(Price(prompt=0, completion=0)).costs(Usage(10, 10)) == 0
+    assert BudgetTracker().cost(Usage(10, 10)) is None
+    assert BudgetTracker(Price(prompt=0, completion=0)).cost(Usage(10, 10)) == 0
 
 
-def test_a_closed_purse_lets_nothing_through() -> None:
+def test_a_replay_only_tracker_sends_nothing() -> None:
     with pytest.raises(StoppedShort):
-        BudgetTracker(closed=True).send()
+        BudgetTracker(replay_only=True).count_request()
