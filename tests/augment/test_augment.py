@@ -17,7 +17,7 @@ from hypothesis import settings as quick
 from hypothesis import strategies as st
 
 from gpt3mix_cli.augment import AugmentOptions, augment, num_rows_wanted, open_augmenter
-from gpt3mix_cli.augment.editing import EditorBase, NoCost
+from gpt3mix_cli.augment.protocol import RowGenerator, TextEditor
 from gpt3mix_cli.errors import Callbacks, StoppedShort, UserError
 from gpt3mix_cli.layout import journal_path, rejects_path
 from gpt3mix_cli.lm import LM, Completion, JournaledLM, Request, Scores, open_lm
@@ -79,10 +79,9 @@ def manifest_of(path: Path) -> Manifest:
 # Scripted augmenters -------------------------------------------------------------------------------------------------
 
 
-class Scripted(NoCost):
+class Scripted(RowGenerator):
     """A generator: attempt i gives the i-th text of its script, over and over; no text is a reject, '#' becomes the number."""
 
-    edits_parents = False
     rows_per_attempt = 1
 
     def __init__(self, *script: str | None, block: int = 1) -> None:
@@ -118,11 +117,11 @@ class Scripted(NoCost):
         return {"prompt_tokens": 10 * len(self.asked), "completion_tokens": len(self.asked)}
 
 
-class Editor(EditorBase):
+class Editor(TextEditor):
     """Edits parent i mod n: adds the number of the copy, or changes nothing but the case."""
 
     def __init__(self, change: bool = True) -> None:
-        super().__init__({"method": "editor", "classes": ["pos", "neg"], "change": change})
+        self.about = {"method": "editor", "classes": ["pos", "neg"], "change": change}
         self.change = change
 
     def edit_texts(

@@ -353,7 +353,7 @@ def test_thresholds_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> Non
 
 
 def test_a_perplexity_that_no_row_will_have_is_refused_before_the_lm_is_asked() -> None:
-    with pytest.raises(pydantic.ValidationError, match=r"leave filter\.perplexity out"):
+    with pytest.raises(pydantic.ValidationError, match=r"remove filter\.perplexity"):
         AugmentSettings.model_validate({"labels": "hard", "filter": {"perplexity": [5, 50]}})
     assert AugmentSettings.model_validate(
         {"filter": {"perplexity": [5, 50]}}

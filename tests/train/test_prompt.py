@@ -136,7 +136,42 @@ def test_fit_shows_as_many_as_the_context_holds_and_keeps_the_last_ones(task: Ta
     assert numbers[TEXTS[2]] < numbers[TEXTS[1]]
 
 
-def test_a_text_longer_than_the_context_is_cut_and_told(task: Task, lm: LM) -> None:
+def num_examples_of_version_1(
+    task: Task, lm: LM, examples: Sequence[Example], text: str, context: int
+) -> int:
+    """The rule of the first version: parts are counted alone, then the whole prompt."""
+    count = lm.info.count_tokens
+    limit = context - max(map(count, label_choices(task))) - 2
+    empty = count(render_label_prompt(task, (), ""))
+    left, number = limit - empty - count(text), 0
+    for row in reversed(examples):
+        left -= count(render_label_prompt(task, (row,), "")) - empty
+        if left < 0:
+            break
+        number += 1
+    while number and count(render_label_prompt(task, examples[-number:], text)) > limit:
+        number -= 1
+    return number
+
+
+def test_a_nearly_full_context_holds_as_many_examples_as_in_version_1(task: Task, lm: LM) -> None:
+    """With every remainder of the context, also where one example more would just fit."""
+    count, one_more_fits = lm.info.count_tokens, 0
+    order = interleave_classes(ROWS, generator(7, "prompt examples"))
+    start = count(render_label_prompt(task, ROWS[:3], TEXTS[1]))
+    for context in range(start, start + 40):
+        classifier = prompting(task, Watched(lm, context))
+        classifier.fit(ROWS, [], 7)
+        limit = context - max(map(count, label_choices(task))) - 2
+        for text, tokens in zip(TEXTS, classifier.count_prompt_tokens(TEXTS), strict=True):
+            number = num_examples_of_version_1(task, lm, order, text, context)
+            shown, longer = order[len(order) - number :], order[len(order) - number - 1 :]
+            assert tokens == count(render_label_prompt(task, shown, text))
+            one_more_fits += count(render_label_prompt(task, longer, text)) <= limit
+    assert one_more_fits > 0
+
+
+def test_a_text_longer_than_the_context_is_cut_and_reported(task: Task, lm: LM) -> None:
     watched = Watched(lm, 200)
     classifier = prompting(task, watched, examples=2)
     classifier.fit(ROWS, [], 0)
