@@ -404,8 +404,8 @@ def report(
     from .console import Display
 
     with Display(quiet, json) as display:
-        from .report import compare, parse_row_limit
-        from .report import report as report_on
+        from .report import ReportOptions, compare_runs, parse_row_limit
+        from .report import report as write_report
 
         if bool(sources) == bool(diff):
             raise UserError(
@@ -414,13 +414,12 @@ def report(
             )
         if diff:
             a, b = (report_inputs([path], out, sets, display) for path in diff)
-            result = compare(a, b, output or b.folder / "report", display.callbacks)
+            result = compare_runs(a, b, output or b.folder / "report", display.callbacks)
         else:
-            side = report_inputs(sources or [], out, sets, display)
-            result = report_on(
-                side.sources, output or side.folder / "report", title=side.name, wanted=side.wanted, rows=rows, columns=columns,
-                with_paper=paper, synthetic=parse_row_limit(synthetic), callbacks=display.callbacks,
-            )  # fmt: skip
+            inputs = report_inputs(sources or [], out, sets, display)
+            options = ReportOptions(rows, columns, paper, parse_row_limit(synthetic))
+            folder = output or inputs.folder / "report"
+            result = write_report(inputs, folder, options, display.callbacks)
         display.report(result)
 
 

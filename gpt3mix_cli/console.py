@@ -149,7 +149,8 @@ class Display:
 
     def report(self, result: "Report", items: Sequence[Done | StoppedShort] = ()) -> None:
         """Print the tables that answer the question, and say where the report stands."""
-        from .report.render.text import summary, terminal_sheets, terminal_table
+        from .report.render.json import summary
+        from .report.render.terminal import terminal_table, terminal_tables
 
         self._progress.stop()
         if self._json:
@@ -168,17 +169,17 @@ class Display:
                 if self._out.is_terminal
                 else _Stdout(highlight=False, width=max(200, self._out.width))
             )
-            for sheet in terminal_sheets(result.sheets):
-                console.print(terminal_table(sheet, console.width))
+            for table in terminal_tables(result.tables):
+                console.print(terminal_table(table, console.width))
         if not self._quiet:
             for remark in [*result.remarks, *result.paper_remarks]:
                 self._err.print(Text(f"note: {remark}"))
             done = [item for item in items if isinstance(item, Done)]
             skipped = sum(item.skipped for item in done)
             stages = f"{len(done)} stages done ({skipped} up to date, skipped); " if done else ""
-            trials = sum(row.status == "ok" for row in result.trials)
+            trials = sum(row.n for row in result.results)
             over = (
-                f"{len(result.differences)} cells compared"
+                f"{len(result.differences)} results compared"
                 if result.differences
                 else f"report over {trials} trials"
             )

@@ -15,7 +15,7 @@ from ..augment import augment
 from ..errors import NO_CALLBACKS, Callbacks, StoppedShort, UserError
 from ..files import STDIO
 from ..records import Done, Example, Trial, read
-from ..report import ExpectedTrials, Report, report
+from ..report import ExpectedTrials, Report, ReportInput, report
 from ..settings import (
     FILE_STEM_PATTERN,
     ClassifierSettings,
@@ -265,14 +265,9 @@ class Grid:
 
     def report(self, output: Path | None = None) -> Report:
         """Report on the trials of all cells, the missing ones included."""
-        first = self.experiments[0]
-        return report(
-            [],
-            output or self.out / first.name / "report",
-            title=first.name,
-            wanted=self.wanted(),
-            callbacks=self.callbacks,
-        )
+        name = self.experiments[0].name
+        inputs = ReportInput(name, [], self.wanted(), self.out / name)
+        return report(inputs, output or inputs.folder / "report", callbacks=self.callbacks)
 
     # All cells -------------------------------------------------------------------------------------------------------
 

@@ -86,7 +86,10 @@ def table_layout(
     if not rows and not columns:
         return default
     known = [*KEY, *sorted({key for result in results for key in result.swept})]
-    row_keys, column_keys = _named_keys("--rows", rows, known), _named_keys("--columns", columns, known)
+    row_keys, column_keys = (
+        _named_keys("--rows", rows, known),
+        _named_keys("--columns", columns, known),
+    )
     named = [*row_keys, *column_keys]
     if twice := [key for key in named if named.count(key) > 1]:
         raise UserError(f"--rows and --columns: '{twice[0]}' is named twice", "name each key once")
@@ -140,7 +143,9 @@ def score_cell(result: Result) -> TableCell:
     missing = bool(result.expected and result.n < result.expected)
     of = f"/{result.expected}" if missing else ""
     if result.mean is None and result.failed:
-        return TableCell(f"failed ({result.failed}{of if result.failed < (result.expected or 0) else ''})")
+        return TableCell(
+            f"failed ({result.failed}{of if result.failed < (result.expected or 0) else ''})"
+        )
     if result.mean is None:
         return TableCell(f"- (0{of})") if of else MISSING
     std = f" ± {percent_text(result.std)}" if result.std is not None else ""
@@ -152,7 +157,9 @@ def score_cell(result: Result) -> TableCell:
 def _uneven_cell(result: Result) -> TableCell:
     if result.macro_f1 is None or result.mcc is None:
         return score_cell(result) if result.mean is None else MISSING
-    return TableCell(f"{percent_text(result.macro_f1)}, MCC {result.mcc:.3f}", 100 * result.macro_f1)
+    return TableCell(
+        f"{percent_text(result.macro_f1)}, MCC {result.mcc:.3f}", 100 * result.macro_f1
+    )
 
 
 # Results by row and column -------------------------------------------------------------------

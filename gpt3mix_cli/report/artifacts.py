@@ -143,9 +143,9 @@ def load_artifacts(trials: "DataFrame", limit: int | None, callbacks: Callbacks)
     seen: set[tuple[str | None, ...]] = set()
     for file in files:
         key = (file.settings, file.version, file.method, file.classifier)
-        if key not in seen and len(artifacts.manifests) < MAX_MANIFESTS:
-            if manifest := read_manifest(file.path):
-                artifacts.manifests.append((file, manifest))
+        is_new = key not in seen and len(artifacts.manifests) < MAX_MANIFESTS
+        if is_new and (manifest := read_manifest(file.path)):
+            artifacts.manifests.append((file, manifest))
         seen.add(key)
     return artifacts
 

@@ -4,7 +4,7 @@ Trials that ran with different settings, test rows or versions are never average
 combination is a result of its own, named by what it is split by.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -60,8 +60,6 @@ def average_trials(
         The trials with a column `result`, the index of each trial's result, and the results,
         those of expected files without a trial included.
     """
-    import pandas as pd
-
     asked: dict[Key, int] = {}
     swept = dict(trials.drop_duplicates("variant")[["variant", "swept"]].itertuples(index=False))
     for item in expected:

@@ -117,7 +117,9 @@ def seed_differences(a: Result, b: Result) -> dict[Subsample, float]:
     }
 
 
-def _by_length(rows: Sequence[Sequence[float]]) -> Iterable[tuple[list[int], list[Sequence[float]]]]:
+def _by_length(
+    rows: Sequence[Sequence[float]],
+) -> Iterable[tuple[list[int], list[Sequence[float]]]]:
     """Yield the indexes of equally many values, more than one, and these values."""
     indexes: dict[int, list[int]] = defaultdict(list)
     for index, row in enumerate(rows):

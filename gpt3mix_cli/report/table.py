@@ -159,7 +159,9 @@ def percent_text(fraction: float | None) -> str:
     return "" if fraction is None else f"{100 * fraction:.1f}"
 
 
-def interval_cell(interval: tuple[float, float] | None, show: Format = show_percent) -> TableCell | None:
+def interval_cell(
+    interval: tuple[float, float] | None, show: Format = show_percent
+) -> TableCell | None:
     """Return an interval of fractions in percent, sorted by its lower end."""
     if interval is None:
         return None

@@ -40,7 +40,9 @@ COST_NOTES = (
     "Gain over no augmentation in points; tokens and US dollars of one synthetic set (mean over the "
     "sets of a result)."
 )
-PROMPT_NOTES = " A classifier that prompts makes none: its tokens are those of a trial's predictions."
+PROMPT_NOTES = (
+    " A classifier that prompts makes none: its tokens are those of a trial's predictions."
+)
 MANY_SEEDS = 5  # from here on a bootstrap interval is wider than the range of the data seeds
 
 
@@ -66,7 +68,9 @@ def pooled_table(pooled: Sequence[PooledComparison]) -> Table | None:
         }
         for item in pooled
     ]  # fmt: skip
-    return list_table("pooled", "Methods over all tasks and levels", items, 4, POOLED_NOTES, FORMATS)
+    return list_table(
+        "pooled", "Methods over all tasks and levels", items, 4, POOLED_NOTES, FORMATS
+    )
 
 
 def _starred_p(item: Comparison | PooledComparison) -> TableCell | None:
