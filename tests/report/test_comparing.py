@@ -5,19 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rows import cell, trial
+from rows import inputs, report_on, seeds, trial
 
 from gpt3mix_cli.errors import UserError
 from gpt3mix_cli.records import Trial, write
 from gpt3mix_cli.report import Report, report
 
 
-def made(tmp_path: Path, trials: list[Trial], **options: Any) -> Report:
-    write(tmp_path / "trials" / "all.jsonl", trials)
-    return report([tmp_path], tmp_path / "report", title="t", **options)
-
-
-def found(tmp_path: Path) -> dict[str, Any]:
+def saved(tmp_path: Path) -> dict[str, Any]:
     return json.loads((tmp_path / "report" / "report.json").read_text("utf-8"))
 
 
@@ -31,7 +26,7 @@ def test_the_data_seed_is_the_unit_and_its_trials_are_averaged_first(tmp_path: P
         trial(n, 0.6 + n / 1000, data_seed=n % 5, train_sha=f"{n % 5}", method="gpt3mix")
         for n in range(10)
     ]
-    (only,) = made(tmp_path, rows).comparisons
+    (only,) = report_on(tmp_path, rows).comparisons
     assert (only.a, only.b, only.n_pairs) == ("gpt3mix", "none", 5)
     assert only.diff == pytest.approx(0.1)
     assert only.p == only.p_wilcoxon == only.smallest_p == only.p_corrected == 0.0625
@@ -43,21 +38,21 @@ def test_the_data_seed_is_the_unit_and_its_trials_are_averaged_first(tmp_path: P
 
 def test_stars_stand_from_six_pairs_on_and_for_the_corrected_p(tmp_path: Path) -> None:
     low, high = [0.50, 0.51, 0.52, 0.53, 0.54, 0.55], [0.60, 0.63, 0.61, 0.66, 0.62, 0.69]
-    (only,) = made(tmp_path, cell(low) + cell(high, method="eda")).comparisons
+    (only,) = report_on(tmp_path, seeds(low) + seeds(high, method="eda")).comparisons
     assert (only.p, only.stars) == (0.03125, "*")
-    more = made(
+    more = report_on(
         tmp_path,
-        cell(low)
-        + cell(high, method="eda")
-        + cell(low, level="2%")
-        + cell(high, method="eda", level="2%"),
+        seeds(low)
+        + seeds(high, method="eda")
+        + seeds(low, level="2%")
+        + seeds(high, method="eda", level="2%"),
     ).comparisons
     assert [(each.p_corrected, each.stars) for each in more] == [(0.0625, ""), (0.0625, "")]
 
 
 def test_only_seeds_that_both_have_are_paired(tmp_path: Path) -> None:
-    rows = [*cell([0.5, 0.6, 0.7]), *cell([0.6, 0.7], method="eda")]
-    (only,) = made(tmp_path, rows).comparisons
+    rows = [*seeds([0.5, 0.6, 0.7]), *seeds([0.6, 0.7], method="eda")]
+    (only,) = report_on(tmp_path, rows).comparisons
     assert (only.n_pairs, only.diff) == (2, pytest.approx(0.1))
 
 
@@ -67,9 +62,9 @@ def test_the_paper_s_method_is_compared_with_all_others_and_no_augmentation_is_w
     rows = [
         row
         for method in ("none", "eda", "gpt3mix", "backtranslate")
-        for row in cell([0.5, 0.6], method=method)
+        for row in seeds([0.5, 0.6], method=method)
     ]
-    pairs = {(each.a, each.b) for each in made(tmp_path, rows).comparisons}
+    pairs = {(each.a, each.b) for each in report_on(tmp_path, rows).comparisons}
     assert pairs == {
         ("gpt3mix", "none"),
         ("gpt3mix", "eda"),
@@ -81,33 +76,33 @@ def test_the_paper_s_method_is_compared_with_all_others_and_no_augmentation_is_w
 
 
 def test_data_seeds_with_other_rows_are_refused(tmp_path: Path) -> None:
-    other = cell([0.6, 0.7, 0.8], method="eda")
+    other = seeds([0.6, 0.7, 0.8], method="eda")
     other[2] = other[2].model_copy(update={"train_sha": "another"})
     with pytest.raises(
         UserError,
         match=r"sst2 1%, data seed 2: none \+ linear and eda \+ linear started from different subsamples",
     ):
-        made(tmp_path, [*cell([0.5, 0.6, 0.1]), *other])
+        report_on(tmp_path, [*seeds([0.5, 0.6, 0.1]), *other])
 
 
 def test_scores_on_other_test_rows_are_not_compared(tmp_path: Path) -> None:
-    rows = [*cell([0.5, 0.6], test_sha="a"), *cell([0.6, 0.7], method="eda", test_sha="b")]
-    assert made(tmp_path, rows).comparisons == []
+    rows = [*seeds([0.5, 0.6], test_sha="a"), *seeds([0.6, 0.7], method="eda", test_sha="b")]
+    assert report_on(tmp_path, rows).comparisons == []
 
 
 def test_report_json_has_the_shape_of_the_design(tmp_path: Path) -> None:
     rows = [
-        *cell([0.5, 0.6, 0.7], variant={"augment.k": 2}),
-        *cell([0.6, 0.7, 0.9], method="eda", variant={"augment.k": 2}),
+        *seeds([0.5, 0.6, 0.7], variant={"augment.k": 2}),
+        *seeds([0.6, 0.7, 0.9], method="eda", variant={"augment.k": 2}),
     ]
-    made(tmp_path, rows)
-    first, second = found(tmp_path)["cells"]
+    report_on(tmp_path, rows)
+    first, second = saved(tmp_path)["cells"]
     assert {"task", "level", "method", "classifier", "variant", "n", "mean", "std", "ci"} <= set(
         first
     )
     assert (first["variant"], first["n"], first["mean"]) == ({"augment.k": 2}, 3, 0.6)
     assert first["ci"][0] <= first["mean"] <= first["ci"][1]
-    (only,) = found(tmp_path)["comparisons"]
+    (only,) = saved(tmp_path)["comparisons"]
     assert {"a", "b", "task", "level", "classifier", "n_pairs", "diff", "p", "p_corrected"} <= set(
         only
     )
@@ -124,12 +119,12 @@ def test_pooling_flips_all_levels_of_a_data_seed_together(tmp_path: Path) -> Non
         row
         for level in ("1%", "2%")
         for row in [
-            *cell([0.5, 0.5, 0.5], level=level),
-            *cell([0.6, 0.7, 0.8], method="eda", level=level),
+            *seeds([0.5, 0.5, 0.5], level=level),
+            *seeds([0.6, 0.7, 0.8], method="eda", level=level),
         ]
     ]
-    (only,) = made(tmp_path, rows).pooled
-    assert (only.units, only.lines, only.tasks, only.p, only.smallest_p) == (3, 2, 1, 0.25, 0.25)
+    (only,) = report_on(tmp_path, rows).pooled
+    assert (only.units, only.rows, only.tasks, only.p, only.smallest_p) == (3, 2, 1, 0.25, 0.25)
     assert only.diff == pytest.approx(0.2)
 
 
@@ -138,12 +133,12 @@ def test_pooling_takes_tasks_as_independent_and_counts_wins_ties_and_losses(tmp_
     rows = []
     for task, gain in gains.items():
         rows += [
-            *cell([0.5] * 3, task=task),
-            *cell([0.5 + one for one in gain], task=task, method="gpt3mix"),
+            *seeds([0.5] * 3, task=task),
+            *seeds([0.5 + one for one in gain], task=task, method="gpt3mix"),
         ]
-    (only,) = made(tmp_path, rows).pooled
+    (only,) = report_on(tmp_path, rows).pooled
     assert (only.wins, only.ties, only.losses) == (1, 1, 1)  # 50.003 is shown as 50.0
-    assert (only.units, only.tasks, only.lines) == (9, 3, 3)
+    assert (only.units, only.tasks, only.rows) == (9, 3, 3)
     assert only.smallest_p == 2.0**-8
     assert only.p == pytest.approx(1, abs=0.2)
 
@@ -154,14 +149,14 @@ def test_a_pooled_difference_tells_the_worst_and_the_best_task(tmp_path: Path) -
     for task, gain in (("cr", 0.10), ("sst2", 0.09), ("subj", -0.13)):
         base = [0.5 + seed / 100 for seed in range(5)]
         rows += [
-            *cell(base, task=task),
-            *cell([one + 0.005 for one in base], task=task, method="eda"),
+            *seeds(base, task=task),
+            *seeds([one + 0.005 for one in base], task=task, method="eda"),
         ]
-        rows += cell([one + gain for one in base], task=task, method="gpt3mix")
-    pooled = {(each.a, each.b): each for each in made(tmp_path, rows).pooled}
+        rows += seeds([one + gain for one in base], task=task, method="gpt3mix")
+    pooled = {(each.a, each.b): each for each in report_on(tmp_path, rows).pooled}
     small, large = pooled["eda", "none"], pooled["gpt3mix", "none"]
     assert (small.p or 1) < 0.01 < 0.3 < (large.p or 0)
-    assert (large.diff, large.least, large.most) == (
+    assert (large.diff, large.min_diff, large.max_diff) == (
         pytest.approx(0.02),
         pytest.approx(-0.13),
         pytest.approx(0.10),
@@ -180,20 +175,20 @@ def test_two_runs_of_one_data_seed_are_two_subsamples(tmp_path: Path) -> None:
         trial(4, 1.0, method="eda", **sub["b"]),
         trial(5, 0.6, method="eda", **sub["a"]),
     ]
-    result = made(tmp_path, rows)
+    result = report_on(tmp_path, rows)
     (only,) = result.comparisons
     assert (only.n_pairs, only.diff) == (2, pytest.approx(0.1))
-    assert [each.data_seeds for each in result.cells] == [2, 2]
+    assert [each.data_seeds for each in result.results] == [2, 2]
 
 
 def test_averages_are_over_tasks_and_one_that_lacks_a_task_says_so(tmp_path: Path) -> None:
     rows = [
-        *cell([0.5, 0.7], task="cr"),
-        *cell([0.8], task="sst2"),
-        *cell([0.9], task="cr", method="eda"),
+        *seeds([0.5, 0.7], task="cr"),
+        *seeds([0.8], task="sst2"),
+        *seeds([0.9], task="cr", method="eda"),
     ]
-    averages = made(tmp_path, rows).averages
-    assert [(each.column, each.tasks, each.of, each.mean) for each in averages] == [
+    averages = report_on(tmp_path, rows).averages
+    assert [(each.column, each.tasks, each.all_tasks, each.mean) for each in averages] == [
         ("none", 2, 2, pytest.approx(0.7)),
         ("eda", 1, 2, 0.9),
     ]
@@ -207,8 +202,8 @@ def test_averages_are_over_tasks_and_one_that_lacks_a_task_says_so(tmp_path: Pat
 
 
 def test_gains_are_paired_and_divided_by_what_a_set_costs(tmp_path: Path) -> None:
-    rows = [*cell([0.5, 0.6, 0.9]), *cell([0.6, 0.7], method="gpt3mix", tokens=20_000, usd=0.5)]
-    gpt3mix = next(each for each in made(tmp_path, rows).cells if each.method == "gpt3mix")
+    rows = [*seeds([0.5, 0.6, 0.9]), *seeds([0.6, 0.7], method="gpt3mix", tokens=20_000, usd=0.5)]
+    gpt3mix = next(each for each in report_on(tmp_path, rows).results if each.method == "gpt3mix")
     assert gpt3mix.gain == pytest.approx(0.1)  # over the seeds that both have
     assert gpt3mix.gain_per_usd == pytest.approx(0.2)
     assert gpt3mix.gain_per_1k_tokens == pytest.approx(0.005)
@@ -219,10 +214,10 @@ def test_gains_are_paired_and_divided_by_what_a_set_costs(tmp_path: Path) -> Non
 
 def test_uneven_classes_bring_macro_f1_and_mcc(tmp_path: Path) -> None:
     even, uneven = (
-        cell([0.5, 0.6]),
-        cell([0.69, 0.69], task="cola", majority=0.689, mcc=0.0, macro_f1=0.408),
+        seeds([0.5, 0.6]),
+        seeds([0.69, 0.69], task="cola", majority=0.689, mcc=0.0, macro_f1=0.408),
     )
-    made(tmp_path, [*even, *uneven])
+    report_on(tmp_path, [*even, *uneven])
     section = (
         (tmp_path / "report" / "report.md")
         .read_text("utf-8")
@@ -235,9 +230,9 @@ def test_uneven_classes_bring_macro_f1_and_mcc(tmp_path: Path) -> None:
 
 def test_what_is_uneven_depends_on_the_number_of_classes(tmp_path: Path) -> None:
     six = [[int(i == j) for j in range(6)] for i in range(6)]
-    (trec,) = made(tmp_path, cell([0.3], majority=0.276, confusion=six)).cells
+    (trec,) = report_on(tmp_path, seeds([0.3], majority=0.276, confusion=six)).results
     assert (trec.classes, trec.uneven) == (6, True)
-    (sst2,) = made(tmp_path, cell([0.3], majority=0.5008, confusion=[[1, 0], [0, 1]])).cells
+    (sst2,) = report_on(tmp_path, seeds([0.3], majority=0.5008, confusion=[[1, 0], [0, 1]])).results
     assert not sst2.uneven
 
 
@@ -247,18 +242,18 @@ def test_what_is_uneven_depends_on_the_number_of_classes(tmp_path: Path) -> None
 def swept(k: int, gain: float) -> list[Trial]:
     variant = {"augment.k": k}
     return [
-        *cell([0.5, 0.6, 0.7], variant=variant),
-        *cell([0.5 + gain, 0.6 + gain, 0.7 + gain], variant=variant, method="gpt3mix"),
+        *seeds([0.5, 0.6, 0.7], variant=variant),
+        *seeds([0.5 + gain, 0.6 + gain, 0.7 + gain], variant=variant, method="gpt3mix"),
     ]
 
 
 def test_an_ablation_has_a_column_a_variant_and_what_the_sweep_leaves_alone_once(
     tmp_path: Path,
 ) -> None:
-    result = made(tmp_path, [*swept(1, 0.1), *swept(2, 0.2), *swept(4, 0.15)])
-    sheet = next(sheet for sheet in result.sheets if sheet.name == "ablation-gpt3mix")
-    assert sheet.title == "gpt3mix by augment.k"
-    assert [heading[-1] for heading in sheet.headings] == [
+    result = report_on(tmp_path, [*swept(1, 0.1), *swept(2, 0.2), *swept(4, 0.15)])
+    table = next(table for table in result.tables if table.name == "ablation-gpt3mix")
+    assert table.title == "gpt3mix by augment.k"
+    assert [heading[-1] for heading in table.headings] == [
         "task",
         "level",
         "classifier",
@@ -268,19 +263,19 @@ def test_an_ablation_has_a_column_a_variant_and_what_the_sweep_leaves_alone_once
         "2",
         "4",
     ]
-    assert [entry.text for entry in sheet.rows[0][4:]] == [
+    assert [entry.text for entry in table.rows[0][4:]] == [
         "60.0 ± 10.0 (3)",
         "70.0 ± 10.0 (3)",
         "80.0 ± 10.0 (3)",
         "75.0 ± 10.0 (3)",
     ]
-    assert [entry.best for entry in sheet.rows[0][4:]] == [False, False, True, False]
+    assert [entry.best for entry in table.rows[0][4:]] == [False, False, True, False]
 
 
 def ablation(result: Report) -> tuple[list[str], list[list[str]]]:
-    sheet = next(sheet for sheet in result.sheets if sheet.name == "ablation-gpt3mix")
-    return [heading[-1] for heading in sheet.headings][4:], [
-        [entry.text for entry in row[4:]] for row in sheet.rows
+    table = next(table for table in result.tables if table.name == "ablation-gpt3mix")
+    return [heading[-1] for heading in table.headings][4:], [
+        [entry.text for entry in row[4:]] for row in table.rows
     ]
 
 
@@ -288,10 +283,10 @@ def test_no_variant_of_an_ablation_is_lost_to_a_name_that_is_taken(tmp_path: Pat
     rows = []
     for value, mean in (("none", 0.6), ("x" * 60, 0.7), ("x" * 61, 0.8)):
         rows += [
-            *cell([0.5, 0.5], variant={"key": value}),
-            *cell([mean, mean], method="gpt3mix", variant={"key": value}),
+            *seeds([0.5, 0.5], variant={"key": value}),
+            *seeds([mean, mean], method="gpt3mix", variant={"key": value}),
         ]
-    names, (line,) = ablation(made(tmp_path, rows))
+    names, (line,) = ablation(report_on(tmp_path, rows))
     assert names == ["none", "none (2)", "x" * 47 + "…", "x" * 47 + "… (2)"]
     assert [text[:4] for text in line] == ["50.0", "60.0", "70.0", "80.0"]
 
@@ -301,20 +296,20 @@ def test_variants_that_are_equal_on_one_level_by_chance_keep_their_others(tmp_pa
     rows = [
         row
         for k in (1, 2)
-        for row in cell([0.5, 0.5], method="gpt3mix", level="0.1%", variant={"augment.k": k})
+        for row in seeds([0.5, 0.5], method="gpt3mix", level="0.1%", variant={"augment.k": k})
     ]
     rows += [
         row
         for k in (1, 2)
-        for row in cell([0.6 + k / 10] * 2, method="gpt3mix", level="1%", variant={"augment.k": k})
+        for row in seeds([0.6 + k / 10] * 2, method="gpt3mix", level="1%", variant={"augment.k": k})
     ]
-    names, lines = ablation(made(tmp_path, rows))
+    names, lines = ablation(report_on(tmp_path, rows))
     assert names == ["1", "2"]
     assert [[text[:4] for text in line] for line in lines] == [["50.0", "50.0"], ["70.0", "80.0"]]
 
 
 def test_variants_are_compared_with_the_first_and_what_is_equal_in_all_once(tmp_path: Path) -> None:
-    result = made(tmp_path, [*swept(1, 0.1), *swept(2, 0.2), *swept(4, 0.15)])
+    result = report_on(tmp_path, [*swept(1, 0.1), *swept(2, 0.2), *swept(4, 0.15)])
     assert [(each.a, each.b, each.variant) for each in result.comparisons] == [
         ("gpt3mix", "none", "augment.k=1"),
         ("gpt3mix", "none", "augment.k=2"),
@@ -341,20 +336,22 @@ def test_variants_are_compared_with_the_first_and_what_is_equal_in_all_once(tmp_
 def test_lines_and_columns_are_the_user_s_choice(
     tmp_path: Path, rows: str | None, columns: str | None, headings: list[str]
 ) -> None:
-    result = made(
+    result = report_on(
         tmp_path,
-        [*cell([0.5, 0.6]), *cell([0.6, 0.7], method="gpt3mix")],
+        [*seeds([0.5, 0.6]), *seeds([0.6, 0.7], method="gpt3mix")],
         rows=rows,
         columns=columns,
     )
     assert [
-        " ".join(part for part in heading if part) for heading in result.sheets[0].headings
+        " ".join(part for part in heading if part) for heading in result.tables[0].headings
     ] == headings
 
 
 def test_a_swept_key_is_a_key_of_its_own(tmp_path: Path) -> None:
-    result = made(tmp_path, [*swept(1, 0.1), *swept(2, 0.2)], rows="augment.k", columns="method")
-    assert [entry.text for row in result.sheets[0].rows for entry in row[:2]] == [
+    result = report_on(
+        tmp_path, [*swept(1, 0.1), *swept(2, 0.2)], rows="augment.k", columns="method"
+    )
+    assert [entry.text for row in result.tables[0].rows for entry in row[:2]] == [
         "1",
         "sst2",
         "2",
@@ -368,16 +365,16 @@ def test_a_swept_key_is_a_key_of_its_own(tmp_path: Path) -> None:
 )
 def test_a_wrong_key_is_named(tmp_path: Path, rows: str, columns: str | None, word: str) -> None:
     with pytest.raises(UserError, match=word):
-        made(tmp_path, cell([0.5]), rows=rows, columns=columns)
+        report_on(tmp_path, seeds([0.5]), rows=rows, columns=columns)
 
 
 # Settings and versions -----------------------------------------------------------------------------------------------
 
 
 def test_versions_are_told_apart_and_named(tmp_path: Path) -> None:
-    rows = [*cell([0.5, 0.6], version="0.1.0"), *cell([0.7, 0.8], version="0.2.0")]
-    result = made(tmp_path, rows)
-    assert [(each.split_by, each.mean) for each in result.cells] == [
+    rows = [*seeds([0.5, 0.6], version="0.1.0"), *seeds([0.7, 0.8], version="0.2.0")]
+    result = report_on(tmp_path, rows)
+    assert [(each.split_by, each.mean) for each in result.results] == [
         ("version 0.1.0", 0.55),
         ("version 0.2.0", 0.75),
     ]
@@ -385,10 +382,10 @@ def test_versions_are_told_apart_and_named(tmp_path: Path) -> None:
 
 
 def test_versions_that_begin_alike_are_two_columns(tmp_path: Path) -> None:
-    result = made(
-        tmp_path, [*cell([0.5, 0.6], version="0.10.0a1"), *cell([0.7, 0.8], version="0.10.0a2")]
+    result = report_on(
+        tmp_path, [*seeds([0.5, 0.6], version="0.10.0a1"), *seeds([0.7, 0.8], version="0.10.0a2")]
     )
-    assert [heading[-1] for heading in result.sheets[0].headings][-2:] == [
+    assert [heading[-1] for heading in result.tables[0].headings][-2:] == [
         "none [version 0.10.0a1]",
         "none [version 0.10.0a2]",
     ]
@@ -399,7 +396,7 @@ def test_what_settings_differ_in_is_read_from_the_manifests(tmp_path: Path) -> N
 
     for name, rate, settings in (("a", 3e-5, "a" * 16), ("b", 1e-4, "b" * 16)):
         path = tmp_path / name / "trials" / "none.linear.jsonl"
-        write(path, cell([0.5, 0.6], settings=settings))
+        write(path, seeds([0.5, 0.6], settings=settings))
         manifest = Manifest(
             stage="train",
             output=path.name,
@@ -411,7 +408,7 @@ def test_what_settings_differ_in_is_read_from_the_manifests(tmp_path: Path) -> N
             counts={},
         )
         manifest_path(path).write_text(manifest.model_dump_json())
-    result = report([tmp_path / "a", tmp_path / "b"], tmp_path / "r", title="t")
+    result = report(inputs(tmp_path / "a", tmp_path / "b"), tmp_path / "r")
     assert (
         "sst2 1% none + linear: the settings differ in classifier.lr: 3e-05, 0.0001"
         in result.remarks
@@ -422,7 +419,7 @@ def test_what_settings_differ_in_is_read_from_the_manifests(tmp_path: Path) -> N
 
 
 def test_failed_trials_are_listed_with_their_reasons(tmp_path: Path) -> None:
-    result = made(tmp_path, [trial(0), trial(1, None, error="OutOfMemoryError: 12 GiB")])
+    result = report_on(tmp_path, [trial(0), trial(1, None, error="OutOfMemoryError: 12 GiB")])
     assert [(each.data_seed, each.trial, each.error) for each in result.failures] == [
         (1, 1, "OutOfMemoryError: 12 GiB")
     ]
@@ -430,11 +427,11 @@ def test_failed_trials_are_listed_with_their_reasons(tmp_path: Path) -> None:
         "OutOfMemoryError: 12 GiB"
         in (tmp_path / "report" / "report.md").read_text("utf-8").split("## Trials that failed")[1]
     )
-    assert found(tmp_path)["failures"][0]["error"] == "OutOfMemoryError: 12 GiB"
+    assert saved(tmp_path)["failures"][0]["error"] == "OutOfMemoryError: 12 GiB"
 
 
 def test_a_trial_that_failed_and_was_done_again_elsewhere_counts_as_done(tmp_path: Path) -> None:
     write(tmp_path / "a" / "trials" / "none.linear.jsonl", [trial(0, None), trial(1, 0.5)])
     write(tmp_path / "b" / "trials" / "none.linear.jsonl", [trial(0, 0.6)])
-    (only,) = report([tmp_path / "a", tmp_path / "b"], tmp_path / "r", title="t").cells
+    (only,) = report(inputs(tmp_path / "a", tmp_path / "b"), tmp_path / "r").results
     assert (only.n, only.failed) == (2, 0)

@@ -1,6 +1,8 @@
 """Methods are compared only where they started from the same subsample; missing synthetic rows are counted."""
 
 import re
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +11,16 @@ from hypothesis import strategies as st
 
 from gpt3mix_cli.errors import UserError
 from gpt3mix_cli.records import Trial
-from gpt3mix_cli.report.fairness import refuse_unfair, shortages
+from gpt3mix_cli.report import fairness
+from gpt3mix_cli.report.load_trials import trials_frame
+
+
+def refuse_unfair(trials: Sequence[Trial]) -> None:
+    fairness.refuse_unfair(trials_frame(trials, Path()))
+
+
+def shortages(trials: Sequence[Trial]) -> list[str]:
+    return list(fairness.find_shortages(trials_frame(trials, Path())))
 
 
 def trial(method: str = "none", sha: str | None = "a", seed: int = 0, **fields: Any) -> Trial:
@@ -126,18 +137,18 @@ def test_missing_rows_are_counted_where_most_are_missing() -> None:
     rows = [trial("eda", seed=seed, n_synthetic=700) for seed in range(3)]
     rows += [trial("gpt3mix", seed=seed, n_synthetic=n) for seed, n in enumerate((700, 640, 630))]
     rows += [trial("gpt3mix", seed=0, n_synthetic=0, status="failed", accuracy=None), trial()]
-    assert list(shortages(rows)) == [
+    assert (shortages(rows)) == [
         "sst2 1% gpt3mix + linear: 630 synthetic rows on data seed 2, 70 short of 700; short on 1 more"
     ]
-    assert list(shortages([*rows[:3], rows[4]])) == [
+    assert (shortages([*rows[:3], rows[4]])) == [
         "sst2 1% gpt3mix + linear: 640 synthetic rows on data seed 1, 60 short of 700"
     ]
-    assert list(shortages(rows[:3])) == []
+    assert (shortages(rows[:3])) == []
 
 
 def test_a_method_that_made_nothing_is_short_of_all() -> None:
     """No augmentation is not short of anything."""
-    assert list(shortages([trial(), trial("eda", n_synthetic=70), trial("gpt3mix")])) == [
+    assert (shortages([trial(), trial("eda", n_synthetic=70), trial("gpt3mix")])) == [
         "sst2 1% gpt3mix + linear: 0 synthetic rows on data seed 0, 70 short of 70"
     ]
 

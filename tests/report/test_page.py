@@ -13,16 +13,16 @@ import pytest
 from experiment import HOSTILE, experiment
 from hypothesis import given
 from hypothesis import strategies as st
-from rows import cell, trial
+from rows import inputs, seeds, trial
 
 import gpt3mix_cli
 from gpt3mix_cli.errors import NO_CALLBACKS, Callbacks, UserError
 from gpt3mix_cli.records import Trial, write
-from gpt3mix_cli.report import analyze, parse_row_limit, report
+from gpt3mix_cli.report import Report, ReportOptions, parse_row_limit, report
 from gpt3mix_cli.report.artifacts import load_artifacts
-from gpt3mix_cli.report.charts import build_charts, looks
-from gpt3mix_cli.report.model import Report
-from gpt3mix_cli.report.render.page import HARMFUL, embedded, plain, visible
+from gpt3mix_cli.report.build import build_report
+from gpt3mix_cli.report.charts import series_styles
+from gpt3mix_cli.report.render.page import HARMFUL, embed, escape, visible
 
 VENDOR = Path(gpt3mix_cli.__file__).parent / "resources" / "report" / "vendor"
 MOST = 6 * 2**20  # bytes of a page before its data
@@ -60,7 +60,7 @@ class Parsed(HTMLParser):
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Path]:
     folder = experiment(tmp_path_factory.mktemp("run"), levels=("0.1%", "1%"))
     output = folder / "report"
-    return report([folder], output, title=f"t {HOSTILE}"), output
+    return report(inputs(folder, name=f"t {HOSTILE}"), output), output
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ JSON = st.recursive(
 
 @given(JSON | st.sampled_from(["\\u001b", "\\\\\r", "<!--<script>", "\u2028\\", "\x00\\n\n\t"]))
 def test_embedded_json_means_the_same_and_ends_no_script(value: Any) -> None:
-    text = embedded(value)
+    text = embed(value)
     assert not set("<>&") & set(text)
     assert not HARMFUL.search(text)
 
@@ -125,7 +125,7 @@ def test_embedded_json_means_the_same_and_ends_no_script(value: Any) -> None:
 
 @given(st.text())
 def test_plain_text_is_one_text_of_html(text: str) -> None:
-    shown = plain(text)
+    shown = escape(text)
     assert not set("<>\"'") & set(shown)
     assert html.unescape(shown) == visible(text)
 
@@ -197,7 +197,7 @@ def test_the_same_report_gives_the_same_bytes(tmp_path: Path) -> None:
     experiment(tmp_path / "run", rows=3)
     both = []
     for output in (tmp_path / "a", tmp_path / "b"):
-        files = report([tmp_path / "run"], output, title="t").files
+        files = report(inputs(tmp_path / "run"), output).files
         both.append(
             {
                 path.name: path.read_bytes()
@@ -218,17 +218,23 @@ def test_the_same_report_gives_the_same_bytes(tmp_path: Path) -> None:
 def test_so_many_rows_of_a_cell_are_shown_and_all_are_counted(
     tmp_path: Path, limit: int | None, kept: int, rejected: int
 ) -> None:
-    found = load_artifacts(analyze([experiment(tmp_path)], title="t").trials, limit, NO_CALLBACKS)
-    assert (len(found.kept), len(found.rejected), found.found) == (kept, rejected, 52)
-    assert found.shapes["sst2", ""]["eda"].labels.total() == 24  # plots are made of all of them
+    found = load_artifacts(
+        build_report(inputs(experiment(tmp_path)), tmp_path, ReportOptions(), NO_CALLBACKS).trials,
+        limit,
+        NO_CALLBACKS,
+    )
+    assert (len(found.kept), len(found.rejected), found.total) == (kept, rejected, 52)
+    assert (
+        found.distributions["sst2", ""]["eda"].labels.total() == 24
+    )  # plots are made of all of them
 
 
 def test_a_broken_file_of_rows_is_told_and_passed_over(tmp_path: Path) -> None:
     experiment(tmp_path)
     (tmp_path / "1pct" / "seed-1" / "eda.jsonl").write_text("{broken\n")
     told: list[str] = []
-    made = report([tmp_path], tmp_path / "report", title="t", callbacks=Callbacks(warn=told.append))
-    assert len([row for source, row in made.beside.kept if source.method == "eda"]) == 12
+    made = report(inputs(tmp_path), tmp_path / "report", callbacks=Callbacks(warn=told.append))
+    assert len([row for source, row in made.artifacts.kept if source.method == "eda"]) == 12
     assert any("eda.jsonl, line 1" in line and "not shown" in line for line in told)
 
 
@@ -250,28 +256,28 @@ def test_plots_are_there_where_there_is_data_for_them(made: tuple[Report, Path])
 
 
 def test_trials_alone_have_no_plots_of_rows(tmp_path: Path) -> None:
-    write(tmp_path / "trials.jsonl", cell([0.5, 0.6, 0.7]))
-    made = report([tmp_path / "trials.jsonl"], tmp_path, title="t")
+    write(tmp_path / "trials.jsonl", seeds([0.5, 0.6, 0.7]))
+    made = report(inputs(tmp_path / "trials.jsonl"), tmp_path)
     assert [chart.name for chart in made.charts] == ["accuracy-level"]
     assert 'id="rows"' not in (tmp_path / "report.html").read_text("utf-8")
 
 
 def test_a_report_without_a_figure_has_no_plot(tmp_path: Path) -> None:
     write(tmp_path / "trials.jsonl", [trial(0, None)])
-    made = report([tmp_path / "trials.jsonl"], tmp_path, title="t")
+    made = report(inputs(tmp_path / "trials.jsonl"), tmp_path)
     assert not made.charts
     assert not list(tmp_path.glob("*.png"))
 
 
 def swept(ratios: tuple[object, ...]) -> list[Trial]:
-    rows = cell([0.5, 0.52], method="none")
+    rows = seeds([0.5, 0.52], method="none")
     for number, ratio in enumerate(ratios):
         fields = {
             "method": "gpt3mix",
             "variant": {"augment.ratio": ratio},
             "settings": f"{number:016x}",
         }
-        rows += cell([0.6 + number / 50, 0.62 + number / 50], **fields)
+        rows += seeds([0.6 + number / 50, 0.62 + number / 50], **fields)
     return rows
 
 
@@ -279,10 +285,8 @@ def test_a_sweep_is_plotted_in_the_order_of_its_values_with_what_it_leaves_alone
     tmp_path: Path,
 ) -> None:
     write(tmp_path / "trials.jsonl", swept((10, 1, 3)))
-    made = analyze([tmp_path / "trials.jsonl"], title="t")
-    chart = next(
-        chart for chart in build_charts(made, made.beside) if chart.name == "accuracy-ratio"
-    )
+    made = build_report(inputs(tmp_path / "trials.jsonl"), tmp_path, ReportOptions(), NO_CALLBACKS)
+    chart = next(chart for chart in made.charts if chart.name == "accuracy-ratio")
     lines = {
         series: [(point.at, round(point.value)) for point in chart.points if point.series == series]
         for series in ("none", "gpt3mix")
@@ -297,11 +301,11 @@ def test_levels_stand_in_the_order_of_their_size(tmp_path: Path) -> None:
     rows = [
         row
         for level, size in (("full", 900), ("8/class", 16), ("10%", 90))
-        for row in cell([0.5, 0.6], level=level, n_train=size)
+        for row in seeds([0.5, 0.6], level=level, n_train=size)
     ]
     write(tmp_path / "trials.jsonl", rows)
-    made = analyze([tmp_path / "trials.jsonl"], title="t")
-    assert [point.at for point in build_charts(made, made.beside)[0].points] == [
+    made = build_report(inputs(tmp_path / "trials.jsonl"), tmp_path, ReportOptions(), NO_CALLBACKS)
+    assert [point.at for point in made.charts[0].points] == [
         "8/class",
         "10%",
         "full",
@@ -311,11 +315,11 @@ def test_levels_stand_in_the_order_of_their_size(tmp_path: Path) -> None:
 def test_figures_are_those_of_the_cells(tmp_path: Path) -> None:
     write(
         tmp_path / "trials.jsonl",
-        [*cell([0.5, 0.52, 0.54]), *cell([0.6, 0.65, 0.61], method="eda")],
+        [*seeds([0.5, 0.52, 0.54]), *seeds([0.6, 0.65, 0.61], method="eda")],
     )
-    made = analyze([tmp_path / "trials.jsonl"], title="t")
-    accuracy, gain = build_charts(made, made.beside)
-    eda = next(found for found in made.cells if found.method == "eda")
+    made = build_report(inputs(tmp_path / "trials.jsonl"), tmp_path, ReportOptions(), NO_CALLBACKS)
+    accuracy, gain = made.charts
+    eda = next(found for found in made.results if found.method == "eda")
     assert eda.ci
     point = next(point for point in accuracy.points if point.series == "eda")
     assert (point.value, point.low, point.high) == pytest.approx(
@@ -338,7 +342,7 @@ def test_the_mean_of_epochs_goes_as_far_as_half_of_the_trials(tmp_path: Path) ->
                 for line in [*lines, {"trial": 9, "epoch": 1, "valid_accuracy": 0.3}]
             )
         )
-    made = report([folder], tmp_path / "report", title="t")
+    made = report(inputs(folder), tmp_path / "report")
     curve = next(chart for chart in made.charts if chart.name == "learning-curves")
     found = [
         (point.at, round(point.value, 1), point.low)
@@ -349,8 +353,8 @@ def test_the_mean_of_epochs_goes_as_far_as_half_of_the_trials(tmp_path: Path) ->
 
 
 def test_a_method_has_one_look_everywhere_and_what_is_told_apart_differs() -> None:
-    found = looks([], ["gpt3mix", "none", "mine", "gpt3mix [settings a]", "other", "eda"])
-    alone = looks([], ["eda", "none", "gpt3mix"])
+    found = series_styles([], ["gpt3mix", "none", "mine", "gpt3mix [settings a]", "other", "eda"])
+    alone = series_styles([], ["eda", "none", "gpt3mix"])
     assert {name: found[name] for name in alone} == alone
     assert found["gpt3mix"].colour == found["gpt3mix [settings a]"].colour
     assert len(set(found.values())) == len(found)
@@ -363,10 +367,10 @@ def test_names_from_data_do_no_harm_in_plots(tmp_path: Path, name: str) -> None:
     write(
         tmp_path / "trials.jsonl",
         [
-            *cell([0.5, 0.6]),
-            *cell([0.7, 0.8], method=name),
-            *cell([0.7, 0.8], method=name, task=name),
+            *seeds([0.5, 0.6]),
+            *seeds([0.7, 0.8], method=name),
+            *seeds([0.7, 0.8], method=name, task=name),
         ],
     )
-    report([tmp_path / "trials.jsonl"], tmp_path, title=name)
+    report(inputs(tmp_path / "trials.jsonl", name=name), tmp_path)
     assert ElementTree.parse(tmp_path / "gain.svg")

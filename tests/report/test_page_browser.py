@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 from experiment import HOSTILE, experiment
+from rows import inputs
 
 from gpt3mix_cli.records import Augmented, write
-from gpt3mix_cli.report import report
+from gpt3mix_cli.report import ReportOptions, report
 from gpt3mix_cli.report.render.page import visible
 
 CHROMIUM = (
@@ -37,7 +38,7 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def page_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = experiment(tmp_path_factory.mktemp("run"), levels=("0.1%", "1%"))
-    report([folder], folder / "report", title="t")
+    report(inputs(folder), folder / "report")
     return folder / "report" / "report.html"
 
 
@@ -73,7 +74,7 @@ def open_page(browser: Any, page_path: Path) -> Iterator[Open]:
 
 def column(page: Any, sheet: str, name: str) -> list[str]:
     """Return what a table's column shows, from above."""
-    table = page.locator(f"[data-sheet='{sheet}']")
+    table = page.locator(f"[data-table='{sheet}']")
     field = table.locator(
         ".tabulator-col", has=page.locator(".tabulator-col-title", has_text=name)
     ).last.get_attribute("tabulator-field")
@@ -86,7 +87,7 @@ def column(page: Any, sheet: str, name: str) -> list[str]:
 
 def heading(page: Any, sheet: str, name: str) -> Any:
     return page.locator(
-        f"[data-sheet='{sheet}'] .tabulator-col", has=page.get_by_text(name, exact=True)
+        f"[data-table='{sheet}'] .tabulator-col", has=page.get_by_text(name, exact=True)
     ).last
 
 
@@ -102,30 +103,30 @@ def wait_for(found: Any, count: int) -> None:
 
 def test_a_click_on_a_heading_sorts_by_value(open_page: Open) -> None:
     page = open_page()
-    page.locator("[data-sheet='spread'] .tabulator-row").first.scroll_into_view_if_needed()
-    before = column(page, "spread", "mean")
-    title(page, "spread", "mean").click()
-    assert column(page, "spread", "mean") == sorted(before, key=float) != before
-    title(page, "spread", "mean").click()
-    assert column(page, "spread", "mean") == sorted(before, key=float, reverse=True)
-    title(page, "spread", "mean").click()
-    assert column(page, "spread", "mean") == before
+    page.locator("[data-table='intervals'] .tabulator-row").first.scroll_into_view_if_needed()
+    before = column(page, "intervals", "mean")
+    title(page, "intervals", "mean").click()
+    assert column(page, "intervals", "mean") == sorted(before, key=float) != before
+    title(page, "intervals", "mean").click()
+    assert column(page, "intervals", "mean") == sorted(before, key=float, reverse=True)
+    title(page, "intervals", "mean").click()
+    assert column(page, "intervals", "mean") == before
 
 
 def test_filters_take_words_and_bounds(open_page: Open) -> None:
     page = open_page()
-    rows = page.locator("[data-sheet='spread'] .tabulator-row")
+    rows = page.locator("[data-table='intervals'] .tabulator-row")
     rows.first.scroll_into_view_if_needed()
-    method = heading(page, "spread", "method").locator("input")
+    method = heading(page, "intervals", "method").locator("input")
     method.press_sequentially("GPT")
     wait_for(rows, 2)
-    assert set(column(page, "spread", "method")) == {"gpt3mix"}
+    assert set(column(page, "intervals", "method")) == {"gpt3mix"}
     method.press("Control+a")
     method.press("Delete")
     wait_for(rows, 6)
-    heading(page, "spread", "mean").locator("input").press_sequentially("< 55")
+    heading(page, "intervals", "mean").locator("input").press_sequentially("< 55")
     wait_for(rows, 4)
-    assert all(float(value) < 55 for value in column(page, "spread", "mean"))
+    assert all(float(value) < 55 for value in column(page, "intervals", "mean"))
 
 
 def test_a_figure_in_a_plot_shows_its_value(open_page: Open) -> None:
@@ -285,7 +286,7 @@ def test_100_000_rows_scroll_and_are_searched_without_stutter(
         for number in range(100_000)
     )
     write(folder / "1pct" / "seed-0" / "gpt3mix.jsonl", rows)
-    report([folder], tmp_path / "report", title="t", synthetic=None)
+    report(inputs(folder), tmp_path / "report", ReportOptions(synthetic_limit=None))
     page = open_page(tmp_path / "report" / "report.html")
     page.locator("#rows").scroll_into_view_if_needed()
     page.locator("#list .tabulator-row").first.wait_for()

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rows import trial
+from rows import inputs, report_on, trial
 
 from gpt3mix_cli.errors import Callbacks, UserError
 from gpt3mix_cli.files import append
 from gpt3mix_cli.records import Trial, to_line, write
 from gpt3mix_cli.report import ExpectedTrials, Report, report
-from gpt3mix_cli.report.render.text import escaped, terminal_table
+from gpt3mix_cli.report.render.markdown import escape
+from gpt3mix_cli.report.render.terminal import terminal_table
 
 # To make the golden page anew: REGENERATE=1 pytest tests/report, then read the difference.
 GOLDEN = Path(__file__).parent.parent / "golden" / "report.md"
@@ -23,8 +24,7 @@ REGENERATE = bool(os.environ.get("REGENERATE"))
 
 
 def made(tmp_path: Path, *trials: Trial, **options: Any) -> Report:
-    write(tmp_path / "trials" / "all.jsonl", trials)
-    return report([tmp_path], tmp_path / "report", title="a title", **options)
+    return report_on(tmp_path, trials, "a title", **options)
 
 
 def page(tmp_path: Path) -> str:
@@ -48,7 +48,7 @@ def table_csv(tmp_path: Path) -> list[dict[str, str]]:
 
 def test_a_cell_is_mean_sample_deviation_and_number(tmp_path: Path) -> None:
     accuracies = [0.5, 0.6, 0.76]
-    (cell,) = made(tmp_path, *(trial(i, a) for i, a in enumerate(accuracies))).cells
+    (cell,) = made(tmp_path, *(trial(i, a) for i, a in enumerate(accuracies))).results
     assert cell.mean == pytest.approx(0.62)
     assert cell.std == pytest.approx(statistics.stdev(accuracies))
     assert (cell.n, cell.failed, cell.data_seeds) == (3, 0, 2)
@@ -62,7 +62,7 @@ def test_a_cell_is_mean_sample_deviation_and_number(tmp_path: Path) -> None:
 
 
 def test_one_trial_has_no_deviation(tmp_path: Path) -> None:
-    (cell,) = made(tmp_path, trial()).cells
+    (cell,) = made(tmp_path, trial()).results
     assert cell.std is None
     assert table(tmp_path)[2][-1] == "50.0 (1)"
 
@@ -103,7 +103,7 @@ def test_failed_trials_are_noted_and_left_out_of_the_mean(tmp_path: Path) -> Non
         trial(0, None, method="eda"),
         trial(1, None, method="eda"),
     )
-    assert [(cell.n, cell.failed) for cell in found.cells] == [(1, 1), (0, 2)]
+    assert [(cell.n, cell.failed) for cell in found.results] == [(1, 1), (0, 2)]
     assert table(tmp_path)[2][4:] == ["60.0 (1)", "failed (2)"]
     assert "- sst2 1% none + linear: 1 trials failed and are left out of the mean" in page(tmp_path)
     assert "- sst2 1% eda + linear: 2 trials failed and are left out of the mean" in page(tmp_path)
@@ -117,9 +117,9 @@ def test_the_majority_share_stands_beside_the_figures(tmp_path: Path) -> None:
 
 def test_trials_of_different_settings_are_told_apart_and_never_averaged(tmp_path: Path) -> None:
     found = made(tmp_path, trial(0, 0.5), trial(1, 0.7, settings="bbbbbbbbbbbbbbbb"))
-    assert [(cell.mean, cell.n) for cell in found.cells] == [(0.5, 1), (0.7, 1)]
+    assert [(cell.mean, cell.n) for cell in found.results] == [(0.5, 1), (0.7, 1)]
     assert table(tmp_path)[0][4:] == [r"none \[settings aaaaaa\]", r"none \[settings bbbbbb\]"]
-    assert sum("told apart" in remark for remark in found.remarks) == 2
+    assert sum("split by" in remark for remark in found.remarks) == 2
 
 
 def test_variants_have_lines_of_their_own(tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def wanted(path: Path, trials: int, method: str = "none", level: str = "1%") -> 
 def test_what_a_config_asks_for_and_is_not_there_is_told(tmp_path: Path) -> None:
     files = [wanted(tmp_path / "trials" / f"{name}.jsonl", 2, name) for name in ("gpt3mix", "eda")]
     write(files[1].path, [trial(0, method="eda")])
-    found = report([tmp_path], tmp_path / "report", title="t", wanted=files)
+    found = report(inputs(tmp_path, expected=files), tmp_path / "report")
     assert table(tmp_path)[0][4:] == ["gpt3mix", "eda"]  # the config's order
     assert table(tmp_path)[2][4:] == ["- (0/2)", "50.0 (1/2)"]
     assert found.remarks == [
@@ -185,7 +185,7 @@ def test_with_a_config_other_files_of_the_folder_are_left_out(tmp_path: Path) ->
     write(file.path, [trial(0)])
     write(tmp_path / "trials" / "old.jsonl", [trial(0, 0.9, method="old")])
     assert [
-        cell.method for cell in report([], tmp_path / "report", title="t", wanted=[file]).cells
+        cell.method for cell in report(inputs(expected=[file]), tmp_path / "report").results
     ] == ["none"]
 
 
@@ -194,7 +194,7 @@ def test_with_a_config_other_files_of_the_folder_are_left_out(tmp_path: Path) ->
 
 def test_nothing_to_report_on_is_the_users_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no trials found") as caught:
-        report([tmp_path], tmp_path / "report", title="t")
+        report(inputs(tmp_path), tmp_path / "report")
     assert "gpt3mix train" in caught.value.hint
     assert not (tmp_path / "report").exists()
 
@@ -205,7 +205,7 @@ def test_folders_are_searched_and_histories_passed_over(tmp_path: Path) -> None:
         append(
             tmp_path / level / "trials" / "none.linear.history.jsonl", '{"trial": 0, "epoch": 1}\n'
         )
-    assert [cell.level for cell in report([tmp_path], tmp_path / "report", title="t").cells] == [
+    assert [cell.level for cell in report(inputs(tmp_path), tmp_path / "report").results] == [
         "a",
         "b",
     ]
@@ -214,7 +214,7 @@ def test_folders_are_searched_and_histories_passed_over(tmp_path: Path) -> None:
 def test_a_file_that_two_sources_hold_counts_once(tmp_path: Path) -> None:
     path = tmp_path / "trials" / "none.linear.jsonl"
     write(path, [trial(0)])
-    (cell,) = report([tmp_path, path], tmp_path / "report", title="t").cells
+    (cell,) = report(inputs(tmp_path, path), tmp_path / "report").results
     assert cell.n == 1
 
 
@@ -224,8 +224,8 @@ def test_a_torn_last_line_is_told_and_passed_over(tmp_path: Path) -> None:
     append(path, to_line(trial(1))[:30])
     heard: list[str] = []
     (cell,) = report(
-        [path], tmp_path / "report", title="t", callbacks=Callbacks(warn=heard.append)
-    ).cells
+        inputs(path), tmp_path / "report", callbacks=Callbacks(warn=heard.append)
+    ).results
     assert cell.n == 1
     assert len(heard) == 1
     assert f"{path}, line 2" in heard[0]
@@ -236,7 +236,7 @@ def test_a_broken_line_elsewhere_is_the_users_error(tmp_path: Path) -> None:
     path = tmp_path / "trials" / "none.linear.jsonl"
     append(path, '{"task": 1\n' + to_line(trial(1)))
     with pytest.raises(UserError, match=re.escape(f"{path}, line 1")):
-        report([path], tmp_path / "report", title="t")
+        report(inputs(path), tmp_path / "report")
     assert not (tmp_path / "report").exists()
 
 
@@ -285,7 +285,7 @@ def test_names_can_do_no_harm_in_the_page(tmp_path: Path) -> None:
 
 
 def test_entities_strikes_and_formulas_of_markdown_are_the_text_that_they_are() -> None:
-    assert escaped("&lt;b&gt; ~~a~~ $x$") == r"\&lt;b\&gt; \~\~a\~\~ \$x\$"
+    assert escape("&lt;b&gt; ~~a~~ $x$") == r"\&lt;b\&gt; \~\~a\~\~ \$x\$"
 
 
 def test_methods_can_do_no_harm_in_the_headings(tmp_path: Path) -> None:
@@ -310,7 +310,7 @@ def test_the_csv_reads_back(tmp_path: Path) -> None:
     rows = table_csv(tmp_path)
     assert (rows[0]["task"], rows[0]["method"], rows[0]["n"]) == (HOSTILE, '"x",\ny', "2")
     assert float(rows[0]["mean"]) == pytest.approx(0.5502)
-    assert float(rows[0]["std"]) == pytest.approx(found.cells[0].std, rel=1e-5)
+    assert float(rows[0]["std"]) == pytest.approx(found.results[0].std, rel=1e-5)
     assert (rows[1]["n"], rows[1]["failed"], rows[1]["mean"], rows[1]["std"]) == ("0", "1", "", "")
 
 
@@ -355,7 +355,7 @@ def test_the_page_is_the_golden_one(tmp_path: Path) -> None:
             files.append(wanted(path, 4 if method == "gpt3mix" else 3, method, level))
             if method != "backtranslate":
                 write(path, rows)
-    report([], tmp_path / "report", title="sst2_first <draft>", wanted=files)
+    report(inputs(name="sst2_first <draft>", expected=files), tmp_path / "report")
     if REGENERATE:
         GOLDEN.write_text(page(tmp_path), encoding="utf-8")
     assert page(tmp_path) == GOLDEN.read_text(encoding="utf-8")
@@ -366,34 +366,33 @@ def test_a_copied_run_counts_once_and_another_result_is_an_error(tmp_path: Path)
         write(tmp_path / name / "trials" / "none.linear.jsonl", [trial(0, accuracy), trial(1, 0.7)])
     told: list[str] = []
     found = report(
-        [tmp_path / "a", tmp_path / "b"],
+        inputs(tmp_path / "a", tmp_path / "b"),
         tmp_path / "r",
-        title="t",
         callbacks=Callbacks(warn=told.append),
     )
-    assert found.cells[0].n == 2
+    assert found.results[0].n == 2
     assert told == ["2 trials stand twice and are counted once"]
     with pytest.raises(UserError, match="stands elsewhere with another accuracy"):
-        report([tmp_path / "a", tmp_path / "c"], tmp_path / "r", title="t")
+        report(inputs(tmp_path / "a", tmp_path / "c"), tmp_path / "r")
 
 
 def test_scores_on_different_test_sets_are_told_apart(tmp_path: Path) -> None:
     found = made(tmp_path, trial(0, 0.5, test_sha="1" * 16), trial(1, 0.7, test_sha="2" * 16))
-    assert [cell.n for cell in found.cells] == [1, 1]
+    assert [cell.n for cell in found.results] == [1, 1]
 
 
 def test_only_a_last_line_can_be_torn(tmp_path: Path) -> None:
     whole = to_line(trial(0))
     (tmp_path / "middle.jsonl").write_text(whole + "{broken\n" + whole.rstrip())
     with pytest.raises(UserError, match="line 2"):
-        report([tmp_path / "middle.jsonl"], tmp_path / "r", title="t")
+        report(inputs(tmp_path / "middle.jsonl"), tmp_path / "r")
 
 
 def test_a_folder_of_trials_and_a_published_file_are_found(tmp_path: Path) -> None:
     write(tmp_path / "run" / "trials" / "none.linear.jsonl", [trial(0)])
     write(tmp_path / "published" / "trials.jsonl", [trial(0)])
     for folder in ("run/trials", "run", "published"):
-        assert report([tmp_path / folder], tmp_path / "r", title="t").cells[0].n == 1
+        assert report(inputs(tmp_path / folder), tmp_path / "r").results[0].n == 1
 
 
 @pytest.mark.parametrize("width", [80, 100, 200])
@@ -403,9 +402,9 @@ def test_no_name_and_no_figure_is_lost_on_a_narrow_terminal(tmp_path: Path, widt
     methods = ["none", "gpt3mix", "eda", "backtranslate"]
     rows = [trial(accuracy=0.5 + i / 10, method=name) for i, name in enumerate(methods)]
     write(tmp_path / "trials.jsonl", rows)
-    sheet = report([tmp_path / "trials.jsonl"], tmp_path, title="t").sheets[0]
+    table = report(inputs(tmp_path / "trials.jsonl"), tmp_path).tables[0]
     console = Console(width=width, record=True, file=io.StringIO())
-    console.print(terminal_table(sheet, width))
+    console.print(terminal_table(table, width))
     text = console.export_text()
     assert all(
         word in text for word in [*methods, "50.0", "60.0", "70.0", "80.0", "linear", "level"]
