@@ -1,4 +1,4 @@
-"""The tables of a sweep: variants of a method in columns, as in Tables 2, 3, 5 and 6 of the paper."""
+"""The tables of a sweep: variants in columns, as in Tables 2, 3, 5 and 6 of the paper."""
 
 import itertools
 from collections.abc import Sequence, Set

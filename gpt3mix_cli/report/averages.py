@@ -168,10 +168,10 @@ def _components(
     import pandas as pd
 
     index_of, results = pd.factorize(units["result"])
-    deviations = [[], []]
-    if len(units):
-        deviations = components(accuracies.to_numpy(), unit_of.to_numpy(), index_of)
-    return pd.DataFrame(dict(zip(("between", "within"), deviations)), results, dtype=float)
+    if units.empty:
+        return pd.DataFrame(columns=["between", "within"], dtype=float)
+    between, within = components(accuracies.to_numpy(), unit_of.to_numpy(), index_of)
+    return pd.DataFrame({"between": between, "within": within}, index=results)
 
 
 def _intervals(units: "DataFrame", count: int) -> list[tuple[float, float] | None]:

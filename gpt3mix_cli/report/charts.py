@@ -90,9 +90,13 @@ def build_charts(
     """Return every chart that there is data for."""
     known = [result for result in results if result.mean is not None]
     charts = [
-        accuracy_chart(known), gain_chart(comparisons), *sweep_charts(known), epochs_chart(artifacts),
-        *distribution_charts(artifacts), cost_chart(known),
-    ]  # fmt: skip
+        accuracy_chart(known),
+        gain_chart(comparisons),
+        *sweep_charts(known),
+        epochs_chart(artifacts),
+        *distribution_charts(artifacts),
+        cost_chart(known),
+    ]
     return [chart for chart in charts if chart.points]
 
 
@@ -197,8 +201,8 @@ def cost_chart(results: Sequence[Result]) -> Chart:
             point = Point(panel, result.column, float(cost), 100 * result.gain, note=note)
             points.append(point)
     caption = (
-        f"Gain over no augmentation in points; {unit} of one synthetic set, mean over the sets of a "
-        "result."
+        f"Gain over no augmentation in points; {unit} of one synthetic set, mean over the sets of "
+        "a result."
     )
     return Chart(
         "cost", "Cost of a gain", "scatter", unit, "gain (points)", points, caption, zero=True

@@ -51,6 +51,6 @@ def find_shortages(trials: "DataFrame") -> Iterator[str]:
         others = rows["data_seed"].nunique() - 1
         more = f"; also on {others} more" if others else ""
         yield (
-            f"{task} {level} {method} + {classifier}: {worst['n_synthetic']} synthetic rows on data "
-            f"seed {worst['data_seed']}, {worst['missing']} short of {worst['most']}{more}"
+            f"{task} {level} {method} + {classifier}: {worst['n_synthetic']} synthetic rows on "
+            f"data seed {worst['data_seed']}, {worst['missing']} short of {worst['most']}{more}"
         )

@@ -57,16 +57,12 @@ def _paper_table(number: int, theirs: str, ours: str, rows: Sequence[PaperRow]) 
 
 def _notes(rows: Sequence[PaperRow], other_classifier: str) -> str:
     notes = [
-        "Printed mean ± standard deviation / ours (trials) and the difference; of an average, to the "
-        "recomputed one. †: see where the paper contradicts itself."
+        "Printed mean ± standard deviation / ours (trials) and the difference; of an average, to "
+        "the recomputed one. †: see where the paper contradicts itself."
     ]
     if other_classifier:
         notes.append(f"Our classifier is another one ({other_classifier}).")
-    ratios = set()
-    for row in rows:
-        if row.ours_ratio and row.ratio:
-            if abs(row.ours_ratio - row.ratio) > RATIO_TOLERANCE * row.ratio:
-                ratios.add(f"{row.ours_ratio:g}")
+    ratios = {f"{row.ours_ratio:g}" for row in rows if _is_other_ratio(row)}
     if ratios:
         names = ", ".join(sorted(ratios))
         notes.append(f"Our ratio of synthetic to real rows is another one: {names}.")
@@ -75,6 +71,12 @@ def _notes(rows: Sequence[PaperRow], other_classifier: str) -> str:
             "Where several of our results match, ours is the first of those nearest in their ratio."
         )
     return " ".join(notes)
+
+
+def _is_other_ratio(row: PaperRow) -> bool:
+    if not (row.ours_ratio and row.ratio):
+        return False
+    return abs(row.ours_ratio - row.ratio) > RATIO_TOLERANCE * row.ratio
 
 
 def _paper_cell(row: PaperRow) -> TableCell:

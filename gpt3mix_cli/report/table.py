@@ -1,4 +1,4 @@
-"""A table before it is rendered: a DataFrame of numbers and texts, and how its columns are shown."""
+"""A table before it is rendered: a DataFrame, and how its columns are shown."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -28,17 +28,17 @@ FORMATS: dict[str, Format] = {
     "gain per 1,000 tokens": "{:+.3f}".format,
 }
 POOLED_NOTES = (
-    "Mean difference a - b over all rows that both have, in points; rows won, tied (equal as shown) "
-    "and lost; p of a two-sided permutation test stratified by task: the signs of a data seed flip "
-    "together on all levels of its task, because these share rows. A unit is a (task, data seed). "
-    "Corrected by Holm's method for the comparisons of this table; smallest p is what so many units "
-    "can reach. The test asks whether the two differ on these tasks, not whether they would on "
-    "others, nor whether it matters: a consistent half-point gain is significant; a larger mean "
-    "gain that reverses on one task is not."
+    "Mean difference a - b over all rows that both have, in points; rows won, tied (equal as "
+    "shown) and lost; p of a two-sided permutation test stratified by task: the signs of a data "
+    "seed flip together on all levels of its task, because these share rows. A unit is a (task, "
+    "data seed). Corrected by Holm's method for the comparisons of this table; smallest p is what "
+    "so many units can reach. The test asks whether the two differ on these tasks, not whether "
+    "they would on others, nor whether it matters: a consistent half-point gain is significant; a "
+    "larger mean gain that reverses on one task is not."
 )
 COST_NOTES = (
-    "Gain over no augmentation in points; tokens and US dollars of one synthetic set (mean over the "
-    "sets of a result)."
+    "Gain over no augmentation in points; tokens and US dollars of one synthetic set (mean over "
+    "the sets of a result)."
 )
 PROMPT_NOTES = (
     " A classifier that prompts makes none: its tokens are those of a trial's predictions."
@@ -135,8 +135,8 @@ def intervals_table(results: Sequence[Result]) -> Table | None:
         f"than {1 - 2.0 ** (1 - min(few)):.0%} of cases." if few else ""
     )  # fmt: skip
     notes = (
-        f"Interval: bootstrap over data seeds, expanded for their small number.{limit} The standard "
-        "deviation over trials (std) has a part between data seeds (another subsample) and a part "
+        f"Interval: bootstrap over data seeds, expanded for their small number.{limit} The "
+        "standard deviation over trials (std) has a part between data seeds (another subsample) and a part "
         "within them (another training seed and synthetic set); they are separated where a data "
         "seed has several trials."
     )

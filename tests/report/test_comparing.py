@@ -32,7 +32,7 @@ def test_the_data_seed_is_the_unit_and_its_trials_are_averaged_first(tmp_path: P
     assert only.p == only.p_wilcoxon == only.smallest_p == only.p_corrected == 0.0625
     assert only.stars == ""
     page = (tmp_path / "report" / "report.md").read_text("utf-8")
-    assert "With 5 pairs no p below 0.0625 can be reached" in page
+    assert "With 5 pairs no p can be below 0.0625" in page
     assert "*" not in page.split("## Comparisons")[1].split("| --- |")[2]
 
 
@@ -221,7 +221,7 @@ def test_uneven_classes_bring_macro_f1_and_mcc(tmp_path: Path) -> None:
     section = (
         (tmp_path / "report" / "report.md")
         .read_text("utf-8")
-        .split("Where classes are uneven")[1]
+        .split("## Uneven classes")[1]
         .split("\n## ")[0]
     )
     assert "| cola | 1% | linear | 68.9 | 40.8, MCC 0.000 |" in section
@@ -361,7 +361,7 @@ def test_a_swept_key_is_a_key_of_its_own(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("rows", "columns", "word"),
-    [("taks", None, "did you mean 'task'"), ("task", "task", "stands twice")],
+    [("taks", None, "did you mean 'task'"), ("task", "task", "named twice")],
 )
 def test_a_wrong_key_is_named(tmp_path: Path, rows: str, columns: str | None, word: str) -> None:
     with pytest.raises(UserError, match=word):
@@ -425,7 +425,7 @@ def test_failed_trials_are_listed_with_their_reasons(tmp_path: Path) -> None:
     ]
     assert (
         "OutOfMemoryError: 12 GiB"
-        in (tmp_path / "report" / "report.md").read_text("utf-8").split("## Trials that failed")[1]
+        in (tmp_path / "report" / "report.md").read_text("utf-8").split("## Failed trials")[1]
     )
     assert saved(tmp_path)["failures"][0]["error"] == "OutOfMemoryError: 12 GiB"
 

@@ -138,7 +138,7 @@ def test_missing_rows_are_counted_where_most_are_missing() -> None:
     rows += [trial("gpt3mix", seed=seed, n_synthetic=n) for seed, n in enumerate((700, 640, 630))]
     rows += [trial("gpt3mix", seed=0, n_synthetic=0, status="failed", accuracy=None), trial()]
     assert (shortages(rows)) == [
-        "sst2 1% gpt3mix + linear: 630 synthetic rows on data seed 2, 70 short of 700; short on 1 more"
+        "sst2 1% gpt3mix + linear: 630 synthetic rows on data seed 2, 70 short of 700; also on 1 more"
     ]
     assert (shortages([*rows[:3], rows[4]])) == [
         "sst2 1% gpt3mix + linear: 640 synthetic rows on data seed 1, 60 short of 700"

@@ -472,7 +472,7 @@ def test_of_a_sweep_over_the_ratio_too_the_papers_ratio_stands_beside_the_figure
         for row in result.paper
         if row.table == 2 and row.ours
     ] == [("k=2", 0.7, 10, 2)]
-    assert "it is the first of those nearest in their ratio" in next(
+    assert "ours is the first of those nearest in their ratio" in next(
         table.notes for table in result.tables if table.name.startswith("paper-table-2")
     )
 

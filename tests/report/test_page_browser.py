@@ -191,11 +191,11 @@ def test_rows_are_searched_filtered_and_opened(open_page: Open) -> None:
     page.locator("#list .tabulator-row").nth(3).click()
     row = page.locator("#row")
     assert "film 3 of seed 0" in row.inner_text()
-    assert row.locator(".share").count() == 2
-    assert row.locator(".share").first.inner_text().split() == ["pos", "45.0", "%"]
+    assert row.locator(".prob").count() == 2
+    assert row.locator(".prob").first.inner_text().split() == ["pos", "45.0", "%"]
     assert [
         text.split(" </")[0]
-        for text in row.locator("blockquote:not(.made) .text").all_inner_texts()
+        for text in row.locator("blockquote:not(.synthetic) .text").all_inner_texts()
     ] == [
         "a real film, number 0",
         "a real film, number 3",
@@ -212,7 +212,7 @@ def test_rejected_rows_have_their_reasons_and_hostile_texts_are_texts(open_page:
     page.select_option("select[data-key='state']", "rejected: duplicate")
     page.get_by_text("4 rows", exact=True).wait_for()
     page.locator("#list .tabulator-row").first.click()
-    assert page.locator("#row .made").text_content() == f"rejected {visible(HOSTILE)}"
+    assert page.locator("#row .synthetic").text_content() == f"rejected {visible(HOSTILE)}"
     assert f"of t0 {visible(HOSTILE)}" in page.locator("#row").text_content()
     assert "(not kept: gone)" in page.locator("#row").text_content()
     assert not page.locator("#row img, #row b, #list img").count()

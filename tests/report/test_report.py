@@ -175,8 +175,8 @@ def test_what_a_config_asks_for_and_is_not_there_is_told(tmp_path: Path) -> None
     assert table(tmp_path)[0][4:] == ["gpt3mix", "eda"]  # the config's order
     assert table(tmp_path)[2][4:] == ["- (0/2)", "50.0 (1/2)"]
     assert found.remarks == [
-        "sst2 1% gpt3mix + linear: 0 of 2 trials are there",
-        "sst2 1% eda + linear: 1 of 2 trials are there",
+        "sst2 1% gpt3mix + linear: 0 of 2 trials exist",
+        "sst2 1% eda + linear: 1 of 2 trials exist",
     ]
 
 
@@ -371,8 +371,8 @@ def test_a_copied_run_counts_once_and_another_result_is_an_error(tmp_path: Path)
         callbacks=Callbacks(warn=told.append),
     )
     assert found.results[0].n == 2
-    assert told == ["2 trials stand twice and are counted once"]
-    with pytest.raises(UserError, match="stands elsewhere with another accuracy"):
+    assert told == ["2 trials are in two files; each counts once"]
+    with pytest.raises(UserError, match="is in another file too, with another accuracy"):
         report(inputs(tmp_path / "a", tmp_path / "c"), tmp_path / "r")
 
 

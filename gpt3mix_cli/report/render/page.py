@@ -115,7 +115,7 @@ def _sections(report: Report) -> Iterator[tuple[str, str, str]]:
     yield "summary", "Summary", _summary(report)
     yield "tables", "Tables", "\n".join(map(_table, report.tables))
     if report.charts:
-        hint = "Point at a value to read it. The same plots are in PNG and SVG files next to this page."
+        hint = "Point at a value to read it. PNG and SVG files of the plots are next to this page."
         yield (
             "plots",
             "Plots",
@@ -153,7 +153,7 @@ def _table(table: Table) -> str:
     """Return the place of a table on the screen, and the table on paper."""
     first_footer = len(table.rows) - table.footer
     rows = [_row(row, table.numeric) for row in table.rows[:first_footer][:MAX_PRINTED_ROWS]]
-    rows += [_row(row, table.numeric, "foot") for row in table.rows[first_footer:]]
+    rows += [_row(row, table.numeric, "footer") for row in table.rows[first_footer:]]
     more = len(table.rows) - len(rows)
     rest = f"And {more:,} more rows, on the screen and in report.json." if more else ""
     note = f'<p class="caption">{rest}</p>' if rest else ""
