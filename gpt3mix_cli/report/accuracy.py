@@ -207,10 +207,10 @@ def pivot_results(
         "majority": pd.Series([result.majority for result in results], dtype=float),
     }).drop_duplicates(["row", "column"])  # fmt: skip
     columns = _ordered_columns(cells["column"])
-    footer = []
+    body, footer = _rows(cells, columns), []
     if pivot.show is score_cell and "task" in labels:
-        footer = _average_rows(cells, list(labels).index("task"), columns)
-    body = _body(_mark_best(cells), columns)
+        averages = _task_averages(cells, list(labels).index("task"))
+        footer = _rows(averages, columns) if len(averages) else []
     depth = max((len(column) for column in columns), default=1)
     headings = [(*[""] * (depth - 1), label) for label in (*labels, "majority")]
     data = pd.DataFrame([*body, *footer], columns=pd.MultiIndex.from_tuples([*headings, *columns]))
@@ -224,24 +224,28 @@ def _ordered_columns(columns: Iterable[Words]) -> list[Words]:
     return sorted(unique, key=lambda column: (blocks.index(column[:-1]), column[-1] != "none"))
 
 
-def _mark_best(cells: "DataFrame") -> "DataFrame":
-    """Return the cells with the best of each row, task, level and classifier marked."""
-    values = cells["cell"].map(lambda cell: cell.value).astype(float)
-    rounded = values.map(lambda value: float(f"{value:.1f}"))
-    grouped = rounded.groupby([cells["row"], cells["block"]])
-    best = (rounded == grouped.transform("max")) & (grouped.transform("count") > 1)
-    marked = [cell._replace(best=mark) for cell, mark in zip(cells["cell"], best, strict=True)]
-    return cells.assign(cell=marked)
+def _rows(cells: "DataFrame", columns: Sequence[Words]) -> list[list[str | TableCell]]:
+    """Return the rows of a table, the best cell of each row and block marked.
 
-
-def _body(cells: "DataFrame", columns: Sequence[Words]) -> list[list[str | TableCell]]:
-    """Return the rows of the table: labels, majority, and a cell a column."""
-    body = []
-    for row, members in cells.groupby("row", sort=False):
-        by_column = dict(zip(members["column"], members["cell"], strict=True))
-        shown = [by_column.get(column, MISSING) for column in columns]
+    Args:
+        cells: row, column and block of each cell, the cell, and the majority of its test rows.
+        columns: of the table.
+    """
+    # An average over some of the tasks, which its note says, is not compared with the others.
+    values = cells["cell"].map(lambda cell: None if "tasks" in cell.note else cell.value)
+    shown = values.astype(float).map(lambda value: float(f"{value:.1f}"))
+    rivals = shown.groupby([cells["row"], cells["block"]])
+    best = (shown == rivals.transform("max")) & (rivals.transform("count") > 1)
+    body: list[list[str | TableCell]] = []
+    for row, members in cells.assign(best=best).groupby("row", sort=False):
+        marked = {
+            column: cell._replace(best=is_best)
+            for column, cell, is_best in members[["column", "cell", "best"]].itertuples(index=False)
+        }
         majorities = sorted(set(members["majority"].dropna().round(6)))
-        body.append([*row, _majority_cell(majorities), *shown])
+        body.append(
+            [*row, _majority_cell(majorities), *(marked.get(name, MISSING) for name in columns)]
+        )
     return body
 
 
@@ -252,47 +256,31 @@ def _majority_cell(majorities: Sequence[float]) -> TableCell:
     return TableCell(low if len(majorities) == 1 else f"{low} to {high}", 100 * majorities[0])
 
 
-def _average_rows(
-    cells: "DataFrame", task: int, columns: Sequence[Words]
-) -> list[list[str | TableCell]]:
-    """Return the means over the tasks for each combination of the other labels.
+def _task_averages(cells: "DataFrame", task: int) -> "DataFrame":
+    """Return the means over the tasks as cells; every task counts once.
 
     Args:
         cells: of the table.
-        task: which of the labels is the task.
-        columns: of the table.
+        task: index of the task among the labels of a row.
     """
-    averages = cells["row"].map(lambda row: (*row[:task], "average", *row[task + 1 :]))
-    rows = []
-    for label, members in cells.groupby(averages, sort=False):
-        tasks = members["row"].nunique()
-        if tasks < 2:
-            continue
-        by_column = members.dropna(subset="mean").groupby("column", sort=False)["mean"]
-        means = by_column.agg(["mean", "size"])
-        shown = {column: _average_cell(*row, tasks) for column, *row in means.itertuples(name=None)}
-        _mark_best_averages(shown)
-        majorities = members.groupby("row", sort=False)["majority"].nth(0)
-        majority = [] if majorities.isna().any() else [float(majorities.mean())]
-        cells_of_row = [shown.get(column, MISSING) for column in columns]
-        rows.append([*label, _majority_cell(majority), *cells_of_row])
-    return rows
+    own = cells["row"].map(lambda row: (*row[:task], "average", *row[task + 1 :]))
+    rows = cells.assign(own=cells["row"], row=own).groupby("row", sort=False)
+    tasks = rows["own"].nunique()
+    # The majority of an average is known if it is known for every task.
+    majorities = cells.drop_duplicates("row").assign(row=own).groupby("row")["majority"]
+    majority = majorities.agg(lambda column: column.mean(skipna=False))
+    means = cells.dropna(subset="mean").assign(row=own).groupby(["row", "column"], sort=False)
+    averages = means["mean"].agg(["mean", "size"]).reset_index()
+    averages["tasks"] = averages["row"].map(tasks)
+    averages = averages[averages["tasks"] > 1]
+    return averages.assign(
+        block=averages["column"].map(lambda column: column[:-1]),
+        cell=list(map(_average_cell, averages["mean"], averages["size"], averages["tasks"])),
+        majority=averages["row"].map(majority),
+    )
 
 
 def _average_cell(mean: float, count: int, tasks: int) -> TableCell:
     note = f"{count}/{tasks} tasks" if count < tasks else ""
     text = f"{100 * mean:.1f}"
     return TableCell(f"{text} ({note})" if note else text, 100 * mean, note=note)
-
-
-def _mark_best_averages(cells: dict[Words, TableCell]) -> None:
-    """Mark the best of the averages over all tasks; the others are not to be compared with."""
-    blocks: dict[Words, list[Words]] = {}
-    for column, cell in cells.items():
-        if not cell.note:
-            blocks.setdefault(column[:-1], []).append(column)
-    for members in blocks.values():
-        highest = max(round(cells[column].value or 0, 1) for column in members)
-        for column in members:
-            if len(members) > 1 and round(cells[column].value or 0, 1) == highest:
-                cells[column] = cells[column]._replace(best=True)

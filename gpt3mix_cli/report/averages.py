@@ -78,7 +78,7 @@ def average_trials(
     results = []
     for part, averages in zip(parts, values, strict=True):
         same = constant[part.group] if part.group is not None else {"settings": None}
-        names = dict(zip(KEY, part.key, strict=True))
+        names: dict[str, Any] = dict(zip(KEY, part.key, strict=True))
         results.append(Result(
             **names, **same, **averages, split_by=part.split_by, expected=asked.get(part.key),
             swept=swept.get(part.key[1], {}),
@@ -207,9 +207,10 @@ def _scores(trials: "DataFrame", count: int) -> list[dict[tuple[int, int], float
     return scores
 
 
-def _or_none(column: "Series[Any]") -> "list[Any]":
+def _or_none(column: "Series[Any]") -> list[Any]:
     """Return a column as Python's values, None for what is missing."""
-    return column.astype(object).where(column.notna(), None).tolist()
+    values: list[Any] = column.astype(object).where(column.notna(), None).tolist()
+    return values
 
 
 def _as_objects(table: "DataFrame") -> list[dict[str, Any]]:

@@ -88,8 +88,8 @@ def _pairs(block: Sequence[Indexed]) -> Iterator[Pair]:
     for variant, result in originals:
         first_variant, first = firsts.setdefault(result.column, (variant, result))
         if variant != first_variant and first.test_sha == result.test_sha:
-            names = [f"{result.column} ({one.variant})" for one in (result, first)]
-            yield _pair(result, first, (*names, ""))
+            a, b = (f"{result.column} ({one.variant})" for one in (result, first))
+            yield _pair(result, first, (a, b, ""))
 
 
 def _pairs_within(
@@ -140,15 +140,15 @@ def _compare_rows(pairs: Sequence[Pair]) -> list[Comparison]:
         ranks |= zip(indexes, wilcoxon_p(values).tolist(), strict=True)
     corrected = dict(zip(p, holm(list(p.values())), strict=True))
     comparisons = []
-    for index, (pair, values) in enumerate(zip(pairs, differences, strict=True)):
+    for index, (pair, own) in enumerate(zip(pairs, differences, strict=True)):
         result, (a, b, variant) = pair.result, pair.names
         low, high = limits.get(index, (None, None))
         comparisons.append(Comparison(
             a=a, b=b, task=result.task, variant=variant, level=result.level,
-            classifier=result.classifier, n_pairs=len(values), diff=sum(values) / len(values),
+            classifier=result.classifier, n_pairs=len(own), diff=sum(own) / len(own),
             ci=None if low is None or high is None else (low, high), p=p.get(index),
             p_wilcoxon=ranks.get(index), p_corrected=corrected.get(index),
-            smallest_p=smallest_p(len(values)),
+            smallest_p=smallest_p(len(own)),
         ))  # fmt: skip
     return comparisons
 

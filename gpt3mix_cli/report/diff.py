@@ -123,8 +123,8 @@ def diff_table(differences: Sequence[Difference], a: str, b: str) -> Table:
     limit = f" The smallest p that all can reach is {smallest:.4f}." if smallest else ""
     notes = (
         f"Test accuracy in percent and the difference {b} - {a} in points, paired by data seed "
-        "where both runs drew the same rows. p: two-sided permutation test, corrected by Holm's method "
-        f"for all results.{limit}"
+        "where both runs drew the same rows. p: two-sided permutation test, corrected by Holm's "
+        f"method for all results.{limit}"
     )
     formats = {**FORMATS, "corrected p": FORMATS["p"]}
     table = list_table("diff", f"{a} and {b}", items, 5, notes, formats)

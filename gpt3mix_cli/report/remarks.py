@@ -71,13 +71,13 @@ def _different_settings(results: Sequence[Result], paths: Mapping[int, Any]) -> 
         settings = [_flatten(manifest.settings) for manifest in manifests if manifest]
         if len(settings) < len(indexes):
             continue
-        every = {key for flat in settings for key in flat} - IGNORED_SETTINGS
-        keys = [key for key in sorted(every) if len({str(flat.get(key)) for flat in settings}) > 1]
         named = []
-        for key in keys[:MAX_KEYS]:
-            named.append(f"{key}: {', '.join(_shorten(flat.get(key)) for flat in settings)}")
+        for name in sorted({name for flat in settings for name in flat}):
+            values = [str(flat.get(name)) for flat in settings]
+            if len(set(values)) > 1:
+                named.append(f"{name}: {', '.join(map(_shorten, values))}")
         title = results[indexes[0]].title
-        yield f"{title}: the settings differ in {'; '.join(named) or 'no key of the manifests'}"
+        yield f"{title}: the settings differ in {'; '.join(named[:MAX_KEYS]) or 'no key of the manifests'}"
 
 
 def _flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -92,8 +92,7 @@ def _flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _shorten(value: Any) -> str:
-    text = str(value)
+def _shorten(text: str) -> str:
     return text if len(text) <= MAX_VALUE_LENGTH else f"{text[: MAX_VALUE_LENGTH - 1]}…"
 
 

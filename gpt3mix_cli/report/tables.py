@@ -136,9 +136,9 @@ def intervals_table(results: Sequence[Result]) -> Table | None:
     )  # fmt: skip
     notes = (
         f"Interval: bootstrap over data seeds, expanded for their small number.{limit} The "
-        "standard deviation over trials (std) has a part between data seeds (another subsample) and a part "
-        "within them (another training seed and synthetic set); they are separated where a data "
-        "seed has several trials."
+        "standard deviation over trials (std) has a part between data seeds (another subsample) "
+        "and a part within them (another training seed and synthetic set); they are separated "
+        "where a data seed has several trials."
     )
     title = "Intervals and parts of the standard deviation"
     return list_table("intervals", title, items, 5, notes, FORMATS)

@@ -38,7 +38,7 @@ def _csv(rows: Sequence[Sequence[Any]], columns: Sequence[str]) -> str:
 
     header = [str(_as_plain(name)) for name in columns]
     data = pd.DataFrame(rows, dtype=object).map(_as_plain)
-    return data.to_csv(header=header, index=False, lineterminator="\n")
+    return str(data.to_csv(header=header, index=False, lineterminator="\n"))
 
 
 def _as_plain(value: Any) -> Any:

@@ -47,8 +47,12 @@ def terminal_table(table: Table, width: int) -> "RichTable":
     )
     for title, right in zip(titles, numeric, strict=True):
         # Numbers are not broken; names may be.
-        justify = "right" if right else "left"
-        shown.add_column(escape(printable(title)), justify=justify, no_wrap=right, overflow="fold")
+        shown.add_column(
+            escape(printable(title)),
+            justify="right" if right else "left",
+            no_wrap=right,
+            overflow="fold",
+        )
     first_footer = len(table.rows) - table.footer if table.footer and rows is table.rows else 0
     for number, row in enumerate(rows, 1):
         texts = []
