@@ -7,7 +7,7 @@ read, and only a limited number of each result is kept.
 import itertools
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     Row = TypeVar("Row", Augmented, Reject)
+    Labelled = TypeVar("Labelled", bound=Example)
 
 DEFAULT_LIMIT = 200  # synthetic rows of a result on the page, and as many rejects
 ENTROPY_BINS = 20
@@ -28,22 +29,7 @@ MAX_MANIFESTS = 60  # whose settings the page shows in full
 REAL = "real"  # the series of real rows in plots
 
 
-class TrialsFile(NamedTuple):
-    """A trials file, and what its trials have in common."""
-
-    path: Path
-    task: str
-    variant: str
-    level: str
-    method: str
-    classifier: str
-    data_seed: int
-    settings: str | None
-    version: str | None
-
-
-@dataclass(frozen=True)
-class SyntheticFile:
+class SyntheticFile(NamedTuple):
     """A file of synthetic rows."""
 
     task: str
@@ -70,17 +56,19 @@ class Distribution:
     labels: Counter[str] = field(default_factory=Counter)
     entropy: Counter[int] = field(default_factory=Counter)
 
-    def add(self, row: Example) -> None:
-        """Count a row."""
-        self.words[len(row.text.split())] += 1
-        self.labels[row.label] += 1
-        if (
-            isinstance(row, Augmented)
-            and row.label_source not in ("parent", "hard")
-            and len(row.probs) > 1
-        ):
-            fraction = entropy(row.probs.values()) / math.log2(len(row.probs))
-            self.entropy[min(ENTROPY_BINS - 1, int(ENTROPY_BINS * fraction))] += 1
+    def count(self, rows: "Iterable[Labelled]") -> "Iterator[Labelled]":
+        """Yield the rows and count them."""
+        for row in rows:
+            self.words[len(row.text.split())] += 1
+            self.labels[row.label] += 1
+            if (
+                isinstance(row, Augmented)
+                and row.label_source not in ("parent", "hard")
+                and len(row.probs) > 1
+            ):
+                fraction = entropy(row.probs.values()) / math.log2(len(row.probs))
+                self.entropy[min(ENTROPY_BINS - 1, int(ENTROPY_BINS * fraction))] += 1
+            yield row
 
 
 @dataclass
@@ -95,7 +83,7 @@ class Artifacts:
         distributions: (task, variant) -> method, or `real` -> how its rows are distributed.
         curves: (task, variant, level, classifier) -> method -> epoch -> validation accuracies.
         curves_left_out: how many more (task, variant, level, classifier) have epochs.
-        manifests: of trials files, one for each set of settings.
+        manifests: title and manifest of trials files, one for each set of settings.
     """
 
     kept: list[tuple[SyntheticFile, Augmented]] = field(default_factory=list)
@@ -107,7 +95,7 @@ class Artifacts:
         default_factory=dict
     )
     curves_left_out: int = 0
-    manifests: list[tuple[TrialsFile, Manifest]] = field(default_factory=list)
+    manifests: list[tuple[str, Manifest]] = field(default_factory=list)
 
 
 def parse_row_limit(text: str | None) -> int | None:
@@ -132,109 +120,85 @@ def load_artifacts(trials: "DataFrame", limit: int | None, callbacks: Callbacks)
         callbacks: receive warnings about files that cannot be read; these are skipped.
     """
     artifacts = Artifacts()
-    names = ["path", "task", "variant", "level", "method", "classifier"]
-    rows = trials.drop_duplicates(names)[[*names, "data_seed", "settings", "version"]]
-    objects_only = rows.astype(object).where(rows.notna(), None)
-    files = [TrialsFile(*row) for row in objects_only.itertuples(index=False, name=None)]
-    in_cells = [file for file in files if cell_folder(file.path)]
-    for synthetic in _synthetic_files(in_cells):
-        _read_rows(artifacts, synthetic, limit, callbacks)
+    files = trials.drop_duplicates(["path", "task", "variant", "level", "method", "classifier"])
+    in_cells = files[files["path"].map(cell_folder).notna()]
+    synthetic = in_cells[in_cells["method"] != "none"]
+    for _, of_result in synthetic.groupby(["task", "variant", "level", "method"], sort=False):
+        _read_rows(artifacts, _synthetic_files(of_result), limit, callbacks)
     _read_epochs(artifacts, in_cells, callbacks)
-    seen: set[tuple[str | None, ...]] = set()
-    for file in files:
-        key = (file.settings, file.version, file.method, file.classifier)
-        is_new = key not in seen and len(artifacts.manifests) < MAX_MANIFESTS
-        if is_new and (manifest := read_manifest(file.path)):
-            artifacts.manifests.append((file, manifest))
-        seen.add(key)
+    by_settings = files.drop_duplicates(["settings", "version", "method", "classifier"])
+    for file in by_settings.itertuples():
+        if len(artifacts.manifests) < MAX_MANIFESTS and (manifest := read_manifest(file.path)):
+            variant = f", {file.variant}" if file.variant else ""
+            title = f"{file.task} {file.level}, {file.method} + {file.classifier}{variant}"
+            artifacts.manifests.append((title, manifest))
     return artifacts
 
 
 # Synthetic, rejected and real rows -----------------------------------------------------------
 
 
-def _synthetic_files(files: Iterable[TrialsFile]) -> list[list[SyntheticFile]]:
-    """Return the synthetic files of each task, variant, level and method."""
-    groups: dict[tuple[str, str, str, str], dict[Path, SyntheticFile]] = {}
-    for file in files:
-        folder = cell_folder(file.path)
-        if file.method == "none" or folder is None:
-            continue
-        key = file.task, file.variant, file.level, file.method
-        for draw, path in synthetic_paths(folder, file.method):
-            synthetic = SyntheticFile(*key, file.data_seed, draw, path)
-            groups.setdefault(key, {}).setdefault(path, synthetic)
-    return [list(group.values()) for group in groups.values()]
+def _synthetic_files(files: "DataFrame") -> list[SyntheticFile]:
+    """Return the synthetic files of a result; its classifiers share them."""
+    synthetic: dict[Path, SyntheticFile] = {}
+    for file in files.itertuples():
+        for draw, path in synthetic_paths(cell_folder(file.path) or Path(), file.method):
+            names = file.task, file.variant, file.level, file.method, file.data_seed
+            synthetic.setdefault(path, SyntheticFile(*names, draw, path))
+    return list(synthetic.values())
 
 
 def _read_rows(
-    artifacts: Artifacts, files: list[SyntheticFile], limit: int | None, callbacks: Callbacks
+    artifacts: Artifacts, files: Sequence[SyntheticFile], limit: int | None, callbacks: Callbacks
 ) -> None:
-    """Read the files of one result; each file gives about as many of the rows that are kept."""
-    per_file = None if limit is None else -(-limit // max(1, len(files)))
-    kept, rejected = _Limit(limit, per_file), _Limit(limit, per_file)
-    for file in files:
-        key = file.task, file.variant
-        distributions = artifacts.distributions.setdefault(key, {})
+    """Read the files of a result; each gives an equal part of the rows that are kept."""
+    for index, file in enumerate(files):
+        part = None if limit is None else _part(limit, index, len(files))
+        distributions = artifacts.distributions.setdefault((file.task, file.variant), {})
         real = distributions.setdefault(REAL, Distribution())
-        distribution = distributions.setdefault(file.method, Distribution())
+        own = distributions.setdefault(file.method, Distribution())
         try:
             if file.path.parent not in artifacts.real:
                 artifacts.real[file.path.parent] = _read_subsample(file.path, real)
-            rows = _count(read(file.path, Augmented), distribution)
-            artifacts.total += kept.take(artifacts.kept, file, rows)
-            path = rejects_path(file.path)
-            if path.is_file():
-                rejects = read(path, Reject)
-                artifacts.total += rejected.take(artifacts.rejected, file, rejects)
+            _keep(artifacts, artifacts.kept, file, own.count(read(file.path, Augmented)), part)
+            rejects = rejects_path(file.path)
+            if rejects.is_file():
+                _keep(artifacts, artifacts.rejected, file, read(rejects, Reject), part)
         except UserError as error:
             callbacks.warn(f"{error.message}; its rows are not shown")
 
 
-class _Limit:
-    """How many more rows of a result are kept."""
-
-    def __init__(self, total: int | None, per_file: int | None) -> None:
-        """Start with nothing kept."""
-        self.left, self.per_file = total, per_file
-
-    def take(
-        self,
-        target: "list[tuple[SyntheticFile, Row]]",
-        file: SyntheticFile,
-        rows: "Iterator[Row]",
-    ) -> int:
-        """Keep the first rows of a file; return how many it has."""
-        most = None
-        if self.left is not None and self.per_file is not None:
-            most = min(self.left, self.per_file)
-        taken = list(itertools.islice(rows, most))
-        target += [(file, row) for row in taken]
-        if self.left is not None:
-            self.left -= len(taken)
-        return len(taken) + sum(1 for _ in rows)
+def _part(limit: int, index: int, count: int) -> int:
+    """Return how many of `limit` rows the file of an index gives, if all give about as many."""
+    size = -(-limit // count)
+    return max(0, min(size, limit - index * size))
 
 
-def _count(rows: Iterable[Augmented], distribution: Distribution) -> Iterator[Augmented]:
-    for row in rows:
-        distribution.add(row)
-        yield row
+def _keep(
+    artifacts: Artifacts,
+    kept: "list[tuple[SyntheticFile, Row]]",
+    file: SyntheticFile,
+    rows: "Iterator[Row]",
+    limit: int | None,
+) -> None:
+    """Keep the first rows of a file, and count all of them."""
+    first = list(itertools.islice(rows, limit))
+    kept += [(file, row) for row in first]
+    artifacts.total += len(first) + sum(1 for _ in rows)
 
 
 def _read_subsample(synthetic: Path, distribution: Distribution) -> dict[str, Example]:
     path = subsample_beside(synthetic)
-    rows = {row.id: row for row in read(path, Example)} if path.is_file() else {}
-    for row in rows.values():
-        distribution.add(row)
-    return rows
+    rows = distribution.count(read(path, Example)) if path.is_file() else ()
+    return {row.id: row for row in rows}
 
 
 # Epochs --------------------------------------------------------------------------------------
 
 
-def _read_epochs(artifacts: Artifacts, files: Iterable[TrialsFile], callbacks: Callbacks) -> None:
+def _read_epochs(artifacts: Artifacts, files: "DataFrame", callbacks: Callbacks) -> None:
     left_out: set[tuple[str, str, str, str]] = set()
-    for file in files:
+    for file in files.itertuples():
         path = history_path(file.path)
         if not path.is_file() or path.stat().st_size == 0:
             continue

@@ -127,36 +127,37 @@ def accuracy_chart(results: Sequence[Result]) -> Chart:
     for result in results:
         sizes.setdefault(result.level, result.n_train or 0)
     levels = sorted(sizes, key=lambda level: sizes[level])
-    caption = f"Mean test accuracy over trials. {{}}: {INTERVAL}"
-    points = []
+    in_variants = list(_in_all_variants(results))
     if len(levels) < 2:
-        for result, variant in _in_all_variants(results):
-            panel = _join(result.classifier, variant)
-            points.append(_mean_point(result, panel, f"{result.task} {result.level}"))
-        return Chart(
-            "accuracy-level", "Accuracy", "interval", "", "accuracy (%)", points,
-            caption.format("Bars"),
-        )  # fmt: skip
-    for result, variant in _in_all_variants(results):
-        panel = _join(result.task, result.classifier, variant)
-        points.append(_mean_point(result, panel, result.level))
-    panels = {panel: index for index, panel in enumerate(dict.fromkeys(p.panel for p in points))}
-    points.sort(key=lambda point: (panels[point.panel], levels.index(str(point.at))))
+        points = [
+            _mean_point(result, _join(result.classifier, variant), f"{result.task} {result.level}")
+            for result, variant in in_variants
+        ]
+        caption = f"Mean test accuracy over trials. Bars: {INTERVAL}"
+        return Chart("accuracy-level", "Accuracy", "interval", "", "accuracy (%)", points, caption)
+    points = [
+        _mean_point(result, _join(result.task, result.classifier, variant), result.level)
+        for result, variant in in_variants
+    ]
+    panels = dict.fromkeys(point.panel for point in points)
+    order = {panel: index for index, panel in enumerate(panels)}
+    points.sort(key=lambda point: (order[point.panel], levels.index(str(point.at))))
+    caption = f"Mean test accuracy over trials. Bands: {INTERVAL}"
     return Chart(
-        "accuracy-level", "Accuracy by level", "line", "level", "accuracy (%)", points,
-        caption.format("Bands"),
-    )  # fmt: skip
+        "accuracy-level", "Accuracy by level", "line", "level", "accuracy (%)", points, caption
+    )
 
 
 def gain_chart(comparisons: Sequence[Comparison]) -> Chart:
     """Return the gain of each method over no augmentation."""
     gains = [item for item in comparisons if item.b == "none" and item.a != "none"]
-    points = []
-    for item, variant in _in_all_variants(gains):
-        low, high = _percent(item.ci)
-        note = f"{item.n_pairs} data seeds"
-        panel, row = _join(item.classifier, variant), f"{item.task} {item.level}"
-        points.append(Point(panel, item.a, row, 100 * item.diff, low, high, note))
+    points = [
+        Point(
+            _join(item.classifier, variant), item.a, f"{item.task} {item.level}", 100 * item.diff,
+            *_percent(item.ci), f"{item.n_pairs} data seeds",
+        )
+        for item, variant in _in_all_variants(gains)
+    ]  # fmt: skip
     caption = f"Mean difference to no augmentation, paired by data seed. Bars: {INTERVAL}"
     return Chart(
         "gain", "Gain over no augmentation", "interval", "", "gain (points)", points, caption,
@@ -193,13 +194,15 @@ def cost_chart(results: Sequence[Result]) -> Chart:
     """Return gain against cost: in US dollars if any is known, in tokens otherwise."""
     priced = any(result.usd for result in results)
     unit = "US dollars" if priced else "tokens"
-    points = []
-    for result in results:
-        cost = result.usd if priced else result.tokens
-        if cost and result.gain is not None:
-            panel, note = _join(result.classifier, result.variant), f"{result.task} {result.level}"
-            point = Point(panel, result.column, float(cost), 100 * result.gain, note=note)
-            points.append(point)
+    costs = [(result, result.usd if priced else result.tokens) for result in results]
+    points = [
+        Point(
+            _join(result.classifier, result.variant), result.column, float(cost),
+            100 * result.gain, note=f"{result.task} {result.level}",
+        )
+        for result, cost in costs
+        if cost and result.gain is not None
+    ]  # fmt: skip
     caption = (
         f"Gain over no augmentation in points; {unit} of one synthetic set, mean over the sets of "
         "a result."
@@ -210,9 +213,8 @@ def cost_chart(results: Sequence[Result]) -> Chart:
 
 
 def _mean_point(result: Result, panel: str, at: str | float) -> Point:
-    low, high = _percent(result.ci)
     note = f"{result.n} trials on {result.data_seeds} data seeds"
-    return Point(panel, result.column, at, 100 * (result.mean or 0), low, high, note)
+    return Point(panel, result.column, at, 100 * (result.mean or 0), *_percent(result.ci), note)
 
 
 def _in_all_variants(items: Sequence[Swept]) -> Iterator[tuple[Swept, str]]:
@@ -258,9 +260,9 @@ def epochs_chart(artifacts: Artifacts) -> Chart:
             trials = max(map(len, epochs.values()), default=0)
             for epoch, values in sorted(epochs.items()):
                 if 2 * len(values) >= trials:
-                    low, high = _percent((min(values), max(values)) if len(values) > 1 else None)
+                    ends = _percent((min(values), max(values)) if len(values) > 1 else None)
                     mean, note = 100 * sum(values) / len(values), f"{len(values)} trials"
-                    points.append(Point(panel, method, float(epoch), mean, low, high, note))
+                    points.append(Point(panel, method, float(epoch), mean, *ends, note))
     caption = (
         "Mean over the trials that still train, as long as these are at least half of all. Bands: "
         "from the worst to the best trial."

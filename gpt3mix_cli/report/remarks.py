@@ -76,8 +76,8 @@ def _different_settings(results: Sequence[Result], paths: Mapping[int, Any]) -> 
             values = [str(flat.get(name)) for flat in settings]
             if len(set(values)) > 1:
                 named.append(f"{name}: {', '.join(map(_shorten, values))}")
-        title = results[indexes[0]].title
-        yield f"{title}: the settings differ in {'; '.join(named[:MAX_KEYS]) or 'no key of the manifests'}"
+        keys = "; ".join(named[:MAX_KEYS]) or "no key of the manifests"
+        yield f"{results[indexes[0]].title}: the settings differ in {keys}"
 
 
 def _flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

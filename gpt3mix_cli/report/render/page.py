@@ -18,7 +18,6 @@ from string import Template
 from typing import Any
 
 from ... import __version__
-from ..artifacts import Artifacts
 from ..document import Report
 from ..model import Sample
 from ..table import Table, TableCell
@@ -215,18 +214,9 @@ def _settings(report: Report) -> str:
     text = _plain_table([names], rows, [False] * len(names))
     if len(unique) > MAX_PRINTED_ROWS:
         text += f'<p class="caption">And {len(unique) - MAX_PRINTED_ROWS:,} more.</p>'
-    return text + _manifests(report.artifacts)
-
-
-def _manifests(artifacts: Artifacts) -> str:
-    text = ""
-    for file, manifest in artifacts.manifests:
-        variant = f", {file.variant}" if file.variant else ""
-        title = f"{file.task} {file.level}, {file.method} + {file.classifier}{variant}"
+    for title, manifest in report.artifacts.manifests:
         shown = manifest.model_dump(include={"settings", "machine", "version", "command"})
         content = escape(json.dumps(shown, ensure_ascii=False, indent=1))
-        text += (
-            f"<details><summary>{escape(title)}: settings in full</summary><pre>{content}</pre>"
-            "</details>"
-        )
+        summary = f"<summary>{escape(title)}: settings in full</summary>"
+        text += f"<details>{summary}<pre>{content}</pre></details>"
     return text

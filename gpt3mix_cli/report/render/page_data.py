@@ -1,9 +1,8 @@
 """What the scripts of report.html show: tables, charts and synthetic rows, as compact JSON."""
 
-from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ...records import Example
+from ...records import Augmented, Reject
 from ..artifacts import Artifacts, SyntheticFile
 from ..charts import Chart
 from ..document import Report
@@ -23,12 +22,10 @@ def page_data(report: Report) -> dict[str, Any]:
 
 
 def _table_data(table: Table) -> dict[str, Any]:
-    rows = []
-    for row in table.rows:
-        rows.append([_cell_data(cell) for cell in row])
     return {
         "name": table.name, "headings": table.headings, "labels": table.labels,
-        "footer": table.footer, "numeric": table.numeric, "rows": rows,
+        "footer": table.footer, "numeric": table.numeric,
+        "rows": [list(map(_cell_data, row)) for row in table.rows],
     }  # fmt: skip
 
 
@@ -44,10 +41,10 @@ def _rounded(value: float | None) -> float | None:
 
 
 def _chart_data(chart: Chart) -> dict[str, Any]:
-    points = []
-    for point in chart.points:
-        numbers = [_rounded(value) for value in (point.value, point.low, point.high)]
-        points.append([point.panel, point.series, point.at, *numbers, point.note])
+    points = [
+        [p.panel, p.series, p.at, *map(_rounded, (p.value, p.low, p.high)), p.note]
+        for p in chart.points
+    ]
     return {**vars(chart), "points": points}
 
 
@@ -57,33 +54,27 @@ def _rows_data(artifacts: Artifacts) -> dict[str, Any]:
     classes: dict[tuple[str, ...], int] = {}
     real: dict[tuple[str, str], int] = {}
 
-    def parents(file: SyntheticFile, ids: Iterable[str]) -> list[int | str]:
-        rows: Mapping[str, Example] = artifacts.real.get(file.path.parent, {})
-        numbers: list[int | str] = []
-        for name in ids:
-            row = rows.get(name)
-            numbers.append(real.setdefault((row.text, row.label), len(real)) if row else name)
-        return numbers
+    def common(file: SyntheticFile, row: Augmented | Reject) -> list[Any]:
+        """Return the file, text and parents of a row; parents are numbers, or ids if unknown."""
+        rows = artifacts.real.get(file.path.parent, {})
+        parents = [
+            real.setdefault((rows[name].text, rows[name].label), len(real))
+            if name in rows
+            else name
+            for name in row.parents
+        ]
+        return [files.setdefault(file, len(files)), row.text, parents]
 
-    kept = []
-    for file, row in artifacts.kept:
-        kept.append([
-            files.setdefault(file, len(files)), row.text, parents(file, row.parents),
-            classes.setdefault(tuple(row.probs), len(classes)),
+    kept = [
+        [
+            *common(file, row), classes.setdefault(tuple(row.probs), len(classes)),
             [round(value, 4) for value in row.probs.values()], row.id, row.label_source,
             row.label_mass, row.perplexity,
-        ])  # fmt: skip
-    rejected = []
-    for file, reject in artifacts.rejected:
-        rejected.append([
-            files.setdefault(file, len(files)), reject.text, parents(file, reject.parents),
-            reject.reason, reject.detail,
-        ])  # fmt: skip
-    sources: list[Sequence[Any]] = [
-        [file.task, file.variant, file.level, file.method, file.data_seed, file.draw]
-        for file in files
-    ]
+        ]
+        for file, row in artifacts.kept
+    ]  # fmt: skip
+    rejected = [[*common(file, row), row.reason, row.detail] for file, row in artifacts.rejected]
     return {
-        "sources": sources, "classes": list(classes), "real": list(real), "kept": kept,
-        "rejected": rejected, "total": artifacts.total,
+        "sources": [file[:-1] for file in files], "classes": list(classes), "real": list(real),
+        "kept": kept, "rejected": rejected, "total": artifacts.total,
     }  # fmt: skip

@@ -71,9 +71,12 @@ def _long(table: Table, width: int) -> Shape:
     labels = table.labels
     rows = []
     for row in table.rows:
-        for title, cell in zip(table.titles[labels:], row[labels:], strict=True):
-            if cell.text not in ("", "-"):
-                rows.append((*row[:labels], TableCell(title), cell))
+        named = zip(table.titles[labels:], row[labels:], strict=True)
+        rows += [
+            (*row[:labels], TableCell(title), cell)
+            for title, cell in named
+            if cell.text not in ("", "-")
+        ]
     titles = [*table.titles[:labels], "column", "value"]
     return titles, [*table.numeric[:labels], False, True], rows
 
