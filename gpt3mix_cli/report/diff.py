@@ -12,7 +12,7 @@ from .averages import KEY
 from .comparisons import seed_differences
 from .model import Result
 from .statistics import holm, intervals, permutation_p, smallest_p
-from .table import MISSING, Table, as_percent, interval_cell, list_table, show_points
+from .table import MISSING, POINTS, Table, as_percent, interval_cell, list_table, p_cell
 from .tables import FORMATS
 
 
@@ -112,10 +112,10 @@ def diff_table(differences: Sequence[Difference], a: str, b: str) -> Table:
             a: score_cell(item.a) if item.a else MISSING,
             b: score_cell(item.b) if item.b else MISSING,
             "difference": as_percent(item.diff),
-            "95 % interval": interval_cell(item.ci, show_points),
+            "95 % interval": interval_cell(item.ci, POINTS),
             "pairs": item.n_pairs or None,
-            "p": item.p,
-            "corrected p": item.p_corrected,
+            "p": p_cell(item.p),
+            "corrected p": p_cell(item.p_corrected),
             "remark": item.note,
         })  # fmt: skip
     tested = [item.n_pairs for item in differences if item.p is not None]
@@ -126,8 +126,7 @@ def diff_table(differences: Sequence[Difference], a: str, b: str) -> Table:
         "where both runs drew the same rows. p: two-sided permutation test, corrected by Holm's "
         f"method for all results.{limit}"
     )
-    formats = {**FORMATS, "corrected p": FORMATS["p"]}
-    table = list_table("diff", f"{a} and {b}", items, 5, notes, formats)
+    table = list_table("diff", f"{a} and {b}", items, 5, notes, FORMATS)
     assert table, "a run without a result is an error"
     return table
 

@@ -6,7 +6,6 @@ reported and skipped; a trial that is in two files counts once.
 """
 
 import itertools
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ from ..records import Trial, read
 from .model import ReportInput
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from pandas import DataFrame
 
@@ -66,10 +65,9 @@ def load_trials(inputs: ReportInput, callbacks: Callbacks) -> "DataFrame":
     paths = [item.path for item in inputs.expected if item.path.exists()]
     for source in inputs.sources:
         paths += find_trials(source) if source.is_dir() else [source]
-    columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
-    for path in {path.resolve(): path for path in paths}.values():
-        for name, values in _read_file(path, callbacks.warn).items():
-            columns[name] += values
+    unique = {path.resolve(): path for path in paths}.values()
+    files = [_read_file(path, callbacks) for path in unique]
+    columns = {name: list(itertools.chain(*(file[name] for file in files))) for name in COLUMNS}
     return _without_repeats(_as_frame(columns), callbacks)
 
 
@@ -88,15 +86,11 @@ def _as_frame(columns: Mapping[str, list[Any]]) -> "DataFrame":
     )
 
 
-def _read_file(path: Path, warn: "Callable[[str], None]") -> dict[str, list[Any]]:
-    warnings: list[str] = []
+def _read_file(path: Path, callbacks: Callbacks) -> dict[str, list[Any]]:
     try:
-        columns = _as_columns(_validated(path, warnings.append), path)
+        return _as_columns(_validated(path), path)
     except (OSError, ValueError):  # pydantic's errors are ValueErrors
-        return _as_columns([list(_read_slowly(path, warn))], path)
-    for message in warnings:
-        warn(message)
-    return columns
+        return _as_columns([list(_read_slowly(path, callbacks))], path)
 
 
 def _as_columns(chunks: "Chunks", path: Path) -> dict[str, list[Any]]:
@@ -119,39 +113,23 @@ def _as_columns(chunks: "Chunks", path: Path) -> dict[str, list[Any]]:
     return columns
 
 
-def _validated(path: Path, warn: "Callable[[str], None]") -> Iterator[list[Trial]]:
+def _validated(path: Path) -> Iterator[list[Trial]]:
     """Yield the trials of a file, some at a time.
 
     Raises:
         ValueError: at anything that `records.write` would not have written.
     """
-    number = 0
     with path.open("rb") as stream:
         while lines := list(itertools.islice(stream, CHUNK_LINES)):
-            number += len(lines)
-            if not lines[-1].endswith(b"\n") and (reason := _tear(lines[-1])):
-                where = f"{path}, line {number}"
-                warn(f"{where}: not valid JSON: {reason}; skipped, because the last line is torn")
-                lines.pop()
             text = b",".join(lines)
-            if b"NaN" in text or b"Infinity" in text:  # pydantic accepts them inside of `variant`
-                raise ValueError("not JSON")
             trials = _validate(b"[" + text + b"]")
-            if len(trials) != len(lines):
-                raise ValueError("not one object a line")
+            # pydantic accepts NaN inside of `variant`, and a line may hold two objects.
+            if b"NaN" in text or b"Infinity" in text or len(trials) != len(lines):
+                raise ValueError("not one JSON object a line")
             yield [*trials]
 
 
-def _tear(line: bytes) -> str:
-    """Return why a last line without its line break cannot be parsed; empty if it can."""
-    try:
-        json.loads(line.decode())
-    except ValueError as error:
-        return str(error)
-    return ""
-
-
-def _read_slowly(path: Path, warn: "Callable[[str], None]") -> Iterator[Trial]:
+def _read_slowly(path: Path, callbacks: Callbacks) -> Iterator[Trial]:
     """Yield the trials of a file, each line on its own.
 
     Raises:
@@ -166,7 +144,7 @@ def _read_slowly(path: Path, warn: "Callable[[str], None]") -> Iterator[Trial]:
                 pass
         if last.endswith(b"\n") or f"{path}, line {number}:" not in error.message:
             raise
-        warn(f"{error.message}; skipped, because the last line is torn")
+        callbacks.warn(f"{error.message}; skipped, because the last line is torn")
 
 
 def _without_repeats(trials: "DataFrame", callbacks: Callbacks) -> "DataFrame":

@@ -1,6 +1,6 @@
 """A table before it is rendered: a DataFrame, and how its columns are shown."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-Format = Callable[[Any], str]
+COUNT, PERCENT, POINTS = "{:.0f}", "{:.1f}", "{:+.1f}"  # how numbers become text
 
 
 class TableCell(NamedTuple):
@@ -45,7 +45,7 @@ class Table:
         labels: how many columns from the left name the row.
         notes: what the values are, with their limits.
         footer: how many rows at the end are averages.
-        formats: column -> how its numbers become text.
+        formats: column -> the format string of its numbers.
         is_grid: whether all columns right of the labels hold values of one kind, so that a narrow
             terminal may show them below each other.
     """
@@ -56,7 +56,7 @@ class Table:
     labels: int
     notes: str
     footer: int = 0
-    formats: Mapping[str, Format] = field(default_factory=dict)
+    formats: Mapping[str, str] = field(default_factory=dict)
     is_grid: bool = True
 
     @cached_property
@@ -74,8 +74,8 @@ class Table:
         """The cells as they are shown."""
         columns = []
         for index, heading in enumerate(self.headings):
-            show = self.formats.get(heading[-1], str)
-            columns.append([_as_cell(value, show) for value in self.data.iloc[:, index].tolist()])
+            form = self.formats.get(heading[-1], "{}")
+            columns.append([_as_cell(value, form) for value in self.data.iloc[:, index].tolist()])
         return list(zip(*columns, strict=True))
 
     @cached_property
@@ -88,14 +88,14 @@ class Table:
         ]
 
 
-def _as_cell(value: Any, show: Format) -> TableCell:
+def _as_cell(value: Any, form: str) -> TableCell:
     if isinstance(value, TableCell):
         return value
     if isinstance(value, str):
         return TableCell(value)
     if value is None or value != value:
         return EMPTY
-    return TableCell(show(value), value)
+    return TableCell(form.format(value), value)
 
 
 def list_table(
@@ -104,7 +104,7 @@ def list_table(
     items: Sequence[Mapping[str, Any]],
     labels: int,
     notes: str,
-    formats: Mapping[str, Format],
+    formats: Mapping[str, str],
 ) -> Table | None:
     """Return a table with one row an item, without its empty columns; None without an item.
 
@@ -114,7 +114,7 @@ def list_table(
         items: column -> number, text or cell; None and "" are empty.
         labels: how many columns from the left name the row.
         notes: what the values are.
-        formats: column -> how its numbers become text.
+        formats: column -> the format string of its numbers.
     """
     import pandas as pd
 
@@ -126,27 +126,7 @@ def list_table(
     return Table(name, title, data, labels, notes, 0, formats, is_grid=False)
 
 
-# How numbers become text ---------------------------------------------------------------------
-
-
-def show_count(value: float) -> str:
-    """Return a whole number."""
-    return f"{value:.0f}"
-
-
-def show_percent(value: float) -> str:
-    """Return a percentage with one decimal."""
-    return f"{value:.1f}"
-
-
-def show_points(value: float) -> str:
-    """Return a difference in percentage points with its sign."""
-    return f"{value:+.1f}"
-
-
-def show_p(value: float) -> str:
-    """Return a p-value with four decimals."""
-    return f"{value:.4f}" if value >= 0.0001 else "< 0.0001"
+# Numbers as text -----------------------------------------------------------------------------
 
 
 def as_percent(fraction: float | None) -> float | None:
@@ -156,14 +136,19 @@ def as_percent(fraction: float | None) -> float | None:
 
 def percent_text(fraction: float | None) -> str:
     """Return a fraction as text in percent with one decimal; empty for None."""
-    return "" if fraction is None else f"{100 * fraction:.1f}"
+    return "" if fraction is None else PERCENT.format(100 * fraction)
 
 
-def interval_cell(
-    interval: tuple[float, float] | None, show: Format = show_percent
-) -> TableCell | None:
+def interval_cell(interval: tuple[float, float] | None, form: str = PERCENT) -> TableCell | None:
     """Return an interval of fractions in percent, sorted by its lower end."""
     if interval is None:
         return None
     low, high = 100 * interval[0], 100 * interval[1]
-    return TableCell(f"[{show(low)}, {show(high)}]", low)
+    return TableCell(f"[{form.format(low)}, {form.format(high)}]", low)
+
+
+def p_cell(p: float | None, stars: str = "") -> TableCell | None:
+    """Return a p-value with four decimals."""
+    if p is None:
+        return None
+    return TableCell((f"{p:.4f}" if p >= 0.0001 else "< 0.0001") + stars, p)

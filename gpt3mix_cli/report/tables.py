@@ -3,29 +3,17 @@
 from collections.abc import Sequence
 
 from .model import Comparison, Failure, PooledComparison, Result
-from .table import (
-    Format,
-    Table,
-    TableCell,
-    as_percent,
-    interval_cell,
-    list_table,
-    show_count,
-    show_p,
-    show_percent,
-    show_points,
-)
+from .table import COUNT, PERCENT, POINTS, Table, as_percent, interval_cell, list_table, p_cell
 
-FORMATS: dict[str, Format] = {
-    **dict.fromkeys(("difference", "gain", "gain per USD"), show_points),
-    **dict.fromkeys(("mean", "std", "between seeds", "within a seed"), show_percent),
-    **dict.fromkeys(("p", "Wilcoxon p", "smallest p"), show_p),
+FORMATS = {
+    **dict.fromkeys(("difference", "gain", "gain per USD"), POINTS),
+    **dict.fromkeys(("mean", "std", "between seeds", "within a seed"), PERCENT),
     **dict.fromkeys(
-        ("pairs", "tasks", "units", "trials", "data seeds", "data seed", "trial"), show_count
+        ("pairs", "tasks", "units", "trials", "data seeds", "data seed", "trial"), COUNT
     ),
-    **dict.fromkeys(("tokens", "tokens per prediction"), "{:,.0f}".format),
-    "USD": "{:.4g}".format,
-    "gain per 1,000 tokens": "{:+.3f}".format,
+    **dict.fromkeys(("tokens", "tokens per prediction"), "{:,.0f}"),
+    "USD": "{:.4g}",
+    "gain per 1,000 tokens": "{:+.3f}",
 }
 POOLED_NOTES = (
     "Mean difference a - b over all rows that both have, in points; rows won, tied (equal as "
@@ -62,20 +50,15 @@ def pooled_table(pooled: Sequence[PooledComparison]) -> Table | None:
             "win/tie/loss": f"{item.wins}/{item.ties}/{item.losses}",
             "tasks": item.tasks,
             "units": item.units,
-            "p": item.p,
-            "corrected p": _starred_p(item),
-            "smallest p": item.smallest_p,
+            "p": p_cell(item.p),
+            "corrected p": p_cell(item.p_corrected, item.stars),
+            "smallest p": p_cell(item.smallest_p),
         }
         for item in pooled
     ]  # fmt: skip
     return list_table(
         "pooled", "Methods over all tasks and levels", items, 4, POOLED_NOTES, FORMATS
     )
-
-
-def _starred_p(item: Comparison | PooledComparison) -> TableCell | None:
-    p = item.p_corrected
-    return None if p is None else TableCell(show_p(p) + item.stars, p)
 
 
 def comparisons_table(comparisons: Sequence[Comparison]) -> Table | None:
@@ -91,16 +74,16 @@ def comparisons_table(comparisons: Sequence[Comparison]) -> Table | None:
             "difference": as_percent(item.diff),
             "95 % interval": interval_cell(item.ci),
             "pairs": item.n_pairs,
-            "p": item.p,
-            "Wilcoxon p": item.p_wilcoxon,
-            "corrected p": _starred_p(item),
-            "smallest p": item.smallest_p,
+            "p": p_cell(item.p),
+            "Wilcoxon p": p_cell(item.p_wilcoxon),
+            "corrected p": p_cell(item.p_corrected, item.stars),
+            "smallest p": p_cell(item.smallest_p),
         }
         for item in comparisons
     ]
     fewest = min((item.n_pairs for item in comparisons), default=0)
     smallest = max((item.smallest_p for item in comparisons if item.smallest_p), default=1.0)
-    few = f" With {fewest} pairs no p can be below {show_p(smallest)}." if 1 < fewest < 6 else ""
+    few = f" With {fewest} pairs no p can be below {smallest:.4f}." if 1 < fewest < 6 else ""
     tests = sum(item.p is not None for item in comparisons)
     notes = (
         "Mean difference a - b in points, paired by data seed: the trials of a data seed share its "
