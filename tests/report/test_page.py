@@ -1,4 +1,4 @@
-"""report.html is one file that says just what the data say, and the plots are there where there is data for them."""
+"""report.html is one file that shows texts as they are; plots exist if there is data for them."""
 
 import hashlib
 import html
@@ -68,14 +68,16 @@ def page(made: tuple[Report, Path]) -> str:
     return (made[1] / "report.html").read_text("utf-8")
 
 
-# Escaping ------------------------------------------------------------------------------------------------------------
+# Escaping -------------------------------------------------------------------------------------
 
 
 def test_texts_are_shown_and_never_become_tags_or_scripts(page: str) -> None:
     parsed = Parsed(page)
     allowed = {
-        "html", "head", "meta", "title", "style", "body", "header", "h1", "button", "nav", "a", "main", "section", "h2", "h3", "p", "div", "table",
-        "thead", "tbody", "tr", "th", "td", "blockquote", "ul", "li", "span", "em", "footer", "script", "details", "summary", "pre",
+        "html", "head", "meta", "title", "style", "body", "header", "h1", "button", "nav", "a", "main",
+        "section", "h2", "h3", "p", "div", "table",
+        "thead", "tbody", "tr", "th", "td", "blockquote", "ul", "li", "span", "em", "footer", "script",
+        "details", "summary", "pre",
     }  # fmt: skip
     assert {tag for tag, _ in parsed.tags} <= allowed
     assert not [
@@ -87,7 +89,7 @@ def test_texts_are_shown_and_never_become_tags_or_scripts(page: str) -> None:
     assert not HARMFUL.search(page.split('id="data">')[1].split("</script>")[0])
 
 
-def test_data_in_a_script_are_what_they_were(page: str) -> None:
+def test_data_in_a_script_are_unchanged(page: str) -> None:
     data = json.loads(
         next(text for attributes, text in Parsed(page).scripts if attributes.get("id") == "data")
     )
@@ -108,7 +110,7 @@ JSON = st.recursive(
 
 
 @given(JSON | st.sampled_from(["\\u001b", "\\\\\r", "<!--<script>", "\u2028\\", "\x00\\n\n\t"]))
-def test_embedded_json_means_the_same_and_ends_no_script(value: Any) -> None:
+def test_embedded_json_is_equivalent_and_cannot_end_the_script(value: Any) -> None:
     text = embed(value)
     assert not set("<>&") & set(text)
     assert not HARMFUL.search(text)
@@ -124,23 +126,23 @@ def test_embedded_json_means_the_same_and_ends_no_script(value: Any) -> None:
 
 
 @given(st.text())
-def test_plain_text_is_one_text_of_html(text: str) -> None:
+def test_escaped_text_is_one_text_of_html(text: str) -> None:
     shown = escape(text)
     assert not set("<>\"'") & set(shown)
     assert html.unescape(shown) == visible(text)
 
 
-def test_what_cannot_be_seen_is_shown_by_its_sign() -> None:
+def test_invisible_characters_are_shown() -> None:
     assert (
         visible("a\x1b\x7f\u202e\u2028\r\nb\tc é 中 👩\u200d🚀")
         == "a␛⟨U+007F⟩⟨U+202E⟩⟨U+2028⟩␍\nb\tc é 中 👩\u200d🚀"
     )
 
 
-# One file ------------------------------------------------------------------------------------------------------------
+# One file -------------------------------------------------------------------------------------
 
 
-def test_the_page_asks_no_network_for_anything(page: str) -> None:
+def test_the_page_makes_no_requests(page: str) -> None:
     parsed = Parsed(page)
     places = [
         value
@@ -162,7 +164,7 @@ def test_the_page_asks_no_network_for_anything(page: str) -> None:
     assert policy.startswith("default-src 'none'")
 
 
-def test_the_policy_knows_our_scripts_and_no_others(page: str) -> None:
+def test_the_policy_allows_our_scripts_only(page: str) -> None:
     import base64
 
     allowed = set(
@@ -181,7 +183,7 @@ def test_the_page_is_small_before_its_data(page: str) -> None:
     assert len(page.encode()) - len(data.encode()) < MOST
 
 
-def test_libraries_are_the_ones_that_are_recorded_with_their_licences() -> None:
+def test_libraries_are_the_recorded_ones_with_their_licences() -> None:
     records = json.loads((VENDOR / "vendor.json").read_text())
     files = {name: sha for record in records for name, sha in record["files"].items()}
     assert {path.name for path in VENDOR.iterdir()} == {*files, "vendor.json"}
@@ -209,13 +211,13 @@ def test_the_same_report_gives_the_same_bytes(tmp_path: Path) -> None:
     assert both[0] == both[1]
 
 
-# Rows that are shown -------------------------------------------------------------------------------------------------
+# Rows that are shown --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("limit", "kept", "rejected"), [(None, 48, 4), (200, 48, 4), (5, 10, 4), (1, 2, 1), (0, 0, 0)]
 )
-def test_so_many_rows_of_a_cell_are_shown_and_all_are_counted(
+def test_rows_up_to_the_limit_are_kept_and_all_are_counted(
     tmp_path: Path, limit: int | None, kept: int, rejected: int
 ) -> None:
     found = load_artifacts(
@@ -229,13 +231,13 @@ def test_so_many_rows_of_a_cell_are_shown_and_all_are_counted(
     )  # plots are made of all of them
 
 
-def test_a_broken_file_of_rows_is_told_and_passed_over(tmp_path: Path) -> None:
+def test_a_broken_file_of_rows_is_reported_and_skipped(tmp_path: Path) -> None:
     experiment(tmp_path)
     (tmp_path / "1pct" / "seed-1" / "eda.jsonl").write_text("{broken\n")
-    told: list[str] = []
-    made = report(inputs(tmp_path), tmp_path / "report", callbacks=Callbacks(warn=told.append))
+    warnings: list[str] = []
+    made = report(inputs(tmp_path), tmp_path / "report", callbacks=Callbacks(warn=warnings.append))
     assert len([row for source, row in made.artifacts.kept if source.method == "eda"]) == 12
-    assert any("eda.jsonl, line 1" in line and "not shown" in line for line in told)
+    assert any("eda.jsonl, line 1" in line and "not shown" in line for line in warnings)
 
 
 def test_synthetic_takes_a_number_or_all() -> None:
@@ -244,10 +246,10 @@ def test_synthetic_takes_a_number_or_all() -> None:
         parse_row_limit("few")
 
 
-# Plots ---------------------------------------------------------------------------------------------------------------
+# Plots ----------------------------------------------------------------------------------------
 
 
-def test_plots_are_there_where_there_is_data_for_them(made: tuple[Report, Path]) -> None:
+def test_plots_exist_if_there_is_data_for_them(made: tuple[Report, Path]) -> None:
     names = ["accuracy-level", "gain", "learning-curves", "entropy", "length", "labels", "cost"]
     assert [chart.name for chart in made[0].charts] == names
     for name in names:
@@ -262,7 +264,7 @@ def test_trials_alone_have_no_plots_of_rows(tmp_path: Path) -> None:
     assert 'id="rows"' not in (tmp_path / "report.html").read_text("utf-8")
 
 
-def test_a_report_without_a_figure_has_no_plot(tmp_path: Path) -> None:
+def test_a_report_without_a_score_has_no_plot(tmp_path: Path) -> None:
     write(tmp_path / "trials.jsonl", [trial(0, None)])
     made = report(inputs(tmp_path / "trials.jsonl"), tmp_path)
     assert not made.charts
@@ -281,7 +283,7 @@ def swept(ratios: tuple[object, ...]) -> list[Trial]:
     return rows
 
 
-def test_a_sweep_is_plotted_in_the_order_of_its_values_with_what_it_leaves_alone(
+def test_a_sweep_is_plotted_in_the_order_of_its_values_with_unchanged_methods(
     tmp_path: Path,
 ) -> None:
     write(tmp_path / "trials.jsonl", swept((10, 1, 3)))
@@ -297,7 +299,7 @@ def test_a_sweep_is_plotted_in_the_order_of_its_values_with_what_it_leaves_alone
     }
 
 
-def test_levels_stand_in_the_order_of_their_size(tmp_path: Path) -> None:
+def test_levels_are_in_the_order_of_their_size(tmp_path: Path) -> None:
     rows = [
         row
         for level, size in (("full", 900), ("8/class", 16), ("10%", 90))
@@ -312,7 +314,7 @@ def test_levels_stand_in_the_order_of_their_size(tmp_path: Path) -> None:
     ]
 
 
-def test_figures_are_those_of_the_cells(tmp_path: Path) -> None:
+def test_plotted_values_are_those_of_the_results(tmp_path: Path) -> None:
     write(
         tmp_path / "trials.jsonl",
         [*seeds([0.5, 0.52, 0.54]), *seeds([0.6, 0.65, 0.61], method="eda")],
@@ -328,7 +330,7 @@ def test_figures_are_those_of_the_cells(tmp_path: Path) -> None:
     assert [(point.series, pytest.approx(point.value)) for point in gain.points] == [("eda", 10.0)]
 
 
-def test_the_mean_of_epochs_goes_as_far_as_half_of_the_trials(tmp_path: Path) -> None:
+def test_the_mean_of_epochs_ends_when_half_of_the_trials_have(tmp_path: Path) -> None:
     folder = experiment(tmp_path)
     for seed in (0, 1):
         lines = [
@@ -352,7 +354,7 @@ def test_the_mean_of_epochs_goes_as_far_as_half_of_the_trials(tmp_path: Path) ->
     assert found == [(1.0, 25.0, pytest.approx(10.0)), (2.0, 30.0, pytest.approx(20.0))]
 
 
-def test_a_method_has_one_look_everywhere_and_what_is_told_apart_differs() -> None:
+def test_a_method_has_one_style_everywhere_and_its_parts_differ() -> None:
     found = series_styles([], ["gpt3mix", "none", "mine", "gpt3mix [settings a]", "other", "eda"])
     alone = series_styles([], ["eda", "none", "gpt3mix"])
     assert {name: found[name] for name in alone} == alone
@@ -363,7 +365,7 @@ def test_a_method_has_one_look_everywhere_and_what_is_told_apart_differs() -> No
 @pytest.mark.parametrize(
     "name", ["_hidden", "$x^2$ \\frac", "中文", "x" * 90, "a\nb\x1b", "'\"<&>"]
 )
-def test_names_from_data_do_no_harm_in_plots(tmp_path: Path, name: str) -> None:
+def test_names_from_data_are_escaped_in_plots(tmp_path: Path, name: str) -> None:
     write(
         tmp_path / "trials.jsonl",
         [

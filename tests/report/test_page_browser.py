@@ -1,4 +1,4 @@
-"""report.html in headless Chromium, used as a person would: sort, filter, search, open a row, change the theme, print."""
+"""report.html in headless Chromium: sort, filter, search, open a row, theme, print."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ pytestmark = [
     pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed"),
 ]
 WAIT = 15_000  # milliseconds, on a busy machine
-FRAME = 250  # milliseconds: what a frame may take on a busy machine with 100,000 rows; at rest it takes about 30
+FRAME = 250  # milliseconds of a frame on a busy machine with 100,000 rows; idle about 30
 Open = Callable[..., Any]
 
 
@@ -44,7 +44,7 @@ def page_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def open_page(browser: Any, page_path: Path) -> Iterator[Open]:
-    """Return what opens a page; at the end no console message, error or request other than the file's own may have come."""
+    """Open a page; fail at the end after any console message, error or other request."""
     trouble: list[str] = []
     contexts = []
 

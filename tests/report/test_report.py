@@ -1,4 +1,4 @@
-"""The report over hand-written trials: figures, missing and failed cells, warnings, hostile names, and the golden page."""
+"""Reports over hand-written trials: averages, missing and failed trials, escaping."""
 
 import csv
 import io
@@ -32,7 +32,7 @@ def page(tmp_path: Path) -> str:
 
 
 def table(tmp_path: Path) -> list[list[str]]:
-    """Return the cells of the page's first table: what stands between the bars that are not escaped."""
+    """Return the cells of the first table: the texts between bars that are not escaped."""
     lines = [line for line in page(tmp_path).split("\n## ")[0].splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
 
@@ -43,10 +43,10 @@ def table_csv(tmp_path: Path) -> list[dict[str, str]]:
     )
 
 
-# Figures -------------------------------------------------------------------------------------------------------------
+# Figures --------------------------------------------------------------------------------------
 
 
-def test_a_cell_is_mean_sample_deviation_and_number(tmp_path: Path) -> None:
+def test_a_cell_has_mean_sample_standard_deviation_and_count(tmp_path: Path) -> None:
     accuracies = [0.5, 0.6, 0.76]
     (cell,) = made(tmp_path, *(trial(i, a) for i, a in enumerate(accuracies))).results
     assert cell.mean == pytest.approx(0.62)
@@ -61,13 +61,13 @@ def test_a_cell_is_mean_sample_deviation_and_number(tmp_path: Path) -> None:
     ]  # the population's deviation would be 10.7
 
 
-def test_one_trial_has_no_deviation(tmp_path: Path) -> None:
+def test_one_trial_has_no_standard_deviation(tmp_path: Path) -> None:
     (cell,) = made(tmp_path, trial()).results
     assert cell.std is None
     assert table(tmp_path)[2][-1] == "50.0 (1)"
 
 
-def test_the_best_mean_of_each_line_is_bold_and_equal_ones_both(tmp_path: Path) -> None:
+def test_the_best_mean_of_each_row_is_bold_and_so_are_equal_ones(tmp_path: Path) -> None:
     made(
         tmp_path,
         trial(0, 0.7),
@@ -80,7 +80,7 @@ def test_the_best_mean_of_each_line_is_bold_and_equal_ones_both(tmp_path: Path) 
     assert table(tmp_path)[3][4:] == ["**20.0 (1)**", "-", "10.0 (1)"]
 
 
-def test_a_lone_cell_is_not_bold(tmp_path: Path) -> None:
+def test_a_single_cell_is_not_bold(tmp_path: Path) -> None:
     made(tmp_path, trial())
     assert "**" not in page(tmp_path)
 
@@ -109,20 +109,20 @@ def test_failed_trials_are_noted_and_left_out_of_the_mean(tmp_path: Path) -> Non
     assert "- sst2 1% eda + linear: 2 trials failed and are left out of the mean" in page(tmp_path)
 
 
-def test_the_majority_share_stands_beside_the_figures(tmp_path: Path) -> None:
+def test_the_majority_fraction_has_a_column(tmp_path: Path) -> None:
     made(tmp_path, trial(0, 0.9, majority=0.625))
     assert table(tmp_path)[0][3] == "majority"
     assert table(tmp_path)[2][3] == "62.5"
 
 
-def test_trials_of_different_settings_are_told_apart_and_never_averaged(tmp_path: Path) -> None:
+def test_trials_with_different_settings_are_split_and_never_averaged(tmp_path: Path) -> None:
     found = made(tmp_path, trial(0, 0.5), trial(1, 0.7, settings="bbbbbbbbbbbbbbbb"))
     assert [(cell.mean, cell.n) for cell in found.results] == [(0.5, 1), (0.7, 1)]
     assert table(tmp_path)[0][4:] == [r"none \[settings aaaaaa\]", r"none \[settings bbbbbb\]"]
     assert sum("split by" in remark for remark in found.remarks) == 2
 
 
-def test_variants_have_lines_of_their_own(tmp_path: Path) -> None:
+def test_variants_have_rows_of_their_own(tmp_path: Path) -> None:
     made(
         tmp_path,
         *(trial(i, 0.1 * i, variant={"augment.k": i, "augment.choose": "uniform"}) for i in (1, 2)),
@@ -133,10 +133,10 @@ def test_variants_have_lines_of_their_own(tmp_path: Path) -> None:
     ]
 
 
-# Remarks -------------------------------------------------------------------------------------------------------------
+# Remarks --------------------------------------------------------------------------------------
 
 
-def test_trials_that_predict_one_class_are_warned_of(tmp_path: Path) -> None:
+def test_trials_that_predict_one_class_are_reported(tmp_path: Path) -> None:
     found = made(tmp_path, trial(0), trial(1, predicted_classes=1), trial(3, predicted_classes=1))
     assert found.remarks == [
         "2 trials predict one class only, such as none + linear, data seed 1, trial 1"
@@ -155,7 +155,7 @@ def test_different_seeds_and_levels_may_have_different_subsamples(tmp_path: Path
     )
 
 
-def test_unequal_numbers_of_synthetic_rows_are_told(tmp_path: Path) -> None:
+def test_unequal_numbers_of_synthetic_rows_are_reported(tmp_path: Path) -> None:
     equal = trial(0, method="eda", n_synthetic=70), trial(0, method="gpt3mix", n_synthetic=70)
     assert made(tmp_path, *equal).remarks == []
     found = made(tmp_path, equal[0], trial(0, method="gpt3mix", n_synthetic=700))
@@ -168,7 +168,7 @@ def wanted(path: Path, trials: int, method: str = "none", level: str = "1%") -> 
     return ExpectedTrials(path, trials, "sst2", level, method, "linear", {})
 
 
-def test_what_a_config_asks_for_and_is_not_there_is_told(tmp_path: Path) -> None:
+def test_missing_trials_of_a_config_are_reported(tmp_path: Path) -> None:
     files = [wanted(tmp_path / "trials" / f"{name}.jsonl", 2, name) for name in ("gpt3mix", "eda")]
     write(files[1].path, [trial(0, method="eda")])
     found = report(inputs(tmp_path, expected=files), tmp_path / "report")
@@ -180,7 +180,7 @@ def test_what_a_config_asks_for_and_is_not_there_is_told(tmp_path: Path) -> None
     ]
 
 
-def test_with_a_config_other_files_of_the_folder_are_left_out(tmp_path: Path) -> None:
+def test_with_a_config_other_files_of_the_folder_are_ignored(tmp_path: Path) -> None:
     file = wanted(tmp_path / "trials" / "none.jsonl", 1)
     write(file.path, [trial(0)])
     write(tmp_path / "trials" / "old.jsonl", [trial(0, 0.9, method="old")])
@@ -189,7 +189,7 @@ def test_with_a_config_other_files_of_the_folder_are_left_out(tmp_path: Path) ->
     ] == ["none"]
 
 
-# Sources -------------------------------------------------------------------------------------------------------------
+# Sources --------------------------------------------------------------------------------------
 
 
 def test_nothing_to_report_on_is_the_users_error(tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_nothing_to_report_on_is_the_users_error(tmp_path: Path) -> None:
     assert not (tmp_path / "report").exists()
 
 
-def test_folders_are_searched_and_histories_passed_over(tmp_path: Path) -> None:
+def test_folders_are_searched_and_histories_skipped(tmp_path: Path) -> None:
     for level in ("a", "b"):
         write(tmp_path / level / "trials" / "none.linear.jsonl", [trial(0, level=level)])
         append(
@@ -211,25 +211,25 @@ def test_folders_are_searched_and_histories_passed_over(tmp_path: Path) -> None:
     ]
 
 
-def test_a_file_that_two_sources_hold_counts_once(tmp_path: Path) -> None:
+def test_a_file_in_two_sources_counts_once(tmp_path: Path) -> None:
     path = tmp_path / "trials" / "none.linear.jsonl"
     write(path, [trial(0)])
     (cell,) = report(inputs(tmp_path, path), tmp_path / "report").results
     assert cell.n == 1
 
 
-def test_a_torn_last_line_is_told_and_passed_over(tmp_path: Path) -> None:
+def test_a_torn_last_line_is_reported_and_skipped(tmp_path: Path) -> None:
     path = tmp_path / "trials" / "none.linear.jsonl"
     write(path, [trial(0)])
     append(path, to_line(trial(1))[:30])
-    heard: list[str] = []
+    warnings: list[str] = []
     (cell,) = report(
-        inputs(path), tmp_path / "report", callbacks=Callbacks(warn=heard.append)
+        inputs(path), tmp_path / "report", callbacks=Callbacks(warn=warnings.append)
     ).results
     assert cell.n == 1
-    assert len(heard) == 1
-    assert f"{path}, line 2" in heard[0]
-    assert "torn" in heard[0]
+    assert len(warnings) == 1
+    assert f"{path}, line 2" in warnings[0]
+    assert "torn" in warnings[0]
 
 
 def test_a_broken_line_elsewhere_is_the_users_error(tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ def test_rows_that_lack_the_newer_fields_are_accepted(tmp_path: Path) -> None:
     assert table(tmp_path)[2] == ["t", "1%", "c", "", "25.0 (1)"]
 
 
-# Hostile names -------------------------------------------------------------------------------------------------------
+# Hostile names --------------------------------------------------------------------------------
 
 HOSTILE = "a|b `c` <script>alert(1)</script> *d* [e](http://f) \\| g\nh"
 
@@ -266,7 +266,7 @@ def harmless(text: str) -> bool:
     return not re.search(r"(?<!\\)(?:\\\\)*[|`<>*\[\]]", text)
 
 
-def test_names_can_do_no_harm_in_the_page(tmp_path: Path) -> None:
+def test_names_are_escaped_in_the_page(tmp_path: Path) -> None:
     made(
         tmp_path,
         trial(
@@ -284,11 +284,11 @@ def test_names_can_do_no_harm_in_the_page(tmp_path: Path) -> None:
     assert harmless(next(line for line in lines if line.startswith("- ")).removeprefix("- "))
 
 
-def test_entities_strikes_and_formulas_of_markdown_are_the_text_that_they_are() -> None:
+def test_markdown_entities_strikes_and_formulas_are_escaped() -> None:
     assert escape("&lt;b&gt; ~~a~~ $x$") == r"\&lt;b\&gt; \~\~a\~\~ \$x\$"
 
 
-def test_methods_can_do_no_harm_in_the_headings(tmp_path: Path) -> None:
+def test_methods_are_escaped_in_the_headings(tmp_path: Path) -> None:
     made(tmp_path, trial(method="a|b <script>"))
     heading = next(line for line in page(tmp_path).splitlines() if line.startswith("| task"))
     assert "<script>" not in heading.replace("\\<", "")
@@ -322,7 +322,7 @@ def test_a_name_that_looks_like_a_formula_is_quoted_in_the_csv(tmp_path: Path, s
     assert float(row["mcc"]) == -0.25  # a figure is no name
 
 
-# The page ------------------------------------------------------------------------------------------------------------
+# The page -------------------------------------------------------------------------------------
 
 
 def test_the_page_is_the_golden_one(tmp_path: Path) -> None:
@@ -364,19 +364,19 @@ def test_the_page_is_the_golden_one(tmp_path: Path) -> None:
 def test_a_copied_run_counts_once_and_another_result_is_an_error(tmp_path: Path) -> None:
     for name, accuracy in (("a", 0.5), ("b", 0.5), ("c", 0.6)):
         write(tmp_path / name / "trials" / "none.linear.jsonl", [trial(0, accuracy), trial(1, 0.7)])
-    told: list[str] = []
+    warnings: list[str] = []
     found = report(
         inputs(tmp_path / "a", tmp_path / "b"),
         tmp_path / "r",
-        callbacks=Callbacks(warn=told.append),
+        callbacks=Callbacks(warn=warnings.append),
     )
     assert found.results[0].n == 2
-    assert told == ["2 trials are in two files; each counts once"]
+    assert warnings == ["2 trials are in two files; each counts once"]
     with pytest.raises(UserError, match="is in another file too, with another accuracy"):
         report(inputs(tmp_path / "a", tmp_path / "c"), tmp_path / "r")
 
 
-def test_scores_on_different_test_sets_are_told_apart(tmp_path: Path) -> None:
+def test_scores_on_different_test_sets_are_split(tmp_path: Path) -> None:
     found = made(tmp_path, trial(0, 0.5, test_sha="1" * 16), trial(1, 0.7, test_sha="2" * 16))
     assert [cell.n for cell in found.results] == [1, 1]
 
@@ -396,7 +396,7 @@ def test_a_folder_of_trials_and_a_published_file_are_found(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("width", [80, 100, 200])
-def test_no_name_and_no_figure_is_lost_on_a_narrow_terminal(tmp_path: Path, width: int) -> None:
+def test_no_name_and_no_value_is_lost_on_a_narrow_terminal(tmp_path: Path, width: int) -> None:
     from rich.console import Console
 
     methods = ["none", "gpt3mix", "eda", "backtranslate"]

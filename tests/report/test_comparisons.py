@@ -16,11 +16,11 @@ def saved(tmp_path: Path) -> dict[str, Any]:
     return json.loads((tmp_path / "report" / "report.json").read_text("utf-8"))
 
 
-# Comparisons ---------------------------------------------------------------------------------------------------------
+# Comparisons ----------------------------------------------------------------------------------
 
 
 def test_the_data_seed_is_the_unit_and_its_trials_are_averaged_first(tmp_path: Path) -> None:
-    """Ten trials on five subsamples are five pairs: p cannot be below 0.0625, however many trials there are."""
+    """Ten trials on five subsamples are five pairs, so that p cannot be below 0.0625."""
     rows = [trial(n, 0.5 + n / 1000, data_seed=n % 5, train_sha=f"{n % 5}") for n in range(10)]
     rows += [
         trial(n, 0.6 + n / 1000, data_seed=n % 5, train_sha=f"{n % 5}", method="gpt3mix")
@@ -36,7 +36,7 @@ def test_the_data_seed_is_the_unit_and_its_trials_are_averaged_first(tmp_path: P
     assert "*" not in page.split("## Comparisons")[1].split("| --- |")[2]
 
 
-def test_stars_stand_from_six_pairs_on_and_for_the_corrected_p(tmp_path: Path) -> None:
+def test_stars_need_six_pairs_and_use_the_corrected_p(tmp_path: Path) -> None:
     low, high = [0.50, 0.51, 0.52, 0.53, 0.54, 0.55], [0.60, 0.63, 0.61, 0.66, 0.62, 0.69]
     (only,) = report_on(tmp_path, seeds(low) + seeds(high, method="eda")).comparisons
     assert (only.p, only.stars) == (0.03125, "*")
@@ -56,7 +56,7 @@ def test_only_seeds_that_both_have_are_paired(tmp_path: Path) -> None:
     assert (only.n_pairs, only.diff) == (2, pytest.approx(0.1))
 
 
-def test_the_paper_s_method_is_compared_with_all_others_and_no_augmentation_is_what_all_are_compared_with(
+def test_every_method_is_compared_with_every_other_and_no_augmentation_is_always_b(
     tmp_path: Path,
 ) -> None:
     rows = [
@@ -80,7 +80,7 @@ def test_data_seeds_with_other_rows_are_refused(tmp_path: Path) -> None:
     other[2] = other[2].model_copy(update={"train_sha": "another"})
     with pytest.raises(
         UserError,
-        match=r"sst2 1%, data seed 2: none \+ linear and eda \+ linear started from different subsamples",
+        match=r"sst2 1%, data seed 2: none \+ linear and eda \+ linear started from different ",
     ):
         report_on(tmp_path, [*seeds([0.5, 0.6, 0.1]), *other])
 
@@ -110,11 +110,11 @@ def test_report_json_has_the_shape_of_the_design(tmp_path: Path) -> None:
     assert only["diff"] == pytest.approx(second["mean"] - first["mean"])
 
 
-# Over tasks and levels -----------------------------------------------------------------------------------------------
+# Over tasks and levels ------------------------------------------------------------------------
 
 
 def test_pooling_flips_all_levels_of_a_data_seed_together(tmp_path: Path) -> None:
-    """Levels of a data seed share rows: three seeds on two levels of one task are three units, not six."""
+    """Levels of a data seed share rows: three seeds on two levels are three units, not six."""
     rows = [
         row
         for level in ("1%", "2%")
@@ -143,8 +143,8 @@ def test_pooling_takes_tasks_as_independent_and_counts_wins_ties_and_losses(tmp_
     assert only.p == pytest.approx(1, abs=0.2)
 
 
-def test_a_pooled_difference_tells_the_worst_and_the_best_task(tmp_path: Path) -> None:
-    """A gain of half a point everywhere has a small p, a mean gain of two with a loss on one task has none: the table says why."""
+def test_a_pooled_difference_has_the_lowest_and_highest_of_its_tasks(tmp_path: Path) -> None:
+    """A consistent half-point gain is significant; a larger one that reverses on a task is not."""
     rows = []
     for task, gain in (("cr", 0.10), ("sst2", 0.09), ("subj", -0.13)):
         base = [0.5 + seed / 100 for seed in range(5)]
@@ -167,7 +167,7 @@ def test_a_pooled_difference_tells_the_worst_and_the_best_task(tmp_path: Path) -
 
 
 def test_two_runs_of_one_data_seed_are_two_subsamples(tmp_path: Path) -> None:
-    """Methods may have unequally many trials of each, in any order: a pair is of the same rows all the same."""
+    """Pairs have the same rows, however many trials each method has of them, in any order."""
     sub = {name: {"data_seed": 0, "train_sha": name} for name in "ab"}
     rows = [trial(0, 0.5, **sub["a"]), trial(1, 0.5, **sub["a"]), trial(2, 0.9, **sub["b"])]
     rows += [
@@ -181,7 +181,7 @@ def test_two_runs_of_one_data_seed_are_two_subsamples(tmp_path: Path) -> None:
     assert [each.data_seeds for each in result.results] == [2, 2]
 
 
-def test_averages_are_over_tasks_and_one_that_lacks_a_task_says_so(tmp_path: Path) -> None:
+def test_averages_are_over_tasks_and_a_missing_task_is_noted(tmp_path: Path) -> None:
     rows = [
         *seeds([0.5, 0.7], task="cr"),
         *seeds([0.8], task="sst2"),
@@ -198,10 +198,10 @@ def test_averages_are_over_tasks_and_one_that_lacks_a_task_says_so(tmp_path: Pat
     )  # and not in bold, being over another task
 
 
-# Costs, uneven classes -----------------------------------------------------------------------------------------------
+# Costs, uneven classes ------------------------------------------------------------------------
 
 
-def test_gains_are_paired_and_divided_by_what_a_set_costs(tmp_path: Path) -> None:
+def test_gains_are_paired_and_divided_by_the_cost_of_a_set(tmp_path: Path) -> None:
     rows = [*seeds([0.5, 0.6, 0.9]), *seeds([0.6, 0.7], method="gpt3mix", tokens=20_000, usd=0.5)]
     gpt3mix = next(each for each in report_on(tmp_path, rows).results if each.method == "gpt3mix")
     assert gpt3mix.gain == pytest.approx(0.1)  # over the seeds that both have
@@ -212,7 +212,7 @@ def test_gains_are_paired_and_divided_by_what_a_set_costs(tmp_path: Path) -> Non
     ).read_text("utf-8")
 
 
-def test_uneven_classes_bring_macro_f1_and_mcc(tmp_path: Path) -> None:
+def test_uneven_classes_add_macro_f1_and_mcc(tmp_path: Path) -> None:
     even, uneven = (
         seeds([0.5, 0.6]),
         seeds([0.69, 0.69], task="cola", majority=0.689, mcc=0.0, macro_f1=0.408),
@@ -228,7 +228,7 @@ def test_uneven_classes_bring_macro_f1_and_mcc(tmp_path: Path) -> None:
     assert "sst2" not in section
 
 
-def test_what_is_uneven_depends_on_the_number_of_classes(tmp_path: Path) -> None:
+def test_uneven_depends_on_the_number_of_classes(tmp_path: Path) -> None:
     six = [[int(i == j) for j in range(6)] for i in range(6)]
     (trec,) = report_on(tmp_path, seeds([0.3], majority=0.276, confusion=six)).results
     assert (trec.classes, trec.uneven) == (6, True)
@@ -236,7 +236,7 @@ def test_what_is_uneven_depends_on_the_number_of_classes(tmp_path: Path) -> None
     assert not sst2.uneven
 
 
-# Sweeps and layouts --------------------------------------------------------------------------------------------------
+# Sweeps and layouts ---------------------------------------------------------------------------
 
 
 def swept(k: int, gain: float) -> list[Trial]:
@@ -247,7 +247,7 @@ def swept(k: int, gain: float) -> list[Trial]:
     ]
 
 
-def test_an_ablation_has_a_column_a_variant_and_what_the_sweep_leaves_alone_once(
+def test_an_ablation_has_a_column_per_variant_and_unchanged_methods_once(
     tmp_path: Path,
 ) -> None:
     result = report_on(tmp_path, [*swept(1, 0.1), *swept(2, 0.2), *swept(4, 0.15)])
@@ -279,7 +279,7 @@ def ablation(result: Report) -> tuple[list[str], list[list[str]]]:
     ]
 
 
-def test_no_variant_of_an_ablation_is_lost_to_a_name_that_is_taken(tmp_path: Path) -> None:
+def test_variants_with_equal_headings_are_numbered(tmp_path: Path) -> None:
     rows = []
     for value, mean in (("none", 0.6), ("x" * 60, 0.7), ("x" * 61, 0.8)):
         rows += [
@@ -291,8 +291,8 @@ def test_no_variant_of_an_ablation_is_lost_to_a_name_that_is_taken(tmp_path: Pat
     assert [text[:4] for text in line] == ["50.0", "60.0", "70.0", "80.0"]
 
 
-def test_variants_that_are_equal_on_one_level_by_chance_keep_their_others(tmp_path: Path) -> None:
-    """Where all trials predict one class, all variants of a method are equal; on another level they differ."""
+def test_variants_that_are_equal_on_one_level_only_are_kept(tmp_path: Path) -> None:
+    """Variants whose trials all predict one class are equal on that level only."""
     rows = [
         row
         for k in (1, 2)
@@ -308,7 +308,7 @@ def test_variants_that_are_equal_on_one_level_by_chance_keep_their_others(tmp_pa
     assert [[text[:4] for text in line] for line in lines] == [["50.0", "50.0"], ["70.0", "80.0"]]
 
 
-def test_variants_are_compared_with_the_first_and_what_is_equal_in_all_once(tmp_path: Path) -> None:
+def test_variants_are_compared_with_the_first_and_unchanged_methods_once(tmp_path: Path) -> None:
     result = report_on(tmp_path, [*swept(1, 0.1), *swept(2, 0.2), *swept(4, 0.15)])
     assert [(each.a, each.b, each.variant) for each in result.comparisons] == [
         ("gpt3mix", "none", "augment.k=1"),
@@ -333,7 +333,7 @@ def test_variants_are_compared_with_the_first_and_what_is_equal_in_all_once(tmp_
         ("level", None, ["level", "task", "classifier", "majority", "none", "gpt3mix"]),
     ],
 )
-def test_lines_and_columns_are_the_user_s_choice(
+def test_rows_and_columns_are_the_users_choice(
     tmp_path: Path, rows: str | None, columns: str | None, headings: list[str]
 ) -> None:
     result = report_on(
@@ -368,10 +368,10 @@ def test_a_wrong_key_is_named(tmp_path: Path, rows: str, columns: str | None, wo
         report_on(tmp_path, seeds([0.5]), rows=rows, columns=columns)
 
 
-# Settings and versions -----------------------------------------------------------------------------------------------
+# Settings and versions ------------------------------------------------------------------------
 
 
-def test_versions_are_told_apart_and_named(tmp_path: Path) -> None:
+def test_versions_are_split_and_named(tmp_path: Path) -> None:
     rows = [*seeds([0.5, 0.6], version="0.1.0"), *seeds([0.7, 0.8], version="0.2.0")]
     result = report_on(tmp_path, rows)
     assert [(each.split_by, each.mean) for each in result.results] == [
@@ -391,7 +391,7 @@ def test_versions_that_begin_alike_are_two_columns(tmp_path: Path) -> None:
     ]
 
 
-def test_what_settings_differ_in_is_read_from_the_manifests(tmp_path: Path) -> None:
+def test_settings_that_differ_are_read_from_the_manifests(tmp_path: Path) -> None:
     from gpt3mix_cli.records import Manifest, manifest_path
 
     for name, rate, settings in (("a", 3e-5, "a" * 16), ("b", 1e-4, "b" * 16)):
@@ -415,7 +415,7 @@ def test_what_settings_differ_in_is_read_from_the_manifests(tmp_path: Path) -> N
     )
 
 
-# Failures ------------------------------------------------------------------------------------------------------------
+# Failures -------------------------------------------------------------------------------------
 
 
 def test_failed_trials_are_listed_with_their_reasons(tmp_path: Path) -> None:
@@ -430,7 +430,9 @@ def test_failed_trials_are_listed_with_their_reasons(tmp_path: Path) -> None:
     assert saved(tmp_path)["failures"][0]["error"] == "OutOfMemoryError: 12 GiB"
 
 
-def test_a_trial_that_failed_and_was_done_again_elsewhere_counts_as_done(tmp_path: Path) -> None:
+def test_a_trial_that_failed_and_succeeded_in_another_file_counts_as_succeeded(
+    tmp_path: Path,
+) -> None:
     write(tmp_path / "a" / "trials" / "none.linear.jsonl", [trial(0, None), trial(1, 0.5)])
     write(tmp_path / "b" / "trials" / "none.linear.jsonl", [trial(0, 0.6)])
     (only,) = report(inputs(tmp_path / "a", tmp_path / "b"), tmp_path / "r").results
