@@ -73,7 +73,7 @@ class Distribution:
 
 @dataclass
 class Artifacts:
-    """All that was found.
+    """The artifacts of a report.
 
     Attributes:
         kept: synthetic rows with their files, up to the limit of each result.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..layout import variant_name
 from ..records import Trial
-from .model import ExpectedTrials, Result, Subsample
+from .model import ExpectedTrials, Result
 from .statistics import components, intervals
 
 if TYPE_CHECKING:
@@ -153,11 +153,11 @@ def _average(trials: "DataFrame", count: int) -> list[dict[str, Any]]:
     counts = counts.reindex(range(count)).fillna(0).astype(int)
     classes = every["classes"].first().reindex(range(count))
     values = _as_objects(averages.join(counts).assign(classes=classes))
-    for row, ci, means, scores in zip(
-        values, _intervals(units, count), _seed_means(units, count), _scores(trials, count),
-        strict=True,
-    ):  # fmt: skip
-        row |= {"ci": ci, "seed_means": means, "scores": scores}
+    units["mean"] = units["sum"] / units["size"]
+    means = _mappings(units, SUBSAMPLE, "mean", count)
+    scores = _mappings(trials, ["data_seed", "trial"], "accuracy", count)
+    for index, ci in enumerate(_intervals(units, count)):
+        values[index] |= {"ci": ci, "seed_means": means[index], "scores": scores[index]}
     return values
 
 
@@ -182,29 +182,21 @@ def _intervals(units: "DataFrame", count: int) -> list[tuple[float, float] | Non
         if size > 1:
             sums = rows["sum"].to_numpy().reshape(-1, size)
             counts = rows["size"].to_numpy(dtype=float).reshape(-1, size)
-            found = intervals(sums, counts).tolist()
-            for index, (low, high) in zip(rows["result"].iloc[::size], found, strict=True):
+            ends = intervals(sums, counts).tolist()
+            for index, (low, high) in zip(rows["result"].iloc[::size], ends, strict=True):
                 limits[index] = (low, high)
     return limits
 
 
-def _seed_means(units: "DataFrame", count: int) -> list[dict[Subsample, float]]:
-    means: list[dict[Subsample, float]] = [{} for _ in range(count)]
-    shas = _or_none(units["train_sha"])
-    averages = (units["sum"] / units["size"]).tolist()
-    for index, seed, sha, mean in zip(
-        units["result"].tolist(), units["data_seed"].tolist(), shas, averages, strict=True
-    ):
-        means[index][seed, sha] = mean
-    return means
-
-
-def _scores(trials: "DataFrame", count: int) -> list[dict[tuple[int, int], float | None]]:
-    scores: list[dict[tuple[int, int], float | None]] = [{} for _ in range(count)]
-    columns = (trials[name].tolist() for name in ("result", "data_seed", "trial"))
-    for index, seed, trial, accuracy in zip(*columns, _or_none(trials["accuracy"]), strict=True):
-        scores[index][seed, trial] = accuracy
-    return scores
+def _mappings(
+    rows: "DataFrame", keys: Sequence[str], value: str, count: int
+) -> list[dict[tuple[Any, ...], Any]]:
+    """Return, for each result, the values of its rows by two keys."""
+    mappings: list[dict[tuple[Any, ...], Any]] = [{} for _ in range(count)]
+    columns = [_or_none(rows[name]) for name in ("result", *keys, value)]
+    for index, *key, number in zip(*columns, strict=True):
+        mappings[index][tuple(key)] = number
+    return mappings
 
 
 def _or_none(column: "Series[Any]") -> list[Any]:

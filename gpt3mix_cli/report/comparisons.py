@@ -12,7 +12,7 @@ from statistics import fmean
 from .model import Comparison, PooledComparison, Result, Subsample, TaskAverage
 from .statistics import holm, intervals, permutation_p, smallest_p, wilcoxon_p
 
-Indexed = tuple[int, Result]  # a result and its index, by which results are told from each other
+Indexed = tuple[int, Result]  # a result and its index among all
 RANK = {"gpt3mix": -1, "none": 1}  # the method of the paper is `a`, no augmentation is `b`
 
 
@@ -88,7 +88,7 @@ def _pairs(block: Sequence[Indexed]) -> Iterator[Pair]:
     for variant, result in originals:
         first_variant, first = firsts.setdefault(result.column, (variant, result))
         if variant != first_variant and first.test_sha == result.test_sha:
-            a, b = (f"{result.column} ({one.variant})" for one in (result, first))
+            a, b = (f"{result.column} ({item.variant})" for item in (result, first))
             yield _pair(result, first, (a, b, ""))
 
 
@@ -100,7 +100,7 @@ def _pairs_within(
     for index, result in enumerate(every):
         for other in every[max(index + 1, len(common)) :]:
             if result.column != other.column and result.test_sha == other.test_sha:
-                a, b = sorted((result, other), key=lambda one: RANK.get(one.method, 0))
+                a, b = sorted((result, other), key=lambda item: RANK.get(item.method, 0))
                 yield _pair(a, b, (a.column, b.column, variant))
 
 

@@ -234,7 +234,7 @@ def _with_ours(
         ours = replace(row, our_classifier=classifier)
         if matching:
             # A sweep may include other ratios; the paper's is the one to compare with.
-            best = min(matching, key=lambda one: abs((_ratio(one) or 0) - (row.ratio or 0)))
+            best = min(matching, key=lambda item: abs((_ratio(item) or 0) - (row.ratio or 0)))
             ours = replace(
                 ours, ours=best.mean, ours_std=best.std, n=best.n, ours_ratio=_ratio(best),
                 candidates=len(matching),
