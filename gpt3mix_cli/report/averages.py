@@ -74,10 +74,10 @@ def average_trials(
     ordered = trials.assign(result=group.map(index_of)).sort_values("result", kind="stable")
     ordered = ordered.reset_index(drop=True)
     values = _average(ordered, len(parts))
-    constant = _as_objects(firsts[["settings", "test_sha", "version"]])
+    constant = dict(zip(firsts.index, _as_objects(firsts[list(SPLIT)]), strict=True))
     results = []
     for part, averages in zip(parts, values, strict=True):
-        same = constant[part.group] if part.group is not None else {"settings": None}
+        same = {"settings": None} if part.group is None else constant[part.group]
         names: dict[str, Any] = dict(zip(KEY, part.key, strict=True))
         results.append(Result(
             **names, **same, **averages, split_by=part.split_by, expected=asked.get(part.key),
