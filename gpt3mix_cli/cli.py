@@ -1,112 +1,101 @@
-"""The door: parses a command, calls the stage, prints what came of it, and sets the exit code.
+"""The commands: each parses its options, calls a stage, prints the result and sets the exit code.
 
-Exit codes: 0 done; 1 a bug; 2 the user's input; 3 stopped short, all that was made is kept and a new run goes on;
-130 interrupted, likewise. Results go to stdout, everything else to stderr. Nothing heavy is imported here.
+Exit codes: 0 done; 1 a bug; 2 the user's input is wrong; 3 stopped short, finished work is kept
+and the same command resumes; 130 interrupted, likewise. Results go to stdout, everything else to
+stderr. Nothing heavy is imported here.
 """
 
-import gc
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from . import __version__
 from .cli_options import (
+    RESULTS,
+    AugmentedFiles,
+    AugmentExtras,
+    Card,
+    CellSelection,
+    Classifiers,
+    Config,
+    Diff,
+    Force,
+    GridOptions,
+    Input,
+    Jobs,
+    Json,
+    LabelOutput,
+    Level,
+    License,
+    Limit,
+    Methods,
+    Model,
+    Out,
+    Output,
+    OutputOptions,
+    Overrides,
+    Paper,
+    Quiet,
+    Ratio,
+    ReportFolder,
+    SaveModel,
+    Seed,
+    Show,
+    Sources,
+    SyntheticShown,
+    TableColumns,
+    TableRows,
+    TensorBoard,
+    TextInput,
+    TrainSelection,
+    Trials,
     as_overrides,
-    configure_workers,
     next_command,
+)  # fmt: skip
+from .commands import (
+    augment_cells,
+    configure_workers,
+    open_display,
+    open_grid,
+    print_error,
     report_inputs,
-    resources,
     select_cells,
     select_trainings,
     with_trials,
 )
-from .errors import StdoutClosed, StoppedShort, UserError
+from .errors import StdoutClosed, UserError
 
-if TYPE_CHECKING:
-    from .console import Display
-    from .grid import Grid
-    from .records import Done
+OLD_FLAGS = {"licence": "license"}  # old name -> name; not shown in the help
 
 app = typer.Typer(
     name="gpt3mix",
-    help="Turn a handful of labelled sentences into a good text classifier, and prove whether it is one (GPT3Mix, Yoo et al., 2021).",
+    help="Augment a few labelled texts with a language model, train classifiers on them, and test "
+    "whether it helps (GPT3Mix, Yoo et al., 2021).",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="A whole experiment: gpt3mix run CONFIG. Exit codes: 0 done, 2 wrong input, 3 stopped short but resumable, 130 interrupted.",
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "token_normalize_func": lambda name: OLD_FLAGS.get(name, name),
+    },
+    epilog="A whole experiment: gpt3mix run CONFIG. Exit codes: 0 done, 2 wrong input, "
+    "3 stopped short but resumable, 130 interrupted.",
 )
-
-Config = Annotated[Path, typer.Argument(help="the experiment's YAML file", metavar="CONFIG")]
-Level = Annotated[
-    str | None,
-    typer.Option(help="one level, such as 1%, 8/class or full; default: every level of the config"),
-]
-Seed = Annotated[int | None, typer.Option(help="one data seed; default: every seed of the config")]
-Input = Annotated[
-    Path | None,
-    typer.Option("--input", "-i", help="real rows (JSONL, - for stdin) in place of the subsample"),
-]
-Output = Annotated[
-    Path | None,
-    typer.Option("--output", "-o", help="where to write (- for stdout) in place of the default"),
-]
-Out = Annotated[Path, typer.Option(help="folder of all results")]
-Sets = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="override a key of the config; the value is YAML; repeatable",
-    ),
-]
-Force = Annotated[bool, typer.Option("--force", help="redo what is up to date")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="say nothing but warnings and errors")]
-Json = Annotated[bool, typer.Option("--json", help="print one summary object on stdout")]
-Ratio = Annotated[
-    float | None, typer.Option(help="synthetic rows for each real one; overrides augment.ratio")
-]
-Limit = Annotated[int | None, typer.Option(min=1, help="make at most this many rows")]
-Jobs = Annotated[
-    int | None,
-    typer.Option(
-        min=1, help="trials side by side; default: what cores and memory allow (on a GPU 1)"
-    ),
-]
-Curves = Annotated[
-    Path | None,
-    typer.Option(help="folder for TensorBoard: loss and validation score of every epoch"),
-]
-Show = Annotated[
-    int,
-    typer.Option(
-        min=0, help="print this many of the rows, with parents and soft labels, as in Table 4"
-    ),
-]
-Card = Annotated[
-    bool, typer.Option("--card", help="write a data card beside the rows, to publish them with")
-]
-Licence = Annotated[
-    str | None,
-    typer.Option(help="licence of the rows, such as cc-by-4.0, for their card; writes one"),
-]
-RESULTS = Path("results")
 ENVIRONMENT = {
-    # The libraries' own bars and chatter would break ours.
+    # The progress bars and messages of libraries would break ours.
     "TRANSFORMERS_VERBOSITY": "error",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TQDM_DISABLE": "1",
     "TOKENIZERS_PARALLELISM": "false",
-    # Threads that wait by spinning bring each other to a halt where two runs share the cores, as loops over seeds do.
+    # If two runs share the cores, threads that wait by spinning slow both down to a halt.
     "OMP_WAIT_POLICY": "PASSIVE",
 }
 
 
-def _version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> None:
     if wanted:
         print(f"gpt3mix {__version__}")
         raise typer.Exit
@@ -115,7 +104,8 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _main(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="print the version"),
     ] = False,
 ) -> None:
     pass
@@ -128,15 +118,17 @@ def subsample(
     seed: Seed = None,
     output: Output = None,
     out: Out = RESULTS,
-    sets: Sets = None,
+    overrides: Overrides = None,
     force: Force = False,
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
     """Draw class-balanced training rows."""
-    with resources(config, out, sets, force, quiet, json, output) as (display, grid):
-        done = [grid.subsample(spot, output) for spot in select_cells(grid, level, seed, output)]
-        display.end(done, next_command("augment", config, level, seed))
+    options = GridOptions(config, out, overrides or (), force)
+    selection = CellSelection(level, seed, output=output)
+    with open_grid(options, OutputOptions(quiet, json), output) as (display, grid):
+        results = [grid.subsample(cell, output) for cell in select_cells(grid, selection)]
+        display.finish(results, next_command("augment", config, selection))
 
 
 @app.command()
@@ -144,7 +136,7 @@ def augment(
     config: Config,
     level: Level = None,
     seed: Seed = None,
-    source: Input = None,
+    input: Input = None,
     output: Output = None,
     ratio: Ratio = None,
     k: Annotated[
@@ -153,30 +145,21 @@ def augment(
     limit: Limit = None,
     show: Show = 0,
     card: Card = False,
-    licence: Licence = None,
+    license: License = None,
     out: Out = RESULTS,
-    sets: Sets = None,
+    overrides: Overrides = None,
     force: Force = False,
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
     """Write synthetic rows with GPT3Mix."""
-    overrides = [*(sets or []), *as_overrides({"augment.ratio": ratio, "augment.k": k})]
-    with resources(config, out, overrides, force, quiet, json, output) as (display, grid):
-        _augment(
-            display,
-            grid,
-            "gpt3mix",
-            config,
-            level,
-            seed,
-            source,
-            output,
-            limit,
-            show,
-            card,
-            licence,
-        )
+    flags = as_overrides({"augment.ratio": ratio, "augment.k": k})
+    options = GridOptions(config, out, [*(overrides or []), *flags], force)
+    selection = CellSelection(level, seed, input, output)
+    with open_grid(options, OutputOptions(quiet, json), output) as (display, grid):
+        extras = AugmentExtras(limit, show, card, license)
+        results = augment_cells(display, grid, "gpt3mix", selection, extras)
+        display.finish(results, next_command("train", config, selection))
 
 
 @app.command()
@@ -185,67 +168,30 @@ def baseline(
     method: Annotated[str, typer.Option(help="name of the baseline, such as eda or backtranslate")],
     level: Level = None,
     seed: Seed = None,
-    source: Input = None,
+    input: Input = None,
     output: Output = None,
     ratio: Ratio = None,
     limit: Limit = None,
     show: Show = 0,
     card: Card = False,
-    licence: Licence = None,
+    license: License = None,
     out: Out = RESULTS,
-    sets: Sets = None,
+    overrides: Overrides = None,
     force: Force = False,
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
     """Write synthetic rows with a baseline, such as EDA or back-translation."""
-    overrides = [*(sets or []), *as_overrides({"augment.ratio": ratio})]
-    with resources(config, out, overrides, force, quiet, json, output) as (display, grid):
+    flags = as_overrides({"augment.ratio": ratio})
+    options = GridOptions(config, out, [*(overrides or []), *flags], force)
+    selection = CellSelection(level, seed, input, output)
+    with open_grid(options, OutputOptions(quiet, json), output) as (display, grid):
         from .grid import baseline_of
 
-        baseline_of(grid.experiments[0], method)
-        _augment(
-            display, grid, method, config, level, seed, source, output, limit, show, card, licence
-        )
-
-
-def _augment(
-    display: "Display", grid: "Grid", method: str, config: Path, level: str | None, seed: int | None,
-    source: Path | None, output: Path | None, limit: int | None, show: int, card: bool, licence: str | None,
-) -> None:  # fmt: skip
-    from .augment.card import write_card
-
-    card = card or licence is not None
-    if card and output == Path("-"):
-        raise UserError(
-            "--card describes rows in a file, not on stdout", "leave out -o -, --card and --licence"
-        )
-    items: list[Done | StoppedShort] = []
-    cards = []
-    for spot in select_cells(grid, level, seed, output, source):
-        real, task, lm = source or spot.real, spot.experiment.task, spot.experiment.lm
-        for draw in [0] if output else spot.draws():
-            try:
-                items.append(made := grid.augment(spot, method, draw, source, output, limit))
-            except StoppedShort as error:
-                items.append(error)
-                if error.done is None:
-                    continue
-                made = error.done
-            display.rows(made.output, real, show, task.labels)
-            if card:
-                cards.append(
-                    write_card(
-                        made,
-                        task,
-                        real,
-                        lm.model if lm and spot.experiment.asking(method) else None,
-                        licence,
-                    )
-                )
-    if cards:
-        display.note(f"{len(cards)} card{'s' * (len(cards) != 1)}: {', '.join(map(str, cards))}")
-    display.end(items, next_command("train", config, level, seed))
+        extras = AugmentExtras(limit, show, card, license)
+        name = baseline_of(grid.experiments[0], method).name
+        results = augment_cells(display, grid, name, selection, extras)
+        display.finish(results, next_command("train", config, selection))
 
 
 @app.command()
@@ -253,157 +199,81 @@ def train(
     config: Config,
     level: Level = None,
     seed: Seed = None,
-    method: Annotated[
-        list[str] | None,
-        typer.Option(help="method to train on; repeatable; default: all of the config"),
-    ] = None,
-    source: Input = None,
-    added: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--augmented",
-            "-a",
-            help="synthetic rows (JSONL) in place of the methods' own; repeatable",
-        ),
-    ] = None,
+    method: Methods = None,
+    input: Input = None,
+    augmented: AugmentedFiles = None,
     output: Output = None,
-    trials: Annotated[
-        int | None, typer.Option(min=1, help="training runs in all; overrides trials")
-    ] = None,
-    classifier: Annotated[
-        list[str] | None,
-        typer.Option(help="classifier to train; repeatable; default: all of the config"),
-    ] = None,
-    save_model: Annotated[
-        Path | None,
-        typer.Option(
-            help="folder for the trial with the best validation score, to use with predict"
-        ),
-    ] = None,
+    trials: Trials = None,
+    classifier: Classifiers = None,
+    save_model: SaveModel = None,
     jobs: Jobs = None,
-    tensorboard: Curves = None,
+    tensorboard: TensorBoard = None,
     out: Out = RESULTS,
-    sets: Sets = None,
+    overrides: Overrides = None,
     force: Force = False,
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
     """Train and test the classifiers."""
-    with resources(config, out, sets, force, quiet, json, output) as (display, grid):
+    options = GridOptions(config, out, overrides or (), force)
+    selection = CellSelection(level, seed, input, output)
+    training = TrainSelection(method or (), classifier or (), augmented or (), save_model)
+    with open_grid(options, OutputOptions(quiet, json), output) as (display, grid):
         configure_workers(grid, jobs, tensorboard)
         if trials:
             grid.experiments = [with_trials(experiment, trials) for experiment in grid.experiments]
-        wanted = select_trainings(
-            grid,
-            config,
-            select_cells(grid, level, seed, output, source),
-            method,
-            classifier,
-            source,
-            added or (),
-            output,
-            save_model,
-        )
-        display.end(
-            list(grid.trainings(wanted)),
-            f"gpt3mix predict {save_model} -i FILE -o FILE"
-            if save_model
-            else f"gpt3mix report {output or config}",
-        )
+        steps = select_trainings(grid, selection, training)
+        following = f"gpt3mix report {output or config}"
+        if save_model:
+            following = f"gpt3mix predict {save_model} -i FILE -o FILE"
+        display.finish(list(grid.run_steps(steps, "trials files")), following)
 
 
 @app.command()
 def predict(
-    model: Annotated[
-        Path,
-        typer.Argument(
-            help="folder that train --save-model wrote, or any classifier of the transformers library",
-            metavar="MODEL",
-        ),
-    ],
-    source: Annotated[
-        Path, typer.Option("--input", "-i", help="rows with a text (JSONL, - for stdin)")
-    ],
-    output: Annotated[
-        Path,
-        typer.Option(
-            "--output",
-            "-o",
-            help="where to write the rows with `predicted` and `probs` (- for stdout)",
-        ),
-    ],
+    model: Model,
+    input: TextInput,
+    output: LabelOutput,
     force: Force = False,
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
     """Label texts with a saved model."""
-    from .console import Display
+    with open_display(OutputOptions(quiet, json), output) as display:
+        from .records import StageOptions
+        from .train.predict import predict as run_predict
 
-    if json and output == Path("-"):
-        raise UserError("--json and -o - both want stdout", "leave one of them out")
-    with Display(quiet, json) as display:
-        from .train.saved_models import predict as label
-
-        done = label(
+        result = run_predict(
             model,
-            source,
+            input,
             output,
-            command=["gpt3mix", *sys.argv[1:]],
-            force=force,
-            callbacks=display.callbacks,
+            StageOptions(["gpt3mix", *sys.argv[1:]], force, display.callbacks),
         )
-        counts = done.manifest.counts
-        if counts["labelled"]:
+        counts = result.manifest.counts
+        if labelled := counts["labelled"]:
+            right = counts["right"]
             display.note(
-                f"{counts['right']} of the {counts['labelled']} labels that the file has agree ({counts['right'] / counts['labelled']:.1%})"
+                f"{right} of the {labelled} labels in the file agree ({right / labelled:.1%})"
             )
-        display.end([done])
+        display.finish([result])
 
 
 @app.command()
 def report(
-    sources: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            help="configs, or folders and files of trials", metavar="CONFIG|DIR|FILE..."
-        ),
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="folder of the report")
-    ] = None,
-    rows: Annotated[
-        str | None,
-        typer.Option(
-            help="lines of the main table, of task, level, classifier, method, variant and swept keys: task,level"
-        ),
-    ] = None,
-    columns: Annotated[str | None, typer.Option(help="its columns: classifier,method")] = None,
-    paper: Annotated[
-        bool,
-        typer.Option(
-            "--paper", help="print the paper's figures beside ours, and what they contradict"
-        ),
-    ] = False,
-    synthetic: Annotated[
-        str | None,
-        typer.Option(
-            metavar="N|all",
-            help="synthetic rows of a cell that report.html shows, and as many rejected ones (200)",
-        ),
-    ] = None,
-    diff: Annotated[
-        tuple[Path, Path] | None,
-        typer.Option(metavar="A B", help="compare two runs, each a config, folder or file"),
-    ] = None,
+    sources: Sources = None,
+    output: ReportFolder = None,
+    rows: TableRows = None,
+    columns: TableColumns = None,
+    paper: Paper = False,
+    synthetic: SyntheticShown = None,
+    diff: Diff = None,
     out: Out = RESULTS,
-    sets: Sets = None,
+    overrides: Overrides = None,
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
     """Print and write tables, statistics and tests over all trials."""
-    from .console import Display
-
-    with Display(quiet, json) as display:
+    with open_display(OutputOptions(quiet, json)) as display:
         from .report import ReportOptions, compare_runs, parse_row_limit
         from .report import report as write_report
 
@@ -413,80 +283,97 @@ def report(
                 "for example gpt3mix report results/sst2",
             )
         if diff:
-            a, b = (report_inputs([path], out, sets, display) for path in diff)
+            a, b = (report_inputs([path], out, overrides or (), display) for path in diff)
             result = compare_runs(a, b, output or b.folder / "report", display.callbacks)
         else:
-            inputs = report_inputs(sources or [], out, sets, display)
+            inputs = report_inputs(sources or [], out, overrides or (), display)
             options = ReportOptions(rows, columns, paper, parse_row_limit(synthetic))
             folder = output or inputs.folder / "report"
             result = write_report(inputs, folder, options, display.callbacks)
-        display.report(result)
+        display.print_report(result)
 
 
 @app.command()
 def run(
-    config: Config, jobs: Jobs = None, tensorboard: Curves = None, out: Out = RESULTS, sets: Sets = None,
-    force: Force = False, quiet: Quiet = False, json: Json = False,
-) -> None:  # fmt: skip
-    """Do a whole experiment: every cell, every stage, then the report; what is up to date is skipped."""
-    with resources(config, out, sets, force, quiet, json) as (display, grid):
+    config: Config,
+    jobs: Jobs = None,
+    tensorboard: TensorBoard = None,
+    out: Out = RESULTS,
+    overrides: Overrides = None,
+    force: Force = False,
+    quiet: Quiet = False,
+    json: Json = False,
+) -> None:
+    """Run a whole experiment: every stage on every cell, then the report."""
+    options = GridOptions(config, out, overrides or (), force)
+    with open_grid(options, OutputOptions(quiet, json)) as (display, grid):
         configure_workers(grid, jobs, tensorboard)
-        done = [display.ended(item) for item in grid.run()]
-        display.report(grid.report(), done)
+        results = []
+        for result in grid.run():
+            display.log_result(result)
+            results.append(result)
+        display.print_report(grid.report(), results)
 
 
 @app.command()
 def plan(
-    config: Config, level: Level = None, seed: Seed = None, out: Out = RESULTS, sets: Sets = None, quiet: Quiet = False, json: Json = False
-) -> None:  # fmt: skip
-    """Show what would be asked and cost: rows, requests, tokens, dollars, the first prompt in full; asks nothing."""
-    with resources(config, out, sets, False, quiet, json) as (display, grid):
-        from .grid.plan import plan as planned
+    config: Config,
+    level: Level = None,
+    seed: Seed = None,
+    out: Out = RESULTS,
+    overrides: Overrides = None,
+    quiet: Quiet = False,
+    json: Json = False,
+) -> None:
+    """Show what a run would ask and cost, with the first prompt in full; ask nothing."""
+    options, selection = GridOptions(config, out, overrides or ()), CellSelection(level, seed)
+    with open_grid(options, OutputOptions(quiet, json)) as (display, grid):
+        from .grid.plan import plan as make_plan
 
-        spots = [
-            spot
-            for spot in select_cells(grid, level, seed, None)
-            if spot.used() or seed is not None
+        cells = [
+            cell
+            for cell in select_cells(grid, selection)
+            if seed is not None or grid.experiment(cell).has_trials(cell.data_seed)
         ]
-        named = level is not None or seed is not None
-        display.plan(
-            planned(grid, spots),
-            next_command("augment", config, level, seed) if named else f"gpt3mix run {config}",
-        )
+        following = f"gpt3mix run {config}"
+        if level is not None or seed is not None:
+            following = next_command("augment", config, selection)
+        display.print_plan(make_plan(grid, cells), following)
 
 
 @app.command()
 def check(
-    config: Config, out: Out = RESULTS, sets: Sets = None, quiet: Quiet = False, json: Json = False
+    config: Config,
+    out: Out = RESULTS,
+    overrides: Overrides = None,
+    quiet: Quiet = False,
+    json: Json = False,
 ) -> None:
-    """Look at config, data, models, translators and devices: a tick or the remedy for each."""
-    with resources(config, out, sets, False, quiet, json) as (display, grid):
-        from .grid.check import check as look
+    """Check config, data, models, translators and devices; name a remedy for each problem."""
+    options = GridOptions(config, out, overrides or ())
+    with open_grid(options, OutputOptions(quiet, json)) as (display, grid):
+        from .grid.check import check as run_checks
 
-        display.findings(look(grid), f"gpt3mix run {config}")
+        display.print_findings(run_checks(grid), f"gpt3mix run {config}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(
-                errors="backslashreplace"
-            )  # a terminal that has no ± must not end a night's run
-    # Imports and settings make many objects that stay: to look for garbage at every 700 new ones is a tenth of a short run.
-    gc.set_threshold(10_000)
-    # A user's setting wins.
+            # A terminal whose encoding lacks `±` must not end a long run.
+            stream.reconfigure(errors="backslashreplace")
     for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+        os.environ.setdefault(name, value)  # the user's own value wins
     try:
-        _one_of_several(None if argv is None else list(argv))
+        app(args=None if argv is None else list(argv), prog_name="gpt3mix")
     except UserError as error:
-        _complain(error)
+        print_error(error)
         return error.exit_code
     except KeyboardInterrupt:
         return _interrupted()
     except StdoutClosed:
-        # Whoever read our stdout has seen enough; what is still buffered has no reader.
+        # The reader of stdout has gone; what is still buffered has no reader.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except SystemExit as end:
@@ -496,63 +383,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         import traceback
 
         traceback.print_exc()
-        print("gpt3mix: this is a bug; what was made so far is kept", file=sys.stderr)
+        print("gpt3mix: this is a bug; finished work is kept", file=sys.stderr)
         return 1
     return 0
 
 
-def _one_of_several(arguments: list[str] | None) -> None:
-    """Run the command; of the processes that torchrun or `accelerate launch` started, only the first, the others help it."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        app(args=arguments, prog_name="gpt3mix")
-        return
-    from .train import cached_classifier
-    from .train.parallel import follow, group, leave
-
-    if group().rank:
-        follow(cached_classifier)
-        return
-    try:
-        app(args=arguments, prog_name="gpt3mix")
-    except (UserError, SystemExit):
-        leave()
-        raise  # any other error may have come in the middle of an exchange: there the launcher ends the others
-    leave()
-
-
-def _complain(error: UserError) -> None:
-    from rich.console import Console
-    from rich.text import Text
-
-    console = Console(stderr=True, soft_wrap=True, highlight=False)
-    # What can go on later is no error: a batch that was submitted, a budget that is used up.
-    word = (
-        ("stopped: ", "bold yellow") if isinstance(error, StoppedShort) else ("error: ", "bold red")
-    )
-    console.print(Text.assemble(word, error.message))
-    if error.hint:
-        console.print(
-            Text.assemble(
-                (" then: " if isinstance(error, StoppedShort) else "  fix: ", "bold green"),
-                error.hint,
-            )
-        )
-
-
 def _interrupted() -> int:
     print(
-        "gpt3mix: interrupted; what was made is kept, and the same command goes on from there",
-        file=sys.stderr,
+        "gpt3mix: interrupted; finished work is kept, and the same command resumes", file=sys.stderr
     )
     return 130
 
 
 def entry() -> None:
-    """The console script."""
+    """Run the console script."""
     code = main()
     if "torch" in sys.modules:
-        # Taking torch down takes a second, and under torchrun its threads may outlive the interpreter and abort it after all is
-        # written; files are closed and workers gone by now.
+        # Unloading torch takes a second. All files are closed and all workers have ended.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

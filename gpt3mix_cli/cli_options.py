@@ -1,225 +1,239 @@
-"""What the commands share: opening the experiment of a command line, and reading its cells and files out of the flags.
+"""The options of the commands: their types and help, and what several commands share, bundled."""
 
-Like the rest of the door it loads nothing heavy before a command runs.
-"""
-
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 
-from .errors import UserError
+import typer
 
-if TYPE_CHECKING:
-    from .console import Display
-    from .grid import Grid, Spot, Training
-    from .report import ReportInput
-    from .settings import Experiment
+RESULTS = Path("results")
+STREAM = Path("-")  # stdin as an input, stdout as an output
+
+Config = Annotated[Path, typer.Argument(help="the experiment's YAML file", metavar="CONFIG")]
+Level = Annotated[
+    str | None,
+    typer.Option(help="one level, such as 1%, 8/class or full; default: every level of the config"),
+]
+Seed = Annotated[int | None, typer.Option(help="one data seed; default: every seed of the config")]
+Input = Annotated[
+    Path | None,
+    typer.Option("--input", "-i", help="real rows (JSONL, - for stdin) in place of the subsample"),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", help="where to write (- for stdout) in place of the default"),
+]
+Out = Annotated[Path, typer.Option(help="folder of all results")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="override a key of the config; the value is YAML; repeatable",
+    ),
+]
+Force = Annotated[bool, typer.Option("--force", help="redo what is up to date")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="show only warnings and errors")]
+Json = Annotated[bool, typer.Option("--json", help="print one summary object on stdout")]
+Ratio = Annotated[
+    float | None, typer.Option(help="synthetic rows for each real one; overrides augment.ratio")
+]
+Limit = Annotated[int | None, typer.Option(min=1, help="write at most this many rows")]
+Show = Annotated[
+    int,
+    typer.Option(
+        min=0, help="print this many rows with their parents and soft labels, as in Table 4"
+    ),
+]
+Card = Annotated[
+    bool, typer.Option("--card", help="write a data card for each file of rows, to publish it with")
+]
+License = Annotated[
+    str | None,
+    typer.Option(help="license of the rows, such as cc-by-4.0, for their card; implies --card"),
+]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="trials at the same time; default: as many as cores and memory allow (on a GPU 1)",
+    ),
+]
+TensorBoard = Annotated[
+    Path | None,
+    typer.Option(
+        "--tensorboard", help="folder for TensorBoard: loss and validation score of every epoch"
+    ),
+]
+
+# Of train
+Methods = Annotated[
+    list[str] | None,
+    typer.Option("--method", help="method to train with; repeatable; default: all of the config"),
+]
+Classifiers = Annotated[
+    list[str] | None,
+    typer.Option("--classifier", help="classifier to train; repeatable; default: all"),
+]
+AugmentedFiles = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--augmented",
+        "-a",
+        help="synthetic rows (JSONL) in place of the methods' own; repeatable",
+    ),
+]
+Trials = Annotated[int | None, typer.Option(min=1, help="training runs in all; overrides trials")]
+SaveModel = Annotated[
+    Path | None,
+    typer.Option(help="folder for the trial with the best validation score, to use with predict"),
+]
+
+# Of predict
+Model = Annotated[
+    Path,
+    typer.Argument(
+        help="folder that train --save-model wrote, or any classifier of transformers",
+        metavar="MODEL",
+    ),
+]
+TextInput = Annotated[
+    Path, typer.Option("--input", "-i", help="rows with a text (JSONL, - for stdin)")
+]
+LabelOutput = Annotated[
+    Path,
+    typer.Option(
+        "--output",
+        "-o",
+        help="where to write the rows with `predicted` and `probs` (- for stdout)",
+    ),
+]
+
+# Of report
+Sources = Annotated[
+    list[Path] | None,
+    typer.Argument(help="configs, or folders and files of trials", metavar="CONFIG|DIR|FILE..."),
+]
+ReportFolder = Annotated[Path | None, typer.Option("--output", "-o", help="folder of the report")]
+TableRows = Annotated[
+    str | None,
+    typer.Option(
+        "--rows",
+        help="rows of the main table: any of task, level, classifier, method, variant and swept "
+        "keys; default: task,level",
+    ),
+]
+TableColumns = Annotated[
+    str | None, typer.Option("--columns", help="its columns; default: classifier,method")
+]
+Paper = Annotated[
+    bool,
+    typer.Option("--paper", help="print the paper's values next to ours, and what they contradict"),
+]
+SyntheticShown = Annotated[
+    str | None,
+    typer.Option(
+        "--synthetic",
+        metavar="N|all",
+        help="synthetic rows of a cell that report.html shows, and as many rejected ones; "
+        "default: 200",
+    ),
+]
+Diff = Annotated[
+    tuple[Path, Path] | None,
+    typer.Option(metavar="A B", help="compare two runs, each a config, folder or file"),
+]
 
 
-class resources:
-    """The display and the grid of a command."""
+@dataclass(frozen=True)
+class GridOptions:
+    """Which experiment a command runs.
 
-    def __init__(
-        self,
-        config: Path,
-        out: Path,
-        sets: Sequence[str] | None,
-        force: bool,
-        quiet: bool,
-        json: bool,
-        output: Path | None = None,
-    ) -> None:
-        """Keep the flags that every command has; `output` is that of rows."""
-        from .console import Display
-
-        if json and output == Path("-"):
-            raise UserError("--json and -o - both want stdout", "leave one of them out")
-        self._display = Display(quiet, json)
-        self._arguments = config, out, sets, force
-
-    def __enter__(self) -> "tuple[Display, Grid]":
-        config, out, sets, force = self._arguments
-        self._grid = grid_of(config, out, sets, force, self._display)
-        return self._display.__enter__(), self._grid
-
-    def __exit__(self, *error: Any) -> None:
-        self._grid.close()
-        self._display.__exit__(*error)
-
-
-def grid_of(
-    config: Path, out: Path, sets: Sequence[str] | None, force: bool, display: "Display"
-) -> "Grid":
-    """Return the grid of a config's experiments."""
-    from .config import load
-    from .grid import Grid
-
-    return Grid(load(config, sets or ()), out, ["gpt3mix", *sys.argv[1:]], force, display.callbacks)
-
-
-def report_inputs(
-    paths: Sequence[Path], out: Path, sets: Sequence[str] | None, display: "Display"
-) -> "ReportInput":
-    """Return what is to be reported on: the trials of configs, folders and files.
-
-    Raises:
-        UserError: for a path that is not there.
+    Attributes:
+        config: the experiment's file.
+        out: folder of all results.
+        overrides: `KEY=VALUE`, applied to the config.
+        force: redo what is up to date.
     """
-    from .report import ReportInput
 
-    if missing := [path for path in paths if not path.exists()]:
-        raise UserError(
-            f"{missing[0]}: no such file or folder",
-            "give a config, a results folder, or trials files",
-        )
-    configs = [path for path in paths if path.suffix.lower() in (".yaml", ".yml")]
-    others = [path for path in paths if path not in configs]
-    grids = [grid_of(path, out, sets, False, display) for path in configs]
-    names = [grid.experiments[0].name for grid in grids] + [_name(path) for path in others]
-    wanted = [item for grid in grids for item in grid.wanted()]
-    if grids:
-        return ReportInput(
-            ", ".join(dict.fromkeys(names)),
-            others,
-            wanted,
-            out / names[0] if len(paths) == 1 else out,
-        )
-    return ReportInput(
-        ", ".join(dict.fromkeys(names)),
-        others,
-        [],
-        others[0] if others[0].is_dir() else others[0].parent,
-    )
+    config: Path
+    out: Path = RESULTS
+    overrides: Sequence[str] = ()
+    force: bool = False
 
 
-def _name(path: Path) -> str:
-    """Return what a folder or file of trials is called; one that is named like all others is called by its folder."""
-    return (
-        path.resolve().name
-        if path.is_dir()
-        else path.stem
-        if path.stem != "trials"
-        else path.resolve().parent.name
-    )
+@dataclass(frozen=True)
+class OutputOptions:
+    """What a command prints.
+
+    Attributes:
+        quiet: only warnings and errors.
+        json: one summary object on stdout.
+    """
+
+    quiet: bool = False
+    json: bool = False
 
 
-def configure_workers(grid: "Grid", jobs: int | None, curves: Path | None) -> None:
-    """Say where trials run and who watches them."""
-    if curves:
-        from .train.tensorboard import probe
+@dataclass(frozen=True)
+class CellSelection:
+    """Which cells a command works on.
 
-        probe()
-    grid.jobs, grid.curves = jobs, curves
+    Attributes:
+        level: one level; None for every level of the config.
+        seed: one data seed; None for every seed of the config.
+        input: real rows in place of the subsample; selects one cell.
+        output: where to write in place of the default; selects one cell.
+    """
+
+    level: str | None = None
+    seed: int | None = None
+    input: Path | None = None
+    output: Path | None = None
 
 
-def as_overrides(values: dict[str, Any]) -> list[str]:
-    """Return the flags that were given as `--set` has them."""
+@dataclass(frozen=True)
+class AugmentExtras:
+    """What `augment` and `baseline` do besides writing rows.
+
+    Attributes:
+        limit: at most this many rows of a file.
+        show: number of rows to print.
+        card: whether to write a data card.
+        license: of the rows; a card is written for it.
+    """
+
+    limit: int | None = None
+    show: int = 0
+    card: bool = False
+    license: str | None = None
+
+
+@dataclass(frozen=True)
+class TrainSelection:
+    """What `train` runs on the selected cells.
+
+    Attributes:
+        methods: names of methods; empty for all of the config.
+        classifiers: names of classifiers; empty for all of the config.
+        augmented: files of synthetic rows in place of the methods' own.
+        save_model: folder for the best trial's model.
+    """
+
+    methods: Sequence[str] = ()
+    classifiers: Sequence[str] = ()
+    augmented: Sequence[Path] = ()
+    save_model: Path | None = None
+
+
+def as_overrides(values: Mapping[str, Any]) -> list[str]:
+    """Return flags as `KEY=VALUE`; flags that were not given are left out."""
     return [f"{key}={value}" for key, value in values.items() if value is not None]
 
 
-def with_trials(experiment: "Experiment", trials: int) -> "Experiment":
-    """Return the experiment with so many trials for every classifier."""
-    # The flag wins over a classifier's own `trials` too.
-    classifiers = [
-        classifier.model_copy(update={"trials": None}) for classifier in experiment.classifiers
-    ]
-    return experiment.model_copy(update={"trials": trials, "classifiers": classifiers})
-
-
-def select_cells(
-    grid: "Grid",
-    level: str | None,
-    seed: int | None,
-    output: Path | None,
-    source: Path | None = None,
-) -> "list[Spot]":
-    """Return the cells that the flags name; where one file is named there is but one."""
-    from .settings import level as parse_level
-
-    try:
-        _ = level and parse_level(level)
-    except ValueError as error:
-        raise UserError(f"--level {level}: {error}", "write 0.1%, 8/class or full") from None
-    spots = list(grid.spots(level, seed))
-    if seed is not None and seed not in grid.experiments[0].subsample.seeds:
-        grid.callbacks.warn(
-            f"data seed {seed} is not listed in subsample.seeds; it is used all the same, but `run` and `report CONFIG` leave it out"
-        )
-    if source and output and len(grid.experiments) == 1:
-        return spots[:1]  # both ends are given, so that level and seed are but their name
-    if (output or source) and len(spots) != 1:
-        flag = "-o" if output else "-i"
-        raise UserError(
-            f"{flag} names one file, but the config has {len(spots)} cells",
-            "choose one with --level and --seed",
-        )
-    return spots
-
-
-def next_command(stage: str, config: Path, level: str | None, seed: int | None) -> str:
-    """Return the next command."""
-    chosen = "".join(
-        f" --{name} {value}"
-        for name, value in (("level", level), ("seed", seed))
-        if value is not None
-    )
+def next_command(stage: str, config: Path, selection: CellSelection) -> str:
+    """Return the command that comes after this one."""
+    flags = (("level", selection.level), ("seed", selection.seed))
+    chosen = "".join(f" --{name} {value}" for name, value in flags if value is not None)
     return f"gpt3mix {stage} {config}{chosen}"
-
-
-def select_trainings(
-    grid: "Grid", config: Path, spots: "list[Spot]", methods: Sequence[str] | None, classifiers: Sequence[str] | None,
-    source: Path | None, added: Sequence[Path], output: Path | None, save: Path | None,
-) -> "list[Training]":  # fmt: skip
-    """Return what `train` is to do."""
-    from .grid import ONLY_REAL, Training, as_method, classifier_known, method_known
-
-    if not grid.experiments[0].classifiers:
-        raise UserError(
-            f"{config}: `classifiers:` is empty, so there is nothing to train",
-            "add for example classifiers: [{kind: linear}]",
-        )
-    chosen = [classifier_known(grid.experiments[0], name) for name in classifiers or ()]
-    found, passed = [], list[str]()
-    for spot in spots:
-        if added:
-            names = [as_method(name) for name in methods or [grid.added_method(added)]]
-        else:
-            names = [
-                method_known(spot.experiment, name) for name in methods or spot.experiment.methods
-            ]
-        kinds = [one for one in spot.experiment.classifiers if not chosen or one.name in chosen]
-        pairs = [(name, one) for name in names for one in kinds if spot.dealt(one)]
-        found += [
-            Training(spot, name, one, source, added, output, save)
-            for name, one in pairs
-            if spot.experiment.tried(name, one)
-        ]
-        passed += [one.name for name, one in pairs if not spot.experiment.tried(name, one)]
-    for flag, place in (("-o names one file", output), ("--save-model names one folder", save)):
-        if place and len(found) > 1:
-            raise UserError(
-                f"{flag}, but {len(found)} are to be written",
-                "choose one cell with --level, --seed, --method and --classifier",
-            )
-    for name in dict.fromkeys(passed):
-        grid.callbacks.warn(f"classifier '{name}' {ONLY_REAL}; the other methods are left out")
-    if passed and not found:
-        raise UserError(
-            f"nothing to do: classifier '{passed[0]}' {ONLY_REAL}",
-            "give --method none, or another --classifier",
-        )
-    if not found:
-        raise UserError(
-            "no trial falls on this data seed: trials are dealt over the seeds in turn",
-            "raise trials, or name fewer seeds",
-        )
-    if save:
-        from .train.saved_models import check_save_folder
-
-        check_save_folder(save)
-        if output == Path("-"):
-            raise UserError(
-                "--save-model needs the trials in a file, not on stdout", "leave out -o -"
-            )
-    return found

@@ -1,12 +1,12 @@
-"""Reads an experiment file: YAML, then `--set` overrides, then the settings models, all problems told together.
+"""Reads an experiment file: YAML, then `--set` overrides, then the settings models.
 
-Limits: one document a file, no YAML tags; a `task:` that is a path is read from that file; paths are relative to the
-file in which they stand; class names and label tokens are read as written, so `no` and `1` stay words.
+All problems of a file are reported together. A file holds one document without YAML tags. A `task:`
+that is a path is read from that file. Paths are relative to the file that names them. Class names
+and label tokens are read as written: `no` and `1` stay words.
 """
 
 import itertools
 import re
-import types
 import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,15 +15,16 @@ from typing import Any
 import pydantic
 import yaml
 
-from .errors import UserError, did_you_mean
-from .settings import NAME, Experiment, Settings
+from .errors import UserError
+from .settings import FILE_NAME_PATTERN, Experiment
+from .settings.problems import format_problems
 
-# The sections whose scalars are words even if they look like booleans, numbers or nothing.
-WORDS = {"labels", "values"}
+# Sections whose scalars are words even if they look like booleans, numbers or null.
+WORD_SECTIONS = {"labels", "values"}
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's core scalars: `yes` and `off` are words, `3e-5` is a number, 1:30 is no sexagesimal."""
+    """YAML 1.2's core scalars: `yes` and `off` are words, `3e-5` is a number, `1:30` is a word."""
 
 
 _Loader.yaml_implicit_resolvers = {}
@@ -44,28 +45,29 @@ for _tag, _pattern, _first in (
     )
 
 
-# Without YAML 1.1's octal: 010 is ten.
+# Unlike in YAML 1.1, 010 is ten.
 _Loader.add_constructor(
     "tag:yaml.org,2002:int",
     lambda loader, node: int(loader.construct_scalar(typing.cast(yaml.ScalarNode, node))),
 )
 
 
-def load(path: Path, overrides: Sequence[str] = ()) -> list[Experiment]:
-    """Return the experiments that a file describes: one, or one a variant where it has a `sweep`.
+def load_experiments(path: Path, overrides: Sequence[str] = ()) -> list[Experiment]:
+    """Return the experiments that a file describes: one for each variant of its `sweep`, or one.
 
     Args:
         path: the YAML file.
-        overrides: `a.b.c=value` each; the value is YAML and may be a whole mapping. An overridden key is swept no more.
+        overrides: `a.b.c=value`; the value is YAML and may be a whole mapping. Overriding a key
+            removes it from the sweep.
 
     Raises:
-        UserError: with every problem of the file, each with its key path.
+        UserError: with every problem of the file and the key of each.
     """
     raw = _read(path)
     if not isinstance(raw, dict):
         raise UserError(
-            f"{path}: the file holds no mapping of keys",
-            "see configs/demo.yaml for a whole example",
+            f"{path}: the file is not a mapping of keys",
+            "see configs/demo.yaml for a complete example",
         )
     if raw.get("name") is None:
         raw["name"] = path.stem
@@ -74,18 +76,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> list[Experiment]:
     if isinstance(raw.get("task"), str):
         _set(raw, "task", raw["task"], path, str(path))
     for override in overrides:
-        key, equals, value = override.partition("=")
-        key = key.strip()
-        if not equals or not key:
-            raise UserError(
-                f"--set {override}: expected key=value", "for example --set augment.k=4"
-            )
-        where = f"--set {key}"
-        _set(raw, key, _parse(value, where, words=_of_words(key)), path, where)
-        if isinstance(raw["sweep"], dict):
-            raw["sweep"] = {
-                swept: values for swept, values in raw["sweep"].items() if not _overlap(key, swept)
-            }
+        _override(raw, override, path)
     experiments = [
         _validate(path, variant, raw_variant) for variant, raw_variant in _variants(raw, path)
     ]
@@ -94,34 +85,44 @@ def load(path: Path, overrides: Sequence[str] = ()) -> list[Experiment]:
         settings = experiment.model_dump(exclude={"sweep"})
         if settings in seen:
             raise UserError(
-                f"{path}: sweep: the variant {experiment.variant} has the settings of an earlier one",
+                f"{path}: sweep: the variant {experiment.variant} has the settings of an earlier "
+                "one",
                 "sweep each value once",
             )
         seen.append(settings)
     return experiments
 
 
-def _of_words(key: str) -> bool:
-    return not WORDS.isdisjoint(key.split("."))
+def _override(raw: dict[str, Any], override: str, path: Path) -> None:
+    key, equals, value = override.partition("=")
+    key = key.strip()
+    if not equals or not key:
+        raise UserError(f"--set {override}: expected key=value", "for example --set augment.k=4")
+    where = f"--set {key}"
+    _set(raw, key, _parse(value, where, words=_holds_words(key)), path, where)
+    sweep = raw["sweep"]
+    if isinstance(sweep, dict):
+        raw["sweep"] = {name: sweep[name] for name in sweep if not _overlap(key, name)}
+
+
+def _holds_words(key: str) -> bool:
+    return not WORD_SECTIONS.isdisjoint(key.split("."))
 
 
 def _overlap(key: str, other: str) -> bool:
-    """Return whether one of two dotted keys is the other or lies in it."""
+    """Return whether two dotted keys are equal, or one is inside the other."""
     return f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.")
 
 
 def _set(raw: dict[str, Any], key: str, value: Any, path: Path, where: str) -> None:
-    """Set the value at a dotted key; a task that is a path is read at once, so that its keys can be set after it."""
+    """Set the value at a dotted key; a task file is read at once: its keys may be set next."""
     if key == "task" and isinstance(value, str):
         raw["task"] = _task_file(path, value)
+    elif key.startswith("sweep."):
+        # The keys of a sweep contain dots.
+        _put(raw, ["sweep", key.removeprefix("sweep.")], value, where)
     else:
-        # The keys of a sweep are themselves dotted.
-        _put(
-            raw,
-            ["sweep", key.removeprefix("sweep.")] if key.startswith("sweep.") else key.split("."),
-            value,
-            where,
-        )
+        _put(raw, key.split("."), value, where)
 
 
 def _read(path: Path) -> Any:
@@ -149,15 +150,15 @@ def _parse(text: str, where: str, words: bool = False) -> Any:
         return loader.construct_document(node)
     except RecursionError:
         raise UserError(
-            f"{where}: an alias holds itself, or the file is nested too deep",
+            f"{where}: an alias contains itself, or the file is nested too deeply",
             "write the values out",
         ) from None
     except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
-        place = f"{where}, line {mark.line + 1}" if mark else where
+        where = f"{where}, line {mark.line + 1}" if mark else where
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or error
         raise UserError(
-            f"{place}: no valid YAML: {problem}", "check indentation, colons and quotes"
+            f"{where}: not valid YAML: {problem}", "check indentation, colons and quotes"
         ) from None
     finally:
         if loader is not None:
@@ -165,7 +166,10 @@ def _parse(text: str, where: str, words: bool = False) -> Any:
 
 
 def _prepare(node: yaml.Node, where: str, words: bool) -> None:
-    """Turn the scalars of word sections into strings, and refuse a key that stands twice: YAML would drop one silently."""
+    """Turn the scalars of word sections into strings, and refuse duplicate keys.
+
+    YAML would silently use the last of them.
+    """
     if isinstance(node, yaml.ScalarNode) and words:
         node.tag = "tag:yaml.org,2002:str"
     elif isinstance(node, yaml.SequenceNode):
@@ -181,13 +185,13 @@ def _prepare(node: yaml.Node, where: str, words: bool) -> None:
                 )
             if key.value in seen and key.value != "<<":
                 raise UserError(
-                    f"{where}, line {key.start_mark.line + 1}: the key '{key.value}' stands twice",
+                    f"{where}, line {key.start_mark.line + 1}: duplicate key '{key.value}'",
                     "remove one of the two",
                 )
             seen.add(key.value)
             if key.tag != "tag:yaml.org,2002:merge":
                 key.tag = "tag:yaml.org,2002:str"
-            _prepare(value, where, words or _of_words(key.value))
+            _prepare(value, where, words or _holds_words(key.value))
 
 
 def _task_file(path: Path, task: str) -> Any:
@@ -199,7 +203,7 @@ def _task_file(path: Path, task: str) -> Any:
         )
     raw = _read(file)
     if isinstance(raw, dict):
-        if NAME.fullmatch(file.stem):
+        if FILE_NAME_PATTERN.fullmatch(file.stem):
             raw.setdefault("name", file.stem)
         if isinstance(raw.get("data"), dict):
             _anchor(raw["data"], ("train", "validation", "test", "path"), file.parent)
@@ -207,30 +211,30 @@ def _task_file(path: Path, task: str) -> Any:
 
 
 def _anchor(mapping: dict[str, Any], keys: Sequence[str], folder: Path) -> None:
-    """Make the paths under `keys` independent of the working directory; a name that is no path there is left alone."""
+    """Make the paths under `keys` absolute; a name that is not a path in `folder` stays."""
     for key in keys:
         value = mapping.get(key)
         if isinstance(value, str) and value:
             try:
-                place = folder / Path(value).expanduser()
-                # `models/en-{pivot}` is a path where any pivot's folder is there.
-                several = "{pivot}" in place.name and any(
-                    place.parent.glob(place.name.replace("{pivot}", "*"))
+                path = folder / Path(value).expanduser()
+                # `models/en-{pivot}` is a path if the folder of any pivot exists.
+                has_pivots = "{pivot}" in path.name and any(
+                    path.parent.glob(path.name.replace("{pivot}", "*"))
                 )
-                if place.exists() or several or mapping.get("kind") == "files":
-                    mapping[key] = str(place.resolve())
+                if path.exists() or has_pivots or mapping.get("kind") == "files":
+                    mapping[key] = str(path.resolve())
             except (OSError, RuntimeError, ValueError):
-                pass  # no path at all: whoever opens it will say so
+                pass  # not a path; opening it will raise the error
 
 
 def _put(raw: Any, keys: Sequence[str], value: Any, where: str) -> None:
-    """Set the value at a dotted key, making mappings on the way; a number names an entry of a list."""
+    """Set the value at a dotted key and create the mappings on the way; lists take an index."""
     for position, key in enumerate(keys):
         last = position == len(keys) - 1
         if isinstance(raw, list):
             if not key.isdigit() or int(key) >= len(raw):
                 raise UserError(
-                    f"{where}: '{key}' names no entry of a list of {len(raw)}",
+                    f"{where}: '{key}' is not an index of a list of {len(raw)}",
                     "entries are numbered from 0",
                 )
             index: Any = int(key)
@@ -241,7 +245,7 @@ def _put(raw: Any, keys: Sequence[str], value: Any, where: str) -> None:
         else:
             raise UserError(
                 f"{where}: '{'.'.join(keys[:position])}' is a plain value and has no keys",
-                "set the whole of it instead",
+                "set all of it instead",
             )
         if last:
             raw[index] = value
@@ -259,11 +263,11 @@ def _variants(raw: dict[str, Any], path: Path) -> Iterator[tuple[dict[str, Any],
         )
     for values in itertools.product(*sweep.values()):
         variant = dict(zip(sweep, values, strict=True))
-        # A deep copy by construction: variants must not share the mappings that `_put` writes into.
-        copy = _copy(raw)
+        # Variants must not share the mappings that `_put` writes into, not even those of an alias.
+        raw_variant = _copy(raw)
         for key, value in variant.items():
-            _set(copy, key, _copy(value), path, f"{path}: sweep: {key}")
-        yield variant, copy
+            _set(raw_variant, key, _copy(value), path, f"{path}: sweep: {key}")
+        yield variant, raw_variant
 
 
 def _copy(value: Any) -> Any:
@@ -276,25 +280,24 @@ def _validate(path: Path, variant: dict[str, Any], raw: dict[str, Any]) -> Exper
     task = raw.get("task")
     if isinstance(task, dict):
         name = str(raw.get("name"))
-        task.setdefault("name", name if NAME.fullmatch(name) else "task")  # a bad name is told once
+        # A bad name is reported once, for the experiment.
+        task.setdefault("name", name if FILE_NAME_PATTERN.fullmatch(name) else "task")
         if isinstance(task.get("data"), dict):
             _anchor(task["data"], ("train", "validation", "test", "path"), path.parent)
     for section in [raw.get("lm"), *_items(raw.get("baselines")), *_items(raw.get("classifiers"))]:
         if isinstance(section, dict):
-            # What an endpoint calls its model is no path, whatever stands in the folder.
-            places = (
-                ("tokenizer", "prices")
-                if section.get("kind") == "openai"
-                else ("model", "forward", "backward")
-            )
-            _anchor(section, places, path.parent)
+            # An endpoint's name of its model is not a path, even if a folder has the same name.
+            is_endpoint = section.get("kind") == "openai"
+            keys = ("tokenizer", "prices") if is_endpoint else ("model", "forward", "backward")
+            _anchor(section, keys, path.parent)
     if isinstance(raw.get("augment"), dict):
         _anchor(raw["augment"], ("similarity",), path.parent)
     try:
         experiment = Experiment.model_validate(raw)
     except pydantic.ValidationError as error:
         raise UserError(
-            _all_problems(path, raw, error), "mend the file, or override a key with --set key=value"
+            format_problems(path, raw, error),
+            "fix the file, or override a key with --set key=value",
         ) from None
     experiment._variant.update(variant)
     return experiment
@@ -302,83 +305,3 @@ def _validate(path: Path, variant: dict[str, Any], raw: dict[str, Any]) -> Exper
 
 def _items(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
-
-
-def _all_problems(path: Path, raw: Any, error: pydantic.ValidationError) -> str:
-    problems: dict[str, list[str]] = {}
-    for item in error.errors():
-        key, fields = _locate(raw, item["loc"])
-        message = _in_words(item, fields)
-        if message not in problems.setdefault(key, []):
-            problems[key].append(message)
-    lines = [
-        f"  {key or '(whole file)'}: {', or '.join(messages)}" for key, messages in problems.items()
-    ]
-    return "\n".join(
-        [f"{path}: {len(lines)} problem{'s' if len(lines) > 1 else ''} in the settings", *lines]
-    )
-
-
-def _in_words(item: Any, fields: Sequence[str]) -> str:
-    given = item.get("input")
-    match item["type"]:
-        case "extra_forbidden":
-            return f"unknown key{did_you_mean(str(item['loc'][-1]), fields)} (known here: {', '.join(fields)})"
-        case "missing":
-            return "is needed and missing"
-        case "union_tag_invalid":
-            expected = [word.strip("' ") for word in item["ctx"]["expected_tags"].split(",")]
-            return f"unknown kind '{item['ctx']['tag']}'{did_you_mean(item['ctx']['tag'], expected)} (known: {', '.join(expected)})"
-        case "union_tag_not_found":
-            return "needs a `kind:`"
-        case "model_type" | "model_attributes_type" | "dict_type":
-            return f"expected a mapping of keys, got {given!r}"
-        case "value_error":
-            return str(item["ctx"]["error"])
-        case _:
-            message = item["msg"][0].lower() + item["msg"][1:]
-            return message if isinstance(given, dict) else f"{message}, got {given!r}"
-
-
-def _locate(raw: Any, loc: Sequence[int | str]) -> tuple[str, list[str]]:
-    """Return the key path as the user wrote it and the keys known beside it; pydantic's union tags are no keys."""
-    path: list[str] = []
-    options: list[Any] = [Experiment]
-    fields: list[str] = []
-    for part in loc:
-        models = [
-            option
-            for option in options
-            if isinstance(option, type) and issubclass(option, Settings)
-        ]
-        tagged = [
-            m
-            for m in models
-            if "kind" in m.model_fields
-            and part in typing.get_args(m.model_fields["kind"].annotation)
-        ]
-        if tagged:
-            options = tagged
-            continue
-        fields = [name for m in models for name in m.model_fields]
-        inside = raw is not None and isinstance(raw, dict | list)
-        known = [m.model_fields[part].annotation for m in models if part in m.model_fields]
-        if not known and not models and not isinstance(part, int) and not (inside and part in raw):
-            continue  # the name of a union's member, such as 'float' or "literal['auto']"
-        path.append(str(part))
-        if known:
-            options = [option for annotation in known for option in _alternatives(annotation)]
-        if isinstance(raw, dict):
-            raw = raw.get(part)
-        elif isinstance(raw, list) and isinstance(part, int) and part < len(raw):
-            raw = raw[part]
-        else:
-            raw = None
-    return ".".join(path), fields
-
-
-def _alternatives(annotation: Any) -> list[Any]:
-    """Return the members of a union, the element of a list, or the annotation itself."""
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType, typing.Annotated, list):
-        return [inner for part in typing.get_args(annotation) for inner in _alternatives(part)]
-    return [annotation]

@@ -1,6 +1,7 @@
-"""What a person sees: progress bars and warnings on stderr, tables and summaries on stdout.
+"""What a person sees: progress and warnings on stderr, tables and summaries on stdout.
 
-Nothing moves where stderr is no terminal; there each finished file gets a line. With `--json` stdout carries one object.
+Progress bars need a terminal; elsewhere each finished file gets a line. With `--json` stdout holds
+one object.
 """
 
 import itertools
@@ -28,83 +29,99 @@ from rich.table import Table
 from rich.text import Text
 
 from .errors import Callbacks, StdoutClosed, StoppedShort, UserError
-from .files import DISK_TROUBLE, STDIO, disk
-from .records import Augmented, Done, Example, read
+from .files import DISK_ERRORS, STDIO, write_errors
+from .layout import variant_name
+from .records import Augmented, Example, IncompleteOutput, StageResult, read_records
 
 if TYPE_CHECKING:
-    from .augment.card import Line
+    from .augment.card import Table4Row
     from .grid.check import Finding
     from .grid.estimates import Plan
     from .report import Report
 
-
-A_WORD = 60.0  # seconds between two words of progress where there are no bars
+PROGRESS_INTERVAL_S = 60.0  # between two lines of progress where there are no bars
+MIN_PIPE_WIDTH = 200  # columns of a table that is piped: what a narrow one cuts off would be lost
 
 
 class _Stdout(Console):
-    """Stdout, whose reader may go away (`| head`)."""
+    """Stdout, whose reader may close it early (`| head`)."""
 
     def on_broken_pipe(self) -> None:
         raise StdoutClosed
 
 
 class Display:
-    """Renders what stages tell; a context manager around one command."""
+    """The display of one command, as a context manager.
+
+    Args:
+        quiet: show only warnings and errors.
+        as_json: print one summary object on stdout in place of tables.
+    """
 
     def __init__(self, quiet: bool, as_json: bool) -> None:
-        """Open the streams; nothing is shown yet."""
+        """Open the streams; show nothing yet."""
         self._quiet, self._json = quiet, as_json
         self._err = Console(stderr=True, soft_wrap=True, highlight=False)
         self._out = _Stdout(highlight=False)
         self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(16), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(16),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
             TextColumn("[dim]{task.fields[detail]}"),
-            console=self._err, transient=True, disable=quiet or not self._err.is_terminal,
-        )  # fmt: skip
+            console=self._err,
+            transient=True,
+            disable=quiet or not self._err.is_terminal,
+        )
         self._tasks: dict[str, TaskID] = {}
-        self._warned: list[str] = []
+        self._warnings: list[str] = []
         self._lock = threading.Lock()
-        self._said = time.monotonic()
+        self._last_progress = time.monotonic()
 
     def __enter__(self) -> "Display":
-        """Begin to show progress."""
+        """Start to show progress."""
         self._progress.start()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        """Remove the bars; say what became of stdout if it could not be written."""
+        """Remove the bars; explain an error of stdout."""
         self._progress.stop()
         if isinstance(error[1], BrokenPipeError):
             raise StdoutClosed from None
-        if isinstance(error[1], OSError) and error[1].errno in DISK_TROUBLE:
-            with disk(Path("stdout")):
+        if isinstance(error[1], OSError) and error[1].errno in DISK_ERRORS:
+            with write_errors(Path("stdout")):
                 raise error[1]
+
+    # While a stage works -------------------------------------------------------------------------
 
     @property
     def callbacks(self) -> Callbacks:
-        """What a stage calls to show progress and warnings; safe to call from any thread."""
+        """How a stage shows progress and warnings; any thread may call them."""
         return Callbacks(self.progress, self.warn)
 
     def warn(self, message: str) -> None:
-        """Show a warning, each only once."""
+        """Show a warning, unless it was shown before."""
         with self._lock:
-            if message not in self._warned:
-                self._warned.append(message)
+            if message not in self._warnings:
+                self._warnings.append(message)
                 self._progress.console.print(Text.assemble(("warning: ", "bold yellow"), message))
 
     def progress(self, name: str, done: int, total: int | None = None, detail: str = "") -> None:
-        """Show a step of progress: a bar in a terminal, elsewhere a line now and then."""
+        """Show progress: a bar in a terminal, elsewhere a line from time to time."""
         with self._lock:
             if not self._progress.disable:
-                self._show_bar(name, done, total, detail)
-            elif not self._quiet and time.monotonic() - self._said > A_WORD and done != total:
-                # A log without a line for an hour looks like a run that hangs.
-                self._said = time.monotonic()
-                self._err.print(
-                    Text(f"{name}: {done} of {total}{f' ({detail})' if detail else ''}")
-                )
+                self._update_bar(name, done, total, detail)
+                return
+            now = time.monotonic()
+            waited = now - self._last_progress > PROGRESS_INTERVAL_S
+            # A log without a line for an hour looks like a run that hangs.
+            if waited and not self._quiet and done != total:
+                self._last_progress = now
+                suffix = f" ({detail})" if detail else ""
+                self._err.print(Text(f"{name}: {done} of {total}{suffix}"))
 
-    def _show_bar(self, name: str, done: int, total: int | None, detail: str) -> None:
+    def _update_bar(self, name: str, done: int, total: int | None, detail: str) -> None:
         if name not in self._tasks:
             self._tasks[name] = self._progress.add_task(name, total=total, detail="")
         if done == total:
@@ -112,331 +129,275 @@ class Display:
         else:
             self._progress.update(self._tasks[name], completed=done, total=total, detail=detail)
 
-    def ended(self, item: Done | StoppedShort) -> Done | StoppedShort:
-        """Say that a stage of many has ended: a log has no bars."""
-        if self._progress.disable and isinstance(item, Done):
-            self._line(item)
-        return item
+    def log_result(self, result: StageResult | StoppedShort) -> None:
+        """Show that one stage of many has ended, where there are no bars."""
+        if self._progress.disable and isinstance(result, StageResult):
+            self._print_output(result)
 
     def note(self, text: str) -> None:
-        """Say something that is neither progress nor a warning."""
+        """Show a message that is neither progress nor a warning."""
         if not self._quiet:
             self._progress.stop()
             self._err.print(Text(text))
 
-    def end(self, items: Sequence[Done | StoppedShort], following: str = "") -> None:
-        """Say what was written, how many rows, and the next command."""
-        self._progress.stop()
-        done = [made for item in items if (made := item if isinstance(item, Done) else item.done)]
-        for item in done:
-            self._line(item)
-        self._figures(done)
-        if self._json:
-            self._print_json(
-                {"outputs": [_summary(item) for item in done], "warnings": self._warned}
-            )
-        self._raise(items)
-        if not self._quiet:
-            rows = sum(_rows(item) for item in done)
-            skipped = sum(item.skipped for item in done)
-            kept = f" ({skipped} up to date, skipped)" if skipped else ""
-            self._err.print(
-                Text(
-                    f"{len(done)} file{'s' * (len(done) != 1)}, {rows} rows{kept}"
-                    + (f"; next: {following}" if following else "")
-                )
-            )
+    def print_examples(
+        self, output: Path, source: Path, count: int, tokens: Mapping[str, str]
+    ) -> None:
+        """Print the first synthetic rows of a file with their parents, as Table 4 does.
 
-    def report(self, result: "Report", items: Sequence[Done | StoppedShort] = ()) -> None:
-        """Print the tables that answer the question, and say where the report stands."""
+        Args:
+            output: the synthetic rows.
+            source: the real rows.
+            count: number of rows.
+            tokens: class -> label token.
+        """
+        if not count or output == STDIO or self._json or not output.exists():
+            return
+        from .augment.card import table4_rows
+
+        parents = {} if source == STDIO else {row.id: row for row in read_records(source, Example)}
+        for row in itertools.islice(read_records(output, Augmented), count):
+            texts = table4_rows(row, parents, tokens)
+            for text in texts:
+                self._print_example(text, max(len(text.name) for text in texts) + 2)
+            self._out.print()
+
+    def _print_example(self, text: "Table4Row", width: int) -> None:
+        labels = Text(", ").join(
+            Text(label, "bold" if is_winner else "italic") for label, is_winner in text.labels
+        )
+        content = Text.assemble(" ".join(text.text.split()), " (", labels, ")")
+        name = Text(text.name.ljust(width), "bold cyan" if text.is_synthetic else "dim")
+        if self._out.is_terminal:
+            grid = Table.grid()
+            grid.add_row(name, content)
+            self._out.print(grid)
+        else:  # one line for each text
+            self._out.print(Text.assemble(name, content), soft_wrap=True)
+
+    # At the end of a command ---------------------------------------------------------------------
+
+    def finish(self, results: Sequence[StageResult | StoppedShort], following: str = "") -> None:
+        """Show what was written, how many rows, and the next command.
+
+        Raises:
+            StoppedShort: if any of the results is one.
+        """
+        self._progress.stop()
+        done = [
+            result.result if isinstance(result, IncompleteOutput) else result
+            for result in results
+            if isinstance(result, StageResult | IncompleteOutput)
+        ]
+        for output in done:
+            self._print_output(output)
+        self._print_statistics(done)
+        if self._json:
+            self._print_json({"outputs": [_summary(output) for output in done]})
+        _raise_first(results)
+        rows, files = sum(map(_count_rows, done)), f"{len(done)} file{'s' * (len(done) != 1)}"
+        skipped = sum(output.skipped for output in done)
+        suffix = f" ({skipped} up to date, skipped)" if skipped else ""
+        self._print_end(f"{files}, {rows} rows{suffix}", following)
+
+    def print_report(
+        self, report: "Report", results: Sequence[StageResult | StoppedShort] = ()
+    ) -> None:
+        """Print the main tables of a report and where it is, after the results of a run.
+
+        Raises:
+            StoppedShort: if any of the results is one.
+        """
         from .report.render.json import summary
         from .report.render.terminal import terminal_table, terminal_tables
 
         self._progress.stop()
         if self._json:
-            self._print_json(
-                {
-                    **summary(result),
-                    "remarks": result.remarks,
-                    "files": [str(path) for path in result.files],
-                    "warnings": self._warned,
-                }
-            )
+            files = [str(path) for path in report.files]
+            self._print_json({**summary(report), "remarks": report.remarks, "files": files})
         else:
-            # A table that is cut off where it is piped would be useless; there it gets the room it wants.
-            console = (
-                self._out
-                if self._out.is_terminal
-                else _Stdout(highlight=False, width=max(200, self._out.width))
-            )
-            for table in terminal_tables(result.tables):
+            console = self._table_console()
+            for table in terminal_tables(report.tables):
                 console.print(terminal_table(table, console.width))
-        if not self._quiet:
-            for remark in [*result.remarks, *result.paper_remarks]:
-                self._err.print(Text(f"note: {remark}"))
-            done = [item for item in items if isinstance(item, Done)]
-            skipped = sum(item.skipped for item in done)
-            stages = f"{len(done)} stages done ({skipped} up to date, skipped); " if done else ""
-            trials = sum(row.n for row in result.results)
-            over = (
-                f"{len(result.differences)} results compared"
-                if result.differences
-                else f"report over {trials} trials"
-            )
-            self._err.print(Text(f"{stages}{over}: {result.files[0]}"))
-        self._raise(items)
+        for remark in [*report.remarks, *report.paper_remarks]:
+            self.note(f"note: {remark}")
+        done = [result for result in results if isinstance(result, StageResult)]
+        skipped = sum(result.skipped for result in done)
+        stages = f"{len(done)} stages done ({skipped} up to date, skipped); " if done else ""
+        scope = f"report over {sum(result.n for result in report.results)} trials"
+        if report.differences:
+            scope = f"{len(report.differences)} results compared"
+        self._print_end(f"{stages}{scope}: {report.files[0]}")
+        _raise_first(results)
 
-    def plan(self, plan: "Plan", following: str) -> None:
-        """Print a line a cell with a total, what the figures rest on, the budget and the first prompt; then the next command."""
+    def print_plan(self, plan: "Plan", following: str) -> None:
+        """Print a row for each cell, remarks, the budget and the first prompt."""
         self._progress.stop()
         if self._json:
-            self._print_json({**plan.as_json(), "warnings": self._warned})
+            self._print_json(plan.as_json())
         else:
-            # What is cut off where it is piped would be lost.
-            console = (
-                self._out
-                if self._out.is_terminal
-                else _Stdout(highlight=False, width=max(200, self._out.width))
-            )
-            console.print(_plan_table(plan))
-            self._out.print(
-                Text(
-                    "  x2: two draws; held: rows that the journals give; the figures behind them are still to come"
-                ),
-                soft_wrap=True,
-            )
-            self._out.print(
-                Text(
-                    "  read, written: tokens of prompts and of completions; trials: over methods and classifiers"
-                ),
-                soft_wrap=True,
-            )
-            for remark in plan.remarks:
-                self._out.print(Text(f"  {remark}"), soft_wrap=True)
-            for name, (limit, spent) in plan.budget.items():
-                self._out.print(
-                    Text(f"  budget.{name}: {_spent(name, limit, spent)}"), soft_wrap=True
-                )
+            self._table_console().print(_plan_table(plan))
+            for line in plan.notes():
+                self._out.print(Text(f"  {line}"), soft_wrap=True)
             if plan.prompt is not None:
-                self._out.print(
-                    Text("\nthe first prompt, up to where the LM goes on:\n", "bold"),
-                    Text(plan.prompt),
-                    sep="",
-                    soft_wrap=True,
-                )
-        if self._quiet:
-            return
-        if over := plan.over():
-            self._err.print(
-                Text(
-                    f"the budget would end it early: {', '.join(f'budget.{name}' for name in over)}; what was answered is kept"
-                )
-            )
-        total = plan.total
-        asked = "unknown" if total["requests"] is None else f"{total['requests']:,}"
-        self._err.print(
-            Text(
-                f"nothing was asked; {asked} requests and {total['trainings']:,} trainings to come; next: {following}"
-            )
+                title = Text("\nthe first prompt; the LM continues at its end:\n", "bold")
+                self._out.print(title, Text(plan.prompt), sep="", soft_wrap=True)
+        if exceeded := ", ".join(f"budget.{name}" for name in plan.exceeded_limits()):
+            self.note(f"the budget would end it early: {exceeded}; answers are kept")
+        requests, trainings = plan.total["requests"], plan.total["trainings"]
+        asked = "unknown" if requests is None else f"{requests:,}"
+        self._print_end(
+            f"nothing was asked; {asked} requests and {trainings:,} trainings to come", following
         )
 
-    def findings(self, findings: Iterable["Finding"], following: str) -> None:
+    def print_findings(self, findings: Iterable["Finding"], following: str) -> None:
         """Print a tick or a cross for each finding, and the next command.
 
         Raises:
             UserError: if anything is wrong.
         """
-        found = []
+        seen = []
         for finding in findings:
-            found.append(finding)
-            if not self._json:
-                mark = ("✓ ", "bold green") if finding.good else ("✗ ", "bold red")
-                self._out.print(
-                    Text.assemble(mark, (finding.what, "bold"), f": {finding.detail}"),
-                    soft_wrap=True,
-                )
-                if finding.remedy:
-                    self._out.print(Text(f"  fix: {finding.remedy}"), soft_wrap=True)
+            seen.append(finding)
+            if self._json:
+                continue
+            mark = ("✓ ", "bold green") if finding.good else ("✗ ", "bold red")
+            line = Text.assemble(mark, (finding.what, "bold"), f": {finding.detail}")
+            self._out.print(line, soft_wrap=True)
+            if finding.remedy:
+                self._out.print(Text(f"  fix: {finding.remedy}"), soft_wrap=True)
         self._progress.stop()
         if self._json:
-            self._print_json(
-                {"findings": [vars(finding) for finding in found], "warnings": self._warned}
-            )
-        bad = [finding.what for finding in found if not finding.good]
-        if bad:
+            self._print_json({"findings": [vars(finding) for finding in seen]})
+        if bad := [finding.what for finding in seen if not finding.good]:
             raise UserError(f"not ready: {', '.join(bad)}")
-        if not self._quiet:
-            self._err.print(Text(f"all is ready; next: {following}"))
+        self._print_end("all is ready", following)
 
-    def rows(self, output: Path, source: Path, count: int, tokens: Mapping[str, str]) -> None:
-        """Print the first synthetic rows of a file below their parents, as Table 4 does.
+    # Parts ---------------------------------------------------------------------------------------
 
-        Args:
-            output: the synthetic rows.
-            source: the real rows.
-            count: how many rows.
-            tokens: class -> label token.
-        """
-        if not count or output == STDIO or self._json or not output.exists():
+    def _print_end(self, text: str, following: str = "") -> None:
+        self.note(f"{text}; next: {following}" if following else text)
+
+    def _print_output(self, result: StageResult) -> None:
+        # In a terminal too: the bars have gone, and these lines remain.
+        if result.output != STDIO:
+            rows = "up to date, skipped" if result.skipped else f"{_count_rows(result)} rows"
+            self.note(f"{result.output}: {rows}")
+
+    def _print_statistics(self, results: Sequence[StageResult]) -> None:
+        """Print statistics of synthetic rows: of one file in full, of several as a table."""
+        augmented = [result for result in results if result.manifest.counts.get("statistics")]
+        if self._quiet or not augmented:
             return
-        from .augment.card import table4
+        from .augment.statistics import describe_counts
 
-        parents = {} if source == STDIO else {row.id: row for row in read(source, Example)}
-        for row in itertools.islice(read(output, Augmented), count):
-            lines = table4(row, parents, tokens)
-            for line in lines:
-                self._example(line, max(len(line.name) for line in lines) + 2)
-            self._out.print()
-
-    def _example(self, line: "Line", width: int) -> None:
-        labels = Text(", ").join(
-            Text(label, "bold" if wins else "italic") for label, wins in line.labels
-        )
-        said = Text.assemble(" ".join(line.text.split()), " (", labels, ")")
-        name = Text(line.name.ljust(width), "bold cyan" if line.made else "dim")
-        if self._out.is_terminal:
-            grid = Table.grid()
-            grid.add_row(name, said)
-            self._out.print(grid)
-        else:  # there a row stays on its line
-            self._out.print(Text.assemble(name, said), soft_wrap=True)
-
-    def _line(self, item: Done) -> None:
-        # On a terminal too: the bars are gone by now, and these lines are what remains.
-        if not self._quiet and item.output != STDIO:
-            state = "up to date, skipped" if item.skipped else f"{_rows(item)} rows"
-            self._err.print(Text(f"{item.output}: {state}"))
-
-    def _figures(self, items: Sequence[Done]) -> None:
-        """Say what synthetic rows are like: of one file in full, of several in a table."""
-        made = [item for item in items if item.manifest.counts.get("statistics")]
-        if self._quiet or not made:
-            return
-        from .augment.statistics import figures
-
-        if len(made) == 1:
-            for name, value in figures(made[0].manifest.counts, made[0].manifest.usd):
+        if len(augmented) == 1:
+            manifest = augmented[0].manifest
+            for name, value in describe_counts(manifest.counts, manifest.usd):
                 self._err.print(Text.assemble((f"  {name:<12} ", "dim"), value))
             return
-        # What is cut off in a log would be lost; there the table gets the room it wants.
-        console = (
-            self._err
-            if self._err.is_terminal
-            else Console(stderr=True, highlight=False, width=max(200, self._err.width))
-        )
-        console.print(_figures_table(made), soft_wrap=False)
+        console = self._err
+        if not console.is_terminal:
+            width = max(MIN_PIPE_WIDTH, console.width)
+            console = Console(stderr=True, highlight=False, width=width)
+        console.print(_statistics_table(augmented), soft_wrap=False)
 
-    def _raise(self, items: Sequence[Done | StoppedShort]) -> None:
-        if short := [item for item in items if isinstance(item, StoppedShort)]:
-            more = f" (and {len(short) - 1} more)" if len(short) > 1 else ""
-            raise StoppedShort(f"{short[0].message}{more}", short[0].hint)
+    def _table_console(self) -> Console:
+        """Return stdout, wide enough for a table if it is piped."""
+        if self._out.is_terminal:
+            return self._out
+        return _Stdout(highlight=False, width=max(MIN_PIPE_WIDTH, self._out.width))
 
-    def _print_json(self, value: dict[str, Any]) -> None:
-        print(json.dumps(value, ensure_ascii=False), file=sys.stdout, flush=True)
-
-
-def _rows(item: Done) -> int:
-    counts = item.manifest.counts
-    found: int = next((counts[name] for name in ("rows", "kept", "trials") if name in counts), 0)
-    return found
+    def _print_json(self, value: Mapping[str, Any]) -> None:
+        text = json.dumps({**value, "warnings": self._warnings}, ensure_ascii=False)
+        print(text, file=sys.stdout, flush=True)
 
 
-def _summary(item: Done) -> dict[str, Any]:
-    manifest = item.manifest
+def _raise_first(results: Sequence[StageResult | StoppedShort]) -> None:
+    if stopped := [result for result in results if isinstance(result, StoppedShort)]:
+        more = f" (and {len(stopped) - 1} more)" if len(stopped) > 1 else ""
+        raise StoppedShort(f"{stopped[0].message}{more}", stopped[0].hint)
+
+
+def _count_rows(result: StageResult) -> int:
+    counts = result.manifest.counts
+    number: int = next((counts[name] for name in ("rows", "kept", "trials") if name in counts), 0)
+    return number
+
+
+def _summary(result: StageResult) -> dict[str, Any]:
     return {
-        "output": str(item.output),
-        "rows": _rows(item),
-        "skipped": item.skipped,
-        "complete": manifest.complete,
-        "counts": manifest.counts,
-        "tokens": manifest.tokens,
-        "usd": manifest.usd,
-        "seconds": manifest.seconds,
+        "output": str(result.output),
+        "rows": _count_rows(result),
+        "skipped": result.skipped,
+        **result.manifest.model_dump(include={"complete", "counts", "tokens", "usd", "seconds"}),
     }
 
 
-def _spent(name: str, limit: float | None, spent: float) -> str:
-    def shown(value: float) -> str:
-        return f"${value:,.4f}" if name == "usd" else f"{value:,.0f}"
-
-    return f"{shown(spent)} spent, " + (
-        "no limit" if limit is None else f"{shown(max(limit - spent, 0))} of {shown(limit)} left"
-    )
+def _empty_table(columns: Sequence[str]) -> Table:
+    """Return a table with a text column and right-aligned number columns."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column(columns[0], overflow="fold")
+    for name in columns[1:]:
+        table.add_column(name, justify="right", overflow="fold")
+    return table
 
 
 def _plan_table(plan: "Plan") -> Table:
-    """Return a line a cell and one for all, narrow enough for 80 columns; a variant is named once, above its cells."""
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("cell", overflow="fold")
-    for name in ("rows", "held", "requests", "read", "written", "usd", "trials"):
-        table.add_column(name, justify="right", overflow="fold")
-    cells: list[dict[str, Any]] = plan.as_json()["cells"]
-    variant: dict[str, Any] = {}
-    for cell in cells:
+    """Return a row for each cell and one for all; a variant is named once, before its cells."""
+    table = _empty_table(["cell", "rows", "held", "requests", "read", "written", "usd", "trials"])
+    variant: Mapping[str, Any] = {}
+    for cell in plan.as_json()["cells"]:
         if cell["variant"] != variant:
             variant = cell["variant"]
-            table.add_row(
-                Text(", ".join(f"{key}={value}" for key, value in variant.items()), "bold")
-            )
+            table.add_row(Text(variant_name(variant), "bold"))
         draws = f" x{cell['draws']}" if cell["draws"] > 1 else ""
-        table.add_row(f"{cell['level']} seed {cell['seed']}{draws}", *_plan_figures(cell))
+        table.add_row(f"{cell['level']} seed {cell['seed']}{draws}", *_plan_values(cell))
     table.add_section()
-    table.add_row("in all", *_plan_figures(plan.total), style="bold")
+    table.add_row("in all", *_plan_values(plan.total), style="bold")
     return table
 
 
-def _plan_figures(cell: Mapping[str, Any]) -> list[str]:
+def _plan_values(cell: Mapping[str, Any]) -> list[str]:
     names = ("requests", "prompt_tokens", "completion_tokens")
-    figures = [cell["generations"], cell["held"]["generations"], *(cell[name] for name in names)]
-    usd = (
-        "?"
-        if cell["usd"] is None
-        else f"{cell['usd']:,.{4 if cell['usd'] < 1 else 2}f}"
-        if cell["usd"]
-        else "0"
-    )
-    return ["?" if figure is None else f"{figure:,}" for figure in figures] + [
-        usd,
-        f"{cell['trainings']:,}",
-    ]
+    values = [cell["generations"], cell["held"]["generations"], *(cell[name] for name in names)]
+    shown = ["?" if value is None else f"{value:,}" for value in values]
+    return [*shown, _dollars(cell["usd"]), f"{cell['trainings']:,}"]
 
 
-def _figures_table(items: Sequence[Done]) -> Table:
-    """Return a line a file, without columns that are empty; what there is no room for is in each manifest."""
-    shared = os.path.commonpath([item.output.parent for item in items])
-    rows = []
-    for item in items:
-        counts = item.manifest.counts
-        found = counts["statistics"]
-        shares = {
-            "entropy": found["entropy_bits"],
-            "mass": (found["label_mass"] or {}).get("mean"),
-            "agree": found["parents_majority"],
-            "dist-2": found["distinct_2"],
-            "self-BLEU": found["self_bleu"],
-        }
-        rows.append(
-            {
-                "rows of": os.path.relpath(item.output, shared).removesuffix(".jsonl"),
-                "kept": f"{counts['kept']}/{counts['asked']}",
-                "rejected": str(sum(counts["rejected"].values()) or ""),
-                **{name: "" if share is None else f"{share:.3f}" for name, share in shares.items()},
-                "words": f"{found['words']['mean']:.1f}",
-                "tokens": f"{item.manifest.tokens:,}"
-                if item.manifest.tokens and counts.get("requests")
-                else "",
-                "usd": f"{item.manifest.usd:.4f}" if item.manifest.usd is not None else "",
-            }
-        )
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    names = [name for name in rows[0] if any(row[name] for row in rows)]
-    for name in names:
-        table.add_column(
-            name,
-            **(
-                {"overflow": "fold"} if name == "rows of" else {"justify": "right", "no_wrap": True}
-            ),
-        )
+def _dollars(usd: float | None) -> str:
+    if usd is None:
+        return "?"
+    return f"{usd:,.{4 if usd < 1 else 2}f}" if usd else "0"
+
+
+def _statistics_table(results: Sequence[StageResult]) -> Table:
+    """Return a row for each file, without columns that are empty; manifests hold the rest."""
+    folder = os.path.commonpath([result.output.parent for result in results])
+    rows = [_statistics_row(result, folder) for result in results]
+    columns = [name for name in rows[0] if any(row[name] for row in rows)]
+    table = _empty_table(columns)
     for row in rows:
-        table.add_row(*(row[name] for name in names))
+        table.add_row(*(row[name] for name in columns))
     return table
+
+
+def _statistics_row(result: StageResult, folder: str) -> dict[str, str]:
+    counts, tokens, usd = result.manifest.counts, result.manifest.tokens, result.manifest.usd
+    statistics = counts["statistics"]
+    fractions = {
+        "entropy": statistics["entropy_bits"],
+        "mass": (statistics["label_mass"] or {}).get("mean"),
+        "agree": statistics["parents_majority"],
+        "dist-2": statistics["distinct_2"],
+        "self-BLEU": statistics["self_bleu"],
+    }
+    return {
+        "rows of": os.path.relpath(result.output, folder).removesuffix(".jsonl"),
+        "kept": f"{counts['kept']}/{counts['asked']}",
+        "rejected": str(sum(counts["rejected"].values()) or ""),
+        **{name: "" if value is None else f"{value:.3f}" for name, value in fractions.items()},
+        "words": f"{statistics['words']['mean']:.1f}",
+        "tokens": f"{tokens:,}" if tokens and counts.get("requests") else "",
+        "usd": "" if usd is None else f"{usd:.4f}",
+    }

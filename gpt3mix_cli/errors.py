@@ -1,22 +1,19 @@
-"""What may go wrong for a user, and how a stage speaks while it works.
+"""What may go wrong for a user, and how a stage reports progress and warnings.
 
-    UserError           2: the input is wrong (usage, config, data, a missing package)
-    └── StoppedShort    3: not all could be done, but everything made is kept and a new run goes on from there
+    UserError           exit code 2: the input is wrong (usage, config, data, a missing package)
+    └── StoppedShort    exit code 3: not all work is done; a new run continues where it stopped
 
-`cli.main` turns these into one message and an exit code; every other exception is a bug.
+`cli` turns these into one message and an exit code. Any other exception is a bug.
 """
 
 import difflib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
-
-if TYPE_CHECKING:
-    from .records import Done
+from typing import Protocol
 
 
 class UserError(Exception):
-    """A problem that the user can mend.
+    """A problem that the user can fix.
 
     Args:
         message: what is wrong, with the file, line or key.
@@ -26,42 +23,43 @@ class UserError(Exception):
     exit_code = 2
 
     def __init__(self, message: str, hint: str = "") -> None:
-        """Keep the two parts apart so that the door can set them apart."""
+        """Keep message and hint separate: they are shown differently."""
         super().__init__(message)
         self.message = message
         self.hint = hint
 
     def __str__(self) -> str:
-        """Message and hint on lines of their own."""
+        """Message and hint, each on its own line."""
         return f"{self.message}\n{self.hint}" if self.hint else self.message
 
 
 class StoppedShort(UserError):
-    """The work ended early; what was made is on disk and the same command resumes it.
+    """The work ended early; its results are on disk, and the same command resumes it.
 
     Args:
         message: what is missing.
         hint: the remedy.
-        done: the output that is incomplete and its manifest, where there are any.
     """
 
     exit_code = 3
 
-    def __init__(self, message: str, hint: str = "", done: "Done | None" = None) -> None:
-        """Keep what was made, so that the door can say what it is like."""
-        super().__init__(message, hint)
-        self.done = done
-
 
 class StdoutClosed(Exception):
-    """Whoever read stdout has gone (`gpt3mix report ... | head`): no error, but the end of the work."""
+    """The reader of stdout has closed it (`gpt3mix report ... | head`): not an error."""
 
 
 class Progress(Protocol):
-    """Shows how far a named piece of work has come."""
+    """Shows the progress of a named task."""
 
     def __call__(self, name: str, done: int, total: int | None = None, detail: str = "") -> None:
-        """Show that `done` of `total` steps are finished; `detail` is the latest result, such as a loss."""
+        """Show that `done` of `total` steps are finished.
+
+        Args:
+            name: of the task.
+            done: finished steps.
+            total: all steps; None if unknown.
+            detail: the latest result, such as a loss.
+        """
 
 
 def ignore_progress(name: str, done: int, total: int | None = None, detail: str = "") -> None:
@@ -74,11 +72,11 @@ def ignore_warning(message: str) -> None:
 
 @dataclass(frozen=True)
 class Callbacks:
-    """How a stage speaks while it works; `console` renders both.
+    """How a stage reports progress and warnings; `console` shows both.
 
     Attributes:
-        progress: is called as steps finish.
-        warn: is called with each warning.
+        progress: called as steps finish.
+        warn: called with each warning.
     """
 
     progress: Progress = ignore_progress
@@ -89,6 +87,12 @@ NO_CALLBACKS = Callbacks()
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
-    """Return `; did you mean 'x'?` for the nearest of `choices`, or nothing where none is near."""
-    near = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
-    return f"; did you mean '{near[0]}'?" if near else ""
+    """Return `; did you mean 'x'?` for the most similar choice, or an empty string."""
+    matches = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
+    return f"; did you mean '{matches[0]}'?" if matches else ""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message that is not blank, or the name of its class."""
+    lines = (line for line in str(error).splitlines() if line.strip())
+    return next(lines, type(error).__name__)

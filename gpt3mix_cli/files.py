@@ -1,6 +1,6 @@
-"""Files that appear whole or not at all, one writer at a time, and hashes of what they hold.
+"""Files that appear whole or not at all, with one writer at a time, and hashes of their content.
 
-`-` stands for stdin or stdout. What a file system refuses becomes a message for the user.
+`-` is stdin or stdout. Errors of the file system become messages for the user.
 """
 
 import contextlib
@@ -12,21 +12,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from .errors import UserError
+from filelock import FileLock, Timeout
 
-try:
-    import fcntl
-except (
-    ImportError
-):  # Windows has no flock; there, two processes writing one output are not told apart.
-    fcntl = None  # type: ignore[assignment]
+from .errors import UserError
 
 STDIO = Path("-")
 MODEL_FILES = ("*.safetensors", "*.bin", "*.model", "*.spm", "*.json", "vocab*", "merges*")
-DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+# Errors of file systems without locks, such as some network mounts: the work goes on without.
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
 
 
-def open_read(path: Path) -> IO[bytes]:
+def open_input(path: Path) -> IO[bytes]:
     """Open a file, or stdin for `-`, to read its bytes.
 
     Raises:
@@ -42,53 +39,50 @@ def open_read(path: Path) -> IO[bytes]:
         reason = getattr(error, "strerror", None) or error
         raise UserError(
             f"{path}: cannot be read: {reason}",
-            "check the path; is the stage before this one done?",
+            "check the path; has the stage before this one been run?",
         ) from None
 
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file that takes its place only when the block ends well: written aside, synced, renamed.
+def atomic_write(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file that appears only if the block ends well: it is written aside, synced and renamed.
 
-    The side file has one name, so that a killed run leaves nothing that the next does not replace, and is locked, so
-    that two processes cannot write the same output.
+    The file aside always has the same name, so the next run replaces what a killed run left.
+
+    Raises:
+        UserError: if the file cannot be written, or another process is writing it.
     """
     if path == STDIO:
         if sys.stdout is None:
             raise UserError("stdout is closed", "give a file with -o")
-        with disk(Path("stdout")):
+        with write_errors(Path("stdout")):
             yield sys.stdout.buffer
             sys.stdout.buffer.flush()
         return
-    path = real_place(path)
-    aside = path.with_name(f".{path.name}.partial")
-    stream = _locked(aside, path)
-    try:
-        with disk(path):
-            stream.truncate(0)
+    path = resolve_output(path)
+    partial = path.with_name(f".{path.name}.partial")
+    with _lock(partial, path):
+        with write_errors(path):
+            stream = partial.open("wb")
         try:
-            yield stream
-        except OSError as error:
-            if error.errno not in DISK_TROUBLE:
-                raise  # the block's own business, such as a network
-            with disk(path):
-                raise
-        with disk(path):
-            stream.flush()
-            os.fsync(stream.fileno())
-            aside.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            aside.unlink()
-        raise
-    finally:
-        stream.close()
+            with _disk_errors(path):
+                yield stream
+            with write_errors(path):
+                stream.flush()
+                os.fsync(stream.fileno())
+                partial.replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                partial.unlink()
+            raise
+        finally:
+            stream.close()
     _sync_folder(path.parent)
 
 
 def append(path: Path, text: str) -> None:
-    """Append whole lines durably; one write call, so that two processes' lines never mix."""
-    with disk(path):
+    """Append whole lines durably, with one system call: lines of two processes never mix."""
+    with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab", buffering=0) as stream:
             stream.write(text.encode())
@@ -96,72 +90,75 @@ def append(path: Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def only_writer(path: Path) -> Iterator[None]:
-    """Keep every other process from working on an output until the block ends.
+def exclusive_writer(path: Path) -> Iterator[None]:
+    """Keep all other processes from working on an output until the block ends.
 
     Raises:
-        UserError: if another one does.
+        UserError: if another process is working on it.
     """
     if path == STDIO:
         yield
         return
-    path = real_place(path)
-    mark = path.with_name(f".{path.name}.lock")
-    stream = _locked(mark, path)
-    try:
+    path = resolve_output(path)
+    with _lock(path.with_name(f".{path.name}"), path):
         yield
-    finally:
-        with contextlib.suppress(OSError):
-            mark.unlink()
-        stream.close()
 
 
-def real_place(path: Path) -> Path:
-    """Return where an output will stand: what a link points to; its folder is made.
+def resolve_output(path: Path) -> Path:
+    """Return the absolute path of an output, with links followed, and create its folder.
 
     Raises:
-        UserError: if there is something there that is no plain file, or the folder cannot be made.
+        UserError: if the path is not a plain file, or the folder cannot be created.
     """
-    with disk(path):
+    with write_errors(path):
         path = path.resolve()
         if path.exists() and not path.is_file():
             raise UserError(
-                f"{path}: is no plain file", "name a file, or write to stdout with -o -"
+                f"{path}: is not a plain file", "name a file, or write to stdout with -o -"
             )
         path.parent.mkdir(parents=True, exist_ok=True)
     return path
 
 
-def _locked(aside: Path, path: Path) -> IO[bytes]:
-    """Open a file beside an output and hold it for this process until it is closed."""
-    while True:
-        with disk(path):
-            stream = aside.open("ab")
-        _lock(stream, path)
-        with contextlib.suppress(OSError):
-            if os.fstat(stream.fileno()).st_ino == aside.stat().st_ino:
-                return stream
-        # Another writer renamed the file between our opening and locking it: it is that writer's output now.
-        stream.close()
-
-
-def _lock(stream: IO[bytes], path: Path) -> None:
-    if fcntl is None:
-        return
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            stream.close()
+@contextlib.contextmanager
+def _lock(path: Path, output: Path) -> Iterator[None]:
+    """Hold `<path>.lock` until the block ends; the system frees the lock of a dead process."""
+    lock_path = path.with_name(f"{path.name}.lock")
+    lock = FileLock(lock_path, blocking=False, thread_local=False, fallback_to_soft=False)
+    with write_errors(output):
+        try:
+            lock.acquire()
+        except Timeout:
             raise UserError(
-                f"{path}: another process is writing it", "wait for that run, or end it"
+                f"{output}: another process is writing it", "wait for that run, or end it"
             ) from None
-        # A file system without locks: go on, as every tool does there.
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+    try:
+        yield
+    finally:
+        # Deleted while it is held: a process that waits then notices, and creates a new file.
+        with contextlib.suppress(OSError):
+            lock_path.unlink()
+        lock.release()
 
 
 @contextlib.contextmanager
-def disk(path: Path) -> Iterator[None]:
-    """Turn what a file system refuses into a message for the user."""
+def _disk_errors(path: Path) -> Iterator[None]:
+    """Blame an output only for errors of the disk; others, such as of a network, pass through."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        with write_errors(path):
+            raise
+
+
+@contextlib.contextmanager
+def write_errors(path: Path) -> Iterator[None]:
+    """Turn errors of the file system into messages for the user."""
     try:
         yield
     except BrokenPipeError:
@@ -173,7 +170,7 @@ def disk(path: Path) -> Iterator[None]:
         hint = (
             "free some space and run the same command again"
             if full
-            else "choose another place with -o or --out"
+            else "choose another path with -o or --out"
         )
         raise UserError(
             f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}", hint
@@ -181,7 +178,7 @@ def disk(path: Path) -> Iterator[None]:
 
 
 def _sync_folder(folder: Path) -> None:
-    # Without this a rename may be lost with the power, although the file's content is safe.
+    # Without this a power failure may undo a rename, although the file's content is safe.
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -190,15 +187,15 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def file_sha(path: Path) -> str:
+def hash_file(path: Path) -> str:
     """Return the SHA-256 of a file's bytes."""
-    with open_read(path) as stream:
+    with open_input(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
-def model_sha(folder: Path) -> str:
-    """Return a hash of the files of a model's folder that can change what it computes."""
+def hash_model(folder: Path) -> str:
+    """Return a hash of those files of a model's folder that can change its results."""
     digest = hashlib.sha256()
     for path in sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern)}):
-        digest.update(f"{path.name} {file_sha(path)}\n".encode())
+        digest.update(f"{path.name} {hash_file(path)}\n".encode())
     return digest.hexdigest()[:16]

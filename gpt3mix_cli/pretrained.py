@@ -1,24 +1,30 @@
-"""Pretrained models: where they stand, and one message for whatever a library says when one cannot be loaded."""
+"""Pretrained models: where they are, how they are loaded, and on which device they run."""
 
 import importlib.util
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from .errors import UserError
+from .errors import UserError, first_line
 
-TOKENIZERS = {
-    "sentencepiece": "sentencepiece",
-    "sacremoses": "'gpt3mix[fsmt]'",
-}  # packages that some tokenizers need
+# Packages that some tokenizers need, and how to install them.
+TOKENIZER_PACKAGES = {"sentencepiece": "sentencepiece", "sacremoses": "'gpt3mix[fsmt]'"}
+# Devices without an error class of their own say it in words.
+OUT_OF_MEMORY_MESSAGES = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "ALLOC_FAILED",
+)
 
 
-def place(model: str, key: str) -> str:
+def model_path(model: str, key: str) -> str:
     """Return the folder or hub id of a model; `minilm` is the encoder of the extra `offline`.
 
     Args:
         model: as the config has it.
-        key: which names it, for the message.
+        key: the config key, for the message.
 
     Raises:
         UserError: if `minilm` is not installed.
@@ -39,35 +45,132 @@ def lm_path(model: str) -> str:
     return str(resources.files("gpt3mix_cli") / "resources" / "lm") if model == "bundled" else model
 
 
-def loaded(part: str, model: str, what: str, hint: str, **options: Any) -> Any:
+def load_pretrained(part: str, model: str, what: str, hint: str, **options: Any) -> Any:
     """Return `transformers.<part>.from_pretrained(model, **options)`.
 
     Args:
         part: such as AutoTokenizer.
         model: a folder or hub id.
-        what: what cannot be done where it fails, such as `lm.model x: cannot be loaded as a causal LM`.
+        what: start of the message, such as `lm.model x: cannot be loaded as a causal LM`.
         hint: the remedy.
         options: for the library.
 
     Raises:
-        UserError: if that fails.
+        UserError: if the library cannot load it.
     """
     import transformers
 
     if model.startswith(("/", "./", "../", "~")) and not Path(model).expanduser().is_dir():
-        raise UserError(
-            f"{what}: no such folder", hint
-        )  # the hub would say that it is no proper repository id
+        # The library would call such a path an invalid repository id.
+        raise UserError(f"{what}: no such folder", hint)
     try:
         return getattr(transformers, part).from_pretrained(model, **options)
     except Exception as error:
-        for package, remedy in TOKENIZERS.items():
+        # A damaged, foreign or missing folder raises one of a dozen unrelated classes.
+        for package, requirement in TOKENIZER_PACKAGES.items():
             if isinstance(error, ImportError) and package in str(error).lower():
                 raise UserError(
-                    f"{what}: its tokenizer needs {package}", f"pip install {remedy}"
+                    f"{what}: its tokenizer needs {package}", f"pip install {requirement}"
                 ) from None
-        # The libraries raise a dozen unrelated classes for a folder that is damaged, foreign or not there.
-        reason = next(
-            (line for line in str(error).splitlines() if line.strip()), type(error).__name__
+        raise UserError(f"{what}: {first_line(error)}", hint) from None
+
+
+def load_model(
+    part: str, model: str, what: str, hint: str, *, device: str, optional: str = "", **options: Any
+) -> Any:
+    """Return a model with all its weights, on a device and in evaluation mode.
+
+    Args:
+        part: such as AutoModelForCausalLM.
+        model: a folder or hub id.
+        what: start of the message, such as `lm.model x: cannot be loaded as a causal LM`.
+        hint: the remedy.
+        device: as `resolve_device` returns it.
+        optional: start of the names of weights that are not used; empty: all are needed.
+        options: for the library.
+
+    Raises:
+        UserError: if it cannot be loaded, lacks weights or does not fit the memory.
+    """
+    network, info = load_pretrained(part, model, what, hint, output_loading_info=True, **options)
+    missing = info["missing_keys"]
+    refuse_missing(
+        (name for name in missing if not optional or not name.startswith(optional)), what, hint
+    )
+    return move_to(device, network, what).eval()
+
+
+def refuse_missing(names: Iterable[str], what: str, hint: str) -> None:
+    """Make sure that a model lacks no weights: the library would draw them at random.
+
+    Args:
+        names: of the missing weights.
+        what: start of the message, as for `load_pretrained`.
+        hint: the remedy.
+
+    Raises:
+        UserError: if there are any.
+    """
+    if missing := sorted(names):
+        raise UserError(
+            f"{what}: {len(missing)} weights are missing or of another size, such as {missing[0]}",
+            hint,
         )
-        raise UserError(f"{what}: {reason}", hint) from None
+
+
+def move_to(device: str, network: Any, what: str) -> Any:
+    """Return a network on a device.
+
+    Args:
+        device: as `resolve_device` returns it.
+        network: a torch module.
+        what: start of the message, as for `load_pretrained`.
+
+    Raises:
+        UserError: if the device's memory is too small.
+    """
+    try:
+        return network.to(device)
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        message = f"{what}: the memory of {device} does not hold the weights"
+        raise UserError(
+            message, "use a smaller model, a smaller dtype, or another device"
+        ) from None
+
+
+def resolve_device(name: str, key: str) -> str:
+    """Return the torch device of a setting; `auto` is a GPU if there is one, otherwise the CPU.
+
+    Args:
+        name: `auto`, or a device such as cpu, cuda or cuda:1.
+        key: the config key, for the message.
+
+    Raises:
+        UserError: if this machine has no such device.
+    """
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"{key} '{name}' cannot be used: {first_line(error)}",
+            "use auto, cpu, or a device that `gpt3mix check` lists",
+        ) from None
+    return name
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory ran out, on a GPU or in the host."""
+    import torch
+
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    message = str(error)
+    return isinstance(error, RuntimeError) and any(
+        phrase in message for phrase in OUT_OF_MEMORY_MESSAGES
+    )

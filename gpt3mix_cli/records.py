@@ -20,8 +20,8 @@ import pydantic
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from . import __version__
-from .errors import NO_CALLBACKS, Callbacks, UserError, did_you_mean
-from .files import STDIO, file_sha, open_read, whole_file
+from .errors import NO_CALLBACKS, Callbacks, StoppedShort, UserError, did_you_mean
+from .files import STDIO, atomic_write, hash_file, open_input
 
 SUM_TOLERANCE = (
     1e-3  # how far the probabilities of a row may be from 1 before they are no distribution
@@ -42,7 +42,7 @@ class Example(Record):
     label: str
 
 
-SELDOM = ("perplexity", "bounded")  # what most rows do not have and their lines leave out
+OMIT_IF_EMPTY = ("perplexity", "bounded")  # what most rows do not have and their lines leave out
 
 
 class Augmented(Example):
@@ -65,7 +65,7 @@ class Augmented(Example):
     def _known(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what most rows do not have."""
         values: dict[str, Any] = serialize(self)
-        for name in SELDOM:
+        for name in OMIT_IF_EMPTY:
             if not getattr(self, name):
                 values.pop(name, None)
         return values
@@ -143,12 +143,28 @@ class Manifest(BaseModel):
 
 
 @dataclass(frozen=True)
-class Done:
+class StageResult:
     """What a stage returns: its output, the output's manifest, and whether it was up to date and skipped."""
 
     output: Path
     manifest: Manifest
     skipped: bool = False
+
+
+class IncompleteOutput(StoppedShort):
+    """A stage stopped short but wrote the rows that it has; running it again completes them.
+
+    Args:
+        message: what is missing.
+        hint: the remedy.
+        result: the incomplete output and its manifest.
+    """
+
+    def __init__(self, message: str, hint: str, result: StageResult) -> None:
+        """Keep the output for whoever reports it."""
+        super().__init__(message, hint)
+        self.args = message, hint, result  # what unpickling calls the class with
+        self.result = result
 
 
 @dataclass(frozen=True)
@@ -172,9 +188,9 @@ Row = TypeVar("Row", bound=Record)
 # Reading -------------------------------------------------------------------------------------------------------------
 
 
-def lines(path: Path, blank: bool = False) -> Iterator[tuple[int, str]]:
+def read_lines(path: Path, blank: bool = False) -> Iterator[tuple[int, str]]:
     """Yield (line number, line) of a UTF-8 text file or stdin; blank lines are passed over unless asked for."""
-    with open_read(path) as stream:
+    with open_input(path) as stream:
         for number, raw in enumerate(stream, 1):
             try:
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
@@ -186,9 +202,9 @@ def lines(path: Path, blank: bool = False) -> Iterator[tuple[int, str]]:
                 yield number, line
 
 
-def objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (line number, object) of a JSONL file."""
-    for number, line in lines(path):
+    for number, line in read_lines(path):
         try:
             value = _DECODER.decode(line)
             line.encode()
@@ -214,7 +230,7 @@ def objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, value
 
 
-def read(path: Path, kind: type[Row], classes: Sequence[str] = ()) -> Iterator[Row]:
+def read_records(path: Path, kind: type[Row], classes: Sequence[str] = ()) -> Iterator[Row]:
     """Yield the records of a file, each checked.
 
     Args:
@@ -225,7 +241,7 @@ def read(path: Path, kind: type[Row], classes: Sequence[str] = ()) -> Iterator[R
     Raises:
         UserError: at the first broken line, naming it.
     """
-    for number, value in objects(path):
+    for number, value in read_objects(path):
         try:
             row = kind.model_validate(value)
         except pydantic.ValidationError as error:
@@ -295,33 +311,33 @@ _DECODER = json.JSONDecoder(
 # Writing -------------------------------------------------------------------------------------------------------------
 
 
-as_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
-def to_line(row: Record) -> str:
+def to_json_line(row: Record) -> str:
     """Return a record as one line of JSON with its end of line."""
     # Its values are JSON's own, so that `model_dump` would only copy them; half of the time of a fast baseline.
     values = {**row.__dict__, **(row.model_extra or {})}
-    for name in SELDOM:
+    for name in OMIT_IF_EMPTY:
         if not values.get(name, True):
             del values[name]
-    return as_json(values) + "\n"
+    return to_json(values) + "\n"
 
 
-def write(path: Path, rows: Iterable[Record]) -> int:
+def write_records(path: Path, rows: Iterable[Record]) -> int:
     """Write records to a file that appears whole or not at all (or to stdout for `-`); return how many."""
     count = 0
-    with writing(path) as keep:
+    with record_writer(path) as keep:
         for row in rows:
-            keep(to_line(row))
+            keep(to_json_line(row))
             count += 1
     return count
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[Callable[[str], object]]:
+def record_writer(path: Path) -> Iterator[Callable[[str], object]]:
     """Give what writes a line to such a file, for rows that are made one by one."""
-    with whole_file(path) as stream:
+    with atomic_write(path) as stream:
         yield lambda line: stream.write(line.encode())
 
 
@@ -333,11 +349,11 @@ def entropy(probabilities: Iterable[float]) -> float:
 # Hashes and manifests ------------------------------------------------------------------------------------------------
 
 
-def rows_sha(rows: Iterable[Example]) -> str:
+def hash_rows(rows: Iterable[Example]) -> str:
     """Return a hash of the ids, texts and labels of rows, in order: the same whatever the file format they came in."""
     digest = hashlib.sha256()
     for row in rows:
-        digest.update(as_json([row.id, row.text, row.label]).encode() + b"\n")
+        digest.update(to_json([row.id, row.text, row.label]).encode() + b"\n")
     return digest.hexdigest()[:16]
 
 
@@ -366,13 +382,13 @@ def read_manifest(output: Path) -> Manifest | None:
 def write_manifest(output: Path, manifest: Manifest) -> None:
     """Write the manifest of an output; stdout has none."""
     if output != STDIO:
-        with whole_file(manifest_path(output)) as stream:
+        with atomic_write(manifest_path(output)) as stream:
             stream.write(
                 (json.dumps(manifest.model_dump(), ensure_ascii=False, indent=1) + "\n").encode()
             )
 
 
-def close_output(output: Path, started: float, **fields: Any) -> Manifest:
+def finish_output(output: Path, started: float, **fields: Any) -> Manifest:
     """Write the manifest of an output that is whole on disk, and return it.
 
     Args:
@@ -380,7 +396,7 @@ def close_output(output: Path, started: float, **fields: Any) -> Manifest:
         started: when its stage began, by `time.monotonic`.
         fields: the rest of `Manifest`.
     """
-    sha = "" if output == STDIO else file_sha(output)
+    sha = "" if output == STDIO else hash_file(output)
     manifest = Manifest(
         output=output.name, sha256=sha, seconds=round(time.monotonic() - started, 3), **fields
     )
@@ -388,10 +404,12 @@ def close_output(output: Path, started: float, **fields: Any) -> Manifest:
     return manifest
 
 
-def up_to_date(output: Path, settings: dict[str, Any], inputs: dict[str, str]) -> Manifest | None:
+def find_up_to_date(
+    output: Path, settings: dict[str, Any], inputs: dict[str, str]
+) -> Manifest | None:
     """Return the manifest of an output that these settings and inputs made whole, unchanged since; otherwise nothing."""
     manifest = None if output == STDIO else read_manifest(output)
     if manifest is None or not manifest.complete or not output.is_file():
         return None
     same = manifest.inputs == inputs and manifest.settings == json.loads(json.dumps(settings))
-    return manifest if same and manifest.sha256 == file_sha(output) else None
+    return manifest if same and manifest.sha256 == hash_file(output) else None

@@ -1,115 +1,142 @@
-"""Draws the data-scarce training sets of section 4.1: class-balanced, seeded, by share, by count a class, or full.
+"""Draws the data-scarce training sets of section 4.1: class-balanced and seeded.
 
-For one data seed the draws are nested: 0.3 % holds the rows of 0.1 %, so levels differ by what is added only.
+A level is a percentage of train, a number of rows per class, or `full`. For one data seed the draws are nested: 0.3 %
+contains the rows of 0.1 %, so two levels differ only in the rows that are added.
 """
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-from .data import Splits, by_class
+from .data import Splits, group_by_class
 from .errors import NO_CALLBACKS, Callbacks, UserError
-from .records import Done, Example, close_output, up_to_date, write
-from .settings import LEVEL, generator
+from .records import (
+    Example,
+    StageOptions,
+    StageResult,
+    find_up_to_date,
+    finish_output,
+    write_records,
+)
+from .settings import LEVEL_PATTERN, generator
 
 CACHE_VERSION = 1  # raised when the same settings would give other rows
 
 
-def rows_per_class(level: str, n: int, classes: int) -> int:
-    """Return how many rows a class gets: `max(1, round(N * r / C))` at a share r, as in the reference implementation.
+@dataclass(frozen=True)
+class DrawOptions:
+    """Which rows to draw.
+
+    Attributes:
+        level: `p%`, `n/class` or `full`.
+        master_seed: of the experiment.
+        data_seed: selects one of the draws of a level.
+    """
+
+    level: str
+    master_seed: int
+    data_seed: int
+
+
+def rows_per_class(level: str, num_rows: int, num_classes: int) -> int:
+    """Return the rows of a class: `max(1, round(N * r / C))` at a ratio r, as in the reference code.
 
     Args:
         level: `p%` or `n/class`.
-        n: rows of train, after any validation split.
-        classes: how many classes the task has.
+        num_rows: N, the rows of train without any validation split.
+        num_classes: C, the classes of the task.
     """
-    match = LEVEL.fullmatch(level)
+    match = LEVEL_PATTERN.fullmatch(level)
     assert match, level
     if match["count"]:
         return int(match["count"])
-    return max(1, round(n * Fraction(match["percent"]) / 100 / classes))
+    return max(1, round(num_rows * Fraction(match["percent"]) / 100 / num_classes))
 
 
-def draw(
+def draw_rows(
     train: Sequence[Example],
     classes: Sequence[str],
-    level: str,
-    master_seed: int,
-    seed: int,
+    draw: DrawOptions,
     callbacks: Callbacks = NO_CALLBACKS,
 ) -> list[Example]:
-    """Return the rows of a level and data seed, the classes taking turns; `full` is train in its own order.
+    """Return the rows of a draw, one class after the other in turn; `full` is train in its own order.
 
     Args:
         train: all training rows.
         classes: the task's classes, in order.
-        level: `p%`, `n/class` or `full`.
-        master_seed: of the experiment.
-        seed: the data seed.
-        callbacks: take classes with too few rows.
+        draw: level and seeds.
+        callbacks: for a warning about each class with too few rows.
     """
-    if level == "full":
+    if draw.level == "full":
         return list(train)
-    wanted = rows_per_class(level, len(train), len(classes))
+    wanted = rows_per_class(draw.level, len(train), len(classes))
     drawn = []
-    for label, rows in by_class(train, classes).items():
+    for label, rows in group_by_class(train, classes).items():
         if len(rows) < wanted:
             callbacks.warn(
-                f"level {level}: class '{label}' has only {len(rows)} of the {wanted} rows wanted; all of them are used"
+                f"level {draw.level}: class '{label}' has only {len(rows)} of the {wanted} rows "
+                "wanted; all of them are used"
             )
-        # The whole class is shuffled before the cut: that is what nests the levels.
-        drawn.append(
-            generator(master_seed, "subsample", seed, label).sample(rows, len(rows))[:wanted]
-        )
+        # Shuffling the whole class before the cut is what nests the levels.
+        random = generator(draw.master_seed, "subsample", draw.data_seed, label)
+        drawn.append(random.sample(rows, len(rows))[:wanted])
     return [rows[turn] for turn in range(wanted) for rows in drawn if turn < len(rows)]
 
 
 def subsample(
     splits: Splits,
     classes: Sequence[str],
+    draw: DrawOptions,
     output: Path,
-    *,
-    level: str,
-    master_seed: int,
-    seed: int,
-    command: Sequence[str] = (),
-    force: bool = False,
-    callbacks: Callbacks = NO_CALLBACKS,
-) -> Done:
-    """Write the training rows of a level and data seed with their manifest, unless they are there already."""
+    options: StageOptions = StageOptions(),
+) -> StageResult:
+    """Write the training rows of a draw and their manifest, unless they are up to date.
+
+    Args:
+        splits: of the task.
+        classes: the task's classes, in order.
+        draw: level and seeds.
+        output: the file of the rows.
+        options: command, force and callbacks.
+
+    Raises:
+        UserError: if no rows are left to draw from.
+    """
     settings = {
         "format": CACHE_VERSION,
-        "level": level,
-        "master_seed": master_seed,
-        "data_seed": seed,
+        "level": draw.level,
+        "master_seed": draw.master_seed,
+        "data_seed": draw.data_seed,
         "classes": list(classes),
     }
-    # The test rows change no draw, but the manifest counts those that stand in train.
+    # Test rows change no draw, but the manifest counts those that are in train too.
     inputs = {"train": splits.sha["train"], "test": splits.sha["test"]}
-    if not force and (manifest := up_to_date(output, settings, inputs)):
-        return Done(output, manifest, skipped=True)
+    if not options.force and (manifest := find_up_to_date(output, settings, inputs)):
+        return StageResult(output, manifest, skipped=True)
     started = time.monotonic()
-    rows = draw(splits.train, classes, level, master_seed, seed, callbacks)
+    rows = draw_rows(splits.train, classes, draw, options.callbacks)
     if not rows:
         raise UserError(
-            f"level {level}: no rows are left to draw from",
+            f"level {draw.level}: no rows are left to draw from",
             "check the data, or give the task a validation split of its own",
         )
-    write(output, rows)
-    manifest = close_output(
+    write_records(output, rows)
+    by_class = group_by_class(rows, classes)
+    manifest = finish_output(
         output,
         started,
         stage="subsample",
         complete=True,
         settings=settings,
         inputs=inputs,
-        seed=seed,
+        seed=draw.data_seed,
         counts={
             "rows": len(rows),
-            "classes": {label: len(found) for label, found in by_class(rows, classes).items()},
-            "test_rows_in_train": splits.shared,
+            "classes": {label: len(members) for label, members in by_class.items()},
+            "test_rows_in_train": splits.test_rows_in_train,
         },
-        command=list(command),
+        command=list(options.command),
     )
-    return Done(output, manifest)
+    return StageResult(output, manifest)

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Write a language model for llama.cpp: a folder in Hugging Face's format as one GGUF file.
+"""Convert a language model from Hugging Face's format to a GGUF file for llama.cpp.
 
-    python scripts/lm_to_gguf.py [FOLDER] -o FILE.gguf      (default: the LM that is packaged)
+    python scripts/lm_to_gguf.py [FOLDER] -o FILE.gguf      (default: the packaged LM)
     python -m llama_cpp.server --model FILE.gguf --logits_all true
 
-The weights are written as float32, so that llama.cpp's probabilities are those of the local engine up to rounding; its own
-`llama-quantize` makes smaller files of them. Needs `pip install gguf`, and
-the server the parts that pyproject.toml lists as `server-tests`. Limits: Llama with a byte-level BPE tokenizer that
-cuts texts as GPT-2's does, plain rotary positions, no biases; everything else is refused, since llama.cpp would read it
-without a word as something that it is not.
+Weights are written as float32, so llama.cpp's probabilities equal those of the local engine up to
+rounding; llama.cpp's `llama-quantize` makes smaller files. Needs `pip install gguf`; the server
+needs the extra `server-tests` of pyproject.toml. Supported: Llama with a byte-level BPE tokenizer
+that splits texts as GPT-2's does, plain rotary positions and no biases. Everything else is
+refused, because llama.cpp would silently misread it.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt3mix_cli.errors import UserError
-from gpt3mix_cli.pretrained import lm_path, loaded
+from gpt3mix_cli.pretrained import lm_path, load_pretrained
 
 if TYPE_CHECKING:
     import torch
@@ -35,11 +35,16 @@ LAYER = {
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
-AROUND = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
-OTHERS = "llama.cpp's own convert_hf_to_gguf.py knows more kinds of models and tokenizers"
-# What a tokenizer.json must say for llama.cpp's `gpt-2` to cut texts in the same way; its `trim_offsets` moves no token.
-PIECES = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
-PLAIN = {
+OUTSIDE_LAYERS = {
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+}
+HINT = "llama.cpp's own convert_hf_to_gguf.py supports more models and tokenizers"
+# With these values in tokenizer.json, llama.cpp's `gpt-2` splits texts in the same way;
+# `trim_offsets` changes no token.
+PRE_TOKENIZER = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
+PLAIN_BPE = {
     "type": "BPE",
     "dropout": None,
     "unk_token": None,
@@ -50,7 +55,7 @@ PLAIN = {
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Read, convert, and say what was written."""
+    """Convert a model and print the size of the file."""
     packaged = Path(lm_path("bundled"))
     parser = argparse.ArgumentParser(
         description="Write a language model as a GGUF file for llama.cpp."
@@ -60,7 +65,7 @@ def main(arguments: Sequence[str]) -> None:
         type=Path,
         nargs="?",
         default=packaged,
-        help="in Hugging Face's format (default: the packaged LM)",
+        help="a model in Hugging Face's format (default: the packaged LM)",
     )
     parser.add_argument("-o", "--output", type=Path, required=True, help="the GGUF file")
     options = parser.parse_args(arguments)
@@ -72,30 +77,33 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def convert(folder: Path, output: Path) -> None:
-    """Write the model of a folder, weights in float32, with its tokenizer.
+    """Write the model and tokenizer of a folder, weights in float32.
 
     Raises:
-        UserError: if the folder holds something else, or `gguf` is not installed.
+        UserError: if the folder holds another kind of model, or `gguf` is not installed.
     """
     try:
         from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType
     except ImportError:
         raise UserError(
-            "GGUF files are written by the package gguf, which is not installed", "pip install gguf"
+            "the package gguf, which writes GGUF files, is not installed", "pip install gguf"
         ) from None
     import torch
 
-    what, hint = f"{folder}: cannot be loaded as a causal LM", "give the folder of a Llama"
+    what, hint = f"{folder}: cannot be loaded as a causal LM", "name the folder of a Llama model"
     config, tokenizer = (
-        loaded(part, str(folder.resolve()), what, hint) for part in ("AutoConfig", "AutoTokenizer")
+        load_pretrained(part, str(folder.resolve()), what, hint)
+        for part in ("AutoConfig", "AutoTokenizer")
     )
-    refuse_others(folder, config)
+    check_architecture(folder, config)
     writer = GGUFWriter(output, "llama")
     writer.add_name(folder.resolve().name)
     writer.add_file_type(LlamaFileType.ALL_F32)
     add_shape(writer, config)
     add_tokenizer(writer, folder, tokenizer, config.vocab_size)
-    model = loaded("AutoModelForCausalLM", str(folder.resolve()), what, hint, dtype=torch.float32)
+    model = load_pretrained(
+        "AutoModelForCausalLM", str(folder.resolve()), what, hint, dtype=torch.float32
+    )
     for name, weight in tensors(config, model.state_dict()):
         writer.add_tensor(name, weight.numpy(), raw_dtype=GGMLQuantizationType.F32)
     writer.write_header_to_file()
@@ -104,32 +112,29 @@ def convert(folder: Path, output: Path) -> None:
     writer.close()
 
 
-def refuse_others(folder: Path, config: Any) -> None:
-    """Make sure that the weights mean what llama.cpp will take them for.
+def check_architecture(folder: Path, config: Any) -> None:
+    """Check that llama.cpp will read the weights correctly.
 
     Raises:
-        UserError: otherwise.
+        UserError: if the model is not a plain Llama.
     """
-    wanted = {
+    expected = {
         "model_type": "llama",
         "hidden_act": "silu",
         "attention_bias": False,
         "mlp_bias": False,
     }
-    found = {key: getattr(config, key, None) for key in wanted}
+    actual = {key: getattr(config, key, None) for key in expected}
+    wrong = [f"{key} is {value}" for key, value in actual.items() if value != expected[key]]
     rope = getattr(config, "rope_parameters", None) or {}
-    wrong = [f"{key} is {value}" for key, value in found.items() if value != wanted[key]]
-    wrong += (
-        [f"rope_type is {rope['rope_type']}"]
-        if rope.get("rope_type", "default") != "default"
-        else []
-    )
+    if rope.get("rope_type", "default") != "default":
+        wrong.append(f"rope_type is {rope['rope_type']}")
     if wrong:
-        raise UserError(f"{folder / 'config.json'}: {', '.join(wrong)}", OTHERS)
+        raise UserError(f"{folder / 'config.json'}: {', '.join(wrong)}", HINT)
 
 
 def add_shape(writer: Any, config: Any) -> None:
-    """Write how large the model is, and the constants of its norms and positions."""
+    """Write the model's dimensions and the constants of its norms and positions."""
     writer.add_vocab_size(config.vocab_size)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
@@ -145,28 +150,28 @@ def add_shape(writer: Any, config: Any) -> None:
 
 
 def add_tokenizer(writer: Any, folder: Path, tokenizer: Any, size: int) -> None:
-    """Write vocabulary, merges, special tokens, and which of them stand around every text.
+    """Write vocabulary, merges and special tokens.
 
     Raises:
-        UserError: if llama.cpp would cut texts into other tokens.
+        UserError: if llama.cpp would split texts into other tokens.
     """
     from gguf import TokenType
 
-    written = json.loads(tokenizer.backend_tokenizer.to_str())
-    pieces, model = written["pre_tokenizer"] or {}, written["model"]
-    alike = all(pieces.get(key) == value for key, value in PIECES.items()) and all(
-        model.get(key) == value for key, value in PLAIN.items()
-    )
-    if not alike or written["normalizer"]:
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    pre_tokenizer, model = content["pre_tokenizer"] or {}, content["model"]
+    supported = all(
+        pre_tokenizer.get(key) == value for key, value in PRE_TOKENIZER.items()
+    ) and all(model.get(key) == value for key, value in PLAIN_BPE.items())
+    if not supported or content["normalizer"]:
         raise UserError(
-            f"{folder / 'tokenizer.json'}: is not a byte-level BPE that cuts as GPT-2's does",
-            OTHERS,
+            f"{folder / 'tokenizer.json'}: not a byte-level BPE that splits texts as GPT-2's does",
+            HINT,
         )
     names = [f"[unused {token}]" for token in range(size)]
     kinds = [TokenType.UNUSED] * size
     for text, token in model["vocab"].items():
         names[token], kinds[token] = text, TokenType.NORMAL
-    for added in written["added_tokens"]:
+    for added in content["added_tokens"]:
         names[added["id"]], kinds[added["id"]] = (
             added["content"],
             TokenType.CONTROL if added["special"] else TokenType.USER_DEFINED,
@@ -176,46 +181,49 @@ def add_tokenizer(writer: Any, folder: Path, tokenizer: Any, size: int) -> None:
     writer.add_token_list(names)
     writer.add_token_types(kinds)
     writer.add_token_merges([" ".join(pair) for pair in model["merges"]])
-    add_ends(writer, tokenizer)
+    add_boundary_tokens(writer, tokenizer)
 
 
-def add_ends(writer: Any, tokenizer: Any) -> None:
-    """Write the tokens that begin and end a text, and whether the tokenizer itself puts them there."""
-    ends = [
+def add_boundary_tokens(writer: Any, tokenizer: Any) -> None:
+    """Write the tokens that begin and end a text, and whether the tokenizer adds them."""
+    boundaries = [
         token for token in (tokenizer.bos_token_id, tokenizer.eos_token_id) if token is not None
     ]
-    around = tokenizer("a")["input_ids"]
-    if ends:
-        # llama.cpp takes token 11 for one that is not named.
-        writer.add_bos_token_id(ends[0])
-        writer.add_eos_token_id(ends[-1])
+    ids = tokenizer("a")["input_ids"]
+    if boundaries:
+        # If one is missing, llama.cpp uses token 11.
+        writer.add_bos_token_id(boundaries[0])
+        writer.add_eos_token_id(boundaries[-1])
     if tokenizer.pad_token_id is not None:
         writer.add_pad_token_id(tokenizer.pad_token_id)
-    writer.add_add_bos_token(around[0] == tokenizer.bos_token_id)
-    writer.add_add_eos_token(around[-1] == tokenizer.eos_token_id)
+    writer.add_add_bos_token(ids[0] == tokenizer.bos_token_id)
+    writer.add_add_eos_token(ids[-1] == tokenizer.eos_token_id)
 
 
 def tensors(
     config: Any, weights: "dict[str, torch.Tensor]"
 ) -> "Iterator[tuple[str, torch.Tensor]]":
-    """Yield each weight with llama.cpp's name, in its layout."""
+    """Yield each weight with llama.cpp's name and layout."""
     heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
     for name, weight in weights.items():
-        place = name.removesuffix(".weight")
-        if place in AROUND:
-            # A head that is tied is the embedding, which llama.cpp takes where there is no other.
-            if place != "lm_head" or not config.tie_word_embeddings:
-                yield f"{AROUND[place]}.weight", weight
+        key = name.removesuffix(".weight")
+        if key in OUTSIDE_LAYERS:
+            # A tied head is the embedding; llama.cpp uses that if there is no head.
+            if key != "lm_head" or not config.tie_word_embeddings:
+                yield f"{OUTSIDE_LAYERS[key]}.weight", weight
             continue
-        layer, _, part = place.removeprefix("model.layers.").partition(".")
-        to = LAYER[part]
-        yield f"blk.{layer}.{to}.weight", interleaved(weight, heads[to]) if to in heads else weight
+        layer, _, part = key.removeprefix("model.layers.").partition(".")
+        target = LAYER[part]
+        if target in heads:
+            weight = interleave(weight, heads[target])
+        yield f"blk.{layer}.{target}.weight", weight
 
 
-def interleaved(weight: "torch.Tensor", heads: int) -> "torch.Tensor":
-    """Return the rows of queries or keys, (heads * size, width), in the order of llama.cpp's rotary positions.
+def interleave(weight: "torch.Tensor", heads: int) -> "torch.Tensor":
+    """Return the rows of queries or keys, (heads * size, width), in llama.cpp's order.
 
-    It turns neighbouring rows of a head together, Hugging Face those that are half a head apart.
+    Its rotary positions rotate adjacent rows of a head together, Hugging Face's rotate rows that
+    are half a head apart.
     """
     halves = weight.reshape(heads, 2, -1, weight.shape[1])
     return halves.transpose(1, 2).reshape(weight.shape).contiguous()

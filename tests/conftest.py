@@ -13,7 +13,7 @@ os.environ.setdefault(
 )  # tiny models gain nothing from threads, and busy machines lose much
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach a hub, whatever the machine
 
-from gpt3mix_cli.data import load
+from gpt3mix_cli.data import load_splits
 from gpt3mix_cli.settings import Task
 
 ROOT = Path(__file__).parent.parent
@@ -47,7 +47,7 @@ def task() -> Task:
 def texts() -> list[str]:
     """The packaged training sentences."""
     task = Task.model_validate({"name": "demo", "data": {"kind": "demo"}, "labels": ["pos", "neg"]})
-    return [row.text for row in load(task, 0).train]
+    return [row.text for row in load_splits(task, 0).train]
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from gpt3mix_cli.cli import app, main
-from gpt3mix_cli.data import load
+from gpt3mix_cli.data import load_splits
 from gpt3mix_cli.settings import Task
 
 SCRIPT = Path(sys.executable).with_name("gpt3mix")
@@ -27,7 +27,7 @@ COMMANDS = sorted(
     if command.callback
 )
 HEAVY = {"torch", "transformers", "datasets", "sklearn", "pandas", "numpy", "pydantic"}
-DEADLINE = 120  # seconds; no test waits longer for a process that ought to end
+DEADLINE = 120  # seconds that a test waits for a process
 
 CONFIG = """\
 # A user's own reviews: gpt3mix run mine.yaml
@@ -46,26 +46,26 @@ classifiers:
   - {{kind: transformer, name: tiny, model: {encoder}, lr: 1e-3, max_epochs: 2, dtype: float32, device: cpu}}
 trials: 2
 """
-# Without models, so that a process of its own is done in a second or two.
+# Without models, so that a process of its own takes a second or two.
 LINEAR = ["--set", "classifiers=[{kind: linear}]"]
 LIGHT = ["--set", "lm=null", *LINEAR]
 
 
-class AugmentationSink:
-    """What a command left: exit code, stdout, stderr."""
+class CommandResult:
+    """Exit code, stdout and stderr of a command."""
 
     def __init__(self, code: int, out: str, err: str) -> None:
         self.code, self.out, self.err = code, out, err
 
 
 @pytest.fixture
-def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., AugmentationSink]:
+def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., CommandResult]:
     """Run a command line in this process."""
 
-    def run(*arguments: object) -> AugmentationSink:
+    def run(*arguments: object) -> CommandResult:
         capsys.readouterr()
         code = main([str(argument) for argument in arguments])
-        return AugmentationSink(code, *capsys.readouterr())
+        return CommandResult(code, *capsys.readouterr())
 
     return run
 
@@ -90,7 +90,7 @@ def shell(
 def own_data(folder: Path, encoder: Path) -> Path:
     """Write CSV files and an experiment over them."""
     task = Task.model_validate({"name": "demo", "data": {"kind": "demo"}, "labels": ["pos", "neg"]})
-    splits = load(task, 0)
+    splits = load_splits(task, 0)
     for name, rows in (
         ("train", splits.train[:60]),
         ("validation", splits.validation[:12]),
@@ -111,7 +111,7 @@ def mine(tmp_path: Path, tiny_encoder: Path) -> Path:
 
 
 def chain(config: Path, out: Path) -> Iterator[list[str]]:
-    """Yield the commands of a user who goes by hand, seed by seed."""
+    """Yield the commands of a user who runs each stage by hand, seed by seed."""
     for seed in ("0", "1"):
         common = [str(config), "--out", str(out), "--level", "3/class", "--seed", seed]
         yield ["subsample", *common]
@@ -122,7 +122,7 @@ def chain(config: Path, out: Path) -> Iterator[list[str]]:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """Return every JSONL file and report under a folder, without what the clock says."""
+    """Return every JSONL file and report under a folder, without the seconds."""
     found = {}
     for path in sorted(folder.rglob("*")):
         if path.suffix in (".jsonl", ".md", ".csv"):
@@ -134,7 +134,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def chained(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path) -> Path:
-    """The folder of an experiment that went by hand, seed by seed; not to be written to."""
+    """The folder of an experiment that was run by hand, seed by seed; read only."""
     folder = tmp_path_factory.mktemp("chained")
     config = own_data(folder, tiny_encoder)
     for command in chain(config, folder / "results"):
@@ -158,7 +158,7 @@ def test_the_chain_writes_what_the_design_lists(chained: Path) -> None:
         for end in ("", ".history")
     ]
     expected = {f"3-per-class/seed-{seed}/{name}" for seed in (0, 1) for name in (*cell, *trials)}
-    expected |= {"report/report.md", "report/table.csv"}  # beside table.tex and report.json
+    expected |= {"report/report.md", "report/table.csv"}  # and table.tex, report.json
     found = contents(chained / "results" / "mine")
     assert set(found) == expected
     rows = [json.loads(line) for line in found["3-per-class/seed-1/gpt3mix.jsonl"].splitlines()]
@@ -229,23 +229,23 @@ def linear_rows(folder: Path) -> dict[str, str]:
     }
 
 
-def test_run_makes_the_same_files_as_the_commands_by_hand(
-    chained: Path, mine: Path, tmp_path: Path, call: Callable[..., AugmentationSink]
+def test_run_writes_the_same_files_as_the_commands_by_hand(
+    chained: Path, mine: Path, tmp_path: Path, call: Callable[..., CommandResult]
 ) -> None:
     assert call("run", mine, *LINEAR).code == 0
     assert linear_rows(tmp_path / "results") == linear_rows(chained / "results")
     assert len(linear_rows(tmp_path / "results")) == 20
 
 
-def test_run_makes_the_same_trials_of_an_encoder_as_the_commands_by_hand(
-    chained: Path, mine: Path, tmp_path: Path, call: Callable[..., AugmentationSink]
+def test_run_writes_the_same_trials_of_an_encoder_as_the_commands_by_hand(
+    chained: Path, mine: Path, tmp_path: Path, call: Callable[..., CommandResult]
 ) -> None:
     assert call("run", mine).code == 0
     assert contents(tmp_path / "results") == contents(chained / "results")
 
 
 def test_a_second_time_all_is_up_to_date_and_untouched(
-    chained: Path, call: Callable[..., AugmentationSink]
+    chained: Path, call: Callable[..., CommandResult]
 ) -> None:
     files = [
         path
@@ -263,7 +263,7 @@ def test_a_second_time_all_is_up_to_date_and_untouched(
 
 
 def test_a_changed_setting_redoes_what_it_changes_and_nothing_else(
-    mine: Path, call: Callable[..., AugmentationSink]
+    mine: Path, call: Callable[..., CommandResult]
 ) -> None:
     assert call("run", mine, *LIGHT, "--json").code == 0
     done = call("train", mine, *LIGHT, "--json", "--set", "classifiers.0.C=1")
@@ -283,7 +283,7 @@ def test_a_changed_setting_redoes_what_it_changes_and_nothing_else(
 
 
 def until(found: Callable[[], bool], process: subprocess.Popen[Any]) -> None:
-    """Wait until something is there; a process that ends before has failed the test."""
+    """Wait until a condition holds; if the process ends before, the test fails."""
     end = time.monotonic() + DEADLINE
     while not found():
         assert process.poll() is None, process.communicate()
@@ -292,11 +292,11 @@ def until(found: Callable[[], bool], process: subprocess.Popen[Any]) -> None:
             process.wait(0.01)
 
 
-def begun(*arguments: object, folder: Path) -> subprocess.Popen[str]:
+def start(*arguments: object, folder: Path) -> subprocess.Popen[str]:
     def listen() -> None:
         signal.signal(
             signal.SIGINT, signal.SIG_DFL
-        )  # a test run in the background would hand down deaf ears
+        )  # tests in the background hand down an ignored SIGINT
 
     command = [str(SCRIPT), *map(str, arguments)]
     return subprocess.Popen(
@@ -310,11 +310,11 @@ def begun(*arguments: object, folder: Path) -> subprocess.Popen[str]:
 
 
 def test_a_killed_run_finishes_the_next_time_with_the_same_files(
-    chained: Path, mine: Path, tmp_path: Path, call: Callable[..., AugmentationSink]
+    chained: Path, mine: Path, tmp_path: Path, call: Callable[..., CommandResult]
 ) -> None:
     cell = tmp_path / "results" / "mine" / "3-per-class" / "seed-0"
-    process = begun("run", mine, folder=tmp_path)
-    # First trials stand, GPT3Mix has begun to write.
+    process = start("run", mine, folder=tmp_path)
+    # The first trials are there, and GPT3Mix has started to write.
     until((cell / "trials" / "none.linear.jsonl").exists, process)
     until((cell / "gpt3mix.journal.sqlite").exists, process)
     process.kill()
@@ -328,17 +328,17 @@ def test_a_killed_run_finishes_the_next_time_with_the_same_files(
     assert not list(tmp_path.rglob("*.partial"))
 
 
-def test_an_interrupted_run_exits_with_130_and_goes_on(
-    mine: Path, tmp_path: Path, call: Callable[..., AugmentationSink]
+def test_an_interrupted_run_exits_with_130_and_resumes(
+    mine: Path, tmp_path: Path, call: Callable[..., CommandResult]
 ) -> None:
     many = [*LIGHT, "--set", "subsample.seeds=20", "--set", "trials=20"]
-    process = begun("run", mine, *many, folder=tmp_path)
+    process = start("run", mine, *many, folder=tmp_path)
     until(lambda: len(list(tmp_path.rglob("trials/*.linear.jsonl"))) > 1, process)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=DEADLINE)
     assert process.returncode == 130, err
     assert out == ""
-    assert "interrupted; what was made is kept" in err
+    assert "interrupted; finished work is kept" in err
     assert "Traceback" not in err
     done = call("run", mine, *many)
     assert done.code == 0
@@ -347,12 +347,12 @@ def test_an_interrupted_run_exits_with_130_and_goes_on(
 
 
 def test_two_runs_at_once_do_not_mix(
-    mine: Path, tmp_path: Path, call: Callable[..., AugmentationSink]
+    mine: Path, tmp_path: Path, call: Callable[..., CommandResult]
 ) -> None:
     import fcntl
 
     output = tmp_path / "rows.jsonl"
-    with (tmp_path / ".rows.jsonl.partial").open("ab") as other:
+    with (tmp_path / ".rows.jsonl.partial.lock").open("ab") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         done = call("subsample", mine, "--seed", 0, "-o", output)
     assert done.code == 2
@@ -446,7 +446,7 @@ def test_real_rows_from_stdin_serve_every_method(mine: Path, tmp_path: Path) -> 
 
 
 def test_synthetic_rows_of_other_real_rows_are_refused(
-    mine: Path, tmp_path: Path, call: Callable[..., AugmentationSink]
+    mine: Path, tmp_path: Path, call: Callable[..., CommandResult]
 ) -> None:
     assert call("run", mine, *LIGHT).code == 0
     other = ["--set", "subsample.master_seed=7"]
@@ -456,8 +456,8 @@ def test_synthetic_rows_of_other_real_rows_are_refused(
     assert "its rows were made from other real rows than these" in done.err
 
 
-def test_augmented_rows_cannot_pass_for_no_augmentation(
-    mine: Path, tmp_path: Path, call: Callable[..., AugmentationSink]
+def test_augmented_rows_cannot_be_the_method_none(
+    mine: Path, tmp_path: Path, call: Callable[..., CommandResult]
 ) -> None:
     assert call("run", mine, *LIGHT).code == 0
     rows = next((tmp_path / "results").rglob("seed-0/eda.jsonl"))
@@ -467,7 +467,7 @@ def test_augmented_rows_cannot_pass_for_no_augmentation(
 
 
 def test_an_output_cannot_be_the_input(
-    mine: Path, tmp_path: Path, call: Callable[..., AugmentationSink]
+    mine: Path, tmp_path: Path, call: Callable[..., CommandResult]
 ) -> None:
     assert call("subsample", mine, *LIGHT).code == 0
     real = next((tmp_path / "results").rglob("seed-0/train.jsonl"))
@@ -480,15 +480,15 @@ def test_an_output_cannot_be_the_input(
 
 @pytest.mark.parametrize("level", ["0%", "200%", "0/class", "8"])
 def test_a_level_of_the_command_line_is_checked_as_in_the_config(
-    mine: Path, level: str, call: Callable[..., AugmentationSink]
+    mine: Path, level: str, call: Callable[..., CommandResult]
 ) -> None:
     done = call("subsample", mine, "--level", level)
     assert done.code == 2
     assert f"--level {level}" in done.err
 
 
-def test_the_other_cells_go_on_where_one_falls_short(
-    mine: Path, tmp_path: Path, call: Callable[..., AugmentationSink]
+def test_other_cells_continue_if_one_falls_short(
+    mine: Path, tmp_path: Path, call: Callable[..., CommandResult]
 ) -> None:
     assert call("subsample", mine).code == 0
     done = call(
@@ -501,13 +501,13 @@ def test_the_other_cells_go_on_where_one_falls_short(
     ] * 2
 
 
-def test_a_reader_that_has_gone_is_no_error(chained: Path) -> None:
+def test_a_closed_pipe_is_no_error(chained: Path) -> None:
     command = f"{SCRIPT} report {chained / 'results'} -o {chained / 'piped'} -q | true; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_full_or_closed_stdout_is_told(mine: Path, tmp_path: Path) -> None:
+def test_a_full_or_closed_stdout_is_reported(mine: Path, tmp_path: Path) -> None:
     for command in (
         f"{SCRIPT} subsample {mine} --seed 0 -o - > /dev/full",
         f"{SCRIPT} subsample {mine} --seed 0 --json -q > /dev/full",
@@ -528,16 +528,16 @@ def test_a_full_or_closed_stdout_is_told(mine: Path, tmp_path: Path) -> None:
 
 
 def test_a_device_is_never_replaced(
-    mine: Path, tmp_path: Path, call: Callable[..., AugmentationSink]
+    mine: Path, tmp_path: Path, call: Callable[..., CommandResult]
 ) -> None:
     os.mkfifo(tmp_path / "pipe")
     done = call("subsample", mine, "--seed", 0, "-o", tmp_path / "pipe")
     assert done.code == 2
-    assert "is no plain file" in done.err
+    assert "is not a plain file" in done.err
     assert (tmp_path / "pipe").is_fifo()
 
 
-def test_stdout_holds_results_only(chained: Path, call: Callable[..., AugmentationSink]) -> None:
+def test_stdout_holds_results_only(chained: Path, call: Callable[..., CommandResult]) -> None:
     for command in chain(chained / "mine.yaml", chained / "results"):
         done = call(*command)
         assert bool(done.out) == (command[0] == "report")
@@ -549,7 +549,7 @@ def test_stdout_holds_results_only(chained: Path, call: Callable[..., Augmentati
 
 
 def test_the_last_line_names_the_next_command(
-    mine: Path, call: Callable[..., AugmentationSink]
+    mine: Path, call: Callable[..., CommandResult]
 ) -> None:
     ends = [
         call(*command, *LIGHT).err.splitlines()[-1]
@@ -562,7 +562,7 @@ def test_the_last_line_names_the_next_command(
 
 
 def test_json_is_one_object_on_stdout_and_nothing_else(
-    chained: Path, call: Callable[..., AugmentationSink]
+    chained: Path, call: Callable[..., CommandResult]
 ) -> None:
     keys = {"report": {"cells", "comparisons", "remarks", "files", "warnings"}}
     for command in chain(chained / "mine.yaml", chained / "results"):
@@ -577,7 +577,7 @@ def test_json_is_one_object_on_stdout_and_nothing_else(
 
 
 def test_json_of_run_and_check_is_one_object(
-    mine: Path, call: Callable[..., AugmentationSink]
+    mine: Path, call: Callable[..., CommandResult]
 ) -> None:
     assert set(json.loads(call("run", mine, *LIGHT, "--json").out)) == {
         "cells",
@@ -593,7 +593,7 @@ def test_json_of_run_and_check_is_one_object(
     ]
 
 
-def test_quiet_says_nothing(mine: Path, call: Callable[..., AugmentationSink]) -> None:
+def test_quiet_prints_nothing(mine: Path, call: Callable[..., CommandResult]) -> None:
     for command in ("subsample", "baseline", "train"):
         done = call(
             command,
@@ -606,8 +606,8 @@ def test_quiet_says_nothing(mine: Path, call: Callable[..., AugmentationSink]) -
     assert call("report", mine, *LIGHT, "-q").err == ""
 
 
-def test_show_prints_rows_below_their_parents_as_table_4_does(
-    chained: Path, call: Callable[..., AugmentationSink]
+def test_show_prints_rows_after_their_parents_as_table_4_does(
+    chained: Path, call: Callable[..., CommandResult]
 ) -> None:
     """With the task's label words, although all is up to date."""
     done = call(
@@ -635,10 +635,10 @@ def test_show_prints_rows_below_their_parents_as_table_4_does(
     assert re.fullmatch(r"Original  .+ \((positive|negative)\)\nEDA       .+ \(\1\)\n\n", done.out)
 
 
-def test_the_end_of_augment_says_what_the_rows_are_like(
-    chained: Path, call: Callable[..., AugmentationSink]
+def test_augment_ends_with_statistics_of_the_rows(
+    chained: Path, call: Callable[..., CommandResult]
 ) -> None:
-    """In full for one file, in a table for several, with --json in numbers; the figures are the manifest's."""
+    """In full for one file, as a table for several, as numbers with --json; as in the manifest."""
     common = [chained / "mine.yaml", "--out", chained / "results"]
     lines = [
         line.split(maxsplit=1) for line in call("augment", *common, "--seed", 0).err.splitlines()
@@ -659,13 +659,13 @@ def test_the_end_of_augment_says_what_the_rows_are_like(
     assert f"entropy {counts['statistics']['entropy_bits']:.3f} bits" in said["soft"]
 
 
-def test_a_card_is_written_beside_the_rows_where_it_is_wanted(
-    mine: Path, tmp_path: Path, call: Callable[..., AugmentationSink]
+def test_card_writes_a_data_card_for_each_file_of_rows(
+    mine: Path, tmp_path: Path, call: Callable[..., CommandResult]
 ) -> None:
     assert call("subsample", mine).code == 0
     assert call("baseline", mine, *LIGHT, "--method", "eda", "-q").code == 0
     assert not list(tmp_path.rglob("*.card.md"))
-    done = call("baseline", mine, *LIGHT, "--method", "eda", "--seed", 1, "--licence", "cc0-1.0")
+    done = call("baseline", mine, *LIGHT, "--method", "eda", "--seed", 1, "--license", "cc0-1.0")
     (path,) = (tmp_path / "results").rglob("*.card.md")
     assert path.name == "eda.card.md"
     assert 'license: "cc0-1.0"' in path.read_text("utf-8")
@@ -685,36 +685,42 @@ def test_a_card_is_written_beside_the_rows_where_it_is_wanted(
 
 
 def test_copies_of_test_rows_never_reach_the_output(
-    mine: Path, tmp_path: Path, call: Callable[..., AugmentationSink]
+    mine: Path, tmp_path: Path, call: Callable[..., CommandResult]
 ) -> None:
-    """What the LM writes anyway is made a test row; the gate then rejects it, and other test rows make the output stale."""
+    """A text of the LM becomes a test row: the filter then rejects it, and the output is stale."""
     assert call("subsample", mine).code == 0
-    place = tmp_path / "results" / "mine" / "3-per-class" / "seed-0" / "gpt3mix.jsonl"
-    assert call("augment", mine, "--seed", 0, "--set", "augment.gate.leak=false").code == 0
-    leaked = [json.loads(line)["text"] for line in place.read_text("utf-8").splitlines()]
+    path = tmp_path / "results" / "mine" / "3-per-class" / "seed-0" / "gpt3mix.jsonl"
+    assert (
+        call("augment", mine, "--seed", 0, "--set", "augment.filter.reject_test_copies=false").code
+        == 0
+    )
+    leaked = [json.loads(line)["text"] for line in path.read_text("utf-8").splitlines()]
     with (tmp_path / "test.csv").open("a", newline="", encoding="utf-8") as stream:
         csv.writer(stream).writerow([5, leaked[0].upper()])
     assert (
-        "up to date" in call("augment", mine, "--seed", 0, "--set", "augment.gate.leak=false").err
+        "up to date"
+        in call(
+            "augment", mine, "--seed", 0, "--set", "augment.filter.reject_test_copies=false"
+        ).err
     )
     done = call("augment", mine, "--seed", 0)
     assert done.code == 0
-    assert "1 leak" in done.err
-    rows = [json.loads(line)["text"] for line in place.read_text("utf-8").splitlines()]
+    assert "1 reject_test_copies" in done.err
+    rows = [json.loads(line)["text"] for line in path.read_text("utf-8").splitlines()]
     assert rows[:5] == leaked[1:6]
     (reject,) = [
         row
         for row in map(
-            json.loads, place.with_name("gpt3mix.rejects.jsonl").read_text("utf-8").splitlines()
+            json.loads, path.with_name("gpt3mix.rejects.jsonl").read_text("utf-8").splitlines()
         )
-        if row["reason"] == "leak"
+        if row["reason"] == "reject_test_copies"
     ]
     assert reject["text"] == leaked[0]
     (tmp_path / "test.csv").unlink()
     done = call("augment", mine, "--seed", 0, "--force")
     assert done.code == 2
     assert "test.csv" in done.err
-    assert "augment.gate.leak=false" in done.err
+    assert "augment.filter.reject_test_copies=false" in done.err
 
 
 # Exit codes ----------------------------------------------------------------------------------------------------------
@@ -759,13 +765,14 @@ def test_the_help_of_every_command_loads_nothing_heavy(tmp_path: Path) -> None:
     assert ours == {
         "gpt3mix_cli",
         "gpt3mix_cli.cli",
-        "gpt3mix_cli.errors",
         "gpt3mix_cli.cli_options",
+        "gpt3mix_cli.commands",
+        "gpt3mix_cli.errors",
     }
 
 
-def test_too_few_rows_stop_with_3_and_keep_what_was_made(
-    mine: Path, tmp_path: Path, call: Callable[..., AugmentationSink]
+def test_too_few_rows_stop_with_3_and_are_kept(
+    mine: Path, tmp_path: Path, call: Callable[..., CommandResult]
 ) -> None:
     assert call("subsample", mine).code == 0
     done = call(
@@ -780,7 +787,7 @@ def test_too_few_rows_stop_with_3_and_keep_what_was_made(
 
 
 def test_failed_trials_stop_with_3_and_the_next_run_repeats_them(
-    mine: Path, tmp_path: Path, call: Callable[..., AugmentationSink]
+    mine: Path, tmp_path: Path, call: Callable[..., CommandResult]
 ) -> None:
     broken = [
         "--set",
@@ -799,12 +806,12 @@ def test_failed_trials_stop_with_3_and_the_next_run_repeats_them(
     assert "failed (2)" in done.out
     assert "none" in done.out
     assert (tmp_path / "results" / "mine" / "report" / "report.md").exists()
-    mended = [word.replace("1e30", "1e-3") for word in broken]
-    assert call("run", mine, *mended).code == 0
+    fixed = [word.replace("1e30", "1e-3") for word in broken]
+    assert call("run", mine, *fixed).code == 0
 
 
 def test_no_arguments_and_unknown_ones_exit_with_2(
-    call: Callable[..., AugmentationSink], mine: Path
+    call: Callable[..., CommandResult], mine: Path
 ) -> None:
     assert call().code == 2
     for arguments in (
@@ -853,9 +860,9 @@ BROKEN: dict[str, tuple[Break, Sequence[str], Sequence[str]]] = {
     "key that stands twice": (
         change("mine.yaml", "trials: 2", "trials: 2\ntrials: 3"),
         [],
-        ["mine.yaml, line", "'trials' stands twice"],
+        ["mine.yaml, line", "duplicate key 'trials'"],
     ),
-    "no yaml": (put("mine.yaml", "name: [a\n"), [], ["mine.yaml, line", "no valid YAML"]),
+    "no yaml": (put("mine.yaml", "name: [a\n"), [], ["mine.yaml, line", "not valid YAML"]),
     "two wrong keys": (
         change("mine.yaml", "trials: 2", "trials: 0"),
         ["--set", "augment.k=0"],
@@ -933,8 +940,8 @@ BROKEN: dict[str, tuple[Break, Sequence[str], Sequence[str]]] = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_broken_input_is_told_in_one_message_and_leaves_nothing(
-    name: str, mine: Path, tmp_path: Path, call: Callable[..., AugmentationSink]
+def test_broken_input_is_reported_in_one_message_and_leaves_nothing(
+    name: str, mine: Path, tmp_path: Path, call: Callable[..., CommandResult]
 ) -> None:
     spoil, arguments, expected = BROKEN[name]
     spoil(tmp_path)
@@ -956,7 +963,7 @@ ROW = '{"id": "a", "text": "fine", "label": "good"}\n'
     ("rows", "expected"),
     [
         ("", ["real.jsonl: the file has no rows"]),
-        (ROW + ROW, ["real.jsonl, row 2", "'a' stands twice"]),
+        (ROW + ROW, ["real.jsonl, row 2", "'a' is used twice"]),
         (
             ROW + '{"id": "b", "text": "x", "label": "fine"}\n',
             ["real.jsonl, line 2", "label 'fine'"],
@@ -967,10 +974,10 @@ ROW = '{"id": "a", "text": "fine", "label": "good"}\n'
     ],
     ids=["empty", "same id", "label", "null", "missing key", "broken"],
 )
-def test_broken_rows_between_stages_are_told_with_their_line(
+def test_broken_rows_between_stages_are_reported_with_their_line(
     mine: Path,
     tmp_path: Path,
-    call: Callable[..., AugmentationSink],
+    call: Callable[..., CommandResult],
     rows: str,
     expected: list[str],
 ) -> None:
@@ -1003,7 +1010,7 @@ def test_a_broken_input_through_the_console_script(mine: Path, tmp_path: Path) -
     ids=" ".join,
 )
 def test_one_file_for_several_outputs_is_refused(
-    mine: Path, tmp_path: Path, call: Callable[..., AugmentationSink], arguments: list[str]
+    mine: Path, tmp_path: Path, call: Callable[..., CommandResult], arguments: list[str]
 ) -> None:
     done = call(arguments[0], mine, *arguments[1:])
     assert done.code == 2
@@ -1012,7 +1019,7 @@ def test_one_file_for_several_outputs_is_refused(
 
 
 def test_json_and_rows_cannot_both_have_stdout(
-    mine: Path, call: Callable[..., AugmentationSink]
+    mine: Path, call: Callable[..., CommandResult]
 ) -> None:
     done = call("subsample", mine, "--seed", 0, "-o", "-", "--json")
     assert (done.code, done.out) == (2, "")
@@ -1020,7 +1027,7 @@ def test_json_and_rows_cannot_both_have_stdout(
 
 
 def test_a_stage_whose_input_is_missing_names_the_command_before(
-    mine: Path, tmp_path: Path, call: Callable[..., AugmentationSink]
+    mine: Path, tmp_path: Path, call: Callable[..., CommandResult]
 ) -> None:
     done = call("augment", mine, "--seed", 0)
     assert done.code == 2
@@ -1031,14 +1038,14 @@ def test_a_stage_whose_input_is_missing_names_the_command_before(
 
 
 def test_a_stage_whose_input_is_missing_leaves_nothing(
-    mine: Path, tmp_path: Path, call: Callable[..., AugmentationSink]
+    mine: Path, tmp_path: Path, call: Callable[..., CommandResult]
 ) -> None:
     assert call("augment", mine, "--seed", 0).code == 2
     assert not (tmp_path / "results").exists()
 
 
-def test_rows_that_a_user_made_are_trained_on_under_their_own_name(
-    mine: Path, tmp_path: Path, call: Callable[..., AugmentationSink]
+def test_rows_of_a_user_are_a_method_named_after_their_file(
+    mine: Path, tmp_path: Path, call: Callable[..., CommandResult]
 ) -> None:
     rows = [
         {"id": f"s{i}", "text": f"text {i}", "label": "good", "probs": {"good": 0.8, "bad": 0.2}}
@@ -1058,7 +1065,7 @@ def test_rows_that_a_user_made_are_trained_on_under_their_own_name(
 
 
 def test_report_takes_several_configs_folders_and_files_at_once(
-    chained: Path, tmp_path: Path, call: Callable[..., AugmentationSink]
+    chained: Path, tmp_path: Path, call: Callable[..., CommandResult]
 ) -> None:
     (path,) = (chained / "results").rglob("seed-0/trials/none.linear.jsonl")
     other = path.read_text().replace('"task": "mine"', '"task": "other"')
@@ -1074,8 +1081,8 @@ def test_report_takes_several_configs_folders_and_files_at_once(
     assert "average" in found.out
 
 
-def test_report_shows_the_lines_and_columns_that_are_asked_for(
-    chained: Path, tmp_path: Path, call: Callable[..., AugmentationSink]
+def test_report_shows_the_selected_rows_and_columns(
+    chained: Path, tmp_path: Path, call: Callable[..., CommandResult]
 ) -> None:
     common = ("report", chained / "results", "-o", tmp_path / "r")
     assert (
@@ -1087,7 +1094,7 @@ def test_report_shows_the_lines_and_columns_that_are_asked_for(
 
 
 def test_report_compares_two_runs(
-    chained: Path, tmp_path: Path, call: Callable[..., AugmentationSink]
+    chained: Path, tmp_path: Path, call: Callable[..., CommandResult]
 ) -> None:
     done = call(
         "report",
@@ -1116,8 +1123,8 @@ def test_report_compares_two_runs(
         assert "--diff" in wrong.err
 
 
-def test_report_prints_the_papers_figures_and_contradictions(
-    chained: Path, tmp_path: Path, call: Callable[..., AugmentationSink]
+def test_report_prints_the_papers_values_and_contradictions(
+    chained: Path, tmp_path: Path, call: Callable[..., CommandResult]
 ) -> None:
     done = call("report", chained / "results", "-o", tmp_path / "r", "--paper")
     assert done.code == 0
@@ -1129,7 +1136,7 @@ def test_report_prints_the_papers_figures_and_contradictions(
 
 
 def test_check_ticks_everything_that_is_ready(
-    mine: Path, tmp_path: Path, call: Callable[..., AugmentationSink]
+    mine: Path, tmp_path: Path, call: Callable[..., CommandResult]
 ) -> None:
     done = call("check", mine)
     assert done.code == 0
@@ -1153,26 +1160,32 @@ def test_check_ticks_everything_that_is_ready(
 
 
 def test_check_names_the_remedy_for_what_is_missing(
-    mine: Path, tmp_path: Path, call: Callable[..., AugmentationSink]
+    mine: Path, tmp_path: Path, call: Callable[..., CommandResult]
 ) -> None:
     done = call(
         "check", mine, "--set", f"classifiers.1.model={tmp_path / 'absent'}", "--set", "lm=null"
     )
     assert done.code == 2
     lines = done.out.splitlines()
-    (place,) = (number for number, line in enumerate(lines) if line.startswith("✗"))
-    assert lines[place].startswith("✗ classifier tiny: ")
-    assert "absent" in lines[place]
-    assert lines[place + 1].startswith("  fix: give an encoder's folder")
+    (path,) = (number for number, line in enumerate(lines) if line.startswith("✗"))
+    assert lines[path].startswith("✗ classifier tiny: ")
+    assert "absent" in lines[path]
+    assert lines[path + 1].startswith("  fix: give an encoder's folder")
     assert sum(line.startswith("✓") for line in lines) == 6
     assert "not ready: classifier tiny" in done.err
 
 
-def test_check_looks_at_the_encoder_that_chooses_examples(
-    mine: Path, tmp_path: Path, call: Callable[..., AugmentationSink]
+def test_check_checks_the_encoder_that_selects_examples(
+    mine: Path, tmp_path: Path, call: Callable[..., CommandResult]
 ) -> None:
     (tmp_path / "empty").mkdir()
-    nearest = ["--set", "augment.choose=nearest", "--set", "classifiers=[{kind: linear}]", "--set"]
+    nearest = [
+        "--set",
+        "augment.selection=nearest",
+        "--set",
+        "classifiers=[{kind: linear}]",
+        "--set",
+    ]
     assert (
         "✓ similarity: tfidf, for the nearest examples\n"
         in call("check", mine, *nearest, "augment.similarity=tfidf").out
@@ -1183,9 +1196,9 @@ def test_check_looks_at_the_encoder_that_chooses_examples(
 
 
 def test_a_set_that_fell_short_is_described_shown_and_has_a_card(
-    mine: Path, tmp_path: Path, call: Callable[..., AugmentationSink]
+    mine: Path, tmp_path: Path, call: Callable[..., CommandResult]
 ) -> None:
-    """Where rows are rejected the figures are wanted most."""
+    """Statistics matter most if rows are rejected."""
     assert call("subsample", mine).code == 0
     # 12 words at least: some rows pass, too few.
     strict = [
@@ -1196,11 +1209,11 @@ def test_a_set_that_fell_short_is_described_shown_and_has_a_card(
         "--set",
         "augment.attempts=1",
         "--set",
-        "augment.gate.too_short=12",
+        "augment.filter.min_words=12",
     ]
     done = call("augment", mine, *strict, "--show", 1, "--card")
     assert done.code == 3
-    assert re.search(r"rejected +.*\d+ too_short", done.err)
+    assert re.search(r"rejected +.*\d+ min_words", done.err)
     assert "GPT3Mix    " in done.out
     (path,) = (tmp_path / "results").rglob("*.card.md")
     assert "- Incomplete: " in path.read_text("utf-8")
@@ -1210,7 +1223,7 @@ def test_a_set_that_fell_short_is_described_shown_and_has_a_card(
 
 
 def test_check_finds_that_results_cannot_be_written(
-    mine: Path, tmp_path: Path, call: Callable[..., AugmentationSink]
+    mine: Path, tmp_path: Path, call: Callable[..., CommandResult]
 ) -> None:
     (tmp_path / "file").write_text("")
     done = call("check", mine, *LIGHT, "--out", tmp_path / "file" / "results")

@@ -3,12 +3,14 @@
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpt3mix_cli.config import load
+from gpt3mix_cli.config import load_experiments
 from gpt3mix_cli.errors import UserError
 from gpt3mix_cli.settings import (
     AugmentSettings,
@@ -54,13 +56,13 @@ def write(tmp_path: Path) -> Write:
 
 
 def one(path: Path, *overrides: str) -> Experiment:
-    (experiment,) = load(path, overrides)
+    (experiment,) = load_experiments(path, overrides)
     return experiment
 
 
 def refused(path: Path, *overrides: str) -> str:
     with pytest.raises(UserError) as error:
-        load(path, overrides)
+        load_experiments(path, overrides)
     assert error.value.exit_code == 2
     assert error.value.hint
     return error.value.message
@@ -152,9 +154,9 @@ def test_all_problems_are_told_at_once_with_their_keys(write: Write) -> None:
         ("augment.ratio", "-1", "greater than 0, got -1"),
         ("augment.ratio", ".nan", "finite number, got nan"),
         ("augment.ratio", "x", "valid number"),
-        ("augment.draws", "0", "at least one draw is needed"),
-        ("augment.draws", "each", "'per-trial'"),
-        ("augment.choose", "best", "'uniform', 'balanced', 'nearest' or 'furthest', got 'best'"),
+        ("augment.synthetic_sets", "0", "at least one synthetic set is needed"),
+        ("augment.synthetic_sets", "each", "'per-trial'"),
+        ("augment.selection", "best", "'uniform', 'balanced', 'nearest' or 'furthest', got 'best'"),
         ("augment.labels", "firm", "'soft' or 'hard', got 'firm'"),
         ("augment.beams", "0", "greater than or equal to 1, got 0"),
         ("augment.similarity", "''", "at least 1 character"),
@@ -215,13 +217,13 @@ def test_a_bad_value_is_one_problem_that_names_its_key(
 
 def test_missing_sections_are_named(write: Write) -> None:
     assert refused(write("")).splitlines()[1:] == [
-        "  task: is needed and missing",
-        "  subsample: is needed and missing",
+        "  task: is required",
+        "  subsample: is required",
     ]
     message = refused(write("task: {data: {kind: files}}\nsubsample: {}\nlm: {}\n"))
     keys = ["task.data.train", "task.data.test", "task.labels", "subsample.levels"]
     assert message.splitlines()[1:] == [
-        *(f"  {key}: is needed and missing" for key in keys),
+        *(f"  {key}: is required" for key in keys),
         "  lm: needs a `kind:`",
     ]
 
@@ -275,6 +277,56 @@ def test_a_method_may_not_take_the_place_of_the_subsample(write: Write) -> None:
     refused(write(BASE + "baselines: [{kind: eda, name: train}]"))
 
 
+RENAMED = {
+    "augment.gate": "augment.filter",
+    "augment.gate.leak": "augment.filter.reject_test_copies",
+    "augment.gate.near_copy": "augment.filter.max_parent_overlap",
+    "augment.gate.degenerate": "augment.filter.max_repetition",
+    "augment.gate.too_short": "augment.filter.min_words",
+    "augment.gate.too_long": "augment.filter.max_words",
+    "augment.gate.other_language": "augment.filter.max_foreign_script",
+    "augment.gate.low_mass": "augment.filter.min_label_mass",
+    "augment.gate.disagreement": "augment.filter.max_disagreement",
+    "augment.gate.perplexity": "augment.filter.perplexity",
+    "augment.filter.leak": "augment.filter.reject_test_copies",
+    "augment.choose": "augment.selection",
+    "augment.draws": "augment.synthetic_sets",
+    "lm.votes": "lm.num_votes",
+    "baselines.0.share": "fraction",
+}
+
+
+@pytest.mark.parametrize("how", ["file", "set", "sweep", "set sweep"])
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_an_old_key_is_an_error_that_names_the_new_one(
+    write: Write, how: str, old: str, new: str
+) -> None:
+    text = BASE + "lm: {kind: openai, model: m}\nbaselines: [{kind: mlm}]\n"
+    if how == "set":
+        message = refused(write(text), f"{old}=1")
+    elif how == "sweep":
+        message = refused(write(text + f"sweep: {{{old}: [1, 2]}}\n"))
+    elif how == "set sweep":
+        message = refused(write(text), f"sweep.{old}=[1, 2]")
+    else:
+        raw = yaml.safe_load(text)
+        *sections, last = old.split(".")
+        section: Any = raw
+        for key in sections:
+            section = section[int(key)] if key.isdigit() else section.setdefault(key, {})
+        section[last] = 1
+        message = refused(write(yaml.safe_dump(raw)))
+    assert message.splitlines()[1:] == [f"  {old}: is now called {new}"]
+
+
+def test_all_old_keys_of_a_section_are_named(write: Write) -> None:
+    message = refused(write(BASE), "augment.gate={leak: true, near_copy: null, other: 1}")
+    assert message.splitlines()[1:] == [
+        "  augment.gate.leak: is now called augment.filter.reject_test_copies",
+        "  augment.gate.near_copy: is now called augment.filter.max_parent_overlap",
+    ]
+
+
 @pytest.mark.parametrize("key", ["trials", "augment.k", "augment.ratio", "classifiers.0.patience"])
 def test_true_is_no_number(write: Write, key: str) -> None:
     assert key in refused(write(FULL), f"{key}=true")
@@ -326,7 +378,7 @@ def test_broken_yaml_is_told_with_its_line(
 ) -> None:
     path = write(text)
     message = refused(path)
-    assert message.startswith(f"{path}, line {line}: no valid YAML: ")
+    assert message.startswith(f"{path}, line {line}: not valid YAML: ")
     assert problem in message
 
 
@@ -344,7 +396,7 @@ def test_a_key_that_stands_twice_is_refused_with_its_line(
     write: Write, text: str, key: str, line: int
 ) -> None:
     path = write(text)
-    assert refused(path) == f"{path}, line {line}: the key '{key}' stands twice"
+    assert refused(path) == f"{path}, line {line}: duplicate key '{key}'"
 
 
 def test_a_key_must_be_plain(write: Write) -> None:
@@ -448,7 +500,7 @@ def test_odd_files_never_end_in_a_traceback(write: Write, text: str) -> None:
     """Whether a value is good or not, nothing but a UserError may come out."""
     path = write(BASE + text)
     try:
-        load(path)
+        load_experiments(path)
     except UserError as error:
         assert str(path) in error.message  # noqa: PT017 - a good value may raise nothing
 
@@ -456,8 +508,8 @@ def test_odd_files_never_end_in_a_traceback(write: Write, text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        ("- a\n- b\n", "the file holds no mapping of keys"),
-        ("word", "the file holds no mapping of keys"),
+        ("- a\n- b\n", "the file is not a mapping of keys"),
+        ("word", "the file is not a mapping of keys"),
     ],
 )
 def test_a_file_must_be_a_mapping(write: Write, text: str, what: str) -> None:
@@ -572,7 +624,7 @@ def test_a_missing_or_broken_task_file_is_named(write: Write, tmp_path: Path) ->
     path = write("task: none.yaml\nsubsample: {levels: [full]}\n")
     assert refused(path) == f"{path}: task: no such file: {tmp_path / 'none.yaml'}"
     broken = write("data: [\n", "none.yaml")
-    assert refused(path).startswith(f"{broken}, line 2: no valid YAML: ")
+    assert refused(path).startswith(f"{broken}, line 2: not valid YAML: ")
     write("lables: [a, b]\ndata: {kind: demo}\n", "none.yaml")
     assert [line.partition(": ")[0].strip() for line in refused(path).splitlines()[1:]] == [
         "task.labels",
@@ -640,18 +692,21 @@ def test_an_override_makes_the_sections_on_its_way(write: Write) -> None:
         ("augment", "--set augment: expected key=value"),
         ("=3", "--set =3: expected key=value"),
         ("", "--set : expected key=value"),
-        ("subsample.levels.1=full", "--set subsample.levels.1: '1' names no entry of a list of 1"),
+        ("subsample.levels.1=full", "--set subsample.levels.1: '1' is not an index of a list of 1"),
         (
             "subsample.levels.-1=full",
-            "--set subsample.levels.-1: '-1' names no entry of a list of 1",
+            "--set subsample.levels.-1: '-1' is not an index of a list of 1",
         ),
-        ("baselines.eda.alpha=1", "--set baselines.eda.alpha: 'eda' names no entry of a list of 2"),
+        (
+            "baselines.eda.alpha=1",
+            "--set baselines.eda.alpha: 'eda' is not an index of a list of 2",
+        ),
         (
             "subsample.levels.0.x=1",
             "--set subsample.levels.0.x: 'subsample.levels.0' is a plain value and has no keys",
         ),
-        ("augment.k=[1", "--set augment.k, line 1: no valid YAML: "),
-        ("augment={k: 1, k: 2}", "--set augment, line 1: the key 'k' stands twice"),
+        ("augment.k=[1", "--set augment.k, line 1: not valid YAML: "),
+        ("augment={k: 1, k: 2}", "--set augment, line 1: duplicate key 'k'"),
     ],
 )
 def test_an_override_that_cannot_be_followed_is_named(
@@ -682,7 +737,7 @@ def test_a_key_of_an_overridden_task_can_be_overridden(write: Write) -> None:
 
 
 def test_a_sweep_gives_every_combination_with_its_variant(write: Write) -> None:
-    experiments = load(
+    experiments = load_experiments(
         write(
             FULL
             + "sweep: {augment.k: [1, 4], task.label_type: [a, b, c], baselines.0.alpha: [0.1]}\n"
@@ -705,7 +760,7 @@ def test_without_a_sweep_there_is_one_variant_without_keys(write: Write) -> None
 def test_variants_do_not_write_into_one_another(write: Write) -> None:
     """Whole mappings are swept here, and keys inside of them."""
     path = write(BASE + "sweep: {augment: [{k: 1}, {ratio: 2}], augment.top_p: [0.5, 1]}\n")
-    experiments = load(path)
+    experiments = load_experiments(path)
     assert [(e.augment.k, e.augment.ratio, e.augment.top_p) for e in experiments] == [
         (1, 1, 0.5),
         (1, 1, 1),
@@ -723,7 +778,7 @@ def test_variants_do_not_write_into_one_another(write: Write) -> None:
 def test_a_task_file_can_be_swept(write: Write) -> None:
     write("data: {kind: demo}\nlabels: [a, b]\n", "one.yaml")
     write("data: {kind: demo}\nlabels: [c, d]\n", "two.yaml")
-    experiments = load(
+    experiments = load_experiments(
         write("subsample: {levels: [full]}\ntask: one.yaml\nsweep: {task: [one.yaml, two.yaml]}\n")
     )
     assert [(e.task.name, e.task.classes, e.variant) for e in experiments] == [
@@ -753,7 +808,10 @@ def test_a_value_swept_twice_is_refused(write: Write, values: str) -> None:
         ("{augment.k: [1, 0]}", "  augment.k: input should be greater than or equal to 1, got 0"),
         ("{augmnt.k: [1]}", "  augmnt: unknown key; did you mean 'augment'?"),
         ("{augment.kk: [1]}", "  augment.kk: unknown key"),
-        ("{baselines.7.alpha: [1]}", "sweep: baselines.7.alpha: '7' names no entry of a list of 2"),
+        (
+            "{baselines.7.alpha: [1]}",
+            "sweep: baselines.7.alpha: '7' is not an index of a list of 2",
+        ),
         ("{task: [none.yaml]}", "task: no such file: "),
     ],
 )
@@ -765,7 +823,9 @@ def test_a_bad_swept_value_is_an_error_before_any_work(
 
 def test_a_flag_beats_a_sweep_or_is_refused(write: Write) -> None:
     try:
-        experiments = load(write(BASE + "sweep: {augment.k: [1, 4]}\n"), ["augment.k=9"])
+        experiments = load_experiments(
+            write(BASE + "sweep: {augment.k: [1, 4]}\n"), ["augment.k=9"]
+        )
     except UserError:
         return
     assert {e.augment.k for e in experiments} == {9}

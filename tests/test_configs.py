@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gpt3mix_cli.config import load
+from gpt3mix_cli.config import load_experiments
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = sorted(
@@ -31,7 +31,7 @@ def test_there_are_experiments_and_tasks() -> None:
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=str)
 def test_an_experiment_loads_and_opens_with_its_command(path: Path) -> None:
-    experiments = load(ROOT / path)
+    experiments = load_experiments(ROOT / path)
     assert all(experiment.classifiers for experiment in experiments)
     commands = re.findall(r"gpt3mix \w+ (\S+\.yaml)", heading(path))
     assert path.as_posix() in commands
@@ -47,7 +47,7 @@ def test_a_task_file_loads_in_an_experiment_and_opens_with_its_use(
     (tmp_path / "wrapper.yaml").write_text(
         f"task: tasks/{path.name}\nsubsample: {{levels: [1%]}}\n"
     )
-    (experiment,) = load(tmp_path / "wrapper.yaml")
+    (experiment,) = load_experiments(tmp_path / "wrapper.yaml")
     raw = yaml.safe_load((ROOT / path).read_text(encoding="utf-8"))
     assert experiment.task.name == path.stem
     assert experiment.task.classes == [str(name) for name in raw["labels"]]

@@ -15,11 +15,11 @@ from hypothesis import given
 from hypothesis import settings as example_settings
 from hypothesis import strategies as st
 
-from gpt3mix_cli.data import Splits, by_class, dealt, load
+from gpt3mix_cli.data import Splits, group_by_class, load_splits, split_evenly
 from gpt3mix_cli.errors import Callbacks, UserError
 from gpt3mix_cli.records import Augmented, Example
 from gpt3mix_cli.settings import LinearSettings, Task
-from gpt3mix_cli.subsample import draw
+from gpt3mix_cli.subsample import DrawOptions, draw_rows
 from gpt3mix_cli.train.linear import LinearClassifier
 
 TRICKY = [
@@ -98,7 +98,7 @@ def made(tmp_path: Path) -> Made:
 
 def refused(task: Task) -> UserError:
     with pytest.raises(UserError) as error:
-        load(task, 0)
+        load_splits(task, 0)
     assert error.value.exit_code == 2
     assert error.value.hint
     return error.value
@@ -128,9 +128,9 @@ def heard() -> tuple[list[str], Callbacks]:
 )
 def test_every_format_gives_the_same_rows(made: Made, name: str, content: bytes) -> None:
     """Texts come through to the letter: quotes, line ends, spaces, and words that look like nothing or like numbers."""
-    splits = load(made(content, name), 0)
+    splits = load_splits(made(content, name), 0)
     assert splits.train == [Example(**row) for row in ROWS]
-    assert splits.sha["train"] == load(made(jsonl(ROWS)), 0).sha["train"]
+    assert splits.sha["train"] == load_splits(made(jsonl(ROWS)), 0).sha["train"]
 
 
 @example_settings(max_examples=40, deadline=None, database=None, derandomize=True)
@@ -165,7 +165,7 @@ def test_any_text_comes_through_every_format(
         found.append(
             [
                 row.text
-                for row in load(
+                for row in load_splits(
                     Task.model_validate({"name": "t", "data": data, "labels": ["p", "n"]}), 0
                 ).train
             ]
@@ -194,7 +194,7 @@ def test_raw_values_are_mapped_as_they_are_written(
         contents.append(("train.parquet", parquet(rows)))
     for name, content in contents:
         task = made(content, name, validation=jsonl(rows), test=jsonl(rows), values=values)
-        assert [row.label for row in load(task, 0).train] == ["p", "n"]
+        assert [row.label for row in load_splits(task, 0).train] == ["p", "n"]
 
 
 def test_a_parquet_column_with_a_gap_in_it_still_holds_its_classes(made: Made) -> None:
@@ -219,7 +219,7 @@ def test_columns_can_have_any_name(made: Made) -> None:
         id="key",
         values={"5": "p", "1": "n"},
     )
-    assert load(task, 0).train == [
+    assert load_splits(task, 0).train == [
         Example(id="a", text="good", label="p"),
         Example(id="b", text="bad", label="n"),
     ]
@@ -232,7 +232,7 @@ def test_rows_without_ids_are_numbered(made: Made) -> None:
         {"id": None, "text": "c", "label": "n"},
         {"id": 0, "text": "d", "label": "p"},
     ]
-    splits = load(made(jsonl(rows)), 0)
+    splits = load_splits(made(jsonl(rows)), 0)
     assert [row.id for row in splits.train] == [
         "t-train-00000",
         "t-train-00001",
@@ -244,7 +244,7 @@ def test_rows_without_ids_are_numbered(made: Made) -> None:
 
 def test_one_id_may_stand_in_two_splits(made: Made) -> None:
     rows = jsonl([{"id": 1, "text": "a", "label": "p"}, {"id": 2, "text": "b", "label": "n"}])
-    splits = load(made(rows, test=rows, validation=rows), 0)
+    splits = load_splits(made(rows, test=rows, validation=rows), 0)
     assert [row.id for row in splits.train] == [row.id for row in splits.test] == ["1", "2"]
 
 
@@ -271,7 +271,7 @@ ID = '{"id": %s, "text": "x", "label": "p"}\n'
         (
             "a.jsonl",
             '{"text": 7, "label": "p"}\n',
-            "{0}, line 1: the text (column 'text') is 7, no text",
+            "{0}, line 1: the text (column 'text') is 7, not text",
         ),
         ("a.csv", "text,label\ngood,p\n,n\n", "{0}, line 3: the text (column 'text') is empty"),
         (
@@ -297,12 +297,12 @@ ID = '{"id": %s, "text": "x", "label": "p"}\n'
         (
             "a.jsonl",
             ID % 1 + "\n" + ID % '"1"',
-            "{0}, line 3: the id '1' stands already at {0}, line 1",
+            "{0}, line 3: the id '1' is already used at {0}, line 1",
         ),
         (
             "a.csv",
             "id,text,label\nx,a,p\ny,b,n\nx,c,p\n",
-            "{0}, line 4: the id 'x' stands already at {0}, line 2",
+            "{0}, line 4: the id 'x' is already used at {0}, line 2",
         ),
         (
             "a.csv",
@@ -313,15 +313,15 @@ ID = '{"id": %s, "text": "x", "label": "p"}\n'
         (
             "a.csv",
             'text,label\ngood,p\n"bad,n\nworse,n\n',
-            "{0}, line 3: no valid CSV: unexpected end of data",
+            "{0}, line 3: not valid CSV: unexpected end of data",
         ),
         (
             "a.csv",
             'text,label\n"so "bad"",n\n',
-            "{0}, line 2: no valid CSV: ',' expected after '\"'",
+            "{0}, line 2: not valid CSV: ',' expected after '\"'",
         ),
-        ("a.csv", "text,label\rgood,p\r", "{0}, line 1: no valid CSV: new-line character"),
-        ("a.csv", "text,label,text\nx,p,y\n", "{0}, line 1: the column 'text' stands twice"),
+        ("a.csv", "text,label\rgood,p\r", "{0}, line 1: not valid CSV: new-line character"),
+        ("a.csv", "text,label,text\nx,p,y\n", "{0}, line 1: duplicate column 'text'"),
         ("a.csv", b"text,label\nok,p\ncaf\xe9,n\n", "{0}, line 3: not UTF-8 ("),
         ("a.jsonl", GOOD + "{", "{0}, line 3: no valid JSON: "),
         ("a.json", '[{"text": "x", "label": "p"}]', "{0}, line 1: a JSON list, not an object"),
@@ -332,8 +332,8 @@ ID = '{"id": %s, "text": "x", "label": "p"}\n'
         ("a.jsonl", "\n\n", "{0}: the train split has no rows"),
         ("a.csv", "", "{0}: the train split has no rows"),
         ("a.csv", "text,label\n", "{0}: the train split has no rows"),
-        ("a.txt", "x", "{0}: the ending '.txt' is not known"),
-        ("a", "x", "{0}: the ending '' is not known"),
+        ("a.txt", "x", "{0}: the suffix '.txt' is not known"),
+        ("a", "x", "{0}: the suffix '' is not known"),
         ("a.jsonl", '{"text": "x", "label": "p"}\n', "task 't': no training row has the class 'n'"),
     ],
 )
@@ -389,14 +389,14 @@ def test_a_file_that_is_not_there_is_named(made: Made, tmp_path: Path, ending: s
 
 def test_blank_lines_of_a_csv_are_passed_over(made: Made) -> None:
     assert [
-        row.text for row in load(made("text,label\n\ngood,p\n\nbad,n\n\n", "a.csv"), 0).train
+        row.text for row in load_splits(made("text,label\n\ngood,p\n\nbad,n\n\n", "a.csv"), 0).train
     ] == ["good", "bad"]
 
 
 def test_a_long_field_of_a_csv_is_read(made: Made) -> None:
     """The csv module stops at 131,072 letters by default."""
     assert (
-        len(load(made(f"text,label\n{'x' * 200_000},p\nbad,n\n", "a.csv"), 0).train[0].text)
+        len(load_splits(made(f"text,label\n{'x' * 200_000},p\nbad,n\n", "a.csv"), 0).train[0].text)
         == 200_000
     )
 
@@ -408,7 +408,7 @@ def test_a_parquet_column_that_stands_twice_is_refused(made: Made) -> None:
     )
     stream = io.BytesIO()
     pyarrow.parquet.write_table(table, stream)
-    assert "the column 'text' stands twice" in refused(made(stream.getvalue(), "a.parquet")).message
+    assert "duplicate column 'text'" in refused(made(stream.getvalue(), "a.parquet")).message
 
 
 def test_a_decimal_label_is_a_number(made: Made) -> None:
@@ -421,7 +421,7 @@ def test_a_decimal_label_is_a_number(made: Made) -> None:
     task = made(
         stream.getvalue(), "a.parquet", validation=plain, test=plain, values={"1": "p", "0": "n"}
     )
-    assert [row.label for row in load(task, 0).train] == ["p", "n"]
+    assert [row.label for row in load_splits(task, 0).train] == ["p", "n"]
 
 
 # Folders as the hub gives them ---------------------------------------------------------------------------------------
@@ -455,19 +455,19 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
 
 
 def test_a_folder_is_loaded_as_the_hub_would_be(hub: Made) -> None:
-    splits = load(hub(label="label_text"), 0)
+    splits = load_splits(hub(label="label_text"), 0)
     for name in ("train", "validation", "test"):
         rows = getattr(splits, name)
         assert rows == [
             Example(id=f"t-{name}-{number:05d}", text=f"{name} {number}", label="np"[number % 2])
             for number in range(8)
         ]
-    assert load(hub(values={"1": "p", "0": "n"}), 0) == splits
+    assert load_splits(hub(values={"1": "p", "0": "n"}), 0) == splits
 
 
 def test_splits_can_be_renamed(hub: Made) -> None:
     """What the hub calls validation is the test set where test labels are hidden; early stopping does not see it then."""
-    splits = load(
+    splits = load_splits(
         hub(("train", "validation"), label="label_text", splits={"test": "validation"}), 0
     )
     assert [row.text for row in splits.test] == [f"validation {number}" for number in range(8)]
@@ -475,7 +475,7 @@ def test_splits_can_be_renamed(hub: Made) -> None:
     assert {row.text for row in splits.validation + splits.train} == {
         f"train {number}" for number in range(8)
     }
-    both = load(
+    both = load_splits(
         hub(
             ("train", "validation"),
             label="label_text",
@@ -489,7 +489,7 @@ def test_splits_can_be_renamed(hub: Made) -> None:
 
 
 def test_a_hub_task_without_validation_gets_one_from_train(hub: Made) -> None:
-    splits = load(hub(("train", "test"), label="label_text"), 0)
+    splits = load_splits(hub(("train", "test"), label="label_text"), 0)
     assert (len(splits.train), len(splits.validation), len(splits.test)) == (4, 4, 8)
 
 
@@ -550,7 +550,7 @@ def test_a_column_of_class_labels_is_read_by_name_or_number(
             "labels": labels,
         }
     )
-    assert [(row.text, row.label) for row in load(task, 0).train] == [
+    assert [(row.text, row.label) for row in load_splits(task, 0).train] == [
         ("a", labels[0]),
         ("b", labels[1]),
     ]
@@ -595,14 +595,14 @@ def many(counts: dict[str, int]) -> bytes:
 
 
 def test_a_task_without_validation_gives_balanced_rows_of_train(made: Made) -> None:
-    splits = load(made(many({"p": 4500, "n": 4001}), validation=None), 7)
+    splits = load_splits(made(many({"p": 4500, "n": 4001}), validation=None), 7)
     assert Counter(row.label for row in splits.validation) == {"p": 2000, "n": 2000}
     assert Counter(row.label for row in splits.train) == {"p": 2500, "n": 2001}
 
 
 @pytest.mark.parametrize("counts", [{"p": 25, "n": 7}, {"p": 2, "n": 3}, {"p": 4100, "n": 3}])
 def test_validation_takes_at_most_half_of_any_class(made: Made, counts: dict[str, int]) -> None:
-    splits = load(made(many(counts), validation=None), 0)
+    splits = load_splits(made(many(counts), validation=None), 0)
     assert Counter(row.label for row in splits.validation) == {
         label: min(2000, count // 2) for label, count in counts.items()
     }
@@ -610,7 +610,7 @@ def test_validation_takes_at_most_half_of_any_class(made: Made, counts: dict[str
 
 def test_validation_rows_are_train_rows_no_more_and_both_keep_their_order(made: Made) -> None:
     content = many({"p": 31, "n": 20})
-    splits = load(made(content, validation=None), 0)
+    splits = load_splits(made(content, validation=None), 0)
     order = [json.loads(line)["id"] for line in content.decode().splitlines()]
     train, validation = [row.id for row in splits.train], [row.id for row in splits.validation]
     assert not set(train) & set(validation)
@@ -622,16 +622,16 @@ def test_validation_rows_are_train_rows_no_more_and_both_keep_their_order(made: 
 def test_validation_follows_the_master_seed_alone(made: Made) -> None:
     """Odds of two seeds agreeing: 1 in 10^11."""
     task = made(many({"p": 40, "n": 40}), validation=None)
-    assert load(task, 0).validation == load(task, 0).validation
-    assert load(task, 0).validation != load(task, 1).validation
-    assert {row.id for row in load(task, 0, 10).validation} < {
-        row.id for row in load(task, 0).validation
+    assert load_splits(task, 0).validation == load_splits(task, 0).validation
+    assert load_splits(task, 0).validation != load_splits(task, 1).validation
+    assert {row.id for row in load_splits(task, 0, 10).validation} < {
+        row.id for row in load_splits(task, 0).validation
     }
-    assert load(task, 0, 10).train == load(task, 0).train
+    assert load_splits(task, 0, 10).train == load_splits(task, 0).train
 
 
 def test_a_validation_split_of_its_own_leaves_train_whole(made: Made) -> None:
-    splits = load(made(many({"p": 9, "n": 9}), validation=many({"p": 3, "n": 5})), 0)
+    splits = load_splits(made(many({"p": 9, "n": 9}), validation=many({"p": 3, "n": 5})), 0)
     assert (len(splits.train), len(splits.validation)) == (18, 8)
 
 
@@ -652,17 +652,17 @@ def test_validation_rows_are_chosen_by_class_in_their_order(
     content = many({"p": 20, "n": 30})
     task = made(validation=content)
     warnings, callbacks = heard()
-    rows = load(task, 0, wanted, callbacks).validation
+    rows = load_splits(task, 0, wanted, callbacks).validation
     order = [json.loads(line)["id"] for line in content.decode().splitlines()]
     assert Counter(row.label for row in rows) == counts
     assert [row.id for row in rows] == sorted((row.id for row in rows), key=order.index)
     assert not [text for text in warnings if "validation" in text]
-    assert rows == load(task, 0, wanted).validation
+    assert rows == load_splits(task, 0, wanted).validation
 
 
 def test_another_seed_chooses_other_validation_rows(made: Made) -> None:
     task = made(validation=many({"p": 50, "n": 50}))
-    assert load(task, 0, 20).validation != load(task, 1, 20).validation
+    assert load_splits(task, 0, 20).validation != load_splits(task, 1, 20).validation
 
 
 @pytest.mark.parametrize(("wanted", "count"), [("25/class", 25), (51, 26)])
@@ -670,7 +670,7 @@ def test_too_few_validation_rows_warn_with_their_class(
     made: Made, wanted: int | str, count: int
 ) -> None:
     warnings, callbacks = heard()
-    rows = load(made(validation=many({"p": 20, "n": 30})), 0, wanted, callbacks).validation
+    rows = load_splits(made(validation=many({"p": 20, "n": 30})), 0, wanted, callbacks).validation
     assert Counter(row.label for row in rows) == {"p": 20, "n": 25}
     assert [text for text in warnings if "validation" in text] == [
         f"validation: class 'p' has 20 rows, {count} are wanted; all of them are used"
@@ -698,25 +698,25 @@ def test_texts_that_train_and_test_share_are_told_once(made: Made) -> None:
         ]
     )
     warnings, callbacks = heard()
-    assert load(made(train, test=test), 0, callbacks=callbacks).shared == 2
+    assert load_splits(made(train, test=test), 0, callbacks=callbacks).test_rows_in_train == 2
     assert len(warnings) == 1
     assert warnings[0].startswith(
         "task 't': 2 test rows are exact copies of training rows, such as y = c; "
     )
     warnings, callbacks = heard()
     assert (
-        load(
+        load_splits(
             made(train, test=test.replace(b"same", b"Same").replace(b"twice", b"thrice")),
             0,
             callbacks=callbacks,
-        ).shared
+        ).test_rows_in_train
         == 0
     )
     assert warnings == []
 
 
 def test_hashes_follow_the_rows(made: Made) -> None:
-    first, second = load(made(), 0), load(made(GOOD.replace("good", "gooder")), 0)
+    first, second = load_splits(made(), 0), load_splits(made(GOOD.replace("good", "gooder")), 0)
     assert first.sha["train"] != second.sha["train"]
     assert (first.sha["test"], first.sha["validation"]) == (
         second.sha["test"],
@@ -728,7 +728,7 @@ def test_hashes_follow_the_rows(made: Made) -> None:
 @example_settings(max_examples=60, deadline=None, database=None, derandomize=True)
 @given(st.integers(0, 10_000), st.integers(1, 50))
 def test_dealing_loses_nothing_and_favours_the_first(total: int, parts: int) -> None:
-    shares = dealt(total, parts)
+    shares = split_evenly(total, parts)
     assert len(shares) == parts
     assert sum(shares) == total
     assert shares == sorted(shares, reverse=True)
@@ -741,7 +741,7 @@ def test_dealing_loses_nothing_and_favours_the_first(total: int, parts: int) -> 
 @pytest.fixture(scope="module")
 def demo() -> Splits:
     """The packaged data as they are, with their own validation split."""
-    return load(
+    return load_splits(
         Task.model_validate({"name": "demo", "data": {"kind": "demo"}, "labels": ["pos", "neg"]}),
         0,
         callbacks=Callbacks(warn=lambda _: pytest.fail("nothing to warn of")),
@@ -817,7 +817,8 @@ def test_the_demo_can_be_learned_but_not_from_little(demo: Splits) -> None:
     """Room for augmentation: far from chance with all rows, not far from it with eight a class."""
     assert 0.70 <= accuracy(demo, demo.train) <= 0.92
     few = [
-        accuracy(demo, draw(demo.train, ["pos", "neg"], "8/class", 42, seed)) for seed in range(5)
+        accuracy(demo, draw_rows(demo.train, ["pos", "neg"], DrawOptions("8/class", 42, seed)))
+        for seed in range(5)
     ]
     assert 0.52 <= sum(few) / 5 <= 0.70
 
@@ -834,6 +835,6 @@ def test_the_demo_in_other_words_is_refused_with_its_classes() -> None:
 
 def test_classes_stand_in_the_tasks_order() -> None:
     rows = [Example(id=str(number), text="t", label=label) for number, label in enumerate("abab")]
-    groups = by_class(rows, ["b", "c", "a"])
+    groups = group_by_class(rows, ["b", "c", "a"])
     assert list(groups) == ["b", "c", "a"]
     assert [[row.id for row in group] for group in groups.values()] == [["1", "3"], [], ["0", "2"]]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from gpt3mix_cli import settings
-from gpt3mix_cli.config import load
+from gpt3mix_cli.config import load_experiments
 from gpt3mix_cli.errors import StoppedShort
 from gpt3mix_cli.grid import Grid, check
 from gpt3mix_cli.settings import Settings
@@ -21,18 +21,18 @@ ELSEWHERE = {
     **{
         (model, "kind"): "picks the class, which a `match` reads"
         for models in (
-            "HubData FilesData DemoData LocalLM OpenAILM",
-            "Eda Aeda Mlm Backtranslate Paraphrase",
-            "Transformer Linear Prompt",
+            "HubData FilesData DemoData LocalLMSettings OpenAISettings",
+            "EdaSettings AedaSettings MlmSettings BacktranslateSettings ParaphraseSettings",
+            "TransformerSettings LinearSettings PromptSettings",
         )
         for model in models.split()
     },
     **{
-        ("Backtranslate", name): "`pairs` makes the models out of it"
+        ("BacktranslateSettings", name): "`pairs` makes the models out of it"
         for name in ("pivot", "forward", "backward")
     },
-    ("OpenAILM", "base_url"): "`urls` of the same class reads it",
-    ("Transformer", "preset"): "a validator holds the other keys against it",
+    ("OpenAISettings", "base_url"): "`urls` of the same class reads it",
+    ("TransformerSettings", "preset"): "a validator holds the other keys against it",
     ("Experiment", "sweep"): "config makes the variants out of it before the models exist",
 }
 MODELS = [
@@ -44,7 +44,7 @@ FIELDS = {
     (model.__name__, name)
     for model in MODELS
     for name in model.model_fields
-    if model is not settings.SetFit
+    if model is not settings.SetFitSettings
 }  # it has a test of its own
 
 
@@ -125,7 +125,9 @@ def masked(tmp_path: Path, tiny_encoder: Path) -> Path:
 def run(tmp_path: Path, name: str, text: str) -> None:
     path = tmp_path / f"{name}.yaml"
     path.write_text(f"name: {name}\n{text}")
-    grid = Grid(load(path), tmp_path / "results", jobs=1)  # in this process, where the spy sits
+    grid = Grid(
+        load_experiments(path), tmp_path / "results", jobs=1
+    )  # in this process, where the spy sits
     try:
         assert all(finding.good for finding in check.check(grid))
         assert not [item for item in grid.run() if isinstance(item, StoppedShort)]
@@ -194,11 +196,11 @@ trials: 1
     )
     (tmp_path / "hard.yaml").write_text(
         "task: {data: {kind: demo}, labels: [pos, neg]}\nsubsample: {levels: [2/class], seeds: 1}\nlm: {kind: local, model: bundled, batch_size: 2}\n"
-        "augment: {labels: hard, beams: 2, choose: nearest, similarity: tfidf, max_tokens: 8, attempts: 1}\n"
+        "augment: {labels: hard, beams: 2, selection: nearest, similarity: tfidf, max_tokens: 8, attempts: 1}\n"
         "classifiers: [{kind: linear}]\ntrials: 1\n"
     )
     list(
-        Grid(load(tmp_path / "hard.yaml"), tmp_path / "results", jobs=1).run()
+        Grid(load_experiments(tmp_path / "hard.yaml"), tmp_path / "results", jobs=1).run()
     )  # it may find too few lines in so few tokens
     from endpoint_server import serving
 
@@ -240,8 +242,8 @@ classifiers: [{{kind: setfit, model: {tiny_encoder}, iterations: 1}}]
 trials: 1
 """,
     )
-    assert {("SetFit", name) for name in settings.SetFit.model_fields} - {
-        ("SetFit", "kind")
+    assert {("SetFitSettings", name) for name in settings.SetFitSettings.model_fields} - {
+        ("SetFitSettings", "kind")
     } <= read
 
 
@@ -253,5 +255,5 @@ def test_the_other_engine_of_back_translation_reads_its_keys(
         "task: {data: {kind: demo}, labels: [pos, neg]}\nsubsample: {levels: [1/class], seeds: 1}\n"
         "baselines: [{kind: backtranslate, engine: apertium}]\ntrials: 1\n"
     )
-    list(Grid(load(tmp_path / "a.yaml"), tmp_path / "results").run())
-    assert {("Backtranslate", name) for name in ("engine", "name")} <= read
+    list(Grid(load_experiments(tmp_path / "a.yaml"), tmp_path / "results").run())
+    assert {("BacktranslateSettings", name) for name in ("engine", "name")} <= read

@@ -1,4 +1,4 @@
-"""The recipe of the packaged LM: sequences are the paper's prompts, and a run that was stopped goes on as if it never had been."""
+"""Recipe of the packaged LM: sequences have the paper's format, interrupted runs resume exactly."""
 
 import gzip
 import importlib.util
@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from gpt3mix_cli.augment.gpt3mix import parse
-from gpt3mix_cli.method.prompt import prompt
+from gpt3mix_cli.method.parsing import parse_line
+from gpt3mix_cli.method.prompt import render_prompt
 from gpt3mix_cli.settings import Task, generator
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
@@ -32,7 +32,7 @@ def script() -> ModuleType:
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
-    sys.modules["pretrain_lm"] = module  # dataclasses look their module up
+    sys.modules["pretrain_lm"] = module  # dataclasses look up their module
     spec.loader.exec_module(module)
     return module
 
@@ -65,9 +65,7 @@ def corpus(tmp_path: Path, texts: list[str]) -> Path:
         ("They'll go -- we've gone; I'd stay!", "they 'll go -- we 've gone ; i 'd stay !"),
     ],
 )
-def test_sentences_can_be_spelled_as_sst2_spells_them(
-    script: ModuleType, written: str, spelled: str
-) -> None:
+def test_sentences_get_sst2_spelling(script: ModuleType, written: str, spelled: str) -> None:
     assert script.like_sst2(written) == spelled
 
 
@@ -75,23 +73,23 @@ def test_a_sequence_is_the_papers_prompt_with_weights_on_its_labels(
     script: ModuleType, recipe: Path, corpus: Path, tmp_path: Path
 ) -> None:
     small = yaml.safe_load(recipe.read_text("utf-8"))
-    made = script.Recipe.model_validate(
+    parsed = script.Recipe.model_validate(
         {**small, "sequence": {**small["sequence"], "tokens": 900}}
     )  # its tokens are short
     reviews = script.read_corpus(corpus)
-    script.train_tokenizer(reviews, made, tmp_path / "tokenizer")
+    script.train_tokenizer(reviews, parsed, tmp_path / "tokenizer")
     tokenizer: Any = script.PreTrainedTokenizerFast.from_pretrained(tmp_path / "tokenizer")
-    batches = script.Batches(script.tokenised(reviews, tokenizer), made, tokenizer)
+    batches = script.Batches(script.tokenize_reviews(reviews, tokenizer), parsed, tokenizer)
     known = {
         text
         for _, sentences in reviews
-        for one in sentences
-        for text in (" ".join(one.split()), script.like_sst2(one))
+        for sentence in sentences
+        for text in (" ".join(sentence.split()), script.like_sst2(sentence))
     }
     seen = 0
     for number in range(40):
-        one = batches.sequence(generator(0, "test", number))
-        ids, weights = one.ids, one.weights
+        sequence = batches.sequence(generator(0, "test", number))
+        ids, weights = sequence.ids, sequence.weights
         text = tokenizer.decode(ids)
         (kind,) = {line.split(":")[0] for line in text.splitlines()[2:-1]}
         label_type = text.splitlines()[0].split("The ")[1].split(" is one of")[0]
@@ -103,34 +101,34 @@ def test_a_sequence_is_the_papers_prompt_with_weights_on_its_labels(
                 "label_type": label_type,
             }
         )
-        assert text.startswith(prompt(task, []))
+        assert text.startswith(render_prompt(task, []))
         assert tokenizer(text)["input_ids"] == ids, (
-            "pieces that are joined are cut as the whole text is"
+            "tokens never merge across the parts of a prompt"
         )
         for line in text.splitlines()[2:-1]:
-            found = parse(line, task)
-            assert found.text in known
-            assert found.label is not None
+            answer = parse_line(line, task)
+            assert answer.text in known
+            assert answer.label is not None
             seen += 1
         heavy = {
             tokenizer.decode([token])
             for token, weight in zip(ids, weights, strict=True)
-            if weight == made.label_weight
+            if weight == parsed.label_weight
         }
         assert heavy <= {" Positive", " Negative"}
-        header = len(tokenizer(prompt(task, []))["input_ids"])
+        header = len(tokenizer(render_prompt(task, []))["input_ids"])
         assert not any(weights[:header])
         assert all(weights[header:])
     assert seen > 80
 
 
-def test_a_run_that_was_stopped_goes_on_where_it_was(
+def test_an_interrupted_run_resumes_from_its_checkpoint(
     script: ModuleType, recipe: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
         script.torch, "compile", lambda function: function
-    )  # takes a minute, and changes nothing but speed
-    monkeypatch.setattr(script, "EVERY", 2)
+    )  # compiling takes a minute and only changes the speed
+    monkeypatch.setattr(script, "CHECKPOINT_STEPS", 2)
     arguments = [str(recipe), "--corpus", str(corpus), "--out"]
     script.main([*arguments, str(tmp_path / "whole")])
 
@@ -144,8 +142,8 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(
 
     monkeypatch.setattr(script.Batches, "batch", stopping)
     with pytest.raises(KeyboardInterrupt):
-        script.main([*arguments, str(tmp_path / "parted")])
-    script.main([*arguments, str(tmp_path / "parted")])
+        script.main([*arguments, str(tmp_path / "resumed")])
+    script.main([*arguments, str(tmp_path / "resumed")])
     assert [step for step in asked if isinstance(step, int)] == [0, 1, 2, 3, 4, 5, 4, 5]
 
     def losses(name: str) -> list[tuple[int, float]]:
@@ -155,23 +153,23 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(
         ]
         return [(row["step"], row["held_out"]) for row in rows]
 
-    assert losses("parted") == losses("whole")
+    assert losses("resumed") == losses("whole")
     assert [step for step, _ in losses("whole")] == [2, 4, 6]
     assert (tmp_path / "whole" / "model" / "model.safetensors").read_bytes() == (
-        tmp_path / "parted" / "model" / "model.safetensors"
+        tmp_path / "resumed" / "model" / "model.safetensors"
     ).read_bytes()
     assert (tmp_path / "whole" / "loss.png").stat().st_size > 1000
 
 
-def test_a_second_run_takes_soft_labels_and_ends_halfway_to_the_first(
+def test_a_second_run_learns_soft_labels_and_averages_weights_with_the_first(
     script: ModuleType, recipe: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(script.torch, "compile", lambda function: function)
     script.main([str(recipe), "--corpus", str(corpus), "--out", str(tmp_path / "first")])
     second = tmp_path / "second.yaml"
-    second.write_text(recipe.read_text("utf-8") + "start_share: 0.5\n", "utf-8")
-    made = script.Recipe.model_validate(yaml.safe_load(second.read_text("utf-8")))
-    _, seen = script.parted(script.read_corpus(corpus), made)
+    second.write_text(recipe.read_text("utf-8") + "start_fraction: 0.5\n", "utf-8")
+    parsed = script.Recipe.model_validate(yaml.safe_load(second.read_text("utf-8")))
+    _, seen = script.split_held_out(script.read_corpus(corpus), parsed)
     labelled = tmp_path / "labelled.jsonl.gz"
     with gzip.open(labelled, "wt", encoding="utf-8") as stream:
         for label, sentences in seen:
@@ -204,14 +202,14 @@ def test_a_second_run_takes_soft_labels_and_ends_halfway_to_the_first(
     ]
     assert not script.torch.equal(first, trained)
     assert mean.tolist() == pytest.approx(((first + trained) / 2).tolist(), abs=1e-3)
-    reviews = script.tokenised(
+    reviews = script.tokenize_reviews(
         seen,
         script.PreTrainedTokenizerFast.from_pretrained(tmp_path / "first" / "tokenizer"),
         script.read_positive(labelled),
     )
-    one = script.Batches(
+    batch = script.Batches(
         reviews,
-        made,
+        parsed,
         script.PreTrainedTokenizerFast.from_pretrained(tmp_path / "first" / "tokenizer"),
     ).batch(0)
-    assert {round(share, 2) for share in one[3].flatten().tolist()} == {1.0, 0.7}
+    assert {round(probability, 2) for probability in batch[3].flatten().tolist()} == {1.0, 0.7}

@@ -1,5 +1,6 @@
 """Records in and out, files that appear whole or not at all, and manifests."""
 
+import errno
 import fcntl
 import json
 import math
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt3mix_cli.errors import UserError
-from gpt3mix_cli.files import append, file_sha, model_sha, whole_file
+from gpt3mix_cli.files import append, atomic_write, exclusive_writer, hash_file, hash_model
 from gpt3mix_cli.records import (
     Augmented,
     Example,
@@ -21,16 +22,16 @@ from gpt3mix_cli.records import (
     Record,
     Reject,
     Trial,
-    lines,
+    find_up_to_date,
+    hash_rows,
     manifest_path,
-    objects,
-    read,
+    read_lines,
     read_manifest,
-    rows_sha,
-    to_line,
-    up_to_date,
-    write,
+    read_objects,
+    read_records,
+    to_json_line,
     write_manifest,
+    write_records,
 )
 
 CLASSES = ["pos", "neg"]
@@ -81,7 +82,7 @@ trials = st.builds(
 def message(path: Path, content: str | bytes, kind: type[Record] = Example) -> str:
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(UserError) as error:
-        list(read(path, kind, CLASSES))
+        list(read_records(path, kind, CLASSES))
     assert error.value.exit_code == 2
     assert error.value.hint
     return error.value.message
@@ -113,12 +114,12 @@ def test_every_kind_of_record_comes_back_as_it_was(
     )
     rows = [kind.model_validate({**row.model_dump(), **data.draw(extra)}) for row in rows]
     path = tmp_path_factory.mktemp("records") / "rows.jsonl"
-    assert write(path, rows) == len(rows)
-    back = list(read(path, kind, CLASSES))
+    assert write_records(path, rows) == len(rows)
+    back = list(read_records(path, kind, CLASSES))
     assert back == rows
     assert [row.model_dump() for row in back] == [row.model_dump() for row in rows]
     first = path.read_bytes()
-    write(path, back)
+    write_records(path, back)
     assert path.read_bytes() == first
 
 
@@ -128,7 +129,9 @@ def test_a_label_that_is_not_the_argmax_is_refused_and_a_tie_is_not(tmp_path: Pa
         tmp_path / "rows.jsonl", row % (0.4, 0.6), Augmented
     )
     (tmp_path / "rows.jsonl").write_text(row % (0.5, 0.5))
-    assert [found.label for found in read(tmp_path / "rows.jsonl", Augmented, CLASSES)] == ["pos"]
+    assert [found.label for found in read_records(tmp_path / "rows.jsonl", Augmented, CLASSES)] == [
+        "pos"
+    ]
 
 
 def test_keys_stand_in_the_order_of_the_contract_with_unknown_ones_last() -> None:
@@ -157,7 +160,7 @@ def test_keys_stand_in_the_order_of_the_contract_with_unknown_ones_last() -> Non
         "note",
         "a",
     ]
-    assert list(json.loads(to_line(row))) == expected
+    assert list(json.loads(to_json_line(row))) == expected
     assert list(Reject.model_fields) == ["request", "method", "parents", "text", "reason", "detail"]
     assert " ".join(Trial.model_fields) == (
         "task level method classifier variant data_seed trial draw seed status error n_train n_synthetic n_test accuracy macro_f1 mcc majority "
@@ -168,19 +171,22 @@ def test_keys_stand_in_the_order_of_the_contract_with_unknown_ones_last() -> Non
 
 def test_a_line_is_plain_utf8_without_nan() -> None:
     row = Example(id="1", text='ü 😀 "\n', label="pos")
-    assert to_line(row) == '{"id": "1", "text": "ü 😀 \\"\\n", "label": "pos"}\n'
+    assert to_json_line(row) == '{"id": "1", "text": "ü 😀 \\"\\n", "label": "pos"}\n'
     with pytest.raises(ValueError, match="JSON"):
-        to_line(Augmented(id="1", text="t", label="pos", probs={"pos": math.nan}))
+        to_json_line(Augmented(id="1", text="t", label="pos", probs={"pos": math.nan}))
 
 
 def test_a_perplexity_is_written_only_where_it_is_known(tmp_path: Path) -> None:
     row = Augmented(id="1", text="t", label="pos", probs={"pos": 1.0}, perplexity=12.5)
-    write(tmp_path / "rows.jsonl", [row, row.model_copy(update={"perplexity": None})])
+    write_records(tmp_path / "rows.jsonl", [row, row.model_copy(update={"perplexity": None})])
     known, unknown = (tmp_path / "rows.jsonl").read_text("utf-8").splitlines()
     assert known.endswith(', "perplexity": 12.5}')
     assert known.startswith(unknown[:-1])
     assert "perplexity" not in unknown
-    assert [row.perplexity for row in read(tmp_path / "rows.jsonl", Augmented)] == [12.5, None]
+    assert [row.perplexity for row in read_records(tmp_path / "rows.jsonl", Augmented)] == [
+        12.5,
+        None,
+    ]
 
 
 def test_rows_without_the_newer_fields_are_read(tmp_path: Path) -> None:
@@ -189,7 +195,7 @@ def test_rows_without_the_newer_fields_are_read(tmp_path: Path) -> None:
         '{"id": "a", "text": "t", "label": "pos", "probs": {"pos": 1, "neg": 0}}\n',
         encoding="utf-8",
     )
-    (row,) = read(path, Augmented, CLASSES)
+    (row,) = read_records(path, Augmented, CLASSES)
     assert (row.method, row.parents, row.label_source, row.label_mass, row.request) == (
         "",
         [],
@@ -203,7 +209,7 @@ def test_reading_is_a_stream(tmp_path: Path) -> None:
     """Rows before a broken line are there before it is looked at."""
     path = tmp_path / "rows.jsonl"
     path.write_text(f"{GOOD}\nbroken\n", encoding="utf-8")
-    rows = read(path, Example, CLASSES)
+    rows = read_records(path, Example, CLASSES)
     assert next(rows) == Example(id="a", text="fine", label="pos")
     with pytest.raises(UserError, match="line 2: no valid JSON"):
         next(rows)
@@ -324,7 +330,7 @@ def test_rounded_probs_are_accepted_and_unknown_fields_of_a_closed_set_are_not(
         '{"id": "a", "text": "t", "label": "pos", "probs": {"pos": 0.6667, "neg": 0.3334}}\n',
         encoding="utf-8",
     )
-    assert len(list(read(path, Augmented, CLASSES))) == 1
+    assert len(list(read_records(path, Augmented, CLASSES))) == 1
     told = message(
         path,
         '{"id": "a", "text": "t", "label": "pos", "probs": {"pos": 1, "neg": 0}, "label_source": "guess"}',
@@ -336,7 +342,7 @@ def test_rounded_probs_are_accepted_and_unknown_fields_of_a_closed_set_are_not(
 def test_without_classes_any_label_goes(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(GOOD.replace("pos", "whatever"), encoding="utf-8")
-    assert [row.label for row in read(path, Example)] == ["whatever"]
+    assert [row.label for row in read_records(path, Example)] == ["whatever"]
 
 
 def test_a_byte_order_mark_blank_lines_and_windows_line_ends_are_passed_over(
@@ -344,9 +350,9 @@ def test_a_byte_order_mark_blank_lines_and_windows_line_ends_are_passed_over(
 ) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(f"\ufeff{GOOD}\r\n\r\n   \n{GOOD}".encode())
-    assert [row.text for row in read(path, Example, CLASSES)] == ["fine", "fine"]
-    assert [number for number, _ in objects(path)] == [1, 4]
-    assert [number for number, _ in lines(path, blank=True)] == [1, 2, 3, 4]
+    assert [row.text for row in read_records(path, Example, CLASSES)] == ["fine", "fine"]
+    assert [number for number, _ in read_objects(path)] == [1, 4]
+    assert [number for number, _ in read_lines(path, blank=True)] == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize(
@@ -360,28 +366,28 @@ def test_only_a_newline_ends_a_line(tmp_path: Path, inside: str) -> None:
         Example(id=inside, text=f"one{inside}two", label="pos"),
         Example(id="b", text=f"{inside}x", label="neg"),
     ]
-    write(path, rows)
+    write_records(path, rows)
     assert path.read_bytes().count(b"\n") == 2
-    assert list(read(path, Example, CLASSES)) == rows
+    assert list(read_records(path, Example, CLASSES)) == rows
 
 
 def test_a_surrogate_pair_is_a_whole_character(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(GOOD.replace("fine", "\\ud83d\\ude00"), encoding="utf-8")
-    assert [row.text for row in read(path, Example)] == ["😀"]
+    assert [row.text for row in read_records(path, Example)] == ["😀"]
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     for path in (tmp_path / "none.jsonl", tmp_path):
         with pytest.raises(UserError) as error:
-            list(read(path, Example))
+            list(read_records(path, Example))
         assert error.value.message.startswith(f"{path}: cannot be read: ")
 
 
 def test_minus_is_stdin_and_stdout(tmp_path: Path) -> None:
     script = (
-        "import sys\nfrom pathlib import Path\nfrom gpt3mix_cli.records import Example, read, write\n"
-        "n = write(Path('-'), read(Path('-'), Example))\nprint(n, file=sys.stderr)\n"
+        "import sys\nfrom pathlib import Path\nfrom gpt3mix_cli.records import Example, read_records, write_records\n"
+        "n = write_records(Path('-'), read_records(Path('-'), Example))\nprint(n, file=sys.stderr)\n"
     )
     result = subprocess.run(
         [sys.executable, "-c", script],
@@ -399,10 +405,10 @@ def test_what_was_read_can_be_written(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(GOOD.replace("}", ', "score": 1e999}'), encoding="utf-8")
     try:
-        rows = list(read(path, Example))
+        rows = list(read_records(path, Example))
     except UserError:
         return
-    write(tmp_path / "copy.jsonl", rows)
+    write_records(tmp_path / "copy.jsonl", rows)
 
 
 # Writing -------------------------------------------------------------------------------------------------------------
@@ -410,7 +416,7 @@ def test_what_was_read_can_be_written(tmp_path: Path) -> None:
 
 def test_folders_are_made_and_nothing_else_is_left(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b" / "rows.jsonl"
-    write(path, [])
+    write_records(path, [])
     assert [item.name for item in path.parent.iterdir()] == ["rows.jsonl"]
     assert path.read_bytes() == b""
 
@@ -427,7 +433,7 @@ def test_a_block_that_fails_leaves_the_place_as_it_was(
         path.write_bytes(older)
 
     def half() -> None:
-        with whole_file(path) as stream:
+        with atomic_write(path) as stream:
             stream.write(b"half\n")
             stream.flush()
             assert (path.read_bytes() if path.exists() else None) == older
@@ -445,54 +451,55 @@ def test_a_row_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
         raise RuntimeError("boom")
 
     with pytest.raises(RuntimeError):
-        write(tmp_path / "out.jsonl", rows())  # type: ignore[arg-type]
+        write_records(tmp_path / "out.jsonl", rows())  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_rest_of_a_killed_run_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
-    with whole_file(path) as stream:
-        (side,) = tmp_path.iterdir()
+    side = tmp_path / ".out.jsonl.partial"
+    with atomic_write(path) as stream:
+        assert side.exists()
         stream.write(b"x")
     side.write_bytes(b"a long rest of a run that was killed\n")
-    write(path, [Example(id="a", text="t", label="pos")])
+    write_records(path, [Example(id="a", text="t", label="pos")])
     assert path.read_bytes() == b'{"id": "a", "text": "t", "label": "pos"}\n'
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_two_writers_of_one_output_are_told_apart(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
-    with whole_file(path) as stream:
+    with atomic_write(path) as stream:
         stream.write(b"first\n")
         with (
             pytest.raises(UserError, match=r"out\.jsonl: another process is writing it"),
-            whole_file(path),
+            atomic_write(path),
         ):
             pytest.fail("both had it")
-        with whole_file(tmp_path / "other.jsonl") as other:
+        with atomic_write(tmp_path / "other.jsonl") as other:
             other.write(b"other\n")
     assert path.read_bytes() == b"first\n"
-    write(path, [])
+    write_records(path, [])
     assert path.read_bytes() == b""
 
 
 def test_another_process_that_writes_an_output_is_seen(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
-    with whole_file(path):
-        (side,) = tmp_path.iterdir()
+    side = tmp_path / ".out.jsonl.partial"
+    with atomic_write(path):
         script = (
-            "import sys\nfrom pathlib import Path\nfrom gpt3mix_cli.records import write\nfrom gpt3mix_cli.errors import UserError\n"
-            "try:\n    write(Path(sys.argv[1]), [])\nexcept UserError as error:\n    print(error.message)\n"
+            "import sys\nfrom pathlib import Path\nfrom gpt3mix_cli.records import write_records\nfrom gpt3mix_cli.errors import UserError\n"
+            "try:\n    write_records(Path(sys.argv[1]), [])\nexcept UserError as error:\n    print(error.message)\n"
         )
         result = subprocess.run(
             [sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True
         )
         assert result.stdout == f"{path}: another process is writing it\n"
         assert side.exists()
-    with side.open("ab") as held:
+    with (tmp_path / ".out.jsonl.partial.lock").open("ab") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(UserError, match="another process"):
-            write(path, [])
+            write_records(path, [])
 
 
 @pytest.mark.parametrize(
@@ -503,9 +510,9 @@ def test_a_place_that_cannot_be_written_is_a_message(tmp_path: Path, place: str)
     (tmp_path / "folder").mkdir()
     before = sorted(tmp_path.iterdir())
     with pytest.raises(UserError) as error:
-        write(tmp_path / place, [])
+        write_records(tmp_path / place, [])
     assert error.value.message.startswith(
-        (f"{tmp_path / place}: cannot be written: ", f"{tmp_path / place}: is no plain file")
+        (f"{tmp_path / place}: cannot be written: ", f"{tmp_path / place}: is not a plain file")
     )
     assert "-o" in error.value.hint
     assert sorted(tmp_path.iterdir()) == before
@@ -519,16 +526,16 @@ def test_a_full_disk_is_a_message_with_its_own_hint() -> None:
 
 
 def test_an_error_of_the_blocks_own_work_is_not_blamed_on_the_output(tmp_path: Path) -> None:
-    with pytest.raises(TimeoutError), whole_file(tmp_path / "out.jsonl"):
+    with pytest.raises(TimeoutError), atomic_write(tmp_path / "out.jsonl"):
         raise TimeoutError("the endpoint does not answer")
 
 
 def test_a_writer_that_comes_as_another_ends_does_not_destroy_its_output(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second writer opens the side file, the first renames it, the second gets the lock: here played in that order."""
+    """The second opens the lock file, the first deletes it, the second locks it: in that order."""
     path = tmp_path / "out.jsonl"
-    first = whole_file(path)
+    first = atomic_write(path)
     first.__enter__().write(b"first\n")
     real = fcntl.flock
 
@@ -539,7 +546,7 @@ def test_a_writer_that_comes_as_another_ends_does_not_destroy_its_output(
 
     monkeypatch.setattr(fcntl, "flock", flock)
     try:
-        with whole_file(path) as second:
+        with atomic_write(path) as second:
             second.flush()
             assert path.read_bytes() == b"first\n"
             second.write(b"second\n")
@@ -547,6 +554,26 @@ def test_a_writer_that_comes_as_another_ends_does_not_destroy_its_output(
         assert path.read_bytes() == b"first\n"
     else:
         assert path.read_bytes() == b"second\n"
+
+
+def test_the_lock_file_of_a_dead_process_does_not_block(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    (tmp_path / ".out.jsonl.partial.lock").touch()
+    (tmp_path / ".out.jsonl.lock").touch()
+    with exclusive_writer(path):
+        write_records(path, [])
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_system_without_locks_is_written_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(stream: object, flags: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    write_records(tmp_path / "out.jsonl", [])
+    assert list(tmp_path.iterdir()) == [tmp_path / "out.jsonl"]
 
 
 def test_appended_lines_follow_one_another(tmp_path: Path) -> None:
@@ -566,15 +593,15 @@ def test_appended_lines_follow_one_another(tmp_path: Path) -> None:
 def test_a_hash_of_rows_sees_ids_texts_labels_and_order_only(
     rows: list[Example], one: Example
 ) -> None:
-    sha = rows_sha(rows)
-    assert sha == rows_sha(
+    sha = hash_rows(rows)
+    assert sha == hash_rows(
         Augmented(**row.model_dump(), probs={"pos": 1}, method="x") for row in rows
     )
-    assert sha != rows_sha([*rows, one])
+    assert sha != hash_rows([*rows, one])
     for change in ({"id": one.id + "'"}, {"text": one.text + "'"}, {"label": one.label + "'"}):
-        assert rows_sha([one]) != rows_sha([one.model_copy(update=change)])
+        assert hash_rows([one]) != hash_rows([one.model_copy(update=change)])
     if rows != rows[::-1]:
-        assert sha != rows_sha(reversed(rows))
+        assert sha != hash_rows(reversed(rows))
 
 
 def test_a_hash_of_rows_is_not_fooled_by_where_a_text_ends() -> None:
@@ -583,20 +610,20 @@ def test_a_hash_of_rows_is_not_fooled_by_where_a_text_ends() -> None:
         Example(id="a b", text="c", label="d"),
         Example(id="a", text='b", "c', label="d"),
     ]
-    assert len({rows_sha([row]) for row in split}) == 3
+    assert len({hash_rows([row]) for row in split}) == 3
 
 
 def test_a_models_hash_sees_its_files_only(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}", encoding="utf-8")
     (tmp_path / "model.safetensors").write_bytes(b"weights")
-    before = model_sha(tmp_path)
+    before = hash_model(tmp_path)
     (tmp_path / "README.md").write_text("notes", encoding="utf-8")
-    assert model_sha(tmp_path) == before
+    assert hash_model(tmp_path) == before
     (tmp_path / "model.safetensors").write_bytes(b"weightz")
-    assert model_sha(tmp_path) != before
+    assert hash_model(tmp_path) != before
     (tmp_path / "model.safetensors").rename(tmp_path / "other.safetensors")
     (tmp_path / "other.safetensors").write_bytes(b"weights")
-    assert model_sha(tmp_path) != before
+    assert hash_model(tmp_path) != before
 
 
 SETTINGS = {"level": "1%", "classes": ("pos", "neg"), "k": 2, "share": 0.1, "none": None}
@@ -604,9 +631,9 @@ INPUTS = {"train": "abc", "model": "def"}
 
 
 def stored(path: Path, **changes: object) -> Manifest:
-    write(path, [Example(id="a", text="t", label="pos")])
+    write_records(path, [Example(id="a", text="t", label="pos")])
     content = {
-        "stage": "subsample", "output": path.name, "sha256": file_sha(path), "complete": True, "settings": SETTINGS, "inputs": INPUTS, "seed": 0,
+        "stage": "subsample", "output": path.name, "sha256": hash_file(path), "complete": True, "settings": SETTINGS, "inputs": INPUTS, "seed": 0,
         "counts": {"rows": 1, "pos": 1}, "tokens": 12, "usd": 0.5, "seconds": 1.25, "command": ["gpt3mix", "subsample", "ü.yaml"],
     }  # fmt: skip
     manifest = Manifest.model_validate({**content, **changes})
@@ -632,13 +659,13 @@ def test_an_output_is_up_to_date_with_its_own_settings_and_inputs(tmp_path: Path
     """The order of keys and tuples for lists change nothing."""
     path = tmp_path / "train.jsonl"
     stored(path)
-    assert up_to_date(path, SETTINGS, INPUTS) == read_manifest(path)
+    assert find_up_to_date(path, SETTINGS, INPUTS) == read_manifest(path)
     assert (
-        up_to_date(path, dict(reversed(SETTINGS.items())), dict(reversed(INPUTS.items())))
+        find_up_to_date(path, dict(reversed(SETTINGS.items())), dict(reversed(INPUTS.items())))
         is not None
     )
     stored(path, seed=None)
-    assert up_to_date(path, SETTINGS, INPUTS) is not None
+    assert find_up_to_date(path, SETTINGS, INPUTS) is not None
 
 
 @pytest.mark.parametrize(
@@ -658,7 +685,7 @@ def test_other_settings_or_inputs_make_an_output_stale(
     tmp_path: Path, settings: dict, inputs: dict
 ) -> None:
     stored(tmp_path / "train.jsonl")
-    assert up_to_date(tmp_path / "train.jsonl", settings, inputs) is None
+    assert find_up_to_date(tmp_path / "train.jsonl", settings, inputs) is None
 
 
 def test_an_output_that_was_edited_cut_or_removed_is_stale(tmp_path: Path) -> None:
@@ -667,16 +694,16 @@ def test_an_output_that_was_edited_cut_or_removed_is_stale(tmp_path: Path) -> No
     whole = path.read_bytes()
     for content in (whole + b"\n", whole[:-1], whole.replace(b"t", b"u", 1), b""):
         path.write_bytes(content)
-        assert up_to_date(path, SETTINGS, INPUTS) is None
+        assert find_up_to_date(path, SETTINGS, INPUTS) is None
     path.write_bytes(whole)
-    assert up_to_date(path, SETTINGS, INPUTS) is not None
+    assert find_up_to_date(path, SETTINGS, INPUTS) is not None
     path.unlink()
-    assert up_to_date(path, SETTINGS, INPUTS) is None
+    assert find_up_to_date(path, SETTINGS, INPUTS) is None
 
 
 def test_an_incomplete_output_is_stale(tmp_path: Path) -> None:
     stored(tmp_path / "train.jsonl", complete=False)
-    assert up_to_date(tmp_path / "train.jsonl", SETTINGS, INPUTS) is None
+    assert find_up_to_date(tmp_path / "train.jsonl", SETTINGS, INPUTS) is None
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"\xff", None])
@@ -687,10 +714,10 @@ def test_a_manifest_that_cannot_be_read_is_none(tmp_path: Path, content: bytes |
     if content is not None:
         manifest_path(path).write_bytes(content)
     assert read_manifest(path) is None
-    assert up_to_date(path, SETTINGS, INPUTS) is None
+    assert find_up_to_date(path, SETTINGS, INPUTS) is None
 
 
 def test_stdout_has_no_manifest(tmp_path: Path) -> None:
     write_manifest(Path("-"), stored(tmp_path / "a.jsonl"))
     assert not list(tmp_path.glob("-*"))
-    assert up_to_date(Path("-"), SETTINGS, INPUTS) is None
+    assert find_up_to_date(Path("-"), SETTINGS, INPUTS) is None

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt3mix_cli.settings import (
-    LEVEL,
+    LEVEL_PATTERN,
     AugmentSettings,
-    Subsample,
+    SubsampleSettings,
     Task,
     derived_seed,
     fingerprint,
@@ -95,7 +95,7 @@ def test_seed_0_is_a_seed() -> None:
     """It gives the same stream each time, and one of its own."""
     assert generator(0, "a", 0).random() == generator(0, "a", 0).random()
     assert generator(0, "a", 0).random() != generator(0, "a").random()
-    assert Subsample(levels=["full"], seeds=[0], master_seed=0).master_seed == 0
+    assert SubsampleSettings(levels=["full"], seeds=[0], master_seed=0).master_seed == 0
 
 
 def test_two_generators_of_one_name_do_not_share_their_state() -> None:
@@ -144,8 +144,8 @@ def test_a_fingerprint_sees_every_value_and_the_order_of_lists() -> None:
     "level", ["0.1%", ".5%", "1%", "100%", "33.3%", "1/class", "128/class", "full"]
 )
 def test_levels_that_are_levels(level: str) -> None:
-    assert Subsample(levels=[level]).levels == [level]
-    assert LEVEL.fullmatch(level)
+    assert SubsampleSettings(levels=[level]).levels == [level]
+    assert LEVEL_PATTERN.fullmatch(level)
 
 
 @pytest.mark.parametrize(
@@ -165,13 +165,13 @@ def test_levels_that_are_levels(level: str) -> None:
 )
 def test_levels_that_are_none(level: str, message: str) -> None:
     with pytest.raises(pydantic.ValidationError) as error:
-        Subsample(levels=[level])
+        SubsampleSettings(levels=[level])
     assert message in str(error.value)
 
 
 def test_a_count_of_seeds_starts_at_0_and_a_list_is_itself() -> None:
-    assert Subsample(levels=["full"], seeds=3).seeds == [0, 1, 2]
-    assert Subsample(levels=["full"], seeds=[7, 0]).seeds == [7, 0]
+    assert SubsampleSettings(levels=["full"], seeds=3).seeds == [0, 1, 2]
+    assert SubsampleSettings(levels=["full"], seeds=[7, 0]).seeds == [7, 0]
 
 
 def test_settings_are_frozen() -> None:

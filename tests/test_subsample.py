@@ -12,10 +12,17 @@ from hypothesis import settings as example_settings
 from hypothesis import strategies as st
 
 from gpt3mix_cli.data import Splits
-from gpt3mix_cli.errors import UserError
-from gpt3mix_cli.files import STDIO, file_sha
-from gpt3mix_cli.records import Done, Example, manifest_path, read, read_manifest
-from gpt3mix_cli.subsample import draw, rows_per_class, subsample
+from gpt3mix_cli.errors import Callbacks, UserError
+from gpt3mix_cli.files import STDIO, hash_file
+from gpt3mix_cli.records import (
+    Example,
+    StageOptions,
+    StageResult,
+    manifest_path,
+    read_manifest,
+    read_records,
+)
+from gpt3mix_cli.subsample import DrawOptions, draw_rows, rows_per_class, subsample
 
 CLASSES = ["pos", "neg"]
 LEVELS = ["1/class", "2%", "3/class", "10%", "30%", "9/class", "75%", "100%"]
@@ -33,11 +40,12 @@ def rows(**counts: int) -> list[Example]:
 TRAIN = rows(neg=30, pos=30)
 
 
-def make(output: Path, train: list[Example] = TRAIN, **changes: Any) -> Done:
-    arguments = {"level": "3/class", "master_seed": 42, "seed": 0, **changes}
-    return subsample(
-        Splits(train, train[:2], train[:2]), arguments.pop("classes", CLASSES), output, **arguments
-    )
+def make(output: Path, train: list[Example] = TRAIN, **changes: Any) -> StageResult:
+    draw = {"level": "3/class", "master_seed": 42, "data_seed": 0}
+    draw |= {name: changes.pop(name) for name in draw if name in changes}
+    classes = changes.pop("classes", CLASSES)
+    splits = Splits(train, train[:2], train[:2])
+    return subsample(splits, classes, DrawOptions(**draw), output, StageOptions(**changes))
 
 
 @pytest.mark.parametrize(
@@ -76,7 +84,7 @@ def test_a_draw_is_balanced_and_of_training_rows_once_each(
 ) -> None:
     """A class gets what is wanted, or all that it has."""
     train = rows(a=a, b=b, c=c)
-    drawn = draw(train, ["a", "b", "c"], level, 42, seed)
+    drawn = draw_rows(train, ["a", "b", "c"], DrawOptions(level, 42, seed))
     wanted = rows_per_class(level, a + b + c, 3)
     assert Counter(row.label for row in drawn) == {
         "a": min(a, wanted),
@@ -88,8 +96,13 @@ def test_a_draw_is_balanced_and_of_training_rows_once_each(
 
 
 def test_classes_take_turns_in_the_tasks_order() -> None:
-    assert [row.label for row in draw(TRAIN, CLASSES, "3/class", 42, 0)] == ["pos", "neg"] * 3
-    assert [row.label for row in draw(rows(b=1, a=3), ["a", "b"], "3/class", 42, 0)] == [
+    assert [row.label for row in draw_rows(TRAIN, CLASSES, DrawOptions("3/class", 42, 0))] == [
+        "pos",
+        "neg",
+    ] * 3
+    assert [
+        row.label for row in draw_rows(rows(b=1, a=3), ["a", "b"], DrawOptions("3/class", 42, 0))
+    ] == [
         "a",
         "b",
         "a",
@@ -101,7 +114,7 @@ def test_classes_take_turns_in_the_tasks_order() -> None:
 def test_levels_are_nested_for_one_seed(seed: int) -> None:
     """And the rows of a lower level stand first."""
     drawn = [
-        [row.id for row in draw(TRAIN, CLASSES, level, 42, seed)]
+        [row.id for row in draw_rows(TRAIN, CLASSES, DrawOptions(level, 42, seed))]
         for level in ("1/class", "3/class", "10%", "50%", "90%", "100%")
     ]
     for smaller, larger in pairwise(drawn):
@@ -113,7 +126,7 @@ def test_levels_are_nested_for_one_seed(seed: int) -> None:
 def test_seeds_draw_differently() -> None:
     """Of C(30, 8)^2 = 3 x 10^13 draws, ten are all different; the order of file or class decides nothing."""
     drawn = {
-        tuple(row.id for row in draw(TRAIN, CLASSES, "8/class", master, seed))
+        tuple(row.id for row in draw_rows(TRAIN, CLASSES, DrawOptions("8/class", master, seed)))
         for master in (0, 42)
         for seed in range(5)
     }
@@ -122,33 +135,39 @@ def test_seeds_draw_differently() -> None:
 
 def test_every_row_can_be_drawn() -> None:
     """60 rows, 4 of 30 a class over 200 seeds: that one is never drawn has a chance of 60 x (26/30)^200 = 2 in 10^11."""
-    assert {row.id for seed in range(200) for row in draw(TRAIN, CLASSES, "4/class", 42, seed)} == {
-        row.id for row in TRAIN
-    }
+    assert {
+        row.id
+        for seed in range(200)
+        for row in draw_rows(TRAIN, CLASSES, DrawOptions("4/class", 42, seed))
+    } == {row.id for row in TRAIN}
 
 
 def test_a_class_draws_the_same_whatever_the_others_hold() -> None:
-    other = draw(rows(pos=30, neg=12), CLASSES, "5/class", 42, 0)
+    other = draw_rows(rows(pos=30, neg=12), CLASSES, DrawOptions("5/class", 42, 0))
     assert [row for row in other if row.label == "pos"] == [
-        row for row in draw(TRAIN, CLASSES, "5/class", 42, 0) if row.label == "pos"
+        row
+        for row in draw_rows(TRAIN, CLASSES, DrawOptions("5/class", 42, 0))
+        if row.label == "pos"
     ]
 
 
 def test_full_is_train_in_its_own_order() -> None:
     train = rows(pos=3) + rows(neg=5)[::-1]
-    assert draw(train, CLASSES, "full", 42, 0) == draw(train, CLASSES, "full", 1, 9) == train
+    assert (
+        draw_rows(train, CLASSES, DrawOptions("full", 42, 0))
+        == draw_rows(train, CLASSES, DrawOptions("full", 1, 9))
+        == train
+    )
 
 
 @pytest.mark.parametrize(("level", "wanted"), [("12/class", 12), ("100%", 18)])
 def test_too_few_rows_warn_with_their_class(level: str, wanted: int) -> None:
     warnings: list[str] = []
-    draw(
+    draw_rows(
         rows(pos=30, neg=6),
         CLASSES,
-        level,
-        42,
-        0,
-        lambda text, done=None, total=None: warnings.append(text),
+        DrawOptions(level, 42, 0),
+        Callbacks(warn=warnings.append),
     )
     assert warnings == [
         f"level {level}: class 'neg' has only 6 of the {wanted} rows wanted; all of them are used"
@@ -156,7 +175,7 @@ def test_too_few_rows_warn_with_their_class(level: str, wanted: int) -> None:
 
 
 def test_enough_rows_warn_of_nothing() -> None:
-    draw(TRAIN, CLASSES, "30/class", 42, 0, lambda text, *_: pytest.fail(text))
+    draw_rows(TRAIN, CLASSES, DrawOptions("30/class", 42, 0), Callbacks(warn=pytest.fail))
 
 
 # The stage -----------------------------------------------------------------------------------------------------------
@@ -167,7 +186,9 @@ def test_the_draw_is_written_with_its_manifest(tmp_path: Path) -> None:
     done = make(output, command=["gpt3mix", "subsample"])
     assert not done.skipped
     assert done.output == output
-    assert list(read(output, Example, CLASSES)) == draw(TRAIN, CLASSES, "3/class", 42, 0)
+    assert list(read_records(output, Example, CLASSES)) == draw_rows(
+        TRAIN, CLASSES, DrawOptions("3/class", 42, 0)
+    )
     manifest = read_manifest(output)
     assert manifest == done.manifest
     assert (manifest.stage, manifest.output, manifest.seed, manifest.complete) == (
@@ -178,7 +199,7 @@ def test_the_draw_is_written_with_its_manifest(tmp_path: Path) -> None:
     )
     assert manifest.counts["rows"] == 6
     assert manifest.counts["classes"] == {"pos": 3, "neg": 3}
-    assert manifest.sha256 == file_sha(output)
+    assert manifest.sha256 == hash_file(output)
     assert manifest.settings == {
         "format": 1,
         "level": "3/class",
@@ -212,7 +233,7 @@ def test_a_second_call_is_skipped_and_force_redoes_it(tmp_path: Path) -> None:
     "change",
     [
         {"level": "4/class"},
-        {"seed": 1},
+        {"data_seed": 1},
         {"master_seed": 0},
         {"classes": CLASSES[::-1]},
         {"train": TRAIN[::-1]},
@@ -237,13 +258,12 @@ def test_an_edited_output_is_made_anew(tmp_path: Path) -> None:
 
 
 def test_what_the_manifest_tells_of_the_test_set_is_not_stale(tmp_path: Path) -> None:
-    arguments: dict[str, Any] = {"level": "3/class", "master_seed": 42, "seed": 0}
     for shared in (0, 5):
         done = subsample(
             Splits(TRAIN, [], rows(pos=shared), shared),
             CLASSES,
+            DrawOptions("3/class", 42, 0),
             tmp_path / "train.jsonl",
-            **arguments,
         )
         assert done.manifest.counts["test_rows_in_train"] == shared
 
@@ -262,7 +282,7 @@ def test_the_same_draw_is_the_same_bytes_anywhere(tmp_path: Path, level: str) ->
 
 def test_published_draws_stay_what_they_are() -> None:
     """Changed sampling would change every result: these ids were drawn when this test was written."""
-    assert [row.id for row in draw(TRAIN, CLASSES, "3/class", 42, 0)] == [
+    assert [row.id for row in draw_rows(TRAIN, CLASSES, DrawOptions("3/class", 42, 0))] == [
         "pos11",
         "neg22",
         "pos15",

@@ -1,61 +1,52 @@
-"""An Easier Data Augmentation (Karimi et al., 2021): punctuation marks put in at random, the words and their order kept.
+"""An Easier Data Augmentation (Karimi et al., 2021): inserts punctuation marks at random.
 
-Of a text of n words each copy gets 1 to n / 3 marks (one where n is below three), each before a word of its own, set apart
-by spaces as the authors' code does. So a row always differs from its parent, unless that has no word at all.
+A copy of a text of n words gets 1 to n / 3 marks (one if n is below three). Each mark stands before
+a different word, separated by spaces as in the authors' code. The words and their order stay, so a
+row differs from its parent unless that has no words.
 """
 
 from collections.abc import Iterator, Sequence
 from random import Random
-from typing import Any
 
-from ..records import Augmented, Example
+from ..records import Example
 from ..settings import AedaSettings, Task, generator
-from .editing import NoCost, edited
+from .editing import EditorBase
 
-CACHE_VERSION = 1  # raised when the same settings would give other rows
+CACHE_VERSION = 1  # raise it if the same settings give other rows
 MARKS = (".", ";", "?", ":", "!", ",")  # section 2 of the paper
 
 
-class AEDA(NoCost):
-    """Edits each parent in turn; see `augment.Augmenter`."""
-
-    edits = True
-    rows = block = 1
+class AEDA(EditorBase):
+    """See the top of this file."""
 
     def __init__(self, settings: AedaSettings, task: Task) -> None:
         """Keep the name and the classes."""
-        self._name, self._classes = settings.name, task.classes
-        self.about: dict[str, Any] = {
-            "method": settings.name,
-            "kind": "aeda",
-            "classes": task.classes,
-            "format": CACHE_VERSION,
-        }
+        super().__init__(
+            {
+                "method": settings.name,
+                "kind": "aeda",
+                "classes": task.classes,
+                "format": CACHE_VERSION,
+            }
+        )
 
-    def generate(
-        self, examples: Sequence[Example], first: int, count: int, seed: int
-    ) -> Iterator[Augmented]:
-        """Yield the rows of attempts first..first+count: attempt i is copy i // n of parent i mod n."""
-        for attempt, text in enumerate(self.texts(examples, first, count, seed), first):
-            copy, parent = divmod(attempt, len(examples))
-            yield edited(examples[parent], text, copy, attempt, self._name, self._classes)
-
-    def texts(
+    def edit_texts(
         self, examples: Sequence[Example], first: int, count: int, seed: int
     ) -> Iterator[str]:
-        """Yield the texts of these rows."""
+        """Yield the texts of attempts first..first+count."""
         for attempt in range(first, first + count):
             copy, parent = divmod(attempt, len(examples))
-            yield punctuated(examples[parent].text, generator(seed, "aeda", parent, copy))
+            yield insert_marks(examples[parent].text, generator(seed, "aeda", parent, copy))
 
 
-def punctuated(text: str, random: Random) -> str:
-    """Return a text with marks put in."""
+def insert_marks(text: str, random: Random) -> str:
+    """Return the text with punctuation marks inserted at random."""
     words = text.split()
     if not words:
         return text
-    places = set(random.sample(range(len(words)), random.randint(1, max(1, len(words) // 3))))
+    num_marks = random.randint(1, max(1, len(words) // 3))
+    marked = set(random.sample(range(len(words)), num_marks))
     return " ".join(
-        f"{random.choice(MARKS)} {word}" if place in places else word
-        for place, word in enumerate(words)
+        f"{random.choice(MARKS)} {word}" if index in marked else word
+        for index, word in enumerate(words)
     )

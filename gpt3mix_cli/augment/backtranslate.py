@@ -1,12 +1,14 @@
-"""Back-translation (Fadaee et al., 2017): into a pivot language and back, with transformers or with Apertium.
+"""Back-translation (Fadaee et al., 2017): into a pivot language and back.
 
-Copy c of a parent is its c-th candidate that changes it and is like no earlier one: the beams of the way back through the
-first pivot, then those through the next; at a temperature above 0 one draw after the other, both ways. A parent that no
-candidate changes stays as it is; candidates that run out are taken again from the first. Both are counted.
+Copy c of a parent is its c-th candidate that differs from the parent and from earlier candidates:
+the beams of the way back through the first pivot, then those through the next. At a temperature
+above 0, each candidate is sampled, in both directions. A parent without candidates stays unchanged;
+if there are fewer candidates than copies, they repeat from the first. Both cases are counted.
 
-Translations are kept in the journal, so that none is asked for twice. Both directions of a batch come before the next
-batch, and batches are alike in length and the same however many rows are wanted. Limits: those of `translators`, and a
-translation may lose what the label rests on.
+The journal stores translations, so that none is computed twice. A batch is translated in both
+directions before the next one, and holds texts of similar length, however many rows are wanted.
+
+Limits: those of `translators`; and a translation may lose what the label depends on.
 """
 
 import json
@@ -14,114 +16,106 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..lm.journal import Journal
-from ..records import Augmented, Example
+from ..lm import Journal
+from ..records import Example
 from ..settings import BacktranslateSettings, Task, derived_seed, fingerprint
-from .editing import NoCost, edited
+from .editing import EditorBase
 from .filter import normalize_text
-from .translators import APERTIUM_BATCH, Translator, open_translator, translator_fingerprint
+from .translators import APERTIUM_BATCH_SIZE, Translator, open_translator, translator_fingerprint
 
-CACHE_VERSION = 2  # raised when the same settings would give other rows
-COMMON = {"max_tokens", "batch_size", "device"}
-USED = {
-    False: {*COMMON, "beams"},
-    True: {*COMMON, "temperature"},
-}  # the settings that a beam search and draws depend on
-BARREN = (
-    4  # draws in a row, through each pivot, that may bring nothing new before no more are asked for
-)
+CACHE_VERSION = 2  # raise it if the same settings give other rows
+# Sampling rounds in a row, through each pivot, that may find no candidate before sampling stops.
+MAX_FRUITLESS_ROUNDS = 4
+
+
+def _search_settings(settings: BacktranslateSettings) -> dict[str, Any]:
+    """Return the settings that change what the engine translates."""
+    if settings.engine == "apertium":
+        return {}
+    search = "temperature" if settings.temperature > 0 else "beams"
+    return settings.model_dump(include={"max_tokens", "batch_size", "device", search})
 
 
 class Direction:
-    """One way through one pivot: the journal, and behind it a translator that is opened when it is first needed."""
+    """Translates in one direction: looks texts up in the journal, then asks the translator."""
 
     def __init__(
-        self, settings: BacktranslateSettings, model: str, candidates: int, journal: Journal | None
+        self,
+        settings: BacktranslateSettings,
+        model: str,
+        num_candidates: int,
+        journal: Journal | None,
     ) -> None:
-        """Say what its translations depend on.
+        """Keep what translations depend on; the translator is opened when it is first needed.
 
         Args:
             settings: of the method.
-            model: or Apertium pair.
-            candidates: how many of a text are kept.
-            journal: where translations are looked up and kept.
+            model: a model, or an Apertium pair.
+            num_candidates: how many translations of a text are kept.
+            journal: stores translations.
         """
-        self._settings, self._model, self._candidates, self._journal = (
-            settings,
-            model,
-            candidates,
-            journal,
-        )
+        self._settings, self._model, self._journal = settings, model, journal
+        self._num_candidates = num_candidates
         self._translator: Translator | None = None
-        parameters = (
-            {}
-            if settings.engine == "apertium"
-            else settings.model_dump(include=USED[settings.temperature > 0])
-        )
-        self.sha = translator_fingerprint(settings, model)
-        # Folders move, their files are the same: a hub model's sha knows its name.
-        self._about = [
+        self.fingerprint = translator_fingerprint(settings, model)
+        self._cache_key = [
             "translation",
             settings.engine,
-            self.sha or model,
-            candidates,
-            parameters,
+            # Not the path of a folder, which may move.
+            self.fingerprint or model,
+            num_candidates,
+            _search_settings(settings),
             CACHE_VERSION,
         ]
 
     def translate(self, texts: Sequence[str], seeds: Sequence[int]) -> list[list[str]]:
-        """Return the candidates of each text, asking only for those that the journal lacks.
+        """Return the candidates of each text.
 
         Args:
             texts: non-empty, each on one line.
-            seeds: of what is drawn for each; where nothing is drawn they make no other translation.
+            seeds: one for each text; without sampling they have no effect.
         """
-        drawn = self._settings.temperature > 0
+        samples = self._settings.temperature > 0
         keys = [
-            fingerprint([self._about, text, seed if drawn else None], 32)
+            fingerprint([self._cache_key, text, seed if samples else None], 32)
             for text, seed in zip(texts, seeds, strict=True)
         ]
-        found = self._kept(keys)
-        if missing := {key: place for place, key in enumerate(keys) if key not in found}:
-            self._translator = self._translator or open_translator(
-                self._settings, self._model, self.sha
-            )
-            places = list(missing.values())
+        known = self._lookup(keys)
+        missing = {key: index for index, key in enumerate(keys) if key not in known}
+        if missing:
+            if self._translator is None:
+                self._translator = open_translator(self._settings, self._model, self.fingerprint)
+            indices = list(missing.values())
             new = self._translator.translate(
-                [texts[place] for place in places],
-                self._candidates,
-                [seeds[place] for place in places],
+                [texts[index] for index in indices],
+                self._num_candidates,
+                [seeds[index] for index in indices],
             )
-            found |= dict(zip(missing, new, strict=True))
+            known |= dict(zip(missing, new, strict=True))
             if self._journal:
-                self._journal.keep(
+                self._journal.store(
                     [
-                        (key, None, self._request(texts[place]), _json(found[key]))
-                        for key, place in missing.items()
+                        (key, None, self._request(texts[index]), _to_json(known[key]))
+                        for key, index in missing.items()
                     ]
                 )
-        return [found[key] for key in keys]
+        return [known[key] for key in keys]
 
-    def _kept(self, keys: Sequence[str]) -> dict[str, list[str]]:
-        journal = self._journal
-        return (
-            {
-                key: journal.parsed(_candidates, answer)
-                for key, answer in journal.found(keys).items()
-            }
-            if journal
-            else {}
-        )
+    def _lookup(self, keys: Sequence[str]) -> dict[str, list[str]]:
+        if not self._journal:
+            return {}
+        answers = self._journal.lookup(keys)
+        return {key: self._journal.parse(_parse_candidates, text) for key, text in answers.items()}
 
     def _request(self, text: str) -> str:
-        return _json({"model": self._model, "text": text})
+        return _to_json({"model": self._model, "text": text})
 
 
-def _json(value: Any) -> str:
+def _to_json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _candidates(answer: str) -> list[str]:
+def _parse_candidates(answer: str) -> list[str]:
     value = json.loads(answer)
     if not isinstance(value, list) or not value or not all(isinstance(text, str) for text in value):
         raise ValueError("no list of texts")
@@ -129,34 +123,35 @@ def _candidates(answer: str) -> list[str]:
 
 
 @dataclass
-class Parent:
-    """What is known of a parent's text.
+class Candidates:
+    """The candidates of one parent's text so far.
 
     Attributes:
-        seen: it and its candidates, without case and spacing.
-        candidates: those that change it, each once.
-        steps: how many pivots it went through, those of further draws included.
-        barren: how many of the last steps brought nothing new.
+        seen: the text and its candidates, normalised.
+        texts: the distinct candidates that differ from the text.
+        rounds: round trips through a pivot so far.
+        fruitless: how many of the last round trips found no candidate.
     """
 
     seen: set[str]
-    candidates: list[str] = field(default_factory=list)
-    steps: int = 0
-    barren: int = 0
+    texts: list[str] = field(default_factory=list)
+    rounds: int = 0
+    fruitless: int = 0
 
-    def take(self, texts: Sequence[str]) -> None:
-        """Take the candidates of a step."""
-        before = len(self.candidates)
-        for text in (" ".join(text.split()) for text in texts):
+    def add_round(self, translations: Sequence[str]) -> None:
+        """Add the translations of a round trip."""
+        before = len(self.texts)
+        for translation in translations:
+            text = " ".join(translation.split())
             if text and normalize_text(text) not in self.seen:
                 self.seen.add(normalize_text(text))
-                self.candidates.append(text)
-        self.steps += 1
-        self.barren = 0 if len(self.candidates) > before else self.barren + 1
+                self.texts.append(text)
+        self.rounds += 1
+        self.fruitless = 0 if len(self.texts) > before else self.fruitless + 1
 
 
 class RoundTrips:
-    """The candidates of a set of parents, translated batch by batch as they are wanted."""
+    """The candidates of all parents, translated batch by batch when they are needed."""
 
     def __init__(
         self,
@@ -165,67 +160,69 @@ class RoundTrips:
         settings: BacktranslateSettings,
         seed: int,
     ) -> None:
-        """Deal the distinct texts into batches that are alike in length."""
+        """Assign the distinct texts to batches of similar length."""
         self._pivots, self._settings, self._seed = pivots, settings, seed
         distinct = sorted({text for text in texts if text}, key=lambda text: (len(text), text))
-        size = APERTIUM_BATCH if settings.engine == "apertium" else settings.batch_size
+        size = APERTIUM_BATCH_SIZE if settings.engine == "apertium" else settings.batch_size
         self._batches = [distinct[start : start + size] for start in range(0, len(distinct), size)]
         self._batch_of = {
             text: number for number, batch in enumerate(self._batches) for text in batch
         }
-        self._wanted = [0] * len(self._batches)
-        self._parents = {text: Parent({normalize_text(text)}) for text in distinct}
+        self._requested = [0] * len(self._batches)
+        self._candidates = {text: Candidates({normalize_text(text)}) for text in distinct}
 
-    def candidates(self, text: str, wanted: int) -> list[str]:
-        """Return at least so many candidates of a text, or all that there are to be had: maybe none."""
+    def candidates(self, text: str, count: int) -> list[str]:
+        """Return at least `count` candidates of a text, or all that there are, maybe none."""
         if not text:
             return []
         number = self._batch_of[text]
-        # One copy after the other, so that what is translated together does not depend on the first copy asked for.
-        while self._wanted[number] < wanted:
-            self._wanted[number] += 1
-            self._fill(self._batches[number], self._wanted[number])
-        return self._parents[text].candidates
+        # One copy at a time: what is translated together must not depend on `count`.
+        while self._requested[number] < count:
+            self._requested[number] += 1
+            self._fill(self._batches[number], self._requested[number])
+        return self._candidates[text].texts
 
-    def _fill(self, batch: Sequence[str], wanted: int) -> None:
-        while waiting := [text for text in batch if self._wants(self._parents[text], wanted)]:
-            step = min(self._parents[text].steps for text in waiting)
-            self._step([text for text in waiting if self._parents[text].steps == step], step)
+    def _fill(self, batch: Sequence[str], count: int) -> None:
+        """Run round trips until each text of a batch has `count` candidates, or no more exist."""
+        while waiting := [text for text in batch if self._needs_round(text, count)]:
+            number = min(self._candidates[text].rounds for text in waiting)
+            behind = [text for text in waiting if self._candidates[text].rounds == number]
+            self._round_trip(behind, number)
 
-    def _wants(self, parent: Parent, wanted: int) -> bool:
-        if len(parent.candidates) >= wanted:
+    def _needs_round(self, text: str, count: int) -> bool:
+        candidates = self._candidates[text]
+        if len(candidates.texts) >= count:
             return False
         if self._settings.temperature:
-            return parent.barren < BARREN * len(self._pivots)
-        return parent.steps < len(self._pivots)
+            return candidates.fruitless < MAX_FRUITLESS_ROUNDS * len(self._pivots)
+        return candidates.rounds < len(self._pivots)
 
-    def _step(self, texts: Sequence[str], step: int) -> None:
-        """Take texts through a pivot and back."""
-        there, back = self._pivots[step % len(self._pivots)]
-        seeds = [
-            [derived_seed(self._seed, way, step, text) for text in texts]
+    def _round_trip(self, texts: Sequence[str], number: int) -> None:
+        """Translate texts into a pivot language and back; `number` counts round trips."""
+        forward, backward = self._pivots[number % len(self._pivots)]
+        forward_seeds, backward_seeds = (
+            [derived_seed(self._seed, way, number, text) for text in texts]
             for way in ("there", "back")
-        ]
-        pivots = [" ".join(found[0].split()) for found in there.translate(texts, seeds[0])]
-        # Engines take no empty text.
-        written = [place for place, pivot in enumerate(pivots) if pivot]
-        returned = (
-            back.translate(
-                [pivots[place] for place in written], [seeds[1][place] for place in written]
-            )
-            if written
-            else []
         )
-        found = dict(zip(written, returned, strict=True))
-        for number, text in enumerate(texts):
-            self._parents[text].take(found.get(number, []))
+        pivots = [
+            " ".join(translations[0].split())
+            for translations in forward.translate(texts, forward_seeds)
+        ]
+        # Engines accept no empty text.
+        indices = [index for index, pivot in enumerate(pivots) if pivot]
+        results: list[list[str]] = [[] for _ in texts]
+        if indices:
+            translated = backward.translate(
+                [pivots[index] for index in indices], [backward_seeds[index] for index in indices]
+            )
+            for index, translations in zip(indices, translated, strict=True):
+                results[index] = translations
+        for text, translations in zip(texts, results, strict=True):
+            self._candidates[text].add_round(translations)
 
 
-class BackTranslation(NoCost):
-    """Rewrites each parent in turn; see `augment.Augmenter`."""
-
-    edits = True
-    rows = block = 1
+class BackTranslation(EditorBase):
+    """See the top of this file."""
 
     def __init__(
         self, settings: BacktranslateSettings, task: Task, journal: Journal | None = None
@@ -234,51 +231,49 @@ class BackTranslation(NoCost):
 
         Args:
             settings: of the method.
-            task: the labels.
-            journal: where translations are looked up and kept.
+            task: the classes.
+            journal: stores translations.
         """
-        self._settings, self._classes = settings, task.classes
-        candidates = (
-            settings.beams if settings.engine == "transformers" and not settings.temperature else 1
-        )
+        searches_beams = settings.engine == "transformers" and not settings.temperature
+        num_candidates = settings.beams if searches_beams else 1
+        self._settings = settings
         self._pivots = [
-            (Direction(settings, there, 1, journal), Direction(settings, back, candidates, journal))
-            for there, back in settings.pairs
+            (
+                Direction(settings, forward, 1, journal),
+                Direction(settings, backward, num_candidates, journal),
+            )
+            for forward, backward in settings.pairs
         ]
-        self._trips: tuple[object, RoundTrips] | None = None
-        used = (
-            settings.model_dump(include=USED[settings.temperature > 0])
-            if settings.engine == "transformers"
-            else {}
+        self._trips: tuple[str, RoundTrips] | None = None  # hash of texts and seed, round trips
+        models = [direction.fingerprint for pair in self._pivots for direction in pair]
+        super().__init__(
+            {
+                "method": settings.name,
+                "kind": "backtranslate",
+                "engine": settings.engine,
+                "pairs": [list(pair) for pair in settings.pairs],
+                **_search_settings(settings),
+                "revisions": dict(settings.revisions),
+                "classes": task.classes,
+                "fingerprint": fingerprint(models),
+                "format": CACHE_VERSION,
+            }
         )
-        self.about: dict[str, Any] = {
-            "method": settings.name,
-            "kind": "backtranslate",
-            "engine": settings.engine,
-            "pairs": [list(pair) for pair in settings.pairs],
-            **used,
-            "revisions": dict(settings.revisions),
-            "classes": task.classes,
-            "fingerprint": fingerprint(
-                [direction.sha for pair in self._pivots for direction in pair]
-            ),
-            "format": CACHE_VERSION,
-        }
 
-    def generate(
+    def edit_texts(
         self, examples: Sequence[Example], first: int, count: int, seed: int
-    ) -> Iterator[Augmented]:
-        """Yield the rows of attempts first..first+count: attempt i is copy i // n of parent i mod n."""
+    ) -> Iterator[str]:
+        """Yield the texts of attempts first..first+count."""
         texts = [" ".join(row.text.split()) for row in examples]
         trips = self._round_trips(texts, seed)
         for attempt in range(first, first + count):
             copy, parent = divmod(attempt, len(examples))
-            row, candidates = examples[parent], trips.candidates(texts[parent], copy + 1)
-            text = candidates[copy % len(candidates)] if candidates else row.text
-            yield edited(row, text, copy, attempt, self._settings.name, self._classes)
+            candidates = trips.candidates(texts[parent], copy + 1)
+            yield candidates[copy % len(candidates)] if candidates else examples[parent].text
 
     def _round_trips(self, texts: Sequence[str], seed: int) -> RoundTrips:
-        """Return the round trips of these parents, the last ones if they are the same; a beam search has no seed."""
+        """Return the round trips of these texts, the same object for the same texts and seed."""
+        # Without sampling the seed has no effect.
         key = fingerprint([texts, seed if self._settings.temperature else None])
         if self._trips is None or self._trips[0] != key:
             self._trips = key, RoundTrips(self._pivots, texts, self._settings, seed)

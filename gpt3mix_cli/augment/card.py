@@ -1,7 +1,8 @@
-"""The data card of synthetic rows (the README.md of a Hugging Face data set), and rows as Table 4 shows them.
+"""The data card of a synthetic set (README.md of a Hugging Face data set), and rows as in Table 4.
 
-The card stands beside its rows, `gpt3mix.jsonl` -> `gpt3mix.card.md`, since one folder holds the rows of several methods;
-it becomes `README.md` where a method's rows are published: `gpt3mix augment CONFIG --card --licence cc-by-4.0`.
+The card is written next to the rows, `gpt3mix.jsonl` -> `gpt3mix.card.md`, because one folder holds
+the rows of several methods. It becomes `README.md` when the rows of a method are published:
+`gpt3mix augment CONFIG --card --license cc-by-4.0`.
 """
 
 import itertools
@@ -12,237 +13,242 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..files import STDIO, whole_file
-from ..records import Augmented, Done, Example, Manifest, read
-from ..settings import DemoData, FilesData, HubData, Task
-from .statistics import figures
+from ..files import STDIO, atomic_write
+from ..layout import card_path
+from ..records import Augmented, Example, Manifest, StageResult, read_records
+from ..settings import METHOD_TITLES, DemoData, FilesData, HubData, Task
+from .statistics import describe_counts
 
-SHOWN = 3  # example rows in a card
-UNKNOWN = "unknown"
-NAMES = {
-    "gpt3mix": "GPT3Mix",
-    "eda": "EDA",
-    "aeda": "AEDA",
-    "mlm": "Masked LM",
-    "backtranslate": "Back-translation",
-    "paraphrase": "Paraphrase",
+EXAMPLE_ROWS = 3  # in a card
+UNKNOWN_LICENSE = "unknown"
+# The hub's size categories: rows below the number.
+SIZE_CATEGORIES = {
+    1_000: "n<1K",
+    10_000: "1K<n<10K",
+    100_000: "10K<n<100K",
+    1_000_000: "100K<n<1M",
+    10_000_000: "1M<n<10M",
 }
-SIZES = [
-    (1_000, "n<1K"),
-    (10_000, "1K<n<10K"),
-    (100_000, "10K<n<100K"),
-    (1_000_000, "100K<n<1M"),
-    (10_000_000, "1M<n<10M"),
-]
 
 
 @dataclass(frozen=True)
-class Line:
-    """A line of Table 4.
+class Table4Row:
+    """A row of Table 4.
 
     Attributes:
-        name: whose text it is: `Example 1`, `GPT3Mix`.
+        name: of the text: `Example 1`, `GPT3Mix`.
         text: the text.
-        labels: each with its share, if it is soft, and whether it is the winning one.
-        made: whether the text is synthetic.
+        labels: each label, with its probability if it is soft, and whether it is the likeliest.
+        is_synthetic: whether the text is synthetic.
     """
 
     name: str
     text: str
     labels: tuple[tuple[str, bool], ...]
-    made: bool
+    is_synthetic: bool
 
 
-def table4(row: Augmented, parents: Mapping[str, Example], tokens: Mapping[str, str]) -> list[Line]:
+def table4_rows(
+    row: Augmented, parents: Mapping[str, Example], tokens: Mapping[str, str]
+) -> list[Table4Row]:
     """Return a synthetic row below its parents.
 
     Args:
         row: the synthetic row.
-        parents: real rows by their id; one that is missing is left out.
+        parents: real rows by their id; missing ones are left out.
         tokens: class -> label token.
     """
     edited = row.label_source == "parent"
-    found = []
-    for number, parent in enumerate((parents[name] for name in row.parents if name in parents), 1):
-        labels: tuple[tuple[str, bool], ...] = ((tokens.get(parent.label, parent.label), False),)
-        found.append(
-            Line("Original" if edited else f"Example {number}", parent.text, labels, made=False)
-        )
+    known = [parents[name] for name in row.parents if name in parents]
+    rows = []
+    labels: tuple[tuple[str, bool], ...]
+    for number, parent in enumerate(known, 1):
+        name = "Original" if edited else f"Example {number}"
+        labels = ((tokens.get(parent.label, parent.label), False),)
+        rows.append(Table4Row(name, parent.text, labels, is_synthetic=False))
     if edited:
         labels = ((tokens.get(row.label, row.label), True),)
     else:
         labels = tuple(
-            (f"{tokens.get(label, label)}: {share:.0%}", label == row.label)
-            for label, share in row.probs.items()
+            (f"{tokens.get(label, label)}: {probability:.0%}", label == row.label)
+            for label, probability in row.probs.items()
         )
-    return [*found, Line(NAMES.get(row.method, row.method), row.text, labels, made=True)]
-
-
-def card_path(output: Path) -> Path:
-    """Return where the card of an output stands: `gpt3mix.jsonl` -> `gpt3mix.card.md`."""
-    return output.with_name(output.name.removesuffix(".jsonl") + ".card.md")
+    title = METHOD_TITLES.get(row.method, row.method)
+    return [*rows, Table4Row(title, row.text, labels, is_synthetic=True)]
 
 
 def write_card(
-    done: Done, task: Task, source: Path, model: str | None = None, licence: str | None = None
+    result: StageResult,
+    task: Task,
+    source: Path,
+    model: str | None = None,
+    license: str | None = None,
 ) -> Path:
-    """Write the data card of an output beside it, and return its place.
+    """Write the data card of a synthetic set and return its path.
 
     Args:
-        done: the output and its manifest.
+        result: the synthetic set and its manifest.
         task: of the experiment.
-        source: the file of the real rows, for the examples of the card.
-        model: the LM's name, or the folder that it came from.
-        licence: of the synthetic rows, as the hub spells it; unknown if there is none.
+        source: file of the real rows, for the examples in the card.
+        model: name or folder of the LM; None if no LM was used.
+        license: of the synthetic rows, as the hub spells it; None if it is unknown.
 
     Raises:
         UserError: if a file cannot be read or written.
     """
-    rows = list(itertools.islice(read(done.output, Augmented), SHOWN))
-    wanted = {name for row in rows for name in row.parents}
-    parents = (
-        {}
-        if source == STDIO
-        else {row.id: row for row in read(source, Example) if row.id in wanted}
-    )
-    path = card_path(done.output)
-    with whole_file(path) as stream:
-        stream.write(card(done.manifest, task, rows, parents, model, licence or UNKNOWN).encode())
+    rows = list(itertools.islice(read_records(result.output, Augmented), EXAMPLE_ROWS))
+    names = {name for row in rows for name in row.parents}
+    real = () if source == STDIO else read_records(source, Example)
+    parents = {row.id: row for row in real if row.id in names}
+    path = card_path(result.output)
+    text = render_card(result.manifest, task, rows, parents, model, license or UNKNOWN_LICENSE)
+    with atomic_write(path) as stream:
+        stream.write(text.encode())
     return path
 
 
-def card(
+def render_card(
     manifest: Manifest,
     task: Task,
     rows: Sequence[Augmented],
     parents: Mapping[str, Example],
     model: str | None,
-    licence: str,
+    license: str,
 ) -> str:
-    """Return the data card: where the rows come from, how they were made, what they are like, how to publish them."""
+    """Return the data card: the source of the rows, how they were made, and how to publish them.
+
+    Args:
+        manifest: of the synthetic set.
+        task: of the experiment.
+        rows: synthetic rows to show.
+        parents: their real rows, by id.
+        model: name or folder of the LM; None if no LM was used.
+        license: of the synthetic rows.
+    """
+    from huggingface_hub import DatasetCard
+
     method = manifest.settings["method"]
-    edits = (
-        "edits of real rows, by a masked LM"
-        if manifest.settings.get("kind") == "mlm"
-        else "edits of real rows, without an LM"
-    )
-    made_by = (
-        f"the language model `{_place(model)}` (hash {manifest.settings.get('lm')})"
-        if model
-        else edits
-    )
-    shown = "\n\n".join(
-        "\n".join(_plain(line) for line in table4(row, parents, task.labels)) for row in rows
-    )
-    settings = json.dumps(_without_places(manifest.settings), ensure_ascii=False, indent=1)
-    unsaid = (
-        ": that of the source rows and of the LM's output; find it out before you publish"
-        if licence == UNKNOWN
-        else ""
-    )
-    return "\n".join(
-        [
-            *_front(manifest, task, licence),
-            f"# {task.name}: synthetic rows of {NAMES.get(method, method)}",
-            "",
-            f"Written by gpt3mix {manifest.version} (GPT3Mix, [Yoo et al., 2021](https://arxiv.org/abs/2104.08826)). Nobody has read these rows",
-            "one by one: they may be wrong, biased or offensive, as what they were made from may be.",
-            "",
-            f"- Task: {task.label_type} of a {task.text_type}; classes {', '.join(f'`{name}` ({token})' for name, token in task.labels.items())}.",
-            f"- Real rows: {_source(task)}; hash of those that were used: `{manifest.inputs.get('train')}`.",
-            f"- Made by: {made_by}.",
-            f"- Licence: {licence}{unsaid}.",
-            *(
-                []
-                if manifest.complete
-                else ["- Incomplete: fewer rows than wanted passed the gate."]
-            ),
-            "",
-            "## What the rows are like",
-            "",
-            "| | |",
-            "| --- | --- |",
-            *(f"| {name} | {value} |" for name, value in figures(manifest.counts)),
-            "",
-            "A row's `probs` are its soft label, `label` is the likeliest class, `parents` are the real rows that it was made from.",
-            "",
-            "## Examples",
-            "",
-            _fenced(shown, "text"),
-            "",
-            "## Settings",
-            "",
-            _fenced(settings, "json"),
-            "",
-            "## To publish",
-            "",
-            f"Put `{manifest.output}` and this file, renamed to `README.md`, into a folder of their own; then",
-            "`hf upload USER/NAME FOLDER . --repo-type dataset`. Without the hub:",
-            f'`datasets.load_dataset("json", data_files="{manifest.output}")`.',
-            "",
-        ]
-    )
+    table4 = [table4_rows(row, parents, task.labels) for row in rows]
+    examples = "\n\n".join("\n".join(map(_plain_row, block)) for block in table4)
+    settings = json.dumps(_without_paths(manifest.settings), ensure_ascii=False, indent=1)
+    statistics = describe_counts(manifest.counts)
+    counts = "\n".join(f"| {name} | {value} |" for name, value in statistics)
+    body = f"""\
+# {task.name}: synthetic rows of {METHOD_TITLES.get(method, method)}
+
+Written by gpt3mix {manifest.version} (GPT3Mix, [Yoo et al., 2021](https://arxiv.org/abs/2104.08826)).
+Nobody has read these rows one by one: they may be wrong, biased or offensive, and so may the rows
+that they were made from.
+
+{_facts(manifest, task, model, license)}
+
+## Statistics
+
+| | |
+| --- | --- |
+{counts}
+
+A row's `probs` are its soft label, `label` is the likeliest class, `parents` are the real rows that
+it was made from.
+
+## Examples
+
+{_fence(examples, "text")}
+
+## Settings
+
+{_fence(settings, "json")}
+
+## How to publish
+
+Put `{manifest.output}` and this file, renamed to `README.md`, into a folder of their own; then
+`hf upload USER/NAME FOLDER . --repo-type dataset`. Without the hub:
+`datasets.load_dataset("json", data_files="{manifest.output}")`.
+"""
+    return str(DatasetCard(f"---\n{_metadata(manifest, task, license)}\n---\n\n{body}"))
 
 
-def _front(manifest: Manifest, task: Task, licence: str) -> list[str]:
-    """Return the YAML header; JSON strings are valid YAML whatever they hold."""
+def _metadata(manifest: Manifest, task: Task, license: str) -> Any:
+    """Return the hub's metadata of the data set, which spells itself as YAML."""
+    from huggingface_hub import DatasetCardData
+
     count = manifest.counts["kept"]
-    size = next((name for most, name in SIZES if count < most), "n>10M")
-    # The hub knows licences by short ids; any other text is one that it does not know.
-    known = re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", licence)
-    return [
-        "---",
-        *(
-            [f"license: {json.dumps(licence)}"]
-            if known
-            else ["license: other", f"license_name: {json.dumps(licence, ensure_ascii=False)}"]
-        ),
-        f"pretty_name: {json.dumps(f'{task.name}, synthetic', ensure_ascii=False)}",
-        "task_categories:",
-        "- text-classification",
-        "size_categories:",
-        f"- {size}",
-        "tags:",
-        "- synthetic",
-        "- gpt3mix",
-        "configs:",
-        "- config_name: default",
-        "  data_files:",
-        "  - split: train",
-        f"    path: {json.dumps(manifest.output, ensure_ascii=False)}",
-        "---",
-        "",
+    sizes = [name for limit, name in SIZE_CATEGORIES.items() if count < limit]
+    # The hub identifies licences by short ids; any other text is a licence that it does not know.
+    if re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", license):
+        license_fields: dict[str, Any] = {"license": license}
+    else:
+        license_fields = {"license": "other", "license_name": license}
+    return DatasetCardData(
+        **license_fields,
+        pretty_name=f"{task.name}, synthetic",
+        task_categories=["text-classification"],
+        size_categories=[*sizes, "n>10M"][:1],
+        tags=["synthetic", "gpt3mix"],
+        configs=[
+            {
+                "config_name": "default",
+                "data_files": [{"split": "train", "path": manifest.output}],
+            }
+        ],
+    )
+
+
+def _facts(manifest: Manifest, task: Task, model: str | None, license: str) -> str:
+    classes = ", ".join(f"`{name}` ({token})" for name, token in task.labels.items())
+    if model:
+        lm = manifest.settings.get("lm")
+        origin = f"the language model `{_without_path(model)}` (hash {lm})"
+    elif manifest.settings.get("kind") == "mlm":
+        origin = "edits of real rows, by a masked LM"
+    else:
+        origin = "edits of real rows, without an LM"
+    if license == UNKNOWN_LICENSE:
+        license += (
+            ": that of the source rows and of the LM's output; find it out before you publish"
+        )
+    facts = [
+        f"Task: {task.label_type} of a {task.text_type}; classes {classes}.",
+        f"Real rows: {_source(task)}; hash of the rows used: `{manifest.inputs.get('train')}`.",
+        f"Made by: {origin}.",
+        f"Licence: {license}.",
     ]
+    if not manifest.complete:
+        facts.append("Incomplete: the filter passed fewer rows than wanted.")
+    return "\n".join(f"- {fact}" for fact in facts)
 
 
 def _source(task: Task) -> str:
     match task.data:
         case HubData() as data:
-            return f"`{_place(data.path)}`{f', {data.name}' if data.name else ''} of the hub, revision {data.revision or 'unknown'}"
+            config = f", {data.name}" if data.name else ""
+            revision = data.revision or "unknown"
+            return f"`{_without_path(data.path)}`{config} of the hub, revision {revision}"
         case FilesData() as data:
             return f"`{data.train.name}`"
         case DemoData():
             return "the movie-review sentences that come with gpt3mix"
 
 
-def _place(name: str) -> str:
-    """Return a hub id as it is, and of a folder only the last part: a path tells of its machine."""
+def _without_path(name: str) -> str:
+    """Return a hub id, or the name of a folder: its path would reveal the machine."""
     return Path(name).name if Path(name).is_dir() else name
 
 
-def _without_places(value: Any) -> Any:
+def _without_paths(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _without_places(inner) for key, inner in value.items()}
+        return {key: _without_paths(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_without_places(inner) for inner in value]
-    return _place(value) if isinstance(value, str) and "/" in value else value
+        return [_without_paths(inner) for inner in value]
+    return _without_path(value) if isinstance(value, str) and "/" in value else value
 
 
-def _plain(line: Line) -> str:
-    return f"{line.name:<10} {' '.join(line.text.split())} ({', '.join(label for label, _ in line.labels)})"
+def _plain_row(row: Table4Row) -> str:
+    labels = ", ".join(label for label, _ in row.labels)
+    return f"{row.name:<10} {' '.join(row.text.split())} ({labels})"
 
 
-def _fenced(text: str, language: str) -> str:
-    """Return a block that no line of the text can end."""
+def _fence(text: str, language: str) -> str:
+    """Return a code block with a fence that is longer than any in the text."""
     fence = "`" * max(3, *(len(run) + 1 for run in re.findall("`+", text + "``")))
     return f"{fence}{language}\n{text}\n{fence}"

@@ -1,7 +1,8 @@
-"""The gate of generated rows: each reason to discard a row has a name and is counted, and each threshold is a setting.
+"""Rejects generated rows: each check has a name that is counted, and each threshold is a setting.
 
-Words are runs of letters and digits, whatever their case; where a script sets none apart (Chinese, Japanese), each letter
-is one. The checks stand in a row's order below; the first that fails is the row's reason. Cost is linear in the rows.
+A word is a run of letters and digits, in any case; scripts without spaces (Chinese, Japanese) have
+a word for each character. The first check that fails, in the order of `RowFilter._failures`, is the
+row's reject reason. The cost is linear in the number of rows.
 """
 
 import re
@@ -15,92 +16,98 @@ from ..errors import UserError
 from ..records import Augmented, Example, Reject
 from ..settings import FilterSettings
 
-WORD = re.compile(
-    r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]|[^\W_\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]+(?:['’][^\W_]+)*"
-)
-TRIPLE = 3  # words whose order two texts rarely share by chance
-FEW = 4  # in fewer words than this a repetition may be meant: `no, no, no`
-DEFAULTS = FilterSettings()
+_UNSPACED = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"  # kana and Chinese characters
+WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+(?:['’][^\W_]+)*")
+OVERLAP_WORDS = 3  # two texts rarely share the order of so many words by chance
+MIN_WORDS_TO_REPEAT = 4  # a repetition in fewer words may be meant: `no, no, no`
+
+_COPIES = "raise augment.temperature or augment.k, or use a larger LM: this one repeats its prompt"
+_LABEL_WORDS = "use a larger base LM, or label words that it knows (task.labels)"
 REMEDIES = {
     "unfinished": "raise augment.max_tokens",
     "prompt_too_long": "lower augment.k or augment.max_tokens",
     "empty": "use another LM: this one ends where it should begin to write",
-    "no_label": "use a larger base LM: this one does not keep to a line a row",
-    "unscored": "use another LM, or an endpoint that tells log-probabilities (gpt3mix check), or lm.label_source: vote",
-    "label_not_in_set": "use a larger base LM, or label words that it knows (task.labels)",
-    "low_mass": "use a larger base LM, or label words that it knows (task.labels), or lower augment.gate.low_mass",
-    "copy_of_real": "raise augment.temperature or augment.k, or use a larger LM: this one says its prompt again",
-    "near_copy": "raise augment.temperature or augment.k, or use a larger LM: this one says its prompt again",
-    "repeat": "raise augment.temperature, or use a larger LM: this one says the same things over and over",
-    "degenerate": "raise augment.temperature or augment.frequency_penalty, or use a larger LM",
-    "leak": "use an LM that has not read the test rows, or test rows that it cannot have read",
-    "other_language": "use an LM of the task's language",
-    "too_short": "lower augment.gate.too_short",
-    "too_long": "raise augment.gate.too_long, or lower augment.max_tokens",
-    "perplexity": "widen augment.gate.perplexity, or leave it out where the endpoint tells no log-probabilities",
-    "disagreement": "raise augment.gate.disagreement, or draw more real rows",
+    "no_label": "use a larger base LM: this one does not write one row per line",
+    "unscored": "use another LM, or an endpoint that returns log-probabilities (gpt3mix check), "
+    "or lm.label_source: vote",
+    "label_not_in_set": _LABEL_WORDS,
+    "min_label_mass": f"{_LABEL_WORDS}, or lower augment.filter.min_label_mass",
+    "copy_of_real": _COPIES,
+    "max_parent_overlap": _COPIES,
+    "repeat": "raise augment.temperature, or use a larger LM: this one writes the same texts again",
+    "max_repetition": "raise augment.temperature or augment.frequency_penalty, or use a larger LM",
+    "reject_test_copies": "use an LM that has not read the test rows, or test rows that it cannot "
+    "have read",
+    "max_foreign_script": "use an LM of the task's language",
+    "min_words": "lower augment.filter.min_words",
+    "max_words": "raise augment.filter.max_words, or lower augment.max_tokens",
+    "perplexity": "widen augment.filter.perplexity, or leave it out if the endpoint returns no "
+    "log-probabilities",
+    "max_disagreement": "raise augment.filter.max_disagreement, or use more real rows",
 }
 
 
 def normalize_text(text: str) -> str:
-    """Return what two copies of a text share: its words and signs, whatever their case and spacing."""
+    """Return a text without case and spacing, to compare copies."""
     return " ".join(text.casefold().split())
 
 
-def letters(text: str) -> str:
-    """Return the letters and digits of a text, without case: its copies share them though words and signs are set apart otherwise."""
-    return "".join(sign for sign in text.casefold() if sign.isalnum()) or normalize_text(text)
+def alphanumeric(text: str) -> str:
+    """Return the letters and digits of a text, without case, to compare however it is tokenised."""
+    return "".join(filter(str.isalnum, text.casefold())) or normalize_text(text)
 
 
-def words(text: str) -> list[str]:
-    """Return the words of a text, without case and signs."""
+def split_words(text: str) -> list[str]:
+    """Return the words of a text, without case and punctuation."""
     return WORD.findall(text.casefold())
 
 
-def remedy(rejected: Mapping[str, int]) -> str:
-    """Return what helps most against the rejects: the remedy of their most frequent reason; empty for an unknown one."""
-    most = max(rejected, key=lambda reason: rejected[reason], default="")
-    return REMEDIES.get(most, "")
+def suggest_remedy(rejected: Mapping[str, int]) -> str:
+    """Return what helps against the most frequent reject reason; empty for an unknown one."""
+    most_frequent = max(rejected, key=lambda reason: rejected[reason], default="")
+    return REMEDIES.get(most_frequent, "")
 
 
 class RowFilter:
-    """Lets a row through, or says why not, in the order of the attempts."""
+    """Passes rows or rejects them, in the order of the attempts."""
 
     def __init__(
         self,
         examples: Sequence[Example],
-        limits: FilterSettings = DEFAULTS,
+        settings: FilterSettings | None = None,
         test: Sequence[Example] = (),
     ) -> None:
-        """Learn the real rows.
+        """Index the real rows.
 
         Args:
             examples: the real rows.
-            limits: the thresholds.
-            test: the rows of which no copy may pass, if `limits.leak`.
+            settings: thresholds; None: the defaults.
+            test: rows of which copies are rejected, if `settings.reject_test_copies`.
 
         Raises:
-            UserError: if the real rows do not serve for a check that is wanted.
+            UserError: if the real rows do not allow a check that is switched on.
         """
-        self._limits = limits
+        self._settings = settings = settings or FilterSettings()
         self._examples = {row.id: row for row in examples}
-        self._real = {normalize_text(row.text): row.id for row in examples}
-        # Test rows are often cut into tokens (`isn 't it , though ?`), which an LM that has read them does not write.
-        self._test = {letters(row.text): row.id for row in test} if limits.leak else {}
-        self._kept: dict[str, str] = {}
-        self._scripts = set(scripts("".join({letter for row in examples for letter in row.text})))
+        self._real_texts = {normalize_text(row.text): row.id for row in examples}
+        # Test rows may be tokenised (`isn 't it , though ?`); an LM that knows them writes `isn't`.
+        test = test if settings.reject_test_copies else ()
+        self._test_texts = {alphanumeric(row.text): row.id for row in test}
+        self._kept_texts: dict[str, str] = {}
+        characters = {character for row in examples for character in row.text}
+        self._scripts = set(count_scripts("".join(characters)))
         self._classes: list[str] = []
-        if limits.disagreement is not None:
-            self._vectorizer, self._classifier = _fitted(examples)
+        if settings.max_disagreement is not None:
+            self._vectorizer, self._classifier = _fit_classifier(examples)
             self._classes = self._classifier.classes_.tolist()
 
     def check(self, row: Augmented | Reject) -> Augmented | Reject:
-        """Return the row, or why it is discarded."""
+        """Return the row, or why it is rejected."""
         if isinstance(row, Reject):
             return row
         text = normalize_text(row.text)
-        if objection := next(self._objections(row, text), None):
-            reason, detail = objection
+        if failure := next(self._failures(row, text), None):
+            reason, detail = failure
             return Reject(
                 request=row.request or 0,
                 method=row.method,
@@ -109,133 +116,130 @@ class RowFilter:
                 reason=reason,
                 detail=detail,
             )
-        self._kept[text] = row.id
+        self._kept_texts[text] = row.id
         return row
 
-    def _objections(self, row: Augmented, text: str) -> Iterator[tuple[str, str]]:
+    def _failures(self, row: Augmented, text: str) -> Iterator[tuple[str, str]]:
         """Yield (reason, detail) of each check that the row fails."""
         copies = (
-            ("copy_of_real", text, self._real),
-            ("leak", letters(row.text) if self._test else "", self._test),
-            ("repeat", text, self._kept),
+            ("copy_of_real", text, self._real_texts),
+            ("reject_test_copies", alphanumeric(row.text), self._test_texts),
+            ("repeat", text, self._kept_texts),
         )
-        for reason, key, seen in copies:
-            if key in seen:
-                yield reason, seen[key]
-        limits, found = self._limits, words(row.text)
-        if len(found) < limits.too_short:
-            yield "too_short", f"{len(found)} words"
-        if limits.too_long is not None and len(found) > limits.too_long:
-            yield "too_long", f"{len(found)} words"
-        yield from self._near_copy(row, found)
-        if limits.degenerate is not None and (share := repetition(found)) > limits.degenerate:
-            yield "degenerate", f"{share:.0%} is repetition"
-        yield from self._other_language(row)
-        # An unknown mass is no low one.
-        if row.label_mass is not None and row.label_mass < limits.low_mass:
-            yield "low_mass", f"{row.label_mass:.2%}"
-        yield from self._perplexity(row)
-        yield from self._disagreement(row)
+        for reason, key, texts in copies:
+            if key in texts:
+                yield reason, texts[key]
+        settings, words = self._settings, split_words(row.text)
+        if len(words) < settings.min_words:
+            yield "min_words", f"{len(words)} words"
+        if settings.max_words is not None and len(words) > settings.max_words:
+            yield "max_words", f"{len(words)} words"
+        yield from self._check_overlap(row, words)
+        limit = settings.max_repetition
+        if limit is not None and (fraction := repetition(words)) > limit:
+            yield "max_repetition", f"{fraction:.0%} is repetition"
+        yield from self._check_scripts(row)
+        # An unknown label mass is not a low one.
+        if row.label_mass is not None and row.label_mass < settings.min_label_mass:
+            yield "min_label_mass", f"{row.label_mass:.2%}"
+        yield from self._check_perplexity(row)
+        yield from self._check_agreement(row)
 
-    def _near_copy(self, row: Augmented, found: Sequence[str]) -> Iterator[tuple[str, str]]:
-        least = self._limits.near_copy
-        if least is None or not found:
+    def _check_overlap(self, row: Augmented, words: Sequence[str]) -> Iterator[tuple[str, str]]:
+        limit = self._settings.max_parent_overlap
+        if limit is None or not words:
             return
-        for parent in row.parents:
-            if (
-                parent in self._examples
-                and (share := containment(found, words(self._examples[parent].text))) >= least
-            ):
-                yield "near_copy", f"{share:.0%} stands in {parent}"
+        parents = [self._examples[name] for name in row.parents if name in self._examples]
+        for parent in parents:
+            if (fraction := overlap(words, split_words(parent.text))) >= limit:
+                yield "max_parent_overlap", f"{fraction:.0%} is in {parent.id}"
 
-    def _other_language(self, row: Augmented) -> Iterator[tuple[str, str]]:
-        most = self._limits.other_language
-        counts = scripts(row.text)
-        if most is None or not self._scripts or not counts:
+    def _check_scripts(self, row: Augmented) -> Iterator[tuple[str, str]]:
+        limit = self._settings.max_foreign_script
+        counts = count_scripts(row.text)
+        if limit is None or not self._scripts or not counts:
             return
-        others = {script: n for script, n in counts.items() if script not in self._scripts}
-        if (share := sum(others.values()) / counts.total()) > most:
-            yield (
-                "other_language",
-                f"{share:.0%} of the letters are {', '.join(sorted(others)).lower()}",
-            )
+        foreign = {name: count for name, count in counts.items() if name not in self._scripts}
+        fraction = sum(foreign.values()) / counts.total()
+        if fraction > limit:
+            names = ", ".join(sorted(foreign)).lower()
+            yield "max_foreign_script", f"{fraction:.0%} of the characters are {names}"
 
-    def _perplexity(self, row: Augmented) -> Iterator[tuple[str, str]]:
-        band = self._limits.perplexity
-        if band is None:
+    def _check_perplexity(self, row: Augmented) -> Iterator[tuple[str, str]]:
+        limits = self._settings.perplexity
+        if limits is None:
             return
         if row.perplexity is None:
-            yield "perplexity", "unknown: the server tells no log-probabilities of what it wrote"
-        elif not band[0] <= row.perplexity <= band[1]:
+            yield "perplexity", "unknown: the server returns no log-probabilities of the text"
+        elif not limits[0] <= row.perplexity <= limits[1]:
             yield "perplexity", f"{row.perplexity:.4g}"
 
-    def _disagreement(self, row: Augmented) -> Iterator[tuple[str, str]]:
-        least = self._limits.disagreement
-        if least is None:
+    def _check_agreement(self, row: Augmented) -> Iterator[tuple[str, str]]:
+        limit = self._settings.max_disagreement
+        if limit is None:
             return
-        shares = self._classifier.predict_proba(self._vectorizer.transform([row.text]))[0]
-        best = int(shares.argmax())
-        if self._classes[best] != row.label and shares[best] >= least:
-            yield "disagreement", f"{self._classes[best]}: {shares[best]:.0%}"
+        probs = self._classifier.predict_proba(self._vectorizer.transform([row.text]))[0]
+        best = int(probs.argmax())
+        if self._classes[best] != row.label and probs[best] >= limit:
+            yield "max_disagreement", f"{self._classes[best]}: {probs[best]:.0%}"
 
 
-def containment(found: Sequence[str], parent: Sequence[str]) -> float:
-    """Return which share of a text's word triples stands in another text.
+def overlap(words: Sequence[str], parent: Sequence[str]) -> float:
+    """Return the fraction of a text's word triples that its parent contains.
 
-    A text of fewer words than that has none; it is wholly contained in a text of the same words, and in no other, since
-    two words in a row prove nothing.
+    A text of fewer than three words has none. It overlaps wholly with a text of the same words,
+    and with no other, because two words in a row prove nothing.
     """
-    if len(found) < TRIPLE:
-        return float(list(found) == list(parent))
-    theirs = set(ngrams(parent, TRIPLE))
-    ours = ngrams(found, TRIPLE)
-    return sum(triple in theirs for triple in ours) / len(ours)
+    if len(words) < OVERLAP_WORDS:
+        return float(list(words) == list(parent))
+    known = set(ngrams(parent, OVERLAP_WORDS))
+    triples = ngrams(words, OVERLAP_WORDS)
+    return sum(triple in known for triple in triples) / len(triples)
 
 
-def repetition(found: Sequence[str]) -> float:
-    """Return how far a text repeats itself, from 0 to 1.
+def repetition(words: Sequence[str]) -> float:
+    """Return how much a text repeats itself, from 0 to 1.
 
-    The greater of two shares: of the word pairs that stood in it before (as in Holtzman et al., 2020), and of the one
-    word that it has most often.
+    The greater of two fractions: of the word pairs that occurred before in the text (as in Holtzman
+    et al., 2020), and of its most frequent word.
     """
-    if len(found) < FEW:
+    if len(words) < MIN_WORDS_TO_REPEAT:
         return 0.0
-    pairs = ngrams(found, 2)
-    return max(1 - len(set(pairs)) / len(pairs), Counter(found).most_common(1)[0][1] / len(found))
+    pairs = ngrams(words, 2)
+    most_frequent = Counter(words).most_common(1)[0][1]
+    return max(1 - len(set(pairs)) / len(pairs), most_frequent / len(words))
 
 
-def ngrams(found: Sequence[str], n: int) -> list[tuple[str, ...]]:
+def ngrams(words: Sequence[str], n: int) -> list[tuple[str, ...]]:
     """Return the runs of n words."""
-    return list(zip(*(found[start:] for start in range(n)), strict=False))
+    return list(zip(*(words[start:] for start in range(n)), strict=False))
 
 
-def scripts(text: str) -> Counter[str]:
-    """Return how many letters of each script a text has; the scripts that Japanese mixes are one."""
-    return Counter(
-        _script(letter) for letter in unicodedata.normalize("NFKC", text) if letter.isalpha()
-    )
+def count_scripts(text: str) -> Counter[str]:
+    """Return the number of letters of each script; those that Japanese mixes count as one."""
+    return Counter(map(_script, filter(str.isalpha, unicodedata.normalize("NFKC", text))))
 
 
 @cache
 def _script(letter: str) -> str:
-    # A letter's name begins with its script: LATIN SMALL LETTER A.
+    # The Unicode name of a letter begins with its script: LATIN SMALL LETTER A.
     name = unicodedata.name(letter, "UNKNOWN").split()[0]
     return "CJK" if name in ("HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA") else name
 
 
-def _fitted(examples: Sequence[Example]) -> tuple[Any, Any]:
-    """Return tf-idf features and a logistic regression, fitted on the real rows."""
+def _fit_classifier(examples: Sequence[Example]) -> tuple[Any, Any]:
+    """Return a tf-idf vectorizer and a logistic regression, fitted to the real rows."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
 
     labels = [row.label for row in examples]
-    if len(set(labels)) < 2 or not any(words(row.text) for row in examples):
+    if len(set(labels)) < 2 or not any(split_words(row.text) for row in examples):
         raise UserError(
-            "augment.gate.disagreement: a classifier needs real rows of two classes, and words in them",
+            "augment.filter.max_disagreement: its classifier needs real rows of two classes, with "
+            "words in them",
             "leave the key out",
         )
-    vectorizer = TfidfVectorizer(analyzer=words, sublinear_tf=True)
+    vectorizer = TfidfVectorizer(analyzer=split_words, sublinear_tf=True)
+    features = vectorizer.fit_transform([row.text for row in examples])
     # C as in classifiers: {kind: linear}.
-    return vectorizer, LogisticRegression(C=10.0, max_iter=1000).fit(
-        vectorizer.fit_transform([row.text for row in examples]), labels
-    )
+    return vectorizer, LogisticRegression(C=10.0, max_iter=1000).fit(features, labels)

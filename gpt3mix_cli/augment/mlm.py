@@ -1,15 +1,18 @@
-"""Contextual replacement: some words of each parent give way to what a masked LM writes in their place.
+"""Contextual replacement: a masked LM replaces some words of each parent.
 
-As conditional BERT (Wu et al., 2019) and SSMBA (Ng et al., 2020) do: a share of the words is masked, the model reads the
-text once, and each masked word is drawn from its likeliest ones. What is done otherwise, and why:
+As in conditional BERT (Wu et al., 2019) and SSMBA (Ng et al., 2020), a fraction of the words is
+masked, the model reads the text once, and each masked word is drawn from its most likely fillers.
+What differs, and why:
 
-- Whole words are masked and replaced by whole words, so that case, spaces and punctuation of the rest stay as they were.
-- A word is never replaced by itself, so that no row is its parent where a word can be replaced.
-- The model is used as it is. Wu et al. fine-tune it with the label as its segment, which a handful of rows does not allow;
-  `conditional` lets the label stand before the text instead (Kumar et al., 2020, without their fine-tuning).
-- SSMBA labels its rows anew with a trained classifier; here a row keeps its parent's label, right or wrong.
+- Whole words are masked and filled with whole words, so that case, spaces and punctuation stay.
+- A word is never filled with itself, so that a row differs from its parent.
+- The model is not fine-tuned. Wu et al. fine-tune it with the label as its segment, which a handful
+  of rows does not allow; `conditional` writes the label before the text instead (Kumar et al.,
+  2020, without their fine-tuning).
+- A row keeps its parent's label, right or wrong; SSMBA relabels its rows with a trained classifier.
 
-Limits: the masked words of a text are drawn independently of each other; a word beyond the model's length stays.
+Limits: the masked words of a text are drawn independently of each other; words beyond the model's
+maximum length stay.
 """
 
 import re
@@ -20,188 +23,177 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from ..files import model_sha
-from ..pretrained import loaded
-from ..records import Augmented, Example
+from ..files import hash_model
+from ..pretrained import load_model, load_pretrained, resolve_device
+from ..records import Example
 from ..settings import MlmSettings, Task, fingerprint, generator
-from .editing import NoCost, edited
+from .editing import EditorBase
 
 if TYPE_CHECKING:
     import torch
 
-CACHE_VERSION = 1  # raised when the same settings would give other rows
+CACHE_VERSION = 1  # raise it if the same settings give other rows
 WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")  # `don't` and `well-made` are one word
-LONGEST = 512  # tokens of a text, where the model does not say less
+DEFAULT_MAX_TOKENS = 512  # of a text, if the model has no smaller limit
+HINT = "give the folder of a masked LM with its head, or a hub id that can be reached (model:)"
 
 
-class MLM(NoCost):
-    """Edits each parent in turn; see `augment.Augmenter`."""
-
-    edits = True
-    rows = block = 1
+class MLM(EditorBase):
+    """See the top of this file."""
 
     def __init__(self, settings: MlmSettings, task: Task) -> None:
-        """Keep the settings and the task's words; the model is loaded when it is first needed."""
-        self._settings, self._task = settings, task
+        """Keep the settings and the task; the model is loaded when it is first needed."""
         folder = Path(settings.model).expanduser()
-        self.about: dict[str, Any] = {
+        if folder.is_dir():
+            model = hash_model(folder)
+        else:
+            model = fingerprint([settings.model, settings.revision])
+        about: dict[str, Any] = {
             "method": settings.name,
             **settings.model_dump(exclude={"name", "model", "revision"}),
-            "model": model_sha(folder)
-            if folder.is_dir()
-            else fingerprint([settings.model, settings.revision]),
+            "model": model,
             "classes": task.classes,
             "format": CACHE_VERSION,
         }
         if settings.conditional:
-            self.about |= {"task_labels": task.labels, "text_type": task.text_type}
+            about |= {"task_labels": task.labels, "text_type": task.text_type}
+        super().__init__(about)
+        self._settings, self._task = settings, task
+        self._problem = f"mlm: {settings.model} cannot be loaded as a masked LM"
 
-    def generate(
-        self, examples: Sequence[Example], first: int, count: int, seed: int
-    ) -> Iterator[Augmented]:
-        """Yield the rows of attempts first..first+count: attempt i is copy i // n of parent i mod n."""
-        for attempt, text in enumerate(self.texts(examples, first, count, seed), first):
-            copy, parent = divmod(attempt, len(examples))
-            yield edited(
-                examples[parent], text, copy, attempt, self._settings.name, self._task.classes
-            )
-
-    def texts(
+    def edit_texts(
         self, examples: Sequence[Example], first: int, count: int, seed: int
     ) -> Iterator[str]:
-        """Yield the texts of these rows."""
-        # Batches hold texts of like length, and are the same however many rows are asked for.
-        order, size = (
-            sorted(range(len(examples)), key=lambda place: (len(examples[place].text), place)),
-            self._settings.batch_size,
-        )
+        """Yield the texts of attempts first..first+count."""
+        # Batches hold texts of similar length, and do not depend on how many rows are wanted.
+        order = sorted(range(len(examples)), key=lambda index: (len(examples[index].text), index))
+        size = self._settings.batch_size
         batches = [order[start : start + size] for start in range(0, len(order), size)]
-        batch_of = {place: number for number, batch in enumerate(batches) for place in batch}
-        written: dict[tuple[int, int], str] = {}
+        batch_of = {index: batch for batch in batches for index in batch}
+        ready: dict[tuple[int, int], str] = {}  # (copy, parent) -> text
         for attempt in range(first, first + count):
             copy, parent = divmod(attempt, len(examples))
-            if (copy, parent) not in written:
-                batch = batches[batch_of[parent]]
-                texts = self._rewritten(
-                    [examples[place] for place in batch],
-                    [generator(seed, "mlm", place, copy) for place in batch],
+            if (copy, parent) not in ready:
+                batch = batch_of[parent]
+                texts = self._edit_batch(
+                    [examples[index] for index in batch],
+                    [generator(seed, "mlm", index, copy) for index in batch],
                 )
-                written |= {(copy, place): text for place, text in zip(batch, texts, strict=True)}
-            yield written.pop((copy, parent))
+                ready |= {(copy, index): text for index, text in zip(batch, texts, strict=True)}
+            yield ready.pop((copy, parent))
 
-    def _rewritten(self, rows: Sequence[Example], randoms: Sequence[Random]) -> list[str]:
-        """Return each row's text with some of its words replaced."""
+    def _edit_batch(self, rows: Sequence[Example], randoms: Sequence[Random]) -> list[str]:
+        """Return the texts of the rows, each with some words replaced."""
+        fraction = self._settings.fraction
         chosen = [
-            _chosen(row.text, self._settings.share, random)
+            _draw_words(row.text, fraction, random)
             for row, random in zip(rows, randoms, strict=True)
         ]
-        masked = [self._masked(row, words) for row, words in zip(rows, chosen, strict=True)]
-        found = self._read(masked) if any(chosen) else [[] for _ in rows]
+        masked = [self._mask(row, words) for row, words in zip(rows, chosen, strict=True)]
+        logits = self._logits(masked) if any(chosen) else [[] for _ in rows]
         texts = []
-        for row, words, guesses, random in zip(rows, chosen, found, randoms, strict=True):
+        for row, words, fillers, random in zip(rows, chosen, logits, randoms, strict=True):
             parts, end = [], 0
-            # A text that was cut has fewer masks than words: the others stay.
-            for word, guess in zip(words, guesses, strict=False):
-                parts += [
-                    row.text[end : word.start()],
-                    _like(word[0], self._drawn(guess, word[0], random)),
-                ]
+            # A truncated text has fewer masks than words: the other words stay.
+            for word, filler in zip(words, fillers, strict=False):
+                replacement = _match_case(word[0], self._draw_filler(filler, word[0], random))
+                parts += [row.text[end : word.start()], replacement]
                 end = word.end()
             texts.append("".join([*parts, row.text[end:]]))
         return texts
 
-    def _masked(self, row: Example, words: Sequence[re.Match[str]]) -> str:
+    def _mask(self, row: Example, words: Sequence[re.Match[str]]) -> str:
+        """Return what the model reads: the text with some words masked, maybe after its label."""
         mask = self._tokenizer.mask_token
         parts, end = [], 0
         for word in words:
             parts += [row.text[end : word.start()].replace(mask, " "), mask]
             end = word.end()
         text = "".join([*parts, row.text[end:].replace(mask, " ")])
-        return (
-            f"{self._task.labels[row.label].lower()} {self._task.text_type.lower()}: {text}"
-            if self._settings.conditional
-            else text
-        )
+        if not self._settings.conditional:
+            return text
+        return f"{self._task.labels[row.label].lower()} {self._task.text_type.lower()}: {text}"
 
-    def _drawn(self, guess: "torch.Tensor", word: str, random: Random) -> str:
-        """Return a word drawn from the likeliest that are another one; `guess` are the logits of all whole words."""
+    def _draw_filler(self, logits: "torch.Tensor", word: str, random: Random) -> str:
+        """Return a random word other than `word`; `logits` are those of all whole words."""
         import torch
 
-        texts, same = self._words[1], self._forms.get(word.casefold(), ())
-        guess = guess.clone()
-        guess[list(same)] = -torch.inf
-        top = torch.topk(guess, min(self._settings.top_k, len(texts) - len(same)))
+        texts, same = self._whole_words[1], self._indices_by_word.get(word.casefold(), ())
+        logits = logits.clone()
+        logits[list(same)] = -torch.inf
+        top = torch.topk(logits, min(self._settings.top_k, len(texts) - len(same)))
         weights = torch.softmax(top.values / self._settings.temperature, -1).tolist()
         return texts[random.choices(top.indices.tolist(), weights)[0]] if weights else word
 
-    # The model -------------------------------------------------------------------------------------------------------
+    # The model -----------------------------------------------------------------------------------
 
-    def _read(self, texts: Sequence[str]) -> "list[list[torch.Tensor]]":
-        """Return for each text the logits of all whole words at each of its masks."""
+    def _logits(self, texts: Sequence[str]) -> "list[list[torch.Tensor]]":
+        """Return for each mask of each text the logits of all whole words."""
         import torch
 
         tokenizer, model = self._tokenizer, self._model
         with torch.inference_mode():
-            rows = tokenizer(
+            batch = tokenizer(
                 list(texts),
                 padding=True,
                 truncation=True,
-                max_length=self._longest,
+                max_length=self._max_tokens,
                 return_tensors="pt",
             )
             logits = model(
-                input_ids=rows["input_ids"].to(model.device),
-                attention_mask=rows["attention_mask"].to(model.device),
+                input_ids=batch["input_ids"].to(model.device),
+                attention_mask=batch["attention_mask"].to(model.device),
             ).logits
-            masks = (rows["input_ids"] == tokenizer.mask_token_id).nonzero().tolist()
-            found: list[list[torch.Tensor]] = [[] for _ in texts]
-            for row, place in masks:
-                found[row].append(logits[row, place].float().cpu()[self._words[0]])
-        return found
+            masks = (batch["input_ids"] == tokenizer.mask_token_id).nonzero().tolist()
+            result: list[list[torch.Tensor]] = [[] for _ in texts]
+            for row, column in masks:
+                result[row].append(logits[row, column].float().cpu()[self._whole_words[0]])
+        return result
 
     @cached_property
-    def _words(self) -> "tuple[torch.Tensor, list[str]]":
-        """The ids of all tokens that are whole words, and how they are written: continuations and signs replace no word."""
+    def _whole_words(self) -> "tuple[torch.Tensor, list[str]]":
+        """The ids and the texts of all tokens that are whole words.
+
+        Continuations of words, and punctuation, replace no word.
+        """
         import torch
 
         tokenizer = self._tokenizer
         special = set(tokenizer.all_special_ids)
         # A model may have more rows of weights than its tokenizer has tokens.
-        ids = [
-            token
-            for token in range(min(len(tokenizer), self._model.config.vocab_size))
-            if token not in special
-        ]
+        num_tokens = min(len(tokenizer), self._model.config.vocab_size)
+        ids = [token for token in range(num_tokens) if token not in special]
         texts = [text.strip() for text in tokenizer.batch_decode([[token] for token in ids])]
-        named = [
+        words = [
             (token, text) for token, text in zip(ids, texts, strict=True) if WORD.fullmatch(text)
         ]
-        # Whatever its family's marks are, a whole word is a token that its own text gives where it follows another word.
-        rest = tokenizer([f"a {text}" for _, text in named], add_special_tokens=False)["input_ids"]
-        before = tokenizer("a", add_special_tokens=False)["input_ids"]
+        # Tokenizers mark the start of a word in different ways. Test: after another word, the text
+        # of a whole word is that single token.
+        encoded = tokenizer([f"a {text}" for _, text in words], add_special_tokens=False)
+        prefix = tokenizer("a", add_special_tokens=False)["input_ids"]
         whole = [
             (token, text)
-            for (token, text), found in zip(named, rest, strict=True)
-            if found == [*before, token]
+            for (token, text), tokens in zip(words, encoded["input_ids"], strict=True)
+            if tokens == [*prefix, token]
         ]
-        return torch.tensor([token for token, _ in whole], dtype=torch.long), [
-            text for _, text in whole
-        ]
+        whole_ids = torch.tensor([token for token, _ in whole], dtype=torch.long)
+        return whole_ids, [text for _, text in whole]
 
     @cached_property
-    def _forms(self) -> dict[str, list[int]]:
-        """The places in `_words` of each word, whatever its case."""
-        forms: dict[str, list[int]] = {}
-        for place, text in enumerate(self._words[1]):
-            forms.setdefault(text.casefold(), []).append(place)
-        return forms
+    def _indices_by_word(self) -> dict[str, list[int]]:
+        """The indices in `_whole_words` of each word in any case."""
+        indices: dict[str, list[int]] = {}
+        for index, text in enumerate(self._whole_words[1]):
+            indices.setdefault(text.casefold(), []).append(index)
+        return indices
 
     @cached_property
     def _tokenizer(self) -> Any:
-        tokenizer = self._loaded("AutoTokenizer")
+        model, revision = self._settings.model, self._settings.revision
+        tokenizer = load_pretrained("AutoTokenizer", model, self._problem, HINT, revision=revision)
         if tokenizer.mask_token is None:
             raise UserError(
-                f"mlm: the tokenizer of {self._settings.model} has no mask",
+                f"mlm: the tokenizer of {model} has no mask token",
                 "give a masked LM, such as bert-base-uncased",
             )
         return tokenizer
@@ -210,63 +202,35 @@ class MLM(NoCost):
     def _model(self) -> Any:
         import torch
 
-        name, device = self._settings.model, self._settings.device
-        model, info = self._loaded(
-            "AutoModelForMaskedLM", dtype=torch.float32, output_loading_info=True
+        return load_model(
+            "AutoModelForMaskedLM",
+            self._settings.model,
+            self._problem,
+            HINT,
+            device=resolve_device(self._settings.device, "mlm: device"),
+            revision=self._settings.revision,
+            dtype=torch.float32,
         )
-        if missing := sorted(info["missing_keys"]):
-            # The library would draw them at random, and write nonsense without a word.
-            message = f"mlm: {len(missing)} weights of a masked LM are missing in {name}, such as {missing[0]}"
-            raise UserError(
-                message,
-                "give the folder or hub id of a masked LM, with its language-modelling head",
-            )
-        place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        try:
-            return model.to(place).eval()
-        except (RuntimeError, AssertionError) as error:
-            raise UserError(
-                f"mlm: device '{place}' cannot be used: {str(error).splitlines()[0]}",
-                "use auto or cpu",
-            ) from None
 
     @cached_property
-    def _longest(self) -> int:
-        """Tokens that the model reads of a text; RoBERTa and its kin count positions from the one after padding's."""
-        positions = getattr(self._model.config, "max_position_embeddings", LONGEST)
-        tables = [
-            module
-            for name, module in self._model.named_modules()
-            if name.endswith("position_embeddings")
-        ]
-        kept = [
-            table.padding_idx + 1
-            for table in tables
-            if getattr(table, "padding_idx", None) is not None
-        ]
-        return int(min(positions - max(kept, default=0), self._tokenizer.model_max_length, LONGEST))
-
-    def _loaded(self, part: str, **options: Any) -> Any:
-        what = f"mlm: {self._settings.model} cannot be loaded as a masked LM"
-        return loaded(
-            part,
-            self._settings.model,
-            what,
-            "give a folder or a hub id that can be reached (model:)",
-            revision=self._settings.revision,
-            **options,
-        )
+    def _max_tokens(self) -> int:
+        """The most tokens that the model reads; RoBERTa starts counting after the padding index."""
+        limit = getattr(self._model.config, "max_position_embeddings", DEFAULT_MAX_TOKENS)
+        offsets = [0]
+        for name, module in self._model.named_modules():
+            padding = getattr(module, "padding_idx", None)
+            if name.endswith("position_embeddings") and padding is not None:
+                offsets.append(padding + 1)
+        return int(min(limit - max(offsets), self._tokenizer.model_max_length, DEFAULT_MAX_TOKENS))
 
 
-def _chosen(text: str, share: float, random: Random) -> list[re.Match[str]]:
-    """Return the words to be replaced, in their order: a share of all, at least one, each with equal chances."""
+def _draw_words(text: str, fraction: float, random: Random) -> list[re.Match[str]]:
+    """Return the words to replace, in order: a random fraction of all, at least one."""
     words = list(WORD.finditer(text))
-    chosen = random.sample(
-        range(len(words)), min(len(words), max(1, int(share * len(words) + 0.5)))
-    )
-    return [words[place] for place in sorted(chosen)]
+    count = min(len(words), max(1, int(fraction * len(words) + 0.5)))
+    return [words[index] for index in sorted(random.sample(range(len(words)), count))]
 
 
-def _like(word: str, other: str) -> str:
-    """Return a replacement with the capital of the word."""
-    return other[0].upper() + other[1:] if word[0].isupper() else other
+def _match_case(word: str, replacement: str) -> str:
+    """Return a replacement with the initial capital of the word."""
+    return replacement[0].upper() + replacement[1:] if word[0].isupper() else replacement

@@ -1,6 +1,9 @@
-"""Translators in one direction: a sequence-to-sequence model of transformers (Marian, FSMT, BART), or Apertium's rules.
+"""Translators: sequence-to-sequence models of transformers (Marian, FSMT, BART), and Apertium.
 
-Limits: texts are cut at the model's length, and models that must be told their languages (M2M, NLLB) are not served.
+Each translates in one direction.
+
+Limits: texts are truncated to the model's maximum length; models that need language codes (M2M,
+NLLB) are not supported.
 """
 
 import functools
@@ -16,40 +19,40 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..errors import UserError
-from ..files import file_sha, model_sha
-from ..pretrained import loaded
+from ..errors import UserError, first_line
+from ..files import hash_file, hash_model
+from ..pretrained import load_pretrained, move_to, out_of_memory, resolve_device
 from ..settings import BacktranslateSettings, fingerprint
 
 if TYPE_CHECKING:
     import torch
 
-ENDLESS = 1_000_000  # tokenizers without a limit name one far above this
-APERTIUM_BATCH = 1000  # texts a process: starting one costs as much as translating some hundred
+NO_LIMIT_TOKENS = 1_000_000  # a tokenizer without a limit reports a number far above this
+APERTIUM_BATCH_SIZE = 1000  # texts per process: its start takes as long as some hundred texts
 
 
 class Translator(Protocol):
     """Translates in one direction."""
 
     def translate(
-        self, texts: Sequence[str], candidates: int, seeds: Sequence[int]
+        self, texts: Sequence[str], num_candidates: int, seeds: Sequence[int]
     ) -> list[list[str]]:
-        """Return up to so many candidates of each text, best first, at least one.
+        """Return the translations of each text, best first, at least one.
 
         Args:
             texts: non-empty, each on one line.
-            candidates: the most that are wanted of each.
-            seeds: of what is drawn for each text; a translator that draws nothing passes over them.
+            num_candidates: the most translations of a text.
+            seeds: one for each text; a translator that does not sample ignores them.
         """
 
 
 def open_translator(settings: BacktranslateSettings, model: str, sha: str | None) -> Translator:
-    """Return the translator of a model, or of an Apertium pair.
+    """Return the translator for a model or an Apertium pair.
 
     Args:
         settings: of the method.
         model: a folder, hub id or pair.
-        sha: its `translator_fingerprint`; a changed model is loaded anew.
+        sha: its `translator_fingerprint`; a model that changed is loaded again.
 
     Raises:
         UserError: if it is not installed or cannot be loaded.
@@ -58,104 +61,103 @@ def open_translator(settings: BacktranslateSettings, model: str, sha: str | None
 
 
 def translator_fingerprint(settings: BacktranslateSettings, model: str) -> str | None:
-    """Return what tells a translator's versions apart, without loading it.
+    """Return what identifies the version of a translator, without loading it.
 
-    A hash of a model folder's files, of a hub model's id and revision, or of Apertium's version, programs and data; None
-    where Apertium has no such pair, which is said when it is first needed.
+    A hash of the files of a model folder, of the id and revision of a hub model, or of Apertium's
+    version, programs and data. None if Apertium has no such pair; the first use raises an error.
     """
     if settings.engine == "apertium":
         return _apertium_fingerprint(model)
     folder = Path(model).expanduser()
-    return (
-        model_sha(folder)
-        if folder.is_dir()
-        else fingerprint([model, settings.revisions.get(model)])
-    )
+    if folder.is_dir():
+        return hash_model(folder)
+    return fingerprint([model, settings.revisions.get(model)])
 
 
-# Transformers --------------------------------------------------------------------------------------------------------
+# Transformers -------------------------------------------------------------------------------------
 
 
 class Transformers:
-    """A model in this process, in float32. Beam search at temperature 0, else each text's own draw."""
+    """A model in this process, in float32: beam search at temperature 0, otherwise sampling."""
 
     def __init__(self, settings: BacktranslateSettings, model: str, sha: str | None) -> None:
-        """Load the model, unless this process has it already.
+        """Load the model, unless this process has loaded it before.
 
         Raises:
             UserError: if it cannot be loaded, a package is missing, or the device cannot be used.
         """
         self._settings = settings
-        self._tokenizer, self._model = _kept_model(
-            model, settings.revisions.get(model), settings.device, sha
-        )
-        limits = (
-            getattr(self._model.config, "max_position_embeddings", None),
-            self._tokenizer.model_max_length,
-        )
-        self._longest = min((limit for limit in limits if limit and limit < ENDLESS), default=None)
-        # One place is taken by the token that starts the translation.
-        self._max_tokens = (
-            min(settings.max_tokens, self._longest - 1) if self._longest else settings.max_tokens
-        )
+        revision = settings.revisions.get(model)
+        self._tokenizer, self._model = _load_model(model, revision, settings.device, sha)
+        positions = getattr(self._model.config, "max_position_embeddings", None)
+        limits = [positions or NO_LIMIT_TOKENS, self._tokenizer.model_max_length or NO_LIMIT_TOKENS]
+        self._max_length = min(limits) if min(limits) < NO_LIMIT_TOKENS else None
+        self._max_new_tokens = settings.max_tokens
+        if self._max_length:
+            # One position is taken by the token that starts the translation.
+            self._max_new_tokens = min(settings.max_tokens, self._max_length - 1)
 
     def translate(
-        self, texts: Sequence[str], candidates: int, seeds: Sequence[int]
+        self, texts: Sequence[str], num_candidates: int, seeds: Sequence[int]
     ) -> list[list[str]]:
-        """Translate the texts together; where memory runs out, in halves."""
+        """Translate the texts in one batch; in halves if memory runs out."""
         import torch
 
         try:
-            with _silence(), torch.inference_mode():
-                return self._translate(list(texts), candidates, seeds)
-        except torch.OutOfMemoryError as error:
+            with _quiet_transformers(), torch.inference_mode():
+                return self._translate_batch(list(texts), num_candidates, seeds)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
             if len(texts) == 1:
-                reason = str(error).splitlines()[0]
                 raise UserError(
-                    f"back-translation: a single text does not fit the memory: {reason}",
+                    f"back-translation: a single text does not fit the memory: {first_line(error)}",
                     "lower max_tokens or beams",
                 ) from None
         half = len(texts) // 2
-        return self.translate(texts[:half], candidates, seeds[:half]) + self.translate(
-            texts[half:], candidates, seeds[half:]
-        )
+        first = self.translate(texts[:half], num_candidates, seeds[:half])
+        return first + self.translate(texts[half:], num_candidates, seeds[half:])
 
-    def _translate(
-        self, texts: list[str], candidates: int, seeds: Sequence[int]
+    def _translate_batch(
+        self, texts: list[str], num_candidates: int, seeds: Sequence[int]
     ) -> list[list[str]]:
-        temperature, place = self._settings.temperature, self._model.device
-        rows = self._tokenizer(
+        temperature, device = self._settings.temperature, self._model.device
+        batch = self._tokenizer(
             texts,
             padding=True,
-            truncation=self._longest is not None,
-            max_length=self._longest,
+            truncation=self._max_length is not None,
+            max_length=self._max_length,
             return_tensors="pt",
         )
         if temperature:
-            candidates = 1
-            how = {"num_beams": 1, "logits_processor": [_Draw(temperature, seeds)]}
+            num_candidates = 1
+            search = {"num_beams": 1, "logits_processor": [_SeededSampler(temperature, seeds)]}
         else:
-            how = {"num_beams": self._settings.beams, "num_return_sequences": candidates}
+            search = {"num_beams": self._settings.beams, "num_return_sequences": num_candidates}
         tokens = self._model.generate(
-            input_ids=rows["input_ids"].to(place),
-            attention_mask=rows["attention_mask"].to(place),
-            max_new_tokens=self._max_tokens,
+            input_ids=batch["input_ids"].to(device),
+            attention_mask=batch["attention_mask"].to(device),
+            max_new_tokens=self._max_new_tokens,
             do_sample=False,
-            **how,
+            **search,
         )
-        written = self._tokenizer.batch_decode(tokens, skip_special_tokens=True)
-        return [written[start : start + candidates] for start in range(0, len(written), candidates)]
+        translations = self._tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        return [
+            translations[start : start + num_candidates]
+            for start in range(0, len(translations), num_candidates)
+        ]
 
 
-class _Draw:
-    """Leaves each row the one token that its own random number falls on, so that no row's draw depends on its neighbours.
+class _SeededSampler:
+    """A logits processor that samples each row's token with the row's own random generator.
 
-    The library's sampling takes all rows' numbers from one global generator.
+    All other tokens get probability 0. So no row's sample depends on the other rows; the library's
+    sampling draws for all rows from one global generator.
     """
 
     def __init__(self, temperature: float, seeds: Sequence[int]) -> None:
         self._temperature = temperature
-        self._generators = [random.Random(seed) for seed in seeds]  # noqa: S311 - translations, not secrets
+        self._generators = [random.Random(seed) for seed in seeds]  # noqa: S311 - not secrets
 
     def __call__(self, input_ids: "torch.Tensor", scores: "torch.Tensor") -> "torch.Tensor":
         import torch
@@ -165,36 +167,33 @@ class _Draw:
         numbers = torch.tensor(
             [[generator.random()] for generator in self._generators], dtype=torch.float64
         ).to(sums.device)
-        # Below the sum even when it is rounded: what lies beyond would be a token without weight.
+        # Stay below the sum even if it is rounded: beyond it are tokens of probability 0.
         drawn = torch.searchsorted(sums, numbers.clamp(max=1 - 1e-12) * sums[:, -1:], right=True)
         return torch.full_like(scores, float("-inf")).scatter(-1, drawn, 0.0)
 
 
-@functools.lru_cache(maxsize=8)  # three pivots both ways, and more than most memories hold
-def _kept_model(name: str, revision: str | None, device: str, sha: str | None) -> tuple[Any, Any]:
-    """Return tokenizer and model; `sha` stands for the files, so that changed ones are loaded anew."""
+@functools.lru_cache(maxsize=8)  # three pivots in both directions, and more than most memories hold
+def _load_model(name: str, revision: str | None, device: str, sha: str | None) -> tuple[Any, Any]:
+    """Return tokenizer and model; `sha` is part of the key, so that changed files are loaded."""
     import torch
 
-    what = f"back-translation: {name} cannot be loaded as a translation model"
-    hint = "give a model's folder or a hub id that can be reached (pivot, forward, backward), or `engine: apertium`"
-    with _silence():
-        tokenizer = loaded("AutoTokenizer", name, what, hint, revision=revision)
-        model = loaded(
-            "AutoModelForSeq2SeqLM", name, what, hint, revision=revision, dtype=torch.float32
+    problem = f"back-translation: {name} cannot be loaded as a translation model"
+    hint = (
+        "give a model's folder or a hub id that can be reached (pivot, forward, backward), "
+        "or `engine: apertium`"
+    )
+    with _quiet_transformers():
+        tokenizer = load_pretrained("AutoTokenizer", name, problem, hint, revision=revision)
+        model = load_pretrained(
+            "AutoModelForSeq2SeqLM", name, problem, hint, revision=revision, dtype=torch.float32
         )
-    place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    try:
-        return tokenizer, model.to(place).eval()
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"back-translation: device '{place}' cannot be used: {reason}", "use auto or cpu"
-        ) from None
+    device = resolve_device(device, "back-translation: device")
+    return tokenizer, move_to(device, model, problem).eval()
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
-    """Keep transformers' load reports, bars and advice off the terminal, and leave its settings as they were."""
+def _quiet_transformers() -> Iterator[None]:
+    """Hide the library's load reports, progress bars and advice; restore its settings after."""
     from transformers.utils import logging as untyped
 
     logging: Any = untyped
@@ -203,7 +202,7 @@ def _silence() -> Iterator[None]:
     logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():
-            # Marian's tokenizer asks for a package that it does not use here.
+            # Marian's tokenizer recommends a package that it does not need here.
             warnings.filterwarnings("ignore", "Recommended: pip install sacremoses")
             yield
     finally:
@@ -212,67 +211,71 @@ def _silence() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-# Apertium ------------------------------------------------------------------------------------------------------------
+# Apertium -----------------------------------------------------------------------------------------
 
 
 class Apertium:
-    """Apertium's command, many texts a process; an empty line between two keeps words from wandering.
+    """Apertium's command line: many texts per process, separated by empty lines.
 
-    Its tagger (3.8.3, English) remembers rare words of earlier texts, which may turn a choice in a later one: a text's
-    translation can depend on its batch, whose texts and order are fixed. No flush resets that, only a process a text.
+    Its tagger (3.8.3, English) remembers rare words of earlier texts, which may change a later
+    translation. So a translation can depend on its batch, whose texts and order are fixed. Only a
+    process for each text would avoid that.
     """
 
     def __init__(self, pair: str) -> None:
-        """Look whether the pair is installed.
+        """Check that the pair is installed.
 
         Raises:
             UserError: if it is not.
         """
         self._pair = pair
-        # A package serves both directions and is named after one of them.
-        turned = "-".join(reversed(pair.split("-")))
-        remedy = f"apt-get install apertium apertium-{pair}, or apertium-{turned} where that is the package's name"
+        # A package serves both directions and has the name of one of them.
+        reverse = "-".join(reversed(pair.split("-")))
+        remedy = (
+            f"apt-get install apertium apertium-{pair} "
+            f"(the package may be named apertium-{reverse})"
+        )
         if not shutil.which("apertium"):
             raise UserError("back-translation: the program `apertium` is not installed", remedy)
         pairs = _run("-l").split()
         if pair not in pairs:
-            known = ", ".join(pairs) or "none"
+            installed = ", ".join(pairs) or "none"
             raise UserError(
-                f"back-translation: Apertium has no pair '{pair}' here (it has {known})", remedy
+                f"back-translation: Apertium's pair '{pair}' is not installed (only: {installed})",
+                remedy,
             )
 
     def translate(
-        self, texts: Sequence[str], candidates: int, seeds: Sequence[int]
+        self, texts: Sequence[str], num_candidates: int, seeds: Sequence[int]
     ) -> list[list[str]]:
-        """Translate the texts in one process; in halves where what comes back is not one text each."""
-        # NUL, alone among the signs that may stand in a text, ends what Apertium reads.
-        written = _run("-u", self._pair, text="\n\n".join(text.replace("\0", "") for text in texts))
+        """Translate the texts in one process; in halves if its output is not one text for each."""
+        # Apertium stops reading at a NUL, the one character of a text that it cannot take.
+        output = _run("-u", self._pair, text="\n\n".join(text.replace("\0", "") for text in texts))
         if len(texts) == 1:
-            return [[" ".join(written.split())]]
-        parts = written.strip("\n").split("\n\n")
+            return [[" ".join(output.split())]]
+        parts = output.strip("\n").split("\n\n")
         if len(parts) == len(texts) and all(part.strip() for part in parts):
             return [[" ".join(part.split())] for part in parts]
         half = len(texts) // 2
-        return self.translate(texts[:half], candidates, seeds[:half]) + self.translate(
-            texts[half:], candidates, seeds[half:]
-        )
+        first = self.translate(texts[:half], num_candidates, seeds[:half])
+        return first + self.translate(texts[half:], num_candidates, seeds[half:])
 
 
 def _run(*arguments: str, text: str = "") -> str:
     try:
         command = ["apertium", *arguments]
-        done = subprocess.run(
+        process = subprocess.run(
             command, input=text.encode(errors="replace"), capture_output=True, check=True
         )
     except (OSError, subprocess.CalledProcessError) as error:
-        said = getattr(error, "stderr", b"").decode(errors="replace").strip() or str(error)
-        message = f"back-translation: `apertium {' '.join(arguments)}` failed: {said}"
-        raise UserError(message, "try it in a shell") from None
-    return done.stdout.decode(errors="replace")
+        reason = getattr(error, "stderr", b"").decode(errors="replace").strip() or str(error)
+        message = f"back-translation: `apertium {' '.join(arguments)}` failed: {reason}"
+        raise UserError(message, "run the command in a shell to see why") from None
+    return process.stdout.decode(errors="replace")
 
 
 def _apertium_fingerprint(pair: str) -> str | None:
-    """Return a hash of Apertium's version and of every program and data file that the pair's mode runs."""
+    """Return a hash of Apertium's version and of each program and data file that the pair uses."""
     program = shutil.which("apertium")
     folder = Path(
         os.environ.get("APERTIUM_DATADIR")
@@ -283,13 +286,12 @@ def _apertium_fingerprint(pair: str) -> str | None:
         return None
     digest = hashlib.sha256(_run("-V").encode())
     for word in shlex.split(mode.read_text("utf-8")):
-        place = Path(shutil.which(word) or word)
-        digest.update(
-            f"{word} {_sha(place, place.stat().st_mtime_ns) if place.is_file() else ''}\n".encode()
-        )
+        path = Path(shutil.which(word) or word)
+        sha = _file_sha(path, path.stat().st_mtime_ns) if path.is_file() else ""
+        digest.update(f"{word} {sha}\n".encode())
     return digest.hexdigest()[:16]
 
 
 @functools.lru_cache(maxsize=128)
-def _sha(path: Path, changed: int) -> str:
-    return file_sha(path)
+def _file_sha(path: Path, mtime: int) -> str:
+    return hash_file(path)

@@ -1,16 +1,19 @@
 """An experiment: its cells, and the stages over them."""
 
-from .resources import baseline_of
-from .runner import ONLY_REAL, Grid, Training, as_method, classifier_known, method_known
-from .spot import Spot
+from .names import REAL_ROWS_ONLY, baseline_of, known_classifier, known_method, valid_method_name
+from .runner import Grid
+from .steps import AugmentStep, Step, StepResult, SubsampleStep, TrainStep
 
 __all__ = [
-    "ONLY_REAL",
+    "REAL_ROWS_ONLY",
+    "AugmentStep",
     "Grid",
-    "Spot",
-    "Training",
-    "as_method",
+    "Step",
+    "StepResult",
+    "SubsampleStep",
+    "TrainStep",
     "baseline_of",
-    "classifier_known",
-    "method_known",
+    "known_classifier",
+    "known_method",
+    "valid_method_name",
 ]

@@ -1,33 +1,33 @@
-"""Looks at everything that a run will need, and gives a tick or the remedy for each: nothing is written."""
+"""Checks everything that a run needs and names a remedy for each problem; writes nothing."""
 
-import functools
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ..augment import open_augmenter
 from ..errors import UserError
-from ..method.prompt import choices, prompt, to_label
+from ..method.prompt import label_choices, render_label_prompt, render_prompt
 from ..records import Example
-from ..settings import (
-    BaselineSettings,
-    ClassifierSettings,
-    Experiment,
-    ParaphraseSettings,
-    fingerprint,
-    generator,
-)
+from ..settings import BaselineSettings, ClassifierSettings, Experiment, fingerprint, generator
 from ..subsample import rows_per_class
 from .runner import Grid
 
-LITTLE = 200_000_000  # bytes of free disk under which a warning is due
+MIN_FREE_BYTES = 200_000_000  # of the disk; below it a check fails
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at; `remedy` is empty where nothing is to be done."""
+    """The result of one check.
+
+    Attributes:
+        what: what was checked.
+        good: whether it is ready.
+        detail: what was found.
+        remedy: what to do; empty if nothing.
+    """
 
     what: str
     good: bool
@@ -35,105 +35,106 @@ class Finding:
     remedy: str = ""
 
 
-def check(grid: Grid) -> Iterator[Finding]:
-    """Yield a finding for the data, the LM, each baseline and classifier, the devices and the disk.
+@dataclass(frozen=True)
+class Check:
+    """One thing to check.
 
-    Of a sweep every variant is looked at, and what several share once.
+    Attributes:
+        what: what is checked.
+        key: everything that the result depends on; equal checks run once.
+        run: returns a detail, or raises UserError.
     """
-    first = grid.experiments[0]
-    sweep = f", {len(grid.experiments)} variants" if len(grid.experiments) > 1 else ""
-    yield Finding("config", True, f"{first.name}: methods {', '.join(first.methods)}{sweep}")
-    seen: set[str] = set()
+
+    what: str
+    key: object
+    run: Callable[[], str]
+
+
+def check(grid: Grid) -> Iterator[Finding]:
+    """Yield a finding for data, LM, each baseline and classifier, the devices and the disk.
+
+    Every variant of a sweep is checked; what several variants have in common is checked once.
+    """
+    first, count = grid.experiments[0], len(grid.experiments)
+    variants = f", {count} variants" if count > 1 else ""
+    yield Finding("config", True, f"{first.name}: methods {', '.join(first.methods)}{variants}")
+    done: set[str] = set()
     for experiment in grid.experiments:
-        for what, key, look in _looks(grid, experiment):
-            name = fingerprint([what, key])
-            if name not in seen:
-                seen.add(name)
-                yield _try(what, look)
+        for item in _checks(grid, experiment):
+            name = fingerprint([item.what, item.key])
+            if name not in done:
+                done.add(name)
+                yield _find(item)
     yield Finding("devices", True, _devices())
     yield _disk(grid.out)
 
 
-def _looks(grid: Grid, experiment: Experiment) -> Iterator[tuple[str, object, Callable[[], str]]]:
-    """Yield (what is looked at, what the look depends on, the look)."""
-    task, labels = experiment.task.model_dump(), experiment.task.labels
-    yield (
-        "data",
-        [task, experiment.subsample.model_dump(), experiment.augment.k],
-        functools.partial(_data, grid, experiment),
-    )
+def _checks(grid: Grid, experiment: Experiment) -> Iterator[Check]:
+    task, augment = experiment.task.model_dump(), experiment.augment
+    labels, subsample = experiment.task.labels, experiment.subsample.model_dump()
+    yield Check("data", [task, subsample, augment.k], partial(_data, grid, experiment))
     if experiment.lm:
-        yield (
-            "lm",
-            [experiment.lm.model_dump(), experiment.augment.model_dump(), task],
-            functools.partial(_lm, grid, experiment),
-        )
-        if experiment.augment.choose in ("nearest", "furthest"):
-            yield (
-                "similarity",
-                experiment.augment.similarity,
-                functools.partial(_similarity, experiment),
-            )
+        key = [experiment.lm.model_dump(), augment.model_dump(), task]
+        yield Check("lm", key, partial(_lm, grid, experiment))
+        if augment.selection in ("nearest", "furthest"):
+            yield Check("similarity", augment.similarity, partial(_similarity, experiment))
     for baseline in experiment.baselines:
-        yield (
-            f"baseline {baseline.name}",
-            [baseline.model_dump(), labels],
-            functools.partial(_baseline, experiment, baseline),
-        )
+        run = partial(_baseline, experiment, baseline)
+        yield Check(f"baseline {baseline.name}", [baseline.model_dump(), labels], run)
     for classifier in experiment.classifiers:
-        look = functools.partial(_classifier, grid, experiment, classifier)
-        yield f"classifier {classifier.name}", [classifier.model_dump(), labels], look
+        run = partial(_classifier, grid, experiment, classifier)
+        yield Check(f"classifier {classifier.name}", [classifier.model_dump(), labels], run)
 
 
-def _try(what: str, look: Callable[[], str]) -> Finding:
+def _find(item: Check) -> Finding:
     try:
-        return Finding(what, True, look())
+        return Finding(item.what, True, item.run())
     except UserError as error:
-        return Finding(what, False, error.message, error.hint)
+        return Finding(item.what, False, error.message, error.hint)
 
 
 def _data(grid: Grid, experiment: Experiment) -> str:
     splits = grid.resources.splits(experiment)
-    classes, augment = experiment.task.classes, experiment.augment
+    classes, k = experiment.task.classes, experiment.augment.k
     for level in experiment.subsample.levels:
-        rows = (
-            len(splits.train)
-            if level == "full"
-            else rows_per_class(level, len(splits.train), len(classes)) * len(classes)
-        )
-        if experiment.lm and augment.k > rows:
+        num_rows = len(splits.train)
+        if level != "full":
+            num_rows = rows_per_class(level, num_rows, len(classes)) * len(classes)
+        if experiment.lm and k > num_rows:
             raise UserError(
-                f"augment.k is {augment.k}, but level {level} has only {rows} rows",
+                f"augment.k is {k}, but level {level} has only {num_rows} rows",
                 "lower augment.k, or raise the level",
             )
-    sizes = f"{len(splits.train)} train, {len(splits.validation)} validation, {len(splits.test)} test rows"
-    return f"{sizes}; classes {', '.join(classes)}"
+    return (
+        f"{len(splits.train)} train, {len(splits.validation)} validation, "
+        f"{len(splits.test)} test rows; classes {', '.join(classes)}"
+    )
 
 
 def _lm(grid: Grid, experiment: Experiment) -> str:
-    lm = grid.resources.lm(experiment)
-    task = experiment.task
+    lm, task, k = grid.resources.lm(experiment), experiment.task, experiment.augment.k
     example = Example(id="check", text="A first try.", label=task.classes[0])
-    wanted, limit = experiment.augment.k, lm.about.context - experiment.augment.max_tokens
-    fitting = next(
-        (
-            k
-            for k in range(wanted, 0, -1)
-            if lm.about.count_tokens(prompt(task, [example] * k)) <= limit
-        ),
-        0,
-    )
+    limit = lm.info.context_length - experiment.augment.max_tokens
+    fitting = k
+    while fitting and lm.info.count_tokens(render_prompt(task, [example] * fitting)) > limit:
+        fitting -= 1
     if not fitting:
-        message = f"a prompt of one example and max_tokens do not fit the context of {lm.about.context} tokens"
-        raise UserError(message, "lower augment.max_tokens, or use another LM")
-    scores = lm.score([to_label(task, [example] * fitting, "A second try.")], choices(task))[0]
+        raise UserError(
+            "a prompt of one example and max_tokens do not fit the context of "
+            f"{lm.info.context_length} tokens",
+            "lower augment.max_tokens, or use another LM",
+        )
+    scores = lm.score(
+        [render_label_prompt(task, [example] * fitting, "A second try.")], label_choices(task)
+    )[0]
+    source = "" if scores.source == "exact" else f", here {scores.source}"
     shortened = (
-        f"; of k = {wanted} short examples only {fitting} fit, so prompts will be shortened"
-        if fitting < wanted
+        f"; of k = {k} short examples only {fitting} fit, so prompts will be shortened"
+        if fitting < k
         else ""
     )
-    found = "" if scores.source == "exact" else f", here {scores.source}"
-    return f"{lm.about.model}: {lm.describe()}{found}, context {lm.about.context}{shortened}"
+    context = f"context {lm.info.context_length}"
+    return f"{lm.info.model}: {lm.describe()}{source}, {context}{shortened}"
 
 
 def _similarity(experiment: Experiment) -> str:
@@ -144,47 +145,44 @@ def _similarity(experiment: Experiment) -> str:
         Example(id=str(number), text=text, label=label)
         for number, text in enumerate(("A first try.", "A second try."))
     ]
-    ExampleSelector(examples, augment.choose, augment.similarity).choose(2, generator(0, "check"))
-    return f"{augment.similarity}, for the {augment.choose} examples"
+    selector = ExampleSelector(examples, augment.selection, augment.similarity)
+    selector.select(2, generator(0, "check"))
+    return f"{augment.similarity}, for the {augment.selection} examples"
 
 
 def _baseline(experiment: Experiment, baseline: BaselineSettings) -> str:
-    if isinstance(baseline, ParaphraseSettings):
-        return f"GPT3Mix with one example in the prompt, by the LM {experiment.lm and experiment.lm.model}"
+    if baseline.uses_lm:
+        model = experiment.lm and experiment.lm.model
+        return f"GPT3Mix with one example in the prompt, by the LM {model}"
     augmenter = open_augmenter(baseline, experiment.task)
-    parent = Example(
-        id="check", text="This film is a quiet little wonder.", label=experiment.task.classes[0]
-    )
+    text = "This film is a quiet little wonder."
+    parent = Example(id="check", text=text, label=experiment.task.classes[0])
     row = next(augmenter.generate([parent], 0, 1, 0))
     return f"'{parent.text}' -> '{row.text}'"
 
 
-def _classifier(grid: Grid, experiment: Experiment, classifier: ClassifierSettings) -> str:
-    model = grid.resources.classifier(experiment, classifier)
-    model.probe()
-    return ", ".join(f"{key} {value}" for key, value in model.about.items() if key != "kind")
+def _classifier(grid: Grid, experiment: Experiment, settings: ClassifierSettings) -> str:
+    classifier = grid.resources.classifier(experiment, settings)
+    classifier.probe()
+    return ", ".join(f"{key} {value}" for key, value in classifier.about.items() if key != "kind")
 
 
 def _devices() -> str:
     import torch
 
-    gpus: Sequence[str] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    found = ", ".join(f"cuda:{i} {name}" for i, name in enumerate(gpus)) or "no GPU"
-    return f"{os.cpu_count()} CPU cores ({torch.get_num_threads()} threads), {found}"
+    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    gpus = ", ".join(f"cuda:{index} {name}" for index, name in enumerate(names)) or "no GPU"
+    return f"{os.cpu_count()} CPU cores ({torch.get_num_threads()} threads), {gpus}"
 
 
 def _disk(out: Path) -> Finding:
-    place = out.absolute()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
-    if not os.access(place, os.W_OK) or not place.is_dir():
-        return Finding(
-            "output", False, f"{out}: cannot be written", "choose another place with --out"
-        )
-    return Finding(
-        "output",
-        free > LITTLE,
-        f"{out}: {free / 1e9:.1f} GB free",
-        "" if free > LITTLE else "free some space, or choose another place with --out",
-    )
+    folder = out.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    if not os.access(folder, os.W_OK) or not folder.is_dir():
+        remedy = "choose another folder with --out"
+        return Finding("output", False, f"{out}: cannot be written", remedy)
+    free = shutil.disk_usage(folder).free
+    good = free > MIN_FREE_BYTES
+    remedy = "" if good else "free some space, or choose another folder with --out"
+    return Finding("output", good, f"{out}: {free / 1e9:.1f} GB free", remedy)

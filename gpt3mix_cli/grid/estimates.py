@@ -1,4 +1,4 @@
-"""What a plan comes to: requests, tokens and dollars of each cell, their sums, and what the budget makes of them."""
+"""What a plan says: requests, tokens and dollars of each cell, their sums, and the budget."""
 
 import functools
 import operator
@@ -6,16 +6,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .spot import Spot
+from ..layout import Cell
 
 
 @dataclass(frozen=True)
-class Amount:
-    """What is asked, or was; None where it cannot be known.
+class Usage:
+    """What some requests take; None for what cannot be known.
 
     Attributes:
-        requests: of a local LM the lines that it writes and the prompts whose label it scores.
-        usd: None too where the price is unknown.
+        requests: calls of an endpoint; for a local LM, lines written and prompts scored.
+        prompt_tokens: tokens read.
+        completion_tokens: tokens written.
+        usd: dollars; None too if the price is unknown.
     """
 
     requests: float | None = 0
@@ -23,90 +25,120 @@ class Amount:
     completion_tokens: float | None = 0
     usd: float | None = 0.0
 
-    def __add__(self, other: "Amount") -> "Amount":
-        """Return both together; what one of them does not know is unknown."""
-        return Amount(
-            *(
-                None if a is None or b is None else a + b
-                for a, b in zip(vars(self).values(), vars(other).values(), strict=True)
-            )
-        )
+    def __add__(self, other: "Usage") -> "Usage":
+        """Return the sum; what is unknown in one of them is unknown in the sum."""
+        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
+        return Usage(*(None if a is None or b is None else a + b for a, b in pairs))
 
     def rounded(self) -> dict[str, Any]:
-        """Return it in whole tokens and hundredths of a cent."""
+        """Return the values in whole requests and tokens, and hundredths of a cent."""
         return {
-            name: None if one is None else round(one, 4) if name == "usd" else round(one)
-            for name, one in vars(self).items()
+            name: value if value is None else round(value, 4 if name == "usd" else None)
+            for name, value in vars(self).items()
         }
 
 
-UNKNOWN = Amount(None, None, None, None)
+UNKNOWN_USAGE = Usage(None, None, None, None)
 
 
 @dataclass(frozen=True)
-class Line:
-    """A cell of the plan.
+class CellEstimate:
+    """The plan of one cell.
 
     Attributes:
-        spot: the cell.
-        trainings: trials over methods and classifiers.
-        real: real rows; None without data, as are all figures below.
-        generations: rows that the LM is to write, over all methods and draws.
-        held: how many of them the journals give.
-        ask: what is still to be asked.
-        had: what was asked for the rows that are held.
+        cell: the cell.
+        draws: number of synthetic sets of each method; 0 without an LM.
+        trainings: number of trials over methods and classifiers.
+        num_real: number of real rows; None without data, like every value below.
+        generations: number of rows that the LM is to write, over all methods and draws.
+        held: how many of these rows the journals give.
+        pending: what is still to be asked.
+        answered: what was asked for the rows that the journals give.
     """
 
-    spot: Spot
+    cell: Cell
+    draws: int
     trainings: int
-    real: int | None = None
+    num_real: int | None = None
     generations: int | None = None
     held: int | None = None
-    ask: Amount = UNKNOWN
-    had: Amount = UNKNOWN
+    pending: Usage = UNKNOWN_USAGE
+    answered: Usage = UNKNOWN_USAGE
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the values of `plan --json`."""
+        return {
+            "variant": self.cell.variant,
+            "level": self.cell.level,
+            "seed": self.cell.data_seed,
+            "draws": self.draws,
+            "trainings": self.trainings,
+            "real": self.num_real,
+            "generations": self.generations,
+            **self.pending.rounded(),
+            "held": {"generations": self.held, **self.answered.rounded()},
+        }
 
 
-@dataclass
+@dataclass(frozen=True)
 class Plan:
-    """What would be asked.
+    """What an experiment would ask.
 
     Attributes:
-        lines: one a cell.
-        prompt: the first one in full; None where there is none.
-        remarks: what the figures rest on.
-        budget: name -> limit (None: without), spent, over all runs so far; empty for a local LM.
+        cells: one estimate for each cell.
+        prompt: the first prompt in full; None if there is none.
+        remarks: what the estimates rest on.
+        budget: name -> (limit or None, spent over all runs so far); empty for a local LM.
     """
 
-    lines: Sequence[Line]
+    cells: Sequence[CellEstimate]
     prompt: str | None = None
-    remarks: list[str] = field(default_factory=list)
+    remarks: Sequence[str] = ()
     budget: dict[str, tuple[float | None, float]] = field(default_factory=dict)
 
     @property
     def total(self) -> dict[str, Any]:
-        """Return the sums over all cells; None where a cell's figure is unknown."""
+        """The sums over all cells; None if the value of any cell is unknown."""
         return {
-            "trainings": sum(line.trainings for line in self.lines),
-            "generations": _whole(line.generations for line in self.lines),
-            **sum_of(line.ask for line in self.lines).rounded(),
+            "trainings": sum(cell.trainings for cell in self.cells),
+            "generations": _sum_known(cell.generations for cell in self.cells),
+            **sum_usage(cell.pending for cell in self.cells).rounded(),
             "held": {
-                "generations": _whole(line.held for line in self.lines),
-                **sum_of(line.had for line in self.lines).rounded(),
+                "generations": _sum_known(cell.held for cell in self.cells),
+                **sum_usage(cell.answered for cell in self.cells).rounded(),
             },
         }
 
-    def over(self) -> list[str]:
-        """Return which limits of the budget the plan passes."""
+    def exceeded_limits(self) -> list[str]:
+        """Return the names of the budget's limits that the plan exceeds."""
         total = self.total
-        needed = {**total, "tokens": _whole([total["prompt_tokens"], total["completion_tokens"]])}
+        tokens = _sum_known([total["prompt_tokens"], total["completion_tokens"]])
+        needed = {**total, "tokens": tokens}
         return [
             name
             for name, (limit, spent) in self.budget.items()
             if limit is not None and spent + (needed[name] or 0) > limit
         ]
 
+    def notes(self) -> list[str]:
+        """Return the text below the plan's table: its words, the remarks and the budget."""
+        budget = []
+        for name, (limit, spent) in self.budget.items():
+            unit, digits = ("$", 4) if name == "usd" else ("", 0)
+            left = "no limit"
+            if limit is not None:
+                rest = max(limit - spent, 0)
+                left = f"{unit}{rest:,.{digits}f} of {unit}{limit:,.{digits}f} left"
+            budget.append(f"budget.{name}: {unit}{spent:,.{digits}f} spent, {left}")
+        return [
+            "x2: two draws; held: rows that the journals give; the other columns are still to come",
+            "read, written: prompt and completion tokens; trials: over methods and classifiers",
+            *self.remarks,
+            *budget,
+        ]
+
     def as_json(self) -> dict[str, Any]:
-        """Return all of it."""
+        """Return the object of `plan --json`."""
         budget = {
             name: {
                 "limit": limit,
@@ -118,26 +150,17 @@ class Plan:
         return {
             **self.total,
             "budget": budget or None,
-            "cells": [_cell(line) for line in self.lines],
-            "remarks": self.remarks,
+            "cells": [cell.as_json() for cell in self.cells],
+            "remarks": list(self.remarks),
             "prompt": self.prompt,
         }
 
 
-def _cell(line: Line) -> dict[str, Any]:
-    spot = line.spot
-    return {
-        "variant": spot.experiment.variant, "level": spot.level, "seed": spot.seed, "draws": len(spot.draws()) if spot.experiment.lm else 0,
-        "trainings": line.trainings, "real": line.real, "generations": line.generations, **line.ask.rounded(),
-        "held": {"generations": line.held, **line.had.rounded()},
-    }  # fmt: skip
+def sum_usage(usages: Iterable[Usage]) -> Usage:
+    """Return the sum of all usages."""
+    return functools.reduce(operator.add, usages, Usage())
 
 
-def sum_of(amounts: Iterable[Amount]) -> Amount:
-    """Return all amounts together."""
-    return functools.reduce(operator.add, amounts, Amount())
-
-
-def _whole(values: Iterable[int | None]) -> int | None:
-    known = list(values)
-    return None if None in known else sum(value for value in known if value is not None)
+def _sum_known(values: Iterable[int | None]) -> int | None:
+    numbers = list(values)
+    return None if None in numbers else sum(number for number in numbers if number is not None)

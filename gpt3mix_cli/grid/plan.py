@@ -1,435 +1,251 @@
-"""What an experiment would ask and cost, before anything is asked: rows, requests, tokens, dollars, trainings.
+"""What an experiment would ask and cost: rows, requests, tokens, dollars and trainings.
 
-Prompts are GPT3Mix's own over the real rows, a paraphrase's likewise, and those of a classifier that prompts. Answers that
-journals hold are read again, so that they cost nothing here either and tell how long lines are and how many are rejected.
-What is not held is estimated from that, or else from the real rows. Nothing is asked of anyone and nothing is written.
+Prompts are the real ones of GPT3Mix and of classifiers that prompt. Answers in journals are read
+again: they cost nothing, and they tell how long lines are and how many are rejected. The rest is
+estimated from them, or else from the real rows. Nothing is asked and nothing is written.
 """
 
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
-from math import ceil
-from statistics import fmean
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
-from ..augment import AugmentationSink, journal_path, num_rows_wanted, run_attempts
+from ..augment import AugmentOptions, num_rows_wanted, run_attempts
 from ..augment.gpt3mix import GPT3Mix
-from ..augment.statistics import Statistics
 from ..errors import UserError
-from ..lm import LM, CostModel, Priced, Request, end_of_block
-from ..lm.journal import IN_MEMORY, Journal, paid
-from ..lm.openai.budget import price_of
-from ..method.labels import CONTENT_FREE
-from ..method.prompt import choices, item, label_prefix, one_line, prompt
-from ..records import Augmented, Example, Reject
-from ..settings import AugmentSettings, Experiment, OpenAISettings, PromptSettings, fingerprint
-from .estimates import Amount, Line, Plan, sum_of
-from .prompt_estimate import predictions
+from ..layout import Cell, journal_path
+from ..lm import LM, CostModel, Request, check_prices, cost_model_for, costs_money, total_spent
+from ..method.prompt import label_choices, label_prefix, render_prompt
+from ..records import Example
+from ..settings import AugmentSettings, Experiment, PromptSettings, fingerprint
+from ..train import training_seed
+from ..train.prompt import PromptClassifier
+from ..train.targets import to_one_hot
+from .augment_estimate import AnswerStatistics, PendingEstimator, ReplaySink, SetEstimate
+from .estimates import CellEstimate, Plan, Usage, sum_usage
+from .prompt_estimate import estimate_labels
 from .runner import Grid
-from .spot import Spot
 
-PROMPTS = 4096  # rendered and counted in all; each cell has its share
-FEWEST, MOST = 16, 256  # of them a cell
-REJECTED = 0.05  # share of lines that become no row, where no journal tells
-ENOUGH = 20  # answers that tell more than the assumption does
+MAX_PROMPTS = 4096  # prompts that are rendered and counted in all
+MIN_SET_PROMPTS, MAX_SET_PROMPTS = 16, 256  # of them for each synthetic set
 
 
-def plan(grid: Grid, spots: Sequence[Spot]) -> Plan:
-    """Return what the cells would ask.
+def plan(grid: Grid, cells: Sequence[Cell]) -> Plan:
+    """Return what some cells would ask.
 
     Raises:
-        UserError: if the prices are wrong.
+        UserError: if the file of prices is invalid.
     """
     for experiment in grid.experiments:
-        if isinstance(experiment.lm, OpenAISettings):
-            price_of(experiment.lm.model, experiment.lm.prices)
-    planned = _Planned(grid, spots)
-    lines = [planned.line(spot) for spot in spots]
-    return Plan(lines, planned.prompt, planned.remarks(), _budget(grid))
-
-
-@dataclass
-class _Set:
-    """One synthetic set: what it wants, and what the journals hold of it.
-
-    Attributes:
-        kind: method and variant, whose answers are alike.
-        stream: the same for sets whose requests are the same: what one of them asks the others find in its journal.
-        attempts: whose answers are held, from the first one on; those past the last row wanted are not among them.
-        answered: the same with those, as `usage` has them.
-    """
-
-    augmenter: GPT3Mix
-    cost_model: CostModel
-    examples: Sequence[Example]
-    seed: int
-    wanted: int
-    kind: str
-    stream: str
-    outcome: "_Held"
-    attempts: int = field(init=False)
-    answered: float = field(init=False)
-
-    def __post_init__(self) -> None:
-        """Count the attempts."""
-        outcome = self.outcome
-        self.attempts = len(outcome.attempts)
-        self.answered = (
-            self.attempts * (1 + outcome.spare / (outcome.kept + outcome.reasons.total()))
-            if self.attempts
-            else 0.0
-        )
-
-    @property
-    def next(self) -> int:
-        """The first attempt whose answer is not held."""
-        return self.attempts if self.outcome.stopped else self.outcome.asked
-
-    def had(self) -> Amount:
-        """Return what the held answers took; tokens for labels alone are nearly all read."""
-        usage = self.augmenter.usage()
-        requests = usage.get("requests", 0)
-        usd = self.augmenter.usd() if requests else 0.0
-        return Amount(
-            requests or self.answered,
-            usage["prompt_tokens"] + usage.get("label_tokens", 0),
-            usage["completion_tokens"],
-            usd,
-        )
-
-
-class _Held(AugmentationSink):
-    """What the held answers came to: counts, and which attempts; the rows themselves are not wanted."""
-
-    def __init__(self, examples: Sequence[Example]) -> None:
-        super().__init__(keep=id, statistics=Statistics(examples))
-        self.attempts: set[int | None] = set()
-
-    def take(self, row: Augmented) -> None:
-        self.kept += 1
-        self.attempts.add(row.request)
-
-    def reject(self, row: Reject) -> None:
-        self.reasons[row.reason] += 1
-        self.attempts.add(row.request)
-
-
-@dataclass
-class _Seen:
-    """What the answers so far have shown."""
-
-    attempts: int = 0
-    kept: int = 0
-    answered: float = 0
-    requests: int = 0
-    completion: int = 0
-
-    def add(self, one: _Set) -> None:
-        """Add the answers of a set."""
-        usage = one.augmenter.usage()
-        self.attempts += one.attempts
-        self.kept += one.outcome.kept
-        self.answered += one.answered
-        self.requests += usage.get("requests", 0)
-        self.completion += usage["completion_tokens"]
+        check_prices(experiment.lm)
+    planner = _Planner(grid)
+    # All cells are read before any is estimated: the answers of one tell about the others.
+    for number, cell in enumerate(cells):
+        grid.callbacks.progress("cells", number, len(cells))
+        planner.read(cell)
+    grid.callbacks.progress("cells", len(cells), len(cells))
+    estimates = planner.estimates(cells)
+    return Plan(estimates, planner.first_prompt, planner.remarks(), _budget(grid))
 
 
 @dataclass(frozen=True)
-class _Rows:
-    """What a cell starts from, and the synthetic sets that the LM is to write."""
+class _CellInputs:
+    """The rows of a cell, and the synthetic sets that the LM is to write."""
 
-    real: Sequence[Example]
-    test: Sequence[Example]
-    sets: Sequence[_Set]
+    real: Sequence[Example] = ()
+    test: Sequence[Example] = ()
+    sets: Sequence[SetEstimate] = ()
 
 
-class _Planned:
-    """The cells' sets. All are read before any is estimated, since each tells the others of a variant how long lines are."""
-
-    def __init__(self, grid: Grid, spots: Sequence[Spot]) -> None:
+class _Planner:
+    def __init__(self, grid: Grid) -> None:
         self._grid = grid
-        self._rows: dict[Spot, _Rows] = {}
-        self._seen: dict[str, _Seen] = {}
-        self._tariffs: dict[str, CostModel] = {}
-        self._planned: dict[str, int] = {}  # stream -> the attempt after those that are planned
-        self._labels: dict[str, int] = {}
+        self._inputs: dict[Cell, _CellInputs] = {}
+        self._groups: dict[str, AnswerStatistics] = {}
+        self._cost_models: dict[str, CostModel] = {}
+        self._num_labels: dict[str, int] = {}
         self._missing: dict[str, None] = {}
-        self._notes: dict[str, None] = {}
-        self.prompt: str | None = None
-        for number, spot in enumerate(spots):
-            grid.callbacks.progress("cells", number, len(spots))
-            try:
-                self._rows[spot] = self._read(spot) if spot.experiment.lm else _Rows((), (), ())
-            except UserError as error:
-                self._missing[error.message] = None
-        grid.callbacks.progress("cells", len(spots), len(spots))
-        self._share = min(
-            MOST,
-            max(FEWEST, PROMPTS // max(1, sum(len(rows.sets) for rows in self._rows.values()))),
-        )
+        self._remarks: dict[str, None] = {}
+        self.first_prompt: str | None = None
 
-    def line(self, spot: Spot) -> Line:
-        """Return a cell's line."""
-        experiment = spot.experiment
-        trainings = sum(
-            len(spot.dealt(classifier))
-            for method in experiment.methods
-            for classifier in spot.tried(method)
-        )
-        if spot not in self._rows:
-            return Line(spot, trainings)
-        rows = self._rows[spot]
-        sets, real, labels = (
-            rows.sets,
-            len(rows.real) if experiment.lm else None,
-            self._predictions(spot, rows),
-        )
-        ask = sum_of(
-            [
-                *(self._estimate(experiment, one) for one in sets),
-                *(missing for missing, _ in labels),
-            ]
-        )
-        had = sum_of([*(one.had() for one in sets), *(held for _, held in labels)])
-        wanted, held = sum(one.wanted for one in sets), sum(one.outcome.kept for one in sets)
-        return Line(spot, trainings, real, wanted, held, ask, had)
+    def read(self, cell: Cell) -> None:
+        """Read a cell's rows and what journals hold; without data its values are unknown."""
+        experiment = self._grid.experiment(cell)
+        try:
+            self._inputs[cell] = self._read(cell, experiment) if experiment.lm else _CellInputs()
+        except UserError as error:
+            self._missing[error.message] = None
+
+    def estimates(self, cells: Sequence[Cell]) -> list[CellEstimate]:
+        """Return the estimate of each cell."""
+        num_sets = sum(len(inputs.sets) for inputs in self._inputs.values())
+        sample = min(MAX_SET_PROMPTS, max(MIN_SET_PROMPTS, MAX_PROMPTS // max(1, num_sets)))
+        estimator = PendingEstimator(self._groups, sample)
+        self._remarks = estimator.remarks
+        return [self._estimate(cell, estimator, sample) for cell in cells]
 
     def remarks(self) -> list[str]:
-        """Return what the figures rest on."""
-        labels = (
-            f"classifier '{name}' asks for {number:,} labels, one a test row and trial"
-            for name, number in self._labels.items()
-            if number
-        )
+        """Return what the estimates rest on."""
         return [
-            *(f"unknown where it needs what is not there: {reason}" for reason in self._missing),
-            *self._notes,
-            *labels,
+            *(f"unknown, because data is missing: {reason}" for reason in self._missing),
+            *self._remarks,
+            *(
+                f"classifier '{name}' asks for {number:,} labels, one for each test row and trial"
+                for name, number in self._num_labels.items()
+                if number
+            ),
         ]
 
-    # What is there ---------------------------------------------------------------------------------------------------
-
-    def _read(self, spot: Spot) -> _Rows:
+    def _read(self, cell: Cell, experiment: Experiment) -> _CellInputs:
         """Return the rows and sets of a cell.
 
         Raises:
-            UserError: if the data or the LM's tokenizer are not there.
+            UserError: if the data or the LM's tokenizer is missing.
         """
-        grid, experiment = self._grid, spot.experiment
-        examples, lm = grid.examples(spot), grid.resources.lm(experiment, asks=False)
-        prompts = any(isinstance(classifier, PromptSettings) for classifier in spot.tried("none"))
-        test = grid.resources.splits(experiment).test if prompts else ()
-        asking = [
-            (method, settings)
-            for method in experiment.methods
-            if spot.makes(method) and (settings := experiment.asking(method))
-        ]
-        return _Rows(
-            examples,
-            test,
-            [
-                self._set(spot, method, settings, draw, examples, lm)
-                for method, settings in asking
-                for draw in spot.draws()
-            ],
+        examples = self._grid.real_rows_or_draw(cell)
+        lm = self._grid.resources.lm(experiment, replay_only=True)
+        needs_labels = any(
+            classifier.uses_lm for classifier in experiment.classifiers_for("none", cell.data_seed)
         )
+        test = self._grid.resources.splits(experiment).test if needs_labels else ()
+        sets = []
+        for method in experiment.methods:
+            settings = experiment.lm_settings_for(method)
+            if settings and experiment.needs_augmentation(method, cell.data_seed):
+                sets += [
+                    self._read_set(cell, method, settings, draw, examples, lm)
+                    for draw in experiment.draws_for(cell.data_seed)
+                ]
+        return _CellInputs(examples, test, sets)
 
-    def _set(
+    def _read_set(
         self,
-        spot: Spot,
+        cell: Cell,
         method: str,
         settings: AugmentSettings,
         draw: int,
         examples: Sequence[Example],
         lm: LM,
-    ) -> _Set:
-        grid, experiment = self._grid, spot.experiment
-        wanted, others = (
-            num_rows_wanted(settings.ratio, len(examples)),
-            grid.variants(spot, method, draw),
-        )
-        with closing(grid.resources.replay_lm(experiment, others)) as held:
-            augmenter, seed = (
-                GPT3Mix(settings, experiment.task, held, method),
-                spot.seed_of("gpt3mix", draw),
-            )
-            first = next(request for request, _ in augmenter.requests(examples, 0, 1, seed))
-            outcome = _Held(examples)
-            if any(journal_path(path).exists() for path in others):
-                test = grid.resources.held_out(experiment)
-                run_attempts(
-                    augmenter,
-                    examples,
-                    wanted,
+    ) -> SetEstimate:
+        grid, experiment = self._grid, self._grid.experiment(cell)
+        wanted = num_rows_wanted(settings.ratio, len(examples))
+        seed = experiment.augmentation_seed("gpt3mix", cell.data_seed, draw)
+        paths = grid.synthetic_paths_of_variants(cell, method, draw)
+        sink = ReplaySink(examples)
+        with closing(grid.resources.replay_lm(experiment, paths)) as replay_lm:
+            augmenter = GPT3Mix(settings, experiment.task, replay_lm, method)
+            request = next(augmenter.attempts(examples, 0, 1, seed)).request
+            if _have_journals(paths):
+                quota = AugmentOptions(
+                    settings.ratio,
                     settings.attempts,
                     seed,
-                    outcome,
-                    limits=settings.gate,
-                    test=test,
+                    filter=settings.filter,
+                    test=grid.resources.filter_test_rows(experiment),
                 )
-        self.prompt = self.prompt or first.prompt
-        stream = fingerprint(
-            [lm.about.fingerprint, method, spot.level, spot.seed, draw, asdict(first)]
-        )
-        kind = fingerprint([method, experiment.variant])
-        one = _Set(
+                run_attempts(augmenter, examples, sink, quota)
+        self.first_prompt = self.first_prompt or request.prompt
+        stream = [lm.info.fingerprint, method, cell.level, cell.data_seed, draw, asdict(request)]
+        estimate = SetEstimate(
             augmenter,
-            self._tariff(experiment, first),
+            self._cost_model(experiment, request),
             examples,
             seed,
             wanted,
-            kind,
-            stream,
-            outcome,
+            group=fingerprint([method, experiment.variant]),
+            stream=fingerprint(stream),
+            sink=sink,
         )
-        self._seen.setdefault(kind, _Seen()).add(one)
-        return one
+        estimate.add_to(self._groups.setdefault(estimate.group, AnswerStatistics()))
+        return estimate
 
-    def _tariff(self, experiment: Experiment, request: Request) -> CostModel:
-        """Return what an attempt takes; how the server is asked may stand in any journal of the experiment."""
+    def _cost_model(self, experiment: Experiment, request: Request) -> CostModel:
         key = fingerprint([experiment.variant, bool(request.choices)])
-        if key not in self._tariffs:
-            lm = self._grid.resources.lm(experiment, asks=False)
-            self._tariffs[key] = CostModel()
-            if isinstance(lm, Priced):
-                journal = Journal(IN_MEMORY, self._grid.resources.journals(experiment))
-                self._tariffs[key] = lm.cost_model(request, journal)
-                journal.close()
-        return self._tariffs[key]
+        if key not in self._cost_models:
+            lm = self._grid.resources.lm(experiment, replay_only=True)
+            # How the server is asked may be in any journal of the experiment.
+            journals = self._grid.layout.journals()
+            self._cost_models[key] = cost_model_for(lm, request, journals)
+        return self._cost_models[key]
 
-    # What is to come -------------------------------------------------------------------------------------------------
-
-    def _estimate(self, experiment: Experiment, one: _Set) -> Amount:
-        """Return what a set still asks."""
-        settings, count = experiment.augment, one.augmenter.about_lm.count_tokens
-        seen = self._seen_of(one.kind)
-        missing = min(
-            ceil((one.wanted - one.outcome.kept) / self._kept(seen, one.augmenter.rows)),
-            ceil(settings.attempts * one.wanted) - one.next,
+    def _estimate(self, cell: Cell, estimator: PendingEstimator, sample: int) -> CellEstimate:
+        experiment, seed = self._grid.experiment(cell), cell.data_seed
+        draws = len(experiment.draws_for(seed)) if experiment.lm else 0
+        trainings = sum(
+            len(experiment.trials_for(classifier, seed))
+            for method in experiment.methods
+            for classifier in experiment.classifiers_for(method, seed)
         )
-        if missing <= 0:
-            return Amount()
-        end = end_of_block(one.next + missing - 1, one.augmenter.block)
-        begin = max(one.next, self._planned.get(one.stream, 0))
-        self._planned[one.stream] = max(end, begin)
-        if begin >= end:
-            return Amount()
-        sample = min(end - begin, self._share)
-        if sample < end - begin:
-            self._notes[
-                "prompts are counted of a part of each cell's requests, and taken for the others too"
-            ] = None
-        read = fmean(
-            count(request.prompt)
-            for request, _ in one.augmenter.requests(one.examples, begin, sample, one.seed)
-        )
-        wrote, further = self._written(experiment, one, seen)
-        cost_model = one.cost_model
-        alone = (
-            len(CONTENT_FREE) * cost_model.score_requests
-            if settings.contextual_calibration and settings.labels == "soft"
-            else 0
-        )
-        requests, prompt = 1 + further + alone, read * (1 + further + alone) + wrote * further
-        prompt_tokens, completion_tokens = (end - begin) * prompt, (end - begin) * (wrote + alone)
-        for remark in cost_model.remarks:
-            self._notes[remark] = None
-        return Amount(
-            (end - begin) * requests,
-            prompt_tokens,
-            completion_tokens,
-            cost_model.usd(prompt_tokens, completion_tokens),
+        if cell not in self._inputs:
+            return CellEstimate(cell, draws, trainings)
+        inputs = self._inputs[cell]
+        sets = inputs.sets
+        labels = [
+            self._estimate_labels(cell, classifier, inputs, sample)
+            for classifier in experiment.classifiers_for("none", seed)
+            if classifier.uses_lm
+        ]
+        pending = [
+            estimator.pending_usage(item, experiment.augment, experiment.task) for item in sets
+        ]
+        return CellEstimate(
+            cell,
+            draws,
+            trainings,
+            num_real=len(inputs.real) if experiment.lm else None,
+            generations=sum(item.wanted for item in sets),
+            held=sum(item.sink.kept for item in sets),
+            pending=sum_usage([*pending, *(usage for usage, _ in labels)]),
+            answered=sum_usage(
+                [*(item.answered_usage() for item in sets), *(usage for _, usage in labels)]
+            ),
         )
 
-    def _predictions(self, spot: Spot, rows: _Rows) -> list[tuple[Amount, Amount]]:
-        """Return for each classifier that prompts what it still asks, and what was asked; of both the tokens are estimated."""
-        experiment, task, found = spot.experiment, spot.experiment.task, []
-        for classifier in spot.tried("none"):
-            if not isinstance(classifier, PromptSettings):
-                continue
-            others = self._grid.trials_of_variants(spot, classifier)
-            with closing(self._grid.resources.replay_lm(experiment, others)) as held:
-                answered = any(journal_path(path).exists() for path in others)
-                labels = predictions(
-                    spot, classifier, held, answered, rows.real, rows.test, self._share
-                )
-            asked = prompt(task, rows.real[:1])
-            self.prompt = self.prompt or asked
-            cost_model = self._tariff(
-                experiment,
-                Request(0, asked, 0, 1, label_prefix=label_prefix(task), choices=choices(task)),
+    def _estimate_labels(
+        self, cell: Cell, settings: PromptSettings, inputs: _CellInputs, sample: int
+    ) -> tuple[Usage, Usage]:
+        """Return what a classifier still asks, and what it was answered; tokens are estimated."""
+        grid, experiment = self._grid, self._grid.experiment(cell)
+        task, master_seed = experiment.task, experiment.subsample.master_seed
+        paths = grid.trials_paths_of_variants(cell, settings)
+        with closing(grid.resources.replay_lm(experiment, paths)) as replay_lm:
+            labels = estimate_labels(
+                PromptClassifier(settings, task, replay_lm),
+                [
+                    training_seed(master_seed, trial)
+                    for trial, _ in experiment.trials_for(settings, cell.data_seed)
+                ],
+                [to_one_hot(row, task.classes) for row in inputs.real],
+                inputs.test,
+                sample=sample,
+                has_answers=_have_journals(paths),
             )
-            self._labels[classifier.name] = self._labels.get(classifier.name, 0) + labels.missing
-            self._notes |= dict.fromkeys(cost_model.remarks)
-            both = [
-                number * max(1, cost_model.score_requests)
-                for number in (labels.missing, labels.held)
-            ]
-            sums = [
-                (number, number * labels.tokens, number * cost_model.label_tokens)
-                for number in both
-            ]
-            ask, had = (Amount(*each, cost_model.usd(*each[1:])) for each in sums)
-            found.append((ask, had))
-        return found
+        first_prompt = render_prompt(task, inputs.real[:1])
+        self.first_prompt = self.first_prompt or first_prompt
+        request = Request(
+            0, first_prompt, 0, 1, label_prefix=label_prefix(task), choices=label_choices(task)
+        )
+        cost_model = self._cost_model(experiment, request)
+        self._remarks |= dict.fromkeys(cost_model.remarks)
+        self._num_labels[settings.name] = self._num_labels.get(settings.name, 0) + labels.missing
 
-    def _seen_of(self, kind: str) -> _Seen | None:
-        """Return what the answers to this method and variant have shown, or to another; None where too few were given."""
-        own = self._seen[kind]
-        return next(
-            (seen for seen in (own, *self._seen.values()) if seen.attempts >= ENOUGH and seen.kept),
-            None,
-        )
+        def usage(num_labels: int) -> Usage:
+            requests = num_labels * max(1, cost_model.score_requests)
+            read, written = requests * labels.prompt_tokens, requests * cost_model.label_tokens
+            return Usage(requests, read, written, cost_model.usd(read, written))
 
-    def _kept(self, seen: _Seen | None, rows: int) -> float:
-        """Return the rows that an attempt gives."""
-        if seen:
-            self._notes[f"rows: {seen.kept} of {seen.attempts} answers so far were kept"] = None
-            return seen.kept / seen.attempts
-        self._notes[
-            f"rows: {REJECTED:.0%} of the answers are taken to be rejected, since there are none yet"
-        ] = None
-        return rows * (1 - REJECTED)
+        return usage(labels.missing), usage(labels.held)
 
-    def _written(
-        self, experiment: Experiment, one: _Set, seen: _Seen | None
-    ) -> tuple[float, float]:
-        """Return the tokens that an attempt writes, and its further requests."""
-        if seen:
-            # Not in proportion to the cell's own rows: an LM's lines are less unlike each other than its examples are.
-            self._notes["completion tokens: the mean of the answers so far"] = None
-            return seen.completion / seen.answered, max(seen.requests / seen.answered - 1, 0)
-        self._notes[
-            "completion tokens: as if lines were as long as the real ones; the first answers will tell"
-        ] = None
-        cost_model, task, count = (
-            one.cost_model,
-            experiment.task,
-            one.augmenter.about_lm.count_tokens,
-        )
-        rows = one.examples[:: ceil(len(one.examples) / MOST)]
-        labels = {
-            name: count(item(task, "", name)) - count("") if cost_model.whole_line else 0
-            for name in task.classes
-        }
-        written = fmean(
-            min(count(f" {one_line(row.text)}"), experiment.augment.max_tokens) + labels[row.label]
-            for row in rows
-        )
-        return (
-            written * one.augmenter.rows + cost_model.label_requests * cost_model.label_tokens,
-            cost_model.label_requests,
-        )
+
+def _have_journals(outputs: Sequence[Path]) -> bool:
+    return any(journal_path(path).exists() for path in outputs)
 
 
 def _budget(grid: Grid) -> dict[str, tuple[float | None, float]]:
-    """Return (limit, spent) of requests, tokens and dollars; nothing for an LM that costs nothing."""
-    first = grid.experiments[0]
-    if not any(isinstance(experiment.lm, OpenAISettings) for experiment in grid.experiments):
+    """Return (limit, spent) of requests, tokens and dollars; nothing for an LM that is free."""
+    if not any(costs_money(experiment.lm) for experiment in grid.experiments):
         return {}
-    sums = [paid(path) for path in grid.resources.journals(first)]
-    requests, prompt, completion, usd = (
-        (sum(column) for column in zip(*sums, strict=True)) if sums else (0, 0, 0, 0.0)
-    )
-    limits = first.budget.model_dump() if first.budget else {}
-    spent = {"requests": requests, "tokens": prompt + completion, "usd": usd}
-    return {name: (limits.get(name), spent[name]) for name in spent}
+    spent, budget = total_spent(*grid.layout.journals()), grid.experiments[0].budget
+    limits = budget.model_dump() if budget else {}
+    values = {"requests": spent.requests, "tokens": spent.tokens, "usd": spent.usd}
+    return {name: (limits.get(name), value) for name, value in values.items()}

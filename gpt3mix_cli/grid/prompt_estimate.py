@@ -1,6 +1,6 @@
-"""What a classifier that prompts would ask on a cell, before anything is asked: a label for each test row in each trial.
+"""What a classifier that asks the LM would ask on a cell: a label for each test row and trial.
 
-The texts without content of contextual calibration, a handful a trial, are not counted.
+The few content-free texts of contextual calibration are not counted.
 """
 
 from collections.abc import Sequence
@@ -9,63 +9,56 @@ from math import ceil
 from statistics import fmean
 
 from ..errors import StoppedShort
-from ..lm.journal import Journaled
-from ..records import Example
-from ..settings import PromptSettings
-from ..train.cell import training_seed
+from ..records import Augmented, Example
 from ..train.prompt import PromptClassifier
-from ..train.targets import one_hot
-from .spot import Spot
 
 
 @dataclass(frozen=True)
-class Predictions:
+class LabelEstimate:
     """The labels of a classifier on a cell.
 
     Attributes:
-        missing: how many are still to be asked for; a trial of which any is missing counts whole.
+        missing: how many are still to be asked; a trial that lacks any label counts in full.
         held: how many the journals give.
-        tokens: of a prompt, mean.
+        prompt_tokens: of a prompt, mean.
     """
 
     missing: int
     held: int
-    tokens: float
+    prompt_tokens: float
 
 
-def predictions(
-    spot: Spot,
-    settings: PromptSettings,
-    lm: Journaled,
-    answered: bool,
-    examples: Sequence[Example],
+def estimate_labels(
+    classifier: PromptClassifier,
+    seeds: Sequence[int],
+    train: Sequence[Augmented],
     test: Sequence[Example],
+    *,
     sample: int,
-) -> Predictions:
+    has_answers: bool,
+) -> LabelEstimate:
     """Return the labels that a classifier asks for on a cell.
 
     Args:
-        spot: the cell.
-        settings: of the classifier.
-        lm: gives what journals hold and asks nothing.
-        answered: whether there are any: looking through all prompts takes its time.
-        examples: the cell's real rows.
-        test: the rows that are labelled.
+        classifier: with an LM that answers from journals only.
+        seeds: training seed of each trial.
+        train: the cell's real rows.
+        test: the rows that get a label.
         sample: about so many prompts are counted, over all trials.
+        has_answers: whether there is any journal; looking for all prompts takes long.
     """
-    task, texts, trials = spot.experiment.task, [row.text for row in test], spot.dealt(settings)
-    classifier = PromptClassifier(settings, task, lm)
-    rows = [one_hot(row, task.classes) for row in examples]
-    lengths: list[int] = []
-    held = 0
-    for trial, _ in trials:
-        classifier.fit(rows, (), training_seed(spot.experiment.subsample.master_seed, trial))
-        lengths += classifier.tokens_of(texts[:: ceil(len(texts) * len(trials) / sample)])
-        held += len(texts) if answered and _held(classifier, texts) else 0
-    return Predictions(len(texts) * len(trials) - held, held, fmean(lengths) if lengths else 0.0)
+    texts, lengths, held = [row.text for row in test], list[int](), 0
+    step = ceil(len(texts) * len(seeds) / sample)
+    for seed in seeds:
+        classifier.fit(train, (), seed)
+        lengths += classifier.count_prompt_tokens(texts[::step])
+        if has_answers and _all_held(classifier, texts):
+            held += len(texts)
+    missing = len(texts) * len(seeds) - held
+    return LabelEstimate(missing, held, fmean(lengths) if lengths else 0.0)
 
 
-def _held(classifier: PromptClassifier, texts: Sequence[str]) -> bool:
+def _all_held(classifier: PromptClassifier, texts: Sequence[str]) -> bool:
     try:
         classifier.predict_proba(texts)
     except StoppedShort:

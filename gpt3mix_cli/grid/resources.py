@@ -1,180 +1,171 @@
-"""What the cells of an experiment share: data, LM and classifiers, each opened when it is first needed and kept."""
+"""What the cells of an experiment share: data, LM, augmenters and classifiers, opened once."""
 
-import functools
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from .. import data
-from ..augment import Augmenter, journal_path, open_augmenter
+from ..augment import Augmenter, open_augmenter
 from ..errors import NO_CALLBACKS, Callbacks, UserError
-from ..lm import LM, open_lm
-from ..lm.journal import IN_MEMORY, Journal, Journaled
+from ..layout import Layout, journal_path
+from ..lm import IN_MEMORY, LM, Journal, JournaledLM, open_lm
 from ..records import Example
-from ..settings import (
-    BacktranslateSettings,
-    BaselineSettings,
-    ClassifierSettings,
-    Experiment,
-    ParaphraseSettings,
-    PromptSettings,
-    fingerprint,
+from ..settings import ClassifierSettings, Experiment, fingerprint
+from ..train import (
+    Classifier,
+    UnavailableClassifier,
+    cached_classifier,
+    open_prompt_classifier,
 )
-from ..train import Classifier, UnavailableClassifier, cached_classifier, open_prompt_classifier
+from .names import unknown_baseline
 
-Kept = TypeVar("Kept")
+Resource = TypeVar("Resource")
 
 
 class Resources:
-    """Opens what is costly to load, once for all cells."""
+    """Opens what takes long to load, once for all cells.
 
-    def __init__(self, out: Path, callbacks: Callbacks = NO_CALLBACKS) -> None:
-        """Open nothing yet; `out` is the folder of results, `callbacks` take warnings."""
-        self._out, self._callbacks = out, callbacks
-        self._kept: dict[str, Any] = {}
+    Args:
+        layout: where results are.
+        callbacks: for warnings.
+    """
+
+    def __init__(self, layout: Layout, callbacks: Callbacks = NO_CALLBACKS) -> None:
+        """Open nothing yet."""
+        self._layout, self._callbacks = layout, callbacks
+        self._cache: dict[str, Any] = {}
         self._lock = threading.RLock()
 
     def splits(self, experiment: Experiment) -> data.Splits:
         """Return the task's splits."""
-        listed = experiment.subsample
-        key = ["data", experiment.task.model_dump(), listed.master_seed, listed.validation]
-        return self._once(
-            key,
-            lambda: data.load(
-                experiment.task, listed.master_seed, listed.validation, self._callbacks
-            ),
+        task, subsample = experiment.task, experiment.subsample
+        seed, validation = subsample.master_seed, subsample.validation
+        return self._cached(
+            ["data", task.model_dump(), seed, validation],
+            lambda: data.load_splits(task, seed, validation, self._callbacks),
         )
 
-    def held_out(self, experiment: Experiment) -> Sequence[Example]:
-        """Return the test rows, of which the gate lets no copy through."""
-        if not experiment.augment.gate.leak:
+    def filter_test_rows(self, experiment: Experiment) -> Sequence[Example]:
+        """Return the test rows whose copies the filter rejects; none if it accepts copies."""
+        if not experiment.augment.filter.reject_test_copies:
             return ()
         try:
             return self.splits(experiment).test
         except UserError as error:
             raise UserError(
                 error.message,
-                f"{error.hint}; or pass over copies of test rows: augment.gate.leak=false",
+                f"{error.hint}; or accept copies of test rows: "
+                "augment.filter.reject_test_copies=false",
             ) from None
 
-    def lm(self, experiment: Experiment, asks: bool = True) -> LM:
-        """Return the experiment's LM; `asks=False`: one that gives what journals hold."""
+    def lm(self, experiment: Experiment, replay_only: bool = False) -> LM:
+        """Return the experiment's LM.
+
+        Args:
+            experiment: the experiment.
+            replay_only: answer from journals only, and ask nothing.
+        """
         settings = experiment.lm
         if settings is None:
             raise UserError(
                 "the method 'gpt3mix' needs an `lm:` in the config",
                 "add for example lm: {kind: local, model: bundled}",
             )
-        journals = functools.partial(self.journals, experiment)
-        budget = experiment.budget if asks else None
-        return self._once(
-            ["lm", settings.model_dump(), budget, asks],
-            lambda: open_lm(settings, budget, journals, asks, self._callbacks),
+        budget = None if replay_only else experiment.budget
+        return self._cached(
+            ["lm", settings.model_dump(), budget, replay_only],
+            lambda: open_lm(settings, budget, self._layout.journals, replay_only, self._callbacks),
         )
 
-    def journals(self, experiment: Experiment) -> list[Path]:
-        """Return all journals of an experiment, of every variant, cell and run."""
-        return sorted((self._out / experiment.name).rglob("*.journal.sqlite"))
+    def replay_lm(self, experiment: Experiment, outputs: Sequence[Path]) -> JournaledLM:
+        """Return an LM that answers from the journals of some outputs, and asks nothing."""
+        return JournaledLM(self.lm(experiment, replay_only=True), IN_MEMORY, _journals_of(outputs))
 
     def close(self) -> None:
-        """Let go of what holds connections."""
-        for kept in self._kept.values():
-            if hasattr(kept, "close"):
-                kept.close()
+        """Close connections."""
+        for resource in self._cache.values():
+            if hasattr(resource, "close"):
+                resource.close()
 
-    # Classifiers -----------------------------------------------------------------------------------------------------
+    # Classifiers ---------------------------------------------------------------------------------
 
-    def classifier(self, experiment: Experiment, settings: ClassifierSettings) -> Classifier:
-        """Return the classifier for its settings."""
-        if isinstance(settings, PromptSettings):
-            return open_prompt_classifier(settings, experiment.task, self.lm(experiment))
+    def classifier(
+        self, experiment: Experiment, settings: ClassifierSettings, lm: LM | None = None
+    ) -> Classifier:
+        """Return the classifier; `lm` replaces the experiment's LM where one is used."""
+        if settings.uses_lm:
+            return open_prompt_classifier(settings, experiment.task, lm or self.lm(experiment))
         return cached_classifier(settings, tuple(experiment.task.classes))
 
     def classifier_or_unavailable(
         self, experiment: Experiment, settings: ClassifierSettings
     ) -> Classifier:
-        """Return the classifier, or one whose trials fail with the reason why there is none: others may do."""
-        key = fingerprint(
-            [
-                "unusable",
-                settings.model_dump(),
-                experiment.task.classes,
-                experiment.lm and experiment.lm.model_dump(),
-            ]
-        )
-        if key not in self._kept:
+        """Return the classifier, or one whose trials all fail with the reason.
+
+        So a classifier that cannot be opened does not end the run of the others.
+        """
+        lm = experiment.lm and experiment.lm.model_dump()
+        key = fingerprint(["unavailable", settings.model_dump(), experiment.task.classes, lm])
+        if key not in self._cache:
             try:
                 return self.classifier(experiment, settings)
             except UserError as error:
-                self._kept[key] = UnavailableClassifier(settings.kind, error)
-        found: UnavailableClassifier = self._kept[key]
-        return found
+                self._cache[key] = UnavailableClassifier(settings.kind, error)
+        unavailable: UnavailableClassifier = self._cache[key]
+        return unavailable
 
     def classifier_with_cache(
         self,
         experiment: Experiment,
         settings: ClassifierSettings,
         output: Path,
-        others: Sequence[Path],
-    ) -> tuple[Classifier, Journaled | None]:
-        """Return the classifier of a trials file and, of one that prompts, the journal of its LM."""
-        found = self.classifier_or_unavailable(experiment, settings)
-        if not isinstance(settings, PromptSettings) or isinstance(found, UnavailableClassifier):
-            return found, None
-        journal = Journaled(self.lm(experiment), journal_path(output), _journals(others, output))
-        return open_prompt_classifier(settings, experiment.task, journal), journal
+        other_outputs: Sequence[Path],
+    ) -> tuple[Classifier, JournaledLM | None]:
+        """Return the classifier of a trials file and, if it uses the LM, the LM's journal.
 
-    # Augmenters ------------------------------------------------------------------------------------------------------
+        Answers in the journals of `other_outputs` are not asked for again.
+        """
+        classifier = self.classifier_or_unavailable(experiment, settings)
+        if not settings.uses_lm or isinstance(classifier, UnavailableClassifier):
+            return classifier, None
+        journals = _journals_of(other_outputs, output)
+        lm = JournaledLM(self.lm(experiment), journal_path(output), journals)
+        return self.classifier(experiment, settings, lm), lm
+
+    # Augmenters ----------------------------------------------------------------------------------
 
     def augmenter(
-        self, experiment: Experiment, method: str, output: Path, others: Sequence[Path]
-    ) -> tuple[Augmenter, Journal | Journaled | None]:
-        """Return the augmenter of a method and, where there is one, its journal; what the others' journals hold is not asked for again."""
-        if asking := experiment.asking(method):
-            journal = Journaled(
-                self.lm(experiment), journal_path(output), _journals(others, output)
-            )
-            return open_augmenter(asking, experiment.task, journal, method), journal
-        settings = baseline_of(experiment, method)
-        assert not isinstance(settings, ParaphraseSettings), "it asks the LM"
-        if isinstance(settings, BacktranslateSettings):
-            translations = Journal(journal_path(output), _journals(others, output))
-            return open_augmenter(settings, experiment.task, journal=translations), translations
-        key = [
-            "baseline",
-            settings.model_dump(),
-            list(experiment.task.labels.items()),
-            experiment.task.text_type,
-        ]
-        return self._once(key, lambda: open_augmenter(settings, experiment.task)), None
+        self, experiment: Experiment, method: str, output: Path, other_outputs: Sequence[Path]
+    ) -> tuple[Augmenter, Journal | JournaledLM | None]:
+        """Return the augmenter of a method and, if it has one, its journal.
 
-    def replay_lm(self, experiment: Experiment, outputs: Sequence[Path]) -> Journaled:
-        """Return the LM that gives what the journals of some outputs hold, and asks nothing."""
-        return Journaled(self.lm(experiment, asks=False), IN_MEMORY, _journals(outputs))
+        Answers in the journals of `other_outputs` are not asked for again.
+        """
+        settings, task = experiment.method_settings(method), experiment.task
+        if settings is None:
+            raise unknown_baseline(experiment, method)
+        journals = _journals_of(other_outputs, output)
+        if settings.uses_lm:
+            lm = JournaledLM(self.lm(experiment), journal_path(output), journals)
+            return open_augmenter(settings, task, lm, method), lm
+        if settings.uses_journal:
+            journal = Journal(journal_path(output), journals)
+            return open_augmenter(settings, task, journal=journal), journal
+        key = ["baseline", settings.model_dump(), list(task.labels.items()), task.text_type]
+        return self._cached(key, lambda: open_augmenter(settings, task)), None
 
-    def _once(self, key: object, make: Callable[[], Kept]) -> Kept:
-        """Return what was made for a key before, or make it now."""
+    def _cached(self, key: object, create: Callable[[], Resource]) -> Resource:
+        """Return the resource of a key; create it the first time."""
         name = fingerprint(key)
         with self._lock:
-            if name not in self._kept:
-                self._kept[name] = make()
-            kept: Kept = self._kept[name]
-        return kept
+            if name not in self._cache:
+                self._cache[name] = create()
+            resource: Resource = self._cache[name]
+        return resource
 
 
-def _journals(outputs: Sequence[Path], own: Path | None = None) -> list[Path]:
-    """Return the journals of some outputs that are there, without that of its own."""
-    return [journal_path(path) for path in outputs if path != own and journal_path(path).exists()]
-
-
-def baseline_of(experiment: Experiment, method: str) -> BaselineSettings:
-    """Return the settings of a baseline by its name."""
-    for baseline in experiment.baselines:
-        if baseline.name == method:
-            return baseline
-    names = ", ".join(baseline.name for baseline in experiment.baselines) or "none"
-    raise UserError(
-        f"the config has no baseline '{method}'",
-        f"its baselines: {names}; add one under `baselines:`",
-    )
+def _journals_of(outputs: Sequence[Path], own: Path | None = None) -> list[Path]:
+    """Return the journals of some outputs that exist, except that of the output itself."""
+    paths = [journal_path(output) for output in outputs if output != own]
+    return [path for path in paths if path.exists()]

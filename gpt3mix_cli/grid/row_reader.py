@@ -1,4 +1,4 @@
-"""The rows that the stages of a cell start from: real and synthetic ones, from its own files, from others or from stdin."""
+"""Reads the real and synthetic rows that a stage starts from, from a cell, a file or stdin."""
 
 import threading
 from collections.abc import Sequence
@@ -6,141 +6,147 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import NO_CALLBACKS, Callbacks, UserError
-from ..files import STDIO, file_sha
-from ..records import Augmented, Example, Row, read, read_manifest, rows_sha
-from ..train.cell import SyntheticSet
-from .spot import Spot
+from ..files import STDIO, hash_file
+from ..records import Augmented, Example, Row, hash_rows, read_manifest, read_records
+from ..train import SyntheticSet
 
 
 class RowReader:
-    """Reads rows; one object for all cells, since stdin can be read but once."""
+    """Reads rows; all cells share one reader, since stdin can be read only once."""
 
     def __init__(self, callbacks: Callbacks = NO_CALLBACKS) -> None:
-        """Read nothing yet; `callbacks` take warnings."""
+        """Store `callbacks`, for warnings."""
         self._callbacks = callbacks
         self._stdin: tuple[type, list[Any]] | None = None
         self._lock = threading.Lock()
 
-    def real(self, spot: Spot, source: Path | None) -> list[Example]:
-        """Return the real rows of a cell: its subsample, or a file in its place.
+    def real(self, path: Path, classes: Sequence[str]) -> list[Example]:
+        """Return the real rows of a file.
 
         Raises:
-            UserError: if there are none, or an id stands twice.
+            UserError: if there are none, or two have the same id.
         """
-        path = source or spot.real
-        if source is None and not path.exists():
-            raise UserError(
-                f"{path}: no such file",
-                f"draw it first: gpt3mix subsample CONFIG --level {spot.level} --seed {spot.seed}",
-            )
-        rows = self._read(path, Example, spot.experiment.task.classes)
+        rows = self._read(path, Example, classes)
         if not rows:
             raise UserError(
                 f"{path}: the file has no rows",
                 "check the stage that wrote it, or give another file with -i",
             )
-        seen: set[str] = set()
+        ids: set[str] = set()
         for number, row in enumerate(rows, 1):
-            if row.id in seen:
+            if row.id in ids:
                 raise UserError(
-                    f"{path}, row {number}: the id '{row.id}' stands twice",
-                    "ids must be unique, since parents are named by them",
+                    f"{path}, row {number}: the id '{row.id}' is used twice",
+                    "ids must be unique: synthetic rows name their parents by id",
                 )
-            seen.add(row.id)
+            ids.add(row.id)
         return rows
 
     def synthetic(
         self, paths: Sequence[Path], classes: Sequence[str], real: Sequence[Example]
     ) -> SyntheticSet:
-        """Return the rows of a draw; of files that cannot serve, why: that fails their trials and no others.
+        """Return the synthetic rows of some files as one set.
+
+        A file with invalid rows gives a broken set: the trials that read it fail, others do not.
 
         Raises:
-            UserError: if a file is not there, or was made from other real rows.
+            UserError: if a file is missing, or was made from other real rows.
         """
         if missing := [path for path in paths if path != STDIO and not path.exists()]:
             raise UserError(
                 f"{missing[0]}: no such file",
                 "make it first with gpt3mix augment or baseline, or check the path",
             )
-        parts = [self._one_file(path, classes, real) for path in paths]
-        if broken := [part for part in parts if part.broken]:
+        sets = [self._synthetic_set(path, classes, real) for path in paths]
+        if broken := [part for part in sets if part.failure_reason]:
             return broken[0]
-        abouts = [part.about for part in parts]
-        tokens = [part.tokens for part in parts if part.tokens is not None]
-        rows = [row for part in parts for row in part.rows]
-        usd = [part.usd for part in parts if part.usd is not None]
-        about = abouts[0] if len(abouts) == 1 else {"files": abouts}
-        return SyntheticSet(rows, about, sum(tokens) if tokens else None, sum(usd) if usd else None)
+        if len(sets) == 1:
+            return sets[0]
+        tokens = [part.tokens for part in sets if part.tokens is not None]
+        usd = [part.usd for part in sets if part.usd is not None]
+        return SyntheticSet(
+            [row for part in sets for row in part.rows],
+            {"files": [part.about for part in sets]},
+            sum(tokens) if tokens else None,
+            sum(usd) if usd else None,
+        )
 
     def method(self, path: Path, classes: Sequence[str]) -> str:
-        """Return what method the first row of a file names, or the file's own name."""
-        first = next(iter(self._read(path, Augmented, classes)), None)
+        """Return the method that the first row of a file names, or else the file's name."""
+        row = next(iter(self._read(path, Augmented, classes)), None)
         stem = "stdin" if path == STDIO else path.name.removesuffix(".jsonl")
-        return first.method if first and first.method else stem
+        return row.method if row and row.method else stem
 
     def _read(self, path: Path, kind: type[Row], classes: Sequence[str]) -> list[Row]:
-        """Return the rows of a file; those of stdin are kept."""
         if path != STDIO:
-            return list(read(path, kind, classes))
+            return list(read_records(path, kind, classes))
         with self._lock:
             if self._stdin is None:
-                self._stdin = kind, list(read(path, kind, classes))
-        held, rows = self._stdin
-        if held is not kind:
+                self._stdin = kind, list(read_records(path, kind, classes))
+        stdin_kind, rows = self._stdin
+        if stdin_kind is not kind:
             raise UserError(
                 "real and synthetic rows cannot both come from stdin", "put one of them into a file"
             )
         return rows
 
-    def _one_file(
+    def _synthetic_set(
         self, path: Path, classes: Sequence[str], real: Sequence[Example]
     ) -> SyntheticSet:
         try:
             rows = self._read(path, Augmented, classes)
-            _labels_kept(path, rows, real)
+            _check_parent_labels(path, rows, real)
         except UserError as error:
-            return SyntheticSet((), {"broken": str(error)}, broken=str(error))
+            return SyntheticSet((), {"broken": str(error)}, failure_reason=str(error))
         manifest = read_manifest(path)
-        if manifest and manifest.sha256 != file_sha(path):
+        if manifest and manifest.sha256 != hash_file(path):
             manifest = None
             self._callbacks.warn(
-                f"{path}: changed since it was made, so its manifest is passed over"
+                f"{path}: changed after it was written, so its manifest is ignored"
             )
-        if manifest and manifest.inputs.get("train") != rows_sha(real):
+        # Rows from elsewhere count as one method; which rows they are is an input, not a setting.
+        if manifest is None:
+            return SyntheticSet(rows, {"made": "elsewhere"})
+        if manifest.inputs.get("train") != hash_rows(real):
             raise UserError(
                 f"{path}: its rows were made from other real rows than these",
                 "make them again, or name the right files with -i and -a",
             )
-        if manifest and not manifest.complete:
+        if not manifest.complete:
+            wanted = manifest.counts.get("wanted", "?")
             self._callbacks.warn(
-                f"{path}: only {len(rows)} of {manifest.counts.get('wanted', '?')} rows; its stage stopped short"
+                f"{path}: only {len(rows)} of {wanted} rows; its stage stopped short"
             )
-        # Rows that came from elsewhere are one method; which rows they are is an input, not a setting.
-        if manifest is None:
-            return SyntheticSet(rows, {"made": "elsewhere"})
         return SyntheticSet(rows, manifest.settings, manifest.tokens, manifest.usd)
 
 
-def _labels_kept(path: Path, rows: Sequence[Augmented], real: Sequence[Example]) -> None:
-    """Refuse rows that say they have their parent's label and have another one; rows from elsewhere may say nothing."""
+def _check_parent_labels(path: Path, rows: Sequence[Augmented], real: Sequence[Example]) -> None:
+    """Refuse rows that claim their parent's label but have another one.
+
+    Rows from elsewhere may lack a `label_source`; they are not checked.
+    """
     labels = {row.id: row.label for row in real}
     for number, row in enumerate(rows, 1):
         if row.label_source != "parent" or "label_source" not in row.model_fields_set:
             continue
         for parent in row.parents:
             label = labels.get(parent)
-            if label and any(share != float(name == label) for name, share in row.probs.items()):
-                message = f"{path}, row {number}: its label_source is 'parent', but its probs are not the label of {parent}, {label}"
-                raise UserError(message, "make the rows again with --force")
+            if label and any(p != float(name == label) for name, p in row.probs.items()):
+                raise UserError(
+                    f"{path}, row {number}: its label_source is 'parent', "
+                    f"but its probs are not the label of {parent}, {label}",
+                    "make the rows again with --force",
+                )
 
 
 def refuse_overwrite(output: Path, inputs: Sequence[Path | None]) -> None:
-    """Refuse to write over what is read."""
+    """Refuse an output that is also an input.
+
+    Raises:
+        UserError: if it is.
+    """
     for path in inputs:
-        if (
-            path is not None
-            and output != STDIO
-            and path != STDIO
-            and output.resolve() == path.resolve()
-        ):
+        if path is None or STDIO in (output, path):
+            continue
+        if output.resolve() == path.resolve():
             raise UserError(f"{output}: is the input too", "write to another file")

@@ -1,439 +1,417 @@
-"""An experiment's cells: what they are, where their files stand, and running the stages over them.
+"""Runs the stages over the cells of an experiment."""
 
-A cell is (variant, level, data seed); in it stand the subsample, a synthetic set for each method and draw, and a trials
-file for each method and classifier. One LM and one encoder are loaded for all cells.
-"""
-
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-from ..augment import augment
-from ..errors import NO_CALLBACKS, Callbacks, StoppedShort, UserError
+from ..augment import AugmentOptions, augment
+from ..errors import Callbacks, StoppedShort, UserError
 from ..files import STDIO
-from ..records import Done, Example, Trial, read
-from ..report import ExpectedTrials, Report, ReportInput, report
-from ..settings import (
-    FILE_STEM_PATTERN,
-    ClassifierSettings,
-    Experiment,
-    PromptSettings,
-    SoftLabelTraining,
+from ..layout import Cell, Layout, TrialKey
+from ..lm import JournaledLM
+from ..records import (
+    Example,
+    IncompleteOutput,
+    StageOptions,
+    StageResult,
+    Trial,
+    read_records,
 )
-from ..subsample import draw, subsample
-from ..train import TrialExecutor, TrialRunner, run_serially, train
-from ..train.cell import Cell
-from ..train.parallel import group_size
-from .executors.processes import Workers, fitting
+from ..report import ExpectedTrials, Report, ReportInput, report
+from ..settings import ClassifierSettings, Experiment, SoftLabelTraining
+from ..subsample import DrawOptions, draw_rows, subsample
+from ..train import TrialData, TrialExecutor, TrialJob, TrialRunner, run_serially, train
+from .executors.processes import count_fitting_workers
+from .names import REAL_ROWS_ONLY, valid_method_name
 from .resources import Resources
 from .row_reader import RowReader, refuse_overwrite
-from .spot import Spot
-
-ONLY_REAL = "asks the LM below real rows alone (that is what GPT3Mix is compared with), so that it has trials with the method 'none' only"
-
-
-@dataclass(frozen=True)
-class Training:
-    """The trials of a method and classifier on a cell, and where their rows come from and go to.
-
-    Attributes:
-        spot: the cell.
-        method: the method.
-        classifier: the classifier.
-        source: real rows in place of the subsample.
-        added: files of synthetic rows in place of the method's own draws.
-        output: the trials file in place of the default.
-        save: folder for the best trial's model.
-    """
-
-    spot: Spot
-    method: str
-    classifier: ClassifierSettings
-    source: Path | None = None
-    added: Sequence[Path] = ()
-    output: Path | None = None
-    save: Path | None = None
+from .steps import (
+    AugmentStep,
+    Step,
+    StepResult,
+    SubsampleStep,
+    TrainStep,
+    cell_steps,
+    run_in_order,
+    run_in_parallel,
+)
 
 
 @dataclass
 class Grid:
-    """Runs the stages over cells.
+    """The cells of an experiment and what they share; call `close` at the end.
 
     Attributes:
-        experiments: one a variant.
-        out: the folder of results.
-        command: for the manifests.
-        force: redo what is up to date.
-        callbacks: take progress and warnings.
-        jobs: trials that run side by side; by default as many as the machine holds.
-        curves: folder for TensorBoard.
-        opened: data, LM and classifiers.
+        experiments: one for each variant.
+        out: the folder of all results.
+        options: command line, `force` and callbacks of every stage.
+        jobs: number of trials at the same time; None for as many as the machine holds.
+        tensorboard: folder for the epochs of all trials; None for no such logs.
+        layout: where the files of each cell are.
+        resources: data, LM, augmenters and classifiers.
     """
 
     experiments: Sequence[Experiment]
     out: Path
-    command: Sequence[str] = ()
-    force: bool = False
-    callbacks: Callbacks = NO_CALLBACKS
+    options: StageOptions = field(default_factory=StageOptions)
     jobs: int | None = None
-    curves: Path | None = None
+    tensorboard: Path | None = None
+    layout: Layout = field(init=False)
     resources: Resources = field(init=False)
-    _unmade: set[Path] = field(default_factory=set)
-    _sources: RowReader = field(init=False)
+    _empty_outputs: set[Path] = field(init=False, default_factory=set)
+    _reader: RowReader = field(init=False)
 
     def __post_init__(self) -> None:
-        """Open what reads rows."""
-        self.resources = Resources(self.out, self.callbacks)
-        self._sources = RowReader(self.callbacks)
+        """Open nothing yet."""
+        self.layout = Layout(self.out, self.experiments[0].name)
+        self.resources = Resources(self.layout, self.callbacks)
+        self._reader = RowReader(self.callbacks)
 
-    def spots(self, level: str | None = None, seed: int | None = None) -> Iterator[Spot]:
-        """Yield the cells of a level and seed, or of all that the experiment lists."""
+    @property
+    def callbacks(self) -> Callbacks:
+        """For progress and warnings."""
+        return self.options.callbacks
+
+    # Cells ---------------------------------------------------------------------------------------
+
+    def cells(self, level: str | None = None, data_seed: int | None = None) -> Iterator[Cell]:
+        """Yield the cells of a level and data seed; None for all that the config lists."""
         for experiment in self.experiments:
-            listed = experiment.subsample
-            for one_level in [level] if level else listed.levels:
-                for one_seed in listed.seeds if seed is None else [seed]:
-                    yield Spot(experiment, self.out, one_level, one_seed)
+            subsample = experiment.subsample
+            for cell_level in [level] if level else subsample.levels:
+                for seed in subsample.seeds if data_seed is None else [data_seed]:
+                    yield Cell(experiment.task.name, experiment.variant, cell_level, seed)
 
-    # Stages of one cell ----------------------------------------------------------------------------------------------
+    def experiment(self, cell: Cell) -> Experiment:
+        """Return the variant of the experiment that a cell belongs to."""
+        return next(item for item in self.experiments if item.variant == cell.variant)
 
-    def subsample(self, spot: Spot, output: Path | None = None) -> Done:
-        """Draw the cell's real rows."""
+    def real_rows(self, cell: Cell, path: Path | None = None) -> list[Example]:
+        """Return a cell's real rows: its subsample, or those of a file in its place."""
+        source = path or self.layout.train_path(cell)
+        if path is None and not source.exists():
+            raise UserError(
+                f"{source}: no such file",
+                "draw it first: "
+                f"gpt3mix subsample CONFIG --level {cell.level} --seed {cell.data_seed}",
+            )
+        return self._reader.real(source, self.experiment(cell).task.classes)
+
+    def real_rows_or_draw(self, cell: Cell) -> list[Example]:
+        """Return a cell's real rows; draw them in memory if there is no subsample yet."""
+        if self.layout.train_path(cell).exists():
+            return self.real_rows(cell)
+        experiment = self.experiment(cell)
+        return draw_rows(
+            self.resources.splits(experiment).train,
+            experiment.task.classes,
+            DrawOptions(cell.level, experiment.subsample.master_seed, cell.data_seed),
+            self.callbacks,
+        )
+
+    def synthetic_paths_of_variants(self, cell: Cell, method: str, draw: int) -> list[Path]:
+        """Return the synthetic sets whose journals may hold answers for a set of this cell.
+
+        These are the method's sets in every variant. The LM is asked for other texts in each draw;
+        what was translated for one draw serves the others.
+        """
+        return [
+            self.layout.synthetic_path(self._in_variant(cell, variant), method, number)
+            for variant in self.experiments
+            for number in (
+                [draw] if variant.lm_settings_for(method) else variant.draws_for(cell.data_seed)
+            )
+        ]
+
+    def trials_paths_of_variants(self, cell: Cell, classifier: ClassifierSettings) -> list[Path]:
+        """Return the trials of a classifier with method `none` in every variant of a cell."""
+        return [
+            self.layout.trials_path(
+                TrialKey(self._in_variant(cell, variant), "none", classifier.name)
+            )
+            for variant in self.experiments
+        ]
+
+    def _in_variant(self, cell: Cell, variant: Experiment) -> Cell:
+        return replace(cell, task=variant.task.name, variant=variant.variant)
+
+    def method_of(self, paths: Sequence[Path]) -> str:
+        """Return the method that the rows of some files name, or else the first file's name."""
+        return valid_method_name(self._reader.method(paths[0], self.experiments[0].task.classes))
+
+    def close(self) -> None:
+        """Close connections."""
+        self.resources.close()
+
+    # Stages on one cell --------------------------------------------------------------------------
+
+    def subsample(self, cell: Cell, output: Path | None = None) -> StageResult:
+        """Draw a cell's real rows."""
+        experiment = self.experiment(cell)
         return subsample(
-            self.resources.splits(spot.experiment),
-            spot.experiment.task.classes,
-            output or spot.real,
-            level=spot.level,
-            master_seed=spot.experiment.subsample.master_seed,
-            seed=spot.seed,
-            command=self.command,
-            force=self.force,
-            callbacks=self.callbacks,
+            self.resources.splits(experiment),
+            experiment.task.classes,
+            DrawOptions(cell.level, experiment.subsample.master_seed, cell.data_seed),
+            output or self.layout.train_path(cell),
+            self.options,
         )
 
     def augment(
         self,
-        spot: Spot,
+        cell: Cell,
         method: str,
         draw: int,
-        source: Path | None = None,
+        input: Path | None = None,
         output: Path | None = None,
         limit: int | None = None,
-    ) -> Done:
-        """Make one synthetic set of a method."""
-        experiment = spot.experiment
-        output = output or spot.synthetic(method, draw)
-        real = self._sources.real(spot, source)
-        refuse_overwrite(output, [source])
-        self._unmade.discard(output)
-        # What an LM answers is kept even if the rows go to a pipe.
-        place = spot.synthetic(method, draw) if output == STDIO else output
-        # A variant asks the LM only for what no other one has asked: a sweep over the ratio pays for the highest.
-        others = self.variants(spot, method, draw)
-        augmenter, journal = self.resources.augmenter(experiment, method, place, others)
+    ) -> StageResult:
+        """Write one synthetic set of a method.
+
+        Args:
+            cell: the cell.
+            method: name of the method.
+            draw: number of the synthetic set.
+            input: real rows in place of the subsample.
+            output: where to write in place of the default.
+            limit: at most this many rows.
+
+        Raises:
+            StoppedShort: if rows are missing.
+        """
+        experiment, default = self.experiment(cell), self.layout.synthetic_path(cell, method, draw)
+        output = output or default
+        real = self.real_rows(cell, input)
+        refuse_overwrite(output, [input])
+        self._empty_outputs.discard(output)
+        augmenter, journal = self.resources.augmenter(
+            experiment,
+            method,
+            # An LM's answers are kept even if the rows go to a pipe.
+            default if output == STDIO else output,
+            # What another variant was answered is not asked for again, so a sweep over the ratio
+            # costs what its highest ratio costs.
+            self.synthetic_paths_of_variants(cell, method, draw),
+        )
+        kind = augmenter.about["kind"]
+        test = () if augmenter.edits_parents else self.resources.filter_test_rows(experiment)
         try:
             return augment(
                 augmenter,
                 real,
                 output,
-                ratio=experiment.augment.ratio,
-                attempts=experiment.augment.attempts,
-                seed=spot.seed_of(augmenter.about["kind"], draw),
-                limit=limit,
-                gate=experiment.augment.gate,
-                test=() if augmenter.edits else self.resources.held_out(experiment),
-                command=self.command,
-                force=self.force,
-                callbacks=self.callbacks,
+                AugmentOptions(
+                    ratio=experiment.augment.ratio,
+                    attempts=experiment.augment.attempts,
+                    seed=experiment.augmentation_seed(kind, cell.data_seed, draw),
+                    limit=limit,
+                    filter=experiment.augment.filter,
+                    test=test,
+                ),
+                self.options,
             )
-        except StoppedShort as error:
-            if error.done is None:
-                self._unmade.add(output)
+        except IncompleteOutput:
+            raise
+        except StoppedShort:
+            self._empty_outputs.add(output)
             raise
         finally:
             if journal:
                 journal.close()
 
-    def train(self, training: Training, map: TrialExecutor = run_serially) -> Done:
-        """Run the trials of a training, and save its best model where that is wanted."""
-        spot, method, classifier = training.spot, training.method, training.classifier
-        experiment = spot.experiment
-        if training.save and isinstance(classifier, PromptSettings):
+    def train(self, step: TrainStep, executor: TrialExecutor = run_serially) -> StageResult:
+        """Run the trials of a step, and save the best model if the step says where.
+
+        Raises:
+            StoppedShort: if a trial failed, or synthetic rows are missing.
+        """
+        classifier = step.classifier
+        if step.save_model and classifier.uses_lm:
             raise UserError(
-                f"classifier '{classifier.name}' trains nothing, so that there is no model to save",
+                f"classifier '{classifier.name}' trains nothing, so there is no model to save",
                 "leave out --save-model",
             )
-        classes = experiment.task.classes
-        place = training.output or spot.trials(method, classifier.name)
-        refuse_overwrite(place, [training.source, *training.added])
-        real = self._sources.real(spot, training.source)
-        trials = spot.dealt(classifier)
-        if training.added or method == "none":
-            trials = [(trial, 0) for trial, _ in trials]
-        files = (
-            {}
-            if method == "none"
-            else {
-                draw: training.added or [spot.synthetic(method, draw)]
-                for draw in sorted({draw for _, draw in trials})
-            }
-        )
-        if waits := [path for paths in files.values() for path in paths if path in self._unmade]:
-            # What stands there, if anything does, was made with other settings.
+        default = self.layout.trials_path(step.key)
+        output = step.output or default
+        refuse_overwrite(output, [step.input, *step.augmented])
+        trials, synthetic = self._trials_of(step)
+        missing = [path for path in _flat(synthetic) if path in self._empty_outputs]
+        if missing:
+            # A file that is there anyway was written with other settings.
             raise StoppedShort(
-                f"{place}: not trained, since {waits[0]} has no row yet", "run again when it has"
+                f"{output}: not trained, because {missing[0]} has no row yet",
+                "run the same command again once it has",
             )
-        splits = self.resources.splits(experiment)
-        others = self.trials_of_variants(spot, classifier)
-        fitted, journal = self.resources.classifier_with_cache(
-            experiment,
-            classifier,
-            spot.trials(method, classifier.name) if place == STDIO else place,
-            others,
+        runner, journal = self._trial_runner(
+            step, default if output == STDIO else output, synthetic
         )
-        work = TrialRunner(
-            fitted,
-            Cell(
-                experiment.task.name,
-                spot.level,
-                method,
-                classifier.name,
-                experiment.variant,
-                spot.seed,
-                classes,
-            ),
-            real,
-            {draw: self._sources.synthetic(paths, classes, real) for draw, paths in files.items()},
-            splits.validation,
-            splits.test,
-            experiment.subsample.master_seed,
-            options=classifier
-            if isinstance(classifier, SoftLabelTraining)
-            else SoftLabelTraining(),
-            curves=self.curves,
-        )
-        short = None
+        stopped, done = None, None
         try:
-            # One LM is loaded, in this process.
             done = train(
-                work,
-                trials,
-                place,
-                map=run_serially if journal else map,
-                command=self.command,
-                force=self.force,
-                callbacks=self.callbacks,
+                runner,
+                [TrialJob(*job) for job in trials],
+                output,
+                self.options,
+                executor if classifier.runs_in_parallel else run_serially,
             )
         except StoppedShort as error:
-            short = error
+            stopped = error
         finally:
             if journal:
                 journal.close()
-        rows = list(read(place, Trial)) if training.save and not work.hopeless else []
-        if (
-            training.save
-            and not isinstance(classifier, PromptSettings)
-            and any(row.status == "ok" for row in rows)
-        ):
-            from ..train.saved_models import save_model
-
-            # Where some trials failed, the best of the others is kept all the same.
-            save_model(work, rows, classifier, training.save, self.callbacks)
-        if short:
-            raise short
+        if step.save_model:
+            self._save_model(step, runner, output)
+        if done is None:
+            raise stopped or AssertionError
         return done
 
-    def wanted(self) -> list[ExpectedTrials]:
-        """Return the trials files of all cells, whether they are there or not."""
-        return [
-            ExpectedTrials(
-                spot.trials(method, c.name),
-                len(spot.dealt(c)),
-                spot.experiment.task.name,
-                spot.level,
-                method,
-                c.name,
-                spot.experiment.variant,
-            )
-            for spot in self.spots()
-            for c in spot.experiment.classifiers
-            for method in spot.experiment.methods
-            if spot.experiment.tried(method, c)
+    def _trials_of(
+        self, step: TrainStep
+    ) -> tuple[list[tuple[int, int]], dict[int, Sequence[Path]]]:
+        """Return the (trial, draw) pairs of a step, and the files of each draw."""
+        trials = self.experiment(step.cell).trials_for(step.classifier, step.cell.data_seed)
+        if step.method == "none":
+            return [(trial, 0) for trial, _ in trials], {}
+        if step.augmented:
+            return [(trial, 0) for trial, _ in trials], {0: step.augmented}
+        return trials, {
+            draw: [self.layout.synthetic_path(step.cell, step.method, draw)]
+            for draw in sorted({draw for _, draw in trials})
+        }
+
+    def _trial_runner(
+        self, step: TrainStep, journal_output: Path, synthetic: Mapping[int, Sequence[Path]]
+    ) -> tuple[TrialRunner, JournaledLM | None]:
+        cell, settings, experiment = step.cell, step.classifier, self.experiment(step.cell)
+        classes = experiment.task.classes
+        real = self.real_rows(cell, step.input)
+        splits = self.resources.splits(experiment)
+        classifier, journal = self.resources.classifier_with_cache(
+            experiment, settings, journal_output, self.trials_paths_of_variants(cell, settings)
+        )
+        synthetic_sets = {
+            draw: self._reader.synthetic(paths, classes, real) for draw, paths in synthetic.items()
+        }
+        runner = TrialRunner(
+            classifier,
+            step.key,
+            classes,
+            TrialData(real, splits.validation, splits.test, synthetic_sets),
+            experiment.subsample.master_seed,
+            settings if isinstance(settings, SoftLabelTraining) else SoftLabelTraining(),
+            self.tensorboard,
+        )
+        return runner, journal
+
+    def _save_model(self, step: TrainStep, runner: TrialRunner, output: Path) -> None:
+        """Save the best trial's model, even if other trials failed."""
+        from ..train.saved_models import save_model
+
+        settings = step.classifier
+        assert step.save_model
+        assert not settings.uses_lm
+        rows = [] if runner.failure_reason else list(read_records(output, Trial))
+        if any(row.status == "ok" for row in rows):
+            save_model(runner, rows, settings, step.save_model, self.callbacks)
+
+    # All cells -----------------------------------------------------------------------------------
+
+    def run(self) -> Iterator[StepResult]:
+        """Run every stage of every cell; yield each result as it comes.
+
+        A step that stops short does not stop the others.
+        """
+        first = self.experiments[0]
+        for classifier in first.classifiers:
+            if not classifier.reads_synthetic_rows and len(first.methods) > 1:
+                self.callbacks.warn(f"classifier '{classifier.name}' {REAL_ROWS_ONLY}")
+        steps: list[Step] = []
+        for cell in self.cells():
+            experiment = self.experiment(cell)
+            if experiment.has_trials(cell.data_seed):
+                steps += cell_steps(experiment, cell)
+        # Labels come last: if the budget ends, synthetic rows were paid for first.
+        steps.sort(key=lambda step: step.labels_with_lm)
+        yield from self.run_steps(steps, "all cells")
+
+    def run_steps(self, steps: Sequence[Step], name: str) -> Iterator[StepResult]:
+        """Run some steps; yield each result as it comes. `name` is that of the progress bar."""
+        jobs = self._count_jobs([step for step in steps if isinstance(step, TrainStep)])
+        results = (
+            run_in_order(steps, self.run_step)
+            if jobs == 1
+            else run_in_parallel(steps, self.run_step, jobs, self.callbacks)
+        )
+        self.callbacks.progress(name, 0, len(steps))
+        for number, result in enumerate(results, 1):
+            if isinstance(result, StoppedShort):
+                self.callbacks.warn(str(result))
+            self.callbacks.progress(name, number, len(steps))
+            yield result
+
+    def run_step(self, step: Step, executor: TrialExecutor = run_serially) -> StageResult:
+        """Run one step.
+
+        Raises:
+            StoppedShort: if it could not do all of its work.
+        """
+        match step:
+            case SubsampleStep(cell):
+                return self.subsample(cell)
+            case AugmentStep(cell, method, draw):
+                return self.augment(cell, method, draw)
+            case TrainStep():
+                return self.train(step, executor)
+        raise TypeError(step)
+
+    def _count_jobs(self, steps: Sequence[TrainStep]) -> int:
+        """Return how many trials run at the same time."""
+        steps = [step for step in steps if step.runs_in_parallel]
+        experiments = {step.classifier: self.experiment(step.cell) for step in steps}
+        num_trials = sum(
+            len(self.experiment(step.cell).trials_for(step.classifier, step.cell.data_seed))
+            for step in steps
+        )
+        if num_trials <= 1:
+            return 1
+        if self.jobs:
+            return min(self.jobs, num_trials)
+        classifiers = [
+            self.resources.classifier_or_unavailable(experiment, settings)
+            for settings, experiment in experiments.items()
         ]
+        threads = [classifier.threads for classifier in classifiers if classifier.threads]
+        return min(count_fitting_workers(max(threads)), num_trials) if threads else 1
+
+    # Report --------------------------------------------------------------------------------------
+
+    def expected_trials(self) -> list[ExpectedTrials]:
+        """Return the trials files that the config asks for, whether they exist or not."""
+        expected = []
+        for cell in self.cells():
+            experiment = self.experiment(cell)
+            for classifier in experiment.classifiers:
+                count = len(experiment.trials_for(classifier, cell.data_seed))
+                expected += [
+                    ExpectedTrials(
+                        self.layout.trials_path(TrialKey(cell, method, classifier.name)),
+                        count,
+                        cell.task,
+                        cell.level,
+                        method,
+                        classifier.name,
+                        cell.variant,
+                    )
+                    for method in experiment.methods
+                    if experiment.accepts(method, classifier)
+                ]
+        return expected
 
     def report(self, output: Path | None = None) -> Report:
-        """Report on the trials of all cells, the missing ones included."""
+        """Report on the trials of all cells, missing ones included."""
         name = self.experiments[0].name
-        inputs = ReportInput(name, [], self.wanted(), self.out / name)
-        return report(inputs, output or inputs.folder / "report", callbacks=self.callbacks)
-
-    # All cells -------------------------------------------------------------------------------------------------------
-
-    def run(self) -> Iterator[Done | StoppedShort]:
-        """Run every stage of every cell; yield each as it ends. A stage that stopped short does not keep the others."""
-        for classifier in self.experiments[0].classifiers:
-            if isinstance(classifier, PromptSettings) and len(self.experiments[0].methods) > 1:
-                self.callbacks.warn(
-                    f"classifier '{classifier.name}' {ONLY_REAL}; the other methods are left out"
-                )
-        steps = [step for spot in self.spots() if spot.used() for step in self._steps(spot)]
-        # What is labelled by asking comes last: where the budget ends, the rows were paid for first.
-        yield from self._all(
-            sorted(
-                steps,
-                key=lambda step: (
-                    step[0] == "train" and isinstance(step[1][0].classifier, PromptSettings)
-                ),
-            ),
-            "all cells",
-        )
-
-    def trainings(self, trainings: Sequence[Training]) -> Iterator[Done | StoppedShort]:
-        """Run several trainings; yield each as it ends."""
-        yield from self._all([("train", (training,)) for training in trainings], "trials files")
-
-    def _all(
-        self, steps: Sequence[tuple[str, tuple[Any, ...]]], name: str
-    ) -> Iterator[Done | StoppedShort]:
-        """Run stages in their order; trainings go on beside what follows where trials run side by side."""
-        trainings = [arguments[0] for stage, arguments in steps if stage == "train"]
-        ended = 0
-        self.callbacks.progress(name, ended, len(steps))
-        for item in self._beside(steps, self._side_by_side(trainings)):
-            ended += 1
-            if isinstance(item, StoppedShort):
-                self.callbacks.warn(str(item))
-            self.callbacks.progress(name, ended, len(steps))
-            yield item
-
-    def _beside(
-        self, steps: Sequence[tuple[str, tuple[Any, ...]]], jobs: int
-    ) -> Iterator[Done | StoppedShort]:
-        if jobs == 1:
-            for stage, arguments in steps:
-                yield self._tried(stage, *arguments)
-            return
-        pending: set[Future[Done | StoppedShort]] = set()
-        with ExitStack() as stack:
-            # A thread a training, which only waits for its trials; the workers go first, or the threads would wait for ever.
-            threads = stack.enter_context(ThreadPoolExecutor(jobs))
-            stack.callback(threads.shutdown, wait=False, cancel_futures=True)
-            workers = stack.enter_context(Workers(jobs, self.callbacks))
-            for stage, arguments in steps:
-                if stage == "train" and not isinstance(arguments[0].classifier, PromptSettings):
-                    pending.add(threads.submit(self._tried, stage, *arguments, map=workers.map))
-                else:
-                    yield self._tried(stage, *arguments)
-                for future in [future for future in pending if future.done()]:
-                    pending.remove(future)
-                    yield future.result()
-            for future in as_completed(pending):
-                yield future.result()
-
-    def _tried(self, stage: str, *arguments: Any, **options: Any) -> Done | StoppedShort:
-        try:
-            done: Done = getattr(self, stage)(*arguments, **options)
-        except StoppedShort as error:
-            return error
-        return done
-
-    def _side_by_side(self, trainings: Sequence[Training]) -> int:
-        """Return how many trials are to run at once."""
-        trainings = [
-            training
-            for training in trainings
-            if not isinstance(training.classifier, PromptSettings)
-        ]
-        wanted = sum(len(training.spot.dealt(training.classifier)) for training in trainings)
-        if wanted <= 1 or group_size() > 1:
-            return 1
-        found = {training.classifier: training.spot.experiment for training in trainings}
-        threads = [
-            one
-            for settings, experiment in found.items()
-            if (one := self.resources.classifier_or_unavailable(experiment, settings).threads)
-        ]
-        if self.jobs:
-            return min(self.jobs, wanted)
-        return min(fitting(max(threads)), wanted) if threads else 1
-
-    def _steps(self, spot: Spot) -> Iterator[tuple[str, tuple[Any, ...]]]:
-        yield "subsample", (spot,)
-        for method in spot.experiment.methods:
-            if spot.makes(method):
-                for draw in spot.draws():
-                    yield "augment", (spot, method, draw)
-            for classifier in spot.tried(method):
-                yield "train", (Training(spot, method, classifier),)
-
-    def added_method(self, paths: Sequence[Path]) -> str:
-        """Return what method the rows of a file name, or the file's own name; it will be part of a file name."""
-        return as_method(self._sources.method(paths[0], self.experiments[0].task.classes))
-
-    # What stands in the cells ----------------------------------------------------------------------------------------
-
-    def examples(self, spot: Spot) -> list[Example]:
-        """Return a cell's real rows: its subsample, or what would be drawn."""
-        if spot.real.exists():
-            return self._sources.real(spot, None)
-        listed, train = spot.experiment.subsample, self.resources.splits(spot.experiment).train
-        return draw(
-            train,
-            spot.experiment.task.classes,
-            spot.level,
-            listed.master_seed,
-            spot.seed,
-            self.callbacks,
-        )
-
-    def variants(self, spot: Spot, method: str, draw: int) -> list[Path]:
-        """Return where the rows of a method and draw stand in every variant of a cell, its own included."""
-        places = [Spot(other, self.out, spot.level, spot.seed) for other in self.experiments]
-        # What asks the LM asks for other texts in each draw; what was translated for one serves the next.
-        return [
-            at.synthetic(method, other)
-            for at in places
-            for other in ([draw] if spot.experiment.asking(method) else at.draws())
-        ]
-
-    def trials_of_variants(self, spot: Spot, classifier: ClassifierSettings) -> list[Path]:
-        """Return where the trials of a classifier on the real rows alone stand in every variant of a cell."""
-        return [
-            Spot(other, self.out, spot.level, spot.seed).trials("none", classifier.name)
-            for other in self.experiments
-        ]
-
-    def close(self) -> None:
-        """Let go of what holds connections."""
-        self.resources.close()
+        inputs = ReportInput(name, [], self.expected_trials(), self.layout.root)
+        return report(inputs, output or self.layout.report_folder, callbacks=self.callbacks)
 
 
-def as_method(name: str) -> str:
-    """Return a name that a method of no config may have: it will be part of a file name."""
-    if not FILE_STEM_PATTERN.fullmatch(name) or name in ("none", "train", "history"):
-        raise UserError(
-            f"'{name}' cannot be the name of a method",
-            "give another one with --method, of letters, digits, '_', '+' and '-'",
-        )
-    return name
-
-
-def method_known(experiment: Experiment, method: str) -> str:
-    """Return the method's name if the experiment has it."""
-    if method not in experiment.methods:
-        raise UserError(
-            f"the config has no method '{method}'", f"its methods: {', '.join(experiment.methods)}"
-        )
-    return method
-
-
-def classifier_known(experiment: Experiment, name: str) -> str:
-    """Return the classifier's name if the experiment has it."""
-    names = [classifier.name for classifier in experiment.classifiers]
-    if name not in names:
-        raise UserError(
-            f"the config has no classifier '{name}'", f"its classifiers: {', '.join(names)}"
-        )
-    return name
+def _flat(paths: Mapping[int, Sequence[Path]]) -> list[Path]:
+    return [path for files in paths.values() for path in files]

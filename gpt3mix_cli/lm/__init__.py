@@ -1,31 +1,44 @@
-"""The port to language models: text in; text and label log-probabilities out."""
+"""Language models: text in; text and label log-probabilities out. `port` is the page to read."""
 
+from .journal import IN_MEMORY, Journal, Spending, total_spent
+from .journaled_lm import JournaledLM
 from .port import (
+    FIRST_BLOCK_SIZE,
     LM,
-    SMALLEST,
-    About,
     Completion,
     CostModel,
     Hypothesis,
+    LMInfo,
     Priced,
     Request,
     Scores,
-    blocks,
-    end_of_block,
+    check_prices,
+    cost_model_for,
+    costs_money,
+    next_block_start,
     open_lm,
+    split_into_blocks,
 )
 
 __all__ = [
+    "FIRST_BLOCK_SIZE",
+    "IN_MEMORY",
     "LM",
-    "SMALLEST",
-    "About",
     "Completion",
     "CostModel",
     "Hypothesis",
+    "Journal",
+    "JournaledLM",
+    "LMInfo",
     "Priced",
     "Request",
     "Scores",
-    "blocks",
-    "end_of_block",
+    "Spending",
+    "check_prices",
+    "cost_model_for",
+    "costs_money",
+    "next_block_start",
     "open_lm",
+    "split_into_blocks",
+    "total_spent",
 ]

@@ -1,39 +1,54 @@
-"""The port to language models: text in; text and label log-probabilities out.
+"""The port to language models: prompts go in; texts and label log-probabilities come out.
 
-`open_lm` returns an engine, `journal.Journaled` makes its answers durable. A caller never learns how an engine batches,
-retries or finds its scores.
+`open_lm` returns an engine: `local`, a model in this process, or `openai`, a server. Wrap it in
+`JournaledLM` so that no answer is lost or computed twice. The caller never sees how an engine
+batches, retries or obtains its label scores:
+
+    lm = open_lm(LocalLMSettings(kind="local", model="bundled"))
+    request = Request(
+        number=0, prompt=prompt, seed=1, max_tokens=100,
+        label_prefix=" (Sentiment:", choices=(" Positive", " Negative"),
+    )
+    (completion,) = lm.complete([request])
+    completion.text             # " a witty film"
+    completion.scores.logprobs  # log P(label | prompt, text), one value per choice
 """
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, assert_never, runtime_checkable
+from typing import Literal, Protocol, assert_never, runtime_checkable
 
 from ..errors import NO_CALLBACKS, Callbacks, StoppedShort
 from ..settings import Budget, LocalLMSettings, OpenAISettings
+from .journal import IN_MEMORY, Journal
 
-if TYPE_CHECKING:
-    from .journal import Journal
+FIRST_BLOCK_SIZE = 32  # requests
+REPLAY_ONLY = "no request is sent: answers come from the journal only"  # of a refused request
 
 
 @dataclass(frozen=True)
 class Request:
-    """One text to be written.
+    """One text to generate.
 
     Attributes:
-        number: the attempt; makes equal prompts different requests.
-        prompt: ends where the LM is to go on, without a space after the colon.
-        seed: of this request's own randomness.
-        max_tokens: a text that has no end by then is unfinished.
-        temperature: 0 takes the likeliest token.
-        top_p: the smallest set of tokens with at least this probability is drawn from.
-        frequency_penalty: taken off a token's logit for each time it was written already (OpenAI's definition).
-        label_prefix: where the text ends and the label begins, such as ` (Sentiment:`; empty if nothing is to be scored.
-        choices: what may follow the label prefix, each with its leading space, such as ` Positive`.
-        beams: 0 draws one text; b takes up to b whole lines that differ, from a beam search of that width: the answer's
-            `hypotheses`. They are the likeliest ones at temperature 0; above it they are drawn without replacement. Seam
-            and choices are then empty, since the line holds its label; top_p and frequency_penalty are not used.
+        number: index of the attempt. Requests that differ in nothing else are different requests.
+        prompt: ends where the LM continues, with no space after the last colon.
+        seed: of this request's random draws; they depend on nothing else.
+        max_tokens: a text without an end after this many tokens is unfinished.
+        temperature: 0 is greedy decoding.
+        top_p: nucleus sampling: draw from the smallest set of tokens with this probability.
+        frequency_penalty: subtracted from a token's logit for each time that the token is already
+            in the text (OpenAI's definition).
+        label_prefix: where the text ends and the label begins, such as ` (Sentiment:`. Empty: no
+            label is scored.
+        choices: the possible labels, each with its leading space, such as ` Positive`.
+        beams: 0 generates one text. b > 0 runs a beam search of width b over whole lines, and the
+            answer's `hypotheses` hold up to b different lines: the most probable ones at
+            temperature 0, a sample without replacement above it. A line contains its label, so
+            `label_prefix` and `choices` are empty; `top_p` and `frequency_penalty` are ignored.
     """
 
     number: int
@@ -50,16 +65,19 @@ class Request:
 
 @dataclass(frozen=True)
 class Scores:
-    """Raw log-probabilities (before temperature, top-p and penalties) of each choice.
+    """The log-probability of each choice, before temperature, top-p and penalties.
 
     Attributes:
-        logprobs: natural logarithms, one a choice.
-        source: `exact`: of the choice's whole token sequence. `top_logprobs`: of its first token, its spellings in other
-            case and spacing added up. `decision`: a distribution over the choices, by OpenAI's decisions. `vote`: shares
-            of labels that were drawn, half a vote added to each. The last two know no mass.
-        bounded: places of choices that were not among what the server told: their log-probability is the highest it can be.
-        tokens: read and written for these scores alone, as an endpoint counts them; None where nobody told. No part of what scores are.
-        usd: what that cost by the user's prices; None where it is unknown.
+        logprobs: natural logarithms, one per choice.
+        source: how they were obtained. `exact`: of the choice's whole token sequence.
+            `top_logprobs`: of its first token, summed over spellings that differ in case and
+            spacing. `decision`: a distribution over the choices from OpenAI's decisions. `vote`:
+            relative frequencies of generated labels, with half a vote added to each.
+        bounded: indices of the choices that the server did not report; their log-probability is
+            an upper bound.
+        tokens: read and generated for these scores alone, as the endpoint counts them. None if
+            unreported. Excluded from equality.
+        usd: price of those tokens. None if unknown. Excluded from equality.
     """
 
     logprobs: tuple[float, ...]
@@ -70,18 +88,18 @@ class Scores:
 
     @property
     def has_mass(self) -> bool:
-        """Whether the probabilities are parts of all that the LM might have written."""
+        """Whether the probabilities are relative to all tokens, not normalized over the choices."""
         return self.source in ("exact", "top_logprobs")
 
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """A whole line that a beam search found.
+    """One line of a beam search.
 
     Attributes:
-        text: the line as it was written, its label included, without the line's end.
-        finished: False if max_tokens came before the line's end.
-        logprob: of all its tokens together; None where it is unknown.
+        text: the whole line, with its label and without the line end.
+        finished: False if the line has no end within `max_tokens`.
+        logprob: of all tokens of the line; None if unknown.
     """
 
     text: str
@@ -94,22 +112,22 @@ class Completion:
     """The answer to a request.
 
     Attributes:
-        number: that of the request.
-        text: what was written before the label prefix or the line's end, as it was written.
-        finish: `label_prefix` or `line` (its end, or the end of the text); `length` if max_tokens came first, `too_long` if
-            the prompt left no room in the context. The last two have no scores.
-        scores: of the choices after the label prefix; where the line ended without the label prefix it is appended. None too where an
-            endpoint told nothing of any choice.
-        prompt_tokens: tokens read.
-        completion_tokens: tokens written.
-        logprob: raw log-probability of all the tokens written together; None where it is unknown.
-        retokenised: whether prompt, text and label prefix as one string have other tokens than those that were read, written and
-            scored.
-        hypotheses: what a beam search found, the likeliest first at temperature 0, in the order drawn above it; `text` is then
-            the first one's.
-        label_tokens: read and written in further requests, for the label alone.
-        requests: asked of an endpoint for it, those for its label included; 0 where there is none.
-        usd: what they cost by the user's prices; None where that is unknown.
+        number: the request's.
+        text: what the LM generated before the label prefix or the line end, unstripped.
+        finish: `label_prefix`; `line`: a line end or the end of the text; `length`: `max_tokens`
+            came first; `too_long`: the prompt leaves no space in the context.
+        scores: of the choices after the label prefix, which is appended if the line ended without
+            it. None after `length` and `too_long`, and if an endpoint reported no choice.
+        prompt_tokens: read.
+        completion_tokens: generated.
+        logprob: of all generated tokens, before temperature, top-p and penalties; None if unknown.
+        retokenised: whether the tokenizer splits prompt + text + label prefix, as one string, into
+            other tokens than those that were read, generated and scored.
+        hypotheses: of a beam search: most probable first at temperature 0, in the order of the
+            draws above it. `text` is the first one's.
+        label_tokens: read and generated by further requests for the label alone.
+        requests: sent to an endpoint, those for the label included; 0 for a local LM.
+        usd: price of these requests; None if unknown.
     """
 
     number: int
@@ -127,22 +145,24 @@ class Completion:
 
 
 @dataclass(frozen=True)
-class About:
-    """What is known of an LM before it is asked.
+class LMInfo:
+    """What is known about an LM before the first request.
 
     Attributes:
-        model: the name that the user gave.
-        fingerprint: of the weights, or the endpoint, and of everything else that can change an answer.
-        context: the most tokens of prompt and text together.
-        block: requests are answered, and journalled, at most this many at a time; see `end_of_block`. 1: each by itself.
-        count_tokens: how many tokens a text has.
-        details: for people: device, dtype, parameters.
+        model: its name in the config.
+        fingerprint: hash of the weights (or of endpoint and model) and of every setting that can
+            change an answer.
+        context_length: in tokens; prompt and text share it.
+        block_size: the most requests that are answered, and committed to the journal, together;
+            see `next_block_start`. 1: every request is independent.
+        count_tokens: returns the number of tokens in a text.
+        details: device, dtype and the like, for people.
     """
 
     model: str
     fingerprint: str
-    context: int
-    block: int
+    context_length: int
+    block_size: int
     count_tokens: Callable[[str], int]
     details: str
 
@@ -151,41 +171,46 @@ class LM(Protocol):
     """A language model."""
 
     @property
-    def about(self) -> About:
-        """What is known of it before it is asked."""
+    def info(self) -> LMInfo:
+        """What is known about the LM before the first request."""
 
     def complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
-        """Yield the answer to each request, in their order; equal blocks of requests (see `blocks`) get equal answers."""
+        """Yield the answer to each request, in order.
+
+        Equal blocks of requests (see `split_into_blocks`) have equal answers.
+        """
 
     def score(self, prompts: Sequence[str], choices: Sequence[str]) -> list[Scores]:
-        """Return for each prompt the log-probability of each choice as its continuation."""
+        """Return, for each prompt, the log-probability of each choice as its continuation."""
 
     def describe(self) -> str:
-        """Return in words, for people, what it offers; an endpoint is asked."""
+        """Return one line about what the LM offers, for people; an endpoint is probed for it."""
 
 
 @runtime_checkable
 class JournalAware(Protocol):
-    """An LM that keeps raw answers in a journal by itself."""
+    """An LM that stores its raw answers in a journal itself."""
 
-    def over(self, journal: "Journal") -> LM:
-        """Return the same LM, which looks answers up in a journal first and commits them to it before it reads them."""
+    def with_journal(self, journal: Journal) -> LM:
+        """Return the same LM for one journal: it looks answers up there and stores new ones."""
 
 
 @dataclass(frozen=True)
 class CostModel:
-    """What an attempt takes at an LM, as far as that is known before it is asked.
+    """What one attempt costs, as far as this is known before the first request.
+
+    The defaults describe a local LM, which costs nothing.
 
     Attributes:
-        usd: dollars for tokens read and written; None if the price is unknown.
-        label_requests: further requests for each row's label; 0 where it comes with the line.
-        label_tokens: written in each of them.
-        score_requests: for a label that is asked for by itself.
-        whole_line: whether the label prefix and the label count as written, as an endpoint has them, or the text alone.
-        remarks: for people: what is assumed.
+        usd: takes prompt and completion tokens, returns dollars; None if the price is unknown.
+        label_requests: further requests for the label of each row; 0 if it comes with the line.
+        label_tokens: generated by each of these.
+        score_requests: to score the label of one given text.
+        whole_line: whether label prefix and label count as generated tokens, as at an endpoint.
+        remarks: the assumptions, for people.
     """
 
-    usd: Callable[[float, float], float | None] = lambda read, written: 0.0
+    usd: Callable[[float, float], float | None] = lambda prompt, completion: 0.0
     label_requests: int = 0
     label_tokens: int = 0
     score_requests: int = 0
@@ -195,49 +220,50 @@ class CostModel:
 
 @runtime_checkable
 class Priced(Protocol):
-    """An LM whose answers cost something."""
+    """An LM whose answers cost money."""
 
-    def cost_model(self, request: Request, journal: "Journal") -> CostModel:
-        """Return what an attempt such as this one takes, by what a journal holds of the endpoint; nothing is asked."""
+    def cost_model(self, request: Request, journal: Journal) -> CostModel:
+        """Return what an attempt like `request` costs; sends nothing.
+
+        Args:
+            request: a typical one.
+            journal: may hold what an earlier run learned about the endpoint.
+        """
 
 
 class ReplayOnlyLM:
-    """An LM that tells what it is and is never asked."""
+    """An LM that describes itself and refuses every request."""
 
     def __init__(self, lm: LM) -> None:
-        """Keep the LM."""
-        self.about, self.describe = lm.about, lm.describe
+        """Take over the description of `lm`."""
+        self.info, self.describe = lm.info, lm.describe
 
     def complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
-        """Refuse the first request."""
-        raise StoppedShort(NOT_ASKED)
+        """Raise StoppedShort."""
+        raise StoppedShort(REPLAY_ONLY)
 
     def score(self, prompts: Sequence[str], choices: Sequence[str]) -> list[Scores]:
-        """Refuse."""
-        raise StoppedShort(NOT_ASKED)
+        """Raise StoppedShort."""
+        raise StoppedShort(REPLAY_ONLY)
 
 
-NOT_ASKED = "nothing is asked here"
-SMALLEST = 32  # requests in the first block
+def next_block_start(number: int, max_size: int) -> int:
+    """Return the number of the first request after the block that holds request `number`.
 
-
-def end_of_block(number: int, largest: int) -> int:
-    """Return the attempt that begins the block after the one of `number`.
-
-    Blocks lie at fixed places, so that what an attempt gives depends on no quota. They double in size up to `largest`,
-    so that whoever wants six rows does not pay for hundreds.
+    Block boundaries are fixed, so an answer does not depend on how many requests there are. Blocks
+    double in size up to `max_size`, so that six rows do not cost hundreds of requests.
     """
-    size = min(SMALLEST, largest)
+    size = min(FIRST_BLOCK_SIZE, max_size)
     end = size
-    while end <= number and end < largest:
+    while end <= number and end < max_size:
         end *= 2
-    return end if number < end else end + ((number - end) // largest + 1) * largest
+    return end if number < end else end + ((number - end) // max_size + 1) * max_size
 
 
-def blocks(requests: Iterable[Request], largest: int) -> Iterator[list[Request]]:
+def split_into_blocks(requests: Iterable[Request], max_size: int) -> Iterator[list[Request]]:
     """Yield the requests block by block."""
     for _, block in itertools.groupby(
-        requests, lambda request: end_of_block(request.number, largest)
+        requests, lambda request: next_block_start(request.number, max_size)
     ):
         yield list(block)
 
@@ -246,29 +272,63 @@ def open_lm(
     settings: LocalLMSettings | OpenAISettings,
     budget: Budget | None = None,
     journals: Callable[[], Sequence[Path]] = list,
-    asks: bool = True,
+    replay_only: bool = False,
     callbacks: Callbacks = NO_CALLBACKS,
 ) -> LM:
-    """Return the LM for its settings, ready to be asked.
+    """Return the language model for its settings.
 
     Args:
-        settings: of the LM.
-        budget: what may be spent at an endpoint.
-        journals: names the files that hold what was spent before.
-        asks: False: it gives what journals hold and asks nothing, so that an endpoint needs no key.
-        callbacks: take servers that are busy or fail.
+        settings: from the config.
+        budget: limits of what an endpoint may cost.
+        journals: returns the paths of all journals that count towards the budget.
+        replay_only: answer from a journal and send nothing, so that an endpoint needs no key.
+        callbacks: receive warnings about slow or failing servers.
 
     Raises:
-        UserError: if it cannot be opened, with the remedy.
+        UserError: if it cannot be opened.
     """
     match settings:
         case LocalLMSettings():
             from .local.engine import LocalLM
 
-            return LocalLM(settings) if asks else ReplayOnlyLM(LocalLM(settings))
+            return ReplayOnlyLM(LocalLM(settings)) if replay_only else LocalLM(settings)
         case OpenAISettings():
             from .openai.engine import OpenAILM
 
-            return OpenAILM(settings, budget, journals, asks, callbacks)
+            return OpenAILM(settings, budget, journals, replay_only, callbacks)
         case _:
             assert_never(settings)
+
+
+# Costs -------------------------------------------------------------------------------------------
+
+
+def costs_money(settings: LocalLMSettings | OpenAISettings | None) -> bool:
+    """Return whether requests to this LM are paid for or limited by a budget."""
+    return isinstance(settings, OpenAISettings)
+
+
+def check_prices(settings: LocalLMSettings | OpenAISettings | None) -> None:
+    """Check the price file of an endpoint's settings, where they name one.
+
+    Raises:
+        UserError: if the file is invalid or lacks the model.
+    """
+    if isinstance(settings, OpenAISettings):
+        from .openai.budget import price_of
+
+        price_of(settings.model, settings.prices)
+
+
+def cost_model_for(lm: LM, request: Request, journals: Sequence[Path]) -> CostModel:
+    """Return what an attempt like `request` costs; sends nothing.
+
+    Args:
+        lm: local, or an endpoint.
+        request: a typical one.
+        journals: of the experiment; any of them may hold what was learned about the endpoint.
+    """
+    if not isinstance(lm, Priced):
+        return CostModel()
+    with closing(Journal(IN_MEMORY, journals)) as journal:
+        return lm.cost_model(request, journal)

@@ -1,59 +1,61 @@
-"""From log-probabilities to a row's label: equation (1) of section 3, with a temperature and contextual calibration.
+"""From log-probabilities to the label of a row: equation (1) of section 3.
 
-Both are off by default, and no request depends on them: what the LM wrote once is labelled anew for nothing, but for the
-texts without content, which are scored when calibration is first wanted.
-Contextual calibration is Zhao et al. (2021, "Calibrate Before Use", section 5): each label's probability is divided by the
-one that it has for texts without content, so that a label which the LM favours whatever it reads loses its lead.
+Label temperature and contextual calibration are off by default. No generation request depends on
+them, so changing them relabels stored answers; only calibration scores further prompts.
+
+Contextual calibration (Zhao et al., 2021, "Calibrate Before Use", section 5) divides each label's
+probability by its probability for texts without content. A label that the LM prefers whatever the
+text says loses its advantage.
 """
 
 import math
 from collections.abc import Sequence
 
 CONTENT_FREE = ("N/A", "[MASK]", "")  # the three texts of Zhao et al., section 5
+LOW_LABEL_MASS = 0.5  # a lower mean shows that the LM does not follow the prompt
 
 
 def soft_label(
     classes: Sequence[str],
     logprobs: Sequence[float],
     temperature: float = 1.0,
-    without_content: Sequence[Sequence[float]] = (),
+    content_free_logprobs: Sequence[Sequence[float]] = (),
 ) -> tuple[dict[str, float], float]:
-    """Return equation (1), the probabilities normalised over the label set, and the mass before normalising.
+    """Return equation (1): probabilities normalised over the label set, and their mass before that.
 
     Args:
-        classes: the task's, in its order.
-        logprobs: what the LM gave to each class's label; natural logarithms.
-        temperature: divides the log-probabilities, calibrated where they are, before they are normalised.
-        without_content: the log-probabilities of the labels for each content-free text; their probabilities are averaged,
-            as in the authors' code. Empty: no calibration.
+        classes: of the task, in its order.
+        logprobs: of each class's label; natural logarithms.
+        temperature: divides the (calibrated) log-probabilities before they are normalised.
+        content_free_logprobs: of the labels after each content-free text, (texts, classes). Their
+            probabilities are averaged over the texts, as in the authors' code. Empty: no
+            calibration.
 
     Returns:
-        The probability of each class, to six digits, and the labels' raw probability together, whatever the settings; 1 where
-        upper bounds come to more.
+        The probability of each class, to six digits, and the label mass: the sum of the labels'
+        raw probabilities, at most 1 (upper bounds may sum to more).
     """
     highest = max(logprobs)
     mass = math.exp(highest) * math.fsum(math.exp(value - highest) for value in logprobs)
-    prior = (
-        [_log_mean(column) for column in zip(*without_content, strict=True)]
-        if without_content
-        else [0.0] * len(logprobs)
-    )
-    levels = [(value - usual) / temperature for value, usual in zip(logprobs, prior, strict=True)]
-    top = max(levels)
-    weights = [math.exp(level - top) for level in levels]
-    return {
-        label: round(weight / math.fsum(weights), 6)
-        for label, weight in zip(classes, weights, strict=True)
-    }, min(mass, 1.0)
+    prior = [0.0] * len(logprobs)
+    if content_free_logprobs:
+        prior = [_log_mean(column) for column in zip(*content_free_logprobs, strict=True)]
+    logits = [(value - usual) / temperature for value, usual in zip(logprobs, prior, strict=True)]
+    top = max(logits)
+    weights = [math.exp(logit - top) for logit in logits]
+    total = math.fsum(weights)
+    probs = {
+        label: round(weight / total, 6) for label, weight in zip(classes, weights, strict=True)
+    }
+    return probs, min(mass, 1.0)
 
 
 def hard_label(classes: Sequence[str], label: str) -> dict[str, float]:
-    """Return a class as a distribution."""
+    """Return the one-hot distribution of a class."""
     return {name: float(name == label) for name in classes}
 
 
 def _log_mean(logprobs: Sequence[float]) -> float:
     highest = max(logprobs)
-    return highest + math.log(
-        math.fsum(math.exp(value - highest) for value in logprobs) / len(logprobs)
-    )
+    total = math.fsum(math.exp(value - highest) for value in logprobs)
+    return highest + math.log(total / len(logprobs))

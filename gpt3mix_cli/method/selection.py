@@ -1,8 +1,10 @@
-"""Chooses the k real examples of a prompt, without replacement; their order in the prompt is the order returned.
+"""Selects the k real examples of a prompt, without replacement; they are returned in prompt order.
 
-`uniform` is section 3's p_s(i) = 1/N, `balanced` takes the classes in turn. `nearest` and `furthest` draw an anchor and
-join it with the k - 1 rows that are most or least like it, by the cosine of tf-idf vectors or of an encoder's mean token
-vectors; among equals they draw. Limits: an encoder sees the first 128 tokens of a text.
+`uniform` is the p_s(i) = 1/N of section 3. `balanced` takes the classes in turn. `nearest` and
+`furthest` draw one example at random and add the k - 1 that are most or least similar to it, by the
+cosine similarity of tf-idf vectors or of an encoder's mean token vectors; ties are random.
+
+Limits: an encoder reads the first 128 tokens of a text.
 """
 
 import random
@@ -11,187 +13,189 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, assert_never
 
 from ..errors import UserError
-from ..files import model_sha
-from ..pretrained import loaded, place
+from ..files import hash_model
+from ..pretrained import load_model, load_pretrained, model_path, resolve_device
 from ..records import Example
 from ..settings import fingerprint
 
 if TYPE_CHECKING:
     import numpy as np
 
-How = Literal["uniform", "balanced", "nearest", "furthest"]
+    Vector = np.ndarray[Any, np.dtype[np.float64]]
+
+Strategy = Literal["uniform", "balanced", "nearest", "furthest"]
 TFIDF = "tfidf"
-WORD = r"(?u)\w+|[^\w\s]"  # signs count too, so that no text is without a word
-DIGITS = 6  # cosines that are equal but for rounding are equal
-LONGEST, BATCH = 128, 64  # tokens of a text, texts an encoder reads together
+TOKEN_PATTERN = r"(?u)\w+|[^\w\s]"  # noqa: S105 - punctuation counts: every text has a token
+SIMILARITY_DIGITS = 6  # similarities that differ by rounding alone are equal
+ENCODER_MAX_TOKENS = 128
+ENCODER_BATCH_SIZE = 64  # texts
 
 
 class ExampleSelector:
-    """Chooses out of one set of examples; vectors are made once, when they are first needed."""
+    """Selects from one set of examples; vectors are computed once, when they are first needed."""
 
-    def __init__(self, examples: Sequence[Example], how: How, similarity: str = TFIDF) -> None:
+    def __init__(
+        self, examples: Sequence[Example], strategy: Strategy, similarity: str = TFIDF
+    ) -> None:
         """Keep the examples.
 
         Args:
             examples: the real rows.
-            how: see the top of the file.
+            strategy: see the top of this file.
             similarity: `tfidf`, or an encoder: `minilm`, a folder or a hub id.
         """
-        self._examples, self._how, self._similarity = examples, how, similarity
+        self._examples, self._strategy, self._similarity = examples, strategy, similarity
         self._vectors: Any = None
-        self._classes: dict[str, list[Example]] = {}
+        self._by_class: dict[str, list[Example]] = {}
         for row in examples:
-            self._classes.setdefault(row.label, []).append(row)
+            self._by_class.setdefault(row.label, []).append(row)
 
-    def choose(self, k: int, rng: random.Random) -> list[Example]:
+    def select(self, k: int, rng: random.Random) -> list[Example]:
         """Return k distinct examples.
 
         Args:
             k: how many.
-            rng: the generator of this attempt.
+            rng: the random generator of this attempt.
 
         Raises:
-            UserError: if there are fewer than k rows, or the encoder cannot be loaded.
+            UserError: if there are fewer than k examples, or the encoder cannot be loaded.
         """
         examples = self._examples
         if k > len(examples):
             raise UserError(
                 f"augment.k is {k}, but there are only {len(examples)} real rows",
-                "lower k, or draw more rows",
+                "lower augment.k, or use a larger subsample",
             )
-        match self._how:
+        match self._strategy:
             case "uniform":
                 return rng.sample(examples, k)
             case "balanced":
-                return _balanced(self._classes, k, rng)
+                return _select_balanced(self._by_class, k, rng)
             case "nearest" | "furthest":
-                return [examples[place] for place in self._around(k, rng)]
+                return [examples[index] for index in self._select_similar(k, rng)]
             case _:
-                assert_never(self._how)
+                assert_never(self._strategy)
 
-    def _around(self, k: int, rng: random.Random) -> list[int]:
-        """Return the places of a drawn anchor and of the k - 1 rows nearest to or furthest from it, in drawn order."""
+    def _select_similar(self, k: int, rng: random.Random) -> list[int]:
+        """Return the indices of a random example and the k - 1 nearest or furthest, shuffled."""
         anchor = rng.randrange(len(self._examples))
         if k == 1:
             return [anchor]
-        distances = -self._cosines(anchor) if self._how == "nearest" else self._cosines(anchor)
-        distances[anchor] = float("inf")
-        return rng.sample([anchor, *_least(distances, k - 1, rng)], k)
+        similarities = self._similarities(anchor)
+        ranks = -similarities if self._strategy == "nearest" else similarities
+        ranks[anchor] = float("inf")
+        return rng.sample([anchor, *_smallest(ranks, k - 1, rng)], k)
 
-    def _cosines(self, anchor: int) -> "np.ndarray[Any, np.dtype[np.float64]]":
-        """Return the cosine of every row with one row, (rows,): one row of a matrix that is never built."""
-        import numpy as np
-
+    def _similarities(self, anchor: int) -> "Vector":
+        """Return the cosine similarity of every example with one, shape (examples,)."""
         if self._vectors is None:
             texts = [row.text for row in self._examples]
-            self._vectors = (
-                _tfidf(texts) if self._similarity == TFIDF else _encoded(texts, self._similarity)
-            )
+            if self._similarity == TFIDF:
+                self._vectors = _tfidf_vectors(texts)
+            else:
+                self._vectors = _encoder_vectors(texts, self._similarity)
         vector = self._vectors[anchor]
-        cosines: np.ndarray[Any, np.dtype[np.float64]] = self._vectors @ (
-            vector.toarray()[0] if self._similarity == TFIDF else vector
-        )
-        return cosines.round(DIGITS)
+        if self._similarity == TFIDF:
+            vector = vector.toarray()[0]
+        similarities: Vector = self._vectors @ vector
+        return similarities.round(SIMILARITY_DIGITS)
 
 
 def similarity_fingerprint(similarity: str) -> str:
-    """Return what identifies a similarity: a hub model's id, a folder's content; an encoder's device counts too.
+    """Return what identifies a similarity; for an encoder that includes the device.
 
     Raises:
         UserError: if `minilm` is not installed.
     """
     if similarity == TFIDF:
         return TFIDF
-    where = place(similarity, "augment.similarity")
-    return fingerprint([model_sha(Path(where)) if Path(where).is_dir() else where, _device()])
+    model = model_path(similarity, "augment.similarity")
+    weights = hash_model(Path(model)) if Path(model).is_dir() else model
+    return fingerprint([weights, resolve_device("auto", "augment.similarity")])
 
 
-def _balanced(classes: dict[str, list[Example]], k: int, rng: random.Random) -> list[Example]:
-    """Return k rows of the classes in turn, from a drawn class on; a class that has no more is passed over."""
-    counts = dict.fromkeys(rng.sample(sorted(classes), len(classes)), 0)
+def _select_balanced(
+    by_class: dict[str, list[Example]], k: int, rng: random.Random
+) -> list[Example]:
+    """Return k examples, taking the classes in turn from a random one on, while they last."""
+    counts = dict.fromkeys(rng.sample(sorted(by_class), len(by_class)), 0)
     while (missing := k - sum(counts.values())) > 0:
-        for label in [label for label in counts if counts[label] < len(classes[label])][:missing]:
+        available = [label for label in counts if counts[label] < len(by_class[label])]
+        for label in available[:missing]:
             counts[label] += 1
-    chosen = [row for label, count in counts.items() for row in rng.sample(classes[label], count)]
-    return rng.sample(chosen, k)
+    selected: list[Example] = []
+    for label, count in counts.items():
+        selected += rng.sample(by_class[label], count)
+    return rng.sample(selected, k)
 
 
-def _least(
-    values: "np.ndarray[Any, np.dtype[np.float64]]", count: int, rng: random.Random
-) -> list[int]:
-    """Return the places of the `count` smallest values; those that share the last rank are drawn."""
+def _smallest(values: "Vector", count: int, rng: random.Random) -> list[int]:
+    """Return the indices of the `count` smallest values; ties for the last are drawn at random."""
     import numpy as np
 
-    last = np.partition(values, count - 1)[count - 1]
-    below: list[int] = np.flatnonzero(values < last).tolist()
-    level: list[int] = np.flatnonzero(values == last).tolist()
-    return below + rng.sample(level, count - len(below))
+    largest = np.partition(values, count - 1)[count - 1]
+    below: list[int] = np.flatnonzero(values < largest).tolist()
+    tied: list[int] = np.flatnonzero(values == largest).tolist()
+    return below + rng.sample(tied, count - len(below))
 
 
-# Vectors of length 1 --------------------------------------------------------------------------------------------------
+# Vectors of length 1 -----------------------------------------------------------------------------
 
 
-def _tfidf(texts: Sequence[str]) -> Any:
-    """Return a sparse matrix (texts, words)."""
+def _tfidf_vectors(texts: Sequence[str]) -> Any:
+    """Return a sparse matrix, shape (texts, words)."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    return TfidfVectorizer(token_pattern=WORD).fit_transform(texts)
+    return TfidfVectorizer(token_pattern=TOKEN_PATTERN).fit_transform(texts)
 
 
-def _encoded(texts: Sequence[str], model: str) -> "np.ndarray[Any, np.dtype[np.float64]]":
-    """Return the mean of each text's last hidden states, (texts, width), as sentence encoders such as MiniLM take it."""
+def _encoder_vectors(texts: Sequence[str], model: str) -> "Vector":
+    """Return the mean of each text's last hidden states, shape (texts, width).
+
+    Sentence encoders such as MiniLM are trained for this mean.
+    """
     import numpy as np
     import torch
 
-    tokenizer, network = _loaded(model)
-    longest = min(LONGEST, tokenizer.model_max_length)
-    # Texts of like length are read together: padding costs as much as words do.
-    order = sorted(range(len(texts)), key=lambda place: (len(texts[place]), place))
-    vectors: list[np.ndarray[Any, Any]] = [np.empty(0)] * len(texts)
+    tokenizer, encoder = _load_encoder(model)
+    max_tokens = min(ENCODER_MAX_TOKENS, tokenizer.model_max_length)
+    # Batches of similar length need little padding.
+    order = sorted(range(len(texts)), key=lambda index: (len(texts[index]), index))
+    vectors: list[Vector] = [np.empty(0)] * len(texts)
     with torch.inference_mode():
-        for start in range(0, len(order), BATCH):
-            places = order[start : start + BATCH]
+        for start in range(0, len(order), ENCODER_BATCH_SIZE):
+            indices = order[start : start + ENCODER_BATCH_SIZE]
             batch = tokenizer(
-                [texts[place] for place in places],
+                [texts[index] for index in indices],
                 padding=True,
                 truncation=True,
-                max_length=longest,
+                max_length=max_tokens,
                 return_tensors="pt",
-            )
-            batch = batch.to(network.device)
+            ).to(encoder.device)
             mask = batch["attention_mask"][:, :, None]
-            means = (network(**batch).last_hidden_state * mask).sum(1) / mask.sum(1)
-            for place, vector in zip(
-                places,
-                torch.nn.functional.normalize(means, dim=-1).cpu().double().numpy(),
-                strict=True,
-            ):
-                vectors[place] = vector
+            means = (encoder(**batch).last_hidden_state * mask).sum(1) / mask.sum(1)
+            unit = torch.nn.functional.normalize(means, dim=-1).cpu().double().numpy()
+            for index, vector in zip(indices, unit, strict=True):
+                vectors[index] = vector
     return np.stack(vectors)
 
 
-def _loaded(model: str) -> tuple[Any, Any]:
-    """Return an encoder and its tokenizer, in float32."""
+def _load_encoder(model: str) -> tuple[Any, Any]:
+    """Return the tokenizer and the encoder, in float32."""
     import torch
 
-    where, what = (
-        place(model, "augment.similarity"),
-        f"augment.similarity '{model}': cannot be loaded",
-    )
+    path = model_path(model, "augment.similarity")
+    problem = f"augment.similarity '{model}': cannot be loaded"
     hint = "give tfidf, minilm, an encoder's folder, or a hub id that can be reached"
-    tokenizer = loaded("AutoTokenizer", where, what, hint)
-    network, found = loaded(
-        "AutoModel", where, what, hint, dtype=torch.float32, output_loading_info=True
-    )
+    tokenizer = load_pretrained("AutoTokenizer", path, problem, hint)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    # A pooler that is missing is drawn at random, but it is not used here.
-    if missing := sorted(name for name in found["missing_keys"] if not name.startswith("pooler.")):
-        message = f"augment.similarity '{model}': {len(missing)} weights are missing, such as {missing[0]}"
-        raise UserError(message, "give an encoder's folder or hub id")
-    return tokenizer, network.to(_device()).eval()
-
-
-def _device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    encoder = load_model(
+        "AutoModel",
+        path,
+        problem,
+        hint,
+        device=resolve_device("auto", "augment.similarity"),
+        optional="pooler.",  # a missing pooler is initialised at random, but it is not used here
+        dtype=torch.float32,
+    )
+    return tokenizer, encoder

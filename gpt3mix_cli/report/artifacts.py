@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from ..errors import Callbacks, UserError
 from ..layout import cell_folder, history_path, rejects_path, subsample_beside, synthetic_paths
-from ..records import Augmented, Example, Manifest, Reject, entropy, objects, read, read_manifest
+from ..records import (
+    Augmented,
+    Example,
+    Manifest,
+    Reject,
+    entropy,
+    read_manifest,
+    read_objects,
+    read_records,
+)
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -160,10 +169,12 @@ def _read_rows(
         try:
             if file.path.parent not in artifacts.real:
                 artifacts.real[file.path.parent] = _read_subsample(file.path, real)
-            _keep(artifacts, artifacts.kept, file, own.count(read(file.path, Augmented)), part)
+            _keep(
+                artifacts, artifacts.kept, file, own.count(read_records(file.path, Augmented)), part
+            )
             rejects = rejects_path(file.path)
             if rejects.is_file():
-                _keep(artifacts, artifacts.rejected, file, read(rejects, Reject), part)
+                _keep(artifacts, artifacts.rejected, file, read_records(rejects, Reject), part)
         except UserError as error:
             callbacks.warn(f"{error.message}; its rows are not shown")
 
@@ -189,7 +200,7 @@ def _keep(
 
 def _read_subsample(synthetic: Path, distribution: Distribution) -> dict[str, Example]:
     path = subsample_beside(synthetic)
-    rows = distribution.count(read(path, Example)) if path.is_file() else ()
+    rows = distribution.count(read_records(path, Example)) if path.is_file() else ()
     return {row.id: row for row in rows}
 
 
@@ -209,7 +220,7 @@ def _read_epochs(artifacts: Artifacts, files: "DataFrame", callbacks: Callbacks)
         curves = artifacts.curves.setdefault(key, {})
         epochs = curves.setdefault(file.method, defaultdict(list))
         try:
-            for _, row in objects(path):
+            for _, row in read_objects(path):
                 epoch, accuracy = row.get("epoch"), row.get("valid_accuracy")
                 if isinstance(epoch, int) and isinstance(accuracy, int | float):
                     epochs[epoch].append(float(accuracy))

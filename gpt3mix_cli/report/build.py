@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import NO_CALLBACKS, Callbacks, UserError
-from ..files import whole_file
+from ..files import atomic_write
 from . import accuracy, tables
 from .ablations import ablation_tables
 from .artifacts import load_artifacts
@@ -73,7 +73,7 @@ def report(
     result = build_report(inputs, output, options, callbacks)
     _write(output, REPORT_FILES, result)
     for name, content in plots.plot_files(result.charts, result.styles):
-        with whole_file(output / name) as stream:
+        with atomic_write(output / name) as stream:
             stream.write(content)
     return result
 
@@ -184,5 +184,5 @@ def _searched(inputs: ReportInput) -> Iterator[Any]:
 
 def _write(output: Path, files: Mapping[str, Callable[[Report], str]], result: Report) -> None:
     for name, render in files.items():
-        with whole_file(output / name) as stream:
+        with atomic_write(output / name) as stream:
             stream.write(render(result).encode())

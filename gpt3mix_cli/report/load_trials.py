@@ -1,8 +1,8 @@
 """Trials files -> one DataFrame, a row a trial, with the columns of `records.Trial`.
 
 Whole files are validated by pydantic. A file in which anything is unusual is read again by
-`records.read`, which accepts what it can and names the line that it cannot. A torn last line is
-reported and skipped; a trial that is in two files counts once.
+`records.read_records`, which accepts what it can and names the line that it cannot. A torn last
+line is reported and skipped; a trial that is in two files counts once.
 """
 
 import itertools
@@ -14,7 +14,7 @@ from pydantic import ConfigDict, TypeAdapter
 
 from ..errors import Callbacks, UserError
 from ..layout import find_trials, variant_name
-from ..records import Trial, read
+from ..records import Trial, read_records
 from .model import ReportInput
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def _validated(path: Path) -> Iterator[list[Trial]]:
     """Yield the trials of a file, some at a time.
 
     Raises:
-        ValueError: at anything that `records.write` would not have written.
+        ValueError: at anything that `records.write_records` would not have written.
     """
     with path.open("rb") as stream:
         while lines := list(itertools.islice(stream, CHUNK_LINES)):
@@ -136,7 +136,7 @@ def _read_slowly(path: Path, callbacks: Callbacks) -> Iterator[Trial]:
         UserError: for a broken line, with its number.
     """
     try:
-        yield from read(path, Trial)
+        yield from read_records(path, Trial)
     except UserError as error:
         number, last = 0, b"\n"
         with path.open("rb") as stream:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import Callbacks, UserError
 from ..layout import cell_folder, subsample_beside, synthetic_paths
-from ..records import Augmented, Example, read
+from ..records import Augmented, Example, read_records
 from .model import Result, Sample
 
 if TYPE_CHECKING:
@@ -53,11 +53,11 @@ def select_samples(
 
 def _samples(path: Path, result: Result, seed: int) -> Iterator[Sample]:
     subsample = subsample_beside(path)
-    real = {row.id: row for row in read(subsample, Example)} if subsample.is_file() else {}
+    real = {row.id: row for row in read_records(subsample, Example)} if subsample.is_file() else {}
     mixtures: set[tuple[str, ...]] = set()
     first: list[Augmented] = []
     others: list[Augmented] = []
-    for row in itertools.islice(read(path, Augmented), MAX_READ):
+    for row in itertools.islice(read_records(path, Augmented), MAX_READ):
         mixture = tuple(sorted(real[name].label for name in row.parents if name in real))
         (others if mixture in mixtures else first).append(row)
         mixtures.add(mixture)

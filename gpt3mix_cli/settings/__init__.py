@@ -1,21 +1,28 @@
 """Every YAML key of an experiment, as frozen pydantic models."""
 
 from .augment import (
+    GPT3MIX,
+    METHOD_TITLES,
     AedaSettings,
     AugmentSettings,
     BacktranslateSettings,
     BaselineSettings,
-    Budget,
     EdaSettings,
     EditorSettings,
     FilterSettings,
-    LocalLMSettings,
     MlmSettings,
-    OpenAISettings,
     ParaphraseSettings,
 )
-from .base import FILE_STEM_PATTERN, NAME, Settings, derived_seed, fingerprint, generator
-from .experiment import LEVEL, Experiment, Subsample, level
+from .base import (
+    FILE_NAME_PATTERN,
+    FILE_STEM_PATTERN,
+    Settings,
+    derived_seed,
+    fingerprint,
+    generator,
+)
+from .experiment import LEVEL_PATTERN, Experiment, SubsampleSettings, parse_level
+from .lm import Budget, LMSettings, LocalLMSettings, OpenAISettings
 from .task import Columns, DemoData, FilesData, HubData, Split, Task
 from .train import (
     PAPER,
@@ -29,9 +36,12 @@ from .train import (
 )
 
 __all__ = [
+    "FILE_NAME_PATTERN",
     "FILE_STEM_PATTERN",
+    "GPT3MIX",
     "LEVEL",
-    "NAME",
+    "LEVEL_PATTERN",
+    "METHOD_TITLES",
     "PAPER",
     "AedaSettings",
     "AugmentSettings",
@@ -47,6 +57,7 @@ __all__ = [
     "FilesData",
     "FilterSettings",
     "HubData",
+    "LMSettings",
     "LinearSettings",
     "LocalLMSettings",
     "MlmSettings",
@@ -57,12 +68,12 @@ __all__ = [
     "Settings",
     "SoftLabelTraining",
     "Split",
-    "Subsample",
+    "SubsampleSettings",
     "Task",
     "TrainableSettings",
     "TransformerSettings",
     "derived_seed",
     "fingerprint",
     "generator",
-    "level",
+    "parse_level",
 ]

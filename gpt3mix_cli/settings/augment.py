@@ -1,7 +1,6 @@
-"""What makes synthetic rows: the language model, GPT3Mix, the baselines."""
+"""Settings of the augmenters: GPT3Mix, its filter, and the baselines."""
 
-import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
@@ -14,143 +13,31 @@ PIVOTS = {
 }
 
 
-class LocalLMSettings(Settings):
-    """A transformers causal LM in this process."""
-
-    kind: Literal["local"]
-    model: str = Field(
-        "bundled", description="`bundled` (the packaged review LM), a folder or a hub id"
-    )
-    revision: str | None = Field(None, description="commit of a hub model")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="auto: float32 on a CPU, bfloat16 on a GPU"
-    )
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
-    batch_size: StrictInt = Field(
-        256,
-        ge=1,
-        description="texts written side by side if the memory holds them; their last digits depend on it",
-    )
-
-
-class OpenAISettings(Settings):
-    """An LM behind an endpoint that speaks OpenAI's protocol: OpenAI itself, vLLM, SGLang, llama.cpp, Ollama."""
-
-    kind: Literal["openai"]
-    model: str = Field(min_length=1, description="as the server calls it")
-    base_url: str | list[str] = Field(
-        "https://api.openai.com/v1",
-        description="of the server, or of several that serve the same model",
-    )
-    endpoint: str = Field(
-        "",
-        description="name in the journal, where servers come and go; default: the first base_url",
-    )
-    api_key_env: str = Field(
-        "OPENAI_API_KEY", min_length=1, description="environment variable that holds the key"
-    )
-    api: Literal["auto", "completions", "chat", "decisions"] = Field(
-        "auto",
-        description="how to ask; decisions: a chat, and OpenAI's decisions for the labels; auto: what the server is found to offer",
-    )
-    label_source: Literal["auto", "exact", "decision", "top_logprobs", "vote"] = Field(
-        "auto", description="where soft labels come from; auto: the best"
-    )
-    votes: StrictInt = Field(
-        10, ge=1, description="labels drawn for a row where they are voted for"
-    )
-    tokenizer: str = Field(
-        "",
-        description="`bundled`, folder or hub id of the model's tokenizer, to count with; default: an estimate",
-    )
-    context: StrictInt = Field(
-        4096,
-        ge=16,
-        description="tokens of the longest prompt and text; longer prompts lose examples",
-    )
-    concurrency: Annotated[StrictInt, Field(ge=1)] | Literal["auto"] = Field(
-        "auto", description="requests under way at each base_url"
-    )
-    requests_per_minute: Annotated[StrictFloat, Field(gt=0)] | None = Field(
-        None, description="at most, all servers together"
-    )
-    tokens_per_minute: Annotated[StrictFloat, Field(gt=0)] | None = Field(
-        None, description="at most, read and written"
-    )
-    timeout: StrictFloat = Field(120.0, gt=0, description="seconds that an answer may take")
-    prices: str | None = Field(
-        None, min_length=1, description="file of prices, see README; without it money is unknown"
-    )
-    batch: bool = Field(
-        False, description="ask by the provider's batches, which are cheaper and take hours"
-    )
-    extra: dict[str, Any] = Field(
-        {}, description="fields that go into each request, such as reasoning_effort: none"
-    )
-
-    @field_validator("base_url")
-    @classmethod
-    def _urls(cls, value: str | list[str]) -> str | list[str]:
-        urls = [value] if isinstance(value, str) else value
-        if not urls or len(set(urls)) < len(urls):
-            raise ValueError("give one URL or several different ones")
-        for url in urls:
-            if not re.fullmatch(r"https?://[^/@\s]+(/[^@\s?#]*)?", url):
-                shown = re.split(r"[?#]", url.rpartition("@")[2])[0]
-                raise ValueError(
-                    f"'{shown}' is no plain URL such as http://localhost:8000/v1; a key goes into the environment"
-                )
-        return value
-
-    @property
-    def urls(self) -> list[str]:
-        """All base URLs, without a slash at their end."""
-        return [
-            url.rstrip("/")
-            for url in ([self.base_url] if isinstance(self.base_url, str) else self.base_url)
-        ]
-
-
-class Budget(Settings):
-    """What an experiment may cost at an endpoint, over all its runs; reaching it ends a run with exit code 3."""
-
-    usd: Annotated[StrictFloat, Field(gt=0)] | None = Field(
-        None, description="dollars, by `lm.prices`"
-    )
-    tokens: Annotated[StrictInt, Field(gt=0)] | None = Field(None, description="read and written")
-    requests: Annotated[StrictInt, Field(gt=0)] | None = Field(
-        None, description="sent, repeated ones included"
-    )
-
-
-LMSettings = Annotated[LocalLMSettings | OpenAISettings, Field(discriminator="kind")]
-
-
 class FilterSettings(Settings):
     """Which generated rows are rejected; copies of real rows and repeats always are. A share is of the row's own text; null: off."""
 
-    leak: bool = Field(
+    reject_test_copies: bool = Field(
         True, description="reject copies of test rows, whatever their case, spacing and signs"
     )
-    near_copy: Annotated[StrictFloat, Field(gt=0, le=1)] | None = Field(
+    max_parent_overlap: Annotated[StrictFloat, Field(gt=0, le=1)] | None = Field(
         0.8,
         description="reject if this share of the word triples, or the whole of a shorter text, stands in one of the row's parents",
     )
-    degenerate: Annotated[StrictFloat, Field(gt=0, lt=1)] | None = Field(
+    max_repetition: Annotated[StrictFloat, Field(gt=0, lt=1)] | None = Field(
         0.5,
         description="reject if more than this share of the word pairs stood in the text before, or of the words is one and the same",
     )
-    too_short: StrictInt = Field(
+    min_words: StrictInt = Field(
         1, ge=0, description="fewest words; 1 lets `Awful.` through, but no signs alone"
     )
-    too_long: Annotated[StrictInt, Field(ge=1)] | None = Field(
+    max_words: Annotated[StrictInt, Field(ge=1)] | None = Field(
         None, description="most words; `augment.max_tokens` is a bound in any case"
     )
-    other_language: Annotated[StrictFloat, Field(gt=0, lt=1)] | None = Field(
+    max_foreign_script: Annotated[StrictFloat, Field(gt=0, lt=1)] | None = Field(
         0.3,
         description="reject if more than this share of the letters is of scripts that no real row uses",
     )
-    low_mass: StrictFloat = Field(
+    min_label_mass: StrictFloat = Field(
         0.0,
         ge=0,
         le=1,
@@ -162,7 +49,7 @@ class FilterSettings(Settings):
         max_length=2,
         description="[low, high]: the text's perplexity under the LM that wrote it",
     )
-    disagreement: Annotated[StrictFloat, Field(gt=0, lt=1)] | None = Field(
+    max_disagreement: Annotated[StrictFloat, Field(gt=0, lt=1)] | None = Field(
         None,
         description="reject if a linear classifier of the real rows gives another class at least this probability",
     )
@@ -175,17 +62,37 @@ class FilterSettings(Settings):
         return value
 
 
-class AugmentSettings(Settings):
-    """GPT3Mix itself; `ratio` and `draws` hold for every method."""
+class MethodSettings(Settings):
+    """What every augmentation method declares.
+
+    Attributes:
+        title: the method's name in text for people.
+        uses_lm: writes with the experiment's `lm`.
+        edits_parents: each attempt edits one real row, so no row is rejected.
+        uses_journal: stores the answers of a model of its own in a journal.
+    """
+
+    title: ClassVar[str]
+    uses_lm: ClassVar[bool]
+    edits_parents: ClassVar[bool] = True
+    uses_journal: ClassVar[bool] = False
+
+
+class AugmentSettings(MethodSettings):
+    """GPT3Mix itself; `ratio` and `synthetic_sets` hold for every method."""
+
+    title: ClassVar = "GPT3Mix"
+    uses_lm: ClassVar[Literal[True]] = True
+    edits_parents: ClassVar = False
 
     k: StrictInt = Field(2, ge=1, description="real examples in a prompt (section 3)")
     ratio: StrictFloat = Field(
         1.0, gt=0, description="synthetic rows for each real one (section 4.2)"
     )
-    draws: StrictInt | Literal["per-trial"] = Field(
+    synthetic_sets: StrictInt | Literal["per-trial"] = Field(
         1, description="synthetic sets a data seed; per-trial: a new one for each trial"
     )
-    choose: Literal["uniform", "balanced", "nearest", "furthest"] = Field(
+    selection: Literal["uniform", "balanced", "nearest", "furthest"] = Field(
         "uniform",
         description="how examples are chosen; nearest, furthest: those most or least like a drawn one",
     )
@@ -221,29 +128,33 @@ class AugmentSettings(Settings):
     attempts: StrictFloat = Field(
         4.0, ge=1, description="at most this many requests for each wanted row"
     )
-    gate: FilterSettings = Field(FilterSettings(), description="which generated rows are rejected")
+    filter: FilterSettings = Field(
+        FilterSettings(), description="which generated rows are rejected"
+    )
 
-    @field_validator("draws")
+    @field_validator("synthetic_sets")
     @classmethod
     def _some(cls, value: int | str) -> int | str:
         if isinstance(value, int) and value < 1:
-            raise ValueError("at least one draw is needed")
+            raise ValueError("at least one synthetic set is needed")
         return value
 
     @model_validator(mode="after")
     def _known_perplexity(self) -> "AugmentSettings":
         # Otherwise the first row would end the run, after the LM was asked and paid.
-        if self.labels == "hard" and self.gate.perplexity:
+        if self.labels == "hard" and self.filter.perplexity:
             raise ValueError(
-                "the perplexity of hard labels' rows is unknown; leave gate.perplexity out, or take labels: soft"
+                "the perplexity of hard labels' rows is unknown; leave filter.perplexity out, or take labels: soft"
             )
         return self
 
 
-class EdaSettings(Settings):
+class EdaSettings(MethodSettings):
     """Easy Data Augmentation (Wei and Zou, 2019)."""
 
     kind: Literal["eda"]
+    title: ClassVar = "EDA"
+    uses_lm: ClassVar[Literal[False]] = False
     name: FileStem = Field("eda", description="of the method")
     alpha: StrictFloat | Literal["auto"] = Field(
         "auto", description="share of words changed; auto: the authors' by training size"
@@ -261,23 +172,27 @@ class EdaSettings(Settings):
         return value
 
 
-class AedaSettings(Settings):
+class AedaSettings(MethodSettings):
     """An Easier Data Augmentation (Karimi et al., 2021): punctuation marks put in at random."""
 
     kind: Literal["aeda"]
+    title: ClassVar = "AEDA"
+    uses_lm: ClassVar[Literal[False]] = False
     name: FileStem = Field("aeda", description="of the method")
 
 
-class MlmSettings(Settings):
+class MlmSettings(MethodSettings):
     """Words replaced by what a masked LM writes in their place (as Wu et al., 2019, and Ng et al., 2020)."""
 
     kind: Literal["mlm"]
+    title: ClassVar = "Masked LM"
+    uses_lm: ClassVar[Literal[False]] = False
     name: FileStem = Field("mlm", description="of the method")
     model: str = Field(
         "distilroberta-base", min_length=1, description="folder or hub id of a masked LM"
     )
     revision: str | None = Field(None, description="commit of a hub model")
-    share: StrictFloat = Field(
+    fraction: StrictFloat = Field(
         0.15, gt=0, le=1, description="share of the words replaced, at least one"
     )
     top_k: StrictInt = Field(10, ge=1, description="a word is drawn from this many, the likeliest")
@@ -292,21 +207,31 @@ class MlmSettings(Settings):
     device: str = Field("auto", description="auto, cpu, cuda, ...")
 
 
-class ParaphraseSettings(Settings):
+class ParaphraseSettings(MethodSettings):
     """GPT3Mix with one example in the prompt: everything else is as `lm` and `augment` say."""
 
     kind: Literal["paraphrase"]
+    title: ClassVar = "Paraphrase"
+    uses_lm: ClassVar[Literal[True]] = True
+    edits_parents: ClassVar = False
     name: FileStem = Field("paraphrase", description="of the method")
+
+    def gpt3mix(self, augment: AugmentSettings) -> AugmentSettings:
+        """Return the settings of GPT3Mix that this method is."""
+        return augment.model_copy(update={"k": 1})
 
 
 def _listed(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-class BacktranslateSettings(Settings):
+class BacktranslateSettings(MethodSettings):
     """Back-translation (Fadaee et al., 2017) through a pivot language."""
 
     kind: Literal["backtranslate"]
+    title: ClassVar = "Back-translation"
+    uses_lm: ClassVar[Literal[False]] = False
+    uses_journal: ClassVar = True
     name: FileStem = Field("backtranslate", description="of the method")
     engine: Literal["transformers", "apertium"] = Field(
         "transformers", description="a model a direction, or Apertium's rules"
@@ -374,3 +299,9 @@ class BacktranslateSettings(Settings):
 
 EditorSettings = EdaSettings | AedaSettings | MlmSettings | BacktranslateSettings
 BaselineSettings = Annotated[EditorSettings | ParaphraseSettings, Field(discriminator="kind")]
+
+GPT3MIX = "gpt3mix"  # name of the method that `augment` configures; a baseline's name is its own
+METHOD_TITLES = {GPT3MIX: AugmentSettings.title} | {
+    baseline.model_fields["name"].default: baseline.title
+    for baseline in get_args(get_args(BaselineSettings)[0])
+}

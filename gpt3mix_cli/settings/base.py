@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+FILE_NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 FILE_STEM_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+-]*")
 
 
@@ -37,7 +37,7 @@ StrictFloat = Annotated[float, BeforeValidator(_number)]
 
 def _name(value: Any) -> str:
     # Names become parts of file names, so they must be safe there on every system.
-    if not isinstance(value, str | int) or not NAME.fullmatch(str(value)):
+    if not isinstance(value, str | int) or not FILE_NAME_PATTERN.fullmatch(str(value)):
         raise ValueError(
             f"'{value}' cannot be a file name; use letters, digits, '.', '_', '+' and '-'"
         )
@@ -55,7 +55,7 @@ def _part(value: Any) -> str:
     return str(value)
 
 
-Name = Annotated[str, BeforeValidator(_name)]
+FileName = Annotated[str, BeforeValidator(_name)]
 FileStem = Annotated[str, BeforeValidator(_part)]
 
 

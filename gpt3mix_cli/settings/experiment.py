@@ -1,6 +1,6 @@
 """Every YAML key of an experiment, as frozen models in which an unknown key is an error.
 
-A default is written once, on its field. Precedence: `--set`, then YAML, then the default. `config.load` makes an
+A default is written once, on its field. Precedence: `--set`, then YAML, then the default. `config.load_experiments` makes an
 `Experiment` out of a file. Everything random draws from a `generator` named by (master seed, purpose, index).
 """
 
@@ -11,38 +11,29 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model_validator
 
 from .augment import (
+    GPT3MIX,
     AugmentSettings,
     BaselineSettings,
-    Budget,
-    LMSettings,
-    OpenAISettings,
-    ParaphraseSettings,
+    EditorSettings,
 )
-from .base import (
-    Name,
-    Settings,
-    StrictInt,
-)
+from .base import FileName, Settings, StrictInt, derived_seed
+from .lm import Budget, LMSettings, OpenAISettings
 from .task import Task
-from .train import (
-    ClassifierSettings,
-    PromptSettings,
-    SoftLabelTraining,
-)
+from .train import ClassifierSettings, SoftLabelTraining
 
-LEVEL = re.compile(r"(?P<percent>\d+(\.\d+)?|\.\d+)%|(?P<count>\d+)/class|full")
+LEVEL_PATTERN = re.compile(r"(?P<percent>\d+(\.\d+)?|\.\d+)%|(?P<count>\d+)/class|full")
 
 
-def level(value: Any) -> str:
+def parse_level(value: Any) -> str:
     """Return a level as it was written.
 
     Raises:
         ValueError: if it is none.
     """
     text = str(value)
-    if not LEVEL.fullmatch(text):
+    if not LEVEL_PATTERN.fullmatch(text):
         raise ValueError(f"'{text}' is no level; write `0.1%`, `8/class` or `full`")
-    match = LEVEL.fullmatch(text)
+    match = LEVEL_PATTERN.fullmatch(text)
     assert match
     if match["percent"] and not 0 < Fraction(match["percent"]) <= 100:
         raise ValueError(f"'{text}' is not above 0 % and at most 100 %")
@@ -69,10 +60,10 @@ def _seeds(value: Any) -> Any:
     return value
 
 
-Level = Annotated[str, BeforeValidator(level)]
+Level = Annotated[str, BeforeValidator(parse_level)]
 
 
-class Subsample(Settings):
+class SubsampleSettings(Settings):
     """The data-scarce draws of section 4.1."""
 
     levels: list[Level] = Field(min_length=1, description="`p%` of train, `n/class`, or `full`")
@@ -95,9 +86,9 @@ class Subsample(Settings):
 class Experiment(Settings):
     """One experiment file."""
 
-    name: Name = Field(description="of the results' folder; default: the file's name")
+    name: FileName = Field(description="of the results' folder; default: the file's name")
     task: Task = Field(description="the task, or the path of a file that holds it")
-    subsample: Subsample = Field(description="how many real rows")
+    subsample: SubsampleSettings = Field(description="how many real rows")
     lm: LMSettings | None = Field(
         None,
         description="the language model, a `kind:` of local or openai; without it there is no method gpt3mix",
@@ -134,37 +125,92 @@ class Experiment(Settings):
         """Names of the methods: `none`, `gpt3mix` where there is an LM, then the baselines."""
         return [
             "none",
-            *(["gpt3mix"] if self.lm else []),
+            *([GPT3MIX] if self.lm else []),
             *(baseline.name for baseline in self.baselines),
         ]
 
-    def asking(self, method: str) -> AugmentSettings | None:
-        """Return GPT3Mix's settings for a method that asks the LM (a paraphrase has k = 1); None for every other method."""
-        if method == "gpt3mix":
+    # Methods and classifiers ---------------------------------------------------------------------
+
+    def method_settings(self, method: str) -> AugmentSettings | EditorSettings | None:
+        """Return the settings of a method's augmenter; None for `none` and unknown methods."""
+        if method == GPT3MIX:
             return self.augment
-        if any(
-            baseline.name == method
-            for baseline in self.baselines
-            if isinstance(baseline, ParaphraseSettings)
-        ):
-            return self.augment.model_copy(update={"k": 1})
+        for baseline in self.baselines:
+            if baseline.name == method:
+                return baseline.gpt3mix(self.augment) if baseline.uses_lm else baseline
         return None
 
-    def tried(self, method: str, classifier: ClassifierSettings) -> bool:
-        """Return whether a classifier has trials with a method: one that only prompts reads no synthetic rows."""
-        return method == "none" or not isinstance(classifier, PromptSettings)
+    def lm_settings_for(self, method: str) -> AugmentSettings | None:
+        """Return GPT3Mix's settings for a method that uses the LM; None for any other method."""
+        settings = self.method_settings(method)
+        return settings if settings and settings.uses_lm else None
+
+    def accepts(self, method: str, classifier: ClassifierSettings) -> bool:
+        """Return whether a classifier is trained and tested with a method."""
+        return method == "none" or classifier.reads_synthetic_rows
+
+    def classifiers_for(self, method: str, data_seed: int) -> list[ClassifierSettings]:
+        """Return the classifiers that have trials with a method on a data seed."""
+        return [
+            classifier
+            for classifier in self.classifiers
+            if self.trials_for(classifier, data_seed) and self.accepts(method, classifier)
+        ]
+
+    def needs_augmentation(self, method: str, data_seed: int) -> bool:
+        """Return whether any classifier reads the synthetic rows of a method on a data seed."""
+        if method == "none":
+            return False
+        return not self.classifiers or bool(self.classifiers_for(method, data_seed))
+
+    # Trials and synthetic sets -------------------------------------------------------------------
+
+    def trials_for(
+        self, classifier: ClassifierSettings | None, data_seed: int
+    ) -> list[tuple[int, int]]:
+        """Return (trial, draw) of each trial on a data seed.
+
+        Trials are assigned to the data seeds round-robin; `augment.synthetic_sets` says how many
+        synthetic sets they share. A data seed that the config does not list gets the trials of the first one.
+        """
+        seeds, sets = self.subsample.seeds, self.augment.synthetic_sets
+        total = (classifier.trials if classifier else None) or self.trials
+        first = seeds.index(data_seed) if data_seed in seeds else 0
+        rounds = [(trial, trial // len(seeds)) for trial in range(first, total, len(seeds))]
+        if sets == "per-trial":
+            return rounds
+        return [(trial, number % sets) for trial, number in rounds]
+
+    def draws_for(self, data_seed: int) -> list[int]:
+        """Return the synthetic sets that any classifier reads on a data seed; at least the first."""
+        readers: list[ClassifierSettings | None] = [
+            classifier for classifier in self.classifiers if classifier.reads_synthetic_rows
+        ]
+        trials = [self.trials_for(classifier, data_seed) for classifier in readers or [None]]
+        return sorted({draw for pairs in trials for _, draw in pairs}) or [0]
+
+    def has_trials(self, data_seed: int) -> bool:
+        """Return whether a data seed has any trial; with fewer trials than seeds some have none."""
+        return not self.classifiers or any(
+            self.trials_for(classifier, data_seed) for classifier in self.classifiers
+        )
+
+    def augmentation_seed(self, kind: str, data_seed: int, draw: int) -> int:
+        """Return the seed of a synthetic set; it is the same in every variant and level."""
+        return derived_seed(self.subsample.master_seed, "augment", kind, data_seed, draw)
+
+    # Checks --------------------------------------------------------------------------------------
 
     @model_validator(mode="after")
-    def _lm_is_there(self) -> "Experiment":
-        asking = [
-            each
-            for each in (*self.baselines, *self.classifiers)
-            if isinstance(each, ParaphraseSettings | PromptSettings)
-        ]
-        if asking and not self.lm:
-            raise ValueError(
-                f"'{asking[0].name}' asks a language model; add for example lm: {{kind: local, model: bundled}}"
-            )
+    def _has_lm(self) -> "Experiment":
+        if self.lm:
+            return self
+        for settings in (*self.baselines, *self.classifiers):
+            if settings.uses_lm:
+                raise ValueError(
+                    f"'{settings.name}' asks a language model; "
+                    "add for example lm: {kind: local, model: bundled}"
+                )
         return self
 
     @model_validator(mode="after")

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from .base import Name, Settings
+from .base import FileName, Settings
 
 Split = Literal["train", "validation", "test"]
 
@@ -61,7 +61,7 @@ Data = Annotated[HubData | FilesData | DemoData, Field(discriminator="kind")]
 class Task(Settings):
     """The data and the task specification S = (T, L, v) of section 3."""
 
-    name: Name = Field(
+    name: FileName = Field(
         "", description="name in results; default: the task file's or the experiment's"
     )
     data: Data = Field(description="where the rows come from: a `kind:` of hub, files or demo")

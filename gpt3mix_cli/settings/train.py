@@ -1,6 +1,6 @@
 """What is trained."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -8,7 +8,19 @@ from .base import FileStem, Settings, StrictFloat, StrictInt
 
 
 class ClassifierBase(Settings):
-    """What every classifier has."""
+    """What every classifier has.
+
+    Attributes:
+        title: the kind's name in text for people.
+        uses_lm: predicts with the experiment's `lm` and trains no weights of its own.
+        reads_synthetic_rows: learns from synthetic rows too; otherwise it runs with method `none`.
+        runs_in_parallel: several trials may run at the same time, each in a process of its own.
+    """
+
+    title: ClassVar[str]
+    uses_lm: ClassVar[bool]
+    reads_synthetic_rows: ClassVar[bool] = True
+    runs_in_parallel: ClassVar[bool] = True
 
     trials: StrictInt | None = Field(None, ge=1, description="overrides the experiment's `trials`")
 
@@ -44,6 +56,8 @@ class TransformerSettings(SoftLabelTraining):
     """A pretrained encoder with a fresh classification head; the defaults are sections 4.1 and 4.2."""
 
     kind: Literal["transformer"]
+    title: ClassVar = "Transformer"
+    uses_lm: ClassVar[Literal[False]] = False
     name: FileStem = Field("transformer", description="of the classifier in results")
     preset: Literal["paper"] | None = Field(
         None, description="paper: refuse every setting that departs from sections 4.1 and 4.2"
@@ -101,6 +115,8 @@ class LinearSettings(SoftLabelTraining):
     """Tf-idf and logistic regression."""
 
     kind: Literal["linear"]
+    title: ClassVar = "Linear"
+    uses_lm: ClassVar[Literal[False]] = False
     name: FileStem = Field("linear", description="of the classifier in results")
     ngrams: StrictInt = Field(2, ge=1, le=5, description="longest word n-gram")
     C: StrictFloat = Field(10.0, gt=0, description="inverse strength of the L2 penalty")
@@ -110,6 +126,8 @@ class SetFitSettings(ClassifierBase):
     """Contrastive fine-tuning of a sentence encoder (Tunstall et al., 2022), by the `setfit` library (extra `setfit`); hard labels only."""
 
     kind: Literal["setfit"]
+    title: ClassVar = "SetFit"
+    uses_lm: ClassVar[Literal[False]] = False
     name: FileStem = Field("setfit", description="of the classifier in results")
     model: str = Field(
         "sentence-transformers/paraphrase-mpnet-base-v2",
@@ -133,6 +151,10 @@ class PromptSettings(ClassifierBase):
     """No training: the experiment's `lm` labels each text below real examples (in-context learning); method `none` only."""
 
     kind: Literal["prompt"]
+    title: ClassVar = "Prompting"
+    uses_lm: ClassVar[Literal[True]] = True
+    reads_synthetic_rows: ClassVar = False
+    runs_in_parallel: ClassVar = False  # the LM is loaded once, in this process
     name: FileStem = Field("prompt", description="of the classifier in results")
     examples: StrictInt | Literal["fit"] = Field(
         "fit",

@@ -1,30 +1,39 @@
 """Stage train: classifiers, fitted and tested trial by trial."""
 
-from .loop import (
+from .loop import train
+from .protocol import (
     Classifier,
     EpochCallback,
     FitResult,
-    Job,
-    Result,
-    TrialExecutor,
-    TrialRunner,
     UnavailableClassifier,
-    WorkerDied,
     cached_classifier,
     ignore_epoch,
     open_classifier,
     open_prompt_classifier,
+)
+from .trials import (
+    Result,
+    SyntheticSet,
+    TrialData,
+    TrialExecutor,
+    TrialJob,
+    TrialResult,
+    TrialRunner,
+    WorkerDied,
     run_serially,
-    train,
+    training_seed,
 )
 
 __all__ = [
     "Classifier",
     "EpochCallback",
     "FitResult",
-    "Job",
     "Result",
+    "SyntheticSet",
+    "TrialData",
     "TrialExecutor",
+    "TrialJob",
+    "TrialResult",
     "TrialRunner",
     "UnavailableClassifier",
     "WorkerDied",
@@ -34,4 +43,5 @@ __all__ = [
     "open_prompt_classifier",
     "run_serially",
     "train",
+    "training_seed",
 ]

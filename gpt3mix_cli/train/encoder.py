@@ -1,342 +1,294 @@
-"""The network of the transformer classifier: loading, fresh heads, tokens, gradients and scores of many texts.
+"""The network of the transformer classifier: loading, fresh heads, gradients and scores.
 
-What makes hundreds of short trainings fast stands here: weights are read and texts are tokenised once for all trials,
-rows of like length go through the model together, and nothing waits for the device within an epoch.
+Hundreds of short trainings are fast because weights are read and texts are tokenised once for all
+trials, rows of similar length go through the model together, and nothing waits for the device
+within an epoch.
 """
 
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from ..pretrained import loaded, place
+from ..pretrained import (
+    load_pretrained,
+    model_path,
+    move_to,
+    out_of_memory,
+    refuse_missing,
+    resolve_device,
+)
 from ..settings import TransformerSettings
-from .parallel import group
+from .tokens import TokenCache, Tokens
 
 if TYPE_CHECKING:
     import torch
 
-SLICE = 16  # rows of a training batch that go through the model together on a CPU; on a GPU all of the batch
-SCORING_TOKENS = {
-    "cpu": 2048,
-    "cuda": 65536,
-}  # padded tokens in a scoring batch: what fits the caches, what fills a GPU
-KEPT_TEXTS = 100_000  # tokenised texts that are kept; some hundred megabytes
-
-
-@dataclass
-class Tokens:
-    """The tokens of texts, one after the other on the device.
-
-    Attributes:
-        flat: all token ids, (tokens,).
-        starts: where each text starts in `flat`, (texts,), on the device too.
-        sizes: tokens of each text, (texts,), on the device.
-        lengths: the same on the host, where batches are planned.
-    """
-
-    flat: "torch.Tensor"
-    starts: "torch.Tensor"
-    sizes: "torch.Tensor"
-    lengths: list[int]
-
-    def batch(self, chosen: "torch.Tensor", longest: int, pad: int) -> dict[str, "torch.Tensor"]:
-        """Return input_ids and attention_mask, both (rows, longest), padded on the right.
-
-        Args:
-            chosen: which texts, on the device.
-            longest: tokens of the longest of them.
-            pad: the id of padding.
-        """
-        import torch
-
-        place = torch.arange(longest, device=self.flat.device)
-        mask = place < self.sizes[chosen, None]
-        ids = self.flat[(self.starts[chosen, None] + place).clamp(max=len(self.flat) - 1)]
-        return {"input_ids": ids.masked_fill(~mask, pad), "attention_mask": mask.long()}
+MICRO_BATCH_ROWS_CPU = 16  # rows that go through the model at once in training; on a GPU the batch
+# Padded tokens in a scoring batch: what fits the caches of a CPU, what fills a GPU.
+SCORING_BATCH_TOKENS = {"cpu": 2048, "cuda": 65536}
+TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model")
+MODEL_HINT = "give an encoder's folder, a hub id that can be reached, or minilm"
 
 
 class Encoder:
     """A sequence classifier of the transformers library, and its tokenizer."""
 
     def __init__(self, settings: TransformerSettings, classes: Sequence[str]) -> None:
-        """Read the configuration; tokenizer and weights follow when they are needed, and once.
+        """Read the configuration; tokenizer and weights are loaded once, when they are needed.
 
         Raises:
-            UserError: if the model cannot be found, or has no tokenizer, with the remedy.
+            UserError: if the model cannot be found, or has no tokenizer.
         """
+        import torch
+
         self._settings, self._classes = settings, list(classes)
-        self.place = place(settings.model, "classifiers: model")
-        self.device = _device(settings.device)
+        self.path = model_path(settings.model, "classifiers: model")
+        self._not_loaded = f"classifiers: model '{self.path}' cannot be loaded"
+        self.device = torch.device(resolve_device(settings.device, "classifiers: device"))
         self.dtype = _fast_dtype(self.device) if settings.dtype == "auto" else settings.dtype
-        self._slice = self._largest = SLICE if self.device.type == "cpu" else settings.batch_size
-        self.forget()
-        self._tokens: dict[str, list[int]] = {}
-        self._cut: dict[str, bool] = {}
-        self.config = self._loaded("AutoConfig")
-        folder = Path(self.place)
-        # Without its files the library makes up a tokenizer that knows no word.
-        if folder.is_dir() and not any(
-            file for pattern in ("tokenizer*", "vocab*", "*.model") for file in folder.glob(pattern)
-        ):
+        self._max_micro_batch = settings.batch_size
+        if self.device.type == "cpu":
+            self._max_micro_batch = MICRO_BATCH_ROWS_CPU
+        self._scoring_tokens = SCORING_BATCH_TOKENS.get(self.device.type, 8192)
+        self._cache = TokenCache(settings.max_length)
+        self.start_fit()
+        self.config = self._load("AutoConfig")
+        # Without tokenizer files the library builds a tokenizer that knows no word.
+        folder = Path(self.path)
+        if folder.is_dir() and not any(any(folder.glob(name)) for name in TOKENIZER_FILES):
             raise UserError(
                 f"classifiers: model '{folder}': the folder has no tokenizer",
                 "save it there with tokenizer.save_pretrained",
             )
-        self._scoring = SCORING_TOKENS.get(self.device.type, 8192)
 
-    def forget(self) -> None:
-        """Begin anew: with whole slices, and to count what `notes` tells of."""
-        self._texts_seen = self._texts_cut = 0
-        # A trial that ran out of memory changes no later one: that would depend on which process ran it.
-        self._slice, self._shrunk = self._largest, False
+    def start_fit(self) -> None:
+        """Reset what `notes` reports, and the size of micro-batches.
+
+        A trial that ran out of memory must not change later ones: their numbers would depend on
+        which process ran it.
+        """
+        self._cache.texts_seen = self._cache.texts_cut = 0
+        self._micro_batch, self._shrunk = self._max_micro_batch, False
 
     @property
     def notes(self) -> list[str]:
-        """What the user should know of the texts and the memory since `forget`."""
-        cut = f"{self._texts_cut} of {self._texts_seen} texts have more than max_length: {self._settings.max_length} tokens and are cut"
-        memory = f"out of memory: rows go through the model {self._slice} at a time; batch_size stays {self._settings.batch_size}"
-        return [note for note, due in ((cut, self._texts_cut), (memory, self._shrunk)) if due]
+        """Messages for the user about texts and memory since `start_fit`."""
+        notes = []
+        if self._cache.texts_cut:
+            notes.append(
+                f"{self._cache.texts_cut} of {self._cache.texts_seen} texts have more than "
+                f"max_length: {self._settings.max_length} tokens and are cut"
+            )
+        if self._shrunk:
+            notes.append(
+                f"out of memory: rows go through the model {self._micro_batch} at a time; "
+                f"batch_size stays {self._settings.batch_size}"
+            )
+        return notes
 
-    # What is loaded ---------------------------------------------------------------------------------------------------
+    # Loading -------------------------------------------------------------------------------------
 
     @functools.cached_property
     def tokenizer(self) -> Any:
         """The tokenizer."""
-        found = self._loaded("AutoTokenizer")
-        limit = min(found.model_max_length, self._positions() or found.model_max_length)
+        tokenizer = self._load("AutoTokenizer")
+        longest = tokenizer.model_max_length
+        limit = min(longest, self._max_positions() or longest)
         if self._settings.max_length > limit:
-            message = f"classifiers: max_length is {self._settings.max_length}, but model '{self.place}' reads at most {limit} tokens"
-            raise UserError(message, f"set max_length to {limit} or less")
-        return found
+            raise UserError(
+                f"classifiers: max_length is {self._settings.max_length}, "
+                f"but model '{self.path}' reads at most {limit} tokens",
+                f"set max_length to {limit} or less",
+            )
+        return tokenizer
 
-    def _positions(self) -> int | None:
-        """Return how many tokens the model has positions for; RoBERTa and its kin count from the one after padding's."""
+    def _max_positions(self) -> int | None:
+        """Return how many tokens the model has positions for; None if the config does not say.
+
+        RoBERTa and related models count positions from the one after padding's.
+        """
         import torch
 
-        positions: int | None = getattr(self.config, "max_position_embeddings", None)
         for name, module in self.model.base_model.named_modules():
+            is_positions = name.endswith("position_embeddings")
             if (
-                name.endswith("position_embeddings")
+                is_positions
                 and isinstance(module, torch.nn.Embedding)
                 and module.padding_idx is not None
             ):
                 return module.num_embeddings - module.padding_idx - 1
+        positions: int | None = getattr(self.config, "max_position_embeddings", None)
         return positions
 
     @functools.cached_property
     def _loaded_model(self) -> tuple[Any, set[str]]:
+        """The network, and the names of weights that the checkpoint lacks."""
         import torch
 
         names = dict(enumerate(self._classes))
         options = {
             "num_labels": len(names),
             "id2label": names,
-            "label2id": {name: number for number, name in names.items()},
+            "label2id": {name: index for index, name in names.items()},
+            "output_loading_info": True,
+            # A head for other classes is initialised like one that is missing.
+            "ignore_mismatched_sizes": True,
         }
-        # A head of other classes is drawn anew like one that is missing.
-        options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
-        with (
-            torch.random.fork_rng()
-        ):  # the library draws the missing head, which `reset` draws again for each fit
-            model, found = self._loaded(
+        # The library initialises a missing head at random; `reset` does it again for each fit.
+        with torch.random.fork_rng():
+            model, info = self._load(
                 "AutoModelForSequenceClassification", dtype=torch.float32, **options
             )
-        other = {name[0] if isinstance(name, tuple) else name for name in found["mismatched_keys"]}
-        return model.to(self.device), set(found["missing_keys"]) | other
+        mismatched = {key[0] if isinstance(key, tuple) else key for key in info["mismatched_keys"]}
+        model = move_to(str(self.device), model, self._not_loaded)
+        return model, set(info["missing_keys"]) | mismatched
 
     @property
     def model(self) -> Any:
         """The network, in float32."""
         return self._loaded_model[0]
 
-    def refuse_missing(self, head: bool) -> None:
-        """Make sure that the checkpoint has the encoder's weights, and where that is asked the head's.
+    def refuse_missing_weights(self, head: bool) -> None:
+        """Make sure that the checkpoint has all weights of the encoder, and of the head if `head`.
 
         Raises:
-            UserError: if any would be drawn at random, which the library does without a word.
+            UserError: if any is missing: the library would silently initialise it at random.
         """
         model, missing = self._loaded_model
         prefix = f"{model.base_model_prefix}."
-        if bad := sorted(
-            name for name in missing if head or (name.startswith(prefix) and ".pooler." not in name)
-        ):
-            message = f"classifiers: model '{self.place}': {len(bad)} weights are missing or of another size, such as {bad[0]}"
-            raise UserError(
-                message,
-                "give the folder of a trained classifier"
-                if head
-                else "give an encoder's folder, a hub id that can be reached, or minilm",
-            )
+        encoder_only = {
+            name for name in missing if name.startswith(prefix) and ".pooler." not in name
+        }
+        hint = "give the folder of a trained classifier" if head else MODEL_HINT
+        refuse_missing(missing if head else encoder_only, self._not_loaded, hint)
 
     @functools.cached_property
     def pretrained(self) -> dict[str, "torch.Tensor"]:
         """The weights that each fit starts from."""
-        self.refuse_missing(head=False)
+        self.refuse_missing_weights(head=False)
         return {name: weight.clone() for name, weight in self.model.state_dict().items()}
 
-    def _loaded(self, part: str, **options: Any) -> Any:
-        what = f"classifiers: model '{self.place}' cannot be loaded"
-        hint = "give an encoder's folder, a hub id that can be reached, or minilm"
-        return loaded(part, self.place, what, hint, revision=self._settings.revision, **options)
+    def _load(self, class_name: str, **options: Any) -> Any:
+        options["revision"] = self._settings.revision
+        return load_pretrained(class_name, self.path, self._not_loaded, MODEL_HINT, **options)
 
     def reset(self) -> None:
-        """Put back the pretrained weights and draw the head anew.
+        """Restore the pretrained weights and initialise the head anew.
 
-        `head: fresh` draws every layer that is not of the encoder (section 4.1: both fully connected layers); `library`
-        only what the checkpoint lacks, as the authors' code does, so that BERT's pooler keeps its pretrained weights.
+        `head: fresh` initialises every layer outside the encoder (section 4.1: both fully connected
+        layers). `head: library` initialises only what the checkpoint lacks, as the authors' code
+        does: BERT's pooler keeps its pretrained weights.
         """
         self.model.load_state_dict(self.pretrained)
-        drawn = {
+        head = {
             id(parameter)
-            for module in self._head()
+            for module in self._head_modules()
             for parameter in module.parameters(recurse=False)
         }
         for parameter in self.model.parameters():
-            parameter._is_hf_initialized = id(parameter) not in drawn
-        for module in (
-            self.model.modules()
-        ):  # some families draw a layer by rules of the module that holds it
+            parameter._is_hf_initialized = id(parameter) not in head
+        # Some families initialise a layer by rules of the module that contains it.
+        for module in self.model.modules():
             module._is_hf_initialized = all(
                 parameter._is_hf_initialized for parameter in module.parameters()
             )
         self.model.initialize_weights()
 
-    def _head(self) -> Iterator[Any]:
+    def _head_modules(self) -> Iterator[Any]:
         if self._settings.head == "library":
             missing = {name.rpartition(".")[0] for name in self._loaded_model[1]}
             yield from (module for name, module in self.model.named_modules() if name in missing)
             return
         base = self.model.base_model
-        # BERT's pooler is one of the head's two fully connected layers, although the library counts it to the encoder.
-        heads = [child for child in self.model.children() if child is not base] + [
-            getattr(base, "pooler", None)
-        ]
-        yield from (
-            module
-            for head in filter(None, heads)
-            for module in head.modules()
-            if hasattr(module, "weight")
-        )
+        heads = [child for child in self.model.children() if child is not base]
+        # BERT's pooler is one of the head's two fully connected layers, although the library
+        # counts it as part of the encoder.
+        if pooler := getattr(base, "pooler", None):
+            heads.append(pooler)
+        for head in heads:
+            yield from (module for module in head.modules() if hasattr(module, "weight"))
 
-    # Tokens -----------------------------------------------------------------------------------------------------------
+    # Gradients and scores ------------------------------------------------------------------------
 
     def tokens(self, texts: Sequence[str]) -> Tokens:
         """Return the tokens of texts, cut at `max_length`."""
-        import torch
-
-        self._tokenise(texts)
-        rows = [self._tokens[text] for text in texts]
-        lengths = [len(row) for row in rows]
-        self._texts_seen += len(texts)
-        self._texts_cut += sum(self._cut[text] for text in texts)
-        sizes = torch.tensor(lengths, dtype=torch.long)
-        flat = torch.tensor([token for row in rows for token in row], dtype=torch.int32)
-        return Tokens(
-            flat.to(self.device),
-            (sizes.cumsum(0) - sizes).to(self.device),
-            sizes.to(self.device),
-            lengths,
-        )
-
-    def _tokenise(self, texts: Sequence[str]) -> None:
-        if len(self._tokens) > KEPT_TEXTS:
-            self._tokens.clear()
-            self._cut.clear()
-        longest = self._settings.max_length
-        new = [text for text in dict.fromkeys(texts) if text not in self._tokens]
-        if new:
-            self._tokens |= zip(
-                new,
-                self.tokenizer(new, truncation=True, max_length=longest)["input_ids"],
-                strict=True,
-            )
-            full = [text for text in new if len(self._tokens[text]) >= longest]
-            self._cut |= dict.fromkeys(new, False)
-            if full:
-                whole = self.tokenizer(full, truncation=False)["input_ids"]
-                self._cut |= {
-                    text: len(row) > longest for text, row in zip(full, whole, strict=True)
-                }
-
-    # Gradients and scores ---------------------------------------------------------------------------------------------
+        return self._cache.tokens(texts, self.tokenizer, self.device)
 
     def gradients(
-        self, tokens: Tokens, targets: "torch.Tensor", batch: Sequence[int], places: "torch.Tensor"
+        self, tokens: Tokens, targets: "torch.Tensor", batch: Sequence[int], rows: "torch.Tensor"
     ) -> "torch.Tensor":
-        """Add the gradients of the mean soft cross-entropy of a batch; return the sum of its losses, on the device.
+        """Add the gradients of the mean soft cross-entropy of a batch.
 
-        Slices of like length hold little padding, and their gradients add up to the batch's. Where memory runs out the
-        slices are halved, for the rest of the fit, and the batch is done again: its effective size stays.
+        Micro-batches of similar length hold little padding, and their gradients add up to the
+        batch's. If memory runs out they are halved for the rest of the fit, and the batch is
+        repeated: its effective size stays.
 
         Args:
             tokens: of all rows.
             targets: (rows, classes), the weight of each class in each row.
-            batch: the numbers of its rows, sorted by length.
-            places: the same numbers on the device.
+            batch: indices of the batch's rows, sorted by length.
+            rows: the same indices on the device.
+
+        Returns:
+            The sum of the rows' losses, on the device.
         """
         import torch
 
         before = torch.get_rng_state()
         while True:
             try:
-                return self._gradients(tokens, targets, batch, places)
+                return self._gradients(tokens, targets, batch, rows)
             except (RuntimeError, MemoryError) as error:
-                if self._slice == 1 or not out_of_memory(error):
+                if self._micro_batch == 1 or not out_of_memory(error):
                     raise
             self.model.zero_grad()
             torch.set_rng_state(before)
-            self._slice = max(1, min(self._slice, len(batch)) // 2)
+            self._micro_batch = max(1, min(self._micro_batch, len(batch)) // 2)
             self._shrunk = True
-            _free(self.device)
+            _empty_cache(self.device)
 
     def _gradients(
-        self, tokens: Tokens, targets: "torch.Tensor", batch: Sequence[int], places: "torch.Tensor"
+        self, tokens: Tokens, targets: "torch.Tensor", batch: Sequence[int], rows: "torch.Tensor"
     ) -> "torch.Tensor":
         import torch
 
         total = torch.zeros((), device=self.device)
-        # Of several processes each takes its share of the rows, whatever slices its own memory holds.
-        mine, places = batch[group().rank :: group().size], places[group().rank :: group().size]
-        for start in range(0, len(mine), self._slice):
-            end = min(start + self._slice, len(mine))
-            chosen = places[start:end]
-            logits = self._forward(tokens, chosen, tokens.lengths[mine[end - 1]])
-            # Soft cross-entropy against the probabilities: the library's own loss would take floats for multi-label.
+        for start in range(0, len(batch), self._micro_batch):
+            end = min(start + self._micro_batch, len(batch))
+            chosen = rows[start:end]
+            logits = self._forward(tokens, chosen, tokens.lengths[batch[end - 1]])
+            # Soft cross-entropy: the library's own loss takes float targets for multi-label.
             loss = torch.nn.functional.cross_entropy(logits, targets[chosen], reduction="sum")
             (loss / len(batch)).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         return total
 
     def logits(self, tokens: Tokens) -> "torch.Tensor":
-        """Return the scores of texts, (texts, classes), on the device.
+        """Return the logits of texts, (texts, classes), on the device.
 
         Raises:
-            ArithmeticError: if any is no number.
+            ArithmeticError: if any is not finite.
         """
         import torch
 
         self.model.eval()
         order = sorted(range(len(tokens.lengths)), key=tokens.lengths.__getitem__)
-        places = torch.tensor(order, device=self.device)
+        lengths = [tokens.lengths[index] for index in order]
+        rows = torch.tensor(order, device=self.device)
         logits = torch.zeros(len(order), len(self._classes), device=self.device)
         with torch.inference_mode():
-            for number, (start, end) in enumerate(
-                _by_budget([tokens.lengths[i] for i in order], self._scoring)
-            ):
-                if number % group().size == group().rank:
-                    chosen = places[start:end]
-                    logits[chosen] = self._scored(tokens, chosen, tokens.lengths[order[end - 1]])
-            group().add([logits])
+            for start, end in _batches_within(lengths, self._scoring_tokens):
+                chosen = rows[start:end]
+                logits[chosen] = self._score(tokens, chosen, lengths[end - 1])
         if not bool(logits.isfinite().all()):
-            raise ArithmeticError(
-                "the scores are no numbers: training has diverged; a lower lr helps"
-            )
+            raise ArithmeticError("the logits are not finite: training diverged; a lower lr helps")
         return logits
 
-    def _scored(self, tokens: Tokens, chosen: "torch.Tensor", longest: int) -> "torch.Tensor":
+    def _score(self, tokens: Tokens, chosen: "torch.Tensor", longest: int) -> "torch.Tensor":
+        """Return the logits of a batch; if memory runs out, of its halves."""
         import torch
 
         try:
@@ -344,41 +296,47 @@ class Encoder:
         except (RuntimeError, MemoryError) as error:
             if len(chosen) == 1 or not out_of_memory(error):
                 raise
-        _free(self.device)
-        return torch.cat([self._scored(tokens, part, longest) for part in chosen.chunk(2)])
+        _empty_cache(self.device)
+        return torch.cat([self._score(tokens, half, longest) for half in chosen.chunk(2)])
 
     def _forward(self, tokens: Tokens, chosen: "torch.Tensor", longest: int) -> "torch.Tensor":
-        """Return the logits, (rows, classes), in float32; weights stay in float32 whatever the products are made in."""
+        """Return the logits, (rows, classes), in float32; weights are float32 in every dtype."""
         import torch
 
+        batch = tokens.batch(chosen, longest, self.tokenizer.pad_token_id or 0)
         with torch.autocast(
             self.device.type, dtype=torch.bfloat16, enabled=self.dtype == "bfloat16"
         ):
-            logits: torch.Tensor = self.model(
-                **tokens.batch(chosen, longest, self.tokenizer.pad_token_id or 0)
-            ).logits
+            logits: torch.Tensor = self.model(**batch).logits
         return logits.float()
 
 
-def _by_budget(lengths: Sequence[int], budget: int) -> Iterator[tuple[int, int]]:
-    """Yield (start, end) of batches of ascending lengths, none with more than `budget` padded tokens."""
+def _batches_within(lengths: Sequence[int], max_tokens: int) -> Iterator[tuple[int, int]]:
+    """Yield (start, end) of batches of ascending lengths with at most `max_tokens` padded tokens.
+
+    A single text may have more.
+    """
     start = 0
     for end in range(1, len(lengths) + 1):
-        if end == len(lengths) or lengths[end] * (end + 1 - start) > budget:
+        if end == len(lengths) or lengths[end] * (end + 1 - start) > max_tokens:
             yield start, end
             start = end
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Return whether an error says that memory ran out, on a GPU or in the host."""
+@contextmanager
+def cpu_threads(count: int) -> Iterator[None]:
+    """Let torch use this many CPU threads: how sums are split among threads changes last digits."""
     import torch
 
-    return isinstance(
-        error, MemoryError | torch.OutOfMemoryError
-    ) or "can't allocate memory" in str(error)
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
-def _free(device: "torch.device") -> None:
+def _empty_cache(device: "torch.device") -> None:
     import torch
 
     if device.type == "cuda":
@@ -386,32 +344,13 @@ def _free(device: "torch.device") -> None:
 
 
 def _fast_dtype(device: "torch.device") -> str:
-    """Return bfloat16 where the processor multiplies in it; elsewhere it would be emulated, and slow."""
+    """Return bfloat16 if the processor has it; elsewhere it would be emulated, and slow."""
     import torch
 
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        # Older releases cannot say, and are served with float32.
-        able: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-        native = bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+        # Older releases of torch do not report it, and get float32.
+        capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+        native = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
     return "bfloat16" if native else "float32"
-
-
-def _device(name: str) -> "torch.device":
-    import torch
-
-    if name == "auto":
-        # Under torchrun or `accelerate launch` each process has a GPU of its own.
-        return (
-            torch.device("cuda", group().local_rank)
-            if torch.cuda.is_available()
-            else torch.device("cpu")
-        )
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(
-            f"classifiers: device '{name}' cannot be used: {str(error).splitlines()[0]}",
-            "use auto or cpu",
-        ) from None

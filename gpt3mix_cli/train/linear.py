@@ -1,7 +1,7 @@
-"""Tf-idf and logistic regression on soft labels: a row counts for each class with the weight of its probability.
+"""Tf-idf and logistic regression on soft labels: each row counts for each class by its probability.
 
-Saved, it is two files: weights (safetensors) and vocabulary (JSON), nothing that runs when it is read.
-Deterministic and without epochs, so the training seed changes nothing: trials differ by their data only.
+A saved model is two files: weights (safetensors) and vocabulary (JSON). Reading them runs no code.
+The training seed has no effect, and there are no epochs: trials differ by their data only.
 """
 
 import json
@@ -11,26 +11,28 @@ from typing import Any
 
 from ..records import Augmented, Example
 from ..settings import LinearSettings
-from .loop import EpochCallback, FitResult, cached_classifier, ignore_epoch
+from . import metrics
+from .protocol import Classifier, EpochCallback, FitResult, cached_classifier, ignore_epoch
 
-WEIGHTS, VOCABULARY = "model.safetensors", "vocabulary.json"
+WEIGHTS_FILE, VOCABULARY_FILE = "model.safetensors", "vocabulary.json"
 CACHE_VERSION = 1  # raised when the same settings would give other numbers
+# Single characters and punctuation count too: `!` and `?` carry sentiment.
+WORD_PATTERN = r"\w+|[^\w\s]"
+LOGISTIC_WEIGHTS = ("coef", "intercept", "classes")
 
 
-class LinearClassifier:
+class LinearClassifier(Classifier):
     """The classifier; see `train.Classifier`."""
 
+    summary = "tf-idf and logistic regression"
+
     def __init__(self, settings: LinearSettings, classes: Sequence[str]) -> None:
-        """Keep the settings."""
+        """Store the settings."""
         self._settings, self._classes = settings, list(classes)
-        self.threads: int | None = None
-        self.tokens: int | None = None
-        self.usd: float | None = None
-        self.notes: list[str] = []
         self.about = {**settings.model_dump(exclude={"name", "trials"}), "format": CACHE_VERSION}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Travel to another process as settings."""
+        """Pickle the settings alone."""
         return cached_classifier, (self._settings, tuple(self._classes))
 
     def fit(
@@ -38,80 +40,81 @@ class LinearClassifier:
         train: Sequence[Augmented],
         validation: Sequence[Example],
         seed: int,
-        watch: EpochCallback = ignore_epoch,
+        on_epoch: EpochCallback = ignore_epoch,
     ) -> FitResult:
         """Fit the vocabulary and the weights on the training rows."""
         import numpy as np
         from sklearn.linear_model import LogisticRegression
 
         probs = np.array([[row.probs[name] for name in self._classes] for row in train])
-        rows, labels = np.nonzero(probs)
-        self._vectorizer = self._blank()
+        rows, columns = np.nonzero(probs)
+        self._vectorizer = self._new_vectorizer()
         features = self._vectorizer.fit_transform([row.text for row in train])
         self._model = LogisticRegression(C=self._settings.C, max_iter=1000)
-        self._model.fit(features[rows], labels, sample_weight=probs[rows, labels])
-        right = self.predict_proba([row.text for row in validation]).argmax(1) == [
-            self._classes.index(row.label) for row in validation
-        ]
-        return FitResult(valid_accuracy=float(right.mean()))
+        self._model.fit(features[rows], columns, sample_weight=probs[rows, columns])
+        probabilities = self.predict_proba([row.text for row in validation])
+        return FitResult(metrics.accuracy(probabilities, validation, self._classes))
 
     def predict_proba(self, texts: Sequence[str]) -> Any:
-        """Return the class probabilities, (texts, classes); a class that no row had gets 0."""
-        import numpy as np
-
-        probabilities = np.zeros((len(texts), len(self._classes)))
-        probabilities[:, self._model.classes_] = self._model.predict_proba(
-            self._vectorizer.transform(texts)
-        )
-        return probabilities
+        """Return the class probabilities, (texts, classes); 0 for a class that no row had."""
+        features = self._vectorizer.transform(texts)
+        return all_class_probabilities(self._model, features, len(self._classes))
 
     def probe(self) -> None:
-        """Load the library."""
-        import sklearn  # noqa: F401 - an ImportError would be the finding
+        """Import the library."""
+        import sklearn  # noqa: F401 - an ImportError is what `check` looks for
 
     def save(self, folder: Path) -> None:
         """Write weights and vocabulary."""
-        from safetensors.numpy import save_file
-
-        model, vectorizer = self._model, self._vectorizer
-        weights = {
-            "idf": vectorizer.idf_,
-            "coef": model.coef_,
-            "intercept": model.intercept_,
-            "classes": model.classes_,
-        }
-        save_file(weights, folder / WEIGHTS)
-        vocabulary = sorted(vectorizer.vocabulary_, key=vectorizer.vocabulary_.__getitem__)
-        (folder / VOCABULARY).write_text(json.dumps(vocabulary, ensure_ascii=False), "utf-8")
+        vectorizer = self._vectorizer
+        save_logistic(folder / WEIGHTS_FILE, self._model, idf=vectorizer.idf_)
+        terms = sorted(vectorizer.vocabulary_, key=vectorizer.vocabulary_.__getitem__)
+        (folder / VOCABULARY_FILE).write_text(json.dumps(terms, ensure_ascii=False), "utf-8")
 
     def load(self, folder: Path) -> None:
         """Read what `save` wrote."""
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
-        from sklearn.linear_model import LogisticRegression
-
-        try:
-            weights = load_file(folder / WEIGHTS)
-        except SafetensorError as error:
-            raise ValueError(str(error)) from None
-        terms = json.loads((folder / VOCABULARY).read_text("utf-8"))
-        self._vectorizer = self._blank({term: place for place, term in enumerate(terms)})
+        self._model, weights = load_logistic(folder / WEIGHTS_FILE)
+        terms = json.loads((folder / VOCABULARY_FILE).read_text("utf-8"))
+        vocabulary = {term: index for index, term in enumerate(terms)}
+        self._vectorizer = self._new_vectorizer(vocabulary)
         self._vectorizer.idf_ = weights["idf"]
-        self._model = LogisticRegression(C=self._settings.C)
-        self._model.coef_, self._model.intercept_, self._model.classes_ = (
-            weights["coef"],
-            weights["intercept"],
-            weights["classes"],
-        )
 
-    def _blank(self, vocabulary: dict[str, int] | None = None) -> Any:
+    def _new_vectorizer(self, vocabulary: dict[str, int] | None = None) -> Any:
         from sklearn.feature_extraction.text import TfidfVectorizer
 
-        # One-letter words and signs count too: `!` and `?` carry sentiment.
-        words = r"\w+|[^\w\s]"
         return TfidfVectorizer(
             ngram_range=(1, self._settings.ngrams),
             sublinear_tf=True,
-            token_pattern=words,
+            token_pattern=WORD_PATTERN,
             vocabulary=vocabulary,
         )
+
+
+# Logistic regression as a safetensors file, for SetFit's head too --------------------------------
+
+
+def save_logistic(path: Path, model: Any, **extra: Any) -> None:
+    """Write the weights of a fitted LogisticRegression, and further arrays by name."""
+    from safetensors.numpy import save_file
+
+    save_file({**extra, **{name: getattr(model, f"{name}_") for name in LOGISTIC_WEIGHTS}}, path)
+
+
+def load_logistic(path: Path) -> tuple[Any, dict[str, Any]]:
+    """Return the LogisticRegression that `save_logistic` wrote, and all arrays of the file."""
+    from safetensors.numpy import load_file
+    from sklearn.linear_model import LogisticRegression
+
+    weights, model = load_file(path), LogisticRegression()
+    for name in LOGISTIC_WEIGHTS:
+        setattr(model, f"{name}_", weights[name])
+    return model, weights
+
+
+def all_class_probabilities(model: Any, features: Any, count: int) -> Any:
+    """Return the class probabilities, (rows, count); 0 for a class that no training row had."""
+    import numpy as np
+
+    probabilities = np.zeros((features.shape[0], count))
+    probabilities[:, model.classes_] = model.predict_proba(features)
+    return probabilities

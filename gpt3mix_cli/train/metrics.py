@@ -1,16 +1,30 @@
-"""The figures of a trial, as fractions rounded to six digits."""
+"""The metrics of a trial, as fractions rounded to six digits."""
 
 import warnings
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-BINS = 15  # of confidence, for the calibration error (Guo et al., 2017)
+from ..records import Example
+
+CALIBRATION_BINS = 15  # as Guo et al. (2017)
 
 
 def majority(labels: Sequence[str]) -> float:
-    """Return the share of the most frequent label: the accuracy of a classifier that has learnt nothing."""
+    """Return the fraction of the most frequent label: the accuracy of always predicting it."""
     return round(max(Counter(labels).values()) / len(labels), 6)
+
+
+def accuracy(probabilities: Any, rows: Sequence[Example], classes: Sequence[str]) -> float:
+    """Return the fraction of rows whose most probable class is their label, unrounded.
+
+    Args:
+        probabilities: float array (rows, classes).
+        rows: the labelled rows.
+        classes: the task's classes, in the order of the columns.
+    """
+    correct = probabilities.argmax(1) == [classes.index(row.label) for row in rows]
+    return float(correct.mean())
 
 
 def score(probabilities: Any, labels: Sequence[str], classes: Sequence[str]) -> dict[str, Any]:
@@ -19,7 +33,8 @@ def score(probabilities: Any, labels: Sequence[str], classes: Sequence[str]) -> 
     Args:
         probabilities: float array (rows, classes).
         labels: the true label of each row.
-        classes: the task's classes, in the order of the columns; macro-F1 averages over all of them.
+        classes: the task's classes, in the order of the columns; macro-F1 averages over all of
+            them.
     """
     import numpy as np
     from sklearn.metrics import confusion_matrix, f1_score, matthews_corrcoef
@@ -27,32 +42,31 @@ def score(probabilities: Any, labels: Sequence[str], classes: Sequence[str]) -> 
     probabilities = np.asarray(probabilities, dtype=np.float64)
     truth = np.array([classes.index(label) for label in labels])
     predicted = probabilities.argmax(1)
-    numbers = list(range(len(classes)))
+    indices = list(range(len(classes)))
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", "A single label was found"
-        )  # one class only is a finding, and reported as such
+        # A test set of one class is allowed; `predicted_classes` and `confusion` show it.
+        warnings.filterwarnings("ignore", "A single label was found")
         mcc = matthews_corrcoef(truth, predicted)
-    figures = {
+    values = {
         "accuracy": (predicted == truth).mean(),
-        "macro_f1": f1_score(truth, predicted, labels=numbers, average="macro", zero_division=0),
+        "macro_f1": f1_score(truth, predicted, labels=indices, average="macro", zero_division=0),
         "mcc": mcc,
         "ece": _calibration_error(probabilities.max(1), predicted == truth),
     }
     return {
-        **{name: round(float(value), 6) for name, value in figures.items()},
+        **{name: round(float(value), 6) for name, value in values.items()},
         "predicted_classes": len(np.unique(predicted)),
-        "confusion": confusion_matrix(truth, predicted, labels=numbers).tolist(),
+        "confusion": confusion_matrix(truth, predicted, labels=indices).tolist(),
     }
 
 
-def _calibration_error(confidence: Any, right: Any) -> float:
+def _calibration_error(confidence: Any, correct: Any) -> float:
     """Return the expected calibration error over equal-width bins of confidence."""
     import numpy as np
 
-    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
     gaps = [
-        abs(confidence[bins == b].mean() - right[bins == b].mean()) * (bins == b).mean()
+        abs(confidence[bins == b].mean() - correct[bins == b].mean()) * (bins == b).mean()
         for b in np.unique(bins)
     ]
     return float(sum(gaps))

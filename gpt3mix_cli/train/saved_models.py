@@ -1,333 +1,275 @@
-"""A trained classifier as a folder: written after its trials, read again to label texts.
+"""A trained classifier as a folder: saved after its trials, and loaded again to label texts.
 
-The folder of a transformer is what the transformers library reads (`pipeline("text-classification", DIR)`); beside the
-weights stand `gpt3mix.json`, which says how to read texts, and a model card.
+The folder holds the weights, a model card, and `gpt3mix.json`, which says how to read texts. The
+transformers library reads a transformer's folder: `pipeline("text-classification", DIR)`.
 """
 
+import dataclasses
 import json
 import shutil
-import time
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter
 
 from .. import __version__
 from ..errors import NO_CALLBACKS, Callbacks, StoppedShort, UserError
-from ..files import STDIO, disk, file_sha, model_sha, only_writer, whole_file
-from ..records import Done, Trial, close_output, objects, up_to_date
-from ..settings import LinearSettings, SetFitSettings, TrainableSettings, TransformerSettings
-from .loop import Classifier, TrialResult, TrialRunner
+from ..files import write_errors
+from ..records import Trial
+from ..settings import TrainableSettings
+from .protocol import Classifier, open_classifier
+from .trials import TrialJob, TrialRunner
 
-ABOUT = "gpt3mix.json"
-ROWS = 2048  # texts that are labelled together
-NOT_A_FIGURE = {"seconds", "version"}
+MODEL_FILE = "gpt3mix.json"
+UNSTABLE_FIELDS = {"seconds", "version"}  # of a row; they differ when its trial is repeated
+MAX_LENGTH = 512  # tokens that a model of another tool reads, if its files do not say less
+NOT_IN_CARD = {"model", "revision", "device", "preset"}
+MINILM_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
+SCORE_TITLES = {
+    "accuracy": "accuracy",
+    "macro_f1": "macro-F1",
+    "mcc": "Matthews correlation",
+    "ece": "expected calibration error",
+    "majority": "majority class alone",
+    "valid_accuracy": "validation accuracy",
+}
+TEMPLATE = """\
+---
+{header}
+---
+
+# {task}: {classes}
+
+A text classifier trained by gpt3mix {version}: {summary}.
+
+## Data and method
+
+- Task {task}, level {level}, data seed {data_seed}: {n_train} real rows (sha {train_sha}).
+- Method `{method}`: {n_synthetic} synthetic rows, {synthetic}.
+- Settings: `{settings}`; training seed {seed}{best_epoch}.
+- Chosen among its trials by validation accuracy; test rows were not used for the choice.
+
+## Scores on {n_test} test rows
+
+| score | value |
+| --- | --- |
+{scores}
+
+Confusion (rows: true {classes}; columns: predicted): `{confusion}`
+
+One trial on few rows says little: the experiment's report has all trials and their spread.
+
+## Use
+
+```
+{usage}# or: gpt3mix predict DIR -i texts.jsonl -o labelled.jsonl
+```
+"""
 
 
 def save_model(
-    work: TrialRunner,
+    runner: TrialRunner,
     rows: Sequence[Trial],
     settings: TrainableSettings,
     folder: Path,
     callbacks: Callbacks = NO_CALLBACKS,
 ) -> Trial:
-    """Write the model of the trial with the best validation accuracy, of several the first; return its row.
+    """Write the model of the trial with the best validation accuracy; return the trial's row.
 
-    The test score takes no part in the choice. Where its weights are gone the trial is run again, which gives the same.
+    Of several best trials the first is taken; the test score is not used. If its weights are no
+    longer in memory the trial is run again, which gives the same.
 
     Args:
-        work: what the trials share.
-        rows: of the trials.
-        settings: of the classifier.
-        folder: where to; an earlier model there is replaced.
-        callbacks: take progress and warnings.
+        runner: the runner of the trials.
+        rows: the trials' rows.
+        settings: the classifier's settings.
+        folder: where to write; an earlier model there is replaced.
+        callbacks: for progress and warnings.
 
     Raises:
         UserError: if the folder holds something else, or cannot be written.
-        StoppedShort: if no trial went well.
+        StoppedShort: if no trial succeeded.
     """
-    good = [row for row in rows if row.status == "ok" and row.valid_accuracy is not None]
-    if not good:
+    usable = [row for row in rows if row.status == "ok" and row.valid_accuracy is not None]
+    if not usable:
         raise StoppedShort(
-            "no trial went well, so there is no model to save", "mend the cause and run again"
+            "no trial succeeded, so there is no model to save", "fix the cause and run again"
         )
-    best = min(good, key=lambda row: (-(row.valid_accuracy or 0), row.trial))
+    best = min(usable, key=lambda row: (-(row.valid_accuracy or 0), row.trial))
     folder = folder.resolve()
-    if work.fitted != best.trial:
-        work.curves = None  # its epochs are drawn already
-        again: TrialResult = work.trial((best.trial, best.draw), callbacks)
-        if again.row.status == "failed":
-            raise StoppedShort(
-                f"trial {best.trial} failed when it was run again to save its model: {again.row.error}",
-                "mend the cause and run again",
-            )
-        if again.row.model_dump(exclude=NOT_A_FIGURE) != best.model_dump(exclude=NOT_A_FIGURE):
-            callbacks.warn(
-                f"{folder}: trial {best.trial} gave other figures than its row when it was run again; the model card has the new ones"
-            )
-        best = again.row
-    with disk(folder):
+    if runner.fitted_trial != best.trial:
+        best = _repeat(runner, best, folder, callbacks)
+    with write_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        aside = folder.with_name(f".{folder.name}.partial")
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir()
-        work.classifier.save(aside)
-        about = {
-            "classifier": {**settings.model_dump(exclude={"name", "trials"}), **_base(settings)},
-            "classes": list(work.cell.classes),
-            # A swept value may be a path, which tells of its machine.
-            "trial": best.model_dump()
-            | {"variant": {key: Path(str(value)).name for key, value in best.variant.items()}},
-            "version": __version__,
-        }
-        (aside / ABOUT).write_text(json.dumps(about, ensure_ascii=False, indent=1) + "\n", "utf-8")
-        (aside / "README.md").write_text(card(work, best, settings), "utf-8")
+        partial = folder.with_name(f".{folder.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        _write_model(runner, best, settings, partial)
         check_save_folder(folder)
         shutil.rmtree(folder, ignore_errors=True)
-        aside.rename(folder)
+        partial.rename(folder)
     return best
 
 
+def _repeat(runner: TrialRunner, row: Trial, folder: Path, callbacks: Callbacks) -> Trial:
+    """Run a trial again, so that the classifier has its weights; return the new row."""
+    # Its epochs are in TensorBoard already.
+    runner = dataclasses.replace(runner, tensorboard_root=None)
+    repeated = runner.run(TrialJob(row.trial, row.draw), callbacks).row
+    if repeated.status == "failed":
+        raise StoppedShort(
+            f"trial {row.trial} failed when it was repeated to save its model: {repeated.error}",
+            "fix the cause and run again",
+        )
+    if repeated.model_dump(exclude=UNSTABLE_FIELDS) != row.model_dump(exclude=UNSTABLE_FIELDS):
+        callbacks.warn(
+            f"{folder}: trial {row.trial} gave other results when it was repeated to save its "
+            "model; the model card has the new ones"
+        )
+    return repeated
+
+
+def _write_model(
+    runner: TrialRunner, row: Trial, settings: TrainableSettings, folder: Path
+) -> None:
+    runner.classifier.save(folder)
+    saved, base_model = settings.model_dump(exclude={"name", "trials"}), None
+    if "model" in saved:
+        path = Path(saved["model"])
+        base_model = None if path.is_dir() else saved["model"]
+        # The path of a folder would reveal details of this machine.
+        saved["model"] = base_model or path.name
+    about = {
+        "classifier": saved,
+        "classes": list(runner.classes),
+        # A swept value may be a path too.
+        "trial": row.model_dump()
+        | {"variant": {key: Path(str(value)).name for key, value in row.variant.items()}},
+        "version": __version__,
+    }
+    (folder / MODEL_FILE).write_text(
+        json.dumps(about, ensure_ascii=False, indent=1) + "\n", "utf-8"
+    )
+    (folder / "README.md").write_text(_model_card(runner, row, saved, base_model), "utf-8")
+
+
 def check_save_folder(folder: Path) -> None:
-    """Make sure that nothing but an earlier model would be replaced.
+    """Make sure that saving replaces nothing but an earlier model.
 
     Raises:
-        UserError: if something else stands there.
+        UserError: if the folder exists and is something else.
     """
+    hint = "choose another folder with --save-model"
     if folder.resolve() == Path.cwd():
-        raise UserError(
-            f"{folder}: the current folder cannot be replaced",
-            "choose another folder with --save-model",
-        )
-    if (
-        folder.exists()
-        and not (folder / ABOUT).is_file()
-        and (not folder.is_dir() or any(folder.iterdir()))
-    ):
-        raise UserError(
-            f"{folder}: there is something that is no saved model",
-            "choose another folder with --save-model, or remove it",
-        )
+        raise UserError(f"{folder}: the current folder cannot be replaced", hint)
+    if not folder.exists() or (folder / MODEL_FILE).is_file():
+        return
+    if not folder.is_dir() or any(folder.iterdir()):
+        raise UserError(f"{folder}: exists and is not a saved model", f"{hint}, or remove it")
 
 
-def _base(settings: TrainableSettings) -> dict[str, str]:
-    """Return the name of the pretrained model: of a folder only the last part, since a path tells of its machine."""
-    if isinstance(settings, LinearSettings):
-        return {}
-    return {"model": Path(settings.model).name if Path(settings.model).is_dir() else settings.model}
+# Model card --------------------------------------------------------------------------------------
 
 
-def card(work: TrialRunner, row: Trial, settings: TrainableSettings) -> str:
-    """Return the model card: data, method, scores, use."""
-    cell = work.cell
-    front = ["---", "pipeline_tag: text-classification", "tags: [gpt3mix]"]
-    if not isinstance(settings, LinearSettings):
-        front += [
-            f"library_name: {'transformers' if isinstance(settings, TransformerSettings) else 'sentence-transformers'}"
-        ]
-        # Only a hub id says more than a name; `minilm` is one in disguise.
-        if not Path(settings.model).is_dir():
-            front += [
-                f"base_model: {'sentence-transformers/all-MiniLM-L6-v2' if settings.model == 'minilm' else settings.model}"
-            ]
-    front += ["---"]
-    settings_of = json.dumps(
-        settings.model_dump(exclude={"name", "trials", "model", "revision", "device", "preset"})
+def _model_card(
+    runner: TrialRunner, row: Trial, settings: Mapping[str, Any], base_model: str | None
+) -> str:
+    """Return the card of a trial's model, as Markdown with the hub's header.
+
+    Args:
+        runner: the runner of the trial.
+        row: the trial's row.
+        settings: the classifier's settings.
+        base_model: hub id of the pretrained model, or `minilm`; None if there is none.
+    """
+    from huggingface_hub import ModelCardData
+
+    classifier = runner.classifier
+    header = ModelCardData(
+        pipeline_tag="text-classification",
+        tags=["gpt3mix"],
+        library_name=classifier.library_name,
+        base_model=MINILM_HUB_ID if base_model == "minilm" else base_model,
     )
-    scores = {
-        "accuracy": row.accuracy,
-        "macro-F1": row.macro_f1,
-        "Matthews correlation": row.mcc,
-        "expected calibration error": row.ece,
-        "majority class alone": row.majority,
-        "validation accuracy": row.valid_accuracy,
+    values = row.model_dump()
+    scores = [
+        f"| {title} | {values[name]:.4f} |"
+        for name, title in SCORE_TITLES.items()
+        if values[name] is not None
+    ]
+    shown = {name: value for name, value in settings.items() if name not in NOT_IN_CARD}
+    values |= {
+        "header": header.to_yaml(),
+        "classes": ", ".join(runner.classes),
+        "version": __version__,
+        "summary": classifier.summary.format(**settings),
+        "synthetic": _describe_synthetic(runner, row),
+        "settings": json.dumps(shown),
+        "best_epoch": f", best epoch {row.best_epoch} of {row.epochs}" if row.epochs else "",
+        "scores": "\n".join(scores),
+        "usage": classifier.usage_snippet.format(**settings),
     }
-    use = (
-        f'from transformers import pipeline\nclassify = pipeline("text-classification", "DIR", truncation=True, max_length={settings.max_length})\n'
-        if isinstance(settings, TransformerSettings)
-        else ""
-    )
-    return "\n".join(
-        [
-            *front,
-            f"# {cell.task}: {', '.join(cell.classes)}",
-            "",
-            f"A text classifier made by gpt3mix {__version__}: " + _what(settings),
-            "",
-            "## Data and method",
-            "",
-            f"- Task {cell.task}, level {cell.level}, data seed {cell.data_seed}: {row.n_train} real rows (sha {row.train_sha}).",
-            f"- Method `{cell.method}`: {row.n_synthetic} synthetic rows, {_made(work, row)}.",
-            f"- Settings: `{settings_of}`; training seed {row.seed}"
-            + (f", best epoch {row.best_epoch} of {row.epochs}." if row.epochs else "."),
-            "- Chosen among its trials by validation accuracy; the test rows took no part.",
-            "",
-            f"## Scores on {row.n_test} test rows",
-            "",
-            "| score | value |",
-            "| --- | --- |",
-            *(f"| {name} | {value:.4f} |" for name, value in scores.items() if value is not None),
-            "",
-            f"Confusion (rows: true {', '.join(cell.classes)}; columns: predicted): `{row.confusion}`",
-            "",
-            "One trial of few rows says little: the report of the experiment has all trials and their spread.",
-            "",
-            "## Use",
-            "",
-            f"```\n{use}# or: gpt3mix predict DIR -i texts.jsonl -o labelled.jsonl\n```",
-            "",
-        ]
-    )
+    return TEMPLATE.format(**values)
 
 
-def _what(settings: TrainableSettings) -> str:
-    base = _base(settings).get("model")
-    if isinstance(settings, SetFitSettings):
-        return f"`{base}` fine-tuned by SetFit, and logistic regression."
-    return (
-        f"`{base}` with a new classification head." if base else "tf-idf and logistic regression."
-    )
-
-
-def _made(work: TrialRunner, row: Trial) -> str:
-    part = work.synthetic.get(row.draw)
-    if part is None:
+def _describe_synthetic(runner: TrialRunner, row: Trial) -> str:
+    synthetic = runner.data.synthetic.get(row.draw)
+    if synthetic is None:
         return "no augmentation"
-    sources = sorted({one.label_source for one in part.rows})
-    return f"draw {row.draw}, labels from: {', '.join(sources) or 'none'}"
+    sources = ", ".join(sorted({example.label_source for example in synthetic.rows}))
+    return f"draw {row.draw}, labels from: {sources or 'none'}"
 
 
-# Use -----------------------------------------------------------------------------------------------------------------
+# Loading -----------------------------------------------------------------------------------------
 
 
-def load(folder: Path) -> tuple[Classifier, list[str]]:
-    """Return a saved classifier and its classes, from our folder or one of the transformers library.
+def load_saved_model(folder: Path) -> tuple[Classifier, list[str]]:
+    """Return a saved classifier and its classes.
+
+    The folder was written by `save_model`, or is a classifier of the transformers library.
 
     Raises:
         UserError: if the folder is neither.
     """
+    from safetensors import SafetensorError
+
     hint = "name a folder that `gpt3mix train --save-model` wrote"
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder", hint)
     try:
-        about: dict[str, Any] = (
-            json.loads((folder / ABOUT).read_text("utf-8"))
-            if (folder / ABOUT).is_file()
-            else _foreign(folder)
-        )
-        classes, kept = [str(name) for name in about["classes"]], about["classifier"]
-        if kept["kind"] == "linear":
-            from .linear import LinearClassifier
-
-            linear = LinearClassifier(LinearSettings.model_validate(kept), classes)
-            linear.load(folder)
-            return linear, classes
-        if kept["kind"] == "setfit":
-            from .setfit import SetFitClassifier
-
-            setfit = SetFitClassifier(
-                SetFitSettings.model_validate(
-                    {**kept, "model": str(folder.resolve()), "revision": None}
-                ),
-                classes,
-            )
-            setfit.load(folder)
-            return setfit, classes
-        options = {
-            "model": str(folder.resolve()),
-            "revision": None,
-            "device": "auto",
-            "preset": None,
-        }
-        from .transformer import TransformerClassifier
-
-        transformer = TransformerClassifier(
-            TransformerSettings.model_validate({**kept, **options}), classes
-        )
-        transformer.whole()
-        return transformer, classes
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{folder}: no saved model: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
-            hint,
-        ) from None
+        path = folder / MODEL_FILE
+        about = json.loads(path.read_text("utf-8")) if path.is_file() else _library_model(folder)
+        classes = [str(name) for name in about["classes"]]
+        classifier = open_classifier(_local_settings(about["classifier"], folder), classes)
+        classifier.load(folder)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        reason = str(error).splitlines()[0] if str(error) else ""
+        message = f"{folder}: not a saved model: {type(error).__name__}: {reason}"
+        raise UserError(message, hint) from None
+    return classifier, classes
 
 
-def _foreign(folder: Path) -> dict[str, Any]:
+def _local_settings(saved: dict[str, Any], folder: Path) -> TrainableSettings:
+    """Return the saved settings of a classifier, with the folder as its pretrained model."""
+    adapter: TypeAdapter[TrainableSettings] = TypeAdapter(
+        Annotated[TrainableSettings, Field(discriminator="kind")]
+    )
+    settings = adapter.validate_python(saved)
+    here = {"model": str(folder.resolve()), "revision": None, "device": "auto", "preset": None}
+    known = {name: value for name, value in here.items() if name in type(settings).model_fields}
+    return settings.model_copy(update=known)
+
+
+def _library_model(folder: Path) -> dict[str, Any]:
+    """Return what `gpt3mix.json` would say about a classifier of the transformers library."""
     config = json.loads((folder / "config.json").read_text("utf-8"))
     names = config["id2label"]
-    reads = [config.get("max_position_embeddings"), _tokenizer_limit(folder)]
-    limit = min(512, *(int(number) for number in reads if number))
-    return {
-        "classes": [names[str(number)] for number in range(len(names))],
-        "classifier": {"kind": "transformer", "max_length": limit},
-    }
-
-
-def _tokenizer_limit(folder: Path) -> int | None:
     path = folder / "tokenizer_config.json"
-    found: int | None = (
-        json.loads(path.read_text("utf-8")).get("model_max_length") if path.is_file() else None
-    )
-    return found
-
-
-def predict(
-    model: Path,
-    source: Path,
-    output: Path,
-    *,
-    command: Sequence[str] = (),
-    force: bool = False,
-    callbacks: Callbacks = NO_CALLBACKS,
-) -> Done:
-    """Label the texts of a JSONL file: every row is kept as it is, with `predicted` and `probs` added.
-
-    Rows are read, labelled and written in chunks, so that the file may be larger than memory. Where rows have a `label`
-    the counts say how many are right.
-
-    Raises:
-        UserError: at a row without a text, naming its line, or where the model or the files do not serve.
-    """
-    started = time.monotonic()
-    if source != STDIO and output != STDIO and source.resolve() == output.resolve():
-        raise UserError(f"{output}: is the input too", "write to another file")
-    inputs = {} if source == STDIO else {"texts": file_sha(source)}
-    with only_writer(output):
-        classifier, classes = load(model)
-        settings = {"model": model_sha(model), "classes": classes}
-        if inputs and not force and (manifest := up_to_date(output, settings, inputs)):
-            return Done(output, manifest, skipped=True)
-        counts = {"rows": 0, "labelled": 0, "right": 0}
-        with whole_file(output) as stream:
-            rows = _texts(source)
-            while chunk := list(islice(rows, ROWS)):
-                shares = classifier.predict_proba([row["text"] for row in chunk])
-                for row, probs in zip(chunk, shares, strict=True):
-                    found = classes[int(probs.argmax())]
-                    counts["rows"] += 1
-                    counts["labelled"] += "label" in row
-                    counts["right"] += row.get("label") == found
-                    added = {
-                        "predicted": found,
-                        "probs": {
-                            name: round(float(p), 6) for name, p in zip(classes, probs, strict=True)
-                        },
-                    }
-                    stream.write((json.dumps({**row, **added}, ensure_ascii=False) + "\n").encode())
-                callbacks.progress("rows labelled", counts["rows"], None)
-        for note in classifier.notes:
-            callbacks.warn(note)
-        return Done(output, close_output(
-            output, started, stage="predict", complete=True, settings=settings, inputs=inputs, seed=None, counts=counts, command=list(command)
-        ))  # fmt: skip
-
-
-def _texts(source: Path) -> Iterator[dict[str, Any]]:
-    for number, row in objects(source):
-        if not isinstance(row.get("text"), str) or not row["text"].strip():
-            raise UserError(
-                f"{source}, line {number}: 'text' is {'empty' if 'text' in row else 'missing'}",
-                'each line needs a text, such as {"text": "..."}',
-            )
-        yield row
+    tokenizer = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    limits = [config.get("max_position_embeddings"), tokenizer.get("model_max_length")]
+    shortest = min(MAX_LENGTH, *(int(limit) for limit in limits if limit))
+    return {
+        "classes": [names[str(index)] for index in range(len(names))],
+        "classifier": {"kind": "transformer", "max_length": shortest},
+    }

@@ -1,9 +1,14 @@
-"""SetFit (Tunstall et al., 2022) by its authors' library: a sentence encoder fine-tuned on pairs, then logistic regression.
+"""SetFit (Tunstall et al., 2022) by its authors' library.
 
-What users would pick instead of making rows, so that the table answers "why not SetFit?". The library takes hard labels
-only: of a soft label the likeliest class counts, and no row or class can be weighted. Pairs are `iterations` of each kind for
-each row (R of the paper), so that time grows with the rows and not with their square. All else is the library's default.
-Saved, it is the encoder as sentence-transformers reads it and a head in safetensors: nothing that runs when it is read.
+A sentence encoder is fine-tuned on pairs, then a logistic regression is fitted on its vectors. It
+is what users would pick instead of augmentation, so the table answers "why not SetFit?".
+
+The library takes hard labels only: a soft label counts as its most probable class, and no row or
+class can be weighted. `iterations` (R of the paper) is the number of pairs of each kind for each
+row, so time grows with the rows and not with their square. All else is the library's default.
+
+A saved model is the encoder as sentence-transformers reads it and a head in safetensors. Reading
+it runs no code.
 """
 
 import importlib.util
@@ -15,63 +20,56 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UserError
-from ..files import model_sha
-from ..pretrained import place
+from ..errors import UserError, first_line
+from ..files import hash_model
+from ..pretrained import model_path, resolve_device
 from ..records import Augmented, Example
 from ..settings import SetFitSettings, fingerprint
-from .loop import EpochCallback, FitResult, cached_classifier, ignore_epoch
-from .parallel import group_size, threads
+from . import metrics
+from .encoder import cpu_threads
+from .linear import all_class_probabilities, load_logistic, save_logistic
+from .protocol import Classifier, EpochCallback, FitResult, cached_classifier, ignore_epoch
 
 if TYPE_CHECKING:
     import torch
 
 CACHE_VERSION = 1  # raised when the same settings would give other numbers
-HEAD = "head.safetensors"
-SCORING_BATCH = 32
+HEAD_FILE = "head.safetensors"
+SCORING_BATCH_ROWS = 32
 
 
-class SetFitClassifier:
+class SetFitClassifier(Classifier):
     """The classifier; see `train.Classifier`."""
+
+    summary = "`{model}` fine-tuned by SetFit, and logistic regression"
+    library_name = "sentence-transformers"
 
     def __init__(self, settings: SetFitSettings, classes: Sequence[str]) -> None:
         """Look for the library and the model; the weights are read when they are first needed.
 
         Raises:
-            UserError: if the library is not installed, or several processes are to share a training.
+            UserError: if the library is not installed.
         """
-        import torch
-
         if importlib.util.find_spec("setfit") is None:
             raise UserError(
                 "classifiers: kind setfit needs the library `setfit`",
-                "pip install 'gpt3mix[setfit]', or take the classifier out",
-            )
-        if group_size() > 1:
-            raise UserError(
-                "classifiers: kind setfit cannot be spread over several processes",
-                "start gpt3mix without torchrun or accelerate",
+                "pip install 'gpt3mix[setfit]', or remove the classifier",
             )
         self._settings, self._classes = settings, list(classes)
-        self._place = place(settings.model, "classifiers: model")
-        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._path = model_path(settings.model, "classifiers: model")
+        self._device = resolve_device("auto", "classifiers: device")
         self.threads = settings.threads if self._device == "cpu" else None
-        self.tokens: int | None = None
-        self.usd: float | None = None
-        self.notes: list[str] = []
-        folder = Path(self._place)
-        self.about: dict[str, Any] = {
+        folder, revision = Path(self._path), settings.revision
+        self.about = {
             **settings.model_dump(exclude={"name", "trials", "model", "revision"}),
-            "model": model_sha(folder)
-            if folder.is_dir()
-            else fingerprint([self._place, settings.revision]),
+            "model": hash_model(folder) if folder.is_dir() else fingerprint([self._path, revision]),
             "device": self._device,
             "library": metadata.version("setfit"),
             "format": CACHE_VERSION,
         }
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Travel to another process as settings: there it is loaded once."""
+        """Pickle the settings alone: another process loads the weights once."""
         return cached_classifier, (self._settings, tuple(self._classes))
 
     def fit(
@@ -79,30 +77,27 @@ class SetFitClassifier:
         train: Sequence[Augmented],
         validation: Sequence[Example],
         seed: int,
-        watch: EpochCallback = ignore_epoch,
+        on_epoch: EpochCallback = ignore_epoch,
     ) -> FitResult:
-        """Train encoder and head from the pretrained weights; validation rows are scored, and choose nothing."""
+        """Train encoder and head from the pretrained weights; validation rows choose nothing."""
         import torch
 
         texts = [row.text for row in train]
-        labels = [
-            max(range(len(self._classes)), key=lambda place: row.probs[self._classes[place]])
-            for row in train
-        ]
-        # The library seeds torch's global generator (and Python's and NumPy's, which we draw nothing from).
+        probs = [[row.probs[name] for name in self._classes] for row in train]
+        labels = [values.index(max(values)) for values in probs]
+        # The library seeds torch's global generator (and Python's and NumPy's, which our code
+        # does not use).
         with (
             torch.random.fork_rng(),
-            threads(self._settings.threads),
+            cpu_threads(self._settings.threads),
             tempfile.TemporaryDirectory() as folder,
         ):
             self._encoder.load_state_dict(self._pretrained)
-            self._head = self._trained(texts, labels, seed % 2**32, folder)
-        right = self.predict_proba([row.text for row in validation]).argmax(1) == [
-            self._classes.index(row.label) for row in validation
-        ]
-        return FitResult(valid_accuracy=float(right.mean()))
+            self._head = self._train(texts, labels, seed % 2**32, folder)
+        probabilities = self.predict_proba([row.text for row in validation])
+        return FitResult(metrics.accuracy(probabilities, validation, self._classes))
 
-    def _trained(self, texts: list[str], labels: list[int], seed: int, folder: str) -> Any:
+    def _train(self, texts: list[str], labels: list[int], seed: int, folder: str) -> Any:
         """Train the encoder in place and return the head."""
         from setfit import SetFitModel, Trainer, TrainingArguments, logging
         from sklearn.linear_model import LogisticRegression
@@ -110,14 +105,15 @@ class SetFitClassifier:
 
         logging.set_verbosity_error()
         settings, head = self._settings, LogisticRegression()
+        steps = math.ceil(2 * settings.iterations * len(texts) / settings.batch_size)
         arguments = TrainingArguments(
             output_dir=folder,
             batch_size=settings.batch_size,
             num_epochs=settings.epochs,
             num_iterations=settings.iterations,
-            # As many as the epochs have; told of them, the library makes the pairs that it shows, and not those of every two rows.
-            max_steps=math.ceil(2 * settings.iterations * len(texts) / settings.batch_size)
-            * settings.epochs,
+            # The true number of steps. With it the library builds only the pairs that it trains
+            # on; otherwise it builds the pairs of every two rows.
+            max_steps=steps * settings.epochs,
             body_learning_rate=settings.lr,
             seed=seed,
             show_progress_bar=False,
@@ -125,9 +121,8 @@ class SetFitClassifier:
             logging_strategy="no",
             save_strategy="no",
         )
-        trainer = Trainer(
-            model=SetFitModel(model_body=self._encoder, model_head=head), args=arguments
-        )
+        model = SetFitModel(model_body=self._encoder, model_head=head)
+        trainer = Trainer(model=model, args=arguments)
         for callback in (PrinterCallback, ProgressCallback):  # they print to stdout
             trainer.remove_callback(callback)
         trainer.st_trainer.args.dataloader_pin_memory = self._device == "cuda"
@@ -136,53 +131,27 @@ class SetFitClassifier:
         return head
 
     def predict_proba(self, texts: Sequence[str]) -> Any:
-        """Return the class probabilities, (texts, classes); a class that no row had gets 0."""
-        import numpy as np
-
-        probabilities = np.zeros((len(texts), len(self._classes)))
-        with threads(self._settings.threads):
+        """Return the class probabilities, (texts, classes); 0 for a class that no row had."""
+        with cpu_threads(self._settings.threads):
             vectors = self._encoder.encode(
-                list(texts), batch_size=SCORING_BATCH, show_progress_bar=False
+                list(texts), batch_size=SCORING_BATCH_ROWS, show_progress_bar=False
             )
-        probabilities[:, self._head.classes_] = self._head.predict_proba(vectors)
-        return probabilities
+        return all_class_probabilities(self._head, vectors, len(self._classes))
 
     def probe(self) -> None:
         """Load the library and the weights."""
-        import setfit  # noqa: F401 - an ImportError would be the finding
+        import setfit  # noqa: F401 - an ImportError is what `check` looks for
 
         _ = self._pretrained
 
     def save(self, folder: Path) -> None:
         """Write the encoder, and the head's weights."""
-        from safetensors.numpy import save_file
-
         self._encoder.save_pretrained(str(folder), create_model_card=False)
-        save_file(
-            {
-                "coef": self._head.coef_,
-                "intercept": self._head.intercept_,
-                "classes": self._head.classes_,
-            },
-            folder / HEAD,
-        )
+        save_logistic(folder / HEAD_FILE, self._head)
 
     def load(self, folder: Path) -> None:
         """Read the head that `save` wrote; the encoder is that of the settings' `model`."""
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
-        from sklearn.linear_model import LogisticRegression
-
-        try:
-            weights = load_file(folder / HEAD)
-        except SafetensorError as error:
-            raise ValueError(str(error)) from None
-        self._head = LogisticRegression()
-        self._head.coef_, self._head.intercept_, self._head.classes_ = (
-            weights["coef"],
-            weights["intercept"],
-            weights["classes"],
-        )
+        self._head, _ = load_logistic(folder / HEAD_FILE)
 
     @cached_property
     def _encoder(self) -> Any:
@@ -190,20 +159,17 @@ class SetFitClassifier:
 
         try:
             encoder = SentenceTransformer(
-                self._place, revision=self._settings.revision, device=self._device
+                self._path, revision=self._settings.revision, device=self._device
             )
         except Exception as error:
-            # The libraries raise a dozen unrelated classes for a folder that is damaged, foreign or not there.
-            reason = next(
-                (line for line in str(error).splitlines() if line.strip()), type(error).__name__
-            )
-            hint = "give a sentence encoder's folder, a hub id that can be reached, or minilm"
+            # The libraries raise a dozen unrelated classes for a folder that is damaged, foreign
+            # or missing.
             raise UserError(
-                f"classifiers: model '{self._place}' cannot be loaded: {reason}", hint
+                f"classifiers: model '{self._path}' cannot be loaded: {first_line(error)}",
+                "give a sentence encoder's folder, a hub id that can be reached, or minilm",
             ) from None
-        encoder.max_seq_length = min(
-            self._settings.max_length, encoder.max_seq_length or self._settings.max_length
-        )
+        max_length = self._settings.max_length
+        encoder.max_seq_length = min(max_length, encoder.max_seq_length or max_length)
         return encoder
 
     @cached_property

@@ -1,8 +1,8 @@
-"""What a classifier is trained towards: each row's distribution, weighted as the settings say.
+"""The training targets of each row, the same for all classifiers.
 
-The loss of a row is the cross-entropy -sum_c t_c log q_c (section 3); here its targets t are made, for every classifier
-alike: t_c = w_c v p_c, with the row's distribution p (smoothed, or its argmax), the class weight w and, for a
-synthetic row, the weight v.
+The loss of a row is the cross-entropy -sum_c t_c log q_c (section 3). Its targets are
+t_c = w_c v p_c, with the row's distribution p (smoothed, or one-hot at its argmax), the class
+weight w and, for a synthetic row, the weight v.
 """
 
 from collections.abc import Sequence
@@ -12,55 +12,51 @@ from ..settings import SoftLabelTraining
 
 
 class UntrainableError(ValueError):
-    """No trial can be run; the message says why and what to do."""
+    """A trial cannot run; the message says why and what to do."""
 
 
-def one_hot(row: Example, classes: Sequence[str]) -> Augmented:
-    """Return a real row with its label as a distribution."""
-    return Augmented(
-        id=row.id,
-        text=row.text,
-        label=row.label,
-        probs={name: float(name == row.label) for name in classes},
-    )
+def to_one_hot(row: Example, classes: Sequence[str]) -> Augmented:
+    """Return a real row with its label as a one-hot distribution."""
+    probs = {name: float(name == row.label) for name in classes}
+    return Augmented(id=row.id, text=row.text, label=row.label, probs=probs)
 
 
-def training_rows(
+def assign_targets(
     settings: SoftLabelTraining,
     real: Sequence[Example],
     synthetic: Sequence[Augmented],
     classes: Sequence[str],
 ) -> list[Augmented]:
-    """Return the rows to train on, real ones first; their `probs` are the targets, which sum to 1 unless rows are weighted.
+    """Return the training rows, real ones first, with their targets as `probs`.
+
+    Targets sum to 1 unless rows or classes are weighted.
 
     Raises:
-        Hopeless: if a class of the task has no row.
+        UntrainableError: if a class of the task has no row.
     """
-    rows = [*(one_hot(row, classes) for row in real), *synthetic]
+    rows = [*(to_one_hot(row, classes) for row in real), *synthetic]
     labels = {row.label for row in rows}
     if missing := [name for name in classes if name not in labels]:
         raise UntrainableError(
-            f"no training row has the class '{missing[0]}'; draw rows of every class, or leave the class out of task.labels"
+            f"no training row has the class '{missing[0]}'; "
+            "draw rows of every class, or leave the class out of task.labels"
         )
     if not settings.weighted:
         return rows
     distributions = [_distribution(settings, row, classes) for row in rows]
-    weights = _class_weights(settings, distributions, classes)
-    kinds = [1.0] * len(real) + [settings.synthetic_weight] * len(synthetic)
-    return [
-        row.model_copy(
-            update={"probs": {name: weights[name] * kind * probs[name] for name in classes}}
-        )
-        for row, probs, kind in zip(rows, distributions, kinds, strict=True)
-    ]
+    class_weights = _class_weights(settings, distributions, classes)
+    row_weights = [1.0] * len(real) + [settings.synthetic_weight] * len(synthetic)
+    weighted = []
+    for row, probs, weight in zip(rows, distributions, row_weights, strict=True):
+        targets = {name: class_weights[name] * weight * probs[name] for name in classes}
+        weighted.append(row.model_copy(update={"probs": targets}))
+    return weighted
 
 
 def _distribution(
     settings: SoftLabelTraining, row: Augmented, classes: Sequence[str]
 ) -> dict[str, float]:
-    probs = (
-        {name: float(name == row.label) for name in classes} if settings.hard_labels else row.probs
-    )
+    probs = to_one_hot(row, classes).probs if settings.hard_labels else row.probs
     smoothing = settings.label_smoothing
     return {name: (1 - smoothing) * probs[name] + smoothing / len(classes) for name in classes}
 
@@ -68,10 +64,13 @@ def _distribution(
 def _class_weights(
     settings: SoftLabelTraining, distributions: Sequence[dict[str, float]], classes: Sequence[str]
 ) -> dict[str, float]:
-    """Return the weight of each class; balanced: rows / (classes x the class's share of all rows), which is 1 on average."""
+    """Return the weight of each class.
+
+    Balanced weights are rows / (classes x the class's probability mass in all rows): 1 on average.
+    """
     if settings.class_weights == "none":
         return dict.fromkeys(classes, 1.0)
     if settings.class_weights == "balanced":
-        shares = {name: sum(probs[name] for probs in distributions) for name in classes}
-        return {name: len(distributions) / (len(classes) * share) for name, share in shares.items()}
+        masses = {name: sum(probs[name] for probs in distributions) for name in classes}
+        return {name: len(distributions) / (len(classes) * mass) for name, mass in masses.items()}
     return {name: settings.class_weights.get(name, 1.0) for name in classes}

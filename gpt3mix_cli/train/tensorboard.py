@@ -1,5 +1,6 @@
-"""The epochs of a trial for those who watch them in TensorBoard."""
+"""The epochs of a trial as TensorBoard scalars."""
 
+import importlib.util
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,8 +10,8 @@ from ..errors import UserError
 
 
 @contextmanager
-def writer(folder: Path | None) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """Yield what takes the line of each epoch; without a folder it does nothing.
+def open_writer(folder: Path | None) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Yield a function that writes the metrics of an epoch; without a folder it does nothing.
 
     Raises:
         UserError: if TensorBoard is not installed.
@@ -18,27 +19,25 @@ def writer(folder: Path | None) -> Iterator[Callable[[Mapping[str, Any]], None]]
     if folder is None:
         yield lambda epoch: None
         return
-    probe()
+    check_installed()
     from torch.utils.tensorboard import SummaryWriter
 
     with SummaryWriter(str(folder)) as board:
 
-        def add(epoch: Mapping[str, Any]) -> None:
+        def write_epoch(epoch: Mapping[str, Any]) -> None:
             for name, value in epoch.items():
                 if name != "epoch":
                     board.add_scalar(name, value, epoch["epoch"])
 
-        yield add
+        yield write_epoch
 
 
-def probe() -> None:
-    """Say what is missing before anything is trained.
+def check_installed() -> None:
+    """Make sure that TensorBoard is installed, before anything is trained.
 
     Raises:
-        UserError: if TensorBoard is not installed.
+        UserError: if it is not.
     """
-    import importlib.util
-
     if importlib.util.find_spec("tensorboard") is None:
         raise UserError(
             "--tensorboard needs the package tensorboard", "pip install 'gpt3mix[tensorboard]'"

@@ -1,16 +1,21 @@
 #!/usr/bin/env python3
-"""Kept rows and tokens a second of GPT3Mix's generation, beside the ways that one writes first.
+"""Compare the speed of GPT3Mix's generation with straightforward implementations.
 
-    python scripts/bench/augment.py --data ../shared/data/sst2
+    python scripts/bench/augment.py --data FOLDER_OF_SST2
 
-All ways use the same LM (the packaged one unless --model names another), the same prompts (k = 2 of 70 rows of SST-2),
-temperature 1 and at most 100 tokens, and run in turn in one call, each in a process of its own; loading is not counted,
-one text is written before the clock starts. A row is kept if its text is finished, not empty, copies no real row and
-repeats none. Plain: one prompt at a time through `generate`, stopped at the line's end or the label prefix, then one forward pass
-for each label. Padded: the same with 32 prompts a call, left-padded, and a scoring pass over 32 padded rows at a time.
-Ours: `lm.complete`, as `gpt3mix augment` calls it. Then: how far bfloat16 moves the labels of the same texts; what 100,
-1,000 and 10,000 rows cost (--long); and on a GPU (--gpu, or by itself where there is one) the tokens a second and the share of the
-memory bandwidth of a model of 0.5 B parameters with random weights, in bfloat16.
+All implementations use the same LM (the packaged one unless --model names another), the same
+prompts (k = 2 of 70 rows of SST-2), temperature 1 and at most 100 tokens. They run one after the
+other, each in its own process. Loading and a warm-up of two prompts are not timed. A row is kept if
+its text is finished, not empty, not a copy of a real row and not a repeat.
+
+- plain: one prompt at a time through `generate`, stopped at the end of the line or the label
+  prefix, then one forward pass per label.
+- padded: the same with 32 left-padded prompts per call, and scoring passes over 32 padded rows.
+- ours: `lm.complete`, as `gpt3mix augment` calls it.
+
+Further measurements: how much bfloat16 changes the labels of the same texts; the cost of 100, 1,000
+and 10,000 rows (--long); and, if there is a GPU, tokens per second and the fraction of the memory
+bandwidth reached by a model of 0.5 B parameters with random weights in bfloat16.
 """
 
 import argparse
@@ -25,10 +30,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-REAL = 70
-LIMIT = 100
-BATCH = 32
-ENDS = ["\n", " (Sentiment:"]
+REAL_ROWS = 70
+MAX_TOKENS = 100
+BATCH_SIZE = 32
+STOP_STRINGS = ["\n", " (Sentiment:"]
 TASK = {
     "name": "sst2",
     "data": {"kind": "demo"},
@@ -36,63 +41,64 @@ TASK = {
     "text_type": "movie review",
     "label_type": "sentiment",
 }
-Row = tuple[str, bool, list[float]]  # text, whether it is finished, log-probabilities of labels
-Way = Callable[[Sequence[str]], Iterator[tuple[Row, int]]]
+Row = tuple[str, bool, list[float]]  # text, whether it is finished, log-probabilities of the labels
+Generate = Callable[[Sequence[str]], Iterator[tuple[Row, int]]]  # prompts -> rows, tokens of each
 
 
 def real_rows(data: Path) -> list[Any]:
     """Return the real rows."""
     from gpt3mix_cli.records import Example
 
-    lines = (data / "train.jsonl").read_text("utf-8").splitlines()[:REAL]
+    lines = (data / "train.jsonl").read_text("utf-8").splitlines()[:REAL_ROWS]
     return [Example.model_validate_json(line) for line in lines]
 
 
 def prompts(data: Path, count: int) -> list[str]:
-    """Return the prompts, two examples each."""
-    from gpt3mix_cli.method.prompt import prompt
+    """Return `count` prompts with two examples each."""
+    from gpt3mix_cli.method.prompt import render_prompt
     from gpt3mix_cli.settings import Task
 
     rows, task, rng = real_rows(data), Task.model_validate(TASK), random.Random(0)
-    return [prompt(task, rng.sample(rows, 2)) for _ in range(count)]
+    return [render_prompt(task, rng.sample(rows, 2)) for _ in range(count)]
 
 
 def labels() -> tuple[str, tuple[str, ...]]:
     """Return the label prefix and the choices."""
-    from gpt3mix_cli.method.prompt import choices, label_prefix
+    from gpt3mix_cli.method.prompt import label_choices, label_prefix
     from gpt3mix_cli.settings import Task
 
     task = Task.model_validate(TASK)
-    return label_prefix(task), choices(task)
+    return label_prefix(task), label_choices(task)
 
 
 def open_plain(model: str) -> tuple[Any, Any]:
-    """Return model and tokenizer as the library's documentation opens them."""
+    """Return model and tokenizer, loaded as the library's documentation shows."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from gpt3mix_cli.pretrained import lm_path
 
-    place = lm_path(model)
-    return AutoModelForCausalLM.from_pretrained(
-        place, dtype=torch.float32
-    ).eval(), AutoTokenizer.from_pretrained(place, padding_side="left")
+    path = lm_path(model)
+    lm = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    return lm, AutoTokenizer.from_pretrained(path, padding_side="left")
 
 
 def cut(text: str) -> tuple[str, bool]:
-    """Return a text up to where it ends, and whether it does."""
-    places = [text.find(end) for end in ENDS if end in text]
-    return (text[: min(places)], True) if places else (text, False)
+    """Return a text up to the first stop string, and whether it has one."""
+    ends = [text.find(stop) for stop in STOP_STRINGS if stop in text]
+    return (text[: min(ends)], True) if ends else (text, False)
 
 
-def plain(model: str, batch: int = 1) -> Way:
-    """Return what yields rows and tokens written, `batch` prompts at a time."""
+def plain(model: str, batch: int = 1) -> Generate:
+    """Return a function that generates with the library, `batch` prompts at a time."""
     lm, tokenizer = open_plain(model)
-    return lambda texts: plainly(lm, tokenizer, texts, batch)
+    return lambda texts: generate_plain(lm, tokenizer, texts, batch)
 
 
-def plainly(lm: Any, tokenizer: Any, texts: Sequence[str], batch: int) -> Iterator[tuple[Row, int]]:
-    """Yield rows and tokens written through `generate`."""
+def generate_plain(
+    lm: Any, tokenizer: Any, texts: Sequence[str], batch: int
+) -> Iterator[tuple[Row, int]]:
+    """Yield rows and their numbers of tokens, generated with `generate`."""
     import torch
 
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
@@ -102,136 +108,120 @@ def plainly(lm: Any, tokenizer: Any, texts: Sequence[str], batch: int) -> Iterat
         "do_sample": True,
         "temperature": 1.0,
         "top_k": 0,
-        "max_new_tokens": LIMIT,
-        "stop_strings": ENDS,
+        "max_new_tokens": MAX_TOKENS,
+        "stop_strings": STOP_STRINGS,
         "tokenizer": tokenizer,
     }
     for start in range(0, len(texts), batch):
         part = list(texts[start : start + batch])
-        read = tokenizer(part, return_tensors="pt", padding=True)
+        encoded = tokenizer(part, return_tensors="pt", padding=True)
         with torch.inference_mode():
-            written = lm.generate(**read, pad_token_id=tokenizer.pad_token_id, **options)[
-                :, read["input_ids"].shape[1] :
-            ]
-        spelled = [cut(text) for text in tokenizer.batch_decode(written, skip_special_tokens=True)]
+            output = lm.generate(**encoded, pad_token_id=tokenizer.pad_token_id, **options)
+        generated = output[:, encoded["input_ids"].shape[1] :]
+        texts_of_part = tokenizer.batch_decode(generated, skip_special_tokens=True)
+        results = [cut(text) for text in texts_of_part]
+        contexts = [
+            f"{prompt}{text}{label_prefix}" for prompt, (text, _) in zip(part, results, strict=True)
+        ]
         if batch == 1:
-            scores = [
-                [
-                    one_label(lm, tokenizer, f"{part[0]}{spelled[0][0]}{label_prefix}", choice)
-                    for choice in choices
-                ]
-            ]
+            scores = [[score_label(lm, tokenizer, contexts[0], choice) for choice in choices]]
         else:
-            scores = padded_labels(
-                lm,
-                tokenizer,
-                [
-                    f"{prompt}{text}{label_prefix}"
-                    for prompt, (text, _) in zip(part, spelled, strict=True)
-                ],
-                choices,
-            )
-        for (text, finished), found, tokens in zip(spelled, scores, written, strict=True):
-            yield (text, finished, found), int((tokens != tokenizer.pad_token_id).sum())
+            scores = score_padded(lm, tokenizer, contexts, choices)
+        for (text, finished), row_scores, tokens in zip(results, scores, generated, strict=True):
+            yield (text, finished, row_scores), int((tokens != tokenizer.pad_token_id).sum())
 
 
-def one_label(lm: Any, tokenizer: Any, context: str, choice: str) -> float:
-    """Return the log-probability of a label after a context, from a forward pass of its own."""
+def score_label(lm: Any, tokenizer: Any, context: str, choice: str) -> float:
+    """Return the log-probability of a label after a context, from its own forward pass."""
     import torch
 
-    before, both = (
-        tokenizer(context)["input_ids"],
-        tokenizer(context + choice, return_tensors="pt")["input_ids"],
-    )
+    context_size = len(tokenizer(context)["input_ids"])
+    ids = tokenizer(context + choice, return_tensors="pt")["input_ids"]
     with torch.inference_mode():
-        logprobs = lm(both).logits[0].log_softmax(-1)
-    places = torch.arange(len(before), both.shape[1])
-    return float(logprobs[places - 1, both[0, places]].sum())
+        logprobs = lm(ids).logits[0].log_softmax(-1)
+    positions = torch.arange(context_size, ids.shape[1])
+    return float(logprobs[positions - 1, ids[0, positions]].sum())
 
 
-def padded_labels(
+def score_padded(
     lm: Any, tokenizer: Any, contexts: Sequence[str], choices: Sequence[str]
 ) -> list[list[float]]:
-    """Return the log-probabilities of all labels, a padded forward pass a choice."""
+    """Return the log-probabilities of all labels, with one padded forward pass per label."""
     import torch
 
-    found = []
+    columns = []
     for choice in choices:
         sizes = [len(tokenizer(context)["input_ids"]) for context in contexts]
-        both = tokenizer(
+        encoded = tokenizer(
             [context + choice for context in contexts], return_tensors="pt", padding=True
         )
+        ids = encoded["input_ids"]
         with torch.inference_mode():
-            logprobs = lm(**both).logits.log_softmax(-1)
-        width = both["input_ids"].shape[1]
+            logprobs = lm(**encoded).logits.log_softmax(-1)
+        width = ids.shape[1]
         column = []
         for row, size in enumerate(sizes):
-            length = int(both["attention_mask"][row].sum())
-            places = torch.arange(width - length + size, width)
-            column.append(float(logprobs[row, places - 1, both["input_ids"][row, places]].sum()))
-        found.append(column)
-    return [list(row) for row in zip(*found, strict=True)]
+            length = int(encoded["attention_mask"][row].sum())
+            positions = torch.arange(width - length + size, width)
+            column.append(float(logprobs[row, positions - 1, ids[row, positions]].sum()))
+        columns.append(column)
+    return [list(row) for row in zip(*columns, strict=True)]
 
 
-def ours(model: str, dtype: str = "float32") -> Way:
-    """Return what yields rows and tokens written by the package's engine."""
+def ours(model: str, dtype: str = "float32") -> Generate:
+    """Return a function that generates with the package's engine."""
     from gpt3mix_cli.lm import open_lm
     from gpt3mix_cli.settings import LocalLMSettings
 
     lm = open_lm(LocalLMSettings(kind="local", model=model, dtype=dtype, device="cpu"))
-    return lambda texts: by_the_engine(lm, texts)
+    return lambda texts: generate_with_engine(lm, texts)
 
 
-def by_the_engine(lm: Any, texts: Sequence[str]) -> Iterator[tuple[Row, int]]:
-    """Yield rows and tokens written through `lm.complete`."""
+def generate_with_engine(lm: Any, texts: Sequence[str]) -> Iterator[tuple[Row, int]]:
+    """Yield rows and their numbers of tokens, generated with `lm.complete`."""
     from gpt3mix_cli.lm import Request
 
     label_prefix, choices = labels()
     requests = [
-        Request(n, prompt, n, LIMIT, label_prefix=label_prefix, choices=choices)
+        Request(n, prompt, n, MAX_TOKENS, label_prefix=label_prefix, choices=choices)
         for n, prompt in enumerate(texts)
     ]
-    for one in lm.complete(requests):
-        yield (
-            (
-                one.text,
-                one.finish in ("label_prefix", "line"),
-                list(one.scores.logprobs) if one.scores else [],
-            ),
-            one.completion_tokens,
-        )
+    for completion in lm.complete(requests):
+        finished = completion.finish in ("label_prefix", "line")
+        scores = list(completion.scores.logprobs) if completion.scores else []
+        yield (completion.text, finished, scores), completion.completion_tokens
 
 
-WAYS: dict[str, tuple[Callable[..., Way], dict[str, Any]]] = {
+IMPLEMENTATIONS: dict[str, tuple[Callable[..., Generate], dict[str, Any]]] = {
     "plain": (plain, {}),
-    "padded": (plain, {"batch": BATCH}),
+    "padded": (plain, {"batch": BATCH_SIZE}),
     "ours": (ours, {}),
     "ours, bfloat16": (ours, {"dtype": "bfloat16"}),
 }
 
 
-def measure(way: str, data: Path, model: str, count: int) -> dict[str, float]:
-    """Time a way, and count what a gate would keep."""
+def measure(name: str, data: Path, model: str, count: int) -> dict[str, float]:
+    """Time an implementation, and count the rows that a filter would keep."""
     from gpt3mix_cli.augment.filter import normalize_text
 
-    resources, options = WAYS[way]
-    write = resources(model, **options)
-    asked = prompts(data, count)
-    for _ in write(asked[:2]):  # weights and the libraries' caches
+    create, options = IMPLEMENTATIONS[name]
+    generate = create(model, **options)
+    texts = prompts(data, count)
+    for _ in generate(texts[:2]):  # warm-up
         pass
     seen = {normalize_text(row.text) for row in real_rows(data)}
     kept = tokens = 0
     started = time.perf_counter()
-    for (text, finished, _), written in write(asked):
+    for (text, finished, _), text_tokens in generate(texts):
         key = normalize_text(text)
         kept += bool(key) and finished and key not in seen
         seen.add(key)
-        tokens += written
+        tokens += text_tokens
     return {"seconds": time.perf_counter() - started, "rows": count, "kept": kept, "tokens": tokens}
 
 
-def labels_in_bfloat16(data: Path, model: str) -> dict[str, float]:
-    """Return how far the probability of a label moves in bfloat16, over the same texts."""
+def bfloat16_error(data: Path, model: str) -> dict[str, float]:
+    """Return how much bfloat16 changes the probability of a label, over the same texts."""
     import math
 
     from gpt3mix_cli.lm import open_lm
@@ -242,32 +232,33 @@ def labels_in_bfloat16(data: Path, model: str) -> dict[str, float]:
         f"{prompt} {row.text}{label_prefix}"
         for prompt, row in zip(prompts(data, 64), real_rows(data), strict=False)
     ]
-    exact, rough = (
+    exact, rounded = (
         open_lm(LocalLMSettings(kind="local", model=model, dtype=dtype, device="cpu")).score(
             texts, choices
         )
         for dtype in ("float32", "bfloat16")
     )
 
-    def first(logprobs: Sequence[float]) -> float:
+    def first_probability(logprobs: Sequence[float]) -> float:
         weights = [math.exp(value) for value in logprobs]
         return weights[0] / sum(weights)
 
-    moved = sorted(
-        abs(first(a.logprobs) - first(b.logprobs)) for a, b in zip(exact, rough, strict=True)
+    errors = sorted(
+        abs(first_probability(a.logprobs) - first_probability(b.logprobs))
+        for a, b in zip(exact, rounded, strict=True)
     )
     return {
-        "largest": moved[-1],
-        "median": moved[len(moved) // 2],
-        "within": sum(value <= 2e-3 for value in moved) / len(moved),
+        "largest": errors[-1],
+        "median": errors[len(errors) // 2],
+        "within": sum(error <= 2e-3 for error in errors) / len(errors),
     }
 
 
-def whole(data: Path, model: str, count: int) -> dict[str, float]:
-    """Return what `augment` costs for so many rows, journal, gate and files included."""
-    from gpt3mix_cli.augment import augment, journal_path, open_augmenter
-    from gpt3mix_cli.lm import open_lm
-    from gpt3mix_cli.lm.journal import Journaled
+def augment_cost(data: Path, model: str, count: int) -> dict[str, float]:
+    """Return the cost of `augment` for `count` rows, with journal, filter and files."""
+    from gpt3mix_cli.augment import AugmentOptions, augment, open_augmenter
+    from gpt3mix_cli.layout import journal_path
+    from gpt3mix_cli.lm import JournaledLM, open_lm
     from gpt3mix_cli.settings import AugmentSettings, LocalLMSettings, Task
 
     lm = open_lm(LocalLMSettings(kind="local", model=model))
@@ -275,23 +266,25 @@ def whole(data: Path, model: str, count: int) -> dict[str, float]:
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "gpt3mix.jsonl"
-        journal = Journaled(lm, journal_path(output))
+        journal = JournaledLM(lm, journal_path(output))
         augmenter = open_augmenter(AugmentSettings(), Task.model_validate(TASK), journal)
-        done = augment(
-            augmenter, real_rows(data), output, ratio=count / REAL, attempts=4, seed=0, limit=count
-        )
+        quota = AugmentOptions(ratio=count / REAL_ROWS, attempts=4, seed=0, limit=count)
+        result = augment(augmenter, real_rows(data), output, quota)
         journal.close()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {
         "seconds": time.perf_counter() - started,
-        "kept": done.manifest.counts["kept"],
-        "asked": done.manifest.counts["asked"],
+        "kept": result.manifest.counts["kept"],
+        "asked": result.manifest.counts["asked"],
         "megabytes": peak,
     }
 
 
-def on_gpu(data: Path) -> dict[str, float]:
-    """Return tokens a second and the share of the memory bandwidth that decoding reaches; random weights end no text."""
+def gpu_throughput(data: Path) -> dict[str, float]:
+    """Return tokens per second and the fraction of the memory bandwidth that decoding reaches.
+
+    The weights are random, so no text ends early.
+    """
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -300,9 +293,17 @@ def on_gpu(data: Path) -> dict[str, float]:
 
     _, tokenizer = open_plain("bundled")
     shape = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=1280, intermediate_size=3456, num_hidden_layers=24, num_attention_heads=20, num_key_value_heads=4,
-        max_position_embeddings=2048, bos_token_id=0, eos_token_id=0, pad_token_id=0,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=1280,
+        intermediate_size=3456,
+        num_hidden_layers=24,
+        num_attention_heads=20,
+        num_key_value_heads=4,
+        max_position_embeddings=2048,
+        bos_token_id=0,
+        eos_token_id=0,
+        pad_token_id=0,
+    )
     with tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(0)
         model = LlamaForCausalLM(shape).to(torch.bfloat16)
@@ -310,71 +311,97 @@ def on_gpu(data: Path) -> dict[str, float]:
         model.save_pretrained(folder)
         AutoTokenizer.from_pretrained(tokenizer.name_or_path).save_pretrained(folder)
         lm = open_lm(LocalLMSettings(kind="local", model=folder, device="cuda"))
-        asked = prompts(data, 512)
-        requests = [Request(n, prompt, n, LIMIT) for n, prompt in enumerate(asked)]
+        texts = prompts(data, 512)
+        requests = [Request(n, prompt, n, MAX_TOKENS) for n, prompt in enumerate(texts)]
         list(lm.complete(requests[:32]))
         torch.cuda.synchronize()
         started = time.perf_counter()
-        tokens = sum(one.completion_tokens for one in lm.complete(requests[:512]))
+        tokens = sum(completion.completion_tokens for completion in lm.complete(requests))
         torch.cuda.synchronize()
         seconds = time.perf_counter() - started
     block = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
     block.clone()
     torch.cuda.synchronize()
-    copying = time.perf_counter()
+    started_copy = time.perf_counter()
     for _ in range(10):
         block.clone()
     torch.cuda.synchronize()
-    bandwidth = 10 * 2 * block.numel() / (time.perf_counter() - copying)
-    side = lm.about.block
-    cache = 2 * 24 * 4 * 64 * 2 * 150  # bytes of keys and values a row, about 150 tokens long
-    steps = tokens / side
-    moved = steps * (2 * weights + side * cache)
+    bandwidth = 10 * 2 * block.numel() / (time.perf_counter() - started_copy)
+    batch_size = lm.info.block_size
+    cache_bytes = 2 * 24 * 4 * 64 * 2 * 150  # keys and values of a row of about 150 tokens
+    steps = tokens / batch_size
+    bytes_read = steps * (2 * weights + batch_size * cache_bytes)
     return {
         "tokens": tokens,
         "seconds": seconds,
         "parameters": weights,
         "bandwidth": bandwidth,
-        "share": moved / seconds / bandwidth,
+        "fraction": bytes_read / seconds / bandwidth,
     }
 
 
-def inside(arguments: Sequence[str], *options: str) -> dict[str, Any]:
-    """Return what this script measures in a process of its own."""
-    done = subprocess.run(
+def run_in_process(arguments: Sequence[str], *options: str) -> dict[str, Any]:
+    """Return a measurement of this script, run in a new process."""
+    process = subprocess.run(
         [sys.executable, __file__, *options, "--only", *arguments],
         capture_output=True,
         text=True,
         check=False,
     )
-    if done.returncode:
-        sys.exit(done.stderr)
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    if process.returncode:
+        sys.exit(process.stderr)
+    result: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
+    return result
 
 
-def table(options: Sequence[str], counts: dict[str, int]) -> None:
-    """Print the ways side by side."""
-    found = {way: inside([way, str(count)], *options) for way, count in counts.items() if count}
-    rates = {way: one["kept"] / one["seconds"] for way, one in found.items()}
-    print(
-        "| way | rows asked | kept | seconds | kept rows a second | tokens a second | times plain | times padded |"
-    )
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
-    for way, one in found.items():
-        ratios = " | ".join(
-            f"{rates[way] / rates[other]:.1f}" if other in rates else ""
-            for other in ("plain", "padded")
+def print_row(*cells: object) -> None:
+    """Print a row of a Markdown table."""
+    print(f"| {' | '.join(map(str, cells))} |", flush=True)
+
+
+def print_implementations(options: Sequence[str], counts: dict[str, int]) -> None:
+    """Print the table of implementations; `counts` has the number of prompts of each."""
+    results = {
+        name: run_in_process([name, str(count)], *options)
+        for name, count in counts.items()
+        if count
+    }
+    rates = {name: result["kept"] / result["seconds"] for name, result in results.items()}
+    columns = ("implementation", "requests", "kept", "seconds", "kept rows per second")
+    print_row(*columns, "tokens per second", "vs. plain", "vs. padded")
+    print_row(*["---"] * 8)
+    for name, result in results.items():
+        print_row(
+            name,
+            result["rows"],
+            result["kept"],
+            f"{result['seconds']:.1f}",
+            f"{rates[name]:.1f}",
+            f"{result['tokens'] / result['seconds']:.0f}",
+            f"{rates[name] / rates['plain']:.1f}" if "plain" in rates else "",
+            f"{rates[name] / rates['padded']:.1f}" if "padded" in rates else "",
         )
-        pace = one["tokens"] / one["seconds"]
-        print(
-            f"| {way} | {one['rows']} | {one['kept']} | {one['seconds']:.1f} | {rates[way]:.1f} | {pace:.0f} | {ratios} |",
-            flush=True,
+
+
+def print_sizes(options: Sequence[str], counts: Sequence[int]) -> None:
+    """Print the cost of `augment` by the number of rows."""
+    columns = ("rows wanted", "requests", "kept", "seconds", "kept rows per second")
+    print_row(*columns, "peak memory, MiB")
+    print_row(*["---"] * 6)
+    for count in counts:
+        result = run_in_process(["augment", str(count)], *options)
+        print_row(
+            count,
+            result["asked"],
+            result["kept"],
+            f"{result['seconds']:.1f}",
+            f"{result['kept'] / result['seconds']:.1f}",
+            f"{result['megabytes']:.0f}",
         )
 
 
 def main() -> None:
-    """Print the tables."""
+    """Measure and print the tables."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -384,62 +411,63 @@ def main() -> None:
         "--rows",
         type=int,
         default=1024,
-        help="prompts for our engine; an eighth for padded batches, a sixteenth for the plain way",
+        help="prompts for our engine; padded gets an eighth, plain a sixteenth",
     )
     parser.add_argument(
         "--long",
         type=int,
         nargs="*",
         default=[100, 1000, 10_000],
-        help="rows of the runs whose cost is compared; none: skip",
+        help="numbers of rows for the cost of augment; without values: skip",
     )
-    parser.add_argument("--only", nargs=2, metavar=("WAY", "ROWS"), help="for the process inside")
-    given = parser.parse_args()
-    if given.only:
-        way, count = given.only[0], int(given.only[1])
-        calls = {
-            "bfloat16": lambda: labels_in_bfloat16(given.data, given.model),
-            "whole": lambda: whole(given.data, given.model, count),
-            "gpu": lambda: on_gpu(given.data),
-        }
-        print(
-            json.dumps(
-                calls[way]() if way in calls else measure(way, given.data, given.model, count)
-            )
-        )
+    parser.add_argument(
+        "--only", nargs=2, metavar=("NAME", "ROWS"), help="internal: one measurement"
+    )
+    arguments = parser.parse_args()
+    if arguments.only:
+        print(json.dumps(measure_one(arguments)))
         return
-    options = ["--data", str(given.data), "--model", given.model]
-    table(
-        options,
-        {
-            "plain": given.rows // 16,
-            "padded": given.rows // 8 // BATCH * BATCH,
-            "ours": given.rows,
-            "ours, bfloat16": given.rows,
-        },
+    options = ["--data", str(arguments.data), "--model", arguments.model]
+    counts = {
+        "plain": arguments.rows // 16,
+        "padded": arguments.rows // 8 // BATCH_SIZE * BATCH_SIZE,
+        "ours": arguments.rows,
+        "ours, bfloat16": arguments.rows,
+    }
+    print_implementations(options, counts)
+    error = run_in_process(["bfloat16", "0"], *options)
+    print(
+        f"\nLabels in bfloat16: the probability changes by {error['median']:.4f} (median) and "
+        f"{error['largest']:.4f} (largest), "
+        f"by at most 0.002 for {error['within']:.0%} of 64 texts.\n"
     )
-    moved = inside(["bfloat16", "0"], *options)
-    print(f"\nLabels in bfloat16: probability moved by {moved['median']:.4f} (median) and {moved['largest']:.4f} (largest), "
-          f"by at most 0.002 in {moved['within']:.0%} of 64 texts.\n")  # fmt: skip
-    for i, count in enumerate(given.long):
-        if i == 0:
-            print(
-                "| rows wanted | asked | kept | seconds | kept rows a second | largest memory, MiB |\n| --- | --- | --- | --- | --- | --- |"
-            )
-        one = inside(["whole", str(count)], *options)
-        pace = one["kept"] / one["seconds"]
-        print(
-            f"| {count} | {one['asked']} | {one['kept']} | {one['seconds']:.1f} | {pace:.1f} | {one['megabytes']:.0f} |",
-            flush=True,
-        )
+    if arguments.long:
+        print_sizes(options, arguments.long)
     import torch
 
     if not torch.cuda.is_available():
-        print("\nGPU: none at hand, not measured.")
+        print("\nNo GPU: not measured.")
         return
-    one = inside(["gpu", "0"], *options)
-    print(f"\nGPU {torch.cuda.get_device_name()}: {one['tokens'] / one['seconds']:.0f} tokens a second with {one['parameters'] / 1e6:.0f} M "
-          f"parameters in bfloat16, {one['share']:.0%} of the {one['bandwidth'] / 1e9:.0f} GB/s that a copy reaches.")  # fmt: skip
+    gpu = run_in_process(["gpu", "0"], *options)
+    print(
+        f"\nGPU {torch.cuda.get_device_name()}: {gpu['tokens'] / gpu['seconds']:.0f} tokens per "
+        f"second with {gpu['parameters'] / 1e6:.0f} M parameters in bfloat16, "
+        f"{gpu['fraction']:.0%} of the {gpu['bandwidth'] / 1e9:.0f} GB/s that a copy reaches."
+    )
+
+
+def measure_one(arguments: argparse.Namespace) -> dict[str, float]:
+    """Return the measurement that --only names."""
+    name, count = arguments.only[0], int(arguments.only[1])
+    match name:
+        case "bfloat16":
+            return bfloat16_error(arguments.data, arguments.model)
+        case "augment":
+            return augment_cost(arguments.data, arguments.model, count)
+        case "gpu":
+            return gpu_throughput(arguments.data)
+        case _:
+            return measure(name, arguments.data, arguments.model, count)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,20 @@
 #!/usr/bin/env python3
-"""What 20,000 EDA rows cost, beside other libraries and the paper's algorithm as one writes it first.
+"""Compare the cost of 20,000 EDA rows with other libraries and a direct implementation.
 
-    python scripts/bench/eda.py --data ../shared/data/sst2 --others VENV/bin/python
+    python scripts/bench/eda.py --data FOLDER_OF_SST2 --others VENV/bin/python
 
-Whole processes, file to file: each reads the rows of SST-2's train.jsonl, edits them in turn with alpha 0.1, a quarter of the
-rows by each operation, and writes text and label as JSON lines. `--others` is a Python that has nltk, and textaugment and
-nlpaug where they install (`pip install nltk textaugment nlpaug`); all three read WordNet from --wordnet (Debian's
-wordnet-base), of which they get a copy in the place where nltk looks. The ways run in turn, --rounds times; the ratio is to
-the CPU seconds of ours (one core), the least over the rounds, since a busy machine moves these less than the clock.
-`plain`: SR, RI, RS and RD as section 2 of Wei and Zou (2019) describes them, over nltk. `nlpaug` has no insertion of synonyms,
-so that it replaces instead, and without nltk's tagger (not on PyPI) it takes every word's part of speech for unknown, which
-saves it time. Then (--long) ours at 1,000 to 1,000,000 rows, with the largest memory.
+Whole processes, file to file: each reads SST-2's train.jsonl, edits the rows in order with alpha
+0.1, a quarter of them with each operation, and writes text and label as JSON lines. `--others` is a
+Python with nltk and, if they can be installed, textaugment and nlpaug (`pip install nltk
+textaugment nlpaug`). All three read WordNet from --wordnet (Debian's wordnet-base), copied to where
+nltk expects it. The implementations run interleaved, --rounds times. The ratio uses CPU seconds on
+one core, the lowest of all rounds: a busy machine affects these less than wall-clock time.
+
+- `plain`: SR, RI, RS and RD as in section 2 of Wei and Zou (2019), with nltk.
+- `nlpaug` has no insertion of synonyms, so it replaces instead. Without nltk's tagger (not on PyPI)
+  every part of speech is unknown, which saves it time.
+
+`--long` also measures our implementation at 1,000 to 1,000,000 rows.
 """
 
 import argparse
@@ -28,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 ALPHA = 0.1
-COUNT = 20_000
+ROWS = 20_000
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 WORDNET_FILES = [
     f"{kind}.{part}" for kind in ("index", "data") for part in ("noun", "verb", "adj", "adv")
@@ -42,19 +46,19 @@ baselines: [{kind: eda, alpha: 0.1}]
 Edit = Callable[[str, int], str]  # text, operation 0 to 3 -> text
 
 
-# The other ways: they run under --others, where only nltk and its kin are installed ------------------------------------
+# Other implementations: they run with --others, where only nltk and the libraries are installed ---
 
 
 def stop_words() -> set[str]:
-    """Return ours, read from the source, since the package is not installed there."""
+    """Return our stop words, read from the source: the package is not installed there."""
     source = (Path(__file__).parents[2] / "gpt3mix_cli" / "augment" / "eda.py").read_text("utf-8")
-    found = re.search(r'_STOP_WORDS = """(.*?)"""', source, re.DOTALL)
-    assert found
-    return set(found[1].split())
+    match = re.search(r'_STOP_WORDS = """(.*?)"""', source, re.DOTALL)
+    assert match
+    return set(match[1].split())
 
 
 def plain() -> Edit:
-    """Return the four operations over nltk's WordNet, as the paper describes them."""
+    """Return the four operations of the paper with nltk's WordNet."""
     from nltk.corpus import wordnet
 
     stops = stop_words()
@@ -71,25 +75,24 @@ def plain() -> Edit:
         words = text.split()
         n = max(1, int(ALPHA * len(words)))
         if operation == 0:
-            left = n
-            for word in random.sample(
-                sources := sorted({word for word in words if word not in stops}), len(sources)
-            ):
-                if left and (found := synonyms(word)):
-                    chosen = random.choice(found)
-                    words = [chosen if one == word else one for one in words]
-                    left -= 1
+            remaining = n
+            sources = sorted({word for word in words if word not in stops})
+            for source in random.sample(sources, len(sources)):
+                if remaining and (candidates := synonyms(source)):
+                    chosen = random.choice(candidates)
+                    words = [chosen if word == source else word for word in words]
+                    remaining -= 1
         elif operation == 1:
             for _ in range(n):
                 sources = [word for word in words if word not in stops]
                 for _ in range(10):
-                    if sources and (found := synonyms(random.choice(sources))):
-                        words.insert(random.randrange(len(words)), random.choice(found))
+                    if sources and (candidates := synonyms(random.choice(sources))):
+                        words.insert(random.randrange(len(words)), random.choice(candidates))
                         break
         elif operation == 2 and len(words) > 1:
             for _ in range(n):
-                one, other = random.sample(range(len(words)), 2)
-                words[one], words[other] = words[other], words[one]
+                i, j = random.sample(range(len(words)), 2)
+                words[i], words[j] = words[j], words[i]
         elif operation == 3:
             words = [word for word in words if random.random() > ALPHA] or [random.choice(words)]
         return " ".join(words)
@@ -102,7 +105,7 @@ def textaugment() -> Edit:
     import nltk
     from textaugment import EDA
 
-    nltk.download = lambda *_: True  # it would look for its files on the net at each start
+    nltk.download = lambda *_: True  # otherwise it downloads files at each start
     eda = EDA(stop_words=stop_words())
 
     def edit(text: str, operation: int) -> str:
@@ -116,7 +119,7 @@ def textaugment() -> Edit:
                 eda.random_swap(text, n) if operation == 2 else eda.random_deletion(text, ALPHA)
             )
         except ValueError:
-            return text  # a text of stop words alone ends its insertion
+            return text  # its insertion fails for a text of stop words only
 
     return edit
 
@@ -133,7 +136,7 @@ def nlpaug() -> Edit:
         WordNet.pos_tag = classmethod(lambda _, tokens: [(token, "") for token in tokens])
     options: dict[str, Any] = {"aug_p": ALPHA, "aug_min": 1, "aug_max": None}
     replace = SynonymAug(aug_src="wordnet", stopwords=list(stop_words()), **options)
-    ways = [
+    operations = [
         replace,
         replace,
         RandomWordAug(action="swap", **options),
@@ -141,8 +144,8 @@ def nlpaug() -> Edit:
     ]
 
     def edit(text: str, operation: int) -> str:
-        found = ways[operation].augment(text)
-        return found[0] if found else text
+        texts = operations[operation].augment(text)
+        return texts[0] if texts else text
 
     return edit
 
@@ -154,10 +157,10 @@ OTHERS: dict[str, Callable[[], Edit]] = {
 }
 
 
-def other(way: str, source: Path, output: Path, count: int) -> None:
-    """Write `count` rows by another way."""
+def run_other(name: str, source: Path, output: Path, count: int) -> None:
+    """Write `count` rows with another implementation."""
     random.seed(0)
-    edit = OTHERS[way]()
+    edit = OTHERS[name]()
     rows = [json.loads(line) for line in source.read_text("utf-8").splitlines()]
     with output.open("w", encoding="utf-8") as stream:
         for number in range(count):
@@ -169,130 +172,108 @@ def other(way: str, source: Path, output: Path, count: int) -> None:
 
 
 def copy_wordnet(folder: Path, to: Path) -> None:
-    """Copy WordNet's files to where nltk looks, with the three that Debian leaves out and nltk asks for."""
-    place = to / "corpora" / "wordnet"
-    place.mkdir(parents=True)
+    """Copy WordNet's files to where nltk expects them, and add three that Debian leaves out."""
+    target = to / "corpora" / "wordnet"
+    target.mkdir(parents=True)
     for name in WORDNET_FILES:
-        shutil.copy(folder / name, place)
+        shutil.copy(folder / name, target)
     for name in ("index.sense", "cntlist.rev"):
-        (place / name).touch()
-    lexicographer = [
-        (29, 44, 2),
-        (44, 45, 3),
-        (3, 29, 1),
-        (2, 3, 4),
-        (0, 2, 3),
-    ]  # first file, last, part of speech
-    parts = {number: part for first, last, part in lexicographer for number in range(first, last)}
-    (place / "lexnames").write_text(
-        "".join(f"{number:02}\tfile{number:02}\t{part}\n" for number, part in sorted(parts.items()))
-    )
+        (target / name).touch()
+    # First lexicographer file, last (exclusive), part of speech.
+    ranges = [(29, 44, 2), (44, 45, 3), (3, 29, 1), (2, 3, 4), (0, 2, 3)]
+    parts = {number: part for first, last, part in ranges for number in range(first, last)}
+    lines = [f"{number:02}\tfile{number:02}\t{part}\n" for number, part in sorted(parts.items())]
+    (target / "lexnames").write_text("".join(lines))
 
 
-# Measuring -------------------------------------------------------------------------------------------------------------
+# Measurements -------------------------------------------------------------------------------------
 
 
-def measured(command: Sequence[str], environment: dict[str, str]) -> tuple[float, float, float]:
-    """Return what a process took: seconds, seconds of CPU, and the largest memory in MiB."""
+def measure(command: Sequence[str], environment: dict[str, str]) -> tuple[float, float, float]:
+    """Return wall-clock seconds, CPU seconds and peak memory in MiB of a process."""
     started = time.perf_counter()
     process = subprocess.Popen(
         command,
         env={**os.environ, "PYTHONDONTWRITEBYTECODE": "", **environment},
         stdout=subprocess.DEVNULL,
     )
-    _, status, used = os.wait4(process.pid, 0)
+    _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise SystemExit(f"{' '.join(map(str, command))}: ended with {process.returncode}")
-    largest = used.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-    return time.perf_counter() - started, used.ru_utime + used.ru_stime, largest
+        raise SystemExit(f"{' '.join(map(str, command))}: exit code {process.returncode}")
+    peak = usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    return time.perf_counter() - started, usage.ru_utime + usage.ru_stime, peak
 
 
-def ours(folder: Path, source: Path, output: Path, count: int) -> list[str]:
-    """Return the command that a user types for so many rows."""
+def our_command(folder: Path, source: Path, output: Path, count: int) -> list[str]:
+    """Return the command that writes `count` rows with gpt3mix."""
     (folder / "eda.yaml").write_text(CONFIG)
     with source.open("rb") as stream:
         rows = sum(1 for _ in stream)
-    call = [
-        sys.executable,
-        "-c",
-        "from gpt3mix_cli.cli import entry; entry()",
-        "baseline",
-        str(folder / "eda.yaml"),
-        "--method",
-        "eda",
-    ]
-    return [
-        *call,
-        "-i",
-        str(source),
-        "-o",
-        str(output),
-        "--ratio",
-        str(count // rows + 1),
-        "--limit",
-        str(count),
-        "--force",
-        "--quiet",
-    ]
+    call = [sys.executable, "-c", "from gpt3mix_cli.cli import entry; entry()"]
+    command = ["baseline", str(folder / "eda.yaml"), "--method", "eda", "--force", "--quiet"]
+    files = ["-i", str(source), "-o", str(output)]
+    return [*call, *command, *files, "--ratio", str(count // rows + 1), "--limit", str(count)]
 
 
-def beside(
+def is_installed(python: str, module: str) -> bool:
+    """Return whether a Python can import a module."""
+    code = f"import importlib.util as u; exit(not u.find_spec({module!r}))"
+    return subprocess.run([python, "-c", code]).returncode == 0
+
+
+def compare(
     folder: Path, source: Path, others: str, wordnet: Path, rounds: int
 ) -> Iterator[tuple[str, float, float, float]]:
-    """Yield (way, seconds, CPU seconds, MiB), each the least of the rounds."""
-    commands = {"gpt3mix": (ours(folder, source, folder / "out.jsonl", COUNT), {})}
+    """Yield (implementation, seconds, CPU seconds, MiB), each the lowest of the rounds."""
+    commands = {"gpt3mix": (our_command(folder, source, folder / "out.jsonl", ROWS), {})}
     if shutil.which(others):
         copy_wordnet(wordnet, folder / "nltk")
-        for way in OTHERS:
-            name = "nltk" if way == "plain" else way
-            if subprocess.run(
-                [others, "-c", f"import importlib.util as u; exit(not u.find_spec({name!r}))"]
-            ).returncode:
-                print(f"{name} is not installed for {others}: left out", file=sys.stderr)
+        files = ["--data", str(source), "--output", str(folder / "other.jsonl")]
+        for name in OTHERS:
+            module = "nltk" if name == "plain" else name
+            if not is_installed(others, module):
+                print(f"{module} is not installed for {others}: skipped", file=sys.stderr)
                 continue
-            call = [
-                others,
-                __file__,
-                "--way",
-                way,
-                "--data",
-                str(source),
-                "--output",
-                str(folder / "other.jsonl"),
-            ]
-            commands[way] = call, {"NLTK_DATA": str(folder / "nltk")}
-    found: dict[str, list[tuple[float, float, float]]] = {way: [] for way in commands}
+            command = [others, __file__, "--implementation", name, *files]
+            commands[name] = command, {"NLTK_DATA": str(folder / "nltk")}
+    results: dict[str, list[tuple[float, float, float]]] = {name: [] for name in commands}
     for _ in range(rounds):
-        for way, (command, environment) in commands.items():
-            found[way].append(measured(command, environment))
-    for way, figures in found.items():
-        seconds, cpu, memory = (min(column) for column in zip(*figures, strict=True))
-        yield way, seconds, cpu, memory
+        for name, (command, environment) in commands.items():
+            results[name].append(measure(command, environment))
+    for name, measurements in results.items():
+        seconds, cpu, memory = (min(column) for column in zip(*measurements, strict=True))
+        yield name, seconds, cpu, memory
 
 
-def sizes(
+def measure_sizes(
     folder: Path, source: Path, rounds: int
 ) -> Iterator[tuple[str, int, float, float, float]]:
-    """Yield (what, rows, seconds, CPU seconds, MiB) of ours: SST-2 over and over, then as many parents as rows."""
-    whole = source.read_text("utf-8").splitlines()
+    """Yield (parents, rows, seconds, CPU seconds, MiB) of our implementation.
+
+    Each size is measured with SST-2's rows as parents, and with as many parents as rows.
+    """
+    lines = source.read_text("utf-8").splitlines()
     for count in SIZES:
         many = folder / "many.jsonl"
         with many.open("w", encoding="utf-8") as stream:
             for number in range(count):
-                row = json.loads(whole[number % len(whole)])
+                row = json.loads(lines[number % len(lines)])
                 stream.write(json.dumps({**row, "id": f"r{number}"}, ensure_ascii=False) + "\n")
-        for what, parents in ((f"{len(whole):,} parents", source), ("a parent a row", many)):
-            figures = [
-                measured(ours(folder, parents, folder / "out.jsonl", count), {})
-                for _ in range(rounds if count <= 100_000 else 1)
-            ]
-            seconds, cpu, memory = (min(column) for column in zip(*figures, strict=True))
-            yield what, count, seconds, cpu, memory
+        for name, parents in ((f"{len(lines):,}", source), (f"{count:,}", many)):
+            command = our_command(folder, parents, folder / "out.jsonl", count)
+            measurements = [measure(command, {}) for _ in range(rounds if count <= 100_000 else 1)]
+            seconds, cpu, memory = (min(column) for column in zip(*measurements, strict=True))
+            yield name, count, seconds, cpu, memory
+
+
+def print_row(*cells: object) -> None:
+    """Print a row of a Markdown table."""
+    print(f"| {' | '.join(map(str, cells))} |", flush=True)
 
 
 def main() -> None:
-    """Print the tables."""
+    """Measure and print the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of SST-2's train.jsonl")
     parser.add_argument(
@@ -302,35 +283,32 @@ def main() -> None:
         "--wordnet", type=Path, default=Path("/usr/share/wordnet"), help="WordNet 3.0's files"
     )
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--long", action="store_true", help="1,000 to 1,000,000 rows too")
-    parser.add_argument("--way", choices=OTHERS, help=argparse.SUPPRESS)
+    parser.add_argument("--long", action="store_true", help="also measure 1,000 to 1,000,000 rows")
+    parser.add_argument("--implementation", choices=OTHERS, help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.way:
-        other(given.way, given.data, given.output, COUNT)
+    options = parser.parse_args()
+    if options.implementation:
+        run_other(options.implementation, options.data, options.output, ROWS)
         return
-    source = given.data / "train.jsonl"
+    source = options.data / "train.jsonl"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        table = list(beside(folder, source, given.others, given.wordnet, given.rounds))
-        base = table[0][2]
-        print(
-            f"| way, {COUNT:,} rows | seconds | CPU seconds | rows a CPU second | times ours | largest memory, MiB |\n|{' --- |' * 6}"
-        )
-        for way, seconds, cpu, memory in table:
-            print(
-                f"| {way} | {seconds:.2f} | {cpu:.2f} | {COUNT / cpu:,.0f} | {cpu / base:.1f} | {memory:.0f} |",
-                flush=True,
-            )
-        if given.long:
-            print(
-                f"\n| parents | rows | seconds | CPU seconds | CPU seconds a 1,000 rows | largest memory, MiB |\n|{' --- |' * 6}"
-            )
-            for what, count, seconds, cpu, memory in sizes(folder, source, given.rounds):
-                print(
-                    f"| {what} | {count:,} | {seconds:.2f} | {cpu:.2f} | {1000 * cpu / count:.4f} | {memory:.0f} |",
-                    flush=True,
-                )
+        rows = list(compare(folder, source, options.others, options.wordnet, options.rounds))
+        ours = rows[0][2]
+        columns = (f"implementation, {ROWS:,} rows", "seconds", "CPU seconds")
+        print_row(*columns, "rows per CPU second", "relative to ours", "peak memory, MiB")
+        print_row(*["---"] * 6)
+        for name, seconds, cpu, memory in rows:
+            values = f"{seconds:.2f}", f"{cpu:.2f}", f"{ROWS / cpu:,.0f}", f"{cpu / ours:.1f}"
+            print_row(name, *values, f"{memory:.0f}")
+        if options.long:
+            print()
+            columns = ("parents", "rows", "seconds", "CPU seconds")
+            print_row(*columns, "CPU seconds per 1,000 rows", "peak memory, MiB")
+            print_row(*["---"] * 6)
+            for name, count, seconds, cpu, memory in measure_sizes(folder, source, options.rounds):
+                values = f"{seconds:.2f}", f"{cpu:.2f}", f"{1000 * cpu / count:.4f}"
+                print_row(name, f"{count:,}", *values, f"{memory:.0f}")
 
 
 if __name__ == "__main__":

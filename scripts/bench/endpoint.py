@@ -72,8 +72,7 @@ async def by_sdk(url: str, requests: int, at_once: int) -> None:
 
 def by_engine(url: str, requests: int, concurrency: int | str) -> float:
     """Ask with the engine, over a journal; return the seconds that the probe took."""
-    from gpt3mix_cli.lm import Request
-    from gpt3mix_cli.lm.journal import Journaled
+    from gpt3mix_cli.lm import JournaledLM, Request
     from gpt3mix_cli.lm.openai.engine import OpenAILM
     from gpt3mix_cli.settings import OpenAISettings
 
@@ -92,7 +91,7 @@ def by_engine(url: str, requests: int, concurrency: int | str) -> float:
         OpenAISettings(kind="openai", model="tiny", base_url=url, concurrency=concurrency)
     )
     with tempfile.TemporaryDirectory() as folder:
-        journal = Journaled(lm, Path(folder) / "bench.journal.sqlite")
+        journal = JournaledLM(lm, Path(folder) / "bench.journal.sqlite")
         began = time.perf_counter()
         # The probe, and the labels' tokens, which are asked for with the first request.
         assert next(journal.complete(asked(requests, 1)))

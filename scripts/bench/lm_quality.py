@@ -1,25 +1,30 @@
 #!/usr/bin/env python3
-"""What language models are worth as the packaged review LM: one table, a column a model.
+"""Compare language models as the packaged review LM: a table with one column per model.
 
-    python scripts/bench/lm_quality.py --data sst2 --corpus reviews.jsonl.gz --models old=FOLDER new=bundled --out lm-quality
+    python scripts/bench/lm_quality.py --data SST2_FOLDER --corpus reviews.jsonl.gz \
+        --models old=FOLDER new=bundled --out lm-quality
 
 Every model gets the same prompts, examples and seeds:
 
-- Held-out loss: the reviews that scripts/pretrain_lm.py keeps from its training, laid out as its sequences are (the header,
-  then 6 to 8 lines; half of the lists in SST-2's spelling). Nats a token over all tokens after the header, as that script
-  counts; tokenizers differ, so only bits a byte compares models: all that is lost after the header, over the bytes of
-  texts and label words. A model from elsewhere may have trained on these reviews, since its split is unknown: in its favour.
-- Labels: how many SST-2 validation rows it labels rightly after two training rows, one a class, in random order; and the
-  mass that the label words have together before they are normalised.
-- Generations: how many of the first N attempts, from 35 rows a class with the default settings, are usable rows.
-- Gain: SST-2 test accuracy with and without GPT3Mix's rows, through `gpt3mix` itself; the trials without them are run once
-  for all models. MiniLM learns at 1e-4 with patience 5 in place of 3e-5 and 20, and stops early on 200 rows, so that its
-  trials are done in minutes: the figures compare models, and are no reproduction of the paper's.
+- Held-out loss: of the reviews that scripts/pretrain_lm.py holds out, in the format of its
+  sequences (the header, then 6 to 8 lines; half of the lists in SST-2's spelling). Nats per token
+  are over all tokens after the header, as in that script. Tokenizers differ, so only bits per byte
+  compare models: the total loss after the header over the bytes of texts and label tokens. Another
+  model may have been trained on these reviews, which is to its advantage.
+- Labels: how many SST-2 validation rows the model labels correctly after two training rows, one per
+  class, in random order; and the label mass.
+- Generations: how many of the first N attempts are usable rows, from 35 real rows per class with
+  the default settings.
+- Gain: SST-2 test accuracy with and without GPT3Mix's rows, by the `gpt3mix` command. The trials
+  without them are run once for all models. MiniLM uses a learning rate of 1e-4 and patience 5 in
+  place of 3e-5 and 20, and stops early on 200 rows, so its trials take minutes. The numbers compare
+  models; they do not reproduce the paper.
 
---data holds train, validation and test.jsonl of SST-2 ({"text", "label": "pos" | "neg"}). FOLDER receives the table
-(lm_quality.md, lm_quality.csv), the configs and what `gpt3mix` makes of them; the same command goes on where it stopped, but for
-the first three parts, which take a few minutes a model. The gain is mostly MiniLM: on one core of a busy machine a trial
-took 15 to 50 seconds, at 1 % and ratio 10 eight minutes, so an hour or less a model with two such cores (an estimate).
+--data has train, validation and test.jsonl of SST-2 ({"text", "label": "pos" | "neg"}). --out gets
+the table (lm_quality.md, lm_quality.csv), the configs and the results of `gpt3mix`. The same
+command resumes, except for the first three parts, which take a few minutes per model. Most of the
+time is MiniLM: on one core of a busy machine a trial took 15 to 50 seconds, at 1 % and ratio 10
+eight minutes; so an hour or less per model with two such cores (an estimate).
 """
 
 import argparse
@@ -29,7 +34,7 @@ import math
 import statistics
 import subprocess
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,33 +44,32 @@ import torch
 import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from pretrain_lm import LABELS, RESOURCES, Recipe, like_sst2, parted, read_corpus
+from pretrain_lm import LABELS, RESOURCES, Recipe, like_sst2, read_corpus, split_held_out
 
-from gpt3mix_cli import config
 from gpt3mix_cli.augment import open_augmenter
-from gpt3mix_cli.augment.filter import Gate
-from gpt3mix_cli.data import Splits, by_class, load
+from gpt3mix_cli.augment.filter import RowFilter
+from gpt3mix_cli.data import Splits, group_by_class, load_splits
 from gpt3mix_cli.errors import UserError
-from gpt3mix_cli.grid import Grid
+from gpt3mix_cli.layout import Layout, find_trials
 from gpt3mix_cli.lm import LM, open_lm
 from gpt3mix_cli.method.labels import soft_label
-from gpt3mix_cli.method.prompt import choices, label_prefix, one_line, prompt
-from gpt3mix_cli.records import Augmented, Example, Reject, Trial, read
+from gpt3mix_cli.method.prompt import label_choices, label_prefix, render_prompt, to_one_line
+from gpt3mix_cli.records import Augmented, Example, Reject, Trial, read_records
 from gpt3mix_cli.settings import (
-    NAME,
+    FILE_NAME_PATTERN,
     AugmentSettings,
     LocalLMSettings,
     Task,
     derived_seed,
     generator,
 )
-from gpt3mix_cli.subsample import draw
+from gpt3mix_cli.subsample import DrawOptions, draw_rows
 
 RECIPE = Path(__file__).resolve().parents[1] / "pretrain_lm.yaml"
 SEED = 42
-REAL = "35/class"  # SST-2's 1 %
-RATIOS = [10, 1]  # the highest first: the other's rows are among its answers
-VALIDATION = 200
+REAL_ROWS = "35/class"  # SST-2's 1 %
+RATIOS = [10, 1]  # the highest first: its answers include those of the lower one
+VALIDATION_ROWS = 200
 MINILM = {
     "kind": "transformer",
     "name": "minilm",
@@ -75,15 +79,20 @@ MINILM = {
     "patience": 5,
     "max_epochs": 25,
 }
-TRIALS = {
-    "linear": 2,
-    "minilm": 1,
-}  # a data seed; linear has no training seed, so that two differ by their synthetic rows only
+# Trials per data seed. Linear has no training seed: its two trials differ in their synthetic rows.
+TRIALS = {"linear": 2, "minilm": 1}
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A cell of the table: how it is shown, and its parts."""
+class Value:
+    """A value of the table.
+
+    Attributes:
+        shown: as text.
+        value: the number itself, a fraction where the text has percent.
+        spread: its standard deviation or standard error.
+        n: number of trials, rows or tokens behind it.
+    """
 
     shown: str
     value: float | None = None
@@ -91,11 +100,11 @@ class Figure:
     n: int | None = None
 
 
-Column = dict[str, Figure]  # what was measured -> the model's figure
+Column = dict[str, Value]  # name of a measurement -> its value for one model
 
 
-def specification(data: Path) -> Task:
-    """Return the paper's SST-2 task over the files of a folder."""
+def sst2_task(data: Path) -> Task:
+    """Return the paper's SST-2 task with the files of a folder."""
     files = {split: data.resolve() / f"{split}.jsonl" for split in ("train", "validation", "test")}
     about = {"text_type": "movie review", "label_type": "sentiment"}
     return Task.model_validate(
@@ -103,33 +112,33 @@ def specification(data: Path) -> Task:
     )
 
 
-# The model by itself --------------------------------------------------------------------------------------------------
+# The model by itself ------------------------------------------------------------------------------
 
 
 def held_out_lists(corpus: Path) -> list[list[Example]]:
-    """Return lists of 6 to 8 lines from the reviews that training does not see, each review used once."""
+    """Return lists of 6 to 8 lines from the held-out reviews, each review used once."""
     recipe = Recipe.model_validate(yaml.safe_load(RECIPE.read_text("utf-8")))
-    layout = recipe.sequence
+    shape = recipe.sequence
     rng = generator(recipe.seed, "held-out lists")
     lists: list[list[Example]] = []
     lines: list[Example] = []
-    for label, sentences in parted(read_corpus(corpus), recipe)[0]:
-        start = rng.randrange(max(1, len(sentences) - layout.sentences + 1))
+    for label, sentences in split_held_out(read_corpus(corpus), recipe)[0]:
+        start = rng.randrange(max(1, len(sentences) - shape.sentences + 1))
         lines += [
             Example(id="", text=text, label=label)
-            for text in sentences[start : start + layout.sentences]
+            for text in sentences[start : start + shape.sentences]
         ]
         if len(lines) >= 6:
-            if rng.random() < layout.shuffled:
+            if rng.random() < shape.shuffled:
                 rng.shuffle(lines)
-            spell = like_sst2 if rng.random() < layout.plain else str
+            spell = like_sst2 if rng.random() < shape.plain else str
             lists.append([row.model_copy(update={"text": spell(row.text)}) for row in lines])
             lines = []
     return lists
 
 
 def size_and_loss(folder: Path, task: Task, lists: Sequence[Sequence[Example]]) -> Column:
-    """Return parameters, bytes, and the loss on held-out lists."""
+    """Return the number of parameters, the size and the loss on held-out lists."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -137,17 +146,17 @@ def size_and_loss(folder: Path, task: Task, lists: Sequence[Sequence[Example]]) 
     network: Any = (
         AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device).eval()
     )
-    header = len(prompt(task, []))
+    header = len(render_prompt(task, []))
     nats = tokens = 0.0
     for rows in lists:
-        text = prompt(task, rows).rpartition("\n")[0]
+        text = render_prompt(task, rows).rpartition("\n")[0]
         encoded = tokenizer(text, return_offsets_mapping=True, return_tensors="pt")
         counted = encoded["offset_mapping"][0, 1:, 1] > header
         ids = encoded["input_ids"].to(device)
         with torch.inference_mode():
             logits = network(input_ids=ids).logits[0, :-1].float()
-        each = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none").cpu()
-        nats += float(each[counted].double().sum())
+        losses = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none").cpu()
+        nats += float(losses[counted].double().sum())
         tokens += int(counted.sum())
     size = sum(
         len(row.text.encode()) + len(task.labels[row.label]) for rows in lists for row in rows
@@ -155,86 +164,90 @@ def size_and_loss(folder: Path, task: Task, lists: Sequence[Sequence[Example]]) 
     parameters = sum(weight.numel() for weight in network.parameters())
     packaged = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
     return {
-        "parameters, millions": Figure(f"{parameters / 1e6:.2f}", parameters / 1e6),
-        "packaged, MB": Figure(f"{packaged:.2f}", packaged),
-        "held-out loss, nats a token": Figure(f"{nats / tokens:.3f}", nats / tokens, n=int(tokens)),
-        "held-out loss, bits a byte": Figure(
+        "parameters, millions": Value(f"{parameters / 1e6:.2f}", parameters / 1e6),
+        "packaged, MB": Value(f"{packaged:.2f}", packaged),
+        "held-out loss, nats per token": Value(
+            f"{nats / tokens:.3f}", nats / tokens, n=int(tokens)
+        ),
+        "held-out loss, bits per byte": Value(
             f"{nats / math.log(2) / size:.4f}", nats / math.log(2) / size, n=size
         ),
     }
 
 
-def questions(task: Task, splits: Splits, count: int) -> list[tuple[str, str]]:
-    """Return (prompt up to the label, true label) of validation rows, each after two training rows of its own."""
-    shots = by_class(splits.train, task.classes)
+def label_prompts(task: Task, splits: Splits, count: int) -> list[tuple[str, str]]:
+    """Return (prompt up to the label, true label) of validation rows.
+
+    Each prompt has two training rows of its own.
+    """
+    shots = group_by_class(splits.train, task.classes)
     rows = generator(SEED, "rows").sample(splits.validation, min(count, len(splits.validation)))
-    found = []
+    prompts = []
     for row in rows:
         rng = generator(SEED, "shots", row.id)
-        chosen = [rng.choice(shots[label]) for label in task.classes]
-        rng.shuffle(chosen)
-        found.append(
-            (f"{prompt(task, chosen)} {one_line(row.text)}{label_prefix(task)}", row.label)
-        )
-    return found
+        examples = [rng.choice(shots[label]) for label in task.classes]
+        rng.shuffle(examples)
+        text = f"{render_prompt(task, examples)} {to_one_line(row.text)}{label_prefix(task)}"
+        prompts.append((text, row.label))
+    return prompts
 
 
-def labelling(lm: LM, task: Task, asked: Sequence[tuple[str, str]]) -> Column:
-    """Return the accuracy of the labels, in percent with its binomial standard error, and their mass."""
-    scores = lm.score([text for text, _ in asked], choices(task))
+def measure_labels(lm: LM, task: Task, prompts: Sequence[tuple[str, str]]) -> Column:
+    """Return the accuracy of the labels with its binomial standard error, and the label mass."""
+    scores = lm.score([text for text, _ in prompts], label_choices(task))
     labels = [soft_label(task.classes, score.logprobs) for score in scores]
-    right = statistics.fmean(
+    accuracy = statistics.fmean(
         max(probs, key=lambda name: probs[name]) == label
-        for (probs, _), (_, label) in zip(labels, asked, strict=True)
+        for (probs, _), (_, label) in zip(labels, prompts, strict=True)
     )
-    error = math.sqrt(right * (1 - right) / len(asked))
+    error = math.sqrt(accuracy * (1 - accuracy) / len(prompts))
     mass = statistics.fmean(mass for _, mass in labels)
     return {
-        "labels right, %": Figure(
-            f"{right:.1%} ± {error:.1%}".replace("%", ""), right, error, len(asked)
+        "labels correct, %": Value(
+            f"{accuracy:.1%} ± {error:.1%}".replace("%", ""), accuracy, error, len(prompts)
         ),
-        "label mass, mean": Figure(f"{mass:.4f}", mass, n=len(asked)),
+        "label mass, mean": Value(f"{mass:.4f}", mass, n=len(prompts)),
     }
 
 
-def writing(lm: LM, task: Task, real: Sequence[Example], count: int) -> Column:
-    """Return how many of `count` attempts are usable rows, why others are not, and what the rows are like."""
-    gate = Gate(real)
+def measure_generation(lm: LM, task: Task, real: Sequence[Example], count: int) -> Column:
+    """Return how many of `count` attempts are kept, the reject reasons, and text statistics."""
+    row_filter = RowFilter(real)
     attempts = open_augmenter(AugmentSettings(), task, lm).generate(
         real, 0, count, derived_seed(SEED, "generations")
     )
-    checked = [gate.check(row) for row in attempts]
+    checked = [row_filter.check(row) for row in attempts]
     rows = [row for row in checked if isinstance(row, Augmented)]
     reasons = Counter(row.reason for row in checked if isinstance(row, Reject))
     words = [row.text.lower().split() for row in rows]
     pairs = [pair for text in words for pair in itertools.pairwise(text)]
     kept, length = len(rows) / count, statistics.fmean(map(len, words)) if words else math.nan
-    different = len(set(pairs)) / len(pairs) if pairs else math.nan
-    found = Counter(row.label for row in rows)
+    distinct = len(set(pairs)) / len(pairs) if pairs else math.nan
+    counts = Counter(row.label for row in rows)
     return {
-        "generations kept, %": Figure(f"{kept * 100:.1f}", kept, n=count),
-        "rejected": Figure(
+        "generations kept, %": Value(f"{kept * 100:.1f}", kept, n=count),
+        "rejected": Value(
             ", ".join(f"{n} {reason}" for reason, n in reasons.most_common()) or "none",
             count - len(rows),
             n=count,
         ),
-        "words a text, mean": Figure(f"{length:.1f}", length, n=len(rows)),
-        "distinct-2": Figure(f"{different:.3f}", different, n=len(pairs)),
-        f"labels, {' : '.join(task.classes)}": Figure(
-            " : ".join(str(found[label]) for label in task.classes),
-            found[task.classes[0]] / max(1, len(rows)),
+        "words per text, mean": Value(f"{length:.1f}", length, n=len(rows)),
+        "distinct-2": Value(f"{distinct:.3f}", distinct, n=len(pairs)),
+        f"labels, {' : '.join(task.classes)}": Value(
+            " : ".join(str(counts[label]) for label in task.classes),
+            counts[task.classes[0]] / max(1, len(rows)),
             n=len(rows),
         ),
     }
 
 
-# The gain -------------------------------------------------------------------------------------------------------------
+# The gain -----------------------------------------------------------------------------------------
 
 
 def write_config(
     path: Path, task: Task, levels: Sequence[str], seeds: int, model: Path | None
 ) -> Path:
-    """Write an experiment: with a model the trials of GPT3Mix, without one those of no augmentation."""
+    """Write a config: for the trials of GPT3Mix with a model, or without augmentation."""
     classifiers = [
         {"kind": "linear", "trials": TRIALS["linear"] * seeds},
         {**MINILM, "trials": TRIALS["minilm"] * seeds},
@@ -246,9 +259,9 @@ def write_config(
             "levels": list(levels),
             "seeds": seeds,
             "master_seed": SEED,
-            "validation": VALIDATION,
+            "validation": VALIDATION_ROWS,
         },
-        "augment": {"draws": "per-trial"},
+        "augment": {"synthetic_sets": "per-trial"},
         "classifiers": classifiers,
     }
     if model:
@@ -263,8 +276,8 @@ def write_config(
     return path
 
 
-def gpt3mix(*arguments: object) -> None:
-    """Run a command, its own output on stderr; one that stopped short has kept what it made."""
+def run_gpt3mix(*arguments: object) -> None:
+    """Run a command with its output on stderr; exit code 3 (stopped early) is not an error."""
     command = [
         sys.executable,
         "-c",
@@ -275,30 +288,26 @@ def gpt3mix(*arguments: object) -> None:
         sys.exit(code)
 
 
-def trials(experiment: Path, out: Path, method: str) -> Iterator[Trial]:
-    """Yield the trials of a config that went well."""
-    for spot in Grid(config.load(experiment), out).spots():
-        for classifier in spot.experiment.classifiers:
-            path = spot.trials(method, classifier.name)
-            yield from (
-                row for row in (read(path, Trial) if path.exists() else ()) if row.status == "ok"
-            )
+def successful_trials(config: Path, out: Path, method: str) -> Iterator[Trial]:
+    """Yield the successful trials of a config with a method."""
+    for path in find_trials(Layout(out, config.stem).root):
+        for row in read_records(path, Trial):
+            if row.method == method and row.status == "ok":
+                yield row
 
 
-def spread(values: Sequence[float], sign: str = "") -> Figure:
+def mean_and_std(values: Sequence[float], sign: str = "") -> Value:
     """Return mean and sample standard deviation, shown in percent."""
     if not values:
-        return Figure("—", n=0)
-    mean, deviation = (
-        statistics.fmean(values),
-        statistics.stdev(values) if len(values) > 1 else None,
-    )
-    around = "" if deviation is None else f" ± {deviation * 100:.1f}"
-    return Figure(f"{mean * 100:{sign}.1f}{around} ({len(values)})", mean, deviation, len(values))
+        return Value("—", n=0)
+    mean = statistics.fmean(values)
+    std = statistics.stdev(values) if len(values) > 1 else None
+    shown = "" if std is None else f" ± {std * 100:.1f}"
+    return Value(f"{mean * 100:{sign}.1f}{shown} ({len(values)})", mean, std, len(values))
 
 
 def gains(levels: Sequence[str], plain: Iterable[Trial], augmented: Iterable[Trial]) -> Column:
-    """Return the accuracies, and the differences between trials with the same real rows and training seed."""
+    """Return accuracies, and differences of trials with the same real rows and training seed."""
 
     def key(row: Trial) -> tuple[object, ...]:
         return (
@@ -311,67 +320,71 @@ def gains(levels: Sequence[str], plain: Iterable[Trial], augmented: Iterable[Tri
             row.seed,
         )
 
-    before = {key(row): row.accuracy for row in plain}
-    rows = list(augmented)
-    found: Column = {}
-    for level in levels:
-        for classifier in TRIALS:
-            found[f"{level} {classifier}, none"] = spread(
-                [accuracy for which, accuracy in before.items() if which[:2] == (level, classifier)]
-            )
-            for ratio in sorted(RATIOS):
-                some = [
-                    row
-                    for row in rows
-                    if (row.level, row.classifier, row.variant["augment.ratio"])
-                    == (level, classifier, ratio)
-                ]
-                differences = [
-                    row.accuracy - before[key(row)] for row in some if key(row) in before
-                ]
-                found[f"{level} {classifier}, ratio {ratio}"] = spread(
-                    [row.accuracy for row in some]
-                )
-                found[f"{level} {classifier}, ratio {ratio} less none"] = spread(differences, "+")
-    return found
+    plain_accuracy = {key(row): row.accuracy for row in plain}
+    by_ratio = defaultdict(list)
+    for row in augmented:
+        by_ratio[row.level, row.classifier, row.variant["augment.ratio"]].append(row)
+    column: Column = {}
+    for level, classifier in itertools.product(levels, TRIALS):
+        name = f"{level} {classifier}"
+        column[f"{name}, none"] = mean_and_std(
+            [value for trial, value in plain_accuracy.items() if trial[:2] == (level, classifier)]
+        )
+        for ratio in sorted(RATIOS):
+            rows = by_ratio[level, classifier, ratio]
+            column[f"{name}, ratio {ratio}"] = mean_and_std([row.accuracy for row in rows])
+            differences = [
+                row.accuracy - plain_accuracy[key(row)]
+                for row in rows
+                if key(row) in plain_accuracy
+            ]
+            column[f"{name}, ratio {ratio} minus none"] = mean_and_std(differences, "+")
+    return column
 
 
-# The table ------------------------------------------------------------------------------------------------------------
+# The table ----------------------------------------------------------------------------------------
 
 
 def caption(options: argparse.Namespace, lists: int, rows: int) -> str:
-    """Return what a reader of the table must know."""
+    """Return the notes below the table."""
     lines = [
-        f"Held-out loss: {lists} lists of 6 to 8 lines, all after the header; only bits a byte compares tokenizers, and a model whose training "
-        "split is unknown may have seen these reviews.",
+        f"Held-out loss: {lists} lists of 6 to 8 lines, all after the header; only bits per "
+        "byte is comparable between tokenizers, and a model whose training split is unknown may "
+        "have seen these reviews.",
         f"Labels: {rows} rows of SST-2 validation, k = 2, ± binomial standard error.",
-        f"Generations: {options.generations} attempts from {REAL} of SST-2 train, default settings; distinct-2 falls with the number of texts.",
+        f"Generations: {options.generations} attempts from {REAL_ROWS} of SST-2 train, default "
+        "settings; distinct-2 falls with the number of texts.",
     ]
     if not options.no_gain:
-        each = ", ".join(f"{name} {count * options.seeds}" for name, count in TRIALS.items())
-        minilm = f"lr {MINILM['lr']:g}, warm-up {MINILM['warmup_epochs']} epoch, patience {MINILM['patience']}, at most {MINILM['max_epochs']} epochs"
+        trials = ", ".join(f"{name} {count * options.seeds}" for name, count in TRIALS.items())
+        minilm = (
+            f"lr {MINILM['lr']:g}, warm-up {MINILM['warmup_epochs']} epoch, "
+            f"patience {MINILM['patience']}, at most {MINILM['max_epochs']} epochs"
+        )
         lines.append(
-            f"Gain: SST-2 test accuracy in percent, mean ± sample standard deviation (trials) over {options.seeds} data seeds; trials: {each}. "
-            f"`less none` pairs trials with the same real rows and training seed (pairs). {VALIDATION} validation rows; minilm: {minilm}, so early "
-            "stopping counts epochs of few steps where there are few rows, which handicaps `none`. Trials of a data seed share its real rows: "
-            "their pairs are not independent."
+            "Gain: SST-2 test accuracy in percent, mean ± sample standard deviation (trials) over "
+            f"{options.seeds} data seeds; trials: {trials}. `minus none` pairs trials with the "
+            f"same real rows and training seed (pairs). {VALIDATION_ROWS} validation rows; minilm: "
+            f"{minilm}, so early stopping counts epochs of few steps where there are few "
+            "rows, which handicaps `none`. Trials of a data seed share its real rows: their pairs "
+            "are not independent."
         )
     return "\n".join(f"- {line}" for line in lines)
 
 
-def markdown(columns: dict[str, Column], below: str) -> str:
-    """Return the table with its caption."""
+def render_table(columns: dict[str, Column], notes: str) -> str:
+    """Return the table with its notes as Markdown."""
     measures = list(next(iter(columns.values())))
     lines = [f"| | {' | '.join(columns)} |", f"| --- |{' ---: |' * len(columns)}"]
     lines += [
         f"| {measure} | {' | '.join(column[measure].shown for column in columns.values())} |"
         for measure in measures
     ]
-    return "\n".join([*lines, "", below, ""])
+    return "\n".join([*lines, "", notes, ""])
 
 
 def save(out: Path, columns: dict[str, Column], text: str) -> None:
-    """Write the table, and its figures one a line (fractions where the table has percent)."""
+    """Write the table, and its values as CSV (fractions where the table has percent)."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "lm_quality.md").write_text(text, "utf-8")
     with (out / "lm_quality.csv").open("w", encoding="utf-8", newline="") as stream:
@@ -379,26 +392,27 @@ def save(out: Path, columns: dict[str, Column], text: str) -> None:
         table.writerow(["model", "measure", "value", "spread", "n", "shown"])
         for name, column in columns.items():
             table.writerows(
-                [name, measure, f.value, f.spread, f.n, f.shown] for measure, f in column.items()
+                [name, measure, cell.value, cell.spread, cell.n, cell.shown]
+                for measure, cell in column.items()
             )
 
 
 def named_folder(text: str) -> tuple[str, Path]:
     """Return (name, folder) of `name=folder`."""
-    name, _, place = text.partition("=")
-    folder = RESOURCES if place == "bundled" else Path(place)
-    if not NAME.fullmatch(name) or name == "none":
+    name, _, path = text.partition("=")
+    folder = RESOURCES if path == "bundled" else Path(path)
+    if not FILE_NAME_PATTERN.fullmatch(name) or name == "none":
         raise argparse.ArgumentTypeError(
-            f"'{name}' cannot name a model; use letters, digits, '.', '_', '+' and '-', and not `none`"
+            f"'{name}' cannot name a model: use letters, digits and ._+-; `none` is reserved"
         )
     if not (folder / "config.json").is_file():
         raise argparse.ArgumentTypeError(
-            f"'{place}' is no model's folder; write name=folder or name=bundled"
+            f"'{path}' is not a model's folder: write name=folder or name=bundled"
         )
     return name, folder.resolve()
 
 
-def parsed(arguments: Sequence[str]) -> argparse.Namespace:
+def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     """Return the options."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -420,54 +434,56 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
         metavar="NAME=FOLDER",
         help="or NAME=bundled",
     )
-    parser.add_argument("--rows", type=int, default=872, help="validation rows to be labelled")
+    parser.add_argument("--rows", type=int, default=872, help="validation rows to label")
     parser.add_argument("--generations", type=int, default=400)
-    parser.add_argument("--no-gain", action="store_true", help="leave out what takes hours")
-    parser.add_argument("--levels", nargs="+", default=["0.1%", "0.3%", "1%"], help="of the gain")
+    parser.add_argument("--no-gain", action="store_true", help="skip the gain, which takes hours")
+    parser.add_argument(
+        "--levels", nargs="+", default=["0.1%", "0.3%", "1%"], help="levels of the gain"
+    )
     parser.add_argument("--seeds", type=int, default=5, help="data seeds of the gain")
-    parser.add_argument("--jobs", type=int, default=2, help="trials side by side")
+    parser.add_argument("--jobs", type=int, default=2, help="parallel trials")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args(arguments)
     names = [name for name, _ in options.models]
     if len(set(names)) < len(names):
-        parser.error("two models have one name")
+        parser.error("two models have the same name")
     return options
 
 
 def main(arguments: Sequence[str]) -> None:
     """Measure and print the table."""
-    options = parsed(arguments)
-    task = specification(options.data)
-    splits = load(task, SEED)
-    lists, asked = held_out_lists(options.corpus), questions(task, splits, options.rows)
-    real = draw(splits.train, task.classes, REAL, SEED, 0)
-    below = caption(options, len(lists), len(asked))
+    options = parse_arguments(arguments)
+    task = sst2_task(options.data)
+    splits = load_splits(task, SEED)
+    lists, prompts = held_out_lists(options.corpus), label_prompts(task, splits, options.rows)
+    real = draw_rows(splits.train, task.classes, DrawOptions(REAL_ROWS, SEED, 0))
+    notes = caption(options, len(lists), len(prompts))
     columns: dict[str, Column] = {}
     for name, folder in options.models:
         lm = open_lm(LocalLMSettings(kind="local", model=str(folder)))
         columns[name] = (
             size_and_loss(folder, task, lists)
-            | labelling(lm, task, asked)
-            | writing(lm, task, real, options.generations)
+            | measure_labels(lm, task, prompts)
+            | measure_generation(lm, task, real, options.generations)
         )
-        print(f"{name}: measured by itself", file=sys.stderr, flush=True)
-    save(options.out, columns, markdown(columns, below))
+        print(f"{name}: loss, labels and generations measured", file=sys.stderr, flush=True)
+    save(options.out, columns, render_table(columns, notes))
     if not options.no_gain:
-        place = options.out / "gain"
-        plain = write_config(place / "none.yaml", task, options.levels, options.seeds, None)
-        gpt3mix("run", plain, "--out", place, "--jobs", options.jobs)
+        out = options.out / "gain"
+        plain = write_config(out / "none.yaml", task, options.levels, options.seeds, None)
+        run_gpt3mix("run", plain, "--out", out, "--jobs", options.jobs)
         for name, folder in options.models:
-            mixed = write_config(
-                place / f"{name}.yaml", task, options.levels, options.seeds, folder
-            )
-            # Not `run`: that would train without augmentation too, for each model and ratio.
-            gpt3mix("subsample", mixed, "--out", place)
-            gpt3mix("augment", mixed, "--out", place)
-            gpt3mix("train", mixed, "--method", "gpt3mix", "--out", place, "--jobs", options.jobs)
+            mixed = write_config(out / f"{name}.yaml", task, options.levels, options.seeds, folder)
+            # `run` would also train without augmentation for each model and ratio.
+            run_gpt3mix("subsample", mixed, "--out", out)
+            run_gpt3mix("augment", mixed, "--out", out)
+            run_gpt3mix("train", mixed, "--method", "gpt3mix", "--out", out, "--jobs", options.jobs)
             columns[name] |= gains(
-                options.levels, trials(plain, place, "none"), trials(mixed, place, "gpt3mix")
+                options.levels,
+                successful_trials(plain, out, "none"),
+                successful_trials(mixed, out, "gpt3mix"),
             )
-    text = markdown(columns, below)
+    text = render_table(columns, notes)
     save(options.out, columns, text)
     print(text, end="")
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""How long `gpt3mix --help` takes, beside a bare Typer program with as many commands.
+"""Time `gpt3mix --help` and a minimal Typer program with several commands.
 
     python scripts/bench/startup.py
 
-Whole processes, in turn, medians of 15; the ratio is the median of the pairs' ratios.
+Whole processes, interleaved, medians of 15 runs. The ratio is the median of the runs' ratios.
 """
 
 import statistics
@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 
-BARE = """
+MINIMAL = """
 import typer
 app = typer.Typer(no_args_is_help=True)
 for name in ("subsample", "augment", "baseline", "train", "report", "run", "check"):
@@ -22,7 +22,7 @@ RUNS = 15
 
 
 def seconds(command: list[str]) -> float:
-    """Return how long a command takes."""
+    """Return the wall-clock time of a command."""
     start = time.perf_counter()
     subprocess.run(command, check=True, capture_output=True)
     return time.perf_counter() - start
@@ -31,14 +31,15 @@ def seconds(command: list[str]) -> float:
 def main() -> None:
     """Print the table."""
     ours = [sys.executable, "-c", "from gpt3mix_cli.cli import entry; entry()", "--help"]
-    bare = [sys.executable, "-c", BARE, "--help"]
+    minimal = [sys.executable, "-c", MINIMAL, "--help"]
     empty = [sys.executable, "-c", "pass"]
-    for command in (ours, bare):
+    for command in (ours, minimal):
         seconds(command)
-    pairs = [(seconds(ours), seconds(bare), seconds(empty)) for _ in range(RUNS)]
-    for name, place in (("gpt3mix --help", 0), ("bare Typer --help", 1), ("python -c pass", 2)):
-        print(f"{name:20} {statistics.median(pair[place] for pair in pairs):.3f} s")
-    print(f"{'ratio to bare Typer':20} {statistics.median(a / b for a, b, _ in pairs):.2f}")
+    runs = [(seconds(ours), seconds(minimal), seconds(empty)) for _ in range(RUNS)]
+    names = ("gpt3mix --help", "minimal Typer --help", "python -c pass")
+    for name, column in zip(names, zip(*runs, strict=True), strict=True):
+        print(f"{name:23} {statistics.median(column):.3f} s")
+    print(f"{'ratio to minimal Typer':23} {statistics.median(a / b for a, b, _ in runs):.2f}")
 
 
 if __name__ == "__main__":

@@ -1,24 +1,30 @@
 #!/usr/bin/env python3
-"""How long the trials of SST-2 at 1 % take, beside a plain training loop and the transformers Trainer.
+"""Measures the time of SST-2 trials at 1 % against a plain loop and the transformers Trainer.
 
     python scripts/bench/train.py --data ../shared/data/sst2 --epochs 4 --trials 4
 
-All three train the same encoder (MiniLM by default) on the same 68 rows for the same number of epochs, score the 872
-validation rows after each and the 1,821 test rows once, with the best weights. They run in turn in one call, each in
-processes of its own, with nothing counted before the first batch (imports, reading weights). The plain loop: texts are
-tokenised when they are used, batches of 32 in file order padded to the longest, float32, the best weights copied to the
-CPU. The Trainer: as its documentation shows, with evaluation and saving each epoch and the best model loaded at the end.
-Ours: side by side in as many processes as there are cores, which is what `gpt3mix train` does by itself.
+All three train the same encoder (MiniLM by default) on the same 68 rows for the same number of
+epochs, score the 872 validation rows after each epoch and the 1,821 test rows once, with the best
+weights. They run in turn, each in processes of its own; imports and reading weights are not
+counted. The Trainer needs the package `accelerate`.
+
+- plain: texts are tokenised when they are used, batches of 32 are padded to the longest text,
+  float32, the best weights are copied to the CPU.
+- trainer: as its documentation shows, with evaluation and saving after each epoch and the best
+  model loaded at the end.
+- ours: as `gpt3mix train` does by default, in as many processes as there are cores.
 """
 
 import argparse
 import copy
+import functools
 import json
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,58 +32,52 @@ CLASSES = ["pos", "neg"]
 SEED = 42
 
 
-def rows(path: Path) -> list[dict[str, str]]:
+def read_rows(path: Path) -> list[dict[str, str]]:
     """Return the rows of a JSONL file."""
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
-def few(found: list[dict[str, str]], seed: int, count: int = 34) -> list[dict[str, str]]:
-    """Return a class-balanced draw."""
+def draw(rows: list[dict[str, str]], seed: int, count: int = 34) -> list[dict[str, str]]:
+    """Return a class-balanced sample with `count` rows per class."""
     import random
 
     chosen: list[dict[str, str]] = []
     for name in CLASSES:
         chosen += random.Random(f"{seed} {name}").sample(
-            [row for row in found if row["label"] == name], count
+            [row for row in rows if row["label"] == name], count
         )
     return chosen
 
 
-def encoder_folder(model: str) -> str:
-    """Return the folder of a model, as the package finds it."""
-    from gpt3mix_cli.settings import TransformerSettings
-    from gpt3mix_cli.train.encoder import _place
+def prepare(data: Path, model: str) -> tuple[str, dict[str, list[dict[str, str]]], Any]:
+    """Return the encoder's folder, the rows of each split and the tokenizer.
 
-    return _place(TransformerSettings(kind="transformer", model=model))
-
-
-def prepared(data: Path, model: str) -> tuple[str, dict[str, list[dict[str, str]]], Any]:
-    """Return the encoder's folder, the rows of each split and the tokenizer; the weights have been read once before any clock starts."""
+    The weights are read once, so that later reads come from the file cache.
+    """
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    place = encoder_folder(model)
-    AutoModelForSequenceClassification.from_pretrained(place, num_labels=2)
-    return (
-        place,
-        {name: rows(data / f"{name}.jsonl") for name in ("train", "validation", "test")},
-        AutoTokenizer.from_pretrained(place),
-    )
+    from gpt3mix_cli.pretrained import model_path
+
+    path = model_path(model, "--model")
+    AutoModelForSequenceClassification.from_pretrained(path, num_labels=2)
+    splits = {name: read_rows(data / f"{name}.jsonl") for name in ("train", "validation", "test")}
+    return path, splits, AutoTokenizer.from_pretrained(path)
 
 
 def plain(data: Path, model: str, epochs: int, trials: int) -> dict[str, Any]:
-    """Train with the loop that one writes first."""
+    """Train with a plain PyTorch loop."""
     import torch
     from transformers import AutoModelForSequenceClassification
 
-    place, splits, tokenizer = prepared(data, model)
+    path, splits, tokenizer = prepare(data, model)
     started, accuracies = time.perf_counter(), []
     for trial in range(trials):
         torch.manual_seed(trial)
         network = AutoModelForSequenceClassification.from_pretrained(
-            place, num_labels=2, dtype=torch.float32
+            path, num_labels=2, dtype=torch.float32
         )
         optimizer = torch.optim.AdamW(network.parameters(), lr=3e-5)
-        train = few(splits["train"], trial)
+        train = draw(splits["train"], trial)
         steps = 3 * -(-len(train) // 32)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step, steps=steps: min(1.0, (step + 1) / steps)
@@ -141,26 +141,26 @@ def trainer(data: Path, model: str, epochs: int, trials: int) -> dict[str, Any]:
         set_seed,
     )
 
-    place, splits, tokenizer = prepared(data, model)
+    path, splits, tokenizer = prepare(data, model)
     started, accuracies = time.perf_counter(), []
     for trial in range(trials):
         set_seed(trial)
-        splits["few"] = few(splits["train"], trial)
+        splits["sample"] = draw(splits["train"], trial)
 
-        def made(name: str) -> Any:
-            found = datasets.Dataset.from_list(
+        def dataset(name: str) -> Any:
+            examples = datasets.Dataset.from_list(
                 [
                     {"text": row["text"], "label": CLASSES.index(row["label"])}
                     for row in splits[name]
                 ]
             )
-            return found.map(
+            return examples.map(
                 lambda row: tokenizer(row["text"], truncation=True, max_length=128), batched=True
             )
 
         with tempfile.TemporaryDirectory() as folder:
-            fitted = Trainer(
-                model=AutoModelForSequenceClassification.from_pretrained(place, num_labels=2),
+            library_trainer = Trainer(
+                model=AutoModelForSequenceClassification.from_pretrained(path, num_labels=2),
                 args=TrainingArguments(
                     output_dir=folder,
                     learning_rate=3e-5,
@@ -177,16 +177,16 @@ def trainer(data: Path, model: str, epochs: int, trials: int) -> dict[str, Any]:
                     disable_tqdm=True,
                     seed=trial,
                 ),
-                train_dataset=made("few"),
-                eval_dataset=made("validation"),
+                train_dataset=dataset("sample"),
+                eval_dataset=dataset("validation"),
                 processing_class=tokenizer,
                 data_collator=DataCollatorWithPadding(tokenizer),
-                compute_metrics=lambda found: {
-                    "accuracy": float(np.mean(found.predictions.argmax(1) == found.label_ids))
+                compute_metrics=lambda result: {
+                    "accuracy": float(np.mean(result.predictions.argmax(1) == result.label_ids))
                 },
             )
-            fitted.train()
-            accuracies.append(fitted.evaluate(made("test"))["eval_accuracy"])
+            library_trainer.train()
+            accuracies.append(library_trainer.evaluate(dataset("test"))["eval_accuracy"])
     return {"seconds": time.perf_counter() - started, "accuracies": accuracies}
 
 
@@ -194,105 +194,95 @@ def ours(
     data: Path, model: str, epochs: int, trials: int, jobs: int | None = None, dtype: str = "auto"
 ) -> dict[str, Any]:
     """Train as `gpt3mix train` does."""
-    from gpt3mix_cli.grid.executors.processes import Workers, fitting
+    from gpt3mix_cli.errors import NO_CALLBACKS
+    from gpt3mix_cli.grid.executors.processes import ProcessExecutor, count_fitting_workers
+    from gpt3mix_cli.layout import Cell, TrialKey
     from gpt3mix_cli.records import Example
     from gpt3mix_cli.settings import TransformerSettings
-    from gpt3mix_cli.train import Cell, TrialRunner, cached_classifier, run_serially
+    from gpt3mix_cli.train import TrialData, TrialJob, TrialRunner, cached_classifier, run_serially
 
-    splits = {
-        name: [Example.model_validate(row) for row in rows(data / f"{name}.jsonl")]
-        for name in ("train", "validation", "test")
-    }
+    rows = {name: read_rows(data / f"{name}.jsonl") for name in ("train", "validation", "test")}
+    validation, test = (
+        [Example.model_validate(row) for row in rows[name]] for name in ("validation", "test")
+    )
     settings = TransformerSettings(
         kind="transformer", model=model, max_epochs=epochs, patience=epochs, dtype=dtype
     )
-    cell = Cell("sst2", "1%", "none", "minilm", {}, 0, CLASSES)
-    classifier = cached_classifier(settings, tuple(CLASSES))
-    classifier.probe()
-    jobs = jobs or min(trials, fitting(settings.threads))
+    short = settings.model_copy(update={"max_epochs": 1})
+    jobs = jobs or min(trials, count_fitting_workers(settings.threads))
 
-    def work(trial: int) -> TrialRunner:
-        real = [Example.model_validate(row) for row in few(rows(data / "train.jsonl"), trial)]
-        return TrialRunner(classifier, cell, real, {}, splits["validation"], splits["test"], SEED)
+    def open_runner(settings: TransformerSettings, data: TrialData) -> TrialRunner:
+        key = TrialKey(Cell("sst2", {}, "1%", 0), "none", "minilm")
+        return TrialRunner(cached_classifier(settings, tuple(CLASSES)), key, CLASSES, data, SEED)
 
-    works = {trial: work(trial) for trial in range(trials)}
-    with Workers(jobs) as workers:
-        # Each worker loads the encoder before the clock starts, as the other two have done.
-        short = settings.model_copy(update={"max_epochs": 1})
-        warm = TrialRunner(
-            cached_classifier(short, tuple(CLASSES)),
-            cell,
-            works[0].real[::17],
-            {},
-            splits["validation"][:9],
-            splits["test"][:9],
-            SEED,
-        )
-        list(
-            workers.map(warm.trial, [(n, 0) for n in range(jobs)], lambda *_: None)
-        ) if jobs > 1 else warm.trial((0, 0))
-        started, rows_of = time.perf_counter(), {}
-        together = Many(works)
-        for job, ran in (workers.map if jobs > 1 else run_serially)(
-            together.trial, [(n, 0) for n in range(trials)], lambda *_, **__: None
-        ):
-            rows_of[job[0]] = ran.row
+    runners = {}
+    for trial in range(trials):
+        real = [Example.model_validate(row) for row in draw(rows["train"], trial)]
+        runners[trial] = open_runner(settings, TrialData(real, validation, test))
+    runners[0].classifier.probe()
+    few = TrialData(runners[0].data.real[::17], validation[:9], test[:9])
+    with ProcessExecutor(jobs) as processes:
+        executor = processes.map if jobs > 1 else run_serially
+        # Each worker loads the encoder before the clock starts, as the other two do.
+        warm_up = open_runner(short, few)
+        list(executor(warm_up.run, [TrialJob(n) for n in range(jobs)], NO_CALLBACKS))
+        started = time.perf_counter()
+        all_trials = RunTrials(runners)
+        results = dict(executor(all_trials, [TrialJob(n) for n in range(trials)], NO_CALLBACKS))
         seconds = time.perf_counter() - started
-    return {
-        "seconds": seconds,
-        "accuracies": [rows_of[n].accuracy for n in range(trials)],
-        "jobs": jobs,
-    }
+    accuracies = [results[TrialJob(n)].row.accuracy for n in range(trials)]
+    return {"seconds": seconds, "accuracies": accuracies, "jobs": jobs}
 
 
-class Many:
-    """Trials of several draws in one call."""
+class RunTrials:
+    """Runs each trial with a runner of its own, so that one executor serves several draws."""
 
-    def __init__(self, works: dict[int, Any]) -> None:
-        """Keep them."""
-        self.works = works
+    def __init__(self, runners: dict[int, Any]) -> None:
+        """Store the runner of each trial."""
+        self._runners = runners
 
-    def trial(self, job: tuple[int, int], callbacks: Any) -> Any:
-        """Run the trial of a draw."""
-        return self.works[job[0]].trial(job, callbacks)
+    def __call__(self, job: tuple[int, int], callbacks: Any) -> Any:
+        """Run a trial."""
+        return self._runners[job[0]].run(job, callbacks)
 
 
-def set_up(data: Path, model: str) -> float:
-    """Return the seconds from the end of one trial's last batch to the first of the next: weights, head, optimiser, tokens."""
+def measure_setup(data: Path, model: str) -> float:
+    """Return the median seconds from the start of a fit to its first batch, in a warm process.
+
+    This is the time for weights, head, optimiser and tokens.
+    """
     from gpt3mix_cli.records import Example
     from gpt3mix_cli.settings import TransformerSettings
     from gpt3mix_cli.train import cached_classifier
-    from gpt3mix_cli.train.targets import one_hot
+    from gpt3mix_cli.train.targets import to_one_hot
 
-    classifier = cached_classifier(
-        TransformerSettings(kind="transformer", model=model, max_epochs=1), tuple(CLASSES)
-    )
-    validation = [Example.model_validate(row) for row in rows(data / "validation.jsonl")]
-    real = [
-        one_hot(Example.model_validate(row), CLASSES) for row in few(rows(data / "train.jsonl"), 0)
-    ]
+    settings = TransformerSettings(kind="transformer", model=model, max_epochs=1)
+    classifier = cached_classifier(settings, tuple(CLASSES))
+    validation = [Example.model_validate(row) for row in read_rows(data / "validation.jsonl")]
+    sample = draw(read_rows(data / "train.jsonl"), 0)
+    real = [to_one_hot(Example.model_validate(row), CLASSES) for row in sample]
     classifier.fit(real, validation, 0)
     times = []
     for trial in range(5):
-        fit = type(classifier)._epoch
+        epoch = type(classifier)._epoch
         started = time.perf_counter()
 
-        def first(*arguments: Any, started: float = started) -> float:
+        def stop(*arguments: Any, started: float = started) -> float:
             times.append(time.perf_counter() - started)
-            raise ArithmeticError("only the set-up is wanted")
+            raise ArithmeticError("only the set-up is measured")
 
-        type(classifier)._epoch = first  # type: ignore[method-assign]
+        type(classifier)._epoch = stop  # type: ignore[method-assign]
         try:
             classifier.fit(real, validation, trial)
         except ArithmeticError:
             pass
         finally:
-            type(classifier)._epoch = fit  # type: ignore[method-assign]
+            type(classifier)._epoch = epoch  # type: ignore[method-assign]
     return statistics.median(times)
 
 
 def main() -> None:
-    """Run the three in turn and print the table."""
+    """Run all in turn and print the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -306,60 +296,56 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--trials", type=int, default=4)
     parser.add_argument(
-        "--only",
-        choices=["plain", "trainer", "ours", "ours, one process", "ours, float32", "set-up"],
-        help="for the process inside",
+        "--only", choices=[*CANDIDATES, "set-up"], help="run this one only, in this process"
     )
-    given = parser.parse_args()
-    if given.only:
-        call = {
-            "plain": plain,
-            "trainer": trainer,
-            "ours": ours,
-            "ours, one process": lambda *arguments: ours(*arguments, jobs=1),
-            "ours, float32": lambda *arguments: ours(*arguments, dtype="float32"),
-        }
-        if given.only == "set-up":
-            print(json.dumps({"seconds": set_up(given.data, given.model)}))
-        else:
-            print(json.dumps(call[given.only](given.data, given.model, given.epochs, given.trials)))
-        return
-    found = {}
-    names = ["plain", "trainer", "ours", "ours, one process", "ours, float32"]
-    options = [
-        "--data",
-        str(given.data),
-        "--model",
-        given.model,
-        "--epochs",
-        str(given.epochs),
-        "--trials",
-        str(given.trials),
-    ]
-    for name in [*names, "set-up"]:
-        done = subprocess.run(
-            [sys.executable, __file__, *options, "--only", name],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            sys.exit(done.stderr)
-        found[name] = json.loads(done.stdout.splitlines()[-1])
+    options = parser.parse_args()
+    if options.only == "set-up":
+        print(json.dumps({"seconds": measure_setup(options.data, options.model)}))
+    elif options.only:
+        run = CANDIDATES[options.only]
+        print(json.dumps(run(options.data, options.model, options.epochs, options.trials)))
+    else:
+        results = {name: run_alone(name) for name in [*CANDIDATES, "set-up"]}
+        print_table(results, options)
+
+
+def run_alone(name: str) -> dict[str, Any]:
+    """Return the result of one candidate, run in a process of its own with the same options."""
+    command = [sys.executable, __file__, *sys.argv[1:], "--only", name]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    if process.returncode:
+        sys.exit(process.stderr)
+    result: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
+    return result
+
+
+def print_table(results: dict[str, Any], options: argparse.Namespace) -> None:
+    """Print the results as a Markdown table."""
     print(
-        f"| {given.trials} trials of {given.epochs} epochs, {given.model} | seconds a trial | times plain | times Trainer | mean test accuracy |"
+        f"| {options.trials} trials of {options.epochs} epochs, {options.model} "
+        "| seconds per trial | speed-up over plain | over trainer | mean test accuracy |"
     )
     print("| --- | --- | --- | --- | --- |")
-    for name in names:
-        seconds = found[name]["seconds"]
-        ratios = f"{found['plain']['seconds'] / seconds:.2f} | {found['trainer']['seconds'] / seconds:.2f}"
+    for name in CANDIDATES:
+        seconds = results[name]["seconds"]
+        over_plain = results["plain"]["seconds"] / seconds
+        over_trainer = results["trainer"]["seconds"] / seconds
+        accuracy = statistics.mean(results[name]["accuracies"])
         print(
-            f"| {name} | {seconds / given.trials:.1f} | {ratios} | {statistics.mean(found[name]['accuracies']):.3f} |"
+            f"| {name} | {seconds / options.trials:.1f} "
+            f"| {over_plain:.2f} | {over_trainer:.2f} | {accuracy:.3f} |"
         )
-    print(
-        f"set-up of trial n+1 in the same process: {found['set-up']['seconds'] * 1000:.0f} ms (median of 5)"
-    )
+    setup_ms = results["set-up"]["seconds"] * 1000
+    print(f"set-up of a further trial in the same process: {setup_ms:.0f} ms (median of 5)")
 
+
+CANDIDATES: dict[str, Callable[..., dict[str, Any]]] = {
+    "plain": plain,
+    "trainer": trainer,
+    "ours": ours,
+    "ours, one process": functools.partial(ours, jobs=1),
+    "ours, float32": functools.partial(ours, dtype="float32"),
+}
 
 if __name__ == "__main__":
     main()

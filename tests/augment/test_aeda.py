@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpt3mix_cli.augment import AugmentationSink, run_attempts
-from gpt3mix_cli.augment.aeda import AEDA, MARKS, punctuated
+from gpt3mix_cli.augment import AugmentationSink, AugmentOptions, run_attempts
+from gpt3mix_cli.augment.aeda import AEDA, MARKS, insert_marks
 from gpt3mix_cli.augment.statistics import Statistics
 from gpt3mix_cli.records import Example
 from gpt3mix_cli.settings import AedaSettings, Task
@@ -33,7 +33,7 @@ def test_words_stay_in_order_and_the_number_of_marks_is_the_papers(
     words: list[str], seed: int
 ) -> None:
     """One to a third of the words, each mark alone and before a word of its own."""
-    after = punctuated(" ".join(words), Random(seed)).split()
+    after = insert_marks(" ".join(words), Random(seed)).split()
     marked = [word in MARKS for word in after]
     assert [word for word in after if word not in MARKS] == words
     assert 1 <= sum(marked) <= max(1, len(words) // 3)
@@ -43,7 +43,7 @@ def test_words_stay_in_order_and_the_number_of_marks_is_the_papers(
 
 def test_every_mark_every_number_and_every_place_comes() -> None:
     """Of 600 draws over six words: a mark or one of the two numbers that is missing comes once in more than 1e40."""
-    found = [punctuated("a b c d e f", Random(seed)) for seed in range(600)]
+    found = [insert_marks("a b c d e f", Random(seed)) for seed in range(600)]
     assert {word for text in found for word in text.split()} == set("abcdef") | set(MARKS)
     assert {len(text.split()) for text in found} == {7, 8}
     assert {
@@ -66,11 +66,12 @@ def test_a_row_is_an_edit_of_its_parent_and_depends_on_seed_row_and_copy_alone()
         "pos",
         {"pos": 1, "neg": 0},
     )
-    outcome = AugmentationSink([].append, Statistics(ROWS))
-    run_attempts(augmenter, ROWS, 9, 4, 5, outcome)
-    assert (outcome.kept, outcome.unchanged) == (9, 0)
+    sink = AugmentationSink([].append, Statistics(ROWS))
+    quota = AugmentOptions(ratio=9 / len(ROWS), attempts=4, seed=5)
+    run_attempts(augmenter, ROWS, sink, quota)
+    assert (sink.kept, sink.unchanged) == (9, 0)
 
 
 @pytest.mark.parametrize("text", ["", " \t"])
 def test_a_text_without_words_stays(text: str) -> None:
-    assert punctuated(text, Random(0)) == text
+    assert insert_marks(text, Random(0)) == text

@@ -16,20 +16,21 @@ from hypothesis import given
 from hypothesis import settings as quick
 from hypothesis import strategies as st
 
-from gpt3mix_cli.augment import augment, journal_path, num_rows_wanted, open_augmenter, rejects_path
-from gpt3mix_cli.augment.editing import NoCost
+from gpt3mix_cli.augment import AugmentOptions, augment, num_rows_wanted, open_augmenter
+from gpt3mix_cli.augment.editing import EditorBase, NoCost
 from gpt3mix_cli.errors import Callbacks, StoppedShort, UserError
-from gpt3mix_cli.lm import LM, Completion, Request, Scores, open_lm
-from gpt3mix_cli.lm.journal import Journaled
+from gpt3mix_cli.layout import journal_path, rejects_path
+from gpt3mix_cli.lm import LM, Completion, JournaledLM, Request, Scores, open_lm
 from gpt3mix_cli.records import (
     Augmented,
-    Done,
     Example,
     Manifest,
     Reject,
+    StageOptions,
+    StageResult,
     manifest_path,
-    read,
     read_manifest,
+    read_records,
 )
 from gpt3mix_cli.settings import AugmentSettings, EdaSettings, FilterSettings, LocalLMSettings, Task
 
@@ -62,11 +63,11 @@ def bundled() -> LM:
 
 
 def kept(path: Path) -> list[Augmented]:
-    return list(read(path, Augmented, ["pos", "neg"]))
+    return list(read_records(path, Augmented, ["pos", "neg"]))
 
 
 def rejected(path: Path) -> list[Reject]:
-    return list(read(rejects_path(path), Reject))
+    return list(read_records(rejects_path(path), Reject))
 
 
 def manifest_of(path: Path) -> Manifest:
@@ -81,10 +82,11 @@ def manifest_of(path: Path) -> Manifest:
 class Scripted(NoCost):
     """A generator: attempt i gives the i-th text of its script, over and over; no text is a reject, '#' becomes the number."""
 
-    edits = False
+    edits_parents = False
+    rows_per_attempt = 1
 
     def __init__(self, *script: str | None, block: int = 1) -> None:
-        self.script, self.block, self.rows = script, block, 1
+        self.script, self.block_size = script, block
         self.about: dict[str, Any] = {"method": "scripted", "script": list(script)}
         self.asked: list[tuple[int, int]] = []
 
@@ -116,40 +118,27 @@ class Scripted(NoCost):
         return {"prompt_tokens": 10 * len(self.asked), "completion_tokens": len(self.asked)}
 
 
-class EditorSettings(NoCost):
-    """Edits parent i mod n: upper case and the round, or nothing at all."""
-
-    edits = True
-    rows = block = 1
+class Editor(EditorBase):
+    """Edits parent i mod n: adds the number of the copy, or changes nothing but the case."""
 
     def __init__(self, change: bool = True) -> None:
+        super().__init__({"method": "editor", "classes": ["pos", "neg"], "change": change})
         self.change = change
-        self.about: dict[str, Any] = {"method": "editor", "change": change}
 
-    def generate(
+    def edit_texts(
         self, examples: Sequence[Example], first: int, count: int, seed: int
-    ) -> Iterator[Augmented | Reject]:
+    ) -> Iterator[str]:
         for number in range(first, first + count):
             parent = examples[number % len(examples)]
-            text = (
-                f"{parent.text} {number // len(examples)}" if self.change else parent.text.upper()
-            )
-            probs = {name: float(name == parent.label) for name in ("pos", "neg")}
-            yield Augmented(
-                id=f"e-{number}",
-                text=text,
-                label=parent.label,
-                probs=probs,
-                method="editor",
-                parents=[parent.id],
-            )
-
-    def usage(self) -> Mapping[str, int]:
-        return {}
+            yield f"{parent.text} {number // len(examples)}" if self.change else parent.text.upper()
 
 
-def made(augmenter: Any, output: Path, **options: Any) -> Done:
-    return augment(augmenter, ROWS, output, **{"ratio": 1, "attempts": 4, "seed": 0, **options})
+def made(augmenter: Any, output: Path, **options: Any) -> StageResult:
+    stage = {
+        name: options.pop(name) for name in ("callbacks", "command", "force") if name in options
+    }
+    quota = AugmentOptions(**{"ratio": 1, "attempts": 4, "seed": 0, **options})
+    return augment(augmenter, ROWS, output, quota, StageOptions(**stage))
 
 
 # How many ------------------------------------------------------------------------------------------------------------
@@ -184,7 +173,10 @@ def test_rounding_is_never_half_a_row_off(hundredths: int, n: int) -> None:
 
 def test_ratio_half_of_three_rows_is_two(tmp_path: Path) -> None:
     done = augment(
-        Scripted("new #"), ROWS[:3], tmp_path / "out.jsonl", ratio=0.5, attempts=4, seed=0
+        Scripted("new #"),
+        ROWS[:3],
+        tmp_path / "out.jsonl",
+        AugmentOptions(ratio=0.5, attempts=4, seed=0),
     )
     assert len(kept(done.output)) == done.manifest.counts["kept"] == 2
 
@@ -206,14 +198,12 @@ def write_with(
     seed: int = 0,
     attempts: float = 4,
     settings: AugmentSettings = SETTINGS,
-) -> Done:
+) -> StageResult:
     return augment(
         open_augmenter(settings, task, lm),
         examples,
         output,
-        ratio=ratio,
-        attempts=attempts,
-        seed=seed,
+        AugmentOptions(ratio=ratio, attempts=attempts, seed=seed),
     )
 
 
@@ -424,7 +414,9 @@ def test_other_rows_another_augmenter_or_a_touched_file_redo(tmp_path: Path) -> 
     assert not made(Scripted("newer #"), output).skipped
     made(Scripted("new #"), output)
     changed = [ROWS[0].model_copy(update={"label": "neg"}), *ROWS[1:]]
-    assert not augment(Scripted("new #"), changed, output, ratio=1, attempts=4, seed=0).skipped
+    assert not augment(
+        Scripted("new #"), changed, output, AugmentOptions(ratio=1, attempts=4, seed=0)
+    ).skipped
     made(Scripted("new #"), output)
     output.write_bytes(content[:-20])
     assert not made(Scripted("new #"), output).skipped
@@ -447,8 +439,13 @@ def test_nothing_is_written_if_the_generator_breaks(tmp_path: Path) -> None:
 
 
 def test_no_real_rows_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no real examples"):
-        augment(Scripted("new #"), [], tmp_path / "out.jsonl", ratio=1, attempts=4, seed=0)
+    with pytest.raises(UserError, match="no real rows"):
+        augment(
+            Scripted("new #"),
+            [],
+            tmp_path / "out.jsonl",
+            AugmentOptions(ratio=1, attempts=4, seed=0),
+        )
 
 
 def test_progress_is_told_up_to_the_quota(tmp_path: Path) -> None:
@@ -537,17 +534,15 @@ def test_a_changed_threshold_redoes_a_generators_rows_and_no_editors(tmp_path: P
     held_out = [ROWS[0].model_copy(update={"text": "new 1"})]
     gates: list[dict[str, Any]] = [
         {},
-        {"gate": FilterSettings(too_long=50)},
+        {"filter": FilterSettings(max_words=50)},
         {"test": held_out},
-        {"gate": FilterSettings(leak=False), "test": held_out},
+        {"filter": FilterSettings(reject_test_copies=False), "test": held_out},
     ]
     for changed in gates:
         assert not made(Scripted("new #"), tmp_path / "out.jsonl", **changed).skipped
         assert made(Scripted("new #"), tmp_path / "out.jsonl", **changed).skipped
-    made(EditorSettings(), tmp_path / "editor.jsonl")
-    assert all(
-        made(EditorSettings(), tmp_path / "editor.jsonl", **changed).skipped for changed in gates
-    )
+    made(Editor(), tmp_path / "editor.jsonl")
+    assert all(made(Editor(), tmp_path / "editor.jsonl", **changed).skipped for changed in gates)
 
 
 @pytest.mark.parametrize(
@@ -574,7 +569,7 @@ def test_an_editor_deals_its_rows_evenly_the_first_get_the_remainder(
     tmp_path: Path, ratio: float, shares: list[int]
 ) -> None:
     for augmenter in (
-        EditorSettings(),
+        Editor(),
         open_augmenter(
             EdaSettings(kind="eda"), Task(name="t", data={"kind": "demo"}, labels=["pos", "neg"])
         ),
@@ -592,7 +587,7 @@ def test_an_editors_rows_are_all_kept_and_the_unchanged_and_repeated_counted(
     tmp_path: Path,
 ) -> None:
     """12 rows of 5 parents: all unchanged (in case only), 7 of them repeated."""
-    done = made(EditorSettings(change=False), tmp_path / "out.jsonl", ratio=2.4)
+    done = made(Editor(change=False), tmp_path / "out.jsonl", ratio=2.4)
     assert len(kept(done.output)) == 12
     assert not rejects_path(done.output).exists()
     expected = {
@@ -607,14 +602,17 @@ def test_an_editors_rows_are_all_kept_and_the_unchanged_and_repeated_counted(
     assert done.manifest.counts.pop("statistics")["classes"] == {"pos": 7, "neg": 5}
     assert done.manifest.counts == expected
     assert done.manifest.tokens is None
-    changed = made(EditorSettings(), tmp_path / "changed.jsonl", ratio=2.4).manifest.counts
+    changed = made(Editor(), tmp_path / "changed.jsonl", ratio=2.4).manifest.counts
     assert (changed["unchanged"], changed["repeated"]) == (0, 0)
 
 
 def test_the_same_text_of_two_parents_is_no_repeat(tmp_path: Path) -> None:
     twins = [ROWS[0], ROWS[0].model_copy(update={"id": "twin"})]
     done = augment(
-        EditorSettings(change=False), twins, tmp_path / "out.jsonl", ratio=1, attempts=1, seed=0
+        Editor(change=False),
+        twins,
+        tmp_path / "out.jsonl",
+        AugmentOptions(ratio=1, attempts=1, seed=0),
     )
     assert (done.manifest.counts["unchanged"], done.manifest.counts["repeated"]) == (2, 0)
 
@@ -625,20 +623,20 @@ CHILD = """
 import json, os, sys
 from pathlib import Path
 import torch
-from gpt3mix_cli.augment.editing import Free
-from gpt3mix_cli.augment import augment, journal_path, open_augmenter
+from gpt3mix_cli.augment import AugmentOptions, augment, open_augmenter
 from gpt3mix_cli.errors import StoppedShort
+from gpt3mix_cli.layout import journal_path
 from gpt3mix_cli.lm import open_lm
-from gpt3mix_cli.lm.journal import Journaled
+from gpt3mix_cli.lm import JournaledLM
 from gpt3mix_cli.records import Example
-from gpt3mix_cli.settings import Augment, LocalLM, Task
+from gpt3mix_cli.settings import AugmentSettings, LocalLMSettings, Task
 
 torch.set_num_threads(1)
 asked = json.load(sys.stdin)
 
 class Dying:
     def __init__(self, lm, blocks):
-        self.lm, self.left, self.about = lm, blocks, lm.about
+        self.lm, self.left, self.info = lm, blocks, lm.info
     def complete(self, requests):
         if not self.left:
             os._exit(9)
@@ -648,10 +646,10 @@ class Dying:
         return self.lm.score(prompts, choices)
 
 output = Path(asked["output"])
-lm = Journaled(Dying(open_lm(LocalLM(**asked["lm"])), asked["blocks"]), journal_path(output))
+lm = JournaledLM(Dying(open_lm(LocalLMSettings(**asked["lm"])), asked["blocks"]), journal_path(output))
 try:
-    made = open_augmenter(Augment(**asked["augment"]), Task(**asked["task"]), lm)
-    augment(made, [Example(**row) for row in asked["examples"]], output, ratio=asked["ratio"], attempts=4, seed=0)
+    made = open_augmenter(AugmentSettings(**asked["augment"]), Task(**asked["task"]), lm)
+    augment(made, [Example(**row) for row in asked["examples"]], output, AugmentOptions(ratio=asked["ratio"], attempts=4, seed=0))
 except StoppedShort:
     pass
 lm.close()
@@ -698,7 +696,7 @@ class CountingLM:
     """Counts the blocks that reach the real LM."""
 
     def __init__(self, lm: LM) -> None:
-        self.lm, self.about, self.blocks = lm, lm.about, 0
+        self.lm, self.info, self.blocks = lm, lm.info, 0
 
     def complete(self, requests: Sequence[Request]) -> Iterator[Completion]:
         self.blocks += 1
@@ -719,7 +717,7 @@ def test_a_run_resumed_after_a_kill_gives_the_same_bytes(
     assert not output.exists()
     assert read_manifest(output) is None
     counting = CountingLM(bundled)
-    journal = Journaled(counting, journal_path(output))
+    journal = JournaledLM(counting, journal_path(output))
     resumed = write_with(journal, task, examples, output, 4)
     journal.close()
     assert output.read_bytes() == straight.read_bytes()
@@ -732,7 +730,9 @@ def test_bytes_do_not_depend_on_the_hash_seed(
     tiny_lm: Path, task: Task, examples: list[Example], tmp_path: Path
 ) -> None:
     """A random model, balanced choice, many rejects: everything that could iterate over a set does so here."""
-    settings = AugmentSettings(k=3, choose="balanced", max_tokens=40, temperature=1.3, top_p=0.95)
+    settings = AugmentSettings(
+        k=3, selection="balanced", max_tokens=40, temperature=1.3, top_p=0.95
+    )
     outputs = [tmp_path / seed / "gpt3mix.jsonl" for seed in ("1", "2")]
     processes = [
         child(

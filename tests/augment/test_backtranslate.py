@@ -16,14 +16,14 @@ from hypothesis import given
 from hypothesis import settings as quick
 from hypothesis import strategies as st
 
-from gpt3mix_cli.augment import augment, backtranslate
-from gpt3mix_cli.augment.backtranslate import BARREN, BackTranslation
+from gpt3mix_cli.augment import AugmentOptions, augment, backtranslate
+from gpt3mix_cli.augment.backtranslate import MAX_FRUITLESS_ROUNDS, BackTranslation
 from gpt3mix_cli.augment.filter import normalize_text
-from gpt3mix_cli.config import load
+from gpt3mix_cli.config import load_experiments
 from gpt3mix_cli.errors import UserError
 from gpt3mix_cli.grid import Grid
-from gpt3mix_cli.lm.journal import Journal
-from gpt3mix_cli.records import Augmented, Example, read
+from gpt3mix_cli.lm import Journal
+from gpt3mix_cli.records import Augmented, Example, read_records
 from gpt3mix_cli.settings import BacktranslateSettings, Task
 
 TASK = Task(name="demo", data={"kind": "demo"}, labels={"pos": "positive", "neg": "negative"})
@@ -170,8 +170,10 @@ def test_a_parent_that_nothing_changes_stays_and_is_counted(scripted: Make, tmp_
     augmenter, script = scripted(
         lambda _, text, __: [text if text.startswith("a") else f"{text} x"], beams=1, **FR
     )
-    done = augment(augmenter, ROWS[:3], tmp_path / "b.jsonl", ratio=3, attempts=1, seed=0)
-    rows = list(read(tmp_path / "b.jsonl", Augmented))
+    done = augment(
+        augmenter, ROWS[:3], tmp_path / "b.jsonl", AugmentOptions(ratio=3, attempts=1, seed=0)
+    )
+    rows = list(read_records(tmp_path / "b.jsonl", Augmented))
     assert [row.text for row in rows[1::3]] == [TEXTS[1]] * 3
     assert {
         name: done.manifest.counts[name] for name in ("wanted", "kept", "unchanged", "repeated")
@@ -202,10 +204,10 @@ def test_draws_that_bring_nothing_new_end(scripted: Make) -> None:
         **DE,
     )
     assert texts(augmenter, 0, 5, ROWS[:1]) == [f"the film was good {i % 2}" for i in range(5)]
-    assert len(script.texts("en-de")) == 2 + BARREN
+    assert len(script.texts("en-de")) == 2 + MAX_FRUITLESS_ROUNDS
     augmenter, script = scripted(lambda _, text, __: [text], temperature=0.8, **FR)
     assert texts(augmenter, 0, 5, ROWS[:1]) == [TEXTS[0]] * 5
-    assert len(script.asked) == 2 * 2 * BARREN
+    assert len(script.asked) == 2 * 2 * MAX_FRUITLESS_ROUNDS
 
 
 def test_both_ways_of_a_batch_come_before_the_next_and_none_is_asked_in_advance(
@@ -365,10 +367,10 @@ def test_settings_that_cannot_be_meant_are_told(
         "task: {data: {kind: demo}, labels: [pos, neg]}\nsubsample: {levels: [1/class]}\nbaselines: [{kind: backtranslate}]\n"
     )
     if said is None:
-        assert load(path, [f"baselines.0.{option}"])
+        assert load_experiments(path, [f"baselines.0.{option}"])
         return
     with pytest.raises(UserError) as caught:
-        load(path, [f"baselines.0.{option}"])
+        load_experiments(path, [f"baselines.0.{option}"])
     assert said in caught.value.message
 
 
@@ -380,7 +382,7 @@ def test_a_config_may_name_its_models_folders_by_pivot(tmp_path: Path) -> None:
         "task: {data: {kind: demo}, labels: [pos, neg]}\nsubsample: {levels: [1/class]}\n"
         "baselines: [{kind: backtranslate, forward: 'models/en-{pivot}', backward: 'models/{pivot}-en'}]\n"
     )
-    (baseline,) = load(path)[0].baselines
+    (baseline,) = load_experiments(path)[0].baselines
     assert isinstance(baseline, BacktranslateSettings)
     assert baseline.pairs == [(str(tmp_path / "models" / "en-de"), "models/de-en")]
 
@@ -460,7 +462,7 @@ KILLED = """\
 import os, signal, sys
 from pathlib import Path
 from gpt3mix_cli.augment import backtranslate, translators
-from gpt3mix_cli.config import load
+from gpt3mix_cli.config import load_experiments
 from gpt3mix_cli.grid import Grid
 inner, left = translators.Transformers.translate, [int(sys.argv[3])]
 def translate(self, texts, *others):
@@ -470,9 +472,9 @@ def translate(self, texts, *others):
     return inner(self, texts, *others)
 translators.Transformers.translate = translate
 grid = Grid(load(Path(sys.argv[1])), Path(sys.argv[2]))
-spot = next(grid.spots())
-grid.subsample(spot)
-grid.augment(spot, "backtranslate", 0)
+cell = next(grid.cells())
+grid.subsample(cell)
+grid.augment(cell, "backtranslate", 0)
 """
 
 
@@ -483,7 +485,7 @@ def test_a_killed_run_asks_for_the_batch_in_flight_only(
     config = tmp_path / "b.yaml"
     config.write_text(
         "name: b\ntask: {data: {kind: demo}, labels: [pos, neg]}\nsubsample: {levels: [4/class], seeds: 1}\n"
-        "augment: {draws: 2}\ntrials: 2\n"
+        "augment: {synthetic_sets: 2}\ntrials: 2\n"
         f"baselines: [{{kind: backtranslate, forward: {marian[0]}, backward: {marian[1]}, batch_size: 2, beams: 2, max_tokens: 8, device: cpu}}]\n"
         "classifiers: [{kind: linear}]\nsweep: {augment.ratio: [1, 2]}\n"
     )
@@ -515,11 +517,11 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def made(config: Path, out: Path) -> dict[str, str]:
-    grid = Grid(load(config), out)
-    for spot in grid.spots():
-        grid.subsample(spot)
-        for draw in spot.draws():
-            grid.augment(spot, "backtranslate", draw)
+    grid = Grid(load_experiments(config), out)
+    for cell in grid.cells():
+        grid.subsample(cell)
+        for draw in grid.experiment(cell).draws_for(cell.data_seed):
+            grid.augment(cell, "backtranslate", draw)
     return {
         str(path.relative_to(out)): path.read_text()
         for path in sorted(out.rglob("backtranslate*.jsonl"))
@@ -564,7 +566,10 @@ def test_apertium_through_the_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     )
     first = made(config, tmp_path / "out")
     (path,) = [tmp_path / "out" / name for name in first]
-    rows, real = list(read(path, Augmented)), list(read(path.with_name("train.jsonl"), Example))
+    rows, real = (
+        list(read_records(path, Augmented)),
+        list(read_records(path.with_name("train.jsonl"), Example)),
+    )
     manifest = json.loads(path.with_name(f"{path.name}.manifest.json").read_text())
     assert [row.text for row in rows[:8]] == [row.text for row in rows[8:]]
     assert [row.label for row in rows] == [row.label for row in real] * 2

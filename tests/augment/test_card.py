@@ -7,9 +7,17 @@ from typing import Any
 import pytest
 import yaml
 
-from gpt3mix_cli.augment.card import card, card_path, table4, write_card
+from gpt3mix_cli.augment.card import render_card, table4_rows, write_card
 from gpt3mix_cli.augment.statistics import Statistics
-from gpt3mix_cli.records import Augmented, Done, Example, Manifest, close_output, write
+from gpt3mix_cli.layout import card_path
+from gpt3mix_cli.records import (
+    Augmented,
+    Example,
+    Manifest,
+    StageResult,
+    finish_output,
+    write_records,
+)
 from gpt3mix_cli.settings import Task
 
 PARENTS = {
@@ -31,11 +39,11 @@ EDITED = Augmented(
 TOKENS = {"pos": "positive", "neg": "negative"}
 
 
-def made(folder: Path, rows: list[Augmented], **settings: Any) -> Done:
+def made(folder: Path, rows: list[Augmented], **settings: Any) -> StageResult:
     """Write rows and their manifest as the stage does."""
     output = folder / "gpt3mix.jsonl"
-    write(output, rows)
-    write(folder / "train.jsonl", PARENTS.values())
+    write_records(output, rows)
+    write_records(folder / "train.jsonl", PARENTS.values())
     collected = Statistics(list(PARENTS.values()))
     for row in rows:
         collected.add(row)
@@ -43,11 +51,11 @@ def made(folder: Path, rows: list[Augmented], **settings: Any) -> Done:
         "wanted": 2,
         "asked": 8,
         "kept": len(rows),
-        "rejected": {"near_copy": 3},
-        "statistics": collected.figures(),
+        "rejected": {"max_parent_overlap": 3},
+        "statistics": collected.summary(),
     }
     settings = {"method": rows[0].method, "lm": "0123abcd", "k": 2, **settings}
-    manifest = close_output(
+    manifest = finish_output(
         output,
         0.0,
         stage="augment",
@@ -58,13 +66,14 @@ def made(folder: Path, rows: list[Augmented], **settings: Any) -> Done:
         counts=counts,
         command=[],
     )
-    return Done(output, manifest)
+    return StageResult(output, manifest)
 
 
 def test_a_mixed_row_stands_below_its_examples_with_the_winning_label_marked() -> None:
     """Table 4's first block, in the order of the prompt."""
     shown = [
-        (line.name, line.text, line.labels, line.made) for line in table4(MIXED, PARENTS, TOKENS)
+        (line.name, line.text, line.labels, line.is_synthetic)
+        for line in table4_rows(MIXED, PARENTS, TOKENS)
     ]
     assert shown == [
         ("Example 1", "Laughably, irredeemably awful.", (("negative", False),), False),
@@ -79,9 +88,9 @@ def test_a_mixed_row_stands_below_its_examples_with_the_winning_label_marked() -
 
 
 def test_an_edited_row_stands_below_its_original() -> None:
-    shown = [(line.name, line.labels) for line in table4(EDITED, PARENTS, TOKENS)]
+    shown = [(line.name, line.labels) for line in table4_rows(EDITED, PARENTS, TOKENS)]
     assert shown == [("Original", (("negative", False),)), ("EDA", (("negative", True),))]
-    assert [line.name for line in table4(EDITED, {}, TOKENS)] == ["EDA"]
+    assert [line.name for line in table4_rows(EDITED, {}, TOKENS)] == ["EDA"]
 
 
 def header(text: str) -> dict[str, Any]:
@@ -104,7 +113,7 @@ def test_a_card_says_what_a_reader_must_know(tmp_path: Path, task: Task) -> None
         "feedbeef",
         "0123abcd",
         f"`{tmp_path.name}`",
-        "3 near_copy",
+        "3 max_parent_overlap",
         "label mass 0.900",
         "find it out",
     ):
@@ -127,7 +136,7 @@ def test_the_licence_is_the_hubs_word_or_one_of_its_own(
     tmp_path: Path, task: Task, licence: str, expected: dict[str, str]
 ) -> None:
     text = write_card(
-        made(tmp_path, [MIXED]), task, tmp_path / "train.jsonl", licence=licence
+        made(tmp_path, [MIXED]), task, tmp_path / "train.jsonl", license=licence
     ).read_text("utf-8")
     assert {
         name: value for name, value in header(text).items() if name.startswith("license")
@@ -144,7 +153,7 @@ def test_no_text_can_end_the_block_that_it_stands_in(tmp_path: Path, task: Task)
 
 def test_rows_that_fell_short_say_so(tmp_path: Path, task: Task) -> None:
     manifest = made(tmp_path, [MIXED]).manifest.model_copy(update={"complete": False})
-    assert "Incomplete" in card(manifest, task, [], {}, None, "unknown")
+    assert "Incomplete" in render_card(manifest, task, [], {}, None, "unknown")
 
 
 @pytest.fixture
@@ -186,4 +195,4 @@ def test_a_manifest_without_figures_still_has_a_card(tmp_path: Path, task: Task)
     old = Manifest.model_validate(
         {**manifest.model_dump(), "counts": {"wanted": 1, "asked": 1, "kept": 1, "rejected": {}}}
     )
-    assert "1 of 1 wanted" in card(old, task, [MIXED], PARENTS, None, "unknown")
+    assert "1 of 1 wanted" in render_card(old, task, [MIXED], PARENTS, None, "unknown")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpt3mix_cli.augment import augment, num_rows_wanted
+from gpt3mix_cli.augment import AugmentOptions, augment, num_rows_wanted
 from gpt3mix_cli.augment import eda as module
 from gpt3mix_cli.augment.eda import (
     EDA,
@@ -17,17 +17,17 @@ from gpt3mix_cli.augment.eda import (
     STOP_WORDS,
     Sentence,
     delete,
-    drawn,
+    draw_swaps,
+    draw_synonyms,
     edit,
     insert,
-    normalised,
-    operations,
-    swapped,
+    normalize_like_authors,
+    operation_order,
 )
-from gpt3mix_cli.augment.editing import edited_lines
+from gpt3mix_cli.augment.editing import edited_line_renderer
 from gpt3mix_cli.augment.filter import normalize_text
 from gpt3mix_cli.augment.thesaurus import synonyms
-from gpt3mix_cli.records import Augmented, Example, read, to_line
+from gpt3mix_cli.records import Augmented, Example, read_records, to_json_line
 from gpt3mix_cli.settings import EdaSettings, Task
 
 TASK = Task(name="demo", data={"kind": "demo"}, labels={"pos": "positive", "neg": "negative"})
@@ -56,7 +56,7 @@ quick = settings(max_examples=60, deadline=None)
 
 
 def sources(of: list[str]) -> list[str]:
-    return Sentence(" ".join(of)).sources
+    return Sentence(" ".join(of)).content_words
 
 
 def only(operation: str, text: str, alpha: float = 0.1, random: Random | None = None) -> str:
@@ -70,7 +70,7 @@ def only(operation: str, text: str, alpha: float = 0.1, random: Random | None = 
 @given(st.integers(0, 12), st.integers(1, 5), randoms)
 def test_swap_keeps_the_words(count: int, n: int, random: Random) -> None:
     """The same words as often as before; one swap moves two, if there are two."""
-    moved = swapped(count, n, random)
+    moved = draw_swaps(count, n, random)
     assert sorted(moved) == sorted(moved.values())
     assert all(0 <= place < count for place in moved)
     assert len(moved) <= 2 * n
@@ -79,7 +79,7 @@ def test_swap_keeps_the_words(count: int, n: int, random: Random) -> None:
 
 def test_any_two_words_are_swapped_as_often_as_others() -> None:
     """10,000 swaps of 4 words: 6 pairs, 1,667 each; six standard deviations are 224."""
-    found = Counter(frozenset(swapped(4, 1, random)) for random in map(Random, range(10_000)))
+    found = Counter(frozenset(draw_swaps(4, 1, random)) for random in map(Random, range(10_000)))
     assert len(found) == 6
     assert all(abs(n - 10_000 / 6) < 224 for n in found.values())
 
@@ -118,7 +118,7 @@ def test_drawn_words_are_different_and_have_synonyms(
     before: list[str], n: int, random: Random
 ) -> None:
     """As many as asked for, where so many have synonyms; no stop word among them."""
-    chosen = drawn(sources(before), synonyms, n, random)
+    chosen = draw_synonyms(sources(before), synonyms, n, random)
     assert len(chosen) == min(n, sum(bool(synonyms(word)) for word in sources(before)))
     assert not set(chosen) & STOP_WORDS
     assert all(synonym in synonyms(word) for word, synonym in chosen.items())
@@ -188,7 +188,7 @@ def test_alpha_is_the_share_of_words_changed(
 @pytest.mark.parametrize("word", ["the", "not", "n't", "'s", "was", "s", "2", "10th", "we"])
 def test_function_words_and_numbers_are_no_source(word: str) -> None:
     """Although WordNet knows most of them."""
-    assert Sentence(word).sources == []
+    assert Sentence(word).content_words == []
 
 
 # The whole -----------------------------------------------------------------------------------------------------------
@@ -203,7 +203,7 @@ def test_unchanged_only_where_nothing_can_change(
     sentence = Sentence(text)
     after = edit(sentence, alpha, order, random)
     assert after.strip() or not text.strip()
-    changeable = len(sentence.words) > 1 or any(map(synonyms, sentence.sources))
+    changeable = len(sentence.words) > 1 or any(map(synonyms, sentence.content_words))
     assert (normalize_text(after) != normalize_text(text)) == changeable
     assert changeable or after == text
 
@@ -269,14 +269,14 @@ def test_four_copies_use_four_operations() -> None:
 @quick
 @given(st.integers(0, 2**63), st.integers(0, 10**6), st.integers(0, 100))
 def test_each_four_copies_use_each_operation_first_once(key: int, parent: int, block: int) -> None:
-    orders = [operations(key, parent, 4 * block + turn) for turn in range(4)]
+    orders = [operation_order(key, parent, 4 * block + turn) for turn in range(4)]
     assert sorted(order[0] for order in orders) == sorted(OPERATIONS)
     assert all(sorted(order) == sorted(OPERATIONS) for order in orders)
 
 
 def test_operations_are_drawn_evenly() -> None:
     """The first copy of 4,000 parents: 1,000 by each operation; six standard deviations are 164."""
-    found = Counter(operations(1, parent, 0)[0] for parent in range(4000))
+    found = Counter(operation_order(1, parent, 0)[0] for parent in range(4000))
     assert all(abs(found[operation] - 1000) < 164 for operation in OPERATIONS)
 
 
@@ -326,23 +326,25 @@ def test_about_tells_settings_apart() -> None:
 )
 def test_the_authors_form(text: str, expected: str) -> None:
     """Apostrophes go, hyphens and all else that is no letter of theirs become spaces."""
-    assert normalised(text) == expected
+    assert normalize_like_authors(text) == expected
 
 
 @quick
-@given(texts.filter(normalised), st.integers(0, 20))
+@given(texts.filter(normalize_like_authors), st.integers(0, 20))
 def test_normalised_rows_are_lower_case_letters(text: str, copies: int) -> None:
     row = Example(id="r", text=text, label="pos")
-    for after in eda(normalise=True).texts([row], 0, copies, 3):
+    for after in eda(normalise=True).edit_texts([row], 0, copies, 3):
         assert after
-        assert after == normalised(after)
+        assert after == normalize_like_authors(after)
 
 
 def test_a_text_without_letters_is_not_normalised_away() -> None:
     assert list(
-        eda(normalise=True).texts([Example(id="r", text="7 / 10 !", label="pos")], 0, 1, 0)
+        eda(normalise=True).edit_texts([Example(id="r", text="7 / 10 !", label="pos")], 0, 1, 0)
     ) != [""]
-    assert list(eda(normalise=True).texts([Example(id="r", text="!!", label="pos")], 0, 2, 0)) == [
+    assert list(
+        eda(normalise=True).edit_texts([Example(id="r", text="!!", label="pos")], 0, 2, 0)
+    ) == [
         "!!",
         "!!",
     ]
@@ -363,14 +365,16 @@ def test_lines_are_those_of_the_rows(parents: list[str], count: int) -> None:
         for i, text in enumerate(parents)
     ]
     made = eda(name="e").generate(rows, 0, count, 5)
-    assert list(edited_lines(eda(name="e").texts(rows, 0, count, 5), rows, "e", TASK.classes)) == [
-        to_line(row) for row in made
+    render = edited_line_renderer(rows, "e", TASK.classes)
+    texts = eda(name="e").edit_texts(rows, 0, count, 5)
+    assert [render(text, attempt) for attempt, text in enumerate(texts)] == [
+        to_json_line(row) for row in made
     ]
 
 
 def test_parents_that_are_not_kept_give_the_same_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = generate(0, 40)
-    monkeypatch.setattr(module, "KEPT", 2)
+    monkeypatch.setattr(module, "MAX_CACHED_SENTENCES", 2)
     assert generate(0, 40) == whole
 
 
@@ -379,11 +383,9 @@ def test_a_file_holds_the_rows_and_their_counts(tmp_path: Path) -> None:
         eda(),
         [*ROWS, Example(id="x", text="xyzzy", label="pos")],
         tmp_path / "eda.jsonl",
-        ratio=7.5,
-        attempts=1,
-        seed=3,
+        AugmentOptions(ratio=7.5, attempts=1, seed=3),
     )
-    rows = list(read(done.output, Augmented, TASK.classes))
+    rows = list(read_records(done.output, Augmented, TASK.classes))
     assert len(rows) == num_rows_wanted(7.5, 6) == done.manifest.counts["kept"]
     assert done.manifest.counts["unchanged"] == sum(row.parents == ["x"] for row in rows)
     seen = [(row.parents[0], normalize_text(row.text)) for row in rows]

@@ -14,14 +14,13 @@ from hypothesis import given
 from hypothesis import settings as quick
 from hypothesis import strategies as st
 
-from gpt3mix_cli.augment import Augmenter, augment, open_augmenter
+from gpt3mix_cli.augment import Augmenter, AugmentOptions, augment, open_augmenter
 from gpt3mix_cli.augment.gpt3mix import GPT3Mix
-from gpt3mix_cli.config import load
+from gpt3mix_cli.config import load_experiments
 from gpt3mix_cli.errors import StoppedShort
-from gpt3mix_cli.lm import LM, About, Completion, Hypothesis, Request, Scores, open_lm
-from gpt3mix_cli.lm.journal import Journaled
-from gpt3mix_cli.method.prompt import choices, label_prefix, one_line, prompt
-from gpt3mix_cli.records import Augmented, Example, Reject, read
+from gpt3mix_cli.lm import LM, Completion, Hypothesis, JournaledLM, LMInfo, Request, Scores, open_lm
+from gpt3mix_cli.method.prompt import label_choices, label_prefix, render_prompt, to_one_line
+from gpt3mix_cli.records import Augmented, Example, Reject, read_records
 from gpt3mix_cli.settings import AugmentSettings, LocalLMSettings, Task
 
 ROOT = Path(__file__).parent.parent.parent
@@ -99,7 +98,7 @@ def shipped(tmp_path: Path) -> Shipped:
         path.write_text(
             f"task: {ROOT / 'configs' / 'tasks' / name}.yaml\nsubsample: {{levels: [1%]}}\n"
         )
-        return load(path)[0].task
+        return load_experiments(path)[0].task
 
     return read
 
@@ -112,7 +111,7 @@ def test_the_papers_example_to_the_letter(shipped: Shipped) -> None:
     )
     examples = rows((lilo, "neg"), ("And people make fun of me for liking Showgirls.", "neg"))
     assert (
-        prompt(shipped("sst2"), examples)
+        render_prompt(shipped("sst2"), examples)
         == (GOLDEN / "prompt-sst2-paper.txt").read_bytes().decode()
     )
 
@@ -120,13 +119,13 @@ def test_the_papers_example_to_the_letter(shipped: Shipped) -> None:
 @pytest.mark.parametrize("k", [1, 2, 4, 8])
 def test_k_examples(k: int, shipped: Shipped) -> None:
     """With brackets, quotes, other scripts' letters and a line end in the texts."""
-    is_golden(f"sst2-k{k}", prompt(shipped("sst2"), REVIEWS[:k]))
+    is_golden(f"sst2-k{k}", render_prompt(shipped("sst2"), REVIEWS[:k]))
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_the_tasks_of_table_7(name: str, shipped: Shipped) -> None:
     """Rendered from the task files: header, types, label words and their order."""
-    is_golden(name, prompt(shipped(name), rows(*EXAMPLES[name])))
+    is_golden(name, render_prompt(shipped(name), rows(*EXAMPLES[name])))
 
 
 def test_every_shipped_task_has_a_golden_prompt() -> None:
@@ -139,13 +138,15 @@ def test_every_shipped_task_has_a_golden_prompt() -> None:
 def test_the_generic_specification() -> None:
     is_golden(
         "generic",
-        prompt(make_task(["pos", "neg"]), rows(("A gorgeous, witty, seductive movie.", "pos"))),
+        render_prompt(
+            make_task(["pos", "neg"]), rows(("A gorgeous, witty, seductive movie.", "pos"))
+        ),
     )
 
 
 @pytest.mark.parametrize("k", [1, 2, 4])
 def test_one_line_an_example_in_the_order_given(k: int) -> None:
-    header, blank, *lines, last = prompt(SST2, TWENTY[:k][::-1]).split("\n")
+    header, blank, *lines, last = render_prompt(SST2, TWENTY[:k][::-1]).split("\n")
     assert header.startswith(
         "Each item in the following list contains a movie review and the respective sentiment."
     )
@@ -161,7 +162,7 @@ def test_labels_stand_in_the_tasks_order_whatever_their_case_in_the_config() -> 
     task = make_task(
         {"b": "NO", "a": "Yes", "c": "mayBe"}, text_type="Question", label_type="ANSWER"
     )
-    text = prompt(task, rows(("so", "a"), ("not so", "b"), ("SO", "c")))
+    text = render_prompt(task, rows(("so", "a"), ("not so", "b"), ("SO", "c")))
     assert (
         "contains a question and the respective answer. The answer is one of 'no', 'yes', or 'maybe'.\n\n"
         in text
@@ -169,12 +170,12 @@ def test_labels_stand_in_the_tasks_order_whatever_their_case_in_the_config() -> 
     assert text.endswith(
         "\nQuestion: so (Answer: Yes)\nQuestion: not so (Answer: No)\nQuestion: SO (Answer: Maybe)\nQuestion:"
     )
-    assert choices(task) == (" No", " Yes", " Maybe")
+    assert label_choices(task) == (" No", " Yes", " Maybe")
 
 
 @pytest.mark.parametrize("end", LINE_ENDS, ids=repr)
 def test_a_text_of_several_lines_becomes_one(end: str) -> None:
-    text = prompt(SST2, rows((f"{end} first line {end}{end}second{end}third{end}", "pos")))
+    text = render_prompt(SST2, rows((f"{end} first line {end}{end}second{end}third{end}", "pos")))
     assert text.splitlines()[2:] == [
         "Movie review: first line second third (Sentiment: Positive)",
         "Movie review:",
@@ -189,10 +190,10 @@ def test_a_text_of_several_lines_becomes_one(end: str) -> None:
     )
 )
 def test_one_line_keeps_every_word(text: str) -> None:
-    line = one_line(text)
+    line = to_one_line(text)
     assert len(line.splitlines()) <= 1
     assert line.split() == text.split()
-    assert one_line(line) == line
+    assert to_one_line(line) == line
 
 
 @quick(max_examples=50, deadline=None)
@@ -204,7 +205,7 @@ def test_one_line_keeps_every_word(text: str) -> None:
     )
 )
 def test_the_prompt_has_a_line_an_example_and_ends_with_the_colon(texts: list[str]) -> None:
-    text = prompt(SST2, rows(*((text, "pos") for text in texts)))
+    text = render_prompt(SST2, rows(*((text, "pos") for text in texts)))
     assert text.endswith("\nMovie review:")
     assert len(text.splitlines()) == 2 + len(texts) + 1
 
@@ -216,7 +217,9 @@ def test_the_seam_joins_text_and_label_as_the_prompt_does() -> None:
     """What the LM reads in an example is a text, the label prefix, a choice and a bracket."""
     (row,) = rows(("fine", "neg"))
     assert label_prefix(SST2) == " (Sentiment:"
-    assert f"Movie review: fine{label_prefix(SST2)}{choices(SST2)[1]})\n" in prompt(SST2, [row])
+    assert f"Movie review: fine{label_prefix(SST2)}{label_choices(SST2)[1]})\n" in render_prompt(
+        SST2, [row]
+    )
 
 
 @pytest.mark.parametrize(
@@ -233,7 +236,7 @@ def test_choices_carry_the_bracket_if_and_only_if_one_label_begins_another(
     labels: list[str], expected: tuple[str, ...]
 ) -> None:
     """Without it ` Pos` would count every ` Positive` as its own."""
-    assert choices(make_task(labels)) == expected
+    assert label_choices(make_task(labels)) == expected
 
 
 # From requests to rows -----------------------------------------------------------------------------------------------
@@ -245,7 +248,7 @@ class Echo:
     def __init__(self, *script: Completion) -> None:
         self.requests: list[Request] = []
         self.scored: list[tuple[str, tuple[str, ...]]] = []
-        self.about = About("echo", "echo-weights", 500, 4, len, "")
+        self.info = LMInfo("echo", "echo-weights", 500, 4, len, "")
         self._script = script or (answer(),)
 
     def complete(self, requests: Sequence[Request]) -> Iterator[Completion]:
@@ -277,14 +280,14 @@ def generated(
 
 
 @pytest.mark.parametrize("k", [1, 2, 4])
-@pytest.mark.parametrize("choose", ["uniform", "balanced", "nearest", "furthest"])
-def test_parents_are_those_in_the_prompt_in_its_order(k: int, choose: str) -> None:
+@pytest.mark.parametrize("selection", ["uniform", "balanced", "nearest", "furthest"])
+def test_parents_are_those_in_the_prompt_in_its_order(k: int, selection: str) -> None:
     lm = Echo()
-    found = generated(lm, count=8, k=k, choose=choose)
+    found = generated(lm, count=8, k=k, selection=selection)
     texts = {row.id: row for row in TWENTY}
     for row, request in zip(found, lm.requests, strict=True):
         assert len(set(row.parents)) == k
-        assert prompt(SST2, [texts[parent] for parent in row.parents]) == request.prompt
+        assert render_prompt(SST2, [texts[parent] for parent in row.parents]) == request.prompt
     assert len({tuple(row.parents) for row in found}) > 1
 
 
@@ -445,7 +448,8 @@ def test_about_names_what_can_change_a_row_and_nothing_else() -> None:
     """The quota cannot; the prompt, the sampler, the labels and the weights can."""
     base = generator(Echo()).about
     assert (
-        generator(Echo(), ratio=7, draws=3, attempts=9, beams=2, similarity="minilm").about == base
+        generator(Echo(), ratio=7, synthetic_sets=3, attempts=9, beams=2, similarity="minilm").about
+        == base
     )
     hard = generator(Echo(), labels="hard").about
     assert (
@@ -461,13 +465,13 @@ def test_about_names_what_can_change_a_row_and_nothing_else() -> None:
     )
     assert generator(Echo(), labels="hard", beams=2).about != hard
     changes: list[dict[str, Any]] = [
-        {"k": 3}, {"choose": "balanced"}, {"temperature": 0.5}, {"top_p": 0.5}, {"max_tokens": 7}, {"frequency_penalty": 0.0},
+        {"k": 3}, {"selection": "balanced"}, {"temperature": 0.5}, {"top_p": 0.5}, {"max_tokens": 7}, {"frequency_penalty": 0.0},
         {"labels": "hard"}, {"label_temperature": 2}, {"contextual_calibration": True},
     ]  # fmt: skip
     for change in changes:
         assert generator(Echo(), **change).about != base
     other = Echo()
-    other.about = About("echo", "other-weights", 500, 4, len, "")
+    other.info = LMInfo("echo", "other-weights", 500, 4, len, "")
     assert generator(other).about != base
     for task in (
         SST2.model_copy(update={"text_type": "review"}),
@@ -579,17 +583,18 @@ def test_quota_gate_and_rejects_cope_with_several_rows_an_attempt(tmp_path: Path
             generator(lm, labels="hard"),
             TWENTY,
             tmp_path / "out.jsonl",
-            ratio=1,
-            attempts=2,
-            seed=0,
+            AugmentOptions(ratio=1, attempts=2, seed=0),
         )
-    kept = list(read(tmp_path / "out.jsonl", Augmented, ["pos", "neg"]))
+    kept = list(read_records(tmp_path / "out.jsonl", Augmented, ["pos", "neg"]))
     assert [(row.id, row.text, row.label) for row in kept] == [
         ("gpt3mix-00000", "a #", "pos"),
         ("gpt3mix-00001", "b", "neg"),
     ]
     done = augment(
-        generator(lm, labels="hard"), TWENTY, tmp_path / "two.jsonl", ratio=0.1, attempts=2, seed=0
+        generator(lm, labels="hard"),
+        TWENTY,
+        tmp_path / "two.jsonl",
+        AugmentOptions(ratio=0.1, attempts=2, seed=0),
     )
     assert done.manifest.counts["rejected"] == {"copy_of_real": 1}
 
@@ -606,10 +611,10 @@ class Refusing(Echo):
 
 def test_labels_are_made_anew_without_asking(tmp_path: Path) -> None:
     """Temperature and calibration stand in no request: the journal answers, and content-free texts alone are scored."""
-    with closing(Journaled(Echo(), tmp_path / "journal.sqlite")) as journal:
+    with closing(JournaledLM(Echo(), tmp_path / "journal.sqlite")) as journal:
         (before,) = generator(journal).generate(TWENTY, 0, 1, 0)
     lm = Refusing()
-    with closing(Journaled(lm, tmp_path / "journal.sqlite")) as journal:
+    with closing(JournaledLM(lm, tmp_path / "journal.sqlite")) as journal:
         (warm,) = generator(journal, label_temperature=2).generate(TWENTY, 0, 1, 0)
         assert not lm.scored
         (calibrated,) = generator(journal, contextual_calibration=True).generate(TWENTY, 0, 1, 0)
@@ -640,7 +645,7 @@ def test_what_is_scored_together_depends_on_no_quota() -> None:
     class Batches(Echo):
         def __init__(self) -> None:
             super().__init__()
-            self.about = replace(self.about, block=64)
+            self.info = replace(self.info, block_size=64)
             self.batches: list[int] = []
 
         def score(self, prompts: Sequence[str], choices: Sequence[str]) -> list[Scores]:
@@ -670,7 +675,7 @@ class Short(Echo):
     def __init__(self, context: int) -> None:
         super().__init__()
         self.counted: list[str] = []
-        self.about = replace(self.about, context=context, count_tokens=self._count)
+        self.info = replace(self.info, context_length=context, count_tokens=self._count)
 
     def _count(self, text: str) -> int:
         self.counted.append(text)
@@ -685,7 +690,7 @@ def room(max_tokens: int = 100) -> int:
 @given(st.integers(100, 900), st.integers(1, 8))
 def test_examples_are_dropped_from_the_front_until_the_prompt_fits(context: int, k: int) -> None:
     whole, lm = Echo(), Short(context)
-    whole.about = replace(whole.about, context=10_000)
+    whole.info = replace(whole.info, context_length=10_000)
     before = generated(whole, k=k)
     made = generator(lm, k=k)
     texts = {row.id: row for row in TWENTY}
@@ -693,10 +698,12 @@ def test_examples_are_dropped_from_the_front_until_the_prompt_fits(context: int,
     for row, full, request in zip(made.generate(TWENTY, 0, 4, 0), before, lm.requests, strict=True):
         count = len(row.parents)
         assert row.parents == full.parents[k - count :]
-        assert request.prompt == prompt(SST2, [texts[parent] for parent in row.parents])
+        assert request.prompt == render_prompt(SST2, [texts[parent] for parent in row.parents])
         assert count == 1 or lm._count(request.prompt) + room() <= context
         if count < k:
-            longer = prompt(SST2, [texts[parent] for parent in full.parents[k - count - 1 :]])
+            longer = render_prompt(
+                SST2, [texts[parent] for parent in full.parents[k - count - 1 :]]
+            )
             assert lm._count(longer) + room() > context
         shortened += count < k
     assert made.usage()["shortened"] == shortened
@@ -722,17 +729,19 @@ def test_with_a_real_lm_a_prompt_just_fits(tiny_lm: Path, texts: list[str]) -> N
     examples = [Example(id=f"r{i}", text=text, label="pos") for i, text in enumerate(texts[:40])]
     made = generator(lm, k=30, max_tokens=4)
     whole = Echo()
-    whole.about = replace(whole.about, context=1_000_000)
+    whole.info = replace(whole.info, context_length=1_000_000)
     drawn = list(generator(whole, k=30).generate(examples, 0, 8, 0))
     known = {row.id: row for row in examples}
     for row, full in zip(made.generate(examples, 0, 8, 0), drawn, strict=True):
         assert getattr(row, "reason", "") != "prompt_too_long"
-        used, room = len(row.parents), lm.about.count_tokens(". (Sentiment: Negative)\n") + 4
+        used, room = len(row.parents), lm.info.count_tokens(". (Sentiment: Negative)\n") + 4
         assert 1 < used < 30
         fits, fails = (
-            lm.about.count_tokens(prompt(SST2, [known[parent] for parent in full.parents[-n:]]))
+            lm.info.count_tokens(
+                render_prompt(SST2, [known[parent] for parent in full.parents[-n:]])
+            )
             for n in (used, used + 1)
         )
-        assert fits + room <= lm.about.context + 1
-        assert fails + room > lm.about.context - 1
+        assert fits + room <= lm.info.context_length + 1
+        assert fails + room > lm.info.context_length - 1
     assert made.usage()["shortened"] == 8

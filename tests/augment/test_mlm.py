@@ -7,10 +7,10 @@ from random import Random
 import pytest
 import torch
 
-from gpt3mix_cli.augment import AugmentationSink, open_augmenter, run_attempts
+from gpt3mix_cli.augment import AugmentationSink, AugmentOptions, open_augmenter, run_attempts
 from gpt3mix_cli.augment.mlm import MLM
 from gpt3mix_cli.augment.statistics import Statistics
-from gpt3mix_cli.config import load
+from gpt3mix_cli.config import load_experiments
 from gpt3mix_cli.errors import UserError
 from gpt3mix_cli.grid.resources import Resources
 from gpt3mix_cli.records import Example
@@ -129,8 +129,8 @@ def mlm(model: Path, **options: object) -> MLM:
 
 def test_a_share_of_the_words_is_replaced_by_others_and_all_else_stays(model: Path) -> None:
     """Byte for byte: case, spaces and signs; capitals are kept where a word had one."""
-    augmenter = mlm(model, share=0.3, top_k=50)
-    words = set(augmenter._words[1])
+    augmenter = mlm(model, fraction=0.3, top_k=50)
+    words = set(augmenter._whole_words[1])
     for row in augmenter.generate(ROWS[:4], 0, 24, 3):
         before = ROWS[int(row.parents[0][1])].text
         assert WORD.split(row.text) == WORD.split(before)
@@ -141,9 +141,9 @@ def test_a_share_of_the_words_is_replaced_by_others_and_all_else_stays(model: Pa
             assert old.casefold() != new.casefold()
             assert {new, new[0].lower() + new[1:]} & words
             assert new[0].isupper() or not old[0].isupper()
-    outcome = AugmentationSink([].append, Statistics(ROWS[:4]))
-    run_attempts(augmenter, ROWS[:4], 8, 4, 0, outcome)
-    assert (outcome.kept, outcome.unchanged) == (8, 0)
+    sink = AugmentationSink([].append, Statistics(ROWS[:4]))
+    run_attempts(augmenter, ROWS[:4], sink, AugmentOptions(ratio=2, attempts=4, seed=0))
+    assert (sink.kept, sink.unchanged) == (8, 0)
 
 
 def test_a_row_depends_on_seed_parent_and_copy_alone(model: Path) -> None:
@@ -173,8 +173,8 @@ def test_the_likeliest_whole_word_is_that_of_the_library(model: Path) -> None:
         AutoModelForMaskedLM.from_pretrained(model).eval(),
     )
     rows = [Example(id="r", text="A film, good", label="pos")]
-    texts = {row.text for row in mlm(model, top_k=1, share=0.01).generate(rows, 0, 40, 0)}
-    whole, words = mlm(model)._words
+    texts = {row.text for row in mlm(model, top_k=1, fraction=0.01).generate(rows, 0, 40, 0)}
+    whole, words = mlm(model)._whole_words
     expected = set()
     for place, word in enumerate(("A", "film", "good")):
         masked = "A film, good".replace(word, tokenizer.mask_token, 1)
@@ -197,7 +197,7 @@ def test_the_likeliest_whole_word_is_that_of_the_library(model: Path) -> None:
 def test_only_whole_words_of_the_vocabulary_are_written(model: Path) -> None:
     """No piece that continues a word, no sign, nothing special, no row of weights without a token."""
     augmenter = mlm(model)
-    ids, words = augmenter._words
+    ids, words = augmenter._whole_words
     tokens = augmenter._tokenizer.convert_ids_to_tokens(ids.tolist())
     assert len(words) > 100
     assert not [
@@ -213,22 +213,22 @@ def test_only_whole_words_of_the_vocabulary_are_written(model: Path) -> None:
 def test_top_k_and_temperature_say_how_freely_a_word_is_drawn(model: Path) -> None:
     def drawn(**options: object) -> list[str]:
         augmenter = mlm(model, **options)
-        guess = torch.linspace(0, 5, len(augmenter._words[1]))
-        return [augmenter._drawn(guess, "film", Random(seed)) for seed in range(300)]
+        guess = torch.linspace(0, 5, len(augmenter._whole_words[1]))
+        return [augmenter._draw_filler(guess, "film", Random(seed)) for seed in range(300)]
 
     assert len(set(drawn(top_k=3))) == 3
-    assert set(drawn(top_k=3, temperature=0.0001)) == {mlm(model)._words[1][-1]}
+    assert set(drawn(top_k=3, temperature=0.0001)) == {mlm(model)._whole_words[1][-1]}
     assert len(set(drawn(top_k=40, temperature=100.0))) == 40
 
 
 def test_conditional_reads_the_label_before_the_text_and_writes_none_of_it(model: Path) -> None:
     plain, told = mlm(model), mlm(model, conditional=True)
     one = [Example(id="r", text="A film", label="pos")]
-    assert told._masked(one[0], []) == "positive movie review: A film"
-    assert plain._masked(one[0], []) == "A film"
+    assert told._mask(one[0], []) == "positive movie review: A film"
+    assert plain._mask(one[0], []) == "A film"
     other = [one[0].model_copy(update={"label": "neg"})]
     guesses = [
-        augmenter._read([augmenter._masked(row[0], [WORD.search(row[0].text)])])[0][0]
+        augmenter._logits([augmenter._mask(row[0], [WORD.search(row[0].text)])])[0][0]
         for augmenter in (plain, told)
         for row in (one, other)
     ]
@@ -242,7 +242,7 @@ def test_a_word_beyond_the_models_length_stays(model: Path) -> None:
     """Each word is at least a token, and the model reads 64 at most."""
     text = " ".join(["film"] * 300)
     row = next(
-        iter(mlm(model, share=1.0).generate([Example(id="r", text=text, label="pos")], 0, 1, 0))
+        iter(mlm(model, fraction=1.0).generate([Example(id="r", text=text, label="pos")], 0, 1, 0))
     )
     words = row.text.split()
     assert len(words) == 300
@@ -271,7 +271,7 @@ def test_what_cannot_serve_is_told(tiny_encoder: Path, model: Path, tmp_path: Pa
     ).save_pretrained(headless)
     for folder, options, message in (
         (tiny_encoder, {}, "has no mask"),
-        (headless, {}, "weights of a masked LM are missing"),
+        (headless, {}, "weights are missing"),
         (tmp_path / "nowhere", {}, "no such folder"),
         (model, {"device": "cuda:99"}, "device 'cuda:99' cannot be used"),
     ):
@@ -281,7 +281,7 @@ def test_what_cannot_serve_is_told(tiny_encoder: Path, model: Path, tmp_path: Pa
 
 def test_about_names_what_can_change_a_row(model: Path) -> None:
     assert mlm(model).about == mlm(model).about
-    for options in ({"share": 0.5}, {"top_k": 3}, {"temperature": 0.5}, {"batch_size": 4}):
+    for options in ({"fraction": 0.5}, {"top_k": 3}, {"temperature": 0.5}, {"batch_size": 4}):
         assert mlm(model, **options).about != mlm(model).about
 
 
@@ -295,10 +295,13 @@ def test_variants_that_sweep_the_type_of_text_have_an_augmenter_each(tmp_path: P
     resources, output = Resources(tmp_path), tmp_path / "mlm.jsonl"
     review, tweet = (
         resources.augmenter(experiment, "mlm", output, ())[0]
-        for experiment in load(tmp_path / "types.yaml")
+        for experiment in load_experiments(tmp_path / "types.yaml")
     )
     assert [augmenter.about["text_type"] for augmenter in (review, tweet)] == [
         "movie review",
         "tweet",
     ]
-    assert resources.augmenter(load(tmp_path / "types.yaml")[0], "mlm", output, ())[0] is review
+    assert (
+        resources.augmenter(load_experiments(tmp_path / "types.yaml")[0], "mlm", output, ())[0]
+        is review
+    )

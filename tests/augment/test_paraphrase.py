@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from gpt3mix_cli.augment import journal_path, rejects_path
-from gpt3mix_cli.config import load
+from gpt3mix_cli.config import load_experiments
 from gpt3mix_cli.grid import Grid
 from gpt3mix_cli.grid.check import check
-from gpt3mix_cli.records import Augmented, Example, read
+from gpt3mix_cli.layout import journal_path, rejects_path
+from gpt3mix_cli.records import Augmented, Example, read_records
 
 NAMES = {"id", "method"}
 
@@ -16,7 +16,7 @@ NAMES = {"id", "method"}
 @pytest.fixture
 def grid(config: Path) -> Grid:
     return Grid(
-        load(
+        load_experiments(
             config,
             [
                 "baselines=[{kind: paraphrase, name: alone}]",
@@ -30,30 +30,30 @@ def grid(config: Path) -> Grid:
 
 
 def test_its_rows_are_those_of_gpt3mix_with_k_1(grid: Grid, config: Path) -> None:
-    (spot,) = grid.spots()
-    assert spot.experiment.methods == ["none", "gpt3mix", "alone"]
-    grid.subsample(spot)
-    done = grid.augment(spot, "alone", 0)
-    rows = list(read(done.output, Augmented))
+    (cell,) = grid.cells()
+    assert grid.experiment(cell).methods == ["none", "gpt3mix", "alone"]
+    grid.subsample(cell)
+    done = grid.augment(cell, "alone", 0)
+    rows = list(read_records(done.output, Augmented))
     one = Grid(
-        load(config, ["augment.k=1", "augment.ratio=0.5", "subsample.seeds=1"]),
+        load_experiments(config, ["augment.k=1", "augment.ratio=0.5", "subsample.seeds=1"]),
         Path("other"),
         jobs=1,
     )
-    (other,) = one.spots()
+    (other,) = one.cells()
     one.subsample(other)
-    expected = list(read(one.augment(other, "gpt3mix", 0).output, Augmented))
+    expected = list(read_records(one.augment(other, "gpt3mix", 0).output, Augmented))
     assert [row.model_dump(exclude=NAMES) for row in rows] == [
         row.model_dump(exclude=NAMES) for row in expected
     ]
     assert {row.method for row in rows} == {"alone"}
     assert rows[0].id.startswith("alone-")
     assert all(len(row.parents) == 1 and row.label_source == "exact" for row in rows)
-    assert len(rows) == len(list(read(spot.real, Example))) / 2
+    assert len(rows) == len(list(read_records(grid.layout.train_path(cell), Example))) / 2
     assert (done.manifest.settings["k"], done.manifest.settings["method"]) == (1, "alone")
     assert journal_path(done.output).exists()
     assert rejects_path(done.output).exists()
-    assert grid.augment(spot, "alone", 0).skipped
+    assert grid.augment(cell, "alone", 0).skipped
 
 
 def test_check_says_by_which_lm_it_is_written(grid: Grid) -> None:

@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt3mix_cli.augment.statistics import (
-    SAMPLE,
-    TEXTS,
+    MAX_SAMPLED_TEXTS,
+    SELF_BLEU_TEXTS,
     Statistics,
-    agreement,
+    describe_counts,
     distinct,
     entropy,
-    figures,
+    has_majority_label,
     self_bleu,
 )
 from gpt3mix_cli.records import Augmented, Example
@@ -46,7 +46,7 @@ def statistics(rows: list[Augmented], examples: list[Example]) -> dict[str, Any]
     collected = Statistics(examples)
     for one in rows:
         collected.add(one)
-    return collected.figures()
+    return collected.summary()
 
 
 def test_the_figures_of_a_small_set() -> None:
@@ -72,7 +72,7 @@ def test_the_figures_of_a_small_set() -> None:
 
 def test_no_rows_have_no_figures() -> None:
     assert statistics([], REAL) == {}
-    assert figures(
+    assert describe_counts(
         {"wanted": 3, "kept": 0, "asked": 4, "rejected": {"unfinished": 4}, "statistics": {}}
     ) == [
         ("rows", "0 of 3 wanted, from 4 attempts"),
@@ -91,7 +91,7 @@ def test_of_edited_parents_only_the_text_says_something() -> None:
     assert found["classes"] == {"pos": 2, "neg": 0}
     assert [
         name
-        for name, _ in figures(
+        for name, _ in describe_counts(
             {
                 "wanted": 2,
                 "kept": 2,
@@ -114,16 +114,16 @@ def test_figures_for_people_name_every_reason_the_most_frequent_first() -> None:
         "wanted": 1,
         "kept": 1,
         "asked": 1504,
-        "rejected": {"leak": 2, "unfinished": 1500},
+        "rejected": {"reject_test_copies": 2, "unfinished": 1500},
         "spare": 1,
         "prompt_tokens": 12000,
         "completion_tokens": 0,
         "shortened": 3,
         "statistics": statistics([row("a b c d")], REAL),
     }
-    assert figures(counts) == [
+    assert describe_counts(counts) == [
         ("rows", "1 of 1 wanted, from 1,504 attempts, 1 spare"),
-        ("rejected", "1,500 unfinished, 2 leak"),
+        ("rejected", "1,500 unfinished, 2 reject_test_copies"),
         ("classes", "1 pos, 0 neg"),
         ("soft labels", "entropy 0.000 bits; label mass 0.500 (lowest 0.500)"),
         ("parents", "100.0% of 1 rows have the label that most of their parents have"),
@@ -142,7 +142,7 @@ def test_parents_in_a_tie_say_nothing() -> None:
         row("d", 1.0, ["gone"]),
     ]
     labels = {row.id: row.label for row in REAL}
-    assert [agreement(row, labels) for row in rows] == [None, False, True, None]
+    assert [has_majority_label(row, labels) for row in rows] == [None, False, True, None]
 
 
 @pytest.mark.parametrize(
@@ -221,18 +221,22 @@ def bleu(text: list[str], references: list[list[str]]) -> float:
 
 
 def test_of_many_texts_the_same_sample_is_taken_each_time() -> None:
-    rows = [row(f"word{i} word{i + 1} word{i * 7 % 11} word{i % 3}") for i in range(3 * SAMPLE)]
+    rows = [
+        row(f"word{i} word{i + 1} word{i * 7 % 11} word{i % 3}") for i in range(3 * SELF_BLEU_TEXTS)
+    ]
     found = statistics(rows, REAL)
-    assert found["self_bleu_texts"] == SAMPLE
+    assert found["self_bleu_texts"] == SELF_BLEU_TEXTS
     assert found == statistics(rows, REAL) == json.loads(json.dumps(found))
 
 
 def test_of_very_many_rows_classes_are_counted_and_texts_sampled() -> None:
     """Each row is as likely as another to be looked at, so the mean length is near that of all: 4 standard deviations are 0.13."""
-    rows = [row(" ".join(["word"] * (1 + i % 4)), float(i % 2)) for i in range(5 * TEXTS)]
+    rows = [
+        row(" ".join(["word"] * (1 + i % 4)), float(i % 2)) for i in range(5 * MAX_SAMPLED_TEXTS)
+    ]
     found = statistics(rows, REAL)
     assert found["classes"] == {"pos": len(rows) // 2, "neg": len(rows) // 2}
-    assert (found["texts"], found["parents_compared"]) == (TEXTS, len(rows))
+    assert (found["texts"], found["parents_compared"]) == (MAX_SAMPLED_TEXTS, len(rows))
     assert found["words"]["mean"] == pytest.approx(2.5, abs=0.15)
     counts = {
         "wanted": len(rows),
@@ -242,8 +246,8 @@ def test_of_very_many_rows_classes_are_counted_and_texts_sampled() -> None:
         "statistics": found,
     }
     assert (
-        dict(figures(counts))["length"]
+        dict(describe_counts(counts))["length"]
         == f"{found['words']['mean']:.1f} words, real rows 3.0 (1,000 sampled rows)"
     )
-    fewer = {**counts, "kept": TEXTS}
-    assert "sampled" not in dict(figures(fewer))["length"]
+    fewer = {**counts, "kept": MAX_SAMPLED_TEXTS}
+    assert "sampled" not in dict(describe_counts(fewer))["length"]

@@ -35,7 +35,7 @@ def settings(**options: Any) -> BacktranslateSettings:
     )
 
 
-def resources(model: Path, **options: Any) -> Transformers:
+def load(model: Path, **options: Any) -> Transformers:
     chosen = settings(**options)
     return Transformers(chosen, str(model), translator_fingerprint(chosen, str(model)))
 
@@ -49,7 +49,7 @@ def seeds(texts: list[str]) -> list[int]:
 
 def test_a_batch_gives_what_single_texts_give(models: tuple[Path, Path]) -> None:
     """Padding changes nothing, and each text has its own translations."""
-    translator = resources(models[0])
+    translator = load(models[0])
     together = translator.translate(SENTENCES, 4, seeds(SENTENCES))
     assert together == [translator.translate([text], 4, [0])[0] for text in SENTENCES]
     assert all(len(set(found)) == 4 for found in together), "beams differ"
@@ -63,7 +63,7 @@ def test_draws_are_each_texts_own(models: tuple[Path, Path]) -> None:
     """Neither the neighbours nor the order matter, the seed does, and nothing is taken from the global generator."""
     import torch
 
-    translator = resources(models[0], temperature=1.0)
+    translator = load(models[0], temperature=1.0)
     before = torch.random.get_rng_state()
     together = translator.translate(SENTENCES, 1, seeds(SENTENCES))
     turned = translator.translate(SENTENCES[::-1], 1, seeds(SENTENCES)[::-1])
@@ -74,10 +74,8 @@ def test_draws_are_each_texts_own(models: tuple[Path, Path]) -> None:
 
 
 def test_a_low_temperature_is_greedy(models: tuple[Path, Path]) -> None:
-    greedy = resources(models[0], beams=1).translate(SENTENCES, 1, seeds(SENTENCES))
-    assert (
-        resources(models[0], temperature=1e-4).translate(SENTENCES, 1, seeds(SENTENCES)) == greedy
-    )
+    greedy = load(models[0], beams=1).translate(SENTENCES, 1, seeds(SENTENCES))
+    assert load(models[0], temperature=1e-4).translate(SENTENCES, 1, seeds(SENTENCES)) == greedy
 
 
 def test_draws_follow_the_models_probabilities() -> None:
@@ -86,7 +84,7 @@ def test_draws_follow_the_models_probabilities() -> None:
 
     scores = torch.tensor([[2.0, 0.0, float("-inf"), 1.0, -1.0]])
     expected = torch.softmax(scores / 2.0, -1)[0]
-    draw = translators._Draw(2.0, range(4000))
+    draw = translators._SeededSampler(2.0, range(4000))
     drawn = draw(torch.zeros(4000, 1, dtype=torch.long), scores.repeat(4000, 1)).argmax(-1)
     shares = torch.bincount(drawn, minlength=5) / 4000
     assert torch.all((shares - expected).abs() <= 5 * (expected * (1 - expected) / 4000).sqrt())
@@ -101,7 +99,7 @@ def test_a_draw_never_lies_beyond_the_last_weight() -> None:
         def random(self) -> float:
             return 1 - 2**-53
 
-    draw = translators._Draw(1.0, [0])
+    draw = translators._SeededSampler(1.0, [0])
     draw._generators = [Highest()]  # type: ignore[list-item]
     scores = torch.full((1, 1000), float("-inf")).index_fill(1, torch.tensor([3, 500]), 0.0)
     assert draw(torch.zeros(1, 1), scores).argmax() == 500
@@ -109,7 +107,7 @@ def test_a_draw_never_lies_beyond_the_last_weight() -> None:
 
 def test_long_texts_are_cut_at_the_models_length(models: tuple[Path, Path]) -> None:
     """And so is what is asked for: a position beyond the last would be an error."""
-    assert resources(models[0], max_tokens=500).translate(["film " * 100], 1, [0])[0]
+    assert load(models[0], max_tokens=500).translate(["film " * 100], 1, [0])[0]
 
 
 def test_memory_that_runs_out_halves_the_batch(
@@ -117,9 +115,9 @@ def test_memory_that_runs_out_halves_the_batch(
 ) -> None:
     import torch
 
-    translator = resources(marian[0])
+    translator = load(marian[0])
     whole = translator.translate(SENTENCES, 2, seeds(SENTENCES))
-    inner, sizes = translator._translate, []
+    inner, sizes = translator._translate_batch, []
 
     def small(texts: list[str], *others: Any) -> list[list[str]]:
         sizes.append(len(texts))
@@ -127,7 +125,7 @@ def test_memory_that_runs_out_halves_the_batch(
             raise torch.OutOfMemoryError("out of memory\nand much advice")
         return inner(texts, *others)
 
-    monkeypatch.setattr(translator, "_translate", small)
+    monkeypatch.setattr(translator, "_translate_batch", small)
     most = 2
     assert translator.translate(SENTENCES, 2, seeds(SENTENCES)) == whole
     assert sizes == [5, 2, 3, 1, 2]
@@ -144,9 +142,9 @@ def test_the_terminal_stays_quiet(
     """No load report, no bar, no advice; the library's own settings are as they were."""
     from transformers.utils import logging
 
-    translators._kept_model.cache_clear()
+    translators._load_model.cache_clear()
     before = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    resources(models[0]).translate(SENTENCES, 2, seeds(SENTENCES))
+    load(models[0]).translate(SENTENCES, 2, seeds(SENTENCES))
     captured = capfd.readouterr()
     assert captured.out + captured.err == ""
     assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
@@ -156,14 +154,14 @@ def test_a_model_is_loaded_once_until_its_files_change(
     marian: tuple[Path, Path], tmp_path: Path
 ) -> None:
     copy = shutil.copytree(marian[0], tmp_path / "copy")
-    assert resources(copy)._model is resources(copy, beams=2)._model
+    assert load(copy)._model is load(copy, beams=2)._model
     same = translator_fingerprint(settings(), str(copy))
     assert same == translator_fingerprint(settings(), str(marian[0])), (
         "the files count, not their place"
     )
     (copy / "config.json").write_text((copy / "config.json").read_text() + " ")
     assert translator_fingerprint(settings(), str(copy)) != same
-    assert resources(copy)._model is not resources(marian[0])._model
+    assert load(copy)._model is not load(marian[0])._model
 
 
 def test_a_hub_models_revision_is_part_of_its_fingerprint() -> None:
@@ -188,7 +186,7 @@ def test_the_revision_is_what_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", refuse)
     with pytest.raises(UserError, match="no hub"):
-        resources(Path("a/b"), forward="a/b", revisions={"a/b": "0123abc"})
+        load(Path("a/b"), forward="a/b", revisions={"a/b": "0123abc"})
     assert asked == [("a/b", "0123abc")]
 
 
@@ -198,7 +196,7 @@ def test_a_model_that_cannot_be_loaded_is_named(tmp_path: Path, files: dict[str,
     for name, content in files.items():
         (tmp_path / name).write_text(content)
     with pytest.raises(UserError, match="cannot be loaded as a translation model") as caught:
-        resources(tmp_path)
+        load(tmp_path)
     assert str(tmp_path) in caught.value.message
     assert "apertium" in caught.value.hint
 
@@ -206,10 +204,10 @@ def test_a_model_that_cannot_be_loaded_is_named(tmp_path: Path, files: dict[str,
 def test_missing_sacremoses_is_told(
     fsmt: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    translators._kept_model.cache_clear()
+    translators._load_model.cache_clear()
     monkeypatch.setitem(sys.modules, "sacremoses", None)
     with pytest.raises(UserError, match="its tokenizer needs sacremoses") as caught:
-        resources(fsmt[0])
+        load(fsmt[0])
     assert caught.value.hint == "pip install 'gpt3mix[fsmt]'"
 
 
@@ -224,13 +222,13 @@ def test_missing_sentencepiece_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", refuse)
     with pytest.raises(UserError) as caught:
-        resources(Path("no/such"))
+        load(Path("no/such"))
     assert caught.value.hint == "pip install sentencepiece"
 
 
 def test_a_device_that_is_not_there_is_named(marian: tuple[Path, Path]) -> None:
     with pytest.raises(UserError, match="device 'nowhere'"):
-        resources(marian[0], device="nowhere")
+        load(marian[0], device="nowhere")
 
 
 # Apertium ------------------------------------------------------------------------------------------------------------
@@ -280,7 +278,7 @@ def test_apertium_answers_any_signs_one_by_one(texts: list[str]) -> None:
 @needs_apertium
 def test_apertium_pair_that_is_not_there() -> None:
     """With the line that installs it."""
-    with pytest.raises(UserError, match="no pair 'eng-tlh'") as caught:
+    with pytest.raises(UserError, match="pair 'eng-tlh' is not installed") as caught:
         Apertium("eng-tlh")
     assert "apt-get install apertium apertium-eng-tlh" in caught.value.hint
     assert translator_fingerprint(settings(engine="apertium"), "eng-tlh") is None

@@ -1,4 +1,4 @@
-"""Input that serves some trials and not others: those fail and say why, the others run."""
+"""Input that is wrong for some trials: those fail with a reason, the others run."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ CONFIG = """\
 name: spoilt
 task: {{data: {{kind: demo}}, labels: [pos, neg]}}
 subsample: {{levels: [4/class], seeds: 1, validation: 20}}
-augment: {{draws: 2}}
+augment: {{synthetic_sets: 2}}
 baselines: [{{kind: eda}}]
 classifiers:
   - {{kind: linear}}
@@ -25,8 +25,8 @@ trials: 4
 """
 
 
-class Ground:
-    """A config whose cell is drawn and augmented, and commands over it."""
+class Experiment:
+    """A config whose cell is drawn and augmented, and commands on it."""
 
     def __init__(self, folder: Path, encoder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.config, self.encoder, self._capsys = folder / "spoilt.yaml", folder / "encoder", capsys
@@ -36,7 +36,7 @@ class Ground:
         assert self("subsample")[0] == self("baseline", "--method", "eda")[0] == 0
 
     def __call__(self, command: str, *arguments: str) -> tuple[int, str]:
-        cached_classifier.cache_clear()  # each command is a process of its own to a user
+        cached_classifier.cache_clear()  # for a user each command is a process of its own
         self._capsys.readouterr()
         jobs = ["--jobs", "1"] if command in ("train", "run") else []
         code = main([command, str(self.config), *jobs, *arguments])
@@ -56,8 +56,10 @@ class Ground:
 
 
 @pytest.fixture
-def ground(tmp_path: Path, tiny_encoder: Path, capsys: pytest.CaptureFixture[str]) -> Ground:
-    return Ground(tmp_path, tiny_encoder, capsys)
+def experiment(
+    tmp_path: Path, tiny_encoder: Path, capsys: pytest.CaptureFixture[str]
+) -> Experiment:
+    return Experiment(tmp_path, tiny_encoder, capsys)
 
 
 LINEAR = ["--classifier", "linear", "--method", "eda"]
@@ -83,13 +85,13 @@ LINEAR = ["--classifier", "linear", "--method", "eda"]
     ids=["unknown class", "sum", "missing class", "not the parent's"],
 )
 def test_broken_soft_labels_fail_the_trials_of_their_draw_only(
-    ground: Ground, probs: dict[str, float], reason: str
+    experiment: Experiment, probs: dict[str, float], reason: str
 ) -> None:
-    ground.spoil("eda.draw-1.jsonl", lambda row: row.update(probs=probs, label="pos"))
-    code, err = ground("train", *LINEAR)
+    experiment.spoil("eda.draw-1.jsonl", lambda row: row.update(probs=probs, label="pos"))
+    code, err = experiment("train", *LINEAR)
     assert code == 3
     assert "2 of 4 trials failed" in err
-    rows = ground.rows("eda.linear.jsonl")
+    rows = experiment.rows("eda.linear.jsonl")
     assert [(row["draw"], row["status"]) for row in rows] == [
         (0, "ok"),
         (1, "failed"),
@@ -98,72 +100,76 @@ def test_broken_soft_labels_fail_the_trials_of_their_draw_only(
     ]
     assert all(reason in row["error"] for row in rows if row["status"] == "failed")
     kept = [row for row in rows if row["status"] == "ok"]
-    ground.spoil(
+    experiment.spoil(
         "eda.draw-1.jsonl",
         lambda row: row.update(probs={"pos": 0.9, "neg": 0.1}, label_source="exact"),
     )
-    assert ground("train", *LINEAR)[0] == 0
-    assert [row["status"] for row in ground.rows("eda.linear.jsonl")] == ["ok"] * 4
+    assert experiment("train", *LINEAR)[0] == 0
+    assert [row["status"] for row in experiment.rows("eda.linear.jsonl")] == ["ok"] * 4
     assert [
-        row for row in ground.rows("eda.linear.jsonl") if row["draw"] == 0
-    ] == kept  # the clock's seconds too
+        row for row in experiment.rows("eda.linear.jsonl") if row["draw"] == 0
+    ] == kept  # `seconds` too
 
 
-def test_an_encoder_without_a_tokenizer_fails_its_own_trials_only(ground: Ground) -> None:
-    for path in ground.encoder.glob("tokenizer*"):
+def test_an_encoder_without_a_tokenizer_fails_its_own_trials_only(experiment: Experiment) -> None:
+    for path in experiment.encoder.glob("tokenizer*"):
         path.unlink()
-    code, err = ground("train", "--method", "none")
+    code, err = experiment("train", "--method", "none")
     assert code == 3
     assert "the folder has no tokenizer" in err
-    assert {row["status"] for row in ground.rows("none.linear.jsonl")} == {"ok"}
-    rows = ground.rows("none.tiny.jsonl")
+    assert {row["status"] for row in experiment.rows("none.linear.jsonl")} == {"ok"}
+    rows = experiment.rows("none.tiny.jsonl")
     assert [row["status"] for row in rows] == ["failed"] * 4
     assert all("the folder has no tokenizer" in row["error"] for row in rows)
 
 
-def test_an_encoder_that_is_not_there_fails_its_own_trials_of_a_run_only(ground: Ground) -> None:
-    shutil.rmtree(ground.encoder)
-    code, err = ground("run")
+def test_a_missing_encoder_fails_its_own_trials_of_a_run_only(experiment: Experiment) -> None:
+    shutil.rmtree(experiment.encoder)
+    code, err = experiment("run")
     assert code == 3
     assert "none.tiny.jsonl: 4 of 4 trials failed" in err
     assert [
-        {row["status"] for row in ground.rows(f"{method}.linear.jsonl")}
+        {row["status"] for row in experiment.rows(f"{method}.linear.jsonl")}
         for method in ("none", "eda")
     ] == [{"ok"}, {"ok"}]
-    assert (ground.cell.parents[1] / "report" / "report.md").exists()
+    assert (experiment.cell.parents[1] / "report" / "report.md").exists()
 
 
-def test_trials_that_went_well_outlive_their_encoder(ground: Ground) -> None:
-    assert ground("train", "--method", "none")[0] == 0
-    before = {path: path.read_bytes() for path in (ground.cell / "trials").iterdir()}
-    shutil.rmtree(ground.encoder)
+def test_successful_trials_are_kept_without_their_encoder(experiment: Experiment) -> None:
+    assert experiment("train", "--method", "none")[0] == 0
+    before = {path: path.read_bytes() for path in (experiment.cell / "trials").iterdir()}
+    shutil.rmtree(experiment.encoder)
     for force in ([], ["--force"]):
-        code, err = ground("train", "--method", "none", "--classifier", "tiny", *force)
+        code, err = experiment("train", "--method", "none", "--classifier", "tiny", *force)
         assert code == 3
         assert "none.tiny.jsonl: left as it is" in err
-        assert {path: path.read_bytes() for path in (ground.cell / "trials").iterdir()} == before
+        assert {
+            path: path.read_bytes() for path in (experiment.cell / "trials").iterdir()
+        } == before
 
 
-def test_trials_that_went_well_outlive_the_rows_that_they_rest_on(ground: Ground) -> None:
-    assert ground("train", *LINEAR)[0] == 0
-    before = (ground.cell / "trials/eda.linear.jsonl").read_bytes()
+def test_successful_trials_are_kept_without_their_synthetic_rows(experiment: Experiment) -> None:
+    assert experiment("train", *LINEAR)[0] == 0
+    before = (experiment.cell / "trials/eda.linear.jsonl").read_bytes()
     for name in ("eda.jsonl", "eda.draw-1.jsonl"):
-        ground.spoil(name, lambda row: row.update(probs={"pos": 2.0, "neg": 1.0}, label="pos"))
-    code, err = ground("train", *LINEAR)
+        experiment.spoil(name, lambda row: row.update(probs={"pos": 2.0, "neg": 1.0}, label="pos"))
+    code, err = experiment("train", *LINEAR)
     assert code == 3
     assert "left as it is" in err
-    assert (ground.cell / "trials/eda.linear.jsonl").read_bytes() == before
+    assert (experiment.cell / "trials/eda.linear.jsonl").read_bytes() == before
 
 
-def test_a_class_without_training_rows_fails_the_trials(ground: Ground, tmp_path: Path) -> None:
+def test_a_class_without_training_rows_fails_the_trials(
+    experiment: Experiment, tmp_path: Path
+) -> None:
     rows = [
         line
-        for line in (ground.cell / "train.jsonl").read_text().splitlines()
+        for line in (experiment.cell / "train.jsonl").read_text().splitlines()
         if json.loads(line)["label"] == "pos"
     ]
     (tmp_path / "real.jsonl").write_text("".join(line + "\n" for line in rows))
     for kind in ("linear", "tiny"):
-        code, err = ground(
+        code, err = experiment(
             "train",
             "--method",
             "none",
@@ -182,7 +188,7 @@ def test_a_class_without_training_rows_fails_the_trials(ground: Ground, tmp_path
         ] == ["failed"] * 4
 
 
-def test_a_loss_that_is_no_number_fails_its_own_trials_only(ground: Ground) -> None:
+def test_a_loss_that_is_no_number_fails_its_own_trials_only(experiment: Experiment) -> None:
     absurd = [
         "--set",
         "classifiers.1.lr=1e30",
@@ -191,10 +197,10 @@ def test_a_loss_that_is_no_number_fails_its_own_trials_only(ground: Ground) -> N
         "--set",
         "classifiers.1.batch_size=2",
     ]
-    code, err = ground("train", "--method", "none", *absurd)
+    code, err = experiment("train", "--method", "none", *absurd)
     assert code == 3
     assert "a lower lr helps" in err
-    assert {row["status"] for row in ground.rows("none.linear.jsonl")} == {"ok"}
-    assert {(row["status"], row["accuracy"]) for row in ground.rows("none.tiny.jsonl")} == {
+    assert {row["status"] for row in experiment.rows("none.linear.jsonl")} == {"ok"}
+    assert {(row["status"], row["accuracy"]) for row in experiment.rows("none.tiny.jsonl")} == {
         ("failed", None)
     }

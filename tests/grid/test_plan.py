@@ -1,4 +1,4 @@
-"""`plan` says before anything is asked what is asked; it asks nothing, writes nothing and needs no key."""
+"""`plan` estimates what a run will ask; it asks nothing, writes nothing and needs no key."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -10,10 +10,11 @@ from endpoint_server import Server, serving
 
 from gpt3mix_cli.augment.gpt3mix import GPT3Mix
 from gpt3mix_cli.cli import main
-from gpt3mix_cli.config import load
+from gpt3mix_cli.config import load_experiments
 from gpt3mix_cli.errors import StoppedShort
 from gpt3mix_cli.grid import Grid
-from gpt3mix_cli.records import Trial, read, read_manifest
+from gpt3mix_cli.layout import TrialKey
+from gpt3mix_cli.records import Trial, read_manifest, read_records
 
 CONFIG = """\
 name: small
@@ -61,12 +62,12 @@ def everything(folder: Path) -> dict[str, bytes]:
 
 
 def run(config: Path, *overrides: str, seeds: tuple[int, ...] = (0, 1)) -> None:
-    grid = Grid(load(config, overrides), config.parent / "results", jobs=1)
+    grid = Grid(load_experiments(config, overrides), config.parent / "results", jobs=1)
     try:
-        for spot in grid.spots():
-            if spot.seed in seeds:
-                grid.subsample(spot)
-                grid.augment(spot, "gpt3mix", 0)
+        for cell in grid.cells():
+            if cell.data_seed in seeds:
+                grid.subsample(cell)
+                grid.augment(cell, "gpt3mix", 0)
     finally:
         grid.close()
 
@@ -97,7 +98,7 @@ def test_the_prompt_is_the_first_that_is_asked(
     assert found["prompt"] in [body["prompt"] for body in asked]
 
 
-def test_what_the_journals_hold_costs_nothing(
+def test_answers_in_journals_cost_nothing(
     small: Path, server: Server, planned: Callable[..., Any]
 ) -> None:
     run(small, seeds=(0,))
@@ -179,7 +180,7 @@ def test_without_an_lm_there_are_only_trainings(small: Path, planned: Callable[.
     assert found["trainings"] == 12
 
 
-def test_large_cells_are_sampled_and_it_is_said(
+def test_large_cells_are_sampled_with_a_remark(
     small: Path, planned: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = planned(small)
@@ -200,12 +201,14 @@ def test_large_cells_are_sampled_and_it_is_said(
     )
 
 
-def test_a_budget_that_will_not_do_is_told(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_budget_that_will_be_exceeded_is_reported(
+    small: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["plan", str(small), "--set", "budget={requests: 5, usd: 1000}"]) == 0
-    told = capsys.readouterr()
-    assert "budget.requests: 0 spent, 5 of 5 left" in told.out
-    assert "end it early: budget.requests;" in told.err
-    assert told.err.splitlines()[-1].endswith(f"next: gpt3mix run {small}")
+    shown = capsys.readouterr()
+    assert "budget.requests: 0 spent, 5 of 5 left" in shown.out
+    assert "end it early: budget.requests;" in shown.err
+    assert shown.err.splitlines()[-1].endswith(f"next: gpt3mix run {small}")
 
 
 def test_a_budget_holds_over_runs(small: Path) -> None:
@@ -217,27 +220,27 @@ def test_a_budget_holds_over_runs(small: Path) -> None:
             assert server.paths["/v1/completions"] <= 30
 
 
-def test_trials_know_what_their_rows_cost(small: Path) -> None:
+def test_trials_have_the_cost_of_their_rows(small: Path) -> None:
     one = [
         "subsample.levels=[4/class]",
         "subsample.seeds=1",
         "trials=1",
         "classifiers=[{kind: linear}]",
     ]
-    grid = Grid(load(small, one), small.parent / "results", jobs=1)
+    grid = Grid(load_experiments(small, one), small.parent / "results", jobs=1)
     assert not [item for item in grid.run() if isinstance(item, StoppedShort)]
     grid.close()
-    (spot,) = grid.spots()
-    manifest = read_manifest(spot.synthetic("gpt3mix", 0))
-    (trial,) = read(spot.trials("gpt3mix", "linear"), Trial)
+    (cell,) = grid.cells()
+    manifest = read_manifest(grid.layout.synthetic_path(cell, "gpt3mix"))
+    (trial,) = read_records(grid.layout.trials_path(TrialKey(cell, "gpt3mix", "linear")), Trial)
     assert manifest
     assert manifest.usd
     assert (trial.tokens, trial.usd) == (manifest.tokens, manifest.usd)
-    (without,) = read(spot.trials("none", "linear"), Trial)
+    (without,) = read_records(grid.layout.trials_path(TrialKey(cell, "none", "linear")), Trial)
     assert without.usd is None
 
 
-def test_a_paraphrase_is_asked_for_too(
+def test_a_paraphrase_is_planned_too(
     small: Path, server: Server, planned: Callable[..., Any]
 ) -> None:
     alone = planned(small)
@@ -249,10 +252,14 @@ def test_a_paraphrase_is_asked_for_too(
     assert (
         alone["prompt_tokens"] < both["prompt_tokens"] < 2 * alone["prompt_tokens"]
     )  # one example, not two
-    grid = Grid(load(small, ["baselines=[{kind: paraphrase}]"]), small.parent / "results", jobs=1)
-    for spot in grid.spots():
-        grid.subsample(spot)
-        grid.augment(spot, "paraphrase", 0)
+    grid = Grid(
+        load_experiments(small, ["baselines=[{kind: paraphrase}]"]),
+        small.parent / "results",
+        jobs=1,
+    )
+    for cell in grid.cells():
+        grid.subsample(cell)
+        grid.augment(cell, "paraphrase", 0)
     grid.close()
     after = planned(small, "--set", "baselines=[{kind: paraphrase}]")
     assert after["held"]["generations"] == alone["generations"]
@@ -262,14 +269,14 @@ def test_a_paraphrase_is_asked_for_too(
 def test_labels_of_a_classifier_that_prompts_are_counted(
     small: Path, server: Server, planned: Callable[..., Any]
 ) -> None:
-    """One a test row and trial, and none that a journal holds; no rows are made that nobody reads."""
+    """One for each test row and trial, none that a journal holds; no row that no trial reads."""
     prompting = [
         "classifiers=[{kind: prompt, examples: 2}]",
         "subsample.levels=[4/class]",
         "trials=3",
     ]
     sets = [word for one in prompting for word in ("--set", one)]
-    grid = Grid(load(small, prompting), small.parent / "results", jobs=1)
+    grid = Grid(load_experiments(small, prompting), small.parent / "results", jobs=1)
     labels = 3 * len(grid.resources.splits(grid.experiments[0]).test)
     before = everything(small.parent)
     found = planned(small, *sets)
@@ -280,7 +287,7 @@ def test_labels_of_a_classifier_that_prompts_are_counted(
         found["prompt_tokens"] * 100e-6 + found["completion_tokens"] * 200e-6, rel=1e-3
     )
     assert (
-        f"classifier 'prompt' asks for {labels:,} labels, one a test row and trial"
+        f"classifier 'prompt' asks for {labels:,} labels, one for each test row and trial"
         in found["remarks"]
     )
     assert not [item for item in grid.run() if isinstance(item, StoppedShort)]

@@ -1,4 +1,4 @@
-"""What `plan` says comes true on a real server: llama.cpp's with the packaged LM."""
+"""The estimates of `plan` on a real server: llama.cpp's with the packaged LM."""
 
 import json
 from pathlib import Path
@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from llama_server import llama_server, model_as_gguf, needs_llama_server
 
-from gpt3mix_cli.config import load
+from gpt3mix_cli.config import load_experiments
 from gpt3mix_cli.grid import Grid
 from gpt3mix_cli.grid.plan import plan
-from gpt3mix_cli.lm.journal import paid
-from gpt3mix_cli.records import Done
+from gpt3mix_cli.lm import total_spent
+from gpt3mix_cli.records import StageResult
 
 pytestmark = [pytest.mark.slow, needs_llama_server]
 
@@ -38,27 +38,27 @@ def test_the_plan_is_within_a_tenth_of_what_the_run_then_takes(tmp_path: Path) -
         (tmp_path / "real.yaml").write_text(CONFIG.format(url=server.url))
 
         def grid() -> Grid:
-            return Grid(load(tmp_path / "real.yaml"), tmp_path / "results")
+            return Grid(load_experiments(tmp_path / "real.yaml"), tmp_path / "results")
 
         asking = grid()
 
         def run(seeds: list[int]) -> None:
-            for spot in asking.spots():
-                if spot.seed in seeds:
-                    asking.subsample(spot)
-                    assert isinstance(asking.augment(spot, "gpt3mix", 0), Done)
+            for cell in asking.cells():
+                if cell.data_seed in seeds:
+                    asking.subsample(cell)
+                    assert isinstance(asking.augment(cell, "gpt3mix", 0), StageResult)
 
         def spent() -> list[float]:
             return [
                 sum(column)
                 for column in zip(
-                    *map(paid, (tmp_path / "results").rglob("*.journal.sqlite")), strict=True
+                    *map(total_spent, (tmp_path / "results").rglob("*.journal.sqlite")), strict=True
                 )
             ] or [0, 0, 0, 0]
 
         def planned() -> list[float]:
             one = grid()
-            total = plan(one, list(one.spots())).total
+            total = plan(one, list(one.cells())).total
             one.close()
             return [
                 total[name] for name in ("requests", "prompt_tokens", "completion_tokens", "usd")

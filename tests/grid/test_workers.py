@@ -1,4 +1,4 @@
-"""Trials side by side: the same rows as one by one, whoever dies, and nobody left behind."""
+"""Trials in parallel: the same rows as one after the other, and no process left over."""
 
 import contextlib
 import json
@@ -19,16 +19,16 @@ from typing import Any
 import pytest
 
 from gpt3mix_cli.cli import main
-from gpt3mix_cli.config import load
+from gpt3mix_cli.config import load_experiments
 from gpt3mix_cli.errors import NO_CALLBACKS, Callbacks, UserError
 from gpt3mix_cli.grid import Grid
-from gpt3mix_cli.grid.executors.processes import Workers
-from gpt3mix_cli.records import Done
+from gpt3mix_cli.grid.executors.processes import ProcessExecutor
+from gpt3mix_cli.records import StageOptions, StageResult
 from gpt3mix_cli.settings import derived_seed
 from gpt3mix_cli.train import WorkerDied
 
 SCRIPT = Path(sys.executable).with_name("gpt3mix")
-DEADLINE = 120  # seconds; no test waits longer for what ought to happen
+DEADLINE = 120  # seconds that a test waits for anything
 
 CONFIG = """\
 name: small
@@ -56,17 +56,17 @@ def span(job, callbacks):
     time.sleep(0.2)
     return started, time.monotonic()
 
-def die(job, callbacks, folder, deadly, beside):
+def die(job, callbacks, folder, deadly, wait):
     (folder / f"{job[0]}.begun").touch()
     if job[0] == deadly:
-        while beside and not list(folder.glob(f"[!{deadly}].begun")):
+        while wait and not list(folder.glob(f"[!{deadly}].begun")):
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGKILL)
-    time.sleep(1 if beside else 0)
+    time.sleep(1 if wait else 0)
     return job[0]
 
 def refuse(job, callbacks):
-    raise UserError(f"job {job[0]} is wrong", "mend it")
+    raise UserError(f"job {job[0]} is wrong", "fix it")
 
 def hang(job, callbacks, folder):
     (folder / "begun").touch()
@@ -76,7 +76,7 @@ def hang(job, callbacks, folder):
 
 @pytest.fixture
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """What the workers are to do, in a module that they can import."""
+    """Functions for the workers, in a module that they can import."""
     (tmp_path / "work_of_a_test.py").write_text(WORK)
     monkeypatch.syspath_prepend(str(tmp_path))
     sys.modules.pop("work_of_a_test", None)
@@ -92,7 +92,7 @@ def small(tmp_path: Path, tiny_encoder: Path) -> Path:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """Return every JSONL file under a folder, without what the clock says."""
+    """Return every JSONL file under a folder, without the seconds."""
     files = sorted(folder.rglob("*.jsonl"))
     return {
         str(path.relative_to(folder)): re.sub(
@@ -109,14 +109,14 @@ def until(found: Callable[[], Any]) -> None:
         time.sleep(0.02)
 
 
-# The processes -------------------------------------------------------------------------------------------------------
+# The processes ------------------------------------------------------------------------------------
 
 JOBS = [(number, number % 2) for number in range(7)]
 
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_every_job_comes_back_once_with_its_result(work: ModuleType, count: int) -> None:
-    with Workers(count) as workers:
+    with ProcessExecutor(count) as workers:
         found = list(workers.map(work.name, JOBS, NO_CALLBACKS))
     assert sorted((job, text) for job, (text, _) in found) == [
         (job, f"{job[0]}-{job[1]}") for job in JOBS
@@ -130,7 +130,7 @@ def test_no_more_jobs_run_at_once_than_there_are_workers(work: ModuleType) -> No
     def share() -> None:
         spans.extend(span for _, span in workers.map(work.span, JOBS[:4], NO_CALLBACKS))
 
-    with Workers(2) as workers:
+    with ProcessExecutor(2) as workers:
         threads = [threading.Thread(target=share) for _ in range(3)]
         for thread in threads:
             thread.start()
@@ -140,21 +140,22 @@ def test_no_more_jobs_run_at_once_than_there_are_workers(work: ModuleType) -> No
     assert max(sum(start <= moment < end for start, end in spans) for moment, _ in spans) == 2
 
 
-def test_what_workers_tell_reaches_the_parent(work: ModuleType) -> None:
-    heard: list[tuple[Any, ...]] = []
-    with Workers(2, lambda *said: heard.append(said)) as workers:  # type: ignore[misc, arg-type]
+def test_progress_of_the_workers_reaches_the_parent(work: ModuleType) -> None:
+    calls: list[tuple[Any, ...]] = []
+    callbacks = Callbacks(progress=lambda *call: calls.append(call))  # type: ignore[misc]
+    with ProcessExecutor(2, callbacks) as workers:
         assert len(list(workers.map(work.name, JOBS, NO_CALLBACKS))) == 7
-        until(lambda: len(heard) == 7)
-    assert sorted(heard) == [(f"job {number}", 1, 2, "half of it") for number, _ in JOBS]
+        until(lambda: len(calls) == 7)
+    assert sorted(calls) == [(f"job {number}", 1, 2, "half of it") for number, _ in JOBS]
 
 
 def test_a_worker_that_is_killed_loses_its_own_job_and_the_others_go_on(
     work: ModuleType, tmp_path: Path
 ) -> None:
-    with Workers(1) as workers:
+    with ProcessExecutor(1) as workers:
         found = dict(
             workers.map(
-                partial(work.die, folder=tmp_path, deadly=2, beside=False), JOBS, NO_CALLBACKS
+                partial(work.die, folder=tmp_path, deadly=2, wait=False), JOBS, NO_CALLBACKS
             )
         )
     assert len(found) == 7
@@ -162,23 +163,23 @@ def test_a_worker_that_is_killed_loses_its_own_job_and_the_others_go_on(
     assert found == {job: job[0] for job in JOBS if job != (2, 0)}
 
 
-def test_a_worker_that_is_killed_does_not_take_the_job_beside_it(
+def test_a_worker_that_is_killed_does_not_lose_the_job_of_another(
     work: ModuleType, tmp_path: Path
 ) -> None:
-    with Workers(2) as workers:
+    with ProcessExecutor(2) as workers:
         found = dict(
             workers.map(
-                partial(work.die, folder=tmp_path, deadly=0, beside=True), JOBS[:3], NO_CALLBACKS
+                partial(work.die, folder=tmp_path, deadly=0, wait=True), JOBS[:3], NO_CALLBACKS
             )
         )
     assert [job for job, result in found.items() if isinstance(result, WorkerDied)] == [(0, 0)]
     assert {result for result in found.values() if not isinstance(result, WorkerDied)} == {1, 2}
 
 
-def test_the_users_mistakes_come_back_with_their_remedy(work: ModuleType) -> None:
-    with pytest.raises(UserError, match="job 0 is wrong") as caught, Workers(1) as workers:
+def test_user_errors_come_back_with_their_hint(work: ModuleType) -> None:
+    with pytest.raises(UserError, match="job 0 is wrong") as caught, ProcessExecutor(1) as workers:
         list(workers.map(work.refuse, JOBS[:1], NO_CALLBACKS))
-    assert caught.value.hint == "mend it"
+    assert caught.value.hint == "fix it"
 
 
 def test_an_error_ends_the_workers_at_once(work: ModuleType, tmp_path: Path) -> None:
@@ -189,19 +190,19 @@ def test_an_error_ends_the_workers_at_once(work: ModuleType, tmp_path: Path) -> 
             list(workers.map(partial(work.hang, folder=tmp_path), JOBS, NO_CALLBACKS))
 
     waiting = threading.Thread(target=wait, daemon=True)
-    with pytest.raises(KeyboardInterrupt), Workers(2) as workers:  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), ProcessExecutor(2) as workers:  # noqa: PT012
         waiting.start()
         until((tmp_path / "begun").exists)
         raise KeyboardInterrupt
     until(lambda: not set(multiprocessing.active_children()) - before)
-    waiting.join(DEADLINE)  # who waits for the jobs ends too, or the program could not
+    waiting.join(DEADLINE)  # a thread that waits for jobs ends too, or the program could not
     assert not waiting.is_alive()
 
 
-# Whole commands ------------------------------------------------------------------------------------------------------
+# Whole commands ----------------------------------------------------------------------------------
 
 
-def test_two_jobs_make_the_same_files_as_one(small: Path, tmp_path: Path) -> None:
+def test_two_jobs_write_the_same_files_as_one(small: Path, tmp_path: Path) -> None:
     for jobs in ("1", "2"):
         assert main(["run", str(small), "--jobs", jobs, "--out", str(tmp_path / jobs), "-q"]) == 0
     found = contents(tmp_path / "2")
@@ -209,24 +210,22 @@ def test_two_jobs_make_the_same_files_as_one(small: Path, tmp_path: Path) -> Non
     assert found == contents(tmp_path / "1")
 
 
-def test_epochs_of_the_workers_are_told_with_their_scores(small: Path, tmp_path: Path) -> None:
-    heard: list[tuple[str, int | None, int | None, str]] = []
+def test_epochs_of_the_workers_are_shown_with_their_scores(small: Path, tmp_path: Path) -> None:
+    calls: list[tuple[str, int, int | None, str]] = []
 
-    def hear(
-        text: str, done: int | None = None, total: int | None = None, detail: str = ""
-    ) -> None:
-        heard.append((text, done, total, detail))
+    def progress(name: str, done: int, total: int | None = None, detail: str = "") -> None:
+        calls.append((name, done, total, detail))
 
     grid = Grid(
-        load(small, ["baselines=[]", "subsample.seeds=1", "trials=2"]),
+        load_experiments(small, ["baselines=[]", "subsample.seeds=1", "trials=2"]),
         tmp_path / "results",
-        callbacks=Callbacks(progress=hear),
+        StageOptions(callbacks=Callbacks(progress=progress)),
         jobs=2,
     )
-    assert all(isinstance(item, Done) for item in grid.run())
+    assert all(isinstance(item, StageResult) for item in grid.run())
     for number in (0, 1):
         epochs = [
-            said for said in heard if said[0] == f"4/class seed 0 none + tiny, trial {number}"
+            call for call in calls if call[0] == f"4/class seed 0 none + tiny, trial {number}"
         ]
         assert [done for _, done, _, detail in epochs if detail] == [1, 2, 3]
         assert all(
@@ -234,10 +233,10 @@ def test_epochs_of_the_workers_are_told_with_their_scores(small: Path, tmp_path:
             for _, _, _, detail in epochs
             if detail
         )
-    assert ("4/class seed 0 none + tiny", 2, 2, "") in heard
+    assert ("4/class seed 0 none + tiny", 2, 2, "") in calls
 
 
-# A command line in whose workers a trial with a chosen seed kills its own process once the others have been begun.
+# A command line whose workers kill themselves at one seed, once the other trials have begun.
 DYING = """
 import os, signal, sys, time
 from pathlib import Path
@@ -248,15 +247,15 @@ from gpt3mix_cli.train.linear import LinearClassifier
 FOLDER = Path(__file__).parent
 fit = LinearClassifier.fit
 
-def dying(self, train, validation, seed, *watch):
+def dying(self, train, validation, seed, *callbacks):
     if (FOLDER / "deadly").read_text() == str(seed):
         while len(list(FOLDER.glob("*.fitted"))) < 3:
             time.sleep(0.01)
-        time.sleep(0.5)  # their rows are on their way
+        time.sleep(0.5)  # their rows are being sent
         os.kill(os.getpid(), signal.SIGKILL)
-    found = fit(self, train, validation, seed, *watch)
+    result = fit(self, train, validation, seed, *callbacks)
     (FOLDER / f"{seed}.fitted").touch()
-    return found
+    return result
 
 LinearClassifier.fit = dying
 if __name__ == "__main__":
@@ -264,7 +263,7 @@ if __name__ == "__main__":
 """
 
 
-def test_a_killed_trial_is_told_and_the_same_command_repeats_it_alone(
+def test_a_killed_trial_is_reported_and_the_same_command_repeats_only_it(
     small: Path, tmp_path: Path
 ) -> None:
     line = [
@@ -300,7 +299,7 @@ def test_a_killed_trial_is_told_and_the_same_command_repeats_it_alone(
     assert [row["status"] for row in second] == ["ok"] * 4
     assert [second[number] for number in (0, 2, 3)] == [
         first[number] for number in (0, 2, 3)
-    ]  # the clock's seconds too
+    ]  # `seconds` too
     assert main([*line, "-q", "--jobs", "1", "--out", str(tmp_path / "undisturbed")]) == 0
     assert contents(tmp_path / "results") == contents(tmp_path / "undisturbed")
 
@@ -319,13 +318,13 @@ LONG = [
 
 @contextlib.contextmanager
 def under_way(config: Path, folder: Path, trained: bool = True) -> Iterator[subprocess.Popen[str]]:
-    """A run in a session of its own whose workers are at their trials, the first of them done; or just about to be started."""
+    """A run in a session of its own, after its first trial; or before its workers start."""
     command = [str(SCRIPT), "run", str(config), *LONG, "--jobs", "2"]
 
     def listen() -> None:
         signal.signal(
             signal.SIGINT, signal.SIG_DFL
-        )  # a test run in the background would hand down deaf ears
+        )  # tests in the background hand down an ignored SIGINT
 
     process = subprocess.Popen(
         command,
@@ -351,9 +350,9 @@ def under_way(config: Path, folder: Path, trained: bool = True) -> Iterator[subp
         assert process.poll() is None, process.communicate()
         yield process
     finally:
-        for one in living(process.pid):
+        for child in living(process.pid):
             with contextlib.suppress(OSError):
-                os.kill(one, signal.SIGKILL)
+                os.kill(child, signal.SIGKILL)
         process.communicate()
 
 
@@ -379,14 +378,14 @@ def undisturbed(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return contents(folder)
 
 
-def test_ctrl_c_ends_a_run_with_its_workers_and_it_goes_on(
+def test_ctrl_c_ends_a_run_with_its_workers_and_it_resumes(
     small: Path, tmp_path: Path, undisturbed: dict[str, str]
 ) -> None:
     with under_way(small, tmp_path) as process:
         os.killpg(process.pid, signal.SIGINT)
         out, err = process.communicate(timeout=30)
         assert (process.returncode, out) == (130, ""), err
-        assert "interrupted; what was made is kept" in err
+        assert "interrupted; finished work is kept" in err
         assert "Traceback" not in err
         until(lambda: not living(process.pid))
     assert main(["run", str(small), *LONG, "--jobs", "2", "-q"]) == 0
@@ -401,9 +400,9 @@ def test_ctrl_c_ends_a_run_with_its_workers_and_it_goes_on(
 @pytest.mark.slow
 @pytest.mark.xfail(
     strict=False,
-    reason="the server of forks hears Ctrl-C until it has imported what it preloads, and prints a traceback",
+    reason="the fork server reacts to Ctrl-C while it imports its modules, and prints a traceback",
 )
-def test_ctrl_c_while_the_workers_are_started_is_told_in_one_line(
+def test_ctrl_c_while_the_workers_start_is_reported_in_one_line(
     small: Path, tmp_path: Path
 ) -> None:
     with under_way(small, tmp_path, trained=False) as process:
@@ -416,7 +415,7 @@ def test_ctrl_c_while_the_workers_are_started_is_told_in_one_line(
 
 
 @pytest.mark.slow
-def test_a_killed_run_leaves_no_worker_behind_and_goes_on(
+def test_a_killed_run_leaves_no_worker_and_resumes(
     small: Path, tmp_path: Path, undisturbed: dict[str, str]
 ) -> None:
     with under_way(small, tmp_path) as process:

@@ -18,7 +18,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> Iterator[None]:
-    # Models this small are slower on two threads than on one, much slower where the cores are shared.
+    # Models this small are slower on two threads, much slower if other processes share the cores.
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -1,4 +1,4 @@
-"""What the tests of the LM share: families of tokenizer and model, scripted models, and the plain passes they are held to."""
+"""Shared by the LM's tests: families of models, scripted models, reference passes."""
 
 import json
 import math
@@ -27,7 +27,8 @@ LABEL_PREFIX = " (Sentiment:"
 CHOICES = (" Positive", " Negative")
 HEADER = "The sentiment is one of 'positive' or 'negative'.\n\n"
 PROMPTS = [
-    f"{HEADER}Movie review: A gorgeous, witty film. (Sentiment: Positive)\nMovie review: so bad (Sentiment:",
+    f"{HEADER}Movie review: A gorgeous, witty film. (Sentiment: Positive)\n"
+    "Movie review: so bad (Sentiment:",
     "Movie review: fine (Sentiment:",
     f"{HEADER}Movie review: It 's a mess and it knows it , and so do we all (Sentiment:",
     "Café, naïve – 映画 (Sentiment:",
@@ -41,7 +42,7 @@ OPEN_PROMPTS = [
 SURE = 40.0  # a logit that leaves the rest less than e-15
 
 
-# Families ------------------------------------------------------------------------------------------------------------
+# Families -----------------------------------------------------------------------------------------
 
 
 def bytes_tokenizer(texts: Sequence[str], size: int) -> PreTrainedTokenizerFast:
@@ -58,7 +59,7 @@ def bytes_tokenizer(texts: Sequence[str], size: int) -> PreTrainedTokenizerFast:
 
 
 def listed_tokenizer(pieces: Sequence[str]) -> PreTrainedTokenizerFast:
-    """Characters, and the pieces given, each a token: what a model writes can be scripted."""
+    """Every character and every given piece is a token, so that a model's text can be scripted."""
     characters = [chr(code) for code in range(32, 127)] + ["\n"]
     vocabulary = ["<end>", "<unknown>", *dict.fromkeys([*pieces, *characters])]
     tokenizer = Tokenizer(
@@ -80,7 +81,7 @@ def listed_tokenizer(pieces: Sequence[str]) -> PreTrainedTokenizerFast:
 
 
 def pieces_tokenizer(texts: Sequence[str], size: int) -> PreTrainedTokenizerFast:
-    """Llama 2's kind: a mark for spaces, one put before the text, bytes for what is unknown, a token at the beginning."""
+    """Llama 2's kind: a marker for spaces, one before the text, byte fallback, a BOS token."""
     trained = Tokenizer(models.BPE(unk_token="<unk>"))
     trained.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
     trained.train_from_iterator(
@@ -120,8 +121,9 @@ def pieces_tokenizer(texts: Sequence[str], size: int) -> PreTrainedTokenizerFast
 
 def random_llama(tokenizer: PreTrainedTokenizerFast, **options: Any) -> LlamaForCausalLM:
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=512,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=None, initializer_range=0.2, **options,
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=2, max_position_embeddings=512, bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=None, initializer_range=0.2, **options,
     )  # fmt: skip
     return LlamaForCausalLM(config)
 
@@ -140,7 +142,7 @@ def local(folder: Path | str, batch_size: int = 4) -> LocalLM:
     )
 
 
-# The reference: one sequence at a time, no padding, no cache ---------------------------------------------------------
+# Reference passes: one sequence at a time, no padding, no cache -----------------------------------
 
 
 def plain_logits(model: Any, tokens: Sequence[int]) -> torch.Tensor:
@@ -179,8 +181,8 @@ def with_memory_for(
     texts: int,
     error: type[Exception] = torch.OutOfMemoryError,
 ) -> list[int]:
-    """Let the model raise where more texts lie side by side; return how many there were at each call."""
-    forward, seen = type(lm._model).forward, []
+    """Let the model run out of memory above `texts` rows; return the rows of each call."""
+    forward, seen = type(lm._decoder.model).forward, []
 
     def limited(model: Any, *args: Any, **options: Any) -> Any:
         seen.append(len(options["input_ids"]))
@@ -188,7 +190,7 @@ def with_memory_for(
             raise error("CUDA out of memory. Tried to allocate 2.00 GiB")
         return forward(model, *args, **options)
 
-    monkeypatch.setattr(type(lm._model), "forward", limited)
+    monkeypatch.setattr(type(lm._decoder.model), "forward", limited)
     return seen
 
 
@@ -196,7 +198,7 @@ def text_of(completions: Sequence[Completion]) -> list[str]:
     return [completion.text for completion in completions]
 
 
-# Scripted models: the next token depends on the last one alone -------------------------------------------------------
+# Scripted models: the next token depends on the last one alone ------------------------------------
 
 
 def scripted(
@@ -206,14 +208,16 @@ def scripted(
     noise: float = 0,
     **options: Any,
 ) -> Path:
-    """A Llama whose layers add nothing, so that logits are a table's: token -> {next token: logit}, 0 elsewhere.
+    """A Llama whose layers add nothing: the logits are the table's, {token: {next token: logit}}.
 
-    With noise the tokens before the last one shift the logits a little, each in its own way.
+    Other logits are 0. With noise the earlier tokens shift the logits a little.
     """
     size = len(tokenizer) + len(tokenizer) % 2
     config = LlamaConfig(
-        vocab_size=size, hidden_size=size, intermediate_size=2, num_hidden_layers=1, num_attention_heads=1, tie_word_embeddings=False,
-        eos_token_id=tokenizer.eos_token_id, bos_token_id=tokenizer.bos_token_id, pad_token_id=None, rms_norm_eps=1e-12,
+        vocab_size=size, hidden_size=size, intermediate_size=2, num_hidden_layers=1,
+        num_attention_heads=1, tie_word_embeddings=False,
+        eos_token_id=tokenizer.eos_token_id, bos_token_id=tokenizer.bos_token_id,
+        pad_token_id=None, rms_norm_eps=1e-12,
         **{"max_position_embeddings": 128, **options},
     )  # fmt: skip
     model = LlamaForCausalLM(config)

@@ -1,6 +1,6 @@
-"""Runs of `augment` that are killed: a process that has loaded everything forks one after another, so that each begins at once.
+"""Runs of `augment` that are killed, forked from a process that has loaded everything.
 
-python killed_runs.py URL FOLDER KILLS ROWS: prints, for each kill, the rows that the killed run had answers for.
+python killed_runs.py URL FOLDER KILLS ROWS: prints the number of kills and the last run's status.
 """
 
 import os
@@ -12,10 +12,10 @@ from pathlib import Path
 
 import openai  # noqa: F401 - so that no run loads it again
 
-from gpt3mix_cli.augment import augment, open_augmenter
+from gpt3mix_cli.augment import AugmentOptions, augment, open_augmenter
 from gpt3mix_cli.augment.gpt3mix import GPT3Mix  # noqa: F401
-from gpt3mix_cli.data import load
-from gpt3mix_cli.lm.journal import Journaled
+from gpt3mix_cli.data import load_splits
+from gpt3mix_cli.lm import JournaledLM
 from gpt3mix_cli.lm.openai.engine import OpenAILM
 from gpt3mix_cli.settings import AugmentSettings, OpenAISettings, Task
 
@@ -23,7 +23,7 @@ AT_ONCE = 4
 
 
 def run(url: str, folder: Path, rows: int) -> None:
-    """Make the rows, or go on."""
+    """Generate the rows, or resume."""
     labels = {"pos": "positive", "neg": "negative"}
     named = {"name": "demo", "text_type": "movie review", "label_type": "sentiment"}
     task = Task.model_validate({**named, "data": {"kind": "demo"}, "labels": labels})
@@ -32,21 +32,19 @@ def run(url: str, folder: Path, rows: int) -> None:
             kind="openai", model="tiny", base_url=url, endpoint="here", concurrency=AT_ONCE
         )
     )
-    journal = Journaled(lm, folder / "rows.journal.sqlite")
+    journal = JournaledLM(lm, folder / "rows.journal.sqlite")
     augment(
         open_augmenter(AugmentSettings(), task, journal),
-        load(task, 0).train[:10],
+        load_splits(task, 0).train[:10],
         folder / "rows.jsonl",
-        ratio=rows / 10,
-        attempts=20,
-        seed=1,
+        AugmentOptions(ratio=rows / 10, attempts=20, seed=1),
     )
     journal.close()
     lm.close()
 
 
 def main() -> None:
-    """Kill, and kill again, and let the last run end."""
+    """Kill a number of runs, and let the last one end."""
     url, folder, kills, rows = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
     folder.mkdir()
     noise = random.Random(str(folder.name))

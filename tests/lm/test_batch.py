@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 
 from gpt3mix_cli.cli import main
 from gpt3mix_cli.errors import StoppedShort, UserError
-from gpt3mix_cli.lm import Completion, Request
-from gpt3mix_cli.lm.journal import Journal, Journaled, paid
+from gpt3mix_cli.lm import Completion, Journal, JournaledLM, Request, total_spent
 from gpt3mix_cli.lm.openai.batch import answered, parts
 from gpt3mix_cli.lm.openai.engine import OpenAILM
 from gpt3mix_cli.lm.openai.protocol import Call
@@ -82,7 +81,7 @@ def ask(
         budget,
         lambda: [path],
     )
-    journaled = Journaled(lm, path)
+    journaled = JournaledLM(lm, path)
     try:
         return list(journaled.complete(requests))
     finally:
@@ -177,7 +176,7 @@ class Killed(BaseException):
 def test_whatever_the_moment_of_a_kill_nothing_is_submitted_twice(
     completions: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, commit: int, after: bool
 ) -> None:
-    path, commits, keep = tmp_path / "a.journal.sqlite", [], Journal.keep_batch
+    path, commits, keep = tmp_path / "a.journal.sqlite", [], Journal.store_batch
 
     def dies(self: Journal, *what: Any) -> None:
         commits.append(what)
@@ -187,7 +186,7 @@ def test_whatever_the_moment_of_a_kill_nothing_is_submitted_twice(
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(Journal, "keep_batch", dies)
+        patch.setattr(Journal, "store_batch", dies)
         with pytest.raises(Killed):
             ask(completions, path, asked())
     for _ in range(3):
@@ -209,10 +208,10 @@ def test_a_killed_collection_is_repeated(
     path = tmp_path / "a.journal.sqlite"
     completions.batches.polls = 1
     stopped(completions, path, asked())
-    under_way, *_ = paid(path)
+    under_way, *_ = total_spent(path)
     with monkeypatch.context() as patch:
         patch.setattr("gpt3mix_cli.lm.openai.batch.TOGETHER", 3)
-        kept, keep = [], Journal.keep
+        kept, keep = [], Journal.store
 
         def dies(self: Journal, *what: Any) -> None:
             keep(self, *what)
@@ -220,12 +219,12 @@ def test_a_killed_collection_is_repeated(
             if len(kept) == 2:
                 raise Killed
 
-        patch.setattr(Journal, "keep", dies)
+        patch.setattr(Journal, "store", dies)
         with pytest.raises(Killed):
             ask(completions, path, asked())
     assert len(ask(completions, path, asked())) == 10
     assert (completions.batches.lines, lines_asked(completions)) == (10, 0)
-    assert under_way == paid(path)[0]  # each line once
+    assert under_way == total_spent(path)[0]  # each line once
 
 
 def test_a_process_that_was_killed_after_submitting_goes_on(
@@ -234,9 +233,9 @@ def test_a_process_that_was_killed_after_submitting_goes_on(
     completions.batches.polls = 1
     config = configured(tmp_path, completions, "api: completions", "batch: true")
     script = (
-        "import os, sys\nfrom gpt3mix_cli.cli import main\nfrom gpt3mix_cli.lm.journal import Journal\n"
-        "keep = Journal.keep_batch\n"
-        f"Journal.keep_batch = lambda self, batch, *most: os.kill(os.getpid(), {signal.SIGKILL:d}) if batch.batch else keep(self, batch, *most)\n"
+        "import os, sys\nfrom gpt3mix_cli.cli import main\nfrom gpt3mix_cli.lm import Journal\n"
+        "keep = Journal.store_batch\n"
+        f"Journal.store_batch = lambda self, batch, *most: os.kill(os.getpid(), {signal.SIGKILL:d}) if batch.batch else keep(self, batch, *most)\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
     arguments = ["augment", str(config), "--out", str(tmp_path / "out"), "--seed", "0"]
@@ -352,7 +351,7 @@ def test_a_batch_that_was_cancelled_is_asked_for_directly_when_no_more_are_wante
     next(iter(completions.batches.batches.values())).told["status"] = "cancelled"
     assert len(ask(completions, path, asked(), batch=False)) == 10
     assert lines_asked(completions) == 10
-    assert paid(path)[0] <= completions.paths["/v1/completions"], (
+    assert total_spent(path)[0] <= completions.paths["/v1/completions"], (
         "what the batch might have cost is not spent"
     )
 
@@ -406,12 +405,12 @@ def test_answers_cost_a_batchs_price_and_what_is_under_way_counts_as_spent(
     path, other = tmp_path / "a.journal.sqlite", tmp_path / "b.journal.sqlite"
     completions.batches.polls = 1
     stopped(completions, path, asked(), prices=str(prices))
-    under_way = paid(path)
+    under_way = total_spent(path)
     whole = ask(completions, other, asked(), prices=str(prices), batch=False)
     halved = ask(completions, path, asked(), prices=str(prices))
     assert [one.usd for one in halved] == pytest.approx([one.usd / 2 for one in whole if one.usd])
-    assert sum(one.usd or 0 for one in halved) <= paid(path)[3] < under_way[3]
-    assert under_way[0] == paid(path)[0]
+    assert sum(one.usd or 0 for one in halved) <= total_spent(path)[3] < under_way[3]
+    assert under_way[0] == total_spent(path)[0]
     assert [one.prompt_tokens for one in whole] == [one.prompt_tokens for one in halved]
 
 

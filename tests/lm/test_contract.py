@@ -1,7 +1,7 @@
-"""What every LM answers to, whatever runs behind it: the protocol of the package's page.
+"""What every LM does, whatever engine is behind it: the contract of `lm.port`.
 
-A new kind is a function that opens it and a line in `KINDS`. An endpoint differs from a local LM in what a server does not tell
-or keeps to itself: what is claimed of LOCAL kinds alone says why.
+A new kind is a function that opens it and an entry in `KINDS`. Where an endpoint cannot do what a
+local LM does, the test says why.
 """
 
 import math
@@ -19,11 +19,18 @@ from families import CHOICES, FAMILIES, LABEL_PREFIX, OPEN_PROMPTS, local, reque
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpt3mix_cli.lm import LM, SMALLEST, Completion, Request, blocks, end_of_block
-from gpt3mix_cli.lm.journal import Journaled
+from gpt3mix_cli.lm import (
+    FIRST_BLOCK_SIZE,
+    LM,
+    Completion,
+    JournaledLM,
+    Request,
+    next_block_start,
+    split_into_blocks,
+)
 
 Open = Callable[[dict[str, Path]], AbstractContextManager[LM]]
-# A label, its bracket and the line's end are written with the line, in as many tokens more as an endpoint leaves room for.
+# Label, bracket and line end are generated with the line, in as many tokens as an endpoint allows.
 LABEL_TOKENS = 20
 
 
@@ -106,10 +113,10 @@ def answered(lm: LM, requests: Sequence[Request]) -> list[Completion]:
     return list(lm.complete(requests))
 
 
-# complete ------------------------------------------------------------------------------------------------------------
+# complete -----------------------------------------------------------------------------------------
 
 
-def test_every_request_is_answered_in_its_place(lm: LM) -> None:
+def test_answers_have_the_order_of_their_requests(lm: LM) -> None:
     requests = asked()
     assert [completion.number for completion in answered(lm, requests)] == [
         each.number for each in requests
@@ -120,7 +127,7 @@ def test_every_request_is_answered_in_its_place(lm: LM) -> None:
     assert answered(lm, []) == []
 
 
-def test_answers_are_whole(lm: LM, is_local: bool) -> None:
+def test_answers_are_complete(lm: LM, is_local: bool) -> None:
     for one, completion in zip(asked(), answered(lm, asked()), strict=True):
         assert "\n" not in completion.text
         assert LABEL_PREFIX not in completion.text
@@ -169,15 +176,15 @@ def test_temperature_0_takes_no_seed(lm: LM, repeats: bool) -> None:
     assert one == other
 
 
-def test_without_a_seam_nothing_is_scored(lm: LM) -> None:
+def test_without_a_label_prefix_nothing_is_scored(lm: LM) -> None:
     for completion in answered(lm, asked(4, label_prefix="", choices=())):
         assert completion.scores is None
         assert completion.finish in ("line", "length")
 
 
-def test_a_prompt_without_room_is_too_long(lm: LM) -> None:
+def test_a_prompt_that_fills_the_context_is_too_long(lm: LM) -> None:
     first, second, third = asked(3)
-    long = replace(second, prompt="word " * lm.about.context)
+    long = replace(second, prompt="word " * lm.info.context_length)
     answers = answered(lm, [first, long, third])
     assert [completion.finish == "too_long" for completion in answers] == [False, True, False]
     assert (
@@ -186,7 +193,7 @@ def test_a_prompt_without_room_is_too_long(lm: LM) -> None:
         answers[1].completion_tokens,
         answers[1].logprob,
     ) == ("", None, 0, None)
-    assert answers[1].prompt_tokens > lm.about.context
+    assert answers[1].prompt_tokens > lm.info.context_length
 
 
 def test_a_beam_search_gives_hypotheses(lm: LM) -> None:
@@ -198,7 +205,7 @@ def test_a_beam_search_gives_hypotheses(lm: LM) -> None:
 
 
 def test_a_journal_gives_the_same_answers(lm: LM, tmp_path: Path, repeats: bool) -> None:
-    journal = Journaled(lm, tmp_path / "journal.sqlite")
+    journal = JournaledLM(lm, tmp_path / "journal.sqlite")
     requests = [*asked(4), *asked(6, label_prefix="", choices=(), beams=2, max_tokens=4)[4:]]
     first, second = answered(journal, requests), answered(journal, requests)
     journal.close()
@@ -206,7 +213,7 @@ def test_a_journal_gives_the_same_answers(lm: LM, tmp_path: Path, repeats: bool)
     assert not repeats or first == answered(lm, requests)
 
 
-# score ---------------------------------------------------------------------------------------------------------------
+# score --------------------------------------------------------------------------------------------
 
 
 def test_scores_keep_the_order_of_prompts_and_choices(
@@ -222,7 +229,7 @@ def test_scores_keep_the_order_of_prompts_and_choices(
     found = lm.score(prompts, CHOICES)
     assert [len(scores.logprobs) for scores in found] == [len(CHOICES)] * len(prompts)
     for one, other in zip(found, lm.score(prompts[::-1], CHOICES[::-1])[::-1], strict=True):
-        # A chat is told the labels in their order; votes are drawn.
+        # A chat prompt lists the labels in their order; votes are random.
         assert one.source in ("vote", "top_logprobs") or one.logprobs == pytest.approx(
             other.logprobs[::-1], abs=1e-4
         )
@@ -231,8 +238,8 @@ def test_scores_keep_the_order_of_prompts_and_choices(
     assert lm.score([], CHOICES) == []
 
 
-def test_scores_of_one_text_are_those_of_its_writing(lm: LM) -> None:
-    """Where the text has one way to be cut, what `complete` says of its label is what `score` says."""
+def test_score_agrees_with_complete(lm: LM) -> None:
+    """Wherever the text has one tokenization."""
     for one, completion in zip(asked(), answered(lm, asked()), strict=True):
         # A chat is asked for a label alone in other words.
         if completion.scores and completion.scores.source == "exact" and not completion.retokenised:
@@ -240,38 +247,38 @@ def test_scores_of_one_text_are_those_of_its_writing(lm: LM) -> None:
             assert completion.scores.logprobs == pytest.approx(again.logprobs, abs=1e-3)
 
 
-# about ---------------------------------------------------------------------------------------------------------------
+# info ---------------------------------------------------------------------------------------------
 
 
-def test_what_is_known_beforehand(lm: LM, is_local: bool) -> None:
-    about = lm.about
-    assert about.fingerprint
-    assert about.model
-    assert about.block >= 1
-    assert about.context > 100
-    assert 0 < about.count_tokens("Movie review:") < about.count_tokens(OPEN_PROMPTS[0])
+def test_info_is_complete(lm: LM, is_local: bool) -> None:
+    info = lm.info
+    assert info.fingerprint
+    assert info.model
+    assert info.block_size >= 1
+    assert info.context_length > 100
+    assert 0 < info.count_tokens("Movie review:") < info.count_tokens(OPEN_PROMPTS[0])
     (completion,) = answered(lm, asked(1))
     # Without its tokenizer an endpoint's count is an estimate for English words.
     assert (
-        completion.prompt_tokens == about.count_tokens(OPEN_PROMPTS[0])
+        completion.prompt_tokens == info.count_tokens(OPEN_PROMPTS[0])
         if is_local
         else completion.prompt_tokens > 0
     )
 
 
-# Blocks --------------------------------------------------------------------------------------------------------------
+# Blocks -------------------------------------------------------------------------------------------
 
 LARGEST = st.integers(1, 1000)
 
 
 @settings(deadline=None)
 @given(number=st.integers(0, 5000), largest=LARGEST)
-def test_blocks_lie_at_fixed_places(number: int, largest: int) -> None:
+def test_block_boundaries_are_fixed(number: int, largest: int) -> None:
     """A block's numbers all have the same end, which begins the next one."""
-    end = end_of_block(number, largest)
+    end = next_block_start(number, largest)
     assert number < end <= number + largest
-    assert end_of_block(end - 1, largest) == end
-    assert end_of_block(end, largest) > end
+    assert next_block_start(end - 1, largest) == end
+    assert next_block_start(end, largest) > end
 
 
 @settings(deadline=None)
@@ -279,21 +286,26 @@ def test_blocks_lie_at_fixed_places(number: int, largest: int) -> None:
 def test_blocks_double_up_to_the_largest(largest: int) -> None:
     ends = [0]
     while len(ends) < 12:
-        ends.append(end_of_block(ends[-1], largest))
+        ends.append(next_block_start(ends[-1], largest))
     sizes = [b - a for a, b in pairwise(ends)]
-    assert sizes[0] == min(SMALLEST, largest)
+    assert sizes[0] == min(FIRST_BLOCK_SIZE, largest)
     assert sizes == sorted(sizes)
     assert sizes[-1] == max(sizes) == largest
     doubling = [size for size in sizes if size < largest]
-    assert doubling == [SMALLEST, *(SMALLEST * 2**i for i in range(10))][: len(doubling)]
+    assert (
+        doubling
+        == [FIRST_BLOCK_SIZE, *(FIRST_BLOCK_SIZE * 2**i for i in range(10))][: len(doubling)]
+    )
 
 
 def test_blocks_by_hand() -> None:
     requests = [request(i) for i in range(700)]
-    assert [len(block) for block in blocks(requests, 256)] == [32, 32, 64, 128, 256, 188]
-    assert [len(block) for block in blocks(requests[:100], 32)] == [32, 32, 32, 4]
-    assert [len(block) for block in blocks(requests[:20], 6)] == [6, 6, 6, 2]
-    assert [[each.number for each in block] for block in blocks(requests[30:34], 256)] == [
+    assert [len(block) for block in split_into_blocks(requests, 256)] == [32, 32, 64, 128, 256, 188]
+    assert [len(block) for block in split_into_blocks(requests[:100], 32)] == [32, 32, 32, 4]
+    assert [len(block) for block in split_into_blocks(requests[:20], 6)] == [6, 6, 6, 2]
+    assert [
+        [each.number for each in block] for block in split_into_blocks(requests[30:34], 256)
+    ] == [
         [30, 31],
         [32, 33],
     ]
@@ -301,9 +313,9 @@ def test_blocks_by_hand() -> None:
 
 @settings(deadline=None)
 @given(numbers=st.lists(st.integers(0, 300), unique=True).map(sorted), largest=LARGEST)
-def test_blocks_hold_every_request_once(numbers: list[int], largest: int) -> None:
-    found = list(blocks([request(number) for number in numbers], largest))
+def test_blocks_contain_every_request_once(numbers: list[int], largest: int) -> None:
+    found = list(split_into_blocks([request(number) for number in numbers], largest))
     assert [each.number for block in found for each in block] == numbers
     assert all(
-        block and end_of_block(block[0].number, largest) > block[-1].number for block in found
+        block and next_block_start(block[0].number, largest) > block[-1].number for block in found
     )

@@ -1,4 +1,4 @@
-"""An answer that came is paid for once, whatever kills the run, wherever the journal lies, and no key is ever written down."""
+"""Every answer is paid for once, even after kills, and no API key is ever written."""
 
 import json
 import logging
@@ -15,11 +15,12 @@ from endpoint_lm import CHOICES, LABEL_PREFIX, PROMPT, asked, engine
 from endpoint_server import Server, running, serving
 from killed_runs import AT_ONCE
 
-from gpt3mix_cli.config import load
+from gpt3mix_cli.config import load_experiments
 from gpt3mix_cli.errors import StoppedShort, UserError
 from gpt3mix_cli.grid import Grid
-from gpt3mix_cli.lm.journal import Journaled, paid
+from gpt3mix_cli.lm import JournaledLM, total_spent
 from gpt3mix_cli.lm.openai import dispatcher
+from gpt3mix_cli.records import IncompleteOutput
 
 KEY = "sk-test-Zq8/w+Yh3x_9-secret"
 ROOT = Path(__file__).parents[2]
@@ -30,7 +31,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatcher, "WAIT", 0.01)
 
 
-# Kills ---------------------------------------------------------------------------------------------------------------
+# Kills --------------------------------------------------------------------------------------------
 
 
 def killed_runs(url: str, folder: Path, kills: int, rows: int) -> str:
@@ -48,7 +49,7 @@ def killed_runs(url: str, folder: Path, kills: int, rows: int) -> str:
     ).stdout.strip()
 
 
-def test_twenty_kills_cost_no_more_than_what_was_under_way(tmp_path: Path) -> None:
+def test_twenty_kills_repeat_only_requests_in_flight(tmp_path: Path) -> None:
     rows, kills = 400, 20
     with running(delay=0.02) as server:
         assert (
@@ -71,17 +72,17 @@ def test_twenty_kills_cost_no_more_than_what_was_under_way(tmp_path: Path) -> No
     assert undisturbed["answered_twice"] == 0
 
 
-# The journal ---------------------------------------------------------------------------------------------------------
+# The journal --------------------------------------------------------------------------------------
 
 
 def texts(lm: Any, many: int = 10) -> list[str]:
     return [one.text for one in lm.complete(asked(many))]
 
 
-def test_a_file_system_without_shared_memory_will_do(
+def test_a_file_system_without_shared_memory_works(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SQLite's own dot-file locking has none, so that a log is refused there."""
+    """SQLite's dot-file locking has none, so it refuses a write-ahead log."""
     connect = sqlite3.connect
 
     def without(path: Any, **options: Any) -> sqlite3.Connection:
@@ -93,27 +94,27 @@ def test_a_file_system_without_shared_memory_will_do(
     monkeypatch.setattr(sqlite3, "connect", without)
     path = tmp_path / "a.sqlite"
     with serving() as server, engine(server) as lm:
-        journal = Journaled(lm, path)
+        journal = JournaledLM(lm, path)
         first = texts(journal)
         journal.close()
         before = server.requests
-        journal = Journaled(lm, path)
+        journal = JournaledLM(lm, path)
         assert texts(journal) == first
         journal.close()
         assert server.requests == before
-    assert paid(path)[0] == before
+    assert total_spent(path)[0] == before
     assert not list(tmp_path.glob("*-wal"))
     assert not list(tmp_path.glob("*-shm"))
 
 
-def test_a_sibling_has_paid_already(tmp_path: Path) -> None:
+def test_answers_of_a_sibling_journal_are_used(tmp_path: Path) -> None:
     one, other = tmp_path / "one.sqlite", tmp_path / "other.sqlite"
     with serving() as server, engine(server) as lm:
-        journal = Journaled(lm, one)
+        journal = JournaledLM(lm, one)
         first = texts(journal, 20)
         journal.close()
         before = server.requests
-        journal = Journaled(lm, other, [one])
+        journal = JournaledLM(lm, other, [one])
         assert texts(journal, 20) == first
         assert server.requests == before
         assert len(texts(journal, 25)) == 25
@@ -121,10 +122,10 @@ def test_a_sibling_has_paid_already(tmp_path: Path) -> None:
         journal.close()
 
 
-def test_what_comes_is_kept_as_it_came(tmp_path: Path) -> None:
+def test_raw_answers_are_stored_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "a.sqlite"
     with serving() as server, engine(server) as lm:
-        journal = Journaled(lm, path)
+        journal = JournaledLM(lm, path)
         texts(journal, 3)
         journal.close()
     with sqlite3.connect(path) as database:
@@ -139,9 +140,9 @@ def test_what_comes_is_kept_as_it_came(tmp_path: Path) -> None:
     assert all(one["object"] == "text_completion" for one in kept)
 
 
-def test_equal_requests_at_one_time_are_one(tmp_path: Path) -> None:
+def test_equal_requests_in_flight_are_sent_once(tmp_path: Path) -> None:
     with serving(delay=0.02) as server, engine(server) as lm:
-        journal = Journaled(lm, tmp_path / "a.sqlite")
+        journal = JournaledLM(lm, tmp_path / "a.sqlite")
         context = f"{PROMPT} a fine film{LABEL_PREFIX}"
         found = journal.score([context] * 50, CHOICES)
         journal.close()
@@ -150,7 +151,7 @@ def test_equal_requests_at_one_time_are_one(tmp_path: Path) -> None:
         assert sum(body["prompt"] == context for body in server.bodies("/v1/completions")) == 1
 
 
-# An experiment -------------------------------------------------------------------------------------------------------
+# An experiment ------------------------------------------------------------------------------------
 
 
 def experiment(
@@ -158,29 +159,32 @@ def experiment(
 ) -> Grid:
     path = tmp_path / "hosted.yaml"
     path.write_text(
-        f"name: hosted\ntask: {{data: {{kind: demo}}, labels: {{pos: positive, neg: negative}}, text_type: movie review, label_type: sentiment}}\n"
-        f"subsample: {{levels: [5/class], seeds: 1}}\nlm: {{kind: openai, model: tiny, base_url: '{server.base_url}'{lm}}}\n"
+        "name: hosted\n"
+        "task: {data: {kind: demo}, labels: {pos: positive, neg: negative},"
+        " text_type: movie review, label_type: sentiment}\n"
+        "subsample: {levels: [5/class], seeds: 1}\n"
+        f"lm: {{kind: openai, model: tiny, base_url: '{server.base_url}'{lm}}}\n"
         f"augment: {{{augment}}}\ntrials: 1\n{more}",
         encoding="utf-8",
     )
-    return Grid(load(path), tmp_path / "results")
+    return Grid(load_experiments(path), tmp_path / "results")
 
 
-def made(grid: Grid) -> list[Path]:
-    """Run the subsamples and the synthetic sets of a grid."""
+def generate(grid: Grid) -> list[Path]:
+    """Draw the real rows and generate the synthetic sets of a grid."""
     outputs = []
     try:
-        for spot in grid.spots():
-            grid.subsample(spot)
-            outputs.append(grid.augment(spot, "gpt3mix", 0).output)
+        for cell in grid.cells():
+            grid.subsample(cell)
+            outputs.append(grid.augment(cell, "gpt3mix", 0).output)
     finally:
         grid.close()
     return outputs
 
 
-def test_relabelling_calibrating_and_gating_ask_nothing(tmp_path: Path) -> None:
+def test_relabelling_calibrating_and_filtering_send_nothing(tmp_path: Path) -> None:
     with serving() as server:
-        (first,) = made(
+        (first,) = generate(
             experiment(tmp_path, server, augment="ratio: 2, contextual_calibration: true")
         )
         rows = first.read_bytes()
@@ -188,40 +192,40 @@ def test_relabelling_calibrating_and_gating_ask_nothing(tmp_path: Path) -> None:
         changes = (
             "label_temperature: 2.0, contextual_calibration: true",
             "contextual_calibration: false",
-            "gate: {near_copy: null}",
+            "filter: {max_parent_overlap: null}",
         )
         for changed in changes:
-            made(experiment(tmp_path, server, augment=f"ratio: 2, {changed}"))
-            assert first.read_bytes() != rows or "gate" in changed
+            generate(experiment(tmp_path, server, augment=f"ratio: 2, {changed}"))
+            assert first.read_bytes() != rows or "filter" in changed
         assert server.requests == before
-        made(experiment(tmp_path, server, augment="ratio: 2, contextual_calibration: true"))
+        generate(experiment(tmp_path, server, augment="ratio: 2, contextual_calibration: true"))
         assert first.read_bytes() == rows
 
 
-def test_a_sweep_pays_once(tmp_path: Path) -> None:
+def test_a_sweep_sends_each_request_once(tmp_path: Path) -> None:
     with serving() as server:
         for name in ("one", "sweep"):
             (tmp_path / name).mkdir()
-        made(experiment(tmp_path / "one", server, augment="ratio: 4"))
+        generate(experiment(tmp_path / "one", server, augment="ratio: 4"))
         alone = server.requests
         server.reset()
-        outputs = made(
+        outputs = generate(
             experiment(tmp_path / "sweep", server, more="sweep: {augment.ratio: [4, 1, 2], }\n")
         )
         assert len(outputs) == 3
         assert server.requests == alone
 
 
-# Money ---------------------------------------------------------------------------------------------------------------
+# Money --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("budget", "place"), [({"requests": 25}, 0), ({"tokens": 3000}, 1), ({"usd": 0.02}, 3)]
 )
-def test_a_budget_is_not_passed_by_more_than_what_is_under_way(
+def test_a_budget_is_exceeded_only_by_requests_in_flight(
     budget: dict[str, float], place: int, tmp_path: Path
 ) -> None:
-    """Nor by run after run: each ends with exit 3, and what it has is kept."""
+    """Over several runs too: each ends with exit code 3 and keeps its answers."""
     (tmp_path / "prices.yaml").write_text(
         "version: 2026-11-01\nmodels: {tiny: {prompt: 5, completion: 15}}\n"
     )
@@ -240,30 +244,30 @@ def test_a_budget_is_not_passed_by_more_than_what_is_under_way(
             with pytest.raises(
                 StoppedShort, match=rf"budget\.{name}: .* are spent, over all runs"
             ) as error:
-                made(grid)
+                generate(grid)
             assert error.value.exit_code == 3
             if attempt == 0:
-                assert error.value.done is not None
+                assert isinstance(error.value, IncompleteOutput)
                 manifest, rows = (
-                    error.value.done.manifest,
-                    error.value.done.output.read_text().splitlines(),
+                    error.value.result.manifest,
+                    error.value.result.output.read_text().splitlines(),
                 )
                 assert not manifest.complete
                 assert len(rows) == manifest.counts["kept"] > 0
             (journal,) = tmp_path.rglob("*.journal.sqlite")
-            spent.append(paid(journal)[place] if place < 3 else paid(journal)[3])
+            spent.append(total_spent(journal)[place] if place < 3 else total_spent(journal)[3])
             if name == "tokens":
-                spent[-1] += paid(journal)[2]
+                spent[-1] += total_spent(journal)[2]
         most = 400 if name == "tokens" else 400 * 15e-6 if name == "usd" else 1
         assert limit <= spent[-1] <= limit + at_once * most
         assert server.requests <= (limit if name == "requests" else 10**6)
 
 
-# Keys ----------------------------------------------------------------------------------------------------------------
+# Keys ---------------------------------------------------------------------------------------------
 
 
 def telling(server: Server) -> None:
-    """Let the server write the key it was given into every text."""
+    """Let the server put the key that it received into every text."""
     answer = server.answers.completions
 
     def completions(body: dict[str, Any]) -> dict[str, Any]:
@@ -276,7 +280,7 @@ def telling(server: Server) -> None:
 
 
 def command(folder: Path, name: str, *options: str) -> "subprocess.CompletedProcess[str]":
-    """Run a command of the product in a process of its own, with the SDK's log on."""
+    """Run a command in a new process, with the SDK's debug log on."""
     words = [
         sys.executable,
         "-c",
@@ -300,7 +304,7 @@ def command(folder: Path, name: str, *options: str) -> "subprocess.CompletedProc
 
 
 def files_with(folder: Path, secret: str) -> list[Path]:
-    """Return the files below a folder that hold a secret, as it is or in the middle."""
+    """Return the files below a folder that contain a secret or its middle part."""
     forms = [secret.encode(), secret[8:24].encode()]
     return [
         path
@@ -310,7 +314,7 @@ def files_with(folder: Path, secret: str) -> list[Path]:
 
 
 def test_no_key_is_written_anywhere(tmp_path: Path) -> None:
-    """A run of the command with the SDK's own log on, against a server that tells the key in texts and in errors."""
+    """With the SDK's debug log on, and a server that repeats the key in texts and errors."""
     with serving() as server:
         telling(server)
         server.fault("server_error", at=[12, 13], message="Incorrect API key provided: {key}.")
@@ -331,7 +335,7 @@ def test_no_key_is_written_anywhere(tmp_path: Path) -> None:
 def test_no_key_is_in_a_traceback(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Not even in what an exception came of."""
+    """Nor in the exceptions that caused it."""
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     caplog.set_level(logging.DEBUG)
     with serving(dialect="openai") as server:
@@ -348,7 +352,7 @@ def test_no_key_is_in_a_traceback(
     assert KEY[8:24] not in caplog.text
 
 
-def test_a_key_that_json_spells_otherwise_is_found_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_that_json_escapes_is_removed_too(monkeypatch: pytest.MonkeyPatch) -> None:
     r"""Some servers write a slash as \/."""
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     with serving() as server, engine(server) as lm:
@@ -365,8 +369,8 @@ def test_a_key_that_json_spells_otherwise_is_found_too(monkeypatch: pytest.Monke
     assert KEY[8:24] not in str(error.value)
 
 
-def test_no_key_is_in_what_is_no_json(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proxy's page, with status 200, that shows what it was sent."""
+def test_a_key_in_an_answer_that_is_not_json_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as a proxy's page, with status 200, that shows the request."""
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     with serving() as server, engine(server) as lm:
         lm.describe()

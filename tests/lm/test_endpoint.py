@@ -20,8 +20,7 @@ from endpoint_lm import (
 from endpoint_server import serving
 
 from gpt3mix_cli.errors import Callbacks, StoppedShort, UserError
-from gpt3mix_cli.lm import Completion, Request, Scores
-from gpt3mix_cli.lm.journal import Journaled
+from gpt3mix_cli.lm import Completion, JournaledLM, Request, Scores
 from gpt3mix_cli.lm.openai import dispatcher
 from gpt3mix_cli.lm.openai.engine import OpenAILM
 from gpt3mix_cli.settings import OpenAISettings
@@ -279,7 +278,7 @@ def test_a_source_that_is_not_offered_is_an_error(
 
 @pytest.mark.parametrize("wanted", ["exact", "top_logprobs", "vote"])
 def test_a_source_that_is_asked_for_is_used(wanted: str) -> None:
-    with serving() as server, engine(server, label_source=wanted, votes=6) as lm:
+    with serving() as server, engine(server, label_source=wanted, num_votes=6) as lm:
         found = [one.scores.source for one in answers(lm, asked(8)) if one.scores]
     assert set(found) == {wanted}
     assert len(found) > 5
@@ -324,7 +323,7 @@ def test_a_decision_that_the_server_does_not_take_ends_the_work_in_its_own_words
 def test_votes_are_asked_for_at_once_where_the_server_can(
     options: dict[str, Any], requests: int
 ) -> None:
-    with serving(**options) as server, engine(server, label_source="vote", votes=6) as lm:
+    with serving(**options) as server, engine(server, label_source="vote", num_votes=6) as lm:
         found = [one for one in answers(lm, asked(8)) if one.scores]
     assert {one.requests for one in found} == {1 + requests}
     for one in found:
@@ -355,7 +354,7 @@ def test_a_prompt_that_is_too_long_is_one_row_and_is_asked_once(tmp_path: Path) 
     long = asked(1, number=7, prompt="word " * 600)[0]
     for options in ({}, {"dialect": "llamacpp"}, {"dialect": "openai"}):
         with serving(context=400, **options) as server, engine(server) as lm:
-            journal = Journaled(lm, tmp_path / f"{server.url[-5:]}.sqlite")
+            journal = JournaledLM(lm, tmp_path / f"{server.url[-5:]}.sqlite")
             first = list(journal.complete([*asked(2), long]))
             before = server.requests
             again = list(journal.complete([*asked(2), long]))
@@ -372,12 +371,12 @@ def test_with_a_tokenizer_a_prompt_that_is_too_long_is_not_asked() -> None:
         before = server.requests
         (found,) = answers(lm, asked(1, prompt="word " * 300))
         assert (found.finish, found.requests, server.requests) == ("too_long", 0, before)
-        assert found.prompt_tokens == lm.about.count_tokens("word " * 300) > 200
+        assert found.prompt_tokens == lm.info.count_tokens("word " * 300) > 200
 
 
 def test_a_prompt_that_just_fits_is_asked_without_more_room_than_there_is() -> None:
     with serving() as server, engine(server, tokenizer="bundled", context=4000) as probe:
-        tokens = probe.about.count_tokens(PROMPT)
+        tokens = probe.info.count_tokens(PROMPT)
         probe.describe()
         with engine(server, tokenizer="bundled", context=tokens + 60) as lm:
             answers(lm, asked(1))
@@ -417,7 +416,7 @@ def test_a_server_without_its_log_probabilities_is_voted_with() -> None:
     with serving(dialect="llamacpp") as server:
         message = "logprobs is not supported for models created with logits_all=False"
         server.fault("status", status=500, message=message, contains='"logprobs"', p=1.0)
-        with engine(server, votes=2) as lm:
+        with engine(server, num_votes=2) as lm:
             assert "label scores vote of 2" in lm.describe()
             assert {one.scores.source for one in answers(lm, asked(4)) if one.scores} == {"vote"}
 
@@ -427,7 +426,7 @@ def test_equal_prompts_of_other_seeds_are_other_requests_even_where_no_seed_is_t
 ) -> None:
     """Two draws of one prompt are two texts."""
     with serving(dialect="openai", refuses=["seed"]) as server, engine(server) as lm:
-        journal = Journaled(lm, tmp_path / "a.sqlite")
+        journal = JournaledLM(lm, tmp_path / "a.sqlite")
         one, other = (next(iter(journal.complete(asked(1, seed=seed)))) for seed in (1, 2))
         again = next(iter(journal.complete(asked(1, seed=1))))
         journal.close()
@@ -528,7 +527,7 @@ def test_how_it_was_asked_is_kept_with_the_answers(tmp_path: Path) -> None:
         texts = []
         for _ in range(2):
             with engine(server) as lm:
-                journal = Journaled(lm, path)
+                journal = JournaledLM(lm, path)
                 texts.append([one.text for one in journal.complete(asked(4))])
                 journal.close()
             texts.append([server.requests])

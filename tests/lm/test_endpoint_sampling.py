@@ -9,7 +9,7 @@ import pytest
 from endpoint_lm import CHOICES, LABEL_PREFIX, PROMPT, asked, engine, truth
 from endpoint_server import serving
 
-from gpt3mix_cli.lm.journal import Journal
+from gpt3mix_cli.lm import Journal
 from gpt3mix_cli.lm.openai import dispatcher
 from gpt3mix_cli.lm.openai.protocol import Capabilities, label_scores, labelling
 
@@ -61,7 +61,7 @@ def test_a_server_that_tells_raw_ones_costs_no_more_at_any_temperature(
 def test_the_plan_knows_of_the_further_request(tmp_path: Path) -> None:
     with serving(tempered=True) as server, engine(server) as lm:
         journal = Journal(tmp_path / "a.journal.sqlite")
-        lm.over(journal).describe()
+        lm.with_journal(journal).describe()
         further = [
             lm.cost_model(asked(1, temperature=temperature)[0], journal).label_requests
             for temperature in (1.0, 0.7)

@@ -1,4 +1,4 @@
-"""The journal: each answer is asked for once, and is safe before it is seen."""
+"""The journal: each answer is computed once, and is on disk before it is used."""
 
 import signal
 import sqlite3
@@ -14,20 +14,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt3mix_cli.errors import UserError
-from gpt3mix_cli.lm import About, Completion, Request, Scores
-from gpt3mix_cli.lm.journal import Journaled
+from gpt3mix_cli.lm import Completion, JournaledLM, LMInfo, Request, Scores
 
 BLOCK = 3
 
 
 class Counting:
-    """An LM that answers with its request's number and keeps what it was asked."""
+    """An LM that answers with the request's number and records the requests."""
 
     def __init__(self, fingerprint: str = "weights-1", scores: Scores | None = None) -> None:
         self.asked: list[list[int]] = []
         self.scored = 0
         self.scores = scores or Scores((-0.1, -2.3))
-        self.about = About("counting", fingerprint, 1000, BLOCK, len, "")
+        self.info = LMInfo("counting", fingerprint, 1000, BLOCK, len, "")
 
     def complete(self, requests: Sequence[Request]) -> Iterator[Completion]:
         self.asked.append([request.number for request in requests])
@@ -76,25 +75,25 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "deep" / "er" / "answers.journal.sqlite"
 
 
-def test_an_answer_is_asked_for_once(path: Path) -> None:
-    """In the same journal, and in one opened again later."""
+def test_an_answer_is_computed_once(path: Path) -> None:
+    """In the same journal, and after it was opened again."""
     lm = Counting()
-    journal = Journaled(lm, path)
+    journal = JournaledLM(lm, path)
     first = answers(journal, requests(0, 8))
     assert first == answers(Counting(), requests(0, 8))
     assert lm.asked == [[0, 1, 2], [3, 4, 5], [6, 7]]
     assert answers(journal, requests(0, 8)) == first
     journal.close()
-    again = Journaled(lm, path)
+    again = JournaledLM(lm, path)
     assert answers(again, requests(0, 8)) == first
     again.close()
     assert len(lm.asked) == 3
 
 
-def test_a_block_with_one_answer_missing_is_asked_for_whole(path: Path) -> None:
-    """The numbers of a local LM depend on the block, so a part of one would not be the same."""
+def test_a_block_with_an_answer_missing_is_computed_whole(path: Path) -> None:
+    """The last digits of a local LM depend on the block, so a part would not be the same."""
     lm = Counting()
-    journal = Journaled(lm, path)
+    journal = JournaledLM(lm, path)
     answers(journal, requests(0, 2))
     lm.asked.clear()
     assert [answer.number for answer in answers(journal, requests(0, 6))] == list(range(6))
@@ -105,10 +104,10 @@ def test_a_block_with_one_answer_missing_is_asked_for_whole(path: Path) -> None:
     journal.close()
 
 
-def test_a_block_is_asked_for_when_it_is_wanted(path: Path) -> None:
-    """Whoever stops reading pays for nothing more."""
+def test_a_block_is_computed_when_it_is_read(path: Path) -> None:
+    """A caller that stops reading causes no more requests."""
     lm = Counting()
-    journal = Journaled(lm, path)
+    journal = JournaledLM(lm, path)
     stream = journal.complete(requests(0, 9))
     assert lm.asked == []
     next(stream)
@@ -116,9 +115,9 @@ def test_a_block_is_asked_for_when_it_is_wanted(path: Path) -> None:
     journal.close()
 
 
-def test_a_block_is_safe_before_its_first_answer_is_seen(path: Path) -> None:
-    """Another connection sees all three as soon as the first is given out."""
-    journal = Journaled(Counting(), path)
+def test_a_block_is_on_disk_before_its_first_answer_is_returned(path: Path) -> None:
+    """Another connection sees all three as soon as the first is returned."""
+    journal = JournaledLM(Counting(), path)
     next(journal.complete(requests(0, 6)))
     other = sqlite3.connect(path)
     assert [
@@ -130,13 +129,14 @@ def test_a_block_is_safe_before_its_first_answer_is_seen(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"prompt": "Text: "}, {"seed": 77}, {"max_tokens": 6}, {"temperature": 0.9}, {"top_p": 0.9}, {"frequency_penalty": 0.01},
-     {"label_prefix": " ["}, {"choices": (" b", " a")}, {"number": 99}],
+    [{"prompt": "Text: "}, {"seed": 77}, {"max_tokens": 6}, {"temperature": 0.9}, {"top_p": 0.9},
+     {"frequency_penalty": 0.01}, {"label_prefix": " ["},
+     {"choices": (" b", " a")}, {"number": 99}],
     ids=lambda change: next(iter(change)),
 )  # fmt: skip
-def test_a_changed_request_is_asked_anew(path: Path, change: dict[str, Any]) -> None:
+def test_a_changed_request_is_computed_again(path: Path, change: dict[str, Any]) -> None:
     lm = Counting()
-    journal = Journaled(lm, path)
+    journal = JournaledLM(lm, path)
     (request,) = requests(0, 1)
     answers(journal, [request])
     answers(journal, [replace(request, **change)])
@@ -146,10 +146,10 @@ def test_a_changed_request_is_asked_anew(path: Path, change: dict[str, Any]) -> 
     journal.close()
 
 
-def test_another_model_is_asked_anew(path: Path) -> None:
+def test_another_model_is_asked_again(path: Path) -> None:
     for fingerprint, times in (("weights-1", 1), ("weights-2", 1), ("weights-1", 0)):
         lm = Counting(fingerprint)
-        journal = Journaled(lm, path)
+        journal = JournaledLM(lm, path)
         answers(journal, requests(0, 3))
         journal.close()
         assert len(lm.asked) == times
@@ -173,7 +173,7 @@ completions = st.builds(
 def test_an_answer_comes_back_exactly(
     tmp_path_factory: pytest.TempPathFactory, completion: Completion
 ) -> None:
-    """Every float to its last bit, every text to its last sign."""
+    """Every float to the last bit, every text to the last character."""
 
     class One(Counting):
         def complete(self, requests: Sequence[Request]) -> Iterator[Completion]:
@@ -181,23 +181,23 @@ def test_an_answer_comes_back_exactly(
             return iter([completion])
 
     lm = One()
-    journal = Journaled(lm, tmp_path_factory.mktemp("journal") / "j.sqlite")
+    journal = JournaledLM(lm, tmp_path_factory.mktemp("journal") / "j.sqlite")
     first, second = answers(journal, requests(0, 1)), answers(journal, requests(0, 1))
     journal.close()
     assert first == second == [completion]
     assert len(lm.asked) == 1
 
 
-def test_scores_are_passed_on(path: Path) -> None:
+def test_score_returns_the_lms_scores(path: Path) -> None:
     lm = Counting()
-    journal = Journaled(lm, path)
+    journal = JournaledLM(lm, path)
     assert journal.score(["x", "yy"], ["a"]) == lm.score(["x", "yy"], ["a"])
-    assert journal.about is lm.about
+    assert journal.info is lm.info
     journal.close()
 
 
-def test_the_journal_keeps_requests_for_people(path: Path) -> None:
-    journal = Journaled(Counting(), path)
+def test_the_journal_stores_readable_requests(path: Path) -> None:
+    journal = JournaledLM(Counting(), path)
     answers(journal, requests(4, 5, prompt="Film: Café"))
     journal.close()
     with sqlite3.connect(path) as database:
@@ -213,40 +213,41 @@ def test_the_journal_keeps_requests_for_people(path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from gpt3mix_cli.lm import About, Completion, Request, Scores
-from gpt3mix_cli.lm.journal import Journaled
+from gpt3mix_cli.lm import Completion, JournaledLM, LMInfo, Request, Scores
 
 class Dying:
-    about = About("counting", "weights-1", 1000, 3, len, "")
+    info = LMInfo("counting", "weights-1", 1000, 3, len, "")
     def complete(self, requests):
         for request in requests:
             if request.number == 4:
                 os.kill(os.getpid(), signal.SIGKILL)
-            yield Completion(request.number, f"{request.prompt} {request.number}", "label_prefix", Scores((-0.1, -2.3)), 7, 3)
+            text, scores = f"{request.prompt} {request.number}", Scores((-0.1, -2.3))
+            yield Completion(request.number, text, "label_prefix", scores, 7, 3)
     def score(self, prompts, choices):
         return []
 
-asked = [Request(number=n, prompt="Text:", seed=n, max_tokens=5, label_prefix=" (", choices=(" a", " b")) for n in range(9)]
-for completion in Journaled(Dying(), Path(sys.argv[1])).complete(asked):
+options = dict(prompt="Text:", max_tokens=5, label_prefix=" (", choices=(" a", " b"))
+asked = [Request(number=n, seed=n, **options) for n in range(9)]
+for completion in JournaledLM(Dying(), Path(sys.argv[1])).complete(asked):
     pass
 """
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL here")
 def test_answers_survive_a_kill(path: Path) -> None:
-    """Killed in the second block: the first is there, the second is redone whole."""
+    """Killed in the second block: the first is stored, the second is computed again as a whole."""
     done = subprocess.run(
         [sys.executable, "-c", KILLED, str(path)], capture_output=True, check=False
     )
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     lm = Counting()
-    journal = Journaled(lm, path)
+    journal = JournaledLM(lm, path)
     assert answers(journal, requests(0, 9)) == answers(Counting(), requests(0, 9))
     journal.close()
     assert lm.asked == [[3, 4, 5], [6, 7, 8]]
 
 
-def test_an_lm_that_fails_leaves_nothing_of_its_block(path: Path) -> None:
+def test_a_block_in_which_the_lm_fails_is_not_stored(path: Path) -> None:
     class Failing(Counting):
         def complete(self, requests: Sequence[Request]) -> Iterator[Completion]:
             for completion in super().complete(requests):
@@ -254,12 +255,12 @@ def test_an_lm_that_fails_leaves_nothing_of_its_block(path: Path) -> None:
                     raise RuntimeError("no more")
                 yield completion
 
-    journal = Journaled(Failing(), path)
+    journal = JournaledLM(Failing(), path)
     with pytest.raises(RuntimeError, match="no more"):
         answers(journal, requests(0, 6))
     journal.close()
     lm = Counting()
-    journal = Journaled(lm, path)
+    journal = JournaledLM(lm, path)
     answers(journal, requests(0, 6))
     journal.close()
     assert lm.asked == [[3, 4, 5]]
@@ -270,18 +271,18 @@ def test_an_lm_that_fails_leaves_nothing_of_its_block(path: Path) -> None:
     [b"these are no answers, but some other file of yours" * 20, b"\x00" * 4096],
     ids=["text", "zeros"],
 )
-def test_a_file_that_is_no_journal_is_refused_and_left_alone(path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_journal_is_refused_and_unchanged(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True)
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"answers\.journal\.sqlite") as caught:
-        Journaled(Counting(), path)
+        JournaledLM(Counting(), path)
     assert caught.value.hint
     assert path.read_bytes() == content
 
 
-def test_a_damaged_journal_is_told(path: Path) -> None:
-    """The pages after the first are overwritten, as a bad disk does."""
-    journal = Journaled(Counting(), path)
+def test_a_damaged_journal_is_reported(path: Path) -> None:
+    """All pages but the first are overwritten, as by a bad disk."""
+    journal = JournaledLM(Counting(), path)
     answers(journal, requests(0, 60, prompt="long " * 200))
     journal.close()
     size = path.stat().st_size
@@ -290,7 +291,7 @@ def test_a_damaged_journal_is_told(path: Path) -> None:
         stream.write(b"\xa5" * (size - 4096))
 
     def read_again() -> None:
-        journal = Journaled(Counting(), path)
+        journal = JournaledLM(Counting(), path)
         try:
             answers(journal, requests(0, 60, prompt="long " * 200))
         finally:
@@ -300,34 +301,34 @@ def test_a_damaged_journal_is_told(path: Path) -> None:
         read_again()
 
 
-def test_a_damaged_answer_is_told(path: Path) -> None:
-    """SQLite has no checksums: a row may be readable and still hold nonsense."""
-    journal = Journaled(Counting(), path)
+def test_a_damaged_answer_is_reported(path: Path) -> None:
+    """SQLite has no checksums: a row may be readable and still be damaged."""
+    journal = JournaledLM(Counting(), path)
     answers(journal, requests(0, 3))
     journal.close()
     database = sqlite3.connect(path, isolation_level=None)
     database.execute("UPDATE answers SET answer = substr(answer, 1, 20)")
     database.close()
-    journal = Journaled(Counting(), path)
+    journal = JournaledLM(Counting(), path)
     with pytest.raises(UserError, match="damaged"):
         answers(journal, requests(0, 3))
     journal.close()
 
 
-def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     for place in (tmp_path / "file" / "j.sqlite", tmp_path):
         with pytest.raises(UserError, match="cannot be written"):
-            Journaled(Counting(), place)
+            JournaledLM(Counting(), place)
 
 
-def test_a_locked_journal_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another run holds it; the waiting is cut short here."""
+def test_a_locked_journal_is_reported(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another run has locked it; the timeout is 0 here."""
     connect = sqlite3.connect
     monkeypatch.setattr(
         sqlite3, "connect", lambda place, **options: connect(place, **{**options, "timeout": 0})
     )
-    journal = Journaled(Counting(), path)
+    journal = JournaledLM(Counting(), path)
     other = connect(path, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     with pytest.raises(UserError, match="locked") as caught:
@@ -338,7 +339,7 @@ def test_a_locked_journal_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert "wait" in caught.value.hint
 
 
-def test_scores_are_kept_and_only_missing_ones_are_asked_for(tmp_path: Path) -> None:
+def test_scores_are_stored_and_only_missing_ones_are_computed(tmp_path: Path) -> None:
     asked: list[str] = []
 
     class Spelling(Counting):
@@ -349,7 +350,7 @@ def test_scores_are_kept_and_only_missing_ones_are_asked_for(tmp_path: Path) -> 
                 for prompt in prompts
             ]
 
-    journal = Journaled(Spelling(), tmp_path / "a.sqlite")
+    journal = JournaledLM(Spelling(), tmp_path / "a.sqlite")
     first = journal.score(["a film", "a mess!"], ["x", "yy"])
     again = journal.score(["a mess!", "joy", "a film"], ["x", "yy"])
     other = journal.score(["a mess!"], ["yy", "x"])
@@ -357,7 +358,7 @@ def test_scores_are_kept_and_only_missing_ones_are_asked_for(tmp_path: Path) -> 
     assert asked == ["a film", "a mess!", "joy", "a mess!"]
     assert again == [first[1], Scores((-4.0, -5.0)), first[0]]
     assert other == [Scores((-9.0, -8.0))]
-    sibling = Journaled(Spelling(), tmp_path / "b.sqlite", [tmp_path / "a.sqlite"])
+    sibling = JournaledLM(Spelling(), tmp_path / "b.sqlite", [tmp_path / "a.sqlite"])
     assert sibling.score(["joy", "new"], ["x", "yy"]) == [again[1], Scores((-4.0, -5.0))]
     sibling.close()
     assert asked[4:] == ["new"]

@@ -7,12 +7,12 @@ import pytest
 from endpoint_lm import engine
 from llama_server import Server, llama_server, model_as_gguf, needs_llama_server
 
-from gpt3mix_cli.augment.gpt3mix import choices, label_prefix, prompt
-from gpt3mix_cli.config import load as load_config
-from gpt3mix_cli.data import load
+from gpt3mix_cli.config import load_experiments
+from gpt3mix_cli.data import load_splits
 from gpt3mix_cli.grid import Grid
 from gpt3mix_cli.lm.local.engine import LocalLM
-from gpt3mix_cli.records import Augmented, read
+from gpt3mix_cli.method.prompt import label_choices, label_prefix, render_prompt
+from gpt3mix_cli.records import Augmented, read_records
 from gpt3mix_cli.settings import LocalLMSettings, Task
 
 pytestmark = [pytest.mark.slow, needs_llama_server]
@@ -36,15 +36,17 @@ def _key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_its_shifted_echo_is_seen_and_its_labels_are_exact(server: Server, task: Task) -> None:
-    rows = load(task, 0).train
+    rows = load_splits(task, 0).train
     asked = [
-        f"{prompt(task, rows[i : i + 2])} {rows[-1 - i].text}{label_prefix(task)}"
+        f"{render_prompt(task, rows[i : i + 2])} {rows[-1 - i].text}{label_prefix(task)}"
         for i in range(10)
     ]
-    expected = LocalLM(LocalLMSettings(kind="local", model="bundled")).score(asked, choices(task))
+    expected = LocalLM(LocalLMSettings(kind="local", model="bundled")).score(
+        asked, label_choices(task)
+    )
     with engine(base_url=server.url, model="reviews", context=1024, tokenizer="bundled") as lm:
         assert "completions, label scores top_logprobs (20 a token)" in lm.describe()
-        for found, known in zip(lm.score(asked, choices(task)), expected, strict=True):
+        for found, known in zip(lm.score(asked, label_choices(task)), expected, strict=True):
             assert (found.source, found.bounded) == ("exact", ())
             assert found.logprobs == pytest.approx(known.logprobs, abs=1e-2)
 
@@ -60,24 +62,24 @@ def test_a_whole_run_makes_rows_whose_labels_are_the_local_engines(
         "augment: {ratio: 1, temperature: 0.9}\nclassifiers: [{kind: linear}]\ntrials: 1\n",
         encoding="utf-8",
     )
-    grid = Grid(load_config(path), tmp_path / "results", jobs=1)
+    grid = Grid(load_experiments(path), tmp_path / "results", jobs=1)
     try:
         assert not [item for item in grid.run() if isinstance(item, Exception)]
-        (spot,) = grid.spots()
+        (cell,) = grid.cells()
     finally:
         grid.close()
-    made = list(read(spot.synthetic("gpt3mix", 0), Augmented))
-    real = {row.id: row for row in load(task, 0).train}
+    made = list(read_records(grid.layout.synthetic_path(cell, "gpt3mix"), Augmented))
+    real = {row.id: row for row in load_splits(task, 0).train}
     assert len(made) == 20
     assert {row.label_source for row in made} == {"exact"}
     local = LocalLM(LocalLMSettings(kind="local", model="bundled"))
     # Rows that were written with a space before them, as nearly all are, and one space between words.
     contexts = [
-        f"{prompt(task, [real[name] for name in row.parents])} {row.text}{label_prefix(task)}"
+        f"{render_prompt(task, [real[name] for name in row.parents])} {row.text}{label_prefix(task)}"
         for row in made
     ]
     close = 0
-    for row, scores in zip(made, local.score(contexts, choices(task)), strict=True):
+    for row, scores in zip(made, local.score(contexts, label_choices(task)), strict=True):
         share = 1 / (1 + 2.718281828459045 ** (scores.logprobs[1] - scores.logprobs[0]))
         close += abs(row.probs["pos"] - share) < 1e-2
     assert close >= 18

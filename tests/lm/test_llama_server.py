@@ -14,9 +14,9 @@ from llama_server import CONVERTER, Server, llama_server, model_as_gguf, needs_l
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from gpt3mix_cli.augment.gpt3mix import choices, label_prefix, prompt
-from gpt3mix_cli.data import load
+from gpt3mix_cli.data import load_splits
 from gpt3mix_cli.lm.local.engine import LocalLM
+from gpt3mix_cli.method.prompt import label_choices, label_prefix, render_prompt
 from gpt3mix_cli.settings import LocalLMSettings, Task
 
 pytestmark = [pytest.mark.slow, needs_llama_server]
@@ -44,8 +44,8 @@ def local() -> LocalLM:
 
 
 def prompts(task: Task, k: int, many: int) -> list[str]:
-    rows = load(task, 0).train
-    return [prompt(task, rows[i * k : i * k + k]) for i in range(many)]
+    rows = load_splits(task, 0).train
+    return [render_prompt(task, rows[i * k : i * k + k]) for i in range(many)]
 
 
 def top(answer: Any) -> dict[str, float]:
@@ -71,15 +71,15 @@ def test_both_cut_prompts_into_the_same_tokens(server: Server, task: Task) -> No
 def test_labels_have_the_local_engines_probabilities(
     server: Server, local: LocalLM, task: Task
 ) -> None:
-    rows = load(task, 0).train
+    rows = load_splits(task, 0).train
     asked = [
         f"{text} {rows[-1 - i].text}{label_prefix(task)}"
         for i, text in enumerate(prompts(task, 2, 40))
     ]
-    for text, expected in zip(asked, local.score(asked, choices(task)), strict=True):
+    for text, expected in zip(asked, local.score(asked, label_choices(task)), strict=True):
         found = top(server.ask("v1/completions", prompt=text, max_tokens=1, logprobs=20, **PURE))
         # A hundredth of what a label may be wrong by: a wrong constant of the model shows here.
-        assert [found[choice] for choice in choices(task)] == pytest.approx(
+        assert [found[choice] for choice in label_choices(task)] == pytest.approx(
             expected.logprobs, abs=1e-4
         )
 
@@ -103,9 +103,9 @@ def test_one_request_writes_a_line_and_scores_its_label(
         if found:
             # The label's token is the one that begins where the label prefix ends.
             at = logprobs["text_offset"].index(len(text) + len(before) + len(found))
-            (expected,) = local.score([text + before + found], choices(task))
+            (expected,) = local.score([text + before + found], label_choices(task))
             assert [
-                logprobs["top_logprobs"][at][label] for label in choices(task)
+                logprobs["top_logprobs"][at][label] for label in label_choices(task)
             ] == pytest.approx(expected.logprobs, abs=1e-4)
             break
     else:

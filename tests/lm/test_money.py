@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt3mix_cli.errors import StoppedShort, UserError
-from gpt3mix_cli.lm.journal import Journal
+from gpt3mix_cli.lm import Journal
 from gpt3mix_cli.lm.openai.budget import BudgetTracker, Price, price_of
 from gpt3mix_cli.lm.openai.protocol import Usage
 from gpt3mix_cli.settings import Budget
@@ -126,7 +126,7 @@ def test_what_other_runs_have_paid_counts(tmp_path: Path) -> None:
     paths = [tmp_path / f"{name}.journal.sqlite" for name in "ab"]
     for number, path in enumerate(paths):
         journal = Journal(path)
-        journal.keep([("key", 0, "{}", "{}")], [("key", 2, 30, 10, 0.25 + number)])
+        journal.store([("key", 0, "{}", "{}")], [("key", 2, 30, 10, 0.25 + number)])
         journal.close()
     purse = BudgetTracker(
         Price(prompt=1, completion=1), Budget(requests=100, usd=1.4), lambda: paths

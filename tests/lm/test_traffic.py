@@ -16,8 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt3mix_cli.errors import StoppedShort, UserError
-from gpt3mix_cli.lm import Completion
-from gpt3mix_cli.lm.journal import Journaled, paid
+from gpt3mix_cli.lm import Completion, JournaledLM, total_spent
 from gpt3mix_cli.lm.openai import dispatcher, event_loop, servers
 from gpt3mix_cli.lm.openai.concurrency import FIRST, MOST, AdaptiveConcurrency
 from gpt3mix_cli.lm.openai.dispatcher import RateLimiter
@@ -185,7 +184,7 @@ def test_an_error_rate_opens_the_breaker(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setattr(servers, "FAILING", 0.3)
     monkeypatch.setattr(dispatcher, "TRIES", 10**6)
     with serving() as server, engine(server) as lm:
-        journal = Journaled(lm, tmp_path / "a.sqlite")
+        journal = JournaledLM(lm, tmp_path / "a.sqlite")
         list(journal.complete(asked(20)))
         server.fault("server_error", p=0.9)
         with pytest.raises(
@@ -212,7 +211,7 @@ def test_answers_under_way_are_kept_when_the_work_stops_short(tmp_path: Path) ->
     """They are paid: nobody throws them away."""
     path = tmp_path / "a.sqlite"
     with serving(delay=0.1) as server, engine(server, concurrency=20) as lm:
-        journal = Journaled(lm, path)
+        journal = JournaledLM(lm, path)
         list(journal.complete(asked(1)))
         server.fault("no_quota", contains='"seed":5,', p=1.0)
         with pytest.raises(StoppedShort):
@@ -220,8 +219,8 @@ def test_answers_under_way_are_kept_when_the_work_stops_short(tmp_path: Path) ->
         journal.close()
         on_success = server.statuses[200]
     with engine(server) as lm:
-        journal = Journaled(lm, path)
-        assert paid(path)[0] >= on_success - 3  # /tokenize answers too
+        journal = JournaledLM(lm, path)
+        assert total_spent(path)[0] >= on_success - 3  # /tokenize answers too
         journal.close()
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rows import trial
 
-from gpt3mix_cli.records import Augmented, Example, Reject, write
+from gpt3mix_cli.records import Augmented, Example, Reject, write_records
 
 HOSTILE = (
     "</script><script>window.hurt=1</script><img src=x onerror='window.hurt=1'> {{7*7}} ${7*7} "
@@ -31,9 +31,9 @@ def experiment(
                 )
                 for number in range(4)
             ]
-            write(cell / "train.jsonl", real)
+            write_records(cell / "train.jsonl", real)
             for method, source in (("gpt3mix", "exact"), ("eda", "parent")):
-                write(
+                write_records(
                     cell / f"{method}.jsonl",
                     [_row(number, seed, method, source, hostile) for number in range(rows)],
                 )
@@ -55,7 +55,7 @@ def experiment(
                     detail="60 tokens",
                 ),
             ]
-            write(cell / "gpt3mix.rejects.jsonl", rejects)
+            write_records(cell / "gpt3mix.rejects.jsonl", rejects)
             for method, gain in (("none", 0.0), ("gpt3mix", 0.1), ("eda", 0.02)):
                 trials = [
                     trial(
@@ -67,7 +67,7 @@ def experiment(
                     )
                     for number in (seed, seed + 2)
                 ]
-                write(cell / "trials" / f"{method}.linear.jsonl", trials)
+                write_records(cell / "trials" / f"{method}.linear.jsonl", trials)
                 epochs = [
                     {"trial": row.trial, "epoch": at, "valid_accuracy": 0.5 + at / 20}
                     for row in trials

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gpt3mix_cli.records import Trial, write
+from gpt3mix_cli.records import Trial, write_records
 from gpt3mix_cli.report import ExpectedTrials, Report, ReportInput, ReportOptions, report
 
 
@@ -37,5 +37,5 @@ def inputs(*sources: Path, name: str = "t", expected: Sequence[ExpectedTrials] =
 
 def report_on(tmp_path: Path, trials: Sequence[Trial], name: str = "t", **options: Any) -> Report:
     """Return a report over trials, written to the folder `report`."""
-    write(tmp_path / "trials" / "all.jsonl", trials)
+    write_records(tmp_path / "trials" / "all.jsonl", trials)
     return report(inputs(tmp_path, name=name), tmp_path / "report", ReportOptions(**options))

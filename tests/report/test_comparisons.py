@@ -8,7 +8,7 @@ import pytest
 from rows import inputs, report_on, seeds, trial
 
 from gpt3mix_cli.errors import UserError
-from gpt3mix_cli.records import Trial, write
+from gpt3mix_cli.records import Trial, write_records
 from gpt3mix_cli.report import Report, report
 
 
@@ -396,7 +396,7 @@ def test_settings_that_differ_are_read_from_the_manifests(tmp_path: Path) -> Non
 
     for name, rate, settings in (("a", 3e-5, "a" * 16), ("b", 1e-4, "b" * 16)):
         path = tmp_path / name / "trials" / "none.linear.jsonl"
-        write(path, seeds([0.5, 0.6], settings=settings))
+        write_records(path, seeds([0.5, 0.6], settings=settings))
         manifest = Manifest(
             stage="train",
             output=path.name,
@@ -433,7 +433,7 @@ def test_failed_trials_are_listed_with_their_reasons(tmp_path: Path) -> None:
 def test_a_trial_that_failed_and_succeeded_in_another_file_counts_as_succeeded(
     tmp_path: Path,
 ) -> None:
-    write(tmp_path / "a" / "trials" / "none.linear.jsonl", [trial(0, None), trial(1, 0.5)])
-    write(tmp_path / "b" / "trials" / "none.linear.jsonl", [trial(0, 0.6)])
+    write_records(tmp_path / "a" / "trials" / "none.linear.jsonl", [trial(0, None), trial(1, 0.5)])
+    write_records(tmp_path / "b" / "trials" / "none.linear.jsonl", [trial(0, 0.6)])
     (only,) = report(inputs(tmp_path / "a", tmp_path / "b"), tmp_path / "r").results
     assert (only.n, only.failed) == (2, 0)

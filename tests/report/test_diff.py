@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rows import inputs, seeds
 
-from gpt3mix_cli.records import Trial, write
+from gpt3mix_cli.records import Trial, write_records
 from gpt3mix_cli.report import compare_runs
 
 
@@ -19,7 +19,7 @@ def differ(tmp_path: Path) -> Callable[..., list[Any]]:
 
     def run(first: list[Trial], second: list[Trial]) -> list[Any]:
         for name, rows in (("a", first), ("b", second)):
-            write(tmp_path / name / "trials.jsonl", rows)
+            write_records(tmp_path / name / "trials.jsonl", rows)
         runs = [inputs(tmp_path / name, name=name) for name in ("a", "b")]
         return list(compare_runs(*runs, tmp_path / "d").differences)
 
@@ -77,7 +77,7 @@ def test_differences_are_numbers_in_the_csv(
 
 def test_two_runs_with_the_same_name_get_letters(tmp_path: Path) -> None:
     for name, gain in (("a", 0.0), ("b", 0.1)):
-        write(tmp_path / name / "run" / "trials.jsonl", seeds([0.5 + gain, 0.6 + gain]))
+        write_records(tmp_path / name / "run" / "trials.jsonl", seeds([0.5 + gain, 0.6 + gain]))
     runs = [inputs(tmp_path / name / "run", name="run") for name in ("a", "b")]
     (table,) = compare_runs(*runs, tmp_path / "d").tables
     names = [heading[-1] for heading in table.headings]

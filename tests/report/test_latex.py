@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rows import inputs, seeds, trial
 
-from gpt3mix_cli.records import Trial, write
+from gpt3mix_cli.records import Trial, write_records
 from gpt3mix_cli.report import ReportOptions, report
 from gpt3mix_cli.report.render.latex import tex
 
@@ -53,7 +53,7 @@ def test_table_tex_has_the_papers_shape(tmp_path: Path) -> None:
             *seeds([0.6, 0.7], classifier=c, method="gpt3mix"),
         ]
     ]
-    write(tmp_path / "trials.jsonl", rows)
+    write_records(tmp_path / "trials.jsonl", rows)
     report(inputs(tmp_path / "trials.jsonl"), tmp_path)
     lines = (tmp_path / "table.tex").read_text("utf-8").splitlines()
     assert r" &  &  & \multicolumn{2}{c}{bert} & \multicolumn{2}{c}{distilbert} \\" in lines
@@ -82,7 +82,7 @@ def test_no_text_is_a_tex_command(text: str) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="pdflatex is not installed")
 def test_table_tex_compiles(tmp_path: Path) -> None:
-    write(tmp_path / "trials.jsonl", sweeping())
+    write_records(tmp_path / "trials.jsonl", sweeping())
     report(inputs(tmp_path / "trials.jsonl"), tmp_path, ReportOptions(with_paper=True))
     (tmp_path / "main.tex").write_text(
         "\\documentclass{article}\n\\usepackage{booktabs}\n\\begin{document}\n\\input{table.tex}\n\\end{document}\n"

@@ -12,7 +12,7 @@ from rows import inputs, trial
 
 from gpt3mix_cli.errors import NO_CALLBACKS, UserError
 from gpt3mix_cli.files import append
-from gpt3mix_cli.records import Trial, read, to_line, write
+from gpt3mix_cli.records import Trial, read_records, to_json_line, write_records
 from gpt3mix_cli.report.load_trials import _validated, load_trials, trials_frame
 
 FIELDS = {
@@ -30,7 +30,7 @@ FIELDS = {
 
 
 @given(st.lists(st.fixed_dictionaries({}, optional=FIELDS), min_size=1, max_size=4))
-def test_whole_files_give_the_same_trials_as_single_lines(
+def test_atomic_writes_give_the_same_trials_as_single_lines(
     tmp_path_factory: pytest.TempPathFactory, changes: list[dict[str, Any]]
 ) -> None:
     path = tmp_path_factory.mktemp("t") / "trials.jsonl"
@@ -45,7 +45,7 @@ def test_whole_files_give_the_same_trials_as_single_lines(
         fast = [row for rows in _validated(path) for row in rows]
     except ValueError:  # something unusual: read slowly in any case
         return
-    slow = list(read(path, Trial))
+    slow = list(read_records(path, Trial))
     assert [row.model_dump() for row in fast] == [row.model_dump() for row in slow]
     assert_frame_equal(trials_frame(fast, path), trials_frame(slow, path))
 
@@ -53,7 +53,7 @@ def test_whole_files_give_the_same_trials_as_single_lines(
 def test_integers_and_missing_values_survive(tmp_path: Path) -> None:
     path = tmp_path / "trials.jsonl"
     seed = 2**63 - 1
-    write(path, [trial(0, seed=seed, tokens=2**53 + 1), trial(1, None, settings=None)])
+    write_records(path, [trial(0, seed=seed, tokens=2**53 + 1), trial(1, None, settings=None)])
     trials = load_trials(inputs(path), NO_CALLBACKS)
     assert trials["seed"].tolist() == [seed, 101]
     assert trials["tokens"].tolist()[0] == 2**53 + 1
@@ -77,10 +77,10 @@ def test_an_invalid_row_is_named_with_its_line_and_key(
 ) -> None:
     path = tmp_path / "trials.jsonl"
     path.write_text(
-        to_line(trial(0))
+        to_json_line(trial(0))
         + json.dumps({**trial(1).model_dump(), **change})
         + "\n"
-        + to_line(trial(2))
+        + to_json_line(trial(2))
     )
     with pytest.raises(UserError, match=message) as caught:
         load_trials(inputs(path), NO_CALLBACKS)
@@ -113,4 +113,4 @@ def test_rows_that_two_processes_append_are_all_read(tmp_path: Path) -> None:
 
 def _append(path: Path, numbers: range) -> None:
     for number in numbers:
-        append(path, to_line(trial(number)))
+        append(path, to_json_line(trial(number)))

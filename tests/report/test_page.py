@@ -17,7 +17,7 @@ from rows import inputs, seeds, trial
 
 import gpt3mix_cli
 from gpt3mix_cli.errors import NO_CALLBACKS, Callbacks, UserError
-from gpt3mix_cli.records import Trial, write
+from gpt3mix_cli.records import Trial, write_records
 from gpt3mix_cli.report import Report, ReportOptions, parse_row_limit, report
 from gpt3mix_cli.report.artifacts import load_artifacts
 from gpt3mix_cli.report.build import build_report
@@ -258,14 +258,14 @@ def test_plots_exist_if_there_is_data_for_them(made: tuple[Report, Path]) -> Non
 
 
 def test_trials_alone_have_no_plots_of_rows(tmp_path: Path) -> None:
-    write(tmp_path / "trials.jsonl", seeds([0.5, 0.6, 0.7]))
+    write_records(tmp_path / "trials.jsonl", seeds([0.5, 0.6, 0.7]))
     made = report(inputs(tmp_path / "trials.jsonl"), tmp_path)
     assert [chart.name for chart in made.charts] == ["accuracy-level"]
     assert 'id="rows"' not in (tmp_path / "report.html").read_text("utf-8")
 
 
 def test_a_report_without_a_score_has_no_plot(tmp_path: Path) -> None:
-    write(tmp_path / "trials.jsonl", [trial(0, None)])
+    write_records(tmp_path / "trials.jsonl", [trial(0, None)])
     made = report(inputs(tmp_path / "trials.jsonl"), tmp_path)
     assert not made.charts
     assert not list(tmp_path.glob("*.png"))
@@ -286,7 +286,7 @@ def swept(ratios: tuple[object, ...]) -> list[Trial]:
 def test_a_sweep_is_plotted_in_the_order_of_its_values_with_unchanged_methods(
     tmp_path: Path,
 ) -> None:
-    write(tmp_path / "trials.jsonl", swept((10, 1, 3)))
+    write_records(tmp_path / "trials.jsonl", swept((10, 1, 3)))
     made = build_report(inputs(tmp_path / "trials.jsonl"), tmp_path, ReportOptions(), NO_CALLBACKS)
     chart = next(chart for chart in made.charts if chart.name == "accuracy-ratio")
     lines = {
@@ -305,7 +305,7 @@ def test_levels_are_in_the_order_of_their_size(tmp_path: Path) -> None:
         for level, size in (("full", 900), ("8/class", 16), ("10%", 90))
         for row in seeds([0.5, 0.6], level=level, n_train=size)
     ]
-    write(tmp_path / "trials.jsonl", rows)
+    write_records(tmp_path / "trials.jsonl", rows)
     made = build_report(inputs(tmp_path / "trials.jsonl"), tmp_path, ReportOptions(), NO_CALLBACKS)
     assert [point.at for point in made.charts[0].points] == [
         "8/class",
@@ -315,7 +315,7 @@ def test_levels_are_in_the_order_of_their_size(tmp_path: Path) -> None:
 
 
 def test_plotted_values_are_those_of_the_results(tmp_path: Path) -> None:
-    write(
+    write_records(
         tmp_path / "trials.jsonl",
         [*seeds([0.5, 0.52, 0.54]), *seeds([0.6, 0.65, 0.61], method="eda")],
     )
@@ -366,7 +366,7 @@ def test_a_method_has_one_style_everywhere_and_its_parts_differ() -> None:
     "name", ["_hidden", "$x^2$ \\frac", "中文", "x" * 90, "a\nb\x1b", "'\"<&>"]
 )
 def test_names_from_data_are_escaped_in_plots(tmp_path: Path, name: str) -> None:
-    write(
+    write_records(
         tmp_path / "trials.jsonl",
         [
             *seeds([0.5, 0.6]),

@@ -9,7 +9,7 @@ import pytest
 from experiment import HOSTILE, experiment
 from rows import inputs
 
-from gpt3mix_cli.records import Augmented, write
+from gpt3mix_cli.records import Augmented, write_records
 from gpt3mix_cli.report import ReportOptions, report
 from gpt3mix_cli.report.render.page import visible
 
@@ -285,7 +285,7 @@ def test_100_000_rows_scroll_and_are_searched_without_stutter(
         )
         for number in range(100_000)
     )
-    write(folder / "1pct" / "seed-0" / "gpt3mix.jsonl", rows)
+    write_records(folder / "1pct" / "seed-0" / "gpt3mix.jsonl", rows)
     report(inputs(folder), tmp_path / "report", ReportOptions(synthetic_limit=None))
     page = open_page(tmp_path / "report" / "report.html")
     page.locator("#rows").scroll_into_view_if_needed()

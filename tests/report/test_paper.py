@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from rows import inputs, seeds
 
-from gpt3mix_cli.records import write
+from gpt3mix_cli.records import write_records
 from gpt3mix_cli.report import ReportOptions, paper, report
 
 
@@ -79,7 +79,7 @@ def test_our_value_is_next_to_the_printed_one(tmp_path: Path) -> None:
         *seeds([0.6, 0.62], classifier="bert-base-uncased", task="SST-2"),
         *seeds([0.7, 0.72], classifier="bert-base-uncased", method="gpt3mix", task="SST-2"),
     ]
-    write(tmp_path / "trials.jsonl", rows)
+    write_records(tmp_path / "trials.jsonl", rows)
     result = report(inputs(tmp_path / "trials.jsonl"), tmp_path, ReportOptions(with_paper=True))
     ours = {
         (row.task, row.level, row.column): row
@@ -108,7 +108,7 @@ def test_our_value_is_next_to_the_printed_one(tmp_path: Path) -> None:
 def test_variants_are_in_the_columns_of_the_ablations(
     tmp_path: Path, variant: dict[str, Any], table: int, column: str
 ) -> None:
-    write(
+    write_records(
         tmp_path / "trials.jsonl",
         seeds([0.6, 0.62], classifier="distilbert", method="gpt3mix", variant=variant),
     )
@@ -131,7 +131,7 @@ def test_in_a_sweep_over_the_ratio_the_papers_ratio_is_compared(
             n_synthetic=70 * ratio,
             variant=swept,
         )
-    write(tmp_path / "trials.jsonl", rows)
+    write_records(tmp_path / "trials.jsonl", rows)
     result = report(inputs(tmp_path / "trials.jsonl"), tmp_path, ReportOptions(with_paper=True))
     assert [
         (row.column, row.ours, row.ours_ratio, row.candidates)
@@ -144,7 +144,7 @@ def test_in_a_sweep_over_the_ratio_the_papers_ratio_is_compared(
 
 
 def test_a_classifier_and_task_that_the_paper_lacks_are_named(tmp_path: Path) -> None:
-    write(
+    write_records(
         tmp_path / "trials.jsonl",
         [*seeds([0.6, 0.62]), *seeds([0.6], task="tickets", level="8/class")],
     )

@@ -13,7 +13,7 @@ from rows import inputs, report_on, trial
 
 from gpt3mix_cli.errors import Callbacks, UserError
 from gpt3mix_cli.files import append
-from gpt3mix_cli.records import Trial, to_line, write
+from gpt3mix_cli.records import Trial, to_json_line, write_records
 from gpt3mix_cli.report import ExpectedTrials, Report, report
 from gpt3mix_cli.report.render.markdown import escape
 from gpt3mix_cli.report.render.terminal import terminal_table
@@ -125,11 +125,14 @@ def test_trials_with_different_settings_are_split_and_never_averaged(tmp_path: P
 def test_variants_have_rows_of_their_own(tmp_path: Path) -> None:
     made(
         tmp_path,
-        *(trial(i, 0.1 * i, variant={"augment.k": i, "augment.choose": "uniform"}) for i in (1, 2)),
+        *(
+            trial(i, 0.1 * i, variant={"augment.k": i, "augment.selection": "uniform"})
+            for i in (1, 2)
+        ),
     )
     assert [line[:3] for line in table(tmp_path)[2:]] == [
-        ["sst2", "augment.k=1, augment.choose=uniform", "1%"],
-        ["sst2", "augment.k=2, augment.choose=uniform", "1%"],
+        ["sst2", "augment.k=1, augment.selection=uniform", "1%"],
+        ["sst2", "augment.k=2, augment.selection=uniform", "1%"],
     ]
 
 
@@ -170,7 +173,7 @@ def wanted(path: Path, trials: int, method: str = "none", level: str = "1%") -> 
 
 def test_missing_trials_of_a_config_are_reported(tmp_path: Path) -> None:
     files = [wanted(tmp_path / "trials" / f"{name}.jsonl", 2, name) for name in ("gpt3mix", "eda")]
-    write(files[1].path, [trial(0, method="eda")])
+    write_records(files[1].path, [trial(0, method="eda")])
     found = report(inputs(tmp_path, expected=files), tmp_path / "report")
     assert table(tmp_path)[0][4:] == ["gpt3mix", "eda"]  # the config's order
     assert table(tmp_path)[2][4:] == ["- (0/2)", "50.0 (1/2)"]
@@ -182,8 +185,8 @@ def test_missing_trials_of_a_config_are_reported(tmp_path: Path) -> None:
 
 def test_with_a_config_other_files_of_the_folder_are_ignored(tmp_path: Path) -> None:
     file = wanted(tmp_path / "trials" / "none.jsonl", 1)
-    write(file.path, [trial(0)])
-    write(tmp_path / "trials" / "old.jsonl", [trial(0, 0.9, method="old")])
+    write_records(file.path, [trial(0)])
+    write_records(tmp_path / "trials" / "old.jsonl", [trial(0, 0.9, method="old")])
     assert [
         cell.method for cell in report(inputs(expected=[file]), tmp_path / "report").results
     ] == ["none"]
@@ -201,7 +204,7 @@ def test_nothing_to_report_on_is_the_users_error(tmp_path: Path) -> None:
 
 def test_folders_are_searched_and_histories_skipped(tmp_path: Path) -> None:
     for level in ("a", "b"):
-        write(tmp_path / level / "trials" / "none.linear.jsonl", [trial(0, level=level)])
+        write_records(tmp_path / level / "trials" / "none.linear.jsonl", [trial(0, level=level)])
         append(
             tmp_path / level / "trials" / "none.linear.history.jsonl", '{"trial": 0, "epoch": 1}\n'
         )
@@ -213,15 +216,15 @@ def test_folders_are_searched_and_histories_skipped(tmp_path: Path) -> None:
 
 def test_a_file_in_two_sources_counts_once(tmp_path: Path) -> None:
     path = tmp_path / "trials" / "none.linear.jsonl"
-    write(path, [trial(0)])
+    write_records(path, [trial(0)])
     (cell,) = report(inputs(tmp_path, path), tmp_path / "report").results
     assert cell.n == 1
 
 
 def test_a_torn_last_line_is_reported_and_skipped(tmp_path: Path) -> None:
     path = tmp_path / "trials" / "none.linear.jsonl"
-    write(path, [trial(0)])
-    append(path, to_line(trial(1))[:30])
+    write_records(path, [trial(0)])
+    append(path, to_json_line(trial(1))[:30])
     warnings: list[str] = []
     (cell,) = report(
         inputs(path), tmp_path / "report", callbacks=Callbacks(warn=warnings.append)
@@ -234,7 +237,7 @@ def test_a_torn_last_line_is_reported_and_skipped(tmp_path: Path) -> None:
 
 def test_a_broken_line_elsewhere_is_the_users_error(tmp_path: Path) -> None:
     path = tmp_path / "trials" / "none.linear.jsonl"
-    append(path, '{"task": 1\n' + to_line(trial(1)))
+    append(path, '{"task": 1\n' + to_json_line(trial(1)))
     with pytest.raises(UserError, match=re.escape(f"{path}, line 1")):
         report(inputs(path), tmp_path / "report")
     assert not (tmp_path / "report").exists()
@@ -354,7 +357,7 @@ def test_the_page_is_the_golden_one(tmp_path: Path) -> None:
                 rows[1] = trial(1, 0.500824, level=level, predicted_classes=1)
             files.append(wanted(path, 4 if method == "gpt3mix" else 3, method, level))
             if method != "backtranslate":
-                write(path, rows)
+                write_records(path, rows)
     report(inputs(name="sst2_first <draft>", expected=files), tmp_path / "report")
     if REGENERATE:
         GOLDEN.write_text(page(tmp_path), encoding="utf-8")
@@ -363,7 +366,9 @@ def test_the_page_is_the_golden_one(tmp_path: Path) -> None:
 
 def test_a_copied_run_counts_once_and_another_result_is_an_error(tmp_path: Path) -> None:
     for name, accuracy in (("a", 0.5), ("b", 0.5), ("c", 0.6)):
-        write(tmp_path / name / "trials" / "none.linear.jsonl", [trial(0, accuracy), trial(1, 0.7)])
+        write_records(
+            tmp_path / name / "trials" / "none.linear.jsonl", [trial(0, accuracy), trial(1, 0.7)]
+        )
     warnings: list[str] = []
     found = report(
         inputs(tmp_path / "a", tmp_path / "b"),
@@ -382,15 +387,15 @@ def test_scores_on_different_test_sets_are_split(tmp_path: Path) -> None:
 
 
 def test_only_a_last_line_can_be_torn(tmp_path: Path) -> None:
-    whole = to_line(trial(0))
+    whole = to_json_line(trial(0))
     (tmp_path / "middle.jsonl").write_text(whole + "{broken\n" + whole.rstrip())
     with pytest.raises(UserError, match="line 2"):
         report(inputs(tmp_path / "middle.jsonl"), tmp_path / "r")
 
 
 def test_a_folder_of_trials_and_a_published_file_are_found(tmp_path: Path) -> None:
-    write(tmp_path / "run" / "trials" / "none.linear.jsonl", [trial(0)])
-    write(tmp_path / "published" / "trials.jsonl", [trial(0)])
+    write_records(tmp_path / "run" / "trials" / "none.linear.jsonl", [trial(0)])
+    write_records(tmp_path / "published" / "trials.jsonl", [trial(0)])
     for folder in ("run/trials", "run", "published"):
         assert report(inputs(tmp_path / folder), tmp_path / "r").results[0].n == 1
 
@@ -401,7 +406,7 @@ def test_no_name_and_no_value_is_lost_on_a_narrow_terminal(tmp_path: Path, width
 
     methods = ["none", "gpt3mix", "eda", "backtranslate"]
     rows = [trial(accuracy=0.5 + i / 10, method=name) for i, name in enumerate(methods)]
-    write(tmp_path / "trials.jsonl", rows)
+    write_records(tmp_path / "trials.jsonl", rows)
     table = report(inputs(tmp_path / "trials.jsonl"), tmp_path).tables[0]
     console = Console(width=width, record=True, file=io.StringIO())
     console.print(terminal_table(table, width))

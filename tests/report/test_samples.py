@@ -4,7 +4,7 @@ from pathlib import Path
 
 from rows import inputs, trial
 
-from gpt3mix_cli.records import Augmented, Example, write
+from gpt3mix_cli.records import Augmented, Example, write_records
 from gpt3mix_cli.report import report
 
 
@@ -27,9 +27,11 @@ def test_samples_follow_their_parents_one_for_each_mixture_of_labels(tmp_path: P
         )
         for i, names in enumerate(parents)
     ]
-    write(folder / "train.jsonl", real)
-    write(folder / "gpt3mix.jsonl", made)
-    write(folder / "trials" / "gpt3mix.linear.jsonl", [trial(0, method="gpt3mix", n_synthetic=4)])
+    write_records(folder / "train.jsonl", real)
+    write_records(folder / "gpt3mix.jsonl", made)
+    write_records(
+        folder / "trials" / "gpt3mix.linear.jsonl", [trial(0, method="gpt3mix", n_synthetic=4)]
+    )
     result = report(inputs(tmp_path), tmp_path / "r")
     assert [sample.id for sample in result.samples] == ["s0", "s2", "s1"]
     assert result.samples[1].parents == [("text <b>p1</b>", "pos"), ("text <b>n1</b>", "neg")]

@@ -1,4 +1,4 @@
-"""What TensorBoard is given."""
+"""The TensorBoard logs of trials."""
 
 import json
 from pathlib import Path
@@ -62,7 +62,7 @@ def test_every_epoch_has_its_loss_and_score(config: Path, tmp_path: Path, jobs: 
     } == expected
 
 
-def test_variants_of_a_sweep_do_not_share_a_curve(config: Path, tmp_path: Path) -> None:
+def test_variants_of_a_sweep_have_folders_of_their_own(config: Path, tmp_path: Path) -> None:
     line = [
         str(config),
         *SMALL,
@@ -98,7 +98,7 @@ def test_without_the_flag_nothing_is_written(config: Path, tmp_path: Path) -> No
     assert not list(tmp_path.rglob("events.out.tfevents.*"))
 
 
-def test_a_missing_tensorboard_is_told_before_anything_is_made(
+def test_a_missing_tensorboard_is_reported_before_anything_is_written(
     config: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -1,4 +1,4 @@
-"""The network of the transformer classifier: tiny random encoders of every family, their heads, padding, memory and limits."""
+"""The network of the transformer classifier on tiny random encoders of every family."""
 
 import json
 import math
@@ -13,6 +13,7 @@ from tiny_rows import CLASSES, ROWS, TEXTS, VALIDATION
 from gpt3mix_cli.errors import UserError
 from gpt3mix_cli.settings import TransformerSettings
 from gpt3mix_cli.train import encoder as network
+from gpt3mix_cli.train import tokens as token_module
 from gpt3mix_cli.train.transformer import TransformerClassifier
 
 # The weights of both layers of each family's head, and the tokens that its tiny model reads.
@@ -25,11 +26,11 @@ HEADS = {
     "deberta": {"pooler.dense", "classifier"},
     "modernbert": {"head.dense", "classifier"},
 }
-NORMS = {"modernbert": {"head.norm"}}  # not drawn but set to 1
-KEPT = {
+NORMS = {"modernbert": {"head.norm"}}  # not random but set to 1
+PRETRAINED_HEADS = {
     "bert": {"bert.pooler.dense"},
     "minilm": {"bert.pooler.dense"},
-}  # of the head, what an encoder's own checkpoint has
+}  # layers of the head that are in an encoder's checkpoint
 LIMITS = {
     **dict.fromkeys(HEADS, 64),
     "roberta": 63,
@@ -43,7 +44,7 @@ def encoders(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> di
     import torch
     import transformers as library
 
-    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    no_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     size = {
         "vocab_size": 800,
         "hidden_size": 32,
@@ -53,18 +54,18 @@ def encoders(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> di
         "max_position_embeddings": 64,
     }
     own: dict[str, tuple[str, dict[str, Any]]] = {
-        "bert": ("Bert", {**size, **still}),
-        "minilm": ("Bert", {**size, **still, "hidden_size": 24, "num_hidden_layers": 3, "intermediate_size": 96}),
+        "bert": ("Bert", {**size, **no_dropout}),
+        "minilm": ("Bert", {**size, **no_dropout, "hidden_size": 24, "num_hidden_layers": 3, "intermediate_size": 96}),
         "distilbert": (
             "DistilBert",
             {"vocab_size": 800, "dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64, "max_position_embeddings": 64}
             | {"dropout": 0.0, "attention_dropout": 0.0, "seq_classif_dropout": 0.0},
         ),
-        "roberta": ("Roberta", {**size, **still, "pad_token_id": 0}),
-        "electra": ("Electra", {**size, **still, "embedding_size": 16}),
+        "roberta": ("Roberta", {**size, **no_dropout, "pad_token_id": 0}),
+        "electra": ("Electra", {**size, **no_dropout, "embedding_size": 16}),
         "deberta": (
             "DebertaV2",
-            {**size, **still, "relative_attention": True, "position_buckets": 16, "norm_rel_ebd": "layer_norm", "share_att_key": True}
+            {**size, **no_dropout, "relative_attention": True, "position_buckets": 16, "norm_rel_ebd": "layer_norm", "share_att_key": True}
             | {"pos_att_type": "p2c|c2p", "position_biased_input": False, "type_vocab_size": 0},
         ),
         "modernbert": (
@@ -110,18 +111,18 @@ def weights(found: TransformerClassifier) -> dict[str, np.ndarray]:
     }
 
 
-def started(
+def initial_weights(
     found: TransformerClassifier, seeds: tuple[int, ...], *more: str
 ) -> list[dict[str, np.ndarray]]:
-    """Return the weights that a fit with each seed starts from, one fit after the other; `more` are classes without rows."""
+    """Return the weights at the start of a fit with each seed; `more` are classes without rows."""
     seen: list[dict[str, np.ndarray]] = []
     epoch = found._epoch
 
-    def spied(*rest: Any) -> float:
+    def record_weights(*rest: Any) -> float:
         seen.append(weights(found))
         return epoch(*rest)
 
-    found._epoch = spied  # type: ignore[method-assign]
+    found._epoch = record_weights  # type: ignore[method-assign]
     rows = [
         row.model_copy(update={"probs": {**row.probs, **dict.fromkeys(more, 0.0)}}) for row in ROWS
     ]
@@ -138,8 +139,8 @@ def of_head(family: str, names: set[str]) -> set[str]:
     }
 
 
-def sharp(model: Path, family: str) -> TransformerClassifier:
-    """Return a classifier whose head makes much of small differences, so that texts have scores of their own."""
+def sharpened(model: Path, family: str) -> TransformerClassifier:
+    """Return a classifier with a scaled head, so that the scores of texts differ clearly."""
     found = classifier(model)
     found.fit(ROWS, VALIDATION, 1)
     for name, weight in found._encoder.model.named_parameters():
@@ -172,13 +173,13 @@ def test_every_family_trains_from_end_to_end(encoders: dict[str, Path], family: 
 
 
 @every_family
-def test_every_fit_starts_from_the_pretrained_encoder_and_a_head_of_its_own(
+def test_every_fit_starts_from_the_pretrained_encoder_and_a_new_head(
     encoders: dict[str, Path], family: str
 ) -> None:
     from transformers import AutoModel
 
     found = classifier(encoders[family], lr=1e-2)
-    first, second, third = started(found, (1, 2, 1))
+    first, second, third = initial_weights(found, (1, 2, 1))
     pretrained = {
         name: weight.numpy()
         for name, weight in AutoModel.from_pretrained(encoders[family]).state_dict().items()
@@ -202,7 +203,7 @@ def test_every_fit_starts_from_the_pretrained_encoder_and_a_head_of_its_own(
 
 
 @pytest.mark.parametrize("family", HEADS)
-def test_a_fresh_head_is_drawn_as_the_library_draws_it(
+def test_a_fresh_head_is_initialised_as_the_library_does(
     encoders: dict[str, Path], family: str
 ) -> None:
     import torch
@@ -213,7 +214,7 @@ def test_a_fresh_head_is_drawn_as_the_library_draws_it(
         library = AutoModelForSequenceClassification.from_config(
             AutoConfig.from_pretrained(encoders[family])
         ).state_dict()
-    (ours,) = started(classifier(encoders[family], max_epochs=1), (1,))
+    (ours,) = initial_weights(classifier(encoders[family], max_epochs=1), (1,))
     for layer in HEADS[family]:
         assert ours[f"{layer}.weight"].std() == pytest.approx(
             library[f"{layer}.weight"].std().item(), rel=0.4
@@ -221,24 +222,24 @@ def test_a_fresh_head_is_drawn_as_the_library_draws_it(
 
 
 @every_family
-def test_head_library_draws_only_what_the_checkpoint_lacks(
+def test_head_library_initialises_only_what_the_checkpoint_lacks(
     encoders: dict[str, Path], family: str
 ) -> None:
     found = classifier(encoders[family], head="library", lr=1e-2)
-    first, second, third = started(found, (1, 2, 1))
+    first, second, third = initial_weights(found, (1, 2, 1))
     pretrained = {name: weight.numpy() for name, weight in found._encoder.pretrained.items()}
     drawn = {name.rpartition(".")[0] for name in first if (first[name] != second[name]).any()}
-    assert drawn == HEADS[family] - KEPT.get(family, set())
+    assert drawn == HEADS[family] - PRETRAINED_HEADS.get(family, set())
     for name in first:
         assert (third[name] == first[name]).all()
         if name.rpartition(".")[0] not in drawn:
             assert (first[name] == pretrained[name]).all()
 
 
-def test_head_library_keeps_the_pooler_that_is_pretrained(encoders: dict[str, Path]) -> None:
+def test_head_library_keeps_the_pretrained_pooler(encoders: dict[str, Path]) -> None:
     from transformers import AutoModel
 
-    (first,) = started(classifier(encoders["bert"], head="library"), (1,))
+    (first,) = initial_weights(classifier(encoders["bert"], head="library"), (1,))
     pooler = AutoModel.from_pretrained(encoders["bert"]).pooler.dense.weight.detach().numpy()
     assert (first["bert.pooler.dense.weight"] == pooler).all()
 
@@ -247,7 +248,7 @@ def test_head_library_keeps_the_pooler_that_is_pretrained(encoders: dict[str, Pa
 def finetuned(
     encoders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Path]:
-    """BERTs with a head: one for language modelling, without a pooler, and one that tells two classes apart."""
+    """BERTs with a head: one for language modelling, without a pooler, and one for two classes."""
     import torch
     from transformers import (
         AutoTokenizer,
@@ -275,30 +276,30 @@ def finetuned(
         ("classes", "library", set()),
     ],
 )
-def test_what_is_drawn_depends_on_what_the_checkpoint_has(
+def test_the_checkpoint_decides_which_layers_are_initialised(
     finetuned: dict[str, Path], checkpoint: str, head: str, drawn: set[str]
 ) -> None:
-    first, second = started(classifier(finetuned[checkpoint], head=head), (1, 2))
+    first, second = initial_weights(classifier(finetuned[checkpoint], head=head), (1, 2))
     assert {
         name.rpartition(".")[0] for name in first if (first[name] != second[name]).any()
     } == drawn
 
 
-def test_a_fresh_head_takes_the_place_of_one_for_other_classes(finetuned: dict[str, Path]) -> None:
-    first, second = started(
+def test_a_fresh_head_replaces_one_for_other_classes(finetuned: dict[str, Path]) -> None:
+    first, second = initial_weights(
         classifier(finetuned["classes"], classes=["pos", "neg", "odd"]), (1, 2), "odd"
     )
     assert first["classifier.weight"].shape == (3, 32)
     assert (first["classifier.weight"] != second["classifier.weight"]).any()
 
 
-# Padding, batches and slices -----------------------------------------------------------------------------------------
+# Padding, batches and micro-batches -----------------------------------------------------------------------------------------
 
 
 def test_a_batch_is_padded_on_the_right_to_its_longest_text() -> None:
     import torch
 
-    tokens = network.Tokens(
+    tokens = token_module.Tokens(
         torch.tensor([7, 8, 4, 5, 6, 9], dtype=torch.int32),
         torch.tensor([0, 2, 5]),
         torch.tensor([2, 3, 1]),
@@ -311,25 +312,25 @@ def test_a_batch_is_padded_on_the_right_to_its_longest_text() -> None:
 
 
 @every_family
-def test_a_texts_scores_do_not_depend_on_what_stands_beside_it(
+def test_the_scores_of_a_text_do_not_depend_on_its_batch(
     encoders: dict[str, Path], family: str
 ) -> None:
-    found = sharp(encoders[family], family)
+    found = sharpened(encoders[family], family)
     scores = found._encoder.logits
     together = scores(found._encoder.tokens(TEXTS)).numpy()
     alone = np.concatenate([scores(found._encoder.tokens([text])).numpy() for text in TEXTS])
     assert np.ptp(alone, 0).min() > 1e-3
     assert together == pytest.approx(alone, abs=1e-5)
-    found._encoder._scoring = 10**6  # all of them in one batch, most of it padding
+    found._encoder._scoring_tokens = 10**6  # all of them in one batch, most of it padding
     assert scores(found._encoder.tokens(TEXTS)).numpy() == pytest.approx(alone, abs=1e-5)
-    found._encoder._scoring = 16
+    found._encoder._scoring_tokens = 16
     assert scores(found._encoder.tokens(TEXTS[::-1])).numpy() == pytest.approx(
         alone[::-1], abs=1e-5
     )
 
 
 @every_family
-def test_slices_of_a_batch_add_up_to_its_gradient(
+def test_gradients_of_micro_batches_add_up_to_the_gradient_of_the_batch(
     encoders: dict[str, Path], family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
@@ -337,7 +338,7 @@ def test_slices_of_a_batch_add_up_to_its_gradient(
     found: list[dict[str, np.ndarray]] = []
     passes: list[int] = []
     for size in (2, 3, 64):
-        monkeypatch.setattr(network, "SLICE", size)
+        monkeypatch.setattr(network, "MICRO_BATCH_ROWS_CPU", size)
         encoder = classifier(encoders[family])._encoder
         forward = encoder._forward
         monkeypatch.setattr(
@@ -367,18 +368,18 @@ def test_slices_of_a_batch_add_up_to_its_gradient(
         )
     assert passes == [2, 2, 2, 2, 2, 3, 3, 3, 1, 10]
     assert max(np.abs(gradient).max() for gradient in found[-1].values()) > 0.01
-    for sliced in found[:-1]:
-        assert sliced.keys() == found[-1].keys()
+    for gradients in found[:-1]:
+        assert gradients.keys() == found[-1].keys()
         for name, gradient in found[-1].items():
-            assert sliced[name] == pytest.approx(gradient, abs=1e-6)
+            assert gradients[name] == pytest.approx(gradient, abs=1e-6)
 
 
-def test_slices_change_no_weight_that_a_fit_ends_with(
+def test_micro_batches_do_not_change_the_fitted_weights(
     encoders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ends = []
     for size in (2, 64):
-        monkeypatch.setattr(network, "SLICE", size)
+        monkeypatch.setattr(network, "MICRO_BATCH_ROWS_CPU", size)
         found = classifier(encoders["bert"], batch_size=64)
         found.fit(ROWS, VALIDATION, 1)
         ends.append(weights(found))
@@ -386,16 +387,16 @@ def test_slices_change_no_weight_that_a_fit_ends_with(
         assert ends[0][name] == pytest.approx(ends[1][name], abs=1e-5)
 
 
-def test_scores_come_in_the_order_of_the_texts(encoders: dict[str, Path]) -> None:
-    found = sharp(encoders["bert"], "bert")
+def test_scores_are_in_the_order_of_the_texts(encoders: dict[str, Path]) -> None:
+    found = sharpened(encoders["bert"], "bert")
     together = found.predict_proba(TEXTS)
     alone = np.concatenate([found.predict_proba([text]) for text in TEXTS])
     by_length = together[sorted(range(len(TEXTS)), key=lambda i: len(TEXTS[i]))]
     assert (
         np.abs(by_length - together).max() > 1e-3
-    )  # the order in which they are scored would be noticed
+    )  # scores in the order of scoring would fail this test
     assert together == pytest.approx(alone, abs=1e-5)
-    found._encoder._scoring = 16
+    found._encoder._scoring_tokens = 16
     assert found.predict_proba(TEXTS) == pytest.approx(alone, abs=1e-5)
 
 
@@ -403,22 +404,22 @@ def test_no_texts_have_no_scores(encoders: dict[str, Path]) -> None:
     assert classifier(encoders["bert"]).predict_proba([]).shape == (0, 2)
 
 
-def test_no_scoring_batch_exceeds_its_budget(
+def test_no_scoring_batch_has_too_many_tokens(
     encoders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(network.SCORING_TOKENS, "cpu", 20)
+    monkeypatch.setitem(network.SCORING_BATCH_TOKENS, "cpu", 20)
     found = classifier(encoders["bert"])._encoder
     padded: list[tuple[int, int]] = []
     forward = found._forward
 
-    def spied(tokens: Any, chosen: Any, longest: int) -> Any:
+    def record_batch(tokens: Any, chosen: Any, longest: int) -> Any:
         assert longest == max(
             tokens.lengths[row] for row in chosen.tolist()
         )  # no more padding than is needed
         padded.append((len(chosen), longest))
         return forward(tokens, chosen, longest)
 
-    monkeypatch.setattr(found, "_forward", spied)
+    monkeypatch.setattr(found, "_forward", record_batch)
     found.logits(found.tokens(TEXTS))
     assert sum(rows for rows, _ in padded) == len(TEXTS)
     assert all(rows * longest <= 20 or rows == 1 for rows, longest in padded)
@@ -428,9 +429,9 @@ def test_no_scoring_batch_exceeds_its_budget(
 @pytest.mark.parametrize(
     "lengths", [[], [3], [30], [1, 1, 1, 1], [2, 5, 5, 9, 21, 40], list(range(1, 30))]
 )
-def test_batches_by_budget_hold_all_texts_once_and_as_many_as_fit(lengths: list[int]) -> None:
-    batches = list(network._by_budget(lengths, 20))
-    assert [place for start, end in batches for place in range(start, end)] == list(
+def test_batches_hold_each_text_once_and_as_many_as_fit(lengths: list[int]) -> None:
+    batches = list(network._batches_within(lengths, 20))
+    assert [index for start, end in batches for index in range(start, end)] == list(
         range(len(lengths))
     )
     assert all(lengths[end - 1] * (end - start) <= 20 or end - start == 1 for start, end in batches)
@@ -440,8 +441,8 @@ def test_batches_by_budget_hold_all_texts_once_and_as_many_as_fit(lengths: list[
 # Memory --------------------------------------------------------------------------------------------------------------
 
 
-def short_of_memory(found: TransformerClassifier, most: int, error: Exception) -> list[int]:
-    """Let no more than `most` padded tokens through the model together; return the rows of each pass."""
+def limit_memory(found: TransformerClassifier, most: int, error: Exception) -> list[int]:
+    """Limit the model to `most` padded tokens at once; return the rows of each pass."""
     passed: list[int] = []
     forward = found._encoder._forward
 
@@ -455,50 +456,50 @@ def short_of_memory(found: TransformerClassifier, most: int, error: Exception) -
     return passed
 
 
-FULL = [
+MEMORY_ERRORS = [
     MemoryError(),
     RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 7 bytes"),
 ]
 
 
-@pytest.mark.parametrize("error", FULL, ids=["python", "torch"])
-def test_where_memory_runs_out_slices_shrink_and_the_batch_stays(
+@pytest.mark.parametrize("error", MEMORY_ERRORS, ids=["python", "torch"])
+def test_if_memory_runs_out_micro_batches_shrink_and_the_batch_stays(
     encoders: dict[str, Path], error: Exception
 ) -> None:
-    roomy, tight = (
+    enough, tight = (
         classifier(encoders["bert"], batch_size=10),
         classifier(encoders["bert"], batch_size=10),
     )
-    passed = short_of_memory(tight, 30, error)
-    fits = [found.fit(ROWS, VALIDATION, 1) for found in (roomy, tight)]
+    passed = limit_memory(tight, 30, error)
+    fits = [found.fit(ROWS, VALIDATION, 1) for found in (enough, tight)]
     assert [line["loss"] for line in fits[0].history] == pytest.approx(
         [line["loss"] for line in fits[1].history], abs=1e-5
     )
-    # Ten rows do not fit; of five the shorter ones do and the longer ones do not; so all of them go in again, by two.
+    # Ten rows do not fit. Of the two halves only the shorter rows fit, so the batch is repeated by two.
     assert passed[:6] == [5, 2, 2, 2, 2, 2]
-    for name, weight in weights(roomy).items():
+    for name, weight in weights(enough).items():
         assert weights(tight)[name] == pytest.approx(weight, abs=1e-5)
-    assert roomy.notes == []
+    assert enough.notes == []
     assert tight.notes == [
         "out of memory: rows go through the model 2 at a time; batch_size stays 10"
     ]
 
 
-def test_scores_are_the_same_where_memory_runs_out(encoders: dict[str, Path]) -> None:
-    found = sharp(encoders["bert"], "bert")
-    roomy = found.predict_proba(TEXTS)
-    passed = short_of_memory(found, 150, MemoryError())
-    assert found.predict_proba(TEXTS) == pytest.approx(roomy, abs=1e-5)
+def test_scores_are_the_same_if_memory_runs_out(encoders: dict[str, Path]) -> None:
+    found = sharpened(encoders["bert"], "bert")
+    enough = found.predict_proba(TEXTS)
+    passed = limit_memory(found, 150, MemoryError())
+    assert found.predict_proba(TEXTS) == pytest.approx(enough, abs=1e-5)
     assert sum(passed) == len(TEXTS)
     assert 1 < len(passed) < len(TEXTS)
 
 
-def test_a_single_row_that_does_not_fit_and_any_other_error_are_told(
+def test_a_single_row_that_does_not_fit_and_other_errors_are_raised(
     encoders: dict[str, Path],
 ) -> None:
     for most, error in ((0, MemoryError()), (3, RuntimeError("another bug"))):
         found = classifier(encoders["bert"])
-        short_of_memory(found, most, error)
+        limit_memory(found, most, error)
         with pytest.raises(type(error)):
             found.fit(ROWS, VALIDATION, 1)
         with pytest.raises(type(error)):
@@ -518,9 +519,7 @@ def test_texts_are_cut_at_max_length(encoders: dict[str, Path]) -> None:
 
 
 @pytest.mark.parametrize(("longest", "of_rows"), [(4, 6), (5, 4), (6, 2), (7, 0)])
-def test_the_texts_that_are_cut_are_counted(
-    encoders: dict[str, Path], longest: int, of_rows: int
-) -> None:
+def test_cut_texts_are_counted(encoders: dict[str, Path], longest: int, of_rows: int) -> None:
     # ROWS have 3, 3, 4, 4, ... 7, 7 tokens, VALIDATION at most 4.
     found = classifier(encoders["bert"], max_length=longest)
     note = "{} of {} texts have more than max_length: " + f"{longest} tokens and are cut"
@@ -529,13 +528,13 @@ def test_the_texts_that_are_cut_are_counted(
     long = "film " * (longest - 1)
     found.predict_proba(
         ["film " * (longest - 2), long, long, "bad"]
-    )  # just as long as may be, one token more, and that again
+    )  # exactly the limit, one token more, and that again
     assert found.notes == [note.format(of_rows + 2, 18)]
     found.fit(ROWS, VALIDATION, 2)
-    assert found.notes == ([note.format(of_rows, 14)] if of_rows else [])  # each fit counts anew
+    assert found.notes == ([note.format(of_rows, 14)] if of_rows else [])  # each fit starts at 0
 
 
-def test_forgetting_tokens_changes_nothing(
+def test_a_full_token_cache_changes_nothing(
     encoders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept, found = (
@@ -543,7 +542,7 @@ def test_forgetting_tokens_changes_nothing(
         classifier(encoders["bert"], max_length=6),
     )
     fits = [kept.fit(ROWS, VALIDATION, 1)]
-    monkeypatch.setattr(network, "KEPT_TEXTS", 0)
+    monkeypatch.setattr(token_module, "MAX_CACHED_TEXTS", 0)
     fits.append(found.fit(ROWS, VALIDATION, 1))
     assert fits[0] == fits[1]
     assert kept.predict_proba(TEXTS).tobytes() == found.predict_proba(TEXTS).tobytes()
@@ -551,7 +550,7 @@ def test_forgetting_tokens_changes_nothing(
 
 
 @pytest.mark.parametrize("family", HEADS)
-def test_a_max_length_that_the_model_cannot_read_is_refused_with_its_limit(
+def test_a_max_length_beyond_the_models_limit_is_refused_with_the_limit(
     encoders: dict[str, Path], family: str
 ) -> None:
     limit = LIMITS[family]
@@ -572,7 +571,7 @@ def test_a_max_length_that_the_model_cannot_read_is_refused_with_its_limit(
         assert str(limit) in caught.value.hint
 
 
-def test_a_limit_of_the_tokenizer_counts_too(encoders: dict[str, Path], tmp_path: Path) -> None:
+def test_the_tokenizers_limit_counts_too(encoders: dict[str, Path], tmp_path: Path) -> None:
     shutil.copytree(encoders["bert"], tmp_path / "short")
     about = json.loads((tmp_path / "short" / "tokenizer_config.json").read_text())
     (tmp_path / "short" / "tokenizer_config.json").write_text(
@@ -583,13 +582,13 @@ def test_a_limit_of_the_tokenizer_counts_too(encoders: dict[str, Path], tmp_path
         classifier(tmp_path / "short", max_length=21).probe()
 
 
-# What a model's folder may lack --------------------------------------------------------------------------------------
+# Incomplete model folders --------------------------------------------------------------------------------------
 
 
-def test_a_folder_that_is_no_model_is_the_users_error(tmp_path: Path) -> None:
-    for place in (tmp_path, tmp_path / "absent", Path("no-such-owner/no-such-model")):
-        with pytest.raises(UserError, match=str(place.name)) as caught:
-            classifier(place)
+def test_a_folder_without_a_model_is_a_user_error(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "absent", Path("no-such-owner/no-such-model")):
+        with pytest.raises(UserError, match=str(path.name)) as caught:
+            classifier(path)
         assert "hub id" in caught.value.hint
 
 
@@ -600,7 +599,7 @@ def test_a_folder_that_is_no_model_is_the_users_error(tmp_path: Path) -> None:
         "tokenizer*",
     ],
 )
-def test_an_incomplete_folder_is_the_users_error(
+def test_an_incomplete_folder_is_a_user_error(
     encoders: dict[str, Path], tmp_path: Path, missing: str
 ) -> None:
     shutil.copytree(encoders["bert"], tmp_path / "part")
@@ -610,9 +609,7 @@ def test_an_incomplete_folder_is_the_users_error(
         classifier(tmp_path / "part").probe()
 
 
-def test_a_damaged_weights_file_is_the_users_error(
-    encoders: dict[str, Path], tmp_path: Path
-) -> None:
+def test_a_damaged_weights_file_is_a_user_error(encoders: dict[str, Path], tmp_path: Path) -> None:
     shutil.copytree(encoders["bert"], tmp_path / "cut")
     file = tmp_path / "cut" / "model.safetensors"
     file.write_bytes(file.read_bytes()[:1000])
@@ -620,7 +617,7 @@ def test_a_damaged_weights_file_is_the_users_error(
         classifier(tmp_path / "cut").probe()
 
 
-def test_a_device_that_is_not_there_is_the_users_error(encoders: dict[str, Path]) -> None:
+def test_a_missing_device_is_a_user_error(encoders: dict[str, Path]) -> None:
     with pytest.raises(UserError, match="device 'nonsense'"):
         TransformerClassifier(
             TransformerSettings(kind="transformer", model=str(encoders["bert"]), device="nonsense"),

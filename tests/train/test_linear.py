@@ -1,4 +1,4 @@
-"""The linear classifier: soft labels weigh, absent classes get nothing, and nothing is drawn."""
+"""The linear classifier: soft labels are weights, absent classes get 0, nothing is random."""
 
 import numpy as np
 import pytest
@@ -43,14 +43,14 @@ def test_a_half_and_half_row_equals_two_half_rows() -> None:
 
 def test_the_probability_of_a_text_grows_with_its_soft_label() -> None:
     found = [
-        probabilities([*HARD, row("an odd film !", share)])[2, 0]
-        for share in (0.0, 0.2, 0.5, 0.8, 1.0)
+        probabilities([*HARD, row("an odd film !", probability)])[2, 0]
+        for probability in (0.0, 0.2, 0.5, 0.8, 1.0)
     ]
     assert found == sorted(found)
     assert found[-1] - found[0] > 0.2
 
 
-def test_a_class_that_no_row_has_gets_probability_zero_in_its_own_column() -> None:
+def test_a_class_without_rows_gets_probability_zero_in_its_own_column() -> None:
     classes = ["odd", "pos", "neg"]
     rows = [
         Augmented(id=r.id, text=r.text, label=r.label, probs={"odd": 0.0, **r.probs}) for r in HARD
@@ -66,14 +66,14 @@ def test_the_seed_changes_nothing() -> None:
     assert probabilities(HARD, 0).tobytes() == probabilities(HARD, 12345).tobytes()
 
 
-def test_one_object_forgets_its_last_fit() -> None:
+def test_a_fit_does_not_depend_on_the_one_before() -> None:
     classifier = open_classifier(SETTINGS, CLASSES)
     classifier.fit([row("good", 0), row("bad", 1)], VALIDATION, 0)
     classifier.fit(HARD, VALIDATION, 0)
     assert classifier.predict_proba(TEXTS).tobytes() == probabilities(HARD).tobytes()
 
 
-def test_signs_and_one_letter_words_count() -> None:
+def test_punctuation_and_single_characters_count() -> None:
     rows = [row("it is it !", 1), row("it is it ?", 0), row("it is it i", 1), row("it is it a", 0)]
     classifier = open_classifier(SETTINGS, CLASSES)
     classifier.fit(rows, VALIDATION, 0)

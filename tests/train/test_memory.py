@@ -1,4 +1,4 @@
-"""Memory that runs out in the middle of a training: a real refusal of the system, and the same numbers with smaller slices."""
+"""Running out of memory during training: the system refuses memory, and the numbers stay the same."""
 
 import json
 import os
@@ -10,31 +10,37 @@ from pathlib import Path
 SCRIPT = """
 import json, resource, sys
 from gpt3mix_cli.records import Augmented, Example
-from gpt3mix_cli.settings import Transformer
+from gpt3mix_cli.settings import TransformerSettings
 from gpt3mix_cli.train import open_classifier
 
-settings = {"kind": "transformer", "model": sys.argv[1], "lr": 1e-4, "max_epochs": 1, "batch_size": 16, "max_length": 128, "dtype": "float32"}
+settings = {
+    "kind": "transformer", "model": sys.argv[1], "lr": 1e-4, "max_epochs": 1, "batch_size": 16,
+    "max_length": 128, "dtype": "float32", "device": "cpu",
+}
 texts = [" ".join(["film", "story", "good", "bad"][i % 4:] * 60) for i in range(16)]
-rows = [Augmented(id=str(i), text=text, label="pn"[i % 2], probs={"p": i % 2 == 0, "n": i % 2}) for i, text in enumerate(texts)]
-held_out = [Example(id="v", text="good film", label="p")]
+rows = [
+    Augmented(id=str(i), text=text, label="pn"[i % 2], probs={"p": i % 2 == 0, "n": i % 2})
+    for i, text in enumerate(texts)
+]
+validation = [Example(id="v", text="good film", label="p")]
 
-def fitted():
-    classifier = open_classifier(Transformer.model_validate(settings | {"device": "cpu"}), ["p", "n"])
-    fit = classifier.fit(rows, held_out, 3)
-    return [line["loss"] for line in fit.history], classifier.notes, classifier.predict_proba(texts[:3]).tolist()
+def fit():
+    classifier = open_classifier(TransformerSettings.model_validate(settings), ["p", "n"])
+    losses = [epoch["loss"] for epoch in classifier.fit(rows, validation, 3).history]
+    return losses, classifier.notes, classifier.predict_proba(texts[:3]).tolist()
 
-plenty = fitted()
+plenty = fit()
 pages = int(open("/proc/self/statm").read().split()[0])
-room = pages * resource.getpagesize() + int(float(sys.argv[2]) * 2**20)
-resource.setrlimit(resource.RLIMIT_AS, (room, room))
-print(json.dumps([plenty, fitted()]))
+limit = pages * resource.getpagesize() + int(float(sys.argv[2]) * 2**20)
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+print(json.dumps([plenty, fit()]))
 """
 
 
-def test_a_training_that_memory_refuses_goes_on_with_smaller_slices(
+def test_a_fit_that_runs_out_of_memory_continues_with_smaller_micro_batches(
     tiny_encoder: Path, tmp_path: Path
 ) -> None:
-    """The inner layers are so wide that a slice of 16 texts takes a gigabyte and one text takes some 60 MB."""
+    """The inner layers are so wide that 16 texts take a gigabyte and one text about 60 MB."""
     import torch
     from transformers import AutoConfig, AutoModel
 
@@ -50,7 +56,7 @@ def test_a_training_that_memory_refuses_goes_on_with_smaller_slices(
     (folder / "model.safetensors").unlink()
     with torch.random.fork_rng():
         AutoModel.from_config(AutoConfig.from_pretrained(folder)).save_pretrained(folder)
-    # glibc keeps what is freed for each arena; freed blocks would hide that memory is short.
+    # glibc keeps freed blocks in each arena; they would hide that memory is short.
     environment = {
         **os.environ,
         "MALLOC_ARENA_MAX": "1",
@@ -64,8 +70,8 @@ def test_a_training_that_memory_refuses_goes_on_with_smaller_slices(
     assert done.returncode == 0, done.stderr
     plenty, short = json.loads(done.stdout)
     note = "out of memory: rows go through the model"
-    assert not any(note in told for told in plenty[1])
-    assert any(note in told for told in short[1])
+    assert not any(note in text for text in plenty[1])
+    assert any(note in text for text in short[1])
     assert max(abs(a - b) for a, b in zip(plenty[0], short[0], strict=True)) < 1e-4
     assert (
         max(

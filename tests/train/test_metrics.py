@@ -1,4 +1,4 @@
-"""The figures of a trial against cases worked out by hand."""
+"""The metrics of a trial against cases calculated by hand."""
 
 import math
 
@@ -14,7 +14,7 @@ def certain(*predicted: int) -> list[list[float]]:
     return [[float(column == number) for column in range(3)] for number in predicted]
 
 
-def test_majority_is_the_share_of_the_most_frequent_label() -> None:
+def test_majority_is_the_fraction_of_the_most_frequent_label() -> None:
     assert metrics.majority(["a", "b", "b"]) == 0.666667
     assert metrics.majority(["a"] * 5) == 1.0
 
@@ -42,14 +42,14 @@ def test_rows_of_the_confusion_are_true_classes_in_the_tasks_order() -> None:
     ]
 
 
-def test_a_class_that_nobody_has_counts_as_zero_in_macro_f1() -> None:
+def test_a_class_without_rows_or_predictions_counts_as_zero_in_macro_f1() -> None:
     found = metrics.score(certain(0, 0), ["a", "b"], CLASSES)
     assert found["macro_f1"] == round((2 / 3) / 3, 6)  # a 2*1/(2+1); b and c nothing
     assert found["predicted_classes"] == 1
     assert found["mcc"] == 0.0
 
 
-def test_ece_is_zero_for_a_classifier_that_is_right_as_often_as_it_says() -> None:
+def test_ece_is_zero_for_a_calibrated_classifier() -> None:
     # four rows at 0.75, three of them right; two rows at 1.0, both right
     probabilities = [[0.75, 0.25]] * 4 + [[0.0, 1.0]] * 2
     assert metrics.score(probabilities, ["a", "a", "a", "b", "b", "b"], ["a", "b"])["ece"] == 0.0
@@ -66,7 +66,7 @@ def test_ece_weighs_the_gap_of_each_bin_by_its_rows() -> None:
     assert metrics.score([[1.0, 0.0]] * 3, ["a", "a", "b"], ["a", "b"])["ece"] == 0.333333
 
 
-def test_rows_of_different_confidence_do_not_make_up_for_each_other() -> None:
+def test_gaps_of_different_bins_do_not_cancel() -> None:
     # 1.0 and wrong, 0.5 and right: the mean confidence equals the mean accuracy + 0.25, but each bin is far off
     assert metrics.score([[1.0, 0.0], [0.5, 0.5]], ["b", "a"], ["a", "b"])["ece"] == 0.75
 

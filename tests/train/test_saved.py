@@ -1,4 +1,4 @@
-"""Saved models: what the folder holds, which trial it is, and labelling texts with it."""
+"""Saved models: the folder, which trial is saved, and `predict`."""
 
 import json
 import os
@@ -14,18 +14,20 @@ from typing import Any
 import pytest
 
 from gpt3mix_cli.cli import main
-from gpt3mix_cli.config import load as load_config
+from gpt3mix_cli.config import load_experiments
 from gpt3mix_cli.errors import Callbacks
-from gpt3mix_cli.grid import Grid, Training
-from gpt3mix_cli.records import Trial, read, write
+from gpt3mix_cli.grid import Grid, TrainStep
+from gpt3mix_cli.records import StageOptions, Trial, read_records, write_records
 from gpt3mix_cli.train import cached_classifier, saved_models
-from gpt3mix_cli.train.saved_models import ABOUT, predict
+from gpt3mix_cli.train import predict as predict_module
+from gpt3mix_cli.train.predict import predict
+from gpt3mix_cli.train.saved_models import MODEL_FILE
 
 CONFIG = """\
 name: kept
 task: {{data: {{kind: demo}}, labels: [pos, neg]}}
 subsample: {{levels: [8/class], seeds: 1, validation: 40}}
-augment: {{draws: per-trial}}
+augment: {{synthetic_sets: per-trial}}
 baselines: [{{kind: eda}}]
 classifiers:
   - {{kind: linear}}
@@ -36,7 +38,7 @@ KINDS = ["linear", "tiny"]
 
 
 class Experiment:
-    """An experiment whose trials have been run, a saved model of each classifier, and the task's test rows."""
+    """An experiment with finished trials, a saved model per classifier, and the test rows."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.config, self.out, self.test = (
@@ -55,7 +57,9 @@ class Experiment:
         )
 
     def trials(self, kind: str) -> list[Trial]:
-        return list(read(self.out / "kept/8-per-class/seed-0/trials" / f"eda.{kind}.jsonl", Trial))
+        return list(
+            read_records(self.out / "kept/8-per-class/seed-0/trials" / f"eda.{kind}.jsonl", Trial)
+        )
 
 
 def experiment(folder: Path, encoder: Path) -> Experiment:
@@ -68,10 +72,10 @@ def experiment(folder: Path, encoder: Path) -> Experiment:
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path) -> Experiment:
-    """Not to be written to."""
+    """A finished experiment, shared: tests must not write to it."""
     made = experiment(tmp_path_factory.mktemp("kept"), tiny_encoder)
-    grid = Grid(load_config(made.config), made.out)
-    write(made.test, grid.resources.splits(grid.experiments[0]).test)
+    grid = Grid(load_experiments(made.config), made.out)
+    write_records(made.test, grid.resources.splits(grid.experiments[0]).test)
     assert made.train("--method", "eda", "--jobs", "1") == 0
     for kind in KINDS:
         assert made.save(kind, made.folder / kind) == 0
@@ -80,7 +84,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path) -> Experi
 
 @pytest.fixture
 def fresh(tmp_path: Path, tiny_encoder: Path) -> Experiment:
-    """Cells are drawn and augmented, nothing is trained."""
+    """An experiment with subsamples and synthetic rows, and no trials."""
     return experiment(tmp_path, tiny_encoder)
 
 
@@ -97,7 +101,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def about(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / ABOUT).read_text())
+    found: dict[str, Any] = json.loads((folder / MODEL_FILE).read_text())
     return found
 
 
@@ -111,14 +115,16 @@ def about(folder: Path) -> dict[str, Any]:
         ("tiny", {"config.json", "tokenizer.json", "tokenizer_config.json"}),
     ],
 )
-def test_the_folder_holds_weights_what_reads_texts_and_a_card(
+def test_the_folder_has_weights_tokenizer_and_card(
     kept: Experiment, kind: str, expected: set[str]
 ) -> None:
-    assert set(files(kept.folder / kind)) == {"model.safetensors", ABOUT, "README.md"} | expected
+    assert (
+        set(files(kept.folder / kind)) == {"model.safetensors", MODEL_FILE, "README.md"} | expected
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_nothing_in_the_folder_tells_of_the_machine(kept: Experiment, kind: str) -> None:
+def test_nothing_in_the_folder_reveals_paths_of_the_machine(kept: Experiment, kind: str) -> None:
     for name, content in files(kept.folder / kind).items():
         assert not {
             word
@@ -128,7 +134,7 @@ def test_nothing_in_the_folder_tells_of_the_machine(kept: Experiment, kind: str)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_card_tells_data_method_and_scores(kept: Experiment, kind: str) -> None:
+def test_the_card_has_data_method_and_scores(kept: Experiment, kind: str) -> None:
     row = next(
         row for row in kept.trials(kind) if row.trial == about(kept.folder / kind)["trial"]["trial"]
     )
@@ -141,7 +147,7 @@ def test_the_card_tells_data_method_and_scores(kept: Experiment, kind: str) -> N
     assert "tiny-encoder" in card if kind == "tiny" else "tf-idf" in card
 
 
-def test_a_linear_model_is_nothing_that_runs_when_it_is_read(kept: Experiment) -> None:
+def test_a_linear_model_is_plain_weights(kept: Experiment) -> None:
     from safetensors.numpy import load_file
 
     assert set(load_file(kept.folder / "linear" / "model.safetensors")) == {
@@ -160,7 +166,7 @@ def test_a_linear_model_is_nothing_that_runs_when_it_is_read(kept: Experiment) -
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_best_trial_by_validation_accuracy_is_saved_with_its_very_weights(
+def test_the_best_trial_by_validation_accuracy_is_saved_with_its_weights(
     kept: Experiment, tmp_path: Path, kind: str
 ) -> None:
     rows = kept.trials(kind)
@@ -168,7 +174,7 @@ def test_the_best_trial_by_validation_accuracy_is_saved_with_its_very_weights(
         row for row in rows if row.valid_accuracy == max(row.valid_accuracy or 0 for row in rows)
     )
     if kind == "linear":
-        # Neither the test score nor the place may be what chose it; how the network learns is left to its random vocabulary.
+        # Neither the test score nor the trial's number decided. The network's scores are random here.
         assert (best.accuracy or 0) < max(row.accuracy or 0 for row in rows)
         assert best.trial not in (0, 4)
     assert about(kept.folder / kind)["trial"] | {"seconds": 0} == best.model_dump() | {"seconds": 0}
@@ -183,34 +189,32 @@ def test_the_best_trial_by_validation_accuracy_is_saved_with_its_very_weights(
 
 
 def test_of_several_best_trials_the_first_is_saved(kept: Experiment, tmp_path: Path) -> None:
-    grid = Grid(load_config(kept.config), kept.out)
-    spot = next(grid.spots())
-    works: list[Any] = []
+    grid = Grid(load_experiments(kept.config), kept.out)
+    cell = next(grid.cells())
+    settings = grid.experiment(cell).classifiers[0]
+    runners: list[Any] = []
     original = saved_models.save_model
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(saved_models, "save_model", lambda work, *rest: works.append(work))
-        grid.train(Training(spot, "eda", spot.experiment.classifiers[0], save=tmp_path / "model"))
+        patch.setattr(saved_models, "save_model", lambda runner, *rest: runners.append(runner))
+        grid.train(TrainStep(cell, "eda", settings, save_model=tmp_path / "model"))
     rows = [
         row.model_copy(update={"valid_accuracy": 0.5, "accuracy": row.trial / 10})
         for row in kept.trials("linear")
     ]
     rows[0] = rows[0].model_copy(update={"valid_accuracy": 0.4})
     rows[1] = rows[1].model_copy(update={"status": "failed", "valid_accuracy": None})
-    assert (
-        original(works[0], rows[::-1], spot.experiment.classifiers[0], tmp_path / "model").trial
-        == 2
-    )
+    assert original(runners[0], rows[::-1], settings, tmp_path / "model").trial == 2
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_trials_that_are_up_to_date_give_the_same_model(
     kept: Experiment, fresh: Experiment, tmp_path: Path, kind: str
 ) -> None:
-    """In `kept` they were; here they are run with it."""
+    """In `kept` the trials were up to date; here they run with --save-model."""
     assert fresh.save(kind, tmp_path / "model", "--jobs", "1") == 0
     one, other = files(tmp_path / "model"), files(kept.folder / kind)
-    assert {name: one[name] for name in one if name != ABOUT} == {
-        name: other[name] for name in other if name != ABOUT
+    assert {name: one[name] for name in one if name != MODEL_FILE} == {
+        name: other[name] for name in other if name != MODEL_FILE
     }
     assert about(tmp_path / "model")["trial"] | {"seconds": 0} == about(kept.folder / kind)[
         "trial"
@@ -235,29 +239,29 @@ def test_an_earlier_model_is_replaced(kept: Experiment, tmp_path: Path) -> None:
 # What is refused -----------------------------------------------------------------------------------------------------
 
 
-def test_a_folder_with_something_else_in_it_is_left_alone(
+def test_a_folder_with_other_files_is_not_replaced(
     fresh: Experiment, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
     assert fresh.save("linear", tmp_path / "thesis") == 2
     err = capsys.readouterr().err
-    assert "thesis: there is something that is no saved model" in err
+    assert "thesis: exists and is not a saved model" in err
     assert "--save-model" in err
     assert files(tmp_path / "thesis") == {"chapter.txt": b"years of work"}
     assert not list(fresh.out.rglob("trials/*"))  # before anything is trained
 
 
-def test_a_file_in_place_of_the_folder_is_left_alone(fresh: Experiment, tmp_path: Path) -> None:
+def test_a_file_with_the_folders_name_is_not_replaced(fresh: Experiment, tmp_path: Path) -> None:
     (tmp_path / "model").write_text("mine")
     assert fresh.save("linear", tmp_path / "model") == 2
     assert (tmp_path / "model").read_text() == "mine"
 
 
-def test_an_empty_folder_serves(kept: Experiment, tmp_path: Path) -> None:
+def test_an_empty_folder_can_be_used(kept: Experiment, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     assert kept.save("linear", tmp_path / "model") == 0
-    assert (tmp_path / "model" / ABOUT).exists()
+    assert (tmp_path / "model" / MODEL_FILE).exists()
 
 
 @pytest.mark.parametrize(
@@ -279,7 +283,7 @@ def test_one_folder_for_several_models_is_refused(
     assert not (tmp_path / "model").exists()
 
 
-def test_no_model_is_saved_where_every_trial_failed(
+def test_no_model_is_saved_if_every_trial_failed(
     fresh: Experiment, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     absurd = [
@@ -302,19 +306,17 @@ from gpt3mix_cli.train.linear import LinearClassifier
 
 save = LinearClassifier.save
 
-def torn(self, folder):
+def truncated(self, folder):
     save(self, folder)
     (folder / "vocabulary.json").unlink()
     os.kill(os.getpid(), signal.SIGKILL)
 
-LinearClassifier.save = torn
+LinearClassifier.save = truncated
 main(sys.argv[1:])
 """
 
 
-def test_a_kill_in_the_middle_leaves_the_earlier_model_or_none(
-    kept: Experiment, tmp_path: Path
-) -> None:
+def test_a_killed_save_leaves_the_earlier_model(kept: Experiment, tmp_path: Path) -> None:
     line = [
         "train",
         str(kept.config),
@@ -349,26 +351,28 @@ def rows(path: Path, *values: object) -> Path:
     return path
 
 
-def test_the_library_reads_the_folder_and_says_the_same(kept: Experiment, tmp_path: Path) -> None:
+def test_the_transformers_library_reads_the_folder_and_agrees(
+    kept: Experiment, tmp_path: Path
+) -> None:
     from transformers import pipeline
 
     predict(kept.folder / "tiny", kept.test, tmp_path / "p.jsonl")
     found = labelled(tmp_path / "p.jsonl")[:60]
-    said = pipeline(
+    answers = pipeline(
         "text-classification",
         str(kept.folder / "tiny"),
         device="cpu",
         truncation=True,
         max_length=128,
     )([row["text"] for row in found])
-    assert [one["label"] for one in said] == [row["predicted"] for row in found]
-    assert [one["score"] for one in said] == pytest.approx(
+    assert [answer["label"] for answer in answers] == [row["predicted"] for row in found]
+    assert [answer["score"] for answer in answers] == pytest.approx(
         [max(row["probs"].values()) for row in found], abs=1e-4
     )
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_rows_keep_their_keys_in_their_order(kept: Experiment, tmp_path: Path, kind: str) -> None:
+def test_rows_keep_their_keys_and_order(kept: Experiment, tmp_path: Path, kind: str) -> None:
     source = rows(
         tmp_path / "in.jsonl",
         {"z": [1, {"ü": None}], "text": "a fine film", "a": 1.5, "id": "x"},
@@ -441,36 +445,39 @@ def test_rows_go_from_stdin_to_stdout(kept: Experiment, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_long_file_is_labelled_as_its_parts_are(
+def test_the_chunk_size_does_not_change_predictions(
     kept: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     predict(kept.folder / "linear", kept.test, tmp_path / "whole.jsonl")
-    monkeypatch.setattr(saved_models, "ROWS", 7)
-    heard: list[int | None] = []
+    monkeypatch.setattr(predict_module, "CHUNK_ROWS", 7)
+    calls: list[int | None] = []
     done = predict(
         kept.folder / "linear",
         kept.test,
         tmp_path / "parts.jsonl",
-        callbacks=Callbacks(lambda name, done, total=None, detail="": heard.append(done)),
+        StageOptions(
+            callbacks=Callbacks(lambda name, done, total=None, detail="": calls.append(done))
+        ),
     )
     count = done.manifest.counts["rows"]
-    assert heard == [*range(7, count, 7), count]
+    assert calls == [*range(7, count, 7), count]
     assert (tmp_path / "parts.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
-def test_a_file_of_more_rows_than_a_chunk_is_labelled_whole(
-    kept: Experiment, tmp_path: Path
-) -> None:
+def test_a_file_of_several_chunks_is_labelled_completely(kept: Experiment, tmp_path: Path) -> None:
     source = rows(
         tmp_path / "in.jsonl",
-        *({"text": f"film {number}", "n": number} for number in range(saved_models.ROWS * 2 + 1)),
+        *(
+            {"text": f"film {number}", "n": number}
+            for number in range(predict_module.CHUNK_ROWS * 2 + 1)
+        ),
     )
     assert (
         predict(kept.folder / "linear", source, tmp_path / "out.jsonl").manifest.counts["rows"]
-        == saved_models.ROWS * 2 + 1
+        == predict_module.CHUNK_ROWS * 2 + 1
     )
     assert [row["n"] for row in labelled(tmp_path / "out.jsonl")] == list(
-        range(saved_models.ROWS * 2 + 1)
+        range(predict_module.CHUNK_ROWS * 2 + 1)
     )
 
 
@@ -484,9 +491,7 @@ def test_an_empty_file_gives_an_empty_file(kept: Experiment, tmp_path: Path) -> 
     assert (tmp_path / "out.jsonl").read_bytes() == b""
 
 
-def test_what_is_labelled_already_is_skipped_unless_text_or_model_change(
-    kept: Experiment, tmp_path: Path
-) -> None:
+def test_predictions_that_are_up_to_date_are_skipped(kept: Experiment, tmp_path: Path) -> None:
     model, source, output = (
         tmp_path / "model",
         rows(tmp_path / "in.jsonl", {"text": "a fine film"}),
@@ -497,7 +502,7 @@ def test_what_is_labelled_already_is_skipped_unless_text_or_model_change(
     before = output.stat().st_mtime_ns
     assert predict(model, source, output).skipped
     assert output.stat().st_mtime_ns == before
-    assert not predict(model, source, output, force=True).skipped
+    assert not predict(model, source, output, StageOptions(force=True)).skipped
     rows(source, {"text": "a fine film"}, {"text": "so dull"})
     assert not predict(model, source, output).skipped
     shutil.rmtree(model)
@@ -515,7 +520,7 @@ def without(name: str) -> Callable[[Path, Path], None]:
     return lambda model, source: (model / name).unlink()
 
 
-def torn(name: str) -> Callable[[Path, Path], None]:
+def truncated(name: str) -> Callable[[Path, Path], None]:
     return lambda model, source: (
         (model / name).write_bytes((model / name).read_bytes()[:-40]) and None
     )
@@ -523,7 +528,11 @@ def torn(name: str) -> Callable[[Path, Path], None]:
 
 BROKEN: dict[str, tuple[str, Callable[[Path, Path], None], Sequence[str]]] = {
     "broken line": ("linear", broken('{"text": "fi'), ["in.jsonl, line 2", "no valid JSON"]),
-    "a line that is no object": ("linear", broken("[1]"), ["in.jsonl, line 2", "not an object"]),
+    "a line that is not an object": (
+        "linear",
+        broken("[1]"),
+        ["in.jsonl, line 2", "not an object"],
+    ),
     "missing text": (
         "linear",
         broken('{"texts": "fine"}'),
@@ -538,23 +547,23 @@ BROKEN: dict[str, tuple[str, Callable[[Path, Path], None], Sequence[str]]] = {
         lambda model, source: shutil.rmtree(model),
         ["model: no such folder", "gpt3mix train --save-model"],
     ),
-    "a folder that is no model": (
+    "a folder without a model": (
         "linear",
-        without(ABOUT),
-        ["model: no saved model", "gpt3mix train --save-model"],
+        without(MODEL_FILE),
+        ["model: not a saved model", "gpt3mix train --save-model"],
     ),
-    "broken description": ("linear", torn(ABOUT), ["model: no saved model"]),
-    "no vocabulary": ("linear", without("vocabulary.json"), ["model: no saved model"]),
-    "no weights": ("linear", without("model.safetensors"), ["model: no saved model"]),
-    "torn weights": ("linear", torn("model.safetensors"), ["model: no saved model"]),
+    "broken description": ("linear", truncated(MODEL_FILE), ["model: not a saved model"]),
+    "no vocabulary": ("linear", without("vocabulary.json"), ["model: not a saved model"]),
+    "no weights": ("linear", without("model.safetensors"), ["model: not a saved model"]),
+    "truncated weights": ("linear", truncated("model.safetensors"), ["model: not a saved model"]),
     "an encoder without weights": (
         "tiny",
         without("model.safetensors"),
         ["model", "cannot be loaded"],
     ),
-    "an encoder with torn weights": (
+    "an encoder with truncated weights": (
         "tiny",
-        torn("model.safetensors"),
+        truncated("model.safetensors"),
         ["model", "cannot be loaded"],
     ),
     "an encoder without configuration": (
@@ -566,7 +575,7 @@ BROKEN: dict[str, tuple[str, Callable[[Path, Path], None], Sequence[str]]] = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_what_cannot_be_labelled_is_told_and_an_earlier_output_is_kept(
+def test_bad_input_is_reported_and_an_earlier_output_is_kept(
     kept: Experiment, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     kind, spoil, expected = BROKEN[name]
@@ -596,14 +605,14 @@ def test_what_cannot_be_labelled_is_told_and_an_earlier_output_is_kept(
     assert files(tmp_path) == before
 
 
-def test_the_input_is_not_written_over(kept: Experiment, tmp_path: Path) -> None:
+def test_the_input_is_not_overwritten(kept: Experiment, tmp_path: Path) -> None:
     source = rows(tmp_path / "in.jsonl", {"text": "fine"})
     assert main(["predict", str(kept.folder / "linear"), "-i", str(source), "-o", str(source)]) == 2
     assert labelled(source) == [{"text": "fine"}]
 
 
-def plain(kept: Experiment, folder: Path, **tokenizer: Any) -> Path:
-    """Write the network as the library alone would, with class names of its own."""
+def library_model(kept: Experiment, folder: Path, **tokenizer: Any) -> Path:
+    """Write the network as the transformers library does, with other class names."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     model = AutoModelForSequenceClassification.from_pretrained(kept.folder / "tiny")
@@ -613,11 +622,13 @@ def plain(kept: Experiment, folder: Path, **tokenizer: Any) -> Path:
     return folder
 
 
-def test_any_classifier_of_the_library_serves(kept: Experiment, tmp_path: Path) -> None:
+def test_any_classifier_of_the_transformers_library_can_be_used(
+    kept: Experiment, tmp_path: Path
+) -> None:
     predict(kept.folder / "tiny", kept.test, tmp_path / "ours.jsonl")
-    predict(plain(kept, tmp_path / "model"), kept.test, tmp_path / "plain.jsonl")
+    predict(library_model(kept, tmp_path / "model"), kept.test, tmp_path / "plain.jsonl")
     ours, found = labelled(tmp_path / "ours.jsonl"), labelled(tmp_path / "plain.jsonl")
-    # Products may be made in bfloat16 where the processor has it: a folder of the library does not say.
+    # Such a folder does not name a dtype: products may be in bfloat16 if the processor has it.
     assert [row["probs"]["UP"] for row in found] == pytest.approx(
         [row["probs"]["pos"] for row in ours], abs=0.02
     )
@@ -626,11 +637,13 @@ def test_any_classifier_of_the_library_serves(kept: Experiment, tmp_path: Path) 
     )
 
 
-def test_a_classifier_whose_tokenizer_is_shorter_than_its_network_serves(
+def test_a_classifier_whose_tokenizer_has_the_lower_limit_can_be_used(
     kept: Experiment, tmp_path: Path
 ) -> None:
     predict(
-        plain(kept, tmp_path / "model", model_max_length=64), kept.test, tmp_path / "plain.jsonl"
+        library_model(kept, tmp_path / "model", model_max_length=64),
+        kept.test,
+        tmp_path / "plain.jsonl",
     )
 
 
@@ -642,7 +655,7 @@ def test_a_model_can_be_moved(kept: Experiment, tmp_path: Path) -> None:
     assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
 
 
-def test_swept_models_do_not_tell_of_the_machine(
+def test_swept_models_do_not_reveal_paths_of_the_machine(
     kept: Experiment, tmp_path: Path, tiny_encoder: Path
 ) -> None:
     shutil.copytree(tiny_encoder, tmp_path / "other-encoder")
@@ -663,4 +676,4 @@ def test_swept_models_do_not_tell_of_the_machine(
         "classifiers.1.max_epochs=1",
     ]
     assert made.train(*line, "--save-model", tmp_path / "model") == 0
-    assert str(tmp_path) not in (tmp_path / "model" / ABOUT).read_text()
+    assert str(tmp_path) not in (tmp_path / "model" / MODEL_FILE).read_text()

@@ -1,4 +1,4 @@
-"""SetFit behind the protocol, with a tiny random encoder; what needs the library is skipped where it is not installed."""
+"""SetFit with a tiny random encoder; most tests are skipped if the library is not installed."""
 
 import importlib.util
 import json
@@ -10,10 +10,11 @@ import pytest
 from tiny_rows import CLASSES, ROWS, TEXTS, VALIDATION
 
 from gpt3mix_cli.errors import UserError
+from gpt3mix_cli.layout import Cell, TrialKey
 from gpt3mix_cli.records import Example
 from gpt3mix_cli.settings import SetFitSettings
-from gpt3mix_cli.train import Cell, Classifier, TrialRunner, open_classifier
-from gpt3mix_cli.train.saved_models import load, save_model
+from gpt3mix_cli.train import Classifier, TrialData, TrialRunner, open_classifier
+from gpt3mix_cli.train.saved_models import load_saved_model, save_model
 
 needs_setfit = [
     pytest.mark.slow,
@@ -21,7 +22,7 @@ needs_setfit = [
 ]
 
 
-def resources(encoder: Path, **options: object) -> Classifier:
+def open_setfit(encoder: Path, **options: object) -> Classifier:
     settings = {
         "kind": "setfit",
         "model": str(encoder),
@@ -33,23 +34,23 @@ def resources(encoder: Path, **options: object) -> Classifier:
     return open_classifier(SetFitSettings.model_validate(settings), CLASSES)
 
 
-def test_without_the_library_the_remedy_is_told(
+def test_without_the_library_the_message_says_how_to_install_it(
     tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="needs the library `setfit`") as caught:
-        resources(tiny_encoder)
+        open_setfit(tiny_encoder)
     assert "pip install 'gpt3mix[setfit]'" in caught.value.hint
 
 
 class TestWithTheLibrary:
     pytestmark = needs_setfit
 
-    def test_fits_learn_do_not_know_of_each_other_and_depend_on_the_seed(
+    def test_fits_learn_are_independent_and_depend_on_the_seed(
         self, tiny_encoder: Path, capfd: pytest.CaptureFixture[str]
     ) -> None:
         """And nothing is written to the terminal."""
-        classifier = resources(tiny_encoder)
+        classifier = open_setfit(tiny_encoder)
         fit = classifier.fit(ROWS, VALIDATION, 2**62)
         first = classifier.predict_proba(TEXTS)
         assert fit.valid_accuracy >= 0.75
@@ -64,24 +65,24 @@ class TestWithTheLibrary:
     def test_pairs_grow_with_the_rows_and_not_with_their_square(
         self, tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The library's default keeps every two rows in memory, and shows as many of them as `iterations` says."""
+        """The library's default keeps the pairs of every two rows and trains on `iterations` of them."""
         import setfit.trainer
 
-        made = []
+        datasets = []
 
-        class Kept(setfit.trainer.ContrastiveDataset):
+        class RecordedDataset(setfit.trainer.ContrastiveDataset):
             def __init__(self, *arguments: object, **options: object) -> None:
                 super().__init__(*arguments, **options)
-                made.append(self)
+                datasets.append(self)
 
-        monkeypatch.setattr(setfit.trainer, "ContrastiveDataset", Kept)
+        monkeypatch.setattr(setfit.trainer, "ContrastiveDataset", RecordedDataset)
         rows = ROWS * (64 // len(ROWS))
-        resources(tiny_encoder, iterations=1, batch_size=4).fit(rows, VALIDATION, 0)
-        assert len(rows) <= len(made[-1].pos_pairs) < len(rows) + 4
-        assert len(made[-1]) == 2 * len(rows)
+        open_setfit(tiny_encoder, iterations=1, batch_size=4).fit(rows, VALIDATION, 0)
+        assert len(rows) <= len(datasets[-1].pos_pairs) < len(rows) + 4
+        assert len(datasets[-1]) == 2 * len(rows)
 
-    def test_of_a_soft_label_the_likeliest_class_counts(self, tiny_encoder: Path) -> None:
-        classifier = resources(tiny_encoder)
+    def test_a_soft_label_counts_as_its_most_probable_class(self, tiny_encoder: Path) -> None:
+        classifier = open_setfit(tiny_encoder)
         classifier.fit(ROWS, VALIDATION, 0)
         soft = classifier.predict_proba(TEXTS)
         classifier.fit(
@@ -96,7 +97,7 @@ class TestWithTheLibrary:
         )
         assert classifier.predict_proba(TEXTS).tobytes() == soft.tobytes()
 
-    def test_a_class_that_no_row_has_gets_probability_zero(self, tiny_encoder: Path) -> None:
+    def test_a_class_without_rows_gets_probability_zero(self, tiny_encoder: Path) -> None:
         classifier = open_classifier(
             SetFitSettings(kind="setfit", model=str(tiny_encoder), iterations=1), ["odd", *CLASSES]
         )
@@ -109,10 +110,8 @@ class TestWithTheLibrary:
         assert (found[:, 0] == 0).all()
         assert found.sum(1) == pytest.approx(1)
 
-    def test_it_travels_as_settings_and_its_settings_are_known_by_about(
-        self, tiny_encoder: Path
-    ) -> None:
-        classifier = resources(tiny_encoder)
+    def test_it_is_pickled_as_settings_and_about_depends_on_them(self, tiny_encoder: Path) -> None:
+        classifier = open_setfit(tiny_encoder)
         assert pickle.loads(pickle.dumps(classifier)).about == classifier.about
         assert classifier.threads == 1
         for options in (
@@ -122,25 +121,23 @@ class TestWithTheLibrary:
             {"lr": 0.1},
             {"max_length": 8},
         ):
-            assert resources(tiny_encoder, **options).about != classifier.about
-        assert resources(tiny_encoder, name="x", trials=3).about == classifier.about
+            assert open_setfit(tiny_encoder, **options).about != classifier.about
+        assert open_setfit(tiny_encoder, name="x", trials=3).about == classifier.about
 
-    def test_a_saved_model_labels_as_it_did(self, tiny_encoder: Path, tmp_path: Path) -> None:
-        """From plain weights, without a pickle; the card says what it is."""
+    def test_a_saved_model_predicts_the_same(self, tiny_encoder: Path, tmp_path: Path) -> None:
+        """It is plain weights without a pickle, and the card says what it is."""
         settings = SetFitSettings(kind="setfit", model=str(tiny_encoder), iterations=1)
         real = [Example(id=row.id, text=row.text, label=row.label) for row in ROWS]
-        work = TrialRunner(
+        runner = TrialRunner(
             open_classifier(settings, CLASSES),
-            Cell("t", "1%", "none", "setfit", {}, 0, CLASSES),
-            real,
-            {},
-            VALIDATION,
-            VALIDATION,
+            TrialKey(Cell("t", {}, "1%", 0), "none", "setfit"),
+            CLASSES,
+            TrialData(real, VALIDATION, VALIDATION),
             42,
         )
-        row = work.trial((0, 0)).row
+        row = runner.run((0, 0)).row
         assert row.status == "ok"
-        save_model(work, [row], settings, tmp_path / "model")
+        save_model(runner, [row], settings, tmp_path / "model")
         assert not [
             path
             for path in (tmp_path / "model").rglob("*")
@@ -151,12 +148,12 @@ class TestWithTheLibrary:
             json.loads((tmp_path / "model" / "gpt3mix.json").read_text())["classifier"]["kind"]
             == "setfit"
         )
-        found, classes = load(tmp_path / "model")
+        found, classes = load_saved_model(tmp_path / "model")
         assert classes == CLASSES
         assert (
-            found.predict_proba(TEXTS).tobytes() == work.classifier.predict_proba(TEXTS).tobytes()
+            found.predict_proba(TEXTS).tobytes() == runner.classifier.predict_proba(TEXTS).tobytes()
         )
 
-    def test_a_model_that_is_not_there_is_told(self, tmp_path: Path) -> None:
+    def test_a_missing_model_is_a_user_error(self, tmp_path: Path) -> None:
         with pytest.raises(UserError, match="cannot be loaded"):
-            resources(tmp_path / "nowhere").probe()
+            open_setfit(tmp_path / "nowhere").probe()

@@ -1,4 +1,4 @@
-"""What a classifier is trained towards: formulas on rows that are worked out by hand, and what must hold of any rows."""
+"""Training targets: formulas on rows calculated by hand, and properties of all rows."""
 
 import pytest
 from hypothesis import given
@@ -6,13 +6,13 @@ from hypothesis import strategies as st
 
 from gpt3mix_cli.records import Augmented, Example
 from gpt3mix_cli.settings import LinearSettings, SoftLabelTraining, TransformerSettings
-from gpt3mix_cli.train.targets import UntrainableError, one_hot, training_rows
+from gpt3mix_cli.train.targets import UntrainableError, assign_targets, to_one_hot
 
 CLASSES = ["a", "b", "c"]
 
 
-def soft(*shares: float) -> Augmented:
-    probs = dict(zip(CLASSES, shares, strict=True))
+def soft(*values: float) -> Augmented:
+    probs = dict(zip(CLASSES, values, strict=True))
     return Augmented(
         id="s",
         text="made",
@@ -32,11 +32,12 @@ def targets(
 ) -> list[list[float]]:
     return [
         [row.probs[name] for name in CLASSES]
-        for row in training_rows(settings, real, synthetic, CLASSES)
+        for row in assign_targets(settings, real, synthetic, CLASSES)
     ]
 
 
-# By hand: over the five rows the shares are a 1.8, b 1.5, c 1.7, so balanced weights are 5/(3 x 1.8), 5/(3 x 1.5), 5/(3 x 1.7).
+# By hand: the classes' masses in the five rows are a 1.8, b 1.5, c 1.7, so balanced weights are
+# 5/(3 x 1.8), 5/(3 x 1.5), 5/(3 x 1.7).
 A, B, C = 5 / 5.4, 5 / 4.5, 5 / 5.1
 WORKED = {
     "as they are": ({}, [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0.6, 0.3, 0.1], [0.2, 0.2, 0.6]]),
@@ -49,7 +50,7 @@ WORKED = {
         {"hard_labels": True, "label_smoothing": 0.3},
         [[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8], [0.8, 0.1, 0.1], [0.1, 0.1, 0.8]],
     ),
-    "synthetic rows less": (
+    "synthetic rows count less": (
         {"synthetic_weight": 0.5},
         [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0.3, 0.15, 0.05], [0.1, 0.1, 0.3]],
     ),
@@ -74,7 +75,7 @@ WORKED = {
 
 
 @pytest.mark.parametrize(("options", "expected"), WORKED.values(), ids=WORKED.keys())
-def test_targets_are_as_worked_out_by_hand(
+def test_targets_are_as_calculated_by_hand(
     options: dict[str, object], expected: list[list[float]]
 ) -> None:
     assert targets(SoftLabelTraining.model_validate(options)) == [
@@ -82,24 +83,24 @@ def test_targets_are_as_worked_out_by_hand(
     ]
 
 
-def test_balanced_weights_count_smoothed_shares_but_not_the_weight_of_synthetic_rows() -> None:
+def test_balanced_weights_include_smoothing_but_not_the_weight_of_synthetic_rows() -> None:
     both = {"class_weights": "balanced", "label_smoothing": 0.3}
     plain, weighted = (
         targets(SoftLabelTraining.model_validate(both)),
         targets(SoftLabelTraining.model_validate({**both, "synthetic_weight": 2})),
     )
-    # Smoothed by 0.3 the shares are 0.7 x 1.8 + 0.5 and so on.
-    weights = [5 / (3 * (0.7 * share + 0.5)) for share in (1.8, 1.5, 1.7)]
+    # Smoothed by 0.3 the masses are 0.7 x 1.8 + 0.5 and so on.
+    weights = [5 / (3 * (0.7 * mass + 0.5)) for mass in (1.8, 1.5, 1.7)]
     assert plain[0] == pytest.approx([0.8 * weights[0], 0.1 * weights[1], 0.1 * weights[2]])
     assert weighted[:3] == plain[:3]
-    assert weighted[3:] == [pytest.approx([2 * share for share in row]) for row in plain[3:]]
+    assert weighted[3:] == [pytest.approx([2 * target for target in row]) for row in plain[3:]]
 
 
 def test_a_mapping_of_ones_changes_nothing() -> None:
     assert targets(SoftLabelTraining(class_weights={"a": 1.0})) == targets(SoftLabelTraining())
 
 
-def test_balanced_classes_get_no_other_weights() -> None:
+def test_balanced_weights_of_balanced_classes_are_one() -> None:
     assert targets(SoftLabelTraining(class_weights="balanced"), synthetic=[]) == [
         pytest.approx(row) for row in targets(SoftLabelTraining(), synthetic=[])
     ]
@@ -110,8 +111,8 @@ def test_only_the_distribution_of_a_row_changes() -> None:
         hard_labels=True, synthetic_weight=2, class_weights="balanced", label_smoothing=0.1
     )
     before, after = (
-        training_rows(SoftLabelTraining(), REAL, SYNTHETIC, CLASSES),
-        training_rows(settings, REAL, SYNTHETIC, CLASSES),
+        assign_targets(SoftLabelTraining(), REAL, SYNTHETIC, CLASSES),
+        assign_targets(settings, REAL, SYNTHETIC, CLASSES),
     )
     assert [row.model_dump(exclude={"probs"}) for row in after] == [
         row.model_dump(exclude={"probs"}) for row in before
@@ -120,7 +121,7 @@ def test_only_the_distribution_of_a_row_changes() -> None:
     assert [row.probs["a"] for row in SYNTHETIC] == [
         0.6,
         0.2,
-    ]  # the rows that were given are as they were
+    ]  # the input is unchanged
 
 
 @pytest.mark.parametrize(
@@ -133,15 +134,15 @@ def test_only_the_distribution_of_a_row_changes() -> None:
 )
 @pytest.mark.parametrize("missing", CLASSES)
 def test_a_class_without_a_row_is_named(settings: SoftLabelTraining, missing: str) -> None:
-    # A share in soft labels does not make a row of the class.
+    # Probability mass in soft labels does not count as a row of the class.
     rows = [row for row in REAL if row.label != missing]
     with pytest.raises(UntrainableError, match=f"'{missing}'.*task.labels"):
-        training_rows(
+        assign_targets(
             settings, rows, [soft(*(0.4 if name != missing else 0.2 for name in CLASSES))], CLASSES
         )
 
 
-def test_a_synthetic_row_makes_up_for_a_class_without_a_real_one() -> None:
+def test_a_class_may_have_synthetic_rows_only() -> None:
     assert len(targets(SoftLabelTraining(), real=REAL[:2])) == 4
 
 
@@ -155,7 +156,7 @@ def test_a_synthetic_row_makes_up_for_a_class_without_a_real_one() -> None:
         {"label_smoothing": 0.1},
     ],
 )
-def test_every_option_says_that_targets_differ(options: dict[str, object]) -> None:
+def test_every_option_makes_the_settings_weighted(options: dict[str, object]) -> None:
     assert SoftLabelTraining.model_validate(options).weighted
     assert not SoftLabelTraining().weighted
 
@@ -171,31 +172,33 @@ def test_every_option_says_that_targets_differ(options: dict[str, object]) -> No
     ],
 )
 @pytest.mark.parametrize("kind", [LinearSettings, TransformerSettings])
-def test_weights_without_a_meaning_are_refused(
+def test_meaningless_weights_are_refused(
     kind: type[LinearSettings | TransformerSettings], options: dict[str, object]
 ) -> None:
     (key,) = options
     with pytest.raises(ValueError, match=key):
-        kind.model_validate({"kind": kind.__name__.lower(), **options})
+        kind.model_validate({"kind": kind.__name__.removesuffix("Settings").lower(), **options})
 
 
-# Of any rows ---------------------------------------------------------------------------------------------------------
+# Properties of all rows ---------------------------------------------------------------------------------------------------------
 
-SHARES = st.lists(st.floats(0.001, 1), min_size=3, max_size=3).map(
+SOFT_ROWS = st.lists(st.floats(0.001, 1), min_size=3, max_size=3).map(
     lambda parts: soft(*(part / sum(parts) for part in parts))
 )
 REALS = st.lists(st.sampled_from(CLASSES), max_size=12).map(
     lambda names: [*REAL, *(Example(id="r", text="more", label=name) for name in names)]
 )
-SYNTHETICS = st.lists(SHARES, max_size=12)
+SYNTHETICS = st.lists(SOFT_ROWS, max_size=12)
 WEIGHTS = st.floats(0.01, 100)
 SMOOTHING = st.floats(0, 0.99)
 
 
 @given(REALS, SYNTHETICS)
-def test_by_default_rows_go_in_as_they_are(real: list[Example], synthetic: list[Augmented]) -> None:
-    assert training_rows(SoftLabelTraining(), real, synthetic, CLASSES) == [
-        *(one_hot(row, CLASSES) for row in real),
+def test_by_default_targets_are_the_distributions(
+    real: list[Example], synthetic: list[Augmented]
+) -> None:
+    assert assign_targets(SoftLabelTraining(), real, synthetic, CLASSES) == [
+        *(to_one_hot(row, CLASSES) for row in real),
         *synthetic,
     ]
 
@@ -230,7 +233,7 @@ def test_balanced_weights_are_one_on_average_and_give_each_class_the_same_total(
 
 
 @given(REALS, SYNTHETICS, SMOOTHING)
-def test_smoothing_leaves_no_row_with_another_best_class_and_no_target_below_its_share(
+def test_smoothing_keeps_the_best_class_and_bounds_every_target(
     real: list[Example], synthetic: list[Augmented], smoothing: float
 ) -> None:
     for row in targets(
@@ -244,21 +247,21 @@ def test_smoothing_leaves_no_row_with_another_best_class_and_no_target_below_its
 def test_class_and_row_weights_multiply(
     real: list[Example], synthetic: list[Augmented], weights: dict[str, float], weight: float
 ) -> None:
-    plain, found = (
+    plain, weighted = (
         targets(SoftLabelTraining(), real, synthetic),
         targets(SoftLabelTraining(class_weights=weights, synthetic_weight=weight), real, synthetic),
     )
-    kinds = [1.0] * len(real) + [weight] * len(synthetic)
-    for before, after, kind in zip(plain, found, kinds, strict=True):
+    row_weights = [1.0] * len(real) + [weight] * len(synthetic)
+    for before, after, row_weight in zip(plain, weighted, row_weights, strict=True):
         assert after == pytest.approx(
             [
-                share * weights.get(name, 1) * kind
-                for name, share in zip(CLASSES, before, strict=True)
+                target * weights.get(name, 1) * row_weight
+                for name, target in zip(CLASSES, before, strict=True)
             ]
         )
 
 
 @given(SYNTHETICS)
-def test_no_weight_touches_real_rows_but_the_weight_of_a_class(synthetic: list[Augmented]) -> None:
+def test_only_class_weights_change_real_rows(synthetic: list[Augmented]) -> None:
     found = targets(SoftLabelTraining(synthetic_weight=7, class_weights={"b": 3}), REAL, synthetic)
     assert found[:3] == [[1, 0, 0], [0, 3, 0], [0, 0, 1]]

@@ -1,4 +1,4 @@
-"""Trials: their rows, pairing, resuming after a kill, and what is up to date."""
+"""Trials: rows, pairing, resuming after a kill, and skipping what is up to date."""
 
 import hashlib
 import json
@@ -12,19 +12,29 @@ import numpy as np
 import pytest
 
 from gpt3mix_cli.errors import Callbacks, StoppedShort, UserError
-from gpt3mix_cli.files import only_writer
-from gpt3mix_cli.records import Augmented, Done, Example, Trial, manifest_path, read, read_manifest
+from gpt3mix_cli.files import exclusive_writer
+from gpt3mix_cli.layout import Cell, TrialKey, history_path
+from gpt3mix_cli.records import (
+    Augmented,
+    Example,
+    StageOptions,
+    StageResult,
+    Trial,
+    manifest_path,
+    read_manifest,
+    read_records,
+)
 from gpt3mix_cli.train import (
-    Cell,
+    Classifier,
     EpochCallback,
     FitResult,
     SyntheticSet,
+    TrialData,
     TrialRunner,
-    history_path,
     ignore_epoch,
 )
 from gpt3mix_cli.train import train as run_trials
-from gpt3mix_cli.train.targets import one_hot
+from gpt3mix_cli.train.targets import to_one_hot
 
 CLASSES = ["pos", "neg"]
 REAL = [Example(id=f"t{i}", text=f"text {i}", label=CLASSES[i % 2]) for i in range(4)]
@@ -33,12 +43,13 @@ VALIDATION = TEST[:3]
 TRIALS = [(0, 0), (2, 0), (4, 0)]
 
 
-class Fake:
-    """A classifier whose numbers come from hashes of the seed and the texts; it keeps what it was given.
+class Fake(Classifier):
+    """A classifier whose numbers are hashes of the seed and the texts; it records its training rows.
 
     Args:
-        failing: numbers of the fits, counted from 0, that raise.
-        about: what it says of itself.
+        failing: indices of the fits that raise.
+        about: its settings.
+        error: class of the error that they raise.
     """
 
     def __init__(
@@ -51,15 +62,12 @@ class Fake:
         self.seeds: list[int] = []
         self.given: list[list[Augmented]] = []
 
-    threads = tokens = None
-    notes: Sequence[str] = ()
-
     def fit(
         self,
         train: Sequence[Augmented],
         validation: Sequence[Example],
         seed: int,
-        watch: EpochCallback = ignore_epoch,
+        on_epoch: EpochCallback = ignore_epoch,
     ) -> FitResult:
         self.seeds.append(seed)
         self.given.append(list(train))
@@ -70,10 +78,10 @@ class Fake:
         )
 
     def predict_proba(self, texts: Sequence[str]) -> Any:
-        shares = [
+        values = [
             hashlib.sha256(f"{self.seeds[-1]} {text}".encode()).digest()[0] / 255 for text in texts
         ]
-        return np.array([[share, 1 - share] for share in shares])
+        return np.array([[value, 1 - value] for value in values])
 
     def probe(self) -> None:
         """Nothing to load."""
@@ -89,23 +97,16 @@ def go(
     synthetic: Mapping[int, SyntheticSet] | None = None,
     trials: Sequence[tuple[int, int]] = TRIALS,
     real: Sequence[Example] = REAL,
+    master_seed: int = 42,
     **options: Any,
-) -> Done:
-    cell = Cell("task", "1%", method, "fake", {"augment.k": 2}, 3, CLASSES)
-    options = {"master_seed": 42, **options}
-    work = TrialRunner(
-        fake or Fake(),
-        cell,
-        real,
-        synthetic or {},
-        VALIDATION,
-        TEST,
-        options.pop("master_seed", 42),
-    )
-    return run_trials(work, trials, output, **options)
+) -> StageResult:
+    key = TrialKey(Cell("task", {"augment.k": 2}, "1%", 3), method, "fake")
+    data = TrialData(real, VALIDATION, TEST, synthetic or {})
+    runner = TrialRunner(fake or Fake(), key, CLASSES, data, master_seed)
+    return run_trials(runner, trials, output, StageOptions(**options))
 
 
-def test_lines_that_two_processes_left_count_once(output: Path) -> None:
+def test_duplicate_rows_count_once(output: Path) -> None:
     go(output)
     whole = output.read_bytes()
     output.write_bytes(whole + whole)
@@ -114,12 +115,12 @@ def test_lines_that_two_processes_left_count_once(output: Path) -> None:
 
 
 def test_two_processes_cannot_work_on_one_output(output: Path) -> None:
-    with only_writer(output), pytest.raises(UserError, match="another process is writing it"):
+    with exclusive_writer(output), pytest.raises(UserError, match="another process is writing it"):
         go(output)
 
 
 def rows_of(output: Path) -> list[dict[str, Any]]:
-    """Return the rows without what the clock says."""
+    """Return the rows without `seconds`."""
     rows = [json.loads(line) for line in output.read_text().splitlines()]
     assert all(row.pop("seconds") >= 0 for row in rows)
     return rows
@@ -145,7 +146,7 @@ def output(tmp_path: Path) -> Path:
 # Rows ----------------------------------------------------------------------------------------------------------------
 
 
-def test_rows_have_every_field_and_stand_in_the_order_of_the_trials(output: Path) -> None:
+def test_rows_have_every_field_and_are_in_the_order_of_the_trials(output: Path) -> None:
     done = go(output, trials=[(4, 0), (0, 0), (2, 0)])
     rows = rows_of(output)
     assert [row["trial"] for row in rows] == [0, 2, 4]
@@ -178,7 +179,7 @@ def test_accuracy_is_that_of_the_test_rows(output: Path) -> None:
     assert sum(map(sum, row["confusion"])) == 9
 
 
-def test_epochs_stand_in_the_history_in_order(output: Path) -> None:
+def test_epochs_are_in_the_history_in_order(output: Path) -> None:
     go(output, trials=[(4, 0), (0, 0)])
     lines = [json.loads(line) for line in history_path(output).read_text().splitlines()]
     assert history_path(output).name == "none.fake.history.jsonl"
@@ -186,7 +187,9 @@ def test_epochs_stand_in_the_history_in_order(output: Path) -> None:
     assert lines[1] == {"trial": 0, "epoch": 2, "loss": 0.5, "valid_accuracy": 0.5}
 
 
-def test_training_rows_are_the_real_ones_as_one_hot_and_then_the_draws_own(output: Path) -> None:
+def test_training_rows_are_the_real_ones_as_one_hot_and_then_the_synthetic_ones(
+    output: Path,
+) -> None:
     fake = Fake()
     go(
         output,
@@ -200,7 +203,7 @@ def test_training_rows_are_the_real_ones_as_one_hot_and_then_the_draws_own(outpu
         ["c"],
         ["a", "b"],
     ]
-    assert all(given[:4] == [one_hot(row, CLASSES) for row in REAL] for given in fake.given)
+    assert all(given[:4] == [to_one_hot(row, CLASSES) for row in REAL] for given in fake.given)
     assert fake.given[0][1].probs == {"pos": 0.0, "neg": 1.0}
     assert fake.given[0][4].probs == {"pos": 0.75, "neg": 0.25}
     assert [(row["n_synthetic"], row["tokens"]) for row in rows_of(output)] == [
@@ -225,14 +228,14 @@ def test_a_trial_has_the_same_training_seed_in_every_method(tmp_path: Path) -> N
     assert [row["seed"] for row in rows_of(tmp_path / "made.fake.jsonl")] == none.seeds
 
 
-def test_another_master_seed_makes_other_training_seeds(tmp_path: Path) -> None:
+def test_another_master_seed_gives_other_training_seeds(tmp_path: Path) -> None:
     one, other = Fake(), Fake()
     go(tmp_path / "a.jsonl", one)
     go(tmp_path / "b.jsonl", other, master_seed=0)
     assert not set(one.seeds) & set(other.seeds)
 
 
-def test_the_settings_hash_is_of_what_can_change_a_number_only(tmp_path: Path) -> None:
+def test_the_settings_hash_covers_only_what_can_change_a_number(tmp_path: Path) -> None:
     def settings(name: str, **options: Any) -> set[str]:
         go(tmp_path / name, **options)
         return {row["settings"] for row in rows_of(tmp_path / name)}
@@ -250,7 +253,7 @@ def test_the_settings_hash_is_of_what_can_change_a_number_only(tmp_path: Path) -
     assert settings("f", method="made", synthetic={0: other}) != made
 
 
-def test_hashes_name_the_rows_of_the_cell(tmp_path: Path) -> None:
+def test_hashes_depend_on_the_rows_of_the_cell(tmp_path: Path) -> None:
     go(tmp_path / "a.jsonl", trials=[(0, 0)])
     go(tmp_path / "b.jsonl", trials=[(0, 0)], real=REAL[:2])
     (a,), (b,) = rows_of(tmp_path / "a.jsonl"), rows_of(tmp_path / "b.jsonl")
@@ -258,15 +261,15 @@ def test_hashes_name_the_rows_of_the_cell(tmp_path: Path) -> None:
     assert a["test_sha"] == b["test_sha"]
 
 
-def test_progress_is_told_after_every_trial(output: Path) -> None:
-    heard: list[tuple[str, int | None, int | None]] = []
+def test_progress_is_reported_after_every_trial(output: Path) -> None:
+    calls: list[tuple[str, int | None, int | None]] = []
     go(
         output,
         callbacks=Callbacks(
-            lambda name, done, total=None, detail="": heard.append((name, done, total))
+            lambda name, done, total=None, detail="": calls.append((name, done, total))
         ),
     )
-    assert heard == [("augment.k=2 1% seed 3 none + fake", i, 3) for i in range(4)]
+    assert calls == [("augment.k=2 1% seed 3 none + fake", i, 3) for i in range(4)]
 
 
 # Resuming ------------------------------------------------------------------------------------------------------------
@@ -279,8 +282,8 @@ shared = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(shared)
 
 class Killed(shared.Fake):
-    def fit(self, train, validation, seed, watch):
-        fit = super().fit(train, validation, seed, watch)
+    def fit(self, train, validation, seed, on_epoch):
+        fit = super().fit(train, validation, seed, on_epoch)
         if len(self.seeds) == 2:
             os._exit(9)
         return fit
@@ -303,7 +306,7 @@ def same(output: Path, other: Path) -> bool:
     )
 
 
-def test_a_killed_run_goes_on_where_it_was_and_ends_alike(output: Path, undisturbed: Path) -> None:
+def test_a_killed_run_resumes_and_gives_the_same_rows(output: Path, undisturbed: Path) -> None:
     killed = subprocess.run([sys.executable, "-c", KILLED, __file__, str(output)], check=False)
     assert killed.returncode == 9
     assert [row["trial"] for row in rows_of(output)] == [0]
@@ -311,7 +314,7 @@ def test_a_killed_run_goes_on_where_it_was_and_ends_alike(output: Path, undistur
     assert manifest is not None
     assert not manifest.complete
     kept = output.read_bytes()
-    # The kill came in the middle of writing the next row and its epochs.
+    # The process was killed while it wrote the next row and its epochs.
     output.write_bytes(kept + b'{"task": "task", "level": "1%", "meth')
     with history_path(output).open("a") as stream:
         stream.write(
@@ -331,7 +334,7 @@ def test_a_killed_run_goes_on_where_it_was_and_ends_alike(output: Path, undistur
     ]
 
 
-def test_only_the_torn_last_line_of_a_finished_file_is_repeated(
+def test_only_the_truncated_last_line_of_a_finished_file_is_repeated(
     output: Path, undisturbed: Path
 ) -> None:
     go(output)
@@ -342,7 +345,7 @@ def test_only_the_torn_last_line_of_a_finished_file_is_repeated(
     assert same(output, undisturbed)
 
 
-def test_a_lost_manifest_means_a_new_start(output: Path, undisturbed: Path) -> None:
+def test_without_a_manifest_all_trials_run_again(output: Path, undisturbed: Path) -> None:
     go(output)
     manifest_path(output).unlink()
     fake = Fake()
@@ -363,7 +366,7 @@ def test_what_is_up_to_date_is_skipped_and_force_redoes_it(output: Path) -> None
     assert len(fake.seeds) == 3
 
 
-def test_a_name_of_the_file_alone_makes_nothing_stale(output: Path) -> None:
+def test_another_command_line_makes_nothing_stale(output: Path) -> None:
     go(output)
     assert go(output, command=["gpt3mix", "train", "other.yaml"]).skipped
 
@@ -379,7 +382,7 @@ def test_a_name_of_the_file_alone_makes_nothing_stale(output: Path) -> None:
     ],
     ids=["settings", "a text", "order", "master seed", "synthetic rows"],
 )
-def test_whatever_can_change_a_number_starts_all_trials_anew(
+def test_a_change_that_can_change_a_number_repeats_all_trials(
     output: Path, change: dict[str, Any]
 ) -> None:
     go(output)
@@ -404,7 +407,7 @@ def test_changed_soft_labels_make_the_trials_stale(output: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [RuntimeError, ValueError, ArithmeticError, MemoryError])
-def test_a_failed_trial_stops_no_other_and_is_repeated_by_the_next_run(
+def test_a_failed_trial_stops_no_other_and_the_next_run_repeats_it(
     output: Path, undisturbed: Path, error: type[Exception]
 ) -> None:
     with pytest.raises(
@@ -426,7 +429,7 @@ def test_a_failed_trial_stops_no_other_and_is_repeated_by_the_next_run(
     assert same(output, undisturbed)
 
 
-def test_a_bug_in_a_classifier_is_not_taken_for_a_failed_trial(output: Path) -> None:
+def test_a_bug_in_a_classifier_is_not_a_failed_trial(output: Path) -> None:
     with pytest.raises(AttributeError):
         go(output, Fake(failing=[1], error=AttributeError))
-    assert [row.trial for row in read(output, Trial)] == [0]
+    assert [row.trial for row in read_records(output, Trial)] == [0]

@@ -1,13 +1,13 @@
-"""Training the encoder classifier, on a tiny random BERT: it learns from soft labels as the paper says, and keeps its best weights.
+"""Training the transformer classifier on a tiny random BERT: soft labels, early stopping, seeds.
 
-Families of encoders, heads, padding and what a model's folder may lack are in test_encoder.py.
+Encoder families, heads, padding and incomplete model folders are in test_encoder.py.
 """
 
 import json
 import math
 import pickle
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +16,19 @@ import pytest
 from tiny_rows import CLASSES, ROWS, TEXTS, VALIDATION
 
 from gpt3mix_cli.errors import StoppedShort
-from gpt3mix_cli.records import Augmented, Example, Trial, read
+from gpt3mix_cli.layout import Cell, TrialKey
+from gpt3mix_cli.records import Augmented, Example, Trial, read_records
 from gpt3mix_cli.settings import PAPER, LinearSettings, TransformerSettings
-from gpt3mix_cli.train import Cell, SyntheticSet, TrialRunner, cached_classifier
+from gpt3mix_cli.train import SyntheticSet, TrialData, TrialRunner, cached_classifier
 from gpt3mix_cli.train import train as run_trials
-from gpt3mix_cli.train.targets import UntrainableError, training_rows
+from gpt3mix_cli.train.targets import UntrainableError, assign_targets
 from gpt3mix_cli.train.transformer import TransformerClassifier
 
 
 @pytest.fixture(scope="module")
 def encoder(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny BERT without dropout, so that its numbers can be worked out."""
-    folder = tmp_path_factory.mktemp("encoder") / "still"
+    """The tiny BERT without dropout, so that its numbers can be calculated by hand."""
+    folder = tmp_path_factory.mktemp("encoder") / "no-dropout"
     shutil.copytree(tiny_encoder, folder)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(
@@ -52,8 +53,8 @@ def classifier(model: Path, **options: Any) -> TransformerClassifier:
     )
 
 
-class EpochCallback:
-    """What the optimizer was given and did in each fit."""
+class OptimizerLog:
+    """Learning rates, gradients and parameter groups of all fits."""
 
     def __init__(self) -> None:
         self.rates: list[float] = []
@@ -62,19 +63,19 @@ class EpochCallback:
 
 
 @pytest.fixture
-def watch(monkeypatch: pytest.MonkeyPatch) -> EpochCallback:
+def log(monkeypatch: pytest.MonkeyPatch) -> OptimizerLog:
     import torch
 
-    seen = EpochCallback()
+    log = OptimizerLog()
 
     class Optimizer(torch.optim.AdamW):
         def __init__(self, params: Any, **options: Any) -> None:
             super().__init__(params, **options)
-            seen.groups = self.param_groups
+            log.groups = self.param_groups
 
         def step(self, closure: Any = None) -> Any:
-            seen.rates.append(self.param_groups[0]["lr"])
-            seen.gradients.append(
+            log.rates.append(self.param_groups[0]["lr"])
+            log.gradients.append(
                 {
                     id(p): p.grad.clone()
                     for group in self.param_groups
@@ -85,13 +86,13 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> EpochCallback:
             return super().step(closure)
 
     monkeypatch.setattr(torch.optim, "AdamW", Optimizer)
-    return seen
+    return log
 
 
-# Each fit starts anew ------------------------------------------------------------------------------------------------
+# Fits are independent ------------------------------------------------------------------------------------------------
 
 
-def test_a_fit_depends_on_no_fit_before(tiny_encoder: Path) -> None:
+def test_a_fit_does_not_depend_on_earlier_fits(tiny_encoder: Path) -> None:
     alone, after = classifier(tiny_encoder), classifier(tiny_encoder)
     after.fit(ROWS, VALIDATION, 2)
     assert alone.fit(ROWS, VALIDATION, 1) == after.fit(ROWS, VALIDATION, 1)
@@ -104,7 +105,7 @@ def test_a_fit_does_not_depend_on_whether_the_model_was_probed(tiny_encoder: Pat
     assert alone.fit(ROWS, VALIDATION, 1) == after.fit(ROWS, VALIDATION, 1)
 
 
-def test_later_fits_depend_on_their_seed_only(tiny_encoder: Path) -> None:
+def test_each_fit_depends_on_its_seed_only(tiny_encoder: Path) -> None:
     found = classifier(tiny_encoder)
     found.probe()
     fits = [
@@ -116,7 +117,9 @@ def test_later_fits_depend_on_their_seed_only(tiny_encoder: Path) -> None:
     assert len({fit[1] for fit in fits}) == 3
 
 
-def test_same_seed_same_history_and_probabilities_in_another_object(tiny_encoder: Path) -> None:
+def test_the_same_seed_gives_the_same_history_and_probabilities_in_another_object(
+    tiny_encoder: Path,
+) -> None:
     one, other = classifier(tiny_encoder), classifier(tiny_encoder)
     assert one.fit(ROWS, VALIDATION, 2**63 - 1) == other.fit(ROWS, VALIDATION, 2**63 - 1)
     assert one.predict_proba(TEXTS).tobytes() == other.predict_proba(TEXTS).tobytes()
@@ -164,7 +167,7 @@ def test_it_learns_what_two_words_mean(tiny_encoder: Path) -> None:
 
 
 def test_the_loss_is_soft_cross_entropy(encoder: Path) -> None:
-    # With next to no learning rate and without dropout the weights after the fit are those before it.
+    # With a tiny learning rate and no dropout, a fit leaves the weights as they were.
     found = classifier(encoder, lr=1e-30, max_epochs=1, batch_size=4)
     loss = found.fit(ROWS, VALIDATION, 1).history[0]["loss"]
     probabilities = found.predict_proba([row.text for row in ROWS])
@@ -181,11 +184,11 @@ def test_the_loss_is_soft_cross_entropy(encoder: Path) -> None:
         ]
     )
     assert loss == pytest.approx(expected, abs=2e-6)
-    assert abs(expected - hard) > 1e-4  # the case can tell soft from hard labels
+    assert abs(expected - hard) > 1e-4  # soft and hard labels give different losses here
 
 
-def test_with_weights_the_loss_and_its_gradient_are_those_worked_out_by_hand(
-    encoder: Path, watch: EpochCallback
+def test_with_weights_loss_and_gradient_are_as_calculated_by_hand(
+    encoder: Path, log: OptimizerLog
 ) -> None:
     weighting = {
         "synthetic_weight": 0.5,
@@ -198,11 +201,11 @@ def test_with_weights_the_loss_and_its_gradient_are_those_worked_out_by_hand(
         Example(id="a", text="the good film", label="pos"),
         Example(id="b", text="bad", label="neg"),
     ]
-    fit = found.fit(training_rows(found._settings, real, ROWS, CLASSES), VALIDATION, 1)
-    shares = [1.0, 0.0, *(row.probs["pos"] for row in ROWS)]
+    fit = found.fit(assign_targets(found._settings, real, ROWS, CLASSES), VALIDATION, 1)
+    positives = [1.0, 0.0, *(row.probs["pos"] for row in ROWS)]
     targets = [
         [3 * v * (0.8 * p + 0.1), v * (0.8 * (1 - p) + 0.1)]
-        for p, v in zip(shares, [1, 1] + [0.5] * len(ROWS), strict=True)
+        for p, v in zip(positives, [1, 1] + [0.5] * len(ROWS), strict=True)
     ]
     probabilities = found.predict_proba([row.text for row in [*real, *ROWS]])
     losses = [
@@ -212,7 +215,7 @@ def test_with_weights_the_loss_and_its_gradient_are_those_worked_out_by_hand(
     assert fit.history[0]["loss"] == pytest.approx(
         sum(losses) / 12, abs=2e-6
     )  # a mean over rows, not over weights
-    (gradient,) = watch.gradients
+    (gradient,) = log.gradients
     # d/dz of -sum t log softmax(z) is softmax(z) sum(t) - t.
     slope = np.mean(
         [pair * sum(row) - row for row, pair in zip(np.array(targets), probabilities, strict=True)],
@@ -223,10 +226,10 @@ def test_with_weights_the_loss_and_its_gradient_are_those_worked_out_by_hand(
     )
 
 
-def test_hard_labels_are_learnt_and_not_the_shares(tiny_encoder: Path) -> None:
+def test_hard_labels_replace_soft_ones(tiny_encoder: Path) -> None:
     rows = [
         row.model_copy(
-            update={"probs": {name: 0.4 + 0.2 * share for name, share in row.probs.items()}}
+            update={"probs": {name: 0.4 + 0.2 * value for name, value in row.probs.items()}}
         )
         for row in TWO_WORDS
     ]
@@ -234,42 +237,42 @@ def test_hard_labels_are_learnt_and_not_the_shares(tiny_encoder: Path) -> None:
     for hard in (False, True):
         found = classifier(tiny_encoder, lr=3e-3, max_epochs=20, patience=20, hard_labels=hard)
         last[hard] = found.fit(
-            training_rows(found._settings, [], rows, CLASSES), VALIDATION, 1
+            assign_targets(found._settings, [], rows, CLASSES), VALIDATION, 1
         ).history[-1]["loss"]
     assert (
         last[False] > -0.6 * math.log(0.6) - 0.4 * math.log(0.4) - 1e-3
-    )  # no loss on shares is below their entropy
+    )  # the loss on soft labels is at least their entropy
     assert last[True] < 0.3
 
 
-def test_the_last_smaller_batch_is_used_and_each_row_once_an_epoch(
-    encoder: Path, watch: EpochCallback, monkeypatch: pytest.MonkeyPatch
+def test_the_last_smaller_batch_is_used_and_each_row_once_per_epoch(
+    encoder: Path, log: OptimizerLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = classifier(encoder, max_epochs=3, batch_size=4)
     network, seen, batches = found._encoder, [], []
     forward, gradients = network._forward, network.gradients
 
-    def spied(tokens: Any, chosen: Any, longest: int) -> Any:
+    def record_lengths(tokens: Any, chosen: Any, longest: int) -> Any:
         if network.model.training:
             seen.extend(tokens.lengths[row] for row in chosen.tolist())
         return forward(tokens, chosen, longest)
 
-    monkeypatch.setattr(network, "_forward", spied)
+    monkeypatch.setattr(network, "_forward", record_lengths)
     monkeypatch.setattr(
         network,
         "gradients",
-        lambda rows, targets, batch, places: (
+        lambda tokens, targets, batch, rows: (
             batches.append(len(batch)),
-            gradients(rows, targets, batch, places),
+            gradients(tokens, targets, batch, rows),
         )[1],
     )
     found.fit(ROWS, VALIDATION, 1)
-    assert len(watch.rates) == 3 * 3
+    assert len(log.rates) == 3 * 3
     assert batches == [4, 4, 2] * 3
     assert sorted(seen) == sorted(3 * [2 + len(row.text.split()) for row in ROWS])
 
 
-def test_rows_come_in_another_order_in_each_epoch_and_with_each_seed(
+def test_the_order_of_rows_differs_between_epochs_and_seeds(
     encoder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = classifier(encoder, max_epochs=3)
@@ -278,9 +281,9 @@ def test_rows_come_in_another_order_in_each_epoch_and_with_each_seed(
     monkeypatch.setattr(
         found,
         "_epoch",
-        lambda rows, targets, order, *rest: (
+        lambda tokens, targets, order, *rest: (
             orders.append(list(order)),
-            epoch(rows, targets, order, *rest),
+            epoch(tokens, targets, order, *rest),
         )[1],
     )
     for seed in (1, 2, 1):
@@ -290,26 +293,26 @@ def test_rows_come_in_another_order_in_each_epoch_and_with_each_seed(
     assert len({tuple(order) for order in orders}) == 6
 
 
-def test_the_rate_rises_for_the_warm_up_epochs_and_then_stays(
-    encoder: Path, watch: EpochCallback
+def test_the_learning_rate_rises_during_warm_up_and_is_constant_afterwards(
+    encoder: Path, log: OptimizerLog
 ) -> None:
     classifier(encoder, lr=6e-4, warmup_epochs=2, max_epochs=4, batch_size=4).fit(
         ROWS, VALIDATION, 1
     )
-    assert watch.rates == pytest.approx([1e-4, 2e-4, 3e-4, 4e-4, 5e-4] + [6e-4] * 7)
+    assert log.rates == pytest.approx([1e-4, 2e-4, 3e-4, 4e-4, 5e-4] + [6e-4] * 7)
 
 
-def test_without_warm_up_the_rate_is_constant(encoder: Path, watch: EpochCallback) -> None:
+def test_without_warm_up_the_learning_rate_is_constant(encoder: Path, log: OptimizerLog) -> None:
     classifier(encoder, lr=5e-4, warmup_epochs=0, max_epochs=2, batch_size=4).fit(
         ROWS, VALIDATION, 1
     )
-    assert watch.rates == pytest.approx([5e-4] * 6)
+    assert log.rates == pytest.approx([5e-4] * 6)
 
 
-def test_biases_and_norms_do_not_decay(encoder: Path, watch: EpochCallback) -> None:
+def test_biases_and_norms_do_not_decay(encoder: Path, log: OptimizerLog) -> None:
     found = classifier(encoder, max_epochs=1, weight_decay=0.07)
     found.fit(ROWS, VALIDATION, 1)
-    decay = {id(p): group["weight_decay"] for group in watch.groups for p in group["params"]}
+    decay = {id(p): group["weight_decay"] for group in log.groups for p in group["params"]}
     by_name = {name: decay[id(p)] for name, p in found._encoder.model.named_parameters()}
     assert {name for name, value in by_name.items() if value == 0} == {
         name for name in by_name if name.endswith("bias") or "LayerNorm" in name
@@ -358,7 +361,7 @@ def test_the_preset_refuses_each_departure_and_says_where_the_paper_has_it(key: 
     )
 
 
-def test_the_preset_lets_patience_end_the_training() -> None:
+def test_the_preset_requires_more_epochs_than_patience() -> None:
     with pytest.raises(ValueError, match="max_epochs"):
         paper(max_epochs=20)
     assert paper(max_epochs=21).max_epochs == 21
@@ -375,12 +378,12 @@ def test_the_preset_lets_patience_end_the_training() -> None:
         {"model": "minilm"},
     ],
 )
-def test_the_preset_leaves_free_what_the_paper_does_not_say(free: dict[str, Any]) -> None:
+def test_the_preset_allows_any_value_where_the_paper_is_silent(free: dict[str, Any]) -> None:
     ((key, value),) = free.items()
     assert getattr(paper(**free), key) == value
 
 
-def test_the_preset_alone_changes_no_number(encoder: Path) -> None:
+def test_the_preset_does_not_change_the_fingerprint(encoder: Path) -> None:
     plain = TransformerSettings(
         kind="transformer", model=str(encoder), dtype="float32", device="cpu"
     )
@@ -390,24 +393,24 @@ def test_the_preset_alone_changes_no_number(encoder: Path) -> None:
     )
 
 
-def test_the_preset_is_the_papers_schedule(encoder: Path, watch: EpochCallback) -> None:
+def test_the_preset_has_the_papers_schedule(encoder: Path, log: OptimizerLog) -> None:
     found = TransformerClassifier(paper(encoder, batch_size=4), CLASSES)
-    alike = [Example(id=row.id, text=row.text, label="pos") for row in VALIDATION]
-    assert len(found.fit(ROWS, alike, 1).history) >= 21
+    positive = [Example(id=row.id, text=row.text, label="pos") for row in VALIDATION]
+    assert len(found.fit(ROWS, positive, 1).history) >= 21
     # Ten rows are three batches an epoch, the last of two rows.
-    assert watch.rates[:9] == pytest.approx([3e-5 * step / 9 for step in range(1, 10)])
-    assert len(watch.rates) >= 63
-    assert watch.rates[9:] == pytest.approx([3e-5] * (len(watch.rates) - 9))
+    assert log.rates[:9] == pytest.approx([3e-5 * step / 9 for step in range(1, 10)])
+    assert len(log.rates) >= 63
+    assert log.rates[9:] == pytest.approx([3e-5] * (len(log.rates) - 9))
     assert {
-        group["weight_decay"]: {p.ndim > 1 for p in group["params"]} for group in watch.groups
+        group["weight_decay"]: {p.ndim > 1 for p in group["params"]} for group in log.groups
     } == {0.01: {True}, 0.0: {False}}
-    assert sum(len(group["params"]) for group in watch.groups) == len(
+    assert sum(len(group["params"]) for group in log.groups) == len(
         list(found._encoder.model.parameters())
     )
 
 
 @pytest.mark.parametrize(
-    ("leanings", "best", "epochs"),
+    ("biases", "best", "epochs"),
     [
         ([1.0] * 99, 1, 21),
         ([-1.0, *[1.0] * 98], 2, 22),
@@ -416,29 +419,29 @@ def test_the_preset_is_the_papers_schedule(encoder: Path, watch: EpochCallback) 
     ],
 )
 def test_the_preset_waits_20_epochs_and_a_tie_is_no_improvement(
-    encoder: Path, leanings: list[float], best: int, epochs: int
+    encoder: Path, biases: list[float], best: int, epochs: int
 ) -> None:
-    found = scripted(encoder, leanings, settings=paper(encoder))
+    found = scripted(encoder, biases, settings=paper(encoder))
     fit = found.fit(ROWS, VALIDATION, 1)
     assert (fit.best_epoch, len(fit.history)) == (best, epochs)
 
 
 def test_the_score_before_the_first_epoch_does_not_count(encoder: Path) -> None:
-    alike = [Example(id=row.id, text=row.text, label="pos") for row in VALIDATION]
+    positive = [Example(id=row.id, text=row.text, label="pos") for row in VALIDATION]
     found = scripted(
         encoder, [-1.0] * 99, settings=paper(encoder)
-    )  # each epoch has none right, so that no untrained head is worse
-    fit = found.fit(ROWS, alike, 1)
+    )  # no epoch has a correct prediction, so no untrained head is worse
+    fit = found.fit(ROWS, positive, 1)
     assert (fit.best_epoch, fit.valid_accuracy, len(fit.history)) == (1, 0.0, 21)
 
 
 # Stopping early ------------------------------------------------------------------------------------------------------
 
 
-def scripted(encoder: Path, leanings: list[float], **options: Any) -> TransformerClassifier:
-    """Return a classifier whose epoch e makes it prefer the first class by `leanings[e]` whatever the text.
+def scripted(encoder: Path, biases: list[float], **options: Any) -> TransformerClassifier:
+    """Return a classifier that prefers the first class by `biases[e]` after epoch e.
 
-    Three of four validation rows are of the first class: a positive leaning scores 0.75, a negative one 0.25.
+    Three of four validation rows are of the first class: a positive bias scores 0.75, a negative one 0.25.
     """
     import torch
 
@@ -447,7 +450,7 @@ def scripted(encoder: Path, leanings: list[float], **options: Any) -> Transforme
         if "settings" in options
         else classifier(encoder, **options)
     )
-    turns = iter(leanings)
+    turns = iter(biases)
 
     def epoch(*_: Any) -> float:
         with torch.no_grad():
@@ -459,7 +462,7 @@ def scripted(encoder: Path, leanings: list[float], **options: Any) -> Transforme
     return found
 
 
-def test_the_best_weights_come_back_and_not_the_last(encoder: Path) -> None:
+def test_the_best_weights_are_restored(encoder: Path) -> None:
     found = scripted(encoder, [-1.0, 2.0, -3.0, -4.0], max_epochs=4)
     fit = found.fit(ROWS, VALIDATION, 1)
     assert [line["valid_accuracy"] for line in fit.history] == [0.25, 0.75, 0.25, 0.25]
@@ -467,13 +470,13 @@ def test_the_best_weights_come_back_and_not_the_last(encoder: Path) -> None:
     assert found.predict_proba(["good"])[0, 0] == pytest.approx(1 / (1 + math.exp(-2.0)), abs=1e-6)
 
 
-def test_of_equally_good_epochs_the_first_stays(encoder: Path) -> None:
+def test_of_equally_good_epochs_the_first_is_kept(encoder: Path) -> None:
     found = scripted(encoder, [-1.0, 2.0, 3.0], max_epochs=3)
     assert found.fit(ROWS, VALIDATION, 1).best_epoch == 2
     assert found.predict_proba(["good"])[0, 0] == pytest.approx(1 / (1 + math.exp(-2.0)), abs=1e-6)
 
 
-def test_predictions_after_a_fit_have_the_best_valid_accuracy(tiny_encoder: Path) -> None:
+def test_predictions_after_a_fit_have_the_best_validation_accuracy(tiny_encoder: Path) -> None:
     found = classifier(tiny_encoder, lr=2e-2, max_epochs=8, warmup_epochs=0)
     fit = found.fit(ROWS, VALIDATION, 1)
     right = found.predict_proba([row.text for row in VALIDATION]).argmax(1) == [
@@ -490,22 +493,22 @@ def test_patience_counts_epochs_since_the_best(encoder: Path, patience: int, epo
     assert len(found.fit(ROWS, VALIDATION, 1).history) == epochs
 
 
-def test_max_epochs_ends_a_fit_that_has_patience_left(encoder: Path) -> None:
+def test_max_epochs_ends_a_fit_before_patience_does(encoder: Path) -> None:
     assert len(classifier(encoder, max_epochs=3, patience=20).fit(ROWS, VALIDATION, 1).history) == 3
 
 
-def test_each_epoch_is_told_with_the_best_one_and_where_training_would_stop(encoder: Path) -> None:
-    told: list[tuple[Any, ...]] = []
+def test_the_callback_gets_each_epoch_the_best_one_and_the_last_one(encoder: Path) -> None:
+    calls: list[tuple[Any, ...]] = []
     found = scripted(encoder, [-1.0, 1.0, -1.0, -1.0, -1.0], max_epochs=4, patience=3)
-    fit = found.fit(ROWS, VALIDATION, 1, lambda *line: told.append(line))
-    assert tuple(line for line, _, _ in told) == fit.history
-    assert [best for _, best, _ in told] == [fit.history[0], *[fit.history[1]] * 3]
-    assert [stop for _, _, stop in told] == [4, 4, 4, 4]
-    told.clear()
+    fit = found.fit(ROWS, VALIDATION, 1, lambda *line: calls.append(line))
+    assert tuple(line for line, _, _ in calls) == fit.history
+    assert [best for _, best, _ in calls] == [fit.history[0], *[fit.history[1]] * 3]
+    assert [stop for _, _, stop in calls] == [4, 4, 4, 4]
+    calls.clear()
     scripted(encoder, [-1.0, 1.0, *[-1.0] * 9], max_epochs=10, patience=3).fit(
-        ROWS, VALIDATION, 1, lambda *line: told.append(line)
+        ROWS, VALIDATION, 1, lambda *line: calls.append(line)
     )
-    assert [stop for _, _, stop in told] == [4, 5, 5, 5, 5]
+    assert [stop for _, _, stop in calls] == [4, 5, 5, 5, 5]
 
 
 # Threads and processes -----------------------------------------------------------------------------------------------
@@ -523,7 +526,7 @@ def three_threads() -> Iterator[None]:
 
 @pytest.mark.usefixtures("three_threads")
 @pytest.mark.parametrize("threads", [1, 2])
-def test_it_computes_with_as_many_threads_as_the_settings_say_and_puts_the_old_number_back(
+def test_it_uses_the_threads_of_its_settings_and_restores_the_old_number(
     tiny_encoder: Path, threads: int
 ) -> None:
     import torch
@@ -539,7 +542,7 @@ def test_it_computes_with_as_many_threads_as_the_settings_say_and_puts_the_old_n
 
 
 @pytest.mark.usefixtures("three_threads")
-def test_the_number_of_threads_is_put_back_after_an_exception(tiny_encoder: Path) -> None:
+def test_the_number_of_threads_is_restored_after_an_exception(tiny_encoder: Path) -> None:
     import torch
 
     with pytest.raises(ArithmeticError):
@@ -555,7 +558,7 @@ def test_the_number_of_threads_is_put_back_after_an_exception(tiny_encoder: Path
 
 
 @pytest.mark.usefixtures("three_threads")
-def test_the_threads_of_the_machine_change_no_number(tiny_encoder: Path) -> None:
+def test_the_threads_of_the_machine_do_not_change_numbers(tiny_encoder: Path) -> None:
     import torch
 
     one, other = classifier(tiny_encoder), classifier(tiny_encoder)
@@ -565,7 +568,7 @@ def test_the_threads_of_the_machine_change_no_number(tiny_encoder: Path) -> None
     assert other.predict_proba(TEXTS).tobytes() == one.predict_proba(TEXTS).tobytes()
 
 
-def test_a_classifier_travels_as_its_settings_and_each_process_keeps_one(
+def test_a_classifier_is_pickled_as_its_settings_and_each_process_has_one(
     tiny_encoder: Path,
 ) -> None:
     settings = TransformerSettings(
@@ -597,17 +600,17 @@ def test_a_classifier_travels_as_its_settings_and_each_process_keeps_one(
     assert again.about == found.about
 
 
-def test_a_linear_classifier_travels_alike() -> None:
+def test_a_linear_classifier_is_pickled_as_its_settings() -> None:
     found = cached_classifier(
         LinearSettings(kind="linear", class_weights={"pos": 2.0}), tuple(CLASSES)
     )
     assert pickle.loads(pickle.dumps(found)) is found
 
 
-# What may go wrong ---------------------------------------------------------------------------------------------------
+# Failures ---------------------------------------------------------------------------------------------------
 
 
-def test_a_loss_that_is_no_number_ends_the_fit(tiny_encoder: Path) -> None:
+def test_a_loss_that_is_not_finite_ends_the_fit(tiny_encoder: Path) -> None:
     with pytest.raises(ArithmeticError, match="lower lr"):
         classifier(tiny_encoder, lr=1e30, warmup_epochs=0).fit(ROWS, VALIDATION, 1)
 
@@ -615,46 +618,50 @@ def test_a_loss_that_is_no_number_ends_the_fit(tiny_encoder: Path) -> None:
 def diverged(tiny_encoder: Path, output: Path, **options: Any) -> list[Trial]:
     found = classifier(tiny_encoder, lr=1e30, warmup_epochs=0, **options)
     with pytest.raises(StoppedShort, match="1 of 1 trials failed"):
-        run_trials(
-            TrialRunner(found, cell("none"), ROWS, {}, VALIDATION, VALIDATION, 1), [(0, 0)], output
-        )
-    return list(read(output, Trial))
+        run_trials(runner(found, "none", ROWS), [(0, 0)], output)
+    return list(read_records(output, Trial))
 
 
-def test_a_loss_that_is_no_number_makes_a_failed_trial(tiny_encoder: Path, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_fails_the_trial(tiny_encoder: Path, tmp_path: Path) -> None:
     (row,) = diverged(tiny_encoder, tmp_path / "none.tiny.jsonl")
     assert (row.status, row.accuracy) == ("failed", None)
     assert row.error is not None
     assert row.error.startswith("ArithmeticError: the loss became nan")
 
 
-def test_weights_ruined_by_the_last_step_make_a_failed_trial(
+def test_weights_that_diverge_in_the_last_step_fail_the_trial(
     tiny_encoder: Path, tmp_path: Path
 ) -> None:
     (row,) = diverged(tiny_encoder, tmp_path / "none.tiny.jsonl", max_epochs=1, batch_size=64)
     assert row.status == "failed"
 
 
-def cell(method: str) -> Cell:
-    return Cell("t", "full", method, "tiny", {}, 0, CLASSES)
+def runner(
+    classifier: TransformerClassifier,
+    method: str,
+    real: Sequence[Example],
+    synthetic: Mapping[int, SyntheticSet] = {},
+) -> TrialRunner:
+    key = TrialKey(Cell("t", {}, "full", 0), method, "tiny")
+    return TrialRunner(
+        classifier, key, CLASSES, TrialData(real, VALIDATION, VALIDATION, synthetic), 1
+    )
 
 
-def spoilt(by: float) -> list[Augmented]:
-    return [row.model_copy(update={"probs": {"pos": by, "neg": 0.0}}) for row in ROWS]
+def invalid_rows(value: float) -> list[Augmented]:
+    return [row.model_copy(update={"probs": {"pos": value, "neg": 0.0}}) for row in ROWS]
 
 
-@pytest.mark.parametrize("by", [math.nan, 3e38])
-def test_a_trial_that_diverges_fails_and_leaves_the_next_as_it_would_be_alone(
-    tiny_encoder: Path, tmp_path: Path, by: float
+@pytest.mark.parametrize("value", [math.nan, 3e38])
+def test_a_trial_that_diverges_does_not_change_the_next_one(
+    tiny_encoder: Path, tmp_path: Path, value: float
 ) -> None:
     real = [Example(id=row.id, text=row.text, label=row.label) for row in ROWS]
-    draws = {0: SyntheticSet(spoilt(by), {}), 1: SyntheticSet(ROWS, {})}
+    draws = {0: SyntheticSet(invalid_rows(value), {}), 1: SyntheticSet(ROWS, {})}
 
     def rows(name: str, trials: list[tuple[int, int]]) -> list[dict[str, Any]]:
         output = tmp_path / f"{name}.tiny.jsonl"
-        work = TrialRunner(
-            classifier(tiny_encoder), cell("gpt3mix"), real, draws, VALIDATION, VALIDATION, 1
-        )
+        work = runner(classifier(tiny_encoder), "gpt3mix", real, draws)
         if name == "both":
             with pytest.raises(
                 StoppedShort, match="1 of 2 trials failed; the first: ArithmeticError"
@@ -662,7 +669,7 @@ def test_a_trial_that_diverges_fails_and_leaves_the_next_as_it_would_be_alone(
                 run_trials(work, trials, output)
         else:
             run_trials(work, trials, output)
-        return [row.model_dump(exclude={"seconds"}) for row in read(output, Trial)]
+        return [row.model_dump(exclude={"seconds"}) for row in read_records(output, Trial)]
 
     failed, after = rows("both", [(0, 0), (1, 1)])
     assert (failed["status"], failed["accuracy"], failed["trial"]) == ("failed", None, 0)
@@ -670,7 +677,7 @@ def test_a_trial_that_diverges_fails_and_leaves_the_next_as_it_would_be_alone(
     assert after["status"] == "ok"
 
 
-def test_a_fit_after_one_with_a_huge_rate_is_as_it_would_be_alone(tiny_encoder: Path) -> None:
+def test_a_fit_that_diverges_does_not_change_the_next_one(tiny_encoder: Path) -> None:
     found, alone = classifier(tiny_encoder), classifier(tiny_encoder)
     settings = found._settings
     found._settings = settings.model_copy(update={"lr": 1e30, "warmup_epochs": 0})
@@ -681,7 +688,7 @@ def test_a_fit_after_one_with_a_huge_rate_is_as_it_would_be_alone(tiny_encoder: 
     assert found.predict_proba(TEXTS).tobytes() == alone.predict_proba(TEXTS).tobytes()
 
 
-def test_scores_that_are_no_numbers_are_an_error_and_no_prediction(tiny_encoder: Path) -> None:
+def test_logits_that_are_not_finite_are_an_error(tiny_encoder: Path) -> None:
     import torch
 
     found = classifier(tiny_encoder)
@@ -695,14 +702,14 @@ def test_a_class_without_a_row_fails_the_trial_with_its_name(
     tiny_encoder: Path, tmp_path: Path
 ) -> None:
     real = [Example(id="a", text="good", label="pos")]
-    work = TrialRunner(classifier(tiny_encoder), cell("none"), real, {}, VALIDATION, VALIDATION, 1)
+    work = runner(classifier(tiny_encoder), "none", real)
     with pytest.raises(UntrainableError, match="'neg'"):
-        training_rows(work.options, real, [], CLASSES)
+        assign_targets(work.target_settings, real, [], CLASSES)
     with pytest.raises(StoppedShort, match="the first: no training row has the class 'neg'"):
         run_trials(work, [(0, 0)], tmp_path / "none.tiny.jsonl")
 
 
-def test_about_tells_what_can_change_a_number_and_nothing_else(
+def test_about_has_what_can_change_a_number_and_nothing_else(
     tiny_encoder: Path, encoder: Path, tmp_path: Path
 ) -> None:
     plain = classifier(tiny_encoder).about

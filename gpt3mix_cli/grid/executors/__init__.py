@@ -1,1 +1,1 @@
-"""Where trials run."""
+"""Where the trials of a run are executed."""

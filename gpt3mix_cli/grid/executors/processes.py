@@ -1,7 +1,7 @@
-"""Processes that run trials side by side, each with the encoder that it has loaded once.
+"""Runs trials in worker processes, each with a classifier that it has loaded once.
 
-Trials compute the same wherever they run; only the time differs. A worker that dies takes the trial that it was at with
-it and no other. Workers end with the program, also when it is killed.
+A trial computes the same in every process; only the time differs. A worker that dies loses only
+the trial that it was running. Workers end with the program, even if the program is killed.
 """
 
 import contextlib
@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import NO_CALLBACKS, Callbacks
-from ...train import Job, Result, WorkerDied
+from ...train import Result, TrialJob, WorkerDied
 
-MEMORY = 4e9  # bytes of memory for each worker: BERT-base, its gradients and its optimiser's state
-PRELOADED = [
+MEMORY_PER_WORKER = 4e9  # bytes: BERT-base, its gradients and its optimizer's state
+MAX_MESSAGE_SIZE = 4096  # bytes of a progress message
+PRELOADED_MODULES = [
     "numpy",
     "sklearn.metrics",
     "torch",
@@ -31,66 +32,74 @@ PRELOADED = [
 ]
 
 
-def fitting(threads: int) -> int:
-    """Return how many workers of so many threads this machine holds, by its cores and its memory."""
+def count_fitting_workers(threads: int) -> int:
+    """Return how many workers with so many threads each this machine's cores and memory hold."""
     import joblib
 
-    cores: int = joblib.cpu_count(
-        only_physical_cores=False
-    )  # what the container or the scheduler grants, not what is built in
+    # The cores that the container or the scheduler grants, not those of the machine.
+    cores: int = joblib.cpu_count(only_physical_cores=False)
     try:
         memory = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     except (ValueError, OSError, AttributeError):
-        memory = cores * MEMORY
-    with contextlib.suppress(OSError, ValueError):  # `max` where a container has no limit
+        memory = cores * MEMORY_PER_WORKER
+    with contextlib.suppress(OSError, ValueError):  # `max` if the container has no limit
         memory = min(memory, float(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return max(1, min(cores // threads, int(memory / MEMORY)))
+    return max(1, min(cores // threads, int(memory / MEMORY_PER_WORKER)))
 
 
-class Workers:
-    """The processes; a context manager. `map` may be called from several threads, which share them."""
+class ProcessExecutor:
+    """Worker processes as a context manager; `map` is a `train.TrialExecutor`.
+
+    Several threads may call `map` at the same time; they share the workers. Workers start when
+    they are first needed.
+
+    Args:
+        count: number of workers.
+        callbacks: for progress and warnings of the trials.
+    """
 
     def __init__(self, count: int, callbacks: Callbacks = NO_CALLBACKS) -> None:
-        """Prepare; processes start when they are needed."""
-        self._count, self._callbacks = count, callbacks
-        self._slots = threading.Semaphore(count)
+        """Start no process yet."""
+        self._callbacks = callbacks
+        self._free_workers = threading.Semaphore(count)
         self._lock = threading.Lock()
-        self._pools: list[
-            ProcessPoolExecutor
-        ] = []  # of one process each: a broken pool fails all that it is at
-        self._idle: list[ProcessPoolExecutor] = []
+        # One pool for each worker: a dead process breaks its whole pool.
+        self._pools: list[ProcessPoolExecutor] = []
+        self._idle_pools: list[ProcessPoolExecutor] = []
         self._closed = False
-        self._ears, self._mouth = _channel()
+        self._receiver, self._sender = _open_channel()
 
-    def __enter__(self) -> "Workers":
-        """Begin to hear what the workers tell."""
-        if self._ears:
-            threading.Thread(target=self._listen, args=(self._ears,), daemon=True).start()
+    def __enter__(self) -> "ProcessExecutor":
+        """Start to receive the workers' messages."""
+        if self._receiver:
+            threading.Thread(
+                target=self._forward_messages, args=(self._receiver,), daemon=True
+            ).start()
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        """End the workers: after an error or Ctrl-C at once, whatever they are at."""
+        """End the workers; after an error or Ctrl-C at once, without waiting for their trials."""
         self._closed = True
         for pool in self._pools:
             pool.shutdown(wait=error is None, cancel_futures=True)
         if error is not None:
             for child in multiprocessing.active_children():
                 child.terminate()
-        for end in (self._mouth, self._ears):
+        for end in (self._sender, self._receiver):
             if end:
                 end.close()
 
     def map(
         self,
-        function: Callable[[Job, Callbacks], Result],
-        jobs: Sequence[Job],
+        function: Callable[[TrialJob, Callbacks], Result],
+        jobs: Sequence[TrialJob],
         callbacks: Callbacks,
-    ) -> Iterator[tuple[Job, Result | WorkerDied]]:
-        """Run the jobs and yield each with what came of it, as they end; see `train.Map`."""
-        waiting, running = list(jobs), dict[Future[Result], Job]()
+    ) -> Iterator[tuple[TrialJob, Result | WorkerDied]]:
+        """Run jobs and yield each with its result, as they end; see `train.TrialExecutor`."""
+        waiting, running = list(jobs), dict[Future[Result], TrialJob]()
         while waiting or running:
-            # Nothing is queued beyond the workers, so that a dying one takes no waiting job with it.
-            while waiting and self._slots.acquire(blocking=not running):
+            # A job is only submitted to a free worker: a worker that dies loses no waiting job.
+            while waiting and self._free_workers.acquire(blocking=not running):
                 job = waiting.pop(0)
                 running[self._submit(function, job)] = job
             ended, _ = wait(running, timeout=0.1 if waiting else None, return_when=FIRST_COMPLETED)
@@ -100,56 +109,67 @@ class Workers:
                     yield job, future.result()
                 except BrokenExecutor:
                     if self._closed:
-                        raise  # the whole run ends: that is no finding about the trial
+                        raise  # the whole run ends, so this says nothing about the trial
                     yield (
                         job,
                         WorkerDied(
-                            "the process of the trial died, as the system's memory ran out or it was killed; fewer --jobs need less memory"
+                            "the process of the trial died: it was killed, or the system ran out "
+                            "of memory; fewer --jobs need less memory"
                         ),
                     )
 
-    def _submit(self, function: Callable[[Job, Callbacks], Result], job: Job) -> Future[Result]:
+    def _submit(
+        self, function: Callable[[TrialJob, Callbacks], Result], job: TrialJob
+    ) -> Future[Result]:
         with self._lock:
             while True:
-                pool = self._idle.pop() if self._idle else self._open()
+                pool = self._idle_pools.pop() if self._idle_pools else self._start_worker()
                 try:
-                    future = pool.submit(_work, function, job)
+                    future = pool.submit(_run_job, function, job)
                     break
                 except BrokenExecutor:
                     if self._closed:
                         raise
 
-        def freed(ended: Future[Result]) -> None:
+        def release(ended: Future[Result]) -> None:
             if ended.cancelled() or not isinstance(ended.exception(), BrokenExecutor):
-                self._idle.append(pool)
-            self._slots.release()
+                self._idle_pools.append(pool)
+            self._free_workers.release()
 
-        future.add_done_callback(freed)
+        future.add_done_callback(release)
         return future
 
-    def _open(self) -> ProcessPoolExecutor:
+    def _start_worker(self) -> ProcessPoolExecutor:
         if self._closed:
             raise BrokenExecutor("the run has ended")
-        # A server that has imported the libraries forks each worker: they share its memory and start at once.
+        # Workers are forked from a server that has imported the libraries: they share its memory
+        # and start at once.
         methods = multiprocessing.get_all_start_methods()
         context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
         if "forkserver" in methods:
-            context.set_forkserver_preload(PRELOADED)
-            _start_server()
-        self._pools.append(ProcessPoolExecutor(1, context, _begin, (self._mouth,)))
+            context.set_forkserver_preload(PRELOADED_MODULES)
+            _start_fork_server()
+        self._pools.append(ProcessPoolExecutor(1, context, _start_in_worker, (self._sender,)))
         return self._pools[-1]
 
-    def _listen(self, ears: socket.socket) -> None:
+    def _forward_messages(self, receiver: socket.socket) -> None:
+        calls: dict[str, Callable[..., None]] = {
+            "progress": self._callbacks.progress,
+            "warn": self._callbacks.warn,
+        }
         while True:
             try:
-                kind, *arguments = json.loads(ears.recv(4096))
-                getattr(self._callbacks, kind)(*arguments)
+                name, *arguments = json.loads(receiver.recv(MAX_MESSAGE_SIZE))
+                calls[name](*arguments)
             except (OSError, ValueError):
                 return
 
 
-def _start_server() -> None:
-    """Start the server of forks with a search path that the current folder is not part of: it may hold other versions."""
+def _start_fork_server() -> None:
+    """Start the fork server without the current folder on its search path.
+
+    The folder may hold other versions of the libraries.
+    """
     from multiprocessing import forkserver
 
     before = os.environ.get("PYTHONSAFEPATH")
@@ -163,24 +183,23 @@ def _start_server() -> None:
             os.environ["PYTHONSAFEPATH"] = before
 
 
-def _channel() -> tuple[socket.socket | None, socket.socket | None]:
-    """Return both ends of a way for whole, short messages that no dying process can block."""
+def _open_channel() -> tuple[socket.socket | None, socket.socket | None]:
+    """Return receiver and sender of short messages, which no dying process can block."""
     if not hasattr(socket, "AF_UNIX"):
-        return None, None  # Windows: trials show no epochs there
+        return None, None  # on Windows the progress of trials is not shown
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
 
 
-# In the worker -------------------------------------------------------------------------------------------------------
+# In the worker -----------------------------------------------------------------------------------
 
-_mouth: socket.socket | None = None
+_sender: socket.socket | None = None
 
 
-def _begin(mouth: socket.socket | None) -> None:
-    global _mouth
-    _mouth = mouth
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C goes to the whole group; the parent decides
+def _start_in_worker(sender: socket.socket | None) -> None:
+    global _sender
+    _sender = sender
+    # Ctrl-C reaches the whole process group; the parent decides what ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -191,12 +210,13 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _work(function: Callable[[Job, Callbacks], Result], job: Job) -> Result:
+def _run_job(function: Callable[[TrialJob, Callbacks], Result], job: TrialJob) -> Result:
     return function(job, Callbacks(partial(_send, "progress"), partial(_send, "warn")))
 
 
-def _send(kind: str, *arguments: Any) -> None:
-    """Send a call of a callback to the parent process."""
-    if _mouth:
-        with contextlib.suppress(OSError):  # who shows it is behind, or gone
-            _mouth.send(json.dumps([kind, *arguments]).encode(), socket.MSG_DONTWAIT)
+def _send(name: str, *arguments: Any) -> None:
+    """Send a call of a callback to the parent."""
+    if _sender:
+        # A message is dropped if the parent is busy or has ended.
+        with contextlib.suppress(OSError):
+            _sender.send(json.dumps([name, *arguments]).encode(), socket.MSG_DONTWAIT)

@@ -1,10 +1,10 @@
-"""Beam search over whole lines, from which the paper's hard labels are read (Table 5): the likeliest lines, or drawn ones.
+"""Beam search over whole lines, from which the paper's hard labels are read (Table 5).
 
-At temperature 0 a line ranks by the log-probability of all its tokens, its end included, not divided by their number. Above
-it lines are drawn without replacement (stochastic beam search, Kool et al., 2019, "Stochastic Beams and Where to Find
-Them"): noise is added to each beam's log-probability so that a beam's best continuation ranks as the beam itself, and the
-lines that rank highest are a sample. As is usual, an end counts only if it is among the best continuations of its step, so
-that a width of 1 is greedy writing at temperature 0.
+At temperature 0 a line ranks by the log-probability of all its tokens, the line end included, not
+divided by their number. Above it lines are drawn without replacement (Kool et al., 2019,
+"Stochastic Beams and Where to Find Them"): Gumbel noise is added to log-probabilities so that the
+lines with the highest ranks are a sample. As usual, a line end counts only if it is among the best
+continuations of its step, so a width of 1 at temperature 0 is greedy decoding.
 """
 
 from collections.abc import Sequence
@@ -12,57 +12,56 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..port import Request
-from .decoder import Decoder, Prompts
-from .tokenization import STOP
+from .decoder import Decoder, PromptReader
+from .tokenization import LINE_END
 
 if TYPE_CHECKING:
     import torch
 
 
 @dataclass(frozen=True)
-class Line:
-    """A line that was found.
+class BeamHypothesis:
+    """A line that left the search.
 
     Attributes:
-        text: without the line's end.
-        tokens: how many it has, with the one that ended it.
-        logprob: of all of them together, in nats, before temperature.
-        rank: by which lines are compared: `logprob`, or with noise where lines are drawn.
-        finished: False if the limit came before the line's end.
+        text: without the line end.
+        num_tokens: with the token that ended it.
+        logprob: of all tokens, natural logarithm, before temperature.
+        rank: the search's order: `logprob`, or its perturbed value if lines are drawn.
+        finished: False if `max_tokens` came before the line end.
     """
 
     text: str
-    tokens: int
+    num_tokens: int
     logprob: float
     rank: float
     finished: bool
 
 
-def search(
-    decoder: Decoder, prompts: Sequence[list[int]], requests: Sequence[Request], side_by_side: int
-) -> list[list[Line]]:
-    """Return for each prompt at most `beams` different lines, the highest rank first.
+def beam_search(
+    decoder: Decoder, prompts: Sequence[list[int]], requests: Sequence[Request], max_rows: int
+) -> list[list[BeamHypothesis]]:
+    """Return for each prompt up to `beams` different lines, highest rank first.
 
     Args:
         decoder: the model.
         prompts: tokens, at least one each.
-        requests: theirs, alike in beams, max_tokens and temperature.
-        side_by_side: the most lines on their way; of one prompt there are always `beams`.
+        requests: theirs; they agree in beams, max_tokens and temperature.
+        max_rows: the most beams at a time; the beams of one prompt always run together.
     """
     import torch
 
-    many = max(1, side_by_side // requests[0].beams)
-    found: list[list[Line]] = []
+    size = max(1, max_rows // requests[0].beams)
+    results: list[list[BeamHypothesis]] = []
     with torch.inference_mode():
-        for start in range(0, len(prompts), many):
-            found += _Beams(
-                decoder, prompts[start : start + many], requests[start : start + many]
-            ).run()
-    return found
+        for start in range(0, len(prompts), size):
+            part = slice(start, start + size)
+            results += _BeamSearch(decoder, prompts[part], requests[part]).run()
+    return results
 
 
-class _Beams:
-    """The lines of a few prompts that are on their way, `width` for each."""
+class _BeamSearch:
+    """The beams of a few prompts, `width` of them each. Tensors are (prompts, width, ...)."""
 
     def __init__(
         self, decoder: Decoder, prompts: Sequence[list[int]], requests: Sequence[Request]
@@ -70,121 +69,93 @@ class _Beams:
         import torch
 
         self._decoder, self._prompts = decoder, prompts
-        self._width, self._longest, self._temperature = (
-            requests[0].beams,
-            requests[0].max_tokens,
-            requests[0].temperature,
-        )
+        self._width, self._max_tokens = requests[0].beams, requests[0].max_tokens
+        self._temperature = requests[0].temperature
         self._generators = [torch.Generator().manual_seed(request.seed) for request in requests]
-        self._device = decoder.model.device
-        before = [prompt[:-1] for prompt in prompts]
-        layers, mask = Prompts(decoder, before).read(before)
-        self._layers = [
+        self._device = device = decoder.model.device
+        read = [prompt[:-1] for prompt in prompts]
+        past, mask = PromptReader(decoder, read).read(read)
+        self._past = [
             (keys.repeat_interleave(self._width, 0), values.repeat_interleave(self._width, 0))
-            for keys, values in layers
+            for keys, values in past
         ]
         self._mask = mask.repeat_interleave(self._width, 0)
-        self._ids = torch.tensor(
-            [prompt[-1] for prompt in prompts], device=self._device
-        ).repeat_interleave(self._width)
-        self._positions = torch.tensor(
-            [len(prompt) - 1 for prompt in prompts], device=self._device
-        ).repeat_interleave(self._width)
-        # All begin alike: only the first counts, until they differ.
-        self._ranks = torch.full((len(prompts), self._width), -torch.inf, device=self._device)
+        last = torch.tensor([[prompt[-1], len(prompt) - 1] for prompt in prompts], device=device)
+        self._ids, self._positions = last.repeat_interleave(self._width, 0).unbind(-1)
+        # All beams of a prompt begin equal: only the first one counts until they differ.
+        self._ranks = torch.full((len(prompts), self._width), -torch.inf, device=device)
         self._ranks[:, 0] = 0
-        self._logprobs = torch.zeros_like(self._ranks)
-        self._tempered = torch.zeros_like(self._ranks)
-        self._written = torch.zeros(
-            len(prompts), self._width, 0, dtype=torch.long, device=self._device
-        )
-        self._closers: torch.Tensor | None = None
-        self._ended: list[dict[str, Line]] = [
-            {} for _ in prompts
-        ]  # by text: lines that differ in their tokens only are one
+        self._logprobs = torch.zeros_like(self._ranks)  # before temperature
+        self._tempered = torch.zeros_like(self._ranks)  # after it
+        self._tokens = self._ranks.new_zeros(len(prompts), self._width, 0, dtype=torch.long)
+        self._may_end: torch.Tensor | None = None
+        # By text: lines that differ in their tokens only are one.
+        self._hypotheses: list[dict[str, BeamHypothesis]] = [{} for _ in prompts]
 
-    def run(self) -> list[list[Line]]:
-        """Go on until no line on its way can rank among the best."""
-        for _ in range(self._longest):
+    def run(self) -> list[list[BeamHypothesis]]:
+        """Run steps until no beam can rank among the best lines."""
+        for _ in range(self._max_tokens):
             self._step()
             if not bool(self._ranks.isfinite().any()):
                 break
         for row, ranks in enumerate(self._ranks.tolist()):
-            for beam in range(self._width):
-                self._end(
-                    row,
-                    self._written[row, beam].tolist(),
-                    float(self._logprobs[row, beam]),
-                    ranks[beam],
-                    finished=False,
-                )
+            for beam, rank in enumerate(ranks):
+                tokens, logprob = self._tokens[row, beam].tolist(), float(self._logprobs[row, beam])
+                self._add_hypothesis(row, tokens, logprob, rank, finished=False)
         return [self._best(row) for row in range(len(self._prompts))]
 
     def _step(self) -> None:
-        """Feed each line's last token, keep the best continuations, and put by those that have ended."""
+        """Feed each beam's last token, rank all continuations, and set aside those that end."""
         import torch
 
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(self._mask), 1)], 1)
-        logits, self._layers = self._decoder.forward(
-            self._ids[:, None], self._mask, self._positions[:, None], self._layers, keep=1
+        logits, self._past = self._decoder.forward(
+            self._ids[:, None], self._mask, self._positions[:, None], self._past, logits_to_keep=1
         )
         logits = logits[:, -1].float().view(*self._ranks.shape, -1)
         logprobs = self._logprobs[:, :, None] + logits.log_softmax(-1)
         if self._temperature:
             tempered = self._tempered[:, :, None] + (logits / self._temperature).log_softmax(-1)
-            ranks = self._drawn(tempered)
+            ranks = self._perturbed_ranks(tempered)
         else:
             ranks = tempered = logprobs.masked_fill(~self._ranks.isfinite()[:, :, None], -torch.inf)
-        vocabulary = ranks.shape[-1]
-        if self._closers is None:
-            self._closers = self._decoder.tokens.closers("", vocabulary).to(self._device)
-        ends = self._closers
-        best, places = ranks.flatten(1).topk(self._width)
-        for row, place_of in (ends[places % vocabulary] & best.isfinite()).nonzero().tolist():
-            place = int(places[row, place_of])
-            beam, token = place // vocabulary, place % vocabulary
-            self._end(
-                row, [*self._written[row, beam].tolist(), token], float(logprobs[row, beam, token]), float(best[row, place_of]), finished=True
-            )  # fmt: skip
-        self._ranks, places = ranks.masked_fill(ends, -torch.inf).flatten(1).topk(self._width)
-        self._go_on(
-            places // vocabulary,
-            places % vocabulary,
-            logprobs.flatten(1).gather(1, places),
-            tempered.flatten(1).gather(1, places),
-        )
+        size = ranks.shape[-1]
+        if self._may_end is None:
+            self._may_end = self._decoder.tokenizer.may_end_text((), size).to(self._device)
+        best, index = ranks.flatten(1).topk(self._width)
+        for row, column in (self._may_end[index % size] & best.isfinite()).nonzero().tolist():
+            beam, token = divmod(int(index[row, column]), size)
+            tokens = [*self._tokens[row, beam].tolist(), token]
+            logprob, rank = float(logprobs[row, beam, token]), float(best[row, column])
+            self._add_hypothesis(row, tokens, logprob, rank, finished=True)
+        ranks = ranks.masked_fill(self._may_end, -torch.inf)
+        self._ranks, index = ranks.flatten(1).topk(self._width)
+        self._logprobs = logprobs.flatten(1).gather(1, index)
+        self._tempered = tempered.flatten(1).gather(1, index)
+        self._extend(index // size, index % size)
 
-    def _go_on(
-        self,
-        parents: "torch.Tensor",
-        tokens: "torch.Tensor",
-        logprobs: "torch.Tensor",
-        tempered: "torch.Tensor",
-    ) -> None:
-        """Make the chosen continuations, all (prompts, width), the lines on their way."""
+    def _extend(self, parents: "torch.Tensor", tokens: "torch.Tensor") -> None:
+        """Replace the beams by continuations of theirs; both arguments are (prompts, width)."""
         import torch
 
-        self._logprobs, self._tempered = logprobs, tempered
-        self._written = torch.cat(
-            [
-                self._written.gather(1, parents[:, :, None].expand_as(self._written)),
-                tokens[:, :, None],
-            ],
-            -1,
-        )
-        source = (
-            parents + torch.arange(len(parents), device=self._device)[:, None] * self._width
-        ).flatten()
-        self._layers = [(keys[source], values[source]) for keys, values in self._layers]
+        earlier = self._tokens.gather(1, parents[:, :, None].expand_as(self._tokens))
+        self._tokens = torch.cat([earlier, tokens[:, :, None]], -1)
+        first_beam = torch.arange(len(parents), device=self._device)[:, None] * self._width
+        source = (parents + first_beam).flatten()
+        self._past = [(keys[source], values[source]) for keys, values in self._past]
         self._ids, self._positions = tokens.flatten(), self._positions + 1
         for row in range(len(self._prompts)):
             best = self._best(row)
-            # No line ranks above the one that it continues.
+            # No line ranks above the beam that it continues.
             if len(best) == self._width and float(self._ranks[row].max()) <= best[-1].rank:
                 self._ranks[row] = -torch.inf
 
-    def _drawn(self, tempered: "torch.Tensor") -> "torch.Tensor":
-        """Return the rank of each continuation: Gumbel noise whose greatest value under a beam is the beam's own (section 4.1)."""
+    def _perturbed_ranks(self, tempered: "torch.Tensor") -> "torch.Tensor":
+        """Return the ranks of all continuations of lines that are drawn.
+
+        They are log-probabilities plus Gumbel noise, shifted so that the highest one under a beam
+        is the beam's own rank (section 4.1 of the paper).
+        """
         import torch
 
         noise = torch.stack(
@@ -196,22 +167,24 @@ class _Beams:
         noisy = tempered - noise.clamp(min=1e-30).log().to(self._device)
         beams = self._ranks[:, :, None]
         highest = noisy.amax(-1, keepdim=True)
-        # Appendix B.3 of the paper: shift the noise so that its maximum is the beam's rank, without overflow.
+        # Appendix B.3 of the paper: shift so that the maximum is the beam's rank, without overflow.
         gap = (beams - noisy) + torch.log1p(-(noisy - highest).exp().clamp(max=1))
         ranks = beams - gap.clamp(min=0) - torch.log1p((-gap.abs()).exp())
         return ranks.masked_fill(~beams.isfinite(), -torch.inf)
 
-    def _end(
+    def _add_hypothesis(
         self, row: int, tokens: list[int], logprob: float, rank: float, finished: bool
     ) -> None:
-        """Put a line by, unless it cannot be one of the best or stands there already."""
+        """Set a line aside, unless it is not among the best or its text is there already."""
         best = self._best(row)
         if rank == float("-inf") or (len(best) == self._width and rank <= best[-1].rank):
             return
-        spoken = tokens[:-1] if tokens[-1] in self._decoder.tokens.ends else tokens
-        text = self._decoder.tokens.spell(self._prompts[row], spoken).split(STOP)[0]
-        if text not in self._ended[row] or self._ended[row][text].rank < rank:
-            self._ended[row][text] = Line(text, len(tokens), logprob, rank, finished)
+        tokenizer, known = self._decoder.tokenizer, self._hypotheses[row]
+        shown = tokens[:-1] if tokens[-1] in tokenizer.end_tokens else tokens
+        text = tokenizer.decode_continuation(self._prompts[row], shown).split(LINE_END)[0]
+        if text not in known or known[text].rank < rank:
+            known[text] = BeamHypothesis(text, len(tokens), logprob, rank, finished)
 
-    def _best(self, row: int) -> list[Line]:
-        return sorted(self._ended[row].values(), key=lambda line: -line.rank)[: self._width]
+    def _best(self, row: int) -> list[BeamHypothesis]:
+        hypotheses = self._hypotheses[row].values()
+        return sorted(hypotheses, key=lambda line: -line.rank)[: self._width]

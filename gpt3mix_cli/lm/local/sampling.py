@@ -1,4 +1,7 @@
-"""Draws the next token of many rows at once; a row's draws depend on its request's seed and its own logits only."""
+"""Draws the next token of many rows at once.
+
+What a row draws depends on its request's seed and on its own logits only.
+"""
 
 from typing import TYPE_CHECKING
 
@@ -7,128 +10,123 @@ from ..port import Request
 if TYPE_CHECKING:
     import torch
 
-CHUNK = 128  # tokens whose probabilities are summed before any is looked at by itself
+CDF_CHUNK_TOKENS = 128  # probabilities are summed over chunks before any single one is looked at
 
 
 class Sampler:
-    """The drawing parameters of each row, what it has written, and its random numbers.
+    """The sampling parameters, generated tokens and random numbers of each row.
 
     Attributes:
-        written: token ids, (rows, longest).
-        counts: how many of them there are, (rows,).
+        tokens: generated token ids, (rows, max_tokens).
+        counts: how many of them are set, (rows,).
     """
 
-    def __init__(self, rows: int, longest: int, device: "torch.device") -> None:
-        """Make room for rows that are set later."""
+    def __init__(self, rows: int, max_tokens: int, device: "torch.device") -> None:
+        """Allocate memory for rows that are assigned later."""
         import torch
 
-        self._columns = torch.arange(longest, device=device)
-        self.written = torch.zeros(rows, longest, dtype=torch.long, device=device)
+        self._columns = torch.arange(max_tokens, device=device)
+        self.tokens = torch.zeros(rows, max_tokens, dtype=torch.long, device=device)
         self.counts = torch.zeros(rows, dtype=torch.long, device=device)
-        self._uniforms = torch.zeros(rows, longest, dtype=torch.float64, device=device)
-        self._parameters = torch.tensor([[1.0, 1.0, 0.0]], device=device).repeat(
-            rows, 1
-        )  # temperature, top_p, frequency_penalty
-        self._some_top_p = self._some_greedy = self._some_penalty = False
+        self._uniforms = torch.zeros(rows, max_tokens, dtype=torch.float64, device=device)
+        # temperature, top_p, frequency_penalty
+        self._parameters = torch.tensor([[1.0, 1.0, 0.0]], device=device).repeat(rows, 1)
+        self._any_top_p = self._any_greedy = self._any_penalty = False
 
-    def set(self, row: int, request: Request) -> None:
-        """Give a row to a request."""
+    def assign(self, row: int, request: Request) -> None:
+        """Start a request in a row."""
         import torch
 
-        drawn = torch.rand(
-            request.max_tokens,
-            generator=torch.Generator().manual_seed(request.seed),
-            dtype=torch.float64,
-        )
-        self._uniforms[row, : request.max_tokens] = drawn.to(self._uniforms.device)
+        generator = torch.Generator().manual_seed(request.seed)
+        uniforms = torch.rand(request.max_tokens, generator=generator, dtype=torch.float64)
+        self._uniforms[row, : request.max_tokens] = uniforms.to(self._uniforms.device)
         self._parameters[row] = torch.tensor(
             [request.temperature, request.top_p, request.frequency_penalty]
         )
         self.counts[row] = 0
-        self._some_top_p |= request.top_p < 1
-        self._some_greedy |= request.temperature == 0
-        self._some_penalty |= request.frequency_penalty != 0
+        self._any_top_p |= request.top_p < 1
+        self._any_greedy |= request.temperature == 0
+        self._any_penalty |= request.frequency_penalty != 0
 
     def select(self, rows: "torch.Tensor") -> None:
         """Keep only these rows, in this order."""
-        for name in ("written", "counts", "_uniforms", "_parameters"):
+        for name in ("tokens", "counts", "_uniforms", "_parameters"):
             setattr(self, name, getattr(self, name)[rows])
 
-    def draw(self, logits: "torch.Tensor", writing: "torch.Tensor") -> "torch.Tensor":
-        """Return the next token of each row, (rows,), and note it for the rows that are `writing`.
+    def draw(self, logits: "torch.Tensor", generating: "torch.Tensor") -> "torch.Tensor":
+        """Return the next token of each row, (rows,), and record it where `generating`.
 
         Args:
             logits: (rows, vocabulary), float32; not changed.
-            writing: (rows,), bool.
+            generating: (rows,), bool.
         """
         import torch
 
         temperature, top_p, penalty = self._parameters.unbind(-1)
-        if self._some_penalty:
-            # A token that was written c times loses c penalties: its index stands there c times.
+        if self._any_penalty:
+            # A token that was generated c times occurs c times in the index: c penalties are added.
             each = torch.where(self._columns < self.counts[:, None], -penalty[:, None], 0.0)
-            logits = logits.scatter_add(-1, self.written, each)
+            logits = logits.scatter_add(-1, self.tokens, each)
         weights = (
             (logits - logits.amax(-1, keepdim=True))
             .div_(temperature.clamp(min=1e-6)[:, None])
             .exp_()
         )
-        order = None
-        if self._some_top_p:
+        index = self.counts.clamp(max=len(self._columns) - 1)[:, None]
+        uniforms = self._uniforms.gather(-1, index)
+        if self._any_top_p:
             weights, order = _nucleus(weights, top_p)
-        drawn = _inverse(
-            weights,
-            self._uniforms.gather(-1, self.counts.clamp(max=len(self._columns) - 1)[:, None]),
-        )
-        token = drawn if order is None else order.gather(-1, drawn[:, None])[:, 0]
-        if self._some_greedy:
+            token = order.gather(-1, inverse_cdf(weights, uniforms)[:, None])[:, 0]
+        else:
+            token = inverse_cdf(weights, uniforms)
+        if self._any_greedy:
             token = torch.where(temperature > 0, token, logits.argmax(-1))
-        place = self.counts.clamp(max=len(self._columns) - 1)[:, None]
-        self.written.scatter_(
-            -1, place, torch.where(writing[:, None], token[:, None], self.written.gather(-1, place))
-        )
-        self.counts += writing
+        recorded = torch.where(generating[:, None], token[:, None], self.tokens.gather(-1, index))
+        self.tokens.scatter_(-1, index, recorded)
+        self.counts += generating
         return token
 
 
 def _nucleus(weights: "torch.Tensor", top_p: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor]":
-    """Return weights with only the likeliest tokens that reach top_p together, and which tokens they are."""
+    """Return the weights with those outside the nucleus set to 0, and the token ids they are of.
+
+    Both are (rows, vocabulary): sorted, most probable first, in rows with top_p < 1.
+    """
     import torch
 
     ranked, ranks = weights.sort(-1, descending=True)
     probs = ranked / ranked.sum(-1, keepdim=True)
-    # A token stays if those before it have not yet reached top_p: the first one always does.
+    # A token stays if those before it have not reached top_p; so the first one always stays.
     ranked = ranked.masked_fill(probs.cumsum(-1) - probs >= top_p[:, None], 0)
-    # Rows that draw from all tokens keep their order, whatever their neighbours do.
-    some = (top_p < 1)[:, None]
-    own = torch.arange(weights.shape[-1], device=weights.device)
-    return torch.where(some, ranked, weights), torch.where(some, ranks, own)
+    # A row with top_p 1 stays unsorted, so that its draws do not depend on its neighbours.
+    truncated = (top_p < 1)[:, None]
+    unsorted = torch.arange(weights.shape[-1], device=weights.device)
+    return torch.where(truncated, ranked, weights), torch.where(truncated, ranks, unsorted)
 
 
-def _inverse(weights: "torch.Tensor", uniforms: "torch.Tensor") -> "torch.Tensor":
-    """Return the token at which the cumulative distribution passes a uniform number, (rows,).
+def inverse_cdf(weights: "torch.Tensor", uniforms: "torch.Tensor") -> "torch.Tensor":
+    """Return the token at which the cumulative distribution exceeds a uniform number, (rows,).
 
-    Sums are taken over chunks first, and in float64 so that the tail keeps its share: the whole distribution is never
-    written out in cumulative form.
+    Weights are summed over chunks first, and in float64, so that the tail keeps its probability and
+    the cumulative sum of the whole vocabulary is never computed.
 
     Args:
-        weights: not normalised, (rows, vocabulary).
+        weights: not normalized, (rows, vocabulary).
         uniforms: in [0, 1), (rows, 1), float64.
     """
     import torch
 
     rows, vocabulary = weights.shape
-    if vocabulary % CHUNK:
-        weights = torch.nn.functional.pad(weights, (0, -vocabulary % CHUNK))
-    chunks = weights.view(rows, -1, CHUNK)
+    if vocabulary % CDF_CHUNK_TOKENS:
+        weights = torch.nn.functional.pad(weights, (0, -vocabulary % CDF_CHUNK_TOKENS))
+    chunks = weights.view(rows, -1, CDF_CHUNK_TOKENS)
     cumulative = chunks.sum(-1).double().cumsum(-1)
-    wanted = (
-        uniforms.clamp(max=1 - 1e-12) * cumulative[:, -1:]
-    )  # below the sum even when it is rounded
-    chunk = torch.searchsorted(cumulative, wanted, right=True).clamp(max=chunks.shape[1] - 1)
+    # Below the total even after rounding.
+    target = uniforms.clamp(max=1 - 1e-12) * cumulative[:, -1:]
+    chunk = torch.searchsorted(cumulative, target, right=True).clamp(max=chunks.shape[1] - 1)
     before = torch.where(chunk > 0, cumulative.gather(-1, (chunk - 1).clamp(min=0)), 0.0)
     inside = chunks[torch.arange(rows, device=weights.device), chunk[:, 0]].double().cumsum(-1)
-    # The chunk's sum was rounded: what is left may lie a hair beyond its last token.
-    left = torch.minimum((wanted - before).clamp(min=0), inside[:, -1:] * (1 - 1e-12))
-    found = torch.searchsorted(inside, left, right=True)
-    return (chunk * CHUNK + found)[:, 0].clamp(max=vocabulary - 1)
+    # The chunk's sum was rounded, so the remainder may lie just beyond its last token.
+    remainder = torch.minimum((target - before).clamp(min=0), inside[:, -1:] * (1 - 1e-12))
+    offset = torch.searchsorted(inside, remainder, right=True)
+    return (chunk * CDF_CHUNK_TOKENS + offset)[:, 0].clamp(max=vocabulary - 1)

@@ -1,11 +1,11 @@
-"""Where texts meet tokens: the one place that knows how a tokenizer joins prompt, text, label prefix and label.
+"""The tokenizer of a local LM: how prompt, text, label prefix and label join as tokens.
 
-A label is scored over the tokens that the LM wrote. Only where one of them reaches over the text's end (`!)` and the
-label prefix's first bracket in one token) can the text alone say where its tokens lie; then all of it is cut into tokens anew.
+A label is scored after the tokens that the LM generated. Only if one token crosses the boundary of
+text and label prefix (`!)` may be one token) the string is tokenized again as a whole.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,8 +14,8 @@ from ...errors import UserError
 if TYPE_CHECKING:
     import torch
 
-STOP = "\n"  # one row is one line of the prompt's list
-TAIL = 8  # tokens of the prompt that decide how the first written token is spelled
+LINE_END = "\n"  # a row is one line of the list in the prompt
+DECODE_CONTEXT_TOKENS = 8  # of the prompt: they decide how the first generated token is spelled
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,12 @@ class Ending:
     """How a text ended.
 
     Attributes:
-        text: what stands before the label prefix or the line's end.
+        text: before the label prefix or the line end.
         finish: as in `Completion`.
-        context: all tokens after which the choices are scored; empty if nothing is to be scored.
-        retokenised: whether the tokenizer would cut that context in another way than it was read and written.
+        context: all tokens before the label, those of the prompt and the label prefix included;
+            empty if no label is scored.
+        retokenised: whether the tokenizer would split the same string into other tokens than those
+            that were read and generated.
     """
 
     text: str
@@ -35,44 +37,47 @@ class Ending:
     retokenised: bool
 
 
-class Tokens:
-    """A tokenizer, and what the local LM asks of it."""
+class PromptTokenizer:
+    """A tokenizer, as the local LM needs it.
+
+    Attributes:
+        pad: a token id for positions that are masked out.
+        end_tokens: ids that end a text.
+    """
 
     def __init__(self, tokenizer: Any, model: str) -> None:
-        """Keep the tokenizer; `model` is named in messages."""
+        """Wrap a tokenizer of the transformers library; messages name `model`."""
         self._tokenizer, self._model = tokenizer, model
-        # Never the tokenizer's own, for which the model may have no embedding: what pads is seen by nobody.
+        # Not the tokenizer's own pad token: the model may have no embedding for it.
         self.pad = 0
-        # Any special token ends a text: it cannot be shown, and what follows it belongs to something else.
-        self.ends = set(tokenizer.all_special_ids)
-        # There is nothing before an empty text in many families, yet something has to be read.
-        self._first = [
-            token
-            for token in (tokenizer.bos_token_id, tokenizer.eos_token_id, 0)
-            if token is not None
-        ][:1]
-        self._spelled: list[str] | None = None
-        self._one_after = functools.lru_cache(1024)(
-            self._cut_after
-        )  # label prefixes and labels are the same for most rows
+        # Every special token ends a text: it cannot be shown, and what follows is not the text's.
+        self.end_tokens = set(tokenizer.all_special_ids)
+        # Many tokenizers turn an empty prompt into no token, but the model must read at least one.
+        candidates = (tokenizer.bos_token_id, tokenizer.eos_token_id, 0)
+        self._empty_prompt = [token for token in candidates if token is not None][:1]
+        self._vocabulary: list[str] | None = None
+        # Label prefix and labels are the same for most rows.
+        self._encode_cached = functools.lru_cache(1024)(self._encode_continuation)
 
     def encode(self, text: str) -> list[int]:
         """Return the tokens of a text that begins a sequence, at least one."""
         tokens: list[int] = self._tokenizer(text)["input_ids"]
-        return tokens or self._first
+        return tokens or self._empty_prompt
 
-    def after(self, context: str, continuations: Sequence[str]) -> list[list[int]]:
-        """Return the tokens that each continuation has after a context: tokenizers treat a text's beginning specially.
+    def encode_continuations(self, context: str, continuations: Sequence[str]) -> list[list[int]]:
+        """Return the tokens of each continuation of a context, at least one each.
+
+        Tokenizers treat the beginning of a string in a special way, so the context matters.
 
         Raises:
-            UserError: if one has none.
+            UserError: if a continuation has no token.
         """
-        return [list(self._one_after(context, continuation)) for continuation in continuations]
+        return [list(self._encode_cached(context, continuation)) for continuation in continuations]
 
-    def _cut_after(self, context: str, continuation: str) -> tuple[int, ...]:
+    def _encode_continuation(self, context: str, continuation: str) -> tuple[int, ...]:
         before = self._tokenizer(context, add_special_tokens=False)["input_ids"]
-        both = self._tokenizer(context + continuation, add_special_tokens=False)["input_ids"]
-        tokens = both[len(before) :] if both[: len(before)] == before else []
+        whole = self._tokenizer(context + continuation, add_special_tokens=False)["input_ids"]
+        tokens = whole[len(before) :] if whole[: len(before)] == before else []
         tokens = tokens or self._tokenizer(continuation, add_special_tokens=False)["input_ids"]
         if not tokens:
             raise UserError(
@@ -81,68 +86,78 @@ class Tokens:
             )
         return tuple(tokens)
 
-    def spell(self, prompt: Sequence[int], tokens: Sequence[int]) -> str:
-        """Return what the tokens add to the prompt: on their own some tokenizers would drop their first space."""
-        tail = list(prompt[-TAIL:])
-        options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
-        before: str = self._tokenizer.decode(tail, **options)
-        both: str = self._tokenizer.decode([*tail, *tokens], **options)
-        return both.removeprefix(before)
+    def decode_continuation(self, prompt: Sequence[int], tokens: Sequence[int]) -> str:
+        """Return the text that `tokens` add to the prompt.
 
-    def closers(self, label_prefix: str, vocabulary: int) -> "torch.Tensor":
-        """Return for each token whether a text may be at its end after it, (vocabulary,): only then is the text looked at."""
+        Decoded without the prompt, some tokenizers would drop the text's first space.
+        """
+        end_of_prompt = list(prompt[-DECODE_CONTEXT_TOKENS:])
+        options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+        before: str = self._tokenizer.decode(end_of_prompt, **options)
+        whole: str = self._tokenizer.decode([*end_of_prompt, *tokens], **options)
+        return whole.removeprefix(before)
+
+    def may_end_text(self, label_prefixes: Iterable[str], vocabulary_size: int) -> "torch.Tensor":
+        """Return for each token whether a text can end with it, (vocabulary,), bool.
+
+        A text ends with a line end, a label prefix or an end token. Only after a token that may be
+        the last one the text is decoded and searched for its end.
+        """
         import torch
 
-        if self._spelled is None:
-            self._spelled = self._tokenizer.batch_decode(
+        if self._vocabulary is None:
+            self._vocabulary = self._tokenizer.batch_decode(
                 [[token] for token in range(len(self._tokenizer))],
                 clean_up_tokenization_spaces=False,
             )
-        # Part of a letter beyond ASCII may be a token, which spells nothing by itself.
-        marks = [STOP, label_prefix[-1]] if label_prefix else [STOP]
-        anywhere = any(not mark.isascii() for mark in marks)
-        found = [
-            anywhere or token in self.ends or any(mark in text for mark in marks)
-            for token, text in enumerate(self._spelled)
+        marks = {LINE_END, *(prefix[-1] for prefix in label_prefixes if prefix)}
+        # A token may be a part of a non-ASCII character, which decodes to nothing on its own.
+        any_token = not all(mark.isascii() for mark in marks)
+        can_end = [
+            any_token or token in self.end_tokens or any(mark in text for mark in marks)
+            for token, text in enumerate(self._vocabulary)
         ]
-        return torch.tensor([*found, *[True] * vocabulary][:vocabulary])
+        # Models often have more logits than the tokenizer has tokens.
+        return torch.tensor([*can_end, *[True] * vocabulary_size][:vocabulary_size])
 
-    def ending(
-        self, prompt: Sequence[int], read: str, written: Sequence[int], label_prefix: str
+    def find_ending(
+        self, prompt: Sequence[int], prompt_text: str, generated: Sequence[int], label_prefix: str
     ) -> Ending | None:
         """Return how a text ended, or None if it goes on.
 
         Args:
-            prompt: tokens read.
-            read: the same as text.
-            written: tokens written, at least one.
-            label_prefix: where a text ends; empty if only the line's end does.
+            prompt: its tokens.
+            prompt_text: its text.
+            generated: tokens after the prompt, at least one.
+            label_prefix: ends the text; empty if only a line end does.
         """
-        ended = written[-1] in self.ends
-        whole = self.spell(prompt, written[:-1] if ended else written)
-        places = {mark: whole.find(mark) for mark in (STOP, label_prefix) if mark and mark in whole}
-        if not places and not ended:
+        at_end_token = generated[-1] in self.end_tokens
+        whole = self.decode_continuation(prompt, generated[:-1] if at_end_token else generated)
+        stops = {
+            whole.find(stop): stop for stop in (label_prefix, LINE_END) if stop and stop in whole
+        }
+        if not stops and not at_end_token:
             return None
-        mark = min(places, key=lambda key: places[key]) if places else ""
-        text = whole[: places[mark]] if places else whole
+        end = min(stops, default=len(whole))
+        text = whole[:end]
         finish: Literal["label_prefix", "line"] = (
-            "label_prefix" if mark == label_prefix and mark else "line"
+            "label_prefix" if label_prefix and stops.get(end) == label_prefix else "line"
         )
         if not label_prefix:
-            return Ending(text, finish, [], False)
-        kept = self._kept(prompt, written, ended, whole, text, mark, label_prefix)
-        cut_anew = self.encode(f"{read}{text}{label_prefix}")
-        context = cut_anew if kept is None else [*prompt, *kept]
-        return Ending(text, finish, context, kept is None or cut_anew != context)
+            return Ending(text, finish, [], retokenised=False)
+        if finish == "label_prefix":
+            exact = whole == text + label_prefix and not at_end_token
+            kept = list(generated) if exact else None
+        else:
+            kept = self._with_label_prefix(prompt, generated, text, label_prefix)
+        from_text = self.encode(f"{prompt_text}{text}{label_prefix}")
+        context = from_text if kept is None else [*prompt, *kept]
+        return Ending(text, finish, context, retokenised=kept is None or from_text != context)
 
-    def _kept(
-        self, prompt: Sequence[int], written: Sequence[int], ended: bool, whole: str, text: str, mark: str, label_prefix: str
-    ) -> list[int] | None:  # fmt: skip
-        """Return the tokens of text and label prefix as they were written; None if a token reaches over the end of either."""
-        if mark == label_prefix:
-            return list(written) if whole == text + label_prefix and not ended else None
-        appended = self.after(".", [label_prefix])[0]
-        if ended:
-            return [*written[:-1], *appended] if not mark else None
-        # The line's end must be a token of its own for the tokens before it to be the text's.
-        return [*written[:-1], *appended] if self.spell(prompt, written[:-1]) == text else None
+    def _with_label_prefix(
+        self, prompt: Sequence[int], generated: Sequence[int], text: str, label_prefix: str
+    ) -> list[int] | None:
+        """Return the text's tokens and the label prefix's; None if the last token is in both."""
+        if self.decode_continuation(prompt, generated[:-1]) != text:
+            return None
+        return [*generated[:-1], *self.encode_continuations(".", [label_prefix])[0]]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ...errors import StoppedShort, UserError
 from ...settings import OpenAISettings
-from ..journal import Batch, Journal, Row, Spent
+from ..journal import AnswerRow, Batch, Journal, SpendingRow
 from .budget import BudgetTracker
 from .dispatcher import HttpDispatcher, Refused
 from .protocol import BadAnswer, Call, Usage, texts, usage
@@ -85,7 +85,7 @@ class Batches:
         missing, mine = self._missing(asked), self._journal.batches()
         elsewhere = {
             key
-            for batch in self._journal.batches_elsewhere()
+            for batch in self._journal.sibling_batches()
             if not batch.ended
             for key in batch.keys
         }
@@ -118,7 +118,7 @@ class Batches:
         ]
 
     def _without_answer(self, keys: Sequence[str]) -> list[str]:
-        found = self._journal.found(keys)
+        found = self._journal.lookup(keys)
         return [key for key in keys if key not in found]
 
     # Submitting ------------------------------------------------------------------------------------------------------
@@ -136,7 +136,7 @@ class Batches:
             lambda client: client.files.create(file=(name, content), purpose="batch")
         )
         batch = Batch(file.id, "", tuple(key for key, _, _ in part))
-        self._journal.keep_batch(batch, (file.id, len(part), most.prompt, most.completion, usd))
+        self._journal.store_batch(batch, (file.id, len(part), most.prompt, most.completion, usd))
         endpoint: Any = f"/v1{part[0][1].path}"
         # Not tried again: a batch whose receipt was lost is found among the provider's by the next run.
         made = await self._told(
@@ -148,7 +148,7 @@ class Batches:
             ),
             tries=0,
         )
-        self._journal.keep_batch(replace(batch, batch=made.id))
+        self._journal.store_batch(replace(batch, batch=made.id))
         return f"batch {made.id} ({endpoint})"
 
     async def _found(self, file: str) -> "Told | None":
@@ -172,7 +172,7 @@ class Batches:
                 told = await self._told(lambda client: client.batches.retrieve(batch.batch))
             elif found := await self._found(batch.file):
                 told = found
-                self._journal.keep_batch(replace(batch, batch=told.id))
+                self._journal.store_batch(replace(batch, batch=told.id))
             else:
                 self._forget(batch)
                 return ""
@@ -194,7 +194,7 @@ class Batches:
         return f"batch {told.id} is {told.status}{done}"
 
     def _forget(self, batch: Batch) -> None:
-        self._journal.forget_batch(batch)
+        self._journal.delete_batch(batch)
         self._purse.recount()
 
     async def _collect(self, batch: Batch, told: "Told", asked: Mapping[str, Call]) -> None:
@@ -209,7 +209,7 @@ class Batches:
                 ]
                 for start in range(0, len(good), TOGETHER):
                     self._keep(good[start : start + TOGETHER], batch, asked)
-        self._journal.keep_batch(replace(batch, ended=True))
+        self._journal.store_batch(replace(batch, ended=True))
         self._purse.recount()
 
     async def _content(self, file: str) -> str:
@@ -223,8 +223,8 @@ class Batches:
     ) -> None:
         """Commit answers as if they had been asked for directly, at a batch's price."""
         new = set(self._without_answer([key for key, _ in good]))
-        rows: list[Row] = []
-        spent: list[Spent] = []
+        rows: list[AnswerRow] = []
+        spent: list[SpendingRow] = []
         for key, value in good:
             if key in new:
                 call, used = asked.get(key), usage(value)
@@ -241,7 +241,7 @@ class Batches:
                 spent.append(
                     (key, 1, used.prompt, used.completion, self._purse.costs(used, batch=True))
                 )
-        self._journal.keep(rows, spent)
+        self._journal.store(rows, spent)
 
     def _failed(self, told: "Told") -> None:
         """Raise what the provider says of a batch that it did not take."""

@@ -12,8 +12,8 @@ import pydantic
 
 from ...errors import StoppedShort, UserError, did_you_mean
 from ...settings import Budget, Settings
-from ..journal import paid
-from ..port import NOT_ASKED
+from ..journal import total_spent
+from ..port import REPLAY_ONLY
 from .protocol import Usage
 
 A_MILLION = 1_000_000
@@ -115,9 +115,8 @@ class BudgetTracker:
     def recount(self) -> None:
         """Sum what stands in the journals: other runs of the experiment may have spent too."""
         if self.budget:
-            sums = [paid(path) for path in self.journals()]
-            self.requests, self.usd = sum(one[0] for one in sums), sum(one[3] for one in sums)
-            self.tokens = sum(one[1] + one[2] for one in sums)
+            spent = total_spent(*self.journals())
+            self.requests, self.tokens, self.usd = spent.requests, spent.tokens, spent.usd
 
     def costs(self, usage: Usage, batch: bool = False) -> float | None:
         """Return what an answer costs in dollars; None if that is unknown."""
@@ -130,7 +129,7 @@ class BudgetTracker:
             StoppedShort: if the budget is used up, or the purse is closed.
         """
         if self.closed:
-            raise StoppedShort(NOT_ASKED)
+            raise StoppedShort(REPLAY_ONLY)
         for name, spent, limit in self._limits():
             if spent >= limit:
                 shown = (

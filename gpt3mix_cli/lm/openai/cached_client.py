@@ -12,7 +12,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
-from ..journal import Journal, Row, Spent
+from ..journal import AnswerRow, Journal, SpendingRow
 from .budget import BudgetTracker
 from .dispatcher import HttpDispatcher, Refused
 from .protocol import Call, Usage, usage
@@ -75,7 +75,7 @@ class CachedClient:
             purse,
             journal,
         )
-        self._arrived: list[tuple[Row, Spent, asyncio.Future[None]]] = []
+        self._arrived: list[tuple[AnswerRow, SpendingRow, asyncio.Future[None]]] = []
         self._thread = thread
         self._committing = False
         self._under_way: dict[str, asyncio.Future[Any]] = {}
@@ -91,7 +91,7 @@ class CachedClient:
 
     def known(self, key: str) -> str | None:
         """Return the answer of a key, as it came."""
-        return self._journal.found([key]).get(key) if self._journal else None
+        return self._journal.lookup([key]).get(key) if self._journal else None
 
     async def ask(
         self, call: Call, sound: Callable[[Any], object], tokens: int = 0
@@ -139,7 +139,7 @@ class CachedClient:
                 return other.result()
         text = self.known(key)
         if text is not None and self._journal is not None:
-            return self._journal.parsed(json.loads, text)
+            return self._journal.parse(json.loads, text)
         own = self._under_way[key] = asyncio.get_running_loop().create_future()
         try:
             own.set_result(await self._new(key, asked, call, sound, tokens))
@@ -174,7 +174,7 @@ class CachedClient:
             try:
                 await loop.run_in_executor(
                     self._thread,
-                    journal.keep,
+                    journal.store,
                     [row for row, _, _ in together],
                     [spent for _, spent, _ in together],
                 )

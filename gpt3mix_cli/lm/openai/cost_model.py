@@ -34,7 +34,7 @@ def cost_model(
         alone = len(request.choices)
     elif source == "vote":
         each = max(map(count, request.choices), default=0) + TOKEN_MARGIN
-        alone, written = (1, each * settings.votes) if many else (settings.votes, each)
+        alone, written = (1, each * settings.num_votes) if many else (settings.num_votes, each)
     apart = source in ("decision", "vote") or (ways is not None and not ways.tells_raw(request))
     further = alone if request.choices and apart else 0
     if request.beams:  # lines that are drawn one by one: each is a request of its own where `n` cannot be asked for

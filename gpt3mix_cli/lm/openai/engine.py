@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import NO_CALLBACKS, Callbacks, UserError
-from ...pretrained import lm_path, loaded
+from ...pretrained import lm_path, load_pretrained
 from ...settings import Budget, OpenAISettings, fingerprint
 from ..journal import Journal
-from ..port import About, Completion, CostModel, Hypothesis, Request, Scores
+from ..port import Completion, CostModel, Hypothesis, LMInfo, Request, Scores
 from .batch import Batches
 from .budget import BudgetTracker, price_of
 from .cached_client import Answer, CachedClient, TooLong
@@ -54,7 +54,7 @@ class OpenAILM:
         settings: OpenAISettings,
         budget: Budget | None = None,
         journals: Callable[[], Sequence[Path]] = list,
-        asks: bool = True,
+        replay_only: bool = False,
         callbacks: Callbacks = NO_CALLBACKS,
     ) -> None:
         """Connect to nothing yet.
@@ -63,7 +63,7 @@ class OpenAILM:
             settings: of the endpoint.
             budget: what may be spent.
             journals: names the files that hold what was spent before.
-            asks: see `open_lm`.
+            replay_only: see `open_lm`.
             callbacks: take servers that are busy or fail.
 
         Raises:
@@ -71,7 +71,7 @@ class OpenAILM:
         """
         self._settings = settings
         price, version = price_of(settings.model, settings.prices)
-        self._purse = BudgetTracker(price, budget, journals, closed=not asks)
+        self._purse = BudgetTracker(price, budget, journals, closed=replay_only)
         self._traffic = HttpDispatcher(settings, self._purse, callbacks)
         self._loop = Loop(self._traffic.close)
         self._endpoint = settings.endpoint or settings.urls[0]
@@ -83,18 +83,18 @@ class OpenAILM:
         self._probed: list[Capabilities] = []  # shared by all outputs: the server is probed once
         self._probing: asyncio.Task[Capabilities] | None = None
         self._labels = self._asking()
-        asked = settings.model_dump(include={"model", "api", "label_source", "votes", "extra"})
-        self.about = About(
+        asked = settings.model_dump(include={"model", "api", "label_source", "num_votes", "extra"})
+        self.info = LMInfo(
             model=settings.model,
             fingerprint=fingerprint([self._endpoint, asked, CACHE_VERSION]),
-            context=settings.context,
-            block=1,
+            context_length=settings.context,
+            block_size=1,
             count_tokens=self._count,
             details=f"{self._endpoint}, api {settings.api}, label_source {settings.label_source}"
             + (f", prices of {version}" if version else ""),
         )
 
-    def over(self, journal: Journal) -> "OpenAILM":
+    def with_journal(self, journal: Journal) -> "OpenAILM":
         """Return the same endpoint for another output: connections, levels and purse are shared."""
         self._purse.recount()
         other = copy.copy(self)
@@ -135,7 +135,7 @@ class OpenAILM:
         found = list(self._loop.in_order(prompts, one))
         if found and not any(scores for scores, _ in found):
             raise UserError(
-                f"lm {self.about.model}: none of the labels {', '.join(choices)} is among what the server tells",
+                f"lm {self.info.model}: none of the labels {', '.join(choices)} is among what the server tells",
                 "use another LM",
             )
         unknown = Scores(
@@ -153,7 +153,7 @@ class OpenAILM:
             "ids": " (by token ids)",
             "echo": " (of echoed prompts)",
             "top_logprobs": f" ({ways.top} a token)",
-            "vote": f" of {self._settings.votes}",
+            "vote": f" of {self._settings.num_votes}",
         }
         left_out = [name for name in ways.refused if name not in PLAIN]
         dropped = f"; left out, since refused: {', '.join(left_out)}" if left_out else ""
@@ -166,7 +166,7 @@ class OpenAILM:
 
     def cost_model(self, request: Request, journal: Journal) -> CostModel:
         """Return what an attempt takes, by the ways that the journal holds or, before any probe, by those that are likely."""
-        kept = journal.found([self._ways_key]).get(self._ways_key)
+        kept = journal.lookup([self._ways_key]).get(self._ways_key)
         ways = None if kept is None else from_json(json.loads(kept))
         return cost_model(self._settings, self._purse.price, ways, self._count, request)
 
@@ -181,7 +181,7 @@ class OpenAILM:
         """Return whether there are batches under way: they are paid for, whether further ones are wanted or not."""
         return self._journal is not None and any(
             not batch.ended
-            for batch in (*self._journal.batches(), *self._journal.batches_elsewhere())
+            for batch in (*self._journal.batches(), *self._journal.sibling_batches())
         )
 
     async def _batched(self, requests: Sequence[Request]) -> None:
@@ -206,7 +206,7 @@ class OpenAILM:
     async def _calls(self, request: Request, ways: Capabilities) -> list[Call]:
         """Return what asks for a request's text: one call, or for beams one a draw; none if it is known not to fit the context."""
         needed = self._count(request.prompt) + request.max_tokens
-        if self._settings.tokenizer and needed > self.about.context:
+        if self._settings.tokenizer and needed > self.info.context_length:
             return []
         if request.beams:
             return self._draws(request, ways)
@@ -216,7 +216,7 @@ class OpenAILM:
             + TOKEN_MARGIN
         )
         if self._settings.tokenizer:
-            room = min(room, self.about.context - needed)
+            room = min(room, self.info.context_length - needed)
         return [
             self._call(
                 ways,
@@ -358,7 +358,7 @@ class OpenAILM:
     @functools.cached_property
     def _tokenizer(self) -> Any:
         name = self._settings.tokenizer
-        return loaded(
+        return load_pretrained(
             "AutoTokenizer",
             lm_path(name),
             f"lm.tokenizer {name}: cannot be loaded",
@@ -380,7 +380,7 @@ class OpenAILM:
         """Ask for what must fit the server's context."""
         answer = await self._ask(ways, asked, number, tokens)
         if isinstance(answer, TooLong):
-            message = f"lm {self.about.model}: a text to be labelled is longer than the server's context: {answer.words}"
+            message = f"lm {self.info.model}: a text to be labelled is longer than the server's context: {answer.words}"
             raise UserError(
                 message, f"set lm.context to what the server has; it says {self._settings.context}"
             )
@@ -395,7 +395,7 @@ class OpenAILM:
         try:
             return await self._exchange.ask(call, sound, tokens)
         except Refused as error:
-            message = f"lm {self.about.model} at {', '.join(self._settings.urls)}: HTTP {error.status}: {error.words}"
+            message = f"lm {self.info.model} at {', '.join(self._settings.urls)}: HTTP {error.status}: {error.words}"
             self._traffic.stop(
                 UserError(message, "see the server's words; `gpt3mix check` probes what it takes")
             )
@@ -431,7 +431,7 @@ class OpenAILM:
     @property
     def _ways_key(self) -> str:
         """Under which key journals hold how the server is asked."""
-        return fingerprint(["openai", "ways", self.about.fingerprint], 32)
+        return fingerprint(["openai", "ways", self.info.fingerprint], 32)
 
 
 def _number(request: Request, ways: Capabilities) -> str:

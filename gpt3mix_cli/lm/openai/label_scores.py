@@ -113,9 +113,9 @@ class Labels:
         self, context: str, choices: Sequence[str], ways: Capabilities, number: str
     ) -> tuple[Scores | None, list[Answer]]:
         room = max(self._count(choice) for choice in choices) + TOKEN_MARGIN
-        copies = self._settings.votes if ways.many else 1
+        copies = self._settings.num_votes if ways.many else 1
         answers: list[Answer] = []
-        for vote in range(self._settings.votes // copies):
+        for vote in range(self._settings.num_votes // copies):
             fields = {
                 "max_tokens": room,
                 "temperature": 1.0,

@@ -1,4 +1,4 @@
-"""Drawing tokens, against the definitions written out plainly in float64."""
+"""Sampling against the plain definitions in float64."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt3mix_cli.lm import Request
-from gpt3mix_cli.lm.local.sampling import Sampler, _inverse
+from gpt3mix_cli.lm.local.sampling import Sampler, inverse_cdf
 
 VOCABULARIES = st.sampled_from([1, 2, 5, 127, 128, 129, 300, 1000, 1024])
 SEEDS = st.integers(0, 10**6)
@@ -17,16 +17,16 @@ FAIR = settings(max_examples=60, deadline=None)
 
 
 def sampler(requests: list[Request], longest: int = 0) -> Sampler:
-    made = Sampler(
+    tested = Sampler(
         len(requests), longest or max(asked.max_tokens for asked in requests), torch.device("cpu")
     )
     for row, asked in enumerate(requests):
-        made.set(row, asked)
-    return made
+        tested.assign(row, asked)
+    return tested
 
 
-def draw(made: Sampler, logits: torch.Tensor) -> list[int]:
-    return made.draw(logits, torch.ones(len(logits), dtype=torch.bool)).tolist()
+def draw(tested: Sampler, logits: torch.Tensor) -> list[int]:
+    return tested.draw(logits, torch.ones(len(logits), dtype=torch.bool)).tolist()
 
 
 def random_weights(rows: int, vocabulary: int, seed: int, zeros: float) -> torch.Tensor:
@@ -38,7 +38,7 @@ def random_weights(rows: int, vocabulary: int, seed: int, zeros: float) -> torch
     return weights
 
 
-# The inverse of the cumulative distribution --------------------------------------------------------------------------
+# The inverse of the cumulative distribution function ----------------------------------------------
 
 
 @FAIR
@@ -48,10 +48,13 @@ def random_weights(rows: int, vocabulary: int, seed: int, zeros: float) -> torch
     zeros=st.sampled_from([0, 0.5, 0.99]),
     edge=st.sampled_from([None, 0.0, 1 - 2**-53, 1 - 2**-24]),
 )
-def test_the_inverse_is_the_inverse(
+def test_inverse_cdf_inverts_the_cdf(
     vocabulary: int, seed: int, zeros: float, edge: float | None
 ) -> None:
-    """The drawn token's own share holds the uniform number, up to the rounding of a float32 sum; no token of weight 0 is drawn."""
+    """The uniform number is in the drawn token's interval, up to float32 rounding.
+
+    No token of weight 0 is drawn.
+    """
     rows = 4
     weights = random_weights(rows, vocabulary, seed, zeros)
     uniforms = torch.rand(
@@ -59,7 +62,7 @@ def test_the_inverse_is_the_inverse(
     )
     if edge is not None:
         uniforms[:] = edge
-    found = _inverse(weights, uniforms)
+    found = inverse_cdf(weights, uniforms)
     probs = weights.double() / weights.double().sum(-1, keepdim=True)
     upper = probs.cumsum(-1)
     for row, token in enumerate(found.tolist()):
@@ -77,23 +80,25 @@ def test_the_only_token_with_weight_is_drawn(place: int) -> None:
     weights = torch.zeros(3, 300)
     weights[:, place] = 1e-30
     assert (
-        _inverse(weights, torch.tensor([[0.0], [0.5], [1 - 2**-53]], dtype=torch.float64)).tolist()
+        inverse_cdf(
+            weights, torch.tensor([[0.0], [0.5], [1 - 2**-53]], dtype=torch.float64)
+        ).tolist()
         == [place] * 3
     )
 
 
-def test_the_tail_keeps_its_share() -> None:
-    """A hundred thousand tokens that hold a millionth together: float32 sums would lose or double it."""
+def test_the_tail_keeps_its_probability() -> None:
+    """A hundred thousand tokens with a millionth in all: float32 sums would lose or double it."""
     weights = torch.full((1, 100_001), 1e-11)
     weights[0, 0] = 1.0
     for share in (0.1, 0.5, 0.9):
-        (token,) = _inverse(
+        (token,) = inverse_cdf(
             weights, torch.tensor([[(1 + share * 1e-6) / (1 + 1e-6)]], dtype=torch.float64)
         ).tolist()
         assert token == pytest.approx(share * 100_000, abs=100)
 
 
-# Draws ---------------------------------------------------------------------------------------------------------------
+# Draws --------------------------------------------------------------------------------------------
 
 
 def by_definition(logits: torch.Tensor, written: list[int], asked: Request) -> torch.Tensor:
@@ -120,14 +125,14 @@ def by_definition(logits: torch.Tensor, written: list[int], asked: Request) -> t
     frequency_penalty=st.sampled_from([-2.0, -0.5, 0.0, 0.01, 2.0]),
 )
 def test_draws_follow_the_definition(seed: int, vocabulary: int, **options: Any) -> None:
-    """Twelve tokens one after another, each the one whose share of the right distribution holds the row's next uniform number."""
+    """Each of twelve tokens is the one whose interval holds the row's next uniform number."""
     asked = request(0, seed=seed, max_tokens=12, **options)
-    made, written = sampler([asked]), []
+    tested, written = sampler([asked]), []
     generator = torch.Generator().manual_seed(seed)
     uniforms = torch.rand(12, generator=generator, dtype=torch.float64).tolist()
     for uniform in uniforms:
         logits = torch.randn(1, vocabulary, generator=generator) * 2
-        (token,) = draw(made, logits)
+        (token,) = draw(tested, logits)
         probs = by_definition(logits[0], written, asked)
         assert probs[token] > 0
         order = (
@@ -140,15 +145,15 @@ def test_draws_follow_the_definition(seed: int, vocabulary: int, **options: Any)
         if asked.temperature > 0:
             assert upper - probs[token] - 1e-5 <= uniform <= upper + 1e-5
         written.append(token)
-    assert made.written[0, :12].tolist() == written
-    assert int(made.counts[0]) == 12
+    assert tested.tokens[0, :12].tolist() == written
+    assert int(tested.counts[0]) == 12
 
 
-def test_a_penalty_counts_what_was_written_before() -> None:
-    """Three of one token lose three penalties: 1.0 each is taken off until the second one is ahead."""
-    made = sampler([request(temperature=0, frequency_penalty=1.0, max_tokens=6)])
+def test_the_frequency_penalty_counts_earlier_tokens() -> None:
+    """A token that occurred three times loses three penalties of 1.0."""
+    tested = sampler([request(temperature=0, frequency_penalty=1.0, max_tokens=6)])
     logits = torch.tensor([[5.0, 2.5, -9.0]])
-    assert [draw(made, logits)[0] for _ in range(6)] == [0, 0, 0, 1, 0, 1]
+    assert [draw(tested, logits)[0] for _ in range(6)] == [0, 0, 0, 1, 0, 1]
     assert logits.tolist() == [[5.0, 2.5, -9.0]], "the raw logits are left as they are"
 
 
@@ -161,30 +166,30 @@ def test_a_penalty_counts_what_was_written_before() -> None:
 def test_a_rows_draws_do_not_depend_on_its_neighbours(
     seed: int, penalty: float, temperatures: list[float]
 ) -> None:
-    """Alone, or beside rows with top-p, greedy ones, longer ones, and ones that do not write."""
+    """Rows with top-p, greedy rows, longer rows, and rows that do not generate."""
     others = [
         request(i, seed=i, temperature=one, top_p=0.6, frequency_penalty=1.0, max_tokens=30)
         for i, one in enumerate(temperatures)
     ]
     own = request(9, seed=seed, frequency_penalty=penalty, max_tokens=10)
-    alone, beside = sampler([own]), sampler([*others, own])
+    alone, together = sampler([own]), sampler([*others, own])
     generator = torch.Generator().manual_seed(seed)
     writing = torch.tensor([True, False, True, True])
     for _ in range(10):
         logits = torch.randn(4, 200, generator=generator)
-        assert draw(alone, logits[3:]) == beside.draw(logits, writing)[3:].tolist()
-    assert beside.counts.tolist() == [10, 0, 10, 10]
+        assert draw(alone, logits[3:]) == together.draw(logits, writing)[3:].tolist()
+    assert together.counts.tolist() == [10, 0, 10, 10]
 
 
-def test_a_slot_that_is_given_on_forgets_what_was_written() -> None:
-    made = sampler([request(temperature=0, frequency_penalty=3.0, max_tokens=3)])
+def test_a_slot_that_is_assigned_again_forgets_its_tokens() -> None:
+    tested = sampler([request(temperature=0, frequency_penalty=3.0, max_tokens=3)])
     logits = torch.tensor([[2.0, 1.0]])
-    assert [draw(made, logits)[0] for _ in range(2)] == [0, 1]
-    made.set(0, request(temperature=0, frequency_penalty=3.0, max_tokens=3))
-    assert draw(made, logits) == [0]
+    assert [draw(tested, logits)[0] for _ in range(2)] == [0, 1]
+    tested.assign(0, request(temperature=0, frequency_penalty=3.0, max_tokens=3))
+    assert draw(tested, logits) == [0]
 
 
-def test_rows_that_are_kept_go_on_as_before() -> None:
+def test_selected_rows_continue_unchanged() -> None:
     requests = [request(i, seed=i, frequency_penalty=0.5, max_tokens=8) for i in range(4)]
     whole, part = sampler(requests), sampler(requests)
     logits = torch.randn(8, 4, 50, generator=torch.Generator().manual_seed(0))

@@ -1,4 +1,4 @@
-"""Rows written side by side against plain forward passes over the same tokens: no padding, no cache, one row at a time."""
+"""Batches against reference passes over the same tokens: one row, no padding, no cache."""
 
 import math
 from collections import Counter
@@ -47,17 +47,16 @@ from transformers import (
 
 from gpt3mix_cli.errors import UserError
 from gpt3mix_cli.lm import Request
-from gpt3mix_cli.lm.local.continuous_batch import _Window, write
-from gpt3mix_cli.lm.local.decoder import Row
+from gpt3mix_cli.lm.local.continuous_batch import ContinuousBatch, Row, run_rows
 from gpt3mix_cli.lm.local.engine import LocalLM
 from gpt3mix_cli.settings import LocalLMSettings
 
-# Seams that random models do reach: as a token of its own, inside of longer tokens, and hardly ever.
-SEAMS = ["e", ":", " (", " (Sentiment:"]
+# Label prefixes that random models reach often, inside longer tokens, and hardly ever.
+LABEL_PREFIXES = ["e", ":", " (", " (Sentiment:"]
 LABELS = {
     "one and several tokens": CHOICES,
     "one begins another": (" Positive", " Positive)", " Pos"),
-    "one sign": (" a", " b", " c"),
+    "one character": (" a", " b", " c"),
 }
 SHARING = [
     f"{HEADER}Movie review: {text} (Sentiment: Positive)\nMovie review:"
@@ -71,40 +70,46 @@ PROMPTS = {
 }
 
 
-def written(lm: LocalLM, requests: Sequence[Request], side_by_side: int) -> list[Row]:
+def written(lm: LocalLM, requests: Sequence[Request], max_rows: int) -> list[Row]:
     rows = [
-        Row(lm._tokens.encode(asked.prompt), lm._choices(asked.label_prefix, asked.choices), asked)
+        Row(
+            lm._tokenizer.encode(asked.prompt),
+            lm._encode_choices(asked.label_prefix, asked.choices),
+            asked,
+        )
         for asked in requests
     ]
-    write(lm._decoder, rows, side_by_side)
+    run_rows(lm._decoder, rows, max_rows)
     return rows
 
 
 def summed(model: Any, before: Sequence[int], after: Sequence[int]) -> float:
-    """Return the log-probability of some tokens after others, by one plain pass."""
+    """Return the log-probability of some tokens after others, by one reference pass."""
     whole = [*before, *after]
     logprobs = plain_logits(model, whole).double().log_softmax(-1)
     return sum(float(logprobs[place - 1, whole[place]]) for place in range(len(before), len(whole)))
 
 
 def check(lm: LocalLM, rows: Sequence[Row]) -> Counter[str]:
-    """Hold every row to plain passes; return how often rows ended in each way."""
+    """Compare every row with reference passes; return how often rows ended in each way."""
     ways: Counter[str] = Counter()
     for row in rows:
         asked = row.request
         assert asked
-        assert row.logprob == pytest.approx(summed(lm._model, row.prompt, row.written), abs=1e-3)
+        assert row.logprob == pytest.approx(
+            summed(lm._decoder.model, row.prompt, row.generated), abs=1e-3
+        )
         if row.ending is None:
-            assert (row.scores, len(row.written)) == (None, asked.max_tokens)
+            assert (row.scores, len(row.generated)) == (None, asked.max_tokens)
             ways["length"] += 1
             continue
-        expected = [summed(lm._model, row.ending.context, choice) for choice in row.choices]
+        expected = [summed(lm._decoder.model, row.ending.context, choice) for choice in row.choices]
         assert row.scores == (pytest.approx(expected, abs=1e-4) if expected else None)
-        fits = row.ending.context[: len(row.prompt) + len(row.written) - 1] == [
+        fits = row.ending.context[: len(row.prompt) + len(row.generated) - 1] == [
             *row.prompt,
-            *row.written[:-1],
+            *row.generated[:-1],
         ]
-        end = "end token" if row.written[-1] in lm._tokens.ends else row.ending.finish
+        end = "end token" if row.generated[-1] in lm._tokenizer.end_tokens else row.ending.finish
         ways[end if fits else f"{end}, straddled"] += 1
     return ways
 
@@ -112,12 +117,12 @@ def check(lm: LocalLM, rows: Sequence[Row]) -> Counter[str]:
 def mixed(
     prompts: Sequence[str], choices: Sequence[str], count: int, **options: Any
 ) -> list[Request]:
-    """Requests that differ in all that rows of a block may differ in."""
+    """Requests that differ in everything in which rows of a block may differ."""
     return [
         request(
             i,
             prompt=prompts[i % len(prompts)],
-            label_prefix=SEAMS[i % len(SEAMS)],
+            label_prefix=LABEL_PREFIXES[i % len(LABEL_PREFIXES)],
             choices=choices,
             max_tokens=3 + 7 * i % 23,
             temperature=0.5 + i % 3 / 2,
@@ -127,36 +132,36 @@ def mixed(
     ]
 
 
-@pytest.mark.parametrize("side_by_side", [1, 2, 3, 16])
+@pytest.mark.parametrize("max_rows", [1, 2, 3, 16])
 @pytest.mark.parametrize("prompts", PROMPTS)
-def test_rows_equal_plain_passes(folder: Path, prompts: str, side_by_side: int) -> None:
-    """Few slots for many rows: they leave, join, and the window rolls and grows."""
+def test_rows_equal_reference_passes(folder: Path, prompts: str, max_rows: int) -> None:
+    """Few slots for many rows: rows leave and join, and the cache moves and grows."""
     lm = local(folder)
     labels = list(LABELS.values())[len(prompts) % 3]
-    check(lm, written(lm, mixed(PROMPTS[prompts], labels, 14), side_by_side))
+    check(lm, written(lm, mixed(PROMPTS[prompts], labels, 14), max_rows))
 
 
 @pytest.mark.parametrize("labels", LABELS)
-def test_labels_equal_plain_passes(folder: Path, labels: str) -> None:
+def test_labels_equal_reference_passes(folder: Path, labels: str) -> None:
     lm = local(folder)
     rows = written(lm, mixed([*SHARING, *OPEN_PROMPTS], LABELS[labels], 16), 5)
     check(lm, rows)
-    if labels == "one sign":
+    if labels == "one character":
         assert all(sum(map(math.exp, row.scores)) <= 1 + 1e-6 for row in rows if row.scores)
 
 
 def test_rows_end_in_every_way(folders: dict[str, Path]) -> None:
-    """Otherwise the tests above would show less than they say."""
+    """Otherwise the tests above would not test all of them."""
     ways: Counter[str] = Counter()
     for folder in folders.values():
         lm = local(folder)
         ways += check(lm, written(lm, mixed(SHARING, CHOICES, 48), 12))
-    assert {"length", "label_prefix", "line", "end token", "label prefix, straddled"} <= set(
+    assert {"length", "label_prefix", "line", "end token", "label_prefix, straddled"} <= set(
         ways
     ), ways
 
 
-# Kinds of attention --------------------------------------------------------------------------------------------------
+# Kinds of attention -------------------------------------------------------------------------------
 
 SIZES = {
     "hidden_size": 32,
@@ -221,23 +226,23 @@ MIXED_LAYERS = {
         "sliding and full, eager",
     ],
 )
-def test_kinds_of_attention_equal_plain_passes(
+def test_kinds_of_attention_equal_reference_passes(
     tmp_path: Path, folders: dict[str, Path], model: type, config: type, options: dict[str, Any]
 ) -> None:
-    """Rows have gaps, over which a sliding window must reach: the header before short prompts, and label prefixes that are led to."""
+    """A sliding window must reach across gaps in rows, before short prompts and label prefixes."""
     lm = opened(tmp_path, folders["gpt2-bytes"], model, config, **options)
     check(lm, written(lm, mixed(SHARING, CHOICES, 10), 3))
 
 
-# What an answer does not depend on -----------------------------------------------------------------------------------
+# What an answer does not depend on ----------------------------------------------------------------
 
 
-def test_greedy_answers_do_not_depend_on_how_many_lie_side_by_side(folder: Path) -> None:
+def test_greedy_answers_do_not_depend_on_the_number_of_slots(folder: Path) -> None:
     requests = [
         request(
             i,
             prompt=SHARING[i % 4] if i % 3 else OPEN_PROMPTS[1],
-            label_prefix=SEAMS[i % 2],
+            label_prefix=LABEL_PREFIXES[i % 2],
             choices=CHOICES,
             max_tokens=4 + i % 9,
             temperature=0,
@@ -247,8 +252,8 @@ def test_greedy_answers_do_not_depend_on_how_many_lie_side_by_side(folder: Path)
     ]
     lm = local(folder, 12)
     whole = answers(lm, requests)
-    for side_by_side in (1, 2, 3, 5):
-        lm._side_by_side = side_by_side
+    for max_rows in (1, 2, 3, 5):
+        lm._row_limit.max_rows = max_rows
         for one, other in zip(answers(lm, requests), whole, strict=True):
             assert replace(one, scores=None, logprob=None) == replace(
                 other, scores=None, logprob=None
@@ -259,9 +264,9 @@ def test_greedy_answers_do_not_depend_on_how_many_lie_side_by_side(folder: Path)
 
 
 def test_equal_blocks_get_equal_answers_whatever_came_before(folder: Path) -> None:
-    """Drawn texts to the last digit; between the two, blocks with other headers, label prefixes, scores and beams leave nothing behind."""
+    """To the last digit; blocks with other prompts, labels and beams in between leave no trace."""
     lm = local(folder, 8)
-    lm._side_by_side = 3
+    lm._row_limit.max_rows = 3
     requests = mixed(SHARING, CHOICES, 8, top_p=0.9, frequency_penalty=0.1)
     first = answers(lm, requests)
     answers(lm, mixed(OPEN_PROMPTS, LABELS["one begins another"], 8))
@@ -270,9 +275,9 @@ def test_equal_blocks_get_equal_answers_whatever_came_before(folder: Path) -> No
     assert answers(lm, requests) == first
 
 
-def test_retokenised_is_told_exactly(folders: dict[str, Path]) -> None:
-    """True where prompt, text and label prefix as one string have other tokens than those that were read, written and appended."""
-    told: Counter[bool] = Counter()
+def test_retokenised_is_exact(folders: dict[str, Path]) -> None:
+    """True if and only if the whole string has other tokens than the sequence."""
+    counts: Counter[bool] = Counter()
     for folder in folders.values():
         lm = local(folder, 24)
         requests = mixed(SHARING, CHOICES, 24)
@@ -282,24 +287,27 @@ def test_retokenised_is_told_exactly(folders: dict[str, Path]) -> None:
                 continue
             asked = row.request
             assert asked
-            read = [*row.prompt, *row.written]
+            read = [*row.prompt, *row.generated]
             if completion.finish == "line":
-                read = [*read[:-1], *lm._tokens.after(".", [asked.label_prefix])[0]]
+                read = [
+                    *read[:-1],
+                    *lm._tokenizer.encode_continuations(".", [asked.label_prefix])[0],
+                ]
             assert completion.retokenised == (
-                lm._tokens.encode(asked.prompt + completion.text + asked.label_prefix) != read
+                lm._tokenizer.encode(asked.prompt + completion.text + asked.label_prefix) != read
             )
-            told[completion.retokenised] += 1
-    assert min(told[True], told[False]) >= 3
+            counts[completion.retokenised] += 1
+    assert min(counts[True], counts[False]) >= 3
 
 
-# The edges of the context --------------------------------------------------------------------------------------------
+# The edges of the context -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("choices", [(), (" ",), (" Positive and then some",)])
-def test_texts_fill_the_context_to_its_last_place(
+def test_texts_fill_the_context_to_its_last_position(
     tmp_path: Path, folders: dict[str, Path], choices: tuple[str, ...]
 ) -> None:
-    """GPT-2 has no embedding for a position beyond; rows that have left, and longer choices beside short ones, need none."""
+    """GPT-2 has no embedding beyond: neither free slots nor padded choices may need one."""
     lm = opened(
         tmp_path,
         folders["gpt2-bytes"],
@@ -315,9 +323,9 @@ def test_texts_fill_the_context_to_its_last_place(
         labels = choices if i % 2 else choices[:0] or (" ",)
         room = (
             40
-            - len(lm._tokens.encode(OPEN_PROMPTS[i % 2 + 1]))
+            - len(lm._tokenizer.encode(OPEN_PROMPTS[i % 2 + 1]))
             - 1
-            - max((len(tokens) for tokens in lm._choices("e", labels)), default=0)
+            - max((len(tokens) for tokens in lm._encode_choices("e", labels)), default=0)
         )
         requests.append(
             request(
@@ -342,10 +350,10 @@ def test_texts_fill_the_context_to_its_last_place(
 def test_a_pad_token_beyond_the_embeddings_is_not_read(
     tmp_path: Path, folders: dict[str, Path]
 ) -> None:
-    """Llama tokenizers are often given one, and the model is left as it was."""
+    """Often one is added to a Llama tokenizer and the model is not resized."""
     model, tokenizer = plain(folders["gpt2-bytes"])
     requests = [
-        request(i, prompt=prompt, temperature=0, label_prefix=SEAMS[0], choices=CHOICES)
+        request(i, prompt=prompt, temperature=0, label_prefix=LABEL_PREFIXES[0], choices=CHOICES)
         for i, prompt in enumerate(OPEN_PROMPTS)
     ]
     expected = answers(local(folders["gpt2-bytes"]), requests)
@@ -353,7 +361,7 @@ def test_a_pad_token_beyond_the_embeddings_is_not_read(
     assert answers(local(saved(tmp_path, tokenizer, model)), requests) == expected
 
 
-def test_an_empty_prompt_begins_with_the_token_that_texts_begin_or_end_with(folder: Path) -> None:
+def test_an_empty_prompt_is_read_as_bos_or_eos(folder: Path) -> None:
     lm = local(folder)
     assert {
         completion.prompt_tokens
@@ -370,14 +378,14 @@ def test_an_empty_prompt_begins_with_the_token_that_texts_begin_or_end_with(fold
     check(lm, rows)
 
 
-# Numbers -------------------------------------------------------------------------------------------------------------
+# Numbers ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_bfloat16_is_finite_and_close(
     folder: Path, attention: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Prompts of very different lengths: what is padded before a text sees nothing, of which no NaN may come."""
+    """Padding before a text attends to nothing, from which no NaN may come."""
     prompts = ["a", "b", *SHARING, *OPEN_PROMPTS]
     exact = local(folder, 16)
     half = LocalLM(
@@ -385,40 +393,40 @@ def test_bfloat16_is_finite_and_close(
             kind="local", model=str(folder), dtype="bfloat16", device="cpu", batch_size=16
         )
     )
-    half._model.set_attn_implementation(attention)
+    half._decoder.model.set_attn_implementation(attention)
     for one, other in zip(half.score(prompts, CHOICES), exact.score(prompts, CHOICES), strict=True):
         assert one.logprobs == pytest.approx(other.logprobs, abs=0.5)
-    half._side_by_side = 3
+    half._row_limit.max_rows = 3
     for row in written(half, mixed(prompts, CHOICES, 18), 3):
         assert math.isfinite(row.logprob)
         assert row.scores is None or all(map(math.isfinite, row.scores))
 
 
-def test_the_window_stays_as_wide_as_its_texts(
+def test_the_cache_stays_as_wide_as_its_texts(
     folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A hundred rows through four slots: columns that nobody needs are taken over, so memory does not grow with the rows."""
+    """A hundred rows through four slots: unused columns are reused, so memory does not grow."""
     lm, widths = local(folders["gpt2-bytes"]), []
-    forward = _Window._forward
+    forward = ContinuousBatch._forward
 
     def watched(window: Any) -> torch.Tensor:
-        widths.append(window.shape)
+        widths.append(tuple(window._cache.mask.shape))
         return forward(window)
 
-    monkeypatch.setattr(_Window, "_forward", watched)
+    monkeypatch.setattr(ContinuousBatch, "_forward", watched)
     rows = written(lm, mixed([*SHARING, *OPEN_PROMPTS], CHOICES, 100), 4)
     longest = max(len(row.prompt) for row in rows) + 26
     assert max(columns for _, columns in widths) <= 2 * longest + 64
     assert {slots for slots, _ in widths} == {4, 2, 1}, (
-        "the last rows go on without the empty slots"
+        "the last rows continue without the empty slots"
     )
     check(lm, rows[::7])
 
 
-# Memory --------------------------------------------------------------------------------------------------------------
+# Memory -------------------------------------------------------------------------------------------
 
 
-def test_a_block_that_runs_out_of_memory_goes_on_with_half_as_many(
+def test_a_block_that_runs_out_of_memory_continues_with_half_as_many_rows(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     requests = mixed(SHARING, CHOICES, 12)
@@ -430,14 +438,14 @@ def test_a_block_that_runs_out_of_memory_goes_on_with_half_as_many(
         assert (one.scores is None) == (other.scores is None)
         if one.scores and other.scores:
             assert one.scores.logprobs == pytest.approx(other.scores.logprobs, abs=1e-4)
-    assert lm._side_by_side == 3
+    assert lm._row_limit.max_rows == 3
     seen.clear()
     answers(lm, requests)
     assert max(seen) <= 4, "it is not tried again with every block"
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError])
-def test_memory_that_does_not_hold_one_text_is_told(
+def test_memory_too_small_for_one_text_is_reported(
     folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, error: type[Exception]
 ) -> None:
     lm = local(folders["gpt2-bytes"])
@@ -448,7 +456,7 @@ def test_memory_that_does_not_hold_one_text_is_told(
         lm.score(["a", "b"], CHOICES)
 
 
-def test_weights_that_the_memory_does_not_hold_are_told(
+def test_memory_too_small_for_the_weights_is_reported(
     folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any) -> None:
@@ -460,7 +468,7 @@ def test_weights_that_the_memory_does_not_hold_are_told(
         answers(lm, [request()])
 
 
-def test_another_error_is_not_taken_for_memory(
+def test_other_errors_are_not_taken_for_memory(
     folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lm = local(folders["gpt2-bytes"])
@@ -468,12 +476,12 @@ def test_another_error_is_not_taken_for_memory(
     def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    monkeypatch.setattr(type(lm._model), "forward", broken)
+    monkeypatch.setattr(type(lm._decoder.model), "forward", broken)
     with pytest.raises(RuntimeError, match="illegal"):
         answers(lm, [request()])
 
 
-# What cannot be served -----------------------------------------------------------------------------------------------
+# What cannot be served ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -505,5 +513,5 @@ def test_models_that_cannot_be_served_are_refused(
 
 
 def test_a_prompt_to_be_scored_beyond_the_context_is_refused(folders: dict[str, Path]) -> None:
-    with pytest.raises(UserError, match="context 512"):
+    with pytest.raises(UserError, match="context is 512"):
         local(folders["gpt2-bytes"]).score(["a", "b " * 600], CHOICES)

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt3mix_cli.errors import UserError
-from gpt3mix_cli.method.selection import ExampleSelector, How, similarity_fingerprint
+from gpt3mix_cli.method.selection import ExampleSelector, Strategy, similarity_fingerprint
 from gpt3mix_cli.records import Example
 
-HOWS: list[How] = ["uniform", "balanced", "nearest", "furthest"]
+STRATEGIES: list[Strategy] = ["uniform", "balanced", "nearest", "furthest"]
 quick = settings(max_examples=80, deadline=None)
 
 
@@ -25,48 +25,50 @@ def rows(labels: str) -> list[Example]:
     ]
 
 
-def choose(pool: list[Example], k: int, how: How, rng: Random) -> list[Example]:
-    return ExampleSelector(pool, how).choose(k, rng)
+def select(pool: list[Example], k: int, strategy: Strategy, rng: Random) -> list[Example]:
+    return ExampleSelector(pool, strategy).select(k, rng)
 
 
 pools = st.text("abc", min_size=1, max_size=12).map(rows)
-hows = st.sampled_from(HOWS)
+strategies = st.sampled_from(STRATEGIES)
 
 
 @quick
-@given(pools, hows, st.randoms(use_true_random=False), st.data())
+@given(pools, strategies, st.randoms(use_true_random=False), st.data())
 def test_exactly_k_distinct_rows(
-    pool: list[Example], how: How, rng: Random, data: st.DataObject
+    pool: list[Example], strategy: Strategy, rng: Random, data: st.DataObject
 ) -> None:
     k = data.draw(st.integers(1, len(pool)))
-    chosen = choose(pool, k, how, rng)
+    chosen = select(pool, k, strategy, rng)
     assert len({row.id for row in chosen}) == len(chosen) == k
     assert all(row in pool for row in chosen)
 
 
 @quick
-@given(pools, hows, st.integers(0, 2**63))
-def test_k_equal_to_n_takes_all_in_some_order(pool: list[Example], how: How, seed: int) -> None:
+@given(pools, strategies, st.integers(0, 2**63))
+def test_k_equal_to_n_takes_all_in_some_order(
+    pool: list[Example], strategy: Strategy, seed: int
+) -> None:
     before = list(pool)
-    assert sorted(row.id for row in choose(pool, len(pool), how, Random(seed))) == sorted(
+    assert sorted(row.id for row in select(pool, len(pool), strategy, Random(seed))) == sorted(
         row.id for row in pool
     )
     assert pool == before, "the caller's list stays as it was"
 
 
-@pytest.mark.parametrize("how", HOWS)
-def test_more_than_there_are_names_both_numbers(how: How) -> None:
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_more_than_there_are_names_both_numbers(strategy: Strategy) -> None:
     with pytest.raises(UserError, match=r"(?s)13.*\b12\b") as caught:
-        choose(rows("ab" * 6), 13, how, Random(0))
+        select(rows("ab" * 6), 13, strategy, Random(0))
     assert caught.value.hint
 
 
-@pytest.mark.parametrize("how", HOWS)
-def test_the_same_generator_chooses_the_same(how: How) -> None:
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_the_same_generator_chooses_the_same(strategy: Strategy) -> None:
     pool = rows("ab" * 10)
-    seen = {tuple(row.id for row in choose(pool, 3, how, Random(seed))) for seed in range(20)}
+    seen = {tuple(row.id for row in select(pool, 3, strategy, Random(seed))) for seed in range(20)}
     assert len(seen) > 10
-    assert choose(pool, 3, how, Random(5)) == choose(pool, 3, how, Random(5))
+    assert select(pool, 3, strategy, Random(5)) == select(pool, 3, strategy, Random(5))
 
 
 @quick
@@ -77,7 +79,7 @@ def test_balanced_takes_the_classes_in_turn(
     """No class is two ahead of another that still has rows."""
     k = data.draw(st.integers(1, len(pool)))
     there = Counter(row.label for row in pool)
-    chosen = Counter(row.label for row in choose(pool, k, "balanced", Random(seed)))
+    chosen = Counter(row.label for row in select(pool, k, "balanced", Random(seed)))
     for label, count in there.items():
         if chosen[label] < count:
             assert max(chosen.values()) <= chosen[label] + 1
@@ -86,24 +88,24 @@ def test_balanced_takes_the_classes_in_turn(
 def test_balanced_does_not_favour_a_class_or_a_place() -> None:
     """k = 1 of 3 classes, 18 : 9 : 3 rows; and k = 2: which class stands first.
 
-    Within 5 standard deviations: a right chooser fails once in 170,000 choices of seeds.
+    Within 5 standard deviations: a right selector fails once in 170,000 choices of seeds.
     """
     pool, n = rows("a" * 18 + "b" * 9 + "c" * 3), 3000
-    first = Counter(choose(pool, 1, "balanced", Random(seed))[0].label for seed in range(n))
+    first = Counter(select(pool, 1, "balanced", Random(seed))[0].label for seed in range(n))
     two = rows("a" * 18 + "b" * 2)
-    leading = Counter(choose(two, 2, "balanced", Random(seed))[0].label for seed in range(n))
+    leading = Counter(select(two, 2, "balanced", Random(seed))[0].label for seed in range(n))
     for count, p in [*((first[label], 1 / 3) for label in "abc"), (leading["a"], 1 / 2)]:
         assert abs(count - n * p) <= 5 * math.sqrt(n * p * (1 - p))
 
 
-@pytest.mark.parametrize("how", ["uniform", "balanced"])
-def test_every_row_is_as_likely_in_every_place(how: How) -> None:
+@pytest.mark.parametrize("strategy", ["uniform", "balanced"])
+def test_every_row_is_as_likely_in_every_place(strategy: Strategy) -> None:
     """Chi-square of 5 rows in 2 places over 4,000 draws (balanced: 3 + 3 rows).
 
     Each place alone is a uniform draw: chi-square with n - 1 degrees of freedom passes 38 once in 10 million for 4, 1.5 million for 5.
     """
-    pool, n = rows("aaaaa" if how == "uniform" else "aaabbb"), 4000
-    draws = [choose(pool, 2, how, Random(seed)) for seed in range(n)]
+    pool, n = rows("aaaaa" if strategy == "uniform" else "aaabbb"), 4000
+    draws = [select(pool, 2, strategy, Random(seed)) for seed in range(n)]
     for place in range(2):
         counts = Counter(draw[place].id for draw in draws)
         expected = n / len(pool)
@@ -114,7 +116,7 @@ def test_uniform_draws_pairs_uniformly() -> None:
     """The 12 ordered pairs of 4 rows, whatever their classes: chi-square with 11 degrees of freedom passes 60 once in 100 million."""
     pool, n = rows("aaab"), 6000
     counts = Counter(
-        tuple(row.id for row in choose(pool, 2, "uniform", Random(seed))) for seed in range(n)
+        tuple(row.id for row in select(pool, 2, "uniform", Random(seed))) for seed in range(n)
     )
     assert len(counts) == 12
     assert sum((count - n / 12) ** 2 / (n / 12) for count in counts.values()) < 60
@@ -137,9 +139,11 @@ FILMS = [
 ]
 
 
-def anchored(how: How, k: int, n: int = 60, similarity: str = "tfidf") -> list[list[Example]]:
-    chooser = ExampleSelector(FILMS, how, similarity)
-    return [chooser.choose(k, Random(seed)) for seed in range(n)]
+def anchored(
+    strategy: Strategy, k: int, n: int = 60, similarity: str = "tfidf"
+) -> list[list[Example]]:
+    selector = ExampleSelector(FILMS, strategy, similarity)
+    return [selector.select(k, Random(seed)) for seed in range(n)]
 
 
 def anchor(seed: int, pool: list[Example]) -> Example:
@@ -160,11 +164,13 @@ def test_the_nearest_stand_beside_their_anchor_and_the_furthest_share_no_word() 
         assert not set(first.text.split()) & set(other.text.split())
 
 
-@pytest.mark.parametrize("how", ["nearest", "furthest"])
-def test_every_row_can_be_the_anchor_and_the_order_says_nothing_of_it(how: How) -> None:
+@pytest.mark.parametrize("strategy", ["nearest", "furthest"])
+def test_every_row_can_be_the_anchor_and_the_order_says_nothing_of_it(strategy: Strategy) -> None:
     """k = 1 is the anchor alone; of two, it stands first about half the time (5 standard deviations of 400)."""
-    assert {row.id for (row,) in anchored(how, 1)} == {row.id for row in FILMS}
-    leading = sum(two[0] == anchor(seed, FILMS) for seed, two in enumerate(anchored(how, 2, 400)))
+    assert {row.id for (row,) in anchored(strategy, 1)} == {row.id for row in FILMS}
+    leading = sum(
+        two[0] == anchor(seed, FILMS) for seed, two in enumerate(anchored(strategy, 2, 400))
+    )
     assert abs(leading - 200) < 50
 
 
@@ -185,7 +191,7 @@ def test_no_row_left_out_is_nearer_than_one_taken(
     pool = [Example(id=str(i), text=text, label="a") for i, text in enumerate(texts)]
     k = data.draw(st.integers(1, len(pool)))
     chosen = [
-        int(row.id) for row in choose(pool, k, "nearest" if nearest else "furthest", Random(seed))
+        int(row.id) for row in select(pool, k, "nearest" if nearest else "furthest", Random(seed))
     ]
     matrix = cosine_similarity(TfidfVectorizer(token_pattern=r"\w+|[^\w\s]").fit_transform(texts))
     first = int(anchor(seed, pool).id)
@@ -199,8 +205,8 @@ def test_no_row_left_out_is_nearer_than_one_taken(
 def test_equals_are_drawn_not_taken_in_file_order() -> None:
     """Nothing in common with any: each of the others must come up as the furthest."""
     pool = [Example(id=str(i), text=f"word{i}", label="a") for i in range(20)]
-    chooser = ExampleSelector(pool, "furthest")
-    assert {row.id for seed in range(300) for row in chooser.choose(2, Random(seed))} == {
+    selector = ExampleSelector(pool, "furthest")
+    assert {row.id for seed in range(300) for row in selector.select(2, Random(seed))} == {
         row.id for row in pool
     }
     assert (
@@ -209,7 +215,7 @@ def test_equals_are_drawn_not_taken_in_file_order() -> None:
                 row.id
                 for seed in range(300)
                 if anchor(seed, pool).id == "0"
-                for row in chooser.choose(2, Random(seed))
+                for row in selector.select(2, Random(seed))
             }
         )
         > 5
@@ -223,17 +229,19 @@ def test_vectors_are_made_once_a_set_and_never_n_by_n(monkeypatch: pytest.Monkey
     from gpt3mix_cli.method import selection as module
 
     made: list[int] = []
-    plain = module._tfidf
-    monkeypatch.setattr(module, "_tfidf", lambda texts: made.append(len(texts)) or plain(texts))  # type: ignore[func-returns-value]
+    plain = module._tfidf_vectors
+    monkeypatch.setattr(
+        module, "_tfidf_vectors", lambda texts: made.append(len(texts)) or plain(texts)
+    )  # type: ignore[func-returns-value]
     pool = [
         Example(id=str(i), text=f"word{i % 997} word{i % 1009} word{i % 7}", label="a")
         for i in range(20_000)
     ]
-    chooser = ExampleSelector(pool, "nearest")
-    chooser.choose(2, Random(0))
+    selector = ExampleSelector(pool, "nearest")
+    selector.select(2, Random(0))
     tracemalloc.start()
     for seed in range(5):
-        assert len({row.id for row in chooser.choose(4, Random(seed))}) == 4
+        assert len({row.id for row in selector.select(4, Random(seed))}) == 4
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert made == [20_000]
@@ -242,20 +250,20 @@ def test_vectors_are_made_once_a_set_and_never_n_by_n(monkeypatch: pytest.Monkey
 
 def test_an_encoder_serves_as_similarity(tiny_encoder: Path) -> None:
     """Its vectors are those of each text alone, so that a batch's padding changes nothing; the same text is nearest."""
-    from gpt3mix_cli.method.selection import _encoded
+    from gpt3mix_cli.method.selection import _encoder_vectors
 
     folder = str(tiny_encoder)
     texts = [row.text for row in FILMS]
-    together = _encoded(texts, folder)
+    together = _encoder_vectors(texts, folder)
     assert together.shape == (6, 32)
     for text, vector in zip(texts, together, strict=True):
-        assert _encoded([text], folder)[0] == pytest.approx(vector, abs=1e-6)
+        assert _encoder_vectors([text], folder)[0] == pytest.approx(vector, abs=1e-6)
         assert (vector**2).sum() == pytest.approx(1)
     pool = [*FILMS, FILMS[3].model_copy(update={"id": "twin"})]
-    chooser = ExampleSelector(pool, "nearest", folder)
+    selector = ExampleSelector(pool, "nearest", folder)
     for seed in range(40):
         if anchor(seed, pool).id == "f3":
-            assert {row.id for row in chooser.choose(2, Random(seed))} == {"f3", "twin"}
+            assert {row.id for row in selector.select(2, Random(seed))} == {"f3", "twin"}
     assert (
         len(
             {
@@ -278,9 +286,9 @@ def test_the_packaged_encoder_knows_what_words_mean() -> None:
             "departure is at twelve",
         )
     ]
-    chooser = ExampleSelector(pool, "nearest", "minilm")
+    selector = ExampleSelector(pool, "nearest", "minilm")
     for seed in range(8):
-        pair = {row.id for row in chooser.choose(2, Random(seed))}
+        pair = {row.id for row in selector.select(2, Random(seed))}
         assert pair in (
             {"an awful film", "a terrible movie"},
             {"the train leaves at noon", "departure is at twelve"},
@@ -292,12 +300,12 @@ def test_an_encoder_that_cannot_be_loaded_is_told_with_its_key(tmp_path: Path) -
     with pytest.raises(
         UserError, match=r"augment\.similarity '.*empty': cannot be loaded"
     ) as caught:
-        ExampleSelector(FILMS, "nearest", str(tmp_path / "empty")).choose(2, Random(0))
+        ExampleSelector(FILMS, "nearest", str(tmp_path / "empty")).select(2, Random(0))
     assert "tfidf" in caught.value.hint
 
 
 def test_a_causal_lm_is_an_encoder_too(tiny_lm: Path) -> None:
-    assert len(ExampleSelector(FILMS, "nearest", str(tiny_lm)).choose(3, Random(0))) == 3
+    assert len(ExampleSelector(FILMS, "nearest", str(tiny_lm)).select(3, Random(0))) == 3
 
 
 def test_a_similaritys_fingerprint_follows_its_weights(tiny_encoder: Path, tiny_lm: Path) -> None:

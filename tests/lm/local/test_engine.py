@@ -1,4 +1,4 @@
-"""The local LM against plain forward passes, over four families of tokenizer and model, and against scripted models."""
+"""The local LM against reference passes, over four families of models, and scripted models."""
 
 import itertools
 import math
@@ -46,7 +46,7 @@ from gpt3mix_cli.lm import Completion, Request
 from gpt3mix_cli.lm.local.engine import LocalLM
 from gpt3mix_cli.settings import LocalLMSettings
 
-# score() -------------------------------------------------------------------------------------------------------------
+# score() ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -58,8 +58,8 @@ from gpt3mix_cli.settings import LocalLMSettings
     ],
     ids=["labels", "one begins another", "unequal lengths"],
 )
-def test_score_equals_a_plain_forward_pass(folder: Path, choices: tuple[str, ...]) -> None:
-    """Prompts of many lengths in blocks of 4: padding, positions, and the sum over a label's tokens all show here."""
+def test_score_equals_a_reference_pass(folder: Path, choices: tuple[str, ...]) -> None:
+    """Prompts of many lengths in blocks of 4: tests padding, positions and sums over tokens."""
     model, tokenizer = plain(folder)
     found = local(folder).score(PROMPTS, choices)
     assert [scores.source for scores in found] == ["exact"] * len(PROMPTS)
@@ -69,7 +69,7 @@ def test_score_equals_a_plain_forward_pass(folder: Path, choices: tuple[str, ...
 
 
 def test_the_families_have_labels_of_one_token_and_of_several(folders: dict[str, Path]) -> None:
-    """Otherwise the test above would show less than it says."""
+    """Otherwise the test above would not test both."""
     lengths = set()
     for folder in folders.values():
         tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -99,11 +99,14 @@ def test_score_of_nothing_is_nothing(folders: dict[str, Path]) -> None:
     assert local(folders["gpt2-bytes"]).score([], CHOICES) == []
 
 
-# complete(): what is written -----------------------------------------------------------------------------------------
+# complete(): the texts ----------------------------------------------------------------------------
 
 
 def added(tokenizer: PreTrainedTokenizerFast, prompt: list[int], tokens: list[int]) -> str:
-    """Return what tokens add to a prompt up to a special one; on their own a Llama-2 decoder drops their first space."""
+    """Return what tokens add to a prompt, up to a special token.
+
+    Without the prompt a Llama-2 decoder would drop their first space.
+    """
     tokens = list(itertools.takewhile(lambda token: token not in tokenizer.all_special_ids, tokens))
     options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
     return tokenizer.decode(prompt + tokens, **options).removeprefix(
@@ -156,7 +159,7 @@ def test_tiny_top_p_equals_greedy(folder: Path) -> None:
 
 @pytest.mark.parametrize("penalty", [0.7, -0.7])
 def test_frequency_penalty_equals_greedy_by_hand(folder: Path, penalty: float) -> None:
-    """Logit minus penalty times the times written; the prompt's tokens do not count."""
+    """Logit minus penalty times the count; the prompt's tokens do not count."""
     model, tokenizer = plain(folder)
     (completion,) = answers(
         local(folder), [request(temperature=0, frequency_penalty=penalty, max_tokens=24)]
@@ -194,7 +197,7 @@ def test_frequency_penalty_lowers_repeats(folders: dict[str, Path]) -> None:
 
 
 def test_no_text_contains_a_line_end(folder: Path) -> None:
-    """Hot sampling of a random model writes line ends; every text stops before the first."""
+    """A random model at a high temperature generates line ends; texts stop before the first."""
     completions = answers(
         local(folder, 16), [request(i, max_tokens=60, temperature=1.5) for i in range(32)]
     )
@@ -202,7 +205,7 @@ def test_no_text_contains_a_line_end(folder: Path) -> None:
     assert {"line", "length"} <= {completion.finish for completion in completions}
 
 
-# complete(): what an answer depends on -------------------------------------------------------------------------------
+# complete(): what an answer depends on ------------------------------------------------------------
 
 
 def test_an_answer_depends_on_its_block_and_seed_only(folder: Path) -> None:
@@ -232,8 +235,8 @@ def test_an_answer_depends_on_its_block_and_seed_only(folder: Path) -> None:
     assert not set(text_of(other)) & set(text_of(whole))
 
 
-def test_a_request_draws_the_same_in_any_place_of_a_block(folder: Path) -> None:
-    """Row and neighbours change only the last digits of the logits, which no draw of these comes near."""
+def test_a_request_draws_the_same_at_any_position_in_a_block(folder: Path) -> None:
+    """Position and neighbours change only the last digits of the logits, too little for a draw."""
     lm = local(folder)
     requests = [request(i, prompt=OPEN_PROMPTS[i % 3]) for i in range(4)]
     assert text_of(answers(lm, requests[::-1]))[::-1] == text_of(answers(lm, requests))
@@ -264,7 +267,7 @@ def test_a_neighbours_max_tokens_does_not_change_a_draw(folders: dict[str, Path]
     assert mixed[0] == alone[0]
 
 
-# Scripted models: the next token depends on the last one alone -------------------------------------------------------
+# Scripted models: the next token depends on the last one alone ------------------------------------
 
 
 PIECES = [
@@ -319,7 +322,9 @@ def vocabulary_size(tokenizer: PreTrainedTokenizerFast) -> int:
     return len(tokenizer) + len(tokenizer) % 2
 
 
-def test_a_text_that_reaches_the_seam(tmp_path: Path, listed: PreTrainedTokenizerFast) -> None:
+def test_a_text_that_reaches_the_label_prefix(
+    tmp_path: Path, listed: PreTrainedTokenizerFast
+) -> None:
     folder = scripted(
         tmp_path,
         listed,
@@ -335,7 +340,7 @@ def test_a_text_that_reaches_the_seam(tmp_path: Path, listed: PreTrainedTokenize
 
 
 @pytest.mark.parametrize("end", ["\n", "<end>"])
-def test_a_line_that_ends_without_the_seam_has_it_appended(
+def test_a_line_that_ends_without_the_label_prefix_has_it_appended(
     tmp_path: Path, listed: PreTrainedTokenizerFast, end: str
 ) -> None:
     folder = scripted(
@@ -353,7 +358,9 @@ def test_a_line_that_ends_without_the_seam_has_it_appended(
     )
 
 
-def test_a_token_over_the_line_end_is_cut(tmp_path: Path, listed: PreTrainedTokenizerFast) -> None:
+def test_a_token_across_the_line_end_is_split(
+    tmp_path: Path, listed: PreTrainedTokenizerFast
+) -> None:
     folder = scripted(tmp_path, listed, {**chain("Movie review:", " great", ".\n"), **LABELS})
     completion = ask(folder)
     assert (completion.text, completion.finish) == (" great.", "line")
@@ -363,8 +370,10 @@ def test_a_token_over_the_line_end_is_cut(tmp_path: Path, listed: PreTrainedToke
     )
 
 
-def test_a_token_over_the_seam_is_cut(tmp_path: Path, listed: PreTrainedTokenizerFast) -> None:
-    """`: ` holds the label prefix's end and more; the labels are asked for after the label prefix, not after that token."""
+def test_a_token_across_the_label_prefix_is_split(
+    tmp_path: Path, listed: PreTrainedTokenizerFast
+) -> None:
+    """`: ` is longer than the label prefix; labels are scored after the label prefix itself."""
     folder = scripted(
         tmp_path, listed, {**chain("Movie review:", " great", " (Sentiment", ": "), **LABELS}
     )
@@ -386,7 +395,9 @@ def test_an_empty_line(tmp_path: Path, listed: PreTrainedTokenizerFast) -> None:
     )
 
 
-def test_an_empty_text_before_the_seam(tmp_path: Path, listed: PreTrainedTokenizerFast) -> None:
+def test_an_empty_text_before_the_label_prefix(
+    tmp_path: Path, listed: PreTrainedTokenizerFast
+) -> None:
     folder = scripted(tmp_path, listed, {**chain("Movie review:", " (Sentiment", ":"), **LABELS})
     completion = ask(folder)
     assert (completion.text, completion.finish) == ("", "label_prefix")
@@ -418,7 +429,9 @@ def test_an_end_at_the_last_token_allowed_counts(
     ]
 
 
-def test_without_a_seam_nothing_is_scored(tmp_path: Path, listed: PreTrainedTokenizerFast) -> None:
+def test_without_a_label_prefix_nothing_is_scored(
+    tmp_path: Path, listed: PreTrainedTokenizerFast
+) -> None:
     folder = scripted(
         tmp_path,
         listed,
@@ -432,8 +445,10 @@ def test_without_a_seam_nothing_is_scored(tmp_path: Path, listed: PreTrainedToke
     )
 
 
-def test_a_prompt_without_room_is_too_long(tmp_path: Path, listed: PreTrainedTokenizerFast) -> None:
-    """One row that does not fit leaves those beside it as they are."""
+def test_a_prompt_that_fills_the_context_is_too_long(
+    tmp_path: Path, listed: PreTrainedTokenizerFast
+) -> None:
+    """A row that does not fit leaves the other rows as they are."""
     folder = scripted(
         tmp_path,
         listed,
@@ -441,7 +456,7 @@ def test_a_prompt_without_room_is_too_long(tmp_path: Path, listed: PreTrainedTok
         max_position_embeddings=19,
     )
     lm = local(folder)
-    assert lm.about.context == 19  # of which the label prefix and a label take 3
+    assert lm.info.context_length == 19  # of which the label prefix and a label take 3
     fits = {
         "prompt": "x" * 5 + "Movie review:",
         "label_prefix": LABEL_PREFIX,
@@ -468,13 +483,14 @@ def test_a_prompt_without_room_is_too_long(tmp_path: Path, listed: PreTrainedTok
     assert answers(lm, [request(1, **longer, max_tokens=10)]) == [second]
 
 
-def test_a_seam_appended_at_the_edge_of_the_context_is_scored(
+def test_a_label_prefix_appended_at_the_edge_of_the_context_is_scored(
     tmp_path: Path, listed: PreTrainedTokenizerFast
 ) -> None:
-    """With absolute positions there is nothing beyond the context: the label prefix and the label need room as well."""
+    """With absolute positions the label prefix and the label need space in the context too."""
     size = vocabulary_size(listed)
     config = GPT2Config(
-        vocab_size=size, n_embd=size, n_layer=1, n_head=1, n_inner=2, n_positions=8, tie_word_embeddings=False,
+        vocab_size=size, n_embd=size, n_layer=1, n_head=1, n_inner=2, n_positions=8,
+        tie_word_embeddings=False,
         eos_token_id=listed.eos_token_id, bos_token_id=listed.eos_token_id,
     )  # fmt: skip
     model = GPT2LMHeadModel(config)
@@ -496,7 +512,7 @@ def test_a_seam_appended_at_the_edge_of_the_context_is_scored(
 def test_scores_do_not_depend_on_how_the_text_was_drawn(
     tmp_path: Path, listed: PreTrainedTokenizerFast
 ) -> None:
-    """They are the LM's own, before temperature, top-p and penalty."""
+    """They are those before temperature, top-p and penalty."""
     folder = scripted(
         tmp_path, listed, {**chain("Movie review:", " great", " (Sentiment", ":"), **LABELS}
     )
@@ -527,9 +543,10 @@ def test_drawn_frequencies_match_the_probabilities(
     options: dict[str, float],
     expected: list[float] | None,
 ) -> None:
-    """4,000 seeds, each token's count within 5 standard deviations: a right sampler fails once in 400,000 choices of seeds.
+    """4,000 seeds: each token's count is within 5 standard deviations (1 in 400,000).
 
-    Temperature comes before top-p: at 2 the four are 0.325, 0.282, 0.230, 0.163, of which the first three reach 0.75.
+    Temperature comes before top-p: at 2 the four probabilities are 0.325, 0.282, 0.230, 0.163, of
+    which the first three reach 0.75.
     """
     pieces, probs = ["x", "a", "q", "c"], [0.4, 0.3, 0.2, 0.1]
     if expected is None:
@@ -558,7 +575,10 @@ def test_drawn_frequencies_match_the_probabilities(
 def test_draws_of_one_request_are_independent(
     tmp_path: Path, listed: PreTrainedTokenizerFast
 ) -> None:
-    """A fair coin thrown 100 times by 20 seeds: as many changes of side as not, within 5 standard deviations (1 in 1.7 million)."""
+    """A fair coin thrown 100 times by 20 seeds changes sides half of the time.
+
+    Within 5 standard deviations (1 in 1.7 million).
+    """
     fair = {"a": SURE * 2, "b": SURE * 2}
     lm = local(scripted(tmp_path, listed, {"Movie review:": fair, "a": fair, "b": fair}), 20)
     texts = text_of(
@@ -569,15 +589,15 @@ def test_draws_of_one_request_are_independent(
     assert abs(changes - 990) <= 5 * math.sqrt(1980 / 4)
 
 
-# complete(): scores against the text re-read -------------------------------------------------------------------------
+# complete(): scores against the text re-read ------------------------------------------------------
 
 
 def check_scores(
     folder: Path, requests: Sequence[Request], completions: Sequence[Completion]
 ) -> Counter[str]:
-    """Compare with a plain pass over prompt, text, label prefix and label; return how often for each way to finish.
+    """Compare with a reference pass over the whole string; count by `finish`.
 
-    A text drawn token by token is not always cut the same way when it is read again: such ones are passed over.
+    Texts that have another tokenization when they are read again are skipped.
     """
     model, tokenizer = plain(folder)
     label_prefix = len(tokenizer("x" + LABEL_PREFIX)["input_ids"]) - len(
@@ -598,7 +618,7 @@ def check_scores(
     return checked
 
 
-def test_scores_equal_a_plain_pass_over_the_whole_text(folders: dict[str, Path]) -> None:
+def test_scores_equal_a_reference_pass_over_the_whole_text(folders: dict[str, Path]) -> None:
     requests = [
         request(
             i,
@@ -614,7 +634,7 @@ def test_scores_equal_a_plain_pass_over_the_whole_text(folders: dict[str, Path])
     assert check_scores(folder, requests, answers(local(folder, 8), requests))["line"] >= 3
 
 
-def test_scores_of_the_packaged_model_equal_a_plain_pass() -> None:
+def test_scores_of_the_packaged_model_equal_a_reference_pass() -> None:
     texts = ("A joy.", "The worst film of the year, by far.")
     prompts = [
         f"{HEADER}Movie review: {text} (Sentiment: Positive)\nMovie review:" for text in texts
@@ -636,7 +656,7 @@ def test_scores_of_the_packaged_model_equal_a_plain_pass() -> None:
     )
 
 
-# A tokenizer that strips the first space of what it decodes ----------------------------------------------------------
+# A tokenizer that strips the first space of what it decodes ---------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -647,7 +667,7 @@ def pieces(texts: list[str]) -> PreTrainedTokenizerFast:
 def llama_2_answer(
     folder: Path, pieces: PreTrainedTokenizerFast, *written: str
 ) -> tuple[Completion, list[float]]:
-    """Return the greedy answer of a model that writes these pieces, and the scores of the labels by a plain pass after them."""
+    """Return a scripted model's greedy answer, and the label scores of a reference pass."""
     colon = pieces.tokenize("Movie review:")[-1]
     labels = [spelled(pieces, "a:", choice)[0] for choice in CHOICES]
     table = chain(colon, *written)
@@ -672,8 +692,8 @@ def llama_2_answer(
     ]
 
 
-def test_llama_2_seam(tmp_path: Path, pieces: PreTrainedTokenizerFast) -> None:
-    """Its decoder drops the leading space; the scores are still those after the tokens that were written."""
+def test_llama_2_label_prefix(tmp_path: Path, pieces: PreTrainedTokenizerFast) -> None:
+    """Its decoder drops the leading space; scores still follow the generated tokens."""
     completion, expected = llama_2_answer(
         tmp_path, pieces, "▁film", *spelled(pieces, "x", LABEL_PREFIX)
     )
@@ -689,8 +709,8 @@ def test_llama_2_line(tmp_path: Path, pieces: PreTrainedTokenizerFast) -> None:
     assert completion.scores.logprobs == pytest.approx(expected, abs=1e-4)
 
 
-def test_llama_2_token_over_the_seam(tmp_path: Path, texts: list[str]) -> None:
-    """A token `::` ends the label prefix and goes on: what is scored must still begin with the space that the LM wrote."""
+def test_llama_2_token_across_the_label_prefix(tmp_path: Path, texts: list[str]) -> None:
+    """A token `::` is longer than the label prefix; the text keeps its leading space."""
     pieces = pieces_tokenizer(
         [f"Movie review: {text} (Sentiment: Positive)" for text in texts], 400
     )
@@ -701,15 +721,15 @@ def test_llama_2_token_over_the_seam(tmp_path: Path, texts: list[str]) -> None:
     assert completion.scores.logprobs == pytest.approx(expected, abs=1e-4)
 
 
-def test_llama_2_empty_text_before_the_seam(
+def test_llama_2_empty_text_before_the_label_prefix(
     tmp_path: Path, pieces: PreTrainedTokenizerFast
 ) -> None:
-    """The label prefix is found although its own space is the one that the decoder drops."""
+    """The label prefix is found although the decoder drops its leading space."""
     completion, _ = llama_2_answer(tmp_path, pieces, *spelled(pieces, "x", LABEL_PREFIX))
     assert (completion.text.strip(), completion.finish) == ("", "label_prefix")
 
 
-# Opening -------------------------------------------------------------------------------------------------------------
+# Opening ------------------------------------------------------------------------------------------
 
 
 def test_a_folder_without_tokenizer_is_refused(tmp_path: Path, folders: dict[str, Path]) -> None:
@@ -737,7 +757,7 @@ def test_a_folder_without_weights_is_refused(tmp_path: Path, folders: dict[str, 
 
 
 def test_a_translator_is_refused(tmp_path: Path, folders: dict[str, Path]) -> None:
-    """It has a tokenizer and weights, but no causal head is known for it."""
+    """It has a tokenizer and weights, but no causal LM head."""
     from transformers import T5Config, T5Model
 
     AutoTokenizer.from_pretrained(folders["gpt2-bytes"]).save_pretrained(tmp_path)
@@ -754,7 +774,7 @@ def test_an_encoder_is_refused(tiny_encoder: Path) -> None:
 
 
 def test_weights_without_the_head_are_refused(tmp_path: Path, folders: dict[str, Path]) -> None:
-    """A head that the folder does not hold would be drawn at random, and so would every text."""
+    """The library would initialize a missing head at random."""
     model, tokenizer = plain(folders["llama-characters"])
     saved(tmp_path, tokenizer, model.model)
     with pytest.raises(UserError, match=r"lm\.model"):
@@ -771,40 +791,40 @@ def test_a_label_that_tokenises_to_nothing_is_refused(folders: dict[str, Path]) 
         local(folders["gpt2-bytes"]).score(["a:"], [""])
 
 
-# What is known beforehand --------------------------------------------------------------------------------------------
+# Information before the first request -------------------------------------------------------------
 
 
-def test_the_fingerprint_changes_with_the_weights_and_with_what_else_changes_numbers(
+def test_the_fingerprint_depends_on_everything_that_changes_answers(
     tmp_path: Path, folders: dict[str, Path]
 ) -> None:
     model, tokenizer = plain(folders["gpt2-bytes"])
-    first = local(saved(tmp_path / "a", tokenizer, model)).about.fingerprint
+    first = local(saved(tmp_path / "a", tokenizer, model)).info.fingerprint
     copied = local(saved(tmp_path / "b", tokenizer, model))
-    assert copied.about.fingerprint == first, "the place does not count"
+    assert copied.info.fingerprint == first, "the path does not count"
     with torch.no_grad():
         model.transformer.ln_f.weight[0] += 1e-3
-    changed = local(saved(tmp_path / "c", tokenizer, model)).about.fingerprint
+    changed = local(saved(tmp_path / "c", tokenizer, model)).info.fingerprint
     half = LocalLM(
         LocalLMSettings(
             kind="local", model=str(tmp_path / "a"), dtype="bfloat16", device="cpu", batch_size=4
         )
-    ).about.fingerprint
-    block = local(tmp_path / "a", 5).about.fingerprint
+    ).info.fingerprint
+    block = local(tmp_path / "a", 5).info.fingerprint
     assert len({first, changed, half, block}) == 4
 
 
-def test_tokens_are_counted_as_they_are_read(folder: Path) -> None:
+def test_count_tokens_equals_the_tokens_read(folder: Path) -> None:
     lm = local(folder)
     (completion,) = answers(lm, [request(max_tokens=1)])
     assert (
-        lm.about.count_tokens(OPEN_PROMPTS[0])
+        lm.info.count_tokens(OPEN_PROMPTS[0])
         == completion.prompt_tokens
         == len(AutoTokenizer.from_pretrained(folder)(OPEN_PROMPTS[0])["input_ids"])
     )
-    assert (lm.about.context, lm.about.block) == (512, 4)
+    assert (lm.info.context_length, lm.info.block_size) == (512, 4)
 
 
-def test_a_folder_that_is_not_there_is_said_to_be_missing(tmp_path: Path) -> None:
-    """Not that its name is no hub id."""
+def test_a_missing_folder_is_reported_as_missing(tmp_path: Path) -> None:
+    """And not as an invalid hub id."""
     with pytest.raises(UserError, match="cannot be loaded as a causal LM: no such folder"):
         LocalLM(LocalLMSettings(kind="local", model=str(tmp_path / "nowhere")))

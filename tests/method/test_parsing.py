@@ -8,8 +8,8 @@ from hypothesis import assume, given
 from hypothesis import settings as quick
 from hypothesis import strategies as st
 
-from gpt3mix_cli.augment.gpt3mix import Parsed, parse
-from gpt3mix_cli.method.prompt import item, label_prefix, one_line, prompt
+from gpt3mix_cli.method.parsing import ParsedLine, parse_line
+from gpt3mix_cli.method.prompt import label_prefix, render_example, render_prompt, to_one_line
 from gpt3mix_cli.records import Example
 from gpt3mix_cli.settings import Task
 
@@ -66,9 +66,9 @@ ODD = make_task(
     ],
 )
 def test_a_line_is_a_text_and_its_label(line: str, text: str, label: str | None) -> None:
-    found = parse(line, SST2)
+    found = parse_line(line, SST2)
     assert (found.text, found.label, found.rest) == (text, label, "")
-    assert (found.written is None) == (label is None)
+    assert (found.written_label is None) == (label is None)
 
 
 @pytest.mark.parametrize(
@@ -76,33 +76,33 @@ def test_a_line_is_a_text_and_its_label(line: str, text: str, label: str | None)
     [
         (
             "fine (Sentiment: Positive) (Sentiment: Negative)",
-            Parsed("fine", "pos", "Positive", "(Sentiment: Negative)"),
+            ParsedLine("fine", "pos", "Positive", "(Sentiment: Negative)"),
         ),
         (
             "fine (Sentiment: Positive) Movie review: dull (Sentiment: Negative)",
-            Parsed("fine", "pos", "Positive", "Movie review: dull (Sentiment: Negative)"),
+            ParsedLine("fine", "pos", "Positive", "Movie review: dull (Sentiment: Negative)"),
         ),
         (
             "fine (Sentiment: Positive). I liked it",
-            Parsed("fine", "pos", "Positive", ". I liked it"),
+            ParsedLine("fine", "pos", "Positive", ". I liked it"),
         ),
         (
             "fine Movie review: dull (Sentiment: Negative)",
-            Parsed("fine", None, None, "Movie review: dull (Sentiment: Negative)"),
+            ParsedLine("fine", None, None, "Movie review: dull (Sentiment: Negative)"),
         ),
-        ("fine\nMovie review: dull", Parsed("fine", None, None, "Movie review: dull")),
+        ("fine\nMovie review: dull", ParsedLine("fine", None, None, "Movie review: dull")),
         (
             "fine (Sentiment: Mixed) (Sentiment: Positive)",
-            Parsed("fine", None, "Mixed", "(Sentiment: Positive)"),
+            ParsedLine("fine", None, "Mixed", "(Sentiment: Positive)"),
         ),
-        ("fine (Sentiment: Positively)", Parsed("fine", None, "Positively", "")),
-        ("fine (Sentiment: )", Parsed("fine", None, "", "")),
+        ("fine (Sentiment: Positively)", ParsedLine("fine", None, "Positively", "")),
+        ("fine (Sentiment: )", ParsedLine("fine", None, "", "")),
     ],
 )
 def test_what_follows_is_cut_and_a_label_outside_the_set_is_none(
-    line: str, expected: Parsed
+    line: str, expected: ParsedLine
 ) -> None:
-    assert parse(line, SST2) == expected
+    assert parse_line(line, SST2) == expected
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_what_follows_is_cut_and_a_label_outside_the_set_is_none(
     ],
 )
 def test_signs_in_types_and_labels_mean_themselves(line: str, label: str | None) -> None:
-    assert parse(line, ODD).label == label
+    assert parse_line(line, ODD).label == label
 
 
 # Rendered and read back ----------------------------------------------------------------------------------------------
@@ -130,8 +130,8 @@ signs = st.one_of(
     ),
     st.characters(exclude_categories=["Cs"]),
 )
-texts = st.lists(signs, max_size=30).map("".join).map(one_line)
-words = st.lists(signs, min_size=1, max_size=8).map("".join).map(one_line).filter(bool)
+texts = st.lists(signs, max_size=30).map("".join).map(to_one_line)
+words = st.lists(signs, min_size=1, max_size=8).map("".join).map(to_one_line).filter(bool)
 
 
 @st.composite
@@ -159,14 +159,14 @@ def tasks(draw: st.DrawFn) -> Task:
 @given(st.one_of(st.just(SST2), st.just(ODD), tasks()), texts, st.data())
 def test_what_is_rendered_is_read_back(task: Task, text: str, data: st.DataObject) -> None:
     """Any one-line text without an annotation or a row of its own, any task specification, any class."""
-    assume(parse(text, task) == (text, None, None, ""))
+    assume(parse_line(text, task) == (text, None, None, ""))
     assume(
         label_prefix(task).strip().casefold()
         not in " ".join([text, *task.labels.values()]).casefold()
     )
     label = data.draw(st.sampled_from(task.classes))
-    assume(f"{task.text_type.capitalize()}:" not in item(task, text, label))
-    found = parse(f" {item(task, text, label)}", task)
+    assume(f"{task.text_type.capitalize()}:" not in render_example(task, text, label))
+    found = parse_line(f" {render_example(task, text, label)}", task)
     assert (found.text, found.label, found.rest) == (text, label, "")
 
 
@@ -175,7 +175,7 @@ def test_what_is_rendered_is_read_back(task: Task, text: str, data: st.DataObjec
 def test_a_prompts_own_lines_are_read_back(lines: list[str], data: st.DataObject) -> None:
     assume(
         all(
-            parse(text, SST2) == (text, None, None, "") and "(sentiment" not in text.casefold()
+            parse_line(text, SST2) == (text, None, None, "") and "(sentiment" not in text.casefold()
             for text in lines
         )
     )
@@ -183,8 +183,8 @@ def test_a_prompts_own_lines_are_read_back(lines: list[str], data: st.DataObject
         Example(id=str(i), text=text, label=data.draw(st.sampled_from(SST2.classes)))
         for i, text in enumerate(lines)
     ]
-    written = prompt(SST2, examples).split("\n")[2:-1]
-    assert [parse(line, SST2)[:2] for line in written] == [
+    written = render_prompt(SST2, examples).split("\n")[2:-1]
+    assert [parse_line(line, SST2)[:2] for line in written] == [
         (row.text, row.label) for row in examples
     ]
 
@@ -201,8 +201,8 @@ def test_a_prompts_own_lines_are_read_back(lines: list[str], data: st.DataObject
 def test_any_line_is_read_without_error_and_once(task: Task, parts: list[str]) -> None:
     """The text is a part of the line on one line; read again it stays as it is."""
     line = "".join(parts)
-    found = parse(line, task)
-    assert found.text in one_line(line)
-    assert found.text == one_line(found.text)
-    assert found.label is None or (found.label in task.classes and found.written is not None)
-    assert parse(found.text, task) == (found.text, None, None, "")
+    found = parse_line(line, task)
+    assert found.text in to_one_line(line)
+    assert found.text == to_one_line(found.text)
+    assert found.label is None or (found.label in task.classes and found.written_label is not None)
+    assert parse_line(found.text, task) == (found.text, None, None, "")

@@ -1,4 +1,4 @@
-"""Beam search: the likeliest lines, against plain passes, greedy writing and an exhaustive search."""
+"""Beam search against reference passes, greedy decoding and an exhaustive search."""
 
 import itertools
 import math
@@ -26,14 +26,14 @@ from transformers import PreTrainedTokenizerFast
 
 from gpt3mix_cli.errors import UserError
 from gpt3mix_cli.lm import Completion, Hypothesis
-from gpt3mix_cli.lm.local.beam_search import search
+from gpt3mix_cli.lm.local.beam_search import beam_search
 from gpt3mix_cli.lm.local.engine import LocalLM
 
 
 def searched(lm: LocalLM, width: int, longest: int, prompt: str = OPEN_PROMPTS[0]) -> list[Any]:
-    (lines,) = search(
+    (lines,) = beam_search(
         lm._decoder,
-        [lm._tokens.encode(prompt)],
+        [lm._tokenizer.encode(prompt)],
         [request(temperature=0, beams=width, max_tokens=longest)],
         64,
     )
@@ -44,7 +44,7 @@ def lines(completion: Completion) -> list[str]:
     return [hypothesis.text for hypothesis in completion.hypotheses]
 
 
-def test_hypotheses_differ_and_the_likeliest_comes_first(folder: Path) -> None:
+def test_hypotheses_differ_and_the_most_probable_comes_first(folder: Path) -> None:
     for completion in answers(
         local(folder),
         [
@@ -60,8 +60,8 @@ def test_hypotheses_differ_and_the_likeliest_comes_first(folder: Path) -> None:
         assert completion.scores is None
 
 
-def test_logprobs_equal_plain_passes(folders: dict[str, Path]) -> None:
-    """Of all tokens of a line, the one that ended it included; characters are cut in one way only."""
+def test_logprobs_equal_reference_passes(folders: dict[str, Path]) -> None:
+    """Of all tokens of a line, its end included; characters have one tokenization only."""
     folder = folders["llama-characters"]
     model, tokenizer = plain(folder)
     completions = answers(
@@ -112,14 +112,14 @@ def test_one_beam_is_greedy(folder: Path) -> None:
 
 
 def test_beams_equal_those_of_each_prompt_alone(folder: Path) -> None:
-    """Padding, the shared header and the place in a batch change nothing."""
+    """Padding, the shared prefix and the position in a batch change nothing."""
     lm = local(folder)
     requests = [
         request(i, prompt=OPEN_PROMPTS[i % 3], temperature=0, beams=3, max_tokens=7)
         for i in range(6)
     ]
     together = answers(lm, requests)
-    lm._side_by_side = 1
+    lm._row_limit.max_rows = 1
     for one, other in zip(together, answers(lm, requests), strict=True):
         assert lines(one) == lines(other)
         assert [line.logprob for line in one.hypotheses] == pytest.approx(
@@ -127,7 +127,7 @@ def test_beams_equal_those_of_each_prompt_alone(folder: Path) -> None:
         )
 
 
-# By a table ----------------------------------------------------------------------------------------------------------
+# By a table ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -147,10 +147,13 @@ TABLE = {
 }
 
 
-def test_the_likeliest_lines_are_found_where_greedy_misses_them(
+def test_the_most_probable_lines_are_found_where_greedy_misses_them(
     tmp_path: Path, few: PreTrainedTokenizerFast
 ) -> None:
-    """By hand: good 0.36, great film. 0.21, great 0.18 (its end in two ways, of which the likelier counts), great film 0.09."""
+    """By hand: good 0.36, great film. 0.21, great 0.18, great film 0.09.
+
+    "great" ends in two ways, of which the more probable counts.
+    """
     lm = local(scripted(tmp_path, few, TABLE))
     (completion,) = answers(lm, [request(prompt="Movie review:", temperature=0, beams=4)])
     assert completion.hypotheses[:4] == (
@@ -186,7 +189,7 @@ def test_a_line_that_reaches_the_limit_is_unfinished(
 
 
 def test_a_wide_search_is_exhaustive(tmp_path: Path) -> None:
-    """All lines of up to four of three letters, from a random table."""
+    """All lines of up to four of three characters, from a random table."""
     letters = ["a", "b", "c"]
     tokenizer = listed_tokenizer([])
     rows = torch.rand(4, 4, generator=torch.Generator().manual_seed(3)).tolist()
@@ -216,8 +219,10 @@ def test_a_wide_search_is_exhaustive(tmp_path: Path) -> None:
     assert {line.text for line in completion.hypotheses if line.finished} == set(whole)
 
 
-def test_a_prompt_without_room_is_too_long(tmp_path: Path, few: PreTrainedTokenizerFast) -> None:
-    """Those beside it are answered, one whose line just fits included."""
+def test_a_prompt_that_fills_the_context_is_too_long(
+    tmp_path: Path, few: PreTrainedTokenizerFast
+) -> None:
+    """The other prompts are answered, one whose line just fits included."""
     lm = local(scripted(tmp_path, few, TABLE, max_position_embeddings=12))
     prompts = ["Movie review:", "x" * 9 + "Movie review:", "x" * 8 + "Movie review:"]
     first, second, third = answers(
@@ -238,7 +243,7 @@ def test_a_prompt_without_room_is_too_long(tmp_path: Path, few: PreTrainedTokeni
 
 
 def test_beams_and_ordinary_requests_keep_their_order(folder: Path) -> None:
-    """Other widths, other limits and drawn texts in one block, each as it is alone."""
+    """Different widths, limits and sampled texts in one block, each the same as alone."""
     lm = local(folder, 8)
     options = [
         {"beams": 2},
@@ -258,10 +263,8 @@ def test_beams_and_ordinary_requests_keep_their_order(folder: Path) -> None:
         assert (completion.text, lines(completion)) == (alone.text, lines(alone))
 
 
-def test_the_models_own_ways_to_generate_play_no_part(
-    tmp_path: Path, folders: dict[str, Path]
-) -> None:
-    """Many instruction models come with a penalty for repeats and with sampling switched on."""
+def test_the_models_generation_config_is_ignored(tmp_path: Path, folders: dict[str, Path]) -> None:
+    """Many instruction models have a repetition penalty and sampling switched on there."""
     model, tokenizer = plain(folders["llama-characters"])
     asked = [request(temperature=0, beams=3, max_tokens=12), request(1, temperature=0)]
     before = answers(local(folders["llama-characters"]), asked)
@@ -271,10 +274,10 @@ def test_the_models_own_ways_to_generate_play_no_part(
     assert answers(local(saved(tmp_path, tokenizer, model)), asked) == before
 
 
-# Memory --------------------------------------------------------------------------------------------------------------
+# Memory -------------------------------------------------------------------------------------------
 
 
-def test_a_search_that_runs_out_of_memory_goes_on_with_fewer_lines(
+def test_a_search_that_runs_out_of_memory_continues_with_fewer_lines(
     folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lm = local(folders["llama-characters"], 12)
@@ -297,7 +300,7 @@ def test_a_search_that_runs_out_of_memory_goes_on_with_fewer_lines(
 def test_drawn_lines_are_a_sample_without_replacement(
     tmp_path: Path, few: PreTrainedTokenizerFast
 ) -> None:
-    """The first line of each draw appears as often as the LM would write it; two of a draw never agree; seeds decide."""
+    """First lines have the LM's frequencies; lines of a draw differ; seeds decide."""
     lm = local(scripted(tmp_path, few, TABLE), batch_size=256)
     asked = [
         request(number, seed=number, temperature=1, beams=2, max_tokens=6) for number in range(1200)

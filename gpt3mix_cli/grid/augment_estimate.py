@@ -1,0 +1,235 @@
+"""What a synthetic set of GPT3Mix would still ask, and what its journals hold of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import ceil
+from statistics import fmean
+
+from ..augment import AugmentationSink
+from ..augment.gpt3mix import GPT3Mix
+from ..augment.statistics import Statistics
+from ..lm import CostModel, next_block_start
+from ..method.labels import CONTENT_FREE
+from ..method.prompt import render_example, to_one_line
+from ..records import Augmented, Example, Reject
+from ..settings import AugmentSettings, Task
+from .estimates import Usage
+
+MAX_ROWS_COUNTED = 256  # real rows whose length is counted, of each cell
+REJECT_RATE = 0.05  # assumed fraction of rejected lines while there are no answers
+MIN_ANSWERS = 20  # answers that are more reliable than the assumptions
+
+
+class ReplaySink(AugmentationSink):
+    """Counts the rows that journals give; keeps none of them.
+
+    Attributes:
+        attempts: attempts whose answers are in a journal.
+    """
+
+    def __init__(self, examples: Sequence[Example]) -> None:
+        """Start at zero; `examples` are the real rows."""
+        super().__init__(write_row=id, statistics=Statistics(examples))
+        self.attempts: set[int | None] = set()
+
+    def add_row(self, row: Augmented) -> None:
+        """Count a row."""
+        self.kept += 1
+        self.attempts.add(row.request)
+
+    def add_reject(self, reject: Reject) -> None:
+        """Count a rejected row."""
+        self.rejected[reject.reason] += 1
+        self.attempts.add(reject.request)
+
+
+@dataclass
+class AnswerStatistics:
+    """What the answers so far tell about the next ones.
+
+    Attributes:
+        attempts: attempts that were answered.
+        kept: rows kept of them.
+        answered: attempts, those past the last wanted row included, as `usage` counts them.
+        requests: sent for them.
+        completion_tokens: written in them.
+    """
+
+    attempts: int = 0
+    kept: int = 0
+    answered: float = 0
+    requests: int = 0
+    completion_tokens: int = 0
+
+    @property
+    def is_reliable(self) -> bool:
+        """Whether there are enough answers to estimate from."""
+        return self.attempts >= MIN_ANSWERS and self.kept > 0
+
+
+@dataclass
+class SetEstimate:
+    """One synthetic set: how many rows it wants, and what its journals hold.
+
+    Attributes:
+        augmenter: with an LM that answers from journals only.
+        cost_model: of an attempt.
+        examples: the real rows.
+        seed: of the set.
+        wanted: number of rows.
+        group: method and variant, whose answers are alike.
+        stream: equal for sets with equal requests: what one of them asks serves the others.
+        sink: what the journals gave.
+        num_attempts: attempts whose answers the journals hold, from the first one on.
+        answered: the same with those past the last wanted row, as `usage` counts them.
+    """
+
+    augmenter: GPT3Mix
+    cost_model: CostModel
+    examples: Sequence[Example]
+    seed: int
+    wanted: int
+    group: str
+    stream: str
+    sink: ReplaySink
+    num_attempts: int = field(init=False)
+    answered: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Count the attempts."""
+        sink = self.sink
+        self.num_attempts = len(sink.attempts)
+        used = sink.kept + sink.rejected.total()
+        self.answered = self.num_attempts * (1 + sink.spare / used) if used else 0.0
+
+    @property
+    def next_attempt(self) -> int:
+        """The first attempt whose answer is missing."""
+        return self.num_attempts if self.sink.stopped else self.sink.asked
+
+    def add_to(self, statistics: AnswerStatistics) -> None:
+        """Add the answers of this set to those of its group."""
+        usage = self.augmenter.usage()
+        statistics.attempts += self.num_attempts
+        statistics.kept += self.sink.kept
+        statistics.answered += self.answered
+        statistics.requests += usage.get("requests", 0)
+        statistics.completion_tokens += usage["completion_tokens"]
+
+    def answered_usage(self) -> Usage:
+        """Return what the answers in the journals took."""
+        usage = self.augmenter.usage()
+        requests = usage.get("requests", 0)
+        return Usage(
+            requests or self.answered,
+            # Nearly all tokens of a request for a label alone are its prompt's.
+            usage["prompt_tokens"] + usage.get("label_tokens", 0),
+            usage["completion_tokens"],
+            self.augmenter.usd() if requests else 0.0,
+        )
+
+
+class PendingEstimator:
+    """Estimates what synthetic sets still ask, from the answers so far or from the real rows.
+
+    Args:
+        groups: the answers so far of each group of sets.
+        sample: at most so many prompts of a set are counted.
+
+    Attributes:
+        remarks: the assumptions, for people, in the order in which they were made.
+    """
+
+    def __init__(self, groups: dict[str, AnswerStatistics], sample: int) -> None:
+        """Start with no set planned."""
+        self._groups, self._sample = groups, sample
+        self._planned_until: dict[str, int] = {}  # stream -> the first attempt not planned yet
+        self.remarks: dict[str, None] = {}
+
+    def pending_usage(self, estimate: SetEstimate, settings: AugmentSettings, task: Task) -> Usage:
+        """Return what a set still asks; requests that another set has planned are free."""
+        answers = self._answers_like(estimate.group)
+        missing = min(
+            ceil(
+                (estimate.wanted - estimate.sink.kept) / self._rows_per_attempt(estimate, answers)
+            ),
+            ceil(settings.attempts * estimate.wanted) - estimate.next_attempt,
+        )
+        if missing <= 0:
+            return Usage()
+        last = estimate.next_attempt + missing - 1
+        end = next_block_start(last, estimate.augmenter.block_size)
+        begin = max(estimate.next_attempt, self._planned_until.get(estimate.stream, 0))
+        self._planned_until[estimate.stream] = max(end, begin)
+        if begin >= end:
+            return Usage()
+        prompt_tokens = self._mean_prompt_tokens(estimate, begin, end)
+        written, label_requests = self._completion_tokens(estimate, answers, settings, task)
+        cost_model = estimate.cost_model
+        self.remarks |= dict.fromkeys(cost_model.remarks)
+        calibration = (
+            len(CONTENT_FREE) * cost_model.score_requests
+            if settings.contextual_calibration and settings.labels == "soft"
+            else 0
+        )
+        attempts, requests = end - begin, 1 + label_requests + calibration
+        read_tokens = attempts * (prompt_tokens * requests + written * label_requests)
+        written_tokens = attempts * (written + calibration)
+        usd = cost_model.usd(read_tokens, written_tokens)
+        return Usage(attempts * requests, read_tokens, written_tokens, usd)
+
+    def _answers_like(self, group: str) -> AnswerStatistics | None:
+        """Return reliable answers of a group, or else of another one; None if there are none."""
+        candidates = (self._groups[group], *self._groups.values())
+        return next((answers for answers in candidates if answers.is_reliable), None)
+
+    def _rows_per_attempt(self, estimate: SetEstimate, answers: AnswerStatistics | None) -> float:
+        if answers:
+            self._remark(f"rows: {answers.kept} of {answers.attempts} answers so far were kept")
+            return answers.kept / answers.attempts
+        self._remark(f"rows: no answers yet, so {REJECT_RATE:.0%} are assumed to be rejected")
+        return estimate.augmenter.rows_per_attempt * (1 - REJECT_RATE)
+
+    def _mean_prompt_tokens(self, estimate: SetEstimate, begin: int, end: int) -> float:
+        sample = min(end - begin, self._sample)
+        if sample < end - begin:
+            self._remark("prompt tokens: the mean of a part of each cell's requests")
+        augmenter = estimate.augmenter
+        attempts = augmenter.attempts(estimate.examples, begin, sample, estimate.seed)
+        prompts = (attempt.request.prompt for attempt in attempts)
+        return fmean(map(augmenter.lm_info.count_tokens, prompts))
+
+    def _completion_tokens(
+        self,
+        estimate: SetEstimate,
+        answers: AnswerStatistics | None,
+        settings: AugmentSettings,
+        task: Task,
+    ) -> tuple[float, float]:
+        """Return the tokens that an attempt writes, and its further requests for labels."""
+        if answers:
+            # Not in proportion to the cell's own rows: the lines of an LM differ less in length
+            # from cell to cell than its examples do.
+            self._remark("completion tokens: the mean of the answers so far")
+            further = max(answers.requests / answers.answered - 1, 0)
+            return answers.completion_tokens / answers.answered, further
+        self._remark("completion tokens: no answers yet, so lines count as long as the real rows")
+        cost_model, count = estimate.cost_model, estimate.augmenter.lm_info.count_tokens
+        label_tokens = dict.fromkeys(task.classes, 0)
+        if cost_model.whole_line:
+            label_tokens = {
+                label: count(render_example(task, "", label)) - count("") for label in task.classes
+            }
+        rows = estimate.examples[:: ceil(len(estimate.examples) / MAX_ROWS_COUNTED)]
+        line_tokens = fmean(
+            min(count(f" {to_one_line(row.text)}"), settings.max_tokens) + label_tokens[row.label]
+            for row in rows
+        )
+        return (
+            line_tokens * estimate.augmenter.rows_per_attempt
+            + cost_model.label_requests * cost_model.label_tokens,
+            cost_model.label_requests,
+        )
+
+    def _remark(self, text: str) -> None:
+        self.remarks[text] = None

@@ -1,0 +1,126 @@
+"""An LM whose answers are looked up in a journal first and stored there before anyone sees them.
+
+The key of an answer hashes the LM's fingerprint and the whole request (prompt, parameters, seed,
+number), so changed settings never meet old answers.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ..settings import fingerprint
+from .journal import AnswerRow, Journal
+from .port import (
+    LM,
+    Completion,
+    Hypothesis,
+    JournalAware,
+    LMInfo,
+    Request,
+    Scores,
+    split_into_blocks,
+)
+
+
+class JournaledLM:
+    """An LM with a journal; only answers that the journal lacks are computed."""
+
+    def __init__(self, lm: LM, path: Path, siblings: Sequence[Path] = ()) -> None:
+        """Open or create the journal at `path`.
+
+        Args:
+            lm: computes what neither this journal nor a sibling holds.
+            path: of the journal.
+            siblings: see `Journal`.
+
+        Raises:
+            UserError: if the file cannot be written or is not a journal.
+        """
+        self._journal = Journal(path, siblings)
+        # An endpoint stores the server's answers as they are, so that parsing them in another way
+        # later sends nothing.
+        self._raw = lm.with_journal(self._journal) if isinstance(lm, JournalAware) else None
+        self._lm = self._raw or lm
+
+    @property
+    def info(self) -> LMInfo:
+        """What is known about the LM before the first request."""
+        return self._lm.info
+
+    def complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        """Yield the answers; a block with an answer missing is computed whole.
+
+        The last digits of a local LM's answer depend on its block, so a part would not be the same.
+        """
+        if self._raw:
+            yield from self._raw.complete(requests)
+            return
+        journal = self._journal
+        for block in split_into_blocks(requests, self.info.block_size):
+            keys = [self._key(asdict(request)) for request in block]
+            stored = journal.lookup(keys, all_or_none=True)
+            if len(stored) == len(keys):
+                yield from (journal.parse(_parse_completion, stored[key]) for key in keys)
+                continue
+            completions = list(self._lm.complete(block))
+            journal.store(
+                [
+                    _row(key, completion.number, asdict(request), completion)
+                    for key, request, completion in zip(keys, block, completions, strict=True)
+                ]
+            )
+            yield from completions
+
+    def score(self, prompts: Sequence[str], choices: Sequence[str]) -> list[Scores]:
+        """Return the scores; only prompts that the journal lacks are computed."""
+        if self._raw:
+            return self._raw.score(prompts, choices)
+        asked = {prompt: {"prompt": prompt, "choices": list(choices)} for prompt in prompts}
+        keys = {prompt: self._key("score", request) for prompt, request in asked.items()}
+        stored = self._journal.lookup(list(keys.values()))
+        scores = {
+            prompt: self._journal.parse(_parse_scores, stored[key])
+            for prompt, key in keys.items()
+            if key in stored
+        }
+        if missing := [prompt for prompt in asked if prompt not in scores]:
+            scores |= zip(missing, self._lm.score(missing, choices), strict=True)
+            self._journal.store(
+                [_row(keys[prompt], None, asked[prompt], scores[prompt]) for prompt in missing]
+            )
+        return [scores[prompt] for prompt in prompts]
+
+    def describe(self) -> str:
+        """Return one line about what the LM offers."""
+        return self._lm.describe()
+
+    def close(self) -> None:
+        """Close the journal."""
+        self._journal.close()
+
+    def _key(self, *request: object) -> str:
+        return fingerprint([self.info.fingerprint, *request], 32)
+
+
+def _row(
+    key: str, number: int | None, request: dict[str, Any], answer: Completion | Scores
+) -> AnswerRow:
+    answer_json = json.dumps(asdict(answer), ensure_ascii=False)
+    return key, number, json.dumps(request, ensure_ascii=False), answer_json
+
+
+def _parse_scores(answer: str) -> Scores:
+    value = json.loads(answer)
+    # The other fields belong to endpoints, which store raw answers instead.
+    return Scores(tuple(value["logprobs"]), value["source"])
+
+
+def _parse_completion(answer: str) -> Completion:
+    value = json.loads(answer)
+    scores = value["scores"]
+    if scores is not None:
+        value["scores"] = Scores(tuple(scores["logprobs"]), scores["source"])
+    value["hypotheses"] = tuple(Hypothesis(**fields) for fields in value.get("hypotheses", ()))
+    return Completion(**value)

@@ -1,0 +1,85 @@
+"""Labels the texts of a JSONL file with a saved model."""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+from ..errors import UserError
+from ..files import STDIO, atomic_write, exclusive_writer, hash_file, hash_model
+from ..records import StageOptions, StageResult, find_up_to_date, finish_output, read_objects
+from .protocol import Classifier
+from .saved_models import load_saved_model
+
+CHUNK_ROWS = 2048  # texts that are labelled at once
+
+
+def predict(
+    model: Path, source: Path, output: Path, options: StageOptions = StageOptions()
+) -> StageResult:
+    """Add `predicted` and `probs` to each row of a JSONL file; all other keys stay as they are.
+
+    Rows are read, labelled and written in chunks, so the file may be larger than memory. The counts
+    say how many rows have a `label` and how many predictions agree with it.
+
+    Args:
+        model: a folder that `train --save-model` wrote, or one of the transformers library.
+        source: rows with a `text`; `-` for stdin.
+        output: where to write them; `-` for stdout.
+        options: the command line, `force` and callbacks.
+
+    Raises:
+        UserError: if a row has no text, or the model or a file cannot be used.
+    """
+    started = time.monotonic()
+    if source != STDIO and output != STDIO and source.resolve() == output.resolve():
+        raise UserError(f"{output}: is also the input", "write to another file")
+    inputs = {} if source == STDIO else {"texts": hash_file(source)}
+    with exclusive_writer(output):
+        classifier, classes = load_saved_model(model)
+        settings = {"model": hash_model(model), "classes": classes}
+        if inputs and not options.force and (manifest := find_up_to_date(output, settings, inputs)):
+            return StageResult(output, manifest, skipped=True)
+        counts = Counter({"rows": 0, "labelled": 0, "right": 0})
+        with atomic_write(output) as stream:
+            rows = _read_rows(source)
+            while chunk := list(islice(rows, CHUNK_ROWS)):
+                _label_chunk(classifier, classes, chunk, stream, counts)
+                options.callbacks.progress("rows labelled", counts["rows"], None)
+        for note in classifier.notes:
+            options.callbacks.warn(note)
+        return StageResult(output, finish_output(
+            output, started, stage="predict", complete=True, settings=settings, inputs=inputs,
+            seed=None, counts=dict(counts), command=list(options.command),
+        ))  # fmt: skip
+
+
+def _label_chunk(
+    classifier: Classifier,
+    classes: list[str],
+    chunk: list[dict[str, Any]],
+    stream: IO[bytes],
+    counts: Counter[str],
+) -> None:
+    """Write the rows of a chunk with their predictions, and count them."""
+    probabilities = classifier.predict_proba([row["text"] for row in chunk])
+    for row, values in zip(chunk, probabilities, strict=True):
+        predicted = classes[int(values.argmax())]
+        counts.update(rows=1, labelled="label" in row, right=row.get("label") == predicted)
+        probs = {name: round(float(p), 6) for name, p in zip(classes, values, strict=True)}
+        labelled = {**row, "predicted": predicted, "probs": probs}
+        stream.write((json.dumps(labelled, ensure_ascii=False) + "\n").encode())
+
+
+def _read_rows(source: Path) -> Iterator[dict[str, Any]]:
+    for number, row in read_objects(source):
+        if not isinstance(row.get("text"), str) or not row["text"].strip():
+            problem = "empty" if "text" in row else "missing"
+            raise UserError(
+                f"{source}, line {number}: 'text' is {problem}",
+                'each line needs a text, such as {"text": "..."}',
+            )
+        yield row

@@ -1,0 +1,304 @@
+"""One trial: a fit on real and synthetic rows, scored once on the test set, as a row.
+
+A trial depends on its own seed and rows only, so trials may run in any process and any order.
+"""
+
+import functools
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+from .. import __version__
+from ..errors import NO_CALLBACKS, Callbacks
+from ..layout import TrialKey, tensorboard_folder
+from ..records import Augmented, Example, Record, Trial, hash_rows
+from ..settings import SoftLabelTraining, derived_seed, fingerprint
+from . import metrics, tensorboard
+from .protocol import Classifier, EpochCallback
+from .targets import UntrainableError, assign_targets
+
+FIT_ERRORS = (RuntimeError, ValueError, ArithmeticError, LookupError, MemoryError)
+
+
+class Epoch(Record):
+    """One row of a `.history.jsonl`: an epoch of a trial; metrics are further keys."""
+
+    trial: int
+    epoch: int
+
+
+class TrialJob(NamedTuple):
+    """A trial to run.
+
+    Attributes:
+        trial: its number in the experiment.
+        draw: the synthetic set that it reads.
+    """
+
+    trial: int
+    draw: int = 0
+
+
+class TrialResult(NamedTuple):
+    """The outcome of a trial.
+
+    Attributes:
+        row: its row in the trials file.
+        epochs: its rows in the history.
+        notes: messages for the user.
+    """
+
+    row: Trial
+    epochs: Sequence[Epoch] = ()
+    notes: Sequence[str] = ()
+
+
+class WorkerDied(Exception):
+    """The process that ran a trial ended without a result."""
+
+
+Result = TypeVar("Result")
+
+
+class TrialExecutor(Protocol):
+    """Decides where trials run."""
+
+    def __call__(
+        self,
+        function: Callable[[TrialJob, Callbacks], Result],
+        jobs: Sequence[TrialJob],
+        callbacks: Callbacks,
+    ) -> Iterator[tuple[TrialJob, Result | WorkerDied]]:
+        """Call a function for each job; yield each job with its result, in the order they end."""
+
+
+def run_serially(
+    function: Callable[[TrialJob, Callbacks], Result],
+    jobs: Sequence[TrialJob],
+    callbacks: Callbacks,
+) -> Iterator[tuple[TrialJob, Result | WorkerDied]]:
+    """Run trials one after the other in this process."""
+    return ((job, function(job, callbacks)) for job in jobs)
+
+
+@dataclass(frozen=True)
+class SyntheticSet:
+    """The synthetic rows of one draw.
+
+    Attributes:
+        rows: the rows.
+        about: the settings that they were generated with; for rows from elsewhere, just that.
+        tokens: LM tokens used; None if unknown.
+        usd: their price; None if unknown.
+        failure_reason: why the rows cannot be used; trials that read them fail with it.
+    """
+
+    rows: Sequence[Augmented] = ()
+    about: Mapping[str, Any] = field(default_factory=dict)
+    tokens: int | None = None
+    usd: float | None = None
+    failure_reason: str = ""
+
+
+@dataclass(frozen=True)
+class TrialData:
+    """The rows that the trials of a file share.
+
+    Attributes:
+        real: training rows of the data seed.
+        validation: rows for early stopping.
+        test: rows that each trial is scored on, once.
+        synthetic: the synthetic set of each draw; empty without augmentation.
+    """
+
+    real: Sequence[Example]
+    validation: Sequence[Example]
+    test: Sequence[Example]
+    synthetic: Mapping[int, SyntheticSet] = field(default_factory=dict)
+
+    @functools.cached_property
+    def hashes(self) -> dict[str, str]:
+        """A hash of each set of rows."""
+        hashes = {
+            "train": hash_rows(self.real),
+            "validation": hash_rows(self.validation),
+            "test": hash_rows(self.test),
+        }
+        for draw, synthetic in self.synthetic.items():
+            hashes[f"synthetic.{draw}"] = fingerprint(
+                [[row.text, row.probs] for row in synthetic.rows]
+            )
+        return hashes
+
+
+def training_seed(master_seed: int, trial: int) -> int:
+    """Return the training seed of a trial: the same for all methods, so that they are paired."""
+    return derived_seed(master_seed, "train", trial)
+
+
+@dataclass
+class TrialRunner:
+    """Runs the trials of one file.
+
+    Attributes:
+        classifier: is fitted anew in each trial.
+        key: cell, method and classifier name, for the rows.
+        classes: the task's classes, in order.
+        data: the rows to train on and to score.
+        master_seed: training seeds derive from it and the trial's number.
+        target_settings: how rows become training targets.
+        tensorboard_root: folder for TensorBoard; None for no logs.
+        fitted_trial: the trial whose weights `classifier` has in this process, if any.
+    """
+
+    classifier: Classifier
+    key: TrialKey
+    classes: Sequence[str]
+    data: TrialData
+    master_seed: int
+    target_settings: SoftLabelTraining = field(default_factory=SoftLabelTraining)
+    tensorboard_root: Path | None = None
+    fitted_trial: int | None = field(default=None, init=False)
+
+    @functools.cached_property
+    def settings(self) -> dict[str, Any]:
+        """Every setting that can change a number; its hash is in the rows."""
+        usable = [
+            synthetic.about
+            for _, synthetic in sorted(self.data.synthetic.items())
+            if not synthetic.failure_reason
+        ]
+        # Seeds differ between trials, and `attempts` only limits how long generation goes on:
+        # neither makes it another experiment.
+        excluded = ("seed", "attempts")
+        method = (
+            {key: value for key, value in usable[0].items() if key not in excluded}
+            if usable
+            else {}
+        )
+        return {
+            "classifier": self.classifier.about,
+            "classes": list(self.classes),
+            "synthetic": method,
+            # The validation rows decide which weights are kept.
+            "validation": self.data.hashes["validation"],
+        }
+
+    @property
+    def failure_reason(self) -> str:
+        """Why every trial would fail; empty if any can run."""
+        reasons = [synthetic.failure_reason for synthetic in self.data.synthetic.values()]
+        no_rows = reasons[0] if reasons and all(reasons) else ""
+        return self.classifier.failure_reason or no_rows
+
+    def probe(self, job: TrialJob, callbacks: Callbacks = NO_CALLBACKS) -> None:
+        """Load what the trials need, in the process that runs them."""
+        self.classifier.probe()
+
+    def run(self, job: TrialJob, callbacks: Callbacks = NO_CALLBACKS) -> TrialResult:
+        """Run one trial; a fit that fails gives a row with `status: failed`."""
+        number, draw = job
+        started = time.monotonic()
+        synthetic = self._synthetic(draw)
+        try:
+            if synthetic.failure_reason:
+                raise UntrainableError(synthetic.failure_reason)
+            rows = assign_targets(
+                self.target_settings, self.data.real, synthetic.rows, self.classes
+            )
+            self.fitted_trial = None
+            seed = training_seed(self.master_seed, number)
+            with self._epoch_callback(number, callbacks) as on_epoch:
+                fit = self.classifier.fit(rows, self.data.validation, seed, on_epoch)
+            self.fitted_trial = number
+            scores = metrics.score(
+                self.classifier.predict_proba([row.text for row in self.data.test]),
+                [row.label for row in self.data.test],
+                self.classes,
+            )
+        except FIT_ERRORS as error:
+            return self.failed_result(job, _error_text(error), _seconds_since(started))
+        accuracy = fit.valid_accuracy
+        scores["valid_accuracy"] = None if accuracy is None else round(accuracy, 6)
+        scores |= {"best_epoch": fit.best_epoch, "epochs": len(fit.history) or None}
+        if (tokens := self.classifier.tokens) is not None:
+            scores |= {"tokens": tokens, "usd": self.classifier.usd}
+            scores["tokens_per_prediction"] = round(tokens / len(self.data.test), 2)
+        row = self._row(job, **scores, seconds=_seconds_since(started))
+        epochs = [Epoch(trial=number, **epoch) for epoch in fit.history]
+        return TrialResult(row, epochs, self.classifier.notes)
+
+    def failed_result(
+        self, job: TrialJob, reason: str, seconds: float | None = None
+    ) -> TrialResult:
+        """Return the result of a trial that failed."""
+        outcome = {"status": "failed", "error": reason.replace("\n", "; "), "accuracy": None}
+        return TrialResult(self._row(job, **outcome, seconds=seconds))
+
+    def _synthetic(self, draw: int) -> SyntheticSet:
+        return self.data.synthetic.get(draw, SyntheticSet())
+
+    def _row(self, job: TrialJob, **outcome: Any) -> Trial:
+        """Return a trial's row: what is known before it runs, and its outcome."""
+        number, draw = job
+        cell, data, synthetic = self.key.cell, self.data, self._synthetic(draw)
+        fields = {
+            "task": cell.task,
+            "level": cell.level,
+            "method": self.key.method,
+            "classifier": self.key.classifier,
+            "variant": dict(cell.variant),
+            "data_seed": cell.data_seed,
+            "trial": number,
+            "draw": draw,
+            "seed": training_seed(self.master_seed, number),
+            "n_train": len(data.real),
+            "n_synthetic": len(synthetic.rows),
+            "n_test": len(data.test),
+            "majority": metrics.majority([row.label for row in data.test]),
+            "train_sha": data.hashes["train"],
+            "test_sha": data.hashes["test"],
+            "tokens": synthetic.tokens,
+            "usd": synthetic.usd,
+            "settings": fingerprint(self.settings),
+            "version": __version__,
+        }
+        return Trial(**(fields | outcome))
+
+    @contextmanager
+    def _epoch_callback(self, number: int, callbacks: Callbacks) -> Iterator[EpochCallback]:
+        """Yield a callback that reports each epoch as progress and to TensorBoard."""
+        name = f"{self.key}, trial {number}"
+        root, last_epoch = self.tensorboard_root, 0
+        folder = tensorboard_folder(root, self.key, number) if root else None
+        with tensorboard.open_writer(folder) as write_epoch:
+
+            def on_epoch(epoch: Mapping[str, Any], best: Mapping[str, Any], last: int) -> None:
+                nonlocal last_epoch
+                last_epoch = epoch["epoch"]
+                write_epoch(epoch)
+                detail = (
+                    f"loss {epoch['loss']:.3f} validation {epoch['valid_accuracy']:.1%} "
+                    f"(best {best['valid_accuracy']:.1%} at {best['epoch']})"
+                )
+                callbacks.progress(name, last_epoch, last, detail)
+
+            try:
+                yield on_epoch
+            finally:
+                if last_epoch:
+                    callbacks.progress(name, last_epoch, last_epoch)
+
+
+def _error_text(error: Exception) -> str:
+    """Return the text of our own errors; of a library's, its class and first line."""
+    if isinstance(error, UntrainableError):
+        return str(error)
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def _seconds_since(started: float) -> float:
+    return round(time.monotonic() - started, 3)

@@ -1,0 +1,137 @@
+"""Paths of results, and the way back from a trials file to its cell."""
+
+from pathlib import Path
+
+import pytest
+
+from gpt3mix_cli.layout import (
+    Cell,
+    Layout,
+    TrialKey,
+    card_path,
+    cell_folder,
+    find_trials,
+    history_path,
+    journal_path,
+    level_name,
+    manifest_path,
+    rejects_path,
+    synthetic_paths,
+    tensorboard_folder,
+    variant_name,
+)
+
+LAYOUT = Layout(Path("results"), "sst2")
+CELL = Cell("sst2", {}, "1%", 3)
+SWEPT = Cell("sst2", {"augment.k": 2, "augment.selection": "nearest"}, "8/class", 0)
+
+
+@pytest.mark.parametrize(
+    ("level", "name"), [("0.1%", "0.1pct"), ("8/class", "8-per-class"), ("full", "full")]
+)
+def test_a_level_is_a_folder_name(level: str, name: str) -> None:
+    assert level_name(level) == name
+
+
+@pytest.mark.parametrize(
+    ("variant", "text"),
+    [
+        ({}, ""),
+        ({"augment.k": 2, "augment.ratio": 0.5}, "augment.k=2, augment.ratio=0.5"),
+        ({"lm": {"kind": "local"}}, 'lm={"kind": "local"}'),
+        ({"task.text_type": "Kritik ä"}, "task.text_type=Kritik ä"),
+    ],
+)
+def test_a_variant_as_text(variant: dict[str, object], text: str) -> None:
+    assert variant_name(variant) == text
+
+
+def test_the_files_of_a_cell() -> None:
+    folder = Path("results/sst2/1pct/seed-3")
+    assert LAYOUT.folder(CELL) == folder
+    assert LAYOUT.train_path(CELL) == folder / "train.jsonl"
+    assert LAYOUT.synthetic_path(CELL, "eda") == folder / "eda.jsonl"
+    assert LAYOUT.synthetic_path(CELL, "eda", 4) == folder / "eda.draw-4.jsonl"
+    assert LAYOUT.trials_path(TrialKey(CELL, "eda", "linear")) == folder / "trials/eda.linear.jsonl"
+    assert LAYOUT.report_folder == Path("results/sst2/report")
+
+
+def test_a_variant_is_a_folder_between_experiment_and_level() -> None:
+    variant = "augment.k=2,augment.selection=nearest"
+    assert LAYOUT.folder(SWEPT) == Path("results/sst2") / variant / "8-per-class/seed-0"
+
+
+def test_companion_files_are_named_after_their_file() -> None:
+    path = Path("a/eda.draw-1.jsonl")
+    names = [
+        companion(path).name
+        for companion in (manifest_path, rejects_path, journal_path, card_path, history_path)
+    ]
+    assert names == [
+        "eda.draw-1.jsonl.manifest.json",
+        "eda.draw-1.rejects.jsonl",
+        "eda.draw-1.journal.sqlite",
+        "eda.draw-1.card.md",
+        "eda.draw-1.history.jsonl",
+    ]
+
+
+def test_cells_are_equal_by_value_and_have_a_hash() -> None:
+    same = Cell("sst2", {"augment.k": 2, "augment.selection": "nearest"}, "8/class", 0)
+    assert same == SWEPT
+    assert {SWEPT: 1}[same] == 1
+    assert CELL != SWEPT
+
+
+def test_names_in_progress_bars() -> None:
+    assert str(CELL) == "1% seed 3"
+    assert str(TrialKey(CELL, "eda", "linear")) == "1% seed 3 eda + linear"
+    assert str(SWEPT) == "augment.k=2, augment.selection=nearest 8/class seed 0"
+
+
+def test_trials_are_found_below_a_folder_without_their_histories(tmp_path: Path) -> None:
+    layout = Layout(tmp_path, "sst2")
+    paths = [layout.trials_path(TrialKey(cell, "eda", "linear")) for cell in (CELL, SWEPT)]
+    paths.append(tmp_path / "published" / "trials.jsonl")
+    for path in paths:
+        path.parent.mkdir(parents=True)
+        path.touch()
+        history_path(path).touch()
+    layout.train_path(CELL).touch()
+    assert find_trials(tmp_path) == sorted(paths)
+    assert find_trials(paths[0].parent) == [paths[0]]
+
+
+def test_a_trials_file_leads_to_its_cell_and_its_synthetic_sets(tmp_path: Path) -> None:
+    layout = Layout(tmp_path, "sst2")
+    trials = layout.trials_path(TrialKey(CELL, "eda", "linear"))
+    trials.parent.mkdir(parents=True)
+    names = ["eda", "eda.draw-2", "eda.draw-x", "eda.rejects", "eda2"]
+    for name in names:
+        (layout.folder(CELL) / f"{name}.jsonl").touch()
+    folder = cell_folder(trials)
+    assert folder == layout.folder(CELL)
+    assert list(synthetic_paths(folder, "eda")) == [
+        (0, layout.synthetic_path(CELL, "eda")),
+        (2, layout.synthetic_path(CELL, "eda", 2)),
+    ]
+    assert cell_folder(tmp_path / "published" / "trials.jsonl") is None
+
+
+def test_journals_of_all_cells_are_found(tmp_path: Path) -> None:
+    layout = Layout(tmp_path, "sst2")
+    paths = [
+        journal_path(layout.synthetic_path(SWEPT, "gpt3mix")),
+        journal_path(layout.trials_path(TrialKey(CELL, "none", "prompt"))),
+    ]
+    for path in paths:
+        path.parent.mkdir(parents=True)
+        path.touch()
+    assert layout.journals() == sorted(paths)
+    assert Layout(tmp_path, "other").journals() == []
+
+
+def test_tensorboard_has_a_folder_for_each_trial() -> None:
+    folder = tensorboard_folder(Path("runs"), TrialKey(SWEPT, "eda", "linear"), 7)
+    variant = "augment.k=2,augment.selection=nearest"
+    assert folder == Path("runs") / variant / "eda/linear/8-per-class-trial-7"
