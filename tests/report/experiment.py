@@ -22,7 +22,7 @@ def experiment(
     """
     for level in levels:
         for seed in (0, 1):
-            cell = folder / level.recell("%", "pct") / f"seed-{seed}"
+            cell = folder / level.replace("%", "pct") / f"seed-{seed}"
             real = [
                 Example(
                     id=f"t{number}",

@@ -57,15 +57,15 @@ class Parsed(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Path]:
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Path]:
     folder = experiment(tmp_path_factory.mktemp("run"), levels=("0.1%", "1%"))
     output = folder / "report"
     return report(inputs(folder, name=f"t {HOSTILE}"), output), output
 
 
 @pytest.fixture(scope="module")
-def page(made: tuple[Report, Path]) -> str:
-    return (made[1] / "report.html").read_text("utf-8")
+def page(written: tuple[Report, Path]) -> str:
+    return (written[1] / "report.html").read_text("utf-8")
 
 
 # Escaping -------------------------------------------------------------------------------------
@@ -119,8 +119,8 @@ def test_embedded_json_is_equivalent_and_cannot_end_the_script(value: Any) -> No
         if isinstance(inner, str):
             return visible(inner)
         if isinstance(inner, dict):
-            return {visible(key): shown(found) for key, found in inner.items()}
-        return [shown(found) for found in inner] if isinstance(inner, list) else inner
+            return {visible(key): shown(value) for key, value in inner.items()}
+        return [shown(value) for value in inner] if isinstance(inner, list) else inner
 
     assert json.loads(text) == shown(json.loads(json.dumps(value)))
 
@@ -220,14 +220,14 @@ def test_the_same_report_gives_the_same_bytes(tmp_path: Path) -> None:
 def test_rows_up_to_the_limit_are_kept_and_all_are_counted(
     tmp_path: Path, limit: int | None, kept: int, rejected: int
 ) -> None:
-    found = load_artifacts(
+    result = load_artifacts(
         build_report(inputs(experiment(tmp_path)), tmp_path, ReportOptions(), NO_CALLBACKS).trials,
         limit,
         NO_CALLBACKS,
     )
-    assert (len(found.kept), len(found.rejected), found.total) == (kept, rejected, 52)
+    assert (len(result.kept), len(result.rejected), result.total) == (kept, rejected, 52)
     assert (
-        found.distributions["sst2", ""]["eda"].labels.total() == 24
+        result.distributions["sst2", ""]["eda"].labels.total() == 24
     )  # plots are made of all of them
 
 
@@ -235,8 +235,10 @@ def test_a_broken_file_of_rows_is_reported_and_skipped(tmp_path: Path) -> None:
     experiment(tmp_path)
     (tmp_path / "1pct" / "seed-1" / "eda.jsonl").write_text("{broken\n")
     warnings: list[str] = []
-    made = report(inputs(tmp_path), tmp_path / "report", callbacks=Callbacks(warn=warnings.append))
-    assert len([row for source, row in made.artifacts.kept if source.method == "eda"]) == 12
+    result = report(
+        inputs(tmp_path), tmp_path / "report", callbacks=Callbacks(warn=warnings.append)
+    )
+    assert len([row for source, row in result.artifacts.kept if source.method == "eda"]) == 12
     assert any("eda.jsonl, line 1" in line and "not shown" in line for line in warnings)
 
 
@@ -249,25 +251,25 @@ def test_synthetic_takes_a_number_or_all() -> None:
 # Plots ----------------------------------------------------------------------------------------
 
 
-def test_plots_exist_if_there_is_data_for_them(made: tuple[Report, Path]) -> None:
+def test_plots_exist_if_there_is_data_for_them(written: tuple[Report, Path]) -> None:
     names = ["accuracy-level", "gain", "learning-curves", "entropy", "length", "labels", "cost"]
-    assert [chart.name for chart in made[0].charts] == names
+    assert [chart.name for chart in written[0].charts] == names
     for name in names:
-        assert (made[1] / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-        assert ElementTree.parse(made[1] / f"{name}.svg").getroot().tag.endswith("svg")
+        assert (written[1] / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert ElementTree.parse(written[1] / f"{name}.svg").getroot().tag.endswith("svg")
 
 
 def test_trials_alone_have_no_plots_of_rows(tmp_path: Path) -> None:
     write_records(tmp_path / "trials.jsonl", seeds([0.5, 0.6, 0.7]))
-    made = report(inputs(tmp_path / "trials.jsonl"), tmp_path)
-    assert [chart.name for chart in made.charts] == ["accuracy-level"]
+    result = report(inputs(tmp_path / "trials.jsonl"), tmp_path)
+    assert [chart.name for chart in result.charts] == ["accuracy-level"]
     assert 'id="rows"' not in (tmp_path / "report.html").read_text("utf-8")
 
 
 def test_a_report_without_a_score_has_no_plot(tmp_path: Path) -> None:
     write_records(tmp_path / "trials.jsonl", [trial(0, None)])
-    made = report(inputs(tmp_path / "trials.jsonl"), tmp_path)
-    assert not made.charts
+    result = report(inputs(tmp_path / "trials.jsonl"), tmp_path)
+    assert not result.charts
     assert not list(tmp_path.glob("*.png"))
 
 
@@ -287,8 +289,10 @@ def test_a_sweep_is_plotted_in_the_order_of_its_values_with_unchanged_methods(
     tmp_path: Path,
 ) -> None:
     write_records(tmp_path / "trials.jsonl", swept((10, 1, 3)))
-    made = build_report(inputs(tmp_path / "trials.jsonl"), tmp_path, ReportOptions(), NO_CALLBACKS)
-    chart = next(chart for chart in made.charts if chart.name == "accuracy-ratio")
+    result = build_report(
+        inputs(tmp_path / "trials.jsonl"), tmp_path, ReportOptions(), NO_CALLBACKS
+    )
+    chart = next(chart for chart in result.charts if chart.name == "accuracy-ratio")
     lines = {
         series: [(point.at, round(point.value)) for point in chart.points if point.series == series]
         for series in ("none", "gpt3mix")
@@ -306,8 +310,10 @@ def test_levels_are_in_the_order_of_their_size(tmp_path: Path) -> None:
         for row in seeds([0.5, 0.6], level=level, n_train=size)
     ]
     write_records(tmp_path / "trials.jsonl", rows)
-    made = build_report(inputs(tmp_path / "trials.jsonl"), tmp_path, ReportOptions(), NO_CALLBACKS)
-    assert [point.at for point in made.charts[0].points] == [
+    result = build_report(
+        inputs(tmp_path / "trials.jsonl"), tmp_path, ReportOptions(), NO_CALLBACKS
+    )
+    assert [point.at for point in result.charts[0].points] == [
         "8/class",
         "10%",
         "full",
@@ -319,9 +325,11 @@ def test_plotted_values_are_those_of_the_results(tmp_path: Path) -> None:
         tmp_path / "trials.jsonl",
         [*seeds([0.5, 0.52, 0.54]), *seeds([0.6, 0.65, 0.61], method="eda")],
     )
-    made = build_report(inputs(tmp_path / "trials.jsonl"), tmp_path, ReportOptions(), NO_CALLBACKS)
-    accuracy, gain = made.charts
-    eda = next(found for found in made.results if found.method == "eda")
+    result = build_report(
+        inputs(tmp_path / "trials.jsonl"), tmp_path, ReportOptions(), NO_CALLBACKS
+    )
+    accuracy, gain = result.charts
+    eda = next(row for row in result.results if row.method == "eda")
     assert eda.ci
     point = next(point for point in accuracy.points if point.series == "eda")
     assert (point.value, point.low, point.high) == pytest.approx(
@@ -344,22 +352,22 @@ def test_the_mean_of_epochs_ends_when_half_of_the_trials_have(tmp_path: Path) ->
                 for line in [*lines, {"trial": 9, "epoch": 1, "valid_accuracy": 0.3}]
             )
         )
-    made = report(inputs(folder), tmp_path / "report")
-    curve = next(chart for chart in made.charts if chart.name == "learning-curves")
-    found = [
+    result = report(inputs(folder), tmp_path / "report")
+    curve = next(chart for chart in result.charts if chart.name == "learning-curves")
+    result = [
         (point.at, round(point.value, 1), point.low)
         for point in curve.points
         if point.series == "none"
     ]
-    assert found == [(1.0, 25.0, pytest.approx(10.0)), (2.0, 30.0, pytest.approx(20.0))]
+    assert result == [(1.0, 25.0, pytest.approx(10.0)), (2.0, 30.0, pytest.approx(20.0))]
 
 
 def test_a_method_has_one_style_everywhere_and_its_parts_differ() -> None:
-    found = series_styles([], ["gpt3mix", "none", "mine", "gpt3mix [settings a]", "other", "eda"])
+    result = series_styles([], ["gpt3mix", "none", "mine", "gpt3mix [settings a]", "other", "eda"])
     alone = series_styles([], ["eda", "none", "gpt3mix"])
-    assert {name: found[name] for name in alone} == alone
-    assert found["gpt3mix"].colour == found["gpt3mix [settings a]"].colour
-    assert len(set(found.values())) == len(found)
+    assert {name: result[name] for name in alone} == alone
+    assert result["gpt3mix"].colour == result["gpt3mix [settings a]"].colour
+    assert len(set(result.values())) == len(result)
 
 
 @pytest.mark.parametrize(

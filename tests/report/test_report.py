@@ -23,7 +23,7 @@ GOLDEN = Path(__file__).parent.parent / "golden" / "report.md"
 REGENERATE = bool(os.environ.get("REGENERATE"))
 
 
-def made(tmp_path: Path, *trials: Trial, **options: Any) -> Report:
+def report_of(tmp_path: Path, *trials: Trial, **options: Any) -> Report:
     return report_on(tmp_path, trials, "a title", **options)
 
 
@@ -48,7 +48,7 @@ def table_csv(tmp_path: Path) -> list[dict[str, str]]:
 
 def test_a_cell_has_mean_sample_standard_deviation_and_count(tmp_path: Path) -> None:
     accuracies = [0.5, 0.6, 0.76]
-    (cell,) = made(tmp_path, *(trial(i, a) for i, a in enumerate(accuracies))).results
+    (cell,) = report_of(tmp_path, *(trial(i, a) for i, a in enumerate(accuracies))).results
     assert cell.mean == pytest.approx(0.62)
     assert cell.std == pytest.approx(statistics.stdev(accuracies))
     assert (cell.n, cell.failed, cell.data_seeds) == (3, 0, 2)
@@ -62,13 +62,13 @@ def test_a_cell_has_mean_sample_standard_deviation_and_count(tmp_path: Path) -> 
 
 
 def test_one_trial_has_no_standard_deviation(tmp_path: Path) -> None:
-    (cell,) = made(tmp_path, trial()).results
+    (cell,) = report_of(tmp_path, trial()).results
     assert cell.std is None
     assert table(tmp_path)[2][-1] == "50.0 (1)"
 
 
 def test_the_best_mean_of_each_row_is_bold_and_so_are_equal_ones(tmp_path: Path) -> None:
-    made(
+    report_of(
         tmp_path,
         trial(0, 0.7),
         trial(0, 0.8, method="eda"),
@@ -81,12 +81,12 @@ def test_the_best_mean_of_each_row_is_bold_and_so_are_equal_ones(tmp_path: Path)
 
 
 def test_a_single_cell_is_not_bold(tmp_path: Path) -> None:
-    made(tmp_path, trial())
+    report_of(tmp_path, trial())
     assert "**" not in page(tmp_path)
 
 
 def test_a_missing_cell_is_a_dash(tmp_path: Path) -> None:
-    made(tmp_path, trial(), trial(0, level="2%", method="eda"))
+    report_of(tmp_path, trial(), trial(0, level="2%", method="eda"))
     assert [line[4:] for line in table(tmp_path)] == [
         ["none", "eda"],
         ["---:", "---:"],
@@ -96,34 +96,34 @@ def test_a_missing_cell_is_a_dash(tmp_path: Path) -> None:
 
 
 def test_failed_trials_are_noted_and_left_out_of_the_mean(tmp_path: Path) -> None:
-    found = made(
+    result = report_of(
         tmp_path,
         trial(0, 0.6),
         trial(1, None),
         trial(0, None, method="eda"),
         trial(1, None, method="eda"),
     )
-    assert [(cell.n, cell.failed) for cell in found.results] == [(1, 1), (0, 2)]
+    assert [(cell.n, cell.failed) for cell in result.results] == [(1, 1), (0, 2)]
     assert table(tmp_path)[2][4:] == ["60.0 (1)", "failed (2)"]
     assert "- sst2 1% none + linear: 1 trials failed and are left out of the mean" in page(tmp_path)
     assert "- sst2 1% eda + linear: 2 trials failed and are left out of the mean" in page(tmp_path)
 
 
 def test_the_majority_fraction_has_a_column(tmp_path: Path) -> None:
-    made(tmp_path, trial(0, 0.9, majority=0.625))
+    report_of(tmp_path, trial(0, 0.9, majority=0.625))
     assert table(tmp_path)[0][3] == "majority"
     assert table(tmp_path)[2][3] == "62.5"
 
 
 def test_trials_with_different_settings_are_split_and_never_averaged(tmp_path: Path) -> None:
-    found = made(tmp_path, trial(0, 0.5), trial(1, 0.7, settings="bbbbbbbbbbbbbbbb"))
-    assert [(cell.mean, cell.n) for cell in found.results] == [(0.5, 1), (0.7, 1)]
+    result = report_of(tmp_path, trial(0, 0.5), trial(1, 0.7, settings="bbbbbbbbbbbbbbbb"))
+    assert [(cell.mean, cell.n) for cell in result.results] == [(0.5, 1), (0.7, 1)]
     assert table(tmp_path)[0][4:] == [r"none \[settings aaaaaa\]", r"none \[settings bbbbbb\]"]
-    assert sum("split by" in remark for remark in found.remarks) == 2
+    assert sum("split by" in remark for remark in result.remarks) == 2
 
 
 def test_variants_have_rows_of_their_own(tmp_path: Path) -> None:
-    made(
+    report_of(
         tmp_path,
         *(
             trial(i, 0.1 * i, variant={"augment.k": i, "augment.selection": "uniform"})
@@ -140,51 +140,56 @@ def test_variants_have_rows_of_their_own(tmp_path: Path) -> None:
 
 
 def test_trials_that_predict_one_class_are_reported(tmp_path: Path) -> None:
-    found = made(tmp_path, trial(0), trial(1, predicted_classes=1), trial(3, predicted_classes=1))
-    assert found.remarks == [
+    result = report_of(
+        tmp_path, trial(0), trial(1, predicted_classes=1), trial(3, predicted_classes=1)
+    )
+    assert result.remarks == [
         "2 trials predict one class only, such as none + linear, data seed 1, trial 1"
     ]
 
 
 def test_different_subsamples_of_one_seed_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="started from different subsamples"):
-        made(tmp_path, trial(0), trial(2, method="eda", train_sha="another"))
+        report_of(tmp_path, trial(0), trial(2, method="eda", train_sha="another"))
     assert not (tmp_path / "report").exists()
 
 
 def test_different_seeds_and_levels_may_have_different_subsamples(tmp_path: Path) -> None:
     assert (
-        made(tmp_path, trial(0), trial(1), trial(0, level="2%", train_sha="another")).remarks == []
+        report_of(tmp_path, trial(0), trial(1), trial(0, level="2%", train_sha="another")).remarks
+        == []
     )
 
 
 def test_unequal_numbers_of_synthetic_rows_are_reported(tmp_path: Path) -> None:
     equal = trial(0, method="eda", n_synthetic=70), trial(0, method="gpt3mix", n_synthetic=70)
-    assert made(tmp_path, *equal).remarks == []
-    found = made(tmp_path, equal[0], trial(0, method="gpt3mix", n_synthetic=700))
-    assert found.remarks == [
+    assert report_of(tmp_path, *equal).remarks == []
+    result = report_of(tmp_path, equal[0], trial(0, method="gpt3mix", n_synthetic=700))
+    assert result.remarks == [
         "sst2 1% eda + linear: 70 synthetic rows on data seed 0, 630 short of 700"
     ]
 
 
-def wanted(path: Path, trials: int, method: str = "none", level: str = "1%") -> ExpectedTrials:
+def expected(path: Path, trials: int, method: str = "none", level: str = "1%") -> ExpectedTrials:
     return ExpectedTrials(path, trials, "sst2", level, method, "linear", {})
 
 
 def test_missing_trials_of_a_config_are_reported(tmp_path: Path) -> None:
-    files = [wanted(tmp_path / "trials" / f"{name}.jsonl", 2, name) for name in ("gpt3mix", "eda")]
+    files = [
+        expected(tmp_path / "trials" / f"{name}.jsonl", 2, name) for name in ("gpt3mix", "eda")
+    ]
     write_records(files[1].path, [trial(0, method="eda")])
-    found = report(inputs(tmp_path, expected=files), tmp_path / "report")
+    result = report(inputs(tmp_path, expected=files), tmp_path / "report")
     assert table(tmp_path)[0][4:] == ["gpt3mix", "eda"]  # the config's order
     assert table(tmp_path)[2][4:] == ["- (0/2)", "50.0 (1/2)"]
-    assert found.remarks == [
+    assert result.remarks == [
         "sst2 1% gpt3mix + linear: 0 of 2 trials exist",
         "sst2 1% eda + linear: 1 of 2 trials exist",
     ]
 
 
 def test_with_a_config_other_files_of_the_folder_are_ignored(tmp_path: Path) -> None:
-    file = wanted(tmp_path / "trials" / "none.jsonl", 1)
+    file = expected(tmp_path / "trials" / "none.jsonl", 1)
     write_records(file.path, [trial(0)])
     write_records(tmp_path / "trials" / "old.jsonl", [trial(0, 0.9, method="old")])
     assert [
@@ -196,7 +201,7 @@ def test_with_a_config_other_files_of_the_folder_are_ignored(tmp_path: Path) -> 
 
 
 def test_nothing_to_report_on_is_the_users_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no trials found") as caught:
+    with pytest.raises(UserError, match="no trials result") as caught:
         report(inputs(tmp_path), tmp_path / "report")
     assert "gpt3mix train" in caught.value.hint
     assert not (tmp_path / "report").exists()
@@ -255,7 +260,7 @@ def test_rows_that_lack_the_newer_fields_are_accepted(tmp_path: Path) -> None:
         "n_train": 1,
         "n_synthetic": 0,
     }
-    made(tmp_path, Trial(**old, n_test=10, accuracy=0.25))
+    report_of(tmp_path, Trial(**old, n_test=10, accuracy=0.25))
     assert table(tmp_path)[2] == ["t", "1%", "c", "", "25.0 (1)"]
 
 
@@ -270,7 +275,7 @@ def harmless(text: str) -> bool:
 
 
 def test_names_are_escaped_in_the_page(tmp_path: Path) -> None:
-    made(
+    report_of(
         tmp_path,
         trial(
             task=HOSTILE,
@@ -292,19 +297,19 @@ def test_markdown_entities_strikes_and_formulas_are_escaped() -> None:
 
 
 def test_methods_are_escaped_in_the_headings(tmp_path: Path) -> None:
-    made(tmp_path, trial(method="a|b <script>"))
+    report_of(tmp_path, trial(method="a|b <script>"))
     heading = next(line for line in page(tmp_path).splitlines() if line.startswith("| task"))
     assert "<script>" not in heading.replace("\\<", "")
     assert len(table(tmp_path)[0]) == len(table(tmp_path)[2])
 
 
 def test_a_method_of_two_lines_stays_on_one(tmp_path: Path) -> None:
-    made(tmp_path, trial(method="a\nb"))
+    report_of(tmp_path, trial(method="a\nb"))
     assert len(table(tmp_path)[0]) == len(table(tmp_path)[2]) == 5
 
 
 def test_the_csv_reads_back(tmp_path: Path) -> None:
-    found = made(
+    result = report_of(
         tmp_path,
         trial(0, 0.5, task=HOSTILE, method='"x",\ny'),
         trial(1, 0.6004, task=HOSTILE, method='"x",\ny'),
@@ -313,13 +318,13 @@ def test_the_csv_reads_back(tmp_path: Path) -> None:
     rows = table_csv(tmp_path)
     assert (rows[0]["task"], rows[0]["method"], rows[0]["n"]) == (HOSTILE, '"x",\ny', "2")
     assert float(rows[0]["mean"]) == pytest.approx(0.5502)
-    assert float(rows[0]["std"]) == pytest.approx(found.results[0].std, rel=1e-5)
+    assert float(rows[0]["std"]) == pytest.approx(result.results[0].std, rel=1e-5)
     assert (rows[1]["n"], rows[1]["failed"], rows[1]["mean"], rows[1]["std"]) == ("0", "1", "", "")
 
 
 @pytest.mark.parametrize("sign", ["=", "+", "-", "@"])
 def test_a_name_that_looks_like_a_formula_is_quoted_in_the_csv(tmp_path: Path, sign: str) -> None:
-    made(tmp_path, trial(task=f"{sign}cmd()", mcc=-0.25))
+    report_of(tmp_path, trial(task=f"{sign}cmd()", mcc=-0.25))
     (row,) = table_csv(tmp_path)
     assert row["task"] == f"'{sign}cmd()"
     assert float(row["mcc"]) == -0.25  # a figure is no name
@@ -355,7 +360,7 @@ def test_the_page_is_the_golden_one(tmp_path: Path) -> None:
                 rows[2] = trial(2, None, method=method, level=level, n_synthetic=synthetic)
             if (level, method) == ("0.1%", "none"):
                 rows[1] = trial(1, 0.500824, level=level, predicted_classes=1)
-            files.append(wanted(path, 4 if method == "gpt3mix" else 3, method, level))
+            files.append(expected(path, 4 if method == "gpt3mix" else 3, method, level))
             if method != "backtranslate":
                 write_records(path, rows)
     report(inputs(name="sst2_first <draft>", expected=files), tmp_path / "report")
@@ -370,20 +375,20 @@ def test_a_copied_run_counts_once_and_another_result_is_an_error(tmp_path: Path)
             tmp_path / name / "trials" / "none.linear.jsonl", [trial(0, accuracy), trial(1, 0.7)]
         )
     warnings: list[str] = []
-    found = report(
+    result = report(
         inputs(tmp_path / "a", tmp_path / "b"),
         tmp_path / "r",
         callbacks=Callbacks(warn=warnings.append),
     )
-    assert found.results[0].n == 2
+    assert result.results[0].n == 2
     assert warnings == ["2 trials are in two files; each counts once"]
     with pytest.raises(UserError, match="is in another file too, with another accuracy"):
         report(inputs(tmp_path / "a", tmp_path / "c"), tmp_path / "r")
 
 
 def test_scores_on_different_test_sets_are_split(tmp_path: Path) -> None:
-    found = made(tmp_path, trial(0, 0.5, test_sha="1" * 16), trial(1, 0.7, test_sha="2" * 16))
-    assert [cell.n for cell in found.results] == [1, 1]
+    result = report_of(tmp_path, trial(0, 0.5, test_sha="1" * 16), trial(1, 0.7, test_sha="2" * 16))
+    assert [cell.n for cell in result.results] == [1, 1]
 
 
 def test_only_a_last_line_can_be_torn(tmp_path: Path) -> None:

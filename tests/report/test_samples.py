@@ -15,7 +15,7 @@ def test_samples_follow_their_parents_one_for_each_mixture_of_labels(tmp_path: P
         for name, label in (("p1", "pos"), ("p2", "pos"), ("n1", "neg"))
     ]
     parents = [("p1", "p2"), ("p2", "p1"), ("p1", "n1"), ("n1", "p1")]
-    made = [
+    result = [
         Augmented(
             id=f"s{i}",
             text=f"made {i} | x",
@@ -28,7 +28,7 @@ def test_samples_follow_their_parents_one_for_each_mixture_of_labels(tmp_path: P
         for i, names in enumerate(parents)
     ]
     write_records(folder / "train.jsonl", real)
-    write_records(folder / "gpt3mix.jsonl", made)
+    write_records(folder / "gpt3mix.jsonl", result)
     write_records(
         folder / "trials" / "gpt3mix.linear.jsonl", [trial(0, method="gpt3mix", n_synthetic=4)]
     )
