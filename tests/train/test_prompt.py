@@ -1,4 +1,5 @@
-"""The classifier that prompts: which examples it shows, what it asks, what it makes of the answers, what that costs."""
+"""The classifier that prompts: which examples it shows, what it asks, what it makes of the answers,
+what that costs."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -88,7 +89,8 @@ def test_probabilities_are_equation_1_of_the_lms_own_scores_in_the_papers_prompt
 
 
 def test_examples_take_the_classes_in_turn_and_are_those_of_the_seed(task: Task, lm: LM) -> None:
-    """Also where a class has fewer rows; every order of two classes comes last in turn (64 seeds: once in 1e18 not)."""
+    """Also where a class has fewer rows; every order of two classes comes last in turn (64 seeds:
+    once in 1e18 not)."""
     drawn = interleave_classes(ROWS, generator(3, "x"))
     assert sorted(row.id for row in drawn) == sorted(row.id for row in ROWS)
     assert all({drawn[i].label, drawn[i + 1].label} == set(CLASSES) for i in (0, 2, 4, 6))
@@ -221,7 +223,7 @@ def test_calibration_divides_by_what_the_labels_have_without_content(task: Task,
     assert classifier.tokens == sum(map(lm.info.count_tokens, watched.asked))
 
 
-def test_a_random_lm_that_does_not_follow_the_prompt_is_told_of(task: Task, tiny_lm: Path) -> None:
+def test_a_random_lm_that_does_not_follow_the_prompt_is_reported(task: Task, tiny_lm: Path) -> None:
     classifier = prompting(
         task, open_lm(LocalLMSettings(kind="local", model=str(tiny_lm))), examples=2
     )
@@ -230,7 +232,7 @@ def test_a_random_lm_that_does_not_follow_the_prompt_is_told_of(task: Task, tiny
     assert "so its labels mean little" in classifier.notes[0]
 
 
-# In an experiment ----------------------------------------------------------------------------------------------------
+# In an experiment ---------------------------------------------------------------------------------
 
 EXPERIMENT = """\
 name: icl
@@ -269,7 +271,8 @@ def grid(tmp_path: Path, tiny_lm: Path) -> tuple[Grid, list[str]]:
 def test_an_experiment_prompts_with_real_rows_only_and_says_what_it_costs(
     grid: tuple[Grid, list[str]], jobs: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Beside other trials, which run in processes of their own; no synthetic set is made for it; a second run asks nothing."""
+    """Next to other trials, which run in processes of their own; no synthetic set is made for it; a
+    second run asks nothing."""
     grid_, _ = grid
     grid_.jobs = jobs
     cell = next(grid_.cells())
@@ -354,7 +357,7 @@ def test_rows_of_a_class_that_has_none_left_do_not_end_the_turns() -> None:
     assert sorted(row.id for row in interleave_classes(rows, generator(0, "x"))) == ["0", "1", "2"]
 
 
-# At an endpoint ------------------------------------------------------------------------------------------------------
+# At an endpoint -----------------------------------------------------------------------------------
 
 LABELS = " Positive", " Negative"
 
@@ -409,7 +412,8 @@ def test_many_labels_are_on_their_way_at_once(task: Task, server: Server) -> Non
 def test_a_budget_that_is_used_up_keeps_what_was_answered(
     grid: tuple[Grid, list[str]], server: Server
 ) -> None:
-    """The trial is not failed: it is run when there is more to spend, and pays for nothing twice."""
+    """The trial is not failed: it is run when there is more to spend, and pays for nothing
+    twice."""
     config = grid[0].out.parent / "icl.yaml"
     over = [
         f"lm={{kind: openai, base_url: {server.base_url}, model: tiny, concurrency: 1}}",
