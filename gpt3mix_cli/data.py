@@ -86,9 +86,9 @@ def load_splits(
             f"task '{task.name}': no training row has the class '{missing[0]}'",
             "check task.labels and task.data.values",
         )
-    shared = _count_test_rows_in_train(train, splits["test"], task.name, callbacks)
+    num_copies = _count_test_rows_in_train(train, splits["test"], task.name, callbacks)
     held_out = _choose_validation(held_out, validation, task.classes, master_seed, callbacks)
-    return Splits(train, held_out, splits["test"], shared)
+    return Splits(train, held_out, splits["test"], num_copies)
 
 
 def group_by_class(rows: Iterable[Example], classes: Sequence[str]) -> dict[str, list[Example]]:
@@ -109,12 +109,15 @@ def _take_validation(
     train: list[Example], classes: Sequence[str], seed: int
 ) -> tuple[list[Example], list[Example]]:
     """Return train without validation rows, and those: at most half of any class, in file order."""
-    taken: set[str] = set()
-    for label, rows in group_by_class(train, classes).items():
-        wanted = min(VALIDATION_ROWS // len(classes), len(rows) // 2)
-        random = generator(seed, "validation split", label)
-        taken.update(row.id for row in random.sample(rows, wanted))
-    return [row for row in train if row.id not in taken], [row for row in train if row.id in taken]
+    most = VALIDATION_ROWS // len(classes)
+    ids = {
+        row.id
+        for label, rows in group_by_class(train, classes).items()
+        for row in generator(seed, "validation split", label).sample(
+            rows, min(most, len(rows) // 2)
+        )
+    }
+    return [row for row in train if row.id not in ids], [row for row in train if row.id in ids]
 
 
 def _choose_validation(
@@ -127,7 +130,7 @@ def _choose_validation(
         if isinstance(wanted, int)
         else [int(wanted.removesuffix("/class"))] * len(classes)
     )
-    chosen: set[str] = set()
+    ids: set[str] = set()
     for (label, members), count in zip(group_by_class(rows, classes).items(), counts, strict=True):
         if len(members) < count:
             callbacks.warn(
@@ -135,8 +138,8 @@ def _choose_validation(
                 "all of them are used"
             )
         random = generator(seed, "validation rows", label)
-        chosen.update(row.id for row in random.sample(members, min(count, len(members))))
-    return [row for row in rows if row.id in chosen]
+        ids.update(row.id for row in random.sample(members, min(count, len(members))))
+    return [row for row in rows if row.id in ids]
 
 
 def _count_test_rows_in_train(

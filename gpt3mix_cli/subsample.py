@@ -72,7 +72,7 @@ def draw_rows(
     if draw.level == "full":
         return list(train)
     wanted = rows_per_class(draw.level, len(train), len(classes))
-    drawn = []
+    samples = []
     for label, rows in group_by_class(train, classes).items():
         if len(rows) < wanted:
             callbacks.warn(
@@ -81,8 +81,8 @@ def draw_rows(
             )
         # Shuffling the whole class before the cut is what nests the levels.
         random = generator(draw.master_seed, "subsample", draw.data_seed, label)
-        drawn.append(random.sample(rows, len(rows))[:wanted])
-    return [rows[turn] for turn in range(wanted) for rows in drawn if turn < len(rows)]
+        samples.append(random.sample(rows, len(rows))[:wanted])
+    return [rows[turn] for turn in range(wanted) for rows in samples if turn < len(rows)]
 
 
 def subsample(

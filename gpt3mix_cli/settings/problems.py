@@ -64,11 +64,11 @@ def _renamed(key: str, item: Any) -> list[tuple[str, str]]:
 
 
 def _describe(item: Any, fields: Sequence[str]) -> str:
-    given = item.get("input")
+    value = item.get("input")
     match item["type"]:
         case "extra_forbidden":
-            near = did_you_mean(str(item["loc"][-1]), fields)
-            return f"unknown key{near} (known here: {', '.join(fields)})"
+            suggestion = did_you_mean(str(item["loc"][-1]), fields)
+            return f"unknown key{suggestion} (known here: {', '.join(fields)})"
         case "missing":
             return "is required"
         case "union_tag_invalid":
@@ -78,12 +78,12 @@ def _describe(item: Any, fields: Sequence[str]) -> str:
         case "union_tag_not_found":
             return "needs a `kind:`"
         case "model_type" | "model_attributes_type" | "dict_type":
-            return f"expected a mapping of keys, got {given!r}"
+            return f"expected a mapping of keys, got {value!r}"
         case "value_error":
             return str(item["ctx"]["error"])
         case _:
             message = item["msg"][0].lower() + item["msg"][1:]
-            return message if isinstance(given, dict) else f"{message}, got {given!r}"
+            return message if isinstance(value, dict) else f"{message}, got {value!r}"
 
 
 def _locate(raw: Any, loc: Sequence[int | str]) -> tuple[str, list[str]]:
