@@ -325,7 +325,10 @@ def test_texts_fill_the_context_to_its_last_position(
             40
             - len(lm._tokenizer.encode(OPEN_PROMPTS[i % 2 + 1]))
             - 1
-            - max((len(tokens) for tokens in lm._encode_choices("e", labels)), default=0)
+            - max(
+                (len(tokens) for tokens in lm._tokenizer.encode_continuations("e", labels)),
+                default=0,
+            )
         )
         requests.append(
             request(
