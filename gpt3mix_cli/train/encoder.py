@@ -86,8 +86,7 @@ class Encoder:
         """Messages for the user about texts and memory since `start_fit`."""
         notes = {
             f"{self._cache.texts_cut} of {self._cache.texts_seen} texts have more than "
-            f"max_length: {self._settings.max_length} tokens and are cut": self._cache.texts_cut
-            > 0,
+            f"max_length: {self._settings.max_length} tokens and are cut": self._cache.texts_cut,
             f"out of memory: rows go through the model {self._micro_batch} at a time; "
             f"batch_size stays {self._settings.batch_size}": self._shrunk,
         }

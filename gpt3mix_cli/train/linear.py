@@ -32,7 +32,7 @@ class LinearClassifier(Classifier):
         self.about = {**settings.model_dump(exclude={"name", "trials"}), "format": CACHE_VERSION}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # The settings alone: another process opens it by them.
+        # The settings alone: another process fits its own weights.
         return cached_classifier, (self._settings, tuple(self._classes))
 
     def fit(

@@ -282,7 +282,7 @@ class TrialRunner:
             nonlocal last_epoch
             last_epoch = epoch["epoch"]
             if board:
-                for metric in epoch.keys() - {"epoch"}:
+                for metric in sorted(epoch.keys() - {"epoch"}):
                     board.add_scalar(metric, epoch[metric], last_epoch)
             detail = (
                 f"loss {epoch['loss']:.3f} validation {epoch['valid_accuracy']:.1%} "
