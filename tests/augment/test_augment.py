@@ -1,5 +1,7 @@
-"""Quota, rounds, the filter, rejects, manifests and resuming: with the packaged LM, and with scripted
-augmenters."""
+"""Quota, rounds, the filter, rejects, manifests and resuming.
+
+With the packaged LM, and with scripted augmenters.
+"""
 
 import json
 import os
