@@ -478,7 +478,7 @@ def translate(self, texts, *others):
     left[0] -= 1
     return inner(self, texts, *others)
 translators.Transformers.translate = translate
-grid = Grid(load(Path(sys.argv[1])), Path(sys.argv[2]))
+grid = Grid(load_experiments(Path(sys.argv[1])), Path(sys.argv[2]))
 cell = next(grid.cells())
 grid.subsample(cell)
 grid.augment(cell, "backtranslate", 0)
