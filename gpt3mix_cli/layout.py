@@ -1,10 +1,11 @@
 """Cells, and where every file of a cell is: the path is the key.
 
-    <out>/<name>[/<variant>]/<level>/seed-<s>/train.jsonl                        the subsample
-                                             /<method>.jsonl                     synthetic rows
-                                             /<method>.draw-<d>.jsonl            further synthetic sets
-                                             /trials/<method>.<classifier>.jsonl trials
-    <out>/<name>/report/                                                         the report
+    <out>/<name>[/<variant>]/<level>/seed-<s>/
+        train.jsonl                          the subsample
+        <method>.jsonl                       synthetic rows
+        <method>.draw-<d>.jsonl              further synthetic sets
+        trials/<method>.<classifier>.jsonl   trials
+    <out>/<name>/report/                     the report
 
 Companion files take the name of the file that they belong to: `eda.jsonl`, `eda.rejects.jsonl`,
 `eda.journal.sqlite`, `eda.jsonl.manifest.json`. No other module spells a path of a result.
