@@ -767,7 +767,6 @@ def test_the_help_of_every_command_loads_nothing_heavy(tmp_path: Path) -> None:
         "gpt3mix_cli",
         "gpt3mix_cli.cli",
         "gpt3mix_cli.cli_options",
-        "gpt3mix_cli.commands",
         "gpt3mix_cli.errors",
     }
 

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,14 +13,10 @@ from ..layout import Layout, journal_path
 from ..lm import IN_MEMORY, LM, Journal, JournaledLM, open_lm
 from ..records import Example
 from ..settings import ClassifierSettings, Experiment, fingerprint
-from ..train import (
-    Classifier,
-    UnavailableClassifier,
-    cached_classifier,
-    open_prompt_classifier,
-)
+from ..train import Classifier, UnavailableClassifier, cached_classifier, open_prompt_classifier
 
 Resource = TypeVar("Resource")
+OpenJournal = AbstractContextManager[object]  # closes the journal at its end, if there is one
 
 
 class Resources:
@@ -31,7 +28,6 @@ class Resources:
     """
 
     def __init__(self, layout: Layout, callbacks: Callbacks = NO_CALLBACKS) -> None:
-        """Open nothing yet."""
         self._layout, self._callbacks = layout, callbacks
         self._cache: dict[str, Any] = {}
         self._lock = threading.RLock()
@@ -120,24 +116,24 @@ class Resources:
         settings: ClassifierSettings,
         output: Path,
         other_outputs: Sequence[Path],
-    ) -> tuple[Classifier, JournaledLM | None]:
-        """Return the classifier of a trials file and, if it uses the LM, the LM's journal.
+    ) -> tuple[Classifier, OpenJournal]:
+        """Return the classifier of a trials file, and the LM's journal if it uses the LM.
 
         Answers in the journals of `other_outputs` are not asked for again.
         """
         classifier = self.classifier_or_unavailable(experiment, settings)
-        if not settings.uses_lm or isinstance(classifier, UnavailableClassifier):
-            return classifier, None
+        if not settings.uses_lm or classifier.failure_reason:
+            return classifier, nullcontext()
         journals = _journals_of(other_outputs, output)
         lm = JournaledLM(self.lm(experiment), journal_path(output), journals)
-        return self.classifier(experiment, settings, lm), lm
+        return self.classifier(experiment, settings, lm), closing(lm)
 
     # Augmenters ----------------------------------------------------------------------------------
 
     def augmenter(
         self, experiment: Experiment, method: str, output: Path, other_outputs: Sequence[Path]
-    ) -> tuple[Augmenter, Journal | JournaledLM | None]:
-        """Return the augmenter of a method and, if it has one, its journal.
+    ) -> tuple[Augmenter, OpenJournal]:
+        """Return the augmenter of a method, and its journal if it has one.
 
         Answers in the journals of `other_outputs` are not asked for again.
         """
@@ -145,12 +141,12 @@ class Resources:
         journals = _journals_of(other_outputs, output)
         if settings.uses_lm:
             lm = JournaledLM(self.lm(experiment), journal_path(output), journals)
-            return open_augmenter(settings, task, lm, method), lm
+            return open_augmenter(settings, task, lm, method), closing(lm)
         if settings.uses_journal:
             journal = Journal(journal_path(output), journals)
-            return open_augmenter(settings, task, journal=journal), journal
+            return open_augmenter(settings, task, journal=journal), closing(journal)
         key = ["baseline", settings.model_dump(), list(task.labels.items()), task.text_type]
-        return self._cached(key, lambda: open_augmenter(settings, task)), None
+        return self._cached(key, lambda: open_augmenter(settings, task)), nullcontext()
 
     def _cached(self, key: object, create: Callable[[], Resource]) -> Resource:
         """Return the resource of a key; create it the first time."""
