@@ -114,7 +114,7 @@ def augment(
         from .grid import select_cells
 
         cells = select_cells(grid, level, seed, input, output)
-        extras = opt.AugmentOptions(input, output, limit, show, card, license)
+        extras = opt.AugmentFlags(input, output, limit, show, card, license)
         results = _augment_cells(display, grid, "gpt3mix", cells, extras)
         display.finish(results, opt.next_command("train", config, level, seed))
 
@@ -146,7 +146,7 @@ def baseline(
 
         grid.experiments[0].baseline(method)  # raises if there is none
         cells = select_cells(grid, level, seed, input, output)
-        extras = opt.AugmentOptions(input, output, limit, show, card, license)
+        extras = opt.AugmentFlags(input, output, limit, show, card, license)
         results = _augment_cells(display, grid, method, cells, extras)
         display.finish(results, opt.next_command("train", config, level, seed))
 
@@ -311,7 +311,7 @@ def _augment_cells(
     grid: "Grid",
     method: str,
     cells: "Sequence[Cell]",
-    options: opt.AugmentOptions,
+    options: opt.AugmentFlags,
 ) -> "list[StepResult]":
     """Write the synthetic sets of a method; print examples and write cards as `options` say."""
     from .augment.card import write_card

@@ -180,7 +180,7 @@ class GridOptions:
 
 
 @dataclass(frozen=True)
-class AugmentOptions:
+class AugmentFlags:
     """The files of `augment` and `baseline`, and what they do besides writing rows.
 
     Attributes:

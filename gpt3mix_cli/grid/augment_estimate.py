@@ -67,11 +67,6 @@ class AnswerStatistics:
         pairs = zip(vars(self).values(), vars(other).values(), strict=True)
         return AnswerStatistics(*(a + b for a, b in pairs))
 
-    @property
-    def is_reliable(self) -> bool:
-        """Whether there are enough answers to estimate from."""
-        return self.attempts >= MIN_ANSWERS and self.kept > 0
-
 
 @dataclass
 class SetEstimate:
@@ -130,11 +125,12 @@ class PendingEstimator:
         sample: at most so many prompts of a set are counted.
 
     Attributes:
+        sample: as given.
         remarks: the assumptions, for people, in the order in which they were made.
     """
 
     def __init__(self, groups: dict[str, AnswerStatistics], sample: int) -> None:
-        self._groups, self._sample = groups, sample
+        self._groups, self.sample = groups, sample
         self._planned_until: dict[str, int] = {}  # stream -> the first attempt not planned yet
         self.remarks: dict[str, None] = {}
 
@@ -173,7 +169,8 @@ class PendingEstimator:
     def _answers_like(self, group: str) -> AnswerStatistics | None:
         """Return reliable answers of a group, or else of another one; None if there are none."""
         candidates = (self._groups[group], *self._groups.values())
-        return next((answers for answers in candidates if answers.is_reliable), None)
+        reliable = (item for item in candidates if item.attempts >= MIN_ANSWERS and item.kept)
+        return next(reliable, None)
 
     def _rows_per_attempt(self, estimate: SetEstimate, answers: AnswerStatistics | None) -> float:
         if answers:
@@ -183,7 +180,7 @@ class PendingEstimator:
         return estimate.augmenter.rows_per_attempt * (1 - REJECT_RATE)
 
     def _mean_prompt_tokens(self, estimate: SetEstimate, begin: int, end: int) -> float:
-        sample = min(end - begin, self._sample)
+        sample = min(end - begin, self.sample)
         if sample < end - begin:
             self._remark("prompt tokens: the mean of a part of each cell's requests")
         augmenter = estimate.augmenter

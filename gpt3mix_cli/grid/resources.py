@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from .. import data
-from ..augment import Augmenter, open_augmenter
+from ..augment import Augmenter, AugmentOptions, open_augmenter
 from ..errors import NO_CALLBACKS, Callbacks, UserError
 from ..layout import Layout, journal_path
 from ..lm import IN_MEMORY, LM, Journal, JournaledLM, open_lm
@@ -41,18 +41,29 @@ class Resources:
             lambda: data.load_splits(task, seed, validation, self._callbacks),
         )
 
-    def filter_test_rows(self, experiment: Experiment) -> Sequence[Example]:
-        """Return the test rows whose copies the filter rejects; none if it accepts copies."""
-        if not experiment.augment.filter.reject_test_copies:
-            return ()
-        try:
-            return self.splits(experiment).test
-        except UserError as error:
-            raise UserError(
-                error.message,
-                f"{error.hint}; or accept copies of test rows: "
-                "augment.filter.reject_test_copies=false",
-            ) from None
+    def augment_options(
+        self, experiment: Experiment, seed: int, limit: int | None = None, filtered: bool = True
+    ) -> AugmentOptions:
+        """Return how many rows of a synthetic set to make, and which of them to keep.
+
+        Args:
+            experiment: the experiment.
+            seed: of the set.
+            limit: at most this many rows.
+            filtered: whether the filter sees the rows; then it needs the test rows, whose copies
+                it rejects.
+        """
+        settings, test = experiment.augment, list[Example]()
+        if filtered and settings.filter.reject_test_copies:
+            try:
+                test = self.splits(experiment).test
+            except UserError as error:
+                raise UserError(
+                    error.message,
+                    f"{error.hint}; or accept copies of test rows: "
+                    "augment.filter.reject_test_copies=false",
+                ) from None
+        return AugmentOptions(settings.ratio, settings.attempts, seed, limit, settings.filter, test)
 
     def lm(self, experiment: Experiment, replay_only: bool = False) -> LM:
         """Return the experiment's LM.
@@ -75,7 +86,9 @@ class Resources:
 
     def replay_lm(self, experiment: Experiment, outputs: Sequence[Path]) -> JournaledLM:
         """Return an LM that answers from the journals of some outputs, and asks nothing."""
-        return JournaledLM(self.lm(experiment, replay_only=True), IN_MEMORY, _journals_of(outputs))
+        return JournaledLM(
+            self.lm(experiment, replay_only=True), IN_MEMORY, existing_journals(outputs)
+        )
 
     def close(self) -> None:
         """Close connections."""
@@ -124,7 +137,7 @@ class Resources:
         classifier = self.classifier_or_unavailable(experiment, settings)
         if not settings.uses_lm or classifier.failure_reason:
             return classifier, nullcontext()
-        journals = _journals_of(other_outputs, output)
+        journals = existing_journals(other_outputs, output)
         lm = JournaledLM(self.lm(experiment), journal_path(output), journals)
         return self.classifier(experiment, settings, lm), closing(lm)
 
@@ -138,7 +151,7 @@ class Resources:
         Answers in the journals of `other_outputs` are not asked for again.
         """
         settings, task = experiment.method_settings(method), experiment.task
-        journals = _journals_of(other_outputs, output)
+        journals = existing_journals(other_outputs, output)
         if settings.uses_lm:
             lm = JournaledLM(self.lm(experiment), journal_path(output), journals)
             return open_augmenter(settings, task, lm, method), closing(lm)
@@ -158,7 +171,7 @@ class Resources:
         return resource
 
 
-def _journals_of(outputs: Sequence[Path], own: Path | None = None) -> list[Path]:
-    """Return the journals of some outputs that exist, except that of the output itself."""
+def existing_journals(outputs: Sequence[Path], own: Path | None = None) -> list[Path]:
+    """Return the journals of some outputs, where they exist; that of `own` is left out."""
     paths = [journal_path(output) for output in outputs if output != own]
     return [path for path in paths if path.exists()]

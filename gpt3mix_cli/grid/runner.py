@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..augment import AugmentOptions, augment
+from ..augment import augment
 from ..errors import Callbacks, StoppedShort, UserError
 from ..files import STDIO
 from ..layout import Cell, Layout, TrialKey
@@ -187,16 +187,10 @@ class Grid:
             # costs what its highest ratio costs.
             self.synthetic_paths_of_variants(cell, method, draw),
         )
-        settings, kind = experiment.augment, augmenter.about["kind"]
+        seed = experiment.augmentation_seed(augmenter.about["kind"], cell.data_seed, draw)
+        filtered = not augmenter.edits_parents
         with journal:
-            quota = AugmentOptions(
-                ratio=settings.ratio,
-                attempts=settings.attempts,
-                seed=experiment.augmentation_seed(kind, cell.data_seed, draw),
-                limit=limit,
-                filter=settings.filter,
-                test=() if augmenter.edits_parents else self.resources.filter_test_rows(experiment),
-            )
+            quota = self.resources.augment_options(experiment, seed, limit, filtered)
             try:
                 return augment(augmenter, real, output, quota, self.options)
             except StoppedShort as error:
@@ -292,11 +286,7 @@ class Grid:
         for classifier in first.classifiers:
             if not classifier.reads_synthetic_rows and len(first.methods) > 1:
                 self.callbacks.warn(f"classifier '{classifier.name}' {REAL_ROWS_ONLY}")
-        steps: list[Step] = []
-        for cell in self.cells():
-            experiment = self.experiment(cell)
-            if experiment.has_trials(cell.data_seed):
-                steps += cell_steps(experiment, cell)
+        steps = [step for cell in self.cells() for step in cell_steps(self.experiment(cell), cell)]
         # Labels come last: if the budget ends, synthetic rows were paid for first.
         steps.sort(key=lambda step: isinstance(step, TrainStep) and step.classifier.uses_lm)
         yield from self.run_steps(steps, "all cells")

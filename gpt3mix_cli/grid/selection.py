@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 from ..errors import UserError
 from ..files import STDIO
@@ -86,9 +87,8 @@ def select_trainings(
         experiment = grid.experiment(cell)
         names = _methods(grid, experiment, methods, augmented)
         for method, classifier in itertools.product(names, experiment.classifiers):
-            if classifiers and classifier.name not in classifiers:
-                continue
-            if not experiment.trials_for(classifier, cell.data_seed):
+            chosen = not classifiers or classifier.name in classifiers
+            if not chosen or not experiment.trials_for(classifier, cell.data_seed):
                 continue
             if experiment.accepts(method, classifier):
                 steps.append(TrainStep(cell, method, classifier, augmented=augmented))
@@ -96,17 +96,21 @@ def select_trainings(
                 skipped[classifier.name] = None
     for name in skipped:
         grid.callbacks.warn(f"classifier '{name}' {REAL_ROWS_ONLY}")
-    if not steps and skipped:
+    if not steps:
+        _refuse_empty(list(skipped))
+    return steps
+
+
+def _refuse_empty(skipped: Sequence[str]) -> NoReturn:
+    if skipped:
         raise UserError(
-            f"nothing to do: classifier '{next(iter(skipped))}' {REAL_ROWS_ONLY}",
+            f"nothing to do: classifier '{skipped[0]}' {REAL_ROWS_ONLY}",
             "give --method none, or another --classifier",
         )
-    if not steps:
-        raise UserError(
-            "this data seed has no trials: trials are assigned to the data seeds round-robin",
-            "raise trials, or list fewer seeds",
-        )
-    return steps
+    raise UserError(
+        "this data seed has no trials: trials are assigned to the data seeds round-robin",
+        "raise trials, or list fewer seeds",
+    )
 
 
 def with_files(

@@ -67,7 +67,9 @@ StepResult = StageResult | StoppedShort
 
 
 def cell_steps(experiment: Experiment, cell: Cell) -> Iterator[Step]:
-    """Yield the steps of a cell, in the order in which they depend on each other."""
+    """Yield the steps of a cell in the order of their dependencies; none if it has no trials."""
+    if not experiment.has_trials(cell.data_seed):
+        return
     yield SubsampleStep(cell)
     for method in experiment.methods:
         if experiment.needs_augmentation(method, cell.data_seed):
