@@ -40,10 +40,8 @@ class TableLayout:
         """Return the layout without the variant if no result has one."""
         if any(self._word(result, "variant") for result in results):
             return self
-        rows, columns = (
-            tuple(key for key in keys if key != "variant") for keys in (self.rows, self.columns)
-        )
-        return TableLayout(rows, columns)
+        rows = tuple(key for key in self.rows if key != "variant")
+        return TableLayout(rows, tuple(key for key in self.columns if key != "variant"))
 
     def row_of(self, result: Result) -> Words:
         """Return the labels of a result's row."""

@@ -4,7 +4,7 @@ Within a variant every method is compared with every other; the variants of a me
 with the first one of the sweep. A method whose trials are equal in all variants takes part once.
 """
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
@@ -61,11 +61,12 @@ def _repeats(results: Iterable[Indexed]) -> dict[int, list[int]]:
     for index, result in results:
         key = result.task, result.level, result.classifier, result.column
         alike[key].append((index, result))
-    return {
-        index: [other for other, _ in others]
-        for (index, first), *others in alike.values()
-        if others and first.seed_means and all(r.scores == first.scores for _, r in others)
-    }
+    repeats = {}
+    for (index, first), *others in alike.values():
+        equal = [other for other, result in others if result.scores == first.scores]
+        if first.seed_means and others and len(equal) == len(others):
+            repeats[index] = equal
+    return repeats
 
 
 def _pairs(block: Sequence[Indexed]) -> Iterator[Pair]:
@@ -188,17 +189,15 @@ def _pooled(
     """Return a pooled comparison without its p-values."""
     classifier, a, b, variant = names
     tasks: dict[str, list[float]] = defaultdict(list)
-    outcomes: Counter[str] = Counter()
     for pair in pairs:
         tasks[pair.result.task].append(fmean(pair.differences.values()))
-        difference = _shown_mean(pair.result) - _shown_mean(pair.other)
-        outcomes["win" if difference > 0 else "loss" if difference else "tie"] += 1
+    margins = [_shown_mean(pair.result) - _shown_mean(pair.other) for pair in pairs]
     of_tasks = [fmean(values) for values in tasks.values()]
     return PooledComparison(
         a=a, b=b, variant=variant, classifier=classifier, tasks=len(tasks), rows=len(pairs),
-        units=len(units), wins=outcomes["win"], ties=outcomes["tie"], losses=outcomes["loss"],
-        diff=sum(units), min_diff=min(of_tasks), max_diff=max(of_tasks), p=None, p_corrected=None,
-        smallest_p=smallest_p(len(units)),
+        units=len(units), wins=sum(margin > 0 for margin in margins), ties=margins.count(0),
+        losses=sum(margin < 0 for margin in margins), diff=sum(units), min_diff=min(of_tasks),
+        max_diff=max(of_tasks), p=None, p_corrected=None, smallest_p=smallest_p(len(units)),
     )  # fmt: skip
 
 

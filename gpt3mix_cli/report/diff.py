@@ -6,6 +6,7 @@ otherwise only the two means are shown.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 
 from .accuracy import score_cell
 from .averages import KEY
@@ -61,7 +62,8 @@ def find_differences(a: Sequence[Result], b: Sequence[Result]) -> list[Differenc
 
 
 def _by_name(results: Sequence[Result]) -> dict[tuple[str | None, ...], Result]:
-    return {(*(getattr(row, name) for name in KEY), row.split_by): row for row in results}
+    name_of = attrgetter(*KEY, "split_by")
+    return {name_of(result): result for result in results}
 
 
 def _difference(a: Result | None, b: Result | None) -> Difference:

@@ -67,7 +67,9 @@ def load_trials(inputs: ReportInput, callbacks: Callbacks) -> "DataFrame":
         paths += find_trials(source) if source.is_dir() else [source]
     unique = {path.resolve(): path for path in paths}.values()
     files = [_read_file(path, callbacks) for path in unique]
-    columns = {name: list(itertools.chain(*(file[name] for file in files))) for name in COLUMNS}
+    columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
+    for file, name in itertools.product(files, COLUMNS):
+        columns[name] += file[name]
     return _without_repeats(_as_frame(columns), callbacks)
 
 

@@ -44,7 +44,7 @@ def _paper_table(number: int, theirs: str, ours: str, rows: Sequence[PaperRow]) 
     for row in rows:
         by_label.setdefault((row.task, row.level), {})[row.column] = row
     body = [
-        [*label, *(_paper_cell(cells[column]) for column in columns)]
+        [*label, *map(_paper_cell, map(cells.__getitem__, columns))]
         for label, cells in by_label.items()
     ]
     other = bool(ours) and not paper_classifier(ours)

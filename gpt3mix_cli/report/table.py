@@ -67,7 +67,7 @@ class Table:
     @property
     def titles(self) -> list[str]:
         """The heading of each column in one line."""
-        return [" ".join(part for part in heading if part) for heading in self.headings]
+        return [" ".join(filter(None, heading)) for heading in self.headings]
 
     @cached_property
     def rows(self) -> list[tuple[TableCell, ...]]:
@@ -75,17 +75,21 @@ class Table:
         columns = []
         for index, heading in enumerate(self.headings):
             form = self.formats.get(heading[-1], "{}")
-            columns.append([_as_cell(value, form) for value in self.data.iloc[:, index].tolist()])
+            values = self.data.iloc[:, index].tolist()
+            columns.append([_as_cell(value, form) for value in values])
         return list(zip(*columns, strict=True))
 
     @cached_property
     def numeric(self) -> list[bool]:
         """Whether each column holds numbers, which are aligned on the right."""
         return [
-            (self.is_grid and index >= self.labels)
-            or any(row[index].value is not None for row in self.rows)
+            (self.is_grid and index >= self.labels) or self.has_numbers(index)
             for index in range(len(self.headings))
         ]
+
+    def has_numbers(self, index: int) -> bool:
+        """Return whether any cell of a column is a number."""
+        return any(row[index].value is not None for row in self.rows)
 
 
 def _as_cell(value: Any, form: str) -> TableCell:

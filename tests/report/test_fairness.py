@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt3mix_cli.errors import UserError
@@ -101,6 +101,7 @@ def test_runs_are_pooled_if_every_method_has_trials_of_each() -> None:
         refuse_unfair(pooled[:3])
 
 
+@settings(deadline=None)  # pandas on a busy machine
 @given(
     st.lists(
         st.tuples(st.sampled_from("xyz"), st.integers(0, 2), st.sampled_from("ab")), max_size=12

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
 from rows import inputs, trial
@@ -29,8 +29,9 @@ FIELDS = {
 }
 
 
+@settings(deadline=None)  # pandas on a busy machine
 @given(st.lists(st.fixed_dictionaries({}, optional=FIELDS), min_size=1, max_size=4))
-def test_atomic_writes_give_the_same_trials_as_single_lines(
+def test_whole_files_give_the_same_trials_as_single_lines(
     tmp_path_factory: pytest.TempPathFactory, changes: list[dict[str, Any]]
 ) -> None:
     path = tmp_path_factory.mktemp("t") / "trials.jsonl"

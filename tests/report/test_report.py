@@ -201,7 +201,7 @@ def test_with_a_config_other_files_of_the_folder_are_ignored(tmp_path: Path) -> 
 
 
 def test_nothing_to_report_on_is_the_users_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no trials result") as caught:
+    with pytest.raises(UserError, match="no trials found") as caught:
         report(inputs(tmp_path), tmp_path / "report")
     assert "gpt3mix train" in caught.value.hint
     assert not (tmp_path / "report").exists()

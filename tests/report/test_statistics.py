@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import scipy.stats
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt3mix_cli.report.statistics import (
@@ -85,6 +85,7 @@ def test_the_permutation_test_is_scipys(differences: list[float]) -> None:
     assert permutation_p([differences])[0] == pytest.approx(expected)
 
 
+@settings(deadline=None)  # pandas on a busy machine
 @given(FIGURES.filter(any))
 def test_wilcoxons_test_is_scipys_with_ties_and_zeros(differences: list[float]) -> None:
     expected = scipy.stats.wilcoxon(

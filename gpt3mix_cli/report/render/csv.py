@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import fields
+from operator import attrgetter
 from typing import Any
 
 from ..document import Report
@@ -29,7 +30,7 @@ def results_csv(report: Report) -> str:
 def diff_csv(report: Report) -> str:
     """Return diff.csv: the table as it is shown."""
     (table,) = report.tables
-    rows = [[cell.text for cell in row] for row in table.rows]
+    rows = [list(map(attrgetter("text"), row)) for row in table.rows]
     return _csv(rows, table.titles)
 
 

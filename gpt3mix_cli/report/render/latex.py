@@ -31,10 +31,7 @@ def latex_tables(report: Report) -> str:
 def _lines(table: Table) -> Iterator[str]:
     """Yield the lines of a table that is as wide as the page of a two-column text."""
     labels = table.labels
-    has_numbers = [
-        any(row[index].value is not None for row in table.rows) for index in range(labels)
-    ]
-    columns = "".join("r" if number else "l" for number in has_numbers)
+    columns = "".join("r" if table.has_numbers(index) else "l" for index in range(labels))
     columns += "c" * (len(table.headings) - labels)
     yield from (
         r"\begin{table*}[t]",

@@ -14,6 +14,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from importlib import resources
+from operator import attrgetter
 from string import Template
 from typing import Any
 
@@ -205,9 +206,8 @@ def _sample(sample: Sample) -> str:
 def _settings(report: Report) -> str:
     """Return the settings and versions of all results; in full where their manifests exist."""
     names = ("method", "classifier", "settings", "version")
-    unique = list(dict.fromkeys(
-        tuple(getattr(result, name) for name in names) for result in report.results if result.scores
-    ))  # fmt: skip
+    with_trials = (result for result in report.results if result.scores)
+    unique = list(dict.fromkeys(map(attrgetter(*names), with_trials)))
     rows = []
     for values in unique[:MAX_PRINTED_ROWS]:
         rows.append(_row([TableCell(value or "unknown") for value in values], [False] * len(names)))

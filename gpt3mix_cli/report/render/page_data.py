@@ -48,6 +48,10 @@ def _chart_data(chart: Chart) -> dict[str, Any]:
     return {**vars(chart), "points": points}
 
 
+def _rounded_probs(row: Augmented) -> list[float]:
+    return [round(value, 4) for value in row.probs.values()]
+
+
 def _rows_data(artifacts: Artifacts) -> dict[str, Any]:
     """Return the synthetic rows; files, classes and real rows are listed once, and numbered."""
     files: dict[SyntheticFile, int] = {}
@@ -68,7 +72,7 @@ def _rows_data(artifacts: Artifacts) -> dict[str, Any]:
     kept = [
         [
             *common(file, row), classes.setdefault(tuple(row.probs), len(classes)),
-            [round(value, 4) for value in row.probs.values()], row.id, row.label_source,
+            _rounded_probs(row), row.id, row.label_source,
             row.label_mass, row.perplexity,
         ]
         for file, row in artifacts.kept
