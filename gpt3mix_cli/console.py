@@ -203,7 +203,7 @@ class Display:
         Raises:
             StoppedShort: if any of the results is one.
         """
-        from .report.render.json import summary
+        from .report.render.data import summary
         from .report.render.terminal import terminal_table, terminal_tables
 
         self._progress.stop()
