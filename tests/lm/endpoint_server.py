@@ -235,14 +235,14 @@ class Server:
             return self.answers.models()
         if method == "POST" and (endpoint := self.endpoints().get(path)):
             try:
-                record = json.loads(body)
+                fields = json.loads(body)
             except ValueError as error:
                 raise refused(
                     self.options.dialect,
                     400,
                     f"We could not parse the JSON body of your request: {error}",
                 ) from error
-            return endpoint(record)
+            return endpoint(fields)
         raise refused(self.options.dialect, 404, f"Invalid URL ({method} {path})")
 
     def endpoints(self) -> dict[str, Any]:

@@ -215,14 +215,6 @@ class HttpDispatcher:
         self, server: Server, path: str, body: Mapping[str, Any]
     ) -> tuple[int, Mapping[str, str], bytes]:
         """Return the status, headers and body of the answer."""
-        payload = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
-        data = payload.encode("utf-8", "surrogatepass")
-        root = server.url.removesuffix("/v1")
-        url = f"{root}{path[1:]}" if path.startswith("//") else f"{server.url}{path}"
-        async with self._open_session().post(url, data=data, proxy=server.proxy) as response:
-            return response.status, response.headers, await response.read()
-
-    def _open_session(self) -> "aiohttp.ClientSession":
         import aiohttp
 
         if self._session is None:
@@ -236,7 +228,12 @@ class HttpDispatcher:
                 },
                 timeout=aiohttp.ClientTimeout(total=self._settings.timeout),
             )
-        return self._session
+        payload = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+        data = payload.encode("utf-8", "surrogatepass")
+        root = server.url.removesuffix("/v1")
+        url = f"{root}{path[1:]}" if path.startswith("//") else f"{server.url}{path}"
+        async with self._session.post(url, data=data, proxy=server.proxy) as response:
+            return response.status, response.headers, await response.read()
 
     # Failures --------------------------------------------------------------------------------
 

@@ -195,9 +195,8 @@ class OpenAILM:
 
     def _has_open_batches(self) -> bool:
         """Return whether batches are in progress: they are paid, even if `lm.batch` is now off."""
-        if self._journal is None:
-            return False
-        batches = [*self._journal.batches(), *self._journal.sibling_batches()]
+        journal = self._journal
+        batches = [*journal.batches(), *journal.sibling_batches()] if journal else []
         return not all(batch.ended for batch in batches)
 
     async def _run_batches(self, requests: Sequence[Request]) -> None:

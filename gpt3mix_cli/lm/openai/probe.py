@@ -180,7 +180,11 @@ class Probe:
             )
             if not texts:
                 return False
-            gaps.append(_gaps_to_best(texts[0].first_top))
+            top = texts[0].first_top.items()
+            best = max((logprob for _, logprob in top), default=0.0)
+            gaps.append(
+                {token: best - logprob for token, logprob in top if logprob > UNKNOWN_LOGPROB}
+            )
         common = gaps[0].keys() & gaps[1].keys()
         furthest = max(common, key=lambda token: gaps[0][token], default="")
         # Halving the temperature doubles the gap. The log-probabilities of a hosted model differ
@@ -316,8 +320,3 @@ def _has_valid_logprobs(text: GeneratedText) -> bool:
     reported = top.get(text.tokens[0].token, logprob)
     is_likeliest = logprob <= max(top.values()) + LOGPROB_TOLERANCE
     return abs(reported - logprob) < LOGPROB_TOLERANCE and is_likeliest
-
-
-def _gaps_to_best(top: Mapping[str, float]) -> dict[str, float]:
-    best = max(top.values(), default=0.0)
-    return {token: best - value for token, value in top.items() if value > UNKNOWN_LOGPROB}

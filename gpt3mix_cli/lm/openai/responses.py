@@ -156,9 +156,8 @@ def parse_line(text: GeneratedText, label_prefix: str) -> Line:
     """
     whole = text.text
     start = len(whole) - len(whole.lstrip("\n\r"))
-    line_end = re.compile(r"[\n\r]").search(whole, start)
-    end = line_end.start() if line_end else len(whole)
-    finished = text.finished or line_end is not None
+    end = start + len(re.split(r"[\n\r]", whole[start:], maxsplit=1)[0])
+    finished = text.finished or end < len(whole)
     words = [re.escape(word) for word in re.findall(r"\w+|[^\w\s]", label_prefix)]
     pattern = re.compile(r"\s*".join(["", *words]), re.IGNORECASE)
     prefix = pattern.search(whole, start, end) if label_prefix else None
