@@ -228,7 +228,7 @@ def report(
 ) -> None:
     """Print and write tables, statistics and tests over all trials."""
     with open_display(opt.OutputOptions(quiet, json)) as display:
-        from .report import compare, parse_row_limit
+        from .report import ReportOptions, compare_runs, parse_row_limit
         from .report import report as write_report
 
         if bool(sources) == bool(diff):
@@ -238,20 +238,12 @@ def report(
             )
         if diff:
             a, b = (report_inputs([path], out, overrides or (), display) for path in diff)
-            result = compare(a, b, output or b.folder / "report", display.callbacks)
+            result = compare_runs(a, b, output or b.folder / "report", display.callbacks)
         else:
             inputs = report_inputs(sources or [], out, overrides or (), display)
-            result = write_report(
-                inputs.sources,
-                output or inputs.folder / "report",
-                title=inputs.name,
-                wanted=inputs.wanted,
-                rows=rows,
-                columns=columns,
-                with_paper=paper,
-                synthetic=parse_row_limit(synthetic),
-                callbacks=display.callbacks,
-            )
+            options = ReportOptions(rows, columns, paper, parse_row_limit(synthetic))
+            folder = output or inputs.folder / "report"
+            result = write_report(inputs, folder, options, display.callbacks)
         display.print_report(result)
 
 

@@ -208,7 +208,8 @@ class Display:
         Raises:
             StoppedShort: if any of the results is one.
         """
-        from .report.render.text import summary, terminal_sheets, terminal_table
+        from .report.render.json import summary
+        from .report.render.terminal import terminal_table, terminal_tables
 
         self._progress.stop()
         if self._json:
@@ -216,16 +217,16 @@ class Display:
             self._print_json({**summary(report), "remarks": report.remarks, "files": files})
         else:
             console = self._table_console()
-            for table in terminal_sheets(report.sheets):
+            for table in terminal_tables(report.tables):
                 console.print(terminal_table(table, console.width))
         for remark in [*report.remarks, *report.paper_remarks]:
             self.note(f"note: {remark}")
         done = [result for result in results if isinstance(result, StageResult)]
         skipped = sum(result.skipped for result in done)
         stages = f"{len(done)} stages done ({skipped} up to date, skipped); " if done else ""
-        scope = f"report over {sum(row.status == 'ok' for row in report.trials)} trials"
+        scope = f"report over {sum(result.n for result in report.results)} trials"
         if report.differences:
-            scope = f"{len(report.differences)} cells compared"
+            scope = f"{len(report.differences)} results compared"
         self._print_end(f"{stages}{scope}: {report.files[0]}")
         _raise_first(results)
 

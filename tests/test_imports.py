@@ -59,7 +59,14 @@ HEAVY = {
 # but typer and rich; a test of the command line checks that.
 LIGHT = {
     "filelock": {"files"},
-    "pydantic": {"config", "lm.openai", "records", "settings", "train.saved_models"},
+    "pydantic": {
+        "config",
+        "lm.openai",
+        "records",
+        "report.load_trials",
+        "settings",
+        "train.saved_models",
+    },
     "rich": {"commands", "console", "report.render"},
     "typer": {"cli", "cli_options"},
     "yaml": {"config", "lm.openai"},

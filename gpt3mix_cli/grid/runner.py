@@ -18,7 +18,7 @@ from ..records import (
     Trial,
     read_records,
 )
-from ..report import ExpectedTrials, Report, report
+from ..report import ExpectedTrials, Report, ReportInput, report
 from ..settings import ClassifierSettings, Experiment, SoftLabelTraining
 from ..subsample import DrawOptions, subsample
 from ..train import TrialData, TrialExecutor, TrialJob, TrialRunner, run_serially, train
@@ -388,10 +388,6 @@ class Grid:
 
     def report(self, output: Path | None = None) -> Report:
         """Report on the trials of all cells, missing ones included."""
-        return report(
-            [],
-            output or self.layout.report_folder,
-            title=self.experiments[0].name,
-            wanted=self.expected_trials(),
-            callbacks=self.callbacks,
-        )
+        name = self.experiments[0].name
+        inputs = ReportInput(name, [], self.expected_trials(), self.layout.root)
+        return report(inputs, output or self.layout.report_folder, callbacks=self.callbacks)

@@ -1,15 +1,16 @@
 """Stage report: tables, plots and tests over all trials."""
 
 from .artifacts import parse_row_limit
-from .build import analyze, compare, report
-from .model import ExpectedTrials, Report, ReportInput
+from .build import compare_runs, report
+from .document import Report
+from .model import ExpectedTrials, ReportInput, ReportOptions
 
 __all__ = [
     "ExpectedTrials",
     "Report",
     "ReportInput",
-    "analyze",
-    "compare",
+    "ReportOptions",
+    "compare_runs",
     "parse_row_limit",
     "report",
 ]

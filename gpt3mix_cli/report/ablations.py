@@ -1,91 +1,93 @@
-"""The tables of a sweep: the variants of a method beside each other, as in the paper's Tables 2, 3, 5 and 6."""
+"""The tables of a sweep: variants in columns, as in Tables 2, 3, 5 and 6 of the paper."""
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Sequence, Set
 
-from .averages import Group
-from .comparisons import shared_variants
-from .load_trials import value_name
-from .model import CellRow, Table
-from .tables import ACCURACY, Line, figure, table_of
+from ..layout import value_name
+from .accuracy import NOTES, Pivot, pivot_results, score_cell
+from .comparisons import shared_results
+from .model import Result
+from .table import Table
 
-SHORT = 48  # letters of a swept value in a heading
+MAX_HEADING = 48  # characters of a swept value
 
 
-def ablation_sheets(groups: Sequence[Group]) -> list[Table]:
-    """Return a table for each method that a sweep changes: variants beside each other, as in Tables 2, 3, 5 and 6."""
-    shared = shared_variants(groups)
-    swept = [group.cell for group in groups if group.cell.swept]
-    if len({cell.variant for cell in swept}) < 2:
+def ablation_tables(results: Sequence[Result]) -> list[Table]:
+    """Return a table for each method that a sweep changes."""
+    swept = [result for result in results if result.swept]
+    if len({result.variant for result in swept}) < 2:
         return []
-
-    def whole(cell: CellRow) -> Line:
-        return cell.task, cell.classifier, cell.column
-
-    constant = {whole(groups[place].cell) for place in shared} - {
-        whole(cell) for cell in _varied(groups)
-    }
-    changed = [cell for cell in swept if whole(cell) not in constant]
-    once = [
-        cell for cell in (groups[place].cell for place in sorted(shared)) if whole(cell) in constant
-    ]
-    keys = list(dict.fromkeys(key for cell in swept for key in cell.swept))
-    found = []
-    for method in dict.fromkeys(cell.column for cell in changed):
-        chosen = [cell for cell in changed if cell.column == method]
-        beside = [
-            cell
-            for cell in once
-            if any(
-                (cell.task, cell.level, cell.classifier) == (c.task, c.level, c.classifier)
-                for c in chosen
-            )
-        ]
-        caption = f"{ACCURACY} Columns: {'what the sweep leaves as it is, then ' if beside else ''}the values of {', '.join(keys)}."
-
-        names = _names(chosen, {cell.column for cell in beside})
-
-        def column(cell: CellRow, method: str = method, names: Mapping[str, str] = names) -> Line:
-            return (cell.column if cell.column != method else names[cell.variant],)
-
-        title = f"{method} by {', '.join(keys)}"
-        lines = ("task", "level", "classifier")
-        found.append(
-            table_of(
-                f"ablation-{method}", title, [*beside, *chosen], lines, column, figure, caption
-            )
-        )
-    return found
+    shared = shared_results(results)
+    constant = {_method_of(result) for result in shared} - _varied_methods(results)
+    changed = [result for result in swept if _method_of(result) not in constant]
+    unchanged = [result for result in shared if _method_of(result) in constant]
+    keys = ", ".join(dict.fromkeys(key for result in swept for key in result.swept))
+    tables = []
+    for method in dict.fromkeys(result.column for result in changed):
+        chosen = [result for result in changed if result.column == method]
+        rows = {_row_of(result) for result in chosen}
+        baselines = [result for result in unchanged if _row_of(result) in rows]
+        tables.append(_ablation_table(method, keys, chosen, baselines))
+    return tables
 
 
-def _varied(groups: Sequence[Group]) -> Iterator[CellRow]:
-    """Yield cells of which a trial came out otherwise in another variant: on some level all may be equal by chance, as where they know one class."""
-    seen: dict[tuple[object, ...], float | None] = {}
-    for group in groups:
-        cell = group.cell
-        place = cell.task, cell.level, cell.classifier, cell.column
-        if any(
-            seen.setdefault((*place, row.data_seed, row.trial), row.accuracy) != row.accuracy
-            for row in group.rows
-        ):
-            yield cell
+def _ablation_table(
+    method: str, keys: str, chosen: Sequence[Result], baselines: Sequence[Result]
+) -> Table:
+    headings = _variant_headings(chosen, {result.column for result in baselines})
+
+    def column_of(result: Result) -> tuple[str, ...]:
+        return (result.column if result.column != method else headings[result.variant],)
+
+    first = "what the sweep does not change, then " if baselines else ""
+    notes = f"{NOTES} Columns: {first}the values of {keys}."
+    pivot = Pivot(f"ablation-{method}", f"{method} by {keys}", notes, score_cell)
+    labels = ("task", "level", "classifier")
+    return pivot_results(pivot, [*baselines, *chosen], labels, _row_of, column_of)
 
 
-def _names(cells: Sequence[CellRow], taken: Set[str]) -> dict[str, str]:
-    """Return the heading of each variant; those that would be alike, or are a method's name, get a number."""
-    found: dict[str, str] = {}
-    for cell in cells:
-        if cell.variant not in found:
-            name, used = _value(cell), {*taken, *found.values()}
-            found[cell.variant] = next(
-                each
-                for number in itertools.count(1)
-                if (each := f"{name} ({number})" if number > 1 else name) not in used
-            )
-    return found
+def _row_of(result: Result) -> tuple[str, ...]:
+    return result.task, result.level, result.classifier
 
 
-def _value(cell: CellRow) -> str:
-    """Return the swept values without their keys where there is but one."""
-    text = value_name(next(iter(cell.swept.values()))) if len(cell.swept) == 1 else cell.variant
-    return text if len(text) <= SHORT else f"{text[: SHORT - 1]}…"
+def _method_of(result: Result) -> tuple[str, str, str]:
+    return result.task, result.classifier, result.column
+
+
+def _varied_methods(results: Sequence[Result]) -> set[tuple[str, str, str]]:
+    """Return the methods of which some trial differs between variants.
+
+    On a single level all variants may be equal by chance, if all trials predict one class.
+    """
+    first: dict[tuple[object, ...], float | None] = {}
+    varied = set()
+    for result in results:
+        for trial, accuracy in result.scores.items():
+            key = (*_row_of(result), result.column, *trial)
+            if first.setdefault(key, accuracy) != accuracy:
+                varied.add(_method_of(result))
+    return varied
+
+
+def _variant_headings(results: Sequence[Result], taken: Set[str]) -> dict[str, str]:
+    """Return the heading of each variant; a number is added where two would be equal."""
+    headings: dict[str, str] = {}
+    used = {*taken}
+    for result in results:
+        if result.variant in headings:
+            continue
+        name = heading = _heading(result)
+        for number in itertools.count(2):
+            if heading not in used:
+                break
+            heading = f"{name} ({number})"
+        headings[result.variant] = heading
+        used.add(heading)
+    return headings
+
+
+def _heading(result: Result) -> str:
+    """Return the swept values; without its key if there is one."""
+    single = len(result.swept) == 1
+    text = value_name(next(iter(result.swept.values()))) if single else result.variant
+    return text if len(text) <= MAX_HEADING else f"{text[: MAX_HEADING - 1]}…"

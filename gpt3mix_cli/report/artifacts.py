@@ -1,7 +1,7 @@
-"""What stands beside the trials, where it was kept: synthetic rows, rejected ones, real rows, epochs and settings.
+"""What the stages left next to the trials: synthetic rows, rejects, real rows, epochs, settings.
 
-Published results are trials alone; then there is nothing here, and neither plots nor page miss it. Rows are counted as they pass
-and only so many of a cell are held.
+Published results may be trials only; then plots and page do without. Rows are counted as they are
+read, and only a limited number of each result is kept.
 """
 
 import itertools
@@ -10,22 +10,35 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from ..errors import Callbacks, UserError
 from ..files import read_objects
-from ..records import Augmented, Example, Manifest, Reject, entropy, read_manifest, read_records
-from .model import TrialRow
+from ..layout import cell_folder, history_path, rejects_path, subsample_beside, synthetic_paths
+from ..records import (
+    Augmented,
+    Example,
+    Manifest,
+    Reject,
+    entropy,
+    read_manifest,
+    read_records,
+)
 
-ROWS = 200  # synthetic rows of a cell that the page shows unless told otherwise, and as many rejected ones
-BINS = 20  # of the entropy of soft labels
-CURVES = 9  # cells whose epochs are read: a plot has no room for more
-MANIFESTS = 60  # sets of settings that the page shows in full
-REAL = "real"
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    Row = TypeVar("Row", Augmented, Reject)
+    Labelled = TypeVar("Labelled", bound=Example)
+
+DEFAULT_LIMIT = 200  # synthetic rows of a result on the page, and as many rejects
+ENTROPY_BINS = 20
+MAX_CURVES = 9  # (task, variant, level, classifier) whose epochs are read: a plot shows no more
+MAX_MANIFESTS = 60  # whose settings the page shows in full
+REAL = "real"  # the series of real rows in plots
 
 
-@dataclass(frozen=True)
-class Source:
+class SyntheticFile(NamedTuple):
     """A file of synthetic rows."""
 
     task: str
@@ -37,208 +50,180 @@ class Source:
     path: Path
 
 
-@dataclass
+@dataclass(frozen=True)
 class Distribution:
-    """How texts and labels are spread: counts of rows, all levels and data seeds of a task, variant and method together.
+    """Counts of rows, over all levels and data seeds of a task, variant and method.
 
     Attributes:
         words: number of words -> rows.
         labels: class -> rows.
-        entropy: twentieth of the greatest entropy that the classes allow -> rows; of soft labels only.
+        entropy: bin of the entropy of the soft label -> rows; the last bin ends at the highest
+            entropy that the number of classes allows. Rows without a soft label are not counted.
     """
 
     words: Counter[int] = field(default_factory=Counter)
     labels: Counter[str] = field(default_factory=Counter)
     entropy: Counter[int] = field(default_factory=Counter)
 
+    def count(self, rows: "Iterable[Labelled]") -> "Iterator[Labelled]":
+        """Yield the rows and count them."""
+        for row in rows:
+            self.words[len(row.text.split())] += 1
+            self.labels[row.label] += 1
+            if (
+                isinstance(row, Augmented)
+                and row.label_source not in ("parent", "hard")
+                and len(row.probs) > 1
+            ):
+                fraction = entropy(row.probs.values()) / math.log2(len(row.probs))
+                self.entropy[min(ENTROPY_BINS - 1, int(ENTROPY_BINS * fraction))] += 1
+            yield row
+
 
 @dataclass
 class Artifacts:
-    """All of it.
+    """The artifacts of a report.
 
     Attributes:
-        kept: synthetic rows with their sources, as many of a cell as are wanted.
+        kept: synthetic rows with their files, up to the limit of each result.
         rejected: likewise.
-        real: file of synthetic rows -> real rows by their id.
-        found: how many synthetic and rejected rows there are in all.
-        shapes: (task, variant) -> method, or `real` -> how its rows are spread.
-        curves: (task, variant, level, classifier) -> method -> epoch -> validation accuracies of the trials.
-        epochs_left_out: cells whose epochs were not read.
-        manifests: of trials files, one for each set of settings.
+        real: folder of a cell -> its real rows by id.
+        total: how many synthetic rows and rejects there are.
+        distributions: (task, variant) -> method, or `real` -> how its rows are distributed.
+        curves: (task, variant, level, classifier) -> method -> epoch -> validation accuracies.
+        curves_left_out: how many more (task, variant, level, classifier) have epochs.
+        manifests: title and manifest of trials files, one for each set of settings.
     """
 
-    kept: list[tuple[Source, Augmented]] = field(default_factory=list)
-    rejected: list[tuple[Source, Reject]] = field(default_factory=list)
+    kept: list[tuple[SyntheticFile, Augmented]] = field(default_factory=list)
+    rejected: list[tuple[SyntheticFile, Reject]] = field(default_factory=list)
     real: dict[Path, Mapping[str, Example]] = field(default_factory=dict)
-    found: int = 0
-    shapes: dict[tuple[str, str], dict[str, Distribution]] = field(default_factory=dict)
+    total: int = 0
+    distributions: dict[tuple[str, str], dict[str, Distribution]] = field(default_factory=dict)
     curves: dict[tuple[str, str, str, str], dict[str, dict[int, list[float]]]] = field(
         default_factory=dict
     )
-    epochs_left_out: int = 0
-    manifests: list[tuple[TrialRow, Manifest]] = field(default_factory=list)
+    curves_left_out: int = 0
+    manifests: list[tuple[str, Manifest]] = field(default_factory=list)
 
 
 def parse_row_limit(text: str | None) -> int | None:
-    """Return how many synthetic rows of a cell are shown: a number, `all` (None), or 200 where nothing is asked for.
+    """Return the value of `--synthetic`: a number, None for `all`, and 200 without the flag.
 
     Raises:
         UserError: if it is neither.
     """
     if text is None or text == "all":
-        return ROWS if text is None else None
+        return DEFAULT_LIMIT if text is None else None
     if not (text.isascii() and text.isdigit()):
         raise UserError(f"--synthetic: '{text}' is neither a number nor all", "give 0, 1000 or all")
     return int(text)
 
 
-def load_artifacts(
-    trials: Sequence[TrialRow], limit: int | None, callbacks: Callbacks
-) -> Artifacts:
-    """Read what stands beside trials.
+def load_artifacts(trials: "DataFrame", limit: int | None, callbacks: Callbacks) -> Artifacts:
+    """Read what is next to the trials.
 
     Args:
-        trials: all rows of the report.
-        limit: how many synthetic rows of a cell are held, and how many rejected ones; None for all.
-        callbacks: take files that cannot be read; they are passed over.
+        trials: all of the report.
+        limit: how many synthetic rows of a result are kept, and how many rejects; None for all.
+        callbacks: receive warnings about files that cannot be read; these are skipped.
     """
-    made = Artifacts()
-    files = list(
-        {
-            (row.path, row.method, row.classifier, row.level, row.variant): row for row in trials
-        }.values()
-    )
-    whole = [row for row in files if row.path.parent.name == "trials"]
-    _read_rows(made, whole, limit, callbacks)
-    _read_epochs(made, whole, callbacks)
-    seen: set[tuple[str | None, ...]] = set()
-    for row in files:
-        key = (row.settings, row.version, row.method, row.classifier)
-        if (
-            key not in seen
-            and len(made.manifests) < MANIFESTS
-            and (manifest := read_manifest(row.path))
-        ):
-            made.manifests.append((row, manifest))
-        seen.add(key)
-    return made
+    artifacts = Artifacts()
+    files = trials.drop_duplicates(["path", "task", "variant", "level", "method", "classifier"])
+    in_cells = files[files["path"].map(cell_folder).notna()]
+    synthetic = in_cells[in_cells["method"] != "none"]
+    for _, of_result in synthetic.groupby(["task", "variant", "level", "method"], sort=False):
+        _read_rows(artifacts, _synthetic_files(of_result), limit, callbacks)
+    _read_epochs(artifacts, in_cells, callbacks)
+    by_settings = files.drop_duplicates(["settings", "version", "method", "classifier"])
+    for file in by_settings.itertuples():
+        if len(artifacts.manifests) < MAX_MANIFESTS and (manifest := read_manifest(file.path)):
+            variant = f", {file.variant}" if file.variant else ""
+            title = f"{file.task} {file.level}, {file.method} + {file.classifier}{variant}"
+            artifacts.manifests.append((title, manifest))
+    return artifacts
 
 
-# Synthetic, rejected and real rows -----------------------------------------------------------------------------------
+# Synthetic, rejected and real rows -----------------------------------------------------------
+
+
+def _synthetic_files(files: "DataFrame") -> list[SyntheticFile]:
+    """Return the synthetic files of a result; its classifiers share them."""
+    synthetic: dict[Path, SyntheticFile] = {}
+    for file in files.itertuples():
+        for draw, path in synthetic_paths(cell_folder(file.path) or Path(), file.method):
+            names = file.task, file.variant, file.level, file.method, file.data_seed
+            synthetic.setdefault(path, SyntheticFile(*names, draw, path))
+    return list(synthetic.values())
 
 
 def _read_rows(
-    made: Artifacts, files: Sequence[TrialRow], limit: int | None, callbacks: Callbacks
+    artifacts: Artifacts, files: Sequence[SyntheticFile], limit: int | None, callbacks: Callbacks
 ) -> None:
-    for cell in _cells(files):
-        share = None if limit is None else -(-limit // len(cell))
-        room = [limit, limit]
-        for source in cell:
-            try:
-                shapes = made.shapes.setdefault((source.task, source.variant), {})
-                if source.path.parent not in made.real:
-                    made.real[source.path.parent] = _real_rows(
-                        source, shapes.setdefault(REAL, Distribution())
-                    )
-                rows = _counted(
-                    read_records(source.path, Augmented),
-                    shapes.setdefault(source.method, Distribution()),
-                )
-                _hold(made, made.kept, source, rows, share, room, 0)
-                rejects = source.path.with_name(f"{source.path.stem}.rejects.jsonl")
-                if rejects.is_file():
-                    _hold(
-                        made, made.rejected, source, read_records(rejects, Reject), share, room, 1
-                    )
-            except UserError as error:
-                callbacks.warn(f"{error.message}; its rows are not shown")
+    """Read the files of a result; each gives an equal part of the rows that are kept."""
+    for index, file in enumerate(files):
+        part = None if limit is None else _part(limit, index, len(files))
+        distributions = artifacts.distributions.setdefault((file.task, file.variant), {})
+        real = distributions.setdefault(REAL, Distribution())
+        own = distributions.setdefault(file.method, Distribution())
+        try:
+            if file.path.parent not in artifacts.real:
+                artifacts.real[file.path.parent] = _read_subsample(file.path, real)
+            _keep(
+                artifacts, artifacts.kept, file, own.count(read_records(file.path, Augmented)), part
+            )
+            rejects = rejects_path(file.path)
+            if rejects.is_file():
+                _keep(artifacts, artifacts.rejected, file, read_records(rejects, Reject), part)
+        except UserError as error:
+            callbacks.warn(f"{error.message}; its rows are not shown")
 
 
-def _hold(
-    made: Artifacts,
-    held: list[Any],
-    source: Source,
-    rows: Iterable[Any],
-    share: int | None,
-    room: list[int | None],
-    place: int,
+def _part(limit: int, index: int, count: int) -> int:
+    """Return how many of `limit` rows the file of an index gives, if all give about as many."""
+    size = -(-limit // count)
+    return max(0, min(size, limit - index * size))
+
+
+def _keep(
+    artifacts: Artifacts,
+    kept: "list[tuple[SyntheticFile, Row]]",
+    file: SyntheticFile,
+    rows: "Iterator[Row]",
+    limit: int | None,
 ) -> None:
-    """Hold so many rows of a file as are its share of the cell; count them all."""
-    left = room[place]
-    most = None if share is None or left is None else min(share, left)
-    rows = iter(rows)
-    before = len(held)
-    held += ((source, row) for row in itertools.islice(rows, most))
-    taken = len(held) - before
-    made.found += taken + sum(1 for _ in rows)
-    if left is not None:
-        room[place] = left - taken
+    """Keep the first rows of a file, and count all of them."""
+    first = list(itertools.islice(rows, limit))
+    kept += [(file, row) for row in first]
+    artifacts.total += len(first) + sum(1 for _ in rows)
 
 
-def _cells(files: Sequence[TrialRow]) -> Iterator[list[Source]]:
-    """Yield the files of synthetic rows of each cell; classifiers share them."""
-    cells: dict[tuple[str, str, str, str], dict[Path, Source]] = {}
-    for row in files:
-        if row.method == "none":
-            continue
-        folder = row.path.parent.parent
-        for path in sorted(folder.glob("*.jsonl")):
-            name, dot, draw = path.stem.partition(".draw-")
-            if name == row.method and (draw.isdigit() or not dot):
-                found = Source(
-                    row.task,
-                    row.variant,
-                    row.level,
-                    row.method,
-                    row.data_seed,
-                    int(draw or 0),
-                    path,
-                )
-                cells.setdefault((row.task, row.variant, row.level, row.method), {}).setdefault(
-                    path, found
-                )
-    for sources in cells.values():
-        yield list(sources.values())
+def _read_subsample(synthetic: Path, distribution: Distribution) -> dict[str, Example]:
+    path = subsample_beside(synthetic)
+    rows = distribution.count(read_records(path, Example)) if path.is_file() else ()
+    return {row.id: row for row in rows}
 
 
-def _real_rows(source: Source, shape: Distribution) -> dict[str, Example]:
-    path = source.path.with_name("train.jsonl")
-    rows = {row.id: row for row in read_records(path, Example)} if path.is_file() else {}
-    shape.words.update(len(row.text.split()) for row in rows.values())
-    shape.labels.update(row.label for row in rows.values())
-    return rows
+# Epochs --------------------------------------------------------------------------------------
 
 
-def _counted(rows: Iterable[Augmented], shape: Distribution) -> Iterator[Augmented]:
-    for row in rows:
-        shape.words[len(row.text.split())] += 1
-        shape.labels[row.label] += 1
-        if row.label_source not in ("parent", "hard") and len(row.probs) > 1:
-            shape.entropy[
-                min(BINS - 1, int(BINS * entropy(row.probs.values()) / math.log2(len(row.probs))))
-            ] += 1
-        yield row
-
-
-# Epochs --------------------------------------------------------------------------------------------------------------
-
-
-def _read_epochs(made: Artifacts, files: Sequence[TrialRow], callbacks: Callbacks) -> None:
+def _read_epochs(artifacts: Artifacts, files: "DataFrame", callbacks: Callbacks) -> None:
     left_out: set[tuple[str, str, str, str]] = set()
-    for row in files:
-        path = row.path.with_name(f"{row.path.stem}.history.jsonl")
-        key = (row.task, row.variant, row.level, row.classifier)
+    for file in files.itertuples():
+        path = history_path(file.path)
         if not path.is_file() or path.stat().st_size == 0:
             continue
-        if key not in made.curves and len(made.curves) == CURVES:
+        key = file.task, file.variant, file.level, file.classifier
+        if key not in artifacts.curves and len(artifacts.curves) == MAX_CURVES:
             left_out.add(key)
             continue
-        epochs = made.curves.setdefault(key, {}).setdefault(row.method, defaultdict(list))
+        curves = artifacts.curves.setdefault(key, {})
+        epochs = curves.setdefault(file.method, defaultdict(list))
         try:
-            for _, line in read_objects(path):
-                number, value = line.get("epoch"), line.get("valid_accuracy")
-                if isinstance(number, int) and isinstance(value, int | float):
-                    epochs[number].append(float(value))
+            for _, row in read_objects(path):
+                epoch, accuracy = row.get("epoch"), row.get("valid_accuracy")
+                if isinstance(epoch, int) and isinstance(accuracy, int | float):
+                    epochs[epoch].append(float(accuracy))
         except UserError as error:
-            callbacks.warn(f"{error.message}; its epochs end there")
-    made.epochs_left_out = len(left_out)
+            callbacks.warn(f"{error.message}; the rest of its epochs is left out")
+    artifacts.curves_left_out = len(left_out)

@@ -1,36 +1,39 @@
-"""What is plotted, in no form yet: `plots` makes PNG and SVG of it, the page draws it with values to hover over.
+"""What is plotted, before it is drawn: `render.plots` makes PNG and SVG of it, the page draws it.
 
-Only what there is data for. Figures are in percent, differences in points. A method has one colour and one marker everywhere.
+A chart exists only if there is data for it. Values are in percent, differences in points. A method
+has one colour and one marker in all charts.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from .artifacts import BINS, REAL, Artifacts, Distribution
-from .model import CellRow, Comparison, Report
+from .artifacts import ENTROPY_BINS, REAL, Artifacts, Distribution
+from .model import Comparison, Result
 
-# Places in the palette; other methods take what is left, in the order in which they come.
+# Index in the palette; other methods take the free ones in the order in which they come.
 COLOURS = {"none": 0, REAL: 0, "gpt3mix": 1, "eda": 2, "backtranslate": 3}
-FREE = (4, 5, 6, 7)
-MARKERS = 6
-WIDEST = 60  # words; longer texts stand in the last bar
-INTERVAL = "95 % intervals by a bootstrap over data seeds; none where there are fewer than two."
-Swept = TypeVar("Swept", CellRow, Comparison)
+FREE_COLOURS = (4, 5, 6, 7)
+NUM_MARKERS = 6
+MAX_WORDS = 60  # longer texts are in the last bin
+INTERVAL = "95 % intervals by a bootstrap over data seeds; none for fewer than two."
+ALL_TOGETHER = "all levels and data seeds of a task together"
+Swept = TypeVar("Swept", Result, Comparison)
 Kind = Literal["line", "interval", "steps", "bars", "scatter"]
 
 
 class Point(NamedTuple):
-    """One figure of a plot.
+    """One value of a chart.
 
     Attributes:
-        panel: the small plot in which it stands; empty where there is but one.
+        panel: the small plot that it is in; empty if there is only one.
         series: a method.
-        at: where it stands: a level, a ratio, a class, a number of words; of an `interval` the name of its line.
-        value: the figure.
+        at: its position: a level, a ratio, a class, a number of words; for `interval` the title
+            of its row.
+        value: the value.
         low: lower end of its interval.
         high: upper end.
-        note: what else one would like to know of it.
+        note: shown with the value, such as the number of trials.
     """
 
     panel: str
@@ -44,18 +47,19 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True)
 class Chart:
-    """A plot of several panels.
+    """A plot of one or more panels.
 
     Attributes:
         name: of its files.
         title: heading.
-        kind: line: values with bands over levels or numbers; interval: a line a cell, values across; steps: shares over
-            numbers; bars: shares of classes; scatter: two figures of a cell.
+        kind: line: values with bands over levels or numbers; interval: a row a result, values
+            across; steps: a histogram over numbers; bars: one over classes; scatter: two values
+            of a result.
         at: title of the axis of `Point.at`.
         value: title of the axis of `Point.value`.
         points: all of them.
-        caption: what the figures are, with their limits.
-        zero: whether a line at zero says "no difference".
+        caption: what the values are, with their limits.
+        zero: whether a line at zero marks "no difference".
     """
 
     name: str
@@ -74,177 +78,147 @@ class Chart:
 
 
 class SeriesStyle(NamedTuple):
-    """Colour and marker of a series, as places in the palette and among the markers."""
+    """Colour and marker of a series, as indexes in the palette and among the markers."""
 
     colour: int
     marker: int
 
 
-def build_charts(report: Report, found: Artifacts) -> list[Chart]:
-    """Return every plot that there is data for."""
-    cells = [cell for cell in report.cells if cell.mean is not None]
-    made = [
-        accuracy(cells),
-        gains(report),
-        *sweeps(cells),
-        curves(found),
-        *spreads(found),
-        costs(cells),
+def build_charts(
+    results: Sequence[Result], comparisons: Sequence[Comparison], artifacts: Artifacts
+) -> list[Chart]:
+    """Return every chart that there is data for."""
+    known = [result for result in results if result.mean is not None]
+    charts = [
+        accuracy_chart(known),
+        gain_chart(comparisons),
+        *sweep_charts(known),
+        epochs_chart(artifacts),
+        *distribution_charts(artifacts),
+        cost_chart(known),
     ]
-    return [chart for chart in made if chart and chart.points]
+    return [chart for chart in charts if chart.points]
 
 
-def looks(charts: Iterable[Chart], columns: Iterable[str]) -> dict[str, SeriesStyle]:
-    """Return how each series looks; columns of one method that are told apart share its colour and differ in their marker."""
-    names = dict.fromkeys([*columns, *(point.series for chart in charts for point in chart.points)])
+def series_styles(charts: Iterable[Chart], columns: Iterable[str]) -> dict[str, SeriesStyle]:
+    """Return the style of each series; the parts of a split method differ in their marker only."""
+    names = dict.fromkeys(columns)
+    for chart in charts:
+        names |= dict.fromkeys(point.series for point in chart.points)
     colours = dict(COLOURS)
-    taken: dict[str, int] = {}
-    found: dict[str, SeriesStyle] = {}
+    parts: dict[str, int] = {}
+    styles: dict[str, SeriesStyle] = {}
     for name in names:
         method = name.partition(" [")[0]
-        colour = colours.setdefault(method, FREE[(len(colours) - len(COLOURS)) % len(FREE)])
-        place = taken.get(method, 0)
-        taken[method] = place + 1
-        found[name] = SeriesStyle(colour, (colour + place) % MARKERS)
-    return found
+        free = FREE_COLOURS[(len(colours) - len(COLOURS)) % len(FREE_COLOURS)]
+        colour = colours.setdefault(method, free)
+        part = parts.get(method, 0)
+        parts[method] = part + 1
+        styles[name] = SeriesStyle(colour, (colour + part) % NUM_MARKERS)
+    return styles
 
 
-# Accuracy ------------------------------------------------------------------------------------------------------------
+# Accuracy ------------------------------------------------------------------------------------
 
 
-def accuracy(cells: Sequence[CellRow]) -> Chart:
-    """Return accuracy against level; where there is but one level, a line a task."""
-    order: dict[str, float] = {}
-    for cell in cells:
-        order.setdefault(cell.level, cell.n_train or 0)
-    levels = sorted(order, key=lambda level: order[level])
-    title, caption = "Accuracy by level", f"Mean test accuracy over trials. Bands: {INTERVAL}"
-    if len(levels) > 1:
-        ordered = sorted(cells, key=lambda cell: levels.index(cell.level))
+def accuracy_chart(results: Sequence[Result]) -> Chart:
+    """Return accuracy against level; with a single level, a row a task."""
+    sizes: dict[str, float] = {}
+    for result in results:
+        sizes.setdefault(result.level, result.n_train or 0)
+    levels = sorted(sizes, key=lambda level: sizes[level])
+    in_variants = list(_in_all_variants(results))
+    if len(levels) < 2:
         points = [
-            _mean(cell, _joined(cell.task, cell.classifier, variant), cell.level)
-            for cell, variant in _everywhere(ordered)
+            _mean_point(result, _join(result.classifier, variant), f"{result.task} {result.level}")
+            for result, variant in in_variants
         ]
-        rank: dict[str, int] = {}
-        for cell, variant in _everywhere(cells):
-            rank.setdefault(_joined(cell.task, cell.classifier, variant), len(rank))
-        points.sort(key=lambda point: rank[point.panel])
-        return Chart("accuracy-level", title, "line", "level", "accuracy (%)", points, caption)
+        caption = f"Mean test accuracy over trials. Bars: {INTERVAL}"
+        return Chart("accuracy-level", "Accuracy", "interval", "", "accuracy (%)", points, caption)
     points = [
-        _mean(cell, _joined(cell.classifier, variant), f"{cell.task} {cell.level}")
-        for cell, variant in _everywhere(cells)
+        _mean_point(result, _join(result.task, result.classifier, variant), result.level)
+        for result, variant in in_variants
     ]
+    panels = dict.fromkeys(point.panel for point in points)
+    order = {panel: index for index, panel in enumerate(panels)}
+    points.sort(key=lambda point: (order[point.panel], levels.index(str(point.at))))
+    caption = f"Mean test accuracy over trials. Bands: {INTERVAL}"
     return Chart(
-        "accuracy-level",
-        "Accuracy",
-        "interval",
-        "",
-        "accuracy (%)",
-        points,
-        caption.replace("Bands", "Bars"),
+        "accuracy-level", "Accuracy by level", "line", "level", "accuracy (%)", points, caption
     )
 
 
-def gains(report: Report) -> Chart:
+def gain_chart(comparisons: Sequence[Comparison]) -> Chart:
     """Return the gain of each method over no augmentation."""
-    points = []
-    for each, variant in _everywhere(
-        [each for each in report.comparisons if each.b == "none" and each.a != "none"]
-    ):
-        low, high = _percent(each.ci) if each.ci else (None, None)
-        line = f"{each.task} {each.level}"
-        points.append(
-            Point(
-                _joined(each.classifier, variant),
-                each.a,
-                line,
-                100 * each.diff,
-                low,
-                high,
-                f"{each.n_pairs} data seeds",
-            )
+    gains = [item for item in comparisons if item.b == "none" and item.a != "none"]
+    points = [
+        Point(
+            _join(item.classifier, variant), item.a, f"{item.task} {item.level}", 100 * item.diff,
+            *_percent(item.ci), f"{item.n_pairs} data seeds",
         )
+        for item, variant in _in_all_variants(gains)
+    ]  # fmt: skip
     caption = f"Mean difference to no augmentation, paired by data seed. Bars: {INTERVAL}"
     return Chart(
-        "gain",
-        "Gain over no augmentation",
-        "interval",
-        "",
-        "gain (points)",
-        points,
-        caption,
+        "gain", "Gain over no augmentation", "interval", "", "gain (points)", points, caption,
         zero=True,
-    )
+    )  # fmt: skip
 
 
-def sweeps(cells: Sequence[CellRow]) -> list[Chart]:
-    """Return accuracy against each swept key, such as the ratio or k; what the sweep leaves as it is goes straight across."""
-    found = []
-    for key in dict.fromkeys(key for cell in cells for key in cell.swept):
-        values = list(
-            dict.fromkeys(map(_value, (cell.swept[key] for cell in cells if key in cell.swept)))
-        )
+def sweep_charts(results: Sequence[Result]) -> list[Chart]:
+    """Return accuracy against each swept key; what the sweep does not change is a flat line."""
+    charts = []
+    for key in dict.fromkeys(key for result in results for key in result.swept):
+        swept = [_as_position(result.swept[key]) for result in results if key in result.swept]
+        values = list(dict.fromkeys(swept))
         if len(values) < 2:
             continue
         if all(isinstance(value, float) for value in values):
             values.sort(key=float)
         points = []
-        for cell in cells:
-            others = {name: value for name, value in cell.swept.items() if name != key}
-            panel = _joined(
-                cell.task,
-                cell.level,
-                cell.classifier,
-                *(f"{name}={value}" for name, value in others.items()),
-            )
-            places = [_value(cell.swept[key])] if key in cell.swept else values
-            points += [_mean(cell, panel, place) for place in places]
+        for result in results:
+            others = [f"{name}={value}" for name, value in result.swept.items() if name != key]
+            panel = _join(result.task, result.level, result.classifier, *others)
+            own = [_as_position(result.swept[key])] if key in result.swept else values
+            points += [_mean_point(result, panel, value) for value in own]
         points.sort(key=lambda point: values.index(point.at))
         name = key.rpartition(".")[2]
-        caption = f"Mean test accuracy over trials against {key}. Bands: {INTERVAL}"
-        found.append(
-            Chart(
-                f"accuracy-{_word(name)}",
-                f"Accuracy by {name}",
-                "line",
-                name,
-                "accuracy (%)",
-                points,
-                caption,
-            )
-        )
-    return found
+        charts.append(Chart(
+            f"accuracy-{_file_word(name)}", f"Accuracy by {name}", "line", name, "accuracy (%)",
+            points, f"Mean test accuracy over trials against {key}. Bands: {INTERVAL}",
+        ))  # fmt: skip
+    return charts
 
 
-def costs(cells: Sequence[CellRow]) -> Chart | None:
-    """Return gain against cost: in dollars where they are known, in tokens otherwise."""
-    priced = any(cell.usd for cell in cells)
+def cost_chart(results: Sequence[Result]) -> Chart:
+    """Return gain against cost: in US dollars if any is known, in tokens otherwise."""
+    priced = any(result.usd for result in results)
+    unit = "US dollars" if priced else "tokens"
+    costs = [(result, result.usd if priced else result.tokens) for result in results]
     points = [
         Point(
-            _joined(cell.classifier, cell.variant),
-            cell.column,
-            float(cost),
-            100 * cell.gain,
-            note=f"{cell.task} {cell.level}",
+            _join(result.classifier, result.variant), result.column, float(cost),
+            100 * result.gain, note=f"{result.task} {result.level}",
         )
-        for cell in cells
-        if (cost := cell.usd if priced else cell.tokens) and cell.gain is not None
-    ]
-    unit = "US dollars" if priced else "tokens"
-    caption = f"Gain over no augmentation in points; {unit} of one synthetic set, mean over the sets of a cell."
+        for result, cost in costs
+        if cost and result.gain is not None
+    ]  # fmt: skip
+    caption = (
+        f"Gain over no augmentation in points; {unit} of one synthetic set, mean over the sets of "
+        "a result."
+    )
     return Chart(
-        "cost", "What a gain costs", "scatter", unit, "gain (points)", points, caption, zero=True
+        "cost", "Cost of a gain", "scatter", unit, "gain (points)", points, caption, zero=True
     )
 
 
-def _mean(cell: CellRow, panel: str, at: str | float) -> Point:
-    low, high = _percent(cell.ci) if cell.ci else (None, None)
-    trials = f"{cell.n} trials on {cell.data_seeds} data seeds"
-    return Point(panel, cell.column, at, 100 * (cell.mean or 0), low, high, trials)
+def _mean_point(result: Result, panel: str, at: str | float) -> Point:
+    note = f"{result.n} trials on {result.data_seeds} data seeds"
+    return Point(panel, result.column, at, 100 * (result.mean or 0), *_percent(result.ci), note)
 
 
-def _everywhere(items: Sequence[Swept]) -> Iterator[tuple[Swept, str]]:
-    """Yield each cell with its variant; what a sweep leaves as it is has none, and stands beside every variant."""
+def _in_all_variants(items: Sequence[Swept]) -> Iterator[tuple[Swept, str]]:
+    """Yield each item with its variant; one without a variant, with every variant of its task."""
     variants: dict[str, dict[str, None]] = {}
     for item in items:
         if item.variant:
@@ -254,118 +228,104 @@ def _everywhere(items: Sequence[Swept]) -> Iterator[tuple[Swept, str]]:
             yield item, variant
 
 
-def _joined(*parts: str) -> str:
+def _join(*parts: str) -> str:
     return " · ".join(filter(None, parts))
 
 
-def _percent(interval: tuple[float, float]) -> tuple[float, float]:
-    return 100 * interval[0], 100 * interval[1]
+def _percent(interval: tuple[float, float] | None) -> tuple[float | None, float | None]:
+    return (100 * interval[0], 100 * interval[1]) if interval else (None, None)
 
 
-def _value(value: Any) -> str | float:
-    return (
-        float(value)
-        if isinstance(value, int | float) and not isinstance(value, bool)
-        else str(value)
-    )
+def _as_position(value: Any) -> str | float:
+    """Return a swept value as a number if it is one, otherwise as text."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if number else str(value)
 
 
-def _word(text: str) -> str:
-    """Return a key as part of a file's name."""
-    return (
-        "".join(
-            letter if letter.isascii() and (letter.isalnum() or letter in "-_") else "-"
-            for letter in text
-        )
-        or "key"
-    )
+def _file_word(text: str) -> str:
+    """Return a key as part of a file name."""
+    safe = [char if char.isascii() and (char.isalnum() or char in "-_") else "-" for char in text]
+    return "".join(safe) or "key"
 
 
-# What stands beside the trials ---------------------------------------------------------------------------------------
+# Epochs and rows -----------------------------------------------------------------------------
 
 
-def curves(found: Artifacts) -> Chart:
-    """Return the validation accuracy after each epoch: the mean while at least half of the trials go on."""
+def epochs_chart(artifacts: Artifacts) -> Chart:
+    """Return the validation accuracy after each epoch, while half of the trials still train."""
     points = []
-    for (task, variant, level, classifier), methods in found.curves.items():
-        panel = _joined(task, level, classifier, variant)
+    for (task, variant, level, classifier), methods in artifacts.curves.items():
+        panel = _join(task, level, classifier, variant)
         for method, epochs in methods.items():
-            most = max(map(len, epochs.values()), default=0)
+            trials = max(map(len, epochs.values()), default=0)
             for epoch, values in sorted(epochs.items()):
-                if 2 * len(values) >= most:
-                    low, high = (
-                        (100 * min(values), 100 * max(values)) if len(values) > 1 else (None, None)
-                    )
-                    points.append(
-                        Point(
-                            panel,
-                            method,
-                            float(epoch),
-                            100 * sum(values) / len(values),
-                            low,
-                            high,
-                            f"{len(values)} trials",
-                        )
-                    )
-    caption = "Mean over the trials that still run, as far as at least half of them do. Bands: from the worst to the best trial."
-    if found.epochs_left_out:
-        caption += f" {found.epochs_left_out} more cells have epochs that are not shown."
+                if 2 * len(values) >= trials:
+                    ends = _percent((min(values), max(values)) if len(values) > 1 else None)
+                    mean, note = 100 * sum(values) / len(values), f"{len(values)} trials"
+                    points.append(Point(panel, method, float(epoch), mean, *ends, note))
+    caption = (
+        "Mean over the trials that still train, as long as these are at least half of all. Bands: "
+        "from the worst to the best trial."
+    )
+    if artifacts.curves_left_out:
+        caption += f" {artifacts.curves_left_out} more plots are left out."
     return Chart(
-        "learning-curves",
-        "Learning curves",
-        "line",
-        "epoch",
-        "validation accuracy (%)",
-        points,
+        "learning-curves", "Learning curves", "line", "epoch", "validation accuracy (%)", points,
         caption,
-    )
+    )  # fmt: skip
 
 
-def spreads(found: Artifacts) -> list[Chart]:
-    """Return how soft labels, lengths and classes of real and synthetic rows are spread."""
-    entropy = _spread(
-        found,
-        lambda shape: (
-            {(at + 0.5) / BINS: shape.entropy[at] for at in range(BINS)} if shape.entropy else {}
-        ),
-    )
-    words = _spread(found, _words)
-    labels = _spread(found, lambda shape: shape.labels)
-    over = "all levels and data seeds of a task together"
+def distribution_charts(artifacts: Artifacts) -> list[Chart]:
+    """Return the distributions of soft labels, lengths and classes of real and synthetic rows."""
     return [
         Chart(
-            "entropy", "Entropy of soft labels", "steps", "share of the greatest entropy", "rows (%)", entropy,
-            f"0: certain, 1: every class as likely as any other; rows with a label of their parent have none; {over}.",
+            "entropy", "Entropy of soft labels", "steps", "fraction of the highest entropy",
+            "rows (%)", _distribution_points(artifacts, _entropy_bins),
+            "0: certain, 1: all classes equally likely; rows with the label of their parent are "
+            f"not counted; {ALL_TOGETHER}.",
         ),
         Chart(
-            "length", "Length of texts", "steps", "words", "rows (%)", words,
-            f"Real rows and kept synthetic ones; texts of more than {WIDEST} words count as {WIDEST}; {over}.",
+            "length", "Length of texts", "steps", "words", "rows (%)",
+            _distribution_points(artifacts, _word_bins),
+            f"Real rows and kept synthetic ones; texts of more than {MAX_WORDS} words count as "
+            f"{MAX_WORDS}; {ALL_TOGETHER}.",
         ),
-        Chart("labels", "Labels", "bars", "", "rows (%)", labels, f"Real rows and kept synthetic ones by their most probable class; {over}."),
+        Chart(
+            "labels", "Labels", "bars", "", "rows (%)",
+            _distribution_points(artifacts, lambda distribution: distribution.labels),
+            f"Real rows and kept synthetic ones by their most probable class; {ALL_TOGETHER}.",
+        ),
     ]  # fmt: skip
 
 
-def _words(shape: Distribution) -> Mapping[float, int]:
-    """Return rows by their number of words, two numbers together."""
-    found: dict[float, int] = {}
-    last = min(WIDEST, max(shape.words, default=0))
-    for at in range(0, last + 1, 2):
-        found[at + 1.0] = 0
-    for words, rows in shape.words.items():
-        found[min(words, WIDEST) // 2 * 2 + 1.0] += rows
-    return found
+def _entropy_bins(distribution: Distribution) -> Mapping[float, int]:
+    """Return rows by the middle of their bin; empty without a soft label."""
+    if not distribution.entropy:
+        return {}
+    return {
+        (index + 0.5) / ENTROPY_BINS: distribution.entropy[index] for index in range(ENTROPY_BINS)
+    }
 
 
-def _spread(found: Artifacts, counts: Callable[[Distribution], Mapping[Any, int]]) -> list[Point]:
+def _word_bins(distribution: Distribution) -> Mapping[float, int]:
+    """Return rows by their number of words, two numbers in a bin."""
+    last = min(MAX_WORDS, max(distribution.words, default=0))
+    bins = dict.fromkeys((start + 1.0 for start in range(0, last + 1, 2)), 0)
+    for words, rows in distribution.words.items():
+        bins[min(words, MAX_WORDS) // 2 * 2 + 1.0] += rows
+    return bins
+
+
+def _distribution_points(
+    artifacts: Artifacts, bins_of: Callable[[Distribution], Mapping[Any, int]]
+) -> list[Point]:
     points = []
-    for (task, variant), shapes in found.shapes.items():
-        panel = _joined(task, variant)
-        for series, shape in shapes.items():
-            rows = counts(shape)
-            total = sum(rows.values())
-            points += [
-                Point(panel, series, at, 100 * count / total, note=f"{count:,} of {total:,} rows")
-                for at, count in rows.items()
-                if total
-            ]
+    for (task, variant), distributions in artifacts.distributions.items():
+        panel = _join(task, variant)
+        for series, distribution in distributions.items():
+            bins = bins_of(distribution)
+            total = sum(bins.values())
+            for at, rows in bins.items() if total else ():
+                note = f"{rows:,} of {total:,} rows"
+                points.append(Point(panel, series, at, 100 * rows / total, note=note))
     return points

@@ -1,259 +1,247 @@
-"""Cells -> comparisons: pairs of columns in each line, the same pairs over all lines, averages and gains.
+"""Results -> comparisons: pairs of columns in each row, the same pairs over all rows, and gains.
 
-Methods are compared within a variant, each with each; the variants of a method with the first one of the sweep. A method
-that a sweep leaves as it is (its trials are equal in all variants) takes part once.
+Within a variant every method is compared with every other; the variants of a method are compared
+with the first one of the sweep. A method whose trials are equal in all variants takes part once.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from statistics import fmean
 
-from .averages import Group, Unit
-from .model import Average, CellRow, Comparison, Pooled
+from .model import Comparison, PooledComparison, Result, Subsample, TaskAverage
 from .statistics import holm, intervals, permutation_p, smallest_p, wilcoxon_p
 
-Block = tuple[str, str, str]  # task, level, classifier
+Indexed = tuple[int, Result]  # a result and its index among all
+RANK = {"gpt3mix": -1, "none": 1}  # the method of the paper is `a`, no augmentation is `b`
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two cells of a line that can be compared, by their places among the groups."""
+    """Two results of a row that can be compared.
 
-    a: int
-    b: int
-    names: tuple[str, str, str]  # a, b, the variant of both
+    Attributes:
+        result: the first one.
+        other: the second one.
+        names: the columns a and b, and the variant of both.
+        differences: subsample of both -> difference of the mean accuracies.
+    """
 
-
-def compared(groups: Sequence[Group]) -> tuple[list[Comparison], list[Pooled], dict[int, float]]:
-    """Return the comparisons of each line, those over all lines, and the gain of each cell over no augmentation."""
-    blocks: dict[Block, list[int]] = {}
-    for place, group in enumerate(groups):
-        if group.units:
-            blocks.setdefault(
-                (group.cell.task, group.cell.level, group.cell.classifier), []
-            ).append(place)
-    pairs = [pair for places in blocks.values() for pair in _pairs(groups, places)]
-    differences = [_differences(groups[pair.a], groups[pair.b]) for pair in pairs]
-    kept = [place for place, found in enumerate(differences) if found]
-    pairs, differences = [pairs[place] for place in kept], [differences[place] for place in kept]
-    comparisons = _tested(groups, pairs, [list(found.values()) for found in differences])
-    return comparisons, _pooled(groups, pairs, differences), _gains(groups, blocks)
+    result: Result
+    other: Result
+    names: tuple[str, str, str]
+    differences: Mapping[Subsample, float]
 
 
-def shared_variants(groups: Sequence[Group]) -> set[int]:
-    """Return the places of cells that stand for all variants, and take no variant's name: the sweep leaves them as they are."""
-    return {place for place, others in _shared(groups, range(len(groups))).items() if others}
+def compare_results(
+    results: Sequence[Result],
+) -> tuple[list[Comparison], list[PooledComparison]]:
+    """Return the comparisons within each row, and those over all rows."""
+    pairs = [pair for block in _blocks(results) for pair in _pairs(block) if pair.differences]
+    return _compare_rows(pairs), _pool(pairs)
 
 
-def _shared(groups: Sequence[Group], places: Iterable[int]) -> dict[int, list[int]]:
-    """Return the first cell of each method that is equal in all variants, with its copies; a lone variant has none."""
-    alike: dict[tuple[str, str, str, str], list[int]] = {}
-    for place in places:
-        cell = groups[place].cell
-        alike.setdefault((cell.task, cell.level, cell.classifier, cell.column), []).append(place)
-    found: dict[int, list[int]] = {}
-    for first, *others in alike.values():
-        if (
-            others
-            and groups[first].units
-            and all(_trials(groups[other]) == _trials(groups[first]) for other in others)
-        ):
-            found[first] = others
-    return found
+def _blocks(results: Iterable[Result]) -> list[list[Indexed]]:
+    """Return the results with trials, grouped by task, level and classifier."""
+    blocks: dict[tuple[str, str, str], list[Indexed]] = defaultdict(list)
+    for index, result in enumerate(results):
+        if result.seed_means:
+            blocks[result.task, result.level, result.classifier].append((index, result))
+    return list(blocks.values())
 
 
-def _trials(group: Group) -> dict[tuple[int, int], float | None]:
-    return {(row.data_seed, row.trial): row.accuracy for row in group.rows}
+def shared_results(results: Sequence[Result]) -> list[Result]:
+    """Return one result of each method that a sweep does not change."""
+    return [results[index] for index in sorted(_repeats(enumerate(results)))]
 
 
-def _pairs(groups: Sequence[Group], places: Sequence[int]) -> Iterable[Pair]:
-    """Yield what is compared in a line; the method that the paper is about stands first, no augmentation last."""
-    shared = _shared(groups, places)
-    copies = {other for others in shared.values() for other in others}
-    left = [place for place in places if place not in copies]
-
-    def variant(place: int) -> str:
-        return "" if place in shared else groups[place].cell.variant
-
-    def rank(place: int) -> int:
-        return {"gpt3mix": -1, "none": 1}.get(groups[place].cell.method, 0)
-
-    variants: dict[str, list[int]] = {}
-    for place in left:
-        variants.setdefault(variant(place), []).append(place)
-    common = variants.pop("", [])
-    for members in [[], *variants.values()] if common else variants.values():
-        # What stands for all variants is compared among itself once, and with each variant.
-        both = [*common, *members]
-        for number, one in enumerate(both):
-            for other in (
-                both[number + 1 :]
-                if members == []
-                else [place for place in both[number + 1 :] if place in members]
-            ):
-                if (
-                    groups[one].cell.column != groups[other].cell.column
-                    and groups[one].tested_on == groups[other].tested_on
-                ):
-                    a, b = sorted((one, other), key=rank)
-                    yield Pair(
-                        a,
-                        b,
-                        (
-                            groups[a].cell.column,
-                            groups[b].cell.column,
-                            variant(one) or variant(other),
-                        ),
-                    )
-    firsts: dict[str, int] = {}
-    for place in left:
-        cell = groups[place].cell
-        first = firsts.setdefault(cell.column, place)
-        if (
-            first != place
-            and variant(first) != variant(place)
-            and groups[first].tested_on == groups[place].tested_on
-        ):
-            yield Pair(
-                place,
-                first,
-                (
-                    f"{cell.column} ({cell.variant})",
-                    f"{cell.column} ({groups[first].cell.variant})",
-                    "",
-                ),
-            )
+def _repeats(results: Iterable[Indexed]) -> dict[int, list[int]]:
+    """Return the first result of each method that is equal in all variants, with its repeats."""
+    alike: dict[tuple[str, str, str, str], list[Indexed]] = defaultdict(list)
+    for index, result in results:
+        key = result.task, result.level, result.classifier, result.column
+        alike[key].append((index, result))
+    repeats = {}
+    for (index, first), *others in alike.values():
+        equal = [other for other, result in others if result.scores == first.scores]
+        if first.seed_means and others and len(equal) == len(others):
+            repeats[index] = equal
+    return repeats
 
 
-def _differences(a: Group, b: Group) -> dict[Unit, float]:
-    """Return the difference of each data seed that both have with the same rows, trials averaged within it."""
-    return {unit: mean - b.units[unit] for unit, mean in a.units.items() if unit in b.units}
+def _pairs(block: Sequence[Indexed]) -> Iterator[Pair]:
+    """Yield what is compared within a task, level and classifier."""
+    repeats = _repeats(block)
+    copies = {copy for others in repeats.values() for copy in others}
+    # What stays the same in all variants has none.
+    variants: dict[str, list[Result]] = {"": []}
+    originals = []
+    for index, result in block:
+        if index not in copies:
+            variant = "" if index in repeats else result.variant
+            variants.setdefault(variant, []).append(result)
+            originals.append((variant, result))
+    common = variants.pop("")
+    yield from _pairs_within("", common, [])
+    for variant, members in variants.items():
+        yield from _pairs_within(variant, members, common)
+    firsts: dict[str, tuple[str, Result]] = {}
+    for variant, result in originals:
+        first_variant, first = firsts.setdefault(result.column, (variant, result))
+        if variant != first_variant and first.test_sha == result.test_sha:
+            a, b = (f"{result.column} ({item.variant})" for item in (result, first))
+            yield _pair(result, first, (a, b, ""))
 
 
-def _by_size(rows: Sequence[Sequence[float]]) -> Iterable[tuple[list[int], list[Sequence[float]]]]:
-    """Yield the places of equally long rows, and these rows."""
-    places: dict[int, list[int]] = {}
-    for place, row in enumerate(rows):
-        places.setdefault(len(row), []).append(place)
-    for found in places.values():
-        yield found, [rows[place] for place in found]
+def _pairs_within(
+    variant: str, members: Sequence[Result], common: Sequence[Result]
+) -> Iterator[Pair]:
+    """Yield each pair of a variant's results, and of these with the results of all variants."""
+    every = [*common, *members]
+    for index, result in enumerate(every):
+        for other in every[max(index + 1, len(common)) :]:
+            if result.column != other.column and result.test_sha == other.test_sha:
+                a, b = sorted((result, other), key=lambda item: RANK.get(item.method, 0))
+                yield _pair(a, b, (a.column, b.column, variant))
 
 
-def _tested(
-    groups: Sequence[Group], pairs: Sequence[Pair], differences: Sequence[Sequence[float]]
-) -> list[Comparison]:
-    limits: dict[int, tuple[float, float]] = {}
+def _pair(a: Result, b: Result, names: tuple[str, str, str]) -> Pair:
+    return Pair(a, b, names, seed_differences(a, b))
+
+
+def seed_differences(a: Result, b: Result) -> dict[Subsample, float]:
+    """Return a - b for each subsample of both; its trials are averaged first."""
+    return {
+        subsample: mean - b.seed_means[subsample]
+        for subsample, mean in a.seed_means.items()
+        if subsample in b.seed_means
+    }
+
+
+def _by_length(
+    rows: Sequence[Sequence[float]],
+) -> Iterable[tuple[list[int], list[Sequence[float]]]]:
+    """Yield the indexes of equally many values, more than one, and these values."""
+    indexes: dict[int, list[int]] = defaultdict(list)
+    for index, row in enumerate(rows):
+        indexes[len(row)].append(index)
+    for length, chosen in indexes.items():
+        if length > 1:
+            yield chosen, [rows[index] for index in chosen]
+
+
+def _compare_rows(pairs: Sequence[Pair]) -> list[Comparison]:
+    differences = [list(pair.differences.values()) for pair in pairs]
+    limits: dict[int, list[float]] = {}
     p: dict[int, float] = {}
     ranks: dict[int, float] = {}
-    for places, values in _by_size(differences):
-        if len(values[0]) > 1:
-            limits |= {
-                place: (low, high)
-                for place, (low, high) in zip(places, intervals(values).tolist(), strict=True)
-            }
-            p |= zip(places, permutation_p(values).tolist(), strict=True)
-            ranks |= zip(places, wilcoxon_p(values).tolist(), strict=True)
+    for indexes, values in _by_length(differences):
+        limits |= zip(indexes, intervals(values).tolist(), strict=True)
+        p |= zip(indexes, permutation_p(values).tolist(), strict=True)
+        ranks |= zip(indexes, wilcoxon_p(values).tolist(), strict=True)
     corrected = dict(zip(p, holm(list(p.values())), strict=True))
-    found = []
-    for place, (pair, own) in enumerate(zip(pairs, differences, strict=True)):
-        cell, (a, b, variant) = groups[pair.a].cell, pair.names
-        each = Comparison(
-            a=a, b=b, task=cell.task, variant=variant, level=cell.level, classifier=cell.classifier, n_pairs=len(own),
-            diff=sum(own) / len(own), ci=limits.get(place), p=p.get(place), p_wilcoxon=ranks.get(place),
-            p_corrected=corrected.get(place), smallest_p=smallest_p(len(own)),
-        )  # fmt: skip
-        found.append(each)
-    return found
+    comparisons = []
+    for index, (pair, own) in enumerate(zip(pairs, differences, strict=True)):
+        result, (a, b, variant) = pair.result, pair.names
+        low, high = limits.get(index, (None, None))
+        comparisons.append(Comparison(
+            a=a, b=b, task=result.task, variant=variant, level=result.level,
+            classifier=result.classifier, n_pairs=len(own), diff=sum(own) / len(own),
+            ci=None if low is None or high is None else (low, high), p=p.get(index),
+            p_wilcoxon=ranks.get(index), p_corrected=corrected.get(index),
+            smallest_p=smallest_p(len(own)),
+        ))  # fmt: skip
+    return comparisons
+
+
+def _pool(pairs: Sequence[Pair]) -> list[PooledComparison]:
+    """Return each pair that several rows have, over all of them."""
+    rows: dict[tuple[str, str, str, str], list[Pair]] = defaultdict(list)
+    for pair in pairs:
+        rows[pair.result.classifier, *pair.names].append(pair)
+    pools = {names: members for names, members in rows.items() if len(members) > 1}
+    units = [_pooled_units(members) for members in pools.values()]
+    p: dict[int, float] = {}
+    for indexes, values in _by_length(units):
+        p |= zip(indexes, permutation_p(values).tolist(), strict=True)
+    corrected = dict(zip(p, holm(list(p.values())), strict=True))
+    return [
+        replace(
+            _pooled(names, members, units[index]), p=p.get(index), p_corrected=corrected.get(index)
+        )
+        for index, (names, members) in enumerate(pools.items())
+    ]
+
+
+def _pooled_units(pairs: Sequence[Pair]) -> list[float]:
+    """Return the difference of each (task, data seed): levels share its rows and flip together."""
+    units: dict[tuple[str, int], float] = defaultdict(float)
+    for pair in pairs:
+        for (seed, _), difference in pair.differences.items():
+            key = pair.result.task, seed
+            units[key] += difference / len(pair.differences) / len(pairs)
+    return list(units.values())
 
 
 def _pooled(
-    groups: Sequence[Group], pairs: Sequence[Pair], differences: Sequence[Mapping[Unit, float]]
-) -> list[Pooled]:
-    """Return each pair over all its lines: the signs of a (task, data seed) flip together on all levels, which share rows."""
-    kinds: dict[tuple[str, ...], list[int]] = {}
-    for place, pair in enumerate(pairs):
-        kinds.setdefault((groups[pair.a].cell.classifier, *pair.names), []).append(place)
-    kinds = {names: places for names, places in kinds.items() if len(places) > 1}
-    units: list[dict[tuple[str, int], float]] = []
-    for places in kinds.values():
-        units.append({})
-        for place in places:
-            for (seed, _), difference in differences[place].items():
-                key = groups[pairs[place].a].cell.task, seed
-                units[-1][key] = units[-1].get(key, 0.0) + difference / len(
-                    differences[place]
-                ) / len(places)
-    p: dict[int, float] = {}
-    for numbers, values in _by_size([list(each.values()) for each in units]):
-        if len(values[0]) > 1:
-            p |= zip(numbers, permutation_p(values).tolist(), strict=True)
-    corrected = dict(zip(p, holm(list(p.values())), strict=True))
-    found = []
-    for number, ((classifier, a, b, variant), places) in enumerate(kinds.items()):
-        cells = [(groups[pairs[place].a].cell, groups[pairs[place].b].cell) for place in places]
-        signs = [_shown(cell) - _shown(other) for cell, other in cells]
-        count = len(units[number])
-        tasks: dict[str, list[float]] = {}
-        for place in places:
-            tasks.setdefault(groups[pairs[place].a].cell.task, []).append(
-                fmean(differences[place].values())
-            )
-        of_tasks = [fmean(values) for values in tasks.values()]
-        each = Pooled(
-            a=a, b=b, variant=variant, classifier=classifier, tasks=len(tasks), lines=len(places), units=count,
-            wins=sum(sign > 0 for sign in signs), ties=sum(sign == 0 for sign in signs), losses=sum(sign < 0 for sign in signs),
-            diff=sum(units[number].values()), least=min(of_tasks), most=max(of_tasks),
-            p=p.get(number), p_corrected=corrected.get(number), smallest_p=smallest_p(count),
-        )  # fmt: skip
-        found.append(each)
-    return found
+    names: tuple[str, str, str, str], pairs: Sequence[Pair], units: Sequence[float]
+) -> PooledComparison:
+    """Return a pooled comparison without its p-values."""
+    classifier, a, b, variant = names
+    tasks: dict[str, list[float]] = defaultdict(list)
+    for pair in pairs:
+        tasks[pair.result.task].append(fmean(pair.differences.values()))
+    margins = [_shown_mean(pair.result) - _shown_mean(pair.other) for pair in pairs]
+    of_tasks = [fmean(values) for values in tasks.values()]
+    return PooledComparison(
+        a=a, b=b, variant=variant, classifier=classifier, tasks=len(tasks), rows=len(pairs),
+        units=len(units), wins=sum(margin > 0 for margin in margins), ties=margins.count(0),
+        losses=sum(margin < 0 for margin in margins), diff=sum(units), min_diff=min(of_tasks),
+        max_diff=max(of_tasks), p=None, p_corrected=None, smallest_p=smallest_p(len(units)),
+    )  # fmt: skip
 
 
-def _shown(cell: CellRow) -> float:
-    return float(f"{100 * (cell.mean or 0):.1f}")
+def _shown_mean(result: Result) -> float:
+    """Return a mean as tables show it."""
+    return float(f"{100 * (result.mean or 0):.1f}")
 
 
-def _gains(groups: Sequence[Group], blocks: Mapping[Block, Sequence[int]]) -> dict[int, float]:
-    """Return the mean gain over no augmentation by the place of the cell; with two of these to choose from there is none."""
-    gains = {}
-    for places in blocks.values():
-        plain: dict[str, list[int]] = {}
-        for place in places:
-            if groups[place].cell.method == "none":
-                plain.setdefault(groups[place].cell.variant, []).append(place)
-        for place in places:
-            found = plain.get(groups[place].cell.variant, [])
-            if (
-                groups[place].cell.method != "none"
-                and len(found) == 1
-                and groups[found[0]].tested_on == groups[place].tested_on
-            ):
-                values = _differences(groups[place], groups[found[0]]).values()
-                if values:
-                    gains[place] = sum(values) / len(values)
-    return gains
-
-
-def average_over_tasks(groups: Sequence[Group]) -> list[Average]:
-    """Return each column's mean over the tasks of a level; with a single task there is nothing to average."""
-    tasks: dict[tuple[str, str], set[str]] = {}
-    cells: dict[tuple[str, str, str, str], dict[str, float]] = {}
-    for cell in (group.cell for group in groups):
-        tasks.setdefault((cell.level, cell.classifier), set()).add(cell.task)
-        if cell.mean is not None:
-            cells.setdefault((cell.variant, cell.level, cell.classifier, cell.column), {})[
-                cell.task
-            ] = cell.mean
+def with_gains(results: Sequence[Result]) -> list[Result]:
+    """Return the results with their gain over no augmentation; None if there are two of these."""
+    gains: dict[int, float] = {}
+    for block in _blocks(results):
+        baselines: dict[str, list[Result]] = defaultdict(list)
+        for _, result in block:
+            if result.method == "none":
+                baselines[result.variant].append(result)
+        for index, result in block:
+            partners = baselines[result.variant]
+            if result.method == "none" or len(partners) != 1:
+                continue
+            differences = seed_differences(result, partners[0])
+            if differences and partners[0].test_sha == result.test_sha:
+                gains[index] = sum(differences.values()) / len(differences)
     return [
-        Average(
-            variant,
-            level,
-            classifier,
-            column,
-            len(means),
-            len(tasks[level, classifier]),
-            sum(means.values()) / len(means),
-        )
-        for (variant, level, classifier, column), means in cells.items()
-        if len(tasks[level, classifier]) > 1
+        replace(result, gain=gains[index]) if index in gains else result
+        for index, result in enumerate(results)
     ]
+
+
+def average_over_tasks(results: Sequence[Result]) -> list[TaskAverage]:
+    """Return each column's mean over the tasks of a level; none if there is a single task."""
+    tasks: dict[tuple[str, str], set[str]] = defaultdict(set)
+    means: dict[tuple[str, str, str, str], dict[str, float]] = defaultdict(dict)
+    for result in results:
+        tasks[result.level, result.classifier].add(result.task)
+        if result.mean is not None:
+            key = result.variant, result.level, result.classifier, result.column
+            means[key][result.task] = result.mean
+    averages = []
+    for (variant, level, classifier, column), of_tasks in means.items():
+        count = len(tasks[level, classifier])
+        if count > 1:
+            mean = sum(of_tasks.values()) / len(of_tasks)
+            averages.append(
+                TaskAverage(variant, level, classifier, column, len(of_tasks), count, mean)
+            )
+    return averages

@@ -1,36 +1,39 @@
-"""What changed between two runs, cell by cell: `gpt3mix report --diff A B`.
+"""How two runs differ, result by result: `gpt3mix report --diff A B`.
 
-A test is made only where both runs drew the same rows for a data seed and scored the same test rows; elsewhere the two
-means stand beside each other and nothing more is said.
+A test is made only if both runs drew the same rows for a data seed and scored the same test rows;
+otherwise only the two means are shown.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from operator import attrgetter
 
-from .averages import KEY, Group
-from .model import Report, Table, TableCell
-from .render.text import csv_lines, difference_objects, escaped, json_lines, markdown_table
+from .accuracy import score_cell
+from .averages import KEY
+from .comparisons import seed_differences
+from .model import Result
 from .statistics import holm, intervals, permutation_p, smallest_p
-from .tables import figure, listed, p_value, points
+from .table import MISSING, POINTS, Table, as_percent, interval_cell, list_table, p_cell
+from .tables import FORMATS
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A cell in both runs, or in one of them.
+    """A result in both runs, or in one of them.
 
     Attributes:
-        a: the cell of the first run.
-        b: that of the second one.
+        a: the result of the first run; None if it has none.
+        b: the result of the second run.
         n_pairs: data seeds with the same rows in both.
-        diff: b - a; over these data seeds, or of the means where there are none.
+        diff: b - a, over these data seeds; of the means if there are none.
         ci: 95 % interval of a paired difference.
-        p: two-sided, of the paired permutation.
-        p_corrected: after Holm's correction over all cells.
-        note: what is not the same.
+        p: two-sided, of the paired permutation test.
+        p_corrected: after Holm's correction over all results.
+        note: what is not the same in both.
     """
 
-    a: Group | None
-    b: Group | None
+    a: Result | None
+    b: Result | None
     n_pairs: int = 0
     diff: float | None = None
     ci: tuple[float, float] | None = None
@@ -38,150 +41,111 @@ class Difference:
     p_corrected: float | None = None
     note: str = ""
 
+    @property
+    def result(self) -> Result:
+        """The result of one of the runs, for its names."""
+        result = self.a or self.b
+        assert result
+        return result
 
-def differences(a: Sequence[Group], b: Sequence[Group]) -> list[Difference]:
-    """Return the cells of both runs, those of the first in its order, then those that only the second has."""
-    ours, theirs = _by_key(a), _by_key(b)
-    found = [_difference(group, theirs.pop(key, None)) for key, group in ours.items()]
-    found += [_difference(None, group) for group in theirs.values()]
-    corrected = iter(holm([each.p for each in found if each.p is not None]))
+
+def find_differences(a: Sequence[Result], b: Sequence[Result]) -> list[Difference]:
+    """Return the results of both runs in the order of the first, then those of the second only."""
+    first, second = _by_name(a), _by_name(b)
+    differences = [_difference(result, second.pop(key, None)) for key, result in first.items()]
+    differences += [_difference(None, result) for result in second.values()]
+    corrected = iter(holm([item.p for item in differences if item.p is not None]))
     return [
-        each if each.p is None else Difference(**{**vars(each), "p_corrected": next(corrected)})
-        for each in found
+        item if item.p is None else replace(item, p_corrected=next(corrected))
+        for item in differences
     ]
 
 
-def _by_key(groups: Sequence[Group]) -> dict[tuple[str | None, ...], Group]:
-    # Of a cell that is told apart within one run each part is known by what sets it apart.
-    return {(*KEY(group.cell), group.cell.split_by): group for group in groups}
+def _by_name(results: Sequence[Result]) -> dict[tuple[str | None, ...], Result]:
+    name_of = attrgetter(*KEY, "split_by")
+    return {name_of(result): result for result in results}
 
 
-def _difference(a: Group | None, b: Group | None) -> Difference:
+def _difference(a: Result | None, b: Result | None) -> Difference:
     if a is None or b is None:
         return Difference(a, b, note="only in the second" if a is None else "only in the first")
-    if a.cell.mean is None or b.cell.mean is None:
-        return Difference(
-            a,
-            b,
-            note="without a trial in "
-            + (
-                "both"
-                if a.cell.mean is b.cell.mean
-                else "the first"
-                if a.cell.mean is None
-                else "the second"
-            ),
-        )
-    notes = _unlike(a, b)
-    seeds = [seed for seed in a.units if seed in b.units] if a.tested_on == b.tested_on else []
-    if len(seeds) < len(a.units):
-        notes.append("other subsamples" if not seeds else "some other subsamples")
-    if not seeds:
-        return Difference(a, b, diff=b.cell.mean - a.cell.mean, note=", ".join(notes))
-    values = [b.units[seed] - a.units[seed] for seed in seeds]
-    if not any(values) and a.cell.n == b.cell.n:
+    if a.mean is None or b.mean is None:
+        missing = [name for name, row in (("the first", a), ("the second", b)) if row.mean is None]
+        return Difference(a, b, note=f"without a trial in {' and '.join(missing)}")
+    notes = _changes(a, b)
+    paired = seed_differences(b, a) if a.test_sha == b.test_sha else {}
+    values = [paired[subsample] for subsample in a.seed_means if subsample in paired]
+    if len(values) < len(a.seed_means):
+        notes.append("some other subsamples" if values else "other subsamples")
+    if not values:
+        return Difference(a, b, diff=b.mean - a.mean, note=", ".join(notes))
+    if not any(values) and a.n == b.n:
         notes.append("equal")
     ci, p = None, None
-    if len(seeds) > 1:
+    if len(values) > 1:
         low, high = intervals([values])[0].tolist()
         ci, p = (low, high), float(permutation_p([values])[0])
-    return Difference(a, b, len(seeds), sum(values) / len(values), ci, p, None, ", ".join(notes))
+    return Difference(a, b, len(values), sum(values) / len(values), ci, p, None, ", ".join(notes))
 
 
-def _unlike(a: Group, b: Group) -> list[str]:
-    """Return in what two cells of the same names differ."""
+def _changes(a: Result, b: Result) -> list[str]:
+    """Return in what two results of the same names differ."""
     notes = []
-    if a.cell.settings != b.cell.settings:
-        notes.append(
-            f"settings {(a.cell.settings or 'unknown')[:6]}, {(b.cell.settings or 'unknown')[:6]}"
-        )
-    if a.tested_on != b.tested_on:
+    if a.settings != b.settings:
+        notes.append(f"settings {(a.settings or 'unknown')[:6]}, {(b.settings or 'unknown')[:6]}")
+    if a.test_sha != b.test_sha:
         notes.append("other test rows")
-    versions = [sorted({row.version or "unknown" for row in group.rows}) for group in (a, b)]
-    if versions[0] != versions[1]:
-        notes.append(f"versions {' and '.join(versions[0])}, {' and '.join(versions[1])}")
+    if a.version != b.version:
+        notes.append(f"versions {a.version or 'unknown'}, {b.version or 'unknown'}")
     return notes
 
 
-def sheet(lines: Sequence[Difference], a: str, b: str) -> Table:
-    """Return the differences as a table."""
+def diff_table(differences: Sequence[Difference], a: str, b: str) -> Table:
+    """Return the differences of the runs named a and b as a table."""
     items = []
-    for each in lines:
-        cell = (each.a or each.b).cell  # type: ignore[union-attr]  # one of them is there
-        items.append(
-            {
-                **{
-                    name: TableCell(getattr(cell, name))
-                    for name in ("task", "variant", "level", "classifier")
-                },
-                "method": TableCell(cell.column),
-                **{
-                    name: figure(group.cell) if group else TableCell("-")
-                    for name, group in ((a, each.a), (b, each.b))
-                },
-                "difference": points(each.diff),
-                "95 % interval": TableCell("")
-                if each.ci is None
-                else TableCell(f"[{100 * each.ci[0]:+.1f}, {100 * each.ci[1]:+.1f}]"),
-                "pairs": TableCell(str(each.n_pairs or "")),
-                **{
-                    name: p_value(value)
-                    for name, value in (("p", each.p), ("corrected p", each.p_corrected))
-                },
-                "remark": TableCell(each.note),
-            }
-        )
-    least = max(
-        (smallest_p(each.n_pairs) or 0 for each in lines if each.p is not None), default=None
+    for item in differences:
+        result = item.result
+        items.append({
+            "task": result.task,
+            "variant": result.variant,
+            "level": result.level,
+            "classifier": result.classifier,
+            "method": result.column,
+            a: score_cell(item.a) if item.a else MISSING,
+            b: score_cell(item.b) if item.b else MISSING,
+            "difference": as_percent(item.diff),
+            "95 % interval": interval_cell(item.ci, POINTS),
+            "pairs": item.n_pairs or None,
+            "p": p_cell(item.p),
+            "corrected p": p_cell(item.p_corrected),
+            "remark": item.note,
+        })  # fmt: skip
+    tested = [item.n_pairs for item in differences if item.p is not None]
+    smallest = smallest_p(min(tested)) if tested else None
+    limit = f" The smallest p that all can reach is {smallest:.4f}." if smallest else ""
+    notes = (
+        f"Test accuracy in percent and the difference {b} - {a} in points, paired by data seed "
+        "where both runs drew the same rows. p: two-sided permutation test, corrected by Holm's "
+        f"method for all results.{limit}"
     )
-    caption = (
-        f"Test accuracy in percent and the difference {b} - {a} in points, paired by data seed where both runs drew the same rows. p: two-sided "
-        f"permutation, corrected by Holm's method for all cells.{f' The smallest p that all can reach is {least:.4f}.' if least else ''}"
-    )
-    found = listed("diff", f"{a} and {b}", items, 5, caption)
-    assert found, "a run without a cell is an error"
-    return found
+    table = list_table("diff", f"{a} and {b}", items, 5, notes, FORMATS)
+    assert table, "a run without a result is an error"
+    return table
 
 
-def remarks(lines: Sequence[Difference], a: str, b: str) -> list[str]:
-    """Return how many cells are equal, changed, or in one run only."""
-    both = [each for each in lines if each.diff is not None]
-    equal = sum("equal" in each.note.split(", ") for each in both)
-    said = [f"{len(both)} cells are in both runs; {equal} are equal to the last digit"]
-    for name, one in (
-        (a, [each for each in lines if each.b is None]),
-        (b, [each for each in lines if each.a is None]),
-    ):
-        if one:
-            said.append(f"{len(one)} cells are in {name} only")
-    if others := sum("settings" in each.note for each in both):
-        said.append(
-            f"{others} cells ran under other settings: their difference is not that of chance alone"
-        )
-    return said
-
-
-def forms(report: Report) -> dict[str, str]:
-    """Return the files of a comparison of two runs."""
-    (table,) = report.sheets
-    said = [f"- {escaped(line)}" for line in report.remarks]
-    page = [
-        f"# {escaped(report.title)}",
-        "",
-        escaped(table.caption),
-        "",
-        markdown_table(table),
-        "",
-        *said,
+def diff_remarks(differences: Sequence[Difference], a: str, b: str) -> list[str]:
+    """Return how many results are equal, changed, or in one run only."""
+    both = [item for item in differences if item.diff is not None]
+    equal = sum("equal" in item.note.split(", ") for item in both)
+    remarks = [f"{len(both)} results are in both runs; {equal} are equal to the last digit"]
+    only_a = sum(item.b is None for item in differences)
+    only_b = sum(item.a is None for item in differences)
+    remarks += [
+        f"{count} results are only in {name}" for name, count in ((a, only_a), (b, only_b)) if count
     ]
-    found = {"differences": difference_objects(report.differences), "remarks": report.remarks}
-    return {
-        "diff.md": "\n".join(page) + "\n",
-        "diff.csv": csv_lines(
-            [
-                [heading[-1] for heading in table.headings],
-                *([entry.text for entry in row] for row in table.rows),
-            ]
-        ),
-        "diff.json": json_lines(found),
-    }
+    if changed := sum("settings" in item.note for item in both):
+        remarks.append(
+            f"{changed} results ran with other settings: chance is not the only reason for their "
+            "difference"
+        )
+    return remarks

@@ -1,60 +1,56 @@
-"""Whether methods can be compared: each must start from the same subsample, and should end with as many rows."""
+"""Whether methods can be compared: same subsample at the start, as many synthetic rows."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from ..errors import UserError
-from ..records import Trial
-from .model import TrialRow
 
-Place = tuple[str, str, str, int]
-Row = Trial | TrialRow
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+CELL = ["task", "variant", "level", "data_seed"]
+METHOD = ["method", "classifier"]
 
 
-def refuse_unfair(trials: Sequence[Row]) -> None:
-    """Refuse trials of a task, variant, level and data seed whose methods or classifiers started from different subsamples.
+def refuse_unfair(trials: "DataFrame") -> None:
+    """Refuse trials of one cell whose methods or classifiers started from different subsamples.
 
-    Failed trials have no figures to compare, and rows that do not say what they started from are believed. Several runs of
-    one seed, each from its own subsample, may be pooled if every method has trials of each.
+    Failed trials have no scores to compare, and rows without `train_sha` are not checked. Several
+    runs of one data seed, each with its own subsample, may be pooled if every method has trials
+    of each.
 
     Raises:
         UserError: naming two that differ.
     """
-    started: dict[Place, dict[str, set[str]]] = {}
-    for row in trials:
-        if row.status == "ok" and row.train_sha:
-            started.setdefault(_place(row), {}).setdefault(
-                f"{row.method} + {row.classifier}", set()
-            ).add(row.train_sha)
-    for (task, _, level, seed), found in started.items():
-        first, *others = found
-        for other in others:
-            if found[other] != found[first]:
-                shas = [", ".join(sorted(found[name])) for name in (first, other)]
+    used = trials[(trials["status"] == "ok") & trials["train_sha"].notna()]
+    several = used.groupby(CELL)["train_sha"].transform("nunique") > 1
+    for (task, _, level, seed), cell in used[several].groupby(CELL, sort=False):
+        shas = cell.groupby(METHOD, sort=False)["train_sha"].agg(lambda column: sorted({*column}))
+        first = shas.index[0]
+        for other in shas.index[1:]:
+            if shas[other] != shas[first]:
+                names = " and ".join(f"{method} + {name}" for method, name in (first, other))
+                values = "; ".join(", ".join(shas[key]) for key in (first, other))
                 raise UserError(
-                    f"{task} {level}, data seed {seed}: {first} and {other} started from different subsamples (train_sha {shas[0]}; {shas[1]})",
-                    "they cannot be compared: run `gpt3mix run CONFIG`, which does anew what is out of date, or report on them one by one",
+                    f"{task} {level}, data seed {seed}: {names} started from different subsamples "
+                    f"(train_sha {values})",
+                    "they cannot be compared: `gpt3mix run CONFIG` repeats what is out of date; or "
+                    "report on each of them alone",
                 )
 
 
-def shortages(trials: Sequence[Row]) -> Iterator[str]:
-    """Yield, for each method, by how many synthetic rows it falls short of the method of its cells that has most."""
-    most: dict[Place, int] = {}
-    least: dict[tuple[str, str, str, str], dict[int, tuple[int, int]]] = {}
-    made = [row for row in trials if row.status == "ok" and row.method != "none"]
-    for row in made:
-        place = _place(row)
-        most[place] = max(most.get(place, 0), row.n_synthetic)
-    for row in made:
-        task, _, level, seed = place = _place(row)
-        if (wanted := most[place]) > row.n_synthetic:
-            seeds = least.setdefault((task, level, row.method, row.classifier), {})
-            seeds[seed] = min(seeds.get(seed, (row.n_synthetic, wanted)), (row.n_synthetic, wanted))
-    for (task, level, method, classifier), seeds in least.items():
-        found, wanted = min(seeds.values(), key=lambda pair: pair[0] - pair[1])
-        worst = next(seed for seed, pair in seeds.items() if pair == (found, wanted))
-        others = f"; short on {len(seeds) - 1} more" if len(seeds) > 1 else ""
-        yield f"{task} {level} {method} + {classifier}: {found} synthetic rows on data seed {worst}, {wanted - found} short of {wanted}{others}"
-
-
-def _place(row: Row) -> Place:
-    return row.task, str(row.variant), row.level, row.data_seed
+def find_shortages(trials: "DataFrame") -> Iterator[str]:
+    """Yield how many synthetic rows a method has fewer than the method with most in its cell."""
+    used = trials[(trials["status"] == "ok") & (trials["method"] != "none")]
+    most = used.groupby(CELL)["n_synthetic"].transform("max")
+    short = used.assign(most=most, missing=most - used["n_synthetic"])[used["n_synthetic"] < most]
+    for (task, level, method, classifier), rows in short.groupby(
+        ["task", "level", *METHOD], sort=False
+    ):
+        worst = rows.loc[rows["missing"].idxmax()]
+        others = rows["data_seed"].nunique() - 1
+        more = f"; also on {others} more" if others else ""
+        yield (
+            f"{task} {level} {method} + {classifier}: {worst['n_synthetic']} synthetic rows on "
+            f"data seed {worst['data_seed']}, {worst['missing']} short of {worst['most']}{more}"
+        )

@@ -1,40 +1,34 @@
-"""The figures that the paper prints, beside ours: Tables 1, 2, 3, 5 and 6 of Yoo et al. (2021), and what they contradict.
+"""The values that the paper prints (Yoo et al., 2021, Tables 1, 2, 3, 5 and 6), next to ours.
 
-`resources/paper.csv` holds every cell as printed, averages included, with its table and its page (counted from the title
-page). Averages are recomputed from the cells. Tables 2, 3, 5 and 6 do not name their classifier; their figures without
-augmentation are those of DistilBERT in Table 1.
+`resources/paper.csv` has every printed value, averages included, with its table and its page
+(counted from the title page). Averages are recomputed from their rows. Tables 2, 3, 5 and 6 do not
+name their classifier; their values without augmentation are those of DistilBERT in Table 1.
 """
 
 import csv
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .averages import Group
-from .model import CellRow, Table, TableCell
-from .tables import percent
+from .model import Result
+from .table import percent_text
 
 SOURCE = Path(__file__).parent.parent / "resources" / "paper.csv"
-TITLES = {
-    1: "Table 1 (page 5): main results",
-    2: "Table 2 (page 6): number of examples k, ratio 10, curie",
-    3: "Table 3 (page 6): size of the LM, ratio 5",
-    5: "Table 5 (page 7): hard and soft labels, ratio 5, curie",
-    6: "Table 6 (page 8): task specification, ratio 3, curie",
-}
 CLASSIFIERS = {"distilbert": "DistilBERT", "bert": "BERT"}
-TASKS = {"trec": "trec6", "sst": "sst2"}
-ROUNDING = (
-    0.0006  # how far a printed average may be from the mean of cells that are rounded themselves
-)
+TASK_NAMES = {"trec": "trec6", "sst": "sst2"}
+# How far a printed average may be from the mean of values that are rounded themselves.
+ROUNDING = 0.0006
+OUTLIER_STD = 2  # a standard deviation so many times the next largest is remarked on
 APPENDIX_B = 0.688  # "the non-augmented baseline of 68.80%" on CoLA at 0.1 %
+CLAIMED_GAIN = 0.015  # section 4.3 claims gains of 2-3 % on average; 1.5 rounds to 2
 
 
 @dataclass(frozen=True)
 class PaperRow:
-    """A figure that the paper prints, and ours where there is one; all as fractions.
+    """A value that the paper prints, and ours if there is one; all as fractions.
 
     Attributes:
         table: number of the table in the paper.
@@ -43,19 +37,20 @@ class PaperRow:
         level: as the paper names it.
         classifier: `distilbert` or `bert`.
         column: `none`, `eda`, ... or what a table varies: `k=2`, `curie`, `soft`, `generic`.
-        ratio: synthetic rows for each real one.
+        ratio: synthetic rows per real row.
         lm: which GPT-3.
-        printed: the mean as it is printed.
-        printed_std: the deviation as it is printed.
+        printed: the mean as printed.
+        printed_std: the standard deviation as printed.
         best: printed in bold.
-        recomputed: of an average: from the cells of the paper.
-        mark: what the paper says against this figure elsewhere; empty if nothing.
-        our_classifier: what ours is of.
-        ours: our mean; None where there is none.
-        ours_std: its deviation.
+        recomputed: of an average: the mean of the printed values.
+        mark: what the paper prints elsewhere against this value; empty if nothing.
+        our_classifier: the classifier of our value.
+        ours: our mean; None if there is none.
+        ours_std: its standard deviation.
         n: its trials.
-        ours_ratio: synthetic rows for each real one with us.
-        fitting: how many of our cells would do; ours is the first of those that are nearest in their ratio.
+        ours_ratio: our synthetic rows per real row.
+        candidates: how many of our results match; ours is the first of those with the nearest
+            ratio.
     """
 
     table: int
@@ -76,131 +71,114 @@ class PaperRow:
     ours_std: float | None = None
     n: int = 0
     ours_ratio: float | None = None
-    fitting: int = 0
+    candidates: int = 0
 
     @property
     def difference(self) -> float | None:
-        """Ours less the printed figure; less the recomputed one of an average."""
+        """Ours minus the printed value; minus the recomputed one of an average."""
         theirs = self.printed if self.recomputed is None else self.recomputed
         return None if self.ours is None else self.ours - theirs
 
 
-def printed() -> list[PaperRow]:
-    """Return all printed figures, averages recomputed and contradictions marked."""
+# The paper's values --------------------------------------------------------------------------
+
+
+def load_paper() -> list[PaperRow]:
+    """Return all printed values, with recomputed averages and marked contradictions."""
     with SOURCE.open(encoding="utf-8", newline="") as stream:
-        rows = [_row(line) for line in csv.DictReader(stream)]
-    return _marked([_recomputed(row, rows) for row in rows])
+        rows = [_parse(line) for line in csv.DictReader(stream)]
+    rows = [_recompute(row, rows) for row in rows]
+    return [replace(row, mark=_mark(row, rows)) for row in rows]
 
 
-def _row(line: Mapping[str, str]) -> PaperRow:
-    def share(name: str) -> float | None:
-        return round(float(line[name]) / 100, 6) if line[name] else None
-
-    mean = share("mean")
-    assert mean is not None
+def _parse(line: Mapping[str, str]) -> PaperRow:
+    fractions = {
+        name: round(float(line[name]) / 100, 6) if line[name] else None for name in ("mean", "std")
+    }
+    assert fractions["mean"] is not None
     return PaperRow(
-        table=int(line["table"]), page=int(line["page"]), task=line["task"], level=line["level"], classifier=line["classifier"],
-        column=line["column"], ratio=float(line["ratio"]) if line["ratio"] else None, lm=line["lm"], printed=mean, printed_std=share("std"),
-        best=line["best"] == "1",
+        table=int(line["table"]), page=int(line["page"]), task=line["task"], level=line["level"],
+        classifier=line["classifier"], column=line["column"],
+        ratio=float(line["ratio"]) if line["ratio"] else None, lm=line["lm"],
+        printed=fractions["mean"], printed_std=fractions["std"], best=line["best"] == "1",
     )  # fmt: skip
 
 
-def _recomputed(row: PaperRow, rows: Sequence[PaperRow]) -> PaperRow:
+def _recompute(row: PaperRow, rows: Sequence[PaperRow]) -> PaperRow:
     if row.task != "average":
         return row
-    key = (row.table, row.level, row.classifier, row.column)
-    cells = [
-        other.printed
-        for other in rows
-        if other.task != "average"
-        and (other.table, other.level, other.classifier, other.column) == key
-    ]
-    return replace(row, recomputed=sum(cells) / len(cells))
+    values = [other.printed for other in rows if _is_averaged(other, row)]
+    return replace(row, recomputed=sum(values) / len(values))
 
 
-def _marked(rows: Sequence[PaperRow]) -> list[PaperRow]:
-    """Return the rows with what the paper says against them elsewhere."""
-    deviations = sorted(row.printed_std for row in rows if row.printed_std is not None)
-    found = []
-    for row in rows:
-        mark = ""
-        if row.recomputed is not None and abs(row.printed - row.recomputed) > ROUNDING:
-            mark = f"its cells average to {100 * row.recomputed:.2f}"
-        if row.printed_std is not None and row.printed_std == deviations[-1] > 2 * deviations[-2]:
-            mark = f"its deviation is {percent(row.printed_std)}, and the next largest of the paper {percent(deviations[-2])}"
-        if row.table != 1 and row.column != "none":
-            mark = _elsewhere(row, rows) or mark
-        if row.table == 1 and not row.best and row.task != "average":
-            line = [
-                other
-                for other in rows
-                if (other.table, other.task, other.level, other.classifier)
-                == (1, row.task, row.level, row.classifier)
-            ]
-            if row.printed == max(other.printed for other in line):
-                mark = "that is as high as the bold figure of its line"
-        found.append(replace(row, mark=mark))
-    return found
+def _is_averaged(row: PaperRow, average: PaperRow) -> bool:
+    """Return whether an average is over this row among others."""
+    names = ("table", "level", "classifier", "column")
+    return row.task != "average" and all(getattr(row, n) == getattr(average, n) for n in names)
 
 
-def _elsewhere(row: PaperRow, rows: Sequence[PaperRow]) -> str:
-    """Return where a figure of an ablation stands again for another ratio, or another figure for the same setting."""
-    place = (row.task, row.level)
-    others = [
-        other
-        for other in rows
-        if other.table not in (1, row.table)
-        and (other.task, other.level) == place
-        and other.column != "none"
-    ]
-    again = [
-        other
-        for other in others
-        if (other.printed, other.printed_std) == (row.printed, row.printed_std)
-        and other.ratio != row.ratio
-    ]
-    against = [
-        other for other in others
-        if {other.column, row.column} == {"curie", "soft"} and (other.lm, other.ratio) == (row.lm, row.ratio) and other.printed != row.printed
-    ]  # fmt: skip
-    said = [
-        f"the same figures stand in Table {other.table} for ratio {other.ratio:g}"
-        for other in again
-    ]
-    said += [
-        f"Table {other.table} has {percent(other.printed)} for {other.lm} at ratio {other.ratio:g}"
-        for other in against
-    ]
-    return "; ".join(dict.fromkeys(said))
-
-
-def contradictions(rows: Sequence[PaperRow]) -> list[str]:
-    """Return what the paper prints against itself, each with its place."""
-    marks = [row for row in rows if row.mark]
-    unique = list(
-        dict.fromkeys(
-            (
-                row.table,
-                row.page,
-                row.task,
-                row.level,
-                row.classifier,
-                row.column,
-                row.printed,
-                row.mark,
-            )
-            for row in marks
+def _mark(row: PaperRow, rows: Sequence[PaperRow]) -> str:
+    """Return what the paper prints elsewhere against a value."""
+    if row.table == 1 and not row.best and row.task != "average":
+        rivals = [
+            other.printed for other in rows
+            if (other.table, other.task, other.level, other.classifier)
+            == (1, row.task, row.level, row.classifier)
+        ]  # fmt: skip
+        if row.printed == max(rivals):
+            return "that is as high as the bold value of its row"
+    if row.table != 1 and row.column != "none" and (mark := _ablation_mark(row, rows)):
+        return mark
+    stds = sorted(other.printed_std for other in rows if other.printed_std is not None)
+    if row.printed_std is not None and row.printed_std == stds[-1] > OUTLIER_STD * stds[-2]:
+        return (
+            f"its standard deviation is {percent_text(row.printed_std)}, and the next largest of "
+            f"the paper {percent_text(stds[-2])}"
         )
-    )
-    said = [
-        f"Table {table} (page {page}), {task} {level}, {CLASSIFIERS[classifier]}, {column}: {percent(value)} is printed; {mark}."
-        for table, page, task, level, classifier, column, value, mark in unique
-    ]
-    if not any(
-        row.table == 1 and row.column == "none" and row.printed == APPENDIX_B for row in rows
-    ):
-        said.append(
-            f"Appendix B gives {100 * APPENDIX_B:.2f} for CoLA at 0.1 % without augmentation; Table 1 has no such figure."
+    if row.recomputed is not None and abs(row.printed - row.recomputed) > ROUNDING:
+        return f"the mean of its rows is {100 * row.recomputed:.2f}"
+    return ""
+
+
+def _ablation_mark(row: PaperRow, rows: Sequence[PaperRow]) -> str:
+    """Return where an ablation's value is printed for another ratio, or differently."""
+    remarks = []
+    others = [
+        other for other in rows
+        if other.table not in (1, row.table) and (other.task, other.level) == (row.task, row.level)
+        and other.column != "none"
+    ]  # fmt: skip
+    for other in others:
+        same = (other.printed, other.printed_std) == (row.printed, row.printed_std)
+        if same and other.ratio != row.ratio:
+            remarks.append(f"Table {other.table} has the same values for ratio {other.ratio:g}")
+    for other in others:
+        same_setting = {other.column, row.column} == {"curie", "soft"} and (
+            (other.lm, other.ratio) == (row.lm, row.ratio)
+        )
+        if same_setting and other.printed != row.printed:
+            remarks.append(
+                f"Table {other.table} has {percent_text(other.printed)} for {other.lm} at ratio "
+                f"{other.ratio:g}"
+            )
+    return "; ".join(dict.fromkeys(remarks))
+
+
+def find_contradictions(rows: Sequence[PaperRow]) -> list[str]:
+    """Return where the paper contradicts itself, each with its table and page."""
+    remarks = []
+    for row in rows:
+        if row.mark:
+            remarks.append(
+                f"Table {row.table} (page {row.page}), {row.task} {row.level}, "
+                f"{CLASSIFIERS[row.classifier]}, {row.column}: {percent_text(row.printed)} is "
+                f"printed; {row.mark}."
+            )
+    plain = [row.printed for row in rows if row.table == 1 and row.column == "none"]
+    if APPENDIX_B not in plain:
+        remarks.append(
+            f"Appendix B gives {100 * APPENDIX_B:.2f} for CoLA at 0.1 % without augmentation; "
+            "Table 1 has no such value."
         )
     averages = {
         (row.level, row.classifier, row.column): row.recomputed
@@ -208,81 +186,73 @@ def contradictions(rows: Sequence[PaperRow]) -> list[str]:
         if row.recomputed is not None
     }
     for (level, classifier, column), value in averages.items():
-        plain = averages[level, classifier, "none"]
-        if column in ("eda", "backtranslate") and value > plain + ROUNDING:
-            said.append(
-                f"Section 4.3 (page 6) says that EDA and back-translation are worse than no augmentation on average; {CLASSIFIERS[classifier]} at "
-                f"{level} has {100 * value:.2f} with {column} and {100 * plain:.2f} without augmentation."
+        baseline = averages[level, classifier, "none"]
+        where = f"{CLASSIFIERS[classifier]} at {level}"
+        if column in ("eda", "backtranslate") and value > baseline + ROUNDING:
+            remarks.append(
+                "Section 4.3 (page 6) says that EDA and back-translation are worse than no "
+                f"augmentation on average; {where} has {100 * value:.2f} with {column} and "
+                f"{100 * baseline:.2f} without augmentation."
             )
-        if column == "gpt3mix" and value - plain < 0.015:
-            gain = f"{CLASSIFIERS[classifier]} at {level} it is {100 * (value - plain):.2f}"
-            said.append(
-                f"Section 4.3 (page 6) says that GPT3Mix gains 2-3 % on average; with {gain}."
+        if column == "gpt3mix" and value - baseline < CLAIMED_GAIN:
+            remarks.append(
+                "Section 4.3 (page 6) says that GPT3Mix gains 2-3 % on average; with "
+                f"{where} it is {100 * (value - baseline):.2f}."
             )
-    return said
+    return list(dict.fromkeys(remarks))
 
 
-# Ours ----------------------------------------------------------------------------------------------------------------
+# Ours ----------------------------------------------------------------------------------------
 
 
-def beside(groups: Sequence[Group]) -> list[PaperRow]:
-    """Return all printed figures with ours, classifier by classifier; those of another classifier stand beside both of the paper's."""
-    rows = printed()
-    cells = [group.cell for group in groups if group.cell.mean is not None]
-    found: list[PaperRow] = []
-    for classifier in dict.fromkeys(cell.classifier for cell in cells):
-        mine = [cell for cell in cells if cell.classifier == classifier]
+def compare_with_paper(results: Sequence[Result]) -> list[PaperRow]:
+    """Return all printed values with ours, classifier by classifier.
+
+    A classifier that the paper does not have is compared with both of the paper's.
+    """
+    rows = load_paper()
+    compared: list[PaperRow] = []
+    known = [result for result in results if result.mean is not None]
+    for classifier in dict.fromkeys(result.classifier for result in known):
+        ours = [result for result in known if result.classifier == classifier]
         theirs = paper_classifier(classifier)
-        found += _with_ours(
-            [row for row in rows if theirs in ("", row.classifier)], mine, classifier
-        )
-    return found or rows
+        matching = [row for row in rows if theirs in ("", row.classifier)]
+        compared += _with_ours(matching, ours, classifier)
+    return compared or rows
 
 
 def _with_ours(
-    rows: Sequence[PaperRow], cells: Sequence[CellRow], classifier: str
+    rows: Sequence[PaperRow], results: Sequence[Result], classifier: str
 ) -> list[PaperRow]:
-    by_place: dict[tuple[str, float | None], list[CellRow]] = {}
-    for each in cells:
-        by_place.setdefault((_task(each.task), _share(each.level)), []).append(each)
-    found = []
+    by_task: dict[tuple[str, float | None], list[Result]] = defaultdict(list)
+    for result in results:
+        by_task[_task(result.task), _percentage(result.level)].append(result)
+    compared = []
     for row in rows:
-        fitting = [
-            cell for cell in by_place.get((row.task, _share(row.level)), ()) if _is(cell, row)
-        ]
+        candidates = by_task.get((row.task, _percentage(row.level)), [])
+        matching = [result for result in candidates if _matches(result, row)]
         ours = replace(row, our_classifier=classifier)
-        if fitting:
-            # Of a sweep over the ratio too, the paper's ratio is the one to compare with.
-            away = [abs((_ratio(cell) or 0) - (row.ratio or 0)) for cell in fitting]
-            cell = fitting[away.index(min(away))]
+        if matching:
+            # A sweep may include other ratios; the paper's is the one to compare with.
+            best = min(matching, key=lambda item: abs((_ratio(item) or 0) - (row.ratio or 0)))
             ours = replace(
-                ours,
-                ours=cell.mean,
-                ours_std=cell.std,
-                n=cell.n,
-                ours_ratio=_ratio(cell),
-                fitting=len(fitting),
-            )
-        found.append(ours)
-    return [_average(row, found) if row.task == "average" else row for row in found]
+                ours, ours=best.mean, ours_std=best.std, n=best.n, ours_ratio=_ratio(best),
+                candidates=len(matching),
+            )  # fmt: skip
+        compared.append(ours)
+    return [_average(row, compared) if row.task == "average" else row for row in compared]
 
 
-def _ratio(cell: CellRow) -> float | None:
-    return cell.n_synthetic / cell.n_train if cell.n_synthetic and cell.n_train else None
+def _ratio(result: Result) -> float | None:
+    return result.n_synthetic / result.n_train if result.n_synthetic and result.n_train else None
 
 
-def _average(row: PaperRow, rows: Sequence[PaperRow]) -> PaperRow:
-    """Return an average with ours, if we have all of its cells."""
-    key = (row.level, row.classifier, row.column)
-    cells = [
-        other.ours
-        for other in rows
-        if other.table == 1
-        and other.task != "average"
-        and (other.level, other.classifier, other.column) == key
-    ]
-    known = [value for value in cells if value is not None]
-    return replace(row, ours=sum(known) / len(known)) if len(known) == len(cells) else row
+def _average(average: PaperRow, rows: Sequence[PaperRow]) -> PaperRow:
+    """Return an average with ours, if we have a value for all of its rows."""
+    values = [row.ours for row in rows if _is_averaged(row, average)]
+    known = [value for value in values if value is not None]
+    complete = len(known) == len(values)
+    return replace(average, ours=sum(known) / len(known)) if complete else average
 
 
 def paper_classifier(name: str) -> str:
@@ -293,144 +263,56 @@ def paper_classifier(name: str) -> str:
 
 def _task(name: str) -> str:
     plain = re.sub(r"[^a-z0-9]", "", name.lower())
-    return TASKS.get(plain, plain)
+    return TASK_NAMES.get(plain, plain)
 
 
-def _share(level: str) -> float | None:
+def _percentage(level: str) -> float | None:
     try:
         return float(level.removesuffix("%"))
     except ValueError:
         return None
 
 
-def _is(cell: CellRow, row: PaperRow) -> bool:
-    """Return whether a cell of the right task and level is what a column of the paper holds."""
+def _matches(result: Result, row: PaperRow) -> bool:
+    """Return whether a result of the right task and level is what a column of the paper holds."""
+    swept: Mapping[str, Any] = result.swept
     if row.column == "none" or row.table == 1:
-        return cell.method == row.column and (not cell.swept or row.column == "none")
-    if cell.method != "gpt3mix":
+        return result.method == row.column and (not swept or row.column == "none")
+    if result.method != "gpt3mix":
         return False
-    swept: Mapping[str, Any] = cell.swept
     match row.table:
         case 2:
             return f"k={swept.get('augment.k')}" == row.column
         case 3:
             return bool(re.search(rf"\b{row.column}\b", str(swept.get("lm.model", "")).lower()))
         case 5:
-            return swept.get("augment.labels") == row.column
+            return bool(swept.get("augment.labels") == row.column)
         case _:
-            specified = {
-                key: value
-                for key, value in swept.items()
-                if key == "task" or key.startswith("task.")
-            }
-            return (
-                bool(specified) and ("generic" if _generic(specified) else "optimal") == row.column
-            )
+            task = {k: v for k, v in swept.items() if k == "task" or k.startswith("task.")}
+            return bool(task) and row.column == ("generic" if _is_generic(task) else "optimal")
 
 
-def _generic(swept: Mapping[str, Any]) -> bool:
-    """Return whether swept task settings are those of the generic specification: a text and its label."""
+def _is_generic(swept: Mapping[str, Any]) -> bool:
+    """Return whether swept task settings are the generic specification: a text and its label."""
     if any("generic" in str(value).lower() for value in swept.values()):
         return True
     task = swept.get("task")
-    values = (
-        task
-        if isinstance(task, Mapping)
-        else {key.removeprefix("task."): value for key, value in swept.items()}
-    )
+    values = {key.removeprefix("task."): value for key, value in swept.items()}
+    if isinstance(task, Mapping):
+        values = dict(task)
     return values.get("text_type") == "text" and values.get("label_type", "label") == "label"
 
 
-def paper_sheets(rows: Sequence[PaperRow]) -> list[Table]:
-    """Return a table for each of the paper's, with the lines of tasks that we have; `printed / ours (difference)`."""
-    tasks = {row.task for row in rows if row.ours is not None}
-    shown = [row for row in rows if row.task in tasks or not tasks]
-    # What an ablation varies, we may not have varied: then it stands once, as printed.
-    ours = {
-        (row.table, row.our_classifier)
-        for row in shown
-        if row.ours is not None and (row.table == 1 or row.column != "none")
-    }
-    kinds: dict[tuple[int, str, str], dict[tuple[str, str, str], PaperRow]] = {}
-    for row in shown:
-        beside_ours = (row.table, row.our_classifier) in ours
-        place = (row.task, row.level, row.column)
-        plain = row if beside_ours else replace(row, our_classifier="", ours=None)
-        kinds.setdefault((row.table, row.classifier, plain.our_classifier), {}).setdefault(
-            place, plain
-        )
-    found = [_sheet(*kind, list(cells.values())) for kind, cells in kinds.items()]
-    return sorted(found, key=lambda sheet: sheet.title.split(" (")[0])
-
-
-def _sheet(table: int, theirs: str, ours: str, rows: Sequence[PaperRow]) -> Table:
-    columns = list(dict.fromkeys(row.column for row in rows))
-    lines: dict[tuple[str, str], dict[str, PaperRow]] = {}
-    for row in rows:
-        lines.setdefault((row.task, row.level), {})[row.column] = row
-    other = ours and not paper_classifier(ours)
-    title = TITLES[table] + f", {CLASSIFIERS[theirs]}" + (f"; ours: {ours}" if other else "")
-    said = [
-        "Printed mean ± deviation / ours (trials) and the difference; an average counts as recomputed. † : see what the paper prints against itself."
-    ]
-    if other:
-        said.append(f"Our classifier is another one ({ours}).")
-    ratios = sorted(
-        {
-            f"{row.ours_ratio:g}"
-            for row in rows
-            if row.ours_ratio and row.ratio and abs(row.ours_ratio - row.ratio) > 0.05 * row.ratio
-        }
-    )
-    if ratios:
-        said.append(f"Our ratio of synthetic to real rows is another one: {', '.join(ratios)}.")
-    if any(row.fitting > 1 and row.column != "none" for row in rows):
-        said.append(
-            "Where several of our cells would do, it is the first of those nearest in their ratio."
-        )
-    body = [
-        [TableCell(task), TableCell(level), *(_entry(found[name]) for name in columns)]
-        for (task, level), found in lines.items()
-    ]
-    foot = sum(task == "average" for task, _ in lines)
-    stubs = [("task",), ("level",)]
-    return Table(
-        f"paper-table-{table}-{theirs}-{ours}".rstrip("-"),
-        title,
-        [*stubs, *((name,) for name in columns)],
-        2,
-        body,
-        foot,
-        " ".join(said),
-    )
-
-
-def _entry(row: PaperRow) -> TableCell:
-    theirs = (
-        percent(row.printed)
-        + (f" ± {percent(row.printed_std)}" if row.printed_std is not None else "")
-        + ("†" if row.mark else "")
-    )
-    if row.ours is None or row.difference is None:
-        return TableCell(f"{theirs} / -" if row.our_classifier else theirs, value=None)
-    count = f" ({row.n})" if row.n else ""
-    spread = f" ± {percent(row.ours_std)}" if row.ours_std is not None else ""
-    return TableCell(
-        f"{theirs} / {percent(row.ours)}{spread}{count}: {100 * row.difference:+.1f}",
-        value=100 * row.difference,
-    )
-
-
-def unmatched(groups: Sequence[Group]) -> Iterable[str]:
-    """Yield what of ours the paper does not have."""
-    known = {row.task for row in printed()}
-    tasks = dict.fromkeys(group.cell.task for group in groups)
-    if missing := [task for task in tasks if _task(task) not in known]:
-        yield f"the paper has no task {', '.join(missing)}; its tasks are {', '.join(sorted(known - {'average'}))}"
-    levels = {_share(row.level) for row in printed()}
-    if missing := [
-        level
-        for level in dict.fromkeys(group.cell.level for group in groups)
-        if _share(level) not in levels
-    ]:
-        yield f"the paper's tables have no level {', '.join(missing)}; theirs are 0.1%, 0.3% and 1%"
+def unknown_to_paper(results: Sequence[Result]) -> Iterable[str]:
+    """Yield which of our tasks and levels the paper does not have."""
+    rows = load_paper()
+    tasks = {row.task for row in rows}
+    ours = dict.fromkeys(result.task for result in results)
+    if missing := [task for task in ours if _task(task) not in tasks]:
+        known = ", ".join(sorted(tasks - {"average"}))
+        yield f"the paper has no task {', '.join(missing)}; its tasks are {known}"
+    levels = {_percentage(row.level) for row in rows}
+    our_levels = dict.fromkeys(result.level for result in results)
+    if missing := [level for level in our_levels if _percentage(level) not in levels]:
+        names = ", ".join(missing)
+        yield f"the paper's tables have no level {names}; theirs are 0.1%, 0.3% and 1%"

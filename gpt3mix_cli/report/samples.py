@@ -1,57 +1,71 @@
-"""Synthetic rows with their parents and soft labels, as the paper's Table 4 shows them, read beside the trials."""
+"""Synthetic rows with their parents and soft labels, as in Table 4 of the paper."""
 
 import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import Callbacks, UserError
+from ..layout import cell_folder, subsample_beside, synthetic_paths
 from ..records import Augmented, Example, read_records
-from .averages import Group
-from .model import Sample
+from .model import Result, Sample
 
-SHOWN = 3  # rows of a method
-LOOKED_AT = 200  # from the beginning of its file
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+MAX_SAMPLES = 3  # of a task, variant and method
+MAX_READ = 200  # rows from the beginning of a file
 
 
-def select_samples(groups: Sequence[Group], callbacks: Callbacks) -> list[Sample]:
-    """Return some rows of each task, variant and method: the first for each mixture of the parents' labels.
+def select_samples(
+    results: Sequence[Result], trials: "DataFrame", callbacks: Callbacks
+) -> list[Sample]:
+    """Return some synthetic rows of each task, variant and method.
 
-    Where the synthetic rows are not beside the trials, as in a published trials file, there are none.
+    The first rows are one for each mixture of the parents' labels. There are none where only the
+    trials were published.
+
+    Args:
+        results: all of them.
+        trials: with the column `result`.
+        callbacks: receive warnings about files that cannot be read.
     """
-    found: list[Sample] = []
+    samples: list[Sample] = []
     seen: set[tuple[str, str, str]] = set()
-    for group in groups:
-        cell = group.cell
-        key = (cell.task, cell.variant, cell.method)
-        if cell.method == "none" or key in seen:
+    files = trials[trials["method"] != "none"].drop_duplicates(["result", "path"])
+    for index, trials_path, seed in zip(
+        files["result"], files["path"], files["data_seed"], strict=True
+    ):
+        result = results[index]
+        key = result.task, result.variant, result.method
+        folder = cell_folder(trials_path)
+        if key in seen or folder is None:
             continue
-        for path in dict.fromkeys(row.path for row in group.rows):
-            rows = path.parent.parent / f"{cell.method}.jsonl"
-            if path.parent.name == "trials" and rows.is_file():
-                seed = next(row.data_seed for row in group.rows if row.path == path)
+        for draw, path in synthetic_paths(folder, result.method):
+            if draw == 0:
+                seen.add(key)
                 try:
-                    found += _samples(rows, group, seed)
+                    samples += _samples(path, result, seed)
                 except UserError as error:
                     callbacks.warn(f"{error.message}; its rows are not shown")
-                seen.add(key)
-                break
-    return found
+    return samples
 
 
-def _samples(path: Path, group: Group, seed: int) -> Iterator[Sample]:
-    real = path.with_name("train.jsonl")
-    parents = {row.id: row for row in read_records(real, Example)} if real.is_file() else {}
+def _samples(path: Path, result: Result, seed: int) -> Iterator[Sample]:
+    subsample = subsample_beside(path)
+    real = {row.id: row for row in read_records(subsample, Example)} if subsample.is_file() else {}
     mixtures: set[tuple[str, ...]] = set()
-    chosen: list[Augmented] = []
+    first: list[Augmented] = []
     others: list[Augmented] = []
-    for row in itertools.islice(read_records(path, Augmented), LOOKED_AT):
-        mixture = tuple(sorted(parents[name].label for name in row.parents if name in parents))
-        (others if mixture in mixtures else chosen).append(row)
+    for row in itertools.islice(read_records(path, Augmented), MAX_READ):
+        mixture = tuple(sorted(real[name].label for name in row.parents if name in real))
+        (others if mixture in mixtures else first).append(row)
         mixtures.add(mixture)
-    cell = group.cell
-    for row in [*chosen, *others][:SHOWN]:
+    for row in [*first, *others][:MAX_SAMPLES]:
+        parents = [real[name] for name in row.parents if name in real]
         yield Sample(
-            task=cell.task, variant=cell.variant, level=cell.level, data_seed=seed, method=cell.method, id=row.id, text=row.text,
-            label=row.label, probs=row.probs, edited=row.label_source == "parent",
-            parents=[(parents[name].text, parents[name].label) for name in row.parents if name in parents],
+            task=result.task, variant=result.variant, level=result.level, data_seed=int(seed),
+            method=result.method, id=row.id, text=row.text, label=row.label, probs=row.probs,
+            edited=row.label_source == "parent",
+            parents=[(parent.text, parent.label) for parent in parents],
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""A run's folder as the stages leave it, small, for the tests of plots and page; texts that mean something to a browser stand in it."""
+"""A small run's folder as the stages leave it, with texts that a browser could misread."""
 
 import json
 from pathlib import Path
@@ -7,16 +7,22 @@ from rows import trial
 
 from gpt3mix_cli.records import Augmented, Example, Reject, write_records
 
-HOSTILE = "</script><script>window.hurt=1</script><img src=x onerror='window.hurt=1'> {{7*7}} ${7*7} =1+1 \x1b[31m \u202eback\u2028 & <b>bold</b>"
+HOSTILE = (
+    "</script><script>window.hurt=1</script><img src=x onerror='window.hurt=1'> {{7*7}} ${7*7} "
+    "=1+1 \x1b[31m \u202eback\u2028 & <b>bold</b>"
+)
 
 
 def experiment(
     folder: Path, rows: int = 12, levels: tuple[str, ...] = ("1%",), hostile: str = HOSTILE
 ) -> Path:
-    """Write two data seeds of no augmentation, gpt3mix and eda at each level, with synthetic rows, rejects and epochs."""
+    """Write two data seeds of no augmentation, gpt3mix and eda at each level.
+
+    Each has synthetic rows, rejects and epochs.
+    """
     for level in levels:
         for seed in (0, 1):
-            place = folder / level.replace("%", "pct") / f"seed-{seed}"
+            cell = folder / level.replace("%", "pct") / f"seed-{seed}"
             real = [
                 Example(
                     id=f"t{number}",
@@ -25,10 +31,10 @@ def experiment(
                 )
                 for number in range(4)
             ]
-            write_records(place / "train.jsonl", real)
+            write_records(cell / "train.jsonl", real)
             for method, source in (("gpt3mix", "exact"), ("eda", "parent")):
                 write_records(
-                    place / f"{method}.jsonl",
+                    cell / f"{method}.jsonl",
                     [_row(number, seed, method, source, hostile) for number in range(rows)],
                 )
             rejects = [
@@ -49,7 +55,7 @@ def experiment(
                     detail="60 tokens",
                 ),
             ]
-            write_records(place / "gpt3mix.rejects.jsonl", rejects)
+            write_records(cell / "gpt3mix.rejects.jsonl", rejects)
             for method, gain in (("none", 0.0), ("gpt3mix", 0.1), ("eda", 0.02)):
                 trials = [
                     trial(
@@ -61,13 +67,13 @@ def experiment(
                     )
                     for number in (seed, seed + 2)
                 ]
-                write_records(place / "trials" / f"{method}.linear.jsonl", trials)
+                write_records(cell / "trials" / f"{method}.linear.jsonl", trials)
                 epochs = [
                     {"trial": row.trial, "epoch": at, "valid_accuracy": 0.5 + at / 20}
                     for row in trials
                     for at in (1, 2, 3)
                 ]
-                (place / "trials" / f"{method}.linear.history.jsonl").write_text(
+                (cell / "trials" / f"{method}.linear.history.jsonl").write_text(
                     "".join(json.dumps(epoch) + "\n" for epoch in epochs)
                 )
     return folder
@@ -79,7 +85,8 @@ def _row(number: int, seed: int, method: str, source: str, hostile: str) -> Augm
     text = f"{method} film {number} of seed {seed}" + (f" {hostile}" if number == 0 else "")
     label = max(probs, key=lambda name: probs[name])
     return Augmented(
-        id=f"{method}-{number}", text=text, label=label, probs=probs, method=method, parents=["t0", "t3"][: 1 + (source == "exact")],
+        id=f"{method}-{number}", text=text, label=label, probs=probs, method=method,
+        parents=["t0", "t3"][: 1 + (source == "exact")],
         label_source=source, label_mass=0.97 if source == "exact" else None,
     )  # fmt: skip
 

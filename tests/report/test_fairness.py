@@ -1,15 +1,26 @@
-"""Methods are compared only where they started from the same subsample; missing synthetic rows are counted."""
+"""Methods are compared only on the same subsample; missing synthetic rows are counted."""
 
 import re
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt3mix_cli.errors import UserError
 from gpt3mix_cli.records import Trial
-from gpt3mix_cli.report.fairness import refuse_unfair, shortages
+from gpt3mix_cli.report import fairness
+from gpt3mix_cli.report.load_trials import trials_frame
+
+
+def refuse_unfair(trials: Sequence[Trial]) -> None:
+    fairness.refuse_unfair(trials_frame(trials, Path()))
+
+
+def shortages(trials: Sequence[Trial]) -> list[str]:
+    return list(fairness.find_shortages(trials_frame(trials, Path())))
 
 
 def trial(method: str = "none", sha: str | None = "a", seed: int = 0, **fields: Any) -> Trial:
@@ -43,7 +54,7 @@ def trial(method: str = "none", sha: str | None = "a", seed: int = 0, **fields: 
         ({"method": "eda", "variant": {"k": 1}}, {"method": "gpt3mix", "variant": {"k": 1}}),
     ],
 )
-def test_methods_of_a_cell_that_started_from_different_subsamples_are_refused(
+def test_methods_with_different_subsamples_are_refused(
     one: dict[str, Any], other: dict[str, Any]
 ) -> None:
     with pytest.raises(UserError) as caught:
@@ -64,20 +75,21 @@ def test_methods_of_a_cell_that_started_from_different_subsamples_are_refused(
 @pytest.mark.parametrize(
     "other",
     [
-        {"seed": 1}, {"level": "2%"}, {"task": "cr"}, {"variant": {"subsample.master_seed": 1}},  # other cells
+        {"seed": 1}, {"level": "2%"}, {"task": "cr"},  # other cells
+        {"variant": {"subsample.master_seed": 1}},
         {"status": "failed", "accuracy": None},  # nothing to compare
     ],
     ids=str,
 )  # fmt: skip
-def test_what_is_not_compared_may_differ(other: dict[str, Any]) -> None:
+def test_other_cells_and_failed_trials_may_differ(other: dict[str, Any]) -> None:
     refuse_unfair([trial(), trial(**{"method": "eda", "sha": "b", **other})])
 
 
-def test_older_rows_do_not_say_what_they_started_from() -> None:
+def test_rows_without_a_hash_are_not_checked() -> None:
     refuse_unfair([trial(), trial("eda", None), trial("gpt3mix")])
 
 
-def test_runs_are_pooled_if_every_method_has_its_part_of_each() -> None:
+def test_runs_are_pooled_if_every_method_has_trials_of_each() -> None:
     pooled = [trial(method, sha) for sha in "ab" for method in ("none", "eda")]
     refuse_unfair(pooled)
     with pytest.raises(
@@ -89,6 +101,7 @@ def test_runs_are_pooled_if_every_method_has_its_part_of_each() -> None:
         refuse_unfair(pooled[:3])
 
 
+@settings(deadline=None)  # pandas on a busy machine
 @given(
     st.lists(
         st.tuples(st.sampled_from("xyz"), st.integers(0, 2), st.sampled_from("ab")), max_size=12
@@ -122,22 +135,23 @@ def test_the_order_of_the_trials_does_not_matter(
         refuse_unfair(trials)
 
 
-def test_missing_rows_are_counted_where_most_are_missing() -> None:
+def test_the_largest_shortage_is_reported() -> None:
     rows = [trial("eda", seed=seed, n_synthetic=700) for seed in range(3)]
     rows += [trial("gpt3mix", seed=seed, n_synthetic=n) for seed, n in enumerate((700, 640, 630))]
     rows += [trial("gpt3mix", seed=0, n_synthetic=0, status="failed", accuracy=None), trial()]
-    assert list(shortages(rows)) == [
-        "sst2 1% gpt3mix + linear: 630 synthetic rows on data seed 2, 70 short of 700; short on 1 more"
+    assert (shortages(rows)) == [
+        "sst2 1% gpt3mix + linear: 630 synthetic rows on data seed 2, 70 short of 700; "
+        "also on 1 more"
     ]
-    assert list(shortages([*rows[:3], rows[4]])) == [
+    assert (shortages([*rows[:3], rows[4]])) == [
         "sst2 1% gpt3mix + linear: 640 synthetic rows on data seed 1, 60 short of 700"
     ]
-    assert list(shortages(rows[:3])) == []
+    assert (shortages(rows[:3])) == []
 
 
-def test_a_method_that_made_nothing_is_short_of_all() -> None:
+def test_a_method_without_rows_is_short_of_all() -> None:
     """No augmentation is not short of anything."""
-    assert list(shortages([trial(), trial("eda", n_synthetic=70), trial("gpt3mix")])) == [
+    assert (shortages([trial(), trial("eda", n_synthetic=70), trial("gpt3mix")])) == [
         "sst2 1% gpt3mix + linear: 0 synthetic rows on data seed 0, 70 short of 70"
     ]
 

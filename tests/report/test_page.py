@@ -1,4 +1,4 @@
-"""report.html is one file that says just what the data say, and the plots are there where there is data for them."""
+"""report.html is one file that shows texts as they are; plots exist if there is data for them."""
 
 import hashlib
 import html
@@ -13,16 +13,16 @@ import pytest
 from experiment import HOSTILE, experiment
 from hypothesis import given
 from hypothesis import strategies as st
-from rows import cell, trial
+from rows import inputs, seeds, trial
 
 import gpt3mix_cli
 from gpt3mix_cli.errors import NO_CALLBACKS, Callbacks, UserError
 from gpt3mix_cli.records import Trial, write_records
-from gpt3mix_cli.report import analyze, parse_row_limit, report
+from gpt3mix_cli.report import Report, ReportOptions, parse_row_limit, report
 from gpt3mix_cli.report.artifacts import load_artifacts
-from gpt3mix_cli.report.charts import build_charts, looks
-from gpt3mix_cli.report.model import Report
-from gpt3mix_cli.report.render.page import HARMFUL, embedded, plain, visible
+from gpt3mix_cli.report.build import build_report
+from gpt3mix_cli.report.charts import series_styles
+from gpt3mix_cli.report.render.page import HARMFUL, embed, escape, visible
 
 VENDOR = Path(gpt3mix_cli.__file__).parent / "resources" / "report" / "vendor"
 MOST = 6 * 2**20  # bytes of a page before its data
@@ -57,25 +57,27 @@ class Parsed(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Path]:
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Path]:
     folder = experiment(tmp_path_factory.mktemp("run"), levels=("0.1%", "1%"))
     output = folder / "report"
-    return report([folder], output, title=f"t {HOSTILE}"), output
+    return report(inputs(folder, name=f"t {HOSTILE}"), output), output
 
 
 @pytest.fixture(scope="module")
-def page(made: tuple[Report, Path]) -> str:
-    return (made[1] / "report.html").read_text("utf-8")
+def page(written: tuple[Report, Path]) -> str:
+    return (written[1] / "report.html").read_text("utf-8")
 
 
-# Escaping ------------------------------------------------------------------------------------------------------------
+# Escaping -------------------------------------------------------------------------------------
 
 
 def test_texts_are_shown_and_never_become_tags_or_scripts(page: str) -> None:
     parsed = Parsed(page)
     allowed = {
-        "html", "head", "meta", "title", "style", "body", "header", "h1", "button", "nav", "a", "main", "section", "h2", "h3", "p", "div", "table",
-        "thead", "tbody", "tr", "th", "td", "blockquote", "ul", "li", "span", "em", "footer", "script", "details", "summary", "pre",
+        "html", "head", "meta", "title", "style", "body", "header", "h1", "button", "nav", "a",
+        "main", "section", "h2", "h3", "p", "div", "table",
+        "thead", "tbody", "tr", "th", "td", "blockquote", "ul", "li", "span", "em", "footer",
+        "script", "details", "summary", "pre",
     }  # fmt: skip
     assert {tag for tag, _ in parsed.tags} <= allowed
     assert not [
@@ -87,7 +89,7 @@ def test_texts_are_shown_and_never_become_tags_or_scripts(page: str) -> None:
     assert not HARMFUL.search(page.split('id="data">')[1].split("</script>")[0])
 
 
-def test_data_in_a_script_are_what_they_were(page: str) -> None:
+def test_data_in_a_script_are_unchanged(page: str) -> None:
     data = json.loads(
         next(text for attributes, text in Parsed(page).scripts if attributes.get("id") == "data")
     )
@@ -108,8 +110,8 @@ JSON = st.recursive(
 
 
 @given(JSON | st.sampled_from(["\\u001b", "\\\\\r", "<!--<script>", "\u2028\\", "\x00\\n\n\t"]))
-def test_embedded_json_means_the_same_and_ends_no_script(value: Any) -> None:
-    text = embedded(value)
+def test_embedded_json_is_equivalent_and_cannot_end_the_script(value: Any) -> None:
+    text = embed(value)
     assert not set("<>&") & set(text)
     assert not HARMFUL.search(text)
 
@@ -117,30 +119,30 @@ def test_embedded_json_means_the_same_and_ends_no_script(value: Any) -> None:
         if isinstance(inner, str):
             return visible(inner)
         if isinstance(inner, dict):
-            return {visible(key): shown(found) for key, found in inner.items()}
-        return [shown(found) for found in inner] if isinstance(inner, list) else inner
+            return {visible(key): shown(value) for key, value in inner.items()}
+        return [shown(value) for value in inner] if isinstance(inner, list) else inner
 
     assert json.loads(text) == shown(json.loads(json.dumps(value)))
 
 
 @given(st.text())
-def test_plain_text_is_one_text_of_html(text: str) -> None:
-    shown = plain(text)
+def test_escaped_text_is_one_text_of_html(text: str) -> None:
+    shown = escape(text)
     assert not set("<>\"'") & set(shown)
     assert html.unescape(shown) == visible(text)
 
 
-def test_what_cannot_be_seen_is_shown_by_its_sign() -> None:
+def test_invisible_characters_are_shown() -> None:
     assert (
         visible("a\x1b\x7f\u202e\u2028\r\nb\tc é 中 👩\u200d🚀")
         == "a␛⟨U+007F⟩⟨U+202E⟩⟨U+2028⟩␍\nb\tc é 中 👩\u200d🚀"
     )
 
 
-# One file ------------------------------------------------------------------------------------------------------------
+# One file -------------------------------------------------------------------------------------
 
 
-def test_the_page_asks_no_network_for_anything(page: str) -> None:
+def test_the_page_makes_no_requests(page: str) -> None:
     parsed = Parsed(page)
     places = [
         value
@@ -162,7 +164,7 @@ def test_the_page_asks_no_network_for_anything(page: str) -> None:
     assert policy.startswith("default-src 'none'")
 
 
-def test_the_policy_knows_our_scripts_and_no_others(page: str) -> None:
+def test_the_policy_allows_our_scripts_only(page: str) -> None:
     import base64
 
     allowed = set(
@@ -181,7 +183,7 @@ def test_the_page_is_small_before_its_data(page: str) -> None:
     assert len(page.encode()) - len(data.encode()) < MOST
 
 
-def test_libraries_are_the_ones_that_are_recorded_with_their_licences() -> None:
+def test_libraries_are_the_recorded_ones_with_their_licences() -> None:
     records = json.loads((VENDOR / "vendor.json").read_text())
     files = {name: sha for record in records for name, sha in record["files"].items()}
     assert {path.name for path in VENDOR.iterdir()} == {*files, "vendor.json"}
@@ -197,7 +199,7 @@ def test_the_same_report_gives_the_same_bytes(tmp_path: Path) -> None:
     experiment(tmp_path / "run", rows=3)
     both = []
     for output in (tmp_path / "a", tmp_path / "b"):
-        files = report([tmp_path / "run"], output, title="t").files
+        files = report(inputs(tmp_path / "run"), output).files
         both.append(
             {
                 path.name: path.read_bytes()
@@ -209,27 +211,35 @@ def test_the_same_report_gives_the_same_bytes(tmp_path: Path) -> None:
     assert both[0] == both[1]
 
 
-# Rows that are shown -------------------------------------------------------------------------------------------------
+# Rows that are shown --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("limit", "kept", "rejected"), [(None, 48, 4), (200, 48, 4), (5, 10, 4), (1, 2, 1), (0, 0, 0)]
 )
-def test_so_many_rows_of_a_cell_are_shown_and_all_are_counted(
+def test_rows_up_to_the_limit_are_kept_and_all_are_counted(
     tmp_path: Path, limit: int | None, kept: int, rejected: int
 ) -> None:
-    found = load_artifacts(analyze([experiment(tmp_path)], title="t").trials, limit, NO_CALLBACKS)
-    assert (len(found.kept), len(found.rejected), found.found) == (kept, rejected, 52)
-    assert found.shapes["sst2", ""]["eda"].labels.total() == 24  # plots are made of all of them
+    result = load_artifacts(
+        build_report(inputs(experiment(tmp_path)), tmp_path, ReportOptions(), NO_CALLBACKS).trials,
+        limit,
+        NO_CALLBACKS,
+    )
+    assert (len(result.kept), len(result.rejected), result.total) == (kept, rejected, 52)
+    assert (
+        result.distributions["sst2", ""]["eda"].labels.total() == 24
+    )  # plots are made of all of them
 
 
-def test_a_broken_file_of_rows_is_told_and_passed_over(tmp_path: Path) -> None:
+def test_a_broken_file_of_rows_is_reported_and_skipped(tmp_path: Path) -> None:
     experiment(tmp_path)
     (tmp_path / "1pct" / "seed-1" / "eda.jsonl").write_text("{broken\n")
-    told: list[str] = []
-    made = report([tmp_path], tmp_path / "report", title="t", callbacks=Callbacks(warn=told.append))
-    assert len([row for source, row in made.beside.kept if source.method == "eda"]) == 12
-    assert any("eda.jsonl, line 1" in line and "not shown" in line for line in told)
+    warnings: list[str] = []
+    result = report(
+        inputs(tmp_path), tmp_path / "report", callbacks=Callbacks(warn=warnings.append)
+    )
+    assert len([row for source, row in result.artifacts.kept if source.method == "eda"]) == 12
+    assert any("eda.jsonl, line 1" in line and "not shown" in line for line in warnings)
 
 
 def test_synthetic_takes_a_number_or_all() -> None:
@@ -238,51 +248,51 @@ def test_synthetic_takes_a_number_or_all() -> None:
         parse_row_limit("few")
 
 
-# Plots ---------------------------------------------------------------------------------------------------------------
+# Plots ----------------------------------------------------------------------------------------
 
 
-def test_plots_are_there_where_there_is_data_for_them(made: tuple[Report, Path]) -> None:
+def test_plots_exist_if_there_is_data_for_them(written: tuple[Report, Path]) -> None:
     names = ["accuracy-level", "gain", "learning-curves", "entropy", "length", "labels", "cost"]
-    assert [chart.name for chart in made[0].charts] == names
+    assert [chart.name for chart in written[0].charts] == names
     for name in names:
-        assert (made[1] / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-        assert ElementTree.parse(made[1] / f"{name}.svg").getroot().tag.endswith("svg")
+        assert (written[1] / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert ElementTree.parse(written[1] / f"{name}.svg").getroot().tag.endswith("svg")
 
 
 def test_trials_alone_have_no_plots_of_rows(tmp_path: Path) -> None:
-    write_records(tmp_path / "trials.jsonl", cell([0.5, 0.6, 0.7]))
-    made = report([tmp_path / "trials.jsonl"], tmp_path, title="t")
-    assert [chart.name for chart in made.charts] == ["accuracy-level"]
+    write_records(tmp_path / "trials.jsonl", seeds([0.5, 0.6, 0.7]))
+    result = report(inputs(tmp_path / "trials.jsonl"), tmp_path)
+    assert [chart.name for chart in result.charts] == ["accuracy-level"]
     assert 'id="rows"' not in (tmp_path / "report.html").read_text("utf-8")
 
 
-def test_a_report_without_a_figure_has_no_plot(tmp_path: Path) -> None:
+def test_a_report_without_a_score_has_no_plot(tmp_path: Path) -> None:
     write_records(tmp_path / "trials.jsonl", [trial(0, None)])
-    made = report([tmp_path / "trials.jsonl"], tmp_path, title="t")
-    assert not made.charts
+    result = report(inputs(tmp_path / "trials.jsonl"), tmp_path)
+    assert not result.charts
     assert not list(tmp_path.glob("*.png"))
 
 
 def swept(ratios: tuple[object, ...]) -> list[Trial]:
-    rows = cell([0.5, 0.52], method="none")
+    rows = seeds([0.5, 0.52], method="none")
     for number, ratio in enumerate(ratios):
         fields = {
             "method": "gpt3mix",
             "variant": {"augment.ratio": ratio},
             "settings": f"{number:016x}",
         }
-        rows += cell([0.6 + number / 50, 0.62 + number / 50], **fields)
+        rows += seeds([0.6 + number / 50, 0.62 + number / 50], **fields)
     return rows
 
 
-def test_a_sweep_is_plotted_in_the_order_of_its_values_with_what_it_leaves_alone(
+def test_a_sweep_is_plotted_in_the_order_of_its_values_with_unchanged_methods(
     tmp_path: Path,
 ) -> None:
     write_records(tmp_path / "trials.jsonl", swept((10, 1, 3)))
-    made = analyze([tmp_path / "trials.jsonl"], title="t")
-    chart = next(
-        chart for chart in build_charts(made, made.beside) if chart.name == "accuracy-ratio"
+    result = build_report(
+        inputs(tmp_path / "trials.jsonl"), tmp_path, ReportOptions(), NO_CALLBACKS
     )
+    chart = next(chart for chart in result.charts if chart.name == "accuracy-ratio")
     lines = {
         series: [(point.at, round(point.value)) for point in chart.points if point.series == series]
         for series in ("none", "gpt3mix")
@@ -293,29 +303,33 @@ def test_a_sweep_is_plotted_in_the_order_of_its_values_with_what_it_leaves_alone
     }
 
 
-def test_levels_stand_in_the_order_of_their_size(tmp_path: Path) -> None:
+def test_levels_are_in_the_order_of_their_size(tmp_path: Path) -> None:
     rows = [
         row
         for level, size in (("full", 900), ("8/class", 16), ("10%", 90))
-        for row in cell([0.5, 0.6], level=level, n_train=size)
+        for row in seeds([0.5, 0.6], level=level, n_train=size)
     ]
     write_records(tmp_path / "trials.jsonl", rows)
-    made = analyze([tmp_path / "trials.jsonl"], title="t")
-    assert [point.at for point in build_charts(made, made.beside)[0].points] == [
+    result = build_report(
+        inputs(tmp_path / "trials.jsonl"), tmp_path, ReportOptions(), NO_CALLBACKS
+    )
+    assert [point.at for point in result.charts[0].points] == [
         "8/class",
         "10%",
         "full",
     ]
 
 
-def test_figures_are_those_of_the_cells(tmp_path: Path) -> None:
+def test_plotted_values_are_those_of_the_results(tmp_path: Path) -> None:
     write_records(
         tmp_path / "trials.jsonl",
-        [*cell([0.5, 0.52, 0.54]), *cell([0.6, 0.65, 0.61], method="eda")],
+        [*seeds([0.5, 0.52, 0.54]), *seeds([0.6, 0.65, 0.61], method="eda")],
     )
-    made = analyze([tmp_path / "trials.jsonl"], title="t")
-    accuracy, gain = build_charts(made, made.beside)
-    eda = next(found for found in made.cells if found.method == "eda")
+    result = build_report(
+        inputs(tmp_path / "trials.jsonl"), tmp_path, ReportOptions(), NO_CALLBACKS
+    )
+    accuracy, gain = result.charts
+    eda = next(row for row in result.results if row.method == "eda")
     assert eda.ci
     point = next(point for point in accuracy.points if point.series == "eda")
     assert (point.value, point.low, point.high) == pytest.approx(
@@ -324,7 +338,7 @@ def test_figures_are_those_of_the_cells(tmp_path: Path) -> None:
     assert [(point.series, pytest.approx(point.value)) for point in gain.points] == [("eda", 10.0)]
 
 
-def test_the_mean_of_epochs_goes_as_far_as_half_of_the_trials(tmp_path: Path) -> None:
+def test_the_mean_of_epochs_ends_when_half_of_the_trials_have(tmp_path: Path) -> None:
     folder = experiment(tmp_path)
     for seed in (0, 1):
         lines = [
@@ -338,35 +352,35 @@ def test_the_mean_of_epochs_goes_as_far_as_half_of_the_trials(tmp_path: Path) ->
                 for line in [*lines, {"trial": 9, "epoch": 1, "valid_accuracy": 0.3}]
             )
         )
-    made = report([folder], tmp_path / "report", title="t")
-    curve = next(chart for chart in made.charts if chart.name == "learning-curves")
-    found = [
+    result = report(inputs(folder), tmp_path / "report")
+    curve = next(chart for chart in result.charts if chart.name == "learning-curves")
+    result = [
         (point.at, round(point.value, 1), point.low)
         for point in curve.points
         if point.series == "none"
     ]
-    assert found == [(1.0, 25.0, pytest.approx(10.0)), (2.0, 30.0, pytest.approx(20.0))]
+    assert result == [(1.0, 25.0, pytest.approx(10.0)), (2.0, 30.0, pytest.approx(20.0))]
 
 
-def test_a_method_has_one_look_everywhere_and_what_is_told_apart_differs() -> None:
-    found = looks([], ["gpt3mix", "none", "mine", "gpt3mix [settings a]", "other", "eda"])
-    alone = looks([], ["eda", "none", "gpt3mix"])
-    assert {name: found[name] for name in alone} == alone
-    assert found["gpt3mix"].colour == found["gpt3mix [settings a]"].colour
-    assert len(set(found.values())) == len(found)
+def test_a_method_has_one_style_everywhere_and_its_parts_differ() -> None:
+    result = series_styles([], ["gpt3mix", "none", "mine", "gpt3mix [settings a]", "other", "eda"])
+    alone = series_styles([], ["eda", "none", "gpt3mix"])
+    assert {name: result[name] for name in alone} == alone
+    assert result["gpt3mix"].colour == result["gpt3mix [settings a]"].colour
+    assert len(set(result.values())) == len(result)
 
 
 @pytest.mark.parametrize(
     "name", ["_hidden", "$x^2$ \\frac", "中文", "x" * 90, "a\nb\x1b", "'\"<&>"]
 )
-def test_names_from_data_do_no_harm_in_plots(tmp_path: Path, name: str) -> None:
+def test_names_from_data_are_escaped_in_plots(tmp_path: Path, name: str) -> None:
     write_records(
         tmp_path / "trials.jsonl",
         [
-            *cell([0.5, 0.6]),
-            *cell([0.7, 0.8], method=name),
-            *cell([0.7, 0.8], method=name, task=name),
+            *seeds([0.5, 0.6]),
+            *seeds([0.7, 0.8], method=name),
+            *seeds([0.7, 0.8], method=name, task=name),
         ],
     )
-    report([tmp_path / "trials.jsonl"], tmp_path, title=name)
+    report(inputs(tmp_path / "trials.jsonl", name=name), tmp_path)
     assert ElementTree.parse(tmp_path / "gain.svg")

@@ -1,4 +1,4 @@
-"""report.html in headless Chromium, used as a person would: sort, filter, search, open a row, change the theme, print."""
+"""report.html in headless Chromium: sort, filter, search, open a row, theme, print."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 from experiment import HOSTILE, experiment
+from rows import inputs
 
 from gpt3mix_cli.records import Augmented, write_records
-from gpt3mix_cli.report import report
+from gpt3mix_cli.report import ReportOptions, report
 from gpt3mix_cli.report.render.page import visible
 
 CHROMIUM = (
@@ -20,7 +21,7 @@ pytestmark = [
     pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed"),
 ]
 WAIT = 15_000  # milliseconds, on a busy machine
-FRAME = 250  # milliseconds: what a frame may take on a busy machine with 100,000 rows; at rest it takes about 30
+FRAME = 250  # milliseconds of a frame on a busy machine with 100,000 rows; idle about 30
 Open = Callable[..., Any]
 
 
@@ -37,13 +38,13 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def page_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = experiment(tmp_path_factory.mktemp("run"), levels=("0.1%", "1%"))
-    report([folder], folder / "report", title="t")
+    report(inputs(folder), folder / "report")
     return folder / "report" / "report.html"
 
 
 @pytest.fixture
 def open_page(browser: Any, page_path: Path) -> Iterator[Open]:
-    """Return what opens a page; at the end no console message, error or request other than the file's own may have come."""
+    """Open a page; fail at the end after any console message, error or other request."""
     trouble: list[str] = []
     contexts = []
 
@@ -73,7 +74,7 @@ def open_page(browser: Any, page_path: Path) -> Iterator[Open]:
 
 def column(page: Any, sheet: str, name: str) -> list[str]:
     """Return what a table's column shows, from above."""
-    table = page.locator(f"[data-sheet='{sheet}']")
+    table = page.locator(f"[data-table='{sheet}']")
     field = table.locator(
         ".tabulator-col", has=page.locator(".tabulator-col-title", has_text=name)
     ).last.get_attribute("tabulator-field")
@@ -86,7 +87,7 @@ def column(page: Any, sheet: str, name: str) -> list[str]:
 
 def heading(page: Any, sheet: str, name: str) -> Any:
     return page.locator(
-        f"[data-sheet='{sheet}'] .tabulator-col", has=page.get_by_text(name, exact=True)
+        f"[data-table='{sheet}'] .tabulator-col", has=page.get_by_text(name, exact=True)
     ).last
 
 
@@ -102,30 +103,30 @@ def wait_for(found: Any, count: int) -> None:
 
 def test_a_click_on_a_heading_sorts_by_value(open_page: Open) -> None:
     page = open_page()
-    page.locator("[data-sheet='spread'] .tabulator-row").first.scroll_into_view_if_needed()
-    before = column(page, "spread", "mean")
-    title(page, "spread", "mean").click()
-    assert column(page, "spread", "mean") == sorted(before, key=float) != before
-    title(page, "spread", "mean").click()
-    assert column(page, "spread", "mean") == sorted(before, key=float, reverse=True)
-    title(page, "spread", "mean").click()
-    assert column(page, "spread", "mean") == before
+    page.locator("[data-table='intervals'] .tabulator-row").first.scroll_into_view_if_needed()
+    before = column(page, "intervals", "mean")
+    title(page, "intervals", "mean").click()
+    assert column(page, "intervals", "mean") == sorted(before, key=float) != before
+    title(page, "intervals", "mean").click()
+    assert column(page, "intervals", "mean") == sorted(before, key=float, reverse=True)
+    title(page, "intervals", "mean").click()
+    assert column(page, "intervals", "mean") == before
 
 
 def test_filters_take_words_and_bounds(open_page: Open) -> None:
     page = open_page()
-    rows = page.locator("[data-sheet='spread'] .tabulator-row")
+    rows = page.locator("[data-table='intervals'] .tabulator-row")
     rows.first.scroll_into_view_if_needed()
-    method = heading(page, "spread", "method").locator("input")
+    method = heading(page, "intervals", "method").locator("input")
     method.press_sequentially("GPT")
     wait_for(rows, 2)
-    assert set(column(page, "spread", "method")) == {"gpt3mix"}
+    assert set(column(page, "intervals", "method")) == {"gpt3mix"}
     method.press("Control+a")
     method.press("Delete")
     wait_for(rows, 6)
-    heading(page, "spread", "mean").locator("input").press_sequentially("< 55")
+    heading(page, "intervals", "mean").locator("input").press_sequentially("< 55")
     wait_for(rows, 4)
-    assert all(float(value) < 55 for value in column(page, "spread", "mean"))
+    assert all(float(value) < 55 for value in column(page, "intervals", "mean"))
 
 
 def test_a_figure_in_a_plot_shows_its_value(open_page: Open) -> None:
@@ -190,11 +191,11 @@ def test_rows_are_searched_filtered_and_opened(open_page: Open) -> None:
     page.locator("#list .tabulator-row").nth(3).click()
     row = page.locator("#row")
     assert "film 3 of seed 0" in row.inner_text()
-    assert row.locator(".share").count() == 2
-    assert row.locator(".share").first.inner_text().split() == ["pos", "45.0", "%"]
+    assert row.locator(".prob").count() == 2
+    assert row.locator(".prob").first.inner_text().split() == ["pos", "45.0", "%"]
     assert [
         text.split(" </")[0]
-        for text in row.locator("blockquote:not(.made) .text").all_inner_texts()
+        for text in row.locator("blockquote:not(.synthetic) .text").all_inner_texts()
     ] == [
         "a real film, number 0",
         "a real film, number 3",
@@ -211,7 +212,7 @@ def test_rejected_rows_have_their_reasons_and_hostile_texts_are_texts(open_page:
     page.select_option("select[data-key='state']", "rejected: duplicate")
     page.get_by_text("4 rows", exact=True).wait_for()
     page.locator("#list .tabulator-row").first.click()
-    assert page.locator("#row .made").text_content() == f"rejected {visible(HOSTILE)}"
+    assert page.locator("#row .synthetic").text_content() == f"rejected {visible(HOSTILE)}"
     assert f"of t0 {visible(HOSTILE)}" in page.locator("#row").text_content()
     assert "(not kept: gone)" in page.locator("#row").text_content()
     assert not page.locator("#row img, #row b, #list img").count()
@@ -285,7 +286,7 @@ def test_100_000_rows_scroll_and_are_searched_without_stutter(
         for number in range(100_000)
     )
     write_records(folder / "1pct" / "seed-0" / "gpt3mix.jsonl", rows)
-    report([folder], tmp_path / "report", title="t", synthetic=None)
+    report(inputs(folder), tmp_path / "report", ReportOptions(synthetic_limit=None))
     page = open_page(tmp_path / "report" / "report.html")
     page.locator("#rows").scroll_into_view_if_needed()
     page.locator("#list .tabulator-row").first.wait_for()

@@ -1,1 +1,1 @@
-"""A report as Markdown, CSV, LaTeX, JSON, a page and plots."""
+"""A report as Markdown, CSV, LaTeX, JSON, a page, plots, and tables for the terminal."""

@@ -1,256 +1,250 @@
-"""Charts -> PNG and SVG for papers and slides: legible in print, at column width and to the colour-blind.
+"""Charts -> PNG and SVG files, legible in print, at column width and to colour-blind readers.
 
-The palette is Okabe and Ito's (2008) with grey for no augmentation and for real rows; markers and dashes differ as well. The same
-report gives the same bytes.
+The palette is Okabe and Ito's (2008), with grey for no augmentation and for real rows; markers and
+dashes differ as well. The same report gives the same bytes.
 """
 
 import io
+import itertools
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..charts import Chart, Point, SeriesStyle
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    Styles = Mapping[str, SeriesStyle]
+    Series = Mapping[str, Sequence[Point]]
 
 PALETTE = ("#4d4d4d", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#882255")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 DASHES: Any = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
-PANELS = 9  # of a plot; more would be too small to read
-HIGH = 12  # lines of a panel from which three panels are all that a page holds
-PANEL = (2.9, 2.2)  # inches
-NARROWEST = 4.6  # inches: room for the titles of a lone panel
-LONGEST = 34  # letters of a name
+MAX_PANELS = 9  # of a plot; more would be too small to read
+MAX_TALL_PANELS = 3
+TALL_ROWS = 12  # rows of a panel from which it is tall
+COLUMNS = 3
+PANEL_INCHES = (2.9, 2.2)
+ROW_INCHES = 0.22
+MIN_WIDTH_INCHES = 4.6  # for the title of a single panel
+MAX_NAME = 34  # characters
+ROTATED_NAMES = 36  # characters of all names of an axis from which they are rotated
+MAX_MARKERS = 12  # points of a line from which it has no markers
 DPI = 200
+ZERO_LINE: dict[str, Any] = {"color": "#888888", "linewidth": 0.8}
 STYLE: dict[Any, Any] = {
-    "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "legend.fontsize": 8, "lines.linewidth": 1.4, "lines.markersize": 4,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#dddddd", "grid.linewidth": 0.5,
-    "axes.axisbelow": True, "text.parse_math": False, "svg.hashsalt": "gpt3mix", "font.family": ["DejaVu Sans"],
+    "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "legend.fontsize": 8,
+    "lines.linewidth": 1.4, "lines.markersize": 4, "axes.spines.top": False,
+    "axes.spines.right": False, "axes.grid": True, "grid.color": "#dddddd", "grid.linewidth": 0.5,
+    "axes.axisbelow": True, "text.parse_math": False, "svg.hashsalt": "gpt3mix",
+    "font.family": ["DejaVu Sans"],
 }  # fmt: skip
-# No time stamp and no version, so that the same report gives the same bytes.
+# Without a time stamp and a version the same report gives the same bytes.
 METADATA: dict[str, dict[str, Any]] = {
     "png": {"Software": None},
     "svg": {"Date": None, "Creator": "gpt3mix"},
 }
 
 
-def plot_files(
-    charts: Sequence[Chart], looks: Mapping[str, SeriesStyle]
-) -> Iterator[tuple[str, bytes]]:
-    """Yield the name and the content of each file: a PNG and an SVG a chart."""
+def file_names(charts: Iterable[Chart]) -> list[str]:
+    """Return the names of the files, a PNG and an SVG a chart."""
+    return [f"{chart.name}.{form}" for chart in charts for form in METADATA]
+
+
+def plot_files(charts: Sequence[Chart], styles: "Styles") -> Iterator[tuple[str, bytes]]:
+    """Yield the name and the content of each file."""
     import matplotlib
 
     for chart in charts:
-        # A name in a script that the font lacks is shown as boxes; that is no reason for a warning a letter.
         with matplotlib.rc_context(), warnings.catch_warnings():
-            matplotlib.rcdefaults()  # a reader's own style would change the bytes
+            matplotlib.rcdefaults()  # a user's own style would change the bytes
             matplotlib.rcParams.update(STYLE)
+            # Characters that the font lacks are drawn as boxes.
             warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-            yield from _files(chart, looks)
+            figure = _draw_chart(chart, styles)
+            for form, metadata in METADATA.items():
+                stream = io.BytesIO()
+                figure.savefig(stream, format=form, dpi=DPI, metadata=metadata)
+                yield f"{chart.name}.{form}", stream.getvalue()
 
 
-def _files(chart: Chart, looks: Mapping[str, SeriesStyle]) -> Iterator[tuple[str, bytes]]:
+def _draw_chart(chart: Chart, styles: "Styles") -> "Figure":
     from matplotlib.figure import Figure
 
-    most = 3 if chart.kind == "interval" and _lines(chart, chart.panels) > HIGH else PANELS
-    panels = chart.panels[:most]
-    across = min(3, len(panels))
+    is_interval = chart.kind == "interval"
+    tall = is_interval and _count_rows(chart, chart.panels) > TALL_ROWS
+    panels = chart.panels[: MAX_TALL_PANELS if tall else MAX_PANELS]
+    across = min(COLUMNS, len(panels))
     down = math.ceil(len(panels) / across)
-    height = (
-        max(PANEL[1], 0.22 * _lines(chart, panels) + 0.8) if chart.kind == "interval" else PANEL[1]
-    )
-    figure = Figure(
-        figsize=(max(NARROWEST, across * PANEL[0]), down * height + 0.7), layout="constrained"
-    )
-    grid = figure.subplots(
-        down, across, squeeze=False, sharey="row" if chart.kind == "interval" else False
-    )
-    for place, axes in enumerate(grid.flat):
-        if place >= len(panels):
+    height = PANEL_INCHES[1]
+    if is_interval:
+        height = max(height, ROW_INCHES * _count_rows(chart, panels) + 0.8)
+    size = (max(MIN_WIDTH_INCHES, across * PANEL_INCHES[0]), down * height + 0.7)
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(down, across, squeeze=False, sharey="row" if is_interval else False)
+    for index, axes in enumerate(grid.flat):
+        if index >= len(panels):
             axes.set_visible(False)
             continue
-        points = [point for point in chart.points if point.panel == panels[place]]
-        _draw(axes, chart, points, looks)
-        if panels[place]:
-            axes.set_title(short(panels[place]), loc="left")
-        axes.set_xlabel(chart.value if chart.kind == "interval" else chart.at)
-        if place % across == 0 and chart.kind != "interval":
+        points = [point for point in chart.points if point.panel == panels[index]]
+        _draw_panel(axes, chart, points, styles)
+        if panels[index]:
+            axes.set_title(shorten(panels[index]), loc="left")
+        axes.set_xlabel(chart.value if is_interval else chart.at)
+        if index % across == 0 and not is_interval:
             axes.set_ylabel(chart.value)
-    names = list(dict.fromkeys(point.series for point in chart.points if point.panel in panels))
-    handles = [_handle(chart, looks[name]) for name in names]
-    # matplotlib leaves out what begins with an underscore.
-    labels = [short(name) if not name.startswith("_") else f"\u200a{short(name)}" for name in names]
-    figure.legend(
-        handles, labels, loc="outside lower center", ncols=min(4, len(names)), frameon=False
-    )
-    more = len(chart.panels) - len(panels)
-    figure.suptitle(
-        chart.title
-        + (
-            f" (the first {most} of {len(panels) + more} panels; report.html has all)"
-            if more
-            else ""
-        ),
-        fontsize=9,
-    )
+    _add_titles(figure, chart, panels, styles)
     figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # what the layout has found holds for both files
-    for form, metadata in METADATA.items():
-        stream = io.BytesIO()
-        figure.savefig(stream, format=form, dpi=DPI, metadata=metadata)
-        yield f"{chart.name}.{form}", stream.getvalue()
+    figure.set_layout_engine("none")  # both files use the layout that was computed
+    return figure
 
 
-def _lines(chart: Chart, panels: Sequence[str]) -> int:
-    """Return how many lines the fullest panel has, a line a series and name."""
-    return max(
-        len({(point.at, point.series) for point in chart.points if point.panel == panel})
-        for panel in panels
-    )
+def _add_titles(figure: "Figure", chart: Chart, panels: Sequence[str], styles: "Styles") -> None:
+    """Add the legend and the title."""
+    names = list(dict.fromkeys(point.series for point in chart.points if point.panel in panels))
+    handles = [_legend_handle(chart, styles[name]) for name in names]
+    # matplotlib leaves out names that begin with an underscore.
+    labels = [shorten(name) if name[:1] != "_" else f"\u200a{shorten(name)}" for name in names]
+    columns = min(4, len(names))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
+    title, total = chart.title, len(chart.panels)
+    if total > len(panels):
+        title += f" (the first {len(panels)} of {total} panels; report.html has all)"
+    figure.suptitle(title, fontsize=9)
 
 
-def short(text: str) -> str:
-    """Return a name that fits, on one line and without what would not show."""
-    plain = "".join(letter if letter.isprintable() else " " for letter in text)
-    return plain if len(plain) <= LONGEST else f"{plain[: LONGEST - 1]}…"
+def _count_rows(chart: Chart, panels: Sequence[str]) -> int:
+    """Return how many rows the fullest panel has, one for each series and position."""
+    rows: dict[str, set[tuple[str | float, str]]] = {panel: set() for panel in panels}
+    for point in chart.points:
+        if point.panel in rows:
+            rows[point.panel].add((point.at, point.series))
+    return max(map(len, rows.values()))
 
 
-def _handle(chart: Chart, look: SeriesStyle) -> Any:
+def shorten(text: str) -> str:
+    """Return a name that fits, on one line and printable."""
+    plain = "".join(char if char.isprintable() else " " for char in text)
+    return plain if len(plain) <= MAX_NAME else f"{plain[: MAX_NAME - 1]}…"
+
+
+def _legend_handle(chart: Chart, style: SeriesStyle) -> Any:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
+    colour = PALETTE[style.colour]
     if chart.kind == "bars":
-        return Patch(color=PALETTE[look.colour])
-    line: Any = DASHES[look.marker] if chart.kind in ("line", "steps") else "none"
-    marker = "none" if chart.kind == "steps" else MARKERS[look.marker]
-    return Line2D([], [], color=PALETTE[look.colour], linestyle=line, marker=marker)
+        return Patch(color=colour)
+    line: Any = DASHES[style.marker] if chart.kind in ("line", "steps") else "none"
+    marker = "none" if chart.kind == "steps" else MARKERS[style.marker]
+    return Line2D([], [], color=colour, linestyle=line, marker=marker)
 
 
-# A panel of each kind ------------------------------------------------------------------------------------------------
+# A panel of each kind ------------------------------------------------------------------------
 
 
-def _draw(
-    axes: "Axes", chart: Chart, points: Sequence[Point], looks: Mapping[str, SeriesStyle]
-) -> None:
+def _draw_panel(axes: "Axes", chart: Chart, points: Sequence[Point], styles: "Styles") -> None:
     series: dict[str, list[Point]] = {}
     for point in points:
         series.setdefault(point.series, []).append(point)
     if chart.kind == "interval":
-        _intervals(axes, series, looks)
+        _draw_intervals(axes, series, styles)
         if chart.zero:
-            axes.axvline(0, color="#888888", linewidth=0.8)
+            axes.axvline(0, **ZERO_LINE)
         return
     if chart.zero:
-        axes.axhline(0, color="#888888", linewidth=0.8)
-    if chart.kind == "bars":
-        _bars(axes, series, looks)
-        return
-    if chart.kind == "scatter":
-        for name, found in series.items():
-            look = looks[name]
-            axes.plot(
-                [_number(p.at) for p in found],
-                [p.value for p in found],
-                MARKERS[look.marker],
-                color=PALETTE[look.colour],
-                alpha=0.8,
-            )
-        axes.xaxis.set_major_locator(_few())
-        return
-    names = (
-        list(dict.fromkeys(str(point.at) for point in points))
-        if any(isinstance(point.at, str) for point in points)
-        else []
-    )
-    for name, found in series.items():
-        _line(axes, chart, found, looks[name], names)
-    if names:
-        axes.set_xticks(
-            range(len(names)),
-            [short(name) for name in names],
-            rotation=30 if sum(map(len, names)) > 36 else 0,
-        )
-        axes.set_xlim(-0.3, len(names) - 0.7)
+        axes.axhline(0, **ZERO_LINE)
+    match chart.kind:
+        case "bars":
+            _draw_bars(axes, series, styles)
+        case "scatter":
+            _draw_scatter(axes, series, styles)
+        case _:
+            is_named = any(isinstance(point.at, str) for point in points)
+            names = _names(points) if is_named else []
+            for name, of_series in series.items():
+                _draw_line(axes, chart, of_series, styles[name], names)
+            if names:
+                _name_ticks(axes, names)
+                axes.set_xlim(-0.3, len(names) - 0.7)
 
 
-def _line(
-    axes: "Axes", chart: Chart, found: Sequence[Point], look: SeriesStyle, names: Sequence[str]
+def _draw_scatter(axes: "Axes", series: "Series", styles: "Styles") -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    for name, points in series.items():
+        style = styles[name]
+        axes.plot(
+            [_number(point.at) for point in points], [point.value for point in points],
+            MARKERS[style.marker], color=PALETTE[style.colour], alpha=0.8,
+        )  # fmt: skip
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+
+
+def _draw_line(
+    axes: "Axes", chart: Chart, points: Sequence[Point], style: SeriesStyle, names: Sequence[str]
 ) -> None:
-    places = [names.index(str(point.at)) if names else _number(point.at) for point in found]
-    values = [point.value for point in found]
-    colour = PALETTE[look.colour]
+    x = [names.index(str(point.at)) if names else _number(point.at) for point in points]
+    y = [point.value for point in points]
+    colour, dashes = PALETTE[style.colour], DASHES[style.marker]
     if chart.kind == "steps":
-        axes.step(places, values, where="mid", color=colour, linestyle=DASHES[look.marker])
+        axes.step(x, y, where="mid", color=colour, linestyle=dashes)
         axes.set_ylim(bottom=0)
         return
-    marker = MARKERS[look.marker] if len(places) <= 12 else "none"
-    axes.plot(places, values, color=colour, linestyle=DASHES[look.marker], marker=marker)
-    low = [point.value if point.low is None else point.low for point in found]
-    high = [point.value if point.high is None else point.high for point in found]
-    axes.fill_between(places, low, high, color=colour, alpha=0.13, linewidth=0)
+    marker = MARKERS[style.marker] if len(x) <= MAX_MARKERS else "none"
+    axes.plot(x, y, color=colour, linestyle=dashes, marker=marker)
+    low = [point.value if point.low is None else point.low for point in points]
+    high = [point.value if point.high is None else point.high for point in points]
+    axes.fill_between(x, low, high, color=colour, alpha=0.13, linewidth=0)
 
 
-def _intervals(
-    axes: "Axes", series: Mapping[str, Sequence[Point]], looks: Mapping[str, SeriesStyle]
-) -> None:
-    """Draw a line a name, its series below each other."""
-    names = list(dict.fromkeys(str(point.at) for found in series.values() for point in found))
-    step = 0.8 / len(series)
-    for number, (name, found) in enumerate(series.items()):
-        look = looks[name]
-        places = [
-            names.index(str(point.at)) + step * (number - (len(series) - 1) / 2) for point in found
-        ]
-        for place, point in zip(places, found, strict=True):
+def _draw_intervals(axes: "Axes", series: "Series", styles: "Styles") -> None:
+    """Draw a row a name, its series below each other."""
+    names = _names(itertools.chain(*series.values()))
+    for index, (name, points) in enumerate(series.items()):
+        style = styles[name]
+        colour = PALETTE[style.colour]
+        offset = _offset(index, len(series))
+        y = [names.index(str(point.at)) + offset for point in points]
+        for position, point in zip(y, points, strict=True):
             if point.low is not None and point.high is not None:
-                axes.plot(
-                    [point.low, point.high],
-                    [place, place],
-                    color=PALETTE[look.colour],
-                    linewidth=1.2,
-                )
-        axes.plot(
-            [point.value for point in found],
-            places,
-            MARKERS[look.marker],
-            color=PALETTE[look.colour],
-        )
-    axes.set_yticks(range(len(names)), [short(name) for name in names])
+                ends = [point.low, point.high]
+                axes.plot(ends, [position, position], color=colour, linewidth=1.2)
+        axes.plot([point.value for point in points], y, MARKERS[style.marker], color=colour)
+    axes.set_yticks(range(len(names)), [shorten(name) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.grid(visible=False, axis="y")
 
 
-def _bars(
-    axes: "Axes", series: Mapping[str, Sequence[Point]], looks: Mapping[str, SeriesStyle]
-) -> None:
-    names = list(dict.fromkeys(str(point.at) for found in series.values() for point in found))
-    width = 0.8 / len(series)
-    for number, (name, found) in enumerate(series.items()):
-        places = [
-            names.index(str(point.at)) + width * (number - (len(series) - 1) / 2) for point in found
-        ]
+def _draw_bars(axes: "Axes", series: "Series", styles: "Styles") -> None:
+    names = _names(itertools.chain(*series.values()))
+    for index, (name, points) in enumerate(series.items()):
+        offset = _offset(index, len(series))
+        x = [names.index(str(point.at)) + offset for point in points]
         axes.bar(
-            places,
-            [point.value for point in found],
-            width,
-            color=PALETTE[looks[name].colour],
-            edgecolor="white",
-            linewidth=0.4,
-        )
-    axes.set_xticks(
-        range(len(names)),
-        [short(name) for name in names],
-        rotation=30 if sum(map(len, names)) > 36 else 0,
-    )
+            x, [point.value for point in points], 0.8 / len(series),
+            color=PALETTE[styles[name].colour], edgecolor="white", linewidth=0.4,
+        )  # fmt: skip
+    _name_ticks(axes, names)
     axes.grid(visible=False, axis="x")
 
 
-def _few() -> Any:
-    from matplotlib.ticker import MaxNLocator
+def _names(points: Iterable[Point]) -> list[str]:
+    """Return the names along the axis, in the order in which they come."""
+    return list(dict.fromkeys(str(point.at) for point in points))
 
-    return MaxNLocator(4)
+
+def _offset(index: int, count: int) -> float:
+    """Return where a series is around its position; all series together take 0.8 of it."""
+    return 0.8 / count * (index - (count - 1) / 2)
+
+
+def _name_ticks(axes: "Axes", names: Sequence[str]) -> None:
+    rotation = 30 if sum(map(len, names)) > ROTATED_NAMES else 0
+    axes.set_xticks(range(len(names)), [shorten(name) for name in names], rotation=rotation)
 
 
 def _number(value: str | float) -> float:

@@ -1,12 +1,12 @@
-// What the page's other scripts share: the data, small things, the theme, and the drawing of what is near.
+// Shared by the page's scripts: the data, helpers, the theme, and drawing on demand.
 // Texts from data become text nodes, never HTML.
 "use strict";
 
 const data = JSON.parse(document.getElementById("data").textContent);
-const looks = new Map(Object.entries(data.looks));
+const styles = new Map(Object.entries(data.styles));
 document.documentElement.classList.add("scripted");
 
-// Small things ----------------------------------------------------------------------------------------------------------
+// Helpers --------------------------------------------------------------------------------------------------------------
 
 function make(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
@@ -17,23 +17,23 @@ function make(tag, attributes = {}, ...children) {
   node.append(...children);
   return node;
 }
-// Tabulator takes titles for HTML.
-const escaped = (text) => text.replace(/[&<>"']/g, (letter) => `&#${letter.charCodeAt(0)};`);
-const later = (wait, act) => {
+// Tabulator reads titles as HTML.
+const escapeHtml = (text) => text.replace(/[&<>"']/g, (char) => `&#${char.charCodeAt(0)};`);
+const debounce = (wait, act) => {
   let timer;
   return () => {
     clearTimeout(timer);
     timer = setTimeout(act, wait);
   };
 };
-const show = (value) => (value == null ? "" : String(+value.toPrecision(4)));
+const formatNumber = (value) => (value == null ? "" : String(+value.toPrecision(4)));
 
-// Light, dark, or as the system is ---------------------------------------------------------------------------------------
+// Light, dark, or the system's theme -------------------------------------------------------------------------------------
 
 const themes = ["system", "light", "dark"];
 const button = document.getElementById("theme");
-const memory = {
-  // a browser may refuse to remember anything for a file
+const storage = {
+  // a browser may refuse to store anything for a file
   get() {
     try {
       return localStorage.getItem("gpt3mix-theme");
@@ -45,7 +45,7 @@ const memory = {
     try {
       localStorage.setItem("gpt3mix-theme", value);
     } catch {
-      /* then the page forgets */
+      /* the choice is not remembered */
     }
   },
 };
@@ -53,27 +53,27 @@ function setTheme(name) {
   document.documentElement.dataset.theme = name;
   button.textContent = `Theme: ${name}`;
 }
-setTheme(themes.includes(memory.get()) ? memory.get() : "system");
+setTheme(themes.includes(storage.get()) ? storage.get() : "system");
 button.addEventListener("click", () => {
   const next = themes[(themes.indexOf(document.documentElement.dataset.theme) + 1) % themes.length];
   setTheme(next);
-  memory.set(next);
+  storage.set(next);
 });
 
-// What is far below is made when it comes near; before printing, all of it.
+// Tables and plots are drawn when they come near the screen; plots, at the latest before printing.
 const waiting = new Map();
-const nearing = new IntersectionObserver((entries) => entries.forEach((entry) => entry.isIntersecting && start(entry.target)), {
+const observer = new IntersectionObserver((entries) => entries.forEach((entry) => entry.isIntersecting && start(entry.target)), {
   rootMargin: "600px",
 });
 function whenNear(node, height, act) {
-  node.style.minHeight = height; // without its height what follows would seem near too
+  node.style.minHeight = height; // without a height, everything below would be near the screen too
   waiting.set(node, act);
-  nearing.observe(node);
+  observer.observe(node);
 }
 function start(node) {
   const act = waiting.get(node);
   waiting.delete(node);
-  nearing.unobserve(node);
+  observer.unobserve(node);
   if (act) act();
   node.style.minHeight = "";
 }

@@ -1,30 +1,31 @@
-// The plots, a panel a time, with values to hover over.
+// The plots: one for each panel, with values to hover over.
 "use strict";
 
 const SYMBOLS = ["circle", "square", "triangle", "diamond", "wye", "cross"];
 const DASHES = [null, "6 3", "6 2 1 2", "2 2", "8 2", "4 1 1 1"];
-const MOST = 6; // panels at a time
-const colour = (series) => `var(--series-${looks.get(series)[0]})`;
-const symbol = (series) => SYMBOLS[looks.get(series)[1]];
-const dash = (series) => DASHES[looks.get(series)[1]];
+const PANELS_SHOWN = 6;
+const TALL_PANELS_SHOWN = 3;
+const colour = (series) => `var(--series-${styles.get(series)[0]})`;
+const symbol = (series) => SYMBOLS[styles.get(series)[1]];
+const dash = (series) => DASHES[styles.get(series)[1]];
 
 function pointsOf(chart) {
   return chart.points.map(([panel, series, at, value, low, high, note]) => ({ panel, series, at, value, low, high, note }));
 }
 
-function hover(chart, point) {
-  const where = chart.at ? `${chart.at}: ${typeof point.at === "number" ? show(point.at) : point.at}` : `${point.at}`;
+function tipText(chart, point) {
+  const where = chart.at ? `${chart.at}: ${typeof point.at === "number" ? formatNumber(point.at) : point.at}` : `${point.at}`;
   const range = point.low == null ? "" : ` [${point.low.toFixed(1)}, ${point.high.toFixed(1)}]`;
   return `${point.series}\n${where}\n${chart.value}: ${point.value.toFixed(1)}${range}${point.note ? `\n${point.note}` : ""}`;
 }
 
-const tip = (chart, points, how, channels) =>
-  Plot.tip(points, how({ ...channels, title: (point) => hover(chart, point), fontSize: 12, lineHeight: 1.3 }));
+const tip = (chart, points, pointer, channels) =>
+  Plot.tip(points, pointer({ ...channels, title: (point) => tipText(chart, point), fontSize: 12, lineHeight: 1.3 }));
 const bounds = { y1: (point) => point.low ?? point.value, y2: (point) => point.high ?? point.value };
 
 const dots = (points, channels, radius = 3.5) =>
   Plot.dot(points, { ...channels, fill: (point) => colour(point.series), symbol: (point) => symbol(point.series), r: radius });
-const each = (points, mark) =>
+const perSeries = (points, mark) =>
   unique(points, "series").map((name) =>
     mark(
       points.filter((point) => point.series === name),
@@ -34,7 +35,7 @@ const each = (points, mark) =>
 const unique = (points, key) => [...new Set(points.map((point) => point[key]))];
 const stroke = (name) => ({ stroke: colour(name), strokeWidth: 1.8, strokeDasharray: dash(name) });
 
-// What Plot is asked for, for a panel of each kind.
+// The options of Observable Plot for a panel of each kind.
 const KINDS = {
   line(chart, points) {
     const named = points.some((point) => typeof point.at === "string");
@@ -44,8 +45,8 @@ const KINDS = {
       x: named ? { type: "point", label: chart.at, domain: unique(points, "at").map(String) } : { label: chart.at, ticks: 6 },
       y: { label: chart.value, grid: true, nice: true },
       marks: [
-        ...each(points, (found, name) => Plot.areaY(found, { x, ...bounds, fill: colour(name), fillOpacity: 0.13 })),
-        ...each(points, (found, name) => Plot.lineY(found, { x, y: "value", ...stroke(name) })),
+        ...perSeries(points, (own, name) => Plot.areaY(own, { x, ...bounds, fill: colour(name), fillOpacity: 0.13 })),
+        ...perSeries(points, (own, name) => Plot.lineY(own, { x, y: "value", ...stroke(name) })),
         ...(dotted ? [dots(points, { x, y: "value" })] : []),
         tip(chart, points, Plot.pointer, { x, y: "value" }),
       ],
@@ -56,7 +57,7 @@ const KINDS = {
       x: { label: chart.at },
       y: { label: chart.value, grid: true, nice: true, zero: true },
       marks: [
-        ...each(points, (found, name) => Plot.lineY(found, { x: "at", y: "value", curve: "step", ...stroke(name) })),
+        ...perSeries(points, (own, name) => Plot.lineY(own, { x: "at", y: "value", curve: "step", ...stroke(name) })),
         Plot.ruleY([0], { stroke: "var(--edge)" }),
         tip(chart, points, Plot.pointer, { x: "at", y: "value" }),
       ],
@@ -86,21 +87,21 @@ const KINDS = {
     };
   },
   interval(chart, points) {
-    const lines = unique(points, "at");
+    const rows = unique(points, "at");
     const names = unique(points, "series");
-    const widest = Math.max(...lines.map((line) => line.length));
-    const known = points.filter((point) => point.low != null);
+    const widest = Math.max(...rows.map((row) => row.length));
+    const withInterval = points.filter((point) => point.low != null);
     return {
-      height: 62 + lines.length * (12 + 18 * names.length),
+      height: 62 + rows.length * (12 + 18 * names.length),
       marginTop: 8,
       marginLeft: Math.min(150, 16 + 6.6 * widest),
-      fy: { label: null, domain: lines, axis: null, padding: 0.12 },
+      fy: { label: null, domain: rows, axis: null, padding: 0.12 },
       y: { axis: null, domain: names },
       x: { label: chart.value, grid: true, nice: true },
       marks: [
         ...(chart.zero ? [Plot.ruleX([0], { stroke: "var(--soft)" })] : []),
         Plot.axisFy({ anchor: "left", label: null, lineWidth: 11, textOverflow: "ellipsis-end" }),
-        Plot.ruleY(known, { fy: "at", y: "series", x1: "low", x2: "high", stroke: (point) => colour(point.series), strokeWidth: 1.8 }),
+        Plot.ruleY(withInterval, { fy: "at", y: "series", x1: "low", x2: "high", stroke: (point) => colour(point.series), strokeWidth: 1.8 }),
         dots(points, { fy: "at", y: "series", x: "value" }, 4),
         tip(chart, points, Plot.pointerY, { fy: "at", y: "series", x: "value" }),
       ],
@@ -114,7 +115,7 @@ function legend(points) {
     "div",
     { class: "legend" },
     ...names.map((name) => {
-      const sign = Plot.plot({
+      const marker = Plot.plot({
         width: 12,
         height: 12,
         margin: 0,
@@ -125,7 +126,7 @@ function legend(points) {
         color: { type: "identity" },
         marks: [Plot.dot([1], { x: 1, y: 1, r: 4.5, fill: () => colour(name), symbol: () => symbol(name) })],
       });
-      return make("span", {}, sign, name);
+      return make("span", {}, marker, name);
     }),
   );
 }
@@ -138,18 +139,18 @@ function drawChart(figure, chart) {
   const search = make("input", { type: "search", placeholder: "panels that contain…", "aria-label": `panels of ${chart.title}` });
   const more = make("button", { type: "button" }, "more");
   const tall = chart.kind === "interval" && new Set(points.map((point) => point.at)).size > 4;
-  const most = tall ? 3 : MOST;
-  let shown = most;
+  const step = tall ? TALL_PANELS_SHOWN : PANELS_SHOWN;
+  let shown = step;
   const draw = () => {
     const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
-    const found = panels.filter((panel) => words.every((word) => panel.toLowerCase().includes(word)));
-    count.textContent = `${Math.min(shown, found.length)} of ${found.length} panels`;
-    more.hidden = found.length <= shown;
+    const matching = panels.filter((panel) => words.every((word) => panel.toLowerCase().includes(word)));
+    count.textContent = `${Math.min(shown, matching.length)} of ${matching.length} panels`;
+    more.hidden = matching.length <= shown;
     box.replaceChildren(
-      ...found.slice(0, shown).map((panel) => make("div", { class: "panel" }, ...(panel ? [make("h4", {}, panel)] : []))),
+      ...matching.slice(0, shown).map((panel) => make("div", { class: "panel" }, ...(panel ? [make("h4", {}, panel)] : []))),
     );
-    [...box.children].forEach((node, place) => {
-      const chosen = points.filter((point) => point.panel === found[place]);
+    [...box.children].forEach((node, index) => {
+      const chosen = points.filter((point) => point.panel === matching[index]);
       const svg = Plot.plot({
         width: Math.max(260, Math.min(node.clientWidth || 480, 640)),
         height: 240,
@@ -157,7 +158,7 @@ function drawChart(figure, chart) {
         marginTop: 28,
         marginBottom: 42,
         style: { background: "none", fontSize: "12px" },
-        ariaLabel: `${chart.title}: ${found[place]}`,
+        ariaLabel: `${chart.title}: ${matching[index]}`,
         color: { type: "identity" },
         symbol: { type: "identity" },
         ...KINDS[chart.kind](chart, chosen),
@@ -167,18 +168,18 @@ function drawChart(figure, chart) {
   };
   search.addEventListener(
     "input",
-    later(120, () => {
-      shown = most;
+    debounce(120, () => {
+      shown = step;
       draw();
     }),
   );
   more.addEventListener("click", () => {
-    shown += most;
+    shown += step;
     draw();
   });
   figure.append(
     make("h3", {}, chart.title),
-    ...(panels.length > most ? [make("div", { class: "tools" }, search, count, more)] : []),
+    ...(panels.length > step ? [make("div", { class: "tools" }, search, count, more)] : []),
     legend(points),
     box,
     make("figcaption", {}, chart.caption),
@@ -186,7 +187,7 @@ function drawChart(figure, chart) {
   draw();
   let width = figure.clientWidth;
   new ResizeObserver(
-    later(150, () => {
+    debounce(150, () => {
       if (figure.clientWidth && Math.abs(figure.clientWidth - width) > 8) {
         width = figure.clientWidth;
         draw();

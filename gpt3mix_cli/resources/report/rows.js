@@ -1,10 +1,10 @@
-// The browser of synthetic rows: a list of those that are searched for, and the row that is open beside it.
+// The browser of synthetic rows: a list with search and filters, and the details of the open row.
 "use strict";
 
-const SOURCE = ["task", "variant", "level", "method", "seed", "draw"];
+const FILE_FIELDS = ["task", "variant", "level", "method", "seed", "draw"];
 
 function rowsOf(store) {
-  const about = store.sources.map((source) => Object.fromEntries(SOURCE.map((name, place) => [name, source[place]])));
+  const files = store.sources.map((source) => Object.fromEntries(FILE_FIELDS.map((name, index) => [name, source[index]])));
   const kept = store.kept.map(([source, text, parents, classes, probs, id, labelSource, mass, perplexity]) => {
     const best = probs.indexOf(Math.max(...probs));
     return {
@@ -18,9 +18,9 @@ function rowsOf(store) {
       mass,
       perplexity,
       label: store.classes[classes][best],
-      share: probs[best],
+      prob: probs[best],
       state: "kept",
-      method: about[source].method,
+      method: files[source].method,
     };
   });
   const rejected = store.rejected.map(([source, text, parents, reason, detail]) => ({
@@ -30,29 +30,29 @@ function rowsOf(store) {
     reason,
     detail,
     label: "",
-    share: null,
+    prob: null,
     state: `rejected: ${reason}`,
-    method: about[source].method,
+    method: files[source].method,
   }));
-  return { about, rows: [...kept, ...rejected].map((row, id) => ({ ...row, number: id })) };
+  return { files, rows: [...kept, ...rejected].map((row, id) => ({ ...row, number: id })) };
 }
 
-function bar(share) {
+function bar(prob) {
   const fill = make("i");
-  fill.style.width = `${100 * share}%`;
+  fill.style.width = `${100 * prob}%`;
   return make("span", { class: "bar" }, fill);
 }
 
 function labelCell(cell) {
   const row = cell.getData();
-  if (row.share == null) return make("span", { class: "chip no", title: row.detail || row.reason }, row.reason);
-  const node = make("span", { class: "label", title: row.classes.map((name, place) => `${name} ${row.probs[place]}`).join("\n") });
-  node.append(make("span", {}, row.label), bar(row.share));
+  if (row.prob == null) return make("span", { class: "chip rejected", title: row.detail || row.reason }, row.reason);
+  const node = make("span", { class: "label", title: row.classes.map((name, index) => `${name} ${row.probs[index]}`).join("\n") });
+  node.append(make("span", {}, row.label), bar(row.prob));
   return node;
 }
 
-function opened(row, about, store, step) {
-  const source = about[row.source];
+function rowDetails(row, files, store, step) {
+  const source = files[row.source];
   const parents = row.parents.map((parent) => (typeof parent === "number" ? store.real[parent] : [`(not kept: ${parent})`, ""]));
   const facts = [
     source.task,
@@ -63,14 +63,14 @@ function opened(row, about, store, step) {
     `draw ${source.draw}`,
     row.id,
     row.labelSource && `label: ${row.labelSource}`,
-    row.mass != null && `label mass ${show(row.mass)}`,
-    row.perplexity != null && `perplexity ${show(row.perplexity)}`,
+    row.mass != null && `label mass ${formatNumber(row.mass)}`,
+    row.perplexity != null && `perplexity ${formatNumber(row.perplexity)}`,
   ];
   return [
     make(
       "div",
-      { class: "line" },
-      make("span", { class: row.share == null ? "chip no" : "chip" }, row.state),
+      { class: "head" },
+      make("span", { class: row.prob == null ? "chip rejected" : "chip" }, row.state),
       make(
         "span",
         {},
@@ -81,19 +81,19 @@ function opened(row, about, store, step) {
         make("button", { type: "button", class: "close", "aria-label": "close", onclick: () => step(0) }, "✕"),
       ),
     ),
-    make("blockquote", { class: "made text" }, row.text),
-    ...(row.share == null
+    make("blockquote", { class: "synthetic text" }, row.text),
+    ...(row.prob == null
       ? [make("p", {}, row.detail || row.reason)]
-      : row.classes.map((name, place) =>
+      : row.classes.map((name, index) =>
           make(
             "div",
-            { class: "share" },
+            { class: "prob" },
             make("span", {}, name),
-            bar(row.probs[place]),
-            make("span", {}, `${(100 * row.probs[place]).toFixed(1)} %`),
+            bar(row.probs[index]),
+            make("span", {}, `${(100 * row.probs[index]).toFixed(1)} %`),
           ),
         )),
-    make("h3", {}, parents.length === 1 ? "made from" : `made from ${parents.length} rows`),
+    make("h3", {}, parents.length === 1 ? "generated from" : `generated from ${parents.length} rows`),
     ...parents.map(([text, label]) =>
       make("blockquote", {}, make("span", { class: "text" }, text), " ", ...(label ? [make("span", { class: "chip" }, label)] : [])),
     ),
@@ -101,8 +101,8 @@ function opened(row, about, store, step) {
   ];
 }
 
-function browser(place, store) {
-  const { about, rows } = rowsOf(store);
+function drawBrowser(node, store) {
+  const { files, rows } = rowsOf(store);
   const search = make("input", { type: "search", id: "search", placeholder: "search in texts", "aria-label": "search in texts" });
   const inParents = make("input", { type: "checkbox", id: "in-parents" });
   const count = make("span", { class: "hint", id: "count", role: "status" });
@@ -110,15 +110,15 @@ function browser(place, store) {
   const side = make(
     "aside",
     { id: "row", "aria-live": "polite" },
-    make("p", { class: "hint" }, "Choose a row to see what it was made from."),
+    make("p", { class: "hint" }, "Choose a row to see what it was generated from."),
   );
   if (innerWidth <= 860) side.hidden = true;
   const keys = {
-    task: (row) => about[row.source].task,
-    variant: (row) => about[row.source].variant,
-    level: (row) => about[row.source].level,
+    task: (row) => files[row.source].task,
+    variant: (row) => files[row.source].variant,
+    level: (row) => files[row.source].level,
     method: (row) => row.method,
-    "data seed": (row) => String(about[row.source].seed),
+    "data seed": (row) => String(files[row.source].seed),
     label: (row) => row.label,
     state: (row) => row.state,
   };
@@ -133,12 +133,12 @@ function browser(place, store) {
     );
     return { select, key, name, use: values.length > 1 };
   });
-  place.append(
+  node.append(
     make(
       "p",
       { class: "caption" },
-      `${rows.length.toLocaleString()} of ${store.found.toLocaleString()} rows${
-        rows.length < store.found ? "; all of them with gpt3mix report … --synthetic all" : ""
+      `${rows.length.toLocaleString()} of ${store.total.toLocaleString()} rows${
+        rows.length < store.total ? "; all of them with gpt3mix report … --synthetic all" : ""
       }. Arrow keys go from row to row.`,
     ),
     make(
@@ -146,7 +146,7 @@ function browser(place, store) {
       { class: "tools" },
       search,
       make("label", {}, inParents, "in real rows too"),
-      ...selects.filter((each) => each.use).map((each) => make("label", {}, each.name, each.select)),
+      ...selects.filter((filter) => filter.use).map(({ name, select }) => make("label", {}, name, select)),
       count,
     ),
     make("div", { class: "browser" }, list, side),
@@ -161,11 +161,11 @@ function browser(place, store) {
     height: "70vh",
     layout: "fitColumns",
     rowHeight: 30,
-    placeholder: "no row is like that",
+    placeholder: "no row matches",
     nestedFieldSeparator: false,
     columns: [
       { title: "text", field: "text", widthGrow: 5, minWidth: 150, formatter: (cell) => document.createTextNode(cell.getValue()) },
-      { title: "label", field: "share", widthGrow: 1.4, minWidth: 110, formatter: labelCell, sorter: "number" },
+      { title: "label", field: "prob", widthGrow: 1.4, minWidth: 110, formatter: labelCell, sorter: "number" },
       ...(innerWidth > 600
         ? [
             {
@@ -182,22 +182,22 @@ function browser(place, store) {
   });
   const filter = () => {
     const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
-    const wanted = selects.filter((each) => each.select.value !== "").map((each) => [each.key, each.select.value]);
+    const chosen = selects.filter(({ select }) => select.value !== "").map(({ key, select }) => [key, select.value]);
     const has = (row, word) =>
       lower[row.number].includes(word) ||
       (inParents.checked && row.parents.some((parent) => typeof parent === "number" && lowerReal[parent].includes(word)));
     table.setFilter(
       (row) =>
         words.every((word) => has(row, word)) &&
-        wanted.every(([key, value]) => key(row) === value || (value === "rejected" && key(row).startsWith("rejected: "))),
+        chosen.every(([key, value]) => key(row) === value || (value === "rejected" && key(row).startsWith("rejected: "))),
     );
   };
   const select = (row) => {
     const before = open === null ? false : table.getRow(open);
     open = row.getData().number;
-    for (const each of [before, row]) if (each) each.getElement().classList.toggle("open", each.getData().number === open);
+    for (const changed of [before, row]) if (changed) changed.getElement().classList.toggle("open", changed.getData().number === open);
     side.hidden = false;
-    side.replaceChildren(...opened(row.getData(), about, store, step));
+    side.replaceChildren(...rowDetails(row.getData(), files, store, step));
     side.scrollTop = 0;
   };
   function step(by) {
@@ -214,8 +214,8 @@ function browser(place, store) {
     }
   }
   table.on("rowClick", (event, row) => select(row));
-  table.on("dataFiltered", (filters, found) => {
-    count.textContent = `${found.length.toLocaleString()} rows`;
+  table.on("dataFiltered", (filters, matching) => {
+    count.textContent = `${matching.length.toLocaleString()} rows`;
   });
   table.on("tableBuilt", () => {
     list.tabIndex = 0;
@@ -231,10 +231,10 @@ function browser(place, store) {
   addEventListener("keydown", (event) => {
     if (event.key === "Escape" && innerWidth <= 860) side.hidden = true;
   });
-  search.addEventListener("input", later(150, filter));
-  for (const node of [inParents, ...selects.map((each) => each.select)]) node.addEventListener("change", filter);
+  search.addEventListener("input", debounce(150, filter));
+  for (const node of [inParents, ...selects.map(({ select }) => select)]) node.addEventListener("change", filter);
   count.textContent = `${rows.length.toLocaleString()} rows`;
 }
 
-const place = document.querySelector("#rows .screen");
-if (place) whenNear(place, "80vh", () => browser(place, data.rows));
+const rowsNode = document.querySelector("#rows .screen");
+if (rowsNode) whenNear(rowsNode, "80vh", () => drawBrowser(rowsNode, data.rows));

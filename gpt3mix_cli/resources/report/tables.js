@@ -1,99 +1,99 @@
 // The tables: sorted by value, filtered by words and bounds.
 "use strict";
 
-const LONG = 25; // lines from which a table scrolls in itself
-const WIDE = 20; // columns from which only those in sight are made
-const textOf = (entry) => (Array.isArray(entry) ? entry[0] : entry);
-const valueOf = (entry) => (Array.isArray(entry) ? entry[1] : null);
+const LONG_ROWS = 25; // from which a table has a scroll bar of its own
+const WIDE_COLUMNS = 20; // from which only the visible columns are drawn
+const textOf = (cell) => (Array.isArray(cell) ? cell[0] : cell);
+const valueOf = (cell) => (Array.isArray(cell) ? cell[1] : null);
 
 function sorter(a, b, aRow, bRow, column, direction) {
-  const foot = (aRow.getData().foot - bRow.getData().foot) * (direction === "asc" ? 1 : -1);
-  if (foot) return foot; // averages stay below
+  const footer = (aRow.getData().footer - bRow.getData().footer) * (direction === "asc" ? 1 : -1);
+  if (footer) return footer; // averages stay at the end
   const [x, y] = [valueOf(a), valueOf(b)];
   if (x != null && y != null) return x - y;
   if (x != null || y != null) return x == null ? -1 : 1;
   return textOf(a).localeCompare(textOf(b), undefined, { numeric: true });
 }
 
-// `>60`, `<= 0.05` for figures, anything else is looked for in the text.
-function matches(wanted, entry) {
-  const bound = /^\s*(<=|>=|<|>|=)\s*(-?[\d.]+)\s*$/.exec(wanted);
-  const value = valueOf(entry);
-  if (!bound) return textOf(entry).toLowerCase().includes(wanted.trim().toLowerCase());
+// `>60` and `<= 0.05` compare numbers; anything else is searched for in the text.
+function matches(filter, cell) {
+  const bound = /^\s*(<=|>=|<|>|=)\s*(-?[\d.]+)\s*$/.exec(filter);
+  const value = valueOf(cell);
+  if (!bound) return textOf(cell).toLowerCase().includes(filter.trim().toLowerCase());
   if (value == null) return false;
   const limit = parseFloat(bound[2]);
   return { "<": value < limit, ">": value > limit, "<=": value <= limit, ">=": value >= limit, "=": value === limit }[bound[1]];
 }
 
-function formatter(cell) {
-  const entry = cell.getValue();
-  const node = make("span", {}, textOf(entry));
-  if (entry[2] === 1 && Array.isArray(entry)) node.className = "best";
-  if (valueOf(entry) != null) node.title = `${textOf(entry)}: ${valueOf(entry)}`;
+function formatter(component) {
+  const cell = component.getValue();
+  const node = make("span", {}, textOf(cell));
+  if (Array.isArray(cell) && cell[2] === 1) node.className = "best";
+  if (valueOf(cell) != null) node.title = `${textOf(cell)}: ${valueOf(cell)}`;
   return node;
 }
 
-// Neighbours of the same name share one heading.
-function columnsOf(sheet) {
-  const depth = Math.max(...sheet.headings.map((heading) => heading.length));
-  const parts = sheet.headings.map((heading) => [...Array(depth - heading.length).fill(""), ...heading]);
-  const filters = sheet.rows.length > 1;
-  const column = (place) => ({
-    title: escaped(parts[place][depth - 1]),
-    field: `c${place}`,
+// Equal neighbours get one heading.
+function columnsOf(table) {
+  const parts = table.headings;
+  const depth = parts[0].length;
+  const filters = table.rows.length > 1;
+  const column = (index) => ({
+    title: escapeHtml(parts[index][depth - 1]),
+    field: `c${index}`,
     sorter,
     formatter,
-    hozAlign: sheet.numeric[place] ? "right" : "left",
-    headerHozAlign: sheet.numeric[place] ? "right" : "left",
+    hozAlign: table.numeric[index] ? "right" : "left",
+    headerHozAlign: table.numeric[index] ? "right" : "left",
     minWidth: 72,
     ...(filters
-      ? { headerFilter: "input", headerFilterPlaceholder: sheet.numeric[place] ? "> …" : "filter", headerFilterFunc: matches }
+      ? { headerFilter: "input", headerFilterPlaceholder: table.numeric[index] ? "> …" : "filter", headerFilterFunc: matches }
       : {}),
   });
-  const level = (places, at) => {
-    if (at === depth - 1) return places.map(column);
-    const found = [];
-    for (let first = 0; first < places.length;) {
+  const group = (indexes, level) => {
+    if (level === depth - 1) return indexes.map(column);
+    const groups = [];
+    for (let first = 0; first < indexes.length;) {
       let end = first + 1;
-      const name = parts[places[first]][at];
-      while (end < places.length && name && parts[places[end]][at] === name) end += 1;
-      const group = places.slice(first, end);
-      found.push(...(name ? [{ title: escaped(name), columns: level(group, at + 1) }] : level(group, at + 1)));
+      const name = parts[indexes[first]][level];
+      while (end < indexes.length && name && parts[indexes[end]][level] === name) end += 1;
+      const columns = group(indexes.slice(first, end), level + 1);
+      groups.push(...(name ? [{ title: escapeHtml(name), columns }] : columns));
       first = end;
     }
-    return found;
+    return groups;
   };
-  return level(
-    parts.map((_, place) => place),
+  return group(
+    parts.map((_, index) => index),
     0,
   );
 }
 
-function drawTable(node, sheet) {
-  const firstFoot = sheet.rows.length - sheet.foot;
-  const rows = sheet.rows.map((row, number) => {
-    const found = { id: number, foot: number >= firstFoot ? 1 : 0 };
-    row.forEach((entry, place) => {
-      found[`c${place}`] = entry;
+function drawTable(node, table) {
+  const firstFooter = table.rows.length - table.footer;
+  const rows = table.rows.map((row, number) => {
+    const record = { id: number, footer: number >= firstFooter ? 1 : 0 };
+    row.forEach((cell, index) => {
+      record[`c${index}`] = cell;
     });
-    return found;
+    return record;
   });
   const inner = make("div");
   node.append(inner);
   new Tabulator(inner, {
     data: rows,
-    columns: columnsOf(sheet),
-    layout: sheet.headings.length > WIDE ? "fitData" : "fitDataTable",
+    columns: columnsOf(table),
+    layout: table.headings.length > WIDE_COLUMNS ? "fitData" : "fitDataTable",
     nestedFieldSeparator: false,
     columnDefaults: { headerSortTristate: true },
-    placeholder: "no line is like that",
-    ...(rows.length > LONG ? { height: "70vh" } : {}),
-    ...(sheet.headings.length > WIDE ? { renderHorizontal: "virtual" } : {}),
-    rowFormatter: (row) => row.getElement().classList.toggle("foot", row.getData().foot === 1),
+    placeholder: "no row matches",
+    ...(rows.length > LONG_ROWS ? { height: "70vh" } : {}),
+    ...(table.headings.length > WIDE_COLUMNS ? { renderHorizontal: "virtual" } : {}),
+    rowFormatter: (row) => row.getElement().classList.toggle("footer", row.getData().footer === 1),
   });
 }
 
-for (const sheet of data.sheets) {
-  const node = [...document.querySelectorAll("[data-sheet]")].find((each) => each.dataset.sheet === sheet.name);
-  whenNear(node, sheet.rows.length > LONG ? "70vh" : `${60 + 30 * sheet.rows.length}px`, () => drawTable(node, sheet));
+for (const table of data.tables) {
+  const node = [...document.querySelectorAll("[data-table]")].find((candidate) => candidate.dataset.table === table.name);
+  whenNear(node, table.rows.length > LONG_ROWS ? "70vh" : `${60 + 30 * table.rows.length}px`, () => drawTable(node, table));
 }

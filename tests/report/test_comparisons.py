@@ -5,71 +5,66 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rows import cell, trial
+from rows import inputs, report_on, seeds, trial
 
 from gpt3mix_cli.errors import UserError
 from gpt3mix_cli.records import Trial, write_records
 from gpt3mix_cli.report import Report, report
 
 
-def made(tmp_path: Path, trials: list[Trial], **options: Any) -> Report:
-    write_records(tmp_path / "trials" / "all.jsonl", trials)
-    return report([tmp_path], tmp_path / "report", title="t", **options)
-
-
-def found(tmp_path: Path) -> dict[str, Any]:
+def saved(tmp_path: Path) -> dict[str, Any]:
     return json.loads((tmp_path / "report" / "report.json").read_text("utf-8"))
 
 
-# Comparisons ---------------------------------------------------------------------------------------------------------
+# Comparisons ----------------------------------------------------------------------------------
 
 
 def test_the_data_seed_is_the_unit_and_its_trials_are_averaged_first(tmp_path: Path) -> None:
-    """Ten trials on five subsamples are five pairs: p cannot be below 0.0625, however many trials there are."""
+    """Ten trials on five subsamples are five pairs, so that p cannot be below 0.0625."""
     rows = [trial(n, 0.5 + n / 1000, data_seed=n % 5, train_sha=f"{n % 5}") for n in range(10)]
     rows += [
         trial(n, 0.6 + n / 1000, data_seed=n % 5, train_sha=f"{n % 5}", method="gpt3mix")
         for n in range(10)
     ]
-    (only,) = made(tmp_path, rows).comparisons
+    (only,) = report_on(tmp_path, rows).comparisons
     assert (only.a, only.b, only.n_pairs) == ("gpt3mix", "none", 5)
     assert only.diff == pytest.approx(0.1)
     assert only.p == only.p_wilcoxon == only.smallest_p == only.p_corrected == 0.0625
     assert only.stars == ""
     page = (tmp_path / "report" / "report.md").read_text("utf-8")
-    assert "With 5 pairs no p below 0.0625 can be reached" in page
+    assert "With 5 pairs no p can be below 0.0625" in page
     assert "*" not in page.split("## Comparisons")[1].split("| --- |")[2]
 
 
-def test_stars_stand_from_six_pairs_on_and_for_the_corrected_p(tmp_path: Path) -> None:
+def test_stars_need_six_pairs_and_use_the_corrected_p(tmp_path: Path) -> None:
     low, high = [0.50, 0.51, 0.52, 0.53, 0.54, 0.55], [0.60, 0.63, 0.61, 0.66, 0.62, 0.69]
-    (only,) = made(tmp_path, cell(low) + cell(high, method="eda")).comparisons
+    (only,) = report_on(tmp_path, seeds(low) + seeds(high, method="eda")).comparisons
     assert (only.p, only.stars) == (0.03125, "*")
-    more = made(
+    more = report_on(
         tmp_path,
-        cell(low)
-        + cell(high, method="eda")
-        + cell(low, level="2%")
-        + cell(high, method="eda", level="2%"),
+        seeds(low)
+        + seeds(high, method="eda")
+        + seeds(low, level="2%")
+        + seeds(high, method="eda", level="2%"),
     ).comparisons
     assert [(each.p_corrected, each.stars) for each in more] == [(0.0625, ""), (0.0625, "")]
 
 
 def test_only_seeds_that_both_have_are_paired(tmp_path: Path) -> None:
-    rows = [*cell([0.5, 0.6, 0.7]), *cell([0.6, 0.7], method="eda")]
-    (only,) = made(tmp_path, rows).comparisons
+    rows = [*seeds([0.5, 0.6, 0.7]), *seeds([0.6, 0.7], method="eda")]
+    (only,) = report_on(tmp_path, rows).comparisons
     assert (only.n_pairs, only.diff) == (2, pytest.approx(0.1))
 
 
-def test_the_paper_s_method_is_compared_with_all_others_and_no_augmentation_is_what_all_are_compared_with(
+def test_every_method_is_compared_with_every_other_and_no_augmentation_is_always_b(
     tmp_path: Path,
 ) -> None:
     rows = [
         row
         for method in ("none", "eda", "gpt3mix", "backtranslate")
-        for row in cell([0.5, 0.6], method=method)
+        for row in seeds([0.5, 0.6], method=method)
     ]
-    pairs = {(each.a, each.b) for each in made(tmp_path, rows).comparisons}
+    pairs = {(each.a, each.b) for each in report_on(tmp_path, rows).comparisons}
     assert pairs == {
         ("gpt3mix", "none"),
         ("gpt3mix", "eda"),
@@ -81,33 +76,33 @@ def test_the_paper_s_method_is_compared_with_all_others_and_no_augmentation_is_w
 
 
 def test_data_seeds_with_other_rows_are_refused(tmp_path: Path) -> None:
-    other = cell([0.6, 0.7, 0.8], method="eda")
+    other = seeds([0.6, 0.7, 0.8], method="eda")
     other[2] = other[2].model_copy(update={"train_sha": "another"})
     with pytest.raises(
         UserError,
-        match=r"sst2 1%, data seed 2: none \+ linear and eda \+ linear started from different subsamples",
+        match=r"sst2 1%, data seed 2: none \+ linear and eda \+ linear started from different ",
     ):
-        made(tmp_path, [*cell([0.5, 0.6, 0.1]), *other])
+        report_on(tmp_path, [*seeds([0.5, 0.6, 0.1]), *other])
 
 
 def test_scores_on_other_test_rows_are_not_compared(tmp_path: Path) -> None:
-    rows = [*cell([0.5, 0.6], test_sha="a"), *cell([0.6, 0.7], method="eda", test_sha="b")]
-    assert made(tmp_path, rows).comparisons == []
+    rows = [*seeds([0.5, 0.6], test_sha="a"), *seeds([0.6, 0.7], method="eda", test_sha="b")]
+    assert report_on(tmp_path, rows).comparisons == []
 
 
 def test_report_json_has_the_shape_of_the_design(tmp_path: Path) -> None:
     rows = [
-        *cell([0.5, 0.6, 0.7], variant={"augment.k": 2}),
-        *cell([0.6, 0.7, 0.9], method="eda", variant={"augment.k": 2}),
+        *seeds([0.5, 0.6, 0.7], variant={"augment.k": 2}),
+        *seeds([0.6, 0.7, 0.9], method="eda", variant={"augment.k": 2}),
     ]
-    made(tmp_path, rows)
-    first, second = found(tmp_path)["cells"]
+    report_on(tmp_path, rows)
+    first, second = saved(tmp_path)["cells"]
     assert {"task", "level", "method", "classifier", "variant", "n", "mean", "std", "ci"} <= set(
         first
     )
     assert (first["variant"], first["n"], first["mean"]) == ({"augment.k": 2}, 3, 0.6)
     assert first["ci"][0] <= first["mean"] <= first["ci"][1]
-    (only,) = found(tmp_path)["comparisons"]
+    (only,) = saved(tmp_path)["comparisons"]
     assert {"a", "b", "task", "level", "classifier", "n_pairs", "diff", "p", "p_corrected"} <= set(
         only
     )
@@ -115,21 +110,21 @@ def test_report_json_has_the_shape_of_the_design(tmp_path: Path) -> None:
     assert only["diff"] == pytest.approx(second["mean"] - first["mean"])
 
 
-# Over tasks and levels -----------------------------------------------------------------------------------------------
+# Over tasks and levels ------------------------------------------------------------------------
 
 
 def test_pooling_flips_all_levels_of_a_data_seed_together(tmp_path: Path) -> None:
-    """Levels of a data seed share rows: three seeds on two levels of one task are three units, not six."""
+    """Levels of a data seed share rows: three seeds on two levels are three units, not six."""
     rows = [
         row
         for level in ("1%", "2%")
         for row in [
-            *cell([0.5, 0.5, 0.5], level=level),
-            *cell([0.6, 0.7, 0.8], method="eda", level=level),
+            *seeds([0.5, 0.5, 0.5], level=level),
+            *seeds([0.6, 0.7, 0.8], method="eda", level=level),
         ]
     ]
-    (only,) = made(tmp_path, rows).pooled
-    assert (only.units, only.lines, only.tasks, only.p, only.smallest_p) == (3, 2, 1, 0.25, 0.25)
+    (only,) = report_on(tmp_path, rows).pooled
+    assert (only.units, only.rows, only.tasks, only.p, only.smallest_p) == (3, 2, 1, 0.25, 0.25)
     assert only.diff == pytest.approx(0.2)
 
 
@@ -138,30 +133,30 @@ def test_pooling_takes_tasks_as_independent_and_counts_wins_ties_and_losses(tmp_
     rows = []
     for task, gain in gains.items():
         rows += [
-            *cell([0.5] * 3, task=task),
-            *cell([0.5 + one for one in gain], task=task, method="gpt3mix"),
+            *seeds([0.5] * 3, task=task),
+            *seeds([0.5 + one for one in gain], task=task, method="gpt3mix"),
         ]
-    (only,) = made(tmp_path, rows).pooled
+    (only,) = report_on(tmp_path, rows).pooled
     assert (only.wins, only.ties, only.losses) == (1, 1, 1)  # 50.003 is shown as 50.0
-    assert (only.units, only.tasks, only.lines) == (9, 3, 3)
+    assert (only.units, only.tasks, only.rows) == (9, 3, 3)
     assert only.smallest_p == 2.0**-8
     assert only.p == pytest.approx(1, abs=0.2)
 
 
-def test_a_pooled_difference_tells_the_worst_and_the_best_task(tmp_path: Path) -> None:
-    """A gain of half a point everywhere has a small p, a mean gain of two with a loss on one task has none: the table says why."""
+def test_a_pooled_difference_has_the_lowest_and_highest_of_its_tasks(tmp_path: Path) -> None:
+    """A consistent half-point gain is significant; a larger one that reverses on a task is not."""
     rows = []
     for task, gain in (("cr", 0.10), ("sst2", 0.09), ("subj", -0.13)):
         base = [0.5 + seed / 100 for seed in range(5)]
         rows += [
-            *cell(base, task=task),
-            *cell([one + 0.005 for one in base], task=task, method="eda"),
+            *seeds(base, task=task),
+            *seeds([one + 0.005 for one in base], task=task, method="eda"),
         ]
-        rows += cell([one + gain for one in base], task=task, method="gpt3mix")
-    pooled = {(each.a, each.b): each for each in made(tmp_path, rows).pooled}
+        rows += seeds([one + gain for one in base], task=task, method="gpt3mix")
+    pooled = {(each.a, each.b): each for each in report_on(tmp_path, rows).pooled}
     small, large = pooled["eda", "none"], pooled["gpt3mix", "none"]
     assert (small.p or 1) < 0.01 < 0.3 < (large.p or 0)
-    assert (large.diff, large.least, large.most) == (
+    assert (large.diff, large.min_diff, large.max_diff) == (
         pytest.approx(0.02),
         pytest.approx(-0.13),
         pytest.approx(0.10),
@@ -172,7 +167,7 @@ def test_a_pooled_difference_tells_the_worst_and_the_best_task(tmp_path: Path) -
 
 
 def test_two_runs_of_one_data_seed_are_two_subsamples(tmp_path: Path) -> None:
-    """Methods may have unequally many trials of each, in any order: a pair is of the same rows all the same."""
+    """Pairs have the same rows, however many trials each method has of them, in any order."""
     sub = {name: {"data_seed": 0, "train_sha": name} for name in "ab"}
     rows = [trial(0, 0.5, **sub["a"]), trial(1, 0.5, **sub["a"]), trial(2, 0.9, **sub["b"])]
     rows += [
@@ -180,20 +175,20 @@ def test_two_runs_of_one_data_seed_are_two_subsamples(tmp_path: Path) -> None:
         trial(4, 1.0, method="eda", **sub["b"]),
         trial(5, 0.6, method="eda", **sub["a"]),
     ]
-    result = made(tmp_path, rows)
+    result = report_on(tmp_path, rows)
     (only,) = result.comparisons
     assert (only.n_pairs, only.diff) == (2, pytest.approx(0.1))
-    assert [each.data_seeds for each in result.cells] == [2, 2]
+    assert [each.data_seeds for each in result.results] == [2, 2]
 
 
-def test_averages_are_over_tasks_and_one_that_lacks_a_task_says_so(tmp_path: Path) -> None:
+def test_averages_are_over_tasks_and_a_missing_task_is_noted(tmp_path: Path) -> None:
     rows = [
-        *cell([0.5, 0.7], task="cr"),
-        *cell([0.8], task="sst2"),
-        *cell([0.9], task="cr", method="eda"),
+        *seeds([0.5, 0.7], task="cr"),
+        *seeds([0.8], task="sst2"),
+        *seeds([0.9], task="cr", method="eda"),
     ]
-    averages = made(tmp_path, rows).averages
-    assert [(each.column, each.tasks, each.of, each.mean) for each in averages] == [
+    averages = report_on(tmp_path, rows).averages
+    assert [(each.column, each.tasks, each.all_tasks, each.mean) for each in averages] == [
         ("none", 2, 2, pytest.approx(0.7)),
         ("eda", 1, 2, 0.9),
     ]
@@ -203,12 +198,12 @@ def test_averages_are_over_tasks_and_one_that_lacks_a_task_says_so(tmp_path: Pat
     )  # and not in bold, being over another task
 
 
-# Costs, uneven classes -----------------------------------------------------------------------------------------------
+# Costs, uneven classes ------------------------------------------------------------------------
 
 
-def test_gains_are_paired_and_divided_by_what_a_set_costs(tmp_path: Path) -> None:
-    rows = [*cell([0.5, 0.6, 0.9]), *cell([0.6, 0.7], method="gpt3mix", tokens=20_000, usd=0.5)]
-    gpt3mix = next(each for each in made(tmp_path, rows).cells if each.method == "gpt3mix")
+def test_gains_are_paired_and_divided_by_the_cost_of_a_set(tmp_path: Path) -> None:
+    rows = [*seeds([0.5, 0.6, 0.9]), *seeds([0.6, 0.7], method="gpt3mix", tokens=20_000, usd=0.5)]
+    gpt3mix = next(each for each in report_on(tmp_path, rows).results if each.method == "gpt3mix")
     assert gpt3mix.gain == pytest.approx(0.1)  # over the seeds that both have
     assert gpt3mix.gain_per_usd == pytest.approx(0.2)
     assert gpt3mix.gain_per_1k_tokens == pytest.approx(0.005)
@@ -217,48 +212,48 @@ def test_gains_are_paired_and_divided_by_what_a_set_costs(tmp_path: Path) -> Non
     ).read_text("utf-8")
 
 
-def test_uneven_classes_bring_macro_f1_and_mcc(tmp_path: Path) -> None:
+def test_uneven_classes_add_macro_f1_and_mcc(tmp_path: Path) -> None:
     even, uneven = (
-        cell([0.5, 0.6]),
-        cell([0.69, 0.69], task="cola", majority=0.689, mcc=0.0, macro_f1=0.408),
+        seeds([0.5, 0.6]),
+        seeds([0.69, 0.69], task="cola", majority=0.689, mcc=0.0, macro_f1=0.408),
     )
-    made(tmp_path, [*even, *uneven])
+    report_on(tmp_path, [*even, *uneven])
     section = (
         (tmp_path / "report" / "report.md")
         .read_text("utf-8")
-        .split("Where classes are uneven")[1]
+        .split("## Uneven classes")[1]
         .split("\n## ")[0]
     )
     assert "| cola | 1% | linear | 68.9 | 40.8, MCC 0.000 |" in section
     assert "sst2" not in section
 
 
-def test_what_is_uneven_depends_on_the_number_of_classes(tmp_path: Path) -> None:
+def test_uneven_depends_on_the_number_of_classes(tmp_path: Path) -> None:
     six = [[int(i == j) for j in range(6)] for i in range(6)]
-    (trec,) = made(tmp_path, cell([0.3], majority=0.276, confusion=six)).cells
+    (trec,) = report_on(tmp_path, seeds([0.3], majority=0.276, confusion=six)).results
     assert (trec.classes, trec.uneven) == (6, True)
-    (sst2,) = made(tmp_path, cell([0.3], majority=0.5008, confusion=[[1, 0], [0, 1]])).cells
+    (sst2,) = report_on(tmp_path, seeds([0.3], majority=0.5008, confusion=[[1, 0], [0, 1]])).results
     assert not sst2.uneven
 
 
-# Sweeps and layouts --------------------------------------------------------------------------------------------------
+# Sweeps and layouts ---------------------------------------------------------------------------
 
 
 def swept(k: int, gain: float) -> list[Trial]:
     variant = {"augment.k": k}
     return [
-        *cell([0.5, 0.6, 0.7], variant=variant),
-        *cell([0.5 + gain, 0.6 + gain, 0.7 + gain], variant=variant, method="gpt3mix"),
+        *seeds([0.5, 0.6, 0.7], variant=variant),
+        *seeds([0.5 + gain, 0.6 + gain, 0.7 + gain], variant=variant, method="gpt3mix"),
     ]
 
 
-def test_an_ablation_has_a_column_a_variant_and_what_the_sweep_leaves_alone_once(
+def test_an_ablation_has_a_column_per_variant_and_unchanged_methods_once(
     tmp_path: Path,
 ) -> None:
-    result = made(tmp_path, [*swept(1, 0.1), *swept(2, 0.2), *swept(4, 0.15)])
-    sheet = next(sheet for sheet in result.sheets if sheet.name == "ablation-gpt3mix")
-    assert sheet.title == "gpt3mix by augment.k"
-    assert [heading[-1] for heading in sheet.headings] == [
+    result = report_on(tmp_path, [*swept(1, 0.1), *swept(2, 0.2), *swept(4, 0.15)])
+    table = next(table for table in result.tables if table.name == "ablation-gpt3mix")
+    assert table.title == "gpt3mix by augment.k"
+    assert [heading[-1] for heading in table.headings] == [
         "task",
         "level",
         "classifier",
@@ -268,53 +263,53 @@ def test_an_ablation_has_a_column_a_variant_and_what_the_sweep_leaves_alone_once
         "2",
         "4",
     ]
-    assert [entry.text for entry in sheet.rows[0][4:]] == [
+    assert [entry.text for entry in table.rows[0][4:]] == [
         "60.0 ± 10.0 (3)",
         "70.0 ± 10.0 (3)",
         "80.0 ± 10.0 (3)",
         "75.0 ± 10.0 (3)",
     ]
-    assert [entry.best for entry in sheet.rows[0][4:]] == [False, False, True, False]
+    assert [entry.best for entry in table.rows[0][4:]] == [False, False, True, False]
 
 
 def ablation(result: Report) -> tuple[list[str], list[list[str]]]:
-    sheet = next(sheet for sheet in result.sheets if sheet.name == "ablation-gpt3mix")
-    return [heading[-1] for heading in sheet.headings][4:], [
-        [entry.text for entry in row[4:]] for row in sheet.rows
+    table = next(table for table in result.tables if table.name == "ablation-gpt3mix")
+    return [heading[-1] for heading in table.headings][4:], [
+        [entry.text for entry in row[4:]] for row in table.rows
     ]
 
 
-def test_no_variant_of_an_ablation_is_lost_to_a_name_that_is_taken(tmp_path: Path) -> None:
+def test_variants_with_equal_headings_are_numbered(tmp_path: Path) -> None:
     rows = []
     for value, mean in (("none", 0.6), ("x" * 60, 0.7), ("x" * 61, 0.8)):
         rows += [
-            *cell([0.5, 0.5], variant={"key": value}),
-            *cell([mean, mean], method="gpt3mix", variant={"key": value}),
+            *seeds([0.5, 0.5], variant={"key": value}),
+            *seeds([mean, mean], method="gpt3mix", variant={"key": value}),
         ]
-    names, (line,) = ablation(made(tmp_path, rows))
+    names, (line,) = ablation(report_on(tmp_path, rows))
     assert names == ["none", "none (2)", "x" * 47 + "…", "x" * 47 + "… (2)"]
     assert [text[:4] for text in line] == ["50.0", "60.0", "70.0", "80.0"]
 
 
-def test_variants_that_are_equal_on_one_level_by_chance_keep_their_others(tmp_path: Path) -> None:
-    """Where all trials predict one class, all variants of a method are equal; on another level they differ."""
+def test_variants_that_are_equal_on_one_level_only_are_kept(tmp_path: Path) -> None:
+    """Variants whose trials all predict one class are equal on that level only."""
     rows = [
         row
         for k in (1, 2)
-        for row in cell([0.5, 0.5], method="gpt3mix", level="0.1%", variant={"augment.k": k})
+        for row in seeds([0.5, 0.5], method="gpt3mix", level="0.1%", variant={"augment.k": k})
     ]
     rows += [
         row
         for k in (1, 2)
-        for row in cell([0.6 + k / 10] * 2, method="gpt3mix", level="1%", variant={"augment.k": k})
+        for row in seeds([0.6 + k / 10] * 2, method="gpt3mix", level="1%", variant={"augment.k": k})
     ]
-    names, lines = ablation(made(tmp_path, rows))
+    names, lines = ablation(report_on(tmp_path, rows))
     assert names == ["1", "2"]
     assert [[text[:4] for text in line] for line in lines] == [["50.0", "50.0"], ["70.0", "80.0"]]
 
 
-def test_variants_are_compared_with_the_first_and_what_is_equal_in_all_once(tmp_path: Path) -> None:
-    result = made(tmp_path, [*swept(1, 0.1), *swept(2, 0.2), *swept(4, 0.15)])
+def test_variants_are_compared_with_the_first_and_unchanged_methods_once(tmp_path: Path) -> None:
+    result = report_on(tmp_path, [*swept(1, 0.1), *swept(2, 0.2), *swept(4, 0.15)])
     assert [(each.a, each.b, each.variant) for each in result.comparisons] == [
         ("gpt3mix", "none", "augment.k=1"),
         ("gpt3mix", "none", "augment.k=2"),
@@ -338,23 +333,25 @@ def test_variants_are_compared_with_the_first_and_what_is_equal_in_all_once(tmp_
         ("level", None, ["level", "task", "classifier", "majority", "none", "gpt3mix"]),
     ],
 )
-def test_lines_and_columns_are_the_user_s_choice(
+def test_rows_and_columns_are_the_users_choice(
     tmp_path: Path, rows: str | None, columns: str | None, headings: list[str]
 ) -> None:
-    result = made(
+    result = report_on(
         tmp_path,
-        [*cell([0.5, 0.6]), *cell([0.6, 0.7], method="gpt3mix")],
+        [*seeds([0.5, 0.6]), *seeds([0.6, 0.7], method="gpt3mix")],
         rows=rows,
         columns=columns,
     )
     assert [
-        " ".join(part for part in heading if part) for heading in result.sheets[0].headings
+        " ".join(part for part in heading if part) for heading in result.tables[0].headings
     ] == headings
 
 
 def test_a_swept_key_is_a_key_of_its_own(tmp_path: Path) -> None:
-    result = made(tmp_path, [*swept(1, 0.1), *swept(2, 0.2)], rows="augment.k", columns="method")
-    assert [entry.text for row in result.sheets[0].rows for entry in row[:2]] == [
+    result = report_on(
+        tmp_path, [*swept(1, 0.1), *swept(2, 0.2)], rows="augment.k", columns="method"
+    )
+    assert [entry.text for row in result.tables[0].rows for entry in row[:2]] == [
         "1",
         "sst2",
         "2",
@@ -364,20 +361,20 @@ def test_a_swept_key_is_a_key_of_its_own(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("rows", "columns", "word"),
-    [("taks", None, "did you mean 'task'"), ("task", "task", "stands twice")],
+    [("taks", None, "did you mean 'task'"), ("task", "task", "named twice")],
 )
 def test_a_wrong_key_is_named(tmp_path: Path, rows: str, columns: str | None, word: str) -> None:
     with pytest.raises(UserError, match=word):
-        made(tmp_path, cell([0.5]), rows=rows, columns=columns)
+        report_on(tmp_path, seeds([0.5]), rows=rows, columns=columns)
 
 
-# Settings and versions -----------------------------------------------------------------------------------------------
+# Settings and versions ------------------------------------------------------------------------
 
 
-def test_versions_are_told_apart_and_named(tmp_path: Path) -> None:
-    rows = [*cell([0.5, 0.6], version="0.1.0"), *cell([0.7, 0.8], version="0.2.0")]
-    result = made(tmp_path, rows)
-    assert [(each.split_by, each.mean) for each in result.cells] == [
+def test_versions_are_split_and_named(tmp_path: Path) -> None:
+    rows = [*seeds([0.5, 0.6], version="0.1.0"), *seeds([0.7, 0.8], version="0.2.0")]
+    result = report_on(tmp_path, rows)
+    assert [(each.split_by, each.mean) for each in result.results] == [
         ("version 0.1.0", 0.55),
         ("version 0.2.0", 0.75),
     ]
@@ -385,21 +382,21 @@ def test_versions_are_told_apart_and_named(tmp_path: Path) -> None:
 
 
 def test_versions_that_begin_alike_are_two_columns(tmp_path: Path) -> None:
-    result = made(
-        tmp_path, [*cell([0.5, 0.6], version="0.10.0a1"), *cell([0.7, 0.8], version="0.10.0a2")]
+    result = report_on(
+        tmp_path, [*seeds([0.5, 0.6], version="0.10.0a1"), *seeds([0.7, 0.8], version="0.10.0a2")]
     )
-    assert [heading[-1] for heading in result.sheets[0].headings][-2:] == [
+    assert [heading[-1] for heading in result.tables[0].headings][-2:] == [
         "none [version 0.10.0a1]",
         "none [version 0.10.0a2]",
     ]
 
 
-def test_what_settings_differ_in_is_read_from_the_manifests(tmp_path: Path) -> None:
+def test_settings_that_differ_are_read_from_the_manifests(tmp_path: Path) -> None:
     from gpt3mix_cli.records import Manifest, manifest_path
 
     for name, rate, settings in (("a", 3e-5, "a" * 16), ("b", 1e-4, "b" * 16)):
         path = tmp_path / name / "trials" / "none.linear.jsonl"
-        write_records(path, cell([0.5, 0.6], settings=settings))
+        write_records(path, seeds([0.5, 0.6], settings=settings))
         manifest = Manifest(
             stage="train",
             output=path.name,
@@ -411,30 +408,32 @@ def test_what_settings_differ_in_is_read_from_the_manifests(tmp_path: Path) -> N
             counts={},
         )
         manifest_path(path).write_text(manifest.model_dump_json())
-    result = report([tmp_path / "a", tmp_path / "b"], tmp_path / "r", title="t")
+    result = report(inputs(tmp_path / "a", tmp_path / "b"), tmp_path / "r")
     assert (
         "sst2 1% none + linear: the settings differ in classifier.lr: 3e-05, 0.0001"
         in result.remarks
     )
 
 
-# Failures ------------------------------------------------------------------------------------------------------------
+# Failures -------------------------------------------------------------------------------------
 
 
 def test_failed_trials_are_listed_with_their_reasons(tmp_path: Path) -> None:
-    result = made(tmp_path, [trial(0), trial(1, None, error="OutOfMemoryError: 12 GiB")])
+    result = report_on(tmp_path, [trial(0), trial(1, None, error="OutOfMemoryError: 12 GiB")])
     assert [(each.data_seed, each.trial, each.error) for each in result.failures] == [
         (1, 1, "OutOfMemoryError: 12 GiB")
     ]
     assert (
         "OutOfMemoryError: 12 GiB"
-        in (tmp_path / "report" / "report.md").read_text("utf-8").split("## Trials that failed")[1]
+        in (tmp_path / "report" / "report.md").read_text("utf-8").split("## Failed trials")[1]
     )
-    assert found(tmp_path)["failures"][0]["error"] == "OutOfMemoryError: 12 GiB"
+    assert saved(tmp_path)["failures"][0]["error"] == "OutOfMemoryError: 12 GiB"
 
 
-def test_a_trial_that_failed_and_was_done_again_elsewhere_counts_as_done(tmp_path: Path) -> None:
+def test_a_trial_that_failed_and_succeeded_in_another_file_counts_as_succeeded(
+    tmp_path: Path,
+) -> None:
     write_records(tmp_path / "a" / "trials" / "none.linear.jsonl", [trial(0, None), trial(1, 0.5)])
     write_records(tmp_path / "b" / "trials" / "none.linear.jsonl", [trial(0, 0.6)])
-    (only,) = report([tmp_path / "a", tmp_path / "b"], tmp_path / "r", title="t").cells
+    (only,) = report(inputs(tmp_path / "a", tmp_path / "b"), tmp_path / "r").results
     assert (only.n, only.failed) == (2, 0)

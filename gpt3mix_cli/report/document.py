@@ -1,0 +1,64 @@
+"""The whole report: all that its renderings show, and the files that hold them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .artifacts import Artifacts
+from .charts import Chart, SeriesStyle
+from .diff import Difference
+from .model import Comparison, Failure, PooledComparison, Result, Sample, TaskAverage
+from .paper import PaperRow
+from .table import Table
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
+@dataclass(frozen=True)
+class Report:
+    """A whole report, and the files that hold it.
+
+    Attributes:
+        title: its heading.
+        files: what is written, the Markdown page first.
+        remarks: what a reader must know.
+        tables: in the order in which they are shown, the main one first.
+        latex_tables: the same for table.tex, where the main one has the shape of Table 1.
+        results: in the config's order, those without trials included.
+        trials: every trial, the failed ones included; `load_trials` lists the columns, and the
+            column `result` is the index in `results`.
+        comparisons: pairs of columns within each row of the main table.
+        pooled: the same pairs over all rows.
+        averages: of each level and column over the tasks.
+        failures: the trials that failed.
+        samples: synthetic rows to look at.
+        design: sentences that say which seeds vary.
+        paper: the paper's values with ours, if asked for.
+        paper_remarks: where the paper contradicts itself.
+        differences: of two runs that are compared.
+        artifacts: synthetic rows, epochs and settings.
+        charts: what is plotted.
+        styles: colour and marker of each method.
+    """
+
+    title: str
+    files: Sequence[Path]
+    remarks: Sequence[str]
+    tables: Sequence[Table]
+    latex_tables: Sequence[Table] = ()
+    results: Sequence[Result] = ()
+    trials: "DataFrame | None" = None
+    comparisons: Sequence[Comparison] = ()
+    pooled: Sequence[PooledComparison] = ()
+    averages: Sequence[TaskAverage] = ()
+    failures: Sequence[Failure] = ()
+    samples: Sequence[Sample] = ()
+    design: Sequence[str] = ()
+    paper: Sequence[PaperRow] = ()
+    paper_remarks: Sequence[str] = ()
+    differences: Sequence[Difference] = ()
+    artifacts: Artifacts = field(default_factory=Artifacts)
+    charts: Sequence[Chart] = ()
+    styles: Mapping[str, SeriesStyle] = field(default_factory=dict)
