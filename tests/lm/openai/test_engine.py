@@ -273,7 +273,7 @@ def test_a_label_that_is_cut_off_has_a_bound() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "wanted", "found"),
+    ("options", "wanted", "best"),
     [
         ({"dialect": "llamacpp", "echo_shifted": True}, "exact", "top_logprobs"),
         ({"dialect": "ollama"}, "exact", "top_logprobs"),
@@ -283,11 +283,11 @@ def test_a_label_that_is_cut_off_has_a_bound() -> None:
     ],
 )
 def test_a_source_that_is_not_offered_is_an_error(
-    options: dict[str, Any], wanted: str, results: str
+    options: dict[str, Any], wanted: str, best: str
 ) -> None:
     with serving(**options) as server, engine(server, label_source=wanted) as lm:
         with pytest.raises(
-            UserError, match=f"lm.label_source: {wanted}: the server does not offer it.*{results}"
+            UserError, match=f"lm.label_source: {wanted}: the server does not offer it.*{best}"
         ) as error:
             answers(lm, build_requests(2))
         assert error.value.exit_code == 2
