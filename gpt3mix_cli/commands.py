@@ -89,9 +89,9 @@ def configure_training(
         UserError: if tensorboard is not installed.
     """
     if tensorboard:
-        from .train.tensorboard import check_installed
+        from .train.trials import check_tensorboard
 
-        check_installed()
+        check_tensorboard()
     grid.jobs, grid.tensorboard = jobs, tensorboard
     if trials:
         grid.experiments = [experiment.with_trials(trials) for experiment in grid.experiments]

@@ -7,10 +7,9 @@ and label tokens are read as written: `no` and `1` stay words.
 
 import itertools
 import re
-import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pydantic
 import yaml
@@ -21,6 +20,7 @@ from .settings.problems import format_problems
 
 # Sections whose scalars are words even if they look like booleans, numbers or null.
 WORD_SECTIONS = {"labels", "values"}
+DATA_PATHS = ("train", "validation", "test", "path")  # keys of `task.data` that hold paths
 
 
 class _Loader(yaml.SafeLoader):
@@ -48,7 +48,7 @@ for _tag, _pattern, _first in (
 # Unlike in YAML 1.1, 010 is ten.
 _Loader.add_constructor(
     "tag:yaml.org,2002:int",
-    lambda loader, node: int(loader.construct_scalar(typing.cast(yaml.ScalarNode, node))),
+    lambda loader, node: int(loader.construct_scalar(cast(yaml.ScalarNode, node))),
 )
 
 
@@ -69,10 +69,8 @@ def load_experiments(path: Path, overrides: Sequence[str] = ()) -> list[Experime
             f"{path}: the file is not a mapping of keys",
             "see configs/demo.yaml for a complete example",
         )
-    if raw.get("name") is None:
-        raw["name"] = path.stem
-    if raw.get("sweep") is None:
-        raw["sweep"] = {}
+    raw["name"] = path.stem if raw.get("name") is None else raw["name"]
+    raw["sweep"] = {} if raw.get("sweep") is None else raw["sweep"]
     if isinstance(raw.get("task"), str):
         _set(raw, "task", raw["task"], path, str(path))
     for override in overrides:
@@ -80,16 +78,14 @@ def load_experiments(path: Path, overrides: Sequence[str] = ()) -> list[Experime
     experiments = [
         _validate(path, variant, raw_variant) for variant, raw_variant in _variants(raw, path)
     ]
-    seen: list[dict[str, Any]] = []
-    for experiment in experiments:
-        settings = experiment.model_dump(exclude={"sweep"})
-        if settings in seen:
+    settings = [experiment.model_dump(exclude={"sweep"}) for experiment in experiments]
+    for index, experiment in enumerate(experiments):
+        if settings[index] in settings[:index]:
             raise UserError(
                 f"{path}: sweep: the variant {experiment.variant} has the settings of an earlier "
                 "one",
                 "sweep each value once",
             )
-        seen.append(settings)
     return experiments
 
 
@@ -117,12 +113,10 @@ def _overlap(key: str, other: str) -> bool:
 def _set(raw: dict[str, Any], key: str, value: Any, path: Path, where: str) -> None:
     """Set the value at a dotted key; a task file is read at once: its keys may be set next."""
     if key == "task" and isinstance(value, str):
-        raw["task"] = _task_file(path, value)
-    elif key.startswith("sweep."):
-        # The keys of a sweep contain dots.
-        _put(raw, ["sweep", key.removeprefix("sweep.")], value, where)
-    else:
-        _put(raw, key.split("."), value, where)
+        value = _task_file(path, value)
+    # The keys of a sweep contain dots.
+    keys = key.split(".", 1) if key.startswith("sweep.") else key.split(".")
+    _put(raw, keys, value, where)
 
 
 def _read(path: Path) -> Any:
@@ -140,7 +134,6 @@ def _read(path: Path) -> Any:
 
 
 def _parse(text: str, where: str, words: bool = False) -> Any:
-    loader = None
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
@@ -160,9 +153,6 @@ def _parse(text: str, where: str, words: bool = False) -> Any:
         raise UserError(
             f"{where}: not valid YAML: {problem}", "check indentation, colons and quotes"
         ) from None
-    finally:
-        if loader is not None:
-            loader.dispose()
 
 
 def _prepare(node: yaml.Node, where: str, words: bool) -> None:
@@ -178,16 +168,11 @@ def _prepare(node: yaml.Node, where: str, words: bool) -> None:
     elif isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
+            line = f"{where}, line {key.start_mark.line + 1}"
             if not isinstance(key, yaml.ScalarNode):
-                raise UserError(
-                    f"{where}, line {key.start_mark.line + 1}: a key must be a plain word",
-                    "quote it or rename it",
-                )
+                raise UserError(f"{line}: a key must be a plain word", "quote it or rename it")
             if key.value in seen and key.value != "<<":
-                raise UserError(
-                    f"{where}, line {key.start_mark.line + 1}: duplicate key '{key.value}'",
-                    "remove one of the two",
-                )
+                raise UserError(f"{line}: duplicate key '{key.value}'", "remove one of the two")
             seen.add(key.value)
             if key.tag != "tag:yaml.org,2002:merge":
                 key.tag = "tag:yaml.org,2002:str"
@@ -205,14 +190,13 @@ def _task_file(path: Path, task: str) -> Any:
     if isinstance(raw, dict):
         if FILE_NAME_PATTERN.fullmatch(file.stem):
             raw.setdefault("name", file.stem)
-        if isinstance(raw.get("data"), dict):
-            _anchor(raw["data"], ("train", "validation", "test", "path"), file.parent)
+        _anchor(raw.get("data"), DATA_PATHS, file.parent)
     return raw
 
 
-def _anchor(mapping: dict[str, Any], keys: Sequence[str], folder: Path) -> None:
+def _anchor(mapping: Any, keys: Sequence[str], folder: Path) -> None:
     """Make the paths under `keys` absolute; a name that is not a path in `folder` stays."""
-    for key in keys:
+    for key in keys if isinstance(mapping, dict) else ():
         value = mapping.get(key)
         if isinstance(value, str) and value:
             try:
@@ -230,25 +214,23 @@ def _anchor(mapping: dict[str, Any], keys: Sequence[str], folder: Path) -> None:
 def _put(raw: Any, keys: Sequence[str], value: Any, where: str) -> None:
     """Set the value at a dotted key and create the mappings on the way; lists take an index."""
     for position, key in enumerate(keys):
-        last = position == len(keys) - 1
+        index: Any = key
         if isinstance(raw, list):
             if not key.isdigit() or int(key) >= len(raw):
                 raise UserError(
                     f"{where}: '{key}' is not an index of a list of {len(raw)}",
                     "entries are numbered from 0",
                 )
-            index: Any = int(key)
-        elif isinstance(raw, dict):
-            index = key
-            if not last and not isinstance(raw.get(key), dict | list):
-                raw[key] = {}
-        else:
+            index = int(key)
+        elif not isinstance(raw, dict):
             raise UserError(
                 f"{where}: '{'.'.join(keys[:position])}' is a plain value and has no keys",
                 "set all of it instead",
             )
-        if last:
+        if position == len(keys) - 1:
             raw[index] = value
+        elif isinstance(raw, dict) and not isinstance(raw.get(key), dict | list):
+            raw[key] = {}
         raw = raw[index]
 
 
@@ -282,16 +264,14 @@ def _validate(path: Path, variant: dict[str, Any], raw: dict[str, Any]) -> Exper
         name = str(raw.get("name"))
         # A bad name is reported once, for the experiment.
         task.setdefault("name", name if FILE_NAME_PATTERN.fullmatch(name) else "task")
-        if isinstance(task.get("data"), dict):
-            _anchor(task["data"], ("train", "validation", "test", "path"), path.parent)
+        _anchor(task.get("data"), DATA_PATHS, path.parent)
     for section in [raw.get("lm"), *_items(raw.get("baselines")), *_items(raw.get("classifiers"))]:
         if isinstance(section, dict):
             # An endpoint's name of its model is not a path, even if a folder has the same name.
             is_endpoint = section.get("kind") == "openai"
             keys = ("tokenizer", "prices") if is_endpoint else ("model", "forward", "backward")
             _anchor(section, keys, path.parent)
-    if isinstance(raw.get("augment"), dict):
-        _anchor(raw["augment"], ("similarity",), path.parent)
+    _anchor(raw.get("augment"), ("similarity",), path.parent)
     try:
         experiment = Experiment.model_validate(raw)
     except pydantic.ValidationError as error:

@@ -43,7 +43,6 @@ class Splits:
     sha: dict[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Hash each split once."""
         object.__setattr__(self, "sha", {name: hash_rows(getattr(self, name)) for name in SPLITS})
 
 
@@ -67,8 +66,7 @@ def load_splits(
     splits = {split: list(_check_rows(task, split, rows)) for split, rows in _sources(task)}
     for split, rows in splits.items():
         if not rows:
-            is_file = isinstance(task.data, FilesData)
-            where = getattr(task.data, split) if is_file else f"task '{task.name}'"
+            where = getattr(task.data, split, "") or f"task '{task.name}'"
             raise UserError(
                 f"{where}: the {split} split has no rows",
                 f"give task.data.{split} a file with rows",
@@ -88,9 +86,9 @@ def load_splits(
             f"task '{task.name}': no training row has the class '{missing[0]}'",
             "check task.labels and task.data.values",
         )
-    shared = _count_test_rows_in_train(train, splits["test"], task.name, callbacks)
-    chosen = _choose_validation(held_out, validation, task.classes, master_seed, callbacks)
-    return Splits(train, chosen, splits["test"], shared)
+    num_copies = _count_test_rows_in_train(train, splits["test"], task.name, callbacks)
+    held_out = _choose_validation(held_out, validation, task.classes, master_seed, callbacks)
+    return Splits(train, held_out, splits["test"], num_copies)
 
 
 def group_by_class(rows: Iterable[Example], classes: Sequence[str]) -> dict[str, list[Example]]:
@@ -111,12 +109,15 @@ def _take_validation(
     train: list[Example], classes: Sequence[str], seed: int
 ) -> tuple[list[Example], list[Example]]:
     """Return train without validation rows, and those: at most half of any class, in file order."""
-    taken: set[str] = set()
-    for label, rows in group_by_class(train, classes).items():
-        wanted = min(VALIDATION_ROWS // len(classes), len(rows) // 2)
-        random = generator(seed, "validation split", label)
-        taken.update(row.id for row in random.sample(rows, wanted))
-    return [row for row in train if row.id not in taken], [row for row in train if row.id in taken]
+    most = VALIDATION_ROWS // len(classes)
+    ids = {
+        row.id
+        for label, rows in group_by_class(train, classes).items()
+        for row in generator(seed, "validation split", label).sample(
+            rows, min(most, len(rows) // 2)
+        )
+    }
+    return [row for row in train if row.id not in ids], [row for row in train if row.id in ids]
 
 
 def _choose_validation(
@@ -124,11 +125,12 @@ def _choose_validation(
 ) -> list[Example]:
     if wanted == "full" or not rows:
         return rows
-    if isinstance(wanted, str):
-        counts = [int(wanted.split("/")[0])] * len(classes)
-    else:
-        counts = split_evenly(wanted, len(classes))
-    chosen: set[str] = set()
+    counts = (
+        split_evenly(wanted, len(classes))
+        if isinstance(wanted, int)
+        else [int(wanted.removesuffix("/class"))] * len(classes)
+    )
+    ids: set[str] = set()
     for (label, members), count in zip(group_by_class(rows, classes).items(), counts, strict=True):
         if len(members) < count:
             callbacks.warn(
@@ -136,8 +138,8 @@ def _choose_validation(
                 "all of them are used"
             )
         random = generator(seed, "validation rows", label)
-        chosen.update(row.id for row in random.sample(members, min(count, len(members))))
-    return [row for row in rows if row.id in chosen]
+        ids.update(row.id for row in random.sample(members, min(count, len(members))))
+    return [row for row in rows if row.id in ids]
 
 
 def _count_test_rows_in_train(
@@ -166,8 +168,7 @@ def _sources(task: Task) -> Iterator[tuple[str, Source]]:
             yield from _read_hub(task.data)
         case FilesData():
             for split in SPLITS:
-                path = getattr(task.data, split)
-                if path is not None:
+                if path := getattr(task.data, split):
                     yield split, _read_file(path)
         case DemoData():
             file = resources.files("gpt3mix_cli") / "resources" / "demo.jsonl"
@@ -202,10 +203,9 @@ def _check_rows(task: Task, split: str, source: Source) -> Iterator[Example]:
 def _check_text(where: str, raw: dict[str, Any], columns: Columns) -> str:
     for key, column in (("text", columns.text), ("label", columns.label)):
         if column not in raw:
-            names = ", ".join(map(str, raw))
             raise UserError(
                 f"{where}: no column '{column}'",
-                f"columns are {names}; name the right one with task.data.{key}",
+                f"columns are {', '.join(map(str, raw))}; name the right one with task.data.{key}",
             )
     text = raw[columns.text]
     if isinstance(text, str) and text.strip():
@@ -233,10 +233,8 @@ def _read_file(path: Path) -> Source:
         case ".jsonl" | ".ndjson" | ".json":
             for number, row in read_objects(path):
                 yield f"{path}, line {number}", row
-        case ".csv":
-            yield from _read_csv(path, ",")
-        case ".tsv":
-            yield from _read_csv(path, "\t")
+        case ".csv" | ".tsv" as suffix:
+            yield from _read_csv(path, "," if suffix == ".csv" else "\t")
         case ".parquet":
             yield from _read_parquet(path)
         case suffix:
@@ -276,17 +274,15 @@ def _read_csv(path: Path, delimiter: str) -> Source:
 
 
 def _read_parquet(path: Path) -> Source:
-    import pyarrow
     import pyarrow.parquet
 
     try:
         file = pyarrow.parquet.ParquetFile(path)
         _refuse_duplicates(file.schema_arrow.names, str(path))
-        start = 0
-        for batch in file.iter_batches(batch_size=4096):
-            for index, row in enumerate(batch.to_pylist(), start):
-                yield f"{path}, row {index}", row
-            start += batch.num_rows
+        batches = file.iter_batches(batch_size=4096)
+        rows = (row for batch in batches for row in batch.to_pylist())
+        for index, row in enumerate(rows):
+            yield f"{path}, row {index}", row
     except (OSError, pyarrow.ArrowException) as error:
         raise UserError(
             f"{path}: cannot be read as Parquet: {error}", "check the path and the file"
@@ -302,9 +298,8 @@ def _read_hub(data: HubData) -> Iterator[tuple[str, Source]]:
     import datasets
 
     datasets.disable_progress_bars()
-    config = f", config {data.name}" if data.name else ""
-    revision = f" at {data.revision}" if data.revision else ""
-    where = f"{data.path}{config}{revision}"
+    where = data.path + (f", config {data.name}" if data.name else "")
+    where += f" at {data.revision}" if data.revision else ""
     try:
         dataset = datasets.load_dataset(data.path, data.name, revision=data.revision)
     except Exception as error:
@@ -338,6 +333,5 @@ def _name_labels(rows: Any, data: HubData) -> Iterator[dict[str, Any]]:
     for row in rows:
         number = row.get(data.label)
         is_label = isinstance(number, int) and 0 <= number < len(names)
-        if is_label and str(number) not in data.values:
-            row = {**row, data.label: names[number]}
-        yield row
+        is_renamed = is_label and str(number) not in data.values
+        yield {**row, data.label: names[number]} if is_renamed else row

@@ -23,13 +23,10 @@ class UserError(Exception):
     exit_code = 2
 
     def __init__(self, message: str, hint: str = "") -> None:
-        """Keep message and hint separate: they are shown differently."""
         super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message, self.hint = message, hint
 
     def __str__(self) -> str:
-        """Message and hint, each on its own line."""
         return f"{self.message}\n{self.hint}" if self.hint else self.message
 
 
@@ -62,11 +59,7 @@ class Progress(Protocol):
         """
 
 
-def ignore_progress(name: str, done: int, total: int | None = None, detail: str = "") -> None:
-    """Show nothing."""
-
-
-def ignore_warning(message: str) -> None:
+def _ignore(*args: object, **options: object) -> None:
     """Show nothing."""
 
 
@@ -79,8 +72,8 @@ class Callbacks:
         warn: called with each warning.
     """
 
-    progress: Progress = ignore_progress
-    warn: Callable[[str], None] = ignore_warning
+    progress: Progress = _ignore
+    warn: Callable[[str], None] = _ignore
 
 
 NO_CALLBACKS = Callbacks()
@@ -94,5 +87,4 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
 
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message that is not blank, or the name of its class."""
-    lines = (line for line in str(error).splitlines() if line.strip())
-    return next(lines, type(error).__name__)
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -10,9 +10,9 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, Any
 
 from filelock import FileLock, Timeout
 
@@ -38,9 +38,8 @@ def open_input(path: Path) -> IO[bytes]:
     try:
         return path.open("rb")
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"{path}: cannot be read: {reason}",
+            f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}",
             "check the path; has the stage before this one been run?",
         ) from None
 
@@ -85,17 +84,14 @@ def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, value
 
 
-def _refuse_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON number")
+def _parse_finite(text: str) -> float:
+    if math.isfinite(value := float(text)):
+        return value
+    raise ValueError(f"{text} is not a JSON number")
 
 
-def _parse_finite(digits: str) -> float:
-    value = float(digits)
-    return value if math.isfinite(value) else _refuse_number(digits)
-
-
-# Created once, which makes reading faster.
-_DECODER = json.JSONDecoder(parse_constant=_refuse_number, parse_float=_parse_finite)
+# Created once, which makes reading faster. The constants are NaN and the infinities.
+_DECODER = json.JSONDecoder(parse_constant=_parse_finite, parse_float=_parse_finite)
 to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
@@ -121,19 +117,23 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
         with write_errors(path):
             stream = partial.open("wb")
         try:
-            with _disk_errors(path):
+            with write_errors(path, DISK_ERRORS):
                 yield stream
             with write_errors(path):
                 stream.flush()
                 os.fsync(stream.fileno())
                 partial.replace(path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                partial.unlink()
-            raise
         finally:
+            with contextlib.suppress(OSError):  # after success there is none
+                partial.unlink()
             stream.close()
-    _sync_folder(path.parent)
+    # Without this a power failure may undo the rename, although the file's content is safe.
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def append(path: Path, text: str) -> None:
@@ -145,19 +145,16 @@ def append(path: Path, text: str) -> None:
             os.fsync(stream.fileno())
 
 
-@contextlib.contextmanager
-def exclusive_writer(path: Path) -> Iterator[None]:
+def exclusive_writer(path: Path) -> contextlib.AbstractContextManager[None]:
     """Keep all other processes from working on an output until the block ends.
 
     Raises:
         UserError: if another process is working on it.
     """
     if path == STDIO:
-        yield
-        return
+        return contextlib.nullcontext()
     path = resolve_output(path)
-    with _lock(path.with_name(f".{path.name}"), path):
-        yield
+    return _lock(path.with_name(f".{path.name}"), path)
 
 
 def resolve_output(path: Path) -> Path:
@@ -201,46 +198,28 @@ def _lock(path: Path, output: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
-    """Blame an output only for errors of the disk; others, such as of a network, pass through."""
+def write_errors(path: Path, numbers: Container[int] | None = None) -> Iterator[None]:
+    """Turn errors of the file system into messages for the user.
+
+    Args:
+        path: the output.
+        numbers: error numbers to turn; other errors, such as of a network, pass through. Default:
+            all.
+    """
     try:
         yield
-    except OSError as error:
-        if error.errno not in DISK_ERRORS:
-            raise
-        with write_errors(path):
-            raise
-
-
-@contextlib.contextmanager
-def write_errors(path: Path) -> Iterator[None]:
-    """Turn errors of the file system into messages for the user."""
-    try:
-        yield
-    except BrokenPipeError:
-        raise
     except (OSError, ValueError) as error:
-        if isinstance(error, ValueError) and "null byte" not in str(error):
+        number = getattr(error, "errno", None)
+        is_path_error = isinstance(error, OSError) or "null byte" in str(error)
+        is_wanted = numbers is None or number in numbers
+        if isinstance(error, BrokenPipeError) or not (is_path_error and is_wanted):
             raise
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        hint = (
-            "free some space and run the same command again"
-            if full
-            else "choose another path with -o or --out"
-        )
+        hint = "choose another path with -o or --out"
+        if number in (errno.ENOSPC, errno.EDQUOT):
+            hint = "free some space and run the same command again"
         raise UserError(
             f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}", hint
         ) from None
-
-
-def _sync_folder(folder: Path) -> None:
-    # Without this a power failure may undo a rename, although the file's content is safe.
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def hash_file(path: Path) -> str:

@@ -93,10 +93,8 @@ def load_model(
         UserError: if it cannot be loaded, lacks weights or does not fit the memory.
     """
     network, info = load_pretrained(part, model, what, hint, output_loading_info=True, **options)
-    missing = info["missing_keys"]
-    refuse_missing(
-        (name for name in missing if not optional or not name.startswith(optional)), what, hint
-    )
+    needed = (key for key in info["missing_keys"] if not optional or not key.startswith(optional))
+    refuse_missing(needed, what, hint)
     return move_to(device, network, what).eval()
 
 
@@ -134,9 +132,9 @@ def move_to(device: str, network: Any, what: str) -> Any:
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
-        message = f"{what}: the memory of {device} does not hold the weights"
         raise UserError(
-            message, "use a smaller model, a smaller dtype, or another device"
+            f"{what}: the memory of {device} does not hold the weights",
+            "use a smaller model, a smaller dtype, or another device",
         ) from None
 
 
@@ -168,9 +166,7 @@ def out_of_memory(error: BaseException) -> bool:
     """Return whether an error says that memory ran out, on a GPU or in the host."""
     import torch
 
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    message = str(error)
-    return isinstance(error, RuntimeError) and any(
-        phrase in message for phrase in OUT_OF_MEMORY_MESSAGES
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError)
+        and any(phrase in str(error) for phrase in OUT_OF_MEMORY_MESSAGES)
     )

@@ -17,8 +17,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import pydantic
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from . import __version__
 from .errors import NO_CALLBACKS, Callbacks, StoppedShort, UserError, did_you_mean
@@ -43,6 +49,10 @@ class Example(Record):
 
 
 OMIT_IF_EMPTY = ("perplexity", "bounded")  # fields that most rows do not have
+
+
+def _without_empty(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value or key not in OMIT_IF_EMPTY}
 
 
 class Augmented(Example):
@@ -70,11 +80,7 @@ class Augmented(Example):
 
     @model_serializer(mode="wrap")
     def _omit_empty(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        values: dict[str, Any] = serialize(self)
-        for name in OMIT_IF_EMPTY:
-            if not getattr(self, name):
-                values.pop(name, None)
-        return values
+        return _without_empty(serialize(self))
 
 
 class Reject(Record):
@@ -186,7 +192,6 @@ class IncompleteOutput(StoppedShort):
     """
 
     def __init__(self, message: str, hint: str, result: StageResult) -> None:
-        """Keep the incomplete output."""
         super().__init__(message, hint)
         self.args = message, hint, result  # for unpickling
         self.result = result
@@ -225,25 +230,22 @@ def read_records(path: Path, kind: type[Row], classes: Sequence[str] = ()) -> It
         UserError: for the first wrong line.
     """
     for number, value in read_objects(path):
+        where = f"{path}, line {number}"
         try:
             row = kind.model_validate(value)
-        except pydantic.ValidationError as error:
-            raise _record_error(f"{path}, line {number}", kind, error) from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"])
+            is_missing = first["type"] == "missing"
+            problem = f"{first['msg'].lower()}, got {first['input']!r}"
+            required = [name for name, field in kind.model_fields.items() if field.is_required()]
+            raise UserError(
+                f"{where}: '{key}' {'is missing' if is_missing else problem}",
+                f"a {kind.__name__} row needs {', '.join(required)}",
+            ) from None
         if isinstance(row, Example):
-            _check_example(row, f"{path}, line {number}", classes)
+            _check_example(row, where, classes)
         yield row
-
-
-def _record_error(where: str, kind: type[Record], error: pydantic.ValidationError) -> UserError:
-    first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
-    problem = f"{first['msg'].lower()}, got {first['input']!r}"
-    if first["type"] == "missing":
-        problem = "is missing"
-    required = [name for name, field in kind.model_fields.items() if field.is_required()]
-    return UserError(
-        f"{where}: '{key}' {problem}", f"a {kind.__name__} row needs {', '.join(required)}"
-    )
 
 
 def _check_example(row: Example, where: str, classes: Sequence[str]) -> None:
@@ -252,9 +254,8 @@ def _check_example(row: Example, where: str, classes: Sequence[str]) -> None:
     if classes and row.label not in classes:
         raise unknown_label(where, row.label, classes)
     if isinstance(row, Augmented):
-        for label in row.probs:
-            if classes and label not in classes:
-                raise unknown_label(f"{where}: probs", label, classes)
+        if classes and (unknown := [label for label in row.probs if label not in classes]):
+            raise unknown_label(f"{where}: probs", unknown[0], classes)
         if missing := [label for label in classes if label not in row.probs]:
             raise UserError(
                 f"{where}: probs: class '{missing[0]}' is missing",
@@ -289,11 +290,7 @@ def unknown_label(where: str, label: object, classes: Sequence[str]) -> UserErro
 def to_json_line(row: Record) -> str:
     """Return a record as one line of JSON, with the line end."""
     # The values are JSON types: `model_dump` would copy them and double a fast baseline's time.
-    values = {**row.__dict__, **(row.model_extra or {})}
-    for name in OMIT_IF_EMPTY:
-        if not values.get(name, True):
-            del values[name]
-    return to_json(values) + "\n"
+    return to_json(_without_empty({**row.__dict__, **(row.model_extra or {})})) + "\n"
 
 
 def write_records(path: Path, rows: Iterable[Record]) -> int:
@@ -341,7 +338,7 @@ def read_manifest(output: Path) -> Manifest | None:
     """Return the manifest of an output; None if there is none that can be read."""
     try:
         return Manifest.model_validate_json(manifest_path(output).read_bytes())
-    except (OSError, pydantic.ValidationError):
+    except (OSError, ValidationError):
         return None
 
 
@@ -361,9 +358,11 @@ def finish_output(output: Path, started: float, **fields: Any) -> Manifest:
         started: `time.monotonic()` at the start of the stage.
         fields: the other fields of `Manifest`.
     """
-    sha = "" if output == STDIO else hash_file(output)
     manifest = Manifest(
-        output=output.name, sha256=sha, seconds=round(time.monotonic() - started, 3), **fields
+        output=output.name,
+        sha256="" if output == STDIO else hash_file(output),
+        seconds=round(time.monotonic() - started, 3),
+        **fields,
     )
     write_manifest(output, manifest)
     return manifest
@@ -374,7 +373,12 @@ def find_up_to_date(
 ) -> Manifest | None:
     """Return the manifest of a complete, unchanged output of these settings and inputs, or None."""
     manifest = None if output == STDIO else read_manifest(output)
-    if manifest is None or not manifest.complete or not output.is_file():
-        return None
-    same = manifest.inputs == inputs and manifest.settings == json.loads(json.dumps(settings))
-    return manifest if same and manifest.sha256 == hash_file(output) else None
+    is_up_to_date = (
+        manifest is not None
+        and manifest.complete
+        and output.is_file()
+        and manifest.inputs == inputs
+        and manifest.settings == json.loads(json.dumps(settings))
+        and manifest.sha256 == hash_file(output)
+    )
+    return manifest if is_up_to_date else None

@@ -6,7 +6,7 @@ are nested: 0.3 % contains the rows of 0.1 %, so levels differ only in the rows 
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -72,7 +72,7 @@ def draw_rows(
     if draw.level == "full":
         return list(train)
     wanted = rows_per_class(draw.level, len(train), len(classes))
-    drawn = []
+    samples = []
     for label, rows in group_by_class(train, classes).items():
         if len(rows) < wanted:
             callbacks.warn(
@@ -81,8 +81,8 @@ def draw_rows(
             )
         # Shuffling the whole class before the cut is what nests the levels.
         random = generator(draw.master_seed, "subsample", draw.data_seed, label)
-        drawn.append(random.sample(rows, len(rows))[:wanted])
-    return [rows[turn] for turn in range(wanted) for rows in drawn if turn < len(rows)]
+        samples.append(random.sample(rows, len(rows))[:wanted])
+    return [rows[turn] for turn in range(wanted) for rows in samples if turn < len(rows)]
 
 
 def subsample(
@@ -104,13 +104,7 @@ def subsample(
     Raises:
         UserError: if no rows are left to draw from.
     """
-    settings = {
-        "format": CACHE_VERSION,
-        "level": draw.level,
-        "master_seed": draw.master_seed,
-        "data_seed": draw.data_seed,
-        "classes": list(classes),
-    }
+    settings = {"format": CACHE_VERSION, **asdict(draw), "classes": list(classes)}
     # Test rows change no draw, but the manifest counts those that are in train too.
     inputs = {"train": splits.sha["train"], "test": splits.sha["test"]}
     if not options.force and (manifest := find_up_to_date(output, settings, inputs)):
@@ -123,7 +117,6 @@ def subsample(
             "check the data, or give the task a validation split of its own",
         )
     write_records(output, rows)
-    by_class = group_by_class(rows, classes)
     manifest = finish_output(
         output,
         started,
@@ -134,7 +127,9 @@ def subsample(
         seed=draw.data_seed,
         counts={
             "rows": len(rows),
-            "classes": {label: len(members) for label, members in by_class.items()},
+            "classes": {
+                label: len(members) for label, members in group_by_class(rows, classes).items()
+            },
             "test_rows_in_train": splits.test_rows_in_train,
         },
         command=list(options.command),

@@ -1,4 +1,4 @@
-"""What tests share: a clean environment, tiny random models saved to folders, and a small experiment."""
+"""Shared fixtures: a clean environment, tiny random models in folders, a small experiment."""
 
 import os
 from pathlib import Path
@@ -76,8 +76,10 @@ def tiny_lm(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         config = LlamaConfig(
-            vocab_size=500, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-            max_position_embeddings=512, eos_token_id=0, bos_token_id=0, pad_token_id=0, initializer_range=0.2,
+            vocab_size=500, hidden_size=32, intermediate_size=64,
+            num_hidden_layers=2, num_attention_heads=2,
+            max_position_embeddings=512, eos_token_id=0, bos_token_id=0, pad_token_id=0,
+            initializer_range=0.2,
         )  # fmt: skip
         LlamaForCausalLM(config).save_pretrained(folder)
     return folder
@@ -120,7 +122,7 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> 
 
 @pytest.fixture
 def config(tmp_path: Path, tiny_lm: Path, tiny_encoder: Path) -> Path:
-    """A whole experiment that runs in seconds: packaged data and LM, EDA, a linear classifier and a tiny encoder."""
+    """An experiment that runs in seconds: demo data, packaged LM, EDA, two classifiers."""
     path = tmp_path / "small.yaml"
     path.write_text(
         f"""\
@@ -136,7 +138,8 @@ augment: {{ratio: 2, temperature: 0.9}}
 baselines: [{{kind: eda}}]
 classifiers:
   - {{kind: linear}}
-  - {{kind: transformer, name: tiny, model: {tiny_encoder}, lr: 1e-3, max_epochs: 2, patience: 1, dtype: float32}}
+  - {{kind: transformer, name: tiny, model: {tiny_encoder}, lr: 1e-3, max_epochs: 2,
+     patience: 1, dtype: float32}}
 trials: 2
 """,
         encoding="utf-8",

@@ -1,4 +1,4 @@
-"""Experiment files: what is read, what is refused, and in which words."""
+"""Experiment files: what is read, what is refused, and the messages."""
 
 from collections.abc import Callable
 from itertools import product
@@ -55,7 +55,7 @@ def write(tmp_path: Path) -> Write:
     return file
 
 
-def one(path: Path, *overrides: str) -> Experiment:
+def load_one(path: Path, *overrides: str) -> Experiment:
     (experiment,) = load_experiments(path, overrides)
     return experiment
 
@@ -68,10 +68,10 @@ def refused(path: Path, *overrides: str) -> str:
     return error.value.message
 
 
-# Problems ------------------------------------------------------------------------------------------------------------
+# Problems -----------------------------------------------------------------------------------------
 
 
-def test_all_problems_are_told_at_once_with_their_keys(write: Write) -> None:
+def test_all_problems_are_reported_together_with_their_keys(write: Write) -> None:
     path = write(FULL + "trails: 3\n")
     message = refused(
         path,
@@ -86,13 +86,15 @@ def test_all_problems_are_told_at_once_with_their_keys(write: Write) -> None:
     assert heading == f"{path}: 7 problems in the settings"
     assert sorted(problems) == [
         "  augment.k: input should be greater than or equal to 1, got 0",
-        "  baselines.0.alhpa: unknown key; did you mean 'alpha'? (known here: kind, name, alpha, normalise)",
+        "  baselines.0.alhpa: unknown key; did you mean 'alpha'? "
+        "(known here: kind, name, alpha, normalise)",
         "  lm: unknown kind 'lokal'; did you mean 'local'? (known: local, openai)",
         "  subsample.levels.1: 'nine' is not a level; write `0.1%`, `8/class` or `full`",
         "  task.data: unknown kind 'demos'; did you mean 'demo'? (known: hub, files, demo)",
         "  task.labels: at least two classes are needed",
         "  trails: unknown key; did you mean 'trials'? "
-        "(known here: name, task, subsample, lm, augment, baselines, classifiers, trials, budget, sweep)",
+        "(known here: name, task, subsample, lm, augment, baselines, classifiers, trials, budget, "
+        "sweep)",
     ]  # fmt: skip
 
 
@@ -120,7 +122,8 @@ def test_all_problems_are_told_at_once_with_their_keys(write: Write) -> None:
         ("task.labels", "word", "expected a mapping of keys, got 'word'"),
         ("task.data", "demo", "got 'demo'"),
         ("task.data", "{path: x}", "needs a `kind:`"),
-        ("task.data", "{kind: hubb}", "unknown kind 'hubb'; did you mean 'hub'? (known: hub, files, demo)"),
+        ("task.data", "{kind: hubb}",
+         "unknown kind 'hubb'; did you mean 'hub'? (known: hub, files, demo)"),
         ("subsample", "null", "expected a mapping of keys, got None"),
         ("subsample.levels", "[]", "at least 1 item"),
         ("subsample.levels", "1%", "valid list"),
@@ -137,7 +140,8 @@ def test_all_problems_are_told_at_once_with_their_keys(write: Write) -> None:
         ("subsample.seeds", "true", "valid list"),
         ("subsample.master_seed", "1.5", "valid integer"),
         ("subsample.master_seed", "x", "valid integer"),
-        ("subsample.validation", "0", "'0' is not `full`, a number of rows such as 200, or `n/class`"),
+        ("subsample.validation", "0",
+         "'0' is not `full`, a number of rows such as 200, or `n/class`"),
         ("subsample.validation", "-5", "'-5' is not `full`"),
         ("subsample.validation", "0/class", "'0/class' is not `full`"),
         ("subsample.validation", "true", "is not `full`"),
@@ -154,7 +158,7 @@ def test_all_problems_are_told_at_once_with_their_keys(write: Write) -> None:
         ("augment.ratio", "-1", "greater than 0, got -1"),
         ("augment.ratio", ".nan", "finite number, got nan"),
         ("augment.ratio", "x", "valid number"),
-        ("augment.synthetic_sets", "0", "at least one synthetic set is needed"),
+        ("augment.synthetic_sets", "0", "greater than or equal to 1, got 0"),
         ("augment.synthetic_sets", "each", "'per-trial'"),
         ("augment.selection", "best", "'uniform', 'balanced', 'nearest' or 'furthest', got 'best'"),
         ("augment.labels", "firm", "'soft' or 'hard', got 'firm'"),
@@ -174,17 +178,21 @@ def test_all_problems_are_told_at_once_with_their_keys(write: Write) -> None:
         ("baselines", "null", "valid list"),
         ("baselines.0", "3", "got 3"),
         ("baselines.0", "{}", "needs a `kind:`"),
-        ("baselines.0", "{kind: edaa}", "unknown kind 'edaa'; did you mean 'eda'? (known: eda, aeda, mlm, backtranslate, paraphrase)"),
-        ("baselines.1", "{kind: back-translate}", "unknown kind 'back-translate'; did you mean 'backtranslate'?"),
-        ("baselines.0.alpha", "0", "must be above 0 and at most 1"),
-        ("baselines.0.alpha", "1.5", "must be above 0 and at most 1"),
+        ("baselines.0", "{kind: edaa}",
+         "unknown kind 'edaa'; did you mean 'eda'? "
+         "(known: eda, aeda, mlm, backtranslate, paraphrase)"),
+        ("baselines.1", "{kind: back-translate}",
+         "unknown kind 'back-translate'; did you mean 'backtranslate'?"),
+        ("baselines.0.alpha", "0", "greater than 0, got 0"),
+        ("baselines.0.alpha", "1.5", "less than or equal to 1, got 1.5"),
         ("baselines.0.alpha", "often", "'auto'"),
         ("baselines.0.name", "a b", "'a b' cannot be part of a file name"),
         ("baselines.1.beams", "0", "greater than or equal to 1, got 0"),
         ("baselines.1.engine", "google", "'transformers' or 'apertium', got 'google'"),
         ("baselines.1.baems", "4", "unknown key; did you mean 'beams'?"),
         ("classifiers", "linear", "valid list"),
-        ("classifiers.0", "{kind: svm}", "unknown kind 'svm' (known: transformer, linear, setfit, prompt)"),
+        ("classifiers.0", "{kind: svm}",
+         "unknown kind 'svm' (known: transformer, linear, setfit, prompt)"),
         ("classifiers.0.lr", "0", "greater than 0, got 0"),
         ("classifiers.0.lr", "-3e-5", "greater than 0, got -3e-05"),
         ("classifiers.0.lr", "fast", "valid number"),
@@ -205,7 +213,7 @@ def test_all_problems_are_told_at_once_with_their_keys(write: Write) -> None:
         ("task.data.path", "x", "unknown key (known here: kind)"),
     ],
 )  # fmt: skip
-def test_a_bad_value_is_one_problem_that_names_its_key(
+def test_an_invalid_value_is_one_problem_that_names_its_key(
     write: Write, key: str, value: str, message: str
 ) -> None:
     path = write(FULL.replace("task:", "task:\n  name: own"))
@@ -254,15 +262,17 @@ def test_missing_sections_are_named(write: Write) -> None:
         ),
     ],
 )
-def test_two_of_a_kind_need_names(write: Write, sections: str, message: str) -> None:
+def test_duplicate_names_and_a_missing_lm_are_errors(
+    write: Write, sections: str, message: str
+) -> None:
     assert message in refused(write(BASE + sections))
 
 
-def test_names_tell_two_of_a_kind_apart(write: Write) -> None:
+def test_entries_of_the_same_kind_can_have_different_names(write: Write) -> None:
     baselines = (
         "lm: {kind: local}\nbaselines: [{kind: eda}, {kind: eda, name: eda-strong, alpha: 0.5}]\n"
     )
-    experiment = one(
+    experiment = load_one(
         write(BASE + baselines + "classifiers: [{kind: linear}, {kind: linear, name: l2}]\n")
     )
     assert experiment.methods == ["none", "gpt3mix", "eda", "eda-strong"]
@@ -273,7 +283,7 @@ def test_names_tell_two_of_a_kind_apart(write: Write) -> None:
     assert [classifier.name for classifier in experiment.classifiers] == ["linear", "l2"]
 
 
-def test_a_method_may_not_take_the_place_of_the_subsample(write: Write) -> None:
+def test_a_method_cannot_be_called_train(write: Write) -> None:
     refused(write(BASE + "baselines: [{kind: eda, name: train}]"))
 
 
@@ -328,7 +338,7 @@ def test_all_old_keys_of_a_section_are_named(write: Write) -> None:
 
 
 @pytest.mark.parametrize("key", ["trials", "augment.k", "augment.ratio", "classifiers.0.patience"])
-def test_true_is_no_number(write: Write, key: str) -> None:
+def test_a_boolean_is_not_a_number(write: Write, key: str) -> None:
     assert key in refused(write(FULL), f"{key}=true")
 
 
@@ -348,13 +358,13 @@ def test_infinity_is_refused(write: Write, key: str) -> None:
 
 def test_an_empty_name_is_refused_or_the_default(write: Write) -> None:
     try:
-        name = one(write(BASE + "name:\n")).name
+        name = load_one(write(BASE + "name:\n")).name
     except UserError as error:
         name = "small" if "name" in error.message else ""
     assert name == "small"
 
 
-# YAML ----------------------------------------------------------------------------------------------------------------
+# YAML ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -373,7 +383,7 @@ def test_an_empty_name_is_refused_or_the_default(write: Write) -> None:
         ),
     ],
 )
-def test_broken_yaml_is_told_with_its_line(
+def test_invalid_yaml_is_reported_with_its_line(
     write: Write, text: str, line: int, problem: str
 ) -> None:
     path = write(text)
@@ -392,7 +402,7 @@ def test_broken_yaml_is_told_with_its_line(
         (BASE.replace("{pos: positive, neg: negative}", "{1: a, '1': b}"), "1", 3),
     ],
 )
-def test_a_key_that_stands_twice_is_refused_with_its_line(
+def test_a_duplicate_key_is_refused_with_its_line(
     write: Write, text: str, key: str, line: int
 ) -> None:
     path = write(text)
@@ -421,12 +431,12 @@ def test_a_key_must_be_plain(write: Write) -> None:
 def test_labels_are_read_as_written_in_their_order(
     write: Write, labels: str, expected: dict[str, str]
 ) -> None:
-    """YAML would make booleans, numbers, dates or nothing of them."""
+    """YAML 1.1 would turn them into booleans, numbers, dates or null."""
     text = BASE.replace("{pos: positive, neg: negative}", labels)
     for experiment in (
-        one(write(text)),
-        one(write(BASE), f"task.labels={labels}"),
-        one(write(BASE), f"task={{data: {{kind: demo}}, labels: {labels}}}"),
+        load_one(write(text)),
+        load_one(write(BASE), f"task.labels={labels}"),
+        load_one(write(BASE), f"task={{data: {{kind: demo}}, labels: {labels}}}"),
     ):
         assert list(experiment.task.labels.items()) == list(expected.items())
         assert experiment.task.classes == list(expected)
@@ -434,7 +444,7 @@ def test_labels_are_read_as_written_in_their_order(
 
 def test_values_are_read_as_written(write: Write) -> None:
     data = "{kind: hub, path: a/b, values: {1: yes, 0: off, true: on, null: no, 1.5: 7}}"
-    experiment = one(
+    experiment = load_one(
         write(
             BASE.replace("{kind: demo}", data).replace(
                 "{pos: positive, neg: negative}", "[yes, off, on, no, 7]"
@@ -456,7 +466,7 @@ def test_values_are_read_as_written(write: Write) -> None:
 )
 def test_yaml_words_are_words_everywhere(write: Write, word: str) -> None:
     assert (
-        one(write(BASE.replace("subsample", f"  text_type: {word}\nsubsample"))).task.text_type
+        load_one(write(BASE.replace("subsample", f"  text_type: {word}\nsubsample"))).task.text_type
         == word
     )
 
@@ -474,7 +484,7 @@ def test_yaml_words_are_words_everywhere(write: Write, word: str) -> None:
     ],
 )
 def test_numbers_with_exponents_are_numbers(write: Write, written: str, number: float) -> None:
-    (classifier,) = one(
+    (classifier,) = load_one(
         write(BASE + f"classifiers: [{{kind: transformer, lr: {written}}}]")
     ).classifiers
     assert isinstance(classifier, TransformerSettings)
@@ -482,7 +492,7 @@ def test_numbers_with_exponents_are_numbers(write: Write, written: str, number: 
 
 
 def test_a_leading_zero_is_decimal(write: Write) -> None:
-    assert one(write(BASE + "trials: 010\n")).trials == 10
+    assert load_one(write(BASE + "trials: 010\n")).trials == 10
 
 
 @pytest.mark.parametrize(
@@ -496,8 +506,8 @@ def test_a_leading_zero_is_decimal(write: Write) -> None:
         pytest.param(f"lm: {{kind: local, model: {'a' * 300}}}\n", id="long name"),
     ],
 )
-def test_odd_files_never_end_in_a_traceback(write: Write, text: str) -> None:
-    """Whether a value is good or not, nothing but a UserError may come out."""
+def test_unusual_files_never_end_in_a_traceback(write: Write, text: str) -> None:
+    """Whether or not the value is valid, the only exception is a UserError."""
     path = write(BASE + text)
     try:
         load_experiments(path)
@@ -525,47 +535,50 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     assert refused(latin).startswith(f"{latin}: cannot be read: ")
 
 
-def test_a_byte_order_mark_is_passed_over(write: Write) -> None:
-    assert one(write("\ufeff" + BASE)).name == "small"
+def test_a_byte_order_mark_is_ignored(write: Write) -> None:
+    assert load_one(write("\ufeff" + BASE)).name == "small"
 
 
 def test_merges_and_anchors_work(write: Write) -> None:
     text = BASE + "classifiers: [&one {kind: linear, C: 3}, {<<: *one, name: other, ngrams: 1}]\n"
-    assert one(write(text)).classifiers == [
+    assert load_one(write(text)).classifiers == [
         LinearSettings(kind="linear", C=3),
         LinearSettings(kind="linear", name="other", C=3, ngrams=1),
     ]
 
 
-# Names and paths -----------------------------------------------------------------------------------------------------
+# Names and paths ----------------------------------------------------------------------------------
 
 
 def test_names_default_to_the_files(write: Write) -> None:
-    experiment = one(write(BASE, "my-run.yaml"))
+    experiment = load_one(write(BASE, "my-run.yaml"))
     assert (experiment.name, experiment.task.name) == ("my-run", "my-run")
     write("data: {kind: demo}\nlabels: [pos, neg]\n", "tasks/reviews.yaml")
-    experiment = one(
+    experiment = load_one(
         write("task: tasks/reviews.yaml\nsubsample: {levels: [full]}\nname: given\n", "my-run.yaml")
     )
     assert (experiment.name, experiment.task.name) == ("given", "reviews")
-    assert one(write(BASE + "name: 7\n")).name == "7"
+    assert load_one(write(BASE + "name: 7\n")).name == "7"
 
 
-def test_paths_are_relative_to_their_own_file_wherever_one_stands(
+def test_paths_are_relative_to_the_file_that_names_them(
     write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(
-        "data: {kind: files, train: rows/train.jsonl, test: ../shared/test.csv}\nlabels: [pos, neg]\n",
+        "data: {kind: files, train: rows/train.jsonl, test: ../shared/test.csv}\n"
+        "labels: [pos, neg]\n",
         "tasks/own.yaml",
     )
     path = write(
-        "task: ../tasks/own.yaml\nsubsample: {levels: [full]}\nlm: {kind: local, model: models/lm}\naugment: {similarity: ../encoder}\n"
-        "classifiers: [{kind: transformer, model: ../encoder}, {kind: transformer, name: hub, model: org/encoder}]\n",
+        "task: ../tasks/own.yaml\nsubsample: {levels: [full]}\n"
+        "lm: {kind: local, model: models/lm}\naugment: {similarity: ../encoder}\n"
+        "classifiers: [{kind: transformer, model: ../encoder}, "
+        "{kind: transformer, name: hub, model: org/encoder}]\n",
         "experiments/one.yaml",
     )
     for folder in ("experiments/models/lm", "encoder", "tasks/rows"):
         (tmp_path / folder).mkdir(parents=True)
-    found = []
+    experiments = []
     for cwd, name in (
         (tmp_path, "experiments/one.yaml"),
         (tmp_path / "experiments", "one.yaml"),
@@ -573,9 +586,9 @@ def test_paths_are_relative_to_their_own_file_wherever_one_stands(
         (Path("/"), str(path)),
     ):
         monkeypatch.chdir(cwd)
-        found.append(one(Path(name)))
-    assert all(experiment == found[0] for experiment in found)
-    data, lm = found[0].task.data, found[0].lm
+        experiments.append(load_one(Path(name)))
+    assert all(experiment == experiments[0] for experiment in experiments)
+    data, lm = experiments[0].task.data, experiments[0].lm
     assert isinstance(data, FilesData)
     assert (data.train, data.validation, data.test) == (
         tmp_path / "tasks/rows/train.jsonl",
@@ -583,10 +596,10 @@ def test_paths_are_relative_to_their_own_file_wherever_one_stands(
         tmp_path / "shared/test.csv",
     )
     assert lm == LocalLMSettings(kind="local", model=str(tmp_path / "experiments/models/lm"))
-    assert found[0].augment.similarity == str(tmp_path / "encoder")
+    assert experiments[0].augment.similarity == str(tmp_path / "encoder")
     assert [
         classifier.model
-        for classifier in found[0].classifiers
+        for classifier in experiments[0].classifiers
         if isinstance(classifier, TransformerSettings)
     ] == [
         str(tmp_path / "encoder"),
@@ -604,7 +617,7 @@ def test_paths_of_an_inline_task_are_relative_to_the_experiment(
         "deep/one.yaml",
     )
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    data = one(path).task.data
+    data = load_one(path).task.data
     assert isinstance(data, FilesData)
     assert (data.train, data.test, data.validation) == (
         tmp_path / "deep/a.jsonl",
@@ -613,11 +626,11 @@ def test_paths_of_an_inline_task_are_relative_to_the_experiment(
     )
 
 
-def test_a_hub_id_is_left_alone_and_a_folder_is_found(write: Write, tmp_path: Path) -> None:
+def test_a_hub_id_stays_unless_a_folder_of_that_name_exists(write: Write, tmp_path: Path) -> None:
     path = write(BASE.replace("{kind: demo}", "{kind: hub, path: own/rows}"))
-    assert one(path).task.data == HubData(kind="hub", path="own/rows")
+    assert load_one(path).task.data == HubData(kind="hub", path="own/rows")
     (tmp_path / "own/rows").mkdir(parents=True)
-    assert one(path).task.data == HubData(kind="hub", path=str(tmp_path / "own/rows"))
+    assert load_one(path).task.data == HubData(kind="hub", path=str(tmp_path / "own/rows"))
 
 
 def test_a_missing_or_broken_task_file_is_named(write: Write, tmp_path: Path) -> None:
@@ -632,17 +645,17 @@ def test_a_missing_or_broken_task_file_is_named(write: Write, tmp_path: Path) ->
     ]
 
 
-# Overrides -----------------------------------------------------------------------------------------------------------
+# Overrides ----------------------------------------------------------------------------------------
 
 
-def test_a_flag_beats_the_file_and_the_file_beats_the_default(write: Write) -> None:
+def test_an_override_beats_the_file_and_the_file_beats_the_default(write: Write) -> None:
     path = write(FULL)
     assert AugmentSettings().k == 2
-    assert one(write(BASE, "default.yaml")).augment.k == 2
-    assert one(path).augment.k == 3
-    assert one(path, "augment.k=5").augment.k == 5
-    assert one(path, "augment.k=5", "augment.k=6").augment.k == 6
-    assert one(path, "augment.ratio=2").augment == AugmentSettings(k=3, ratio=2)
+    assert load_one(write(BASE, "default.yaml")).augment.k == 2
+    assert load_one(path).augment.k == 3
+    assert load_one(path, "augment.k=5").augment.k == 5
+    assert load_one(path, "augment.k=5", "augment.k=6").augment.k == 6
+    assert load_one(path, "augment.ratio=2").augment == AugmentSettings(k=3, ratio=2)
 
 
 @pytest.mark.parametrize(
@@ -676,14 +689,14 @@ def test_a_flag_beats_the_file_and_the_file_beats_the_default(write: Write) -> N
 def test_an_override_reaches_every_key(
     write: Write, override: str, reach: Callable[[Experiment], object], expected: object
 ) -> None:
-    assert reach(one(write(FULL), override)) == expected
+    assert reach(load_one(write(FULL), override)) == expected
 
 
-def test_an_override_makes_the_sections_on_its_way(write: Write) -> None:
-    assert one(write(BASE), "lm.kind=local", "lm.batch_size=4").lm == LocalLMSettings(
+def test_an_override_creates_missing_sections(write: Write) -> None:
+    assert load_one(write(BASE), "lm.kind=local", "lm.batch_size=4").lm == LocalLMSettings(
         kind="local", batch_size=4
     )
-    assert one(write(FULL), "lm=null", "lm.kind=local").lm == LocalLMSettings(kind="local")
+    assert load_one(write(FULL), "lm=null", "lm.kind=local").lm == LocalLMSettings(kind="local")
 
 
 @pytest.mark.parametrize(
@@ -709,13 +722,13 @@ def test_an_override_makes_the_sections_on_its_way(write: Write) -> None:
         ("augment={k: 1, k: 2}", "--set augment, line 1: duplicate key 'k'"),
     ],
 )
-def test_an_override_that_cannot_be_followed_is_named(
+def test_an_override_of_an_impossible_path_is_refused(
     write: Write, override: str, message: str
 ) -> None:
     assert refused(write(FULL), override).startswith(message)
 
 
-def test_an_override_of_an_unknown_key_is_told_like_one_of_the_file(write: Write) -> None:
+def test_an_override_of_an_unknown_key_is_reported_like_a_key_of_the_file(write: Write) -> None:
     assert "  augment.temprature: unknown key; did you mean 'temperature'?" in refused(
         write(FULL), "augment.temprature=1"
     )
@@ -724,16 +737,16 @@ def test_an_override_of_an_unknown_key_is_told_like_one_of_the_file(write: Write
 
 def test_the_task_may_be_overridden_by_another_file(write: Write) -> None:
     write("data: {kind: demo}\nlabels: [good, bad]\n", "other.yaml")
-    assert one(write(BASE), "task=other.yaml").task.labels == {"good": "good", "bad": "bad"}
+    assert load_one(write(BASE), "task=other.yaml").task.labels == {"good": "good", "bad": "bad"}
 
 
 def test_a_key_of_an_overridden_task_can_be_overridden(write: Write) -> None:
     write("data: {kind: demo}\nlabels: [good, bad]\n", "other.yaml")
-    task = one(write(BASE), "task=other.yaml", "task.text_type=film").task
+    task = load_one(write(BASE), "task=other.yaml", "task.text_type=film").task
     assert (task.text_type, task.classes) == ("film", ["good", "bad"])
 
 
-# Sweeps --------------------------------------------------------------------------------------------------------------
+# Sweeps -------------------------------------------------------------------------------------------
 
 
 def test_a_sweep_gives_every_combination_with_its_variant(write: Write) -> None:
@@ -752,13 +765,13 @@ def test_a_sweep_gives_every_combination_with_its_variant(write: Write) -> None:
 
 
 def test_without_a_sweep_there_is_one_variant_without_keys(write: Write) -> None:
-    assert one(write(BASE)).variant == {}
-    assert one(write(BASE + "sweep: {}\n")).variant == {}
-    assert one(write(FULL + "sweep: {augment.k: [1, 4]}\n"), "sweep={}").variant == {}
+    assert load_one(write(BASE)).variant == {}
+    assert load_one(write(BASE + "sweep: {}\n")).variant == {}
+    assert load_one(write(FULL + "sweep: {augment.k: [1, 4]}\n"), "sweep={}").variant == {}
 
 
-def test_variants_do_not_write_into_one_another(write: Write) -> None:
-    """Whole mappings are swept here, and keys inside of them."""
+def test_variants_do_not_share_mappings(write: Write) -> None:
+    """The sweep has whole mappings and keys inside them."""
     path = write(BASE + "sweep: {augment: [{k: 1}, {ratio: 2}], augment.top_p: [0.5, 1]}\n")
     experiments = load_experiments(path)
     assert [(e.augment.k, e.augment.ratio, e.augment.top_p) for e in experiments] == [
@@ -821,7 +834,7 @@ def test_a_bad_swept_value_is_an_error_before_any_work(
     assert message in refused(write(FULL + f"sweep: {sweep}\n"))
 
 
-def test_a_flag_beats_a_sweep_or_is_refused(write: Write) -> None:
+def test_an_override_replaces_a_sweep_or_is_refused(write: Write) -> None:
     try:
         experiments = load_experiments(
             write(BASE + "sweep: {augment.k: [1, 4]}\n"), ["augment.k=9"]
@@ -835,10 +848,10 @@ def test_a_flag_beats_a_sweep_or_is_refused(write: Write) -> None:
     ("labels", "classes"), [("[true, false]", ["true", "false"]), ("{1: 1, 0: 0}", ["1", "0"])]
 )
 def test_swept_labels_are_read_as_written(write: Write, labels: str, classes: list[str]) -> None:
-    assert one(write(BASE + f"sweep: {{task.labels: [{labels}]}}\n")).task.classes == classes
+    assert load_one(write(BASE + f"sweep: {{task.labels: [{labels}]}}\n")).task.classes == classes
 
 
-# Anything ------------------------------------------------------------------------------------------------------------
+# Random keys --------------------------------------------------------------------------------------
 
 
 @settings(max_examples=40, deadline=None, database=None, derandomize=True)
@@ -847,7 +860,7 @@ def test_swept_labels_are_read_as_written(write: Write, labels: str, classes: li
         st.text("abcdefghijklmnopqrstuvwxyz", min_size=1, max_size=9), st.integers(), max_size=3
     )
 )
-def test_an_unknown_key_is_never_passed_over(
+def test_an_unknown_key_is_never_ignored(
     tmp_path_factory: pytest.TempPathFactory, extra: dict[str, int]
 ) -> None:
     extra = {key: value for key, value in extra.items() if key not in {*Experiment.model_fields}}
@@ -859,4 +872,4 @@ def test_an_unknown_key_is_never_passed_over(
         message = refused(path)
         assert all(f"  {key}: unknown key" in message for key in extra)
     else:
-        assert one(path).variant == {}
+        assert load_one(path).variant == {}

@@ -1,4 +1,4 @@
-"""A task's splits from files, from a folder as the hub would give it, and from the packaged sentences."""
+"""A task's splits from files, from the hub (a local folder) and from the demo sentences."""
 
 import csv
 import io
@@ -63,12 +63,12 @@ def parquet(rows: Sequence[dict[str, Any]]) -> bytes:
     return stream.getvalue()
 
 
-Made = Callable[..., Task]
+MakeTask = Callable[..., Task]
 
 
 @pytest.fixture
-def made(tmp_path: Path) -> Made:
-    """Return a task over files with these contents; its validation rows are given, so that train stays whole."""
+def make_task(tmp_path: Path) -> MakeTask:
+    """Return a task of files with these contents; no validation rows are taken from train."""
 
     def task(
         train: bytes | str = GOOD,
@@ -104,12 +104,12 @@ def refused(task: Task) -> UserError:
     return error.value
 
 
-def heard() -> tuple[list[str], Callbacks]:
+def collect_warnings() -> tuple[list[str], Callbacks]:
     warnings: list[str] = []
     return warnings, Callbacks(warn=warnings.append)
 
 
-# Files ---------------------------------------------------------------------------------------------------------------
+# Files --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -126,11 +126,11 @@ def heard() -> tuple[list[str], Callbacks]:
         ("train.parquet", parquet(ROWS)),
     ],
 )
-def test_every_format_gives_the_same_rows(made: Made, name: str, content: bytes) -> None:
-    """Texts come through to the letter: quotes, line ends, spaces, and words that look like nothing or like numbers."""
-    splits = load_splits(made(content, name), 0)
+def test_every_format_gives_the_same_rows(make_task: MakeTask, name: str, content: bytes) -> None:
+    """Texts stay as they are: quotes, line ends, spaces, words that look like null or a number."""
+    splits = load_splits(make_task(content, name), 0)
     assert splits.train == [Example(**row) for row in ROWS]
-    assert splits.sha["train"] == load_splits(made(jsonl(ROWS)), 0).sha["train"]
+    assert splits.sha["train"] == load_splits(make_task(jsonl(ROWS)), 0).sha["train"]
 
 
 @example_settings(max_examples=40, deadline=None, database=None, derandomize=True)
@@ -143,12 +143,12 @@ def test_every_format_gives_the_same_rows(made: Made, name: str, content: bytes)
         max_size=6,
     )
 )
-def test_any_text_comes_through_every_format(
+def test_any_text_is_read_unchanged_from_every_format(
     tmp_path_factory: pytest.TempPathFactory, texts: list[str]
 ) -> None:
     folder = tmp_path_factory.mktemp("formats")
     rows = [{"text": text, "label": "pn"[number % 2]} for number, text in enumerate(texts)]
-    found = []
+    results = []
     for name, content in (
         ("a.jsonl", jsonl(rows)),
         ("a.csv", separated(rows)),
@@ -162,7 +162,7 @@ def test_any_text_comes_through_every_format(
             "validation": folder / name,
             "test": folder / name,
         }
-        found.append(
+        results.append(
             [
                 row.text
                 for row in load_splits(
@@ -170,7 +170,7 @@ def test_any_text_comes_through_every_format(
                 ).train
             ]
         )
-    assert found == [texts] * 4
+    assert results == [texts] * 4
 
 
 @pytest.mark.parametrize(
@@ -186,31 +186,33 @@ def test_any_text_comes_through_every_format(
     ],
 )
 def test_raw_values_are_mapped_as_they_are_written(
-    made: Made, raw: list[Any], values: dict[str, str]
+    make_task: MakeTask, raw: list[Any], values: dict[str, str]
 ) -> None:
     rows = [{"text": f"t{value}", "label": value} for value in raw]
     contents = [("train.jsonl", jsonl(rows))]
     if len({type(value) for value in raw}) == 1:
         contents.append(("train.parquet", parquet(rows)))
     for name, content in contents:
-        task = made(content, name, validation=jsonl(rows), test=jsonl(rows), values=values)
+        task = make_task(content, name, validation=jsonl(rows), test=jsonl(rows), values=values)
         assert [row.label for row in load_splits(task, 0).train] == ["p", "n"]
 
 
-def test_a_parquet_column_with_a_gap_in_it_still_holds_its_classes(made: Made) -> None:
-    """pandas makes floats of integers beside a missing value; the missing one is an error of its own row."""
+def test_integer_labels_of_a_parquet_column_with_a_null_keep_their_spelling(
+    make_task: MakeTask,
+) -> None:
+    """pandas stores integers as floats if a value is missing; that row is an error."""
     content = parquet(
         [{"text": "a", "label": 1.0}, {"text": "b", "label": 0.0}, {"text": "c", "label": None}]
     )
-    task = made(content, "train.parquet", values={"1": "p", "0": "n"})
+    task = make_task(content, "train.parquet", values={"1": "p", "0": "n"})
     assert refused(task).message.startswith(
         f"{task.data.train}, row 2: label 'null' is not one of the task's classes ('p', 'n')"
     )
 
 
-def test_columns_can_have_any_name(made: Made) -> None:
+def test_columns_can_have_any_name(make_task: MakeTask) -> None:
     rows = [{"key": "a", "review": "good", "score": 5}, {"key": "b", "review": "bad", "score": 1}]
-    task = made(
+    task = make_task(
         jsonl(rows),
         test=jsonl(rows),
         validation=jsonl(rows),
@@ -225,14 +227,14 @@ def test_columns_can_have_any_name(made: Made) -> None:
     ]
 
 
-def test_rows_without_ids_are_numbered(made: Made) -> None:
+def test_rows_without_ids_are_numbered(make_task: MakeTask) -> None:
     rows = [
         {"text": "a", "label": "p"},
         {"id": "", "text": "b", "label": "n"},
         {"id": None, "text": "c", "label": "n"},
         {"id": 0, "text": "d", "label": "p"},
     ]
-    splits = load_splits(made(jsonl(rows)), 0)
+    splits = load_splits(make_task(jsonl(rows)), 0)
     assert [row.id for row in splits.train] == [
         "t-train-00000",
         "t-train-00001",
@@ -242,9 +244,9 @@ def test_rows_without_ids_are_numbered(made: Made) -> None:
     assert [row.id for row in splits.test] == ["t-test-00000", "t-test-00001"]
 
 
-def test_one_id_may_stand_in_two_splits(made: Made) -> None:
+def test_an_id_may_occur_in_two_splits(make_task: MakeTask) -> None:
     rows = jsonl([{"id": 1, "text": "a", "label": "p"}, {"id": 2, "text": "b", "label": "n"}])
-    splits = load_splits(made(rows, test=rows, validation=rows), 0)
+    splits = load_splits(make_task(rows, test=rows, validation=rows), 0)
     assert [row.id for row in splits.train] == [row.id for row in splits.test] == ["1", "2"]
 
 
@@ -282,7 +284,8 @@ ID = '{"id": %s, "text": "x", "label": "p"}\n'
         (
             "a.jsonl",
             '{"text": "x", "label": "pp"}\n',
-            "{0}, line 1: label 'pp' is not one of the task's classes ('p', 'n'); did you mean 'p'?",
+            "{0}, line 1: label 'pp' is not one of the task's classes ('p', 'n'); "
+            "did you mean 'p'?",
         ),
         (
             "a.csv",
@@ -337,14 +340,14 @@ ID = '{"id": %s, "text": "x", "label": "p"}\n'
         ("a.jsonl", '{"text": "x", "label": "p"}\n', "task 't': no training row has the class 'n'"),
     ],
 )
-def test_a_bad_row_is_told_with_its_place(
-    made: Made, name: str, content: bytes | str, message: str
+def test_an_invalid_row_is_reported_with_its_file_and_line(
+    make_task: MakeTask, name: str, content: bytes | str, message: str
 ) -> None:
-    task = made(content, name)
+    task = make_task(content, name)
     expected = message.format(task.data.train)
-    told = refused(task).message
-    assert told.startswith(expected)
-    assert told == expected or message.endswith((" ", "(", "character"))
+    actual = refused(task).message
+    assert actual.startswith(expected)
+    assert actual == expected or message.endswith((" ", "(", "character"))
 
 
 @pytest.mark.parametrize(
@@ -355,81 +358,86 @@ def test_a_bad_row_is_told_with_its_place(
         ("a.parquet", parquet([{"review": "x", "stars": 5}])),
     ],
 )
-def test_a_missing_column_lists_those_there_are(
-    made: Made, name: str, content: bytes | str
+def test_a_missing_column_lists_the_columns(
+    make_task: MakeTask, name: str, content: bytes | str
 ) -> None:
     assert (
-        refused(made(content, name)).hint
+        refused(make_task(content, name)).hint
         == "columns are review, stars; name the right one with task.data.text"
     )
     assert (
-        refused(made(content, name, text="review")).hint
+        refused(make_task(content, name, text="review")).hint
         == "columns are review, stars; name the right one with task.data.label"
     )
 
 
-def test_an_error_in_any_split_is_told(made: Made, tmp_path: Path) -> None:
+def test_an_error_in_any_split_is_reported(make_task: MakeTask, tmp_path: Path) -> None:
     for split in ("test", "validation"):
-        task = made(**{split: '{"text": "x", "label": "q"}\n'})
+        task = make_task(**{split: '{"text": "x", "label": "q"}\n'})
         assert refused(task).message.startswith(f"{getattr(task.data, split)}, line 1: label 'q'")
         assert (
-            refused(made(**{split: ""})).message
+            refused(make_task(**{split: ""})).message
             == f"{tmp_path / split}.jsonl: the {split} split has no rows"
         )
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
-def test_a_file_that_is_not_there_is_named(made: Made, tmp_path: Path, ending: str) -> None:
-    task = made()
+def test_a_missing_file_is_named(make_task: MakeTask, tmp_path: Path, ending: str) -> None:
+    task = make_task()
     gone = task.model_copy(
         update={"data": task.data.model_copy(update={"train": tmp_path / f"gone.{ending}"})}
     )
     assert refused(gone).message.startswith(f"{tmp_path / f'gone.{ending}'}: cannot be read")
 
 
-def test_blank_lines_of_a_csv_are_passed_over(made: Made) -> None:
+def test_blank_lines_of_a_csv_are_ignored(make_task: MakeTask) -> None:
     assert [
-        row.text for row in load_splits(made("text,label\n\ngood,p\n\nbad,n\n\n", "a.csv"), 0).train
+        row.text
+        for row in load_splits(make_task("text,label\n\ngood,p\n\nbad,n\n\n", "a.csv"), 0).train
     ] == ["good", "bad"]
 
 
-def test_a_long_field_of_a_csv_is_read(made: Made) -> None:
-    """The csv module stops at 131,072 letters by default."""
+def test_a_long_field_of_a_csv_is_read(make_task: MakeTask) -> None:
+    """The csv module's default limit is 131,072 characters."""
     assert (
-        len(load_splits(made(f"text,label\n{'x' * 200_000},p\nbad,n\n", "a.csv"), 0).train[0].text)
+        len(
+            load_splits(make_task(f"text,label\n{'x' * 200_000},p\nbad,n\n", "a.csv"), 0)
+            .train[0]
+            .text
+        )
         == 200_000
     )
 
 
-def test_a_parquet_column_that_stands_twice_is_refused(made: Made) -> None:
+def test_a_duplicate_parquet_column_is_refused(make_task: MakeTask) -> None:
     table = pyarrow.table(
         [pyarrow.array(["a", "b"]), pyarrow.array(["x", "y"]), pyarrow.array(["p", "n"])],
         names=["text", "text", "label"],
     )
     stream = io.BytesIO()
     pyarrow.parquet.write_table(table, stream)
-    assert "duplicate column 'text'" in refused(made(stream.getvalue(), "a.parquet")).message
+    assert "duplicate column 'text'" in refused(make_task(stream.getvalue(), "a.parquet")).message
 
 
-def test_a_decimal_label_is_a_number(made: Made) -> None:
+def test_a_decimal_label_is_a_number(make_task: MakeTask) -> None:
     table = pyarrow.table(
         {"text": ["good", "bad"], "label": pyarrow.array([1, 0]).cast(pyarrow.decimal128(20, 0))}
     )
     stream = io.BytesIO()
     pyarrow.parquet.write_table(table, stream)
     plain = jsonl([{"text": "fine", "label": 1}, {"text": "poor", "label": 0}])
-    task = made(
+    task = make_task(
         stream.getvalue(), "a.parquet", validation=plain, test=plain, values={"1": "p", "0": "n"}
     )
     assert [row.label for row in load_splits(task, 0).train] == ["p", "n"]
 
 
-# Folders as the hub gives them ---------------------------------------------------------------------------------------
+# Hub data, from a local folder --------------------------------------------------------------------
 
 
 @pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
-    """Return a task over a folder of JSONL files, which `datasets` loads as it would a repository."""
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeTask:
+    """Return a task of a folder of JSONL files, which `datasets` loads like a repository."""
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
@@ -454,7 +462,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
     return task
 
 
-def test_a_folder_is_loaded_as_the_hub_would_be(hub: Made) -> None:
+def test_a_folder_is_loaded_like_a_hub_repository(hub: MakeTask) -> None:
     splits = load_splits(hub(label="label_text"), 0)
     for name in ("train", "validation", "test"):
         rows = getattr(splits, name)
@@ -465,8 +473,8 @@ def test_a_folder_is_loaded_as_the_hub_would_be(hub: Made) -> None:
     assert load_splits(hub(values={"1": "p", "0": "n"}), 0) == splits
 
 
-def test_splits_can_be_renamed(hub: Made) -> None:
-    """What the hub calls validation is the test set where test labels are hidden; early stopping does not see it then."""
+def test_splits_can_be_renamed(hub: MakeTask) -> None:
+    """If the hub's validation split is the test set, early stopping does not use it."""
     splits = load_splits(
         hub(("train", "validation"), label="label_text", splits={"test": "validation"}), 0
     )
@@ -488,7 +496,7 @@ def test_splits_can_be_renamed(hub: Made) -> None:
     ]
 
 
-def test_a_hub_task_without_validation_gets_one_from_train(hub: Made) -> None:
+def test_a_hub_task_without_validation_gets_one_from_train(hub: MakeTask) -> None:
     splits = load_splits(hub(("train", "test"), label="label_text"), 0)
     assert (len(splits.train), len(splits.validation), len(splits.test)) == (4, 4, 8)
 
@@ -501,8 +509,8 @@ def test_a_hub_task_without_validation_gets_one_from_train(hub: Made) -> None:
         (("train", "test"), {"train": "training"}, "no split 'training'"),
     ],
 )
-def test_a_missing_split_lists_those_there_are(
-    hub: Made, files: tuple[str, ...], names: dict[str, str], message: str
+def test_a_missing_split_lists_the_splits(
+    hub: MakeTask, files: tuple[str, ...], names: dict[str, str], message: str
 ) -> None:
     task = hub(files, label="label_text", splits=names)
     error = refused(task)
@@ -510,7 +518,7 @@ def test_a_missing_split_lists_those_there_are(
     assert error.hint == f"splits are {', '.join(files)}; name them with task.data.splits"
 
 
-def test_a_hub_row_is_told_with_its_split_and_number(hub: Made) -> None:
+def test_an_invalid_hub_row_is_reported_with_its_split_and_number(hub: MakeTask) -> None:
     task = hub(values={"1": "p"})
     assert (
         refused(task).message
@@ -531,7 +539,7 @@ def test_a_hub_row_is_told_with_its_split_and_number(hub: Made) -> None:
     ],
 )
 def test_a_column_of_class_labels_is_read_by_name_or_number(
-    hub: Made, tmp_path: Path, values: dict[str, str], labels: list[str]
+    hub: MakeTask, tmp_path: Path, values: dict[str, str], labels: list[str]
 ) -> None:
     import datasets
 
@@ -566,7 +574,9 @@ def test_a_column_of_class_labels_is_read_by_name_or_number(
         ),
     ],
 )
-def test_a_hub_id_out_of_reach_is_a_message(hub: Made, data: dict[str, str], where: str) -> None:
+def test_a_hub_id_that_cannot_be_loaded_is_a_message(
+    hub: MakeTask, data: dict[str, str], where: str
+) -> None:
     error = refused(
         Task.model_validate({"name": "t", "data": {"kind": "hub", **data}, "labels": ["p", "n"]})
     )
@@ -574,11 +584,11 @@ def test_a_hub_id_out_of_reach_is_a_message(hub: Made, data: dict[str, str], whe
     assert "\n" not in error.message
 
 
-# Validation rows -----------------------------------------------------------------------------------------------------
+# Validation rows ----------------------------------------------------------------------------------
 
 
 def many(counts: dict[str, int]) -> bytes:
-    """Rows of the classes in turn, so that neither file order nor class order is the other."""
+    """Return rows, the classes in turn, so that file order and class order differ."""
     left, rows = Counter(counts), []
     while left.total():
         for label in counts:
@@ -594,23 +604,27 @@ def many(counts: dict[str, int]) -> bytes:
     return jsonl(rows)
 
 
-def test_a_task_without_validation_gives_balanced_rows_of_train(made: Made) -> None:
-    splits = load_splits(made(many({"p": 4500, "n": 4001}), validation=None), 7)
+def test_a_task_without_validation_gives_balanced_rows_of_train(make_task: MakeTask) -> None:
+    splits = load_splits(make_task(many({"p": 4500, "n": 4001}), validation=None), 7)
     assert Counter(row.label for row in splits.validation) == {"p": 2000, "n": 2000}
     assert Counter(row.label for row in splits.train) == {"p": 2500, "n": 2001}
 
 
 @pytest.mark.parametrize("counts", [{"p": 25, "n": 7}, {"p": 2, "n": 3}, {"p": 4100, "n": 3}])
-def test_validation_takes_at_most_half_of_any_class(made: Made, counts: dict[str, int]) -> None:
-    splits = load_splits(made(many(counts), validation=None), 0)
+def test_validation_takes_at_most_half_of_any_class(
+    make_task: MakeTask, counts: dict[str, int]
+) -> None:
+    splits = load_splits(make_task(many(counts), validation=None), 0)
     assert Counter(row.label for row in splits.validation) == {
         label: min(2000, count // 2) for label, count in counts.items()
     }
 
 
-def test_validation_rows_are_train_rows_no_more_and_both_keep_their_order(made: Made) -> None:
+def test_validation_rows_are_removed_from_train_and_both_keep_their_order(
+    make_task: MakeTask,
+) -> None:
     content = many({"p": 31, "n": 20})
-    splits = load_splits(made(content, validation=None), 0)
+    splits = load_splits(make_task(content, validation=None), 0)
     order = [json.loads(line)["id"] for line in content.decode().splitlines()]
     train, validation = [row.id for row in splits.train], [row.id for row in splits.validation]
     assert not set(train) & set(validation)
@@ -619,9 +633,9 @@ def test_validation_rows_are_train_rows_no_more_and_both_keep_their_order(made: 
     assert validation == sorted(validation, key=order.index)
 
 
-def test_validation_follows_the_master_seed_alone(made: Made) -> None:
-    """Odds of two seeds agreeing: 1 in 10^11."""
-    task = made(many({"p": 40, "n": 40}), validation=None)
+def test_validation_depends_only_on_the_master_seed(make_task: MakeTask) -> None:
+    """The probability that two seeds agree is 1 in 10^11."""
+    task = make_task(many({"p": 40, "n": 40}), validation=None)
     assert load_splits(task, 0).validation == load_splits(task, 0).validation
     assert load_splits(task, 0).validation != load_splits(task, 1).validation
     assert {row.id for row in load_splits(task, 0, 10).validation} < {
@@ -630,8 +644,8 @@ def test_validation_follows_the_master_seed_alone(made: Made) -> None:
     assert load_splits(task, 0, 10).train == load_splits(task, 0).train
 
 
-def test_a_validation_split_of_its_own_leaves_train_whole(made: Made) -> None:
-    splits = load_splits(made(many({"p": 9, "n": 9}), validation=many({"p": 3, "n": 5})), 0)
+def test_a_validation_split_of_its_own_leaves_train_whole(make_task: MakeTask) -> None:
+    splits = load_splits(make_task(many({"p": 9, "n": 9}), validation=many({"p": 3, "n": 5})), 0)
     assert (len(splits.train), len(splits.validation)) == (18, 8)
 
 
@@ -647,11 +661,11 @@ def test_a_validation_split_of_its_own_leaves_train_whole(made: Made) -> None:
     ],
 )
 def test_validation_rows_are_chosen_by_class_in_their_order(
-    made: Made, wanted: int | str, counts: dict[str, int]
+    make_task: MakeTask, wanted: int | str, counts: dict[str, int]
 ) -> None:
     content = many({"p": 20, "n": 30})
-    task = made(validation=content)
-    warnings, callbacks = heard()
+    task = make_task(validation=content)
+    warnings, callbacks = collect_warnings()
     rows = load_splits(task, 0, wanted, callbacks).validation
     order = [json.loads(line)["id"] for line in content.decode().splitlines()]
     assert Counter(row.label for row in rows) == counts
@@ -660,29 +674,31 @@ def test_validation_rows_are_chosen_by_class_in_their_order(
     assert rows == load_splits(task, 0, wanted).validation
 
 
-def test_another_seed_chooses_other_validation_rows(made: Made) -> None:
-    task = made(validation=many({"p": 50, "n": 50}))
+def test_another_seed_chooses_other_validation_rows(make_task: MakeTask) -> None:
+    task = make_task(validation=many({"p": 50, "n": 50}))
     assert load_splits(task, 0, 20).validation != load_splits(task, 1, 20).validation
 
 
 @pytest.mark.parametrize(("wanted", "count"), [("25/class", 25), (51, 26)])
 def test_too_few_validation_rows_warn_with_their_class(
-    made: Made, wanted: int | str, count: int
+    make_task: MakeTask, wanted: int | str, count: int
 ) -> None:
-    warnings, callbacks = heard()
-    rows = load_splits(made(validation=many({"p": 20, "n": 30})), 0, wanted, callbacks).validation
+    warnings, callbacks = collect_warnings()
+    rows = load_splits(
+        make_task(validation=many({"p": 20, "n": 30})), 0, wanted, callbacks
+    ).validation
     assert Counter(row.label for row in rows) == {"p": 20, "n": 25}
     assert [text for text in warnings if "validation" in text] == [
         f"validation: class 'p' has 20 rows, {count} are wanted; all of them are used"
     ]
 
 
-def test_a_row_a_class_leaves_no_validation_rows_which_is_said(made: Made) -> None:
-    """Half of one row is none, and training cannot stop early on nothing."""
-    assert "there is no validation split" in refused(made(validation=None)).message
+def test_one_row_per_class_leaves_no_validation_rows(make_task: MakeTask) -> None:
+    """Half of one row is none, and early stopping needs validation rows."""
+    assert "there is no validation split" in refused(make_task(validation=None)).message
 
 
-def test_texts_that_train_and_test_share_are_told_once(made: Made) -> None:
+def test_texts_in_both_train_and_test_give_one_warning(make_task: MakeTask) -> None:
     train = jsonl(
         [
             {"id": "a", "text": "same", "label": "p"},
@@ -697,16 +713,16 @@ def test_texts_that_train_and_test_share_are_told_once(made: Made) -> None:
             {"id": "z", "text": "same", "label": "n"},
         ]
     )
-    warnings, callbacks = heard()
-    assert load_splits(made(train, test=test), 0, callbacks=callbacks).test_rows_in_train == 2
+    warnings, callbacks = collect_warnings()
+    assert load_splits(make_task(train, test=test), 0, callbacks=callbacks).test_rows_in_train == 2
     assert len(warnings) == 1
     assert warnings[0].startswith(
         "task 't': 2 test rows are exact copies of training rows, such as y = c; "
     )
-    warnings, callbacks = heard()
+    warnings, callbacks = collect_warnings()
     assert (
         load_splits(
-            made(train, test=test.replace(b"same", b"Same").replace(b"twice", b"thrice")),
+            make_task(train, test=test.replace(b"same", b"Same").replace(b"twice", b"thrice")),
             0,
             callbacks=callbacks,
         ).test_rows_in_train
@@ -715,8 +731,11 @@ def test_texts_that_train_and_test_share_are_told_once(made: Made) -> None:
     assert warnings == []
 
 
-def test_hashes_follow_the_rows(made: Made) -> None:
-    first, second = load_splits(made(), 0), load_splits(made(GOOD.replace("good", "gooder")), 0)
+def test_hashes_follow_the_rows(make_task: MakeTask) -> None:
+    first, second = (
+        load_splits(make_task(), 0),
+        load_splits(make_task(GOOD.replace("good", "gooder")), 0),
+    )
     assert first.sha["train"] != second.sha["train"]
     assert (first.sha["test"], first.sha["validation"]) == (
         second.sha["test"],
@@ -727,20 +746,20 @@ def test_hashes_follow_the_rows(made: Made) -> None:
 
 @example_settings(max_examples=60, deadline=None, database=None, derandomize=True)
 @given(st.integers(0, 10_000), st.integers(1, 50))
-def test_dealing_loses_nothing_and_favours_the_first(total: int, parts: int) -> None:
-    shares = split_evenly(total, parts)
-    assert len(shares) == parts
-    assert sum(shares) == total
-    assert shares == sorted(shares, reverse=True)
-    assert shares[0] - shares[-1] <= 1
+def test_split_evenly_keeps_the_total_and_puts_larger_parts_first(total: int, parts: int) -> None:
+    sizes = split_evenly(total, parts)
+    assert len(sizes) == parts
+    assert sum(sizes) == total
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] - sizes[-1] <= 1
 
 
-# The packaged sentences ----------------------------------------------------------------------------------------------
+# The demo sentences ---------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def demo() -> Splits:
-    """The packaged data as they are, with their own validation split."""
+    """The demo data with its own validation split."""
     return load_splits(
         Task.model_validate({"name": "demo", "data": {"kind": "demo"}, "labels": ["pos", "neg"]}),
         0,
@@ -778,7 +797,7 @@ def test_demo_sentences_are_sentences(demo: Splits) -> None:
 
 
 def test_no_two_demo_sentences_share_more_than_half_of_their_trigrams(demo: Splits) -> None:
-    """Relative to the shorter: near copies across splits would make the demo's accuracy a matter of memory."""
+    """Measured against the shorter text: near copies would let a classifier memorize answers."""
     grams = {}
     for row in everything(demo):
         words = "".join(
@@ -794,7 +813,7 @@ def test_no_two_demo_sentences_share_more_than_half_of_their_trigrams(demo: Spli
     assert [
         (pair, count)
         for pair, count in shared.items()
-        if count > min(len(grams[one]) for one in pair) / 2
+        if count > min(len(grams[row_id]) for row_id in pair) / 2
     ] == []
 
 
@@ -813,8 +832,8 @@ def accuracy(splits: Splits, rows: Sequence[Example]) -> float:
     return float(right.mean())
 
 
-def test_the_demo_can_be_learned_but_not_from_little(demo: Splits) -> None:
-    """Room for augmentation: far from chance with all rows, not far from it with eight a class."""
+def test_the_demo_can_be_learned_but_not_from_few_rows(demo: Splits) -> None:
+    """Accuracy is far above chance with all rows, and close to chance with eight per class."""
     assert 0.70 <= accuracy(demo, demo.train) <= 0.92
     few = [
         accuracy(demo, draw_rows(demo.train, ["pos", "neg"], DrawOptions("8/class", 42, seed)))
@@ -823,7 +842,7 @@ def test_the_demo_can_be_learned_but_not_from_little(demo: Splits) -> None:
     assert 0.52 <= sum(few) / 5 <= 0.70
 
 
-def test_the_demo_in_other_words_is_refused_with_its_classes() -> None:
+def test_the_demo_with_other_classes_is_refused() -> None:
     task = Task.model_validate(
         {"name": "demo", "data": {"kind": "demo"}, "labels": ["good", "bad"]}
     )
@@ -833,7 +852,7 @@ def test_the_demo_in_other_words_is_refused_with_its_classes() -> None:
     )
 
 
-def test_classes_stand_in_the_tasks_order() -> None:
+def test_classes_keep_the_tasks_order() -> None:
     rows = [Example(id=str(number), text="t", label=label) for number, label in enumerate("abab")]
     groups = group_by_class(rows, ["b", "c", "a"])
     assert list(groups) == ["b", "c", "a"]

@@ -55,6 +55,8 @@ HEAVY = {
     },
     "transformers": {"augment.mlm", "augment.translators", "lm.local", "pretrained", "train"},
 }
+# Packages that are only imported inside functions: their modules import libraries at the top.
+LAZY_PACKAGES = {"lm.local"}
 # Lighter libraries may be imported at the top of these modules. `--help` still loads none of them
 # but typer and rich; a test of the command line checks that.
 LIGHT = {
@@ -240,9 +242,17 @@ def test_libraries_are_imported_where_they_belong(module: str) -> None:
             library, where = name.split(".")[0], f"{module}, line {statement.line} imports {name}"
             if library in HEAVY:
                 assert is_inside(module, HEAVY[library]), where
-                assert statement.function or statement.typing, where
+                lazy = statement.function or statement.typing or is_inside(module, LAZY_PACKAGES)
+                assert lazy, where
             if library in LIGHT:
                 assert is_inside(module, LIGHT[library]), where
+
+
+@pytest.mark.parametrize("module", [m for m in TREES if not is_inside(m, LAZY_PACKAGES)])
+def test_a_lazy_package_is_imported_inside_functions(module: str) -> None:
+    for imported, statement in own_imports(module):
+        if is_inside(imported, LAZY_PACKAGES):
+            assert statement.function or statement.typing, f"{module}, line {statement.line}"
 
 
 def test_the_reader_of_imports_sees_known_imports() -> None:

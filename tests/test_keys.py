@@ -1,4 +1,4 @@
-"""A key that no code reads does not exist: tiny runs of every kind together read every field of every settings model."""
+"""Every config key is read by code: tiny runs of all kinds read every field of every model."""
 
 import importlib.util
 import inspect
@@ -17,9 +17,9 @@ from gpt3mix_cli.grid import Grid, check
 from gpt3mix_cli.settings import Settings
 
 # Fields that work without being read as an attribute, and why.
-ELSEWHERE = {
+NOT_READ_AS_ATTRIBUTES = {
     **{
-        (model, "kind"): "picks the class, which a `match` reads"
+        (model, "kind"): "selects the class, which a `match` reads"
         for models in (
             "HubData FilesData DemoData LocalLMSettings OpenAISettings",
             "EdaSettings AedaSettings MlmSettings BacktranslateSettings ParaphraseSettings",
@@ -28,12 +28,12 @@ ELSEWHERE = {
         for model in models.split()
     },
     **{
-        ("BacktranslateSettings", name): "`pairs` makes the models out of it"
+        ("BacktranslateSettings", name): "`pairs` derives the models from it"
         for name in ("pivot", "forward", "backward")
     },
     ("OpenAISettings", "base_url"): "`urls` of the same class reads it",
-    ("TransformerSettings", "preset"): "a validator holds the other keys against it",
-    ("Experiment", "sweep"): "config makes the variants out of it before the models exist",
+    ("TransformerSettings", "preset"): "a validator compares the other keys with it",
+    ("Experiment", "sweep"): "`config` creates the variants from it before the models exist",
     ("AugmentSettings", "synthetic_sets"): "`Experiment.trials_for` reads it",
     **{
         (model, "trials"): "`Experiment.trials_for` reads it"
@@ -61,7 +61,7 @@ FIELDS = {
 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> set[tuple[str, str]]:
-    """The (class, field) pairs that code of the package, settings and config apart, has read."""
+    """The (class, field) pairs that the package's code has read, except settings and config."""
     seen: set[tuple[str, str]] = set()
     floor = Path(settings.__file__).parent
     package = str(floor.parent)
@@ -73,9 +73,9 @@ def read(monkeypatch: pytest.MonkeyPatch) -> set[tuple[str, str]]:
             frame: types.FrameType | None = sys._getframe(1)
             file = frame.f_code.co_filename if frame else ""
             if file.startswith(package) and file not in aside:
-                for each in model.__mro__:
-                    if each.__module__.startswith(settings.__name__):
-                        seen.add((each.__name__, name))
+                for ancestor in model.__mro__:
+                    if ancestor.__module__.startswith(settings.__name__):
+                        seen.add((ancestor.__name__, name))
         return object.__getattribute__(self, name)
 
     monkeypatch.setattr(Settings, "__getattribute__", watched)
@@ -175,12 +175,14 @@ subsample: {{levels: [2/class], seeds: 1, validation: 4}}
 lm: {{kind: local, model: bundled, batch_size: 2}}
 augment: {{ratio: 0.5, max_tokens: 60}}
 baselines:
-  - {{kind: backtranslate, engine: transformers, forward: {seq2seq}, backward: {seq2seq}, max_tokens: 3, beams: 1}}
+  - {{kind: backtranslate, engine: transformers, forward: {seq2seq}, backward: {seq2seq},
+     max_tokens: 3, beams: 1}}
   - {{kind: aeda}}
   - {{kind: mlm, model: {masked}}}
   - {{kind: paraphrase}}
 classifiers:
-  - {{kind: transformer, model: {tiny_encoder}, max_epochs: 6, label_smoothing: 0.1}}  # patience is asked
+  # More epochs than one, so that patience is read.
+  - {{kind: transformer, model: {tiny_encoder}, max_epochs: 6, label_smoothing: 0.1}}
   - {{kind: prompt, examples: 1}}
 trials: 1
 """,
@@ -189,7 +191,10 @@ trials: 1
         tmp_path,
         "files",
         """\
-task: {data: {kind: files, train: train.csv, validation: validation.csv, test: test.csv, values: {1: pos, 0: neg}}, labels: [pos, neg]}
+task:
+  data: {kind: files, train: train.csv, validation: validation.csv, test: test.csv,
+    values: {1: pos, 0: neg}}
+  labels: [pos, neg]
 subsample: {levels: [2/class], seeds: 1}
 baselines: [{kind: eda}]
 classifiers: [{kind: linear, trials: 1, class_weights: balanced, hard_labels: true}]
@@ -206,8 +211,11 @@ trials: 1
 """,
     )
     (tmp_path / "hard.yaml").write_text(
-        "task: {data: {kind: demo}, labels: [pos, neg]}\nsubsample: {levels: [2/class], seeds: 1}\nlm: {kind: local, model: bundled, batch_size: 2}\n"
-        "augment: {labels: hard, beams: 2, selection: nearest, similarity: tfidf, max_tokens: 8, attempts: 1}\n"
+        "task: {data: {kind: demo}, labels: [pos, neg]}\n"
+        "subsample: {levels: [2/class], seeds: 1}\n"
+        "lm: {kind: local, model: bundled, batch_size: 2}\n"
+        "augment: {labels: hard, beams: 2, selection: nearest, similarity: tfidf, max_tokens: 8,"
+        " attempts: 1}\n"
         "classifiers: [{kind: linear}]\ntrials: 1\n"
     )
     list(
@@ -225,17 +233,18 @@ trials: 1
             f"""\
 task: {{data: {{kind: demo}}, labels: [pos, neg]}}
 subsample: {{levels: [2/class], seeds: 1, validation: 4}}
-lm: {{kind: openai, model: tiny, base_url: "{server.base_url}", prices: prices.yaml, requests_per_minute: 100000}}
+lm: {{kind: openai, model: tiny, base_url: "{server.base_url}", prices: prices.yaml,
+  requests_per_minute: 100000}}
 augment: {{ratio: 0.5, max_tokens: 60}}
 budget: {{requests: 1000}}
 classifiers: [{{kind: linear}}]
 trials: 1
 """,
         )
-    unread = FIELDS - read - set(ELSEWHERE)
+    unread = FIELDS - read - set(NOT_READ_AS_ATTRIBUTES)
     assert not unread
-    assert not set(ELSEWHERE) - FIELDS
-    assert not set(ELSEWHERE) & read, "read after all: take it off the list"
+    assert not set(NOT_READ_AS_ATTRIBUTES) - FIELDS
+    assert not set(NOT_READ_AS_ATTRIBUTES) & read, "these are read: remove them from the list"
 
 
 @pytest.mark.slow

@@ -17,12 +17,11 @@ import gpt3mix_cli
 PACKAGE = Path(gpt3mix_cli.__file__).parent
 
 METHOD_SETTINGS = '''
-class ShoutSettings(MethodSettings):
+class ShoutSettings(EditingMethod):
     """Texts in capitals."""
 
     kind: Literal["shout"]
     title: ClassVar = "Shouting"
-    uses_lm: ClassVar[Literal[False]] = False
     name: FileStem = Field("shout", description="of the method")
 
 
@@ -54,8 +53,6 @@ class FirstClassSettings(SoftLabelTraining):
     """Always the first class."""
 
     kind: Literal["first"]
-    title: ClassVar = "First class"
-    uses_lm: ClassVar[Literal[False]] = False
     name: FileStem = Field("first", description="of the classifier in results")
 
 

@@ -1,4 +1,4 @@
-"""Records in and out, files that appear whole or not at all, and manifests."""
+"""Reading and writing records, atomic files, and manifests."""
 
 import errno
 import fcntl
@@ -55,14 +55,14 @@ values = st.recursive(
     max_leaves=6,
 )
 texts = words.filter(str.strip)
-shares = st.floats(0, 1).map(lambda share: {"pos": share, "neg": 1 - share})
+distributions = st.floats(0, 1).map(lambda p: {"pos": p, "neg": 1 - p})
 examples = st.builds(Example, id=words, text=texts, label=st.sampled_from(CLASSES))
 augmented = st.builds(
     Augmented,
     id=words,
     text=texts,
     label=st.sampled_from(CLASSES),
-    probs=shares,
+    probs=distributions,
     parents=st.lists(words, max_size=3),
     request=st.none() | st.integers(),
 ).map(
@@ -94,7 +94,7 @@ def message(path: Path, content: str | bytes, kind: type[Record] = Example) -> s
     return error.value.message
 
 
-# Reading -------------------------------------------------------------------------------------------------------------
+# Reading ------------------------------------------------------------------------------------------
 
 
 @some
@@ -105,10 +105,10 @@ def message(path: Path, content: str | bytes, kind: type[Record] = Example) -> s
     | st.lists(trials, max_size=4),
     st.data(),
 )
-def test_every_kind_of_record_comes_back_as_it_was(
+def test_every_kind_of_record_is_read_as_it_was_written(
     tmp_path_factory: pytest.TempPathFactory, rows: list[Record], data: st.DataObject
 ) -> None:
-    """Unknown keys are kept, whatever they are called, and a second writing gives the same bytes."""
+    """Unknown keys of any name are kept, and writing again gives the same bytes."""
     kind = type(rows[0]) if rows else Example
     known = set(kind.model_fields)
     extra = st.dictionaries(
@@ -135,12 +135,12 @@ def test_a_label_that_is_not_the_argmax_is_refused_and_a_tie_is_not(tmp_path: Pa
         tmp_path / "rows.jsonl", row % (0.4, 0.6), Augmented
     )
     (tmp_path / "rows.jsonl").write_text(row % (0.5, 0.5))
-    assert [found.label for found in read_records(tmp_path / "rows.jsonl", Augmented, CLASSES)] == [
+    assert [row.label for row in read_records(tmp_path / "rows.jsonl", Augmented, CLASSES)] == [
         "pos"
     ]
 
 
-def test_keys_stand_in_the_order_of_the_contract_with_unknown_ones_last() -> None:
+def test_keys_have_the_order_of_the_fields_with_unknown_ones_last() -> None:
     row = Augmented.model_validate(
         {
             "note": 1,
@@ -169,8 +169,10 @@ def test_keys_stand_in_the_order_of_the_contract_with_unknown_ones_last() -> Non
     assert list(json.loads(to_json_line(row))) == expected
     assert list(Reject.model_fields) == ["request", "method", "parents", "text", "reason", "detail"]
     assert " ".join(Trial.model_fields) == (
-        "task level method classifier variant data_seed trial draw seed status error n_train n_synthetic n_test accuracy macro_f1 mcc majority "
-        "ece valid_accuracy best_epoch epochs seconds predicted_classes confusion train_sha test_sha tokens usd settings version "
+        "task level method classifier variant data_seed trial draw seed status error n_train "
+        "n_synthetic n_test accuracy macro_f1 mcc majority "
+        "ece valid_accuracy best_epoch epochs seconds predicted_classes confusion train_sha "
+        "test_sha tokens usd settings version "
         "tokens_per_prediction"
     )
 
@@ -182,7 +184,7 @@ def test_a_line_is_plain_utf8_without_nan() -> None:
         to_json_line(Augmented(id="1", text="t", label="pos", probs={"pos": math.nan}))
 
 
-def test_a_perplexity_is_written_only_where_it_is_known(tmp_path: Path) -> None:
+def test_a_perplexity_is_written_only_if_it_is_known(tmp_path: Path) -> None:
     row = Augmented(id="1", text="t", label="pos", probs={"pos": 1.0}, perplexity=12.5)
     write_records(tmp_path / "rows.jsonl", [row, row.model_copy(update={"perplexity": None})])
     known, unknown = (tmp_path / "rows.jsonl").read_text("utf-8").splitlines()
@@ -212,7 +214,7 @@ def test_rows_without_the_newer_fields_are_read(tmp_path: Path) -> None:
 
 
 def test_reading_is_a_stream(tmp_path: Path) -> None:
-    """Rows before a broken line are there before it is looked at."""
+    """Rows before an invalid line are yielded before that line is read."""
     path = tmp_path / "rows.jsonl"
     path.write_text(f"{GOOD}\nbroken\n", encoding="utf-8")
     rows = read_records(path, Example, CLASSES)
@@ -221,10 +223,10 @@ def test_reading_is_a_stream(tmp_path: Path) -> None:
         next(rows)
 
 
-def test_a_broken_line_far_down_is_named(tmp_path: Path) -> None:
+def test_an_invalid_line_far_down_is_named(tmp_path: Path) -> None:
     path = tmp_path / "long.jsonl"
-    told = message(path, f"{GOOD}\n" * 40_000 + '{"id": "b", "text": "cut')
-    assert told.startswith(f"{path}, line 40001: not valid JSON: ")
+    actual = message(path, f"{GOOD}\n" * 40_000 + '{"id": "b", "text": "cut')
+    assert actual.startswith(f"{path}, line 40001: not valid JSON: ")
 
 
 @pytest.mark.parametrize(
@@ -272,15 +274,15 @@ def test_a_broken_line_far_down_is_named(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_broken_line_is_told_with_file_and_number(
+def test_an_invalid_line_is_reported_with_file_and_number(
     tmp_path: Path, line: str | bytes, problem: str
 ) -> None:
     path = tmp_path / "rows.jsonl"
     raw = line.encode() if isinstance(line, str) else line
-    told = message(path, f"{GOOD}\n\n".encode() + raw + f"\n{GOOD}\n".encode())
-    assert told.startswith(f"{path}, line 3: {problem}")
+    actual = message(path, f"{GOOD}\n\n".encode() + raw + f"\n{GOOD}\n".encode())
+    assert actual.startswith(f"{path}, line 3: {problem}")
     if not problem.endswith((" ", "(", "data")):
-        assert told == f"{path}, line 3: {problem}"
+        assert actual == f"{path}, line 3: {problem}"
 
 
 @pytest.mark.parametrize(
@@ -292,7 +294,8 @@ def test_a_broken_line_is_told_with_file_and_number(
         ),
         (
             '{"pos": 0.5, "nge": 0.5}',
-            "probs: label 'nge' is not one of the task's classes ('pos', 'neg'); did you mean 'neg'?",
+            "probs: label 'nge' is not one of the task's classes ('pos', 'neg'); "
+            "did you mean 'neg'?",
         ),
         ('{"neg": 1}', "probs: class 'pos' is missing"),
         ("{}", "probs: class 'pos' is missing"),
@@ -313,7 +316,8 @@ def test_a_broken_line_is_told_with_file_and_number(
         ('{"pos": 0.5, "neg": null}', "'probs.neg' input should be a valid number, got None"),
         (
             '{"pos": "high", "neg": 0}',
-            "'probs.pos' input should be a valid number, unable to parse string as a number, got 'high'",
+            "'probs.pos' input should be a valid number, unable to parse string as a number, "
+            "got 'high'",
         ),
         ("[1, 0]", "'probs' input should be a valid dictionary, got [1, 0]"),
     ],
@@ -328,7 +332,7 @@ def test_probs_must_be_a_distribution_over_the_classes(
     )
 
 
-def test_rounded_probs_are_accepted_and_unknown_fields_of_a_closed_set_are_not(
+def test_rounded_probs_are_accepted_and_an_unknown_label_source_is_not(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "rows.jsonl"
@@ -337,21 +341,22 @@ def test_rounded_probs_are_accepted_and_unknown_fields_of_a_closed_set_are_not(
         encoding="utf-8",
     )
     assert len(list(read_records(path, Augmented, CLASSES))) == 1
-    told = message(
+    actual = message(
         path,
-        '{"id": "a", "text": "t", "label": "pos", "probs": {"pos": 1, "neg": 0}, "label_source": "guess"}',
+        '{"id": "a", "text": "t", "label": "pos", "probs": {"pos": 1, "neg": 0}, '
+        '"label_source": "guess"}',
         Augmented,
     )
-    assert "line 1: 'label_source'" in told
+    assert "line 1: 'label_source'" in actual
 
 
-def test_without_classes_any_label_goes(tmp_path: Path) -> None:
+def test_without_classes_any_label_is_accepted(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(GOOD.replace("pos", "whatever"), encoding="utf-8")
     assert [row.label for row in read_records(path, Example)] == ["whatever"]
 
 
-def test_a_byte_order_mark_blank_lines_and_windows_line_ends_are_passed_over(
+def test_a_byte_order_mark_blank_lines_and_windows_line_ends_are_ignored(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "rows.jsonl"
@@ -366,7 +371,7 @@ def test_a_byte_order_mark_blank_lines_and_windows_line_ends_are_passed_over(
     ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\u00a0", "\ufeff", "\x00", "😀", "\r"],
 )
 def test_only_a_newline_ends_a_line(tmp_path: Path, inside: str) -> None:
-    """str.splitlines would cut a record at these."""
+    """`str.splitlines` would split a record at these."""
     path = tmp_path / "rows.jsonl"
     rows = [
         Example(id=inside, text=f"one{inside}two", label="pos"),
@@ -377,13 +382,13 @@ def test_only_a_newline_ends_a_line(tmp_path: Path, inside: str) -> None:
     assert list(read_records(path, Example, CLASSES)) == rows
 
 
-def test_a_surrogate_pair_is_a_whole_character(tmp_path: Path) -> None:
+def test_a_surrogate_pair_is_one_character(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(GOOD.replace("fine", "\\ud83d\\ude00"), encoding="utf-8")
     assert [row.text for row in read_records(path, Example)] == ["😀"]
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
     for path in (tmp_path / "none.jsonl", tmp_path):
         with pytest.raises(UserError) as error:
             list(read_records(path, Example))
@@ -392,8 +397,10 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 def test_minus_is_stdin_and_stdout(tmp_path: Path) -> None:
     script = (
-        "import sys\nfrom pathlib import Path\nfrom gpt3mix_cli.records import Example, read_records, write_records\n"
-        "n = write_records(Path('-'), read_records(Path('-'), Example))\nprint(n, file=sys.stderr)\n"
+        "import sys\nfrom pathlib import Path\n"
+        "from gpt3mix_cli.records import Example, read_records, write_records\n"
+        "n = write_records(Path('-'), read_records(Path('-'), Example))\n"
+        "print(n, file=sys.stderr)\n"
     )
     result = subprocess.run(
         [sys.executable, "-c", script],
@@ -407,7 +414,7 @@ def test_minus_is_stdin_and_stdout(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_was_read_can_be_written(tmp_path: Path) -> None:
+def test_rows_that_were_read_can_be_written(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(GOOD.replace("}", ', "score": 1e999}'), encoding="utf-8")
     try:
@@ -417,10 +424,10 @@ def test_what_was_read_can_be_written(tmp_path: Path) -> None:
     write_records(tmp_path / "copy.jsonl", rows)
 
 
-# Writing -------------------------------------------------------------------------------------------------------------
+# Writing ------------------------------------------------------------------------------------------
 
 
-def test_folders_are_made_and_nothing_else_is_left(tmp_path: Path) -> None:
+def test_folders_are_created_and_no_other_file_is_left(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b" / "rows.jsonl"
     write_records(path, [])
     assert [item.name for item in path.parent.iterdir()] == ["rows.jsonl"]
@@ -431,7 +438,7 @@ def test_folders_are_made_and_nothing_else_is_left(tmp_path: Path) -> None:
     "error", [RuntimeError("boom"), KeyboardInterrupt(), UserError("stop"), SystemExit(3)]
 )
 @pytest.mark.parametrize("older", [None, b"older\n"])
-def test_a_block_that_fails_leaves_the_place_as_it_was(
+def test_a_block_that_fails_leaves_the_output_unchanged(
     tmp_path: Path, error: BaseException, older: bytes | None
 ) -> None:
     path = tmp_path / "out.jsonl"
@@ -461,7 +468,7 @@ def test_a_row_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_rest_of_a_killed_run_is_replaced(tmp_path: Path) -> None:
+def test_the_partial_file_of_a_killed_run_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     side = tmp_path / ".out.jsonl.partial"
     with atomic_write(path) as stream:
@@ -473,7 +480,7 @@ def test_the_rest_of_a_killed_run_is_replaced(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_two_writers_of_one_output_are_told_apart(tmp_path: Path) -> None:
+def test_a_second_writer_of_an_output_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     with atomic_write(path) as stream:
         stream.write(b"first\n")
@@ -489,13 +496,16 @@ def test_two_writers_of_one_output_are_told_apart(tmp_path: Path) -> None:
     assert path.read_bytes() == b""
 
 
-def test_another_process_that_writes_an_output_is_seen(tmp_path: Path) -> None:
+def test_another_process_that_writes_an_output_is_detected(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     side = tmp_path / ".out.jsonl.partial"
     with atomic_write(path):
         script = (
-            "import sys\nfrom pathlib import Path\nfrom gpt3mix_cli.records import write_records\nfrom gpt3mix_cli.errors import UserError\n"
-            "try:\n    write_records(Path(sys.argv[1]), [])\nexcept UserError as error:\n    print(error.message)\n"
+            "import sys\nfrom pathlib import Path\n"
+            "from gpt3mix_cli.records import write_records\n"
+            "from gpt3mix_cli.errors import UserError\n"
+            "try:\n    write_records(Path(sys.argv[1]), [])\n"
+            "except UserError as error:\n    print(error.message)\n"
         )
         result = subprocess.run(
             [sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True
@@ -511,7 +521,7 @@ def test_another_process_that_writes_an_output_is_seen(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "place", ["file/out.jsonl", "file/deeper/out.jsonl", "folder", f"{'n' * 300}.jsonl"]
 )
-def test_a_place_that_cannot_be_written_is_a_message(tmp_path: Path, place: str) -> None:
+def test_a_path_that_cannot_be_written_is_a_message(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").write_bytes(b"in the way")
     (tmp_path / "folder").mkdir()
     before = sorted(tmp_path.iterdir())
@@ -531,15 +541,15 @@ def test_a_full_disk_is_a_message_with_its_own_hint() -> None:
     assert error.value.hint == "free some space and run the same command again"
 
 
-def test_an_error_of_the_blocks_own_work_is_not_blamed_on_the_output(tmp_path: Path) -> None:
+def test_an_error_that_the_block_raises_is_not_blamed_on_the_output(tmp_path: Path) -> None:
     with pytest.raises(TimeoutError), atomic_write(tmp_path / "out.jsonl"):
         raise TimeoutError("the endpoint does not answer")
 
 
-def test_a_writer_that_comes_as_another_ends_does_not_destroy_its_output(
+def test_a_writer_that_starts_as_another_ends_keeps_its_output(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second opens the lock file, the first deletes it, the second locks it: in that order."""
+    """Order: the second opens the lock file, the first deletes it, the second locks it."""
     path = tmp_path / "out.jsonl"
     first = atomic_write(path)
     first.__enter__().write(b"first\n")
@@ -571,7 +581,7 @@ def test_the_lock_file_of_a_dead_process_does_not_block(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_file_system_without_locks_is_written_without(
+def test_a_file_system_without_locks_is_written_without_a_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def flock(stream: object, flags: int) -> None:
@@ -582,7 +592,7 @@ def test_a_file_system_without_locks_is_written_without(
     assert list(tmp_path.iterdir()) == [tmp_path / "out.jsonl"]
 
 
-def test_appended_lines_follow_one_another(tmp_path: Path) -> None:
+def test_appended_lines_keep_their_order(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "trials.jsonl"
     append(path, "one ü\n")
     append(path, "two\nthree\n")
@@ -591,26 +601,30 @@ def test_appended_lines_follow_one_another(tmp_path: Path) -> None:
         append(path.parent, "x\n")
 
 
-# Hashes and manifests ------------------------------------------------------------------------------------------------
+# Hashes and manifests -----------------------------------------------------------------------------
 
 
 @some
 @given(st.lists(examples, max_size=4), examples)
-def test_a_hash_of_rows_sees_ids_texts_labels_and_order_only(
-    rows: list[Example], one: Example
+def test_a_hash_of_rows_depends_only_on_ids_texts_labels_and_order(
+    rows: list[Example], extra: Example
 ) -> None:
     sha = hash_rows(rows)
     assert sha == hash_rows(
         Augmented(**row.model_dump(), probs={"pos": 1}, method="x") for row in rows
     )
-    assert sha != hash_rows([*rows, one])
-    for change in ({"id": one.id + "'"}, {"text": one.text + "'"}, {"label": one.label + "'"}):
-        assert hash_rows([one]) != hash_rows([one.model_copy(update=change)])
+    assert sha != hash_rows([*rows, extra])
+    for change in (
+        {"id": extra.id + "'"},
+        {"text": extra.text + "'"},
+        {"label": extra.label + "'"},
+    ):
+        assert hash_rows([extra]) != hash_rows([extra.model_copy(update=change)])
     if rows != rows[::-1]:
         assert sha != hash_rows(reversed(rows))
 
 
-def test_a_hash_of_rows_is_not_fooled_by_where_a_text_ends() -> None:
+def test_a_hash_of_rows_depends_on_where_a_text_ends() -> None:
     split = [
         Example(id="a", text="b c", label="d"),
         Example(id="a b", text="c", label="d"),
@@ -619,7 +633,7 @@ def test_a_hash_of_rows_is_not_fooled_by_where_a_text_ends() -> None:
     assert len({hash_rows([row]) for row in split}) == 3
 
 
-def test_a_models_hash_sees_its_files_only(tmp_path: Path) -> None:
+def test_a_models_hash_depends_only_on_its_own_files(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}", encoding="utf-8")
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     before = hash_model(tmp_path)
@@ -639,15 +653,17 @@ INPUTS = {"train": "abc", "model": "def"}
 def stored(path: Path, **changes: object) -> Manifest:
     write_records(path, [Example(id="a", text="t", label="pos")])
     content = {
-        "stage": "subsample", "output": path.name, "sha256": hash_file(path), "complete": True, "settings": SETTINGS, "inputs": INPUTS, "seed": 0,
-        "counts": {"rows": 1, "pos": 1}, "tokens": 12, "usd": 0.5, "seconds": 1.25, "command": ["gpt3mix", "subsample", "ü.yaml"],
+        "stage": "subsample", "output": path.name, "sha256": hash_file(path), "complete": True,
+        "settings": SETTINGS, "inputs": INPUTS, "seed": 0, "counts": {"rows": 1, "pos": 1},
+        "tokens": 12, "usd": 0.5, "seconds": 1.25,
+        "command": ["gpt3mix", "subsample", "ü.yaml"],
     }  # fmt: skip
     manifest = Manifest.model_validate({**content, **changes})
     write_manifest(path, manifest)
     return manifest
 
 
-def test_a_manifest_comes_back_as_it_was(tmp_path: Path) -> None:
+def test_a_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
     path = tmp_path / "train.jsonl"
     manifest = stored(path)
     assert manifest_path(path) == tmp_path / "train.jsonl.manifest.json"
@@ -662,7 +678,7 @@ def test_a_manifest_comes_back_as_it_was(tmp_path: Path) -> None:
 
 
 def test_an_output_is_up_to_date_with_its_own_settings_and_inputs(tmp_path: Path) -> None:
-    """The order of keys and tuples for lists change nothing."""
+    """The order of keys, and tuples instead of lists, change nothing."""
     path = tmp_path / "train.jsonl"
     stored(path)
     assert find_up_to_date(path, SETTINGS, INPUTS) == read_manifest(path)

@@ -1,4 +1,4 @@
-"""Named generators, fingerprints, and settings that cannot be changed under a stage."""
+"""Named generators, fingerprints, and frozen settings."""
 
 import ast
 import os
@@ -20,11 +20,12 @@ from gpt3mix_cli.settings import (
     generator,
 )
 
-SHOWN = """
+SCRIPT = """
 import random
 from gpt3mix_cli.settings import derived_seed, fingerprint, generator
 random.seed(len({'a', 'b', 'c'}))
-print([derived_seed(42, 'subsample', 0, 'pos'), derived_seed(0, 'übung'), fingerprint({'b': {'y', }, 'a': [1, 2.5, None]}),
+print([derived_seed(42, 'subsample', 0, 'pos'), derived_seed(0, 'übung'),
+       fingerprint({'b': {'y', }, 'a': [1, 2.5, None]}),
        generator(0, 'trial', 3).sample(range(1000), 5), generator(42, 'x').random()])
 """
 JSON = st.recursive(
@@ -35,13 +36,13 @@ JSON = st.recursive(
 few = settings(max_examples=60, deadline=None, database=None, derandomize=True)
 
 
-def test_generators_depend_on_nothing_but_their_name() -> None:
-    """Other processes with other hash seeds draw the same, and so does this one, whatever the global generator did."""
+def test_generators_depend_only_on_their_arguments() -> None:
+    """Every process draws the same, whatever its hash seed and its global generator's state."""
     outputs = set()
     for hash_seed in ("0", "1", "31337"):
         environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
         result = subprocess.run(
-            [sys.executable, "-c", SHOWN],
+            [sys.executable, "-c", SCRIPT],
             capture_output=True,
             text=True,
             check=True,
@@ -67,12 +68,12 @@ def test_generators_depend_on_nothing_but_their_name() -> None:
         ((0, ""), 3280257209351999013),
     ],
 )
-def test_derived_seeds_stay_what_they_were(name: tuple, seed: int) -> None:
+def test_derived_seeds_have_not_changed(name: tuple, seed: int) -> None:
     """A changed derivation would silently change every published draw."""
     assert derived_seed(*name) == seed
 
 
-def test_every_part_of_the_name_gives_another_stream() -> None:
+def test_every_argument_changes_the_stream() -> None:
     names = [
         (0, "a"),
         (0, "b"),
@@ -91,14 +92,14 @@ def test_every_part_of_the_name_gives_another_stream() -> None:
     assert len({tuple(generator(*name).choices(range(2**32), k=3)) for name in names}) == len(names)
 
 
-def test_seed_0_is_a_seed() -> None:
-    """It gives the same stream each time, and one of its own."""
+def test_seed_0_is_valid() -> None:
+    """Index 0 always gives the same stream, which is not the stream without an index."""
     assert generator(0, "a", 0).random() == generator(0, "a", 0).random()
     assert generator(0, "a", 0).random() != generator(0, "a").random()
     assert SubsampleSettings(levels=["full"], seeds=[0], master_seed=0).master_seed == 0
 
 
-def test_two_generators_of_one_name_do_not_share_their_state() -> None:
+def test_two_generators_of_the_same_arguments_have_separate_states() -> None:
     first, second = generator(0, "a"), generator(0, "a")
     assert [first.random(), first.random()] == [second.random(), second.random()]
 
@@ -120,7 +121,7 @@ def test_a_fingerprint_ignores_the_order_of_keys(value: object) -> None:
     assert fingerprint(turned(value)) == fingerprint(value)
 
 
-def test_a_fingerprint_sees_every_value_and_the_order_of_lists() -> None:
+def test_a_fingerprint_depends_on_every_value_and_the_order_of_lists() -> None:
     values = [
         {"a": 1},
         {"a": 2},
@@ -143,7 +144,7 @@ def test_a_fingerprint_sees_every_value_and_the_order_of_lists() -> None:
 @pytest.mark.parametrize(
     "level", ["0.1%", ".5%", "1%", "100%", "33.3%", "1/class", "128/class", "full"]
 )
-def test_levels_that_are_levels(level: str) -> None:
+def test_valid_levels(level: str) -> None:
     assert SubsampleSettings(levels=[level]).levels == [level]
     assert LEVEL_PATTERN.fullmatch(level)
 
@@ -163,13 +164,13 @@ def test_levels_that_are_levels(level: str) -> None:
         ("1%\n", "is not a level"),
     ],
 )
-def test_levels_that_are_none(level: str, message: str) -> None:
+def test_invalid_levels(level: str, message: str) -> None:
     with pytest.raises(pydantic.ValidationError) as error:
         SubsampleSettings(levels=[level])
     assert message in str(error.value)
 
 
-def test_a_count_of_seeds_starts_at_0_and_a_list_is_itself() -> None:
+def test_a_count_of_seeds_starts_at_0_and_a_list_stays() -> None:
     assert SubsampleSettings(levels=["full"], seeds=3).seeds == [0, 1, 2]
     assert SubsampleSettings(levels=["full"], seeds=[7, 0]).seeds == [7, 0]
 
@@ -197,7 +198,7 @@ def test_a_list_of_labels_keeps_its_order_and_is_the_identity() -> None:
         ({"a": "x", "b": "y\nz"}, "must be non-empty and on one line"),
     ],
 )
-def test_labels_that_cannot_be_told_apart(labels: object, message: str) -> None:
+def test_ambiguous_labels_are_refused(labels: object, message: str) -> None:
     with pytest.raises(pydantic.ValidationError) as error:
         Task(data={"kind": "demo"}, labels=labels)
     assert message in str(error.value)

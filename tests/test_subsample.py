@@ -1,4 +1,4 @@
-"""Class-balanced draws: how many, which, and when they are made again."""
+"""Class-balanced draws: how many rows, which rows, and when they are drawn again."""
 
 import json
 from collections import Counter
@@ -67,7 +67,7 @@ def make(output: Path, train: list[Example] = TRAIN, **changes: Any) -> StageRes
         ("0.9%", 1000, 2, 4),  # 4.5
     ],
 )
-def test_rows_a_class(level: str, n: int, classes: int, expected: int) -> None:
+def test_rows_per_class(level: str, n: int, classes: int, expected: int) -> None:
     assert rows_per_class(level, n, classes) == expected
 
 
@@ -82,7 +82,7 @@ def test_rows_a_class(level: str, n: int, classes: int, expected: int) -> None:
 def test_a_draw_is_balanced_and_of_training_rows_once_each(
     a: int, b: int, c: int, seed: int, level: str
 ) -> None:
-    """A class gets what is wanted, or all that it has."""
+    """A class gives the number of rows that is wanted, or all of its rows."""
     train = rows(a=a, b=b, c=c)
     drawn = draw_rows(train, ["a", "b", "c"], DrawOptions(level, 42, seed))
     wanted = rows_per_class(level, a + b + c, 3)
@@ -112,7 +112,7 @@ def test_classes_take_turns_in_the_tasks_order() -> None:
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_levels_are_nested_for_one_seed(seed: int) -> None:
-    """And the rows of a lower level stand first."""
+    """The rows of a lower level come first."""
     drawn = [
         [row.id for row in draw_rows(TRAIN, CLASSES, DrawOptions(level, 42, seed))]
         for level in ("1/class", "3/class", "10%", "50%", "90%", "100%")
@@ -124,7 +124,7 @@ def test_levels_are_nested_for_one_seed(seed: int) -> None:
 
 
 def test_seeds_draw_differently() -> None:
-    """Of C(30, 8)^2 = 3 x 10^13 draws, ten are all different; the order of file or class decides nothing."""
+    """Ten of C(30, 8)^2 = 3 x 10^13 possible draws are all different."""
     drawn = {
         tuple(row.id for row in draw_rows(TRAIN, CLASSES, DrawOptions("8/class", master, seed)))
         for master in (0, 42)
@@ -134,7 +134,9 @@ def test_seeds_draw_differently() -> None:
 
 
 def test_every_row_can_be_drawn() -> None:
-    """60 rows, 4 of 30 a class over 200 seeds: that one is never drawn has a chance of 60 x (26/30)^200 = 2 in 10^11."""
+    """With 4 of 30 rows per class and 200 seeds, the probability that any of the 60 rows is never
+    drawn is at most 60 x (26/30)^200 = 2 in 10^11.
+    """
     assert {
         row.id
         for seed in range(200)
@@ -142,7 +144,7 @@ def test_every_row_can_be_drawn() -> None:
     } == {row.id for row in TRAIN}
 
 
-def test_a_class_draws_the_same_whatever_the_others_hold() -> None:
+def test_the_draw_of_a_class_does_not_depend_on_other_classes() -> None:
     other = draw_rows(rows(pos=30, neg=12), CLASSES, DrawOptions("5/class", 42, 0))
     assert [row for row in other if row.label == "pos"] == [
         row
@@ -174,11 +176,11 @@ def test_too_few_rows_warn_with_their_class(level: str, wanted: int) -> None:
     ]
 
 
-def test_enough_rows_warn_of_nothing() -> None:
+def test_enough_rows_give_no_warning() -> None:
     draw_rows(TRAIN, CLASSES, DrawOptions("30/class", 42, 0), Callbacks(warn=pytest.fail))
 
 
-# The stage -----------------------------------------------------------------------------------------------------------
+# The stage ----------------------------------------------------------------------------------------
 
 
 def test_the_draw_is_written_with_its_manifest(tmp_path: Path) -> None:
@@ -240,7 +242,7 @@ def test_a_second_call_is_skipped_and_force_redoes_it(tmp_path: Path) -> None:
         {"train": [*TRAIN, *rows(neu=0), *rows(pos=1)]},
     ],
 )
-def test_what_can_change_the_draw_makes_it_anew(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_a_change_of_settings_or_inputs_draws_again(tmp_path: Path, change: dict[str, Any]) -> None:
     output = tmp_path / "train.jsonl"
     make(output)
     done = make(output, **change)
@@ -249,7 +251,7 @@ def test_what_can_change_the_draw_makes_it_anew(tmp_path: Path, change: dict[str
     assert done.manifest == read_manifest(output)
 
 
-def test_an_edited_output_is_made_anew(tmp_path: Path) -> None:
+def test_an_edited_output_is_drawn_again(tmp_path: Path) -> None:
     output = tmp_path / "train.jsonl"
     whole = make(output) and output.read_bytes()
     output.write_bytes(whole.replace(b"text", b"test", 1))
@@ -257,7 +259,7 @@ def test_an_edited_output_is_made_anew(tmp_path: Path) -> None:
     assert output.read_bytes() == whole
 
 
-def test_what_the_manifest_tells_of_the_test_set_is_not_stale(tmp_path: Path) -> None:
+def test_the_manifests_count_of_test_rows_is_not_stale(tmp_path: Path) -> None:
     for shared in (0, 5):
         done = subsample(
             Splits(TRAIN, [], rows(pos=shared), shared),
@@ -280,8 +282,8 @@ def test_the_same_draw_is_the_same_bytes_anywhere(tmp_path: Path, level: str) ->
     )
 
 
-def test_published_draws_stay_what_they_are() -> None:
-    """Changed sampling would change every result: these ids were drawn when this test was written."""
+def test_published_draws_have_not_changed() -> None:
+    """The ids were drawn when this test was written; other ids would change every result."""
     assert [row.id for row in draw_rows(TRAIN, CLASSES, DrawOptions("3/class", 42, 0))] == [
         "pos11",
         "neg22",
@@ -292,7 +294,7 @@ def test_published_draws_stay_what_they_are() -> None:
     ]
 
 
-def test_unknown_keys_of_a_row_are_drawn_along(tmp_path: Path) -> None:
+def test_unknown_keys_of_a_row_are_kept(tmp_path: Path) -> None:
     train = [Example.model_validate({**row.model_dump(), "source": "web"}) for row in TRAIN]
     make(tmp_path / "train.jsonl", train)
     assert all(
@@ -313,7 +315,7 @@ def test_stdout_gets_the_rows_and_no_manifest(
     assert not make(STDIO).skipped
 
 
-def test_nothing_to_draw_from_is_an_error(tmp_path: Path) -> None:
+def test_no_rows_to_draw_from_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="level full: no rows are left to draw from"):
         make(tmp_path / "train.jsonl", [], level="full")
     assert list(tmp_path.iterdir()) == []

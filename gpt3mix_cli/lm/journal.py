@@ -22,14 +22,17 @@ SpendingRow = tuple[str, int, int, int, float | None]  # key, then as in `Spendi
 Answer = TypeVar("Answer")
 IN_MEMORY = Path(":memory:")  # a journal that reads its siblings and writes no file
 MAX_PLAIN_CHARS = 4096  # longer answers, with every token's log-probability, are compressed
-SCHEMA = (
-    "CREATE TABLE IF NOT EXISTS answers"
-    " (key TEXT PRIMARY KEY, number INTEGER, request TEXT, answer TEXT) WITHOUT ROWID",
-    "CREATE TABLE IF NOT EXISTS spent"
-    " (key TEXT PRIMARY KEY, requests INTEGER, prompt_tokens INTEGER, completion_tokens INTEGER,"
-    " usd REAL) WITHOUT ROWID",
-    "CREATE TABLE IF NOT EXISTS batches"
-    " (file TEXT PRIMARY KEY, batch TEXT, keys TEXT, ended INTEGER) WITHOUT ROWID",
+SCHEMA = """
+    CREATE TABLE IF NOT EXISTS answers
+        (key TEXT PRIMARY KEY, number INTEGER, request TEXT, answer TEXT) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS spent
+        (key TEXT PRIMARY KEY, requests INTEGER, prompt_tokens INTEGER, completion_tokens INTEGER,
+        usd REAL) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS batches
+        (file TEXT PRIMARY KEY, batch TEXT, keys TEXT, ended INTEGER) WITHOUT ROWID;
+"""
+SELECT_ANSWERS = (
+    "SELECT key, number, request, answer FROM answers WHERE key IN (SELECT value FROM json_each(?))"
 )
 INSERT_SPENDING = "INSERT OR REPLACE INTO spent VALUES (?, ?, ?, ?, ?)"
 SUM_SPENDING = (
@@ -77,30 +80,25 @@ class Batch:
 
 
 class Journal:
-    """Answers by key, in one file. Any number of threads may use it, one process may write."""
+    """Answers by key, in one file. Any number of threads may use it, one process may write.
+
+    Args:
+        path: of the file, which is opened or created; `IN_MEMORY` writes none.
+        siblings: journals of the same experiment that are searched too, so that a sweep sends each
+            request once.
+
+    Raises:
+        UserError: if the file cannot be written or is not a journal.
+    """
 
     def __init__(self, path: Path, siblings: Sequence[Path] = ()) -> None:
-        """Open or create the journal.
-
-        Args:
-            path: of the file; `IN_MEMORY` writes none.
-            siblings: journals of the same experiment that are searched too, so that a sweep sends
-                each request once.
-
-        Raises:
-            UserError: if the file cannot be written or is not a journal.
-        """
-        self.path = path
-        self._siblings = siblings
-        self._readers: dict[Path, sqlite3.Connection] = {}
+        self.path, self._siblings = path, siblings
+        with write_errors(path), _sqlite_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._writer = _open_writer(path)
         # Reading has a connection of its own, so that a lookup does not wait for a commit's fsync.
         self._read_lock, self._write_lock = threading.Lock(), threading.Lock()
-        with write_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        with _sqlite_errors(path):
-            self._writer = _open_writer(path)
-        if path == IN_MEMORY:
-            self._readers[path] = self._writer
+        self._readers = {path: self._writer} if path == IN_MEMORY else {}
 
     def lookup(self, keys: Sequence[str], all_or_none: bool = False) -> dict[str, str]:
         """Return the stored answers to these keys, from this journal or its siblings.
@@ -119,9 +117,11 @@ class Journal:
             for path in self._siblings:
                 if len(answers) == count:
                     break
-                wanted = [key for key in keys if all_or_none or key not in answers]
                 with suppress(sqlite3.Error):
-                    rows = _select(self._reader(path), wanted)
+                    rows = _select(
+                        self._reader(path),
+                        [key for key in keys if all_or_none or key not in answers],
+                    )
                     if len(rows) == count or not all_or_none:
                         copied += rows
                         answers |= {key: answer for key, _, _, answer in rows}
@@ -139,10 +139,10 @@ class Journal:
         """
         if not rows:
             return
-        packed: list[tuple[object, ...]] = []
-        for *row, answer in rows:
-            compress = len(answer) > MAX_PLAIN_CHARS
-            packed.append((*row, zlib.compress(answer.encode(), 1) if compress else answer))
+        packed = [
+            (*row, zlib.compress(answer.encode(), 1) if len(answer) > MAX_PLAIN_CHARS else answer)
+            for *row, answer in rows
+        ]
         with self._transaction() as database:
             database.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)", packed)
             database.executemany(INSERT_SPENDING, spent)
@@ -213,15 +213,10 @@ class Journal:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._write_lock, _sqlite_errors(self.path):
-            self._writer.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._writer
-                self._writer.execute("COMMIT")
-            except BaseException:
-                if self._writer.in_transaction:
-                    self._writer.execute("ROLLBACK")
-                raise
+        # The connection's own context commits, or rolls back after an error.
+        with self._write_lock, _sqlite_errors(self.path), self._writer as database:
+            database.execute("BEGIN IMMEDIATE")
+            yield database
 
 
 def total_spent(*paths: Path) -> Spending:
@@ -253,8 +248,7 @@ def _open_writer(path: Path) -> sqlite3.Connection:
         # not every file system has.
         with suppress(sqlite3.OperationalError):
             database.execute("PRAGMA journal_mode = WAL")
-        for table in SCHEMA:
-            database.execute(table)
+        database.executescript(SCHEMA)
     except sqlite3.Error:
         database.close()
         raise
@@ -273,10 +267,6 @@ def _open_reader(path: Path, short_lived: bool) -> sqlite3.Connection:
 
 
 def _select(database: sqlite3.Connection, keys: Sequence[str]) -> list[AnswerRow]:
-    query = (
-        "SELECT key, number, request, answer FROM answers"
-        " WHERE key IN (SELECT value FROM json_each(?))"
-    )
     return [
         (
             key,
@@ -284,14 +274,18 @@ def _select(database: sqlite3.Connection, keys: Sequence[str]) -> list[AnswerRow
             request,
             answer if isinstance(answer, str) else zlib.decompress(answer).decode(),
         )
-        for key, number, request, answer in database.execute(query, [json.dumps(list(keys))])
+        for key, number, request, answer in database.execute(
+            SELECT_ANSWERS, [json.dumps(list(keys))]
+        )
     ]
 
 
 def _select_batches(database: sqlite3.Connection) -> list[Batch]:
-    rows = database.execute("SELECT file, batch, keys, ended FROM batches").fetchall()
     return [
-        Batch(file, batch, tuple(keys.split()), bool(ended)) for file, batch, keys, ended in rows
+        Batch(file, batch, tuple(keys.split()), bool(ended))
+        for file, batch, keys, ended in database.execute(
+            "SELECT file, batch, keys, ended FROM batches"
+        )
     ]
 
 
@@ -301,9 +295,11 @@ def _sqlite_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
-        hint = "free some disk space or choose another folder with --out; stored answers are safe"
-        if "locked" in str(error):
-            hint = "wait until the other run ends"
+        hint = (
+            "wait until the other run ends"
+            if "locked" in str(error)
+            else "free some disk space or choose another folder with --out; stored answers are safe"
+        )
         raise UserError(f"{path}: the journal cannot be written: {error}", hint) from None
     except sqlite3.DatabaseError as error:
         raise _damaged(path, error) from None

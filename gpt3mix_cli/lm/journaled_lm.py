@@ -25,19 +25,18 @@ from .port import (
 
 
 class JournaledLM:
-    """An LM with a journal; only answers that the journal lacks are computed."""
+    """An LM with a journal; only answers that the journal lacks are computed.
+
+    Args:
+        lm: computes what neither this journal nor a sibling holds.
+        path: of the journal, which is opened or created.
+        siblings: see `Journal`.
+
+    Raises:
+        UserError: if the file cannot be written or is not a journal.
+    """
 
     def __init__(self, lm: LM, path: Path, siblings: Sequence[Path] = ()) -> None:
-        """Open or create the journal at `path`.
-
-        Args:
-            lm: computes what neither this journal nor a sibling holds.
-            path: of the journal.
-            siblings: see `Journal`.
-
-        Raises:
-            UserError: if the file cannot be written or is not a journal.
-        """
         self._journal = Journal(path, siblings)
         # An endpoint stores the server's answers as they are, so that parsing them in another way
         # later sends nothing.
@@ -57,15 +56,14 @@ class JournaledLM:
         if self._raw:
             yield from self._raw.complete(requests)
             return
-        journal = self._journal
         for block in split_into_blocks(requests, self.info.block_size):
             keys = [self._key(asdict(request)) for request in block]
-            stored = journal.lookup(keys, all_or_none=True)
+            stored = self._journal.lookup(keys, all_or_none=True)
             if len(stored) == len(keys):
-                yield from (journal.parse(_parse_completion, stored[key]) for key in keys)
+                yield from (self._journal.parse(_parse_completion, stored[key]) for key in keys)
                 continue
             completions = list(self._lm.complete(block))
-            journal.store(
+            self._journal.store(
                 [
                     _row(key, completion.number, asdict(request), completion)
                     for key, request, completion in zip(keys, block, completions, strict=True)
@@ -107,8 +105,12 @@ class JournaledLM:
 def _row(
     key: str, number: int | None, request: dict[str, Any], answer: Completion | Scores
 ) -> AnswerRow:
-    answer_json = json.dumps(asdict(answer), ensure_ascii=False)
-    return key, number, json.dumps(request, ensure_ascii=False), answer_json
+    return (
+        key,
+        number,
+        json.dumps(request, ensure_ascii=False),
+        json.dumps(asdict(answer), ensure_ascii=False),
+    )
 
 
 def _parse_scores(answer: str) -> Scores:
@@ -119,8 +121,7 @@ def _parse_scores(answer: str) -> Scores:
 
 def _parse_completion(answer: str) -> Completion:
     value = json.loads(answer)
-    scores = value["scores"]
-    if scores is not None:
+    if scores := value["scores"]:
         value["scores"] = Scores(tuple(scores["logprobs"]), scores["source"])
     value["hypotheses"] = tuple(Hypothesis(**fields) for fields in value.get("hypotheses", ()))
     return Completion(**value)

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, assert_never, runtime_checkable
 
-from ..errors import NO_CALLBACKS, Callbacks, StoppedShort
+from ..errors import NO_CALLBACKS, Callbacks
 from ..settings import Budget, LocalLMSettings, OpenAISettings
 from .journal import IN_MEMORY, Journal
 
@@ -231,30 +231,13 @@ class Priced(Protocol):
         """
 
 
-class ReplayOnlyLM:
-    """An LM that describes itself and refuses every request."""
-
-    def __init__(self, lm: LM) -> None:
-        """Take over the description of `lm`."""
-        self.info, self.describe = lm.info, lm.describe
-
-    def complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
-        """Raise StoppedShort."""
-        raise StoppedShort(REPLAY_ONLY)
-
-    def score(self, prompts: Sequence[str], choices: Sequence[str]) -> list[Scores]:
-        """Raise StoppedShort."""
-        raise StoppedShort(REPLAY_ONLY)
-
-
 def next_block_start(number: int, max_size: int) -> int:
     """Return the number of the first request after the block that holds request `number`.
 
     Block boundaries are fixed, so an answer does not depend on how many requests there are. Blocks
     double in size up to `max_size`, so that six rows do not cost hundreds of requests.
     """
-    size = min(FIRST_BLOCK_SIZE, max_size)
-    end = size
+    end = min(FIRST_BLOCK_SIZE, max_size)
     while end <= number and end < max_size:
         end *= 2
     return end if number < end else end + ((number - end) // max_size + 1) * max_size
@@ -291,7 +274,7 @@ def open_lm(
         case LocalLMSettings():
             from .local.engine import LocalLM
 
-            return ReplayOnlyLM(LocalLM(settings)) if replay_only else LocalLM(settings)
+            return LocalLM(settings, replay_only)
         case OpenAISettings():
             from .openai.engine import OpenAILM
 

@@ -80,32 +80,29 @@ class FilterSettings(Settings):
         return value
 
 
-class MethodSettings(Settings):
-    """What every augmentation method declares.
+class EditingMethod(Settings):
+    """What a method that edits one real row per attempt declares.
 
     Attributes:
         title: the method's name in text for people.
-        uses_lm: writes with the experiment's `lm`.
-        edits_parents: each attempt edits one real row, so no row is rejected.
+        uses_lm: False; GPT3Mix and Paraphrase use the experiment's `lm` instead.
         uses_journal: stores the answers of a model of its own in a journal.
     """
 
     title: ClassVar[str]
-    uses_lm: ClassVar[bool]
-    edits_parents: ClassVar[bool] = True
+    uses_lm: ClassVar[Literal[False]] = False
     uses_journal: ClassVar[bool] = False
 
 
-class AugmentSettings(MethodSettings):
+class AugmentSettings(Settings):
     """GPT3Mix; `ratio` and `synthetic_sets` apply to every method."""
 
     title: ClassVar = "GPT3Mix"
     uses_lm: ClassVar[Literal[True]] = True
-    edits_parents: ClassVar = False
 
     k: StrictInt = Field(2, ge=1, description="real examples in a prompt (section 3)")
     ratio: StrictFloat = Field(1.0, gt=0, description="synthetic rows per real row (section 4.2)")
-    synthetic_sets: StrictInt | Literal["per-trial"] = Field(
+    synthetic_sets: Annotated[StrictInt, Field(ge=1)] | Literal["per-trial"] = Field(
         1, description="synthetic sets per data seed; per-trial: one for each trial"
     )
     selection: Literal["uniform", "balanced", "nearest", "furthest"] = Field(
@@ -163,13 +160,6 @@ class AugmentSettings(MethodSettings):
         FilterSettings(), description="which generated rows are rejected"
     )
 
-    @field_validator("synthetic_sets")
-    @classmethod
-    def _check_sets(cls, value: int | str) -> int | str:
-        if isinstance(value, int) and value < 1:
-            raise ValueError("at least one synthetic set is needed")
-        return value
-
     @model_validator(mode="after")
     def _check_perplexity(self) -> "AugmentSettings":
         # Otherwise the first row would end the run, after the LM was asked and paid.
@@ -181,45 +171,35 @@ class AugmentSettings(MethodSettings):
         return self
 
 
-class EdaSettings(MethodSettings):
+class EdaSettings(EditingMethod):
     """Easy Data Augmentation (Wei and Zou, 2019)."""
 
     kind: Literal["eda"]
     title: ClassVar = "EDA"
-    uses_lm: ClassVar[Literal[False]] = False
     name: FileStem = Field("eda", description="name of the method")
-    alpha: StrictFloat | Literal["auto"] = Field(
+    alpha: Annotated[StrictFloat, Field(gt=0, le=1)] | Literal["auto"] = Field(
         "auto",
-        description=("fraction of words changed; auto: the authors' value for the number of rows"),
+        description="fraction of words changed; auto: the authors' value for the number of rows",
     )
     normalise: bool = Field(
         False,
         description="first reduce texts to lower-case letters as the authors do",
     )
 
-    @field_validator("alpha")
-    @classmethod
-    def _check_alpha(cls, value: float | str) -> float | str:
-        if isinstance(value, float) and not 0 < value <= 1:
-            raise ValueError("must be above 0 and at most 1")
-        return value
 
-
-class AedaSettings(MethodSettings):
+class AedaSettings(EditingMethod):
     """An Easier Data Augmentation (Karimi et al., 2021): random punctuation marks are inserted."""
 
     kind: Literal["aeda"]
     title: ClassVar = "AEDA"
-    uses_lm: ClassVar[Literal[False]] = False
     name: FileStem = Field("aeda", description="name of the method")
 
 
-class MlmSettings(MethodSettings):
+class MlmSettings(EditingMethod):
     """Words replaced by a masked LM's predictions (as Wu et al., 2019, and Ng et al., 2020)."""
 
     kind: Literal["mlm"]
     title: ClassVar = "Masked LM"
-    uses_lm: ClassVar[Literal[False]] = False
     name: FileStem = Field("mlm", description="name of the method")
     model: str = Field(
         "distilroberta-base", min_length=1, description="folder or hub id of a masked LM"
@@ -234,19 +214,18 @@ class MlmSettings(MethodSettings):
     temperature: StrictFloat = Field(1.0, gt=0, description="sampling temperature")
     conditional: bool = Field(
         False,
-        description=("prepend the label to the text that the masked LM reads (Kumar et al., 2020)"),
+        description="prepend the label to the text that the masked LM reads (Kumar et al., 2020)",
     )
     batch_size: StrictInt = Field(32, ge=1, description="texts per batch")
     device: str = Field("auto", description="auto, cpu, cuda, ...")
 
 
-class ParaphraseSettings(MethodSettings):
+class ParaphraseSettings(Settings):
     """GPT3Mix with one example per prompt; `lm` and `augment` set everything else."""
 
     kind: Literal["paraphrase"]
     title: ClassVar = "Paraphrase"
     uses_lm: ClassVar[Literal[True]] = True
-    edits_parents: ClassVar = False
     name: FileStem = Field("paraphrase", description="name of the method")
 
     def gpt3mix(self, augment: AugmentSettings) -> AugmentSettings:
@@ -258,12 +237,11 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-class BacktranslateSettings(MethodSettings):
+class BacktranslateSettings(EditingMethod):
     """Back-translation (Fadaee et al., 2017) through a pivot language."""
 
     kind: Literal["backtranslate"]
     title: ClassVar = "Back-translation"
-    uses_lm: ClassVar[Literal[False]] = False
     uses_journal: ClassVar = True
     name: FileStem = Field("backtranslate", description="name of the method")
     engine: Literal["transformers", "apertium"] = Field(
@@ -295,7 +273,7 @@ class BacktranslateSettings(MethodSettings):
     beams: StrictInt = Field(
         4,
         ge=1,
-        description=("number of beams, and of candidates per pivot (transformers, temperature 0)"),
+        description="number of beams, and of candidates per pivot (transformers, temperature 0)",
     )
     temperature: StrictFloat = Field(
         0.0,
@@ -315,12 +293,11 @@ class BacktranslateSettings(MethodSettings):
     @property
     def pairs(self) -> list[tuple[str, str]]:
         """The models or language pairs (forward, backward) of each pivot."""
-        pivots = self.pivot or [PIVOTS[self.engine][0]]
-        forward = self.forward or PIVOTS[self.engine][1]
-        backward = self.backward or PIVOTS[self.engine][2]
+        default, into, back = PIVOTS[self.engine]
+        into, back = self.forward or into, self.backward or back
         return [
-            (forward.replace("{pivot}", pivot), backward.replace("{pivot}", pivot))
-            for pivot in pivots
+            (into.replace("{pivot}", pivot), back.replace("{pivot}", pivot))
+            for pivot in self.pivot or [default]
         ]
 
     @model_validator(mode="after")
@@ -330,11 +307,9 @@ class BacktranslateSettings(MethodSettings):
                 "two pivots have the same models; write {pivot} into forward and backward, "
                 "or name each pivot once"
             )
-        models = sorted({model for pair in self.pairs for model in pair})
-        if self.engine == "apertium":
-            models = []
+        models = {m for pair in self.pairs for m in pair if self.engine == "transformers"}
         if unused := [model for model in self.revisions if model not in models]:
-            used = ", ".join(models) or "none"
+            used = ", ".join(sorted(models)) or "none"
             raise ValueError(f"revisions: no model '{unused[0]}' is used (models: {used})")
         return self
 

@@ -20,7 +20,7 @@ class Settings(BaseModel):
     )
 
     def __hash__(self) -> int:
-        """Return a hash of all values, including mappings: settings are keys of caches."""
+        # Settings are keys of caches; pydantic's own hash does not take mappings.
         return hash(self.model_dump_json())
 
 

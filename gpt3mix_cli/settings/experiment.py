@@ -7,12 +7,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model_validator
 
 from ..errors import UserError
-from .augment import (
-    GPT3MIX,
-    AugmentSettings,
-    BaselineSettings,
-    EditorSettings,
-)
+from .augment import GPT3MIX, AugmentSettings, BaselineSettings, EditorSettings
 from .base import FileName, Settings, StrictInt, derived_seed
 from .lm import Budget, LMSettings, OpenAISettings
 from .task import Task
@@ -38,10 +33,9 @@ def parse_level(value: Any) -> str:
     return text
 
 
-def _parse_num_rows(value: Any) -> int | str:
-    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-        return value
-    if isinstance(value, str) and re.fullmatch(r"full|[1-9]\d*/class", value):
+def _parse_num_rows(value: Any) -> Any:
+    is_number = isinstance(value, int) and not isinstance(value, bool) and value > 0
+    if is_number or (isinstance(value, str) and re.fullmatch(r"full|[1-9]\d*/class", value)):
         return value
     raise ValueError(
         f"'{value}' is not `full`, a number of rows such as 200, or `n/class` such as `16/class`"
@@ -145,14 +139,13 @@ class Experiment(Settings):
         Raises:
             UserError: if there is none of this name.
         """
-        for baseline in self.baselines:
-            if baseline.name == name:
-                return baseline
-        names = ", ".join(baseline.name for baseline in self.baselines) or "none"
-        raise UserError(
-            f"the config has no baseline '{name}'",
-            f"its baselines: {names}; add one under `baselines:`",
-        )
+        baselines = {baseline.name: baseline for baseline in self.baselines}
+        if name not in baselines:
+            raise UserError(
+                f"the config has no baseline '{name}'",
+                f"its baselines: {', '.join(baselines) or 'none'}; add one under `baselines:`",
+            )
+        return baselines[name]
 
     def method_settings(self, method: str) -> AugmentSettings | EditorSettings:
         """Return the settings of a method's augmenter.
@@ -184,9 +177,9 @@ class Experiment(Settings):
 
     def needs_augmentation(self, method: str, data_seed: int) -> bool:
         """Return whether any classifier reads the synthetic rows of a method on a data seed."""
-        if method == "none":
-            return False
-        return not self.classifiers or bool(self.classifiers_for(method, data_seed))
+        return method != "none" and (
+            not self.classifiers or bool(self.classifiers_for(method, data_seed))
+        )
 
     # Trials and synthetic sets -------------------------------------------------------------------
 
@@ -202,10 +195,9 @@ class Experiment(Settings):
         seeds, sets = self.subsample.seeds, self.augment.synthetic_sets
         total = (classifier.trials if classifier else None) or self.trials
         first = seeds.index(data_seed) if data_seed in seeds else 0
-        rounds = [(trial, trial // len(seeds)) for trial in range(first, total, len(seeds))]
-        if sets == "per-trial":
-            return rounds
-        return [(trial, number % sets) for trial, number in rounds]
+        sets = total if sets == "per-trial" else sets
+        trials = range(first, total, len(seeds))
+        return [(trial, trial // len(seeds) % sets) for trial in trials]
 
     def draws_for(self, data_seed: int) -> list[int]:
         """Return the synthetic sets that classifiers read on a data seed; at least the first."""
@@ -228,19 +220,25 @@ class Experiment(Settings):
     # Checks --------------------------------------------------------------------------------------
 
     @model_validator(mode="after")
-    def _has_lm(self) -> "Experiment":
-        if self.lm:
-            return self
-        for settings in (*self.baselines, *self.classifiers):
-            if settings.uses_lm:
+    def _check_lm(self) -> "Experiment":
+        names = [item.name for item in (*self.baselines, *self.classifiers) if item.uses_lm]
+        if names and not self.lm:
+            raise ValueError(
+                f"'{names[0]}' needs a language model; "
+                "add for example lm: {kind: local, model: bundled}"
+            )
+        if self.budget:
+            if not isinstance(self.lm, OpenAISettings):
                 raise ValueError(
-                    f"'{settings.name}' needs a language model; "
-                    "add for example lm: {kind: local, model: bundled}"
+                    "budget: only an LM behind an endpoint (lm.kind: openai) has costs; "
+                    "remove the budget"
                 )
+            if self.budget.usd and not self.lm.prices:
+                raise ValueError("budget.usd needs prices: name their file with lm.prices")
         return self
 
     @model_validator(mode="after")
-    def _unique_names(self) -> "Experiment":
+    def _check_names(self) -> "Experiment":
         classifiers = [classifier.name for classifier in self.classifiers]
         for what, names in (("methods", self.methods), ("classifiers", classifiers)):
             if duplicates := sorted({name for name in names if names.count(name) > 1}):
@@ -250,27 +248,13 @@ class Experiment(Settings):
         return self
 
     @model_validator(mode="after")
-    def _check_budget(self) -> "Experiment":
-        if not self.budget:
-            return self
-        if not isinstance(self.lm, OpenAISettings):
-            raise ValueError(
-                "budget: only an LM behind an endpoint (lm.kind: openai) has costs; "
-                "remove the budget"
-            )
-        if self.budget.usd and not self.lm.prices:
-            raise ValueError("budget.usd needs prices: name their file with lm.prices")
-        return self
-
-    @model_validator(mode="after")
-    def _known_classes(self) -> "Experiment":
+    def _check_class_weights(self) -> "Experiment":
         for classifier in self.classifiers:
             weights = getattr(classifier, "class_weights", None)
             for name in weights if isinstance(weights, dict) else ():
                 if name not in self.task.labels:
-                    known = ", ".join(self.task.labels)
                     raise ValueError(
                         f"classifier '{classifier.name}': class_weights names '{name}', "
-                        f"which is not one of the classes {known}"
+                        f"which is not one of the classes {', '.join(self.task.labels)}"
                     )
         return self

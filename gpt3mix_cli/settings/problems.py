@@ -1,10 +1,8 @@
 """Turns the errors that pydantic finds in an experiment file into messages for the user."""
 
-import typing
 from collections.abc import Sequence
 from pathlib import Path
-from types import UnionType
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
@@ -43,18 +41,16 @@ def format_problems(path: Path, raw: Any, error: ValidationError) -> str:
         raw: what the settings were made from.
         error: raised by pydantic.
     """
-    problems: dict[str, list[str]] = {}
+    problems: dict[str, dict[str, None]] = {}  # key -> its messages in order, without duplicates
     for item in error.errors():
         key, fields = _locate(raw, item["loc"])
         for old, message in _renamed(key, item) or [(key, _describe(item, fields))]:
-            if message not in problems.setdefault(old, []):
-                problems[old].append(message)
+            problems.setdefault(old, {})[message] = None
     lines = [
         f"  {key or '(whole file)'}: {', or '.join(messages)}" for key, messages in problems.items()
     ]
-    return "\n".join(
-        [f"{path}: {len(lines)} problem{'s' if len(lines) > 1 else ''} in the settings", *lines]
-    )
+    heading = f"{path}: {len(lines)} problem{'s' if len(lines) > 1 else ''} in the settings"
+    return "\n".join([heading, *lines])
 
 
 def _renamed(key: str, item: Any) -> list[tuple[str, str]]:
@@ -62,18 +58,17 @@ def _renamed(key: str, item: Any) -> list[tuple[str, str]]:
     old = ".".join(part for part in item["loc"] if isinstance(part, str))
     if item["type"] != "extra_forbidden" or old not in RENAMED_KEYS:
         return []
-    given = item["input"] if isinstance(item["input"], dict) else {}
-    inner = [name for name in given if f"{old}.{name}" in RENAMED_KEYS]
-    keys = [(f"{key}.{name}", f"{old}.{name}") for name in inner] or [(key, old)]
-    return [(key, f"is now called {RENAMED_KEYS[old]}") for key, old in keys]
+    names = item["input"] if isinstance(item["input"], dict) else ()
+    inner = [f".{name}" for name in names if f"{old}.{name}" in RENAMED_KEYS]
+    return [(key + end, f"is now called {RENAMED_KEYS[old + end]}") for end in inner or [""]]
 
 
 def _describe(item: Any, fields: Sequence[str]) -> str:
-    given = item.get("input")
+    value = item.get("input")
     match item["type"]:
         case "extra_forbidden":
-            near = did_you_mean(str(item["loc"][-1]), fields)
-            return f"unknown key{near} (known here: {', '.join(fields)})"
+            suggestion = did_you_mean(str(item["loc"][-1]), fields)
+            return f"unknown key{suggestion} (known here: {', '.join(fields)})"
         case "missing":
             return "is required"
         case "union_tag_invalid":
@@ -83,12 +78,12 @@ def _describe(item: Any, fields: Sequence[str]) -> str:
         case "union_tag_not_found":
             return "needs a `kind:`"
         case "model_type" | "model_attributes_type" | "dict_type":
-            return f"expected a mapping of keys, got {given!r}"
+            return f"expected a mapping of keys, got {value!r}"
         case "value_error":
             return str(item["ctx"]["error"])
         case _:
             message = item["msg"][0].lower() + item["msg"][1:]
-            return message if isinstance(given, dict) else f"{message}, got {given!r}"
+            return message if isinstance(value, dict) else f"{message}, got {value!r}"
 
 
 def _locate(raw: Any, loc: Sequence[int | str]) -> tuple[str, list[str]]:
@@ -97,41 +92,28 @@ def _locate(raw: Any, loc: Sequence[int | str]) -> tuple[str, list[str]]:
     Pydantic's location also has the kinds and the members of unions, which are not keys.
     """
     path: list[str] = []
-    types: list[Any] = [Experiment]
+    models: list[type[Settings]] = [Experiment]
     fields: list[str] = []
     for part in loc:
-        models = [
-            type_ for type_ in types if isinstance(type_, type) and issubclass(type_, Settings)
-        ]
-        if tagged := [model for model in models if part in _kinds(model)]:
-            types = tagged
+        kinds = {model: get_args(model.__annotations__.get("kind")) for model in models}
+        if tagged := [model for model in models if part in kinds[model]]:
+            models = tagged
             continue
         fields = [name for model in models for name in model.model_fields]
-        known = [
-            model.model_fields[part].annotation for model in models if part in model.model_fields
-        ]
-        is_key = isinstance(part, int) or (isinstance(raw, dict | list) and part in raw)
-        if not known and not models and not is_key:
+        items = dict(enumerate(raw)) if isinstance(raw, list) else raw
+        in_raw = isinstance(items, dict) and part in items
+        if not (models or in_raw or isinstance(part, int)):
             continue  # the name of a union's member, such as 'float' or "literal['auto']"
         path.append(str(part))
-        if known:
-            types = [type_ for annotation in known for type_ in _alternatives(annotation)]
-        if isinstance(raw, dict):
-            raw = raw.get(part)
-        elif isinstance(raw, list) and isinstance(part, int) and part < len(raw):
-            raw = raw[part]
-        else:
-            raw = None
+        raw = items[part] if in_raw else None
+        if isinstance(part, str):
+            infos = [model.model_fields[part] for model in models if part in model.model_fields]
+            models = [model for info in infos for model in _models(info.annotation)]
     return ".".join(path), fields
 
 
-def _kinds(model: type[Settings]) -> tuple[Any, ...]:
-    kind = model.model_fields.get("kind")
-    return typing.get_args(kind.annotation) if kind else ()
-
-
-def _alternatives(annotation: Any) -> list[Any]:
-    """Return the members of a union, the element of a list, or the annotation itself."""
-    if typing.get_origin(annotation) in (typing.Union, UnionType, typing.Annotated, list):
-        return [inner for part in typing.get_args(annotation) for inner in _alternatives(part)]
-    return [annotation]
+def _models(annotation: Any) -> list[type[Settings]]:
+    """Return the settings models in an annotation, such as the members of a union."""
+    if isinstance(annotation, type) and issubclass(annotation, Settings):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models(part)]

@@ -2,7 +2,7 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from .base import FileStem, Settings, StrictFloat, StrictInt
 
@@ -11,13 +11,11 @@ class ClassifierBase(Settings):
     """Settings and properties of every classifier.
 
     Attributes:
-        title: the kind's name in text for people.
         uses_lm: predicts with the experiment's `lm` and trains no weights of its own.
         reads_synthetic_rows: learns from synthetic rows too; otherwise it runs with method `none`.
         runs_in_parallel: several trials may run at the same time, each in a process of its own.
     """
 
-    title: ClassVar[str]
     uses_lm: ClassVar[bool]
     reads_synthetic_rows: ClassVar[bool] = True
     runs_in_parallel: ClassVar[bool] = True
@@ -27,6 +25,8 @@ class ClassifierBase(Settings):
 
 class SoftLabelTraining(ClassifierBase):
     """Settings of classifiers that train on soft labels; by default all rows have equal weight."""
+
+    uses_lm: ClassVar[Literal[False]] = False
 
     hard_labels: bool = Field(
         False, description="train on the argmax of soft labels (ablation of Table 5)"
@@ -56,8 +56,6 @@ class TransformerSettings(SoftLabelTraining):
     """A pretrained encoder with a new classification head; defaults as in sections 4.1 and 4.2."""
 
     kind: Literal["transformer"]
-    title: ClassVar = "Transformer"
-    uses_lm: ClassVar[Literal[False]] = False
     name: FileStem = Field("transformer", description="name of the classifier in results")
     preset: Literal["paper"] | None = Field(
         None, description="paper: refuse settings that differ from sections 4.1 and 4.2"
@@ -126,8 +124,6 @@ class LinearSettings(SoftLabelTraining):
     """Tf-idf and logistic regression."""
 
     kind: Literal["linear"]
-    title: ClassVar = "Linear"
-    uses_lm: ClassVar[Literal[False]] = False
     name: FileStem = Field("linear", description="name of the classifier in results")
     ngrams: StrictInt = Field(2, ge=1, le=5, description="longest word n-gram")
     C: StrictFloat = Field(10.0, gt=0, description="inverse strength of the L2 penalty")
@@ -140,7 +136,6 @@ class SetFitSettings(ClassifierBase):
     """
 
     kind: Literal["setfit"]
-    title: ClassVar = "SetFit"
     uses_lm: ClassVar[Literal[False]] = False
     name: FileStem = Field("setfit", description="name of the classifier in results")
     model: str = Field(
@@ -168,12 +163,11 @@ class PromptSettings(ClassifierBase):
     """
 
     kind: Literal["prompt"]
-    title: ClassVar = "Prompting"
     uses_lm: ClassVar[Literal[True]] = True
     reads_synthetic_rows: ClassVar = False
     runs_in_parallel: ClassVar = False  # the LM is loaded once, in this process
     name: FileStem = Field("prompt", description="name of the classifier in results")
-    examples: StrictInt | Literal["fit"] = Field(
+    examples: Annotated[StrictInt, Field(ge=1)] | Literal["fit"] = Field(
         "fit",
         description=(
             "real examples in a prompt, classes in turn; fit: as many as fit the LM's context"
@@ -185,13 +179,6 @@ class PromptSettings(ClassifierBase):
             "divide by the label probabilities for content-free texts (Zhao et al., 2021)"
         ),
     )
-
-    @field_validator("examples")
-    @classmethod
-    def _check_examples(cls, value: int | str) -> int | str:
-        if isinstance(value, int) and value < 1:
-            raise ValueError("at least one example is needed")
-        return value
 
 
 TrainableSettings = TransformerSettings | LinearSettings | SetFitSettings

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
+from ..files import hash_model
 from ..pretrained import (
     load_pretrained,
     model_path,
@@ -20,7 +21,7 @@ from ..pretrained import (
     refuse_missing,
     resolve_device,
 )
-from ..settings import TransformerSettings
+from ..settings import TransformerSettings, fingerprint
 from .tokens import TokenCache, Tokens
 
 if TYPE_CHECKING:
@@ -34,24 +35,31 @@ MODEL_HINT = "give an encoder's folder, a hub id that can be reached, or minilm"
 
 
 class Encoder:
-    """A sequence classifier of the transformers library, and its tokenizer."""
+    """A sequence classifier of the transformers library, and its tokenizer.
+
+    The configuration is read at once; tokenizer and weights are loaded when they are first needed.
+
+    Raises:
+        UserError: if the model cannot be found, or has no tokenizer.
+    """
 
     def __init__(self, settings: TransformerSettings, classes: Sequence[str]) -> None:
-        """Read the configuration; tokenizer and weights are loaded once, when they are needed.
-
-        Raises:
-            UserError: if the model cannot be found, or has no tokenizer.
-        """
         import torch
 
         self._settings, self._classes = settings, list(classes)
         self.path = model_path(settings.model, "classifiers: model")
         self._not_loaded = f"classifiers: model '{self.path}' cannot be loaded"
+        self._load = functools.partial(
+            load_pretrained,
+            model=self.path,
+            what=self._not_loaded,
+            hint=MODEL_HINT,
+            revision=settings.revision,
+        )
         self.device = torch.device(resolve_device(settings.device, "classifiers: device"))
         self.dtype = _fast_dtype(self.device) if settings.dtype == "auto" else settings.dtype
-        self._max_micro_batch = settings.batch_size
-        if self.device.type == "cpu":
-            self._max_micro_batch = MICRO_BATCH_ROWS_CPU
+        is_cpu = self.device.type == "cpu"
+        self._max_micro_batch = MICRO_BATCH_ROWS_CPU if is_cpu else settings.batch_size
         self._scoring_tokens = SCORING_BATCH_TOKENS.get(self.device.type, 8192)
         self._cache = TokenCache(settings.max_length)
         self.start_fit()
@@ -76,18 +84,13 @@ class Encoder:
     @property
     def notes(self) -> list[str]:
         """Messages for the user about texts and memory since `start_fit`."""
-        notes = []
-        if self._cache.texts_cut:
-            notes.append(
-                f"{self._cache.texts_cut} of {self._cache.texts_seen} texts have more than "
-                f"max_length: {self._settings.max_length} tokens and are cut"
-            )
-        if self._shrunk:
-            notes.append(
-                f"out of memory: rows go through the model {self._micro_batch} at a time; "
-                f"batch_size stays {self._settings.batch_size}"
-            )
-        return notes
+        notes = {
+            f"{self._cache.texts_cut} of {self._cache.texts_seen} texts have more than "
+            f"max_length: {self._settings.max_length} tokens and are cut": self._cache.texts_cut,
+            f"out of memory: rows go through the model {self._micro_batch} at a time; "
+            f"batch_size stays {self._settings.batch_size}": self._shrunk,
+        }
+        return [note for note, applies in notes.items() if applies]
 
     # Loading -------------------------------------------------------------------------------------
 
@@ -95,8 +98,7 @@ class Encoder:
     def tokenizer(self) -> Any:
         """The tokenizer."""
         tokenizer = self._load("AutoTokenizer")
-        longest = tokenizer.model_max_length
-        limit = min(longest, self._max_positions() or longest)
+        limit = min(filter(None, (tokenizer.model_max_length, self._max_positions())))
         if self._settings.max_length > limit:
             raise UserError(
                 f"classifiers: max_length is {self._settings.max_length}, "
@@ -110,16 +112,10 @@ class Encoder:
 
         RoBERTa and related models count positions from the one after padding's.
         """
-        import torch
-
         for name, module in self.model.base_model.named_modules():
-            is_positions = name.endswith("position_embeddings")
-            if (
-                is_positions
-                and isinstance(module, torch.nn.Embedding)
-                and module.padding_idx is not None
-            ):
-                return module.num_embeddings - module.padding_idx - 1
+            padding: int | None = getattr(module, "padding_idx", None)
+            if name.endswith("position_embeddings") and padding is not None:
+                return int(module.num_embeddings) - padding - 1
         positions: int | None = getattr(self.config, "max_position_embeddings", None)
         return positions
 
@@ -128,23 +124,21 @@ class Encoder:
         """The network, and the names of weights that the checkpoint lacks."""
         import torch
 
-        names = dict(enumerate(self._classes))
-        options = {
-            "num_labels": len(names),
-            "id2label": names,
-            "label2id": {name: index for index, name in names.items()},
-            "output_loading_info": True,
-            # A head for other classes is initialised like one that is missing.
-            "ignore_mismatched_sizes": True,
-        }
         # The library initialises a missing head at random; `reset` does it again for each fit.
         with torch.random.fork_rng():
             model, info = self._load(
-                "AutoModelForSequenceClassification", dtype=torch.float32, **options
+                "AutoModelForSequenceClassification",
+                dtype=torch.float32,
+                num_labels=len(self._classes),
+                id2label=dict(enumerate(self._classes)),
+                label2id={name: index for index, name in enumerate(self._classes)},
+                output_loading_info=True,
+                # A head for other classes is initialised like one that is missing.
+                ignore_mismatched_sizes=True,
             )
         mismatched = {key[0] if isinstance(key, tuple) else key for key in info["mismatched_keys"]}
-        model = move_to(str(self.device), model, self._not_loaded)
-        return model, set(info["missing_keys"]) | mismatched
+        missing = set(info["missing_keys"]) | mismatched
+        return move_to(str(self.device), model, self._not_loaded), missing
 
     @property
     def model(self) -> Any:
@@ -162,8 +156,11 @@ class Encoder:
         encoder_only = {
             name for name in missing if name.startswith(prefix) and ".pooler." not in name
         }
-        hint = "give the folder of a trained classifier" if head else MODEL_HINT
-        refuse_missing(missing if head else encoder_only, self._not_loaded, hint)
+        refuse_missing(
+            missing if head else encoder_only,
+            self._not_loaded,
+            "give the folder of a trained classifier" if head else MODEL_HINT,
+        )
 
     @functools.cached_property
     def pretrained(self) -> dict[str, "torch.Tensor"]:
@@ -171,17 +168,14 @@ class Encoder:
         self.refuse_missing_weights(head=False)
         return {name: weight.clone() for name, weight in self.model.state_dict().items()}
 
-    def _load(self, class_name: str, **options: Any) -> Any:
-        options["revision"] = self._settings.revision
-        return load_pretrained(class_name, self.path, self._not_loaded, MODEL_HINT, **options)
-
     def reset(self) -> None:
-        """Restore the pretrained weights and initialise the head anew.
+        """Start a fit: restore the pretrained weights and initialise the head anew.
 
         `head: fresh` initialises every layer outside the encoder (section 4.1: both fully connected
         layers). `head: library` initialises only what the checkpoint lacks, as the authors' code
         does: BERT's pooler keeps its pretrained weights.
         """
+        self.start_fit()
         self.model.load_state_dict(self.pretrained)
         head = {
             id(parameter)
@@ -197,19 +191,16 @@ class Encoder:
             )
         self.model.initialize_weights()
 
-    def _head_modules(self) -> Iterator[Any]:
+    def _head_modules(self) -> list[Any]:
+        model, missing = self._loaded_model
         if self._settings.head == "library":
-            missing = {name.rpartition(".")[0] for name in self._loaded_model[1]}
-            yield from (module for name, module in self.model.named_modules() if name in missing)
-            return
-        base = self.model.base_model
-        heads = [child for child in self.model.children() if child is not base]
+            names = {name.rpartition(".")[0] for name in missing}
+            return [module for name, module in model.named_modules() if name in names]
         # BERT's pooler is one of the head's two fully connected layers, although the library
         # counts it as part of the encoder.
-        if pooler := getattr(base, "pooler", None):
-            heads.append(pooler)
-        for head in heads:
-            yield from (module for module in head.modules() if hasattr(module, "weight"))
+        pooler = getattr(model.base_model, "pooler", None)
+        heads = {*model.children(), pooler} - {model.base_model, None}
+        return [module for head in heads for module in head.modules() if hasattr(module, "weight")]
 
     # Gradients and scores ------------------------------------------------------------------------
 
@@ -248,7 +239,7 @@ class Encoder:
             torch.set_rng_state(before)
             self._micro_batch = max(1, min(self._micro_batch, len(batch)) // 2)
             self._shrunk = True
-            _empty_cache(self.device)
+            torch.cuda.empty_cache()
 
     def _gradients(
         self, tokens: Tokens, targets: "torch.Tensor", batch: Sequence[int], rows: "torch.Tensor"
@@ -257,9 +248,9 @@ class Encoder:
 
         total = torch.zeros((), device=self.device)
         for start in range(0, len(batch), self._micro_batch):
-            end = min(start + self._micro_batch, len(batch))
-            chosen = rows[start:end]
-            logits = self._forward(tokens, chosen, tokens.lengths[batch[end - 1]])
+            part = batch[start : start + self._micro_batch]
+            chosen = rows[start : start + len(part)]
+            logits = self._forward(tokens, chosen, tokens.lengths[part[-1]])
             # Soft cross-entropy: the library's own loss takes float targets for multi-label.
             loss = torch.nn.functional.cross_entropy(logits, targets[chosen], reduction="sum")
             (loss / len(batch)).backward()  # type: ignore[no-untyped-call]
@@ -296,7 +287,7 @@ class Encoder:
         except (RuntimeError, MemoryError) as error:
             if len(chosen) == 1 or not out_of_memory(error):
                 raise
-        _empty_cache(self.device)
+        torch.cuda.empty_cache()
         return torch.cat([self._score(tokens, half, longest) for half in chosen.chunk(2)])
 
     def _forward(self, tokens: Tokens, chosen: "torch.Tensor", longest: int) -> "torch.Tensor":
@@ -323,6 +314,11 @@ def _batches_within(lengths: Sequence[int], max_tokens: int) -> Iterator[tuple[i
             start = end
 
 
+def hash_pretrained(path: str, revision: str | None) -> str:
+    """Return a hash of a model's files; of a model on the hub, of its id and revision."""
+    return hash_model(Path(path)) if Path(path).is_dir() else fingerprint([path, revision])
+
+
 @contextmanager
 def cpu_threads(count: int) -> Iterator[None]:
     """Let torch use this many CPU threads: how sums are split among threads changes last digits."""
@@ -334,13 +330,6 @@ def cpu_threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _empty_cache(device: "torch.device") -> None:
-    import torch
-
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
 
 
 def _fast_dtype(device: "torch.device") -> str:

@@ -12,13 +12,14 @@ from typing import Any
 from ..records import Augmented, Example
 from ..settings import LinearSettings
 from . import metrics
-from .logistic import all_class_probabilities, load_logistic, save_logistic
 from .protocol import Classifier, EpochCallback, FitResult, cached_classifier, ignore_epoch
+from .targets import target_rows
 
 WEIGHTS_FILE, VOCABULARY_FILE = "model.safetensors", "vocabulary.json"
 CACHE_VERSION = 1  # raised when the same settings would give other numbers
 # Single characters and punctuation count too: `!` and `?` carry sentiment.
 WORD_PATTERN = r"\w+|[^\w\s]"
+LOGISTIC_WEIGHTS = ("coef", "intercept", "classes")  # attributes of a fitted model, without `_`
 
 
 class LinearClassifier(Classifier):
@@ -27,12 +28,11 @@ class LinearClassifier(Classifier):
     summary = "tf-idf and logistic regression"
 
     def __init__(self, settings: LinearSettings, classes: Sequence[str]) -> None:
-        """Store the settings."""
         self._settings, self._classes = settings, list(classes)
         self.about = {**settings.model_dump(exclude={"name", "trials"}), "format": CACHE_VERSION}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the settings alone."""
+        # The settings alone: another process fits its own weights.
         return cached_classifier, (self._settings, tuple(self._classes))
 
     def fit(
@@ -46,7 +46,7 @@ class LinearClassifier(Classifier):
         import numpy as np
         from sklearn.linear_model import LogisticRegression
 
-        probs = np.array([[row.probs[name] for name in self._classes] for row in train])
+        probs = np.array(target_rows(train, self._classes))
         rows, columns = np.nonzero(probs)
         self._vectorizer = self._new_vectorizer()
         features = self._vectorizer.fit_transform([row.text for row in train])
@@ -66,20 +66,18 @@ class LinearClassifier(Classifier):
 
     def save(self, folder: Path) -> None:
         """Write weights and vocabulary."""
-        vectorizer = self._vectorizer
-        save_logistic(folder / WEIGHTS_FILE, self._model, idf=vectorizer.idf_)
-        terms = sorted(vectorizer.vocabulary_, key=vectorizer.vocabulary_.__getitem__)
+        save_logistic(folder / WEIGHTS_FILE, self._model, idf=self._vectorizer.idf_)
+        terms = self._vectorizer.get_feature_names_out().tolist()
         (folder / VOCABULARY_FILE).write_text(json.dumps(terms, ensure_ascii=False), "utf-8")
 
     def load(self, folder: Path) -> None:
         """Read what `save` wrote."""
         self._model, weights = load_logistic(folder / WEIGHTS_FILE)
         terms = json.loads((folder / VOCABULARY_FILE).read_text("utf-8"))
-        vocabulary = {term: index for index, term in enumerate(terms)}
-        self._vectorizer = self._new_vectorizer(vocabulary)
+        self._vectorizer = self._new_vectorizer(terms)
         self._vectorizer.idf_ = weights["idf"]
 
-    def _new_vectorizer(self, vocabulary: dict[str, int] | None = None) -> Any:
+    def _new_vectorizer(self, vocabulary: list[str] | None = None) -> Any:
         from sklearn.feature_extraction.text import TfidfVectorizer
 
         return TfidfVectorizer(
@@ -88,3 +86,32 @@ class LinearClassifier(Classifier):
             token_pattern=WORD_PATTERN,
             vocabulary=vocabulary,
         )
+
+
+# The logistic regression, also SetFit's head -----------------------------------------------------
+
+
+def save_logistic(path: Path, model: Any, **extra: Any) -> None:
+    """Write the weights of a fitted LogisticRegression, and further arrays by name."""
+    from safetensors.numpy import save_file
+
+    save_file({**extra, **{name: getattr(model, f"{name}_") for name in LOGISTIC_WEIGHTS}}, path)
+
+
+def load_logistic(path: Path) -> tuple[Any, dict[str, Any]]:
+    """Return the LogisticRegression that `save_logistic` wrote, and all arrays of the file."""
+    from safetensors.numpy import load_file
+    from sklearn.linear_model import LogisticRegression
+
+    weights, model = load_file(path), LogisticRegression()
+    vars(model).update({f"{name}_": weights[name] for name in LOGISTIC_WEIGHTS})
+    return model, weights
+
+
+def all_class_probabilities(model: Any, features: Any, count: int) -> Any:
+    """Return the class probabilities, (rows, count); 0 for a class that no training row had."""
+    import numpy as np
+
+    probabilities = np.zeros((features.shape[0], count))
+    probabilities[:, model.classes_] = model.predict_proba(features)
+    return probabilities

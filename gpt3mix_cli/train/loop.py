@@ -4,13 +4,14 @@ A row is appended, durably, as soon as its trial ends. A run that was killed con
 missing trials, and at the end all rows are in the order of their trials.
 """
 
+import contextlib
 import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import Callbacks, StoppedShort, UserError
-from ..files import STDIO, append, exclusive_writer, read_objects
+from ..files import STDIO, append, exclusive_writer
 from ..layout import history_path
 from ..records import (
     Manifest,
@@ -22,6 +23,7 @@ from ..records import (
     finish_output,
     machine,
     read_manifest,
+    read_records,
     to_json_line,
     write_records,
 )
@@ -97,7 +99,6 @@ def _run_missing(
     executor: TrialExecutor,
     callbacks: Callbacks,
 ) -> None:
-    """Run the missing trials and append each to the file as it ends."""
     name, total = str(runner.key), len(file.rows) + len(missing)
     callbacks.progress(name, len(file.rows), total)
     for job, outcome in executor(runner.run, missing, callbacks):
@@ -125,7 +126,6 @@ class TrialsFile:
         trials: Sequence[TrialJob],
         command: Sequence[str] = (),
     ) -> None:
-        """Read and write nothing yet."""
         self.rows: list[Trial] = []
         self.epochs: list[Epoch] = []
         self.settings = {
@@ -133,8 +133,7 @@ class TrialsFile:
             "master_seed": runner.master_seed,
             "trials": [list(job) for job in trials],
         }
-        self._path, self._trials, self._command = path, trials, command
-        self._hashes, self._data_seed = runner.data.hashes, runner.key.cell.data_seed
+        self._path, self._runner, self._trials, self._command = path, runner, trials, command
         self._started = time.monotonic()
 
     def load_finished_trials(self, callbacks: Callbacks) -> None:
@@ -143,9 +142,11 @@ class TrialsFile:
         The number of trials may have changed: existing trials are kept when more are wanted.
         """
         manifest = read_manifest(self._path)
-        if manifest is None or not self._same_settings(manifest):
+        settings = json.loads(json.dumps(self.settings)) | {"trials": None}
+        if manifest is None or manifest.settings | {"trials": None} != settings:
             return
-        changed = {name for name, sha in self._hashes.items() if manifest.inputs.get(name) != sha}
+        hashes = self._runner.data.hashes
+        changed = {name for name, _ in hashes.items() - manifest.inputs.items()}
         if changed & RESUMABLE_IF_EQUAL:
             return
         wanted = set(self._trials)
@@ -165,18 +166,13 @@ class TrialsFile:
                 f"other versions or threads ({manifest.machine}, now {machine()})"
             )
 
-    def _same_settings(self, manifest: Manifest) -> bool:
-        settings = json.loads(json.dumps(self.settings))
-        return {**manifest.settings, "trials": None} == {**settings, "trials": None}
-
     def add(self, result: TrialResult) -> None:
         """Append the row and the epochs of a trial that has ended."""
         self.rows.append(result.row)
         self.epochs += result.epochs
         if self._path != STDIO:
             # The history goes first: a trial's row implies that its history is complete.
-            history = "".join(to_json_line(epoch) for epoch in result.epochs)
-            append(history_path(self._path), history)
+            append(history_path(self._path), "".join(map(to_json_line, result.epochs)))
             append(self._path, to_json_line(result.row))
 
     @property
@@ -195,16 +191,14 @@ class TrialsFile:
         counts = {"trials": len(self._trials), "ok": len(self.rows) - failed, "failed": failed}
         return finish_output(
             self._path, self._started, stage="train", complete=complete, settings=self.settings,
-            inputs=self._hashes, seed=self._data_seed, counts=counts, command=list(self._command),
+            inputs=self._runner.data.hashes, seed=self._runner.key.cell.data_seed, counts=counts,
+            command=list(self._command),
         )  # fmt: skip
 
 
 def _read_intact_rows(path: Path, kind: type[Row]) -> list[Row]:
     """Return the rows up to the first damaged line, which a killed run leaves only at the end."""
     rows: list[Row] = []
-    try:
-        for _, value in read_objects(path):
-            rows.append(kind.model_validate(value))
-    except (UserError, ValueError):
-        pass
+    with contextlib.suppress(UserError):
+        rows.extend(read_records(path, kind))  # keeps the rows before the error
     return rows

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..records import Example
 
-CALIBRATION_BINS = 15  # as Guo et al. (2017)
+CALIBRATION_BINS = 15  # of equal width, as Guo et al. (2017)
 
 
 def majority(labels: Sequence[str]) -> float:
@@ -23,8 +23,8 @@ def accuracy(probabilities: Any, rows: Sequence[Example], classes: Sequence[str]
         rows: the labelled rows.
         classes: the task's classes, in the order of the columns.
     """
-    correct = probabilities.argmax(1) == [classes.index(row.label) for row in rows]
-    return float(correct.mean())
+    truth = [classes.index(row.label) for row in rows]
+    return float((probabilities.argmax(1) == truth).mean())
 
 
 def score(probabilities: Any, labels: Sequence[str], classes: Sequence[str]) -> dict[str, Any]:
@@ -41,8 +41,11 @@ def score(probabilities: Any, labels: Sequence[str], classes: Sequence[str]) -> 
 
     probabilities = np.asarray(probabilities, dtype=np.float64)
     truth = np.array([classes.index(label) for label in labels])
-    predicted = probabilities.argmax(1)
+    predicted, confidence = probabilities.argmax(1), probabilities.max(1)
     indices = list(range(len(classes)))
+    bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    # In each bin the confidence minus the accuracy, times the bin's rows.
+    gaps = np.bincount(bins, confidence - (predicted == truth))
     with warnings.catch_warnings():
         # A test set of one class is allowed; `predicted_classes` and `confusion` show it.
         warnings.filterwarnings("ignore", "A single label was found")
@@ -51,22 +54,10 @@ def score(probabilities: Any, labels: Sequence[str], classes: Sequence[str]) -> 
         "accuracy": (predicted == truth).mean(),
         "macro_f1": f1_score(truth, predicted, labels=indices, average="macro", zero_division=0),
         "mcc": mcc,
-        "ece": _calibration_error(probabilities.max(1), predicted == truth),
+        "ece": np.abs(gaps).sum() / len(labels),
     }
     return {
         **{name: round(float(value), 6) for name, value in values.items()},
         "predicted_classes": len(np.unique(predicted)),
         "confusion": confusion_matrix(truth, predicted, labels=indices).tolist(),
     }
-
-
-def _calibration_error(confidence: Any, correct: Any) -> float:
-    """Return the expected calibration error over equal-width bins of confidence."""
-    import numpy as np
-
-    bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
-    gaps = [
-        abs(confidence[bins == b].mean() - correct[bins == b].mean()) * (bins == b).mean()
-        for b in np.unique(bins)
-    ]
-    return float(sum(gaps))

@@ -1,16 +1,15 @@
 """Labels the texts of a JSONL file with a saved model."""
 
-import json
 import time
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from ..errors import UserError
-from ..files import STDIO, atomic_write, exclusive_writer, hash_file, hash_model, read_objects
-from ..records import StageOptions, StageResult, find_up_to_date, finish_output
+from ..files import STDIO, exclusive_writer, hash_file, hash_model, read_objects, to_json
+from ..records import StageOptions, StageResult, find_up_to_date, finish_output, record_writer
 from .protocol import Classifier
 from .saved_models import load_saved_model
 
@@ -43,11 +42,14 @@ def predict(
         settings = {"model": hash_model(model), "classes": classes}
         if inputs and not options.force and (manifest := find_up_to_date(output, settings, inputs)):
             return StageResult(output, manifest, skipped=True)
-        counts = Counter({"rows": 0, "labelled": 0, "right": 0})
-        with atomic_write(output) as stream:
+        counts = Counter(rows=0, labelled=0, right=0)
+        with record_writer(output) as write_line:
             rows = _read_rows(source)
             while chunk := list(islice(rows, CHUNK_ROWS)):
-                _label_chunk(classifier, classes, chunk, stream, counts)
+                for row in _label_rows(classifier, classes, chunk):
+                    is_right = row.get("label") == row["predicted"]
+                    counts.update(rows=1, labelled="label" in row, right=is_right)
+                    write_line(to_json(row) + "\n")
                 options.callbacks.progress("rows labelled", counts["rows"], None)
         for note in classifier.notes:
             options.callbacks.warn(note)
@@ -57,29 +59,20 @@ def predict(
         ))  # fmt: skip
 
 
-def _label_chunk(
-    classifier: Classifier,
-    classes: list[str],
-    chunk: list[dict[str, Any]],
-    stream: IO[bytes],
-    counts: Counter[str],
-) -> None:
-    """Write the rows of a chunk with their predictions, and count them."""
-    probabilities = classifier.predict_proba([row["text"] for row in chunk])
-    for row, values in zip(chunk, probabilities, strict=True):
-        predicted = classes[int(values.argmax())]
-        counts.update(rows=1, labelled="label" in row, right=row.get("label") == predicted)
+def _label_rows(
+    classifier: Classifier, classes: list[str], rows: list[dict[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    probabilities = classifier.predict_proba([row["text"] for row in rows])
+    for row, values in zip(rows, probabilities, strict=True):
         probs = {name: round(float(p), 6) for name, p in zip(classes, values, strict=True)}
-        labelled = {**row, "predicted": predicted, "probs": probs}
-        stream.write((json.dumps(labelled, ensure_ascii=False) + "\n").encode())
+        yield {**row, "predicted": classes[int(values.argmax())], "probs": probs}
 
 
 def _read_rows(source: Path) -> Iterator[dict[str, Any]]:
     for number, row in read_objects(source):
         if not isinstance(row.get("text"), str) or not row["text"].strip():
-            problem = "empty" if "text" in row else "missing"
             raise UserError(
-                f"{source}, line {number}: 'text' is {problem}",
+                f"{source}, line {number}: 'text' is {'empty' if 'text' in row else 'missing'}",
                 'each line needs a text, such as {"text": "..."}',
             )
         yield row

@@ -126,7 +126,6 @@ class UnavailableClassifier(Classifier):
     """A placeholder for a classifier that cannot be opened: every fit fails with the reason."""
 
     def __init__(self, kind: str, reason: UserError) -> None:
-        """Store the reason."""
         self.failure_reason = str(reason)
         self.about = {"kind": kind, "unusable": self.failure_reason}
 

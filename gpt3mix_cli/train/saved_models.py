@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter
 
 from .. import __version__
-from ..errors import NO_CALLBACKS, Callbacks, StoppedShort, UserError
+from ..errors import NO_CALLBACKS, Callbacks, StoppedShort, UserError, first_line
 from ..files import write_errors
 from ..records import Trial
 from ..settings import TrainableSettings
@@ -115,8 +115,8 @@ def save_model(
 def _repeat(runner: TrialRunner, row: Trial, folder: Path, callbacks: Callbacks) -> Trial:
     """Run a trial again, so that the classifier has its weights; return the new row."""
     # Its epochs are in TensorBoard already.
-    runner = dataclasses.replace(runner, tensorboard_root=None)
-    repeated = runner.run(TrialJob(row.trial, row.draw), callbacks).row
+    job = TrialJob(row.trial, row.draw)
+    repeated = dataclasses.replace(runner, tensorboard_root=None).run(job, callbacks).row
     if repeated.status == "failed":
         raise StoppedShort(
             f"trial {row.trial} failed when it was repeated to save its model: {repeated.error}",
@@ -163,9 +163,8 @@ def check_save_folder(folder: Path) -> None:
     hint = "choose another folder with --save-model"
     if folder.resolve() == Path.cwd():
         raise UserError(f"{folder}: the current folder cannot be replaced", hint)
-    if not folder.exists() or (folder / MODEL_FILE).is_file():
-        return
-    if not folder.is_dir() or any(folder.iterdir()):
+    replaceable = not folder.exists() or (folder / MODEL_FILE).is_file()
+    if not replaceable and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: exists and is not a saved model", f"{hint}, or remove it")
 
 
@@ -175,14 +174,7 @@ def check_save_folder(folder: Path) -> None:
 def _model_card(
     runner: TrialRunner, row: Trial, settings: Mapping[str, Any], base_model: str | None
 ) -> str:
-    """Return the card of a trial's model, as Markdown with the hub's header.
-
-    Args:
-        runner: the runner of the trial.
-        row: the trial's row.
-        settings: the classifier's settings.
-        base_model: hub id of the pretrained model, or `minilm`; None if there is none.
-    """
+    """Return the card of a trial's model, as Markdown with the hub's header."""
     from huggingface_hub import ModelCardData
 
     classifier = runner.classifier
@@ -192,33 +184,27 @@ def _model_card(
         library_name=classifier.library_name,
         base_model=MINILM_HUB_ID if base_model == "minilm" else base_model,
     )
+    synthetic = runner.data.synthetic.get(row.draw)
+    sources = {example.label_source for example in synthetic.rows} if synthetic else ()
+    labels_from = f"draw {row.draw}, labels from: {', '.join(sorted(sources)) or 'none'}"
     values = row.model_dump()
     scores = [
         f"| {title} | {values[name]:.4f} |"
         for name, title in SCORE_TITLES.items()
         if values[name] is not None
     ]
-    shown = {name: value for name, value in settings.items() if name not in NOT_IN_CARD}
     values |= {
         "header": header.to_yaml(),
         "classes": ", ".join(runner.classes),
         "version": __version__,
         "summary": classifier.summary.format(**settings),
-        "synthetic": _describe_synthetic(runner, row),
-        "settings": json.dumps(shown),
+        "synthetic": labels_from if synthetic else "no augmentation",
+        "settings": json.dumps({k: v for k, v in settings.items() if k not in NOT_IN_CARD}),
         "best_epoch": f", best epoch {row.best_epoch} of {row.epochs}" if row.epochs else "",
         "scores": "\n".join(scores),
         "usage": classifier.usage_snippet.format(**settings),
     }
     return TEMPLATE.format(**values)
-
-
-def _describe_synthetic(runner: TrialRunner, row: Trial) -> str:
-    synthetic = runner.data.synthetic.get(row.draw)
-    if synthetic is None:
-        return "no augmentation"
-    sources = ", ".join(sorted({example.label_source for example in synthetic.rows}))
-    return f"draw {row.draw}, labels from: {sources or 'none'}"
 
 
 # Loading -----------------------------------------------------------------------------------------
@@ -238,38 +224,39 @@ def load_saved_model(folder: Path) -> tuple[Classifier, list[str]]:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder", hint)
     try:
-        path = folder / MODEL_FILE
-        about = json.loads(path.read_text("utf-8")) if path.is_file() else _library_model(folder)
+        about = _read_json(folder / MODEL_FILE) or _library_model(folder)
         classes = [str(name) for name in about["classes"]]
         classifier = open_classifier(_local_settings(about["classifier"], folder), classes)
         classifier.load(folder)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        reason = str(error).splitlines()[0] if str(error) else ""
-        message = f"{folder}: not a saved model: {type(error).__name__}: {reason}"
-        raise UserError(message, hint) from None
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise UserError(f"{folder}: not a saved model: {reason}", hint) from None
     return classifier, classes
 
 
 def _local_settings(saved: dict[str, Any], folder: Path) -> TrainableSettings:
     """Return the saved settings of a classifier, with the folder as its pretrained model."""
-    adapter: TypeAdapter[TrainableSettings] = TypeAdapter(
-        Annotated[TrainableSettings, Field(discriminator="kind")]
-    )
-    settings = adapter.validate_python(saved)
+    kind = Annotated[TrainableSettings, Field(discriminator="kind")]
+    settings: TrainableSettings = TypeAdapter(kind).validate_python(saved)
     here = {"model": str(folder.resolve()), "revision": None, "device": "auto", "preset": None}
-    known = {name: value for name, value in here.items() if name in type(settings).model_fields}
-    return settings.model_copy(update=known)
+    return settings.model_copy(
+        update={k: v for k, v in here.items() if k in type(settings).model_fields}
+    )
 
 
 def _library_model(folder: Path) -> dict[str, Any]:
     """Return what `gpt3mix.json` would say about a classifier of the transformers library."""
     config = json.loads((folder / "config.json").read_text("utf-8"))
-    names = config["id2label"]
-    path = folder / "tokenizer_config.json"
-    tokenizer = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    names, tokenizer = config["id2label"], _read_json(folder / "tokenizer_config.json")
     limits = [config.get("max_position_embeddings"), tokenizer.get("model_max_length")]
     shortest = min(MAX_LENGTH, *(int(limit) for limit in limits if limit))
     return {
         "classes": [names[str(index)] for index in range(len(names))],
         "classifier": {"kind": "transformer", "max_length": shortest},
     }
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file; an empty one if there is no such file."""
+    value: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    return value

@@ -11,27 +11,23 @@ A saved model is the encoder as sentence-transformers reads it and a head in saf
 it runs no code.
 """
 
-import importlib.util
 import math
 import tempfile
 from collections.abc import Sequence
 from functools import cached_property
-from importlib import metadata
+from importlib import metadata, util
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import UserError, first_line
-from ..files import hash_model
 from ..pretrained import model_path, resolve_device
 from ..records import Augmented, Example
-from ..settings import SetFitSettings, fingerprint
+from ..settings import SetFitSettings
 from . import metrics
-from .encoder import cpu_threads
-from .logistic import all_class_probabilities, load_logistic, save_logistic
+from .encoder import cpu_threads, hash_pretrained
+from .linear import all_class_probabilities, load_logistic, save_logistic
 from .protocol import Classifier, EpochCallback, FitResult, cached_classifier, ignore_epoch
-
-if TYPE_CHECKING:
-    import torch
+from .targets import target_rows
 
 CACHE_VERSION = 1  # raised when the same settings would give other numbers
 HEAD_FILE = "head.safetensors"
@@ -39,18 +35,19 @@ SCORING_BATCH_ROWS = 32
 
 
 class SetFitClassifier(Classifier):
-    """The classifier; see `train.Classifier`."""
+    """The classifier; see `train.Classifier`.
+
+    The weights are read when they are first needed.
+
+    Raises:
+        UserError: if the library is not installed.
+    """
 
     summary = "`{model}` fine-tuned by SetFit, and logistic regression"
     library_name = "sentence-transformers"
 
     def __init__(self, settings: SetFitSettings, classes: Sequence[str]) -> None:
-        """Look for the library and the model; the weights are read when they are first needed.
-
-        Raises:
-            UserError: if the library is not installed.
-        """
-        if importlib.util.find_spec("setfit") is None:
+        if util.find_spec("setfit") is None:
             raise UserError(
                 "classifiers: kind setfit needs the library `setfit`",
                 "pip install 'gpt3mix[setfit]', or remove the classifier",
@@ -59,17 +56,16 @@ class SetFitClassifier(Classifier):
         self._path = model_path(settings.model, "classifiers: model")
         self._device = resolve_device("auto", "classifiers: device")
         self.threads = settings.threads if self._device == "cpu" else None
-        folder, revision = Path(self._path), settings.revision
         self.about = {
             **settings.model_dump(exclude={"name", "trials", "model", "revision"}),
-            "model": hash_model(folder) if folder.is_dir() else fingerprint([self._path, revision]),
+            "model": hash_pretrained(self._path, settings.revision),
             "device": self._device,
             "library": metadata.version("setfit"),
             "format": CACHE_VERSION,
         }
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the settings alone: another process loads the weights once."""
+        # The settings alone: another process loads the weights once.
         return cached_classifier, (self._settings, tuple(self._classes))
 
     def fit(
@@ -82,9 +78,7 @@ class SetFitClassifier(Classifier):
         """Train encoder and head from the pretrained weights; validation rows choose nothing."""
         import torch
 
-        texts = [row.text for row in train]
-        probs = [[row.probs[name] for name in self._classes] for row in train]
-        labels = [values.index(max(values)) for values in probs]
+        labels = [values.index(max(values)) for values in target_rows(train, self._classes)]
         # The library seeds torch's global generator (and Python's and NumPy's, which our code
         # does not use).
         with (
@@ -93,7 +87,7 @@ class SetFitClassifier(Classifier):
             tempfile.TemporaryDirectory() as folder,
         ):
             self._encoder.load_state_dict(self._pretrained)
-            self._head = self._train(texts, labels, seed % 2**32, folder)
+            self._head = self._train([row.text for row in train], labels, seed % 2**32, folder)
         probabilities = self.predict_proba([row.text for row in validation])
         return FitResult(metrics.accuracy(probabilities, validation, self._classes))
 
@@ -151,7 +145,7 @@ class SetFitClassifier(Classifier):
 
     def load(self, folder: Path) -> None:
         """Read the head that `save` wrote; the encoder is that of the settings' `model`."""
-        self._head, _ = load_logistic(folder / HEAD_FILE)
+        self._head = load_logistic(folder / HEAD_FILE)[0]
 
     @cached_property
     def _encoder(self) -> Any:
@@ -168,11 +162,11 @@ class SetFitClassifier(Classifier):
                 f"classifiers: model '{self._path}' cannot be loaded: {first_line(error)}",
                 "give a sentence encoder's folder, a hub id that can be reached, or minilm",
             ) from None
-        max_length = self._settings.max_length
-        encoder.max_seq_length = min(max_length, encoder.max_seq_length or max_length)
+        limits = self._settings.max_length, encoder.max_seq_length
+        encoder.max_seq_length = min(filter(None, limits))
         return encoder
 
     @cached_property
-    def _pretrained(self) -> "dict[str, torch.Tensor]":
+    def _pretrained(self) -> dict[str, Any]:
         """The weights that each fit starts from."""
         return {name: weight.clone() for name, weight in self._encoder.state_dict().items()}

@@ -21,6 +21,11 @@ def to_one_hot(row: Example, classes: Sequence[str]) -> Augmented:
     return Augmented(id=row.id, text=row.text, label=row.label, probs=probs)
 
 
+def target_rows(rows: Sequence[Augmented], classes: Sequence[str]) -> list[list[float]]:
+    """Return the targets of training rows as a list (rows, classes)."""
+    return [list(map(row.probs.__getitem__, classes)) for row in rows]
+
+
 def assign_targets(
     settings: SoftLabelTraining,
     real: Sequence[Example],

@@ -39,8 +39,8 @@ class Tokens:
         position = torch.arange(longest, device=self.flat.device)
         mask = position < self.sizes[chosen, None]
         index = (self.starts[chosen, None] + position).clamp(max=len(self.flat) - 1)
-        ids = self.flat[index]
-        return {"input_ids": ids.masked_fill(~mask, pad), "attention_mask": mask.long()}
+        ids = self.flat[index].masked_fill(~mask, pad)
+        return {"input_ids": ids, "attention_mask": mask.long()}
 
 
 class TokenCache:
@@ -52,7 +52,6 @@ class TokenCache:
     """
 
     def __init__(self, max_length: int) -> None:
-        """Start empty."""
         self._max_length = max_length
         self._ids: dict[str, list[int]] = {}
         self._cut: set[str] = set()
@@ -65,25 +64,23 @@ class TokenCache:
         import torch
 
         if len(self._ids) > MAX_CACHED_TEXTS:
-            self._ids.clear()
-            self._cut.clear()
-        self._tokenise([text for text in dict.fromkeys(texts) if text not in self._ids], tokenizer)
-        rows = [self._ids[text] for text in texts]
-        lengths = [len(row) for row in rows]
+            self._ids, self._cut = {}, set()
+        if new := [text for text in dict.fromkeys(texts) if text not in self._ids]:
+            self._tokenise(new, tokenizer)
+        lengths = [len(self._ids[text]) for text in texts]
         self.texts_seen += len(texts)
         self.texts_cut += sum(text in self._cut for text in texts)
         sizes = torch.tensor(lengths, dtype=torch.long)
-        flat = torch.tensor([token for row in rows for token in row], dtype=torch.int32)
+        flat = torch.tensor(
+            [token for text in texts for token in self._ids[text]], dtype=torch.int32
+        )
         starts = sizes.cumsum(0) - sizes
         return Tokens(flat.to(device), starts.to(device), sizes.to(device), lengths)
 
     def _tokenise(self, new: Sequence[str], tokenizer: Callable[..., Any]) -> None:
-        ids = (
-            tokenizer(new, truncation=True, max_length=self._max_length)["input_ids"] if new else []
-        )
+        ids = tokenizer(new, truncation=True, max_length=self._max_length)["input_ids"]
         self._ids |= zip(new, ids, strict=True)
         # Only a text that fills `max_length` can have been cut.
         if full := [text for text in new if len(self._ids[text]) >= self._max_length]:
-            whole = tokenizer(full, truncation=False)["input_ids"]
-            lengths = zip(full, map(len, whole), strict=True)
-            self._cut |= {text for text, length in lengths if length > self._max_length}
+            whole = zip(full, tokenizer(full, truncation=False)["input_ids"], strict=True)
+            self._cut |= {text for text, ids in whole if len(ids) > self._max_length}

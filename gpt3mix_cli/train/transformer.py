@@ -17,11 +17,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..files import hash_model
 from ..records import Augmented, Example
-from ..settings import TransformerSettings, fingerprint, generator
-from .encoder import Encoder, cpu_threads
+from ..settings import TransformerSettings, generator
+from .encoder import Encoder, cpu_threads, hash_pretrained
 from .protocol import Classifier, EpochCallback, FitResult, cached_classifier, ignore_epoch
+from .targets import target_rows
 from .tokens import Tokens
 
 if TYPE_CHECKING:
@@ -32,7 +32,11 @@ NOT_IN_ABOUT = {"name", "trials", "preset", "model", "revision", "device"}
 
 
 class TransformerClassifier(Classifier):
-    """The classifier; see `train.Classifier`."""
+    """The classifier; see `train.Classifier`.
+
+    Raises:
+        UserError: if the model cannot be found.
+    """
 
     summary = "`{model}` with a new classification head"
     library_name = "transformers"
@@ -43,26 +47,19 @@ class TransformerClassifier(Classifier):
     )
 
     def __init__(self, settings: TransformerSettings, classes: Sequence[str]) -> None:
-        """Read the model's configuration.
-
-        Raises:
-            UserError: if the model cannot be found.
-        """
         self._settings, self._classes = settings, tuple(classes)
         self._encoder = Encoder(settings, classes)
-        device, path = self._encoder.device.type, self._encoder.path
-        self.threads = settings.threads if device == "cpu" else None
+        is_cpu, path = self._encoder.device.type == "cpu", self._encoder.path
+        self.threads = settings.threads if is_cpu else None
         commit = getattr(self._encoder.config, "_commit_hash", None) or settings.revision
-        is_local = Path(path).is_dir()
-        self.about = settings.model_dump(exclude=NOT_IN_ABOUT)
-        self.about |= {
-            "model": hash_model(Path(path)) if is_local else fingerprint([path, commit]),
-            "device": device,
+        self.about = {
+            # On a GPU the number of threads changes nothing.
+            **settings.model_dump(exclude=NOT_IN_ABOUT if is_cpu else {*NOT_IN_ABOUT, "threads"}),
+            "model": hash_pretrained(path, commit),
+            "device": self._encoder.device.type,
             "dtype": self._encoder.dtype,
             "format": CACHE_VERSION,
         }
-        if device != "cpu":
-            del self.about["threads"]  # changes nothing there
 
     @property
     def notes(self) -> list[str]:
@@ -70,7 +67,7 @@ class TransformerClassifier(Classifier):
         return self._encoder.notes
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the settings alone: another process loads the weights once."""
+        # The settings alone: another process loads the weights once.
         return cached_classifier, (self._settings, self._classes)
 
     def fit(
@@ -91,7 +88,6 @@ class TransformerClassifier(Classifier):
         # Dropout and the library's initialisers use the global generator; the fork restores it.
         with torch.random.fork_rng(devices=devices), cpu_threads(self._settings.threads):
             torch.manual_seed(seed % 2**63)
-            self._encoder.start_fit()
             self._encoder.reset()
             torch.manual_seed(seed % 2**63)
             return self._fit(train, validation, seed, on_epoch)
@@ -106,8 +102,7 @@ class TransformerClassifier(Classifier):
         import torch
 
         settings, encoder = self._settings, self._encoder
-        probs = [[row.probs[name] for name in self._classes] for row in train]
-        targets = torch.tensor(probs, device=encoder.device)
+        targets = torch.tensor(target_rows(train, self._classes), device=encoder.device)
         train_tokens = encoder.tokens([row.text for row in train])
         validation_tokens = encoder.tokens([row.text for row in validation])
         truth = torch.tensor(
@@ -116,7 +111,7 @@ class TransformerClassifier(Classifier):
         optimizer, schedule = self._optimizer(len(train))
         history: list[Mapping[str, Any]] = []
         best, best_epoch = -1.0, 0
-        best_weights: dict[str, torch.Tensor] = {}
+        best_weights = {name: w.clone() for name, w in encoder.model.state_dict().items()}
         for epoch in range(1, settings.max_epochs + 1):
             order = generator(seed, "epoch", epoch).sample(range(len(train)), len(train))
             loss = self._epoch(train_tokens, targets, order, optimizer, schedule)
@@ -126,7 +121,8 @@ class TransformerClassifier(Classifier):
             )
             if score > best:
                 best, best_epoch = score, epoch
-                best_weights = _copy_weights(encoder.model.state_dict(), best_weights)
+                for name, weight in encoder.model.state_dict().items():
+                    best_weights[name].copy_(weight)
             last = min(best_epoch + settings.patience, settings.max_epochs)
             on_epoch(history[-1], history[best_epoch - 1], last)
             if epoch - best_epoch >= settings.patience:
@@ -134,19 +130,17 @@ class TransformerClassifier(Classifier):
         encoder.model.load_state_dict(best_weights)
         return FitResult(best, best_epoch, tuple(history))
 
-    def _optimizer(self, count: int) -> tuple[Any, Any]:
-        """Return AdamW and its learning-rate schedule for a number of training rows."""
+    def _optimizer(self, num_rows: int) -> tuple[Any, Any]:
         import torch
 
-        settings = self._settings
-        weights = list(self._encoder.model.parameters())
+        settings, weights = self._settings, list(self._encoder.model.parameters())
         # Biases and norms are the vectors; they do not decay.
         groups = [
             {"params": [w for w in weights if w.ndim > 1], "weight_decay": settings.weight_decay},
             {"params": [w for w in weights if w.ndim <= 1], "weight_decay": 0.0},
         ]
         optimizer = torch.optim.AdamW(groups, lr=settings.lr, fused=True)
-        warmup = settings.warmup_epochs * math.ceil(count / settings.batch_size)
+        warmup = settings.warmup_epochs * math.ceil(num_rows / settings.batch_size)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: min(1.0, (step + 1) / warmup) if warmup else 1.0
         )
@@ -202,15 +196,3 @@ class TransformerClassifier(Classifier):
     def load(self, folder: Path) -> None:
         """Make sure that the weights, which are those of the settings' `model`, are complete."""
         self._encoder.refuse_missing_weights(head=True)
-
-
-def _copy_weights(
-    weights: Mapping[str, "torch.Tensor"], into: dict[str, "torch.Tensor"]
-) -> dict[str, "torch.Tensor"]:
-    """Return a copy of weights, in the memory of an earlier copy if there is one."""
-    for name, weight in weights.items():
-        if name in into:
-            into[name].copy_(weight)
-        else:
-            into[name] = weight.detach().clone()
-    return into

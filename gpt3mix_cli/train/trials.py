@@ -4,6 +4,7 @@ A trial depends on its own seed and rows only, so trials may run in any process 
 """
 
 import functools
+import importlib.util
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,15 +13,18 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from .. import __version__
-from ..errors import NO_CALLBACKS, Callbacks
+from ..errors import NO_CALLBACKS, Callbacks, UserError
 from ..layout import TrialKey, tensorboard_folder
 from ..records import Augmented, Example, Record, Trial, hash_rows
 from ..settings import SoftLabelTraining, derived_seed, fingerprint
-from . import metrics, tensorboard
+from . import metrics
 from .protocol import Classifier, EpochCallback
 from .targets import UntrainableError, assign_targets
 
 FIT_ERRORS = (RuntimeError, ValueError, ArithmeticError, LookupError, MemoryError)
+# Settings of synthetic rows that make no other experiment: seeds differ between trials, and
+# `attempts` only limits how long generation goes on.
+NOT_IN_SETTINGS = ("seed", "attempts")
 
 
 class Epoch(Record):
@@ -166,23 +170,12 @@ class TrialRunner:
     @functools.cached_property
     def settings(self) -> dict[str, Any]:
         """Every setting that can change a number; its hash is in the rows."""
-        usable = [
-            synthetic.about
-            for _, synthetic in sorted(self.data.synthetic.items())
-            if not synthetic.failure_reason
-        ]
-        # Seeds differ between trials, and `attempts` only limits how long generation goes on:
-        # neither makes it another experiment.
-        excluded = ("seed", "attempts")
-        method = (
-            {key: value for key, value in usable[0].items() if key not in excluded}
-            if usable
-            else {}
-        )
+        sets = [synthetic for _, synthetic in sorted(self.data.synthetic.items())]
+        method = next((synthetic.about for synthetic in sets if not synthetic.failure_reason), {})
         return {
             "classifier": self.classifier.about,
             "classes": list(self.classes),
-            "synthetic": method,
+            "synthetic": {k: v for k, v in method.items() if k not in NOT_IN_SETTINGS},
             # The validation rows decide which weights are kept.
             "validation": self.data.hashes["validation"],
         }
@@ -191,8 +184,7 @@ class TrialRunner:
     def failure_reason(self) -> str:
         """Why every trial would fail; empty if any can run."""
         reasons = [synthetic.failure_reason for synthetic in self.data.synthetic.values()]
-        no_rows = reasons[0] if reasons and all(reasons) else ""
-        return self.classifier.failure_reason or no_rows
+        return self.classifier.failure_reason or (reasons[0] if reasons and all(reasons) else "")
 
     def probe(self, job: TrialJob, callbacks: Callbacks = NO_CALLBACKS) -> None:
         """Load what the trials need, in the process that runs them."""
@@ -201,8 +193,7 @@ class TrialRunner:
     def run(self, job: TrialJob, callbacks: Callbacks = NO_CALLBACKS) -> TrialResult:
         """Run one trial; a fit that fails gives a row with `status: failed`."""
         number, draw = job
-        started = time.monotonic()
-        synthetic = self._synthetic(draw)
+        synthetic, started = self._synthetic(draw), time.monotonic()
         try:
             if synthetic.failure_reason:
                 raise UntrainableError(synthetic.failure_reason)
@@ -220,32 +211,41 @@ class TrialRunner:
                 self.classes,
             )
         except FIT_ERRORS as error:
-            return self.failed_result(job, _error_text(error), _seconds_since(started))
-        accuracy = fit.valid_accuracy
-        scores["valid_accuracy"] = None if accuracy is None else round(accuracy, 6)
-        scores |= {"best_epoch": fit.best_epoch, "epochs": len(fit.history) or None}
-        if (tokens := self.classifier.tokens) is not None:
-            scores |= {"tokens": tokens, "usd": self.classifier.usd}
-            scores["tokens_per_prediction"] = round(tokens / len(self.data.test), 2)
-        row = self._row(job, **scores, seconds=_seconds_since(started))
+            is_own = isinstance(error, UntrainableError)
+            reason = str(error) if is_own else f"{type(error).__name__}: {error}".splitlines()[0]
+            return self.failed_result(job, reason, round(time.monotonic() - started, 3))
+        accuracy, tokens = fit.valid_accuracy, self.classifier.tokens
+        scores |= {
+            "valid_accuracy": None if accuracy is None else round(accuracy, 6),
+            "best_epoch": fit.best_epoch,
+            "epochs": len(fit.history) or None,
+            "seconds": round(time.monotonic() - started, 3),
+        }
+        if tokens is not None:
+            scores |= {
+                "tokens": tokens,
+                "usd": self.classifier.usd,
+                "tokens_per_prediction": round(tokens / len(self.data.test), 2),
+            }
         epochs = [Epoch(trial=number, **epoch) for epoch in fit.history]
-        return TrialResult(row, epochs, self.classifier.notes)
+        return TrialResult(self._row(job, **scores), epochs, self.classifier.notes)
 
     def failed_result(
         self, job: TrialJob, reason: str, seconds: float | None = None
     ) -> TrialResult:
         """Return the result of a trial that failed."""
-        outcome = {"status": "failed", "error": reason.replace("\n", "; "), "accuracy": None}
-        return TrialResult(self._row(job, **outcome, seconds=seconds))
+        error = reason.replace("\n", "; ")
+        return TrialResult(
+            self._row(job, status="failed", error=error, accuracy=None, seconds=seconds)
+        )
 
     def _synthetic(self, draw: int) -> SyntheticSet:
         return self.data.synthetic.get(draw, SyntheticSet())
 
     def _row(self, job: TrialJob, **outcome: Any) -> Trial:
-        """Return a trial's row: what is known before it runs, and its outcome."""
         number, draw = job
         cell, data, synthetic = self.key.cell, self.data, self._synthetic(draw)
-        fields = {
+        known = {
             "task": cell.task,
             "level": cell.level,
             "method": self.key.method,
@@ -266,39 +266,46 @@ class TrialRunner:
             "settings": fingerprint(self.settings),
             "version": __version__,
         }
-        return Trial(**(fields | outcome))
+        return Trial(**(known | outcome))
 
     @contextmanager
     def _epoch_callback(self, number: int, callbacks: Callbacks) -> Iterator[EpochCallback]:
         """Yield a callback that reports each epoch as progress and to TensorBoard."""
-        name = f"{self.key}, trial {number}"
-        root, last_epoch = self.tensorboard_root, 0
-        folder = tensorboard_folder(root, self.key, number) if root else None
-        with tensorboard.open_writer(folder) as write_epoch:
+        name, last_epoch, board = f"{self.key}, trial {number}", 0, None
+        if self.tensorboard_root:
+            check_tensorboard()
+            from torch.utils.tensorboard import SummaryWriter
 
-            def on_epoch(epoch: Mapping[str, Any], best: Mapping[str, Any], last: int) -> None:
-                nonlocal last_epoch
-                last_epoch = epoch["epoch"]
-                write_epoch(epoch)
-                detail = (
-                    f"loss {epoch['loss']:.3f} validation {epoch['valid_accuracy']:.1%} "
-                    f"(best {best['valid_accuracy']:.1%} at {best['epoch']})"
-                )
-                callbacks.progress(name, last_epoch, last, detail)
+            board = SummaryWriter(str(tensorboard_folder(self.tensorboard_root, self.key, number)))
 
-            try:
-                yield on_epoch
-            finally:
-                if last_epoch:
-                    callbacks.progress(name, last_epoch, last_epoch)
+        def on_epoch(epoch: Mapping[str, Any], best: Mapping[str, Any], last: int) -> None:
+            nonlocal last_epoch
+            last_epoch = epoch["epoch"]
+            if board:
+                for metric in sorted(epoch.keys() - {"epoch"}):
+                    board.add_scalar(metric, epoch[metric], last_epoch)
+            detail = (
+                f"loss {epoch['loss']:.3f} validation {epoch['valid_accuracy']:.1%} "
+                f"(best {best['valid_accuracy']:.1%} at {best['epoch']})"
+            )
+            callbacks.progress(name, last_epoch, last, detail)
+
+        try:
+            yield on_epoch
+        finally:
+            if board:
+                board.close()
+            if last_epoch:
+                callbacks.progress(name, last_epoch, last_epoch)
 
 
-def _error_text(error: Exception) -> str:
-    """Return the text of our own errors; of a library's, its class and first line."""
-    if isinstance(error, UntrainableError):
-        return str(error)
-    return f"{type(error).__name__}: {error}".splitlines()[0]
+def check_tensorboard() -> None:
+    """Make sure that TensorBoard is installed, before anything is trained.
 
-
-def _seconds_since(started: float) -> float:
-    return round(time.monotonic() - started, 3)
+    Raises:
+        UserError: if it is not.
+    """
+    if importlib.util.find_spec("tensorboard") is None:
+        raise UserError(
+            "--tensorboard needs the package tensorboard", "pip install 'gpt3mix[tensorboard]'"
+        )

@@ -119,20 +119,20 @@ def answered(lm: LM, requests: Sequence[Request]) -> list[Completion]:
 def test_answers_have_the_order_of_their_requests(lm: LM) -> None:
     requests = asked()
     assert [completion.number for completion in answered(lm, requests)] == [
-        each.number for each in requests
+        item.number for item in requests
     ]
     assert [completion.number for completion in answered(lm, requests[::-1])] == [
-        each.number for each in requests[::-1]
+        item.number for item in requests[::-1]
     ]
     assert answered(lm, []) == []
 
 
 def test_answers_are_complete(lm: LM, is_local: bool) -> None:
-    for one, completion in zip(asked(), answered(lm, asked()), strict=True):
+    for sent, completion in zip(asked(), answered(lm, asked()), strict=True):
         assert "\n" not in completion.text
         assert LABEL_PREFIX not in completion.text
         assert (
-            0 < completion.completion_tokens <= one.max_tokens + (0 if is_local else LABEL_TOKENS)
+            0 < completion.completion_tokens <= sent.max_tokens + (0 if is_local else LABEL_TOKENS)
         )
         assert completion.prompt_tokens >= 1
         assert completion.requests == 0 if is_local else completion.requests >= 1
@@ -159,21 +159,21 @@ def test_equal_blocks_get_equal_answers(lm: LM, repeats: bool) -> None:
 
 
 def test_another_seed_writes_another_text(lm: LM) -> None:
-    one, other = (
-        answered(lm, [replace(each, seed=each.seed + shift) for each in asked(4)])
+    before, after = (
+        answered(lm, [replace(item, seed=item.seed + shift) for item in asked(4)])
         for shift in (0, 1000)
     )
-    assert [completion.text for completion in one] != [completion.text for completion in other]
+    assert [completion.text for completion in before] != [completion.text for completion in after]
 
 
 def test_temperature_0_takes_no_seed(lm: LM, repeats: bool) -> None:
     if not repeats:
         pytest.skip("the server takes no temperature")
-    one, other = (
-        answered(lm, [replace(each, seed=each.seed + shift) for each in asked(4, temperature=0)])
+    before, after = (
+        answered(lm, [replace(item, seed=item.seed + shift) for item in asked(4, temperature=0)])
         for shift in (0, 1000)
     )
-    assert one == other
+    assert before == after
 
 
 def test_without_a_label_prefix_nothing_is_scored(lm: LM) -> None:
@@ -226,24 +226,26 @@ def test_scores_keep_the_order_of_prompts_and_choices(
         else [f"{OPEN_PROMPTS[0]} a {word} film," for word in ("fine", "dull", "warm")]
     )
     prompts = [f"{prompt} fine{LABEL_PREFIX}" for prompt in begun] * 3
-    found = lm.score(prompts, CHOICES)
-    assert [len(scores.logprobs) for scores in found] == [len(CHOICES)] * len(prompts)
-    for one, other in zip(found, lm.score(prompts[::-1], CHOICES[::-1])[::-1], strict=True):
+    results = lm.score(prompts, CHOICES)
+    assert [len(scores.logprobs) for scores in results] == [len(CHOICES)] * len(prompts)
+    for scores, reversed_scores in zip(
+        results, lm.score(prompts[::-1], CHOICES[::-1])[::-1], strict=True
+    ):
         # A chat prompt lists the labels in their order; votes are random.
-        assert one.source in ("vote", "top_logprobs") or one.logprobs == pytest.approx(
-            other.logprobs[::-1], abs=1e-4
+        assert scores.source in ("vote", "top_logprobs") or scores.logprobs == pytest.approx(
+            reversed_scores.logprobs[::-1], abs=1e-4
         )
-    assert not repeats or lm.score(prompts, CHOICES) == found or is_local
-    assert all(value <= 1e-6 for scores in found for value in scores.logprobs)
+    assert not repeats or lm.score(prompts, CHOICES) == results or is_local
+    assert all(value <= 1e-6 for scores in results for value in scores.logprobs)
     assert lm.score([], CHOICES) == []
 
 
 def test_score_agrees_with_complete(lm: LM) -> None:
     """Wherever the text has one tokenization."""
-    for one, completion in zip(asked(), answered(lm, asked()), strict=True):
+    for sent, completion in zip(asked(), answered(lm, asked()), strict=True):
         # A chat is asked for a label alone in other words.
         if completion.scores and completion.scores.source == "exact" and not completion.retokenised:
-            (again,) = lm.score([one.prompt + completion.text + LABEL_PREFIX], CHOICES)
+            (again,) = lm.score([sent.prompt + completion.text + LABEL_PREFIX], CHOICES)
             assert completion.scores.logprobs == pytest.approx(again.logprobs, abs=1e-3)
 
 
@@ -304,7 +306,7 @@ def test_blocks_by_hand() -> None:
     assert [len(block) for block in split_into_blocks(requests[:100], 32)] == [32, 32, 32, 4]
     assert [len(block) for block in split_into_blocks(requests[:20], 6)] == [6, 6, 6, 2]
     assert [
-        [each.number for each in block] for block in split_into_blocks(requests[30:34], 256)
+        [item.number for item in block] for block in split_into_blocks(requests[30:34], 256)
     ] == [
         [30, 31],
         [32, 33],
@@ -314,8 +316,8 @@ def test_blocks_by_hand() -> None:
 @settings(deadline=None)
 @given(numbers=st.lists(st.integers(0, 300), unique=True).map(sorted), largest=LARGEST)
 def test_blocks_contain_every_request_once(numbers: list[int], largest: int) -> None:
-    found = list(split_into_blocks([request(number) for number in numbers], largest))
-    assert [each.number for block in found for each in block] == numbers
+    blocks = list(split_into_blocks([request(number) for number in numbers], largest))
+    assert [item.number for block in blocks for item in block] == numbers
     assert all(
-        block and next_block_start(block[0].number, largest) > block[-1].number for block in found
+        block and next_block_start(block[0].number, largest) > block[-1].number for block in blocks
     )

@@ -76,7 +76,7 @@ def test_twenty_kills_repeat_only_requests_in_flight(tmp_path: Path) -> None:
 
 
 def texts(lm: Any, count: int = 10) -> list[str]:
-    return [one.text for one in lm.complete(build_requests(count))]
+    return [completion.text for completion in lm.complete(build_requests(count))]
 
 
 def test_a_file_system_without_shared_memory_works(
@@ -108,13 +108,13 @@ def test_a_file_system_without_shared_memory_works(
 
 
 def test_answers_of_a_sibling_journal_are_used(tmp_path: Path) -> None:
-    one, other = tmp_path / "one.sqlite", tmp_path / "other.sqlite"
+    sibling, path = tmp_path / "one.sqlite", tmp_path / "other.sqlite"
     with serving() as server, engine(server) as lm:
-        journal = JournaledLM(lm, one)
+        journal = JournaledLM(lm, sibling)
         first = texts(journal, 20)
         journal.close()
         before = server.requests
-        journal = JournaledLM(lm, other, [one])
+        journal = JournaledLM(lm, path, [sibling])
         assert texts(journal, 20) == first
         assert server.requests == before
         assert len(texts(journal, 25)) == 25
@@ -137,16 +137,16 @@ def test_raw_answers_are_stored_unchanged(tmp_path: Path) -> None:
         ]
     database.close()
     assert kept
-    assert all(one["object"] == "text_completion" for one in kept)
+    assert all(row["object"] == "text_completion" for row in kept)
 
 
 def test_equal_requests_in_flight_are_sent_once(tmp_path: Path) -> None:
     with serving(delay=0.02) as server, engine(server) as lm:
         journal = JournaledLM(lm, tmp_path / "a.sqlite")
         context = f"{PROMPT} a fine film{LABEL_PREFIX}"
-        found = journal.score([context] * 50, CHOICES)
+        scores = journal.score([context] * 50, CHOICES)
         journal.close()
-        assert len(set(found)) == 1
+        assert len(set(scores)) == 1
         assert not server.twice()
         assert sum(body["prompt"] == context for body in server.bodies("/v1/completions")) == 1
 
@@ -220,10 +220,10 @@ def test_a_sweep_sends_each_request_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("budget", "place"), [({"requests": 25}, 0), ({"tokens": 3000}, 1), ({"usd": 0.02}, 3)]
+    ("budget", "index"), [({"requests": 25}, 0), ({"tokens": 3000}, 1), ({"usd": 0.02}, 3)]
 )
 def test_a_budget_is_exceeded_only_by_requests_in_flight(
-    budget: dict[str, float], place: int, tmp_path: Path
+    budget: dict[str, float], index: int, tmp_path: Path
 ) -> None:
     """Over several runs too: each ends with exit code 3 and keeps its answers."""
     (tmp_path / "prices.yaml").write_text(
@@ -255,7 +255,7 @@ def test_a_budget_is_exceeded_only_by_requests_in_flight(
                 assert not manifest.complete
                 assert len(rows) == manifest.counts["kept"] > 0
             (journal,) = tmp_path.rglob("*.journal.sqlite")
-            spent.append(total_spent(journal)[place] if place < 3 else total_spent(journal)[3])
+            spent.append(total_spent(journal)[index] if index < 3 else total_spent(journal)[3])
             if name == "tokens":
                 spent[-1] += total_spent(journal)[2]
         most = 400 if name == "tokens" else 400 * 15e-6 if name == "usd" else 1
@@ -271,10 +271,10 @@ def telling(server: Server) -> None:
     answer = server.answers.completions
 
     def completions(body: dict[str, Any]) -> dict[str, Any]:
-        found = answer(body)
-        for choice in found["choices"]:
+        result = answer(body)
+        for choice in result["choices"]:
             choice["text"] = f" {KEY}{choice['text']}"
-        return found
+        return result
 
     server.answers.completions = completions  # type: ignore[method-assign]
 

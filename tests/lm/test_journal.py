@@ -317,16 +317,16 @@ def test_a_damaged_answer_is_reported(path: Path) -> None:
 
 def test_a_path_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    for place in (tmp_path / "file" / "j.sqlite", tmp_path):
+    for path in (tmp_path / "file" / "j.sqlite", tmp_path):
         with pytest.raises(UserError, match="cannot be written"):
-            JournaledLM(Counting(), place)
+            JournaledLM(Counting(), path)
 
 
 def test_a_locked_journal_is_reported(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another run has locked it; the timeout is 0 here."""
     connect = sqlite3.connect
     monkeypatch.setattr(
-        sqlite3, "connect", lambda place, **options: connect(place, **{**options, "timeout": 0})
+        sqlite3, "connect", lambda path, **options: connect(path, **{**options, "timeout": 0})
     )
     journal = JournaledLM(Counting(), path)
     other = connect(path, isolation_level=None)

@@ -49,7 +49,7 @@ def test_every_epoch_has_its_loss_and_score(config: Path, tmp_path: Path, jobs: 
             for name in ("loss", "valid_accuracy"):
                 trial.setdefault(name, []).append((epoch["epoch"], round(epoch[name], 4)))
     assert [len(trial["loss"]) for trial in expected.values()] == [3, 3]
-    found = {
+    curves = {
         int(folder.name.rpartition("-")[2]): scalars(folder)
         for folder in folders(tmp_path / "curves")
         if "tiny" in folder.parts
@@ -58,7 +58,7 @@ def test_every_epoch_has_its_loss_and_score(config: Path, tmp_path: Path, jobs: 
         number: {
             name: values for name, values in kinds.items() if name in ("loss", "valid_accuracy")
         }
-        for number, kinds in found.items()
+        for number, kinds in curves.items()
     } == expected
 
 

@@ -55,25 +55,55 @@ def encoders(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> di
     }
     own: dict[str, tuple[str, dict[str, Any]]] = {
         "bert": ("Bert", {**size, **no_dropout}),
-        "minilm": ("Bert", {**size, **no_dropout, "hidden_size": 24, "num_hidden_layers": 3, "intermediate_size": 96}),
+        "minilm": (
+            "Bert",
+            {
+                **size,
+                **no_dropout,
+                "hidden_size": 24,
+                "num_hidden_layers": 3,
+                "intermediate_size": 96,
+            },
+        ),
         "distilbert": (
             "DistilBert",
-            {"vocab_size": 800, "dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64, "max_position_embeddings": 64}
+            {
+                "vocab_size": 800,
+                "dim": 32,
+                "n_layers": 2,
+                "n_heads": 2,
+                "hidden_dim": 64,
+                "max_position_embeddings": 64,
+            }
             | {"dropout": 0.0, "attention_dropout": 0.0, "seq_classif_dropout": 0.0},
         ),
         "roberta": ("Roberta", {**size, **no_dropout, "pad_token_id": 0}),
         "electra": ("Electra", {**size, **no_dropout, "embedding_size": 16}),
         "deberta": (
             "DebertaV2",
-            {**size, **no_dropout, "relative_attention": True, "position_buckets": 16, "norm_rel_ebd": "layer_norm", "share_att_key": True}
+            {
+                **size,
+                **no_dropout,
+                "relative_attention": True,
+                "position_buckets": 16,
+                "norm_rel_ebd": "layer_norm",
+                "share_att_key": True,
+            }
             | {"pos_att_type": "p2c|c2p", "position_biased_input": False, "type_vocab_size": 0},
         ),
         "modernbert": (
             "ModernBert",
-            {**size, "pad_token_id": 0, "cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3}
+            {
+                **size,
+                "pad_token_id": 0,
+                "cls_token_id": 2,
+                "sep_token_id": 3,
+                "bos_token_id": 2,
+                "eos_token_id": 3,
+            }
             | {"local_attention": 8, "global_attn_every_n_layers": 2},
         ),
-    }  # fmt: skip
+    }
     folder = tmp_path_factory.mktemp("encoders")
     with torch.random.fork_rng():
         torch.manual_seed(3)
@@ -104,30 +134,30 @@ def classifier(model: Path, classes: list[str] = CLASSES, **options: Any) -> Tra
     )
 
 
-def weights(found: TransformerClassifier) -> dict[str, np.ndarray]:
+def weights(transformer: TransformerClassifier) -> dict[str, np.ndarray]:
     return {
         name: weight.detach().numpy().copy()
-        for name, weight in found._encoder.model.named_parameters()
+        for name, weight in transformer._encoder.model.named_parameters()
     }
 
 
 def initial_weights(
-    found: TransformerClassifier, seeds: tuple[int, ...], *more: str
+    transformer: TransformerClassifier, seeds: tuple[int, ...], *more: str
 ) -> list[dict[str, np.ndarray]]:
     """Return the weights at the start of a fit with each seed; `more` are classes without rows."""
     seen: list[dict[str, np.ndarray]] = []
-    epoch = found._epoch
+    epoch = transformer._epoch
 
     def record_weights(*rest: Any) -> float:
-        seen.append(weights(found))
+        seen.append(weights(transformer))
         return epoch(*rest)
 
-    found._epoch = record_weights  # type: ignore[method-assign]
+    transformer._epoch = record_weights  # type: ignore[method-assign]
     rows = [
         row.model_copy(update={"probs": {**row.probs, **dict.fromkeys(more, 0.0)}}) for row in ROWS
     ]
-    epochs = [len(found.fit(rows, VALIDATION, seed).history) for seed in seeds]
-    found._epoch = epoch  # type: ignore[method-assign]
+    epochs = [len(transformer.fit(rows, VALIDATION, seed).history) for seed in seeds]
+    transformer._epoch = epoch  # type: ignore[method-assign]
     return [seen[sum(epochs[:fit])] for fit in range(len(seeds))]
 
 
@@ -141,20 +171,20 @@ def of_head(family: str, names: set[str]) -> set[str]:
 
 def sharpened(model: Path, family: str) -> TransformerClassifier:
     """Return a classifier with a scaled head, so that the scores of texts differ clearly."""
-    found = classifier(model)
-    found.fit(ROWS, VALIDATION, 1)
-    for name, weight in found._encoder.model.named_parameters():
+    transformer = classifier(model)
+    transformer.fit(ROWS, VALIDATION, 1)
+    for name, weight in transformer._encoder.model.named_parameters():
         if name.rpartition(".")[0] in HEADS[family] and weight.ndim > 1:
             weight.data *= 10
-    return found
+    return transformer
 
 
-# Families and heads --------------------------------------------------------------------------------------------------
+# Families and heads ------------------------------------------------------------------------------
 
 
 @every_family
 def test_every_family_trains_from_end_to_end(encoders: dict[str, Path], family: str) -> None:
-    found = classifier(encoders[family], classes=["pos", "neg", "odd"])
+    transformer = classifier(encoders[family], classes=["pos", "neg", "odd"])
     rows = [
         row.model_copy(
             update={
@@ -163,10 +193,10 @@ def test_every_family_trains_from_end_to_end(encoders: dict[str, Path], family: 
         )
         for row in ROWS
     ]
-    fit = found.fit(rows, VALIDATION, 1)
+    fit = transformer.fit(rows, VALIDATION, 1)
     assert len(fit.history) == 2
     assert all(0 < line["loss"] < 5 for line in fit.history)
-    probabilities = found.predict_proba(TEXTS)
+    probabilities = transformer.predict_proba(TEXTS)
     assert probabilities.shape == (len(TEXTS), 3)
     assert probabilities.sum(1) == pytest.approx(1, abs=1e-5)
     assert (probabilities > 0).all()
@@ -178,13 +208,13 @@ def test_every_fit_starts_from_the_pretrained_encoder_and_a_new_head(
 ) -> None:
     from transformers import AutoModel
 
-    found = classifier(encoders[family], lr=1e-2)
-    first, second, third = initial_weights(found, (1, 2, 1))
+    transformer = classifier(encoders[family], lr=1e-2)
+    first, second, third = initial_weights(transformer, (1, 2, 1))
     pretrained = {
         name: weight.numpy()
         for name, weight in AutoModel.from_pretrained(encoders[family]).state_dict().items()
     }
-    prefix = found._encoder.model.base_model_prefix
+    prefix = transformer._encoder.model.base_model_prefix
     heads = of_head(family, set(first))
     assert {name.rpartition(".")[0] for name in heads if first[name].ndim > 1} == HEADS[family]
     for name, weight in first.items():
@@ -198,7 +228,7 @@ def test_every_fit_starts_from_the_pretrained_encoder_and_a_new_head(
             assert (weight == float("norm" in name)).all()
         assert (third[name] == weight).all()  # the seed alone decides
     assert any(
-        (weights(found)[name] != first[name]).any() for name in first if name not in heads
+        (weights(transformer)[name] != first[name]).any() for name in first if name not in heads
     )  # the encoder learns too
 
 
@@ -225,9 +255,9 @@ def test_a_fresh_head_is_initialised_as_the_library_does(
 def test_head_library_initialises_only_what_the_checkpoint_lacks(
     encoders: dict[str, Path], family: str
 ) -> None:
-    found = classifier(encoders[family], head="library", lr=1e-2)
-    first, second, third = initial_weights(found, (1, 2, 1))
-    pretrained = {name: weight.numpy() for name, weight in found._encoder.pretrained.items()}
+    transformer = classifier(encoders[family], head="library", lr=1e-2)
+    first, second, third = initial_weights(transformer, (1, 2, 1))
+    pretrained = {name: weight.numpy() for name, weight in transformer._encoder.pretrained.items()}
     drawn = {name.rpartition(".")[0] for name in first if (first[name] != second[name]).any()}
     assert drawn == HEADS[family] - PRETRAINED_HEADS.get(family, set())
     for name in first:
@@ -293,7 +323,7 @@ def test_a_fresh_head_replaces_one_for_other_classes(finetuned: dict[str, Path])
     assert (first["classifier.weight"] != second["classifier.weight"]).any()
 
 
-# Padding, batches and micro-batches -----------------------------------------------------------------------------------------
+# Padding, batches and micro-batches --------------------------------------------------------------
 
 
 def test_a_batch_is_padded_on_the_right_to_its_longest_text() -> None:
@@ -315,16 +345,17 @@ def test_a_batch_is_padded_on_the_right_to_its_longest_text() -> None:
 def test_the_scores_of_a_text_do_not_depend_on_its_batch(
     encoders: dict[str, Path], family: str
 ) -> None:
-    found = sharpened(encoders[family], family)
-    scores = found._encoder.logits
-    together = scores(found._encoder.tokens(TEXTS)).numpy()
-    alone = np.concatenate([scores(found._encoder.tokens([text])).numpy() for text in TEXTS])
+    transformer = sharpened(encoders[family], family)
+    scores = transformer._encoder.logits
+    together = scores(transformer._encoder.tokens(TEXTS)).numpy()
+    alone = np.concatenate([scores(transformer._encoder.tokens([text])).numpy() for text in TEXTS])
     assert np.ptp(alone, 0).min() > 1e-3
     assert together == pytest.approx(alone, abs=1e-5)
-    found._encoder._scoring_tokens = 10**6  # all of them in one batch, most of it padding
-    assert scores(found._encoder.tokens(TEXTS)).numpy() == pytest.approx(alone, abs=1e-5)
-    found._encoder._scoring_tokens = 16
-    assert scores(found._encoder.tokens(TEXTS[::-1])).numpy() == pytest.approx(
+    # All of them in one batch, most of it padding.
+    transformer._encoder._scoring_tokens = 10**6
+    assert scores(transformer._encoder.tokens(TEXTS)).numpy() == pytest.approx(alone, abs=1e-5)
+    transformer._encoder._scoring_tokens = 16
+    assert scores(transformer._encoder.tokens(TEXTS[::-1])).numpy() == pytest.approx(
         alone[::-1], abs=1e-5
     )
 
@@ -335,7 +366,7 @@ def test_gradients_of_micro_batches_add_up_to_the_gradient_of_the_batch(
 ) -> None:
     import torch
 
-    found: list[dict[str, np.ndarray]] = []
+    by_size: list[dict[str, np.ndarray]] = []
     passes: list[int] = []
     for size in (2, 3, 64):
         monkeypatch.setattr(network, "MICRO_BATCH_ROWS_CPU", size)
@@ -359,7 +390,7 @@ def test_gradients_of_micro_batches_add_up_to_the_gradient_of_the_batch(
             torch.tensor(order),
         )
         assert float(loss) / len(ROWS) == pytest.approx(0.69, abs=0.1)
-        found.append(
+        by_size.append(
             {
                 name: p.grad.numpy()
                 for name, p in encoder.model.named_parameters()
@@ -367,10 +398,10 @@ def test_gradients_of_micro_batches_add_up_to_the_gradient_of_the_batch(
             }
         )
     assert passes == [2, 2, 2, 2, 2, 3, 3, 3, 1, 10]
-    assert max(np.abs(gradient).max() for gradient in found[-1].values()) > 0.01
-    for gradients in found[:-1]:
-        assert gradients.keys() == found[-1].keys()
-        for name, gradient in found[-1].items():
+    assert max(np.abs(gradient).max() for gradient in by_size[-1].values()) > 0.01
+    for gradients in by_size[:-1]:
+        assert gradients.keys() == by_size[-1].keys()
+        for name, gradient in by_size[-1].items():
             assert gradients[name] == pytest.approx(gradient, abs=1e-6)
 
 
@@ -380,24 +411,24 @@ def test_micro_batches_do_not_change_the_fitted_weights(
     ends = []
     for size in (2, 64):
         monkeypatch.setattr(network, "MICRO_BATCH_ROWS_CPU", size)
-        found = classifier(encoders["bert"], batch_size=64)
-        found.fit(ROWS, VALIDATION, 1)
-        ends.append(weights(found))
+        transformer = classifier(encoders["bert"], batch_size=64)
+        transformer.fit(ROWS, VALIDATION, 1)
+        ends.append(weights(transformer))
     for name in ends[0]:
         assert ends[0][name] == pytest.approx(ends[1][name], abs=1e-5)
 
 
 def test_scores_are_in_the_order_of_the_texts(encoders: dict[str, Path]) -> None:
-    found = sharpened(encoders["bert"], "bert")
-    together = found.predict_proba(TEXTS)
-    alone = np.concatenate([found.predict_proba([text]) for text in TEXTS])
+    transformer = sharpened(encoders["bert"], "bert")
+    together = transformer.predict_proba(TEXTS)
+    alone = np.concatenate([transformer.predict_proba([text]) for text in TEXTS])
     by_length = together[sorted(range(len(TEXTS)), key=lambda i: len(TEXTS[i]))]
     assert (
         np.abs(by_length - together).max() > 1e-3
     )  # scores in the order of scoring would fail this test
     assert together == pytest.approx(alone, abs=1e-5)
-    found._encoder._scoring_tokens = 16
-    assert found.predict_proba(TEXTS) == pytest.approx(alone, abs=1e-5)
+    transformer._encoder._scoring_tokens = 16
+    assert transformer.predict_proba(TEXTS) == pytest.approx(alone, abs=1e-5)
 
 
 def test_no_texts_have_no_scores(encoders: dict[str, Path]) -> None:
@@ -408,9 +439,9 @@ def test_no_scoring_batch_has_too_many_tokens(
     encoders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(network.SCORING_BATCH_TOKENS, "cpu", 20)
-    found = classifier(encoders["bert"])._encoder
+    encoder = classifier(encoders["bert"])._encoder
     padded: list[tuple[int, int]] = []
-    forward = found._forward
+    forward = encoder._forward
 
     def record_batch(tokens: Any, chosen: Any, longest: int) -> Any:
         assert longest == max(
@@ -419,8 +450,8 @@ def test_no_scoring_batch_has_too_many_tokens(
         padded.append((len(chosen), longest))
         return forward(tokens, chosen, longest)
 
-    monkeypatch.setattr(found, "_forward", record_batch)
-    found.logits(found.tokens(TEXTS))
+    monkeypatch.setattr(encoder, "_forward", record_batch)
+    encoder.logits(encoder.tokens(TEXTS))
     assert sum(rows for rows, _ in padded) == len(TEXTS)
     assert all(rows * longest <= 20 or rows == 1 for rows, longest in padded)
     assert max(rows for rows, _ in padded) > 1
@@ -438,13 +469,13 @@ def test_batches_hold_each_text_once_and_as_many_as_fit(lengths: list[int]) -> N
     assert all(lengths[end] * (end + 1 - start) > 20 for start, end in batches[:-1])
 
 
-# Memory --------------------------------------------------------------------------------------------------------------
+# Memory ------------------------------------------------------------------------------------------
 
 
-def limit_memory(found: TransformerClassifier, most: int, error: Exception) -> list[int]:
+def limit_memory(transformer: TransformerClassifier, most: int, error: Exception) -> list[int]:
     """Limit the model to `most` padded tokens at once; return the rows of each pass."""
     passed: list[int] = []
-    forward = found._encoder._forward
+    forward = transformer._encoder._forward
 
     def tight(tokens: Any, chosen: Any, longest: int) -> Any:
         if len(chosen) * longest > most:
@@ -452,7 +483,7 @@ def limit_memory(found: TransformerClassifier, most: int, error: Exception) -> l
         passed.append(len(chosen))
         return forward(tokens, chosen, longest)
 
-    found._encoder._forward = tight  # type: ignore[method-assign]
+    transformer._encoder._forward = tight  # type: ignore[method-assign]
     return passed
 
 
@@ -471,11 +502,12 @@ def test_if_memory_runs_out_micro_batches_shrink_and_the_batch_stays(
         classifier(encoders["bert"], batch_size=10),
     )
     passed = limit_memory(tight, 30, error)
-    fits = [found.fit(ROWS, VALIDATION, 1) for found in (enough, tight)]
+    fits = [transformer.fit(ROWS, VALIDATION, 1) for transformer in (enough, tight)]
     assert [line["loss"] for line in fits[0].history] == pytest.approx(
         [line["loss"] for line in fits[1].history], abs=1e-5
     )
-    # Ten rows do not fit. Of the two halves only the shorter rows fit, so the batch is repeated by two.
+    # Ten rows do not fit. Of the two halves only the shorter rows fit, so the batch is repeated
+    # by two.
     assert passed[:6] == [5, 2, 2, 2, 2, 2]
     for name, weight in weights(enough).items():
         assert weights(tight)[name] == pytest.approx(weight, abs=1e-5)
@@ -486,10 +518,10 @@ def test_if_memory_runs_out_micro_batches_shrink_and_the_batch_stays(
 
 
 def test_scores_are_the_same_if_memory_runs_out(encoders: dict[str, Path]) -> None:
-    found = sharpened(encoders["bert"], "bert")
-    enough = found.predict_proba(TEXTS)
-    passed = limit_memory(found, 150, MemoryError())
-    assert found.predict_proba(TEXTS) == pytest.approx(enough, abs=1e-5)
+    transformer = sharpened(encoders["bert"], "bert")
+    enough = transformer.predict_proba(TEXTS)
+    passed = limit_memory(transformer, 150, MemoryError())
+    assert transformer.predict_proba(TEXTS) == pytest.approx(enough, abs=1e-5)
     assert sum(passed) == len(TEXTS)
     assert 1 < len(passed) < len(TEXTS)
 
@@ -498,55 +530,60 @@ def test_a_single_row_that_does_not_fit_and_other_errors_are_raised(
     encoders: dict[str, Path],
 ) -> None:
     for most, error in ((0, MemoryError()), (3, RuntimeError("another bug"))):
-        found = classifier(encoders["bert"])
-        limit_memory(found, most, error)
+        transformer = classifier(encoders["bert"])
+        limit_memory(transformer, most, error)
         with pytest.raises(type(error)):
-            found.fit(ROWS, VALIDATION, 1)
+            transformer.fit(ROWS, VALIDATION, 1)
         with pytest.raises(type(error)):
-            found.predict_proba(TEXTS)
+            transformer.predict_proba(TEXTS)
 
 
-# Long texts ----------------------------------------------------------------------------------------------------------
+# Long texts --------------------------------------------------------------------------------------
 
 
 def test_texts_are_cut_at_max_length(encoders: dict[str, Path]) -> None:
-    found = classifier(encoders["bert"], max_length=6)
-    found.probe()
+    transformer = classifier(encoders["bert"], max_length=6)
+    transformer.probe()
     whole, longer = ("a good film bad", "a good film bad " * 40)
-    assert found._encoder.tokens([whole, longer]).lengths == [6, 6]
-    assert found._encoder.tokenizer(whole)["input_ids"][-1] == 3  # [SEP] is kept in a cut text too
-    assert found.predict_proba([whole]).tobytes() == found.predict_proba([longer]).tobytes()
+    assert transformer._encoder.tokens([whole, longer]).lengths == [6, 6]
+    # [SEP] is kept in a cut text too.
+    assert transformer._encoder.tokenizer(whole)["input_ids"][-1] == 3
+    assert (
+        transformer.predict_proba([whole]).tobytes()
+        == transformer.predict_proba([longer]).tobytes()
+    )
 
 
 @pytest.mark.parametrize(("longest", "of_rows"), [(4, 6), (5, 4), (6, 2), (7, 0)])
 def test_cut_texts_are_counted(encoders: dict[str, Path], longest: int, of_rows: int) -> None:
     # ROWS have 3, 3, 4, 4, ... 7, 7 tokens, VALIDATION at most 4.
-    found = classifier(encoders["bert"], max_length=longest)
+    transformer = classifier(encoders["bert"], max_length=longest)
     note = "{} of {} texts have more than max_length: " + f"{longest} tokens and are cut"
-    found.fit(ROWS, VALIDATION, 1)
-    assert found.notes == ([note.format(of_rows, 14)] if of_rows else [])
+    transformer.fit(ROWS, VALIDATION, 1)
+    assert transformer.notes == ([note.format(of_rows, 14)] if of_rows else [])
     long = "film " * (longest - 1)
-    found.predict_proba(
+    transformer.predict_proba(
         ["film " * (longest - 2), long, long, "bad"]
     )  # exactly the limit, one token more, and that again
-    assert found.notes == [note.format(of_rows + 2, 18)]
-    found.fit(ROWS, VALIDATION, 2)
-    assert found.notes == ([note.format(of_rows, 14)] if of_rows else [])  # each fit starts at 0
+    assert transformer.notes == [note.format(of_rows + 2, 18)]
+    transformer.fit(ROWS, VALIDATION, 2)
+    # Every fit starts at 0.
+    assert transformer.notes == ([note.format(of_rows, 14)] if of_rows else [])
 
 
 def test_a_full_token_cache_changes_nothing(
     encoders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept, found = (
+    kept, transformer = (
         classifier(encoders["bert"], max_length=6),
         classifier(encoders["bert"], max_length=6),
     )
     fits = [kept.fit(ROWS, VALIDATION, 1)]
     monkeypatch.setattr(token_module, "MAX_CACHED_TEXTS", 0)
-    fits.append(found.fit(ROWS, VALIDATION, 1))
+    fits.append(transformer.fit(ROWS, VALIDATION, 1))
     assert fits[0] == fits[1]
-    assert kept.predict_proba(TEXTS).tobytes() == found.predict_proba(TEXTS).tobytes()
-    assert kept.notes == found.notes != []
+    assert kept.predict_proba(TEXTS).tobytes() == transformer.predict_proba(TEXTS).tobytes()
+    assert kept.notes == transformer.notes != []
 
 
 @pytest.mark.parametrize("family", HEADS)
@@ -557,11 +594,11 @@ def test_a_max_length_beyond_the_models_limit_is_refused_with_the_limit(
     fits = classifier(encoders[family], max_length=limit)
     assert fits._encoder.tokens(["film " * 100]).lengths == [limit]
     assert math.isfinite(fits.predict_proba(["film " * 100])[0, 0])
-    found = classifier(encoders[family], max_length=limit + 1)
+    transformer = classifier(encoders[family], max_length=limit + 1)
     for use in (
-        found.probe,
-        lambda: found.fit(ROWS, VALIDATION, 1),
-        lambda: found.predict_proba(TEXTS),
+        transformer.probe,
+        lambda: transformer.fit(ROWS, VALIDATION, 1),
+        lambda: transformer.predict_proba(TEXTS),
     ):
         with pytest.raises(
             UserError,
@@ -582,7 +619,7 @@ def test_the_tokenizers_limit_counts_too(encoders: dict[str, Path], tmp_path: Pa
         classifier(tmp_path / "short", max_length=21).probe()
 
 
-# Incomplete model folders --------------------------------------------------------------------------------------
+# Incomplete model folders ------------------------------------------------------------------------
 
 
 def test_a_folder_without_a_model_is_a_user_error(tmp_path: Path) -> None:

@@ -42,12 +42,12 @@ def test_a_half_and_half_row_equals_two_half_rows() -> None:
 
 
 def test_the_probability_of_a_text_grows_with_its_soft_label() -> None:
-    found = [
+    values = [
         probabilities([*HARD, row("an odd film !", probability)])[2, 0]
         for probability in (0.0, 0.2, 0.5, 0.8, 1.0)
     ]
-    assert found == sorted(found)
-    assert found[-1] - found[0] > 0.2
+    assert values == sorted(values)
+    assert values[-1] - values[0] > 0.2
 
 
 def test_a_class_without_rows_gets_probability_zero_in_its_own_column() -> None:
@@ -55,11 +55,11 @@ def test_a_class_without_rows_gets_probability_zero_in_its_own_column() -> None:
     rows = [
         Augmented(id=r.id, text=r.text, label=r.label, probs={"odd": 0.0, **r.probs}) for r in HARD
     ]
-    found = probabilities(rows, classes=classes)
-    assert found.shape == (6, 3)
-    assert (found[:, 0] == 0).all()
-    assert found[0, 1] > 0.5 > found[0, 2]
-    assert found.sum(1) == pytest.approx(1)
+    values = probabilities(rows, classes=classes)
+    assert values.shape == (6, 3)
+    assert (values[:, 0] == 0).all()
+    assert values[0, 1] > 0.5 > values[0, 2]
+    assert values.sum(1) == pytest.approx(1)
 
 
 def test_the_seed_changes_nothing() -> None:
@@ -77,8 +77,8 @@ def test_punctuation_and_single_characters_count() -> None:
     rows = [row("it is it !", 1), row("it is it ?", 0), row("it is it i", 1), row("it is it a", 0)]
     classifier = open_classifier(SETTINGS, CLASSES)
     classifier.fit(rows, VALIDATION, 0)
-    found = classifier.predict_proba(["!", "?", "i", "a"])[:, 0]
-    assert (found > 0.5).tolist() == [True, False, True, False]
+    values = classifier.predict_proba(["!", "?", "i", "a"])[:, 0]
+    assert (values > 0.5).tolist() == [True, False, True, False]
 
 
 def test_the_settings_reach_the_model() -> None:

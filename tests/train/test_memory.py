@@ -1,4 +1,4 @@
-"""Running out of memory during training: the system refuses memory, and the numbers stay the same."""
+"""Training that runs out of memory: the system refuses memory, and the numbers stay the same."""
 
 import json
 import os

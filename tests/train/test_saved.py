@@ -31,7 +31,14 @@ augment: {{synthetic_sets: per-trial}}
 baselines: [{{kind: eda}}]
 classifiers:
   - {{kind: linear}}
-  - {{kind: transformer, name: tiny, model: {encoder}, lr: 3e-3, warmup_epochs: 0, max_epochs: 6, dtype: float32, device: cpu}}
+  - kind: transformer
+    name: tiny
+    model: {encoder}
+    lr: 3e-3
+    warmup_epochs: 0
+    max_epochs: 6
+    dtype: float32
+    device: cpu
 trials: 5
 """
 KINDS = ["linear", "tiny"]
@@ -63,23 +70,26 @@ class Experiment:
 
 
 def experiment(folder: Path, encoder: Path) -> Experiment:
-    made = Experiment(folder)
-    made.config.write_text(CONFIG.format(encoder=encoder))
+    result = Experiment(folder)
+    result.config.write_text(CONFIG.format(encoder=encoder))
     for command in (["subsample"], ["baseline", "--method", "eda"]):
-        assert main([command[0], str(made.config), *command[1:], "--out", str(made.out), "-q"]) == 0
-    return made
+        assert (
+            main([command[0], str(result.config), *command[1:], "--out", str(result.out), "-q"])
+            == 0
+        )
+    return result
 
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path) -> Experiment:
     """A finished experiment, shared: tests must not write to it."""
-    made = experiment(tmp_path_factory.mktemp("kept"), tiny_encoder)
-    grid = Grid(load_experiments(made.config), made.out)
-    write_records(made.test, grid.resources.splits(grid.experiments[0]).test)
-    assert made.train("--method", "eda", "--jobs", "1") == 0
+    result = experiment(tmp_path_factory.mktemp("kept"), tiny_encoder)
+    grid = Grid(load_experiments(result.config), result.out)
+    write_records(result.test, grid.resources.splits(grid.experiments[0]).test)
+    assert result.train("--method", "eda", "--jobs", "1") == 0
     for kind in KINDS:
-        assert made.save(kind, made.folder / kind) == 0
-    return made
+        assert result.save(kind, result.folder / kind) == 0
+    return result
 
 
 @pytest.fixture
@@ -101,11 +111,11 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def about(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / MODEL_FILE).read_text())
-    return found
+    values: dict[str, Any] = json.loads((folder / MODEL_FILE).read_text())
+    return values
 
 
-# The folder ----------------------------------------------------------------------------------------------------------
+# The folder --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -162,7 +172,7 @@ def test_a_linear_model_is_plain_weights(kept: Experiment) -> None:
     )
 
 
-# Which trial it is ---------------------------------------------------------------------------------------------------
+# Which trial it is -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -174,16 +184,16 @@ def test_the_best_trial_by_validation_accuracy_is_saved_with_its_weights(
         row for row in rows if row.valid_accuracy == max(row.valid_accuracy or 0 for row in rows)
     )
     if kind == "linear":
-        # Neither the test score nor the trial's number decided. The network's scores are random here.
+        # Neither the test score nor the trial's number decided. The network's scores are random.
         assert (best.accuracy or 0) < max(row.accuracy or 0 for row in rows)
         assert best.trial not in (0, 4)
     assert about(kept.folder / kind)["trial"] | {"seconds": 0} == best.model_dump() | {"seconds": 0}
     done = predict(kept.folder / kind, kept.test, tmp_path / "p.jsonl")
     assert done.manifest.counts["labelled"] == best.n_test
     assert round(done.manifest.counts["right"] / best.n_test, 6) == best.accuracy
-    found = labelled(tmp_path / "p.jsonl")
+    rows = labelled(tmp_path / "p.jsonl")
     assert [
-        [sum((row["label"], row["predicted"]) == (t, p) for row in found) for p in ("pos", "neg")]
+        [sum((row["label"], row["predicted"]) == (t, p) for row in rows) for p in ("pos", "neg")]
         for t in ("pos", "neg")
     ] == best.confusion
 
@@ -212,9 +222,9 @@ def test_trials_that_are_up_to_date_give_the_same_model(
 ) -> None:
     """In `kept` the trials were up to date; here they run with --save-model."""
     assert fresh.save(kind, tmp_path / "model", "--jobs", "1") == 0
-    one, other = files(tmp_path / "model"), files(kept.folder / kind)
-    assert {name: one[name] for name in one if name != MODEL_FILE} == {
-        name: other[name] for name in other if name != MODEL_FILE
+    first, second = files(tmp_path / "model"), files(kept.folder / kind)
+    assert {name: first[name] for name in first if name != MODEL_FILE} == {
+        name: second[name] for name in second if name != MODEL_FILE
     }
     assert about(tmp_path / "model")["trial"] | {"seconds": 0} == about(kept.folder / kind)[
         "trial"
@@ -236,7 +246,7 @@ def test_an_earlier_model_is_replaced(kept: Experiment, tmp_path: Path) -> None:
     assert set(files(tmp_path / "model")) == set(files(kept.folder / "linear"))
 
 
-# What is refused -----------------------------------------------------------------------------------------------------
+# What is refused ---------------------------------------------------------------------------------
 
 
 def test_a_folder_with_other_files_is_not_replaced(
@@ -341,7 +351,7 @@ def test_a_killed_save_leaves_the_earlier_model(kept: Experiment, tmp_path: Path
     assert os.listdir(tmp_path) == ["model"]
 
 
-# predict -------------------------------------------------------------------------------------------------------------
+# predict -----------------------------------------------------------------------------------------
 
 
 def rows(path: Path, *values: object) -> Path:
@@ -357,17 +367,17 @@ def test_the_transformers_library_reads_the_folder_and_agrees(
     from transformers import pipeline
 
     predict(kept.folder / "tiny", kept.test, tmp_path / "p.jsonl")
-    found = labelled(tmp_path / "p.jsonl")[:60]
+    rows = labelled(tmp_path / "p.jsonl")[:60]
     answers = pipeline(
         "text-classification",
         str(kept.folder / "tiny"),
         device="cpu",
         truncation=True,
         max_length=128,
-    )([row["text"] for row in found])
-    assert [answer["label"] for answer in answers] == [row["predicted"] for row in found]
+    )([row["text"] for row in rows])
+    assert [answer["label"] for answer in answers] == [row["predicted"] for row in rows]
     assert [answer["score"] for answer in answers] == pytest.approx(
-        [max(row["probs"].values()) for row in found], abs=1e-4
+        [max(row["probs"].values()) for row in rows], abs=1e-4
     )
 
 
@@ -435,13 +445,19 @@ def test_accuracy_is_counted_over_the_rows_with_a_label(
 
 
 def test_rows_go_from_stdin_to_stdout(kept: Experiment, tmp_path: Path) -> None:
+    program = str(Path(sys.executable).with_name("gpt3mix"))
     done = subprocess.run(
-        [str(Path(sys.executable).with_name("gpt3mix")), "predict", str(kept.folder / "linear"), "-i", "-", "-o", "-"],
-        input='{"text": "a fine film"}\n\n{"text": "so dull"}\n', cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120,
-    )  # fmt: skip
+        [program, "predict", str(kept.folder / "linear"), "-i", "-", "-o", "-"],
+        input='{"text": "a fine film"}\n\n{"text": "so dull"}\n',
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
-    found = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [list(row) for row in found] == [["text", "predicted", "probs"]] * 2
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [list(row) for row in rows] == [["text", "predicted", "probs"]] * 2
     assert not list(tmp_path.iterdir())
 
 
@@ -627,13 +643,13 @@ def test_any_classifier_of_the_transformers_library_can_be_used(
 ) -> None:
     predict(kept.folder / "tiny", kept.test, tmp_path / "ours.jsonl")
     predict(library_model(kept, tmp_path / "model"), kept.test, tmp_path / "plain.jsonl")
-    ours, found = labelled(tmp_path / "ours.jsonl"), labelled(tmp_path / "plain.jsonl")
+    ours, plain = labelled(tmp_path / "ours.jsonl"), labelled(tmp_path / "plain.jsonl")
     # Such a folder does not name a dtype: products may be in bfloat16 if the processor has it.
-    assert [row["probs"]["UP"] for row in found] == pytest.approx(
+    assert [row["probs"]["UP"] for row in plain] == pytest.approx(
         [row["probs"]["pos"] for row in ours], abs=0.02
     )
     assert all(
-        (row["predicted"] == "UP") == (row["probs"]["UP"] >= row["probs"]["DOWN"]) for row in found
+        (row["predicted"] == "UP") == (row["probs"]["UP"] >= row["probs"]["DOWN"]) for row in plain
     )
 
 
@@ -660,9 +676,22 @@ def test_swept_models_do_not_reveal_paths_of_the_machine(
 ) -> None:
     shutil.copytree(tiny_encoder, tmp_path / "other-encoder")
     sweep = f"sweep={{classifiers.1.model: [{tmp_path / 'other-encoder'}]}}"
-    made = Experiment(tmp_path)
-    made.config.write_text(CONFIG.format(encoder=tiny_encoder))
-    assert main(["subsample", str(made.config), "--out", str(made.out), "-q", "--set", sweep]) == 0
+    experiment = Experiment(tmp_path)
+    experiment.config.write_text(CONFIG.format(encoder=tiny_encoder))
+    assert (
+        main(
+            [
+                "subsample",
+                str(experiment.config),
+                "--out",
+                str(experiment.out),
+                "-q",
+                "--set",
+                sweep,
+            ]
+        )
+        == 0
+    )
     line = [
         "--method",
         "none",
@@ -675,5 +704,5 @@ def test_swept_models_do_not_reveal_paths_of_the_machine(
         "--set",
         "classifiers.1.max_epochs=1",
     ]
-    assert made.train(*line, "--save-model", tmp_path / "model") == 0
+    assert experiment.train(*line, "--save-model", tmp_path / "model") == 0
     assert str(tmp_path) not in (tmp_path / "model" / MODEL_FILE).read_text()

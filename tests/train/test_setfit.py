@@ -65,7 +65,7 @@ class TestWithTheLibrary:
     def test_pairs_grow_with_the_rows_and_not_with_their_square(
         self, tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The library's default keeps the pairs of every two rows and trains on `iterations` of them."""
+        """By default the library keeps the pairs of every two rows and trains on some of them."""
         import setfit.trainer
 
         datasets = []
@@ -106,9 +106,9 @@ class TestWithTheLibrary:
             VALIDATION,
             0,
         )
-        found = classifier.predict_proba(TEXTS)
-        assert (found[:, 0] == 0).all()
-        assert found.sum(1) == pytest.approx(1)
+        values = classifier.predict_proba(TEXTS)
+        assert (values[:, 0] == 0).all()
+        assert values.sum(1) == pytest.approx(1)
 
     def test_it_is_pickled_as_settings_and_about_depends_on_them(self, tiny_encoder: Path) -> None:
         classifier = open_setfit(tiny_encoder)
@@ -148,10 +148,11 @@ class TestWithTheLibrary:
             json.loads((tmp_path / "model" / "gpt3mix.json").read_text())["classifier"]["kind"]
             == "setfit"
         )
-        found, classes = load_saved_model(tmp_path / "model")
+        classifier, classes = load_saved_model(tmp_path / "model")
         assert classes == CLASSES
         assert (
-            found.predict_proba(TEXTS).tobytes() == runner.classifier.predict_proba(TEXTS).tobytes()
+            classifier.predict_proba(TEXTS).tobytes()
+            == runner.classifier.predict_proba(TEXTS).tobytes()
         )
 
     def test_a_missing_model_is_a_user_error(self, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ def soft(*values: float) -> Augmented:
     probs = dict(zip(CLASSES, values, strict=True))
     return Augmented(
         id="s",
-        text="made",
+        text="generated",
         label=max(probs, key=probs.__getitem__),
         probs=probs,
         method="gpt3mix",
@@ -180,7 +180,7 @@ def test_meaningless_weights_are_refused(
         kind.model_validate({"kind": kind.__name__.removesuffix("Settings").lower(), **options})
 
 
-# Properties of all rows ---------------------------------------------------------------------------------------------------------
+# Properties of all rows --------------------------------------------------------------------------
 
 SOFT_ROWS = st.lists(st.floats(0.001, 1), min_size=3, max_size=3).map(
     lambda parts: soft(*(part / sum(parts) for part in parts))
@@ -207,12 +207,12 @@ def test_by_default_targets_are_the_distributions(
 def test_a_rows_targets_sum_to_its_weight(
     real: list[Example], synthetic: list[Augmented], smoothing: float, hard: bool, weight: float
 ) -> None:
-    found = targets(
+    weighted = targets(
         SoftLabelTraining(label_smoothing=smoothing, hard_labels=hard, synthetic_weight=weight),
         real,
         synthetic,
     )
-    assert [sum(row) for row in found] == pytest.approx(
+    assert [sum(row) for row in weighted] == pytest.approx(
         [1.0] * len(real) + [weight] * len(synthetic)
     )
 
@@ -221,14 +221,14 @@ def test_a_rows_targets_sum_to_its_weight(
 def test_balanced_weights_are_one_on_average_and_give_each_class_the_same_total(
     real: list[Example], synthetic: list[Augmented], smoothing: float, hard: bool
 ) -> None:
-    found = targets(
+    weighted = targets(
         SoftLabelTraining(label_smoothing=smoothing, hard_labels=hard, class_weights="balanced"),
         real,
         synthetic,
     )
-    assert sum(map(sum, found)) / len(found) == pytest.approx(1)
-    assert [sum(column) for column in zip(*found, strict=True)] == pytest.approx(
-        [len(found) / 3] * 3
+    assert sum(map(sum, weighted)) / len(weighted) == pytest.approx(1)
+    assert [sum(column) for column in zip(*weighted, strict=True)] == pytest.approx(
+        [len(weighted) / 3] * 3
     )
 
 
@@ -263,5 +263,7 @@ def test_class_and_row_weights_multiply(
 
 @given(SYNTHETICS)
 def test_only_class_weights_change_real_rows(synthetic: list[Augmented]) -> None:
-    found = targets(SoftLabelTraining(synthetic_weight=7, class_weights={"b": 3}), REAL, synthetic)
-    assert found[:3] == [[1, 0, 0], [0, 3, 0], [0, 0, 1]]
+    weighted = targets(
+        SoftLabelTraining(synthetic_weight=7, class_weights={"b": 3}), REAL, synthetic
+    )
+    assert weighted[:3] == [[1, 0, 0], [0, 3, 0], [0, 0, 1]]

@@ -44,7 +44,7 @@ TRIALS = [(0, 0), (2, 0), (4, 0)]
 
 
 class Fake(Classifier):
-    """A classifier whose numbers are hashes of the seed and the texts; it records its training rows.
+    """A classifier whose numbers are hashes of seed and texts; it records its training rows.
 
     Args:
         failing: indices of the fits that raise.
@@ -129,12 +129,12 @@ def rows_of(output: Path) -> list[dict[str, Any]]:
 def synthetic(*texts: str) -> SyntheticSet:
     rows = [
         Augmented(
-            id=f"s-{text}", text=text, label="pos", probs={"pos": 0.75, "neg": 0.25}, method="made"
+            id=f"s-{text}", text=text, label="pos", probs={"pos": 0.75, "neg": 0.25}, method="eda"
         )
         for text in texts
     ]
     return SyntheticSet(
-        rows, {"kind": "made", "seed": hash(texts), "attempts": 4, "k": 2}, tokens=len(texts)
+        rows, {"kind": "eda", "seed": hash(texts), "attempts": 4, "k": 2}, tokens=len(texts)
     )
 
 
@@ -143,7 +143,7 @@ def output(tmp_path: Path) -> Path:
     return tmp_path / "trials" / "none.fake.jsonl"
 
 
-# Rows ----------------------------------------------------------------------------------------------------------------
+# Rows --------------------------------------------------------------------------------------------
 
 
 def test_rows_have_every_field_and_are_in_the_order_of_the_trials(output: Path) -> None:
@@ -159,9 +159,22 @@ def test_rows_have_every_field_and_are_in_the_order_of_the_trials(output: Path) 
         "tokens_per_prediction",
     }
     expected = {
-        "task": "task", "level": "1%", "method": "none", "classifier": "fake", "variant": {"augment.k": 2}, "data_seed": 3, "draw": 0,
-        "status": "ok", "n_train": 4, "n_synthetic": 0, "n_test": 9, "majority": 0.666667, "valid_accuracy": 0.5, "best_epoch": 2, "epochs": 2,
-    }  # fmt: skip
+        "task": "task",
+        "level": "1%",
+        "method": "none",
+        "classifier": "fake",
+        "variant": {"augment.k": 2},
+        "data_seed": 3,
+        "draw": 0,
+        "status": "ok",
+        "n_train": 4,
+        "n_synthetic": 0,
+        "n_test": 9,
+        "majority": 0.666667,
+        "valid_accuracy": 0.5,
+        "best_epoch": 2,
+        "epochs": 2,
+    }
     assert {name: rows[0][name] for name in expected} == expected
     assert done.manifest.complete
     assert done.manifest.counts == {"trials": 3, "ok": 3, "failed": 0}
@@ -194,7 +207,7 @@ def test_training_rows_are_the_real_ones_as_one_hot_and_then_the_synthetic_ones(
     go(
         output,
         fake,
-        "made",
+        "eda",
         {0: synthetic("a", "b"), 1: synthetic("c")},
         trials=[(0, 0), (1, 1), (2, 0)],
     )
@@ -214,25 +227,25 @@ def test_training_rows_are_the_real_ones_as_one_hot_and_then_the_synthetic_ones(
 
 
 def test_a_trial_has_the_same_training_seed_in_every_method(tmp_path: Path) -> None:
-    none, made = Fake(), Fake()
-    go(tmp_path / "none.fake.jsonl", none)
+    real, mixed = Fake(), Fake()
+    go(tmp_path / "none.fake.jsonl", real)
     go(
-        tmp_path / "made.fake.jsonl",
-        made,
-        "made",
+        tmp_path / "eda.fake.jsonl",
+        mixed,
+        "eda",
         {0: synthetic("a")},
         trials=list(reversed(TRIALS)),
     )
-    assert none.seeds == made.seeds[::-1]
-    assert len(set(none.seeds)) == 3
-    assert [row["seed"] for row in rows_of(tmp_path / "made.fake.jsonl")] == none.seeds
+    assert real.seeds == mixed.seeds[::-1]
+    assert len(set(real.seeds)) == 3
+    assert [row["seed"] for row in rows_of(tmp_path / "eda.fake.jsonl")] == real.seeds
 
 
 def test_another_master_seed_gives_other_training_seeds(tmp_path: Path) -> None:
-    one, other = Fake(), Fake()
-    go(tmp_path / "a.jsonl", one)
-    go(tmp_path / "b.jsonl", other, master_seed=0)
-    assert not set(one.seeds) & set(other.seeds)
+    first, second = Fake(), Fake()
+    go(tmp_path / "a.jsonl", first)
+    go(tmp_path / "b.jsonl", second, master_seed=0)
+    assert not set(first.seeds) & set(second.seeds)
 
 
 def test_the_settings_hash_covers_only_what_can_change_a_number(tmp_path: Path) -> None:
@@ -244,13 +257,12 @@ def test_the_settings_hash_covers_only_what_can_change_a_number(tmp_path: Path) 
     assert len(plain) == 1
     assert settings("b", trials=[(7, 0)], master_seed=1, real=REAL[:2]) == plain
     assert settings("c", fake=Fake(about={"kind": "fake", "lr": 1})) != plain
-    made = settings("d", method="made", synthetic={0: synthetic("a")})
-    assert made != plain
-    assert (
-        settings("e", method="made", synthetic={0: synthetic("b", "c")}) == made
-    )  # another draw: its seed and rows differ
-    other = SyntheticSet([], {"kind": "made", "k": 3})
-    assert settings("f", method="made", synthetic={0: other}) != made
+    mixed = settings("d", method="eda", synthetic={0: synthetic("a")})
+    assert mixed != plain
+    # Another draw: its seed and rows differ.
+    assert settings("e", method="eda", synthetic={0: synthetic("b", "c")}) == mixed
+    other = SyntheticSet([], {"kind": "eda", "k": 3})
+    assert settings("f", method="eda", synthetic={0: other}) != mixed
 
 
 def test_hashes_depend_on_the_rows_of_the_cell(tmp_path: Path) -> None:
@@ -272,7 +284,7 @@ def test_progress_is_reported_after_every_trial(output: Path) -> None:
     assert calls == [("augment.k=2 1% seed 3 none + fake", i, 3) for i in range(4)]
 
 
-# Resuming ------------------------------------------------------------------------------------------------------------
+# Resuming ----------------------------------------------------------------------------------------
 
 KILLED = """
 import importlib.util, os, sys
@@ -403,7 +415,7 @@ def test_changed_soft_labels_make_the_trials_stale(output: Path) -> None:
     assert len(fake.seeds) == 3
 
 
-# Failing -------------------------------------------------------------------------------------------------------------
+# Failing -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("error", [RuntimeError, ValueError, ArithmeticError, MemoryError])

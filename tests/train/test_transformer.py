@@ -89,7 +89,7 @@ def log(monkeypatch: pytest.MonkeyPatch) -> OptimizerLog:
     return log
 
 
-# Fits are independent ------------------------------------------------------------------------------------------------
+# Fits are independent ----------------------------------------------------------------------------
 
 
 def test_a_fit_does_not_depend_on_earlier_fits(tiny_encoder: Path) -> None:
@@ -106,10 +106,10 @@ def test_a_fit_does_not_depend_on_whether_the_model_was_probed(tiny_encoder: Pat
 
 
 def test_each_fit_depends_on_its_seed_only(tiny_encoder: Path) -> None:
-    found = classifier(tiny_encoder)
-    found.probe()
+    transformer = classifier(tiny_encoder)
+    transformer.probe()
     fits = [
-        (found.fit(ROWS, VALIDATION, seed), found.predict_proba(TEXTS).tobytes())
+        (transformer.fit(ROWS, VALIDATION, seed), transformer.predict_proba(TEXTS).tobytes())
         for seed in (1, 2, 1, 0)
     ]
     assert fits[0] == fits[2]
@@ -120,9 +120,9 @@ def test_each_fit_depends_on_its_seed_only(tiny_encoder: Path) -> None:
 def test_the_same_seed_gives_the_same_history_and_probabilities_in_another_object(
     tiny_encoder: Path,
 ) -> None:
-    one, other = classifier(tiny_encoder), classifier(tiny_encoder)
-    assert one.fit(ROWS, VALIDATION, 2**63 - 1) == other.fit(ROWS, VALIDATION, 2**63 - 1)
-    assert one.predict_proba(TEXTS).tobytes() == other.predict_proba(TEXTS).tobytes()
+    first, second = classifier(tiny_encoder), classifier(tiny_encoder)
+    assert first.fit(ROWS, VALIDATION, 2**63 - 1) == second.fit(ROWS, VALIDATION, 2**63 - 1)
+    assert first.predict_proba(TEXTS).tobytes() == second.predict_proba(TEXTS).tobytes()
 
 
 def test_the_global_generators_are_left_as_they_were(tiny_encoder: Path) -> None:
@@ -131,9 +131,9 @@ def test_the_global_generators_are_left_as_they_were(tiny_encoder: Path) -> None
     import torch
 
     before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
-    found = classifier(tiny_encoder)
-    found.fit(ROWS, VALIDATION, 1)
-    found.predict_proba(TEXTS)
+    transformer = classifier(tiny_encoder)
+    transformer.fit(ROWS, VALIDATION, 1)
+    transformer.predict_proba(TEXTS)
     assert torch.equal(torch.get_rng_state(), before[0])
     assert (np.random.get_state()[1].tolist(), random.getstate()) == before[1:]
 
@@ -149,7 +149,7 @@ def test_the_state_of_the_global_generator_does_not_matter(tiny_encoder: Path) -
     assert fits[0] == fits[1]
 
 
-# Training ------------------------------------------------------------------------------------------------------------
+# Training ----------------------------------------------------------------------------------------
 
 
 TWO_WORDS = [
@@ -159,18 +159,18 @@ TWO_WORDS = [
 
 
 def test_it_learns_what_two_words_mean(tiny_encoder: Path) -> None:
-    found = classifier(tiny_encoder, lr=3e-3, max_epochs=20)
-    fit = found.fit(TWO_WORDS, VALIDATION, 1)
+    transformer = classifier(tiny_encoder, lr=3e-3, max_epochs=20)
+    fit = transformer.fit(TWO_WORDS, VALIDATION, 1)
     assert fit.valid_accuracy == 1.0
-    assert found.predict_proba(["good", "bad"]).argmax(1).tolist() == [0, 1]
+    assert transformer.predict_proba(["good", "bad"]).argmax(1).tolist() == [0, 1]
     assert fit.history[-1]["loss"] < fit.history[0]["loss"] / 2
 
 
 def test_the_loss_is_soft_cross_entropy(encoder: Path) -> None:
     # With a tiny learning rate and no dropout, a fit leaves the weights as they were.
-    found = classifier(encoder, lr=1e-30, max_epochs=1, batch_size=4)
-    loss = found.fit(ROWS, VALIDATION, 1).history[0]["loss"]
-    probabilities = found.predict_proba([row.text for row in ROWS])
+    transformer = classifier(encoder, lr=1e-30, max_epochs=1, batch_size=4)
+    loss = transformer.fit(ROWS, VALIDATION, 1).history[0]["loss"]
+    probabilities = transformer.predict_proba([row.text for row in ROWS])
     expected = -np.mean(
         [
             row.probs["pos"] * math.log(p) + row.probs["neg"] * math.log(q)
@@ -196,18 +196,18 @@ def test_with_weights_loss_and_gradient_are_as_calculated_by_hand(
         "label_smoothing": 0.2,
         "hard_labels": False,
     }
-    found = classifier(encoder, lr=1e-30, max_epochs=1, batch_size=64, **weighting)
+    transformer = classifier(encoder, lr=1e-30, max_epochs=1, batch_size=64, **weighting)
     real = [
         Example(id="a", text="the good film", label="pos"),
         Example(id="b", text="bad", label="neg"),
     ]
-    fit = found.fit(assign_targets(found._settings, real, ROWS, CLASSES), VALIDATION, 1)
+    fit = transformer.fit(assign_targets(transformer._settings, real, ROWS, CLASSES), VALIDATION, 1)
     positives = [1.0, 0.0, *(row.probs["pos"] for row in ROWS)]
     targets = [
         [3 * v * (0.8 * p + 0.1), v * (0.8 * (1 - p) + 0.1)]
         for p, v in zip(positives, [1, 1] + [0.5] * len(ROWS), strict=True)
     ]
-    probabilities = found.predict_proba([row.text for row in [*real, *ROWS]])
+    probabilities = transformer.predict_proba([row.text for row in [*real, *ROWS]])
     losses = [
         -sum(t * math.log(q) for t, q in zip(row, pair, strict=True))
         for row, pair in zip(targets, probabilities, strict=True)
@@ -221,7 +221,7 @@ def test_with_weights_loss_and_gradient_are_as_calculated_by_hand(
         [pair * sum(row) - row for row, pair in zip(np.array(targets), probabilities, strict=True)],
         0,
     )
-    assert gradient[id(found._encoder.model.classifier.bias)].numpy() == pytest.approx(
+    assert gradient[id(transformer._encoder.model.classifier.bias)].numpy() == pytest.approx(
         slope, abs=1e-6
     )
 
@@ -235,9 +235,11 @@ def test_hard_labels_replace_soft_ones(tiny_encoder: Path) -> None:
     ]
     last = {}
     for hard in (False, True):
-        found = classifier(tiny_encoder, lr=3e-3, max_epochs=20, patience=20, hard_labels=hard)
-        last[hard] = found.fit(
-            assign_targets(found._settings, [], rows, CLASSES), VALIDATION, 1
+        transformer = classifier(
+            tiny_encoder, lr=3e-3, max_epochs=20, patience=20, hard_labels=hard
+        )
+        last[hard] = transformer.fit(
+            assign_targets(transformer._settings, [], rows, CLASSES), VALIDATION, 1
         ).history[-1]["loss"]
     assert (
         last[False] > -0.6 * math.log(0.6) - 0.4 * math.log(0.4) - 1e-3
@@ -248,8 +250,8 @@ def test_hard_labels_replace_soft_ones(tiny_encoder: Path) -> None:
 def test_the_last_smaller_batch_is_used_and_each_row_once_per_epoch(
     encoder: Path, log: OptimizerLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = classifier(encoder, max_epochs=3, batch_size=4)
-    network, seen, batches = found._encoder, [], []
+    transformer = classifier(encoder, max_epochs=3, batch_size=4)
+    network, seen, batches = transformer._encoder, [], []
     forward, gradients = network._forward, network.gradients
 
     def record_lengths(tokens: Any, chosen: Any, longest: int) -> Any:
@@ -266,7 +268,7 @@ def test_the_last_smaller_batch_is_used_and_each_row_once_per_epoch(
             gradients(tokens, targets, batch, rows),
         )[1],
     )
-    found.fit(ROWS, VALIDATION, 1)
+    transformer.fit(ROWS, VALIDATION, 1)
     assert len(log.rates) == 3 * 3
     assert batches == [4, 4, 2] * 3
     assert sorted(seen) == sorted(3 * [2 + len(row.text.split()) for row in ROWS])
@@ -275,11 +277,11 @@ def test_the_last_smaller_batch_is_used_and_each_row_once_per_epoch(
 def test_the_order_of_rows_differs_between_epochs_and_seeds(
     encoder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = classifier(encoder, max_epochs=3)
+    transformer = classifier(encoder, max_epochs=3)
     orders: list[list[int]] = []
-    epoch = found._epoch
+    epoch = transformer._epoch
     monkeypatch.setattr(
-        found,
+        transformer,
         "_epoch",
         lambda tokens, targets, order, *rest: (
             orders.append(list(order)),
@@ -287,7 +289,7 @@ def test_the_order_of_rows_differs_between_epochs_and_seeds(
         )[1],
     )
     for seed in (1, 2, 1):
-        found.fit(ROWS, VALIDATION, seed)
+        transformer.fit(ROWS, VALIDATION, seed)
     assert all(sorted(order) == list(range(len(ROWS))) for order in orders)
     assert orders[:3] == orders[6:]
     assert len({tuple(order) for order in orders}) == 6
@@ -310,21 +312,22 @@ def test_without_warm_up_the_learning_rate_is_constant(encoder: Path, log: Optim
 
 
 def test_biases_and_norms_do_not_decay(encoder: Path, log: OptimizerLog) -> None:
-    found = classifier(encoder, max_epochs=1, weight_decay=0.07)
-    found.fit(ROWS, VALIDATION, 1)
+    transformer = classifier(encoder, max_epochs=1, weight_decay=0.07)
+    transformer.fit(ROWS, VALIDATION, 1)
     decay = {id(p): group["weight_decay"] for group in log.groups for p in group["params"]}
-    by_name = {name: decay[id(p)] for name, p in found._encoder.model.named_parameters()}
+    by_name = {name: decay[id(p)] for name, p in transformer._encoder.model.named_parameters()}
     assert {name for name, value in by_name.items() if value == 0} == {
         name for name in by_name if name.endswith("bias") or "LayerNorm" in name
     }
     assert set(by_name.values()) == {0, 0.07}
 
 
-# The paper's values -------------------------------------------------------------------------------------------------
+# The paper's values ------------------------------------------------------------------------------
 
 DEPARTURES: dict[str, Any] = {
     "lr": 1e-4, "warmup_epochs": 0, "patience": 5, "head": "library",
-    "hard_labels": True, "synthetic_weight": 0.5, "class_weights": "balanced", "label_smoothing": 0.1,
+    "hard_labels": True, "synthetic_weight": 0.5, "class_weights": "balanced",
+    "label_smoothing": 0.1,
 }  # fmt: skip
 
 
@@ -394,9 +397,9 @@ def test_the_preset_does_not_change_the_fingerprint(encoder: Path) -> None:
 
 
 def test_the_preset_has_the_papers_schedule(encoder: Path, log: OptimizerLog) -> None:
-    found = TransformerClassifier(paper(encoder, batch_size=4), CLASSES)
+    transformer = TransformerClassifier(paper(encoder, batch_size=4), CLASSES)
     positive = [Example(id=row.id, text=row.text, label="pos") for row in VALIDATION]
-    assert len(found.fit(ROWS, positive, 1).history) >= 21
+    assert len(transformer.fit(ROWS, positive, 1).history) >= 21
     # Ten rows are three batches an epoch, the last of two rows.
     assert log.rates[:9] == pytest.approx([3e-5 * step / 9 for step in range(1, 10)])
     assert len(log.rates) >= 63
@@ -405,7 +408,7 @@ def test_the_preset_has_the_papers_schedule(encoder: Path, log: OptimizerLog) ->
         group["weight_decay"]: {p.ndim > 1 for p in group["params"]} for group in log.groups
     } == {0.01: {True}, 0.0: {False}}
     assert sum(len(group["params"]) for group in log.groups) == len(
-        list(found._encoder.model.parameters())
+        list(transformer._encoder.model.parameters())
     )
 
 
@@ -421,31 +424,32 @@ def test_the_preset_has_the_papers_schedule(encoder: Path, log: OptimizerLog) ->
 def test_the_preset_waits_20_epochs_and_a_tie_is_no_improvement(
     encoder: Path, biases: list[float], best: int, epochs: int
 ) -> None:
-    found = scripted(encoder, biases, settings=paper(encoder))
-    fit = found.fit(ROWS, VALIDATION, 1)
+    transformer = scripted(encoder, biases, settings=paper(encoder))
+    fit = transformer.fit(ROWS, VALIDATION, 1)
     assert (fit.best_epoch, len(fit.history)) == (best, epochs)
 
 
 def test_the_score_before_the_first_epoch_does_not_count(encoder: Path) -> None:
     positive = [Example(id=row.id, text=row.text, label="pos") for row in VALIDATION]
-    found = scripted(
+    transformer = scripted(
         encoder, [-1.0] * 99, settings=paper(encoder)
     )  # no epoch has a correct prediction, so no untrained head is worse
-    fit = found.fit(ROWS, positive, 1)
+    fit = transformer.fit(ROWS, positive, 1)
     assert (fit.best_epoch, fit.valid_accuracy, len(fit.history)) == (1, 0.0, 21)
 
 
-# Stopping early ------------------------------------------------------------------------------------------------------
+# Stopping early ----------------------------------------------------------------------------------
 
 
 def scripted(encoder: Path, biases: list[float], **options: Any) -> TransformerClassifier:
     """Return a classifier that prefers the first class by `biases[e]` after epoch e.
 
-    Three of four validation rows are of the first class: a positive bias scores 0.75, a negative one 0.25.
+    Three of four validation rows are of the first class: a positive bias scores 0.75, a negative
+    bias 0.25.
     """
     import torch
 
-    found = (
+    transformer = (
         TransformerClassifier(options["settings"], CLASSES)
         if "settings" in options
         else classifier(encoder, **options)
@@ -454,32 +458,36 @@ def scripted(encoder: Path, biases: list[float], **options: Any) -> TransformerC
 
     def epoch(*_: Any) -> float:
         with torch.no_grad():
-            found._encoder.model.classifier.weight.zero_()
-            found._encoder.model.classifier.bias.copy_(torch.tensor([next(turns), 0.0]))
+            transformer._encoder.model.classifier.weight.zero_()
+            transformer._encoder.model.classifier.bias.copy_(torch.tensor([next(turns), 0.0]))
         return 1.0
 
-    found._epoch = epoch  # type: ignore[method-assign]
-    return found
+    transformer._epoch = epoch  # type: ignore[method-assign]
+    return transformer
 
 
 def test_the_best_weights_are_restored(encoder: Path) -> None:
-    found = scripted(encoder, [-1.0, 2.0, -3.0, -4.0], max_epochs=4)
-    fit = found.fit(ROWS, VALIDATION, 1)
+    transformer = scripted(encoder, [-1.0, 2.0, -3.0, -4.0], max_epochs=4)
+    fit = transformer.fit(ROWS, VALIDATION, 1)
     assert [line["valid_accuracy"] for line in fit.history] == [0.25, 0.75, 0.25, 0.25]
     assert (fit.best_epoch, fit.valid_accuracy) == (2, 0.75)
-    assert found.predict_proba(["good"])[0, 0] == pytest.approx(1 / (1 + math.exp(-2.0)), abs=1e-6)
+    assert transformer.predict_proba(["good"])[0, 0] == pytest.approx(
+        1 / (1 + math.exp(-2.0)), abs=1e-6
+    )
 
 
 def test_of_equally_good_epochs_the_first_is_kept(encoder: Path) -> None:
-    found = scripted(encoder, [-1.0, 2.0, 3.0], max_epochs=3)
-    assert found.fit(ROWS, VALIDATION, 1).best_epoch == 2
-    assert found.predict_proba(["good"])[0, 0] == pytest.approx(1 / (1 + math.exp(-2.0)), abs=1e-6)
+    transformer = scripted(encoder, [-1.0, 2.0, 3.0], max_epochs=3)
+    assert transformer.fit(ROWS, VALIDATION, 1).best_epoch == 2
+    assert transformer.predict_proba(["good"])[0, 0] == pytest.approx(
+        1 / (1 + math.exp(-2.0)), abs=1e-6
+    )
 
 
 def test_predictions_after_a_fit_have_the_best_validation_accuracy(tiny_encoder: Path) -> None:
-    found = classifier(tiny_encoder, lr=2e-2, max_epochs=8, warmup_epochs=0)
-    fit = found.fit(ROWS, VALIDATION, 1)
-    right = found.predict_proba([row.text for row in VALIDATION]).argmax(1) == [
+    transformer = classifier(tiny_encoder, lr=2e-2, max_epochs=8, warmup_epochs=0)
+    fit = transformer.fit(ROWS, VALIDATION, 1)
+    right = transformer.predict_proba([row.text for row in VALIDATION]).argmax(1) == [
         CLASSES.index(row.label) for row in VALIDATION
     ]
     scores = [line["valid_accuracy"] for line in fit.history]
@@ -489,8 +497,10 @@ def test_predictions_after_a_fit_have_the_best_validation_accuracy(tiny_encoder:
 
 @pytest.mark.parametrize(("patience", "epochs"), [(1, 2), (2, 5), (3, 6)])
 def test_patience_counts_epochs_since_the_best(encoder: Path, patience: int, epochs: int) -> None:
-    found = scripted(encoder, [-1, -1, 1, 1, 1, 1, 1, 1, 1, 1], max_epochs=10, patience=patience)
-    assert len(found.fit(ROWS, VALIDATION, 1).history) == epochs
+    transformer = scripted(
+        encoder, [-1, -1, 1, 1, 1, 1, 1, 1, 1, 1], max_epochs=10, patience=patience
+    )
+    assert len(transformer.fit(ROWS, VALIDATION, 1).history) == epochs
 
 
 def test_max_epochs_ends_a_fit_before_patience_does(encoder: Path) -> None:
@@ -499,8 +509,8 @@ def test_max_epochs_ends_a_fit_before_patience_does(encoder: Path) -> None:
 
 def test_the_callback_gets_each_epoch_the_best_one_and_the_last_one(encoder: Path) -> None:
     calls: list[tuple[Any, ...]] = []
-    found = scripted(encoder, [-1.0, 1.0, -1.0, -1.0, -1.0], max_epochs=4, patience=3)
-    fit = found.fit(ROWS, VALIDATION, 1, lambda *line: calls.append(line))
+    transformer = scripted(encoder, [-1.0, 1.0, -1.0, -1.0, -1.0], max_epochs=4, patience=3)
+    fit = transformer.fit(ROWS, VALIDATION, 1, lambda *line: calls.append(line))
     assert tuple(line for line, _, _ in calls) == fit.history
     assert [best for _, best, _ in calls] == [fit.history[0], *[fit.history[1]] * 3]
     assert [stop for _, _, stop in calls] == [4, 4, 4, 4]
@@ -511,7 +521,7 @@ def test_the_callback_gets_each_epoch_the_best_one_and_the_last_one(encoder: Pat
     assert [stop for _, _, stop in calls] == [4, 5, 5, 5, 5]
 
 
-# Threads and processes -----------------------------------------------------------------------------------------------
+# Threads and processes ---------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -531,13 +541,18 @@ def test_it_uses_the_threads_of_its_settings_and_restores_the_old_number(
 ) -> None:
     import torch
 
-    found, seen = classifier(tiny_encoder, threads=threads), []
-    found.fit(ROWS, VALIDATION, 1, lambda *line: seen.append(torch.get_num_threads()))
+    transformer, seen = classifier(tiny_encoder, threads=threads), []
+    transformer.fit(ROWS, VALIDATION, 1, lambda *line: seen.append(torch.get_num_threads()))
     assert seen == [threads] * 2
-    assert (found.threads, torch.get_num_threads()) == (threads, 3)
-    logits = found._encoder.logits
-    found._encoder.logits = lambda tokens: (seen.append(torch.get_num_threads()), logits(tokens))[1]  # type: ignore[method-assign]
-    found.predict_proba(TEXTS)
+    assert (transformer.threads, torch.get_num_threads()) == (threads, 3)
+    logits = transformer._encoder.logits
+
+    def record_threads(tokens: Any) -> Any:
+        seen.append(torch.get_num_threads())
+        return logits(tokens)
+
+    transformer._encoder.logits = record_threads  # type: ignore[method-assign]
+    transformer.predict_proba(TEXTS)
     assert (seen, torch.get_num_threads()) == ([threads] * 3, 3)
 
 
@@ -561,11 +576,11 @@ def test_the_number_of_threads_is_restored_after_an_exception(tiny_encoder: Path
 def test_the_threads_of_the_machine_do_not_change_numbers(tiny_encoder: Path) -> None:
     import torch
 
-    one, other = classifier(tiny_encoder), classifier(tiny_encoder)
-    fit = one.fit(ROWS, VALIDATION, 1)
+    first, second = classifier(tiny_encoder), classifier(tiny_encoder)
+    fit = first.fit(ROWS, VALIDATION, 1)
     torch.set_num_threads(1)
-    assert other.fit(ROWS, VALIDATION, 1) == fit
-    assert other.predict_proba(TEXTS).tobytes() == one.predict_proba(TEXTS).tobytes()
+    assert second.fit(ROWS, VALIDATION, 1) == fit
+    assert second.predict_proba(TEXTS).tobytes() == first.predict_proba(TEXTS).tobytes()
 
 
 def test_a_classifier_is_pickled_as_its_settings_and_each_process_has_one(
@@ -579,35 +594,35 @@ def test_a_classifier_is_pickled_as_its_settings_and_each_process_has_one(
         device="cpu",
         class_weights={"pos": 2.0},
     )
-    found = cached_classifier(settings, tuple(CLASSES))
-    found.fit(ROWS, VALIDATION, 1)
-    sent = pickle.dumps(found)
+    transformer = cached_classifier(settings, tuple(CLASSES))
+    transformer.fit(ROWS, VALIDATION, 1)
+    sent = pickle.dumps(transformer)
     assert len(sent) < 2000  # no weights
-    assert pickle.loads(sent) is found
+    assert pickle.loads(sent) is transformer
     alike = TransformerClassifier(settings.model_copy(), list(CLASSES))
-    assert pickle.loads(pickle.dumps(alike)) is found
+    assert pickle.loads(pickle.dumps(alike)) is transformer
     other = pickle.loads(
         pickle.dumps(TransformerClassifier(settings.model_copy(update={"lr": 1e-4}), CLASSES))
     )
-    assert other is not found
+    assert other is not transformer
     assert pickle.loads(pickle.dumps(TransformerClassifier(settings, CLASSES[::-1]))) not in (
-        found,
+        transformer,
         other,
     )
     cached_classifier.cache_clear()
     again = pickle.loads(sent)
-    assert again is not found
-    assert again.about == found.about
+    assert again is not transformer
+    assert again.about == transformer.about
 
 
 def test_a_linear_classifier_is_pickled_as_its_settings() -> None:
-    found = cached_classifier(
+    linear = cached_classifier(
         LinearSettings(kind="linear", class_weights={"pos": 2.0}), tuple(CLASSES)
     )
-    assert pickle.loads(pickle.dumps(found)) is found
+    assert pickle.loads(pickle.dumps(linear)) is linear
 
 
-# Failures ---------------------------------------------------------------------------------------------------
+# Failures ----------------------------------------------------------------------------------------
 
 
 def test_a_loss_that_is_not_finite_ends_the_fit(tiny_encoder: Path) -> None:
@@ -616,9 +631,9 @@ def test_a_loss_that_is_not_finite_ends_the_fit(tiny_encoder: Path) -> None:
 
 
 def diverged(tiny_encoder: Path, output: Path, **options: Any) -> list[Trial]:
-    found = classifier(tiny_encoder, lr=1e30, warmup_epochs=0, **options)
+    transformer = classifier(tiny_encoder, lr=1e30, warmup_epochs=0, **options)
     with pytest.raises(StoppedShort, match="1 of 1 trials failed"):
-        run_trials(runner(found, "none", ROWS), [(0, 0)], output)
+        run_trials(runner(transformer, "none", ROWS), [(0, 0)], output)
     return list(read_records(output, Trial))
 
 
@@ -678,24 +693,24 @@ def test_a_trial_that_diverges_does_not_change_the_next_one(
 
 
 def test_a_fit_that_diverges_does_not_change_the_next_one(tiny_encoder: Path) -> None:
-    found, alone = classifier(tiny_encoder), classifier(tiny_encoder)
-    settings = found._settings
-    found._settings = settings.model_copy(update={"lr": 1e30, "warmup_epochs": 0})
+    transformer, alone = classifier(tiny_encoder), classifier(tiny_encoder)
+    settings = transformer._settings
+    transformer._settings = settings.model_copy(update={"lr": 1e30, "warmup_epochs": 0})
     with pytest.raises(ArithmeticError):
-        found.fit(ROWS, VALIDATION, 1)
-    found._settings = settings
-    assert found.fit(ROWS, VALIDATION, 2) == alone.fit(ROWS, VALIDATION, 2)
-    assert found.predict_proba(TEXTS).tobytes() == alone.predict_proba(TEXTS).tobytes()
+        transformer.fit(ROWS, VALIDATION, 1)
+    transformer._settings = settings
+    assert transformer.fit(ROWS, VALIDATION, 2) == alone.fit(ROWS, VALIDATION, 2)
+    assert transformer.predict_proba(TEXTS).tobytes() == alone.predict_proba(TEXTS).tobytes()
 
 
 def test_logits_that_are_not_finite_are_an_error(tiny_encoder: Path) -> None:
     import torch
 
-    found = classifier(tiny_encoder)
+    transformer = classifier(tiny_encoder)
     with torch.no_grad():
-        found._encoder.model.classifier.bias.fill_(math.nan)
+        transformer._encoder.model.classifier.bias.fill_(math.nan)
     with pytest.raises(ArithmeticError, match="lower lr"):
-        found.predict_proba(TEXTS)
+        transformer.predict_proba(TEXTS)
 
 
 def test_a_class_without_a_row_fails_the_trial_with_its_name(
@@ -716,7 +731,8 @@ def test_about_has_what_can_change_a_number_and_nothing_else(
     shutil.copytree(tiny_encoder, tmp_path / "elsewhere")
     named = TransformerSettings(
         kind="transformer", name="other", trials=3, model=str(tmp_path / "elsewhere"),
-        lr=1e-3, max_epochs=2, patience=9, warmup_epochs=1, batch_size=4, dtype="float32", device="cpu",
+        lr=1e-3, max_epochs=2, patience=9, warmup_epochs=1, batch_size=4, dtype="float32",
+        device="cpu",
     )  # fmt: skip
     assert TransformerClassifier(named, CLASSES).about == plain
     changes: list[Callable[[], TransformerClassifier]] = [

@@ -1,4 +1,4 @@
-"""What the tests of the encoder classifier train on and score: few words, so that a tiny random encoder learns them."""
+"""Rows for the tests of encoders: few words, so that a tiny random encoder learns them."""
 
 from gpt3mix_cli.records import Augmented, Example
 

@@ -9,14 +9,12 @@ continuations of its step, so a width of 1 at temperature 0 is greedy decoding.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import torch
 
 from ..port import Request
 from .decoder import Decoder, PromptReader
 from .tokenization import LINE_END
-
-if TYPE_CHECKING:
-    import torch
 
 
 @dataclass(frozen=True)
@@ -38,6 +36,7 @@ class BeamHypothesis:
     finished: bool
 
 
+@torch.inference_mode()
 def beam_search(
     decoder: Decoder, prompts: Sequence[list[int]], requests: Sequence[Request], max_rows: int
 ) -> list[list[BeamHypothesis]]:
@@ -49,14 +48,11 @@ def beam_search(
         requests: theirs; they agree in beams, max_tokens and temperature.
         max_rows: the most beams at a time; the beams of one prompt always run together.
     """
-    import torch
-
     size = max(1, max_rows // requests[0].beams)
     results: list[list[BeamHypothesis]] = []
-    with torch.inference_mode():
-        for start in range(0, len(prompts), size):
-            part = slice(start, start + size)
-            results += _BeamSearch(decoder, prompts[part], requests[part]).run()
+    for start in range(0, len(prompts), size):
+        part = slice(start, start + size)
+        results += _BeamSearch(decoder, prompts[part], requests[part]).run()
     return results
 
 
@@ -66,8 +62,6 @@ class _BeamSearch:
     def __init__(
         self, decoder: Decoder, prompts: Sequence[list[int]], requests: Sequence[Request]
     ) -> None:
-        import torch
-
         self._decoder, self._prompts = decoder, prompts
         self._width, self._max_tokens = requests[0].beams, requests[0].max_tokens
         self._temperature = requests[0].temperature
@@ -88,16 +82,14 @@ class _BeamSearch:
         self._logprobs = torch.zeros_like(self._ranks)  # before temperature
         self._tempered = torch.zeros_like(self._ranks)  # after it
         self._tokens = self._ranks.new_zeros(len(prompts), self._width, 0, dtype=torch.long)
-        self._may_end: torch.Tensor | None = None
+        self._may_end = decoder.tokenizer.may_end_text((), decoder.config.vocab_size).to(device)
         # By text: lines that differ in their tokens only are one.
         self._hypotheses: list[dict[str, BeamHypothesis]] = [{} for _ in prompts]
 
     def run(self) -> list[list[BeamHypothesis]]:
         """Run steps until no beam can rank among the best lines."""
-        for _ in range(self._max_tokens):
+        while self._tokens.shape[-1] < self._max_tokens and bool(self._ranks.isfinite().any()):
             self._step()
-            if not bool(self._ranks.isfinite().any()):
-                break
         for row, ranks in enumerate(self._ranks.tolist()):
             for beam, rank in enumerate(ranks):
                 tokens, logprob = self._tokens[row, beam].tolist(), float(self._logprobs[row, beam])
@@ -106,11 +98,9 @@ class _BeamSearch:
 
     def _step(self) -> None:
         """Feed each beam's last token, rank all continuations, and set aside those that end."""
-        import torch
-
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(self._mask), 1)], 1)
         logits, self._past = self._decoder.forward(
-            self._ids[:, None], self._mask, self._positions[:, None], self._past, logits_to_keep=1
+            self._ids[:, None], self._mask, self._positions[:, None], self._past
         )
         logits = logits[:, -1].float().view(*self._ranks.shape, -1)
         logprobs = self._logprobs[:, :, None] + logits.log_softmax(-1)
@@ -120,8 +110,6 @@ class _BeamSearch:
         else:
             ranks = tempered = logprobs.masked_fill(~self._ranks.isfinite()[:, :, None], -torch.inf)
         size = ranks.shape[-1]
-        if self._may_end is None:
-            self._may_end = self._decoder.tokenizer.may_end_text((), size).to(self._device)
         best, index = ranks.flatten(1).topk(self._width)
         for row, column in (self._may_end[index % size] & best.isfinite()).nonzero().tolist():
             beam, token = divmod(int(index[row, column]), size)
@@ -134,10 +122,8 @@ class _BeamSearch:
         self._tempered = tempered.flatten(1).gather(1, index)
         self._extend(index // size, index % size)
 
-    def _extend(self, parents: "torch.Tensor", tokens: "torch.Tensor") -> None:
+    def _extend(self, parents: torch.Tensor, tokens: torch.Tensor) -> None:
         """Replace the beams by continuations of theirs; both arguments are (prompts, width)."""
-        import torch
-
         earlier = self._tokens.gather(1, parents[:, :, None].expand_as(self._tokens))
         self._tokens = torch.cat([earlier, tokens[:, :, None]], -1)
         first_beam = torch.arange(len(parents), device=self._device)[:, None] * self._width
@@ -150,14 +136,12 @@ class _BeamSearch:
             if len(best) == self._width and float(self._ranks[row].max()) <= best[-1].rank:
                 self._ranks[row] = -torch.inf
 
-    def _perturbed_ranks(self, tempered: "torch.Tensor") -> "torch.Tensor":
+    def _perturbed_ranks(self, tempered: torch.Tensor) -> torch.Tensor:
         """Return the ranks of all continuations of lines that are drawn.
 
         They are log-probabilities plus Gumbel noise, shifted so that the highest one under a beam
         is the beam's own rank (section 4.1 of the paper).
         """
-        import torch
-
         noise = torch.stack(
             [
                 torch.empty(tempered.shape[1:]).exponential_(generator=generator)
@@ -186,5 +170,4 @@ class _BeamSearch:
             known[text] = BeamHypothesis(text, len(tokens), logprob, rank, finished)
 
     def _best(self, row: int) -> list[BeamHypothesis]:
-        hypotheses = self._hypotheses[row].values()
-        return sorted(hypotheses, key=lambda line: -line.rank)[: self._width]
+        return sorted(self._hypotheses[row].values(), key=lambda line: -line.rank)[: self._width]

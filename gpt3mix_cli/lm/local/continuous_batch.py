@@ -8,16 +8,15 @@ with its label prefix, and the next step's logits are its label scores.
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from ..port import Request
 from .decoder import Decoder, PromptReader, common_prefix_length
 from .kv_cache import KVCache
 from .sampling import Sampler
 from .tokenization import Ending
-
-if TYPE_CHECKING:
-    import torch
 
 SPARE_COLUMNS = 32  # for label prefixes, before the cache has to grow
 
@@ -45,17 +44,13 @@ class Row:
     ending: Ending | None = None
     scores: list[float] | None = None
 
-    def reset(self) -> None:
-        """Drop the results, so that the row can be run again."""
-        self.generated, self.logprob, self.ending, self.scores = [], 0.0, None, None
 
-
+@torch.inference_mode()
 def run_rows(decoder: Decoder, rows: Sequence[Row], max_rows: int) -> None:
     """Generate and score the rows, at most `max_rows` at a time; fills in their results."""
-    import torch
-
-    with torch.inference_mode():
-        ContinuousBatch(decoder, rows, min(max_rows, len(rows))).run()
+    for row in rows:  # a run before this one may have failed halfway
+        row.generated, row.logprob, row.ending, row.scores = [], 0.0, None, None
+    ContinuousBatch(decoder, rows, min(max_rows, len(rows))).run()
 
 
 class ContinuousBatch:
@@ -63,12 +58,14 @@ class ContinuousBatch:
 
     A row goes through three states: it generates; it is fed the tokens in `forced_tokens`, which
     lead to the label; it waits in `awaiting_multi_token_score` if a choice has several tokens.
+
+    Args:
+        decoder: the model.
+        rows: to generate and score.
+        slots: the most rows at a time.
     """
 
     def __init__(self, decoder: Decoder, rows: Sequence[Row], slots: int) -> None:
-        """Prepare to run the rows, at most `slots` of them at a time."""
-        import torch
-
         self._decoder, self._tokenizer = decoder, decoder.tokenizer
         # Rows of similar length are read together. The longest come first, so that the others find
         # enough columns before the newest one.
@@ -76,27 +73,24 @@ class ContinuousBatch:
         # The first step feeds a prompt's last token, since it needs the logits.
         self._prompts = PromptReader(decoder, [row.prompt[:-1] for row in rows])
         device = self._device = decoder.model.device
-        max_tokens = max([row.request.max_tokens for row in rows if row.request] or [1])
+        requests = [row.request for row in rows if row.request]
+        max_tokens = max((request.max_tokens for request in requests), default=1)
         self._sampler = Sampler(slots, max_tokens, device)
-        self._cache = KVCache(
-            decoder.model.config.get_text_config().num_hidden_layers,
-            slots,
-            len(self._waiting[0].prompt) + max_tokens + SPARE_COLUMNS,
-            device,
-        )
-        self._rows: list[Row | None] = [None] * slots
+        columns = len(self._waiting[0].prompt) + max_tokens + SPARE_COLUMNS
+        self._cache = KVCache(decoder.config.num_hidden_layers, slots, columns, device)
+        self._rows: dict[int, Row] = {}  # by slot
         self._forced_tokens: dict[int, deque[int]] = {}  # by slot
         # By slot: log-probabilities of the choices' first tokens.
         self._awaiting_multi_token_score: dict[int, list[float]] = {}
-        self._label_prefixes = {row.request.label_prefix for row in rows if row.request}
-        self._may_end: torch.Tensor | None = None
+        self._may_end = decoder.tokenizer.may_end_text(
+            {request.label_prefix for request in requests}, decoder.config.vocab_size
+        ).to(device)
         # Of each slot: next token and its position; whether the slot's row is fed tokens, and
         # generates them; its limit, and the log-probability of its tokens.
-        self._ids = torch.zeros(slots, dtype=torch.long, device=device)
-        self._positions = torch.zeros(slots, dtype=torch.long, device=device)
-        self._active = torch.zeros(slots, dtype=torch.bool, device=device)
-        self._generating = torch.zeros(slots, dtype=torch.bool, device=device)
-        self._max_tokens = torch.zeros(slots, dtype=torch.long, device=device)
+        self._ids, self._positions, self._max_tokens = torch.zeros(
+            3, slots, dtype=torch.long, device=device
+        )
+        self._active, self._generating = torch.zeros(2, slots, dtype=torch.bool, device=device)
         self._logprobs = torch.zeros(slots, dtype=torch.float64, device=device)
 
     def run(self) -> None:
@@ -104,44 +98,35 @@ class ContinuousBatch:
         while True:
             # Rows are admitted once a quarter of the slots is idle, so that many prompts are read,
             # and many labels are scored, in one pass.
-            idle = len(self._rows) - self._num_running
+            slots, running = len(self._ids), self._num_running
             more = self._waiting or self._awaiting_multi_token_score
-            if not self._num_running or (more and idle >= max(1, len(self._rows) // 4)):
+            if not running or (more and slots - running >= max(1, slots // 4)):
                 self._score_multi_token_choices()
                 self._admit_rows()
                 if not self._num_running:
                     return
-            if not self._waiting and self._num_taken <= len(self._rows) // 2:
+            if not self._waiting and len(self._rows) <= slots // 2:
                 self._compact()
             self._step()
 
     @property
-    def _num_taken(self) -> int:
-        return sum(row is not None for row in self._rows)
-
-    @property
     def _num_running(self) -> int:
-        return self._num_taken - len(self._awaiting_multi_token_score)
-
-    def _row(self, slot: int) -> Row:
-        row = self._rows[slot]
-        assert row
-        return row
+        return len(self._rows) - len(self._awaiting_multi_token_score)
 
     # Rows join and leave -------------------------------------------------------------------------
 
     def _admit_rows(self) -> None:
         """Read the prompts of waiting rows into the free slots."""
-        slots = [slot for slot, row in enumerate(self._rows) if row is None][: len(self._waiting)]
-        if not slots:
+        free = [slot for slot in range(len(self._ids)) if slot not in self._rows]
+        admitted = {slot: self._waiting.popleft() for slot in free[: len(self._waiting)]}
+        if not admitted:
             return
-        rows = [self._waiting.popleft() for _ in slots]
-        prompts = [tuple(row.prompt[:-1]) for row in rows]
+        self._rows |= admitted
+        prompts = [tuple(row.prompt[:-1]) for row in admitted.values()]
         index = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}
         source = self._ids.new_tensor([index[prompt] for prompt in prompts])
-        self._cache.insert(slots, source, *self._prompts.read(list(index)))
-        for slot, row in zip(slots, rows, strict=True):
-            self._rows[slot] = row
+        self._cache.insert(list(admitted), source, *self._prompts.read(list(index)))
+        for slot, row in admitted.items():
             self._ids[slot], self._positions[slot] = row.prompt[-1], len(row.prompt) - 1
             self._logprobs[slot] = 0
             self._active[slot], self._generating[slot] = True, row.request is not None
@@ -152,24 +137,22 @@ class ContinuousBatch:
                 self._forced_tokens[slot] = deque([row.prompt[-1]])
 
     def _free(self, slot: int) -> None:
-        self._rows[slot] = None
+        del self._rows[slot]
         self._active[slot] = self._generating[slot] = False
         self._cache.free(slot)
 
     def _compact(self) -> None:
         """Drop the free slots."""
-        taken = [slot for slot, row in enumerate(self._rows) if row]
+        taken = sorted(self._rows)
         index = self._ids.new_tensor(taken)
         self._cache.select(taken)
         self._sampler.select(index)
         for name in ("_ids", "_positions", "_active", "_generating", "_max_tokens", "_logprobs"):
             setattr(self, name, getattr(self, name)[index])
-        self._rows = [self._rows[slot] for slot in taken]
         new_slot = {slot: i for i, slot in enumerate(taken)}
-        self._forced_tokens = {new_slot[slot]: ids for slot, ids in self._forced_tokens.items()}
-        self._awaiting_multi_token_score = {
-            new_slot[slot]: first for slot, first in self._awaiting_multi_token_score.items()
-        }
+        for name in ("_rows", "_forced_tokens", "_awaiting_multi_token_score"):
+            by_slot = getattr(self, name)
+            setattr(self, name, {new_slot[slot]: value for slot, value in by_slot.items()})
 
     # One step ------------------------------------------------------------------------------------
 
@@ -188,32 +171,23 @@ class ContinuousBatch:
         logprobs = logits.gather(-1, self._ids[:, None])[:, 0] - totals
         self._logprobs += (logprobs * self._generating).double()
         at_limit = self._sampler.counts >= self._max_tokens
-        if self._may_end is None:
-            mask = self._tokenizer.may_end_text(self._label_prefixes, logits.shape[-1])
-            self._may_end = mask.to(self._device)
         check = self._generating & (self._may_end[self._ids] | at_limit)
         for slot in check.nonzero()[:, 0].tolist():
             self._check_ending(slot)
 
-    def _forward(self) -> "torch.Tensor":
+    def _forward(self) -> torch.Tensor:
         """Return the logits after each row's token, (slots, vocabulary), float32."""
         mask = self._cache.open_column()
-        output = self._decoder.model(
-            input_ids=self._ids[:, None],
-            attention_mask=self._decoder.attention_mask(mask, self._positions[:, None]),
-            position_ids=self._positions[:, None],
-            past_key_values=self._cache.for_model(),
-            use_cache=True,
-            logits_to_keep=1,
+        logits = self._decoder.run(
+            self._ids[:, None], mask, self._positions[:, None], self._cache.for_model
         )
         self._cache.close_column(self._active)
         self._positions += self._active
-        logits: torch.Tensor = output.logits[:, -1].float()
-        return logits
+        return logits[:, -1].float()
 
     def _check_ending(self, slot: int) -> None:
         """Look for the end of a row's text, and feed what leads from there to its label."""
-        row, count = self._row(slot), int(self._sampler.counts[slot])
+        row, count = self._rows[slot], int(self._sampler.counts[slot])
         assert row.request
         generated = self._sampler.tokens[slot, :count].tolist()
         ending = self._tokenizer.find_ending(
@@ -238,9 +212,9 @@ class ContinuousBatch:
 
     # Labels --------------------------------------------------------------------------------------
 
-    def _score_first_tokens(self, slot: int, logits: "torch.Tensor", total: "torch.Tensor") -> None:
+    def _score_first_tokens(self, slot: int, logits: torch.Tensor, total: torch.Tensor) -> None:
         """Score each choice's first token; the row waits if a choice has more of them."""
-        row = self._row(slot)
+        row = self._rows[slot]
         scores = (logits[[choice[0] for choice in row.choices]] - total).double().tolist()
         if all(len(choice) == 1 for choice in row.choices):
             row.scores = scores
@@ -254,15 +228,15 @@ class ContinuousBatch:
         pairs = [
             (slot, choice)
             for slot in self._awaiting_multi_token_score
-            for choice in self._row(slot).choices
+            for choice in self._rows[slot].choices
             if len(choice) > 1
         ]
         rest: list[float] = []
-        for start in range(0, len(pairs), len(self._rows)):
-            rest += self._score_remaining_tokens(pairs[start : start + len(self._rows)])
+        for start in range(0, len(pairs), len(self._ids)):
+            rest += self._score_remaining_tokens(pairs[start : start + len(self._ids)])
         remaining = iter(rest)
         for slot, first in self._awaiting_multi_token_score.items():
-            row = self._row(slot)
+            row = self._rows[slot]
             row.scores = [
                 score + (next(remaining) if len(choice) > 1 else 0.0)
                 for score, choice in zip(first, row.choices, strict=True)
@@ -270,32 +244,21 @@ class ContinuousBatch:
             self._free(slot)
         self._awaiting_multi_token_score.clear()
 
-    def _score_remaining_tokens(self, pairs: "Sequence[tuple[int, list[int]]]") -> list[float]:
+    def _score_remaining_tokens(self, pairs: Sequence[tuple[int, list[int]]]) -> list[float]:
         """Return, for pairs of slot and choice, the log-probability of all tokens but the first."""
-        import torch
-
         slots = torch.tensor([slot for slot, _ in pairs], device=self._device)
-        longest = max(len(choice) for _, choice in pairs) - 1
         # The last token is predicted, never read; no token attends to the padding on the right.
-        ids = torch.tensor(
-            [
-                choice[:-1] + [self._tokenizer.pad] * (longest + 1 - len(choice))
-                for _, choice in pairs
-            ],
-            device=self._device,
-        )
+        tokens = [torch.tensor(choice[:-1]) for _, choice in pairs]
+        ids = pad_sequence(tokens, True, self._tokenizer.pad).to(self._device)
         past, mask = self._cache.copy_rows(slots)
         mask = torch.cat([mask, torch.ones_like(ids)], 1)
         # The padding of a short choice may lie beyond the context, which has no position for it.
-        offsets = torch.arange(longest, device=self._device)
-        positions = (self._positions[slots, None] + offsets).clamp(
-            max=self._decoder.context_length - 1
-        )
-        logits, _ = self._decoder.forward(ids, mask, positions, past, logits_to_keep=longest)
+        offsets = torch.arange(ids.shape[1], device=self._device)
+        positions = self._positions[slots, None] + offsets
+        positions = positions.clamp(max=self._decoder.context_length - 1)
+        logits, _ = self._decoder.forward(ids, mask, positions, past, len(offsets))
         logprobs = logits.float().log_softmax(-1)
-        scores = []
-        for i, (_, choice) in enumerate(pairs):
-            targets = torch.tensor(choice[1:], device=self._device)
-            chosen = logprobs[i, : len(targets)].gather(-1, targets[:, None])
-            scores.append(float(chosen.double().sum()))
-        return scores
+        return [
+            float(logprobs[i, offsets[: len(choice) - 1], choice[1:]].double().sum())
+            for i, (_, choice) in enumerate(pairs)
+        ]

@@ -8,71 +8,87 @@ to all tokens or to the last ones. So models with a state (Mamba, RWKV), with po
 
 import functools
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
 
-from ...errors import UserError
-from ...pretrained import lm_path, resolve_device
+import torch
+
+from ...errors import StoppedShort, UserError
+from ...files import hash_model
+from ...pretrained import lm_path, out_of_memory, resolve_device
 from ...settings import LocalLMSettings, fingerprint
-from ..port import Completion, Hypothesis, LMInfo, Request, Scores, split_into_blocks
-from .loading import ModelSource
-from .row_limit import RowLimit
+from ..port import (
+    REPLAY_ONLY,
+    Completion,
+    Hypothesis,
+    LMInfo,
+    Request,
+    Scores,
+    split_into_blocks,
+)
+from .beam_search import BeamHypothesis, beam_search
+from .continuous_batch import Row, run_rows
+from .decoder import Decoder, load_causal_lm, load_config_and_tokenizer
 from .tokenization import PromptTokenizer
 
-if TYPE_CHECKING:
-    from .beam_search import BeamHypothesis
-    from .continuous_batch import Row
-    from .decoder import Decoder
+Result = TypeVar("Result")
 
 CACHE_VERSION = 3  # raised when equal requests get other answers
 UNLIMITED_CONTEXT_TOKENS = 1_000_000  # tokenizers without a limit report far more
+CPU_CACHE_BYTES = 2 << 30  # for keys and values; a CPU does not say how much memory is free
+CPU_MAX_ROWS = 64  # more no longer fit into the processor's caches and cost more per row
+GPU_FREE_FRACTION = 0.6  # of the GPU's free memory, for keys, values and logits
+LOGITS_COPIES = 4  # in float32, of each row's logits, while a token is drawn
 
 
 class LocalLM:
-    """The engine; see `port.LM`."""
+    """The engine; see `port.LM`. The weights are loaded with the first request.
 
-    def __init__(self, settings: LocalLMSettings) -> None:
-        """Load configuration and tokenizer; the weights follow with the first request.
+    Args:
+        settings: from the config.
+        replay_only: refuse every request.
 
-        Raises:
-            UserError: if they cannot be loaded.
-        """
-        import torch
+    Raises:
+        UserError: if configuration or tokenizer cannot be loaded.
+    """
 
-        self._settings = settings
-        self._source = ModelSource(lm_path(settings.model), settings.revision)
+    def __init__(self, settings: LocalLMSettings, replay_only: bool = False) -> None:
+        self._settings, self._replay_only = settings, replay_only
+        self._path = lm_path(settings.model)
         self._device = torch.device(resolve_device(settings.device, "lm.device"))
         # On a CPU bfloat16 moves label probabilities by more than 2e-3 (scripts/bench/augment.py),
         # which its speed does not make up for.
         auto = "float32" if self._device.type == "cpu" else "bfloat16"
         self._dtype = auto if settings.dtype == "auto" else settings.dtype
-        config, tokenizer = self._source.load_config_and_tokenizer()
+        config, tokenizer = load_config_and_tokenizer(self._path, settings.revision)
         self._tokenizer = PromptTokenizer(tokenizer, settings.model)
         limits = [getattr(config, "max_position_embeddings", None), tokenizer.model_max_length]
-        weights, device = self._source.hash_weights(config), self._device.type
+        if Path(self._path).is_dir():
+            weights = hash_model(Path(self._path))
+        else:
+            commit = getattr(config, "_commit_hash", None) or settings.revision
+            weights = fingerprint([self._path, commit])
+        device, batch_size = self._device.type, settings.batch_size
         self.info = LMInfo(
             model=settings.model,
-            fingerprint=fingerprint(
-                [weights, self._dtype, device, settings.batch_size, CACHE_VERSION]
-            ),
+            fingerprint=fingerprint([weights, self._dtype, device, batch_size, CACHE_VERSION]),
             context_length=min([UNLIMITED_CONTEXT_TOKENS, *(limit for limit in limits if limit)]),
-            block_size=settings.batch_size,
+            block_size=batch_size,
             count_tokens=lambda text: len(self._tokenizer.encode(text)),
-            details=f"{self._dtype} on {device}, blocks of up to {settings.batch_size}",
+            details=f"{self._dtype} on {device}, blocks of up to {batch_size}",
         )
 
     @functools.cached_property
-    def _decoder(self) -> "Decoder":
-        from .decoder import Decoder
-
-        model = self._source.load_model(self._dtype, self._device)
+    def _decoder(self) -> Decoder:
+        model = load_causal_lm(self._path, self._settings.revision, self._dtype, self._device)
         ends = model.generation_config.eos_token_id
         self._tokenizer.end_tokens |= {*(ends if isinstance(ends, list) else [ends])} - {None}
         return Decoder(model, self._tokenizer, self.info.context_length)
 
     @functools.cached_property
-    def _row_limit(self) -> RowLimit:
-        return RowLimit(self._decoder.model, self.info.model, self._settings.batch_size)
+    def _row_limit(self) -> "RowLimit":
+        return RowLimit(self._decoder, self.info.model, self._settings.batch_size)
 
     def describe(self) -> str:
         """Return device and dtype; every request can be answered."""
@@ -81,9 +97,19 @@ class LocalLM:
     def complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Yield the answers, block by block."""
         for block in split_into_blocks(requests, self.info.block_size):
-            searched = iter(self._search([request for request in block if request.beams]))
-            generated = iter(self._generate([request for request in block if not request.beams]))
-            yield from (next(searched if request.beams else generated) for request in block)
+            rows = [
+                self._prepare(request.prompt, request.label_prefix, request.choices, request)
+                for request in block
+            ]
+            pairs = list(zip(block, rows, strict=True))
+            fitting = [(request, row) for request, row in pairs if self._fits(request, row)]
+            self._run([row for request, row in fitting if not request.beams])
+            lines = self._search([(request, row) for request, row in fitting if request.beams])
+            for request, row in pairs:
+                if request.beams and self._fits(request, row):
+                    yield _from_lines(request, row, next(lines))
+                else:
+                    yield self._completion(request, row)
 
     def score(self, prompts: Sequence[str], choices: Sequence[str]) -> list[Scores]:
         """Return the scores of every choice after every prompt.
@@ -91,18 +117,10 @@ class LocalLM:
         Raises:
             UserError: if a prompt and a choice do not fit into the context.
         """
-        from .continuous_batch import Row
-
         if not choices:
             return [Scores(()) for _ in prompts]
         # The prompt's last characters decide how a choice is tokenized.
-        rows = [
-            Row(
-                self._tokenizer.encode(prompt),
-                self._tokenizer.encode_continuations(prompt[-16:], choices),
-            )
-            for prompt in prompts
-        ]
+        rows = [self._prepare(prompt, prompt[-16:], choices) for prompt in prompts]
         for row in rows:
             needed = len(row.prompt) + max(map(len, row.choices))
             if needed > self.info.context_length:
@@ -115,35 +133,47 @@ class LocalLM:
             self._run(rows[start : start + self.info.block_size])
         return [Scores(tuple(row.scores or ())) for row in rows]
 
-    # Texts ---------------------------------------------------------------------------------------
+    def _prepare(
+        self, prompt: str, context: str, choices: Sequence[str], request: Request | None = None
+    ) -> Row:
+        """Return a row to be run; `context` is what the choices follow."""
+        if self._replay_only:
+            raise StoppedShort(REPLAY_ONLY)
+        choice_tokens = self._tokenizer.encode_continuations(context, choices)
+        return Row(self._tokenizer.encode(prompt), choice_tokens, request)
 
-    def _generate(self, requests: Sequence[Request]) -> list[Completion]:
-        from .continuous_batch import Row
-
-        rows = [
-            Row(
-                self._tokenizer.encode(request.prompt),
-                self._encode_choices(request.label_prefix, request.choices),
-                request,
-            )
-            for request in requests
-        ]
-        self._run([row for row in rows if self._fits(row)])
-        return [self._completion(request, row) for request, row in zip(requests, rows, strict=True)]
-
-    def _encode_choices(self, label_prefix: str, choices: Sequence[str]) -> list[list[int]]:
-        return self._tokenizer.encode_continuations(label_prefix, choices) if choices else []
-
-    def _fits(self, row: "Row") -> bool:
+    def _fits(self, request: Request, row: Row) -> bool:
         """Return whether prompt, text, an appended label prefix and the longest choice fit."""
-        request = row.request
-        assert request
         needed = len(row.prompt) + request.max_tokens + max(map(len, row.choices), default=0)
         if request.label_prefix:
             needed += len(self._tokenizer.encode_continuations(".", [request.label_prefix])[0])
         return needed <= self.info.context_length
 
-    def _completion(self, request: Request, row: "Row") -> Completion:
+    def _run(self, rows: Sequence[Row]) -> None:
+        """Generate and score a block."""
+        if rows:
+            longest = max(
+                len(row.prompt) + (row.request.max_tokens if row.request else 1) for row in rows
+            )
+            self._row_limit.run(
+                functools.partial(run_rows, self._decoder, rows), longest, len(rows)
+            )
+
+    def _search(self, asked: Sequence[tuple[Request, Row]]) -> Iterator[list[BeamHypothesis]]:
+        """Yield the lines of each request; neighbours with equal settings are searched together."""
+        for (width, max_tokens, _), group in itertools.groupby(
+            asked, lambda pair: (pair[0].beams, pair[0].max_tokens, pair[0].temperature)
+        ):
+            requests, rows = zip(*group, strict=True)
+            prompts = [row.prompt for row in rows]
+            yield from self._row_limit.run(
+                functools.partial(beam_search, self._decoder, prompts, requests),
+                max(map(len, prompts)) + max_tokens,
+                rows=len(prompts) * width,
+                min_rows=width,
+            )
+
+    def _completion(self, request: Request, row: Row) -> Completion:
         if not row.generated:
             return Completion(request.number, "", "too_long", None, len(row.prompt), 0)
         ending = row.ending
@@ -160,75 +190,78 @@ class LocalLM:
             retokenised=bool(ending and ending.retokenised),
         )
 
-    def _run(self, rows: "Sequence[Row]") -> None:
-        """Generate and score a block."""
-        from .continuous_batch import run_rows
 
-        if not rows:
-            return
-
-        def run(max_rows: int) -> None:
-            for row in rows:
-                row.reset()
-            run_rows(self._decoder, rows, max_rows)
-
-        longest = max(
-            len(row.prompt) + (row.request.max_tokens if row.request else 1) for row in rows
-        )
-        self._row_limit.run(run, longest, len(rows))
-
-    # Beam search ---------------------------------------------------------------------------------
-
-    def _search(self, requests: Sequence[Request]) -> Iterator[Completion]:
-        """Yield the lines of each request; neighbours with equal settings are searched together."""
-        for _, group in itertools.groupby(
-            requests, lambda request: (request.beams, request.max_tokens, request.temperature)
-        ):
-            asked = [(request, self._tokenizer.encode(request.prompt)) for request in group]
-            lines = iter(
-                self._search_lines(
-                    [
-                        (request, prompt)
-                        for request, prompt in asked
-                        if len(prompt) + request.max_tokens <= self.info.context_length
-                    ]
-                )
-            )
-            for request, prompt in asked:
-                if len(prompt) + request.max_tokens <= self.info.context_length:
-                    yield _from_lines(request, prompt, next(lines))
-                else:
-                    yield Completion(request.number, "", "too_long", None, len(prompt), 0)
-
-    def _search_lines(
-        self, asked: Sequence[tuple[Request, list[int]]]
-    ) -> "list[list[BeamHypothesis]]":
-        from .beam_search import beam_search
-
-        if not asked:
-            return []
-        requests, prompts = [request for request, _ in asked], [prompt for _, prompt in asked]
-        width = requests[0].beams
-        return self._row_limit.run(
-            lambda max_rows: beam_search(self._decoder, prompts, requests, max_rows),
-            max(map(len, prompts)) + requests[0].max_tokens,
-            rows=len(prompts) * width,
-            min_rows=width,
-        )
-
-
-def _from_lines(
-    request: Request, prompt: Sequence[int], lines: "Sequence[BeamHypothesis]"
-) -> Completion:
+def _from_lines(request: Request, row: Row, lines: Sequence[BeamHypothesis]) -> Completion:
     return Completion(
         number=request.number,
         text=lines[0].text,
         finish="line" if lines[0].finished else "length",
         scores=None,
-        prompt_tokens=len(prompt),
+        prompt_tokens=len(row.prompt),
         completion_tokens=sum(line.num_tokens for line in lines),
         logprob=round(lines[0].logprob, 4),
         hypotheses=tuple(
             Hypothesis(line.text, line.finished, round(line.logprob, 4)) for line in lines
         ),
     )
+
+
+class RowLimit:
+    """Runs work with as many rows at a time as the memory holds.
+
+    The limit is an estimate first, then half as many rows whenever the memory runs out.
+
+    Args:
+        decoder: its model is loaded.
+        name: of the model, for messages.
+        max_rows: the most rows that are wanted.
+
+    Attributes:
+        max_rows: the limit so far, which a failure halves.
+    """
+
+    def __init__(self, decoder: Decoder, name: str, max_rows: int) -> None:
+        self._name, self.max_rows, self._device = name, max_rows, decoder.model.device
+        config = decoder.config
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        self._bytes_per_token = (  # keys and values
+            2 * config.num_hidden_layers * heads * size * decoder.model.dtype.itemsize
+        )
+        self._logits_bytes = LOGITS_COPIES * 4 * config.vocab_size
+        self._bytes = CPU_CACHE_BYTES
+        if self._device.type == "cuda":
+            self._bytes = int(GPU_FREE_FRACTION * torch.cuda.mem_get_info(self._device)[0])
+
+    def run(
+        self, work: Callable[[int], Result], tokens_per_row: int, rows: int, min_rows: int = 1
+    ) -> Result:
+        """Return the result of `work`; if memory runs out, run it again with half as many rows.
+
+        Args:
+            work: takes the most rows at a time.
+            tokens_per_row: of the longest row.
+            rows: that there are.
+            min_rows: rows that must run together.
+
+        Raises:
+            UserError: if the memory does not hold the fewest rows.
+        """
+        row_bytes = tokens_per_row * self._bytes_per_token + self._logits_bytes
+        device_limit = CPU_MAX_ROWS if self._device.type == "cpu" else rows
+        while True:
+            limit = min(self.max_rows, max(1, self._bytes // row_bytes), rows, device_limit)
+            try:
+                return work(limit)
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+            if limit <= min_rows:
+                what = "a single text" if min_rows == 1 else f"{min_rows} beams of a single text"
+                raise UserError(
+                    f"lm.model {self._name}: the memory does not hold {what}",
+                    "use a smaller model, or another lm.device",
+                )
+            self.max_rows = limit // 2
+            if self._device.type == "cuda":
+                torch.cuda.empty_cache()

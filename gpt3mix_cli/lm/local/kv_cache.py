@@ -5,12 +5,13 @@ mask. A row that joins is written right before the newest column, wherever its s
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch.nn.functional import pad
+from transformers.cache_utils import Cache, CacheLayerMixin
 
 from .decoder import KeysValues
-
-if TYPE_CHECKING:
-    import torch
 
 
 class KVCache:
@@ -18,34 +19,21 @@ class KVCache:
 
     Attributes:
         layers: keys and values, allocated with the first ones.
+        for_model: the cache as a model of the transformers library takes it.
         mask: (slots, columns), 1 where a column holds a token of the slot's row.
         start: the first column that any row needs.
         end: the column that the next step writes.
     """
 
-    def __init__(self, num_layers: int, slots: int, columns: int, device: "torch.device") -> None:
-        """Allocate the mask; the layers follow with the first keys and values."""
-        import torch
-
+    def __init__(self, num_layers: int, slots: int, columns: int, device: torch.device) -> None:
         self.layers = [_Layer(self) for _ in range(num_layers)]
+        self.for_model = Cache(layers=self.layers)
         self.mask = torch.zeros(slots, columns, dtype=torch.long, device=device)
         self.start = self.end = 0
-        # The first column of each slot's row; None if the slot is free.
-        self._first_columns: list[int | None] = [None] * slots
-
-    def for_model(self) -> Any:
-        """Return the cache as a model of the transformers library takes it."""
-        from transformers.cache_utils import Cache, CacheLayerMixin
-
-        CacheLayerMixin.register(_Layer)  # the library checks the class
-        return Cache(layers=self.layers)
+        self._first_columns: dict[int, int] = {}  # of the row in each slot that is taken
 
     def insert(
-        self,
-        slots: Sequence[int],
-        source: "torch.Tensor",
-        prompts: KeysValues,
-        mask: "torch.Tensor",
+        self, slots: Sequence[int], source: torch.Tensor, prompts: KeysValues, mask: torch.Tensor
     ) -> None:
         """Put rows into free slots.
 
@@ -59,9 +47,7 @@ class KVCache:
         width = int(mask.sum(1).max())
         columns = mask.argsort(dim=1, stable=True)[:, mask.shape[1] - width :]
         mask, columns = mask.gather(1, columns), columns[source]
-        if all(first is None for first in self._first_columns):
-            self.start = self.end = 0
-        self.end = max(self.end, width)
+        self.end = max(self.end if self._first_columns else 0, width)
         first = self.end - width
         for layer, (keys, values) in zip(self.layers, prompts, strict=False):
             all_keys, all_values = layer.allocate(keys, values)
@@ -70,38 +56,35 @@ class KVCache:
             all_values[slots, :, first : self.end] = values[rows].transpose(1, 2)
         self.mask[slots] = 0
         self.mask[slots, first : self.end] = mask[source]
-        for slot in slots:
-            self._first_columns[slot] = first
-        self._update_start()
+        self._first_columns |= dict.fromkeys(slots, first)
+        self.start = min(self._first_columns.values())
 
     def free(self, slot: int) -> None:
         """Mark a slot as free; columns that only its row needed are dropped."""
-        self._first_columns[slot] = None
-        self._update_start()
+        del self._first_columns[slot]
+        self.start = min(self._first_columns.values(), default=self.start)
 
     def truncate(self, slot: int, length: int) -> None:
         """Keep only the first tokens of a row."""
-        columns = self.mask[slot].nonzero()[:, 0]
-        self.mask[slot, columns[length:]] = 0
+        self.mask[slot, self.mask[slot].nonzero()[length:, 0]] = 0
 
     def select(self, slots: Sequence[int]) -> None:
-        """Keep only these slots, in this order."""
+        """Keep only these slots, which are taken, in this order."""
         index = self.mask.new_tensor(slots)
         for layer in self.layers:
-            layer.keys, layer.values = layer.keys[index], layer.values[index]  # type: ignore[index]
+            layer.keys, layer.values = layer.keys[index], layer.values[index]
         self.mask = self.mask[index]
-        self._first_columns = [self._first_columns[slot] for slot in slots]
+        self._first_columns = {i: self._first_columns[slot] for i, slot in enumerate(slots)}
 
-    def copy_rows(self, slots: "torch.Tensor") -> "tuple[KeysValues, torch.Tensor]":
+    def copy_rows(self, slots: torch.Tensor) -> tuple[KeysValues, torch.Tensor]:
         """Return keys and values of some slots, (rows, heads, columns, size), and their mask."""
         used = slice(self.start, self.end)
         layers = [
-            (layer.keys[slots, :, used], layer.values[slots, :, used])  # type: ignore[index]
-            for layer in self.layers
+            (layer.keys[slots, :, used], layer.values[slots, :, used]) for layer in self.layers
         ]
         return layers, self.mask[slots, used]
 
-    def open_column(self) -> "torch.Tensor":
+    def open_column(self) -> torch.Tensor:
         """Make space for the next token and return the mask that the step sees, (slots, columns).
 
         A free slot sees this column, since a row that sees nothing has NaNs; `close_column` hides
@@ -112,7 +95,7 @@ class KVCache:
         self.mask[:, self.end] = 1
         return self.mask[:, self.start : self.end + 1]
 
-    def close_column(self, active: "torch.Tensor") -> None:
+    def close_column(self, active: torch.Tensor) -> None:
         """Keep the new column in the slots that are `active`, (slots,)."""
         self.mask[:, self.end] = active.long()
         self.end += 1
@@ -121,26 +104,18 @@ class KVCache:
         """Move the columns in use to the front, and add columns if few are free behind them."""
         used = self.end - self.start
         # Half as much again, so that this is rare.
-        more = max(0, used + 1 + used // 2 - self.mask.shape[1])
+        free = max(self.mask.shape[1], used + 1 + used // 2) - used
         for layer in self.layers:
-            for name in ("keys", "values"):
-                if (old := getattr(layer, name)) is not None:
-                    new = old.new_zeros(*old.shape[:2], old.shape[2] + more, old.shape[3])
-                    new[:, :, :used] = old[:, :, self.start : self.end]
-                    setattr(layer, name, new)
-        mask = self.mask.new_zeros(len(self.mask), self.mask.shape[1] + more)
-        mask[:, :used] = self.mask[:, self.start : self.end]
-        self.mask = mask
-        self._first_columns = [
-            None if first is None else first - self.start for first in self._first_columns
-        ]
+            layer.keys = pad(layer.keys[:, :, self.start : self.end], (0, 0, 0, free))
+            layer.values = pad(layer.values[:, :, self.start : self.end], (0, 0, 0, free))
+        self.mask = pad(self.mask[:, self.start : self.end], (0, free))
+        self._first_columns = {
+            slot: first - self.start for slot, first in self._first_columns.items()
+        }
         self.start, self.end = 0, used
 
-    def _update_start(self) -> None:
-        columns = [first for first in self._first_columns if first is not None]
-        self.start = min(columns, default=self.start)
 
-
+@CacheLayerMixin.register  # the library checks the class
 class _Layer:
     """One layer; the attributes and methods are those that the library asks of a cache layer."""
 
@@ -148,22 +123,21 @@ class _Layer:
 
     def __init__(self, cache: KVCache) -> None:
         self._cache = cache
-        self.keys: torch.Tensor | None = None
-        self.values: torch.Tensor | None = None
+        self.keys = self.values = torch.empty(0)
 
     def allocate(
-        self, keys: "torch.Tensor", values: "torch.Tensor"
-    ) -> "tuple[torch.Tensor, torch.Tensor]":
+        self, keys: torch.Tensor, values: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return all keys and values; allocates them in the shape of the first ones."""
-        if self.keys is None or self.values is None:
+        if not self.keys.numel():
             slots, columns = self._cache.mask.shape
             self.keys = keys.new_zeros(slots, keys.shape[1], columns, keys.shape[3])
             self.values = values.new_zeros(slots, values.shape[1], columns, values.shape[3])
         return self.keys, self.values
 
     def update(
-        self, keys: "torch.Tensor", values: "torch.Tensor", *_: Any, **__: Any
-    ) -> "tuple[torch.Tensor, torch.Tensor]":
+        self, keys: torch.Tensor, values: torch.Tensor, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         start, end = self._cache.start, self._cache.end
         all_keys, all_values = self.allocate(keys, values)
         all_keys[:, :, end : end + 1] = keys

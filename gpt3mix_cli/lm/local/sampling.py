@@ -3,12 +3,9 @@
 What a row draws depends on its request's seed and on its own logits only.
 """
 
-from typing import TYPE_CHECKING
+import torch
 
 from ..port import Request
-
-if TYPE_CHECKING:
-    import torch
 
 CDF_CHUNK_TOKENS = 128  # probabilities are summed over chunks before any single one is looked at
 
@@ -21,10 +18,7 @@ class Sampler:
         counts: how many of them are set, (rows,).
     """
 
-    def __init__(self, rows: int, max_tokens: int, device: "torch.device") -> None:
-        """Allocate memory for rows that are assigned later."""
-        import torch
-
+    def __init__(self, rows: int, max_tokens: int, device: torch.device) -> None:
         self._columns = torch.arange(max_tokens, device=device)
         self.tokens = torch.zeros(rows, max_tokens, dtype=torch.long, device=device)
         self.counts = torch.zeros(rows, dtype=torch.long, device=device)
@@ -35,8 +29,6 @@ class Sampler:
 
     def assign(self, row: int, request: Request) -> None:
         """Start a request in a row."""
-        import torch
-
         generator = torch.Generator().manual_seed(request.seed)
         uniforms = torch.rand(request.max_tokens, generator=generator, dtype=torch.float64)
         self._uniforms[row, : request.max_tokens] = uniforms.to(self._uniforms.device)
@@ -48,25 +40,23 @@ class Sampler:
         self._any_greedy |= request.temperature == 0
         self._any_penalty |= request.frequency_penalty != 0
 
-    def select(self, rows: "torch.Tensor") -> None:
+    def select(self, rows: torch.Tensor) -> None:
         """Keep only these rows, in this order."""
         for name in ("tokens", "counts", "_uniforms", "_parameters"):
             setattr(self, name, getattr(self, name)[rows])
 
-    def draw(self, logits: "torch.Tensor", generating: "torch.Tensor") -> "torch.Tensor":
+    def draw(self, logits: torch.Tensor, generating: torch.Tensor) -> torch.Tensor:
         """Return the next token of each row, (rows,), and record it where `generating`.
 
         Args:
             logits: (rows, vocabulary), float32; not changed.
             generating: (rows,), bool.
         """
-        import torch
-
         temperature, top_p, penalty = self._parameters.unbind(-1)
         if self._any_penalty:
             # A token that was generated c times occurs c times in the index: c penalties are added.
-            each = torch.where(self._columns < self.counts[:, None], -penalty[:, None], 0.0)
-            logits = logits.scatter_add(-1, self.tokens, each)
+            penalties = torch.where(self._columns < self.counts[:, None], -penalty[:, None], 0.0)
+            logits = logits.scatter_add(-1, self.tokens, penalties)
         weights = (
             (logits - logits.amax(-1, keepdim=True))
             .div_(temperature.clamp(min=1e-6)[:, None])
@@ -87,13 +77,11 @@ class Sampler:
         return token
 
 
-def _nucleus(weights: "torch.Tensor", top_p: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor]":
+def _nucleus(weights: torch.Tensor, top_p: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the weights with those outside the nucleus set to 0, and the token ids they are of.
 
     Both are (rows, vocabulary): sorted, most probable first, in rows with top_p < 1.
     """
-    import torch
-
     ranked, ranks = weights.sort(-1, descending=True)
     probs = ranked / ranked.sum(-1, keepdim=True)
     # A token stays if those before it have not reached top_p; so the first one always stays.
@@ -104,7 +92,7 @@ def _nucleus(weights: "torch.Tensor", top_p: "torch.Tensor") -> "tuple[torch.Ten
     return torch.where(truncated, ranked, weights), torch.where(truncated, ranks, unsorted)
 
 
-def inverse_cdf(weights: "torch.Tensor", uniforms: "torch.Tensor") -> "torch.Tensor":
+def inverse_cdf(weights: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
     """Return the token at which the cumulative distribution exceeds a uniform number, (rows,).
 
     Weights are summed over chunks first, and in float64, so that the tail keeps its probability and
@@ -114,8 +102,6 @@ def inverse_cdf(weights: "torch.Tensor", uniforms: "torch.Tensor") -> "torch.Ten
         weights: not normalized, (rows, vocabulary).
         uniforms: in [0, 1), (rows, 1), float64.
     """
-    import torch
-
     rows, vocabulary = weights.shape
     if vocabulary % CDF_CHUNK_TOKENS:
         weights = torch.nn.functional.pad(weights, (0, -vocabulary % CDF_CHUNK_TOKENS))

@@ -7,12 +7,11 @@ text and label prefix (`!)` may be one token) the string is tokenized again as a
 import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
+
+import torch
 
 from ...errors import UserError
-
-if TYPE_CHECKING:
-    import torch
 
 LINE_END = "\n"  # a row is one line of the list in the prompt
 DECODE_CONTEXT_TOKENS = 8  # of the prompt: they decide how the first generated token is spelled
@@ -40,13 +39,16 @@ class Ending:
 class PromptTokenizer:
     """A tokenizer, as the local LM needs it.
 
+    Args:
+        tokenizer: of the transformers library.
+        model: its name, for messages.
+
     Attributes:
         pad: a token id for positions that are masked out.
         end_tokens: ids that end a text.
     """
 
     def __init__(self, tokenizer: Any, model: str) -> None:
-        """Wrap a tokenizer of the transformers library; messages name `model`."""
         self._tokenizer, self._model = tokenizer, model
         # Not the tokenizer's own pad token: the model may have no embedding for it.
         self.pad = 0
@@ -55,7 +57,6 @@ class PromptTokenizer:
         # Many tokenizers turn an empty prompt into no token, but the model must read at least one.
         candidates = (tokenizer.bos_token_id, tokenizer.eos_token_id, 0)
         self._empty_prompt = [token for token in candidates if token is not None][:1]
-        self._vocabulary: list[str] | None = None
         # Label prefix and labels are the same for most rows.
         self._encode_cached = functools.lru_cache(1024)(self._encode_continuation)
 
@@ -97,19 +98,18 @@ class PromptTokenizer:
         whole: str = self._tokenizer.decode([*end_of_prompt, *tokens], **options)
         return whole.removeprefix(before)
 
-    def may_end_text(self, label_prefixes: Iterable[str], vocabulary_size: int) -> "torch.Tensor":
+    @functools.cached_property
+    def _vocabulary(self) -> list[str]:
+        tokens = [[token] for token in range(len(self._tokenizer))]
+        texts: list[str] = self._tokenizer.batch_decode(tokens, clean_up_tokenization_spaces=False)
+        return texts
+
+    def may_end_text(self, label_prefixes: Iterable[str], vocabulary_size: int) -> torch.Tensor:
         """Return for each token whether a text can end with it, (vocabulary,), bool.
 
         A text ends with a line end, a label prefix or an end token. Only after a token that may be
         the last one the text is decoded and searched for its end.
         """
-        import torch
-
-        if self._vocabulary is None:
-            self._vocabulary = self._tokenizer.batch_decode(
-                [[token] for token in range(len(self._tokenizer))],
-                clean_up_tokenization_spaces=False,
-            )
         marks = {LINE_END, *(prefix[-1] for prefix in label_prefixes if prefix)}
         # A token may be a part of a non-ASCII character, which decodes to nothing on its own.
         any_token = not all(mark.isascii() for mark in marks)
@@ -139,25 +139,16 @@ class PromptTokenizer:
         if not stops and not at_end_token:
             return None
         end = min(stops, default=len(whole))
-        text = whole[:end]
-        finish: Literal["label_prefix", "line"] = (
-            "label_prefix" if label_prefix and stops.get(end) == label_prefix else "line"
-        )
+        text, at_label = whole[:end], bool(label_prefix) and stops.get(end) == label_prefix
+        finish: Literal["label_prefix", "line"] = "label_prefix" if at_label else "line"
         if not label_prefix:
             return Ending(text, finish, [], retokenised=False)
-        if finish == "label_prefix":
-            exact = whole == text + label_prefix and not at_end_token
-            kept = list(generated) if exact else None
-        else:
-            kept = self._with_label_prefix(prompt, generated, text, label_prefix)
+        kept: Sequence[int] = ()  # empty if the last token is in both text and label prefix
+        if at_label:
+            if whole == text + label_prefix and not at_end_token:
+                kept = generated
+        elif self.decode_continuation(prompt, generated[:-1]) == text:
+            kept = [*generated[:-1], *self.encode_continuations(".", [label_prefix])[0]]
         from_text = self.encode(f"{prompt_text}{text}{label_prefix}")
-        context = from_text if kept is None else [*prompt, *kept]
-        return Ending(text, finish, context, retokenised=kept is None or from_text != context)
-
-    def _with_label_prefix(
-        self, prompt: Sequence[int], generated: Sequence[int], text: str, label_prefix: str
-    ) -> list[int] | None:
-        """Return the text's tokens and the label prefix's; None if the last token is in both."""
-        if self.decode_continuation(prompt, generated[:-1]) != text:
-            return None
-        return [*generated[:-1], *self.encode_continuations(".", [label_prefix])[0]]
+        context = [*prompt, *kept] if kept else from_text
+        return Ending(text, finish, context, retokenised=not kept or from_text != context)

@@ -83,8 +83,8 @@ def test_logprobs_equal_reference_passes(folders: dict[str, Path]) -> None:
             ends = (
                 [index(tokenizer, "\n"), *tokenizer.all_special_ids] if hypothesis.finished else []
             )
-            each = [expected + float(logprobs[-1, end]) for end in ends] or [expected]
-            assert any(hypothesis.logprob == pytest.approx(one, abs=1e-3) for one in each)
+            sums = [expected + float(logprobs[-1, end]) for end in ends] or [expected]
+            assert any(hypothesis.logprob == pytest.approx(total, abs=1e-3) for total in sums)
 
 
 def test_one_beam_is_greedy(folder: Path) -> None:
@@ -99,15 +99,15 @@ def test_one_beam_is_greedy(folder: Path) -> None:
             for i, prompt in enumerate(OPEN_PROMPTS)
         ],
     )
-    for one, other in zip(greedy, beams, strict=True):
-        assert (one.text, one.finish, one.completion_tokens) == (
-            other.text,
-            other.finish,
-            other.completion_tokens,
+    for sampled, beam in zip(greedy, beams, strict=True):
+        assert (sampled.text, sampled.finish, sampled.completion_tokens) == (
+            beam.text,
+            beam.finish,
+            beam.completion_tokens,
         )
-        assert one.logprob == pytest.approx(other.logprob, abs=1e-3)
-        assert other.hypotheses == (
-            Hypothesis(other.text, other.finish == "line", other.logprob or 0.0),
+        assert sampled.logprob == pytest.approx(beam.logprob, abs=1e-3)
+        assert beam.hypotheses == (
+            Hypothesis(beam.text, beam.finish == "line", beam.logprob or 0.0),
         )
 
 
@@ -120,10 +120,10 @@ def test_beams_equal_those_of_each_prompt_alone(folder: Path) -> None:
     ]
     together = answers(lm, requests)
     lm._row_limit.max_rows = 1
-    for one, other in zip(together, answers(lm, requests), strict=True):
-        assert lines(one) == lines(other)
-        assert [line.logprob for line in one.hypotheses] == pytest.approx(
-            [line.logprob for line in other.hypotheses], abs=1e-3
+    for completion, alone in zip(together, answers(lm, requests), strict=True):
+        assert lines(completion) == lines(alone)
+        assert [line.logprob for line in completion.hypotheses] == pytest.approx(
+            [line.logprob for line in alone.hypotheses], abs=1e-3
         )
 
 
@@ -255,7 +255,9 @@ def test_beams_and_ordinary_requests_keep_their_order(folder: Path) -> None:
         {},
         {"beams": 2},
     ]
-    requests = [request(i, prompt=OPEN_PROMPTS[i % 3], **each) for i, each in enumerate(options)]
+    requests = [
+        request(i, prompt=OPEN_PROMPTS[i % 3], **option) for i, option in enumerate(options)
+    ]
     mixed = answers(lm, requests)
     assert [completion.number for completion in mixed] == list(range(8))
     for asked, completion in zip(requests, mixed, strict=True):
@@ -287,10 +289,10 @@ def test_a_search_that_runs_out_of_memory_continues_with_fewer_lines(
     ]
     expected = answers(lm, requests)
     with_memory_for(monkeypatch, lm, 4)
-    for one, other in zip(answers(lm, requests), expected, strict=True):
-        assert (lines(one), one.hypotheses[0].logprob) == (
-            lines(other),
-            pytest.approx(other.hypotheses[0].logprob, abs=1e-3),
+    for completion, reference in zip(answers(lm, requests), expected, strict=True):
+        assert (lines(completion), completion.hypotheses[0].logprob) == (
+            lines(reference),
+            pytest.approx(reference.hypotheses[0].logprob, abs=1e-3),
         )
     with_memory_for(monkeypatch, lm, 1)
     with pytest.raises(UserError, match="2 beams of a single text"):
@@ -305,18 +307,19 @@ def test_drawn_lines_are_a_sample_without_replacement(
     asked = [
         request(number, seed=number, temperature=1, beams=2, max_tokens=6) for number in range(1200)
     ]
-    found = answers(lm, asked)
-    assert found == answers(lm, asked)
+    results = answers(lm, asked)
+    assert results == answers(lm, asked)
     assert all(
-        len({one.text for one in answer.hypotheses}) == len(answer.hypotheses) for answer in found
+        len({line.text for line in answer.hypotheses}) == len(answer.hypotheses)
+        for answer in results
     )
-    firsts = Counter(answer.hypotheses[0].text for answer in found)
-    for text, share in {
+    firsts = Counter(answer.hypotheses[0].text for answer in results)
+    for text, probability in {
         " good": 0.36,
         " great": 0.30,
         " great film.": 0.21,
         " great film": 0.09,
     }.items():  # see TABLE
-        assert abs(firsts[text] / len(found) - share) < 4 * math.sqrt(
-            share * (1 - share) / len(found)
+        assert abs(firsts[text] / len(results) - probability) < 4 * math.sqrt(
+            probability * (1 - probability) / len(results)
         ), text

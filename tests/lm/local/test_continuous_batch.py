@@ -70,14 +70,9 @@ PROMPTS = {
 }
 
 
-def written(lm: LocalLM, requests: Sequence[Request], max_rows: int) -> list[Row]:
+def filled_rows(lm: LocalLM, requests: Sequence[Request], max_rows: int) -> list[Row]:
     rows = [
-        Row(
-            lm._tokenizer.encode(asked.prompt),
-            lm._encode_choices(asked.label_prefix, asked.choices),
-            asked,
-        )
-        for asked in requests
+        lm._prepare(asked.prompt, asked.label_prefix, asked.choices, asked) for asked in requests
     ]
     run_rows(lm._decoder, rows, max_rows)
     return rows
@@ -87,7 +82,10 @@ def summed(model: Any, before: Sequence[int], after: Sequence[int]) -> float:
     """Return the log-probability of some tokens after others, by one reference pass."""
     whole = [*before, *after]
     logprobs = plain_logits(model, whole).double().log_softmax(-1)
-    return sum(float(logprobs[place - 1, whole[place]]) for place in range(len(before), len(whole)))
+    return sum(
+        float(logprobs[position - 1, whole[position]])
+        for position in range(len(before), len(whole))
+    )
 
 
 def check(lm: LocalLM, rows: Sequence[Row]) -> Counter[str]:
@@ -138,13 +136,13 @@ def test_rows_equal_reference_passes(folder: Path, prompts: str, max_rows: int) 
     """Few slots for many rows: rows leave and join, and the cache moves and grows."""
     lm = local(folder)
     labels = list(LABELS.values())[len(prompts) % 3]
-    check(lm, written(lm, mixed(PROMPTS[prompts], labels, 14), max_rows))
+    check(lm, filled_rows(lm, mixed(PROMPTS[prompts], labels, 14), max_rows))
 
 
 @pytest.mark.parametrize("labels", LABELS)
 def test_labels_equal_reference_passes(folder: Path, labels: str) -> None:
     lm = local(folder)
-    rows = written(lm, mixed([*SHARING, *OPEN_PROMPTS], LABELS[labels], 16), 5)
+    rows = filled_rows(lm, mixed([*SHARING, *OPEN_PROMPTS], LABELS[labels], 16), 5)
     check(lm, rows)
     if labels == "one character":
         assert all(sum(map(math.exp, row.scores)) <= 1 + 1e-6 for row in rows if row.scores)
@@ -155,7 +153,7 @@ def test_rows_end_in_every_way(folders: dict[str, Path]) -> None:
     ways: Counter[str] = Counter()
     for folder in folders.values():
         lm = local(folder)
-        ways += check(lm, written(lm, mixed(SHARING, CHOICES, 48), 12))
+        ways += check(lm, filled_rows(lm, mixed(SHARING, CHOICES, 48), 12))
     assert {"length", "label_prefix", "line", "end token", "label_prefix, straddled"} <= set(
         ways
     ), ways
@@ -231,7 +229,7 @@ def test_kinds_of_attention_equal_reference_passes(
 ) -> None:
     """A sliding window must reach across gaps in rows, before short prompts and label prefixes."""
     lm = save_and_open(tmp_path, folders["gpt2-bytes"], model, config, **options)
-    check(lm, written(lm, mixed(SHARING, CHOICES, 10), 3))
+    check(lm, filled_rows(lm, mixed(SHARING, CHOICES, 10), 3))
 
 
 # What an answer does not depend on ----------------------------------------------------------------
@@ -254,13 +252,13 @@ def test_greedy_answers_do_not_depend_on_the_number_of_slots(folder: Path) -> No
     whole = answers(lm, requests)
     for max_rows in (1, 2, 3, 5):
         lm._row_limit.max_rows = max_rows
-        for one, other in zip(answers(lm, requests), whole, strict=True):
-            assert replace(one, scores=None, logprob=None) == replace(
-                other, scores=None, logprob=None
+        for actual, expected in zip(answers(lm, requests), whole, strict=True):
+            assert replace(actual, scores=None, logprob=None) == replace(
+                expected, scores=None, logprob=None
             )
-            assert one.logprob == pytest.approx(other.logprob, abs=1e-3)
-            if one.scores and other.scores:
-                assert one.scores.logprobs == pytest.approx(other.scores.logprobs, abs=1e-4)
+            assert actual.logprob == pytest.approx(expected.logprob, abs=1e-3)
+            if actual.scores and expected.scores:
+                assert actual.scores.logprobs == pytest.approx(expected.scores.logprobs, abs=1e-4)
 
 
 def test_equal_blocks_get_equal_answers_whatever_came_before(folder: Path) -> None:
@@ -281,7 +279,9 @@ def test_retokenised_is_exact(folders: dict[str, Path]) -> None:
     for folder in folders.values():
         lm = local(folder, 24)
         requests = mixed(SHARING, CHOICES, 24)
-        for row, completion in zip(written(lm, requests, 24), answers(lm, requests), strict=True):
+        for row, completion in zip(
+            filled_rows(lm, requests, 24), answers(lm, requests), strict=True
+        ):
             if row.ending is None:
                 assert not completion.retokenised
                 continue
@@ -325,7 +325,10 @@ def test_texts_fill_the_context_to_its_last_position(
             40
             - len(lm._tokenizer.encode(OPEN_PROMPTS[i % 2 + 1]))
             - 1
-            - max((len(tokens) for tokens in lm._encode_choices("e", labels)), default=0)
+            - max(
+                (len(tokens) for tokens in lm._tokenizer.encode_continuations("e", labels)),
+                default=0,
+            )
         )
         requests.append(
             request(
@@ -337,7 +340,7 @@ def test_texts_fill_the_context_to_its_last_position(
                 temperature=1.2,
             )
         )
-    check(lm, written(lm, requests, 5))
+    check(lm, filled_rows(lm, requests, 5))
     assert "too_long" not in {completion.finish for completion in answers(lm, requests)}
     assert {
         completion.finish
@@ -367,7 +370,7 @@ def test_an_empty_prompt_is_read_as_bos_or_eos(folder: Path) -> None:
         completion.prompt_tokens
         for completion in answers(lm, [request(prompt=""), request(1, prompt="", beams=2)])
     } == {1}
-    rows = written(
+    rows = filled_rows(
         lm,
         [
             request(i, prompt=prompt, label_prefix="e", choices=CHOICES)
@@ -394,10 +397,12 @@ def test_bfloat16_is_finite_and_close(
         )
     )
     half._decoder.model.set_attn_implementation(attention)
-    for one, other in zip(half.score(prompts, CHOICES), exact.score(prompts, CHOICES), strict=True):
-        assert one.logprobs == pytest.approx(other.logprobs, abs=0.5)
+    for actual, expected in zip(
+        half.score(prompts, CHOICES), exact.score(prompts, CHOICES), strict=True
+    ):
+        assert actual.logprobs == pytest.approx(expected.logprobs, abs=0.5)
     half._row_limit.max_rows = 3
-    for row in written(half, mixed(prompts, CHOICES, 18), 3):
+    for row in filled_rows(half, mixed(prompts, CHOICES, 18), 3):
         assert math.isfinite(row.logprob)
         assert row.scores is None or all(map(math.isfinite, row.scores))
 
@@ -414,7 +419,7 @@ def test_the_cache_stays_as_wide_as_its_texts(
         return forward(window)
 
     monkeypatch.setattr(ContinuousBatch, "_forward", watched)
-    rows = written(lm, mixed([*SHARING, *OPEN_PROMPTS], CHOICES, 100), 4)
+    rows = filled_rows(lm, mixed([*SHARING, *OPEN_PROMPTS], CHOICES, 100), 4)
     longest = max(len(row.prompt) for row in rows) + 26
     assert max(columns for _, columns in widths) <= 2 * longest + 64
     assert {slots for slots, _ in widths} == {4, 2, 1}, (
@@ -433,11 +438,11 @@ def test_a_block_that_runs_out_of_memory_continues_with_half_as_many_rows(
     expected = answers(local(folder, 12), requests)
     lm = local(folder, 12)
     seen = with_memory_for(monkeypatch, lm, 4)
-    for one, other in zip(answers(lm, requests), expected, strict=True):
-        assert (one.text, one.finish) == (other.text, other.finish)
-        assert (one.scores is None) == (other.scores is None)
-        if one.scores and other.scores:
-            assert one.scores.logprobs == pytest.approx(other.scores.logprobs, abs=1e-4)
+    for actual, reference in zip(answers(lm, requests), expected, strict=True):
+        assert (actual.text, actual.finish) == (reference.text, reference.finish)
+        assert (actual.scores is None) == (reference.scores is None)
+        if actual.scores and reference.scores:
+            assert actual.scores.logprobs == pytest.approx(reference.scores.logprobs, abs=1e-4)
     assert lm._row_limit.max_rows == 3
     seen.clear()
     answers(lm, requests)

@@ -61,9 +61,9 @@ from gpt3mix_cli.settings import LocalLMSettings
 def test_score_equals_a_reference_pass(folder: Path, choices: tuple[str, ...]) -> None:
     """Prompts of many lengths in blocks of 4: tests padding, positions and sums over tokens."""
     model, tokenizer = plain(folder)
-    found = local(folder).score(PROMPTS, choices)
-    assert [scores.source for scores in found] == ["exact"] * len(PROMPTS)
-    for prompt, scores in zip(PROMPTS, found, strict=True):
+    results = local(folder).score(PROMPTS, choices)
+    assert [scores.source for scores in results] == ["exact"] * len(PROMPTS)
+    for prompt, scores in zip(PROMPTS, results, strict=True):
         expected = [plain_score(model, tokenizer, prompt, choice) for choice in choices]
         assert scores.logprobs == pytest.approx(expected, abs=1e-4)
 
@@ -82,8 +82,11 @@ def test_the_families_have_labels_of_one_token_and_of_several(folders: dict[str,
 
 
 def test_score_does_not_depend_on_the_block(folder: Path) -> None:
-    one, many = local(folder, 1).score(PROMPTS, CHOICES), local(folder, 8).score(PROMPTS, CHOICES)
-    for a, b in zip(one, many, strict=True):
+    single, batched = (
+        local(folder, 1).score(PROMPTS, CHOICES),
+        local(folder, 8).score(PROMPTS, CHOICES),
+    )
+    for a, b in zip(single, batched, strict=True):
         assert a.logprobs == pytest.approx(b.logprobs, abs=1e-4)
 
 
@@ -164,7 +167,7 @@ def test_frequency_penalty_equals_greedy_by_hand(folder: Path, penalty: float) -
     (completion,) = answers(
         local(folder), [request(temperature=0, frequency_penalty=penalty, max_tokens=24)]
     )
-    tokens, counts, written = (
+    tokens, counts, generated = (
         tokenizer(OPEN_PROMPTS[0])["input_ids"],
         torch.zeros(len(tokenizer)),
         [],
@@ -172,12 +175,12 @@ def test_frequency_penalty_equals_greedy_by_hand(folder: Path, penalty: float) -
     for _ in range(24):
         token = int((plain_logits(model, tokens)[-1] - penalty * counts).argmax())
         counts[token] += 1
-        tokens, written = [*tokens, token], [*written, token]
-        if token in tokenizer.all_special_ids or "\n" in tokenizer.decode(written):
+        tokens, generated = [*tokens, token], [*generated, token]
+        if token in tokenizer.all_special_ids or "\n" in tokenizer.decode(generated):
             break
-    text = added(tokenizer, tokenizer(OPEN_PROMPTS[0])["input_ids"], written)
+    text = added(tokenizer, tokenizer(OPEN_PROMPTS[0])["input_ids"], generated)
     assert completion.text == text.split("\n")[0]
-    assert completion.completion_tokens == len(written)
+    assert completion.completion_tokens == len(generated)
 
 
 def test_frequency_penalty_lowers_repeats(folders: dict[str, Path]) -> None:
@@ -608,10 +611,10 @@ def check_scores(
         assert (completion.scores is None) == (completion.finish == "length")
         if completion.scores is not None:
             context = asked.prompt + completion.text + LABEL_PREFIX
-            written = completion.completion_tokens + (
+            num_generated = completion.completion_tokens + (
                 label_prefix - 1 if completion.finish == "line" else 0
             )
-            if len(tokenizer(context)["input_ids"]) == completion.prompt_tokens + written:
+            if len(tokenizer(context)["input_ids"]) == completion.prompt_tokens + num_generated:
                 expected = [plain_score(model, tokenizer, context, choice) for choice in CHOICES]
                 assert completion.scores.logprobs == pytest.approx(expected, abs=1e-4)
                 checked[completion.finish] += 1
@@ -665,13 +668,13 @@ def pieces(texts: list[str]) -> PreTrainedTokenizerFast:
 
 
 def llama_2_answer(
-    folder: Path, pieces: PreTrainedTokenizerFast, *written: str
+    folder: Path, pieces: PreTrainedTokenizerFast, *pieces_out: str
 ) -> tuple[Completion, list[float]]:
     """Return a scripted model's greedy answer, and the label scores of a reference pass."""
     colon = pieces.tokenize("Movie review:")[-1]
     labels = [spelled(pieces, "a:", choice)[0] for choice in CHOICES]
-    table = chain(colon, *written)
-    table.setdefault(written[-1], {}).update({labels[0]: 6.0, labels[1]: 5.0})
+    table = chain(colon, *pieces_out)
+    table.setdefault(pieces_out[-1], {}).update({labels[0]: 6.0, labels[1]: 5.0})
     scripted(folder, pieces, table, noise=0.02)
     (completion,) = local(folder).complete(
         [
@@ -685,7 +688,7 @@ def llama_2_answer(
         ]
     )
     model, _ = plain(folder)
-    text = "".join(written).replace("▁", " ").split(LABEL_PREFIX)[0].split("</s>")[0]
+    text = "".join(pieces_out).replace("▁", " ").split(LABEL_PREFIX)[0].split("</s>")[0]
     return completion, [
         plain_score(model, pieces, "Movie review:" + text + LABEL_PREFIX, choice)
         for choice in CHOICES

@@ -62,10 +62,10 @@ def test_inverse_cdf_inverts_the_cdf(
     )
     if edge is not None:
         uniforms[:] = edge
-    found = inverse_cdf(weights, uniforms)
+    tokens = inverse_cdf(weights, uniforms)
     probs = weights.double() / weights.double().sum(-1, keepdim=True)
     upper = probs.cumsum(-1)
-    for row, token in enumerate(found.tolist()):
+    for row, token in enumerate(tokens.tolist()):
         assert weights[row, token] > 0
         wanted = float(uniforms[row, 0])
         assert (
@@ -75,15 +75,15 @@ def test_inverse_cdf_inverts_the_cdf(
         )
 
 
-@pytest.mark.parametrize("place", [0, 127, 128, 200, 299])
-def test_the_only_token_with_weight_is_drawn(place: int) -> None:
+@pytest.mark.parametrize("token", [0, 127, 128, 200, 299])
+def test_the_only_token_with_weight_is_drawn(token: int) -> None:
     weights = torch.zeros(3, 300)
-    weights[:, place] = 1e-30
+    weights[:, token] = 1e-30
     assert (
         inverse_cdf(
             weights, torch.tensor([[0.0], [0.5], [1 - 2**-53]], dtype=torch.float64)
         ).tolist()
-        == [place] * 3
+        == [token] * 3
     )
 
 
@@ -101,10 +101,10 @@ def test_the_tail_keeps_its_probability() -> None:
 # Draws --------------------------------------------------------------------------------------------
 
 
-def by_definition(logits: torch.Tensor, written: list[int], asked: Request) -> torch.Tensor:
+def by_definition(logits: torch.Tensor, generated: list[int], asked: Request) -> torch.Tensor:
     """The probabilities that a request asks for: penalty, then temperature, then top-p."""
     logits = logits.double().clone()
-    for token in written:
+    for token in generated:
         logits[token] -= asked.frequency_penalty
     if asked.temperature == 0:
         return torch.nn.functional.one_hot(logits.argmax(), len(logits)).double()
@@ -127,25 +127,25 @@ def by_definition(logits: torch.Tensor, written: list[int], asked: Request) -> t
 def test_draws_follow_the_definition(seed: int, vocabulary: int, **options: Any) -> None:
     """Each of twelve tokens is the one whose interval holds the row's next uniform number."""
     asked = request(0, seed=seed, max_tokens=12, **options)
-    tested, written = sampler([asked]), []
+    tested, generated = sampler([asked]), []
     generator = torch.Generator().manual_seed(seed)
     uniforms = torch.rand(12, generator=generator, dtype=torch.float64).tolist()
     for uniform in uniforms:
         logits = torch.randn(1, vocabulary, generator=generator) * 2
         (token,) = draw(tested, logits)
-        probs = by_definition(logits[0], written, asked)
+        probs = by_definition(logits[0], generated, asked)
         assert probs[token] > 0
         order = (
             torch.arange(vocabulary)
             if asked.top_p == 1
             else probs.argsort(descending=True, stable=True)
         )
-        place = int((order == token).nonzero())
-        upper = probs[order].cumsum(-1)[place]
+        rank = int((order == token).nonzero())
+        upper = probs[order].cumsum(-1)[rank]
         if asked.temperature > 0:
             assert upper - probs[token] - 1e-5 <= uniform <= upper + 1e-5
-        written.append(token)
-    assert tested.tokens[0, :12].tolist() == written
+        generated.append(token)
+    assert tested.tokens[0, :12].tolist() == generated
     assert int(tested.counts[0]) == 12
 
 
@@ -168,8 +168,8 @@ def test_a_rows_draws_do_not_depend_on_its_neighbours(
 ) -> None:
     """Rows with top-p, greedy rows, longer rows, and rows that do not generate."""
     others = [
-        request(i, seed=i, temperature=one, top_p=0.6, frequency_penalty=1.0, max_tokens=30)
-        for i, one in enumerate(temperatures)
+        request(i, seed=i, temperature=temperature, top_p=0.6, frequency_penalty=1.0, max_tokens=30)
+        for i, temperature in enumerate(temperatures)
     ]
     own = request(9, seed=seed, frequency_penalty=penalty, max_tokens=10)
     alone, together = sampler([own]), sampler([*others, own])
@@ -193,9 +193,9 @@ def test_selected_rows_continue_unchanged() -> None:
     requests = [request(i, seed=i, frequency_penalty=0.5, max_tokens=8) for i in range(4)]
     whole, part = sampler(requests), sampler(requests)
     logits = torch.randn(8, 4, 50, generator=torch.Generator().manual_seed(0))
-    expected = [draw(whole, each) for each in logits]
-    assert [draw(part, each) for each in logits[:3]] == expected[:3]
+    expected = [draw(whole, step) for step in logits]
+    assert [draw(part, step) for step in logits[:3]] == expected[:3]
     part.select(torch.tensor([3, 1]))
-    assert [draw(part, each[[3, 1]]) for each in logits[3:]] == [
+    assert [draw(part, step[[3, 1]]) for step in logits[3:]] == [
         [row[3], row[1]] for row in expected[3:]
     ]
