@@ -97,7 +97,6 @@ class BatchRunner:
             raise StoppedShort("waiting for a batch of another variant of this sweep", COLLECT_HINT)
 
     def _without_answer(self, keys: Sequence[str]) -> list[str]:
-        """Return the keys that have no answer in the journals."""
         missing: list[str] = []
         for start in range(0, len(keys), KEYS_PER_COMMIT):
             part = keys[start : start + KEYS_PER_COMMIT]
@@ -108,7 +107,6 @@ class BatchRunner:
     # Submitting ------------------------------------------------------------------------------
 
     async def _submit_file(self, lines: Sequence[KeyedCall]) -> str:
-        """Upload a file and create its batch; return the batch's id and endpoint."""
         calls = [call for _, call, _ in lines]
         limit = Usage(
             sum(self._count_tokens(_prompt_text(call)) for call in calls),
@@ -139,7 +137,6 @@ class BatchRunner:
     # Collecting ------------------------------------------------------------------------------
 
     async def _collect_ended(self, calls_by_key: Mapping[str, Call]) -> list[str]:
-        """Store the answers of batches that have ended; return the progress of the others."""
         progress: list[str] = []
         for batch in self._journal.batches():
             if batch.ended:
@@ -170,7 +167,6 @@ class BatchRunner:
     async def _collect(
         self, batch: Batch, state: "ProviderBatch", calls_by_key: Mapping[str, Call]
     ) -> None:
-        """Store the answers of a batch that has ended."""
         new = set(self._without_answer(batch.keys))
         for file in filter(None, (state.output_file_id, state.error_file_id)):
             text = self._dispatcher.redact_secrets(await self._request(partial(_download, file)))
@@ -265,7 +261,6 @@ class BatchRunner:
 
 
 def _open_keys(batches: Iterable[Batch]) -> set[str]:
-    """Return the keys of batches whose answers are not stored yet."""
     return {key for batch in batches if not batch.ended for key in batch.keys}
 
 
@@ -326,6 +321,5 @@ def _prompt_text(call: Call) -> str:
 
 
 def _max_completion_tokens(call: Call) -> int:
-    """Return the most tokens that the answer to a call can have."""
     limit: int = call.body.get("max_completion_tokens") or call.body.get("max_tokens") or 0
     return limit * int(call.body.get("n") or 1)

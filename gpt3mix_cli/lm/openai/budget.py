@@ -171,7 +171,6 @@ class BudgetTracker:
         self.usd += usd or 0.0
 
     def _limits(self) -> list[tuple[str, float, float]]:
-        """Return the name, the used amount and the limit of each limit that is set."""
         budget = self.budget or Budget()
         limits = [
             ("requests", self.requests, budget.requests),

@@ -214,7 +214,6 @@ class HttpDispatcher:
     async def _send(
         self, server: Server, path: str, body: Mapping[str, Any]
     ) -> tuple[int, Mapping[str, str], bytes]:
-        """Return the status, headers and body of the answer."""
         import aiohttp
 
         if self._session is None:

@@ -194,7 +194,6 @@ class OpenAILM:
     # Batches ---------------------------------------------------------------------------------
 
     def _has_open_batches(self) -> bool:
-        """Return whether batches are in progress: they are paid, even if `lm.batch` is now off."""
         journal = self._journal
         batches = [*journal.batches(), *journal.sibling_batches()] if journal else []
         return not all(batch.ended for batch in batches)

@@ -113,7 +113,6 @@ class Probe:
     # Text and log-probabilities --------------------------------------------------------------
 
     async def _detect_text(self, capabilities: Capabilities) -> Capabilities | None:
-        """Return how the server generates text; None if it does not."""
         for top_logprobs in (*TOP_LOGPROBS, 0):
             texts, capabilities = await self._send_tolerantly(capabilities, top_logprobs)
             if texts is None:
@@ -224,7 +223,6 @@ class Probe:
         return score_decision(answer, CHOICES) is not None
 
     async def _supports_ids(self, capabilities: Capabilities, known: Mapping[str, float]) -> bool:
-        """Return whether the server scores tokens by id, and correctly."""
         prompts = [PROMPT + token for token in ("", *known)]
         before, *both = await asyncio.gather(*map(self._encode, prompts))
         if not before:
@@ -276,7 +274,6 @@ class Probe:
         return parse_texts(await self._send_text(body, capabilities), capabilities.api)
 
     async def _try_texts(self, capabilities: Capabilities, **fields: Any) -> list[GeneratedText]:
-        """Return the texts of an answer; none if the server refuses the request."""
         try:
             return await self._texts(capabilities, **fields)
         except HttpError:
@@ -310,7 +307,6 @@ def _refused_field(error: HttpError, capabilities: Capabilities) -> str | None:
 
 
 def _has_valid_logprobs(text: GeneratedText) -> bool:
-    """Return whether the first token's log-probabilities can be right."""
     top = text.first_top
     if len(top) < 2 or (logprob := text.tokens[0].logprob) is None:
         return False

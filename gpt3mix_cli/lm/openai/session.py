@@ -156,7 +156,6 @@ class CachedClient:
         return value
 
     async def _flush(self, journal: Journal) -> None:
-        """Commit pending answers until there are none."""
         loop = asyncio.get_running_loop()
         while self._pending:
             batch, self._pending = self._pending, []
