@@ -28,23 +28,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .augment import open_augmenter as open_augmenter
     from .config import load_experiments as load_experiments
-    from .errors import Callbacks as Callbacks
-    from .errors import StoppedShort as StoppedShort
-    from .errors import UserError as UserError
-    from .grid import Grid as Grid
-    from .grid import TrainStep as TrainStep
-    from .layout import Cell as Cell
-    from .layout import Layout as Layout
+    from .errors import Callbacks as Callbacks, StoppedShort as StoppedShort, UserError as UserError
+    from .grid import Grid as Grid, TrainStep as TrainStep
+    from .layout import Cell as Cell, Layout as Layout
     from .lm import open_lm as open_lm
-    from .records import Augmented as Augmented
-    from .records import Example as Example
-    from .records import Manifest as Manifest
-    from .records import Reject as Reject
-    from .records import StageOptions as StageOptions
-    from .records import StageResult as StageResult
-    from .records import Trial as Trial
-    from .records import read_records as read_records
-    from .records import write_records as write_records
+    from .records import (
+        Augmented as Augmented,
+        Example as Example,
+        Manifest as Manifest,
+        Reject as Reject,
+        StageOptions as StageOptions,
+        StageResult as StageResult,
+        Trial as Trial,
+        read_records as read_records,
+        write_records as write_records,
+    )
     from .train import open_classifier as open_classifier
 
 __version__ = "0.1.0"

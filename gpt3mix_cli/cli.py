@@ -8,23 +8,18 @@ to stderr. Nothing heavy is imported here.
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from . import __version__
 from . import cli_options as opt
-from .commands import (
-    augment_cells,
-    configure_training,
-    open_display,
-    open_grid,
-    print_error,
-    report_inputs,
-    select_cells,
-    select_trainings,
-)
-from .errors import StdoutClosed, UserError
+from .errors import StdoutClosed, StoppedShort, UserError
+
+if TYPE_CHECKING:
+    from .console import Display
+    from .grid import Grid, StepResult
+    from .layout import Cell
 
 OLD_FLAGS = {"licence": "license"}  # old name -> name; not shown in the help
 
@@ -82,11 +77,13 @@ def subsample(
     json: opt.Json = False,
 ) -> None:
     """Draw class-balanced training rows."""
-    options = opt.GridOptions(config, out, overrides or (), force)
-    selection = opt.CellSelection(level, seed, output=output)
-    with open_grid(options, opt.OutputOptions(quiet, json), output) as (display, grid):
-        results = [grid.subsample(cell, output) for cell in select_cells(grid, selection)]
-        display.finish(results, opt.next_command("augment", config, selection))
+    options = opt.GridOptions(config, out, overrides or (), force, quiet, json)
+    with opt.open_grid(options, output) as (display, grid):
+        from .grid import select_cells
+
+        cells = select_cells(grid, level, seed, output=output)
+        results = [grid.subsample(cell, output) for cell in cells]
+        display.finish(results, opt.next_command("augment", config, level, seed))
 
 
 @app.command()
@@ -112,12 +109,14 @@ def augment(
 ) -> None:
     """Write synthetic rows with GPT3Mix."""
     flags = opt.as_overrides({"augment.ratio": ratio, "augment.k": k})
-    options = opt.GridOptions(config, out, [*(overrides or []), *flags], force)
-    selection = opt.CellSelection(level, seed, input, output)
-    with open_grid(options, opt.OutputOptions(quiet, json), output) as (display, grid):
-        extras = opt.AugmentExtras(limit, show, card, license)
-        results = augment_cells(display, grid, "gpt3mix", selection, extras)
-        display.finish(results, opt.next_command("train", config, selection))
+    options = opt.GridOptions(config, out, [*(overrides or ()), *flags], force, quiet, json)
+    with opt.open_grid(options, output) as (display, grid):
+        from .grid import select_cells
+
+        cells = select_cells(grid, level, seed, input, output)
+        extras = opt.AugmentFlags(input, output, limit, show, card, license)
+        results = _augment_cells(display, grid, "gpt3mix", cells, extras)
+        display.finish(results, opt.next_command("train", config, level, seed))
 
 
 @app.command()
@@ -141,13 +140,15 @@ def baseline(
 ) -> None:
     """Write synthetic rows with a baseline, such as EDA or back-translation."""
     flags = opt.as_overrides({"augment.ratio": ratio})
-    options = opt.GridOptions(config, out, [*(overrides or []), *flags], force)
-    selection = opt.CellSelection(level, seed, input, output)
-    with open_grid(options, opt.OutputOptions(quiet, json), output) as (display, grid):
-        extras = opt.AugmentExtras(limit, show, card, license)
+    options = opt.GridOptions(config, out, [*(overrides or ()), *flags], force, quiet, json)
+    with opt.open_grid(options, output) as (display, grid):
+        from .grid import select_cells
+
         grid.experiments[0].baseline(method)  # raises if there is none
-        results = augment_cells(display, grid, method, selection, extras)
-        display.finish(results, opt.next_command("train", config, selection))
+        cells = select_cells(grid, level, seed, input, output)
+        extras = opt.AugmentFlags(input, output, limit, show, card, license)
+        results = _augment_cells(display, grid, method, cells, extras)
+        display.finish(results, opt.next_command("train", config, level, seed))
 
 
 @app.command()
@@ -171,12 +172,14 @@ def train(
     json: opt.Json = False,
 ) -> None:
     """Train and test the classifiers."""
-    options = opt.GridOptions(config, out, overrides or (), force)
-    selection = opt.CellSelection(level, seed, input, output)
-    training = opt.TrainSelection(method or (), classifier or (), augmented or (), save_model)
-    with open_grid(options, opt.OutputOptions(quiet, json), output) as (display, grid):
-        configure_training(grid, jobs, tensorboard, trials)
-        steps = select_trainings(grid, selection, training)
+    options = opt.GridOptions(config, out, overrides or (), force, quiet, json)
+    with opt.open_grid(options, output) as (display, grid):
+        from .grid import select_cells, select_trainings, with_files
+
+        grid.configure_training(jobs, tensorboard, trials)
+        cells = select_cells(grid, level, seed, input, output)
+        steps = select_trainings(grid, cells, method or (), classifier or (), augmented or ())
+        steps = with_files(steps, input, output, save_model)
         following = f"gpt3mix report {output or config}"
         if save_model:
             following = f"gpt3mix predict {save_model} -i FILE -o FILE"
@@ -193,19 +196,14 @@ def predict(
     json: opt.Json = False,
 ) -> None:
     """Label texts with a saved model."""
-    with open_display(opt.OutputOptions(quiet, json), output) as display:
+    with opt.open_display(quiet, json, output) as display:
         from .records import StageOptions
         from .train.predict import predict as run_predict
 
-        result = run_predict(
-            model,
-            input,
-            output,
-            StageOptions(["gpt3mix", *sys.argv[1:]], force, display.callbacks),
-        )
-        counts = result.manifest.counts
-        if labelled := counts["labelled"]:
-            right = counts["right"]
+        options = StageOptions(["gpt3mix", *sys.argv[1:]], force, display.callbacks)
+        result = run_predict(model, input, output, options)
+        if labelled := result.manifest.counts["labelled"]:
+            right = result.manifest.counts["right"]
             display.note(
                 f"{right} of the {labelled} labels in the file agree ({right / labelled:.1%})"
             )
@@ -227,9 +225,8 @@ def report(
     json: opt.Json = False,
 ) -> None:
     """Print and write tables, statistics and tests over all trials."""
-    with open_display(opt.OutputOptions(quiet, json)) as display:
-        from .report import ReportOptions, compare_runs, parse_row_limit
-        from .report import report as write_report
+    with opt.open_display(quiet, json) as display:
+        from . import report as stage
 
         if bool(sources) == bool(diff):
             raise UserError(
@@ -237,13 +234,13 @@ def report(
                 "for example gpt3mix report results/sst2",
             )
         if diff:
-            a, b = (report_inputs([path], out, overrides or (), display) for path in diff)
-            result = compare_runs(a, b, output or b.folder / "report", display.callbacks)
+            a, b = (opt.report_inputs([path], out, overrides or (), display) for path in diff)
+            result = stage.compare_runs(a, b, output or b.folder / "report", display.callbacks)
         else:
-            inputs = report_inputs(sources or [], out, overrides or (), display)
-            options = ReportOptions(rows, columns, paper, parse_row_limit(synthetic))
+            inputs = opt.report_inputs(sources or [], out, overrides or (), display)
+            options = stage.ReportOptions(rows, columns, paper, stage.parse_row_limit(synthetic))
             folder = output or inputs.folder / "report"
-            result = write_report(inputs, folder, options, display.callbacks)
+            result = stage.report(inputs, folder, options, display.callbacks)
         display.print_report(result)
 
 
@@ -259,9 +256,9 @@ def run(
     json: opt.Json = False,
 ) -> None:
     """Run a whole experiment: every stage on every cell, then the report."""
-    options = opt.GridOptions(config, out, overrides or (), force)
-    with open_grid(options, opt.OutputOptions(quiet, json)) as (display, grid):
-        configure_training(grid, jobs, tensorboard)
+    options = opt.GridOptions(config, out, overrides or (), force, quiet, json)
+    with opt.open_grid(options) as (display, grid):
+        grid.configure_training(jobs, tensorboard)
         results = [display.log_result(result) for result in grid.run()]
         display.print_report(grid.report(), results)
 
@@ -277,21 +274,19 @@ def plan(
     json: opt.Json = False,
 ) -> None:
     """Show what a run would ask and cost, with the first prompt in full; ask nothing."""
-    options, selection = (
-        opt.GridOptions(config, out, overrides or ()),
-        opt.CellSelection(level, seed),
-    )
-    with open_grid(options, opt.OutputOptions(quiet, json)) as (display, grid):
+    options = opt.GridOptions(config, out, overrides or (), quiet=quiet, json=json)
+    with opt.open_grid(options) as (display, grid):
+        from .grid import select_cells
         from .grid.plan import plan as make_plan
 
         cells = [
             cell
-            for cell in select_cells(grid, selection)
+            for cell in select_cells(grid, level, seed)
             if seed is not None or grid.experiment(cell).has_trials(cell.data_seed)
         ]
         following = f"gpt3mix run {config}"
         if level is not None or seed is not None:
-            following = opt.next_command("augment", config, selection)
+            following = opt.next_command("augment", config, level, seed)
         display.print_plan(make_plan(grid, cells), following)
 
 
@@ -304,11 +299,51 @@ def check(
     json: opt.Json = False,
 ) -> None:
     """Check config, data, models, translators and devices; name a remedy for each problem."""
-    options = opt.GridOptions(config, out, overrides or ())
-    with open_grid(options, opt.OutputOptions(quiet, json)) as (display, grid):
+    options = opt.GridOptions(config, out, overrides or (), quiet=quiet, json=json)
+    with opt.open_grid(options) as (display, grid):
         from .grid.check import check as run_checks
 
         display.print_findings(run_checks(grid), f"gpt3mix run {config}")
+
+
+def _augment_cells(
+    display: "Display",
+    grid: "Grid",
+    method: str,
+    cells: "Sequence[Cell]",
+    options: opt.AugmentFlags,
+) -> "list[StepResult]":
+    from .augment.card import write_card
+    from .records import IncompleteOutput
+
+    output, writes_card = options.output, options.card or options.license is not None
+    if writes_card and output == opt.STREAM:
+        raise UserError(
+            "--card describes rows in a file, not on stdout", "leave out -o -, --card and --license"
+        )
+    results, cards = list["StepResult"](), []
+    for cell in cells:
+        experiment = grid.experiment(cell)
+        real, task = options.input or grid.layout.train_path(cell), experiment.task
+        model = (
+            experiment.lm.model if experiment.lm and experiment.lm_settings_for(method) else None
+        )
+        for draw in [0] if output else experiment.draws_for(cell.data_seed):
+            try:
+                result = grid.augment(cell, method, draw, options.input, output, options.limit)
+            except StoppedShort as error:
+                results.append(error)
+                if not isinstance(error, IncompleteOutput):
+                    continue
+                result = error.result
+            else:
+                results.append(result)
+            display.print_examples(result.output, real, options.show, task.labels)
+            if writes_card:
+                cards.append(write_card(result, task, real, model, options.license))
+    if cards:
+        display.note(f"{len(cards)} card{'s' * (len(cards) != 1)}: {', '.join(map(str, cards))}")
+    return results
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -322,6 +357,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         app(args=None if argv is None else list(argv), prog_name="gpt3mix")
     except UserError as error:
+        from .console import print_error
+
         print_error(error)
         return error.exit_code
     except KeyboardInterrupt:

@@ -1,11 +1,23 @@
-"""The options of the commands: their types and help, and what several commands share, bundled."""
+"""The options of the commands: types and help texts; and what they open: display, grid, trials.
 
-from collections.abc import Mapping, Sequence
+Nothing heavy is imported before a command runs.
+"""
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from .errors import UserError
+
+if TYPE_CHECKING:
+    from .console import Display
+    from .grid import Grid
+    from .report import ReportInput
 
 RESULTS = Path("results")
 STREAM = Path("-")  # stdin as an input, stdout as an output
@@ -148,83 +160,44 @@ Diff = Annotated[
 
 @dataclass(frozen=True)
 class GridOptions:
-    """Which experiment a command runs.
+    """Which experiment a command runs, and what it prints.
 
     Attributes:
         config: the experiment's file.
         out: folder of all results.
         overrides: `KEY=VALUE`, applied to the config.
         force: redo what is up to date.
+        quiet: print only warnings and errors.
+        json: print one summary object on stdout.
     """
 
     config: Path
-    out: Path = RESULTS
-    overrides: Sequence[str] = ()
+    out: Path
+    overrides: Sequence[str]
     force: bool = False
-
-
-@dataclass(frozen=True)
-class OutputOptions:
-    """What a command prints.
-
-    Attributes:
-        quiet: only warnings and errors.
-        json: one summary object on stdout.
-    """
-
     quiet: bool = False
     json: bool = False
 
 
 @dataclass(frozen=True)
-class CellSelection:
-    """Which cells a command works on.
+class AugmentFlags:
+    """The files of `augment` and `baseline`, and what they do besides writing rows.
 
     Attributes:
-        level: one level; None for every level of the config.
-        seed: one data seed; None for every seed of the config.
-        input: real rows in place of the subsample; selects one cell.
-        output: where to write in place of the default; selects one cell.
-    """
-
-    level: str | None = None
-    seed: int | None = None
-    input: Path | None = None
-    output: Path | None = None
-
-
-@dataclass(frozen=True)
-class AugmentExtras:
-    """What `augment` and `baseline` do besides writing rows.
-
-    Attributes:
+        input: real rows in place of the subsample.
+        output: where to write in place of the default.
         limit: at most this many rows of a file.
         show: number of rows to print.
         card: whether to write a data card.
         license: of the rows; a card is written for it.
     """
 
-    limit: int | None = None
-    show: int = 0
-    card: bool = False
-    license: str | None = None
-
-
-@dataclass(frozen=True)
-class TrainSelection:
-    """What `train` runs on the selected cells.
-
-    Attributes:
-        methods: names of methods; empty for all of the config.
-        classifiers: names of classifiers; empty for all of the config.
-        augmented: files of synthetic rows in place of the methods' own.
-        save_model: folder for the best trial's model.
-    """
-
-    methods: Sequence[str] = ()
-    classifiers: Sequence[str] = ()
-    augmented: Sequence[Path] = ()
-    save_model: Path | None = None
+    input: Path | None
+    output: Path | None
+    limit: int | None
+    show: int
+    card: bool
+    license: str | None
 
 
 def as_overrides(values: Mapping[str, Any]) -> list[str]:
@@ -232,8 +205,86 @@ def as_overrides(values: Mapping[str, Any]) -> list[str]:
     return [f"{key}={value}" for key, value in values.items() if value is not None]
 
 
-def next_command(stage: str, config: Path, selection: CellSelection) -> str:
+def next_command(stage: str, config: Path, level: str | None, seed: int | None) -> str:
     """Return the command that comes after this one."""
-    flags = (("level", selection.level), ("seed", selection.seed))
+    flags = (("level", level), ("seed", seed))
     chosen = "".join(f" --{name} {value}" for name, value in flags if value is not None)
     return f"gpt3mix {stage} {config}{chosen}"
+
+
+@contextmanager
+def open_grid(options: GridOptions, output: Path | None = None) -> "Iterator[tuple[Display, Grid]]":
+    """Open the display and the grid of a command.
+
+    Args:
+        options: the experiment, and what is printed.
+        output: where the command writes rows, if it has such an option.
+
+    Raises:
+        UserError: if the config is invalid, or two outputs want stdout.
+    """
+    with (
+        open_display(options.quiet, options.json, output) as display,
+        closing(load_grid(options, display)) as grid,
+    ):
+        yield display, grid
+
+
+def open_display(quiet: bool, json: bool, output: Path | None = None) -> "Display":
+    """Return the display of a command.
+
+    Raises:
+        UserError: if both rows and the summary want stdout.
+    """
+    from .console import Display
+
+    if json and output == STREAM:
+        raise UserError("--json and -o - both want stdout", "leave one of them out")
+    return Display(quiet, json)
+
+
+def load_grid(options: GridOptions, display: "Display") -> "Grid":
+    """Return the grid of a config's experiments."""
+    from .config import load_experiments
+    from .grid import Grid
+    from .records import StageOptions
+
+    return Grid(
+        load_experiments(options.config, options.overrides),
+        options.out,
+        StageOptions(["gpt3mix", *sys.argv[1:]], options.force, display.callbacks),
+    )
+
+
+def report_inputs(
+    paths: Sequence[Path], out: Path, overrides: Sequence[str], display: "Display"
+) -> "ReportInput":
+    """Return the trials of configs, folders and files.
+
+    Raises:
+        UserError: if a path does not exist.
+    """
+    from .report import ReportInput
+
+    if missing := [path for path in paths if not path.exists()]:
+        raise UserError(
+            f"{missing[0]}: no such file or folder",
+            "give a config, a results folder, or trials files",
+        )
+    configs = [path for path in paths if path.suffix.lower() in (".yaml", ".yml")]
+    sources = [path for path in paths if path not in configs]
+    grids = [load_grid(GridOptions(path, out, overrides), display) for path in configs]
+    names = [grid.experiments[0].name for grid in grids] + [_name(path) for path in sources]
+    if grids:
+        folder = out / names[0] if len(paths) == 1 else out
+    else:
+        folder = sources[0] if sources[0].is_dir() else sources[0].parent
+    expected = [trials for grid in grids for trials in grid.expected_trials()]
+    return ReportInput(", ".join(dict.fromkeys(names)), sources, expected, folder)
+
+
+def _name(path: Path) -> str:
+    """Return the name of a folder or file of trials; `trials.jsonl` has that of its folder."""
+    if path.is_dir():
+        return path.resolve().name
+    return path.resolve().parent.name if path.stem == "trials" else path.stem

@@ -59,7 +59,6 @@ class Display:
     """
 
     def __init__(self, quiet: bool, as_json: bool) -> None:
-        """Open the streams; show nothing yet."""
         self._quiet, self._json = quiet, as_json
         self._err = Console(stderr=True, soft_wrap=True, highlight=False)
         self._out = _Stdout(highlight=False)
@@ -80,12 +79,10 @@ class Display:
         self._last_progress = time.monotonic()
 
     def __enter__(self) -> "Display":
-        """Start to show progress."""
         self._progress.start()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        """Remove the bars; explain an error of stdout."""
         self._progress.stop()
         if isinstance(error[1], BrokenPipeError):
             raise StdoutClosed from None
@@ -110,23 +107,21 @@ class Display:
     def progress(self, name: str, done: int, total: int | None = None, detail: str = "") -> None:
         """Show progress: a bar in a terminal, elsewhere a line from time to time."""
         with self._lock:
-            if not self._progress.disable:
-                self._update_bar(name, done, total, detail)
-                return
-            waited = time.monotonic() - self._last_progress
-            # A log without a line for an hour looks like a run that hangs.
-            if waited > PROGRESS_INTERVAL_S and not self._quiet and done != total:
-                self._last_progress = time.monotonic()
-                suffix = f" ({detail})" if detail else ""
-                self._err.print(Text(f"{name}: {done} of {total}{suffix}"))
-
-    def _update_bar(self, name: str, done: int, total: int | None, detail: str) -> None:
-        if name not in self._tasks:
-            self._tasks[name] = self._progress.add_task(name, total=total, detail="")
-        if done == total:
-            self._progress.remove_task(self._tasks.pop(name))
-        else:
-            self._progress.update(self._tasks[name], completed=done, total=total, detail=detail)
+            if self._progress.disable:
+                waited = time.monotonic() - self._last_progress
+                # A log without a line for an hour looks like a run that hangs.
+                if waited > PROGRESS_INTERVAL_S and not self._quiet and done != total:
+                    self._last_progress = time.monotonic()
+                    suffix = f" ({detail})" if detail else ""
+                    self._err.print(Text(f"{name}: {done} of {total}{suffix}"))
+            elif done == total:
+                if name in self._tasks:
+                    self._progress.remove_task(self._tasks.pop(name))
+            else:
+                if name not in self._tasks:
+                    self._tasks[name] = self._progress.add_task(name, detail="")
+                bar = self._tasks[name]
+                self._progress.update(bar, completed=done, total=total, detail=detail)
 
     def log_result(self, result: StageResult | StoppedShort) -> StageResult | StoppedShort:
         """Show that one stage of many has ended, where there are no bars; return its result."""
@@ -169,9 +164,9 @@ class Display:
         content = Text.assemble(" ".join(text.text.split()), " (", labels, ")")
         name = Text(text.name.ljust(width), "bold cyan" if text.is_synthetic else "dim")
         if self._out.is_terminal:
-            grid = Table.grid()
-            grid.add_row(name, content)
-            self._out.print(grid)
+            table = Table.grid()
+            table.add_row(name, content)
+            self._out.print(table)
         else:  # one line for each text
             self._out.print(Text.assemble(name, content), soft_wrap=True)
 
@@ -189,16 +184,16 @@ class Display:
             for result in results
             if isinstance(result, StageResult | IncompleteOutput)
         ]
-        for output in done:
-            self._print_output(output)
+        for result in done:
+            self._print_output(result)
         self._print_statistics(done)
         if self._json:
-            self._print_json({"outputs": [_summary(output) for output in done]})
+            self._print_json({"outputs": [_summary(result) for result in done]})
         _raise_first(results)
-        files, rows = f"{len(done)} file{'s' * (len(done) != 1)}", sum(map(_count_rows, done))
-        skipped = sum(output.skipped for output in done)
+        skipped = sum(result.skipped for result in done)
         suffix = f" ({skipped} up to date, skipped)" if skipped else ""
-        self._print_end(f"{files}, {rows} rows{suffix}", following)
+        rows = f"{len(done)} file{'s' * (len(done) != 1)}, {sum(map(_count_rows, done))} rows"
+        self._print_end(f"{rows}{suffix}", following)
 
     def print_report(
         self, report: "Report", results: Sequence[StageResult | StoppedShort] = ()
@@ -208,7 +203,7 @@ class Display:
         Raises:
             StoppedShort: if any of the results is one.
         """
-        from .report.render.json import summary
+        from .report.render.data import summary
         from .report.render.terminal import terminal_table, terminal_tables
 
         self._progress.stop()
@@ -244,8 +239,9 @@ class Display:
                 self._out.print(title, Text(plan.prompt), sep="", soft_wrap=True)
         if exceeded := ", ".join(f"budget.{name}" for name in plan.exceeded_limits()):
             self.note(f"the budget would end it early: {exceeded}; answers are kept")
-        requests = "unknown" if plan.total["requests"] is None else f"{plan.total['requests']:,}"
-        coming = f"{requests} requests and {plan.total['trainings']:,} trainings to come"
+        requests, trainings = plan.total["requests"], plan.total["trainings"]
+        requests = "unknown" if requests is None else f"{requests:,}"
+        coming = f"{requests} requests and {trainings:,} trainings to come"
         self._print_end(f"nothing was asked; {coming}", following)
 
     def print_findings(self, findings: Iterable["Finding"], following: str) -> None:
@@ -257,13 +253,11 @@ class Display:
         seen = []
         for finding in findings:
             seen.append(finding)
-            if self._json:
-                continue
-            mark = ("✓ ", "bold green") if finding.good else ("✗ ", "bold red")
-            line = Text.assemble(mark, (finding.what, "bold"), f": {finding.detail}")
-            self._out.print(line, soft_wrap=True)
-            if finding.remedy:
-                self._out.print(Text(f"  fix: {finding.remedy}"), soft_wrap=True)
+            if not self._json:
+                mark = ("✓ ", "bold green") if finding.good else ("✗ ", "bold red")
+                remedy = f"\n  fix: {finding.remedy}" if finding.remedy else ""
+                text = Text.assemble(mark, (finding.what, "bold"), f": {finding.detail}{remedy}")
+                self._out.print(text, soft_wrap=True)
         self._progress.stop()
         if self._json:
             self._print_json({"findings": [vars(finding) for finding in seen]})
@@ -283,7 +277,7 @@ class Display:
             self.note(f"{result.output}: {rows}")
 
     def _print_statistics(self, results: Sequence[StageResult]) -> None:
-        """Print statistics of synthetic rows: of one file in full, of several as a table."""
+        # Of one file in full, of several as a table.
         augmented = [result for result in results if result.manifest.counts.get("statistics")]
         if self._quiet or not augmented:
             return
@@ -294,14 +288,11 @@ class Display:
             for name, value in describe_counts(manifest.counts, manifest.usd):
                 self._err.print(Text.assemble((f"  {name:<12} ", "dim"), value))
             return
-        console = self._err
-        if not console.is_terminal:
-            width = max(MIN_PIPE_WIDTH, console.width)
-            console = Console(stderr=True, highlight=False, width=width)
-        console.print(_statistics_table(augmented), soft_wrap=False)
+        width = None if self._err.is_terminal else max(MIN_PIPE_WIDTH, self._err.width)
+        console = Console(stderr=True, highlight=False, width=width)
+        console.print(_statistics_table(augmented))
 
     def _table_console(self) -> Console:
-        """Return stdout, wide enough for a table if it is piped."""
         if self._out.is_terminal:
             return self._out
         return _Stdout(highlight=False, width=max(MIN_PIPE_WIDTH, self._out.width))
@@ -319,8 +310,7 @@ def _raise_first(results: Sequence[StageResult | StoppedShort]) -> None:
 
 def _count_rows(result: StageResult) -> int:
     counts = result.manifest.counts
-    number: int = next((counts[name] for name in ("rows", "kept", "trials") if name in counts), 0)
-    return number
+    return int(next((counts[name] for name in ("rows", "kept", "trials") if name in counts), 0))
 
 
 def _summary(result: StageResult) -> dict[str, Any]:
@@ -333,11 +323,9 @@ def _summary(result: StageResult) -> dict[str, Any]:
 
 
 def _empty_table(columns: Sequence[str]) -> Table:
-    """Return a table with a text column and right-aligned number columns."""
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column(columns[0], overflow="fold")
-    for name in columns[1:]:
-        table.add_column(name, justify="right", overflow="fold")
+    for name in columns:
+        table.add_column(name, justify="right" if table.columns else "left", overflow="fold")
     return table
 
 
@@ -360,13 +348,9 @@ def _plan_values(cell: Mapping[str, Any]) -> list[str]:
     names = ("requests", "prompt_tokens", "completion_tokens")
     values = [cell["generations"], cell["held"]["generations"], *(cell[name] for name in names)]
     shown = ["?" if value is None else f"{value:,}" for value in values]
-    return [*shown, _dollars(cell["usd"]), f"{cell['trainings']:,}"]
-
-
-def _dollars(usd: float | None) -> str:
-    if usd is None:
-        return "?"
-    return f"{usd:,.{4 if usd < 1 else 2}f}" if usd else "0"
+    usd = cell["usd"]
+    dollars = f"{usd:,.{4 if usd < 1 else 2}f}" if usd else "0"
+    return [*shown, "?" if usd is None else dollars, f"{cell['trainings']:,}"]
 
 
 def _statistics_table(results: Sequence[StageResult]) -> Table:
@@ -399,3 +383,14 @@ def _statistics_row(result: StageResult, folder: str) -> dict[str, str]:
         "tokens": f"{tokens:,}" if tokens and counts.get("requests") else "",
         "usd": "" if usd is None else f"{usd:.4f}",
     }
+
+
+def print_error(error: UserError) -> None:
+    """Print what is wrong and how to fix it."""
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    stopped = isinstance(error, StoppedShort)  # not an error: the same command resumes later
+    title = ("stopped: ", "bold yellow") if stopped else ("error: ", "bold red")
+    console.print(Text.assemble(title, error.message))
+    if error.hint:
+        label = " then: " if stopped else "  fix: "
+        console.print(Text.assemble((label, "bold green"), error.hint))

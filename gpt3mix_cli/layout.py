@@ -1,10 +1,11 @@
 """Cells, and where every file of a cell is: the path is the key.
 
-    <out>/<name>[/<variant>]/<level>/seed-<s>/train.jsonl                        the subsample
-                                             /<method>.jsonl                     synthetic rows
-                                             /<method>.draw-<d>.jsonl            further synthetic sets
-                                             /trials/<method>.<classifier>.jsonl trials
-    <out>/<name>/report/                                                         the report
+    <out>/<name>[/<variant>]/<level>/seed-<s>/
+        train.jsonl                          the subsample
+        <method>.jsonl                       synthetic rows
+        <method>.draw-<d>.jsonl              further synthetic sets
+        trials/<method>.<classifier>.jsonl   trials
+    <out>/<name>/report/                     the report
 
 Companion files take the name of the file that they belong to: `eda.jsonl`, `eda.rejects.jsonl`,
 `eda.journal.sqlite`, `eda.jsonl.manifest.json`. No other module spells a path of a result.
@@ -13,6 +14,7 @@ Companion files take the name of the file that they belong to: `eda.jsonl`, `eda
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +71,10 @@ class Cell:
     data_seed: int
 
     def __hash__(self) -> int:
-        """Return a hash that a variant's mappings and lists allow."""
+        # A variant holds mappings and lists, which have no hash.
         return hash((self.task, variant_name(self.variant), self.level, self.data_seed))
 
-    def __str__(self) -> str:
-        """The cell as progress bars name it."""
+    def __str__(self) -> str:  # as progress bars name it
         variant = variant_name(self.variant)
         return f"{f'{variant} ' if variant else ''}{self.level} seed {self.data_seed}"
 
@@ -87,7 +88,6 @@ class TrialKey:
     classifier: str
 
     def __str__(self) -> str:
-        """The trials as progress bars name them."""
         return f"{self.cell} {self.method} + {self.classifier}"
 
 
@@ -143,28 +143,18 @@ def manifest_path(output: Path) -> Path:
     return output.with_name(f"{output.name}.manifest.json")
 
 
-def rejects_path(rows: Path) -> Path:
-    """Return where the rejected rows of a synthetic set are."""
-    return rows.with_name(f"{_stem(rows)}.rejects.jsonl")
-
-
-def journal_path(output: Path) -> Path:
-    """Return where the LM's answers for an output are."""
-    return output.with_name(f"{_stem(output)}.journal.sqlite")
-
-
-def card_path(rows: Path) -> Path:
-    """Return where the data card of a synthetic set is."""
-    return rows.with_name(f"{_stem(rows)}.card.md")
-
-
-def history_path(trials: Path) -> Path:
-    """Return where the epochs of a trials file are."""
-    return trials.with_name(f"{_stem(trials)}.history.jsonl")
-
-
 def _stem(path: Path) -> str:
     return path.name.removesuffix(".jsonl")
+
+
+def _companion(suffix: str, path: Path) -> Path:
+    return path.with_name(f"{_stem(path)}{suffix}")
+
+
+rejects_path = partial(_companion, ".rejects.jsonl")  # the rejected rows of a synthetic set
+journal_path = partial(_companion, ".journal.sqlite")  # the LM's answers for an output
+card_path = partial(_companion, ".card.md")  # the data card of a synthetic set
+history_path = partial(_companion, ".history.jsonl")  # the epochs of a trials file
 
 
 # From a trials file back to its cell ---------------------------------------------------------

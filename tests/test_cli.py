@@ -1,4 +1,4 @@
-"""The commands as a shell sees them: chained, repeated, killed, interrupted, and given broken input."""
+"""The commands as a shell sees them: chained, repeated, killed, interrupted, with broken input."""
 
 import contextlib
 import csv
@@ -33,7 +33,9 @@ CONFIG = """\
 # A user's own reviews: gpt3mix run mine.yaml
 name: mine
 task:
-  data: {{kind: files, train: train.csv, validation: validation.csv, test: test.csv, text: review, label: stars, values: {{1: bad, 5: good}}}}
+  data:
+    {{kind: files, train: train.csv, validation: validation.csv, test: test.csv, text: review,
+     label: stars, values: {{1: bad, 5: good}}}}
   labels: {{good: positive, bad: negative}}
   text_type: movie review
   label_type: sentiment
@@ -43,7 +45,8 @@ augment: {{ratio: 1, temperature: 0.9, max_tokens: 60}}
 baselines: [{{kind: eda}}]
 classifiers:
   - {{kind: linear}}
-  - {{kind: transformer, name: tiny, model: {encoder}, lr: 1e-3, max_epochs: 2, dtype: float32, device: cpu}}
+  - {{kind: transformer, name: tiny, model: {encoder}, lr: 1e-3, max_epochs: 2, dtype: float32,
+     device: cpu}}
 trials: 2
 """
 # Without models, so that a process of its own takes a second or two.
@@ -123,13 +126,13 @@ def chain(config: Path, out: Path) -> Iterator[list[str]]:
 
 def contents(folder: Path) -> dict[str, str]:
     """Return every JSONL file and report under a folder, without the seconds."""
-    found = {}
+    texts = {}
     for path in sorted(folder.rglob("*")):
         if path.suffix in (".jsonl", ".md", ".csv"):
-            found[str(path.relative_to(folder))] = re.sub(
+            texts[str(path.relative_to(folder))] = re.sub(
                 r'"seconds": [\d.]+', '"seconds": 0', path.read_text(encoding="utf-8")
             )
-    return found
+    return texts
 
 
 @pytest.fixture(scope="session")
@@ -146,7 +149,7 @@ def chained(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path) -> Pat
     return folder
 
 
-# A whole experiment --------------------------------------------------------------------------------------------------
+# A whole experiment ------------------------------------------------------------------------------
 
 
 def test_the_chain_writes_what_the_design_lists(chained: Path) -> None:
@@ -159,14 +162,14 @@ def test_the_chain_writes_what_the_design_lists(chained: Path) -> None:
     ]
     expected = {f"3-per-class/seed-{seed}/{name}" for seed in (0, 1) for name in (*cell, *trials)}
     expected |= {"report/report.md", "report/table.csv"}  # and table.tex, report.json
-    found = contents(chained / "results" / "mine")
-    assert set(found) == expected
-    rows = [json.loads(line) for line in found["3-per-class/seed-1/gpt3mix.jsonl"].splitlines()]
+    files = contents(chained / "results" / "mine")
+    assert set(files) == expected
+    rows = [json.loads(line) for line in files["3-per-class/seed-1/gpt3mix.jsonl"].splitlines()]
     assert len(rows) == 6
     assert {label for row in rows for label in row["probs"]} == {"good", "bad"}
     assert any(0.01 < row["probs"]["good"] < 0.99 for row in rows)
     for seed in (0, 1):
-        trial = json.loads(found[f"3-per-class/seed-{seed}/trials/gpt3mix.tiny.jsonl"])
+        trial = json.loads(files[f"3-per-class/seed-{seed}/trials/gpt3mix.tiny.jsonl"])
         assert (
             trial["trial"],
             trial["data_seed"],
@@ -279,13 +282,13 @@ def test_a_changed_setting_redoes_what_it_changes_and_nothing_else(
     assert skipped == {"none.linear.jsonl": True, "eda.linear.jsonl": False}
 
 
-# Killed and interrupted ----------------------------------------------------------------------------------------------
+# Killed and interrupted --------------------------------------------------------------------------
 
 
-def until(found: Callable[[], bool], process: subprocess.Popen[Any]) -> None:
+def until(is_reached: Callable[[], bool], process: subprocess.Popen[Any]) -> None:
     """Wait until a condition holds; if the process ends before, the test fails."""
     end = time.monotonic() + DEADLINE
-    while not found():
+    while not is_reached():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < end
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -360,7 +363,7 @@ def test_two_runs_at_once_do_not_mix(
     assert not output.exists()
 
 
-# Streams -------------------------------------------------------------------------------------------------------------
+# Streams -----------------------------------------------------------------------------------------
 
 
 def test_rows_can_go_through_pipes(mine: Path, tmp_path: Path) -> None:
@@ -375,7 +378,7 @@ def test_rows_can_go_through_pipes(mine: Path, tmp_path: Path) -> None:
     before = contents(tmp_path)
     drawn = shell("subsample", mine, *LIGHT, "--seed", 1, "-o", "-", folder=tmp_path)
     assert (drawn.returncode, drawn.stdout) == (0, (cell / "train.jsonl").read_text())
-    made = shell(
+    process = shell(
         "baseline",
         mine,
         *LIGHT,
@@ -390,7 +393,7 @@ def test_rows_can_go_through_pipes(mine: Path, tmp_path: Path) -> None:
         folder=tmp_path,
         text=drawn.stdout,
     )
-    assert (made.returncode, made.stdout) == (0, (cell / "eda.jsonl").read_text())
+    assert (process.returncode, process.stdout) == (0, (cell / "eda.jsonl").read_text())
     assert contents(tmp_path) == before
     assert not (tmp_path / "-").exists()
 
@@ -502,7 +505,8 @@ def test_other_cells_continue_if_one_falls_short(
 
 
 def test_a_closed_pipe_is_no_error(chained: Path) -> None:
-    command = f"{SCRIPT} report {chained / 'results'} -o {chained / 'piped'} -q | true; exit ${{PIPESTATUS[0]}}"
+    report = f"{SCRIPT} report {chained / 'results'} -o {chained / 'piped'} -q"
+    command = f"{report} | true; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -586,8 +590,8 @@ def test_json_of_run_and_check_is_one_object(
         "files",
         "warnings",
     }
-    found = json.loads(call("check", mine, *LIGHT, "--json").out)["findings"]
-    assert [(item["what"], item["good"]) for item in found] == [
+    findings = json.loads(call("check", mine, *LIGHT, "--json").out)["findings"]
+    assert [(item["what"], item["good"]) for item in findings] == [
         (what, True)
         for what in ("config", "data", "baseline eda", "classifier linear", "devices", "output")
     ]
@@ -615,10 +619,10 @@ def test_show_prints_rows_after_their_parents_as_table_4_does(
     )
     assert "up to date" in done.err
     for block in done.out.strip().split("\n\n"):
-        first, second, made = block.splitlines()
+        first, second, synthetic = block.splitlines()
         assert re.fullmatch(r"Example 1  .+ \((positive|negative)\)", first)
         assert re.fullmatch(r"Example 2  .+ \((positive|negative)\)", second)
-        assert re.fullmatch(r"GPT3Mix    .+ \(positive: \d+%, negative: \d+%\)", made)
+        assert re.fullmatch(r"GPT3Mix    .+ \(positive: \d+%, negative: \d+%\)", synthetic)
     assert done.out.count("GPT3Mix") == 2
     done = call(
         "baseline",
@@ -724,7 +728,7 @@ def test_copies_of_test_rows_never_reach_the_output(
     assert "augment.filter.reject_test_copies=false" in done.err
 
 
-# Exit codes ----------------------------------------------------------------------------------------------------------
+# Exit codes --------------------------------------------------------------------------------------
 
 
 def test_version_and_help_exit_with_0() -> None:
@@ -736,12 +740,12 @@ def test_version_and_help_exit_with_0() -> None:
 HELP = """
 import contextlib, io, json, sys
 from gpt3mix_cli.cli import main
-found = []
+results = []
 for command in json.loads(sys.argv[1]):
     with contextlib.redirect_stdout(io.StringIO()) as out:
         code = main(command)
-    found.append([code, out.getvalue(), sorted(sys.modules)])
-print(json.dumps(found))
+    results.append([code, out.getvalue(), sorted(sys.modules)])
+print(json.dumps(results))
 """
 
 
@@ -755,19 +759,18 @@ def test_the_help_of_every_command_loads_nothing_heavy(tmp_path: Path) -> None:
         check=True,
         cwd=tmp_path,
     )
-    found = json.loads(done.stdout)
-    assert [code for code, _, _ in found] == [0] * len(lines)
-    assert all("Usage: gpt3mix" in text for _, text, _ in found)
-    assert all(command in found[0][1] for command in COMMANDS)
-    assert not HEAVY & set(found[0][2])
+    results = json.loads(done.stdout)
+    assert [code for code, _, _ in results] == [0] * len(lines)
+    assert all("Usage: gpt3mix" in text for _, text, _ in results)
+    assert all(command in results[0][1] for command in COMMANDS)
+    assert not HEAVY & set(results[0][2])
     # Typer 0.29 itself builds the parameters of a command with pydantic; our models stay out.
-    assert not (HEAVY - {"pydantic"}) & set(found[-1][2])
-    ours = {name for name in found[-1][2] if name.startswith("gpt3mix_cli")}
+    assert not (HEAVY - {"pydantic"}) & set(results[-1][2])
+    ours = {name for name in results[-1][2] if name.startswith("gpt3mix_cli")}
     assert ours == {
         "gpt3mix_cli",
         "gpt3mix_cli.cli",
         "gpt3mix_cli.cli_options",
-        "gpt3mix_cli.commands",
         "gpt3mix_cli.errors",
     }
 
@@ -828,7 +831,7 @@ def test_no_arguments_and_unknown_ones_exit_with_2(
         assert "Traceback" not in done.err
 
 
-# Broken input --------------------------------------------------------------------------------------------------------
+# Broken input ------------------------------------------------------------------------------------
 
 Break = Callable[[Path], object]
 
@@ -848,7 +851,8 @@ def change(name: str, old: str, new: str) -> Break:
 
 JSONL = [
     "--set",
-    "task.data={kind: files, train: rows.jsonl, test: test.csv, text: review, label: stars, values: {1: bad, 5: good}}",
+    "task.data={kind: files, train: rows.jsonl, test: test.csv, text: review, label: stars, "
+    "values: {1: bad, 5: good}}",
 ]
 GOOD_ROW = '{"review": "fine", "stars": 5}\n'
 
@@ -1062,7 +1066,7 @@ def test_rows_of_a_user_are_a_method_named_after_their_file(
     assert "handmade" in (tmp_path / "r" / "report.md").read_text()
 
 
-# report --------------------------------------------------------------------------------------------------------------
+# report ------------------------------------------------------------------------------------------
 
 
 def test_report_takes_several_configs_folders_and_files_at_once(
@@ -1078,8 +1082,8 @@ def test_report_takes_several_configs_folders_and_files_at_once(
     assert done.code == 0
     assert {cell["task"] for cell in json.loads(done.out)["cells"]} == {"mine", "other", "third"}
     assert (tmp_path / "r" / "report.md").read_text().startswith("# mine, other, single\n")
-    found = call("report", *sources, "--out", chained / "results", "-o", tmp_path / "r")
-    assert "average" in found.out
+    done = call("report", *sources, "--out", chained / "results", "-o", tmp_path / "r")
+    assert "average" in done.out
 
 
 def test_report_shows_the_selected_rows_and_columns(
@@ -1117,7 +1121,7 @@ def test_report_compares_two_runs(
     as_json = call(
         "report", "--diff", chained / "results", chained / "results", "-o", tmp_path / "d", "--json"
     )
-    assert {each["note"] for each in json.loads(as_json.out)["differences"]} == {"equal"}
+    assert {item["note"] for item in json.loads(as_json.out)["differences"]} == {"equal"}
     for arguments in ([], [chained / "results", "--diff", chained, chained]):
         wrong = call("report", *arguments)
         assert wrong.code == 2
@@ -1133,7 +1137,7 @@ def test_report_prints_the_papers_values_and_contradictions(
     assert "Appendix B gives 68.80" in done.err
 
 
-# check ---------------------------------------------------------------------------------------------------------------
+# check -------------------------------------------------------------------------------------------
 
 
 def test_check_ticks_everything_that_is_ready(

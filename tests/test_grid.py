@@ -47,14 +47,14 @@ def folders(grid: Grid, level: str | None = None, seed: int | None = None) -> li
 
 
 def test_levels_and_seeds_make_the_paths_of_the_design(tmp_path: Path) -> None:
-    found = folders(grid(tmp_path))
+    paths = folders(grid(tmp_path))
     levels = ("0.1pct", "8-per-class", "full")
-    assert found == [f"results/small/{level}/seed-{seed}" for level in levels for seed in range(3)]
+    assert paths == [f"results/small/{level}/seed-{seed}" for level in levels for seed in range(3)]
 
 
 def test_files_of_a_cell_are_named_by_method_draw_and_classifier(tmp_path: Path) -> None:
-    one = grid(tmp_path)
-    cell, layout = next(one.cells()), one.layout
+    grid_ = grid(tmp_path)
+    cell, layout = next(grid_.cells()), grid_.layout
     paths = [
         layout.train_path(cell),
         layout.synthetic_path(cell, "eda"),
@@ -70,10 +70,10 @@ def test_files_of_a_cell_are_named_by_method_draw_and_classifier(tmp_path: Path)
 
 
 def test_a_level_or_seed_that_is_not_listed_can_be_selected(tmp_path: Path) -> None:
-    one = grid(tmp_path)
-    assert folders(one, "5%", 9) == ["results/small/5pct/seed-9"]
-    assert [cell.data_seed for cell in one.cells("5%")] == [0, 1, 2]
-    assert [cell.data_seed for cell in one.cells(data_seed=0)] == [0, 0, 0]  # seed 0 is a seed
+    grid_ = grid(tmp_path)
+    assert folders(grid_, "5%", 9) == ["results/small/5pct/seed-9"]
+    assert [cell.data_seed for cell in grid_.cells("5%")] == [0, 1, 2]
+    assert [cell.data_seed for cell in grid_.cells(data_seed=0)] == [0, 0, 0]  # seed 0 is a seed
 
 
 def test_a_variant_is_key_value_pairs_in_the_order_of_the_sweep(tmp_path: Path) -> None:
@@ -130,28 +130,33 @@ def test_a_cell_finds_its_variant(tmp_path: Path) -> None:
 
 
 def test_trials_are_assigned_to_the_seeds_round_robin(tmp_path: Path) -> None:
-    one = experiment(tmp_path)
+    experiment_ = experiment(tmp_path)
     trials = {
-        seed: [trial for trial, _ in one.trials_for(one.classifiers[0], seed)] for seed in range(3)
+        seed: [trial for trial, _ in experiment_.trials_for(experiment_.classifiers[0], seed)]
+        for seed in range(3)
     }
     assert trials == {0: [0, 3, 6], 1: [1, 4], 2: [2, 5]}
     assert sorted(trial for numbers in trials.values() for trial in numbers) == list(range(7))
 
 
 def test_a_classifiers_own_trials_win(tmp_path: Path) -> None:
-    one = experiment(tmp_path)
-    other = one.classifiers[1]
-    assert [one.trials_for(other, seed) for seed in range(3)] == [[(0, 0)], [(1, 0)], []]
+    experiment_ = experiment(tmp_path)
+    other = experiment_.classifiers[1]
+    assert [experiment_.trials_for(other, seed) for seed in range(3)] == [[(0, 0)], [(1, 0)], []]
 
 
 def test_a_seed_that_is_not_listed_gets_as_many_trials_as_a_listed_one(tmp_path: Path) -> None:
-    one = experiment(tmp_path)
-    assert [trial for trial, _ in one.trials_for(one.classifiers[0], 99)] == [0, 3, 6]
+    experiment_ = experiment(tmp_path)
+    assert [trial for trial, _ in experiment_.trials_for(experiment_.classifiers[0], 99)] == [
+        0,
+        3,
+        6,
+    ]
 
 
 def test_seeds_given_as_a_list_keep_their_order(tmp_path: Path) -> None:
-    one = experiment(tmp_path, "subsample.seeds=[5, 0]")
-    trials = {seed: [trial for trial, _ in one.trials_for(None, seed)] for seed in (5, 0)}
+    experiment_ = experiment(tmp_path, "subsample.seeds=[5, 0]")
+    trials = {seed: [trial for trial, _ in experiment_.trials_for(None, seed)] for seed in (5, 0)}
     assert trials == {5: [0, 2, 4, 6], 0: [1, 3, 5]}
 
 
@@ -162,9 +167,9 @@ def test_seeds_given_as_a_list_keep_their_order(tmp_path: Path) -> None:
 def test_synthetic_sets_say_which_trials_have_the_same_draw(
     tmp_path: Path, sets: str, expected: list[int]
 ) -> None:
-    one = experiment(tmp_path, f"augment.synthetic_sets={sets}")
-    assert [draw for _, draw in one.trials_for(one.classifiers[0], 0)] == expected
-    assert one.draws_for(0) == sorted(set(expected))
+    experiment_ = experiment(tmp_path, f"augment.synthetic_sets={sets}")
+    assert [draw for _, draw in experiment_.trials_for(experiment_.classifiers[0], 0)] == expected
+    assert experiment_.draws_for(0) == sorted(set(expected))
 
 
 def test_no_synthetic_set_is_written_that_no_trial_reads(tmp_path: Path) -> None:
@@ -177,14 +182,14 @@ def test_no_synthetic_set_is_written_that_no_trial_reads(tmp_path: Path) -> None
 
 
 def test_an_unknown_method_or_baseline_names_the_known_ones(tmp_path: Path) -> None:
-    one = experiment(tmp_path)
-    check_known("method", "none", one.methods)
-    assert one.baseline("eda").kind == "eda"
+    experiment_ = experiment(tmp_path)
+    check_known("method", "none", experiment_.methods)
+    assert experiment_.baseline("eda").kind == "eda"
     with pytest.raises(UserError, match="no method 'gpt3mix'") as caught:
-        check_known("method", "gpt3mix", one.methods)
+        check_known("method", "gpt3mix", experiment_.methods)
     assert "none, eda" in caught.value.hint
     with pytest.raises(UserError, match="no baseline 'edaa'") as caught:
-        one.baseline("edaa")
+        experiment_.baseline("edaa")
     assert "eda" in caught.value.hint
 
 
@@ -216,7 +221,7 @@ def test_a_method_that_a_row_names_cannot_leave_the_results(tmp_path: Path) -> N
 
 
 def test_a_run_has_every_stage_of_every_cell_in_order(tmp_path: Path) -> None:
-    one = grid(
+    grid_ = grid(
         tmp_path,
         "subsample.levels=[full]",
         "subsample.seeds=3",
@@ -224,9 +229,9 @@ def test_a_run_has_every_stage_of_every_cell_in_order(tmp_path: Path) -> None:
         "augment.synthetic_sets=per-trial",
         "classifiers=[{kind: linear}]",
     )
-    steps = [step for cell in one.cells() for step in cell_steps(one.experiment(cell), cell)]
-    first, *_ = one.cells()
-    linear = one.experiments[0].classifiers[0]
+    steps = [step for cell in grid_.cells() for step in cell_steps(grid_.experiment(cell), cell)]
+    first, *_ = grid_.cells()
+    linear = grid_.experiments[0].classifiers[0]
     assert steps[:4] == [
         SubsampleStep(first),
         TrainStep(first, "none", linear),
@@ -238,9 +243,9 @@ def test_a_run_has_every_stage_of_every_cell_in_order(tmp_path: Path) -> None:
 
 
 def test_a_missing_subsample_names_the_command_that_draws_it(tmp_path: Path) -> None:
-    one = grid(tmp_path)
+    grid_ = grid(tmp_path)
     with pytest.raises(UserError, match="no such file") as caught:
-        one.augment(next(one.cells("8/class", 1)), "eda", 0)
+        grid_.augment(next(grid_.cells("8/class", 1)), "eda", 0)
     assert "gpt3mix subsample CONFIG --level 8/class --seed 1" in caught.value.hint
 
 
@@ -256,27 +261,27 @@ def test_a_sweep_over_the_ratio_asks_the_lm_once_and_low_ratios_begin_high_ones(
         "trials=1",
         "baselines=[]",
     ]
-    one = Grid(load_experiments(config, sweep), tmp_path / "results")
-    high, low = one.cells()
+    grid_ = Grid(load_experiments(config, sweep), tmp_path / "results")
+    high, low = grid_.cells()
     for cell in (high, low):
-        one.subsample(cell)
-    one.augment(high, "gpt3mix", 0)
-    lm = one.resources.lm(one.experiment(low))
+        grid_.subsample(cell)
+    grid_.augment(high, "gpt3mix", 0)
+    lm = grid_.resources.lm(grid_.experiment(low))
 
     def fail(requests: object) -> object:
         raise AssertionError("the LM was asked again")
 
     lm.complete = fail  # type: ignore[method-assign,assignment]
-    one.augment(low, "gpt3mix", 0)
-    high_path, low_path = (one.layout.synthetic_path(cell, "gpt3mix") for cell in (high, low))
+    grid_.augment(low, "gpt3mix", 0)
+    high_path, low_path = (grid_.layout.synthetic_path(cell, "gpt3mix") for cell in (high, low))
     rows = low_path.read_text().splitlines()
     assert len(rows) == 8
     assert rows == high_path.read_text().splitlines()[:8]
     # Its journal is complete: without the other one the same rows are written.
-    one.augment(high, "gpt3mix", 0)
+    grid_.augment(high, "gpt3mix", 0)
     journal_path(high_path).unlink()
-    one.options = StageOptions(force=True)
-    one.augment(low, "gpt3mix", 0)
+    grid_.options = StageOptions(force=True)
+    grid_.augment(low, "gpt3mix", 0)
     assert low_path.read_text().splitlines() == rows
 
 

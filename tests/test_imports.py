@@ -21,7 +21,7 @@ MAX_PARAMETERS = 7  # of a function, `self` not counted; command definitions are
 # Layers, from the bottom. A module imports from its own layer or from those below it.
 BASE = {"", "config", "data", "errors", "files", "layout", "pretrained", "records", "settings"}
 STAGES = {"subsample", "augment", "train", "report"}
-COMMAND_LINE = {"cli", "cli_options", "commands", "console"}
+COMMAND_LINE = {"cli", "cli_options", "console"}
 LAYERS = (BASE, {"lm"}, {"method"}, STAGES, {"grid"}, COMMAND_LINE)
 LAYER = {name: number for number, layer in enumerate(LAYERS) for name in layer}
 # Which stages may import `lm` and `method`: GPT3Mix, and a classifier that prompts.
@@ -69,7 +69,7 @@ LIGHT = {
         "settings",
         "train.saved_models",
     },
-    "rich": {"commands", "console", "report.render"},
+    "rich": {"console", "report.render"},
     "typer": {"cli", "cli_options"},
     "yaml": {"config", "lm.openai"},
 }
@@ -210,7 +210,6 @@ def variants() -> dict[str, str]:
 VARIANT_USERS = {
     "grid.augment_estimate": {"augment.gpt3mix"},
     "grid.plan": {"augment.gpt3mix", "train.prompt"},
-    "grid.prompt_estimate": {"train.prompt"},
 }
 # SetFit's head is the logistic regression of `linear`.
 SHARED = {"train.setfit": {"train.linear"}}

@@ -30,7 +30,6 @@ MAX_FRUITLESS_ROUNDS = 4
 
 
 def _search_settings(settings: BacktranslateSettings) -> dict[str, Any]:
-    """Return the settings that change what the engine translates."""
     if settings.engine == "apertium":
         return {}
     search = "temperature" if settings.temperature > 0 else "beams"
@@ -187,7 +186,6 @@ class RoundTrips:
         return has_more and len(candidates.texts) < count
 
     def _round_trip(self, texts: Sequence[str], number: int) -> None:
-        """Translate texts into a pivot language and back; `number` counts round trips."""
         forward, backward = self._pivots[number % len(self._pivots)]
         forward_seeds, backward_seeds = (
             [derived_seed(self._seed, way, number, text) for text in texts]

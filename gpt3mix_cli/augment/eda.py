@@ -171,7 +171,6 @@ def normalize_like_authors(text: str) -> str:
 
 @lru_cache(maxsize=1 << 16)
 def _normalized_synonyms(word: str) -> tuple[str, ...]:
-    """Return the synonyms as the authors' code spells them: `U.S.` becomes `us`."""
     letters = (re.sub("[^a-z ]", "", text.lower().replace("-", " ")) for text in synonyms(word))
     spelled = dict.fromkeys(" ".join(text.split()) for text in letters)
     return tuple(synonym for synonym in spelled if synonym and synonym != word)

@@ -193,7 +193,6 @@ def augment(
 def _cache_key(
     augmenter: Augmenter, examples: Sequence[Example], quota: AugmentOptions
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the settings and the hashes of the inputs that decide whether rows are up to date."""
     # Without `attempts`: more of them do not change a complete set.
     settings = {
         **augmenter.about,
@@ -314,7 +313,6 @@ def _run_editor(
 
 
 def _cost_so_far(augmenter: Augmenter, kept: int, wanted: int) -> str:
-    """Return what an endpoint has cost so far and the estimate for all rows, for people."""
     usage, usd, factor = augmenter.usage(), augmenter.usd(), wanted / max(kept, 1)
     if not usage.get("requests"):
         return ""
@@ -333,7 +331,6 @@ def count_tokens(usage: Mapping[str, int]) -> int | None:
 
 
 def _warn(result: StageResult, callbacks: Callbacks) -> None:
-    """Warn if prompts lost examples, or if the labels are unreliable."""
     counts, output = result.manifest.counts, result.output
     if shortened := counts.get("shortened"):
         callbacks.warn(
@@ -351,7 +348,6 @@ def _warn(result: StageResult, callbacks: Callbacks) -> None:
 
 
 def _require_complete(result: StageResult) -> None:
-    """Raise an error that says why rows are missing, if any are."""
     if result.manifest.complete:
         return
     counts, output = result.manifest.counts, result.output

@@ -96,7 +96,6 @@ class MLM(TextEditor):
         return texts
 
     def _mask(self, row: Example, words: Sequence[re.Match[str]]) -> str:
-        """Return what the model reads: the text with some words masked, maybe after its label."""
         mask: str = self._tokenizer.mask_token
         text = mask.join(part.replace(mask, " ") for part in _parts_around(row.text, words))
         if not self._settings.conditional:
@@ -117,7 +116,6 @@ class MLM(TextEditor):
     # The model -----------------------------------------------------------------------------------
 
     def _logits(self, texts: Sequence[str]) -> "list[list[torch.Tensor]]":
-        """Return for each mask of each text the logits of all whole words."""
         import torch
 
         tokenizer, model = self._tokenizer, self._model
@@ -171,7 +169,6 @@ class MLM(TextEditor):
 
     @cached_property
     def _indices_by_word(self) -> dict[str, list[int]]:
-        """The indices in `_whole_words` of each word in any case."""
         indices: dict[str, list[int]] = {}
         for index, text in enumerate(self._whole_words[1]):
             indices.setdefault(text.casefold(), []).append(index)
@@ -223,7 +220,6 @@ def _draw_words(text: str, fraction: float, random: Random) -> list[re.Match[str
 
 
 def _parts_around(text: str, words: Sequence[re.Match[str]]) -> list[str]:
-    """Return the parts of a text before, between and after some of its words."""
     ends = [0, *(word.end() for word in words)]
     starts = [*(word.start() for word in words), len(text)]
     return [text[end:start] for end, start in zip(ends, starts, strict=True)]

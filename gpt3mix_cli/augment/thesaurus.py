@@ -63,7 +63,6 @@ def _entries(word: str, part: int) -> list[str]:
 
 @cache
 def _load() -> tuple[str, dict[str, str]]:
-    """Return the hash of the thesaurus, and its lines by their words."""
     path = resources.files("gpt3mix_cli") / "resources" / "thesaurus.txt.gz"
     text = gzip.decompress(path.read_bytes())
     # A line is parsed when its word is needed: to parse all takes longer than a small augmentation.

@@ -176,7 +176,6 @@ class _SeededSampler:
 
 @functools.lru_cache(maxsize=8)  # three pivots in both directions, and more than most memories hold
 def _load_model(name: str, revision: str | None, device: str, sha: str | None) -> tuple[Any, Any]:
-    """Return tokenizer and model; `sha` is part of the key, so that changed files are loaded."""
     import torch
 
     problem = f"back-translation: {name} cannot be loaded as a translation model"

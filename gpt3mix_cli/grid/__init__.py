@@ -1,11 +1,10 @@
 """An experiment: its cells, and the stages over them."""
 
-from .names import REAL_ROWS_ONLY, check_known, check_method_name
 from .runner import Grid
+from .selection import check_known, select_cells, select_trainings, with_files
 from .steps import AugmentStep, Step, StepResult, SubsampleStep, TrainStep
 
 __all__ = [
-    "REAL_ROWS_ONLY",
     "AugmentStep",
     "Grid",
     "Step",
@@ -13,5 +12,7 @@ __all__ = [
     "SubsampleStep",
     "TrainStep",
     "check_known",
-    "check_method_name",
+    "select_cells",
+    "select_trainings",
+    "with_files",
 ]

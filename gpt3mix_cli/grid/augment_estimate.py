@@ -1,7 +1,9 @@
 """What a synthetic set of GPT3Mix would still ask, and what its journals hold of it."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import ceil
 from statistics import fmean
 
@@ -13,7 +15,7 @@ from ..method.labels import CONTENT_FREE
 from ..method.prompt import render_example, to_one_line
 from ..records import Augmented, Example, Reject
 from ..settings import AugmentSettings, Task
-from .estimates import Usage
+from .estimates import NO_USAGE, Usage
 
 MAX_ROWS_COUNTED = 256  # real rows whose length is counted, of each cell
 REJECT_RATE = 0.05  # assumed fraction of rejected lines while there are no answers
@@ -23,12 +25,14 @@ MIN_ANSWERS = 20  # answers that are more reliable than the assumptions
 class ReplaySink(AugmentationSink):
     """Counts the rows that journals give; keeps none of them.
 
+    Args:
+        examples: the real rows.
+
     Attributes:
         attempts: attempts whose answers are in a journal.
     """
 
     def __init__(self, examples: Sequence[Example]) -> None:
-        """Start at zero; `examples` are the real rows."""
         super().__init__(write_row=id, statistics=Statistics(examples))
         self.attempts: set[int | None] = set()
 
@@ -43,28 +47,25 @@ class ReplaySink(AugmentationSink):
         self.attempts.add(reject.request)
 
 
-@dataclass
+@dataclass(frozen=True)
 class AnswerStatistics:
     """What the answers so far tell about the next ones.
 
     Attributes:
-        attempts: attempts that were answered.
+        attempts: attempts whose answers the journals hold, up to the last wanted row.
         kept: rows kept of them.
-        answered: attempts, those past the last wanted row included, as `usage` counts them.
-        requests: sent for them.
-        completion_tokens: written in them.
+        answered: the same attempts with those past the last wanted row, as `usage` counts them.
+        usage: counts of the augmenter.
     """
 
     attempts: int = 0
     kept: int = 0
     answered: float = 0
-    requests: int = 0
-    completion_tokens: int = 0
+    usage: Counter[str] = field(default_factory=Counter)
 
-    @property
-    def is_reliable(self) -> bool:
-        """Whether there are enough answers to estimate from."""
-        return self.attempts >= MIN_ANSWERS and self.kept > 0
+    def __add__(self, other: "AnswerStatistics") -> "AnswerStatistics":
+        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
+        return AnswerStatistics(*(a + b for a, b in pairs))
 
 
 @dataclass
@@ -80,8 +81,6 @@ class SetEstimate:
         group: method and variant, whose answers are alike.
         stream: equal for sets with equal requests: what one of them asks serves the others.
         sink: what the journals gave.
-        num_attempts: attempts whose answers the journals hold, from the first one on.
-        answered: the same with those past the last wanted row, as `usage` counts them.
     """
 
     augmenter: GPT3Mix
@@ -92,40 +91,29 @@ class SetEstimate:
     group: str
     stream: str
     sink: ReplaySink
-    num_attempts: int = field(init=False)
-    answered: float = field(init=False)
-
-    def __post_init__(self) -> None:
-        """Count the attempts."""
-        sink = self.sink
-        self.num_attempts = len(sink.attempts)
-        used = sink.kept + sink.rejected.total()
-        self.answered = self.num_attempts * (1 + sink.spare / used) if used else 0.0
 
     @property
     def next_attempt(self) -> int:
         """The first attempt whose answer is missing."""
-        return self.num_attempts if self.sink.stopped else self.sink.asked
+        return len(self.sink.attempts) if self.sink.stopped else self.sink.asked
 
-    def add_to(self, statistics: AnswerStatistics) -> None:
-        """Add the answers of this set to those of its group."""
-        usage = self.augmenter.usage()
-        statistics.attempts += self.num_attempts
-        statistics.kept += self.sink.kept
-        statistics.answered += self.answered
-        statistics.requests += usage.get("requests", 0)
-        statistics.completion_tokens += usage["completion_tokens"]
+    @cached_property
+    def answers(self) -> AnswerStatistics:
+        """What the journals hold for this set."""
+        sink, attempts = self.sink, len(self.sink.attempts)
+        used = sink.kept + sink.rejected.total()
+        answered = attempts * (1 + sink.spare / used) if used else 0.0
+        return AnswerStatistics(attempts, sink.kept, answered, Counter(self.augmenter.usage()))
 
     def answered_usage(self) -> Usage:
         """Return what the answers in the journals took."""
-        usage = self.augmenter.usage()
-        requests = usage.get("requests", 0)
+        usage = self.answers.usage
         return Usage(
-            requests or self.answered,
+            usage["requests"] or self.answers.answered,
             # Nearly all tokens of a request for a label alone are its prompt's.
-            usage["prompt_tokens"] + usage.get("label_tokens", 0),
+            usage["prompt_tokens"] + usage["label_tokens"],
             usage["completion_tokens"],
-            self.augmenter.usd() if requests else 0.0,
+            self.augmenter.usd() if usage["requests"] else 0.0,
         )
 
 
@@ -137,12 +125,12 @@ class PendingEstimator:
         sample: at most so many prompts of a set are counted.
 
     Attributes:
+        sample: as given.
         remarks: the assumptions, for people, in the order in which they were made.
     """
 
     def __init__(self, groups: dict[str, AnswerStatistics], sample: int) -> None:
-        """Start with no set planned."""
-        self._groups, self._sample = groups, sample
+        self._groups, self.sample = groups, sample
         self._planned_until: dict[str, int] = {}  # stream -> the first attempt not planned yet
         self.remarks: dict[str, None] = {}
 
@@ -156,13 +144,13 @@ class PendingEstimator:
             ceil(settings.attempts * estimate.wanted) - estimate.next_attempt,
         )
         if missing <= 0:
-            return Usage()
+            return NO_USAGE
         last = estimate.next_attempt + missing - 1
         end = next_block_start(last, estimate.augmenter.block_size)
         begin = max(estimate.next_attempt, self._planned_until.get(estimate.stream, 0))
         self._planned_until[estimate.stream] = max(end, begin)
         if begin >= end:
-            return Usage()
+            return NO_USAGE
         prompt_tokens = self._mean_prompt_tokens(estimate, begin, end)
         written, label_requests = self._completion_tokens(estimate, answers, settings, task)
         cost_model = estimate.cost_model
@@ -181,7 +169,8 @@ class PendingEstimator:
     def _answers_like(self, group: str) -> AnswerStatistics | None:
         """Return reliable answers of a group, or else of another one; None if there are none."""
         candidates = (self._groups[group], *self._groups.values())
-        return next((answers for answers in candidates if answers.is_reliable), None)
+        reliable = (item for item in candidates if item.attempts >= MIN_ANSWERS and item.kept)
+        return next(reliable, None)
 
     def _rows_per_attempt(self, estimate: SetEstimate, answers: AnswerStatistics | None) -> float:
         if answers:
@@ -191,7 +180,7 @@ class PendingEstimator:
         return estimate.augmenter.rows_per_attempt * (1 - REJECT_RATE)
 
     def _mean_prompt_tokens(self, estimate: SetEstimate, begin: int, end: int) -> float:
-        sample = min(end - begin, self._sample)
+        sample = min(end - begin, self.sample)
         if sample < end - begin:
             self._remark("prompt tokens: the mean of a part of each cell's requests")
         augmenter = estimate.augmenter
@@ -211,8 +200,8 @@ class PendingEstimator:
             # Not in proportion to the cell's own rows: the lines of an LM differ less in length
             # from cell to cell than its examples do.
             self._remark("completion tokens: the mean of the answers so far")
-            further = max(answers.requests / answers.answered - 1, 0)
-            return answers.completion_tokens / answers.answered, further
+            further = max(answers.usage["requests"] / answers.answered - 1, 0)
+            return answers.usage["completion_tokens"] / answers.answered, further
         self._remark("completion tokens: no answers yet, so lines count as long as the real rows")
         cost_model, count = estimate.cost_model, estimate.augmenter.lm_info.count_tokens
         label_tokens = dict.fromkeys(task.classes, 0)

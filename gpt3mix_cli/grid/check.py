@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ..augment import open_augmenter
 from ..errors import UserError
@@ -35,19 +36,9 @@ class Finding:
     remedy: str = ""
 
 
-@dataclass(frozen=True)
-class Check:
-    """One thing to check.
-
-    Attributes:
-        what: what is checked.
-        key: everything that the result depends on; equal checks run once.
-        run: returns a detail, or raises UserError.
-    """
-
-    what: str
-    key: object
-    run: Callable[[], str]
+# What is checked; everything that the result depends on (equal checks run once); the check, which
+# returns a detail or raises UserError.
+Check = tuple[str, list[Any], Callable[[], str]]
 
 
 def check(grid: Grid) -> Iterator[Finding]:
@@ -60,11 +51,15 @@ def check(grid: Grid) -> Iterator[Finding]:
     yield Finding("config", True, f"{first.name}: methods {', '.join(first.methods)}{variants}")
     done: set[str] = set()
     for experiment in grid.experiments:
-        for item in _checks(grid, experiment):
-            name = fingerprint([item.what, item.key])
-            if name not in done:
-                done.add(name)
-                yield _find(item)
+        for what, key, run in _checks(grid, experiment):
+            name = fingerprint([what, key])
+            if name in done:
+                continue
+            done.add(name)
+            try:
+                yield Finding(what, True, run())
+            except UserError as error:
+                yield Finding(what, False, error.message, error.hint)
     yield Finding("devices", True, _devices())
     yield _disk(grid.out)
 
@@ -72,25 +67,18 @@ def check(grid: Grid) -> Iterator[Finding]:
 def _checks(grid: Grid, experiment: Experiment) -> Iterator[Check]:
     task, augment = experiment.task.model_dump(), experiment.augment
     labels, subsample = experiment.task.labels, experiment.subsample.model_dump()
-    yield Check("data", [task, subsample, augment.k], partial(_data, grid, experiment))
+    yield "data", [task, subsample, augment.k], partial(_data, grid, experiment)
     if experiment.lm:
         key = [experiment.lm.model_dump(), augment.model_dump(), task]
-        yield Check("lm", key, partial(_lm, grid, experiment))
+        yield "lm", key, partial(_lm, grid, experiment)
         if augment.selection in ("nearest", "furthest"):
-            yield Check("similarity", augment.similarity, partial(_similarity, experiment))
+            yield "similarity", [augment.similarity], partial(_similarity, experiment)
     for baseline in experiment.baselines:
         run = partial(_baseline, experiment, baseline)
-        yield Check(f"baseline {baseline.name}", [baseline.model_dump(), labels], run)
+        yield f"baseline {baseline.name}", [baseline.model_dump(), labels], run
     for classifier in experiment.classifiers:
         run = partial(_classifier, grid, experiment, classifier)
-        yield Check(f"classifier {classifier.name}", [classifier.model_dump(), labels], run)
-
-
-def _find(item: Check) -> Finding:
-    try:
-        return Finding(item.what, True, item.run())
-    except UserError as error:
-        return Finding(item.what, False, error.message, error.hint)
+        yield f"classifier {classifier.name}", [classifier.model_dump(), labels], run
 
 
 def _data(grid: Grid, experiment: Experiment) -> str:
@@ -176,12 +164,12 @@ def _devices() -> str:
 
 
 def _disk(out: Path) -> Finding:
-    folder = out.absolute()
-    while not folder.exists():
-        folder = folder.parent
+    path = out.absolute()
+    folder = next(folder for folder in (path, *path.parents) if folder.exists())
     if not os.access(folder, os.W_OK) or not folder.is_dir():
-        remedy = "choose another folder with --out"
-        return Finding("output", False, f"{out}: cannot be written", remedy)
+        return Finding(
+            "output", False, f"{out}: cannot be written", "choose another folder with --out"
+        )
     free = shutil.disk_usage(folder).free
     good = free > MIN_FREE_BYTES
     remedy = "" if good else "free some space, or choose another folder with --out"

@@ -1,7 +1,5 @@
 """What a plan says: requests, tokens and dollars of each cell, their sums, and the budget."""
 
-import functools
-import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,6 +36,7 @@ class Usage:
         }
 
 
+NO_USAGE = Usage()
 UNKNOWN_USAGE = Usage(None, None, None, None)
 
 
@@ -102,17 +101,18 @@ class Plan:
         return {
             "trainings": sum(cell.trainings for cell in self.cells),
             "generations": _sum_known(cell.generations for cell in self.cells),
-            **sum_usage(cell.pending for cell in self.cells).rounded(),
+            **sum((cell.pending for cell in self.cells), NO_USAGE).rounded(),
             "held": {
                 "generations": _sum_known(cell.held for cell in self.cells),
-                **sum_usage(cell.answered for cell in self.cells).rounded(),
+                **sum((cell.answered for cell in self.cells), NO_USAGE).rounded(),
             },
         }
 
     def exceeded_limits(self) -> list[str]:
         """Return the names of the budget's limits that the plan exceeds."""
         total = self.total
-        tokens = _sum_known([total["prompt_tokens"], total["completion_tokens"]])
+        # Both token counts are known, or neither is.
+        tokens = (total["prompt_tokens"] or 0) + (total["completion_tokens"] or 0)
         needed = {**total, "tokens": tokens}
         return [
             name
@@ -154,11 +154,6 @@ class Plan:
             "remarks": list(self.remarks),
             "prompt": self.prompt,
         }
-
-
-def sum_usage(usages: Iterable[Usage]) -> Usage:
-    """Return the sum of all usages."""
-    return functools.reduce(operator.add, usages, Usage())
 
 
 def _sum_known(values: Iterable[int | None]) -> int | None:

@@ -5,15 +5,17 @@ again: they cost nothing, and they tell how long lines are and how many are reje
 estimated from them, or else from the real rows. Nothing is asked and nothing is written.
 """
 
+from collections import Counter
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from math import ceil
+from statistics import fmean
 
-from ..augment import AugmentOptions, num_rows_wanted, run_attempts
+from ..augment import num_rows_wanted, run_attempts
 from ..augment.gpt3mix import GPT3Mix
-from ..errors import UserError
-from ..layout import Cell, journal_path
+from ..errors import StoppedShort, UserError
+from ..layout import Cell
 from ..lm import LM, CostModel, Request, check_prices, cost_model_for, costs_money, total_spent
 from ..method.prompt import label_choices, label_prefix, render_prompt
 from ..records import Example
@@ -23,8 +25,8 @@ from ..train import training_seed
 from ..train.prompt import PromptClassifier
 from ..train.targets import to_one_hot
 from .augment_estimate import AnswerStatistics, PendingEstimator, ReplaySink, SetEstimate
-from .estimates import CellEstimate, Plan, Usage, sum_usage
-from .prompt_estimate import estimate_labels
+from .estimates import NO_USAGE, CellEstimate, Plan, Usage
+from .resources import existing_journals
 from .runner import Grid
 
 MAX_PROMPTS = 4096  # prompts that are rendered and counted in all
@@ -39,14 +41,7 @@ def plan(grid: Grid, cells: Sequence[Cell]) -> Plan:
     """
     for experiment in grid.experiments:
         check_prices(experiment.lm)
-    planner = _Planner(grid)
-    # All cells are read before any is estimated: the answers of one tell about the others.
-    for number, cell in enumerate(cells):
-        grid.callbacks.progress("cells", number, len(cells))
-        planner.read(cell)
-    grid.callbacks.progress("cells", len(cells), len(cells))
-    estimates = planner.estimates(cells)
-    return Plan(estimates, planner.first_prompt, planner.remarks(), _budget(grid))
+    return _Planner(grid).plan(cells)
 
 
 @dataclass(frozen=True)
@@ -64,70 +59,57 @@ class _Planner:
         self._inputs: dict[Cell, _CellInputs] = {}
         self._groups: dict[str, AnswerStatistics] = {}
         self._cost_models: dict[str, CostModel] = {}
-        self._num_labels: dict[str, int] = {}
-        self._missing: dict[str, None] = {}
-        self._remarks: dict[str, None] = {}
-        self.first_prompt: str | None = None
+        self._num_labels: Counter[str] = Counter()
+        self._first_prompt: str | None = None
 
-    def read(self, cell: Cell) -> None:
-        """Read a cell's rows and what journals hold; without data its values are unknown."""
-        experiment = self._grid.experiment(cell)
-        try:
-            self._inputs[cell] = self._read(cell, experiment) if experiment.lm else _CellInputs()
-        except UserError as error:
-            self._missing[error.message] = None
-
-    def estimates(self, cells: Sequence[Cell]) -> list[CellEstimate]:
-        """Return the estimate of each cell."""
+    def plan(self, cells: Sequence[Cell]) -> Plan:
+        grid, missing = self._grid, dict[str, None]()
+        # All cells are read before any is estimated: the answers of one tell about the others.
+        for number, cell in enumerate(cells):
+            grid.callbacks.progress("cells", number, len(cells))
+            try:
+                self._inputs[cell] = self._read(cell)
+            except UserError as error:  # the data or the LM's tokenizer: values stay unknown
+                missing[error.message] = None
+        grid.callbacks.progress("cells", len(cells), len(cells))
         num_sets = sum(len(inputs.sets) for inputs in self._inputs.values())
         sample = min(MAX_SET_PROMPTS, max(MIN_SET_PROMPTS, MAX_PROMPTS // max(1, num_sets)))
         estimator = PendingEstimator(self._groups, sample)
-        self._remarks = estimator.remarks
-        return [self._estimate(cell, estimator, sample) for cell in cells]
-
-    def remarks(self) -> list[str]:
-        """Return what the estimates rest on."""
-        return [
-            *(f"unknown, because data is missing: {reason}" for reason in self._missing),
-            *self._remarks,
+        estimates = [self._estimate(cell, estimator) for cell in cells]
+        remarks = [
+            *(f"unknown, because data is missing: {reason}" for reason in missing),
+            *estimator.remarks,
             *(
                 f"classifier '{name}' asks for {number:,} labels, one for each test row and trial"
                 for name, number in self._num_labels.items()
                 if number
             ),
         ]
+        return Plan(estimates, self._first_prompt, remarks, _budget(grid))
 
-    def _read(self, cell: Cell, experiment: Experiment) -> _CellInputs:
-        """Return the rows and sets of a cell.
-
-        Raises:
-            UserError: if the data or the LM's tokenizer is missing.
-        """
-        examples = self._real_rows(cell, experiment)
-        lm = self._grid.resources.lm(experiment, replay_only=True)
-        needs_labels = any(
-            classifier.uses_lm for classifier in experiment.classifiers_for("none", cell.data_seed)
-        )
-        test = self._grid.resources.splits(experiment).test if needs_labels else ()
+    def _read(self, cell: Cell) -> _CellInputs:
+        grid, experiment, seed = self._grid, self._grid.experiment(cell), cell.data_seed
+        if not experiment.lm:
+            return _CellInputs()
+        if grid.layout.train_path(cell).exists():
+            examples = grid.real_rows(cell)
+        else:  # draw them in memory
+            options = DrawOptions(cell.level, experiment.subsample.master_seed, seed)
+            train = grid.resources.splits(experiment).train
+            examples = draw_rows(train, experiment.task.classes, options, grid.callbacks)
+        lm = grid.resources.lm(experiment, replay_only=True)
+        needs_labels = any(item.uses_lm for item in experiment.classifiers_for("none", seed))
+        test = grid.resources.splits(experiment).test if needs_labels else ()
         sets = []
         for method in experiment.methods:
-            if not experiment.needs_augmentation(method, cell.data_seed):
+            if not experiment.needs_augmentation(method, seed):
                 continue
             if settings := experiment.lm_settings_for(method):
                 sets += [
                     self._read_set(cell, method, settings, draw, examples, lm)
-                    for draw in experiment.draws_for(cell.data_seed)
+                    for draw in experiment.draws_for(seed)
                 ]
         return _CellInputs(examples, test, sets)
-
-    def _real_rows(self, cell: Cell, experiment: Experiment) -> list[Example]:
-        """Return a cell's real rows; draw them in memory if there is no subsample yet."""
-        grid = self._grid
-        if grid.layout.train_path(cell).exists():
-            return grid.real_rows(cell)
-        draw = DrawOptions(cell.level, experiment.subsample.master_seed, cell.data_seed)
-        train = grid.resources.splits(experiment).train
-        return draw_rows(train, experiment.task.classes, draw, grid.callbacks)
 
     def _read_set(
         self,
@@ -146,16 +128,10 @@ class _Planner:
         with closing(grid.resources.replay_lm(experiment, paths)) as replay_lm:
             augmenter = GPT3Mix(settings, experiment.task, replay_lm, method)
             request = next(augmenter.attempts(examples, 0, 1, seed)).request
-            if _have_journals(paths):
-                quota = AugmentOptions(
-                    settings.ratio,
-                    settings.attempts,
-                    seed,
-                    filter=settings.filter,
-                    test=grid.resources.filter_test_rows(experiment),
-                )
+            if existing_journals(paths):
+                quota = grid.resources.augment_options(experiment, seed)
                 run_attempts(augmenter, examples, sink, quota)
-        self.first_prompt = self.first_prompt or request.prompt
+        self._first_prompt = self._first_prompt or request.prompt
         stream = [lm.info.fingerprint, method, cell.level, cell.data_seed, draw, asdict(request)]
         estimate = SetEstimate(
             augmenter,
@@ -167,7 +143,8 @@ class _Planner:
             stream=fingerprint(stream),
             sink=sink,
         )
-        estimate.add_to(self._groups.setdefault(estimate.group, AnswerStatistics()))
+        answers = self._groups.get(estimate.group, AnswerStatistics())
+        self._groups[estimate.group] = answers + estimate.answers
         return estimate
 
     def _cost_model(self, experiment: Experiment, request: Request) -> CostModel:
@@ -179,7 +156,7 @@ class _Planner:
             self._cost_models[key] = cost_model_for(lm, request, journals)
         return self._cost_models[key]
 
-    def _estimate(self, cell: Cell, estimator: PendingEstimator, sample: int) -> CellEstimate:
+    def _estimate(self, cell: Cell, estimator: PendingEstimator) -> CellEstimate:
         experiment, seed = self._grid.experiment(cell), cell.data_seed
         draws = len(experiment.draws_for(seed)) if experiment.lm else 0
         trainings = sum(
@@ -190,70 +167,75 @@ class _Planner:
         if cell not in self._inputs:
             return CellEstimate(cell, draws, trainings)
         inputs = self._inputs[cell]
-        sets = inputs.sets
         labels = [
-            self._estimate_labels(cell, classifier, inputs, sample)
+            self._estimate_labels(cell, classifier, inputs, estimator)
             for classifier in experiment.classifiers_for("none", seed)
             if classifier.uses_lm
         ]
         pending = [
-            estimator.pending_usage(item, experiment.augment, experiment.task) for item in sets
+            estimator.pending_usage(item, experiment.augment, experiment.task)
+            for item in inputs.sets
         ]
+        answered = [item.answered_usage() for item in inputs.sets]
         return CellEstimate(
             cell,
             draws,
             trainings,
             num_real=len(inputs.real) if experiment.lm else None,
-            generations=sum(item.wanted for item in sets),
-            held=sum(item.sink.kept for item in sets),
-            pending=sum_usage([*pending, *(usage for usage, _ in labels)]),
-            answered=sum_usage(
-                [*(item.answered_usage() for item in sets), *(usage for _, usage in labels)]
-            ),
+            generations=sum(item.wanted for item in inputs.sets),
+            held=sum(item.sink.kept for item in inputs.sets),
+            pending=sum([*pending, *(usage for usage, _ in labels)], NO_USAGE),
+            answered=sum([*answered, *(usage for _, usage in labels)], NO_USAGE),
         )
 
     def _estimate_labels(
-        self, cell: Cell, settings: PromptSettings, inputs: _CellInputs, sample: int
+        self,
+        cell: Cell,
+        settings: PromptSettings,
+        inputs: _CellInputs,
+        estimator: PendingEstimator,
     ) -> tuple[Usage, Usage]:
-        """Return what a classifier still asks, and what it was answered; tokens are estimated."""
+        """Return what a classifier still asks, and what it was answered: a label per row and trial.
+
+        The few content-free texts of contextual calibration are not counted.
+        """
         grid, experiment = self._grid, self._grid.experiment(cell)
         task, master_seed = experiment.task, experiment.subsample.master_seed
         paths = grid.trials_paths_of_variants(cell, settings)
+        trials = experiment.trials_for(settings, cell.data_seed)
+        texts = [row.text for row in inputs.test]
+        lengths, held, step = list[int](), 0, ceil(len(texts) * len(trials) / estimator.sample)
         with closing(grid.resources.replay_lm(experiment, paths)) as replay_lm:
-            labels = estimate_labels(
-                PromptClassifier(settings, task, replay_lm),
-                [
-                    training_seed(master_seed, trial)
-                    for trial, _ in experiment.trials_for(settings, cell.data_seed)
-                ],
-                [to_one_hot(row, task.classes) for row in inputs.real],
-                inputs.test,
-                sample=sample,
-                has_answers=_have_journals(paths),
-            )
+            classifier = PromptClassifier(settings, task, replay_lm)
+            examples = [to_one_hot(row, task.classes) for row in inputs.real]
+            for trial, _ in trials:
+                classifier.fit(examples, (), training_seed(master_seed, trial))
+                lengths += classifier.count_prompt_tokens(texts[::step])
+                # Without a journal this is left out: looking for all prompts takes long.
+                if existing_journals(paths):
+                    with suppress(StoppedShort):  # a trial that lacks any label counts in full
+                        classifier.predict_proba(texts)
+                        held += len(texts)
+        missing = len(texts) * len(trials) - held
         first_prompt = render_prompt(task, inputs.real[:1])
-        self.first_prompt = self.first_prompt or first_prompt
+        self._first_prompt = self._first_prompt or first_prompt
         request = Request(
             0, first_prompt, 0, 1, label_prefix=label_prefix(task), choices=label_choices(task)
         )
         cost_model = self._cost_model(experiment, request)
-        self._remarks |= dict.fromkeys(cost_model.remarks)
-        self._num_labels[settings.name] = self._num_labels.get(settings.name, 0) + labels.missing
+        estimator.remarks |= dict.fromkeys(cost_model.remarks)
+        self._num_labels[settings.name] += missing
 
         def usage(num_labels: int) -> Usage:
             requests = num_labels * max(1, cost_model.score_requests)
-            read, written = requests * labels.prompt_tokens, requests * cost_model.label_tokens
+            read = requests * (fmean(lengths) if lengths else 0.0)
+            written = requests * cost_model.label_tokens
             return Usage(requests, read, written, cost_model.usd(read, written))
 
-        return usage(labels.missing), usage(labels.held)
-
-
-def _have_journals(outputs: Sequence[Path]) -> bool:
-    return any(journal_path(path).exists() for path in outputs)
+        return usage(missing), usage(held)
 
 
 def _budget(grid: Grid) -> dict[str, tuple[float | None, float]]:
-    """Return (limit, spent) of requests, tokens and dollars; nothing for an LM that is free."""
     if not any(costs_money(experiment.lm) for experiment in grid.experiments):
         return {}
     spent, budget = total_spent(*grid.layout.journals()), grid.experiments[0].budget

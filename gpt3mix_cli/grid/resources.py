@@ -2,24 +2,21 @@
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
 from .. import data
-from ..augment import Augmenter, open_augmenter
+from ..augment import Augmenter, AugmentOptions, open_augmenter
 from ..errors import NO_CALLBACKS, Callbacks, UserError
 from ..layout import Layout, journal_path
 from ..lm import IN_MEMORY, LM, Journal, JournaledLM, open_lm
 from ..records import Example
 from ..settings import ClassifierSettings, Experiment, fingerprint
-from ..train import (
-    Classifier,
-    UnavailableClassifier,
-    cached_classifier,
-    open_prompt_classifier,
-)
+from ..train import Classifier, UnavailableClassifier, cached_classifier, open_prompt_classifier
 
 Resource = TypeVar("Resource")
+OpenJournal = AbstractContextManager[object]  # closes the journal at its end, if there is one
 
 
 class Resources:
@@ -31,7 +28,6 @@ class Resources:
     """
 
     def __init__(self, layout: Layout, callbacks: Callbacks = NO_CALLBACKS) -> None:
-        """Open nothing yet."""
         self._layout, self._callbacks = layout, callbacks
         self._cache: dict[str, Any] = {}
         self._lock = threading.RLock()
@@ -45,18 +41,29 @@ class Resources:
             lambda: data.load_splits(task, seed, validation, self._callbacks),
         )
 
-    def filter_test_rows(self, experiment: Experiment) -> Sequence[Example]:
-        """Return the test rows whose copies the filter rejects; none if it accepts copies."""
-        if not experiment.augment.filter.reject_test_copies:
-            return ()
-        try:
-            return self.splits(experiment).test
-        except UserError as error:
-            raise UserError(
-                error.message,
-                f"{error.hint}; or accept copies of test rows: "
-                "augment.filter.reject_test_copies=false",
-            ) from None
+    def augment_options(
+        self, experiment: Experiment, seed: int, limit: int | None = None, filtered: bool = True
+    ) -> AugmentOptions:
+        """Return how many rows of a synthetic set to make, and which of them to keep.
+
+        Args:
+            experiment: the experiment.
+            seed: of the set.
+            limit: at most this many rows.
+            filtered: whether the filter sees the rows; then it needs the test rows, whose copies
+                it rejects.
+        """
+        settings, test = experiment.augment, list[Example]()
+        if filtered and settings.filter.reject_test_copies:
+            try:
+                test = self.splits(experiment).test
+            except UserError as error:
+                raise UserError(
+                    error.message,
+                    f"{error.hint}; or accept copies of test rows: "
+                    "augment.filter.reject_test_copies=false",
+                ) from None
+        return AugmentOptions(settings.ratio, settings.attempts, seed, limit, settings.filter, test)
 
     def lm(self, experiment: Experiment, replay_only: bool = False) -> LM:
         """Return the experiment's LM.
@@ -79,7 +86,9 @@ class Resources:
 
     def replay_lm(self, experiment: Experiment, outputs: Sequence[Path]) -> JournaledLM:
         """Return an LM that answers from the journals of some outputs, and asks nothing."""
-        return JournaledLM(self.lm(experiment, replay_only=True), IN_MEMORY, _journals_of(outputs))
+        return JournaledLM(
+            self.lm(experiment, replay_only=True), IN_MEMORY, existing_journals(outputs)
+        )
 
     def close(self) -> None:
         """Close connections."""
@@ -120,40 +129,39 @@ class Resources:
         settings: ClassifierSettings,
         output: Path,
         other_outputs: Sequence[Path],
-    ) -> tuple[Classifier, JournaledLM | None]:
-        """Return the classifier of a trials file and, if it uses the LM, the LM's journal.
+    ) -> tuple[Classifier, OpenJournal]:
+        """Return the classifier of a trials file, and the LM's journal if it uses the LM.
 
         Answers in the journals of `other_outputs` are not asked for again.
         """
         classifier = self.classifier_or_unavailable(experiment, settings)
-        if not settings.uses_lm or isinstance(classifier, UnavailableClassifier):
-            return classifier, None
-        journals = _journals_of(other_outputs, output)
+        if not settings.uses_lm or classifier.failure_reason:
+            return classifier, nullcontext()
+        journals = existing_journals(other_outputs, output)
         lm = JournaledLM(self.lm(experiment), journal_path(output), journals)
-        return self.classifier(experiment, settings, lm), lm
+        return self.classifier(experiment, settings, lm), closing(lm)
 
     # Augmenters ----------------------------------------------------------------------------------
 
     def augmenter(
         self, experiment: Experiment, method: str, output: Path, other_outputs: Sequence[Path]
-    ) -> tuple[Augmenter, Journal | JournaledLM | None]:
-        """Return the augmenter of a method and, if it has one, its journal.
+    ) -> tuple[Augmenter, OpenJournal]:
+        """Return the augmenter of a method, and its journal if it has one.
 
         Answers in the journals of `other_outputs` are not asked for again.
         """
         settings, task = experiment.method_settings(method), experiment.task
-        journals = _journals_of(other_outputs, output)
+        journals = existing_journals(other_outputs, output)
         if settings.uses_lm:
             lm = JournaledLM(self.lm(experiment), journal_path(output), journals)
-            return open_augmenter(settings, task, lm, method), lm
+            return open_augmenter(settings, task, lm, method), closing(lm)
         if settings.uses_journal:
             journal = Journal(journal_path(output), journals)
-            return open_augmenter(settings, task, journal=journal), journal
+            return open_augmenter(settings, task, journal=journal), closing(journal)
         key = ["baseline", settings.model_dump(), list(task.labels.items()), task.text_type]
-        return self._cached(key, lambda: open_augmenter(settings, task)), None
+        return self._cached(key, lambda: open_augmenter(settings, task)), nullcontext()
 
     def _cached(self, key: object, create: Callable[[], Resource]) -> Resource:
-        """Return the resource of a key; create it the first time."""
         name = fingerprint(key)
         with self._lock:
             if name not in self._cache:
@@ -162,7 +170,7 @@ class Resources:
         return resource
 
 
-def _journals_of(outputs: Sequence[Path], own: Path | None = None) -> list[Path]:
-    """Return the journals of some outputs that exist, except that of the output itself."""
+def existing_journals(outputs: Sequence[Path], own: Path | None = None) -> list[Path]:
+    """Return the journals of some outputs, where they exist; that of `own` is left out."""
     paths = [journal_path(output) for output in outputs if output != own]
     return [path for path in paths if path.exists()]

@@ -8,14 +8,18 @@ from typing import Any
 from ..errors import NO_CALLBACKS, Callbacks, UserError
 from ..files import STDIO, hash_file
 from ..records import Augmented, Example, Row, hash_rows, read_manifest, read_records
+from ..settings import FILE_STEM_PATTERN
 from ..train import SyntheticSet
 
 
 class RowReader:
-    """Reads rows; all cells share one reader, since stdin can be read only once."""
+    """Reads rows; all cells share one reader, since stdin can be read only once.
+
+    Args:
+        callbacks: for warnings.
+    """
 
     def __init__(self, callbacks: Callbacks = NO_CALLBACKS) -> None:
-        """Store `callbacks`, for warnings."""
         self._callbacks = callbacks
         self._stdin: tuple[type, list[Any]] | None = None
         self._lock = threading.Lock()
@@ -32,14 +36,13 @@ class RowReader:
                 f"{path}: the file has no rows",
                 "check the stage that wrote it, or give another file with -i",
             )
-        ids: set[str] = set()
-        for number, row in enumerate(rows, 1):
-            if row.id in ids:
+        first_use: dict[str, int] = {}
+        for number, row in enumerate(rows):
+            if first_use.setdefault(row.id, number) != number:
                 raise UserError(
-                    f"{path}, row {number}: the id '{row.id}' is used twice",
+                    f"{path}, row {number + 1}: the id '{row.id}' is used twice",
                     "ids must be unique: synthetic rows name their parents by id",
                 )
-            ids.add(row.id)
         return rows
 
     def synthetic(
@@ -72,10 +75,16 @@ class RowReader:
         )
 
     def method(self, path: Path, classes: Sequence[str]) -> str:
-        """Return the method that the first row of a file names, or else the file's name."""
+        """Return the method that the first row of a file names, or else the file's name.
+
+        Raises:
+            UserError: if the name cannot be the name of a method.
+        """
         row = next(iter(self._read(path, Augmented, classes)), None)
         stem = "stdin" if path == STDIO else path.name.removesuffix(".jsonl")
-        return row.method if row and row.method else stem
+        method = row.method if row and row.method else stem
+        check_method_name(method)
+        return method
 
     def _read(self, path: Path, kind: type[Row], classes: Sequence[str]) -> list[Row]:
         if path != STDIO:
@@ -146,7 +155,18 @@ def refuse_overwrite(output: Path, inputs: Sequence[Path | None]) -> None:
         UserError: if it is.
     """
     for path in inputs:
-        if path is None or STDIO in (output, path):
-            continue
-        if output.resolve() == path.resolve():
+        if path and STDIO not in (output, path) and output.resolve() == path.resolve():
             raise UserError(f"{output}: is the input too", "write to another file")
+
+
+def check_method_name(name: str) -> None:
+    """Check that a method outside the config may have this name: it becomes part of a file name.
+
+    Raises:
+        UserError: if it may not.
+    """
+    if not FILE_STEM_PATTERN.fullmatch(name) or name in ("none", "train", "history"):
+        raise UserError(
+            f"'{name}' cannot be the name of a method",
+            "give another one with --method, of letters, digits, '_', '+' and '-'",
+        )

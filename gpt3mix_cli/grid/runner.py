@@ -5,28 +5,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..augment import AugmentOptions, augment
+from ..augment import augment
 from ..errors import Callbacks, StoppedShort, UserError
 from ..files import STDIO
 from ..layout import Cell, Layout, TrialKey
-from ..lm import JournaledLM
-from ..records import (
-    Example,
-    IncompleteOutput,
-    StageOptions,
-    StageResult,
-    Trial,
-    read_records,
-)
+from ..records import Example, IncompleteOutput, StageOptions, StageResult, Trial, read_records
 from ..report import ExpectedTrials, Report, ReportInput, report
-from ..settings import ClassifierSettings, Experiment, SoftLabelTraining
+from ..settings import ClassifierSettings, Experiment
 from ..subsample import DrawOptions, subsample
 from ..train import TrialData, TrialExecutor, TrialJob, TrialRunner, run_serially, train
+from ..train.saved_models import save_model
+from ..train.trials import check_tensorboard
 from .executors.processes import count_fitting_workers
-from .names import REAL_ROWS_ONLY, check_method_name
-from .resources import Resources
+from .resources import OpenJournal, Resources
 from .row_reader import RowReader, refuse_overwrite
 from .steps import (
+    REAL_ROWS_ONLY,
     AugmentStep,
     Step,
     StepResult,
@@ -63,7 +57,6 @@ class Grid:
     _reader: RowReader = field(init=False)
 
     def __post_init__(self) -> None:
-        """Open nothing yet."""
         self.layout = Layout(self.out, self.experiments[0].name)
         self.resources = Resources(self.layout, self.callbacks)
         self._reader = RowReader(self.callbacks)
@@ -72,6 +65,20 @@ class Grid:
     def callbacks(self) -> Callbacks:
         """For progress and warnings."""
         return self.options.callbacks
+
+    def configure_training(
+        self, jobs: int | None, tensorboard: Path | None, trials: int | None = None
+    ) -> None:
+        """Set how many trials run at the same time, where TensorBoard finds them, and the total.
+
+        Raises:
+            UserError: if tensorboard is not installed.
+        """
+        if tensorboard:
+            check_tensorboard()
+        self.jobs, self.tensorboard = jobs, tensorboard
+        if trials:
+            self.experiments = [item.with_trials(trials) for item in self.experiments]
 
     # Cells ---------------------------------------------------------------------------------------
 
@@ -126,9 +133,7 @@ class Grid:
 
     def method_of(self, paths: Sequence[Path]) -> str:
         """Return the method that the rows of some files name, or else the first file's name."""
-        method = self._reader.method(paths[0], self.experiments[0].task.classes)
-        check_method_name(method)
-        return method
+        return self._reader.method(paths[0], self.experiments[0].task.classes)
 
     def close(self) -> None:
         """Close connections."""
@@ -170,8 +175,7 @@ class Grid:
             StoppedShort: if rows are missing.
         """
         experiment, default = self.experiment(cell), self.layout.synthetic_path(cell, method, draw)
-        output = output or default
-        real = self.real_rows(cell, input)
+        real, output = self.real_rows(cell, input), output or default
         refuse_overwrite(output, [input])
         self._empty_outputs.discard(output)
         augmenter, journal = self.resources.augmenter(
@@ -183,31 +187,16 @@ class Grid:
             # costs what its highest ratio costs.
             self.synthetic_paths_of_variants(cell, method, draw),
         )
-        kind = augmenter.about["kind"]
-        test = () if augmenter.edits_parents else self.resources.filter_test_rows(experiment)
-        try:
-            return augment(
-                augmenter,
-                real,
-                output,
-                AugmentOptions(
-                    ratio=experiment.augment.ratio,
-                    attempts=experiment.augment.attempts,
-                    seed=experiment.augmentation_seed(kind, cell.data_seed, draw),
-                    limit=limit,
-                    filter=experiment.augment.filter,
-                    test=test,
-                ),
-                self.options,
-            )
-        except IncompleteOutput:
-            raise
-        except StoppedShort:
-            self._empty_outputs.add(output)
-            raise
-        finally:
-            if journal:
-                journal.close()
+        seed = experiment.augmentation_seed(augmenter.about["kind"], cell.data_seed, draw)
+        filtered = not augmenter.edits_parents
+        with journal:
+            quota = self.resources.augment_options(experiment, seed, limit, filtered)
+            try:
+                return augment(augmenter, real, output, quota, self.options)
+            except StoppedShort as error:
+                if not isinstance(error, IncompleteOutput):
+                    self._empty_outputs.add(output)
+                raise
 
     def train(self, step: TrainStep, executor: TrialExecutor = run_serially) -> StageResult:
         """Run the trials of a step, and save the best model if the step says where.
@@ -236,19 +225,14 @@ class Grid:
             step, default if output == STDIO else output, synthetic
         )
         executor = executor if classifier.runs_in_parallel else run_serially
-        try:
-            result = train(runner, trials, output, self.options, executor)
-        except StoppedShort:
-            self._save_model(step, runner, output)
-            raise
-        finally:
-            if journal:
-                journal.close()
+        with journal:
+            result = run_or_stop(train, runner, trials, output, self.options, executor)
         self._save_model(step, runner, output)
+        if isinstance(result, StoppedShort):
+            raise result
         return result
 
     def _trials_of(self, step: TrainStep) -> tuple[list[TrialJob], dict[int, Sequence[Path]]]:
-        """Return the trials of a step, and the synthetic files of each draw."""
         pairs = self.experiment(step.cell).trials_for(step.classifier, step.cell.data_seed)
         if step.method == "none" or step.augmented:
             files = {0: step.augmented} if step.augmented else {}
@@ -260,35 +244,31 @@ class Grid:
 
     def _trial_runner(
         self, step: TrainStep, journal_output: Path, synthetic: Mapping[int, Sequence[Path]]
-    ) -> tuple[TrialRunner, JournaledLM | None]:
+    ) -> tuple[TrialRunner, OpenJournal]:
         cell, settings, experiment = step.cell, step.classifier, self.experiment(step.cell)
-        classes = experiment.task.classes
+        classes, splits = experiment.task.classes, self.resources.splits(experiment)
         real = self.real_rows(cell, step.input)
-        splits = self.resources.splits(experiment)
         classifier, journal = self.resources.classifier_with_cache(
             experiment, settings, journal_output, self.trials_paths_of_variants(cell, settings)
         )
-        synthetic_sets = {
+        sets = {
             draw: self._reader.synthetic(paths, classes, real) for draw, paths in synthetic.items()
         }
         runner = TrialRunner(
             classifier,
             step.key,
             classes,
-            TrialData(real, splits.validation, splits.test, synthetic_sets),
+            TrialData(real, splits.validation, splits.test, sets),
             experiment.subsample.master_seed,
-            settings if isinstance(settings, SoftLabelTraining) else SoftLabelTraining(),
+            settings.targets,
             self.tensorboard,
         )
         return runner, journal
 
     def _save_model(self, step: TrainStep, runner: TrialRunner, output: Path) -> None:
-        """Save the best trial's model if the step says where, even if other trials failed."""
         settings = step.classifier
         if step.save_model is None or settings.uses_lm or runner.failure_reason:
             return
-        from ..train.saved_models import save_model
-
         rows = list(read_records(output, Trial))
         if any(row.status == "ok" for row in rows):
             save_model(runner, rows, settings, step.save_model, self.callbacks)
@@ -304,11 +284,7 @@ class Grid:
         for classifier in first.classifiers:
             if not classifier.reads_synthetic_rows and len(first.methods) > 1:
                 self.callbacks.warn(f"classifier '{classifier.name}' {REAL_ROWS_ONLY}")
-        steps: list[Step] = []
-        for cell in self.cells():
-            experiment = self.experiment(cell)
-            if experiment.has_trials(cell.data_seed):
-                steps += cell_steps(experiment, cell)
+        steps = [step for cell in self.cells() for step in cell_steps(self.experiment(cell), cell)]
         # Labels come last: if the budget ends, synthetic rows were paid for first.
         steps.sort(key=lambda step: isinstance(step, TrainStep) and step.classifier.uses_lm)
         yield from self.run_steps(steps, "all cells")
@@ -344,17 +320,14 @@ class Grid:
         raise TypeError(step)
 
     def _count_jobs(self, steps: Sequence[TrainStep]) -> int:
-        """Return how many trials run at the same time."""
         steps = [step for step in steps if step.classifier.runs_in_parallel]
         experiments = {step.classifier: self.experiment(step.cell) for step in steps}
         num_trials = sum(
             len(self.experiment(step.cell).trials_for(step.classifier, step.cell.data_seed))
             for step in steps
         )
-        if num_trials <= 1:
-            return 1
-        if self.jobs:
-            return min(self.jobs, num_trials)
+        if self.jobs or num_trials <= 1:
+            return max(1, min(self.jobs or 1, num_trials))
         classifiers = [
             self.resources.classifier_or_unavailable(experiment, settings)
             for settings, experiment in experiments.items()
@@ -388,6 +361,5 @@ class Grid:
 
     def report(self, output: Path | None = None) -> Report:
         """Report on the trials of all cells, missing ones included."""
-        name = self.experiments[0].name
-        inputs = ReportInput(name, [], self.expected_trials(), self.layout.root)
+        inputs = ReportInput(self.layout.name, [], self.expected_trials(), self.layout.root)
         return report(inputs, output or self.layout.report_folder, callbacks=self.callbacks)

@@ -5,6 +5,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ParamSpec
 
 from ..errors import Callbacks, StoppedShort
 from ..layout import Cell, TrialKey
@@ -12,6 +13,8 @@ from ..records import StageResult
 from ..settings import ClassifierSettings, Experiment
 from ..train import TrialExecutor, run_serially
 from .executors.processes import ProcessExecutor
+
+REAL_ROWS_ONLY = "uses real examples only, so it runs with method 'none'; other methods are skipped"
 
 
 @dataclass(frozen=True)
@@ -58,12 +61,15 @@ class TrainStep:
         return TrialKey(self.cell, self.method, self.classifier.name)
 
 
+Arguments = ParamSpec("Arguments")
 Step = SubsampleStep | AugmentStep | TrainStep
 StepResult = StageResult | StoppedShort
 
 
 def cell_steps(experiment: Experiment, cell: Cell) -> Iterator[Step]:
-    """Yield the steps of a cell, in the order in which they depend on each other."""
+    """Yield the steps of a cell in the order of their dependencies; none if it has no trials."""
+    if not experiment.has_trials(cell.data_seed):
+        return
     yield SubsampleStep(cell)
     for method in experiment.methods:
         if experiment.needs_augmentation(method, cell.data_seed):
@@ -100,7 +106,7 @@ def run_in_parallel(
             if isinstance(step, TrainStep) and step.classifier.runs_in_parallel:
                 pending.add(threads.submit(run_or_stop, run, step, processes.map))
             else:
-                yield run_or_stop(run, step)
+                yield run_or_stop(run, step, run_serially)
             for future in [future for future in pending if future.done()]:
                 pending.remove(future)
                 yield future.result()
@@ -109,12 +115,10 @@ def run_in_parallel(
 
 
 def run_or_stop(
-    run: Callable[[Step, TrialExecutor], StageResult],
-    step: Step,
-    executor: TrialExecutor = run_serially,
+    run: Callable[Arguments, StageResult], *args: Arguments.args, **kwargs: Arguments.kwargs
 ) -> StepResult:
-    """Run one step; return its result, or why it stopped short."""
+    """Run a step; return its result, or why it stopped short."""
     try:
-        return run(step, executor)
+        return run(*args, **kwargs)
     except StoppedShort as error:
         return error

@@ -85,7 +85,6 @@ class ExampleSelector:
         return rng.sample([anchor, *_smallest(ranks, k - 1, rng)], k)
 
     def _similarities(self, anchor: int) -> "Vector":
-        """Return the cosine similarity of every example with one, shape (examples,)."""
         vector = self._vectors[anchor]
         if self._similarity == TFIDF:
             vector = vector.toarray()[0]
@@ -140,7 +139,6 @@ def _smallest(values: "Vector", count: int, rng: random.Random) -> list[int]:
 
 
 def _tfidf_vectors(texts: Sequence[str]) -> Any:
-    """Return a sparse matrix, shape (texts, words)."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     return TfidfVectorizer(token_pattern=TOKEN_PATTERN).fit_transform(texts)

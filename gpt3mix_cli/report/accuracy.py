@@ -3,13 +3,15 @@
 Values are in percent with one decimal. The best mean of each row and classifier is marked.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..errors import UserError, did_you_mean
 from ..layout import value_name, variant_name
 from .averages import KEY
+from .comparisons import block_of, shared_results
 from .model import Result
 from .remarks import span_text
 from .table import EMPTY, MISSING, Table, TableCell, as_percent, percent_text
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 Words = tuple[str, ...]
+MAX_HEADING = 48  # characters of a swept value
 NOTES = (
     "Test accuracy in percent: mean ± sample standard deviation over trials (number of trials); "
     "the best mean of a row is bold."
@@ -65,6 +68,7 @@ class TableLayout:
 
 # In print, a block of columns a classifier, as in Table 1 of the paper.
 PRINT_LAYOUT = TableLayout(("task", "variant", "level"), ("classifier", "method"))
+SWEEP = TableLayout(("task", "level", "classifier"))
 
 
 def table_layout(
@@ -74,7 +78,7 @@ def table_layout(
 
     Args:
         rows: keys separated by commas: task, level, classifier, method, variant, or a swept key.
-        columns: likewise.
+        columns: keys as well.
         results: whose swept keys may be named.
         default: if neither is given.
 
@@ -84,10 +88,8 @@ def table_layout(
     if not rows and not columns:
         return default
     known = [*KEY, *sorted({key for result in results for key in result.swept})]
-    row_keys, column_keys = (
-        _named_keys("--rows", rows, known),
-        _named_keys("--columns", columns, known),
-    )
+    row_keys = _named_keys("--rows", rows, known)
+    column_keys = _named_keys("--columns", columns, known)
     named = [*row_keys, *column_keys]
     if twice := [key for key in named if named.count(key) > 1]:
         raise UserError(f"--rows and --columns: '{twice[0]}' is named twice", "name each key once")
@@ -115,7 +117,7 @@ def _named_keys(flag: str, text: str | None, known: Sequence[str]) -> list[str]:
 
 def accuracy_table(results: Sequence[Result], layout: TableLayout) -> Table:
     """Return the main table."""
-    return _layout_table(Pivot("accuracy", "Accuracy", NOTES, score_cell), results, layout)
+    return _pivot("accuracy", "Accuracy", NOTES, score_cell, results, layout)
 
 
 def print_table(results: Sequence[Result], layout: TableLayout) -> Table:
@@ -131,9 +133,8 @@ def print_table(results: Sequence[Result], layout: TableLayout) -> Table:
 def uneven_table(results: Sequence[Result], layout: TableLayout) -> Table | None:
     """Return macro-F1 and Matthews' correlation of tasks with uneven classes; None without any."""
     uneven = [result for result in results if result.uneven]
-    if not uneven:
-        return None
-    return _layout_table(Pivot("uneven", UNEVEN_TITLE, UNEVEN_NOTES, _uneven_cell), uneven, layout)
+    pivot = _pivot("uneven", UNEVEN_TITLE, UNEVEN_NOTES, _uneven_cell, uneven, layout)
+    return pivot if uneven else None
 
 
 def score_cell(result: Result) -> TableCell:
@@ -163,56 +164,44 @@ def _uneven_cell(result: Result) -> TableCell:
 # Results by row and column -------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Pivot:
-    """A table of results: its name, title and notes, and what a cell shows of a result."""
-
-    name: str
-    title: str
-    notes: str
-    show: Callable[[Result], TableCell]
-
-
-def _layout_table(pivot: Pivot, results: Sequence[Result], layout: TableLayout) -> Table:
-    layout = layout.without_empty(results)
-    return pivot_results(pivot, results, layout.rows, layout.row_of, layout.column_of)
-
-
-def pivot_results(
-    pivot: Pivot,
+def _pivot(
+    name: str,
+    title: str,
+    notes: str,
+    show: Callable[[Result], TableCell],
     results: Sequence[Result],
-    labels: Sequence[str],
-    row_of: Callable[[Result], Words],
-    column_of: Callable[[Result], Words],
+    layout: TableLayout,
 ) -> Table:
     """Return a table with a row for each combination of labels, and averages over the tasks.
 
     Args:
-        pivot: what the table shows.
+        name: of the table.
+        title: its heading.
+        notes: what the values are.
+        show: returns a result's cell.
         results: the first one of a row and column is shown.
-        labels: titles of the columns that name a row.
-        row_of: returns the labels of a result's row.
-        column_of: returns the parts of the heading of a result's column.
-    """
+        layout: which keys are rows and which are columns.
+    """  # fmt: skip
     import pandas as pd
 
+    layout = layout.without_empty(results)
     cells = pd.DataFrame({
-        "row": [row_of(result) for result in results],
-        "column": [column_of(result) for result in results],
+        "row": [layout.row_of(result) for result in results],
+        "column": [layout.column_of(result) for result in results],
         "block": [(result.task, result.level, result.classifier) for result in results],
-        "cell": [pivot.show(result) for result in results],
+        "cell": [show(result) for result in results],
         "mean": pd.Series([result.mean for result in results], dtype=float),
         "majority": pd.Series([result.majority for result in results], dtype=float),
     }).drop_duplicates(["row", "column"])  # fmt: skip
     columns = _ordered_columns(cells["column"])
     body, footer = _rows(cells, columns), []
-    if pivot.show is score_cell and "task" in labels:
-        averages = _task_averages(cells, list(labels).index("task"))
+    if show is score_cell and "task" in layout.rows:
+        averages = _task_averages(cells, layout.rows.index("task"))
         footer = _rows(averages, columns) if len(averages) else []
     depth = max((len(column) for column in columns), default=1)
-    headings = [(*[""] * (depth - 1), label) for label in (*labels, "majority")]
+    headings = [(*[""] * (depth - 1), label) for label in (*layout.rows, "majority")]
     data = pd.DataFrame([*body, *footer], columns=pd.MultiIndex.from_tuples([*headings, *columns]))
-    return Table(pivot.name, pivot.title, data, len(headings), pivot.notes, len(footer))
+    return Table(name, title, data, len(headings), notes, len(footer))
 
 
 def _ordered_columns(columns: Iterable[Words]) -> list[Words]:
@@ -282,3 +271,76 @@ def _average_cell(mean: float, count: int, tasks: int) -> TableCell:
     note = f"{count}/{tasks} tasks" if count < tasks else ""
     text = f"{100 * mean:.1f}"
     return TableCell(f"{text} ({note})" if note else text, 100 * mean, note=note)
+
+
+# Sweeps: variants in columns, as in Tables 2, 3, 5 and 6 of the paper -------------------------
+
+
+def ablation_tables(results: Sequence[Result]) -> list[Table]:
+    """Return a table for each method that a sweep changes."""
+    swept = [result for result in results if result.swept]
+    if len({result.variant for result in swept}) < 2:
+        return []
+    shared = shared_results(results)
+    constant = {_method_of(result) for result in shared} - _varied_methods(results)
+    changed = [result for result in swept if _method_of(result) not in constant]
+    unchanged = [result for result in shared if _method_of(result) in constant]
+    keys = ", ".join(dict.fromkeys(key for result in swept for key in result.swept))
+    tables = []
+    for method in dict.fromkeys(result.column for result in changed):
+        chosen = [result for result in changed if result.column == method]
+        rows = {block_of(result) for result in chosen}
+        baselines = [result for result in unchanged if block_of(result) in rows]
+        headings = _variant_headings(chosen, {result.column for result in baselines})
+        # Each variant has a column of its own, as if it were a method.
+        named = [replace(row, method=headings[row.variant], split_by=None) for row in chosen]
+        first = "what the sweep does not change, then " if baselines else ""
+        notes = f"{NOTES} Columns: {first}the values of {keys}."
+        results = [*baselines, *named]
+        tables.append(
+            _pivot(f"ablation-{method}", f"{method} by {keys}", notes, score_cell, results, SWEEP)
+        )
+    return tables
+
+
+def _method_of(result: Result) -> tuple[str, str, str]:
+    return result.task, result.classifier, result.column
+
+
+def _varied_methods(results: Sequence[Result]) -> set[tuple[str, str, str]]:
+    """Return the methods of which some trial differs between variants.
+
+    On a single level all variants may be equal by chance, if all trials predict one class.
+    """
+    first: dict[tuple[object, ...], float | None] = {}
+    varied = set()
+    for result in results:
+        for trial, accuracy in result.scores.items():
+            key = (block_of(result), result.column, trial)
+            if first.setdefault(key, accuracy) != accuracy:
+                varied.add(_method_of(result))
+    return varied
+
+
+def _variant_headings(results: Sequence[Result], taken: Set[str]) -> dict[str, str]:
+    """Return the heading of each variant; a number is added where two would be equal."""
+    headings: dict[str, str] = {}
+    used = {*taken}
+    for result in results:
+        if result.variant in headings:
+            continue
+        name = heading = _heading(result)
+        for number in itertools.count(2):
+            if heading not in used:
+                break
+            heading = f"{name} ({number})"
+        headings[result.variant] = heading
+        used.add(heading)
+    return headings
+
+
+def _heading(result: Result) -> str:
+    """Return the swept values; without its key if there is one."""
+    single = len(result.swept) == 1
+    text = value_name(next(iter(result.swept.values()))) if single else result.variant
+    return text if len(text) <= MAX_HEADING else f"{text[: MAX_HEADING - 1]}…"

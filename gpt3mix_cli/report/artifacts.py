@@ -1,5 +1,6 @@
 """What the stages left next to the trials: synthetic rows, rejects, real rows, epochs, settings.
 
+Samples are synthetic rows with their parents and soft labels, as in Table 4 of the paper.
 Published results may be trials only; then plots and page do without. Rows are counted as they are
 read, and only a limited number of each result is kept.
 """
@@ -9,8 +10,9 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import Callbacks, UserError
 from ..files import read_objects
@@ -24,18 +26,18 @@ from ..records import (
     read_manifest,
     read_records,
 )
+from .model import DEFAULT_LIMIT
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    Row = TypeVar("Row", Augmented, Reject)
-    Labelled = TypeVar("Labelled", bound=Example)
 
-DEFAULT_LIMIT = 200  # synthetic rows of a result on the page, and as many rejects
 ENTROPY_BINS = 20
 MAX_CURVES = 9  # (task, variant, level, classifier) whose epochs are read: a plot shows no more
 MAX_MANIFESTS = 60  # whose settings the page shows in full
 REAL = "real"  # the series of real rows in plots
+MAX_SAMPLES = 3  # of a task, variant and method
+MAX_SAMPLED_ROWS = 200  # from the beginning of a file
 
 
 class SyntheticFile(NamedTuple):
@@ -48,6 +50,25 @@ class SyntheticFile(NamedTuple):
     data_seed: int
     draw: int
     path: Path
+
+
+class Sample(NamedTuple):
+    """A synthetic row with its file, and its parents in the order of the prompt."""
+
+    file: SyntheticFile
+    row: Augmented
+    parents: list[Example]
+
+    @property
+    def title(self) -> str:
+        """The row's file as pages name it."""
+        file, variant = self.file, f", {self.file.variant}" if self.file.variant else ""
+        return f"{file.task} {file.level}, {file.method}{variant}, data seed {file.data_seed}"
+
+    @property
+    def edited(self) -> bool:
+        """Whether the row is an edit of its one parent, and keeps its label."""
+        return self.row.label_source == "parent"
 
 
 @dataclass(frozen=True)
@@ -65,7 +86,7 @@ class Distribution:
     labels: Counter[str] = field(default_factory=Counter)
     entropy: Counter[int] = field(default_factory=Counter)
 
-    def count(self, rows: "Iterable[Labelled]") -> "Iterator[Labelled]":
+    def count(self, rows: Iterable[Example]) -> Iterator[Any]:
         """Yield the rows and count them."""
         for row in rows:
             self.words[len(row.text.split())] += 1
@@ -86,7 +107,7 @@ class Artifacts:
 
     Attributes:
         kept: synthetic rows with their files, up to the limit of each result.
-        rejected: likewise.
+        rejected: rejects with their files, up to the same limit.
         real: folder of a cell -> its real rows by id.
         total: how many synthetic rows and rejects there are.
         distributions: (task, variant) -> method, or `real` -> how its rows are distributed.
@@ -161,17 +182,19 @@ def _read_rows(
     artifacts: Artifacts, files: Sequence[SyntheticFile], limit: int | None, callbacks: Callbacks
 ) -> None:
     """Read the files of a result; each gives an equal part of the rows that are kept."""
+    size = -(-(limit or 0) // max(1, len(files)))
     for index, file in enumerate(files):
-        part = None if limit is None else _part(limit, index, len(files))
+        part = None if limit is None else max(0, min(size, limit - index * size))
         distributions = artifacts.distributions.setdefault((file.task, file.variant), {})
         real = distributions.setdefault(REAL, Distribution())
         own = distributions.setdefault(file.method, Distribution())
         try:
             if file.path.parent not in artifacts.real:
-                artifacts.real[file.path.parent] = _read_subsample(file.path, real)
-            _keep(
-                artifacts, artifacts.kept, file, own.count(read_records(file.path, Augmented)), part
-            )
+                rows = _read_subsample(file.path)
+                artifacts.real[file.path.parent] = rows
+                list(real.count(rows.values()))
+            synthetic = own.count(read_records(file.path, Augmented))
+            _keep(artifacts, artifacts.kept, file, synthetic, part)
             rejects = rejects_path(file.path)
             if rejects.is_file():
                 _keep(artifacts, artifacts.rejected, file, read_records(rejects, Reject), part)
@@ -179,17 +202,11 @@ def _read_rows(
             callbacks.warn(f"{error.message}; its rows are not shown")
 
 
-def _part(limit: int, index: int, count: int) -> int:
-    """Return how many of `limit` rows the file of an index gives, if all give about as many."""
-    size = -(-limit // count)
-    return max(0, min(size, limit - index * size))
-
-
 def _keep(
     artifacts: Artifacts,
-    kept: "list[tuple[SyntheticFile, Row]]",
+    kept: list[Any],
     file: SyntheticFile,
-    rows: "Iterator[Row]",
+    rows: Iterator[Any],
     limit: int | None,
 ) -> None:
     """Keep the first rows of a file, and count all of them."""
@@ -198,10 +215,45 @@ def _keep(
     artifacts.total += len(first) + sum(1 for _ in rows)
 
 
-def _read_subsample(synthetic: Path, distribution: Distribution) -> dict[str, Example]:
+def _read_subsample(synthetic: Path) -> dict[str, Example]:
     path = subsample_beside(synthetic)
-    rows = distribution.count(read_records(path, Example)) if path.is_file() else ()
-    return {row.id: row for row in rows}
+    return {row.id: row for row in read_records(path, Example)} if path.is_file() else {}
+
+
+def select_samples(trials: "DataFrame", callbacks: Callbacks) -> list[Sample]:
+    """Return some synthetic rows of each task, variant and method.
+
+    The first rows are one for each mixture of the parents' labels. There are none where only the
+    trials were published.
+
+    Args:
+        trials: all of the report.
+        callbacks: receive warnings about files that cannot be read.
+    """
+    files = trials[(trials["method"] != "none") & trials["path"].map(cell_folder).notna()]
+    first: dict[tuple[str, str, str], SyntheticFile] = {}
+    for file in _synthetic_files(files.drop_duplicates(["result", "path"])):
+        if file.draw == 0:
+            first.setdefault((file.task, file.variant, file.method), file)
+    samples: list[Sample] = []
+    for file in first.values():
+        try:
+            samples += _samples(file)
+        except UserError as error:
+            callbacks.warn(f"{error.message}; its rows are not shown")
+    return samples
+
+
+def _samples(file: SyntheticFile) -> list[Sample]:
+    real = _read_subsample(file.path)
+    mixtures: set[tuple[str, ...]] = set()
+    samples: list[tuple[bool, Sample]] = []
+    for row in itertools.islice(read_records(file.path, Augmented), MAX_SAMPLED_ROWS):
+        parents = [real[name] for name in row.parents if name in real]
+        mixture = tuple(sorted(parent.label for parent in parents))
+        samples.append((mixture in mixtures, Sample(file, row, parents)))
+        mixtures.add(mixture)
+    return [sample for _, sample in sorted(samples, key=itemgetter(0))][:MAX_SAMPLES]
 
 
 # Epochs --------------------------------------------------------------------------------------

@@ -4,17 +4,17 @@ Trials that ran with different settings, test rows or versions are never average
 combination is a result of its own, named by what it is split by.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from ..layout import variant_name
 from ..records import Trial
 from .model import ExpectedTrials, Result
-from .statistics import components, intervals
+from .statistics import by_length, components, intervals
 
 if TYPE_CHECKING:
-    from pandas import DataFrame, Series
+    from pandas import DataFrame
 
 Key = tuple[str, str, str, str, str]
 KEY = ["task", "variant", "level", "classifier", "method"]
@@ -30,20 +30,6 @@ AVERAGED = [
         str, str | None, dict[str, Any]
     )
 ]  # fmt: skip
-
-
-class Part(NamedTuple):
-    """The trials of one result.
-
-    Attributes:
-        key: task, variant, level, classifier, method.
-        split_by: what distinguishes it from other parts of the same key.
-        group: number of its group of trials; None if an expected file has no trial.
-    """
-
-    key: Key
-    split_by: str | None
-    group: int | None
 
 
 def average_trials(
@@ -69,50 +55,39 @@ def average_trials(
         asked[key] = asked.get(key, 0) + item.trials
     group = trials.groupby([*KEY, *SPLIT], sort=False, dropna=False).ngroup()
     firsts = trials.assign(group=group)[~group.duplicated()].set_index("group")
-    parts = list(_parts(firsts, asked))
-    index_of = {part.group: index for index, part in enumerate(parts) if part.group is not None}
-    ordered = trials.assign(result=group.map(index_of)).sort_values("result", kind="stable")
-    ordered = ordered.reset_index(drop=True)
-    values = _average(ordered, len(parts))
-    constant = dict(zip(firsts.index, _as_objects(firsts[list(SPLIT)]), strict=True))
+    groups: dict[Key, list[int | None]] = {key: [] for key in asked}
+    for number, *names in firsts[KEY].itertuples(name=None):
+        groups.setdefault(tuple(names), []).append(number)
+    keys = groups if asked else sorted(groups, key=_sort_key)
+    # A key of an expected file without a trial has a result too.
+    parts = [(key, number) for key in keys for number in (groups[key] or [None])]
+    index_of = {number: index for index, (_, number) in enumerate(parts) if number is not None}
+    ordered = trials.assign(result=group.map(index_of))
+    ordered = ordered.sort_values("result", kind="stable", ignore_index=True)
+    same: dict[int | None, dict[str, Any]] = {None: {"settings": None}}
+    same |= with_none(firsts[list(SPLIT)]).to_dict("index")
     results = []
-    for part, averages in zip(parts, values, strict=True):
-        same = {"settings": None} if part.group is None else constant[part.group]
-        names: dict[str, Any] = dict(zip(KEY, part.key, strict=True))
+    for (key, number), averages in zip(parts, _average(ordered, len(parts)), strict=True):
+        named: dict[str, Any] = dict(zip(KEY, key, strict=True))
+        split_by = _split_by(firsts.loc[groups[key]], number) if len(groups[key]) > 1 else None
         results.append(Result(
-            **names, **same, **averages, split_by=part.split_by, expected=asked.get(part.key),
-            swept=swept.get(part.key[1], {}),
+            **named, **same[number], **averages, split_by=split_by, expected=asked.get(key),
+            swept=swept.get(key[1], {}),
         ))  # fmt: skip
     return ordered, results
 
 
-def _parts(firsts: "DataFrame", asked: Iterable[Key]) -> Iterable[Part]:
-    """Yield the parts of each key in the order of the report.
+def _split_by(firsts: "DataFrame", number: int | None) -> str:
+    """Return in what a group of trials differs from the others of its key.
 
     Args:
         firsts: the first trial of each group.
-        asked: the keys of a config, in its order.
+        number: of the group.
     """
-    groups: dict[Key, list[int]] = {key: [] for key in asked}
-    ordered = bool(groups)
-    for number, *key in firsts[KEY].itertuples(name=None):
-        groups.setdefault(tuple(key), []).append(number)
-    for key in groups if ordered else sorted(groups, key=_sort_key):
-        if not groups[key]:
-            yield Part(key, None, None)
-        columns = firsts.loc[groups[key], list(SPLIT)] if len(groups[key]) > 1 else None
-        for number in groups[key]:
-            yield Part(key, _split_by(columns, number), number)
-
-
-def _split_by(columns: "DataFrame | None", number: int) -> str | None:
-    """Return in what a part of a key differs from the others; None if it is the only one."""
-    if columns is None:
-        return None
     words = []
     for name, title in SPLIT.items():
-        if columns[name].nunique(dropna=False) > 1:
-            value = columns.loc[number, name]
+        if firsts[name].nunique(dropna=False) > 1:
+            value = firsts.loc[number, name]
             text = value if isinstance(value, str) else "unknown"
             words.append(f"{title} {text if name == 'version' else text[:HASH_CHARACTERS]}")
     return ", ".join(words)
@@ -130,6 +105,7 @@ def _sort_key(key: Key) -> tuple[Any, ...]:
 
 def _average(trials: "DataFrame", count: int) -> list[dict[str, Any]]:
     """Return the averages of each of `count` results, all results at once."""
+    import numpy as np
     import pandas as pd
 
     succeeded = trials[(trials["status"] == "ok") & trials["accuracy"].notna()]
@@ -141,8 +117,10 @@ def _average(trials: "DataFrame", count: int) -> list[dict[str, Any]]:
     averages["std"] = by_result["accuracy"].std()
     by_unit = columns.groupby(["result", *SUBSAMPLE], sort=False, dropna=False)["accuracy"]
     units = by_unit.agg(["sum", "size"]).reset_index()
-    parts = _components(columns["accuracy"], by_unit.ngroup(), units)
-    averages = averages.join(parts).reindex(range(count))
+    result_of, _ = pd.factorize(units["result"])
+    averages["between"], averages["within"] = components(
+        columns["accuracy"].to_numpy(), by_unit.ngroup().to_numpy(), result_of
+    )
     every = trials.groupby("result")
     counts = pd.DataFrame({
         "n": by_result.size(),
@@ -151,41 +129,18 @@ def _average(trials: "DataFrame", count: int) -> list[dict[str, Any]]:
         "one_class": (trials["predicted_classes"] == 1).groupby(trials["result"]).sum(),
     })  # fmt: skip
     counts = counts.reindex(range(count)).fillna(0).astype(int)
-    classes = every["classes"].first().reindex(range(count))
-    values = _as_objects(averages.join(counts).assign(classes=classes))
+    counts["classes"] = every["classes"].first()
+    table = with_none(averages.reindex(range(count)).join(counts))
+    values: list[dict[str, Any]] = table.to_dict("records")
     units["mean"] = units["sum"] / units["size"]
     means = _mappings(units, SUBSAMPLE, "mean", count)
     scores = _mappings(trials, ["data_seed", "trial"], "accuracy", count)
-    for index, ci in enumerate(_intervals(units, count)):
-        values[index] |= {"ci": ci, "seed_means": means[index], "scores": scores[index]}
+    ends = counts["data_seeds"].cumsum()[:-1]
+    of_results = np.split(units[["sum", "size"]].to_numpy(dtype=float), ends)
+    limits = by_length(lambda parts: intervals(parts[..., 0], parts[..., 1]), of_results)
+    for row, *objects in zip(values, limits, means, scores, strict=True):
+        row |= zip(("ci", "seed_means", "scores"), objects, strict=True)
     return values
-
-
-def _components(
-    accuracies: "Series[float]", unit_of: "Series[int]", units: "DataFrame"
-) -> "DataFrame":
-    """Return the standard deviations between and within the data seeds of each result."""
-    import pandas as pd
-
-    index_of, results = pd.factorize(units["result"])
-    if units.empty:
-        return pd.DataFrame(columns=["between", "within"], dtype=float)
-    between, within = components(accuracies.to_numpy(), unit_of.to_numpy(), index_of)
-    return pd.DataFrame({"between": between, "within": within}, index=results)
-
-
-def _intervals(units: "DataFrame", count: int) -> list[tuple[float, float] | None]:
-    """Return the interval of each result, those of equally many data seeds at once."""
-    limits: list[tuple[float, float] | None] = [None] * count
-    sizes = units.groupby("result")["size"].transform("size")
-    for size, rows in units.groupby(sizes):
-        if size > 1:
-            sums = rows["sum"].to_numpy().reshape(-1, size)
-            counts = rows["size"].to_numpy(dtype=float).reshape(-1, size)
-            ends = intervals(sums, counts).tolist()
-            for index, (low, high) in zip(rows["result"].iloc[::size], ends, strict=True):
-                limits[index] = (low, high)
-    return limits
 
 
 def _mappings(
@@ -193,20 +148,12 @@ def _mappings(
 ) -> list[dict[tuple[Any, ...], Any]]:
     """Return, for each result, the values of its rows by two keys."""
     mappings: list[dict[tuple[Any, ...], Any]] = [{} for _ in range(count)]
-    columns = [_or_none(rows[name]) for name in ("result", *keys, value)]
-    for index, *key, number in zip(*columns, strict=True):
+    columns = with_none(rows[["result", *keys, value]])
+    for index, *key, number in columns.itertuples(index=False, name=None):
         mappings[index][tuple(key)] = number
     return mappings
 
 
-def _or_none(column: "Series[Any]") -> list[Any]:
-    """Return a column as Python's values, None for what is missing."""
-    values: list[Any] = column.astype(object).where(column.notna(), None).tolist()
-    return values
-
-
-def _as_objects(table: "DataFrame") -> list[dict[str, Any]]:
-    """Return the rows of a table, None for what is missing."""
-    names = list(table.columns)
-    columns = [_or_none(table[name]) for name in names]
-    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+def with_none(table: "DataFrame") -> "DataFrame":
+    """Return a table of Python's values, None for what is missing."""
+    return table.astype(object).where(table.notna(), None)

@@ -1,38 +1,33 @@
 """Trials -> report: read, averaged, compared, laid out as tables and charts, and written.
 
-    load_trials   files -> trials                     tables, accuracy, ablations, paper_tables
-    averages      trials -> results                               results -> tables
-    comparisons   results -> tests and gains          charts      results -> charts
-    artifacts     what is next to the trials          render      tables and charts -> files
+    load_trials   files -> trials                accuracy, table, paper    results -> tables
+    averages      trials -> results              charts                    results -> charts
+    comparisons   results -> tests and gains     render                    tables, charts -> files
+    artifacts     what is next to the trials
 
 The data seed is the unit of every test and interval (`statistics`). Trials that ran with different
 settings, test rows or versions are never averaged.
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import NO_CALLBACKS, Callbacks, UserError
 from ..files import atomic_write
-from . import accuracy, tables
-from .ablations import ablation_tables
-from .artifacts import load_artifacts
+from . import accuracy, table
+from .artifacts import load_artifacts, select_samples
 from .averages import average_trials
 from .charts import build_charts, series_styles
 from .comparisons import average_over_tasks, compare_results, with_gains
 from .diff import diff_remarks, diff_table, find_differences
 from .document import Report
-from .fairness import refuse_unfair
-from .load_trials import load_trials
+from .load_trials import load_trials, refuse_unfair
 from .model import ReportInput, ReportOptions, Result
-from .paper import compare_with_paper, find_contradictions, unknown_to_paper
-from .paper_tables import paper_tables
+from .paper import compare_with_paper, find_contradictions, paper_tables, unknown_to_paper
 from .remarks import describe_design, find_remarks, list_failures
-from .render import csv, json, latex, markdown, page, plots
-from .samples import select_samples
-from .table import Table
+from .render import data, latex, markdown, page, plots
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -40,15 +35,15 @@ if TYPE_CHECKING:
 # Text files of a report; the first one is named at the end of a run.
 REPORT_FILES: dict[str, Callable[[Report], str]] = {
     "report.md": markdown.report_page,
-    "table.csv": csv.results_csv,
+    "table.csv": data.results_csv,
     "table.tex": latex.latex_tables,
-    "report.json": json.report_json,
+    "report.json": data.report_json,
     "report.html": page.html_page,
 }
 DIFF_FILES: dict[str, Callable[[Report], str]] = {
     "diff.md": markdown.diff_page,
-    "diff.csv": csv.diff_csv,
-    "diff.json": json.diff_json,
+    "diff.csv": data.diff_csv,
+    "diff.json": data.diff_json,
 }
 DEFAULT_OPTIONS = ReportOptions()
 
@@ -87,23 +82,23 @@ def build_report(
     failures = list_failures(trials)
     artifacts = load_artifacts(trials, options.synthetic_limit, callbacks)
     remarks = [*find_remarks(results, trials)]
-    paper_rows = compare_with_paper(results) if options.with_paper else []
+    paper = compare_with_paper(results) if options.with_paper else None
     remarks += unknown_to_paper(results) if options.with_paper else []
     shown, printed = (
         accuracy.table_layout(options.rows, options.columns, results, default)
         for default in (accuracy.TableLayout(), accuracy.PRINT_LAYOUT)
     )
-    optional: list[Table | None] = [
-        *ablation_tables(results),
+    optional: list[table.Table | None] = [
+        *accuracy.ablation_tables(results),
         accuracy.uneven_table(results, shown),
-        tables.pooled_table(pooled),
-        tables.comparisons_table(comparisons),
-        tables.intervals_table(results),
-        tables.cost_table(results),
-        tables.failures_table(failures),
-        *paper_tables(paper_rows),
+        table.pooled_table(pooled),
+        table.comparisons_table(comparisons),
+        table.intervals_table(results),
+        table.cost_table(results),
+        table.failures_table(failures),
+        *(paper_tables(paper) if paper is not None else ()),
     ]
-    others = [table for table in optional if table]
+    others = list(filter(None, optional))
     charts = build_charts(results, comparisons, artifacts)
     return Report(
         title=inputs.name,
@@ -117,10 +112,10 @@ def build_report(
         pooled=pooled,
         averages=average_over_tasks(results),
         failures=failures,
-        samples=select_samples(results, trials, callbacks),
+        samples=select_samples(trials, callbacks),
         design=describe_design(results, trials),
-        paper=paper_rows,
-        paper_remarks=find_contradictions(paper_rows) if options.with_paper else [],
+        paper=paper,
+        paper_remarks=find_contradictions(paper) if paper is not None else [],
         artifacts=artifacts,
         charts=charts,
         styles=series_styles(charts, [result.column for result in results]),
@@ -168,18 +163,14 @@ def compare_runs(
 def _load(inputs: ReportInput, callbacks: Callbacks) -> "tuple[DataFrame, list[Result]]":
     trials = load_trials(inputs, callbacks)
     if trials.empty:
+        searched = [*map(str, inputs.sources)]
+        if inputs.expected:
+            searched.append(os.path.commonpath([item.path.parent for item in inputs.expected]))
         raise UserError(
-            f"{', '.join(map(str, _searched(inputs)))}: no trials found",
+            f"{', '.join(searched)}: no trials found",
             "train first: gpt3mix train CONFIG, or gpt3mix run CONFIG",
         )
     return average_trials(trials, inputs.expected)
-
-
-def _searched(inputs: ReportInput) -> Iterator[Any]:
-    """Yield the files and folders that have no trial."""
-    yield from inputs.sources
-    if inputs.expected:
-        yield os.path.commonpath([item.path.parent for item in inputs.expected])
 
 
 def _write(output: Path, files: Mapping[str, Callable[[Report], str]], result: Report) -> None:

@@ -4,12 +4,17 @@ A chart exists only if there is data for it. Values are in percent, differences 
 has one colour and one marker in all charts.
 """
 
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from .artifacts import ENTROPY_BINS, REAL, Artifacts, Distribution
-from .model import Comparison, Result
+from .model import Result
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 # Index in the palette; other methods take the free ones in the order in which they come.
 COLOURS = {"none": 0, REAL: 0, "gpt3mix": 1, "eda": 2, "backtranslate": 3}
@@ -18,7 +23,6 @@ NUM_MARKERS = 6
 MAX_WORDS = 60  # longer texts are in the last bin
 INTERVAL = "95 % intervals by a bootstrap over data seeds; none for fewer than two."
 ALL_TOGETHER = "all levels and data seeds of a task together"
-Swept = TypeVar("Swept", Result, Comparison)
 Kind = Literal["line", "interval", "steps", "bars", "scatter"]
 
 
@@ -85,7 +89,7 @@ class SeriesStyle(NamedTuple):
 
 
 def build_charts(
-    results: Sequence[Result], comparisons: Sequence[Comparison], artifacts: Artifacts
+    results: Sequence[Result], comparisons: "DataFrame", artifacts: Artifacts
 ) -> list[Chart]:
     """Return every chart that there is data for."""
     known = [result for result in results if result.mean is not None]
@@ -106,15 +110,14 @@ def series_styles(charts: Iterable[Chart], columns: Iterable[str]) -> dict[str, 
     for chart in charts:
         names |= dict.fromkeys(point.series for point in chart.points)
     colours = dict(COLOURS)
-    parts: dict[str, int] = {}
+    parts: Counter[str] = Counter()
     styles: dict[str, SeriesStyle] = {}
     for name in names:
         method = name.partition(" [")[0]
         free = FREE_COLOURS[(len(colours) - len(COLOURS)) % len(FREE_COLOURS)]
         colour = colours.setdefault(method, free)
-        part = parts.get(method, 0)
-        parts[method] = part + 1
-        styles[name] = SeriesStyle(colour, (colour + part) % NUM_MARKERS)
+        parts[method] += 1
+        styles[name] = SeriesStyle(colour, (colour + parts[method] - 1) % NUM_MARKERS)
     return styles
 
 
@@ -128,29 +131,31 @@ def accuracy_chart(results: Sequence[Result]) -> Chart:
         sizes.setdefault(result.level, result.n_train or 0)
     levels = sorted(sizes, key=lambda level: sizes[level])
     in_variants = list(_in_all_variants(results))
+    caption = "Mean test accuracy over trials."
     if len(levels) < 2:
         points = [
             _mean_point(result, _join(result.classifier, variant), f"{result.task} {result.level}")
             for result, variant in in_variants
         ]
-        caption = f"Mean test accuracy over trials. Bars: {INTERVAL}"
-        return Chart("accuracy-level", "Accuracy", "interval", "", "accuracy (%)", points, caption)
+        return Chart(
+            "accuracy-level", "Accuracy", "interval", "", "accuracy (%)", points,
+            f"{caption} Bars: {INTERVAL}",
+        )  # fmt: skip
     points = [
         _mean_point(result, _join(result.task, result.classifier, variant), result.level)
         for result, variant in in_variants
     ]
-    panels = dict.fromkeys(point.panel for point in points)
-    order = {panel: index for index, panel in enumerate(panels)}
-    points.sort(key=lambda point: (order[point.panel], levels.index(str(point.at))))
-    caption = f"Mean test accuracy over trials. Bands: {INTERVAL}"
+    panels = [point.panel for point in points]
+    points.sort(key=lambda point: (panels.index(point.panel), levels.index(str(point.at))))
     return Chart(
-        "accuracy-level", "Accuracy by level", "line", "level", "accuracy (%)", points, caption
-    )
+        "accuracy-level", "Accuracy by level", "line", "level", "accuracy (%)", points,
+        f"{caption} Bands: {INTERVAL}",
+    )  # fmt: skip
 
 
-def gain_chart(comparisons: Sequence[Comparison]) -> Chart:
+def gain_chart(comparisons: "DataFrame") -> Chart:
     """Return the gain of each method over no augmentation."""
-    gains = [item for item in comparisons if item.b == "none" and item.a != "none"]
+    gains = [item for item in comparisons.itertuples() if item.b == "none" and item.a != "none"]
     points = [
         Point(
             _join(item.classifier, variant), item.a, f"{item.task} {item.level}", 100 * item.diff,
@@ -158,10 +163,9 @@ def gain_chart(comparisons: Sequence[Comparison]) -> Chart:
         )
         for item, variant in _in_all_variants(gains)
     ]  # fmt: skip
-    caption = f"Mean difference to no augmentation, paired by data seed. Bars: {INTERVAL}"
     return Chart(
-        "gain", "Gain over no augmentation", "interval", "", "gain (points)", points, caption,
-        zero=True,
+        "gain", "Gain over no augmentation", "interval", "", "gain (points)", points,
+        f"Mean difference to no augmentation, paired by data seed. Bars: {INTERVAL}", zero=True,
     )  # fmt: skip
 
 
@@ -203,13 +207,11 @@ def cost_chart(results: Sequence[Result]) -> Chart:
         for result, cost in costs
         if cost and result.gain is not None
     ]  # fmt: skip
-    caption = (
-        f"Gain over no augmentation in points; {unit} of one synthetic set, mean over the sets of "
-        "a result."
-    )
     return Chart(
-        "cost", "Cost of a gain", "scatter", unit, "gain (points)", points, caption, zero=True
-    )
+        "cost", "Cost of a gain", "scatter", unit, "gain (points)", points,
+        f"Gain over no augmentation in points; {unit} of one synthetic set, mean over the sets of "
+        "a result.", zero=True,
+    )  # fmt: skip
 
 
 def _mean_point(result: Result, panel: str, at: str | float) -> Point:
@@ -217,7 +219,7 @@ def _mean_point(result: Result, panel: str, at: str | float) -> Point:
     return Point(panel, result.column, at, 100 * (result.mean or 0), *_percent(result.ci), note)
 
 
-def _in_all_variants(items: Sequence[Swept]) -> Iterator[tuple[Swept, str]]:
+def _in_all_variants(items: Sequence[Any]) -> Iterator[tuple[Any, str]]:
     """Yield each item with its variant; one without a variant, with every variant of its task."""
     variants: dict[str, dict[str, None]] = {}
     for item in items:
@@ -244,8 +246,7 @@ def _as_position(value: Any) -> str | float:
 
 def _file_word(text: str) -> str:
     """Return a key as part of a file name."""
-    safe = [char if char.isascii() and (char.isalnum() or char in "-_") else "-" for char in text]
-    return "".join(safe) or "key"
+    return re.sub("[^A-Za-z0-9_-]", "-", text) or "key"
 
 
 # Epochs and rows -----------------------------------------------------------------------------

@@ -4,109 +4,115 @@ Within a variant every method is compared with every other; the variants of a me
 with the first one of the sweep. A method whose trials are equal in all variants takes part once.
 """
 
+import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from operator import attrgetter
 from statistics import fmean
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .model import Comparison, PooledComparison, Result, Subsample, TaskAverage
-from .statistics import holm, intervals, permutation_p, smallest_p, wilcoxon_p
+from .model import Result, Subsample
+from .statistics import (
+    by_length,
+    holm,
+    intervals,
+    permutation_p,
+    significance_stars,
+    smallest_p,
+    wilcoxon_p,
+)
 
-Indexed = tuple[int, Result]  # a result and its index among all
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
 RANK = {"gpt3mix": -1, "none": 1}  # the method of the paper is `a`, no augmentation is `b`
+block_of = attrgetter("task", "level", "classifier")
 
 
-@dataclass(frozen=True)
-class Pair:
+class Pair(NamedTuple):
     """Two results of a row that can be compared.
 
     Attributes:
+        a: the column of the first one, a method or `method (variant)`.
+        b: the column of the second one.
+        variant: the variant of both; empty without a sweep or if two variants are compared.
         result: the first one.
         other: the second one.
-        names: the columns a and b, and the variant of both.
         differences: subsample of both -> difference of the mean accuracies.
     """
 
+    a: str
+    b: str
+    variant: str
     result: Result
     other: Result
-    names: tuple[str, str, str]
     differences: Mapping[Subsample, float]
 
 
-def compare_results(
-    results: Sequence[Result],
-) -> tuple[list[Comparison], list[PooledComparison]]:
-    """Return the comparisons within each row, and those over all rows."""
-    pairs = [pair for block in _blocks(results) for pair in _pairs(block) if pair.differences]
-    return _compare_rows(pairs), _pool(pairs)
+def compare_results(results: Sequence[Result]) -> "tuple[DataFrame, DataFrame]":
+    """Return the comparisons within each row, and those over all rows.
 
+    Differences are a - b. `p` is two-sided, `p_corrected` after Holm's correction over the table,
+    and `smallest_p` what so many pairs or units can reach; all are None for fewer than two.
 
-def _blocks(results: Iterable[Result]) -> list[list[Indexed]]:
-    """Return the results with trials, grouped by task, level and classifier."""
-    blocks: dict[tuple[str, str, str], list[Indexed]] = defaultdict(list)
-    for index, result in enumerate(results):
+    Returns:
+        Two tables. The first has a row for each pair of columns of a task, level and classifier:
+        n_pairs (data seeds that both have), diff (mean), ci (95 %), the p of the paired
+        permutation test and of Wilcoxon's.
+
+        The second has a row for each pair of columns of a classifier: the number of tasks and of
+        rows that both have, units (task, data seed), the rows that a wins, ties and loses as the
+        tables show them, diff (mean over rows), min_diff and max_diff (of a task).
+    """
+    blocks: dict[tuple[str, str, str], list[Result]] = defaultdict(list)
+    for result in results:
         if result.seed_means:
-            blocks[result.task, result.level, result.classifier].append((index, result))
-    return list(blocks.values())
+            blocks[block_of(result)].append(result)
+    pairs = [pair for block in blocks.values() for pair in _pairs(block) if pair.differences]
+    return _compare_rows(pairs), _pool(pairs)
 
 
 def shared_results(results: Sequence[Result]) -> list[Result]:
     """Return one result of each method that a sweep does not change."""
-    return [results[index] for index in sorted(_repeats(enumerate(results)))]
+    return [results[index] for index in sorted(_repeats(results))]
 
 
-def _repeats(results: Iterable[Indexed]) -> dict[int, list[int]]:
+def _repeats(results: Sequence[Result]) -> dict[int, list[int]]:
     """Return the first result of each method that is equal in all variants, with its repeats."""
-    alike: dict[tuple[str, str, str, str], list[Indexed]] = defaultdict(list)
-    for index, result in results:
-        key = result.task, result.level, result.classifier, result.column
-        alike[key].append((index, result))
-    repeats = {}
-    for (index, first), *others in alike.values():
-        equal = [other for other, result in others if result.scores == first.scores]
-        if first.seed_means and others and len(equal) == len(others):
-            repeats[index] = equal
-    return repeats
+    columns: dict[tuple[Any, str], list[int]] = defaultdict(list)
+    for index, result in enumerate(results):
+        columns[block_of(result), result.column].append(index)
+    return {
+        first: others
+        for first, *others in columns.values()
+        if results[first].seed_means and others
+        and all(results[other].scores == results[first].scores for other in others)
+    }  # fmt: skip
 
 
-def _pairs(block: Sequence[Indexed]) -> Iterator[Pair]:
+def _pairs(block: Sequence[Result]) -> Iterator[Pair]:
     """Yield what is compared within a task, level and classifier."""
     repeats = _repeats(block)
-    copies = {copy for others in repeats.values() for copy in others}
+    copies = set(itertools.chain(*repeats.values()))
     # What stays the same in all variants has none.
     variants: dict[str, list[Result]] = {"": []}
-    originals = []
-    for index, result in block:
+    for index, result in enumerate(block):
         if index not in copies:
-            variant = "" if index in repeats else result.variant
-            variants.setdefault(variant, []).append(result)
-            originals.append((variant, result))
-    common = variants.pop("")
-    yield from _pairs_within("", common, [])
+            variants.setdefault("" if index in repeats else result.variant, []).append(result)
     for variant, members in variants.items():
-        yield from _pairs_within(variant, members, common)
-    firsts: dict[str, tuple[str, Result]] = {}
-    for variant, result in originals:
-        first_variant, first = firsts.setdefault(result.column, (variant, result))
-        if variant != first_variant and first.test_sha == result.test_sha:
-            a, b = (f"{result.column} ({item.variant})" for item in (result, first))
-            yield _pair(result, first, (a, b, ""))
-
-
-def _pairs_within(
-    variant: str, members: Sequence[Result], common: Sequence[Result]
-) -> Iterator[Pair]:
-    """Yield each pair of a variant's results, and of these with the results of all variants."""
-    every = [*common, *members]
-    for index, result in enumerate(every):
-        for other in every[max(index + 1, len(common)) :]:
-            if result.column != other.column and result.test_sha == other.test_sha:
-                a, b = sorted((result, other), key=lambda item: RANK.get(item.method, 0))
-                yield _pair(a, b, (a.column, b.column, variant))
-
-
-def _pair(a: Result, b: Result, names: tuple[str, str, str]) -> Pair:
-    return Pair(a, b, names, seed_differences(a, b))
+        common = variants[""] if variant else []
+        for pair in (*itertools.product(common, members), *itertools.combinations(members, 2)):
+            a, b = sorted(pair, key=lambda item: RANK.get(item.method, 0))
+            if a.column != b.column and a.test_sha == b.test_sha:
+                yield Pair(a.column, b.column, variant, a, b, seed_differences(a, b))
+    firsts: dict[str, Result] = {}
+    for index, result in enumerate(block):
+        first = firsts.setdefault(result.column, result)
+        is_other = index not in copies and first.variant != result.variant
+        if is_other and first.test_sha == result.test_sha:
+            name, of_first = (f"{item.column} ({item.variant})" for item in (result, first))
+            yield Pair(name, of_first, "", result, first, seed_differences(result, first))
 
 
 def seed_differences(a: Result, b: Result) -> dict[Subsample, float]:
@@ -118,59 +124,30 @@ def seed_differences(a: Result, b: Result) -> dict[Subsample, float]:
     }
 
 
-def _by_length(
-    rows: Sequence[Sequence[float]],
-) -> Iterable[tuple[list[int], list[Sequence[float]]]]:
-    """Yield the indexes of equally many values, more than one, and these values."""
-    indexes: dict[int, list[int]] = defaultdict(list)
-    for index, row in enumerate(rows):
-        indexes[len(row)].append(index)
-    for length, chosen in indexes.items():
-        if length > 1:
-            yield chosen, [rows[index] for index in chosen]
+def _compare_rows(pairs: Sequence[Pair]) -> "DataFrame":
+    rows = [list(pair.differences.values()) for pair in pairs]
+    statistics = zip(
+        pairs, rows, by_length(intervals, rows), by_length(wilcoxon_p, rows), strict=True
+    )
+    names = [
+        {
+            "a": pair.a, "b": pair.b, "task": pair.result.task, "variant": pair.variant,
+            "level": pair.result.level, "classifier": pair.result.classifier,
+            "n_pairs": len(row), "diff": sum(row) / len(row), "ci": ci, "p_wilcoxon": p_wilcoxon,
+        }
+        for pair, row, ci, p_wilcoxon in statistics
+    ]  # fmt: skip
+    return _with_tests(names, rows)
 
 
-def _compare_rows(pairs: Sequence[Pair]) -> list[Comparison]:
-    differences = [list(pair.differences.values()) for pair in pairs]
-    limits: dict[int, list[float]] = {}
-    p: dict[int, float] = {}
-    ranks: dict[int, float] = {}
-    for indexes, values in _by_length(differences):
-        limits |= zip(indexes, intervals(values).tolist(), strict=True)
-        p |= zip(indexes, permutation_p(values).tolist(), strict=True)
-        ranks |= zip(indexes, wilcoxon_p(values).tolist(), strict=True)
-    corrected = dict(zip(p, holm(list(p.values())), strict=True))
-    comparisons = []
-    for index, (pair, own) in enumerate(zip(pairs, differences, strict=True)):
-        result, (a, b, variant) = pair.result, pair.names
-        low, high = limits.get(index, (None, None))
-        comparisons.append(Comparison(
-            a=a, b=b, task=result.task, variant=variant, level=result.level,
-            classifier=result.classifier, n_pairs=len(own), diff=sum(own) / len(own),
-            ci=None if low is None or high is None else (low, high), p=p.get(index),
-            p_wilcoxon=ranks.get(index), p_corrected=corrected.get(index),
-            smallest_p=smallest_p(len(own)),
-        ))  # fmt: skip
-    return comparisons
-
-
-def _pool(pairs: Sequence[Pair]) -> list[PooledComparison]:
+def _pool(pairs: Sequence[Pair]) -> "DataFrame":
     """Return each pair that several rows have, over all of them."""
-    rows: dict[tuple[str, str, str, str], list[Pair]] = defaultdict(list)
+    pools: dict[tuple[str, str, str, str], list[Pair]] = defaultdict(list)
     for pair in pairs:
-        rows[pair.result.classifier, *pair.names].append(pair)
-    pools = {names: members for names, members in rows.items() if len(members) > 1}
-    units = [_pooled_units(members) for members in pools.values()]
-    p: dict[int, float] = {}
-    for indexes, values in _by_length(units):
-        p |= zip(indexes, permutation_p(values).tolist(), strict=True)
-    corrected = dict(zip(p, holm(list(p.values())), strict=True))
-    return [
-        replace(
-            _pooled(names, members, units[index]), p=p.get(index), p_corrected=corrected.get(index)
-        )
-        for index, (names, members) in enumerate(pools.items())
-    ]
+        pools[pair.result.classifier, pair.a, pair.b, pair.variant].append(pair)
+    several = {names: members for names, members in pools.items() if len(members) > 1}
+    units = [_pooled_units(members) for members in several.values()]
+    return _with_tests(list(map(_pooled, several, several.values(), units)), units)
 
 
 def _pooled_units(pairs: Sequence[Pair]) -> list[float]:
@@ -178,27 +155,25 @@ def _pooled_units(pairs: Sequence[Pair]) -> list[float]:
     units: dict[tuple[str, int], float] = defaultdict(float)
     for pair in pairs:
         for (seed, _), difference in pair.differences.items():
-            key = pair.result.task, seed
-            units[key] += difference / len(pair.differences) / len(pairs)
+            units[pair.result.task, seed] += difference / len(pair.differences) / len(pairs)
     return list(units.values())
 
 
 def _pooled(
     names: tuple[str, str, str, str], pairs: Sequence[Pair], units: Sequence[float]
-) -> PooledComparison:
-    """Return a pooled comparison without its p-values."""
-    classifier, a, b, variant = names
+) -> dict[str, Any]:
     tasks: dict[str, list[float]] = defaultdict(list)
     for pair in pairs:
         tasks[pair.result.task].append(fmean(pair.differences.values()))
     margins = [_shown_mean(pair.result) - _shown_mean(pair.other) for pair in pairs]
     of_tasks = [fmean(values) for values in tasks.values()]
-    return PooledComparison(
-        a=a, b=b, variant=variant, classifier=classifier, tasks=len(tasks), rows=len(pairs),
-        units=len(units), wins=sum(margin > 0 for margin in margins), ties=margins.count(0),
-        losses=sum(margin < 0 for margin in margins), diff=sum(units), min_diff=min(of_tasks),
-        max_diff=max(of_tasks), p=None, p_corrected=None, smallest_p=smallest_p(len(units)),
-    )  # fmt: skip
+    return {
+        **dict(zip(("classifier", "a", "b", "variant"), names, strict=True)),
+        "tasks": len(tasks), "rows": len(pairs), "units": len(units),
+        "wins": sum(margin > 0 for margin in margins), "ties": margins.count(0),
+        "losses": sum(margin < 0 for margin in margins), "diff": sum(units),
+        "min_diff": min(of_tasks), "max_diff": max(of_tasks),
+    }  # fmt: skip
 
 
 def _shown_mean(result: Result) -> float:
@@ -206,42 +181,54 @@ def _shown_mean(result: Result) -> float:
     return float(f"{100 * (result.mean or 0):.1f}")
 
 
+def _with_tests(
+    names: Sequence[Mapping[str, Any]], differences: Sequence[Sequence[float]]
+) -> "DataFrame":
+    """Return a table with the permutation test of each row's differences; None if there is none."""
+    import pandas as pd
+
+    p = by_length(permutation_p, differences)
+    corrected, units = holm(p), list(map(len, differences))
+    tests = {
+        "p": p, "p_corrected": corrected, "smallest_p": list(map(smallest_p, units)),
+        "stars": list(map(significance_stars, units, corrected)),
+    }  # fmt: skip
+    return pd.concat([pd.DataFrame(table, dtype=object) for table in (names, tests)], axis=1)
+
+
 def with_gains(results: Sequence[Result]) -> list[Result]:
     """Return the results with their gain over no augmentation; None if there are two of these."""
-    gains: dict[int, float] = {}
-    for block in _blocks(results):
-        baselines: dict[str, list[Result]] = defaultdict(list)
-        for _, result in block:
-            if result.method == "none":
-                baselines[result.variant].append(result)
-        for index, result in block:
-            partners = baselines[result.variant]
-            if result.method == "none" or len(partners) != 1:
-                continue
-            differences = seed_differences(result, partners[0])
-            if differences and partners[0].test_sha == result.test_sha:
-                gains[index] = sum(differences.values()) / len(differences)
+    baselines: dict[tuple[Any, str], list[Result]] = defaultdict(list)
+    for result in results:
+        if result.method == "none" and result.seed_means:
+            baselines[block_of(result), result.variant].append(result)
     return [
-        replace(result, gain=gains[index]) if index in gains else result
-        for index, result in enumerate(results)
+        replace(result, gain=_gain(result, baselines[block_of(result), result.variant]))
+        for result in results
     ]
 
 
-def average_over_tasks(results: Sequence[Result]) -> list[TaskAverage]:
-    """Return each column's mean over the tasks of a level; none if there is a single task."""
-    tasks: dict[tuple[str, str], set[str]] = defaultdict(set)
-    means: dict[tuple[str, str, str, str], dict[str, float]] = defaultdict(dict)
-    for result in results:
-        tasks[result.level, result.classifier].add(result.task)
-        if result.mean is not None:
-            key = result.variant, result.level, result.classifier, result.column
-            means[key][result.task] = result.mean
-    averages = []
-    for (variant, level, classifier, column), of_tasks in means.items():
-        count = len(tasks[level, classifier])
-        if count > 1:
-            mean = sum(of_tasks.values()) / len(of_tasks)
-            averages.append(
-                TaskAverage(variant, level, classifier, column, len(of_tasks), count, mean)
-            )
-    return averages
+def _gain(result: Result, baselines: Sequence[Result]) -> float | None:
+    if result.method == "none" or len(baselines) != 1 or baselines[0].test_sha != result.test_sha:
+        return None
+    differences = seed_differences(result, baselines[0]).values()
+    return sum(differences) / len(differences) if differences else None
+
+
+def average_over_tasks(results: Sequence[Result]) -> "DataFrame":
+    """Return each column's mean over the tasks of a level; none if there is a single task.
+
+    Returns:
+        variant, level, classifier, column, tasks, all_tasks, mean. Only averages over all tasks
+        (`tasks == all_tasks`) can be compared with each other.
+    """
+    import pandas as pd
+
+    names = ["variant", "level", "classifier", "column"]
+    rows = pd.DataFrame(map(attrgetter(*names, "task", "mean"), results))
+    rows = rows.set_axis([*names, "task", "mean"], axis=1).astype({"mean": float})
+    rows["all_tasks"] = rows.groupby(["level", "classifier"])["task"].transform("nunique")
+    known = rows[(rows["all_tasks"] > 1) & rows["mean"].notna()]
+    return known.groupby(names, sort=False, as_index=False).agg(
+        tasks=("task", "size"), all_tasks=("all_tasks", "first"), mean=("mean", "mean")
+    )

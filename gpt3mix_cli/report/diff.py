@@ -12,9 +12,17 @@ from .accuracy import score_cell
 from .averages import KEY
 from .comparisons import seed_differences
 from .model import Result
-from .statistics import holm, intervals, permutation_p, smallest_p
-from .table import MISSING, POINTS, Table, as_percent, interval_cell, list_table, p_cell
-from .tables import FORMATS
+from .statistics import by_length, holm, intervals, permutation_p, smallest_p
+from .table import (
+    MISSING,
+    POINTS,
+    Table,
+    as_percent,
+    interval_cell,
+    list_table,
+    p_cell,
+    result_names,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -51,19 +59,12 @@ class Difference:
 
 def find_differences(a: Sequence[Result], b: Sequence[Result]) -> list[Difference]:
     """Return the results of both runs in the order of the first, then those of the second only."""
-    first, second = _by_name(a), _by_name(b)
+    name_of = attrgetter(*KEY, "split_by")
+    first, second = ({name_of(result): result for result in results} for results in (a, b))
     differences = [_difference(result, second.pop(key, None)) for key, result in first.items()]
     differences += [_difference(None, result) for result in second.values()]
-    corrected = iter(holm([item.p for item in differences if item.p is not None]))
-    return [
-        item if item.p is None else replace(item, p_corrected=next(corrected))
-        for item in differences
-    ]
-
-
-def _by_name(results: Sequence[Result]) -> dict[tuple[str | None, ...], Result]:
-    name_of = attrgetter(*KEY, "split_by")
-    return {name_of(result): result for result in results}
+    corrected = holm([item.p for item in differences])
+    return [replace(item, p_corrected=p) for item, p in zip(differences, corrected, strict=True)]
 
 
 def _difference(a: Result | None, b: Result | None) -> Difference:
@@ -81,10 +82,7 @@ def _difference(a: Result | None, b: Result | None) -> Difference:
         return Difference(a, b, diff=b.mean - a.mean, note=", ".join(notes))
     if not any(values) and a.n == b.n:
         notes.append("equal")
-    ci, p = None, None
-    if len(values) > 1:
-        low, high = intervals([values])[0].tolist()
-        ci, p = (low, high), float(permutation_p([values])[0])
+    ci, p = (by_length(statistic, [values])[0] for statistic in (intervals, permutation_p))
     return Difference(a, b, len(values), sum(values) / len(values), ci, p, None, ", ".join(notes))
 
 
@@ -102,15 +100,9 @@ def _changes(a: Result, b: Result) -> list[str]:
 
 def diff_table(differences: Sequence[Difference], a: str, b: str) -> Table:
     """Return the differences of the runs named a and b as a table."""
-    items = []
-    for item in differences:
-        result = item.result
-        items.append({
-            "task": result.task,
-            "variant": result.variant,
-            "level": result.level,
-            "classifier": result.classifier,
-            "method": result.column,
+    items = [
+        {
+            **result_names(item.result),
             a: score_cell(item.a) if item.a else MISSING,
             b: score_cell(item.b) if item.b else MISSING,
             "difference": as_percent(item.diff),
@@ -119,7 +111,9 @@ def diff_table(differences: Sequence[Difference], a: str, b: str) -> Table:
             "p": p_cell(item.p),
             "corrected p": p_cell(item.p_corrected),
             "remark": item.note,
-        })  # fmt: skip
+        }
+        for item in differences
+    ]
     tested = [item.n_pairs for item in differences if item.p is not None]
     smallest = smallest_p(min(tested)) if tested else None
     limit = f" The smallest p that all can reach is {smallest:.4f}." if smallest else ""
@@ -128,7 +122,7 @@ def diff_table(differences: Sequence[Difference], a: str, b: str) -> Table:
         "where both runs drew the same rows. p: two-sided permutation test, corrected by Holm's "
         f"method for all results.{limit}"
     )
-    table = list_table("diff", f"{a} and {b}", items, 5, notes, FORMATS)
+    table = list_table("diff", f"{a} and {b}", items, 5, notes)
     assert table, "a run without a result is an error"
     return table
 
@@ -138,11 +132,12 @@ def diff_remarks(differences: Sequence[Difference], a: str, b: str) -> list[str]
     both = [item for item in differences if item.diff is not None]
     equal = sum("equal" in item.note.split(", ") for item in both)
     remarks = [f"{len(both)} results are in both runs; {equal} are equal to the last digit"]
-    only_a = sum(item.b is None for item in differences)
-    only_b = sum(item.a is None for item in differences)
-    remarks += [
-        f"{count} results are only in {name}" for name, count in ((a, only_a), (b, only_b)) if count
-    ]
+    for name, missing in (
+        (a, [item.b for item in differences]),
+        (b, [item.a for item in differences]),
+    ):
+        if count := missing.count(None):
+            remarks.append(f"{count} results are only in {name}")
     if changed := sum("settings" in item.note for item in both):
         remarks.append(
             f"{changed} results ran with other settings: chance is not the only reason for their "

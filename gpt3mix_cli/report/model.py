@@ -1,4 +1,4 @@
-"""The inputs of a report, its averaged results, and their comparisons.
+"""The inputs of a report, and its averaged results.
 
 Accuracies and differences are fractions; only the text of a table is in percent. Nothing here
 reads a file or computes a statistic.
@@ -9,13 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .artifacts import DEFAULT_LIMIT
-
 # A subsample: its data seed and the hash of its rows. Runs may draw other rows for the same seed,
 # and only trials on the same rows are paired.
 Subsample = tuple[int, str | None]
-MIN_PAIRS_FOR_STARS = 6  # five pairs cannot reach p < 0.05
-SIGNIFICANCE_LEVELS = (0.05, 0.01, 0.001)
+DEFAULT_LIMIT = 200  # synthetic rows of a result on the page, and as many rejects
 
 
 # Inputs --------------------------------------------------------------------------------------
@@ -188,148 +185,3 @@ class Result:
     def gain_per_1k_tokens(self) -> float | None:
         """Gain over no augmentation per thousand tokens of a synthetic set."""
         return 1000 * self.gain / self.tokens if self.gain is not None and self.tokens else None
-
-
-def significance_stars(units: int, p: float | None) -> str:
-    """Return `*`, `**` or `***` for a corrected p below 0.05, 0.01, 0.001; none below six units."""
-    if units < MIN_PAIRS_FOR_STARS or p is None:
-        return ""
-    return "*" * sum(p < level for level in SIGNIFICANCE_LEVELS)
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Two columns of one task, level and classifier, paired by data seed.
-
-    Attributes:
-        a: a method, or `method (variant)`.
-        b: the column that it is compared with; `diff` is a - b.
-        task: name of the task.
-        variant: the variant of both; empty without a sweep or if two variants are compared.
-        level: as the config spells it.
-        classifier: name of the classifier.
-        n_pairs: data seeds that both have; the trials of a seed are averaged first.
-        diff: mean difference of accuracy.
-        ci: 95 % interval of `diff`, bootstrapped over data seeds.
-        p: two-sided, of the paired permutation test; None for fewer than two pairs.
-        p_wilcoxon: two-sided, of the exact Wilcoxon signed-rank test.
-        p_corrected: `p` after Holm's correction over all comparisons of the report.
-        smallest_p: the smallest `p` that `n_pairs` pairs can reach.
-    """
-
-    a: str
-    b: str
-    task: str
-    variant: str
-    level: str
-    classifier: str
-    n_pairs: int
-    diff: float
-    ci: tuple[float, float] | None
-    p: float | None
-    p_wilcoxon: float | None
-    p_corrected: float | None
-    smallest_p: float | None
-
-    @property
-    def stars(self) -> str:
-        """Significance of `p_corrected`."""
-        return significance_stars(self.n_pairs, self.p_corrected)
-
-
-@dataclass(frozen=True)
-class PooledComparison:
-    """Two columns over all tasks and levels of a classifier: a permutation stratified by task.
-
-    Attributes:
-        a: a method, or `method (variant)`.
-        b: the column that it is compared with; `diff` is a - b.
-        variant: the variant of both; empty without a sweep or if two variants are compared.
-        classifier: name of the classifier.
-        tasks: number of tasks.
-        rows: number of (task, level) that both have.
-        units: number of (task, data seed). All levels of a data seed share rows, so that their
-            differences change sign together.
-        wins: rows in which a has the higher mean, rounded as the tables show it.
-        ties: rows with equal means, rounded.
-        losses: rows in which a has the lower mean, rounded.
-        diff: mean over the rows of the mean difference.
-        min_diff: mean difference of the task with the lowest one.
-        max_diff: mean difference of the task with the highest one.
-        p: two-sided; None for fewer than two units.
-        p_corrected: after Holm's correction over all pooled comparisons.
-        smallest_p: the smallest `p` that so many units can reach.
-    """
-
-    a: str
-    b: str
-    variant: str
-    classifier: str
-    tasks: int
-    rows: int
-    units: int
-    wins: int
-    ties: int
-    losses: int
-    diff: float
-    min_diff: float
-    max_diff: float
-    p: float | None
-    p_corrected: float | None
-    smallest_p: float | None
-
-    @property
-    def stars(self) -> str:
-        """Significance of `p_corrected`."""
-        return significance_stars(self.units, self.p_corrected)
-
-
-@dataclass(frozen=True)
-class TaskAverage:
-    """The mean of a column over the tasks of a level; every task counts once.
-
-    Only averages over all tasks (`tasks == all_tasks`) can be compared with each other.
-    """
-
-    variant: str
-    level: str
-    classifier: str
-    column: str
-    tasks: int
-    all_tasks: int
-    mean: float
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A trial that failed, and why."""
-
-    task: str
-    variant: str
-    level: str
-    classifier: str
-    method: str
-    data_seed: int
-    trial: int
-    error: str
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A synthetic row with its parents, as in Table 4 of the paper.
-
-    `parents` holds (text, label) in the order of the prompt. `edited` rows are an edit of their
-    one parent and keep its label.
-    """
-
-    task: str
-    variant: str
-    level: str
-    data_seed: int
-    method: str
-    id: str
-    text: str
-    label: str
-    probs: Mapping[str, float]
-    edited: bool
-    parents: Sequence[tuple[str, str]]

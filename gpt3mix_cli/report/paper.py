@@ -5,16 +5,17 @@
 name their classifier; their values without augmentation are those of DistilBERT in Table 1.
 """
 
-import csv
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from .averages import with_none
 from .model import Result
-from .table import percent_text
+from .table import Table, TableCell, percent_text
+
+if TYPE_CHECKING:
+    from pandas import DataFrame, Series
 
 SOURCE = Path(__file__).parent.parent / "resources" / "paper.csv"
 CLASSIFIERS = {"distilbert": "DistilBERT", "bert": "BERT"}
@@ -24,123 +25,77 @@ ROUNDING = 0.0006
 OUTLIER_STD = 2  # a standard deviation so many times the next largest is remarked on
 APPENDIX_B = 0.688  # "the non-augmented baseline of 68.80%" on CoLA at 0.1 %
 CLAIMED_GAIN = 0.015  # section 4.3 claims gains of 2-3 % on average; 1.5 rounds to 2
-
-
-@dataclass(frozen=True)
-class PaperRow:
-    """A value that the paper prints, and ours if there is one; all as fractions.
-
-    Attributes:
-        table: number of the table in the paper.
-        page: its page, counted from the title page.
-        task: as the paper names it, in lower case; `average` for the averages.
-        level: as the paper names it.
-        classifier: `distilbert` or `bert`.
-        column: `none`, `eda`, ... or what a table varies: `k=2`, `curie`, `soft`, `generic`.
-        ratio: synthetic rows per real row.
-        lm: which GPT-3.
-        printed: the mean as printed.
-        printed_std: the standard deviation as printed.
-        best: printed in bold.
-        recomputed: of an average: the mean of the printed values.
-        mark: what the paper prints elsewhere against this value; empty if nothing.
-        our_classifier: the classifier of our value.
-        ours: our mean; None if there is none.
-        ours_std: its standard deviation.
-        n: its trials.
-        ours_ratio: our synthetic rows per real row.
-        candidates: how many of our results match; ours is the first of those with the nearest
-            ratio.
-    """
-
-    table: int
-    page: int
-    task: str
-    level: str
-    classifier: str
-    column: str
-    ratio: float | None
-    lm: str
-    printed: float
-    printed_std: float | None
-    best: bool
-    recomputed: float | None = None
-    mark: str = ""
-    our_classifier: str = ""
-    ours: float | None = None
-    ours_std: float | None = None
-    n: int = 0
-    ours_ratio: float | None = None
-    candidates: int = 0
-
-    @property
-    def difference(self) -> float | None:
-        """Ours minus the printed value; minus the recomputed one of an average."""
-        theirs = self.printed if self.recomputed is None else self.recomputed
-        return None if self.ours is None else self.ours - theirs
+TITLES = {
+    1: "Table 1 (page 5): main results",
+    2: "Table 2 (page 6): number of examples k, ratio 10, curie",
+    3: "Table 3 (page 6): size of the LM, ratio 5",
+    5: "Table 5 (page 7): hard and soft labels, ratio 5, curie",
+    6: "Table 6 (page 8): task specification, ratio 3, curie",
+}
+RATIO_TOLERANCE = 0.05  # of the paper's ratio
+COLUMN = ["table", "level", "classifier", "column"]  # what an average has in common with its rows
 
 
 # The paper's values --------------------------------------------------------------------------
 
 
-def load_paper() -> list[PaperRow]:
-    """Return all printed values, with recomputed averages and marked contradictions."""
-    with SOURCE.open(encoding="utf-8", newline="") as stream:
-        rows = [_parse(line) for line in csv.DictReader(stream)]
-    rows = [_recompute(row, rows) for row in rows]
-    return [replace(row, mark=_mark(row, rows)) for row in rows]
+def load_paper() -> "DataFrame":
+    """Return all printed values as fractions, with recomputed averages and marked contradictions.
+
+    Returns:
+        A row a value. Its columns are table, page, task (in lower case; `average` for the
+        averages), level, classifier, column (`none`, `eda`, ... or what a table varies: `k=2`,
+        `curie`, `soft`, `generic`), ratio (synthetic rows per real row), lm (which GPT-3), printed,
+        printed_std, best (printed in bold), recomputed (of an average: the mean of the printed
+        values) and mark (what the paper prints elsewhere against the value).
+    """
+    import pandas as pd
+
+    paper = pd.read_csv(SOURCE, dtype={"best": bool}).fillna({"lm": ""})
+    fractions = (paper[["mean", "std"]] / 100).round(6)
+    paper.insert(8, "printed", fractions["mean"])
+    paper.insert(9, "printed_std", fractions["std"])
+    paper["recomputed"] = _averages(paper, "printed")
+    row_of_table = ["table", "task", "level", "classifier"]
+    highest = paper["printed"] == paper.groupby(row_of_table)["printed"].transform("max")
+    paper["tied"] = highest & (paper["table"] == 1) & ~paper["best"] & (paper["task"] != "average")
+    rows = list(paper.itertuples())
+    stds = paper["printed_std"].nlargest(2).tolist()
+    marks = [_mark(row, rows, stds) for row in rows]
+    return with_none(paper.assign(mark=marks).drop(columns=["mean", "std", "tied"]))
 
 
-def _parse(line: Mapping[str, str]) -> PaperRow:
-    fractions = {
-        name: round(float(line[name]) / 100, 6) if line[name] else None for name in ("mean", "std")
-    }
-    assert fractions["mean"] is not None
-    return PaperRow(
-        table=int(line["table"]), page=int(line["page"]), task=line["task"], level=line["level"],
-        classifier=line["classifier"], column=line["column"],
-        ratio=float(line["ratio"]) if line["ratio"] else None, lm=line["lm"],
-        printed=fractions["mean"], printed_std=fractions["std"], best=line["best"] == "1",
-    )  # fmt: skip
+def _averages(rows: "DataFrame", name: str) -> "Series[float]":
+    """Return the mean of a column over the tasks for each average; NaN if a value is missing."""
+    tasks = rows[rows["task"] != "average"].astype({name: float})
+    means = tasks.groupby(COLUMN)[name].agg(lambda values: values.mean(skipna=False))
+    averages = rows[["task", *COLUMN]].join(means, on=COLUMN)
+    return averages[name].where(rows["task"] == "average")
 
 
-def _recompute(row: PaperRow, rows: Sequence[PaperRow]) -> PaperRow:
-    if row.task != "average":
-        return row
-    values = [other.printed for other in rows if _is_averaged(other, row)]
-    return replace(row, recomputed=sum(values) / len(values))
+def _mark(row: Any, rows: Sequence[Any], stds: Sequence[float]) -> str:
+    """Return what the paper prints elsewhere against a value.
 
-
-def _is_averaged(row: PaperRow, average: PaperRow) -> bool:
-    """Return whether an average is over this row among others."""
-    names = ("table", "level", "classifier", "column")
-    return row.task != "average" and all(getattr(row, n) == getattr(average, n) for n in names)
-
-
-def _mark(row: PaperRow, rows: Sequence[PaperRow]) -> str:
-    """Return what the paper prints elsewhere against a value."""
-    if row.table == 1 and not row.best and row.task != "average":
-        rivals = [
-            other.printed for other in rows
-            if (other.table, other.task, other.level, other.classifier)
-            == (1, row.task, row.level, row.classifier)
-        ]  # fmt: skip
-        if row.printed == max(rivals):
-            return "that is as high as the bold value of its row"
+    Args:
+        row: of the paper.
+        rows: all of the paper.
+        stds: the two largest standard deviations.
+    """
+    if row.tied:
+        return "that is as high as the bold value of its row"
     if row.table != 1 and row.column != "none" and (mark := _ablation_mark(row, rows)):
         return mark
-    stds = sorted(other.printed_std for other in rows if other.printed_std is not None)
-    if row.printed_std is not None and row.printed_std == stds[-1] > OUTLIER_STD * stds[-2]:
+    if row.printed_std == stds[0] > OUTLIER_STD * stds[1]:
         return (
             f"its standard deviation is {percent_text(row.printed_std)}, and the next largest of "
-            f"the paper {percent_text(stds[-2])}"
+            f"the paper {percent_text(stds[1])}"
         )
-    if row.recomputed is not None and abs(row.printed - row.recomputed) > ROUNDING:
+    if abs(row.printed - row.recomputed) > ROUNDING:  # False for NaN
         return f"the mean of its rows is {100 * row.recomputed:.2f}"
     return ""
 
 
-def _ablation_mark(row: PaperRow, rows: Sequence[PaperRow]) -> str:
+def _ablation_mark(row: Any, rows: Sequence[Any]) -> str:
     """Return where an ablation's value is printed for another ratio, or differently."""
     remarks = []
     others = [
@@ -164,16 +119,16 @@ def _ablation_mark(row: PaperRow, rows: Sequence[PaperRow]) -> str:
     return "; ".join(dict.fromkeys(remarks))
 
 
-def find_contradictions(rows: Sequence[PaperRow]) -> list[str]:
+def find_contradictions(paper: "DataFrame") -> list[str]:
     """Return where the paper contradicts itself, each with its table and page."""
-    remarks = []
-    for row in rows:
-        if row.mark:
-            remarks.append(
-                f"Table {row.table} (page {row.page}), {row.task} {row.level}, "
-                f"{CLASSIFIERS[row.classifier]}, {row.column}: {percent_text(row.printed)} is "
-                f"printed; {row.mark}."
-            )
+    rows = list(paper.itertuples())
+    remarks = [
+        f"Table {row.table} (page {row.page}), {row.task} {row.level}, "
+        f"{CLASSIFIERS[row.classifier]}, {row.column}: {percent_text(row.printed)} is "
+        f"printed; {row.mark}."
+        for row in rows
+        if row.mark
+    ]
     plain = [row.printed for row in rows if row.table == 1 and row.column == "none"]
     if APPENDIX_B not in plain:
         remarks.append(
@@ -205,54 +160,53 @@ def find_contradictions(rows: Sequence[PaperRow]) -> list[str]:
 # Ours ----------------------------------------------------------------------------------------
 
 
-def compare_with_paper(results: Sequence[Result]) -> list[PaperRow]:
+def compare_with_paper(results: Sequence[Result]) -> "DataFrame":
     """Return all printed values with ours, classifier by classifier.
 
     A classifier that the paper does not have is compared with both of the paper's.
+
+    Returns:
+        The columns of `load_paper`, and our_classifier, ours (our mean; None if there is none),
+        ours_std, n (its trials), ours_ratio (synthetic rows per real row), candidates (how many of
+        our results match; ours is the first of those with the nearest ratio) and difference (ours
+        minus the printed value; minus the recomputed one of an average).
     """
-    rows = load_paper()
-    compared: list[PaperRow] = []
+    import pandas as pd
+
+    paper = load_paper()
     known = [result for result in results if result.mean is not None]
-    for classifier in dict.fromkeys(result.classifier for result in known):
-        ours = [result for result in known if result.classifier == classifier]
+    parts = []
+    for classifier in dict.fromkeys(result.classifier for result in known) or [""]:
         theirs = paper_classifier(classifier)
-        matching = [row for row in rows if theirs in ("", row.classifier)]
-        compared += _with_ours(matching, ours, classifier)
-    return compared or rows
+        rows = paper[(paper["classifier"] == theirs) | (not theirs)]
+        ours = [result for result in known if result.classifier == classifier]
+        values = [_our_value(row, ours) for row in rows.itertuples()]
+        part = rows.assign(our_classifier=classifier).join(pd.DataFrame(values, rows.index))
+        part["ours"] = part["ours"].fillna(_averages(part, "ours"))
+        part["difference"] = part["ours"] - part["recomputed"].fillna(part["printed"])
+        parts.append(with_none(part))
+    return pd.concat(parts, ignore_index=True)
 
 
-def _with_ours(
-    rows: Sequence[PaperRow], results: Sequence[Result], classifier: str
-) -> list[PaperRow]:
-    by_task: dict[tuple[str, float | None], list[Result]] = defaultdict(list)
-    for result in results:
-        by_task[_task(result.task), _percentage(result.level)].append(result)
-    compared = []
-    for row in rows:
-        candidates = by_task.get((row.task, _percentage(row.level)), [])
-        matching = [result for result in candidates if _matches(result, row)]
-        ours = replace(row, our_classifier=classifier)
-        if matching:
-            # A sweep may include other ratios; the paper's is the one to compare with.
-            best = min(matching, key=lambda item: abs((_ratio(item) or 0) - (row.ratio or 0)))
-            ours = replace(
-                ours, ours=best.mean, ours_std=best.std, n=best.n, ours_ratio=_ratio(best),
-                candidates=len(matching),
-            )  # fmt: skip
-        compared.append(ours)
-    return [_average(row, compared) if row.task == "average" else row for row in compared]
+def _our_value(row: Any, results: Sequence[Result]) -> dict[str, Any]:
+    """Return our columns for a row of the paper."""
+    place = row.task, _percentage(row.level)
+    matching = [
+        result for result in results
+        if (_task(result.task), _percentage(result.level)) == place and _matches(result, row)
+    ]  # fmt: skip
+    if not matching:
+        return {"ours": None, "ours_std": None, "n": 0, "ours_ratio": None, "candidates": 0}
+    # A sweep may include other ratios; the paper's is the one to compare with.
+    best = min(matching, key=lambda item: abs((_ratio(item) or 0) - (row.ratio or 0)))
+    return {
+        "ours": best.mean, "ours_std": best.std, "n": best.n, "ours_ratio": _ratio(best),
+        "candidates": len(matching),
+    }  # fmt: skip
 
 
 def _ratio(result: Result) -> float | None:
     return result.n_synthetic / result.n_train if result.n_synthetic and result.n_train else None
-
-
-def _average(average: PaperRow, rows: Sequence[PaperRow]) -> PaperRow:
-    """Return an average with ours, if we have a value for all of its rows."""
-    values = [row.ours for row in rows if _is_averaged(row, average)]
-    known = [value for value in values if value is not None]
-    complete = len(known) == len(values)
-    return replace(average, ours=sum(known) / len(known)) if complete else average
 
 
 def paper_classifier(name: str) -> str:
@@ -267,22 +221,20 @@ def _task(name: str) -> str:
 
 
 def _percentage(level: str) -> float | None:
-    try:
-        return float(level.removesuffix("%"))
-    except ValueError:
-        return None
+    number = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)%?", level)
+    return float(number[1]) if number else None
 
 
-def _matches(result: Result, row: PaperRow) -> bool:
+def _matches(result: Result, row: Any) -> bool:
     """Return whether a result of the right task and level is what a column of the paper holds."""
     swept: Mapping[str, Any] = result.swept
     if row.column == "none" or row.table == 1:
-        return result.method == row.column and (not swept or row.column == "none")
+        return bool(result.method == row.column) and (not swept or row.column == "none")
     if result.method != "gpt3mix":
         return False
     match row.table:
         case 2:
-            return f"k={swept.get('augment.k')}" == row.column
+            return bool(row.column == f"k={swept.get('augment.k')}")
         case 3:
             return bool(re.search(rf"\b{row.column}\b", str(swept.get("lm.model", "")).lower()))
         case 5:
@@ -305,14 +257,88 @@ def _is_generic(swept: Mapping[str, Any]) -> bool:
 
 def unknown_to_paper(results: Sequence[Result]) -> Iterable[str]:
     """Yield which of our tasks and levels the paper does not have."""
-    rows = load_paper()
-    tasks = {row.task for row in rows}
+    paper = load_paper()
+    tasks = set(paper["task"])
     ours = dict.fromkeys(result.task for result in results)
     if missing := [task for task in ours if _task(task) not in tasks]:
         known = ", ".join(sorted(tasks - {"average"}))
         yield f"the paper has no task {', '.join(missing)}; its tasks are {known}"
-    levels = {_percentage(row.level) for row in rows}
+    levels = {*paper["level"].map(_percentage)}
     our_levels = dict.fromkeys(result.level for result in results)
     if missing := [level for level in our_levels if _percentage(level) not in levels]:
         names = ", ".join(missing)
         yield f"the paper's tables have no level {names}; theirs are 0.1%, 0.3% and 1%"
+
+
+# Tables: `printed / ours (trials): difference` -----------------------------------------------
+
+
+def paper_tables(rows: "DataFrame") -> list[Table]:
+    """Return a table for each of the paper's, with the rows of the tasks that we have."""
+    has_ours = rows["ours"].notna()
+    names = ["table", "classifier", "our_classifier"]
+    shown = rows[rows["task"].isin(rows["task"][has_ours]) | (not has_ours.any())]
+    # An ablation that we have not run is shown once, as printed.
+    varied = shown["ours"].notna() & ((shown["table"] == 1) | (shown["column"] != "none"))
+    is_run = varied.groupby([shown["table"], shown["our_classifier"]]).transform("any")
+    shown = shown.assign(
+        our_classifier=shown["our_classifier"].where(is_run, ""),
+        ours=shown["ours"].where(is_run, None),
+    ).drop_duplicates([*names, "task", "level", "column"])
+    tables = [_paper_table(key, part) for key, part in shown.groupby(names, sort=False)]
+    return sorted(tables, key=lambda table: table.title.split(" (")[0])
+
+
+def _paper_table(key: Any, rows: "DataFrame") -> Table:
+    import pandas as pd
+
+    number, theirs, ours = key
+    columns = rows["column"].unique().tolist()
+    labels = ["task", "level"]
+    body = [
+        [*label, *map(_paper_cell, part.set_index("column").loc[columns].itertuples())]
+        for label, part in rows.groupby(labels, sort=False)
+    ]
+    other = ours if ours and not paper_classifier(ours) else ""
+    title = f"{TITLES[number]}, {CLASSIFIERS[theirs]}" + (f"; ours: {ours}" if other else "")
+    name = f"paper-table-{number}-{theirs}-{ours}".rstrip("-")
+    data = pd.DataFrame(body, columns=[*labels, *columns])
+    notes = _notes(list(rows.itertuples()), other)
+    return Table(name, title, data, 2, notes, sum(data["task"] == "average"))
+
+
+def _notes(rows: Sequence[Any], other_classifier: str) -> str:
+    notes = [
+        "Printed mean ± standard deviation / ours (trials) and the difference; of an average, to "
+        "the recomputed one. †: see where the paper contradicts itself."
+    ]
+    if other_classifier:
+        notes.append(f"Our classifier is another one ({other_classifier}).")
+    ratios = {
+        f"{row.ours_ratio:g}" for row in rows
+        if row.ours_ratio and row.ratio
+        and abs(row.ours_ratio - row.ratio) > RATIO_TOLERANCE * row.ratio
+    }  # fmt: skip
+    if ratios:
+        names = ", ".join(sorted(ratios))
+        notes.append(f"Our ratio of synthetic to real rows is another one: {names}.")
+    if any(row.candidates > 1 and row.column != "none" for row in rows):
+        notes.append(
+            "Where several of our results match, ours is the first of those nearest in their ratio."
+        )
+    return " ".join(notes)
+
+
+def _paper_cell(row: Any) -> TableCell:
+    mark = "†" if row.mark else ""
+    theirs = f"{percent_text(row.printed)}{_std_text(row.printed_std)}{mark}"
+    if row.ours is None or row.difference is None:
+        return TableCell(f"{theirs} / -" if row.our_classifier else theirs)
+    count = f" ({row.n})" if row.n else ""
+    ours = f"{percent_text(row.ours)}{_std_text(row.ours_std)}{count}"
+    difference = 100 * row.difference
+    return TableCell(f"{theirs} / {ours}: {difference:+.1f}", difference)
+
+
+def _std_text(std: float | None) -> str:
+    return f" ± {percent_text(std)}" if std is not None else ""

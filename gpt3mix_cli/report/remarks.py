@@ -1,13 +1,13 @@
 """What a reader of a report must know: missing and failed trials, splits, and which seeds vary."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..records import read_manifest
 from .averages import KEY
-from .fairness import find_shortages
-from .model import Failure, Result
+from .load_trials import CELL, METHOD
+from .model import Result
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -72,7 +72,7 @@ def _different_settings(results: Sequence[Result], paths: Mapping[int, Any]) -> 
         if len(settings) < len(indexes):
             continue
         named = []
-        for name in sorted({name for flat in settings for name in flat}):
+        for name in sorted(set().union(*settings)):
             values = [str(flat.get(name)) for flat in settings]
             if len(set(values)) > 1:
                 named.append(f"{name}: {', '.join(map(_shorten, values))}")
@@ -96,12 +96,28 @@ def _shorten(text: str) -> str:
     return text if len(text) <= MAX_VALUE_LENGTH else f"{text[: MAX_VALUE_LENGTH - 1]}…"
 
 
-def list_failures(trials: "DataFrame") -> list[Failure]:
-    """Return the trials that failed."""
+def find_shortages(trials: "DataFrame") -> Iterator[str]:
+    """Yield how many synthetic rows a method has fewer than the method with most in its cell."""
+    used = trials[(trials["status"] == "ok") & (trials["method"] != "none")]
+    most = used.groupby(CELL)["n_synthetic"].transform("max")
+    short = used.assign(most=most, missing=most - used["n_synthetic"])[used["n_synthetic"] < most]
+    for (task, level, method, classifier), rows in short.groupby(
+        ["task", "level", *METHOD], sort=False
+    ):
+        worst = rows.loc[rows["missing"].idxmax()]
+        others = rows["data_seed"].nunique() - 1
+        more = f"; also on {others} more" if others else ""
+        yield (
+            f"{task} {level} {method} + {classifier}: {worst['n_synthetic']} synthetic rows on "
+            f"data seed {worst['data_seed']}, {worst['missing']} short of {worst['most']}{more}"
+        )
+
+
+def list_failures(trials: "DataFrame") -> "DataFrame":
+    """Return the trials that failed: their names, seeds and errors."""
     failed = trials[(trials["status"] != "ok") | trials["accuracy"].isna()]
     names = ["task", "variant", "level", "classifier", "method", "data_seed", "trial", "error"]
-    rows = failed[names].fillna({"error": "no reason is given"})
-    return [Failure(*row) for row in rows.itertuples(index=False, name=None)]
+    return failed[names].fillna({"error": "no reason is given"})
 
 
 def describe_design(results: Sequence[Result], trials: "DataFrame") -> list[str]:

@@ -9,7 +9,7 @@ second.
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ LEVEL = 0.95  # of all intervals
 RESAMPLES = 9_999  # where all of them would be more
 EXACT_UNITS = 8  # up to here all 6,435 bootstrap samples are enumerated
 MAX_NUMBERS = 1_000_000  # in memory at a time: 8 MB, which mostly fit a processor's cache
+MIN_UNITS_FOR_STARS = 6  # five pairs cannot reach p < 0.05
+SIGNIFICANCE_LEVELS = (0.05, 0.01, 0.001)
 DIGITS = 9  # to which differences are rounded before they are ranked: accuracies have six
 
 
@@ -78,12 +80,12 @@ def intervals(sums: "Rows", counts: "Rows | None" = None) -> "Array":
         return np.full((len(sums), 2), np.nan)
     drawn, weights = _draws(units)
     tail = float(ndtr(-math.sqrt(units / (units - 1)) * stdtrit(units - 1, (1 + LEVEL) / 2)))
-    parts = []
     step = 1 + MAX_NUMBERS // len(drawn)
-    for start in range(0, len(sums), step):
-        means = (drawn @ sums[start : start + step].T) / (drawn @ counts[start : start + step].T)
-        parts.append(_quantiles(means, weights, (tail, 1 - tail)))
-    return np.concatenate(parts)
+    parts = [slice(start, start + step) for start in range(0, len(sums), step)]
+    return np.concatenate([
+        _quantiles((drawn @ sums[part].T) / (drawn @ counts[part].T), weights, (tail, 1 - tail))
+        for part in parts
+    ])  # fmt: skip
 
 
 def _quantiles(values: "Array", weights: "Array", fractions: tuple[float, float]) -> "Array":
@@ -107,22 +109,17 @@ def _quantiles(values: "Array", weights: "Array", fractions: tuple[float, float]
 def _draws(units: int) -> "tuple[Array, Array]":
     """Return the counts of units in each bootstrap sample, (samples, units), and their weights."""
     import numpy as np
-    from numpy.random import default_rng
+    from scipy.special import factorial
 
     if units > EXACT_UNITS:
-        drawn = default_rng(0).multinomial(units, np.full(units, 1 / units), RESAMPLES)
+        drawn = np.random.default_rng(0).multinomial(units, np.full(units, 1 / units), RESAMPLES)
         return drawn.astype(float), np.full(RESAMPLES, 1 / RESAMPLES)
+    combinations = itertools.combinations_with_replacement(range(units), units)
     samples = np.array(
-        [
-            np.bincount(drawn, minlength=units)
-            for drawn in itertools.combinations_with_replacement(range(units), units)
-        ]
+        [np.bincount(sample, minlength=units) for sample in combinations], dtype=float
     )
-    ways = [
-        math.factorial(units) / math.prod(map(math.factorial, sample))
-        for sample in samples.tolist()
-    ]
-    return samples.astype(float), np.array(ways) / units**units
+    ways = math.factorial(units) / factorial(samples).prod(axis=1)
+    return samples, ways / units**units
 
 
 def permutation_p(differences: "Rows", resamples: int = RESAMPLES) -> "Array":
@@ -134,7 +131,6 @@ def permutation_p(differences: "Rows", resamples: int = RESAMPLES) -> "Array":
             many are drawn, and the observed signs count as one of them, so that p is never zero.
     """
     import numpy as np
-    from numpy.random import default_rng
 
     values = np.asarray(differences, dtype=float).round(DIGITS)
     if not values.size:
@@ -144,7 +140,7 @@ def permutation_p(differences: "Rows", resamples: int = RESAMPLES) -> "Array":
     flips = (
         (np.arange(2**units)[:, None] >> np.arange(units)) & 1
         if exact
-        else default_rng(0).integers(2, size=(resamples, units))
+        else np.random.default_rng(0).integers(2, size=(resamples, units))
     )
     signs = 1.0 - 2.0 * flips
     parts = []
@@ -174,8 +170,7 @@ def wilcoxon_p(differences: "Rows") -> "Array":
     rounded = np.asarray(differences, dtype=float).round(DIGITS)
     if not rounded.size:
         return np.empty(0)
-    sizes = np.abs(rounded)
-    ranks = pd.DataFrame(sizes).rank(axis=1).to_numpy()
+    ranks = pd.DataFrame(np.abs(rounded)).rank(axis=1).to_numpy()
     zeros = (rounded == 0).sum(axis=1, keepdims=True)  # they have the lowest ranks
     return permutation_p(np.sign(rounded) * (ranks - zeros))
 
@@ -188,14 +183,45 @@ def smallest_p(units: int) -> float | None:
     return max(2.0 ** (1 - units), 1 / (RESAMPLES + 1)) if units > 1 else None
 
 
-def holm(values: Sequence[float]) -> list[float]:
-    """Return p-values corrected for their number.
+def holm(values: Sequence[float | None]) -> list[float | None]:
+    """Return p-values corrected for their number; None, a test that was not made, stays None.
 
     Holm, A Simple Sequentially Rejective Multiple Test Procedure, 1979.
     """
-    corrected = [0.0] * len(values)
+    known = sorted((p, index) for index, p in enumerate(values) if p is not None)
+    corrected: list[float | None] = [None] * len(values)
     highest = 0.0
-    for rank, index in enumerate(sorted(range(len(values)), key=values.__getitem__)):
-        highest = max(highest, min(1.0, (len(values) - rank) * values[index]))
-        corrected[index] = highest
+    for rank, (p, index) in enumerate(known):
+        highest = corrected[index] = max(highest, min(1.0, (len(known) - rank) * p))
     return corrected
+
+
+def significance_stars(units: int, p: float | None) -> str:
+    """Return `*`, `**` or `***` for a corrected p below 0.05, 0.01, 0.001; none below six units."""
+    if units < MIN_UNITS_FOR_STARS or p is None:
+        return ""
+    return "*" * sum(p < level for level in SIGNIFICANCE_LEVELS)
+
+
+def by_length(statistic: "Callable[[Array], Array]", rows: Sequence[Any]) -> list[Any]:
+    """Return a statistic of each row of units, that of equally long rows at once.
+
+    Args:
+        statistic: `intervals`, or a test.
+        rows: the units of each; rows may differ in their length.
+
+    Returns:
+        a number or tuple for each row; None for fewer than two units.
+    """
+    import numpy as np
+
+    values: list[Any] = [None] * len(rows)
+    lengths: dict[int, list[int]] = {}
+    for index, row in enumerate(rows):
+        lengths.setdefault(len(row), []).append(index)
+    for length, indexes in lengths.items():
+        if length > 1:
+            chosen = statistic(np.array([rows[index] for index in indexes], dtype=float)).tolist()
+            for index, value in zip(indexes, chosen, strict=True):
+                values[index] = tuple(value) if isinstance(value, list) else value
+    return values

@@ -22,6 +22,11 @@ class ClassifierBase(Settings):
 
     trials: StrictInt | None = Field(None, ge=1, description="overrides the experiment's `trials`")
 
+    @property
+    def targets(self) -> "SoftLabelTraining":
+        """How rows become training targets; by default their own distributions."""
+        return SoftLabelTraining()
+
 
 class SoftLabelTraining(ClassifierBase):
     """Settings of classifiers that train on soft labels; by default all rows have equal weight."""
@@ -40,6 +45,11 @@ class SoftLabelTraining(ClassifierBase):
     label_smoothing: StrictFloat = Field(
         0.0, ge=0, lt=1, description="fraction of each row's target that is spread over all classes"
     )
+
+    @property
+    def targets(self) -> "SoftLabelTraining":
+        """These settings."""
+        return self
 
     @property
     def weighted(self) -> bool:

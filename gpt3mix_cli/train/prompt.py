@@ -112,7 +112,6 @@ class PromptClassifier(Classifier):
         self._lm.score([render_label_prompt(self._task, (), "A first try.")], self._choices)
 
     def _add_usage(self, scores: Scores, prompt_tokens: int) -> None:
-        """Add what an endpoint reports, or else the tokens of the prompt."""
         tokens = prompt_tokens if scores.tokens is None else scores.tokens
         self.tokens = (self.tokens or 0) + tokens
         self.usd = None if self.usd is None or scores.usd is None else self.usd + scores.usd
@@ -130,7 +129,6 @@ class PromptClassifier(Classifier):
         return self._content_free[len(examples)]
 
     def _fit_prompt(self, text: str) -> tuple[str, Sequence[Example], int]:
-        """Return the prompt for a text, its examples and its number of tokens."""
         count = self._lm.info.count_tokens
         limit = self._lm.info.context_length - max(map(count, self._choices)) - TOKEN_MARGIN
         examples = self._fitter.fit(self._candidates(text, limit), limit, text)

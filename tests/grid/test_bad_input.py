@@ -20,7 +20,8 @@ augment: {{synthetic_sets: 2}}
 baselines: [{{kind: eda}}]
 classifiers:
   - {{kind: linear}}
-  - {{kind: transformer, name: tiny, model: {encoder}, lr: 1e-3, max_epochs: 1, dtype: float32, device: cpu}}
+  - {{kind: transformer, name: tiny, model: {encoder}, lr: 1e-3, max_epochs: 1, dtype: float32,
+     device: cpu}}
 trials: 4
 """
 
@@ -46,7 +47,7 @@ class Experiment:
         return [json.loads(line) for line in (self.cell / "trials" / name).read_text().splitlines()]
 
     def spoil(self, name: str, spoil: Callable[[dict[str, Any]], None]) -> None:
-        """Change the second row of a file that another program has made."""
+        """Change the second row of a file of another program."""
         lines = (self.cell / name).read_text().splitlines()
         row = json.loads(lines[1])
         spoil(row)
@@ -79,7 +80,8 @@ LINEAR = ["--classifier", "linear", "--method", "eda"]
         ({"pos": 1.0}, "eda.draw-1.jsonl, line 2: probs: class 'neg' is missing"),
         (
             {"pos": 0.9, "neg": 0.1},
-            "eda.draw-1.jsonl, row 2: its label_source is 'parent', but its probs are not the label of demo-train-",
+            "eda.draw-1.jsonl, row 2: its label_source is 'parent', "
+            "but its probs are not the label of demo-train-",
         ),
     ],
     ids=["unknown class", "sum", "missing class", "not the parent's"],

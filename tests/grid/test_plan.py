@@ -76,26 +76,26 @@ def test_nothing_is_asked_and_nothing_is_written(
     small: Path, server: Server, planned: Callable[..., Any]
 ) -> None:
     before = everything(small.parent)
-    found = planned(small)
+    result = planned(small)
     assert server.requests == 0
     assert everything(small.parent) == before
-    assert found["generations"] == 2 * 2 * (8 + 16)
+    assert result["generations"] == 2 * 2 * (8 + 16)
     # Two methods; of `linear` each seed has one trial a level, of `other` two.
-    assert found["trainings"] == 2 * (2 + 4) * 2
-    assert sum(cell["generations"] for cell in found["cells"]) == found["generations"]
-    assert found["usd"] == pytest.approx(
-        found["prompt_tokens"] * 100e-6 + found["completion_tokens"] * 200e-6, rel=1e-3
+    assert result["trainings"] == 2 * (2 + 4) * 2
+    assert sum(cell["generations"] for cell in result["cells"]) == result["generations"]
+    assert result["usd"] == pytest.approx(
+        result["prompt_tokens"] * 100e-6 + result["completion_tokens"] * 200e-6, rel=1e-3
     )
-    assert found["budget"]["usd"] == {"limit": None, "spent": 0, "left": None}
+    assert result["budget"]["usd"] == {"limit": None, "spent": 0, "left": None}
 
 
 def test_the_prompt_is_the_first_that_is_asked(
     small: Path, server: Server, planned: Callable[..., Any]
 ) -> None:
-    found = planned(small)
+    result = planned(small)
     run(small, seeds=(0,))
     asked = [body for body in server.bodies("completions") if body.get("max_tokens", 0) > 16]
-    assert found["prompt"] in [body["prompt"] for body in asked]
+    assert result["prompt"] in [body["prompt"] for body in asked]
 
 
 def test_answers_in_journals_cost_nothing(
@@ -104,21 +104,21 @@ def test_answers_in_journals_cost_nothing(
     run(small, seeds=(0,))
     server.reset()
     before = everything(small.parent)
-    found = planned(small)
+    result = planned(small)
     assert server.requests == 0
     assert everything(small.parent) == before
     manifests = [read_manifest(path) for path in (small.parent / "results").rglob("gpt3mix.jsonl")]
-    assert found["held"]["requests"] == sum(one.counts["requests"] for one in manifests if one)
-    assert found["held"]["completion_tokens"] == sum(
-        one.counts["completion_tokens"] for one in manifests if one
+    assert result["held"]["requests"] == sum(item.counts["requests"] for item in manifests if item)
+    assert result["held"]["completion_tokens"] == sum(
+        item.counts["completion_tokens"] for item in manifests if item
     )
-    assert found["held"]["usd"] == pytest.approx(
-        sum(one.usd or 0 for one in manifests if one), abs=1e-4
+    assert result["held"]["usd"] == pytest.approx(
+        sum(item.usd or 0 for item in manifests if item), abs=1e-4
     )
-    for cell in found["cells"]:
+    for cell in result["cells"]:
         assert cell["held"]["generations"] == (cell["generations"] if cell["seed"] == 0 else 0)
         assert (cell["requests"] == 0) == (cell["seed"] == 0)
-    assert found["budget"]["requests"]["spent"] >= found["held"]["requests"]
+    assert result["budget"]["requests"]["spent"] >= result["held"]["requests"]
 
 
 def test_variants_whose_requests_are_the_same_pay_once(
@@ -138,11 +138,11 @@ def test_without_data_only_the_trainings_are_known(
     small: Path, planned: Callable[..., Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = "task.data={kind: files, train: a.csv, test: b.csv}"
-    found = planned(small, "--set", data)
-    assert found["trainings"] == 24
-    assert all(found[name] is None for name in FIGURES)
-    assert found["prompt"] is None
-    assert "a.csv" in found["remarks"][0]
+    result = planned(small, "--set", data)
+    assert result["trainings"] == 24
+    assert all(result[name] is None for name in FIGURES)
+    assert result["prompt"] is None
+    assert "a.csv" in result["remarks"][0]
     assert main(["plan", str(small), "--set", data]) == 0
     assert "?" in capsys.readouterr().out
 
@@ -150,11 +150,11 @@ def test_without_data_only_the_trainings_are_known(
 def test_without_a_key_a_hosted_model_can_be_planned(
     small: Path, planned: Callable[..., Any]
 ) -> None:
-    found = planned(small, "--set", "lm={kind: openai, model: some-base}")
-    assert found["requests"] > 0
-    assert found["usd"] is None
-    assert any("dollars are unknown" in remark for remark in found["remarks"])
-    assert any("not probed" in remark for remark in found["remarks"])
+    result = planned(small, "--set", "lm={kind: openai, model: some-base}")
+    assert result["requests"] > 0
+    assert result["usd"] is None
+    assert any("dollars are unknown" in remark for remark in result["remarks"])
+    assert any("not probed" in remark for remark in result["remarks"])
 
 
 def test_other_label_sources_take_more_requests(small: Path, planned: Callable[..., Any]) -> None:
@@ -166,18 +166,18 @@ def test_other_label_sources_take_more_requests(small: Path, planned: Callable[.
 
 
 def test_a_local_lm_costs_no_money(config: Path, planned: Callable[..., Any]) -> None:
-    found = planned(config)
-    assert found["usd"] == 0
-    assert found["budget"] is None
+    result = planned(config)
+    assert result["usd"] == 0
+    assert result["budget"] is None
     # Whole blocks of 8 requests for 2 x 8 rows each.
-    assert found["requests"] % 8 == 0
-    assert found["trainings"] == 3 * 2 * 2
+    assert result["requests"] % 8 == 0
+    assert result["trainings"] == 3 * 2 * 2
 
 
 def test_without_an_lm_there_are_only_trainings(small: Path, planned: Callable[..., Any]) -> None:
-    found = planned(small, "--set", "lm=null")
-    assert [found[name] for name in FIGURES] == [0, 0, 0, 0, 0]
-    assert found["trainings"] == 12
+    result = planned(small, "--set", "lm=null")
+    assert [result[name] for name in FIGURES] == [0, 0, 0, 0, 0]
+    assert result["trainings"] == 12
 
 
 def test_large_cells_are_sampled_with_a_remark(
@@ -221,13 +221,13 @@ def test_a_budget_holds_over_runs(small: Path) -> None:
 
 
 def test_trials_have_the_cost_of_their_rows(small: Path) -> None:
-    one = [
+    overrides = [
         "subsample.levels=[4/class]",
         "subsample.seeds=1",
         "trials=1",
         "classifiers=[{kind: linear}]",
     ]
-    grid = Grid(load_experiments(small, one), small.parent / "results", jobs=1)
+    grid = Grid(load_experiments(small, overrides), small.parent / "results", jobs=1)
     assert not [item for item in grid.run() if isinstance(item, StoppedShort)]
     grid.close()
     (cell,) = grid.cells()
@@ -275,26 +275,26 @@ def test_labels_of_a_classifier_that_prompts_are_counted(
         "subsample.levels=[4/class]",
         "trials=3",
     ]
-    sets = [word for one in prompting for word in ("--set", one)]
+    sets = [word for item in prompting for word in ("--set", item)]
     grid = Grid(load_experiments(small, prompting), small.parent / "results", jobs=1)
     labels = 3 * len(grid.resources.splits(grid.experiments[0]).test)
     before = everything(small.parent)
-    found = planned(small, *sets)
+    result = planned(small, *sets)
     assert server.requests == 0
     assert everything(small.parent) == before
-    assert (found["trainings"], found["generations"], found["requests"]) == (3, 0, labels)
-    assert found["usd"] == pytest.approx(
-        found["prompt_tokens"] * 100e-6 + found["completion_tokens"] * 200e-6, rel=1e-3
+    assert (result["trainings"], result["generations"], result["requests"]) == (3, 0, labels)
+    assert result["usd"] == pytest.approx(
+        result["prompt_tokens"] * 100e-6 + result["completion_tokens"] * 200e-6, rel=1e-3
     )
     assert (
         f"classifier 'prompt' asks for {labels:,} labels, one for each test row and trial"
-        in found["remarks"]
+        in result["remarks"]
     )
     assert not [item for item in grid.run() if isinstance(item, StoppedShort)]
     grid.close()
     asked = [str(body["prompt"]) for body in server.bodies("completions")]
     assert sum(len(text) for text in asked if text.endswith("(Sentiment:")) / 4 == pytest.approx(
-        found["prompt_tokens"], rel=0.05
+        result["prompt_tokens"], rel=0.05
     )
     after = planned(small, *sets)
     assert (after["requests"], after["usd"], after["held"]["requests"]) == (0, 0, labels)

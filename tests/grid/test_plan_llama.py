@@ -22,7 +22,9 @@ task:
   text_type: movie review
   label_type: sentiment
 subsample: {{levels: [8/class], seeds: 3, validation: 4}}
-lm: {{kind: openai, base_url: {url}, model: reviews, tokenizer: bundled, context: 1024, concurrency: 2, prices: prices.yaml}}
+lm:
+  {{kind: openai, base_url: {url}, model: reviews, tokenizer: bundled, context: 1024,
+   concurrency: 2, prices: prices.yaml}}
 augment: {{ratio: 6, temperature: 0.9, max_tokens: 80}}
 trials: 3
 """
@@ -57,9 +59,9 @@ def test_the_plan_is_within_a_tenth_of_what_the_run_then_takes(tmp_path: Path) -
             ] or [0, 0, 0, 0]
 
         def planned() -> list[float]:
-            one = grid()
-            total = plan(one, list(one.cells())).total
-            one.close()
+            again = grid()
+            total = plan(again, list(again.cells())).total
+            again.close()
             return [
                 total[name] for name in ("requests", "prompt_tokens", "completion_tokens", "usd")
             ]

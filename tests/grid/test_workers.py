@@ -37,7 +37,8 @@ subsample: {{levels: [4/class], seeds: 2, validation: 20}}
 baselines: [{{kind: eda}}]
 classifiers:
   - {{kind: linear}}
-  - {{kind: transformer, name: tiny, model: {encoder}, lr: 1e-3, max_epochs: 3, dtype: float32, device: cpu}}
+  - {{kind: transformer, name: tiny, model: {encoder}, lr: 1e-3, max_epochs: 3, dtype: float32,
+     device: cpu}}
 trials: 4
 """
 
@@ -102,14 +103,14 @@ def contents(folder: Path) -> dict[str, str]:
     }
 
 
-def until(found: Callable[[], Any]) -> None:
+def until(is_reached: Callable[[], Any]) -> None:
     end = time.monotonic() + DEADLINE
-    while not found():
+    while not is_reached():
         assert time.monotonic() < end
         time.sleep(0.02)
 
 
-# The processes ------------------------------------------------------------------------------------
+# The processes -----------------------------------------------------------------------------------
 
 JOBS = [(number, number % 2) for number in range(7)]
 
@@ -117,11 +118,11 @@ JOBS = [(number, number % 2) for number in range(7)]
 @pytest.mark.parametrize("count", [1, 3])
 def test_every_job_comes_back_once_with_its_result(work: ModuleType, count: int) -> None:
     with ProcessExecutor(count) as workers:
-        found = list(workers.map(work.name, JOBS, NO_CALLBACKS))
-    assert sorted((job, text) for job, (text, _) in found) == [
+        results = list(workers.map(work.name, JOBS, NO_CALLBACKS))
+    assert sorted((job, text) for job, (text, _) in results) == [
         (job, f"{job[0]}-{job[1]}") for job in JOBS
     ]
-    assert os.getpid() not in {process for _, (_, process) in found}
+    assert os.getpid() not in {process for _, (_, process) in results}
 
 
 def test_no_more_jobs_run_at_once_than_there_are_workers(work: ModuleType) -> None:
@@ -153,27 +154,27 @@ def test_a_worker_that_is_killed_loses_its_own_job_and_the_others_go_on(
     work: ModuleType, tmp_path: Path
 ) -> None:
     with ProcessExecutor(1) as workers:
-        found = dict(
+        results = dict(
             workers.map(
                 partial(work.die, folder=tmp_path, deadly=2, wait=False), JOBS, NO_CALLBACKS
             )
         )
-    assert len(found) == 7
-    assert isinstance(found.pop((2, 0)), WorkerDied)
-    assert found == {job: job[0] for job in JOBS if job != (2, 0)}
+    assert len(results) == 7
+    assert isinstance(results.pop((2, 0)), WorkerDied)
+    assert results == {job: job[0] for job in JOBS if job != (2, 0)}
 
 
 def test_a_worker_that_is_killed_does_not_lose_the_job_of_another(
     work: ModuleType, tmp_path: Path
 ) -> None:
     with ProcessExecutor(2) as workers:
-        found = dict(
+        results = dict(
             workers.map(
                 partial(work.die, folder=tmp_path, deadly=0, wait=True), JOBS[:3], NO_CALLBACKS
             )
         )
-    assert [job for job, result in found.items() if isinstance(result, WorkerDied)] == [(0, 0)]
-    assert {result for result in found.values() if not isinstance(result, WorkerDied)} == {1, 2}
+    assert [job for job, result in results.items() if isinstance(result, WorkerDied)] == [(0, 0)]
+    assert {result for result in results.values() if not isinstance(result, WorkerDied)} == {1, 2}
 
 
 def test_user_errors_come_back_with_their_hint(work: ModuleType) -> None:
@@ -205,9 +206,9 @@ def test_an_error_ends_the_workers_at_once(work: ModuleType, tmp_path: Path) -> 
 def test_two_jobs_write_the_same_files_as_one(small: Path, tmp_path: Path) -> None:
     for jobs in ("1", "2"):
         assert main(["run", str(small), "--jobs", jobs, "--out", str(tmp_path / jobs), "-q"]) == 0
-    found = contents(tmp_path / "2")
-    assert len([name for name in found if "/trials/" in name]) == 16
-    assert found == contents(tmp_path / "1")
+    files = contents(tmp_path / "2")
+    assert len([name for name in files if "/trials/" in name]) == 16
+    assert files == contents(tmp_path / "1")
 
 
 def test_epochs_of_the_workers_are_shown_with_their_scores(small: Path, tmp_path: Path) -> None:
@@ -358,13 +359,13 @@ def under_way(config: Path, folder: Path, trained: bool = True) -> Iterator[subp
 
 def living(session: int) -> list[int]:
     """Return the processes of a session that have not ended."""
-    found = []
+    processes = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             state, _, _, its = path.read_text().rpartition(")")[2].split()[:4]
             if int(its) == session and state != "Z":
-                found.append(int(path.parent.name))
-    return found
+                processes.append(int(path.parent.name))
+    return processes
 
 
 @pytest.fixture(scope="module")

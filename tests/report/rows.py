@@ -6,6 +6,7 @@ from typing import Any
 
 from gpt3mix_cli.records import Trial, write_records
 from gpt3mix_cli.report import ExpectedTrials, Report, ReportInput, ReportOptions, report
+from gpt3mix_cli.report import load_trials as loading
 
 
 def trial(number: int = 0, accuracy: float | None = 0.5, **fields: Any) -> Trial:
@@ -39,3 +40,8 @@ def report_on(tmp_path: Path, trials: Sequence[Trial], name: str = "t", **option
     """Return a report over trials, written to the folder `report`."""
     write_records(tmp_path / "trials" / "all.jsonl", trials)
     return report(inputs(tmp_path, name=name), tmp_path / "report", ReportOptions(**options))
+
+
+def trials_frame(trials: Sequence[Trial], path: Path) -> Any:
+    """Return the trials as `load_trials` would read them from a file."""
+    return loading._as_frame(loading._as_columns([list(trials)], path))

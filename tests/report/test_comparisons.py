@@ -26,7 +26,7 @@ def test_the_data_seed_is_the_unit_and_its_trials_are_averaged_first(tmp_path: P
         trial(n, 0.6 + n / 1000, data_seed=n % 5, train_sha=f"{n % 5}", method="gpt3mix")
         for n in range(10)
     ]
-    (only,) = report_on(tmp_path, rows).comparisons
+    (only,) = report_on(tmp_path, rows).comparisons.itertuples()
     assert (only.a, only.b, only.n_pairs) == ("gpt3mix", "none", 5)
     assert only.diff == pytest.approx(0.1)
     assert only.p == only.p_wilcoxon == only.smallest_p == only.p_corrected == 0.0625
@@ -38,7 +38,7 @@ def test_the_data_seed_is_the_unit_and_its_trials_are_averaged_first(tmp_path: P
 
 def test_stars_need_six_pairs_and_use_the_corrected_p(tmp_path: Path) -> None:
     low, high = [0.50, 0.51, 0.52, 0.53, 0.54, 0.55], [0.60, 0.63, 0.61, 0.66, 0.62, 0.69]
-    (only,) = report_on(tmp_path, seeds(low) + seeds(high, method="eda")).comparisons
+    (only,) = report_on(tmp_path, seeds(low) + seeds(high, method="eda")).comparisons.itertuples()
     assert (only.p, only.stars) == (0.03125, "*")
     more = report_on(
         tmp_path,
@@ -46,13 +46,13 @@ def test_stars_need_six_pairs_and_use_the_corrected_p(tmp_path: Path) -> None:
         + seeds(high, method="eda")
         + seeds(low, level="2%")
         + seeds(high, method="eda", level="2%"),
-    ).comparisons
+    ).comparisons.itertuples()
     assert [(each.p_corrected, each.stars) for each in more] == [(0.0625, ""), (0.0625, "")]
 
 
 def test_only_seeds_that_both_have_are_paired(tmp_path: Path) -> None:
     rows = [*seeds([0.5, 0.6, 0.7]), *seeds([0.6, 0.7], method="eda")]
-    (only,) = report_on(tmp_path, rows).comparisons
+    (only,) = report_on(tmp_path, rows).comparisons.itertuples()
     assert (only.n_pairs, only.diff) == (2, pytest.approx(0.1))
 
 
@@ -64,7 +64,7 @@ def test_every_method_is_compared_with_every_other_and_no_augmentation_is_always
         for method in ("none", "eda", "gpt3mix", "backtranslate")
         for row in seeds([0.5, 0.6], method=method)
     ]
-    pairs = {(each.a, each.b) for each in report_on(tmp_path, rows).comparisons}
+    pairs = {(each.a, each.b) for each in report_on(tmp_path, rows).comparisons.itertuples()}
     assert pairs == {
         ("gpt3mix", "none"),
         ("gpt3mix", "eda"),
@@ -87,7 +87,7 @@ def test_data_seeds_with_other_rows_are_refused(tmp_path: Path) -> None:
 
 def test_scores_on_other_test_rows_are_not_compared(tmp_path: Path) -> None:
     rows = [*seeds([0.5, 0.6], test_sha="a"), *seeds([0.6, 0.7], method="eda", test_sha="b")]
-    assert report_on(tmp_path, rows).comparisons == []
+    assert report_on(tmp_path, rows).comparisons.empty
 
 
 def test_report_json_has_the_shape_of_the_design(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_pooling_flips_all_levels_of_a_data_seed_together(tmp_path: Path) -> Non
             *seeds([0.6, 0.7, 0.8], method="eda", level=level),
         ]
     ]
-    (only,) = report_on(tmp_path, rows).pooled
+    (only,) = report_on(tmp_path, rows).pooled.itertuples()
     assert (only.units, only.rows, only.tasks, only.p, only.smallest_p) == (3, 2, 1, 0.25, 0.25)
     assert only.diff == pytest.approx(0.2)
 
@@ -136,7 +136,7 @@ def test_pooling_takes_tasks_as_independent_and_counts_wins_ties_and_losses(tmp_
             *seeds([0.5] * 3, task=task),
             *seeds([0.5 + one for one in gain], task=task, method="gpt3mix"),
         ]
-    (only,) = report_on(tmp_path, rows).pooled
+    (only,) = report_on(tmp_path, rows).pooled.itertuples()
     assert (only.wins, only.ties, only.losses) == (1, 1, 1)  # 50.003 is shown as 50.0
     assert (only.units, only.tasks, only.rows) == (9, 3, 3)
     assert only.smallest_p == 2.0**-8
@@ -153,7 +153,7 @@ def test_a_pooled_difference_has_the_lowest_and_highest_of_its_tasks(tmp_path: P
             *seeds([one + 0.005 for one in base], task=task, method="eda"),
         ]
         rows += seeds([one + gain for one in base], task=task, method="gpt3mix")
-    pooled = {(each.a, each.b): each for each in report_on(tmp_path, rows).pooled}
+    pooled = {(each.a, each.b): each for each in report_on(tmp_path, rows).pooled.itertuples()}
     small, large = pooled["eda", "none"], pooled["gpt3mix", "none"]
     assert (small.p or 1) < 0.01 < 0.3 < (large.p or 0)
     assert (large.diff, large.min_diff, large.max_diff) == (
@@ -176,7 +176,7 @@ def test_two_runs_of_one_data_seed_are_two_subsamples(tmp_path: Path) -> None:
         trial(5, 0.6, method="eda", **sub["a"]),
     ]
     result = report_on(tmp_path, rows)
-    (only,) = result.comparisons
+    (only,) = result.comparisons.itertuples()
     assert (only.n_pairs, only.diff) == (2, pytest.approx(0.1))
     assert [each.data_seeds for each in result.results] == [2, 2]
 
@@ -188,7 +188,9 @@ def test_averages_are_over_tasks_and_a_missing_task_is_noted(tmp_path: Path) -> 
         *seeds([0.9], task="cr", method="eda"),
     ]
     averages = report_on(tmp_path, rows).averages
-    assert [(each.column, each.tasks, each.all_tasks, each.mean) for each in averages] == [
+    assert [
+        (each.column, each.tasks, each.all_tasks, each.mean) for each in averages.itertuples()
+    ] == [
         ("none", 2, 2, pytest.approx(0.7)),
         ("eda", 1, 2, 0.9),
     ]
@@ -310,7 +312,7 @@ def test_variants_that_are_equal_on_one_level_only_are_kept(tmp_path: Path) -> N
 
 def test_variants_are_compared_with_the_first_and_unchanged_methods_once(tmp_path: Path) -> None:
     result = report_on(tmp_path, [*swept(1, 0.1), *swept(2, 0.2), *swept(4, 0.15)])
-    assert [(each.a, each.b, each.variant) for each in result.comparisons] == [
+    assert [(each.a, each.b, each.variant) for each in result.comparisons.itertuples()] == [
         ("gpt3mix", "none", "augment.k=1"),
         ("gpt3mix", "none", "augment.k=2"),
         ("gpt3mix", "none", "augment.k=4"),
@@ -420,7 +422,7 @@ def test_settings_that_differ_are_read_from_the_manifests(tmp_path: Path) -> Non
 
 def test_failed_trials_are_listed_with_their_reasons(tmp_path: Path) -> None:
     result = report_on(tmp_path, [trial(0), trial(1, None, error="OutOfMemoryError: 12 GiB")])
-    assert [(each.data_seed, each.trial, each.error) for each in result.failures] == [
+    assert [(each.data_seed, each.trial, each.error) for each in result.failures.itertuples()] == [
         (1, 1, "OutOfMemoryError: 12 GiB")
     ]
     assert (

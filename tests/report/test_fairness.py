@@ -8,19 +8,19 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rows import trials_frame
 
 from gpt3mix_cli.errors import UserError
 from gpt3mix_cli.records import Trial
-from gpt3mix_cli.report import fairness
-from gpt3mix_cli.report.load_trials import trials_frame
+from gpt3mix_cli.report import load_trials, remarks
 
 
 def refuse_unfair(trials: Sequence[Trial]) -> None:
-    fairness.refuse_unfair(trials_frame(trials, Path()))
+    load_trials.refuse_unfair(trials_frame(trials, Path()))
 
 
 def shortages(trials: Sequence[Trial]) -> list[str]:
-    return list(fairness.find_shortages(trials_frame(trials, Path())))
+    return list(remarks.find_shortages(trials_frame(trials, Path())))
 
 
 def trial(method: str = "none", sha: str | None = "a", seed: int = 0, **fields: Any) -> Trial:

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
-from rows import inputs, trial
+from rows import inputs, trial, trials_frame
 
 from gpt3mix_cli.errors import NO_CALLBACKS, UserError
 from gpt3mix_cli.files import append
 from gpt3mix_cli.records import Trial, read_records, to_json_line, write_records
-from gpt3mix_cli.report.load_trials import _validated, load_trials, trials_frame
+from gpt3mix_cli.report.load_trials import _validated, load_trials
 
 FIELDS = {
     "accuracy": st.none() | st.floats(0, 1),

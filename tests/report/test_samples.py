@@ -33,8 +33,11 @@ def test_samples_follow_their_parents_one_for_each_mixture_of_labels(tmp_path: P
         folder / "trials" / "gpt3mix.linear.jsonl", [trial(0, method="gpt3mix", n_synthetic=4)]
     )
     result = report(inputs(tmp_path), tmp_path / "r")
-    assert [sample.id for sample in result.samples] == ["s0", "s2", "s1"]
-    assert result.samples[1].parents == [("text <b>p1</b>", "pos"), ("text <b>n1</b>", "neg")]
+    assert [sample.row.id for sample in result.samples] == ["s0", "s2", "s1"]
+    assert [(row.text, row.label) for row in result.samples[1].parents] == [
+        ("text <b>p1</b>", "pos"),
+        ("text <b>n1</b>", "neg"),
+    ]
     page = (tmp_path / "r" / "report.md").read_text("utf-8")
     assert (
         "- Example 2: text \\<b\\>n1\\</b\\> (*neg*)\n"

@@ -12,11 +12,9 @@ import pytest
 from endpoint_lm import engine, truth
 from endpoint_server import Server, serving
 
-from gpt3mix_cli.cli_options import CellSelection, TrainSelection
-from gpt3mix_cli.commands import select_trainings
 from gpt3mix_cli.config import load_experiments
 from gpt3mix_cli.errors import Callbacks, StoppedShort, UserError
-from gpt3mix_cli.grid import Grid, SubsampleStep, TrainStep
+from gpt3mix_cli.grid import Grid, SubsampleStep, TrainStep, select_trainings, with_files
 from gpt3mix_cli.grid.steps import cell_steps
 from gpt3mix_cli.layout import TrialKey
 from gpt3mix_cli.lm import LM, Completion, JournaledLM, Request, Scores, open_lm
@@ -316,7 +314,8 @@ def test_an_experiment_prompts_with_real_rows_only_and_says_what_it_costs(
 
 def test_other_methods_are_left_out_and_that_is_said(grid: tuple[Grid, list[str]]) -> None:
     grid_, warnings = grid
-    steps = select_trainings(grid_, CellSelection(), TrainSelection())
+    cells = list(grid_.cells())
+    steps = select_trainings(grid_, cells)
     assert [(step.method, step.classifier.name) for step in steps] == [
         ("none", "linear"),
         ("none", "prompt"),
@@ -326,7 +325,7 @@ def test_other_methods_are_left_out_and_that_is_said(grid: tuple[Grid, list[str]
     assert len(warnings) == 1
     assert "classifier 'prompt' uses real examples only" in warnings[0]
     with pytest.raises(UserError, match="nothing to do: classifier 'prompt'"):
-        select_trainings(grid_, CellSelection(), TrainSelection(["aeda"], ["prompt"]))
+        select_trainings(grid_, cells, ["aeda"], ["prompt"])
     cell, experiment = next(grid_.cells()), grid_.experiments[0]
     prompt_only = experiment.model_copy(update={"classifiers": experiment.classifiers[1:]})
     # No synthetic rows are written that no classifier reads.
@@ -340,11 +339,8 @@ def test_no_model_can_be_saved(grid: tuple[Grid, list[str]], tmp_path: Path) -> 
     grid_, _ = grid
     cell = next(grid_.cells())
     grid_.subsample(cell)
-    (step,) = select_trainings(
-        grid_,
-        CellSelection(),
-        TrainSelection(["none"], ["prompt"], save_model=tmp_path / "model"),
-    )
+    steps = select_trainings(grid_, [cell], ["none"], ["prompt"])
+    (step,) = with_files(steps, None, None, tmp_path / "model")
     with pytest.raises(UserError, match="no model to save"):
         grid_.train(step)
     assert not list(grid_.layout.folder(cell).glob("trials/*"))

@@ -22,6 +22,10 @@ from ...train import Result, TrialJob, WorkerDied
 
 MEMORY_PER_WORKER = 4e9  # bytes: BERT-base, its gradients and its optimizer's state
 MAX_MESSAGE_SIZE = 4096  # bytes of a progress message
+WORKER_DIED = (
+    "the process of the trial died: it was killed, or the system ran out of memory; "
+    "fewer --jobs need less memory"
+)
 PRELOADED_MODULES = [
     "numpy",
     "sklearn.metrics",
@@ -59,7 +63,6 @@ class ProcessExecutor:
     """
 
     def __init__(self, count: int, callbacks: Callbacks = NO_CALLBACKS) -> None:
-        """Start no process yet."""
         self._callbacks = callbacks
         self._free_workers = threading.Semaphore(count)
         self._lock = threading.Lock()
@@ -67,10 +70,13 @@ class ProcessExecutor:
         self._pools: list[ProcessPoolExecutor] = []
         self._idle_pools: list[ProcessPoolExecutor] = []
         self._closed = False
-        self._receiver, self._sender = _open_channel()
+        self._receiver: socket.socket | None = None
+        self._sender: socket.socket | None = None
+        if hasattr(socket, "AF_UNIX"):  # on Windows the progress of trials is not shown
+            # Short messages, which no dying process can block.
+            self._receiver, self._sender = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
 
     def __enter__(self) -> "ProcessExecutor":
-        """Start to receive the workers' messages."""
         if self._receiver:
             threading.Thread(
                 target=self._forward_messages, args=(self._receiver,), daemon=True
@@ -78,7 +84,7 @@ class ProcessExecutor:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        """End the workers; after an error or Ctrl-C at once, without waiting for their trials."""
+        # After an error or Ctrl-C workers end at once, without waiting for their trials.
         self._closed = True
         for pool in self._pools:
             pool.shutdown(wait=error is None, cancel_futures=True)
@@ -110,13 +116,7 @@ class ProcessExecutor:
                 except BrokenExecutor:
                     if self._closed:
                         raise  # the whole run ends, so this says nothing about the trial
-                    yield (
-                        job,
-                        WorkerDied(
-                            "the process of the trial died: it was killed, or the system ran out "
-                            "of memory; fewer --jobs need less memory"
-                        ),
-                    )
+                    yield job, WorkerDied(WORKER_DIED)
 
     def _submit(
         self, function: Callable[[TrialJob, Callbacks], Result], job: TrialJob
@@ -153,16 +153,10 @@ class ProcessExecutor:
         return self._pools[-1]
 
     def _forward_messages(self, receiver: socket.socket) -> None:
-        calls: dict[str, Callable[..., None]] = {
-            "progress": self._callbacks.progress,
-            "warn": self._callbacks.warn,
-        }
-        while True:
-            try:
+        with contextlib.suppress(OSError, ValueError):  # the socket is closed
+            while True:
                 name, *arguments = json.loads(receiver.recv(MAX_MESSAGE_SIZE))
-                calls[name](*arguments)
-            except (OSError, ValueError):
-                return
+                getattr(self._callbacks, name)(*arguments)
 
 
 def _start_fork_server() -> None:
@@ -172,22 +166,13 @@ def _start_fork_server() -> None:
     """
     from multiprocessing import forkserver
 
-    before = os.environ.get("PYTHONSAFEPATH")
+    before = {name: value for name, value in os.environ.items() if name == "PYTHONSAFEPATH"}
     os.environ["PYTHONSAFEPATH"] = "1"
     try:
         forkserver.ensure_running()
     finally:
-        if before is None:
-            del os.environ["PYTHONSAFEPATH"]
-        else:
-            os.environ["PYTHONSAFEPATH"] = before
-
-
-def _open_channel() -> tuple[socket.socket | None, socket.socket | None]:
-    """Return receiver and sender of short messages, which no dying process can block."""
-    if not hasattr(socket, "AF_UNIX"):
-        return None, None  # on Windows the progress of trials is not shown
-    return socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        del os.environ["PYTHONSAFEPATH"]
+        os.environ.update(before)
 
 
 # In the worker -----------------------------------------------------------------------------------
@@ -204,8 +189,7 @@ def _start_in_worker(sender: socket.socket | None) -> None:
 
 
 def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent:
+    if parent := multiprocessing.parent_process():
         parent.join()
         os._exit(1)
 
@@ -215,7 +199,6 @@ def _run_job(function: Callable[[TrialJob, Callbacks], Result], job: TrialJob) -
 
 
 def _send(name: str, *arguments: Any) -> None:
-    """Send a call of a callback to the parent."""
     if _sender:
         # A message is dropped if the parent is busy or has ended.
         with contextlib.suppress(OSError):

@@ -31,8 +31,8 @@ def latex_tables(report: Report) -> str:
 def _lines(table: Table) -> Iterator[str]:
     """Yield the lines of a table that is as wide as the page of a two-column text."""
     labels = table.labels
-    columns = "".join("r" if table.has_numbers(index) else "l" for index in range(labels))
-    columns += "c" * (len(table.headings) - labels)
+    alignments = ["r" if table.has_numbers(index) else "l" for index in range(labels)]
+    columns = "".join(alignments) + "c" * (len(table.headings) - labels)
     yield from (
         r"\begin{table*}[t]",
         r"\centering",

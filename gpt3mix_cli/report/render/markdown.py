@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 
+from ..artifacts import Sample
 from ..document import Report
-from ..model import Sample
 from ..remarks import span_text
-from ..table import Table
+from ..table import Table, TableCell
 
 MAX_ROWS = 200  # of a table; report.json has all
 SPECIAL = "\\`*_|<>[]#&~$"  # punctuation that means something in Markdown
@@ -56,38 +56,34 @@ def _list(title: str, items: Sequence[str]) -> list[str]:
 
 def markdown_table(table: Table) -> str:
     """Return a table; of a long one the beginning."""
-    rows = [
-        [escape(title) for title in table.titles],
-        ["---:" if right else "---" for right in table.numeric],
-    ]
-    for row in table.rows[:MAX_ROWS]:
-        texts = [escape(cell.text) for cell in row]
-        rows.append([
-            f"**{text}**" if cell.best else text for text, cell in zip(texts, row, strict=True)
-        ])  # fmt: skip
+    rules = ["---:" if right else "---" for right in table.numeric]
+    rows = [map(escape, table.titles), rules, *map(_texts, table.rows[:MAX_ROWS])]
     text = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     more = len(table.rows) - MAX_ROWS
     return text + (f"\n\nAnd {more} more rows, in report.json." if more > 0 else "")
 
 
+def _texts(row: Sequence[TableCell]) -> list[str]:
+    texts = ((escape(cell.text), cell.best) for cell in row)
+    return [f"**{text}**" if best else text for text, best in texts]
+
+
 def _sample(sample: Sample) -> Iterator[str]:
     """Yield a sample's title and the list of its texts."""
-    variant = f", {sample.variant}" if sample.variant else ""
-    title = f"{sample.task} {sample.level}, {sample.method}{variant}, data seed {sample.data_seed}"
-    yield f"{escape(title)}:"
+    yield f"{escape(sample.title)}:"
     lines = []
-    for number, (text, label) in enumerate(sample.parents, 1):
+    for number, parent in enumerate(sample.parents, 1):
         name = "Original" if sample.edited else f"Example {number}"
-        lines.append(f"- {name}: {escape(text)} (*{escape(label)}*)")
-    labels = []
-    for name, probability in sample.probs.items():
-        mark = "**" if name == sample.label else "*"
+        lines.append(f"- {name}: {escape(parent.text)} (*{escape(parent.label)}*)")
+    labels, row = [], sample.row
+    for name, probability in row.probs.items():
+        mark = "**" if name == row.label else "*"
         label = f"{mark}{escape(name)}{mark}"
         if not sample.edited:
             labels.append(f"{label}: {probability:.0%}")
-        elif name == sample.label:  # an edited row has the label of its parent, with certainty
+        elif name == row.label:  # an edited row has the label of its parent, with certainty
             labels.append(label)
-    lines.append(f"- **{escape(sample.method)}**: {escape(sample.text)} ({', '.join(labels)})")
+    lines.append(f"- **{escape(sample.file.method)}**: {escape(row.text)} ({', '.join(labels)})")
     yield "\n".join(lines)
 
 

@@ -3,7 +3,7 @@
 Tables are Tabulator's, plots Observable Plot's; both are packaged (`scripts/build_page`). Texts
 from data are either escaped as HTML, or are JSON that cannot end its script element and of which
 the scripts make text nodes only. A policy in the head of the page lets the browser run our
-scripts, known by their hashes, and nothing else. `page_data` has what the scripts show.
+scripts, known by their hashes, and nothing else.
 """
 
 import base64
@@ -19,16 +19,18 @@ from string import Template
 from typing import Any
 
 from ... import __version__
+from ...records import Augmented, Reject
+from ..artifacts import Artifacts, Sample, SyntheticFile
+from ..charts import Chart
 from ..document import Report
-from ..model import Sample
 from ..table import Table, TableCell
-from .page_data import page_data
 
 SCRIPTS = (
     "vendor/d3.min.js", "vendor/plot.umd.min.js", "vendor/tabulator.min.js", "page.js",
     "tables.js", "plots.js", "rows.js",
 )  # fmt: skip
 STYLES = ("vendor/tabulator_simple.min.css", "page.css")
+SIGNIFICANT_DIGITS = 6  # of numbers on the screen
 MAX_PRINTED_ROWS = 200  # of a table on paper; the screen has all
 # Shown as a picture or number: what moves a cursor, ends a line or changes the writing direction.
 HARMFUL = re.compile(
@@ -44,8 +46,8 @@ JSON_ESCAPES = re.compile(r"\\\\|\\u00[01][0-9a-f]|\\[bfr]")
 def html_page(report: Report) -> str:
     """Return report.html."""
     scripts = [_resource(name) for name in SCRIPTS]
-    digests = [hashlib.sha256(script.encode()).digest() for script in scripts]
-    hashes = " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
+    digests = (base64.b64encode(hashlib.sha256(script.encode()).digest()) for script in scripts)
+    hashes = " ".join(f"'sha256-{digest.decode()}'" for digest in digests)
     policy = (
         f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data:; "
         "base-uri 'none'; form-action 'none'"
@@ -66,7 +68,7 @@ def html_page(report: Report) -> str:
         contents=" ".join(f'<a href="#{name}">{title}</a>' for name, title, _ in sections),
         body="\n".join(body),
         libraries=f"{', '.join(libraries)}.",
-        data=embed(page_data(report)),
+        data=embed(_page_data(report)),
         scripts="\n".join(f"<script>{script}</script>" for script in scripts),
     )
 
@@ -168,23 +170,18 @@ def _table(table: Table) -> str:
 def _plain_table(
     headings: Iterable[Sequence[str]], rows: Iterable[str], numeric: Sequence[bool]
 ) -> str:
-    heads = []
-    for heading in headings:
-        cells = []
-        for name, right in zip(heading, numeric, strict=True):
-            cells.append(f"<th{_class('number' * right)}>{escape(name)}</th>")
-        heads.append(f"<tr>{''.join(cells)}</tr>")
+    heads = [_row(list(map(TableCell, heading)), numeric, tag="th") for heading in headings]
     return (
         f'<div class="scroll"><table class="plain"><thead>{"".join(heads)}</thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
 
 
-def _row(row: Sequence[TableCell], numeric: Sequence[bool], kind: str = "") -> str:
+def _row(row: Sequence[TableCell], numeric: Sequence[bool], kind: str = "", tag: str = "td") -> str:
     cells = []
     for cell, right in zip(row, numeric, strict=True):
         kinds = " ".join(["number"] * right + ["best"] * cell.best)
-        cells.append(f"<td{_class(kinds)}>{escape(cell.text)}</td>")
+        cells.append(f"<{tag}{_class(kinds)}>{escape(cell.text)}</{tag}>")
     return f"<tr{_class(kind)}>{''.join(cells)}</tr>"
 
 
@@ -193,14 +190,14 @@ def _class(names: str) -> str:
 
 
 def _sample(sample: Sample) -> str:
-    variant = f", {sample.variant}" if sample.variant else ""
-    title = f"{sample.task} {sample.level}, {sample.method}{variant}, data seed {sample.data_seed}"
-    items = ""
-    for text, label in sample.parents:
-        items += f'<li><span class="text">{escape(text)}</span> <em>{escape(label)}</em></li>'
-    probs = ", ".join(f"{escape(name)} {value:.0%}" for name, value in sample.probs.items())
-    own = f'<li class="best"><span class="text">{escape(sample.text)}</span> <em>{probs}</em></li>'
-    return f'<blockquote><p class="caption">{escape(title)}</p><ul>{items}{own}</ul></blockquote>'
+    row = sample.row
+    probs = ", ".join(f"{escape(name)} {value:.0%}" for name, value in row.probs.items())
+    texts = [("", item.text, escape(item.label)) for item in sample.parents]
+    items = "".join(
+        f'<li{_class(kind)}><span class="text">{escape(text)}</span> <em>{label}</em></li>'
+        for kind, text, label in (*texts, ("best", row.text, probs))
+    )
+    return f'<blockquote><p class="caption">{escape(sample.title)}</p><ul>{items}</ul></blockquote>'
 
 
 def _settings(report: Report) -> str:
@@ -220,3 +217,79 @@ def _settings(report: Report) -> str:
         summary = f"<summary>{escape(title)}: settings in full</summary>"
         text += f"<details>{summary}<pre>{content}</pre></details>"
     return text
+
+
+# What the scripts show, as compact JSON ---------------------------------------------------------
+
+
+def _page_data(report: Report) -> dict[str, Any]:
+    """Return the data of the page."""
+    return {
+        "tables": [_table_data(table) for table in report.tables],
+        "charts": [_chart_data(chart) for chart in report.charts],
+        "styles": {name: list(style) for name, style in report.styles.items()},
+        "rows": _rows_data(report.artifacts),
+    }
+
+
+def _table_data(table: Table) -> dict[str, Any]:
+    return {
+        "name": table.name, "headings": table.headings, "labels": table.labels,
+        "footer": table.footer, "numeric": table.numeric,
+        "rows": [list(map(_cell_data, row)) for row in table.rows],
+    }  # fmt: skip
+
+
+def _cell_data(cell: TableCell) -> str | list[Any]:
+    """Return a text, or [text, value], or [text, value, 1] of the best."""
+    if cell.value is None and not cell.best:
+        return cell.text
+    return [cell.text, _rounded(cell.value), *([1] if cell.best else [])]
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.{SIGNIFICANT_DIGITS}g}")
+
+
+def _chart_data(chart: Chart) -> dict[str, Any]:
+    points = [
+        [p.panel, p.series, p.at, *map(_rounded, (p.value, p.low, p.high)), p.note]
+        for p in chart.points
+    ]
+    return {**vars(chart), "points": points}
+
+
+def _rounded_probs(row: Augmented) -> list[float]:
+    return [round(value, 4) for value in row.probs.values()]
+
+
+def _rows_data(artifacts: Artifacts) -> dict[str, Any]:
+    """Return the synthetic rows; files, classes and real rows are listed once, and numbered."""
+    files: dict[SyntheticFile, int] = {}
+    classes: dict[tuple[str, ...], int] = {}
+    real: dict[tuple[str, str], int] = {}
+
+    def common(file: SyntheticFile, row: Augmented | Reject) -> list[Any]:
+        """Return the file, text and parents of a row; parents are numbers, or ids if unknown."""
+        rows = artifacts.real.get(file.path.parent, {})
+        parents = [
+            real.setdefault((rows[name].text, rows[name].label), len(real))
+            if name in rows
+            else name
+            for name in row.parents
+        ]
+        return [files.setdefault(file, len(files)), row.text, parents]
+
+    kept = [
+        [
+            *common(file, row), classes.setdefault(tuple(row.probs), len(classes)),
+            _rounded_probs(row), row.id, row.label_source,
+            row.label_mass, row.perplexity,
+        ]
+        for file, row in artifacts.kept
+    ]  # fmt: skip
+    rejected = [[*common(file, row), row.reason, row.detail] for file, row in artifacts.rejected]
+    return {
+        "sources": [file[:-1] for file in files], "classes": list(classes), "real": list(real),
+        "kept": kept, "rejected": rejected, "total": artifacts.total,
+    }  # fmt: skip

@@ -8,6 +8,7 @@ import io
 import itertools
 import math
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -79,9 +80,8 @@ def _draw_chart(chart: Chart, styles: "Styles") -> "Figure":
     panels = chart.panels[: MAX_TALL_PANELS if tall else MAX_PANELS]
     across = min(COLUMNS, len(panels))
     down = math.ceil(len(panels) / across)
-    height = PANEL_INCHES[1]
-    if is_interval:
-        height = max(height, ROW_INCHES * _count_rows(chart, panels) + 0.8)
+    rows_height = ROW_INCHES * _count_rows(chart, panels) + 0.8 if is_interval else 0
+    height = max(PANEL_INCHES[1], rows_height)
     size = (max(MIN_WIDTH_INCHES, across * PANEL_INCHES[0]), down * height + 0.7)
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(down, across, squeeze=False, sharey="row" if is_interval else False)
@@ -118,11 +118,9 @@ def _add_titles(figure: "Figure", chart: Chart, panels: Sequence[str], styles: "
 
 def _count_rows(chart: Chart, panels: Sequence[str]) -> int:
     """Return how many rows the fullest panel has, one for each series and position."""
-    rows: dict[str, set[tuple[str | float, str]]] = {panel: set() for panel in panels}
-    for point in chart.points:
-        if point.panel in rows:
-            rows[point.panel].add((point.at, point.series))
-    return max(map(len, rows.values()))
+    rows = {(point.panel, point.at, point.series) for point in chart.points}
+    counts = Counter(panel for panel, _, _ in rows)
+    return max(counts[panel] for panel in panels)
 
 
 def shorten(text: str) -> str:
@@ -150,18 +148,13 @@ def _draw_panel(axes: "Axes", chart: Chart, points: Sequence[Point], styles: "St
     series: dict[str, list[Point]] = {}
     for point in points:
         series.setdefault(point.series, []).append(point)
-    if chart.kind == "interval":
-        _draw_intervals(axes, series, styles)
-        if chart.zero:
-            axes.axvline(0, **ZERO_LINE)
-        return
     if chart.zero:
-        axes.axhline(0, **ZERO_LINE)
+        (axes.axvline if chart.kind == "interval" else axes.axhline)(0, **ZERO_LINE)
     match chart.kind:
+        case "interval":
+            _draw_intervals(axes, series, styles)
         case "bars":
             _draw_bars(axes, series, styles)
-        case "scatter":
-            _draw_scatter(axes, series, styles)
         case _:
             is_named = any(isinstance(point.at, str) for point in points)
             names = _names(points) if is_named else []
@@ -172,24 +165,16 @@ def _draw_panel(axes: "Axes", chart: Chart, points: Sequence[Point], styles: "St
                 axes.set_xlim(-0.3, len(names) - 0.7)
 
 
-def _draw_scatter(axes: "Axes", series: "Series", styles: "Styles") -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    for name, points in series.items():
-        style = styles[name]
-        axes.plot(
-            [_number(point.at) for point in points], [point.value for point in points],
-            MARKERS[style.marker], color=PALETTE[style.colour], alpha=0.8,
-        )  # fmt: skip
-    axes.xaxis.set_major_locator(MaxNLocator(4))
-
-
 def _draw_line(
     axes: "Axes", chart: Chart, points: Sequence[Point], style: SeriesStyle, names: Sequence[str]
 ) -> None:
-    x = [names.index(str(point.at)) if names else _number(point.at) for point in points]
+    x = [names.index(str(point.at)) if names else float(point.at) for point in points]
     y = [point.value for point in points]
     colour, dashes = PALETTE[style.colour], DASHES[style.marker]
+    if chart.kind == "scatter":
+        axes.plot(x, y, MARKERS[style.marker], color=colour, alpha=0.8)
+        axes.locator_params("x", nbins=4)
+        return
     if chart.kind == "steps":
         axes.step(x, y, where="mid", color=colour, linestyle=dashes)
         axes.set_ylim(bottom=0)
@@ -245,8 +230,3 @@ def _offset(index: int, count: int) -> float:
 def _name_ticks(axes: "Axes", names: Sequence[str]) -> None:
     rotation = 30 if sum(map(len, names)) > ROTATED_NAMES else 0
     axes.set_xticks(range(len(names)), [shorten(name) for name in names], rotation=rotation)
-
-
-def _number(value: str | float) -> float:
-    assert not isinstance(value, str)
-    return value
