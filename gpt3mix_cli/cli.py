@@ -313,7 +313,6 @@ def _augment_cells(
     cells: "Sequence[Cell]",
     options: opt.AugmentFlags,
 ) -> "list[StepResult]":
-    """Write the synthetic sets of a method; print examples and write cards as `options` say."""
     from .augment.card import write_card
     from .records import IncompleteOutput
 

@@ -293,7 +293,6 @@ class Display:
         console.print(_statistics_table(augmented))
 
     def _table_console(self) -> Console:
-        """Return stdout, wide enough for a table if it is piped."""
         if self._out.is_terminal:
             return self._out
         return _Stdout(highlight=False, width=max(MIN_PIPE_WIDTH, self._out.width))
@@ -324,7 +323,6 @@ def _summary(result: StageResult) -> dict[str, Any]:
 
 
 def _empty_table(columns: Sequence[str]) -> Table:
-    """Return a table with a text column and right-aligned number columns."""
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for name in columns:
         table.add_column(name, justify="right" if table.columns else "left", overflow="fold")

@@ -145,7 +145,6 @@ def _choose_validation(
 def _count_test_rows_in_train(
     train: Iterable[Example], test: Iterable[Example], name: str, callbacks: Callbacks
 ) -> int:
-    """Return how many test rows are exact copies of training rows, and warn of them."""
     texts = {row.text: row.id for row in train}
     copies = [row for row in test if row.text in texts]
     if copies:

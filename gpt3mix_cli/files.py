@@ -175,7 +175,6 @@ def resolve_output(path: Path) -> Path:
 
 @contextlib.contextmanager
 def _lock(path: Path, output: Path) -> Iterator[None]:
-    """Hold `<path>.lock` until the block ends; the system frees the lock of a dead process."""
     lock_path = path.with_name(f"{path.name}.lock")
     lock = FileLock(lock_path, blocking=False, thread_local=False, fallback_to_soft=False)
     with write_errors(output):

@@ -35,14 +35,14 @@ METHOD_CASE = """\
 METHOD_MODULE = '''
 """Texts in capitals."""
 
-from .editing import EditorBase
+from .protocol import TextEditor
 
 
-class Shout(EditorBase):
+class Shout(TextEditor):
     """The method."""
 
     def __init__(self, settings, task):
-        super().__init__({"method": settings.name, "kind": "shout", "classes": task.classes})
+        self.about = {"method": settings.name, "kind": "shout", "classes": task.classes}
 
     def edit_texts(self, examples, first, count, seed):
         for attempt in range(first, first + count):

@@ -10,25 +10,22 @@ from random import Random
 
 from ..records import Example
 from ..settings import AedaSettings, Task, generator
-from .editing import EditorBase
+from .protocol import TextEditor
 
 CACHE_VERSION = 1  # raise it if the same settings give other rows
 MARKS = (".", ";", "?", ":", "!", ",")  # section 2 of the paper
 
 
-class AEDA(EditorBase):
+class AEDA(TextEditor):
     """See the top of this file."""
 
     def __init__(self, settings: AedaSettings, task: Task) -> None:
-        """Keep the name and the classes."""
-        super().__init__(
-            {
-                "method": settings.name,
-                "kind": "aeda",
-                "classes": task.classes,
-                "format": CACHE_VERSION,
-            }
-        )
+        self.about = {
+            "method": settings.name,
+            "kind": "aeda",
+            "classes": task.classes,
+            "format": CACHE_VERSION,
+        }
 
     def edit_texts(
         self, examples: Sequence[Example], first: int, count: int, seed: int
@@ -44,8 +41,7 @@ def insert_marks(text: str, random: Random) -> str:
     words = text.split()
     if not words:
         return text
-    num_marks = random.randint(1, max(1, len(words) // 3))
-    marked = set(random.sample(range(len(words)), num_marks))
+    marked = set(random.sample(range(len(words)), random.randint(1, max(1, len(words) // 3))))
     return " ".join(
         f"{random.choice(MARKS)} {word}" if index in marked else word
         for index, word in enumerate(words)

@@ -16,11 +16,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..files import to_json
 from ..lm import Journal
 from ..records import Example
 from ..settings import BacktranslateSettings, Task, derived_seed, fingerprint
-from .editing import EditorBase
 from .filter import normalize_text
+from .protocol import TextEditor
 from .translators import APERTIUM_BATCH_SIZE, Translator, open_translator, translator_fingerprint
 
 CACHE_VERSION = 2  # raise it if the same settings give other rows
@@ -29,7 +30,6 @@ MAX_FRUITLESS_ROUNDS = 4
 
 
 def _search_settings(settings: BacktranslateSettings) -> dict[str, Any]:
-    """Return the settings that change what the engine translates."""
     if settings.engine == "apertium":
         return {}
     search = "temperature" if settings.temperature > 0 else "beams"
@@ -37,7 +37,14 @@ def _search_settings(settings: BacktranslateSettings) -> dict[str, Any]:
 
 
 class Direction:
-    """Translates in one direction: looks texts up in the journal, then asks the translator."""
+    """Translates in one direction: looks texts up in the journal, then asks the translator.
+
+    Args:
+        settings: of the method.
+        model: a model, or an Apertium pair. It is opened when it is first needed.
+        num_candidates: how many translations of a text are kept.
+        journal: stores translations.
+    """
 
     def __init__(
         self,
@@ -46,16 +53,8 @@ class Direction:
         num_candidates: int,
         journal: Journal | None,
     ) -> None:
-        """Keep what translations depend on; the translator is opened when it is first needed.
-
-        Args:
-            settings: of the method.
-            model: a model, or an Apertium pair.
-            num_candidates: how many translations of a text are kept.
-            journal: stores translations.
-        """
-        self._settings, self._model, self._journal = settings, model, journal
-        self._num_candidates = num_candidates
+        self._settings, self._model = settings, model
+        self._num_candidates, self._journal = num_candidates, journal
         self._translator: Translator | None = None
         self.fingerprint = translator_fingerprint(settings, model)
         self._cache_key = [
@@ -80,39 +79,29 @@ class Direction:
             fingerprint([self._cache_key, text, seed if samples else None], 32)
             for text, seed in zip(texts, seeds, strict=True)
         ]
-        known = self._lookup(keys)
+        known: dict[str, list[str]] = {}
+        if self._journal:
+            for key, answer in self._journal.lookup(keys).items():
+                known[key] = self._journal.parse(_parse_candidates, answer)
         missing = {key: index for index, key in enumerate(keys) if key not in known}
         if missing:
             if self._translator is None:
                 self._translator = open_translator(self._settings, self._model, self.fingerprint)
-            indices = list(missing.values())
             new = self._translator.translate(
-                [texts[index] for index in indices],
+                [texts[index] for index in missing.values()],
                 self._num_candidates,
-                [seeds[index] for index in indices],
+                [seeds[index] for index in missing.values()],
             )
             known |= dict(zip(missing, new, strict=True))
             if self._journal:
+                requests = {
+                    key: to_json({"model": self._model, "text": texts[index]})
+                    for key, index in missing.items()
+                }
                 self._journal.store(
-                    [
-                        (key, None, self._request(texts[index]), _to_json(known[key]))
-                        for key, index in missing.items()
-                    ]
+                    [(key, None, request, to_json(known[key])) for key, request in requests.items()]
                 )
         return [known[key] for key in keys]
-
-    def _lookup(self, keys: Sequence[str]) -> dict[str, list[str]]:
-        if not self._journal:
-            return {}
-        answers = self._journal.lookup(keys)
-        return {key: self._journal.parse(_parse_candidates, text) for key, text in answers.items()}
-
-    def _request(self, text: str) -> str:
-        return _to_json({"model": self._model, "text": text})
-
-
-def _to_json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
 
 
 def _parse_candidates(answer: str) -> list[str]:
@@ -160,8 +149,8 @@ class RoundTrips:
         settings: BacktranslateSettings,
         seed: int,
     ) -> None:
-        """Assign the distinct texts to batches of similar length."""
         self._pivots, self._settings, self._seed = pivots, settings, seed
+        # The distinct texts, in batches of similar length.
         distinct = sorted({text for text in texts if text}, key=lambda text: (len(text), text))
         size = APERTIUM_BATCH_SIZE if settings.engine == "apertium" else settings.batch_size
         self._batches = [distinct[start : start + size] for start in range(0, len(distinct), size)]
@@ -183,57 +172,52 @@ class RoundTrips:
         return self._candidates[text].texts
 
     def _fill(self, batch: Sequence[str], count: int) -> None:
-        """Run round trips until each text of a batch has `count` candidates, or no more exist."""
+        # Until each text of the batch has `count` candidates, or no more exist.
         while waiting := [text for text in batch if self._needs_round(text, count)]:
             number = min(self._candidates[text].rounds for text in waiting)
             behind = [text for text in waiting if self._candidates[text].rounds == number]
             self._round_trip(behind, number)
 
     def _needs_round(self, text: str, count: int) -> bool:
-        candidates = self._candidates[text]
-        if len(candidates.texts) >= count:
-            return False
+        candidates, num_pivots = self._candidates[text], len(self._pivots)
+        has_more = candidates.rounds < num_pivots
         if self._settings.temperature:
-            return candidates.fruitless < MAX_FRUITLESS_ROUNDS * len(self._pivots)
-        return candidates.rounds < len(self._pivots)
+            has_more = candidates.fruitless < MAX_FRUITLESS_ROUNDS * num_pivots
+        return has_more and len(candidates.texts) < count
 
     def _round_trip(self, texts: Sequence[str], number: int) -> None:
-        """Translate texts into a pivot language and back; `number` counts round trips."""
         forward, backward = self._pivots[number % len(self._pivots)]
         forward_seeds, backward_seeds = (
             [derived_seed(self._seed, way, number, text) for text in texts]
             for way in ("there", "back")
         )
         pivots = [
-            " ".join(translations[0].split())
-            for translations in forward.translate(texts, forward_seeds)
+            " ".join(candidates[0].split())
+            for candidates in forward.translate(texts, forward_seeds)
         ]
         # Engines accept no empty text.
-        indices = [index for index, pivot in enumerate(pivots) if pivot]
-        results: list[list[str]] = [[] for _ in texts]
-        if indices:
-            translated = backward.translate(
-                [pivots[index] for index in indices], [backward_seeds[index] for index in indices]
+        translated = iter(
+            backward.translate(
+                [pivot for pivot in pivots if pivot],
+                [seed for pivot, seed in zip(pivots, backward_seeds, strict=True) if pivot],
             )
-            for index, translations in zip(indices, translated, strict=True):
-                results[index] = translations
-        for text, translations in zip(texts, results, strict=True):
-            self._candidates[text].add_round(translations)
+        )
+        for text, pivot in zip(texts, pivots, strict=True):
+            self._candidates[text].add_round(next(translated) if pivot else ())
 
 
-class BackTranslation(EditorBase):
-    """See the top of this file."""
+class BackTranslation(TextEditor):
+    """See the top of this file; translators are opened when they are first needed.
+
+    Args:
+        settings: of the method.
+        task: the classes.
+        journal: stores translations.
+    """
 
     def __init__(
         self, settings: BacktranslateSettings, task: Task, journal: Journal | None = None
     ) -> None:
-        """Keep the settings and the classes; translators are opened when they are first needed.
-
-        Args:
-            settings: of the method.
-            task: the classes.
-            journal: stores translations.
-        """
         searches_beams = settings.engine == "transformers" and not settings.temperature
         num_candidates = settings.beams if searches_beams else 1
         self._settings = settings
@@ -245,36 +229,31 @@ class BackTranslation(EditorBase):
             for forward, backward in settings.pairs
         ]
         self._trips: tuple[str, RoundTrips] | None = None  # hash of texts and seed, round trips
-        models = [direction.fingerprint for pair in self._pivots for direction in pair]
-        super().__init__(
-            {
-                "method": settings.name,
-                "kind": "backtranslate",
-                "engine": settings.engine,
-                "pairs": [list(pair) for pair in settings.pairs],
-                **_search_settings(settings),
-                "revisions": dict(settings.revisions),
-                "classes": task.classes,
-                "fingerprint": fingerprint(models),
-                "format": CACHE_VERSION,
-            }
-        )
+        self.about = {
+            "method": settings.name,
+            "kind": "backtranslate",
+            "engine": settings.engine,
+            "pairs": [list(pair) for pair in settings.pairs],
+            **_search_settings(settings),
+            "revisions": dict(settings.revisions),
+            "classes": task.classes,
+            "fingerprint": fingerprint(
+                [direction.fingerprint for pair in self._pivots for direction in pair]
+            ),
+            "format": CACHE_VERSION,
+        }
 
     def edit_texts(
         self, examples: Sequence[Example], first: int, count: int, seed: int
     ) -> Iterator[str]:
         """Yield the texts of attempts first..first+count."""
         texts = [" ".join(row.text.split()) for row in examples]
-        trips = self._round_trips(texts, seed)
+        # Round trips are kept for the next call. Without sampling the seed has no effect.
+        key = fingerprint([texts, seed if self._settings.temperature else None])
+        if self._trips is None or self._trips[0] != key:
+            self._trips = key, RoundTrips(self._pivots, texts, self._settings, seed)
+        trips = self._trips[1]
         for attempt in range(first, first + count):
             copy, parent = divmod(attempt, len(examples))
             candidates = trips.candidates(texts[parent], copy + 1)
             yield candidates[copy % len(candidates)] if candidates else examples[parent].text
-
-    def _round_trips(self, texts: Sequence[str], seed: int) -> RoundTrips:
-        """Return the round trips of these texts, the same object for the same texts and seed."""
-        # Without sampling the seed has no effect.
-        key = fingerprint([texts, seed if self._settings.temperature else None])
-        if self._trips is None or self._trips[0] != key:
-            self._trips = key, RoundTrips(self._pivots, texts, self._settings, seed)
-        return self._trips[1]

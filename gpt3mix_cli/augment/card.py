@@ -60,19 +60,21 @@ def table4_rows(
     """
     edited = row.label_source == "parent"
     known = [parents[name] for name in row.parents if name in parents]
-    rows = []
-    labels: tuple[tuple[str, bool], ...]
-    for number, parent in enumerate(known, 1):
-        name = "Original" if edited else f"Example {number}"
-        labels = ((tokens.get(parent.label, parent.label), False),)
-        rows.append(Table4Row(name, parent.text, labels, is_synthetic=False))
+    rows = [
+        Table4Row(
+            "Original" if edited else f"Example {number}",
+            parent.text,
+            ((tokens.get(parent.label, parent.label), False),),
+            is_synthetic=False,
+        )
+        for number, parent in enumerate(known, 1)
+    ]
+    labels = tuple(
+        (f"{tokens.get(label, label)}: {probability:.0%}", label == row.label)
+        for label, probability in row.probs.items()
+    )
     if edited:
         labels = ((tokens.get(row.label, row.label), True),)
-    else:
-        labels = tuple(
-            (f"{tokens.get(label, label)}: {probability:.0%}", label == row.label)
-            for label, probability in row.probs.items()
-        )
     title = METHOD_TITLES.get(row.method, row.method)
     return [*rows, Table4Row(title, row.text, labels, is_synthetic=True)]
 
@@ -100,10 +102,9 @@ def write_card(
     names = {name for row in rows for name in row.parents}
     real = () if source == STDIO else read_records(source, Example)
     parents = {row.id: row for row in real if row.id in names}
-    path = card_path(result.output)
-    text = render_card(result.manifest, task, rows, parents, model, license or UNKNOWN_LICENSE)
-    with atomic_write(path) as stream:
-        stream.write(text.encode())
+    card = render_card(result.manifest, task, rows, parents, model, license or UNKNOWN_LICENSE)
+    with atomic_write(path := card_path(result.output)) as stream:
+        stream.write(card.encode())
     return path
 
 
@@ -125,14 +126,14 @@ def render_card(
         model: name or folder of the LM; None if no LM was used.
         license: of the synthetic rows.
     """
-    from huggingface_hub import DatasetCard
+    from huggingface_hub import DatasetCard, DatasetCardData
 
     method = manifest.settings["method"]
-    table4 = [table4_rows(row, parents, task.labels) for row in rows]
-    examples = "\n\n".join("\n".join(map(_plain_row, block)) for block in table4)
+    blocks = (map(_plain_row, table4_rows(row, parents, task.labels)) for row in rows)
+    examples = "\n\n".join(map("\n".join, blocks))
     settings = json.dumps(_without_paths(manifest.settings), ensure_ascii=False, indent=1)
-    statistics = describe_counts(manifest.counts)
-    counts = "\n".join(f"| {name} | {value} |" for name, value in statistics)
+    counts = "\n".join(f"| {name} | {value} |" for name, value in describe_counts(manifest.counts))
+    metadata = DatasetCardData(**_metadata(manifest, task, license))
     body = f"""\
 # {task.name}: synthetic rows of {METHOD_TITLES.get(method, method)}
 
@@ -165,44 +166,31 @@ Put `{manifest.output}` and this file, renamed to `README.md`, into a folder of 
 `hf upload USER/NAME FOLDER . --repo-type dataset`. Without the hub:
 `datasets.load_dataset("json", data_files="{manifest.output}")`.
 """
-    return str(DatasetCard(f"---\n{_metadata(manifest, task, license)}\n---\n\n{body}"))
+    return str(DatasetCard(f"---\n{metadata}\n---\n\n{body}"))
 
 
-def _metadata(manifest: Manifest, task: Task, license: str) -> Any:
-    """Return the hub's metadata of the data set, which spells itself as YAML."""
-    from huggingface_hub import DatasetCardData
-
-    count = manifest.counts["kept"]
-    sizes = [name for limit, name in SIZE_CATEGORIES.items() if count < limit]
+def _metadata(manifest: Manifest, task: Task, license: str) -> dict[str, Any]:
+    kept = manifest.counts["kept"]
+    size = next((size for limit, size in SIZE_CATEGORIES.items() if kept < limit), "n>10M")
     # The hub identifies licences by short ids; any other text is a licence that it does not know.
-    if re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", license):
-        license_fields: dict[str, Any] = {"license": license}
-    else:
-        license_fields = {"license": "other", "license_name": license}
-    return DatasetCardData(
-        **license_fields,
-        pretty_name=f"{task.name}, synthetic",
-        task_categories=["text-classification"],
-        size_categories=[*sizes, "n>10M"][:1],
-        tags=["synthetic", "gpt3mix"],
-        configs=[
-            {
-                "config_name": "default",
-                "data_files": [{"split": "train", "path": manifest.output}],
-            }
-        ],
-    )
+    is_id = re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", license)
+    data_files = [{"split": "train", "path": manifest.output}]
+    return {
+        **({"license": license} if is_id else {"license": "other", "license_name": license}),
+        "pretty_name": f"{task.name}, synthetic",
+        "task_categories": ["text-classification"],
+        "size_categories": [size],
+        "tags": ["synthetic", "gpt3mix"],
+        "configs": [{"config_name": "default", "data_files": data_files}],
+    }
 
 
 def _facts(manifest: Manifest, task: Task, model: str | None, license: str) -> str:
     classes = ", ".join(f"`{name}` ({token})" for name, token in task.labels.items())
+    is_mlm, lm = manifest.settings.get("kind") == "mlm", manifest.settings.get("lm")
+    origin = f"edits of real rows, {'by a masked' if is_mlm else 'without an'} LM"
     if model:
-        lm = manifest.settings.get("lm")
         origin = f"the language model `{_without_path(model)}` (hash {lm})"
-    elif manifest.settings.get("kind") == "mlm":
-        origin = "edits of real rows, by a masked LM"
-    else:
-        origin = "edits of real rows, without an LM"
     if license == UNKNOWN_LICENSE:
         license += (
             ": that of the source rows and of the LM's output; find it out before you publish"
@@ -220,10 +208,9 @@ def _facts(manifest: Manifest, task: Task, model: str | None, license: str) -> s
 
 def _source(task: Task) -> str:
     match task.data:
-        case HubData() as data:
-            config = f", {data.name}" if data.name else ""
-            revision = data.revision or "unknown"
-            return f"`{_without_path(data.path)}`{config} of the hub, revision {revision}"
+        case HubData(path=path, name=name, revision=revision):
+            config = f", {name}" if name else ""
+            return f"`{_without_path(path)}`{config} of the hub, revision {revision or 'unknown'}"
         case FilesData() as data:
             return f"`{data.train.name}`"
         case DemoData():
@@ -249,6 +236,6 @@ def _plain_row(row: Table4Row) -> str:
 
 
 def _fence(text: str, language: str) -> str:
-    """Return a code block with a fence that is longer than any in the text."""
+    # The fence is longer than any in the text.
     fence = "`" * max(3, *(len(run) + 1 for run in re.findall("`+", text + "``")))
     return f"{fence}{language}\n{text}\n{fence}"

@@ -11,7 +11,7 @@ Limits: English only; a word's senses are not distinguished.
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from hashlib import blake2b
 from itertools import permutations
 from random import Random
@@ -19,8 +19,8 @@ from typing import NamedTuple
 
 from ..records import Example
 from ..settings import EdaSettings, Task, derived_seed
-from .editing import EditorBase
 from .filter import normalize_text
+from .protocol import TextEditor
 from .thesaurus import synonyms, thesaurus_hash
 
 CACHE_VERSION = 2  # raise it if the same settings give other rows
@@ -36,7 +36,8 @@ MAX_TRIES = 20
 # memory stays bounded.
 MAX_CACHED_SENTENCES = 10_000
 
-# The authors' list (NLTK's at the time), which they never replace.
+# The authors' list (NLTK's at the time), which they never replace. The last line is what tokenizers
+# leave of contractions (`ca n't`, `we 're`); in WordNet `ca` is calcium.
 _STOP_WORDS = """
 i me my myself we our ours ourselves you your yours yourself yourselves he him his himself she her
 hers herself it its itself they them their theirs themselves what which who whom this that these
@@ -45,53 +46,44 @@ because as until while of at by for with about against between into through duri
 above below to from up down in out on off over under again further then once here there when where
 why how all any both each few more most other some such no nor not only own same so than too very
 s t can will just don should now
+n't nt 's 't 'm 're 've 'd 'll m re ve d ll ca wo sha ai
 """
-# What tokenizers leave of contractions (`ca n't`, `we 're`); in WordNet `ca` is calcium.
-_CONTRACTIONS = "n't nt 's 't 'm 're 've 'd 'll m re ve d ll ca wo sha ai"
-STOP_WORDS = frozenset(f"{_STOP_WORDS} {_CONTRACTIONS}".split())
+STOP_WORDS = frozenset(_STOP_WORDS.split())
 
 
-class EDA(EditorBase):
+class EDA(TextEditor):
     """See the top of this file."""
 
     def __init__(self, settings: EdaSettings, task: Task) -> None:
-        """Keep the settings and the classes."""
-        super().__init__(
-            {
-                "method": settings.name,
-                "kind": "eda",
-                "alpha": settings.alpha,
-                "normalise": settings.normalise,
-                "thesaurus": thesaurus_hash(),
-                "classes": task.classes,
-                "format": CACHE_VERSION,
-            }
-        )
+        self.about = {
+            "method": settings.name,
+            "kind": "eda",
+            "alpha": settings.alpha,
+            "normalise": settings.normalise,
+            "thesaurus": thesaurus_hash(),
+            "classes": task.classes,
+            "format": CACHE_VERSION,
+        }
         self._settings = settings
 
     def edit_texts(
         self, examples: Sequence[Example], first: int, count: int, seed: int
     ) -> Iterator[str]:
         """Yield the texts of attempts first..first+count."""
-        alpha, normalise = self._alpha(len(examples)), self._settings.normalise
+        alpha, normalise = self._settings.alpha, self._settings.normalise
+        if alpha == "auto":
+            # Table 3 of Wei and Zou: 0.05 for 500 and 2,000 training rows, 0.1 for 5,000 and more.
+            alpha = 0.05 if len(examples) <= 2000 else 0.1
         sentences: dict[int, Sentence] = {}
         key, random = derived_seed(seed, "eda"), Random()  # noqa: S311 - statistics, not secrets
         for attempt in range(first, first + count):
             copy, parent = divmod(attempt, len(examples))
-            sentence = sentences.get(parent)
-            if sentence is None:
-                sentence = Sentence(examples[parent].text, normalise)
-                if len(sentences) < MAX_CACHED_SENTENCES:
-                    sentences[parent] = sentence
+            sentence = sentences.get(parent) or Sentence(examples[parent].text, normalise)
+            if len(sentences) < MAX_CACHED_SENTENCES:
+                sentences[parent] = sentence
             # All bits of a long integer seed the generator: as good as a hash, and cheaper.
             random.seed((key << 64 | copy) << 64 | parent)
             yield edit(sentence, alpha, operation_order(key, parent, copy), random)
-
-    def _alpha(self, num_rows: int) -> float:
-        # Table 3 of Wei and Zou: 0.05 for 500 and 2,000 training rows, 0.1 for 5,000 and more.
-        if self._settings.alpha == "auto":
-            return 0.05 if num_rows <= 2000 else 0.1
-        return self._settings.alpha
 
 
 def operation_order(key: int, parent: int, copy: int) -> tuple[str, ...]:
@@ -117,28 +109,16 @@ class Sentence:
     """A text split into words, with all that its copies share."""
 
     def __init__(self, text: str, normalise: bool = False) -> None:
-        """Split the text; one without letters is not normalised, which would leave nothing."""
+        # A text without letters is not normalised, which would leave nothing.
         self.text = (normalize_like_authors(text) or text) if normalise else text
         self.synonyms: FindSynonyms = _normalized_synonyms if normalise else synonyms
         self.tokens = _split_tokens(self.text.split())
         self.words = [token.word for token in self.tokens]
         self.lower = [word.lower() for word in self.words]
         self.strings = ["".join(token) for token in self.tokens]
-
-    @cached_property
-    def key(self) -> str:
-        """What a changed copy must differ in."""
-        return normalize_text(self.text)
-
-    @cached_property
-    def content_words(self) -> list[str]:
-        """The distinct words that may be replaced, in lower case; some may have no synonym."""
-        return [word for word in dict.fromkeys(self.lower) if _has_content(word)]
-
-    @cached_property
-    def can_swap(self) -> bool:
-        """Whether there are two different words."""
-        return len(set(self.lower)) > 1
+        self.key = normalize_text(self.text)  # what a changed copy must differ in
+        # The distinct words that may be replaced, in lower case; some may have no synonym.
+        self.content_words = [word for word in dict.fromkeys(self.lower) if _has_content(word)]
 
     def with_words(self, words: Mapping[int, str]) -> str:
         """Return the text with the words at some indices replaced."""
@@ -158,8 +138,7 @@ def _split_tokens(parts: Sequence[str]) -> list[Token]:
             tokens.append(Token(leading + before, word, after))
             leading = ""
         elif tokens:
-            last = tokens[-1]
-            tokens[-1] = Token(last.before, last.word, f"{last.after} {part}")
+            tokens[-1] = tokens[-1]._replace(after=f"{tokens[-1].after} {part}")
         else:
             leading = f"{leading}{before} "
     return tokens
@@ -192,11 +171,8 @@ def normalize_like_authors(text: str) -> str:
 
 @lru_cache(maxsize=1 << 16)
 def _normalized_synonyms(word: str) -> tuple[str, ...]:
-    """Return the synonyms as the authors' code spells them: `U.S.` becomes `us`."""
-    spelled: dict[str, None] = {}
-    for synonym in synonyms(word):
-        letters = re.sub("[^a-z ]", "", synonym.lower().replace("-", " "))
-        spelled[" ".join(letters.split())] = None
+    letters = (re.sub("[^a-z ]", "", text.lower().replace("-", " ")) for text in synonyms(word))
+    spelled = dict.fromkeys(" ".join(text.split()) for text in letters)
     return tuple(synonym for synonym in spelled if synonym and synonym != word)
 
 
@@ -241,7 +217,7 @@ def _apply(operation: str, sentence: Sentence, n: int, alpha: float, random: Ran
         case "swap":
             sources = draw_swaps(len(words), n, random)
             moved = {index: words[source] for index, source in sources.items()}
-            return sentence.with_words(moved) if sentence.can_swap else None
+            return sentence.with_words(moved) if len(set(sentence.lower)) > 1 else None
         case _:
             return " ".join(delete(strings, alpha, random)) if len(words) > 1 else None
 
@@ -286,13 +262,11 @@ def draw_swaps(count: int, n: int, random: Random) -> dict[int, int]:
 
 def delete(words: Sequence[str], p: float, random: Random) -> list[str]:
     """Return the words, each deleted with probability p; a random one stays if all would go."""
-    draw = random.random
-    kept = [word for word in words if draw() >= p]
+    kept = [word for word in words if random.random() >= p]
     return kept or ([random.choice(words)] if words else [])
 
 
 def _match_case(word: str, synonym: str) -> str:
-    """Return the synonym with the capitals of the word."""
     if len(word) > 1 and word.isupper():
         return synonym.upper()
     return synonym[0].upper() + synonym[1:] if word[0].isupper() else synonym

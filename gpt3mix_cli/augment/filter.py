@@ -64,12 +64,20 @@ def split_words(text: str) -> list[str]:
 
 def suggest_remedy(rejected: Mapping[str, int]) -> str:
     """Return what helps against the most frequent reject reason; empty for an unknown one."""
-    most_frequent = max(rejected, key=lambda reason: rejected[reason], default="")
-    return REMEDIES.get(most_frequent, "")
+    return REMEDIES.get(max(rejected, key=lambda reason: rejected[reason], default=""), "")
 
 
 class RowFilter:
-    """Passes rows or rejects them, in the order of the attempts."""
+    """Passes rows or rejects them, in the order of the attempts.
+
+    Args:
+        examples: the real rows.
+        settings: thresholds; None: the defaults.
+        test: rows of which copies are rejected, if `settings.reject_test_copies`.
+
+    Raises:
+        UserError: if the real rows do not allow a check that is switched on.
+    """
 
     def __init__(
         self,
@@ -77,16 +85,6 @@ class RowFilter:
         settings: FilterSettings | None = None,
         test: Sequence[Example] = (),
     ) -> None:
-        """Index the real rows.
-
-        Args:
-            examples: the real rows.
-            settings: thresholds; None: the defaults.
-            test: rows of which copies are rejected, if `settings.reject_test_copies`.
-
-        Raises:
-            UserError: if the real rows do not allow a check that is switched on.
-        """
         self._settings = settings = settings or FilterSettings()
         self._examples = {row.id: row for row in examples}
         self._real_texts = {normalize_text(row.text): row.id for row in examples}
@@ -96,10 +94,8 @@ class RowFilter:
         self._kept_texts: dict[str, str] = {}
         characters = {character for row in examples for character in row.text}
         self._scripts = set(count_scripts("".join(characters)))
-        self._classes: list[str] = []
         if settings.max_disagreement is not None:
-            self._vectorizer, self._classifier = _fit_classifier(examples)
-            self._classes = self._classifier.classes_.tolist()
+            self._classifier = _fit_classifier(examples)
 
     def check(self, row: Augmented | Reject) -> Augmented | Reject:
         """Return the row, or why it is rejected."""
@@ -107,14 +103,13 @@ class RowFilter:
             return row
         text = normalize_text(row.text)
         if failure := next(self._failures(row, text), None):
-            reason, detail = failure
             return Reject(
                 request=row.request or 0,
                 method=row.method,
                 parents=row.parents,
                 text=row.text,
-                reason=reason,
-                detail=detail,
+                reason=failure[0],
+                detail=failure[1],
             )
         self._kept_texts[text] = row.id
         return row
@@ -142,46 +137,36 @@ class RowFilter:
         # An unknown label mass is not a low one.
         if row.label_mass is not None and row.label_mass < settings.min_label_mass:
             yield "min_label_mass", f"{row.label_mass:.2%}"
-        yield from self._check_perplexity(row)
+        if limits := settings.perplexity:
+            if row.perplexity is None:
+                yield "perplexity", "unknown: the server returns no log-probabilities of the text"
+            elif not limits[0] <= row.perplexity <= limits[1]:
+                yield "perplexity", f"{row.perplexity:.4g}"
         yield from self._check_agreement(row)
 
     def _check_overlap(self, row: Augmented, words: Sequence[str]) -> Iterator[tuple[str, str]]:
         limit = self._settings.max_parent_overlap
-        if limit is None or not words:
-            return
-        parents = [self._examples[name] for name in row.parents if name in self._examples]
-        for parent in parents:
-            if (fraction := overlap(words, split_words(parent.text))) >= limit:
+        for parent in (self._examples[name] for name in row.parents if name in self._examples):
+            fraction = overlap(words, split_words(parent.text)) if words else 0.0
+            if limit is not None and fraction >= limit:
                 yield "max_parent_overlap", f"{fraction:.0%} is in {parent.id}"
 
     def _check_scripts(self, row: Augmented) -> Iterator[tuple[str, str]]:
-        limit = self._settings.max_foreign_script
-        counts = count_scripts(row.text)
-        if limit is None or not self._scripts or not counts:
-            return
-        foreign = {name: count for name, count in counts.items() if name not in self._scripts}
-        fraction = sum(foreign.values()) / counts.total()
-        if fraction > limit:
-            names = ", ".join(sorted(foreign)).lower()
+        limit, counts = self._settings.max_foreign_script, count_scripts(row.text)
+        foreign = sorted(counts.keys() - self._scripts)
+        fraction = sum(counts[name] for name in foreign) / max(counts.total(), 1)
+        if limit is not None and self._scripts and fraction > limit:
+            names = ", ".join(foreign).lower()
             yield "max_foreign_script", f"{fraction:.0%} of the characters are {names}"
-
-    def _check_perplexity(self, row: Augmented) -> Iterator[tuple[str, str]]:
-        limits = self._settings.perplexity
-        if limits is None:
-            return
-        if row.perplexity is None:
-            yield "perplexity", "unknown: the server returns no log-probabilities of the text"
-        elif not limits[0] <= row.perplexity <= limits[1]:
-            yield "perplexity", f"{row.perplexity:.4g}"
 
     def _check_agreement(self, row: Augmented) -> Iterator[tuple[str, str]]:
         limit = self._settings.max_disagreement
         if limit is None:
             return
-        probs = self._classifier.predict_proba(self._vectorizer.transform([row.text]))[0]
-        best = int(probs.argmax())
-        if self._classes[best] != row.label and probs[best] >= limit:
-            yield "max_disagreement", f"{self._classes[best]}: {probs[best]:.0%}"
+        probs = self._classifier.predict_proba([row.text])[0]
+        label, probability = self._classifier.classes_[probs.argmax()], probs.max()
+        if label != row.label and probability >= limit:
+            yield "max_disagreement", f"{label}: {probability:.0%}"
 
 
 def overlap(words: Sequence[str], parent: Sequence[str]) -> float:
@@ -192,8 +177,7 @@ def overlap(words: Sequence[str], parent: Sequence[str]) -> float:
     """
     if len(words) < OVERLAP_WORDS:
         return float(list(words) == list(parent))
-    known = set(ngrams(parent, OVERLAP_WORDS))
-    triples = ngrams(words, OVERLAP_WORDS)
+    known, triples = set(ngrams(parent, OVERLAP_WORDS)), ngrams(words, OVERLAP_WORDS)
     return sum(triple in known for triple in triples) / len(triples)
 
 
@@ -206,8 +190,7 @@ def repetition(words: Sequence[str]) -> float:
     if len(words) < MIN_WORDS_TO_REPEAT:
         return 0.0
     pairs = ngrams(words, 2)
-    most_frequent = Counter(words).most_common(1)[0][1]
-    return max(1 - len(set(pairs)) / len(pairs), most_frequent / len(words))
+    return max(1 - len(set(pairs)) / len(pairs), max(Counter(words).values()) / len(words))
 
 
 def ngrams(words: Sequence[str], n: int) -> list[tuple[str, ...]]:
@@ -227,10 +210,10 @@ def _script(letter: str) -> str:
     return "CJK" if name in ("HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA") else name
 
 
-def _fit_classifier(examples: Sequence[Example]) -> tuple[Any, Any]:
-    """Return a tf-idf vectorizer and a logistic regression, fitted to the real rows."""
+def _fit_classifier(examples: Sequence[Example]) -> Any:
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
 
     labels = [row.label for row in examples]
     if len(set(labels)) < 2 or not any(split_words(row.text) for row in examples):
@@ -239,7 +222,8 @@ def _fit_classifier(examples: Sequence[Example]) -> tuple[Any, Any]:
             "words in them",
             "leave the key out",
         )
-    vectorizer = TfidfVectorizer(analyzer=split_words, sublinear_tf=True)
-    features = vectorizer.fit_transform([row.text for row in examples])
-    # C as in classifiers: {kind: linear}.
-    return vectorizer, LogisticRegression(C=10.0, max_iter=1000).fit(features, labels)
+    classifier = make_pipeline(
+        TfidfVectorizer(analyzer=split_words, sublinear_tf=True),
+        LogisticRegression(C=10.0, max_iter=1000),  # C as in classifiers: {kind: linear}
+    )
+    return classifier.fit([row.text for row in examples], labels)

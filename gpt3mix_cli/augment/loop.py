@@ -36,9 +36,8 @@ from ..records import (
     to_json_line,
 )
 from ..settings import FilterSettings
-from .editing import edited_line_renderer
 from .filter import RowFilter, normalize_text, suggest_remedy
-from .protocol import Augmenter, RowGenerator, TextEditor
+from .protocol import Augmenter, RowGenerator, TextEditor, edited_line_renderer
 from .statistics import Statistics
 
 WriteLine = Callable[[str], object]
@@ -66,8 +65,10 @@ class AugmentOptions:
 
     def num_rows(self, num_examples: int) -> int:
         """Return how many synthetic rows are wanted."""
-        rows = num_rows_wanted(self.ratio, num_examples)
-        return min(rows, sys.maxsize if self.limit is None else self.limit)
+        return min(
+            num_rows_wanted(self.ratio, num_examples),
+            sys.maxsize if self.limit is None else self.limit,
+        )
 
 
 def num_rows_wanted(ratio: float, n: int) -> int:
@@ -179,8 +180,11 @@ def augment(
         )
     result = StageResult(output, manifest)
     if sink.stopped:
-        message = f"{output}: {sink.kept} of {wanted} rows: {sink.stopped.message}"
-        raise IncompleteOutput(message, sink.stopped.hint, result)
+        raise IncompleteOutput(
+            f"{output}: {sink.kept} of {wanted} rows: {sink.stopped.message}",
+            sink.stopped.hint,
+            result,
+        )
     _warn(result, options.callbacks)
     _require_complete(result)
     return result
@@ -189,7 +193,6 @@ def augment(
 def _cache_key(
     augmenter: Augmenter, examples: Sequence[Example], quota: AugmentOptions
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the settings and the hashes of the inputs that decide whether rows are up to date."""
     # Without `attempts`: more of them do not change a complete set.
     settings = {
         **augmenter.about,
@@ -219,8 +222,7 @@ def _write_rows(
         run_attempts(augmenter, examples, sink, quota, callbacks)
         if sink.stopped and not sink.asked:
             # Keep an earlier output: it is worth more than an empty file.
-            message = f"{output}: no row yet: {sink.stopped.message}"
-            raise StoppedShort(message, sink.stopped.hint)
+            raise StoppedShort(f"{output}: no row yet: {sink.stopped.message}", sink.stopped.hint)
     return sink
 
 
@@ -261,8 +263,8 @@ def _run_generator(
     max_attempts = math.ceil(quota.attempts * wanted)
     while sink.kept < wanted and sink.asked < max_attempts:
         missing = math.ceil((wanted - sink.kept) / augmenter.rows_per_attempt)
-        missing = min(missing, max_attempts - sink.asked)
-        end = next_block_start(sink.asked + missing - 1, augmenter.block_size)
+        last = min(sink.asked + missing, max_attempts) - 1
+        end = next_block_start(last, augmenter.block_size)
         try:
             for row in augmenter.generate(examples, sink.asked, end - sink.asked, quota.seed):
                 if sink.kept == wanted:
@@ -273,8 +275,9 @@ def _run_generator(
                     sink.add_reject(checked)
                 else:
                     sink.add_row(checked)
-                detail = _cost_so_far(augmenter, sink.kept, wanted)
-                callbacks.progress(method, sink.kept, wanted, detail)
+                callbacks.progress(
+                    method, sink.kept, wanted, _cost_so_far(augmenter, sink.kept, wanted)
+                )
         except StoppedShort as error:
             # The budget is used up, or servers fail. Keep the rows so far.
             sink.stopped = error
@@ -310,15 +313,12 @@ def _run_editor(
 
 
 def _cost_so_far(augmenter: Augmenter, kept: int, wanted: int) -> str:
-    """Return what an endpoint has cost so far and the estimate for all rows, for people."""
-    usage, usd = augmenter.usage(), augmenter.usd()
+    usage, usd, factor = augmenter.usage(), augmenter.usd(), wanted / max(kept, 1)
     if not usage.get("requests"):
         return ""
-    factor = wanted / max(kept, 1)
-    if usd is not None:
-        return f"${usd:.4f} of about ${usd * factor:.4f}"
     tokens = count_tokens(usage) or 0
-    return f"{tokens:,} tokens of about {round(tokens * factor):,}"
+    in_tokens = f"{tokens:,} tokens of about {round(tokens * factor):,}"
+    return in_tokens if usd is None else f"${usd:.4f} of about ${usd * factor:.4f}"
 
 
 def count_tokens(usage: Mapping[str, int]) -> int | None:
@@ -331,7 +331,6 @@ def count_tokens(usage: Mapping[str, int]) -> int | None:
 
 
 def _warn(result: StageResult, callbacks: Callbacks) -> None:
-    """Warn if prompts lost examples, or if the labels are unreliable."""
     counts, output = result.manifest.counts, result.output
     if shortened := counts.get("shortened"):
         callbacks.warn(
@@ -340,7 +339,7 @@ def _warn(result: StageResult, callbacks: Callbacks) -> None:
         )
     mass = counts["statistics"].get("label_mass")
     if mass and mass["mean"] < LOW_LABEL_MASS:
-        classes = sorted(counts["statistics"]["classes"].items(), key=lambda item: -item[1])
+        classes = Counter(counts["statistics"]["classes"]).most_common()
         labels = ", ".join(f"{count} {label}" for label, count in classes if count)
         callbacks.warn(
             f"{output}: the LM gave all label words together {mass['mean']:.1%} on average, so its "
@@ -349,17 +348,15 @@ def _warn(result: StageResult, callbacks: Callbacks) -> None:
 
 
 def _require_complete(result: StageResult) -> None:
-    """Raise an error that says why rows are missing, if any are."""
     if result.manifest.complete:
         return
     counts, output = result.manifest.counts, result.output
-    rejected = sorted(counts["rejected"].items(), key=lambda item: -item[1])
+    rejected = Counter(counts["rejected"]).most_common()
     reasons = ", ".join(f"{count} {reason}" for reason, count in rejected) or "none"
-    remedy = suggest_remedy(counts["rejected"]) or "use another LM"
     raise IncompleteOutput(
         f"{output}: {counts['kept']} of {counts['wanted']} rows after {counts['asked']} requests "
         f"(rejected: {reasons})",
-        f"see {rejects_path(output)}; {remedy}; or raise augment.attempts; and run again: "
-        "answers are kept",
+        f"see {rejects_path(output)}; {suggest_remedy(counts['rejected']) or 'use another LM'}; "
+        "or raise augment.attempts; and run again: answers are kept",
         result,
     )

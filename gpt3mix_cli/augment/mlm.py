@@ -18,6 +18,7 @@ maximum length stay.
 import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ from ..files import hash_model
 from ..pretrained import load_model, load_pretrained, resolve_device
 from ..records import Example
 from ..settings import MlmSettings, Task, fingerprint, generator
-from .editing import EditorBase
+from .protocol import TextEditor
 
 if TYPE_CHECKING:
     import torch
@@ -38,26 +39,20 @@ DEFAULT_MAX_TOKENS = 512  # of a text, if the model has no smaller limit
 HINT = "give the folder of a masked LM with its head, or a hub id that can be reached (model:)"
 
 
-class MLM(EditorBase):
-    """See the top of this file."""
+class MLM(TextEditor):
+    """See the top of this file; the model is loaded when it is first needed."""
 
     def __init__(self, settings: MlmSettings, task: Task) -> None:
-        """Keep the settings and the task; the model is loaded when it is first needed."""
-        folder = Path(settings.model).expanduser()
-        if folder.is_dir():
-            model = hash_model(folder)
-        else:
-            model = fingerprint([settings.model, settings.revision])
-        about: dict[str, Any] = {
+        folder, hub_model = Path(settings.model).expanduser(), [settings.model, settings.revision]
+        self.about = {
             "method": settings.name,
             **settings.model_dump(exclude={"name", "model", "revision"}),
-            "model": model,
+            "model": hash_model(folder) if folder.is_dir() else fingerprint(hub_model),
             "classes": task.classes,
             "format": CACHE_VERSION,
         }
         if settings.conditional:
-            about |= {"task_labels": task.labels, "text_type": task.text_type}
-        super().__init__(about)
+            self.about |= {"task_labels": task.labels, "text_type": task.text_type}
         self._settings, self._task = settings, task
         self._problem = f"mlm: {settings.model} cannot be loaded as a masked LM"
 
@@ -83,33 +78,26 @@ class MLM(EditorBase):
             yield ready.pop((copy, parent))
 
     def _edit_batch(self, rows: Sequence[Example], randoms: Sequence[Random]) -> list[str]:
-        """Return the texts of the rows, each with some words replaced."""
-        fraction = self._settings.fraction
         chosen = [
-            _draw_words(row.text, fraction, random)
+            _draw_words(row.text, self._settings.fraction, random)
             for row, random in zip(rows, randoms, strict=True)
         ]
-        masked = [self._mask(row, words) for row, words in zip(rows, chosen, strict=True)]
-        logits = self._logits(masked) if any(chosen) else [[] for _ in rows]
+        logits = self._logits([*map(self._mask, rows, chosen)]) if any(chosen) else [[]] * len(rows)
         texts = []
         for row, words, fillers, random in zip(rows, chosen, logits, randoms, strict=True):
-            parts, end = [], 0
             # A truncated text has fewer masks than words: the other words stay.
-            for word, filler in zip(words, fillers, strict=False):
-                replacement = _match_case(word[0], self._draw_filler(filler, word[0], random))
-                parts += [row.text[end : word.start()], replacement]
-                end = word.end()
-            texts.append("".join([*parts, row.text[end:]]))
+            masks = list(zip(words, fillers, strict=False))
+            replacements = [
+                _match_case(word[0], self._draw_filler(filler, word[0], random))
+                for word, filler in masks
+            ]
+            parts = _parts_around(row.text, [word for word, _ in masks])
+            texts.append("".join(chain(*zip(parts, [*replacements, ""], strict=True))))
         return texts
 
     def _mask(self, row: Example, words: Sequence[re.Match[str]]) -> str:
-        """Return what the model reads: the text with some words masked, maybe after its label."""
-        mask = self._tokenizer.mask_token
-        parts, end = [], 0
-        for word in words:
-            parts += [row.text[end : word.start()].replace(mask, " "), mask]
-            end = word.end()
-        text = "".join([*parts, row.text[end:].replace(mask, " ")])
+        mask: str = self._tokenizer.mask_token
+        text = mask.join(part.replace(mask, " ") for part in _parts_around(row.text, words))
         if not self._settings.conditional:
             return text
         return f"{self._task.labels[row.label].lower()} {self._task.text_type.lower()}: {text}"
@@ -128,7 +116,6 @@ class MLM(EditorBase):
     # The model -----------------------------------------------------------------------------------
 
     def _logits(self, texts: Sequence[str]) -> "list[list[torch.Tensor]]":
-        """Return for each mask of each text the logits of all whole words."""
         import torch
 
         tokenizer, model = self._tokenizer, self._model
@@ -158,11 +145,10 @@ class MLM(EditorBase):
         """
         import torch
 
-        tokenizer = self._tokenizer
-        special = set(tokenizer.all_special_ids)
+        tokenizer, special = self._tokenizer, set(self._tokenizer.all_special_ids)
         # A model may have more rows of weights than its tokenizer has tokens.
-        num_tokens = min(len(tokenizer), self._model.config.vocab_size)
-        ids = [token for token in range(num_tokens) if token not in special]
+        tokens = range(min(len(tokenizer), self._model.config.vocab_size))
+        ids = [token for token in tokens if token not in special]
         texts = [text.strip() for text in tokenizer.batch_decode([[token] for token in ids])]
         words = [
             (token, text) for token, text in zip(ids, texts, strict=True) if WORD.fullmatch(text)
@@ -176,12 +162,13 @@ class MLM(EditorBase):
             for (token, text), tokens in zip(words, encoded["input_ids"], strict=True)
             if tokens == [*prefix, token]
         ]
-        whole_ids = torch.tensor([token for token, _ in whole], dtype=torch.long)
-        return whole_ids, [text for _, text in whole]
+        return (
+            torch.tensor([token for token, _ in whole], dtype=torch.long),
+            [text for _, text in whole],
+        )
 
     @cached_property
     def _indices_by_word(self) -> dict[str, list[int]]:
-        """The indices in `_whole_words` of each word in any case."""
         indices: dict[str, list[int]] = {}
         for index, text in enumerate(self._whole_words[1]):
             indices.setdefault(text.casefold(), []).append(index)
@@ -216,12 +203,13 @@ class MLM(EditorBase):
     def _max_tokens(self) -> int:
         """The most tokens that the model reads; RoBERTa starts counting after the padding index."""
         limit = getattr(self._model.config, "max_position_embeddings", DEFAULT_MAX_TOKENS)
-        offsets = [0]
-        for name, module in self._model.named_modules():
-            padding = getattr(module, "padding_idx", None)
-            if name.endswith("position_embeddings") and padding is not None:
-                offsets.append(padding + 1)
-        return int(min(limit - max(offsets), self._tokenizer.model_max_length, DEFAULT_MAX_TOKENS))
+        paddings = (
+            getattr(module, "padding_idx", None)
+            for name, module in self._model.named_modules()
+            if name.endswith("position_embeddings")
+        )
+        offset = max((padding + 1 for padding in paddings if padding is not None), default=0)
+        return int(min(limit - offset, self._tokenizer.model_max_length, DEFAULT_MAX_TOKENS))
 
 
 def _draw_words(text: str, fraction: float, random: Random) -> list[re.Match[str]]:
@@ -231,6 +219,11 @@ def _draw_words(text: str, fraction: float, random: Random) -> list[re.Match[str
     return [words[index] for index in sorted(random.sample(range(len(words)), count))]
 
 
+def _parts_around(text: str, words: Sequence[re.Match[str]]) -> list[str]:
+    ends = [0, *(word.end() for word in words)]
+    starts = [*(word.start() for word in words), len(text)]
+    return [text[end:start] for end, start in zip(ends, starts, strict=True)]
+
+
 def _match_case(word: str, replacement: str) -> str:
-    """Return a replacement with the initial capital of the word."""
     return replacement[0].upper() + replacement[1:] if word[0].isupper() else replacement

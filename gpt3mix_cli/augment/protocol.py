@@ -1,8 +1,9 @@
 """What every augmentation method provides, and how the settings of a method open it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol, assert_never
 
+from ..files import to_json
 from ..lm import LM, Journal
 from ..records import Augmented, Example, Reject
 from ..settings import (
@@ -17,10 +18,11 @@ from ..settings import (
 
 
 class AugmenterBase(Protocol):
-    """What generators and editors have in common.
+    """What generators and editors have in common; the defaults are those of a method without LM.
 
     Attributes:
         about: every setting and model fingerprint that can change a row; stored in the manifest.
+            `method` is the `method` of the rows.
     """
 
     about: dict[str, Any]
@@ -35,12 +37,15 @@ class AugmenterBase(Protocol):
 
     def usage(self) -> Mapping[str, int]:
         """Return counts so far: names that end in `_tokens` are tokens, others events."""
+        return {}
 
     def usd(self) -> float | None:
         """Return the cost so far in dollars; None if it is unknown or nothing is paid for."""
+        return None
 
     def describe_endpoint(self) -> str:
         """Return how the endpoint was asked, for people; empty without an endpoint."""
+        return ""
 
 
 class RowGenerator(AugmenterBase, Protocol):
@@ -53,7 +58,7 @@ class RowGenerator(AugmenterBase, Protocol):
             yields does not depend on how many rows are wanted.
     """
 
-    edits_parents: Literal[False]
+    edits_parents: Literal[False] = False
     rows_per_attempt: int
     block_size: int
 
@@ -62,18 +67,64 @@ class TextEditor(AugmenterBase, Protocol):
     """Edits real rows: attempt i is copy i // n of parent i mod n. All its rows are kept.
 
     Attributes:
+        about: `classes` are those of the task.
         edits_parents: True.
     """
 
-    edits_parents: Literal[True]
+    edits_parents: Literal[True] = True
 
     def edit_texts(
         self, examples: Sequence[Example], first: int, count: int, seed: int
     ) -> Iterator[str]:
-        """Yield only the texts of the rows that `generate` yields."""
+        """Yield the texts of attempts first..first+count, without their rows."""
+
+    def generate(
+        self, examples: Sequence[Example], first: int, count: int, seed: int
+    ) -> Iterator[Augmented]:
+        """Yield the rows of attempts first..first+count; an id names the parent and the copy."""
+        method = self.about["method"]
+        for attempt, text in enumerate(self.edit_texts(examples, first, count, seed), first):
+            copy, index = divmod(attempt, len(examples))
+            parent = examples[index]
+            yield Augmented(
+                id=f"{parent.id}~{method}-{copy}",
+                text=text,
+                label=parent.label,
+                probs={label: float(label == parent.label) for label in self.about["classes"]},
+                method=method,
+                parents=[parent.id],
+                label_source="parent",
+                label_mass=None,
+                request=attempt,
+            )
 
 
 Augmenter = RowGenerator | TextEditor
+
+
+def edited_line_renderer(
+    examples: Sequence[Example], method: str, classes: Sequence[str]
+) -> Callable[[str, int], str]:
+    """Return a function of (text, attempt) that gives the line of a row of `TextEditor.generate`.
+
+    It creates no record, which takes a tenth of the time.
+    """
+    probs = {label: to_json({name: float(name == label) for name in classes}) for label in classes}
+    middles = {
+        label: f', "label": {to_json(label)}, "probs": {values}, "method": {to_json(method)}, '
+        for label, values in probs.items()
+    }
+
+    def render(text: str, attempt: int) -> str:
+        copy, index = divmod(attempt, len(examples))
+        parent = examples[index]
+        return (
+            f'{{"id": {to_json(f"{parent.id}~{method}-{copy}")}, "text": {to_json(text)}'
+            f'{middles[parent.label]}"parents": [{to_json(parent.id)}], '
+            f'"label_source": "parent", "label_mass": null, "request": {attempt}}}\n'
+        )
+
+    return render
 
 
 def open_augmenter(

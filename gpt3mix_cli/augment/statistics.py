@@ -26,17 +26,18 @@ USAGE_ROWS = {
 
 
 class Statistics:
-    """Collects the statistics of a synthetic set row by row, in bounded memory."""
+    """Collects the statistics of a synthetic set row by row, in bounded memory.
+
+    Args:
+        examples: the real rows that the synthetic ones are made from.
+    """
 
     def __init__(self, examples: Sequence[Example]) -> None:
-        """Keep the real rows that the synthetic ones are made from."""
         self._examples = examples
-        self._labels: dict[str, str] = {}
+        self._labels = {example.id: example.label for example in examples}
         self._rows = 0
         self._classes: dict[str, int] = {}
-        self._entropies = _Mean()
-        self._masses = _Mean()
-        self._agreements = _Mean()
+        self._entropies, self._masses, self._agreements = _Mean(), _Mean(), _Mean()
         self._texts: list[str] = []
         self._random = generator(0, "sampled texts")
 
@@ -45,7 +46,6 @@ class Statistics:
         self.count(row.text, row.label, row.probs)
         if row.label_source != "parent":
             self._entropies.add(entropy(row.probs.values()))
-            self._labels = self._labels or {example.id: example.label for example in self._examples}
             if (agrees := has_majority_label(row, self._labels)) is not None:
                 self._agreements.add(agrees)
         if row.label_mass is not None:
@@ -53,8 +53,7 @@ class Statistics:
 
     def count(self, text: str, label: str, classes: Iterable[str]) -> None:
         """Add a row whose label is its parent's: only text and label tell anything."""
-        if not self._rows:
-            self._classes = dict.fromkeys(classes, 0)
+        self._classes = self._classes or dict.fromkeys(classes, 0)
         self._classes[label] += 1
         # Reservoir sampling (Vitter's algorithm R): every row has the same chance to be kept.
         if self._rows < MAX_SAMPLED_TEXTS:
@@ -87,12 +86,11 @@ class Statistics:
         real = self._examples
         if len(real) > MAX_SAMPLED_TEXTS:
             real = generator(0, "sampled real texts").sample(real, MAX_SAMPLED_TEXTS)
-        masses = self._masses
-        mass = {"mean": masses.mean(), "min": _round(masses.least)} if masses.count else None
+        masses = {"mean": self._masses.mean(), "min": _round(self._masses.least)}
         return {
             "classes": self._classes,
             "entropy_bits": self._entropies.mean(),
-            "label_mass": mass,
+            "label_mass": masses if self._masses.count else None,
             "distinct_1": distinct(texts, 1),
             "distinct_2": distinct(texts, 2),
             "self_bleu": self_bleu(sample),
@@ -129,14 +127,17 @@ def describe_counts(counts: Mapping[str, Any], usd: float | None = None) -> list
     """Return a manifest's counts and their cost as (name, value); unknown values are left out."""
     statistics = counts.get("statistics") or {}
     rejected = sorted(counts.get("rejected", {}).items(), key=lambda item: (-item[1], item[0]))
-    classes = statistics.get("classes", {})
-    sampled = ""
-    if statistics.get("texts", counts["kept"]) < counts["kept"]:
-        sampled = f" ({statistics['texts']:,} sampled rows)"
+    is_sampled = statistics.get("texts", counts["kept"]) < counts["kept"]
+    sampled = f" ({statistics['texts']:,} sampled rows)" if is_sampled else ""
     rows = [
         ("rows", _describe_rows(counts)),
         ("rejected", ", ".join(f"{count:,} {reason}" for reason, count in rejected)),
-        ("classes", ", ".join(f"{count:,} {label}" for label, count in classes.items())),
+        (
+            "classes",
+            ", ".join(
+                f"{count:,} {label}" for label, count in statistics.get("classes", {}).items()
+            ),
+        ),
         ("soft labels", _describe_certainty(statistics)),
         ("parents", _describe_parents(statistics)),
         ("diversity", _describe_diversity(statistics) + sampled),
@@ -159,32 +160,30 @@ def _describe_rows(counts: Mapping[str, Any]) -> str:
 
 
 def _describe_certainty(statistics: Mapping[str, Any]) -> str:
-    parts = []
-    if (bits := statistics.get("entropy_bits")) is not None:
-        parts.append(f"entropy {bits:.3f} bits")
-    if mass := statistics.get("label_mass"):
-        parts.append(f"label mass {mass['mean']:.3f} (lowest {mass['min']:.3f})")
-    return "; ".join(parts)
+    bits, mass = statistics.get("entropy_bits"), statistics.get("label_mass")
+    entropies = "" if bits is None else f"entropy {bits:.3f} bits"
+    masses = f"label mass {mass['mean']:.3f} (lowest {mass['min']:.3f})" if mass else ""
+    return "; ".join(filter(None, (entropies, masses)))
 
 
 def _describe_parents(statistics: Mapping[str, Any]) -> str:
-    fraction = statistics.get("parents_majority")
-    if fraction is None:
-        return ""
-    compared = statistics.get("parents_compared", 0)
-    return f"{fraction:.1%} of {compared:,} rows have the label that most of their parents have"
+    fraction, count = statistics.get("parents_majority"), statistics.get("parents_compared", 0)
+    text = f"of {count:,} rows have the label that most of their parents have"
+    return "" if fraction is None else f"{fraction:.1%} {text}"
 
 
 def _describe_diversity(statistics: Mapping[str, Any]) -> str:
-    names = {"distinct-1": "distinct_1", "distinct-2": "distinct_2", "self-BLEU": "self_bleu"}
-    values = {name: statistics.get(key) for name, key in names.items()}
+    values = {
+        "distinct-1": statistics.get("distinct_1"),
+        "distinct-2": statistics.get("distinct_2"),
+        "self-BLEU": statistics.get("self_bleu"),
+    }
     return ", ".join(f"{name} {value:.3f}" for name, value in values.items() if value is not None)
 
 
 def _describe_length(statistics: Mapping[str, Any], sampled: str) -> str:
-    if not (length := statistics.get("words")):
-        return ""
-    return f"{length['mean']:.1f} words, real rows {length['real']:.1f}{sampled}"
+    length = statistics.get("words")
+    return f"{length['mean']:.1f} words, real rows {length['real']:.1f}{sampled}" if length else ""
 
 
 # Measures ----------------------------------------------------------------------------------------
@@ -199,10 +198,8 @@ def distinct(texts: Iterable[Sequence[str]], n: int) -> float | None:
 def has_majority_label(row: Augmented, labels: Mapping[str, str]) -> bool | None:
     """Return whether a row has the majority label of its parents (id -> label); None in a tie."""
     counts = Counter(labels[parent] for parent in row.parents if parent in labels)
-    top = counts.most_common(2)
-    if not top or (len(top) == 2 and top[0][1] == top[1][1]):
-        return None
-    return row.label == top[0][0]
+    top = [label for label, count in counts.items() if count == max(counts.values())]
+    return row.label in top if len(top) == 1 else None
 
 
 def self_bleu(texts: Sequence[Sequence[str]]) -> float | None:
@@ -224,8 +221,10 @@ def self_bleu(texts: Sequence[Sequence[str]]) -> float | None:
     lengths = Counter(map(len, texts))
     scores = []
     for index, text in enumerate(texts):
-        orders = range(min(MAX_NGRAM, len(text)))
-        logs = [math.log(_precision(counts[n][index], highest[n])) for n in orders]
+        logs = [
+            math.log(_precision(counts[n][index], highest[n]))
+            for n in range(min(MAX_NGRAM, len(text)))
+        ]
         others = lengths - Counter([len(text)])
         nearest = min(others, key=lambda length: (abs(length - len(text)), length))
         scores.append(min(1.0, math.exp(1 - nearest / len(text))) * math.exp(fmean(logs)))
@@ -235,10 +234,8 @@ def self_bleu(texts: Sequence[Sequence[str]]) -> float | None:
 def _two_highest(
     counts: Iterable[Counter[tuple[str, ...]]],
 ) -> dict[tuple[str, ...], tuple[int, int]]:
-    """Return the two highest counts of each n-gram in any text.
-
-    With both, the highest count in all other texts is known for every text.
-    """
+    # Of each n-gram, in any text. With both, the highest count in all other texts is known for
+    # every text.
     highest: dict[tuple[str, ...], tuple[int, int]] = {}
     for of_text in counts:
         for gram, count in of_text.items():
@@ -251,10 +248,8 @@ def _precision(
     own: Counter[tuple[str, ...]], highest: dict[tuple[str, ...], tuple[int, int]]
 ) -> float:
     """Return the fraction of a text's n-grams that the other texts have, with clipped counts."""
-    matches = 0
-    for gram, count in own.items():
-        first, second = highest[gram]
-        matches += min(count, second if count == first else first)
+    # The second highest count is the others' if the highest is the text's own.
+    matches = sum(min(n, highest[gram][n == highest[gram][0]]) for gram, n in own.items())
     return (matches or NO_MATCH) / own.total()
 
 

@@ -9,9 +9,9 @@ nltk, which the authors of EDA use. The synonyms of all senses are returned.
 
 import gzip
 import hashlib
-from collections.abc import Sequence
 from functools import cache, lru_cache
 from importlib import resources
+from itertools import chain
 
 # WordNet's rules of detachment, (ending, replacement), for nouns, verbs, adjectives and adverbs.
 # fmt: off
@@ -24,7 +24,6 @@ ENDINGS = (
     (),
 )
 # fmt: on
-SUFFIXES = tuple(tuple(ending for ending, _ in endings) for endings in ENDINGS)
 
 
 def synonyms(word: str) -> tuple[str, ...]:
@@ -43,42 +42,29 @@ def thesaurus_hash() -> str:
 
 @lru_cache(maxsize=1 << 16)
 def _synonyms(word: str) -> tuple[str, ...]:
-    lines = _load()[1]
-    found: dict[str, None] = {}
+    entries: dict[str, None] = {}
     excluded = {word}
-    fields = lines.get(word, "").split("\t")
-    for part, suffixes in enumerate(SUFFIXES):
-        entries = _entries(fields, part)
-        bases = [entry[1:] for entry in entries if entry[0] == "="]
-        found.update(dict.fromkeys(_without_bases(entries)))
-        if not bases and word.endswith(suffixes):
-            bases = [
-                word.removesuffix(ending) + replacement
-                for ending, replacement in ENDINGS[part]
-                if word.endswith(ending)
-            ]
-        for base in bases:
-            excluded.add(base)
-            if base in lines:
-                entries = _entries(lines[base].split("\t"), part)
-                found.update(dict.fromkeys(_without_bases(entries)))
-    return tuple([entry for entry in found if entry.lower() not in excluded])
+    for part, endings in enumerate(ENDINGS):
+        own = _entries(word, part)
+        bases = [entry[1:] for entry in own if entry[0] == "="] or [
+            word.removesuffix(ending) + replacement
+            for ending, replacement in endings
+            if word.endswith(ending)
+        ]
+        excluded.update(bases)
+        entries |= dict.fromkeys(chain(own, *(_entries(base, part) for base in bases)))
+    return tuple([text for text in entries if text[0] != "=" and text.lower() not in excluded])
 
 
-def _entries(fields: Sequence[str], part: int) -> list[str]:
-    """Return the entries of a part of speech in the fields of a line."""
+def _entries(word: str, part: int) -> list[str]:
+    fields = _load()[1].get(word, "").split("\t")
     return fields[part + 1].split("|") if len(fields) > part + 1 and fields[part + 1] else []
-
-
-def _without_bases(entries: Sequence[str]) -> list[str]:
-    return [entry for entry in entries if entry[0] != "="]
 
 
 @cache
 def _load() -> tuple[str, dict[str, str]]:
-    """Return the hash of the thesaurus, and its lines by their words."""
-    packed = (resources.files("gpt3mix_cli") / "resources" / "thesaurus.txt.gz").read_bytes()
-    text = gzip.decompress(packed)
+    path = resources.files("gpt3mix_cli") / "resources" / "thesaurus.txt.gz"
+    text = gzip.decompress(path.read_bytes())
     # A line is parsed when its word is needed: to parse all takes longer than a small augmentation.
     lines = {line.partition("\t")[0]: line for line in text.decode("ascii").split("\n")}
     return hashlib.sha256(text).hexdigest()[:16], lines

@@ -68,8 +68,7 @@ def translator_fingerprint(settings: BacktranslateSettings, model: str) -> str |
     """
     if settings.engine == "apertium":
         return _apertium_fingerprint(model)
-    folder = Path(model).expanduser()
-    if folder.is_dir():
+    if (folder := Path(model).expanduser()).is_dir():
         return hash_model(folder)
     return fingerprint([model, settings.revisions.get(model)])
 
@@ -78,24 +77,25 @@ def translator_fingerprint(settings: BacktranslateSettings, model: str) -> str |
 
 
 class Transformers:
-    """A model in this process, in float32: beam search at temperature 0, otherwise sampling."""
+    """A model in this process, in float32: beam search at temperature 0, otherwise sampling.
+
+    It is loaded unless this process has loaded it before.
+
+    Raises:
+        UserError: if it cannot be loaded, a package is missing, or the device cannot be used.
+    """
 
     def __init__(self, settings: BacktranslateSettings, model: str, sha: str | None) -> None:
-        """Load the model, unless this process has loaded it before.
-
-        Raises:
-            UserError: if it cannot be loaded, a package is missing, or the device cannot be used.
-        """
         self._settings = settings
         revision = settings.revisions.get(model)
         self._tokenizer, self._model = _load_model(model, revision, settings.device, sha)
-        positions = getattr(self._model.config, "max_position_embeddings", None)
-        limits = [positions or NO_LIMIT_TOKENS, self._tokenizer.model_max_length or NO_LIMIT_TOKENS]
-        self._max_length = min(limits) if min(limits) < NO_LIMIT_TOKENS else None
-        self._max_new_tokens = settings.max_tokens
-        if self._max_length:
-            # One position is taken by the token that starts the translation.
-            self._max_new_tokens = min(settings.max_tokens, self._max_length - 1)
+        limit = min(
+            getattr(self._model.config, "max_position_embeddings", None) or NO_LIMIT_TOKENS,
+            self._tokenizer.model_max_length or NO_LIMIT_TOKENS,
+        )
+        self._max_length = limit if limit < NO_LIMIT_TOKENS else None
+        # One position is taken by the token that starts the translation.
+        self._max_new_tokens = min(settings.max_tokens, limit - 1)
 
     def translate(
         self, texts: Sequence[str], num_candidates: int, seeds: Sequence[int]
@@ -115,8 +115,10 @@ class Transformers:
                     "lower max_tokens or beams",
                 ) from None
         half = len(texts) // 2
-        first = self.translate(texts[:half], num_candidates, seeds[:half])
-        return first + self.translate(texts[half:], num_candidates, seeds[half:])
+        return [
+            *self.translate(texts[:half], num_candidates, seeds[:half]),
+            *self.translate(texts[half:], num_candidates, seeds[half:]),
+        ]
 
     def _translate_batch(
         self, texts: list[str], num_candidates: int, seeds: Sequence[int]
@@ -174,7 +176,6 @@ class _SeededSampler:
 
 @functools.lru_cache(maxsize=8)  # three pivots in both directions, and more than most memories hold
 def _load_model(name: str, revision: str | None, device: str, sha: str | None) -> tuple[Any, Any]:
-    """Return tokenizer and model; `sha` is part of the key, so that changed files are loaded."""
     import torch
 
     problem = f"back-translation: {name} cannot be loaded as a translation model"
@@ -187,16 +188,17 @@ def _load_model(name: str, revision: str | None, device: str, sha: str | None) -
         model = load_pretrained(
             "AutoModelForSeq2SeqLM", name, problem, hint, revision=revision, dtype=torch.float32
         )
-    device = resolve_device(device, "back-translation: device")
-    return tokenizer, move_to(device, model, problem).eval()
+    return (
+        tokenizer,
+        move_to(resolve_device(device, "back-translation: device"), model, problem).eval(),
+    )
 
 
 @contextmanager
 def _quiet_transformers() -> Iterator[None]:
     """Hide the library's load reports, progress bars and advice; restore its settings after."""
-    from transformers.utils import logging as untyped
+    from transformers.utils import logging
 
-    logging: Any = untyped
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -220,14 +222,12 @@ class Apertium:
     Its tagger (3.8.3, English) remembers rare words of earlier texts, which may change a later
     translation. So a translation can depend on its batch, whose texts and order are fixed. Only a
     process for each text would avoid that.
+
+    Raises:
+        UserError: if the pair is not installed.
     """
 
     def __init__(self, pair: str) -> None:
-        """Check that the pair is installed.
-
-        Raises:
-            UserError: if it is not.
-        """
         self._pair = pair
         # A package serves both directions and has the name of one of them.
         reverse = "-".join(reversed(pair.split("-")))
@@ -257,20 +257,26 @@ class Apertium:
         if len(parts) == len(texts) and all(part.strip() for part in parts):
             return [[" ".join(part.split())] for part in parts]
         half = len(texts) // 2
-        first = self.translate(texts[:half], num_candidates, seeds[:half])
-        return first + self.translate(texts[half:], num_candidates, seeds[half:])
+        return [
+            *self.translate(texts[:half], num_candidates, seeds[:half]),
+            *self.translate(texts[half:], num_candidates, seeds[half:]),
+        ]
 
 
 def _run(*arguments: str, text: str = "") -> str:
     try:
-        command = ["apertium", *arguments]
         process = subprocess.run(
-            command, input=text.encode(errors="replace"), capture_output=True, check=True
+            ["apertium", *arguments],
+            input=text.encode(errors="replace"),
+            capture_output=True,
+            check=True,
         )
     except (OSError, subprocess.CalledProcessError) as error:
         reason = getattr(error, "stderr", b"").decode(errors="replace").strip() or str(error)
-        message = f"back-translation: `apertium {' '.join(arguments)}` failed: {reason}"
-        raise UserError(message, "run the command in a shell to see why") from None
+        raise UserError(
+            f"back-translation: `apertium {' '.join(arguments)}` failed: {reason}",
+            "run the command in a shell to see why",
+        ) from None
     return process.stdout.decode(errors="replace")
 
 

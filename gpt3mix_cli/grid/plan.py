@@ -236,7 +236,6 @@ class _Planner:
 
 
 def _budget(grid: Grid) -> dict[str, tuple[float | None, float]]:
-    """Return (limit, spent) of requests, tokens and dollars; nothing for an LM that is free."""
     if not any(costs_money(experiment.lm) for experiment in grid.experiments):
         return {}
     spent, budget = total_spent(*grid.layout.journals()), grid.experiments[0].budget

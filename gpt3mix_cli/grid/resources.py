@@ -162,7 +162,6 @@ class Resources:
         return self._cached(key, lambda: open_augmenter(settings, task)), nullcontext()
 
     def _cached(self, key: object, create: Callable[[], Resource]) -> Resource:
-        """Return the resource of a key; create it the first time."""
         name = fingerprint(key)
         with self._lock:
             if name not in self._cache:

@@ -236,7 +236,6 @@ class Grid:
         return result
 
     def _trials_of(self, step: TrainStep) -> tuple[list[TrialJob], dict[int, Sequence[Path]]]:
-        """Return the trials of a step, and the synthetic files of each draw."""
         pairs = self.experiment(step.cell).trials_for(step.classifier, step.cell.data_seed)
         if step.method == "none" or step.augmented:
             files = {0: step.augmented} if step.augmented else {}
@@ -270,7 +269,6 @@ class Grid:
         return runner, journal
 
     def _save_model(self, step: TrainStep, runner: TrialRunner, output: Path) -> None:
-        """Save the best trial's model if the step says where, even if other trials failed."""
         settings = step.classifier
         if step.save_model is None or settings.uses_lm or runner.failure_reason:
             return
@@ -325,7 +323,6 @@ class Grid:
         raise TypeError(step)
 
     def _count_jobs(self, steps: Sequence[TrainStep]) -> int:
-        """Return how many trials run at the same time."""
         steps = [step for step in steps if step.classifier.runs_in_parallel]
         experiments = {step.classifier: self.experiment(step.cell) for step in steps}
         num_trials = sum(

@@ -256,7 +256,6 @@ def _open_writer(path: Path) -> sqlite3.Connection:
 
 
 def _open_reader(path: Path, short_lived: bool) -> sqlite3.Connection:
-    """Return a read-only connection; a short-lived one may miss what others write meanwhile."""
     # SQLite creates a log's files even for readers, and leaves them there. Without such a file
     # nobody writes, and `immutable` creates none.
     in_use = any(path.with_name(path.name + suffix).exists() for suffix in ("-wal", "-journal"))

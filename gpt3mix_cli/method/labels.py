@@ -41,8 +41,7 @@ def soft_label(
     if content_free_logprobs:
         prior = [_log_mean(column) for column in zip(*content_free_logprobs, strict=True)]
     logits = [(value - usual) / temperature for value, usual in zip(logprobs, prior, strict=True)]
-    top = max(logits)
-    weights = [math.exp(logit - top) for logit in logits]
+    weights = [math.exp(logit - max(logits)) for logit in logits]
     total = math.fsum(weights)
     probs = {
         label: round(weight / total, 6) for label, weight in zip(classes, weights, strict=True)
@@ -57,5 +56,5 @@ def hard_label(classes: Sequence[str], label: str) -> dict[str, float]:
 
 def _log_mean(logprobs: Sequence[float]) -> float:
     highest = max(logprobs)
-    total = math.fsum(math.exp(value - highest) for value in logprobs)
-    return highest + math.log(total / len(logprobs))
+    weights = [math.exp(value - highest) for value in logprobs]
+    return highest + math.log(math.fsum(weights) / len(logprobs))

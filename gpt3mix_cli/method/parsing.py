@@ -34,11 +34,10 @@ def parse_line(line: str, task: Task) -> ParsedLine:
     bracket may be missing. Another `Movie review:` before it ends the text too, which then has no
     label. A `Movie review:` at the start of the line is removed.
     """
-    patterns = _patterns(task.text_type, task.label_type, tuple(task.labels.values()))
-    line = to_one_line(line)
-    if repeated := patterns.repeated_prefix.match(line):
-        line = line[repeated.end() :]
-    annotation, next_row = patterns.annotation.search(line), patterns.next_row.search(line)
+    tokens = tuple(task.labels.values())
+    prefixes, row_prefix, label = _patterns(task.text_type, task.label_type, tokens)
+    line = prefixes.sub("", to_one_line(line), count=1)
+    annotation, next_row = label.search(line), row_prefix.search(line)
     if next_row and (annotation is None or next_row.start() < annotation.start()):
         return ParsedLine(line[: next_row.start()].strip(), None, None, line[next_row.start() :])
     if annotation is None:
@@ -53,28 +52,21 @@ def parse_line(line: str, task: Task) -> ParsedLine:
     )
 
 
-class _Patterns(NamedTuple):
-    """Patterns of one task.
-
-    Attributes:
-        repeated_prefix: `Movie review:` at the start of a line, once or more.
-        next_row: another `Movie review:`.
-        annotation: ` (Sentiment: Positive)`.
-    """
-
-    repeated_prefix: re.Pattern[str]
-    next_row: re.Pattern[str]
-    annotation: re.Pattern[str]
-
-
 @functools.lru_cache
-def _patterns(text_type: str, label_type: str, tokens: tuple[str, ...]) -> _Patterns:
+def _patterns(
+    text_type: str, label_type: str, tokens: tuple[str, ...]
+) -> tuple[re.Pattern[str], re.Pattern[str], re.Pattern[str]]:
+    """Return the patterns of a task.
+
+    The first is `Movie review:` at the start of a line, once or more, the second another
+    `Movie review:`, the third ` (Sentiment: Positive)`.
+    """
     row_prefix = re.escape(f"{text_type.capitalize()}:")
     # One of the task's labels may contain brackets. Longest first: one may begin another.
     known = "|".join(_any_case(token) for token in sorted(tokens, key=len, reverse=True))
     label = rf"(?:(?P<known>{known})\s*(?:\)|\Z)|(?P<other>[^()]*?)\s*\))"
-    return _Patterns(
-        re.compile(rf"(?:\s*(?:{_any_case(text_type)})\s*:)+", re.IGNORECASE),
+    return (
+        re.compile(rf"\A(?:\s*(?:{_any_case(text_type)})\s*:)+", re.IGNORECASE),
         re.compile(rf"(?<!\w){row_prefix}"),  # case-sensitive: a text may say `this text: ...`
         re.compile(rf"\(\s*(?:{_any_case(label_type)})\s*:\s*{label}", re.IGNORECASE),
     )
@@ -82,8 +74,10 @@ def _patterns(text_type: str, label_type: str, tokens: tuple[str, ...]) -> _Patt
 
 def _any_case(words: str) -> str:
     # As given and capitalised as in the prompt: `ß` becomes `Ss`, which IGNORECASE does not equate.
-    forms = dict.fromkeys((words, words.capitalize()))
-    return "|".join(re.sub(r"(?:\\?\s)+", r"\\s+", re.escape(form)) for form in forms)
+    return "|".join(
+        re.sub(r"(?:\\?\s)+", r"\\s+", re.escape(form))
+        for form in dict.fromkeys((words, words.capitalize()))
+    )
 
 
 def _normalize_label(label: str) -> str:

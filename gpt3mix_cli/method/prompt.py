@@ -8,6 +8,7 @@ prefix ` (Sentiment:` is the same in the prompt, in what is scored and in what i
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Any
 
 from ..lm import LMInfo
@@ -40,8 +41,8 @@ def render_prompt(task: Task, examples: Sequence[Example]) -> str:
         f"Each item in the following list contains a {text_type} and the respective {label_type}. "
         f"The {label_type} is one of {labels}."
     )
-    rows = [f"{_row_prefix(task)} {render_example(task, row.text, row.label)}" for row in examples]
-    return "\n".join([header, "", *rows, _row_prefix(task)])
+    rows = (_render_row(task, row) for row in examples)
+    return "\n".join([header, "", *rows, f"{task.text_type.capitalize()}:"])
 
 
 def render_label_prompt(task: Task, examples: Sequence[Example], text: str) -> str:
@@ -81,10 +82,13 @@ class PromptFitter:
 
     The token count of each line is remembered, so that a whole prompt is only counted if the sum
     of its lines is close to the limit.
+
+    Args:
+        task: the words of the prompt.
+        count_tokens: the LM's token counter.
     """
 
     def __init__(self, task: Task, count_tokens: Callable[[str], int]) -> None:
-        """Keep the task and the LM's token counter."""
         self._task, self._count_tokens = task, count_tokens
         self._line_tokens: dict[str, int] = {}
 
@@ -98,24 +102,18 @@ class PromptFitter:
             limit: the most tokens that the prompt may have.
             text: whose label the prompt asks for; None for a prompt that asks for a new row.
         """
-        empty = self._render((), text).splitlines(keepends=True)
-        estimate, num_lines = sum(map(self.count_line, empty)), len(empty)
-        certain = possible = 0
-        for number, row in enumerate(reversed(examples), 1):
-            line = f"{_row_prefix(self._task)} {render_example(self._task, row.text, row.label)}\n"
-            estimate += self.count_line(line)
-            tolerance = TOKENS_OFF_PER_LINE * (num_lines + number)
-            if estimate - limit > tolerance:
-                break
-            possible = number
-            if limit - estimate > tolerance:
-                certain = number
+        lines = (f"{_render_row(self._task, row)}\n" for row in reversed(examples))
+        others = self._render((), text).splitlines(keepends=True)
+        num_tokens = sum(map(self.count_line, others))
+        estimates = list(accumulate(map(self.count_line, lines), initial=num_tokens))
 
         def count_prompt(number: int) -> int:
+            tolerance = TOKENS_OFF_PER_LINE * (len(others) + number)
+            if abs(estimates[number] - limit) > tolerance:
+                return estimates[number]
             return self._count_tokens(self._render(examples[len(examples) - number :], text))
 
-        doubtful = range(certain + 1, possible + 1)
-        number = certain + bisect_right(doubtful, limit, key=count_prompt)
+        number = bisect_right(range(1, len(examples) + 1), limit, key=count_prompt)
         return examples[len(examples) - number :]
 
     def count_line(self, line: str) -> int:
@@ -130,5 +128,5 @@ class PromptFitter:
         return render_label_prompt(self._task, examples, text)
 
 
-def _row_prefix(task: Task) -> str:
-    return f"{task.text_type.capitalize()}:"
+def _render_row(task: Task, row: Example) -> str:
+    return f"{task.text_type.capitalize()}: {render_example(task, row.text, row.label)}"

@@ -9,6 +9,8 @@ Limits: an encoder reads the first 128 tokens of a text.
 
 import random
 from collections.abc import Sequence
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, assert_never
 
@@ -32,20 +34,18 @@ ENCODER_BATCH_SIZE = 64  # texts
 
 
 class ExampleSelector:
-    """Selects from one set of examples; vectors are computed once, when they are first needed."""
+    """Selects from one set of examples; vectors are computed once, when they are first needed.
+
+    Args:
+        examples: the real rows.
+        strategy: see the top of this file.
+        similarity: `tfidf`, or an encoder: `minilm`, a folder or a hub id.
+    """
 
     def __init__(
         self, examples: Sequence[Example], strategy: Strategy, similarity: str = TFIDF
     ) -> None:
-        """Keep the examples.
-
-        Args:
-            examples: the real rows.
-            strategy: see the top of this file.
-            similarity: `tfidf`, or an encoder: `minilm`, a folder or a hub id.
-        """
         self._examples, self._strategy, self._similarity = examples, strategy, similarity
-        self._vectors: Any = None
         self._by_class: dict[str, list[Example]] = {}
         for row in examples:
             self._by_class.setdefault(row.label, []).append(row)
@@ -60,19 +60,18 @@ class ExampleSelector:
         Raises:
             UserError: if there are fewer than k examples, or the encoder cannot be loaded.
         """
-        examples = self._examples
-        if k > len(examples):
+        if k > len(self._examples):
             raise UserError(
-                f"augment.k is {k}, but there are only {len(examples)} real rows",
+                f"augment.k is {k}, but there are only {len(self._examples)} real rows",
                 "lower augment.k, or use a larger subsample",
             )
         match self._strategy:
             case "uniform":
-                return rng.sample(examples, k)
+                return rng.sample(self._examples, k)
             case "balanced":
                 return _select_balanced(self._by_class, k, rng)
             case "nearest" | "furthest":
-                return [examples[index] for index in self._select_similar(k, rng)]
+                return [self._examples[index] for index in self._select_similar(k, rng)]
             case _:
                 assert_never(self._strategy)
 
@@ -81,24 +80,23 @@ class ExampleSelector:
         anchor = rng.randrange(len(self._examples))
         if k == 1:
             return [anchor]
-        similarities = self._similarities(anchor)
-        ranks = -similarities if self._strategy == "nearest" else similarities
+        ranks = self._similarities(anchor) * (-1 if self._strategy == "nearest" else 1)
         ranks[anchor] = float("inf")
         return rng.sample([anchor, *_smallest(ranks, k - 1, rng)], k)
 
     def _similarities(self, anchor: int) -> "Vector":
-        """Return the cosine similarity of every example with one, shape (examples,)."""
-        if self._vectors is None:
-            texts = [row.text for row in self._examples]
-            if self._similarity == TFIDF:
-                self._vectors = _tfidf_vectors(texts)
-            else:
-                self._vectors = _encoder_vectors(texts, self._similarity)
         vector = self._vectors[anchor]
         if self._similarity == TFIDF:
             vector = vector.toarray()[0]
         similarities: Vector = self._vectors @ vector
         return similarities.round(SIMILARITY_DIGITS)
+
+    @cached_property
+    def _vectors(self) -> Any:
+        texts = [row.text for row in self._examples]
+        if self._similarity == TFIDF:
+            return _tfidf_vectors(texts)
+        return _encoder_vectors(texts, self._similarity)
 
 
 def similarity_fingerprint(similarity: str) -> str:
@@ -123,10 +121,8 @@ def _select_balanced(
         available = [label for label in counts if counts[label] < len(by_class[label])]
         for label in available[:missing]:
             counts[label] += 1
-    selected: list[Example] = []
-    for label, count in counts.items():
-        selected += rng.sample(by_class[label], count)
-    return rng.sample(selected, k)
+    selected = (rng.sample(by_class[label], count) for label, count in counts.items())
+    return rng.sample(list(chain.from_iterable(selected)), k)
 
 
 def _smallest(values: "Vector", count: int, rng: random.Random) -> list[int]:
@@ -143,7 +139,6 @@ def _smallest(values: "Vector", count: int, rng: random.Random) -> list[int]:
 
 
 def _tfidf_vectors(texts: Sequence[str]) -> Any:
-    """Return a sparse matrix, shape (texts, words)."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     return TfidfVectorizer(token_pattern=TOKEN_PATTERN).fit_transform(texts)
@@ -161,7 +156,7 @@ def _encoder_vectors(texts: Sequence[str], model: str) -> "Vector":
     max_tokens = min(ENCODER_MAX_TOKENS, tokenizer.model_max_length)
     # Batches of similar length need little padding.
     order = sorted(range(len(texts)), key=lambda index: (len(texts[index]), index))
-    vectors: list[Vector] = [np.empty(0)] * len(texts)
+    vectors: list[Vector] = []
     with torch.inference_mode():
         for start in range(0, len(order), ENCODER_BATCH_SIZE):
             indices = order[start : start + ENCODER_BATCH_SIZE]
@@ -174,14 +169,11 @@ def _encoder_vectors(texts: Sequence[str], model: str) -> "Vector":
             ).to(encoder.device)
             mask = batch["attention_mask"][:, :, None]
             means = (encoder(**batch).last_hidden_state * mask).sum(1) / mask.sum(1)
-            unit = torch.nn.functional.normalize(means, dim=-1).cpu().double().numpy()
-            for index, vector in zip(indices, unit, strict=True):
-                vectors[index] = vector
-    return np.stack(vectors)
+            vectors.append(torch.nn.functional.normalize(means, dim=-1).cpu().double().numpy())
+    return np.concatenate(vectors)[np.argsort(order)]
 
 
 def _load_encoder(model: str) -> tuple[Any, Any]:
-    """Return the tokenizer and the encoder, in float32."""
     import torch
 
     path = model_path(model, "augment.similarity")

@@ -113,7 +113,6 @@ def _locate(raw: Any, loc: Sequence[int | str]) -> tuple[str, list[str]]:
 
 
 def _models(annotation: Any) -> list[type[Settings]]:
-    """Return the settings models in an annotation, such as the members of a union."""
     if isinstance(annotation, type) and issubclass(annotation, Settings):
         return [annotation]
     return [model for part in get_args(annotation) for model in _models(part)]

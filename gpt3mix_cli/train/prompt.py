@@ -13,14 +13,13 @@ equation (1). Decisions:
 - Validation rows are not read: nothing is chosen by them, and they would cost as much as test rows.
 """
 
-import functools
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
+from itertools import accumulate, takewhile
 from random import Random
+from statistics import fmean
 from typing import Any
 
-from ..errors import UserError
 from ..lm import LM, Scores
 from ..method.labels import CONTENT_FREE, LOW_LABEL_MASS, soft_label
 from ..method.prompt import PromptFitter, label_choices, prompt_inputs, render_label_prompt
@@ -37,12 +36,11 @@ class PromptClassifier(Classifier):
     """See the top of this file, and `train.Classifier`."""
 
     def __init__(self, settings: PromptSettings, task: Task, lm: LM) -> None:
-        """Keep the settings, the task and the LM."""
         self._settings, self._task, self._lm = settings, task, lm
         self._choices = label_choices(task)
         self._fitter = PromptFitter(task, lm.info.count_tokens)
         self._reset(())
-        self.about: dict[str, Any] = {
+        self.about = {
             **settings.model_dump(exclude={"name", "trials"}),
             **prompt_inputs(task, lm.info),
             "format": CACHE_VERSION,
@@ -54,30 +52,21 @@ class PromptClassifier(Classifier):
         self._content_free: dict[int, list[tuple[float, ...]]] = {}
         self._counts: Counter[str] = Counter()
         self._label_masses: list[float] = []
-        self.tokens: int | None = 0
-        self.usd: float | None = 0.0
+        self.tokens, self.usd = 0, 0.0
 
     @property
     def notes(self) -> list[str]:
         """What the user should know about the prompts since the last fit."""
-        counts, wanted, texts = self._counts, self._settings.examples, self._counts["texts"]
-        notes = []
-        if counts["cut"]:
-            notes.append(
-                f"{counts['cut']} of {texts} texts do not fit the LM's context and are cut"
-            )
-        if wanted != "fit" and counts["fewer"]:
-            notes.append(
-                f"{counts['fewer']} of {texts} prompts hold fewer than {wanted} examples: there "
-                "are too few rows, or the LM's context is too short"
-            )
-        masses = self._label_masses
-        if masses and (mean := sum(masses) / len(masses)) < LOW_LABEL_MASS:
-            notes.append(
-                f"the LM gave all label words together {mean:.1%} on average, so its labels mean "
-                "little"
-            )
-        return notes
+        texts, cut, fewer = (self._counts[name] for name in ("texts", "cut", "fewer"))
+        mean = fmean(self._label_masses or [1.0])
+        notes = {
+            f"{cut} of {texts} texts do not fit the LM's context and are cut": cut > 0,
+            f"{fewer} of {texts} prompts hold fewer than {self._settings.examples} examples: there "
+            "are too few rows, or the LM's context is too short": fewer > 0,
+            f"the LM gave all label words together {mean:.1%} on average, so its labels mean "
+            "little": mean < LOW_LABEL_MASS,
+        }
+        return [note for note, applies in notes.items() if applies]
 
     def fit(
         self,
@@ -102,20 +91,16 @@ class PromptClassifier(Classifier):
         size = self._lm.info.block_size if self._lm.info.block_size > 1 else BATCH_SIZE
         for start in range(0, len(order), size):
             indices = order[start : start + size]
-            batch = [prompts[index][0] for index in indices]
-            answers = self._lm.score(batch, self._choices)
+            answers = self._lm.score([prompts[index][0] for index in indices], self._choices)
             for index, scores in zip(indices, answers, strict=True):
-                _, num_examples, tokens = prompts[index]
-                content_free: list[tuple[float, ...]] = []
-                if self._settings.contextual_calibration:
-                    content_free = self._content_free_scores(num_examples)
+                content_free = self._content_free_scores(prompts[index][1])
                 probs, mass = soft_label(
                     self._task.classes, scores.logprobs, content_free_logprobs=content_free
                 )
                 probabilities[index] = list(probs.values())
                 if scores.has_mass:
                     self._label_masses.append(mass)
-                self._add_usage(scores, tokens)
+                self._add_usage(scores, prompts[index][2])
         return probabilities
 
     def count_prompt_tokens(self, texts: Sequence[str]) -> list[int]:
@@ -126,39 +111,29 @@ class PromptClassifier(Classifier):
         """Ask the LM for the label of one text."""
         self._lm.score([render_label_prompt(self._task, (), "A first try.")], self._choices)
 
-    def save(self, folder: Path) -> None:
-        """Raise an error: there are no weights to save."""
-        raise UserError(
-            "a classifier of kind 'prompt' trains nothing, so there is no model to save",
-            "leave out --save-model",
-        )
-
     def _add_usage(self, scores: Scores, prompt_tokens: int) -> None:
-        """Add what an endpoint reports, or else the tokens of the prompt."""
         tokens = prompt_tokens if scores.tokens is None else scores.tokens
         self.tokens = (self.tokens or 0) + tokens
         self.usd = None if self.usd is None or scores.usd is None else self.usd + scores.usd
 
-    def _content_free_scores(self, num_examples: int) -> list[tuple[float, ...]]:
+    def _content_free_scores(self, examples: Sequence[Example]) -> list[tuple[float, ...]]:
         """Return the labels' log-probabilities after each content-free text; asked once per fit."""
-        if num_examples not in self._content_free:
-            examples = self._last_examples(num_examples)
+        if not self._settings.contextual_calibration:
+            return []
+        if len(examples) not in self._content_free:
             prompts = [render_label_prompt(self._task, examples, text) for text in CONTENT_FREE]
             answers = self._lm.score(prompts, self._choices)
-            self._content_free[num_examples] = [scores.logprobs for scores in answers]
+            self._content_free[len(examples)] = [scores.logprobs for scores in answers]
             for prompt, scores in zip(prompts, answers, strict=True):
                 self._add_usage(scores, self._lm.info.count_tokens(prompt))
-        return self._content_free[num_examples]
+        return self._content_free[len(examples)]
 
-    def _fit_prompt(self, text: str) -> tuple[str, int, int]:
-        """Return the prompt for a text, its number of examples and its number of tokens."""
+    def _fit_prompt(self, text: str) -> tuple[str, Sequence[Example], int]:
         count = self._lm.info.count_tokens
-        limit = self._max_prompt_tokens
-        examples = self._fitter.fit(self._examples, limit, text)
+        limit = self._lm.info.context_length - max(map(count, self._choices)) - TOKEN_MARGIN
+        examples = self._fitter.fit(self._candidates(text, limit), limit, text)
         prompt = render_label_prompt(self._task, examples, text)
-        tokens = count(prompt)
-        words = text.split()
-        num_words = len(words)
+        tokens, words = count(prompt), text.split()
         while tokens > limit and len(words) > 1:
             words = words[: max(1, len(words) * limit // tokens - 1)]
             prompt = render_label_prompt(self._task, (), " ".join(words))
@@ -166,18 +141,24 @@ class PromptClassifier(Classifier):
         wanted = self._settings.examples
         self._counts.update(
             texts=1,
-            cut=len(words) < num_words,
+            cut=len(words) < len(text.split()),
             fewer=wanted != "fit" and len(examples) < wanted,
         )
-        return prompt, len(examples), tokens
+        return prompt, examples, tokens
 
-    @functools.cached_property
-    def _max_prompt_tokens(self) -> int:
-        label_tokens = max(map(self._lm.info.count_tokens, self._choices))
-        return self._lm.info.context_length - label_tokens - TOKEN_MARGIN
+    def _candidates(self, text: str, limit: int) -> Sequence[Example]:
+        """Return the last examples, as many as fit by the token counts of the parts alone.
 
-    def _last_examples(self, number: int) -> Sequence[Example]:
-        return self._examples[len(self._examples) - number :]
+        That may be one less than would fit. One more would change the results of version 1.
+        """
+        empty, count = render_label_prompt(self._task, (), ""), self._lm.info.count_tokens
+        left = limit - count(empty) - count(text)
+        prompts = (render_label_prompt(self._task, (row,), "") for row in reversed(self._examples))
+        tokens = (
+            self._fitter.count_line(prompt) - self._fitter.count_line(empty) for prompt in prompts
+        )
+        fitting = takewhile(lambda total: total <= left, accumulate(tokens))
+        return self._examples[len(self._examples) - len(list(fitting)) :]
 
 
 def interleave_classes(rows: Sequence[Augmented], random: Random) -> list[Augmented]:

@@ -113,7 +113,6 @@ def save_model(
 
 
 def _repeat(runner: TrialRunner, row: Trial, folder: Path, callbacks: Callbacks) -> Trial:
-    """Run a trial again, so that the classifier has its weights; return the new row."""
     # Its epochs are in TensorBoard already.
     job = TrialJob(row.trial, row.draw)
     repeated = dataclasses.replace(runner, tensorboard_root=None).run(job, callbacks).row
@@ -174,7 +173,6 @@ def check_save_folder(folder: Path) -> None:
 def _model_card(
     runner: TrialRunner, row: Trial, settings: Mapping[str, Any], base_model: str | None
 ) -> str:
-    """Return the card of a trial's model, as Markdown with the hub's header."""
     from huggingface_hub import ModelCardData
 
     classifier = runner.classifier
@@ -257,6 +255,5 @@ def _library_model(folder: Path) -> dict[str, Any]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file; an empty one if there is no such file."""
     value: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
     return value

@@ -92,7 +92,6 @@ class SetFitClassifier(Classifier):
         return FitResult(metrics.accuracy(probabilities, validation, self._classes))
 
     def _train(self, texts: list[str], labels: list[int], seed: int, folder: str) -> Any:
-        """Train the encoder in place and return the head."""
         from setfit import SetFitModel, Trainer, TrainingArguments, logging
         from sklearn.linear_model import LogisticRegression
         from transformers import PrinterCallback, ProgressCallback
@@ -168,5 +167,4 @@ class SetFitClassifier(Classifier):
 
     @cached_property
     def _pretrained(self) -> dict[str, Any]:
-        """The weights that each fit starts from."""
         return {name: weight.clone() for name, weight in self._encoder.state_dict().items()}

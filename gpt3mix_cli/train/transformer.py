@@ -154,7 +154,6 @@ class TransformerClassifier(Classifier):
         optimizer: Any,
         schedule: Any,
     ) -> float:
-        """Train on all rows once, in the given order; return the mean loss."""
         import torch
 
         encoder, size = self._encoder, self._settings.batch_size

@@ -30,7 +30,8 @@ def _saved(model: Any, tokenizer: Any, folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def marian(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> tuple[Path, Path]:
-    """Two random Marians, over SentencePiece models of a source and a (reversed) target language."""
+    """Two random Marians, over SentencePiece models of a source and a (reversed) target
+    language."""
     import sentencepiece
     import torch
     from transformers import MarianConfig, MarianMTModel, MarianTokenizer
@@ -70,7 +71,8 @@ def marian(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> tuple[
 
 @pytest.fixture(scope="session")
 def fsmt(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> tuple[Path, Path]:
-    """Two random FSMTs over letters and the merges of a few words; their tokenizer needs sacremoses."""
+    """Two random FSMTs over letters and the merges of a few words; their tokenizer needs
+    sacremoses."""
     pytest.importorskip("sacremoses")
     import torch
     from transformers import FSMTConfig, FSMTForConditionalGeneration, FSMTTokenizer
@@ -114,7 +116,8 @@ def fsmt(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> tuple[Pa
 
 @pytest.fixture(params=["marian", "fsmt"])
 def models(request: pytest.FixtureRequest) -> Iterator[tuple[Path, Path]]:
-    """Each kind of translator in turn, on one thread: threads that wait for each other cost a hundred times what these models do."""
+    """Each kind of translator in turn, on one thread: threads that wait for each other cost a
+    hundred times what these models do."""
     import torch
 
     found: tuple[Path, Path] = request.getfixturevalue(request.param)

@@ -42,7 +42,8 @@ def test_words_stay_in_order_and_the_number_of_marks_is_the_papers(
 
 
 def test_every_mark_every_number_and_every_place_comes() -> None:
-    """Of 600 draws over six words: a mark or one of the two numbers that is missing comes once in more than 1e40."""
+    """Of 600 draws over six words: a mark or one of the two numbers that is missing comes once in
+    more than 1e40."""
     found = [insert_marks("a b c d e f", Random(seed)) for seed in range(600)]
     assert {word for text in found for word in text.split()} == set("abcdef") | set(MARKS)
     assert {len(text.split()) for text in found} == {7, 8}

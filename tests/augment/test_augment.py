@@ -1,4 +1,7 @@
-"""Quota, rounds, the gate, rejects, manifests and resuming: with the packaged LM, and with scripted augmenters."""
+"""Quota, rounds, the filter, rejects, manifests and resuming.
+
+With the packaged LM, and with scripted augmenters.
+"""
 
 import json
 import os
@@ -17,7 +20,7 @@ from hypothesis import settings as quick
 from hypothesis import strategies as st
 
 from gpt3mix_cli.augment import AugmentOptions, augment, num_rows_wanted, open_augmenter
-from gpt3mix_cli.augment.editing import EditorBase, NoCost
+from gpt3mix_cli.augment.protocol import RowGenerator, TextEditor
 from gpt3mix_cli.errors import Callbacks, StoppedShort, UserError
 from gpt3mix_cli.layout import journal_path, rejects_path
 from gpt3mix_cli.lm import LM, Completion, JournaledLM, Request, Scores, open_lm
@@ -76,13 +79,13 @@ def manifest_of(path: Path) -> Manifest:
     return manifest
 
 
-# Scripted augmenters -------------------------------------------------------------------------------------------------
+# Scripted augmenters ------------------------------------------------------------------------------
 
 
-class Scripted(NoCost):
-    """A generator: attempt i gives the i-th text of its script, over and over; no text is a reject, '#' becomes the number."""
+class Scripted(RowGenerator):
+    """A generator: attempt i gives the i-th text of its script, over and over; no text is a reject,
+    '#' becomes the number."""
 
-    edits_parents = False
     rows_per_attempt = 1
 
     def __init__(self, *script: str | None, block: int = 1) -> None:
@@ -118,11 +121,11 @@ class Scripted(NoCost):
         return {"prompt_tokens": 10 * len(self.asked), "completion_tokens": len(self.asked)}
 
 
-class Editor(EditorBase):
+class Editor(TextEditor):
     """Edits parent i mod n: adds the number of the copy, or changes nothing but the case."""
 
     def __init__(self, change: bool = True) -> None:
-        super().__init__({"method": "editor", "classes": ["pos", "neg"], "change": change})
+        self.about = {"method": "editor", "classes": ["pos", "neg"], "change": change}
         self.change = change
 
     def edit_texts(
@@ -141,7 +144,7 @@ def made(augmenter: Any, output: Path, **options: Any) -> StageResult:
     return augment(augmenter, ROWS, output, quota, StageOptions(**stage))
 
 
-# How many ------------------------------------------------------------------------------------------------------------
+# How many -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -186,7 +189,7 @@ def test_a_limit_caps_the_rows(tmp_path: Path) -> None:
     assert len(kept(made(Scripted("new #"), tmp_path / "b.jsonl", ratio=1, limit=30).output)) == 5
 
 
-# With the packaged LM ------------------------------------------------------------------------------------------------
+# With the packaged LM -----------------------------------------------------------------------------
 
 
 def write_with(
@@ -210,7 +213,8 @@ def write_with(
 def test_the_packaged_lm_gives_the_rows_wanted_and_ratio_3_extends_ratio_1(
     bundled: LM, task: Task, examples: list[Example], tmp_path: Path
 ) -> None:
-    """Byte for byte: rows of ratio 1, 1.5 and 3, and the rejects among them, begin alike; another seed gives others."""
+    """Byte for byte: rows of ratio 1, 1.5 and 3, and the rejects among them, begin alike; another
+    seed gives others."""
     done = {
         ratio: write_with(bundled, task, examples, tmp_path / f"{ratio}.jsonl", ratio)
         for ratio in (1, 1.5, 3)
@@ -266,7 +270,7 @@ def test_every_attempt_up_to_the_last_row_is_kept_or_rejected(
     assert counts["asked"] % 8 == 0
 
 
-# Rounds and the limit ------------------------------------------------------------------------------------------------
+# Rounds and the limit -----------------------------------------------------------------------------
 
 
 def test_what_is_missing_is_asked_for_again(tmp_path: Path) -> None:
@@ -377,7 +381,7 @@ def test_copies_and_repeats_are_rejected_with_what_they_copy(tmp_path: Path) -> 
     ]
 
 
-# The manifest, skipping, force ---------------------------------------------------------------------------------------
+# The manifest, skipping, force --------------------------------------------------------------------
 
 
 def test_a_second_call_is_skipped_and_force_redoes(tmp_path: Path) -> None:
@@ -448,7 +452,7 @@ def test_no_real_rows_are_refused(tmp_path: Path) -> None:
         )
 
 
-def test_progress_is_told_up_to_the_quota(tmp_path: Path) -> None:
+def test_progress_is_reported_up_to_the_quota(tmp_path: Path) -> None:
     heard: list[tuple[str, int | None, int | None]] = []
     made(
         Scripted(None, "new #"),
@@ -461,13 +465,14 @@ def test_progress_is_told_up_to_the_quota(tmp_path: Path) -> None:
     assert [done for _, done, _ in heard] == sorted(done or 0 for _, done, _ in heard)
 
 
-def test_places_beside_the_output() -> None:
+def test_paths_next_to_the_output() -> None:
     assert rejects_path(Path("a/gpt3mix.draw-1.jsonl")) == Path("a/gpt3mix.draw-1.rejects.jsonl")
     assert journal_path(Path("a/gpt3mix.draw-1.jsonl")) == Path("a/gpt3mix.draw-1.journal.sqlite")
 
 
 class Several(Scripted):
-    """A generator whose attempts give three rows each, of which the script's turn may be a reject."""
+    """A generator whose attempts give three rows each, of which the script's turn may be a
+    reject."""
 
     def generate(
         self, examples: Sequence[Example], first: int, count: int, seed: int
@@ -512,10 +517,10 @@ def test_rows_past_the_last_one_wanted_are_spare_and_all_answers_add_up(tmp_path
     )
 
 
-# What the manifest says of the set -----------------------------------------------------------------------------------
+# What the manifest says of the set ----------------------------------------------------------------
 
 
-def test_tokens_are_tokens_and_events_are_counted_beside_them(tmp_path: Path) -> None:
+def test_tokens_are_tokens_and_events_are_counted_next_to_them(tmp_path: Path) -> None:
     scripted = Scripted("new #")
     scripted.usage = lambda: {
         "prompt_tokens": 10,
@@ -558,7 +563,7 @@ def test_the_remedy_for_too_few_rows_fits_the_reason(
     assert "answers are kept" in caught.value.hint
 
 
-# Editors -------------------------------------------------------------------------------------------------------------
+# Editors ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -617,7 +622,7 @@ def test_the_same_text_of_two_parents_is_no_repeat(tmp_path: Path) -> None:
     assert (done.manifest.counts["unchanged"], done.manifest.counts["repeated"]) == (2, 0)
 
 
-# Resuming, and bytes that depend on nothing else ---------------------------------------------------------------------
+# Resuming, and bytes that depend on nothing else --------------------------------------------------
 
 CHILD = """
 import json, os, sys
@@ -646,10 +651,13 @@ class Dying:
         return self.lm.score(prompts, choices)
 
 output = Path(asked["output"])
-lm = JournaledLM(Dying(open_lm(LocalLMSettings(**asked["lm"])), asked["blocks"]), journal_path(output))
+inner = open_lm(LocalLMSettings(**asked["lm"]))
+lm = JournaledLM(Dying(inner, asked["blocks"]), journal_path(output))
+examples = [Example(**row) for row in asked["examples"]]
+quota = AugmentOptions(ratio=asked["ratio"], attempts=4, seed=0)
 try:
-    made = open_augmenter(AugmentSettings(**asked["augment"]), Task(**asked["task"]), lm)
-    augment(made, [Example(**row) for row in asked["examples"]], output, AugmentOptions(ratio=asked["ratio"], attempts=4, seed=0))
+    augmenter = open_augmenter(AugmentSettings(**asked["augment"]), Task(**asked["task"]), lm)
+    augment(augmenter, examples, output, quota)
 except StoppedShort:
     pass
 lm.close()
@@ -667,10 +675,20 @@ def child(
     hash_seed: str,
 ) -> subprocess.Popen[bytes]:
     asked = {
-        "output": str(output), "blocks": blocks, "augment": settings.model_dump(), "task": task.model_dump(mode="json"), "ratio": ratio,
-        "lm": {"kind": "local", "model": model, "dtype": "float32", "device": "cpu", "batch_size": 8},
+        "output": str(output),
+        "blocks": blocks,
+        "augment": settings.model_dump(),
+        "task": task.model_dump(mode="json"),
+        "ratio": ratio,
+        "lm": {
+            "kind": "local",
+            "model": model,
+            "dtype": "float32",
+            "device": "cpu",
+            "batch_size": 8,
+        },
         "examples": [row.model_dump() for row in examples],
-    }  # fmt: skip
+    }
     environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         [sys.executable, "-c", CHILD],
@@ -729,7 +747,8 @@ def test_a_run_resumed_after_a_kill_gives_the_same_bytes(
 def test_bytes_do_not_depend_on_the_hash_seed(
     tiny_lm: Path, task: Task, examples: list[Example], tmp_path: Path
 ) -> None:
-    """A random model, balanced choice, many rejects: everything that could iterate over a set does so here."""
+    """A random model, balanced choice, many rejects: everything that could iterate over a set does
+    so here."""
     settings = AugmentSettings(
         k=3, selection="balanced", max_tokens=40, temperature=1.3, top_p=0.95
     )
@@ -756,22 +775,22 @@ def test_bytes_do_not_depend_on_the_hash_seed(
     assert first == second
 
 
-def test_prompts_that_lost_examples_are_told_of(tmp_path: Path) -> None:
-    told: list[str] = []
+def test_prompts_that_lost_examples_cause_a_warning(tmp_path: Path) -> None:
+    warnings: list[str] = []
     for shortened in (0, 3):
         scripted = Scripted("new #")
         scripted.usage = lambda shortened=shortened: {"shortened": shortened}  # type: ignore[method-assign]
         made(
             scripted,
             tmp_path / f"{shortened}.jsonl",
-            callbacks=Callbacks(warn=told.append),
+            callbacks=Callbacks(warn=warnings.append),
         )
-    assert len(told) == 1
-    assert "3 of 5 prompts" in told[0]
+    assert len(warnings) == 1
+    assert "3 of 5 prompts" in warnings[0]
 
 
-def test_an_lm_that_passes_over_the_labels_is_told_of(tmp_path: Path) -> None:
-    told: list[str] = []
+def test_an_lm_that_passes_over_the_labels_causes_a_warning(tmp_path: Path) -> None:
+    warnings: list[str] = []
     for mass in (0.4, 0.6):
         scripted = Scripted(*(f"new {i}" for i in range(9)))
         generate = scripted.generate
@@ -781,7 +800,7 @@ def test_an_lm_that_passes_over_the_labels_is_told_of(tmp_path: Path) -> None:
         made(
             scripted,
             tmp_path / f"{mass}.jsonl",
-            callbacks=Callbacks(warn=told.append),
+            callbacks=Callbacks(warn=warnings.append),
         )
-    assert len(told) == 1
-    assert "40.0%" in told[0]
+    assert len(warnings) == 1
+    assert "40.0%" in warnings[0]

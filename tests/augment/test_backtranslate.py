@@ -1,4 +1,5 @@
-"""Back-translation: which candidate a copy takes, and the journal; with scripted translators, tiny real ones, and Apertium."""
+"""Back-translation: which candidate a copy takes, and the journal; with scripted translators, tiny
+real ones, and Apertium."""
 
 import itertools
 import json
@@ -53,11 +54,12 @@ def texts(
     return [row.text for row in augmenter.generate(rows, first, count, seed)]
 
 
-# Scripted translators ------------------------------------------------------------------------------------------------
+# Scripted translators -----------------------------------------------------------------------------
 
 
 class Scripted:
-    """Translators that answer as `answer(model, text, number of the asking)` says, and remember what they were asked."""
+    """Translators that answer as `answer(model, text, number of the asking)` says, and remember
+    what they were asked."""
 
     def __init__(self, answer: Callable[[str, str, int], list[str]]) -> None:
         self.answer, self.asked, self.resources = answer, [], []
@@ -138,7 +140,8 @@ def test_copies_take_the_beams_in_turn(scripted: Make) -> None:
 
 
 def test_a_candidate_that_changes_nothing_is_passed_over(scripted: Make) -> None:
-    """Beams that differ in case and spacing only, from the parent or from one another, count as the same."""
+    """Beams that differ in case and spacing only, from the parent or from one another, count as the
+    same."""
     beams = ["the  film was GOOD", "a good film", "A  good film", "", "the movie was good"]
     augmenter, _ = scripted(
         lambda model, text, _: beams if model == "de-en" else [text], beams=5, **DE
@@ -237,7 +240,8 @@ def test_both_ways_of_a_batch_come_before_the_next_and_none_is_asked_in_advance(
 def test_a_higher_ratio_extends_a_lower_one(
     data: st.DataObject, temperature: float, batch: int, pivots: dict[str, Any]
 ) -> None:
-    """Whatever is translated to what: rows of any ratio are the first of a higher one's, distinct while candidates last, never empty."""
+    """Whatever is translated to what: rows of any ratio are the first of a higher one's, distinct
+    while candidates last, never empty."""
     known: dict[tuple[str, str, int], list[str]] = {}
 
     def answer(model: str, text: str, time: int) -> list[str]:
@@ -314,7 +318,7 @@ def test_nothing_is_loaded_before_it_is_needed() -> None:
     )
 
 
-# Settings ------------------------------------------------------------------------------------------------------------
+# Settings -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -352,19 +356,21 @@ def test_pivots_name_their_models(options: dict[str, Any], pairs: list[tuple[str
         ("forward=x", None),
         (
             "revisions={a/b: main}",
-            "revisions: no model 'a/b' is used (models: Helsinki-NLP/opus-mt-de-en, Helsinki-NLP/opus-mt-en-de)",
+            "revisions: no model 'a/b' is used (models: Helsinki-NLP/opus-mt-de-en, "
+            "Helsinki-NLP/opus-mt-en-de)",
         ),
         ("pivot=3", "baselines.0.pivot: input should be a valid list, got 3"),
         ("temperature=-1", "baselines.0.temperature"),
         ("revisions={Helsinki-NLP/opus-mt-en-de: 0123abc}", None),
     ],
 )
-def test_settings_that_cannot_be_meant_are_told(
+def test_settings_that_cannot_be_meant_are_refused(
     tmp_path: Path, option: str, said: str | None
 ) -> None:
     path = tmp_path / "b.yaml"
     path.write_text(
-        "task: {data: {kind: demo}, labels: [pos, neg]}\nsubsample: {levels: [1/class]}\nbaselines: [{kind: backtranslate}]\n"
+        "task: {data: {kind: demo}, labels: [pos, neg]}\nsubsample: {levels: [1/class]}\n"
+        "baselines: [{kind: backtranslate}]\n"
     )
     if said is None:
         assert load_experiments(path, [f"baselines.0.{option}"])
@@ -375,19 +381,20 @@ def test_settings_that_cannot_be_meant_are_told(
 
 
 def test_a_config_may_name_its_models_folders_by_pivot(tmp_path: Path) -> None:
-    """A path is relative to the config, also one that stands for several."""
+    """A path is relative to the config, also one that is a pattern for several."""
     (tmp_path / "models" / "en-de").mkdir(parents=True)
     path = tmp_path / "b.yaml"
     path.write_text(
         "task: {data: {kind: demo}, labels: [pos, neg]}\nsubsample: {levels: [1/class]}\n"
-        "baselines: [{kind: backtranslate, forward: 'models/en-{pivot}', backward: 'models/{pivot}-en'}]\n"
+        "baselines: [{kind: backtranslate, forward: 'models/en-{pivot}', "
+        "backward: 'models/{pivot}-en'}]\n"
     )
     (baseline,) = load_experiments(path)[0].baselines
     assert isinstance(baseline, BacktranslateSettings)
     assert baseline.pairs == [(str(tmp_path / "models" / "en-de"), "models/de-en")]
 
 
-# The journal ---------------------------------------------------------------------------------------------------------
+# The journal --------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -449,7 +456,7 @@ def test_draws_of_another_seed_are_others(scripted: Make, journal: Journal) -> N
         assert len(script.asked) == asked
 
 
-def test_a_damaged_journal_is_told(scripted: Make, journal: Journal) -> None:
+def test_a_damaged_journal_is_reported(scripted: Make, journal: Journal) -> None:
     texts(scripted(unlike, journal, **DE)[0], 0, 1)
     with sqlite3.connect(journal.path) as database:
         database.execute("UPDATE answers SET answer = '[]'")
@@ -481,12 +488,15 @@ grid.augment(cell, "backtranslate", 0)
 def test_a_killed_run_asks_for_the_batch_in_flight_only(
     marian: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The rows are those of a run that was not killed, a sweep's other ratio asks for nothing, and so does another draw."""
+    """The rows are those of a run that was not killed, a sweep's other ratio asks for nothing, and
+    so does another draw."""
     config = tmp_path / "b.yaml"
     config.write_text(
-        "name: b\ntask: {data: {kind: demo}, labels: [pos, neg]}\nsubsample: {levels: [4/class], seeds: 1}\n"
+        "name: b\ntask: {data: {kind: demo}, labels: [pos, neg]}\n"
+        "subsample: {levels: [4/class], seeds: 1}\n"
         "augment: {synthetic_sets: 2}\ntrials: 2\n"
-        f"baselines: [{{kind: backtranslate, forward: {marian[0]}, backward: {marian[1]}, batch_size: 2, beams: 2, max_tokens: 8, device: cpu}}]\n"
+        f"baselines: [{{kind: backtranslate, forward: {marian[0]}, backward: {marian[1]}, "
+        "batch_size: 2, beams: 2, max_tokens: 8, device: cpu}]\n"
         "classifiers: [{kind: linear}]\nsweep: {augment.ratio: [1, 2]}\n"
     )
     asked = counted(monkeypatch)
@@ -553,7 +563,7 @@ def test_several_real_pivots(marian: tuple[Path, Path], fsmt: tuple[Path, Path])
     assert drawn[0] == made_with(["a"], temperature=1.0)[0]
 
 
-# Apertium ------------------------------------------------------------------------------------------------------------
+# Apertium -----------------------------------------------------------------------------------------
 
 
 @needs_apertium
@@ -561,7 +571,8 @@ def test_apertium_through_the_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     """One candidate, repeated as the ratio asks; the second run of all starts no translator."""
     config = tmp_path / "b.yaml"
     config.write_text(
-        "name: b\ntask: {data: {kind: demo}, labels: [pos, neg]}\nsubsample: {levels: [4/class], seeds: 1}\naugment: {ratio: 2}\n"
+        "name: b\ntask: {data: {kind: demo}, labels: [pos, neg]}\n"
+        "subsample: {levels: [4/class], seeds: 1}\naugment: {ratio: 2}\n"
         "baselines: [{kind: backtranslate, engine: apertium}]\n"
     )
     first = made(config, tmp_path / "out")

@@ -25,9 +25,16 @@ PARENTS = {
     "r1": Example(id="r1", text="Well-made but mush-hearted.", label="pos"),
 }
 MIXED = Augmented(
-    id="gpt3mix-00000", text="Groundbreaking, disturbing.", label="pos", probs={"pos": 0.75, "neg": 0.25}, method="gpt3mix",
-    parents=["r0", "r1"], label_source="exact", label_mass=0.9, request=0,
-)  # fmt: skip
+    id="gpt3mix-00000",
+    text="Groundbreaking, disturbing.",
+    label="pos",
+    probs={"pos": 0.75, "neg": 0.25},
+    method="gpt3mix",
+    parents=["r0", "r1"],
+    label_source="exact",
+    label_mass=0.9,
+    request=0,
+)
 EDITED = Augmented(
     id="r0~eda-0",
     text="Laughably awful.",
@@ -69,7 +76,7 @@ def made(folder: Path, rows: list[Augmented], **settings: Any) -> StageResult:
     return StageResult(output, manifest)
 
 
-def test_a_mixed_row_stands_below_its_examples_with_the_winning_label_marked() -> None:
+def test_a_mixed_row_is_below_its_examples_with_the_winning_label_marked() -> None:
     """Table 4's first block, in the order of the prompt."""
     shown = [
         (line.name, line.text, line.labels, line.is_synthetic)
@@ -87,7 +94,7 @@ def test_a_mixed_row_stands_below_its_examples_with_the_winning_label_marked() -
     ]
 
 
-def test_an_edited_row_stands_below_its_original() -> None:
+def test_an_edited_row_is_below_its_original() -> None:
     shown = [(line.name, line.labels) for line in table4_rows(EDITED, PARENTS, TOKENS)]
     assert shown == [("Original", (("negative", False),)), ("EDA", (("negative", True),))]
     assert [line.name for line in table4_rows(EDITED, {}, TOKENS)] == ["EDA"]
@@ -119,8 +126,8 @@ def test_a_card_says_what_a_reader_must_know(tmp_path: Path, task: Task) -> None
     ):
         assert word in text
     assert (
-        "Example 2  Well-made but mush-hearted. (positive)\nGPT3Mix    Groundbreaking, disturbing. (positive: 75%, negative: 25%)"
-        in text
+        "Example 2  Well-made but mush-hearted. (positive)\n"
+        "GPT3Mix    Groundbreaking, disturbing. (positive: 75%, negative: 25%)" in text
     )
     assert str(tmp_path) not in text, "a path tells of its machine"
 
@@ -144,7 +151,7 @@ def test_the_licence_is_the_hubs_word_or_one_of_its_own(
     assert f"Licence: {licence}." in text
 
 
-def test_no_text_can_end_the_block_that_it_stands_in(tmp_path: Path, task: Task) -> None:
+def test_no_text_can_end_the_block_that_it_is_in(tmp_path: Path, task: Task) -> None:
     row = MIXED.model_copy(update={"text": "``` ````\n# A heading"})
     text = write_card(made(tmp_path, [row]), task, tmp_path / "train.jsonl").read_text("utf-8")
     assert text.count("`````text") == 1
@@ -172,7 +179,8 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_hubs_library_loads_the_rows_and_the_folder_to_be_published(
     tmp_path: Path, task: Task, rows: list[Augmented]
 ) -> None:
-    """By the file, and by the card as README.md beside it; a label mass of null is null there too."""
+    """By the file, and by the card as README.md next to it; a label mass of null is null there
+    too."""
     import datasets
 
     done = made(tmp_path, rows)

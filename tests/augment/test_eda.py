@@ -24,8 +24,8 @@ from gpt3mix_cli.augment.eda import (
     normalize_like_authors,
     operation_order,
 )
-from gpt3mix_cli.augment.editing import edited_line_renderer
 from gpt3mix_cli.augment.filter import normalize_text
+from gpt3mix_cli.augment.protocol import edited_line_renderer
 from gpt3mix_cli.augment.thesaurus import synonyms
 from gpt3mix_cli.records import Augmented, Example, read_records, to_json_line
 from gpt3mix_cli.settings import EdaSettings, Task
@@ -63,7 +63,7 @@ def only(operation: str, text: str, alpha: float = 0.1, random: Random | None = 
     return edit(Sentence(text), alpha, [operation], random or Random(0))
 
 
-# The operations ------------------------------------------------------------------------------------------------------
+# The operations -----------------------------------------------------------------------------------
 
 
 @quick
@@ -95,14 +95,16 @@ def test_delete_gives_a_part_in_the_same_order(before: list[str], p: float, rand
 
 
 def test_delete_keeps_its_rate() -> None:
-    """100,000 words at 0.1: six standard deviations are 570, so a false alarm comes once in 5e8 seeds."""
+    """100,000 words at 0.1: six standard deviations are 570, so a false alarm comes once in 5e8
+    seeds."""
     assert abs(len(delete(["word"] * 100_000, 0.1, Random(3))) - 90_000) < 570
 
 
 @quick
 @given(words, st.integers(1, 5), randoms)
 def test_insert_adds_n_synonyms(before: list[str], n: int, random: Random) -> None:
-    """What was there stays in order, the last word stays last, and what is new is a synonym of a word."""
+    """What was there stays in order, the last word stays last, and what is new is a synonym of a
+    word."""
     after = insert(before, sources(before), synonyms, n, random)
     known = {synonym for word in sources(before) for synonym in synonyms(word)}
     rest = iter(after)
@@ -127,7 +129,7 @@ def test_drawn_words_are_different_and_have_synonyms(
 @quick
 @given(words, st.floats(0.01, 1), randoms)
 def test_replacement_keeps_all_other_words(before: list[str], alpha: float, random: Random) -> None:
-    """A word in n is replaced, wherever it stands, in its capitals; the others stay."""
+    """One in n words is replaced, wherever it is, in its capitals; the others stay."""
     text = " ".join(before)
     after = only("replace", text, alpha, random)
     chosen = {
@@ -191,7 +193,7 @@ def test_function_words_and_numbers_are_no_source(word: str) -> None:
     assert Sentence(word).content_words == []
 
 
-# The whole -----------------------------------------------------------------------------------------------------------
+# The whole ----------------------------------------------------------------------------------------
 
 
 @quick
@@ -251,7 +253,7 @@ def test_every_row_is_changed_and_copies_differ() -> None:
 
 
 def test_four_copies_use_four_operations() -> None:
-    """Told apart by the number of words, in a sentence without repeated words."""
+    """Distinguished by the number of words, in a sentence without repeated words."""
     row = Example(id="r", text="charming actors carry this gloomy tale", label="pos")
     texts = [copy.text.split() for copy in generate(0, 40, rows=[row])]
     before = row.text.split()
@@ -293,7 +295,8 @@ def test_one_word(text: str, unchanged: bool) -> None:
 
 @pytest.mark.parametrize(("rows", "alpha"), [(10, 0.05), (2000, 0.05), (2001, 0.1), (6920, 0.1)])
 def test_alpha_by_training_size(rows: int, alpha: float) -> None:
-    """The authors' Table 3: `auto` gives the rows that the share for that many examples gives, and no other's."""
+    """The authors' Table 3: `auto` gives the rows that the share for that many examples gives, and
+    no other's."""
     text = " ".join(f"film waste {i}" for i in range(20))
     examples = [Example(id=f"r{i}", text=text, label="pos") for i in range(rows)]
     made = {
@@ -312,7 +315,7 @@ def test_about_tells_settings_apart() -> None:
     assert eda().usage() == {}
 
 
-# The authors' form ---------------------------------------------------------------------------------------------------
+# The authors' form --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -350,7 +353,7 @@ def test_a_text_without_letters_is_not_normalised_away() -> None:
     ]
 
 
-# Many rows -----------------------------------------------------------------------------------------------------------
+# Many rows ----------------------------------------------------------------------------------------
 
 
 @quick
@@ -359,7 +362,7 @@ def test_a_text_without_letters_is_not_normalised_away() -> None:
     st.integers(0, 9),
 )
 def test_lines_are_those_of_the_rows(parents: list[str], count: int) -> None:
-    """The short way to a line gives what the long one does, whatever stands in texts and ids."""
+    """The short way to a line gives what the long one does, whatever is in texts and ids."""
     rows = [
         Example(id=f"{text}{i}", text=text, label="pos" if i % 2 else "neg")
         for i, text in enumerate(parents)

@@ -1,4 +1,5 @@
-"""The row filter: nothing copied, nothing twice, nothing that is no text of the task, and a reason for each."""
+"""The row filter: nothing copied, nothing twice, nothing that is no text of the task, and a reason
+for each."""
 
 from typing import Any
 
@@ -111,7 +112,7 @@ def test_same_text_is_stable_and_blind_to_spacing(text: str) -> None:
     ]
 
 
-# Thresholds ----------------------------------------------------------------------------------------------------------
+# Thresholds ---------------------------------------------------------------------------------------
 
 LONG = Example(
     id="long",
@@ -131,7 +132,8 @@ OFF: dict[str, Any] = {
 def judged(
     text: str, real: list[Example] | None = None, test: list[Example] | None = None, **limits: Any
 ) -> Augmented | Reject:
-    """Return what a filter with no other check than those named says of a text whose parents are LONG and SHORT."""
+    """Return what a filter with no other check than those named says of a text whose parents are
+    LONG and SHORT."""
     written = row(text).model_copy(update={"parents": ["long", "short"]})
     return RowFilter(real or [LONG, SHORT], FilterSettings(**{**OFF, **limits}), test or []).check(
         written
@@ -149,7 +151,8 @@ def judged(
     ],
 )
 def test_a_near_copy_of_a_parent_is_rejected(text: str) -> None:
-    """Signs and case do not make a text, nor does a word changed at its end, nor a piece of the parent."""
+    """Signs and case do not make a text, nor does a word changed at its end, nor a piece of the
+    parent."""
     found = judged(text, max_parent_overlap=0.8)
     assert isinstance(found, Reject)
     assert found.reason == "max_parent_overlap"
@@ -222,7 +225,7 @@ def test_a_copy_of_a_test_row_is_a_leak() -> None:
         "哈哈哈哈哈哈哈",
     ],
 )
-def test_a_text_that_goes_round_in_circles_is_degenerate(text: str) -> None:
+def test_a_text_that_repeats_itself_is_rejected(text: str) -> None:
     assert reason(judged(text, max_repetition=0.5)) == "max_repetition"
 
 
@@ -353,7 +356,7 @@ def test_thresholds_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> Non
 
 
 def test_a_perplexity_that_no_row_will_have_is_refused_before_the_lm_is_asked() -> None:
-    with pytest.raises(pydantic.ValidationError, match=r"leave filter\.perplexity out"):
+    with pytest.raises(pydantic.ValidationError, match=r"remove filter\.perplexity"):
         AugmentSettings.model_validate({"labels": "hard", "filter": {"perplexity": [5, 50]}})
     assert AugmentSettings.model_validate(
         {"filter": {"perplexity": [5, 50]}}
@@ -369,7 +372,8 @@ def test_the_papers_own_samples_pass() -> None:
     row_filter = RowFilter(real)
     for text in (
         "Groundbreaking, disturbing.",
-        "“Gosford Park” takes a leisurely approach to story telling and along the way it mixes intrigue, comedy, and romance.",
+        "“Gosford Park” takes a leisurely approach to story telling and along the way it mixes "
+        "intrigue, comedy, and romance.",
         "Excessively talky, occasionally absurd and much too long, Munich is a fascinating mess.",
     ):
         assert (
@@ -380,7 +384,7 @@ def test_the_papers_own_samples_pass() -> None:
         )
 
 
-# Remedies ------------------------------------------------------------------------------------------------------------
+# Remedies -----------------------------------------------------------------------------------------
 
 
 def test_the_remedy_is_that_of_the_most_frequent_reason() -> None:

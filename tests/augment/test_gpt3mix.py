@@ -1,9 +1,8 @@
-"""GPT3Mix: the prompt to the letter, the soft label of equation (1), and rows that say where they come from."""
+"""GPT3Mix: requests, soft and hard labels, calibration, and the rows of answers."""
 
 import math
-import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -16,17 +15,11 @@ from hypothesis import strategies as st
 
 from gpt3mix_cli.augment import Augmenter, AugmentOptions, augment, open_augmenter
 from gpt3mix_cli.augment.gpt3mix import GPT3Mix
-from gpt3mix_cli.config import load_experiments
 from gpt3mix_cli.errors import StoppedShort
 from gpt3mix_cli.lm import LM, Completion, Hypothesis, JournaledLM, LMInfo, Request, Scores, open_lm
-from gpt3mix_cli.method.prompt import label_choices, label_prefix, render_prompt, to_one_line
+from gpt3mix_cli.method.prompt import render_prompt
 from gpt3mix_cli.records import Augmented, Example, Reject, read_records
 from gpt3mix_cli.settings import AugmentSettings, LocalLMSettings, Task
-
-ROOT = Path(__file__).parent.parent.parent
-# To make the golden prompts anew: REGENERATE=1 pytest tests/augment/test_gpt3mix.py, then read the difference.
-GOLDEN, REGENERATE = ROOT / "tests" / "golden", bool(os.environ.get("REGENERATE"))
-LINE_ENDS = ["\n", "\r", "\r\n", "\v", "\f", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029"]
 
 
 def make_task(labels: Any, **types: str) -> Task:
@@ -40,206 +33,10 @@ def rows(*pairs: tuple[str, str]) -> list[Example]:
 SST2 = make_task(
     {"pos": "positive", "neg": "negative"}, text_type="movie review", label_type="sentiment"
 )
-REVIEWS = rows(
-    ("Laughably, irredeemably awful.", "neg"),
-    ("Well-made but mush-hearted.", "pos"),
-    (
-        "Moonlight Mile (2002) doesn't quite go the distance, but the cast is \u201cimpressive\u201d.",
-        "pos",
-    ),
-    ("It's just\nnot very smart.", "neg"),
-    ("A Métier of its own :-)", "pos"),
-    ("  Excessively talky, occasionally absurd and much too long (three hours!) ", "neg"),
-    ('He asks: "why?" (sentiment aside), and so do we.', "neg"),
-    ("What a fascinating mess {it is} [sic].", "pos"),
-)
-EXAMPLES = {
-    "cr": [
-        ("The zoom is a joy , and the battery lasts for days .", "pos"),
-        ("it stopped working after two weeks", "neg"),
-    ],
-    "subj": [
-        ("the film is a warm , funny ride .", "subjective"),
-        ("a young man inherits his uncle's farm .", "objective"),
-    ],
-    "cola": [
-        ("The more we study verbs, the crazier they get.", "acceptable"),
-        ("They made him to exhaustion.", "unacceptable"),
-    ],
-    "trec6": [
-        ("What is the capital of Burkina Faso ?", "LOC"),
-        ("Who invented the hula hoop ?", "HUM"),
-        ("What does NASA stand for ?", "ABBR"),
-    ],
-    "mpqa": [("fully supports", "pos"), ("a grave mistake", "neg")],
-}
 TWENTY = rows(*((f"text number {i} .", "pos" if i % 2 else "neg") for i in range(20)))
 
 
-# The prompt ----------------------------------------------------------------------------------------------------------
-
-
-def is_golden(name: str, text: str) -> None:
-    path = GOLDEN / f"prompt-{name}.txt"
-    if REGENERATE:
-        path.write_bytes(text.encode())
-    assert text == path.read_bytes().decode()
-
-
-Shipped = Callable[[str], Task]
-
-
-@pytest.fixture
-def shipped(tmp_path: Path) -> Shipped:
-    """Return the task of a file that we ship."""
-
-    def read(name: str) -> Task:
-        path = tmp_path / "experiment.yaml"
-        path.write_text(
-            f"task: {ROOT / 'configs' / 'tasks' / name}.yaml\nsubsample: {{levels: [1%]}}\n"
-        )
-        return load_experiments(path)[0].task
-
-    return read
-
-
-def test_the_papers_example_to_the_letter(shipped: Shipped) -> None:
-    """Appendix A; its line breaks within a review are the page's."""
-    lilo = (
-        "Despite its Hawaiian setting, the science-fiction trimmings and some moments of rowdy slapstick, the basic plot of ``Lilo`` "
-        "could have been pulled from a tear-stained vintage Shirley Temple script."
-    )
-    examples = rows((lilo, "neg"), ("And people make fun of me for liking Showgirls.", "neg"))
-    assert (
-        render_prompt(shipped("sst2"), examples)
-        == (GOLDEN / "prompt-sst2-paper.txt").read_bytes().decode()
-    )
-
-
-@pytest.mark.parametrize("k", [1, 2, 4, 8])
-def test_k_examples(k: int, shipped: Shipped) -> None:
-    """With brackets, quotes, other scripts' letters and a line end in the texts."""
-    is_golden(f"sst2-k{k}", render_prompt(shipped("sst2"), REVIEWS[:k]))
-
-
-@pytest.mark.parametrize("name", EXAMPLES)
-def test_the_tasks_of_table_7(name: str, shipped: Shipped) -> None:
-    """Rendered from the task files: header, types, label words and their order."""
-    is_golden(name, render_prompt(shipped(name), rows(*EXAMPLES[name])))
-
-
-def test_every_shipped_task_has_a_golden_prompt() -> None:
-    assert {path.stem for path in (ROOT / "configs" / "tasks").glob("*.yaml")} == {
-        "sst2",
-        *EXAMPLES,
-    }
-
-
-def test_the_generic_specification() -> None:
-    is_golden(
-        "generic",
-        render_prompt(
-            make_task(["pos", "neg"]), rows(("A gorgeous, witty, seductive movie.", "pos"))
-        ),
-    )
-
-
-@pytest.mark.parametrize("k", [1, 2, 4])
-def test_one_line_an_example_in_the_order_given(k: int) -> None:
-    header, blank, *lines, last = render_prompt(SST2, TWENTY[:k][::-1]).split("\n")
-    assert header.startswith(
-        "Each item in the following list contains a movie review and the respective sentiment."
-    )
-    assert (blank, last) == ("", "Movie review:")
-    names = {"pos": "Positive", "neg": "Negative"}
-    assert lines == [
-        f"Movie review: {row.text} (Sentiment: {names[row.label]})" for row in TWENTY[:k][::-1]
-    ]
-
-
-def test_labels_stand_in_the_tasks_order_whatever_their_case_in_the_config() -> None:
-    """Small in the header, capitalised in the lines, in types and labels alike."""
-    task = make_task(
-        {"b": "NO", "a": "Yes", "c": "mayBe"}, text_type="Question", label_type="ANSWER"
-    )
-    text = render_prompt(task, rows(("so", "a"), ("not so", "b"), ("SO", "c")))
-    assert (
-        "contains a question and the respective answer. The answer is one of 'no', 'yes', or 'maybe'.\n\n"
-        in text
-    )
-    assert text.endswith(
-        "\nQuestion: so (Answer: Yes)\nQuestion: not so (Answer: No)\nQuestion: SO (Answer: Maybe)\nQuestion:"
-    )
-    assert label_choices(task) == (" No", " Yes", " Maybe")
-
-
-@pytest.mark.parametrize("end", LINE_ENDS, ids=repr)
-def test_a_text_of_several_lines_becomes_one(end: str) -> None:
-    text = render_prompt(SST2, rows((f"{end} first line {end}{end}second{end}third{end}", "pos")))
-    assert text.splitlines()[2:] == [
-        "Movie review: first line second third (Sentiment: Positive)",
-        "Movie review:",
-    ]
-
-
-@quick(max_examples=100, deadline=None)
-@given(
-    st.text(
-        st.sampled_from([*"ab .,(:", "\t", "\u00a0", "é", *LINE_ENDS[:2], *LINE_ENDS[3:]]),
-        max_size=30,
-    )
-)
-def test_one_line_keeps_every_word(text: str) -> None:
-    line = to_one_line(text)
-    assert len(line.splitlines()) <= 1
-    assert line.split() == text.split()
-    assert to_one_line(line) == line
-
-
-@quick(max_examples=50, deadline=None)
-@given(
-    st.lists(
-        st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20),
-        min_size=1,
-        max_size=4,
-    )
-)
-def test_the_prompt_has_a_line_an_example_and_ends_with_the_colon(texts: list[str]) -> None:
-    text = render_prompt(SST2, rows(*((text, "pos") for text in texts)))
-    assert text.endswith("\nMovie review:")
-    assert len(text.splitlines()) == 2 + len(texts) + 1
-
-
-# Seam and choices ----------------------------------------------------------------------------------------------------
-
-
-def test_the_seam_joins_text_and_label_as_the_prompt_does() -> None:
-    """What the LM reads in an example is a text, the label prefix, a choice and a bracket."""
-    (row,) = rows(("fine", "neg"))
-    assert label_prefix(SST2) == " (Sentiment:"
-    assert f"Movie review: fine{label_prefix(SST2)}{label_choices(SST2)[1]})\n" in render_prompt(
-        SST2, [row]
-    )
-
-
-@pytest.mark.parametrize(
-    ("labels", "expected"),
-    [
-        (["positive", "negative"], (" Positive", " Negative")),
-        (["pos", "positive"], (" Pos)", " Positive)")),
-        (["not grammatical", "other", "NOT"], (" Not grammatical)", " Other)", " Not)")),
-        (["1", "2", "10"], (" 1)", " 2)", " 10)")),
-        (["active", "inactive"], (" Active", " Inactive")),
-    ],
-)
-def test_choices_carry_the_bracket_if_and_only_if_one_label_begins_another(
-    labels: list[str], expected: tuple[str, ...]
-) -> None:
-    """Without it ` Pos` would count every ` Positive` as its own."""
-    assert label_choices(make_task(labels)) == expected
-
-
-# From requests to rows -----------------------------------------------------------------------------------------------
+# From requests to rows ----------------------------------------------------------------------------
 
 
 class Echo:
@@ -295,9 +92,16 @@ def test_a_row_carries_everything_in_the_tasks_classes() -> None:
     (row,) = generated(Echo(), first=17, count=1)
     assert isinstance(row, Augmented)
     assert row.model_dump() == {
-        "id": "gpt3mix-00017", "text": "a fine film", "label": "neg", "probs": {"pos": 0.25, "neg": 0.75}, "method": "gpt3mix",
-        "parents": row.parents, "label_source": "exact", "label_mass": 0.4, "request": 17,
-    }  # fmt: skip
+        "id": "gpt3mix-00017",
+        "text": "a fine film",
+        "label": "neg",
+        "probs": {"pos": 0.25, "neg": 0.75},
+        "method": "gpt3mix",
+        "parents": row.parents,
+        "label_source": "exact",
+        "label_mass": 0.4,
+        "request": 17,
+    }
 
 
 def test_the_label_is_the_likeliest_class() -> None:
@@ -465,9 +269,16 @@ def test_about_names_what_can_change_a_row_and_nothing_else() -> None:
     )
     assert generator(Echo(), labels="hard", beams=2).about != hard
     changes: list[dict[str, Any]] = [
-        {"k": 3}, {"selection": "balanced"}, {"temperature": 0.5}, {"top_p": 0.5}, {"max_tokens": 7}, {"frequency_penalty": 0.0},
-        {"labels": "hard"}, {"label_temperature": 2}, {"contextual_calibration": True},
-    ]  # fmt: skip
+        {"k": 3},
+        {"selection": "balanced"},
+        {"temperature": 0.5},
+        {"top_p": 0.5},
+        {"max_tokens": 7},
+        {"frequency_penalty": 0.0},
+        {"labels": "hard"},
+        {"label_temperature": 2},
+        {"contextual_calibration": True},
+    ]
     for change in changes:
         assert generator(Echo(), **change).about != base
     other = Echo()
@@ -486,7 +297,7 @@ def test_its_rows_bear_the_name_that_it_was_given() -> None:
     assert (row.id, row.method) == ("mix-00000", "mix")
 
 
-# Hard labels ---------------------------------------------------------------------------------------------------------
+# Hard labels --------------------------------------------------------------------------------------
 
 
 def beam(*lines: str, unfinished: bool = False) -> Completion:
@@ -513,9 +324,16 @@ def test_every_hypothesis_is_a_row_in_the_order_of_its_rank() -> None:
         ("fine (sometimes)", "pos"),
     ]
     assert found[1].model_dump() == {
-        "id": "gpt3mix-00017.1", "text": "dull", "label": "neg", "probs": {"pos": 0.0, "neg": 1.0}, "method": "gpt3mix",
-        "parents": found[0].parents, "label_source": "hard", "label_mass": None, "request": 17,
-    }  # fmt: skip
+        "id": "gpt3mix-00017.1",
+        "text": "dull",
+        "label": "neg",
+        "probs": {"pos": 0.0, "neg": 1.0},
+        "method": "gpt3mix",
+        "parents": found[0].parents,
+        "label_source": "hard",
+        "label_mass": None,
+        "request": 17,
+    }
 
 
 @pytest.mark.parametrize(
@@ -554,7 +372,8 @@ def test_an_unfinished_hypothesis_and_an_empty_search_are_rejected() -> None:
 
 
 def test_a_beam_search_asks_for_no_seam_and_for_nothing_that_a_sampler_needs() -> None:
-    """So no sampler's setting makes another request; the text may be as long as a soft one, the label comes on top."""
+    """So no sampler's setting makes another request; the text may be as long as a soft one, the
+    label comes on top."""
     one, two = Echo(beam("x")), Echo(beam("x"))
     generated(
         one, labels="hard", beams=3, max_tokens=33, temperature=0, top_p=0.8, frequency_penalty=0.25
@@ -599,7 +418,7 @@ def test_quota_gate_and_rejects_cope_with_several_rows_an_attempt(tmp_path: Path
     assert done.manifest.counts["rejected"] == {"copy_of_real": 1}
 
 
-# Calibration ---------------------------------------------------------------------------------------------------------
+# Calibration --------------------------------------------------------------------------------------
 
 
 class Refusing(Echo):
@@ -610,7 +429,8 @@ class Refusing(Echo):
 
 
 def test_labels_are_made_anew_without_asking(tmp_path: Path) -> None:
-    """Temperature and calibration stand in no request: the journal answers, and content-free texts alone are scored."""
+    """Temperature and calibration stand in no request: the journal answers, and content-free texts
+    alone are scored."""
     with closing(JournaledLM(Echo(), tmp_path / "journal.sqlite")) as journal:
         (before,) = generator(journal).generate(TWENTY, 0, 1, 0)
     lm = Refusing()
@@ -621,7 +441,8 @@ def test_labels_are_made_anew_without_asking(tmp_path: Path) -> None:
     for row in (before, warm, calibrated):
         assert isinstance(row, Augmented)
         assert (row.text, row.parents, row.label_mass) == ("a fine film", before.parents, 0.4)
-    # By hand: 0.1 and 0.3; their roots; divided by the 0.3 and 0.1 that Echo gives to texts without content.
+    # By hand: 0.1 and 0.3; their roots; divided by the 0.3 and 0.1 that Echo gives to texts without
+    # content.
     root = math.sqrt(1 / 3)
     for row, expected in ((before, 0.25), (warm, root / (1 + root)), (calibrated, 0.1)):
         assert getattr(row, "probs", {})["pos"] == pytest.approx(expected, abs=1e-6)
@@ -666,11 +487,12 @@ def test_hard_labels_are_not_calibrated() -> None:
     assert {row.probs["pos"] for row in found if isinstance(row, Augmented)} == {1.0}
 
 
-# Prompts that are too long -------------------------------------------------------------------------------------------
+# Prompts that are too long ------------------------------------------------------------------------
 
 
 class Short(Echo):
-    """An LM with a given context whose tokens are characters, one more around each text; it keeps what it counted."""
+    """An LM with a given context whose tokens are characters, one more around each text; it keeps
+    what it counted."""
 
     def __init__(self, context: int) -> None:
         super().__init__()
@@ -724,7 +546,8 @@ def test_each_line_is_counted_once_and_a_whole_prompt_only_near_the_limit() -> N
 
 
 def test_with_a_real_lm_a_prompt_just_fits(tiny_lm: Path, texts: list[str]) -> None:
-    """Its own check is met: no prompt is too long for it, and with one example more each would be."""
+    """Its own check is met: no prompt is too long for it, and with one example more each would
+    be."""
     lm = open_lm(LocalLMSettings(kind="local", model=str(tiny_lm), device="cpu", batch_size=8))
     examples = [Example(id=f"r{i}", text=text, label="pos") for i, text in enumerate(texts[:40])]
     made = generator(lm, k=30, max_tokens=4)

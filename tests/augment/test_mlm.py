@@ -1,4 +1,5 @@
-"""Contextual replacement with tiny random masked LMs of two families: WordPiece BERT and byte-level RoBERTa."""
+"""Contextual replacement with tiny random masked LMs of two families: WordPiece BERT and byte-level
+RoBERTa."""
 
 import re
 from pathlib import Path
@@ -26,7 +27,8 @@ TEXTS = [
     "An entertaining film, with a fine cast and a good story!",
     "  Dull\tand  (very) long .  ",
     "Bad",
-    "The film is a mess of half-baked jokes; it's long, and it's not funny at all, but for the music.",
+    "The film is a mess of half-baked jokes; it's long, and it's not funny at all, "
+    "but for the music.",
     "The [MASK] of the film <mask> is good",
     "...",
 ]
@@ -195,7 +197,8 @@ def test_the_likeliest_whole_word_is_that_of_the_library(model: Path) -> None:
 
 
 def test_only_whole_words_of_the_vocabulary_are_written(model: Path) -> None:
-    """No piece that continues a word, no sign, nothing special, no row of weights without a token."""
+    """No piece that continues a word, no sign, nothing special, no row of weights without a
+    token."""
     augmenter = mlm(model)
     ids, words = augmenter._whole_words
     tokens = augmenter._tokenizer.convert_ids_to_tokens(ids.tolist())
@@ -222,20 +225,20 @@ def test_top_k_and_temperature_say_how_freely_a_word_is_drawn(model: Path) -> No
 
 
 def test_conditional_reads_the_label_before_the_text_and_writes_none_of_it(model: Path) -> None:
-    plain, told = mlm(model), mlm(model, conditional=True)
+    plain, conditional = mlm(model), mlm(model, conditional=True)
     one = [Example(id="r", text="A film", label="pos")]
-    assert told._mask(one[0], []) == "positive movie review: A film"
+    assert conditional._mask(one[0], []) == "positive movie review: A film"
     assert plain._mask(one[0], []) == "A film"
     other = [one[0].model_copy(update={"label": "neg"})]
     guesses = [
         augmenter._logits([augmenter._mask(row[0], [WORD.search(row[0].text)])])[0][0]
-        for augmenter in (plain, told)
+        for augmenter in (plain, conditional)
         for row in (one, other)
     ]
     assert torch.equal(guesses[0], guesses[1])
     assert not torch.equal(guesses[2], guesses[3])
-    assert [len(row.text.split()) for row in told.generate(one, 0, 5, 0)] == [2] * 5
-    assert plain.about != told.about
+    assert [len(row.text.split()) for row in conditional.generate(one, 0, 5, 0)] == [2] * 5
+    assert plain.about != conditional.about
 
 
 def test_a_word_beyond_the_models_length_stays(model: Path) -> None:
@@ -254,7 +257,7 @@ def test_a_text_without_words_stays_as_it_is(model: Path) -> None:
     assert [row.text for row in mlm(model).generate([ROWS[5]], 0, 2, 0)] == ["...", "..."]
 
 
-def test_what_cannot_serve_is_told(tiny_encoder: Path, model: Path, tmp_path: Path) -> None:
+def test_what_cannot_serve_is_reported(tiny_encoder: Path, model: Path, tmp_path: Path) -> None:
     """No mask, no head, no folder, no such device."""
     from transformers import AutoTokenizer, BertConfig, BertModel
 
@@ -288,8 +291,10 @@ def test_about_names_what_can_change_a_row(model: Path) -> None:
 def test_variants_that_sweep_the_type_of_text_have_an_augmenter_each(tmp_path: Path) -> None:
     """`conditional` lets the model read it; what does not differ is opened once."""
     (tmp_path / "types.yaml").write_text(
-        "name: types\ntask: {data: {kind: demo}, labels: {pos: positive, neg: negative}}\nsubsample: {levels: [8/class], seeds: 1}\n"
-        "baselines: [{kind: mlm, model: some/masked-lm, conditional: true}]\nclassifiers: [{kind: linear}]\n"
+        "name: types\ntask: {data: {kind: demo}, labels: {pos: positive, neg: negative}}\n"
+        "subsample: {levels: [8/class], seeds: 1}\n"
+        "baselines: [{kind: mlm, model: some/masked-lm, conditional: true}]\n"
+        "classifiers: [{kind: linear}]\n"
         "sweep: {task.text_type: [movie review, tweet]}\n"
     )
     resources, output = Resources(tmp_path), tmp_path / "mlm.jsonl"

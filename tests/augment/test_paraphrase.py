@@ -1,5 +1,5 @@
-"""A paraphrase is GPT3Mix with one example: the same rows under another name, by the same LM, filter and
-journal."""
+"""A paraphrase is GPT3Mix with one example: the same rows under another name, by the same LM,
+filter and journal."""
 
 from pathlib import Path
 

@@ -1,4 +1,5 @@
-"""The figures of a synthetic set, against hand counts and the properties that make them worth reading."""
+"""The figures of a synthetic set, against hand counts and the properties that make them worth
+reading."""
 
 import json
 import math
@@ -156,7 +157,7 @@ def test_distinct_of_texts_without_such_runs_is_unknown() -> None:
     assert distinct([["a"], []], 2) is None
 
 
-# Self-BLEU -----------------------------------------------------------------------------------------------------------
+# Self-BLEU ----------------------------------------------------------------------------------------
 
 
 def test_copies_have_1_and_strangers_next_to_nothing() -> None:
@@ -170,7 +171,8 @@ def test_copies_have_1_and_strangers_next_to_nothing() -> None:
 
 
 def test_self_bleu_by_hand() -> None:
-    """Each text against the other: 3 of 4 words, 2 of 3 pairs, 1 of 2 triples, no run of four; and a short one that is cut."""
+    """Each text against the other: 3 of 4 words, 2 of 3 pairs, 1 of 2 triples, no run of four; and
+    a short one that is cut."""
     a, b = ["a", "b", "c", "d"], ["a", "b", "c", "e"]
     assert self_bleu([a, b]) == pytest.approx((3 / 4 * 2 / 3 * 1 / 2 * 0.1) ** 0.25, abs=1e-4)
     short = self_bleu([["a", "b"], a])
@@ -191,7 +193,8 @@ WORDS = st.lists(st.sampled_from("abcd"), min_size=1, max_size=8)
 @few
 @given(st.lists(WORDS, min_size=2, max_size=6))
 def test_self_bleu_is_bleu_against_all_others(texts: list[list[str]]) -> None:
-    """The two highest counts that are kept serve as well as looking at every other text; order does not matter."""
+    """The two highest counts that are kept serve as well as looking at every other text; order does
+    not matter."""
     found = self_bleu(texts)
     assert found is not None
     assert 0 <= found <= 1
@@ -230,7 +233,8 @@ def test_of_many_texts_the_same_sample_is_taken_each_time() -> None:
 
 
 def test_of_very_many_rows_classes_are_counted_and_texts_sampled() -> None:
-    """Each row is as likely as another to be looked at, so the mean length is near that of all: 4 standard deviations are 0.13."""
+    """Each row is as likely as another to be looked at, so the mean length is near that of all: 4
+    standard deviations are 0.13."""
     rows = [
         row(" ".join(["word"] * (1 + i % 4)), float(i % 2)) for i in range(5 * MAX_SAMPLED_TEXTS)
     ]

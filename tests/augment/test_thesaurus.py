@@ -90,7 +90,8 @@ def test_pinned(word: str, expected: list[str]) -> None:
     ],
 )
 def test_inflected_words_are_looked_up_by_their_base(inflected: str, base: str) -> None:
-    """The base's synonyms are among those of the form (a form may be a word of its own too), the base itself is not."""
+    """The base's synonyms are among those of the form (a form may be a word of its own too), the
+    base itself is not."""
     part_of_base = synonyms(base)[0]
     assert part_of_base in synonyms(inflected)
     assert base not in synonyms(inflected)
@@ -111,10 +112,12 @@ def test_digest_is_stable() -> None:
 
 
 def test_opens_quickly_and_alone() -> None:
-    """Measured in a process of its own; the limit leaves room for a busy machine (it takes about 30 ms)."""
+    """Measured in a process of its own; the limit leaves room for a busy machine (it takes about 30
+    ms)."""
     code = (
         "import sys, time; from gpt3mix_cli.augment import thesaurus; start = time.process_time(); "
-        "assert thesaurus.synonyms('film'); print(time.process_time() - start); assert 'nltk' not in sys.modules"
+        "assert thesaurus.synonyms('film'); print(time.process_time() - start); "
+        "assert 'nltk' not in sys.modules"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
@@ -138,7 +141,7 @@ def script() -> ModuleType:
     spec = util.spec_from_loader(loader.name, loader)
     assert spec
     module = util.module_from_spec(spec)
-    # Without this the import leaves a compiled file beside the script.
+    # Without this the import leaves a compiled file next to the script.
     sys.dont_write_bytecode, before = True, sys.dont_write_bytecode
     loader.exec_module(module)
     sys.dont_write_bytecode = before
@@ -155,7 +158,8 @@ def test_packaged_file_is_what_the_script_builds(script: ModuleType) -> None:
 
 @needs_wordnet
 def test_agrees_with_wordnets_own_files() -> None:
-    """A sample of words and inflected forms, against a plain reading of index.*, data.* and *.exc, synset by synset."""
+    """A sample of words and inflected forms, against a plain reading of index.*, data.* and *.exc,
+    synset by synset."""
     wordnet = WordNet()
     chosen = random.Random(0)
     words = chosen.sample(sorted(wordnet.words), 300)
@@ -190,7 +194,8 @@ class WordNet:
                     self.senses[part, word] = [int(offset) for offset in rest[-int(count) :]]
             for line in (WORDNET / f"{part}.exc").read_text("ascii").splitlines():
                 form, *bases = line.split()
-                # A base of several words (`comics`: `comic_strip`) has no line in a thesaurus of single words.
+                # A base of several words (`comics`: `comic_strip`) has no line in a thesaurus of
+                # single words.
                 self.exceptions.setdefault((part, form), []).extend(
                     base for base in bases if "_" not in base
                 )

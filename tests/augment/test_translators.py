@@ -1,4 +1,5 @@
-"""Translators in one direction: tiny random Marian and FSMT models, and Apertium itself where it is installed."""
+"""Translators in one direction: tiny random Marian and FSMT models, and Apertium itself where it is
+installed."""
 
 import shutil
 import subprocess
@@ -44,7 +45,7 @@ def seeds(texts: list[str]) -> list[int]:
     return [derived_seed(0, text) for text in texts]
 
 
-# Transformers --------------------------------------------------------------------------------------------------------
+# Transformers -------------------------------------------------------------------------------------
 
 
 def test_a_batch_gives_what_single_texts_give(models: tuple[Path, Path]) -> None:
@@ -60,7 +61,8 @@ def test_a_batch_gives_what_single_texts_give(models: tuple[Path, Path]) -> None
 
 
 def test_draws_are_each_texts_own(models: tuple[Path, Path]) -> None:
-    """Neither the neighbours nor the order matter, the seed does, and nothing is taken from the global generator."""
+    """Neither the neighbours nor the order matter, the seed does, and nothing is taken from the
+    global generator."""
     import torch
 
     translator = load(models[0], temperature=1.0)
@@ -79,7 +81,8 @@ def test_a_low_temperature_is_greedy(models: tuple[Path, Path]) -> None:
 
 
 def test_draws_follow_the_models_probabilities() -> None:
-    """Of 4,000 draws each token's share is within five standard deviations of its probability; one without weight never comes."""
+    """Of 4,000 draws each token's share is within five standard deviations of its probability; one
+    without weight never comes."""
     import torch
 
     scores = torch.tensor([[2.0, 0.0, float("-inf"), 1.0, -1.0]])
@@ -201,7 +204,7 @@ def test_a_model_that_cannot_be_loaded_is_named(tmp_path: Path, files: dict[str,
     assert "apertium" in caught.value.hint
 
 
-def test_missing_sacremoses_is_told(
+def test_missing_sacremoses_is_reported(
     fsmt: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     translators._load_model.cache_clear()
@@ -211,13 +214,14 @@ def test_missing_sacremoses_is_told(
     assert caught.value.hint == "pip install 'gpt3mix[fsmt]'"
 
 
-def test_missing_sentencepiece_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_sentencepiece_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     """MarianTokenizer says so in an ImportError of many lines."""
     import transformers
 
     def refuse(name: str, **_: Any) -> None:
         raise ImportError(
-            "\nMarianTokenizer requires the SentencePiece library but it was not found in your environment."
+            "\nMarianTokenizer requires the SentencePiece library but it was not found in your "
+            "environment."
         )
 
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", refuse)
@@ -231,7 +235,7 @@ def test_a_device_that_is_not_there_is_named(marian: tuple[Path, Path]) -> None:
         load(marian[0], device="nowhere")
 
 
-# Apertium ------------------------------------------------------------------------------------------------------------
+# Apertium -----------------------------------------------------------------------------------------
 
 HARD = [
     "The film was a complete waste of time.",
@@ -313,7 +317,8 @@ def test_apertiums_fingerprint_is_that_of_its_version_and_data(
 
 
 def test_lost_alignment_halves_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A program that swallows the second text of every three is asked again, down to one text a process."""
+    """A program that swallows the second text of every three is asked again, down to one text a
+    process."""
     sizes = []
 
     def run(*arguments: str, text: str = "") -> str:

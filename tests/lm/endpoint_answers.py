@@ -100,17 +100,17 @@ class Answers:
         most = (
             len(self.model.tokens) if self.options.max_logprobs == -1 else self.options.max_logprobs
         )
-        for asked, of in (
+        for count, of in (
             (body.get("top_logprobs") if name == "top_logprobs" else logprobs, "sample"),
             (body.get("prompt_logprobs"), "prompt"),
         ):
             if (
-                asked is not None
-                and asked is not True
-                and (len(self.model.tokens) if asked == -1 else asked) > most
+                count is not None
+                and count is not True
+                and (len(self.model.tokens) if count == -1 else count) > most
             ):
                 raise self.no(
-                    f"Requested {of} logprobs of {asked}, which is greater than max "
+                    f"Requested {of} logprobs of {count}, which is greater than max "
                     f"allowed: {most}",
                     "logprobs",
                 )
@@ -146,7 +146,7 @@ class Answers:
             raise self.no(
                 "Either prompt or prompt_embeds must be provided and non-empty.", "prompt"
             )
-        return [self._tokens(one, body) for one in (prompt if several else [prompt])]
+        return [self._tokens(text, body) for text in (prompt if several else [prompt])]
 
     def _tokens(self, prompt: str | list[int], body: dict[str, Any]) -> list[str]:
         if isinstance(prompt, list):
@@ -217,10 +217,10 @@ class Answers:
         choice["finish_reason"] = answer.finish
         if dialect == "vllm":
             choice |= {"stop_reason": answer.stopped_by, "prompt_logprobs": None}
-            asked = body.get("prompt_logprobs")
-            asked = logprobs if asked is None and echo else asked
-            if asked is not None and self._knows("prompt_logprobs"):
-                choice["prompt_logprobs"] = self._prompt_logprobs(prompt, int(asked))
+            count = body.get("prompt_logprobs")
+            count = logprobs if count is None and echo else count
+            if count is not None and self._knows("prompt_logprobs"):
+                choice["prompt_logprobs"] = self._prompt_logprobs(prompt, int(count))
             if body.get("return_token_ids"):
                 choice["token_ids"] = [self.model.id_of(token) for token in answer.tokens]
                 choice["prompt_token_ids"] = [self.model.id_of(token) for token in prompt]
@@ -285,17 +285,17 @@ class Answers:
     ) -> dict[str, float]:
         """Return the generated token and the likeliest ones, or those requested by id."""
         if wanted:
-            found = {token: step.logprob(token)} | {
+            logprobs = {token: step.logprob(token)} | {
                 other: step.logprob(other) for other in map(self.model.token_of, wanted)
             }
         else:
-            found = {token: step.logprob(token)} | dict(step.ranked[:top])
-        return {named(other): max(value, HIDDEN) for other, value in found.items()}
+            logprobs = {token: step.logprob(token)} | dict(step.ranked[:top])
+        return {named(other): max(value, HIDDEN) for other, value in logprobs.items()}
 
     def _prompt_logprobs(self, prompt: list[str], top: int) -> list[dict[str, Any] | None]:
         entries: list[dict[str, Any] | None] = []
         for step, token in zip(self.model.walk(prompt), prompt, strict=True):
-            found = {token: step.logprob(token)} | dict(
+            logprobs = {token: step.logprob(token)} | dict(
                 step.ranked[: len(self.model.tokens) if top == -1 else top]
             )
             entry = {
@@ -304,7 +304,7 @@ class Answers:
                     "rank": step.rank(t),
                     "decoded_token": t,
                 }
-                for t, value in found.items()
+                for t, value in logprobs.items()
             }
             entries.append(entry if entries else None)
         return entries

@@ -97,16 +97,14 @@ class Batches:
         return state
 
     async def _file(self, request: web.Request) -> web.Response:
-        found = self.files.get(request.match_info["file"])
-        return (
-            web.json_response(found[0]) if found else _no_such("file", request.match_info["file"])
-        )
+        file = self.files.get(request.match_info["file"])
+        return web.json_response(file[0]) if file else _no_such("file", request.match_info["file"])
 
     async def _content(self, request: web.Request) -> web.Response:
-        found = self.files.get(request.match_info["file"])
+        file = self.files.get(request.match_info["file"])
         return (
-            web.Response(body=found[1], content_type="application/octet-stream")
-            if found
+            web.Response(body=file[1], content_type="application/octet-stream")
+            if file
             else _no_such("file", request.match_info["file"])
         )
 
@@ -119,31 +117,31 @@ class Batches:
     # Batches ----------------------------------------------------------------------------------
 
     async def _create(self, request: web.Request) -> web.Response:
-        asked = await request.json()
-        if asked.get("endpoint") not in ENDPOINTS or asked.get("completion_window") != "24h":
+        fields = await request.json()
+        if fields.get("endpoint") not in ENDPOINTS or fields.get("completion_window") != "24h":
             return web.json_response(
                 refused(
-                    "openai", 400, f"Invalid 'endpoint': {asked.get('endpoint')}.", "endpoint"
+                    "openai", 400, f"Invalid 'endpoint': {fields.get('endpoint')}.", "endpoint"
                 ).body,
                 status=400,
             )
-        if asked.get("input_file_id") not in self.files:
-            return _no_such("file", str(asked.get("input_file_id")))
+        if fields.get("input_file_id") not in self.files:
+            return _no_such("file", str(fields.get("input_file_id")))
         now = int(time.time())
         state = {
             "id": f"batch_{next(self._numbers)}",
             "object": "batch",
-            "endpoint": asked["endpoint"],
+            "endpoint": fields["endpoint"],
             "errors": None,
             "status": "validating",
         }
         state |= {
-            "input_file_id": asked["input_file_id"],
+            "input_file_id": fields["input_file_id"],
             "completion_window": "24h",
             "output_file_id": None,
             "error_file_id": None,
         }
-        state |= {"created_at": now, "expires_at": now + 86_400, "metadata": asked.get("metadata")}
+        state |= {"created_at": now, "expires_at": now + 86_400, "metadata": fields.get("metadata")}
         state["request_counts"] = {"total": 0, "completed": 0, "failed": 0}
         self.batches[state["id"]] = Batch(state)
         return web.json_response(state)
@@ -183,13 +181,13 @@ class Batches:
         errors, seen = [], set()
         for number, line in enumerate(self._lines(batch), 1):
             try:
-                asked = json.loads(line)
+                fields = json.loads(line)
                 wrong = (
-                    asked["url"] != batch.state["endpoint"]
-                    or asked["method"] != "POST"
-                    or not isinstance(asked["body"], dict)
+                    fields["url"] != batch.state["endpoint"]
+                    or fields["method"] != "POST"
+                    or not isinstance(fields["body"], dict)
                 )
-                if wrong or asked["custom_id"] in seen:
+                if wrong or fields["custom_id"] in seen:
                     errors.append(
                         {
                             "code": "invalid_request",
@@ -198,7 +196,7 @@ class Batches:
                             "param": None,
                         }
                     )
-                seen.add(asked["custom_id"])
+                seen.add(fields["custom_id"])
             except (ValueError, KeyError, TypeError):
                 errors.append(
                     {

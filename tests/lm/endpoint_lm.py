@@ -44,11 +44,11 @@ def engine(
         lm.close()
 
 
-def asked(many: int = 10, **options: Any) -> list[Request]:
+def build_requests(count: int = 10, **options: Any) -> list[Request]:
     """Return requests in the form of the paper."""
     known = {"prompt": PROMPT, "max_tokens": 60, "label_prefix": LABEL_PREFIX, "choices": CHOICES}
     return [
-        Request(**{"number": number, "seed": number, **known, **options}) for number in range(many)
+        Request(**{"number": number, "seed": number, **known, **options}) for number in range(count)
     ]
 
 

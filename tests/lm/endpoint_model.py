@@ -337,9 +337,9 @@ def write(
         if token == END:
             return Written(text, tokens, steps, "stop", None)
         text += token
-        found = [(place, string) for string in stop if (place := text.find(string)) >= 0]
-        if found:
-            place, string = min(found)
+        matches = [(place, string) for string in stop if (place := text.find(string)) >= 0]
+        if matches:
+            place, string = min(matches)
             return Written(text[:place], tokens, steps, "stop", string)
         cursor.advance(token)
     return Written(text, tokens, steps, "length", None)

@@ -30,7 +30,7 @@ from endpoint_options import Options, Refused, refused
 
 
 @dataclasses.dataclass
-class Asked:
+class RequestRecord:
     """A request and the status of its answer; 0 if there is none, or a broken one."""
 
     number: int
@@ -60,7 +60,7 @@ class Server:
 
     def reset(self) -> None:
         """Reset the counters."""
-        self.asked: list[Asked] = []
+        self.records: list[RequestRecord] = []
         self.keys: set[str] = set()
         self.paths: collections.Counter[str] = collections.Counter()
         self.statuses: collections.Counter[int] = collections.Counter()
@@ -76,12 +76,14 @@ class Server:
 
     def bodies(self, path: str = "") -> list[Any]:
         """Return the bodies of all requests to paths that contain this, in the order of arrival."""
-        return [asked.json() for asked in self.asked if path in asked.path and asked.body]
+        return [record.json() for record in self.records if path in record.path and record.body]
 
     def twice(self) -> list[Any]:
         """Return each body that was answered with 200 more than once."""
         answered = collections.Counter(
-            (asked.path, asked.body) for asked in self.asked if asked.status == 200 and asked.body
+            (record.path, record.body)
+            for record in self.records
+            if record.status == 200 and record.body
         )
         return [json.loads(body) for (_, body), times in answered.items() if times > 1]
 
@@ -113,56 +115,58 @@ class Server:
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
-        asked = Asked(self.requests + 1, request.path, body if self.options.remember else b"")
+        record = RequestRecord(
+            self.requests + 1, request.path, body if self.options.remember else b""
+        )
         self.requests += 1
-        self.paths[asked.path] += 1
+        self.paths[record.path] += 1
         self.keys.add(request.headers.get("Authorization", ""))
         times = 0
         if self.options.remember:
-            self.asked.append(asked)
-            self._times[asked.path, body] += 1
-            times = self._times[asked.path, body]
+            self.records.append(record)
+            self._times[record.path, body] += 1
+            times = self._times[record.path, body]
         self.in_flight += 1
         self.most_at_once = max(self.most_at_once, self.in_flight)
         try:
-            response = await self._served(request, asked, body, times)
+            response = await self._served(request, record, body, times)
         finally:
             self.in_flight -= 1
-        self.statuses[asked.status] += 1
+        self.statuses[record.status] += 1
         return response
 
-    async def _next_fault(self, asked: Asked, body: bytes, times: int) -> Fault | None:
+    async def _next_fault(self, record: RequestRecord, body: bytes, times: int) -> Fault | None:
         """Wait for delays and return the first other fault that hits a request."""
         for fault in list(self.faults):
-            if fault.hits(asked.number, asked.path, body, times):
+            if fault.hits(record.number, record.path, body, times):
                 if fault.kind != "delay":
                     return fault
                 await asyncio.sleep(seconds_of(fault.seconds))
         return None
 
     async def _served(
-        self, request: web.Request, asked: Asked, body: bytes, times: int
+        self, request: web.Request, record: RequestRecord, body: bytes, times: int
     ) -> web.StreamResponse:
         key = request.headers.get("Authorization", "").removeprefix("Bearer ")
-        fault = await self._next_fault(asked, body, times)
+        fault = await self._next_fault(record, body, times)
         if fault and fault.kind not in CUTS:
             return self._done(
-                asked, answer_of(fault, self.options.dialect, self.options.model, key)
+                record, answer_of(fault, self.options.dialect, self.options.model, key)
             )
         if request.method == "POST" and not self._is_within_rate():
             return self._done(
-                asked,
+                record,
                 self._too_many("Rate limit reached for requests per minute", self.options.window),
             )
         if self.options.at_once and not self.options.queue and self.serving >= self.options.at_once:
-            return self._done(asked, self._too_many("Too many requests at once", 0.1))
+            return self._done(record, self._too_many("Too many requests at once", 0.1))
         async with self._slot():
             self.serving += 1
             try:
                 answered = asyncio.get_running_loop().time() + (
                     seconds_of(self.options.delay) if request.method == "POST" else 0.0
                 )
-                status, answer, headers = self._answer(request.method, asked.path, body, key)
+                status, answer, headers = self._answer(request.method, record.path, body, key)
                 text = json.dumps(answer)
                 await asyncio.sleep(
                     answered - asyncio.get_running_loop().time()
@@ -172,14 +176,14 @@ class Server:
             finally:
                 self.serving -= 1
         return self._done(
-            asked,
+            record,
             web.Response(
                 text=text, status=status, headers=headers, content_type="application/json"
             ),
         )
 
-    def _done(self, asked: Asked, response: web.Response) -> web.Response:
-        asked.status = response.status
+    def _done(self, record: RequestRecord, response: web.Response) -> web.Response:
+        record.status = response.status
         return response
 
     def _slot(self) -> contextlib.AbstractAsyncContextManager[Any]:
@@ -231,14 +235,14 @@ class Server:
             return self.answers.models()
         if method == "POST" and (endpoint := self.endpoints().get(path)):
             try:
-                asked = json.loads(body)
+                fields = json.loads(body)
             except ValueError as error:
                 raise refused(
                     self.options.dialect,
                     400,
                     f"We could not parse the JSON body of your request: {error}",
                 ) from error
-            return endpoint(asked)
+            return endpoint(fields)
         raise refused(self.options.dialect, 404, f"Invalid URL ({method} {path})")
 
     def endpoints(self) -> dict[str, Any]:

@@ -135,8 +135,8 @@ def _listening(process: subprocess.Popen[bytes], log: Path) -> str:
     deadline = time.monotonic() + START_TIMEOUT_S
     while True:
         printed = log.read_text("utf-8", "replace")
-        if found := LISTENS.search(printed):
-            return found[1]
+        if match := LISTENS.search(printed):
+            return match[1]
         assert process.poll() is None, (
             f"the server ended with {process.returncode}:\n{printed[-4000:]}"
         )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from endpoint_lm import CHOICES, LABEL_PREFIX, PROMPT, asked, engine
+from endpoint_lm import CHOICES, LABEL_PREFIX, PROMPT, build_requests, engine
 from endpoint_server import Server, running, serving
 from killed_runs import AT_ONCE
 
@@ -75,8 +75,8 @@ def test_twenty_kills_repeat_only_requests_in_flight(tmp_path: Path) -> None:
 # The journal --------------------------------------------------------------------------------------
 
 
-def texts(lm: Any, many: int = 10) -> list[str]:
-    return [completion.text for completion in lm.complete(asked(many))]
+def texts(lm: Any, count: int = 10) -> list[str]:
+    return [completion.text for completion in lm.complete(build_requests(count))]
 
 
 def test_a_file_system_without_shared_memory_works(

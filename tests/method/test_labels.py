@@ -56,7 +56,7 @@ def test_extreme_values_neither_overflow_nor_vanish(
     assert 0 <= mass <= 1
 
 
-# Temperature and calibration -----------------------------------------------------------------------------------------
+# Temperature and calibration ----------------------------------------------------------------------
 
 
 @quick(max_examples=200, deadline=None)
@@ -92,7 +92,8 @@ def test_temperature_by_hand() -> None:
 def test_calibration_divides_by_the_mean_probability_without_content(
     data: st.DataObject, values: list[float], texts: int, shift: float
 ) -> None:
-    """Zhao et al.: p / p_cf, made to sum to one; how much mass the labels have without content does not matter."""
+    """Zhao et al.: p / p_cf, made to sum to one; how much mass the labels have without content does
+    not matter."""
     row = st.lists(st.floats(-40, 0), min_size=len(values), max_size=len(values))
     free = data.draw(st.lists(row, min_size=texts, max_size=texts))
     names = TREC[: len(values)]
@@ -118,7 +119,8 @@ def test_a_text_that_says_no_more_than_none_is_undecided(values: list[float]) ->
 
 
 def test_calibration_by_hand() -> None:
-    """An LM that says pos twice as often whatever it reads: 0.6 : 0.4 is 3 : 4 in truth; at temperature 0.5, 9 : 16."""
+    """An LM that says pos twice as often whatever it reads: 0.6 : 0.4 is 3 : 4 in truth; at
+    temperature 0.5, 9 : 16."""
     values, free = (
         [math.log(0.6), math.log(0.4)],
         [[math.log(0.3), math.log(0.1)], [math.log(0.1), math.log(0.1)]],

@@ -121,7 +121,7 @@ def test_signs_in_types_and_labels_mean_themselves(line: str, label: str | None)
     assert parse_line(line, ODD).label == label
 
 
-# Rendered and read back ----------------------------------------------------------------------------------------------
+# Rendered and read back ---------------------------------------------------------------------------
 
 # Whole Unicode but half characters, with what matters here made likely.
 signs = st.one_of(
@@ -158,7 +158,8 @@ def tasks(draw: st.DrawFn) -> Task:
 @quick(max_examples=400, deadline=None)
 @given(st.one_of(st.just(SST2), st.just(ODD), tasks()), texts, st.data())
 def test_what_is_rendered_is_read_back(task: Task, text: str, data: st.DataObject) -> None:
-    """Any one-line text without an annotation or a row of its own, any task specification, any class."""
+    """Any one-line text without an annotation or a row of its own, any task specification, any
+    class."""
     assume(parse_line(text, task) == (text, None, None, ""))
     assume(
         label_prefix(task).strip().casefold()

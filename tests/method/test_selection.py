@@ -86,7 +86,7 @@ def test_balanced_takes_the_classes_in_turn(
 
 
 def test_balanced_does_not_favour_a_class_or_a_place() -> None:
-    """k = 1 of 3 classes, 18 : 9 : 3 rows; and k = 2: which class stands first.
+    """k = 1 of 3 classes, 18 : 9 : 3 rows; and k = 2: which class is first.
 
     Within 5 standard deviations: a right selector fails once in 170,000 choices of seeds.
     """
@@ -102,7 +102,8 @@ def test_balanced_does_not_favour_a_class_or_a_place() -> None:
 def test_every_row_is_as_likely_in_every_place(strategy: Strategy) -> None:
     """Chi-square of 5 rows in 2 places over 4,000 draws (balanced: 3 + 3 rows).
 
-    Each place alone is a uniform draw: chi-square with n - 1 degrees of freedom passes 38 once in 10 million for 4, 1.5 million for 5.
+    Each position alone is a uniform draw: chi-square with n - 1 degrees of freedom passes 38 once
+    in 10 million for 4, 1.5 million for 5.
     """
     pool, n = rows("aaaaa" if strategy == "uniform" else "aaabbb"), 4000
     draws = [select(pool, 2, strategy, Random(seed)) for seed in range(n)]
@@ -113,7 +114,8 @@ def test_every_row_is_as_likely_in_every_place(strategy: Strategy) -> None:
 
 
 def test_uniform_draws_pairs_uniformly() -> None:
-    """The 12 ordered pairs of 4 rows, whatever their classes: chi-square with 11 degrees of freedom passes 60 once in 100 million."""
+    """The 12 ordered pairs of 4 rows, whatever their classes: chi-square with 11 degrees of freedom
+    passes 60 once in 100 million."""
     pool, n = rows("aaab"), 6000
     counts = Counter(
         tuple(row.id for row in select(pool, 2, "uniform", Random(seed))) for seed in range(n)
@@ -122,7 +124,7 @@ def test_uniform_draws_pairs_uniformly() -> None:
     assert sum((count - n / 12) ** 2 / (n / 12) for count in counts.values()) < 60
 
 
-# By likeness ---------------------------------------------------------------------------------------------------------
+# By likeness --------------------------------------------------------------------------------------
 
 FILMS = [
     Example(id=f"f{i}", text=text, label="pos")
@@ -151,7 +153,7 @@ def anchor(seed: int, pool: list[Example]) -> Example:
     return pool[Random(seed).randrange(len(pool))]
 
 
-def test_the_nearest_stand_beside_their_anchor_and_the_furthest_share_no_word() -> None:
+def test_the_nearest_are_next_to_their_anchor_and_the_furthest_share_no_word() -> None:
     near, far = anchored("nearest", 2), anchored("furthest", 2)
     expected = {"f0": "f1", "f1": "f0", "f3": "f4", "f4": "f3"}
     for seed, (two, apart) in enumerate(zip(near, far, strict=True)):
@@ -166,7 +168,8 @@ def test_the_nearest_stand_beside_their_anchor_and_the_furthest_share_no_word() 
 
 @pytest.mark.parametrize("strategy", ["nearest", "furthest"])
 def test_every_row_can_be_the_anchor_and_the_order_says_nothing_of_it(strategy: Strategy) -> None:
-    """k = 1 is the anchor alone; of two, it stands first about half the time (5 standard deviations of 400)."""
+    """k = 1 is the anchor alone; of two, it is first about half the time (5 standard deviations
+    of 400)."""
     assert {row.id for (row,) in anchored(strategy, 1)} == {row.id for row in FILMS}
     leading = sum(
         two[0] == anchor(seed, FILMS) for seed, two in enumerate(anchored(strategy, 2, 400))
@@ -249,7 +252,8 @@ def test_vectors_are_made_once_a_set_and_never_n_by_n(monkeypatch: pytest.Monkey
 
 
 def test_an_encoder_serves_as_similarity(tiny_encoder: Path) -> None:
-    """Its vectors are those of each text alone, so that a batch's padding changes nothing; the same text is nearest."""
+    """Its vectors are those of each text alone, so that a batch's padding changes nothing; the same
+    text is nearest."""
     from gpt3mix_cli.method.selection import _encoder_vectors
 
     folder = str(tiny_encoder)
@@ -295,7 +299,7 @@ def test_the_packaged_encoder_knows_what_words_mean() -> None:
         )
 
 
-def test_an_encoder_that_cannot_be_loaded_is_told_with_its_key(tmp_path: Path) -> None:
+def test_an_encoder_that_cannot_be_loaded_is_reported_with_its_key(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(
         UserError, match=r"augment\.similarity '.*empty': cannot be loaded"

@@ -1,4 +1,5 @@
-"""The classifier that prompts: which examples it shows, what it asks, what it makes of the answers, what that costs."""
+"""The classifier that prompts: which examples it shows, what it asks, what it makes of the answers,
+what that costs."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -86,7 +87,8 @@ def test_probabilities_are_equation_1_of_the_lms_own_scores_in_the_papers_prompt
 
 
 def test_examples_take_the_classes_in_turn_and_are_those_of_the_seed(task: Task, lm: LM) -> None:
-    """Also where a class has fewer rows; every order of two classes comes last in turn (64 seeds: once in 1e18 not)."""
+    """Also where a class has fewer rows; every order of two classes comes last in turn (64 seeds:
+    once in 1e18 not)."""
     drawn = interleave_classes(ROWS, generator(3, "x"))
     assert sorted(row.id for row in drawn) == sorted(row.id for row in ROWS)
     assert all({drawn[i].label, drawn[i + 1].label} == set(CLASSES) for i in (0, 2, 4, 6))
@@ -134,7 +136,42 @@ def test_fit_shows_as_many_as_the_context_holds_and_keeps_the_last_ones(task: Ta
     assert numbers[TEXTS[2]] < numbers[TEXTS[1]]
 
 
-def test_a_text_longer_than_the_context_is_cut_and_told(task: Task, lm: LM) -> None:
+def num_examples_of_version_1(
+    task: Task, lm: LM, examples: Sequence[Example], text: str, context: int
+) -> int:
+    """The rule of the first version: parts are counted alone, then the whole prompt."""
+    count = lm.info.count_tokens
+    limit = context - max(map(count, label_choices(task))) - 2
+    empty = count(render_label_prompt(task, (), ""))
+    left, number = limit - empty - count(text), 0
+    for row in reversed(examples):
+        left -= count(render_label_prompt(task, (row,), "")) - empty
+        if left < 0:
+            break
+        number += 1
+    while number and count(render_label_prompt(task, examples[-number:], text)) > limit:
+        number -= 1
+    return number
+
+
+def test_a_nearly_full_context_holds_as_many_examples_as_in_version_1(task: Task, lm: LM) -> None:
+    """With every remainder of the context, also where one example more would just fit."""
+    count, one_more_fits = lm.info.count_tokens, 0
+    order = interleave_classes(ROWS, generator(7, "prompt examples"))
+    start = count(render_label_prompt(task, ROWS[:3], TEXTS[1]))
+    for context in range(start, start + 40):
+        classifier = prompting(task, Watched(lm, context))
+        classifier.fit(ROWS, [], 7)
+        limit = context - max(map(count, label_choices(task))) - 2
+        for text, tokens in zip(TEXTS, classifier.count_prompt_tokens(TEXTS), strict=True):
+            number = num_examples_of_version_1(task, lm, order, text, context)
+            shown, longer = order[len(order) - number :], order[len(order) - number - 1 :]
+            assert tokens == count(render_label_prompt(task, shown, text))
+            one_more_fits += count(render_label_prompt(task, longer, text)) <= limit
+    assert one_more_fits > 0
+
+
+def test_a_text_longer_than_the_context_is_cut_and_reported(task: Task, lm: LM) -> None:
     watched = Watched(lm, 200)
     classifier = prompting(task, watched, examples=2)
     classifier.fit(ROWS, [], 0)
@@ -184,7 +221,7 @@ def test_calibration_divides_by_what_the_labels_have_without_content(task: Task,
     assert classifier.tokens == sum(map(lm.info.count_tokens, watched.asked))
 
 
-def test_a_random_lm_that_does_not_follow_the_prompt_is_told_of(task: Task, tiny_lm: Path) -> None:
+def test_a_random_lm_that_does_not_follow_the_prompt_is_reported(task: Task, tiny_lm: Path) -> None:
     classifier = prompting(
         task, open_lm(LocalLMSettings(kind="local", model=str(tiny_lm))), examples=2
     )
@@ -193,7 +230,7 @@ def test_a_random_lm_that_does_not_follow_the_prompt_is_told_of(task: Task, tiny
     assert "so its labels mean little" in classifier.notes[0]
 
 
-# In an experiment ----------------------------------------------------------------------------------------------------
+# In an experiment ---------------------------------------------------------------------------------
 
 EXPERIMENT = """\
 name: icl
@@ -232,7 +269,8 @@ def grid(tmp_path: Path, tiny_lm: Path) -> tuple[Grid, list[str]]:
 def test_an_experiment_prompts_with_real_rows_only_and_says_what_it_costs(
     grid: tuple[Grid, list[str]], jobs: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Beside other trials, which run in processes of their own; no synthetic set is made for it; a second run asks nothing."""
+    """Next to other trials, which run in processes of their own; no synthetic set is made for it; a
+    second run asks nothing."""
     grid_, _ = grid
     grid_.jobs = jobs
     cell = next(grid_.cells())
@@ -315,7 +353,7 @@ def test_rows_of_a_class_that_has_none_left_do_not_end_the_turns() -> None:
     assert sorted(row.id for row in interleave_classes(rows, generator(0, "x"))) == ["0", "1", "2"]
 
 
-# At an endpoint ------------------------------------------------------------------------------------------------------
+# At an endpoint -----------------------------------------------------------------------------------
 
 LABELS = " Positive", " Negative"
 
@@ -370,7 +408,8 @@ def test_many_labels_are_on_their_way_at_once(task: Task, server: Server) -> Non
 def test_a_budget_that_is_used_up_keeps_what_was_answered(
     grid: tuple[Grid, list[str]], server: Server
 ) -> None:
-    """The trial is not failed: it is run when there is more to spend, and pays for nothing twice."""
+    """The trial is not failed: it is run when there is more to spend, and pays for nothing
+    twice."""
     config = grid[0].out.parent / "icl.yaml"
     over = [
         f"lm={{kind: openai, base_url: {server.base_url}, model: tiny, concurrency: 1}}",

@@ -199,7 +199,6 @@ def _run_job(function: Callable[[TrialJob, Callbacks], Result], job: TrialJob) -
 
 
 def _send(name: str, *arguments: Any) -> None:
-    """Send a call of a callback to the parent."""
     if _sender:
         # A message is dropped if the parent is busy or has ended.
         with contextlib.suppress(OSError):

@@ -123,7 +123,6 @@ class _BeamSearch:
         self._extend(index // size, index % size)
 
     def _extend(self, parents: torch.Tensor, tokens: torch.Tensor) -> None:
-        """Replace the beams by continuations of theirs; both arguments are (prompts, width)."""
         earlier = self._tokens.gather(1, parents[:, :, None].expand_as(self._tokens))
         self._tokens = torch.cat([earlier, tokens[:, :, None]], -1)
         first_beam = torch.arange(len(parents), device=self._device)[:, None] * self._width

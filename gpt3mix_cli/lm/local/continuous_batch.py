@@ -116,7 +116,6 @@ class ContinuousBatch:
     # Rows join and leave -------------------------------------------------------------------------
 
     def _admit_rows(self) -> None:
-        """Read the prompts of waiting rows into the free slots."""
         free = [slot for slot in range(len(self._ids)) if slot not in self._rows]
         admitted = {slot: self._waiting.popleft() for slot in free[: len(self._waiting)]}
         if not admitted:
@@ -142,7 +141,6 @@ class ContinuousBatch:
         self._cache.free(slot)
 
     def _compact(self) -> None:
-        """Drop the free slots."""
         taken = sorted(self._rows)
         index = self._ids.new_tensor(taken)
         self._cache.select(taken)
@@ -213,7 +211,6 @@ class ContinuousBatch:
     # Labels --------------------------------------------------------------------------------------
 
     def _score_first_tokens(self, slot: int, logits: torch.Tensor, total: torch.Tensor) -> None:
-        """Score each choice's first token; the row waits if a choice has more of them."""
         row = self._rows[slot]
         scores = (logits[[choice[0] for choice in row.choices]] - total).double().tolist()
         if all(len(choice) == 1 for choice in row.choices):

@@ -205,7 +205,6 @@ class PromptReader:
     def _read(
         self, rows: Sequence[Sequence[int]], past: KeysValues
     ) -> tuple[KeysValues, torch.Tensor]:
-        """Read rows of tokens after `past`; return keys and values of both, and the mask."""
         tokens = [torch.tensor(row, dtype=torch.long) for row in rows]
         # Padded on the left: all rows end together.
         ids, mask = (

@@ -150,7 +150,6 @@ class LocalLM:
         return needed <= self.info.context_length
 
     def _run(self, rows: Sequence[Row]) -> None:
-        """Generate and score a block."""
         if rows:
             longest = max(
                 len(row.prompt) + (row.request.max_tokens if row.request else 1) for row in rows

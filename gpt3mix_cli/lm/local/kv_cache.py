@@ -101,7 +101,6 @@ class KVCache:
         self.end += 1
 
     def _grow(self) -> None:
-        """Move the columns in use to the front, and add columns if few are free behind them."""
         used = self.end - self.start
         # Half as much again, so that this is rare.
         free = max(self.mask.shape[1], used + 1 + used // 2) - used

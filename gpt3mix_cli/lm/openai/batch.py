@@ -7,25 +7,18 @@ accepted a batch that it does not list yet. Files cost nothing.
 """
 
 import json
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ...errors import StoppedShort, UserError
 from ...settings import OpenAISettings
 from ..journal import AnswerRow, Batch, Journal, SpendingRow
-from .batch_files import (
-    KeyedCall,
-    max_completion_tokens,
-    parse_output_line,
-    prompt_text,
-    split_into_files,
-)
 from .budget import BudgetTracker
 from .dispatcher import HttpDispatcher
-from .http_errors import RequestRefused
 from .requests import Call
-from .responses import Usage, parse_usage
+from .responses import HttpError, InvalidResponse, Usage, parse_texts, parse_usage
 
 if TYPE_CHECKING:
     import openai
@@ -35,9 +28,15 @@ KEYS_PER_COMMIT = 1000  # and per look-up
 MAX_RETRIES, REQUEST_TIMEOUT_S = 5, 600.0  # of uploads and downloads, whose files are large
 ENDED_STATUSES = ("completed", "expired", "cancelled")
 QUEUE_FULL = "token_limit_exceeded"  # the error of a batch that must wait for other batches
-NOT_FOUND = 404
 COLLECT_HINT = "run the same command again later: it collects the answers; nothing is sent twice"
 CANCEL_HINT = "or cancel it at the provider: missing answers are then requested directly"
+NO_BATCHES_HINT = "the server has no batches: omit lm.batch"
+REFUSED_HINT = (
+    "use the key of the project that submitted the batch; or omit lm.batch: "
+    "missing answers are then requested directly"
+)
+MAX_LINES, MAX_BYTES = 50_000, 200_000_000  # the provider's limits of one file
+KeyedCall = tuple[str, Call, bytes]  # key, call and line of a file
 Result = TypeVar("Result")
 
 
@@ -46,7 +45,16 @@ class _BatchGone(Exception):
 
 
 class BatchRunner:
-    """The batches of one output. Its methods run in the endpoint's event loop."""
+    """The batches of one output. Its methods run in the endpoint's event loop.
+
+    Args:
+        settings: of the endpoint.
+        dispatcher: has the SDK's client and knows what errors mean.
+        budget: records what batches cost.
+        journal: of the output.
+        key: returns the journal key of a call.
+        count_tokens: returns the number of tokens of a text, possibly an estimate.
+    """
 
     def __init__(
         self,
@@ -57,16 +65,6 @@ class BatchRunner:
         key: Callable[[Call], str],
         count_tokens: Callable[[str], int],
     ) -> None:
-        """Send nothing yet.
-
-        Args:
-            settings: of the endpoint.
-            dispatcher: has the SDK's client and knows what errors mean.
-            budget: records what batches cost.
-            journal: of the output.
-            key: returns the journal key of a call.
-            count_tokens: returns the number of tokens of a text, possibly an estimate.
-        """
         self._settings, self._dispatcher, self._budget = settings, dispatcher, budget
         self._journal, self._key, self._count_tokens = journal, key, count_tokens
 
@@ -87,9 +85,11 @@ class BatchRunner:
         elsewhere = _open_keys(self._journal.sibling_batches())
         if self._settings.batch:
             submitted = elsewhere.union(*(batch.keys for batch in own_batches))
-            await self._submit(
-                [(key, calls_by_key[key]) for key in missing if key not in submitted]
-            )
+            new = [(key, calls_by_key[key]) for key in missing if key not in submitted]
+            batches = [await self._submit_file(file) for file in split_into_files(new)]
+            if batches:
+                message = f"submitted {len(new)} requests: {', '.join(batches)}"
+                raise StoppedShort(f"{message}; the provider takes up to a day", COLLECT_HINT)
         if not _open_keys(own_batches).isdisjoint(missing):
             hint = COLLECT_HINT if self._settings.batch else f"{COLLECT_HINT}; {CANCEL_HINT}"
             raise StoppedShort("; ".join(in_progress), hint)
@@ -97,7 +97,6 @@ class BatchRunner:
             raise StoppedShort("waiting for a batch of another variant of this sweep", COLLECT_HINT)
 
     def _without_answer(self, keys: Sequence[str]) -> list[str]:
-        """Return the keys that have no answer in the journals."""
         missing: list[str] = []
         for start in range(0, len(keys), KEYS_PER_COMMIT):
             part = keys[start : start + KEYS_PER_COMMIT]
@@ -107,26 +106,11 @@ class BatchRunner:
 
     # Submitting ------------------------------------------------------------------------------
 
-    async def _submit(self, calls: Sequence[tuple[str, Call]]) -> None:
-        """Submit calls in as many batches as necessary.
-
-        Raises:
-            StoppedShort: if there was any call, since its answer is to be waited for.
-        """
-        batches = [await self._submit_file(file) for file in split_into_files(calls)]
-        if batches:
-            raise StoppedShort(
-                f"submitted {len(calls)} requests: {', '.join(batches)}; "
-                "the provider takes up to a day",
-                COLLECT_HINT,
-            )
-
     async def _submit_file(self, lines: Sequence[KeyedCall]) -> str:
-        """Upload a file and create its batch; return the batch's id and endpoint."""
         calls = [call for _, call, _ in lines]
         limit = Usage(
-            sum(self._count_tokens(prompt_text(call)) for call in calls),
-            sum(max_completion_tokens(call) for call in calls),
+            sum(self._count_tokens(_prompt_text(call)) for call in calls),
+            sum(_max_completion_tokens(call) for call in calls),
         )
         usd = self._budget.cost(limit, batch=True)
         self._budget.reserve_batch(len(lines), limit, usd)
@@ -153,7 +137,6 @@ class BatchRunner:
     # Collecting ------------------------------------------------------------------------------
 
     async def _collect_ended(self, calls_by_key: Mapping[str, Call]) -> list[str]:
-        """Store the answers of batches that have ended; return the progress of the others."""
         progress: list[str] = []
         for batch in self._journal.batches():
             if batch.ended:
@@ -168,25 +151,15 @@ class BatchRunner:
             if state is None or state.status == "failed":
                 self._journal.delete_batch(batch)
                 self._budget.reload()
-            if state and state.status == "failed":
-                self._raise_failed(state)
             if state:
-                progress.append(_progress(state))
+                progress.append(self._progress(state))
         return progress
 
     async def _retrieve(self, batch: Batch) -> "ProviderBatch | None":
         """Return the provider's state of a batch; None if its file never became a batch."""
         if batch.batch:
             return await self._request(lambda client: client.batches.retrieve(batch.batch))
-
-        async def search(client: "openai.AsyncOpenAI") -> "ProviderBatch | None":
-            # All of them, because their order is not documented.
-            async for listed in client.batches.list(limit=100):
-                if listed.input_file_id == batch.file:
-                    return listed
-            return None
-
-        state = await self._request(search)
+        state = await self._request(partial(_find_batch, batch.file))
         if state:
             self._journal.store_batch(replace(batch, batch=state.id))
         return state
@@ -194,22 +167,18 @@ class BatchRunner:
     async def _collect(
         self, batch: Batch, state: "ProviderBatch", calls_by_key: Mapping[str, Call]
     ) -> None:
-        """Store the answers of a batch that has ended."""
-        keys = set(batch.keys)
-        for file in (state.output_file_id, state.error_file_id):
-            lines = (await self._download(file)).split("\n") if file else []
-            parsed = [parse_output_line(line, state.endpoint) for line in lines]
-            answers = [pair for pair in parsed if pair and pair[0] in keys]
+        new = set(self._without_answer(batch.keys))
+        for file in filter(None, (state.output_file_id, state.error_file_id)):
+            text = self._dispatcher.redact_secrets(await self._request(partial(_download, file)))
+            answers = [
+                answer
+                for line in text.split("\n")
+                if (answer := parse_output_line(line, state.endpoint)) and answer[0] in new
+            ]
             for start in range(0, len(answers), KEYS_PER_COMMIT):
                 self._store(answers[start : start + KEYS_PER_COMMIT], batch, calls_by_key)
         self._journal.store_batch(replace(batch, ended=True))
         self._budget.reload()
-
-    async def _download(self, file: str) -> str:
-        async def read(client: "openai.AsyncOpenAI") -> str:
-            return (await client.files.content(file)).content.decode(errors="replace")
-
-        return self._dispatcher.redact_secrets(await self._request(read))
 
     def _store(
         self,
@@ -218,34 +187,36 @@ class BatchRunner:
         calls_by_key: Mapping[str, Call],
     ) -> None:
         """Commit answers as if they had been requested directly, at the price of a batch."""
-        new = set(self._without_answer([key for key, _ in answers]))
         rows: list[AnswerRow] = []
         spent: list[SpendingRow] = []
         for key, value in answers:
-            if key not in new:
-                continue
             call, usage = calls_by_key.get(key), parse_usage(value)
             request = {"path": call.path, **call.body} if call else {"batch": batch.batch}
             number = int(call.number.partition(".")[0]) if call else None
-            answer = {**value, "batch": True}
-            texts = [json.dumps(part, ensure_ascii=False) for part in (request, answer)]
-            rows.append((key, number, texts[0], texts[1]))
+            answer = json.dumps({**value, "batch": True}, ensure_ascii=False)
+            rows.append((key, number, json.dumps(request, ensure_ascii=False), answer))
             usd = self._budget.cost(usage, batch=True)
             spent.append((key, 1, usage.prompt, usage.completion, usd))
         self._journal.store(rows, spent)
 
     # The provider ----------------------------------------------------------------------------
 
-    def _raise_failed(self, state: "ProviderBatch") -> None:
-        """Raise what the provider reports about a batch that it rejected."""
+    def _progress(self, state: "ProviderBatch") -> str:
+        """Return how far a batch is; raise what the provider reports if it rejected the batch."""
+        if state.status != "failed":
+            text, counts = f"batch {state.id} is {state.status}", state.request_counts
+            if counts and counts.total:
+                text += f": {counts.completed} of {counts.total} answered, {counts.failed} failed"
+            return text
         errors = (state.errors.data if state.errors else None) or []
         shown = "; ".join(
             f"line {error.line}: {error.message}" if error.line else str(error.message)
             for error in errors[:3]
         )
         more = f" (and {len(errors) - 3} more)" if len(errors) > 3 else ""
-        reason = self._dispatcher.redact_secrets(shown or "no message")
-        message = f"batch {state.id} was rejected: {reason}{more}"
+        message = self._dispatcher.redact_secrets(
+            f"batch {state.id} was rejected: {shown or 'no message'}{more}"
+        )
         if any(error.code == QUEUE_FULL for error in errors):
             raise StoppedShort(
                 message, "run the same command again once other batches have ended: it resubmits"
@@ -269,42 +240,86 @@ class BatchRunner:
         """
         import openai
 
-        url = self._settings.urls[0]
-        client = self._dispatcher.client.with_options(
-            max_retries=max_retries, timeout=REQUEST_TIMEOUT_S
-        )
+        client, url = self._dispatcher.client, self._settings.urls[0]
         try:
-            return await send(client)
+            return await send(
+                client.with_options(max_retries=max_retries, timeout=REQUEST_TIMEOUT_S)
+            )
         except openai.APIStatusError as error:
             try:
                 self._dispatcher.raise_for(error)
-            except RequestRefused as refusal:
-                if refusal.status == NOT_FOUND and not self._settings.batch:
+            except HttpError as refusal:
+                if refusal.status == 404 and not self._settings.batch:
                     raise _BatchGone from None
                 message = f"lm.batch: {url}: HTTP {refusal.status}: {refusal.message}"
-                raise UserError(message, _refusal_hint(refusal)) from None
+                unsupported = refusal.status in (404, 405) and "/files" in refusal.message
+                hint = NO_BATCHES_HINT if unsupported else REFUSED_HINT
+                raise UserError(message, hint) from None
         except openai.OpenAIError as error:
             reason = self._dispatcher.redact_secrets(str(error.__cause__ or error))
             raise StoppedShort(f"lm.batch: {url}: no answer: {reason}", COLLECT_HINT) from None
 
 
 def _open_keys(batches: Iterable[Batch]) -> set[str]:
-    """Return the keys of batches whose answers are not stored yet."""
     return {key for batch in batches if not batch.ended for key in batch.keys}
 
 
-def _progress(state: "ProviderBatch") -> str:
-    counts = state.request_counts
-    detail = ""
-    if counts and counts.total:
-        detail = f": {counts.completed} of {counts.total} answered, {counts.failed} failed"
-    return f"batch {state.id} is {state.status}{detail}"
+async def _find_batch(file: str, client: "openai.AsyncOpenAI") -> "ProviderBatch | None":
+    # All of them are searched, because their order is not documented.
+    async for listed in client.batches.list(limit=100):
+        if listed.input_file_id == file:
+            return listed
+    return None
 
 
-def _refusal_hint(refusal: RequestRefused) -> str:
-    if refusal.status in (404, 405) and "/files" in refusal.message:
-        return "the server has no batches: omit lm.batch"
-    return (
-        "use the key of the project that submitted the batch; or omit lm.batch: "
-        "missing answers are then requested directly"
-    )
+async def _download(file: str, client: "openai.AsyncOpenAI") -> str:
+    return (await client.files.content(file)).content.decode(errors="replace")
+
+
+# Files -------------------------------------------------------------------------------------------
+
+
+def split_into_files(
+    calls: Iterable[tuple[str, Call]], max_lines: int = MAX_LINES, max_bytes: int = MAX_BYTES
+) -> Iterator[list[KeyedCall]]:
+    """Yield the keys, calls and lines of files within the limits; a key is a line's custom id."""
+    file: list[KeyedCall] = []
+    size = 0
+    for key, call in calls:
+        request = {
+            "custom_id": key,
+            "method": "POST",
+            "url": f"/v1{call.path}",
+            "body": call.body,
+        }
+        line = json.dumps(request).encode() + b"\n"
+        if file and (len(file) == max_lines or size + len(line) > max_bytes):
+            yield file
+            file, size = [], 0
+        file.append((key, call, line))
+        size += len(line)
+    if file:
+        yield file
+
+
+def parse_output_line(line: str, endpoint: str) -> tuple[str, dict[str, Any]] | None:
+    """Return the custom id and the answer in a line of an output file; None if it has no answer."""
+    try:
+        value = json.loads(line)
+        answer = value["response"]["body"]
+        if value["response"]["status_code"] != 200 or not isinstance(answer, dict):
+            return None
+        parse_texts(answer, "chat" if "chat" in endpoint else "completions")
+        return str(value["custom_id"]), answer
+    except (ValueError, KeyError, TypeError, InvalidResponse):
+        return None
+
+
+def _prompt_text(call: Call) -> str:
+    messages = call.body.get("messages") or [{"content": call.body["prompt"]}]
+    return "\n".join(message["content"] for message in messages)
+
+
+def _max_completion_tokens(call: Call) -> int:
+    limit: int = call.body.get("max_completion_tokens") or call.body.get("max_tokens") or 0
+    return limit * int(call.body.get("n") or 1)

@@ -1,19 +1,20 @@
-"""Prices from the user's file, what was spent, and the budget that must not be exceeded.
+"""Prices, the budget that must not be exceeded, and estimates for `plan`.
 
 Prices are never guessed: a model without one costs an unknown amount. Earlier costs are summed
 over the journals, so that a budget applies to all runs of an experiment.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import pydantic
 
 from ...errors import StoppedShort, UserError, did_you_mean
-from ...settings import Budget, Settings
+from ...settings import Budget, OpenAISettings, Settings
 from ..journal import total_spent
-from ..port import REPLAY_ONLY
+from ..port import REPLAY_ONLY, CostModel, Request
+from .requests import TOKEN_MARGIN, Capabilities
 from .responses import Usage
 
 TOKENS_PER_PRICE = 1_000_000
@@ -43,7 +44,8 @@ class Price(Settings):
 class PriceFile(Settings):
     """A file of prices; `version` is their date, which manifests repeat."""
 
-    version: str
+    # YAML may read a date or a number.
+    version: Annotated[str, pydantic.BeforeValidator(lambda value: str(value) if value else value)]
     models: dict[str, Price]
 
 
@@ -57,9 +59,9 @@ def load_price(model: str, file: str | None) -> tuple[Price | None, str]:
         return None, ""
     prices = _load_prices(Path(file))
     if model not in prices.models:
-        similar = did_you_mean(model, prices.models)
         raise UserError(
-            f"lm.prices: {file}: no price for the model '{model}'{similar}",
+            f"lm.prices: {file}: no price for the model '{model}'"
+            + did_you_mean(model, prices.models),
             "add it, or omit lm.prices: costs in dollars are then unknown",
         )
     return prices.models[model], prices.version
@@ -69,10 +71,7 @@ def _load_prices(path: Path) -> PriceFile:
     import yaml
 
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-        if isinstance(raw, dict) and raw.get("version"):
-            raw["version"] = str(raw["version"])  # YAML reads a date or a number
-        return PriceFile.model_validate(raw)
+        return PriceFile.model_validate(yaml.safe_load(path.read_text(encoding="utf-8-sig")))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"lm.prices: {path}: cannot be read: {error}", "give the path of a file of prices"
@@ -90,36 +89,37 @@ def _load_prices(path: Path) -> PriceFile:
         ) from None
 
 
-@dataclass
 class BudgetTracker:
     """What was spent, and what may be spent.
 
-    Attributes:
+    Args:
         price: of the model; None if unknown.
         budget: the user's limits.
         journals: returns the journals of earlier runs, whose costs count too.
         replay_only: whether no request may be sent at all.
+
+    Attributes:
         requests: sent so far.
         tokens: prompt and completion tokens so far.
         usd: dollars so far, as far as they are known.
     """
 
-    price: Price | None = None
-    budget: Budget | None = None
-    journals: Callable[[], Sequence[Path]] = list
-    replay_only: bool = False
-    requests: int = field(init=False, default=0)
-    tokens: int = field(init=False, default=0)
-    usd: float = field(init=False, default=0.0)
-
-    def __post_init__(self) -> None:
-        """Sum earlier costs."""
+    def __init__(
+        self,
+        price: Price | None = None,
+        budget: Budget | None = None,
+        journals: Callable[[], Sequence[Path]] = list,
+        replay_only: bool = False,
+    ) -> None:
+        self.price, self.budget, self.replay_only = price, budget, replay_only
+        self._journals = journals
+        self.requests, self.tokens, self.usd = 0, 0, 0.0
         self.reload()
 
     def reload(self) -> None:
         """Sum the costs in the journals again: other runs may have spent too."""
         if self.budget:
-            spent = total_spent(*self.journals())
+            spent = total_spent(*self._journals())
             self.requests, self.tokens, self.usd = spent.requests, spent.tokens, spent.usd
 
     def cost(self, usage: Usage, batch: bool = False) -> float | None:
@@ -171,7 +171,6 @@ class BudgetTracker:
         self.usd += usd or 0.0
 
     def _limits(self) -> list[tuple[str, float, float]]:
-        """Return the name, the used amount and the limit of each limit that is set."""
         budget = self.budget or Budget()
         limits = [
             ("requests", self.requests, budget.requests),
@@ -184,3 +183,71 @@ class BudgetTracker:
 def _used_of(name: str, used: float, limit: float) -> str:
     shown = f"${used:.4f} of ${limit:g}" if name == "usd" else f"{used:,} of {limit:,} {name}"
     return f"{shown} are already used (all runs)"
+
+
+def estimate_cost(
+    settings: OpenAISettings,
+    price: Price | None,
+    capabilities: Capabilities | None,
+    count_tokens: Callable[[str], int],
+    request: Request,
+) -> CostModel:
+    """Return what one attempt costs.
+
+    Args:
+        settings: of the endpoint.
+        price: of the model; None if unknown.
+        capabilities: of the server; None before a probe. `label_source: auto` is then assumed to
+            get the labels with the line.
+        count_tokens: returns the number of tokens of a text.
+        request: one of the attempts.
+    """
+    method: str = "decision" if settings.api == "decisions" else settings.label_source
+    supports_n = raw = True
+    if capabilities:
+        method, supports_n = capabilities.label_method, capabilities.supports_n
+        raw = capabilities.returns_raw_logprobs(request)
+    requests = tokens = 1
+    if method in ("echo", "exact"):
+        requests = len(request.choices)
+    elif method == "vote":
+        requests = 1 if supports_n else settings.num_votes
+        longest = max(map(count_tokens, request.choices), default=0) + TOKEN_MARGIN
+        tokens = longest * settings.num_votes // requests
+    separate = request.choices and (not raw or method in ("decision", "vote"))
+    further = requests if separate else 0
+    if request.beams:  # sampled lines, each its own request if the server does not support `n`
+        further, tokens = 0 if supports_n else request.beams - 1, 0
+    return CostModel(
+        usd=lambda read, written: (
+            price.cost(Usage(round(read), round(written)), settings.batch) if price else None
+        ),
+        label_requests=further,
+        label_tokens=tokens,
+        score_requests=requests,
+        whole_line=True,
+        remarks=tuple(_remarks(settings, price, capabilities, request, further)),
+    )
+
+
+def _remarks(
+    settings: OpenAISettings,
+    price: Price | None,
+    capabilities: Capabilities | None,
+    request: Request,
+    further: int,
+) -> list[str]:
+    source = "assumed, because the server was not probed yet"
+    if capabilities:
+        source = f"label scores {capabilities.label_source}, as the probe of the server found"
+    remarks = [f"requests: {1 + further} for {request.beams} lines"]
+    if request.choices:
+        remarks = [f"requests: {1 + further} a row ({source})"]
+    if not settings.tokenizer:
+        remarks.append(
+            "tokens are estimated from the size of the text, within 25 %; "
+            "set lm.tokenizer to count them"
+        )
+    if price is None:
+        remarks.append("dollars are unknown; set lm.prices to a file of prices")
+    return remarks

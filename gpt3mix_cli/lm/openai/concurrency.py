@@ -7,7 +7,6 @@ costs one short answer, while idle capacity costs work.
 """
 
 import math
-from dataclasses import dataclass, field
 
 INITIAL_LIMIT = 8
 MAX_LIMIT = 256
@@ -17,7 +16,6 @@ MIN_SPEEDUP = 1.1  # in answers per second, for which doubling the limit is wort
 HOLD_ROUNDS = 20  # at a limit that doubling did not make faster, before it grows again
 
 
-@dataclass
 class AdaptiveConcurrency:
     """The concurrency limit of one server.
 
@@ -25,25 +23,16 @@ class AdaptiveConcurrency:
     throughput at a limit is the limit over the mean latency (Little's law). That is more reliable
     than counting answers, which come in bursts.
 
-    Attributes:
+    Args:
         fixed: the user's limit; 0: adaptive.
     """
 
-    fixed: int = 0
-    _limit: float = field(init=False)
-    _doubling: bool = field(init=False, default=True)
-    _last_decrease: float = field(init=False, default=-math.inf)
-    _last_change: float = field(init=False, default=-math.inf)
-    _answers: int = field(init=False, default=0)
-    _total_latency: float = field(init=False, default=0.0)
-    _saturated: int = field(init=False, default=0)
-    _best_limit: float = field(init=False, default=0.0)
-    _best_throughput: float = field(init=False, default=0.0)
-    _hold_rounds: int = field(init=False, default=0)
-
-    def __post_init__(self) -> None:
-        """Start low."""
-        self._limit = self.fixed or INITIAL_LIMIT
+    def __init__(self, fixed: int = 0) -> None:
+        self.fixed, self._limit = fixed, float(fixed or INITIAL_LIMIT)
+        self._last_decrease = self._last_change = -math.inf
+        self._best_limit = self._best_throughput = 0.0
+        self._doubling, self._hold_rounds = True, 0
+        self._start_round()
 
     @property
     def limit(self) -> int:

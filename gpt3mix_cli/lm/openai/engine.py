@@ -19,24 +19,39 @@ from pathlib import Path
 from ...errors import NO_CALLBACKS, Callbacks, UserError
 from ...settings import Budget, OpenAISettings, fingerprint
 from ..journal import Journal
-from ..port import Completion, CostModel, LMInfo, Request, Scores
+from ..port import Completion, CostModel, Hypothesis, LMInfo, Request, Scores
 from .batch import BatchRunner
-from .budget import BudgetTracker, load_price
-from .cached_client import CachedClient, Response
-from .capabilities import Capabilities, parse_capabilities
-from .completion import Completer, total_tokens, total_usd
-from .cost_model import estimate_cost
+from .budget import BudgetTracker, estimate_cost, load_price
 from .dispatcher import HttpDispatcher
 from .event_loop import BackgroundLoop
 from .label_scorer import LabelQuery, LabelScorer
-from .requests import NEUTRAL_SAMPLING
-from .session import Session, TokenCounter, capabilities_key
+from .requests import (
+    NEUTRAL_SAMPLING,
+    TOKEN_MARGIN,
+    Call,
+    Capabilities,
+    generation_body,
+    parse_capabilities,
+)
+from .responses import Line, parse_line, parse_texts
+from .session import CachedClient, Response, Session, TokenCounter, capabilities_key
 
 CACHE_VERSION = 1  # increased when the same answers would be parsed differently
 
 
 class OpenAILM:
-    """An endpoint as an `LM`."""
+    """An endpoint as an `LM`; nothing is sent before it is needed.
+
+    Args:
+        settings: of the endpoint.
+        budget: what the experiment may spend.
+        journals: returns the journals of earlier runs, whose costs count too.
+        replay_only: see `open_lm`.
+        callbacks: receive warnings about servers that are busy or fail.
+
+    Raises:
+        UserError: if the API key, the price or the tokenizer is missing.
+    """
 
     def __init__(
         self,
@@ -46,18 +61,6 @@ class OpenAILM:
         replay_only: bool = False,
         callbacks: Callbacks = NO_CALLBACKS,
     ) -> None:
-        """Send nothing yet.
-
-        Args:
-            settings: of the endpoint.
-            budget: what the experiment may spend.
-            journals: returns the journals of earlier runs, whose costs count too.
-            replay_only: see `open_lm`.
-            callbacks: receive warnings about servers that are busy or fail.
-
-        Raises:
-            UserError: if the API key, the price or the tokenizer is missing.
-        """
         self._settings = settings
         price, version = load_price(settings.model, settings.prices)
         self._budget = BudgetTracker(price, budget, journals, replay_only=replay_only)
@@ -137,10 +140,9 @@ class OpenAILM:
 
         results = list(self._loop.map_ordered(score_prompt, prompts))
         if results and not any(scores for scores, _ in results):
-            names = ", ".join(choice.strip() for choice in choices)
             raise UserError(
                 f"lm {self.info.model}: the server reports no probability for any of the labels "
-                f"{names}",
+                + ", ".join(choice.strip() for choice in choices),
                 "use another LM",
             )
         count = len(choices)
@@ -162,18 +164,16 @@ class OpenAILM:
             "vote": f" of {self._settings.num_votes}",
         }.get(capabilities.label_method, "")
         refused = [name for name in capabilities.refused_fields if name not in NEUTRAL_SAMPLING]
-        parts = [
-            f"{self._endpoint}, {capabilities.api}, "
-            f"label scores {capabilities.label_source}{method}"
-        ]
+        source = f"label scores {capabilities.label_source}{method}"
+        text = f"{self._endpoint}, {capabilities.api}, {source}"
         if refused:
-            parts.append(f"omitted fields, since the server refuses them: {', '.join(refused)}")
+            text += f"; omitted fields, since the server refuses them: {', '.join(refused)}"
         if not capabilities.raw_logprobs:
-            parts.append(
-                "its log-probabilities depend on temperature and top_p: "
+            text += (
+                "; its log-probabilities depend on temperature and top_p: "
                 "labels take a separate request unless both are 1"
             )
-        return "; ".join(parts)
+        return text
 
     def cost_model(self, request: Request, journal: Journal) -> CostModel:
         """Return what a request such as this one costs; the server is not asked.
@@ -181,10 +181,10 @@ class OpenAILM:
         Capabilities come from the journal; before a probe the likely ones are assumed.
         """
         key = capabilities_key(self.info.fingerprint)
-        stored = journal.lookup([key]).get(key)
-        capabilities = parse_capabilities(stored) if stored else None
-        price = self._budget.price
-        return estimate_cost(self._settings, price, capabilities, self._tokens.count, request)
+        capabilities = parse_capabilities(journal.lookup([key]).get(key, ""))
+        return estimate_cost(
+            self._settings, self._budget.price, capabilities, self._tokens.count, request
+        )
 
     def close(self) -> None:
         """Close all connections."""
@@ -194,10 +194,8 @@ class OpenAILM:
     # Batches ---------------------------------------------------------------------------------
 
     def _has_open_batches(self) -> bool:
-        """Return whether batches are in progress: they are paid, even if `lm.batch` is now off."""
-        if self._journal is None:
-            return False
-        batches = [*self._journal.batches(), *self._journal.sibling_batches()]
+        journal = self._journal
+        batches = [*journal.batches(), *journal.sibling_batches()] if journal else []
         return not all(batch.ended for batch in batches)
 
     async def _run_batches(self, requests: Sequence[Request]) -> None:
@@ -213,9 +211,6 @@ class OpenAILM:
         if not requests or requests[0].number:
             return
         capabilities = await self._session.capabilities()
-        calls = []
-        for request in requests:
-            calls += await self._completer.calls(request, capabilities)
         runner = BatchRunner(
             self._settings,
             self._dispatcher,
@@ -224,4 +219,157 @@ class OpenAILM:
             self._client.key,
             self._tokens.count,
         )
-        await runner.run(calls)
+        await runner.run(
+            [
+                call
+                for request in requests
+                for call in await self._completer.calls(request, capabilities)
+            ]
+        )
+
+
+class Completer:
+    """Completes the requests of one output. Its methods run in the endpoint's event loop.
+
+    Args:
+        settings: of the endpoint.
+        session: sends the requests.
+    """
+
+    def __init__(self, settings: OpenAISettings, session: Session) -> None:
+        self._settings, self._session = settings, session
+        self._labels = LabelScorer(settings, session)
+
+    async def complete(self, request: Request) -> Completion:
+        """Return the completion of a request."""
+        capabilities = await self._session.capabilities()
+        calls = await self.calls(request, capabilities)
+        if not calls:
+            return self._too_long(request, requests=0)
+        if request.beams:
+            return await self._complete_beams(request, capabilities, calls)
+        response = await self._session.send_text(
+            calls[0], capabilities.api, self._total_tokens(request)
+        )
+        if response.refusal:
+            return self._too_long(request, requests=1)
+        text = parse_texts(response.value, capabilities.api)[0]
+        line = parse_line(text, request.label_prefix)
+        context = f"{request.prompt}{line.text}{request.label_prefix}"
+        query = LabelQuery(context, request.choices, capabilities, str(request.number))
+        raw = capabilities.returns_raw_logprobs(request)
+        return Completion(
+            number=request.number,
+            text=line.text,
+            finish=line.finish,
+            scores=await self._score_label(request, line, query),
+            prompt_tokens=response.usage.prompt,
+            completion_tokens=response.usage.completion,
+            logprob=round(text.logprob, 4) if raw and text.logprob is not None else None,
+            label_tokens=total_tokens(query.responses),
+            requests=1 + len(query.responses),
+            usd=total_usd([response, *query.responses]),
+        )
+
+    async def calls(self, request: Request, capabilities: Capabilities) -> list[Call]:
+        """Return the calls that generate a request's text: one, or for beams one per draw.
+
+        Returns none if the request is known not to fit the context.
+        """
+        needed = self._total_tokens(request)
+        if self._settings.tokenizer and needed > self._settings.context:
+            return []
+        if request.beams:
+            return self._beam_calls(request, capabilities)
+        label_ids = await self._labels.single_token_ids(request, capabilities)
+        label = request.label_prefix + max(request.choices, key=len, default="")
+        label_tokens = self._session.tokens.count(label) + TOKEN_MARGIN
+        if self._settings.tokenizer:
+            label_tokens = min(label_tokens, self._settings.context - needed)
+        body = generation_body(request, capabilities, self._settings.model, label_tokens, label_ids)
+        return [self._session.text_call(capabilities, body, _call_number(request, capabilities))]
+
+    def _beam_calls(self, request: Request, capabilities: Capabilities) -> list[Call]:
+        copies = request.beams if capabilities.supports_n else 1
+        calls = []
+        for draw in range(request.beams // copies):
+            drawn = dataclasses.replace(request, seed=request.seed + draw)
+            number = _call_number(drawn, capabilities) + (f".{draw}" if draw else "")
+            body = generation_body(drawn, capabilities, self._settings.model, 0, (), copies)
+            calls.append(self._session.text_call(capabilities, body, number))
+        return calls
+
+    def _too_long(self, request: Request, requests: int) -> Completion:
+        prompt_tokens = self._session.tokens.count(request.prompt)
+        return Completion(request.number, "", "too_long", None, prompt_tokens, 0, requests=requests)
+
+    async def _score_label(self, request: Request, line: Line, query: LabelQuery) -> Scores | None:
+        """Return the label's scores, from the line's own answer if no request gives better ones."""
+        if not request.choices or line.finish == "length":
+            return None
+        method = query.capabilities.label_method
+        if (
+            method in ("ids", "echo", "top_logprobs")
+            and line.label_logprobs
+            and query.capabilities.returns_raw_logprobs(request)
+        ):
+            scores = self._labels.score_top(query, line.label_logprobs)
+            if method == "top_logprobs" or (scores and scores.source == "exact"):
+                return scores
+        return await self._labels.score(query)
+
+    async def _complete_beams(
+        self, request: Request, capabilities: Capabilities, calls: Sequence[Call]
+    ) -> Completion:
+        """Return the different lines among sampled texts; endpoints have no beam search."""
+        draws_per_call = request.beams // len(calls)
+        tokens = self._session.tokens.count(request.prompt) + request.max_tokens * draws_per_call
+        sent = [await self._session.send_text(call, capabilities.api, tokens) for call in calls]
+        responses = [response for response in sent if not response.refusal]
+        if not responses:
+            return self._too_long(request, requests=len(calls))
+        raw = capabilities.returns_raw_logprobs(request)
+        hypotheses: dict[str, Hypothesis] = {}
+        for response in responses:
+            for text in parse_texts(response.value, capabilities.api):
+                line = parse_line(text, "")
+                hypotheses.setdefault(
+                    line.text,
+                    Hypothesis(line.text, line.finish != "length", text.logprob if raw else None),
+                )
+        best = next(iter(hypotheses.values()))
+        return Completion(
+            number=request.number,
+            text=best.text,
+            finish="line" if best.finished else "length",
+            scores=None,
+            prompt_tokens=sum(response.usage.prompt for response in responses),
+            completion_tokens=sum(response.usage.completion for response in responses),
+            logprob=best.logprob,
+            hypotheses=tuple(hypotheses.values()),
+            requests=len(responses),
+            usd=total_usd(responses),
+        )
+
+    def _total_tokens(self, request: Request) -> int:
+        return self._session.tokens.count(request.prompt) + request.max_tokens
+
+
+def _call_number(request: Request, capabilities: Capabilities) -> str:
+    """Return what distinguishes calls of equal prompts.
+
+    That includes the seed if the server refuses it: otherwise two draws would be one call.
+    """
+    refused = "seed" in capabilities.refused_fields
+    return f"{request.number}.s{request.seed}" if refused else str(request.number)
+
+
+def total_tokens(responses: Sequence[Response]) -> int:
+    """Return the prompt and completion tokens of responses."""
+    return sum(response.usage.prompt + response.usage.completion for response in responses)
+
+
+def total_usd(responses: Sequence[Response]) -> float | None:
+    """Return the cost of responses in dollars; None if that of any is unknown."""
+    known = [response.usd for response in responses if response.usd is not None]
+    return sum(known) if len(known) == len(responses) else None

@@ -20,10 +20,13 @@ Result = TypeVar("Result")
 
 
 class BackgroundLoop:
-    """An event loop whose thread starts when it is first needed."""
+    """An event loop whose thread starts when it is first needed.
+
+    Args:
+        on_close: is awaited before the loop is closed.
+    """
 
     def __init__(self, on_close: Callable[[], Awaitable[None]]) -> None:
-        """Start nothing yet; `on_close` is awaited before the loop is closed."""
         self._on_close = on_close
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -54,10 +57,10 @@ class BackgroundLoop:
         started = taken = 0
         try:
             while True:
-                free = MAX_STARTED - (started - taken)
-                chunk = list(itertools.islice(items, min(CHUNK_SIZE, free)))
+                size = min(CHUNK_SIZE, MAX_STARTED - (started - taken))
+                chunk = list(itertools.islice(items, size))
                 if chunk:
-                    self._start().call_soon_threadsafe(tasks.start, chunk)
+                    self._start().call_soon_threadsafe(tasks.start, started, chunk)
                     started += len(chunk)
                 while taken < started and (
                     started - taken > MAX_STARTED - CHUNK_SIZE
@@ -97,24 +100,21 @@ class BackgroundLoop:
 class _OrderedTasks(Generic[Item, Result]):
     """Tasks that start in the loop in chunks and whose results are taken in order elsewhere.
 
-    The two threads synchronise rarely: once per chunk, and when the awaited result arrives.
+    `start` and `cancel` run in the loop, `wait`, `is_done` and `take` in the other thread. The two
+    synchronise rarely: once per chunk, and when the awaited result arrives.
     """
 
     def __init__(self, work: Callable[[Item], Coroutine[Any, Any, Result]]) -> None:
         self._work = work
         self._tasks: deque[asyncio.Task[Result]] = deque()
         self._done: dict[int, asyncio.Task[Result]] = {}
-        self._awaited = -1
-        self._arrived = threading.Event()
-        self._started = 0
+        self._awaited, self._arrived = -1, threading.Event()
 
-    def start(self, items: Sequence[Item]) -> None:
-        """In the loop: start a task for each item."""
-        for item in items:
+    def start(self, first: int, items: Sequence[Item]) -> None:
+        for index, item in enumerate(items, first):
             task = asyncio.ensure_future(self._work(item))
             self._tasks.append(task)
-            task.add_done_callback(functools.partial(self._on_done, self._started))
-            self._started += 1
+            task.add_done_callback(functools.partial(self._on_done, index))
         while self._tasks and self._tasks[0].done():
             self._tasks.popleft()
 
@@ -126,22 +126,18 @@ class _OrderedTasks(Generic[Item, Result]):
             self._arrived.set()
 
     def cancel(self) -> None:
-        """In the loop: cancel the tasks in progress."""
         for task in self._tasks:
             task.cancel()
 
     def wait(self, seconds: float) -> None:
-        """In the other thread: wait until all started tasks are done."""
         deadline = time.monotonic() + seconds
         while any(not task.done() for task in tuple(self._tasks)) and time.monotonic() < deadline:
             time.sleep(0.01)
 
     def is_done(self, index: int) -> bool:
-        """In the other thread: return whether an item's task is done."""
         return index in self._done
 
     def take(self, index: int) -> Result:
-        """In the other thread: wait for an item's task and return its result."""
         while index not in self._done:
             self._awaited = index
             if index not in self._done:  # it may have finished in between

@@ -13,8 +13,6 @@ from typing import Any
 from ...errors import UserError
 from ...settings import OpenAISettings
 from ..port import Request, Scores
-from .cached_client import PromptTooLong, Response
-from .capabilities import Capabilities
 from .label_scores import (
     next_tokens_by_prefix,
     score_decision,
@@ -22,11 +20,9 @@ from .label_scores import (
     score_top_logprobs,
     score_votes,
 )
-from .requests import Call, decision_body, echo_body, label_body
+from .requests import TOKEN_MARGIN, Call, Capabilities, decision_body, echo_body, label_body
 from .responses import GeneratedText, echo_logprob, parse_texts, token_id_logprobs
-from .session import Session
-
-TOKEN_MARGIN = 4  # for a closing bracket, and for labels that the server tokenises differently
+from .session import Response, Session
 
 
 @dataclass(frozen=True)
@@ -49,42 +45,37 @@ class LabelQuery:
 
 
 class LabelScorer:
-    """Scores labels for one output. Its methods run in the endpoint's event loop."""
+    """Scores labels for one output. Its methods run in the endpoint's event loop.
+
+    Args:
+        settings: of the endpoint.
+        session: sends the requests.
+        must_fit: whether a context that is too long for the server is an error.
+    """
 
     def __init__(self, settings: OpenAISettings, session: Session, must_fit: bool = False) -> None:
-        """Send nothing yet.
-
-        Args:
-            settings: of the endpoint.
-            session: sends the requests.
-            must_fit: whether a context that is too long for the server is an error.
-        """
         self._settings, self._session, self._must_fit = settings, session, must_fit
         self._label_tokens: dict[tuple[str, ...], asyncio.Future[list[list[int]]]] = {}
 
     async def score(self, query: LabelQuery) -> Scores | None:
         """Return the scores of the labels; None if the server reports none."""
-        match query.capabilities.label_method:
-            case "ids":
-                return await self._score_by_ids(query)
-            case "echo":
-                scores = await self._score_by_echo(query)
-                if scores or self._settings.label_source == "exact":
-                    return scores
-                return await self._score_by_top_logprobs(query)
-            case "top_logprobs":
-                return await self._score_by_top_logprobs(query)
-            case "decision":
-                return await self._score_by_decision(query)
-            case "vote":
-                return await self._score_by_votes(query)
-            case _:
-                return None
+        score = {
+            "ids": self._score_by_ids,
+            "echo": self._score_by_echo,
+            "decision": self._score_by_decision,
+            "top_logprobs": self._score_by_top_logprobs,
+            "vote": self._score_by_votes,
+        }.get(query.capabilities.label_method)
+        return await score(query) if score else None
 
     def score_top(self, query: LabelQuery, top: Mapping[str, float]) -> Scores | None:
         """Return the scores of labels from the likeliest tokens at their position; None if none."""
-        merge = self._settings.label_source == "top_logprobs"
-        return score_top_logprobs(top, query.choices, query.capabilities.api == "chat", merge)
+        return score_top_logprobs(
+            top,
+            query.choices,
+            chat=query.capabilities.api == "chat",
+            merge=self._settings.label_source == "top_logprobs",
+        )
 
     async def single_token_ids(self, request: Request, capabilities: Capabilities) -> list[int]:
         """Return the labels' token ids if each label is one token; otherwise an empty list.
@@ -94,11 +85,11 @@ class LabelScorer:
         if capabilities.label_method != "ids" or not request.choices:
             return []
         labels = await self._tokenize_labels(request.choices, request.label_prefix)
-        return [tokens[0] for tokens in labels] if all(len(one) == 1 for one in labels) else []
+        single = all(len(tokens) == 1 for tokens in labels)
+        return [tokens[0] for tokens in labels] if single else []
 
     async def _score_by_top_logprobs(self, query: LabelQuery) -> Scores | None:
-        body = self._body(query, logprobs=query.capabilities.top_logprobs)
-        texts = await self._send(query, body)
+        texts = await self._send(query, self._body(query, logprobs=query.capabilities.top_logprobs))
         return self.score_top(query, texts[0].first_top) if texts else None
 
     async def _score_by_decision(self, query: LabelQuery) -> Scores | None:
@@ -106,21 +97,25 @@ class LabelScorer:
         response = await self._session.send(
             Call("/decisions", body, query.number),
             lambda value: score_decision(value, query.choices),
-            self._session.count_tokens(query.context),
+            self._session.tokens.count(query.context),
         )
-        if isinstance(response, PromptTooLong):
+        if response.refusal:
             return None
         query.responses.append(response)
         return score_decision(response.value, query.choices)
 
     async def _score_by_votes(self, query: LabelQuery) -> Scores | None:
-        lengths = map(self._session.count_tokens, query.choices)
-        max_tokens = max(lengths) + TOKEN_MARGIN
+        max_tokens = max(map(self._session.tokens.count, query.choices)) + TOKEN_MARGIN
         copies = self._settings.num_votes if query.capabilities.supports_n else 1
-        n = copies if copies > 1 else None
         votes: list[str] = []
         for vote in range(self._settings.num_votes // copies):
-            body = self._body(query, max_tokens=max_tokens, temperature=1.0, seed=vote, n=n)
+            body = self._body(
+                query,
+                max_tokens=max_tokens,
+                temperature=1.0,
+                seed=vote,
+                n=copies if copies > 1 else None,
+            )
             texts = await self._send(query, body, f".{vote}", max_tokens * copies)
             votes += [text.text for text in texts]
         return score_votes(votes, query.choices)
@@ -132,7 +127,10 @@ class LabelScorer:
             if await self._send(query, body):
                 logprob = echo_logprob(query.responses[-1].value, query.context, choice)
                 logprobs += [] if logprob is None else [logprob]
-        return Scores(tuple(logprobs)) if len(logprobs) == len(query.choices) else None
+        if len(logprobs) == len(query.choices):
+            return Scores(tuple(logprobs))
+        exact = self._settings.label_source == "exact"
+        return None if exact else await self._score_by_top_logprobs(query)
 
     async def _score_by_ids(self, query: LabelQuery) -> Scores | None:
         labels = await self._tokenize_labels(query.choices, query.context)
@@ -158,9 +156,12 @@ class LabelScorer:
     def _body(
         self, query: LabelQuery, prompt: str | Sequence[int] = "", **fields: Any
     ) -> dict[str, Any]:
-        model = self._settings.model
         return label_body(
-            prompt or query.context, query.choices, query.capabilities, model, **fields
+            prompt or query.context,
+            query.choices,
+            query.capabilities,
+            self._settings.model,
+            **fields,
         )
 
     async def _send(
@@ -170,16 +171,16 @@ class LabelScorer:
 
         `number` distinguishes requests of one query with the same body.
         """
-        tokens = self._session.count_tokens(query.context) + max_tokens
+        tokens = self._session.tokens.count(query.context) + max_tokens
         call = self._session.text_call(query.capabilities, body, query.number + number)
         response = await self._session.send_text(call, query.capabilities.api, tokens)
-        if isinstance(response, Response):
+        if not response.refusal:
             query.responses.append(response)
             return parse_texts(response.value, query.capabilities.api)
         if self._must_fit:
             raise UserError(
                 f"lm {self._settings.model}: a text to be labelled is longer than the server's "
-                f"context: {response.message}",
+                f"context: {response.refusal}",
                 f"set lm.context to the server's context (now {self._settings.context})",
             )
         return []
@@ -196,6 +197,7 @@ class LabelScorer:
         return await asyncio.shield(self._label_tokens[key])
 
     async def _label_suffixes(self, context: str, *choices: str) -> list[list[int]]:
-        texts = [context + choice for choice in ("", *choices)]
-        before, *both = await asyncio.gather(*map(self._session.encode, texts))
+        before, *both = await asyncio.gather(
+            *(self._session.encode(context + choice) for choice in ("", *choices))
+        )
         return [list((tokens or [])[len(before or []) :]) for tokens in both]

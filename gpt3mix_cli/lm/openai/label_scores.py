@@ -40,9 +40,11 @@ def score_top_logprobs(
     rest = max(1 - math.fsum(map(math.exp, known)), MIN_PROBABILITY)
     unseen = min(rest, SPELLINGS_PER_LABEL * math.exp(min(known)))
     masses = [(mass or unseen) + also for mass, also in zip(own, shared, strict=True)]
-    bounded = tuple(index for index in range(len(choices)) if shared[index] or not own[index])
-    logprobs = tuple(min(math.log(mass), MAX_UNCERTAIN_LOGPROB) for mass in masses)
-    return Scores(logprobs, "top_logprobs", bounded)
+    return Scores(
+        tuple(min(math.log(mass), MAX_UNCERTAIN_LOGPROB) for mass in masses),
+        "top_logprobs",
+        bounded=tuple(index for index in range(len(choices)) if shared[index] or not own[index]),
+    )
 
 
 def _masses_by_label(
@@ -79,9 +81,13 @@ def score_decision(answer: Mapping[str, Any], choices: Sequence[str]) -> Scores 
         raise InvalidResponse(
             f"the decision has no probabilities ({type(error).__name__}: {error})"
         ) from None
-    bounded = tuple(index for index, value in enumerate(probabilities) if value < MIN_PROBABILITY)
-    logprobs = tuple(math.log(max(value, MIN_PROBABILITY)) for value in probabilities)
-    return Scores(logprobs, "decision", bounded)
+    return Scores(
+        tuple(math.log(max(value, MIN_PROBABILITY)) for value in probabilities),
+        "decision",
+        bounded=tuple(
+            index for index, value in enumerate(probabilities) if value < MIN_PROBABILITY
+        ),
+    )
 
 
 def score_votes(texts: Sequence[str], choices: Sequence[str]) -> Scores | None:

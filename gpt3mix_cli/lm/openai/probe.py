@@ -14,13 +14,12 @@ from typing import Any, Literal
 
 from ...errors import UserError
 from ...settings import OpenAISettings
-from .capabilities import Capabilities
-from .http_errors import RequestRefused
 from .label_scores import score_decision
-from .requests import NEUTRAL_SAMPLING, Call, decision_body, echo_body, text_body
+from .requests import NEUTRAL_SAMPLING, Call, Capabilities, decision_body, echo_body, text_body
 from .responses import (
     UNKNOWN_LOGPROB,
     GeneratedText,
+    HttpError,
     echo_logprob,
     parse_texts,
     token_id_logprobs,
@@ -37,6 +36,7 @@ CHANGED_SAMPLING = 0.5  # a temperature and top-p that move log-probabilities co
 LOGPROB_TOLERANCE = 0.05  # between two log-probabilities of one token
 WORD = re.compile(r" [A-Za-z]+")
 UNSUPPORTED_STATUSES = (404, 405, 501)
+LOGPROBS_FIELDS = ("top_logprobs", "logprobs")
 OPTIONAL_FIELDS = (
     "temperature",
     "top_p",
@@ -59,16 +59,15 @@ Encode = Callable[[str], Awaitable[Sequence[int] | None]]
 
 
 class Probe:
-    """One probe of an endpoint."""
+    """One probe of an endpoint.
+
+    Args:
+        settings: of the endpoint; they may exclude some ways of asking.
+        send: sends a call and returns the JSON of the answer.
+        encode: returns the token ids of a text; None if no tokenizer is known.
+    """
 
     def __init__(self, settings: OpenAISettings, send: Send, encode: Encode) -> None:
-        """Send nothing yet.
-
-        Args:
-            settings: of the endpoint; they may exclude some ways of asking.
-            send: sends a call and returns the JSON of the answer.
-            encode: returns the token ids of a text; None if no tokenizer is known.
-        """
         self._settings, self._send, self._encode = settings, send, encode
         self._refusals: list[str] = []
 
@@ -85,84 +84,85 @@ class Probe:
                 Capabilities(api=api, neutral_sampling=not on_openai)
             )
             if capabilities:
-                raw = not capabilities.top_logprobs or await self._has_raw_logprobs(capabilities)
-                capabilities = replace(capabilities, raw_logprobs=raw)
-                supported.append(await self._detect_labels(capabilities))
-                if supported[-1].top_logprobs:
+                supported.append(
+                    replace(
+                        capabilities,
+                        raw_logprobs=await self._has_raw_logprobs(capabilities),
+                        supports_n=len(await self._try_texts(capabilities, n=2)) == 2,
+                        label_method=await self._label_method(capabilities),
+                    )
+                )
+                if capabilities.top_logprobs:
                     break  # completions with log-probabilities: the paper's own prompt
         if not supported:
-            apis = " or ".join(APIS[self._settings.api])
             raise UserError(
                 f"lm {self._settings.model} at {self._settings.urls[0]}: the server does not "
-                f"support {apis}: {'; '.join(self._refusals) or 'no answer'}",
+                f"support {' or '.join(APIS[self._settings.api])}: "
+                f"{'; '.join(self._refusals) or 'no answer'}",
                 "check lm.model, lm.base_url (it usually ends in /v1) and lm.api",
             )
-        best = next((found for found in supported if found.top_logprobs), supported[0])
-        self._check_label_source(best)
-        return best
-
-    def _check_label_source(self, capabilities: Capabilities) -> None:
-        wanted, best = self._settings.label_source, capabilities.label_source
-        if wanted not in ("auto", best):
+        best = supported[-1] if supported[-1].top_logprobs else supported[0]
+        if self._settings.label_source not in ("auto", best.label_source):
             raise UserError(
-                f"lm.label_source: {wanted}: the server does not offer it; the best available: "
-                f"{best}",
+                f"lm.label_source: {self._settings.label_source}: the server does not offer it; "
+                f"the best available: {best.label_source}",
                 "use label_source: auto, or a server that offers it (see README)",
             )
+        return best
 
     # Text and log-probabilities --------------------------------------------------------------
 
     async def _detect_text(self, capabilities: Capabilities) -> Capabilities | None:
-        """Return how the server generates text; None if it does not."""
         for top_logprobs in (*TOP_LOGPROBS, 0):
-            answer, capabilities = await self._send_tolerantly(capabilities, top_logprobs)
-            if answer is None:
+            texts, capabilities = await self._send_tolerantly(capabilities, top_logprobs)
+            if texts is None:
                 return None
             if "logprobs" in capabilities.refused_fields:
                 break
-            if answer and _has_valid_logprobs(parse_texts(answer, capabilities.api)[0]):
+            if texts and _has_valid_logprobs(texts[0]):
                 return replace(capabilities, top_logprobs=top_logprobs)
-            if answer and top_logprobs == TOP_LOGPROBS[-1]:
+            if texts and top_logprobs == TOP_LOGPROBS[-1]:
                 break
         return replace(capabilities, top_logprobs=0)
 
     async def _send_tolerantly(
         self, capabilities: Capabilities, top_logprobs: int
-    ) -> tuple[Any, Capabilities]:
+    ) -> tuple[list[GeneratedText] | None, Capabilities]:
         """Ask for a token, and again without each field that the server refuses.
 
         Returns:
-            The answer and the capabilities. The answer is None if the server lacks the API, and
+            The texts and the capabilities. The texts are None if the server lacks the API, and
             empty if it does not return so many log-probabilities.
         """
+        fields = {
+            "temperature": 0.9,
+            "top_p": 0.9,
+            "frequency_penalty": 0.01,
+            "seed": 1,
+            "logprobs": top_logprobs or None,
+            "stop": ["\n"],
+        }
         for _ in range(len(OPTIONAL_FIELDS) + 2):
-            body = self._text_body(
-                capabilities,
-                temperature=0.9,
-                top_p=0.9,
-                frequency_penalty=0.01,
-                seed=1,
-                logprobs=top_logprobs or None,
-                stop=["\n"],
-            )
             try:
-                return await self._send_text(body, capabilities), capabilities
-            except RequestRefused as error:
+                return await self._texts(capabilities, **fields), capabilities
+            except HttpError as error:
                 field = _refused_field(error, capabilities)
                 if field is None:
-                    refusal = f"{capabilities.api}: HTTP {error.status}: {error.message}"
-                    self._refusals.append(refusal)
+                    self._refusals.append(
+                        f"{capabilities.api}: HTTP {error.status}: {error.message}"
+                    )
                     return None, capabilities
-                if field == "max_tokens":
-                    capabilities = replace(capabilities, max_tokens_field="max_completion_tokens")
-                    continue
-                refused: tuple[str, ...] = (field,)
-                if field in ("logprobs", "top_logprobs"):
-                    if top_logprobs in TOP_LOGPROBS[:-1]:
-                        return {}, capabilities
-                    refused = ("top_logprobs", "logprobs")
-                refused = (*capabilities.refused_fields, *refused)
-                capabilities = replace(capabilities, refused_fields=refused)
+            if field == "max_tokens":
+                capabilities = replace(capabilities, max_tokens_field="max_completion_tokens")
+                continue
+            refused: tuple[str, ...] = (field,)
+            if field in LOGPROBS_FIELDS:
+                if top_logprobs in TOP_LOGPROBS[:-1]:
+                    return [], capabilities
+                refused = LOGPROBS_FIELDS
+            capabilities = replace(
+                capabilities, refused_fields=(*capabilities.refused_fields, *refused)
+            )
         return None, capabilities
 
     async def _has_raw_logprobs(self, capabilities: Capabilities) -> bool:
@@ -170,15 +170,20 @@ class Probe:
 
         The gap between the likeliest and the least likely token is compared.
         """
+        if not capabilities.top_logprobs:
+            return True
         gaps: list[dict[str, float]] = []
         for value in (1.0, CHANGED_SAMPLING):
-            body = self._text_body(
+            texts = await self._try_texts(
                 capabilities, temperature=value, top_p=value, logprobs=capabilities.top_logprobs
             )
-            texts = await self._try_texts(body, capabilities)
             if not texts:
                 return False
-            gaps.append(_gaps_to_best(texts[0].first_top))
+            top = texts[0].first_top.items()
+            best = max((logprob for _, logprob in top), default=0.0)
+            gaps.append(
+                {token: best - logprob for token, logprob in top if logprob > UNKNOWN_LOGPROB}
+            )
         common = gaps[0].keys() & gaps[1].keys()
         furthest = max(common, key=lambda token: gaps[0][token], default="")
         # Halving the temperature doubles the gap. The log-probabilities of a hosted model differ
@@ -187,11 +192,6 @@ class Probe:
         return len(common) > 1 and gaps[1][furthest] < limit
 
     # Labels ----------------------------------------------------------------------------------
-
-    async def _detect_labels(self, capabilities: Capabilities) -> Capabilities:
-        """Return the capabilities with the best label method."""
-        capabilities = replace(capabilities, supports_n=await self._supports_n(capabilities))
-        return replace(capabilities, label_method=await self._label_method(capabilities))
 
     async def _label_method(
         self, capabilities: Capabilities
@@ -203,9 +203,10 @@ class Probe:
             return "vote"
         if capabilities.top_logprobs:
             if capabilities.api == "completions" and wanted in ("auto", "exact"):
-                if await self._supports_ids(capabilities):
+                known = await self._known_logprobs(capabilities)
+                if known and await self._supports_ids(capabilities, known):
                     return "ids"
-                if await self._supports_echo(capabilities):
+                if known and await self._supports_echo(capabilities, known):
                     return "echo"
             return "top_logprobs"
         if wanted != "auto":
@@ -213,78 +214,70 @@ class Probe:
         on_openai = "api.openai.com" in self._settings.urls[0]
         return "decision" if on_openai and await self._supports_decisions() else "vote"
 
-    async def _supports_n(self, capabilities: Capabilities) -> bool:
-        body = self._text_body(capabilities, n=2)
-        return len(await self._try_texts(body, capabilities)) == 2
-
     async def _supports_decisions(self) -> bool:
         call = Call("/decisions", decision_body(PROMPT, CHOICES, self._settings.model))
         try:
             answer = await self._send(call, lambda value: score_decision(value, CHOICES))
-        except RequestRefused:
+        except HttpError:
             return False
         return score_decision(answer, CHOICES) is not None
 
-    async def _supports_ids(self, capabilities: Capabilities) -> bool:
-        """Return whether the server scores tokens by id, and correctly."""
-        known = await self._known_logprobs(capabilities)
+    async def _supports_ids(self, capabilities: Capabilities, known: Mapping[str, float]) -> bool:
         prompts = [PROMPT + token for token in ("", *known)]
         before, *both = await asyncio.gather(*map(self._encode, prompts))
-        if not known or not before:
+        if not before:
             return False
         ids = [tokens[-1] for tokens in both if tokens and len(tokens) == len(before) + 1]
         if len(ids) < len(both):
             return False
-        model = self._settings.model
-        body = text_body(capabilities, model, PROMPT, max_tokens=1, temperature=1.0, logprobs=1)
-        body |= {"logprob_token_ids": ids, "return_tokens_as_token_ids": True}
-        texts = await self._try_texts(body, capabilities)
+        texts = await self._try_texts(
+            capabilities,
+            temperature=1.0,
+            logprobs=1,
+            logprob_token_ids=ids,
+            return_tokens_as_token_ids=True,
+        )
         logprobs = token_id_logprobs(texts[0], ids) if texts else None
         return logprobs is not None and all(
             abs(logprob - expected) < LOGPROB_TOLERANCE
             for logprob, expected in zip(logprobs, known.values(), strict=True)
         )
 
-    async def _supports_echo(self, capabilities: Capabilities) -> bool:
+    async def _supports_echo(self, capabilities: Capabilities, known: Mapping[str, float]) -> bool:
         """Return whether echoed prompts have their log-probabilities; some servers shift them."""
-        known = await self._known_logprobs(capabilities)
         for token, expected in known.items():
             body = echo_body(capabilities, self._settings.model, PROMPT + token)
             try:
                 answer = await self._send_text(body, capabilities)
-            except RequestRefused:
+            except HttpError:
                 return False
             logprob = echo_logprob(answer, PROMPT, token)
             if logprob is None or abs(logprob - expected) > LOGPROB_TOLERANCE:
                 return False
-        return bool(known)
+        return True
 
     async def _known_logprobs(self, capabilities: Capabilities) -> dict[str, float]:
         """Return the log-probabilities of the likeliest and the least likely reported word."""
-        body = text_body(
-            capabilities,
-            self._settings.model,
-            PROMPT,
-            max_tokens=1,
-            temperature=1.0,
-            logprobs=capabilities.top_logprobs,
-        )
-        top = parse_texts(await self._send_text(body, capabilities), "completions")[0].first_top
+        logprobs = capabilities.top_logprobs
+        texts = await self._texts(capabilities, temperature=1.0, logprobs=logprobs)
+        top = texts[0].first_top
         # Whole words only, because no tokenizer joins them to the prompt.
-        words = [
-            token
-            for token, value in top.items()
-            if value > UNKNOWN_LOGPROB and WORD.fullmatch(token)
-        ]
+        words = [word for word in top if top[word] > UNKNOWN_LOGPROB and WORD.fullmatch(word)]
         words.sort(key=top.__getitem__)
         return {word: top[word] for word in (words[-1], words[0])} if len(words) > 1 else {}
 
     # Sending ---------------------------------------------------------------------------------
 
-    def _text_body(self, capabilities: Capabilities, **fields: Any) -> dict[str, Any]:
-        max_tokens = 1 if capabilities.api == "completions" else 16
-        model = self._settings.model
-        return text_body(capabilities, model, PROMPT, SYSTEM, max_tokens=max_tokens, **fields)
+    async def _texts(self, capabilities: Capabilities, **fields: Any) -> list[GeneratedText]:
+        fields["max_tokens"] = 1 if capabilities.api == "completions" else 16
+        body = text_body(capabilities, self._settings.model, PROMPT, SYSTEM, **fields)
+        return parse_texts(await self._send_text(body, capabilities), capabilities.api)
+
+    async def _try_texts(self, capabilities: Capabilities, **fields: Any) -> list[GeneratedText]:
+        try:
+            return await self._texts(capabilities, **fields)
+        except HttpError:
+            return []
 
     async def _send_text(self, body: Mapping[str, Any], capabilities: Capabilities) -> Any:
         return await self._send(
@@ -292,17 +285,8 @@ class Probe:
             lambda value: parse_texts(value, capabilities.api),
         )
 
-    async def _try_texts(
-        self, body: Mapping[str, Any], capabilities: Capabilities
-    ) -> list[GeneratedText]:
-        """Return the texts of an answer; none if the server refuses the request."""
-        try:
-            return parse_texts(await self._send_text(body, capabilities), capabilities.api)
-        except RequestRefused:
-            return []
 
-
-def _refused_field(error: RequestRefused, capabilities: Capabilities) -> str | None:
+def _refused_field(error: HttpError, capabilities: Capabilities) -> str | None:
     """Return the field that a refusal is about; None if it cannot be omitted.
 
     `max_tokens` means that the server calls that field `max_completion_tokens`.
@@ -317,12 +301,12 @@ def _refused_field(error: RequestRefused, capabilities: Capabilities) -> str | N
     optional = [name for name in OPTIONAL_FIELDS if name not in capabilities.refused_fields]
     if error.param in optional:
         return error.param
-    optional.sort(key=len, reverse=True)
-    return next((name for name in optional if name in error.message), None)
+    # The longest first: `top_logprobs` contains `logprobs`.
+    longest_first = sorted(optional, key=len, reverse=True)
+    return next((name for name in longest_first if name in error.message), None)
 
 
 def _has_valid_logprobs(text: GeneratedText) -> bool:
-    """Return whether the first token's log-probabilities can be right."""
     top = text.first_top
     if len(top) < 2 or (logprob := text.tokens[0].logprob) is None:
         return False
@@ -330,10 +314,5 @@ def _has_valid_logprobs(text: GeneratedText) -> bool:
         return False
     # A chat may have sampled a token that is not among the likeliest.
     reported = top.get(text.tokens[0].token, logprob)
-    best = max(top.values())
-    return abs(reported - logprob) < LOGPROB_TOLERANCE and logprob <= best + LOGPROB_TOLERANCE
-
-
-def _gaps_to_best(top: Mapping[str, float]) -> dict[str, float]:
-    best = max(top.values(), default=0.0)
-    return {token: best - value for token, value in top.items() if value > UNKNOWN_LOGPROB}
+    is_likeliest = logprob <= max(top.values()) + LOGPROB_TOLERANCE
+    return abs(reported - logprob) < LOGPROB_TOLERANCE and is_likeliest

@@ -1,15 +1,16 @@
-"""Request bodies of OpenAI's protocol; nothing is sent here.
+"""What a server supports, and the request bodies that follow from it; nothing is sent here.
 
-The JSON of a body is part of the journal key of its paid answer. A changed body means that users
-pay for the same answer again, so bodies must not change between versions.
+`probe` finds out the capabilities, and journals store them. The JSON of a body is part of the
+journal key of its paid answer. A changed body means that users pay for the same answer again, so
+bodies must not change between versions.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from ..port import Request
-from .capabilities import Capabilities
 
 GENERATION_INSTRUCTION = (
     "You continue lists. Answer with the next item alone, on one line, "
@@ -22,6 +23,75 @@ LABEL_INSTRUCTION = (
 # vLLM whatever the model's folder says.
 NEUTRAL_SAMPLING = {"top_k": 0, "min_p": 0.0, "repeat_penalty": 1.0, "repetition_penalty": 1.0}
 SEED_LIMIT = 1 << 31  # some servers only take signed 32-bit seeds
+TOKEN_MARGIN = 4  # for a closing bracket, and for labels that the server tokenises differently
+NEGLIGIBLE_PENALTY = 0.01  # a frequency penalty that changes a label's log-probability by <= 0.01
+STORED_NAMES = {  # field names in journals of earlier versions
+    "labels": "label_method",
+    "top": "top_logprobs",
+    "limit": "max_tokens_field",
+    "refused": "refused_fields",
+    "many": "supports_n",
+    "plain": "neutral_sampling",
+    "raw": "raw_logprobs",
+}
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a server supports, and so how it is asked.
+
+    Attributes:
+        api: `completions` continues the paper's prompt as it is; `chat` wraps it into messages.
+        label_method: how label scores are requested if the generated line does not contain them.
+            `ids` asks for the log-probabilities of the labels' tokens (vLLM's
+            `logprob_token_ids`), `echo` for those of a prompt that ends in the label. `none`: the
+            server offers no label scores.
+        top_logprobs: the most log-probabilities per token that the server returns; 0: none.
+        max_tokens_field: the name of the field that limits the number of tokens.
+        refused_fields: fields that the server rejects; requests omit them.
+        supports_n: whether one request may ask for several texts (`n`).
+        neutral_sampling: whether requests turn off the sampling that the server adds by default.
+        raw_logprobs: whether log-probabilities are those before temperature and top-p. They are
+            at OpenAI, but not at SGLang.
+    """
+
+    api: Literal["completions", "chat"] = "completions"
+    label_method: Literal["ids", "echo", "decision", "top_logprobs", "vote", "none"] = "none"
+    top_logprobs: int = 0
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    refused_fields: tuple[str, ...] = ()
+    supports_n: bool = False
+    neutral_sampling: bool = False
+    raw_logprobs: bool = True
+
+    @property
+    def path(self) -> str:
+        """The path that generates text, below the base URL."""
+        return "/completions" if self.api == "completions" else "/chat/completions"
+
+    @property
+    def label_source(self) -> str:
+        """What `lm.label_source` calls the label method; `none` if there is none."""
+        return "exact" if self.label_method in ("ids", "echo") else self.label_method
+
+    def returns_raw_logprobs(self, request: Request) -> bool:
+        """Return whether a text's log-probabilities are those before sampling, or close to them."""
+        return self.raw_logprobs or (
+            request.temperature == 1
+            and request.top_p == 1
+            and abs(request.frequency_penalty) <= NEGLIGIBLE_PENALTY
+        )
+
+
+def parse_capabilities(text: str) -> Capabilities | None:
+    """Return capabilities stored as JSON by this or an earlier version; None if unreadable."""
+    try:
+        stored = json.loads(text)
+        fields = {STORED_NAMES.get(name, name): value for name, value in stored.items()}
+        fields["refused_fields"] = tuple(fields.get("refused_fields", ()))
+        return Capabilities(**fields)
+    except (ValueError, TypeError, AttributeError):
+        return None
 
 
 @dataclass(frozen=True)
@@ -108,12 +178,9 @@ def generation_body(
         "stop": ["\n"],
         "n": copies if copies > 1 else None,
     }
-    if scored and capabilities.top_logprobs:
-        fields["logprobs"] = 1 if label_ids else capabilities.top_logprobs
-        if label_ids:
-            fields["logprob_token_ids"] = list(label_ids)
-    elif capabilities.top_logprobs:
-        fields["logprobs"] = 1
+    if capabilities.top_logprobs:
+        fields["logprobs"] = capabilities.top_logprobs if scored and not label_ids else 1
+        fields["logprob_token_ids"] = list(label_ids) or None
     return text_body(capabilities, model, request.prompt, GENERATION_INSTRUCTION, **fields)
 
 
@@ -130,8 +197,8 @@ def label_body(
     them after sampling, and votes are drawn from the whole distribution.
     """
     system = LABEL_INSTRUCTION + ", ".join(choice.strip() for choice in choices)
-    defaults = {"max_tokens": 1, "temperature": 1.0, "top_p": 1.0}
-    return text_body(capabilities, model, context, system, **{**defaults, **fields})
+    fields = {"max_tokens": 1, "temperature": 1.0, "top_p": 1.0} | fields
+    return text_body(capabilities, model, context, system, **fields)
 
 
 def echo_body(capabilities: Capabilities, model: str, text: str) -> dict[str, Any]:
@@ -144,10 +211,15 @@ def echo_body(capabilities: Capabilities, model: str, text: str) -> dict[str, An
 
 def decision_body(context: str, choices: Sequence[str], model: str) -> dict[str, Any]:
     """Return the body that asks OpenAI's decisions API for the label after a context."""
-    question = {
-        "type": "choice",
-        "name": "label",
-        "instructions": "The label with which the last line goes on.",
-        "choices": [{"value": choice.strip()} for choice in choices],
+    return {
+        "model": model,
+        "input": context,
+        "questions": [
+            {
+                "type": "choice",
+                "name": "label",
+                "instructions": "The label with which the last line goes on.",
+                "choices": [{"value": choice.strip()} for choice in choices],
+            }
+        ],
     }
-    return {"model": model, "input": context, "questions": [question]}

@@ -1,16 +1,20 @@
-"""Parses the answers of OpenAI's protocol; all functions are pure.
+"""Parses the answers of OpenAI's protocol, errors included; nothing is sent here.
 
 So answers in a journal can be parsed again, also differently, at no cost. Log-probabilities are
 natural logarithms.
 """
 
+import email.utils
+import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 UNKNOWN_LOGPROB = -9999.0  # what servers send for minus infinity and for unknown log-probabilities
+REQUEST_ERRORS = ("validation error", "is not supported")  # llama-cpp-python sends these as a 500
 
 
 class InvalidResponse(Exception):
@@ -74,9 +78,8 @@ def parse_texts(answer: Mapping[str, Any], api: str) -> list[GeneratedText]:
     Raises:
         InvalidResponse: if there is none.
     """
-    parse = _completion_text if api == "completions" else _chat_text
     try:
-        texts = [parse(choice) for choice in answer["choices"]]
+        texts = [_parse_text(choice, api) for choice in answer["choices"]]
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise InvalidResponse(
             f"the answer has no valid choices ({type(error).__name__}: {error})"
@@ -86,45 +89,34 @@ def parse_texts(answer: Mapping[str, Any], api: str) -> list[GeneratedText]:
     return texts
 
 
-def _completion_text(choice: Mapping[str, Any]) -> GeneratedText:
+def _parse_text(choice: Mapping[str, Any], api: str) -> GeneratedText:
     logprobs = choice.get("logprobs") or {}
-    columns = [logprobs.get(name) or [] for name in ("tokens", "token_logprobs", "top_logprobs")]
-    tokens = [
-        TokenLogprobs(
-            token,
-            _float_or_none(logprob),
-            {name: max(float(value), UNKNOWN_LOGPROB) for name, value in (top or {}).items()},
-        )
-        for token, logprob, top in zip(*columns, strict=False)
-    ]
-    return GeneratedText(_checked_text(choice["text"]), _is_finished(choice), tokens)
+    if api == "completions":
+        text = choice["text"]
+        columns = [
+            logprobs.get(name) or [] for name in ("tokens", "token_logprobs", "top_logprobs")
+        ]
+        tokens = [
+            _parse_token(token, logprob, (top or {}).items())
+            for token, logprob, top in zip(*columns, strict=False)
+        ]
+    else:
+        text = choice["message"]["content"] or ""
+        tokens = []
+        for entry in logprobs.get("content") or []:
+            top = [(other["token"], other["logprob"]) for other in entry.get("top_logprobs") or ()]
+            tokens.append(_parse_token(entry["token"], entry["logprob"], top))
+    if not isinstance(text, str):
+        raise TypeError(f"its text is {text!r}")
+    return GeneratedText(text, choice.get("finish_reason") != "length", tokens)
 
 
-def _chat_text(choice: Mapping[str, Any]) -> GeneratedText:
-    tokens = [
-        TokenLogprobs(
-            entry["token"],
-            _float_or_none(entry["logprob"]),
-            {other["token"]: float(other["logprob"]) for other in entry.get("top_logprobs") or ()},
-        )
-        for entry in (choice.get("logprobs") or {}).get("content") or []
-    ]
-    text = _checked_text(choice["message"]["content"] or "")
-    return GeneratedText(text, _is_finished(choice), tokens)
-
-
-def _is_finished(choice: Mapping[str, Any]) -> bool:
-    return choice.get("finish_reason") != "length"
-
-
-def _float_or_none(value: Any) -> float | None:
-    return None if value is None else float(value)
-
-
-def _checked_text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"its text is {value!r}")
-    return value
+def _parse_token(token: str, logprob: Any, top: Iterable[tuple[str, Any]]) -> TokenLogprobs:
+    return TokenLogprobs(
+        token,
+        None if logprob is None else float(logprob),
+        {other: max(float(value), UNKNOWN_LOGPROB) for other, value in top},
+    )
 
 
 def parse_usage(answer: Mapping[str, Any]) -> Usage:
@@ -164,22 +156,17 @@ def parse_line(text: GeneratedText, label_prefix: str) -> Line:
     """
     whole = text.text
     start = len(whole) - len(whole.lstrip("\n\r"))
-    line_end = re.compile(r"[\n\r]").search(whole, start)
-    end = line_end.start() if line_end else len(whole)
-    finished = text.finished or line_end is not None
-    prefix = _prefix_pattern(label_prefix).search(whole, start, end) if label_prefix else None
+    end = start + len(re.split(r"[\n\r]", whole[start:], maxsplit=1)[0])
+    finished = text.finished or end < len(whole)
+    words = [re.escape(word) for word in re.findall(r"\w+|[^\w\s]", label_prefix)]
+    pattern = re.compile(r"\s*".join(["", *words]), re.IGNORECASE)
+    prefix = pattern.search(whole, start, end) if label_prefix else None
     if not prefix:
         return Line(whole[start:end], "line" if finished else "length", {})
     if not finished and not whole[prefix.end() : end].strip(" )"):
         return Line(whole[start:end], "length", {})
-    logprobs = _logprobs_at(text.tokens, whole, prefix.end())
-    return Line(whole[start : prefix.start()], "label_prefix", logprobs)
-
-
-def _prefix_pattern(label_prefix: str) -> re.Pattern[str]:
-    """Return a pattern that matches the label prefix in any case and spacing."""
-    words = re.findall(r"\w+|[^\w\s]", label_prefix)
-    return re.compile(r"\s*".join(["", *map(re.escape, words)]), re.IGNORECASE)
+    label_logprobs = _logprobs_at(text.tokens, whole, prefix.end())
+    return Line(whole[start : prefix.start()], "label_prefix", label_logprobs)
 
 
 def _logprobs_at(tokens: Sequence[TokenLogprobs], whole: str, index: int) -> Mapping[str, float]:
@@ -223,3 +210,59 @@ def echo_logprob(answer: Mapping[str, Any], context: str, choice: str) -> float 
         return math.fsum(float(value) for _, _, value in tokens)
     except (KeyError, TypeError, IndexError, ValueError):
         return None
+
+
+# Errors ------------------------------------------------------------------------------------------
+
+
+class HttpError(Exception):
+    """An answer with an error status; raised if the server rejects the request itself.
+
+    Attributes:
+        status: the HTTP status; 400 for a 500 that blames the request.
+        message: the server's message, on one line.
+        code: the protocol's error code, such as `unsupported_parameter`.
+        param: the field that was rejected.
+        type: the protocol's error type.
+        retry_after: seconds that the server asks to wait; None if it does not say.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        code: str = "",
+        param: str = "",
+        type: str = "",
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message, self.retry_after = status, message, retry_after
+        self.code, self.param, self.type = code, param, type
+
+
+def parse_error(status: int, text: str, headers: Mapping[str, str]) -> HttpError:
+    """Return what an error answer says; `text` is its body without secrets."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    error = value.get("error", value) if isinstance(value, Mapping) else None
+    fields = error if isinstance(error, Mapping) else {"message": error}
+    message = str(fields.get("message") or fields.get("detail") or text or "no message")
+    message = " ".join(message.split())[:1000]
+    if status == 500 and any(pattern in message for pattern in REQUEST_ERRORS):
+        status = 400
+    code, param, type_ = (str(fields.get(name) or "") for name in ("code", "param", "type"))
+    return HttpError(status, message, code, param, type_, _retry_after(headers))
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        value = headers.get(name, "").strip()
+        try:
+            return max(float(value) * unit, 0.0)
+        except ValueError:  # missing, or a date
+            if date := email.utils.parsedate_tz(value):
+                return max(email.utils.mktime_tz(date) - time.time(), 0.0)
+    return None

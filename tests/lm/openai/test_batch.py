@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from gpt3mix_cli.cli import main
 from gpt3mix_cli.errors import StoppedShort, UserError
 from gpt3mix_cli.lm import Completion, Journal, JournaledLM, Request, total_spent
-from gpt3mix_cli.lm.openai.batch_files import parse_output_line, split_into_files
+from gpt3mix_cli.lm.openai.batch import parse_output_line, split_into_files
 from gpt3mix_cli.lm.openai.engine import OpenAILM
 from gpt3mix_cli.lm.openai.requests import Call
 from gpt3mix_cli.settings import Budget, OpenAISettings
@@ -59,7 +59,7 @@ def completions(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         yield server
 
 
-def asked(many: int = 10, first: int = 0, **options: Any) -> list[Request]:
+def build_requests(count: int = 10, first: int = 0, **options: Any) -> list[Request]:
     known = {
         "prompt": HEADER,
         "max_tokens": 60,
@@ -68,7 +68,7 @@ def asked(many: int = 10, first: int = 0, **options: Any) -> list[Request]:
     }
     return [
         Request(**{"number": number, "seed": number, **known, **options})
-        for number in range(first, first + many)
+        for number in range(first, first + count)
     ]
 
 
@@ -114,15 +114,19 @@ def lines_asked(server: Server) -> int:
 
 def test_what_is_collected_equals_what_is_asked_directly(server: Server, tmp_path: Path) -> None:
     path = tmp_path / "a.journal.sqlite"
-    assert "submitted 10 requests: batch batch_2 (/v1/" in stopped(server, path, asked())
-    assert "batch batch_2 is in_progress" in stopped(server, path, asked())
-    found = ask(server, path, asked())
+    assert "submitted 10 requests: batch batch_2 (/v1/" in stopped(server, path, build_requests())
+    assert "batch batch_2 is in_progress" in stopped(server, path, build_requests())
+    results = ask(server, path, build_requests())
     assert lines_asked(server) == 0
     assert (len(server.batches.batches), server.batches.lines) == (1, 10)
-    assert found == ask(server, tmp_path / "b.journal.sqlite", asked(), batch=False)
+    assert results == ask(server, tmp_path / "b.journal.sqlite", build_requests(), batch=False)
     # Once collected, a batch is not retrieved again.
     retrievals = [batch.retrievals for batch in server.batches.batches.values()]
-    assert found == ask(server, path, asked()) == ask(server, path, asked(), batch=False)
+    assert (
+        results
+        == ask(server, path, build_requests())
+        == ask(server, path, build_requests(), batch=False)
+    )
     assert retrievals == [batch.retrievals for batch in server.batches.batches.values()]
     assert (len(server.batches.batches), server.batches.lines) == (1, 10)
 
@@ -130,27 +134,27 @@ def test_what_is_collected_equals_what_is_asked_directly(server: Server, tmp_pat
 def test_the_message_has_the_progress_of_a_batch(completions: Server, tmp_path: Path) -> None:
     path = tmp_path / "a.journal.sqlite"
     completions.batches.polls = -1
-    stopped(completions, path, asked())
-    told = next(iter(completions.batches.batches.values())).state
-    told |= {"status": "finalizing", "request_counts": {"total": 10, "completed": 7, "failed": 1}}
+    stopped(completions, path, build_requests())
+    state = next(iter(completions.batches.batches.values())).state
+    state |= {"status": "finalizing", "request_counts": {"total": 10, "completed": 7, "failed": 1}}
     assert (
-        stopped(completions, path, asked())
-        == f"batch {told['id']} is finalizing: 7 of 10 answered, 1 failed"
+        stopped(completions, path, build_requests())
+        == f"batch {state['id']} is finalizing: 7 of 10 answered, 1 failed"
     )
 
 
 def test_lines_of_a_beam_search_come_by_batch_too(completions: Server, tmp_path: Path) -> None:
-    beams = asked(3, beams=4, label_prefix="", choices=(), temperature=0.9)
+    beams = build_requests(3, beams=4, label_prefix="", choices=(), temperature=0.9)
     path = tmp_path / "a.journal.sqlite"
     completions.batches.polls = 1
     stopped(completions, path, beams)
-    found = ask(completions, path, beams)
-    assert found == ask(completions, tmp_path / "b.journal.sqlite", beams, batch=False)
-    assert any(len(one.hypotheses) > 1 for one in found)
+    results = ask(completions, path, beams)
+    assert results == ask(completions, tmp_path / "b.journal.sqlite", beams, batch=False)
+    assert any(len(result.hypotheses) > 1 for result in results)
 
 
 def test_only_the_first_round_goes_by_batch(completions: Server, tmp_path: Path) -> None:
-    assert len(ask(completions, tmp_path / "a.journal.sqlite", asked(4, first=10))) == 4
+    assert len(ask(completions, tmp_path / "a.journal.sqlite", build_requests(4, first=10))) == 4
     assert not completions.batches.batches
     assert lines_asked(completions) == 4
 
@@ -158,15 +162,15 @@ def test_only_the_first_round_goes_by_batch(completions: Server, tmp_path: Path)
 def test_more_rows_submit_only_what_no_batch_holds(completions: Server, tmp_path: Path) -> None:
     path = tmp_path / "a.journal.sqlite"
     completions.batches.polls = -1
-    stopped(completions, path, asked(4))
-    assert "submitted 6 requests" in stopped(completions, path, asked(10))
+    stopped(completions, path, build_requests(4))
+    assert "submitted 6 requests" in stopped(completions, path, build_requests(10))
     # Fewer rows wait for the batch that holds them, and for no other.
     first, second = completions.batches.batches.values()
     completions.batches._finish(first)
-    assert len(ask(completions, path, asked(4))) == 4
-    assert "is in_progress" in stopped(completions, path, asked(10))
+    assert len(ask(completions, path, build_requests(4))) == 4
+    assert "is in_progress" in stopped(completions, path, build_requests(10))
     completions.batches._finish(second)
-    assert len(ask(completions, path, asked(10))) == 10
+    assert len(ask(completions, path, build_requests(10))) == 10
     assert (completions.batches.lines, lines_asked(completions)) == (10, 0)
 
 
@@ -194,13 +198,13 @@ def test_whatever_the_moment_of_a_kill_nothing_is_submitted_twice(
     with monkeypatch.context() as patch:
         patch.setattr(Journal, "store_batch", dies)
         with pytest.raises(Killed):
-            ask(completions, path, asked())
+            ask(completions, path, build_requests())
     for _ in range(3):
         try:
-            ask(completions, path, asked())
+            ask(completions, path, build_requests())
         except StoppedShort:
             continue
-    assert len(ask(completions, path, asked())) == 10
+    assert len(ask(completions, path, build_requests())) == 10
     assert (
         len(completions.batches.batches),
         completions.batches.lines,
@@ -213,22 +217,22 @@ def test_a_killed_collection_is_repeated(
 ) -> None:
     path = tmp_path / "a.journal.sqlite"
     completions.batches.polls = 1
-    stopped(completions, path, asked())
+    stopped(completions, path, build_requests())
     under_way, *_ = total_spent(path)
     with monkeypatch.context() as patch:
         patch.setattr("gpt3mix_cli.lm.openai.batch.KEYS_PER_COMMIT", 3)
-        kept, keep = [], Journal.store
+        commits, keep = [], Journal.store
 
         def dies(self: Journal, *what: Any) -> None:
             keep(self, *what)
-            kept.append(what)
-            if len(kept) == 2:
+            commits.append(what)
+            if len(commits) == 2:
                 raise Killed
 
         patch.setattr(Journal, "store", dies)
         with pytest.raises(Killed):
-            ask(completions, path, asked())
-    assert len(ask(completions, path, asked())) == 10
+            ask(completions, path, build_requests())
+    assert len(ask(completions, path, build_requests())) == 10
     assert (completions.batches.lines, lines_asked(completions)) == (10, 0)
     assert under_way == total_spent(path)[0]  # each line once
 
@@ -267,12 +271,12 @@ def test_a_process_that_was_killed_after_submitting_goes_on(
 def test_failed_lines_are_asked_for_directly(server: Server, tmp_path: Path) -> None:
     path = tmp_path / "a.journal.sqlite"
     server.batches.polls = 1
-    stopped(server, path, asked())
+    stopped(server, path, build_requests())
     ((_, content),) = server.batches.files.values()
     server.batches.fail = [json.loads(line)["custom_id"] for line in content.splitlines()[2:5]]
-    found = ask(server, path, asked())
+    results = ask(server, path, build_requests())
     assert lines_asked(server) == 3
-    assert found == ask(server, tmp_path / "b.journal.sqlite", asked(), batch=False)
+    assert results == ask(server, tmp_path / "b.journal.sqlite", build_requests(), batch=False)
     assert len(server.batches.batches) == 1
 
 
@@ -282,12 +286,12 @@ def test_what_a_batch_left_undone_is_asked_for_directly(
 ) -> None:
     path = tmp_path / "a.journal.sqlite"
     completions.batches.polls, completions.batches.expire = 1, end == "expired"
-    stopped(completions, path, asked())
+    stopped(completions, path, build_requests())
     if end == "cancelled":
         next(iter(completions.batches.batches.values())).state["status"] = "cancelled"
-    found = ask(completions, path, asked())
+    results = ask(completions, path, build_requests())
     assert lines_asked(completions) == (5 if end == "expired" else 10)
-    assert found == ask(completions, tmp_path / "b.journal.sqlite", asked(), batch=False)
+    assert results == ask(completions, tmp_path / "b.journal.sqlite", build_requests(), batch=False)
 
 
 def test_a_rejected_batch_is_reported_with_the_providers_message_and_forgotten(
@@ -295,16 +299,16 @@ def test_a_rejected_batch_is_reported_with_the_providers_message_and_forgotten(
 ) -> None:
     path = tmp_path / "a.journal.sqlite"
     completions.batches.polls = 1
-    stopped(completions, path, asked())
-    ((name, (told, _)),) = completions.batches.files.items()
-    completions.batches.files[name] = (told, b"{half a line\n")
+    stopped(completions, path, build_requests())
+    ((name, (state, _)),) = completions.batches.files.items()
+    completions.batches.files[name] = (state, b"{half a line\n")
     with pytest.raises(
         UserError, match="line 1: This line is not parseable as valid JSON"
     ) as error:
-        ask(completions, path, asked())
+        ask(completions, path, build_requests())
     assert error.value.exit_code == 2
-    assert "submitted 10 requests" in stopped(completions, path, asked())
-    assert len(ask(completions, path, asked())) == 10
+    assert "submitted 10 requests" in stopped(completions, path, build_requests())
+    assert len(ask(completions, path, build_requests())) == 10
     assert lines_asked(completions) == 0
 
 
@@ -312,7 +316,7 @@ def test_a_batch_that_is_one_too_many_is_submitted_later(
     completions: Server, tmp_path: Path
 ) -> None:
     path = tmp_path / "a.journal.sqlite"
-    stopped(completions, path, asked())
+    stopped(completions, path, build_requests())
     error = {
         "code": "token_limit_exceeded",
         "message": "Enqueued token limit reached.",
@@ -323,17 +327,17 @@ def test_a_batch_that_is_one_too_many_is_submitted_later(
         "status": "failed",
         "errors": {"object": "list", "data": [error]},
     }
-    assert "Enqueued token limit reached" in stopped(completions, path, asked())
-    assert "submitted 10 requests" in stopped(completions, path, asked())
+    assert "Enqueued token limit reached" in stopped(completions, path, build_requests())
+    assert "submitted 10 requests" in stopped(completions, path, build_requests())
 
 
 def test_a_batch_that_the_provider_lost_is_an_error(completions: Server, tmp_path: Path) -> None:
     path = tmp_path / "a.journal.sqlite"
-    stopped(completions, path, asked())
+    stopped(completions, path, build_requests())
     completions.batches.batches.clear()
     with pytest.raises(UserError, match=r"lm\.batch: .*HTTP 404: No such Batch object"):
-        ask(completions, path, asked())
-    assert len(ask(completions, path, asked(), batch=False)) == 10
+        ask(completions, path, build_requests())
+    assert len(ask(completions, path, build_requests(), batch=False)) == 10
 
 
 def test_batches_under_way_are_waited_for_when_no_more_are_wanted(
@@ -342,13 +346,15 @@ def test_batches_under_way_are_waited_for_when_no_more_are_wanted(
     """Their answers are not paid twice, and no more are submitted."""
     path = tmp_path / "a.journal.sqlite"
     completions.batches.polls = 2
-    stopped(completions, path, asked(6))
+    stopped(completions, path, build_requests(6))
     with pytest.raises(StoppedShort, match="is in_progress") as error:
-        ask(completions, path, asked(10), batch=False)
+        ask(completions, path, build_requests(10), batch=False)
     assert "cancel it at the provider" in error.value.hint
     assert lines_asked(completions) == 0
-    found = ask(completions, path, asked(10), batch=False)
-    assert found == ask(completions, tmp_path / "b.journal.sqlite", asked(10), batch=False)
+    results = ask(completions, path, build_requests(10), batch=False)
+    assert results == ask(
+        completions, tmp_path / "b.journal.sqlite", build_requests(10), batch=False
+    )
     assert lines_asked(completions) == 4 + 10
     assert (len(completions.batches.batches), completions.batches.lines) == (1, 6)
 
@@ -357,9 +363,9 @@ def test_a_batch_that_was_cancelled_is_asked_for_directly_when_no_more_are_wante
     completions: Server, tmp_path: Path
 ) -> None:
     path = tmp_path / "a.journal.sqlite"
-    stopped(completions, path, asked())
+    stopped(completions, path, build_requests())
     next(iter(completions.batches.batches.values())).state["status"] = "cancelled"
-    assert len(ask(completions, path, asked(), batch=False)) == 10
+    assert len(ask(completions, path, build_requests(), batch=False)) == 10
     assert lines_asked(completions) == 10
     assert total_spent(path)[0] <= completions.paths["/v1/completions"], (
         "the reserved cost of the batch is released"
@@ -371,7 +377,7 @@ def test_a_server_without_batches_says_so(tmp_path: Path) -> None:
         serving(dialect="vllm") as server,
         pytest.raises(UserError, match=r"lm\.batch: .*HTTP 404") as error,
     ):
-        ask(server, tmp_path / "a.journal.sqlite", asked())
+        ask(server, tmp_path / "a.journal.sqlite", build_requests())
     assert "omit lm.batch" in error.value.hint
 
 
@@ -381,7 +387,7 @@ def test_without_a_journal_there_are_no_batches(completions: Server) -> None:
     )
     try:
         with pytest.raises(UserError, match=r"lm\.batch needs an output file"):
-            list(lm.complete(asked()))
+            list(lm.complete(build_requests()))
     finally:
         lm.close()
     assert not completions.batches.files
@@ -414,14 +420,16 @@ def test_answers_cost_a_batchs_price_and_what_is_under_way_counts_as_spent(
     )
     path, other = tmp_path / "a.journal.sqlite", tmp_path / "b.journal.sqlite"
     completions.batches.polls = 1
-    stopped(completions, path, asked(), prices=str(prices))
+    stopped(completions, path, build_requests(), prices=str(prices))
     under_way = total_spent(path)
-    whole = ask(completions, other, asked(), prices=str(prices), batch=False)
-    halved = ask(completions, path, asked(), prices=str(prices))
-    assert [one.usd for one in halved] == pytest.approx([one.usd / 2 for one in whole if one.usd])
-    assert sum(one.usd or 0 for one in halved) <= total_spent(path)[3] < under_way[3]
+    whole = ask(completions, other, build_requests(), prices=str(prices), batch=False)
+    halved = ask(completions, path, build_requests(), prices=str(prices))
+    assert [result.usd for result in halved] == pytest.approx(
+        [result.usd / 2 for result in whole if result.usd]
+    )
+    assert sum(result.usd or 0 for result in halved) <= total_spent(path)[3] < under_way[3]
     assert under_way[0] == total_spent(path)[0]
-    assert [one.prompt_tokens for one in whole] == [one.prompt_tokens for one in halved]
+    assert [result.prompt_tokens for result in whole] == [result.prompt_tokens for result in halved]
 
 
 @pytest.mark.parametrize("limit", [{"requests": 15}, {"tokens": 500}])
@@ -429,7 +437,7 @@ def test_a_batch_that_the_budget_does_not_hold_is_not_submitted(
     completions: Server, tmp_path: Path, limit: dict[str, int]
 ) -> None:
     path = tmp_path / "a.journal.sqlite"
-    message = stopped(completions, path, asked(), budget=Budget(**limit))
+    message = stopped(completions, path, build_requests(), budget=Budget(**limit))
     assert message.startswith(
         f"budget.{next(iter(limit))}: this batch of 10 requests may use up to "
     )
@@ -441,8 +449,8 @@ def test_the_budget_counts_what_is_under_way_in_other_runs(
 ) -> None:
     path = tmp_path / "a.journal.sqlite"
     budget = Budget(requests=30)
-    stopped(completions, path, asked(10), budget=budget)
-    assert "budget.requests" in stopped(completions, path, asked(30), budget=budget)
+    stopped(completions, path, build_requests(10), budget=budget)
+    assert "budget.requests" in stopped(completions, path, build_requests(30), budget=budget)
     assert len(completions.batches.batches) == 1
 
 
@@ -484,15 +492,15 @@ def test_several_files_are_several_batches(
     monkeypatch.setattr(split_into_files, "__defaults__", (4, 200_000_000))
     path = tmp_path / "a.journal.sqlite"
     completions.batches.polls = 1
-    assert stopped(completions, path, asked()).count("batch batch_") == 3
-    assert [one.number for one in ask(completions, path, asked())] == list(range(10))
+    assert stopped(completions, path, build_requests()).count("batch batch_") == 3
+    assert [result.number for result in ask(completions, path, build_requests())] == list(range(10))
     assert len(completions.batches.batches) == 3
 
 
 def test_no_key_is_in_what_is_uploaded_or_kept(completions: Server, tmp_path: Path) -> None:
     completions.batches.polls = 1
-    stopped(completions, tmp_path / "a.journal.sqlite", asked())
-    ask(completions, tmp_path / "a.journal.sqlite", asked())
+    stopped(completions, tmp_path / "a.journal.sqlite", build_requests())
+    ask(completions, tmp_path / "a.journal.sqlite", build_requests())
     kept = [path.read_bytes() for path in tmp_path.iterdir()]
     assert len(completions.batches.files) == 2
     assert not [
@@ -519,8 +527,8 @@ def configured(
 
 
 def rows(folder: Path) -> dict[str, bytes]:
-    found = sorted([*folder.rglob("gpt3mix.jsonl"), *folder.rglob("gpt3mix.rejects.jsonl")])
-    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+    outputs = sorted([*folder.rglob("gpt3mix.jsonl"), *folder.rglob("gpt3mix.rejects.jsonl")])
+    return {str(path.relative_to(folder)): path.read_bytes() for path in outputs}
 
 
 def test_two_cells_are_submitted_together_and_give_the_rows_of_a_direct_run(
@@ -537,9 +545,9 @@ def test_two_cells_are_submitted_together_and_give_the_rows_of_a_direct_run(
     assert main(["subsample", *command[1:]]) == 0
     capsys.readouterr()
     assert main(command) == 3
-    said = capsys.readouterr().err
-    assert "no row yet: submitted 8 requests: batch batch_2" in said
-    assert "(and 1 more)" in said
+    stderr = capsys.readouterr().err
+    assert "no row yet: submitted 8 requests: batch batch_2" in stderr
+    assert "(and 1 more)" in stderr
     assert len(server.batches.batches) == 2
     assert not rows(tmp_path / "batched")
     assert main(command) == 3

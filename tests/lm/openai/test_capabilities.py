@@ -5,11 +5,11 @@ import json
 from pathlib import Path
 
 import pytest
-from endpoint_lm import asked, engine
+from endpoint_lm import build_requests, engine
 from endpoint_server import Server, serving
 
 from gpt3mix_cli.lm import Journal, JournaledLM
-from gpt3mix_cli.lm.openai.capabilities import Capabilities, parse_capabilities
+from gpt3mix_cli.lm.openai.requests import Capabilities, parse_capabilities
 from gpt3mix_cli.lm.openai.session import capabilities_key
 
 EARLIER = {
@@ -33,7 +33,7 @@ def probes_with(server: Server, path: Path, stored: str) -> int:
         journal.store([(key, None, "{}", stored)])
         journal.close()
         journaled = JournaledLM(lm, path)
-        list(journaled.complete(asked(3)))
+        list(journaled.complete(build_requests(3)))
         journaled.close()
     return sum((body.get("max_tokens") or 99) == 1 for body in server.bodies("/v1/completions"))
 
@@ -75,6 +75,6 @@ def test_a_run_probes_again_and_replaces_what_is_unreadable(text: str, tmp_path:
         server.reset()
         with engine(server, endpoint="e") as lm:
             journaled = JournaledLM(lm, path)
-            list(journaled.complete(asked(3)))
+            list(journaled.complete(build_requests(3)))
             journaled.close()
         assert server.requests == 0

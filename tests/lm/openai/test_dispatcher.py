@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from endpoint_lm import LABEL_PREFIX, asked, engine
+from endpoint_lm import LABEL_PREFIX, build_requests, engine
 from endpoint_server import serving
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt3mix_cli.errors import StoppedShort, UserError
 from gpt3mix_cli.lm import Completion, JournaledLM, total_spent
-from gpt3mix_cli.lm.openai import dispatcher, event_loop, server_pool, servers
+from gpt3mix_cli.lm.openai import dispatcher, event_loop, servers
 from gpt3mix_cli.lm.openai.concurrency import INITIAL_LIMIT, MAX_LIMIT, AdaptiveConcurrency
 from gpt3mix_cli.lm.openai.engine import OpenAILM
 from gpt3mix_cli.lm.openai.servers import CircuitBreaker, RateLimiter
@@ -28,8 +28,8 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(servers, "INITIAL_BACKOFF_S", 0.005)
 
 
-def texts(lm: OpenAILM, many: int = 10) -> list[str]:
-    return [one.text for one in lm.complete(asked(many))]
+def texts(lm: OpenAILM, count: int = 10) -> list[str]:
+    return [result.text for result in lm.complete(build_requests(count))]
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +60,8 @@ def test_retryable_errors_are_retried(kind: str, expected: list[str]) -> None:
     with serving() as server, engine(server) as lm:
         lm.describe()
         server.fault(kind, p=0.3, path="completions")
-        found = list(lm.complete(asked(40)))
-        assert [one.text for one in found] == expected
+        results = list(lm.complete(build_requests(40)))
+        assert [result.text for result in results] == expected
         assert server.requests > 50
         assert not server.twice()
 
@@ -93,13 +93,13 @@ def test_answers_before_the_stop_are_yielded() -> None:
         server.fault("server_error", contains='"seed":30,', p=1.0)
         given_out = []
         with pytest.raises(StoppedShort):
-            given_out.extend(one.number for one in _each(lm, 40, given_out))
+            given_out.extend(result.number for result in _each(lm, 40, given_out))
         assert given_out == list(range(30))
 
 
-def _each(lm: OpenAILM, many: int, into: list[int]) -> Sequence[Completion]:
-    for one in lm.complete(asked(many)):
-        into.append(one.number)
+def _each(lm: OpenAILM, count: int, into: list[int]) -> Sequence[Completion]:
+    for result in lm.complete(build_requests(count)):
+        into.append(result.number)
     return []
 
 
@@ -125,16 +125,14 @@ def test_retry_after_beyond_the_sdks_limit_is_followed(
     monkeypatch.setattr(time, "monotonic_real", time.monotonic, raising=False)
     wait = asyncio.wait_for
     monkeypatch.setattr(dispatcher, "time", fast)
-    monkeypatch.setattr(server_pool, "time", fast)
+    monkeypatch.setattr(servers, "time", fast)
     monkeypatch.setattr(
-        server_pool.asyncio,
+        servers.asyncio,
         "wait_for",
         lambda what, seconds: wait(what, None if seconds is None else seconds / 500),
     )
-    later = server_pool._call_later
-    monkeypatch.setattr(
-        server_pool, "_call_later", lambda seconds, call: later(seconds / 500, call)
-    )
+    later = servers._call_later
+    monkeypatch.setattr(servers, "_call_later", lambda seconds, call: later(seconds / 500, call))
     with serving() as server, engine(server) as lm:
         lm.describe()
         server.fault("rate_limit", next=1, retry_after=200, path="completions")
@@ -190,13 +188,13 @@ def test_an_error_rate_opens_the_breaker(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setattr(dispatcher, "MAX_ATTEMPTS", 10**6)
     with serving() as server, engine(server) as lm:
         journal = JournaledLM(lm, tmp_path / "a.sqlite")
-        list(journal.complete(asked(20)))
+        list(journal.complete(build_requests(20)))
         server.fault("server_error", p=0.9)
         with pytest.raises(
             StoppedShort,
             match="more than 50% of the last 50 requests failed, the last one with: HTTP 500",
         ) as error:
-            list(journal.complete(asked(400)))
+            list(journal.complete(build_requests(400)))
         journal.close()
         assert error.value.exit_code == 3
         assert "answers are kept" in error.value.hint
@@ -217,10 +215,10 @@ def test_answers_under_way_are_kept_when_the_work_stops_short(tmp_path: Path) ->
     path = tmp_path / "a.sqlite"
     with serving(delay=0.1) as server, engine(server, concurrency=20) as lm:
         journal = JournaledLM(lm, path)
-        list(journal.complete(asked(1)))
+        list(journal.complete(build_requests(1)))
         server.fault("no_quota", contains='"seed":5,', p=1.0)
         with pytest.raises(StoppedShort):
-            list(journal.complete(asked(60)))
+            list(journal.complete(build_requests(60)))
         journal.close()
         on_success = server.statuses[200]
     with engine(server) as lm:
@@ -248,7 +246,10 @@ def test_requests_per_minute_are_not_exceeded() -> None:
 
 def test_tokens_per_minute_are_not_exceeded() -> None:
     with serving() as server, engine(server) as lm:
-        used = sum(one.prompt_tokens + one.completion_tokens for one in lm.complete(asked(20)))
+        used = sum(
+            result.prompt_tokens + result.completion_tokens
+            for result in lm.complete(build_requests(20))
+        )
     with serving() as server, engine(server, tokens_per_minute=used * 60) as lm:
         started = time.monotonic()
         texts(lm, 20)
@@ -264,7 +265,7 @@ def test_a_rate_is_kept_in_every_window(amounts: list[float], a_minute: float) -
     times = [now + limiter.reserve(amount) for amount in amounts]
     for first in range(len(times)):
         for last in range(first + 1, len(times)):
-            taken = sum(amounts[first:last])  # what stands between their beginnings
+            taken = sum(amounts[first:last])  # between their beginnings
             assert times[last] - times[first] >= taken * 60 / a_minute - 0.05
 
 
@@ -298,16 +299,18 @@ def test_a_server_that_dies_leaves_its_work_to_the_other(monkeypatch: pytest.Mon
         engine(good, bad, concurrency=8) as lm,
     ):
         lm.describe()
-        found: list[int] = []
+        results: list[int] = []
         worker = threading.Thread(
-            target=lambda: found.extend(one.number for one in lm.complete(asked(400)))
+            target=lambda: results.extend(
+                result.number for result in lm.complete(build_requests(400))
+            )
         )
         worker.start()
         while bad.requests < 40:
             time.sleep(0.005)
         bad.fault("reset", p=1.0)
         worker.join(30)
-        assert found == list(range(400))
+        assert results == list(range(400))
         assert bad.requests < 200  # what it fails at it is not given for long
 
 
@@ -333,7 +336,7 @@ def test_requests_go_out_in_order() -> None:
 
 
 def simulated(
-    capacity: int, queues: bool, jitter: float, many: int, seed: int
+    capacity: int, queues: bool, jitter: float, count: int, seed: int
 ) -> tuple[float, AdaptiveConcurrency]:
     """Return the utilisation of the server's slots, and the concurrency at the end."""
     level, noise = AdaptiveConcurrency(), random.Random(seed)
@@ -344,7 +347,7 @@ def simulated(
     def latency() -> float:
         return 1 + jitter * (2 * noise.random() - 1)
 
-    while done < many:
+    while done < count:
         while under_way < level.limit:
             under_way += 1
             full = under_way >= level.limit
@@ -424,7 +427,7 @@ def test_a_real_server_is_used(queue: bool) -> None:
         server.reset()
         assert len(texts(lm, 150)) == 150
         assert server.most_at_once > INITIAL_LIMIT
-        assert 1 <= lm._dispatcher._pool.servers[0].concurrency.limit <= MAX_LIMIT
+        assert 1 <= lm._dispatcher.pool.servers[0].concurrency.limit <= MAX_LIMIT
 
 
 # The event loop -------------------------------------------------------------------------------
@@ -434,8 +437,8 @@ def test_closing_the_iterator_early_leaves_nothing_behind(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     with serving(delay=0.05) as server, engine(server) as lm:
-        for one in lm.complete(asked(100)):
-            assert LABEL_PREFIX not in one.text
+        for result in lm.complete(build_requests(100)):
+            assert LABEL_PREFIX not in result.text
             break
     assert capfd.readouterr().err == ""
     assert not [
@@ -453,8 +456,8 @@ def test_results_come_in_order_while_others_are_under_way() -> None:
         await asyncio.sleep(random.random() / 100)
         return item
 
-    one = event_loop.BackgroundLoop(nothing)
+    loop = event_loop.BackgroundLoop(nothing)
     try:
-        assert list(one.map_ordered(work, range(200))) == list(range(200))
+        assert list(loop.map_ordered(work, range(200))) == list(range(200))
     finally:
-        one.close()
+        loop.close()

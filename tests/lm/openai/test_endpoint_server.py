@@ -248,10 +248,10 @@ def test_a_reasoning_model_names_the_parameter_that_it_refuses() -> None:
 def test_older_and_smaller_servers_pass_over_what_they_do_not_know() -> None:
     with serving(ignores=["logprob_token_ids"]) as server:
         extra = {"logprob_token_ids": [server.model.id_of(" Negative")]}
-        asked = complete(
+        completion = complete(
             server, LABEL_PREFIX, max_tokens=1, logprobs=1, temperature=0, extra_body=extra
         )
-        assert " Negative" not in asked.choices[0].logprobs.top_logprobs[0]
+        assert " Negative" not in completion.choices[0].logprobs.top_logprobs[0]
         listed = complete(server, [PROMPT, LABEL_PREFIX], n=2, max_tokens=3)
         assert [choice.index for choice in listed.choices] == [0, 1, 2, 3]
     with serving(dialect="ollama") as server:
@@ -263,10 +263,10 @@ def test_older_and_smaller_servers_pass_over_what_they_do_not_know() -> None:
             .top_logprobs
         )
     with serving(dialect="llamacpp") as server:
-        one = complete(server, n=4, max_tokens=5, logprobs=40)
-        assert len(one.choices) == 1
-        assert len(one.choices[0].logprobs.top_logprobs[0]) >= 40
-        assert one.choices[0].logprobs.text_offset[0] == len(PROMPT)
+        completion = complete(server, n=4, max_tokens=5, logprobs=40)
+        assert len(completion.choices) == 1
+        assert len(completion.choices[0].logprobs.top_logprobs[0]) >= 40
+        assert completion.choices[0].logprobs.text_offset[0] == len(PROMPT)
 
 
 def test_a_shifted_echo_is_off_by_one_token() -> None:
@@ -318,9 +318,9 @@ def test_a_drawn_token_outside_the_top_twenty_is_hidden() -> None:
 
 def test_tokenize_counts_as_usage_does() -> None:
     with serving(begin=True, context=512) as server, client(server) as sdk:
-        asked = {"model": "tiny", "prompt": PROMPT, "add_special_tokens": False}
+        body = {"model": "tiny", "prompt": PROMPT, "add_special_tokens": False}
         results = sdk.with_options(base_url=server.url).post(
-            "/tokenize", body=asked, cast_to=dict[str, Any]
+            "/tokenize", body=body, cast_to=dict[str, Any]
         )
         usage = complete(server, max_tokens=1, extra_body={"add_special_tokens": False}).usage
         with_begin = complete(server, max_tokens=1).usage
@@ -362,12 +362,12 @@ def batch_of(
         "messages": [{"role": "user", "content": PROMPT}],
         "max_completion_tokens": 5,
     }
-    asked = [
+    lines = [
         {"custom_id": f"r{i}", "method": "POST", "url": endpoint, "body": {**body, "seed": i}}
         for i in range(lines)
     ]
     path = tmp_path / "in.jsonl"
-    path.write_text("".join(json.dumps(line) + "\n" for line in asked), encoding="utf-8")
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     with path.open("rb") as file:
         uploaded = sdk.files.create(file=file, purpose="batch")
     return sdk.batches.create(input_file_id=uploaded.id, endpoint=endpoint, completion_window="24h")
@@ -487,11 +487,11 @@ def test_chance_falls_on_the_same_requests_in_any_order() -> None:
 
 async def _at_once(server: Any, several: int) -> list[Any]:
     async with openai.AsyncOpenAI(base_url=server.base_url, api_key="k", max_retries=0) as sdk:
-        asked = [
+        calls = [
             sdk.completions.create(model="tiny", prompt=PROMPT, max_tokens=2, seed=i)
             for i in range(several)
         ]
-        return await asyncio.gather(*asked, return_exceptions=True)
+        return await asyncio.gather(*calls, return_exceptions=True)
 
 
 def test_requests_beyond_the_limit_are_refused_or_wait() -> None:

@@ -11,7 +11,7 @@ from endpoint_lm import (
     CHOICES,
     LABEL_PREFIX,
     PROMPT,
-    asked,
+    build_requests,
     chat_context,
     engine,
     label_context,
@@ -39,7 +39,9 @@ def answers(lm: OpenAILM, requests: Sequence[Request]) -> list[Completion]:
 
 def distance(scores: Scores | None, expected: Sequence[float]) -> float:
     assert scores is not None
-    return max(abs(one - other) for one, other in zip(scores.logprobs, expected, strict=True))
+    return max(
+        abs(logprob - other) for logprob, other in zip(scores.logprobs, expected, strict=True)
+    )
 
 
 # The probe ------------------------------------------------------------------------------------
@@ -136,43 +138,51 @@ def test_each_server_is_asked_by_its_best_method(name: str) -> None:
         assert lm.describe() == f"{server.base_url}, {shown}"
         probes = server.requests
         assert probes <= 20  # each costs a token and a round trip
-        found = [one for one in answers(lm, asked(12)) if one.finish != "length"]
-        assert server.requests - probes >= len(found)
-        assert {one.requests for one in found} <= requests
-        assert len(found) > 8
-        assert [one.scores.source for one in found if one.scores].count(source) >= len(found) - 1
+        results = [
+            result for result in answers(lm, build_requests(12)) if result.finish != "length"
+        ]
+        assert server.requests - probes >= len(results)
+        assert {result.requests for result in results} <= requests
+        assert len(results) > 8
+        assert [result.scores.source for result in results if result.scores].count(source) >= len(
+            results
+        ) - 1
         chat = shown.startswith("chat")
-        for one in found:
-            assert one.scores is not None
-            assert all(value < 1e-9 for value in one.scores.logprobs)
+        for result in results:
+            assert result.scores is not None
+            assert all(value < 1e-9 for value in result.scores.logprobs)
             assert (
-                one.scores.source == "vote"
-                or sum(map(math.exp, one.scores.logprobs)) < 1 + 1e-6
-                or one.scores.bounded
+                result.scores.source == "vote"
+                or sum(map(math.exp, result.scores.logprobs)) < 1 + 1e-6
+                or result.scores.bounded
             )
-            if one.scores.source == "exact":
+            if result.scores.source == "exact":
                 assert not chat
                 assert (
-                    distance(one.scores, truth(server.model, f"{PROMPT}{one.text}{LABEL_PREFIX}"))
+                    distance(
+                        result.scores, truth(server.model, f"{PROMPT}{result.text}{LABEL_PREFIX}")
+                    )
                     < 1e-9
                 )
-            assert one.usd is None
+            assert result.usd is None
 
 
 def test_a_row_that_keeps_to_the_form_costs_one_request() -> None:
     with serving() as server, engine(server) as lm:
         lm.describe()
         before = server.paths["/v1/completions"]
-        found = answers(lm, asked(20))
-        assert server.paths["/v1/completions"] - before == sum(one.requests for one in found)
-        assert {one.requests for one in found if one.finish == "label_prefix"} == {1}
-        assert all(one.label_tokens == 0 for one in found if one.requests == 1)
+        results = answers(lm, build_requests(20))
+        assert server.paths["/v1/completions"] - before == sum(
+            result.requests for result in results
+        )
+        assert {result.requests for result in results if result.finish == "label_prefix"} == {1}
+        assert all(result.label_tokens == 0 for result in results if result.requests == 1)
 
 
 def test_the_tokens_of_a_label_are_asked_for_once() -> None:
     """Even if many rows wait for them."""
     with serving(split=["Positive"]) as server, engine(server) as lm:
-        answers(lm, asked(30))
+        answers(lm, build_requests(30))
         assert not server.twice()
         assert server.paths["/tokenize"] < 3 + 3 + 30 + 4
 
@@ -196,14 +206,16 @@ def test_scores_are_the_models() -> None:
 
 def test_a_chats_scores_are_the_models_after_its_template() -> None:
     with serving(dialect="openai") as server, engine(server) as lm:
-        found = [one for one in answers(lm, asked(6)) if one.finish == "label_prefix"]
-        for one in found:
+        results = [
+            result for result in answers(lm, build_requests(6)) if result.finish == "label_prefix"
+        ]
+        for result in results:
             expected = truth(
-                server.model, f"{chat_context(PROMPT)}{one.text.lstrip()}{LABEL_PREFIX}"
+                server.model, f"{chat_context(PROMPT)}{result.text.lstrip()}{LABEL_PREFIX}"
             )
-            other = truth(server.model, f"{chat_context(PROMPT)}{one.text}{LABEL_PREFIX}")
+            other = truth(server.model, f"{chat_context(PROMPT)}{result.text}{LABEL_PREFIX}")
             assert (
-                min(distance(one.scores, expected), distance(one.scores, other)) < 0.1
+                min(distance(result.scores, expected), distance(result.scores, other)) < 0.1
             )  # other spellings are added
         (scores,) = lm.score([f"{PROMPT} a fine film{LABEL_PREFIX}"], CHOICES)
         expected = [
@@ -216,7 +228,8 @@ def test_a_chats_scores_are_the_models_after_its_template() -> None:
             for choice in ("Positive", "Negative")
         ]
         assert all(
-            one >= value - 1e-6 for one, value in zip(scores.logprobs, expected, strict=True)
+            logprob >= value - 1e-6
+            for logprob, value in zip(scores.logprobs, expected, strict=True)
         )
 
 
@@ -238,13 +251,15 @@ def test_a_label_that_is_cut_off_has_a_bound() -> None:
         serving(dialect="openai", completions=True, unlikely=["Positive"]) as server,
         engine(server) as lm,
     ):
-        found = [one.scores for one in answers(lm, asked(12)) if one.scores]
+        scored = [result.scores for result in answers(lm, build_requests(12)) if result.scores]
         contexts = [
-            f"{PROMPT}{one.text}{LABEL_PREFIX}" for one in answers(lm, asked(12)) if one.scores
+            f"{PROMPT}{result.text}{LABEL_PREFIX}"
+            for result in answers(lm, build_requests(12))
+            if result.scores
         ]
         bounded = [
             (scores, context)
-            for scores, context in zip(found, contexts, strict=True)
+            for scores, context in zip(scored, contexts, strict=True)
             if scores.bounded == (0,)
         ]
         assert bounded
@@ -258,7 +273,7 @@ def test_a_label_that_is_cut_off_has_a_bound() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "wanted", "found"),
+    ("options", "wanted", "best"),
     [
         ({"dialect": "llamacpp", "echo_shifted": True}, "exact", "top_logprobs"),
         ({"dialect": "ollama"}, "exact", "top_logprobs"),
@@ -268,13 +283,13 @@ def test_a_label_that_is_cut_off_has_a_bound() -> None:
     ],
 )
 def test_a_source_that_is_not_offered_is_an_error(
-    options: dict[str, Any], wanted: str, found: str
+    options: dict[str, Any], wanted: str, best: str
 ) -> None:
     with serving(**options) as server, engine(server, label_source=wanted) as lm:
         with pytest.raises(
-            UserError, match=f"lm.label_source: {wanted}: the server does not offer it.*{found}"
+            UserError, match=f"lm.label_source: {wanted}: the server does not offer it.*{best}"
         ) as error:
-            answers(lm, asked(2))
+            answers(lm, build_requests(2))
         assert error.value.exit_code == 2
         assert "label_source: auto" in error.value.hint
 
@@ -282,22 +297,26 @@ def test_a_source_that_is_not_offered_is_an_error(
 @pytest.mark.parametrize("wanted", ["exact", "top_logprobs", "vote"])
 def test_a_source_that_is_asked_for_is_used(wanted: str) -> None:
     with serving() as server, engine(server, label_source=wanted, num_votes=6) as lm:
-        found = [one.scores.source for one in answers(lm, asked(8)) if one.scores]
-    assert set(found) == {wanted}
-    assert len(found) > 5
+        sources = [
+            result.scores.source for result in answers(lm, build_requests(8)) if result.scores
+        ]
+    assert set(sources) == {wanted}
+    assert len(sources) > 5
 
 
 def test_decisions_are_the_models_probabilities_and_may_be_refused() -> None:
     with serving(dialect="openai", refusals=0.3) as server, engine(server, api="decisions") as lm:
         assert "chat, label scores decision" in lm.describe()
-        found = [one for one in answers(lm, asked(30)) if one.finish != "length"]
-        for one in found:
-            if one.scores:
-                assert one.scores.source == "decision"
-                assert sum(map(math.exp, one.scores.logprobs)) == pytest.approx(1)
-        scored = [one for one in found if one.scores]
-        refused = len(found) - len(scored)
-        assert 0 < refused < len(found)
+        results = [
+            result for result in answers(lm, build_requests(30)) if result.finish != "length"
+        ]
+        for result in results:
+            if result.scores:
+                assert result.scores.source == "decision"
+                assert sum(map(math.exp, result.scores.logprobs)) == pytest.approx(1)
+        scored = [result for result in results if result.scores]
+        refused = len(results) - len(scored)
+        assert 0 < refused < len(results)
         context = f"{PROMPT}{scored[0].text}{LABEL_PREFIX}"
         assert (
             distance(
@@ -318,7 +337,7 @@ def test_a_refused_decision_stops_the_work_with_the_servers_message() -> None:
         lm.describe()
         server.fault("bad_request", path="decisions", p=1.0)
         with pytest.raises(UserError, match=r"HTTP 400: Invalid prompt\."):
-            answers(lm, asked(2))
+            answers(lm, build_requests(2))
 
 
 @pytest.mark.parametrize(
@@ -329,42 +348,42 @@ def test_votes_are_asked_for_at_once_where_the_server_can(
     options: dict[str, Any], requests: int
 ) -> None:
     with serving(**options) as server, engine(server, label_source="vote", num_votes=6) as lm:
-        found = [one for one in answers(lm, asked(8)) if one.scores]
-    assert {one.requests for one in found} == {1 + requests}
-    for one in found:
-        assert one.scores is not None
-        assert sum(map(math.exp, one.scores.logprobs)) == pytest.approx(1)
+        results = [result for result in answers(lm, build_requests(8)) if result.scores]
+    assert {result.requests for result in results} == {1 + requests}
+    for result in results:
+        assert result.scores is not None
+        assert sum(map(math.exp, result.scores.logprobs)) == pytest.approx(1)
         assert (
-            max(one.scores.logprobs) <= math.log(6.5 / 7) + 1e-9
+            max(result.scores.logprobs) <= math.log(6.5 / 7) + 1e-9
         )  # six votes of six are no certainty
 
 
 @pytest.mark.parametrize("options", [{}, {"dialect": "llamacpp"}, {"dialect": "openai"}])
 def test_hard_labels_are_lines_that_differ(options: dict[str, Any]) -> None:
     with serving(**options) as server, engine(server) as lm:
-        found = answers(lm, asked(4, label_prefix="", choices=(), beams=3))
-    for one in found:
-        texts = [line.text for line in one.hypotheses]
+        results = answers(lm, build_requests(4, label_prefix="", choices=(), beams=3))
+    for result in results:
+        texts = [line.text for line in result.hypotheses]
         assert 1 < len(set(texts)) == len(texts) <= 3
-        assert one.text == texts[0]
-        assert one.scores is None
-        assert one.requests == (3 if options.get("dialect") == "llamacpp" else 1)
-    assert any(LABEL_PREFIX in line.text for one in found for line in one.hypotheses)
+        assert result.text == texts[0]
+        assert result.scores is None
+        assert result.requests == (3 if options.get("dialect") == "llamacpp" else 1)
+    assert any(LABEL_PREFIX in line.text for result in results for line in result.hypotheses)
 
 
 # Context length -------------------------------------------------------------------------------
 
 
 def test_a_prompt_that_is_too_long_is_one_row_and_is_asked_once(tmp_path: Path) -> None:
-    long = asked(1, number=7, prompt="word " * 600)[0]
+    long = build_requests(1, number=7, prompt="word " * 600)[0]
     for options in ({}, {"dialect": "llamacpp"}, {"dialect": "openai"}):
         with serving(context=400, **options) as server, engine(server) as lm:
             journal = JournaledLM(lm, tmp_path / f"{server.url[-5:]}.sqlite")
-            first = list(journal.complete([*asked(2), long]))
+            first = list(journal.complete([*build_requests(2), long]))
             before = server.requests
-            again = list(journal.complete([*asked(2), long]))
+            again = list(journal.complete([*build_requests(2), long]))
             journal.close()
-            assert [one.finish == "too_long" for one in first] == [False, False, True]
+            assert [result.finish == "too_long" for result in first] == [False, False, True]
             assert first[2].prompt_tokens > 400
             assert first == again
             assert server.requests == before
@@ -374,9 +393,9 @@ def test_with_a_tokenizer_a_prompt_that_is_too_long_is_not_asked() -> None:
     with serving() as server, engine(server, tokenizer="bundled", context=200) as lm:
         lm.describe()
         before = server.requests
-        (found,) = answers(lm, asked(1, prompt="word " * 300))
-        assert (found.finish, found.requests, server.requests) == ("too_long", 0, before)
-        assert found.prompt_tokens == lm.info.count_tokens("word " * 300) > 200
+        (result,) = answers(lm, build_requests(1, prompt="word " * 300))
+        assert (result.finish, result.requests, server.requests) == ("too_long", 0, before)
+        assert result.prompt_tokens == lm.info.count_tokens("word " * 300) > 200
 
 
 def test_a_prompt_that_just_fits_is_asked_without_more_room_than_there_is() -> None:
@@ -384,8 +403,8 @@ def test_a_prompt_that_just_fits_is_asked_without_more_room_than_there_is() -> N
         tokens = probe.info.count_tokens(PROMPT)
         probe.describe()
         with engine(server, tokenizer="bundled", context=tokens + 60) as lm:
-            answers(lm, asked(1))
-    assert max(one["max_tokens"] for one in server.bodies("/v1/completions")) == 60
+            answers(lm, build_requests(1))
+    assert max(body["max_tokens"] for body in server.bodies("/v1/completions")) == 60
 
 
 # Wrong or missing values ----------------------------------------------------------------------
@@ -396,8 +415,8 @@ def test_log_probabilities_that_stop_coming_leave_rows_unscored_or_asked_again()
     with serving(dialect="llamacpp", echo_shifted=True) as server, engine(server) as lm:
         assert "top_logprobs" in lm.describe()
         server.options.dialect = "ollama"  # its completions drop them
-        found = answers(lm, asked(5))
-    assert {one.scores for one in found} == {None}
+        results = answers(lm, build_requests(5))
+    assert {result.scores for result in results} == {None}
 
 
 def test_a_500_of_llama_cpp_may_be_a_refusal() -> None:
@@ -412,8 +431,8 @@ def test_a_500_of_llama_cpp_may_be_a_refusal() -> None:
         )
         with engine(server) as lm:
             assert lm.describe().endswith("omitted fields, since the server refuses them: seed")
-            found = answers(lm, asked(3))
-    assert len({one.text for one in found}) > 1
+            results = answers(lm, build_requests(3))
+    assert len({result.text for result in results}) > 1
     assert server.statuses[500] <= 2
 
 
@@ -423,7 +442,9 @@ def test_a_server_without_its_log_probabilities_is_voted_with() -> None:
         server.fault("status", status=500, message=message, contains='"logprobs"', p=1.0)
         with engine(server, num_votes=2) as lm:
             assert "label scores vote of 2" in lm.describe()
-            assert {one.scores.source for one in answers(lm, asked(4)) if one.scores} == {"vote"}
+            assert {
+                result.scores.source for result in answers(lm, build_requests(4)) if result.scores
+            } == {"vote"}
 
 
 def test_equal_prompts_of_other_seeds_are_other_requests_even_where_no_seed_is_taken(
@@ -432,11 +453,13 @@ def test_equal_prompts_of_other_seeds_are_other_requests_even_where_no_seed_is_t
     """Two draws of one prompt are two texts."""
     with serving(dialect="openai", refuses=["seed"]) as server, engine(server) as lm:
         journal = JournaledLM(lm, tmp_path / "a.sqlite")
-        one, other = (next(iter(journal.complete(asked(1, seed=seed)))) for seed in (1, 2))
-        again = next(iter(journal.complete(asked(1, seed=1))))
+        first, other = (
+            next(iter(journal.complete(build_requests(1, seed=seed)))) for seed in (1, 2)
+        )
+        again = next(iter(journal.complete(build_requests(1, seed=1))))
         journal.close()
-    assert one.text != other.text
-    assert again == one
+    assert first.text != other.text
+    assert again == first
 
 
 # Errors that the user must fix ----------------------------------------------------------------
@@ -454,7 +477,7 @@ def test_openai_needs_a_key() -> None:
 def test_a_key_of_the_named_variable_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTHER_KEY", "sk-test-0123456789")
     with serving(key="sk-test-0123456789") as server, engine(server, api_key_env="OTHER_KEY") as lm:
-        answers(lm, asked(1))
+        answers(lm, build_requests(1))
     assert server.keys == {"Bearer sk-test-0123456789"}
 
 
@@ -462,7 +485,7 @@ def test_a_key_of_the_named_variable_is_sent(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_wrong_key_stops_at_once(dialect: str) -> None:
     with serving(dialect=dialect, key="sk-right") as server, engine(server) as lm:
         with pytest.raises(UserError, match=r"lm tiny at http.*: HTTP 401: \S+") as error:
-            answers(lm, asked(50))
+            answers(lm, build_requests(50))
         assert not isinstance(error.value, StoppedShort)
         assert error.value.hint == "set the environment variable OPENAI_API_KEY to a valid key"
         assert server.requests == 1
@@ -473,7 +496,7 @@ def test_a_wrong_model_is_reported_with_the_servers_message() -> None:
         with pytest.raises(
             UserError, match=r"HTTP 404: The model `other` does not exist\."
         ) as error:
-            answers(lm, asked(5))
+            answers(lm, build_requests(5))
         assert error.value.exit_code == 2
         assert "lm.model" in error.value.hint
         assert server.requests <= 2
@@ -485,7 +508,7 @@ def test_a_wrong_path_is_an_error() -> None:
         engine(base_url=server.url) as lm,
         pytest.raises(UserError, match=r"does not support completions or chat: .*HTTP 404"),
     ):
-        answers(lm, asked(5))
+        answers(lm, build_requests(5))
 
 
 def test_an_unreachable_server_is_reported_soon() -> None:
@@ -495,7 +518,7 @@ def test_an_unreachable_server_is_reported_soon() -> None:
         engine(base_url=url) as lm,
         pytest.raises(StoppedShort, match="cannot be reached") as error,
     ):
-        answers(lm, asked(5))
+        answers(lm, build_requests(5))
     assert "lm.base_url" in error.value.hint
 
 
@@ -521,8 +544,8 @@ def test_additional_fields_are_sent() -> None:
         serving(dialect="openai") as server,
         engine(server, extra={"reasoning_effort": "none"}) as lm,
     ):
-        answers(lm, asked(2))
-    assert {one.get("reasoning_effort") for one in server.bodies("chat")} == {"none"}
+        answers(lm, build_requests(2))
+    assert {body.get("reasoning_effort") for body in server.bodies("chat")} == {"none"}
 
 
 def test_capabilities_are_stored_with_the_answers(tmp_path: Path) -> None:
@@ -533,7 +556,7 @@ def test_capabilities_are_stored_with_the_answers(tmp_path: Path) -> None:
         for _ in range(2):
             with engine(server) as lm:
                 journal = JournaledLM(lm, path)
-                texts.append([one.text for one in journal.complete(asked(4))])
+                texts.append([result.text for result in journal.complete(build_requests(4))])
                 journal.close()
             texts.append([server.requests])
     assert texts[0] == texts[2]
@@ -560,7 +583,7 @@ def test_a_busy_server_causes_one_warning() -> None:
         try:
             lm.describe()
             server.fault("rate_limit", next=3)
-            assert len(answers(lm, asked(10))) == 10
+            assert len(answers(lm, build_requests(10))) == 10
         finally:
             lm.close()
     assert len(warnings) == 1

@@ -190,14 +190,14 @@ def test_labels_of_several_tokens_are_summed(labels: list[tuple[int, ...]], seed
 
     prefixes = next_tokens_by_prefix(labels)
     assert len(prefixes) == len({label[:index] for label in labels for index in range(len(label))})
-    found = {
+    logprobs = {
         prefix: {token: logprob(prefix, token) for token in next_tokens}
         for prefix, next_tokens in prefixes.items()
     }
     expected = [
         sum(logprob(label[:index], token) for index, token in enumerate(label)) for label in labels
     ]
-    scores = score_token_sequences(labels, found)
+    scores = score_token_sequences(labels, logprobs)
     assert scores.logprobs == pytest.approx(expected)
     assert scores.source == "exact"
 
@@ -206,7 +206,7 @@ def test_summed_tokens_are_the_test_models_scores() -> None:
     context = f"{HEADER}Movie review: a fine film{LABEL_PREFIX}"
     tokens = [[SPLIT.id_of(token) for token in SPLIT.split(choice)] for choice in CHOICES]
     assert len(tokens[0]) == 2
-    found = {
+    logprobs = {
         prefix: {
             token: SPLIT.distribution(context + "".join(map(SPLIT.token_of, prefix))).logprob(
                 SPLIT.token_of(token)
@@ -215,6 +215,6 @@ def test_summed_tokens_are_the_test_models_scores() -> None:
         }
         for prefix, next_tokens in next_tokens_by_prefix(tokens).items()
     }
-    assert score_token_sequences(tokens, found).logprobs == pytest.approx(
+    assert score_token_sequences(tokens, logprobs).logprobs == pytest.approx(
         [SPLIT.score(context, choice) for choice in CHOICES]
     )

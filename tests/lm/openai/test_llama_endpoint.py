@@ -37,18 +37,18 @@ def _key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_its_shifted_echo_is_seen_and_its_labels_are_exact(server: Server, task: Task) -> None:
     rows = load_splits(task, 0).train
-    asked = [
+    prompts = [
         f"{render_prompt(task, rows[i : i + 2])} {rows[-1 - i].text}{label_prefix(task)}"
         for i in range(10)
     ]
     expected = LocalLM(LocalLMSettings(kind="local", model="bundled")).score(
-        asked, label_choices(task)
+        prompts, label_choices(task)
     )
     with engine(base_url=server.url, model="reviews", context=1024, tokenizer="bundled") as lm:
         assert "completions, label scores top_logprobs (20 a token)" in lm.describe()
-        for found, known in zip(lm.score(asked, label_choices(task)), expected, strict=True):
-            assert (found.source, found.bounded) == ("exact", ())
-            assert found.logprobs == pytest.approx(known.logprobs, abs=1e-2)
+        for scores, known in zip(lm.score(prompts, label_choices(task)), expected, strict=True):
+            assert (scores.source, scores.bounded) == ("exact", ())
+            assert scores.logprobs == pytest.approx(known.logprobs, abs=1e-2)
 
 
 def test_a_whole_run_makes_rows_whose_labels_are_the_local_engines(
@@ -71,22 +71,22 @@ def test_a_whole_run_makes_rows_whose_labels_are_the_local_engines(
         (cell,) = grid.cells()
     finally:
         grid.close()
-    made = list(read_records(grid.layout.synthetic_path(cell, "gpt3mix"), Augmented))
+    rows = list(read_records(grid.layout.synthetic_path(cell, "gpt3mix"), Augmented))
     real = {row.id: row for row in load_splits(task, 0).train}
-    assert len(made) == 20
-    assert {row.label_source for row in made} == {"exact"}
+    assert len(rows) == 20
+    assert {row.label_source for row in rows} == {"exact"}
     local = LocalLM(LocalLMSettings(kind="local", model="bundled"))
     # Nearly all rows begin with a space and have one space between words.
-    contexts = [
-        f"{render_prompt(task, [real[name] for name in row.parents])} {row.text}{label_prefix(task)}"
-        for row in made
-    ]
+    contexts = []
+    for row in rows:
+        prompt = render_prompt(task, [real[name] for name in row.parents])
+        contexts.append(f"{prompt} {row.text}{label_prefix(task)}")
     close = 0
-    for row, scores in zip(made, local.score(contexts, label_choices(task)), strict=True):
+    for row, scores in zip(rows, local.score(contexts, label_choices(task)), strict=True):
         probability = 1 / (1 + 2.718281828459045 ** (scores.logprobs[1] - scores.logprobs[0]))
         close += abs(row.probs["pos"] - probability) < 1e-2
     assert close >= 18
     manifest = grid.out / "served"
     assert not [
-        one for one in manifest.rglob("*") if one.is_file() and KEY.encode() in one.read_bytes()
+        file for file in manifest.rglob("*") if file.is_file() and KEY.encode() in file.read_bytes()
     ]

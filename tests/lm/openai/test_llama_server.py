@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.slow, needs_llama_server]
 CONTEXT = 1024
 KEY = "a-key-of-the-tests"
 SHAPES = sorted((Path(__file__).parent / "shapes").glob("llamacpp-*.json"))
-# What the server would do to the probabilities unless it is told not to.
+# What the server would do to the probabilities unless the request says otherwise.
 PURE = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repeat_penalty": 1.0}
 
 
@@ -43,9 +43,9 @@ def local() -> LocalLM:
     return LocalLM(LocalLMSettings(kind="local", model="bundled"))
 
 
-def prompts(task: Task, k: int, many: int) -> list[str]:
+def prompts(task: Task, k: int, count: int) -> list[str]:
     rows = load_splits(task, 0).train
-    return [render_prompt(task, rows[i * k : i * k + k]) for i in range(many)]
+    return [render_prompt(task, rows[i * k : i * k + k]) for i in range(count)]
 
 
 def top(answer: Any) -> dict[str, float]:
@@ -72,14 +72,14 @@ def test_labels_have_the_local_engines_probabilities(
     server: Server, local: LocalLM, task: Task
 ) -> None:
     rows = load_splits(task, 0).train
-    asked = [
+    contexts = [
         f"{text} {rows[-1 - i].text}{label_prefix(task)}"
         for i, text in enumerate(prompts(task, 2, 40))
     ]
-    for text, expected in zip(asked, local.score(asked, label_choices(task)), strict=True):
-        found = top(server.ask("v1/completions", prompt=text, max_tokens=1, logprobs=20, **PURE))
+    for text, expected in zip(contexts, local.score(contexts, label_choices(task)), strict=True):
+        logprobs = top(server.ask("v1/completions", prompt=text, max_tokens=1, logprobs=20, **PURE))
         # A hundredth of what a label may be wrong by: a wrong constant of the model shows here.
-        assert [found[choice] for choice in label_choices(task)] == pytest.approx(
+        assert [logprobs[choice] for choice in label_choices(task)] == pytest.approx(
             expected.logprobs, abs=1e-4
         )
 
@@ -99,11 +99,11 @@ def test_one_request_writes_a_line_and_scores_its_label(
         )
         (choice,) = answer["choices"]
         written, logprobs = choice["text"], choice["logprobs"]
-        before, found, _ = written.partition(label_prefix(task))
-        if found:
+        before, prefix, _ = written.partition(label_prefix(task))
+        if prefix:
             # The label's token is the one that begins where the label prefix ends.
-            at = logprobs["text_offset"].index(len(text) + len(before) + len(found))
-            (expected,) = local.score([text + before + found], label_choices(task))
+            at = logprobs["text_offset"].index(len(text) + len(before) + len(prefix))
+            (expected,) = local.score([text + before + prefix], label_choices(task))
             assert [
                 logprobs["top_logprobs"][at][label] for label in label_choices(task)
             ] == pytest.approx(expected.logprobs, abs=1e-4)
@@ -219,8 +219,8 @@ def test_what_llama_cpp_would_misread_is_refused(
 def shape(value: Any) -> Any:
     """Return the types in an answer; of token maps and lists, only those of one entry."""
     if isinstance(value, dict):
-        words = value and all(isinstance(one, float) for one in value.values())
-        return {"": "float"} if words else {key: shape(one) for key, one in value.items()}
+        words = value and all(isinstance(item, float) for item in value.values())
+        return {"": "float"} if words else {key: shape(item) for key, item in value.items()}
     if isinstance(value, list):
         return [shape(value[-1])] if value else []
     return type(value).__name__

@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from endpoint_lm import CHOICES, LABEL_PREFIX, PROMPT, asked, engine, truth
+from endpoint_lm import CHOICES, LABEL_PREFIX, PROMPT, build_requests, engine, truth
 from endpoint_server import serving
 
 from gpt3mix_cli.lm import Journal
 from gpt3mix_cli.lm.openai import servers
-from gpt3mix_cli.lm.openai.capabilities import Capabilities
 from gpt3mix_cli.lm.openai.label_scores import score_top_logprobs
-from gpt3mix_cli.lm.openai.requests import label_body
+from gpt3mix_cli.lm.openai.requests import Capabilities, label_body
 
 SEPARATE_REQUEST = "its log-probabilities depend on temperature"
 
@@ -31,20 +30,25 @@ def test_scores_reported_after_temperature_are_the_models(
 ) -> None:
     with serving(tempered=True, **options) as server, engine(server) as lm:
         assert SEPARATE_REQUEST in lm.describe()
-        found = [one for one in lm.complete(asked(12, **sampling)) if one.finish == "label_prefix"]
-    exact = [one for one in found if one.scores and one.scores.source == "exact"]
+        results = [
+            result
+            for result in lm.complete(build_requests(12, **sampling))
+            if result.finish == "label_prefix"
+        ]
+    exact = [result for result in results if result.scores and result.scores.source == "exact"]
     assert len(exact) > 3
-    for one in exact:
-        assert one.scores
-        expected = truth(server.model, f"{PROMPT}{one.text}{LABEL_PREFIX}")
+    for result in exact:
+        assert result.scores
+        expected = truth(server.model, f"{PROMPT}{result.text}{LABEL_PREFIX}")
         assert (
             max(
-                abs(value - true) for value, true in zip(one.scores.logprobs, expected, strict=True)
+                abs(value - true)
+                for value, true in zip(result.scores.logprobs, expected, strict=True)
             )
             < 1e-9
         )
-        assert one.requests >= requests
-        assert (one.logprob is None) == (requests == 2)
+        assert result.requests >= requests
+        assert (result.logprob is None) == (requests == 2)
 
 
 @pytest.mark.parametrize(
@@ -55,11 +59,15 @@ def test_a_server_with_raw_logprobs_needs_no_more_requests(
 ) -> None:
     with serving(**options) as server, engine(server) as lm:
         assert SEPARATE_REQUEST not in lm.describe()
-        found = [
-            one for one in lm.complete(asked(12, temperature=0.7)) if one.finish == "label_prefix"
+        results = [
+            result
+            for result in lm.complete(build_requests(12, temperature=0.7))
+            if result.finish == "label_prefix"
         ]
-    assert min(one.requests for one in found) == 1
-    assert all(one.logprob is not None for one in found if options.get("dialect") != "openai")
+    assert min(result.requests for result in results) == 1
+    assert all(
+        result.logprob is not None for result in results if options.get("dialect") != "openai"
+    )
 
 
 def test_the_cost_model_has_the_further_request(tmp_path: Path) -> None:
@@ -67,7 +75,7 @@ def test_the_cost_model_has_the_further_request(tmp_path: Path) -> None:
         journal = Journal(tmp_path / "a.journal.sqlite")
         lm.with_journal(journal).describe()
         further = [
-            lm.cost_model(asked(1, temperature=temperature)[0], journal).label_requests
+            lm.cost_model(build_requests(1, temperature=temperature)[0], journal).label_requests
             for temperature in (1.0, 0.7)
         ]
         journal.close()
@@ -93,7 +101,7 @@ def test_a_server_that_answers_any_path_knows_no_tokens(answer: Any) -> None:
     with serving() as server, engine(server) as lm:
         server.answers.tokenize = lambda body: answer  # type: ignore[method-assign]
         assert "exact (of echoed prompts)" in lm.describe()
-        assert len([one for one in lm.complete(asked(3)) if one.scores]) > 1
+        assert len([result for result in lm.complete(build_requests(3)) if result.scores]) > 1
     assert server.paths["/tokenize"] <= 3
 
 
@@ -104,6 +112,6 @@ def test_a_pause_of_zero_backs_off(monkeypatch: pytest.MonkeyPatch) -> None:
         lm.describe()
         server.fault("rate_limit", next=6, retry_after=0, path="completions")
         started = time.monotonic()
-        assert len(list(lm.complete(asked(1)))) == 1
+        assert len(list(lm.complete(build_requests(1)))) == 1
         assert time.monotonic() - started >= 0.01 * (1 + 2 + 4 + 8 + 16 + 32) / 2
         assert server.statuses[429] == 6

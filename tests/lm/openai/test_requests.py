@@ -1,13 +1,13 @@
 """Request bodies: pure functions, whose JSON is the journal key of a paid answer."""
 
 import pytest
-from endpoint_lm import CHOICES, PROMPT, asked
+from endpoint_lm import CHOICES, PROMPT, build_requests
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt3mix_cli.lm.openai.capabilities import Capabilities
 from gpt3mix_cli.lm.openai.requests import (
     NEUTRAL_SAMPLING,
+    Capabilities,
     generation_body,
     label_body,
     text_body,
@@ -17,7 +17,7 @@ from gpt3mix_cli.lm.openai.requests import (
 def test_a_completion_is_body_in_full() -> None:
     """No sampling parameter is left to the server's own defaults."""
     body = generation_body(
-        asked(1, temperature=0.9, top_p=0.8)[0],
+        build_requests(1, temperature=0.9, top_p=0.8)[0],
         Capabilities(top_logprobs=5, neutral_sampling=True),
         "m",
         7,
@@ -31,7 +31,7 @@ def test_a_completion_is_body_in_full() -> None:
 
 def test_a_chat_has_its_own_names() -> None:
     body = generation_body(
-        asked(1)[0],
+        build_requests(1)[0],
         Capabilities(
             api="chat",
             top_logprobs=20,
@@ -52,7 +52,7 @@ def test_a_chat_has_its_own_names() -> None:
 
 def test_labels_are_scored_by_their_ids_with_the_text() -> None:
     body = generation_body(
-        asked(1)[0], Capabilities(label_method="ids", top_logprobs=20), "m", 7, (4, 5)
+        build_requests(1)[0], Capabilities(label_method="ids", top_logprobs=20), "m", 7, (4, 5)
     )
     assert (body["logprobs"], body["logprob_token_ids"]) == (1, [4, 5])
 
@@ -61,7 +61,9 @@ def test_labels_are_scored_by_their_ids_with_the_text() -> None:
     "capabilities", [Capabilities(), Capabilities(api="chat"), Capabilities(top_logprobs=5)]
 )
 def test_without_choices_there_are_no_tokens_for_them(capabilities: Capabilities) -> None:
-    body = generation_body(asked(1, label_prefix="", choices=())[0], capabilities, "m", 7, ())
+    body = generation_body(
+        build_requests(1, label_prefix="", choices=())[0], capabilities, "m", 7, ()
+    )
     assert body["max_tokens"] == 60
     assert ("logprobs" in body) == bool(capabilities.top_logprobs)
 
@@ -77,7 +79,7 @@ def test_a_label_is_body_at_temperature_one() -> None:
 )
 def test_what_a_server_refuses_is_left_out(names: set[str]) -> None:
     body = generation_body(
-        asked(1)[0],
+        build_requests(1)[0],
         Capabilities(top_logprobs=5, neutral_sampling=True, refused_fields=tuple(names)),
         "m",
         7,
@@ -87,14 +89,18 @@ def test_what_a_server_refuses_is_left_out(names: set[str]) -> None:
     assert (
         body.keys() | names
         == generation_body(
-            asked(1)[0], Capabilities(top_logprobs=5, neutral_sampling=True), "m", 7, ()
+            build_requests(1)[0], Capabilities(top_logprobs=5, neutral_sampling=True), "m", 7, ()
         ).keys()
     )
 
 
 @given(seed=st.integers(0, 2**70))
 def test_seeds_fit_into_31_bits(seed: int) -> None:
-    assert 0 <= generation_body(asked(1, seed=seed)[0], Capabilities(), "m", 0, ())["seed"] < 2**31
+    assert (
+        0
+        <= generation_body(build_requests(1, seed=seed)[0], Capabilities(), "m", 0, ())["seed"]
+        < 2**31
+    )
 
 
 def test_fields_of_none_are_left_out() -> None:

@@ -12,7 +12,6 @@ from endpoint_lm import CHOICES, LABEL_PREFIX
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt3mix_cli.lm.openai.http_errors import error_message
 from gpt3mix_cli.lm.openai.label_scores import (
     MAX_UNCERTAIN_LOGPROB,
     score_decision,
@@ -24,6 +23,7 @@ from gpt3mix_cli.lm.openai.responses import (
     TokenLogprobs,
     Usage,
     echo_logprob,
+    parse_error,
     parse_line,
     parse_texts,
     parse_usage,
@@ -147,7 +147,7 @@ def test_the_shape_of_an_end_at_once() -> None:
     ],
 )
 def test_the_shape_of_an_error(name: str, words: str) -> None:
-    assert error_message(shape(name)).startswith(words)
+    assert parse_error(400, json.dumps(shape(name)), {}).message.startswith(words)
 
 
 ANSWERS = [

@@ -10,18 +10,17 @@ import pytest
 
 from gpt3mix_cli.lm import Request
 from gpt3mix_cli.lm.openai.budget import BudgetTracker
-from gpt3mix_cli.lm.openai.cached_client import CachedClient
-from gpt3mix_cli.lm.openai.capabilities import Capabilities
 from gpt3mix_cli.lm.openai.dispatcher import HttpDispatcher
 from gpt3mix_cli.lm.openai.engine import OpenAILM
 from gpt3mix_cli.lm.openai.requests import (
     Call,
+    Capabilities,
     decision_body,
     echo_body,
     generation_body,
     label_body,
 )
-from gpt3mix_cli.lm.openai.session import capabilities_key
+from gpt3mix_cli.lm.openai.session import CachedClient, capabilities_key
 from gpt3mix_cli.settings import OpenAISettings
 
 CHOICES = (" Positive", " Negative")
