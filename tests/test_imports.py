@@ -56,7 +56,7 @@ HEAVY = {
     "transformers": {"augment.mlm", "augment.translators", "lm.local", "pretrained", "train"},
 }
 # Packages that are only imported inside functions: their modules import libraries at the top.
-LAZY_PACKAGES = {"lm.local"}
+LAZY_PACKAGES = {"lm.local", "report"}
 # Lighter libraries may be imported at the top of these modules. `--help` still loads none of them
 # but typer and rich; a test of the command line checks that.
 LIGHT = {

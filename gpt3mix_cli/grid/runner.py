@@ -4,13 +4,13 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..augment import augment
 from ..errors import Callbacks, StoppedShort, UserError
 from ..files import STDIO
 from ..layout import Cell, Layout, TrialKey
 from ..records import Example, IncompleteOutput, StageOptions, StageResult, Trial, read_records
-from ..report import ExpectedTrials, Report, ReportInput, report
 from ..settings import ClassifierSettings, Experiment
 from ..subsample import DrawOptions, subsample
 from ..train import TrialData, TrialExecutor, TrialJob, TrialRunner, run_serially, train
@@ -30,6 +30,9 @@ from .steps import (
     run_in_parallel,
     run_or_stop,
 )
+
+if TYPE_CHECKING:
+    from ..report import ExpectedTrials, Report
 
 
 @dataclass
@@ -337,8 +340,10 @@ class Grid:
 
     # Report --------------------------------------------------------------------------------------
 
-    def expected_trials(self) -> list[ExpectedTrials]:
+    def expected_trials(self) -> "list[ExpectedTrials]":
         """Return the trials files that the config asks for, whether they exist or not."""
+        from ..report import ExpectedTrials
+
         expected = []
         for cell in self.cells():
             experiment = self.experiment(cell)
@@ -359,7 +364,9 @@ class Grid:
                 ]
         return expected
 
-    def report(self, output: Path | None = None) -> Report:
+    def report(self, output: Path | None = None) -> "Report":
         """Report on the trials of all cells, missing ones included."""
+        from ..report import ReportInput, report
+
         inputs = ReportInput(self.layout.name, [], self.expected_trials(), self.layout.root)
         return report(inputs, output or self.layout.report_folder, callbacks=self.callbacks)

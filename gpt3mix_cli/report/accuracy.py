@@ -6,7 +6,8 @@ Values are in percent with one decimal. The best mean of each row and classifier
 import itertools
 from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from ..errors import UserError, did_you_mean
 from ..layout import value_name, variant_name
@@ -15,9 +16,6 @@ from .comparisons import block_of, shared_results
 from .model import Result
 from .remarks import span_text
 from .table import EMPTY, MISSING, Table, TableCell, as_percent, percent_text
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
 
 Words = tuple[str, ...]
 MAX_HEADING = 48  # characters of a swept value
@@ -182,8 +180,6 @@ def _pivot(
         results: the first one of a row and column is shown.
         layout: which keys are rows and which are columns.
     """  # fmt: skip
-    import pandas as pd
-
     layout = layout.without_empty(results)
     cells = pd.DataFrame({
         "row": [layout.row_of(result) for result in results],
@@ -211,7 +207,7 @@ def _ordered_columns(columns: Iterable[Words]) -> list[Words]:
     return sorted(unique, key=lambda column: (blocks.index(column[:-1]), column[-1] != "none"))
 
 
-def _rows(cells: "DataFrame", columns: Sequence[Words]) -> list[list[str | TableCell]]:
+def _rows(cells: pd.DataFrame, columns: Sequence[Words]) -> list[list[str | TableCell]]:
     """Return the rows of a table, the best cell of each row and block marked.
 
     Args:
@@ -243,7 +239,7 @@ def _majority_cell(majorities: Sequence[float]) -> TableCell:
     return TableCell(low if len(majorities) == 1 else f"{low} to {high}", 100 * majorities[0])
 
 
-def _task_averages(cells: "DataFrame", task: int) -> "DataFrame":
+def _task_averages(cells: pd.DataFrame, task: int) -> pd.DataFrame:
     """Return the means over the tasks as cells; every task counts once.
 
     Args:

@@ -12,7 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+from pandas import DataFrame
 
 from ..errors import Callbacks, UserError
 from ..files import read_objects
@@ -27,10 +29,6 @@ from ..records import (
     read_records,
 )
 from .model import DEFAULT_LIMIT
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
 
 ENTROPY_BINS = 20
 MAX_CURVES = 9  # (task, variant, level, classifier) whose epochs are read: a plot shows no more
@@ -141,7 +139,7 @@ def parse_row_limit(text: str | None) -> int | None:
     return int(text)
 
 
-def load_artifacts(trials: "DataFrame", limit: int | None, callbacks: Callbacks) -> Artifacts:
+def load_artifacts(trials: DataFrame, limit: int | None, callbacks: Callbacks) -> Artifacts:
     """Read what is next to the trials.
 
     Args:
@@ -168,7 +166,7 @@ def load_artifacts(trials: "DataFrame", limit: int | None, callbacks: Callbacks)
 # Synthetic, rejected and real rows -----------------------------------------------------------
 
 
-def _synthetic_files(files: "DataFrame") -> list[SyntheticFile]:
+def _synthetic_files(files: DataFrame) -> list[SyntheticFile]:
     """Return the synthetic files of a result; its classifiers share them."""
     synthetic: dict[Path, SyntheticFile] = {}
     for file in files.itertuples():
@@ -220,7 +218,7 @@ def _read_subsample(synthetic: Path) -> dict[str, Example]:
     return {row.id: row for row in read_records(path, Example)} if path.is_file() else {}
 
 
-def select_samples(trials: "DataFrame", callbacks: Callbacks) -> list[Sample]:
+def select_samples(trials: DataFrame, callbacks: Callbacks) -> list[Sample]:
     """Return some synthetic rows of each task, variant and method.
 
     The first rows are one for each mixture of the parents' labels. There are none where only the
@@ -259,7 +257,7 @@ def _samples(file: SyntheticFile) -> list[Sample]:
 # Epochs --------------------------------------------------------------------------------------
 
 
-def _read_epochs(artifacts: Artifacts, files: "DataFrame", callbacks: Callbacks) -> None:
+def _read_epochs(artifacts: Artifacts, files: DataFrame, callbacks: Callbacks) -> None:
     left_out: set[tuple[str, str, str, str]] = set()
     for file in files.itertuples():
         path = history_path(file.path)

@@ -6,15 +6,15 @@ combination is a result of its own, named by what it is split by.
 
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import pandas as pd
 
 from ..layout import variant_name
 from ..records import Trial
 from .model import ExpectedTrials, Result
 from .statistics import by_length, components, intervals
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
 
 Key = tuple[str, str, str, str, str]
 KEY = ["task", "variant", "level", "classifier", "method"]
@@ -33,8 +33,8 @@ AVERAGED = [
 
 
 def average_trials(
-    trials: "DataFrame", expected: Sequence[ExpectedTrials]
-) -> "tuple[DataFrame, list[Result]]":
+    trials: pd.DataFrame, expected: Sequence[ExpectedTrials]
+) -> tuple[pd.DataFrame, list[Result]]:
     """Return the trials in the order of their results, and the results.
 
     Args:
@@ -77,7 +77,7 @@ def average_trials(
     return ordered, results
 
 
-def _split_by(firsts: "DataFrame", number: int | None) -> str:
+def _split_by(firsts: pd.DataFrame, number: int | None) -> str:
     """Return in what a group of trials differs from the others of its key.
 
     Args:
@@ -103,11 +103,8 @@ def _sort_key(key: Key) -> tuple[Any, ...]:
     return task, variant, kind, size, level, classifier, rank, method
 
 
-def _average(trials: "DataFrame", count: int) -> list[dict[str, Any]]:
+def _average(trials: pd.DataFrame, count: int) -> list[dict[str, Any]]:
     """Return the averages of each of `count` results, all results at once."""
-    import numpy as np
-    import pandas as pd
-
     succeeded = trials[(trials["status"] == "ok") & trials["accuracy"].notna()]
     columns = succeeded[["result", *SUBSAMPLE]].join(
         succeeded[["accuracy", *AVERAGED]].astype("float64")
@@ -144,7 +141,7 @@ def _average(trials: "DataFrame", count: int) -> list[dict[str, Any]]:
 
 
 def _mappings(
-    rows: "DataFrame", keys: Sequence[str], value: str, count: int
+    rows: pd.DataFrame, keys: Sequence[str], value: str, count: int
 ) -> list[dict[tuple[Any, ...], Any]]:
     """Return, for each result, the values of its rows by two keys."""
     mappings: list[dict[tuple[Any, ...], Any]] = [{} for _ in range(count)]
@@ -154,6 +151,6 @@ def _mappings(
     return mappings
 
 
-def with_none(table: "DataFrame") -> "DataFrame":
+def with_none(table: pd.DataFrame) -> pd.DataFrame:
     """Return a table of Python's values, None for what is missing."""
     return table.astype(object).where(table.notna(), None)

@@ -12,7 +12,8 @@ settings, test rows or versions are never averaged.
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from pandas import DataFrame
 
 from ..errors import NO_CALLBACKS, Callbacks, UserError
 from ..files import atomic_write
@@ -28,9 +29,6 @@ from .model import ReportInput, ReportOptions, Result
 from .paper import compare_with_paper, find_contradictions, paper_tables, unknown_to_paper
 from .remarks import describe_design, find_remarks, list_failures
 from .render import data, latex, markdown, page, plots
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
 
 # Text files of a report; the first one is named at the end of a run.
 REPORT_FILES: dict[str, Callable[[Report], str]] = {
@@ -122,7 +120,7 @@ def build_report(
     )
 
 
-def analyze(inputs: ReportInput, callbacks: Callbacks) -> "tuple[DataFrame, list[Result]]":
+def analyze(inputs: ReportInput, callbacks: Callbacks) -> tuple[DataFrame, list[Result]]:
     """Return the trials, with the index of their results, and the results.
 
     Raises:
@@ -160,7 +158,7 @@ def compare_runs(
     return result
 
 
-def _load(inputs: ReportInput, callbacks: Callbacks) -> "tuple[DataFrame, list[Result]]":
+def _load(inputs: ReportInput, callbacks: Callbacks) -> tuple[DataFrame, list[Result]]:
     trials = load_trials(inputs, callbacks)
     if trials.empty:
         searched = [*map(str, inputs.sources)]

@@ -8,13 +8,12 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+from pandas import DataFrame
 
 from .artifacts import ENTROPY_BINS, REAL, Artifacts, Distribution
 from .model import Result
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
 
 # Index in the palette; other methods take the free ones in the order in which they come.
 COLOURS = {"none": 0, REAL: 0, "gpt3mix": 1, "eda": 2, "backtranslate": 3}
@@ -89,7 +88,7 @@ class SeriesStyle(NamedTuple):
 
 
 def build_charts(
-    results: Sequence[Result], comparisons: "DataFrame", artifacts: Artifacts
+    results: Sequence[Result], comparisons: DataFrame, artifacts: Artifacts
 ) -> list[Chart]:
     """Return every chart that there is data for."""
     known = [result for result in results if result.mean is not None]
@@ -153,7 +152,7 @@ def accuracy_chart(results: Sequence[Result]) -> Chart:
     )  # fmt: skip
 
 
-def gain_chart(comparisons: "DataFrame") -> Chart:
+def gain_chart(comparisons: DataFrame) -> Chart:
     """Return the gain of each method over no augmentation."""
     gains = [item for item in comparisons.itertuples() if item.b == "none" and item.a != "none"]
     points = [

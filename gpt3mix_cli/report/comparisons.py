@@ -10,7 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from operator import attrgetter
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+import pandas as pd
 
 from .model import Result, Subsample
 from .statistics import (
@@ -22,9 +24,6 @@ from .statistics import (
     smallest_p,
     wilcoxon_p,
 )
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
 
 RANK = {"gpt3mix": -1, "none": 1}  # the method of the paper is `a`, no augmentation is `b`
 block_of = attrgetter("task", "level", "classifier")
@@ -50,7 +49,7 @@ class Pair(NamedTuple):
     differences: Mapping[Subsample, float]
 
 
-def compare_results(results: Sequence[Result]) -> "tuple[DataFrame, DataFrame]":
+def compare_results(results: Sequence[Result]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the comparisons within each row, and those over all rows.
 
     Differences are a - b. `p` is two-sided, `p_corrected` after Holm's correction over the table,
@@ -124,7 +123,7 @@ def seed_differences(a: Result, b: Result) -> dict[Subsample, float]:
     }
 
 
-def _compare_rows(pairs: Sequence[Pair]) -> "DataFrame":
+def _compare_rows(pairs: Sequence[Pair]) -> pd.DataFrame:
     rows = [list(pair.differences.values()) for pair in pairs]
     statistics = zip(
         pairs, rows, by_length(intervals, rows), by_length(wilcoxon_p, rows), strict=True
@@ -140,7 +139,7 @@ def _compare_rows(pairs: Sequence[Pair]) -> "DataFrame":
     return _with_tests(names, rows)
 
 
-def _pool(pairs: Sequence[Pair]) -> "DataFrame":
+def _pool(pairs: Sequence[Pair]) -> pd.DataFrame:
     """Return each pair that several rows have, over all of them."""
     pools: dict[tuple[str, str, str, str], list[Pair]] = defaultdict(list)
     for pair in pairs:
@@ -183,10 +182,8 @@ def _shown_mean(result: Result) -> float:
 
 def _with_tests(
     names: Sequence[Mapping[str, Any]], differences: Sequence[Sequence[float]]
-) -> "DataFrame":
+) -> pd.DataFrame:
     """Return a table with the permutation test of each row's differences; None if there is none."""
-    import pandas as pd
-
     p = by_length(permutation_p, differences)
     corrected, units = holm(p), list(map(len, differences))
     tests = {
@@ -215,15 +212,13 @@ def _gain(result: Result, baselines: Sequence[Result]) -> float | None:
     return sum(differences) / len(differences) if differences else None
 
 
-def average_over_tasks(results: Sequence[Result]) -> "DataFrame":
+def average_over_tasks(results: Sequence[Result]) -> pd.DataFrame:
     """Return each column's mean over the tasks of a level; none if there is a single task.
 
     Returns:
         variant, level, classifier, column, tasks, all_tasks, mean. Only averages over all tasks
         (`tasks == all_tasks`) can be compared with each other.
     """
-    import pandas as pd
-
     names = ["variant", "level", "classifier", "column"]
     rows = pd.DataFrame(map(attrgetter(*names, "task", "mean"), results))
     rows = rows.set_axis([*names, "task", "mean"], axis=1).astype({"mean": float})

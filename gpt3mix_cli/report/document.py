@@ -3,16 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from pandas import DataFrame
 
 from .artifacts import Artifacts, Sample
 from .charts import Chart, SeriesStyle
 from .diff import Difference
 from .model import Result
 from .table import Table
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
 
 
 @dataclass(frozen=True)
@@ -48,14 +46,14 @@ class Report:
     tables: Sequence[Table]
     latex_tables: Sequence[Table] = ()
     results: Sequence[Result] = ()
-    trials: "DataFrame | None" = None
-    comparisons: "DataFrame | None" = None
-    pooled: "DataFrame | None" = None
-    averages: "DataFrame | None" = None
-    failures: "DataFrame | None" = None
+    trials: DataFrame | None = None
+    comparisons: DataFrame | None = None
+    pooled: DataFrame | None = None
+    averages: DataFrame | None = None
+    failures: DataFrame | None = None
     samples: Sequence[Sample] = ()
     design: Sequence[str] = ()
-    paper: "DataFrame | None" = None
+    paper: DataFrame | None = None
     paper_remarks: Sequence[str] = ()
     differences: Sequence[Difference] = ()
     artifacts: Artifacts = field(default_factory=Artifacts)

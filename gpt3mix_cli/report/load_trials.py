@@ -1,4 +1,4 @@
-"""Trials files -> one DataFrame, a row a trial, with the columns of `records.Trial`.
+"""Trials files -> one pd.DataFrame, a row a trial, with the columns of `records.Trial`.
 
 Whole files are validated by pydantic. A file in which anything is unusual is read again by
 `records.read_records`, which accepts what it can and names the line that it cannot. A torn last
@@ -11,17 +11,15 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
 from pydantic import ConfigDict, TypeAdapter
 
 from ..errors import Callbacks, UserError
 from ..layout import find_trials, variant_name
 from ..records import Trial, read_records
 from .model import ReportInput
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
 
 CELL = ["task", "variant", "level", "data_seed"]
 METHOD = ["method", "classifier"]
@@ -49,7 +47,7 @@ class _FiniteTrial(Trial):
 _validate = TypeAdapter(list[_FiniteTrial]).validate_json
 
 
-def load_trials(inputs: ReportInput, callbacks: Callbacks) -> "DataFrame":
+def load_trials(inputs: ReportInput, callbacks: Callbacks) -> pd.DataFrame:
     """Return the trials of files and folders, each once.
 
     Args:
@@ -75,8 +73,7 @@ def load_trials(inputs: ReportInput, callbacks: Callbacks) -> "DataFrame":
     return _without_repeats(_as_frame(columns), callbacks)
 
 
-def _as_frame(columns: Mapping[str, list[Any]]) -> "DataFrame":
-    import pandas as pd
+def _as_frame(columns: Mapping[str, list[Any]]) -> pd.DataFrame:
 
     dtypes = {name: DTYPES.get(Trial.model_fields[name].annotation) for name in FIELDS}
     dtypes["classes"] = "Int64"
@@ -146,7 +143,7 @@ def _read_slowly(path: Path, callbacks: Callbacks) -> Iterator[Trial]:
         callbacks.warn(f"{error.message}; skipped, because the last line is torn")
 
 
-def _without_repeats(trials: "DataFrame", callbacks: Callbacks) -> "DataFrame":
+def _without_repeats(trials: pd.DataFrame, callbacks: Callbacks) -> pd.DataFrame:
     """Return the trials, each once; a successful one wins over its failures.
 
     Raises:
@@ -170,7 +167,7 @@ def _without_repeats(trials: "DataFrame", callbacks: Callbacks) -> "DataFrame":
     return by_success.drop_duplicates(IDENTITY).sort_index(ignore_index=True)
 
 
-def refuse_unfair(trials: "DataFrame") -> None:
+def refuse_unfair(trials: pd.DataFrame) -> None:
     """Refuse trials of one cell whose methods or classifiers started from different subsamples.
 
     Failed trials have no scores to compare, and rows without `train_sha` are not checked. Several

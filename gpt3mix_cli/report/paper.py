@@ -8,14 +8,13 @@ name their classifier; their values without augmentation are those of DistilBERT
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from .averages import with_none
 from .model import Result
 from .table import Table, TableCell, percent_text
-
-if TYPE_CHECKING:
-    from pandas import DataFrame, Series
 
 SOURCE = Path(__file__).parent.parent / "resources" / "paper.csv"
 CLASSIFIERS = {"distilbert": "DistilBERT", "bert": "BERT"}
@@ -39,7 +38,7 @@ COLUMN = ["table", "level", "classifier", "column"]  # what an average has in co
 # The paper's values --------------------------------------------------------------------------
 
 
-def load_paper() -> "DataFrame":
+def load_paper() -> pd.DataFrame:
     """Return all printed values as fractions, with recomputed averages and marked contradictions.
 
     Returns:
@@ -49,8 +48,6 @@ def load_paper() -> "DataFrame":
         printed_std, best (printed in bold), recomputed (of an average: the mean of the printed
         values) and mark (what the paper prints elsewhere against the value).
     """
-    import pandas as pd
-
     paper = pd.read_csv(SOURCE, dtype={"best": bool}).fillna({"lm": ""})
     fractions = (paper[["mean", "std"]] / 100).round(6)
     paper.insert(8, "printed", fractions["mean"])
@@ -65,7 +62,7 @@ def load_paper() -> "DataFrame":
     return with_none(paper.assign(mark=marks).drop(columns=["mean", "std", "tied"]))
 
 
-def _averages(rows: "DataFrame", name: str) -> "Series[float]":
+def _averages(rows: pd.DataFrame, name: str) -> "pd.Series[float]":
     """Return the mean of a column over the tasks for each average; NaN if a value is missing."""
     tasks = rows[rows["task"] != "average"].astype({name: float})
     means = tasks.groupby(COLUMN)[name].agg(lambda values: values.mean(skipna=False))
@@ -119,7 +116,7 @@ def _ablation_mark(row: Any, rows: Sequence[Any]) -> str:
     return "; ".join(dict.fromkeys(remarks))
 
 
-def find_contradictions(paper: "DataFrame") -> list[str]:
+def find_contradictions(paper: pd.DataFrame) -> list[str]:
     """Return where the paper contradicts itself, each with its table and page."""
     rows = list(paper.itertuples())
     remarks = [
@@ -160,7 +157,7 @@ def find_contradictions(paper: "DataFrame") -> list[str]:
 # Ours ----------------------------------------------------------------------------------------
 
 
-def compare_with_paper(results: Sequence[Result]) -> "DataFrame":
+def compare_with_paper(results: Sequence[Result]) -> pd.DataFrame:
     """Return all printed values with ours, classifier by classifier.
 
     A classifier that the paper does not have is compared with both of the paper's.
@@ -171,8 +168,6 @@ def compare_with_paper(results: Sequence[Result]) -> "DataFrame":
         our results match; ours is the first of those with the nearest ratio) and difference (ours
         minus the printed value; minus the recomputed one of an average).
     """
-    import pandas as pd
-
     paper = load_paper()
     known = [result for result in results if result.mean is not None]
     parts = []
@@ -273,7 +268,7 @@ def unknown_to_paper(results: Sequence[Result]) -> Iterable[str]:
 # Tables: `printed / ours (trials): difference` -----------------------------------------------
 
 
-def paper_tables(rows: "DataFrame") -> list[Table]:
+def paper_tables(rows: pd.DataFrame) -> list[Table]:
     """Return a table for each of the paper's, with the rows of the tasks that we have."""
     has_ours = rows["ours"].notna()
     names = ["table", "classifier", "our_classifier"]
@@ -289,8 +284,7 @@ def paper_tables(rows: "DataFrame") -> list[Table]:
     return sorted(tables, key=lambda table: table.title.split(" (")[0])
 
 
-def _paper_table(key: Any, rows: "DataFrame") -> Table:
-    import pandas as pd
+def _paper_table(key: Any, rows: pd.DataFrame) -> Table:
 
     number, theirs, ours = key
     columns = rows["column"].unique().tolist()

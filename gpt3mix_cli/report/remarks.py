@@ -2,15 +2,14 @@
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from pandas import DataFrame
 
 from ..records import read_manifest
 from .averages import KEY
 from .load_trials import CELL, METHOD
 from .model import Result
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
 
 MAX_KEYS = 5  # named where settings differ
 MAX_VALUE_LENGTH = 40  # characters of a setting
@@ -18,7 +17,7 @@ MAX_VALUE_LENGTH = 40  # characters of a setting
 IGNORED_SETTINGS = {"trials", "master_seed"}
 
 
-def find_remarks(results: Sequence[Result], trials: "DataFrame") -> Iterable[str]:
+def find_remarks(results: Sequence[Result], trials: DataFrame) -> Iterable[str]:
     """Yield what is missing, failed, split, unequal, or has learnt nothing.
 
     Args:
@@ -96,7 +95,7 @@ def _shorten(text: str) -> str:
     return text if len(text) <= MAX_VALUE_LENGTH else f"{text[: MAX_VALUE_LENGTH - 1]}…"
 
 
-def find_shortages(trials: "DataFrame") -> Iterator[str]:
+def find_shortages(trials: DataFrame) -> Iterator[str]:
     """Yield how many synthetic rows a method has fewer than the method with most in its cell."""
     used = trials[(trials["status"] == "ok") & (trials["method"] != "none")]
     most = used.groupby(CELL)["n_synthetic"].transform("max")
@@ -113,14 +112,14 @@ def find_shortages(trials: "DataFrame") -> Iterator[str]:
         )
 
 
-def list_failures(trials: "DataFrame") -> "DataFrame":
+def list_failures(trials: DataFrame) -> DataFrame:
     """Return the trials that failed: their names, seeds and errors."""
     failed = trials[(trials["status"] != "ok") | trials["accuracy"].isna()]
     names = ["task", "variant", "level", "classifier", "method", "data_seed", "trial", "error"]
     return failed[names].fillna({"error": "no reason is given"})
 
 
-def describe_design(results: Sequence[Result], trials: "DataFrame") -> list[str]:
+def describe_design(results: Sequence[Result], trials: DataFrame) -> list[str]:
     """Return sentences that say which seeds vary between the trials of a result."""
     used = [index for index, result in enumerate(results) if result.n]
     if not used:

@@ -10,13 +10,15 @@ second.
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import numpy as np
+import numpy as np
+import pandas as pd
+from numpy.random import default_rng
+from scipy.special import factorial, ndtr, stdtrit
 
-    Array = np.ndarray[Any, np.dtype[Any]]
-    Rows = Array | Sequence[Sequence[float]]
+Array = np.ndarray[Any, np.dtype[Any]]
+Rows = Array | Sequence[Sequence[float]]
 
 LEVEL = 0.95  # of all intervals
 RESAMPLES = 9_999  # where all of them would be more
@@ -27,7 +29,7 @@ SIGNIFICANCE_LEVELS = (0.05, 0.01, 0.001)
 DIGITS = 9  # to which differences are rounded before they are ranked: accuracies have six
 
 
-def components(values: "Array", unit_of: "Array", result_of_unit: "Array") -> "tuple[Array, Array]":
+def components(values: Array, unit_of: Array, result_of_unit: Array) -> tuple[Array, Array]:
     """Return the standard deviations between and within the units of each result.
 
     The ANOVA estimators of a one-way random model with unequal groups (Searle, Casella and
@@ -39,8 +41,6 @@ def components(values: "Array", unit_of: "Array", result_of_unit: "Array") -> "t
         unit_of: the unit of each trial, a data seed of a result, from 0.
         result_of_unit: the result of each unit, from 0; no unit is empty.
     """
-    import numpy as np
-
     in_unit = np.bincount(unit_of)
     means = np.bincount(unit_of, values) / in_unit
     within = np.bincount(result_of_unit, np.bincount(unit_of, (values - means[unit_of]) ** 2))
@@ -55,7 +55,7 @@ def components(values: "Array", unit_of: "Array", result_of_unit: "Array") -> "t
         return np.sqrt(np.where(units > 1, variance, np.nan)), np.sqrt(mean_within)
 
 
-def intervals(sums: "Rows", counts: "Rows | None" = None) -> "Array":
+def intervals(sums: Rows, counts: Rows | None = None) -> Array:
     """Return 95 % bootstrap intervals of means; units (data seeds) are drawn with replacement.
 
     The expanded percentile interval (Hesterberg, What Teachers Should Know About the Bootstrap, The
@@ -70,9 +70,6 @@ def intervals(sums: "Rows", counts: "Rows | None" = None) -> "Array":
     Returns:
         float array (results, 2); NaN for a single unit.
     """
-    import numpy as np
-    from scipy.special import ndtr, stdtrit
-
     sums = np.asarray(sums, dtype=float)
     counts = np.ones_like(sums) if counts is None else np.asarray(counts, dtype=float)
     units = sums.shape[1]
@@ -88,13 +85,11 @@ def intervals(sums: "Rows", counts: "Rows | None" = None) -> "Array":
     ])  # fmt: skip
 
 
-def _quantiles(values: "Array", weights: "Array", fractions: tuple[float, float]) -> "Array":
+def _quantiles(values: Array, weights: Array, fractions: tuple[float, float]) -> Array:
     """Return weighted quantiles of each column, as an array (columns, fractions).
 
     A quantile is the smallest value at or below which that fraction of the weight is.
     """
-    import numpy as np
-
     if len(values) == RESAMPLES:  # all weigh the same
         ranks = [
             min(RESAMPLES - 1, math.ceil(fraction * RESAMPLES - 1e-9) - 1) for fraction in fractions
@@ -106,13 +101,10 @@ def _quantiles(values: "Array", weights: "Array", fractions: tuple[float, float]
     return np.take_along_axis(values, np.take_along_axis(order, indexes, 0), 0).T
 
 
-def _draws(units: int) -> "tuple[Array, Array]":
+def _draws(units: int) -> tuple[Array, Array]:
     """Return the counts of units in each bootstrap sample, (samples, units), and their weights."""
-    import numpy as np
-    from scipy.special import factorial
-
     if units > EXACT_UNITS:
-        drawn = np.random.default_rng(0).multinomial(units, np.full(units, 1 / units), RESAMPLES)
+        drawn = default_rng(0).multinomial(units, np.full(units, 1 / units), RESAMPLES)
         return drawn.astype(float), np.full(RESAMPLES, 1 / RESAMPLES)
     combinations = itertools.combinations_with_replacement(range(units), units)
     samples = np.array(
@@ -122,7 +114,7 @@ def _draws(units: int) -> "tuple[Array, Array]":
     return samples, ways / units**units
 
 
-def permutation_p(differences: "Rows", resamples: int = RESAMPLES) -> "Array":
+def permutation_p(differences: Rows, resamples: int = RESAMPLES) -> Array:
     """Return two-sided p-values of paired permutation tests, which flip the sign of each unit.
 
     Args:
@@ -130,8 +122,6 @@ def permutation_p(differences: "Rows", resamples: int = RESAMPLES) -> "Array":
         resamples: if there are at most so many flips (13 units), all are enumerated; otherwise so
             many are drawn, and the observed signs count as one of them, so that p is never zero.
     """
-    import numpy as np
-
     values = np.asarray(differences, dtype=float).round(DIGITS)
     if not values.size:
         return np.empty(0)
@@ -140,7 +130,7 @@ def permutation_p(differences: "Rows", resamples: int = RESAMPLES) -> "Array":
     flips = (
         (np.arange(2**units)[:, None] >> np.arange(units)) & 1
         if exact
-        else np.random.default_rng(0).integers(2, size=(resamples, units))
+        else default_rng(0).integers(2, size=(resamples, units))
     )
     signs = 1.0 - 2.0 * flips
     parts = []
@@ -155,7 +145,7 @@ def permutation_p(differences: "Rows", resamples: int = RESAMPLES) -> "Array":
     return reached / len(signs) if exact else (reached + 1) / (len(signs) + 1)
 
 
-def wilcoxon_p(differences: "Rows") -> "Array":
+def wilcoxon_p(differences: Rows) -> Array:
     """Return two-sided p-values of Wilcoxon's signed-rank tests, with ties.
 
     It is the permutation test over signed ranks, and exact where that is. Units without a
@@ -164,9 +154,6 @@ def wilcoxon_p(differences: "Rows") -> "Array":
     Args:
         differences: (tests, units).
     """
-    import numpy as np
-    import pandas as pd
-
     rounded = np.asarray(differences, dtype=float).round(DIGITS)
     if not rounded.size:
         return np.empty(0)
@@ -203,7 +190,7 @@ def significance_stars(units: int, p: float | None) -> str:
     return "*" * sum(p < level for level in SIGNIFICANCE_LEVELS)
 
 
-def by_length(statistic: "Callable[[Array], Array]", rows: Sequence[Any]) -> list[Any]:
+def by_length(statistic: Callable[[Array], Array], rows: Sequence[Any]) -> list[Any]:
     """Return a statistic of each row of units, that of equally long rows at once.
 
     Args:
@@ -213,8 +200,6 @@ def by_length(statistic: "Callable[[Array], Array]", rows: Sequence[Any]) -> lis
     Returns:
         a number or tuple for each row; None for fewer than two units.
     """
-    import numpy as np
-
     values: list[Any] = [None] * len(rows)
     lengths: dict[int, list[int]] = {}
     for index, row in enumerate(rows):

@@ -6,13 +6,12 @@ Those with one row an item are built here: tests, intervals, costs, failures.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+import pandas as pd
 
 from .model import Result
 from .statistics import smallest_p
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
 
 COUNT, PERCENT, POINTS = "{:.0f}", "{:.1f}", "{:+.1f}"  # how numbers become text
 FORMATS = {
@@ -85,7 +84,7 @@ class Table:
 
     name: str
     title: str
-    data: "DataFrame"
+    data: pd.DataFrame
     labels: int
     notes: str
     footer: int = 0
@@ -151,8 +150,6 @@ def list_table(
         labels: how many columns from the left name the row.
         notes: what the values are.
     """
-    import pandas as pd
-
     if not items:
         return None
     columns = [key for key in items[0] if any(item[key] not in (None, "") for item in items)]
@@ -192,7 +189,7 @@ def p_cell(p: float | None, stars: str = "") -> TableCell | None:
 # Tables with one row an item -----------------------------------------------------------------
 
 
-def pooled_table(pooled: "DataFrame") -> Table | None:
+def pooled_table(pooled: pd.DataFrame) -> Table | None:
     """Return the comparisons over all tasks and levels."""
     items = [
         {
@@ -217,7 +214,7 @@ def pooled_table(pooled: "DataFrame") -> Table | None:
     return list_table("pooled", "Methods over all tasks and levels", items, 4, POOLED_NOTES)
 
 
-def comparisons_table(comparisons: "DataFrame") -> Table | None:
+def comparisons_table(comparisons: pd.DataFrame) -> Table | None:
     """Return the comparisons within each task, level and classifier."""
     items = [
         {
@@ -317,7 +314,7 @@ def cost_table(results: Sequence[Result]) -> Table | None:
     return list_table("cost", "Cost of a gain", items, 5, notes)
 
 
-def failures_table(failures: "DataFrame") -> Table | None:
+def failures_table(failures: pd.DataFrame) -> Table | None:
     """Return the trials that failed, with their reasons."""
     names = {"data_seed": "data seed", "error": "reason"}
     items = [{**row} for row in failures.rename(columns=names).to_dict("records")]

@@ -47,7 +47,7 @@ def test_stars_need_six_pairs_and_use_the_corrected_p(tmp_path: Path) -> None:
         + seeds(low, level="2%")
         + seeds(high, method="eda", level="2%"),
     ).comparisons.itertuples()
-    assert [(each.p_corrected, each.stars) for each in more] == [(0.0625, ""), (0.0625, "")]
+    assert [(item.p_corrected, item.stars) for item in more] == [(0.0625, ""), (0.0625, "")]
 
 
 def test_only_seeds_that_both_have_are_paired(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_every_method_is_compared_with_every_other_and_no_augmentation_is_always
         for method in ("none", "eda", "gpt3mix", "backtranslate")
         for row in seeds([0.5, 0.6], method=method)
     ]
-    pairs = {(each.a, each.b) for each in report_on(tmp_path, rows).comparisons.itertuples()}
+    pairs = {(item.a, item.b) for item in report_on(tmp_path, rows).comparisons.itertuples()}
     assert pairs == {
         ("gpt3mix", "none"),
         ("gpt3mix", "eda"),
@@ -134,7 +134,7 @@ def test_pooling_takes_tasks_as_independent_and_counts_wins_ties_and_losses(tmp_
     for task, gain in gains.items():
         rows += [
             *seeds([0.5] * 3, task=task),
-            *seeds([0.5 + one for one in gain], task=task, method="gpt3mix"),
+            *seeds([0.5 + value for value in gain], task=task, method="gpt3mix"),
         ]
     (only,) = report_on(tmp_path, rows).pooled.itertuples()
     assert (only.wins, only.ties, only.losses) == (1, 1, 1)  # 50.003 is shown as 50.0
@@ -150,10 +150,10 @@ def test_a_pooled_difference_has_the_lowest_and_highest_of_its_tasks(tmp_path: P
         base = [0.5 + seed / 100 for seed in range(5)]
         rows += [
             *seeds(base, task=task),
-            *seeds([one + 0.005 for one in base], task=task, method="eda"),
+            *seeds([value + 0.005 for value in base], task=task, method="eda"),
         ]
-        rows += seeds([one + gain for one in base], task=task, method="gpt3mix")
-    pooled = {(each.a, each.b): each for each in report_on(tmp_path, rows).pooled.itertuples()}
+        rows += seeds([value + gain for value in base], task=task, method="gpt3mix")
+    pooled = {(item.a, item.b): item for item in report_on(tmp_path, rows).pooled.itertuples()}
     small, large = pooled["eda", "none"], pooled["gpt3mix", "none"]
     assert (small.p or 1) < 0.01 < 0.3 < (large.p or 0)
     assert (large.diff, large.min_diff, large.max_diff) == (
@@ -178,7 +178,7 @@ def test_two_runs_of_one_data_seed_are_two_subsamples(tmp_path: Path) -> None:
     result = report_on(tmp_path, rows)
     (only,) = result.comparisons.itertuples()
     assert (only.n_pairs, only.diff) == (2, pytest.approx(0.1))
-    assert [each.data_seeds for each in result.results] == [2, 2]
+    assert [item.data_seeds for item in result.results] == [2, 2]
 
 
 def test_averages_are_over_tasks_and_a_missing_task_is_noted(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_averages_are_over_tasks_and_a_missing_task_is_noted(tmp_path: Path) -> 
     ]
     averages = report_on(tmp_path, rows).averages
     assert [
-        (each.column, each.tasks, each.all_tasks, each.mean) for each in averages.itertuples()
+        (item.column, item.tasks, item.all_tasks, item.mean) for item in averages.itertuples()
     ] == [
         ("none", 2, 2, pytest.approx(0.7)),
         ("eda", 1, 2, 0.9),
@@ -205,7 +205,7 @@ def test_averages_are_over_tasks_and_a_missing_task_is_noted(tmp_path: Path) -> 
 
 def test_gains_are_paired_and_divided_by_the_cost_of_a_set(tmp_path: Path) -> None:
     rows = [*seeds([0.5, 0.6, 0.9]), *seeds([0.6, 0.7], method="gpt3mix", tokens=20_000, usd=0.5)]
-    gpt3mix = next(each for each in report_on(tmp_path, rows).results if each.method == "gpt3mix")
+    gpt3mix = next(item for item in report_on(tmp_path, rows).results if item.method == "gpt3mix")
     assert gpt3mix.gain == pytest.approx(0.1)  # over the seeds that both have
     assert gpt3mix.gain_per_usd == pytest.approx(0.2)
     assert gpt3mix.gain_per_1k_tokens == pytest.approx(0.005)
@@ -312,7 +312,7 @@ def test_variants_that_are_equal_on_one_level_only_are_kept(tmp_path: Path) -> N
 
 def test_variants_are_compared_with_the_first_and_unchanged_methods_once(tmp_path: Path) -> None:
     result = report_on(tmp_path, [*swept(1, 0.1), *swept(2, 0.2), *swept(4, 0.15)])
-    assert [(each.a, each.b, each.variant) for each in result.comparisons.itertuples()] == [
+    assert [(item.a, item.b, item.variant) for item in result.comparisons.itertuples()] == [
         ("gpt3mix", "none", "augment.k=1"),
         ("gpt3mix", "none", "augment.k=2"),
         ("gpt3mix", "none", "augment.k=4"),
@@ -376,7 +376,7 @@ def test_a_wrong_key_is_named(tmp_path: Path, rows: str, columns: str | None, wo
 def test_versions_are_split_and_named(tmp_path: Path) -> None:
     rows = [*seeds([0.5, 0.6], version="0.1.0"), *seeds([0.7, 0.8], version="0.2.0")]
     result = report_on(tmp_path, rows)
-    assert [(each.split_by, each.mean) for each in result.results] == [
+    assert [(item.split_by, item.mean) for item in result.results] == [
         ("version 0.1.0", 0.55),
         ("version 0.2.0", 0.75),
     ]
@@ -422,7 +422,7 @@ def test_settings_that_differ_are_read_from_the_manifests(tmp_path: Path) -> Non
 
 def test_failed_trials_are_listed_with_their_reasons(tmp_path: Path) -> None:
     result = report_on(tmp_path, [trial(0), trial(1, None, error="OutOfMemoryError: 12 GiB")])
-    assert [(each.data_seed, each.trial, each.error) for each in result.failures.itertuples()] == [
+    assert [(item.data_seed, item.trial, item.error) for item in result.failures.itertuples()] == [
         (1, 1, "OutOfMemoryError: 12 GiB")
     ]
     assert (

@@ -49,13 +49,13 @@ def test_equal_runs_are_equal_and_results_of_one_run_are_named(
 ) -> None:
     first = seeds([0.5, 0.6])
     lines = differ([*first, *seeds([0.7], method="eda")], [*first, *seeds([0.8], method="gpt3mix")])
-    assert [each.note for each in lines] == ["equal", "only in the first", "only in the second"]
+    assert [item.note for item in lines] == ["equal", "only in the first", "only in the second"]
     assert lines[0].p == 1
 
 
 def test_no_result_is_lost_of_a_run_of_two_versions(differ: Callable[..., list[Any]]) -> None:
     rows = [*seeds([0.5, 0.6], version="0.10.0a1"), *seeds([0.7, 0.9], version="0.10.0a2")]
-    assert [(each.a and each.a.mean, each.note) for each in differ(rows, rows)] == [
+    assert [(item.a and item.a.mean, item.note) for item in differ(rows, rows)] == [
         (0.55, "equal"),
         (0.8, "equal"),
     ]

@@ -47,7 +47,7 @@ def trial(method: str = "none", sha: str | None = "a", seed: int = 0, **fields: 
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
+    ("first", "second"),
     [
         ({}, {"method": "eda"}),
         ({}, {"classifier": "minilm"}),
@@ -55,21 +55,23 @@ def trial(method: str = "none", sha: str | None = "a", seed: int = 0, **fields: 
     ],
 )
 def test_methods_with_different_subsamples_are_refused(
-    one: dict[str, Any], other: dict[str, Any]
+    first: dict[str, Any], second: dict[str, Any]
 ) -> None:
     with pytest.raises(UserError) as caught:
         refuse_unfair(
             [
-                trial(**one),
-                trial(seed=1, **one),
-                trial(**{"sha": "b", **other}),
-                trial(seed=1, **other),
+                trial(**first),
+                trial(seed=1, **first),
+                trial(**{"sha": "b", **second}),
+                trial(seed=1, **second),
             ]
         )
     assert "sst2 1%, data seed 0" in caught.value.message
     assert re.search(r"train_sha a; b\)", caught.value.message)
     assert "gpt3mix run" in caught.value.hint
-    refuse_unfair([trial(**one), trial(seed=1, **one), trial(**other), trial(seed=1, **other)])
+    refuse_unfair(
+        [trial(**first), trial(seed=1, **first), trial(**second), trial(seed=1, **second)]
+    )
 
 
 @pytest.mark.parametrize(
@@ -114,7 +116,7 @@ def test_the_order_of_the_trials_does_not_matter(
     """Refused is what has two methods whose sets of subsamples differ on a seed."""
     trials = [trial(method, sha, seed) for method, seed, sha in rows]
     random.shuffle(trials)
-    found = {
+    subsamples = {
         seed: {
             method: {s for m, d, s in rows if (m, d) == (method, seed)}
             for method, d, _ in rows
@@ -123,10 +125,10 @@ def test_the_order_of_the_trials_does_not_matter(
         for _, seed, _ in rows
     }
     unfair = any(
-        one != other
-        for methods in found.values()
-        for one in methods.values()
-        for other in methods.values()
+        first != second
+        for methods in subsamples.values()
+        for first in methods.values()
+        for second in methods.values()
     )
     if unfair:
         with pytest.raises(UserError):

@@ -84,7 +84,7 @@ def test_texts_are_shown_and_never_become_tags_or_scripts(page: str) -> None:
         name for _, attributes in parsed.tags for name in attributes if name.startswith("on")
     ]
     assert len(parsed.scripts) == 8  # the data, three libraries and four of ours
-    # The text stands there whole: its control characters as signs.
+    # The whole text is there, its control characters as pictures.
     assert visible(HOSTILE) in "".join(parsed.texts)
     assert not HARMFUL.search(page.split('id="data">')[1].split("</script>")[0])
 
@@ -226,9 +226,7 @@ def test_rows_up_to_the_limit_are_kept_and_all_are_counted(
         NO_CALLBACKS,
     )
     assert (len(result.kept), len(result.rejected), result.total) == (kept, rejected, 52)
-    assert (
-        result.distributions["sst2", ""]["eda"].labels.total() == 24
-    )  # plots are made of all of them
+    assert result.distributions["sst2", ""]["eda"].labels.total() == 24  # plots show all of them
 
 
 def test_a_broken_file_of_rows_is_reported_and_skipped(tmp_path: Path) -> None:

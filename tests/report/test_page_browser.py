@@ -30,9 +30,9 @@ def browser() -> Iterator[Any]:
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     with sync_api.sync_playwright() as playwright:
         # Continuous integration runs as root, where Chromium has no sandbox.
-        found = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield found
-        found.close()
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -95,10 +95,10 @@ def title(page: Any, sheet: str, name: str) -> Any:
     return heading(page, sheet, name).locator(".tabulator-col-title")
 
 
-def wait_for(found: Any, count: int) -> None:
+def wait_for(locator: Any, count: int) -> None:
     from playwright.sync_api import expect
 
-    expect(found).to_have_count(count, timeout=WAIT)
+    expect(locator).to_have_count(count, timeout=WAIT)
 
 
 def test_a_click_on_a_heading_sorts_by_value(open_page: Open) -> None:

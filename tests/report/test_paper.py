@@ -11,7 +11,7 @@ from gpt3mix_cli.report import ReportOptions, paper, report
 
 
 def test_all_printed_values_are_present() -> None:
-    rows = paper.load_paper()
+    rows = list(paper.load_paper().itertuples())
     counts = {table: sum(row.table == table for row in rows) for table in (1, 2, 3, 5, 6)}
     assert counts == {1: 8 * (6 * 3 + 3), 2: 12, 3: 12, 5: 9, 6: 18}
     assert {(row.table, row.page) for row in rows} == {(1, 5), (2, 6), (3, 6), (5, 7), (6, 8)}
@@ -20,7 +20,7 @@ def test_all_printed_values_are_present() -> None:
 
 
 def test_the_ablations_repeat_distilberts_values_without_augmentation() -> None:
-    rows = paper.load_paper()
+    rows = list(paper.load_paper().itertuples())
     plain = [
         row for row in rows if (row.table, row.classifier, row.column) == (1, "distilbert", "none")
     ]
@@ -32,7 +32,7 @@ def test_the_ablations_repeat_distilberts_values_without_augmentation() -> None:
 
 def test_recomputed_averages_agree_with_the_printed_ones_except_for_two() -> None:
     """The EDA averages at 0.3 % are not the means of their rows; the other 22 are, to rounding."""
-    averages = [row for row in paper.load_paper() if row.task == "average"]
+    averages = [row for row in paper.load_paper().itertuples() if row.task == "average"]
     wrong = {
         (row.level, row.classifier, row.column): round(100 * (row.recomputed or 0), 2)
         for row in averages
@@ -46,7 +46,7 @@ def test_recomputed_averages_agree_with_the_printed_ones_except_for_two() -> Non
 
 
 def test_contradictions_in_the_paper_are_marked() -> None:
-    rows = paper.load_paper()
+    rows = list(paper.load_paper().itertuples())
     marks = {(row.table, row.task, row.level, row.column): row.mark for row in rows if row.mark}
     assert "24.3" in marks[1, "sst2", "0.1%", "none"]
     assert "11.5" in marks[1, "sst2", "0.1%", "none"]
@@ -69,7 +69,7 @@ def test_contradictions_in_the_paper_are_marked() -> None:
         assert f"Table 3 has {curie} for curie at ratio 5" in same[5].mark
         assert f"{100 * shown:.1f} for curie at ratio 5" in marks[3, "sst2", level, "curie"]
     assert not any(row.printed == 0.688 for row in rows if row.table == 1 and row.task == "cola")
-    said = paper.find_contradictions(rows)
+    said = paper.find_contradictions(paper.load_paper())
     assert any("68.80" in line for line in said)
     assert len(said) == len(set(said))
 
@@ -83,7 +83,7 @@ def test_our_value_is_next_to_the_printed_one(tmp_path: Path) -> None:
     result = report(inputs(tmp_path / "trials.jsonl"), tmp_path, ReportOptions(with_paper=True))
     ours = {
         (row.task, row.level, row.column): row
-        for row in result.paper
+        for row in result.paper.itertuples()
         if row.ours is not None and row.table == 1
     }
     assert set(ours) == {("sst2", "1.0%", "none"), ("sst2", "1.0%", "gpt3mix")}
@@ -113,9 +113,11 @@ def test_variants_are_in_the_columns_of_the_ablations(
         seeds([0.6, 0.62], classifier="distilbert", method="gpt3mix", variant=variant),
     )
     result = report(inputs(tmp_path / "trials.jsonl"), tmp_path, ReportOptions(with_paper=True))
-    assert [(row.table, row.column, row.level) for row in result.paper if row.ours is not None] == [
-        (table, column, "1.0%")
-    ]
+    assert [
+        (row.table, row.column, row.level)
+        for row in result.paper.itertuples()
+        if row.ours is not None
+    ] == [(table, column, "1.0%")]
 
 
 def test_in_a_sweep_over_the_ratio_the_papers_ratio_is_compared(
@@ -135,7 +137,7 @@ def test_in_a_sweep_over_the_ratio_the_papers_ratio_is_compared(
     result = report(inputs(tmp_path / "trials.jsonl"), tmp_path, ReportOptions(with_paper=True))
     assert [
         (row.column, row.ours, row.ours_ratio, row.candidates)
-        for row in result.paper
+        for row in result.paper.itertuples()
         if row.table == 2 and row.ours
     ] == [("k=2", 0.7, 10, 2)]
     assert "ours is the first of those nearest in their ratio" in next(
@@ -149,7 +151,7 @@ def test_a_classifier_and_task_that_the_paper_lacks_are_named(tmp_path: Path) ->
         [*seeds([0.6, 0.62]), *seeds([0.6], task="tickets", level="8/class")],
     )
     result = report(inputs(tmp_path / "trials.jsonl"), tmp_path, ReportOptions(with_paper=True))
-    assert {row.classifier for row in result.paper if row.ours is not None} == {
+    assert {row.classifier for row in result.paper.itertuples() if row.ours is not None} == {
         "distilbert",
         "bert",
     }

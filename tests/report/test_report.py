@@ -270,7 +270,7 @@ HOSTILE = "a|b `c` <script>alert(1)</script> *d* [e](http://f) \\| g\nh"
 
 
 def harmless(text: str) -> bool:
-    """Return whether no sign that means something to Markdown stands without its backslash."""
+    """Return whether all punctuation that means something to Markdown has its backslash."""
     return not re.search(r"(?<!\\)(?:\\\\)*[|`<>*\[\]]", text)
 
 

@@ -5,15 +5,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import fields
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from ..artifacts import Sample
 from ..diff import Difference
 from ..document import Report
 from ..model import Result
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
 
 NOT_IN_JSON = {"swept", "test_sha", "version", "seed_means", "scores"}
 # `seconds` would make the file another one in each run.
@@ -40,7 +39,6 @@ def diff_csv(report: Report) -> str:
 
 
 def _csv(rows: Sequence[Sequence[Any]], columns: Sequence[str]) -> str:
-    import pandas as pd
 
     data = pd.DataFrame(rows, dtype=object).map(_as_plain)
     return str(data.to_csv(header=[*map(_as_plain, columns)], index=False, lineterminator="\n"))
@@ -85,7 +83,7 @@ def summary(report: Report) -> dict[str, Any]:
     }
 
 
-def _records(table: "DataFrame | None") -> list[dict[str, Any]]:
+def _records(table: pd.DataFrame | None) -> list[dict[str, Any]]:
     return [] if table is None else [{**row} for row in table.to_dict("records")]
 
 

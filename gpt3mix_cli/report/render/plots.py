@@ -10,16 +10,19 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from ..charts import Chart, Point, SeriesStyle
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-    Styles = Mapping[str, SeriesStyle]
-    Series = Mapping[str, Sequence[Point]]
+Styles = Mapping[str, SeriesStyle]
+Series = Mapping[str, Sequence[Point]]
 
 PALETTE = ("#4d4d4d", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#882255")
 MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -55,10 +58,8 @@ def file_names(charts: Iterable[Chart]) -> list[str]:
     return [f"{chart.name}.{form}" for chart in charts for form in METADATA]
 
 
-def plot_files(charts: Sequence[Chart], styles: "Styles") -> Iterator[tuple[str, bytes]]:
+def plot_files(charts: Sequence[Chart], styles: Styles) -> Iterator[tuple[str, bytes]]:
     """Yield the name and the content of each file."""
-    import matplotlib
-
     for chart in charts:
         with matplotlib.rc_context(), warnings.catch_warnings():
             matplotlib.rcdefaults()  # a user's own style would change the bytes
@@ -72,8 +73,7 @@ def plot_files(charts: Sequence[Chart], styles: "Styles") -> Iterator[tuple[str,
                 yield f"{chart.name}.{form}", stream.getvalue()
 
 
-def _draw_chart(chart: Chart, styles: "Styles") -> "Figure":
-    from matplotlib.figure import Figure
+def _draw_chart(chart: Chart, styles: Styles) -> Figure:
 
     is_interval = chart.kind == "interval"
     tall = is_interval and _count_rows(chart, chart.panels) > TALL_ROWS
@@ -102,7 +102,7 @@ def _draw_chart(chart: Chart, styles: "Styles") -> "Figure":
     return figure
 
 
-def _add_titles(figure: "Figure", chart: Chart, panels: Sequence[str], styles: "Styles") -> None:
+def _add_titles(figure: Figure, chart: Chart, panels: Sequence[str], styles: Styles) -> None:
     """Add the legend and the title."""
     names = list(dict.fromkeys(point.series for point in chart.points if point.panel in panels))
     handles = [_legend_handle(chart, styles[name]) for name in names]
@@ -130,8 +130,6 @@ def shorten(text: str) -> str:
 
 
 def _legend_handle(chart: Chart, style: SeriesStyle) -> Any:
-    from matplotlib.lines import Line2D
-    from matplotlib.patches import Patch
 
     colour = PALETTE[style.colour]
     if chart.kind == "bars":
@@ -144,15 +142,17 @@ def _legend_handle(chart: Chart, style: SeriesStyle) -> Any:
 # A panel of each kind ------------------------------------------------------------------------
 
 
-def _draw_panel(axes: "Axes", chart: Chart, points: Sequence[Point], styles: "Styles") -> None:
+def _draw_panel(axes: Axes, chart: Chart, points: Sequence[Point], styles: Styles) -> None:
     series: dict[str, list[Point]] = {}
     for point in points:
         series.setdefault(point.series, []).append(point)
-    if chart.zero:
-        (axes.axvline if chart.kind == "interval" else axes.axhline)(0, **ZERO_LINE)
+    if chart.zero and chart.kind != "interval":
+        axes.axhline(0, **ZERO_LINE)
     match chart.kind:
         case "interval":
             _draw_intervals(axes, series, styles)
+            if chart.zero:
+                axes.axvline(0, **ZERO_LINE)
         case "bars":
             _draw_bars(axes, series, styles)
         case _:
@@ -166,14 +166,14 @@ def _draw_panel(axes: "Axes", chart: Chart, points: Sequence[Point], styles: "St
 
 
 def _draw_line(
-    axes: "Axes", chart: Chart, points: Sequence[Point], style: SeriesStyle, names: Sequence[str]
+    axes: Axes, chart: Chart, points: Sequence[Point], style: SeriesStyle, names: Sequence[str]
 ) -> None:
     x = [names.index(str(point.at)) if names else float(point.at) for point in points]
     y = [point.value for point in points]
     colour, dashes = PALETTE[style.colour], DASHES[style.marker]
     if chart.kind == "scatter":
         axes.plot(x, y, MARKERS[style.marker], color=colour, alpha=0.8)
-        axes.locator_params("x", nbins=4)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
         return
     if chart.kind == "steps":
         axes.step(x, y, where="mid", color=colour, linestyle=dashes)
@@ -186,7 +186,7 @@ def _draw_line(
     axes.fill_between(x, low, high, color=colour, alpha=0.13, linewidth=0)
 
 
-def _draw_intervals(axes: "Axes", series: "Series", styles: "Styles") -> None:
+def _draw_intervals(axes: Axes, series: Series, styles: Styles) -> None:
     """Draw a row a name, its series below each other."""
     names = _names(itertools.chain(*series.values()))
     for index, (name, points) in enumerate(series.items()):
@@ -204,7 +204,7 @@ def _draw_intervals(axes: "Axes", series: "Series", styles: "Styles") -> None:
     axes.grid(visible=False, axis="y")
 
 
-def _draw_bars(axes: "Axes", series: "Series", styles: "Styles") -> None:
+def _draw_bars(axes: Axes, series: Series, styles: Styles) -> None:
     names = _names(itertools.chain(*series.values()))
     for index, (name, points) in enumerate(series.items()):
         offset = _offset(index, len(series))
@@ -227,6 +227,6 @@ def _offset(index: int, count: int) -> float:
     return 0.8 / count * (index - (count - 1) / 2)
 
 
-def _name_ticks(axes: "Axes", names: Sequence[str]) -> None:
+def _name_ticks(axes: Axes, names: Sequence[str]) -> None:
     rotation = 30 if sum(map(len, names)) > ROTATED_NAMES else 0
     axes.set_xticks(range(len(names)), [shorten(name) for name in names], rotation=rotation)

@@ -1,12 +1,11 @@
 """Tables for a terminal, which is narrow."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
+from rich.markup import escape
+from rich.table import Table as RichTable
 
 from ..table import Table, TableCell
-
-if TYPE_CHECKING:
-    from rich.table import Table as RichTable
 
 MAX_COMPARISONS = 20  # shown if there is nothing to pool
 # What a narrow terminal leaves out, the first ones first.
@@ -32,11 +31,8 @@ def terminal_tables(tables: Sequence[Table]) -> list[Table]:
     ]
 
 
-def terminal_table(table: Table, width: int) -> "RichTable":
+def terminal_table(table: Table, width: int) -> RichTable:
     """Return a table for a terminal; one that is too wide has a row a value."""
-    from rich.markup import escape
-    from rich.table import Table as RichTable
-
     titles, numeric, rows = table.titles, table.numeric, table.rows
     if _needed(titles, rows) >= width:
         titles, numeric, rows = (_long if table.is_grid else _narrow)(table, width)
