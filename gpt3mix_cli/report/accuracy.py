@@ -336,7 +336,6 @@ def _variant_headings(results: Sequence[Result], taken: Set[str]) -> dict[str, s
 
 
 def _heading(result: Result) -> str:
-    """Return the swept values; without its key if there is one."""
     single = len(result.swept) == 1
     text = value_name(next(iter(result.swept.values()))) if single else result.variant
     return text if len(text) <= MAX_HEADING else f"{text[: MAX_HEADING - 1]}…"

@@ -179,7 +179,6 @@ def _synthetic_files(files: DataFrame) -> list[SyntheticFile]:
 def _read_rows(
     artifacts: Artifacts, files: Sequence[SyntheticFile], limit: int | None, callbacks: Callbacks
 ) -> None:
-    """Read the files of a result; each gives an equal part of the rows that are kept."""
     size = -(-(limit or 0) // max(1, len(files)))
     for index, file in enumerate(files):
         part = None if limit is None else max(0, min(size, limit - index * size))
@@ -207,7 +206,6 @@ def _keep(
     rows: Iterator[Any],
     limit: int | None,
 ) -> None:
-    """Keep the first rows of a file, and count all of them."""
     first = list(itertools.islice(rows, limit))
     kept += [(file, row) for row in first]
     artifacts.total += len(first) + sum(1 for _ in rows)

@@ -94,7 +94,6 @@ def _split_by(firsts: pd.DataFrame, number: int | None) -> str:
 
 
 def _sort_key(key: Key) -> tuple[Any, ...]:
-    """Return where a result is without a config: levels by size, no augmentation first."""
     task, variant, level, classifier, method = key
     number = level.rstrip("%").removesuffix("/class")
     size = float(number) if number.replace(".", "", 1).isdigit() else 0.0
@@ -104,7 +103,6 @@ def _sort_key(key: Key) -> tuple[Any, ...]:
 
 
 def _average(trials: pd.DataFrame, count: int) -> list[dict[str, Any]]:
-    """Return the averages of each of `count` results, all results at once."""
     succeeded = trials[(trials["status"] == "ok") & trials["accuracy"].notna()]
     columns = succeeded[["result", *SUBSAMPLE]].join(
         succeeded[["accuracy", *AVERAGED]].astype("float64")

@@ -244,7 +244,6 @@ def _as_position(value: Any) -> str | float:
 
 
 def _file_word(text: str) -> str:
-    """Return a key as part of a file name."""
     return re.sub("[^A-Za-z0-9_-]", "-", text) or "key"
 
 

@@ -91,7 +91,6 @@ def _repeats(results: Sequence[Result]) -> dict[int, list[int]]:
 
 
 def _pairs(block: Sequence[Result]) -> Iterator[Pair]:
-    """Yield what is compared within a task, level and classifier."""
     repeats = _repeats(block)
     copies = set(itertools.chain(*repeats.values()))
     # What stays the same in all variants has none.
@@ -176,7 +175,6 @@ def _pooled(
 
 
 def _shown_mean(result: Result) -> float:
-    """Return a mean as tables show it."""
     return float(f"{100 * (result.mean or 0):.1f}")
 
 

@@ -87,7 +87,6 @@ def _difference(a: Result | None, b: Result | None) -> Difference:
 
 
 def _changes(a: Result, b: Result) -> list[str]:
-    """Return in what two results of the same names differ."""
     notes = []
     if a.settings != b.settings:
         notes.append(f"settings {(a.settings or 'unknown')[:6]}, {(b.settings or 'unknown')[:6]}")

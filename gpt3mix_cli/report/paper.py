@@ -63,7 +63,6 @@ def load_paper() -> pd.DataFrame:
 
 
 def _averages(rows: pd.DataFrame, name: str) -> "pd.Series[float]":
-    """Return the mean of a column over the tasks for each average; NaN if a value is missing."""
     tasks = rows[rows["task"] != "average"].astype({name: float})
     means = tasks.groupby(COLUMN)[name].agg(lambda values: values.mean(skipna=False))
     averages = rows[["task", *COLUMN]].join(means, on=COLUMN)
@@ -184,7 +183,6 @@ def compare_with_paper(results: Sequence[Result]) -> pd.DataFrame:
 
 
 def _our_value(row: Any, results: Sequence[Result]) -> dict[str, Any]:
-    """Return our columns for a row of the paper."""
     place = row.task, _percentage(row.level)
     matching = [
         result for result in results

@@ -80,7 +80,6 @@ def _different_settings(results: Sequence[Result], paths: Mapping[int, Any]) -> 
 
 
 def _flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested settings by their dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in settings.items():
         name = prefix + key

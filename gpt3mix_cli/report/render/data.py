@@ -88,7 +88,6 @@ def _records(table: pd.DataFrame | None) -> list[dict[str, Any]]:
 
 
 def _result_object(result: Result) -> dict[str, Any]:
-    """Return a result, its variant as an object."""
     return {**{name: getattr(result, name) for name in KEYS}, "variant": dict(result.swept)}
 
 

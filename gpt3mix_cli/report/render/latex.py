@@ -55,7 +55,6 @@ def _lines(table: Table) -> Iterator[str]:
 
 
 def _headings(table: Table) -> Iterator[str]:
-    """Yield the rows of the heading; equal neighbours share one, but for the lowest row."""
     depth = len(table.headings[0])
     for level in range(depth):
         texts, rules, start = [], [], 0

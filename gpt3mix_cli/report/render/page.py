@@ -113,7 +113,6 @@ def _escape_picture(match: "re.Match[str]") -> str:
 
 
 def _sections(report: Report) -> Iterator[tuple[str, str, str]]:
-    """Yield (anchor, title, HTML) of each section."""
     yield "summary", "Summary", _summary(report)
     yield "tables", "Tables", "\n".join(map(_table, report.tables))
     if report.charts:
@@ -152,7 +151,6 @@ def _summary(report: Report) -> str:
 
 
 def _table(table: Table) -> str:
-    """Return the place of a table on the screen, and the table on paper."""
     first_footer = len(table.rows) - table.footer
     rows = [_row(row, table.numeric) for row in table.rows[:first_footer][:MAX_PRINTED_ROWS]]
     rows += [_row(row, table.numeric, "footer") for row in table.rows[first_footer:]]
@@ -223,7 +221,6 @@ def _settings(report: Report) -> str:
 
 
 def _page_data(report: Report) -> dict[str, Any]:
-    """Return the data of the page."""
     return {
         "tables": [_table_data(table) for table in report.tables],
         "charts": [_chart_data(chart) for chart in report.charts],

@@ -103,7 +103,6 @@ def _draw_chart(chart: Chart, styles: Styles) -> Figure:
 
 
 def _add_titles(figure: Figure, chart: Chart, panels: Sequence[str], styles: Styles) -> None:
-    """Add the legend and the title."""
     names = list(dict.fromkeys(point.series for point in chart.points if point.panel in panels))
     handles = [_legend_handle(chart, styles[name]) for name in names]
     # matplotlib leaves out names that begin with an underscore.
@@ -218,7 +217,6 @@ def _draw_bars(axes: Axes, series: Series, styles: Styles) -> None:
 
 
 def _names(points: Iterable[Point]) -> list[str]:
-    """Return the names along the axis, in the order in which they come."""
     return list(dict.fromkeys(str(point.at) for point in points))
 
 

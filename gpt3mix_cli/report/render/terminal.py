@@ -63,7 +63,6 @@ Shape = tuple[list[str], list[bool], list[tuple[TableCell, ...]]]  # titles, num
 
 
 def _long(table: Table, width: int) -> Shape:
-    """Return a grid with a row for each of its values."""
     labels = table.labels
     rows = []
     for row in table.rows:
@@ -95,7 +94,6 @@ def _narrow(table: Table, width: int) -> Shape:
 
 
 def _needed(titles: Sequence[str], rows: Sequence[Sequence[TableCell]]) -> int:
-    """Return how many characters the columns need."""
     widths = [len(title) for title in titles]
     for row in rows:
         widths = [max(width, len(cell.text)) for width, cell in zip(widths, row, strict=True)]
