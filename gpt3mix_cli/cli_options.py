@@ -284,7 +284,6 @@ def report_inputs(
 
 
 def _name(path: Path) -> str:
-    """Return the name of a folder or file of trials; `trials.jsonl` has that of its folder."""
     if path.is_dir():
         return path.resolve().name
     return path.resolve().parent.name if path.stem == "trials" else path.stem

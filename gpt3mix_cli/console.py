@@ -330,7 +330,6 @@ def _empty_table(columns: Sequence[str]) -> Table:
 
 
 def _plan_table(plan: "Plan") -> Table:
-    """Return a row for each cell and one for all; a variant is named once, before its cells."""
     table = _empty_table(["cell", "rows", "held", "requests", "read", "written", "usd", "trials"])
     variant: Mapping[str, Any] = {}
     for cell in plan.as_json()["cells"]:
@@ -354,7 +353,6 @@ def _plan_values(cell: Mapping[str, Any]) -> list[str]:
 
 
 def _statistics_table(results: Sequence[StageResult]) -> Table:
-    """Return a row for each file, without columns that are empty; manifests hold the rest."""
     folder = os.path.commonpath([result.output.parent for result in results])
     rows = [_statistics_row(result, folder) for result in results]
     columns = [name for name in rows[0] if any(row[name] for row in rows)]

@@ -221,7 +221,6 @@ def _check_text(where: str, raw: dict[str, Any], columns: Columns) -> str:
 
 
 def _spell(value: Any) -> str:
-    """Return a raw label as it is written in JSON or CSV: 1, true, pos."""
     if isinstance(value, float | Decimal) and value == value // 1:
         value = int(value)  # pandas stores an integer column with gaps as floats: 1.0
     return value if isinstance(value, str) else json.dumps(value, default=str)

@@ -146,7 +146,6 @@ def _split_tokens(parts: Sequence[str]) -> list[Token]:
 
 @lru_cache(maxsize=1 << 16)
 def _split_token(part: str) -> Token:
-    """Split punctuation off a word; a part without a word has an empty one."""
     start, end = 0, len(part)
     while start < end and not part[start].isalnum():
         start += 1
@@ -200,7 +199,6 @@ def edit(sentence: Sentence, alpha: float, order: Sequence[str], random: Random)
 
 
 def _apply(operation: str, sentence: Sentence, n: int, alpha: float, random: Random) -> str | None:
-    """Return the text after an operation; None if there is nothing that it can change."""
     words, strings = sentence.words, sentence.strings
     match operation:
         case "replace":

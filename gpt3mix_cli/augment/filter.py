@@ -115,7 +115,6 @@ class RowFilter:
         return row
 
     def _failures(self, row: Augmented, text: str) -> Iterator[tuple[str, str]]:
-        """Yield (reason, detail) of each check that the row fails."""
         copies = (
             ("copy_of_real", text, self._real_texts),
             ("reject_test_copies", alphanumeric(row.text), self._test_texts),

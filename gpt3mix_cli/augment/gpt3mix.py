@@ -176,7 +176,6 @@ class GPT3Mix(RowGenerator):
     # Requests ------------------------------------------------------------------------------------
 
     def _selector_of(self, examples: Sequence[Example]) -> ExampleSelector:
-        """Return the selector of these examples; it keeps its vectors between calls."""
         key, settings = hash_rows(examples), self._settings
         if self._selector is None or self._selector[0] != key:
             self._selector = (
@@ -231,7 +230,6 @@ class GPT3Mix(RowGenerator):
     def _answers(
         self, requests: Iterable[Request], attempts: dict[int, Attempt]
     ) -> Iterator[Answer]:
-        """Yield the answers to requests, and take each answered attempt out of `attempts`."""
         completions = self._lm.complete(requests)
         answers = (Answer(attempts.pop(item.number), item) for item in completions)
         if self._settings.labels == "hard" or not self._settings.contextual_calibration:
@@ -245,7 +243,6 @@ class GPT3Mix(RowGenerator):
         return itertools.chain.from_iterable(self._calibrated(list(block)) for _, block in blocks)
 
     def _calibrated(self, answers: Sequence[Answer]) -> Iterator[Answer]:
-        """Yield the answers with the labels' log-probabilities after each content-free text."""
         prompts = [
             render_label_prompt(self._task, answer.attempt.parents, text)
             for answer in answers
@@ -260,7 +257,6 @@ class GPT3Mix(RowGenerator):
     # Rows ----------------------------------------------------------------------------------------
 
     def _rows(self, answer: Answer) -> Iterator[Row]:
-        """Yield the rows and rejects of an answer; only a beam search yields several."""
         completion, max_tokens = answer.completion, self._settings.max_tokens
         if completion.finish == "too_long":
             detail = (

@@ -103,7 +103,6 @@ class MLM(TextEditor):
         return f"{self._task.labels[row.label].lower()} {self._task.text_type.lower()}: {text}"
 
     def _draw_filler(self, logits: "torch.Tensor", word: str, random: Random) -> str:
-        """Return a random word other than `word`; `logits` are those of all whole words."""
         import torch
 
         texts, same = self._whole_words[1], self._indices_by_word.get(word.casefold(), ())
@@ -213,7 +212,6 @@ class MLM(TextEditor):
 
 
 def _draw_words(text: str, fraction: float, random: Random) -> list[re.Match[str]]:
-    """Return the words to replace, in order: a random fraction of all, at least one."""
     words = list(WORD.finditer(text))
     count = min(len(words), max(1, int(fraction * len(words) + 0.5)))
     return [words[index] for index in sorted(random.sample(range(len(words)), count))]

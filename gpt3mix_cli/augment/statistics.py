@@ -247,7 +247,6 @@ def _two_highest(
 def _precision(
     own: Counter[tuple[str, ...]], highest: dict[tuple[str, ...], tuple[int, int]]
 ) -> float:
-    """Return the fraction of a text's n-grams that the other texts have, with clipped counts."""
     # The second highest count is the others' if the highest is the text's own.
     matches = sum(min(n, highest[gram][n == highest[gram][0]]) for gram, n in own.items())
     return (matches or NO_MATCH) / own.total()

@@ -167,7 +167,6 @@ class PendingEstimator:
         return Usage(attempts * requests, read_tokens, written_tokens, usd)
 
     def _answers_like(self, group: str) -> AnswerStatistics | None:
-        """Return reliable answers of a group, or else of another one; None if there are none."""
         candidates = (self._groups[group], *self._groups.values())
         reliable = (item for item in candidates if item.attempts >= MIN_ANSWERS and item.kept)
         return next(reliable, None)
@@ -195,7 +194,6 @@ class PendingEstimator:
         settings: AugmentSettings,
         task: Task,
     ) -> tuple[float, float]:
-        """Return the tokens that an attempt writes, and its further requests for labels."""
         if answers:
             # Not in proportion to the cell's own rows: the lines of an LM differ less in length
             # from cell to cell than its examples do.

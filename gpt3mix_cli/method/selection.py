@@ -76,7 +76,6 @@ class ExampleSelector:
                 assert_never(self._strategy)
 
     def _select_similar(self, k: int, rng: random.Random) -> list[int]:
-        """Return the indices of a random example and the k - 1 nearest or furthest, shuffled."""
         anchor = rng.randrange(len(self._examples))
         if k == 1:
             return [anchor]
@@ -115,7 +114,6 @@ def similarity_fingerprint(similarity: str) -> str:
 def _select_balanced(
     by_class: dict[str, list[Example]], k: int, rng: random.Random
 ) -> list[Example]:
-    """Return k examples, taking the classes in turn from a random one on, while they last."""
     counts = dict.fromkeys(rng.sample(sorted(by_class), len(by_class)), 0)
     while (missing := k - sum(counts.values())) > 0:
         available = [label for label in counts if counts[label] < len(by_class[label])]

@@ -201,7 +201,6 @@ def _pivot(
 
 
 def _ordered_columns(columns: Iterable[Words]) -> list[Words]:
-    """Return the columns as they come, no augmentation first in each block of headings."""
     unique = list(dict.fromkeys(columns))
     blocks = list(dict.fromkeys(column[:-1] for column in unique))
     return sorted(unique, key=lambda column: (blocks.index(column[:-1]), column[-1] != "none"))
@@ -319,7 +318,6 @@ def _varied_methods(results: Sequence[Result]) -> set[tuple[str, str, str]]:
 
 
 def _variant_headings(results: Sequence[Result], taken: Set[str]) -> dict[str, str]:
-    """Return the heading of each variant; a number is added where two would be equal."""
     headings: dict[str, str] = {}
     used = {*taken}
     for result in results:

@@ -219,7 +219,6 @@ def _mean_point(result: Result, panel: str, at: str | float) -> Point:
 
 
 def _in_all_variants(items: Sequence[Any]) -> Iterator[tuple[Any, str]]:
-    """Yield each item with its variant; one without a variant, with every variant of its task."""
     variants: dict[str, dict[str, None]] = {}
     for item in items:
         if item.variant:
@@ -238,7 +237,6 @@ def _percent(interval: tuple[float, float] | None) -> tuple[float | None, float 
 
 
 def _as_position(value: Any) -> str | float:
-    """Return a swept value as a number if it is one, otherwise as text."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return float(value) if number else str(value)
 
@@ -298,7 +296,6 @@ def distribution_charts(artifacts: Artifacts) -> list[Chart]:
 
 
 def _entropy_bins(distribution: Distribution) -> Mapping[float, int]:
-    """Return rows by the middle of their bin; empty without a soft label."""
     if not distribution.entropy:
         return {}
     return {
@@ -307,7 +304,6 @@ def _entropy_bins(distribution: Distribution) -> Mapping[float, int]:
 
 
 def _word_bins(distribution: Distribution) -> Mapping[float, int]:
-    """Return rows by their number of words, two numbers in a bin."""
     last = min(MAX_WORDS, max(distribution.words, default=0))
     bins = dict.fromkeys((start + 1.0 for start in range(0, last + 1, 2)), 0)
     for words, rows in distribution.words.items():

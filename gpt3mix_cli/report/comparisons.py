@@ -78,7 +78,6 @@ def shared_results(results: Sequence[Result]) -> list[Result]:
 
 
 def _repeats(results: Sequence[Result]) -> dict[int, list[int]]:
-    """Return the first result of each method that is equal in all variants, with its repeats."""
     columns: dict[tuple[Any, str], list[int]] = defaultdict(list)
     for index, result in enumerate(results):
         columns[block_of(result), result.column].append(index)
@@ -139,7 +138,6 @@ def _compare_rows(pairs: Sequence[Pair]) -> pd.DataFrame:
 
 
 def _pool(pairs: Sequence[Pair]) -> pd.DataFrame:
-    """Return each pair that several rows have, over all of them."""
     pools: dict[tuple[str, str, str, str], list[Pair]] = defaultdict(list)
     for pair in pairs:
         pools[pair.result.classifier, pair.a, pair.b, pair.variant].append(pair)

@@ -90,7 +90,6 @@ def _read_file(path: Path, callbacks: Callbacks) -> dict[str, list[Any]]:
 
 
 def _as_columns(chunks: Iterable[list[Trial]], path: Path) -> dict[str, list[Any]]:
-    """Return the columns of a file's trials, without keeping the trials themselves."""
     columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
     variants: dict[str, tuple[str, Mapping[str, Any]]] = {}
     for trials in chunks:

@@ -219,7 +219,6 @@ def _percentage(level: str) -> float | None:
 
 
 def _matches(result: Result, row: Any) -> bool:
-    """Return whether a result of the right task and level is what a column of the paper holds."""
     swept: Mapping[str, Any] = result.swept
     if row.column == "none" or row.table == 1:
         return bool(result.method == row.column) and (not swept or row.column == "none")
@@ -238,7 +237,6 @@ def _matches(result: Result, row: Any) -> bool:
 
 
 def _is_generic(swept: Mapping[str, Any]) -> bool:
-    """Return whether swept task settings are the generic specification: a text and its label."""
     if any("generic" in str(value).lower() for value in swept.values()):
         return True
     task = swept.get("task")

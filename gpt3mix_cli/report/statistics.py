@@ -102,7 +102,6 @@ def _quantiles(values: Array, weights: Array, fractions: tuple[float, float]) ->
 
 
 def _draws(units: int) -> tuple[Array, Array]:
-    """Return the counts of units in each bootstrap sample, (samples, units), and their weights."""
     if units > EXACT_UNITS:
         drawn = default_rng(0).multinomial(units, np.full(units, 1 / units), RESAMPLES)
         return drawn.astype(float), np.full(RESAMPLES, 1 / RESAMPLES)

@@ -54,7 +54,6 @@ def format_problems(path: Path, raw: Any, error: ValidationError) -> str:
 
 
 def _renamed(key: str, item: Any) -> list[tuple[str, str]]:
-    """Return (old key, message) for each renamed key that an error is about."""
     old = ".".join(part for part in item["loc"] if isinstance(part, str))
     if item["type"] != "extra_forbidden" or old not in RENAMED_KEYS:
         return []

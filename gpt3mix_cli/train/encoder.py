@@ -279,7 +279,6 @@ class Encoder:
         return logits
 
     def _score(self, tokens: Tokens, chosen: "torch.Tensor", longest: int) -> "torch.Tensor":
-        """Return the logits of a batch; if memory runs out, of its halves."""
         import torch
 
         try:

@@ -117,7 +117,6 @@ class PromptClassifier(Classifier):
         self.usd = None if self.usd is None or scores.usd is None else self.usd + scores.usd
 
     def _content_free_scores(self, examples: Sequence[Example]) -> list[tuple[float, ...]]:
-        """Return the labels' log-probabilities after each content-free text; asked once per fit."""
         if not self._settings.contextual_calibration:
             return []
         if len(examples) not in self._content_free:

@@ -233,7 +233,6 @@ def load_saved_model(folder: Path) -> tuple[Classifier, list[str]]:
 
 
 def _local_settings(saved: dict[str, Any], folder: Path) -> TrainableSettings:
-    """Return the saved settings of a classifier, with the folder as its pretrained model."""
     kind = Annotated[TrainableSettings, Field(discriminator="kind")]
     settings: TrainableSettings = TypeAdapter(kind).validate_python(saved)
     here = {"model": str(folder.resolve()), "revision": None, "device": "auto", "preset": None}
@@ -243,7 +242,6 @@ def _local_settings(saved: dict[str, Any], folder: Path) -> TrainableSettings:
 
 
 def _library_model(folder: Path) -> dict[str, Any]:
-    """Return what `gpt3mix.json` would say about a classifier of the transformers library."""
     config = json.loads((folder / "config.json").read_text("utf-8"))
     names, tokenizer = config["id2label"], _read_json(folder / "tokenizer_config.json")
     limits = [config.get("max_position_embeddings"), tokenizer.get("model_max_length")]

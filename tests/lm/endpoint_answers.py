@@ -14,7 +14,7 @@ from typing import Any
 from endpoint_model import ASSISTANT, BEGIN, END, Distribution, TinyLM, Written, write
 from endpoint_options import Options, Refused, refused
 
-HIDDEN = -9999.0  # what stands for a log-probability outside the top 20, and for minus infinity
+HIDDEN = -9999.0  # represents a log-probability outside the top 20, and for minus infinity
 OPENAI_CHAT = (
     "model messages max_completion_tokens temperature top_p frequency_penalty presence_penalty"
     " logprobs top_logprobs n seed stop logit_bias response_format reasoning_effort "

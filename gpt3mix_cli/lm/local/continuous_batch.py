@@ -184,7 +184,6 @@ class ContinuousBatch:
         return logits[:, -1].float()
 
     def _check_ending(self, slot: int) -> None:
-        """Look for the end of a row's text, and feed what leads from there to its label."""
         row, count = self._rows[slot], int(self._sampler.counts[slot])
         assert row.request
         generated = self._sampler.tokens[slot, :count].tolist()

@@ -136,7 +136,6 @@ class LocalLM:
     def _prepare(
         self, prompt: str, context: str, choices: Sequence[str], request: Request | None = None
     ) -> Row:
-        """Return a row to be run; `context` is what the choices follow."""
         if self._replay_only:
             raise StoppedShort(REPLAY_ONLY)
         choice_tokens = self._tokenizer.encode_continuations(context, choices)
@@ -159,7 +158,6 @@ class LocalLM:
             )
 
     def _search(self, asked: Sequence[tuple[Request, Row]]) -> Iterator[list[BeamHypothesis]]:
-        """Yield the lines of each request; neighbours with equal settings are searched together."""
         for (width, max_tokens, _), group in itertools.groupby(
             asked, lambda pair: (pair[0].beams, pair[0].max_tokens, pair[0].temperature)
         ):

@@ -156,7 +156,6 @@ class BatchRunner:
         return progress
 
     async def _retrieve(self, batch: Batch) -> "ProviderBatch | None":
-        """Return the provider's state of a batch; None if its file never became a batch."""
         if batch.batch:
             return await self._request(lambda client: client.batches.retrieve(batch.batch))
         state = await self._request(partial(_find_batch, batch.file))
@@ -186,7 +185,6 @@ class BatchRunner:
         batch: Batch,
         calls_by_key: Mapping[str, Call],
     ) -> None:
-        """Commit answers as if they had been requested directly, at the price of a batch."""
         rows: list[AnswerRow] = []
         spent: list[SpendingRow] = []
         for key, value in answers:
@@ -202,7 +200,6 @@ class BatchRunner:
     # The provider ----------------------------------------------------------------------------
 
     def _progress(self, state: "ProviderBatch") -> str:
-        """Return how far a batch is; raise what the provider reports if it rejected the batch."""
         if state.status != "failed":
             text, counts = f"batch {state.id} is {state.status}", state.request_counts
             if counts and counts.total:

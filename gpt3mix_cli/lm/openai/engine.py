@@ -304,7 +304,6 @@ class Completer:
         return Completion(request.number, "", "too_long", None, prompt_tokens, 0, requests=requests)
 
     async def _score_label(self, request: Request, line: Line, query: LabelQuery) -> Scores | None:
-        """Return the label's scores, from the line's own answer if no request gives better ones."""
         if not request.choices or line.finish == "length":
             return None
         method = query.capabilities.label_method
@@ -321,7 +320,6 @@ class Completer:
     async def _complete_beams(
         self, request: Request, capabilities: Capabilities, calls: Sequence[Call]
     ) -> Completion:
-        """Return the different lines among sampled texts; endpoints have no beam search."""
         draws_per_call = request.beams // len(calls)
         tokens = self._session.tokens.count(request.prompt) + request.max_tokens * draws_per_call
         sent = [await self._session.send_text(call, capabilities.api, tokens) for call in calls]

@@ -244,7 +244,6 @@ class Probe:
         )
 
     async def _supports_echo(self, capabilities: Capabilities, known: Mapping[str, float]) -> bool:
-        """Return whether echoed prompts have their log-probabilities; some servers shift them."""
         for token, expected in known.items():
             body = echo_body(capabilities, self._settings.model, PROMPT + token)
             try:
@@ -257,7 +256,6 @@ class Probe:
         return True
 
     async def _known_logprobs(self, capabilities: Capabilities) -> dict[str, float]:
-        """Return the log-probabilities of the likeliest and the least likely reported word."""
         logprobs = capabilities.top_logprobs
         texts = await self._texts(capabilities, temperature=1.0, logprobs=logprobs)
         top = texts[0].first_top

@@ -117,7 +117,6 @@ class CachedClient:
         await committed
 
     async def _value(self, call: Call, validate: Callable[[Any], object], tokens: int) -> Any:
-        """Return the answer from the journal, from an equal call in flight, or a new one."""
         key = self.key(call)
         while other := self._in_flight.get(key):
             await asyncio.wait([other])
@@ -172,7 +171,6 @@ class CachedClient:
 
 
 def _request_json(call: Call) -> str:
-    """Return a call as the journal stores it; its key is a hash of this."""
     request = {"path": call.path, "number": call.number, **call.body}
     return json.dumps(request, ensure_ascii=False, sort_keys=True)
 

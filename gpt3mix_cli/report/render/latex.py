@@ -29,7 +29,6 @@ def latex_tables(report: Report) -> str:
 
 
 def _lines(table: Table) -> Iterator[str]:
-    """Yield the lines of a table that is as wide as the page of a two-column text."""
     labels = table.labels
     alignments = ["r" if table.has_numbers(index) else "l" for index in range(labels)]
     columns = "".join(alignments) + "c" * (len(table.headings) - labels)
@@ -93,7 +92,6 @@ def _body(table: Table) -> Iterator[str]:
 
 
 def _value(cell: TableCell) -> str:
-    r"""Return `$61.0_{6.0}$`, with `n/expected` as a superscript if trials or tasks are missing."""
     if cell.value is None or not (cell.note or cell.std is not None or cell.best):
         return tex(cell.text)
     mean = f"{cell.value:.1f}"

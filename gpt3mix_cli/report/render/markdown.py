@@ -69,7 +69,6 @@ def _texts(row: Sequence[TableCell]) -> list[str]:
 
 
 def _sample(sample: Sample) -> Iterator[str]:
-    """Yield a sample's title and the list of its texts."""
     yield f"{escape(sample.title)}:"
     lines = []
     for number, parent in enumerate(sample.parents, 1):

@@ -199,7 +199,6 @@ def _sample(sample: Sample) -> str:
 
 
 def _settings(report: Report) -> str:
-    """Return the settings and versions of all results; in full where their manifests exist."""
     names = ("method", "classifier", "settings", "version")
     with_trials = (result for result in report.results if result.scores)
     unique = list(dict.fromkeys(map(attrgetter(*names), with_trials)))
@@ -238,7 +237,6 @@ def _table_data(table: Table) -> dict[str, Any]:
 
 
 def _cell_data(cell: TableCell) -> str | list[Any]:
-    """Return a text, or [text, value], or [text, value, 1] of the best."""
     if cell.value is None and not cell.best:
         return cell.text
     return [cell.text, _rounded(cell.value), *([1] if cell.best else [])]
@@ -261,7 +259,6 @@ def _rounded_probs(row: Augmented) -> list[float]:
 
 
 def _rows_data(artifacts: Artifacts) -> dict[str, Any]:
-    """Return the synthetic rows; files, classes and real rows are listed once, and numbered."""
     files: dict[SyntheticFile, int] = {}
     classes: dict[tuple[str, ...], int] = {}
     real: dict[tuple[str, str], int] = {}

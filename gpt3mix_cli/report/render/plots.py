@@ -116,7 +116,6 @@ def _add_titles(figure: Figure, chart: Chart, panels: Sequence[str], styles: Sty
 
 
 def _count_rows(chart: Chart, panels: Sequence[str]) -> int:
-    """Return how many rows the fullest panel has, one for each series and position."""
     rows = {(point.panel, point.at, point.series) for point in chart.points}
     counts = Counter(panel for panel, _, _ in rows)
     return max(counts[panel] for panel in panels)
@@ -186,7 +185,6 @@ def _draw_line(
 
 
 def _draw_intervals(axes: Axes, series: Series, styles: Styles) -> None:
-    """Draw a row a name, its series below each other."""
     names = _names(itertools.chain(*series.values()))
     for index, (name, points) in enumerate(series.items()):
         style = styles[name]
