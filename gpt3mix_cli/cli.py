@@ -108,8 +108,8 @@ def augment(
     json: opt.Json = False,
 ) -> None:
     """Write synthetic rows with GPT3Mix."""
-    flags = opt.as_overrides({"augment.ratio": ratio, "augment.k": k})
-    options = opt.GridOptions(config, out, [*(overrides or ()), *flags], force, quiet, json)
+    overrides = [*(overrides or ()), *opt.as_overrides({"augment.ratio": ratio, "augment.k": k})]
+    options = opt.GridOptions(config, out, overrides, force, quiet, json)
     with opt.open_grid(options, output) as (display, grid):
         from .grid import select_cells
 
@@ -139,8 +139,8 @@ def baseline(
     json: opt.Json = False,
 ) -> None:
     """Write synthetic rows with a baseline, such as EDA or back-translation."""
-    flags = opt.as_overrides({"augment.ratio": ratio})
-    options = opt.GridOptions(config, out, [*(overrides or ()), *flags], force, quiet, json)
+    overrides = [*(overrides or ()), *opt.as_overrides({"augment.ratio": ratio})]
+    options = opt.GridOptions(config, out, overrides, force, quiet, json)
     with opt.open_grid(options, output) as (display, grid):
         from .grid import select_cells
 
@@ -180,10 +180,10 @@ def train(
         cells = select_cells(grid, level, seed, input, output)
         steps = select_trainings(grid, cells, method or (), classifier or (), augmented or ())
         steps = with_files(steps, input, output, save_model)
-        following = f"gpt3mix report {output or config}"
+        next_command = f"gpt3mix report {output or config}"
         if save_model:
-            following = f"gpt3mix predict {save_model} -i FILE -o FILE"
-        display.finish(list(grid.run_steps(steps, "trials files")), following)
+            next_command = f"gpt3mix predict {save_model} -i FILE -o FILE"
+        display.finish(list(grid.run_steps(steps, "trials files")), next_command)
 
 
 @app.command()
@@ -225,6 +225,8 @@ def report(
     json: opt.Json = False,
 ) -> None:
     """Print and write tables, statistics and tests over all trials."""
+    from .layout import report_folder
+
     with opt.open_display(quiet, json) as display:
         from . import report as stage
 
@@ -235,11 +237,11 @@ def report(
             )
         if diff:
             a, b = (opt.report_inputs([path], out, overrides or (), display) for path in diff)
-            result = stage.compare_runs(a, b, output or b.folder / "report", display.callbacks)
+            result = stage.compare_runs(a, b, output or report_folder(b.folder), display.callbacks)
         else:
             inputs = opt.report_inputs(sources or [], out, overrides or (), display)
             options = stage.ReportOptions(rows, columns, paper, stage.parse_row_limit(synthetic))
-            folder = output or inputs.folder / "report"
+            folder = output or report_folder(inputs.folder)
             result = stage.report(inputs, folder, options, display.callbacks)
         display.print_report(result)
 
@@ -284,10 +286,10 @@ def plan(
             for cell in select_cells(grid, level, seed)
             if seed is not None or grid.experiment(cell).has_trials(cell.data_seed)
         ]
-        following = f"gpt3mix run {config}"
+        next_command = f"gpt3mix run {config}"
         if level is not None or seed is not None:
-            following = opt.next_command("augment", config, level, seed)
-        display.print_plan(make_plan(grid, cells), following)
+            next_command = opt.next_command("augment", config, level, seed)
+        display.print_plan(make_plan(grid, cells), next_command)
 
 
 @app.command()

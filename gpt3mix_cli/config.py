@@ -106,7 +106,6 @@ def _holds_words(key: str) -> bool:
 
 
 def _overlap(key: str, other: str) -> bool:
-    """Return whether two dotted keys are equal, or one is inside the other."""
     return f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.")
 
 

@@ -172,7 +172,7 @@ class Display:
 
     # At the end of a command ---------------------------------------------------------------------
 
-    def finish(self, results: Sequence[StageResult | StoppedShort], following: str = "") -> None:
+    def finish(self, results: Sequence[StageResult | StoppedShort], next_command: str = "") -> None:
         """Show what was written, how many rows, and the next command.
 
         Raises:
@@ -193,7 +193,7 @@ class Display:
         skipped = sum(result.skipped for result in done)
         suffix = f" ({skipped} up to date, skipped)" if skipped else ""
         rows = f"{len(done)} file{'s' * (len(done) != 1)}, {sum(map(_count_rows, done))} rows"
-        self._print_end(f"{rows}{suffix}", following)
+        self._print_end(f"{rows}{suffix}", next_command)
 
     def print_report(
         self, report: "Report", results: Sequence[StageResult | StoppedShort] = ()
@@ -225,7 +225,7 @@ class Display:
         self._print_end(f"{stages}{scope}: {report.files[0]}")
         _raise_first(results)
 
-    def print_plan(self, plan: "Plan", following: str) -> None:
+    def print_plan(self, plan: "Plan", next_command: str) -> None:
         """Print a row for each cell, remarks, the budget and the first prompt."""
         self._progress.stop()
         if self._json:
@@ -242,9 +242,9 @@ class Display:
         requests, trainings = plan.total["requests"], plan.total["trainings"]
         requests = "unknown" if requests is None else f"{requests:,}"
         coming = f"{requests} requests and {trainings:,} trainings to come"
-        self._print_end(f"nothing was asked; {coming}", following)
+        self._print_end(f"no request was sent; {coming}", next_command)
 
-    def print_findings(self, findings: Iterable["Finding"], following: str) -> None:
+    def print_findings(self, findings: Iterable["Finding"], next_command: str) -> None:
         """Print a tick or a cross for each finding, and the next command.
 
         Raises:
@@ -263,12 +263,12 @@ class Display:
             self._print_json({"findings": [vars(finding) for finding in seen]})
         if bad := [finding.what for finding in seen if not finding.good]:
             raise UserError(f"not ready: {', '.join(bad)}")
-        self._print_end("all is ready", following)
+        self._print_end("all is ready", next_command)
 
     # Parts ---------------------------------------------------------------------------------------
 
-    def _print_end(self, text: str, following: str = "") -> None:
-        self.note(f"{text}; next: {following}" if following else text)
+    def _print_end(self, text: str, next_command: str = "") -> None:
+        self.note(f"{text}; next: {next_command}" if next_command else text)
 
     def _print_output(self, result: StageResult) -> None:
         # In a terminal too: the bars have gone, and these lines remain.

@@ -22,7 +22,10 @@ STDIO = Path("-")
 MODEL_FILES = ("*.safetensors", "*.bin", "*.model", "*.spm", "*.json", "vocab*", "merges*")
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 # Errors of file systems without locks, such as some network mounts: the work goes on without.
-NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
+NO_LOCKS = (
+    errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL,
+    errno.EPERM, errno.EIO,
+)  # fmt: skip
 
 
 def open_input(path: Path) -> IO[bytes]:

@@ -72,7 +72,7 @@ class Cell:
 
     def __hash__(self) -> int:
         # A variant holds mappings and lists, which have no hash.
-        return hash((self.task, variant_name(self.variant), self.level, self.data_seed))
+        return hash((self.task, *self.variant, self.level, self.data_seed))
 
     def __str__(self) -> str:  # as progress bars name it
         variant = variant_name(self.variant)
@@ -111,16 +111,18 @@ class Layout:
     @property
     def report_folder(self) -> Path:
         """The report over all cells."""
-        return self.root / "report"
+        return report_folder(self.root)
 
     def folder(self, cell: Cell) -> Path:
         """The cell's folder."""
         variant = variant_name(cell.variant, as_path=True)
-        return self.root / variant / level_name(cell.level) / f"seed-{cell.data_seed}"
+        # A sweep over the name of the experiment has a folder for each.
+        root = self.out / str(cell.variant.get("name", self.name))
+        return root / variant / level_name(cell.level) / f"seed-{cell.data_seed}"
 
     def train_path(self, cell: Cell) -> Path:
         """The cell's subsample."""
-        return self.folder(cell) / "train.jsonl"
+        return subsample_path(self.folder(cell))
 
     def synthetic_path(self, cell: Cell, method: str, draw: int = 0) -> Path:
         """A synthetic set of a method."""
@@ -184,9 +186,14 @@ def synthetic_paths(folder: Path, method: str) -> Iterator[tuple[int, Path]]:
             yield int(number), path
 
 
-def subsample_beside(rows: Path) -> Path:
-    """Return where the subsample of a synthetic set is."""
-    return rows.with_name("train.jsonl")
+def subsample_path(folder: Path) -> Path:
+    """Return where the subsample of a cell's folder is."""
+    return folder / "train.jsonl"
+
+
+def report_folder(root: Path) -> Path:
+    """Return the folder of the report on the results in a folder."""
+    return root / "report"
 
 
 def tensorboard_folder(root: Path, key: TrialKey, trial: int) -> Path:

@@ -301,3 +301,15 @@ def test_labels_by_the_lm_come_last(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert any(isinstance(step, AugmentStep) for step in steps)
     assert any(prompts)
     assert prompts == sorted(prompts)
+
+
+# Sweeps ------------------------------------------------------------------------------------------
+
+
+def test_a_sweep_may_change_the_methods_and_the_name(tmp_path: Path) -> None:
+    sweep = "sweep: {baselines.0.kind: [eda, aeda], name: [a, b]}"
+    grid_ = grid(tmp_path, "subsample.levels=[8/class]", text=f"{SMALL}{sweep}\n")
+    eda = next(cell for cell in grid_.cells() if cell.variant["baselines.0.kind"] == "eda")
+    paths = grid_.synthetic_paths_of_variants(eda, "eda", 0)
+    assert {path.parts[1] for path in paths} == {"a", "b"}
+    assert all("baselines.0.kind=eda" in str(path) for path in paths)

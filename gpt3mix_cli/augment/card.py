@@ -172,7 +172,7 @@ Put `{manifest.output}` and this file, renamed to `README.md`, into a folder of 
 def _metadata(manifest: Manifest, task: Task, license: str) -> dict[str, Any]:
     kept = manifest.counts["kept"]
     size = next((size for limit, size in SIZE_CATEGORIES.items() if kept < limit), "n>10M")
-    # The hub identifies licences by short ids; any other text is a licence that it does not know.
+    # The hub identifies licenses by short ids; any other text is a license that it does not know.
     is_id = re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", license)
     data_files = [{"split": "train", "path": manifest.output}]
     return {
@@ -199,7 +199,7 @@ def _facts(manifest: Manifest, task: Task, model: str | None, license: str) -> s
         f"Task: {task.label_type} of a {task.text_type}; classes {classes}.",
         f"Real rows: {_source(task)}; hash of the rows used: `{manifest.inputs.get('train')}`.",
         f"Made by: {origin}.",
-        f"Licence: {license}.",
+        f"License: {license}.",
     ]
     if not manifest.complete:
         facts.append("Incomplete: the filter passed fewer rows than wanted.")
@@ -218,7 +218,6 @@ def _source(task: Task) -> str:
 
 
 def _without_path(name: str) -> str:
-    """Return a hub id, or the name of a folder: its path would reveal the machine."""
     return Path(name).name if Path(name).is_dir() else name
 
 

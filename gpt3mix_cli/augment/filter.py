@@ -145,9 +145,10 @@ class RowFilter:
 
     def _check_overlap(self, row: Augmented, words: Sequence[str]) -> Iterator[tuple[str, str]]:
         limit = self._settings.max_parent_overlap
+        if limit is None or not words:
+            return
         for parent in (self._examples[name] for name in row.parents if name in self._examples):
-            fraction = overlap(words, split_words(parent.text)) if words else 0.0
-            if limit is not None and fraction >= limit:
+            if (fraction := overlap(words, split_words(parent.text))) >= limit:
                 yield "max_parent_overlap", f"{fraction:.0%} is in {parent.id}"
 
     def _check_scripts(self, row: Augmented) -> Iterator[tuple[str, str]]:

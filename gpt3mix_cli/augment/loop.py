@@ -342,8 +342,8 @@ def _warn(result: StageResult, callbacks: Callbacks) -> None:
         classes = Counter(counts["statistics"]["classes"]).most_common()
         labels = ", ".join(f"{count} {label}" for label, count in classes if count)
         callbacks.warn(
-            f"{output}: the LM gave all label words together {mass['mean']:.1%} on average, so its "
-            f"labels ({labels}) mean little"
+            f"{output}: the mean label mass is {mass['mean']:.1%}, so the LM's labels ({labels}) "
+            "are unreliable"
         )
 
 

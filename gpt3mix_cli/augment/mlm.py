@@ -200,7 +200,6 @@ class MLM(TextEditor):
 
     @cached_property
     def _max_tokens(self) -> int:
-        """The most tokens that the model reads; RoBERTa starts counting after the padding index."""
         limit = getattr(self._model.config, "max_position_embeddings", DEFAULT_MAX_TOKENS)
         paddings = (
             getattr(module, "padding_idx", None)

@@ -131,7 +131,7 @@ class Plan:
                 left = f"{unit}{rest:,.{digits}f} of {unit}{limit:,.{digits}f} left"
             budget.append(f"budget.{name}: {unit}{spent:,.{digits}f} spent, {left}")
         return [
-            "x2: two draws; held: rows that the journals give; the other columns are still to come",
+            "x2: two synthetic sets; held: rows already in the journals; the rest is still to come",
             "read, written: prompt and completion tokens; trials: over methods and classifiers",
             *self.remarks,
             *budget,

@@ -117,6 +117,7 @@ class Grid:
         return [
             self.layout.synthetic_path(self._in_variant(cell, variant), method, number)
             for variant in self.experiments
+            if method in variant.methods
             for number in (
                 [draw] if variant.lm_settings_for(method) else variant.draws_for(cell.data_seed)
             )

@@ -124,7 +124,6 @@ def _select_balanced(
 
 
 def _smallest(values: "Vector", count: int, rng: random.Random) -> list[int]:
-    """Return the indices of the `count` smallest values; ties for the last are drawn at random."""
     import numpy as np
 
     largest = np.partition(values, count - 1)[count - 1]

@@ -18,7 +18,7 @@ from pandas import DataFrame
 
 from ..errors import Callbacks, UserError
 from ..files import read_objects
-from ..layout import cell_folder, history_path, rejects_path, subsample_beside, synthetic_paths
+from ..layout import cell_folder, history_path, rejects_path, subsample_path, synthetic_paths
 from ..records import (
     Augmented,
     Example,
@@ -212,7 +212,7 @@ def _keep(
 
 
 def _read_subsample(synthetic: Path) -> dict[str, Example]:
-    path = subsample_beside(synthetic)
+    path = subsample_path(synthetic.parent)
     return {row.id: row for row in read_records(path, Example)} if path.is_file() else {}
 
 

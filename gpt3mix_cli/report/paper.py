@@ -183,10 +183,10 @@ def compare_with_paper(results: Sequence[Result]) -> pd.DataFrame:
 
 
 def _our_value(row: Any, results: Sequence[Result]) -> dict[str, Any]:
-    place = row.task, _percentage(row.level)
+    key = row.task, _percentage(row.level)
     matching = [
         result for result in results
-        if (_task(result.task), _percentage(result.level)) == place and _matches(result, row)
+        if (_task(result.task), _percentage(result.level)) == key and _matches(result, row)
     ]  # fmt: skip
     if not matching:
         return {"ours": None, "ours_std": None, "n": 0, "ours_ratio": None, "candidates": 0}

@@ -197,7 +197,6 @@ class TrialsFile:
 
 
 def _read_intact_rows(path: Path, kind: type[Row]) -> list[Row]:
-    """Return the rows up to the first damaged line, which a killed run leaves only at the end."""
     rows: list[Row] = []
     with contextlib.suppress(UserError):
         rows.extend(read_records(path, kind))  # keeps the rows before the error

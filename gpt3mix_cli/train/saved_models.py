@@ -91,12 +91,12 @@ def save_model(
         UserError: if the folder holds something else, or cannot be written.
         StoppedShort: if no trial succeeded.
     """
-    usable = [row for row in rows if row.status == "ok" and row.valid_accuracy is not None]
-    if not usable:
+    finished = [row for row in rows if row.status == "ok" and row.valid_accuracy is not None]
+    if not finished:
         raise StoppedShort(
             "no trial succeeded, so there is no model to save", "fix the cause and run again"
         )
-    best = min(usable, key=lambda row: (-(row.valid_accuracy or 0), row.trial))
+    best = min(finished, key=lambda row: (-(row.valid_accuracy or 0), row.trial))
     folder = folder.resolve()
     if runner.fitted_trial != best.trial:
         best = _repeat(runner, best, folder, callbacks)
@@ -235,9 +235,9 @@ def load_saved_model(folder: Path) -> tuple[Classifier, list[str]]:
 def _local_settings(saved: dict[str, Any], folder: Path) -> TrainableSettings:
     kind = Annotated[TrainableSettings, Field(discriminator="kind")]
     settings: TrainableSettings = TypeAdapter(kind).validate_python(saved)
-    here = {"model": str(folder.resolve()), "revision": None, "device": "auto", "preset": None}
+    updates = {"model": str(folder.resolve()), "revision": None, "device": "auto", "preset": None}
     return settings.model_copy(
-        update={k: v for k, v in here.items() if k in type(settings).model_fields}
+        update={k: v for k, v in updates.items() if k in type(settings).model_fields}
     )
 
 

@@ -133,22 +133,22 @@ def test_a_card_says_what_a_reader_must_know(tmp_path: Path, task: Task) -> None
 
 
 @pytest.mark.parametrize(
-    ("licence", "expected"),
+    ("license", "expected"),
     [
         ("cc-by-4.0", {"license": "cc-by-4.0"}),
         ("Only for: tests", {"license": "other", "license_name": "Only for: tests"}),
     ],
 )
-def test_the_licence_is_the_hubs_word_or_one_of_its_own(
-    tmp_path: Path, task: Task, licence: str, expected: dict[str, str]
+def test_the_license_is_the_hubs_word_or_one_of_its_own(
+    tmp_path: Path, task: Task, license: str, expected: dict[str, str]
 ) -> None:
     text = write_card(
-        made(tmp_path, [MIXED]), task, tmp_path / "train.jsonl", license=licence
+        made(tmp_path, [MIXED]), task, tmp_path / "train.jsonl", license=license
     ).read_text("utf-8")
     assert {
         name: value for name, value in header(text).items() if name.startswith("license")
     } == expected
-    assert f"Licence: {licence}." in text
+    assert f"License: {license}." in text
 
 
 def test_no_text_can_end_the_block_that_it_is_in(tmp_path: Path, task: Task) -> None:

@@ -195,7 +195,11 @@ def _end_with_parent() -> None:
 
 
 def _run_job(function: Callable[[TrialJob, Callbacks], Result], job: TrialJob) -> Result:
-    return function(job, Callbacks(partial(_send, "progress"), partial(_send, "warn")))
+    return function(job, Callbacks(_send_progress, partial(_send, "warn")))
+
+
+def _send_progress(name: str, done: int, total: int | None = None, detail: str = "") -> None:
+    _send("progress", name, done, total, detail)
 
 
 def _send(name: str, *arguments: Any) -> None:

@@ -74,7 +74,6 @@ def load_causal_lm(path: str, revision: str | None, dtype: str, device: torch.de
 
 
 def _can_run(model: Any) -> bool:
-    """Return whether a model keeps keys and values per token and takes positions."""
     config = model.config.get_text_config()
     layers = DynamicCache(config=model.config).layers
     attention = {

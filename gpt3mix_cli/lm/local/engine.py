@@ -142,7 +142,6 @@ class LocalLM:
         return Row(self._tokenizer.encode(prompt), choice_tokens, request)
 
     def _fits(self, request: Request, row: Row) -> bool:
-        """Return whether prompt, text, an appended label prefix and the longest choice fit."""
         needed = len(row.prompt) + request.max_tokens + max(map(len, row.choices), default=0)
         if request.label_prefix:
             needed += len(self._tokenizer.encode_continuations(".", [request.label_prefix])[0])

@@ -164,7 +164,8 @@ class HttpDispatcher:
     def raise_for(self, error: "openai.APIStatusError") -> NoReturn:
         """Raise what an error of the SDK's client means; see `post`."""
         answer = error.response
-        parsed = parse_error(error.status_code, self.redact_secrets(answer.text), answer.headers)
+        text = self.redact_secrets(answer.text)
+        parsed = parse_error(error.status_code, text, answer.headers, self.redact_secrets)
         try:
             self._raise_http_error(self.pool.servers[0], parsed, time.monotonic())
         except RetryableError as failure:
@@ -200,7 +201,8 @@ class HttpDispatcher:
         try:
             text = self.redact_secrets(raw.decode())
             if status >= 300:
-                self._raise_http_error(server, parse_error(status, text, headers), sent)
+                failure = parse_error(status, text, headers, self.redact_secrets)
+                self._raise_http_error(server, failure, sent)
             value = json.loads(text)
             validate(value)
         except InvalidResponse as error:

@@ -9,7 +9,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -241,8 +241,17 @@ class HttpError(Exception):
         self.code, self.param, self.type = code, param, type
 
 
-def parse_error(status: int, text: str, headers: Mapping[str, str]) -> HttpError:
-    """Return what an error answer says; `text` is its body without secrets."""
+def parse_error(
+    status: int, text: str, headers: Mapping[str, str], redact: Callable[[str], str] = str
+) -> HttpError:
+    """Return what an error answer says.
+
+    Args:
+        status: of the answer.
+        text: its body without secrets.
+        headers: of the answer.
+        redact: removes secrets from decoded fields: JSON may spell them with escapes in the body.
+    """
     try:
         value = json.loads(text)
     except ValueError:
@@ -250,10 +259,10 @@ def parse_error(status: int, text: str, headers: Mapping[str, str]) -> HttpError
     error = value.get("error", value) if isinstance(value, Mapping) else None
     fields = error if isinstance(error, Mapping) else {"message": error}
     message = str(fields.get("message") or fields.get("detail") or text or "no message")
-    message = " ".join(message.split())[:1000]
+    message = redact(" ".join(message.split()))[:1000]
     if status == 500 and any(pattern in message for pattern in REQUEST_ERRORS):
         status = 400
-    code, param, type_ = (str(fields.get(name) or "") for name in ("code", "param", "type"))
+    code, param, type_ = (redact(str(fields.get(name) or "")) for name in ("code", "param", "type"))
     return HttpError(status, message, code, param, type_, _retry_after(headers))
 
 

@@ -196,7 +196,6 @@ class ServerPool:
         return min(free, key=Server.load, default=None)
 
     def _wake_after_pause(self) -> None:
-        """Call `_wake_waiters` again when the first paused server may be asked."""
         now = time.monotonic()
         pauses = [server.paused_until for server in self.servers if server.paused_until > now]
         if pauses and not now < self._wake_at <= min(pauses) + RESUME_MARGIN_S:

@@ -1,6 +1,6 @@
-"""What one output shares: its journal, the server's capabilities and the tokenizer.
+"""Sends each request of an output once: the journal comes first, then the server.
 
-Each answer is paid once: the journal is searched first, and new answers are committed before use.
+The journal is searched first, and new answers are committed before use.
 Answers that arrive together are committed together, in a separate thread. A request stays in
 flight until its answer is on disk. So a killed run repeats at most the requests in flight.
 """

@@ -45,7 +45,6 @@ def _csv(rows: Sequence[Sequence[Any]], columns: Sequence[str]) -> str:
 
 
 def _as_plain(value: Any) -> Any:
-    """Return a value of which no spreadsheet makes a formula; numbers have six digits."""
     if isinstance(value, float):
         return f"{value:.6g}"
     is_risky = isinstance(value, str) and value.startswith(FORMULA_STARTS)

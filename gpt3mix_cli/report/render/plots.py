@@ -219,7 +219,6 @@ def _names(points: Iterable[Point]) -> list[str]:
 
 
 def _offset(index: int, count: int) -> float:
-    """Return where a series is around its position; all series together take 0.8 of it."""
     return 0.8 / count * (index - (count - 1) / 2)
 
 

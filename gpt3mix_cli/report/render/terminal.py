@@ -59,10 +59,10 @@ def terminal_table(table: Table, width: int) -> RichTable:
     return shown
 
 
-Shape = tuple[list[str], list[bool], list[tuple[TableCell, ...]]]  # titles, numeric, rows
+Columns = tuple[list[str], list[bool], list[tuple[TableCell, ...]]]  # titles, numeric, rows
 
 
-def _long(table: Table, width: int) -> Shape:
+def _long(table: Table, width: int) -> Columns:
     labels = table.labels
     rows = []
     for row in table.rows:
@@ -76,8 +76,7 @@ def _long(table: Table, width: int) -> Shape:
     return titles, [*table.numeric[:labels], False, True], rows
 
 
-def _narrow(table: Table, width: int) -> Shape:
-    """Return a list with its labels in one column, and without optional columns until it fits."""
+def _narrow(table: Table, width: int) -> Columns:
     labels = table.labels
     titles = [" ".join(table.titles[:labels]), *table.titles[labels:]]
     numeric = [False, *table.numeric[labels:]]

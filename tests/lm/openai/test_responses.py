@@ -331,3 +331,9 @@ def test_the_tokens_of_a_stop_are_no_part_of_the_text() -> None:
         LABEL_PREFIX,
     )
     assert found.label_logprobs == {" Positive": -0.1}
+
+
+def test_a_key_in_json_escapes_is_redacted_after_decoding() -> None:
+    body = r'{"error": {"message": "wrong key sk-a\u002Bb", "code": "sk-a\u002Bb"}}'
+    error = parse_error(401, body, {}, lambda text: text.replace("sk-a+b", "<key>"))
+    assert (error.message, error.code) == ("wrong key <key>", "<key>")
