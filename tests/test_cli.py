@@ -673,7 +673,7 @@ def test_card_writes_a_data_card_for_each_file_of_rows(
     done = call("baseline", mine, *LIGHT, "--method", "eda", "--seed", 1, flag, "cc0-1.0")
     (path,) = (tmp_path / "results").rglob("*.card.md")
     assert path.name == "eda.card.md"
-    assert 'license: "cc0-1.0"' in path.read_text("utf-8")
+    assert "license: cc0-1.0" in path.read_text("utf-8")
     assert "1 card: " in done.err
     assert (
         len(
@@ -1112,7 +1112,7 @@ def test_report_compares_two_runs(
         tmp_path / "d",
     )
     assert done.code == 0
-    assert "6 cells are in both runs; 6 are equal to the last digit" in done.err
+    assert "6 results are in both runs; 6 are equal to the last digit" in done.err
     assert sorted(path.name for path in (tmp_path / "d").iterdir()) == [
         "diff.csv",
         "diff.json",

@@ -205,7 +205,9 @@ def test_of_several_best_trials_the_first_is_saved(kept: Experiment, tmp_path: P
     runners: list[Any] = []
     original = saved_models.save_model
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(saved_models, "save_model", lambda runner, *rest: runners.append(runner))
+        patch.setattr(
+            "gpt3mix_cli.grid.runner.save_model", lambda runner, *rest: runners.append(runner)
+        )
         grid.train(TrainStep(cell, "eda", settings, save_model=tmp_path / "model"))
     rows = [
         row.model_copy(update={"valid_accuracy": 0.5, "accuracy": row.trial / 10})
