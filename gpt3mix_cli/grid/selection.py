@@ -125,8 +125,8 @@ def with_files(
     for problem, path in outputs:
         if path and len(steps) > 1:
             raise UserError(
-                f"{problem}, but {len(steps)} are to be written",
-                "choose one cell with --level, --seed, --method and --classifier",
+                f"{problem}, but {len(steps)} trials files are selected",
+                "select one with --level, --seed, --method and --classifier",
             )
     if save_model:
         check_save_folder(save_model)

@@ -63,7 +63,7 @@ One trial on few rows says little: the experiment's report has all trials and th
 ## Use
 
 ```
-{usage}# or: gpt3mix predict DIR -i texts.jsonl -o labelled.jsonl
+{usage}# on the command line: gpt3mix predict DIR -i texts.jsonl -o labelled.jsonl
 ```
 """
 

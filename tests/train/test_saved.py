@@ -290,7 +290,7 @@ def test_one_folder_for_several_models_is_refused(
 ) -> None:
     assert fresh.train(*arguments, "--save-model", tmp_path / "model") == 2
     err = capsys.readouterr().err
-    assert re.search(r"--save-model names one \w+, but 2 are to be written", err)
+    assert re.search(r"--save-model names one \w+, but 2 trials files are selected", err)
     assert all(flag in err for flag in ("--level", "--seed", "--method", "--classifier"))
     assert not (tmp_path / "model").exists()
 
