@@ -1,6 +1,7 @@
 """Pretrained models: where they are, how they are loaded, and on which device they run."""
 
 import importlib.util
+import os
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
@@ -17,6 +18,13 @@ OUT_OF_MEMORY_MESSAGES = (
     "not enough memory",
     "ALLOC_FAILED",
 )
+
+
+def cache_folder() -> Path:
+    """Return the user's cache folder: $GPT3MIX_CACHE, or `gpt3mix` below $XDG_CACHE_HOME."""
+    if folder := os.environ.get("GPT3MIX_CACHE"):
+        return Path(folder).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gpt3mix"
 
 
 def model_path(model: str, key: str) -> str:

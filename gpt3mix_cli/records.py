@@ -72,7 +72,9 @@ class Augmented(Example):
     probs: dict[str, float]
     method: str = ""
     parents: list[str] = []
-    label_source: Literal["exact", "top_logprobs", "decision", "vote", "hard", "parent"] = "parent"
+    label_source: Literal[
+        "exact", "rounded", "top_logprobs", "decision", "vote", "hard", "parent"
+    ] = "parent"
     label_mass: float | None = None
     request: int | None = None
     perplexity: float | None = None

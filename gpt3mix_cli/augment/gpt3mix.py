@@ -157,9 +157,9 @@ class GPT3Mix(RowGenerator):
         """Return the cost of all answers so far at the user's prices; None if it is unknown."""
         return self._usd if self._usage["requests"] else None
 
-    def describe_endpoint(self) -> str:
-        """Return how the endpoint was asked; empty for a local LM."""
-        return self._lm.describe() if self._usage["requests"] else ""
+    def describe_lm(self) -> str:
+        """Return how the LM was asked and how precise its labels are; empty before any answer."""
+        return self._lm.describe() if self._usage["prompt_tokens"] else ""
 
     def _count(self, answer: Answer) -> None:
         completion, usd = answer.completion, answer.completion.usd

@@ -158,7 +158,7 @@ def augment(
             return StageResult(output, manifest, skipped=True)
         started = time.monotonic()
         sink = _write_rows(augmenter, examples, output, quota, options.callbacks)
-        usage, endpoint = augmenter.usage(), augmenter.describe_endpoint()
+        usage, lm = augmenter.usage(), augmenter.describe_lm()
         manifest = finish_output(
             output,
             started,
@@ -171,7 +171,7 @@ def augment(
                 "wanted": wanted,
                 **sink.counts(),
                 **usage,
-                **({"asked_as": endpoint} if endpoint else {}),
+                **({"asked_as": lm} if lm else {}),
                 "statistics": sink.statistics.summary(),
             },
             tokens=count_tokens(usage),

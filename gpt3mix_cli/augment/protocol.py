@@ -43,8 +43,8 @@ class AugmenterBase(Protocol):
         """Return the cost so far in dollars; None if it is unknown or nothing is paid for."""
         return None
 
-    def describe_endpoint(self) -> str:
-        """Return how the endpoint was asked, for people; empty without an endpoint."""
+    def describe_lm(self) -> str:
+        """Return how an LM was asked, for people; empty without one."""
         return ""
 
 

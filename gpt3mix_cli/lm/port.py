@@ -69,7 +69,8 @@ class Scores:
 
     Attributes:
         logprobs: natural logarithms, one per choice.
-        source: how they were obtained. `exact`: of the choice's whole token sequence.
+        source: how they were obtained. `exact`: of the choice's whole token sequence, at a local
+            LM by a float32 pass; `rounded`: the same by a pass in a lower precision.
             `top_logprobs`: of its first token, summed over spellings that differ in case and
             spacing. `decision`: a distribution over the choices from OpenAI's decisions. `vote`:
             relative frequencies of generated labels, with half a vote added to each.
@@ -81,7 +82,7 @@ class Scores:
     """
 
     logprobs: tuple[float, ...]
-    source: Literal["exact", "decision", "top_logprobs", "vote"] = "exact"
+    source: Literal["exact", "rounded", "decision", "top_logprobs", "vote"] = "exact"
     bounded: tuple[int, ...] = ()
     tokens: int | None = field(default=None, compare=False)
     usd: float | None = field(default=None, compare=False)
@@ -89,7 +90,7 @@ class Scores:
     @property
     def has_mass(self) -> bool:
         """Whether the probabilities are relative to all tokens, not normalized over the choices."""
-        return self.source in ("exact", "top_logprobs")
+        return self.source in ("exact", "rounded", "top_logprobs")
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,18 @@ class LocalLMSettings(Settings):
     )
     revision: str | None = Field(None, description="commit of a hub model")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="auto: float32 on a CPU, bfloat16 on a GPU"
+        "auto",
+        description=(
+            "auto: bfloat16 on a GPU; on a CPU float32, or bfloat16 where that is faster and moves "
+            "labels by less than 0.01"
+        ),
+    )
+    label_dtype: Literal["auto", "float32"] = Field(
+        "auto",
+        description=(
+            "float32: score labels once more with the model in float32, if `dtype` is lower; "
+            "auto: only the output layer is float32"
+        ),
     )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     batch_size: StrictInt = Field(

@@ -649,6 +649,8 @@ class Dying:
         yield from self.lm.complete(requests)
     def score(self, prompts, choices):
         return self.lm.score(prompts, choices)
+    def describe(self):
+        return self.lm.describe()
 
 output = Path(asked["output"])
 inner = open_lm(LocalLMSettings(**asked["lm"]))
@@ -722,6 +724,9 @@ class CountingLM:
 
     def score(self, prompts: Sequence[str], choices: Sequence[str]) -> list[Scores]:
         return self.lm.score(prompts, choices)
+
+    def describe(self) -> str:
+        return self.lm.describe()
 
 
 def test_a_run_resumed_after_a_kill_gives_the_same_bytes(

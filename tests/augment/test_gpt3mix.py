@@ -48,6 +48,9 @@ class Echo:
         self.info = LMInfo("echo", "echo-weights", 500, 4, len, "")
         self._script = script or (answer(),)
 
+    def describe(self) -> str:
+        return "an echo"
+
     def complete(self, requests: Sequence[Request]) -> Iterator[Completion]:
         for request in requests:
             self.requests.append(request)

@@ -241,10 +241,10 @@ def test_scores_keep_the_order_of_prompts_and_choices(
 
 
 def test_score_agrees_with_complete(lm: LM) -> None:
-    """Wherever the text has one tokenization."""
+    """A label is scored after the text as it reads, however it was generated."""
     for sent, completion in zip(asked(), answered(lm, asked()), strict=True):
         # A chat is asked for a label alone in other words.
-        if completion.scores and completion.scores.source == "exact" and not completion.retokenised:
+        if completion.scores and completion.scores.source == "exact":
             (again,) = lm.score([sent.prompt + completion.text + LABEL_PREFIX], CHOICES)
             assert completion.scores.logprobs == pytest.approx(again.logprobs, abs=1e-3)
 

@@ -158,9 +158,10 @@ class ContinuousBatch:
         """Feed one token to every row; draw the next one, or score the labels."""
         for slot, tokens in self._forced_tokens.items():
             self._ids[slot] = tokens.popleft()
-        logits = self._forward()
+        scored = [slot for slot, tokens in self._forced_tokens.items() if not tokens]
+        logits = self._forward(scored)
         totals = logits.logsumexp(-1)
-        for slot in [slot for slot, tokens in self._forced_tokens.items() if not tokens]:
+        for slot in scored:
             del self._forced_tokens[slot]
             self._score_first_tokens(slot, logits[slot], totals[slot])
         if self._num_running == len(self._forced_tokens):
@@ -173,15 +174,19 @@ class ContinuousBatch:
         for slot in check.nonzero()[:, 0].tolist():
             self._check_ending(slot)
 
-    def _forward(self) -> torch.Tensor:
-        """Return the logits after each row's token, (slots, vocabulary), float32."""
+    def _forward(self, scored: Sequence[int]) -> torch.Tensor:
+        """Return the logits after each row's token, (slots, vocabulary), float32.
+
+        Args:
+            scored: slots whose labels are scored; see `Decoder.run`.
+        """
         mask = self._cache.open_column()
         logits = self._decoder.run(
-            self._ids[:, None], mask, self._positions[:, None], self._cache.for_model
+            self._ids[:, None], mask, self._positions[:, None], self._cache.for_model, scored
         )
         self._cache.close_column(self._active)
         self._positions += self._active
-        return logits[:, -1].float()
+        return logits[:, -1]
 
     def _check_ending(self, slot: int) -> None:
         row, count = self._rows[slot], int(self._sampler.counts[slot])
@@ -252,8 +257,8 @@ class ContinuousBatch:
         offsets = torch.arange(ids.shape[1], device=self._device)
         positions = self._positions[slots, None] + offsets
         positions = positions.clamp(max=self._decoder.context_length - 1)
-        logits, _ = self._decoder.forward(ids, mask, positions, past, len(offsets))
-        logprobs = logits.float().log_softmax(-1)
+        logits, _ = self._decoder.forward(ids, mask, positions, past, slice(None), len(offsets))
+        logprobs = logits.log_softmax(-1)
         return [
             float(logprobs[i, offsets[: len(choice) - 1], choice[1:]].double().sum())
             for i, (_, choice) in enumerate(pairs)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.functional import linear
 from torch.nn.utils.rnn import pad_sequence
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
@@ -16,6 +17,7 @@ from .tokenization import PromptTokenizer
 # Of each layer, both (rows, heads, columns, size).
 KeysValues = list[tuple[torch.Tensor, torch.Tensor]]
 PREFILL_TOKENS = 16_384  # read in one pass, padding included
+VOCABULARY_BLOCK = 8192  # tokens
 MIN_SHARED_PREFIX_TOKENS = 8  # for fewer a pass of their own does not pay
 CANNOT_LOAD = "lm.model {}: cannot be loaded as a causal LM"
 HINT = "give `bundled`, the folder of a causal LM, or a hub id that can be reached"
@@ -73,6 +75,15 @@ def load_causal_lm(path: str, revision: str | None, dtype: str, device: torch.de
     return model
 
 
+def num_parameters(config: Any) -> int:
+    """Return the number of weights of a causal LM; none of them is created."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    return sum(weights.numel() for weights in model.parameters())
+
+
 def _can_run(model: Any) -> bool:
     config = model.config.get_text_config()
     layers = DynamicCache(config=model.config).layers
@@ -102,6 +113,9 @@ class Decoder:
     def __init__(self, model: Any, tokenizer: PromptTokenizer, context_length: int) -> None:
         self.model, self.tokenizer, self.context_length = model, tokenizer, context_length
         self.config = model.config.get_text_config()
+        layer = model.get_output_embeddings()
+        rounds = model.dtype != torch.float32 and isinstance(layer, torch.nn.Linear)
+        self._output_layer = OutputLayer(layer) if rounds else None
         layers = DynamicCache(config=model.config).layers
         self._sliding_window = min(
             (layer.sliding_window for layer in layers if layer.is_sliding), default=0
@@ -113,6 +127,7 @@ class Decoder:
         mask: torch.Tensor,
         positions: torch.Tensor,
         past: KeysValues,
+        scored: Sequence[int] | slice = (),
         logits_to_keep: int = 1,
     ) -> tuple[torch.Tensor, KeysValues]:
         """Return the logits of the last tokens, and keys and values of `past` and `ids` together.
@@ -122,10 +137,11 @@ class Decoder:
             mask: 1 where a column holds a token, (rows, past columns + tokens).
             positions: of the new tokens, (rows, tokens).
             past: keys and values of the columns before; may be empty.
+            scored: see `run`.
             logits_to_keep: number of tokens.
         """
         cache = DynamicCache(past)
-        logits = self.run(ids, mask, positions, cache, logits_to_keep)
+        logits = self.run(ids, mask, positions, cache, scored, logits_to_keep)
         return logits, [(layer.keys, layer.values) for layer in cache.layers]
 
     def run(
@@ -134,6 +150,7 @@ class Decoder:
         mask: torch.Tensor,
         positions: torch.Tensor,
         cache: Any,
+        scored: Sequence[int] | slice = (),
         logits_to_keep: int = 1,
     ) -> torch.Tensor:
         """Return the logits of the last tokens; their keys and values are added to the cache.
@@ -143,8 +160,14 @@ class Decoder:
             mask: see `forward`.
             positions: see `forward`.
             cache: the library's, of the columns before.
+            scored: rows whose output layer is computed in float32, whatever the model's dtype.
             logits_to_keep: number of tokens.
+
+        Returns:
+            (rows, logits_to_keep, vocabulary), float32.
         """
+        if self._output_layer:
+            self._output_layer.rows = scored
         logits: torch.Tensor = self.model(
             input_ids=ids,
             attention_mask=self._attention_mask(mask, positions),
@@ -153,7 +176,7 @@ class Decoder:
             use_cache=True,
             logits_to_keep=logits_to_keep,
         ).logits
-        return logits
+        return logits.float()
 
     def _attention_mask(
         self, mask: torch.Tensor, positions: torch.Tensor
@@ -176,6 +199,39 @@ class Decoder:
         full, sliding = zeros.masked_fill(~full, hidden), zeros.masked_fill(~sliding, hidden)
         by_layer_type = getattr(self.config, "layer_types", None)
         return {"full_attention": full, "sliding_attention": sliding} if by_layer_type else sliding
+
+
+class OutputLayer:
+    """Computes the output layer of a bfloat16 or float16 model in float32, for some rows.
+
+    The model's own result is rounded: bfloat16 logits lie 0.125 to 0.5 nats apart, so that hundreds
+    of labels share a few dozen probabilities. What the model does with the logits afterwards
+    (scales, soft-capping) it does in float32 too, because the result replaces its own.
+
+    Args:
+        layer: the model's last linear layer.
+
+    Attributes:
+        rows: of the next pass.
+    """
+
+    def __init__(self, layer: torch.nn.Linear) -> None:
+        self.rows: Sequence[int] | slice = ()
+        layer.register_forward_hook(self._recompute)
+
+    def _recompute(
+        self, layer: torch.nn.Linear, inputs: tuple[torch.Tensor], output: torch.Tensor
+    ) -> torch.Tensor | None:
+        if self.rows == ():
+            return None
+        rows = self.rows if isinstance(self.rows, slice) else list(self.rows)
+        hidden, output = inputs[0][rows].float(), output.float()
+        # In blocks of the vocabulary, so that the weights are never all there in float32.
+        for start in range(0, output.shape[-1], VOCABULARY_BLOCK):
+            part = slice(start, start + VOCABULARY_BLOCK)
+            bias = None if layer.bias is None else layer.bias[part].float()
+            output[rows, :, part] = linear(hidden, layer.weight[part].float(), bias)
+        return output
 
 
 class PromptReader:

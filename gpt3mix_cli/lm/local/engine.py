@@ -6,17 +6,18 @@ to all tokens or to the last ones. So models with a state (Mamba, RWKV), with po
 (BLOOM) or with another attention (GPT-Neo, Llama 4) are refused.
 """
 
+import contextlib
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal
 
 import torch
 
 from ...errors import StoppedShort, UserError
 from ...files import hash_model
-from ...pretrained import lm_path, out_of_memory, resolve_device
+from ...pretrained import cache_folder, lm_path, resolve_device
 from ...settings import LocalLMSettings, fingerprint
 from ..port import (
     REPLAY_ONLY,
@@ -29,17 +30,23 @@ from ..port import (
 )
 from .beam_search import BeamHypothesis, beam_search
 from .continuous_batch import Row, run_rows
-from .decoder import Decoder, load_causal_lm, load_config_and_tokenizer
+from .decoder import Decoder, load_causal_lm, load_config_and_tokenizer, num_parameters
+from .precision import (
+    MAX_MEDIAN_ERROR,
+    LabelPrecision,
+    bfloat16_is_faster,
+    measure_precision,
+    read_precision,
+    remembered,
+)
+from .row_limit import RowLimit
 from .tokenization import PromptTokenizer
 
-Result = TypeVar("Result")
+LabelSource = Literal["exact", "rounded"]
 
-CACHE_VERSION = 3  # raised when equal requests get other answers
+CACHE_VERSION = 4  # raised when equal requests get other answers
+MIN_BFLOAT16_PARAMETERS = 100_000_000  # smaller models are fast enough in float32
 UNLIMITED_CONTEXT_TOKENS = 1_000_000  # tokenizers without a limit report far more
-CPU_CACHE_BYTES = 2 << 30  # for keys and values; a CPU does not say how much memory is free
-CPU_MAX_ROWS = 64  # more no longer fit into the processor's caches and cost more per row
-GPU_FREE_FRACTION = 0.6  # of the GPU's free memory, for keys, values and logits
-LOGITS_COPIES = 4  # in float32, of each row's logits, while a token is drawn
 
 
 class LocalLM:
@@ -57,42 +64,92 @@ class LocalLM:
         self._settings, self._replay_only = settings, replay_only
         self._path = lm_path(settings.model)
         self._device = torch.device(resolve_device(settings.device, "lm.device"))
-        # On a CPU bfloat16 moves label probabilities by more than 2e-3 (scripts/bench/augment.py),
-        # which its speed does not make up for.
-        auto = "float32" if self._device.type == "cpu" else "bfloat16"
-        self._dtype = auto if settings.dtype == "auto" else settings.dtype
-        config, tokenizer = load_config_and_tokenizer(self._path, settings.revision)
+        self._config, tokenizer = load_config_and_tokenizer(self._path, settings.revision)
         self._tokenizer = PromptTokenizer(tokenizer, settings.model)
-        limits = [getattr(config, "max_position_embeddings", None), tokenizer.model_max_length]
+        limits = [getattr(self._config, "max_position_embeddings", None)]
+        limits += [tokenizer.model_max_length, UNLIMITED_CONTEXT_TOKENS]
+        self._context_length = min(limit for limit in limits if limit)
         if Path(self._path).is_dir():
-            weights = hash_model(Path(self._path))
+            self._weights = hash_model(Path(self._path))
         else:
-            commit = getattr(config, "_commit_hash", None) or settings.revision
-            weights = fingerprint([self._path, commit])
+            commit = getattr(self._config, "_commit_hash", None) or settings.revision
+            self._weights = fingerprint([self._path, commit])
+        self._dtype = self._choose_dtype()
+        rounds = self._dtype != "float32"
+        self._scores_again = rounds and settings.label_dtype == "float32"
+        self._label_source: LabelSource = (
+            "rounded" if rounds and not self._scores_again else "exact"
+        )
         device, batch_size = self._device.type, settings.batch_size
+        identity = [self._weights, self._dtype, device, batch_size, CACHE_VERSION]
         self.info = LMInfo(
             model=settings.model,
-            fingerprint=fingerprint([weights, self._dtype, device, batch_size, CACHE_VERSION]),
-            context_length=min([UNLIMITED_CONTEXT_TOKENS, *(limit for limit in limits if limit)]),
+            fingerprint=fingerprint([*identity, *["labels"] * self._scores_again]),
+            context_length=self._context_length,
             block_size=batch_size,
             count_tokens=lambda text: len(self._tokenizer.encode(text)),
             details=f"{self._dtype} on {device}, blocks of up to {batch_size}",
         )
 
-    @functools.cached_property
-    def _decoder(self) -> Decoder:
-        model = load_causal_lm(self._path, self._settings.revision, self._dtype, self._device)
+    def describe(self) -> str:
+        """Return device, dtype and how precise label scores are, as far as it has been measured."""
+        labels: str = self._label_source
+        if self._scores_again:
+            labels += " (scored once more in float32)"
+        elif labels == "rounded":
+            labels += f" ({read_precision(self._precision_path(self._dtype)) or 'not measured'})"
+        return f"{self.info.details}, label scores {labels}"
+
+    # Loading -------------------------------------------------------------------------------------
+
+    def _choose_dtype(self) -> str:
+        if self._settings.dtype != "auto":
+            return self._settings.dtype
+        if self._device.type != "cpu":
+            return "bfloat16"
+        if not bfloat16_is_faster() or num_parameters(self._config) < MIN_BFLOAT16_PARAMETERS:
+            return "float32"
+        precise = self._measure_precision("bfloat16").median < MAX_MEDIAN_ERROR
+        return "bfloat16" if precise else "float32"
+
+    def _precision_path(self, dtype: str) -> Path:
+        key = [self._weights, dtype, self._device.type, torch.__version__, CACHE_VERSION]
+        return cache_folder() / "precision" / f"{fingerprint(key)}.json"
+
+    def _measure_precision(self, dtype: str, decoder: Decoder | None = None) -> LabelPrecision:
+        return remembered(
+            self._precision_path(dtype),
+            lambda: measure_precision(
+                decoder or self._load(dtype), lambda: self._load("float32"), self._tokenizer
+            ),
+        )
+
+    def _load(self, dtype: str) -> Decoder:
+        model = load_causal_lm(self._path, self._settings.revision, dtype, self._device)
         ends = model.generation_config.eos_token_id
         self._tokenizer.end_tokens |= {*(ends if isinstance(ends, list) else [ends])} - {None}
-        return Decoder(model, self._tokenizer, self.info.context_length)
+        return Decoder(model, self._tokenizer, self._context_length)
 
     @functools.cached_property
-    def _row_limit(self) -> "RowLimit":
+    def _decoder(self) -> Decoder:
+        decoder = self._load(self._dtype)
+        if self._label_source == "rounded":
+            with contextlib.suppress(UserError):  # no memory for both: it stays unmeasured
+                self._measure_precision(self._dtype, decoder)
+        return decoder
+
+    @functools.cached_property
+    def _row_limit(self) -> RowLimit:
         return RowLimit(self._decoder, self.info.model, self._settings.batch_size)
 
-    def describe(self) -> str:
-        """Return device and dtype; every request can be answered."""
-        return f"{self.info.details}, label scores exact"
+    @functools.cached_property
+    def _label_limit(self) -> RowLimit:
+        """Of the decoder that scores labels alone."""
+        if not self._scores_again:
+            return self._row_limit
+        return RowLimit(self._load("float32"), self.info.model, self._settings.batch_size)
+
+    # Answers -------------------------------------------------------------------------------------
 
     def complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Yield the answers, block by block."""
@@ -103,7 +160,10 @@ class LocalLM:
             ]
             pairs = list(zip(block, rows, strict=True))
             fitting = [(request, row) for request, row in pairs if self._fits(request, row)]
-            self._run([row for request, row in fitting if not request.beams])
+            drawn = [row for request, row in fitting if not request.beams]
+            self._run(drawn, self._row_limit)
+            if self._scores_again:
+                self._score_again([row for row in drawn if row.scores])
             lines = self._search([(request, row) for request, row in fitting if request.beams])
             for request, row in pairs:
                 if request.beams and self._fits(request, row):
@@ -130,8 +190,8 @@ class LocalLM:
                     "shorten it, or use another LM",
                 )
         for start in range(0, len(rows), self.info.block_size):
-            self._run(rows[start : start + self.info.block_size])
-        return [Scores(tuple(row.scores or ())) for row in rows]
+            self._run(rows[start : start + self.info.block_size], self._label_limit)
+        return [Scores(tuple(row.scores or ()), self._label_source) for row in rows]
 
     def _prepare(
         self, prompt: str, context: str, choices: Sequence[str], request: Request | None = None
@@ -147,14 +207,19 @@ class LocalLM:
             needed += len(self._tokenizer.encode_continuations(".", [request.label_prefix])[0])
         return needed <= self.info.context_length
 
-    def _run(self, rows: Sequence[Row]) -> None:
+    def _run(self, rows: Sequence[Row], limit: RowLimit) -> None:
         if rows:
             longest = max(
                 len(row.prompt) + (row.request.max_tokens if row.request else 1) for row in rows
             )
-            self._row_limit.run(
-                functools.partial(run_rows, self._decoder, rows), longest, len(rows)
-            )
+            limit.run(functools.partial(run_rows, limit.decoder, rows), longest, len(rows))
+
+    def _score_again(self, rows: Sequence[Row]) -> None:
+        """Replace the scores of finished rows by those of the model in float32."""
+        again = [Row(row.ending.context, row.choices) for row in rows if row.ending]
+        self._run(again, self._label_limit)
+        for row, other in zip(rows, again, strict=True):
+            row.scores = other.scores
 
     def _search(self, asked: Sequence[tuple[Request, Row]]) -> Iterator[list[BeamHypothesis]]:
         for (width, max_tokens, _), group in itertools.groupby(
@@ -179,7 +244,7 @@ class LocalLM:
             if ending
             else self._tokenizer.decode_continuation(row.prompt, row.generated),
             finish=ending.finish if ending else "length",
-            scores=Scores(tuple(row.scores)) if row.scores else None,
+            scores=Scores(tuple(row.scores), self._label_source) if row.scores else None,
             prompt_tokens=len(row.prompt),
             completion_tokens=len(row.generated),
             logprob=round(row.logprob, 4),
@@ -200,64 +265,3 @@ def _from_lines(request: Request, row: Row, lines: Sequence[BeamHypothesis]) -> 
             Hypothesis(line.text, line.finished, round(line.logprob, 4)) for line in lines
         ),
     )
-
-
-class RowLimit:
-    """Runs work with as many rows at a time as the memory holds.
-
-    The limit is an estimate first, then half as many rows whenever the memory runs out.
-
-    Args:
-        decoder: its model is loaded.
-        name: of the model, for messages.
-        max_rows: the most rows that are wanted.
-
-    Attributes:
-        max_rows: the limit so far, which a failure halves.
-    """
-
-    def __init__(self, decoder: Decoder, name: str, max_rows: int) -> None:
-        self._name, self.max_rows, self._device = name, max_rows, decoder.model.device
-        config = decoder.config
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        self._bytes_per_token = (  # keys and values
-            2 * config.num_hidden_layers * heads * size * decoder.model.dtype.itemsize
-        )
-        self._logits_bytes = LOGITS_COPIES * 4 * config.vocab_size
-        self._bytes = CPU_CACHE_BYTES
-        if self._device.type == "cuda":
-            self._bytes = int(GPU_FREE_FRACTION * torch.cuda.mem_get_info(self._device)[0])
-
-    def run(
-        self, work: Callable[[int], Result], tokens_per_row: int, rows: int, min_rows: int = 1
-    ) -> Result:
-        """Return the result of `work`; if memory runs out, run it again with half as many rows.
-
-        Args:
-            work: takes the most rows at a time.
-            tokens_per_row: of the longest row.
-            rows: that there are.
-            min_rows: rows that must run together.
-
-        Raises:
-            UserError: if the memory does not hold the fewest rows.
-        """
-        row_bytes = tokens_per_row * self._bytes_per_token + self._logits_bytes
-        device_limit = CPU_MAX_ROWS if self._device.type == "cpu" else rows
-        while True:
-            limit = min(self.max_rows, max(1, self._bytes // row_bytes), rows, device_limit)
-            try:
-                return work(limit)
-            except (RuntimeError, MemoryError) as error:
-                if not out_of_memory(error):
-                    raise
-            if limit <= min_rows:
-                what = "a single text" if min_rows == 1 else f"{min_rows} beams of a single text"
-                raise UserError(
-                    f"lm.model {self._name}: the memory does not hold {what}",
-                    "use a smaller model, or another lm.device",
-                )
-            self.max_rows = limit // 2
-            if self._device.type == "cuda":
-                torch.cuda.empty_cache()

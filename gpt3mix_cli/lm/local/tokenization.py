@@ -1,7 +1,8 @@
 """The tokenizer of a local LM: how prompt, text, label prefix and label join as tokens.
 
-A label is scored after the tokens that the LM generated. Only if one token crosses the boundary of
-text and label prefix (`!)` may be one token) the string is tokenized again as a whole.
+A label is scored after the text as it reads: prompt, text and label prefix are tokenized as one
+string. So anybody can repeat equation (1) from the text alone, although the LM may have generated
+the same text in other tokens.
 """
 
 import functools
@@ -26,8 +27,7 @@ class Ending:
         finish: as in `Completion`.
         context: all tokens before the label, those of the prompt and the label prefix included;
             empty if no label is scored.
-        retokenised: whether the tokenizer would split the same string into other tokens than those
-            that were read and generated.
+        retokenised: whether `context` has other tokens than those that were read and generated.
     """
 
     text: str
@@ -149,6 +149,5 @@ class PromptTokenizer:
                 kept = generated
         elif self.decode_continuation(prompt, generated[:-1]) == text:
             kept = [*generated[:-1], *self.encode_continuations(".", [label_prefix])[0]]
-        from_text = self.encode(f"{prompt_text}{text}{label_prefix}")
-        context = [*prompt, *kept] if kept else from_text
-        return Ending(text, finish, context, retokenised=not kept or from_text != context)
+        context = self.encode(f"{prompt_text}{text}{label_prefix}")
+        return Ending(text, finish, context, retokenised=context != [*prompt, *kept])
