@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 
 from ..port import Request
-from .decoder import Decoder, PromptReader
+from .decoder import Decoder
+from .prompt_reader import PromptReader
 from .tokenization import LINE_END
 
 

@@ -13,8 +13,9 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from ..port import Request
-from .decoder import Decoder, PromptReader, common_prefix_length
+from .decoder import Decoder
 from .kv_cache import KVCache
+from .prompt_reader import PromptReader, common_prefix_length
 from .sampling import Sampler
 from .tokenization import Ending
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch.nn.functional import linear
-from torch.nn.utils.rnn import pad_sequence
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from ...errors import UserError
@@ -16,9 +15,7 @@ from .tokenization import PromptTokenizer
 
 # Of each layer, both (rows, heads, columns, size).
 KeysValues = list[tuple[torch.Tensor, torch.Tensor]]
-PREFILL_TOKENS = 16_384  # read in one pass, padding included
 VOCABULARY_BLOCK = 8192  # tokens
-MIN_SHARED_PREFIX_TOKENS = 8  # for fewer a pass of their own does not pay
 CANNOT_LOAD = "lm.model {}: cannot be loaded as a causal LM"
 HINT = "give `bundled`, the folder of a causal LM, or a hub id that can be reached"
 
@@ -108,12 +105,23 @@ class Decoder:
         config: its text model's configuration.
         tokenizer: of the model.
         context_length: the most tokens in a row.
+        bytes_per_token: of its keys and values.
+        flops_per_token: of a pass, output layer and attention excluded (two per weight).
     """
 
     def __init__(self, model: Any, tokenizer: PromptTokenizer, context_length: int) -> None:
         self.model, self.tokenizer, self.context_length = model, tokenizer, context_length
         self.config = model.config.get_text_config()
+        heads = getattr(self.config, "num_key_value_heads", None) or self.config.num_attention_heads
+        size = getattr(self.config, "head_dim", None) or (
+            self.config.hidden_size // self.config.num_attention_heads
+        )
+        self.bytes_per_token = (
+            2 * self.config.num_hidden_layers * heads * size * model.dtype.itemsize
+        )
         layer = model.get_output_embeddings()
+        embeddings = model.get_input_embeddings().weight.numel()
+        self.flops_per_token = 2 * max(0, model.num_parameters() - embeddings)
         rounds = model.dtype != torch.float32 and isinstance(layer, torch.nn.Linear)
         self._output_layer = OutputLayer(layer) if rounds else None
         layers = DynamicCache(config=model.config).layers
@@ -232,64 +240,3 @@ class OutputLayer:
             bias = None if layer.bias is None else layer.bias[part].float()
             output[rows, :, part] = linear(hidden, layer.weight[part].float(), bias)
         return output
-
-
-class PromptReader:
-    """Computes keys and values of prompts; the prefix that all of them share is computed once.
-
-    Sharing longer prefixes among some of the prompts was tried too: copying their keys and values
-    took longer than computing them.
-    """
-
-    def __init__(self, decoder: Decoder, prompts: Sequence[list[int]]) -> None:
-        self._decoder = decoder
-        first, last = min(prompts), max(prompts)  # what these two share, all between them share
-        # At least one token of each prompt is left.
-        shared = min(common_prefix_length(first, last), max(0, len(min(prompts, key=len)) - 1))
-        self._prefix = first[: shared if shared >= MIN_SHARED_PREFIX_TOKENS else 0]
-        self._prefix_past = self._read([self._prefix], [])[0] if self._prefix else []
-
-    def read(self, prompts: Sequence[Sequence[int]]) -> tuple[KeysValues, torch.Tensor]:
-        """Return keys and values of some of the prompts, and the mask, (prompts, columns)."""
-        past = [
-            (keys.expand(len(prompts), -1, -1, -1), values.expand(len(prompts), -1, -1, -1))
-            for keys, values in self._prefix_past
-        ]
-        return self._read([prompt[len(self._prefix) :] for prompt in prompts], past)
-
-    def _read(
-        self, rows: Sequence[Sequence[int]], past: KeysValues
-    ) -> tuple[KeysValues, torch.Tensor]:
-        tokens = [torch.tensor(row, dtype=torch.long) for row in rows]
-        # Padded on the left: all rows end together.
-        ids, mask = (
-            pad_sequence(values, True, padding, "left").to(self._decoder.model.device)
-            for values, padding in (
-                (tokens, self._decoder.tokenizer.pad),
-                ([torch.ones_like(row) for row in tokens], 0),
-            )
-        )
-        mask = torch.cat([mask.new_ones(len(rows), len(self._prefix) if past else 0), mask], 1)
-        if not ids.shape[1]:
-            return past, mask
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-        size = max(1, PREFILL_TOKENS // ids.shape[1])
-        parts = []
-        for start in range(0, len(ids), size):
-            part = slice(start, start + size)
-            part_past = [(keys[part], values[part]) for keys, values in past]
-            parts.append(
-                self._decoder.forward(ids[part], mask[part], positions[part], part_past)[1]
-            )
-        if len(parts) == 1:
-            return parts[0], mask
-        return [
-            (torch.cat([keys for keys, _ in layer]), torch.cat([values for _, values in layer]))
-            for layer in zip(*parts, strict=True)
-        ], mask
-
-
-def common_prefix_length(first: Sequence[int], second: Sequence[int]) -> int:
-    """Return how many tokens two rows share at their beginning."""
-    pairs = enumerate(zip(first, second, strict=False))
-    return next((i for i, (a, b) in pairs if a != b), min(len(first), len(second)))

@@ -92,7 +92,7 @@ class LocalLM:
         )
 
     def describe(self) -> str:
-        """Return device, dtype and how precise label scores are, as far as it has been measured."""
+        """Return device, dtype and the measured precision of label scores."""
         labels: str = self._label_source
         if self._scores_again:
             labels += " (scored once more in float32)"

@@ -35,13 +35,7 @@ class RowLimit:
     def __init__(self, decoder: Decoder, name: str, max_rows: int) -> None:
         self.decoder, self.max_rows = decoder, max_rows
         self._name, self._device = name, decoder.model.device
-        config = decoder.config
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        self._bytes_per_token = (  # keys and values
-            2 * config.num_hidden_layers * heads * size * decoder.model.dtype.itemsize
-        )
-        self._logits_bytes = LOGITS_COPIES * 4 * config.vocab_size
+        self._logits_bytes = LOGITS_COPIES * 4 * decoder.config.vocab_size
         self._bytes = CPU_CACHE_BYTES
         if self._device.type == "cuda":
             self._bytes = int(GPU_FREE_FRACTION * torch.cuda.mem_get_info(self._device)[0])
@@ -60,7 +54,7 @@ class RowLimit:
         Raises:
             UserError: if the memory does not hold the fewest rows.
         """
-        row_bytes = tokens_per_row * self._bytes_per_token + self._logits_bytes
+        row_bytes = tokens_per_row * self.decoder.bytes_per_token + self._logits_bytes
         device_limit = CPU_MAX_ROWS if self._device.type == "cpu" else rows
         while True:
             limit = min(self.max_rows, max(1, self._bytes // row_bytes), rows, device_limit)

@@ -47,6 +47,7 @@ from transformers import (
 
 from gpt3mix_cli.errors import UserError
 from gpt3mix_cli.lm import Request
+from gpt3mix_cli.lm.local import prompt_reader
 from gpt3mix_cli.lm.local.continuous_batch import ContinuousBatch, Row, run_rows
 from gpt3mix_cli.lm.local.engine import LocalLM
 from gpt3mix_cli.settings import LocalLMSettings
@@ -142,6 +143,36 @@ def test_rows_equal_reference_passes(folder: Path, prompts: str, max_rows: int) 
     lm = local(folder)
     labels = list(LABELS.values())[len(prompts) % 3]
     check(lm, filled_rows(lm, mixed(PROMPTS[prompts], labels, 14), max_rows))
+
+
+@pytest.mark.parametrize("tree_bytes", [1 << 30, 20_000, 0])
+def test_shared_prefixes_change_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tree_bytes: int
+) -> None:
+    """A tree of several levels, equal prompts, prompts that begin others, and little memory."""
+    monkeypatch.setattr(prompt_reader, "MIN_FLOPS_SAVED", 0)
+    monkeypatch.setattr(prompt_reader, "TREE_BYTES", tree_bytes)
+    first, second = SHARING[:2]
+    prompts = [
+        first,
+        f"{first} a film\nMovie review:",
+        f"{first} a film\nMovie review: long\nMovie review:",
+        f"{first} a fish\nMovie review:",
+        second,
+        f"{second} x\nMovie review:",
+        "Movie review:",
+        "a",
+    ]
+    lm = local(folder)
+    check(lm, filled_rows(lm, mixed(prompts, CHOICES, 24), 5))
+    reader = prompt_reader.PromptReader(
+        lm._decoder, [lm._tokenizer.encode(prompt) for prompt in [*prompts, *prompts]]
+    )
+    assert max(map(prompt_reader._depth, reader._prefixes), default=0) >= (
+        3 if tree_bytes > 1e6 else 0
+    )
+    shared = sum(len(prefix.tokens) for prefix in reader._prefixes)
+    assert shared * lm._decoder.bytes_per_token <= tree_bytes
 
 
 @pytest.mark.parametrize("labels", LABELS)
