@@ -12,6 +12,11 @@ its text is finished, not empty, not a copy of a real row and not a repeat.
   prefix, then one forward pass per label.
 - padded: the same with 32 left-padded prompts per call, and scoring passes over 32 padded rows.
 - ours: `lm.complete`, as `gpt3mix augment` calls it.
+- llama.cpp (--llama-server PATH, for `smollm2` or a GGUF file): its server with four slots, which
+  keep the prompts that they have read. The label's log-probabilities come with the line; where it
+  has no label, from a second request of one token.
+- bound: the floating-point operations of our rows over the rate of float32 matrix products. Every
+  prefix that prompts of a block share, and every generated token, counts once; attention does not.
 
 Further measurements: how much bfloat16 changes the labels of the same texts; the cost of 100, 1,000
 and 10,000 rows (--long); and, if there is a GPU, tokens per second and the fraction of the memory
@@ -19,18 +24,27 @@ bandwidth reached by a model of 0.5 B parameters with random weights in bfloat16
 """
 
 import argparse
+import atexit
+import itertools
 import json
+import os
 import random
 import resource
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 REAL_ROWS = 70
+SLOTS = 4  # of llama.cpp's server
+TOP_LOGPROBS = 20
+LABEL_PREFIX_TOKENS = 4  # as many as ` (Sentiment:` has
+PORT = 8431
 MAX_TOKENS = 100
 BATCH_SIZE = 32
 STOP_STRINGS = ["\n", " (Sentiment:"]
@@ -192,11 +206,110 @@ def generate_with_engine(lm: Any, texts: Sequence[str]) -> Iterator[tuple[Row, i
         yield (completion.text, finished, scores), completion.completion_tokens
 
 
+def llama_cpp(model: str) -> Generate:
+    """Return a function that generates with llama.cpp's server, which is started here."""
+    from gpt3mix_cli.pretrained import lm_path
+
+    command = [os.environ["LLAMA_SERVER"], "-m", lm_path(model), "-np", str(SLOTS)]
+    command += ["-c", str(SLOTS * 1024), "--port", str(PORT), "-t", str(os.cpu_count())]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    atexit.register(server.kill)
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{PORT}/health"):
+                break
+        except OSError:
+            time.sleep(0.1)
+    return generate_with_server
+
+
+def generate_with_server(texts: Sequence[str]) -> Iterator[tuple[Row, int]]:
+    """Yield rows and their numbers of tokens, as many at a time as there are slots."""
+    with ThreadPoolExecutor(SLOTS) as threads:
+        yield from threads.map(generate_one, texts, range(len(texts)))
+
+
+def ask_server(prompt: str, num_tokens: int, seed: int) -> Any:
+    """Return the answer of llama.cpp's server."""
+    body = {
+        "prompt": prompt,
+        "n_predict": num_tokens,
+        "seed": seed,
+        "n_probs": TOP_LOGPROBS,
+        "stop": ["\n"],
+        "temperature": 1.0,
+        "top_k": 0,
+        "top_p": 1.0,
+        "min_p": 0.0,
+    }
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{PORT}/completion",
+        json.dumps(body).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request) as response:
+        return json.load(response)
+
+
+def generate_one(prompt: str, seed: int) -> tuple[Row, int]:
+    """Return a row and its number of tokens."""
+    label_prefix, choices = labels()
+    answer = ask_server(prompt, MAX_TOKENS, seed)
+    text, tokens = answer["content"], answer["completion_probabilities"]
+    written = itertools.accumulate(token["token"] for token in tokens)
+    before = {prefix: i for i, prefix in enumerate(written, 1)}
+    row_text, _, _ = text.partition(label_prefix)
+    position = before.get(row_text + label_prefix)
+    finished = label_prefix in text or answer["stop_type"] != "limit"
+    if finished and (position is None or position == len(tokens)):
+        tokens = ask_server(prompt + row_text + label_prefix, 1, 0)["completion_probabilities"]
+        position = 0
+    top = tokens[position]["top_logprobs"] if finished and tokens else []
+    known = {token["token"]: token["logprob"] for token in top}
+    scores = [known.get(choice, float("-inf")) for choice in choices]
+    return (row_text, finished, scores), answer["tokens_predicted"]
+
+
+def bound(model: str, texts: Sequence[str], tokens: int) -> tuple[float, float]:
+    """Return the seconds that a block's floating-point operations take, and their rate.
+
+    Args:
+        model: the LM.
+        texts: the prompts.
+        tokens: that are generated.
+    """
+    import torch
+
+    from gpt3mix_cli.lm.local.prompt_reader import common_prefix_length
+
+    lm, tokenizer = open_plain(model)
+    ordered = sorted(tokenizer(text)["input_ids"] for text in texts)
+    pairs = zip([[], *ordered], ordered, strict=False)
+    prompt_tokens = sum(len(new) - common_prefix_length(old, new) for old, new in pairs)
+    head = lm.get_output_embeddings().weight.numel()
+    layers = lm.num_parameters() - lm.get_input_embeddings().weight.numel()
+    written = tokens + LABEL_PREFIX_TOKENS * len(texts)
+    operations = 2 * (layers * (prompt_tokens + written) + head * written)
+    config = lm.config
+    left = torch.ones(64, config.hidden_size)
+    right = torch.ones(config.intermediate_size, config.hidden_size)
+    products, seconds = 0, 0.0
+    torch.nn.functional.linear(left, right)
+    started = time.perf_counter()
+    while seconds < 2:
+        torch.nn.functional.linear(left, right)
+        products += 1
+        seconds = time.perf_counter() - started
+    rate = 2 * left.numel() * config.intermediate_size * products / seconds
+    return operations / rate, rate
+
+
 IMPLEMENTATIONS: dict[str, tuple[Callable[..., Generate], dict[str, Any]]] = {
     "plain": (plain, {}),
     "padded": (plain, {"batch": BATCH_SIZE}),
     "ours": (ours, {}),
     "ours, bfloat16": (ours, {"dtype": "bfloat16"}),
+    "llama.cpp": (llama_cpp, {}),
 }
 
 
@@ -205,10 +318,12 @@ def measure(name: str, data: Path, model: str, count: int) -> dict[str, float]:
     from gpt3mix_cli.augment.filter import normalize_text
 
     create, options = IMPLEMENTATIONS[name]
+    loading = time.perf_counter()
     generate = create(model, **options)
     texts = prompts(data, count)
     for _ in generate(texts[:2]):  # warm-up
         pass
+    loading = time.perf_counter() - loading
     seen = {normalize_text(row.text) for row in real_rows(data)}
     kept = tokens = 0
     started = time.perf_counter()
@@ -217,7 +332,24 @@ def measure(name: str, data: Path, model: str, count: int) -> dict[str, float]:
         kept += bool(key) and finished and key not in seen
         seen.add(key)
         tokens += text_tokens
-    return {"seconds": time.perf_counter() - started, "rows": count, "kept": kept, "tokens": tokens}
+    seconds = time.perf_counter() - started
+    return {
+        "seconds": seconds,
+        "rows": count,
+        "kept": kept,
+        "tokens": tokens,
+        "loading": loading,
+        "megabytes": peak_megabytes(),
+    }
+
+
+def peak_megabytes() -> float:
+    """Return the largest memory of this process or of one that it started, in MiB."""
+    own, child = (
+        resource.getrusage(who).ru_maxrss
+        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+    return max(own, child) / 1024
 
 
 def bfloat16_error(data: Path, model: str) -> dict[str, float]:
@@ -271,12 +403,11 @@ def augment_cost(data: Path, model: str, count: int) -> dict[str, float]:
         quota = AugmentOptions(ratio=count / REAL_ROWS, attempts=4, seed=0, limit=count)
         result = augment(augmenter, real_rows(data), output, quota)
         journal.close()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {
         "seconds": time.perf_counter() - started,
         "kept": result.manifest.counts["kept"],
         "asked": result.manifest.counts["asked"],
-        "megabytes": peak,
+        "megabytes": peak_megabytes(),
     }
 
 
@@ -359,8 +490,10 @@ def print_row(*cells: object) -> None:
     print(f"| {' | '.join(map(str, cells))} |", flush=True)
 
 
-def print_implementations(options: Sequence[str], counts: dict[str, int]) -> None:
-    """Print the table of implementations; `counts` has the number of prompts of each."""
+def print_implementations(
+    options: Sequence[str], counts: dict[str, int]
+) -> dict[str, dict[str, Any]]:
+    """Print and return the measurements; `counts` has the number of prompts of each."""
     results = {
         name: run_in_process([name, str(count)], *options)
         for name, count in counts.items()
@@ -368,8 +501,8 @@ def print_implementations(options: Sequence[str], counts: dict[str, int]) -> Non
     }
     rates = {name: result["kept"] / result["seconds"] for name, result in results.items()}
     columns = ("implementation", "requests", "kept", "seconds", "kept rows per second")
-    print_row(*columns, "tokens per second", "vs. plain", "vs. padded")
-    print_row(*["---"] * 8)
+    print_row(*columns, "tokens per second", "start, s", "peak, MiB", "vs. plain", "vs. padded")
+    print_row(*["---"] * 10)
     for name, result in results.items():
         print_row(
             name,
@@ -378,9 +511,12 @@ def print_implementations(options: Sequence[str], counts: dict[str, int]) -> Non
             f"{result['seconds']:.1f}",
             f"{rates[name]:.1f}",
             f"{result['tokens'] / result['seconds']:.0f}",
+            f"{result['loading']:.1f}",
+            f"{result['megabytes']:.0f}",
             f"{rates[name] / rates['plain']:.1f}" if "plain" in rates else "",
             f"{rates[name] / rates['padded']:.1f}" if "padded" in rates else "",
         )
+    return results
 
 
 def print_sizes(options: Sequence[str], counts: Sequence[int]) -> None:
@@ -406,7 +542,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, required=True, help="folder with train.jsonl of SST-2")
-    parser.add_argument("--model", default="bundled", help="bundled, or the folder of a causal LM")
+    parser.add_argument("--model", default="bundled", help="bundled, smollm2, a folder")
     parser.add_argument(
         "--rows",
         type=int,
@@ -420,21 +556,34 @@ def main() -> None:
         default=[100, 1000, 10_000],
         help="numbers of rows for the cost of augment; without values: skip",
     )
+    parser.add_argument("--real-rows", type=int, default=REAL_ROWS, help="in the prompts")
+    parser.add_argument("--llama-server", type=Path, help="llama.cpp's program")
     parser.add_argument(
         "--only", nargs=2, metavar=("NAME", "ROWS"), help="internal: one measurement"
     )
     arguments = parser.parse_args()
+    globals()["REAL_ROWS"] = arguments.real_rows
     if arguments.only:
         print(json.dumps(measure_one(arguments)))
         return
     options = ["--data", str(arguments.data), "--model", arguments.model]
+    options += ["--rows", str(arguments.rows), "--real-rows", str(arguments.real_rows)]
     counts = {
         "plain": arguments.rows // 16,
         "padded": arguments.rows // 8 // BATCH_SIZE * BATCH_SIZE,
         "ours": arguments.rows,
         "ours, bfloat16": arguments.rows,
     }
-    print_implementations(options, counts)
+    if arguments.llama_server:
+        os.environ["LLAMA_SERVER"] = str(arguments.llama_server.resolve())
+        counts["llama.cpp"] = arguments.rows // 4
+    results = print_implementations(options, counts)
+    limit = run_in_process(["bound", str(int(results["ours"]["tokens"]))], *options)
+    rate = results["ours"]["kept"] / limit["seconds"]
+    print(
+        f"\nBound: {limit['seconds']:.1f} seconds, {rate:.1f} kept rows per second, at "
+        f"{limit['rate'] / 1e9:.0f} GFLOP/s in matrix products."
+    )
     error = run_in_process(["bfloat16", "0"], *options)
     print(
         f"\nLabels in bfloat16: the probability changes by {error['median']:.4f} (median) and "
@@ -464,6 +613,9 @@ def measure_one(arguments: argparse.Namespace) -> dict[str, float]:
             return bfloat16_error(arguments.data, arguments.model)
         case "augment":
             return augment_cost(arguments.data, arguments.model, count)
+        case "bound":
+            seconds, rate = bound(arguments.model, prompts(arguments.data, arguments.rows), count)
+            return {"seconds": seconds, "rate": rate}
         case "gpu":
             return gpu_throughput(arguments.data)
         case _:
