@@ -26,6 +26,7 @@ def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
             monkeypatch.delenv(name)
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("GPT3MIX_CACHE", str(tmp_path / "cache"))  # not the user's
     monkeypatch.chdir(tmp_path)
 
 

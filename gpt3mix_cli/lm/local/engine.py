@@ -10,11 +10,11 @@ import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
-from ...errors import StoppedShort, UserError
+from ...errors import NO_CALLBACKS, Callbacks, StoppedShort, UserError
 from ...files import hash_model
 from ...pretrained import lm_path, out_of_memory, resolve_device
 from ...settings import LocalLMSettings, fingerprint
@@ -30,6 +30,7 @@ from ..port import (
 from .beam_search import BeamHypothesis, beam_search
 from .continuous_batch import Row, run_rows
 from .decoder import Decoder, load_causal_lm, load_config_and_tokenizer
+from .gguf import find_gguf, open_gguf
 from .tokenization import PromptTokenizer
 
 Result = TypeVar("Result")
@@ -48,14 +49,22 @@ class LocalLM:
     Args:
         settings: from the config.
         replay_only: refuse every request.
+        callbacks: say that a GGUF file is being converted.
 
     Raises:
         UserError: if configuration or tokenizer cannot be loaded.
     """
 
-    def __init__(self, settings: LocalLMSettings, replay_only: bool = False) -> None:
+    def __init__(
+        self,
+        settings: LocalLMSettings,
+        replay_only: bool = False,
+        callbacks: Callbacks = NO_CALLBACKS,
+    ) -> None:
         self._settings, self._replay_only = settings, replay_only
-        self._path = lm_path(settings.model)
+        self._path, weights = lm_path(settings.model), ""
+        if file := find_gguf(settings):
+            self._path, weights = open_gguf(file, settings, callbacks)
         self._device = torch.device(resolve_device(settings.device, "lm.device"))
         # On a CPU bfloat16 moves label probabilities by more than 2e-3 (scripts/bench/augment.py),
         # which its speed does not make up for.
@@ -64,11 +73,7 @@ class LocalLM:
         config, tokenizer = load_config_and_tokenizer(self._path, settings.revision)
         self._tokenizer = PromptTokenizer(tokenizer, settings.model)
         limits = [getattr(config, "max_position_embeddings", None), tokenizer.model_max_length]
-        if Path(self._path).is_dir():
-            weights = hash_model(Path(self._path))
-        else:
-            commit = getattr(config, "_commit_hash", None) or settings.revision
-            weights = fingerprint([self._path, commit])
+        weights = weights or _hash_weights(self._path, config, settings.revision)
         device, batch_size = self._device.type, settings.batch_size
         self.info = LMInfo(
             model=settings.model,
@@ -185,6 +190,12 @@ class LocalLM:
             logprob=round(row.logprob, 4),
             retokenised=bool(ending and ending.retokenised),
         )
+
+
+def _hash_weights(path: str, config: Any, revision: str | None) -> str:
+    if Path(path).is_dir():
+        return hash_model(Path(path))
+    return fingerprint([path, getattr(config, "_commit_hash", None) or revision])
 
 
 def _from_lines(request: Request, row: Row, lines: Sequence[BeamHypothesis]) -> Completion:
