@@ -161,7 +161,7 @@ Diff = Annotated[
 # Of cache
 ModelName = Annotated[
     str | None,
-    typer.Argument(help="name of a GGUF file or of a folder; default: all", metavar="[NAME]"),
+    typer.Argument(help="name of a GGUF file or of a folder; default: all", metavar="NAME"),
 ]
 Clear = Annotated[bool, typer.Option("--clear", help="remove the models")]
 

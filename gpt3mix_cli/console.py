@@ -26,7 +26,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from .console_tables import models_table, plan_table, statistics_table
+from .console_tables import plan_table, statistics_table
 from .errors import Callbacks, StdoutClosed, StoppedShort, UserError
 from .files import DISK_ERRORS, STDIO, write_errors
 from .records import Augmented, Example, IncompleteOutput, StageResult, read_records
@@ -273,8 +273,11 @@ class Display:
         if self._json:
             rows = [{**vars(model), "path": str(model.path)} for model in models]
             self._print_json({"models": rows, "total": total, "removed": removed})
-        elif models:
-            self._table_console().print(models_table(models))
+        else:
+            for model in models:
+                facts = f"  {model.size / 1e6:,.0f} MB  {model.date[:10]}\n"
+                text = Text.assemble((model.name, "bold"), facts, (f"  {model.path}", "dim"))
+                self._out.print(text, soft_wrap=True)
         count = f"{len(models)} converted model{'s' * (len(models) != 1)}"
         end = " removed" if removed else ""
         self.note(f"{count}, {total / 1e6:,.0f} MB{end}")

@@ -1,4 +1,4 @@
-"""The tables that `console` prints: plans, statistics of synthetic rows, converted models."""
+"""The tables that `console` prints: plans, and statistics of synthetic rows."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,6 @@ from .records import StageResult
 
 if TYPE_CHECKING:
     from .grid.estimates import Plan
-    from .lm.local.model_cache import ConvertedModel
 
 
 def plan_table(plan: "Plan") -> Table:
@@ -70,15 +69,6 @@ def _statistics_row(result: StageResult, folder: str) -> dict[str, str]:
         "tokens": f"{tokens:,}" if tokens and counts.get("requests") else "",
         "usd": "" if usd is None else f"{usd:.4f}",
     }
-
-
-def models_table(models: "Sequence[ConvertedModel]") -> Table:
-    """Return a row for each converted model."""
-    table = _empty_table(["model", "MB", "converted", "folder"])
-    for model in models:
-        folder = Text(str(model.path), overflow="fold")
-        table.add_row(Text(model.name), f"{model.size / 1e6:,.0f}", model.date[:10], folder)
-    return table
 
 
 def _empty_table(columns: Sequence[str]) -> Table:
