@@ -8,18 +8,13 @@ to stderr. Nothing heavy is imported here.
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from . import __version__
 from . import cli_options as opt
-from .errors import StdoutClosed, StoppedShort, UserError
-
-if TYPE_CHECKING:
-    from .console import Display
-    from .grid import Grid, StepResult
-    from .layout import Cell
+from .errors import StdoutClosed, UserError
 
 OLD_FLAGS = {"licence": "license"}  # old name -> name; not shown in the help
 
@@ -115,7 +110,7 @@ def augment(
 
         cells = select_cells(grid, level, seed, input, output)
         extras = opt.AugmentFlags(input, output, limit, show, card, license)
-        results = _augment_cells(display, grid, "gpt3mix", cells, extras)
+        results = opt.augment_cells(display, grid, "gpt3mix", cells, extras)
         display.finish(results, opt.next_command("train", config, level, seed))
 
 
@@ -147,7 +142,7 @@ def baseline(
         grid.experiments[0].baseline(method)  # raises if there is none
         cells = select_cells(grid, level, seed, input, output)
         extras = opt.AugmentFlags(input, output, limit, show, card, license)
-        results = _augment_cells(display, grid, method, cells, extras)
+        results = opt.augment_cells(display, grid, method, cells, extras)
         display.finish(results, opt.next_command("train", config, level, seed))
 
 
@@ -308,44 +303,19 @@ def check(
         display.print_findings(run_checks(grid), f"gpt3mix run {config}")
 
 
-def _augment_cells(
-    display: "Display",
-    grid: "Grid",
-    method: str,
-    cells: "Sequence[Cell]",
-    options: opt.AugmentFlags,
-) -> "list[StepResult]":
-    from .augment.card import write_card
-    from .records import IncompleteOutput
+@app.command()
+def cache(
+    name: opt.ModelName = None,
+    clear: opt.Clear = False,
+    quiet: opt.Quiet = False,
+    json: opt.Json = False,
+) -> None:
+    """List the models that were converted from GGUF files, or remove them."""
+    with opt.open_display(quiet, json) as display:
+        from .lm.local.model_cache import converted_models, remove_models
 
-    output, writes_card = options.output, options.card or options.license is not None
-    if writes_card and output == opt.STREAM:
-        raise UserError(
-            "--card describes rows in a file, not on stdout", "leave out -o -, --card and --license"
-        )
-    results, cards = list["StepResult"](), []
-    for cell in cells:
-        experiment = grid.experiment(cell)
-        real, task = options.input or grid.layout.train_path(cell), experiment.task
-        model = (
-            experiment.lm.model if experiment.lm and experiment.lm_settings_for(method) else None
-        )
-        for draw in [0] if output else experiment.draws_for(cell.data_seed):
-            try:
-                result = grid.augment(cell, method, draw, options.input, output, options.limit)
-            except StoppedShort as error:
-                results.append(error)
-                if not isinstance(error, IncompleteOutput):
-                    continue
-                result = error.result
-            else:
-                results.append(result)
-            display.print_examples(result.output, real, options.show, task.labels)
-            if writes_card:
-                cards.append(write_card(result, task, real, model, options.license))
-    if cards:
-        display.note(f"{len(cards)} card{'s' * (len(cards) != 1)}: {', '.join(map(str, cards))}")
-    return results
+        models = remove_models(name) if clear else converted_models(name)
+        display.print_models(models, removed=clear)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""The options of the commands: types and help texts; and what they open: display, grid, trials.
+"""The options of the commands: types and help texts; and what several commands do.
 
 Nothing heavy is imported before a command runs.
 """
@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .errors import UserError
+from .errors import StoppedShort, UserError
 
 if TYPE_CHECKING:
     from .console import Display
-    from .grid import Grid
+    from .grid import Grid, StepResult
+    from .layout import Cell
     from .report import ReportInput
 
 RESULTS = Path("results")
@@ -157,6 +158,13 @@ Diff = Annotated[
     typer.Option(metavar="A B", help="compare two runs, each a config, folder or file"),
 ]
 
+# Of cache
+ModelName = Annotated[
+    str | None,
+    typer.Argument(help="name of a GGUF file or of a folder; default: all", metavar="NAME"),
+]
+Clear = Annotated[bool, typer.Option("--clear", help="remove the models")]
+
 
 @dataclass(frozen=True)
 class GridOptions:
@@ -210,6 +218,47 @@ def next_command(stage: str, config: Path, level: str | None, seed: int | None) 
     flags = (("level", level), ("seed", seed))
     chosen = "".join(f" --{name} {value}" for name, value in flags if value is not None)
     return f"gpt3mix {stage} {config}{chosen}"
+
+
+def augment_cells(
+    display: "Display",
+    grid: "Grid",
+    method: str,
+    cells: "Sequence[Cell]",
+    options: AugmentFlags,
+) -> "list[StepResult]":
+    """Write the synthetic rows of some cells, their examples and cards; return the results."""
+    from .augment.card import write_card
+    from .records import IncompleteOutput
+
+    output, writes_card = options.output, options.card or options.license is not None
+    if writes_card and output == STREAM:
+        raise UserError(
+            "--card describes rows in a file, not on stdout", "leave out -o -, --card and --license"
+        )
+    results, cards = list["StepResult"](), []
+    for cell in cells:
+        experiment = grid.experiment(cell)
+        real, task = options.input or grid.layout.train_path(cell), experiment.task
+        model = (
+            experiment.lm.model if experiment.lm and experiment.lm_settings_for(method) else None
+        )
+        for draw in [0] if output else experiment.draws_for(cell.data_seed):
+            try:
+                result = grid.augment(cell, method, draw, options.input, output, options.limit)
+            except StoppedShort as error:
+                results.append(error)
+                if not isinstance(error, IncompleteOutput):
+                    continue
+                result = error.result
+            else:
+                results.append(result)
+            display.print_examples(result.output, real, options.show, task.labels)
+            if writes_card:
+                cards.append(write_card(result, task, real, model, options.license))
+    if cards:
+        display.note(f"{len(cards)} card{'s' * (len(cards) != 1)}: {', '.join(map(str, cards))}")
+    return results
 
 
 @contextmanager

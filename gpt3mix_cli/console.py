@@ -6,7 +6,6 @@ one object.
 
 import itertools
 import json
-import os
 import sys
 import threading
 import time
@@ -14,7 +13,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -28,15 +26,16 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from .console_tables import plan_table, statistics_table
 from .errors import Callbacks, StdoutClosed, StoppedShort, UserError
 from .files import DISK_ERRORS, STDIO, write_errors
-from .layout import variant_name
 from .records import Augmented, Example, IncompleteOutput, StageResult, read_records
 
 if TYPE_CHECKING:
     from .augment.card import Table4Row
     from .grid.check import Finding
     from .grid.estimates import Plan
+    from .lm.local.model_cache import ConvertedModel
     from .report import Report
 
 PROGRESS_INTERVAL_S = 60.0  # between two lines of progress where there are no bars
@@ -94,8 +93,8 @@ class Display:
 
     @property
     def callbacks(self) -> Callbacks:
-        """How a stage shows progress and warnings; any thread may call them."""
-        return Callbacks(self.progress, self.warn)
+        """How a stage shows progress, warnings and notes; any thread may call them."""
+        return Callbacks(self.progress, self.warn, self.note)
 
     def warn(self, message: str) -> None:
         """Show a warning, unless it was shown before."""
@@ -132,8 +131,8 @@ class Display:
     def note(self, text: str) -> None:
         """Show a message that is neither progress nor a warning."""
         if not self._quiet:
-            self._progress.stop()
-            self._err.print(Text(text))
+            with self._lock:
+                self._progress.console.print(Text(text))
 
     def print_examples(
         self, output: Path, source: Path, count: int, tokens: Mapping[str, str]
@@ -231,7 +230,7 @@ class Display:
         if self._json:
             self._print_json(plan.as_json())
         else:
-            self._table_console().print(_plan_table(plan))
+            self._table_console().print(plan_table(plan))
             for line in plan.notes():
                 self._out.print(Text(f"  {line}"), soft_wrap=True)
             if plan.prompt is not None:
@@ -245,7 +244,7 @@ class Display:
         self._print_end(f"no request was sent; {coming}", next_command)
 
     def print_findings(self, findings: Iterable["Finding"], next_command: str) -> None:
-        """Print a tick or a cross for each finding, and the next command.
+        """Print a tick, a warning mark or a cross for each finding, and the next command.
 
         Raises:
             UserError: if anything is wrong.
@@ -255,6 +254,7 @@ class Display:
             seen.append(finding)
             if not self._json:
                 mark = ("✓ ", "bold green") if finding.good else ("✗ ", "bold red")
+                mark = ("! ", "bold yellow") if finding.warning else mark
                 remedy = f"\n  fix: {finding.remedy}" if finding.remedy else ""
                 text = Text.assemble(mark, (finding.what, "bold"), f": {finding.detail}{remedy}")
                 self._out.print(text, soft_wrap=True)
@@ -263,7 +263,24 @@ class Display:
             self._print_json({"findings": [vars(finding) for finding in seen]})
         if bad := [finding.what for finding in seen if not finding.good]:
             raise UserError(f"not ready: {', '.join(bad)}")
-        self._print_end("all is ready", next_command)
+        warnings = sum(finding.warning for finding in seen)
+        suffix = f", {warnings} warning{'s' * (warnings != 1)}" if warnings else ""
+        self._print_end(f"all is ready{suffix}", next_command)
+
+    def print_models(self, models: "Sequence[ConvertedModel]", removed: bool) -> None:
+        """Print the converted models in the cache, or those that were removed from it."""
+        total = sum(model.size for model in models)
+        if self._json:
+            rows = [{**vars(model), "path": str(model.path)} for model in models]
+            self._print_json({"models": rows, "total": total, "removed": removed})
+        else:
+            for model in models:
+                facts = f"  {model.size / 1e6:,.0f} MB  {model.date[:10]}\n"
+                text = Text.assemble((model.name, "bold"), facts, (f"  {model.path}", "dim"))
+                self._out.print(text, soft_wrap=True)
+        count = f"{len(models)} converted model{'s' * (len(models) != 1)}"
+        end = " removed" if removed else ""
+        self.note(f"{count}, {total / 1e6:,.0f} MB{end}")
 
     # Parts ---------------------------------------------------------------------------------------
 
@@ -290,7 +307,7 @@ class Display:
             return
         width = None if self._err.is_terminal else max(MIN_PIPE_WIDTH, self._err.width)
         console = Console(stderr=True, highlight=False, width=width)
-        console.print(_statistics_table(augmented))
+        console.print(statistics_table(augmented))
 
     def _table_console(self) -> Console:
         if self._out.is_terminal:
@@ -319,67 +336,6 @@ def _summary(result: StageResult) -> dict[str, Any]:
         "rows": _count_rows(result),
         "skipped": result.skipped,
         **result.manifest.model_dump(include={"complete", "counts", "tokens", "usd", "seconds"}),
-    }
-
-
-def _empty_table(columns: Sequence[str]) -> Table:
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for name in columns:
-        table.add_column(name, justify="right" if table.columns else "left", overflow="fold")
-    return table
-
-
-def _plan_table(plan: "Plan") -> Table:
-    table = _empty_table(["cell", "rows", "held", "requests", "read", "written", "usd", "trials"])
-    variant: Mapping[str, Any] = {}
-    for cell in plan.as_json()["cells"]:
-        if cell["variant"] != variant:
-            variant = cell["variant"]
-            table.add_row(Text(variant_name(variant), "bold"))
-        draws = f" x{cell['draws']}" if cell["draws"] > 1 else ""
-        table.add_row(f"{cell['level']} seed {cell['seed']}{draws}", *_plan_values(cell))
-    table.add_section()
-    table.add_row("in all", *_plan_values(plan.total), style="bold")
-    return table
-
-
-def _plan_values(cell: Mapping[str, Any]) -> list[str]:
-    names = ("requests", "prompt_tokens", "completion_tokens")
-    values = [cell["generations"], cell["held"]["generations"], *(cell[name] for name in names)]
-    shown = ["?" if value is None else f"{value:,}" for value in values]
-    usd = cell["usd"]
-    dollars = f"{usd:,.{4 if usd < 1 else 2}f}" if usd else "0"
-    return [*shown, "?" if usd is None else dollars, f"{cell['trainings']:,}"]
-
-
-def _statistics_table(results: Sequence[StageResult]) -> Table:
-    folder = os.path.commonpath([result.output.parent for result in results])
-    rows = [_statistics_row(result, folder) for result in results]
-    columns = [name for name in rows[0] if any(row[name] for row in rows)]
-    table = _empty_table(columns)
-    for row in rows:
-        table.add_row(*(row[name] for name in columns))
-    return table
-
-
-def _statistics_row(result: StageResult, folder: str) -> dict[str, str]:
-    counts, tokens, usd = result.manifest.counts, result.manifest.tokens, result.manifest.usd
-    statistics = counts["statistics"]
-    fractions = {
-        "entropy": statistics["entropy_bits"],
-        "mass": (statistics["label_mass"] or {}).get("mean"),
-        "agree": statistics["parents_majority"],
-        "dist-2": statistics["distinct_2"],
-        "self-BLEU": statistics["self_bleu"],
-    }
-    return {
-        "rows of": os.path.relpath(result.output, folder).removesuffix(".jsonl"),
-        "kept": f"{counts['kept']}/{counts['asked']}",
-        "rejected": str(sum(counts["rejected"].values()) or ""),
-        **{name: "" if value is None else f"{value:.3f}" for name, value in fractions.items()},
-        "words": f"{statistics['words']['mean']:.1f}",
-        "tokens": f"{tokens:,}" if tokens and counts.get("requests") else "",
-        "usd": "" if usd is None else f"{usd:.4f}",
     }
 
 

@@ -70,10 +70,12 @@ class Callbacks:
     Attributes:
         progress: called as steps finish.
         warn: called with each warning.
+        note: called with what is neither, such as that something long is done once.
     """
 
     progress: Progress = _ignore
     warn: Callable[[str], None] = _ignore
+    note: Callable[[str], None] = _ignore
 
 
 NO_CALLBACKS = Callbacks()

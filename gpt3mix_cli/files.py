@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import sys
 from collections.abc import Container, Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from filelock import FileLock, Timeout
 from .errors import UserError
 
 STDIO = Path("-")
+OTHER_PATH = "choose another path with -o or --out"
 MODEL_FILES = ("*.safetensors", "*.bin", "*.model", "*.spm", "*.json", "vocab*", "merges*")
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 # Errors of file systems without locks, such as some network mounts: the work goes on without.
@@ -115,7 +117,7 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
             sys.stdout.buffer.flush()
         return
     path = resolve_output(path)
-    partial = path.with_name(f".{path.name}.partial")
+    partial = _partial(path)
     with _lock(partial, path):
         with write_errors(path):
             stream = partial.open("wb")
@@ -148,6 +150,58 @@ def append(path: Path, text: str) -> None:
             os.fsync(stream.fileno())
 
 
+@contextlib.contextmanager
+def atomic_folder(path: Path, hint: str) -> Iterator[Path | None]:
+    """Yield a folder to fill, which appears as `path` only if the block succeeds.
+
+    A process that fills the same folder is waited for. None is yielded if the folder exists.
+
+    Args:
+        path: the folder.
+        hint: the remedy where it cannot be written.
+
+    Raises:
+        UserError: if the folder cannot be written.
+    """
+    partial = _partial(path)
+    with write_errors(path, hint=hint):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with _lock(partial, path, wait=True, hint=hint):
+        if path.is_dir():
+            yield None
+            return
+        with write_errors(path, hint=hint):
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+        try:
+            with write_errors(path, DISK_ERRORS):
+                yield partial
+            with write_errors(path, hint=hint):
+                for file in partial.iterdir():
+                    with file.open("rb") as stream:
+                        os.fsync(stream.fileno())
+                partial.rename(path)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)  # after success there is none
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder of `atomic_folder`, and what a killed process left of it.
+
+    Raises:
+        UserError: if another process is filling it, or it cannot be removed.
+    """
+    partial = _partial(path)
+    with _lock(partial, path), write_errors(path, hint="check the permissions of the folder"):
+        for folder in (path, partial):
+            if folder.exists():
+                shutil.rmtree(folder)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.partial")
+
+
 def exclusive_writer(path: Path) -> contextlib.AbstractContextManager[None]:
     """Keep all other processes from working on an output until the block ends.
 
@@ -177,10 +231,12 @@ def resolve_output(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _lock(path: Path, output: Path) -> Iterator[None]:
+def _lock(
+    path: Path, output: Path, *, wait: bool = False, hint: str = OTHER_PATH
+) -> Iterator[None]:
     lock_path = path.with_name(f"{path.name}.lock")
-    lock = FileLock(lock_path, blocking=False, thread_local=False, fallback_to_soft=False)
-    with write_errors(output):
+    lock = FileLock(lock_path, blocking=wait, thread_local=False, fallback_to_soft=False)
+    with write_errors(output, hint=hint):
         try:
             lock.acquire()
         except Timeout:
@@ -200,13 +256,16 @@ def _lock(path: Path, output: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def write_errors(path: Path, numbers: Container[int] | None = None) -> Iterator[None]:
+def write_errors(
+    path: Path, numbers: Container[int] | None = None, hint: str = OTHER_PATH
+) -> Iterator[None]:
     """Turn errors of the file system into messages for the user.
 
     Args:
         path: the output.
         numbers: error numbers to turn; other errors, such as of a network, pass through. Default:
             all.
+        hint: the remedy; for a full disk there is another one.
     """
     try:
         yield
@@ -216,7 +275,6 @@ def write_errors(path: Path, numbers: Container[int] | None = None) -> Iterator[
         is_wanted = numbers is None or number in numbers
         if isinstance(error, BrokenPipeError) or not (is_path_error and is_wanted):
             raise
-        hint = "choose another path with -o or --out"
         if number in (errno.ENOSPC, errno.EDQUOT):
             hint = "free some space and run the same command again"
         raise UserError(

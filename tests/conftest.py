@@ -25,8 +25,8 @@ def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         if name.startswith(("OPENAI_", "HF_TOKEN", "GPT3MIX_", "FORCE_COLOR")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("NO_COLOR", "1")
-    monkeypatch.setenv("GPT3MIX_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("GPT3MIX_CACHE", str(tmp_path / "cache"))  # not the user's
     monkeypatch.chdir(tmp_path)
 
 

@@ -1180,6 +1180,31 @@ def test_check_names_the_remedy_for_what_is_missing(
     assert "not ready: classifier tiny" in done.err
 
 
+@pytest.mark.parametrize(
+    ("override", "warns"),
+    [
+        ("task.text_type=support ticket", True),
+        ("task.text_type=text", True),
+        ("task.text_type=Film review", False),
+        ("task.text_type=movie review", False),
+        ("lm=null", False),
+    ],
+)
+def test_check_warns_if_the_packaged_lm_does_not_know_such_texts(
+    override: str, warns: bool, mine: Path, call: Callable[..., CommandResult]
+) -> None:
+    done = call("check", mine, *LINEAR, "--set", override)
+    assert done.code == 0
+    assert ("all is ready, 1 warning" in done.err) == warns
+    warning = [line for line in done.out.splitlines() if line.startswith("! lm: ")]
+    assert len(warning) == warns
+    if warns:
+        assert override.removeprefix("task.text_type=") in warning[0]
+        assert "  fix: lm.model=smollm2" in done.out
+    findings = json.loads(call("check", mine, *LINEAR, "--set", override, "--json").out)["findings"]
+    assert [finding["good"] for finding in findings if finding["warning"]] == [True] * warns
+
+
 def test_check_checks_the_encoder_that_selects_examples(
     mine: Path, tmp_path: Path, call: Callable[..., CommandResult]
 ) -> None:

@@ -21,7 +21,7 @@ MAX_PARAMETERS = 7  # of a function, `self` not counted; command definitions are
 # Layers, from the bottom. A module imports from its own layer or from those below it.
 BASE = {"", "config", "data", "errors", "files", "layout", "pretrained", "records", "settings"}
 STAGES = {"subsample", "augment", "train", "report"}
-COMMAND_LINE = {"cli", "cli_options", "console"}
+COMMAND_LINE = {"cli", "cli_options", "console", "console_tables"}
 LAYERS = (BASE, {"lm"}, {"method"}, STAGES, {"grid"}, COMMAND_LINE)
 LAYER = {name: number for number, layer in enumerate(LAYERS) for name in layer}
 # Which stages may import `lm` and `method`: GPT3Mix, and a classifier that prompts.
@@ -31,7 +31,8 @@ STAGES_WITH_LM = {"augment", "train"}
 HEAVY = {
     "aiohttp": {"lm.openai"},
     "datasets": {"data"},
-    "huggingface_hub": {"augment.card", "data", "pretrained", "train"},
+    "gguf": {"lm.local"},
+    "huggingface_hub": {"augment.card", "data", "lm.local", "pretrained", "train"},
     "joblib": {"grid.executors"},
     "matplotlib": {"report.render.plots"},
     "numpy": {"method.selection", "report", "train"},
@@ -69,7 +70,7 @@ LIGHT = {
         "settings",
         "train.saved_models",
     },
-    "rich": {"console", "report.render"},
+    "rich": {"console", "console_tables", "report.render"},
     "typer": {"cli", "cli_options"},
     "yaml": {"config", "lm.openai"},
 }

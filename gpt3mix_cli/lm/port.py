@@ -266,7 +266,7 @@ def open_lm(
         budget: limits of what an endpoint may cost.
         journals: returns the paths of all journals that count towards the budget.
         replay_only: answer from a journal and send nothing, so that an endpoint needs no key.
-        callbacks: receive warnings about slow or failing servers.
+        callbacks: for slow or failing servers, and the conversion of a GGUF file.
 
     Raises:
         UserError: if it cannot be opened.
@@ -275,7 +275,7 @@ def open_lm(
         case LocalLMSettings():
             from .local.engine import LocalLM
 
-            return LocalLM(settings, replay_only)
+            return LocalLM(settings, replay_only, callbacks)
         case OpenAISettings():
             from .openai.engine import OpenAILM
 

@@ -13,7 +13,16 @@ class LocalLMSettings(Settings):
 
     kind: Literal["local"]
     model: str = Field(
-        "bundled", description="`bundled` (the packaged review LM), a folder or a hub id"
+        "bundled",
+        description=(
+            "`bundled` (the packaged review LM), `smollm2` (a small general LM), a GGUF file, a "
+            "folder or a hub id"
+        ),
+    )
+    gguf_file: str | None = Field(
+        None,
+        min_length=1,
+        description="GGUF file to use of a hub repository, or of a folder with several",
     )
     revision: str | None = Field(None, description="commit of a hub model")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(

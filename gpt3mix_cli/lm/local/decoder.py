@@ -17,7 +17,10 @@ from .tokenization import PromptTokenizer
 KeysValues = list[tuple[torch.Tensor, torch.Tensor]]
 VOCABULARY_BLOCK = 8192  # tokens
 CANNOT_LOAD = "lm.model {}: cannot be loaded as a causal LM"
-HINT = "give `bundled`, the folder of a causal LM, or a hub id that can be reached"
+HINT = (
+    "give `bundled`, `smollm2`, a GGUF file, the folder of a causal LM, or a hub id that can be "
+    "reached; a hub repository of GGUF files needs lm.gguf_file"
+)
 
 
 def load_config_and_tokenizer(path: str, revision: str | None) -> tuple[Any, Any]:
@@ -63,13 +66,26 @@ def load_causal_lm(path: str, revision: str | None, dtype: str, device: torch.de
         dtype=dtype,
         revision=revision,
     )
+    check_can_run(model, path)
+    return model
+
+
+def check_can_run(model: Any, path: str) -> None:
+    """Check that this engine can run a model of the library.
+
+    Args:
+        model: the library's.
+        path: its name in the message.
+
+    Raises:
+        UserError: if it cannot.
+    """
     if not _can_run(model):
         raise UserError(
             f"lm.model {path}: {type(model).__name__} keeps a state, counts positions by"
             " itself, or has an attention of its own, which this engine cannot serve",
             "use a plain transformer, such as Llama, Qwen, Mistral or GPT-2",
         )
-    return model
 
 
 def num_parameters(config: Any) -> int:

@@ -11,13 +11,13 @@ import functools
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
-from ...errors import StoppedShort, UserError
+from ...errors import NO_CALLBACKS, Callbacks, StoppedShort, UserError
 from ...files import hash_model
-from ...pretrained import cache_folder, lm_path, resolve_device
+from ...pretrained import lm_path, resolve_device
 from ...settings import LocalLMSettings, fingerprint
 from ..port import (
     REPLAY_ONLY,
@@ -31,6 +31,8 @@ from ..port import (
 from .beam_search import BeamHypothesis, beam_search
 from .continuous_batch import Row, run_rows
 from .decoder import Decoder, load_causal_lm, load_config_and_tokenizer, num_parameters
+from .gguf import find_gguf, open_gguf
+from .model_cache import cache_folder
 from .precision import (
     MAX_MEDIAN_ERROR,
     LabelPrecision,
@@ -55,25 +57,29 @@ class LocalLM:
     Args:
         settings: from the config.
         replay_only: refuse every request.
+        callbacks: say that a GGUF file is being converted.
 
     Raises:
         UserError: if configuration or tokenizer cannot be loaded.
     """
 
-    def __init__(self, settings: LocalLMSettings, replay_only: bool = False) -> None:
+    def __init__(
+        self,
+        settings: LocalLMSettings,
+        replay_only: bool = False,
+        callbacks: Callbacks = NO_CALLBACKS,
+    ) -> None:
         self._settings, self._replay_only = settings, replay_only
-        self._path = lm_path(settings.model)
+        self._path, weights = lm_path(settings.model), ""
+        if file := find_gguf(settings):
+            self._path, weights = open_gguf(file, settings, callbacks)
         self._device = torch.device(resolve_device(settings.device, "lm.device"))
         self._config, tokenizer = load_config_and_tokenizer(self._path, settings.revision)
         self._tokenizer = PromptTokenizer(tokenizer, settings.model)
         limits = [getattr(self._config, "max_position_embeddings", None)]
         limits += [tokenizer.model_max_length, UNLIMITED_CONTEXT_TOKENS]
         self._context_length = min(limit for limit in limits if limit)
-        if Path(self._path).is_dir():
-            self._weights = hash_model(Path(self._path))
-        else:
-            commit = getattr(self._config, "_commit_hash", None) or settings.revision
-            self._weights = fingerprint([self._path, commit])
+        self._weights = weights or _hash_weights(self._path, self._config, settings.revision)
         self._dtype = self._choose_dtype()
         rounds = self._dtype != "float32"
         self._scores_again = rounds and settings.label_dtype == "float32"
@@ -250,6 +256,12 @@ class LocalLM:
             logprob=round(row.logprob, 4),
             retokenised=bool(ending and ending.retokenised),
         )
+
+
+def _hash_weights(path: str, config: Any, revision: str | None) -> str:
+    if Path(path).is_dir():
+        return hash_model(Path(path))
+    return fingerprint([path, getattr(config, "_commit_hash", None) or revision])
 
 
 def _from_lines(request: Request, row: Row, lines: Sequence[BeamHypothesis]) -> Completion:

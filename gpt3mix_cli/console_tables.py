@@ -1,0 +1,78 @@
+"""The tables that `console` prints: plans, and statistics of synthetic rows."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from .layout import variant_name
+from .records import StageResult
+
+if TYPE_CHECKING:
+    from .grid.estimates import Plan
+
+
+def plan_table(plan: "Plan") -> Table:
+    """Return a row for each cell of a plan, and one for all."""
+    table = _empty_table(["cell", "rows", "held", "requests", "read", "written", "usd", "trials"])
+    variant: Mapping[str, Any] = {}
+    for cell in plan.as_json()["cells"]:
+        if cell["variant"] != variant:
+            variant = cell["variant"]
+            table.add_row(Text(variant_name(variant), "bold"))
+        draws = f" x{cell['draws']}" if cell["draws"] > 1 else ""
+        table.add_row(f"{cell['level']} seed {cell['seed']}{draws}", *_plan_values(cell))
+    table.add_section()
+    table.add_row("in all", *_plan_values(plan.total), style="bold")
+    return table
+
+
+def _plan_values(cell: Mapping[str, Any]) -> list[str]:
+    names = ("requests", "prompt_tokens", "completion_tokens")
+    values = [cell["generations"], cell["held"]["generations"], *(cell[name] for name in names)]
+    shown = ["?" if value is None else f"{value:,}" for value in values]
+    usd = cell["usd"]
+    dollars = f"{usd:,.{4 if usd < 1 else 2}f}" if usd else "0"
+    return [*shown, "?" if usd is None else dollars, f"{cell['trainings']:,}"]
+
+
+def statistics_table(results: Sequence[StageResult]) -> Table:
+    """Return a row for each file of synthetic rows."""
+    folder = os.path.commonpath([result.output.parent for result in results])
+    rows = [_statistics_row(result, folder) for result in results]
+    columns = [name for name in rows[0] if any(row[name] for row in rows)]
+    table = _empty_table(columns)
+    for row in rows:
+        table.add_row(*(row[name] for name in columns))
+    return table
+
+
+def _statistics_row(result: StageResult, folder: str) -> dict[str, str]:
+    counts, tokens, usd = result.manifest.counts, result.manifest.tokens, result.manifest.usd
+    statistics = counts["statistics"]
+    fractions = {
+        "entropy": statistics["entropy_bits"],
+        "mass": (statistics["label_mass"] or {}).get("mean"),
+        "agree": statistics["parents_majority"],
+        "dist-2": statistics["distinct_2"],
+        "self-BLEU": statistics["self_bleu"],
+    }
+    return {
+        "rows of": os.path.relpath(result.output, folder).removesuffix(".jsonl"),
+        "kept": f"{counts['kept']}/{counts['asked']}",
+        "rejected": str(sum(counts["rejected"].values()) or ""),
+        **{name: "" if value is None else f"{value:.3f}" for name, value in fractions.items()},
+        "words": f"{statistics['words']['mean']:.1f}",
+        "tokens": f"{tokens:,}" if tokens and counts.get("requests") else "",
+        "usd": "" if usd is None else f"{usd:.4f}",
+    }
+
+
+def _empty_table(columns: Sequence[str]) -> Table:
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for name in columns:
+        table.add_column(name, justify="right" if table.columns else "left", overflow="fold")
+    return table
