@@ -150,6 +150,7 @@ def test_all_problems_are_reported_together_with_their_keys(write: Write) -> Non
         ("lm.batch_size", "0", "greater than or equal to 1, got 0"),
         ("lm.batch_size", "x", "valid integer"),
         ("lm.dtype", "float8", "got 'float8'"),
+        ("lm.prompt", "instruct", "'auto', 'completion' or 'chat', got 'instruct'"),
         ("lm.model", "3", "valid string"),
         ("augment", "3", "got 3"),
         ("augment.k", "-1", "greater than or equal to 1, got -1"),

@@ -26,6 +26,11 @@ from ..settings import Budget, LocalLMSettings, OpenAISettings
 from .journal import IN_MEMORY, Journal
 
 FIRST_BLOCK_SIZE = 32  # requests
+# Of a chat. Journal keys of endpoints depend on it, so it must not change.
+GENERATION_INSTRUCTION = (
+    "You continue lists. Answer with the next item alone, on one line, "
+    "in the form of the items before it."
+)
 REPLAY_ONLY = "no request is sent: answers come from the journal only"  # of a refused request
 
 
@@ -155,7 +160,7 @@ class LMInfo:
         context_length: in tokens; prompt and text share it.
         block_size: the most requests that are answered, and committed to the journal, together;
             see `next_block_start`. 1: every request is independent.
-        count_tokens: returns the number of tokens in a text.
+        count_tokens: returns the number of tokens in a prompt, those of a chat template included.
         details: device, dtype and the like, for people.
     """
 

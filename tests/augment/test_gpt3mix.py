@@ -491,17 +491,18 @@ def test_hard_labels_are_not_calibrated() -> None:
 
 
 class Short(Echo):
-    """An LM with a given context whose tokens are characters, one more around each text; it keeps
+    """An LM with a given context whose tokens are characters, some more around each text; it keeps
     what it counted."""
 
-    def __init__(self, context: int) -> None:
+    def __init__(self, context: int, added: int = 1) -> None:
         super().__init__()
         self.counted: list[str] = []
+        self._added = added
         self.info = replace(self.info, context_length=context, count_tokens=self._count)
 
     def _count(self, text: str) -> int:
         self.counted.append(text)
-        return len(text) + 1
+        return len(text) + self._added
 
 
 def room(max_tokens: int = 100) -> int:
@@ -509,9 +510,12 @@ def room(max_tokens: int = 100) -> int:
 
 
 @quick(max_examples=60, deadline=None)
-@given(st.integers(100, 900), st.integers(1, 8))
-def test_examples_are_dropped_from_the_front_until_the_prompt_fits(context: int, k: int) -> None:
-    whole, lm = Echo(), Short(context)
+@given(st.integers(100, 900), st.integers(1, 8), st.sampled_from([1, 60]))
+def test_examples_are_dropped_from_the_front_until_the_prompt_fits(
+    context: int, k: int, added: int
+) -> None:
+    """Also with the many tokens that a chat template adds."""
+    whole, lm = Echo(), Short(context, added)
     whole.info = replace(whole.info, context_length=10_000)
     before = generated(whole, k=k)
     made = generator(lm, k=k)

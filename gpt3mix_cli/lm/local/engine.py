@@ -28,6 +28,7 @@ from ..port import (
     split_into_blocks,
 )
 from .beam_search import BeamHypothesis, beam_search
+from .chat import open_chat_template
 from .continuous_batch import Row, run_rows
 from .decoder import Decoder, load_causal_lm, load_config_and_tokenizer
 from .tokenization import PromptTokenizer
@@ -50,7 +51,7 @@ class LocalLM:
         replay_only: refuse every request.
 
     Raises:
-        UserError: if configuration or tokenizer cannot be loaded.
+        UserError: if configuration or tokenizer cannot be loaded, or `lm.prompt` does not fit them.
     """
 
     def __init__(self, settings: LocalLMSettings, replay_only: bool = False) -> None:
@@ -62,7 +63,8 @@ class LocalLM:
         auto = "float32" if self._device.type == "cpu" else "bfloat16"
         self._dtype = auto if settings.dtype == "auto" else settings.dtype
         config, tokenizer = load_config_and_tokenizer(self._path, settings.revision)
-        self._tokenizer = PromptTokenizer(tokenizer, settings.model)
+        self._chat = chat = open_chat_template(tokenizer, settings)
+        self._tokenizer = PromptTokenizer(tokenizer, settings.model, chat)
         limits = [getattr(config, "max_position_embeddings", None), tokenizer.model_max_length]
         if Path(self._path).is_dir():
             weights = hash_model(Path(self._path))
@@ -72,11 +74,16 @@ class LocalLM:
         device, batch_size = self._device.type, settings.batch_size
         self.info = LMInfo(
             model=settings.model,
-            fingerprint=fingerprint([weights, self._dtype, device, batch_size, CACHE_VERSION]),
+            fingerprint=fingerprint(
+                # The tokens of an empty prompt are those of the chat template.
+                [weights, self._dtype, device, batch_size, CACHE_VERSION]
+                + ([self._tokenizer.encode("")] if chat else [])
+            ),
             context_length=min([UNLIMITED_CONTEXT_TOKENS, *(limit for limit in limits if limit)]),
             block_size=batch_size,
             count_tokens=lambda text: len(self._tokenizer.encode(text)),
-            details=f"{self._dtype} on {device}, blocks of up to {batch_size}",
+            details=f"{self._dtype} on {device}, blocks of up to {batch_size}"
+            + (", chat prompts" if chat else ""),
         )
 
     @functools.cached_property
@@ -91,8 +98,9 @@ class LocalLM:
         return RowLimit(self._decoder, self.info.model, self._settings.batch_size)
 
     def describe(self) -> str:
-        """Return device and dtype; every request can be answered."""
-        return f"{self.info.details}, label scores exact"
+        """Return device, dtype and how prompts are read; every request can be answered."""
+        prompts = "" if self._chat else ", completion prompts"
+        return f"{self.info.details}{prompts}, label scores exact"
 
     def complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Yield the answers, block by block."""

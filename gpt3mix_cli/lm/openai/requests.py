@@ -10,12 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..port import Request
+from ...errors import UserError
+from ..port import GENERATION_INSTRUCTION, Request
 
-GENERATION_INSTRUCTION = (
-    "You continue lists. Answer with the next item alone, on one line, "
-    "in the form of the items before it."
-)
 LABEL_INSTRUCTION = (
     "You complete the last line of a list. Answer with one of these labels alone, as it stands: "
 )

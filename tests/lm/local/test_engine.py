@@ -1,6 +1,5 @@
 """The local LM against reference passes, over four families of models, and scripted models."""
 
-import itertools
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from families import (
     OPEN_PROMPTS,
     PROMPTS,
     SURE,
+    added,
     answers,
     chain,
     index,
@@ -103,18 +103,6 @@ def test_score_of_nothing_is_nothing(folders: dict[str, Path]) -> None:
 
 
 # complete(): the texts ----------------------------------------------------------------------------
-
-
-def added(tokenizer: PreTrainedTokenizerFast, prompt: list[int], tokens: list[int]) -> str:
-    """Return what tokens add to a prompt, up to a special token.
-
-    Without the prompt a Llama-2 decoder would drop their first space.
-    """
-    tokens = list(itertools.takewhile(lambda token: token not in tokenizer.all_special_ids, tokens))
-    options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
-    return tokenizer.decode(prompt + tokens, **options).removeprefix(
-        tokenizer.decode(prompt, **options)
-    )
 
 
 def test_greedy_text_equals_generate(folder: Path) -> None:
