@@ -171,6 +171,8 @@ def test_all_problems_are_reported_together_with_their_keys(write: Write) -> Non
         ("augment.temperature", ".nan", "finite number, got nan"),
         ("augment.top_p", "0", "greater than 0, got 0"),
         ("augment.top_p", "1.1", "less than or equal to 1, got 1.1"),
+        ("augment.min_p", "-0.1", "greater than or equal to 0, got -0.1"),
+        ("augment.min_p", "1.1", "less than or equal to 1, got 1.1"),
         ("augment.max_tokens", "0", "greater than or equal to 1, got 0"),
         ("augment.frequency_penalty", "2.1", "less than or equal to 2, got 2.1"),
         ("augment.frequency_penalty", "-2.1", "greater than or equal to -2, got -2.1"),

@@ -178,16 +178,18 @@ def test_a_prompt_too_long_says_by_how_much() -> None:
 def test_the_settings_reach_every_request() -> None:
     lm = Echo()
     generated(
-        lm, count=3, first=5, max_tokens=33, temperature=0.7, top_p=0.8, frequency_penalty=0.25
-    )
+        lm, count=3, first=5, max_tokens=33, temperature=0.7, top_p=0.8, min_p=0.1,
+        frequency_penalty=0.25,
+    )  # fmt: skip
     assert [request.number for request in lm.requests] == [5, 6, 7]
     for request in lm.requests:
         assert (
             request.max_tokens,
             request.temperature,
             request.top_p,
+            request.min_p,
             request.frequency_penalty,
-        ) == (33, 0.7, 0.8, 0.25)
+        ) == (33, 0.7, 0.8, 0.1, 0.25)
         assert (request.label_prefix, request.choices) == (
             " (Sentiment:",
             (" Positive", " Negative"),
@@ -261,6 +263,7 @@ def test_about_names_what_can_change_a_row_and_nothing_else() -> None:
             Echo(),
             labels="hard",
             top_p=0.5,
+            min_p=0.5,
             frequency_penalty=0.5,
             label_temperature=2,
             contextual_calibration=True,
@@ -273,6 +276,7 @@ def test_about_names_what_can_change_a_row_and_nothing_else() -> None:
         {"selection": "balanced"},
         {"temperature": 0.5},
         {"top_p": 0.5},
+        {"min_p": 0.5},
         {"max_tokens": 7},
         {"frequency_penalty": 0.0},
         {"labels": "hard"},
@@ -376,8 +380,9 @@ def test_a_beam_search_asks_for_no_seam_and_for_nothing_that_a_sampler_needs() -
     label comes on top."""
     one, two = Echo(beam("x")), Echo(beam("x"))
     generated(
-        one, labels="hard", beams=3, max_tokens=33, temperature=0, top_p=0.8, frequency_penalty=0.25
-    )
+        one, labels="hard", beams=3, max_tokens=33, temperature=0, top_p=0.8, min_p=0.1,
+        frequency_penalty=0.25,
+    )  # fmt: skip
     generated(two, labels="hard", beams=3, max_tokens=33, temperature=0)
     assert one.requests == two.requests
     assert {

@@ -512,6 +512,7 @@ def test_scores_do_not_depend_on_how_the_text_was_drawn(
         {"temperature": 0.1},
         {"temperature": 0},
         {"top_p": 0.3},
+        {"min_p": 0.3},
         {"frequency_penalty": 2.0},
         {"seed": 5},
     ):
@@ -525,8 +526,21 @@ def test_scores_do_not_depend_on_how_the_text_was_drawn(
         ({"temperature": 0.5}, [0.16 / 0.3, 0.09 / 0.3, 0.04 / 0.3, 0.01 / 0.3]),
         ({"top_p": 0.6}, [0.4 / 0.7, 0.3 / 0.7, 0, 0]),
         ({"top_p": 0.75, "temperature": 2.0}, None),
+        ({"min_p": 0.6}, [0.4 / 0.7, 0.3 / 0.7, 0, 0]),
+        ({"min_p": 0.6, "temperature": 2.0}, None),
+        ({"min_p": 0.3, "top_p": 0.6}, [0.4 / 0.7, 0.3 / 0.7, 0, 0]),
+        ({"min_p": 0.6, "top_p": 0.95}, [0.4 / 0.7, 0.3 / 0.7, 0, 0]),
     ],
-    ids=["plain", "temperature", "top-p", "both"],
+    ids=[
+        "plain",
+        "temperature",
+        "top-p",
+        "both",
+        "min-p",
+        "min-p, both",
+        "top-p cuts",
+        "min-p cuts",
+    ],
 )
 def test_drawn_frequencies_match_the_probabilities(
     tmp_path: Path,
@@ -536,8 +550,8 @@ def test_drawn_frequencies_match_the_probabilities(
 ) -> None:
     """4,000 seeds: each token's count is within 5 standard deviations (1 in 400,000).
 
-    Temperature comes before top-p: at 2 the four probabilities are 0.325, 0.282, 0.230, 0.163, of
-    which the first three reach 0.75.
+    Temperature comes before top-p and min-p: at 2 the four probabilities are 0.325, 0.282, 0.230,
+    0.163, of which the first three reach 0.75, and are at least 0.6 times the first one.
     """
     pieces, probs = ["x", "a", "q", "c"], [0.4, 0.3, 0.2, 0.1]
     if expected is None:
