@@ -35,7 +35,7 @@ QUOTA_SETTINGS = {"ratio", "synthetic_sets", "attempts", "filter"}
 # Settings that have no effect with a kind of label.
 UNUSED_SETTINGS = {
     "soft": {"beams"},
-    "hard": {"top_p", "frequency_penalty", "label_temperature", "contextual_calibration"},
+    "hard": {"top_p", "min_p", "frequency_penalty", "label_temperature", "contextual_calibration"},
 }
 ENDPOINT_COUNTS = ("label_tokens", "requests")  # of `usage`; absent for a local LM
 # Answers calibrated together, with an LM that answers each request on its own.
@@ -204,6 +204,7 @@ class GPT3Mix(RowGenerator):
             max_tokens=settings.max_tokens,
             temperature=settings.temperature,
             top_p=settings.top_p,
+            min_p=settings.min_p,
             frequency_penalty=settings.frequency_penalty,
             label_prefix=label_prefix(task),
             choices=label_choices(task),

@@ -57,7 +57,8 @@ class JournaledLM:
             yield from self._raw.complete(requests)
             return
         for block in split_into_blocks(requests, self.info.block_size):
-            keys = [self._key(asdict(request)) for request in block]
+            asked = [_request_fields(request) for request in block]
+            keys = list(map(self._key, asked))
             stored = self._journal.lookup(keys, all_or_none=True)
             if len(stored) == len(keys):
                 yield from (self._journal.parse(_parse_completion, stored[key]) for key in keys)
@@ -65,8 +66,8 @@ class JournaledLM:
             completions = list(self._lm.complete(block))
             self._journal.store(
                 [
-                    _row(key, completion.number, asdict(request), completion)
-                    for key, request, completion in zip(keys, block, completions, strict=True)
+                    _row(key, completion.number, fields, completion)
+                    for key, fields, completion in zip(keys, asked, completions, strict=True)
                 ]
             )
             yield from completions
@@ -100,6 +101,11 @@ class JournaledLM:
 
     def _key(self, *request: object) -> str:
         return fingerprint([self.info.fingerprint, *request], 32)
+
+
+def _request_fields(request: Request) -> dict[str, Any]:
+    # Without min-p where it is off: keys are those of versions that did not have it.
+    return {name: value for name, value in asdict(request).items() if value or name != "min_p"}
 
 
 def _row(

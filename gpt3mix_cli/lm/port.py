@@ -26,6 +26,11 @@ from ..settings import Budget, LocalLMSettings, OpenAISettings
 from .journal import IN_MEMORY, Journal
 
 FIRST_BLOCK_SIZE = 32  # requests
+# Of a chat. Journal keys of endpoints depend on it, so it must not change.
+GENERATION_INSTRUCTION = (
+    "You continue lists. Answer with the next item alone, on one line, "
+    "in the form of the items before it."
+)
 REPLAY_ONLY = "no request is sent: answers come from the journal only"  # of a refused request
 
 
@@ -40,6 +45,8 @@ class Request:
         max_tokens: a text without an end after this many tokens is unfinished.
         temperature: 0 is greedy decoding.
         top_p: nucleus sampling: draw from the smallest set of tokens with this probability.
+        min_p: draw from tokens at least this fraction as probable as the most probable one. It and
+            `top_p` apply after temperature, each to the whole distribution; a token must pass both.
         frequency_penalty: subtracted from a token's logit for each time that the token is already
             in the text (OpenAI's definition).
         label_prefix: where the text ends and the label begins, such as ` (Sentiment:`. Empty: no
@@ -48,7 +55,8 @@ class Request:
         beams: 0 generates one text. b > 0 runs a beam search of width b over whole lines, and the
             answer's `hypotheses` hold up to b different lines: the most probable ones at
             temperature 0, a sample without replacement above it. A line contains its label, so
-            `label_prefix` and `choices` are empty; `top_p` and `frequency_penalty` are ignored.
+            `label_prefix` and `choices` are empty; `top_p`, `min_p` and `frequency_penalty` are
+            ignored.
     """
 
     number: int
@@ -61,11 +69,12 @@ class Request:
     label_prefix: str = ""
     choices: tuple[str, ...] = ()
     beams: int = 0
+    min_p: float = 0.0
 
 
 @dataclass(frozen=True)
 class Scores:
-    """The log-probability of each choice, before temperature, top-p and penalties.
+    """The log-probability of each choice, before temperature, top-p, min-p and penalties.
 
     Attributes:
         logprobs: natural logarithms, one per choice.
@@ -121,7 +130,8 @@ class Completion:
             it. None after `length` and `too_long`, and if an endpoint reported no choice.
         prompt_tokens: read.
         completion_tokens: generated.
-        logprob: of all generated tokens, before temperature, top-p and penalties; None if unknown.
+        logprob: of all generated tokens, before temperature, top-p, min-p and penalties; None if
+            unknown.
         retokenised: whether the tokenizer splits prompt + text + label prefix, as one string, into
             other tokens than those that were read, generated and scored.
         hypotheses: of a beam search: most probable first at temperature 0, in the order of the
@@ -156,7 +166,7 @@ class LMInfo:
         context_length: in tokens; prompt and text share it.
         block_size: the most requests that are answered, and committed to the journal, together;
             see `next_block_start`. 1: every request is independent.
-        count_tokens: returns the number of tokens in a text.
+        count_tokens: returns the number of tokens in a prompt, those of a chat template included.
         details: device, dtype and the like, for people.
     """
 

@@ -104,7 +104,8 @@ class PromptFitter:
         """
         lines = (f"{_render_row(self._task, row)}\n" for row in reversed(examples))
         others = self._render((), text).splitlines(keepends=True)
-        num_tokens = sum(map(self.count_line, others))
+        # A chat template adds tokens to every prompt.
+        num_tokens = self._count_tokens("") + sum(map(self.count_line, others))
         estimates = list(accumulate(map(self.count_line, lines), initial=num_tokens))
 
         def count_prompt(number: int) -> int:
@@ -117,7 +118,7 @@ class PromptFitter:
         return examples[len(examples) - number :]
 
     def count_line(self, line: str) -> int:
-        """Return the tokens of a line, without those that a tokenizer adds around every text."""
+        """Return the tokens of a line, without those that are added to every text."""
         if line not in self._line_tokens:
             self._line_tokens[line] = self._count_tokens(line) - self._count_tokens("")
         return self._line_tokens[line]

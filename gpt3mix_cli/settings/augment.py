@@ -153,6 +153,15 @@ class AugmentSettings(Settings):
         le=1,
         description="nucleus sampling: the smallest set of tokens with this probability",
     )
+    min_p: StrictFloat = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description=(
+            "min-p sampling, after temperature: tokens at least this fraction as probable as the "
+            "most probable one; 0 is off"
+        ),
+    )
     max_tokens: StrictInt = Field(100, ge=1, description="most tokens of a text")
     frequency_penalty: StrictFloat = Field(0.01, ge=-2, le=2, description="as in OpenAI's API")
     attempts: StrictFloat = Field(4.0, ge=1, description="most requests per wanted row")

@@ -40,6 +40,13 @@ class LocalLMSettings(Settings):
         ),
     )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+    prompt: Literal["auto", "completion", "chat"] = Field(
+        "auto",
+        description=(
+            "chat: the prompt is wrapped in the model's chat template; completion: it is not; "
+            "auto: completion"
+        ),
+    )
     batch_size: StrictInt = Field(
         256,
         ge=1,

@@ -181,16 +181,18 @@ def test_a_prompt_too_long_says_by_how_much() -> None:
 def test_the_settings_reach_every_request() -> None:
     lm = Echo()
     generated(
-        lm, count=3, first=5, max_tokens=33, temperature=0.7, top_p=0.8, frequency_penalty=0.25
-    )
+        lm, count=3, first=5, max_tokens=33, temperature=0.7, top_p=0.8, min_p=0.1,
+        frequency_penalty=0.25,
+    )  # fmt: skip
     assert [request.number for request in lm.requests] == [5, 6, 7]
     for request in lm.requests:
         assert (
             request.max_tokens,
             request.temperature,
             request.top_p,
+            request.min_p,
             request.frequency_penalty,
-        ) == (33, 0.7, 0.8, 0.25)
+        ) == (33, 0.7, 0.8, 0.1, 0.25)
         assert (request.label_prefix, request.choices) == (
             " (Sentiment:",
             (" Positive", " Negative"),
@@ -264,6 +266,7 @@ def test_about_names_what_can_change_a_row_and_nothing_else() -> None:
             Echo(),
             labels="hard",
             top_p=0.5,
+            min_p=0.5,
             frequency_penalty=0.5,
             label_temperature=2,
             contextual_calibration=True,
@@ -276,6 +279,7 @@ def test_about_names_what_can_change_a_row_and_nothing_else() -> None:
         {"selection": "balanced"},
         {"temperature": 0.5},
         {"top_p": 0.5},
+        {"min_p": 0.5},
         {"max_tokens": 7},
         {"frequency_penalty": 0.0},
         {"labels": "hard"},
@@ -379,8 +383,9 @@ def test_a_beam_search_asks_for_no_seam_and_for_nothing_that_a_sampler_needs() -
     label comes on top."""
     one, two = Echo(beam("x")), Echo(beam("x"))
     generated(
-        one, labels="hard", beams=3, max_tokens=33, temperature=0, top_p=0.8, frequency_penalty=0.25
-    )
+        one, labels="hard", beams=3, max_tokens=33, temperature=0, top_p=0.8, min_p=0.1,
+        frequency_penalty=0.25,
+    )  # fmt: skip
     generated(two, labels="hard", beams=3, max_tokens=33, temperature=0)
     assert one.requests == two.requests
     assert {
@@ -494,17 +499,18 @@ def test_hard_labels_are_not_calibrated() -> None:
 
 
 class Short(Echo):
-    """An LM with a given context whose tokens are characters, one more around each text; it keeps
+    """An LM with a given context whose tokens are characters, some more around each text; it keeps
     what it counted."""
 
-    def __init__(self, context: int) -> None:
+    def __init__(self, context: int, added: int = 1) -> None:
         super().__init__()
         self.counted: list[str] = []
+        self._added = added
         self.info = replace(self.info, context_length=context, count_tokens=self._count)
 
     def _count(self, text: str) -> int:
         self.counted.append(text)
-        return len(text) + 1
+        return len(text) + self._added
 
 
 def room(max_tokens: int = 100) -> int:
@@ -512,9 +518,12 @@ def room(max_tokens: int = 100) -> int:
 
 
 @quick(max_examples=60, deadline=None)
-@given(st.integers(100, 900), st.integers(1, 8))
-def test_examples_are_dropped_from_the_front_until_the_prompt_fits(context: int, k: int) -> None:
-    whole, lm = Echo(), Short(context)
+@given(st.integers(100, 900), st.integers(1, 8), st.sampled_from([1, 60]))
+def test_examples_are_dropped_from_the_front_until_the_prompt_fits(
+    context: int, k: int, added: int
+) -> None:
+    """Also with the many tokens that a chat template adds."""
+    whole, lm = Echo(), Short(context, added)
     whole.info = replace(whole.info, context_length=10_000)
     before = generated(whole, k=k)
     made = generator(lm, k=k)

@@ -1,5 +1,6 @@
 """Shared by the LM's tests: families of models, scripted models, reference passes."""
 
+import itertools
 import json
 import math
 from collections.abc import Sequence
@@ -192,6 +193,18 @@ def with_memory_for(
 
     monkeypatch.setattr(type(lm._decoder.model), "forward", limited)
     return seen
+
+
+def added(tokenizer: PreTrainedTokenizerFast, prompt: list[int], tokens: list[int]) -> str:
+    """Return what tokens add to a prompt, up to a special token.
+
+    Without the prompt a Llama-2 decoder would drop their first space.
+    """
+    tokens = list(itertools.takewhile(lambda token: token not in tokenizer.all_special_ids, tokens))
+    options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+    return tokenizer.decode(prompt + tokens, **options).removeprefix(
+        tokenizer.decode(prompt, **options)
+    )
 
 
 def text_of(completions: Sequence[Completion]) -> list[str]:

@@ -5,6 +5,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -130,7 +131,7 @@ def test_a_block_is_on_disk_before_its_first_answer_is_returned(path: Path) -> N
 @pytest.mark.parametrize(
     "change",
     [{"prompt": "Text: "}, {"seed": 77}, {"max_tokens": 6}, {"temperature": 0.9}, {"top_p": 0.9},
-     {"frequency_penalty": 0.01}, {"label_prefix": " ["},
+     {"min_p": 0.1}, {"frequency_penalty": 0.01}, {"label_prefix": " ["},
      {"choices": (" b", " a")}, {"number": 99}],
     ids=lambda change: next(iter(change)),
 )  # fmt: skip
@@ -144,6 +145,20 @@ def test_a_changed_request_is_computed_again(path: Path, change: dict[str, Any])
     answers(journal, [request])
     assert len(lm.asked) == 2, "the old answer is still there"
     journal.close()
+
+
+def test_the_key_of_a_request_without_min_p_does_not_change(path: Path) -> None:
+    """Computed by the version before `min_p`."""
+    request = Request(
+        number=7, prompt="Movie review:", seed=11, max_tokens=60, temperature=0.9, top_p=0.8,
+        frequency_penalty=0.01, label_prefix=" (Sentiment:", choices=(" Positive", " Negative"),
+    )  # fmt: skip
+    journal = JournaledLM(Counting(), path)
+    answers(journal, [request])
+    journal.close()
+    with closing(sqlite3.connect(path)) as stored:
+        keys = stored.execute("SELECT key FROM answers").fetchall()
+    assert keys == [("b67ba3b8f6751b93e2360928bdf9b53f",)]
 
 
 def test_another_model_is_asked_again(path: Path) -> None:

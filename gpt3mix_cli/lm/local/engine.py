@@ -29,6 +29,7 @@ from ..port import (
     split_into_blocks,
 )
 from .beam_search import BeamHypothesis, beam_search
+from .chat import open_chat_template
 from .continuous_batch import Row, run_rows
 from .decoder import Decoder, load_causal_lm, load_config_and_tokenizer, num_parameters
 from .gguf import find_gguf, open_gguf
@@ -60,7 +61,7 @@ class LocalLM:
         callbacks: say that a GGUF file is being converted.
 
     Raises:
-        UserError: if configuration or tokenizer cannot be loaded.
+        UserError: if configuration or tokenizer cannot be loaded, or `lm.prompt` does not fit them.
     """
 
     def __init__(
@@ -75,7 +76,8 @@ class LocalLM:
             self._path, weights = open_gguf(file, settings, callbacks)
         self._device = torch.device(resolve_device(settings.device, "lm.device"))
         self._config, tokenizer = load_config_and_tokenizer(self._path, settings.revision)
-        self._tokenizer = PromptTokenizer(tokenizer, settings.model)
+        chat = open_chat_template(tokenizer, settings)
+        self._tokenizer = PromptTokenizer(tokenizer, settings.model, chat)
         limits = [getattr(self._config, "max_position_embeddings", None)]
         limits += [tokenizer.model_max_length, UNLIMITED_CONTEXT_TOKENS]
         self._context_length = min(limit for limit in limits if limit)
@@ -88,13 +90,17 @@ class LocalLM:
         )
         device, batch_size = self._device.type, settings.batch_size
         identity = [self._weights, self._dtype, device, batch_size, CACHE_VERSION]
+        identity += ["labels"] if self._scores_again else []
+        # The tokens of an empty prompt are those of the chat template.
+        identity += [self._tokenizer.encode("")] if chat else []
         self.info = LMInfo(
             model=settings.model,
-            fingerprint=fingerprint([*identity, *["labels"] * self._scores_again]),
+            fingerprint=fingerprint(identity),
             context_length=self._context_length,
             block_size=batch_size,
             count_tokens=lambda text: len(self._tokenizer.encode(text)),
-            details=f"{self._dtype} on {device}, blocks of up to {batch_size}",
+            details=f"{self._dtype} on {device}, blocks of up to {batch_size}, "
+            f"{'chat' if chat else 'completion'} prompts",
         )
 
     def describe(self) -> str:

@@ -1,6 +1,8 @@
 """Draws the next token of many rows at once.
 
-What a row draws depends on its request's seed and on its own logits only.
+What a row draws depends on its request's seed and on its own logits only. The order: frequency
+penalty, temperature, then top-p and min-p, both of the distribution after temperature; a token is
+drawn only if both keep it.
 """
 
 import torch
@@ -23,9 +25,9 @@ class Sampler:
         self.tokens = torch.zeros(rows, max_tokens, dtype=torch.long, device=device)
         self.counts = torch.zeros(rows, dtype=torch.long, device=device)
         self._uniforms = torch.zeros(rows, max_tokens, dtype=torch.float64, device=device)
-        # temperature, top_p, frequency_penalty
-        self._parameters = torch.tensor([[1.0, 1.0, 0.0]], device=device).repeat(rows, 1)
-        self._any_top_p = self._any_greedy = self._any_penalty = False
+        # temperature, top_p, min_p, frequency_penalty
+        self._parameters = torch.tensor([[1.0, 1.0, 0.0, 0.0]], device=device).repeat(rows, 1)
+        self._any_top_p = self._any_min_p = self._any_greedy = self._any_penalty = False
 
     def assign(self, row: int, request: Request) -> None:
         """Start a request in a row."""
@@ -33,10 +35,11 @@ class Sampler:
         uniforms = torch.rand(request.max_tokens, generator=generator, dtype=torch.float64)
         self._uniforms[row, : request.max_tokens] = uniforms.to(self._uniforms.device)
         self._parameters[row] = torch.tensor(
-            [request.temperature, request.top_p, request.frequency_penalty]
+            [request.temperature, request.top_p, request.min_p, request.frequency_penalty]
         )
         self.counts[row] = 0
         self._any_top_p |= request.top_p < 1
+        self._any_min_p |= request.min_p > 0
         self._any_greedy |= request.temperature == 0
         self._any_penalty |= request.frequency_penalty != 0
 
@@ -52,7 +55,7 @@ class Sampler:
             logits: (rows, vocabulary), float32; not changed.
             generating: (rows,), bool.
         """
-        temperature, top_p, penalty = self._parameters.unbind(-1)
+        temperature, top_p, min_p, penalty = self._parameters.unbind(-1)
         if self._any_penalty:
             # A token that was generated c times occurs c times in the index: c penalties are added.
             penalties = torch.where(self._columns < self.counts[:, None], -penalty[:, None], 0.0)
@@ -64,11 +67,16 @@ class Sampler:
         )
         index = self.counts.clamp(max=len(self._columns) - 1)[:, None]
         uniforms = self._uniforms.gather(-1, index)
+        order = None
         if self._any_top_p:
             weights, order = _nucleus(weights, top_p)
-            token = order.gather(-1, inverse_cdf(weights, uniforms)[:, None])[:, 0]
-        else:
-            token = inverse_cdf(weights, uniforms)
+        if self._any_min_p:
+            # The most probable token has weight 1 (Nguyen et al., 2024, "Turning Up the Heat:
+            # Min-p Sampling for Creative and Coherent LLM Outputs").
+            weights = weights.masked_fill(weights < min_p[:, None], 0)
+        token = inverse_cdf(weights, uniforms)
+        if order is not None:
+            token = order.gather(-1, token[:, None])[:, 0]
         if self._any_greedy:
             token = torch.where(temperature > 0, token, logits.argmax(-1))
         recorded = torch.where(generating[:, None], token[:, None], self.tokens.gather(-1, index))

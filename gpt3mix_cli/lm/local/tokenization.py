@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 
 from ...errors import UserError
+from .chat import ChatTemplate
 
 LINE_END = "\n"  # a row is one line of the list in the prompt
 DECODE_CONTEXT_TOKENS = 8  # of the prompt: they decide how the first generated token is spelled
@@ -42,14 +43,15 @@ class PromptTokenizer:
     Args:
         tokenizer: of the transformers library.
         model: its name, for messages.
+        chat: wraps each text that begins a sequence; None: such a text is read as it is.
 
     Attributes:
         pad: a token id for positions that are masked out.
         end_tokens: ids that end a text.
     """
 
-    def __init__(self, tokenizer: Any, model: str) -> None:
-        self._tokenizer, self._model = tokenizer, model
+    def __init__(self, tokenizer: Any, model: str, chat: ChatTemplate | None = None) -> None:
+        self._tokenizer, self._model, self._chat = tokenizer, model, chat
         # Not the tokenizer's own pad token: the model may have no embedding for it.
         self.pad = 0
         # Every special token ends a text: it cannot be shown, and what follows is not the text's.
@@ -62,7 +64,9 @@ class PromptTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Return the tokens of a text that begins a sequence, at least one."""
-        tokens: list[int] = self._tokenizer(text)["input_ids"]
+        # A chat template writes its own special tokens.
+        chat = self._chat.render(text) if self._chat else text
+        tokens: list[int] = self._tokenizer(chat, add_special_tokens=not self._chat)["input_ids"]
         return tokens or self._empty_prompt
 
     def encode_continuations(self, context: str, continuations: Sequence[str]) -> list[list[int]]:

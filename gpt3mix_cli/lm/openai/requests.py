@@ -10,12 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..port import Request
+from ...errors import UserError
+from ..port import GENERATION_INSTRUCTION, Request
 
-GENERATION_INSTRUCTION = (
-    "You continue lists. Answer with the next item alone, on one line, "
-    "in the form of the items before it."
-)
 LABEL_INSTRUCTION = (
     "You complete the last line of a list. Answer with one of these labels alone, as it stands: "
 )
@@ -79,6 +76,7 @@ class Capabilities:
         return self.raw_logprobs or (
             request.temperature == 1
             and request.top_p == 1
+            and request.min_p == 0
             and abs(request.frequency_penalty) <= NEGLIGIBLE_PENALTY
         )
 
@@ -166,7 +164,15 @@ def generation_body(
         label_tokens: additional tokens for the label prefix and the label.
         label_ids: the token ids of the labels, if the server scores tokens by id.
         copies: how many texts.
+
+    Raises:
+        UserError: if the request has a min-p and the server refuses the field.
     """
+    if request.min_p and "min_p" in capabilities.refused_fields:
+        raise UserError(
+            f"augment.min_p is {request.min_p}, but the server of {model} refuses the field min_p",
+            "set augment.min_p: 0 (top_p is an alternative), or use vLLM, SGLang or llama.cpp",
+        )
     scored = bool(request.choices)
     fields: dict[str, Any] = {
         "max_tokens": request.max_tokens + (label_tokens if scored else 0),
@@ -178,6 +184,8 @@ def generation_body(
         "stop": ["\n"],
         "n": copies if copies > 1 else None,
     }
+    if request.min_p:
+        fields["min_p"] = request.min_p
     if capabilities.top_logprobs:
         fields["logprobs"] = capabilities.top_logprobs if scored and not label_ids else 1
         fields["logprob_token_ids"] = list(label_ids) or None

@@ -1,6 +1,5 @@
 """The local LM against reference passes, over four families of models, and scripted models."""
 
-import itertools
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from families import (
     OPEN_PROMPTS,
     PROMPTS,
     SURE,
+    added,
     answers,
     chain,
     index,
@@ -103,18 +103,6 @@ def test_score_of_nothing_is_nothing(folders: dict[str, Path]) -> None:
 
 
 # complete(): the texts ----------------------------------------------------------------------------
-
-
-def added(tokenizer: PreTrainedTokenizerFast, prompt: list[int], tokens: list[int]) -> str:
-    """Return what tokens add to a prompt, up to a special token.
-
-    Without the prompt a Llama-2 decoder would drop their first space.
-    """
-    tokens = list(itertools.takewhile(lambda token: token not in tokenizer.all_special_ids, tokens))
-    options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
-    return tokenizer.decode(prompt + tokens, **options).removeprefix(
-        tokenizer.decode(prompt, **options)
-    )
 
 
 def test_greedy_text_equals_generate(folder: Path) -> None:
@@ -524,6 +512,7 @@ def test_scores_do_not_depend_on_how_the_text_was_drawn(
         {"temperature": 0.1},
         {"temperature": 0},
         {"top_p": 0.3},
+        {"min_p": 0.3},
         {"frequency_penalty": 2.0},
         {"seed": 5},
     ):
@@ -537,8 +526,21 @@ def test_scores_do_not_depend_on_how_the_text_was_drawn(
         ({"temperature": 0.5}, [0.16 / 0.3, 0.09 / 0.3, 0.04 / 0.3, 0.01 / 0.3]),
         ({"top_p": 0.6}, [0.4 / 0.7, 0.3 / 0.7, 0, 0]),
         ({"top_p": 0.75, "temperature": 2.0}, None),
+        ({"min_p": 0.6}, [0.4 / 0.7, 0.3 / 0.7, 0, 0]),
+        ({"min_p": 0.6, "temperature": 2.0}, None),
+        ({"min_p": 0.3, "top_p": 0.6}, [0.4 / 0.7, 0.3 / 0.7, 0, 0]),
+        ({"min_p": 0.6, "top_p": 0.95}, [0.4 / 0.7, 0.3 / 0.7, 0, 0]),
     ],
-    ids=["plain", "temperature", "top-p", "both"],
+    ids=[
+        "plain",
+        "temperature",
+        "top-p",
+        "both",
+        "min-p",
+        "min-p, both",
+        "top-p cuts",
+        "min-p cuts",
+    ],
 )
 def test_drawn_frequencies_match_the_probabilities(
     tmp_path: Path,
@@ -548,8 +550,8 @@ def test_drawn_frequencies_match_the_probabilities(
 ) -> None:
     """4,000 seeds: each token's count is within 5 standard deviations (1 in 400,000).
 
-    Temperature comes before top-p: at 2 the four probabilities are 0.325, 0.282, 0.230, 0.163, of
-    which the first three reach 0.75.
+    Temperature comes before top-p and min-p: at 2 the four probabilities are 0.325, 0.282, 0.230,
+    0.163, of which the first three reach 0.75, and are at least 0.6 times the first one.
     """
     pieces, probs = ["x", "a", "q", "c"], [0.4, 0.3, 0.2, 0.1]
     if expected is None:

@@ -102,7 +102,10 @@ def test_the_tail_keeps_its_probability() -> None:
 
 
 def by_definition(logits: torch.Tensor, generated: list[int], asked: Request) -> torch.Tensor:
-    """The probabilities that a request asks for: penalty, then temperature, then top-p."""
+    """The probabilities that a request asks for.
+
+    Penalty, then temperature; top-p and min-p of that distribution.
+    """
     logits = logits.double().clone()
     for token in generated:
         logits[token] -= asked.frequency_penalty
@@ -111,8 +114,10 @@ def by_definition(logits: torch.Tensor, generated: list[int], asked: Request) ->
     probs = (logits / asked.temperature).softmax(-1)
     ranked, ranks = probs.sort(descending=True)
     kept = int((ranked.cumsum(-1) < asked.top_p - 1e-12).sum()) + 1
+    below = probs < asked.min_p * probs.max() * (1 - 1e-6)
     if asked.top_p < 1:
         probs[ranks[kept:]] = 0
+    probs[below] = 0
     return probs / probs.sum()
 
 
@@ -122,6 +127,7 @@ def by_definition(logits: torch.Tensor, generated: list[int], asked: Request) ->
     vocabulary=st.sampled_from([7, 130, 300]),
     temperature=st.sampled_from([0.0, 0.3, 1.0, 2.5]),
     top_p=st.sampled_from([0.05, 0.5, 0.9, 1.0]),
+    min_p=st.sampled_from([0.0, 0.0, 0.02, 0.3, 1.0]),
     frequency_penalty=st.sampled_from([-2.0, -0.5, 0.0, 0.01, 2.0]),
 )
 def test_draws_follow_the_definition(seed: int, vocabulary: int, **options: Any) -> None:
@@ -166,9 +172,17 @@ def test_the_frequency_penalty_counts_earlier_tokens() -> None:
 def test_a_rows_draws_do_not_depend_on_its_neighbours(
     seed: int, penalty: float, temperatures: list[float]
 ) -> None:
-    """Rows with top-p, greedy rows, longer rows, and rows that do not generate."""
+    """Rows with top-p and min-p, greedy rows, longer rows, and rows that do not generate."""
     others = [
-        request(i, seed=i, temperature=temperature, top_p=0.6, frequency_penalty=1.0, max_tokens=30)
+        request(
+            i,
+            seed=i,
+            temperature=temperature,
+            top_p=0.6,
+            min_p=0.2,
+            frequency_penalty=1.0,
+            max_tokens=30,
+        )
         for i, temperature in enumerate(temperatures)
     ]
     own = request(9, seed=seed, frequency_penalty=penalty, max_tokens=10)
@@ -179,6 +193,29 @@ def test_a_rows_draws_do_not_depend_on_its_neighbours(
         logits = torch.randn(4, 200, generator=generator)
         assert draw(alone, logits[3:]) == together.draw(logits, writing)[3:].tolist()
     assert together.counts.tolist() == [10, 0, 10, 10]
+
+
+@FAIR
+@given(
+    seed=SEEDS,
+    temperature=st.sampled_from([0.5, 1.0, 3.0]),
+    min_p=st.floats(1e-3, 1),
+)
+def test_min_p_draws_no_token_below_its_threshold(
+    seed: int, temperature: float, min_p: float
+) -> None:
+    """The threshold is a fraction of the largest probability after temperature."""
+    tested = sampler([request(0, seed=seed, temperature=temperature, min_p=min_p, max_tokens=50)])
+    logits = torch.randn(1, 300, generator=torch.Generator().manual_seed(seed)) * 3
+    probs = (logits[0].double() / temperature).softmax(-1)
+    drawn = {draw(tested, logits)[0] for _ in range(50)}
+    assert float(probs[list(drawn)].min()) >= min_p * float(probs.max()) * (1 - 1e-5)
+
+
+def test_min_p_of_one_draws_among_equally_probable_tokens() -> None:
+    tested = sampler([request(0, seed=3, temperature=5.0, min_p=1.0, max_tokens=60)])
+    logits = torch.tensor([[2.0, 1.999, 2.0, -1.0]])
+    assert {draw(tested, logits)[0] for _ in range(60)} == {0, 2}
 
 
 def test_a_slot_that_is_assigned_again_forgets_its_tokens() -> None:

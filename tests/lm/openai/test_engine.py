@@ -436,6 +436,17 @@ def test_a_500_of_llama_cpp_may_be_a_refusal() -> None:
     assert server.statuses[500] <= 2
 
 
+@pytest.mark.parametrize("options", [{}, {"label_prefix": "", "choices": (), "beams": 2}])
+def test_min_p_at_a_server_that_refuses_it_is_an_error(options: dict[str, Any]) -> None:
+    """Leaving it out would silently sample from other tokens."""
+    with serving(dialect="openai") as server, engine(server) as lm:
+        answers(lm, build_requests(1, **options))
+        sent = server.requests
+        with pytest.raises(UserError, match=r"augment\.min_p is 0\.1, but .* refuses"):
+            answers(lm, build_requests(2, min_p=0.1, **options))
+        assert server.requests == sent
+
+
 def test_a_server_without_its_log_probabilities_is_voted_with() -> None:
     with serving(dialect="llamacpp") as server:
         message = "logprobs is not supported for models created with logits_all=False"

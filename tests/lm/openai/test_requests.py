@@ -94,6 +94,24 @@ def test_what_a_server_refuses_is_left_out(names: set[str]) -> None:
     )
 
 
+@pytest.mark.parametrize("neutral", [True, False])
+def test_min_p_is_sent(neutral: bool) -> None:
+    """OpenAI itself, where sampling is neutral already, refuses it with a message of its own."""
+    capabilities = Capabilities(neutral_sampling=neutral, refused_fields=("top_k",))
+    body = generation_body(build_requests(1, min_p=0.1)[0], capabilities, "m", 7, ())
+    without = generation_body(build_requests(1)[0], capabilities, "m", 7, ())
+    assert body == without | {"min_p": 0.1}
+    assert without.get("min_p") == (0.0 if neutral else None)
+
+
+def test_log_probabilities_after_sampling_are_not_raw_with_min_p() -> None:
+    tempered, raw = Capabilities(raw_logprobs=False), Capabilities()
+    (plain,), (cut,) = build_requests(1), build_requests(1, min_p=0.1)
+    assert tempered.returns_raw_logprobs(plain)
+    assert not tempered.returns_raw_logprobs(cut)
+    assert raw.returns_raw_logprobs(cut)
+
+
 @given(seed=st.integers(0, 2**70))
 def test_seeds_fit_into_31_bits(seed: int) -> None:
     assert (
