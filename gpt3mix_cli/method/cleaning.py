@@ -75,7 +75,10 @@ def find_bracketed_label(text: str, task: Task) -> str:
 
 def find_single_label(annotations: str, task: Task) -> str | None:
     """Return the label in annotations; None if there is none, or if there are several."""
-    labels = {match.casefold(): match for match in _patterns(task).labels.findall(annotations)}
+    without_text = BRACKET.sub(
+        lambda match: match[0] if _is_annotation(match[0], task) else "", annotations
+    )
+    labels = {match.casefold(): match for match in _patterns(task).labels.findall(without_text)}
     return next(iter(labels.values())) if len(labels) == 1 else None
 
 

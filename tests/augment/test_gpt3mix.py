@@ -139,7 +139,9 @@ def test_a_cleaned_text_has_the_label_of_what_is_kept(written: str, text: str) -
     (row,) = made.generate(TWENTY, 0, 1, 0)
     assert isinstance(row, Augmented)
     assert (row.text, row.probs, row.label_mass) == (text, {"pos": 0.75, "neg": 0.25}, 0.4)
-    assert lm.scored == [(f"{lm.requests[0].prompt} {text} (Sentiment:", (" Positive", " Negative"))]
+    assert lm.scored == [
+        (f"{lm.requests[0].prompt} {text} (Sentiment:", (" Positive", " Negative"))
+    ]
     assert made.usage()["rescored"] == 1
 
 
@@ -170,7 +172,9 @@ class Endpoint(Echo):
 
 
 def test_an_endpoint_is_paid_for_another_text_but_not_for_spaces() -> None:
-    lm = Endpoint(answer("a fine film"), answer(" a fine film  "), answer(" a fine film (Positive)"))
+    lm = Endpoint(
+        answer("a fine film"), answer(" a fine film  "), answer(" a fine film (Positive)")
+    )
     made = generator(lm)
     found = list(made.generate(TWENTY, 0, 3, 0))
     assert [getattr(row, "label_source", "") for row in found] == ["exact", "exact", "decision"]

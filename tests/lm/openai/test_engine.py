@@ -242,7 +242,7 @@ def test_prompts_without_a_reported_label_have_equal_bounds() -> None:
         assert (other.logprobs, other.bounded) == ((-math.log(2),) * 2, (0, 1))
         assert lm.score([unknown], CHOICES) == [other]
         assert other.is_unknown
-        assert (known.requests, known.is_unknown) == (2, False)
+        assert (known.requests, known.is_unknown) == (1, False)
         with pytest.raises(
             UserError, match="no probability for any of the labels Positive, Negative"
         ):
