@@ -10,6 +10,9 @@ type in any case, and little else. `and` and `or` do not count. There may be
 - at most three before the last colon: `(Interpretive response: Negative)`;
 - one, if the bracket begins with a capital as in the prompt: `(Positive review)`, `(Sentiment +1)`.
 
+Without such a name it is one at the end if it has the prompt's capitals and colon, and no more than
+three words before and after the colon: `(Answer type: Subject)`, `[Topic: Comedy]`.
+
 So `(number of miles)`, `(a human)` and `(mostly negative)` are text. Elsewhere only a bracket of
 the first two forms with a label in it is an annotation. Limit: no label with brackets is found.
 """
@@ -20,14 +23,15 @@ from typing import NamedTuple
 
 from ..settings import Task
 
-# A text's last bracket may lack its end.
-BRACKET = re.compile(r"\([^()]*(?:\)|\Z)|\[[^][]*(?:\]|\Z)|\{[^{}]*(?:\}|\Z)")
+# The innermost brackets, of equal kind or not. The last one of a text may lack its end.
+BRACKET = re.compile(r"[(\[{][^][(){}]*(?:[])}]|\Z)")
 WORD = re.compile(r"\b(?!(?:and|or)\b)\w+", re.IGNORECASE)
+OTHER_FIELD = re.compile(r".\s*[A-Z]\w*(?:\s+\w+){,2}\s*:\s*[A-Z]\w*(?:\s+\w+){,2}\W*")
 MAX_KEY_WORDS = 3  # before a colon: `Interpretive response: Negative`
 # Opening and closing marks of a whole text.
 WRAPPERS = ('""', "“”", "«»", "‘’", "''", "****", "**", "``````", "``")
-# Their end is missing if the LM wrote it after the label: `"Great. (Sentiment: Positive)"`.
-UNPAIRED = ('"', "“", "«")
+# Their end may be missing, since it came after the label: `"Great. (Sentiment: Positive)"`.
+UNPAIRED = ('"', "“", "«", "**")
 APOSTROPHE = re.compile(r"(?<=\w)['’](?=\w)")
 NUMBERING = r"\(?\d{1,2}[.)]\s+(?=\S)|[-*•]\s+(?=[^\W\d_]|[\"“«(])"
 
@@ -45,7 +49,7 @@ class CleanedText(NamedTuple):
 
 
 class _Patterns(NamedTuple):
-    opening: re.Pattern[str]
+    lead_in: re.Pattern[str]
     labels: re.Pattern[str]
     names: re.Pattern[str]
     bare_annotation: re.Pattern[str]
@@ -60,9 +64,9 @@ def clean_text(text: str, task: Task) -> CleanedText:
     annotations, before = "", None
     while text != before:
         before = text
-        text = _unwrap(_patterns(task).opening.sub("", text.strip(), count=1).strip())
         end = _annotations_start(text, task)
-        text, annotations = text[:end], text[end:] + annotations
+        text, annotations = text[:end].strip(), text[end:] + annotations
+        text = _unwrap(_patterns(task).lead_in.sub("", text, count=1).strip()).strip()
     return CleanedText(text, annotations)
 
 
@@ -98,7 +102,7 @@ def _annotations_start(text: str, task: Task) -> int:
     bare = _patterns(task).bare_annotation.search(text)
     start = end = bare.start() if bare else len(text)
     for match in reversed(list(BRACKET.finditer(text, 0, end))):
-        if text[match.end() : end].strip(" ."):
+        if text[match.end() : end].strip(" .)]}"):
             break
         end = match.start()  # of a run of brackets, in which all that follows an annotation goes
         if _is_annotation(match[0], task):
@@ -109,7 +113,7 @@ def _annotations_start(text: str, task: Task) -> int:
 def _is_annotation(bracket: str, task: Task) -> bool:
     names = _patterns(task).names
     if not names.search(bracket):
-        return False
+        return OTHER_FIELD.fullmatch(bracket) is not None
     is_single = len(WORD.findall(names.sub(" ", bracket))) == 1
     return _has_only_names(bracket, task) or (is_single and bracket[1:].lstrip()[:1].isupper())
 
@@ -121,12 +125,13 @@ def _has_only_names(bracket: str, task: Task) -> bool:
 
 def _unwrap(text: str) -> str:
     for wrapper in WRAPPERS:
-        opening, closing = wrapper[: len(wrapper) // 2], wrapper[len(wrapper) // 2 :]
-        inner = text.removeprefix(opening)
-        if inner != text and (inner.endswith(closing) or opening in UNPAIRED):
-            inner = inner.removesuffix(closing)
+        left, right = wrapper[: len(wrapper) // 2], wrapper[len(wrapper) // 2 :]
+        inner = text.removeprefix(left)
+        is_unpaired = left in UNPAIRED and inner[:1].isalpha()
+        if inner != text and (inner.endswith(right) or is_unpaired):
+            inner = inner.removesuffix(right)
             words = APOSTROPHE.sub("", inner)
-            if opening not in words and closing not in words:
+            if left not in words and right not in words:
                 return inner
     return text
 
@@ -140,16 +145,16 @@ def _compile(text_type: str, label_type: str, tokens: tuple[str, ...]) -> _Patte
     # Longest first: one label may begin another.
     labels = "|".join(any_case(token) for token in sorted(tokens, key=len, reverse=True))
     written = "|".join(re.escape(token.capitalize()) for token in tokens)
-    row, label = any_case(text_type), any_case(label_type)
+    label, row = any_case(label_type), any_case(text_type)
     here = r"here(?:['’]s|\s+is|\s+are)\b"
     sure = r"(?:sure|certainly|of\s+course|absolutely|okay|ok)\b[,.!]?\s+"
     item = rf"(?:an?|the|another|your)\s+(?:\w+\s+)?(?:{row}|item)\b"
     chat = rf"(?:{sure}{here}|{here}\s+{item})[^:.!?]*:"
+    # In the prompt's capitals: `the sentiment: positive` may be a text.
+    field = rf"{re.escape(label_type.capitalize())}\s*:\s*(?i:{labels})"
     return _Patterns(
-        opening=re.compile(rf"\A(?:\**(?:{row})\s*:\**|{chat}|{NUMBERING})", re.IGNORECASE),
+        lead_in=re.compile(rf"\A(?:\**(?:{row})\s*:\**|{chat}|{NUMBERING})", re.IGNORECASE),
         labels=re.compile(rf"(?<!\w)(?:{labels})(?!\w)", re.IGNORECASE),
         names=re.compile(rf"(?<!\w)(?:{labels}|{label}|{row})(?!\w)", re.IGNORECASE),
-        bare_annotation=re.compile(
-            rf"(?<!\S)(?:[-–—|/]+\s*(?:{written})|(?-i:{re.escape(label_type.capitalize())})\s*:\s*(?i:{labels}))[\s.]*\Z"
-        ),
+        bare_annotation=re.compile(rf"(?<!\S)(?:[-–—|/]+\s*(?:{written})|{field})[\s.]*\Z"),
     )

@@ -70,11 +70,16 @@ def test_lines_of_smollm2_are_read_as_a_person_would(case: dict[str, Any]) -> No
         ("fine (sentiment) (Can be as positive as one wants)", None),
         ("fine (Sentiment +1)", None),
         ("fine (Movie Review)", None),
+        ("fine (Answer type: Subject)", None),
+        ("fine [Topic: Dark comedy]", None),
         ("fine (positive or negative)", None),
         ("fine (Positive) (positive)", "pos"),
         ("fine (Positive) [Negative]", None),
         ("fine (Positive", "pos"),
         ("fine (Positive).", "pos"),
+        ("fine (Sentiment [Positive])", "pos"),
+        ("fine (Positive]", "pos"),
+        ("fine (Positive) (Sentiment: Negative)", "neg"),
         ('fine ("Positive")', "pos"),
         ("fine - Positive", "pos"),
         ("fine | Negative", "neg"),
@@ -141,6 +146,7 @@ def test_words_that_are_labels_too_do_not_make_an_annotation(text: str) -> None:
         "**fine film**",
         "`fine film`",
         "```fine film```",
+        "**fine film",
         '"fine film',  # the label came before the end of the quotation
         "1. fine film",
         "2) fine film",
@@ -176,6 +182,7 @@ def test_habits_of_chats_are_removed(line: str) -> None:
         "**Fine** but long",
         "*fine* and *long*",
         "* * 1/2",
+        "**1/2 : fine",
         "-- but who cares ?",
         "- 5 degrees in the hall",
         "2001 . a space odyssey",
@@ -186,6 +193,8 @@ def test_habits_of_chats_are_removed(line: str) -> None:
         "fine - positively",
         "fine (if long)",
         "a film of 1999 (U.S.)",
+        "a fine film (Note: not for children)",
+        "a fine film (One more thing: The end of it is a lie)",
     ],
 )
 def test_what_belongs_to_a_text_stays(text: str) -> None:
@@ -246,8 +255,8 @@ def annotations(draw: st.DrawFn) -> tuple[Task, str]:
             ]
         )
     )
-    opening, closing = draw(st.sampled_from(["()", "[]", "{}", ("(", "")]))
-    return task, f"{opening}{content}{closing}"
+    left, right = draw(st.sampled_from(["()", "[]", "{}", ("(", "")]))
+    return task, f"{left}{content}{right}"
 
 
 @quick(max_examples=200, deadline=None)
@@ -258,8 +267,7 @@ def test_an_annotation_after_a_clean_text_is_removed(
     task, bracket = annotation
     text = parse_line(line, task).text
     quoted = f'"{text}"' if in_quotes and '"' not in text else text
-    # In an open bracket it is a part of that one, and it may be what a `1.` counts.
-    assume(any(map(str.isalpha, text)) and not any(mark in text for mark in "([{"))
+    assume(text and not any(mark in text for mark in "([{"))  # in an open one it is a part of that
     assert parse_line(f" {quoted}{space}{bracket}", task).text == text
 
 
@@ -272,5 +280,5 @@ def test_a_bare_annotation_after_a_clean_text_is_removed(
     label = data.draw(st.sampled_from(list(task.labels.values()))).capitalize()
     kind = task.label_type.capitalize()
     form = data.draw(st.sampled_from([f"- {label}", f"| {label}", f"{kind}: {label}"]))
-    assume(any(map(str.isalpha, text)) and not any(mark in text for mark in "([{"))
+    assume(text and not any(mark in text for mark in "([{"))
     assert parse_line(f"{text} {form}", task).text == text
