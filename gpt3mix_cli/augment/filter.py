@@ -31,6 +31,7 @@ REMEDIES = {
     "unscored": "use another LM, or an endpoint that returns log-probabilities (gpt3mix check), "
     "or lm.label_source: vote",
     "label_not_in_set": _LABEL_WORDS,
+    "label_in_text": "use a larger base LM: this one writes labels into its texts",
     "min_label_mass": f"{_LABEL_WORDS}, or lower augment.filter.min_label_mass",
     "copy_of_real": _COPIES,
     "max_parent_overlap": _COPIES,

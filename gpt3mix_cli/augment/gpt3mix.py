@@ -1,8 +1,9 @@
 """GPT3Mix (section 3): select k examples, render the prompt, let the LM write a row.
 
-Soft labels (equation 1) are the LM's probabilities of the labels after the text that it generated.
-Hard labels, the other column of Table 5, are those that a beam search over the whole line wrote. A
-prompt that is longer than the LM's context loses examples from its front, down to one.
+Soft labels (equation 1) are the LM's probabilities of the labels after the row's text; see
+`soft_labels`. Hard labels, the other column of Table 5, are those that a beam search over the whole
+line wrote. A prompt that is longer than the LM's context loses examples from its front, down to
+one.
 """
 
 import functools
@@ -10,26 +11,26 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
-from ..lm import LM, Completion, Hypothesis, Request, next_block_start
-from ..method.labels import CONTENT_FREE, hard_label, soft_label
+from ..lm import LM, Completion, Hypothesis, Request
+from ..method.cleaning import find_bracketed_label
+from ..method.labels import hard_label, soft_label
 from ..method.parsing import parse_line
 from ..method.prompt import (
     PromptFitter,
     label_choices,
     label_prefix,
     prompt_inputs,
-    render_label_prompt,
     render_prompt,
 )
 from ..method.selection import ExampleSelector, similarity_fingerprint
 from ..records import Augmented, Example, Reject, hash_rows
 from ..settings import AugmentSettings, Task, derived_seed, generator
 from .protocol import RowGenerator
+from .soft_labels import UNSCORED, Answer, Attempt, SoftLabeler, describe_excess
 
-CACHE_VERSION = 3  # raise it if the same settings give other rows
+CACHE_VERSION = 4  # raise it if the same settings give other rows
 # Settings that decide how many rows are made and which are kept, but not what an attempt yields.
 QUOTA_SETTINGS = {"ratio", "synthetic_sets", "attempts", "filter"}
 # Settings that have no effect with a kind of label.
@@ -37,40 +38,9 @@ UNUSED_SETTINGS = {
     "soft": {"beams"},
     "hard": {"top_p", "min_p", "frequency_penalty", "label_temperature", "contextual_calibration"},
 }
-ENDPOINT_COUNTS = ("label_tokens", "requests")  # of `usage`; absent for a local LM
-# Answers calibrated together, with an LM that answers each request on its own.
-CALIBRATION_BATCH_SIZE = 256
+OMIT_IF_ZERO = ("label_tokens", "requests", "rescored")  # of `usage`
 
 Row = Augmented | Reject
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """A request to the LM, and the examples in its prompt.
-
-    Attributes:
-        request: what the LM is asked.
-        parents: the examples, in prompt order.
-    """
-
-    request: Request
-    parents: Sequence[Example]
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The LM's answer to an attempt.
-
-    Attributes:
-        attempt: the attempt.
-        completion: what the LM generated.
-        content_free: log-probabilities of the labels after each content-free text, for contextual
-            calibration.
-    """
-
-    attempt: Attempt
-    completion: Completion
-    content_free: Sequence[Sequence[float]] = ()
 
 
 class GPT3Mix(RowGenerator):
@@ -144,13 +114,12 @@ class GPT3Mix(RowGenerator):
         """Return the tokens and counts of all answers so far, those from the journal included.
 
         `shortened`: prompts that lost examples to the context's length. `retokenised`: texts that
-        the tokenizer splits differently when they are read than when they were generated. For an
-        endpoint also `requests` and `label_tokens`, of requests for a label alone.
+        the tokenizer splits differently when they are read than when they were generated. Absent if
+        zero: `rescored`: rows whose label was scored again, since their text was cleaned;
+        `requests`, to an endpoint, and `label_tokens`, of its requests for a label alone.
         """
         return {
-            name: count
-            for name, count in self._usage.items()
-            if count or name not in ENDPOINT_COUNTS
+            name: count for name, count in self._usage.items() if count or name not in OMIT_IF_ZERO
         }
 
     def usd(self) -> float | None:
@@ -170,8 +139,13 @@ class GPT3Mix(RowGenerator):
             requests=completion.requests,
             shortened=int(len(answer.attempt.parents) < self._settings.k),
             retokenised=int(completion.retokenised),
+            rescored=int(answer.is_rescored),
         )
         self._usd = None if self._usd is None or usd is None else self._usd + usd
+        if answer.is_rescored and answer.scores:
+            tokens, usd = answer.scores.tokens, answer.scores.usd
+            self._usage.update(label_tokens=tokens or 0, requests=answer.scores.requests)
+            self._usd = None if self._usd is None or usd is None else self._usd + usd
 
     # Requests ------------------------------------------------------------------------------------
 
@@ -232,41 +206,20 @@ class GPT3Mix(RowGenerator):
         self, requests: Iterable[Request], attempts: dict[int, Attempt]
     ) -> Iterator[Answer]:
         completions = self._lm.complete(requests)
-        answers = (Answer(attempts.pop(item.number), item) for item in completions)
-        if self._settings.labels == "hard" or not self._settings.contextual_calibration:
-            return answers
-        # In the LM's own blocks: the last digits of scores depend on what is scored together, and
-        # that must not depend on how many rows are wanted.
-        size = self.block_size if self.block_size > 1 else CALIBRATION_BATCH_SIZE
-        blocks = itertools.groupby(
-            answers, lambda answer: next_block_start(answer.completion.number, size)
-        )
-        return itertools.chain.from_iterable(self._calibrated(list(block)) for _, block in blocks)
-
-    def _calibrated(self, answers: Sequence[Answer]) -> Iterator[Answer]:
-        prompts = [
-            render_label_prompt(self._task, answer.attempt.parents, text)
-            for answer in answers
-            if answer.completion.scores
-            for text in CONTENT_FREE
-        ]
-        scores = iter(self._lm.score(prompts, label_choices(self._task)) if prompts else ())
-        for answer in answers:
-            own = itertools.islice(scores, len(CONTENT_FREE) if answer.completion.scores else 0)
-            yield replace(answer, content_free=[score.logprobs for score in own])
+        answers = ((attempts.pop(item.number), item) for item in completions)
+        if self._settings.labels == "hard":
+            return itertools.starmap(Answer, answers)
+        return SoftLabeler(self._settings, self._task, self._lm).label(answers)
 
     # Rows ----------------------------------------------------------------------------------------
 
     def _rows(self, answer: Answer) -> Iterator[Row]:
-        completion, max_tokens = answer.completion, self._settings.max_tokens
-        if completion.finish == "too_long":
-            detail = (
-                f"{completion.prompt_tokens} tokens and max_tokens {max_tokens} "
-                f"do not fit {self.lm_info.context_length}"
-            )
-            yield self._reject(answer, "", "prompt_too_long", detail)
-        elif self._settings.labels == "soft":
+        completion = answer.completion
+        if self._settings.labels == "soft":
             yield self._soft_row(answer)
+        elif completion.finish == "too_long":
+            detail = describe_excess(completion, self._settings.max_tokens, self._lm)
+            yield self._reject(answer, "", "prompt_too_long", detail)
         elif completion.hypotheses:
             for rank, hypothesis in enumerate(completion.hypotheses):
                 yield self._hard_row(answer, hypothesis, rank)
@@ -276,25 +229,15 @@ class GPT3Mix(RowGenerator):
             )
 
     def _soft_row(self, answer: Answer) -> Row:
-        completion, scores, settings = answer.completion, answer.completion.scores, self._settings
-        reject = functools.partial(self._reject, answer, completion.text)
-        if completion.finish == "length":
-            return reject("unfinished", f"no end within {settings.max_tokens} tokens")
-        if scores is None:
-            return reject("unscored", "the endpoint gives no log-probability of any label")
-        line = parse_line(completion.text, self._task)
-        if line.rest:
-            # The labels were scored after the whole line, which is another text.
-            return reject("no_label", f"went on with '{line.rest}'")
-        if not line.text:
-            return reject("empty")
-        classes = self._task.classes
+        scores, classes = answer.scores, self._task.classes
+        if answer.rejection or scores is None:
+            return self._reject(answer, answer.completion.text, *(answer.rejection or UNSCORED))
         probs, mass = soft_label(
-            classes, scores.logprobs, settings.label_temperature, answer.content_free
+            classes, scores.logprobs, self._settings.label_temperature, answer.content_free
         )
         return self._row(
             answer,
-            line.text,
+            answer.text,
             probs,
             label_source=scores.source,
             label_mass=round(mass, 6) if scores.has_mass else None,
@@ -308,6 +251,8 @@ class GPT3Mix(RowGenerator):
             return reject("unfinished", f"no end within {limit} tokens and a label")
         if not line.text:
             return reject("empty")
+        if bracket := find_bracketed_label(line.text, self._task):
+            return reject("label_in_text", bracket)
         if line.written_label is None:
             return reject("no_label")
         if line.label is None:

@@ -21,7 +21,7 @@ NO_MATCH = 0.1
 USAGE_ROWS = {
     "tokens": ("prompt_tokens", "completion_tokens"),
     "prompts": ("shortened",),
-    "texts": ("retokenised",),
+    "texts": ("retokenised", "rescored"),
 }
 
 

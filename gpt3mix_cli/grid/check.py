@@ -11,6 +11,7 @@ from typing import Any
 
 from ..augment import open_augmenter
 from ..errors import UserError
+from ..lm import score_labels
 from ..method.prompt import label_choices, render_label_prompt, render_prompt
 from ..records import Example
 from ..settings import BaselineSettings, ClassifierSettings, Experiment, fingerprint, generator
@@ -116,9 +117,8 @@ def _lm(grid: Grid, experiment: Experiment) -> str:
             f"{lm.info.context_length} tokens",
             "lower augment.max_tokens, or use another LM",
         )
-    scores = lm.score(
-        [render_label_prompt(task, [example] * fitting, "A second try.")], label_choices(task)
-    )[0]
+    prompt = render_label_prompt(task, [example] * fitting, "A second try.")
+    scores = score_labels(lm, [prompt], label_choices(task))[0]
     source = "" if scores.source == "exact" else f", here {scores.source}"
     shortened = (
         f"; of k = {k} short examples only {fitting} fit, so prompts will be shortened"

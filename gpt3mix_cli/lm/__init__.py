@@ -17,6 +17,7 @@ from .port import (
     costs_money,
     next_block_start,
     open_lm,
+    score_labels,
     split_into_blocks,
 )
 
@@ -39,6 +40,7 @@ __all__ = [
     "costs_money",
     "next_block_start",
     "open_lm",
+    "score_labels",
     "split_into_blocks",
     "total_spent",
 ]

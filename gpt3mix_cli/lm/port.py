@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, assert_never, runtime_checkable
 
-from ..errors import NO_CALLBACKS, Callbacks
+from ..errors import NO_CALLBACKS, Callbacks, UserError
 from ..settings import Budget, LocalLMSettings, OpenAISettings
 from .journal import IN_MEMORY, Journal
 
@@ -88,6 +88,7 @@ class Scores:
         tokens: read and generated for these scores alone, as the endpoint counts them. None if
             unreported. Excluded from equality.
         usd: price of those tokens. None if unknown. Excluded from equality.
+        requests: sent to an endpoint for these scores alone. Excluded from equality.
     """
 
     logprobs: tuple[float, ...]
@@ -95,11 +96,17 @@ class Scores:
     bounded: tuple[int, ...] = ()
     tokens: int | None = field(default=None, compare=False)
     usd: float | None = field(default=None, compare=False)
+    requests: int = field(default=0, compare=False)
 
     @property
     def has_mass(self) -> bool:
         """Whether the probabilities are relative to all tokens, not normalized over the choices."""
         return self.source in ("exact", "rounded", "top_logprobs")
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether the server reported no choice, so that these scores say nothing."""
+        return bool(self.bounded) and len(self.bounded) == len(self.logprobs)
 
 
 @dataclass(frozen=True)
@@ -292,6 +299,22 @@ def open_lm(
             return OpenAILM(settings, budget, journals, replay_only, callbacks)
         case _:
             assert_never(settings)
+
+
+def score_labels(lm: LM, prompts: Sequence[str], choices: Sequence[str]) -> list[Scores]:
+    """Return the scores of every choice after every prompt, as `lm.score` does.
+
+    Raises:
+        UserError: if the server reports no choice after any prompt.
+    """
+    scores = lm.score(prompts, choices)
+    if scores and all(item.is_unknown for item in scores):
+        raise UserError(
+            f"lm {lm.info.model}: the server reports no probability for any of the labels "
+            + ", ".join(choice.strip() for choice in choices),
+            "use another LM",
+        )
+    return scores
 
 
 # Costs -------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from random import Random
 from statistics import fmean
 from typing import Any
 
-from ..lm import LM, Scores
+from ..lm import LM, Scores, score_labels
 from ..method.labels import CONTENT_FREE, LOW_LABEL_MASS, soft_label
 from ..method.prompt import PromptFitter, label_choices, prompt_inputs, render_label_prompt
 from ..records import Augmented, Example
@@ -91,7 +91,8 @@ class PromptClassifier(Classifier):
         size = self._lm.info.block_size if self._lm.info.block_size > 1 else BATCH_SIZE
         for start in range(0, len(order), size):
             indices = order[start : start + size]
-            answers = self._lm.score([prompts[index][0] for index in indices], self._choices)
+            block = [prompts[index][0] for index in indices]
+            answers = score_labels(self._lm, block, self._choices)
             for index, scores in zip(indices, answers, strict=True):
                 content_free = self._content_free_scores(prompts[index][1])
                 probs, mass = soft_label(
@@ -109,7 +110,8 @@ class PromptClassifier(Classifier):
 
     def probe(self) -> None:
         """Ask the LM for the label of one text."""
-        self._lm.score([render_label_prompt(self._task, (), "A first try.")], self._choices)
+        prompt = render_label_prompt(self._task, (), "A first try.")
+        score_labels(self._lm, [prompt], self._choices)
 
     def _add_usage(self, scores: Scores, prompt_tokens: int) -> None:
         tokens = prompt_tokens if scores.tokens is None else scores.tokens
@@ -121,7 +123,7 @@ class PromptClassifier(Classifier):
             return []
         if len(examples) not in self._content_free:
             prompts = [render_label_prompt(self._task, examples, text) for text in CONTENT_FREE]
-            answers = self._lm.score(prompts, self._choices)
+            answers = score_labels(self._lm, prompts, self._choices)
             self._content_free[len(examples)] = [scores.logprobs for scores in answers]
             for prompt, scores in zip(prompts, answers, strict=True):
                 self._add_usage(scores, self._lm.info.count_tokens(prompt))

@@ -128,12 +128,99 @@ def test_a_line_that_ended_before_the_seam_is_kept_with_its_soft_label() -> None
     [
         (" Movie review: a fine film", "a fine film"),
         (" a fine film (sentiment: positive)", "a fine film"),
+        (" a fine film (Positive) [Movie review]", "a fine film"),
         (" a fine (if long) film\u2028indeed  ", "a fine (if long) film indeed"),
+        ("a fine film", "a fine film"),
+        (" a fine film ", "a fine film"),
+        (' "a fine film"', "a fine film"),
+        (" 1. a fine film", "a fine film"),
     ],
 )
-def test_what_is_no_part_of_a_text_is_taken_off_it(written: str, text: str) -> None:
-    (row,) = generated(Echo(answer(written, finish="line")), count=1)
-    assert (row.text, getattr(row, "probs", None)) == (text, {"pos": 0.25, "neg": 0.75})
+def test_a_cleaned_text_has_the_label_of_what_is_kept(written: str, text: str) -> None:
+    lm = Echo(answer(written, finish="line"))
+    made = generator(lm)
+    (row,) = made.generate(TWENTY, 0, 1, 0)
+    assert isinstance(row, Augmented)
+    assert (row.text, row.probs, row.label_mass) == (text, {"pos": 0.75, "neg": 0.25}, 0.4)
+    assert lm.scored == [
+        (f"{lm.requests[0].prompt} {text} (Sentiment:", (" Positive", " Negative"))
+    ]
+    assert made.usage()["rescored"] == 1
+
+
+def test_a_text_that_was_scored_as_it_is_kept_is_not_scored_again() -> None:
+    lm = Echo(answer(), answer(finish="line"), answer(" (fine) isn't `it' ?"))
+    made = generator(lm)
+    assert {row.probs["pos"] for row in made.generate(TWENTY, 0, 6, 0)} == {0.25}  # type: ignore
+    assert not lm.scored
+    assert "rescored" not in made.usage()
+
+
+class Endpoint(Echo):
+    """An Echo that is paid for: a text or a score is a request of 7 tokens and a dollar."""
+
+    known = True
+
+    def __init__(self, *script: Completion) -> None:
+        paid = [replace(item, requests=1, usd=1.0) for item in script]
+        super().__init__(*paid)
+        self.info = replace(self.info, block_size=1)
+
+    def score(self, prompts: Sequence[str], choices: Sequence[str]) -> list[Scores]:
+        bounded = () if self.known else (0, 1)
+        return [
+            replace(scores, source="decision", tokens=7, usd=1.0, requests=1, bounded=bounded)
+            for scores in super().score(prompts, choices)
+        ]
+
+
+def test_an_endpoint_is_paid_for_another_text_but_not_for_spaces() -> None:
+    lm = Endpoint(
+        answer("a fine film"), answer(" a fine film  "), answer(" a fine film (Positive)")
+    )
+    made = generator(lm)
+    found = list(made.generate(TWENTY, 0, 3, 0))
+    assert [getattr(row, "label_source", "") for row in found] == ["exact", "exact", "decision"]
+    assert len(lm.scored) == 1
+    usage = made.usage()
+    assert (usage["rescored"], usage["requests"], usage["label_tokens"]) == (1, 4, 7)
+    assert made.usd() == 4.0
+
+
+def test_a_rescored_text_without_a_reported_label_is_rejected() -> None:
+    lm = Endpoint(answer(" fine (Positive)"), answer())
+    lm.known = False
+    lost, kept = generated(lm, count=2)
+    assert (getattr(lost, "reason", ""), getattr(kept, "text", "")) == ("unscored", "a fine film")
+
+
+def test_rows_before_the_first_one_to_be_scored_again_do_not_wait() -> None:
+    class Breaking(Endpoint):
+        def complete(self, requests: Sequence[Request]) -> Iterator[Completion]:
+            for completion in super().complete(requests):
+                if completion.number == 2:
+                    raise StoppedShort("gone")
+                yield completion
+
+    stream = generator(Breaking(answer(), answer(" fine (Positive)"))).generate(TWENTY, 0, 4, 0)
+    assert next(stream).request == 0
+    with pytest.raises(StoppedShort, match="gone"):
+        next(stream)
+
+
+def test_a_text_that_no_longer_fits_the_context_is_rejected_not_scored() -> None:
+    lm = Echo(answer(f" {'x' * 300} (Positive)"))
+    (lost,) = generated(lm, count=1)
+    assert (getattr(lost, "reason", ""), lm.scored) == ("prompt_too_long", [])
+
+
+@pytest.mark.parametrize("labels", ["soft", "hard"])
+def test_a_label_in_brackets_within_a_text_rejects_the_row(labels: str) -> None:
+    text = " a fine (Interpretive response: Negative) film"
+    line = beam(f"{text} (Sentiment: Positive)") if labels == "hard" else answer(text)
+    (lost,) = generated(Echo(line), count=1, labels=labels)
+    assert isinstance(lost, Reject)
+    assert (lost.reason, lost.detail) == ("label_in_text", "(Interpretive response: Negative)")
 
 
 @pytest.mark.parametrize(
@@ -318,7 +405,7 @@ def test_every_hypothesis_is_a_row_in_the_order_of_its_rank() -> None:
         beam(
             " fine (Sentiment: Positive)",
             " dull (Sentiment: Negative)",
-            "fine (sometimes) (Sentiment: POSITIVE)",
+            '"fine (sometimes)" (Positive)',
         )
     )
     found = generated(lm, first=17, count=2, labels="hard", beams=3)
@@ -486,6 +573,19 @@ def test_what_is_scored_together_depends_on_no_quota() -> None:
         generated(few, first=first, count=32, contextual_calibration=True)
     generated(many, count=192, contextual_calibration=True)
     assert (few.batches, many.batches) == ([32, 32], [32, 32, 64, 64])
+
+
+def test_a_cleaned_text_is_scored_together_with_the_texts_without_content() -> None:
+    lm = Echo(answer(" fine (Positive)"), answer(" dull"), answer(" x (Positive) y"))
+    first, second, lost = generated(lm, count=3, contextual_calibration=True)
+    texts = [text.removeprefix(lm.requests[0].prompt) for text, _ in lm.scored[:4]]
+    assert texts == [f"{text} (Sentiment:" for text in (" fine", " N/A", " [MASK]", "")]
+    assert len(lm.scored) == 7
+    assert isinstance(first, Augmented)
+    assert isinstance(second, Augmented)
+    assert isinstance(lost, Reject)
+    # Echo's scores are the same with and without content; those of its lines are the reverse.
+    assert (first.probs["pos"], second.probs["pos"]) == (0.5, 0.1)
 
 
 def test_hard_labels_are_not_calibrated() -> None:

@@ -57,8 +57,8 @@ ODD = make_task(
         ("my movie review: fine (Sentiment: Positive)", "my movie review: fine", "pos"),
         # No annotation, an empty one, or no text.
         ("a fine film", "a fine film", None),
-        ("a fine film (Sentiment: Positive and", "a fine film (Sentiment: Positive and", None),
-        ("a fine film (Sentiment", "a fine film (Sentiment", None),
+        ("a fine film (Sentiment: Positive and", "a fine film", "pos"),
+        ("a fine film (Sentiment", "a fine film", None),
         ("(Sentiment: Positive)", "", "pos"),
         ("  ", "", None),
         ("", "", None),
@@ -76,7 +76,7 @@ def test_a_line_is_a_text_and_its_label(line: str, text: str, label: str | None)
     [
         (
             "fine (Sentiment: Positive) (Sentiment: Negative)",
-            ParsedLine("fine", "pos", "Positive", "(Sentiment: Negative)"),
+            ParsedLine("fine", "pos", "Positive", ""),  # nothing but a second annotation
         ),
         (
             "fine (Sentiment: Positive) Movie review: dull (Sentiment: Negative)",
@@ -93,7 +93,7 @@ def test_a_line_is_a_text_and_its_label(line: str, text: str, label: str | None)
         ("fine\nMovie review: dull", ParsedLine("fine", None, None, "Movie review: dull")),
         (
             "fine (Sentiment: Mixed) (Sentiment: Positive)",
-            ParsedLine("fine", None, "Mixed", "(Sentiment: Positive)"),
+            ParsedLine("fine", None, "Mixed", ""),
         ),
         ("fine (Sentiment: Positively)", ParsedLine("fine", None, "Positively", "")),
         ("fine (Sentiment: )", ParsedLine("fine", None, "", "")),
@@ -114,7 +114,8 @@ def test_what_follows_is_cut_and_a_label_outside_the_set_is_none(
         ("x (Kind of (thing): Ss)", "d"),
         ("x (Kind of (thing): ß)", "d"),
         ("q.: x (Kind of (thing): Not", "b"),
-        ("x (Kind of thing: Not)", None),
+        ("x (Kind of thing: Not)", "b"),  # an annotation in another form
+        ("x (Kind of thing: x)", None),
     ],
 )
 def test_signs_in_types_and_labels_mean_themselves(line: str, label: str | None) -> None:

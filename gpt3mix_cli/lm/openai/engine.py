@@ -128,7 +128,7 @@ class OpenAILM:
         Choices have equal bounds after a prompt for which the server reports none of them.
 
         Raises:
-            UserError: if that is so for every prompt, or if one does not fit the server's context.
+            UserError: if a prompt does not fit the server's context.
         """
         if not choices:
             return [Scores(()) for _ in prompts]
@@ -139,17 +139,14 @@ class OpenAILM:
             return await labels.score(query), query.responses
 
         results = list(self._loop.map_ordered(score_prompt, prompts))
-        if results and not any(scores for scores, _ in results):
-            raise UserError(
-                f"lm {self.info.model}: the server reports no probability for any of the labels "
-                + ", ".join(choice.strip() for choice in choices),
-                "use another LM",
-            )
         count = len(choices)
         unknown = Scores((-math.log(count),) * count, "top_logprobs", tuple(range(count)))
         return [
             dataclasses.replace(
-                scores or unknown, tokens=total_tokens(responses) or None, usd=total_usd(responses)
+                scores or unknown,
+                tokens=total_tokens(responses) or None,
+                usd=total_usd(responses),
+                requests=len(responses),
             )
             for scores, responses in results
         ]

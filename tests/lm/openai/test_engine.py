@@ -20,7 +20,7 @@ from endpoint_lm import (
 from endpoint_server import serving
 
 from gpt3mix_cli.errors import Callbacks, StoppedShort, UserError
-from gpt3mix_cli.lm import Completion, JournaledLM, Request, Scores
+from gpt3mix_cli.lm import Completion, JournaledLM, Request, Scores, score_labels
 from gpt3mix_cli.lm.openai import servers
 from gpt3mix_cli.lm.openai.engine import OpenAILM
 from gpt3mix_cli.settings import OpenAISettings
@@ -240,10 +240,13 @@ def test_prompts_without_a_reported_label_have_equal_bounds() -> None:
         known, other = lm.score([f"{PROMPT} a fine film{LABEL_PREFIX}", unknown], CHOICES)
         assert known.bounded == ()
         assert (other.logprobs, other.bounded) == ((-math.log(2),) * 2, (0, 1))
+        assert lm.score([unknown], CHOICES) == [other]
+        assert other.is_unknown
+        assert (known.requests, known.is_unknown) == (1, False)
         with pytest.raises(
             UserError, match="no probability for any of the labels Positive, Negative"
         ):
-            lm.score([unknown], CHOICES)
+            score_labels(lm, [unknown], CHOICES)
 
 
 def test_a_label_that_is_cut_off_has_a_bound() -> None:

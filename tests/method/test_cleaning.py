@@ -1,0 +1,284 @@
+"""What LMs write around a text is removed; what belongs to the text stays."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import settings as quick
+from hypothesis import strategies as st
+
+from gpt3mix_cli.method.cleaning import clean_text, find_bracketed_label
+from gpt3mix_cli.method.parsing import parse_line
+from gpt3mix_cli.method.prompt import to_one_line
+from gpt3mix_cli.settings import Task
+
+GOLDEN = Path(__file__).parent.parent / "golden" / "lines.jsonl"
+
+
+def make_task(labels: Any, **types: str) -> Task:
+    return Task.model_validate({"name": "t", "data": {"kind": "demo"}, "labels": labels, **types})
+
+
+REVIEWS = make_task(
+    {"pos": "positive", "neg": "negative"}, text_type="movie review", label_type="sentiment"
+)
+QUESTIONS = make_task(
+    {
+        "ABBR": "abbreviation",
+        "DESC": "description",
+        "ENTY": "entity",
+        "HUM": "human",
+        "LOC": "location",
+        "NUM": "number",
+    },
+    text_type="question",
+    label_type="question type",
+)
+TASKS = {"reviews": REVIEWS, "questions": QUESTIONS}
+
+
+# Lines of a real LM -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "case", [json.loads(line) for line in GOLDEN.read_text("utf-8").splitlines()]
+)
+def test_lines_of_smollm2_are_read_as_a_person_would(case: dict[str, Any]) -> None:
+    """Written by SmolLM2-135M-Instruct for the packaged reviews and for questions made up here."""
+    task = TASKS[case["task"]]
+    line = parse_line(case["line"], task)
+    assert (line.text, line.label) == (case["text"], case["label"])
+    assert bool(find_bracketed_label(line.text, task)) == (case["reject"] == "label_in_text")
+
+
+# Annotations --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "label"),
+    [
+        ("fine (Positive)", "pos"),
+        ("fine [NEGATIVE]", "neg"),
+        ("fine {sentiment: positive}", "pos"),
+        ("fine (Positive Sentiment)", "pos"),
+        ("fine (Interpretive response: Negative)", "neg"),
+        ("fine (Metrating:Negative)", "neg"),
+        ("fine (Movie review: Positive)", "pos"),
+        ("fine (Positive review)", "pos"),
+        ("fine (sentiment) (Can be as positive as one wants)", None),
+        ("fine (Sentiment +1)", None),
+        ("fine (Movie Review)", None),
+        ("fine (Answer type: Subject)", None),
+        ("fine [Topic: Dark comedy]", None),
+        ("fine (positive or negative)", None),
+        ("fine (Positive) (positive)", "pos"),
+        ("fine (Positive) [Negative]", None),
+        ("fine (Positive", "pos"),
+        ("fine (Positive).", "pos"),
+        ("fine (Sentiment [Positive])", "pos"),
+        ("fine (Positive]", "pos"),
+        ("fine (Positive) (Sentiment: Negative)", "neg"),
+        ('fine ("Positive")', "pos"),
+        ("fine - Positive", "pos"),
+        ("fine | Negative", "neg"),
+        ("fine Sentiment: negative", "neg"),
+        ('"fine" (Positive)', "pos"),
+        ('"fine (Positive)"', "pos"),
+        ('"fine (Sentiment: Positive)"', "pos"),
+        ("1. **fine** (Positive)", "pos"),
+    ],
+)
+def test_an_annotation_at_the_end_is_the_label_if_it_names_one(
+    line: str, label: str | None
+) -> None:
+    found = parse_line(line, REVIEWS)
+    assert (found.text, found.label, found.rest) == ("fine", label, "")
+
+
+@pytest.mark.parametrize(
+    ("text", "bracket"),
+    [
+        ("a (positive) film", "(positive)"),
+        ("a film [Sentiment: Negative], they said", "[Sentiment: Negative]"),
+        ("it (Interpretive response: Negative) drags", "(Interpretive response: Negative)"),
+        ("dull {positive or negative}?", "{positive or negative}"),
+        ("a (mostly positive) film", ""),
+        ("a film (with a positive end) for all", ""),
+        ("the sentiment (sentiment) of it", ""),
+        ("a positive film", ""),
+        ("what he says (positive: nothing) counts", ""),
+    ],
+)
+def test_a_label_in_brackets_elsewhere_is_found(text: str, bracket: str) -> None:
+    assert clean_text(text, REVIEWS) == (text, "")
+    assert find_bracketed_label(text, REVIEWS) == bracket
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "How far is it to the moon (number of miles) ?",
+        "What is the largest organ (of the human body)",
+        "What is the largest organ (human body)",
+        "Who was the first human ( or animal ) in space ?",
+        "Where is the location of the museum - and who runs it ?",
+        "What does the abbreviation LED ( or led ) mean ?",
+        "What entity (a bank, a number of people, or a human) can sue ?",
+        "How many people live in the capital (location unknown)",
+    ],
+)
+def test_words_that_are_labels_too_do_not_make_an_annotation(text: str) -> None:
+    assert clean_text(text, QUESTIONS) == (text, "")
+    assert find_bracketed_label(text, QUESTIONS) == ""
+
+
+# Habits of chats ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '"fine film"',
+        "“fine film”",
+        "'fine film'",
+        "**fine film**",
+        "`fine film`",
+        "```fine film```",
+        "**fine film",
+        '"fine film',  # the label came before the end of the quotation
+        "1. fine film",
+        "2) fine film",
+        "- fine film",
+        "* fine film",
+        "• fine film",
+        "Sure, here is a movie review: fine film",
+        "Certainly! Here's another one for the list: fine film",
+        "Here is a new movie review: fine film",
+        "**Movie review:** fine film",
+        "1. Movie review: fine film",
+        '1. **"fine film"**',
+        '"Movie review: fine film"',
+    ],
+)
+def test_habits_of_chats_are_removed(line: str) -> None:
+    assert clean_text(line, REVIEWS) == ("fine film", "")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "`` a fine film '' is what it is not .",
+        "`` a fine film ''",
+        "` a fine film '",
+        "''fine'' and ``dull``",
+        "a fine film -lrb- if long -rrb- .",
+        "-lrb- positive -rrb- is a word .",
+        '"Fine," he said, and left.',
+        'He said: "fine."',
+        '"Fine" and "dull"',
+        "isn't it what one doesn't want ?",
+        "**Fine** but long",
+        "*fine* and *long*",
+        "* * 1/2",
+        "**1/2 : fine",
+        "-- but who cares ?",
+        "- 5 degrees in the hall",
+        "2001 . a space odyssey",
+        "1.5 stars",
+        "here is a film that says: nothing",
+        "sure , here is the thing .",
+        "the sentiment: mixed",
+        "fine - positively",
+        "fine (if long)",
+        "a film of 1999 (U.S.)",
+        "a fine film (Note: not for children)",
+        "a fine film (One more thing: The end of it is a lie)",
+    ],
+)
+def test_what_belongs_to_a_text_stays(text: str) -> None:
+    assert clean_text(text, REVIEWS) == (text, "")
+    assert find_bracketed_label(text, REVIEWS) == ""
+
+
+# Properties ---------------------------------------------------------------------------------------
+
+MARKS = [*"()[]{}\"'`*“”‘’«»-•|:.,!?", "(Positive)", "(human", "1. ", "- ", "Sure, here is a", "**"]
+NAMES = ["positive", "Negative", "human", "Number", "sentiment", "question type", "Movie review:"]
+pieces = st.one_of(
+    st.sampled_from([*MARKS, *NAMES, " ", "fine", "don't"]),
+    st.characters(exclude_categories=["Cs"]),
+)
+lines = st.lists(pieces, max_size=25).map("".join)
+words = st.text(st.characters(categories=["L"]), min_size=1, max_size=8)
+plain_texts = st.lists(words, min_size=1, max_size=12).map(" ".join)
+tasks = st.sampled_from(list(TASKS.values()))
+
+
+@quick(max_examples=200, deadline=None)
+@given(plain_texts, st.sampled_from(["", ".", " ?", "!", ", too"]), tasks)
+def test_words_and_punctuation_are_left_alone(text: str, end: str, task: Task) -> None:
+    text += end
+    assert clean_text(text, task) == (text, "")
+    assert find_bracketed_label(text, task) == ""
+
+
+@quick(max_examples=200, deadline=None)
+@given(lines, tasks)
+def test_what_is_kept_is_a_piece_of_the_line_and_clean(line: str, task: Task) -> None:
+    cleaned = clean_text(line, task).text
+    assert cleaned in line
+    assert clean_text(cleaned, task) == (cleaned, "")
+    text = parse_line(line, task).text
+    assert text in to_one_line(line)
+    assert parse_line(text, task) == (text, None, None, "")
+
+
+@st.composite
+def annotations(draw: st.DrawFn) -> tuple[Task, str]:
+    task = draw(tasks)
+    label = draw(st.sampled_from(list(task.labels.values())))
+    label = draw(st.sampled_from([label, label.capitalize(), label.upper()]))
+    kind = task.label_type.capitalize()
+    content = draw(
+        st.sampled_from(
+            [
+                label,
+                f"{kind}: {label}",
+                f"{kind}:{label}",
+                f"{label.capitalize()} {kind}",
+                f"Interpretive response: {label}",
+                f"{label.capitalize()} review",
+                f"{task.text_type}: {label}",
+                kind,
+            ]
+        )
+    )
+    left, right = draw(st.sampled_from(["()", "[]", "{}", ("(", "")]))
+    return task, f"{left}{content}{right}"
+
+
+@quick(max_examples=200, deadline=None)
+@given(lines, annotations(), st.sampled_from(["", " "]), st.booleans())
+def test_an_annotation_after_a_clean_text_is_removed(
+    line: str, annotation: tuple[Task, str], space: str, in_quotes: bool
+) -> None:
+    task, bracket = annotation
+    text = parse_line(line, task).text
+    quoted = f'"{text}"' if in_quotes and '"' not in text else text
+    assume(text and not any(mark in text for mark in "([{"))  # in an open one it is a part of that
+    assert parse_line(f" {quoted}{space}{bracket}", task).text == text
+
+
+@quick(max_examples=200, deadline=None)
+@given(lines, tasks, st.data())
+def test_a_bare_annotation_after_a_clean_text_is_removed(
+    line: str, task: Task, data: st.DataObject
+) -> None:
+    text = parse_line(line, task).text
+    label = data.draw(st.sampled_from(list(task.labels.values()))).capitalize()
+    kind = task.label_type.capitalize()
+    form = data.draw(st.sampled_from([f"- {label}", f"| {label}", f"{kind}: {label}"]))
+    assume(text and not any(mark in text for mark in "([{"))
+    assert parse_line(f"{text} {form}", task).text == text
