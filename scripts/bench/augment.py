@@ -85,14 +85,24 @@ def labels() -> tuple[str, tuple[str, ...]]:
     return label_prefix(task), label_choices(task)
 
 
+def local_folder(model: str) -> str:
+    """Return a model's folder; that of a GGUF file is its conversion in the cache."""
+    from gpt3mix_cli.errors import NO_CALLBACKS
+    from gpt3mix_cli.lm.local.gguf import find_gguf, open_gguf
+    from gpt3mix_cli.pretrained import lm_path
+    from gpt3mix_cli.settings import LocalLMSettings
+
+    settings = LocalLMSettings(kind="local", model=model)
+    file = find_gguf(settings)
+    return open_gguf(file, settings, NO_CALLBACKS)[0] if file else lm_path(model)
+
+
 def open_plain(model: str) -> tuple[Any, Any]:
     """Return model and tokenizer, loaded as the library's documentation shows."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from gpt3mix_cli.pretrained import lm_path
-
-    path = lm_path(model)
+    path = local_folder(model)
     lm = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
     return lm, AutoTokenizer.from_pretrained(path, padding_side="left")
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
-from augment import TASK, labels, print_row
+from augment import TASK, labels, local_folder, print_row
 
 BATCH_SIZE = 10
 Score = Callable[[Sequence[str]], list[list[float]]]  # log-probabilities of the labels
@@ -61,14 +61,7 @@ def plain(model: str, dtype: str, quantise: bool = False, batch: int = BATCH_SIZ
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from gpt3mix_cli.errors import NO_CALLBACKS
-    from gpt3mix_cli.lm.local.gguf import find_gguf, open_gguf
-    from gpt3mix_cli.pretrained import lm_path
-    from gpt3mix_cli.settings import LocalLMSettings
-
-    settings = LocalLMSettings(kind="local", model=model)
-    file = find_gguf(settings)
-    folder = open_gguf(file, settings, NO_CALLBACKS)[0] if file else lm_path(model)
+    folder = local_folder(model)
     lm = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token

@@ -19,6 +19,11 @@ from .prompt_reader import PromptReader, common_prefix_length
 from .sampling import Sampler
 from .tokenization import Ending
 
+# The fraction of idle slots at which waiting rows are admitted, and the fraction of taken slots at
+# which idle ones are given up if no row waits. A CPU computes idle slots at full cost; a GPU
+# prefers few large passes.
+CPU_OCCUPANCY = 1 / 16, 0.75
+GPU_OCCUPANCY = 1 / 4, 0.5
 SPARE_COLUMNS = 32  # for label prefixes, before the cache has to grow
 
 
@@ -74,6 +79,9 @@ class ContinuousBatch:
         # The first step feeds a prompt's last token, since it needs the logits.
         self._prompts = PromptReader(decoder, [row.prompt[:-1] for row in rows])
         device = self._device = decoder.model.device
+        self._idle_fraction, self._compact_below = (
+            CPU_OCCUPANCY if device.type == "cpu" else GPU_OCCUPANCY
+        )
         requests = [row.request for row in rows if row.request]
         max_tokens = max((request.max_tokens for request in requests), default=1)
         self._sampler = Sampler(slots, max_tokens, device)
@@ -97,16 +105,18 @@ class ContinuousBatch:
     def run(self) -> None:
         """Run steps until every row has ended."""
         while True:
-            # Rows are admitted once a quarter of the slots is idle, so that many prompts are read,
-            # and many labels are scored, in one pass.
+            # Rows are admitted once several slots are idle, so that many prompts are read, and many
+            # labels are scored, in one pass.
             slots, running = len(self._ids), self._num_running
             more = self._waiting or self._awaiting_multi_token_score
-            if not running or (more and slots - running >= max(1, slots // 4)):
+            if not running or (
+                more and slots - running >= max(1, int(slots * self._idle_fraction))
+            ):
                 self._score_multi_token_choices()
                 self._admit_rows()
                 if not self._num_running:
                     return
-            if not self._waiting and len(self._rows) <= slots // 2:
+            if not self._waiting and len(self._rows) <= slots * self._compact_below:
                 self._compact()
             self._step()
 

@@ -6,7 +6,7 @@ prompts share everything. So the prefixes form a tree.
 
 import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -17,6 +17,7 @@ from .decoder import Decoder, KeysValues
 Tokens = tuple[int, ...]
 
 PREFILL_TOKENS = 16_384  # read in one pass, padding included
+CPU_PREFILL_TOKENS = 512  # enough for a CPU's full speed
 TREE_BYTES = 512 << 20  # the most for keys and values of shared prefixes
 # What sharing a prefix must save to be worth a pass of its own: some milliseconds of computation.
 MIN_FLOPS_SAVED = 1e9
@@ -148,33 +149,50 @@ class PromptReader:
     ) -> tuple[KeysValues, torch.Tensor]:
         """Return keys and values of prefixes and rows together, and the mask."""
         past, past_mask = self._gather(prefixes)
-        tokens = [torch.tensor(row, dtype=torch.long) for row in rows]
-        # Padded on the left: all rows end together.
-        ids, mask = (
-            pad_sequence(values, True, padding, "left").to(self._device)
-            for values, padding in (
-                (tokens, self._decoder.tokenizer.pad),
-                ([torch.ones_like(row) for row in tokens], 0),
-            )
-        )
-        mask = torch.cat([past_mask, mask], 1)
-        if not ids.shape[1]:
+        lengths = torch.tensor([len(row) for row in rows], device=self._device)
+        width = int(lengths.max())
+        columns = torch.arange(width, device=self._device)
+        own_mask = (columns >= width - lengths[:, None]).long()  # padded on the left
+        mask = torch.cat([past_mask, own_mask], 1)
+        if not width:
             return past, mask
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-        size = max(1, PREFILL_TOKENS // ids.shape[1])
-        parts = []
-        for start in range(0, len(ids), size):
-            part = slice(start, start + size)
+        layers: KeysValues = []
+        # Rows of similar length are read together, since padding costs as much as tokens do.
+        for part in self._parts(rows):
+            size = max(len(rows[row]) for row in part)
+            ids = pad_sequence(
+                [torch.tensor(rows[row], dtype=torch.long) for row in part],
+                batch_first=True,
+                padding_value=self._decoder.tokenizer.pad,
+                padding_side="left",
+            ).to(self._device)
+            part_mask = torch.cat([past_mask[part], own_mask[part, width - size :]], 1)
+            positions = (part_mask.cumsum(-1) - 1).clamp(min=0)[:, past_mask.shape[1] :]
             part_past = [(keys[part], values[part]) for keys, values in past]
-            parts.append(
-                self._decoder.forward(ids[part], mask[part], positions[part], part_past)[1]
-            )
-        if len(parts) == 1:
-            return parts[0], mask
-        return [
-            (torch.cat([keys for keys, _ in layer]), torch.cat([values for _, values in layer]))
-            for layer in zip(*parts, strict=True)
-        ], mask
+            new = self._decoder.forward(ids, part_mask, positions, part_past)[1]
+            if not layers:
+                layers = [
+                    (keys.new_zeros(shape), values.new_zeros(shape))
+                    for keys, values in new
+                    for shape in [(len(rows), keys.shape[1], mask.shape[1], keys.shape[3])]
+                ]
+            for whole, own in zip(layers, new, strict=True):
+                for target, source in zip(whole, own, strict=True):
+                    target[part, :, : past_mask.shape[1]] = source[:, :, : past_mask.shape[1]]
+                    target[part, :, mask.shape[1] - size :] = source[:, :, past_mask.shape[1] :]
+        return layers, mask
+
+    def _parts(self, rows: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+        """Yield the indices of rows that are read in one pass; rows without tokens need none."""
+        limit = CPU_PREFILL_TOKENS if self._device.type == "cpu" else PREFILL_TOKENS
+        order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
+        part: list[int] = []
+        for row in order:
+            if part and (len(part) + 1) * len(rows[row]) > limit:
+                yield part
+                part = []
+            part.append(row)
+        yield part
 
 
 def common_prefix_length(first: Sequence[int], second: Sequence[int]) -> int:
