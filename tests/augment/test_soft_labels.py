@@ -34,13 +34,10 @@ class Annotating:
     def __init__(self) -> None:
         self._lm = open_lm(LocalLMSettings(kind="local", model="bundled", batch_size=16))
         self.info, self.describe = self._lm.info, self._lm.describe
-        self.retokenised: set[int] = set()
 
     def complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
         for completion in self._lm.complete(requests):
             ending = ENDINGS[completion.number % len(ENDINGS)]
-            if completion.retokenised:
-                self.retokenised.add(completion.number)
             yield replace(completion, text=completion.text + ending)
 
     def score(self, prompts: Sequence[str], choices: Sequence[str]) -> list[Scores]:
@@ -84,16 +81,11 @@ def test_every_label_is_that_of_the_kept_text(texts: list[str], tmp_path: Path) 
     rows = list(made.generate(examples, 0, 16, 0))
     kept = [row for row in rows if isinstance(row, Augmented)]
     by_id = {example.id: example for example in examples}
-    checked = 0
+    assert len(kept) > 7
     for row in kept:
-        # A text that was scored as generated may read in other tokens.
-        if row.request is None or (row.request % 3 == 0 and row.request in lm.retokenised):
-            continue
         prompt = render_label_prompt(TASK, [by_id[name] for name in row.parents], row.text)
         expected = independent_probabilities(prompt, label_choices(TASK))
         assert list(row.probs.values()) == pytest.approx(expected, abs=1e-5)
-        checked += 1
-    assert checked > 7
     assert made.usage()["rescored"] > 5
     # From the journal alone the rows are the same.
     again = GPT3Mix(settings, TASK, journal, "gpt3mix")

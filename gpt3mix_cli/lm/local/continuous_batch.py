@@ -1,8 +1,8 @@
 """Continuous batching: generates many texts at once and scores their labels from the same cache.
 
-A row that has ended frees its slot at once, and a waiting row takes it. Nothing is read twice: the
-prefix that all prompts share and equal prompts are read once; a text that has ended is continued
-with its label prefix, and the next step's logits are its label scores.
+A row that has ended frees its slot at once, and a waiting row takes it. Nothing is read twice:
+prefixes that prompts share are read once (`prompt_reader`); a text that has ended is continued with
+its label prefix, and the next step's logits are its label scores.
 """
 
 from collections import deque

@@ -122,7 +122,7 @@ class Decoder:
         tokenizer: of the model.
         context_length: the most tokens in a row.
         bytes_per_token: of its keys and values.
-        flops_per_token: of a pass, output layer and attention excluded (two per weight).
+        flops_per_token: of a pass, two per weight; embeddings and attention do not count.
     """
 
     def __init__(self, model: Any, tokenizer: PromptTokenizer, context_length: int) -> None:
@@ -246,7 +246,7 @@ class OutputLayer:
     def _recompute(
         self, layer: torch.nn.Linear, inputs: tuple[torch.Tensor], output: torch.Tensor
     ) -> torch.Tensor | None:
-        if self.rows == ():
+        if not isinstance(self.rows, slice) and not self.rows:
             return None
         rows = self.rows if isinstance(self.rows, slice) else list(self.rows)
         hidden, output = inputs[0][rows].float(), output.float()

@@ -6,7 +6,6 @@ to all tokens or to the last ones. So models with a state (Mamba, RWKV), with po
 (BLOOM) or with another attention (GPT-Neo, Llama 4) are refused.
 """
 
-import contextlib
 import functools
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,7 +16,7 @@ import torch
 
 from ...errors import NO_CALLBACKS, Callbacks, StoppedShort, UserError
 from ...files import hash_model
-from ...pretrained import lm_path, resolve_device
+from ...pretrained import lm_path, out_of_memory, resolve_device
 from ...settings import LocalLMSettings, fingerprint
 from ..port import (
     REPLAY_ONLY,
@@ -37,7 +36,7 @@ from .model_cache import cache_folder
 from .precision import (
     MAX_MEDIAN_ERROR,
     LabelPrecision,
-    bfloat16_is_faster,
+    has_bfloat16_instructions,
     measure_precision,
     read_precision,
     remembered,
@@ -84,7 +83,7 @@ class LocalLM:
         self._weights = weights or _hash_weights(self._path, self._config, settings.revision)
         self._dtype = self._choose_dtype()
         rounds = self._dtype != "float32"
-        self._scores_again = rounds and settings.label_dtype == "float32"
+        self._scores_again = settings.label_dtype == "float32" and rounds
         self._label_source: LabelSource = (
             "rounded" if rounds and not self._scores_again else "exact"
         )
@@ -99,8 +98,8 @@ class LocalLM:
             context_length=self._context_length,
             block_size=batch_size,
             count_tokens=lambda text: len(self._tokenizer.encode(text)),
-            details=f"{self._dtype} on {device}, blocks of up to {batch_size}, "
-            f"{'chat' if chat else 'completion'} prompts",
+            details=f"{self._dtype} on {device}, blocks of up to {batch_size}"
+            + (", chat prompts" if chat else ""),
         )
 
     def describe(self) -> str:
@@ -110,7 +109,8 @@ class LocalLM:
             labels += " (scored once more in float32)"
         elif labels == "rounded":
             labels += f" ({read_precision(self._precision_path(self._dtype)) or 'not measured'})"
-        return f"{self.info.details}, label scores {labels}"
+        prompts = "" if "chat prompts" in self.info.details else ", completion prompts"
+        return f"{self.info.details}{prompts}, label scores {labels}"
 
     # Loading -------------------------------------------------------------------------------------
 
@@ -119,22 +119,40 @@ class LocalLM:
             return self._settings.dtype
         if self._device.type != "cpu":
             return "bfloat16"
-        if not bfloat16_is_faster() or num_parameters(self._config) < MIN_BFLOAT16_PARAMETERS:
+        try:
+            large = num_parameters(self._config) >= MIN_BFLOAT16_PARAMETERS
+        except ValueError:  # no causal LM, as loading it will say
             return "float32"
-        precise = self._measure_precision("bfloat16").median < MAX_MEDIAN_ERROR
+        if not has_bfloat16_instructions() or not large:
+            return "float32"
+        precision = self._precision("bfloat16")
+        precise = precision is not None and precision.median < MAX_MEDIAN_ERROR
         return "bfloat16" if precise else "float32"
 
     def _precision_path(self, dtype: str) -> Path:
         key = [self._weights, dtype, self._device.type, torch.__version__, CACHE_VERSION]
         return cache_folder() / "precision" / f"{fingerprint(key)}.json"
 
-    def _measure_precision(self, dtype: str, decoder: Decoder | None = None) -> LabelPrecision:
-        return remembered(
-            self._precision_path(dtype),
-            lambda: measure_precision(
-                decoder or self._load(dtype), lambda: self._load("float32"), self._tokenizer
-            ),
-        )
+    def _precision(self, dtype: str, decoder: Decoder | None = None) -> LabelPrecision | None:
+        """Return how precise labels are in a dtype; None if the memory or context is too small."""
+        path = self._precision_path(dtype)
+        if self._replay_only:
+            return read_precision(path)
+        try:
+            return remembered(
+                path,
+                lambda: measure_precision(
+                    decoder or self._load(dtype), lambda: self._load("float32"), self._tokenizer
+                ),
+            )
+        except (UserError, RuntimeError, MemoryError) as error:
+            if not isinstance(error, UserError) and not out_of_memory(error):
+                raise
+            return None
+        finally:
+            # So that the row limit does not depend on whether something was measured.
+            if self._device.type == "cuda":
+                torch.cuda.empty_cache()
 
     def _load(self, dtype: str) -> Decoder:
         model = load_causal_lm(self._path, self._settings.revision, dtype, self._device)
@@ -146,20 +164,26 @@ class LocalLM:
     def _decoder(self) -> Decoder:
         decoder = self._load(self._dtype)
         if self._label_source == "rounded":
-            with contextlib.suppress(UserError):  # no memory for both: it stays unmeasured
-                self._measure_precision(self._dtype, decoder)
+            self._precision(self._dtype, decoder)
         return decoder
 
     @functools.cached_property
-    def _row_limit(self) -> RowLimit:
-        return RowLimit(self._decoder, self.info.model, self._settings.batch_size)
+    def _label_decoder(self) -> Decoder:
+        """Scores labels alone."""
+        return self._load("float32") if self._scores_again else self._decoder
 
     @functools.cached_property
-    def _label_limit(self) -> RowLimit:
-        """Of the decoder that scores labels alone."""
-        if not self._scores_again:
-            return self._row_limit
-        return RowLimit(self._load("float32"), self.info.model, self._settings.batch_size)
+    def _row_limits(self) -> tuple[RowLimit, RowLimit]:
+        """Of the decoder, and of the one that scores labels alone."""
+        decoders = self._decoder, self._label_decoder  # both are loaded before memory is measured
+        first, second = (
+            RowLimit(decoder, self.info.model, self._settings.batch_size) for decoder in decoders
+        )
+        return first, second if self._scores_again else first
+
+    @property
+    def _row_limit(self) -> RowLimit:
+        return self._row_limits[0]
 
     # Answers -------------------------------------------------------------------------------------
 
@@ -202,7 +226,7 @@ class LocalLM:
                     "shorten it, or use another LM",
                 )
         for start in range(0, len(rows), self.info.block_size):
-            self._run(rows[start : start + self.info.block_size], self._label_limit)
+            self._run(rows[start : start + self.info.block_size], self._row_limits[1])
         return [Scores(tuple(row.scores or ()), self._label_source) for row in rows]
 
     def _prepare(
@@ -229,7 +253,7 @@ class LocalLM:
     def _score_again(self, rows: Sequence[Row]) -> None:
         """Replace the scores of finished rows by those of the model in float32."""
         again = [Row(row.ending.context, row.choices) for row in rows if row.ending]
-        self._run(again, self._label_limit)
+        self._run(again, self._row_limits[1])
         for row, other in zip(rows, again, strict=True):
             row.scores = other.scores
 

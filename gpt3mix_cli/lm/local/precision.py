@@ -8,7 +8,6 @@ remembered in the user's cache folder.
 import contextlib
 import json
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,9 +21,7 @@ from .decoder import Decoder
 from .tokenization import PromptTokenizer
 
 MAX_MEDIAN_ERROR = 1e-2  # of a dtype that `lm.dtype: auto` chooses
-MIN_SPEEDUP = 1.5  # of bfloat16 matrix products; without instructions for them they are slower
-MATRIX_SIZE = (64, 576, 1536)  # rows, inputs and outputs: a decoding step of a small LM
-MATRIX_REPEATS = 3
+BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # the last one on ARM; without them: slower
 
 # Header, examples, texts to be labelled, and labels, of three tasks.
 _PROBES = (
@@ -102,6 +99,9 @@ def measure_precision(
         low: the model in its dtype.
         reference: returns it in float32.
         tokenizer: of both.
+
+    Raises:
+        UserError: if the prompts do not fit the model's context.
     """
     errors = [
         max(abs(a - b) for a, b in zip(probs, expected, strict=True))
@@ -118,6 +118,8 @@ def _label_probs(decoder: Decoder, tokenizer: PromptTokenizer) -> list[list[floa
         for template, texts, choices in _PROBES
         for text in map(template.format, texts)
     ]
+    if max(len(row.prompt) + max(map(len, row.choices)) for row in rows) > decoder.context_length:
+        raise UserError("the prompts that measure precision do not fit the context", "")
     run_rows(decoder, rows, len(rows))
     return [torch.tensor(row.scores).softmax(-1).tolist() for row in rows]
 
@@ -141,19 +143,9 @@ def read_precision(path: Path) -> LabelPrecision | None:
         return None
 
 
-def bfloat16_is_faster() -> bool:
-    """Return whether this processor multiplies bfloat16 matrices much faster than float32 ones."""
-    seconds = [_seconds_per_product(dtype) for dtype in (torch.float32, torch.bfloat16)]
-    return seconds[0] / seconds[1] >= MIN_SPEEDUP
-
-
-@torch.inference_mode()
-def _seconds_per_product(dtype: torch.dtype) -> float:
-    rows, inputs, outputs = MATRIX_SIZE
-    left, right = torch.ones(rows, inputs, dtype=dtype), torch.ones(outputs, inputs, dtype=dtype)
-    seconds = []
-    for _ in range(MATRIX_REPEATS + 1):
-        started = time.perf_counter()
-        torch.nn.functional.linear(left, right)
-        seconds.append(time.perf_counter() - started)
-    return min(seconds[1:])  # the first one prepares the kernel
+def has_bfloat16_instructions() -> bool:
+    """Return whether this processor multiplies bfloat16 matrices faster than float32 ones."""
+    try:
+        return not BFLOAT16_FLAGS.isdisjoint(Path("/proc/cpuinfo").read_text().split())
+    except OSError:  # another system than Linux
+        return False

@@ -19,6 +19,7 @@ Tokens = tuple[int, ...]
 PREFILL_TOKENS = 16_384  # read in one pass, padding included
 CPU_PREFILL_TOKENS = 512  # enough for a CPU's full speed
 TREE_BYTES = 512 << 20  # the most for keys and values of shared prefixes
+PREFIXES_AT_ONCE = 32  # that are read together, each with all before it
 # What sharing a prefix must save to be worth a pass of its own: some milliseconds of computation.
 MIN_FLOPS_SAVED = 1e9
 MIN_FLOPS_SAVED_ON_GPU = 1e12
@@ -102,14 +103,17 @@ class PromptReader:
 
     def _read_prefixes(self, prefixes: Sequence[_Prefix]) -> None:
         """Compute keys and values of prefixes; those of the prefixes before them are there."""
-        layers, _ = self._read(
-            [prefix.tokens for prefix in prefixes], [prefix.before for prefix in prefixes]
-        )
-        for row, prefix in enumerate(prefixes):
-            own = slice(-len(prefix.tokens), None)  # rows are padded on the left
-            prefix.past.extend(
-                (keys[row, :, own].clone(), values[row, :, own].clone()) for keys, values in layers
+        for start in range(0, len(prefixes), PREFIXES_AT_ONCE):
+            part = prefixes[start : start + PREFIXES_AT_ONCE]
+            layers, _ = self._read(
+                [prefix.tokens for prefix in part], [prefix.before for prefix in part]
             )
+            for row, prefix in enumerate(part):
+                own = slice(-len(prefix.tokens), None)  # rows are padded on the left
+                prefix.past.extend(
+                    (keys[row, :, own].clone(), values[row, :, own].clone())
+                    for keys, values in layers
+                )
 
     def _gather(self, prefixes: Sequence[_Prefix | None]) -> tuple[KeysValues, torch.Tensor]:
         """Return keys and values of prefixes, padded on the left, and their mask."""
@@ -170,22 +174,29 @@ class PromptReader:
             positions = (part_mask.cumsum(-1) - 1).clamp(min=0)[:, past_mask.shape[1] :]
             part_past = [(keys[part], values[part]) for keys, values in past]
             new = self._decoder.forward(ids, part_mask, positions, part_past)[1]
-            if not layers:
-                layers = [
-                    (keys.new_zeros(shape), values.new_zeros(shape))
-                    for keys, values in new
-                    for shape in [(len(rows), keys.shape[1], mask.shape[1], keys.shape[3])]
-                ]
-            for whole, own in zip(layers, new, strict=True):
-                for target, source in zip(whole, own, strict=True):
-                    target[part, :, : past_mask.shape[1]] = source[:, :, : past_mask.shape[1]]
+            layers = layers or self._allocate(new, past, *mask.shape)
+            for whole, read in zip(layers, new, strict=True):
+                for target, source in zip(whole, read, strict=True):
                     target[part, :, mask.shape[1] - size :] = source[:, :, past_mask.shape[1] :]
         return layers, mask
+
+    @staticmethod
+    def _allocate(new: KeysValues, past: KeysValues, rows: int, columns: int) -> KeysValues:
+        """Return keys and values of all rows, shaped like `new`; `past` fills the first columns."""
+        layers = [
+            (keys.new_zeros(shape), values.new_zeros(shape))
+            for keys, values in new
+            for shape in [(rows, keys.shape[1], columns, keys.shape[3])]
+        ]
+        for whole, before in zip(layers, past, strict=False):
+            for target, source in zip(whole, before, strict=True):
+                target[:, :, : source.shape[2]] = source
+        return layers
 
     def _parts(self, rows: Sequence[Sequence[int]]) -> Iterator[list[int]]:
         """Yield the indices of rows that are read in one pass; rows without tokens need none."""
         limit = CPU_PREFILL_TOKENS if self._device.type == "cpu" else PREFILL_TOKENS
-        order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
+        order = sorted((i for i, row in enumerate(rows) if row), key=lambda i: len(rows[i]))
         part: list[int] = []
         for row in order:
             if part and (len(part) + 1) * len(rows[row]) > limit:

@@ -175,6 +175,18 @@ def test_shared_prefixes_change_nothing(
     assert shared * lm._decoder.bytes_per_token <= tree_bytes
 
 
+@pytest.mark.parametrize("tokens", [1, 8, 60])
+def test_prompts_in_small_passes_give_equal_rows(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tokens: int
+) -> None:
+    """Among them prompts of which a shared prefix is all, so that nothing is left to read."""
+    monkeypatch.setattr(prompt_reader, "MIN_FLOPS_SAVED", 0)
+    monkeypatch.setattr(prompt_reader, "CPU_PREFILL_TOKENS", tokens)
+    prompts = [*SHARING[:2] * 4, f"{SHARING[0]} a film\nMovie review:", OPEN_PROMPTS[1], "a"]
+    lm = local(folder)
+    check(lm, filled_rows(lm, mixed(prompts, CHOICES, 30), 7))
+
+
 @pytest.mark.parametrize("labels", LABELS)
 def test_labels_equal_reference_passes(folder: Path, labels: str) -> None:
     lm = local(folder)
@@ -458,7 +470,7 @@ def test_the_cache_stays_as_wide_as_its_texts(
     rows = filled_rows(lm, mixed([*SHARING, *OPEN_PROMPTS], CHOICES, 100), 4)
     longest = max(len(row.prompt) for row in rows) + 26
     assert max(columns for _, columns in widths) <= 2 * longest + 64
-    assert {slots for slots, _ in widths} == {4, 2, 1}, (
+    assert {slots for slots, _ in widths} == {4, 3, 2, 1}, (
         "the last rows continue without the empty slots"
     )
     check(lm, rows[::7])

@@ -22,7 +22,7 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from gpt3mix_cli.lm.local import engine
+from gpt3mix_cli.lm.local import decoder, engine
 from gpt3mix_cli.lm.local.engine import LocalLM
 from gpt3mix_cli.lm.local.precision import LabelPrecision
 from gpt3mix_cli.settings import LocalLMSettings
@@ -120,6 +120,25 @@ def test_bfloat16_gives_each_text_a_label_of_its_own(texts: list[str]) -> None:
     assert 0 < errors.median() < 0.01
 
 
+def test_steps_without_a_label_recompute_nothing(
+    architecture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    products, linear = [], decoder.linear
+
+    def counted(*arguments: Any) -> torch.Tensor:
+        products.append(len(arguments[0]))
+        return linear(*arguments)
+
+    monkeypatch.setattr(decoder, "linear", counted)
+    lm = local(architecture, dtype="bfloat16")
+    lm._decoder.run  # noqa: B018 - measured while it is loaded
+    products.clear()
+    answers(lm, [request(max_tokens=20)])
+    assert not products
+    lm.score(TEXTS[:2], (" a",))
+    assert products
+
+
 def test_labels_of_generated_texts_are_those_that_the_texts_read_as(architecture: Path) -> None:
     lm = local(architecture, dtype="bfloat16")
     asked = [
@@ -196,7 +215,7 @@ def test_auto_takes_bfloat16_on_a_cpu_where_it_is_fast_and_precise(
     dtype: str,
 ) -> None:
     """No processor of ours has both kinds of instructions, so the three facts are given."""
-    monkeypatch.setattr(engine, "bfloat16_is_faster", lambda: faster)
+    monkeypatch.setattr(engine, "has_bfloat16_instructions", lambda: faster)
     monkeypatch.setattr(engine, "num_parameters", lambda config: size * 1_000_000)
     monkeypatch.setattr(
         engine, "measure_precision", lambda *_: LabelPrecision(error, error, prompts=12)
