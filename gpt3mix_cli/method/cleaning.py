@@ -8,13 +8,17 @@ type in any case, and little else. `and` and `or` do not count. There may be
 
 - no other word: `(Positive)`, `[sentiment: NEGATIVE]`, `(Movie review)`;
 - at most three before the last colon: `(Interpretive response: Negative)`;
-- one, if the bracket begins with a capital as in the prompt: `(Positive review)`, `(Sentiment +1)`.
+- one, if the bracket begins with a capital as in the prompt, and the word is of a type or such as
+  `class`: `(Positive review)`. A number may follow a type: `(Sentiment +1)`.
 
-Without such a name it is one at the end if it has the prompt's capitals and colon, and no more than
-three words before and after the colon: `(Answer type: Subject)`, `[Topic: Comedy]`.
+At the end it is one too if it has the prompt's capitals and colon, no more than three words before
+and after the colon, and before it a word of a type or such as `topic`: `(Answer type: Subject)`.
 
-So `(number of miles)`, `(a human)` and `(mostly negative)` are text. Elsewhere only a bracket of
-the first two forms with a label in it is an annotation. Limit: no label with brackets is found.
+So `(number of miles)`, `(World Bank)` and `(Star Trek: First Contact)` are text. Elsewhere only a
+bracket of the first two forms with a label in it is an annotation. An annotation names its label
+if it has no words but those of the label and the types: `(Not positive)` is no label.
+
+Limits: no label with brackets is found; `1. FC Koeln` loses its number, as an item of a list does.
 """
 
 import functools
@@ -26,12 +30,16 @@ from ..settings import Task
 # The innermost brackets, of equal kind or not. The last one of a text may lack its end.
 BRACKET = re.compile(r"[(\[{][^][(){}]*(?:[])}]|\Z)")
 WORD = re.compile(r"\b(?!(?:and|or)\b)\w+", re.IGNORECASE)
-OTHER_FIELD = re.compile(r".\s*[A-Z]\w*(?:\s+\w+){,2}\s*:\s*[A-Z]\w*(?:\s+\w+){,2}\W*")
+FIELD_WORDS = "type|topic|label|sentiment|category|class|genre|rating|answer"
+EXTRA_WORDS = "review|sentiment|class|label|response|answer|type"
+MIN_TYPE_WORD = 4  # characters: `of` and `the` in a type do not make an annotation
 MAX_KEY_WORDS = 3  # before a colon: `Interpretive response: Negative`
 # Opening and closing marks of a whole text.
 WRAPPERS = ('""', "“”", "«»", "‘’", "''", "****", "**", "``````", "``")
 # Their end may be missing, since it came after the label: `"Great. (Sentiment: Positive)"`.
 UNPAIRED = ('"', "“", "«", "**")
+# These may begin a text whose other apostrophe belongs to its last word: `'Tis for the kids'`.
+ELISION = re.compile(r"(?:t(?:is|was|were|will)|em|til|cause|bout|round|n|\d\ds)\b", re.IGNORECASE)
 APOSTROPHE = re.compile(r"(?<=\w)['’](?=\w)")
 NUMBERING = r"\(?\d{1,2}[.)]\s+(?=\S)|[-*•]\s+(?=[^\W\d_]|[\"“«(])"
 
@@ -52,6 +60,8 @@ class _Patterns(NamedTuple):
     lead_in: re.Pattern[str]
     labels: re.Pattern[str]
     names: re.Pattern[str]
+    extra_word: re.Pattern[str]
+    other_field: re.Pattern[str]
     bare_annotation: re.Pattern[str]
 
 
@@ -59,7 +69,8 @@ def clean_text(text: str, task: Task) -> CleanedText:
     """Return a text without opening phrases, marks around all of it, and annotations at its end.
 
     Opening phrases are `Movie review:`, `Sure, here is a movie review:`, and numbers and bullets of
-    lists. At the end, `Sentiment: Positive` and `- Positive` are annotations without brackets too.
+    lists. At the end, `Sentiment: Positive` is an annotation without brackets too, and `- Positive`
+    after a sentence or a quotation. A label of up to three characters is not: `Did he? - No.`
     """
     annotations, before = "", None
     while text != before:
@@ -78,11 +89,17 @@ def find_bracketed_label(text: str, task: Task) -> str:
 
 
 def find_single_label(annotations: str, task: Task) -> str | None:
-    """Return the label in annotations; None if there is none, or if there are several."""
-    without_text = BRACKET.sub(
-        lambda match: match[0] if _is_annotation(match[0], task) else "", annotations
-    )
-    labels = {match.casefold(): match for match in _patterns(task).labels.findall(without_text)}
+    """Return the label in annotations; None if there is none, or if there are several.
+
+    There is none either if it has other words with it in its brackets: `(Not positive)`.
+    """
+    patterns = _patterns(task)
+    types = f"{task.text_type} {task.label_type}".casefold()
+    for match in BRACKET.finditer(annotations):
+        words = WORD.findall(patterns.names.sub(" ", match[0]).casefold())
+        if patterns.labels.search(match[0]) and not set(words) <= set(WORD.findall(types)):
+            return None
+    labels = {match.casefold(): match for match in patterns.labels.findall(annotations)}
     return next(iter(labels.values())) if len(labels) == 1 else None
 
 
@@ -111,11 +128,18 @@ def _annotations_start(text: str, task: Task) -> int:
 
 
 def _is_annotation(bracket: str, task: Task) -> bool:
-    names = _patterns(task).names
-    if not names.search(bracket):
-        return OTHER_FIELD.fullmatch(bracket) is not None
-    is_single = len(WORD.findall(names.sub(" ", bracket))) == 1
-    return _has_only_names(bracket, task) or (is_single and bracket[1:].lstrip()[:1].isupper())
+    patterns = _patterns(task)
+    if patterns.other_field.fullmatch(bracket):
+        return True
+    if not patterns.names.search(bracket):
+        return False
+    words = WORD.findall(patterns.names.sub(" ", bracket))
+    is_extra = len(words) == 1 and (
+        patterns.extra_word.fullmatch(words[0]) is not None
+        # `(Number 5)` is a perfume.
+        or (words[0].isdigit() and not patterns.labels.search(bracket))
+    )
+    return _has_only_names(bracket, task) or (is_extra and bracket[1:].lstrip()[:1].isupper())
 
 
 def _has_only_names(bracket: str, task: Task) -> bool:
@@ -127,6 +151,8 @@ def _unwrap(text: str) -> str:
     for wrapper in WRAPPERS:
         left, right = wrapper[: len(wrapper) // 2], wrapper[len(wrapper) // 2 :]
         inner = text.removeprefix(left)
+        if left in "'‘" and (inner[:1].islower() or ELISION.match(inner)):
+            continue
         is_unpaired = left in UNPAIRED and inner[:1].isalpha()
         if inner != text and (inner.endswith(right) or is_unpaired):
             inner = inner.removesuffix(right)
@@ -144,17 +170,25 @@ def _patterns(task: Task) -> _Patterns:
 def _compile(text_type: str, label_type: str, tokens: tuple[str, ...]) -> _Patterns:
     # Longest first: one label may begin another.
     labels = "|".join(any_case(token) for token in sorted(tokens, key=len, reverse=True))
-    written = "|".join(re.escape(token.capitalize()) for token in tokens)
     label, row = any_case(label_type), any_case(text_type)
-    here = r"here(?:['’]s|\s+is|\s+are)\b"
+    types = WORD.findall(f"{text_type} {label_type}")
+    words = [word for word in types if len(word) >= MIN_TYPE_WORD]
+    key, few_words = "|".join([*words, FIELD_WORDS]), r"[A-Z]\w*(?:\s+\w+){,2}"
     sure = r"(?:sure|certainly|of\s+course|absolutely|okay|ok)\b[,.!]?\s+"
-    item = rf"(?:an?|the|another|your)\s+(?:\w+\s+)?(?:{row}|item)\b"
-    chat = rf"(?:{sure}{here}|{here}\s+{item})[^:.!?]*:"
+    here = r"here(?:['’]s|\s+is|\s+are)\s+(?:an?|the|another|your|some)\s+(?:\w+\s+)?"
+    chat = rf"{sure}{here}(?:{row}|item|example)s?\b[^:.!?]*:"
+    if len(text_type.split()) > 1:  # `Here's a question: who built it ?` is a text
+        chat += rf"|{here}(?:{row})\s*:"
+    # Never for short labels: `Did you go? - No.`
+    long = "|".join(re.escape(it.capitalize()) for it in tokens if len(it) > 3) or r"(?!)"
+    dash = rf"(?<=[.!?…\"”'’»])\s+[-–—|/]+\s*(?:{long})"
     # In the prompt's capitals: `the sentiment: positive` may be a text.
     field = rf"{re.escape(label_type.capitalize())}\s*:\s*(?i:{labels})"
     return _Patterns(
         lead_in=re.compile(rf"\A(?:\**(?:{row})\s*:\**|{chat}|{NUMBERING})", re.IGNORECASE),
         labels=re.compile(rf"(?<!\w)(?:{labels})(?!\w)", re.IGNORECASE),
         names=re.compile(rf"(?<!\w)(?:{labels}|{label}|{row})(?!\w)", re.IGNORECASE),
-        bare_annotation=re.compile(rf"(?<!\S)(?:[-–—|/]+\s*(?:{written})|{field})[\s.]*\Z"),
+        extra_word=re.compile("|".join([*words, EXTRA_WORDS]), re.IGNORECASE),
+        other_field=re.compile(rf".\s*(?=[^:]*\b(?i:{key})\b){few_words}\s*:\s*{few_words}\W*"),
+        bare_annotation=re.compile(rf"(?:{dash}|(?<!\S){field})[\s.]*\Z"),
     )

@@ -34,8 +34,9 @@ def parse_line(line: str, task: Task) -> ParsedLine:
     The first annotation in the prompt's form ends the text, in any case and spacing; at the end of
     the line its closing bracket may be missing. Annotations in other forms end the text at the end
     of the line only. They are its label where there is none in the prompt's form and they name one
-    label: `Great. (Positive)` has class pos, `Great. (Positive or negative)` has none. Another
-    `Movie review:` before the annotation ends the text too, which then has no label.
+    label: `Great. (Positive)` has class pos, `Great. (Positive or negative)` and `Great. (Not
+    positive)` have none. Another `Movie review:` before the annotation ends the text too, which
+    then has no label.
     """
     next_row, label = _patterns(task.text_type, task.label_type, tuple(task.labels.values()))
     line = to_one_line(line)

@@ -1,6 +1,7 @@
 """What LMs write around a text is removed; what belongs to the text stays."""
 
 import json
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,12 @@ QUESTIONS = make_task(
     text_type="question",
     label_type="question type",
 )
+TOPICS = make_task(
+    {name: name for name in ("business", "world", "sports", "technology")},
+    text_type="news headline",
+    label_type="topic",
+)
+YES_NO = make_task({"yes": "yes", "no": "no"}, text_type="question", label_type="answer")
 TASKS = {"reviews": REVIEWS, "questions": QUESTIONS}
 
 
@@ -63,8 +70,8 @@ def test_lines_of_smollm2_are_read_as_a_person_would(case: dict[str, Any]) -> No
         ("fine [NEGATIVE]", "neg"),
         ("fine {sentiment: positive}", "pos"),
         ("fine (Positive Sentiment)", "pos"),
-        ("fine (Interpretive response: Negative)", "neg"),
-        ("fine (Metrating:Negative)", "neg"),
+        ("fine (Interpretive response: Negative)", None),
+        ("fine (Metrating:Negative)", None),
         ("fine (Movie review: Positive)", "pos"),
         ("fine (Positive review)", "pos"),
         ("fine (sentiment) (Can be as positive as one wants)", None),
@@ -75,14 +82,15 @@ def test_lines_of_smollm2_are_read_as_a_person_would(case: dict[str, Any]) -> No
         ("fine (positive or negative)", None),
         ("fine (Positive) (positive)", "pos"),
         ("fine (Positive) [Negative]", None),
+        ("fine (Positive) (Not: Positive)", None),
+        ("fine [Sentiment: Not positive]", None),
+        ("fine [Sentiment: Mixed]", None),
         ("fine (Positive", "pos"),
         ("fine (Positive).", "pos"),
         ("fine (Sentiment [Positive])", "pos"),
         ("fine (Positive]", "pos"),
         ("fine (Positive) (Sentiment: Negative)", "neg"),
         ('fine ("Positive")', "pos"),
-        ("fine - Positive", "pos"),
-        ("fine | Negative", "neg"),
         ("fine Sentiment: negative", "neg"),
         ('"fine" (Positive)', "pos"),
         ('"fine (Positive)"', "pos"),
@@ -95,6 +103,13 @@ def test_an_annotation_at_the_end_is_the_label_if_it_names_one(
 ) -> None:
     found = parse_line(line, REVIEWS)
     assert (found.text, found.label, found.rest) == ("fine", label, "")
+
+
+@pytest.mark.parametrize("text", ["Fine.", "Fine ?", 'He said "fine"', "It is ''fine''"])
+@pytest.mark.parametrize(("end", "label"), [(" - Positive", "pos"), (" | Negative.", "neg")])
+def test_a_bare_label_follows_a_sentence_or_a_quotation(text: str, end: str, label: str) -> None:
+    found = parse_line(text + end, REVIEWS)
+    assert (found.text, found.label, found.rest) == (text, label, "")
 
 
 @pytest.mark.parametrize(
@@ -142,7 +157,6 @@ def test_words_that_are_labels_too_do_not_make_an_annotation(text: str) -> None:
     [
         '"fine film"',
         "“fine film”",
-        "'fine film'",
         "**fine film**",
         "`fine film`",
         "```fine film```",
@@ -154,7 +168,8 @@ def test_words_that_are_labels_too_do_not_make_an_annotation(text: str) -> None:
         "* fine film",
         "• fine film",
         "Sure, here is a movie review: fine film",
-        "Certainly! Here's another one for the list: fine film",
+        "Certainly! Here's another item for the list: fine film",
+        "Sure, here are some movie reviews: fine film",
         "Here is a new movie review: fine film",
         "**Movie review:** fine film",
         "1. Movie review: fine film",
@@ -200,6 +215,84 @@ def test_habits_of_chats_are_removed(line: str) -> None:
 def test_what_belongs_to_a_text_stays(text: str) -> None:
     assert clean_text(text, REVIEWS) == (text, "")
     assert find_bracketed_label(text, REVIEWS) == ""
+
+
+@pytest.mark.parametrize("text", ["Fine film", "12 stars", "I don't know", "…a fine film"])
+def test_single_quotes_around_a_text_are_removed(text: str) -> None:
+    assert clean_text(f"'{text}'", REVIEWS) == clean_text(f"‘{text}’", REVIEWS) == (text, "")
+
+
+@pytest.mark.parametrize(
+    ("task", "text"),
+    [
+        *(
+            (REVIEWS, text)
+            for text in [
+                "A good film (Not Positive)",
+                "Great. (Non-negative)",
+                "Great. (Positive vibes)",
+                "Great. (Negative Nancy)",
+                "He is ill (HIV positive)",
+                "Good. (Single sentiment)",
+                "I much preferred the sequel (Terminator 2: Judgment Day).",
+                "The best of them (Star Trek: First Contact)",
+                "A stunt (Mission: Impossible)",
+                "He dies (Warning: Spoilers)",
+                "Rated (PG: Mild violence)",
+                "Okay, here's the thing: this film is awful.",
+                "Ok, here is what I loved about it: nothing.",
+                "Sure, here is another one: dull.",
+                "Here is the movie review that I liked: none.",
+                "It was - Negative.",
+                "Fine - Positive",
+                "'fine film'",
+                "'Tis a film for the kids'",
+                "‘Twas a film for the kids’",
+                "'70s music for the kids'",
+            ]
+        ),
+        *(
+            (TOPICS, text)
+            for text in [
+                "IBM posts profit (Business Week)",
+                "Lender cuts rate (World Bank).",
+                "Giants win (Sports Illustrated)",
+                "Shares rise (AP World)",
+                "Giants lose (Sports 24)",
+            ]
+        ),
+        *(
+            (QUESTIONS, text)
+            for text in [
+                "Who runs it (Human Resources)",
+                "What is it (Entity Framework)",
+                "Who made the perfume (Number 5)",
+                "Name a river - Location.",
+                "Here's a question: who built it ?",
+                "Okay, here's the thing: who built it ?",
+            ]
+        ),
+        *(
+            (YES_NO, text)
+            for text in [
+                "I like the band (No Doubt)",
+                "Did you go? - No.",
+                "He asked if I'd go. — Yes",
+                "Here's a question: did it rain ?",
+            ]
+        ),
+    ],
+)
+def test_what_looks_like_an_annotation_stays(task: Task, text: str) -> None:
+    assert parse_line(text, task) == (text, None, None, "")
+    assert find_bracketed_label(text, task) == ""
+
+
+def test_the_packaged_texts_stay() -> None:
+    file = resources.files("gpt3mix_cli") / "resources" / "demo.jsonl"
+    texts = [json.loads(line)["text"] for line in file.read_text("utf-8").splitlines()]
+    for task in (REVIEWS, TOPICS, QUESTIONS, YES_NO):
+        assert [clean_text(text, task).text for text in texts] == texts
 
 
 # Properties ---------------------------------------------------------------------------------------
@@ -276,9 +369,9 @@ def test_an_annotation_after_a_clean_text_is_removed(
 def test_a_bare_annotation_after_a_clean_text_is_removed(
     line: str, task: Task, data: st.DataObject
 ) -> None:
-    text = parse_line(line, task).text
+    text = parse_line(f"{line}.", task).text
     label = data.draw(st.sampled_from(list(task.labels.values()))).capitalize()
     kind = task.label_type.capitalize()
     form = data.draw(st.sampled_from([f"- {label}", f"| {label}", f"{kind}: {label}"]))
-    assume(text and not any(mark in text for mark in "([{"))
+    assume(text.endswith(".") and not any(mark in text for mark in "([{"))
     assert parse_line(f"{text} {form}", task).text == text
