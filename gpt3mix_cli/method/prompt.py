@@ -5,6 +5,7 @@ ends with `Movie review:` and no space, because the LM's next token begins with 
 prefix ` (Sentiment:` is the same in the prompt, in what is scored and in what is parsed.
 """
 
+import functools
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
@@ -104,8 +105,7 @@ class PromptFitter:
         """
         lines = (f"{_render_row(self._task, row)}\n" for row in reversed(examples))
         others = self._render((), text).splitlines(keepends=True)
-        # A chat template adds tokens to every prompt.
-        num_tokens = self._count_tokens("") + sum(map(self.count_line, others))
+        num_tokens = self._num_added_tokens + sum(map(self.count_line, others))
         estimates = list(accumulate(map(self.count_line, lines), initial=num_tokens))
 
         def count_prompt(number: int) -> int:
@@ -120,8 +120,13 @@ class PromptFitter:
     def count_line(self, line: str) -> int:
         """Return the tokens of a line, without those that are added to every text."""
         if line not in self._line_tokens:
-            self._line_tokens[line] = self._count_tokens(line) - self._count_tokens("")
+            self._line_tokens[line] = self._count_tokens(line) - self._num_added_tokens
         return self._line_tokens[line]
+
+    @functools.cached_property
+    def _num_added_tokens(self) -> int:
+        """The tokens that are added to every text, such as those of a chat template."""
+        return self._count_tokens("")
 
     def _render(self, examples: Sequence[Example], text: str | None) -> str:
         if text is None:

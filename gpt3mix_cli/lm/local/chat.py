@@ -37,7 +37,8 @@ class ChatTemplate:
                 "use lm.prompt: completion, or an instruction-tuned model",
             )
         reason = ""
-        for self._has_system_role in (True, False):
+        for has_system_role in (True, False):
+            self._has_system_role = has_system_role
             try:
                 chat = self._render(PROBE)
             except Exception as error:  # the template is code of the model's author

@@ -90,8 +90,7 @@ class LocalLM:
         device, batch_size = self._device.type, settings.batch_size
         identity = [self._weights, self._dtype, device, batch_size, CACHE_VERSION]
         identity += ["labels"] if self._scores_again else []
-        # The tokens of an empty prompt are those of the chat template.
-        identity += [self._tokenizer.encode("")] if chat else []
+        identity += [self._tokenizer.encode(""), tokenizer.get_chat_template()] if chat else []
         self.info = LMInfo(
             model=settings.model,
             fingerprint=fingerprint(identity),

@@ -153,7 +153,7 @@ def _check_model(path: Path, header: GGUFHeader) -> None:
     tokens = metadata.get("tokenizer.ggml.tokens", 0)
     if not tokens:
         raise UserError(f"lm.model {path}: the GGUF file has no tokenizer", SERVE_IT)
-    embeddings = header.shapes.get("token_embd.weight", (0, 0))[-1]
+    *_, embeddings = 0, *header.shapes.get("token_embd.weight", ())
     if tokens > embeddings:
         raise UserError(
             f"lm.model {path}: its tokenizer has {tokens:,} tokens, its model embeddings for only "

@@ -17,6 +17,8 @@ from ...files import open_input
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 DEFAULT_ALIGNMENT = 32  # bytes
+# Key -> its least value. Of an array, such as the tokens, the length is read.
+INTEGERS = {"general.alignment": 1, "split.count": 0, "tokenizer.ggml.tokens": 0}
 # Type of a value -> its format for `struct`.
 NUMBERS = {
     0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?",
@@ -93,6 +95,10 @@ class _Reader:
 
         num_tensors, num_fields = self._number("<Q"), self._number("<Q")
         metadata = {self._string(): self._value(self._number("<I")) for _ in range(num_fields)}
+        for key, least in INTEGERS.items():
+            value = metadata.get(key, least)
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f"{key} is no integer of at least {least}")
         shapes, data_bytes = dict[str, tuple[int, ...]](), 0
         for _ in range(num_tensors):
             name = self._string()

@@ -10,6 +10,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -75,7 +76,8 @@ def converted_models(name: str | None = None) -> list[ConvertedModel]:
         UserError: if none has the name.
     """
     folders = cache_folder().glob("models/[!.]*/")
-    models = sorted((_describe(folder) for folder in folders), key=lambda model: model.name)
+    described = filter(None, map(_describe, folders))
+    models = sorted(described, key=lambda model: model.name)
     if name is None:
         return models
     if chosen := [model for model in models if name in (model.name, model.path.name)]:
@@ -101,9 +103,9 @@ def remove_models(name: str | None = None) -> list[ConvertedModel]:
     if name is None:
         folder = cache_folder()
         for partial in folder.glob("models/.*.partial/"):
-            remove_folder(partial.with_name(partial.name[1:].removesuffix(".partial")))
-        for name in ("hashes", "precision"):
-            shutil.rmtree(folder / name, ignore_errors=True)
+            remove_folder(partial.with_name(partial.name.split(".")[1]))  # .<name>.<id>.partial
+        for kind in ("hashes", "precision"):
+            shutil.rmtree(folder / kind, ignore_errors=True)
     return models
 
 
@@ -114,15 +116,19 @@ def hash_gguf(path: Path) -> str:
     key = fingerprint([str(path.absolute()), status.st_size, *times], 32)
     record = cache_folder() / "hashes" / key
     with contextlib.suppress(OSError, ValueError):
-        return record.read_text("ascii")
+        if re.fullmatch("[0-9a-f]{64}", known := record.read_text("ascii")):
+            return known
     digest = hash_file(path)
     with contextlib.suppress(UserError), atomic_write(record) as stream:  # a read-only cache
         stream.write(digest.encode())
     return digest
 
 
-def _describe(folder: Path) -> ConvertedModel:
-    size = sum(file.stat().st_size for file in folder.iterdir())
+def _describe(folder: Path) -> ConvertedModel | None:
+    try:
+        size = sum(file.stat().st_size for file in folder.iterdir())
+    except FileNotFoundError:  # another process has removed it in the meantime
+        return None
     try:
         source = json.loads((folder / SOURCE_FILE).read_text("utf-8"))
         return ConvertedModel(str(source["file"]), size, str(source["date"]), folder)

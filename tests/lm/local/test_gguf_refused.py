@@ -36,6 +36,15 @@ def split(path: Path) -> None:
     finish(writer)
 
 
+def with_value(key: str, value: int | str) -> Callable[[Path], None]:
+    def spoil(path: Path) -> None:
+        writer = GGUFWriter(path, "llama")
+        (writer.add_string if isinstance(value, str) else writer.add_uint32)(key, value)
+        finish(writer)
+
+    return spoil
+
+
 WEB_PAGE, ZEROS = "<!doctype html><title>Sign in</title>", b"GGUF" + bytes(100)
 BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a web page": (lambda path: path.write_text(WEB_PAGE), "not a GGUF file"),
@@ -44,6 +53,15 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
     "truncated header": (truncated_header, "truncated or damaged"),
     "truncated data": (truncated_data, r"truncated: it has [\d,]+ of [\d,]+ bytes"),
     "damaged header": (damaged_header, "truncated or damaged"),
+    **{
+        f"{key}: {value!r}": (with_value(key, value), f"damaged: .*{key} is no integer")
+        for key, value in [
+            ("general.alignment", 0),
+            ("general.alignment", "32"),
+            ("split.count", "3"),
+            ("tokenizer.ggml.tokens", "none"),
+        ]
+    },
     "split": (split, "one of 3 parts of a model"),
     "encoder": (lambda path: small(path, "bert"), r"an encoder \(bert\), which cannot write texts"),
     "unknown": (
