@@ -11,8 +11,6 @@ from ...errors import UserError, first_line
 from ...settings import LocalLMSettings
 from ..port import GENERATION_INSTRUCTION
 
-# Whether `lm.prompt: auto` uses the chat template of a model that has one.
-AUTO_USES_CHAT_TEMPLATE = False
 PROBE = "Text: A first try."
 # Some templates insert the date of today, but equal prompts must be equal on every day.
 FIXED_DATE = "{% macro strftime_now(format) %}1 January 2025{% endmacro %}"
@@ -78,6 +76,5 @@ def open_chat_template(tokenizer: Any, settings: LocalLMSettings) -> ChatTemplat
     Raises:
         UserError: see `ChatTemplate`.
     """
-    auto = AUTO_USES_CHAT_TEMPLATE and bool(tokenizer.chat_template)
-    uses_chat = auto if settings.prompt == "auto" else settings.prompt == "chat"
-    return ChatTemplate(tokenizer, settings.model) if uses_chat else None
+    # `auto` is completion: as a chat SmolLM2 copies its examples more (results/LOG.md).
+    return ChatTemplate(tokenizer, settings.model) if settings.prompt == "chat" else None
