@@ -217,7 +217,7 @@ def test_chats_have_a_fingerprint_of_their_own(tiny_lm: Path, tmp_path: Path) ->
     assert edited.info.fingerprint != chat.info.fingerprint
     assert "chat prompts" in chat.info.details
     assert "chat prompts" in chat.describe()
-    assert "completion prompts" in completion.info.details
+    assert "prompts" not in completion.info.details
     assert "completion prompts" in completion.describe()
 
 
