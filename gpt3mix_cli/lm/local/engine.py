@@ -118,11 +118,13 @@ class LocalLM:
             return self._settings.dtype
         if self._device.type != "cpu":
             return "bfloat16"
+        if not has_bfloat16_instructions():
+            return "float32"
         try:
             large = num_parameters(self._config) >= MIN_BFLOAT16_PARAMETERS
         except ValueError:  # no causal LM, as loading it will say
             return "float32"
-        if not has_bfloat16_instructions() or not large:
+        if not large:
             return "float32"
         precision = self._precision("bfloat16")
         precise = precision is not None and precision.median < MAX_MEDIAN_ERROR
@@ -175,10 +177,11 @@ class LocalLM:
     def _row_limits(self) -> tuple[RowLimit, RowLimit]:
         """Of the decoder, and of the one that scores labels alone."""
         decoders = self._decoder, self._label_decoder  # both are loaded before memory is measured
-        first, second = (
-            RowLimit(decoder, self.info.model, self._settings.batch_size) for decoder in decoders
-        )
-        return first, second if self._scores_again else first
+        limits = {
+            decoder: RowLimit(decoder, self.info.model, self._settings.batch_size)
+            for decoder in decoders
+        }
+        return limits[decoders[0]], limits[decoders[1]]
 
     @property
     def _row_limit(self) -> RowLimit:

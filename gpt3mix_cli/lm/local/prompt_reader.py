@@ -125,10 +125,8 @@ class PromptReader:
                 for keys, values in past
             ], mask.expand(size, -1)
         chains = [prefix.chain if prefix else [] for prefix in prefixes]
-        lengths = torch.tensor([_num_tokens(prefix) for prefix in prefixes], device=self._device)
-        width = int(lengths.max())
-        columns = torch.arange(width, device=self._device)
-        mask = (columns >= width - lengths[:, None]).long()
+        mask = self._padding_mask([_num_tokens(prefix) for prefix in prefixes])
+        width = mask.shape[1]
         if not width:
             return [], mask
         some = next(chain[0] for chain in chains if chain)
@@ -153,10 +151,8 @@ class PromptReader:
     ) -> tuple[KeysValues, torch.Tensor]:
         """Return keys and values of prefixes and rows together, and the mask."""
         past, past_mask = self._gather(prefixes)
-        lengths = torch.tensor([len(row) for row in rows], device=self._device)
-        width = int(lengths.max())
-        columns = torch.arange(width, device=self._device)
-        own_mask = (columns >= width - lengths[:, None]).long()  # padded on the left
+        own_mask = self._padding_mask([len(row) for row in rows])
+        width = own_mask.shape[1]
         mask = torch.cat([past_mask, own_mask], 1)
         if not width:
             return past, mask
@@ -179,6 +175,12 @@ class PromptReader:
                 for target, source in zip(whole, read, strict=True):
                     target[part, :, mask.shape[1] - size :] = source[:, :, past_mask.shape[1] :]
         return layers, mask
+
+    def _padding_mask(self, lengths: Sequence[int]) -> torch.Tensor:
+        """Return the mask of rows that are padded on the left, (rows, longest)."""
+        columns = torch.arange(max(lengths), device=self._device)
+        starts = max(lengths) - torch.tensor(lengths, device=self._device)
+        return (columns >= starts[:, None]).long()
 
     @staticmethod
     def _allocate(new: KeysValues, past: KeysValues, rows: int, columns: int) -> KeysValues:
