@@ -8,6 +8,7 @@ to stderr. Nothing heavy is imported here.
 import os
 import sys
 from collections.abc import Sequence
+from itertools import chain
 from typing import Annotated
 
 import typer
@@ -290,6 +291,10 @@ def plan(
 @app.command()
 def check(
     config: opt.Config,
+    labels: opt.CheckLabels = False,
+    specs: opt.Specs = None,
+    level: opt.Level = None,
+    seed: opt.Seed = None,
     out: opt.Out = opt.RESULTS,
     overrides: opt.Overrides = None,
     quiet: opt.Quiet = False,
@@ -299,8 +304,12 @@ def check(
     options = opt.GridOptions(config, out, overrides or (), quiet=quiet, json=json)
     with opt.open_grid(options) as (display, grid):
         from .grid.check import check as run_checks
+        from .grid.check_labels import label_findings
 
-        display.print_findings(run_checks(grid), f"gpt3mix run {config}")
+        findings = run_checks(grid)
+        if labels or specs or level is not None or seed is not None:
+            findings = chain(findings, label_findings(grid, level, seed, specs))
+        display.print_findings(findings, f"gpt3mix run {config}")
 
 
 @app.command()

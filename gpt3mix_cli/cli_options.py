@@ -29,6 +29,13 @@ Level = Annotated[
     typer.Option(help="one level, such as 1%, 8/class or full; default: every level of the config"),
 ]
 Seed = Annotated[int | None, typer.Option(help="one data seed; default: every seed of the config")]
+CheckLabels = Annotated[
+    bool, typer.Option("--labels", help="score real rows, each below others: are labels any good?")
+]
+Specs = Annotated[
+    Path | None,
+    typer.Option(help="YAML list of text_type, label_type, labels: rank these specifications so"),
+]
 Input = Annotated[
     Path | None,
     typer.Option("--input", "-i", help="real rows (JSONL, - for stdin) in place of the subsample"),

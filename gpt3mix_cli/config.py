@@ -14,12 +14,13 @@ from typing import Any, cast
 import pydantic
 import yaml
 
-from .errors import UserError
-from .settings import FILE_NAME_PATTERN, Experiment
+from .errors import UserError, did_you_mean
+from .settings import FILE_NAME_PATTERN, Experiment, Task
 from .settings.problems import format_problems
 
 # Sections whose scalars are words even if they look like booleans, numbers or null.
 WORD_SECTIONS = {"labels", "values"}
+SPEC_KEYS = ("text_type", "label_type", "labels")  # of a task specification
 DATA_PATHS = ("train", "validation", "test", "path")  # keys of `task.data` that hold paths
 
 
@@ -87,6 +88,43 @@ def load_experiments(path: Path, overrides: Sequence[str] = ()) -> list[Experime
                 "sweep each value once",
             )
     return experiments
+
+
+def load_specs(path: Path, task: Task) -> list[Task]:
+    """Return a task with each task specification of a file: a YAML list of mappings.
+
+    Args:
+        path: the file; keys of a mapping are text_type, label_type and labels.
+        task: gives what a specification leaves out.
+
+    Raises:
+        UserError: naming the specification that is wrong.
+    """
+    items = _read(path)
+    example = "for example - {text_type: movie review, label_type: sentiment}"
+    if not isinstance(items, list) or not items:
+        raise UserError(f"{path}: not a list of task specifications", example)
+    tasks = []
+    for number, item in enumerate(items, 1):
+        where = f"{path}, specification {number}"
+        if not isinstance(item, dict):
+            raise UserError(f"{where}: not a mapping of keys", example)
+        if unknown := [key for key in item if key not in SPEC_KEYS]:
+            raise UserError(
+                f"{where}: unknown key '{unknown[0]}'{did_you_mean(str(unknown[0]), SPEC_KEYS)}",
+                f"its keys are {', '.join(SPEC_KEYS)}",
+            )
+        try:
+            spec = Task.model_validate({**task.model_dump(), **item})
+        except pydantic.ValidationError as error:
+            raise UserError(f"{where}: {error.errors()[0]['msg']}", example) from None
+        if spec.classes != task.classes:
+            raise UserError(
+                f"{where}: its classes are {', '.join(spec.classes)}",
+                f"give each of {', '.join(task.classes)} a label word, in this order",
+            )
+        tasks.append(spec)
+    return tasks
 
 
 def _override(raw: dict[str, Any], override: str, path: Path) -> None:

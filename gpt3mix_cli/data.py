@@ -2,7 +2,7 @@
 
 Every row is checked: it has a text, its label is one of the task's classes (after `values`), and
 its id is unique. A task without a validation split gets a seeded, class-balanced one, taken from
-train before any draw.
+train before any draw; a level still counts all rows of train as they were published.
 """
 
 import csv
@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from fractions import Fraction
 from importlib import resources
 from pathlib import Path
 from typing import Any, assert_never
@@ -33,6 +34,7 @@ class Splits:
         validation: rows for early stopping.
         test: rows for the results.
         test_rows_in_train: test rows with a text that is also in train.
+        taken_rows: number of published training rows that are validation rows here.
         sha: hash of each split's rows.
     """
 
@@ -40,6 +42,7 @@ class Splits:
     validation: list[Example]
     test: list[Example]
     test_rows_in_train: int = 0
+    taken_rows: int = 0
     sha: dict[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -50,6 +53,7 @@ def load_splits(
     task: Task,
     master_seed: int,
     validation: int | str = "full",
+    fraction: float = 0.2,
     callbacks: Callbacks = NO_CALLBACKS,
 ) -> Splits:
     """Return a task's splits.
@@ -58,6 +62,7 @@ def load_splits(
         task: data and labels.
         master_seed: seeds a validation split taken from train, and the choice of `validation` rows.
         validation: `full`, a number of rows, or `n/class`.
+        fraction: the most validation rows that are taken from each class of train.
         callbacks: for warnings.
 
     Raises:
@@ -72,14 +77,19 @@ def load_splits(
                 f"give task.data.{split} a file with rows",
             )
     train, held_out = splits["train"], splits.get("validation", [])
-    if not held_out:
-        train, held_out = _take_validation(train, task.classes, master_seed)
+    is_taken = not held_out
+    if is_taken:
+        held_out = _take_validation(train, task.classes, master_seed, fraction)
         if not held_out:
             raise UserError(
                 f"task '{task.name}': there is no validation split, and no class has two rows, "
                 "so none can be taken from train",
                 "name validation rows with task.data, or give more training rows",
             )
+    held_out = _choose_validation(held_out, validation, task.classes, master_seed, callbacks)
+    if is_taken:
+        ids = {row.id for row in held_out}
+        train = [row for row in train if row.id not in ids]
     labels = {row.label for row in train}
     if missing := [label for label in task.classes if label not in labels]:
         raise UserError(
@@ -87,8 +97,9 @@ def load_splits(
             "check task.labels and task.data.values",
         )
     num_copies = _count_test_rows_in_train(train, splits["test"], task.name, callbacks)
-    held_out = _choose_validation(held_out, validation, task.classes, master_seed, callbacks)
-    return Splits(train, held_out, splits["test"], num_copies)
+    return Splits(
+        train, held_out, splits["test"], num_copies, taken_rows=len(held_out) if is_taken else 0
+    )
 
 
 def group_by_class(rows: Iterable[Example], classes: Sequence[str]) -> dict[str, list[Example]]:
@@ -106,18 +117,16 @@ def split_evenly(total: int, parts: int) -> list[int]:
 
 
 def _take_validation(
-    train: list[Example], classes: Sequence[str], seed: int
-) -> tuple[list[Example], list[Example]]:
-    """Return train without validation rows, and those: at most half of any class, in file order."""
+    train: list[Example], classes: Sequence[str], seed: int, fraction: float
+) -> list[Example]:
+    """Return the rows of train that may be taken, in file order: one at least of two of a class."""
     most = VALIDATION_ROWS // len(classes)
-    ids = {
-        row.id
-        for label, rows in group_by_class(train, classes).items()
-        for row in generator(seed, "validation split", label).sample(
-            rows, min(most, len(rows) // 2)
-        )
-    }
-    return [row for row in train if row.id not in ids], [row for row in train if row.id in ids]
+    ids: set[str] = set()
+    for label, rows in group_by_class(train, classes).items():
+        count = min(most, max(int(len(rows) * Fraction(str(fraction))), int(len(rows) > 1)))
+        random = generator(seed, "validation split", label)
+        ids.update(row.id for row in random.sample(rows, count))
+    return [row for row in train if row.id in ids]
 
 
 def _choose_validation(

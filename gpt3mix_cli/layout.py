@@ -159,6 +159,11 @@ card_path = partial(_companion, ".card.md")  # the data card of a synthetic set
 history_path = partial(_companion, ".history.jsonl")  # the epochs of a trials file
 
 
+def weight_path(trials: Path, weight: float) -> Path:
+    """Return where the trials with one of the weights of `synthetic_weight: auto` are."""
+    return trials.parent / "weights" / f"{_stem(trials)}.weight-{weight:g}.jsonl"
+
+
 # From a trials file back to its cell ---------------------------------------------------------
 
 

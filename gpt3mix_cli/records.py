@@ -62,7 +62,8 @@ class Augmented(Example):
         probs: class -> probability, all classes in the task's order; `label` is the argmax.
         method: name of the method.
         parents: ids of the real rows in the prompt, or of the one that was edited.
-        label_source: where `probs` comes from.
+        label_source: where `probs` comes from; `parents`: the mean of their labels; `parent`: the
+            label of the row that was edited.
         label_mass: probability of all label tokens together before normalizing; None if unknown.
         request: number of the attempt.
         perplexity: of the text under the LM that generated it: exp(-logprob / tokens).
@@ -73,7 +74,7 @@ class Augmented(Example):
     method: str = ""
     parents: list[str] = []
     label_source: Literal[
-        "exact", "rounded", "top_logprobs", "decision", "vote", "hard", "parent"
+        "exact", "rounded", "top_logprobs", "decision", "vote", "hard", "parents", "parent"
     ] = "parent"
     label_mass: float | None = None
     request: int | None = None
@@ -131,6 +132,7 @@ class Trial(Record):
     settings: str | None = None
     version: str | None = None
     tokens_per_prediction: float | None = None
+    synthetic_weight: float | None = None
 
 
 class Manifest(BaseModel):

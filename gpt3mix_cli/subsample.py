@@ -45,7 +45,7 @@ def rows_per_class(level: str, num_rows: int, num_classes: int) -> int:
 
     Args:
         level: `p%` or `n/class`.
-        num_rows: N, the rows of train without any validation split.
+        num_rows: N, the rows of train as it was published: with those taken for validation.
         num_classes: C, the classes of the task.
     """
     match = LEVEL_PATTERN.fullmatch(level)
@@ -60,6 +60,7 @@ def draw_rows(
     classes: Sequence[str],
     draw: DrawOptions,
     callbacks: Callbacks = NO_CALLBACKS,
+    taken_rows: int = 0,
 ) -> list[Example]:
     """Return the rows of a draw, the classes in turn; `full` is train in its own order.
 
@@ -68,10 +69,11 @@ def draw_rows(
         classes: the task's classes, in order.
         draw: level and seeds.
         callbacks: for a warning about each class with too few rows.
+        taken_rows: published training rows that are validation rows; a percentage is of these too.
     """
     if draw.level == "full":
         return list(train)
-    wanted = rows_per_class(draw.level, len(train), len(classes))
+    wanted = rows_per_class(draw.level, len(train) + taken_rows, len(classes))
     samples = []
     for label, rows in group_by_class(train, classes).items():
         if len(rows) < wanted:
@@ -105,12 +107,14 @@ def subsample(
         UserError: if no rows are left to draw from.
     """
     settings = {"format": CACHE_VERSION, **asdict(draw), "classes": list(classes)}
+    if splits.taken_rows:
+        settings["taken_rows"] = splits.taken_rows
     # Test rows change no draw, but the manifest counts those that are in train too.
     inputs = {"train": splits.sha["train"], "test": splits.sha["test"]}
     if not options.force and (manifest := find_up_to_date(output, settings, inputs)):
         return StageResult(output, manifest, skipped=True)
     started = time.monotonic()
-    rows = draw_rows(splits.train, classes, draw, options.callbacks)
+    rows = draw_rows(splits.train, classes, draw, options.callbacks, splits.taken_rows)
     if not rows:
         raise UserError(
             f"level {draw.level}: no rows are left to draw from",

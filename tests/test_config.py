@@ -93,8 +93,8 @@ def test_all_problems_are_reported_together_with_their_keys(write: Write) -> Non
         "  task.data: unknown kind 'demos'; did you mean 'demo'? (known: hub, files, demo)",
         "  task.labels: at least two classes are needed",
         "  trails: unknown key; did you mean 'trials'? "
-        "(known here: name, task, subsample, lm, augment, baselines, classifiers, trials, budget, "
-        "sweep)",
+        "(known here: name, preset, task, subsample, lm, augment, baselines, classifiers, trials, "
+        "budget, sweep)",
     ]  # fmt: skip
 
 
@@ -161,8 +161,8 @@ def test_all_problems_are_reported_together_with_their_keys(write: Write) -> Non
         ("augment.ratio", "x", "valid number"),
         ("augment.synthetic_sets", "0", "greater than or equal to 1, got 0"),
         ("augment.synthetic_sets", "each", "'per-trial'"),
-        ("augment.selection", "best", "'uniform', 'balanced', 'nearest' or 'furthest', got 'best'"),
-        ("augment.labels", "firm", "'soft' or 'hard', got 'firm'"),
+        ("augment.selection", "best", "'same_class', 'nearest' or 'furthest', got 'best'"),
+        ("augment.labels", "firm", "'parents' or 'product', got 'firm'"),
         ("augment.beams", "0", "greater than or equal to 1, got 0"),
         ("augment.similarity", "''", "at least 1 character"),
         ("augment.label_temperature", "0", "greater than 0, got 0"),

@@ -479,7 +479,7 @@ def test_splits_can_be_renamed(hub: MakeTask) -> None:
         hub(("train", "validation"), label="label_text", splits={"test": "validation"}), 0
     )
     assert [row.text for row in splits.test] == [f"validation {number}" for number in range(8)]
-    assert len(splits.validation) == len(splits.train) == 4
+    assert (len(splits.validation), len(splits.train)) == (2, 6)
     assert {row.text for row in splits.validation + splits.train} == {
         f"train {number}" for number in range(8)
     }
@@ -498,7 +498,7 @@ def test_splits_can_be_renamed(hub: MakeTask) -> None:
 
 def test_a_hub_task_without_validation_gets_one_from_train(hub: MakeTask) -> None:
     splits = load_splits(hub(("train", "test"), label="label_text"), 0)
-    assert (len(splits.train), len(splits.validation), len(splits.test)) == (4, 4, 8)
+    assert (len(splits.train), len(splits.validation), len(splits.test)) == (6, 2, 8)
 
 
 @pytest.mark.parametrize(
@@ -605,19 +605,49 @@ def many(counts: dict[str, int]) -> bytes:
 
 
 def test_a_task_without_validation_gives_balanced_rows_of_train(make_task: MakeTask) -> None:
-    splits = load_splits(make_task(many({"p": 4500, "n": 4001}), validation=None), 7)
+    task = make_task(many({"p": 4500, "n": 4001}), validation=None)
+    splits = load_splits(task, 7, fraction=0.5)
     assert Counter(row.label for row in splits.validation) == {"p": 2000, "n": 2000}
     assert Counter(row.label for row in splits.train) == {"p": 2500, "n": 2001}
 
 
-@pytest.mark.parametrize("counts", [{"p": 25, "n": 7}, {"p": 2, "n": 3}, {"p": 4100, "n": 3}])
-def test_validation_takes_at_most_half_of_any_class(
-    make_task: MakeTask, counts: dict[str, int]
+@pytest.mark.parametrize(
+    ("counts", "fraction", "expected"),
+    [
+        ({"p": 25, "n": 7}, 0.2, {"p": 5, "n": 1}),
+        ({"p": 25, "n": 7}, 0.5, {"p": 12, "n": 3}),
+        ({"p": 2, "n": 3}, 0.2, {"p": 1, "n": 1}),  # one at least, if another row is left
+        ({"p": 4, "n": 1}, 0.2, {"p": 1}),
+        ({"p": 4100, "n": 3}, 0.5, {"p": 2000, "n": 1}),  # at most 4,000 in all
+        ({"p": 290, "n": 10}, 0.1, {"p": 29, "n": 1}),  # exact: 0.1 * 290 is less than 29
+    ],
+)
+def test_validation_takes_at_most_a_fraction_of_any_class(
+    make_task: MakeTask, counts: dict[str, int], fraction: float, expected: dict[str, int]
 ) -> None:
-    splits = load_splits(make_task(many(counts), validation=None), 0)
-    assert Counter(row.label for row in splits.validation) == {
-        label: min(2000, count // 2) for label, count in counts.items()
-    }
+    splits = load_splits(make_task(many(counts), validation=None), 0, fraction=fraction)
+    assert Counter(row.label for row in splits.validation) == expected
+    assert splits.taken_rows == sum(expected.values())
+
+
+def test_validation_rows_that_are_not_used_stay_in_train(make_task: MakeTask) -> None:
+    task = make_task(many({"p": 50, "n": 40}), validation=None)
+    every, few = load_splits(task, 0), load_splits(task, 0, 4)
+    assert (len(every.train), len(every.validation), every.taken_rows) == (72, 18, 18)
+    assert (len(few.train), len(few.validation), few.taken_rows) == (86, 4, 4)
+    assert {row.id for row in few.validation} < {row.id for row in every.validation}
+
+
+def test_a_level_counts_the_rows_that_were_taken_for_validation(make_task: MakeTask) -> None:
+    """As many rows as the published training set gives: TREC-6 at 0.3 % has 18 of 5,452."""
+    task = make_task(many({"p": 100, "n": 100}), validation=None)
+    splits = load_splits(task, 0, fraction=0.5)
+    drawn = draw_rows(
+        splits.train, ["p", "n"], DrawOptions("10%", 0, 0), taken_rows=splits.taken_rows
+    )
+    assert len(drawn) == 20
+    own = load_splits(make_task(many({"p": 100, "n": 100})), 0)
+    assert own.taken_rows == 0
 
 
 def test_validation_rows_are_removed_from_train_and_both_keep_their_order(
@@ -641,7 +671,6 @@ def test_validation_depends_only_on_the_master_seed(make_task: MakeTask) -> None
     assert {row.id for row in load_splits(task, 0, 10).validation} < {
         row.id for row in load_splits(task, 0).validation
     }
-    assert load_splits(task, 0, 10).train == load_splits(task, 0).train
 
 
 def test_a_validation_split_of_its_own_leaves_train_whole(make_task: MakeTask) -> None:
@@ -666,7 +695,7 @@ def test_validation_rows_are_chosen_by_class_in_their_order(
     content = many({"p": 20, "n": 30})
     task = make_task(validation=content)
     warnings, callbacks = collect_warnings()
-    rows = load_splits(task, 0, wanted, callbacks).validation
+    rows = load_splits(task, 0, wanted, callbacks=callbacks).validation
     order = [json.loads(line)["id"] for line in content.decode().splitlines()]
     assert Counter(row.label for row in rows) == counts
     assert [row.id for row in rows] == sorted((row.id for row in rows), key=order.index)
@@ -685,7 +714,7 @@ def test_too_few_validation_rows_warn_with_their_class(
 ) -> None:
     warnings, callbacks = collect_warnings()
     rows = load_splits(
-        make_task(validation=many({"p": 20, "n": 30})), 0, wanted, callbacks
+        make_task(validation=many({"p": 20, "n": 30})), 0, wanted, callbacks=callbacks
     ).validation
     assert Counter(row.label for row in rows) == {"p": 20, "n": 25}
     assert [text for text in warnings if "validation" in text] == [

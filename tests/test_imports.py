@@ -35,7 +35,7 @@ HEAVY = {
     "huggingface_hub": {"augment.card", "data", "lm.local", "pretrained", "train"},
     "joblib": {"grid.executors"},
     "matplotlib": {"report.render.plots"},
-    "numpy": {"method.selection", "report", "train"},
+    "numpy": {"method.labels", "method.selection", "report", "train"},
     "openai": {"lm.openai"},
     "pandas": {"data", "report"},
     "pyarrow": {"data"},

@@ -33,6 +33,7 @@ NOT_READ_AS_ATTRIBUTES = {
     },
     ("OpenAISettings", "base_url"): "`urls` of the same class reads it",
     ("TransformerSettings", "preset"): "a validator compares the other keys with it",
+    ("Experiment", "preset"): "a validator fills in and compares the other keys",
     ("Experiment", "sweep"): "`config` creates the variants from it before the models exist",
     ("AugmentSettings", "synthetic_sets"): "`Experiment.trials_for` reads it",
     **{

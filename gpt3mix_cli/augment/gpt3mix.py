@@ -13,9 +13,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ..lm import LM, Completion, Hypothesis, Request
+from ..lm import LM, Completion, Hypothesis, LMInfo, Request
 from ..method.cleaning import find_bracketed_label
-from ..method.labels import hard_label, soft_label
+from ..method.labels import hard_label, label_logits, label_mass
 from ..method.parsing import parse_line
 from ..method.prompt import (
     PromptFitter,
@@ -27,17 +27,27 @@ from ..method.prompt import (
 from ..method.selection import ExampleSelector, similarity_fingerprint
 from ..records import Augmented, Example, Reject, hash_rows
 from ..settings import AugmentSettings, Task, derived_seed, generator
+from .label_check import MIN_ROWS, LabelCheck, check_labels
 from .protocol import RowGenerator
+from .set_labels import SetLabels, class_mix, most_probable
 from .soft_labels import UNSCORED, Answer, Attempt, SoftLabeler, describe_excess
 
 CACHE_VERSION = 4  # raise it if the same settings give other rows
 # Settings that decide how many rows are made and which are kept, but not what an attempt yields.
 QUOTA_SETTINGS = {"ratio", "synthetic_sets", "attempts", "filter"}
 # Settings that have no effect with a kind of label.
+LM_LABEL_SETTINGS = {*("label_temperature", "contextual_calibration", "label_prior", "label_check")}
 UNUSED_SETTINGS = {
     "soft": {"beams"},
-    "hard": {"top_p", "min_p", "frequency_penalty", "label_temperature", "contextual_calibration"},
+    "product": {"beams"},
+    "parents": {"beams", *LM_LABEL_SETTINGS},
+    "hard": {"top_p", "min_p", "frequency_penalty", *LM_LABEL_SETTINGS},
 }
+SMALL_LM_PARAMETERS = 1_000_000_000  # below it, `auto` corrects for the faults of small LMs
+# The tail of a small LM's distribution is noise: with SmolLM2 on SST-2 and TREC-6, texts at
+# temperature 1 help only without it (results/real-lm).
+SMALL_LM_MIN_P = 0.1
+NUM_CHECKED_ROWS = 32  # of `label_check: auto`
 OMIT_IF_ZERO = ("label_tokens", "requests", "rescored")  # of `usage`
 
 Row = Augmented | Reject
@@ -60,6 +70,7 @@ class GPT3Mix(RowGenerator):
     """
 
     def __init__(self, settings: AugmentSettings, task: Task, lm: LM, name: str) -> None:
+        settings = resolve_auto(settings, lm.info)
         self._settings, self._task, self._lm, self._name = settings, task, lm, name
         self._usage: Counter[str] = Counter(
             prompt_tokens=0,
@@ -72,13 +83,18 @@ class GPT3Mix(RowGenerator):
         self._usd: float | None = 0.0
         self._selector: tuple[str, ExampleSelector] | None = None  # hash of its examples, selector
         self._fitter = PromptFitter(task, lm.info.count_tokens)
+        self._labels = SetLabels(settings, task.classes)
+        self._check: LabelCheck | None = None
         self.lm_info, self.block_size = lm.info, lm.info.block_size
         self.rows_per_attempt = settings.beams if settings.labels == "hard" else 1
         uses_similarity = settings.selection in ("nearest", "furthest")
+        unused = QUOTA_SETTINGS | UNUSED_SETTINGS[settings.labels]
+        if settings.label_prior != "auto":  # otherwise the check decides
+            unused |= {"label_check"}
         self.about = {
             "method": name,
             "kind": "gpt3mix",
-            **settings.model_dump(exclude=QUOTA_SETTINGS | UNUSED_SETTINGS[settings.labels]),
+            **settings.model_dump(exclude=unused),
             **prompt_inputs(task, lm.info),
             "format": CACHE_VERSION,
             "similarity": similarity_fingerprint(settings.similarity) if uses_similarity else None,
@@ -99,6 +115,35 @@ class GPT3Mix(RowGenerator):
             self._count(answer)
             yield from self._rows(answer)
 
+    def prepare(self, examples: Sequence[Example]) -> Sequence[str]:
+        """Let the LM label real rows, unless `label_check` is 0 or its labels are not used."""
+        most = self._settings.label_check
+        if most == "auto":
+            most = NUM_CHECKED_ROWS if self._lm.info.is_local else 0
+        if not most or not self._uses_soft_labels or len(examples) < 2:
+            return ()
+        self._check = check_labels(self._lm, self._task, examples, self._settings.k, most)
+        if self._check is None:
+            return ["no real row fits the LM's context, so its labels are not checked"]
+        self._usage.update(requests=self._check.requests)
+        if self._check.requests:
+            self._usage.update(label_tokens=self._check.tokens)
+            usd = self._check.usd
+            self._usd = None if self._usd is None or usd is None else self._usd + usd
+        if self._check.rows < MIN_ROWS or not self._check.is_blind:
+            return ()
+        return [f"the LM's labels of real rows: {self._check.describe()}; {self._check.advice()}"]
+
+    def label_set(
+        self, rows: Sequence[Augmented], examples: Sequence[Example]
+    ) -> tuple[Sequence[Augmented], Mapping[str, Any]]:
+        """Return the rows with labels that match the class mix, if `label_prior` asks for it."""
+        counts = {"label_check": self._check.summary()} if self._check else {}
+        if not rows or not (prior := self._prior(examples)):
+            return rows, counts
+        matched, matching = self._labels.match(rows, prior)
+        return matched, counts | matching
+
     def attempts(
         self, examples: Sequence[Example], first: int, count: int, seed: int
     ) -> Iterator[Attempt]:
@@ -106,9 +151,10 @@ class GPT3Mix(RowGenerator):
         selector = self._selector_of(examples)
         for number in range(first, first + count):
             # The purpose string "choose" decides which examples are drawn: never change it.
-            selected = selector.select(self._settings.k, generator(seed, "choose", number))
+            rng = generator(seed, "choose", number)
+            selected = selector.select(self._settings.k, rng, number)
             parents = self._fitter.fit(selected, self._max_prompt_tokens) or selected[-1:]
-            yield Attempt(self._request(number, parents, seed), parents)
+            yield Attempt(self._request(number, parents, seed), parents, len(selected))
 
     def usage(self) -> Mapping[str, int]:
         """Return the tokens and counts of all answers so far, those from the journal included.
@@ -137,7 +183,7 @@ class GPT3Mix(RowGenerator):
             completion_tokens=completion.completion_tokens,
             label_tokens=completion.label_tokens,
             requests=completion.requests,
-            shortened=int(len(answer.attempt.parents) < self._settings.k),
+            shortened=int(len(answer.attempt.parents) < answer.attempt.num_selected),
             retokenised=int(completion.retokenised),
             rescored=int(answer.is_rescored),
         )
@@ -146,6 +192,22 @@ class GPT3Mix(RowGenerator):
             tokens, usd = answer.scores.tokens, answer.scores.usd
             self._usage.update(label_tokens=tokens or 0, requests=answer.scores.requests)
             self._usd = None if self._usd is None or usd is None else self._usd + usd
+
+    @property
+    def _uses_soft_labels(self) -> bool:
+        return self._settings.labels in ("soft", "product")
+
+    def _prior(self, examples: Sequence[Example]) -> Mapping[str, float] | None:
+        """Return the class mix that labels are matched to; None if they are not matched."""
+        prior = self._settings.label_prior
+        if not self._uses_soft_labels or prior == "none":
+            return None
+        if isinstance(prior, Mapping):
+            total = math.fsum(prior.values())
+            return {name: prior.get(name, 0.0) / total for name in self._task.classes}
+        if prior == "auto" and not (self._check and self._check.is_biased):
+            return None
+        return class_mix([row.label for row in examples], self._task.classes)
 
     # Requests ------------------------------------------------------------------------------------
 
@@ -160,7 +222,8 @@ class GPT3Mix(RowGenerator):
 
     def _request(self, number: int, parents: Sequence[Example], seed: int) -> Request:
         settings, task = self._settings, self._task
-        prompt = render_prompt(task, parents)
+        prompt, min_p = render_prompt(task, parents), settings.min_p
+        assert min_p != "auto", "resolved with the LM"
         if settings.labels == "hard":
             return Request(
                 number=number,
@@ -178,7 +241,7 @@ class GPT3Mix(RowGenerator):
             max_tokens=settings.max_tokens,
             temperature=settings.temperature,
             top_p=settings.top_p,
-            min_p=settings.min_p,
+            min_p=min_p,
             frequency_penalty=settings.frequency_penalty,
             label_prefix=label_prefix(task),
             choices=label_choices(task),
@@ -215,7 +278,7 @@ class GPT3Mix(RowGenerator):
 
     def _rows(self, answer: Answer) -> Iterator[Row]:
         completion = answer.completion
-        if self._settings.labels == "soft":
+        if self._settings.labels != "hard":
             yield self._soft_row(answer)
         elif completion.finish == "too_long":
             detail = describe_excess(completion, self._settings.max_tokens, self._lm)
@@ -229,19 +292,18 @@ class GPT3Mix(RowGenerator):
             )
 
     def _soft_row(self, answer: Answer) -> Row:
-        scores, classes = answer.scores, self._task.classes
+        scores, settings, parents = answer.scores, self._settings, answer.attempt.parents
         if answer.rejection or scores is None:
             return self._reject(answer, answer.completion.text, *(answer.rejection or UNSCORED))
-        probs, mass = soft_label(
-            classes, scores.logprobs, self._settings.label_temperature, answer.content_free
-        )
+        logits = label_logits(scores.logprobs, settings.label_temperature, answer.content_free)
+        probs = self._labels.add(self._row_id(answer), logits, parents)
         return self._row(
             answer,
             answer.text,
             probs,
-            label_source=scores.source,
-            label_mass=round(mass, 6) if scores.has_mass else None,
-            bounded=[classes[index] for index in scores.bounded],
+            label_source="parents" if settings.labels == "parents" else scores.source,
+            label_mass=round(label_mass(scores.logprobs), 6) if scores.has_mass else None,
+            bounded=[self._task.classes[index] for index in scores.bounded],
         )
 
     def _hard_row(self, answer: Answer, hypothesis: Hypothesis, rank: int) -> Row:
@@ -269,18 +331,20 @@ class GPT3Mix(RowGenerator):
     def _row(
         self, answer: Answer, text: str, probs: dict[str, float], rank: int = 0, **label: Any
     ) -> Augmented:
-        number = answer.completion.number
         return Augmented(
-            id=f"{self._name}-{number:05d}{f'.{rank}' if rank else ''}",
+            id=self._row_id(answer, rank),
             text=text,
-            label=max(probs, key=lambda name: probs[name]),
+            label=most_probable(probs),
             probs=probs,
             method=self._name,
             parents=[parent.id for parent in answer.attempt.parents],
-            request=number,
+            request=answer.completion.number,
             perplexity=_perplexity(answer.completion),
             **label,
         )
+
+    def _row_id(self, answer: Answer, rank: int = 0) -> str:
+        return f"{self._name}-{answer.completion.number:05d}{f'.{rank}' if rank else ''}"
 
     def _reject(self, answer: Answer, text: str, reason: str, detail: str = "") -> Reject:
         return Reject(
@@ -291,6 +355,23 @@ class GPT3Mix(RowGenerator):
             reason=reason,
             detail=detail,
         )
+
+
+def resolve_auto(settings: AugmentSettings, info: LMInfo) -> AugmentSettings:
+    """Return the settings with `auto` replaced by what suits the size of an LM.
+
+    `label_prior` stays `auto` for a large LM: its labels of real rows decide.
+    """
+    if "auto" not in (settings.min_p, settings.label_prior):
+        return settings
+    parameters = info.count_parameters()
+    is_small = parameters is not None and parameters < SMALL_LM_PARAMETERS
+    updates: dict[str, Any] = {}
+    if settings.min_p == "auto":
+        updates["min_p"] = SMALL_LM_MIN_P if is_small else 0.0
+    if settings.label_prior == "auto" and is_small:
+        updates["label_prior"] = "match"
+    return settings.model_copy(update=updates)
 
 
 def _perplexity(completion: Completion) -> float | None:

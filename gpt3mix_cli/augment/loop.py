@@ -2,8 +2,8 @@
 
 A generator (GPT3Mix) runs in rounds: first as many attempts as rows are wanted, then as many as are
 missing. Its rows pass the filter. An editor (EDA, back-translation) gives the same number of rows
-for each parent. Rows are kept in the order of their attempts, so ratio 10 extends ratio 1 and a
-resumed run makes the same rows.
+for each parent. Rows are kept in the order of their attempts, so ratio 10 extends ratio 1 (its
+texts, if labels are matched over the whole set) and a resumed run makes the same rows.
 """
 
 import math
@@ -38,7 +38,7 @@ from ..records import (
 from ..settings import FilterSettings
 from .filter import RowFilter, normalize_text, suggest_remedy
 from .protocol import Augmenter, RowGenerator, TextEditor, edited_line_renderer
-from .statistics import Statistics
+from .statistics import Statistics, doubts
 
 WriteLine = Callable[[str], object]
 
@@ -78,13 +78,15 @@ def num_rows_wanted(ratio: float, n: int) -> int:
 
 @dataclass
 class AugmentationSink:
-    """Writes rows and rejects, and counts them.
+    """Keeps or writes rows and rejects, and counts them.
 
     Attributes:
         write_row: writes the line of a row.
         statistics: of the kept rows.
+        rows: of a generator: they are written at the end, when all labels are known.
+        labelling: how a generator labelled the whole set.
         write_reject: writes the line of a reject.
-        kept: rows written.
+        kept: rows kept.
         asked: attempts run.
         spare: rows of the last block that were not needed.
         unchanged: edited rows that equal their parent.
@@ -97,6 +99,8 @@ class AugmentationSink:
     write_row: WriteLine
     statistics: Statistics
     write_reject: WriteLine = id
+    rows: list[Augmented] = field(default_factory=list)
+    labelling: Mapping[str, Any] = field(default_factory=dict)
     kept: int = 0
     asked: int = 0
     spare: int = 0
@@ -106,10 +110,16 @@ class AugmentationSink:
     stopped: StoppedShort | None = None
 
     def add_row(self, row: Augmented) -> None:
-        """Write and count a row."""
-        self.write_row(to_json_line(row))
-        self.statistics.add(row)
+        """Keep and count a row."""
+        self.rows.append(row)
         self.kept += 1
+
+    def write_rows(self, augmenter: RowGenerator, examples: Sequence[Example]) -> None:
+        """Label and write the rows that were kept."""
+        rows, self.labelling = augmenter.label_set(self.rows, examples)
+        for row in rows:
+            self.write_row(to_json_line(row))
+            self.statistics.add(row)
 
     def add_reject(self, reject: Reject) -> None:
         """Write and count a reject."""
@@ -125,6 +135,7 @@ class AugmentationSink:
             "spare": self.spare,
             "unchanged": self.unchanged,
             "repeated": self.repeated,
+            **self.labelling,
         }
 
 
@@ -157,6 +168,12 @@ def augment(
         if not options.force and (manifest := find_up_to_date(output, settings, inputs)):
             return StageResult(output, manifest, skipped=True)
         started = time.monotonic()
+        try:
+            warnings = augmenter.prepare(examples)
+        except StoppedShort as error:
+            raise StoppedShort(f"{output}: no row yet: {error.message}", error.hint) from None
+        for warning in warnings:
+            options.callbacks.warn(f"{output}: {warning}")
         sink = _write_rows(augmenter, examples, output, quota, options.callbacks)
         usage, lm = augmenter.usage(), augmenter.describe_lm()
         manifest = finish_output(
@@ -220,6 +237,8 @@ def _write_rows(
         if output != STDIO and not augmenter.edits_parents:
             sink.write_reject = files.enter_context(record_writer(rejects_path(output)))
         run_attempts(augmenter, examples, sink, quota, callbacks)
+        if not augmenter.edits_parents:
+            sink.write_rows(augmenter, examples)
         if sink.stopped and not sink.asked:
             # Keep an earlier output: it is worth more than an empty file.
             raise StoppedShort(f"{output}: no row yet: {sink.stopped.message}", sink.stopped.hint)
@@ -345,6 +364,8 @@ def _warn(result: StageResult, callbacks: Callbacks) -> None:
             f"{output}: the mean label mass is {mass['mean']:.1%}, so the LM's labels ({labels}) "
             "are unreliable"
         )
+    for warning in doubts(counts, result.manifest.settings):
+        callbacks.warn(f"{output}: {warning}")
 
 
 def _require_complete(result: StageResult) -> None:

@@ -35,6 +35,19 @@ class AugmenterBase(Protocol):
         A row depends on the examples, the seed and the index of its attempt, and on nothing else.
         """
 
+    def prepare(self, examples: Sequence[Example]) -> Sequence[str]:
+        """Check what can be checked before the first attempt; return warnings for the user."""
+        return ()
+
+    def label_set(
+        self, rows: Sequence[Augmented], examples: Sequence[Example]
+    ) -> tuple[Sequence[Augmented], Mapping[str, Any]]:
+        """Return the rows of a finished set, and counts for the manifest.
+
+        Labels that depend on the whole set are assigned here.
+        """
+        return rows, {}
+
     def usage(self) -> Mapping[str, int]:
         """Return counts so far: names that end in `_tokens` are tokens, others events."""
         return {}

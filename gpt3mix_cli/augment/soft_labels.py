@@ -28,10 +28,13 @@ class Attempt:
     Attributes:
         request: what the LM is asked.
         parents: the examples, in prompt order.
+        num_selected: examples that were selected; those that the context is too short for are not
+            parents.
     """
 
     request: Request
     parents: Sequence[Example]
+    num_selected: int
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,8 @@ class SoftLabeler:
         if answer.rejection:
             return []
         texts = [answer.text] if answer.is_rescored else []
-        texts += CONTENT_FREE if self._settings.contextual_calibration else ()
+        calibrates = self._settings.contextual_calibration and self._settings.labels != "parents"
+        texts += CONTENT_FREE if calibrates else ()
         return [render_label_prompt(self._task, answer.attempt.parents, text) for text in texts]
 
 

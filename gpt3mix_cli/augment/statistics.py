@@ -18,6 +18,8 @@ SELF_BLEU_TEXTS = 200
 MAX_NGRAM = 4  # of self-BLEU
 # Counted if no n-gram matches, as in Texygen (smoothing 1 of Chen and Cherry, 2014).
 NO_MATCH = 0.1
+MIN_COMPARED, LOW_AGREEMENT = 20, 0.5  # rows, and their fraction, that give a warning
+FAR_FROM_MIX = 0.2  # total variation distance that gives one
 USAGE_ROWS = {
     "tokens": ("prompt_tokens", "completion_tokens"),
     "prompts": ("shortened",),
@@ -36,6 +38,7 @@ class Statistics:
         self._examples = examples
         self._labels = {example.id: example.label for example in examples}
         self._rows = 0
+        self._probs: Counter[str] = Counter()
         self._classes: dict[str, int] = {}
         self._entropies, self._masses, self._agreements = _Mean(), _Mean(), _Mean()
         self._texts: list[str] = []
@@ -46,6 +49,7 @@ class Statistics:
         self.count(row.text, row.label, row.probs)
         if row.label_source != "parent":
             self._entropies.add(entropy(row.probs.values()))
+            self._probs.update(row.probs)
             if (agrees := has_majority_label(row, self._labels)) is not None:
                 self._agreements.add(agrees)
         if row.label_mass is not None:
@@ -68,6 +72,7 @@ class Statistics:
         A value is None if it is unknown or says nothing about an edited parent. All rows:
 
         - `classes`: rows of each class.
+        - `mean_probs`: mean soft label, and `class_mix`, that of the real rows.
         - `entropy_bits`: mean of the soft labels.
         - `label_mass`: mean and minimum.
         - `parents_majority`: fraction of rows with the majority label of their parents, among
@@ -83,12 +88,16 @@ class Statistics:
             return {}
         texts = [split_words(text) for text in self._texts]
         sample = generator(0, "self-bleu").sample(texts, min(SELF_BLEU_TEXTS, len(texts)))
-        real = self._examples
+        real, mix = self._examples, Counter(self._labels.values())
         if len(real) > MAX_SAMPLED_TEXTS:
             real = generator(0, "sampled real texts").sample(real, MAX_SAMPLED_TEXTS)
         masses = {"mean": self._masses.mean(), "min": _round(self._masses.least)}
         return {
             "classes": self._classes,
+            "mean_probs": {name: _round(self._probs[name] / labelled) for name in self._classes}
+            if (labelled := self._entropies.count)
+            else None,
+            "class_mix": {name: _round(mix[name] / len(self._examples)) for name in self._classes},
             "entropy_bits": self._entropies.mean(),
             "label_mass": masses if self._masses.count else None,
             "distinct_1": distinct(texts, 1),
@@ -120,6 +129,32 @@ class _Mean:
         return _round(self.total / self.count) if self.count else None
 
 
+def doubts(counts: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
+    """Return warnings about a set whose labels contradict its parents or the wanted class mix.
+
+    Args:
+        counts: of the set's manifest.
+        settings: of the same.
+    """
+    statistics, texts = counts["statistics"], []
+    parents = "augment.selection=same_class augment.labels=product, or another LM"
+    # Hard labels are what the LM wrote; matched ones have the wanted mix already.
+    can_match = settings.get("labels") == "soft" and "label_offsets" not in counts
+    remedy = f"try augment.label_prior=match, {parents}" if can_match else f"try {parents}"
+    fraction, count = statistics.get("parents_majority"), statistics.get("parents_compared", 0)
+    if fraction is not None and count >= MIN_COMPARED and fraction < LOW_AGREEMENT:
+        texts.append(
+            f"only {fraction:.0%} of {count} rows have the label that most of their parents have: "
+            f"the labels may follow the LM's bias, not the texts; {remedy}"
+        )
+    mean, mix = statistics.get("mean_probs"), statistics.get("class_mix")
+    wanted = counts.get("label_prior", mix)
+    if mean and mix and sum(abs(mean[name] - wanted[name]) for name in mean) / 2 > FAR_FROM_MIX:
+        shares = ", ".join(f"{name} {mean[name]:.0%} (real rows {mix[name]:.0%})" for name in mean)
+        texts.append(f"the mean label is {shares}; {remedy}")
+    return texts
+
+
 # For people --------------------------------------------------------------------------------------
 
 
@@ -139,6 +174,8 @@ def describe_counts(counts: Mapping[str, Any], usd: float | None = None) -> list
             ),
         ),
         ("soft labels", _describe_certainty(statistics)),
+        ("label prior", _describe_prior(counts)),
+        ("label check", _describe_check(counts.get("label_check"))),
         ("parents", _describe_parents(statistics)),
         ("diversity", _describe_diversity(statistics) + sampled),
         ("length", _describe_length(statistics, sampled)),
@@ -164,6 +201,24 @@ def _describe_certainty(statistics: Mapping[str, Any]) -> str:
     entropies = "" if bits is None else f"entropy {bits:.3f} bits"
     masses = f"label mass {mass['mean']:.3f} (lowest {mass['min']:.3f})" if mass else ""
     return "; ".join(filter(None, (entropies, masses)))
+
+
+def _describe_prior(counts: Mapping[str, Any]) -> str:
+    if not (offsets := counts.get("label_offsets")):
+        return ""
+    mean = counts["unmatched_mean"]
+    return "offsets " + ", ".join(
+        f"{name} {offset:+.2f} (mean before {mean[name]:.2f})" for name, offset in offsets.items()
+    )
+
+
+def _describe_check(check: Mapping[str, Any] | None) -> str:
+    if not check:
+        return ""
+    return (
+        f"{check['accuracy']:.0%} of {check['rows']} real rows right, "
+        f"{check['matched_accuracy']:.0%} with matched labels; majority {check['majority']:.0%}"
+    )
 
 
 def _describe_parents(statistics: Mapping[str, Any]) -> str:

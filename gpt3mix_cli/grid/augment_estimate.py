@@ -157,14 +157,16 @@ class PendingEstimator:
         self.remarks |= dict.fromkeys(cost_model.remarks)
         calibration = (
             len(CONTENT_FREE) * cost_model.score_requests
-            if settings.contextual_calibration and settings.labels == "soft"
+            if settings.contextual_calibration and settings.labels in ("soft", "product")
             else 0
         )
         attempts, requests = end - begin, 1 + label_requests + calibration
+        checks = _label_checks(estimate, settings)
         read_tokens = attempts * (prompt_tokens * requests + written * label_requests)
-        written_tokens = attempts * (written + calibration)
+        read_tokens += checks * prompt_tokens
+        written_tokens = attempts * (written + calibration) + checks
         usd = cost_model.usd(read_tokens, written_tokens)
-        return Usage(attempts * requests, read_tokens, written_tokens, usd)
+        return Usage(attempts * requests + checks, read_tokens, written_tokens, usd)
 
     def _answers_like(self, group: str) -> AnswerStatistics | None:
         candidates = (self._groups[group], *self._groups.values())
@@ -220,3 +222,16 @@ class PendingEstimator:
 
     def _remark(self, text: str) -> None:
         self.remarks[text] = None
+
+
+def _label_checks(estimate: SetEstimate, settings: AugmentSettings) -> int:
+    """Return the requests of `label_check` at an endpoint, if nothing was asked yet."""
+    rows, is_local = settings.label_check, estimate.augmenter.lm_info.is_local
+    if (
+        rows == "auto"
+        or is_local
+        or settings.labels in ("hard", "parents")
+        or estimate.next_attempt
+    ):
+        return 0
+    return min(rows, len(estimate.examples)) * max(1, estimate.cost_model.score_requests)

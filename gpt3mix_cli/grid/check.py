@@ -1,4 +1,4 @@
-"""Checks everything that a run needs and names a remedy for each problem; writes nothing."""
+"""Checks everything that a run needs and names a remedy for each problem; writes no results."""
 
 import os
 import re
@@ -92,7 +92,8 @@ def _data(grid: Grid, experiment: Experiment) -> str:
     for level in experiment.subsample.levels:
         num_rows = len(splits.train)
         if level != "full":
-            num_rows = rows_per_class(level, num_rows, len(classes)) * len(classes)
+            per_class = rows_per_class(level, num_rows + splits.taken_rows, len(classes))
+            num_rows = per_class * len(classes)
         if experiment.lm and k > num_rows:
             raise UserError(
                 f"augment.k is {k}, but level {level} has only {num_rows} rows",

@@ -19,9 +19,14 @@ from ..layout import Cell
 from ..lm import LM, CostModel, Request, check_prices, cost_model_for, costs_money, total_spent
 from ..method.prompt import label_choices, label_prefix, render_prompt
 from ..records import Example
-from ..settings import AugmentSettings, Experiment, PromptSettings, fingerprint
-from ..subsample import DrawOptions, draw_rows
-from ..train import training_seed
+from ..settings import (
+    AugmentSettings,
+    ClassifierSettings,
+    Experiment,
+    PromptSettings,
+    fingerprint,
+)
+from ..train import WEIGHTS, training_seed
 from ..train.prompt import PromptClassifier
 from ..train.targets import to_one_hot
 from .augment_estimate import AnswerStatistics, PendingEstimator, ReplaySink, SetEstimate
@@ -91,12 +96,7 @@ class _Planner:
         grid, experiment, seed = self._grid, self._grid.experiment(cell), cell.data_seed
         if not experiment.lm:
             return _CellInputs()
-        if grid.layout.train_path(cell).exists():
-            examples = grid.real_rows(cell)
-        else:  # draw them in memory
-            options = DrawOptions(cell.level, experiment.subsample.master_seed, seed)
-            train = grid.resources.splits(experiment).train
-            examples = draw_rows(train, experiment.task.classes, options, grid.callbacks)
+        examples = grid.real_rows_or_draw(cell)
         lm = grid.resources.lm(experiment, replay_only=True)
         needs_labels = any(item.uses_lm for item in experiment.classifiers_for("none", seed))
         test = grid.resources.splits(experiment).test if needs_labels else ()
@@ -160,7 +160,7 @@ class _Planner:
         experiment, seed = self._grid.experiment(cell), cell.data_seed
         draws = len(experiment.draws_for(seed)) if experiment.lm else 0
         trainings = sum(
-            len(experiment.trials_for(classifier, seed))
+            len(experiment.trials_for(classifier, seed)) * _fits_per_trial(classifier, method)
             for method in experiment.methods
             for classifier in experiment.classifiers_for(method, seed)
         )
@@ -233,6 +233,11 @@ class _Planner:
             return Usage(requests, read, written, cost_model.usd(read, written))
 
         return usage(missing), usage(held)
+
+
+def _fits_per_trial(classifier: ClassifierSettings, method: str) -> int:
+    is_chosen = method != "none" and classifier.targets.synthetic_weight == "auto"
+    return len(WEIGHTS) if is_chosen else 1
 
 
 def _budget(grid: Grid) -> dict[str, tuple[float | None, float]]:

@@ -35,10 +35,10 @@ class Resources:
     def splits(self, experiment: Experiment) -> data.Splits:
         """Return the task's splits."""
         task, subsample = experiment.task, experiment.subsample
-        seed, validation = subsample.master_seed, subsample.validation
+        chosen = subsample.master_seed, subsample.validation, subsample.validation_fraction
         return self._cached(
-            ["data", task.model_dump(), seed, validation],
-            lambda: data.load_splits(task, seed, validation, self._callbacks),
+            ["data", task.model_dump(), *chosen],
+            lambda: data.load_splits(task, *chosen, self._callbacks),
         )
 
     def augment_options(

@@ -12,8 +12,16 @@ from ..files import STDIO
 from ..layout import Cell, Layout, TrialKey
 from ..records import Example, IncompleteOutput, StageOptions, StageResult, Trial, read_records
 from ..settings import ClassifierSettings, Experiment
-from ..subsample import DrawOptions, subsample
-from ..train import TrialData, TrialExecutor, TrialJob, TrialRunner, run_serially, train
+from ..subsample import DrawOptions, draw_rows, subsample
+from ..train import (
+    TrialData,
+    TrialExecutor,
+    TrialJob,
+    TrialRunner,
+    run_serially,
+    train,
+    train_with_best_weight,
+)
 from ..train.saved_models import save_model
 from ..train.trials import check_tensorboard
 from .executors.processes import count_fitting_workers
@@ -108,6 +116,16 @@ class Grid:
             )
         return self._reader.real(source, self.experiment(cell).task.classes)
 
+    def real_rows_or_draw(self, cell: Cell) -> list[Example]:
+        """Return a cell's real rows; without a subsample they are drawn, but not written."""
+        if self.layout.train_path(cell).exists():
+            return self.real_rows(cell)
+        experiment = self.experiment(cell)
+        splits, seed = self.resources.splits(experiment), experiment.subsample.master_seed
+        draw = DrawOptions(cell.level, seed, cell.data_seed)
+        classes = experiment.task.classes
+        return draw_rows(splits.train, classes, draw, self.callbacks, splits.taken_rows)
+
     def synthetic_paths_of_variants(self, cell: Cell, method: str, draw: int) -> list[Path]:
         """Return the synthetic sets whose journals may hold answers for a set of this cell.
 
@@ -119,7 +137,8 @@ class Grid:
             for variant in self.experiments
             if method in variant.methods
             for number in (
-                [draw] if variant.lm_settings_for(method) else variant.draws_for(cell.data_seed)
+                # The first draw's journal has the labels of the real rows.
+                {0, draw} if variant.lm_settings_for(method) else variant.draws_for(cell.data_seed)
             )
         ]
 
@@ -225,12 +244,16 @@ class Grid:
                     f"{output}: not trained, because {path} has no row yet",
                     "run the same command again once it has",
                 )
-        runner, journal = self._trial_runner(
-            step, default if output == STDIO else output, synthetic
-        )
+        base = default if output == STDIO else output
+        runner, journal = self._trial_runner(step, base, synthetic)
         executor = executor if classifier.runs_in_parallel else run_serially
         with journal:
-            result = run_or_stop(train, runner, trials, output, self.options, executor)
+            if classifier.targets.synthetic_weight == "auto" and synthetic:
+                result = run_or_stop(
+                    train_with_best_weight, runner, trials, output, base, self.options, executor
+                )
+            else:
+                result = run_or_stop(train, runner, trials, output, self.options, executor)
         self._save_model(step, runner, output)
         if isinstance(result, StoppedShort):
             raise result

@@ -175,6 +175,8 @@ class LMInfo:
             see `next_block_start`. 1: every request is independent.
         count_tokens: returns the number of tokens in a prompt, those of a chat template included.
         details: device, dtype and the like, for people.
+        is_local: whether it runs in this process, so that a request costs time only.
+        count_parameters: returns the number of weights; None if it is unknown, as at an endpoint.
     """
 
     model: str
@@ -183,6 +185,8 @@ class LMInfo:
     block_size: int
     count_tokens: Callable[[str], int]
     details: str
+    is_local: bool = False
+    count_parameters: Callable[[], int | None] = lambda: None
 
 
 class LM(Protocol):

@@ -1,6 +1,7 @@
 """Selects the k real examples of a prompt, without replacement; they are returned in prompt order.
 
-`uniform` is the p_s(i) = 1/N of section 3. `balanced` takes the classes in turn. `nearest` and
+`uniform` is the p_s(i) = 1/N of section 3. `balanced` takes the classes in turn. `same_class` takes
+all from one class: the classes take turns from prompt to prompt. `nearest` and
 `furthest` draw one example at random and add the k - 1 that are most or least similar to it, by the
 cosine similarity of tf-idf vectors or of an encoder's mean token vectors; ties are random.
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     Vector = np.ndarray[Any, np.dtype[np.float64]]
 
-Strategy = Literal["uniform", "balanced", "nearest", "furthest"]
+Strategy = Literal["uniform", "balanced", "same_class", "nearest", "furthest"]
 TFIDF = "tfidf"
 TOKEN_PATTERN = r"(?u)\w+|[^\w\s]"  # noqa: S105 - punctuation counts: every text has a token
 SIMILARITY_DIGITS = 6  # similarities that differ by rounding alone are equal
@@ -50,12 +51,13 @@ class ExampleSelector:
         for row in examples:
             self._by_class.setdefault(row.label, []).append(row)
 
-    def select(self, k: int, rng: random.Random) -> list[Example]:
-        """Return k distinct examples.
+    def select(self, k: int, rng: random.Random, attempt: int = 0) -> list[Example]:
+        """Return k distinct examples; all of a class if `same_class` takes one with fewer.
 
         Args:
             k: how many.
             rng: the random generator of this attempt.
+            attempt: number of the attempt, on which the class of `same_class` depends.
 
         Raises:
             UserError: if there are fewer than k examples, or the encoder cannot be loaded.
@@ -70,6 +72,10 @@ class ExampleSelector:
                 return rng.sample(self._examples, k)
             case "balanced":
                 return _select_balanced(self._by_class, k, rng)
+            case "same_class":
+                classes = list(self._by_class.values())
+                rows = classes[attempt % len(classes)]
+                return rng.sample(rows, min(k, len(rows)))
             case "nearest" | "furthest":
                 return [self._examples[index] for index in self._select_similar(k, rng)]
             case _:

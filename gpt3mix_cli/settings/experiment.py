@@ -2,14 +2,15 @@
 
 import re
 from fractions import Fraction
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model_validator
 
 from ..errors import UserError
 from .augment import GPT3MIX, AugmentSettings, BaselineSettings, EditorSettings
-from .base import FileName, Settings, StrictInt, derived_seed
+from .base import FileName, Settings, StrictFloat, StrictInt, derived_seed
 from .lm import Budget, LMSettings, OpenAISettings
+from .paper import with_paper_values
 from .task import Task
 from .train import ClassifierSettings
 
@@ -66,6 +67,15 @@ class SubsampleSettings(Settings):
     validation: Annotated[int | str, BeforeValidator(_parse_num_rows)] = Field(
         "full", description="rows used for early stopping"
     )
+    validation_fraction: StrictFloat = Field(
+        0.2,
+        gt=0,
+        le=0.5,
+        description=(
+            "without a validation split: the most that is taken of each class of train (of all "
+            "classes together at most 4,000 rows)"
+        ),
+    )
 
     @field_validator("levels", "seeds")
     @classmethod
@@ -79,6 +89,13 @@ class Experiment(Settings):
     """One experiment file."""
 
     name: FileName = Field(description="name of the results' folder; default: the file's name")
+    preset: Literal["paper"] | None = Field(
+        None,
+        description=(
+            "paper: the paper's values for every key of `subsample`, `augment` and transformers "
+            "that it names; others are refused"
+        ),
+    )
     task: Task = Field(description="the task, or the path of a task file")
     subsample: SubsampleSettings = Field(description="how many real rows to draw")
     lm: LMSettings | None = Field(
@@ -219,6 +236,12 @@ class Experiment(Settings):
 
     # Checks --------------------------------------------------------------------------------------
 
+    @model_validator(mode="before")
+    @classmethod
+    def _apply_preset(cls, value: Any) -> Any:
+        is_paper = isinstance(value, dict) and value.get("preset") == "paper"
+        return with_paper_values(value) if is_paper else value
+
     @model_validator(mode="after")
     def _check_lm(self) -> "Experiment":
         names = [item.name for item in (*self.baselines, *self.classifiers) if item.uses_lm]
@@ -245,6 +268,16 @@ class Experiment(Settings):
                 raise ValueError(
                     f"two {what} are called '{duplicates[0]}'; give one of them another `name:`"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _check_label_prior(self) -> "Experiment":
+        prior = self.augment.label_prior
+        if isinstance(prior, dict) and prior.keys() != self.task.labels.keys():
+            raise ValueError(
+                f"augment.label_prior names {', '.join(prior) or 'no class'}; give each of the "
+                f"classes {', '.join(self.task.labels)} a share"
+            )
         return self
 
     @model_validator(mode="after")

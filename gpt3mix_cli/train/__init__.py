@@ -23,8 +23,10 @@ from .trials import (
     run_serially,
     training_seed,
 )
+from .weights import WEIGHTS, train_with_best_weight
 
 __all__ = [
+    "WEIGHTS",
     "Classifier",
     "EpochCallback",
     "FitResult",
@@ -43,5 +45,6 @@ __all__ = [
     "open_prompt_classifier",
     "run_serially",
     "train",
+    "train_with_best_weight",
     "training_seed",
 ]

@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ..errors import Callbacks, StoppedShort, UserError
 from ..files import STDIO, append, exclusive_writer
@@ -133,6 +134,8 @@ class TrialsFile:
             "master_seed": runner.master_seed,
             "trials": [list(job) for job in trials],
         }
+        if runner.weight is not None:
+            self.settings["synthetic_weight"] = runner.weight
         self._path, self._runner, self._trials, self._command = path, runner, trials, command
         self._started = time.monotonic()
 
@@ -180,15 +183,16 @@ class TrialsFile:
         """The rows of failed trials."""
         return [row for row in self.rows if row.status == "failed"]
 
-    def save(self, complete: bool) -> Manifest:
-        """Write all rows in the order of their trials, and the manifest."""
+    def save(self, complete: bool, **more_counts: Any) -> Manifest:
+        """Write all rows in the order of their trials, and the manifest with some more counts."""
         self.rows.sort(key=lambda row: row.trial)
         self.epochs.sort(key=lambda epoch: (epoch.trial, epoch.epoch))
         write_records(self._path, self.rows)
         if self._path != STDIO:
             write_records(history_path(self._path), self.epochs)
         failed = len(self.failed)
-        counts = {"trials": len(self._trials), "ok": len(self.rows) - failed, "failed": failed}
+        ok = len(self.rows) - failed
+        counts = {"trials": len(self._trials), "ok": ok, "failed": failed, **more_counts}
         return finish_output(
             self._path, self._started, stage="train", complete=complete, settings=self.settings,
             inputs=self._runner.data.hashes, seed=self._runner.key.cell.data_seed, counts=counts,

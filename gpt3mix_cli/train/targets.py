@@ -2,7 +2,7 @@
 
 The loss of a row is the cross-entropy -sum_c t_c log q_c (section 3). Its targets are
 t_c = w_c v p_c, with the row's distribution p (smoothed, or one-hot at its argmax), the class
-weight w and, for a synthetic row, the weight v.
+weight w and, for a synthetic row, the weight v: `synthetic_weight` times that of `row_weights`.
 """
 
 from collections.abc import Sequence
@@ -39,6 +39,8 @@ def assign_targets(
     Raises:
         UntrainableError: if a class of the task has no row.
     """
+    if settings.synthetic_weight == 0:
+        synthetic = ()
     rows = [*(to_one_hot(row, classes) for row in real), *synthetic]
     labels = {row.label for row in rows}
     if missing := [name for name in classes if name not in labels]:
@@ -50,12 +52,27 @@ def assign_targets(
         return rows
     distributions = [_distribution(settings, row, classes) for row in rows]
     class_weights = _class_weights(settings, distributions, classes)
-    row_weights = [1.0] * len(real) + [settings.synthetic_weight] * len(synthetic)
+    row_weights = [1.0] * len(real) + _synthetic_weights(settings, rows, len(real), classes)
     weighted = []
     for row, probs, weight in zip(rows, distributions, row_weights, strict=True):
         targets = {name: class_weights[name] * weight * probs[name] for name in classes}
         weighted.append(row.model_copy(update={"probs": targets}))
     return weighted
+
+
+def _synthetic_weights(
+    settings: SoftLabelTraining, rows: Sequence[Augmented], num_real: int, classes: Sequence[str]
+) -> list[float]:
+    real, synthetic, weight = rows[:num_real], rows[num_real:], settings.synthetic_weight
+    assert weight != "auto", "a trial has one weight"
+    weights = [1.0] * len(synthetic)
+    if settings.row_weights == "dimp" and synthetic:
+        from .row_weights import dimp_weights
+
+        if settings.hard_labels:
+            synthetic = [to_one_hot(row, classes) for row in synthetic]
+        weights = dimp_weights(real, synthetic, classes)
+    return [weight * value for value in weights]
 
 
 def _distribution(

@@ -154,6 +154,7 @@ class TrialRunner:
         data: the rows to train on and to score.
         master_seed: training seeds derive from it and the trial's number.
         target_settings: how rows become training targets.
+        weight: of a synthetic row, for `synthetic_weight: auto`.
         tensorboard_root: folder for TensorBoard; None for no logs.
         fitted_trial: the trial whose weights `classifier` has in this process, if any.
     """
@@ -165,6 +166,7 @@ class TrialRunner:
     master_seed: int
     target_settings: SoftLabelTraining = field(default_factory=SoftLabelTraining)
     tensorboard_root: Path | None = None
+    weight: float | None = None
     fitted_trial: int | None = field(default=None, init=False)
 
     @functools.cached_property
@@ -197,9 +199,7 @@ class TrialRunner:
         try:
             if synthetic.failure_reason:
                 raise UntrainableError(synthetic.failure_reason)
-            rows = assign_targets(
-                self.target_settings, self.data.real, synthetic.rows, self.classes
-            )
+            rows = assign_targets(self._targets, self.data.real, synthetic.rows, self.classes)
             self.fitted_trial = None
             seed = training_seed(self.master_seed, number)
             with self._epoch_callback(number, callbacks) as on_epoch:
@@ -239,6 +239,13 @@ class TrialRunner:
             self._row(job, status="failed", error=error, accuracy=None, seconds=seconds)
         )
 
+    @property
+    def _targets(self) -> SoftLabelTraining:
+        if self.target_settings.synthetic_weight != "auto":
+            return self.target_settings
+        weight = 1.0 if self.weight is None else self.weight
+        return self.target_settings.model_copy(update={"synthetic_weight": weight})
+
     def _synthetic(self, draw: int) -> SyntheticSet:
         return self.data.synthetic.get(draw, SyntheticSet())
 
@@ -265,6 +272,7 @@ class TrialRunner:
             "usd": synthetic.usd,
             "settings": fingerprint(self.settings),
             "version": __version__,
+            "synthetic_weight": self.weight,
         }
         return Trial(**(known | outcome))
 

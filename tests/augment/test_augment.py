@@ -37,7 +37,8 @@ from gpt3mix_cli.records import (
 )
 from gpt3mix_cli.settings import AugmentSettings, EdaSettings, FilterSettings, LocalLMSettings, Task
 
-SETTINGS = AugmentSettings(temperature=0.9, max_tokens=40)
+# Matched labels depend on the whole set, so a longer one would not begin like a shorter one.
+SETTINGS = AugmentSettings(temperature=0.9, max_tokens=40, label_prior="none", label_check=0)
 ROWS = [
     Example(id=f"r{i}", text=f"real text {i}", label="neg" if i % 2 else "pos") for i in range(5)
 ]

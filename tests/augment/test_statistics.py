@@ -58,6 +58,8 @@ def test_the_figures_of_a_small_set() -> None:
     ]
     assert statistics(rows, REAL) == {
         "classes": {"pos": 2, "neg": 1},
+        "mean_probs": {"pos": 0.5, "neg": 0.5},
+        "class_mix": {"pos": 0.6667, "neg": 0.3333},
         "entropy_bits": 0.3333,
         "label_mass": {"mean": 0.4167, "min": 0.25},
         "distinct_1": 0.5,  # a b c d of eight
@@ -85,6 +87,7 @@ def test_of_edited_parents_only_the_text_says_something() -> None:
     """Their labels are their parents', whatever the editor."""
     found = statistics([row("a b c", label_source="parent", label_mass=None)] * 2, REAL)
     assert [name for name, value in found.items() if value is None] == [
+        "mean_probs",
         "entropy_bits",
         "label_mass",
         "parents_majority",

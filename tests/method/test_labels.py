@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import settings as quick
 from hypothesis import strategies as st
 
-from gpt3mix_cli.method.labels import CONTENT_FREE, hard_label, soft_label
+from gpt3mix_cli.method.labels import (
+    CONTENT_FREE,
+    hard_label,
+    match_prior,
+    soft_label,
+    soft_labels,
+)
 
 TREC = ["abbreviation", "location", "description", "numeric", "entity", "human"]
 
@@ -136,3 +142,72 @@ def test_a_hard_label_is_one_of_the_classes() -> None:
 def test_upper_bounds_are_no_mass_above_one() -> None:
     """Each label that a server leaves out may have all the rest, but not all of them together."""
     assert soft_label(TREC, [math.log(0.7), *[math.log(0.3)] * (len(TREC) - 1)])[1] == 1.0
+
+
+# Matched to a class mix ---------------------------------------------------------------------------
+
+
+def matched_means(logits: list[list[float]], prior: list[float]) -> list[float]:
+    probabilities = soft_labels(logits, match_prior(logits, prior))
+    return [sum(column) / len(logits) for column in zip(*probabilities, strict=True)]
+
+
+sets = st.integers(2, 4).flatmap(
+    lambda classes: st.tuples(
+        st.lists(
+            st.lists(st.floats(-30, 0), min_size=classes, max_size=classes), min_size=1, max_size=30
+        ),
+        st.lists(st.floats(0.05, 1), min_size=classes, max_size=classes),
+    )
+)
+
+
+@quick(max_examples=150, deadline=None)
+@given(sets)
+def test_the_mean_soft_label_becomes_the_prior(
+    drawn: tuple[list[list[float]], list[float]],
+) -> None:
+    """Labels that are all but certain converge slowly; 0.002 moves no label."""
+    logits, shares = drawn
+    prior = [share / sum(shares) for share in shares]
+    assert matched_means(logits, prior) == pytest.approx(prior, abs=2e-3)
+
+
+@quick(max_examples=100, deadline=None)
+@given(sets)
+def test_matching_keeps_the_order_of_the_rows_by_the_odds_of_two_classes(
+    drawn: tuple[list[list[float]], list[float]],
+) -> None:
+    logits, shares = drawn
+    offsets = match_prior(logits, shares)
+    moved = [[a + b for a, b in zip(row, offsets, strict=True)] for row in logits]
+    by_odds = sorted(range(len(logits)), key=lambda index: logits[index][0] - logits[index][1])
+    odds = [moved[index][0] - moved[index][1] for index in by_odds]
+    assert all(b - a >= -1e-9 for a, b in itertools.pairwise(odds))
+
+
+def test_what_matches_already_is_left_alone() -> None:
+    logits = [[0.0, -2.0], [-2.0, 0.0]]
+    assert match_prior(logits, [0.5, 0.5]) == [0.0, 0.0]
+
+
+def test_a_class_without_mass_is_left_out_and_the_others_match_in_proportion() -> None:
+    logits = [[0.0, -1.0, -math.inf], [0.0, -3.0, -math.inf]]
+    offsets = match_prior(logits, [0.25, 0.25, 0.5])
+    assert offsets[2] == 0
+    assert all(map(math.isfinite, offsets))
+    assert matched_means(logits, [0.25, 0.25, 0.5]) == pytest.approx([0.5, 0.5, 0], abs=1e-5)
+
+
+def test_a_class_whose_mean_rounds_to_nothing_is_matched_too() -> None:
+    logits = [[0.0, -900.0]] * 3 + [[0.0, -950.0]]
+    assert matched_means(logits, [0.5, 0.5]) == pytest.approx([0.5, 0.5], abs=1e-4)
+
+
+def test_a_class_that_no_real_row_has_keeps_its_labels() -> None:
+    logits = [[0.0, 0.0, 0.0], [-1.0, 0.0, 0.0]]
+    offsets = match_prior(logits, [0.5, 0.5, 0.0])
+    assert offsets[2] == 0
+    means = matched_means(logits, [0.5, 0.5, 0.0])
+    assert means[0] == pytest.approx(means[1], abs=1e-5)
+    assert means[2] > 0.2

@@ -319,3 +319,21 @@ def test_a_similaritys_fingerprint_follows_its_weights(tiny_encoder: Path, tiny_
     ]
     assert len({*found, similarity_fingerprint("tfidf")}) == 5
     assert found[0] == similarity_fingerprint(str(tiny_encoder))
+
+
+# One class ----------------------------------------------------------------------------------------
+
+
+@quick
+@given(st.text("abc", min_size=1, max_size=12).map(rows), st.integers(1, 4), st.integers(0, 99))
+def test_same_class_takes_one_class_in_turn_and_all_of_a_small_one(
+    pool: list[Example], k: int, attempt: int
+) -> None:
+    selector = ExampleSelector(pool, "same_class")
+    k = min(k, len(pool))
+    classes = list(dict.fromkeys(row.label for row in pool))
+    chosen = selector.select(k, Random(0), attempt)
+    label = classes[attempt % len(classes)]
+    assert {row.label for row in chosen} == {label}
+    assert len({row.id for row in chosen}) == len(chosen)
+    assert len(chosen) == min(k, sum(row.label == label for row in pool))

@@ -164,7 +164,7 @@ def test_every_option_makes_the_settings_weighted(options: dict[str, object]) ->
 @pytest.mark.parametrize(
     "options",
     [
-        {"synthetic_weight": 0},
+        {"synthetic_weight": -0.5},
         {"class_weights": {"a": 0}},
         {"class_weights": "even"},
         {"label_smoothing": 1},

@@ -157,6 +157,7 @@ def test_rows_have_every_field_and_are_in_the_order_of_the_trials(output: Path) 
         "tokens",
         "usd",
         "tokens_per_prediction",
+        "synthetic_weight",
     }
     expected = {
         "task": "task",

@@ -326,7 +326,8 @@ def test_biases_and_norms_do_not_decay(encoder: Path, log: OptimizerLog) -> None
 
 DEPARTURES: dict[str, Any] = {
     "lr": 1e-4, "warmup_epochs": 0, "patience": 5, "head": "library",
-    "hard_labels": True, "synthetic_weight": 0.5, "class_weights": "balanced",
+    "hard_labels": True, "synthetic_weight": 0.5, "row_weights": "dimp",
+    "class_weights": "balanced",
     "label_smoothing": 0.1,
 }  # fmt: skip
 

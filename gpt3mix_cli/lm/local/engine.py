@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 
 from ...errors import NO_CALLBACKS, Callbacks, StoppedShort, UserError
 from ...files import hash_model
@@ -30,7 +31,13 @@ from ..port import (
 from .beam_search import BeamHypothesis, beam_search
 from .chat import open_chat_template
 from .continuous_batch import Row, run_rows
-from .decoder import Decoder, load_causal_lm, load_config_and_tokenizer, num_parameters
+from .decoder import (
+    Decoder,
+    load_causal_lm,
+    load_config_and_tokenizer,
+    num_parameters,
+    num_stored_parameters,
+)
 from .gguf import find_gguf, open_gguf
 from .model_cache import cache_folder
 from .precision import (
@@ -99,7 +106,18 @@ class LocalLM:
             count_tokens=lambda text: len(self._tokenizer.encode(text)),
             details=f"{self._dtype} on {device}, blocks of up to {batch_size}"
             + (", chat prompts" if chat else ""),
+            is_local=True,
+            count_parameters=lambda: self._parameters,
         )
+
+    @functools.cached_property
+    def _parameters(self) -> int | None:
+        if getattr(self._config, "quantization_config", None):  # weights are packed
+            return None
+        try:
+            return num_stored_parameters(Path(self._path)) or num_parameters(self._config)
+        except (ValueError, OSError, SafetensorError):  # as loading it will say
+            return None
 
     def describe(self) -> str:
         """Return device, dtype and the measured precision of label scores."""
