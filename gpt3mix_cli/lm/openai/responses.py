@@ -111,7 +111,9 @@ def _parse_text(choice: Mapping[str, Any], api: str) -> GeneratedText:
     return GeneratedText(text, choice.get("finish_reason") != "length", tokens)
 
 
-def _parse_token(token: str, logprob: Any, top: Iterable[tuple[str, Any]]) -> TokenLogprobs:
+def _parse_token(token: Any, logprob: Any, top: Iterable[tuple[str, Any]]) -> TokenLogprobs:
+    if not isinstance(token, str):
+        raise TypeError(f"one of its tokens is {token!r}")
     return TokenLogprobs(
         token,
         None if logprob is None else float(logprob),
