@@ -197,13 +197,13 @@ class Display:
     def print_report(
         self, report: "Report", results: Sequence[StageResult | StoppedShort] = ()
     ) -> None:
-        """Print the main tables of a report and where it is, after the results of a run.
+        """Print the main tables of a report, its verdict and where it is, after a run's results.
 
         Raises:
             StoppedShort: if any of the results is one.
         """
         from .report.render.data import summary
-        from .report.render.terminal import terminal_table, terminal_tables
+        from .report.render.terminal import printable, terminal_table, terminal_tables
 
         self._progress.stop()
         if self._json:
@@ -215,6 +215,8 @@ class Display:
                 console.print(terminal_table(table, console.width))
         for remark in [*report.remarks, *report.paper_remarks]:
             self.note(f"note: {remark}")
+        for sentence in report.verdict:
+            self._print_verdict(printable(sentence))
         done = [result for result in results if isinstance(result, StageResult)]
         skipped = sum(result.skipped for result in done)
         stages = f"{len(done)} stages done ({skipped} up to date, skipped); " if done else ""
@@ -286,6 +288,11 @@ class Display:
 
     def _print_end(self, text: str, next_command: str = "") -> None:
         self.note(f"{text}; next: {next_command}" if next_command else text)
+
+    def _print_verdict(self, sentence: str) -> None:
+        if not self._quiet:  # in a terminal, words are not broken
+            text = Text.assemble(("verdict: ", "bold"), sentence)
+            self._err.print(text, soft_wrap=not self._err.is_terminal)
 
     def _print_output(self, result: StageResult) -> None:
         # In a terminal too: the bars have gone, and these lines remain.

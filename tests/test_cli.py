@@ -568,7 +568,7 @@ def test_the_last_line_names_the_next_command(
 def test_json_is_one_object_on_stdout_and_nothing_else(
     chained: Path, call: Callable[..., CommandResult]
 ) -> None:
-    keys = {"report": {"cells", "comparisons", "remarks", "files", "warnings"}}
+    keys = {"report": {"verdict", "cells", "comparisons", "remarks", "files", "warnings"}}
     for command in chain(chained / "mine.yaml", chained / "results"):
         done = call(*command, "--json")
         assert done.code == 0
@@ -583,7 +583,13 @@ def test_json_is_one_object_on_stdout_and_nothing_else(
 def test_json_of_run_and_check_is_one_object(
     mine: Path, call: Callable[..., CommandResult]
 ) -> None:
-    assert set(json.loads(call("run", mine, *LIGHT, "--json").out)) == {
+    done = call("run", mine, *LIGHT, "--json")
+    summary = json.loads(done.out)
+    *_, verdict, last = done.err.splitlines()
+    assert [verdict] == [f"verdict: {sentence}" for sentence in summary["verdict"]["overall"]]
+    assert "report over " in last
+    assert set(summary) == {
+        "verdict",
         "cells",
         "comparisons",
         "remarks",

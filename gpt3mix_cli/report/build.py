@@ -2,8 +2,8 @@
 
     load_trials   files -> trials                accuracy, table, paper    results -> tables
     averages      trials -> results              charts                    results -> charts
-    comparisons   results -> tests and gains     render                    tables, charts -> files
-    artifacts     what is next to the trials
+    comparisons   results -> tests and gains     verdict                   tests -> sentences
+    artifacts     what is next to the trials     render                    tables, charts -> files
 
 The data seed is the unit of every test and interval (`statistics`). Trials that ran with different
 settings, test rows or versions are never averaged.
@@ -29,6 +29,7 @@ from .model import ReportInput, ReportOptions, Result
 from .paper import compare_with_paper, find_contradictions, paper_tables, unknown_to_paper
 from .remarks import describe_design, find_remarks, list_failures
 from .render import data, latex, markdown, page, plots
+from .verdict import judge_methods, verdict_table
 
 # Text files of a report; the first one is named at the end of a run.
 REPORT_FILES: dict[str, Callable[[Report], str]] = {
@@ -77,6 +78,7 @@ def build_report(
     """Return a report without writing it; the arguments are those of `report`."""
     trials, results = analyze(inputs, callbacks)
     comparisons, pooled = compare_results(results)
+    verdict, verdicts = judge_methods(results, comparisons, pooled)
     failures = list_failures(trials)
     artifacts = load_artifacts(trials, options.synthetic_limit, callbacks)
     remarks = [*find_remarks(results, trials)]
@@ -97,12 +99,15 @@ def build_report(
         *(paper_tables(paper) if paper is not None else ()),
     ]
     others = list(filter(None, optional))
+    by_row = verdict_table(verdicts)
     charts = build_charts(results, comparisons, artifacts)
     return Report(
         title=inputs.name,
         files=[output / name for name in (*REPORT_FILES, *plots.file_names(charts))],
         remarks=remarks,
-        tables=[accuracy.accuracy_table(results, shown), *others],
+        verdict=verdict,
+        verdicts=verdicts,
+        tables=[accuracy.accuracy_table(results, shown), *filter(None, [by_row]), *others],
         latex_tables=[accuracy.print_table(results, printed), *others],
         results=results,
         trials=trials,

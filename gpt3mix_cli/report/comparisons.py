@@ -62,7 +62,9 @@ def compare_results(results: Sequence[Result]) -> tuple[pd.DataFrame, pd.DataFra
 
         The second has a row for each pair of columns of a classifier: the number of tasks and of
         rows that both have, units (task, data seed), the rows that a wins, ties and loses as the
-        tables show them, diff (mean over rows), min_diff and max_diff (of a task).
+        tables show them, diff (mean over rows), ci (95 %), min_diff and max_diff (of a task). The
+        interval's bootstrap draws units with replacement from all tasks at once, each with the
+        differences of all its levels and its weight in the mean over rows; tasks are not drawn.
     """
     blocks: dict[tuple[str, str, str], list[Result]] = defaultdict(list)
     for result in results:
@@ -142,21 +144,32 @@ def _pool(pairs: Sequence[Pair]) -> pd.DataFrame:
     for pair in pairs:
         pools[pair.result.classifier, pair.a, pair.b, pair.variant].append(pair)
     several = {names: members for names, members in pools.items() if len(members) > 1}
-    units = [_pooled_units(members) for members in several.values()]
-    return _with_tests(list(map(_pooled, several, several.values(), units)), units)
+    parts = [_pooled_units(members) for members in several.values()]
+    units = [[difference for difference, _ in part] for part in parts]
+    limits = by_length(lambda rows: intervals(rows[..., 0], rows[..., 1]), parts)
+    return _with_tests(list(map(_pooled, several, several.values(), units, limits)), units)
 
 
-def _pooled_units(pairs: Sequence[Pair]) -> list[float]:
-    """Return the difference of each (task, data seed): levels share its rows and flip together."""
-    units: dict[tuple[str, int], float] = defaultdict(float)
+def _pooled_units(pairs: Sequence[Pair]) -> list[tuple[float, float]]:
+    """Return the weighted difference and the weight of each (task, data seed).
+
+    Levels of a data seed share rows: they flip, and are drawn, together. The differences sum to the
+    mean over rows, the weights to 1; weights differ where rows have unequal numbers of data seeds.
+    """
+    units: dict[tuple[str, int], tuple[float, float]] = defaultdict(lambda: (0.0, 0.0))
     for pair in pairs:
+        weight = 1 / len(pair.differences) / len(pairs)
         for (seed, _), difference in pair.differences.items():
-            units[pair.result.task, seed] += difference / len(pair.differences) / len(pairs)
+            total, weights = units[pair.result.task, seed]
+            units[pair.result.task, seed] = total + difference * weight, weights + weight
     return list(units.values())
 
 
 def _pooled(
-    names: tuple[str, str, str, str], pairs: Sequence[Pair], units: Sequence[float]
+    names: tuple[str, str, str, str],
+    pairs: Sequence[Pair],
+    units: Sequence[float],
+    ci: tuple[float, float] | None,
 ) -> dict[str, Any]:
     tasks: dict[str, list[float]] = defaultdict(list)
     for pair in pairs:
@@ -167,7 +180,7 @@ def _pooled(
         **dict(zip(("classifier", "a", "b", "variant"), names, strict=True)),
         "tasks": len(tasks), "rows": len(pairs), "units": len(units),
         "wins": sum(margin > 0 for margin in margins), "ties": margins.count(0),
-        "losses": sum(margin < 0 for margin in margins), "diff": sum(units),
+        "losses": sum(margin < 0 for margin in margins), "diff": sum(units), "ci": ci,
         "min_diff": min(of_tasks), "max_diff": max(of_tasks),
     }  # fmt: skip
 

@@ -11,6 +11,7 @@ from .charts import Chart, SeriesStyle
 from .diff import Difference
 from .model import Result
 from .table import Table
+from .verdict import Verdict
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class Report:
         remarks: what a reader must know.
         tables: in the order in which they are shown, the main one first.
         latex_tables: the same for table.tex, where the main one has the shape of Table 1.
+        verdict: sentences that say which methods are ahead of no augmentation, and which harm.
+        verdicts: the same for each task, level, classifier and method.
         results: in the config's order, those without trials included.
         trials: every trial, the failed ones included; `load_trials` lists the columns, and the
             column `result` is the index in `results`.
@@ -45,6 +48,8 @@ class Report:
     remarks: Sequence[str]
     tables: Sequence[Table]
     latex_tables: Sequence[Table] = ()
+    verdict: Sequence[str] = ()
+    verdicts: Sequence[Verdict] = ()
     results: Sequence[Result] = ()
     trials: DataFrame | None = None
     comparisons: DataFrame | None = None

@@ -45,12 +45,23 @@ def find_remarks(results: Sequence[Result], trials: DataFrame) -> Iterable[str]:
             )
     yield from _different_settings(results, paths.str[0].to_dict())
     yield from find_shortages(trials)
+    yield from _chosen_weights(trials)
     if len(one_class := trials[trials["predicted_classes"] == 1]):
         row = one_class.iloc[0]
         yield (
             f"{len(one_class)} trials predict one class only, such as {row.method} + "
             f"{row.classifier}, data seed {row.data_seed}, trial {row.trial}"
         )
+
+
+def _chosen_weights(trials: DataFrame) -> Iterator[str]:
+    """Yield which weights `synthetic_weight: auto` chose, for each method and classifier."""
+    chosen = trials[trials["synthetic_weight"].notna()]
+    for (variant, method, classifier), rows in chosen.groupby(["variant", *METHOD], sort=False):
+        counts = rows["synthetic_weight"].value_counts().sort_index()
+        weights = ", ".join(f"{weight:g} in {count}" for weight, count in counts.items())
+        of_variant = f" ({variant})" if variant else ""
+        yield f"{method} + {classifier}{of_variant}: chose synthetic_weight {weights} trials"
 
 
 def _different_settings(results: Sequence[Result], paths: Mapping[int, Any]) -> Iterable[str]:

@@ -28,10 +28,11 @@ POOLED_NOTES = (
     "Mean difference a - b over all rows that both have, in points; rows won, tied (equal as "
     "shown) and lost; p of a two-sided permutation test stratified by task: the signs of a data "
     "seed flip together on all levels of its task, because these share rows. A unit is a (task, "
-    "data seed). Corrected by Holm's method for the comparisons of this table; smallest p is what "
-    "so many units can reach. The test asks whether the two differ on these tasks, not whether "
-    "they would on others, nor whether it matters: a consistent half-point gain is significant; a "
-    "larger mean gain that reverses on one task is not."
+    "data seed). Interval: bootstrap over units, expanded for their small number. Corrected by "
+    "Holm's method for the comparisons of this table; smallest p is what so many units can reach. "
+    "The test asks whether the two differ on these tasks, not whether they would on others, nor "
+    "whether it matters: a consistent half-point gain is significant; a larger mean gain that "
+    "reverses on one task is not."
 )
 COST_NOTES = (
     "Gain over no augmentation in points; tokens and US dollars of one synthetic set (mean over "
@@ -198,6 +199,7 @@ def pooled_table(pooled: pd.DataFrame) -> Table | None:
             "a": item.a,
             "b": item.b,
             "difference": as_percent(item.diff),
+            "95 % interval": interval_cell(item.ci),
             "by task": (
                 f"{100 * item.min_diff:+.1f} to {100 * item.max_diff:+.1f}"
                 if item.tasks > 1 else ""

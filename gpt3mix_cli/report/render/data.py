@@ -77,6 +77,7 @@ def summary(report: Report) -> dict[str, Any]:
     if report.differences:
         return {"differences": list(map(_difference_object, report.differences))}
     return {
+        "verdict": {"overall": report.verdict, "rows": list(map(vars, report.verdicts))},
         "cells": list(map(_result_object, report.results)),
         "comparisons": _records(report.comparisons),
     }

@@ -18,6 +18,7 @@ def report_page(report: Report) -> str:
     test_rows = span_text(round(result.n_test) for result in report.results if result.n_test)
     blocks = [
         f"# {escape(report.title)}",
+        "\n".join(map(escape, report.verdict)),
         first.notes,
         markdown_table(first),
         "\n".join([

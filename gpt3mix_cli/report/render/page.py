@@ -139,7 +139,8 @@ def _summary(report: Report) -> str:
     failed = sum(result.failed for result in report.results)
     failures = f"; {failed:,} failed" if failed else ""
     sentences = [f"{trials:,} trials in {len(report.results):,} results{failures}.", *report.design]
-    text = "".join(f"<p>{escape(sentence)}</p>" for sentence in sentences)
+    text = "".join(f'<p class="verdict">{escape(line)}</p>' for line in report.verdict)
+    text += "".join(f"<p>{escape(sentence)}</p>" for sentence in sentences)
     for title, remarks in (
         ("Remarks", report.remarks),
         ("Contradictions in the paper", report.paper_remarks),
