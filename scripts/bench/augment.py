@@ -519,7 +519,7 @@ def print_implementations(
             result["rows"],
             result["kept"],
             f"{result['seconds']:.1f}",
-            f"{rates[name]:.1f}",
+            f"{rates[name]:.3g}",
             f"{result['tokens'] / result['seconds']:.0f}",
             f"{result['loading']:.1f}",
             f"{result['megabytes']:.0f}",

@@ -3,8 +3,9 @@
 
     python scripts/bench/real_lm.py labels --data FOLDER_OF_SST2
     python scripts/bench/real_lm.py prompts --data FOLDER_OF_SST2
+    python scripts/bench/real_lm.py sampling --data FOLDER_OF_SST2 --results results/sampling-sst2
 
-Both print a Markdown table. The LM is `smollm2`; --model names another.
+Each prints a Markdown table. The LM is `smollm2`; --model names another.
 
 - labels: the probability of `positive` after two training rows and a validation row, against a
   float32 pass of the transformers library over the same text, one text at a time: of a bfloat16
@@ -12,6 +13,9 @@ Both print a Markdown table. The LM is `smollm2`; --model names another.
   of int8 matrix products (PyTorch's dynamic quantisation, one scale per token), which no dtype of
   ours offers. Seconds are those of the whole measurement, batches of 10 where there are batches.
 - prompts: label accuracy on validation rows, of the same examples as completion and as chat.
+- sampling: of each variant of an experiment that has run, the perplexity of its texts per word
+  under the packaged LM (which knows film reviews only), their diversity, and the gain over no
+  augmentation. The first row is that of as many real rows.
 """
 
 import argparse
@@ -170,16 +174,83 @@ def measure_prompts(data: Path, model: str, count: int) -> None:
         )
 
 
+def perplexity_per_word(texts: Sequence[str]) -> float:
+    """Return the perplexity of texts under the packaged LM, for each word."""
+    import math
+
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = local_folder("bundled")
+    lm = AutoModelForCausalLM.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    logprob, words = 0.0, 0
+    for text in texts:
+        ids = tokenizer(f"Movie review: {text}", return_tensors="pt")["input_ids"]
+        start = len(tokenizer("Movie review:")["input_ids"])
+        with torch.inference_mode():
+            scores = lm(ids).logits[0, :-1].log_softmax(-1)
+        own = scores.gather(1, ids[0, 1:, None])[start - 1 :]
+        logprob, words = logprob + float(own.sum()), words + len(text.split())
+    return math.exp(-logprob / words)
+
+
+def measure_sampling(data: Path, results: Path) -> None:
+    """Print the table of an experiment's variants."""
+    import json
+    from statistics import fmean
+
+    from gpt3mix_cli.augment.statistics import distinct, self_bleu
+    from gpt3mix_cli.records import Augmented, Example, read_records
+
+    cells = json.loads((results / "report" / "report.json").read_text())["cells"]
+    of_variant = {
+        ",".join(f"{key}={value}" for key, value in cell["variant"].items()): cell
+        for cell in cells
+        if cell["method"] == "gpt3mix"
+    }
+    sets = {
+        folder.name: [
+            row.text
+            for path in sorted(folder.glob("*/seed-*/gpt3mix.jsonl"))
+            for row in read_records(path, Augmented)
+        ]
+        for folder in sorted(results.iterdir())
+        if "=" in folder.name
+    }
+    size = min(map(len, sets.values()))
+    real = [row.text for row in read_records(data / "train.jsonl", Example)]
+    sets = {"real rows": random.Random(0).sample(real, size), **sets}
+    print_row("texts", "perplexity", "distinct-2", "self-BLEU", "words", "accuracy", "gain")
+    print_row(*["---"] * 7)
+    for name, texts in sets.items():
+        sample = [text.split() for text in random.Random(0).sample(texts, size)]
+        cell = of_variant.get(name)
+        print_row(
+            name,
+            f"{perplexity_per_word(texts):.0f}",
+            distinct(sample, 2),
+            self_bleu(sample[:200]),
+            f"{fmean(map(len, sample)):.1f}",
+            f"{100 * cell['mean']:.1f}" if cell else "",
+            f"{100 * cell['gain']:+.1f}" if cell else "",
+        )
+
+
 def main() -> None:
     """Print the table that was asked for."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["labels", "prompts"])
+    parser.add_argument("what", choices=["labels", "prompts", "sampling"])
     parser.add_argument("--data", type=Path, required=True, help="train and validation of SST-2")
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--rows", type=int, default=200)
+    parser.add_argument("--results", type=Path, help="folder of an experiment, for sampling")
     arguments = parser.parse_args()
+    if arguments.what == "sampling":
+        measure_sampling(arguments.data, arguments.results)
+        return
     measure = measure_labels if arguments.what == "labels" else measure_prompts
     measure(arguments.data, arguments.model, arguments.rows)
 
