@@ -14,6 +14,7 @@ from typing import Any
 from ..lm import LM, Scores, score_labels
 from ..method.labels import LOW_LABEL_MASS, label_logits, label_mass, match_prior, soft_labels
 from ..method.prompt import PromptFitter, label_choices, render_label_prompt
+from ..method.selection import ExampleSelector
 from ..records import Example
 from ..settings import Task, generator
 
@@ -109,7 +110,7 @@ class LabelCheck:
 def check_labels(
     lm: LM, task: Task, examples: Sequence[Example], k: int, most: int | None = None
 ) -> LabelCheck | None:
-    """Score real rows, each below k other ones, and return how good the labels are.
+    """Score real rows, each below k other ones (classes in turn), and return how good labels are.
 
     Args:
         lm: is asked for labels; an answer in its journal is not asked for again.
@@ -171,7 +172,10 @@ def _prompt(
     lm: LM, task: Task, examples: Sequence[Example], row: Example, k: int, limit: int
 ) -> str:
     others = [other for other in examples if other is not row]
-    selected = generator(0, "label check", row.id).sample(others, min(k, len(others)))
+    # Drawn from all others, examples of the row's own class would be too few: an LM that repeats
+    # the labels of its examples would seem worse than chance.
+    rng = generator(0, "label check", row.id)
+    selected = ExampleSelector(others, "balanced").select(min(k, len(others)), rng)
     fitting = PromptFitter(task, lm.info.count_tokens).fit(selected, limit, row.text)
     return render_label_prompt(task, fitting, row.text)
 
