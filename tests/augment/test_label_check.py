@@ -91,7 +91,7 @@ def test_a_lean_is_a_bias_that_matching_takes_away() -> None:
     assert found.is_biased
     assert found.bias["pos"] == pytest.approx(-found.bias["neg"])
     assert found.bias["pos"] > 0.3
-    assert "label_prior=match" in found.advice()
+    assert "label_prior: match" in found.advice()
     assert "leans to pos by 0." in found.describe()
 
 
@@ -100,6 +100,12 @@ def test_a_blind_reader_is_not_a_biased_one() -> None:
     assert found.is_blind
     assert "another LM" in found.advice()
     assert "label_prior" not in found.advice()
+
+
+def test_few_rows_do_not_show_that_labels_are_good() -> None:
+    found = check_labels(Reader(), TASK, REAL[:2], 2)
+    assert (found.accuracy, found.is_shown, found.is_blind) == (1, False, False)
+    assert "--level full" in found.advice()
 
 
 def test_a_low_label_mass_is_reported_first() -> None:

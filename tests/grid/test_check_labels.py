@@ -85,6 +85,7 @@ def test_specifications_are_ranked(config: Path, capsys: pytest.CaptureFixture[s
     assert found[0]["what"] == "1. movie review, sentiment: positive, negative"
     assert found[1]["what"] == "2. text, label: yes, no"
     assert "log loss" in found[0]["detail"]
+    assert "% of 24 real rows right without bias (" in found[0]["detail"]
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from gpt3mix_cli.cli import main
 from gpt3mix_cli.errors import Callbacks, UserError
 from gpt3mix_cli.lm.local.model_cache import cache_folder, converted_models
+from gpt3mix_cli.pretrained import lm_path
 
 TEXT = "Movie review: a fine film (Sentiment: Positive)\n"
 
@@ -320,6 +321,17 @@ def test_a_file_that_is_not_there(file: Path) -> None:
 
 
 # smollm2 -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["smollm", "SmolLM2", "bundle"])
+def test_a_misspelt_name_of_ours_is_not_looked_for_on_the_hub(name: str) -> None:
+    with pytest.raises(UserError, match=r"no such model; did you mean '(smollm2|bundled)'"):
+        local(name)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "distilgpt2", "someone/smollm"])
+def test_other_names_are_hub_ids(name: str) -> None:
+    assert lm_path(name) == name
 
 
 def test_smollm2_names_its_package_if_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
