@@ -36,7 +36,7 @@ CACHE_VERSION = 4  # raise it if the same settings give other rows
 # Settings that decide how many rows are made and which are kept, but not what an attempt yields.
 QUOTA_SETTINGS = {"ratio", "synthetic_sets", "attempts", "filter"}
 # Settings that have no effect with a kind of label.
-LM_LABEL_SETTINGS = {*("label_temperature", "contextual_calibration", "label_prior", "label_check")}
+LM_LABEL_SETTINGS = {"label_temperature", "contextual_calibration", "label_prior", "label_check"}
 UNUSED_SETTINGS = {
     "soft": {"beams"},
     "product": {"beams"},
