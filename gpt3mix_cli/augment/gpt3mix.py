@@ -120,16 +120,14 @@ class GPT3Mix(RowGenerator):
         most = self._settings.label_check
         if most == "auto":
             most = NUM_CHECKED_ROWS if self._lm.info.is_local else 0
-        if not most or not self._uses_soft_labels or len(examples) < 2:
+        if not most or not self._settings.uses_lm_labels or len(examples) < 2:
             return ()
         self._check = check_labels(self._lm, self._task, examples, self._settings.k, most)
         if self._check is None:
             return ["no real row fits the LM's context, so its labels are not checked"]
-        self._usage.update(requests=self._check.requests)
         if self._check.requests:
-            self._usage.update(label_tokens=self._check.tokens)
-            usd = self._check.usd
-            self._usd = None if self._usd is None or usd is None else self._usd + usd
+            self._usage.update(label_tokens=self._check.tokens, requests=self._check.requests)
+            self._add_usd(self._check.usd)
         if self._check.rows < MIN_ROWS or not self._check.is_blind:
             return ()
         return [f"the LM's labels of real rows: {self._check.describe()}; {self._check.advice()}"]
@@ -177,7 +175,7 @@ class GPT3Mix(RowGenerator):
         return self._lm.describe() if self._usage["prompt_tokens"] else ""
 
     def _count(self, answer: Answer) -> None:
-        completion, usd = answer.completion, answer.completion.usd
+        completion, scores = answer.completion, answer.scores
         self._usage.update(
             prompt_tokens=completion.prompt_tokens,
             completion_tokens=completion.completion_tokens,
@@ -187,20 +185,18 @@ class GPT3Mix(RowGenerator):
             retokenised=int(completion.retokenised),
             rescored=int(answer.is_rescored),
         )
-        self._usd = None if self._usd is None or usd is None else self._usd + usd
-        if answer.is_rescored and answer.scores:
-            tokens, usd = answer.scores.tokens, answer.scores.usd
-            self._usage.update(label_tokens=tokens or 0, requests=answer.scores.requests)
-            self._usd = None if self._usd is None or usd is None else self._usd + usd
+        self._add_usd(completion.usd)
+        if answer.is_rescored and scores:
+            self._usage.update(label_tokens=scores.tokens or 0, requests=scores.requests)
+            self._add_usd(scores.usd)
 
-    @property
-    def _uses_soft_labels(self) -> bool:
-        return self._settings.labels in ("soft", "product")
+    def _add_usd(self, usd: float | None) -> None:
+        self._usd = None if self._usd is None or usd is None else self._usd + usd
 
     def _prior(self, examples: Sequence[Example]) -> Mapping[str, float] | None:
         """Return the class mix that labels are matched to; None if they are not matched."""
         prior = self._settings.label_prior
-        if not self._uses_soft_labels or prior == "none":
+        if not self._settings.uses_lm_labels or prior == "none":
             return None
         if isinstance(prior, Mapping):
             total = math.fsum(prior.values())

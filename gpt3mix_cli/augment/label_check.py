@@ -5,7 +5,6 @@ they are known. A few rows tell whether the LM reads the texts at all, and which
 """
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean, stdev
@@ -17,6 +16,7 @@ from ..method.prompt import PromptFitter, label_choices, render_label_prompt
 from ..method.selection import ExampleSelector
 from ..records import Example
 from ..settings import Task, generator
+from .set_labels import class_mix
 
 Z = 1.96  # standard errors of a 95 % interval
 MIN_GAIN = 0.05  # of accuracy above a constant answer
@@ -143,7 +143,11 @@ def check_labels(
         chosen = generator(0, "label check").sample(chosen, most)
     choices = label_choices(task)
     limit = lm.info.context_length - max(map(lm.info.count_tokens, choices))
-    prompts = [_prompt(lm, task, examples, row, k, limit) for row in chosen]
+    fitter = PromptFitter(task, lm.info.count_tokens)
+    prompts = []
+    for row in chosen:
+        fitting_examples = fitter.fit(_select_others(examples, row, k), limit, row.text)
+        prompts.append(render_label_prompt(task, fitting_examples, row.text))
     lengths = list(map(lm.info.count_tokens, prompts))
     fitting = [index for index, length in enumerate(lengths) if length <= limit]
     known: dict[int, Scores] = {}  # by the index of the row
@@ -181,23 +185,19 @@ def wilson_interval(fraction: float, count: int) -> tuple[float, float]:
     return centre - half, centre + half
 
 
-def _prompt(
-    lm: LM, task: Task, examples: Sequence[Example], row: Example, k: int, limit: int
-) -> str:
+def _select_others(examples: Sequence[Example], row: Example, k: int) -> list[Example]:
     others = [other for other in examples if other is not row]
     # Drawn from all others, examples of the row's own class would be too few: an LM that repeats
     # the labels of its examples would seem worse than chance.
     rng = generator(0, "label check", row.id)
-    selected = ExampleSelector(others, "balanced").select(min(k, len(others)), rng)
-    fitting = PromptFitter(task, lm.info.count_tokens).fit(selected, limit, row.text)
-    return render_label_prompt(task, fitting, row.text)
+    return ExampleSelector(others, "balanced").select(min(k, len(others)), rng)
 
 
 def _measure(
     task: Task, rows: Sequence[Example], logits: Sequence[Sequence[float]]
 ) -> dict[str, Any]:
-    classes, counts = task.classes, Counter(row.label for row in rows)
-    mix = [counts[name] / len(rows) for name in classes]
+    classes = task.classes
+    mix = list(class_mix([row.label for row in rows], classes).values())
     raw = soft_labels(logits, [0.0] * len(classes))
     matched = soft_labels(logits, match_prior(logits, mix))
     accuracy = _accuracy(raw, rows, classes)
@@ -213,7 +213,7 @@ def _measure(
         "interval": wilson_interval(accuracy, len(rows)),
         "matched_accuracy": _accuracy(matched, rows, classes),
         "log_loss": -fmean(math.log(max(p, LEAST_PROBABILITY)) for p in own),
-        "majority": max(counts.values()) / len(rows),
+        "majority": max(mix),
         "chance": 1 / len(classes),
         "bias": bias,
         "is_biased": biased,

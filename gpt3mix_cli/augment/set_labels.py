@@ -5,7 +5,7 @@ The texts are the same with each kind of label, and so are the answers in the jo
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -14,7 +14,7 @@ from ..records import Augmented, Example
 from ..settings import AugmentSettings
 
 
-def class_mix(labels: Sequence[str], classes: Sequence[str]) -> dict[str, float]:
+def class_mix(labels: Sequence[str], classes: Iterable[str]) -> dict[str, float]:
     """Return the fraction of each class among labels, of which there is at least one."""
     counts = Counter(labels)
     return {name: counts[name] / len(labels) for name in classes}

@@ -143,7 +143,7 @@ class SoftLabeler:
         if answer.rejection:
             return []
         texts = [answer.text] if answer.is_rescored else []
-        calibrates = self._settings.contextual_calibration and self._settings.labels != "parents"
+        calibrates = self._settings.contextual_calibration and self._settings.uses_lm_labels
         texts += CONTENT_FREE if calibrates else ()
         return [render_label_prompt(self._task, answer.attempt.parents, text) for text in texts]
 

@@ -10,6 +10,7 @@ from typing import Any
 from ..records import Augmented, Example, entropy
 from ..settings import generator
 from .filter import ngrams, split_words
+from .set_labels import class_mix
 
 # Texts that are kept for diversity and length: enough for any fraction, and bounded in memory.
 MAX_SAMPLED_TEXTS = 1000
@@ -88,7 +89,7 @@ class Statistics:
             return {}
         texts = [split_words(text) for text in self._texts]
         sample = generator(0, "self-bleu").sample(texts, min(SELF_BLEU_TEXTS, len(texts)))
-        real, mix = self._examples, Counter(self._labels.values())
+        real, mix = self._examples, class_mix([row.label for row in self._examples], self._classes)
         if len(real) > MAX_SAMPLED_TEXTS:
             real = generator(0, "sampled real texts").sample(real, MAX_SAMPLED_TEXTS)
         masses = {"mean": self._masses.mean(), "min": _round(self._masses.least)}
@@ -97,7 +98,7 @@ class Statistics:
             "mean_probs": {name: _round(self._probs[name] / labelled) for name in self._classes}
             if (labelled := self._entropies.count)
             else None,
-            "class_mix": {name: _round(mix[name] / len(self._examples)) for name in self._classes},
+            "class_mix": {name: _round(value) for name, value in mix.items()},
             "entropy_bits": self._entropies.mean(),
             "label_mass": masses if self._masses.count else None,
             "distinct_1": distinct(texts, 1),

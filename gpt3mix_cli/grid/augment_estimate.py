@@ -157,7 +157,7 @@ class PendingEstimator:
         self.remarks |= dict.fromkeys(cost_model.remarks)
         calibration = (
             len(CONTENT_FREE) * cost_model.score_requests
-            if settings.contextual_calibration and settings.labels in ("soft", "product")
+            if settings.contextual_calibration and settings.uses_lm_labels
             else 0
         )
         attempts, requests = end - begin, 1 + label_requests + calibration
@@ -226,12 +226,7 @@ class PendingEstimator:
 
 def _label_checks(estimate: SetEstimate, settings: AugmentSettings) -> int:
     """Return the requests of `label_check` at an endpoint, if nothing was asked yet."""
-    rows, is_local = settings.label_check, estimate.augmenter.lm_info.is_local
-    if (
-        rows == "auto"
-        or is_local
-        or settings.labels in ("hard", "parents")
-        or estimate.next_attempt
-    ):
+    rows, info = settings.label_check, estimate.augmenter.lm_info
+    if rows == "auto" or info.is_local or not settings.uses_lm_labels or estimate.next_attempt:
         return 0
     return min(rows, len(estimate.examples)) * max(1, estimate.cost_model.score_requests)

@@ -236,7 +236,7 @@ class _Planner:
 
 
 def _fits_per_trial(classifier: ClassifierSettings, method: str) -> int:
-    is_chosen = method != "none" and classifier.targets.synthetic_weight == "auto"
+    is_chosen = method != "none" and classifier.targets.chooses_weight
     return len(WEIGHTS) if is_chosen else 1
 
 

@@ -248,7 +248,7 @@ class Grid:
         runner, journal = self._trial_runner(step, base, synthetic)
         executor = executor if classifier.runs_in_parallel else run_serially
         with journal:
-            if classifier.targets.synthetic_weight == "auto" and synthetic:
+            if classifier.targets.chooses_weight and synthetic:
                 result = run_or_stop(
                     train_with_best_weight, runner, trials, output, base, self.options, executor
                 )

@@ -186,6 +186,11 @@ class AugmentSettings(Settings):
         FilterSettings(), description="which generated rows are rejected"
     )
 
+    @property
+    def uses_lm_labels(self) -> bool:
+        """Whether labels come from the LM's probabilities of the label words."""
+        return self.labels in ("soft", "product")
+
     @model_validator(mode="after")
     def _check_perplexity(self) -> "AugmentSettings":
         # Otherwise the first row would end the run, after the LM was asked and paid.

@@ -63,6 +63,11 @@ class SoftLabelTraining(ClassifierBase):
         return self
 
     @property
+    def chooses_weight(self) -> bool:
+        """Whether validation accuracy chooses the weight of synthetic rows."""
+        return self.synthetic_weight == "auto"
+
+    @property
     def weighted(self) -> bool:
         """Whether targets differ from the rows' own distributions."""
         return (

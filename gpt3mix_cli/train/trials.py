@@ -241,7 +241,7 @@ class TrialRunner:
 
     @property
     def _targets(self) -> SoftLabelTraining:
-        if self.target_settings.synthetic_weight != "auto":
+        if not self.target_settings.chooses_weight:
             return self.target_settings
         weight = 1.0 if self.weight is None else self.weight
         return self.target_settings.model_copy(update={"synthetic_weight": weight})

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from film_task import TASK
 from scipy.stats import binomtest
 
 from gpt3mix_cli.augment import AugmentOptions, augment, label_check, open_augmenter
@@ -14,17 +15,8 @@ from gpt3mix_cli.augment.label_check import LabelCheck, wilson_interval
 from gpt3mix_cli.errors import Callbacks
 from gpt3mix_cli.lm import LMInfo, Scores
 from gpt3mix_cli.records import Example, StageOptions
-from gpt3mix_cli.settings import AugmentSettings, Task
+from gpt3mix_cli.settings import AugmentSettings
 
-TASK = Task.model_validate(
-    {
-        "name": "t",
-        "data": {"kind": "demo"},
-        "labels": {"pos": "positive", "neg": "negative"},
-        "text_type": "movie review",
-        "label_type": "sentiment",
-    }
-)
 REAL = [
     Example(id=f"r{number}", text=f"text {number} {label}", label=label)
     for number in range(20)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from film_task import TASK
 
 from gpt3mix_cli.augment import AugmentOptions, augment, open_augmenter
 from gpt3mix_cli.config import load_experiments
@@ -14,17 +15,8 @@ from gpt3mix_cli.lm import JournaledLM, open_lm
 from gpt3mix_cli.method.labels import soft_label
 from gpt3mix_cli.method.prompt import label_choices, render_label_prompt
 from gpt3mix_cli.records import Augmented, Example, StageOptions, StageResult, read_records
-from gpt3mix_cli.settings import AugmentSettings, LocalLMSettings, Task
+from gpt3mix_cli.settings import AugmentSettings, LocalLMSettings
 
-TASK = Task.model_validate(
-    {
-        "name": "t",
-        "data": {"kind": "demo"},
-        "labels": {"pos": "positive", "neg": "negative"},
-        "text_type": "movie review",
-        "label_type": "sentiment",
-    }
-)
 TEXTS = ("a warm , funny film", "dull and lifeless", "the best of the year", "a waste of time")
 REAL = [
     Example(id=f"r{number}", text=f"{text} {number}", label=("pos", "neg")[number % 2])
