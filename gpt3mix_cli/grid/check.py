@@ -74,7 +74,7 @@ def _checks(grid: Grid, experiment: Experiment) -> Iterator[Check]:
     labels, subsample = experiment.task.labels, experiment.subsample.model_dump()
     yield "data", [task, subsample, augment.k], partial(_data, grid, experiment)
     if experiment.lm:
-        key = [experiment.lm.model_dump(), augment.model_dump(), task]
+        key = [experiment.lm.model_dump(), augment.k, augment.max_tokens, task]
         yield "lm", key, partial(_lm, grid, experiment)
         if augment.selection in ("nearest", "furthest"):
             yield "similarity", [augment.similarity], partial(_similarity, experiment)

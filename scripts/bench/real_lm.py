@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Measure a real LM: the precision of its labels, and completion against chat prompts.
+"""Measure a real LM: the precision of its labels, its prompts, its texts, and what they lack.
 
     python scripts/bench/real_lm.py labels --data FOLDER_OF_SST2
     python scripts/bench/real_lm.py prompts --data FOLDER_OF_SST2
     python scripts/bench/real_lm.py sampling --data FOLDER_OF_SST2 --results results/sampling-sst2
+    python scripts/bench/real_lm.py labeller --data FOLDER_OF_SST2 --results results/labels-sst2
 
 Each prints a Markdown table. The LM is `smollm2`; --model names another.
 
@@ -16,6 +17,9 @@ Each prints a Markdown table. The LM is `smollm2`; --model names another.
 - sampling: of each variant of an experiment that has run, the perplexity of its texts per word
   under the packaged LM (which knows film reviews only), their diversity, and the gain over no
   augmentation. The first row is that of as many real rows.
+- labeller: of an experiment that has run, the test accuracy with the LM's labels and with those of
+  a linear classifier of all published training rows, on the same texts. What the second lacks is
+  the fault of the texts.
 """
 
 import argparse
@@ -237,19 +241,72 @@ def measure_sampling(data: Path, results: Path) -> None:
         )
 
 
+def measure_labeller(data: Path, results: Path) -> None:
+    """Print the table of labellers: a row for each level, the mean over its data seeds."""
+    import numpy as np
+
+    from gpt3mix_cli.records import Augmented, Example, read_records
+    from gpt3mix_cli.settings import LinearSettings
+    from gpt3mix_cli.train import open_classifier
+    from gpt3mix_cli.train.metrics import accuracy
+    from gpt3mix_cli.train.targets import to_one_hot
+
+    train = list(read_records(data / "train.jsonl", Example))
+    test = list(read_records(data / "test.jsonl", Example))
+    classes = sorted({row.label for row in train})
+
+    def fitted(rows: Sequence[Augmented]) -> Any:
+        classifier = open_classifier(LinearSettings(kind="linear"), classes)
+        classifier.fit(rows, test[:1], seed=0)  # validation rows change nothing here
+        return classifier
+
+    def test_accuracy(classifier: Any) -> float:
+        probabilities = classifier.predict_proba([row.text for row in test])
+        return 100 * accuracy(probabilities, test, classes)
+
+    def one_hot(rows: Sequence[Example]) -> list[Augmented]:
+        return [to_one_hot(row, classes) for row in rows]
+
+    labeller = fitted(one_hot(train))
+    print(f"the labeller's own accuracy: {test_accuracy(labeller):.1f}\n")
+    print_row("level", "data seeds", "none", "the LM's labels", "labeller's", "agree")
+    print_row(*["---"] * 6)
+    folders = {path.parent for path in results.glob("*labels=soft*=match/*/seed-*/gpt3mix.jsonl")}
+    for level in sorted({folder.parent.name for folder in folders}):
+        rows = []
+        for folder in sorted(path for path in folders if path.parent.name == level):
+            real = one_hot(list(read_records(folder / "train.jsonl", Example)))
+            generated = list(read_records(folder / "gpt3mix.jsonl", Augmented))
+            probabilities = labeller.predict_proba([row.text for row in generated])
+            relabelled = [
+                row.model_copy(update={"probs": dict(zip(classes, probs, strict=True))})
+                for row, probs in zip(generated, probabilities.tolist(), strict=True)
+            ]
+            agree = np.mean(
+                [
+                    classes[index] == row.label
+                    for index, row in zip(probabilities.argmax(1), generated, strict=True)
+                ]
+            )
+            sets = (real, real + generated, real + relabelled)
+            rows.append([*(test_accuracy(fitted(rows)) for rows in sets), 100 * agree])
+        print_row(level, len(rows), *(f"{value:.1f}" for value in np.mean(rows, axis=0)))
+
+
 def main() -> None:
     """Print the table that was asked for."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["labels", "prompts", "sampling"])
+    parser.add_argument("what", choices=["labels", "prompts", "sampling", "labeller"])
     parser.add_argument("--data", type=Path, required=True, help="train and validation of SST-2")
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--rows", type=int, default=200)
-    parser.add_argument("--results", type=Path, help="folder of an experiment, for sampling")
+    parser.add_argument("--results", type=Path, help="folder of an experiment that has run")
     arguments = parser.parse_args()
-    if arguments.what == "sampling":
-        measure_sampling(arguments.data, arguments.results)
+    if arguments.what in ("sampling", "labeller"):
+        measure_run = measure_sampling if arguments.what == "sampling" else measure_labeller
+        measure_run(arguments.data, arguments.results)
         return
     measure = measure_labels if arguments.what == "labels" else measure_prompts
     measure(arguments.data, arguments.model, arguments.rows)

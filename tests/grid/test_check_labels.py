@@ -52,6 +52,14 @@ def test_labels_of_the_largest_level_are_checked(
     assert not (config.parent / "out" / "films" / "4-per-class").exists(), "nothing is drawn"
 
 
+def test_variants_of_one_lm_are_checked_once(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config.write_text(CONFIG + "sweep: {augment.label_prior: [none, match], augment.k: [1, 2]}\n")
+    lms = [item["detail"] for item in run(config, capsys) if item["what"] == "lm"]
+    assert len(lms) == 2, "prompts of one and of two examples"
+
+
 def test_nothing_is_asked_twice(
     config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
