@@ -30,8 +30,8 @@ app = typer.Typer(
         "help_option_names": ["-h", "--help"],
         "token_normalize_func": lambda name: OLD_FLAGS.get(name, name),
     },
-    epilog="A whole experiment: gpt3mix run CONFIG. Exit codes: 0 done, 2 wrong input, "
-    "3 stopped short but resumable, 130 interrupted.",
+    epilog="A whole experiment: gpt3mix run CONFIG. The manual: gpt3mix guide. Exit codes: 0 done, "
+    "2 wrong input, 3 stopped short but resumable, 130 interrupted.",
 )
 ENVIRONMENT = {
     # The progress bars and messages of libraries would break ours.
@@ -325,6 +325,14 @@ def cache(
 
         models = remove_models(name) if clear else converted_models(name)
         display.print_models(models, removed=clear)
+
+
+@app.command()
+def guide(topic: opt.Topic = None) -> None:
+    """Show a page of the manual, or list its pages."""
+    from .console_guide import show_guide
+
+    show_guide(topic)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -172,6 +172,12 @@ ModelName = Annotated[
 ]
 Clear = Annotated[bool, typer.Option("--clear", help="remove the models")]
 
+# Of guide
+Topic = Annotated[
+    str | None,
+    typer.Argument(help="a page of the manual; default: list them", metavar="TOPIC"),
+]
+
 
 @dataclass(frozen=True)
 class GridOptions:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gpt3mix_cli.config import load_experiments
+from gpt3mix_cli.config import load_experiments, load_specs
+from gpt3mix_cli.lm.openai.budget import load_price
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = sorted(
@@ -15,7 +16,9 @@ SHIPPED = sorted(
     for path in (ROOT / folder).rglob("*.yaml")
 )
 TASKS = [path for path in SHIPPED if "tasks" in path.parts]
-EXPERIMENTS = [path for path in SHIPPED if path not in TASKS]
+EXAMPLES = Path("configs/examples")  # a reader saves them under their names
+OTHERS = [EXAMPLES / "prices.yaml", EXAMPLES / "specs.yaml"]
+EXPERIMENTS = [path for path in SHIPPED if path not in [*TASKS, *OTHERS]]
 
 
 def heading(path: Path) -> str:
@@ -34,8 +37,9 @@ def test_an_experiment_loads_and_opens_with_its_command(path: Path) -> None:
     experiments = load_experiments(ROOT / path)
     assert all(experiment.classifiers for experiment in experiments)
     commands = re.findall(r"gpt3mix \w+ (\S+\.yaml)", heading(path))
-    assert path.as_posix() in commands
-    assert len(heading(path)) > len(f"# gpt3mix run {path}") + 20  # and what it shows
+    name = path.name if path.parent == EXAMPLES else path.as_posix()
+    assert name in commands
+    assert len(heading(path)) > len(f"# gpt3mix run {name}") + 20  # and what it shows
 
 
 @pytest.mark.parametrize("path", TASKS, ids=str)
@@ -55,3 +59,10 @@ def test_a_task_file_loads_in_an_experiment_and_opens_with_its_use(
     assert not values or set(values.values()) == set(experiment.task.classes)
     for name in ("text_type", "label_type"):
         assert raw[name] == getattr(experiment.task, name)
+
+
+def test_the_examples_of_prices_and_of_specifications_load() -> None:
+    prices, specifications = (ROOT / path for path in OTHERS)
+    assert load_price("some-base-model", str(prices))[1] == "2026-01-31"
+    (experiment, *_) = load_experiments(ROOT / EXAMPLES / "all.yaml")
+    assert len(list(load_specs(specifications, experiment.task))) == 3

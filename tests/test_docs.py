@@ -1,5 +1,6 @@
-"""The README's commands exist, its configs load, and its generated parts are up to date."""
+"""The manual: its commands exist, its configs are files that load, its reference is current."""
 
+import itertools
 import json
 import os
 import re
@@ -8,26 +9,32 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import typer
 
 from gpt3mix_cli.cli import app
-from gpt3mix_cli.config import load_experiments
-from gpt3mix_cli.lm.openai.budget import load_price
+from gpt3mix_cli.guide import TOPICS, read_page
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text("utf-8")
+GUIDE = ROOT / "gpt3mix_cli" / "guide"
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(GUIDE.glob("*.md"))]
 DOCS = runpy.run_path(str(ROOT / "scripts" / "docs"))
+CODE_BLOCK = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
 
 
-def code_blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def code_blocks(path: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", path.read_text("utf-8"), re.DOTALL)
 
 
-def test_generated_parts_of_the_readme_are_up_to_date() -> None:
-    assert DOCS["update_readme"](README) == README, "run scripts/docs"
+# Generated parts ---------------------------------------------------------------------------------
+
+
+def test_generated_parts_of_the_reference_are_up_to_date() -> None:
+    text = read_page("reference").text
+    assert DOCS["update_reference"](text) == text, "run scripts/docs"
 
 
 def test_every_settings_model_is_documented() -> None:
@@ -46,36 +53,77 @@ def test_every_key_has_a_description() -> None:
     assert not missing
 
 
-@pytest.mark.parametrize("index", range(len(code_blocks("yaml"))))
-def test_configs_in_the_readme_load(index: int, tmp_path: Path) -> None:
-    shutil.copytree(ROOT / "configs", tmp_path / "configs")
-    text = code_blocks("yaml")[index]
-    path = tmp_path / "readme.yaml"
-    path.write_text(text, "utf-8")
-    if "# prices.yaml" in text:
-        assert load_price("some-base-model", str(path))[1] == "2026-01-31"
-    else:
-        assert load_experiments(path)
+def test_the_layout_in_the_manual_lists_every_module() -> None:
+    tree = read_page("development").text.split("## Repository layout", 1)[1]
+    for path in (ROOT / "gpt3mix_cli").rglob("*.py"):
+        if path.name != "__init__.py":
+            assert re.search(rf"\b{path.stem}\b", tree), f"{path.name} is not in development.md"
 
 
-def test_every_command_in_the_readme_exists_with_its_flags() -> None:
-    group = typer.main.get_command(app)
-    lines = [line for block in code_blocks("bash") for line in block.splitlines()] + re.findall(
-        r"`(gpt3mix [a-z][^`]*)`", README
-    )
-    commands = [
-        shlex.split(line, comments=True) for line in lines if re.match(r"\s*gpt3mix [a-z]", line)
+# Examples, commands and links --------------------------------------------------------------------
+
+
+def test_every_yaml_block_is_a_file_and_every_example_is_shown() -> None:
+    shown = {block for path in GUIDE.glob("*.md") for block in code_blocks(path, "yaml")}
+    examples = {path.read_text("utf-8") for path in (ROOT / "configs/examples").glob("*.yaml")}
+    demo = (ROOT / "configs/demo.yaml").read_text("utf-8")
+    assert shown == {demo, *examples}
+
+
+def command_lines(path: Path) -> Iterator[str]:
+    """Yield the command lines of a document, in code blocks and in its text."""
+    for block in code_blocks(path, "bash"):
+        yield from re.sub(r"\\\n\s*", "", block).splitlines()
+    yield from re.findall(r"`(gpt3mix [a-z][^`]*)`", CODE_BLOCK.sub("", path.read_text("utf-8")))
+
+
+def test_every_command_in_the_manual_exists_with_its_flags() -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    lines = itertools.chain.from_iterable(map(command_lines, DOCUMENTS))
+    found = [
+        shlex.split(line, comments=True) for line in lines if re.match(r" *gpt3mix [a-z]", line)
     ]
-    assert len(commands) > 6
-    for _, name, *arguments in commands:
-        command = group.commands[name]  # type: ignore[attr-defined]
-        known = {flag for parameter in command.params for flag in parameter.opts}
-        assert {word for word in arguments if word.startswith("-")} <= known, (name, arguments)
+    assert len(found) > 30
+    for _, name, *arguments in found:
+        known = {flag for parameter in commands[name].params for flag in parameter.opts}
+        unknown = {word for word in arguments if word.startswith("-")} - known - {"-"}
+        assert not unknown, (name, arguments)
+        if name == "guide" and arguments and "TOPIC" not in arguments[0]:
+            assert read_page(arguments[0])
+
+
+def test_links_lead_to_pages_and_headings() -> None:
+    for path in DOCUMENTS:
+        links = re.findall(r"\]\(([^)\s]+)\)", CODE_BLOCK.sub("", path.read_text("utf-8")))
+        for link in links:
+            if link.startswith("https://"):
+                continue
+            name, _, anchor = link.partition("#")
+            target = path.parent / name if name else path
+            assert target.exists(), f"{path.name}: {link}"
+            if anchor:
+                headings = re.findall(r"^#+ (.*)$", target.read_text("utf-8"), re.MULTILINE)
+                assert anchor in map(as_anchor, headings), f"{path.name}: {link}"
+
+
+def as_anchor(heading: str) -> str:
+    """Return the anchor that GitHub gives to a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def test_pages_named_in_messages_exist() -> None:
+    texts = [path.read_text("utf-8") for path in (ROOT / "gpt3mix_cli").rglob("*.py")]
+    topics = {topic for text in texts for topic in re.findall(r"gpt3mix guide ([a-z-]+)", text)}
+    assert {"cost", "endpoints"} <= topics - {"lists"} <= set(TOPICS)
+
+
+# Slow: what the pages show, run ------------------------------------------------------------------
 
 
 @pytest.mark.slow
 def test_the_loop_over_seeds_runs_as_shown(tmp_path: Path) -> None:
-    loop = next(block for block in code_blocks("bash") if block.startswith("for seed"))
+    blocks = code_blocks(GUIDE / "quickstart.md", "bash")
+    loop = next(block for block in blocks if block.startswith("for seed"))
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     config = tmp_path / "configs" / "demo.yaml"
     # The same experiment, smaller: one classifier and a fifth of the rows.
@@ -119,13 +167,6 @@ def test_the_loop_over_seeds_runs_as_shown(tmp_path: Path) -> None:
     ]
 
 
-def test_the_file_tree_in_the_readme_lists_every_module() -> None:
-    tree = README.split("## Repository layout", 1)[1]
-    for path in (ROOT / "gpt3mix_cli").rglob("*.py"):
-        if path.name != "__init__.py":
-            assert re.search(rf"\b{path.stem}\b", tree), f"{path.name} is not in the README's tree"
-
-
 @pytest.mark.slow
 def test_the_demo_runs_from_a_fresh_clone_and_its_gpt3mix_rows_are_new(
     tmp_path: Path,
@@ -153,3 +194,28 @@ def test_the_demo_runs_from_a_fresh_clone_and_its_gpt3mix_rows_are_new(
     assert not real & {row["text"] for row in rows}
     assert all(row["label_source"] == "exact" for row in rows)
     assert (clone / "results/demo/report/report.md").is_file()
+
+
+# What a machine without a network, a server and SetFit can do of each example.
+OFFLINE = {
+    "all.yaml": ["baselines=[{kind: aeda}, {kind: paraphrase}]", "classifiers=[{kind: linear}]"],
+    "sweep.yaml": ["sweep={augment.k: [1, 2]}"],
+    "tickets.yaml": ["lm.model=bundled"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OFFLINE)
+def test_an_example_runs(name: str, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "configs/examples", tmp_path / "examples")
+    sizes = ["subsample.levels=[2/class]", "subsample.seeds=1", "trials=1", "augment.ratio=1"]
+    overrides = [word for value in [*OFFLINE[name], *sizes] for word in ("--set", value)]
+    result = subprocess.run(
+        [Path(sys.executable).parent / "gpt3mix", "run", f"examples/{name}", *overrides],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert list(tmp_path.glob("results/*/report/report.md"))

@@ -20,8 +20,9 @@ MAX_PARAMETERS = 7  # of a function, `self` not counted; command definitions are
 
 # Layers, from the bottom. A module imports from its own layer or from those below it.
 BASE = {"", "config", "data", "errors", "files", "layout", "pretrained", "records", "settings"}
+BASE |= {"guide"}  # the manual: it reads its pages only
 STAGES = {"subsample", "augment", "train", "report"}
-COMMAND_LINE = {"cli", "cli_options", "console", "console_tables"}
+COMMAND_LINE = {"cli", "cli_options", "console", "console_guide", "console_tables"}
 LAYERS = (BASE, {"lm"}, {"method"}, STAGES, {"grid"}, COMMAND_LINE)
 LAYER = {name: number for number, layer in enumerate(LAYERS) for name in layer}
 # Which stages may import `lm` and `method`: GPT3Mix, and a classifier that prompts.
@@ -70,7 +71,7 @@ LIGHT = {
         "settings",
         "train.saved_models",
     },
-    "rich": {"console", "console_tables", "report.render"},
+    "rich": {"console", "console_guide", "console_tables", "report.render"},
     "typer": {"cli", "cli_options"},
     "yaml": {"config", "lm.openai"},
 }

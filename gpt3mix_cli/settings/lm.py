@@ -112,7 +112,7 @@ class OpenAISettings(Settings):
     prices: str | None = Field(
         None,
         min_length=1,
-        description="YAML file of prices, see README; without it costs are unknown",
+        description="YAML file of prices (`gpt3mix guide cost`); without it costs are unknown",
     )
     batch: bool = Field(
         False, description="use the provider's batch API, which is cheaper and takes hours"

@@ -78,14 +78,14 @@ def _load_prices(path: Path) -> PriceFile:
         ) from None
     except yaml.YAMLError as error:
         raise UserError(
-            f"lm.prices: {path}: invalid YAML: {error}", "see README, 'What it costs'"
+            f"lm.prices: {path}: invalid YAML: {error}", "see `gpt3mix guide cost`"
         ) from None
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"])) or "the file"
         raise UserError(
             f"lm.prices: {path}: {key}: {first['msg'].lower()}",
-            "see README, 'What it costs', for the form of the file",
+            "see `gpt3mix guide cost` for the form of the file",
         ) from None
 
 

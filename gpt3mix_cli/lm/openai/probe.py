@@ -106,7 +106,7 @@ class Probe:
             raise UserError(
                 f"lm.label_source: {self._settings.label_source}: the server does not offer it; "
                 f"the best available: {best.label_source}",
-                "use label_source: auto, or a server that offers it (see README)",
+                "use label_source: auto, or a server that offers it (`gpt3mix guide endpoints`)",
             )
         return best
 
