@@ -362,7 +362,7 @@ def _warn(result: StageResult, callbacks: Callbacks) -> None:
         labels = ", ".join(f"{count} {label}" for label, count in classes if count)
         callbacks.warn(
             f"{output}: the mean label mass is {mass['mean']:.1%}, so the LM's labels ({labels}) "
-            "are unreliable"
+            "are unreliable; see `gpt3mix guide language-models`"
         )
     for warning in doubts(counts, result.manifest.settings):
         callbacks.warn(f"{output}: {warning}")

