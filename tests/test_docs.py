@@ -22,6 +22,7 @@ ROOT = Path(__file__).parent.parent
 GUIDE = ROOT / "gpt3mix_cli" / "guide"
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(GUIDE.glob("*.md"))]
 DOCS = runpy.run_path(str(ROOT / "scripts" / "docs"))
+MAX_README_BYTES = 8192
 CODE_BLOCK = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
 
 
@@ -64,7 +65,7 @@ def test_the_layout_in_the_manual_lists_every_module() -> None:
 
 
 def test_every_yaml_block_is_a_file_and_every_example_is_shown() -> None:
-    shown = {block for path in GUIDE.glob("*.md") for block in code_blocks(path, "yaml")}
+    shown = {block for path in DOCUMENTS for block in code_blocks(path, "yaml")}
     examples = {path.read_text("utf-8") for path in (ROOT / "configs/examples").glob("*.yaml")}
     demo = (ROOT / "configs/demo.yaml").read_text("utf-8")
     assert shown == {demo, *examples}
@@ -104,6 +105,15 @@ def test_links_lead_to_pages_and_headings() -> None:
             if anchor:
                 headings = re.findall(r"^#+ (.*)$", target.read_text("utf-8"), re.MULTILINE)
                 assert anchor in map(as_anchor, headings), f"{path.name}: {link}"
+
+
+def test_the_readme_is_short_and_links_every_page() -> None:
+    readme, quickstart = (ROOT / "README.md").read_text("utf-8"), read_page("quickstart").text
+    assert len(readme.encode()) <= MAX_README_BYTES
+    for topic in TOPICS:
+        assert f"](gpt3mix_cli/guide/{topic}.md)" in readme
+    table = readme.split("<!-- demo table -->")[1].split("<!-- end of demo table -->")[0]
+    assert table.strip() in quickstart
 
 
 def as_anchor(heading: str) -> str:
