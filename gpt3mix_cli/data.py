@@ -299,9 +299,22 @@ def _read_hub(data: HubData) -> Iterator[Source]:
             # Other columns may hold what cannot be decoded, such as images.
             asked = (data.text, data.label, data.id)
             rows = rows.select_columns([name for name in rows.column_names if name in asked])
-            yield split, ((f"{prefix} {index}", row) for index, row in enumerate(rows)), names
+            yield split, _number_rows(rows, prefix), names
         elif split in data.splits or split != "validation":
             raise UserError(
                 f"{where}: no split '{name}'",
                 f"splits are {', '.join(map(str, dataset))}; name them with task.data.splits",
             )
+
+
+def _number_rows(rows: Iterable[dict[str, Any]], prefix: str) -> Rows:
+    number = 0
+    try:
+        for row in rows:
+            yield f"{prefix} {number}", row
+            number += 1
+    except (OverflowError, ValueError) as error:
+        raise UserError(
+            f"{prefix} {number} or a later one: a value that cannot be read: {first_line(error)}",
+            "name other columns with task.data.text, label and id, or fix the data set",
+        ) from None

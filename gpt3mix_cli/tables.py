@@ -251,9 +251,10 @@ def _open_parquet(path: Path) -> Iterator[Any]:
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             yield file
-    except (OSError, pyarrow.ArrowException) as error:
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise UserError(
-            f"{path}: cannot be read as Parquet: {error}", "check the path and the file"
+            f"{path}: cannot be read as Parquet: {shorten(error, 300)}",
+            "check the path and the file",
         ) from None
 
 

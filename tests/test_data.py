@@ -609,6 +609,24 @@ def test_a_column_of_class_labels_is_read_by_name_or_number(
         ]
 
 
+def test_a_hub_value_that_cannot_be_read_is_reported_unless_nobody_asked_for_it(
+    hub: MakeTask, tmp_path: Path
+) -> None:
+    hub()  # its cache
+    folder = tmp_path / "dates"
+    folder.mkdir()
+    beyond = pyarrow.array([2**55, 2**55], pyarrow.timestamp("ms"))  # after the year 9999
+    table = pyarrow.table({"text": ["a", "b"], "label": ["p", "n"], "when": beyond})
+    for split in ("train", "validation", "test"):
+        pyarrow.parquet.write_table(table, folder / f"{split}-00000-of-00001.parquet")
+    task = {"name": "t", "data": {"kind": "hub", "path": str(folder)}, "labels": ["p", "n"]}
+    assert len(load_splits(Task.model_validate(task), 0).train) == 2
+    task["data"] = {"kind": "hub", "path": str(folder), "id": "when"}
+    assert refused(Task.model_validate(task)).message.startswith(
+        f"{folder}, train row 0 or a later one: a value that cannot be read: "
+    )
+
+
 @pytest.mark.parametrize(
     ("data", "where"),
     [

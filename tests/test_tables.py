@@ -222,6 +222,12 @@ def test_a_parquet_value_that_cannot_be_read_names_its_column(tmp_path: Path) ->
     assert "column 'text'" in error.message
 
 
+def test_a_parquet_file_with_a_broken_column_name_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    content = parquet({"text": ["a"], "label": ["p"], "XQZ": [1]}).replace(b"XQZ", b"\xcb\xcb\xcb")
+    assert refused(path, content).message.startswith(f"{path}: cannot be read as Parquet: ")
+
+
 def test_a_parquet_file_that_unpacks_to_too_much_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
