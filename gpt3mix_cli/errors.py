@@ -90,3 +90,16 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message that is not blank, or the name of its class."""
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def shorten(value: object, length: int = 80) -> str:
+    """Return a value as text, cut to a length: a message must fit a screen."""
+    text = str(value)
+    return text if len(text) <= length else f"{text[:length]}..."
+
+
+def join_some(values: Iterable[object], count: int = 20) -> str:
+    """Return values with commas between them; after the first `count` only how many more."""
+    texts = [shorten(value) for value in values]
+    more = [f"{len(texts) - count:,} more"] if len(texts) > count else []
+    return ", ".join(texts[:count] + more)

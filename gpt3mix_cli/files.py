@@ -14,6 +14,7 @@ import shutil
 import sys
 import uuid
 from collections.abc import Container, Iterator
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,6 +26,15 @@ STDIO = Path("-")
 OTHER_PATH = "choose another path with -o or --out"
 MODEL_FILES = ("*.safetensors", "*.bin", "*.model", "*.spm", "*.json", "vocab*", "merges*")
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+MAX_LINE_BYTES = 100_000_000  # a device such as /dev/zero never ends a line
+# How files begin that are not text -> what to do.
+SIGNATURES = {
+    b"\x1f\x8b": "it is compressed with gzip: unpack it first",
+    b"PK\x03\x04": "it is a ZIP archive or an Excel file: save it as CSV",
+    b"PAR1\x15": "it is a Parquet file: give it the suffix .parquet",
+    b"\xff\xfe": "it is UTF-16: save the file as UTF-8",
+    b"\xfe\xff": "it is UTF-16: save the file as UTF-8",
+}
 # Errors of file systems without locks, such as some network mounts: the work goes on without.
 NO_LOCKS = (
     errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL,
@@ -54,15 +64,29 @@ def open_input(path: Path) -> IO[bytes]:
 def read_lines(path: Path, blank: bool = False) -> Iterator[tuple[int, str]]:
     """Yield (line number, line) of a UTF-8 file or stdin; blank lines only if `blank`."""
     with open_input(path) as stream:
-        for number, raw in enumerate(stream, 1):
+        lines = iter(partial(stream.readline, MAX_LINE_BYTES), b"")
+        for number, raw in enumerate(lines, 1):
+            where = f"{path}, line {number}"
             try:
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
-                raise UserError(
-                    f"{path}, line {number}: not UTF-8 ({error.reason})", "save the file as UTF-8"
+                raise _not_text(
+                    f"{path}, line {number}", f"not UTF-8 ({error.reason})", raw
                 ) from None
+            if "\0" in line or (number == 1 and raw.startswith(tuple(SIGNATURES))):
+                raise _not_text(where, "not text (NUL bytes)", raw)
+            if len(raw) == MAX_LINE_BYTES:
+                raise UserError(
+                    f"{where}: longer than {MAX_LINE_BYTES:,} bytes",
+                    "check the file; each row needs a line of its own",
+                )
             if blank or line.strip():
                 yield number, line
+
+
+def _not_text(where: str, problem: str, line: bytes) -> UserError:
+    hints = [hint for start, hint in SIGNATURES.items() if line.startswith(start)]
+    return UserError(f"{where}: {problem}", [*hints, "save the file as UTF-8"][0])
 
 
 def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -97,8 +121,21 @@ def _parse_finite(text: str) -> float:
     raise ValueError(f"{text} is not a JSON number")
 
 
+def _refuse_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):  # the json module keeps the last one
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key '{twice:.80}' is in one object twice")
+    return value
+
+
 # Created once, which makes reading faster. The constants are NaN and the infinities.
-_DECODER = json.JSONDecoder(parse_constant=_parse_finite, parse_float=_parse_finite)
+_DECODER = json.JSONDecoder(
+    parse_constant=_parse_finite,
+    parse_float=_parse_finite,
+    object_pairs_hook=_refuse_duplicate_keys,
+)
 to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 

@@ -27,7 +27,15 @@ from pydantic import (
 )
 
 from . import __version__
-from .errors import NO_CALLBACKS, Callbacks, StoppedShort, UserError, did_you_mean
+from .errors import (
+    NO_CALLBACKS,
+    Callbacks,
+    StoppedShort,
+    UserError,
+    did_you_mean,
+    join_some,
+    shorten,
+)
 from .files import STDIO, atomic_write, hash_file, read_objects, to_json
 from .layout import manifest_path
 
@@ -280,10 +288,10 @@ def _check_example(row: Example, where: str, classes: Sequence[str]) -> None:
 
 def unknown_label(where: str, label: object, classes: Sequence[str]) -> UserError:
     """Return the error for a label that is not a class of the task."""
-    known = ", ".join(f"'{name}'" for name in classes)
+    known, label = join_some(f"'{name}'" for name in classes), shorten(label)
     return UserError(
         f"{where}: label '{label}' is not one of the task's classes ({known})"
-        f"{did_you_mean(str(label), classes)}",
+        f"{did_you_mean(label, classes)}",
         "fix the row, or map raw values to classes with task.data.values",
     )
 

@@ -19,7 +19,10 @@ MAX_LINES = 400  # of a source file
 MAX_PARAMETERS = 7  # of a function, `self` not counted; command definitions are exempt
 
 # Layers, from the bottom. A module imports from its own layer or from those below it.
-BASE = {"", "config", "data", "errors", "files", "layout", "pretrained", "records", "settings"}
+BASE = {
+    "", "config", "data", "duplicates", "errors", "files", "layout", "pretrained", "records",
+    "settings", "tables",
+}  # fmt: skip
 BASE |= {"guide"}  # the manual: it reads its pages only
 STAGES = {"subsample", "augment", "train", "report"}
 COMMAND_LINE = {"cli", "cli_options", "console", "console_guide", "console_tables"}
@@ -38,8 +41,8 @@ HEAVY = {
     "matplotlib": {"report.render.plots"},
     "numpy": {"method.labels", "method.selection", "report", "train"},
     "openai": {"lm.openai"},
-    "pandas": {"data", "report"},
-    "pyarrow": {"data"},
+    "pandas": {"report"},
+    "pyarrow": {"tables"},
     "ray": {"grid.executors"},
     "safetensors": {"lm.local", "train"},
     "scipy": {"report"},

@@ -16,11 +16,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..duplicates import normalize_text
 from ..files import to_json
 from ..lm import Journal
 from ..records import Example
 from ..settings import BacktranslateSettings, Task, derived_seed, fingerprint
-from .filter import normalize_text
 from .protocol import TextEditor
 from .translators import APERTIUM_BATCH_SIZE, Translator, open_translator, translator_fingerprint
 

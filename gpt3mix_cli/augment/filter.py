@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
+from ..duplicates import copy_key, normalize_text
 from ..errors import UserError
 from ..records import Augmented, Example, Reject
 from ..settings import FilterSettings
@@ -48,16 +49,6 @@ REMEDIES = {
 }
 
 
-def normalize_text(text: str) -> str:
-    """Return a text without case and spacing, to compare copies."""
-    return " ".join(text.casefold().split())
-
-
-def alphanumeric(text: str) -> str:
-    """Return the letters and digits of a text, without case, to compare however it is tokenised."""
-    return "".join(filter(str.isalnum, text.casefold())) or normalize_text(text)
-
-
 def split_words(text: str) -> list[str]:
     """Return the words of a text, without case and punctuation."""
     return WORD.findall(text.casefold())
@@ -91,7 +82,7 @@ class RowFilter:
         self._real_texts = {normalize_text(row.text): row.id for row in examples}
         # Test rows may be tokenised (`isn 't it , though ?`); an LM that knows them writes `isn't`.
         test = test if settings.reject_test_copies else ()
-        self._test_texts = {alphanumeric(row.text): row.id for row in test}
+        self._test_texts = {copy_key(row.text): row.id for row in test}
         self._kept_texts: dict[str, str] = {}
         characters = {character for row in examples for character in row.text}
         self._scripts = set(count_scripts("".join(characters)))
@@ -118,7 +109,7 @@ class RowFilter:
     def _failures(self, row: Augmented, text: str) -> Iterator[tuple[str, str]]:
         copies = (
             ("copy_of_real", text, self._real_texts),
-            ("reject_test_copies", alphanumeric(row.text), self._test_texts),
+            ("reject_test_copies", copy_key(row.text), self._test_texts),
             ("repeat", text, self._kept_texts),
         )
         for reason, key, texts in copies:

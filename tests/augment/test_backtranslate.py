@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from gpt3mix_cli.augment import AugmentOptions, augment, backtranslate
 from gpt3mix_cli.augment.backtranslate import MAX_FRUITLESS_ROUNDS, BackTranslation
-from gpt3mix_cli.augment.filter import normalize_text
 from gpt3mix_cli.config import load_experiments
+from gpt3mix_cli.duplicates import normalize_text
 from gpt3mix_cli.errors import UserError
 from gpt3mix_cli.grid import Grid
 from gpt3mix_cli.lm import Journal
