@@ -219,6 +219,7 @@ def load_tokenizer(model: str, what: str, hint: str, config: Any = None, **optio
     Raises:
         UserError: if it cannot be loaded, or has tokens without an embedding.
     """
+    refuse_other_formats(model, what, hint)
     refuse_missing_tokenizer(model, what)
     tokenizer = load_pretrained("AutoTokenizer", model, what, hint, **options)
     if not isinstance(tokenizer.model_max_length, int | float):
