@@ -15,7 +15,7 @@ import typer
 
 from . import __version__
 from . import cli_options as opt
-from .errors import StdoutClosed, UserError
+from .errors import StdoutClosed, StoppedShort, UserError
 
 OLD_FLAGS = {"licence": "license"}  # old name -> name; not shown in the help
 
@@ -359,7 +359,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
         return _interrupted() if code == 130 else code
-    except Exception:
+    except Exception as error:
+        from .pretrained import MEMORY_HINT, out_of_memory
+
+        if out_of_memory(error):
+            from .console import print_error
+
+            print_error(StoppedShort("not enough memory; finished work is kept", MEMORY_HINT))
+            return StoppedShort.exit_code
         import traceback
 
         traceback.print_exc()

@@ -17,6 +17,7 @@ from typing import Any, assert_never
 
 from .duplicates import describe_copies
 from .errors import NO_CALLBACKS, Callbacks, UserError, first_line, shorten
+from .pretrained import NO_FOREIGN_CODE
 from .records import Example, hash_rows, unknown_label
 from .settings import Columns, DemoData, FilesData, HubData, Split, Task, generator
 from .tables import Rows, class_names, read_rows, require_columns
@@ -279,7 +280,9 @@ def _read_hub(data: HubData) -> Iterator[Source]:
     where = data.path + (f", config {data.name}" if data.name else "")
     where += f" at {data.revision}" if data.revision else ""
     try:
-        dataset = datasets.load_dataset(data.path, data.name, revision=data.revision)
+        dataset = datasets.load_dataset(
+            data.path, data.name, revision=data.revision, **NO_FOREIGN_CODE
+        )
     except Exception as error:
         # No network, an unknown id, a gated repository, a script: a dozen unrelated classes.
         raise UserError(

@@ -245,7 +245,7 @@ def _library_model(folder: Path) -> dict[str, Any]:
     config = json.loads((folder / "config.json").read_text("utf-8"))
     names, tokenizer = config["id2label"], _read_json(folder / "tokenizer_config.json")
     limits = [config.get("max_position_embeddings"), tokenizer.get("model_max_length")]
-    shortest = min(MAX_LENGTH, *(int(limit) for limit in limits if limit))
+    shortest = min([MAX_LENGTH, *(int(limit) for limit in limits if limit)])
     return {
         "classes": [names[str(index)] for index in range(len(names))],
         "classifier": {"kind": "transformer", "max_length": shortest},

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import UserError
-from ...pretrained import lm_path, load_pretrained
+from ...pretrained import lm_path, load_tokenizer
 from ...settings import OpenAISettings, fingerprint
 from ..journal import AnswerRow, Journal, SpendingRow
 from .budget import BudgetTracker
@@ -195,8 +195,7 @@ class TokenCounter:
 
     @functools.cached_property
     def _tokenizer(self) -> Any:
-        return load_pretrained(
-            "AutoTokenizer",
+        return load_tokenizer(
             lm_path(self.name),
             f"lm.tokenizer {self.name}: cannot be loaded",
             "give `bundled`, a folder, or a hub id that can be reached",
