@@ -7,9 +7,18 @@
 """
 
 import difflib
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+# What a message holds at most, so that it fits a screen.
+MAX_VALUE_CHARS = 100
+MAX_LIST_ITEMS = 20
+MAX_LINE_CHARS = 600
+MAX_LINES = MAX_LIST_ITEMS + 4
+# All but tabs and line ends: a terminal would obey them.
+CONTROL_CHARS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class UserError(Exception):
@@ -23,8 +32,8 @@ class UserError(Exception):
     exit_code = 2
 
     def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.message, self.hint = message, hint
+        self.message, self.hint = fit_screen(message), fit_screen(hint)
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return f"{self.message}\n{self.hint}" if self.hint else self.message
@@ -79,6 +88,36 @@ class Callbacks:
 
 
 NO_CALLBACKS = Callbacks()
+
+
+def fit_screen(message: str) -> str:
+    """Return a message that fits a screen: long lines lose their middle, many lines their end.
+
+    Control characters become escapes.
+    """
+    lines = message.split("\n")
+    if more := len(lines[MAX_LINES:]):
+        lines = [*lines[:MAX_LINES], f"  and {more:,} more lines"]
+    lines = [
+        f"{line[: MAX_LINE_CHARS // 2]} ... {line[-MAX_LINE_CHARS // 2 :]}"
+        if len(line) > MAX_LINE_CHARS
+        else line
+        for line in lines
+    ]
+    return CONTROL_CHARS.sub(lambda match: repr(match[0])[1:-1], "\n".join(lines))
+
+
+def shown_value(value: object) -> str:
+    """Return a value as messages show it."""
+    text = repr(value)
+    return f"{text[:MAX_VALUE_CHARS]}..." if len(text) > MAX_VALUE_CHARS else text
+
+
+def shown_list(items: Sequence[object], separator: str = ", ") -> str:
+    """Return the first items as text, and how many more there are."""
+    first = [str(item)[:MAX_VALUE_CHARS] for item in items[:MAX_LIST_ITEMS]]
+    more = len(items) - len(first)
+    return separator.join([*first, f"and {more:,} more"] if more else first)
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:

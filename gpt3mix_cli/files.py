@@ -5,6 +5,7 @@
 
 import contextlib
 import errno
+import functools
 import glob
 import hashlib
 import json
@@ -22,6 +23,8 @@ from filelock import FileLock, Timeout
 from .errors import UserError
 
 STDIO = Path("-")
+MAX_LINE_BYTES = 1 << 26  # a device such as /dev/zero is one endless line
+PRIVATE = 0o600  # mode of files with what only their owner should read
 OTHER_PATH = "choose another path with -o or --out"
 MODEL_FILES = ("*.safetensors", "*.bin", "*.model", "*.spm", "*.json", "vocab*", "merges*")
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
@@ -54,7 +57,13 @@ def open_input(path: Path) -> IO[bytes]:
 def read_lines(path: Path, blank: bool = False) -> Iterator[tuple[int, str]]:
     """Yield (line number, line) of a UTF-8 file or stdin; blank lines only if `blank`."""
     with open_input(path) as stream:
-        for number, raw in enumerate(stream, 1):
+        lines = iter(functools.partial(stream.readline, MAX_LINE_BYTES), b"")
+        for number, raw in enumerate(lines, 1):
+            if len(raw) == MAX_LINE_BYTES:
+                raise UserError(
+                    f"{path}, line {number}: longer than {MAX_LINE_BYTES:,} bytes",
+                    "give a text file with one record on each line",
+                )
             try:
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
@@ -103,10 +112,14 @@ to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
 @contextlib.contextmanager
-def atomic_write(path: Path) -> Iterator[IO[bytes]]:
+def atomic_write(path: Path, mode: int = 0o666) -> Iterator[IO[bytes]]:
     """Open a file that appears only if the block succeeds: written aside, synced and renamed.
 
     The file aside always has the same name, so the next run replaces what a killed run left.
+
+    Args:
+        path: the file.
+        mode: its permissions, less those that the umask takes.
 
     Raises:
         UserError: if the file cannot be written, or another process is writing it.
@@ -122,7 +135,10 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     partial = _partial(path)
     with _lock(partial, path):
         with write_errors(path):
-            stream = partial.open("wb")
+            # A new file: a link of this name is not followed.
+            partial.unlink(missing_ok=True)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+            stream = os.fdopen(os.open(partial, flags, mode), "wb")
         try:
             with write_errors(path, DISK_ERRORS):
                 yield stream

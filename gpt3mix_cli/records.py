@@ -27,8 +27,16 @@ from pydantic import (
 )
 
 from . import __version__
-from .errors import NO_CALLBACKS, Callbacks, StoppedShort, UserError, did_you_mean
-from .files import STDIO, atomic_write, hash_file, read_objects, to_json
+from .errors import (
+    NO_CALLBACKS,
+    Callbacks,
+    StoppedShort,
+    UserError,
+    did_you_mean,
+    shown_list,
+    shown_value,
+)
+from .files import PRIVATE, STDIO, atomic_write, hash_file, read_objects, to_json
 from .layout import manifest_path
 
 SUM_TOLERANCE = 1e-3  # largest difference between 1 and the sum of a row's probabilities
@@ -241,7 +249,7 @@ def read_records(path: Path, kind: type[Row], classes: Sequence[str] = ()) -> It
             first = error.errors()[0]
             key = ".".join(str(part) for part in first["loc"])
             is_missing = first["type"] == "missing"
-            problem = f"{first['msg'].lower()}, got {first['input']!r}"
+            problem = f"{first['msg'].lower()}, got {shown_value(first['input'])}"
             required = [name for name, field in kind.model_fields.items() if field.is_required()]
             raise UserError(
                 f"{where}: '{key}' {'is missing' if is_missing else problem}",
@@ -280,9 +288,9 @@ def _check_example(row: Example, where: str, classes: Sequence[str]) -> None:
 
 def unknown_label(where: str, label: object, classes: Sequence[str]) -> UserError:
     """Return the error for a label that is not a class of the task."""
-    known = ", ".join(f"'{name}'" for name in classes)
+    known = shown_list([f"'{name}'" for name in classes])
     return UserError(
-        f"{where}: label '{label}' is not one of the task's classes ({known})"
+        f"{where}: label {shown_value(str(label))} is not one of the task's classes ({known})"
         f"{did_you_mean(str(label), classes)}",
         "fix the row, or map raw values to classes with task.data.values",
     )
@@ -349,7 +357,7 @@ def read_manifest(output: Path) -> Manifest | None:
 def write_manifest(output: Path, manifest: Manifest) -> None:
     """Write the manifest of an output; stdout has none."""
     if output != STDIO:
-        with atomic_write(manifest_path(output)) as stream:
+        with atomic_write(manifest_path(output), PRIVATE) as stream:
             text = json.dumps(manifest.model_dump(), ensure_ascii=False, indent=1)
             stream.write(f"{text}\n".encode())
 
