@@ -15,7 +15,7 @@ import typer
 
 from . import __version__
 from . import cli_options as opt
-from .errors import StdoutClosed, UserError, shown_value
+from .errors import StdoutClosed, UserError, path_problem, shown_value
 
 OLD_FLAGS = {"licence": "license"}  # old name -> name; not shown in the help
 
@@ -355,7 +355,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
         return _interrupted() if code == 130 else code
-    except Exception:
+    except Exception as error:
+        if problem := path_problem(error):
+            from .console import print_error
+
+            print_error(problem)
+            return problem.exit_code
         import traceback
 
         traceback.print_exc()

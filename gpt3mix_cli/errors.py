@@ -7,6 +7,7 @@
 """
 
 import difflib
+import errno
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,10 @@ MAX_LINE_CHARS = 600
 MAX_LINES = MAX_LIST_ITEMS + 4
 # All but tabs and line ends: a terminal would obey them.
 CONTROL_CHARS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+# RuntimeErrors of Path.resolve (until Python 3.12) and Path.expanduser.
+PATHLIB_ERRORS = ("Symlink loop", "Could not determine home directory")
 
 
 class UserError(Exception):
@@ -88,6 +93,19 @@ class Callbacks:
 
 
 NO_CALLBACKS = Callbacks()
+
+
+def path_problem(error: Exception) -> UserError | None:
+    """Return the message for a path that cannot exist; None if the error is another one.
+
+    Here and not where paths are used: even to ask whether such a path exists raises an error.
+    """
+    number, reason = getattr(error, "errno", None), ""
+    if number in (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EACCES):
+        reason = f"{getattr(error, 'filename', '')}: {getattr(error, 'strerror', '')}"
+    elif str(error).startswith(PATHLIB_ERRORS):
+        reason = str(error)
+    return UserError(reason, "give another path") if reason else None
 
 
 def fit_screen(message: str) -> str:

@@ -54,16 +54,26 @@ def open_input(path: Path) -> IO[bytes]:
         ) from None
 
 
+def raw_lines(stream: IO[bytes], path: Path) -> Iterator[bytes]:
+    """Yield the lines of an open file.
+
+    Raises:
+        UserError: for a line without an end.
+    """
+    lines = iter(functools.partial(stream.readline, MAX_LINE_BYTES), b"")
+    for number, line in enumerate(lines, 1):
+        if len(line) == MAX_LINE_BYTES:
+            raise UserError(
+                f"{path}, line {number}: longer than {MAX_LINE_BYTES:,} bytes",
+                "give a text file with one record on each line",
+            )
+        yield line
+
+
 def read_lines(path: Path, blank: bool = False) -> Iterator[tuple[int, str]]:
     """Yield (line number, line) of a UTF-8 file or stdin; blank lines only if `blank`."""
     with open_input(path) as stream:
-        lines = iter(functools.partial(stream.readline, MAX_LINE_BYTES), b"")
-        for number, raw in enumerate(lines, 1):
-            if len(raw) == MAX_LINE_BYTES:
-                raise UserError(
-                    f"{path}, line {number}: longer than {MAX_LINE_BYTES:,} bytes",
-                    "give a text file with one record on each line",
-                )
+        for number, raw in enumerate(raw_lines(stream, path), 1):
             try:
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
@@ -305,9 +315,9 @@ def write_errors(
     """
     try:
         yield
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # the last of folders of folders
         number = getattr(error, "errno", None)
-        is_path_error = isinstance(error, OSError) or "null byte" in str(error)
+        is_path_error = not isinstance(error, ValueError) or "null byte" in str(error)
         is_wanted = numbers is None or number in numbers
         if isinstance(error, BrokenPipeError) or not (is_path_error and is_wanted):
             raise

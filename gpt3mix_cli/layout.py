@@ -178,7 +178,10 @@ def find_trials(folder: Path) -> list[Path]:
     """Return the trials files below a folder: `trials/*.jsonl` and `trials.jsonl` at any depth."""
     own = folder.glob("*.jsonl") if folder.resolve().name == "trials" else []
     paths = {*folder.rglob("trials/*.jsonl"), *folder.rglob("trials.jsonl"), *own}
-    return sorted(path for path in paths if not path.name.endswith(".history.jsonl"))
+    # Not a pipe, which would have to be waited for, nor a device.
+    return sorted(
+        path for path in paths if not path.name.endswith(".history.jsonl") and path.is_file()
+    )
 
 
 def cell_folder(trials: Path) -> Path | None:

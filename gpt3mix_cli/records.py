@@ -349,7 +349,8 @@ def machine() -> dict[str, str]:
 def read_manifest(output: Path) -> Manifest | None:
     """Return the manifest of an output; None if there is none that can be read."""
     try:
-        return Manifest.model_validate_json(manifest_path(output).read_bytes())
+        path = manifest_path(output)  # a pipe would have to be waited for
+        return Manifest.model_validate_json(path.read_bytes() if path.is_file() else b"")
     except (OSError, ValidationError):
         return None
 

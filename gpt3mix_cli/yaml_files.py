@@ -145,7 +145,7 @@ def _prepare(
     """Turn the scalars of word sections into strings, and refuse what no value may be.
 
     That is a duplicate key, of which YAML would silently use the last, half a character (a lone
-    surrogate) and a number that nobody can mean.
+    surrogate), NUL and a number that nobody can mean.
     """
     loader.count(node.start_mark)
     line = f"{where}, line {node.start_mark.line + 1}"
@@ -180,6 +180,8 @@ def _check_scalar(node: yaml.ScalarNode, line: str) -> None:
         raise UserError(
             f"{line}: half a character (a lone surrogate escape)", "write the character itself"
         ) from None
+    if "\0" in node.value:
+        raise UserError(f"{line}: a value holds the character NUL", "remove it")
     if node.tag == "tag:yaml.org,2002:int" and len(node.value) > MAX_DIGITS:
         raise UserError(
             f"{line}: a number of {len(node.value)} digits", f"give at most {MAX_DIGITS} digits"

@@ -223,7 +223,7 @@ def test_every_number_has_an_upper_bound(model: str, name: str) -> None:
     """Without one, a number can ask for more memory or time than there is."""
     field = FIELDS[model, name]
     adapter = pydantic.TypeAdapter(Annotated[field.annotation, "a field", *field.metadata])
-    for number in (10**30, 1e300, float("inf"), float("nan")):
+    for number in (10**31, 1e300, float("inf"), float("nan")):
         for value in (number, [1, number], {"pos": number}):
             with pytest.raises(pydantic.ValidationError):
                 adapter.validate_python(value)

@@ -53,8 +53,10 @@ def _parse_num_rows(value: Any) -> Any:
 
 def _parse_seeds(value: Any) -> Any:
     if isinstance(value, int) and not isinstance(value, bool):
-        if not 1 <= value <= MAX_SEEDS:
-            raise ValueError(f"give a number of seeds from 1 to {MAX_SEEDS:,}, or a list of them")
+        if value < 1:
+            raise ValueError("at least one seed is needed")
+        if value > MAX_SEEDS:
+            raise ValueError(f"at most {MAX_SEEDS:,} seeds are possible, got {shown_value(value)}")
         return list(range(value))
     return value
 

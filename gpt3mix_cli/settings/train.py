@@ -104,7 +104,7 @@ class TransformerSettings(SoftLabelTraining):
             "as BERT's pooler"
         ),
     )
-    lr: PositiveFloat = Field(3e-5, le=10, description="peak learning rate of AdamW")
+    lr: StrictFloat = Field(3e-5, gt=0, le=1e30, description="peak learning rate of AdamW")
     warmup_epochs: StrictFloat = Field(
         3,
         ge=0,
@@ -190,7 +190,7 @@ class SetFitSettings(ClassifierBase):
         description="folder, hub id, or `minilm` (extra `offline`)",
     )
     revision: str | None = Field(None, description="commit of a hub model")
-    lr: PositiveFloat = Field(2e-5, le=10, description="peak learning rate of the encoder")
+    lr: StrictFloat = Field(2e-5, gt=0, le=1e30, description="peak learning rate of the encoder")
     iterations: StrictInt = Field(
         20, ge=1, le=10_000, description="R of the paper: pairs of each kind per row"
     )
