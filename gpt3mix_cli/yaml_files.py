@@ -25,13 +25,13 @@ class _Loader(yaml.SafeLoader):
     num_values = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        event = self.peek_event()
+        event = self.peek_event()  # type: ignore[no-untyped-call]
         if getattr(event, "tag", None) is not None:
             raise yaml.MarkedYAMLError(
                 problem=f"tags are not supported, found {event.tag}", problem_mark=event.start_mark
             )
         self.count(event.start_mark)
-        return cast("yaml.Node | None", super().compose_node(parent, index))
+        return super().compose_node(parent, index)
 
     def count(self, mark: yaml.Mark) -> None:
         """Count a value.
