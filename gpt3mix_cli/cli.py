@@ -15,7 +15,7 @@ import typer
 
 from . import __version__
 from . import cli_options as opt
-from .errors import StdoutClosed, StoppedShort, UserError
+from .errors import StdoutClosed, StoppedShort, UserError, path_problem, shown_value
 
 OLD_FLAGS = {"licence": "license"}  # old name -> name; not shown in the help
 
@@ -344,7 +344,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)  # the user's own value wins
     try:
-        app(args=None if argv is None else list(argv), prog_name="gpt3mix")
+        arguments = sys.argv[1:] if argv is None else list(argv)
+        for argument in arguments:
+            if any("\ud800" <= char <= "\udfff" for char in argument):
+                raise UserError(f"{shown_value(argument)}: not UTF-8", "rename it, or give UTF-8")
+        app(args=arguments, prog_name="gpt3mix")
     except UserError as error:
         from .console import print_error
 
@@ -362,11 +366,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         from .pretrained import MEMORY_HINT, out_of_memory
 
+        problem: UserError | None = path_problem(error)
         if out_of_memory(error):
+            problem = StoppedShort("not enough memory; finished work is kept", MEMORY_HINT)
+        if problem:
             from .console import print_error
 
-            print_error(StoppedShort("not enough memory; finished work is kept", MEMORY_HINT))
-            return StoppedShort.exit_code
+            print_error(problem)
+            return problem.exit_code
         import traceback
 
         traceback.print_exc()

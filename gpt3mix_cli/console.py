@@ -27,7 +27,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .console_tables import plan_table, statistics_table
-from .errors import Callbacks, StdoutClosed, StoppedShort, UserError
+from .errors import Callbacks, StdoutClosed, StoppedShort, UserError, fit_screen
 from .files import DISK_ERRORS, STDIO, write_errors
 from .records import Augmented, Example, IncompleteOutput, StageResult, read_records
 
@@ -98,6 +98,7 @@ class Display:
 
     def warn(self, message: str) -> None:
         """Show a warning, unless it was shown before."""
+        message = fit_screen(message)
         with self._lock:
             if message not in self._warnings:
                 self._warnings.append(message)
@@ -132,7 +133,7 @@ class Display:
         """Show a message that is neither progress nor a warning."""
         if not self._quiet:
             with self._lock:
-                self._progress.console.print(Text(text))
+                self._progress.console.print(Text(fit_screen(text)))
 
     def print_examples(
         self, output: Path, source: Path, count: int, tokens: Mapping[str, str]

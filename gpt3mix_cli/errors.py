@@ -7,9 +7,23 @@
 """
 
 import difflib
-from collections.abc import Callable, Iterable
+import errno
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+# What a message holds at most, so that it fits a screen.
+MAX_VALUE_CHARS = 100
+MAX_LIST_ITEMS = 20
+MAX_LINE_CHARS = 600
+MAX_LINES = MAX_LIST_ITEMS + 4
+# All but tabs and line ends: a terminal would obey them.
+CONTROL_CHARS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+# RuntimeErrors of Path.resolve (until Python 3.12) and Path.expanduser.
+PATHLIB_ERRORS = ("Symlink loop", "Could not determine home directory")
 
 
 class UserError(Exception):
@@ -23,8 +37,8 @@ class UserError(Exception):
     exit_code = 2
 
     def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.message, self.hint = message, hint
+        self.message, self.hint = fit_screen(message), fit_screen(hint)
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return f"{self.message}\n{self.hint}" if self.hint else self.message
@@ -81,6 +95,49 @@ class Callbacks:
 NO_CALLBACKS = Callbacks()
 
 
+def path_problem(error: Exception) -> UserError | None:
+    """Return the message for a path that cannot exist; None if the error is another one.
+
+    Here and not where paths are used: even to ask whether such a path exists raises an error.
+    """
+    number, reason = getattr(error, "errno", None), ""
+    if number in (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EACCES):
+        reason = f"{getattr(error, 'filename', '')}: {getattr(error, 'strerror', '')}"
+    elif str(error).startswith(PATHLIB_ERRORS):
+        reason = str(error)
+    return UserError(reason, "give another path") if reason else None
+
+
+def fit_screen(message: str) -> str:
+    """Return a message that fits a screen: long lines lose their middle, many lines their end.
+
+    Control characters become escapes.
+    """
+    lines = message.split("\n")
+    if more := len(lines[MAX_LINES:]):
+        lines = [*lines[:MAX_LINES], f"  and {more:,} more lines"]
+    lines = [
+        f"{line[: MAX_LINE_CHARS // 2]} ... {line[-MAX_LINE_CHARS // 2 :]}"
+        if len(line) > MAX_LINE_CHARS
+        else line
+        for line in lines
+    ]
+    return CONTROL_CHARS.sub(lambda match: repr(match[0])[1:-1], "\n".join(lines))
+
+
+def shown_value(value: object) -> str:
+    """Return a value as messages show it."""
+    text = repr(value)
+    return f"{text[:MAX_VALUE_CHARS]}..." if len(text) > MAX_VALUE_CHARS else text
+
+
+def shown_list(items: Sequence[object], separator: str = ", ") -> str:
+    """Return the first items as text, and how many more there are."""
+    first = [str(item)[:MAX_VALUE_CHARS] for item in items[:MAX_LIST_ITEMS]]
+    more = len(items) - len(first)
+    return separator.join([*first, f"and {more:,} more"] if more else first)
+
+
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """Return `; did you mean 'x'?` for the most similar choice, or an empty string."""
     matches = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
@@ -96,10 +153,3 @@ def shorten(value: object, length: int = 80) -> str:
     """Return a value as text, cut to a length: a message must fit a screen."""
     text = str(value)
     return text if len(text) <= length else f"{text[:length]}..."
-
-
-def join_some(values: Iterable[object], count: int = 20) -> str:
-    """Return values with commas between them; after the first `count` only how many more."""
-    texts = [shorten(value) for value in values]
-    more = [f"{len(texts) - count:,} more"] if len(texts) > count else []
-    return ", ".join(texts[:count] + more)

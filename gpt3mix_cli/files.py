@@ -5,6 +5,7 @@
 
 import contextlib
 import errno
+import functools
 import glob
 import hashlib
 import json
@@ -14,7 +15,6 @@ import shutil
 import sys
 import uuid
 from collections.abc import Container, Iterator
-from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,6 +23,8 @@ from filelock import FileLock, Timeout
 from .errors import UserError
 
 STDIO = Path("-")
+MAX_LINE_BYTES = 1 << 26  # a device such as /dev/zero is one endless line
+PRIVATE = 0o600  # mode of files with what only their owner should read
 OTHER_PATH = "choose another path with -o or --out"
 MODEL_FILES = ("*.safetensors", "*.bin", "*.model", "*.spm", "*.json", "vocab*", "merges*")
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
@@ -61,25 +63,33 @@ def open_input(path: Path) -> IO[bytes]:
         ) from None
 
 
+def raw_lines(stream: IO[bytes], path: Path) -> Iterator[bytes]:
+    """Yield the lines of an open file.
+
+    Raises:
+        UserError: for a line without an end.
+    """
+    lines = iter(functools.partial(stream.readline, MAX_LINE_BYTES), b"")
+    for number, line in enumerate(lines, 1):
+        if len(line) == MAX_LINE_BYTES:
+            raise UserError(
+                f"{path}, line {number}: longer than {MAX_LINE_BYTES:,} bytes",
+                "give a text file with one record on each line",
+            )
+        yield line
+
+
 def read_lines(path: Path, blank: bool = False) -> Iterator[tuple[int, str]]:
     """Yield (line number, line) of a UTF-8 file or stdin; blank lines only if `blank`."""
     with open_input(path) as stream:
-        lines = iter(partial(stream.readline, MAX_LINE_BYTES), b"")
-        for number, raw in enumerate(lines, 1):
+        for number, raw in enumerate(raw_lines(stream, path), 1):
             where = f"{path}, line {number}"
             try:
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
-                raise _not_text(
-                    f"{path}, line {number}", f"not UTF-8 ({error.reason})", raw
-                ) from None
+                raise _not_text(where, f"not UTF-8 ({error.reason})", raw) from None
             if "\0" in line or (number == 1 and raw.startswith(tuple(SIGNATURES))):
                 raise _not_text(where, "not text (NUL bytes)", raw)
-            if len(raw) == MAX_LINE_BYTES:
-                raise UserError(
-                    f"{where}: longer than {MAX_LINE_BYTES:,} bytes",
-                    "check the file; each row needs a line of its own",
-                )
             if blank or line.strip():
                 yield number, line
 
@@ -140,10 +150,14 @@ to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
 @contextlib.contextmanager
-def atomic_write(path: Path) -> Iterator[IO[bytes]]:
+def atomic_write(path: Path, mode: int = 0o666) -> Iterator[IO[bytes]]:
     """Open a file that appears only if the block succeeds: written aside, synced and renamed.
 
     The file aside always has the same name, so the next run replaces what a killed run left.
+
+    Args:
+        path: the file.
+        mode: its permissions, less those that the umask takes.
 
     Raises:
         UserError: if the file cannot be written, or another process is writing it.
@@ -159,7 +173,10 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     partial = _partial(path)
     with _lock(partial, path):
         with write_errors(path):
-            stream = partial.open("wb")
+            # A new file: a link of this name is not followed.
+            partial.unlink(missing_ok=True)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+            stream = os.fdopen(os.open(partial, flags, mode), "wb")
         try:
             with write_errors(path, DISK_ERRORS):
                 yield stream
@@ -326,9 +343,9 @@ def write_errors(
     """
     try:
         yield
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # the last of folders of folders
         number = getattr(error, "errno", None)
-        is_path_error = isinstance(error, OSError) or "null byte" in str(error)
+        is_path_error = not isinstance(error, ValueError) or "null byte" in str(error)
         is_wanted = numbers is None or number in numbers
         if isinstance(error, BrokenPipeError) or not (is_path_error and is_wanted):
             raise

@@ -33,10 +33,11 @@ from .errors import (
     StoppedShort,
     UserError,
     did_you_mean,
-    join_some,
     shorten,
+    shown_list,
+    shown_value,
 )
-from .files import STDIO, atomic_write, hash_file, read_objects, to_json
+from .files import PRIVATE, STDIO, atomic_write, hash_file, read_objects, to_json
 from .layout import manifest_path
 
 SUM_TOLERANCE = 1e-3  # largest difference between 1 and the sum of a row's probabilities
@@ -249,7 +250,7 @@ def read_records(path: Path, kind: type[Row], classes: Sequence[str] = ()) -> It
             first = error.errors()[0]
             key = ".".join(str(part) for part in first["loc"])
             is_missing = first["type"] == "missing"
-            problem = f"{first['msg'].lower()}, got {first['input']!r}"
+            problem = f"{first['msg'].lower()}, got {shown_value(first['input'])}"
             required = [name for name, field in kind.model_fields.items() if field.is_required()]
             raise UserError(
                 f"{where}: '{key}' {'is missing' if is_missing else problem}",
@@ -288,7 +289,7 @@ def _check_example(row: Example, where: str, classes: Sequence[str]) -> None:
 
 def unknown_label(where: str, label: object, classes: Sequence[str]) -> UserError:
     """Return the error for a label that is not a class of the task."""
-    known, label = join_some(f"'{name}'" for name in classes), shorten(label)
+    known, label = shown_list([f"'{name}'" for name in classes]), shorten(label)
     return UserError(
         f"{where}: label '{label}' is not one of the task's classes ({known})"
         f"{did_you_mean(label, classes)}",
@@ -349,7 +350,8 @@ def machine() -> dict[str, str]:
 def read_manifest(output: Path) -> Manifest | None:
     """Return the manifest of an output; None if there is none that can be read."""
     try:
-        return Manifest.model_validate_json(manifest_path(output).read_bytes())
+        path = manifest_path(output)  # a pipe would have to be waited for
+        return Manifest.model_validate_json(path.read_bytes() if path.is_file() else b"")
     except (OSError, ValidationError):
         return None
 
@@ -357,7 +359,7 @@ def read_manifest(output: Path) -> Manifest | None:
 def write_manifest(output: Path, manifest: Manifest) -> None:
     """Write the manifest of an output; stdout has none."""
     if output != STDIO:
-        with atomic_write(manifest_path(output)) as stream:
+        with atomic_write(manifest_path(output), PRIVATE) as stream:
             text = json.dumps(manifest.model_dump(), ensure_ascii=False, indent=1)
             stream.write(f"{text}\n".encode())
 

@@ -13,7 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from .errors import UserError, join_some, shorten
+from .errors import UserError, shorten, shown_list
 from .files import MAX_LINE_BYTES, STDIO, read_lines, read_objects
 from .settings import TableFormat
 
@@ -85,7 +85,7 @@ def class_names(path: Path, column: str) -> list[str]:
     return [str(name) for name in names]
 
 
-def require_columns(where: str, columns: Iterable[str], needed: Mapping[str, str]) -> None:
+def require_columns(where: str, columns: Collection[str], needed: Mapping[str, str]) -> None:
     """Refuse columns that lack a needed one.
 
     Args:
@@ -100,7 +100,7 @@ def require_columns(where: str, columns: Iterable[str], needed: Mapping[str, str
         if name not in columns:
             raise UserError(
                 f"{where}: no column '{name}'",
-                f"columns are {join_some(columns)}; name the right one with {key}",
+                f"columns are {shown_list([*columns])}; name the right one with {key}",
             )
 
 

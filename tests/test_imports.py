@@ -21,7 +21,7 @@ MAX_PARAMETERS = 7  # of a function, `self` not counted; command definitions are
 # Layers, from the bottom. A module imports from its own layer or from those below it.
 BASE = {
     "", "config", "data", "duplicates", "errors", "files", "layout", "pretrained", "records",
-    "settings", "tables",
+    "settings", "tables", "yaml_files",
 }  # fmt: skip
 BASE |= {"guide"}  # the manual: it reads its pages only
 STAGES = {"subsample", "augment", "train", "report"}
@@ -76,7 +76,7 @@ LIGHT = {
     },
     "rich": {"console", "console_guide", "console_tables", "report.render"},
     "typer": {"cli", "cli_options"},
-    "yaml": {"config", "lm.openai"},
+    "yaml": {"yaml_files"},
 }
 
 

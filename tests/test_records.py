@@ -31,6 +31,7 @@ from gpt3mix_cli.records import (
     Reject,
     Trial,
     find_up_to_date,
+    finish_output,
     hash_rows,
     manifest_path,
     read_manifest,
@@ -479,6 +480,35 @@ def test_the_partial_file_of_a_killed_run_is_replaced(tmp_path: Path) -> None:
     write_records(path, [Example(id="a", text="t", label="pos")])
     assert path.read_bytes() == b'{"id": "a", "text": "t", "label": "pos"}\n'
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_with_the_name_of_the_partial_file_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    (tmp_path / ".out.jsonl.partial").symlink_to("thesis.txt")
+    write_records(tmp_path / "out.jsonl", [])
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+    assert not (tmp_path / "out.jsonl").is_symlink()
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o277])
+def test_a_manifest_is_private(tmp_path: Path, umask: int) -> None:
+    output = tmp_path / "out.jsonl"
+    before = os.umask(umask)
+    try:
+        write_records(output, [])
+        finish_output(
+            output, 0.0, stage="x", complete=True, settings={}, inputs={}, seed=1, counts={}
+        )
+    finally:
+        os.umask(before)
+    assert output.stat().st_mode & 0o777 == 0o666 & ~umask
+    assert manifest_path(output).stat().st_mode & 0o777 == 0o600 & ~umask
+
+
+def test_an_endless_line_is_refused_at_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpt3mix_cli.files.MAX_LINE_BYTES", 1_000)
+    with pytest.raises(UserError, match="/dev/zero, line 1: longer than 1,000 bytes"):
+        list(read_records(Path("/dev/zero"), Example))
 
 
 def test_a_second_writer_of_an_output_is_refused(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ that were in flight. The file also sums up what the answers cost, and lists batc
 """
 
 import json
+import os
 import sqlite3
 import threading
 import zlib
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from ..errors import UserError
-from ..files import write_errors
+from ..files import PRIVATE, write_errors
 
 AnswerRow = tuple[str, int | None, str, str]  # key, number, request, answer
 SpendingRow = tuple[str, int, int, int, float | None]  # key, then as in `Spending`
@@ -240,6 +241,8 @@ def _spent(path: Path) -> Spending:
 
 
 def _open_writer(path: Path) -> sqlite3.Connection:
+    if path != IN_MEMORY:  # SQLite gives its other files the same permissions
+        os.close(os.open(path, os.O_CREAT, PRIVATE))
     database = sqlite3.connect(path, isolation_level=None, timeout=10, check_same_thread=False)
     try:
         # FULL: an answer that was paid for survives a power cut, not only a kill.

@@ -134,7 +134,7 @@ def parse_row_limit(text: str | None) -> int | None:
     """
     if text is None or text == "all":
         return DEFAULT_LIMIT if text is None else None
-    if not (text.isascii() and text.isdigit()):
+    if not (text.isascii() and text.isdigit() and len(text) < 19):
         raise UserError(f"--synthetic: '{text}' is neither a number nor all", "give 0, 1000 or all")
     return int(text)
 

@@ -16,6 +16,7 @@ import pandas as pd
 from pydantic import ConfigDict, TypeAdapter
 
 from ..errors import Callbacks, UserError
+from ..files import raw_lines
 from ..layout import find_trials, variant_name
 from ..records import Trial, read_records
 from .model import ReportInput
@@ -111,7 +112,8 @@ def _validated(path: Path) -> Iterator[list[Trial]]:
         ValueError: at anything that `records.write_records` would not have written.
     """
     with path.open("rb") as stream:
-        while lines := list(itertools.islice(stream, CHUNK_LINES)):
+        bounded = raw_lines(stream, path)
+        while lines := list(itertools.islice(bounded, CHUNK_LINES)):
             text = b",".join(lines)
             trials = _validate(b"[" + text + b"]")
             # pydantic accepts NaN inside of `variant`, and a line may hold two objects.
@@ -129,9 +131,11 @@ def _read_slowly(path: Path, callbacks: Callbacks) -> Iterator[Trial]:
     try:
         yield from read_records(path, Trial)
     except UserError as error:
+        if not path.is_file():  # a pipe is empty now, and a device may be endless
+            raise
         number, last = 0, b"\n"
         with path.open("rb") as stream:
-            for number, last in enumerate(stream, 1):  # noqa: B007 - the last ones are needed
+            for number, last in enumerate(raw_lines(stream, path), 1):  # noqa: B007 - the last ones are needed
                 pass
         if last.endswith(b"\n") or f"{path}, line {number}:" not in error.message:
             raise

@@ -1,11 +1,14 @@
 """Settings of the language model and its budget."""
 
+import json
 import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from .base import Settings, StrictFloat, StrictInt
+from .base import MAX_BATCH, PositiveFloat, Settings, StrictFloat, StrictInt
+
+MAX_TIMEOUT_S = 7 * 24 * 3600
 
 
 class LocalLMSettings(Settings):
@@ -50,6 +53,7 @@ class LocalLMSettings(Settings):
     batch_size: StrictInt = Field(
         256,
         ge=1,
+        le=MAX_BATCH,
         description=(
             "generation batch size (reduced if memory runs out); changes floating-point "
             "results slightly"
@@ -86,7 +90,7 @@ class OpenAISettings(Settings):
         "auto", description="source of soft labels; auto: the best that the server offers"
     )
     num_votes: StrictInt = Field(
-        10, ge=1, description="label samples per row with label_source: vote"
+        10, ge=1, le=10_000, description="label samples per row with label_source: vote"
     )
     tokenizer: str = Field(
         "",
@@ -97,18 +101,21 @@ class OpenAISettings(Settings):
     context: StrictInt = Field(
         4096,
         ge=16,
+        le=10**9,
         description="most tokens of a prompt and its text; longer prompts lose examples",
     )
-    concurrency: Annotated[StrictInt, Field(ge=1)] | Literal["auto"] = Field(
+    concurrency: Annotated[StrictInt, Field(ge=1, le=10_000)] | Literal["auto"] = Field(
         "auto", description="open requests for each base_url"
     )
-    requests_per_minute: Annotated[StrictFloat, Field(gt=0)] | None = Field(
+    requests_per_minute: PositiveFloat | None = Field(
         None, description="rate limit of all servers together"
     )
-    tokens_per_minute: Annotated[StrictFloat, Field(gt=0)] | None = Field(
+    tokens_per_minute: PositiveFloat | None = Field(
         None, description="rate limit of all servers together, prompts and texts"
     )
-    timeout: StrictFloat = Field(120.0, gt=0, description="seconds to wait for a response")
+    timeout: PositiveFloat = Field(
+        120.0, le=MAX_TIMEOUT_S, description="seconds to wait for a response"
+    )
     prices: str | None = Field(
         None,
         min_length=1,
@@ -120,6 +127,12 @@ class OpenAISettings(Settings):
     extra: dict[str, Any] = Field(
         {}, description="fields added to each request, such as reasoning_effort: none"
     )
+
+    @field_validator("extra")
+    @classmethod
+    def _check_extra(cls, value: dict[str, Any]) -> dict[str, Any]:
+        json.dumps(value, allow_nan=False)  # raises a ValueError: the server reads JSON
+        return value
 
     @field_validator("base_url")
     @classmethod
@@ -146,13 +159,13 @@ class OpenAISettings(Settings):
 class Budget(Settings):
     """The most that all runs of an experiment may cost; reaching it exits with code 3."""
 
-    usd: Annotated[StrictFloat, Field(gt=0)] | None = Field(
+    usd: Annotated[StrictFloat, Field(gt=0, le=1e12)] | None = Field(
         None, description="US dollars, computed with `lm.prices`"
     )
-    tokens: Annotated[StrictInt, Field(gt=0)] | None = Field(
+    tokens: Annotated[StrictInt, Field(gt=0, le=10**15)] | None = Field(
         None, description="tokens of prompts and texts"
     )
-    requests: Annotated[StrictInt, Field(gt=0)] | None = Field(
+    requests: Annotated[StrictInt, Field(gt=0, le=10**15)] | None = Field(
         None, description="requests sent, retries included"
     )
 

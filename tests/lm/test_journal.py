@@ -1,5 +1,6 @@
 """The journal: each answer is computed once, and is on disk before it is used."""
 
+import os
 import signal
 import sqlite3
 import subprocess
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from gpt3mix_cli.errors import UserError
 from gpt3mix_cli.lm import Completion, JournaledLM, LMInfo, Request, Scores
+from gpt3mix_cli.lm.journal import Journal
 
 BLOCK = 3
 
@@ -229,6 +231,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from gpt3mix_cli.lm import Completion, JournaledLM, LMInfo, Request, Scores
+from gpt3mix_cli.lm.journal import Journal
 
 class Dying:
     info = LMInfo("counting", "weights-1", 1000, 3, len, "")
@@ -377,3 +380,19 @@ def test_scores_are_stored_and_only_missing_ones_are_computed(tmp_path: Path) ->
     assert sibling.score(["joy", "new"], ["x", "yy"]) == [again[1], Scores((-4.0, -5.0))]
     sibling.close()
     assert asked[4:] == ["new"]
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o277])
+def test_only_its_owner_reads_a_journal(tmp_path: Path, umask: int) -> None:
+    path = tmp_path / "x.journal.sqlite"
+    before = os.umask(umask)
+    try:
+        journal = Journal(path)
+        journal.store([("key", 1, "a prompt", "an answer")])
+        files = list(tmp_path.iterdir())
+        modes = {file.name: file.stat().st_mode & 0o777 for file in files}
+    finally:
+        os.umask(before)
+    journal.close()
+    assert len(files) == 3  # the log and its index too
+    assert set(modes.values()) == {0o600 & ~umask}

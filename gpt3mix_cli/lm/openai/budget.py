@@ -12,6 +12,7 @@ import pydantic
 
 from ...errors import StoppedShort, UserError, did_you_mean
 from ...settings import Budget, OpenAISettings, Settings
+from ...yaml_files import read_yaml
 from ..journal import total_spent
 from ..port import REPLAY_ONLY, CostModel, Request
 from .requests import TOKEN_MARGIN, Capabilities
@@ -23,9 +24,9 @@ TOKENS_PER_PRICE = 1_000_000
 class Price(Settings):
     """Dollars per million tokens."""
 
-    prompt: float = pydantic.Field(ge=0)
-    completion: float = pydantic.Field(ge=0)
-    cached_prompt: float | None = pydantic.Field(None, ge=0)
+    prompt: float = pydantic.Field(ge=0, le=1e6)
+    completion: float = pydantic.Field(ge=0, le=1e6)
+    cached_prompt: float | None = pydantic.Field(None, ge=0, le=1e6)
     batch: float = pydantic.Field(
         1.0, ge=0, le=1, description="price of a batch, as a fraction of the normal price"
     )
@@ -68,18 +69,10 @@ def load_price(model: str, file: str | None) -> tuple[Price | None, str]:
 
 
 def _load_prices(path: Path) -> PriceFile:
-    import yaml
-
     try:
-        return PriceFile.model_validate(yaml.safe_load(path.read_text(encoding="utf-8-sig")))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"lm.prices: {path}: cannot be read: {error}", "give the path of a file of prices"
-        ) from None
-    except yaml.YAMLError as error:
-        raise UserError(
-            f"lm.prices: {path}: invalid YAML: {error}", "see `gpt3mix guide cost`"
-        ) from None
+        return PriceFile.model_validate(read_yaml(path, "give the path of a file of prices"))
+    except UserError as error:
+        raise UserError(f"lm.prices: {error.message}", error.hint) from None
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"])) or "the file"
