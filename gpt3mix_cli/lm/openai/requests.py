@@ -107,6 +107,15 @@ class Call:
     body: Mapping[str, Any]
     number: str = ""
 
+    @property
+    def prompt(self) -> str | Sequence[int]:
+        """The text that the server continues, or its token ids; of a chat, the last message."""
+        messages = self.body.get("messages")
+        prompt: str | Sequence[int] = (
+            messages[-1]["content"] if messages else self.body.get("prompt", self.body.get("input"))
+        )
+        return prompt or ""
+
 
 def text_body(
     capabilities: Capabilities,
