@@ -325,6 +325,7 @@ def test_a_damaged_journal_is_reported(path: Path) -> None:
     [
         "substr(answer, 1, 20)",
         "replace(answer, '\"exact\"', '5')",
+        "replace(replace(answer, '[-0.1', '[NaN'), '[-', '[NaN, -')",
         "'[]'",
         "7",
         "NULL",
