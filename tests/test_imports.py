@@ -68,6 +68,7 @@ LIGHT = {
     "filelock": {"files"},
     "pydantic": {
         "config",
+        "lm.journaled_lm",
         "lm.openai",
         "records",
         "report.load_trials",

@@ -5,6 +5,7 @@ from .journaled_lm import JournaledLM
 from .port import (
     FIRST_BLOCK_SIZE,
     LM,
+    THINKING_REMEDY,
     Completion,
     CostModel,
     Hypothesis,
@@ -25,6 +26,7 @@ __all__ = [
     "FIRST_BLOCK_SIZE",
     "IN_MEMORY",
     "LM",
+    "THINKING_REMEDY",
     "Completion",
     "CostModel",
     "Hypothesis",

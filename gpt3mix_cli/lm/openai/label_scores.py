@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..port import Scores
-from .responses import UNKNOWN_LOGPROB, InvalidResponse
+from .http_errors import InvalidResponse, raise_error_in
+from .responses import UNKNOWN_LOGPROB
 
 MAX_UNCERTAIN_LOGPROB = -1e-9  # the upper limit for every label that is not exact
 SPELLINGS_PER_LABEL = 6  # with and without its space; as given, in lower and in upper case
@@ -67,17 +68,21 @@ def score_decision(answer: Mapping[str, Any], choices: Sequence[str]) -> Scores 
     """Return label scores from an answer of OpenAI's decisions API; None if the model refused.
 
     Raises:
+        HttpError: if it holds an error.
         InvalidResponse: if it is no decision.
     """
     try:
+        raise_error_in(answer)
         decision = answer["answers"][0]
         if decision.get("type") == "refusal":
             return None
-        by_value = {
-            entry["value"]: float(entry["probability"]) for entry in decision["probabilities"]
-        }
+        by_value = {entry["value"]: entry["probability"] for entry in decision["probabilities"]}
         probabilities = [by_value[choice.strip()] for choice in choices]
-    except (KeyError, TypeError, IndexError, ValueError) as error:
+        if not all(
+            0 <= value <= 1 + MIN_PROBABILITY for value in probabilities
+        ):  # NaN fails it too
+            raise ValueError(f"one is none: {probabilities}")
+    except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
         raise InvalidResponse(
             f"the decision has no probabilities ({type(error).__name__}: {error})"
         ) from None

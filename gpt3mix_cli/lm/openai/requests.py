@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import pydantic
+
 from ...errors import UserError
 from ..port import GENERATION_INSTRUCTION, Request
 
@@ -87,7 +89,9 @@ def parse_capabilities(text: str) -> Capabilities | None:
         stored = json.loads(text)
         fields = {STORED_NAMES.get(name, name): value for name, value in stored.items()}
         fields["refused_fields"] = tuple(fields.get("refused_fields", ()))
-        return Capabilities(**fields)
+        Capabilities(**fields)  # no other fields
+        # The types of fields are checked too: a journal may have been edited or damaged.
+        return pydantic.TypeAdapter(Capabilities).validate_python(fields)
     except (ValueError, TypeError, AttributeError):
         return None
 
@@ -106,6 +110,15 @@ class Call:
     path: str
     body: Mapping[str, Any]
     number: str = ""
+
+    @property
+    def prompt(self) -> str | Sequence[int]:
+        """The text that the server continues, or its token ids; of a chat, the last message."""
+        messages = self.body.get("messages")
+        prompt: str | Sequence[int] = (
+            messages[-1]["content"] if messages else self.body.get("prompt", self.body.get("input"))
+        )
+        return prompt or ""
 
 
 def text_body(
