@@ -106,10 +106,7 @@ class Reject(Record):
 
 
 class Trial(Record):
-    """One training run. Metrics are fractions; the rows of `confusion` are the true classes.
-
-    Bounds keep sums of values from a foreign file finite.
-    """
+    """One training run. Metrics are fractions; the rows of `confusion` are the true classes."""
 
     task: str
     level: str
