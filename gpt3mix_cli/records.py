@@ -123,25 +123,25 @@ class Trial(Record):
     n_train: int
     n_synthetic: int
     n_test: int
-    accuracy: float | None
-    macro_f1: float | None = None
-    mcc: float | None = None
-    majority: float | None = None
-    ece: float | None = None
-    valid_accuracy: float | None = None
+    accuracy: float | None = Field(ge=0, le=1)
+    macro_f1: float | None = Field(None, ge=-2, le=2)
+    mcc: float | None = Field(None, ge=-2, le=2)
+    majority: float | None = Field(None, ge=0, le=1)
+    ece: float | None = Field(None, ge=-2, le=2)
+    valid_accuracy: float | None = Field(None, ge=0, le=1)
     best_epoch: int | None = None
     epochs: int | None = None
-    seconds: float | None = None
+    seconds: float | None = Field(None, ge=0, le=1e15)
     predicted_classes: int | None = None
     confusion: list[list[int]] | None = None
     train_sha: str | None = None
     test_sha: str | None = None
     tokens: int | None = None
-    usd: float | None = None
+    usd: float | None = Field(None, ge=0, le=1e15)
     settings: str | None = None
     version: str | None = None
-    tokens_per_prediction: float | None = None
-    synthetic_weight: float | None = None
+    tokens_per_prediction: float | None = Field(None, ge=0, le=1e15)
+    synthetic_weight: float | None = Field(None, ge=0, le=1e15)
 
 
 class Manifest(BaseModel):

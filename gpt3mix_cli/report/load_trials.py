@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 from pydantic import ConfigDict, TypeAdapter
 
-from ..errors import Callbacks, UserError
+from ..errors import Callbacks, UserError, shown_value
 from ..files import raw_lines
 from ..layout import find_trials, variant_name
 from ..records import Trial, read_records
@@ -35,7 +35,12 @@ IDENTITY = [
     "train_sha", "data_seed", "trial",
 ]  # fmt: skip
 # Optional integers are no floats: a sum of tokens stays exact.
-DTYPES: dict[Any, str] = {int | None: "Int64", float | None: "float64", str | None: "str"}
+DTYPES: dict[Any, str] = {
+    int: "int64",
+    int | None: "Int64",
+    float | None: "float64",
+    str | None: "str",
+}
 
 
 class _FiniteTrial(Trial):
@@ -71,12 +76,19 @@ def load_trials(inputs: ReportInput, callbacks: Callbacks) -> pd.DataFrame:
 
 
 def _as_frame(columns: Mapping[str, list[Any]]) -> pd.DataFrame:
-
     dtypes = {name: DTYPES.get(Trial.model_fields[name].annotation) for name in FIELDS}
     dtypes["classes"] = "Int64"
-    return pd.DataFrame(
-        {name: pd.Series(values, dtype=dtypes.get(name)) for name, values in columns.items()}
-    )
+    series = {}
+    for name, values in columns.items():
+        try:
+            series[name] = pd.Series(values, dtype=dtypes.get(name))
+        except OverflowError:
+            largest = max(values, key=lambda value: abs(value or 0))
+            raise UserError(
+                f"{columns['path'][values.index(largest)]}: {name} is {shown_value(largest)}",
+                "no trial has such a number; leave the file out",
+            ) from None
+    return pd.DataFrame(series)
 
 
 def _read_file(path: Path, callbacks: Callbacks) -> dict[str, list[Any]]:
