@@ -15,16 +15,15 @@ OWN_LMS = ("bundled", "smollm2")  # names that are no hub ids
 # Packages that some tokenizers need, and how to install them.
 TOKENIZER_PACKAGES = {"sentencepiece": "sentencepiece", "sacremoses": "'gpt3mix[fsmt]'"}
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "*.spm")
-# Of a model whose files are not here yet, or not in safetensors.
-MAX_WEIGHTS, MAX_LAYERS = 10**13, 10_000
-# For every loader of a library. If it is not given, the library asks on stdin.
-NO_FOREIGN_CODE = {"trust_remote_code": False}
+MAX_WEIGHTS, MAX_LAYERS = 10**13, 10_000  # of a model whose files are not here, or pickled
+NO_FOREIGN_CODE = {"trust_remote_code": False}  # for every loader; without it some ask on stdin
 MEMORY_HINT = "use a smaller model, a smaller dtype, or another device"
 # Libraries without an error class of their own say it in words.
 OUT_OF_MEMORY_MESSAGES = (
     "out of memory",
     "can't allocate memory",
     "Cannot allocate memory",
+    "can't start new thread",
     "not enough memory",
     "ALLOC_FAILED",
     "failed to map segment from shared object",  # of a library that is imported
@@ -108,7 +107,7 @@ def load_pretrained(part: str, model: str, what: str, hint: str, **options: Any)
 
 
 def refuse_other_formats(model: str, what: str, hint: str) -> None:
-    """Make sure that a local model is a folder as the transformers library writes it.
+    """Make sure that a local model is a folder of the transformers library.
 
     Args:
         model: a folder or hub id.
@@ -142,7 +141,7 @@ def refuse_other_formats(model: str, what: str, hint: str) -> None:
 
 
 def loading_error(error: Exception, what: str, hint: str) -> UserError:
-    """Return the error to raise for what a library raised when it loaded a model.
+    """Return the error for what a library raised when it loaded a model.
 
     Args:
         error: the library's.
@@ -325,7 +324,7 @@ def load_model(
         what: start of the message, such as `lm.model x: cannot be loaded as a causal LM`.
         hint: the remedy.
         device: as `resolve_device` returns it.
-        optional: regular expression of names of weights that are not used; default: none.
+        optional: regular expression of weights that are not used; default: none.
         options: for the library.
 
     Raises:

@@ -71,16 +71,16 @@ def augment(folder: Path, **settings: Any) -> Any:
 def classifier(folder: Path) -> Any:
     settings = {"kind": "transformer", "model": str(folder), "max_length": 32, "batch_size": 4}
     settings |= {"max_epochs": 1, "device": "cpu", "dtype": "float32"}
-    opened = open_classifier(TransformerSettings.model_validate(settings), ["pos", "neg"])
-    opened.probe()
-    return opened
+    model = open_classifier(TransformerSettings.model_validate(settings), ["pos", "neg"])
+    model.probe()
+    return model
 
 
 def setfit(folder: Path) -> Any:
     if not util.find_spec("setfit"):
         pytest.skip("needs the extra setfit")
-    opened = open_classifier(SetFitSettings(kind="setfit", model=str(folder)), ["pos", "neg"])
-    opened.probe()
+    model = open_classifier(SetFitSettings(kind="setfit", model=str(folder)), ["pos", "neg"])
+    model.probe()
 
 
 KEYS: dict[str, Callable[[Path], Any]] = {
@@ -125,7 +125,7 @@ def test_code_of_a_model_never_runs_and_nobody_is_asked(
     with pytest.raises(UserError, match="needs code of its own, which gpt3mix never runs") as error:
         KEYS[key](foreign)
     assert error.value.exit_code == 2
-    assert answers.tell() == 0
+    assert answers.read() == "y\n" * 20
     assert not (tmp_path / "RAN").exists()
 
 
@@ -294,11 +294,11 @@ def test_a_decoder_without_a_token_for_padding_pads_with_eos(tmp_path: Path, tin
     folder = copy_of(tiny_lm, tmp_path)
     edit(folder / "tokenizer_config.json", pad_token=None)
     edit(folder / "config.json", pad_token_id=None)
-    opened = classifier(folder)
-    opened.fit(ROWS, ROWS, 0)
-    assert opened._encoder.tokenizer.pad_token == "<end>"
-    alone = opened.predict_proba(["good"])[0]
-    padded = opened.predict_proba(["good", "a film that is much longer, and bad"])[0]
+    model = classifier(folder)
+    model.fit(ROWS, ROWS, 0)
+    assert model._encoder.tokenizer.pad_token == "<end>"
+    alone = model.predict_proba(["good"])[0]
+    padded = model.predict_proba(["good", "a film that is much longer, and bad"])[0]
     assert alone == pytest.approx(padded, abs=1e-5)
 
 
