@@ -7,6 +7,10 @@ from pydantic import Field, field_validator
 
 from .base import Settings, StrictFloat, StrictInt
 
+# Scheme, host and port, path; neither user and password nor a query.
+PLAIN_URL = re.compile(
+    r"https?://(?:\[[0-9a-fA-F:.]+\]|[\w-]{1,63}(?:\.[\w-]{1,63})*\.?)(?::(\d{1,5}))?(?:/[^@\s?#]*)?"
+)
 SECRET_HEADER = re.compile(r"auth|cookie|key|password|secret|token", re.IGNORECASE)
 # Headers that describe the connection or the body, which the SDK writes.
 OWN_HEADER = re.compile(r"connection|content-.*|expect|host|te|transfer-.*", re.IGNORECASE)
@@ -80,10 +84,10 @@ class OpenAISettings(Settings):
         "OPENAI_API_KEY", min_length=1, description="environment variable that holds the key"
     )
     organization: str | None = Field(
-        None, min_length=1, description="of the key; default: the variable OPENAI_ORG_ID"
+        None, pattern="^[!-~]+$", description="of the key; default: the variable OPENAI_ORG_ID"
     )
     project: str | None = Field(
-        None, min_length=1, description="of the key; default: the variable OPENAI_PROJECT_ID"
+        None, pattern="^[!-~]+$", description="of the key; default: the variable OPENAI_PROJECT_ID"
     )
     api_version: str | None = Field(
         None,
@@ -153,7 +157,8 @@ class OpenAISettings(Settings):
         if not urls or len(set(urls)) < len(urls):
             raise ValueError("give one URL or several different ones")
         for url in urls:
-            if not re.fullmatch(r"https?://[^/@\s]+(/[^@\s?#]*)?", url):
+            plain = PLAIN_URL.fullmatch(url)
+            if not plain or int(plain[1] or 0) > 65535:
                 shown = re.split(r"[?#]", url.rpartition("@")[2])[0]
                 raise ValueError(
                     f"'{shown}' is not a plain URL such as http://localhost:8000/v1; "

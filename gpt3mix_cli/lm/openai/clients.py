@@ -117,7 +117,13 @@ class Clients:
             return error.response
         except TimeoutError:
             raise
-        except (openai.OpenAIError, httpx2.HTTPError, aiohttp.ClientError, OSError) as error:
+        except (
+            openai.OpenAIError,
+            httpx2.HTTPError,
+            httpx2.InvalidURL,  # of a redirect
+            aiohttp.ClientError,
+            OSError,
+        ) as error:
             cause = error.__cause__ or error
             raise ConnectionError(self.redact(str(cause) or type(cause).__name__)) from None
         except ValueError as error:

@@ -15,7 +15,7 @@ GROWTH_FACTOR = 4  # at the start, after each round that was faster than the one
 DECREASE_FACTOR = 0.8  # of the limit, after a refusal at a limit that worked before
 STEPS = 32  # from 0 to the limit: it is found, and raised, to within one step
 MIN_SPEEDUP = 1.1  # in answers per second, that make a higher limit worthwhile
-HOLD_ROUNDS = 20  # at a limit that is found, before it is raised
+HOLD_ROUNDS, MAX_HOLD_ROUNDS = 20, 160  # at a limit that is found, before it is raised; doubled
 MAX_WAIT = 0.5  # of the timeout, for the answer of a server whose requests queue
 MIN_INTERVALS = 2  # between answers, that make a rate
 QUEUE_FACTOR = 1.5  # of the shortest latency: a longer one shows a queue
@@ -40,7 +40,7 @@ class AdaptiveConcurrency:
         self._sustained, self._ceiling = 0, math.inf  # limits without and with refusals
         self._multiplies, self._throughput, self._hold_rounds = True, 0.0, 0
         self._shortest = math.inf  # latency
-        self._first_answer = math.inf
+        self._first_answer, self._next_hold = math.inf, HOLD_ROUNDS
         self._start_round()
 
     def on_success(self, sent: float, now: float, saturated: bool) -> None:
@@ -81,16 +81,24 @@ class AdaptiveConcurrency:
         if self.fixed or sent <= self._last_decrease:
             return
         if self._sustained >= self.limit:
-            self._sustained = 0
+            self._sustained, self._next_hold = 0, HOLD_ROUNDS
         self._ceiling = self.limit
-        between = (self._sustained + self.limit) / 2
-        self._decrease(between if self._sustained else DECREASE_FACTOR * self.limit, now)
+        if not self._sustained:
+            limit = DECREASE_FACTOR * self.limit
+        elif self.limit - self._sustained <= self._step():
+            limit = self._sustained
+        else:
+            limit = (self._sustained + self.limit) / 2
+        self._decrease(limit, now)
 
     def on_timeout(self, sent: float, now: float) -> None:
         """Take note that no answer came in time, unless sent before the last decrease."""
         if not self.fixed and sent > self._last_decrease:
             self._sustained, self._ceiling = 0, self.limit
             self._decrease(min(self.limit / 2, self._answers), now)
+
+    def _step(self) -> int:
+        return max(1, self.limit // STEPS)
 
     def _decrease(self, limit: float, now: float) -> None:
         self._multiplies, self._hold_rounds, self._last_decrease = False, 0, now
@@ -106,7 +114,7 @@ class AdaptiveConcurrency:
 
     def _end_round(self, now: float) -> None:
         latency = max(self._total_latency / self._answers, 1e-9)
-        throughput, step = self.limit / latency, max(1, self.limit // STEPS)
+        throughput = self.limit / latency
         saturated = 2 * self._saturated > self._answers
         queues = latency > QUEUE_FACTOR * self._shortest
         self._start_round()
@@ -124,11 +132,12 @@ class AdaptiveConcurrency:
         if self._multiplies:
             limit: float = GROWTH_FACTOR * self.limit
         elif self._ceiling == math.inf:
-            limit = self.limit + step
-        elif self._ceiling - self.limit > step:
+            limit = self.limit + self._step()
+        elif self._ceiling - self.limit > self._step():
             limit = (self.limit + self._ceiling) / 2
         else:
-            self._ceiling, self._hold_rounds = math.inf, HOLD_ROUNDS
+            self._ceiling, self._hold_rounds = math.inf, self._next_hold
+            self._next_hold = min(2 * self._next_hold, MAX_HOLD_ROUNDS)
             return
         longest = self._max_wait * throughput if queues else math.inf
         self._set(max(min(limit, longest), self.limit), now)

@@ -511,7 +511,7 @@ def slow_server(service_s: float, timeout: float, count: int) -> tuple[float, in
     ("service_s", "timeout", "utilisation"),
     [(15.0, 120.0, 0.95), (15.0, 100.0, 0.8), (50.0, 120.0, 0.6), (0.3, 2.0, 0.8)],
 )
-def test_a_slow_server_of_one_slot_never_stands_still(
+def test_a_slow_server_of_one_slot_is_kept_at_work(
     service_s: float, timeout: float, utilisation: float
 ) -> None:
     """At eight requests of 15 s, and a timeout of 120 s, each would time out."""
