@@ -13,6 +13,7 @@ INITIAL_LIMIT = 8
 MAX_LIMIT = 256
 GROWTH_FACTOR = 4  # at the start, after each round that was faster than the one before
 DECREASE_FACTOR = 0.8  # of the limit, after a refusal at a limit that worked before
+ROUND = 0.75  # of the limit: the answers to requests that a higher limit added
 STEPS = 32  # from 0 to the limit: it is found, and raised, to within one step
 MIN_SPEEDUP = 1.1  # in answers per second, that make a higher limit worthwhile
 HOLD_ROUNDS, MAX_HOLD_ROUNDS = 20, 160  # at a limit that is found, before it is raised; doubled
@@ -24,7 +25,7 @@ QUEUE_FACTOR = 1.5  # of the shortest latency: a longer one shows a queue
 class AdaptiveConcurrency:
     """The concurrency limit of one server.
 
-    A round is as many answers as requests may be in flight, all sent since the last change. The
+    A round is nearly as many answers as requests may be in flight, sent since the last change. The
     throughput at a limit is the limit over the mean latency (Little's law). That is more reliable
     than counting answers, which come in bursts.
 
@@ -49,8 +50,8 @@ class AdaptiveConcurrency:
         Args:
             sent: when the request was sent, in seconds on any clock.
             now: the time on the same clock.
-            saturated: whether as many requests were in flight as allowed; otherwise the answer
-                says little about the limit.
+            saturated: whether as many requests are in flight as allowed; otherwise the answer says
+                little about the limit.
         """
         latency = now - sent
         self._shortest = min(self._shortest, latency)
@@ -68,7 +69,7 @@ class AdaptiveConcurrency:
         ):
             self._decrease(self._max_wait / interval, now)
             self._hold_rounds = HOLD_ROUNDS
-        elif self._answers >= self.limit:
+        elif self._answers >= ROUND * self.limit:
             self._end_round(now)
 
     def on_rate_limit(self, sent: float, now: float) -> None:

@@ -185,7 +185,6 @@ class HttpDispatcher:
         except StoppedShort as error:
             self.pool.stop(error)
         sent = time.monotonic()
-        saturated = server.in_flight >= server.capacity
         try:
             response = await self._clients.post(server.url, path, body)
         except TimeoutError:
@@ -215,6 +214,7 @@ class HttpDispatcher:
             start = self.redact_secrets(response.content.decode(errors="replace"))[:80]
             raise RetryableError(f"the answer is not JSON: {start!r}") from None
         self._outage_since = math.inf
+        saturated = server.in_flight >= server.capacity
         server.concurrency.on_success(sent, time.monotonic(), saturated)
         return text, value
 

@@ -450,6 +450,7 @@ def simulated(
             else:
                 heapq.heappush(ends, (now + 0.02, noise.random(), now, full, False))
         now, _, sent, full, good = heapq.heappop(ends)
+        full = under_way >= level.limit
         under_way -= 1
         if not good:
             level.on_rate_limit(sent, now)
