@@ -36,6 +36,7 @@ HEAVY = {
     "aiohttp": {"lm.openai"},
     "datasets": {"data"},
     "gguf": {"lm.local"},
+    "httpx2": {"lm.openai"},
     "huggingface_hub": {"augment.card", "data", "lm.local", "pretrained", "train"},
     "joblib": {"grid.executors"},
     "matplotlib": {"report.render.plots"},

@@ -10,6 +10,14 @@ from .base import MAX_BATCH, PositiveFloat, Settings, StrictFloat, StrictInt
 
 MAX_TIMEOUT_S = 7 * 24 * 3600
 
+# Scheme, host and port, path; neither user and password nor a query.
+PLAIN_URL = re.compile(
+    r"https?://(?:\[[0-9a-fA-F:.]+\]|[\w-]{1,63}(?:\.[\w-]{1,63})*\.?)(?::(\d{1,5}))?(?:/[^@\s?#]*)?"
+)
+SECRET_HEADER = re.compile(r"auth|cookie|key|password|secret|token", re.IGNORECASE)
+# Headers that describe the connection or the body, which the SDK writes.
+OWN_HEADER = re.compile(r"connection|content-.*|expect|host|te|transfer-.*", re.IGNORECASE)
+
 
 class LocalLMSettings(Settings):
     """A causal LM that transformers runs in this process."""
@@ -79,6 +87,27 @@ class OpenAISettings(Settings):
     api_key_env: str = Field(
         "OPENAI_API_KEY", min_length=1, description="environment variable that holds the key"
     )
+    organization: str | None = Field(
+        None, pattern="^[!-~]+$", description="of the key; default: the variable OPENAI_ORG_ID"
+    )
+    project: str | None = Field(
+        None, pattern="^[!-~]+$", description="of the key; default: the variable OPENAI_PROJECT_ID"
+    )
+    api_version: str | None = Field(
+        None,
+        min_length=1,
+        description=(
+            "version of Azure's API, such as 2024-10-21; `base_url` is then the resource's "
+            "endpoint and `model` its deployment"
+        ),
+    )
+    default_headers: dict[str, str] = Field(
+        {},
+        description=(
+            "headers added to each request, such as X-Title; secret ones belong into the variable "
+            "OPENAI_CUSTOM_HEADERS, one `Name: value` a line"
+        ),
+    )
     api: Literal["auto", "completions", "chat", "decisions"] = Field(
         "auto",
         description=(
@@ -141,11 +170,31 @@ class OpenAISettings(Settings):
         if not urls or len(set(urls)) < len(urls):
             raise ValueError("give one URL or several different ones")
         for url in urls:
-            if not re.fullmatch(r"https?://[^/@\s]+(/[^@\s?#]*)?", url):
+            plain = PLAIN_URL.fullmatch(url)
+            if not plain or int(plain[1] or 0) > 65535:
                 shown = re.split(r"[?#]", url.rpartition("@")[2])[0]
                 raise ValueError(
                     f"'{shown}' is not a plain URL such as http://localhost:8000/v1; "
                     "put the key into the environment"
+                )
+        return value
+
+    @field_validator("default_headers")
+    @classmethod
+    def _check_headers(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, text in value.items():
+            if not re.fullmatch(r"[\w!#$%&'*+.^`|~-]+", name, re.ASCII):
+                raise ValueError(f"{name!r} is no name of a header, such as X-Title")
+            if SECRET_HEADER.search(name):
+                raise ValueError(
+                    f"'{name}' may hold a secret, which a config must not; set the environment "
+                    f"variable OPENAI_CUSTOM_HEADERS='{name}: ...'"
+                )
+            if OWN_HEADER.fullmatch(name):
+                raise ValueError(f"'{name}' is written by the HTTP client; omit it")
+            if not re.fullmatch(r"[ -~]*", text):
+                raise ValueError(
+                    f"the value of '{name}' has a line end or a character that is not ASCII"
                 )
         return value
 

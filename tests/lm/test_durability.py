@@ -314,20 +314,21 @@ def files_with(folder: Path, secret: str) -> list[Path]:
 
 
 def test_no_key_is_written_anywhere(tmp_path: Path) -> None:
-    """With the SDK's debug log on, and a server that repeats the key in texts and errors."""
+    """With the SDK's debug log on, and a server that repeats the key in errors and texts."""
     with serving() as server:
-        telling(server)
         server.fault("server_error", at=[12, 13], message="Incorrect API key provided: {key}.")
         experiment(tmp_path, server).close()
         first, done = (command(tmp_path, name) for name in ("subsample", "augment"))
         assert (first.returncode, done.returncode) == (0, 0), done.stderr[-3000:]
+        telling(server)
+        refused = command(tmp_path, "augment", "--set", "augment.ratio=5")
         server.fault("bad_key", p=1.0)
         failed = command(tmp_path, "augment", "--set", "augment.ratio=5")
     assert server.keys == {f"Bearer {KEY}"}
-    assert failed.returncode == 2
+    assert (refused.returncode, failed.returncode) == (2, 2)
+    assert "the answer contains the API key" in refused.stderr
     assert "HTTP 401: Incorrect API key provided: <key>." in failed.stderr
-    assert "<key>" in (tmp_path / "results/hosted/5-per-class/seed-0/gpt3mix.jsonl").read_text()
-    for text in (first, done, failed):
+    for text in (first, done, refused, failed):
         assert KEY[8:24] not in text.stdout + text.stderr
     assert not files_with(tmp_path, KEY)
 

@@ -170,11 +170,13 @@ class BatchRunner:
     ) -> None:
         new = set(self._without_answer(batch.keys))
         for file in filter(None, (state.output_file_id, state.error_file_id)):
-            text = self._dispatcher.redact_secrets(await self._request(partial(_download, file)))
+            text = await self._request(partial(_download, file))
             answers = [
                 answer
                 for line in text.split("\n")
-                if (answer := parse_output_line(line)) and answer[0] in new
+                if (answer := parse_output_line(line))
+                and answer[0] in new
+                and not self._dispatcher.holds_secret(line)
             ]
             for start in range(0, len(answers), KEYS_PER_COMMIT):
                 self._store(answers[start : start + KEYS_PER_COMMIT], batch, calls_by_key)
