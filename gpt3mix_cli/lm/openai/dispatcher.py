@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 MAX_ATTEMPTS = 10  # of one request
 MAX_FIRST_ATTEMPTS = 2  # per server and one server more, before any server has answered
+MODELS_TIMEOUT_S = 10.0
 WARNING_INTERVAL_S = 30.0
 MAX_RETRY_WAIT_S = 3600.0  # that a server may ask for, and that retries of one request may take
 KEEPALIVE_S = 4  # shorter than the servers' own limit (uvicorn: 5 s)
@@ -144,6 +145,19 @@ class HttpDispatcher:
                 timeout=self._settings.timeout,
             )
         return self._client
+
+    async def models(self) -> Any:
+        """Return what the first server says about its models; None if it says nothing."""
+        import openai
+
+        if self._budget.replay_only:
+            return None
+        try:
+            return await self.client.with_options(timeout=MODELS_TIMEOUT_S).get(
+                "/models", cast_to=object
+            )
+        except (openai.OpenAIError, ValueError):
+            return None
 
     async def close(self) -> None:
         """Close all connections."""

@@ -50,6 +50,11 @@ class Capabilities:
         neutral_sampling: whether requests turn off the sampling that the server adds by default.
         raw_logprobs: whether log-probabilities are those before temperature and top-p. They are
             at OpenAI, but not at SGLang.
+        label_logprobs: the most log-probabilities that a request for a label alone gets, where that
+            is more than `top_logprobs`, the number for each token of a line; otherwise 0.
+        max_copies: the most texts of one request, such as llama-server's slots; 0: no limit known.
+        is_greedy: whether the server draws nothing, so that two answers never differ.
+        context: the server's own limit in tokens; 0: unknown.
     """
 
     api: Literal["completions", "chat"] = "completions"
@@ -60,6 +65,10 @@ class Capabilities:
     supports_n: bool = False
     neutral_sampling: bool = False
     raw_logprobs: bool = True
+    label_logprobs: int = 0
+    max_copies: int = 0
+    is_greedy: bool = False
+    context: int = 0
 
     @property
     def path(self) -> str:
@@ -70,6 +79,13 @@ class Capabilities:
     def label_source(self) -> str:
         """What `lm.label_source` calls the label method; `none` if there is none."""
         return "exact" if self.label_method in ("ids", "echo") else self.label_method
+
+    def split_draws(self, count: int) -> list[int]:
+        """Return how many texts each request for `count` draws asks for."""
+        if self.is_greedy:
+            return [1]
+        copies = min(self.max_copies or count, count) if self.supports_n else 1
+        return [min(copies, count - start) for start in range(0, count, copies)]
 
     def returns_raw_logprobs(self, request: Request) -> bool:
         """Return whether a text's log-probabilities are those before sampling, or close to them."""

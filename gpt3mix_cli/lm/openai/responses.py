@@ -91,7 +91,7 @@ def parse_texts(answer: Mapping[str, Any], api: str) -> list[GeneratedText]:
 
 def _parse_text(choice: Mapping[str, Any], api: str) -> GeneratedText:
     logprobs = choice.get("logprobs") or {}
-    if api == "completions":
+    if api == "completions" and "content" not in logprobs:
         text = choice["text"]
         columns = [
             logprobs.get(name) or [] for name in ("tokens", "token_logprobs", "top_logprobs")
@@ -101,7 +101,8 @@ def _parse_text(choice: Mapping[str, Any], api: str) -> GeneratedText:
             for token, logprob, top in zip(*columns, strict=False)
         ]
     else:
-        text = choice["message"]["content"] or ""
+        # llama-server reports log-probabilities of completions in this form too.
+        text = choice["text"] if api == "completions" else choice["message"]["content"] or ""
         tokens = []
         for entry in logprobs.get("content") or []:
             top = [(other["token"], other["logprob"]) for other in entry.get("top_logprobs") or ()]
@@ -135,6 +136,23 @@ def parse_usage(answer: Mapping[str, Any]) -> Usage:
     return Usage(*(count if isinstance(count, int) else 0 for count in counts))
 
 
+def parse_context(answer: Any, model: str) -> int:
+    """Return the context in tokens that a server's list of models tells of one; 0 if none.
+
+    vLLM has it as `max_model_len`, llama.cpp as `n_ctx`, which is that of one slot.
+    """
+    entries = answer.get("data") if isinstance(answer, Mapping) else None
+    models = [entry for entry in entries or () if isinstance(entry, Mapping)]
+    named = [entry for entry in models if entry.get("id") == model] or models[:1]
+    for entry in named:
+        meta = entry.get("meta")
+        values = [entry.get("max_model_len"), meta.get("n_ctx") if isinstance(meta, Mapping) else 0]
+        known = [value for value in values if isinstance(value, int) and value > 0]
+        if known:
+            return min(known)
+    return 0
+
+
 @dataclass(frozen=True)
 class Line:
     """A generated line.
@@ -142,13 +160,17 @@ class Line:
     Attributes:
         text: what precedes the label prefix; the whole line if there is none.
         finish: as in `Completion`.
-        label_logprobs: token -> log-probability of the token after the label prefix; empty if
-            unknown.
+        label_tokens: the tokens after the label prefix; empty if unknown.
     """
 
     text: str
     finish: Literal["label_prefix", "line", "length"]
-    label_logprobs: Mapping[str, float]
+    label_tokens: Sequence[TokenLogprobs] = ()
+
+    @property
+    def label_logprobs(self) -> Mapping[str, float]:
+        """Token -> log-probability of the first token after the prefix; empty if unknown."""
+        return self.label_tokens[0].top if self.label_tokens else {}
 
 
 def parse_line(text: GeneratedText, label_prefix: str) -> Line:
@@ -164,29 +186,31 @@ def parse_line(text: GeneratedText, label_prefix: str) -> Line:
     pattern = re.compile(r"\s*".join(["", *words]), re.IGNORECASE)
     prefix = pattern.search(whole, start, end) if label_prefix else None
     if not prefix:
-        return Line(whole[start:end], "line" if finished else "length", {})
+        return Line(whole[start:end], "line" if finished else "length")
     if not finished and not whole[prefix.end() : end].strip(" )"):
-        return Line(whole[start:end], "length", {})
-    label_logprobs = _logprobs_at(text.tokens, whole, prefix.end())
-    return Line(whole[start : prefix.start()], "label_prefix", label_logprobs)
+        return Line(whole[start:end], "length")
+    label_tokens = _tokens_from(text.tokens, whole, prefix.end())
+    return Line(whole[start : prefix.start()], "label_prefix", label_tokens)
 
 
-def _logprobs_at(tokens: Sequence[TokenLogprobs], whole: str, index: int) -> Mapping[str, float]:
-    """Return the distribution of the token that begins at an index of the text, or after a space.
+def _tokens_from(
+    tokens: Sequence[TokenLogprobs], whole: str, index: int
+) -> Sequence[TokenLogprobs]:
+    """Return the tokens from the one that begins at an index of the text, or after a space.
 
-    Returns an empty one if no token begins there.
+    Returns none if no token begins there.
     """
     if "".join(token.token for token in tokens)[: len(whole)] != whole:
-        return {}  # tokens do not spell the text, for example ids or parts of characters
+        return ()  # tokens do not spell the text, for example ids or parts of characters
     offset = 0
-    for token in tokens:
+    for number, token in enumerate(tokens):
         if offset >= index and token.token.strip():
             # A separate space before the label is a token that the prompt does not have.
-            return token.top if whole[index:offset].strip() == "" else {}
+            return tokens[number:] if whole[index:offset].strip() == "" else ()
         offset += len(token.token)
         if offset > index and token.token.strip():
-            return {}  # one token spans the end of the label prefix and the start of the label
-    return {}
+            return ()  # one token spans the end of the label prefix and the start of the label
+    return ()
 
 
 def token_id_logprobs(text: GeneratedText, ids: Sequence[int]) -> list[float] | None:
