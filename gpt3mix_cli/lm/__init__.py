@@ -4,6 +4,7 @@ from .journal import IN_MEMORY, Journal, Spending, total_spent
 from .journaled_lm import JournaledLM
 from .port import (
     FIRST_BLOCK_SIZE,
+    GENERATION_INSTRUCTION,
     LM,
     Completion,
     CostModel,
@@ -23,6 +24,7 @@ from .port import (
 
 __all__ = [
     "FIRST_BLOCK_SIZE",
+    "GENERATION_INSTRUCTION",
     "IN_MEMORY",
     "LM",
     "Completion",

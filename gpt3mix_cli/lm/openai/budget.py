@@ -203,10 +203,10 @@ def estimate_cost(
         request: one of the attempts.
     """
     method: str = "decision" if settings.api == "decisions" else settings.label_source
-    supports_n = raw = True
+    capabilities_or_likely = capabilities or Capabilities(supports_n=True)
     if capabilities:
-        method, supports_n = capabilities.label_method, capabilities.supports_n
-        raw = capabilities.returns_raw_logprobs(request)
+        method = capabilities.label_method
+    raw = capabilities_or_likely.returns_raw_logprobs(request)
     requests = tokens = 1
     if method in ("echo", "exact"):
         requests = len(request.choices)
@@ -216,6 +216,8 @@ def estimate_cost(
         tokens = longest * settings.num_votes // requests
     separate = request.choices and (not raw or method in ("decision", "vote"))
     further = requests if separate else 0
+    if capabilities and method == "top_logprobs":
+        further += count_further_requests(request.choices, capabilities.api == "chat")
     if request.beams:  # sampled lines, each its own request if the server does not support `n`
         further, tokens = 0 if supports_n else request.beams - 1, 0
     return CostModel(

@@ -272,7 +272,7 @@ class Completer:
         if response.refusal:
             return self._too_long(request, requests=1)
         text = parse_texts(response.value, capabilities.api)[0]
-        line = parse_line(text, request.label_prefix)
+        line = parse_line(text, request.label_prefix, chat=capabilities.api == "chat")
         context = f"{request.prompt}{line.text}{request.label_prefix}"
         query = LabelQuery(context, request.choices, capabilities, str(request.number))
         raw = capabilities.returns_raw_logprobs(request)
@@ -322,7 +322,9 @@ class Completer:
         return Completion(request.number, "", "too_long", None, prompt_tokens, 0, requests=requests)
 
     async def _score_label(self, request: Request, line: Line, query: LabelQuery) -> Scores | None:
-        if not request.choices or line.finish == "length":
+        # A chat's answer may have no line: a greeting before a list that was cut off.
+        has_line = query.capabilities.api == "completions" or line.text.strip()
+        if not request.choices or line.finish == "length" or not has_line:
             return None
         method = query.capabilities.label_method
         if (
@@ -350,7 +352,7 @@ class Completer:
         hypotheses: dict[str, Hypothesis] = {}
         for response in responses:
             for text in parse_texts(response.value, capabilities.api):
-                line = parse_line(text, "")
+                line = parse_line(text, "", chat=capabilities.api == "chat")
                 hypotheses.setdefault(
                     line.text,
                     Hypothesis(line.text, line.finish != "length", text.logprob if raw else None),

@@ -2,6 +2,7 @@
 
 import math
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -69,7 +70,7 @@ def score_top_logprobs(
 
     The probability of a label is the product of its tokens'. If every label is there, spelled as in
     the prompt, scores are exact. Otherwise a label's score sums its spellings in other case and
-    spacing. It is an upper bound if the label is not there, or only its first tokens are. Labels
+    spacing, unless tokens after beginnings of labels are known. It is an upper bound if the label is not there, or only its first tokens are. Labels
     that share these tokens all have their probability. No label becomes certain because the others
     were cut off.
 
@@ -84,10 +85,11 @@ def score_top_logprobs(
     if not (chat or merge):
         if all(top.get(choice, UNKNOWN_LOGPROB) > UNKNOWN_LOGPROB for choice in choices):
             return Scores(tuple(min(top[choice], 0.0) for choice in choices))
-        exact, _ = _label_masses(tops, choices, any_spelling=False)
-        if not any(mass.is_bounded for mass in exact):
-            return Scores(tuple(min(math.log(mass.known), 0.0) for mass in exact))
-    masses, _ = _label_masses(tops, choices, any_spelling=True)
+        masses, _ = _label_masses(tops, choices, any_spelling=False)
+        if not any(mass.is_bounded for mass in masses):
+            return Scores(tuple(min(math.log(mass.known), 0.0) for mass in masses))
+    if chat or merge or len(tops) == 1:
+        masses, _ = _label_masses(tops, choices, any_spelling=True)
     if not any(mass.is_told_apart for mass in masses):
         return None
     return Scores(
@@ -113,6 +115,19 @@ def likeliest_beginning(tops: Tops, choices: Sequence[str], chat: bool = False) 
     ]
     likeliest = max(matter, key=lambda beginning: beginning.probability, default=None)
     return likeliest.text if likeliest else None
+
+
+def count_further_requests(choices: Sequence[str], chat: bool) -> int:
+    """Return how many requests a row's label takes at most, beyond its line, by its words alone.
+
+    One for each beginning of labels; at a chat, where only labels that share their first words need
+    it, mostly one.
+    """
+    beginnings: Counter[tuple[str, ...]] = Counter()
+    for choice in choices:
+        words = choice.casefold().split()
+        beginnings.update(tuple(words[:count]) for count in range(1, len(words)))
+    return int(max(beginnings.values(), default=0) > 1) if chat else len(beginnings)
 
 
 def tops_by_text(
@@ -172,6 +187,8 @@ def _next_steps(
 ) -> Iterator[Beginning]:
     """Yield each token that goes on with labels, with the labels that it goes on with."""
     for token, logprob in top.items():
+        if not token:
+            continue  # the end of the text, at llama.cpp
         text, rests = path.text + token, {}
         for index, before in path.rests.items():
             if not any_spelling and before in top and before != token:

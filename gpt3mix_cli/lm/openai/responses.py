@@ -173,24 +173,35 @@ class Line:
         return self.label_tokens[0].top if self.label_tokens else {}
 
 
-def parse_line(text: GeneratedText, label_prefix: str) -> Line:
+def parse_line(text: GeneratedText, label_prefix: str, chat: bool = False) -> Line:
     """Return the first line of a text that is not empty.
 
-    The label prefix may differ in case and spacing, as it often does in chats.
+    The label prefix may differ in case and spacing, as it often does in chats. Of a chat's answer,
+    it is the first line with the label prefix, wherever it is; or else the first that does not end
+    in a colon, as `Sure! Here is another movie review:` does.
     """
     whole = text.text
-    start = len(whole) - len(whole.lstrip("\n\r"))
-    end = start + len(re.split(r"[\n\r]", whole[start:], maxsplit=1)[0])
-    finished = text.finished or end < len(whole)
     words = [re.escape(word) for word in re.findall(r"\w+|[^\w\s]", label_prefix)]
-    pattern = re.compile(r"\s*".join(["", *words]), re.IGNORECASE)
-    prefix = pattern.search(whole, start, end) if label_prefix else None
+    pattern = re.compile(r"\s*".join(["", *words]) if words else r"(?!)", re.IGNORECASE)
+    start, end = _find_line(whole, pattern, chat)
+    finished = text.finished or end < len(whole)
+    prefix = pattern.search(whole, start, end)
     if not prefix:
         return Line(whole[start:end], "line" if finished else "length")
     if not finished and not whole[prefix.end() : end].strip(" )"):
         return Line(whole[start:end], "length")
     label_tokens = _tokens_from(text.tokens, whole, prefix.end())
     return Line(whole[start : prefix.start()], "label_prefix", label_tokens)
+
+
+def _find_line(whole: str, pattern: re.Pattern[str], chat: bool) -> tuple[int, int]:
+    """Return where the line begins and ends; see `parse_line`."""
+    lines = [match.span() for match in re.finditer(r"[^\n\r]+", whole)]
+    if chat:
+        rows = [line for line in lines if pattern.search(whole, *line)]
+        others = (line for line in lines if not whole[slice(*line)].rstrip().endswith(":"))
+        lines = rows or list(others)
+    return lines[0] if lines else (len(whole), len(whole))
 
 
 def _tokens_from(
