@@ -79,10 +79,7 @@ class Direction:
             fingerprint([self._cache_key, text, seed if samples else None], 32)
             for text, seed in zip(texts, seeds, strict=True)
         ]
-        known: dict[str, list[str]] = {}
-        if self._journal:
-            for key, answer in self._journal.lookup(keys).items():
-                known[key] = self._journal.parse(_parse_candidates, answer)
+        known = self._journal.read(keys, _parse_candidates) if self._journal else {}
         missing = {key: index for index, key in enumerate(keys) if key not in known}
         if missing:
             if self._translator is None:

@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any
 
 from ..errors import UserError
+from ..lm import THINKING_REMEDY
 from ..records import Augmented, Example, Reject
 from ..settings import FilterSettings
 
@@ -26,6 +27,8 @@ _LABEL_WORDS = "use a larger base LM, or label words that it knows (task.labels)
 REMEDIES = {
     "unfinished": "raise augment.max_tokens",
     "prompt_too_long": "lower augment.k or augment.max_tokens",
+    "refused": "see the server's messages among the rejects",
+    "only_reasoning": THINKING_REMEDY,
     "empty": "use another LM: this one ends where it should begin to write",
     "no_label": "use a larger base LM: this one does not write one row per line",
     "unscored": "use another LM, or an endpoint that returns log-probabilities (gpt3mix check), "

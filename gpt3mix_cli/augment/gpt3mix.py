@@ -34,8 +34,8 @@ from .soft_labels import (
     Answer,
     Attempt,
     SoftLabeler,
-    describe_excess,
     find_artefact,
+    reject_without_text,
 )
 
 CACHE_VERSION = 4  # raise it if the same settings give other rows
@@ -54,6 +54,7 @@ SMALL_LM_PARAMETERS = 1_000_000_000  # below it, `auto` corrects for the faults 
 # temperature 1 help only without it (results/real-lm).
 SMALL_LM_MIN_P = 0.1
 NUM_CHECKED_ROWS = 32  # of `label_check: auto`
+MAX_EXPONENT = 700.0  # of e, in a float
 OMIT_IF_ZERO = ("label_tokens", "requests", "rescored")  # of `usage`
 
 Row = Augmented | Reject
@@ -282,9 +283,8 @@ class GPT3Mix(RowGenerator):
         completion = answer.completion
         if self._settings.labels != "hard":
             yield self._soft_row(answer)
-        elif completion.finish == "too_long":
-            detail = describe_excess(completion, self._settings.max_tokens, self._lm)
-            yield self._reject(answer, "", "prompt_too_long", detail)
+        elif no_text := reject_without_text(completion, self._settings.max_tokens, self._lm):
+            yield self._reject(answer, completion.text, *no_text)
         elif completion.hypotheses:
             for rank, hypothesis in enumerate(completion.hypotheses):
                 yield self._hard_row(answer, hypothesis, rank)
@@ -381,4 +381,5 @@ def _perplexity(completion: Completion) -> float | None:
     """
     if completion.logprob is None or completion.hypotheses or not completion.completion_tokens:
         return None
-    return round(math.exp(-completion.logprob / completion.completion_tokens), 2)
+    exponent = -completion.logprob / completion.completion_tokens
+    return round(math.exp(exponent), 2) if exponent < MAX_EXPONENT else None

@@ -109,8 +109,8 @@ class SoftLabeler:
 
     def _rejection(self, completion: Completion, line: ParsedLine) -> tuple[str, str] | None:
         max_tokens = self._settings.max_tokens
-        if completion.finish == "too_long":
-            return "prompt_too_long", describe_excess(completion, max_tokens, self._lm)
+        if no_text := reject_without_text(completion, max_tokens, self._lm):
+            return no_text
         if completion.finish == "length":
             return "unfinished", f"no end within {max_tokens} tokens"
         if completion.scores is None:
@@ -160,9 +160,18 @@ def find_artefact(text: str, task: Task) -> tuple[str, str] | None:
     return None
 
 
-def describe_excess(completion: Completion, max_tokens: int, lm: LM) -> str:
-    """Return by how much a prompt is too long."""
-    return (
-        f"{completion.prompt_tokens} tokens and max_tokens {max_tokens} "
-        f"do not fit {lm.info.context_length}"
-    )
+def reject_without_text(completion: Completion, max_tokens: int, lm: LM) -> tuple[str, str] | None:
+    """Return reason and detail if the LM answered a prompt with no text to use; otherwise None."""
+    match completion.finish:
+        case "too_long":
+            detail = (
+                f"{completion.prompt_tokens} tokens and max_tokens {max_tokens} "
+                f"do not fit {lm.info.context_length}"
+            )
+            return "prompt_too_long", detail
+        case "refused":
+            return "refused", completion.detail
+        case "reasoning":
+            return "only_reasoning", completion.detail
+        case _:
+            return None

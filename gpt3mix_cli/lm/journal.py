@@ -8,13 +8,13 @@ import json
 import sqlite3
 import threading
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from ..errors import UserError
+from ..errors import NO_CALLBACKS, UserError
 from ..files import write_errors
 
 AnswerRow = tuple[str, int | None, str, str]  # key, number, request, answer
@@ -22,6 +22,8 @@ SpendingRow = tuple[str, int, int, int, float | None]  # key, then as in `Spendi
 Answer = TypeVar("Answer")
 IN_MEMORY = Path(":memory:")  # a journal that reads its siblings and writes no file
 MAX_PLAIN_CHARS = 4096  # longer answers, with every token's log-probability, are compressed
+MAX_ANSWER_BYTES = 64 * 2**20  # of an answer, uncompressed: far more than any server sends
+UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 SCHEMA = """
     CREATE TABLE IF NOT EXISTS answers
         (key TEXT PRIMARY KEY, number INTEGER, request TEXT, answer TEXT) WITHOUT ROWID;
@@ -35,6 +37,11 @@ SELECT_ANSWERS = (
     "SELECT key, number, request, answer FROM answers WHERE key IN (SELECT value FROM json_each(?))"
 )
 INSERT_SPENDING = "INSERT OR REPLACE INTO spent VALUES (?, ?, ?, ?, ?)"
+# Under other keys they stay in the file, and what they cost still counts.
+SET_ASIDE = (
+    "UPDATE {table} SET key = key || ':unreadable-' || hex(randomblob(4))"
+    " WHERE key IN (SELECT value FROM json_each(?))"
+)
 SUM_SPENDING = (
     "SELECT COALESCE(SUM(requests), 0), COALESCE(SUM(prompt_tokens), 0),"
     " COALESCE(SUM(completion_tokens), 0), COALESCE(SUM(usd), 0) FROM spent"
@@ -86,13 +93,20 @@ class Journal:
         path: of the file, which is opened or created; `IN_MEMORY` writes none.
         siblings: journals of the same experiment that are searched too, so that a sweep sends each
             request once.
+        warn: receives a warning, once, about answers that cannot be read.
 
     Raises:
         UserError: if the file cannot be written or is not a journal.
     """
 
-    def __init__(self, path: Path, siblings: Sequence[Path] = ()) -> None:
+    def __init__(
+        self,
+        path: Path,
+        siblings: Sequence[Path] = (),
+        warn: Callable[[str], None] = NO_CALLBACKS.warn,
+    ) -> None:
         self.path, self._siblings = path, siblings
+        self._warn, self._warned = warn, False
         with write_errors(path), _sqlite_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._writer = _open_writer(path)
@@ -147,16 +161,36 @@ class Journal:
             database.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)", packed)
             database.executemany(INSERT_SPENDING, spent)
 
-    def parse(self, parser: Callable[[str], Answer], answer: str) -> Answer:
-        """Return what `parser` makes of a stored answer.
+    def read(
+        self, keys: Sequence[str], parse: Callable[[str], Answer], all_or_none: bool = False
+    ) -> dict[str, Answer]:
+        """Return what `parse` makes of the stored answers to these keys; see `lookup`.
 
-        Raises:
-            UserError: if the answer is damaged.
+        An answer that cannot be read is reported, and set aside: it stays in the file, but not
+        under its key, so that its request is sent again.
         """
-        try:
-            return parser(answer)
-        except (ValueError, KeyError, TypeError) as error:
-            raise _damaged(self.path, error) from None
+        answers: dict[str, Answer] = {}
+        unreadable: dict[str, Exception] = {}
+        for key, text in self.lookup(keys, all_or_none).items():
+            try:
+                answers[key] = parse(text)
+            except UNREADABLE as error:
+                unreadable[key] = error
+        if unreadable:
+            self._set_aside(unreadable)
+        return {} if all_or_none and unreadable else answers
+
+    def _set_aside(self, unreadable: Mapping[str, Exception]) -> None:
+        with self._transaction() as database:
+            for table in ("answers", "spent"):
+                database.execute(SET_ASIDE.format(table=table), [json.dumps(list(unreadable))])
+        if not self._warned:
+            self._warned = True
+            reason = str(next(iter(unreadable.values())))[:200]
+            self._warn(
+                f"{self.path}: a stored answer cannot be read ({reason}); it is kept, but not "
+                "used: its request is sent again (so is that of every other such answer)"
+            )
 
     def close(self) -> None:
         """Close the file."""
@@ -271,12 +305,24 @@ def _select(database: sqlite3.Connection, keys: Sequence[str]) -> list[AnswerRow
             key,
             number,
             request,
-            answer if isinstance(answer, str) else zlib.decompress(answer).decode(),
+            _unpack(answer),
         )
         for key, number, request, answer in database.execute(
             SELECT_ANSWERS, [json.dumps(list(keys))]
         )
     ]
+
+
+def _unpack(answer: object) -> str:
+    """Return the text of an answer; an empty one, which nothing can read, if it is damaged."""
+    if isinstance(answer, str):
+        return answer
+    try:
+        unpacker = zlib.decompressobj()
+        text = unpacker.decompress(answer, MAX_ANSWER_BYTES).decode()  # type: ignore[arg-type]
+    except (zlib.error, UnicodeDecodeError, TypeError):
+        return ""
+    return text if unpacker.eof else ""
 
 
 def _select_batches(database: sqlite3.Connection) -> list[Batch]:

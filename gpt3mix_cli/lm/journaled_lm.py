@@ -4,18 +4,19 @@ The key of an answer hashes the LM's fingerprint and the whole request (prompt, 
 number), so changed settings never meet old answers.
 """
 
+import functools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ..errors import NO_CALLBACKS
 from ..settings import fingerprint
 from .journal import AnswerRow, Journal
 from .port import (
     LM,
     Completion,
-    Hypothesis,
     JournalAware,
     LMInfo,
     Request,
@@ -31,13 +32,20 @@ class JournaledLM:
         lm: computes what neither this journal nor a sibling holds.
         path: of the journal, which is opened or created.
         siblings: see `Journal`.
+        warn: see `Journal`.
 
     Raises:
         UserError: if the file cannot be written or is not a journal.
     """
 
-    def __init__(self, lm: LM, path: Path, siblings: Sequence[Path] = ()) -> None:
-        self._journal = Journal(path, siblings)
+    def __init__(
+        self,
+        lm: LM,
+        path: Path,
+        siblings: Sequence[Path] = (),
+        warn: Callable[[str], None] = NO_CALLBACKS.warn,
+    ) -> None:
+        self._journal = Journal(path, siblings, warn)
         # An endpoint stores the server's answers as they are, so that parsing them in another way
         # later sends nothing.
         self._raw = lm.with_journal(self._journal) if isinstance(lm, JournalAware) else None
@@ -59,9 +67,9 @@ class JournaledLM:
         for block in split_into_blocks(requests, self.info.block_size):
             asked = [_request_fields(request) for request in block]
             keys = list(map(self._key, asked))
-            stored = self._journal.lookup(keys, all_or_none=True)
+            stored = self._journal.read(keys, _parse_completion, all_or_none=True)
             if len(stored) == len(keys):
-                yield from (self._journal.parse(_parse_completion, stored[key]) for key in keys)
+                yield from map(stored.__getitem__, keys)
                 continue
             completions = list(self._lm.complete(block))
             self._journal.store(
@@ -78,12 +86,10 @@ class JournaledLM:
             return self._raw.score(prompts, choices)
         asked = {prompt: {"prompt": prompt, "choices": list(choices)} for prompt in prompts}
         keys = {prompt: self._key("score", request) for prompt, request in asked.items()}
-        stored = self._journal.lookup(list(keys.values()))
-        scores = {
-            prompt: self._journal.parse(_parse_scores, stored[key])
-            for prompt, key in keys.items()
-            if key in stored
-        }
+        stored = self._journal.read(
+            list(keys.values()), functools.partial(_parse_scores, count=len(choices))
+        )
+        scores = {prompt: stored[key] for prompt, key in keys.items() if key in stored}
         if missing := [prompt for prompt in asked if prompt not in scores]:
             scores |= zip(missing, self._lm.score(missing, choices), strict=True)
             self._journal.store(
@@ -119,15 +125,21 @@ def _row(
     )
 
 
-def _parse_scores(answer: str) -> Scores:
-    value = json.loads(answer)
-    # The other fields belong to endpoints, which store raw answers instead.
-    return Scores(tuple(value["logprobs"]), value["source"])
+def _parse_scores(answer: str, count: int) -> Scores:
+    scores: Scores = _parser(Scores).validate_json(answer)
+    if len(scores.logprobs) != count:
+        raise ValueError(f"{len(scores.logprobs)} scores of {count} labels")
+    return scores
 
 
 def _parse_completion(answer: str) -> Completion:
-    value = json.loads(answer)
-    if scores := value["scores"]:
-        value["scores"] = Scores(tuple(scores["logprobs"]), scores["source"])
-    value["hypotheses"] = tuple(Hypothesis(**fields) for fields in value.get("hypotheses", ()))
-    return Completion(**value)
+    completion: Completion = _parser(Completion).validate_json(answer)
+    return completion
+
+
+@functools.cache
+def _parser(record: type) -> Any:
+    # It checks the type of every field: a journal may have been edited or damaged.
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(record)

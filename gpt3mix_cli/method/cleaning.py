@@ -73,8 +73,9 @@ def clean_text(text: str, task: Task) -> CleanedText:
     """Return a text without opening phrases, marks around all of it, and annotations at its end.
 
     Opening phrases are `Movie review:`, `Film Review:`, `Sure, here is a movie review:`, and
-    numbers and bullets of lists. A greeting alone is no text. At the end, `Sentiment: Positive` is an annotation without brackets too, and `- Positive`
-    after a sentence or a quotation. A label of up to three characters is not: `Did he? - No.`
+    numbers and bullets of lists. A greeting alone is no text. At the end, `Sentiment: Positive` is
+    an annotation without brackets too, and `- Positive` after a sentence or a quotation. A label of
+    up to three characters is not: `Did he? - No.`
     """
     annotations, before = "", None
     while text != before:
@@ -98,7 +99,9 @@ def find_label_in_text(text: str, task: Task) -> str:
     if match := patterns.about_label.search(text):
         return match[0]
     brackets = (match[0] for match in BRACKET.finditer(text))
-    return next((it for it in brackets if patterns.labels.search(it) and _has_only_names(it, task)), "")
+    return next(
+        (it for it in brackets if patterns.labels.search(it) and _has_only_names(it, task)), ""
+    )
 
 
 def find_single_label(annotations: str, task: Task) -> str | None:
@@ -132,7 +135,7 @@ def _annotations_start(text: str, task: Task) -> int:
     bare = _patterns(task).bare_annotation.search(text)
     start = end = bare.start() if bare else len(text)
     for match in reversed(list(BRACKET.finditer(text, 0, end))):
-        if text[match.end() : end].strip(" .)]}\"”»"):
+        if text[match.end() : end].strip(' .)]}"”»'):
             break
         end = match.start()  # of a run of brackets, in which all that follows an annotation goes
         if _is_annotation(match[0], task):

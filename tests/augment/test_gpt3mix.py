@@ -167,9 +167,9 @@ class Endpoint(Echo):
         self.info = replace(self.info, block_size=1)
 
     def score(self, prompts: Sequence[str], choices: Sequence[str]) -> list[Scores]:
-        bounded = () if self.known else (0, 1)
+        unknown = {} if self.known else {"bounded": (0, 1), "logprobs": (-0.7, -0.7)}
         return [
-            replace(scores, source="decision", tokens=7, usd=1.0, requests=1, bounded=bounded)
+            replace(scores, source="decision", tokens=7, usd=1.0, requests=1, **unknown)
             for scores in super().score(prompts, choices)
         ]
 

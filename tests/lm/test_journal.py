@@ -1,9 +1,11 @@
 """The journal: each answer is computed once, and is on disk before it is used."""
 
+import json
 import signal
 import sqlite3
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -16,6 +18,7 @@ from hypothesis import strategies as st
 
 from gpt3mix_cli.errors import UserError
 from gpt3mix_cli.lm import Completion, JournaledLM, LMInfo, Request, Scores
+from gpt3mix_cli.lm.journal import Journal, total_spent
 
 BLOCK = 3
 
@@ -229,6 +232,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from gpt3mix_cli.lm import Completion, JournaledLM, LMInfo, Request, Scores
+from gpt3mix_cli.lm.journal import Journal, total_spent
 
 class Dying:
     info = LMInfo("counting", "weights-1", 1000, 3, len, "")
@@ -316,17 +320,63 @@ def test_a_damaged_journal_is_reported(path: Path) -> None:
         read_again()
 
 
-def test_a_damaged_answer_is_reported(path: Path) -> None:
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        "substr(answer, 1, 20)",
+        "replace(answer, '\"exact\"', '5')",
+        "'[]'",
+        "7",
+        "NULL",
+        "x'00ff'",
+    ],
+)
+def test_an_answer_that_cannot_be_read_is_set_aside_and_asked_for_again(
+    path: Path, spoilt: str
+) -> None:
     """SQLite has no checksums: a row may be readable and still be damaged."""
     journal = JournaledLM(Counting(), path)
-    answers(journal, requests(0, 3))
+    expected = answers(journal, requests(0, 3))
+    scores = journal.score(["one prompt"], (" a", " b"))
     journal.close()
-    database = sqlite3.connect(path, isolation_level=None)
-    database.execute("UPDATE answers SET answer = substr(answer, 1, 20)")
-    database.close()
-    journal = JournaledLM(Counting(), path)
-    with pytest.raises(UserError, match="damaged"):
-        answers(journal, requests(0, 3))
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.execute(f"UPDATE answers SET answer = {spoilt}")
+        assert database.total_changes
+    warnings: list[str] = []
+    for _ in range(2):
+        lm = Counting()
+        journal = JournaledLM(lm, path, warn=warnings.append)
+        assert answers(journal, requests(0, 3)) == expected
+        assert journal.score(["one prompt"], (" a", " b")) == scores
+        journal.close()
+    assert not lm.asked
+    assert not lm.scored
+    (warning,) = warnings
+    assert warning.startswith(f"{path}: a stored answer cannot be read (")
+    with closing(sqlite3.connect(path)) as database:
+        kept = "SELECT COUNT(*) FROM answers WHERE key LIKE '%unreadable%'"
+        assert database.execute(kept).fetchone() == (4,)
+
+
+def test_what_an_unreadable_answer_cost_still_counts(path: Path) -> None:
+    journal = Journal(path)
+    journal.store([("a", 0, "{}", "no JSON")], [("a", 1, 30, 5, 0.5)])
+    assert journal.read(["a"], json.loads) == {}
+    journal.store([("a", 0, "{}", "{}")], [("a", 1, 20, 5, 0.5)])
+    assert journal.read(["a"], json.loads) == {"a": {}}
+    journal.close()
+    assert total_spent(path) == (2, 50, 10, 1.0)
+
+
+def test_an_answer_that_unpacks_to_gigabytes_is_unreadable(path: Path) -> None:
+    bomb = zlib.compressobj(9)
+    block = bytes(2**20)
+    packed = b"".join(bomb.compress(block) for _ in range(80)) + bomb.flush()
+    journal = Journal(path)
+    journal.store([("a", 0, "{}", "{}")])
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.execute("UPDATE answers SET answer = ?", [packed])
+    assert journal.read(["a"], str) == {"a": ""}
     journal.close()
 
 

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ...errors import StoppedShort, UserError
 from ...settings import OpenAISettings
 from ..journal import AnswerRow, Batch, Journal, SpendingRow
+from .answers import parse_json, parse_texts, parse_usage
 from .budget import BudgetTracker
 from .dispatcher import HttpDispatcher
+from .http_errors import HttpError, InvalidResponse
 from .requests import Call
-from .responses import HttpError, InvalidResponse, Usage, parse_texts, parse_usage
+from .responses import Usage
 
 if TYPE_CHECKING:
     import openai
@@ -172,7 +174,7 @@ class BatchRunner:
             answers = [
                 answer
                 for line in text.split("\n")
-                if (answer := parse_output_line(line, state.endpoint)) and answer[0] in new
+                if (answer := parse_output_line(line)) and answer[0] in new
             ]
             for start in range(0, len(answers), KEYS_PER_COMMIT):
                 self._store(answers[start : start + KEYS_PER_COMMIT], batch, calls_by_key)
@@ -299,16 +301,16 @@ def split_into_files(
         yield file
 
 
-def parse_output_line(line: str, endpoint: str) -> tuple[str, dict[str, Any]] | None:
+def parse_output_line(line: str) -> tuple[str, dict[str, Any]] | None:
     """Return the custom id and the answer in a line of an output file; None if it has no answer."""
     try:
-        value = json.loads(line)
+        value = parse_json(line)
         answer = value["response"]["body"]
         if value["response"]["status_code"] != 200 or not isinstance(answer, dict):
             return None
-        parse_texts(answer, "chat" if "chat" in endpoint else "completions")
+        parse_texts(answer)
         return str(value["custom_id"]), answer
-    except (ValueError, KeyError, TypeError, InvalidResponse):
+    except (InvalidResponse, HttpError, KeyError, TypeError):
         return None
 
 

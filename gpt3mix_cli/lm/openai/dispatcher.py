@@ -10,14 +10,16 @@ import json
 import math
 import os
 import random
+import re
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ...errors import NO_CALLBACKS, Callbacks, StoppedShort, UserError
 from ...settings import OpenAISettings
+from .answers import parse_json
 from .budget import BudgetTracker
-from .responses import HttpError, InvalidResponse, parse_error
+from .http_errors import HttpError, InvalidResponse, parse_error
 from .servers import (
     BREAKER_WINDOW,
     MAX_FAILURE_RATE,
@@ -38,6 +40,8 @@ WARNING_INTERVAL_S = 30.0
 MAX_RETRY_WAIT_S = 3600.0  # that a server may ask for, and that retries of one request may take
 KEEPALIVE_S = 4  # shorter than the servers' own limit (uvicorn: 5 s)
 RETRYABLE_STATUSES = (408, 409, 425, 429)  # and all from 500
+MIN_SECRET_CHARS = 8  # of an API key that may be in no answer
+JSON_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|.)", re.DOTALL)
 RERUN_HINT = "check the server and run again; answers are kept"
 
 
@@ -94,7 +98,8 @@ class HttpDispatcher:
         Args:
             path: below the base URL; with two slashes at the root of the server.
             body: the JSON body.
-            validate: raises InvalidResponse for an answer that must be requested again.
+            validate: raises InvalidResponse for an answer that must be requested again, and
+                HttpError for one that holds an error, which then counts as the answer's status.
             tokens: estimate of prompt and completion tokens, for `tokens_per_minute`.
 
         Raises:
@@ -175,6 +180,15 @@ class HttpDispatcher:
                 text = text.replace(form, "<key>")
         return text
 
+    def holds_secret(self, text: str) -> bool:
+        """Return whether a text, JSON included, holds the API key.
+
+        Servers that take any key are given plain words (`none`, `film`), which texts may hold.
+        """
+        if len(self._secret) < MIN_SECRET_CHARS or self._secret.isalpha():
+            return False
+        return self._secret in JSON_ESCAPE.sub(_unescape, text)
+
     def raise_for(self, error: "openai.APIStatusError") -> NoReturn:
         """Raise what an error of the SDK's client means; see `post`."""
         answer = error.response
@@ -215,10 +229,12 @@ class HttpDispatcher:
         try:
             text = self.redact_secrets(raw.decode())
             if status >= 300:
-                failure = parse_error(status, text, headers, self.redact_secrets)
-                self._raise_http_error(server, failure, sent)
-            value = json.loads(text)
+                raise parse_error(status, text, headers, self.redact_secrets)
+            value = parse_json(text)
             validate(value)
+        except HttpError as error:
+            error.message = self.redact_secrets(error.message)
+            self._raise_http_error(server, error, sent)
         except InvalidResponse as error:
             raise RetryableError(str(error)) from None
         except ValueError:
@@ -303,6 +319,10 @@ class HttpDispatcher:
                 f"{self.name}: {error}; retrying, for up to an hour while the server is merely "
                 f"busy ({attempts} attempts so far)"
             )
+
+
+def _unescape(escape: re.Match[str]) -> str:
+    return chr(int(escape[1], 16)) if escape[1] else escape[0][1]
 
 
 def _api_key(settings: OpenAISettings) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 from ...errors import UserError
 from ...settings import OpenAISettings
 from ..port import Request, Scores
+from .cached_client import Response
 from .label_scores import (
     Tops,
     likeliest_beginning,
@@ -28,14 +29,8 @@ from .label_scores import (
     tops_by_text,
 )
 from .requests import TOKEN_MARGIN, Call, Capabilities, decision_body, echo_body, label_body
-from .responses import (
-    GeneratedText,
-    TokenLogprobs,
-    echo_logprob,
-    parse_texts,
-    token_id_logprobs,
-)
-from .session import Response, Session
+from .responses import GeneratedText, TokenLogprobs, echo_logprob, token_id_logprobs
+from .session import Session
 
 MAX_FURTHER_REQUESTS = 4  # per label, for what follows the beginnings of labels
 
@@ -50,6 +45,7 @@ class LabelQuery:
         capabilities: of the server.
         number: of the request that it belongs to; empty if none.
         responses: the answers that scoring took.
+        refusals: the responses to requests of it that the server refused.
     """
 
     context: str
@@ -57,6 +53,12 @@ class LabelQuery:
     capabilities: Capabilities
     number: str = ""
     responses: list[Response] = field(default_factory=list)
+    refusals: list[Response] = field(default_factory=list)
+
+    @property
+    def refusal(self) -> str:
+        """The server's message about the first request that it refused; empty if none."""
+        return self.refusals[0].refusal if self.refusals else ""
 
 
 class LabelScorer:
@@ -165,13 +167,12 @@ class LabelScorer:
         body = decision_body(query.context, query.choices, self._settings.model)
         response = await self._session.send(
             Call("/decisions", body, query.number),
-            lambda value: score_decision(value, query.choices),
+            lambda answer: score_decision(answer, query.choices),
             self._session.tokens.count(query.context),
         )
-        if response.refusal:
-            return None
-        query.responses.append(response)
-        return score_decision(response.value, query.choices)
+        (query.refusals if response.refusal else query.responses).append(response)
+        scores: Scores | None = response.value
+        return scores
 
     async def _score_by_votes(self, query: LabelQuery) -> Scores | None:
         max_tokens = self._max_label_tokens(query)
@@ -195,8 +196,8 @@ class LabelScorer:
         logprobs: list[float] = []
         for choice in query.choices:
             body = echo_body(query.capabilities, self._settings.model, query.context + choice)
-            if await self._send(query, body):
-                logprob = echo_logprob(query.responses[-1].value, query.context, choice)
+            if texts := await self._send(query, body):
+                logprob = echo_logprob(texts[0], query.context, choice)
                 logprobs += [] if logprob is None else [logprob]
         if len(logprobs) == len(query.choices):
             return Scores(tuple(logprobs))
@@ -238,17 +239,19 @@ class LabelScorer:
     async def _send(
         self, query: LabelQuery, body: dict[str, Any], number: str = "", max_tokens: int = 0
     ) -> list[GeneratedText]:
-        """Return the texts of an answer and add it to the query; none if the context is too long.
+        """Return the texts of an answer and add it to the query; none if the server refuses it.
 
         `number` distinguishes requests of one query with the same body.
         """
         tokens = self._session.tokens.count(query.context) + max_tokens
         call = self._session.text_call(query.capabilities, body, query.number + number)
-        response = await self._session.send_text(call, query.capabilities.api, tokens)
+        response = await self._session.send_text(call, tokens)
         if not response.refusal:
             query.responses.append(response)
-            return parse_texts(response.value, query.capabilities.api)
-        if self._must_fit:
+            texts: list[GeneratedText] = response.value
+            return texts
+        query.refusals.append(response)
+        if self._must_fit and response.too_long:
             raise UserError(
                 f"lm {self._settings.model}: a text to be labelled is longer than the server's "
                 f"context: {response.refusal}",

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..port import Scores
-from .responses import UNKNOWN_LOGPROB, InvalidResponse, TokenLogprobs
+from .http_errors import InvalidResponse, raise_error_in
+from .responses import UNKNOWN_LOGPROB, TokenLogprobs
 
 MAX_UNCERTAIN_LOGPROB = -1e-9  # the upper limit for every label that is not exact
 SPELLINGS_PER_LABEL = 6  # with and without its space; as given, in lower and in upper case
@@ -70,9 +71,9 @@ def score_top_logprobs(
 
     The probability of a label is the product of its tokens'. If every label is there, spelled as in
     the prompt, scores are exact. Otherwise a label's score sums its spellings in other case and
-    spacing, unless tokens after beginnings of labels are known. It is an upper bound if the label is not there, or only its first tokens are. Labels
-    that share these tokens all have their probability. No label becomes certain because the others
-    were cut off.
+    spacing, unless tokens after beginnings of labels are known. It is an upper bound if the label
+    is not there, or only its first tokens are. Labels that share these tokens all have their
+    probability. No label becomes certain because the others were cut off.
 
     Args:
         top: token -> log-probability after the label prefix.
@@ -219,17 +220,21 @@ def score_decision(answer: Mapping[str, Any], choices: Sequence[str]) -> Scores 
     """Return label scores from an answer of OpenAI's decisions API; None if the model refused.
 
     Raises:
+        HttpError: if it holds an error.
         InvalidResponse: if it is no decision.
     """
     try:
+        raise_error_in(answer)
         decision = answer["answers"][0]
         if decision.get("type") == "refusal":
             return None
-        by_value = {
-            entry["value"]: float(entry["probability"]) for entry in decision["probabilities"]
-        }
+        by_value = {entry["value"]: entry["probability"] for entry in decision["probabilities"]}
         probabilities = [by_value[choice.strip()] for choice in choices]
-    except (KeyError, TypeError, IndexError, ValueError) as error:
+        if not all(
+            0 <= value <= 1 + MIN_PROBABILITY for value in probabilities
+        ):  # NaN fails it too
+            raise ValueError(f"one is none: {probabilities}")
+    except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
         raise InvalidResponse(
             f"the decision has no probabilities ({type(error).__name__}: {error})"
         ) from None

@@ -15,14 +15,14 @@ from typing import Any, Literal
 from ...errors import UserError
 from ...settings import OpenAISettings
 from ..port import GENERATION_INSTRUCTION
+from .answers import parse_texts
+from .http_errors import HttpError
 from .label_scores import score_decision
 from .requests import NEUTRAL_SAMPLING, Call, Capabilities, decision_body, echo_body, text_body
 from .responses import (
     UNKNOWN_LOGPROB,
     GeneratedText,
-    HttpError,
     echo_logprob,
-    parse_texts,
     token_id_logprobs,
 )
 
@@ -68,7 +68,7 @@ class Probe:
 
     Args:
         settings: of the endpoint; they may exclude some ways of asking.
-        send: sends a call and returns the JSON of the answer.
+        send: sends a call and returns what a function makes of the JSON of its answer.
         encode: returns the token ids of a text; None if no tokenizer is known.
     """
 
@@ -231,9 +231,12 @@ class Probe:
                 top_p=1.0,
                 seed=seed,
             )
-            answer = await self._send_text(body, capabilities)
-            texts.append(parse_texts(answer, capabilities.api)[0].text)
-        return bool(texts[0].strip()) and texts[1].startswith(texts[0])
+            try:
+                texts += (await self._send_text(body, capabilities))[:1]
+            except HttpError:
+                return False
+        first, second = (text.text for text in texts)
+        return bool(first.strip()) and second.startswith(first)
 
     # Labels ----------------------------------------------------------------------------------
 
@@ -261,10 +264,10 @@ class Probe:
     async def _supports_decisions(self) -> bool:
         call = Call("/decisions", decision_body(PROMPT, CHOICES, self._settings.model))
         try:
-            answer = await self._send(call, lambda value: score_decision(value, CHOICES))
+            scores = await self._send(call, lambda answer: score_decision(answer, CHOICES))
         except HttpError:
             return False
-        return score_decision(answer, CHOICES) is not None
+        return scores is not None
 
     async def _supports_ids(self, capabilities: Capabilities, known: Mapping[str, float]) -> bool:
         prompts = [PROMPT + token for token in ("", *known)]
@@ -291,10 +294,10 @@ class Probe:
         for token, expected in known.items():
             body = echo_body(capabilities, self._settings.model, PROMPT + token)
             try:
-                answer = await self._send_text(body, capabilities)
+                texts = await self._send_text(body, capabilities)
             except HttpError:
                 return False
-            logprob = echo_logprob(answer, PROMPT, token)
+            logprob = echo_logprob(texts[0], PROMPT, token)
             if logprob is None or abs(logprob - expected) > LOGPROB_TOLERANCE:
                 return False
         return True
@@ -313,7 +316,7 @@ class Probe:
     async def _texts(self, capabilities: Capabilities, **fields: Any) -> list[GeneratedText]:
         fields["max_tokens"] = 1 if capabilities.api == "completions" else 16
         body = text_body(capabilities, self._settings.model, PROMPT, SYSTEM, **fields)
-        return parse_texts(await self._send_text(body, capabilities), capabilities.api)
+        return await self._send_text(body, capabilities)
 
     async def _try_texts(self, capabilities: Capabilities, **fields: Any) -> list[GeneratedText]:
         try:
@@ -321,11 +324,12 @@ class Probe:
         except HttpError:
             return []
 
-    async def _send_text(self, body: Mapping[str, Any], capabilities: Capabilities) -> Any:
-        return await self._send(
-            Call(capabilities.path, {**body, **self._settings.extra}),
-            lambda value: parse_texts(value, capabilities.api),
-        )
+    async def _send_text(
+        self, body: Mapping[str, Any], capabilities: Capabilities
+    ) -> list[GeneratedText]:
+        call = Call(capabilities.path, {**body, **self._settings.extra})
+        texts: list[GeneratedText] = await self._send(call, parse_texts)
+        return texts
 
 
 def _refused_field(error: HttpError, capabilities: Capabilities) -> str | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ...errors import UserError
+from ...settings import OpenAISettings
 from ..port import GENERATION_INSTRUCTION, Request
 
 LABEL_INSTRUCTION = (
@@ -108,6 +109,37 @@ def parse_capabilities(text: str) -> Capabilities | None:
         return None
 
 
+def describe_capabilities(capabilities: Capabilities, settings: OpenAISettings) -> str:
+    """Return in words how the server is asked, and what it lacks."""
+    method = {
+        "ids": " (by token ids)",
+        "echo": " (of echoed prompts)",
+        "top_logprobs": f" ({capabilities.top_logprobs} a token)",
+        "vote": f" of {1 if capabilities.is_greedy else settings.num_votes}",
+    }.get(capabilities.label_method, "")
+    refused = [name for name in capabilities.refused_fields if name not in NEUTRAL_SAMPLING]
+    text = f"{capabilities.api}, label scores {capabilities.label_source}{method}"
+    if refused:
+        text += f"; omitted fields, since the server refuses them: {', '.join(refused)}"
+    if not capabilities.raw_logprobs:
+        text += (
+            "; its log-probabilities depend on temperature and top_p: "
+            "labels take a separate request unless both are 1"
+        )
+    if capabilities.is_greedy:
+        text += (
+            "; the server decodes greedily (two draws are alike), so labels are hard and texts "
+            "repeat: let it sample, with `transformers serve` by `do_sample: true` in the "
+            "generation_config.json of the model's folder"
+        )
+    if 0 < capabilities.context < settings.context:
+        text += (
+            f"; the server's context of {capabilities.context} tokens is used, "
+            f"less than lm.context ({settings.context})"
+        )
+    return text
+
+
 @dataclass(frozen=True)
 class Call:
     """One HTTP request to an endpoint.
@@ -122,6 +154,15 @@ class Call:
     path: str
     body: Mapping[str, Any]
     number: str = ""
+
+    @property
+    def prompt(self) -> str | Sequence[int]:
+        """The text that the server continues, or its token ids; of a chat, the last message."""
+        messages = self.body.get("messages")
+        prompt: str | Sequence[int] = (
+            messages[-1]["content"] if messages else self.body.get("prompt", self.body.get("input"))
+        )
+        return prompt or ""
 
 
 def text_body(

@@ -405,7 +405,7 @@ def test_without_a_journal_there_are_no_batches(completions: Server) -> None:
     ],
 )
 def test_a_line_that_holds_no_answer_is_none(line: str) -> None:
-    assert parse_output_line(line, "/v1/completions") is None
+    assert parse_output_line(line) is None
 
 
 # Money ----------------------------------------------------------------------------------------
