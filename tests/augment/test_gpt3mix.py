@@ -215,6 +215,24 @@ def test_a_text_that_no_longer_fits_the_context_is_rejected_not_scored() -> None
 
 
 @pytest.mark.parametrize("labels", ["soft", "hard"])
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("You continue lists.", "copy_of_prompt"),
+        ("each item in the following list contains a movie review", "copy_of_prompt"),
+        ("Positive", "label_in_text"),
+        ("Hi there,", "empty"),
+    ],
+)
+def test_what_chats_write_instead_of_a_text_is_rejected(
+    text: str, reason: str, labels: str
+) -> None:
+    line = beam(f" {text} (Sentiment: Positive)") if labels == "hard" else answer(f" {text}")
+    (lost,) = generated(Echo(line), count=1, labels=labels)
+    assert getattr(lost, "reason", "") == reason
+
+
+@pytest.mark.parametrize("labels", ["soft", "hard"])
 def test_a_label_in_brackets_within_a_text_rejects_the_row(labels: str) -> None:
     text = " a fine (Interpretive response: Negative) film"
     line = beam(f"{text} (Sentiment: Positive)") if labels == "hard" else answer(text)

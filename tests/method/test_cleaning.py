@@ -375,3 +375,43 @@ def test_a_bare_annotation_after_a_clean_text_is_removed(
     form = data.draw(st.sampled_from([f"- {label}", f"| {label}", f"{kind}: {label}"]))
     assume(text.endswith(".") and not any(mark in text for mark in "([{"))
     assert parse_line(f"{text} {form}", task).text == text
+
+
+# What small chat models wrote ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ("Film Review: The best comedy of the year.", "The best comedy of the year."),
+        ("- **Movie review:** The film was fine.", "The film was fine."),
+        ("The leads make it count. (Positive, negative)", "The leads make it count."),
+        ("A lazy remake. (Movie Review is empty)", "A lazy remake."),
+        ('"It is rare to see one (Movie scene: Friendly)".', "It is rare to see one"),
+        ("Certainly, here is one more review:", ""),
+        ("Here's the next item, in the same form:", ""),
+        ("Hi there,", ""),
+        ("Hi there, I loved it", "Hi there, I loved it"),
+        ("My film Review: fine", "My film Review: fine"),
+    ],
+)
+def test_frames_and_greetings_of_chats_are_cut(line: str, text: str) -> None:
+    assert parse_line(line, REVIEWS).text == text
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("Positive", True),
+        ("Positive, negative.", True),
+        ("The sentiment of this movie review is 'Negative' because", True),
+        ("A positive delight", False),
+        ("Sentiment is for fools", False),
+    ],
+)
+def test_a_label_alone_is_no_text(text: str, found: bool) -> None:
+    assert bool(find_label_in_text(text, REVIEWS)) is found
+
+
+def test_a_short_label_may_be_a_text() -> None:
+    assert not find_label_in_text("No.", YES_NO)

@@ -36,21 +36,17 @@ THOUGHT_START = re.compile(rf"\s*(?:<{_TAG}>|\[{_TAG}\])", re.IGNORECASE)
 ONLY_REASONING = "the model thinks before it answers, and its tokens ended before the answer began"
 
 
-def parse_json(text: str) -> dict[str, Any]:
-    """Return the object of an answer's text; U+FFFD replaces what no file can hold.
+def parse_json(text: str) -> Any:
+    """Return the JSON value of an answer; U+FFFD replaces what no file can hold.
 
     Raises:
-        InvalidResponse: if it is no JSON object.
+        InvalidResponse: if it is no JSON.
     """
     try:
         value = json.loads(text)
-        if UNSTORABLE_ESCAPE.search(text):
-            value = _storable(value)
+        return _storable(value) if UNSTORABLE_ESCAPE.search(text) else value
     except (ValueError, RecursionError):  # nested too deeply, or a number of too many digits
-        value = None
-    if not isinstance(value, dict):
-        raise InvalidResponse(f"the answer is not JSON, or no object: {text[:80]!r}")
-    return value
+        raise InvalidResponse(f"the answer is not JSON: {text[:80]!r}") from None
 
 
 def _storable(value: Any) -> Any:
@@ -63,20 +59,22 @@ def _storable(value: Any) -> Any:
     return value
 
 
-def parse_texts(answer: Mapping[str, Any], prompt: str = "") -> list[GeneratedText]:
+def parse_texts(answer: Any, prompt: str = "") -> list[GeneratedText]:
     """Return the texts of an answer, of a chat or not.
 
     Args:
-        answer: its JSON object.
+        answer: its JSON value.
         prompt: is cut off where a server repeats it before the text.
 
     Raises:
         HttpError: if it holds an error, or no choices, as filters of prompts leave it.
         InvalidResponse: if it does not follow the protocol, or the server broke off.
     """
-    choices = answer.get("choices") if isinstance(answer, Mapping) else None
+    if not isinstance(answer, Mapping):
+        raise InvalidResponse("the answer has no valid choices: it is no object")
+    choices = answer.get("choices")
     if not choices:
-        raise_error_in(answer if isinstance(answer, Mapping) else {})
+        raise_error_in(answer)
         if choices == []:
             raise HttpError(400, "the server refuses the prompt: its answer has no choices")
     if not isinstance(choices, list):

