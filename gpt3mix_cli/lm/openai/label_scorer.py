@@ -95,16 +95,13 @@ class LabelScorer:
             tokens: of a generated label, if there is one.
         """
         choices, capabilities = query.choices, query.capabilities
-        tops = dict(tops_by_text(tokens, choices))
+        tops, most = tops_by_text(tokens, choices), capabilities.most_logprobs
         if capabilities.api == "chat":
-            if not tops:
-                body = self._body(query, logprobs=capabilities.top_logprobs)
-                texts = await self._send(query, body)
-                tops = dict(tops_by_text(texts[0].tokens, choices)) if texts else {}
+            if not tops and (texts := await self._send(query, self._body(query, logprobs=most))):
+                tops = tops_by_text(texts[0].tokens, choices)
             if tops and likeliest_beginning(tops, choices, chat=True) is not None:
                 return await self._score_by_drawn_tokens(query)
             return self.score_tokens(query, tops)
-        most = max(capabilities.top_logprobs, capabilities.label_logprobs)
         # The tokens of a line have fewer log-probabilities than a request for the label gets.
         may_ask_first = not tops or most > capabilities.top_logprobs
         scores = self.score_tokens(query, tops)
@@ -153,7 +150,7 @@ class LabelScorer:
                 query,
                 max_tokens=self._max_label_tokens(query),
                 seed=vote,
-                logprobs=query.capabilities.top_logprobs,
+                logprobs=query.capabilities.most_logprobs,
             )
             for text in await self._send(query, body, f".{vote}"):
                 drawn.append(text.text)

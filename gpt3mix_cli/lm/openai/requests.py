@@ -81,6 +81,11 @@ class Capabilities:
         """What `lm.label_source` calls the label method; `none` if there is none."""
         return "exact" if self.label_method in ("ids", "echo") else self.label_method
 
+    @property
+    def most_logprobs(self) -> int:
+        """The log-probabilities that a request for a label asks for."""
+        return max(self.top_logprobs, self.label_logprobs)
+
     def split_draws(self, count: int) -> list[int]:
         """Return how many texts each request for `count` draws asks for."""
         if self.is_greedy:

@@ -73,11 +73,13 @@ def test_labels_at_llama_server_are_those_of_a_float32_pass(name: str, server: S
     expected = LocalLM(LocalLMSettings(kind="local", model="bundled")).score(prompts, choices)
     with engine(base_url=server.url, model="reviews") as lm:
         for scores, known in zip(lm.score(prompts, choices), expected, strict=True):
-            assert probabilities(scores.logprobs) == pytest.approx(
-                probabilities(known.logprobs), abs=1e-2
-            )
+            if not scores.bounded:
+                assert probabilities(scores.logprobs) == pytest.approx(
+                    probabilities(known.logprobs), abs=1e-2
+                )
             if scores.source == "exact":
                 assert scores.logprobs == pytest.approx(known.logprobs, abs=2e-2)
+            # Of labels that the packaged LM hardly knows, the likeliest tokens give a bound.
             for index in scores.bounded:
                 assert scores.logprobs[index] > known.logprobs[index] - 2e-2
 
