@@ -64,6 +64,7 @@ LIGHT = {
     "filelock": {"files"},
     "pydantic": {
         "config",
+        "lm.journaled_lm",
         "lm.openai",
         "records",
         "report.load_trials",

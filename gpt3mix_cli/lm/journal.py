@@ -327,7 +327,7 @@ def _unpack(answer: object) -> str:
 
 def _select_batches(database: sqlite3.Connection) -> list[Batch]:
     return [
-        Batch(file, batch, tuple(keys.split()), bool(ended))
+        Batch(str(file), str(batch or ""), tuple(str(keys or "").split()), bool(ended))
         for file, batch, keys, ended in database.execute(
             "SELECT file, batch, keys, ended FROM batches"
         )

@@ -6,10 +6,13 @@ number), so changed settings never meet old answers.
 
 import functools
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from ..errors import NO_CALLBACKS
 from ..settings import fingerprint
@@ -23,6 +26,9 @@ from .port import (
     Scores,
     split_into_blocks,
 )
+
+# They check the type of every field: a journal may have been edited or damaged.
+PARSER_OF_COMPLETIONS, PARSER_OF_SCORES = TypeAdapter(Completion), TypeAdapter(Scores)
 
 
 class JournaledLM:
@@ -68,7 +74,9 @@ class JournaledLM:
             asked = [_request_fields(request) for request in block]
             keys = list(map(self._key, asked))
             stored = self._journal.read(keys, _parse_completion, all_or_none=True)
-            if len(stored) == len(keys):
+            if len(stored) == len(keys) and all(
+                _fits(stored[key], request) for key, request in zip(keys, block, strict=True)
+            ):
                 yield from map(stored.__getitem__, keys)
                 continue
             completions = list(self._lm.complete(block))
@@ -126,20 +134,22 @@ def _row(
 
 
 def _parse_scores(answer: str, count: int) -> Scores:
-    scores: Scores = _parser(Scores).validate_json(answer)
-    if len(scores.logprobs) != count:
-        raise ValueError(f"{len(scores.logprobs)} scores of {count} labels")
+    scores = PARSER_OF_SCORES.validate_json(answer)
+    if len(scores.logprobs) != count or any(map(math.isnan, scores.logprobs)):
+        raise ValueError(f"no scores of {count} labels")
     return scores
 
 
 def _parse_completion(answer: str) -> Completion:
-    completion: Completion = _parser(Completion).validate_json(answer)
+    completion = PARSER_OF_COMPLETIONS.validate_json(answer)
+    if completion.scores and any(map(math.isnan, completion.scores.logprobs)):
+        raise ValueError("a score is not a number")
     return completion
 
 
-@functools.cache
-def _parser(record: type) -> Any:
-    # It checks the type of every field: a journal may have been edited or damaged.
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(record)
+def _fits(completion: Completion, request: Request) -> bool:
+    """Return whether a stored completion can be the answer to a request."""
+    scores = completion.scores
+    return completion.number == request.number and (
+        scores is None or len(scores.logprobs) == len(request.choices)
+    )

@@ -14,6 +14,7 @@ from hypothesis import settings as quick
 from hypothesis import strategies as st
 
 from gpt3mix_cli.augment import Augmenter, AugmentOptions, augment, open_augmenter
+from gpt3mix_cli.augment.filter import suggest_remedy
 from gpt3mix_cli.augment.gpt3mix import GPT3Mix
 from gpt3mix_cli.errors import StoppedShort
 from gpt3mix_cli.lm import LM, Completion, Hypothesis, JournaledLM, LMInfo, Request, Scores, open_lm
@@ -275,6 +276,28 @@ def test_what_is_no_row_is_rejected_with_its_reason(completion: Completion, reas
         completion.text.strip(),
     )
     assert len(found.parents) == 2
+
+
+@pytest.mark.parametrize("labels", ["soft", "hard"])
+@pytest.mark.parametrize(
+    ("finish", "reason"), [("refused", "refused"), ("reasoning", "only_reasoning")]
+)
+def test_a_refused_prompt_is_rejected_with_the_servers_message(
+    finish: Any, reason: str, labels: str
+) -> None:
+    refused = replace(answer(" The film wa", finish, None), detail="HTTP 400: flagged")
+    other = beam(" fine (Sentiment: Positive)") if labels == "hard" else answer()
+    found, kept = generated(Echo(refused, other), count=2, labels=labels)
+    assert isinstance(found, Reject)
+    assert (found.reason, found.detail, found.text) == (reason, "HTTP 400: flagged", "The film wa")
+    assert isinstance(kept, Augmented)
+    assert suggest_remedy({reason: 1})
+
+
+def test_a_perplexity_beyond_all_numbers_is_unknown() -> None:
+    (row,) = generated(Echo(replace(answer(), logprob=-9000.0, completion_tokens=1)), count=1)
+    assert isinstance(row, Augmented)
+    assert row.perplexity is None
 
 
 def test_a_prompt_too_long_says_by_how_much() -> None:

@@ -198,9 +198,11 @@ def test_an_answer_comes_back_exactly(
             super().complete(requests)
             return iter([completion])
 
-    lm = One()
+    lm, scores = One(), completion.scores
     journal = JournaledLM(lm, tmp_path_factory.mktemp("journal") / "j.sqlite")
-    first, second = answers(journal, requests(0, 1)), answers(journal, requests(0, 1))
+    choices = tuple(f" {number}" for number in range(len(scores.logprobs))) if scores else ()
+    asked = requests(0, 1, choices=choices)
+    first, second = answers(journal, asked), answers(journal, asked)
     journal.close()
     assert first == second == [completion]
     assert len(lm.asked) == 1
@@ -325,6 +327,7 @@ def test_a_damaged_journal_is_reported(path: Path) -> None:
     [
         "substr(answer, 1, 20)",
         "replace(answer, '\"exact\"', '5')",
+        "replace(replace(answer, '[-0.1', '[NaN'), '[-', '[NaN, -')",
         "'[]'",
         "7",
         "NULL",

@@ -196,17 +196,16 @@ def _parse_top(top: Any) -> dict[str, float]:
             for entry in entries
             if isinstance(entry, Mapping)
         ]
-    parsed = [(token, parse_logprob(logprob)) for token, logprob in pairs]
     return {
         token: logprob
-        for token, logprob in parsed
-        if isinstance(token, str) and logprob is not None
+        for token, value in pairs
+        if isinstance(token, str) and (logprob := parse_logprob(value)) is not None
     }
 
 
 def parse_logprob(value: Any) -> float | None:
     """Return a log-probability, at least `UNKNOWN_LOGPROB`; None for what cannot be one."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
         return None
     # NaN fails the comparison.
     return float(max(value, UNKNOWN_LOGPROB)) if value <= MAX_LOGPROB else None

@@ -155,7 +155,8 @@ class OpenAILM:
 
         results = list(self._loop.map_ordered(score_prompt, prompts))
         if results and all(refusal for _, _, refusal in results):
-            raise self._session.refusal_error(f"all {len(results)}", results[-1][2])
+            total = len(results)
+            raise self._session.refusal_error(f"{total} of {total}", results[-1][2])
         count = len(choices)
         unknown = Scores((-math.log(count),) * count, "top_logprobs", tuple(range(count)))
         return [

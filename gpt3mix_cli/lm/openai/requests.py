@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import pydantic
+
 from ...errors import UserError
 from ...settings import OpenAISettings
 from ..port import GENERATION_INSTRUCTION, Request
@@ -109,7 +111,9 @@ def parse_capabilities(text: str) -> Capabilities | None:
         stored = json.loads(text)
         fields = {STORED_NAMES.get(name, name): value for name, value in stored.items()}
         fields["refused_fields"] = tuple(fields.get("refused_fields", ()))
-        return Capabilities(**fields)
+        Capabilities(**fields)  # no other fields
+        # The types of fields are checked too: a journal may have been edited or damaged.
+        return pydantic.TypeAdapter(Capabilities).validate_python(fields)
     except (ValueError, TypeError, AttributeError):
         return None
 

@@ -126,7 +126,7 @@ def test_a_server_that_refuses_all_is_the_users_problem(tmp_path: Path) -> None:
     with serving() as server, engine(server) as lm:
         lm.describe()
         server.fault("bad_request", path="completions", p=1.0)
-        with pytest.raises(UserError, match="all 2 prompts were refused"):
+        with pytest.raises(UserError, match="2 of 2 prompts were refused"):
             lm.score([f"{PROMPT} a {word} film{LABEL_PREFIX}" for word in "ab"], CHOICES)
 
 
