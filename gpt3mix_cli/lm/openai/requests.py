@@ -92,7 +92,7 @@ class Capabilities:
         """Return how many texts each request for `count` draws asks for."""
         if self.is_greedy:
             return [1]
-        copies = min(self.max_copies or count, count) if self.supports_n else 1
+        copies = max(min(self.max_copies or count, count), 1) if self.supports_n else 1
         return [min(copies, count - start) for start in range(0, count, copies)]
 
     def returns_raw_logprobs(self, request: Request) -> bool:
