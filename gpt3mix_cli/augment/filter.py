@@ -36,6 +36,8 @@ REMEDIES = {
     "or lm.label_source: vote",
     "label_not_in_set": _LABEL_WORDS,
     "label_in_text": "use a larger base LM: this one writes labels into its texts",
+    "copy_of_prompt": "use a larger LM, or a base LM with lm.api: completions: this one repeats "
+    "its instructions",
     "min_label_mass": f"{_LABEL_WORDS}, or lower augment.filter.min_label_mass",
     "copy_of_real": _COPIES,
     "max_parent_overlap": _COPIES,

@@ -14,7 +14,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..lm import LM, Completion, Hypothesis, LMInfo, Request
-from ..method.cleaning import find_bracketed_label
 from ..method.labels import hard_label, label_logits, label_mass
 from ..method.parsing import parse_line
 from ..method.prompt import (
@@ -30,7 +29,14 @@ from ..settings import AugmentSettings, Task, derived_seed, generator
 from .label_check import MIN_ROWS, LabelCheck, check_labels
 from .protocol import RowGenerator
 from .set_labels import SetLabels, class_mix, most_probable
-from .soft_labels import UNSCORED, Answer, Attempt, SoftLabeler, reject_without_text
+from .soft_labels import (
+    UNSCORED,
+    Answer,
+    Attempt,
+    SoftLabeler,
+    find_artefact,
+    reject_without_text,
+)
 
 CACHE_VERSION = 4  # raise it if the same settings give other rows
 # Settings that decide how many rows are made and which are kept, but not what an attempt yields.
@@ -307,10 +313,8 @@ class GPT3Mix(RowGenerator):
         line, limit = parse_line(hypothesis.text, self._task), self._settings.max_tokens
         if not hypothesis.finished:
             return reject("unfinished", f"no end within {limit} tokens and a label")
-        if not line.text:
-            return reject("empty")
-        if bracket := find_bracketed_label(line.text, self._task):
-            return reject("label_in_text", bracket)
+        if artefact := find_artefact(line.text, self._task):
+            return reject(*artefact)
         if line.written_label is None:
             return reject("no_label")
         if line.label is None:

@@ -8,16 +8,18 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from ..lm import LM, Completion, Request, Scores, next_block_start
-from ..method.cleaning import find_bracketed_label
+from ..lm import GENERATION_INSTRUCTION, LM, Completion, Request, Scores, next_block_start
+from ..method.cleaning import find_label_in_text
 from ..method.labels import CONTENT_FREE
 from ..method.parsing import ParsedLine, parse_line
-from ..method.prompt import label_choices, render_label_prompt
+from ..method.prompt import label_choices, render_label_prompt, render_prompt
 from ..records import Example
 from ..settings import AugmentSettings, Task
+from .filter import split_words
 
 # Answers whose labels are scored together, with an LM that answers each request on its own.
 SCORING_BATCH_SIZE = 256
+MIN_COPIED_WORDS = 3
 UNSCORED = "unscored", "the LM gives no log-probability of any label"
 
 
@@ -112,14 +114,11 @@ class SoftLabeler:
         if completion.finish == "length":
             return "unfinished", f"no end within {max_tokens} tokens"
         if completion.scores is None:
-            return UNSCORED
+            return UNSCORED if line.text else ("empty", "")
         if line.rest:
             # The labels were scored after the whole line, which is another text.
             return "no_label", f"went on with '{line.rest}'"
-        if not line.text:
-            return "empty", ""
-        bracket = find_bracketed_label(line.text, self._task)
-        return ("label_in_text", bracket) if bracket else None
+        return find_artefact(line.text, self._task)
 
     def _score(self, answers: Iterable[Answer]) -> Iterator[Answer]:
         waiting: list[tuple[Answer, list[str]]] = []
@@ -146,6 +145,19 @@ class SoftLabeler:
         calibrates = self._settings.contextual_calibration and self._settings.uses_lm_labels
         texts += CONTENT_FREE if calibrates else ()
         return [render_label_prompt(self._task, answer.attempt.parents, text) for text in texts]
+
+
+def find_artefact(text: str, task: Task) -> tuple[str, str] | None:
+    """Return the reject reason and detail of a text that is none; None if it is a text."""
+    if not text:
+        return "empty", ""
+    if label := find_label_in_text(text, task):
+        return "label_in_text", label
+    words = " ".join(split_words(text))
+    asked = " ".join(split_words(f"{GENERATION_INSTRUCTION} {render_prompt(task, ())}"))
+    if words.count(" ") + 1 >= MIN_COPIED_WORDS and f" {words} " in f" {asked} ":
+        return "copy_of_prompt", ""
+    return None
 
 
 def reject_without_text(completion: Completion, max_tokens: int, lm: LM) -> tuple[str, str] | None:

@@ -4,6 +4,7 @@ from .journal import IN_MEMORY, Journal, Spending, total_spent
 from .journaled_lm import JournaledLM
 from .port import (
     FIRST_BLOCK_SIZE,
+    GENERATION_INSTRUCTION,
     LM,
     THINKING_REMEDY,
     Completion,
@@ -24,6 +25,7 @@ from .port import (
 
 __all__ = [
     "FIRST_BLOCK_SIZE",
+    "GENERATION_INSTRUCTION",
     "IN_MEMORY",
     "LM",
     "THINKING_REMEDY",

@@ -85,11 +85,12 @@ class Scores:
         logprobs: natural logarithms, one per choice.
         source: how they were obtained. `exact`: of the choice's whole token sequence, at a local
             LM by a float32 pass; `rounded`: the same by a pass in a lower precision.
-            `top_logprobs`: of its first token, summed over spellings that differ in case and
-            spacing. `decision`: a distribution over the choices from OpenAI's decisions. `vote`:
-            relative frequencies of generated labels, with half a vote added to each.
-        bounded: indices of the choices that the server did not report; their log-probability is
-            an upper bound.
+            `top_logprobs`: of the likeliest tokens that a server reports, summed over spellings
+            that differ in case and spacing. `decision`: a distribution over the choices from
+            OpenAI's decisions. `vote`: relative frequencies of generated labels, with half a vote
+            added to each.
+        bounded: indices of the choices that the server did not report, or only their first tokens;
+            their log-probability is an upper bound.
         tokens: read and generated for these scores alone, as the endpoint counts them. None if
             unreported. Excluded from equality.
         usd: price of those tokens. None if unknown. Excluded from equality.
@@ -110,8 +111,9 @@ class Scores:
 
     @property
     def is_unknown(self) -> bool:
-        """Whether the server reported no choice, so that these scores say nothing."""
-        return bool(self.bounded) and len(self.bounded) == len(self.logprobs)
+        """Whether all scores are the same bound, so that they say nothing."""
+        is_bounded = bool(self.bounded) and len(self.bounded) == len(self.logprobs)
+        return is_bounded and len(set(self.logprobs)) == 1
 
 
 @dataclass(frozen=True)
@@ -326,7 +328,7 @@ def score_labels(lm: LM, prompts: Sequence[str], choices: Sequence[str]) -> list
         raise UserError(
             f"lm {lm.info.model}: the server reports no probability for any of the labels "
             + ", ".join(choice.strip() for choice in choices),
-            "use another LM",
+            "use other label words (task.labels), lm.label_source: vote, or another LM",
         )
     return scores
 

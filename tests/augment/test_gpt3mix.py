@@ -168,9 +168,9 @@ class Endpoint(Echo):
         self.info = replace(self.info, block_size=1)
 
     def score(self, prompts: Sequence[str], choices: Sequence[str]) -> list[Scores]:
-        bounded = () if self.known else (0, 1)
+        unknown = {} if self.known else {"bounded": (0, 1), "logprobs": (-0.7, -0.7)}
         return [
-            replace(scores, source="decision", tokens=7, usd=1.0, requests=1, bounded=bounded)
+            replace(scores, source="decision", tokens=7, usd=1.0, requests=1, **unknown)
             for scores in super().score(prompts, choices)
         ]
 
@@ -213,6 +213,24 @@ def test_a_text_that_no_longer_fits_the_context_is_rejected_not_scored() -> None
     lm = Echo(answer(f" {'x' * 300} (Positive)"))
     (lost,) = generated(lm, count=1)
     assert (getattr(lost, "reason", ""), lm.scored) == ("prompt_too_long", [])
+
+
+@pytest.mark.parametrize("labels", ["soft", "hard"])
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("You continue lists.", "copy_of_prompt"),
+        ("each item in the following list contains a movie review", "copy_of_prompt"),
+        ("Positive", "label_in_text"),
+        ("Hi there,", "empty"),
+    ],
+)
+def test_what_chats_write_instead_of_a_text_is_rejected(
+    text: str, reason: str, labels: str
+) -> None:
+    line = beam(f" {text} (Sentiment: Positive)") if labels == "hard" else answer(f" {text}")
+    (lost,) = generated(Echo(line), count=1, labels=labels)
+    assert getattr(lost, "reason", "") == reason
 
 
 @pytest.mark.parametrize("labels", ["soft", "hard"])

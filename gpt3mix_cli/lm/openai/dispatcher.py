@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 MAX_ATTEMPTS = 10  # of one request
 MAX_FIRST_ATTEMPTS = 2  # per server and one server more, before any server has answered
+MODELS_TIMEOUT_S = 10.0
 WARNING_INTERVAL_S = 30.0
 MAX_RETRY_WAIT_S = 3600.0  # that a server may ask for, and that retries of one request may take
 MAX_OUTAGE_S = 300.0  # in which no server answers; a vLLM restarts in one or two minutes
@@ -150,6 +151,19 @@ class HttpDispatcher:
     def client(self) -> "openai.AsyncOpenAI":
         """The SDK's client of the first server, for uploads, batches and downloads."""
         return self._clients.get(self._settings.urls[0])
+
+    async def models(self) -> Any:
+        """Return what the first server says about its models; None if it says nothing."""
+        import openai
+
+        if self._budget.replay_only:
+            return None
+        try:
+            return await self.client.with_options(timeout=MODELS_TIMEOUT_S).get(
+                "/models", cast_to=object
+            )
+        except (openai.OpenAIError, ValueError):
+            return None
 
     async def close(self) -> None:
         """Close all connections."""

@@ -27,10 +27,10 @@ from .dispatcher import HttpDispatcher
 from .event_loop import BackgroundLoop
 from .label_scorer import LabelQuery, LabelScorer
 from .requests import (
-    NEUTRAL_SAMPLING,
     TOKEN_MARGIN,
     Call,
     Capabilities,
+    describe_capabilities,
     generation_body,
     parse_capabilities,
 )
@@ -80,7 +80,7 @@ class OpenAILM:
             "votes": settings.num_votes,
             "extra": settings.extra,
         }
-        self.info = LMInfo(
+        self._info = LMInfo(
             model=settings.model,
             fingerprint=fingerprint([self._endpoint, options, CACHE_VERSION]),
             context_length=settings.context,
@@ -89,6 +89,13 @@ class OpenAILM:
             details=details + (f", prices of {version}" if version else ""),
         )
         self._open_session(None)
+
+    @property
+    def info(self) -> LMInfo:
+        """What is known about the LM; once the server was probed, with its own context."""
+        limit = self._session.context or self._info.context_length
+        shortest = min(limit, self._info.context_length)
+        return dataclasses.replace(self._info, context_length=shortest)
 
     def _open_session(self, journal: Journal | None) -> None:
         self._journal = journal
@@ -101,7 +108,7 @@ class OpenAILM:
             self._dispatcher,
             self._client,
             self._tokens,
-            capabilities_key(self.info.fingerprint),
+            capabilities_key(self._info.fingerprint),
             self._probed,
         )
         self._completer = Completer(self._settings, self._session)
@@ -119,6 +126,8 @@ class OpenAILM:
         Raises:
             StoppedShort: if requests wait for a batch at the provider.
         """
+        # Before the first request is made: its prompt depends on the server's context.
+        self._loop.submit(self._session.capabilities()).result()
         if not self._budget.replay_only and (self._settings.batch or self._has_open_batches()):
             requests = list(requests)
             self._loop.submit(self._run_batches(requests)).result()
@@ -163,22 +172,7 @@ class OpenAILM:
     def describe(self) -> str:
         """Return in words what the server supports; the server is probed if necessary."""
         capabilities = self._loop.submit(self._session.capabilities()).result()
-        method = {
-            "ids": " (by token ids)",
-            "echo": " (of echoed prompts)",
-            "top_logprobs": f" ({capabilities.top_logprobs} a token)",
-            "vote": f" of {self._settings.num_votes}",
-        }.get(capabilities.label_method, "")
-        refused = [name for name in capabilities.refused_fields if name not in NEUTRAL_SAMPLING]
-        source = f"label scores {capabilities.label_source}{method}"
-        text = f"{self._endpoint}, {capabilities.api}, {source}"
-        if refused:
-            text += f"; omitted fields, since the server refuses them: {', '.join(refused)}"
-        if not capabilities.raw_logprobs:
-            text += (
-                "; its log-probabilities depend on temperature and top_p: "
-                "labels take a separate request unless both are 1"
-            )
+        text = f"{self._endpoint}, {describe_capabilities(capabilities, self._settings)}"
         if self._client.estimates_usage:
             text += "; tokens are estimated, since the server does not report them"
         return text
@@ -188,8 +182,9 @@ class OpenAILM:
 
         Capabilities come from the journal; before a probe the likely ones are assumed.
         """
-        key = capabilities_key(self.info.fingerprint)
-        capabilities = parse_capabilities(journal.lookup([key]).get(key, ""))
+        key = capabilities_key(self._info.fingerprint)
+        stored = parse_capabilities(journal.lookup([key]).get(key, ""))
+        capabilities = stored or (self._probed[0] if self._probed else None)
         return estimate_cost(
             self._settings, self._budget.price, capabilities, self._tokens.count, request
         )
@@ -261,7 +256,7 @@ class Completer:
         if response.refusal:
             return self._refused(request, [response], texts)
         text = texts[0]
-        line = parse_line(text, request.label_prefix)
+        line = parse_line(text, request.label_prefix, chat=capabilities.api == "chat")
         context = f"{request.prompt}{line.text}{request.label_prefix}"
         query = LabelQuery(context, request.choices, capabilities, str(request.number))
         scores = await self._score_label(request, line, query)
@@ -288,8 +283,9 @@ class Completer:
 
         Returns none if the request is known not to fit the context.
         """
-        needed = self._total_tokens(request)
-        if self._settings.tokenizer and needed > self._settings.context:
+        needed, context = self._total_tokens(request), self._settings.context
+        context = min(capabilities.context or context, context)
+        if self._settings.tokenizer and needed > context:
             return []
         if request.beams:
             return self._beam_calls(request, capabilities)
@@ -297,14 +293,13 @@ class Completer:
         label = request.label_prefix + max(request.choices, key=len, default="")
         label_tokens = self._session.tokens.count(label) + TOKEN_MARGIN
         if self._settings.tokenizer:
-            label_tokens = min(label_tokens, self._settings.context - needed)
+            label_tokens = min(label_tokens, context - needed)
         body = generation_body(request, capabilities, self._settings.model, label_tokens, label_ids)
         return [self._session.text_call(capabilities, body, _call_number(request, capabilities))]
 
     def _beam_calls(self, request: Request, capabilities: Capabilities) -> list[Call]:
-        copies = request.beams if capabilities.supports_n else 1
         calls = []
-        for draw in range(request.beams // copies):
+        for draw, copies in enumerate(capabilities.split_draws(request.beams)):
             drawn = dataclasses.replace(request, seed=request.seed + draw)
             number = _call_number(drawn, capabilities) + (f".{draw}" if draw else "")
             body = generation_body(drawn, capabilities, self._settings.model, 0, (), copies)
@@ -337,7 +332,9 @@ class Completer:
         )
 
     async def _score_label(self, request: Request, line: Line, query: LabelQuery) -> Scores | None:
-        if not request.choices or line.finish == "length":
+        # A chat's answer may have no line: a greeting before a list that was cut off.
+        has_line = query.capabilities.api == "completions" or line.text.strip()
+        if not request.choices or line.finish == "length" or not has_line:
             return None
         method = query.capabilities.label_method
         if (
@@ -345,15 +342,17 @@ class Completer:
             and line.label_logprobs
             and query.capabilities.returns_raw_logprobs(request)
         ):
-            scores = self._labels.score_top(query, line.label_logprobs)
-            if method == "top_logprobs" or (scores and scores.source == "exact"):
+            if method == "top_logprobs":
+                return await self._labels.score_top(query, line.label_tokens)
+            scores = self._labels.score_tokens(query, {"": line.label_logprobs})
+            if scores and scores.source == "exact":
                 return scores
         return await self._labels.score(query)
 
     async def _complete_beams(
         self, request: Request, capabilities: Capabilities, calls: Sequence[Call]
     ) -> Completion:
-        draws_per_call = request.beams // len(calls)
+        draws_per_call = math.ceil(request.beams / len(calls))
         tokens = self._session.tokens.count(request.prompt) + request.max_tokens * draws_per_call
         sent = [await self._session.send_text(call, tokens) for call in calls]
         responses = [response for response in sent if not response.refusal]
@@ -365,7 +364,7 @@ class Completer:
         raw = capabilities.returns_raw_logprobs(request)
         hypotheses: dict[str, Hypothesis] = {}
         for text in usable:
-            line = parse_line(text, "")
+            line = parse_line(text, "", chat=capabilities.api == "chat")
             hypotheses.setdefault(
                 line.text,
                 Hypothesis(line.text, line.finish != "length", text.logprob if raw else None),

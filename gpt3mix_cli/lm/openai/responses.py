@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 UNKNOWN_LOGPROB = -9999.0  # what servers send for minus infinity and for unknown log-probabilities
 
@@ -85,6 +85,24 @@ def join_tokens(tokens: Sequence[TokenLogprobs]) -> str:
     return "".join(token.token for token in tokens)
 
 
+def parse_context(answer: Any, model: str) -> int:
+    """Return the context in tokens that a server's list of models reports; 0 if none.
+
+    vLLM has it as `max_model_len`, llama.cpp as `n_ctx`, which is that of one slot.
+    """
+    entries = answer.get("data") if isinstance(answer, Mapping) else None
+    entries = entries if isinstance(entries, list) else ()
+    models = [entry for entry in entries if isinstance(entry, Mapping)]
+    named = [entry for entry in models if entry.get("id") == model] or models[:1]
+    for entry in named:
+        meta = entry.get("meta")
+        values = [entry.get("max_model_len"), meta.get("n_ctx") if isinstance(meta, Mapping) else 0]
+        known = [value for value in values if isinstance(value, int) and value > 0]
+        if known:
+            return min(known)
+    return 0
+
+
 @dataclass(frozen=True)
 class Line:
     """A generated line.
@@ -92,51 +110,68 @@ class Line:
     Attributes:
         text: what precedes the label prefix; the whole line if there is none.
         finish: as in `Completion`.
-        label_logprobs: token -> log-probability of the token after the label prefix; empty if
-            unknown.
+        label_tokens: the tokens after the label prefix; empty if unknown.
     """
 
     text: str
     finish: Literal["label_prefix", "line", "length"]
-    label_logprobs: Mapping[str, float]
+    label_tokens: Sequence[TokenLogprobs] = ()
+
+    @property
+    def label_logprobs(self) -> Mapping[str, float]:
+        """Token -> log-probability of the first token after the prefix; empty if unknown."""
+        return self.label_tokens[0].top if self.label_tokens else {}
 
 
-def parse_line(text: GeneratedText, label_prefix: str) -> Line:
+def parse_line(text: GeneratedText, label_prefix: str, chat: bool = False) -> Line:
     """Return the first line of a text that is not empty.
 
-    The label prefix may differ in case and spacing, as it often does in chats.
+    The label prefix may differ in case and spacing, as it often does in chats. Of a chat's answer,
+    it is the first line with the label prefix, wherever it is; or else the first that does not end
+    in a colon, as `Sure! Here is another movie review:` does.
     """
     whole = text.text
-    start = len(whole) - len(whole.lstrip("\n\r"))
-    end = start + len(re.split(r"[\n\r]", whole[start:], maxsplit=1)[0])
-    finished = text.finished or end < len(whole)
     words = [re.escape(word) for word in re.findall(r"\w+|[^\w\s]", label_prefix)]
-    pattern = re.compile(r"\s*".join(["", *words]), re.IGNORECASE)
-    prefix = pattern.search(whole, start, end) if label_prefix else None
+    pattern = re.compile(r"\s*".join(["", *words]) if words else r"(?!)", re.IGNORECASE)
+    start, end = _find_line(whole, pattern, chat)
+    finished = text.finished or end < len(whole)
+    prefix = pattern.search(whole, start, end)
     if not prefix:
-        return Line(whole[start:end], "line" if finished else "length", {})
+        return Line(whole[start:end], "line" if finished else "length")
     if not finished and not whole[prefix.end() : end].strip(" )"):
-        return Line(whole[start:end], "length", {})
-    label_logprobs = _logprobs_at(text.tokens, whole, prefix.end())
-    return Line(whole[start : prefix.start()], "label_prefix", label_logprobs)
+        return Line(whole[start:end], "length")
+    label_tokens = _tokens_from(text.tokens, whole, prefix.end())
+    return Line(whole[start : prefix.start()], "label_prefix", label_tokens)
 
 
-def _logprobs_at(tokens: Sequence[TokenLogprobs], whole: str, index: int) -> Mapping[str, float]:
-    """Return the distribution of the token that begins at an index of the text, or after a space.
+def _find_line(whole: str, pattern: re.Pattern[str], chat: bool) -> tuple[int, int]:
+    """Return where the line begins and ends; see `parse_line`."""
+    lines = [match.span() for match in re.finditer(r"[^\n\r]+", whole)]
+    if chat:
+        rows = [line for line in lines if pattern.search(whole, *line)]
+        others = (line for line in lines if not whole[slice(*line)].rstrip().endswith(":"))
+        lines = rows or list(others)
+    return lines[0] if lines else (len(whole), len(whole))
 
-    Returns an empty one if no token begins there.
+
+def _tokens_from(
+    tokens: Sequence[TokenLogprobs], whole: str, index: int
+) -> Sequence[TokenLogprobs]:
+    """Return the tokens from the one that begins at an index of the text, or after a space.
+
+    Returns none if no token begins there.
     """
     if join_tokens(tokens)[: len(whole)] != whole:
-        return {}  # tokens do not spell the text, for example ids or parts of characters
+        return ()  # tokens do not spell the text, for example ids or parts of characters
     offset = 0
-    for token in tokens:
+    for number, token in enumerate(tokens):
         if offset >= index and token.token.strip():
             # A separate space before the label is a token that the prompt does not have.
-            return token.top if whole[index:offset].strip() == "" else {}
+            return tokens[number:] if whole[index:offset].strip() == "" else ()
         offset += len(token.token)
         if offset > index and token.token.strip():
-            return {}  # one token spans the end of the label prefix and the start of the label
-    return {}
+            return ()  # one token spans the end of the label prefix and the start of the label
+    return ()
 
 
 def token_id_logprobs(text: GeneratedText, ids: Sequence[int]) -> list[float] | None:

@@ -16,6 +16,7 @@ from .dispatcher import HttpDispatcher
 from .http_errors import HttpError
 from .probe import Probe
 from .requests import Call, Capabilities, parse_capabilities
+from .responses import parse_context
 
 SERVER_HINT = "see the server's message; `gpt3mix check` shows what the server supports"
 MIN_REFUSALS = 20  # before a run ends because most prompts are refused
@@ -53,6 +54,13 @@ class Session:
         self._probing: asyncio.Task[Capabilities] | None = None
         self._accepted = self._refused = 0
 
+    @property
+    def context(self) -> int:
+        """The server's own context in tokens; 0 if unknown or before the probe."""
+        probing = self._probing
+        known = probing and probing.done() and not (probing.cancelled() or probing.exception())
+        return probing.result().context if probing and known else 0
+
     async def capabilities(self) -> Capabilities:
         """Return what the server supports, from the journal or by a probe.
 
@@ -66,7 +74,9 @@ class Session:
         if capabilities := parse_capabilities(self._client.cached(self._key) or ""):
             return capabilities
         if not self._probed:
-            self._probed.append(await Probe(self._settings, self._send_probe, self.encode).detect())
+            found = await Probe(self._settings, self._send_probe, self.encode).detect()
+            context = parse_context(await self._dispatcher.models(), self._settings.model)
+            self._probed.append(dataclasses.replace(found, context=context))
         request = json.dumps({"probe": self._settings.endpoint or self._settings.urls[0]})
         text = json.dumps(dataclasses.asdict(self._probed[0]))
         await self._client.commit((self._key, None, request, text), (self._key, 0, 0, 0, None))

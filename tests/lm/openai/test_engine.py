@@ -236,7 +236,7 @@ def test_a_chats_scores_are_the_models_after_its_template() -> None:
 def test_prompts_without_a_reported_label_have_equal_bounds() -> None:
     """One of them does not stop a run; without others, the LM is of no use."""
     unknown = f"Text:{LABEL_PREFIX}"
-    with serving(dialect="llamacpp", echo_shifted=True) as server, engine(server) as lm:
+    with serving(dialect="openai", completions=True) as server, engine(server) as lm:
         known, other = lm.score([f"{PROMPT} a fine film{LABEL_PREFIX}", unknown], CHOICES)
         assert known.bounded == ()
         assert (other.logprobs, other.bounded) == ((-math.log(2),) * 2, (0, 1))

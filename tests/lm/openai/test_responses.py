@@ -23,6 +23,7 @@ from gpt3mix_cli.lm.openai.responses import (
     TokenLogprobs,
     Usage,
     echo_logprob,
+    parse_context,
     parse_line,
     token_id_logprobs,
 )
@@ -284,3 +285,34 @@ def test_a_key_in_json_escapes_is_redacted_after_decoding() -> None:
     body = r'{"error": {"message": "wrong key sk-a\u002Bb", "code": "sk-a\u002Bb"}}'
     error = parse_error(401, body, {}, lambda text: text.replace("sk-a+b", "<key>"))
     assert (error.message, error.code) == ("wrong key <key>", "<key>")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Sure! Here is another:\n\nA fine film. (Sentiment: Positive)", "A fine film."),
+        ("1. A list\nof lines\nA fine film (Sentiment: Positive)", "A fine film"),
+        ("Sure! Here is another:\n\nA fine film.", "A fine film."),
+        ("Sure! Here is another:", ""),
+    ],
+)
+def test_the_line_of_a_chat_has_the_annotation_or_no_colon(text: str, expected: str) -> None:
+    line = parse_line(GeneratedText(text, finished=True), LABEL_PREFIX, chat=True)
+    assert line.text == expected
+    other = parse_line(GeneratedText(text, finished=True), LABEL_PREFIX)
+    assert other.text == text.split("\n")[0].partition(LABEL_PREFIX)[0]
+
+
+@pytest.mark.parametrize(
+    ("answer", "context"),
+    [
+        ({"data": [{"id": "m", "max_model_len": 2048}]}, 2048),
+        ({"data": [{"id": "other", "meta": {"n_ctx": 512, "n_ctx_train": 8192}}]}, 512),
+        ({"data": [{"id": "m"}, {"id": "n", "max_model_len": 9}]}, 0),
+        ({"data": [{"id": "m", "max_model_len": "2048", "meta": None}]}, 0),
+        (None, 0),
+        ({"data": 5}, 0),
+    ],
+)
+def test_the_context_is_in_the_list_of_models(answer: Any, context: int) -> None:
+    assert parse_context(answer, "m") == context
