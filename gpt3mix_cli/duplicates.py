@@ -47,7 +47,7 @@ def describe_copies(
         task: name of the task.
         train: rows.
         validation: rows that are compared with train.
-        test: likewise.
+        test: rows that are compared with train, too.
     """
     texts = _TextIndex()
     repeats: list[Copy] = []

@@ -112,7 +112,7 @@ class _DelimitedFile:
 
     Args:
         path: the file.
-        delimiter: that its suffix stands for.
+        delimiter: the usual one of its suffix.
         needed: as in `read_rows`.
         format: of the file.
         warn: called with each warning.
