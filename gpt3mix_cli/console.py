@@ -28,7 +28,7 @@ from rich.text import Text
 
 from .console_tables import plan_table, statistics_table
 from .errors import Callbacks, StdoutClosed, StoppedShort, UserError
-from .files import DISK_ERRORS, STDIO, write_errors
+from .files import STDIO, stdout_errors
 from .records import Augmented, Example, IncompleteOutput, StageResult, read_records
 
 if TYPE_CHECKING:
@@ -43,7 +43,11 @@ MIN_PIPE_WIDTH = 200  # columns of a table that is piped: what a narrow one cuts
 
 
 class _Stdout(Console):
-    """Stdout, whose reader may close it early (`| head`)."""
+    """Stdout, whose reader may close it early (`| head`), or whose disk may be full."""
+
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        with stdout_errors():
+            super().print(*args, **kwargs)
 
     def on_broken_pipe(self) -> None:
         raise StdoutClosed
@@ -83,11 +87,6 @@ class Display:
 
     def __exit__(self, *error: Any) -> None:
         self._progress.stop()
-        if isinstance(error[1], BrokenPipeError):
-            raise StdoutClosed from None
-        if isinstance(error[1], OSError) and error[1].errno in DISK_ERRORS:
-            with write_errors(Path("stdout")):
-                raise error[1]
 
     # While a stage works -------------------------------------------------------------------------
 
@@ -323,7 +322,8 @@ class Display:
 
     def _print_json(self, value: Mapping[str, Any]) -> None:
         text = json.dumps({**value, "warnings": self._warnings}, ensure_ascii=False)
-        print(text, file=sys.stdout, flush=True)
+        with stdout_errors():
+            print(text, file=sys.stdout, flush=True)
 
 
 def _raise_first(results: Sequence[StageResult | StoppedShort]) -> None:

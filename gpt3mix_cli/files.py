@@ -15,11 +15,11 @@ import sys
 import uuid
 from collections.abc import Container, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from filelock import FileLock, Timeout
 
-from .errors import UserError
+from .errors import StdoutClosed, UserError
 
 STDIO = Path("-")
 OTHER_PATH = "choose another path with -o or --out"
@@ -102,8 +102,15 @@ _DECODER = json.JSONDecoder(parse_constant=_parse_finite, parse_float=_parse_fin
 to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
+class Writer(Protocol):
+    """An open file or stdout."""
+
+    def write(self, data: bytes, /) -> int:
+        """Write bytes."""
+
+
 @contextlib.contextmanager
-def atomic_write(path: Path) -> Iterator[IO[bytes]]:
+def atomic_write(path: Path) -> Iterator[Writer]:
     """Open a file that appears only if the block succeeds: written aside, synced and renamed.
 
     The file aside always has the same name, so the next run replaces what a killed run left.
@@ -114,15 +121,16 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     if path == STDIO:
         if sys.stdout is None:
             raise UserError("stdout is closed", "give a file with -o")
-        with write_errors(Path("stdout")):
-            yield sys.stdout.buffer
+        yield _Stdout()
+        with stdout_errors():
             sys.stdout.buffer.flush()
         return
     path = resolve_output(path)
     partial = _partial(path)
-    with _lock(partial, path):
+    with _lock(partial, path), temporary_path(partial):
         with write_errors(path):
-            stream = partial.open("wb")
+            partial.unlink(missing_ok=True)
+            stream = partial.open("xb")  # a link is never followed
         try:
             with write_errors(path, DISK_ERRORS):
                 yield stream
@@ -131,9 +139,9 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
                 os.fsync(stream.fileno())
                 partial.replace(path)
         finally:
-            with contextlib.suppress(OSError):  # after success there is none
-                partial.unlink()
-            stream.close()
+            # Closing writes what is buffered; where the disk is full the first error is the one.
+            with contextlib.suppress(OSError):
+                stream.close()
     # Without this a power failure may undo the rename, although the file's content is safe.
     with contextlib.suppress(OSError):
         descriptor = os.open(path.parent, os.O_RDONLY)
@@ -141,6 +149,29 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+class _Stdout:
+    """Writes to stdout; errors of other files that are written meanwhile are not stdout's."""
+
+    def write(self, data: bytes) -> int:
+        with stdout_errors():
+            return sys.stdout.buffer.write(data)
+
+
+@contextlib.contextmanager
+def stdout_errors() -> Iterator[None]:
+    """Turn errors of writing to stdout into a message for the user.
+
+    Raises:
+        StdoutClosed: if its reader has gone.
+        UserError: for other errors, such as a full disk.
+    """
+    try:
+        with write_errors(Path("stdout")):
+            yield
+    except BrokenPipeError:
+        raise StdoutClosed from None
 
 
 def append(path: Path, text: str) -> None:
@@ -173,11 +204,11 @@ def atomic_folder(path: Path, hint: str) -> Iterator[Path | None]:
         if path.is_dir():
             yield None
             return
-        with write_errors(path, hint=hint):
-            for leftover in _partial_folders(path) if is_locked else ():
-                shutil.rmtree(leftover, ignore_errors=True)
-            partial.mkdir()
-        try:
+        with temporary_path(partial):
+            with write_errors(path, hint=hint):
+                for leftover in _partial_folders(path) if is_locked else ():
+                    shutil.rmtree(leftover, ignore_errors=True)
+                partial.mkdir()
             with write_errors(path, DISK_ERRORS):
                 yield partial
             with write_errors(path, hint=hint):
@@ -189,8 +220,6 @@ def atomic_folder(path: Path, hint: str) -> Iterator[Path | None]:
                 except OSError:
                     if not path.is_dir():  # otherwise another process has finished before
                         raise
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)  # after success there is none
 
 
 def remove_folder(path: Path) -> None:
@@ -264,15 +293,43 @@ def _lock(
                 f"{output}: another process is writing it", "wait for that run, or end it"
             ) from None
         except OSError as error:
-            if error.errno not in NO_LOCKS:
+            # Where nothing can be written no lock is needed, and what is up to date stays so.
+            if error.errno not in NO_LOCKS and os.access(output.parent, os.W_OK):
                 raise
     try:
-        yield lock.is_locked
-    finally:
         # Deleted while it is held: a process that waits then notices, and creates a new file.
-        with contextlib.suppress(OSError):
-            lock_path.unlink()
+        with temporary_path(lock_path):
+            yield lock.is_locked
+    finally:
         lock.release()
+
+
+_temporary_paths: set[Path] = set()
+
+
+@contextlib.contextmanager
+def temporary_path(path: Path) -> Iterator[None]:
+    """Remove a file or folder at the end of the block, if it is still there."""
+    _temporary_paths.add(path)
+    try:
+        yield
+    finally:
+        _remove(path)
+        _temporary_paths.discard(path)
+
+
+def remove_temporary_paths() -> None:
+    """Remove what is being written and all locks: this process ends."""
+    for path in list(_temporary_paths):
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 @contextlib.contextmanager

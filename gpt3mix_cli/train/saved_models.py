@@ -15,7 +15,7 @@ from pydantic import Field, TypeAdapter
 
 from .. import __version__
 from ..errors import NO_CALLBACKS, Callbacks, StoppedShort, UserError, first_line
-from ..files import write_errors
+from ..files import temporary_path, write_errors
 from ..records import Trial
 from ..settings import TrainableSettings
 from .protocol import Classifier, open_classifier
@@ -100,9 +100,9 @@ def save_model(
     folder = folder.resolve()
     if runner.fitted_trial != best.trial:
         best = _repeat(runner, best, folder, callbacks)
-    with write_errors(folder):
+    partial = folder.with_name(f".{folder.name}.partial")
+    with write_errors(folder), temporary_path(partial):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = folder.with_name(f".{folder.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         _write_model(runner, best, settings, partial)

@@ -73,7 +73,7 @@ def _with(data: bytes, statement: str, values: tuple[Any, ...] = ()) -> bytes:
                     database.execute(statement, values)
                 else:
                     database.executescript(statement)
-                database.commit()
+            database.commit()
             database.execute("PRAGMA journal_mode = DELETE")
         finally:
             database.close()

@@ -65,6 +65,7 @@ def import_all() -> None:
     import torch  # noqa: F401
 
     import gpt3mix_cli.cli
+    import gpt3mix_cli.console
     import gpt3mix_cli.grid.check
     import gpt3mix_cli.grid.plan
     import gpt3mix_cli.report

@@ -130,6 +130,10 @@ class ProcessExecutor:
                 except BrokenExecutor:
                     if self._closed:
                         raise
+                except (EOFError, ConnectionError) as error:  # the fork server was killed
+                    future = Future()
+                    future.set_exception(BrokenExecutor(str(error)))
+                    break
 
         def release(ended: Future[Result]) -> None:
             if ended.cancelled() or not isinstance(ended.exception(), BrokenExecutor):
@@ -183,8 +187,10 @@ _sender: socket.socket | None = None
 def _start_in_worker(sender: socket.socket | None) -> None:
     global _sender
     _sender = sender
-    # Ctrl-C reaches the whole process group; the parent decides what ends.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A terminal's signals reach the whole process group; the parent decides what ends.
+    for name in ("SIGINT", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
