@@ -7,8 +7,6 @@ import sys
 from types import FrameType
 from typing import Any
 
-from .files import remove_temporary_paths
-
 _received: int | None = None  # the signal that ends this process
 
 
@@ -67,16 +65,22 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
         _received = number
         raise KeyboardInterrupt
     # The way back through all that is open takes too long.
-    remove_temporary_paths()
+    _remove_temporary_paths()
     if "multiprocessing" in sys.modules:
         for child in sys.modules["multiprocessing"].active_children():
             child.kill()
     os._exit(128 + number)
 
 
+def _remove_temporary_paths() -> None:
+    from .files import remove_temporary_paths  # `--help` does not need it
+
+    remove_temporary_paths()
+
+
 def interrupted() -> int:
     """Clean up after a signal, say so, and return the exit code."""
-    remove_temporary_paths()  # of threads that had no time
+    _remove_temporary_paths()  # of threads that had no time
     number = _received or signal.SIGINT
     print(
         f"gpt3mix: {'interrupted' if number == signal.SIGINT else 'terminated'}; finished work is "

@@ -330,6 +330,12 @@ def test_a_damaged_answer_is_reported(path: Path) -> None:
     journal.close()
 
 
+def test_a_journal_that_is_not_asked_is_not_opened(path: Path) -> None:
+    """So results that are up to date may be on a disk that is read-only."""
+    JournaledLM(Counting(), path).close()
+    assert not path.parent.exists()
+
+
 def test_a_path_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     for path in (tmp_path / "file" / "j.sqlite", tmp_path):

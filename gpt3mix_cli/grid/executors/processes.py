@@ -172,9 +172,12 @@ def _start_fork_server() -> None:
 
     before = {name: value for name, value in os.environ.items() if name == "PYTHONSAFEPATH"}
     os.environ["PYTHONSAFEPATH"] = "1"
+    # It ignores a terminal's signals only after its imports; until then they are blocked.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
     try:
         forkserver.ensure_running()
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         del os.environ["PYTHONSAFEPATH"]
         os.environ.update(before)
 
