@@ -26,7 +26,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from .console_tables import plan_table, statistics_table
+from .console_tables import manifest_errors, plan_table, statistics_table
 from .errors import Callbacks, StdoutClosed, StoppedShort, UserError
 from .files import STDIO, stdout_errors
 from .records import Augmented, Example, IncompleteOutput, StageResult, read_records
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 
 PROGRESS_INTERVAL_S = 60.0  # between two lines of progress where there are no bars
 MIN_PIPE_WIDTH = 200  # columns of a table that is piped: what a narrow one cuts off would be lost
+
+# Texts of files and servers must not control the terminal.
+ESCAPES = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if code not in (9, 10)}
 
 
 class _Stdout(Console):
@@ -100,7 +103,8 @@ class Display:
         with self._lock:
             if message not in self._warnings:
                 self._warnings.append(message)
-                self._progress.console.print(Text.assemble(("warning: ", "bold yellow"), message))
+                text = message.translate(ESCAPES)
+                self._progress.console.print(Text.assemble(("warning: ", "bold yellow"), text))
 
     def progress(self, name: str, done: int, total: int | None = None, detail: str = "") -> None:
         """Show progress: a bar in a terminal, elsewhere a line from time to time."""
@@ -131,7 +135,7 @@ class Display:
         """Show a message that is neither progress nor a warning."""
         if not self._quiet:
             with self._lock:
-                self._progress.console.print(Text(text))
+                self._progress.console.print(Text(text.translate(ESCAPES)))
 
     def print_examples(
         self, output: Path, source: Path, count: int, tokens: Mapping[str, str]
@@ -308,8 +312,9 @@ class Display:
 
         if len(augmented) == 1:
             manifest = augmented[0].manifest
-            for name, value in describe_counts(manifest.counts, manifest.usd):
-                self._err.print(Text.assemble((f"  {name:<12} ", "dim"), value))
+            with manifest_errors(augmented[0]):
+                for name, value in describe_counts(manifest.counts, manifest.usd):
+                    self._err.print(Text.assemble((f"  {name:<12} ", "dim"), value))
             return
         width = None if self._err.is_terminal else max(MIN_PIPE_WIDTH, self._err.width)
         console = Console(stderr=True, highlight=False, width=width)
@@ -334,7 +339,8 @@ def _raise_first(results: Sequence[StageResult | StoppedShort]) -> None:
 
 def _count_rows(result: StageResult) -> int:
     counts = result.manifest.counts
-    return int(next((counts[name] for name in ("rows", "kept", "trials") if name in counts), 0))
+    with manifest_errors(result):
+        return int(next((counts[name] for name in ("rows", "kept", "trials") if name in counts), 0))
 
 
 def _summary(result: StageResult) -> dict[str, Any]:
@@ -351,7 +357,7 @@ def print_error(error: UserError) -> None:
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     stopped = isinstance(error, StoppedShort)  # not an error: the same command resumes later
     title = ("stopped: ", "bold yellow") if stopped else ("error: ", "bold red")
-    console.print(Text.assemble(title, error.message))
+    console.print(Text.assemble(title, error.message.translate(ESCAPES)))
     if error.hint:
         label = " then: " if stopped else "  fix: "
-        console.print(Text.assemble((label, "bold green"), error.hint))
+        console.print(Text.assemble((label, "bold green"), error.hint.translate(ESCAPES)))

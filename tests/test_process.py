@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from gpt3mix_cli.console import Display
+from gpt3mix_cli.console import Display, print_error
+from gpt3mix_cli.errors import UserError
 
 WORK = """
 import contextlib, sys, time
@@ -81,3 +82,10 @@ def test_a_closed_or_full_stream_is_no_error_after_the_work(streams: str) -> Non
 def test_a_broken_pipe_of_something_else_is_not_the_end_of_stdout() -> None:
     with pytest.raises(BrokenPipeError), Display(quiet=True, as_json=False):
         raise BrokenPipeError
+
+
+def test_control_characters_in_a_message_are_escaped(capsys: pytest.CaptureFixture[str]) -> None:
+    print_error(UserError("a.csv: \x1b]0;title\x07 \x9b31m", "see\r it"))
+    assert capsys.readouterr().err == (
+        "error: a.csv: \\x1b]0;title\\x07 \\x9b31m\n  fix: see\\x0d it\n"
+    )

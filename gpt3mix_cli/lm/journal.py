@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from ..errors import UserError
 from ..files import write_errors
@@ -21,6 +21,7 @@ AnswerRow = tuple[str, int | None, str, str]  # key, number, request, answer
 SpendingRow = tuple[str, int, int, int, float | None]  # key, then as in `Spending`
 Answer = TypeVar("Answer")
 IN_MEMORY = Path(":memory:")  # a journal that reads its siblings and writes no file
+MAX_ANSWER_BYTES = 2**28  # of a compressed one, when it is read
 MAX_PLAIN_CHARS = 4096  # longer answers, with every token's log-probability, are compressed
 SCHEMA = """
     CREATE TABLE IF NOT EXISTS answers
@@ -154,7 +155,7 @@ class Journal:
         """
         try:
             return parser(answer)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise _damaged(self.path, error) from None
 
     def close(self) -> None:
@@ -286,7 +287,7 @@ def _select(database: sqlite3.Connection, keys: Sequence[str]) -> list[AnswerRow
             key,
             number,
             request,
-            answer if isinstance(answer, str) else zlib.decompress(answer).decode(),
+            answer if isinstance(answer, str) else _decompress(answer),
         )
         for key, number, request, answer in database.execute(
             SELECT_ANSWERS, [json.dumps(list(keys))]
@@ -294,9 +295,25 @@ def _select(database: sqlite3.Connection, keys: Sequence[str]) -> list[AnswerRow
     ]
 
 
+def _decompress(value: Any) -> str:
+    """Return a compressed answer.
+
+    Raises:
+        DatabaseError: if it is none, or much larger than any answer.
+    """
+    try:
+        stream = zlib.decompressobj()
+        text = stream.decompress(value, MAX_ANSWER_BYTES).decode()
+    except (zlib.error, TypeError, UnicodeDecodeError) as error:
+        raise sqlite3.DatabaseError(f"an answer is no compressed text: {error}") from None
+    if not stream.eof:
+        raise sqlite3.DatabaseError("an answer is cut off, or too large")
+    return text
+
+
 def _select_batches(database: sqlite3.Connection) -> list[Batch]:
     return [
-        Batch(file, batch, tuple(keys.split()), bool(ended))
+        Batch(str(file), str(batch), tuple(str(keys).split()), bool(ended))
         for file, batch, keys, ended in database.execute(
             "SELECT file, batch, keys, ended FROM batches"
         )

@@ -226,7 +226,8 @@ def load_saved_model(folder: Path) -> tuple[Classifier, list[str]]:
         classes = [str(name) for name in about["classes"]]
         classifier = open_classifier(_local_settings(about["classifier"], folder), classes)
         classifier.load(folder)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        classifier.predict_proba(["a text"])  # fails if the folder's files contradict each other
+    except (OSError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as error:
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise UserError(f"{folder}: not a saved model: {reason}", hint) from None
     return classifier, classes

@@ -88,7 +88,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunResult:
     """What a run did.
 
     Attributes:
@@ -114,7 +114,7 @@ def _on_alarm(number: int, frame: FrameType | None) -> None:
 
 def run_case(
     case: Case, base: Path, folder: Path, server: ChangingServer, limit_s: float
-) -> Outcome:
+) -> RunResult:
     """Run an input in this process.
 
     Args:
@@ -149,7 +149,7 @@ def run_case(
     seconds = real_monotonic() - started
     err = (folder / "stderr").read_text(encoding="utf-8", errors="replace")
     problem = "hangs" if hangs else _judge(code, err, folder, argv)
-    return Outcome(code, err, seconds, problem)
+    return RunResult(code, err, seconds, problem)
 
 
 def _judge(code: int | None, err: str, folder: Path, argv: Sequence[str]) -> str:
@@ -196,9 +196,9 @@ def _streams(folder: Path) -> Iterator[None]:
     kept = [os.dup(number) for number in range(3)]
     flags = os.O_RDWR | os.O_CREAT
     for number, name in enumerate(("stdin", "stdout", "stderr")):
-        opened = os.open(folder / name, flags)
-        os.dup2(opened, number)
-        os.close(opened)
+        descriptor = os.open(folder / name, flags)
+        os.dup2(descriptor, number)
+        os.close(descriptor)
     try:
         yield
     finally:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 @dataclass(frozen=True)
 class Raw:
-    """Text that stands for a JSON value, whether it is one or not."""
+    """Text in place of a JSON value, whether it is one or not."""
 
     text: str
 

@@ -11,6 +11,7 @@ import shutil
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -20,7 +21,7 @@ from typing import Any
 import hypothesis
 import hypothesis.errors
 
-from .cases import Case, Outcome, run_case
+from .cases import Case, RunResult, run_case
 from .server import changing_server, speed_up_waits
 from .targets import BASE_COMMANDS, all_targets, write_base
 
@@ -200,7 +201,7 @@ class _Pool:
                 worker.target = ""
         return True
 
-    def _fail(self, case: Case, outcome: Outcome) -> None:
+    def _fail(self, case: Case, outcome: RunResult) -> None:
         if outcome.problem in self._known:
             return
         self._known.add(outcome.problem)
@@ -226,7 +227,7 @@ class _Pool:
         )  # fmt: skip
         with contextlib.suppress(OSError):
             case = pickle.loads((worker.folder / "current").read_bytes())
-            self._fail(case, Outcome(None, "", 0.0, f"{problem} ({case.argv[0]})"))
+            self._fail(case, RunResult(None, "", 0.0, f"{problem} ({case.argv[0]})"))
         worker.pipe.close()
 
 
@@ -234,6 +235,7 @@ class _Pool:
 
 
 def _work(pipe: Connection, base: Path, folder: Path, limit_s: float) -> None:
+    warnings.filterwarnings("ignore", category=hypothesis.errors.HypothesisWarning)
     os.environ |= {"HOME": str(folder), "GPT3MIX_CACHE": str(folder / "cache")}
     memory = int(MAX_MEMORY) + _virtual_size()
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
@@ -241,7 +243,7 @@ def _work(pipe: Connection, base: Path, folder: Path, limit_s: float) -> None:
     with changing_server() as server:
         targets = all_targets(base)
 
-        def run(case: Case) -> Outcome:
+        def run(case: Case) -> RunResult:
             (folder / "current").write_bytes(pickle.dumps(case))
             return run_case(case, base, folder / "case", server, limit_s)
 
@@ -273,7 +275,7 @@ class _Chunk:
 
     pipe: Connection
     strategy: Any
-    run: Callable[[Case], Outcome]
+    run: Callable[[Case], RunResult]
     known: set[str]
     done: int = 0
 
@@ -286,7 +288,7 @@ class _Chunk:
         self.pipe.send(("end", self.done, time.time() - began))
 
     def _run_round(self, seed: str, count: int) -> None:
-        worst: dict[str, tuple[Case, Outcome]] = {}
+        worst: dict[str, tuple[Case, RunResult]] = {}
         shrinking = 0
 
         @hypothesis.seed(random.Random(seed).getrandbits(64))
@@ -317,6 +319,6 @@ class _Chunk:
         for case, outcome in worst.values():
             self._report(case, outcome)
 
-    def _report(self, case: Case, outcome: Outcome) -> None:
+    def _report(self, case: Case, outcome: RunResult) -> None:
         self.known.add(outcome.problem)
         self.pipe.send(("failure", case, outcome))
