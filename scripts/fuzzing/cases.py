@@ -28,7 +28,7 @@ PLACE = re.compile(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Case:
     """An input.
 
@@ -51,6 +51,9 @@ class Case:
     dialect: str = "vllm"
     plots: bool = False
     folders: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:  # hypothesis shows failures with it
+        return f"Case({self.target!r}, {self.argv!r})"
 
     def write(self, base: Path, folder: Path) -> None:
         """Write all files into a new folder."""

@@ -245,7 +245,9 @@ def _work(pipe: Connection, base: Path, folder: Path, limit_s: float) -> None:
 
         def run(case: Case) -> RunResult:
             (folder / "current").write_bytes(pickle.dumps(case))
-            return run_case(case, base, folder / "case", server, limit_s)
+            result = run_case(case, base, folder / "case", server, limit_s)
+            (folder / "current").unlink()
+            return result
 
         while chunk := pipe.recv():
             name, seed, count, known = chunk
