@@ -6,11 +6,13 @@
 `cli` turns these into one message and an exit code. Any other exception is a bug.
 """
 
+import contextlib
 import difflib
 import errno
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 # What a message holds at most, so that it fits a screen.
@@ -42,6 +44,23 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}\n{self.hint}" if self.hint else self.message
+
+
+@contextlib.contextmanager
+def content_errors(path: Path, hint: str) -> Iterator[None]:
+    """Turn what nonsense in a file's content raises into a message.
+
+    Args:
+        path: a file that we wrote, and that something else has changed.
+        hint: the remedy.
+    """
+    try:
+        yield
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        raise UserError(
+            f"{path}: its content makes no sense ({type(error).__name__}: {first_line(error)})",
+            hint,
+        ) from None
 
 
 class StoppedShort(UserError):

@@ -1,42 +1,29 @@
-"""JSONL in, files that appear whole or not at all out, one writer at a time, and hashes.
+"""Files that appear whole or not at all, one writer at a time, and hashes.
 
 `-` is stdin or stdout. Errors of the file system become messages for the user.
 """
 
 import contextlib
 import errno
-import functools
 import glob
 import hashlib
-import json
-import math
 import os
 import shutil
 import sys
 import uuid
 from collections.abc import Container, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Protocol
 
 from filelock import FileLock, Timeout
 
-from .errors import UserError
+from .errors import StdoutClosed, UserError
 
 STDIO = Path("-")
-MAX_LINE_BYTES = 1 << 26  # a device such as /dev/zero is one endless line
 PRIVATE = 0o600  # mode of files with what only their owner should read
 OTHER_PATH = "choose another path with -o or --out"
 MODEL_FILES = ("*.safetensors", "*.bin", "*.model", "*.spm", "*.json", "vocab*", "merges*")
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
-MAX_LINE_BYTES = 100_000_000  # a device such as /dev/zero never ends a line
-# How files begin that are not text -> what to do.
-SIGNATURES = {
-    b"\x1f\x8b": "it is compressed with gzip: unpack it first",
-    b"PK\x03\x04": "it is a ZIP archive or an Excel file: save it as CSV",
-    b"PAR1\x15": "it is a Parquet file: give it the suffix .parquet",
-    b"\xff\xfe": "it is UTF-16: save the file as UTF-8",
-    b"\xfe\xff": "it is UTF-16: save the file as UTF-8",
-}
 # Errors of file systems without locks, such as some network mounts: the work goes on without.
 NO_LOCKS = (
     errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL,
@@ -63,94 +50,15 @@ def open_input(path: Path) -> IO[bytes]:
         ) from None
 
 
-def raw_lines(stream: IO[bytes], path: Path) -> Iterator[bytes]:
-    """Yield the lines of an open file.
+class Writer(Protocol):
+    """An open file or stdout."""
 
-    Raises:
-        UserError: for a line without an end.
-    """
-    lines = iter(functools.partial(stream.readline, MAX_LINE_BYTES), b"")
-    for number, line in enumerate(lines, 1):
-        if len(line) == MAX_LINE_BYTES:
-            raise UserError(
-                f"{path}, line {number}: longer than {MAX_LINE_BYTES:,} bytes",
-                "give a text file with one record on each line",
-            )
-        yield line
-
-
-def read_lines(path: Path, blank: bool = False) -> Iterator[tuple[int, str]]:
-    """Yield (line number, line) of a UTF-8 file or stdin; blank lines only if `blank`."""
-    with open_input(path) as stream:
-        for number, raw in enumerate(raw_lines(stream, path), 1):
-            where = f"{path}, line {number}"
-            try:
-                line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise _not_text(where, f"not UTF-8 ({error.reason})", raw) from None
-            if "\0" in line or (number == 1 and raw.startswith(tuple(SIGNATURES))):
-                raise _not_text(where, "not text (NUL bytes)", raw)
-            if blank or line.strip():
-                yield number, line
-
-
-def _not_text(where: str, problem: str, line: bytes) -> UserError:
-    hints = [hint for start, hint in SIGNATURES.items() if line.startswith(start)]
-    return UserError(f"{where}: {problem}", [*hints, "save the file as UTF-8"][0])
-
-
-def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line number, object) of a JSONL file."""
-    for number, line in read_lines(path):
-        try:
-            value = _DECODER.decode(line)
-            line.encode()
-            if "\\u" in line:  # an escape may be a lone surrogate, which UTF-8 cannot encode
-                json.dumps(value, ensure_ascii=False).encode()
-        except UnicodeEncodeError:
-            raise UserError(
-                f"{path}, line {number}: half a character (a lone surrogate escape)",
-                "fix or remove the line",
-            ) from None
-        except (ValueError, RecursionError) as error:
-            raise UserError(
-                f"{path}, line {number}: not valid JSON: {error}",
-                "each line must be one JSON object",
-            ) from None
-        if not isinstance(value, dict):
-            raise UserError(
-                f"{path}, line {number}: a JSON {type(value).__name__}, not an object",
-                "each line must be one JSON object",
-            )
-        yield number, value
-
-
-def _parse_finite(text: str) -> float:
-    if math.isfinite(value := float(text)):
-        return value
-    raise ValueError(f"{text} is not a JSON number")
-
-
-def _refuse_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) < len(pairs):  # the json module keeps the last one
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key '{twice:.80}' is in one object twice")
-    return value
-
-
-# Created once, which makes reading faster. The constants are NaN and the infinities.
-_DECODER = json.JSONDecoder(
-    parse_constant=_parse_finite,
-    parse_float=_parse_finite,
-    object_pairs_hook=_refuse_duplicate_keys,
-)
-to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+    def write(self, data: bytes, /) -> int:
+        """Write bytes."""
 
 
 @contextlib.contextmanager
-def atomic_write(path: Path, mode: int = 0o666) -> Iterator[IO[bytes]]:
+def atomic_write(path: Path, mode: int = 0o666) -> Iterator[Writer]:
     """Open a file that appears only if the block succeeds: written aside, synced and renamed.
 
     The file aside always has the same name, so the next run replaces what a killed run left.
@@ -165,13 +73,13 @@ def atomic_write(path: Path, mode: int = 0o666) -> Iterator[IO[bytes]]:
     if path == STDIO:
         if sys.stdout is None:
             raise UserError("stdout is closed", "give a file with -o")
-        with write_errors(Path("stdout")):
-            yield sys.stdout.buffer
+        yield _Stdout()
+        with stdout_errors():
             sys.stdout.buffer.flush()
         return
     path = resolve_output(path)
     partial = _partial(path)
-    with _lock(partial, path):
+    with _lock(partial, path), temporary_path(partial):
         with write_errors(path):
             # A new file: a link of this name is not followed.
             partial.unlink(missing_ok=True)
@@ -185,9 +93,9 @@ def atomic_write(path: Path, mode: int = 0o666) -> Iterator[IO[bytes]]:
                 os.fsync(stream.fileno())
                 partial.replace(path)
         finally:
-            with contextlib.suppress(OSError):  # after success there is none
-                partial.unlink()
-            stream.close()
+            # Closing writes what is buffered; where the disk is full the first error is the one.
+            with contextlib.suppress(OSError):
+                stream.close()
     # Without this a power failure may undo the rename, although the file's content is safe.
     with contextlib.suppress(OSError):
         descriptor = os.open(path.parent, os.O_RDONLY)
@@ -195,6 +103,29 @@ def atomic_write(path: Path, mode: int = 0o666) -> Iterator[IO[bytes]]:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+class _Stdout:
+    """Writes to stdout; errors of other files that are written meanwhile are not stdout's."""
+
+    def write(self, data: bytes) -> int:
+        with stdout_errors():
+            return sys.stdout.buffer.write(data)
+
+
+@contextlib.contextmanager
+def stdout_errors() -> Iterator[None]:
+    """Turn errors of writing to stdout into a message for the user.
+
+    Raises:
+        StdoutClosed: if its reader has gone.
+        UserError: for other errors, such as a full disk.
+    """
+    try:
+        with write_errors(Path("stdout")):
+            yield
+    except BrokenPipeError:
+        raise StdoutClosed from None
 
 
 def append(path: Path, text: str) -> None:
@@ -227,11 +158,11 @@ def atomic_folder(path: Path, hint: str) -> Iterator[Path | None]:
         if path.is_dir():
             yield None
             return
-        with write_errors(path, hint=hint):
-            for leftover in _partial_folders(path) if is_locked else ():
-                shutil.rmtree(leftover, ignore_errors=True)
-            partial.mkdir()
-        try:
+        with temporary_path(partial):
+            with write_errors(path, hint=hint):
+                for leftover in _partial_folders(path) if is_locked else ():
+                    shutil.rmtree(leftover, ignore_errors=True)
+                partial.mkdir()
             with write_errors(path, DISK_ERRORS):
                 yield partial
             with write_errors(path, hint=hint):
@@ -243,8 +174,6 @@ def atomic_folder(path: Path, hint: str) -> Iterator[Path | None]:
                 except OSError:
                     if not path.is_dir():  # otherwise another process has finished before
                         raise
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)  # after success there is none
 
 
 def remove_folder(path: Path) -> None:
@@ -318,15 +247,43 @@ def _lock(
                 f"{output}: another process is writing it", "wait for that run, or end it"
             ) from None
         except OSError as error:
-            if error.errno not in NO_LOCKS:
+            # Where nothing can be written no lock is needed, and what is up to date stays so.
+            if error.errno not in NO_LOCKS and os.access(output.parent, os.W_OK):
                 raise
     try:
-        yield lock.is_locked
-    finally:
         # Deleted while it is held: a process that waits then notices, and creates a new file.
-        with contextlib.suppress(OSError):
-            lock_path.unlink()
+        with temporary_path(lock_path):
+            yield lock.is_locked
+    finally:
         lock.release()
+
+
+_temporary_paths: set[Path] = set()
+
+
+@contextlib.contextmanager
+def temporary_path(path: Path) -> Iterator[None]:
+    """Remove a file or folder at the end of the block, if it is still there."""
+    _temporary_paths.add(path)
+    try:
+        yield
+    finally:
+        _remove(path)
+        _temporary_paths.discard(path)
+
+
+def remove_temporary_paths() -> None:
+    """Remove what is being written and all locks: this process ends."""
+    for path in list(_temporary_paths):
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 @contextlib.contextmanager

@@ -37,7 +37,8 @@ from .errors import (
     shown_list,
     shown_value,
 )
-from .files import PRIVATE, STDIO, atomic_write, hash_file, read_objects, to_json
+from .files import PRIVATE, STDIO, atomic_write, hash_file
+from .jsonl import read_objects, to_json
 from .layout import manifest_path
 
 SUM_TOLERANCE = 1e-3  # largest difference between 1 and the sum of a row's probabilities

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UserError, shorten, shown_list
-from .files import MAX_LINE_BYTES, STDIO, read_lines, read_objects
+from .files import STDIO
+from .jsonl import MAX_LINE_BYTES, read_lines, read_objects
 from .settings import TableFormat
 
 DELIMITERS = ",;\t|"

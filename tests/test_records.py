@@ -5,11 +5,13 @@ import fcntl
 import json
 import math
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -506,7 +508,7 @@ def test_a_manifest_is_private(tmp_path: Path, umask: int) -> None:
 
 
 def test_an_endless_line_is_refused_at_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpt3mix_cli.files.MAX_LINE_BYTES", 1_000)
+    monkeypatch.setattr("gpt3mix_cli.jsonl.MAX_LINE_BYTES", 1_000)
     with pytest.raises(UserError, match="/dev/zero, line 1: longer than 1,000 bytes"):
         list(read_records(Path("/dev/zero"), Example))
 
@@ -612,6 +614,30 @@ def test_the_lock_file_of_a_dead_process_does_not_block(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_full_disk_is_reported_with_the_file_that_was_written(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with (
+            pytest.raises(UserError, match=r"rows\.jsonl: cannot be written: File too large"),
+            atomic_write(tmp_path / "rows.jsonl") as stream,
+        ):
+            stream.write(b"x" * 1_000_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_link_in_the_place_of_a_partial_file_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    (tmp_path / ".rows.jsonl.partial").symlink_to(tmp_path / "mine.txt")
+    with atomic_write(tmp_path / "rows.jsonl") as stream:
+        stream.write(b"rows")
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+    assert (tmp_path / "rows.jsonl").read_text() == "rows"
+    assert not (tmp_path / "rows.jsonl").is_symlink()
+
+
 def test_a_file_system_without_locks_is_written_without_a_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -621,6 +647,22 @@ def test_a_file_system_without_locks_is_written_without_a_lock(
     monkeypatch.setattr(fcntl, "flock", flock)
     write_records(tmp_path / "out.jsonl", [])
     assert list(tmp_path.iterdir()) == [tmp_path / "out.jsonl"]
+
+
+def test_a_disk_that_cannot_be_written_needs_no_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Results that are up to date there are found to be so."""
+
+    def acquire(lock: FileLock) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(FileLock, "acquire", acquire)
+    with pytest.raises(UserError, match="Read-only"), exclusive_writer(tmp_path / "out.jsonl"):
+        pass
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with exclusive_writer(tmp_path / "out.jsonl"):
+        pass
 
 
 def test_appended_lines_keep_their_order(tmp_path: Path) -> None:

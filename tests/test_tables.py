@@ -12,7 +12,7 @@ import pytest
 
 from gpt3mix_cli import files, tables
 from gpt3mix_cli.errors import UserError
-from gpt3mix_cli.files import read_objects
+from gpt3mix_cli.jsonl import read_objects
 from gpt3mix_cli.settings import TableFormat
 from gpt3mix_cli.tables import class_names, read_rows
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..duplicates import normalize_text
-from ..files import to_json
+from ..jsonl import to_json
 from ..lm import Journal
 from ..records import Example
 from ..settings import BacktranslateSettings, Task, derived_seed, fingerprint

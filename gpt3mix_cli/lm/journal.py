@@ -90,14 +90,14 @@ class Batch:
 class Journal:
     """Answers by key, in one file. Any number of threads may use it, one process may write.
 
+    The file is opened with the first question or answer. Methods raise UserError if it cannot be
+    written or is not a journal.
+
     Args:
-        path: of the file, which is opened or created; `IN_MEMORY` writes none.
+        path: of the file, which may not exist yet; `IN_MEMORY` writes none.
         siblings: journals of the same experiment that are searched too, so that a sweep sends each
             request once.
         warn: receives a warning, once, about answers that cannot be read.
-
-    Raises:
-        UserError: if the file cannot be written or is not a journal.
     """
 
     def __init__(
@@ -108,12 +108,11 @@ class Journal:
     ) -> None:
         self.path, self._siblings = path, siblings
         self._warn, self._warned = warn, False
-        with write_errors(path), _sqlite_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._writer = _open_writer(path)
         # Reading has a connection of its own, so that a lookup does not wait for a commit's fsync.
         self._read_lock, self._write_lock = threading.Lock(), threading.Lock()
-        self._readers = {path: self._writer} if path == IN_MEMORY else {}
+        self._open_lock = threading.Lock()
+        self._opened: sqlite3.Connection | None = None
+        self._readers: dict[Path, sqlite3.Connection] = {}
 
     def lookup(self, keys: Sequence[str], all_or_none: bool = False) -> dict[str, str]:
         """Return the stored answers to these keys, from this journal or its siblings.
@@ -197,8 +196,9 @@ class Journal:
         """Close the file."""
         with self._read_lock, self._write_lock:
             # The writer comes last: it merges the log into the file, which no reader may hold open.
-            for database in (*self._readers.values(), self._writer):
-                database.close()
+            for database in (*self._readers.values(), self._opened):
+                if database:
+                    database.close()
 
     # Batches -------------------------------------------------------------------------------------
 
@@ -241,7 +241,22 @@ class Journal:
 
     # Connections ---------------------------------------------------------------------------------
 
+    @property
+    def _writer(self) -> sqlite3.Connection:
+        # Opened with the first question, before anything is sent. An output that is up to date asks
+        # none: it may be on a disk that cannot be written.
+        with self._open_lock:
+            if self._opened is None:
+                with write_errors(self.path), _sqlite_errors(self.path):
+                    self.path.parent.mkdir(parents=True, exist_ok=True)
+                    self._opened = _open_writer(self.path)
+            return self._opened
+
     def _reader(self, path: Path) -> sqlite3.Connection:
+        if path == self.path:
+            writer = self._writer
+            if path == IN_MEMORY:
+                return writer
         if path not in self._readers:
             self._readers[path] = _open_reader(path, short_lived=self.path == IN_MEMORY)
         return self._readers[path]

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from pandas import DataFrame
 
 from ..errors import Callbacks, UserError
-from ..files import read_objects
+from ..jsonl import read_objects
 from ..layout import cell_folder, history_path, rejects_path, subsample_path, synthetic_paths
 from ..records import (
     Augmented,

@@ -16,7 +16,7 @@ import pandas as pd
 from pydantic import ConfigDict, TypeAdapter
 
 from ..errors import Callbacks, UserError, shown_value
-from ..files import raw_lines
+from ..jsonl import raw_lines
 from ..layout import find_trials, variant_name
 from ..records import Trial, read_records
 from .model import ReportInput

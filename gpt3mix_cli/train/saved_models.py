@@ -22,7 +22,8 @@ from ..errors import (
     first_line,
     shown_list,
 )
-from ..files import to_json, write_errors
+from ..files import temporary_path, write_errors
+from ..jsonl import to_json
 from ..records import Trial
 from ..settings import TrainableSettings
 from .protocol import Classifier, open_classifier
@@ -107,9 +108,9 @@ def save_model(
     folder = folder.resolve()
     if runner.fitted_trial != best.trial:
         best = _repeat(runner, best, folder, callbacks)
-    with write_errors(folder):
+    partial = folder.with_name(f".{folder.name}.partial")
+    with write_errors(folder), temporary_path(partial):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = folder.with_name(f".{folder.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)  # it follows no link
         partial.mkdir()
         _write_model(runner, best, settings, partial)
@@ -260,8 +261,9 @@ def load_saved_model(folder: Path) -> tuple[Classifier, list[str]]:
         classes = [str(name) for name in about["classes"]]
         classifier = open_classifier(_local_settings(about["classifier"], folder), classes)
         classifier.load(folder)
+        classifier.predict_proba(["a text"])  # fails if the folder's files contradict each other
     except (
-        OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError,
+        OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError,
     ) as error:  # fmt: skip
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise UserError(f"{folder}: not a saved model: {reason}", hint) from None

@@ -297,7 +297,7 @@ def test_a_file_that_is_not_a_journal_is_refused_and_unchanged(path: Path, conte
     path.parent.mkdir(parents=True)
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"answers\.journal\.sqlite") as caught:
-        JournaledLM(Counting(), path)
+        answers(JournaledLM(Counting(), path), requests(0, 1))
     assert caught.value.hint
     assert path.read_bytes() == content
 
@@ -384,11 +384,17 @@ def test_an_answer_that_unpacks_to_gigabytes_is_unreadable(path: Path) -> None:
     journal.close()
 
 
+def test_a_journal_that_is_not_asked_is_not_opened(path: Path) -> None:
+    """So results that are up to date may be on a disk that is read-only."""
+    JournaledLM(Counting(), path).close()
+    assert not path.parent.exists()
+
+
 def test_a_path_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     for path in (tmp_path / "file" / "j.sqlite", tmp_path):
         with pytest.raises(UserError, match="cannot be written"):
-            JournaledLM(Counting(), path)
+            answers(JournaledLM(Counting(), path), requests(0, 1))
 
 
 def test_a_locked_journal_is_reported(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -398,6 +404,7 @@ def test_a_locked_journal_is_reported(path: Path, monkeypatch: pytest.MonkeyPatc
         sqlite3, "connect", lambda path, **options: connect(path, **{**options, "timeout": 0})
     )
     journal = JournaledLM(Counting(), path)
+    answers(journal, requests(0, 1))
     other = connect(path, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     with pytest.raises(UserError, match="locked") as caught:
