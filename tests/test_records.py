@@ -22,9 +22,8 @@ from gpt3mix_cli.files import (
     exclusive_writer,
     hash_file,
     hash_model,
-    read_lines,
-    read_objects,
 )
+from gpt3mix_cli.jsonl import read_lines, read_objects
 from gpt3mix_cli.records import (
     Augmented,
     Example,

@@ -26,7 +26,7 @@ from gpt3mix_cli.lm.openai.concurrency import (
     AdaptiveConcurrency,
 )
 from gpt3mix_cli.lm.openai.engine import OpenAILM
-from gpt3mix_cli.lm.openai.responses import HttpError
+from gpt3mix_cli.lm.openai.http_errors import HttpError
 from gpt3mix_cli.lm.openai.servers import CircuitBreaker, RateLimiter
 
 
