@@ -53,10 +53,8 @@ def describe_copies(
     repeats: list[Copy] = []
     conflicts: list[Copy] = []
     for row in train:
-        if original := texts.find(row):
+        if original := texts.find(row, add=True):
             (repeats if row.label == original.label else conflicts).append((row, original))
-        else:
-            texts.add(row)
     kinds = (
         (conflicts, "training", "training rows with another label", CONFLICTS),
         (repeats, "training", "other training rows", REPEATS),
@@ -81,12 +79,15 @@ class _TextIndex:
     def __init__(self) -> None:
         self._rows: dict[str, Example] = {}  # a key is a text or what `copy_key` makes of it
 
-    def add(self, row: Example) -> None:
-        self._rows.setdefault(row.text, row)
-        self._rows.setdefault(copy_key(row.text), row)
-
-    def find(self, row: Example) -> Example | None:
-        return self._rows.get(row.text) or self._rows.get(copy_key(row.text))
+    def find(self, row: Example, add: bool = False) -> Example | None:
+        """Return the row with this text; where there is none, `add` adds this one."""
+        if original := self._rows.get(row.text):
+            return original
+        key = copy_key(row.text)
+        original = self._rows.get(key)
+        if add and not original:
+            self._rows[row.text] = self._rows[key] = row
+        return original
 
     def find_all(self, rows: Iterable[Example]) -> list[Copy]:
         return [(row, original) for row in rows if (original := self.find(row))]

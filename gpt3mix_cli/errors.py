@@ -119,9 +119,10 @@ def path_problem(error: Exception) -> UserError | None:
 
     Here and not where paths are used: even to ask whether such a path exists raises an error.
     """
-    number, reason = getattr(error, "errno", None), ""
-    if number in (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EACCES):
-        reason = f"{getattr(error, 'filename', '')}: {getattr(error, 'strerror', '')}"
+    path, reason = getattr(error, "filename", None), ""
+    wanted = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EACCES)
+    if path is not None and getattr(error, "errno", None) in wanted:
+        reason = f"{path}: {getattr(error, 'strerror', '')}"
     elif str(error).startswith(PATHLIB_ERRORS):
         reason = str(error)
     return UserError(reason, "give another path") if reason else None

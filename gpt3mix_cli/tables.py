@@ -195,7 +195,9 @@ class _DelimitedFile:
                 f"{where}: {len(fields)} fields where the header has {len(self._header)}",
                 "quote fields that contain the delimiter, or set `delimiter:`",
             )
-        if len(self._lines) > 1 and self._format.quoting == "auto" and self._swallows_rows():
+        # In CSV files two such lines are rather a text with a number such as 1,000.
+        enough = 2 if self._delimiter == "\t" else 3
+        if len(self._lines) >= enough and self._format.quoting == "auto" and self._swallows_rows():
             raise UserError(
                 f"{where}: a quoted field runs over {len(self._lines)} lines, each of which looks "
                 "like a row",

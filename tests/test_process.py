@@ -87,5 +87,5 @@ def test_a_broken_pipe_of_something_else_is_not_the_end_of_stdout() -> None:
 def test_control_characters_in_a_message_are_escaped(capsys: pytest.CaptureFixture[str]) -> None:
     print_error(UserError("a.csv: \x1b]0;title\x07 \x9b31m", "see\r it"))
     assert capsys.readouterr().err == (
-        "error: a.csv: \\x1b]0;title\\x07 \\x9b31m\n  fix: see\\x0d it\n"
+        "error: a.csv: \\x1b]0;title\\x07 \\x9b31m\n  fix: see\\r it\n"
     )

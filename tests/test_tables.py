@@ -10,7 +10,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from gpt3mix_cli import files, tables
+from gpt3mix_cli import jsonl, tables
 from gpt3mix_cli.errors import UserError
 from gpt3mix_cli.jsonl import read_objects
 from gpt3mix_cli.settings import TableFormat
@@ -45,7 +45,7 @@ def refused(path: Path, content: bytes | str, **keys: Any) -> UserError:
     [
         ("a.tsv", 'text\tlabel\nfine\tp\n"a warm film\tp\na dull film\tn\nthe end"\tp\n', 3, 3),
         ("a.tsv", 'id\ttext\t\tlabel\n1\t"warm\t\tp\n2\tdull"\t\tn\n', 2, 2),
-        ("a.csv", 'text,label\n"a warm film,p\r\nthe end",n\r\n', 2, 2),
+        ("a.csv", 'text,label\n"a warm film,p\r\nso so,n\r\nthe end",n\r\n', 2, 3),
         ("a.csv", 'label,text\np,"a warm film\nn,so ""bad""\nn,the end"\n', 2, 3),
     ],
 )
@@ -69,6 +69,7 @@ def test_a_quote_that_swallows_rows_is_refused(
     [
         ("a.csv", 'text,label\n"Dear team,\nplease help",p\n', "Dear team,\nplease help"),
         ("a.csv", 'label,text\np,"One, two\nthree, four"\n', "One, two\nthree, four"),
+        ("a.csv", 'text,label\n"It costs\n1,000",p\n', "It costs\n1,000"),
         ("a.tsv", 'text\tlabel\n"a\n\nb\nc"\tp\n', "a\n\nb\nc"),
         ("a.tsv", 'label\ttext\np\t"a\tb\nc"\n', "a\tb\nc"),
     ],
@@ -101,7 +102,7 @@ def test_a_missing_header_is_reported_with_its_remedy(tmp_path: Path) -> None:
     assert "if this line is a row, name the columns of the file: `columns: [...]`" in error.hint
     assert len(error.hint) < 300
     wide = refused(path, ",".join(map(str, range(10_000))))
-    assert "19, 9,980 more; name the right one with task.data.text" in wide.hint
+    assert "19, and 9,980 more; name the right one with task.data.text" in wide.hint
     body = "good,p\nbad,n\n"
     assert read(path, body, columns=["text", "label"])[0] == GOOD
     assert read(path, "text,label\n" + body, columns=["text", "label"])[0] == GOOD
@@ -173,11 +174,11 @@ def test_a_folder_is_refused(tmp_path: Path, suffix: str) -> None:
 def test_a_device_without_an_end_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "MAX_LINE_BYTES", 10_000)
+    monkeypatch.setattr(jsonl, "MAX_LINE_BYTES", 10_000)
     for suffix in ("csv", "jsonl"):
         path = tmp_path / f"a.{suffix}"
         path.symlink_to("/dev/zero")
-        with pytest.raises(UserError, match=r"line 1: not text"):
+        with pytest.raises(UserError, match=r"line 1: longer than"):
             list(read_rows(path, NEEDED))
     with pytest.raises(UserError, match=r"line 1: longer than 10,000 bytes"):
         read(tmp_path / "b.csv", "x" * 10_001)

@@ -38,7 +38,7 @@ from .soft_labels import (
     reject_without_text,
 )
 
-CACHE_VERSION = 4  # raise it if the same settings give other rows
+CACHE_VERSION = 5  # raise it if the same settings give other rows
 # Settings that decide how many rows are made and which are kept, but not what an attempt yields.
 QUOTA_SETTINGS = {"ratio", "synthetic_sets", "attempts", "filter"}
 # Settings that have no effect with a kind of label.

@@ -293,6 +293,7 @@ def _open_writer(path: Path) -> sqlite3.Connection:
     if path != IN_MEMORY:  # SQLite gives its other files the same permissions
         os.close(os.open(path, os.O_CREAT, PRIVATE))
     database = sqlite3.connect(path, isolation_level=None, timeout=10, check_same_thread=False)
+    database.text_factory = _decode
     try:
         # FULL: an answer that was paid for survives a power cut, not only a kill.
         database.execute("PRAGMA synchronous = FULL")
@@ -312,9 +313,15 @@ def _open_reader(path: Path, short_lived: bool) -> sqlite3.Connection:
     # nobody writes, and `immutable` creates none.
     in_use = any(path.with_name(path.name + suffix).exists() for suffix in ("-wal", "-journal"))
     immutable = "&immutable=1" if short_lived and not in_use else ""
-    return sqlite3.connect(
+    database = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode=ro{immutable}", uri=True, check_same_thread=False
     )
+    database.text_factory = _decode
+    return database
+
+
+def _decode(text: bytes) -> str:
+    return text.decode(errors="replace")  # a damaged answer cannot be read, but the others can
 
 
 def _select(database: sqlite3.Connection, keys: Sequence[str]) -> list[AnswerRow]:

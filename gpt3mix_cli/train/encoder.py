@@ -207,6 +207,7 @@ class Encoder:
         """
         try:
             self.logits(self.tokens(TRIAL_TEXTS))
+            self.start_fit()  # forgets these texts
         except UserError:
             raise
         except Exception as error:  # whatever the model's configuration makes of it

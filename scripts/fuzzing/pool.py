@@ -94,7 +94,13 @@ def fuzz(given: argparse.Namespace) -> Tally:
             for start in range(0, count, CHUNK)
         ]
         chunks.sort(key=lambda chunk: chunk[1])
-        return _Pool(given, scratch, base).run(chunks)
+        tally = _Pool(given, scratch, base).run(chunks)
+        lost = sum(counts.values()) - sum(row.inputs for row in tally.rows.values())
+        if lost > 0:
+            tally.failures.append(
+                (f"{lost} inputs were not run, since their process died", scratch)
+            )
+        return tally
 
 
 def replay(folder: Path, limit_s: float) -> int:

@@ -46,7 +46,7 @@ def parse_json(text: str) -> Any:
         value = json.loads(text)
         return _storable(value) if UNSTORABLE_ESCAPE.search(text) else value
     except (ValueError, RecursionError):  # nested too deeply, or a number of too many digits
-        raise InvalidResponse(f"the answer is not JSON: {text[:80]!r}") from None
+        raise InvalidResponse("the answer is not JSON") from None
 
 
 def _storable(value: Any) -> Any:
@@ -72,11 +72,10 @@ def parse_texts(answer: Any, prompt: str = "") -> list[GeneratedText]:
     """
     if not isinstance(answer, Mapping):
         raise InvalidResponse("the answer has no valid choices: it is no object")
+    raise_error_in(answer)
     choices = answer.get("choices")
-    if not choices:
-        raise_error_in(answer)
-        if choices == []:
-            raise HttpError(400, "the server refuses the prompt: its answer has no choices")
+    if choices == []:
+        raise HttpError(400, "the server refuses the prompt: its answer has no choices")
     if not isinstance(choices, list):
         raise InvalidResponse("the answer has no valid choices")
     return [_parse_choice(choice, prompt) for choice in choices]
@@ -95,7 +94,9 @@ def _parse_choice(choice: Any, prompt: str) -> GeneratedText:
     text = _join_parts(fields.get("content" if is_chat else "text"))
     if text is None and not is_chat:
         raise InvalidResponse("the answer has no valid choices: one has no text")
-    reasoning = _join_parts(fields.get("reasoning_content", fields.get("reasoning"))) or ""
+    reasoning = (
+        _join_parts(fields.get("reasoning_content")) or _join_parts(fields.get("reasoning")) or ""
+    )
     generated, refusal = f"{reasoning}{text or ''}", fields.get("refusal")
     blocked = f"finish_reason: {finish}" if finish in FILTER_REASONS else ""
     if isinstance(refusal, str) and refusal:

@@ -20,19 +20,11 @@ from ..journal import AnswerRow, Journal, SpendingRow
 from .answers import parse_json, parse_usage
 from .budget import BudgetTracker
 from .dispatcher import HttpDispatcher
-from .http_errors import HttpError, InvalidResponse
+from .http_errors import CONTEXT_ERRORS, HttpError, InvalidResponse
 from .requests import Call
 from .responses import GeneratedText, Usage
 
 BYTES_PER_TOKEN = 4.0  # of English text; estimates are within 25 %
-CONTEXT_ERRORS = (  # how servers say that a prompt is too long
-    "context_length_exceeded",
-    "maximum context length",
-    "context window",
-    "exceed context",
-    "context size",
-    "longer than the maximum",
-)
 MAX_INVALID_ANSWERS = 3  # to one request; after that it is refused like one of a bad prompt
 # Below this fraction of our own count of a prompt's tokens, the server did not read all of it. The
 # first holds for the user's tokenizer, the second for estimates.

@@ -44,10 +44,10 @@ LOADING = re.compile(r"\b(load|start|warm)ing\b", re.IGNORECASE)  # a model or a
 # Such as `"estimated_time": 20.0` (Hugging Face) and `try again in 1m30s` (OpenAI).
 WAIT = re.compile(
     r"(?:estimated_time|retry[ _-]?(?:after|delay|in)|try again in)\W{1,5}"
-    r"((?:\d+(?:\.\d+)?\s*(?:ms|s|m|h)?[a-z]*\s*)+)",
+    r"((?:\d+(?:\.\d+)?(?![\d,.-]*\d)\s*(?:(?:ms|milli|s|m|h)[a-z]*)?\s*)+)",
     re.IGNORECASE,
 )
-SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
+UNIT_SECONDS = {"ms": 0.001, "milli": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
 Kind = Literal["busy", "outage", "failure"]
 RERUN_HINT = "check the server and run again; answers are kept"
 
@@ -213,7 +213,7 @@ class HttpDispatcher:
             raise RetryableError(f"the connection failed: {error}", kind="outage") from None
         self._connected, server.failed_connections = True, 0
         try:
-            text = response.content.decode()
+            text = response.content.decode(errors="replace")
             if response.status_code >= 300:
                 raise self._parse_error(response.status_code, text, response.headers)
             value = parse_json(text)
@@ -224,10 +224,8 @@ class HttpDispatcher:
         except HttpError as error:  # perhaps of a 200 with an error in it
             self._raise_http_error(server, error, sent)
         except InvalidResponse as error:
-            raise RetryableError(self.redact_secrets(str(error))) from None
-        except ValueError:
-            start = self.redact_secrets(response.content.decode(errors="replace"))[:80]
-            raise RetryableError(f"the answer is not JSON: {start!r}") from None
+            start = self.redact_secrets(text)[:80]
+            raise RetryableError(f"{self.redact_secrets(str(error))}: {start!r}") from None
         self._outage_since = math.inf
         saturated = server.in_flight >= server.capacity
         server.concurrency.on_success(sent, time.monotonic(), saturated)
@@ -243,8 +241,13 @@ class HttpDispatcher:
 
     def _raise_http_error(self, server: Server, error: HttpError, sent: float) -> NoReturn:
         """Raise what an error answer means; the server is slowed down or paused if it is busy."""
-        now, wait = time.monotonic(), error.retry_after
         error.message = self.redact_secrets(error.message)
+        wait = error.retry_after
+        if wait is None:
+            wait = error.retry_after = requested_wait(error.message)
+        now = time.monotonic()
+        if error.status not in OUTAGE_STATUSES:
+            self._outage_since = math.inf
         message = f"HTTP {error.status}: {error.message}"
         if error.status == 402 or not QUOTA_ERRORS.isdisjoint((error.code, error.type)):
             reason = f"{self.name}: the quota is used up: {error.message}"
@@ -312,5 +315,5 @@ def requested_wait(text: str) -> float | None:
     """Return the seconds that an error's text asks to wait; None if it does not say."""
     if not (wait := WAIT.search(text)):
         return None
-    parts = re.findall(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|)", wait[1].lower())
-    return sum(float(number) * SECONDS[unit] for number, unit in parts)
+    parts = re.findall(r"(\d+(?:\.\d+)?)\s*(ms|milli|s|m|h|)", wait[1].lower())
+    return sum(float(number) * UNIT_SECONDS[unit] for number, unit in parts)

@@ -154,7 +154,7 @@ class OpenAILM:
             return scores, responses, refusal
 
         results = list(self._loop.map_ordered(score_prompt, prompts))
-        if results and all(refusal for _, _, refusal in results):
+        if results and not self._session.has_accepted:
             total = len(results)
             raise self._session.refusal_error(f"{total} of {total}", results[-1][2])
         count = len(choices)

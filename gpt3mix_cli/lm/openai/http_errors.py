@@ -14,6 +14,14 @@ from typing import Any
 REQUEST_ERRORS = ("validation error", "is not supported")  # llama-cpp-python sends these as a 500
 # Of a 403 that is about the prompt, not about the key (OpenRouter's).
 MODERATION_ERRORS = ("moderation", "flagged", "content_filter", "content policy", "content_policy")
+CONTEXT_ERRORS = (  # how servers say that a prompt is too long
+    "context_length_exceeded",
+    "maximum context length",
+    "context window",
+    "exceed context",
+    "context size",
+    "longer than the maximum",
+)
 PROMPT_STATUSES = (400, 413, 422, 451)  # about the request itself, not about the key or the path
 # Part of the code or type of an error without a status -> the status that it would have.
 STATUS_BY_WORD = {
@@ -96,13 +104,11 @@ def raise_error_in(answer: Mapping[str, Any]) -> None:
     if not error and "error" in (answer.get("object"), answer.get("type")):
         error = answer
     if error:
-        parsed = _build_error(BAD_GATEWAY, error, "", str, None)
-        parsed.status = _status_of(parsed)
-        raise parsed
+        raise _build_error(None, error, "", str, None)
 
 
 def _build_error(
-    status: int,
+    status: int | None,
     error: Any,
     text: str,
     redact: Callable[[str], str],
@@ -115,6 +121,8 @@ def _build_error(
         for value in (words, *(_shown(fields.get(name)) for name in ("code", "param", "type")))
     )
     words = f"{code} {type_} {message}".lower()
+    if status is None:
+        status = _status_of(code, type_, words)
     if (status == 500 and any(pattern in message for pattern in REQUEST_ERRORS)) or (
         status == 403 and any(pattern in words for pattern in MODERATION_ERRORS)
     ):
@@ -134,11 +142,14 @@ def replace_unstorable(text: str) -> str:
     return UNSTORABLE.sub("\ufffd", text)
 
 
-def _status_of(error: HttpError) -> int:
-    if error.code.isdecimal() and 400 <= int(error.code[:4]) <= 599:
-        return int(error.code)
-    words = f"{error.code} {error.type}".lower()
-    return next((status for word, status in STATUS_BY_WORD.items() if word in words), BAD_GATEWAY)
+def _status_of(code: str, type_: str, words: str) -> int:
+    """Return the status that an error without one would have; `words` are all that it says."""
+    if re.fullmatch("[45][0-9]{2}", code):
+        return int(code)
+    if any(pattern in words for pattern in (*CONTEXT_ERRORS, *MODERATION_ERRORS)):
+        return 400
+    name = f"{code} {type_}".lower()
+    return next((status for word, status in STATUS_BY_WORD.items() if word in name), BAD_GATEWAY)
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

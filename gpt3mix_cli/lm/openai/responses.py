@@ -93,11 +93,13 @@ def parse_context(answer: Any, model: str) -> int:
     entries = answer.get("data") if isinstance(answer, Mapping) else None
     entries = entries if isinstance(entries, list) else ()
     models = [entry for entry in entries if isinstance(entry, Mapping)]
-    named = [entry for entry in models if entry.get("id") == model] or models[:1]
+    named = [entry for entry in models if entry.get("id") == model] or (
+        models if len(models) == 1 else []
+    )
     for entry in named:
         meta = entry.get("meta")
         values = [entry.get("max_model_len"), meta.get("n_ctx") if isinstance(meta, Mapping) else 0]
-        known = [value for value in values if isinstance(value, int) and value > 0]
+        known = [value for value in values if type(value) is int and value > 0]
         if known:
             return min(known)
     return 0

@@ -103,6 +103,11 @@ class Session:
             message = f"{self._dispatcher.name}: HTTP {error.status}: {error.message}"
             self._dispatcher.pool.stop(UserError(message, SERVER_HINT))
 
+    @property
+    def has_accepted(self) -> bool:
+        """Whether the server has answered any prompt of this output."""
+        return self._accepted > 0
+
     def record_outcome(self, refusal: str, responses: Sequence[Response]) -> None:
         """Record whether a prompt was refused; all work stops if most of them are.
 
