@@ -192,7 +192,8 @@ class BatchRunner:
         rows: list[AnswerRow] = []
         spent: list[SpendingRow] = []
         for key, value in answers:
-            call, usage = calls_by_key.get(key), parse_usage(value)
+            call = calls_by_key.get(key)
+            usage = parse_usage(value, partial(self._own_count, call, value))
             request = {"path": call.path, **call.body} if call else {"batch": batch.batch}
             number = int(call.number.partition(".")[0]) if call else None
             answer = json.dumps({**value, "batch": True}, ensure_ascii=False)
@@ -200,6 +201,12 @@ class BatchRunner:
             usd = self._budget.cost(usage, batch=True)
             spent.append((key, 1, usage.prompt, usage.completion, usd))
         self._journal.store(rows, spent)
+
+    def _own_count(self, call: Call | None, answer: Mapping[str, Any]) -> tuple[int, int]:
+        """Return prompt and completion tokens of an answer that does not report them."""
+        texts = [text.generated for text in parse_texts(answer)]
+        prompt = self._count_tokens(_prompt_text(call)) if call else 0
+        return prompt, sum(map(self._count_tokens, texts))
 
     # The provider ----------------------------------------------------------------------------
 

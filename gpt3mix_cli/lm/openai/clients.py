@@ -44,7 +44,7 @@ class Clients:
     def __init__(self, settings: OpenAISettings, replay_only: bool = False) -> None:
         self._settings = settings
         self._key = "" if replay_only else _api_key(settings)
-        secrets = [self._key, *_secret_headers()]
+        secrets = [self._key, os.environ.get("AZURE_OPENAI_AD_TOKEN", ""), *_secret_headers()]
         self._masked = _secrets_pattern(secrets)
         # Servers that take any key are given plain words (`none`, `film`), which texts may hold.
         self._forbidden = [

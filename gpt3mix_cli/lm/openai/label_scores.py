@@ -27,12 +27,12 @@ class LabelMass:
     Attributes:
         known: of the tokens that complete it.
         unknown: of its beginnings after which no token is known, and of unreported tokens.
-        is_told_apart: whether any token is this label's alone.
+        has_own_token: whether any token is this label's alone.
     """
 
     known: float = 0.0
     unknown: float = 0.0
-    is_told_apart: bool = False
+    has_own_token: bool = False
 
     @property
     def is_bounded(self) -> bool:
@@ -91,7 +91,7 @@ def score_top_logprobs(
             return Scores(tuple(min(math.log(mass.known), 0.0) for mass in masses))
     if chat or merge or len(tops) == 1:
         masses, _ = _label_masses(tops, choices, any_spelling=True)
-    if not any(mass.is_told_apart for mass in masses):
+    if not any(mass.has_own_token for mass in masses):
         return None
     return Scores(
         tuple(min(mass.logprob, MAX_UNCERTAIN_LOGPROB) for mass in masses),
@@ -173,7 +173,7 @@ def _label_masses(
             if not is_label:
                 beginnings.append(step)
             for mass in map(masses.__getitem__, step.rests):
-                mass.is_told_apart |= is_alone
+                mass.has_own_token |= is_alone
                 if is_label and is_alone:
                     mass.known += step.probability
                 else:

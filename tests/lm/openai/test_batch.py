@@ -431,6 +431,17 @@ def test_answers_cost_a_batchs_price_and_what_is_under_way_counts_as_spent(
     assert [result.prompt_tokens for result in whole] == [result.prompt_tokens for result in halved]
 
 
+def test_an_answer_without_usage_counts_by_our_own_estimate(
+    completions: Server, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.journal.sqlite"
+    stopped(completions, path, build_requests())
+    completions.batches.without_usage = True
+    ask(completions, path, build_requests())
+    requests, prompt, completion, _ = total_spent(path)
+    assert prompt > 10 * requests and completion >= requests
+
+
 @pytest.mark.parametrize("limit", [{"requests": 15}, {"tokens": 500}])
 def test_a_batch_that_the_budget_does_not_hold_is_not_submitted(
     completions: Server, tmp_path: Path, limit: dict[str, int]
