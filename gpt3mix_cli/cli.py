@@ -1,8 +1,8 @@
 """The commands: each parses its options, calls a stage, prints the result and sets the exit code.
 
-Exit codes: 0 done; 1 a bug; 2 the user's input is wrong; 3 stopped short; 130 interrupted. After 3
-and 130 finished work is kept and the same command resumes. Results go to stdout, everything else
-to stderr. Nothing heavy is imported here.
+Exit codes: 0 done; 1 a bug; 2 the user's input is wrong; 3 stopped short; 130 interrupted, 129 and
+143 by SIGHUP and SIGTERM. After all but 1 and 2 the same command resumes. Results go to stdout,
+everything else to stderr. Nothing heavy is imported here.
 """
 
 import os
@@ -13,9 +13,9 @@ from typing import Annotated
 
 import typer
 
-from . import __version__
+from . import __version__, process
 from . import cli_options as opt
-from .errors import StdoutClosed, UserError
+from .errors import StdoutClosed, StoppedShort, UserError, path_problem, shown_value
 
 OLD_FLAGS = {"licence": "license"}  # old name -> name; not shown in the help
 
@@ -31,7 +31,7 @@ app = typer.Typer(
         "token_normalize_func": lambda name: OLD_FLAGS.get(name, name),
     },
     epilog="A whole experiment: gpt3mix run CONFIG. The manual: gpt3mix guide. Exit codes: 0 done, "
-    "2 wrong input, 3 stopped short but resumable, 130 interrupted.",
+    "2 wrong input, 3 stopped short but resumable, 130 interrupted, 143 terminated.",
 )
 ENVIRONMENT = {
     # The progress bars and messages of libraries would break ours.
@@ -344,22 +344,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)  # the user's own value wins
     try:
-        app(args=None if argv is None else list(argv), prog_name="gpt3mix")
+        arguments = sys.argv[1:] if argv is None else list(argv)
+        for argument in arguments:
+            if any("\ud800" <= char <= "\udfff" for char in argument):
+                raise UserError(f"{shown_value(argument)}: not UTF-8", "rename it, or give UTF-8")
+        app(args=arguments, prog_name="gpt3mix")
     except UserError as error:
         from .console import print_error
 
         print_error(error)
         return error.exit_code
     except KeyboardInterrupt:
-        return _interrupted()
+        return process.interrupted()
     except StdoutClosed:
-        # The reader of stdout has gone; what is still buffered has no reader.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        process.discard_stdout()
         return 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
-        return _interrupted() if code == 130 else code
-    except Exception:
+        return process.interrupted() if code == 130 else code
+    except Exception as error:
+        from .pretrained import MEMORY_HINT, out_of_memory
+
+        problem: UserError | None = path_problem(error)
+        if out_of_memory(error):
+            problem = StoppedShort("not enough memory; finished work is kept", MEMORY_HINT)
+        if problem:
+            from .console import print_error
+
+            print_error(problem)
+            return problem.exit_code
         import traceback
 
         traceback.print_exc()
@@ -368,19 +381,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _interrupted() -> int:
-    print(
-        "gpt3mix: interrupted; finished work is kept, and the same command resumes", file=sys.stderr
-    )
-    return 130
-
-
 def entry() -> None:
     """Run the console script."""
+    process.open_streams()
+    process.handle_signals()
     code = main()
+    process.flush_streams()
     if "torch" in sys.modules:
         # Unloading torch takes a second. All files are closed and all workers have ended.
-        sys.stdout.flush()
-        sys.stderr.flush()
         os._exit(code)
     sys.exit(code)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .report import ReportInput
 
 RESULTS = Path("results")
+MAX_INT = 2**63 - 1
 STREAM = Path("-")  # stdin as an input, stdout as an output
 
 Config = Annotated[Path, typer.Argument(help="the experiment's YAML file", metavar="CONFIG")]
@@ -28,7 +29,12 @@ Level = Annotated[
     str | None,
     typer.Option(help="one level, such as 1%, 8/class or full; default: every level of the config"),
 ]
-Seed = Annotated[int | None, typer.Option(help="one data seed; default: every seed of the config")]
+Seed = Annotated[
+    int | None,
+    typer.Option(
+        min=-MAX_INT, max=MAX_INT, help="one data seed; default: every seed of the config"
+    ),
+]
 CheckLabels = Annotated[
     bool, typer.Option("--labels", help="score real rows, each below others: are labels any good?")
 ]
@@ -59,11 +65,13 @@ Json = Annotated[bool, typer.Option("--json", help="print one summary object on 
 Ratio = Annotated[
     float | None, typer.Option(help="synthetic rows for each real one; overrides augment.ratio")
 ]
-Limit = Annotated[int | None, typer.Option(min=1, help="write at most this many rows")]
+Limit = Annotated[int | None, typer.Option(min=1, max=MAX_INT, help="write at most this many rows")]
 Show = Annotated[
     int,
     typer.Option(
-        min=0, help="print this many rows with their parents and soft labels, as in Table 4"
+        min=0,
+        max=MAX_INT,
+        help="print this many rows with their parents and soft labels, as in Table 4",
     ),
 ]
 Card = Annotated[
@@ -77,6 +85,7 @@ Jobs = Annotated[
     int | None,
     typer.Option(
         min=1,
+        max=1_024,
         help="trials at the same time; default: as many as cores and memory allow (on a GPU 1)",
     ),
 ]
@@ -104,7 +113,9 @@ AugmentedFiles = Annotated[
         help="synthetic rows (JSONL) in place of the methods' own; repeatable",
     ),
 ]
-Trials = Annotated[int | None, typer.Option(min=1, help="training runs in all; overrides trials")]
+Trials = Annotated[
+    int | None, typer.Option(min=1, max=100_000, help="training runs in all; overrides trials")
+]
 SaveModel = Annotated[
     Path | None,
     typer.Option(help="folder for the trial with the best validation score, to use with predict"),

@@ -6,51 +6,24 @@ and label tokens are read as written: `no` and `1` stay words.
 """
 
 import itertools
-import re
+import math
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pydantic
-import yaml
 
 from .errors import UserError, did_you_mean
 from .settings import FILE_NAME_PATTERN, Experiment, Task
 from .settings.problems import format_problems
+from .yaml_files import holds_words, parse_yaml, read_yaml
 
 # Sections whose scalars are words even if they look like booleans, numbers or null.
 WORD_SECTIONS = {"labels", "values"}
 SPEC_KEYS = ("text_type", "label_type", "labels")  # of a task specification
 DATA_PATHS = ("train", "validation", "test", "path")  # keys of `task.data` that hold paths
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2's core scalars: `yes` and `off` are words, `3e-5` is a number, `1:30` is a word."""
-
-
-_Loader.yaml_implicit_resolvers = {}
-
-for _tag, _pattern, _first in (
-    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    ("int", r"[-+]?[0-9]+", "-+0123456789"),
-    (
-        "float",
-        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-        "-+.0123456789",
-    ),
-    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    ("merge", r"<<", "<"),
-):
-    _Loader.add_implicit_resolver(
-        f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), list(_first)
-    )
-
-
-# Unlike in YAML 1.1, 010 is ten.
-_Loader.add_constructor(
-    "tag:yaml.org,2002:int",
-    lambda loader, node: int(loader.construct_scalar(cast(yaml.ScalarNode, node))),
-)
+MAX_VARIANTS = 1_000  # of a sweep
 
 
 def load_experiments(path: Path, overrides: Sequence[str] = ()) -> list[Experiment]:
@@ -64,7 +37,7 @@ def load_experiments(path: Path, overrides: Sequence[str] = ()) -> list[Experime
     Raises:
         UserError: with every problem of the file and the key of each.
     """
-    raw = _read(path)
+    raw = read_yaml(path, "give the path of an experiment's YAML file", WORD_SECTIONS)
     if not isinstance(raw, dict):
         raise UserError(
             f"{path}: the file is not a mapping of keys",
@@ -100,7 +73,7 @@ def load_specs(path: Path, task: Task) -> list[Task]:
     Raises:
         UserError: naming the specification that is wrong.
     """
-    items = _read(path)
+    items = read_yaml(path, "give the path of a list of task specifications", WORD_SECTIONS)
     example = "for example - {text_type: movie review, label_type: sentiment}"
     if not isinstance(items, list) or not items:
         raise UserError(f"{path}: not a list of task specifications", example)
@@ -133,14 +106,11 @@ def _override(raw: dict[str, Any], override: str, path: Path) -> None:
     if not equals or not key:
         raise UserError(f"--set {override}: expected key=value", "for example --set augment.k=4")
     where = f"--set {key}"
-    _set(raw, key, _parse(value, where, words=_holds_words(key)), path, where)
+    words = holds_words(key, WORD_SECTIONS)
+    _set(raw, key, parse_yaml(value, where, WORD_SECTIONS, words), path, where)
     sweep = raw["sweep"]
     if isinstance(sweep, dict):
         raw["sweep"] = {name: sweep[name] for name in sweep if not _overlap(key, name)}
-
-
-def _holds_words(key: str) -> bool:
-    return not WORD_SECTIONS.isdisjoint(key.split("."))
 
 
 def _overlap(key: str, other: str) -> bool:
@@ -156,74 +126,13 @@ def _set(raw: dict[str, Any], key: str, value: Any, path: Path, where: str) -> N
     _put(raw, keys, value, where)
 
 
-def _read(path: Path) -> Any:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(
-            f"{path}: no such file", "give the path of an experiment's YAML file"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{path}: cannot be read: {error}", "give the path of a YAML file in UTF-8"
-        ) from None
-    return _parse(text, str(path))
-
-
-def _parse(text: str, where: str, words: bool = False) -> Any:
-    try:
-        loader = _Loader(text)
-        node = loader.get_single_node()
-        if node is None:
-            return None if where.startswith("--set") else {}
-        _prepare(node, where, words)
-        return loader.construct_document(node)
-    except RecursionError:
-        raise UserError(
-            f"{where}: an alias contains itself, or the file is nested too deeply",
-            "write the values out",
-        ) from None
-    except (yaml.YAMLError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{where}, line {mark.line + 1}" if mark else where
-        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or error
-        raise UserError(
-            f"{where}: not valid YAML: {problem}", "check indentation, colons and quotes"
-        ) from None
-
-
-def _prepare(node: yaml.Node, where: str, words: bool) -> None:
-    """Turn the scalars of word sections into strings, and refuse duplicate keys.
-
-    YAML would silently use the last of them.
-    """
-    if isinstance(node, yaml.ScalarNode) and words:
-        node.tag = "tag:yaml.org,2002:str"
-    elif isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            _prepare(item, where, words)
-    elif isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            line = f"{where}, line {key.start_mark.line + 1}"
-            if not isinstance(key, yaml.ScalarNode):
-                raise UserError(f"{line}: a key must be a plain word", "quote it or rename it")
-            if key.value in seen and key.value != "<<":
-                raise UserError(f"{line}: duplicate key '{key.value}'", "remove one of the two")
-            seen.add(key.value)
-            if key.tag != "tag:yaml.org,2002:merge":
-                key.tag = "tag:yaml.org,2002:str"
-            _prepare(value, where, words or _holds_words(key.value))
-
-
 def _task_file(path: Path, task: str) -> Any:
-    file = path.parent / Path(task).expanduser()
-    if not file.is_file():
-        raise UserError(
-            f"{path}: task: no such file: {file}",
-            "give the path of a task file, relative to the experiment's file",
-        )
-    raw = _read(file)
+    # Unlike `Path.expanduser`, an unknown user is no error here: there is no such file.
+    file = path.parent / os.path.expanduser(task)
+    hint = "give the path of a task file, relative to the experiment's file"
+    if not os.path.exists(file):  # unlike that of Path, this takes a name that is too long
+        raise UserError(f"{path}: task: no such file: {file}", hint)
+    raw = read_yaml(file, hint, WORD_SECTIONS)
     if isinstance(raw, dict):
         if FILE_NAME_PATTERN.fullmatch(file.stem):
             raw.setdefault("name", file.stem)
@@ -237,7 +146,7 @@ def _anchor(mapping: Any, keys: Sequence[str], folder: Path) -> None:
         value = mapping.get(key)
         if isinstance(value, str) and value:
             try:
-                path = folder / Path(value).expanduser()
+                path = folder / os.path.expanduser(value)
                 # `models/en-{pivot}` is a path if the folder of any pivot exists.
                 has_pivots = "{pivot}" in path.name and any(
                     path.parent.glob(path.name.replace("{pivot}", "*"))
@@ -266,7 +175,7 @@ def _put(raw: Any, keys: Sequence[str], value: Any, where: str) -> None:
             )
         if position == len(keys) - 1:
             raw[index] = value
-        elif isinstance(raw, dict) and not isinstance(raw.get(key), dict | list):
+        elif isinstance(raw, dict) and raw.get(key) is None:
             raw[key] = {}
         raw = raw[index]
 
@@ -279,6 +188,11 @@ def _variants(raw: dict[str, Any], path: Path) -> Iterator[tuple[dict[str, Any],
         raise UserError(
             f"{path}: sweep: expected key -> list of values",
             "for example sweep: {augment.k: [1, 2, 4]}",
+        )
+    num_variants = math.prod(map(len, sweep.values()))
+    if num_variants > MAX_VARIANTS:
+        raise UserError(
+            f"{path}: sweep: {num_variants:,} variants", f"sweep at most {MAX_VARIANTS:,}"
         )
     for values in itertools.product(*sweep.values()):
         variant = dict(zip(sweep, values, strict=True))

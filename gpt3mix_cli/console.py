@@ -26,9 +26,9 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from .console_tables import plan_table, statistics_table
-from .errors import Callbacks, StdoutClosed, StoppedShort, UserError
-from .files import DISK_ERRORS, STDIO, write_errors
+from .console_tables import manifest_errors, plan_table, statistics_table
+from .errors import Callbacks, StdoutClosed, StoppedShort, UserError, fit_screen
+from .files import STDIO, stdout_errors
 from .records import Augmented, Example, IncompleteOutput, StageResult, read_records
 
 if TYPE_CHECKING:
@@ -41,9 +41,15 @@ if TYPE_CHECKING:
 PROGRESS_INTERVAL_S = 60.0  # between two lines of progress where there are no bars
 MIN_PIPE_WIDTH = 200  # columns of a table that is piped: what a narrow one cuts off would be lost
 
+# Texts of files and servers must not control the terminal.
+
 
 class _Stdout(Console):
-    """Stdout, whose reader may close it early (`| head`)."""
+    """Stdout, whose reader may close it early (`| head`), or whose disk may be full."""
+
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        with stdout_errors():
+            super().print(*args, **kwargs)
 
     def on_broken_pipe(self) -> None:
         raise StdoutClosed
@@ -83,11 +89,6 @@ class Display:
 
     def __exit__(self, *error: Any) -> None:
         self._progress.stop()
-        if isinstance(error[1], BrokenPipeError):
-            raise StdoutClosed from None
-        if isinstance(error[1], OSError) and error[1].errno in DISK_ERRORS:
-            with write_errors(Path("stdout")):
-                raise error[1]
 
     # While a stage works -------------------------------------------------------------------------
 
@@ -98,6 +99,7 @@ class Display:
 
     def warn(self, message: str) -> None:
         """Show a warning, unless it was shown before."""
+        message = fit_screen(message)
         with self._lock:
             if message not in self._warnings:
                 self._warnings.append(message)
@@ -132,7 +134,7 @@ class Display:
         """Show a message that is neither progress nor a warning."""
         if not self._quiet:
             with self._lock:
-                self._progress.console.print(Text(text))
+                self._progress.console.print(Text(fit_screen(text)))
 
     def print_examples(
         self, output: Path, source: Path, count: int, tokens: Mapping[str, str]
@@ -309,8 +311,9 @@ class Display:
 
         if len(augmented) == 1:
             manifest = augmented[0].manifest
-            for name, value in describe_counts(manifest.counts, manifest.usd):
-                self._err.print(Text.assemble((f"  {name:<12} ", "dim"), value))
+            with manifest_errors(augmented[0]):
+                for name, value in describe_counts(manifest.counts, manifest.usd):
+                    self._err.print(Text.assemble((f"  {name:<12} ", "dim"), value))
             return
         width = None if self._err.is_terminal else max(MIN_PIPE_WIDTH, self._err.width)
         console = Console(stderr=True, highlight=False, width=width)
@@ -323,7 +326,8 @@ class Display:
 
     def _print_json(self, value: Mapping[str, Any]) -> None:
         text = json.dumps({**value, "warnings": self._warnings}, ensure_ascii=False)
-        print(text, file=sys.stdout, flush=True)
+        with stdout_errors():
+            print(text, file=sys.stdout, flush=True)
 
 
 def _raise_first(results: Sequence[StageResult | StoppedShort]) -> None:
@@ -334,7 +338,8 @@ def _raise_first(results: Sequence[StageResult | StoppedShort]) -> None:
 
 def _count_rows(result: StageResult) -> int:
     counts = result.manifest.counts
-    return int(next((counts[name] for name in ("rows", "kept", "trials") if name in counts), 0))
+    with manifest_errors(result):
+        return int(next((counts[name] for name in ("rows", "kept", "trials") if name in counts), 0))
 
 
 def _summary(result: StageResult) -> dict[str, Any]:

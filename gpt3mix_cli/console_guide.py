@@ -6,7 +6,7 @@ import re
 from rich.console import Console
 from rich.markdown import Markdown
 
-from .errors import StdoutClosed
+from .files import stdout_errors
 from .guide import TOPICS, read_page
 
 MAX_WIDTH = 100  # columns; longer lines of text are hard to read
@@ -21,7 +21,7 @@ def show_guide(topic: str | None) -> None:
     """
     console = Console(highlight=False)
     console.width = min(console.width, MAX_WIDTH)
-    try:
+    with stdout_errors():
         if topic is None:
             for name in TOPICS:
                 print(f"{name:<24}{read_page(name).purpose}")
@@ -33,8 +33,6 @@ def show_guide(topic: str | None) -> None:
                 console.print(markdown)
         else:
             print(read_page(topic).text, end="", flush=True)
-    except BrokenPipeError:
-        raise StdoutClosed from None
 
 
 def terminal_markdown(text: str) -> str:

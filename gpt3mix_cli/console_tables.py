@@ -2,13 +2,15 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from .layout import variant_name
+from .errors import content_errors
+from .layout import manifest_path, variant_name
 from .records import StageResult
 
 if TYPE_CHECKING:
@@ -42,12 +44,21 @@ def _plan_values(cell: Mapping[str, Any]) -> list[str]:
 def statistics_table(results: Sequence[StageResult]) -> Table:
     """Return a row for each file of synthetic rows."""
     folder = os.path.commonpath([result.output.parent for result in results])
-    rows = [_statistics_row(result, folder) for result in results]
+    rows = []
+    for result in results:
+        with manifest_errors(result):
+            rows.append(_statistics_row(result, folder))
     columns = [name for name in rows[0] if any(row[name] for row in rows)]
     table = _empty_table(columns)
     for row in rows:
         table.add_row(*(row[name] for name in columns))
     return table
+
+
+def manifest_errors(result: StageResult) -> AbstractContextManager[None]:
+    """Turn what nonsense in the manifest of a skipped output raises into a message."""
+    hint = "remove that file, and run the same command again"
+    return content_errors(manifest_path(result.output), hint)
 
 
 def _statistics_row(result: StageResult, folder: str) -> dict[str, str]:

@@ -1,25 +1,26 @@
-"""Loads a task's splits from the hub, from files (JSONL, CSV, TSV, Parquet) or the demo sentences.
+"""Loads a task's splits from the hub, from files or the demo sentences.
 
 Every row is checked: it has a text, its label is one of the task's classes (after `values`), and
 its id is unique. A task without a validation split gets a seeded, class-balanced one, taken from
 train before any draw; a level still counts all rows of train as they were published.
 """
 
-import csv
 import json
-from collections import Counter
+import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from fractions import Fraction
 from importlib import resources
-from pathlib import Path
 from typing import Any, assert_never
 
-from .errors import NO_CALLBACKS, Callbacks, UserError, first_line
-from .files import read_lines, read_objects
+from .duplicates import describe_copies
+from .errors import NO_CALLBACKS, Callbacks, UserError, first_line, shorten
+from .pretrained import NO_FOREIGN_CODE
 from .records import Example, hash_rows, unknown_label
 from .settings import Columns, DemoData, FilesData, HubData, Split, Task, generator
+from .tables import Rows, class_names, read_rows, require_columns
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 VALIDATION_ROWS = 4000  # taken from train without a validation split, as in the reference code
@@ -68,7 +69,9 @@ def load_splits(
     Raises:
         UserError: with the file and line, or the split, that is wrong.
     """
-    splits = {split: list(_check_rows(task, split, rows)) for split, rows in _sources(task)}
+    splits: dict[Split, list[Example]] = {}
+    for split, source, names in _sources(task, callbacks):
+        splits[split] = list(_check_rows(task, split, source, names))
     for split, rows in splits.items():
         if not rows:
             where = getattr(task.data, split, "") or f"task '{task.name}'"
@@ -96,7 +99,10 @@ def load_splits(
             f"task '{task.name}': no training row has the class '{missing[0]}'",
             "check task.labels and task.data.values",
         )
-    num_copies = _count_test_rows_in_train(train, splits["test"], task.name, callbacks)
+    for warning in describe_copies(task.name, train, held_out, splits["test"]):
+        callbacks.warn(warning)
+    texts = {row.text for row in train}
+    num_copies = sum(row.text in texts for row in splits["test"])
     return Splits(
         train, held_out, splits["test"], num_copies, taken_rows=len(held_out) if is_taken else 0
     )
@@ -151,74 +157,57 @@ def _choose_validation(
     return [row for row in rows if row.id in ids]
 
 
-def _count_test_rows_in_train(
-    train: Iterable[Example], test: Iterable[Example], name: str, callbacks: Callbacks
-) -> int:
-    texts = {row.text: row.id for row in train}
-    copies = [row for row in test if row.text in texts]
-    if copies:
-        first = copies[0]
-        callbacks.warn(
-            f"task '{name}': {len(copies)} test rows are exact copies of training rows, such as "
-            f"{first.id} = {texts[first.text]}; accuracy on them says nothing about new text"
-        )
-    return len(copies)
-
-
 # Raw rows ------------------------------------------------------------------------------------
 
-Source = Iterator[tuple[str, dict[str, Any]]]  # (file and line for messages, raw row)
+# Split, rows, and the names of the numbers in the label column.
+Source = tuple[Split, Rows, Sequence[str]]
 
 
-def _sources(task: Task) -> Iterator[tuple[str, Source]]:
+def _sources(task: Task, callbacks: Callbacks) -> Iterator[Source]:
     match task.data:
         case HubData():
             yield from _read_hub(task.data)
-        case FilesData():
+        case FilesData() as data:
             for split in SPLITS:
-                if path := getattr(task.data, split):
-                    yield split, _read_file(path)
+                if path := getattr(data, split):
+                    rows = read_rows(path, _needed(data), [data.id], data, callbacks.warn)
+                    yield split, rows, class_names(path, data.label)
         case DemoData():
             file = resources.files("gpt3mix_cli") / "resources" / "demo.jsonl"
-            rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+            demo = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
             for split in SPLITS:
-                members = [row for row in rows if row["id"].split("-")[1] == split]
-                yield split, (("the demo data", row) for row in members)
+                members = [row for row in demo if row["id"].split("-")[1] == split]
+                yield split, (("the demo data", row) for row in members), ()
         case _:
             assert_never(task.data)
 
 
-def _check_rows(task: Task, split: str, source: Source) -> Iterator[Example]:
+def _needed(columns: Columns) -> dict[str, str]:
+    return {columns.text: "task.data.text", columns.label: "task.data.label"}
+
+
+def _check_rows(task: Task, split: str, rows: Rows, names: Sequence[str]) -> Iterator[Example]:
     columns = Columns() if isinstance(task.data, DemoData) else task.data
+    labels = _LabelReader(task.classes, columns, names)
     seen: dict[str, str] = {}
-    for index, (where, raw) in enumerate(source):
-        text = _check_text(where, raw, columns)
-        value = _spell(raw[columns.label])
-        label = columns.values.get(value, value)
-        if label not in task.labels:
-            raise unknown_label(where, value, task.classes)
+    for index, (where, raw) in enumerate(rows):
+        text = _check_text(where, raw[columns.text], columns)
+        label = labels.read(where, raw[columns.label])
         raw_id = raw.get(columns.id)
         row_id = f"{task.name}-{split}-{index:05d}" if raw_id in (None, "") else str(raw_id)
         if row_id in seen:
             raise UserError(
-                f"{where}: the id '{row_id}' is already used at {seen[row_id]}",
+                f"{where}: the id '{shorten(row_id)}' is already used at {seen[row_id]}",
                 "ids must be unique; name another column with task.data.id to number the rows",
             )
         seen[row_id] = where
         yield Example(id=row_id, text=text, label=label)
 
 
-def _check_text(where: str, raw: dict[str, Any], columns: Columns) -> str:
-    for key, column in (("text", columns.text), ("label", columns.label)):
-        if column not in raw:
-            raise UserError(
-                f"{where}: no column '{column}'",
-                f"columns are {', '.join(map(str, raw))}; name the right one with task.data.{key}",
-            )
-    text = raw[columns.text]
+def _check_text(where: str, text: object, columns: Columns) -> str:
     if isinstance(text, str) and text.strip():
         return text
-    problem = f"is {text!r}, not text"
+    problem = f"is {shorten(repr(text))}, not text"
     if text is None:
         problem = "is null"
     elif isinstance(text, str):
@@ -229,86 +218,71 @@ def _check_text(where: str, raw: dict[str, Any], columns: Columns) -> str:
     )
 
 
+class _LabelReader:
+    """Gives the class of a raw label value.
+
+    Args:
+        classes: of the task.
+        columns: with the meaning of raw values.
+        names: of the numbers in a ClassLabel column.
+    """
+
+    def __init__(self, classes: Sequence[str], columns: Columns, names: Sequence[str]) -> None:
+        self._classes, self._column, self._values = classes, columns.label, columns.values
+        self._names = {str(number): name for number, name in enumerate(names)}
+        self._known = {**{name: name for name in classes}, **columns.values}
+        by_form: dict[str, set[str]] = {}
+        for value, label in self._known.items():
+            by_form.setdefault(_canonical(value), set()).add(label)
+        self._by_form = {form: labels.pop() for form, labels in by_form.items() if len(labels) == 1}
+
+    def read(self, where: str, value: Any) -> str:
+        """Return the class.
+
+        Raises:
+            UserError: if there is none.
+        """
+        text = _spell(value)
+        # A missing label is not the class that happens to be called `null`.
+        if value in (None, "") and text not in self._values:
+            raise UserError(
+                f"{where}: the label (column '{self._column}') is {text or 'empty'}",
+                "remove the row or give it a label; if it is a class, map it: "
+                f"task.data.values: {{{text or repr(text)}: CLASS}}",
+            )
+        name = self._names.get(text)
+        spellings = [text] if name is None or text in self._values else [name, text]
+        for spelling in spellings:
+            label = self._known.get(spelling) or self._by_form.get(_canonical(spelling))
+            if label:
+                return label
+        raise unknown_label(where, spellings[0], self._classes)
+
+
 def _spell(value: Any) -> str:
     if isinstance(value, float | Decimal) and value == value // 1:
         value = int(value)  # pandas stores an integer column with gaps as floats: 1.0
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
-def _read_file(path: Path) -> Source:
-    match path.suffix.lower():
-        case ".jsonl" | ".ndjson" | ".json":
-            for number, row in read_objects(path):
-                yield f"{path}, line {number}", row
-        case ".csv" | ".tsv" as suffix:
-            yield from _read_csv(path, "," if suffix == ".csv" else "\t")
-        case ".parquet":
-            yield from _read_parquet(path)
-        case suffix:
-            raise UserError(
-                f"{path}: the suffix '{suffix}' is not known", "use .jsonl, .csv, .tsv or .parquet"
-            )
+def _canonical(value: str) -> str:
+    """Return a label value as programs may write it differently: `1.0`, `True`, ` é`, `１`."""
+    text = unicodedata.normalize("NFC", value.replace("\ufeff", "").strip())
+    text = "".join(str(unicodedata.decimal(character, character)) for character in text)
+    text = re.sub(r"^([-+]?[0-9]+)\.0+$", r"\1", text)
+    return text.lower() if text.lower() in ("true", "false") else text
 
 
-def _read_csv(path: Path, delimiter: str) -> Source:
-    # The parsers of pandas and pyarrow accept damaged files: they pad short rows, drop stray quotes
-    # and rename duplicate columns. The strict reader finds all of these, and their lines.
-    csv.field_size_limit(2**31 - 1)
-    # Blank lines are kept: they may be part of a quoted field.
-    lines = (line for _, line in read_lines(path, blank=True))
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
-    header: list[str] | None = None
-    start = 1
-    try:
-        for row in reader:
-            where = f"{path}, line {start}"
-            if header is None:
-                header = row
-                _refuse_duplicates(header, where)
-            elif row:
-                if len(row) != len(header):
-                    raise UserError(
-                        f"{where}: {len(row)} fields where the header has {len(header)}",
-                        "quote fields that contain the delimiter",
-                    )
-                yield where, dict(zip(header, row, strict=True))
-            start = reader.line_num + 1
-    except csv.Error as error:
-        raise UserError(
-            f"{path}, line {start}: not valid CSV: {error}",
-            "quote fields that contain quotes or line ends, and double the quotes in them",
-        ) from None
-
-
-def _read_parquet(path: Path) -> Source:
-    import pyarrow.parquet
-
-    try:
-        file = pyarrow.parquet.ParquetFile(path)
-        _refuse_duplicates(file.schema_arrow.names, str(path))
-        batches = file.iter_batches(batch_size=4096)
-        rows = (row for batch in batches for row in batch.to_pylist())
-        for index, row in enumerate(rows):
-            yield f"{path}, row {index}", row
-    except (OSError, pyarrow.ArrowException) as error:
-        raise UserError(
-            f"{path}: cannot be read as Parquet: {error}", "check the path and the file"
-        ) from None
-
-
-def _refuse_duplicates(columns: Sequence[str], where: str) -> None:
-    if duplicates := [name for name, count in Counter(columns).items() if count > 1]:
-        raise UserError(f"{where}: duplicate column '{duplicates[0]}'", "rename one of them")
-
-
-def _read_hub(data: HubData) -> Iterator[tuple[str, Source]]:
+def _read_hub(data: HubData) -> Iterator[Source]:
     import datasets
 
     datasets.disable_progress_bars()
     where = data.path + (f", config {data.name}" if data.name else "")
     where += f" at {data.revision}" if data.revision else ""
     try:
-        dataset = datasets.load_dataset(data.path, data.name, revision=data.revision)
+        dataset = datasets.load_dataset(
+            data.path, data.name, revision=data.revision, **NO_FOREIGN_CODE
+        )
     except Exception as error:
         # No network, an unknown id, a gated repository, a script: a dozen unrelated classes.
         raise UserError(
@@ -321,9 +295,14 @@ def _read_hub(data: HubData) -> Iterator[tuple[str, Source]]:
             # As with GLUE, the validation rows are the test set: they must not stop training early.
             continue
         if name in dataset:
-            rows = enumerate(_name_labels(dataset[name], data))
+            rows = dataset[name]
             prefix = f"{where}, {name} row"
-            yield split, ((f"{prefix} {number}", row) for number, row in rows)
+            require_columns(f"{prefix} 0", rows.column_names, _needed(data))
+            names = getattr(rows.features[data.label], "names", None) or ()
+            # Other columns may hold what cannot be decoded, such as images.
+            asked = (data.text, data.label, data.id)
+            rows = rows.select_columns([name for name in rows.column_names if name in asked])
+            yield split, _number_rows(rows, prefix), names
         elif split in data.splits or split != "validation":
             raise UserError(
                 f"{where}: no split '{name}'",
@@ -331,14 +310,14 @@ def _read_hub(data: HubData) -> Iterator[tuple[str, Source]]:
             )
 
 
-def _name_labels(rows: Any, data: HubData) -> Iterator[dict[str, Any]]:
-    """Yield rows with the names of a ClassLabel column instead of its numbers.
-
-    A number that `values` maps is left as it is.
-    """
-    names = getattr(rows.features.get(data.label), "names", None) or []
-    for row in rows:
-        number = row.get(data.label)
-        is_label = isinstance(number, int) and 0 <= number < len(names)
-        is_renamed = is_label and str(number) not in data.values
-        yield {**row, data.label: names[number]} if is_renamed else row
+def _number_rows(rows: Iterable[dict[str, Any]], prefix: str) -> Rows:
+    number = 0
+    try:
+        for row in rows:
+            yield f"{prefix} {number}", row
+            number += 1
+    except (OverflowError, ValueError) as error:
+        raise UserError(
+            f"{prefix} {number} or a later one: a value that cannot be read: {first_line(error)}",
+            "name other columns with task.data.text, label and id, or fix the data set",
+        ) from None

@@ -6,10 +6,26 @@
 `cli` turns these into one message and an exit code. Any other exception is a bug.
 """
 
+import contextlib
 import difflib
-from collections.abc import Callable, Iterable
+import errno
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
+
+# What a message holds at most, so that it fits a screen.
+MAX_VALUE_CHARS = 100
+MAX_LIST_ITEMS = 20
+MAX_LINE_CHARS = 600
+MAX_LINES = MAX_LIST_ITEMS + 4
+# All but tabs and line ends: a terminal would obey them.
+CONTROL_CHARS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+# RuntimeErrors of Path.resolve (until Python 3.12) and Path.expanduser.
+PATHLIB_ERRORS = ("Symlink loop", "Could not determine home directory")
 
 
 class UserError(Exception):
@@ -23,11 +39,28 @@ class UserError(Exception):
     exit_code = 2
 
     def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.message, self.hint = message, hint
+        self.message, self.hint = fit_screen(message), fit_screen(hint)
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return f"{self.message}\n{self.hint}" if self.hint else self.message
+
+
+@contextlib.contextmanager
+def content_errors(path: Path, hint: str) -> Iterator[None]:
+    """Turn what nonsense in a file's content raises into a message.
+
+    Args:
+        path: a file that we wrote, and that something else has changed.
+        hint: the remedy.
+    """
+    try:
+        yield
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        raise UserError(
+            f"{path}: its content makes no sense ({type(error).__name__}: {first_line(error)})",
+            hint,
+        ) from None
 
 
 class StoppedShort(UserError):
@@ -81,6 +114,50 @@ class Callbacks:
 NO_CALLBACKS = Callbacks()
 
 
+def path_problem(error: Exception) -> UserError | None:
+    """Return the message for a path that cannot exist; None if the error is another one.
+
+    Here and not where paths are used: even to ask whether such a path exists raises an error.
+    """
+    path, reason = getattr(error, "filename", None), ""
+    wanted = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EACCES)
+    if path is not None and getattr(error, "errno", None) in wanted:
+        reason = f"{path}: {getattr(error, 'strerror', '')}"
+    elif str(error).startswith(PATHLIB_ERRORS):
+        reason = str(error)
+    return UserError(reason, "give another path") if reason else None
+
+
+def fit_screen(message: str) -> str:
+    """Return a message that fits a screen: long lines lose their middle, many lines their end.
+
+    Control characters become escapes.
+    """
+    lines = message.split("\n")
+    if more := len(lines[MAX_LINES:]):
+        lines = [*lines[:MAX_LINES], f"  and {more:,} more lines"]
+    lines = [
+        f"{line[: MAX_LINE_CHARS // 2]} ... {line[-MAX_LINE_CHARS // 2 :]}"
+        if len(line) > MAX_LINE_CHARS
+        else line
+        for line in lines
+    ]
+    return CONTROL_CHARS.sub(lambda match: repr(match[0])[1:-1], "\n".join(lines))
+
+
+def shown_value(value: object) -> str:
+    """Return a value as messages show it."""
+    text = repr(value)
+    return f"{text[:MAX_VALUE_CHARS]}..." if len(text) > MAX_VALUE_CHARS else text
+
+
+def shown_list(items: Sequence[object], separator: str = ", ") -> str:
+    """Return the first items as text, and how many more there are."""
+    first = [str(item)[:MAX_VALUE_CHARS] for item in items[:MAX_LIST_ITEMS]]
+    more = len(items) - len(first)
+    return separator.join([*first, f"and {more:,} more"] if more else first)
+
+
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """Return `; did you mean 'x'?` for the most similar choice, or an empty string."""
     matches = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
@@ -90,3 +167,9 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message that is not blank, or the name of its class."""
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def shorten(value: object, length: int = 80) -> str:
+    """Return a value as text, cut to a length: a message must fit a screen."""
+    text = str(value)
+    return text if len(text) <= length else f"{text[:length]}..."

@@ -1,4 +1,4 @@
-"""JSONL in, files that appear whole or not at all out, one writer at a time, and hashes.
+"""Files that appear whole or not at all, one writer at a time, and hashes.
 
 `-` is stdin or stdout. Errors of the file system become messages for the user.
 """
@@ -7,21 +7,20 @@ import contextlib
 import errno
 import glob
 import hashlib
-import json
-import math
 import os
 import shutil
 import sys
 import uuid
 from collections.abc import Container, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Protocol
 
 from filelock import FileLock, Timeout
 
-from .errors import UserError
+from .errors import StdoutClosed, UserError
 
 STDIO = Path("-")
+PRIVATE = 0o600  # mode of files with what only their owner should read
 OTHER_PATH = "choose another path with -o or --out"
 MODEL_FILES = ("*.safetensors", "*.bin", "*.model", "*.spm", "*.json", "vocab*", "merges*")
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
@@ -51,62 +50,22 @@ def open_input(path: Path) -> IO[bytes]:
         ) from None
 
 
-def read_lines(path: Path, blank: bool = False) -> Iterator[tuple[int, str]]:
-    """Yield (line number, line) of a UTF-8 file or stdin; blank lines only if `blank`."""
-    with open_input(path) as stream:
-        for number, raw in enumerate(stream, 1):
-            try:
-                line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise UserError(
-                    f"{path}, line {number}: not UTF-8 ({error.reason})", "save the file as UTF-8"
-                ) from None
-            if blank or line.strip():
-                yield number, line
+class Writer(Protocol):
+    """An open file or stdout."""
 
-
-def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line number, object) of a JSONL file."""
-    for number, line in read_lines(path):
-        try:
-            value = _DECODER.decode(line)
-            line.encode()
-            if "\\u" in line:  # an escape may be a lone surrogate, which UTF-8 cannot encode
-                json.dumps(value, ensure_ascii=False).encode()
-        except UnicodeEncodeError:
-            raise UserError(
-                f"{path}, line {number}: half a character (a lone surrogate escape)",
-                "fix or remove the line",
-            ) from None
-        except (ValueError, RecursionError) as error:
-            raise UserError(
-                f"{path}, line {number}: not valid JSON: {error}",
-                "each line must be one JSON object",
-            ) from None
-        if not isinstance(value, dict):
-            raise UserError(
-                f"{path}, line {number}: a JSON {type(value).__name__}, not an object",
-                "each line must be one JSON object",
-            )
-        yield number, value
-
-
-def _parse_finite(text: str) -> float:
-    if math.isfinite(value := float(text)):
-        return value
-    raise ValueError(f"{text} is not a JSON number")
-
-
-# Created once, which makes reading faster. The constants are NaN and the infinities.
-_DECODER = json.JSONDecoder(parse_constant=_parse_finite, parse_float=_parse_finite)
-to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+    def write(self, data: bytes, /) -> int:
+        """Write bytes."""
 
 
 @contextlib.contextmanager
-def atomic_write(path: Path) -> Iterator[IO[bytes]]:
+def atomic_write(path: Path, mode: int = 0o666) -> Iterator[Writer]:
     """Open a file that appears only if the block succeeds: written aside, synced and renamed.
 
     The file aside always has the same name, so the next run replaces what a killed run left.
+
+    Args:
+        path: the file.
+        mode: its permissions, less those that the umask takes.
 
     Raises:
         UserError: if the file cannot be written, or another process is writing it.
@@ -114,15 +73,18 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     if path == STDIO:
         if sys.stdout is None:
             raise UserError("stdout is closed", "give a file with -o")
-        with write_errors(Path("stdout")):
-            yield sys.stdout.buffer
+        yield _Stdout()
+        with stdout_errors():
             sys.stdout.buffer.flush()
         return
     path = resolve_output(path)
     partial = _partial(path)
-    with _lock(partial, path):
+    with _lock(partial, path), temporary_path(partial):
         with write_errors(path):
-            stream = partial.open("wb")
+            # A new file: a link of this name is not followed.
+            partial.unlink(missing_ok=True)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+            stream = os.fdopen(os.open(partial, flags, mode), "wb")
         try:
             with write_errors(path, DISK_ERRORS):
                 yield stream
@@ -131,9 +93,9 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
                 os.fsync(stream.fileno())
                 partial.replace(path)
         finally:
-            with contextlib.suppress(OSError):  # after success there is none
-                partial.unlink()
-            stream.close()
+            # Closing writes what is buffered; where the disk is full the first error is the one.
+            with contextlib.suppress(OSError):
+                stream.close()
     # Without this a power failure may undo the rename, although the file's content is safe.
     with contextlib.suppress(OSError):
         descriptor = os.open(path.parent, os.O_RDONLY)
@@ -141,6 +103,29 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+class _Stdout:
+    """Writes to stdout; errors of other files that are written meanwhile are not stdout's."""
+
+    def write(self, data: bytes) -> int:
+        with stdout_errors():
+            return sys.stdout.buffer.write(data)
+
+
+@contextlib.contextmanager
+def stdout_errors() -> Iterator[None]:
+    """Turn errors of writing to stdout into a message for the user.
+
+    Raises:
+        StdoutClosed: if its reader has gone.
+        UserError: for other errors, such as a full disk.
+    """
+    try:
+        with write_errors(Path("stdout")):
+            yield
+    except BrokenPipeError:
+        raise StdoutClosed from None
 
 
 def append(path: Path, text: str) -> None:
@@ -173,11 +158,11 @@ def atomic_folder(path: Path, hint: str) -> Iterator[Path | None]:
         if path.is_dir():
             yield None
             return
-        with write_errors(path, hint=hint):
-            for leftover in _partial_folders(path) if is_locked else ():
-                shutil.rmtree(leftover, ignore_errors=True)
-            partial.mkdir()
-        try:
+        with temporary_path(partial):
+            with write_errors(path, hint=hint):
+                for leftover in _partial_folders(path) if is_locked else ():
+                    shutil.rmtree(leftover, ignore_errors=True)
+                partial.mkdir()
             with write_errors(path, DISK_ERRORS):
                 yield partial
             with write_errors(path, hint=hint):
@@ -189,8 +174,6 @@ def atomic_folder(path: Path, hint: str) -> Iterator[Path | None]:
                 except OSError:
                     if not path.is_dir():  # otherwise another process has finished before
                         raise
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)  # after success there is none
 
 
 def remove_folder(path: Path) -> None:
@@ -264,15 +247,43 @@ def _lock(
                 f"{output}: another process is writing it", "wait for that run, or end it"
             ) from None
         except OSError as error:
-            if error.errno not in NO_LOCKS:
+            # Where nothing can be written no lock is needed, and what is up to date stays so.
+            if error.errno not in NO_LOCKS and os.access(output.parent, os.W_OK):
                 raise
     try:
-        yield lock.is_locked
-    finally:
         # Deleted while it is held: a process that waits then notices, and creates a new file.
-        with contextlib.suppress(OSError):
-            lock_path.unlink()
+        with temporary_path(lock_path):
+            yield lock.is_locked
+    finally:
         lock.release()
+
+
+_temporary_paths: set[Path] = set()
+
+
+@contextlib.contextmanager
+def temporary_path(path: Path) -> Iterator[None]:
+    """Remove a file or folder at the end of the block, if it is still there."""
+    _temporary_paths.add(path)
+    try:
+        yield
+    finally:
+        _remove(path)
+        _temporary_paths.discard(path)
+
+
+def remove_temporary_paths() -> None:
+    """Remove what is being written and all locks: this process ends."""
+    for path in list(_temporary_paths):
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 @contextlib.contextmanager
@@ -289,9 +300,9 @@ def write_errors(
     """
     try:
         yield
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # the last of folders of folders
         number = getattr(error, "errno", None)
-        is_path_error = isinstance(error, OSError) or "null byte" in str(error)
+        is_path_error = not isinstance(error, ValueError) or "null byte" in str(error)
         is_wanted = numbers is None or number in numbers
         if isinstance(error, BrokenPipeError) or not (is_path_error and is_wanted):
             raise

@@ -18,9 +18,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .settings import fingerprint
+from .settings import FILE_STEM_PATTERN, fingerprint
 
 MAX_VALUE_LENGTH = 40  # characters of a swept value in a folder name; a longer one is hashed
+MAX_NAME_LENGTH = 200  # of such a name; most file systems allow 255 bytes
 
 
 def variant_name(variant: Mapping[str, Any], *, as_path: bool = False) -> str:
@@ -30,9 +31,11 @@ def variant_name(variant: Mapping[str, Any], *, as_path: bool = False) -> str:
         variant: key -> value, in the order of the config; empty without a sweep.
         as_path: spell it as a folder name: no spaces, no character that a file system may refuse.
     """
-    spell = _path_word if as_path else value_name
-    separator = "," if as_path else ", "
-    return separator.join(f"{key}={spell(value)}" for key, value in variant.items())
+    if not as_path:
+        return ", ".join(f"{key}={value_name(value)}" for key, value in variant.items())
+    name = ",".join(f"{_safe(key)}={_path_word(value)}" for key, value in variant.items())
+    too_long = len(name) > MAX_NAME_LENGTH
+    return f"{name[:MAX_NAME_LENGTH]}-{fingerprint(variant, 6)}" if too_long else name
 
 
 def value_name(value: Any) -> str:
@@ -45,9 +48,13 @@ def level_name(level: str) -> str:
     return level.replace("%", "pct").replace("/", "-per-")
 
 
+def _safe(word: str) -> str:
+    return "".join(char if char.isalnum() or char in "._+-" else "_" for char in word)
+
+
 def _path_word(value: Any) -> str:
     word = str(value)
-    safe = "".join(char if char.isalnum() or char in "._+-" else "_" for char in word)
+    safe = _safe(word)
     # A changed or long value gets a hash: two values must never share a folder.
     if safe == word and len(word) <= MAX_VALUE_LENGTH:
         return word
@@ -171,7 +178,10 @@ def find_trials(folder: Path) -> list[Path]:
     """Return the trials files below a folder: `trials/*.jsonl` and `trials.jsonl` at any depth."""
     own = folder.glob("*.jsonl") if folder.resolve().name == "trials" else []
     paths = {*folder.rglob("trials/*.jsonl"), *folder.rglob("trials.jsonl"), *own}
-    return sorted(path for path in paths if not path.name.endswith(".history.jsonl"))
+    # Not a pipe, which would have to be waited for, nor a device.
+    return sorted(
+        path for path in paths if not path.name.endswith(".history.jsonl") and path.is_file()
+    )
 
 
 def cell_folder(trials: Path) -> Path | None:
@@ -180,7 +190,12 @@ def cell_folder(trials: Path) -> Path | None:
 
 
 def synthetic_paths(folder: Path, method: str) -> Iterator[tuple[int, Path]]:
-    """Yield (draw, path) of the synthetic sets of a method that exist in a cell's folder."""
+    """Yield (draw, path) of the synthetic sets of a method that exist in a cell's folder.
+
+    A trials file may come from others: what is no name, such as a path, has no files.
+    """
+    if not FILE_STEM_PATTERN.fullmatch(method):
+        return
     first = folder / f"{method}.jsonl"
     if first.is_file():
         yield 0, first

@@ -27,8 +27,18 @@ from pydantic import (
 )
 
 from . import __version__
-from .errors import NO_CALLBACKS, Callbacks, StoppedShort, UserError, did_you_mean
-from .files import STDIO, atomic_write, hash_file, read_objects, to_json
+from .errors import (
+    NO_CALLBACKS,
+    Callbacks,
+    StoppedShort,
+    UserError,
+    did_you_mean,
+    shorten,
+    shown_list,
+    shown_value,
+)
+from .files import PRIVATE, STDIO, atomic_write, hash_file
+from .jsonl import read_objects, to_json
 from .layout import manifest_path
 
 SUM_TOLERANCE = 1e-3  # largest difference between 1 and the sum of a row's probabilities
@@ -114,25 +124,25 @@ class Trial(Record):
     n_train: int
     n_synthetic: int
     n_test: int
-    accuracy: float | None
-    macro_f1: float | None = None
-    mcc: float | None = None
-    majority: float | None = None
-    ece: float | None = None
-    valid_accuracy: float | None = None
+    accuracy: float | None = Field(ge=0, le=1)
+    macro_f1: float | None = Field(None, ge=-2, le=2)
+    mcc: float | None = Field(None, ge=-2, le=2)
+    majority: float | None = Field(None, ge=0, le=1)
+    ece: float | None = Field(None, ge=-2, le=2)
+    valid_accuracy: float | None = Field(None, ge=0, le=1)
     best_epoch: int | None = None
     epochs: int | None = None
-    seconds: float | None = None
+    seconds: float | None = Field(None, ge=0, le=1e15)
     predicted_classes: int | None = None
     confusion: list[list[int]] | None = None
     train_sha: str | None = None
     test_sha: str | None = None
     tokens: int | None = None
-    usd: float | None = None
+    usd: float | None = Field(None, ge=0, le=1e15)
     settings: str | None = None
     version: str | None = None
-    tokens_per_prediction: float | None = None
-    synthetic_weight: float | None = None
+    tokens_per_prediction: float | None = Field(None, ge=0, le=1e15)
+    synthetic_weight: float | None = Field(None, ge=0, le=1e15)
 
 
 class Manifest(BaseModel):
@@ -241,7 +251,7 @@ def read_records(path: Path, kind: type[Row], classes: Sequence[str] = ()) -> It
             first = error.errors()[0]
             key = ".".join(str(part) for part in first["loc"])
             is_missing = first["type"] == "missing"
-            problem = f"{first['msg'].lower()}, got {first['input']!r}"
+            problem = f"{first['msg'].lower()}, got {shown_value(first['input'])}"
             required = [name for name, field in kind.model_fields.items() if field.is_required()]
             raise UserError(
                 f"{where}: '{key}' {'is missing' if is_missing else problem}",
@@ -280,10 +290,10 @@ def _check_example(row: Example, where: str, classes: Sequence[str]) -> None:
 
 def unknown_label(where: str, label: object, classes: Sequence[str]) -> UserError:
     """Return the error for a label that is not a class of the task."""
-    known = ", ".join(f"'{name}'" for name in classes)
+    known, label = shown_list([f"'{name}'" for name in classes]), shorten(label)
     return UserError(
         f"{where}: label '{label}' is not one of the task's classes ({known})"
-        f"{did_you_mean(str(label), classes)}",
+        f"{did_you_mean(label, classes)}",
         "fix the row, or map raw values to classes with task.data.values",
     )
 
@@ -341,7 +351,8 @@ def machine() -> dict[str, str]:
 def read_manifest(output: Path) -> Manifest | None:
     """Return the manifest of an output; None if there is none that can be read."""
     try:
-        return Manifest.model_validate_json(manifest_path(output).read_bytes())
+        path = manifest_path(output)  # a pipe would have to be waited for
+        return Manifest.model_validate_json(path.read_bytes() if path.is_file() else b"")
     except (OSError, ValidationError):
         return None
 
@@ -349,7 +360,7 @@ def read_manifest(output: Path) -> Manifest | None:
 def write_manifest(output: Path, manifest: Manifest) -> None:
     """Write the manifest of an output; stdout has none."""
     if output != STDIO:
-        with atomic_write(manifest_path(output)) as stream:
+        with atomic_write(manifest_path(output), PRIVATE) as stream:
             text = json.dumps(manifest.model_dump(), ensure_ascii=False, indent=1)
             stream.write(f"{text}\n".encode())
 

@@ -1,5 +1,6 @@
 """Experiment files: what is read, what is refused, and the messages."""
 
+import os
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -382,7 +383,7 @@ def test_an_empty_name_is_refused_or_the_default(write: Write) -> None:
         (
             BASE + "a: !!python/object:os.system 3\n",
             5,
-            "could not determine a constructor for the tag",
+            "tags are not supported",
         ),
     ],
 )
@@ -393,6 +394,80 @@ def test_invalid_yaml_is_reported_with_its_line(
     message = refused(path)
     assert message.startswith(f"{path}, line {line}: not valid YAML: ")
     assert problem in message
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        pytest.param(
+            "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1]\n"
+            + "".join(f"a{n}: &a{n} [{f'*a{n - 1},' * 8}]\n" for n in range(1, 12)),
+            "line 1: not valid YAML: more than 50,000 values; aliases count each time",
+            id="aliases of aliases",
+        ),
+        pytest.param(
+            "a0: &a0 {x: 1}\n"
+            + "".join(f"a{n}: &a{n} {{<<: [{f'*a{n - 1},' * 9}]}}\n" for n in range(1, 9)),
+            "more than 50,000 values",
+            id="merges of merges",
+        ),
+        pytest.param("#" * 1_100_000, "larger than 1,048,576 bytes", id="large file"),
+        pytest.param("a: !!bool maybe\n", "line 1: not valid YAML: tags are not", id="bool"),
+        pytest.param("a: !!str 3\n", "line 1: not valid YAML: tags are not", id="string"),
+        pytest.param("a: ! x\n", "line 1: not valid YAML: tags are not", id="no tag"),
+        pytest.param('a:\n- "\\ud800x"\n', "line 2: half a character", id="value"),
+        pytest.param('a: 1\n"\\udc00": 1\n', "line 2: half a character", id="key"),
+        pytest.param(f"a: {'9' * 5_000}\n", "line 1: a number of 5000 digits", id="digits"),
+    ],
+)
+def test_what_would_stall_or_crash_a_reader_is_refused(
+    write: Write, text: str, message: str
+) -> None:
+    assert message in refused(write(text))
+
+
+def test_escapes_of_both_halves_of_a_character_are_one_character(write: Write) -> None:
+    labels = r'{pos: "\ud83d\ude00", neg: "\U0001F621"}'
+    path = write(BASE.replace("{pos: positive, neg: negative}", labels))
+    assert load_one(path).task.labels == {"pos": "\U0001f600", "neg": "\U0001f621"}
+
+
+def test_devices_and_pipes_are_read_to_a_limit(tmp_path: Path) -> None:
+    assert "larger than" in refused(Path("/dev/zero"))
+    pipe = tmp_path / "pipe.yaml"
+    os.mkfifo(pipe)
+    assert "task: is required" in refused(pipe)  # there is no writer, so it is empty
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)  # so that it can be written
+    pipe.write_text(BASE)
+    assert load_one(pipe).name == "pipe"
+    os.close(reader)
+
+
+@pytest.mark.parametrize("sweep", [False, True])
+@pytest.mark.parametrize("wrong", ["7", "bundled", "0", "''", "false"])
+def test_a_wrong_section_stays_an_error_if_a_key_below_it_is_set(
+    write: Write, wrong: str, sweep: bool
+) -> None:
+    text = f"{BASE}augment: {wrong}\n" + ("sweep: {augment.ratio: [3]}\n" if sweep else "")
+    message = refused(write(text), *([] if sweep else ["augment.ratio=3"]))
+    assert "'augment' is a plain value and has no keys" in message
+    path = write(f"{BASE}preset: paper\naugment: {wrong}\n")
+    assert "  augment: expected a mapping" in refused(path)
+
+
+def test_a_sweep_has_a_limit(write: Write) -> None:
+    values = list(range(1, 102))
+    text = f"{BASE}sweep: {{augment.k: {values}, trials: {values}}}\n"
+    assert refused(write(text)).endswith("sweep: 10,201 variants")
+
+
+def test_many_problems_fit_a_screen(write: Write) -> None:
+    text = BASE + "".join(f"k{n}: {'x' * 300}\n" for n in range(3_000))
+    heading, *problems = refused(write(text)).splitlines()
+    assert heading.endswith("small.yaml: 3,000 problems in the settings")
+    assert len(problems) == 21
+    assert problems[-1] == "  and 2,980 more"
+    assert sum(map(len, problems)) < 1_000
 
 
 @pytest.mark.parametrize(

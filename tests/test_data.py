@@ -206,7 +206,7 @@ def test_integer_labels_of_a_parquet_column_with_a_null_keep_their_spelling(
     )
     task = make_task(content, "train.parquet", values={"1": "p", "0": "n"})
     assert refused(task).message.startswith(
-        f"{task.data.train}, row 2: label 'null' is not one of the task's classes ('p', 'n')"
+        f"{task.data.train}, row 2: the label (column 'label') is null"
     )
 
 
@@ -257,9 +257,9 @@ ID = '{"id": %s, "text": "x", "label": "p"}\n'
     ("name", "content", "message"),
     [
         ("a.jsonl", '{"text": "x"}\n', "{0}, line 1: no column 'label'"),
-        ("a.csv", "id,txt,label\n1,x,p\n", "{0}, line 2: no column 'text'"),
-        ("a.tsv", "text,label\nx,p\n", "{0}, line 2: no column 'text'"),
-        ("a.parquet", parquet([{"label": "p"}]), "{0}, row 0: no column 'text'"),
+        ("a.csv", "id,txt,label\n1,x,p\n", "{0}, line 1: no column 'text'"),
+        ("a.tsv", "good film\tp\n", "{0}, line 1: no column 'text'"),
+        ("a.parquet", parquet([{"label": "p"}]), "{0}: no column 'text'"),
         (
             "a.jsonl",
             GOOD + '{"text": null, "label": "p"}\n',
@@ -323,7 +323,11 @@ ID = '{"id": %s, "text": "x", "label": "p"}\n'
             'text,label\n"so "bad"",n\n',
             "{0}, line 2: not valid CSV: ',' expected after '\"'",
         ),
-        ("a.csv", "text,label\rgood,p\r", "{0}, line 1: not valid CSV: new-line character"),
+        (
+            "a.csv",
+            "text,label\rgood,p\r",
+            "{0}, line 1: a carriage return that does not end the line",
+        ),
         ("a.csv", "text,label,text\nx,p,y\n", "{0}, line 1: duplicate column 'text'"),
         ("a.csv", b"text,label\nok,p\ncaf\xe9,n\n", "{0}, line 3: not UTF-8 ("),
         ("a.jsonl", GOOD + "{", "{0}, line 3: not valid JSON: "),
@@ -347,7 +351,7 @@ def test_an_invalid_row_is_reported_with_its_file_and_line(
     expected = message.format(task.data.train)
     actual = refused(task).message
     assert actual.startswith(expected)
-    assert actual == expected or message.endswith((" ", "(", "character"))
+    assert actual == expected or message.endswith((" ", "("))
 
 
 @pytest.mark.parametrize(
@@ -361,14 +365,9 @@ def test_an_invalid_row_is_reported_with_its_file_and_line(
 def test_a_missing_column_lists_the_columns(
     make_task: MakeTask, name: str, content: bytes | str
 ) -> None:
-    assert (
-        refused(make_task(content, name)).hint
-        == "columns are review, stars; name the right one with task.data.text"
-    )
-    assert (
-        refused(make_task(content, name, text="review")).hint
-        == "columns are review, stars; name the right one with task.data.label"
-    )
+    names = "columns are review, stars; name the right one with task.data."
+    assert refused(make_task(content, name)).hint.startswith(f"{names}text")
+    assert refused(make_task(content, name, text="review")).hint.startswith(f"{names}label")
 
 
 def test_an_error_in_any_split_is_reported(make_task: MakeTask, tmp_path: Path) -> None:
@@ -430,6 +429,52 @@ def test_a_decimal_label_is_a_number(make_task: MakeTask) -> None:
         stream.getvalue(), "a.parquet", validation=plain, test=plain, values={"1": "p", "0": "n"}
     )
     assert [row.label for row in load_splits(task, 0).train] == ["p", "n"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "values", "raw"),
+    [
+        (["1", "0"], {}, ["1.0", "0.00"]),
+        (["1.0", "0"], {}, [1, 0]),
+        (["p", "n"], {"1": "p", "0": "n"}, ["1.0", 0.0]),
+        (["caf\u00e9", "the"], {}, ["cafe\u0301", "the"]),
+        (["cafe\u0301", "the"], {}, ["caf\u00e9", "the"]),
+        (["1", "0"], {}, ["\u0661", "\uff10"]),
+        (["p", "n"], {}, [" p ", "\ufeffn\u00a0"]),
+        (["p", "n"], {"true": "p", "false": "n"}, ["True", "FALSE"]),
+        (["True", "False"], {}, [True, False]),
+        (["null", "n"], {}, ["null", "n"]),
+        (["null", "n"], {"null": "null"}, [None, "n"]),
+        (["1.0", "1"], {}, ["1.0", 1]),  # exact values come first
+    ],
+)
+def test_a_label_is_the_same_in_each_of_its_spellings(
+    make_task: MakeTask, labels: list[str], values: dict[str, str], raw: list[Any]
+) -> None:
+    rows = jsonl([{"text": f"text {value}", "label": value} for value in raw])
+    task = make_task(rows, test=rows, validation=rows, labels=labels, values=values)
+    splits = load_splits(task, 0)
+    assert [row.label for row in splits.train] == labels
+    assert [row.text for row in splits.train] == [f"text {value}" for value in raw]
+
+
+@pytest.mark.parametrize(
+    ("label", "problem"),
+    [
+        (None, "the label (column 'label') is null"),
+        ("", "the label (column 'label') is empty"),
+        ("1.00", "label '1.00' is not one of the task's classes ('null', '1', '1.0')"),
+        ("1.5", "label '1.5' is not one of the task's classes ('null', '1', '1.0')"),
+        ("x" * 1000, f"label '{'x' * 80}...' is not one of the task's classes"),
+    ],
+)
+def test_a_label_without_a_class_of_its_own_is_refused(
+    make_task: MakeTask, label: Any, problem: str
+) -> None:
+    """A missing label is not the class `null`, and what could be two classes is neither."""
+    rows = jsonl([{"text": "a", "label": label}])
+    task = make_task(rows, labels=["null", "1", "1.0"])
+    assert refused(task).message.startswith(f"{task.data.train}, line 1: {problem}")
 
 
 # Hub data, from a local folder --------------------------------------------------------------------
@@ -536,6 +581,7 @@ def test_an_invalid_hub_row_is_reported_with_its_split_and_number(hub: MakeTask)
         ({}, ["n", "p"]),
         ({"n": "bad", "p": "good"}, ["bad", "good"]),
         ({"0": "zero", "1": "one"}, ["zero", "one"]),
+        ({}, ["0", "1"]),
     ],
 )
 def test_a_column_of_class_labels_is_read_by_name_or_number(
@@ -549,19 +595,36 @@ def test_a_column_of_class_labels_is_read_by_name_or_number(
         {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["n", "p"])}
     )
     rows = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]}, features=features)
+    files = {}
     for split in ("train", "validation", "test"):
-        rows.to_parquet(folder / f"{split}-00000-of-00001.parquet")
-    task = Task.model_validate(
-        {
-            "name": "t",
-            "data": {"kind": "hub", "path": str(folder), "values": values},
-            "labels": labels,
-        }
+        files[split] = str(folder / f"{split}-00000-of-00001.parquet")
+        rows.to_parquet(files[split])
+    for data in ({"kind": "hub", "path": str(folder)}, {"kind": "files", **files}):
+        task = Task.model_validate(
+            {"name": "t", "data": {**data, "values": values}, "labels": labels}
+        )
+        assert [(row.text, row.label) for row in load_splits(task, 0).train] == [
+            ("a", labels[0]),
+            ("b", labels[1]),
+        ]
+
+
+def test_a_hub_value_that_cannot_be_read_is_reported_unless_nobody_asked_for_it(
+    hub: MakeTask, tmp_path: Path
+) -> None:
+    hub()  # its cache
+    folder = tmp_path / "dates"
+    folder.mkdir()
+    beyond = pyarrow.array([2**55, 2**55], pyarrow.timestamp("ms"))  # after the year 9999
+    table = pyarrow.table({"text": ["a", "b"], "label": ["p", "n"], "when": beyond})
+    for split in ("train", "validation", "test"):
+        pyarrow.parquet.write_table(table, folder / f"{split}-00000-of-00001.parquet")
+    task = {"name": "t", "data": {"kind": "hub", "path": str(folder)}, "labels": ["p", "n"]}
+    assert len(load_splits(Task.model_validate(task), 0).train) == 2
+    task["data"] = {"kind": "hub", "path": str(folder), "id": "when"}
+    assert refused(Task.model_validate(task)).message.startswith(
+        f"{folder}, train row 0 or a later one: a value that cannot be read: "
     )
-    assert [(row.text, row.label) for row in load_splits(task, 0).train] == [
-        ("a", labels[0]),
-        ("b", labels[1]),
-    ]
 
 
 @pytest.mark.parametrize(
@@ -746,18 +809,15 @@ def test_texts_in_both_train_and_test_give_one_warning(make_task: MakeTask) -> N
     assert load_splits(make_task(train, test=test), 0, callbacks=callbacks).test_rows_in_train == 2
     assert len(warnings) == 1
     assert warnings[0].startswith(
-        "task 't': 2 test rows are exact copies of training rows, such as y = c; "
+        "task 't': 2 test rows are exact copies of training rows, such as y = c ('twice'); "
     )
+    near = test.replace(b"same", b"Same!").replace(b"twice", b"thrice")
     warnings, callbacks = collect_warnings()
-    assert (
-        load_splits(
-            make_task(train, test=test.replace(b"same", b"Same").replace(b"twice", b"thrice")),
-            0,
-            callbacks=callbacks,
-        ).test_rows_in_train
-        == 0
-    )
-    assert warnings == []
+    assert load_splits(make_task(train, test=near), 0, callbacks=callbacks).test_rows_in_train == 0
+    assert warnings == [
+        "task 't': 1 test rows are copies (1 but for case, punctuation or spacing) of training "
+        "rows, such as z = a ('Same!'); accuracy on them says nothing about new text"
+    ]
 
 
 def test_hashes_follow_the_rows(make_task: MakeTask) -> None:

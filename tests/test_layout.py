@@ -1,5 +1,6 @@
 """Paths of results, and the way back from a trials file to its cell."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,34 @@ def test_a_trials_file_leads_to_its_cell_and_its_synthetic_sets(tmp_path: Path) 
         (2, layout.synthetic_path(CELL, "eda", 2)),
     ]
     assert cell_folder(tmp_path / "published" / "trials.jsonl") is None
+
+
+@pytest.mark.parametrize(
+    "method", ["../eda", "../../private/rows", "/etc/rows", "*", "", "a" * 300]
+)
+def test_a_method_that_is_no_name_has_no_synthetic_sets(tmp_path: Path, method: str) -> None:
+    """Trials may come from others: their method must not lead to another folder."""
+    for path in ("a/b/seed-0/eda.draw-1.jsonl", "a/b/eda.jsonl", "a/private/rows.jsonl"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    assert list(synthetic_paths(tmp_path / "a/b/seed-0", method)) == []
+
+
+def test_a_pipe_or_a_link_in_a_circle_is_no_trials_file(tmp_path: Path) -> None:
+    (tmp_path / "trials").mkdir()
+    os.mkfifo(tmp_path / "trials" / "eda.linear.jsonl")
+    (tmp_path / "trials" / "loop.jsonl").symlink_to("loop.jsonl")
+    (tmp_path / "trials" / "zero.jsonl").symlink_to("/dev/zero")
+    assert find_trials(tmp_path) == []
+
+
+def test_a_variant_is_one_folder_of_a_possible_length(tmp_path: Path) -> None:
+    keys = {f"lm.extra.{'key' * 10}-{number}/../x": number for number in range(20)}
+    names = [variant_name(keys | {"trials": trials}, as_path=True) for trials in (1, 2)]
+    assert names[0] != names[1]
+    for name in names:
+        (tmp_path / name).mkdir()
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_journals_of_all_cells_are_found(tmp_path: Path) -> None:

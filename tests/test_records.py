@@ -5,11 +5,13 @@ import fcntl
 import json
 import math
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,9 +22,8 @@ from gpt3mix_cli.files import (
     exclusive_writer,
     hash_file,
     hash_model,
-    read_lines,
-    read_objects,
 )
+from gpt3mix_cli.jsonl import read_lines, read_objects
 from gpt3mix_cli.records import (
     Augmented,
     Example,
@@ -31,6 +32,7 @@ from gpt3mix_cli.records import (
     Reject,
     Trial,
     find_up_to_date,
+    finish_output,
     hash_rows,
     manifest_path,
     read_manifest,
@@ -481,6 +483,35 @@ def test_the_partial_file_of_a_killed_run_is_replaced(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_link_with_the_name_of_the_partial_file_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    (tmp_path / ".out.jsonl.partial").symlink_to("thesis.txt")
+    write_records(tmp_path / "out.jsonl", [])
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+    assert not (tmp_path / "out.jsonl").is_symlink()
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o277])
+def test_a_manifest_is_private(tmp_path: Path, umask: int) -> None:
+    output = tmp_path / "out.jsonl"
+    before = os.umask(umask)
+    try:
+        write_records(output, [])
+        finish_output(
+            output, 0.0, stage="x", complete=True, settings={}, inputs={}, seed=1, counts={}
+        )
+    finally:
+        os.umask(before)
+    assert output.stat().st_mode & 0o777 == 0o666 & ~umask
+    assert manifest_path(output).stat().st_mode & 0o777 == 0o600 & ~umask
+
+
+def test_an_endless_line_is_refused_at_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpt3mix_cli.jsonl.MAX_LINE_BYTES", 1_000)
+    with pytest.raises(UserError, match="/dev/zero, line 1: longer than 1,000 bytes"):
+        list(read_records(Path("/dev/zero"), Example))
+
+
 def test_a_second_writer_of_an_output_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     with atomic_write(path) as stream:
@@ -582,6 +613,30 @@ def test_the_lock_file_of_a_dead_process_does_not_block(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_full_disk_is_reported_with_the_file_that_was_written(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with (
+            pytest.raises(UserError, match=r"rows\.jsonl: cannot be written: File too large"),
+            atomic_write(tmp_path / "rows.jsonl") as stream,
+        ):
+            stream.write(b"x" * 1_000_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_link_in_the_place_of_a_partial_file_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    (tmp_path / ".rows.jsonl.partial").symlink_to(tmp_path / "mine.txt")
+    with atomic_write(tmp_path / "rows.jsonl") as stream:
+        stream.write(b"rows")
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+    assert (tmp_path / "rows.jsonl").read_text() == "rows"
+    assert not (tmp_path / "rows.jsonl").is_symlink()
+
+
 def test_a_file_system_without_locks_is_written_without_a_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -591,6 +646,22 @@ def test_a_file_system_without_locks_is_written_without_a_lock(
     monkeypatch.setattr(fcntl, "flock", flock)
     write_records(tmp_path / "out.jsonl", [])
     assert list(tmp_path.iterdir()) == [tmp_path / "out.jsonl"]
+
+
+def test_a_disk_that_cannot_be_written_needs_no_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Results that are up to date there are found to be so."""
+
+    def acquire(lock: FileLock) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(FileLock, "acquire", acquire)
+    with pytest.raises(UserError, match="Read-only"), exclusive_writer(tmp_path / "out.jsonl"):
+        pass
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with exclusive_writer(tmp_path / "out.jsonl"):
+        pass
 
 
 def test_appended_lines_keep_their_order(tmp_path: Path) -> None:

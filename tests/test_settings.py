@@ -2,8 +2,12 @@
 
 import ast
 import os
+import re
+import runpy
 import subprocess
 import sys
+from pathlib import Path
+from typing import Annotated, Any
 
 import pydantic
 import pytest
@@ -13,6 +17,7 @@ from hypothesis import strategies as st
 from gpt3mix_cli.settings import (
     LEVEL_PATTERN,
     AugmentSettings,
+    EdaSettings,
     SubsampleSettings,
     Task,
     derived_seed,
@@ -20,6 +25,7 @@ from gpt3mix_cli.settings import (
     generator,
 )
 
+ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = """
 import random
 from gpt3mix_cli.settings import derived_seed, fingerprint, generator
@@ -202,3 +208,54 @@ def test_ambiguous_labels_are_refused(labels: object, message: str) -> None:
     with pytest.raises(pydantic.ValidationError) as error:
         Task(data={"kind": "demo"}, labels=labels)
     assert message in str(error.value)
+
+
+FIELDS = {
+    (model.__name__, name): field
+    for model in runpy.run_path(str(ROOT / "scripts/docs"))["settings_models"]()
+    for name, field in model.model_fields.items()
+    if re.search(r"\b(int|float)\b", str(field.annotation))
+}
+
+
+@pytest.mark.parametrize(("model", "name"), sorted(FIELDS))
+def test_every_number_has_an_upper_bound(model: str, name: str) -> None:
+    """Without one, a number can ask for more memory or time than there is."""
+    field = FIELDS[model, name]
+    adapter = pydantic.TypeAdapter(Annotated[field.annotation, "a field", *field.metadata])
+    for number in (10**31, 1e300, float("inf"), float("nan")):
+        for value in (number, [1, number], {"pos": number}):
+            with pytest.raises(pydantic.ValidationError):
+                adapter.validate_python(value)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"seeds": 1_000_000_000},
+        {"seeds": [10**30]},
+        {"levels": ["9" * 5_000 + "/class"]},
+        {"levels": [f"0.{'0' * 5_000}1%"]},
+        {"levels": ["٨/class"]},
+        {"validation": "9" * 5_000 + "/class"},
+        {"validation": 10**30},
+        {"master_seed": 10**30},
+    ],
+)
+def test_numbers_that_nobody_means_are_refused_at_once(values: dict[str, Any]) -> None:
+    with pytest.raises(pydantic.ValidationError) as error:
+        SubsampleSettings.model_validate({"levels": ["full"]} | values)
+    assert error.value.errors()[0]["loc"][0] == next(iter(values))
+
+
+@pytest.mark.parametrize("temperature", [1e-300, 1e30, float("inf"), float("nan")])
+@pytest.mark.parametrize("key", ["temperature", "label_temperature"])
+def test_a_temperature_is_a_sound_divisor(key: str, temperature: float) -> None:
+    with pytest.raises(pydantic.ValidationError):
+        AugmentSettings.model_validate({key: temperature})
+
+
+@pytest.mark.parametrize("name", ["a" * 81, "../eda", "a/b", "", ".", "a.b", "eda\n"])
+def test_a_method_is_part_of_a_file_name(name: str) -> None:
+    with pytest.raises(pydantic.ValidationError):
+        EdaSettings(kind="eda", name=name)

@@ -16,11 +16,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..files import to_json
+from ..duplicates import normalize_text
+from ..jsonl import to_json
 from ..lm import Journal
 from ..records import Example
 from ..settings import BacktranslateSettings, Task, derived_seed, fingerprint
-from .filter import normalize_text
 from .protocol import TextEditor
 from .translators import APERTIUM_BATCH_SIZE, Translator, open_translator, translator_fingerprint
 
@@ -79,10 +79,7 @@ class Direction:
             fingerprint([self._cache_key, text, seed if samples else None], 32)
             for text, seed in zip(texts, seeds, strict=True)
         ]
-        known: dict[str, list[str]] = {}
-        if self._journal:
-            for key, answer in self._journal.lookup(keys).items():
-                known[key] = self._journal.parse(_parse_candidates, answer)
+        known = self._journal.read(keys, _parse_candidates) if self._journal else {}
         missing = {key: index for index, key in enumerate(keys) if key not in known}
         if missing:
             if self._translator is None:

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..errors import content_errors
 from ..files import STDIO, atomic_write
-from ..layout import card_path
+from ..layout import card_path, manifest_path
 from ..records import Augmented, Example, Manifest, StageResult, read_records
 from ..settings import METHOD_TITLES, DemoData, FilesData, HubData, Task
 from .statistics import describe_counts
@@ -102,7 +103,9 @@ def write_card(
     names = {name for row in rows for name in row.parents}
     real = () if source == STDIO else read_records(source, Example)
     parents = {row.id: row for row in real if row.id in names}
-    card = render_card(result.manifest, task, rows, parents, model, license or UNKNOWN_LICENSE)
+    hint = "remove that file, and run the same command again"
+    with content_errors(manifest_path(result.output), hint):
+        card = render_card(result.manifest, task, rows, parents, model, license or UNKNOWN_LICENSE)
     with atomic_write(path := card_path(result.output)) as stream:
         stream.write(card.encode())
     return path

@@ -17,9 +17,9 @@ from itertools import permutations
 from random import Random
 from typing import NamedTuple
 
+from ..duplicates import normalize_text
 from ..records import Example
 from ..settings import EdaSettings, Task, derived_seed
-from .filter import normalize_text
 from .protocol import TextEditor
 from .thesaurus import synonyms, thesaurus_hash
 

@@ -12,7 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
+from ..duplicates import copy_key, normalize_text
 from ..errors import UserError
+from ..lm import THINKING_REMEDY
 from ..records import Augmented, Example, Reject
 from ..settings import FilterSettings
 
@@ -26,12 +28,16 @@ _LABEL_WORDS = "use a larger base LM, or label words that it knows (task.labels)
 REMEDIES = {
     "unfinished": "raise augment.max_tokens",
     "prompt_too_long": "lower augment.k or augment.max_tokens",
+    "refused": "see the server's messages among the rejects",
+    "only_reasoning": THINKING_REMEDY,
     "empty": "use another LM: this one ends where it should begin to write",
     "no_label": "use a larger base LM: this one does not write one row per line",
     "unscored": "use another LM, or an endpoint that returns log-probabilities (gpt3mix check), "
     "or lm.label_source: vote",
     "label_not_in_set": _LABEL_WORDS,
     "label_in_text": "use a larger base LM: this one writes labels into its texts",
+    "copy_of_prompt": "use a larger LM, or a base LM with lm.api: completions: this one repeats "
+    "its instructions",
     "min_label_mass": f"{_LABEL_WORDS}, or lower augment.filter.min_label_mass",
     "copy_of_real": _COPIES,
     "max_parent_overlap": _COPIES,
@@ -46,16 +52,6 @@ REMEDIES = {
     "log-probabilities",
     "max_disagreement": "raise augment.filter.max_disagreement, or use more real rows",
 }
-
-
-def normalize_text(text: str) -> str:
-    """Return a text without case and spacing, to compare copies."""
-    return " ".join(text.casefold().split())
-
-
-def alphanumeric(text: str) -> str:
-    """Return the letters and digits of a text, without case, to compare however it is tokenised."""
-    return "".join(filter(str.isalnum, text.casefold())) or normalize_text(text)
 
 
 def split_words(text: str) -> list[str]:
@@ -91,7 +87,7 @@ class RowFilter:
         self._real_texts = {normalize_text(row.text): row.id for row in examples}
         # Test rows may be tokenised (`isn 't it , though ?`); an LM that knows them writes `isn't`.
         test = test if settings.reject_test_copies else ()
-        self._test_texts = {alphanumeric(row.text): row.id for row in test}
+        self._test_texts = {copy_key(row.text): row.id for row in test}
         self._kept_texts: dict[str, str] = {}
         characters = {character for row in examples for character in row.text}
         self._scripts = set(count_scripts("".join(characters)))
@@ -118,7 +114,7 @@ class RowFilter:
     def _failures(self, row: Augmented, text: str) -> Iterator[tuple[str, str]]:
         copies = (
             ("copy_of_real", text, self._real_texts),
-            ("reject_test_copies", alphanumeric(row.text), self._test_texts),
+            ("reject_test_copies", copy_key(row.text), self._test_texts),
             ("repeat", text, self._kept_texts),
         )
         for reason, key, texts in copies:

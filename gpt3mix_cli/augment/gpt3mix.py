@@ -14,7 +14,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..lm import LM, Completion, Hypothesis, LMInfo, Request
-from ..method.cleaning import find_bracketed_label
 from ..method.labels import hard_label, label_logits, label_mass
 from ..method.parsing import parse_line
 from ..method.prompt import (
@@ -30,9 +29,16 @@ from ..settings import AugmentSettings, Task, derived_seed, generator
 from .label_check import MIN_ROWS, LabelCheck, check_labels
 from .protocol import RowGenerator
 from .set_labels import SetLabels, class_mix, most_probable
-from .soft_labels import UNSCORED, Answer, Attempt, SoftLabeler, describe_excess
+from .soft_labels import (
+    UNSCORED,
+    Answer,
+    Attempt,
+    SoftLabeler,
+    find_artefact,
+    reject_without_text,
+)
 
-CACHE_VERSION = 4  # raise it if the same settings give other rows
+CACHE_VERSION = 5  # raise it if the same settings give other rows
 # Settings that decide how many rows are made and which are kept, but not what an attempt yields.
 QUOTA_SETTINGS = {"ratio", "synthetic_sets", "attempts", "filter"}
 # Settings that have no effect with a kind of label.
@@ -48,6 +54,7 @@ SMALL_LM_PARAMETERS = 1_000_000_000  # below it, `auto` corrects for the faults 
 # temperature 1 help only without it (results/real-lm).
 SMALL_LM_MIN_P = 0.1
 NUM_CHECKED_ROWS = 32  # of `label_check: auto`
+MAX_EXPONENT = 700.0  # of e, in a float
 OMIT_IF_ZERO = ("label_tokens", "requests", "rescored")  # of `usage`
 
 Row = Augmented | Reject
@@ -276,9 +283,8 @@ class GPT3Mix(RowGenerator):
         completion = answer.completion
         if self._settings.labels != "hard":
             yield self._soft_row(answer)
-        elif completion.finish == "too_long":
-            detail = describe_excess(completion, self._settings.max_tokens, self._lm)
-            yield self._reject(answer, "", "prompt_too_long", detail)
+        elif no_text := reject_without_text(completion, self._settings.max_tokens, self._lm):
+            yield self._reject(answer, completion.text, *no_text)
         elif completion.hypotheses:
             for rank, hypothesis in enumerate(completion.hypotheses):
                 yield self._hard_row(answer, hypothesis, rank)
@@ -307,10 +313,8 @@ class GPT3Mix(RowGenerator):
         line, limit = parse_line(hypothesis.text, self._task), self._settings.max_tokens
         if not hypothesis.finished:
             return reject("unfinished", f"no end within {limit} tokens and a label")
-        if not line.text:
-            return reject("empty")
-        if bracket := find_bracketed_label(line.text, self._task):
-            return reject("label_in_text", bracket)
+        if artefact := find_artefact(line.text, self._task):
+            return reject(*artefact)
         if line.written_label is None:
             return reject("no_label")
         if line.label is None:
@@ -377,4 +381,5 @@ def _perplexity(completion: Completion) -> float | None:
     """
     if completion.logprob is None or completion.hypotheses or not completion.completion_tokens:
         return None
-    return round(math.exp(-completion.logprob / completion.completion_tokens), 2)
+    exponent = -completion.logprob / completion.completion_tokens
+    return round(math.exp(exponent), 2) if exponent < MAX_EXPONENT else None

@@ -17,6 +17,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from ..duplicates import normalize_text
 from ..errors import NO_CALLBACKS, Callbacks, StoppedShort, UserError
 from ..files import STDIO, exclusive_writer
 from ..layout import rejects_path
@@ -36,7 +37,7 @@ from ..records import (
     to_json_line,
 )
 from ..settings import FilterSettings
-from .filter import RowFilter, normalize_text, suggest_remedy
+from .filter import RowFilter, suggest_remedy
 from .protocol import Augmenter, RowGenerator, TextEditor, edited_line_renderer
 from .statistics import Statistics, doubts
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 from ..files import hash_model
-from ..pretrained import load_model, load_pretrained, resolve_device
+from ..pretrained import load_config, load_model, load_tokenizer, resolve_device
 from ..records import Example
 from ..settings import MlmSettings, Task, fingerprint, generator
 from .protocol import TextEditor
@@ -176,7 +176,8 @@ class MLM(TextEditor):
     @cached_property
     def _tokenizer(self) -> Any:
         model, revision = self._settings.model, self._settings.revision
-        tokenizer = load_pretrained("AutoTokenizer", model, self._problem, HINT, revision=revision)
+        config = load_config(model, self._problem, HINT, revision=revision)
+        tokenizer = load_tokenizer(model, self._problem, HINT, config, revision=revision)
         if tokenizer.mask_token is None:
             raise UserError(
                 f"mlm: the tokenizer of {model} has no mask token",

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol, assert_never
 
-from ..files import to_json
+from ..jsonl import to_json
 from ..lm import LM, Journal
 from ..records import Augmented, Example, Reject
 from ..settings import (

@@ -8,16 +8,18 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from ..lm import LM, Completion, Request, Scores, next_block_start
-from ..method.cleaning import find_bracketed_label
+from ..lm import GENERATION_INSTRUCTION, LM, Completion, Request, Scores, next_block_start
+from ..method.cleaning import find_label_in_text
 from ..method.labels import CONTENT_FREE
 from ..method.parsing import ParsedLine, parse_line
-from ..method.prompt import label_choices, render_label_prompt
+from ..method.prompt import label_choices, render_label_prompt, render_prompt
 from ..records import Example
 from ..settings import AugmentSettings, Task
+from .filter import split_words
 
 # Answers whose labels are scored together, with an LM that answers each request on its own.
 SCORING_BATCH_SIZE = 256
+MIN_COPIED_WORDS = 3
 UNSCORED = "unscored", "the LM gives no log-probability of any label"
 
 
@@ -107,19 +109,16 @@ class SoftLabeler:
 
     def _rejection(self, completion: Completion, line: ParsedLine) -> tuple[str, str] | None:
         max_tokens = self._settings.max_tokens
-        if completion.finish == "too_long":
-            return "prompt_too_long", describe_excess(completion, max_tokens, self._lm)
+        if no_text := reject_without_text(completion, max_tokens, self._lm):
+            return no_text
         if completion.finish == "length":
             return "unfinished", f"no end within {max_tokens} tokens"
         if completion.scores is None:
-            return UNSCORED
+            return UNSCORED if line.text else ("empty", "")
         if line.rest:
             # The labels were scored after the whole line, which is another text.
             return "no_label", f"went on with '{line.rest}'"
-        if not line.text:
-            return "empty", ""
-        bracket = find_bracketed_label(line.text, self._task)
-        return ("label_in_text", bracket) if bracket else None
+        return find_artefact(line.text, self._task)
 
     def _score(self, answers: Iterable[Answer]) -> Iterator[Answer]:
         waiting: list[tuple[Answer, list[str]]] = []
@@ -148,9 +147,31 @@ class SoftLabeler:
         return [render_label_prompt(self._task, answer.attempt.parents, text) for text in texts]
 
 
-def describe_excess(completion: Completion, max_tokens: int, lm: LM) -> str:
-    """Return by how much a prompt is too long."""
-    return (
-        f"{completion.prompt_tokens} tokens and max_tokens {max_tokens} "
-        f"do not fit {lm.info.context_length}"
-    )
+def find_artefact(text: str, task: Task) -> tuple[str, str] | None:
+    """Return the reject reason and detail of a text that is none; None if it is a text."""
+    if not text:
+        return "empty", ""
+    if label := find_label_in_text(text, task):
+        return "label_in_text", label
+    words = " ".join(split_words(text))
+    asked = " ".join(split_words(f"{GENERATION_INSTRUCTION} {render_prompt(task, ())}"))
+    if words.count(" ") + 1 >= MIN_COPIED_WORDS and f" {words} " in f" {asked} ":
+        return "copy_of_prompt", ""
+    return None
+
+
+def reject_without_text(completion: Completion, max_tokens: int, lm: LM) -> tuple[str, str] | None:
+    """Return reason and detail if the LM answered a prompt with no text to use; otherwise None."""
+    match completion.finish:
+        case "too_long":
+            detail = (
+                f"{completion.prompt_tokens} tokens and max_tokens {max_tokens} "
+                f"do not fit {lm.info.context_length}"
+            )
+            return "prompt_too_long", detail
+        case "refused":
+            return "refused", completion.detail
+        case "reasoning":
+            return "only_reasoning", completion.detail
+        case _:
+            return None

@@ -19,9 +19,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..errors import UserError, first_line
+from ..errors import StoppedShort, UserError
 from ..files import hash_file, hash_model
-from ..pretrained import load_pretrained, move_to, out_of_memory, resolve_device
+from ..pretrained import load_config, load_model, load_tokenizer, out_of_memory, resolve_device
 from ..settings import BacktranslateSettings, fingerprint
 
 if TYPE_CHECKING:
@@ -110,8 +110,8 @@ class Transformers:
             if not out_of_memory(error):
                 raise
             if len(texts) == 1:
-                raise UserError(
-                    f"back-translation: a single text does not fit the memory: {first_line(error)}",
+                raise StoppedShort(
+                    "back-translation: not enough memory for a single text",
                     "lower max_tokens or beams",
                 ) from None
         half = len(texts) // 2
@@ -184,14 +184,19 @@ def _load_model(name: str, revision: str | None, device: str, sha: str | None) -
         "or `engine: apertium`"
     )
     with _quiet_transformers():
-        tokenizer = load_pretrained("AutoTokenizer", name, problem, hint, revision=revision)
-        model = load_pretrained(
-            "AutoModelForSeq2SeqLM", name, problem, hint, revision=revision, dtype=torch.float32
+        config = load_config(name, problem, hint, revision=revision)
+        tokenizer = load_tokenizer(name, problem, hint, config, revision=revision)
+        model = load_model(
+            "AutoModelForSeq2SeqLM",
+            name,
+            problem,
+            hint,
+            device=resolve_device(device, "back-translation: device"),
+            optional=r".*\.embed_positions\.",  # old checkpoints lack these sines
+            revision=revision,
+            dtype=torch.float32,
         )
-    return (
-        tokenizer,
-        move_to(resolve_device(device, "back-translation: device"), model, problem).eval(),
-    )
+    return tokenizer, model
 
 
 @contextmanager

@@ -11,8 +11,8 @@ from typing import Any
 
 from ..augment import open_augmenter
 from ..errors import UserError
-from ..lm import score_labels
-from ..method.prompt import label_choices, render_label_prompt, render_prompt
+from ..lm import Request, cost_model_for, score_labels
+from ..method.prompt import label_choices, label_prefix, render_label_prompt, render_prompt
 from ..records import Example
 from ..settings import BaselineSettings, ClassifierSettings, Experiment, fingerprint, generator
 from ..subsample import rows_per_class
@@ -107,6 +107,7 @@ def _data(grid: Grid, experiment: Experiment) -> str:
 
 def _lm(grid: Grid, experiment: Experiment) -> str:
     lm, task, k = grid.resources.lm(experiment), experiment.task, experiment.augment.k
+    description = lm.describe()  # first, since the context may be the server's
     example = Example(id="check", text="A first try.", label=task.classes[0])
     limit = lm.info.context_length - experiment.augment.max_tokens
     fitting = k
@@ -127,7 +128,9 @@ def _lm(grid: Grid, experiment: Experiment) -> str:
         else ""
     )
     context = f"context {lm.info.context_length}"
-    return f"{lm.info.model}: {lm.describe()}{source}, {context}{shortened}"
+    request = Request(0, prompt, 0, 1, label_prefix=label_prefix(task), choices=label_choices(task))
+    requests = "".join(f"; {it}" for it in cost_model_for(lm, request, ()).remarks[:1])
+    return f"{lm.info.model}: {description}{source}, {context}{shortened}{requests}"
 
 
 def _unsuited_lms(grid: Grid) -> Iterator[Finding]:

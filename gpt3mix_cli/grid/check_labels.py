@@ -92,7 +92,8 @@ def _check(
         raise UserError("check --labels needs two real rows", "choose a higher level with --level")
     output = grid.layout.root / "label-check.jsonl"
     siblings = existing_journals([grid.layout.synthetic_path(cell, GPT3MIX) for cell in cells])
-    lm = JournaledLM(grid.resources.lm(experiment), journal_path(output), siblings)
+    warn = grid.callbacks.warn
+    lm = JournaledLM(grid.resources.lm(experiment), journal_path(output), siblings, warn)
     try:
         found = check_labels(lm, task, examples, experiment.augment.k, MAX_ROWS)
     finally:

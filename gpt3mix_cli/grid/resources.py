@@ -86,9 +86,8 @@ class Resources:
 
     def replay_lm(self, experiment: Experiment, outputs: Sequence[Path]) -> JournaledLM:
         """Return an LM that answers from the journals of some outputs, and asks nothing."""
-        return JournaledLM(
-            self.lm(experiment, replay_only=True), IN_MEMORY, existing_journals(outputs)
-        )
+        lm = self.lm(experiment, replay_only=True)
+        return JournaledLM(lm, IN_MEMORY, existing_journals(outputs), self._callbacks.warn)
 
     def close(self) -> None:
         """Close connections."""
@@ -138,7 +137,8 @@ class Resources:
         if not settings.uses_lm or classifier.failure_reason:
             return classifier, nullcontext()
         journals = existing_journals(other_outputs, output)
-        lm = JournaledLM(self.lm(experiment), journal_path(output), journals)
+        warn = self._callbacks.warn
+        lm = JournaledLM(self.lm(experiment), journal_path(output), journals, warn)
         return self.classifier(experiment, settings, lm), closing(lm)
 
     # Augmenters ----------------------------------------------------------------------------------
@@ -151,12 +151,12 @@ class Resources:
         Answers in the journals of `other_outputs` are not asked for again.
         """
         settings, task = experiment.method_settings(method), experiment.task
-        journals = existing_journals(other_outputs, output)
+        journals, warn = existing_journals(other_outputs, output), self._callbacks.warn
         if settings.uses_lm:
-            lm = JournaledLM(self.lm(experiment), journal_path(output), journals)
+            lm = JournaledLM(self.lm(experiment), journal_path(output), journals, warn)
             return open_augmenter(settings, task, lm, method), closing(lm)
         if settings.uses_journal:
-            journal = Journal(journal_path(output), journals)
+            journal = Journal(journal_path(output), journals, warn)
             return open_augmenter(settings, task, journal=journal), closing(journal)
         key = ["baseline", settings.model_dump(), list(task.labels.items()), task.text_type]
         return self._cached(key, lambda: open_augmenter(settings, task)), nullcontext()

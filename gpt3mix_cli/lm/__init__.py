@@ -4,7 +4,9 @@ from .journal import IN_MEMORY, Journal, Spending, total_spent
 from .journaled_lm import JournaledLM
 from .port import (
     FIRST_BLOCK_SIZE,
+    GENERATION_INSTRUCTION,
     LM,
+    THINKING_REMEDY,
     Completion,
     CostModel,
     Hypothesis,
@@ -23,8 +25,10 @@ from .port import (
 
 __all__ = [
     "FIRST_BLOCK_SIZE",
+    "GENERATION_INSTRUCTION",
     "IN_MEMORY",
     "LM",
+    "THINKING_REMEDY",
     "Completion",
     "CostModel",
     "Hypothesis",

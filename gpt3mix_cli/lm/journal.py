@@ -5,23 +5,26 @@ that were in flight. The file also sums up what the answers cost, and lists batc
 """
 
 import json
+import os
 import sqlite3
 import threading
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from ..errors import UserError
-from ..files import write_errors
+from ..errors import NO_CALLBACKS, UserError
+from ..files import PRIVATE, write_errors
 
 AnswerRow = tuple[str, int | None, str, str]  # key, number, request, answer
 SpendingRow = tuple[str, int, int, int, float | None]  # key, then as in `Spending`
 Answer = TypeVar("Answer")
 IN_MEMORY = Path(":memory:")  # a journal that reads its siblings and writes no file
 MAX_PLAIN_CHARS = 4096  # longer answers, with every token's log-probability, are compressed
+MAX_ANSWER_BYTES = 64 * 2**20  # of an answer, uncompressed: far more than any server sends
+UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 SCHEMA = """
     CREATE TABLE IF NOT EXISTS answers
         (key TEXT PRIMARY KEY, number INTEGER, request TEXT, answer TEXT) WITHOUT ROWID;
@@ -35,6 +38,11 @@ SELECT_ANSWERS = (
     "SELECT key, number, request, answer FROM answers WHERE key IN (SELECT value FROM json_each(?))"
 )
 INSERT_SPENDING = "INSERT OR REPLACE INTO spent VALUES (?, ?, ?, ?, ?)"
+# Under other keys they stay in the file, and what they cost still counts.
+SET_ASIDE = (
+    "UPDATE {table} SET key = key || ':unreadable-' || hex(randomblob(4))"
+    " WHERE key IN (SELECT value FROM json_each(?))"
+)
 SUM_SPENDING = (
     "SELECT COALESCE(SUM(requests), 0), COALESCE(SUM(prompt_tokens), 0),"
     " COALESCE(SUM(completion_tokens), 0), COALESCE(SUM(usd), 0) FROM spent"
@@ -82,23 +90,29 @@ class Batch:
 class Journal:
     """Answers by key, in one file. Any number of threads may use it, one process may write.
 
+    The file is opened with the first question or answer. Methods raise UserError if it cannot be
+    written or is not a journal.
+
     Args:
-        path: of the file, which is opened or created; `IN_MEMORY` writes none.
+        path: of the file, which may not exist yet; `IN_MEMORY` writes none.
         siblings: journals of the same experiment that are searched too, so that a sweep sends each
             request once.
-
-    Raises:
-        UserError: if the file cannot be written or is not a journal.
+        warn: receives a warning, once, about answers that cannot be read.
     """
 
-    def __init__(self, path: Path, siblings: Sequence[Path] = ()) -> None:
+    def __init__(
+        self,
+        path: Path,
+        siblings: Sequence[Path] = (),
+        warn: Callable[[str], None] = NO_CALLBACKS.warn,
+    ) -> None:
         self.path, self._siblings = path, siblings
-        with write_errors(path), _sqlite_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._writer = _open_writer(path)
+        self._warn, self._warned = warn, False
         # Reading has a connection of its own, so that a lookup does not wait for a commit's fsync.
         self._read_lock, self._write_lock = threading.Lock(), threading.Lock()
-        self._readers = {path: self._writer} if path == IN_MEMORY else {}
+        self._open_lock = threading.Lock()
+        self._opened: sqlite3.Connection | None = None
+        self._readers: dict[Path, sqlite3.Connection] = {}
 
     def lookup(self, keys: Sequence[str], all_or_none: bool = False) -> dict[str, str]:
         """Return the stored answers to these keys, from this journal or its siblings.
@@ -147,23 +161,44 @@ class Journal:
             database.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)", packed)
             database.executemany(INSERT_SPENDING, spent)
 
-    def parse(self, parser: Callable[[str], Answer], answer: str) -> Answer:
-        """Return what `parser` makes of a stored answer.
+    def read(
+        self, keys: Sequence[str], parse: Callable[[str], Answer], all_or_none: bool = False
+    ) -> dict[str, Answer]:
+        """Return what `parse` makes of the stored answers to these keys; see `lookup`.
 
-        Raises:
-            UserError: if the answer is damaged.
+        An answer that cannot be read is reported, and set aside: it stays in the file, but not
+        under its key, so that its request is sent again.
         """
-        try:
-            return parser(answer)
-        except (ValueError, KeyError, TypeError) as error:
-            raise _damaged(self.path, error) from None
+        answers: dict[str, Answer] = {}
+        unreadable: dict[str, Exception] = {}
+        for key, text in self.lookup(keys, all_or_none).items():
+            try:
+                answers[key] = parse(text)
+            except UNREADABLE as error:
+                unreadable[key] = error
+        if unreadable:
+            self._set_aside(unreadable)
+        return {} if all_or_none and unreadable else answers
+
+    def _set_aside(self, unreadable: Mapping[str, Exception]) -> None:
+        with self._transaction() as database:
+            for table in ("answers", "spent"):
+                database.execute(SET_ASIDE.format(table=table), [json.dumps(list(unreadable))])
+        if not self._warned:
+            self._warned = True
+            reason = str(next(iter(unreadable.values())))[:200]
+            self._warn(
+                f"{self.path}: a stored answer cannot be read ({reason}); it is kept, but not "
+                "used: its request is sent again (so is that of every other such answer)"
+            )
 
     def close(self) -> None:
         """Close the file."""
         with self._read_lock, self._write_lock:
             # The writer comes last: it merges the log into the file, which no reader may hold open.
-            for database in (*self._readers.values(), self._writer):
-                database.close()
+            for database in (*self._readers.values(), self._opened):
+                if database:
+                    database.close()
 
     # Batches -------------------------------------------------------------------------------------
 
@@ -206,7 +241,22 @@ class Journal:
 
     # Connections ---------------------------------------------------------------------------------
 
+    @property
+    def _writer(self) -> sqlite3.Connection:
+        # Opened with the first question, before anything is sent. An output that is up to date asks
+        # none: it may be on a disk that cannot be written.
+        with self._open_lock:
+            if self._opened is None:
+                with write_errors(self.path), _sqlite_errors(self.path):
+                    self.path.parent.mkdir(parents=True, exist_ok=True)
+                    self._opened = _open_writer(self.path)
+            return self._opened
+
     def _reader(self, path: Path) -> sqlite3.Connection:
+        if path == self.path:
+            writer = self._writer
+            if path == IN_MEMORY:
+                return writer
         if path not in self._readers:
             self._readers[path] = _open_reader(path, short_lived=self.path == IN_MEMORY)
         return self._readers[path]
@@ -240,7 +290,10 @@ def _spent(path: Path) -> Spending:
 
 
 def _open_writer(path: Path) -> sqlite3.Connection:
+    if path != IN_MEMORY:  # SQLite gives its other files the same permissions
+        os.close(os.open(path, os.O_CREAT, PRIVATE))
     database = sqlite3.connect(path, isolation_level=None, timeout=10, check_same_thread=False)
+    database.text_factory = _decode
     try:
         # FULL: an answer that was paid for survives a power cut, not only a kill.
         database.execute("PRAGMA synchronous = FULL")
@@ -260,9 +313,15 @@ def _open_reader(path: Path, short_lived: bool) -> sqlite3.Connection:
     # nobody writes, and `immutable` creates none.
     in_use = any(path.with_name(path.name + suffix).exists() for suffix in ("-wal", "-journal"))
     immutable = "&immutable=1" if short_lived and not in_use else ""
-    return sqlite3.connect(
+    database = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode=ro{immutable}", uri=True, check_same_thread=False
     )
+    database.text_factory = _decode
+    return database
+
+
+def _decode(text: bytes) -> str:
+    return text.decode(errors="replace")  # a damaged answer cannot be read, but the others can
 
 
 def _select(database: sqlite3.Connection, keys: Sequence[str]) -> list[AnswerRow]:
@@ -271,7 +330,7 @@ def _select(database: sqlite3.Connection, keys: Sequence[str]) -> list[AnswerRow
             key,
             number,
             request,
-            answer if isinstance(answer, str) else zlib.decompress(answer).decode(),
+            _unpack(answer),
         )
         for key, number, request, answer in database.execute(
             SELECT_ANSWERS, [json.dumps(list(keys))]
@@ -279,9 +338,21 @@ def _select(database: sqlite3.Connection, keys: Sequence[str]) -> list[AnswerRow
     ]
 
 
+def _unpack(answer: object) -> str:
+    """Return the text of an answer; an empty one, which nothing can read, if it is damaged."""
+    if isinstance(answer, str):
+        return answer
+    try:
+        unpacker = zlib.decompressobj()
+        text = unpacker.decompress(answer, MAX_ANSWER_BYTES).decode()  # type: ignore[arg-type]
+    except (zlib.error, UnicodeDecodeError, TypeError):
+        return ""
+    return text if unpacker.eof else ""
+
+
 def _select_batches(database: sqlite3.Connection) -> list[Batch]:
     return [
-        Batch(file, batch, tuple(keys.split()), bool(ended))
+        Batch(str(file), str(batch or ""), tuple(str(keys or "").split()), bool(ended))
         for file, batch, keys, ended in database.execute(
             "SELECT file, batch, keys, ended FROM batches"
         )

@@ -4,24 +4,31 @@ The key of an answer hashes the LM's fingerprint and the whole request (prompt, 
 number), so changed settings never meet old answers.
 """
 
+import functools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
+from ..errors import NO_CALLBACKS
 from ..settings import fingerprint
 from .journal import AnswerRow, Journal
 from .port import (
     LM,
     Completion,
-    Hypothesis,
     JournalAware,
     LMInfo,
     Request,
     Scores,
     split_into_blocks,
 )
+
+# They check the type of every field: a journal may have been edited or damaged.
+PARSER_OF_COMPLETIONS, PARSER_OF_SCORES = TypeAdapter(Completion), TypeAdapter(Scores)
 
 
 class JournaledLM:
@@ -31,13 +38,20 @@ class JournaledLM:
         lm: computes what neither this journal nor a sibling holds.
         path: of the journal, which is opened or created.
         siblings: see `Journal`.
+        warn: see `Journal`.
 
     Raises:
         UserError: if the file cannot be written or is not a journal.
     """
 
-    def __init__(self, lm: LM, path: Path, siblings: Sequence[Path] = ()) -> None:
-        self._journal = Journal(path, siblings)
+    def __init__(
+        self,
+        lm: LM,
+        path: Path,
+        siblings: Sequence[Path] = (),
+        warn: Callable[[str], None] = NO_CALLBACKS.warn,
+    ) -> None:
+        self._journal = Journal(path, siblings, warn)
         # An endpoint stores the server's answers as they are, so that parsing them in another way
         # later sends nothing.
         self._raw = lm.with_journal(self._journal) if isinstance(lm, JournalAware) else None
@@ -59,9 +73,11 @@ class JournaledLM:
         for block in split_into_blocks(requests, self.info.block_size):
             asked = [_request_fields(request) for request in block]
             keys = list(map(self._key, asked))
-            stored = self._journal.lookup(keys, all_or_none=True)
-            if len(stored) == len(keys):
-                yield from (self._journal.parse(_parse_completion, stored[key]) for key in keys)
+            stored = self._journal.read(keys, _parse_completion, all_or_none=True)
+            if len(stored) == len(keys) and all(
+                _fits(stored[key], request) for key, request in zip(keys, block, strict=True)
+            ):
+                yield from map(stored.__getitem__, keys)
                 continue
             completions = list(self._lm.complete(block))
             self._journal.store(
@@ -78,12 +94,10 @@ class JournaledLM:
             return self._raw.score(prompts, choices)
         asked = {prompt: {"prompt": prompt, "choices": list(choices)} for prompt in prompts}
         keys = {prompt: self._key("score", request) for prompt, request in asked.items()}
-        stored = self._journal.lookup(list(keys.values()))
-        scores = {
-            prompt: self._journal.parse(_parse_scores, stored[key])
-            for prompt, key in keys.items()
-            if key in stored
-        }
+        stored = self._journal.read(
+            list(keys.values()), functools.partial(_parse_scores, count=len(choices))
+        )
+        scores = {prompt: stored[key] for prompt, key in keys.items() if key in stored}
         if missing := [prompt for prompt in asked if prompt not in scores]:
             scores |= zip(missing, self._lm.score(missing, choices), strict=True)
             self._journal.store(
@@ -119,15 +133,23 @@ def _row(
     )
 
 
-def _parse_scores(answer: str) -> Scores:
-    value = json.loads(answer)
-    # The other fields belong to endpoints, which store raw answers instead.
-    return Scores(tuple(value["logprobs"]), value["source"])
+def _parse_scores(answer: str, count: int) -> Scores:
+    scores = PARSER_OF_SCORES.validate_json(answer)
+    if len(scores.logprobs) != count or any(map(math.isnan, scores.logprobs)):
+        raise ValueError(f"no scores of {count} labels")
+    return scores
 
 
 def _parse_completion(answer: str) -> Completion:
-    value = json.loads(answer)
-    if scores := value["scores"]:
-        value["scores"] = Scores(tuple(scores["logprobs"]), scores["source"])
-    value["hypotheses"] = tuple(Hypothesis(**fields) for fields in value.get("hypotheses", ()))
-    return Completion(**value)
+    completion = PARSER_OF_COMPLETIONS.validate_json(answer)
+    if completion.scores and any(map(math.isnan, completion.scores.logprobs)):
+        raise ValueError("a score is not a number")
+    return completion
+
+
+def _fits(completion: Completion, request: Request) -> bool:
+    """Return whether a stored completion can be the answer to a request."""
+    scores = completion.scores
+    return completion.number == request.number and (
+        scores is None or len(scores.logprobs) == len(request.choices)
+    )

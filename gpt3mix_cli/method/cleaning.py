@@ -8,6 +8,7 @@ type in any case, and little else. `and` and `or` do not count. There may be
 
 - no other word: `(Positive)`, `[sentiment: NEGATIVE]`, `(Movie review)`;
 - at most three before the last colon: `(Interpretive response: Negative)`;
+- three without capitals after a text type of several words: `(Movie review is empty)`;
 - one, if the bracket begins with a capital as in the prompt, and the word is of a type or such as
   `class`: `(Positive review)`. A number may follow a type: `(Sentiment +1)`.
 
@@ -41,7 +42,8 @@ UNPAIRED = ('"', "“", "«", "**")
 # These may begin a text whose other apostrophe belongs to its last word: `'Tis for the kids'`.
 ELISION = re.compile(r"(?:t(?:is|was|were|will)|em|til|cause|bout|round|n|\d\ds)\b", re.IGNORECASE)
 APOSTROPHE = re.compile(r"(?<=\w)['’](?=\w)")
-NUMBERING = r"\(?\d{1,2}[.)]\s+(?=\S)|[-*•]\s+(?=[^\W\d_]|[\"“«(])"
+NUMBERING = r"\(?\d{1,2}[.)]\s+(?=\S)|[-*•]\s+(?=[^\W\d_]|[\"“«(]|\*\*)"
+GREETING = re.compile(r"(?:hi|hello|hey|greetings)\b(?:\s+\w+)?\s*[,.!]*", re.IGNORECASE)
 
 
 class CleanedText(NamedTuple):
@@ -63,14 +65,17 @@ class _Patterns(NamedTuple):
     extra_word: re.Pattern[str]
     other_field: re.Pattern[str]
     bare_annotation: re.Pattern[str]
+    about_label: re.Pattern[str]
+    titled_row: re.Pattern[str]
 
 
 def clean_text(text: str, task: Task) -> CleanedText:
     """Return a text without opening phrases, marks around all of it, and annotations at its end.
 
-    Opening phrases are `Movie review:`, `Sure, here is a movie review:`, and numbers and bullets of
-    lists. At the end, `Sentiment: Positive` is an annotation without brackets too, and `- Positive`
-    after a sentence or a quotation. A label of up to three characters is not: `Did he? - No.`
+    Opening phrases are `Movie review:`, `Film Review:`, `Sure, here is a movie review:`, and
+    numbers and bullets of lists. A greeting alone is no text. At the end, `Sentiment: Positive` is
+    an annotation without brackets too, and `- Positive` after a sentence or a quotation. A label of
+    up to three characters is not: `Did he? - No.`
     """
     annotations, before = "", None
     while text != before:
@@ -78,14 +83,25 @@ def clean_text(text: str, task: Task) -> CleanedText:
         end = _annotations_start(text, task)
         text, annotations = text[:end].strip(), text[end:] + annotations
         text = _unwrap(_patterns(task).lead_in.sub("", text, count=1).strip()).strip()
-    return CleanedText(text, annotations)
+    return CleanedText("" if GREETING.fullmatch(text) else text, annotations)
 
 
-def find_bracketed_label(text: str, task: Task) -> str:
-    """Return the first annotation of a text that has a label in brackets; empty if none has."""
+def find_label_in_text(text: str, task: Task) -> str:
+    """Return what in a text is a label, not a text; empty if there is none.
+
+    That is an annotation with a label in brackets, a text of nothing but labels of four letters or
+    more, or `the sentiment of this movie review is`.
+    """
+    patterns = _patterns(task)
+    labels = patterns.labels.findall(text)
+    if labels and min(map(len, labels)) > 3 and not WORD.findall(patterns.names.sub(" ", text)):
+        return text
+    if match := patterns.about_label.search(text):
+        return match[0]
     brackets = (match[0] for match in BRACKET.finditer(text))
-    labels = _patterns(task).labels
-    return next((it for it in brackets if labels.search(it) and _has_only_names(it, task)), "")
+    return next(
+        (it for it in brackets if patterns.labels.search(it) and _has_only_names(it, task)), ""
+    )
 
 
 def find_single_label(annotations: str, task: Task) -> str | None:
@@ -119,7 +135,7 @@ def _annotations_start(text: str, task: Task) -> int:
     bare = _patterns(task).bare_annotation.search(text)
     start = end = bare.start() if bare else len(text)
     for match in reversed(list(BRACKET.finditer(text, 0, end))):
-        if text[match.end() : end].strip(" .)]}"):
+        if text[match.end() : end].strip(' .)]}"”»'):
             break
         end = match.start()  # of a run of brackets, in which all that follows an annotation goes
         if _is_annotation(match[0], task):
@@ -134,6 +150,9 @@ def _is_annotation(bracket: str, task: Task) -> bool:
     if not patterns.names.search(bracket):
         return False
     words = WORD.findall(patterns.names.sub(" ", bracket))
+    is_remark = len(words) <= MAX_KEY_WORDS and all(map(str.islower, words))
+    if is_remark and patterns.titled_row.match(bracket):
+        return True
     is_extra = len(words) == 1 and (
         patterns.extra_word.fullmatch(words[0]) is not None
         # `(Number 5)` is a perfume.
@@ -175,20 +194,33 @@ def _compile(text_type: str, label_type: str, tokens: tuple[str, ...]) -> _Patte
     words = [word for word in types if len(word) >= MIN_TYPE_WORD]
     key, few_words = "|".join([*words, FIELD_WORDS]), r"[A-Z]\w*(?:\s+\w+){,2}"
     sure = r"(?:sure|certainly|of\s+course|absolutely|okay|ok)\b[,.!]?\s+"
-    here = r"here(?:['’]s|\s+is|\s+are)\s+(?:an?|the|another|your|some)\s+(?:\w+\s+)?"
-    chat = rf"{sure}{here}(?:{row}|item|example)s?\b[^:.!?]*:"
+    article = r"(?:an?|the|another|your|some|my|one(?:\s+more)?)"
+    here = rf"here(?:['’]s|\s+is|\s+are)\s+{article}\s+(?:\w+\s+)?"
+    noun = re.escape(text_type.split()[-1])
+    chat = rf"{sure}{here}(?:{row}|{noun}|item|example)s?\b[^:.!?]*:"
     if len(text_type.split()) > 1:  # `Here's a question: who built it ?` is a text
         chat += rf"|{here}(?:{row})\s*:"
+    chat += rf"|{here}(?:item|list\s+item|example)s?\b[^:.!?]*:\Z"
+    # `Film Review:`, in capitals as in the prompt.
+    frame = rf"\**(?-i:(?:[A-Z]\w*\s+){{1,2}}{re.escape(text_type.split()[-1].capitalize())}):\**"
     # Never for short labels: `Did you go? - No.`
     long = "|".join(re.escape(it.capitalize()) for it in tokens if len(it) > 3) or r"(?!)"
     dash = rf"(?<=[.!?…\"”'’»])\s+[-–—|/]+\s*(?:{long})"
     # In the prompt's capitals: `the sentiment: positive` may be a text.
     field = rf"{re.escape(label_type.capitalize())}\s*:\s*(?i:{labels})"
     return _Patterns(
-        lead_in=re.compile(rf"\A(?:\**(?:{row})\s*:\**|{chat}|{NUMBERING})", re.IGNORECASE),
+        lead_in=re.compile(rf"\A(?:\**(?:{row})\s*:\**|{frame}|{chat}|{NUMBERING})", re.IGNORECASE),
         labels=re.compile(rf"(?<!\w)(?:{labels})(?!\w)", re.IGNORECASE),
         names=re.compile(rf"(?<!\w)(?:{labels}|{label}|{row})(?!\w)", re.IGNORECASE),
         extra_word=re.compile("|".join([*words, EXTRA_WORDS]), re.IGNORECASE),
         other_field=re.compile(rf".\s*(?=[^:]*\b(?i:{key})\b){few_words}\s*:\s*{few_words}\W*"),
         bare_annotation=re.compile(rf"(?:{dash}|(?<!\S){field})[\s.]*\Z"),
+        about_label=re.compile(
+            rf"\bthe\s+(?:{label})\s+of\s+(?:this|the)\s+(?:{row})\b", re.IGNORECASE
+        ),
+        # Of several words: `(Question mark)` is a text.
+        titled_row=re.compile(
+            rf".\s*(?=(?-i:[A-Z]))(?:{row})\b" if len(text_type.split()) > 1 else r"(?!)",
+            re.IGNORECASE,
+        ),
     )

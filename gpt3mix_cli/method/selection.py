@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, assert_never
 
 from ..errors import UserError
 from ..files import hash_model
-from ..pretrained import load_model, load_pretrained, model_path, resolve_device
+from ..pretrained import load_config, load_model, load_tokenizer, model_path, resolve_device
 from ..records import Example
 from ..settings import fingerprint
 
@@ -182,15 +182,14 @@ def _load_encoder(model: str) -> tuple[Any, Any]:
     path = model_path(model, "augment.similarity")
     problem = f"augment.similarity '{model}': cannot be loaded"
     hint = "give tfidf, minilm, an encoder's folder, or a hub id that can be reached"
-    tokenizer = load_pretrained("AutoTokenizer", path, problem, hint)
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    tokenizer = load_tokenizer(path, problem, hint, load_config(path, problem, hint))
     encoder = load_model(
         "AutoModel",
         path,
         problem,
         hint,
         device=resolve_device("auto", "augment.similarity"),
-        optional="pooler.",  # a missing pooler is initialised at random, but it is not used here
+        optional=r"pooler\.",  # a missing pooler is initialised at random, but it is not used here
         dtype=torch.float32,
     )
     return tokenizer, encoder

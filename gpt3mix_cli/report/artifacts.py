@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from pandas import DataFrame
 
 from ..errors import Callbacks, UserError
-from ..files import read_objects
+from ..jsonl import read_objects
 from ..layout import cell_folder, history_path, rejects_path, subsample_path, synthetic_paths
 from ..records import (
     Augmented,
@@ -134,7 +134,7 @@ def parse_row_limit(text: str | None) -> int | None:
     """
     if text is None or text == "all":
         return DEFAULT_LIMIT if text is None else None
-    if not (text.isascii() and text.isdigit()):
+    if not (text.isascii() and text.isdigit() and len(text) < 19):
         raise UserError(f"--synthetic: '{text}' is neither a number nor all", "give 0, 1000 or all")
     return int(text)
 

@@ -67,8 +67,7 @@ def report(
     result = build_report(inputs, output, options, callbacks)
     _write(output, REPORT_FILES, result)
     for name, content in plots.plot_files(result.charts, result.styles):
-        with atomic_write(output / name) as stream:
-            stream.write(content)
+        _write_file(output / name, content)
     return result
 
 
@@ -178,5 +177,11 @@ def _load(inputs: ReportInput, callbacks: Callbacks) -> tuple[DataFrame, list[Re
 
 def _write(output: Path, files: Mapping[str, Callable[[Report], str]], result: Report) -> None:
     for name, render in files.items():
-        with atomic_write(output / name) as stream:
-            stream.write(render(result).encode())
+        _write_file(output / name, render(result).encode())
+
+
+def _write_file(path: Path, content: bytes) -> None:
+    # What is unchanged is not written: published results may be on a disk that is read-only.
+    if not (path.is_file() and path.read_bytes() == content):
+        with atomic_write(path) as stream:
+            stream.write(content)

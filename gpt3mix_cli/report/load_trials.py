@@ -15,7 +15,8 @@ from typing import Any
 import pandas as pd
 from pydantic import ConfigDict, TypeAdapter
 
-from ..errors import Callbacks, UserError
+from ..errors import Callbacks, UserError, shown_value
+from ..jsonl import raw_lines
 from ..layout import find_trials, variant_name
 from ..records import Trial, read_records
 from .model import ReportInput
@@ -34,7 +35,12 @@ IDENTITY = [
     "train_sha", "data_seed", "trial",
 ]  # fmt: skip
 # Optional integers are no floats: a sum of tokens stays exact.
-DTYPES: dict[Any, str] = {int | None: "Int64", float | None: "float64", str | None: "str"}
+DTYPES: dict[Any, str] = {
+    int: "int64",
+    int | None: "Int64",
+    float | None: "float64",
+    str | None: "str",
+}
 
 
 class _FiniteTrial(Trial):
@@ -70,12 +76,19 @@ def load_trials(inputs: ReportInput, callbacks: Callbacks) -> pd.DataFrame:
 
 
 def _as_frame(columns: Mapping[str, list[Any]]) -> pd.DataFrame:
-
     dtypes = {name: DTYPES.get(Trial.model_fields[name].annotation) for name in FIELDS}
     dtypes["classes"] = "Int64"
-    return pd.DataFrame(
-        {name: pd.Series(values, dtype=dtypes.get(name)) for name, values in columns.items()}
-    )
+    series = {}
+    for name, values in columns.items():
+        try:
+            series[name] = pd.Series(values, dtype=dtypes.get(name))
+        except OverflowError:
+            largest = max(values, key=lambda value: abs(value or 0))
+            raise UserError(
+                f"{columns['path'][values.index(largest)]}: {name} is {shown_value(largest)}",
+                "no trial has such a number; leave the file out",
+            ) from None
+    return pd.DataFrame(series)
 
 
 def _read_file(path: Path, callbacks: Callbacks) -> dict[str, list[Any]]:
@@ -111,7 +124,8 @@ def _validated(path: Path) -> Iterator[list[Trial]]:
         ValueError: at anything that `records.write_records` would not have written.
     """
     with path.open("rb") as stream:
-        while lines := list(itertools.islice(stream, CHUNK_LINES)):
+        bounded = raw_lines(stream, path)
+        while lines := list(itertools.islice(bounded, CHUNK_LINES)):
             text = b",".join(lines)
             trials = _validate(b"[" + text + b"]")
             # pydantic accepts NaN inside of `variant`, and a line may hold two objects.
@@ -129,9 +143,11 @@ def _read_slowly(path: Path, callbacks: Callbacks) -> Iterator[Trial]:
     try:
         yield from read_records(path, Trial)
     except UserError as error:
+        if not path.is_file():  # a pipe is empty now, and a device may be endless
+            raise
         number, last = 0, b"\n"
         with path.open("rb") as stream:
-            for number, last in enumerate(stream, 1):  # noqa: B007 - the last ones are needed
+            for number, last in enumerate(raw_lines(stream, path), 1):  # noqa: B007 - the last ones are needed
                 pass
         if last.endswith(b"\n") or f"{path}, line {number}:" not in error.message:
             raise

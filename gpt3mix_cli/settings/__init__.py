@@ -23,7 +23,7 @@ from .base import (
 )
 from .experiment import LEVEL_PATTERN, Experiment, SubsampleSettings, parse_level
 from .lm import Budget, LMSettings, LocalLMSettings, OpenAISettings
-from .task import Columns, DemoData, FilesData, HubData, Split, Task
+from .task import Columns, DemoData, FilesData, HubData, Split, TableFormat, Task
 from .train import (
     PAPER,
     ClassifierSettings,
@@ -68,6 +68,7 @@ __all__ = [
     "SoftLabelTraining",
     "Split",
     "SubsampleSettings",
+    "TableFormat",
     "Task",
     "TrainableSettings",
     "TransformerSettings",

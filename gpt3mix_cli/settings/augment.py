@@ -4,7 +4,19 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from .base import FileStem, Settings, StrictFloat, StrictInt
+from .base import (
+    MAX_BATCH,
+    MAX_TRIALS,
+    FileStem,
+    PositiveFloat,
+    Settings,
+    StrictFloat,
+    StrictInt,
+    Temperature,
+)
+
+MAX_BEAMS = 1_000
+MAX_TOKENS = 1_000_000  # or words of a text
 
 # Default pivot of each engine, and its models or language pairs (forward, backward). The paper uses
 # German; Apertium has no pair of English and German.
@@ -38,9 +50,12 @@ class FilterSettings(Settings):
         ),
     )
     min_words: StrictInt = Field(
-        1, ge=0, description="fewest words; 1 keeps `Awful.` but not punctuation alone"
+        1,
+        ge=0,
+        le=MAX_TOKENS,
+        description="fewest words; 1 keeps `Awful.` but not punctuation alone",
     )
-    max_words: Annotated[StrictInt, Field(ge=1)] | None = Field(
+    max_words: Annotated[StrictInt, Field(ge=1, le=MAX_TOKENS)] | None = Field(
         None, description="most words; `augment.max_tokens` always applies"
     )
     max_foreign_script: Annotated[StrictFloat, Field(gt=0, lt=1)] | None = Field(
@@ -58,7 +73,7 @@ class FilterSettings(Settings):
             "mean gives a warning"
         ),
     )
-    perplexity: list[Annotated[StrictFloat, Field(ge=1)]] | None = Field(
+    perplexity: list[Annotated[StrictFloat, Field(ge=1, le=1e9)]] | None = Field(
         None,
         min_length=2,
         max_length=2,
@@ -100,9 +115,11 @@ class AugmentSettings(Settings):
     title: ClassVar = "GPT3Mix"
     uses_lm: ClassVar[Literal[True]] = True
 
-    k: StrictInt = Field(2, ge=1, description="real examples in a prompt (section 3)")
-    ratio: StrictFloat = Field(1.0, gt=0, description="synthetic rows per real row (section 4.2)")
-    synthetic_sets: Annotated[StrictInt, Field(ge=1)] | Literal["per-trial"] = Field(
+    k: StrictInt = Field(2, ge=1, le=10_000, description="real examples in a prompt (section 3)")
+    ratio: StrictFloat = Field(
+        1.0, gt=0, le=100_000, description="synthetic rows per real row (section 4.2)"
+    )
+    synthetic_sets: Annotated[StrictInt, Field(ge=1, le=MAX_TRIALS)] | Literal["per-trial"] = Field(
         1, description="synthetic sets per data seed; per-trial: one for each trial"
     )
     selection: Literal["uniform", "balanced", "same_class", "nearest", "furthest"] = Field(
@@ -129,13 +146,13 @@ class AugmentSettings(Settings):
     beams: StrictInt = Field(
         4,
         ge=1,
+        le=MAX_BEAMS,
         description=(
             "hard labels: number of beams, each a candidate row; sampled unless temperature is 0"
         ),
     )
-    label_temperature: StrictFloat = Field(
+    label_temperature: PositiveFloat = Field(
         1.0,
-        gt=0,
         description=(
             "soft labels: divides the log-probabilities; above 1 flattens the distribution"
         ),
@@ -146,9 +163,7 @@ class AugmentSettings(Settings):
             "soft labels: divide by the probabilities for content-free texts (Zhao et al., 2021)"
         ),
     )
-    label_prior: (
-        Literal["auto", "none", "match"] | dict[str, Annotated[StrictFloat, Field(gt=0)]]
-    ) = Field(
+    label_prior: Literal["auto", "none", "match"] | dict[str, PositiveFloat] = Field(
         "auto",
         description=(
             "soft labels: offsets against the LM's bias, so that the mean label of a set is the "
@@ -156,16 +171,14 @@ class AugmentSettings(Settings):
             "below 1 B parameters or where `label_check` shows a bias"
         ),
     )
-    label_check: Annotated[StrictInt, Field(ge=0)] | Literal["auto"] = Field(
+    label_check: Annotated[StrictInt, Field(ge=0, le=100_000)] | Literal["auto"] = Field(
         "auto",
         description=(
             "real rows that the LM labels before a set is made, to tell whether its labels are "
             "any good; auto: 32, 0 for an endpoint"
         ),
     )
-    temperature: StrictFloat = Field(
-        1.0, ge=0, description="sampling temperature of texts; 0 is greedy"
-    )
+    temperature: Temperature = Field(1.0, description="sampling temperature of texts; 0 is greedy")
     top_p: StrictFloat = Field(
         1.0,
         gt=0,
@@ -179,9 +192,9 @@ class AugmentSettings(Settings):
             "most probable one; 0 is off; auto: 0.1 for a local LM below 1 B parameters, else 0"
         ),
     )
-    max_tokens: StrictInt = Field(100, ge=1, description="most tokens of a text")
+    max_tokens: StrictInt = Field(100, ge=1, le=MAX_TOKENS, description="most tokens of a text")
     frequency_penalty: StrictFloat = Field(0.01, ge=-2, le=2, description="as in OpenAI's API")
-    attempts: StrictFloat = Field(4.0, ge=1, description="most requests per wanted row")
+    attempts: StrictFloat = Field(4.0, ge=1, le=10_000, description="most requests per wanted row")
     filter: FilterSettings = Field(
         FilterSettings(), description="which generated rows are rejected"
     )
@@ -240,14 +253,14 @@ class MlmSettings(EditingMethod):
         0.15, gt=0, le=1, description="fraction of words replaced, at least one word"
     )
     top_k: StrictInt = Field(
-        10, ge=1, description="sample from this many of the most probable words"
+        10, ge=1, le=1_000_000, description="sample from this many of the most probable words"
     )
-    temperature: StrictFloat = Field(1.0, gt=0, description="sampling temperature")
+    temperature: PositiveFloat = Field(1.0, description="sampling temperature")
     conditional: bool = Field(
         False,
         description="prepend the label to the text that the masked LM reads (Kumar et al., 2020)",
     )
-    batch_size: StrictInt = Field(32, ge=1, description="texts per batch")
+    batch_size: StrictInt = Field(32, ge=1, le=MAX_BATCH, description="texts per batch")
     device: str = Field("auto", description="auto, cpu, cuda, ...")
 
 
@@ -304,20 +317,21 @@ class BacktranslateSettings(EditingMethod):
     beams: StrictInt = Field(
         4,
         ge=1,
+        le=MAX_BEAMS,
         description="number of beams, and of candidates per pivot (transformers, temperature 0)",
     )
-    temperature: StrictFloat = Field(
+    temperature: Temperature = Field(
         0.0,
-        ge=0,
         description="0: beam search; above 0: sample one translation per copy (transformers)",
     )
     batch_size: StrictInt = Field(
         32,
         ge=1,
+        le=MAX_BATCH,
         description="texts per batch; changes floating-point results slightly (transformers)",
     )
     max_tokens: StrictInt = Field(
-        256, ge=1, description="most tokens of a translation (transformers)"
+        256, ge=1, le=MAX_TOKENS, description="most tokens of a translation (transformers)"
     )
     device: str = Field("auto", description="auto, cpu, cuda, ... (transformers)")
 

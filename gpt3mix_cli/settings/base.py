@@ -6,10 +6,17 @@ import random
 import re
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-FILE_NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
-FILE_STEM_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+-]*")
+from ..errors import shown_value
+
+# Short enough for the longest file name that holds them: most file systems allow 255 bytes.
+FILE_NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,149}")
+FILE_STEM_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+-]{0,79}")
+MAX_SEED = 2**63 - 1  # of a column of whole numbers
+MAX_TRIALS = 100_000
+MAX_BATCH = 100_000
+MIN_POSITIVE = 1e-9
 
 
 class Settings(BaseModel):
@@ -31,15 +38,26 @@ def _refuse_bool(value: Any) -> Any:
     return value
 
 
+def _refuse_tiny(value: float) -> float:
+    # What is divided by it, or weighted with it, must stay finite.
+    if 0 < value < MIN_POSITIVE:
+        raise ValueError(f"{value:g} is below {MIN_POSITIVE:g}")
+    return value
+
+
 StrictInt = Annotated[int, BeforeValidator(_refuse_bool)]
 StrictFloat = Annotated[float, BeforeValidator(_refuse_bool)]
+PositiveFloat = Annotated[StrictFloat, Field(gt=0, le=1e9), AfterValidator(_refuse_tiny)]
+Temperature = Annotated[StrictFloat, Field(ge=0, le=100), AfterValidator(_refuse_tiny)]
+Seed = Annotated[StrictInt, Field(ge=-MAX_SEED, le=MAX_SEED)]
 
 
 def _check_file_name(value: Any) -> str:
     # Names become file names, which must be valid on every system.
     if not isinstance(value, str | int) or not FILE_NAME_PATTERN.fullmatch(str(value)):
         raise ValueError(
-            f"'{value}' cannot be a file name; use letters, digits, '.', '_', '+' and '-'"
+            f"{shown_value(str(value))} cannot be a file name; use up to 150 letters, digits, "
+            "'.', '_', '+' and '-'"
         )
     return str(value)
 
@@ -48,7 +66,8 @@ def _check_file_stem(value: Any) -> str:
     # Dots separate the parts of a file name: `eda.draw-1.jsonl`, `trials/eda.linear.jsonl`.
     if not isinstance(value, str | int) or not FILE_STEM_PATTERN.fullmatch(str(value)):
         raise ValueError(
-            f"'{value}' cannot be part of a file name; use letters, digits, '_', '+' and '-'"
+            f"{shown_value(str(value))} cannot be part of a file name; use up to 80 letters, "
+            "digits, '_', '+' and '-'"
         )
     if value in ("train", "history"):
         raise ValueError(f"'{value}' is the name of another file; choose another name")

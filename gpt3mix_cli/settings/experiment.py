@@ -6,15 +6,20 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model_validator
 
-from ..errors import UserError
+from ..errors import UserError, shown_value
 from .augment import GPT3MIX, AugmentSettings, BaselineSettings, EditorSettings
-from .base import FileName, Settings, StrictFloat, StrictInt, derived_seed
+from .base import MAX_TRIALS, FileName, Seed, Settings, StrictFloat, StrictInt, derived_seed
 from .lm import Budget, LMSettings, OpenAISettings
 from .paper import with_paper_values
 from .task import Task
 from .train import ClassifierSettings
 
-LEVEL_PATTERN = re.compile(r"(?P<percent>\d+(\.\d+)?|\.\d+)%|(?P<count>\d+)/class|full")
+MAX_SEEDS = 10_000
+MAX_LEVELS = 1_000
+MAX_ROWS = 10**12
+LEVEL_PATTERN = re.compile(
+    r"(?P<percent>[0-9]{1,20}(\.[0-9]{1,20})?|\.[0-9]{1,20})%|(?P<count>[0-9]{1,20})/class|full"
+)
 
 
 def parse_level(value: Any) -> str:
@@ -26,7 +31,7 @@ def parse_level(value: Any) -> str:
     text = str(value)
     match = LEVEL_PATTERN.fullmatch(text)
     if not match:
-        raise ValueError(f"'{text}' is not a level; write `0.1%`, `8/class` or `full`")
+        raise ValueError(f"{shown_value(text)} is not a level; write `0.1%`, `8/class` or `full`")
     if match["percent"] and not 0 < Fraction(match["percent"]) <= 100:
         raise ValueError(f"'{text}' is not above 0 % and at most 100 %")
     if match["count"] and int(match["count"]) < 1:
@@ -35,11 +40,14 @@ def parse_level(value: Any) -> str:
 
 
 def _parse_num_rows(value: Any) -> Any:
-    is_number = isinstance(value, int) and not isinstance(value, bool) and value > 0
-    if is_number or (isinstance(value, str) and re.fullmatch(r"full|[1-9]\d*/class", value)):
+    is_int = isinstance(value, int) and not isinstance(value, bool)
+    if is_int and 0 < value <= MAX_ROWS:
+        return value
+    if isinstance(value, str) and re.fullmatch(r"full|[1-9][0-9]{0,11}/class", value):
         return value
     raise ValueError(
-        f"'{value}' is not `full`, a number of rows such as 200, or `n/class` such as `16/class`"
+        f"{shown_value(str(value))} is not `full`, a number of rows such as 200, or `n/class` "
+        "such as `16/class`"
     )
 
 
@@ -47,6 +55,8 @@ def _parse_seeds(value: Any) -> Any:
     if isinstance(value, int) and not isinstance(value, bool):
         if value < 1:
             raise ValueError("at least one seed is needed")
+        if value > MAX_SEEDS:
+            raise ValueError(f"at most {MAX_SEEDS:,} seeds are possible, got {shown_value(value)}")
         return list(range(value))
     return value
 
@@ -57,13 +67,16 @@ Level = Annotated[str, BeforeValidator(parse_level)]
 class SubsampleSettings(Settings):
     """The data-scarce draws of section 4.1."""
 
-    levels: list[Level] = Field(min_length=1, description="`p%` of train, `n/class`, or `full`")
-    seeds: Annotated[list[StrictInt], BeforeValidator(_parse_seeds)] = Field(
-        [0, 1, 2, 3, 4], min_length=1, description="data seeds: a count n for 0 to n-1, or a list"
+    levels: list[Level] = Field(
+        min_length=1, max_length=MAX_LEVELS, description="`p%` of train, `n/class`, or `full`"
     )
-    master_seed: StrictInt = Field(
-        42, description="seed that all random generators are derived from"
+    seeds: Annotated[list[Seed], BeforeValidator(_parse_seeds)] = Field(
+        [0, 1, 2, 3, 4],
+        min_length=1,
+        max_length=MAX_SEEDS,
+        description="data seeds: a count n for 0 to n-1, or a list",
     )
+    master_seed: Seed = Field(42, description="seed that all random generators are derived from")
     validation: Annotated[int | str, BeforeValidator(_parse_num_rows)] = Field(
         "full", description="rows used for early stopping"
     )
@@ -117,6 +130,7 @@ class Experiment(Settings):
     trials: StrictInt = Field(
         10,
         ge=1,
+        le=MAX_TRIALS,
         description=(
             "training runs per method, classifier and level, assigned to the data seeds round-robin"
         ),

@@ -1,11 +1,22 @@
 """Settings of the language model and its budget."""
 
+import json
 import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from .base import Settings, StrictFloat, StrictInt
+from .base import MAX_BATCH, PositiveFloat, Settings, StrictFloat, StrictInt
+
+MAX_TIMEOUT_S = 7 * 24 * 3600
+
+# Scheme, host and port, path; neither user and password nor a query.
+PLAIN_URL = re.compile(
+    r"https?://(?:\[[0-9a-fA-F:.]+\]|[\w-]{1,63}(?:\.[\w-]{1,63})*\.?)(?::(\d{1,5}))?(?:/[^@\s?#]*)?"
+)
+SECRET_HEADER = re.compile(r"auth|cookie|key|password|secret|token", re.IGNORECASE)
+# Headers that describe the connection or the body, which the SDK writes.
+OWN_HEADER = re.compile(r"connection|content-.*|expect|host|te|transfer-.*", re.IGNORECASE)
 
 
 class LocalLMSettings(Settings):
@@ -50,6 +61,7 @@ class LocalLMSettings(Settings):
     batch_size: StrictInt = Field(
         256,
         ge=1,
+        le=MAX_BATCH,
         description=(
             "generation batch size (reduced if memory runs out); changes floating-point "
             "results slightly"
@@ -75,6 +87,27 @@ class OpenAISettings(Settings):
     api_key_env: str = Field(
         "OPENAI_API_KEY", min_length=1, description="environment variable that holds the key"
     )
+    organization: str | None = Field(
+        None, pattern="^[!-~]+$", description="of the key; default: the variable OPENAI_ORG_ID"
+    )
+    project: str | None = Field(
+        None, pattern="^[!-~]+$", description="of the key; default: the variable OPENAI_PROJECT_ID"
+    )
+    api_version: str | None = Field(
+        None,
+        min_length=1,
+        description=(
+            "version of Azure's API, such as 2024-10-21; `base_url` is then the resource's "
+            "endpoint and `model` its deployment"
+        ),
+    )
+    default_headers: dict[str, str] = Field(
+        {},
+        description=(
+            "headers added to each request, such as X-Title; secret ones belong into the variable "
+            "OPENAI_CUSTOM_HEADERS, one `Name: value` a line"
+        ),
+    )
     api: Literal["auto", "completions", "chat", "decisions"] = Field(
         "auto",
         description=(
@@ -86,7 +119,7 @@ class OpenAISettings(Settings):
         "auto", description="source of soft labels; auto: the best that the server offers"
     )
     num_votes: StrictInt = Field(
-        10, ge=1, description="label samples per row with label_source: vote"
+        10, ge=1, le=10_000, description="label samples per row with label_source: vote"
     )
     tokenizer: str = Field(
         "",
@@ -97,18 +130,21 @@ class OpenAISettings(Settings):
     context: StrictInt = Field(
         4096,
         ge=16,
+        le=10**9,
         description="most tokens of a prompt and its text; longer prompts lose examples",
     )
-    concurrency: Annotated[StrictInt, Field(ge=1)] | Literal["auto"] = Field(
+    concurrency: Annotated[StrictInt, Field(ge=1, le=10_000)] | Literal["auto"] = Field(
         "auto", description="open requests for each base_url"
     )
-    requests_per_minute: Annotated[StrictFloat, Field(gt=0)] | None = Field(
+    requests_per_minute: PositiveFloat | None = Field(
         None, description="rate limit of all servers together"
     )
-    tokens_per_minute: Annotated[StrictFloat, Field(gt=0)] | None = Field(
+    tokens_per_minute: PositiveFloat | None = Field(
         None, description="rate limit of all servers together, prompts and texts"
     )
-    timeout: StrictFloat = Field(120.0, gt=0, description="seconds to wait for a response")
+    timeout: PositiveFloat = Field(
+        120.0, le=MAX_TIMEOUT_S, description="seconds to wait for a response"
+    )
     prices: str | None = Field(
         None,
         min_length=1,
@@ -121,6 +157,12 @@ class OpenAISettings(Settings):
         {}, description="fields added to each request, such as reasoning_effort: none"
     )
 
+    @field_validator("extra")
+    @classmethod
+    def _check_extra(cls, value: dict[str, Any]) -> dict[str, Any]:
+        json.dumps(value, allow_nan=False)  # raises a ValueError: the server reads JSON
+        return value
+
     @field_validator("base_url")
     @classmethod
     def _check_urls(cls, value: str | list[str]) -> str | list[str]:
@@ -128,11 +170,31 @@ class OpenAISettings(Settings):
         if not urls or len(set(urls)) < len(urls):
             raise ValueError("give one URL or several different ones")
         for url in urls:
-            if not re.fullmatch(r"https?://[^/@\s]+(/[^@\s?#]*)?", url):
+            plain = PLAIN_URL.fullmatch(url)
+            if not plain or int(plain[1] or 0) > 65535:
                 shown = re.split(r"[?#]", url.rpartition("@")[2])[0]
                 raise ValueError(
                     f"'{shown}' is not a plain URL such as http://localhost:8000/v1; "
                     "put the key into the environment"
+                )
+        return value
+
+    @field_validator("default_headers")
+    @classmethod
+    def _check_headers(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, text in value.items():
+            if not re.fullmatch(r"[\w!#$%&'*+.^`|~-]+", name, re.ASCII):
+                raise ValueError(f"{name!r} is no name of a header, such as X-Title")
+            if SECRET_HEADER.search(name):
+                raise ValueError(
+                    f"'{name}' may hold a secret, which a config must not; set the environment "
+                    f"variable OPENAI_CUSTOM_HEADERS='{name}: ...'"
+                )
+            if OWN_HEADER.fullmatch(name):
+                raise ValueError(f"'{name}' is written by the HTTP client; omit it")
+            if not re.fullmatch(r"[ -~]*", text):
+                raise ValueError(
+                    f"the value of '{name}' has a line end or a character that is not ASCII"
                 )
         return value
 
@@ -146,13 +208,13 @@ class OpenAISettings(Settings):
 class Budget(Settings):
     """The most that all runs of an experiment may cost; reaching it exits with code 3."""
 
-    usd: Annotated[StrictFloat, Field(gt=0)] | None = Field(
+    usd: Annotated[StrictFloat, Field(gt=0, le=1e12)] | None = Field(
         None, description="US dollars, computed with `lm.prices`"
     )
-    tokens: Annotated[StrictInt, Field(gt=0)] | None = Field(
+    tokens: Annotated[StrictInt, Field(gt=0, le=10**15)] | None = Field(
         None, description="tokens of prompts and texts"
     )
-    requests: Annotated[StrictInt, Field(gt=0)] | None = Field(
+    requests: Annotated[StrictInt, Field(gt=0, le=10**15)] | None = Field(
         None, description="requests sent, retries included"
     )
 

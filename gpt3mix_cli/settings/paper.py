@@ -30,7 +30,7 @@ def with_paper_values(experiment: Mapping[str, Any]) -> dict[str, Any]:
     """
     result = dict(experiment)
     for section, values in PAPER_VALUES.items():
-        own = result.get(section) or {}
+        own = {} if result.get(section) is None else result[section]
         if not isinstance(own, Mapping):
             continue  # another check says so
         for key, value in values.items():

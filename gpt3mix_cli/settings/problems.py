@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from ..errors import did_you_mean
+from ..errors import MAX_LIST_ITEMS, MAX_VALUE_CHARS, did_you_mean, shown_value
 from .base import Settings
 from .experiment import Experiment
 
@@ -42,14 +42,21 @@ def format_problems(path: Path, raw: Any, error: ValidationError) -> str:
         error: raised by pydantic.
     """
     problems: dict[str, dict[str, None]] = {}  # key -> its messages in order, without duplicates
-    for item in error.errors():
+    more, listed = set[str](), set[str]()
+    for item in error.errors(include_url=False):
         key, fields = _locate(raw, item["loc"])
-        for old, message in _renamed(key, item) or [(key, _describe(item, fields))]:
+        if key not in problems and len(problems) >= MAX_LIST_ITEMS:
+            more.add(key)
+            continue
+        for old, message in _renamed(key, item) or [(key, _describe(item, fields, listed))]:
             problems.setdefault(old, {})[message] = None
     lines = [
-        f"  {key or '(whole file)'}: {', or '.join(messages)}" for key, messages in problems.items()
+        f"  {key[:MAX_VALUE_CHARS] or '(whole file)'}: {', or '.join(messages)}"
+        for key, messages in problems.items()
     ]
-    heading = f"{path}: {len(lines)} problem{'s' if len(lines) > 1 else ''} in the settings"
+    lines += [f"  and {len(more):,} more"] if more else []
+    count = len(problems) + len(more)
+    heading = f"{path}: {count:,} problem{'s' if count > 1 else ''} in the settings"
     return "\n".join([heading, *lines])
 
 
@@ -62,27 +69,31 @@ def _renamed(key: str, item: Any) -> list[tuple[str, str]]:
     return [(key + end, f"is now called {RENAMED_KEYS[old + end]}") for end in inner or [""]]
 
 
-def _describe(item: Any, fields: Sequence[str]) -> str:
-    value = item.get("input")
+def _describe(item: Any, fields: Sequence[str], listed: set[str]) -> str:
+    """Return what is wrong; known keys that are `listed` already are not listed again."""
+    value = shown_value(item.get("input"))
     match item["type"]:
         case "extra_forbidden":
             suggestion = did_you_mean(str(item["loc"][-1]), fields)
-            return f"unknown key{suggestion} (known here: {', '.join(fields)})"
+            known = f" (known here: {', '.join(fields)})"
+            known = "" if known in listed else known
+            listed.add(known)
+            return f"unknown key{suggestion}{known}"
         case "missing":
             return "is required"
         case "union_tag_invalid":
             kinds = [word.strip("' ") for word in item["ctx"]["expected_tags"].split(",")]
-            kind = item["ctx"]["tag"]
+            kind = item["ctx"]["tag"][:MAX_VALUE_CHARS]
             return f"unknown kind '{kind}'{did_you_mean(kind, kinds)} (known: {', '.join(kinds)})"
         case "union_tag_not_found":
             return "needs a `kind:`"
         case "model_type" | "model_attributes_type" | "dict_type":
-            return f"expected a mapping of keys, got {value!r}"
+            return f"expected a mapping of keys, got {value}"
         case "value_error":
             return str(item["ctx"]["error"])
         case _:
             message = item["msg"][0].lower() + item["msg"][1:]
-            return message if isinstance(value, dict) else f"{message}, got {value!r}"
+            return message if isinstance(item.get("input"), dict) else f"{message}, got {value}"
 
 
 def _locate(raw: Any, loc: Sequence[int | str]) -> tuple[str, list[str]]:

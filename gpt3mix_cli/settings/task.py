@@ -37,7 +37,34 @@ class HubData(Columns):
     )
 
 
-class FilesData(Columns):
+class TableFormat(Settings):
+    """How CSV and TSV files are written."""
+
+    delimiter: str | None = Field(
+        None,
+        pattern=r"^[^\"\r\n]$",
+        description="of CSV and TSV files; default: by the suffix, or else the one that fits",
+    )
+    quoting: Literal["auto", "csv", "none"] = Field(
+        "auto",
+        description=(
+            "`none`: quotes in CSV and TSV files are plain characters; `auto`: as in CSV, but a "
+            "field that swallows rows is an error"
+        ),
+    )
+    columns: list[str] = Field(
+        [], description="names of all columns of CSV and TSV files without a header"
+    )
+
+    @field_validator("columns")
+    @classmethod
+    def _refuse_duplicates(cls, value: list[str]) -> list[str]:
+        if len(set(value)) < len(value):
+            raise ValueError("two columns have the same name")
+        return value
+
+
+class FilesData(TableFormat, Columns):
     """Your own files: JSONL, CSV, TSV or Parquet, by their suffixes."""
 
     kind: Literal["files"]

@@ -4,7 +4,11 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from .base import FileStem, Settings, StrictFloat, StrictInt
+from .base import MAX_BATCH, MAX_TRIALS, FileStem, PositiveFloat, Settings, StrictFloat, StrictInt
+
+MAX_EPOCHS = 100_000
+MAX_LENGTH = 1_000_000  # tokens
+MAX_THREADS = 1_024
 
 
 class ClassifierBase(Settings):
@@ -20,7 +24,9 @@ class ClassifierBase(Settings):
     reads_synthetic_rows: ClassVar[bool] = True
     runs_in_parallel: ClassVar[bool] = True
 
-    trials: StrictInt | None = Field(None, ge=1, description="overrides the experiment's `trials`")
+    trials: StrictInt | None = Field(
+        None, ge=1, le=MAX_TRIALS, description="overrides the experiment's `trials`"
+    )
 
     @property
     def targets(self) -> "SoftLabelTraining":
@@ -36,7 +42,7 @@ class SoftLabelTraining(ClassifierBase):
     hard_labels: bool = Field(
         False, description="train on the argmax of soft labels (ablation of Table 5)"
     )
-    synthetic_weight: Annotated[StrictFloat, Field(ge=0)] | Literal["auto"] = Field(
+    synthetic_weight: Annotated[StrictFloat, Field(ge=0, le=1e6)] | Literal["auto"] = Field(
         1.0,
         description=(
             "weight of a synthetic row; a real row has 1; auto: of 0, 0.1, 0.3 and 1 the one with "
@@ -50,8 +56,8 @@ class SoftLabelTraining(ClassifierBase):
             "of the real rows over that of the synthetic rows (Kuo et al., 2024)"
         ),
     )
-    class_weights: Literal["none", "balanced"] | dict[str, Annotated[StrictFloat, Field(gt=0)]] = (
-        Field("none", description="balanced, or class -> weight; classes that are not named have 1")
+    class_weights: Literal["none", "balanced"] | dict[str, PositiveFloat] = Field(
+        "none", description="balanced, or class -> weight; classes that are not named have 1"
     )
     label_smoothing: StrictFloat = Field(
         0.0, ge=0, lt=1, description="fraction of each row's target that is spread over all classes"
@@ -98,30 +104,42 @@ class TransformerSettings(SoftLabelTraining):
             "as BERT's pooler"
         ),
     )
-    lr: StrictFloat = Field(3e-5, gt=0, description="peak learning rate of AdamW")
+    lr: StrictFloat = Field(3e-5, gt=0, le=1e30, description="peak learning rate of AdamW")
     warmup_epochs: StrictFloat = Field(
-        3, ge=0, description="epochs of linear warm-up; the learning rate is constant afterwards"
+        3,
+        ge=0,
+        le=MAX_EPOCHS,
+        description="epochs of linear warm-up; the learning rate is constant afterwards",
     )
     patience: StrictInt = Field(
-        20, ge=1, description="epochs without better validation accuracy before training stops"
+        20,
+        ge=1,
+        le=MAX_EPOCHS,
+        description="epochs without better validation accuracy before training stops",
     )
     batch_size: StrictInt = Field(
         32,
         ge=1,
+        le=MAX_BATCH,
         description="rows per optimizer step; with little memory they are processed in parts",
     )
-    max_epochs: StrictInt = Field(200, ge=1, description="most epochs")
+    max_epochs: StrictInt = Field(200, ge=1, le=MAX_EPOCHS, description="most epochs")
     weight_decay: StrictFloat = Field(
-        0.01, ge=0, description="decoupled weight decay, not for biases and norms"
+        0.01, ge=0, le=1_000, description="decoupled weight decay, not for biases and norms"
     )
-    max_length: StrictInt = Field(128, ge=4, description="most tokens of a text; the rest is cut")
+    max_length: StrictInt = Field(
+        128, ge=4, le=MAX_LENGTH, description="most tokens of a text; the rest is cut"
+    )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
         description=("precision of matrix products; auto: bfloat16 if the processor supports it"),
     )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     threads: StrictInt = Field(
-        1, ge=1, description="CPU threads of a trial; other threads run other trials"
+        1,
+        ge=1,
+        le=MAX_THREADS,
+        description="CPU threads of a trial; other threads run other trials",
     )
 
     @model_validator(mode="after")
@@ -154,7 +172,7 @@ class LinearSettings(SoftLabelTraining):
     kind: Literal["linear"]
     name: FileStem = Field("linear", description="name of the classifier in results")
     ngrams: StrictInt = Field(2, ge=1, le=5, description="longest word n-gram")
-    C: StrictFloat = Field(10.0, gt=0, description="inverse strength of the L2 penalty")
+    C: PositiveFloat = Field(10.0, description="inverse strength of the L2 penalty")
 
 
 class SetFitSettings(ClassifierBase):
@@ -172,15 +190,20 @@ class SetFitSettings(ClassifierBase):
         description="folder, hub id, or `minilm` (extra `offline`)",
     )
     revision: str | None = Field(None, description="commit of a hub model")
-    lr: StrictFloat = Field(2e-5, gt=0, description="peak learning rate of the encoder")
+    lr: StrictFloat = Field(2e-5, gt=0, le=1e30, description="peak learning rate of the encoder")
     iterations: StrictInt = Field(
-        20, ge=1, description="R of the paper: pairs of each kind per row"
+        20, ge=1, le=10_000, description="R of the paper: pairs of each kind per row"
     )
-    epochs: StrictInt = Field(1, ge=1, description="passes over the pairs")
-    batch_size: StrictInt = Field(16, ge=1, description="pairs per step")
-    max_length: StrictInt = Field(128, ge=4, description="most tokens of a text; the rest is cut")
+    epochs: StrictInt = Field(1, ge=1, le=MAX_EPOCHS, description="passes over the pairs")
+    batch_size: StrictInt = Field(16, ge=1, le=MAX_BATCH, description="pairs per step")
+    max_length: StrictInt = Field(
+        128, ge=4, le=MAX_LENGTH, description="most tokens of a text; the rest is cut"
+    )
     threads: StrictInt = Field(
-        1, ge=1, description="CPU threads of a trial; other threads run other trials"
+        1,
+        ge=1,
+        le=MAX_THREADS,
+        description="CPU threads of a trial; other threads run other trials",
     )
 
 
@@ -195,7 +218,7 @@ class PromptSettings(ClassifierBase):
     reads_synthetic_rows: ClassVar = False
     runs_in_parallel: ClassVar = False  # the LM is loaded once, in this process
     name: FileStem = Field("prompt", description="name of the classifier in results")
-    examples: Annotated[StrictInt, Field(ge=1)] | Literal["fit"] = Field(
+    examples: Annotated[StrictInt, Field(ge=1, le=10_000)] | Literal["fit"] = Field(
         "fit",
         description=(
             "real examples in a prompt, classes in turn; fit: as many as fit the LM's context"

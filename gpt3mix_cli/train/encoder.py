@@ -14,11 +14,15 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UserError
 from ..files import hash_model
 from ..pretrained import (
-    load_pretrained,
+    load_config,
+    load_network,
+    load_tokenizer,
+    loading_error,
     model_path,
-    move_to,
+    num_embeddings,
     out_of_memory,
     refuse_missing,
+    refuse_missing_tokenizer,
     resolve_device,
 )
 from ..settings import TransformerSettings, fingerprint
@@ -30,7 +34,7 @@ if TYPE_CHECKING:
 MICRO_BATCH_ROWS_CPU = 16  # rows that go through the model at once in training; on a GPU the batch
 # Padded tokens in a scoring batch: what fits the caches of a CPU, what fills a GPU.
 SCORING_BATCH_TOKENS = {"cpu": 2048, "cuda": 65536}
-TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model")
+TRIAL_TEXTS = ("A first try.", "A second try, which is longer.")
 MODEL_HINT = "give an encoder's folder, a hub id that can be reached, or minilm"
 
 
@@ -49,28 +53,21 @@ class Encoder:
         self._settings, self._classes = settings, list(classes)
         self.path = model_path(settings.model, "classifiers: model")
         self._not_loaded = f"classifiers: model '{self.path}' cannot be loaded"
-        self._load = functools.partial(
-            load_pretrained,
-            model=self.path,
-            what=self._not_loaded,
-            hint=MODEL_HINT,
-            revision=settings.revision,
-        )
+        self._source: dict[str, Any] = {
+            "model": self.path,
+            "what": self._not_loaded,
+            "hint": MODEL_HINT,
+            "revision": settings.revision,
+        }
         self.device = torch.device(resolve_device(settings.device, "classifiers: device"))
         self.dtype = _fast_dtype(self.device) if settings.dtype == "auto" else settings.dtype
         is_cpu = self.device.type == "cpu"
         self._max_micro_batch = MICRO_BATCH_ROWS_CPU if is_cpu else settings.batch_size
         self._scoring_tokens = SCORING_BATCH_TOKENS.get(self.device.type, 8192)
-        self._cache = TokenCache(settings.max_length)
+        self.config = load_config(**self._source)
+        self._cache = TokenCache(settings.max_length, num_embeddings(self.config))
         self.start_fit()
-        self.config = self._load("AutoConfig")
-        # Without tokenizer files the library builds a tokenizer that knows no word.
-        folder = Path(self.path)
-        if folder.is_dir() and not any(any(folder.glob(name)) for name in TOKENIZER_FILES):
-            raise UserError(
-                f"classifiers: model '{folder}': the folder has no tokenizer",
-                "save it there with tokenizer.save_pretrained",
-            )
+        refuse_missing_tokenizer(self.path, self._not_loaded)
 
     def start_fit(self) -> None:
         """Reset what `notes` reports, and the size of micro-batches.
@@ -97,7 +94,7 @@ class Encoder:
     @functools.cached_property
     def tokenizer(self) -> Any:
         """The tokenizer."""
-        tokenizer = self._load("AutoTokenizer")
+        tokenizer = load_tokenizer(config=self.config, **self._source)
         limit = min(filter(None, (tokenizer.model_max_length, self._max_positions())))
         if self._settings.max_length > limit:
             raise UserError(
@@ -105,6 +102,8 @@ class Encoder:
                 f"but model '{self.path}' reads at most {limit} tokens",
                 f"set max_length to {limit} or less",
             )
+        # Decoders look for the last token that is not this one.
+        self.model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
         return tokenizer
 
     def _max_positions(self) -> int | None:
@@ -126,19 +125,17 @@ class Encoder:
 
         # The library initialises a missing head at random; `reset` does it again for each fit.
         with torch.random.fork_rng():
-            model, info = self._load(
+            network, missing, mismatched = load_network(
                 "AutoModelForSequenceClassification",
+                device=str(self.device),
                 dtype=torch.float32,
                 num_labels=len(self._classes),
                 id2label=dict(enumerate(self._classes)),
                 label2id={name: index for index, name in enumerate(self._classes)},
-                output_loading_info=True,
-                # A head for other classes is initialised like one that is missing.
-                ignore_mismatched_sizes=True,
+                **self._source,
             )
-        mismatched = {key[0] if isinstance(key, tuple) else key for key in info["mismatched_keys"]}
-        missing = set(info["missing_keys"]) | mismatched
-        return move_to(str(self.device), model, self._not_loaded), missing
+        # A head for other classes is initialised like one that is missing.
+        return network, missing | mismatched
 
     @property
     def model(self) -> Any:
@@ -201,6 +198,22 @@ class Encoder:
         pooler = getattr(model.base_model, "pooler", None)
         heads = {*model.children(), pooler} - {model.base_model, None}
         return [module for head in heads for module in head.modules() if hasattr(module, "weight")]
+
+    def try_out(self) -> None:
+        """Score two texts of different lengths.
+
+        Raises:
+            UserError: if the model cannot do it.
+        """
+        try:
+            self.logits(self.tokens(TRIAL_TEXTS))
+            self.start_fit()  # forgets these texts
+        except UserError:
+            raise
+        except Exception as error:  # whatever the model's configuration makes of it
+            if isinstance(error, ArithmeticError):
+                error = ValueError("its weights are damaged: not all are numbers (NaN)")
+            raise loading_error(error, self._not_loaded, MODEL_HINT) from None
 
     # Gradients and scores ------------------------------------------------------------------------
 

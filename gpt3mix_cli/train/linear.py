@@ -76,6 +76,7 @@ class LinearClassifier(Classifier):
         terms = json.loads((folder / VOCABULARY_FILE).read_text("utf-8"))
         self._vectorizer = self._new_vectorizer(terms)
         self._vectorizer.idf_ = weights["idf"]
+        self.predict_proba(["a text"])  # fails if the files contradict each other
 
     def _new_vectorizer(self, vocabulary: list[str] | None = None) -> Any:
         from sklearn.feature_extraction.text import TfidfVectorizer

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..files import STDIO, exclusive_writer, hash_file, hash_model, read_objects, to_json
+from ..files import STDIO, exclusive_writer, hash_file, hash_model
+from ..jsonl import read_objects, to_json
 from ..records import StageOptions, StageResult, find_up_to_date, finish_output, record_writer
 from .protocol import Classifier
 from .saved_models import load_saved_model

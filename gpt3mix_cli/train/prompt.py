@@ -57,12 +57,16 @@ class PromptClassifier(Classifier):
     @property
     def notes(self) -> list[str]:
         """What the user should know about the prompts since the last fit."""
-        texts, cut, fewer = (self._counts[name] for name in ("texts", "cut", "fewer"))
+        texts, cut, fewer, unknown = (
+            self._counts[name] for name in ("texts", "cut", "fewer", "unknown")
+        )
         mean = fmean(self._label_masses or [1.0])
         notes = {
             f"{cut} of {texts} texts do not fit the LM's context and are cut": cut > 0,
             f"{fewer} of {texts} prompts hold fewer than {self._settings.examples} examples: there "
             "are too few rows, or the LM's context is too short": fewer > 0,
+            f"the server gave no label for {unknown} of {texts} texts (refused, or not among the "
+            "reported tokens); all classes are equal there, and the first counts": unknown > 0,
             f"the LM gave all label words together {mean:.1%} on average, so its labels mean "
             "little": mean < LOW_LABEL_MASS,
         }
@@ -101,6 +105,7 @@ class PromptClassifier(Classifier):
                 probabilities[index] = list(probs.values())
                 if scores.has_mass:
                     self._label_masses.append(mass)
+                self._counts.update(unknown=scores.is_unknown)
                 self._add_usage(scores, prompts[index][2])
         return probabilities
 

@@ -14,8 +14,16 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter
 
 from .. import __version__
-from ..errors import NO_CALLBACKS, Callbacks, StoppedShort, UserError, first_line
-from ..files import write_errors
+from ..errors import (
+    NO_CALLBACKS,
+    Callbacks,
+    StoppedShort,
+    UserError,
+    first_line,
+    shown_list,
+)
+from ..files import temporary_path, write_errors
+from ..jsonl import to_json
 from ..records import Trial
 from ..settings import TrainableSettings
 from .protocol import Classifier, open_classifier
@@ -100,10 +108,10 @@ def save_model(
     folder = folder.resolve()
     if runner.fitted_trial != best.trial:
         best = _repeat(runner, best, folder, callbacks)
-    with write_errors(folder):
+    partial = folder.with_name(f".{folder.name}.partial")
+    with write_errors(folder), temporary_path(partial):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = folder.with_name(f".{folder.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)  # it follows no link
         partial.mkdir()
         _write_model(runner, best, settings, partial)
         check_save_folder(folder)
@@ -147,24 +155,51 @@ def _write_model(
         | {"variant": {key: Path(str(value)).name for key, value in row.variant.items()}},
         "version": __version__,
     }
+    (folder / "README.md").write_text(_model_card(runner, row, saved, base_model), "utf-8")
+    about["files"] = sorted(_files(folder))
     (folder / MODEL_FILE).write_text(
         json.dumps(about, ensure_ascii=False, indent=1) + "\n", "utf-8"
     )
-    (folder / "README.md").write_text(_model_card(runner, row, saved, base_model), "utf-8")
+
+
+def _files(folder: Path) -> set[str]:
+    """Return the paths of everything in a folder but folders."""
+    return {
+        str(path.relative_to(folder))
+        for path in folder.rglob("*")
+        if path.is_symlink() or not path.is_dir()
+    }
 
 
 def check_save_folder(folder: Path) -> None:
     """Make sure that saving replaces nothing but an earlier model.
 
     Raises:
-        UserError: if the folder exists and is something else.
+        UserError: if the folder exists and is or holds something else.
     """
     hint = "choose another folder with --save-model"
-    if folder.resolve() == Path.cwd():
-        raise UserError(f"{folder}: the current folder cannot be replaced", hint)
-    replaceable = not folder.exists() or (folder / MODEL_FILE).is_file()
-    if not replaceable and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder}: exists and is not a saved model", f"{hint}, or remove it")
+    with write_errors(folder, hint=hint):
+        if Path.cwd().is_relative_to(folder.resolve()):
+            raise UserError(f"{folder}: the current folder cannot be replaced", hint)
+        if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+            return
+        try:
+            saved = _read_json(folder / MODEL_FILE)
+            own_files = {MODEL_FILE, *saved.get("files", ())} if saved else set()
+        except (
+            ValueError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+        ):  # a file of this name that is not ours
+            own_files = set()
+        if not own_files:
+            raise UserError(f"{folder}: exists and is not a saved model", f"{hint}, or remove it")
+        if foreign := sorted(_files(folder) - own_files):
+            raise UserError(
+                f"{folder}: holds files that are not of the saved model: {shown_list(foreign)}",
+                f"move them away, or {hint}",
+            )
 
 
 # Model card --------------------------------------------------------------------------------------
@@ -226,7 +261,9 @@ def load_saved_model(folder: Path) -> tuple[Classifier, list[str]]:
         classes = [str(name) for name in about["classes"]]
         classifier = open_classifier(_local_settings(about["classifier"], folder), classes)
         classifier.load(folder)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (
+        OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError,
+    ) as error:  # fmt: skip
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise UserError(f"{folder}: not a saved model: {reason}", hint) from None
     return classifier, classes
@@ -245,7 +282,7 @@ def _library_model(folder: Path) -> dict[str, Any]:
     config = json.loads((folder / "config.json").read_text("utf-8"))
     names, tokenizer = config["id2label"], _read_json(folder / "tokenizer_config.json")
     limits = [config.get("max_position_embeddings"), tokenizer.get("model_max_length")]
-    shortest = min(MAX_LENGTH, *(int(limit) for limit in limits if limit))
+    shortest = min([MAX_LENGTH, *(int(limit) for limit in limits if limit)])
     return {
         "classes": [names[str(index)] for index in range(len(names))],
         "classifier": {"kind": "transformer", "max_length": shortest},
@@ -254,4 +291,5 @@ def _library_model(folder: Path) -> dict[str, Any]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     value: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    to_json(value).encode()  # raises a ValueError for half a character (a lone surrogate escape)
     return value

@@ -19,8 +19,14 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError, first_line
-from ..pretrained import model_path, resolve_device
+from ..errors import UserError
+from ..pretrained import (
+    NO_FOREIGN_CODE,
+    loading_error,
+    model_path,
+    refuse_other_formats,
+    resolve_device,
+)
 from ..records import Augmented, Example
 from ..settings import SetFitSettings
 from . import metrics
@@ -32,6 +38,8 @@ from .targets import target_rows
 CACHE_VERSION = 1  # raised when the same settings would give other numbers
 HEAD_FILE = "head.safetensors"
 SCORING_BATCH_ROWS = 32
+MIN_LIBRARY_VERSION = 6  # of sentence-transformers
+HINT = "give a sentence encoder's folder, a hub id that can be reached, or minilm"
 
 
 class SetFitClassifier(Classifier):
@@ -51,6 +59,12 @@ class SetFitClassifier(Classifier):
             raise UserError(
                 "classifiers: kind setfit needs the library `setfit`",
                 "pip install 'gpt3mix[setfit]', or remove the classifier",
+            )
+        if int(metadata.version("sentence-transformers").split(".")[0]) < MIN_LIBRARY_VERSION:
+            raise UserError(
+                "classifiers: kind setfit needs sentence-transformers 6 or later: earlier releases "
+                "run code that is in a model's folder",
+                "pip install -U 'gpt3mix[setfit]', or remove the classifier",
             )
         self._settings, self._classes = settings, list(classes)
         self._path = model_path(settings.model, "classifiers: model")
@@ -150,17 +164,19 @@ class SetFitClassifier(Classifier):
     def _encoder(self) -> Any:
         from sentence_transformers import SentenceTransformer
 
+        what = f"classifiers: model '{self._path}' cannot be loaded"
+        refuse_other_formats(self._path, what, HINT)
         try:
             encoder = SentenceTransformer(
-                self._path, revision=self._settings.revision, device=self._device
+                self._path,
+                revision=self._settings.revision,
+                device=self._device,
+                **NO_FOREIGN_CODE,
             )
         except Exception as error:
             # The libraries raise a dozen unrelated classes for a folder that is damaged, foreign
             # or missing.
-            raise UserError(
-                f"classifiers: model '{self._path}' cannot be loaded: {first_line(error)}",
-                "give a sentence encoder's folder, a hub id that can be reached, or minilm",
-            ) from None
+            raise loading_error(error, what, HINT) from None
         limits = self._settings.max_length, encoder.max_seq_length
         encoder.max_seq_length = min(filter(None, limits))
         return encoder

@@ -1,5 +1,6 @@
 """Texts as token ids on the device, tokenised once for all trials."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -46,13 +47,17 @@ class Tokens:
 class TokenCache:
     """Tokenises texts and keeps the result.
 
+    Args:
+        max_length: the most tokens of a text.
+        num_embeddings: of the model; special tokens that have none are left out.
+
     Attributes:
         texts_seen: number of texts asked for; users may reset it.
         texts_cut: how many of them were longer than `max_length`.
     """
 
-    def __init__(self, max_length: int) -> None:
-        self._max_length = max_length
+    def __init__(self, max_length: int, num_embeddings: float = math.inf) -> None:
+        self._max_length, self._num_embeddings = max_length, num_embeddings
         self._ids: dict[str, list[int]] = {}
         self._cut: set[str] = set()
         self.texts_seen = self.texts_cut = 0
@@ -79,7 +84,8 @@ class TokenCache:
 
     def _tokenise(self, new: Sequence[str], tokenizer: Callable[..., Any]) -> None:
         ids = tokenizer(new, truncation=True, max_length=self._max_length)["input_ids"]
-        self._ids |= zip(new, ids, strict=True)
+        for text, tokens in zip(new, ids, strict=True):
+            self._ids[text] = [token for token in tokens if token < self._num_embeddings]
         # Only a text that fills `max_length` can have been cut.
         if full := [text for text in new if len(self._ids[text]) >= self._max_length]:
             whole = zip(full, tokenizer(full, truncation=False)["input_ids"], strict=True)

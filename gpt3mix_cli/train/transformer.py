@@ -180,9 +180,9 @@ class TransformerClassifier(Classifier):
             return self._encoder.logits(self._encoder.tokens(texts)).softmax(-1).cpu().numpy()
 
     def probe(self) -> None:
-        """Load tokenizer and weights."""
-        self._encoder.tokens(["a first try"])
+        """Load tokenizer and weights, and score two texts."""
         _ = self._encoder.pretrained
+        self._encoder.try_out()
 
     def save(self, folder: Path) -> None:
         """Write weights (safetensors), configuration with the label map, and tokenizer.
@@ -195,3 +195,4 @@ class TransformerClassifier(Classifier):
     def load(self, folder: Path) -> None:
         """Make sure that the weights, which are those of the settings' `model`, are complete."""
         self._encoder.refuse_missing_weights(head=True)
+        self._encoder.try_out()

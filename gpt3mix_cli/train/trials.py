@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from .. import __version__
 from ..errors import NO_CALLBACKS, Callbacks, UserError
 from ..layout import TrialKey, tensorboard_folder
+from ..pretrained import out_of_memory
 from ..records import Augmented, Example, Record, Trial, hash_rows
 from ..settings import SoftLabelTraining, derived_seed, fingerprint
 from . import metrics
@@ -213,6 +214,7 @@ class TrialRunner:
         except FIT_ERRORS as error:
             is_own = isinstance(error, UntrainableError)
             reason = str(error) if is_own else f"{type(error).__name__}: {error}".splitlines()[0]
+            reason = "not enough memory" if out_of_memory(error) else reason
             return self.failed_result(job, reason, round(time.monotonic() - started, 3))
         accuracy, tokens = fit.valid_accuracy, self.classifier.tokens
         scores |= {

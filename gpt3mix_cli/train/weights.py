@@ -49,7 +49,7 @@ def train_with_best_weight(
         if not options.force:
             manifest = find_up_to_date(output, file.settings, runner.data.hashes)
         if manifest:
-            runner.weight = manifest.counts["synthetic_weight"]
+            runner.weight = manifest.counts.get("synthetic_weight")
             return StageResult(output, manifest, skipped=True)
         errors: dict[float, StoppedShort] = {}
         for weight in WEIGHTS:

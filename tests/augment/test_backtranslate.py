@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from gpt3mix_cli.augment import AugmentOptions, augment, backtranslate
 from gpt3mix_cli.augment.backtranslate import MAX_FRUITLESS_ROUNDS, BackTranslation
-from gpt3mix_cli.augment.filter import normalize_text
 from gpt3mix_cli.config import load_experiments
+from gpt3mix_cli.duplicates import normalize_text
 from gpt3mix_cli.errors import UserError
 from gpt3mix_cli.grid import Grid
 from gpt3mix_cli.lm import Journal
@@ -456,13 +456,15 @@ def test_draws_of_another_seed_are_others(scripted: Make, journal: Journal) -> N
         assert len(script.asked) == asked
 
 
-def test_a_damaged_journal_is_reported(scripted: Make, journal: Journal) -> None:
-    texts(scripted(unlike, journal, **DE)[0], 0, 1)
+def test_a_damaged_answer_is_translated_again(scripted: Make, journal: Journal) -> None:
+    expected = texts(scripted(unlike, journal, **DE)[0], 0, 1)
     with sqlite3.connect(journal.path) as database:
         database.execute("UPDATE answers SET answer = '[]'")
     database.close()
-    with pytest.raises(UserError, match="the journal is damaged"):
-        texts(scripted(unlike, journal, **DE)[0], 0, 1)
+    for times in (1, 0):
+        augmenter, script = scripted(unlike, journal, **DE)
+        assert texts(augmenter, 0, 1) == expected
+        assert bool(script.asked) == times
 
 
 KILLED = """\

@@ -24,9 +24,9 @@ from gpt3mix_cli.augment.eda import (
     normalize_like_authors,
     operation_order,
 )
-from gpt3mix_cli.augment.filter import normalize_text
 from gpt3mix_cli.augment.protocol import edited_line_renderer
 from gpt3mix_cli.augment.thesaurus import synonyms
+from gpt3mix_cli.duplicates import normalize_text
 from gpt3mix_cli.records import Augmented, Example, read_records, to_json_line
 from gpt3mix_cli.settings import EdaSettings, Task
 

@@ -14,6 +14,7 @@ from hypothesis import settings as quick
 from hypothesis import strategies as st
 
 from gpt3mix_cli.augment import Augmenter, AugmentOptions, augment, open_augmenter
+from gpt3mix_cli.augment.filter import suggest_remedy
 from gpt3mix_cli.augment.gpt3mix import GPT3Mix
 from gpt3mix_cli.errors import StoppedShort
 from gpt3mix_cli.lm import LM, Completion, Hypothesis, JournaledLM, LMInfo, Request, Scores, open_lm
@@ -167,9 +168,9 @@ class Endpoint(Echo):
         self.info = replace(self.info, block_size=1)
 
     def score(self, prompts: Sequence[str], choices: Sequence[str]) -> list[Scores]:
-        bounded = () if self.known else (0, 1)
+        unknown = {} if self.known else {"bounded": (0, 1), "logprobs": (-0.7, -0.7)}
         return [
-            replace(scores, source="decision", tokens=7, usd=1.0, requests=1, bounded=bounded)
+            replace(scores, source="decision", tokens=7, usd=1.0, requests=1, **unknown)
             for scores in super().score(prompts, choices)
         ]
 
@@ -215,6 +216,24 @@ def test_a_text_that_no_longer_fits_the_context_is_rejected_not_scored() -> None
 
 
 @pytest.mark.parametrize("labels", ["soft", "hard"])
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("You continue lists.", "copy_of_prompt"),
+        ("each item in the following list contains a movie review", "copy_of_prompt"),
+        ("Positive", "label_in_text"),
+        ("Hi there,", "empty"),
+    ],
+)
+def test_what_chats_write_instead_of_a_text_is_rejected(
+    text: str, reason: str, labels: str
+) -> None:
+    line = beam(f" {text} (Sentiment: Positive)") if labels == "hard" else answer(f" {text}")
+    (lost,) = generated(Echo(line), count=1, labels=labels)
+    assert getattr(lost, "reason", "") == reason
+
+
+@pytest.mark.parametrize("labels", ["soft", "hard"])
 def test_a_label_in_brackets_within_a_text_rejects_the_row(labels: str) -> None:
     text = " a fine (Interpretive response: Negative) film"
     line = beam(f"{text} (Sentiment: Positive)") if labels == "hard" else answer(text)
@@ -257,6 +276,28 @@ def test_what_is_no_row_is_rejected_with_its_reason(completion: Completion, reas
         completion.text.strip(),
     )
     assert len(found.parents) == 2
+
+
+@pytest.mark.parametrize("labels", ["soft", "hard"])
+@pytest.mark.parametrize(
+    ("finish", "reason"), [("refused", "refused"), ("reasoning", "only_reasoning")]
+)
+def test_a_refused_prompt_is_rejected_with_the_servers_message(
+    finish: Any, reason: str, labels: str
+) -> None:
+    refused = replace(answer(" The film wa", finish, None), detail="HTTP 400: flagged")
+    other = beam(" fine (Sentiment: Positive)") if labels == "hard" else answer()
+    found, kept = generated(Echo(refused, other), count=2, labels=labels)
+    assert isinstance(found, Reject)
+    assert (found.reason, found.detail, found.text) == (reason, "HTTP 400: flagged", "The film wa")
+    assert isinstance(kept, Augmented)
+    assert suggest_remedy({reason: 1})
+
+
+def test_a_perplexity_beyond_all_numbers_is_unknown() -> None:
+    (row,) = generated(Echo(replace(answer(), logprob=-9000.0, completion_tokens=1)), count=1)
+    assert isinstance(row, Augmented)
+    assert row.perplexity is None
 
 
 def test_a_prompt_too_long_says_by_how_much() -> None:

@@ -133,7 +133,7 @@ def test_rows_whose_labels_are_not_reported_are_skipped() -> None:
         def _scores(self, prompt: str) -> Scores:
             scores = super()._scores(prompt)
             unknown = "text 3 " in prompt.splitlines()[-1]
-            return replace(scores, bounded=(0, 1) if unknown else ())
+            return replace(scores, logprobs=(-0.7, -0.7), bounded=(0, 1)) if unknown else scores
 
     found = check_labels(Unreported(), TASK, REAL, 2)
     assert (found.rows, found.skipped) == (38, 2)

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from multiprocessing import forkserver
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,7 +26,7 @@ from gpt3mix_cli.grid import Grid
 from gpt3mix_cli.grid.executors.processes import ProcessExecutor
 from gpt3mix_cli.records import StageOptions, StageResult
 from gpt3mix_cli.settings import derived_seed
-from gpt3mix_cli.train import WorkerDied
+from gpt3mix_cli.train import TrialJob, WorkerDied
 
 SCRIPT = Path(sys.executable).with_name("gpt3mix")
 DEADLINE = 120  # seconds that a test waits for anything
@@ -162,6 +163,23 @@ def test_a_worker_that_is_killed_loses_its_own_job_and_the_others_go_on(
     assert len(results) == 7
     assert isinstance(results.pop((2, 0)), WorkerDied)
     assert results == {job: job[0] for job in JOBS if job != (2, 0)}
+
+
+def test_a_fork_server_that_is_killed_loses_the_job_that_it_was_to_start(work: ModuleType) -> None:
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]
+    ended: list[Any] = []
+    with ProcessExecutor(1) as processes:
+        jobs = [TrialJob(3)]
+        thread = threading.Thread(
+            target=lambda: ended.extend(processes.map(work.name, jobs, NO_CALLBACKS))
+        )
+        thread.start()
+        until(lambda: forkserver._forkserver._forkserver_pid)  # type: ignore[attr-defined]
+        os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)  # type: ignore[attr-defined]
+        thread.join(DEADLINE)
+    ((job, outcome),) = ended
+    assert job == TrialJob(3)
+    assert isinstance(outcome, WorkerDied)
 
 
 def test_a_worker_that_is_killed_does_not_lose_the_job_of_another(
@@ -399,10 +417,6 @@ def test_ctrl_c_ends_a_run_with_its_workers_and_it_resumes(
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(
-    strict=False,
-    reason="the fork server reacts to Ctrl-C while it imports its modules, and prints a traceback",
-)
 def test_ctrl_c_while_the_workers_start_is_reported_in_one_line(
     small: Path, tmp_path: Path
 ) -> None:

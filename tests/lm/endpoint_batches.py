@@ -31,6 +31,7 @@ class Batches:
         polls: a batch ends when it was retrieved this many times; -1: on command only.
         fail: custom ids whose lines fail.
         expire: whether batches expire with half of their lines done.
+        without_usage: whether the answers to lines leave out how many tokens they took.
         lines: the number of lines answered.
     """
 
@@ -38,6 +39,7 @@ class Batches:
     polls: int = 2
     fail: list[str] = field(default_factory=list)
     expire: bool = False
+    without_usage: bool = False
     lines: int = 0
     files: dict[str, tuple[dict[str, Any], bytes]] = field(default_factory=dict)
     batches: dict[str, Batch] = field(default_factory=dict)
@@ -258,7 +260,12 @@ class Batches:
                 kind="server_error",
             ).body
         try:
-            return 200, self.answer(line["url"], line["body"])
+            answer = self.answer(line["url"], line["body"])
+            return 200, {
+                name: value
+                for name, value in answer.items()
+                if name != "usage" or not self.without_usage
+            }
         except Refused as refusal:
             return refusal.status, refusal.body
 

@@ -26,6 +26,7 @@ STATUSES: dict[str, dict[str, Any]] = {
         "code": "insufficient_quota",
         "type": "insufficient_quota",
     },
+    "no_credits": {"status": 402, "message": "Insufficient credits. Add more at the provider."},
     "server_error": {
         "status": 500,
         "message": "The server had an error while processing your request.",

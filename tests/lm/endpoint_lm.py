@@ -1,12 +1,13 @@
 """Shared by the tests of endpoints: an LM over a test server, and requests for it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from endpoint_model import ASSISTANT, TinyLM
 
+from gpt3mix_cli.errors import NO_CALLBACKS, Callbacks
 from gpt3mix_cli.lm import Request
 from gpt3mix_cli.lm.openai.engine import OpenAILM
 from gpt3mix_cli.lm.openai.requests import GENERATION_INSTRUCTION, LABEL_INSTRUCTION
@@ -28,6 +29,7 @@ def engine(
     *servers: Any,
     budget: dict[str, Any] | None = None,
     journals: Sequence[Path] = (),
+    warn: Callable[[str], None] | None = None,
     **settings: Any,
 ) -> Iterator[OpenAILM]:
     """Open an LM over servers, or over `base_url`; close it at the end."""
@@ -37,6 +39,7 @@ def engine(
         OpenAISettings(kind="openai", **settings),
         Budget(**budget) if budget else None,
         lambda: [path for path in journals if path.exists()],
+        callbacks=Callbacks(warn=warn) if warn else NO_CALLBACKS,
     )
     try:
         yield lm

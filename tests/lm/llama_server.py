@@ -1,4 +1,6 @@
-"""A real server for tests: llama-cpp-python's, in its own process, with a model in GGUF format.
+"""Real servers for tests, each in its own process: two of llama.cpp, and `transformers serve`.
+
+llama-cpp-python's server and llama.cpp's own `llama-server` read a model in GGUF format.
 
 model = model_as_gguf(tmp_path / "lm.gguf")
 with llama_server(model, tmp_path / "server.log", "--n_ctx", "1024") as server:
@@ -7,7 +9,9 @@ with llama_server(model, tmp_path / "server.log", "--n_ctx", "1024") as server:
 
 import importlib.util
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -36,8 +40,18 @@ needs_llama_server = pytest.mark.skipif(
     bool(MISSING), reason=f"extra server-tests: {', '.join(MISSING)} not installed"
 )
 
+NATIVE = os.environ.get("LLAMA_SERVER") or shutil.which("llama-server") or ""
+needs_native_server = pytest.mark.skipif(
+    not (NATIVE and importlib.util.find_spec("gguf")),
+    reason="no llama-server in PATH or LLAMA_SERVER, or the extra server-tests is not installed",
+)
+needs_transformers_serve = pytest.mark.skipif(
+    not all(map(importlib.util.find_spec, ("fastapi", "uvicorn"))),
+    reason="extra server-tests: fastapi or uvicorn not installed",
+)
+
 START_TIMEOUT_S = 120  # 2 s are enough on an idle machine
-LISTENS = re.compile(r"running on (http://127\.0\.0\.1:\d+)")
+LISTENS = re.compile(r"(?:running|listening) on (http://127\.0\.0\.1:\d+)")
 # Tests do not use the proxy of the machine.
 OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -115,6 +129,30 @@ def llama_server(model: Path, log: Path, *options: str, key: str = "") -> Iterat
         *address,
         *options,
     ]
+    with _running(command, log, key) as server:
+        yield server
+
+
+@contextmanager
+def native_llama_server(model: Path, log: Path, *options: str) -> Iterator[Server]:
+    """Run llama.cpp's own server over a GGUF file until the block ends."""
+    exact = ["--cache-type-k", "f32", "--cache-type-v", "f32", "-fa", "off"]
+    address = ["--host", "127.0.0.1", "--port", "0", "-t", "1"]
+    with _running([NATIVE, "-m", str(model), *exact, *address, *options], log) as server:
+        yield server
+
+
+@contextmanager
+def transformers_serve(folder: Path, log: Path) -> Iterator[Server]:
+    """Run `transformers serve` over a model's folder until the block ends."""
+    program = "import sys; from transformers.cli.transformers import main; sys.exit(main())"
+    command = [sys.executable, "-c", program, "serve", str(folder), "--device", "cpu"]
+    with _running([*command, "--host", "127.0.0.1", "--port", "0"], log) as server:
+        yield server
+
+
+@contextmanager
+def _running(command: list[str], log: Path, key: str = "") -> Iterator[Server]:
     with log.open("wb") as stream:
         process = subprocess.Popen(
             command, stdout=stream, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL

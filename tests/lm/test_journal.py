@@ -1,9 +1,12 @@
 """The journal: each answer is computed once, and is on disk before it is used."""
 
+import json
+import os
 import signal
 import sqlite3
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -16,6 +19,7 @@ from hypothesis import strategies as st
 
 from gpt3mix_cli.errors import UserError
 from gpt3mix_cli.lm import Completion, JournaledLM, LMInfo, Request, Scores
+from gpt3mix_cli.lm.journal import Journal, total_spent
 
 BLOCK = 3
 
@@ -195,9 +199,11 @@ def test_an_answer_comes_back_exactly(
             super().complete(requests)
             return iter([completion])
 
-    lm = One()
+    lm, scores = One(), completion.scores
     journal = JournaledLM(lm, tmp_path_factory.mktemp("journal") / "j.sqlite")
-    first, second = answers(journal, requests(0, 1)), answers(journal, requests(0, 1))
+    choices = tuple(f" {number}" for number in range(len(scores.logprobs))) if scores else ()
+    asked = requests(0, 1, choices=choices)
+    first, second = answers(journal, asked), answers(journal, asked)
     journal.close()
     assert first == second == [completion]
     assert len(lm.asked) == 1
@@ -229,6 +235,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from gpt3mix_cli.lm import Completion, JournaledLM, LMInfo, Request, Scores
+from gpt3mix_cli.lm.journal import Journal, total_spent
 
 class Dying:
     info = LMInfo("counting", "weights-1", 1000, 3, len, "")
@@ -290,7 +297,7 @@ def test_a_file_that_is_not_a_journal_is_refused_and_unchanged(path: Path, conte
     path.parent.mkdir(parents=True)
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"answers\.journal\.sqlite") as caught:
-        JournaledLM(Counting(), path)
+        answers(JournaledLM(Counting(), path), requests(0, 1))
     assert caught.value.hint
     assert path.read_bytes() == content
 
@@ -316,25 +323,78 @@ def test_a_damaged_journal_is_reported(path: Path) -> None:
         read_again()
 
 
-def test_a_damaged_answer_is_reported(path: Path) -> None:
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        "substr(answer, 1, 20)",
+        "replace(answer, '\"exact\"', '5')",
+        "replace(replace(answer, '[-0.1', '[NaN'), '[-', '[NaN, -')",
+        "'[]'",
+        "7",
+        "NULL",
+        "x'00ff'",
+    ],
+)
+def test_an_answer_that_cannot_be_read_is_set_aside_and_asked_for_again(
+    path: Path, spoilt: str
+) -> None:
     """SQLite has no checksums: a row may be readable and still be damaged."""
     journal = JournaledLM(Counting(), path)
-    answers(journal, requests(0, 3))
+    expected = answers(journal, requests(0, 3))
+    scores = journal.score(["one prompt"], (" a", " b"))
     journal.close()
-    database = sqlite3.connect(path, isolation_level=None)
-    database.execute("UPDATE answers SET answer = substr(answer, 1, 20)")
-    database.close()
-    journal = JournaledLM(Counting(), path)
-    with pytest.raises(UserError, match="damaged"):
-        answers(journal, requests(0, 3))
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.execute(f"UPDATE answers SET answer = {spoilt}")
+        assert database.total_changes
+    warnings: list[str] = []
+    for _ in range(2):
+        lm = Counting()
+        journal = JournaledLM(lm, path, warn=warnings.append)
+        assert answers(journal, requests(0, 3)) == expected
+        assert journal.score(["one prompt"], (" a", " b")) == scores
+        journal.close()
+    assert not lm.asked
+    assert not lm.scored
+    (warning,) = warnings
+    assert warning.startswith(f"{path}: a stored answer cannot be read (")
+    with closing(sqlite3.connect(path)) as database:
+        kept = "SELECT COUNT(*) FROM answers WHERE key LIKE '%unreadable%'"
+        assert database.execute(kept).fetchone() == (4,)
+
+
+def test_what_an_unreadable_answer_cost_still_counts(path: Path) -> None:
+    journal = Journal(path)
+    journal.store([("a", 0, "{}", "no JSON")], [("a", 1, 30, 5, 0.5)])
+    assert journal.read(["a"], json.loads) == {}
+    journal.store([("a", 0, "{}", "{}")], [("a", 1, 20, 5, 0.5)])
+    assert journal.read(["a"], json.loads) == {"a": {}}
     journal.close()
+    assert total_spent(path) == (2, 50, 10, 1.0)
+
+
+def test_an_answer_that_unpacks_to_gigabytes_is_unreadable(path: Path) -> None:
+    bomb = zlib.compressobj(9)
+    block = bytes(2**20)
+    packed = b"".join(bomb.compress(block) for _ in range(80)) + bomb.flush()
+    journal = Journal(path)
+    journal.store([("a", 0, "{}", "{}")])
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.execute("UPDATE answers SET answer = ?", [packed])
+    assert journal.read(["a"], str) == {"a": ""}
+    journal.close()
+
+
+def test_a_journal_that_is_not_asked_is_not_opened(path: Path) -> None:
+    """So results that are up to date may be on a disk that is read-only."""
+    JournaledLM(Counting(), path).close()
+    assert not path.parent.exists()
 
 
 def test_a_path_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     for path in (tmp_path / "file" / "j.sqlite", tmp_path):
         with pytest.raises(UserError, match="cannot be written"):
-            JournaledLM(Counting(), path)
+            answers(JournaledLM(Counting(), path), requests(0, 1))
 
 
 def test_a_locked_journal_is_reported(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -344,6 +404,7 @@ def test_a_locked_journal_is_reported(path: Path, monkeypatch: pytest.MonkeyPatc
         sqlite3, "connect", lambda path, **options: connect(path, **{**options, "timeout": 0})
     )
     journal = JournaledLM(Counting(), path)
+    answers(journal, requests(0, 1))
     other = connect(path, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     with pytest.raises(UserError, match="locked") as caught:
@@ -377,3 +438,19 @@ def test_scores_are_stored_and_only_missing_ones_are_computed(tmp_path: Path) ->
     assert sibling.score(["joy", "new"], ["x", "yy"]) == [again[1], Scores((-4.0, -5.0))]
     sibling.close()
     assert asked[4:] == ["new"]
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o277])
+def test_only_its_owner_reads_a_journal(tmp_path: Path, umask: int) -> None:
+    path = tmp_path / "x.journal.sqlite"
+    before = os.umask(umask)
+    try:
+        journal = Journal(path)
+        journal.store([("key", 1, "a prompt", "an answer")])
+        files = list(tmp_path.iterdir())
+        modes = {file.name: file.stat().st_mode & 0o777 for file in files}
+    finally:
+        os.umask(before)
+    journal.close()
+    assert len(files) == 3  # the log and its index too
+    assert set(modes.values()) == {0o600 & ~umask}

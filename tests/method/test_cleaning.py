@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import settings as quick
 from hypothesis import strategies as st
 
-from gpt3mix_cli.method.cleaning import clean_text, find_bracketed_label
+from gpt3mix_cli.method.cleaning import clean_text, find_label_in_text
 from gpt3mix_cli.method.parsing import parse_line
 from gpt3mix_cli.method.prompt import to_one_line
 from gpt3mix_cli.settings import Task
@@ -57,7 +57,7 @@ def test_lines_of_smollm2_are_read_as_a_person_would(case: dict[str, Any]) -> No
     task = TASKS[case["task"]]
     line = parse_line(case["line"], task)
     assert (line.text, line.label) == (case["text"], case["label"])
-    assert bool(find_bracketed_label(line.text, task)) == (case["reject"] == "label_in_text")
+    assert bool(find_label_in_text(line.text, task)) == (case["reject"] == "label_in_text")
 
 
 # Annotations --------------------------------------------------------------------------------------
@@ -128,7 +128,7 @@ def test_a_bare_label_follows_a_sentence_or_a_quotation(text: str, end: str, lab
 )
 def test_a_label_in_brackets_elsewhere_is_found(text: str, bracket: str) -> None:
     assert clean_text(text, REVIEWS) == (text, "")
-    assert find_bracketed_label(text, REVIEWS) == bracket
+    assert find_label_in_text(text, REVIEWS) == bracket
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_a_label_in_brackets_elsewhere_is_found(text: str, bracket: str) -> None
 )
 def test_words_that_are_labels_too_do_not_make_an_annotation(text: str) -> None:
     assert clean_text(text, QUESTIONS) == (text, "")
-    assert find_bracketed_label(text, QUESTIONS) == ""
+    assert find_label_in_text(text, QUESTIONS) == ""
 
 
 # Habits of chats ----------------------------------------------------------------------------------
@@ -214,7 +214,7 @@ def test_habits_of_chats_are_removed(line: str) -> None:
 )
 def test_what_belongs_to_a_text_stays(text: str) -> None:
     assert clean_text(text, REVIEWS) == (text, "")
-    assert find_bracketed_label(text, REVIEWS) == ""
+    assert find_label_in_text(text, REVIEWS) == ""
 
 
 @pytest.mark.parametrize("text", ["Fine film", "12 stars", "I don't know", "…a fine film"])
@@ -285,7 +285,7 @@ def test_single_quotes_around_a_text_are_removed(text: str) -> None:
 )
 def test_what_looks_like_an_annotation_stays(task: Task, text: str) -> None:
     assert parse_line(text, task) == (text, None, None, "")
-    assert find_bracketed_label(text, task) == ""
+    assert find_label_in_text(text, task) == ""
 
 
 def test_the_packaged_texts_stay() -> None:
@@ -314,7 +314,7 @@ tasks = st.sampled_from(list(TASKS.values()))
 def test_words_and_punctuation_are_left_alone(text: str, end: str, task: Task) -> None:
     text += end
     assert clean_text(text, task) == (text, "")
-    assert find_bracketed_label(text, task) == ""
+    assert find_label_in_text(text, task) == ""
 
 
 @quick(max_examples=200, deadline=None)
@@ -375,3 +375,43 @@ def test_a_bare_annotation_after_a_clean_text_is_removed(
     form = data.draw(st.sampled_from([f"- {label}", f"| {label}", f"{kind}: {label}"]))
     assume(text.endswith(".") and not any(mark in text for mark in "([{"))
     assert parse_line(f"{text} {form}", task).text == text
+
+
+# What small chat models wrote ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ("Film Review: The best comedy of the year.", "The best comedy of the year."),
+        ("- **Movie review:** The film was fine.", "The film was fine."),
+        ("The leads make it count. (Positive, negative)", "The leads make it count."),
+        ("A lazy remake. (Movie Review is empty)", "A lazy remake."),
+        ('"It is rare to see one (Movie scene: Friendly)".', "It is rare to see one"),
+        ("Certainly, here is one more review:", ""),
+        ("Here's the next item, in the same form:", ""),
+        ("Hi there,", ""),
+        ("Hi there, I loved it", "Hi there, I loved it"),
+        ("My film Review: fine", "My film Review: fine"),
+    ],
+)
+def test_frames_and_greetings_of_chats_are_cut(line: str, text: str) -> None:
+    assert parse_line(line, REVIEWS).text == text
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("Positive", True),
+        ("Positive, negative.", True),
+        ("The sentiment of this movie review is 'Negative' because", True),
+        ("A positive delight", False),
+        ("Sentiment is for fools", False),
+    ],
+)
+def test_a_label_alone_is_no_text(text: str, found: bool) -> None:
+    assert bool(find_label_in_text(text, REVIEWS)) is found
+
+
+def test_a_short_label_may_be_a_text() -> None:
+    assert not find_label_in_text("No.", YES_NO)

@@ -115,3 +115,21 @@ def test_rows_that_two_processes_append_are_all_read(tmp_path: Path) -> None:
 def _append(path: Path, numbers: range) -> None:
     for number in numbers:
         append(path, to_json_line(trial(number)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tokens": 10**30},
+        {"data_seed": -(10**30)},
+        {"n_train": 10**300},
+        {"accuracy": 1e300},
+        {"usd": 1e308},
+    ],
+)
+def test_a_number_that_no_trial_has_is_named(tmp_path: Path, change: dict[str, Any]) -> None:
+    path = tmp_path / "trials.jsonl"
+    line = json.dumps({**trial(1).model_dump(), **change})
+    path.write_text(f"{json.dumps(trial(0).model_dump())}\n{line}\n", encoding="utf-8")
+    with pytest.raises(UserError, match=f"{path}.*{next(iter(change))}"):
+        load_trials(inputs(path), NO_CALLBACKS)

@@ -264,6 +264,33 @@ def test_a_folder_with_other_files_is_not_replaced(
     assert not list(fresh.out.rglob("trials/*"))  # before anything is trained
 
 
+@pytest.mark.parametrize("name", ["thesis.txt", "data/rows.jsonl", ".git/config", "link"])
+def test_a_saved_model_with_other_files_is_not_replaced(
+    kept: Experiment, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(kept.folder / "linear", folder)
+    (folder / name).parent.mkdir(exist_ok=True)
+    if name == "link":
+        (folder / name).symlink_to("nowhere")
+    else:
+        (folder / name).write_text("mine")
+    before = sorted(folder.rglob("*"))
+    assert kept.save("linear", folder) == 2
+    err = capsys.readouterr().err
+    assert f"model: holds files that are not of the saved model: {name}" in err
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_a_folder_above_the_current_one_is_not_replaced(
+    kept: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a/b").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "a/b")
+    assert kept.save("linear", Path("..")) == 2
+    assert (tmp_path / "a/b").is_dir()
+
+
 def test_a_file_with_the_folders_name_is_not_replaced(fresh: Experiment, tmp_path: Path) -> None:
     (tmp_path / "model").write_text("mine")
     assert fresh.save("linear", tmp_path / "model") == 2

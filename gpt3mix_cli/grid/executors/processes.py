@@ -130,6 +130,10 @@ class ProcessExecutor:
                 except BrokenExecutor:
                     if self._closed:
                         raise
+                except (EOFError, ConnectionError) as error:  # the fork server was killed
+                    future = Future()
+                    future.set_exception(BrokenExecutor(str(error)))
+                    break
 
         def release(ended: Future[Result]) -> None:
             if ended.cancelled() or not isinstance(ended.exception(), BrokenExecutor):
@@ -168,9 +172,12 @@ def _start_fork_server() -> None:
 
     before = {name: value for name, value in os.environ.items() if name == "PYTHONSAFEPATH"}
     os.environ["PYTHONSAFEPATH"] = "1"
+    # It ignores a terminal's signals only after its imports; until then they are blocked.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
     try:
         forkserver.ensure_running()
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         del os.environ["PYTHONSAFEPATH"]
         os.environ.update(before)
 
@@ -183,8 +190,10 @@ _sender: socket.socket | None = None
 def _start_in_worker(sender: socket.socket | None) -> None:
     global _sender
     _sender = sender
-    # Ctrl-C reaches the whole process group; the parent decides what ends.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A terminal's signals reach the whole process group; the parent decides what ends.
+    for name in ("SIGINT", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -11,7 +11,13 @@ from torch.nn.functional import linear
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from ...errors import UserError
-from ...pretrained import load_model, load_pretrained
+from ...pretrained import (
+    NO_FOREIGN_CODE,
+    load_config,
+    load_model,
+    load_tokenizer,
+    needs_own_code,
+)
 from .tokenization import PromptTokenizer
 
 # Of each layer, both (rows, heads, columns, size).
@@ -34,16 +40,19 @@ def load_config_and_tokenizer(path: str, revision: str | None) -> tuple[Any, Any
     Raises:
         UserError: if they cannot be loaded.
     """
-    if Path(path).is_dir() and not any(Path(path).glob("tokenizer*")):
-        raise UserError(
-            f"lm.model {path}: the folder has no tokenizer",
-            "save it there with tokenizer.save_pretrained",
-        )
-    config, tokenizer = (
-        load_pretrained(part, path, CANNOT_LOAD.format(path), HINT, revision=revision)
-        for part in ("AutoConfig", "AutoTokenizer")
-    )
-    return config, tokenizer
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+
+    what = CANNOT_LOAD.format(path)
+    config = load_config(path, what, HINT, revision=revision)
+    known = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
+    if not known and "AutoModelForCausalLM" in getattr(config, "auto_map", ()):
+        raise needs_own_code(what)
+    # The library gives encoders the head of an LM, but they read the tokens that follow too.
+    is_masked = type(config) in MODEL_FOR_MASKED_LM_MAPPING
+    if not known or (is_masked and not getattr(config, "is_decoder", False)):
+        kind = "a translator" if config.is_encoder_decoder else "an encoder or another model"
+        raise UserError(f"{what}: {config.model_type} is {kind}, which continues no text", HINT)
+    return config, load_tokenizer(path, what, HINT, config, revision=revision)
 
 
 def load_causal_lm(path: str, revision: str | None, dtype: str, device: torch.device) -> Any:
@@ -94,7 +103,7 @@ def num_parameters(config: Any) -> int:
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+        model = AutoModelForCausalLM.from_config(config, **NO_FOREIGN_CODE)
     return sum(weights.numel() for weights in model.parameters())
 
 

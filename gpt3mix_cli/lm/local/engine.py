@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 
 from ...errors import NO_CALLBACKS, Callbacks, StoppedShort, UserError
 from ...files import hash_model
-from ...pretrained import lm_path, out_of_memory, resolve_device
+from ...pretrained import lm_path, num_embeddings, out_of_memory, resolve_device
 from ...settings import LocalLMSettings, fingerprint
 from ..port import (
     REPLAY_ONLY,
@@ -83,7 +83,8 @@ class LocalLM:
         self._device = torch.device(resolve_device(settings.device, "lm.device"))
         self._config, tokenizer = load_config_and_tokenizer(self._path, settings.revision)
         chat = open_chat_template(tokenizer, settings)
-        self._tokenizer = PromptTokenizer(tokenizer, settings.model, chat)
+        size = num_embeddings(self._config)
+        self._tokenizer = PromptTokenizer(tokenizer, settings.model, chat, size)
         limits = [getattr(self._config, "max_position_embeddings", None)]
         limits += [tokenizer.model_max_length, UNLIMITED_CONTEXT_TOKENS]
         self._context_length = min(limit for limit in limits if limit)
@@ -97,6 +98,7 @@ class LocalLM:
         device, batch_size = self._device.type, settings.batch_size
         identity = [self._weights, self._dtype, device, batch_size, CACHE_VERSION]
         identity += ["labels"] if self._scores_again else []
+        identity += [self._tokenizer.end_of_prompt] if self._tokenizer.end_of_prompt else []
         identity += [self._tokenizer.encode(""), tokenizer.get_chat_template()] if chat else []
         self.info = LMInfo(
             model=settings.model,

@@ -64,7 +64,8 @@ def read_header(path: Path) -> GGUFHeader:
             raise UserError(
                 f"lm.model {path}: a GGUF file of version {version}; only versions 2 and 3 can be "
                 "read",
-                "download it again, or convert it with today's llama.cpp",
+                "download it again, convert it with today's llama.cpp, or serve it with llama.cpp "
+                "and use lm.kind: openai",
             )
         with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
             try:

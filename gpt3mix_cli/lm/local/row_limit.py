@@ -5,7 +5,7 @@ from typing import TypeVar
 
 import torch
 
-from ...errors import UserError
+from ...errors import StoppedShort
 from ...pretrained import out_of_memory
 from .decoder import Decoder
 
@@ -52,7 +52,7 @@ class RowLimit:
             min_rows: rows that must run together.
 
         Raises:
-            UserError: if the memory does not hold the fewest rows.
+            StoppedShort: if the memory does not hold the fewest rows.
         """
         row_bytes = tokens_per_row * self.decoder.bytes_per_token + self._logits_bytes
         device_limit = CPU_MAX_ROWS if self._device.type == "cpu" else rows
@@ -65,8 +65,8 @@ class RowLimit:
                     raise
             if limit <= min_rows:
                 what = "a single text" if min_rows == 1 else f"{min_rows} beams of a single text"
-                raise UserError(
-                    f"lm.model {self._name}: the memory does not hold {what}",
+                raise StoppedShort(
+                    f"lm.model {self._name}: not enough memory for {what}",
                     "use a smaller model, or another lm.device",
                 )
             self.max_rows = limit // 2

@@ -6,6 +6,7 @@ the same text in other tokens.
 """
 
 import functools
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -44,14 +45,25 @@ class PromptTokenizer:
         tokenizer: of the transformers library.
         model: its name, for messages.
         chat: wraps each text that begins a sequence; None: such a text is read as it is.
+        num_embeddings: of the model; special tokens that have none are left out.
 
     Attributes:
+        end_of_prompt: tokens that the tokenizer adds after a text, which are left out: the LM is to
+            continue it.
         pad: a token id for positions that are masked out.
         end_tokens: ids that end a text.
     """
 
-    def __init__(self, tokenizer: Any, model: str, chat: ChatTemplate | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        model: str,
+        chat: ChatTemplate | None = None,
+        num_embeddings: float = math.inf,
+    ) -> None:
         self._tokenizer, self._model, self._chat = tokenizer, model, chat
+        self._num_embeddings = num_embeddings
+        self.end_of_prompt = [] if chat else _added_after(tokenizer)
         # Not the tokenizer's own pad token: the model may have no embedding for it.
         self.pad = 0
         # Every special token ends a text: it cannot be shown, and what follows is not the text's.
@@ -67,7 +79,8 @@ class PromptTokenizer:
         # A chat template writes its own special tokens.
         chat = self._chat.render(text) if self._chat else text
         tokens: list[int] = self._tokenizer(chat, add_special_tokens=not self._chat)["input_ids"]
-        return tokens or self._empty_prompt
+        tokens = tokens[: len(tokens) - len(self.end_of_prompt)]
+        return [t for t in tokens if t < self._num_embeddings] or self._empty_prompt
 
     def encode_continuations(self, context: str, continuations: Sequence[str]) -> list[list[int]]:
         """Return the tokens of each continuation of a context, at least one each.
@@ -155,3 +168,12 @@ class PromptTokenizer:
             kept = [*generated[:-1], *self.encode_continuations(".", [label_prefix])[0]]
         context = self.encode(f"{prompt_text}{text}{label_prefix}")
         return Ending(text, finish, context, retokenised=context != [*prompt, *kept])
+
+
+def _added_after(tokenizer: Any) -> list[int]:
+    """Return the tokens that a tokenizer adds after each text, such as EOS or SEP."""
+    plain: list[int] = tokenizer("a", add_special_tokens=False)["input_ids"]
+    whole: list[int] = tokenizer("a")["input_ids"]
+    starts = range(len(whole) - len(plain) + 1)
+    ends = (start + len(plain) for start in starts if whole[start : start + len(plain)] == plain)
+    return whole[next(ends, len(whole)) :]

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ...errors import StoppedShort, UserError
 from ...settings import OpenAISettings
 from ..journal import AnswerRow, Batch, Journal, SpendingRow
+from .answers import parse_json, parse_texts, parse_usage
 from .budget import BudgetTracker
 from .dispatcher import HttpDispatcher
+from .http_errors import HttpError, InvalidResponse
 from .requests import Call
-from .responses import HttpError, InvalidResponse, Usage, parse_texts, parse_usage
+from .responses import Usage
 
 if TYPE_CHECKING:
     import openai
@@ -168,11 +170,13 @@ class BatchRunner:
     ) -> None:
         new = set(self._without_answer(batch.keys))
         for file in filter(None, (state.output_file_id, state.error_file_id)):
-            text = self._dispatcher.redact_secrets(await self._request(partial(_download, file)))
+            text = await self._request(partial(_download, file))
             answers = [
                 answer
                 for line in text.split("\n")
-                if (answer := parse_output_line(line, state.endpoint)) and answer[0] in new
+                if (answer := parse_output_line(line))
+                and answer[0] in new
+                and not self._dispatcher.holds_secret(line)
             ]
             for start in range(0, len(answers), KEYS_PER_COMMIT):
                 self._store(answers[start : start + KEYS_PER_COMMIT], batch, calls_by_key)
@@ -188,7 +192,8 @@ class BatchRunner:
         rows: list[AnswerRow] = []
         spent: list[SpendingRow] = []
         for key, value in answers:
-            call, usage = calls_by_key.get(key), parse_usage(value)
+            call = calls_by_key.get(key)
+            usage = parse_usage(value, partial(self._own_count, call, value))
             request = {"path": call.path, **call.body} if call else {"batch": batch.batch}
             number = int(call.number.partition(".")[0]) if call else None
             answer = json.dumps({**value, "batch": True}, ensure_ascii=False)
@@ -196,6 +201,12 @@ class BatchRunner:
             usd = self._budget.cost(usage, batch=True)
             spent.append((key, 1, usage.prompt, usage.completion, usd))
         self._journal.store(rows, spent)
+
+    def _own_count(self, call: Call | None, answer: Mapping[str, Any]) -> tuple[int, int]:
+        """Return prompt and completion tokens of an answer that does not report them."""
+        texts = [text.generated for text in parse_texts(answer)]
+        prompt = self._count_tokens(_prompt_text(call)) if call else 0
+        return prompt, sum(map(self._count_tokens, texts))
 
     # The provider ----------------------------------------------------------------------------
 
@@ -299,16 +310,16 @@ def split_into_files(
         yield file
 
 
-def parse_output_line(line: str, endpoint: str) -> tuple[str, dict[str, Any]] | None:
+def parse_output_line(line: str) -> tuple[str, dict[str, Any]] | None:
     """Return the custom id and the answer in a line of an output file; None if it has no answer."""
     try:
-        value = json.loads(line)
+        value = parse_json(line)
         answer = value["response"]["body"]
         if value["response"]["status_code"] != 200 or not isinstance(answer, dict):
             return None
-        parse_texts(answer, "chat" if "chat" in endpoint else "completions")
+        parse_texts(answer)
         return str(value["custom_id"]), answer
-    except (ValueError, KeyError, TypeError, InvalidResponse):
+    except (InvalidResponse, HttpError, KeyError, TypeError):
         return None
 
 

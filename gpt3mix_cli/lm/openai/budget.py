@@ -12,8 +12,10 @@ import pydantic
 
 from ...errors import StoppedShort, UserError, did_you_mean
 from ...settings import Budget, OpenAISettings, Settings
+from ...yaml_files import read_yaml
 from ..journal import total_spent
 from ..port import REPLAY_ONLY, CostModel, Request
+from .label_scores import count_further_requests
 from .requests import TOKEN_MARGIN, Capabilities
 from .responses import Usage
 
@@ -23,9 +25,9 @@ TOKENS_PER_PRICE = 1_000_000
 class Price(Settings):
     """Dollars per million tokens."""
 
-    prompt: float = pydantic.Field(ge=0)
-    completion: float = pydantic.Field(ge=0)
-    cached_prompt: float | None = pydantic.Field(None, ge=0)
+    prompt: float = pydantic.Field(ge=0, le=1e6)
+    completion: float = pydantic.Field(ge=0, le=1e6)
+    cached_prompt: float | None = pydantic.Field(None, ge=0, le=1e6)
     batch: float = pydantic.Field(
         1.0, ge=0, le=1, description="price of a batch, as a fraction of the normal price"
     )
@@ -68,18 +70,10 @@ def load_price(model: str, file: str | None) -> tuple[Price | None, str]:
 
 
 def _load_prices(path: Path) -> PriceFile:
-    import yaml
-
     try:
-        return PriceFile.model_validate(yaml.safe_load(path.read_text(encoding="utf-8-sig")))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"lm.prices: {path}: cannot be read: {error}", "give the path of a file of prices"
-        ) from None
-    except yaml.YAMLError as error:
-        raise UserError(
-            f"lm.prices: {path}: invalid YAML: {error}", "see `gpt3mix guide cost`"
-        ) from None
+        return PriceFile.model_validate(read_yaml(path, "give the path of a file of prices"))
+    except UserError as error:
+        raise UserError(f"lm.prices: {error.message}", error.hint) from None
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"])) or "the file"
@@ -203,21 +197,21 @@ def estimate_cost(
         request: one of the attempts.
     """
     method: str = "decision" if settings.api == "decisions" else settings.label_source
-    supports_n = raw = True
     if capabilities:
-        method, supports_n = capabilities.label_method, capabilities.supports_n
-        raw = capabilities.returns_raw_logprobs(request)
+        method = capabilities.label_method
+    likely = capabilities or Capabilities(supports_n=True)
     requests = tokens = 1
     if method in ("echo", "exact"):
         requests = len(request.choices)
     elif method == "vote":
-        requests = 1 if supports_n else settings.num_votes
+        requests = len(likely.split_draws(settings.num_votes))
         longest = max(map(count_tokens, request.choices), default=0) + TOKEN_MARGIN
         tokens = longest * settings.num_votes // requests
-    separate = request.choices and (not raw or method in ("decision", "vote"))
-    further = requests if separate else 0
+    is_separate = not likely.returns_raw_logprobs(request) or method in ("decision", "vote")
+    further = requests if request.choices and is_separate else 0
+    further += _requests_for_whole_labels(capabilities, request)
     if request.beams:  # sampled lines, each its own request if the server does not support `n`
-        further, tokens = 0 if supports_n else request.beams - 1, 0
+        further, tokens = len(likely.split_draws(request.beams)) - 1, 0
     return CostModel(
         usd=lambda read, written: (
             price.cost(Usage(round(read), round(written)), settings.batch) if price else None
@@ -228,6 +222,12 @@ def estimate_cost(
         whole_line=True,
         remarks=tuple(_remarks(settings, price, capabilities, request, further)),
     )
+
+
+def _requests_for_whole_labels(capabilities: Capabilities | None, request: Request) -> int:
+    if capabilities is None or capabilities.label_method != "top_logprobs":
+        return 0
+    return count_further_requests(request.choices, capabilities.api == "chat")
 
 
 def _remarks(
@@ -242,7 +242,11 @@ def _remarks(
         source = f"label scores {capabilities.label_source}, as the probe of the server found"
     remarks = [f"requests: {1 + further} for {request.beams} lines"]
     if request.choices:
-        remarks = [f"requests: {1 + further} a row ({source})"]
+        count = str(1 + further)
+        if whole := _requests_for_whole_labels(capabilities, request):
+            count = f"{1 + further - whole} to {count}"
+            source += "; labels have several words, and all of their tokens are read"
+        remarks = [f"requests: {count} a row ({source})"]
     if not settings.tokenizer:
         remarks.append(
             "tokens are estimated from the size of the text, within 25 %; "

@@ -1,23 +1,23 @@
 """Sends requests to an endpoint and retries those that may succeed later.
 
 Retries back off exponentially with jitter, or wait as long as the server asks, also where SDKs
-would give up. Errors that only the user can fix stop all work, with the server's own message.
-Requests use aiohttp directly, which takes half the CPU time of the openai SDK
-(scripts/bench/endpoint.py).
+would give up. A server that restarts is waited for. Errors that only the user can fix stop all
+work, with the server's own message. Requests go through the openai SDK (`clients`).
 """
 
-import json
 import math
-import os
 import random
+import re
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from ...errors import NO_CALLBACKS, Callbacks, StoppedShort, UserError
 from ...settings import OpenAISettings
+from .answers import parse_json
 from .budget import BudgetTracker
-from .responses import HttpError, InvalidResponse, parse_error
+from .clients import Clients
+from .http_errors import HttpError, InvalidResponse, parse_error
 from .servers import (
     BREAKER_WINDOW,
     MAX_FAILURE_RATE,
@@ -28,15 +28,27 @@ from .servers import (
 )
 
 if TYPE_CHECKING:
-    import aiohttp
     import openai
 
 MAX_ATTEMPTS = 10  # of one request
 MAX_FIRST_ATTEMPTS = 2  # per server and one server more, before any server has answered
+MODELS_TIMEOUT_S = 10.0
 WARNING_INTERVAL_S = 30.0
 MAX_RETRY_WAIT_S = 3600.0  # that a server may ask for, and that retries of one request may take
-KEEPALIVE_S = 4  # shorter than the servers' own limit (uvicorn: 5 s)
+MAX_OUTAGE_S = 300.0  # in which no server answers; a vLLM restarts in one or two minutes
 RETRYABLE_STATUSES = (408, 409, 425, 429)  # and all from 500
+OVERLOADED = 529  # not registered; Anthropic and proxies
+OUTAGE_STATUSES = (502, 503, 504)  # of a proxy whose server is not there
+QUOTA_ERRORS = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}
+LOADING = re.compile(r"\b(load|start|warm)ing\b", re.IGNORECASE)  # a model or a server
+# Such as `"estimated_time": 20.0` (Hugging Face) and `try again in 1m30s` (OpenAI).
+WAIT = re.compile(
+    r"(?:estimated_time|retry[ _-]?(?:after|delay|in)|try again in)\W{1,5}"
+    r"((?:\d+(?:\.\d+)?(?![\d,.-]*\d)\s*(?:(?:ms|milli|s|m|h)[a-z]*)?\s*)+)",
+    re.IGNORECASE,
+)
+UNIT_SECONDS = {"ms": 0.001, "milli": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
+Kind = Literal["busy", "outage", "failure"]
 RERUN_HINT = "check the server and run again; answers are kept"
 
 
@@ -45,14 +57,16 @@ class RetryableError(Exception):
 
     Attributes:
         retry_after: seconds that the server asks to wait; None if it does not say.
-        rate_limited: whether the server is merely busy.
+        kind: `busy`: the server is merely busy, so the request gets time instead of attempts;
+            `outage`: no server answers, which is waited for; `failure`: anything else.
     """
 
     def __init__(
-        self, message: str, retry_after: float | None = None, rate_limited: bool = False
+        self, message: str, retry_after: float | None = None, kind: Kind = "failure"
     ) -> None:
         super().__init__(message)
-        self.retry_after, self.rate_limited = retry_after, rate_limited
+        self.retry_after = retry_after
+        self.kind: Kind = kind
 
 
 class HttpDispatcher:
@@ -65,20 +79,18 @@ class HttpDispatcher:
         pool: its servers.
 
     Raises:
-        UserError: if the API key is missing.
+        UserError: if the API key is missing or cannot be sent.
     """
 
     def __init__(
         self, settings: OpenAISettings, budget: BudgetTracker, callbacks: Callbacks = NO_CALLBACKS
     ) -> None:
         self._settings, self._budget, self._callbacks = settings, budget, callbacks
-        self._secret = "" if budget.replay_only else _api_key(settings)
+        self._clients = Clients(settings, budget.replay_only)
         self.name = f"lm {settings.model} at {', '.join(settings.urls)}"
         self.pool, self._breaker = ServerPool(settings), CircuitBreaker()
-        self._session: aiohttp.ClientSession | None = None
-        self._client: openai.AsyncOpenAI | None = None
         self._last_warning, self._failed_requests = -WARNING_INTERVAL_S, 0
-        self._connected = False
+        self._connected, self._outage_since, self._answers = False, math.inf, 0
         self._jitter = random.Random()  # noqa: S311 - neither a secret nor part of any result
 
     async def post(
@@ -93,7 +105,8 @@ class HttpDispatcher:
         Args:
             path: below the base URL; with two slashes at the root of the server.
             body: the JSON body.
-            validate: raises InvalidResponse for an answer that must be requested again.
+            validate: raises InvalidResponse for an answer that must be requested again, and
+                HttpError for one that holds an error, which then counts as the answer's status.
             tokens: estimate of prompt and completion tokens, for `tokens_per_minute`.
 
         Raises:
@@ -103,7 +116,7 @@ class HttpDispatcher:
         """
         attempts, failures, first_failure = 0, 0, math.inf
         while True:
-            server = await self.pool.acquire(tokens)
+            server, answers = await self.pool.acquire(tokens), self._answers
             attempts += 1
             try:
                 text, value = await self._attempt(server, path, body, validate)
@@ -113,17 +126,20 @@ class HttpDispatcher:
                 self._failed_requests += 1
                 raise
             else:
+                self._answers += 1
                 self._breaker.record(True)
                 return text, value, 1 + self.take_failed_requests()
             finally:
                 self.pool.release(server)
             self._failed_requests += 1
             first_failure = min(first_failure, time.monotonic())
-            # A server that is merely busy has not failed; it gets time instead of attempts.
-            failures += not error.rate_limited
+            if error.kind == "outage" and self._answers > answers:
+                error.kind = "failure"  # of this request, since others are answered
+            failures += error.kind == "failure" or not self._connected
             self._stop_if_hopeless(error, failures, attempts, time.monotonic() - first_failure)
             self._warn(error, attempts)
-            if not error.retry_after:  # some servers send 0 and go on refusing
+            # Some servers ask for 0 s and go on refusing. A pause is for all requests.
+            if not error.retry_after and server.paused_until <= time.monotonic():
                 await self.pool.sleep(backoff_s(attempts - 1) * self._jitter.uniform(0.5, 1))
 
     def take_failed_requests(self) -> int:
@@ -134,38 +150,37 @@ class HttpDispatcher:
     @property
     def client(self) -> "openai.AsyncOpenAI":
         """The SDK's client of the first server, for uploads, batches and downloads."""
+        return self._clients.get(self._settings.urls[0])
+
+    async def models(self) -> Any:
+        """Return what the first server says about its models; None if it says nothing."""
         import openai
 
-        if self._client is None:
-            self._client = openai.AsyncOpenAI(
-                api_key=self._secret or "none",
-                base_url=self._settings.urls[0],
-                max_retries=0,
-                timeout=self._settings.timeout,
+        if self._budget.replay_only:
+            return None
+        try:
+            return await self.client.with_options(timeout=MODELS_TIMEOUT_S).get(
+                "/models", cast_to=object
             )
-        return self._client
+        except (openai.OpenAIError, ValueError):
+            return None
 
     async def close(self) -> None:
         """Close all connections."""
-        if self._client:
-            await self._client.close()
-        if self._session:
-            await self._session.close()
-        self._client = self._session = None
+        await self._clients.close()
 
     def redact_secrets(self, text: str) -> str:
-        """Return a text without the API key."""
-        if len(self._secret) > 3:
-            in_json = json.dumps(self._secret)[1:-1], self._secret.replace("/", "\\/")
-            for form in (self._secret, *in_json):
-                text = text.replace(form, "<key>")
-        return text
+        """Return a text to be shown, or an error to be stored, without the API key."""
+        return self._clients.redact(text)
+
+    def holds_secret(self, text: str) -> bool:
+        """Return whether an answer holds the API key."""
+        return self._clients.holds_secret(text)
 
     def raise_for(self, error: "openai.APIStatusError") -> NoReturn:
         """Raise what an error of the SDK's client means; see `post`."""
         answer = error.response
-        text = self.redact_secrets(answer.text)
-        parsed = parse_error(error.status_code, text, answer.headers, self.redact_secrets)
+        parsed = self._parse_error(error.status_code, answer.text, answer.headers)
         try:
             self._raise_http_error(self.pool.servers[0], parsed, time.monotonic())
         except RetryableError as failure:
@@ -180,73 +195,65 @@ class HttpDispatcher:
         body: Mapping[str, Any],
         validate: Callable[[Any], object],
     ) -> tuple[str, Any]:
-        import aiohttp
-
         try:
             self._budget.count_request()
         except StoppedShort as error:
             self.pool.stop(error)
         sent = time.monotonic()
-        saturated = server.in_flight >= server.concurrency.limit
         try:
-            status, headers, raw = await self._send(server, path, body)
+            response = await self._clients.post(server.url, path, body)
         except TimeoutError:
-            server.concurrency.on_rate_limit(sent, time.monotonic())
-            raise RetryableError(f"no answer within {self._settings.timeout:g} s") from None
-        except (aiohttp.ClientError, OSError) as error:
-            server.on_connection_error(sent, time.monotonic())
-            reason = self.redact_secrets(str(error) or type(error).__name__)
-            raise RetryableError(f"the connection failed: {reason}") from None
+            server.concurrency.on_timeout(sent, time.monotonic())
+            # Fewer requests at once may be answered in time.
+            kind: Kind = "failure" if server.concurrency.fixed else "outage"
+            message = f"no answer within {self._settings.timeout:g} s (lm.timeout)"
+            raise RetryableError(message, kind=kind) from None
+        except ConnectionError as error:
+            server.on_outage(sent, time.monotonic())
+            raise RetryableError(f"the connection failed: {error}", kind="outage") from None
         self._connected, server.failed_connections = True, 0
         try:
-            text = self.redact_secrets(raw.decode())
-            if status >= 300:
-                failure = parse_error(status, text, headers, self.redact_secrets)
-                self._raise_http_error(server, failure, sent)
-            value = json.loads(text)
+            text = response.content.decode(errors="replace")
+            if response.status_code >= 300:
+                raise self._parse_error(response.status_code, text, response.headers)
+            value = parse_json(text)
             validate(value)
+            if self.holds_secret(text):
+                # Rows are meant for publication, and an edited answer is none.
+                raise HttpError(400, "the answer contains the API key")
+        except HttpError as error:  # perhaps of a 200 with an error in it
+            self._raise_http_error(server, error, sent)
         except InvalidResponse as error:
-            raise RetryableError(str(error)) from None
-        except ValueError:
-            start = self.redact_secrets(raw.decode(errors="replace"))[:80]
-            raise RetryableError(f"the answer is not JSON: {start!r}") from None
+            start = self.redact_secrets(text)[:80]
+            raise RetryableError(f"{self.redact_secrets(str(error))}: {start!r}") from None
+        self._outage_since = math.inf
+        saturated = server.in_flight >= server.capacity
         server.concurrency.on_success(sent, time.monotonic(), saturated)
         return text, value
 
-    async def _send(
-        self, server: Server, path: str, body: Mapping[str, Any]
-    ) -> tuple[int, Mapping[str, str], bytes]:
-        import aiohttp
-
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                # Not limited here: the pool limits the connections.
-                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S),
-                headers={
-                    "Authorization": f"Bearer {self._secret or 'none'}",
-                    "Content-Type": "application/json",
-                    "User-Agent": "gpt3mix",
-                },
-                timeout=aiohttp.ClientTimeout(total=self._settings.timeout),
-            )
-        payload = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
-        data = payload.encode("utf-8", "surrogatepass")
-        root = server.url.removesuffix("/v1")
-        url = f"{root}{path[1:]}" if path.startswith("//") else f"{server.url}{path}"
-        async with self._session.post(url, data=data, proxy=server.proxy) as response:
-            return response.status, response.headers, await response.read()
-
     # Failures --------------------------------------------------------------------------------
+
+    def _parse_error(self, status: int, text: str, headers: Mapping[str, str]) -> HttpError:
+        error = parse_error(status, self.redact_secrets(text), headers, self.redact_secrets)
+        if error.retry_after is None:
+            error.retry_after = requested_wait(text)
+        return error
 
     def _raise_http_error(self, server: Server, error: HttpError, sent: float) -> NoReturn:
         """Raise what an error answer means; the server is slowed down or paused if it is busy."""
-        now, wait = time.monotonic(), error.retry_after
+        error.message = self.redact_secrets(error.message)
+        wait = error.retry_after
+        if wait is None:
+            wait = error.retry_after = requested_wait(error.message)
+        now = time.monotonic()
+        if error.status not in OUTAGE_STATUSES:
+            self._outage_since = math.inf
         message = f"HTTP {error.status}: {error.message}"
-        if error.status == 429 and "insufficient_quota" in (error.code, error.type):
+        if error.status == 402 or not QUOTA_ERRORS.isdisjoint((error.code, error.type)):
             reason = f"{self.name}: the quota is used up: {error.message}"
             self.pool.stop(StoppedShort(reason, "raise it with the provider, and run again"))
         if error.status in RETRYABLE_STATUSES or error.status >= 500:
-            if error.status in (429, 503):
+            if error.status in (429, 503, OVERLOADED):
                 server.concurrency.on_rate_limit(sent, now)
             if wait is not None and wait > MAX_RETRY_WAIT_S:
                 minutes = f"{wait / 60:.0f} minutes"
@@ -254,7 +261,7 @@ class HttpDispatcher:
                 self.pool.stop(StoppedShort(reason, "run again after that"))
             if wait is not None:
                 server.paused_until = max(server.paused_until, now + wait)
-            raise RetryableError(message, wait, rate_limited=error.status == 429) from None
+            raise RetryableError(message, wait, _kind(error)) from None
         if error.status in (401, 403):
             self.pool.stop(
                 UserError(
@@ -268,11 +275,14 @@ class HttpDispatcher:
         self, error: RetryableError, failures: int, attempts: int, waited: float
     ) -> None:
         """Stop all work if a request, or most of the latest ones, have failed for too long."""
-        reason, hint = "", RERUN_HINT
+        reason, hint, now = "", RERUN_HINT, time.monotonic()
+        self._outage_since = min(self._outage_since, now) if error.kind == "outage" else math.inf
         if not self._connected and failures >= MAX_FIRST_ATTEMPTS * (len(self.pool.servers) + 1):
             reason = "cannot be reached"
             hint = "check that the server runs and that lm.base_url is right; answers are kept"
-        elif not error.rate_limited and self._breaker.record(False):
+        elif now - self._outage_since > MAX_OUTAGE_S:
+            reason = f"no answer for {MAX_OUTAGE_S / 60:g} minutes"
+        elif error.kind == "failure" and self._breaker.record(False):
             reason = (
                 f"more than {MAX_FAILURE_RATE:.0%} of the last {BREAKER_WINDOW} requests failed, "
                 "the last one with"
@@ -285,17 +295,25 @@ class HttpDispatcher:
     def _warn(self, error: RetryableError, attempts: int) -> None:
         if time.monotonic() - self._last_warning > WARNING_INTERVAL_S:
             self._last_warning = time.monotonic()
-            self._callbacks.warn(
-                f"{self.name}: {error}; retrying, for up to an hour while the server is merely "
-                f"busy ({attempts} attempts so far)"
-            )
+            limit = {
+                "busy": "retrying for up to an hour",
+                "outage": f"waiting for the server for up to {MAX_OUTAGE_S / 60:g} minutes",
+                "failure": f"retrying, up to {MAX_ATTEMPTS} times",
+            }[error.kind]
+            self._callbacks.warn(f"{self.name}: {error}; {limit} ({attempts} attempts so far)")
 
 
-def _api_key(settings: OpenAISettings) -> str:
-    key = os.environ.get(settings.api_key_env, "").strip()
-    if not key and any("api.openai.com" in url for url in settings.urls):
-        raise UserError(
-            f"lm.api_key_env: the environment variable {settings.api_key_env} is not set",
-            f"export {settings.api_key_env}=...",
-        )
-    return key
+def _kind(error: HttpError) -> Kind:
+    if error.status in (429, OVERLOADED):
+        return "busy"
+    if error.status == 503 and (error.retry_after is not None or LOADING.search(error.message)):
+        return "busy"
+    return "outage" if error.status in OUTAGE_STATUSES else "failure"
+
+
+def requested_wait(text: str) -> float | None:
+    """Return the seconds that an error's text asks to wait; None if it does not say."""
+    if not (wait := WAIT.search(text)):
+        return None
+    parts = re.findall(r"(\d+(?:\.\d+)?)\s*(ms|milli|s|m|h|)", wait[1].lower())
+    return sum(float(number) * UNIT_SECONDS[unit] for number, unit in parts)

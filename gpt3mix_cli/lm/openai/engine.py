@@ -22,19 +22,20 @@ from ..journal import Journal
 from ..port import Completion, CostModel, Hypothesis, LMInfo, Request, Scores
 from .batch import BatchRunner
 from .budget import BudgetTracker, estimate_cost, load_price
+from .cached_client import CachedClient, Response, TokenCounter, WarnOnce, total_tokens, total_usd
 from .dispatcher import HttpDispatcher
 from .event_loop import BackgroundLoop
 from .label_scorer import LabelQuery, LabelScorer
 from .requests import (
-    NEUTRAL_SAMPLING,
     TOKEN_MARGIN,
     Call,
     Capabilities,
+    describe_capabilities,
     generation_body,
     parse_capabilities,
 )
-from .responses import Line, parse_line, parse_texts
-from .session import CachedClient, Response, Session, TokenCounter, capabilities_key
+from .responses import GeneratedText, Line, parse_line
+from .session import Session, capabilities_key
 
 CACHE_VERSION = 1  # increased when the same answers would be parsed differently
 
@@ -68,7 +69,7 @@ class OpenAILM:
         self._loop = BackgroundLoop(self._dispatcher.close)
         self._endpoint = settings.endpoint or settings.urls[0]
         self._thread = ThreadPoolExecutor(1, "journal")
-        self._tokens = TokenCounter(settings.tokenizer)
+        self._tokens, self._warn = TokenCounter(settings.tokenizer), WarnOnce(callbacks.warn)
         self._probed: list[Capabilities] = []
         details = f"{self._endpoint}, api {settings.api}, label_source {settings.label_source}"
         # The names in here are part of the fingerprint, so they outlive renamed settings.
@@ -79,7 +80,7 @@ class OpenAILM:
             "votes": settings.num_votes,
             "extra": settings.extra,
         }
-        self.info = LMInfo(
+        self._info = LMInfo(
             model=settings.model,
             fingerprint=fingerprint([self._endpoint, options, CACHE_VERSION]),
             context_length=settings.context,
@@ -89,17 +90,25 @@ class OpenAILM:
         )
         self._open_session(None)
 
+    @property
+    def info(self) -> LMInfo:
+        """What is known about the LM; once the server was probed, with its own context."""
+        limit = self._session.context or self._info.context_length
+        shortest = min(limit, self._info.context_length)
+        return dataclasses.replace(self._info, context_length=shortest)
+
     def _open_session(self, journal: Journal | None) -> None:
         self._journal = journal
+        thread, tokens, warn = self._thread, self._tokens, self._warn
         self._client = CachedClient(
-            self._endpoint, self._dispatcher, self._budget, journal, self._thread
+            self._endpoint, self._dispatcher, self._budget, journal, thread, tokens, warn
         )
         self._session = Session(
             self._settings,
             self._dispatcher,
             self._client,
             self._tokens,
-            capabilities_key(self.info.fingerprint),
+            capabilities_key(self._info.fingerprint),
             self._probed,
         )
         self._completer = Completer(self._settings, self._session)
@@ -117,6 +126,8 @@ class OpenAILM:
         Raises:
             StoppedShort: if requests wait for a batch at the provider.
         """
+        # Before the first request is made: its prompt depends on the server's context.
+        self._loop.submit(self._session.capabilities()).result()
         if not self._budget.replay_only and (self._settings.batch or self._has_open_batches()):
             requests = list(requests)
             self._loop.submit(self._run_batches(requests)).result()
@@ -128,17 +139,24 @@ class OpenAILM:
         Choices have equal bounds after a prompt for which the server reports none of them.
 
         Raises:
-            UserError: if a prompt does not fit the server's context.
+            UserError: if a prompt does not fit the server's context, or the server refuses all.
         """
         if not choices:
             return [Scores(()) for _ in prompts]
         labels = LabelScorer(self._settings, self._session, must_fit=True)
 
-        async def score_prompt(prompt: str) -> tuple[Scores | None, list[Response]]:
+        async def score_prompt(prompt: str) -> tuple[Scores | None, list[Response], str]:
             query = LabelQuery(prompt, choices, await self._session.capabilities())
-            return await labels.score(query), query.responses
+            scores = await labels.score(query)
+            refusal = "" if scores else query.refusal
+            responses = [*query.responses, *query.refusals]
+            self._session.record_outcome(refusal, responses)
+            return scores, responses, refusal
 
         results = list(self._loop.map_ordered(score_prompt, prompts))
+        if results and not self._session.has_accepted:
+            total = len(results)
+            raise self._session.refusal_error(f"{total} of {total}", results[-1][2])
         count = len(choices)
         unknown = Scores((-math.log(count),) * count, "top_logprobs", tuple(range(count)))
         return [
@@ -148,28 +166,15 @@ class OpenAILM:
                 usd=total_usd(responses),
                 requests=len(responses),
             )
-            for scores, responses in results
+            for scores, responses, _ in results
         ]
 
     def describe(self) -> str:
         """Return in words what the server supports; the server is probed if necessary."""
         capabilities = self._loop.submit(self._session.capabilities()).result()
-        method = {
-            "ids": " (by token ids)",
-            "echo": " (of echoed prompts)",
-            "top_logprobs": f" ({capabilities.top_logprobs} a token)",
-            "vote": f" of {self._settings.num_votes}",
-        }.get(capabilities.label_method, "")
-        refused = [name for name in capabilities.refused_fields if name not in NEUTRAL_SAMPLING]
-        source = f"label scores {capabilities.label_source}{method}"
-        text = f"{self._endpoint}, {capabilities.api}, {source}"
-        if refused:
-            text += f"; omitted fields, since the server refuses them: {', '.join(refused)}"
-        if not capabilities.raw_logprobs:
-            text += (
-                "; its log-probabilities depend on temperature and top_p: "
-                "labels take a separate request unless both are 1"
-            )
+        text = f"{self._endpoint}, {describe_capabilities(capabilities, self._settings)}"
+        if self._client.estimates_usage:
+            text += "; tokens are estimated, since the server does not report them"
         return text
 
     def cost_model(self, request: Request, journal: Journal) -> CostModel:
@@ -177,8 +182,9 @@ class OpenAILM:
 
         Capabilities come from the journal; before a probe the likely ones are assumed.
         """
-        key = capabilities_key(self.info.fingerprint)
-        capabilities = parse_capabilities(journal.lookup([key]).get(key, ""))
+        key = capabilities_key(self._info.fingerprint)
+        stored = parse_capabilities(journal.lookup([key]).get(key, ""))
+        capabilities = stored or (self._probed[0] if self._probed else None)
         return estimate_cost(
             self._settings, self._budget.price, capabilities, self._tokens.count, request
         )
@@ -245,27 +251,31 @@ class Completer:
             return self._too_long(request, requests=0)
         if request.beams:
             return await self._complete_beams(request, capabilities, calls)
-        response = await self._session.send_text(
-            calls[0], capabilities.api, self._total_tokens(request)
-        )
+        response = await self._session.send_text(calls[0], self._total_tokens(request))
+        texts: list[GeneratedText] = response.value or []
         if response.refusal:
-            return self._too_long(request, requests=1)
-        text = parse_texts(response.value, capabilities.api)[0]
-        line = parse_line(text, request.label_prefix)
+            return self._refused(request, [response], texts)
+        text = texts[0]
+        line = parse_line(text, request.label_prefix, chat=capabilities.api == "chat")
         context = f"{request.prompt}{line.text}{request.label_prefix}"
         query = LabelQuery(context, request.choices, capabilities, str(request.number))
+        scores = await self._score_label(request, line, query)
+        refusal = "" if scores else query.refusal
+        label_responses = [*query.responses, *query.refusals]
+        self._session.record_outcome(refusal, [response, *label_responses])
         raw = capabilities.returns_raw_logprobs(request)
         return Completion(
             number=request.number,
             text=line.text,
-            finish=line.finish,
-            scores=await self._score_label(request, line, query),
+            finish="refused" if refusal else line.finish,
+            scores=scores,
             prompt_tokens=response.usage.prompt,
             completion_tokens=response.usage.completion,
             logprob=round(text.logprob, 4) if raw and text.logprob is not None else None,
-            label_tokens=total_tokens(query.responses),
-            requests=1 + len(query.responses),
-            usd=total_usd([response, *query.responses]),
+            label_tokens=total_tokens(label_responses),
+            requests=1 + len(label_responses),
+            usd=total_usd([response, *label_responses]),
+            detail=refusal,
         )
 
     async def calls(self, request: Request, capabilities: Capabilities) -> list[Call]:
@@ -273,8 +283,9 @@ class Completer:
 
         Returns none if the request is known not to fit the context.
         """
-        needed = self._total_tokens(request)
-        if self._settings.tokenizer and needed > self._settings.context:
+        needed, context = self._total_tokens(request), self._settings.context
+        context = min(capabilities.context or context, context)
+        if self._settings.tokenizer and needed > context:
             return []
         if request.beams:
             return self._beam_calls(request, capabilities)
@@ -282,14 +293,13 @@ class Completer:
         label = request.label_prefix + max(request.choices, key=len, default="")
         label_tokens = self._session.tokens.count(label) + TOKEN_MARGIN
         if self._settings.tokenizer:
-            label_tokens = min(label_tokens, self._settings.context - needed)
+            label_tokens = min(label_tokens, context - needed)
         body = generation_body(request, capabilities, self._settings.model, label_tokens, label_ids)
         return [self._session.text_call(capabilities, body, _call_number(request, capabilities))]
 
     def _beam_calls(self, request: Request, capabilities: Capabilities) -> list[Call]:
-        copies = request.beams if capabilities.supports_n else 1
         calls = []
-        for draw in range(request.beams // copies):
+        for draw, copies in enumerate(capabilities.split_draws(request.beams)):
             drawn = dataclasses.replace(request, seed=request.seed + draw)
             number = _call_number(drawn, capabilities) + (f".{draw}" if draw else "")
             body = generation_body(drawn, capabilities, self._settings.model, 0, (), copies)
@@ -300,8 +310,31 @@ class Completer:
         prompt_tokens = self._session.tokens.count(request.prompt)
         return Completion(request.number, "", "too_long", None, prompt_tokens, 0, requests=requests)
 
+    def _refused(
+        self, request: Request, responses: Sequence[Response], texts: Sequence[GeneratedText]
+    ) -> Completion:
+        """Return the completion of a prompt that was refused, or whose text must not be used."""
+        if responses[0].too_long:
+            return self._too_long(request, len(responses))
+        refused = GeneratedText("", finished=False, blocked=responses[0].refusal)
+        text = texts[0] if texts else refused
+        self._session.record_outcome(text.blocked, responses)
+        return Completion(
+            number=request.number,
+            text=text.text,
+            finish="reasoning" if text.only_reasoning else "refused",
+            scores=None,
+            prompt_tokens=sum(response.usage.prompt for response in responses),
+            completion_tokens=sum(response.usage.completion for response in responses),
+            requests=len(responses),
+            usd=total_usd(responses),
+            detail=text.blocked,
+        )
+
     async def _score_label(self, request: Request, line: Line, query: LabelQuery) -> Scores | None:
-        if not request.choices or line.finish == "length":
+        # A chat's answer may have no line: a greeting before a list that was cut off.
+        has_line = query.capabilities.api == "completions" or line.text.strip()
+        if not request.choices or line.finish == "length" or not has_line:
             return None
         method = query.capabilities.label_method
         if (
@@ -309,29 +342,33 @@ class Completer:
             and line.label_logprobs
             and query.capabilities.returns_raw_logprobs(request)
         ):
-            scores = self._labels.score_top(query, line.label_logprobs)
-            if method == "top_logprobs" or (scores and scores.source == "exact"):
+            if method == "top_logprobs":
+                return await self._labels.score_top(query, line.label_tokens)
+            scores = self._labels.score_tokens(query, {"": line.label_logprobs})
+            if scores and scores.source == "exact":
                 return scores
         return await self._labels.score(query)
 
     async def _complete_beams(
         self, request: Request, capabilities: Capabilities, calls: Sequence[Call]
     ) -> Completion:
-        draws_per_call = request.beams // len(calls)
+        draws_per_call = math.ceil(request.beams / len(calls))
         tokens = self._session.tokens.count(request.prompt) + request.max_tokens * draws_per_call
-        sent = [await self._session.send_text(call, capabilities.api, tokens) for call in calls]
+        sent = [await self._session.send_text(call, tokens) for call in calls]
         responses = [response for response in sent if not response.refusal]
-        if not responses:
-            return self._too_long(request, requests=len(calls))
+        texts: list[GeneratedText] = [text for response in responses for text in response.value]
+        usable = [text for text in texts if not text.blocked]
+        if not usable:
+            return self._refused(request, responses or sent, texts)
+        self._session.record_outcome("", responses)
         raw = capabilities.returns_raw_logprobs(request)
         hypotheses: dict[str, Hypothesis] = {}
-        for response in responses:
-            for text in parse_texts(response.value, capabilities.api):
-                line = parse_line(text, "")
-                hypotheses.setdefault(
-                    line.text,
-                    Hypothesis(line.text, line.finish != "length", text.logprob if raw else None),
-                )
+        for text in usable:
+            line = parse_line(text, "", chat=capabilities.api == "chat")
+            hypotheses.setdefault(
+                line.text,
+                Hypothesis(line.text, line.finish != "length", text.logprob if raw else None),
+            )
         best = next(iter(hypotheses.values()))
         return Completion(
             number=request.number,
@@ -357,14 +394,3 @@ def _call_number(request: Request, capabilities: Capabilities) -> str:
     """
     refused = "seed" in capabilities.refused_fields
     return f"{request.number}.s{request.seed}" if refused else str(request.number)
-
-
-def total_tokens(responses: Sequence[Response]) -> int:
-    """Return the prompt and completion tokens of responses."""
-    return sum(response.usage.prompt + response.usage.completion for response in responses)
-
-
-def total_usd(responses: Sequence[Response]) -> float | None:
-    """Return the cost of responses in dollars; None if that of any is unknown."""
-    known = [response.usd for response in responses if response.usd is not None]
-    return sum(known) if len(known) == len(responses) else None

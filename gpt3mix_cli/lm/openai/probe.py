@@ -14,14 +14,15 @@ from typing import Any, Literal
 
 from ...errors import UserError
 from ...settings import OpenAISettings
+from ..port import GENERATION_INSTRUCTION
+from .answers import parse_texts
+from .http_errors import HttpError
 from .label_scores import score_decision
 from .requests import NEUTRAL_SAMPLING, Call, Capabilities, decision_body, echo_body, text_body
 from .responses import (
     UNKNOWN_LOGPROB,
     GeneratedText,
-    HttpError,
     echo_logprob,
-    parse_texts,
     token_id_logprobs,
 )
 
@@ -29,9 +30,13 @@ PROMPT = (
     "Movie review: A quiet little wonder. (Sentiment: Positive)\n"
     "Movie review: A dull mess. (Sentiment:"
 )
+DRAW_PROMPT = f"{PROMPT} Negative)\nMovie review:"
 CHOICES = (" Positive", " Negative")
 SYSTEM = "Answer with the label alone."
 TOP_LOGPROBS = (20, 5)  # the limits of servers: vLLM and chats; OpenAI's completions
+# For labels alone. llama.cpp returns any number, but each takes 100 bytes of the answer.
+LABEL_LOGPROBS = (80, 320)
+DRAW_TOKENS = 32  # two draws of so many tokens differ, unless the server decodes greedily
 CHANGED_SAMPLING = 0.5  # a temperature and top-p that move log-probabilities computed after them
 LOGPROB_TOLERANCE = 0.05  # between two log-probabilities of one token
 WORD = re.compile(r" [A-Za-z]+")
@@ -63,7 +68,7 @@ class Probe:
 
     Args:
         settings: of the endpoint; they may exclude some ways of asking.
-        send: sends a call and returns the JSON of the answer.
+        send: sends a call and returns what a function makes of the JSON of its answer.
         encode: returns the token ids of a text; None if no tokenizer is known.
     """
 
@@ -84,14 +89,12 @@ class Probe:
                 Capabilities(api=api, neutral_sampling=not on_openai)
             )
             if capabilities:
-                supported.append(
-                    replace(
-                        capabilities,
-                        raw_logprobs=await self._has_raw_logprobs(capabilities),
-                        supports_n=len(await self._try_texts(capabilities, n=2)) == 2,
-                        label_method=await self._label_method(capabilities),
-                    )
+                capabilities = replace(
+                    capabilities,
+                    raw_logprobs=await self._has_raw_logprobs(capabilities),
+                    label_method=await self._label_method(capabilities),
                 )
+                supported.append(await self._count_copies(capabilities))
                 if capabilities.top_logprobs:
                     break  # completions with log-probabilities: the paper's own prompt
         if not supported:
@@ -102,6 +105,10 @@ class Probe:
                 "check lm.model, lm.base_url (it usually ends in /v1) and lm.api",
             )
         best = supported[-1] if supported[-1].top_logprobs else supported[0]
+        if best.label_method == "top_logprobs":
+            best = replace(best, label_logprobs=await self._most_label_logprobs(best))
+        elif best.label_method == "vote":
+            best = replace(best, is_greedy=await self._is_greedy(best))
         if self._settings.label_source not in ("auto", best.label_source):
             raise UserError(
                 f"lm.label_source: {self._settings.label_source}: the server does not offer it; "
@@ -191,6 +198,46 @@ class Probe:
         limit = gaps[0].get(furthest, 0.0) * (1 + CHANGED_SAMPLING) + LOGPROB_TOLERANCE
         return len(common) > 1 and gaps[1][furthest] < limit
 
+    async def _count_copies(self, capabilities: Capabilities) -> Capabilities:
+        """Return the capabilities with how many texts one request may ask for."""
+        wanted = max(self._settings.num_votes, 2)
+        for copies in dict.fromkeys((wanted, min(4, wanted), 2)):
+            if len(await self._try_texts(capabilities, n=copies)) == copies:
+                limit = copies if copies < wanted else 0
+                return replace(capabilities, supports_n=True, max_copies=limit)
+        return capabilities
+
+    async def _most_label_logprobs(self, capabilities: Capabilities) -> int:
+        most = 0
+        for count in LABEL_LOGPROBS:
+            texts = await self._try_texts(capabilities, temperature=1.0, logprobs=count)
+            if not texts or len(texts[0].first_top) < count:
+                break
+            most = count
+        return most
+
+    async def _is_greedy(self, capabilities: Capabilities) -> bool:
+        """Return whether two draws of a text are alike, as they are at `transformers serve`."""
+        texts = []
+        for seed in (1, 2):
+            body = text_body(
+                capabilities,
+                self._settings.model,
+                DRAW_PROMPT,
+                GENERATION_INSTRUCTION,
+                # Not equal, so that these are two requests where the server takes no seed.
+                max_tokens=DRAW_TOKENS + seed,
+                temperature=1.0,
+                top_p=1.0,
+                seed=seed,
+            )
+            try:
+                texts += (await self._send_text(body, capabilities))[:1]
+            except HttpError:
+                return False
+        first, second = (text.text for text in texts)
+        return bool(first.strip()) and second.startswith(first)
+
     # Labels ----------------------------------------------------------------------------------
 
     async def _label_method(
@@ -217,10 +264,10 @@ class Probe:
     async def _supports_decisions(self) -> bool:
         call = Call("/decisions", decision_body(PROMPT, CHOICES, self._settings.model))
         try:
-            answer = await self._send(call, lambda value: score_decision(value, CHOICES))
+            scores = await self._send(call, lambda answer: score_decision(answer, CHOICES))
         except HttpError:
             return False
-        return score_decision(answer, CHOICES) is not None
+        return scores is not None
 
     async def _supports_ids(self, capabilities: Capabilities, known: Mapping[str, float]) -> bool:
         prompts = [PROMPT + token for token in ("", *known)]
@@ -247,10 +294,10 @@ class Probe:
         for token, expected in known.items():
             body = echo_body(capabilities, self._settings.model, PROMPT + token)
             try:
-                answer = await self._send_text(body, capabilities)
+                texts = await self._send_text(body, capabilities)
             except HttpError:
                 return False
-            logprob = echo_logprob(answer, PROMPT, token)
+            logprob = echo_logprob(texts[0], PROMPT, token)
             if logprob is None or abs(logprob - expected) > LOGPROB_TOLERANCE:
                 return False
         return True
@@ -269,7 +316,7 @@ class Probe:
     async def _texts(self, capabilities: Capabilities, **fields: Any) -> list[GeneratedText]:
         fields["max_tokens"] = 1 if capabilities.api == "completions" else 16
         body = text_body(capabilities, self._settings.model, PROMPT, SYSTEM, **fields)
-        return parse_texts(await self._send_text(body, capabilities), capabilities.api)
+        return await self._send_text(body, capabilities)
 
     async def _try_texts(self, capabilities: Capabilities, **fields: Any) -> list[GeneratedText]:
         try:
@@ -277,11 +324,12 @@ class Probe:
         except HttpError:
             return []
 
-    async def _send_text(self, body: Mapping[str, Any], capabilities: Capabilities) -> Any:
-        return await self._send(
-            Call(capabilities.path, {**body, **self._settings.extra}),
-            lambda value: parse_texts(value, capabilities.api),
-        )
+    async def _send_text(
+        self, body: Mapping[str, Any], capabilities: Capabilities
+    ) -> list[GeneratedText]:
+        call = Call(capabilities.path, {**body, **self._settings.extra})
+        texts: list[GeneratedText] = await self._send(call, parse_texts)
+        return texts
 
 
 def _refused_field(error: HttpError, capabilities: Capabilities) -> str | None:

@@ -10,7 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import pydantic
+
 from ...errors import UserError
+from ...settings import OpenAISettings
 from ..port import GENERATION_INSTRUCTION, Request
 
 LABEL_INSTRUCTION = (
@@ -50,6 +53,11 @@ class Capabilities:
         neutral_sampling: whether requests turn off the sampling that the server adds by default.
         raw_logprobs: whether log-probabilities are those before temperature and top-p. They are
             at OpenAI, but not at SGLang.
+        label_logprobs: the most log-probabilities that a request for a label alone gets, where that
+            is more than `top_logprobs`, the number for each token of a line; otherwise 0.
+        max_copies: the most texts of one request, such as llama-server's slots; 0: no limit known.
+        is_greedy: whether the server draws nothing, so that two answers never differ.
+        context: the server's own limit in tokens; 0: unknown.
     """
 
     api: Literal["completions", "chat"] = "completions"
@@ -60,6 +68,10 @@ class Capabilities:
     supports_n: bool = False
     neutral_sampling: bool = False
     raw_logprobs: bool = True
+    label_logprobs: int = 0
+    max_copies: int = 0
+    is_greedy: bool = False
+    context: int = 0
 
     @property
     def path(self) -> str:
@@ -70,6 +82,18 @@ class Capabilities:
     def label_source(self) -> str:
         """What `lm.label_source` calls the label method; `none` if there is none."""
         return "exact" if self.label_method in ("ids", "echo") else self.label_method
+
+    @property
+    def most_logprobs(self) -> int:
+        """The log-probabilities that a request for a label asks for."""
+        return max(self.top_logprobs, self.label_logprobs)
+
+    def split_draws(self, count: int) -> list[int]:
+        """Return how many texts each request for `count` draws asks for."""
+        if self.is_greedy:
+            return [1]
+        copies = max(min(self.max_copies or count, count), 1) if self.supports_n else 1
+        return [min(copies, count - start) for start in range(0, count, copies)]
 
     def returns_raw_logprobs(self, request: Request) -> bool:
         """Return whether a text's log-probabilities are those before sampling, or close to them."""
@@ -87,9 +111,42 @@ def parse_capabilities(text: str) -> Capabilities | None:
         stored = json.loads(text)
         fields = {STORED_NAMES.get(name, name): value for name, value in stored.items()}
         fields["refused_fields"] = tuple(fields.get("refused_fields", ()))
-        return Capabilities(**fields)
+        Capabilities(**fields)  # no other fields
+        # The types of fields are checked too: a journal may have been edited or damaged.
+        return pydantic.TypeAdapter(Capabilities).validate_python(fields)
     except (ValueError, TypeError, AttributeError):
         return None
+
+
+def describe_capabilities(capabilities: Capabilities, settings: OpenAISettings) -> str:
+    """Return in words how the server is asked, and what it lacks."""
+    method = {
+        "ids": " (by token ids)",
+        "echo": " (of echoed prompts)",
+        "top_logprobs": f" ({capabilities.top_logprobs} a token)",
+        "vote": f" of {1 if capabilities.is_greedy else settings.num_votes}",
+    }.get(capabilities.label_method, "")
+    refused = [name for name in capabilities.refused_fields if name not in NEUTRAL_SAMPLING]
+    text = f"{capabilities.api}, label scores {capabilities.label_source}{method}"
+    if refused:
+        text += f"; omitted fields, since the server refuses them: {', '.join(refused)}"
+    if not capabilities.raw_logprobs:
+        text += (
+            "; its log-probabilities depend on temperature and top_p: "
+            "labels take a separate request unless both are 1"
+        )
+    if capabilities.is_greedy:
+        text += (
+            "; the server decodes greedily (two draws are alike), so labels are hard and texts "
+            "repeat: let it sample, with `transformers serve` by `do_sample: true` in the "
+            "generation_config.json of the model's folder"
+        )
+    if 0 < capabilities.context < settings.context:
+        text += (
+            f"; the server's context of {capabilities.context} tokens is used, "
+            f"less than lm.context ({settings.context})"
+        )
+    return text
 
 
 @dataclass(frozen=True)
@@ -106,6 +163,15 @@ class Call:
     path: str
     body: Mapping[str, Any]
     number: str = ""
+
+    @property
+    def prompt(self) -> str | Sequence[int]:
+        """The text that the server continues, or its token ids; of a chat, the last message."""
+        messages = self.body.get("messages")
+        prompt: str | Sequence[int] = (
+            messages[-1]["content"] if messages else self.body.get("prompt", self.body.get("input"))
+        )
+        return prompt or ""
 
 
 def text_body(

@@ -7,8 +7,6 @@ several servers are used in proportion to their speed. Requests are served in or
 import asyncio
 import contextlib
 import time
-import urllib.parse
-import urllib.request
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,8 +30,7 @@ class Server:
 
     Attributes:
         url: the base URL.
-        concurrency: how many requests it gets at once.
-        proxy: the proxy to use; None for none.
+        concurrency: how many requests it gets at once while it answers.
         in_flight: requests without an answer so far.
         paused_until: no request before this time of `time.monotonic`.
         failed_connections: in a row.
@@ -41,12 +38,16 @@ class Server:
 
     url: str
     concurrency: AdaptiveConcurrency
-    proxy: str | None = None
     in_flight: int = 0
     paused_until: float = 0.0
     failed_connections: int = 0
 
-    def on_connection_error(self, sent: float, now: float) -> None:
+    @property
+    def capacity(self) -> int:
+        """The most requests in flight: a server that does not answer gets one at a time."""
+        return 1 if self.failed_connections else self.concurrency.limit
+
+    def on_outage(self, sent: float, now: float) -> None:
         """Take note of a failed connection; from the second in a row, pause with backoff."""
         if sent >= self.paused_until:
             self.failed_connections += 1
@@ -55,7 +56,7 @@ class Server:
 
     def load(self) -> tuple[int, float]:
         """Return a key that sorts servers: those that work first, then those with free capacity."""
-        return self.failed_connections, self.in_flight / self.concurrency.limit
+        return self.failed_connections, self.in_flight / self.capacity
 
 
 def backoff_s(retries: int) -> float:
@@ -107,7 +108,7 @@ class ServerPool:
     def __init__(self, settings: OpenAISettings) -> None:
         fixed = 0 if settings.concurrency == "auto" else settings.concurrency
         self.servers = [
-            Server(url, AdaptiveConcurrency(fixed), _proxy(url)) for url in settings.urls
+            Server(url, AdaptiveConcurrency(fixed, settings.timeout)) for url in settings.urls
         ]
         self.token_rate = RateLimiter(settings.tokens_per_minute)
         self._request_rate = RateLimiter(settings.requests_per_minute)
@@ -191,7 +192,7 @@ class ServerPool:
         free = (
             server
             for server in self.servers
-            if server.in_flight < server.concurrency.limit and server.paused_until <= now
+            if server.in_flight < server.capacity and server.paused_until <= now
         )
         return min(free, key=Server.load, default=None)
 
@@ -205,13 +206,3 @@ class ServerPool:
 
 def _call_later(seconds: float, callback: Callable[[], None]) -> None:
     asyncio.get_running_loop().call_later(seconds, callback)
-
-
-def _proxy(url: str) -> str | None:
-    """Return the proxy that the environment sets for a URL.
-
-    aiohttp can do that too, but reads the whole environment again for each request.
-    """
-    parts = urllib.parse.urlsplit(url)
-    bypass = urllib.request.proxy_bypass(parts.hostname or "")
-    return None if bypass else urllib.request.getproxies().get(parts.scheme)

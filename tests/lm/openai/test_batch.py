@@ -367,9 +367,8 @@ def test_a_batch_that_was_cancelled_is_asked_for_directly_when_no_more_are_wante
     next(iter(completions.batches.batches.values())).state["status"] = "cancelled"
     assert len(ask(completions, path, build_requests(), batch=False)) == 10
     assert lines_asked(completions) == 10
-    assert total_spent(path)[0] <= completions.paths["/v1/completions"], (
-        "the reserved cost of the batch is released"
-    )
+    asked = completions.paths["/v1/completions"] + completions.paths["/tokenize"]
+    assert total_spent(path)[0] <= asked, "the reserved cost of the batch is released"
 
 
 def test_a_server_without_batches_says_so(tmp_path: Path) -> None:
@@ -405,7 +404,7 @@ def test_without_a_journal_there_are_no_batches(completions: Server) -> None:
     ],
 )
 def test_a_line_that_holds_no_answer_is_none(line: str) -> None:
-    assert parse_output_line(line, "/v1/completions") is None
+    assert parse_output_line(line) is None
 
 
 # Money ----------------------------------------------------------------------------------------
@@ -430,6 +429,17 @@ def test_answers_cost_a_batchs_price_and_what_is_under_way_counts_as_spent(
     assert sum(result.usd or 0 for result in halved) <= total_spent(path)[3] < under_way[3]
     assert under_way[0] == total_spent(path)[0]
     assert [result.prompt_tokens for result in whole] == [result.prompt_tokens for result in halved]
+
+
+def test_an_answer_without_usage_counts_by_our_own_estimate(
+    completions: Server, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.journal.sqlite"
+    stopped(completions, path, build_requests())
+    completions.batches.without_usage = True
+    ask(completions, path, build_requests())
+    requests, prompt, completion, _ = total_spent(path)
+    assert prompt > 10 * requests and completion >= requests
 
 
 @pytest.mark.parametrize("limit", [{"requests": 15}, {"tokens": 500}])

@@ -36,8 +36,8 @@ def test_a_version_may_look_like_a_date_or_a_number(version: str, tmp_path: Path
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("models: [", "invalid YAML"),
-        ("", "the file"),
+        ("models: [", "not valid YAML"),
+        ("", "version: field required"),
         ("- a list", "the file"),
         (GOOD.replace("version: 2026-01\n", ""), "version: field required"),
         ("version: 1", "models: field required"),
@@ -76,7 +76,7 @@ def test_an_invalid_file_is_reported_with_its_key(text: str, expected: str, tmp_
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     for path in (tmp_path / "none.yaml", tmp_path):
-        with pytest.raises(UserError, match="cannot be read"):
+        with pytest.raises(UserError, match=r"no such file|cannot be read"):
             load_price("x", str(path))
 
 

@@ -22,7 +22,16 @@ EARLIER = {
     "plain": True,
     "raw": False,
 }
-UNREADABLE = ["", "half a", "[1, 2]", "null", '{"surprise": 1}', '{"refused": 5}']
+UNREADABLE = [
+    "",
+    "half a",
+    "[1, 2]",
+    "null",
+    '{"surprise": 1}',
+    '{"refused": 5}',
+    '{"api": "telepathy"}',
+    '{"top": "many"}',
+]
 
 
 def probes_with(server: Server, path: Path, stored: str) -> int:

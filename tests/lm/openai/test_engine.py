@@ -236,7 +236,7 @@ def test_a_chats_scores_are_the_models_after_its_template() -> None:
 def test_prompts_without_a_reported_label_have_equal_bounds() -> None:
     """One of them does not stop a run; without others, the LM is of no use."""
     unknown = f"Text:{LABEL_PREFIX}"
-    with serving(dialect="llamacpp", echo_shifted=True) as server, engine(server) as lm:
+    with serving(dialect="openai", completions=True) as server, engine(server) as lm:
         known, other = lm.score([f"{PROMPT} a fine film{LABEL_PREFIX}", unknown], CHOICES)
         assert known.bounded == ()
         assert (other.logprobs, other.bounded) == ((-math.log(2),) * 2, (0, 1))
@@ -335,12 +335,14 @@ def test_decisions_are_the_models_probabilities_and_may_be_refused() -> None:
         )
 
 
-def test_a_refused_decision_stops_the_work_with_the_servers_message() -> None:
+def test_refused_decisions_are_rejects_and_end_the_run_if_most_are_refused() -> None:
     with serving(dialect="openai") as server, engine(server, api="decisions") as lm:
         lm.describe()
         server.fault("bad_request", path="decisions", p=1.0)
-        with pytest.raises(UserError, match=r"HTTP 400: Invalid prompt\."):
-            answers(lm, build_requests(2))
+        for result in answers(lm, build_requests(2)):
+            assert (result.finish, result.detail) == ("refused", "HTTP 400: Invalid prompt.")
+        with pytest.raises(UserError, match=r"20 of 20 prompts were refused.*: Invalid prompt\."):
+            answers(lm, build_requests(30))
 
 
 @pytest.mark.parametrize(

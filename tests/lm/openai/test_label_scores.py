@@ -10,6 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gpt3mix_cli.lm.openai.label_scores import (
+    likeliest_beginning,
     next_tokens_by_prefix,
     score_token_sequences,
     score_top_logprobs,
@@ -60,7 +61,8 @@ def test_no_label_is_certain_and_no_bound_is_too_low(
         if scores.source == "exact":
             assert scores.logprobs[index] == pytest.approx(model.score(context, choice))
         elif index in scores.bounded:
-            assert value >= spellings(model, context, choice) * (1 - 1e-9)
+            unreported = len(model.tokens) * math.exp(min(reported.values()))
+            assert value >= spellings(model, context, choice) - unreported
             assert scores.logprobs[index] >= model.score(context, choice) - 1e-9
         else:
             assert value <= spellings(model, context, choice) * (1 + 1e-9)
@@ -137,6 +139,57 @@ def test_nothing_known_is_no_score(top: dict[str, float]) -> None:
     assert score_top_logprobs(top, CHOICES) is None
 
 
+# Labels of several tokens, from top log-probabilities ------------------------------------------
+
+VERY = (" Very negative", " Very positive", " Positive")
+FIRST = {" Very": math.log(0.8), " Positive": math.log(0.1), " the": math.log(0.05)}
+SECOND = {" positive": math.log(0.7), " negative": math.log(0.2), " good": math.log(0.05)}
+
+
+def test_the_tokens_after_a_shared_one_tell_labels_apart() -> None:
+    scores = score_top_logprobs(FIRST, VERY, further={" Very": SECOND})
+    assert scores is not None
+    assert (scores.source, scores.bounded) == ("exact", ())
+    assert list(map(math.exp, scores.logprobs)) == pytest.approx([0.8 * 0.2, 0.8 * 0.7, 0.1])
+
+
+def test_without_them_all_that_is_shared_bounds_each_label() -> None:
+    scores = score_top_logprobs(FIRST, VERY, chat=True)
+    assert scores is not None
+    assert scores.bounded == (0, 1)
+    assert min(map(math.exp, scores.logprobs[:2])) >= 0.8
+
+
+def test_labels_that_nothing_tells_apart_have_no_scores() -> None:
+    assert score_top_logprobs({" Very": -0.1, " the": -3.0}, VERY[:2]) is None
+
+
+def test_the_first_token_of_a_label_is_a_bound() -> None:
+    """Its probability was taken for that of the whole label, up to 0.21 too much."""
+    top = {" Very": -1.0, " Not": -1.2, " Good": -2.0}
+    scores = score_top_logprobs(top, (" Very positive", " Not positive"))
+    assert scores is not None
+    assert (scores.source, scores.bounded) == ("top_logprobs", (0, 1))
+    assert not scores.is_unknown
+
+
+def test_the_likeliest_beginning_is_asked_for_until_none_matters() -> None:
+    tops: dict[str, dict[str, float]] = {"": FIRST}
+    assert likeliest_beginning(tops, VERY) == likeliest_beginning(tops, VERY, chat=True) == " Very"
+    assert likeliest_beginning({**tops, " Very": SECOND}, VERY) is None
+    # A chat cannot be asked for the rest of a label that no other one begins like.
+    alone = {"": {" Very": -0.3, " Not": -1.5, "x": -4.0}}
+    assert likeliest_beginning(alone, (" Very positive", " Not positive"), chat=True) is None
+
+
+def test_the_end_of_a_text_is_no_beginning_of_a_label() -> None:
+    """llama.cpp reports it as an empty token."""
+    tops = {"": {**FIRST, "": -3.0}, " Very": {**SECOND, "": -3.0}}
+    scores = score_top_logprobs(tops[""], VERY, further=tops)
+    assert scores is not None
+    assert scores.source == "exact"
+
+
 # Votes ----------------------------------------------------------------------------------------
 
 
@@ -168,6 +221,12 @@ def test_the_longest_label_is_voted_for() -> None:
         1.5,
         2.5,
     ]
+
+
+def test_a_vote_needs_no_closing_bracket() -> None:
+    scores = score_votes(["Good", "Good.", "Good enough"], (" Good)", " Good enough)"))
+    assert scores is not None
+    assert [4 * math.exp(value) for value in scores.logprobs] == pytest.approx([2.5, 1.5])
 
 
 # Labels of several tokens ---------------------------------------------------------------------

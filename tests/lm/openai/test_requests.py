@@ -127,3 +127,19 @@ def test_fields_of_none_are_left_out() -> None:
         "prompt": "x",
         "max_tokens": 1,
     }
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "requests"),
+    [
+        (Capabilities(), [1] * 5),
+        (Capabilities(supports_n=True), [5]),
+        (Capabilities(supports_n=True, max_copies=2), [2, 2, 1]),
+        (Capabilities(supports_n=True, max_copies=8), [5]),
+        (Capabilities(is_greedy=True), [1]),
+    ],
+)
+def test_draws_are_split_as_the_server_allows(
+    capabilities: Capabilities, requests: list[int]
+) -> None:
+    assert capabilities.split_draws(5) == requests

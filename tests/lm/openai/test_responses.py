@@ -1,6 +1,5 @@
 """Parsing of answers: recorded answers of real servers, spoilt answers, and generated lines."""
 
-import copy
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,8 @@ from endpoint_lm import CHOICES, LABEL_PREFIX
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gpt3mix_cli.lm.openai.answers import parse_texts, parse_usage
+from gpt3mix_cli.lm.openai.http_errors import InvalidResponse, parse_error
 from gpt3mix_cli.lm.openai.label_scores import (
     MAX_UNCERTAIN_LOGPROB,
     score_decision,
@@ -19,14 +20,11 @@ from gpt3mix_cli.lm.openai.label_scores import (
 )
 from gpt3mix_cli.lm.openai.responses import (
     GeneratedText,
-    InvalidResponse,
     TokenLogprobs,
     Usage,
     echo_logprob,
-    parse_error,
+    parse_context,
     parse_line,
-    parse_texts,
-    parse_usage,
     token_id_logprobs,
 )
 
@@ -44,18 +42,19 @@ def shape(name: str) -> Any:
 
 
 def test_the_shape_of_exact_scores_by_ids() -> None:
-    (text,) = parse_texts(shape("vllm_completions_token_ids"), "completions")
+    (text,) = parse_texts(shape("vllm_completions_token_ids"))
     assert token_id_logprobs(text, [43903, 50857]) == [-2.2451, -0.1201]
     assert token_id_logprobs(text, [43903, 1]) is None
     assert (text.text, text.finished, text.logprob) == (" Negative", False, -0.1201)
 
 
 def test_the_shape_of_an_echo() -> None:
-    answer = shape("vllm_completions_echo")
+    (answer,) = parse_texts(shape("vllm_completions_echo"))
     assert echo_logprob(answer, "so dull (Sentiment:", " Positive") == -2.2451
     assert echo_logprob(answer, "so dull (Sentiment", ": Positive") == pytest.approx(-2.2481)
     assert echo_logprob(answer, "so dull (Sentimen", "t: Positive") is None  # no token begins there
-    assert echo_logprob(shape("vllm_prompt_logprobs"), "so dull (Sentiment:", " Positive") is None
+    (other,) = parse_texts(shape("vllm_prompt_logprobs"))
+    assert echo_logprob(other, "so dull (Sentiment:", " Positive") is None
 
 
 @pytest.mark.parametrize("name", ["llamacpp-echo-shifted", "llamacpp-echo-after-bos"])
@@ -65,13 +64,14 @@ def test_the_shape_of_llama_cpps_echo(name: str) -> None:
     begin = logprobs["text_offset"][1]
     whole = "".join(logprobs["tokens"])
     assert logprobs["text_offset"][0] == 0
-    assert echo_logprob(answer, whole[:begin], whole[begin:]) == pytest.approx(
+    (text,) = parse_texts(answer)
+    assert echo_logprob(text, whole[:begin], whole[begin:]) == pytest.approx(
         math.fsum(logprobs["token_logprobs"][1:])
     )
 
 
 def test_the_shape_of_a_line_with_its_label() -> None:
-    (text,) = parse_texts(shape("llamacpp-line"), "completions")
+    (text,) = parse_texts(shape("llamacpp-line"))
     found = parse_line(text, LABEL_PREFIX)
     assert (found.finish, LABEL_PREFIX in found.text) == ("label_prefix", False)
     assert text.text.startswith(found.text)
@@ -82,7 +82,7 @@ def test_the_shape_of_a_line_with_its_label() -> None:
 
 
 def test_the_shape_of_a_label_by_itself() -> None:
-    (text,) = parse_texts(shape("llamacpp-label"), "completions")
+    (text,) = parse_texts(shape("llamacpp-label"))
     scores = score_top_logprobs(text.first_top, CHOICES)
     assert scores is not None
     assert scores.logprobs == (-0.006772066466510296, -4.998813629150391)
@@ -90,7 +90,7 @@ def test_the_shape_of_a_label_by_itself() -> None:
 
 @pytest.mark.parametrize("name", ["openai_chat_logprobs", "ollama_chat_logprobs"])
 def test_the_shape_of_a_chats_log_probabilities(name: str) -> None:
-    (text,) = parse_texts(shape(name), "chat")
+    (text,) = parse_texts(shape(name))
     scores = score_top_logprobs(text.first_top, CHOICES, chat=True)
     assert scores is not None
     assert scores.source == "top_logprobs"
@@ -98,7 +98,7 @@ def test_the_shape_of_a_chats_log_probabilities(name: str) -> None:
 
 
 def test_the_shape_of_a_token_outside_the_likeliest() -> None:
-    (text,) = parse_texts(shape("openai_chat_outside_top"), "chat")
+    (text,) = parse_texts(shape("openai_chat_outside_top"))
     assert text.logprob is None
     scores = score_top_logprobs(text.first_top, CHOICES, chat=True)
     assert scores is not None
@@ -120,13 +120,13 @@ def test_the_shape_of_a_decision_and_its_refusal() -> None:
 
 
 def test_the_shape_of_an_answer_without_log_probabilities() -> None:
-    (text,) = parse_texts(shape("ollama_completions"), "completions")
+    (text,) = parse_texts(shape("ollama_completions"))
     assert (text.text, text.tokens, text.logprob) == (" Negative", [], None)
     assert parse_usage(shape("ollama_completions")) == Usage(60, 1, 0)
 
 
 def test_the_shape_of_an_end_at_once() -> None:
-    (text,) = parse_texts(shape("llamacpp-end-of-text"), "completions")
+    (text,) = parse_texts(shape("llamacpp-end-of-text"))
     assert (
         parse_line(text, LABEL_PREFIX).text,
         parse_line(text, LABEL_PREFIX).finish,
@@ -148,58 +148,6 @@ def test_the_shape_of_an_end_at_once() -> None:
 )
 def test_the_shape_of_an_error(name: str, words: str) -> None:
     assert parse_error(400, json.dumps(shape(name)), {}).message.startswith(words)
-
-
-ANSWERS = [
-    ("llamacpp-line", "completions"),
-    ("vllm_completions_token_ids", "completions"),
-    ("openai_chat_logprobs", "chat"),
-]
-
-
-@given(kind=st.sampled_from(ANSWERS), data=st.data())
-def test_a_damaged_answer_is_parsed_or_invalid(kind: tuple[str, str], data: st.DataObject) -> None:
-    """Whatever a server omits or replaces, there is no other error."""
-    name, api = kind
-    answer = copy.deepcopy(shape(name))
-    place: Any = answer
-    while isinstance(place, dict | list) and place:
-        keys = list(place) if isinstance(place, dict) else list(range(len(place)))
-        key = data.draw(st.sampled_from(keys))
-        if (
-            not isinstance(place[key], dict | list)
-            or not place[key]
-            or data.draw(st.integers(0, 3)) == 0
-        ):
-            place[key] = data.draw(
-                st.sampled_from([None, 7, "x", [], {}, [None], {"a": None}, True])
-            )
-            break
-        place = place[key]
-    try:
-        found = parse_texts(answer, api)
-    except InvalidResponse:
-        return
-    for text in found:
-        assert isinstance(text.text, str)
-        assert text.logprob is None or text.logprob < 1
-        label = parse_line(text, LABEL_PREFIX).label_logprobs
-        scores = score_top_logprobs(label, CHOICES) if label else None
-        assert scores is None or len(scores.logprobs) == 2
-    assert parse_usage(answer).prompt >= 0
-
-
-def test_usage_of_every_form() -> None:
-    assert (
-        parse_usage({}) == parse_usage({"usage": None}) == parse_usage({"usage": "none"}) == Usage()
-    )
-    cached = {
-        "prompt_tokens": 9,
-        "completion_tokens": 2,
-        "prompt_tokens_details": {"cached_tokens": 4},
-    }
-    assert parse_usage({"usage": cached}) == Usage(9, 2, 4)
-    assert parse_usage({"usage": {"prompt_tokens": None, "completion_tokens": 3}}) == Usage(0, 3, 0)
 
 
 # Lines ----------------------------------------------------------------------------------------
@@ -337,3 +285,34 @@ def test_a_key_in_json_escapes_is_redacted_after_decoding() -> None:
     body = r'{"error": {"message": "wrong key sk-a\u002Bb", "code": "sk-a\u002Bb"}}'
     error = parse_error(401, body, {}, lambda text: text.replace("sk-a+b", "<key>"))
     assert (error.message, error.code) == ("wrong key <key>", "<key>")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Sure! Here is another:\n\nA fine film. (Sentiment: Positive)", "A fine film."),
+        ("1. A list\nof lines\nA fine film (Sentiment: Positive)", "A fine film"),
+        ("Sure! Here is another:\n\nA fine film.", "A fine film."),
+        ("Sure! Here is another:", ""),
+    ],
+)
+def test_the_line_of_a_chat_has_the_annotation_or_no_colon(text: str, expected: str) -> None:
+    line = parse_line(GeneratedText(text, finished=True), LABEL_PREFIX, chat=True)
+    assert line.text == expected
+    other = parse_line(GeneratedText(text, finished=True), LABEL_PREFIX)
+    assert other.text == text.split("\n")[0].partition(LABEL_PREFIX)[0]
+
+
+@pytest.mark.parametrize(
+    ("answer", "context"),
+    [
+        ({"data": [{"id": "m", "max_model_len": 2048}]}, 2048),
+        ({"data": [{"id": "other", "meta": {"n_ctx": 512, "n_ctx_train": 8192}}]}, 512),
+        ({"data": [{"id": "m"}, {"id": "n", "max_model_len": 9}]}, 0),
+        ({"data": [{"id": "m", "max_model_len": "2048", "meta": None}]}, 0),
+        (None, 0),
+        ({"data": 5}, 0),
+    ],
+)
+def test_the_context_is_in_the_list_of_models(answer: Any, context: int) -> None:
+    assert parse_context(answer, "m") == context

@@ -10,6 +10,7 @@ import pytest
 
 from gpt3mix_cli.lm import Request
 from gpt3mix_cli.lm.openai.budget import BudgetTracker
+from gpt3mix_cli.lm.openai.cached_client import CachedClient, TokenCounter, WarnOnce
 from gpt3mix_cli.lm.openai.dispatcher import HttpDispatcher
 from gpt3mix_cli.lm.openai.engine import OpenAILM
 from gpt3mix_cli.lm.openai.requests import (
@@ -20,7 +21,7 @@ from gpt3mix_cli.lm.openai.requests import (
     generation_body,
     label_body,
 )
-from gpt3mix_cli.lm.openai.session import CachedClient, capabilities_key
+from gpt3mix_cli.lm.openai.session import capabilities_key
 from gpt3mix_cli.settings import OpenAISettings
 
 CHOICES = (" Positive", " Negative")
@@ -101,7 +102,13 @@ def test_keys_of_paid_answers_do_not_change(call: Call, key: str) -> None:
     budget = BudgetTracker(replay_only=True)
     with ThreadPoolExecutor(1) as thread:
         client = CachedClient(
-            settings.urls[0], HttpDispatcher(settings, budget), budget, None, thread
+            settings.urls[0],
+            HttpDispatcher(settings, budget),
+            budget,
+            None,
+            thread,
+            TokenCounter(""),
+            WarnOnce(print),
         )
         assert client.key(call) == key
 

@@ -1,0 +1,93 @@
+"""Reports texts that a task has twice: in train, with two labels, or in train and another split."""
+
+import unicodedata
+from collections.abc import Iterable, Iterator
+
+from .errors import shorten
+from .records import Example
+
+CONFLICTS = "correct or remove one of each"
+REPEATS = "remove them, unless they are meant"
+IN_VALIDATION = "early stopping on them favours memorizing; remove one of each"
+IN_TEST = "accuracy on them says nothing about new text"
+
+Copy = tuple[Example, Example]  # and its original
+
+
+class _Deletions(dict[int, int | None]):
+    """What `str.translate` makes of a character, by its code point; filled as texts are read."""
+
+    def __missing__(self, code: int) -> int | None:
+        category = unicodedata.category(chr(code))
+        # Marks are vowels in some scripts, and emoji are words; ` and ´ are used as quotes.
+        is_deleted = category[0] in "PZC" or category == "Sk"
+        return self.setdefault(code, None if is_deleted else code)
+
+
+_DELETIONS = _Deletions()
+
+
+def normalize_text(text: str) -> str:
+    """Return a text without case and spacing, to compare copies."""
+    return " ".join(text.casefold().split())
+
+
+def copy_key(text: str) -> str:
+    """Return a text without case, punctuation and spacing, to compare however it is tokenised."""
+    key = unicodedata.normalize("NFKC", text).casefold().translate(_DELETIONS)
+    return key or normalize_text(text)
+
+
+def describe_copies(
+    task: str, train: Iterable[Example], validation: Iterable[Example], test: Iterable[Example]
+) -> Iterator[str]:
+    """Yield a warning for each kind of copy: in train, with another label, in another split.
+
+    Args:
+        task: name of the task.
+        train: rows.
+        validation: rows that are compared with train.
+        test: rows that are compared with train, too.
+    """
+    texts = _TextIndex()
+    repeats: list[Copy] = []
+    conflicts: list[Copy] = []
+    for row in train:
+        if original := texts.find(row, add=True):
+            (repeats if row.label == original.label else conflicts).append((row, original))
+    kinds = (
+        (conflicts, "training", "training rows with another label", CONFLICTS),
+        (repeats, "training", "other training rows", REPEATS),
+        (texts.find_all(validation), "validation", "training rows", IN_VALIDATION),
+        (texts.find_all(test), "test", "training rows", IN_TEST),
+    )
+    for pairs, split, originals, advice in kinds:
+        if not pairs:
+            continue
+        near = sum(row.text != original.text for row, original in pairs)
+        copies = f"copies ({near} but for case, punctuation or spacing)" if near else "exact copies"
+        row, original = pairs[0]
+        yield (
+            f"task '{task}': {len(pairs)} {split} rows are {copies} of {originals}, such as "
+            f"{shorten(row.id)} = {shorten(original.id)} ({shorten(row.text)!r}); {advice}"
+        )
+
+
+class _TextIndex:
+    """Finds the row whose text another one has, exactly or nearly."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, Example] = {}  # a key is a text or what `copy_key` makes of it
+
+    def find(self, row: Example, add: bool = False) -> Example | None:
+        """Return the row with this text; where there is none, `add` adds this one."""
+        if original := self._rows.get(row.text):
+            return original
+        key = copy_key(row.text)
+        original = self._rows.get(key)
+        if add and not original:
+            self._rows[row.text] = self._rows[key] = row
+        return original
+
+    def find_all(self, rows: Iterable[Example]) -> list[Copy]:
+        return [(row, original) for row in rows if (original := self.find(row))]

@@ -1,0 +1,300 @@
+"""Reads the rows of JSONL, CSV, TSV and Parquet files as a stream.
+
+The parsers of pandas and pyarrow accept damaged files: they pad short rows, drop stray quotes and
+rename duplicate columns. The readers here find all of these, and their lines.
+"""
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from .errors import UserError, shorten, shown_list
+from .files import STDIO
+from .jsonl import MAX_LINE_BYTES, read_lines, read_objects
+from .settings import TableFormat
+
+DELIMITERS = ",;\t|"
+BATCH_ROWS = 256  # of Parquet; a dictionary can give each row a large value
+# A Parquet file that unpacks to more than both is taken for a compressed bomb.
+MAX_UNPACKED_BYTES = 500_000_000
+MAX_UNPACKED_RATIO = 100
+DEFAULT_FORMAT = TableFormat()
+
+Rows = Iterator[tuple[str, dict[str, Any]]]  # (file and line for messages, row)
+
+
+def read_rows(
+    path: Path,
+    needed: Mapping[str, str],
+    optional: Collection[str] = (),
+    format: TableFormat = DEFAULT_FORMAT,
+    warn: Callable[[str], object] = lambda message: None,
+) -> Rows:
+    """Yield (file and line, row) of a file, whose format follows from its suffix.
+
+    Args:
+        path: the file; `-` for JSONL from stdin.
+        needed: names of columns that must exist -> the key or flag that names them. Empty: all
+            columns are read.
+        optional: columns to read where they exist. Parquet columns that are in neither are not
+            read; rows of other formats may have them.
+        format: of CSV and TSV files.
+        warn: called with each warning.
+
+    Raises:
+        UserError: with the file and line, if it cannot be read or a column is missing.
+    """
+    match ".jsonl" if path == STDIO else path.suffix.lower():
+        case ".jsonl" | ".ndjson" | ".json":
+            for number, row in read_objects(path):
+                where = f"{path}, line {number}"
+                require_columns(where, row, needed)
+                yield where, row
+        case ".csv" | ".tsv" as suffix:
+            reader = _DelimitedFile(path, "," if suffix == ".csv" else "\t", needed, format, warn)
+            yield from reader.rows()
+        case ".parquet":
+            yield from _read_parquet(path, needed, optional)
+        case suffix:
+            raise UserError(
+                f"{path}: the suffix '{suffix}' is not known", "use .jsonl, .csv, .tsv or .parquet"
+            )
+
+
+def class_names(path: Path, column: str) -> list[str]:
+    """Return the names of the numbers in a ClassLabel column; empty if it is not one.
+
+    The `datasets` library stores them in the schema of the Parquet files that it writes.
+
+    Raises:
+        UserError: if the file cannot be read.
+    """
+    if path.suffix.lower() != ".parquet":
+        return []
+    with _open_parquet(path) as file:
+        metadata = file.schema_arrow.metadata or {}
+    try:
+        feature = json.loads(metadata[b"huggingface"])["info"]["features"][column]
+        names = feature["names"] if feature["_type"] == "ClassLabel" else []
+    except (KeyError, TypeError, ValueError):  # not written by `datasets`, or another feature
+        return []
+    return [str(name) for name in names]
+
+
+def require_columns(where: str, columns: Collection[str], needed: Mapping[str, str]) -> None:
+    """Refuse columns that lack a needed one.
+
+    Args:
+        where: file and line, for the message.
+        columns: names of the columns.
+        needed: name of a column -> the key or flag that names it.
+
+    Raises:
+        UserError: if one is missing.
+    """
+    for name, key in needed.items():
+        if name not in columns:
+            raise UserError(
+                f"{where}: no column '{name}'",
+                f"columns are {shown_list([*columns])}; name the right one with {key}",
+            )
+
+
+# CSV and TSV ---------------------------------------------------------------------------------
+
+
+class _DelimitedFile:
+    """A CSV or TSV file.
+
+    Args:
+        path: the file.
+        delimiter: the usual one of its suffix.
+        needed: as in `read_rows`.
+        format: of the file.
+        warn: called with each warning.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        delimiter: str,
+        needed: Mapping[str, str],
+        format: TableFormat,
+        warn: Callable[[str], object],
+    ) -> None:
+        self._path, self._needed, self._format, self._warn = path, needed, format, warn
+        self._delimiter = format.delimiter or delimiter
+        self._header = list(format.columns)
+        self._lines: list[str] = []  # of the current row: more than one if a quoted field has them
+
+    def rows(self) -> Rows:
+        csv.field_size_limit(MAX_LINE_BYTES)
+        # Blank lines are kept: they may be part of a quoted field.
+        numbered = read_lines(self._path, blank=True)
+        start, first = next(((number, line) for number, line in numbered if line.strip()), (1, ""))
+        if self._header:
+            require_columns(str(self._path), self._header, self._needed)
+        try:
+            self._guess_delimiter(first)
+            lines = chain([first], (line for _, line in numbered))
+            for fields in self._reader(self._remember(lines), self._delimiter):
+                where = f"{self._path}, line {start}"
+                if fields and not self._header:
+                    self._read_header(fields, where)
+                elif fields and fields != self._format.columns:
+                    self._check_fields(fields, where)
+                    yield where, dict(zip(self._header, fields, strict=True))
+                start += len(self._lines)
+                self._lines.clear()
+        except csv.Error as error:
+            raise self._invalid(f"{self._path}, line {start}", str(error)) from None
+
+    def _reader(
+        self, lines: Iterable[str], delimiter: str, strict: bool = True
+    ) -> Iterator[list[str]]:
+        quotechar = None if self._format.quoting == "none" else '"'
+        return csv.reader(lines, delimiter=delimiter, quotechar=quotechar, strict=strict)
+
+    def _remember(self, lines: Iterable[str]) -> Iterator[str]:
+        for line in lines:
+            self._lines.append(line)
+            yield line
+
+    def _guess_delimiter(self, line: str) -> None:
+        """Set the delimiter that gives the first line the needed columns, if only another does."""
+        if self._format.delimiter:
+            return
+        usual, columns = self._delimiter, self._format.columns
+        for delimiter in sorted(DELIMITERS, key=lambda character: character != usual):
+            fields = _strip(next(self._reader([line], delimiter, strict=False), []))
+            if len(fields) == len(columns) if columns else self._needed.keys() <= set(fields):
+                if delimiter != usual:
+                    self._delimiter = delimiter
+                    self._warn(
+                        f"{self._path}: read with the delimiter {delimiter!r}, not {usual!r}"
+                    )
+                return
+
+    def _read_header(self, fields: Sequence[str], where: str) -> None:
+        self._header = _strip(fields)
+        _refuse_duplicates(self._header, where)
+        try:
+            require_columns(where, self._header, self._needed)
+        except UserError as error:
+            hint = "if this line is a row, name the columns of the file: `columns: [...]`"
+            raise UserError(error.message, f"{error.hint}; {hint}") from None
+
+    def _check_fields(self, fields: Sequence[str], where: str) -> None:
+        if len(fields) != len(self._header):
+            raise UserError(
+                f"{where}: {len(fields)} fields where the header has {len(self._header)}",
+                "quote fields that contain the delimiter, or set `delimiter:`",
+            )
+        # In CSV files two such lines are rather a text with a number such as 1,000.
+        enough = 2 if self._delimiter == "\t" else 3
+        if len(self._lines) >= enough and self._format.quoting == "auto" and self._swallows_rows():
+            raise UserError(
+                f"{where}: a quoted field runs over {len(self._lines)} lines, each of which looks "
+                "like a row",
+                "if quotes are plain characters in this file, set `quoting: none`; if the field "
+                "is right, set `quoting: csv`",
+            )
+
+    def _swallows_rows(self) -> bool:
+        """Return whether all lines of the current row could be rows.
+
+        A right field has too few delimiters for that, except in a text such as a list: there a
+        comma ends a line or precedes a blank.
+        """
+        for line in filter(str.strip, self._lines):
+            fields = line.rstrip("\r\n").split(self._delimiter)
+            if len(fields) != len(self._header):
+                return False
+            row = dict(zip(self._header, fields, strict=True))
+            values = [row[name] for name in self._needed or row]
+            if self._delimiter != "\t" and not all(v and not v[0].isspace() for v in values):
+                return False
+        return True
+
+    def _invalid(self, where: str, problem: str) -> UserError:
+        if problem.startswith("new-line character"):
+            return UserError(
+                f"{where}: a carriage return that does not end the line",
+                "save the file with the line ends of Unix or Windows",
+            )
+        return UserError(
+            f"{where}: not valid CSV: {problem}",
+            "quote fields that contain quotes or line ends, and double the quotes in them; or, if "
+            "quotes are plain characters in this file, set `quoting: none`",
+        )
+
+
+def _strip(fields: Iterable[str]) -> list[str]:
+    return [field.strip() for field in fields]
+
+
+def _refuse_duplicates(columns: Sequence[str], where: str) -> None:
+    for name, count in Counter(columns).items():
+        if count > 1 and name:  # without names are the empty columns of a spreadsheet
+            raise UserError(f"{where}: duplicate column '{shorten(name)}'", "rename one of them")
+
+
+# Parquet -------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _open_parquet(path: Path) -> Iterator[Any]:
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            yield file
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
+        raise UserError(
+            f"{path}: cannot be read as Parquet: {shorten(error, 300)}",
+            "check the path and the file",
+        ) from None
+
+
+def _read_parquet(path: Path, needed: Mapping[str, str], optional: Collection[str]) -> Rows:
+    with _open_parquet(path) as file:
+        names = file.schema_arrow.names
+        _refuse_duplicates(names, str(path))
+        require_columns(str(path), names, needed)
+        wanted = [name for name in names if not needed or name in needed or name in optional]
+        limit = max(MAX_UNPACKED_BYTES, MAX_UNPACKED_RATIO * path.stat().st_size)
+        number = unpacked = 0
+        for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=wanted):
+            columns = [_unpack(batch.column(name)) for name in wanted]
+            unpacked += sum(column.nbytes for column in columns)
+            if unpacked > limit:
+                raise UserError(
+                    f"{path}: its rows unpack to more than {limit:,} bytes",
+                    "this looks like a damaged file; save real rows as JSONL or CSV",
+                )
+            values = [
+                _to_python(column, f"{path}, column '{name}', row {number} or a later one")
+                for name, column in zip(wanted, columns, strict=True)
+            ]
+            for row in zip(*values, strict=True):
+                yield f"{path}, row {number}", dict(zip(wanted, row, strict=True))
+                number += 1
+
+
+def _unpack(column: Any) -> Any:
+    return column.dictionary_decode() if hasattr(column, "dictionary_decode") else column
+
+
+def _to_python(column: Any, where: str) -> list[Any]:
+    try:
+        values: list[Any] = column.to_pylist()
+    except (OverflowError, ValueError) as error:
+        raise UserError(
+            f"{where}: a value that cannot be read: {error}", "fix the column, or remove it"
+        ) from None
+    return values
