@@ -435,6 +435,7 @@ def test_an_answer_without_usage_counts_by_our_own_estimate(
     completions: Server, tmp_path: Path
 ) -> None:
     path = tmp_path / "a.journal.sqlite"
+    completions.batches.polls = 1
     stopped(completions, path, build_requests())
     completions.batches.without_usage = True
     ask(completions, path, build_requests())
