@@ -46,7 +46,7 @@ HEAVY = {
     "pyarrow": {"tables"},
     "ray": {"grid.executors"},
     "safetensors": {"lm.local", "train"},
-    "scipy": {"report"},
+    "scipy": {"report", "train.calibration"},
     "sentence_transformers": {"train.setfit"},
     "setfit": {"train.setfit"},
     "sklearn": {"augment", "method.selection", "train"},
