@@ -43,6 +43,22 @@ def load_experiments(path: Path, overrides: Sequence[str] = ()) -> list[Experime
             f"{path}: the file is not a mapping of keys",
             "see configs/demo.yaml for a complete example",
         )
+    return experiments_of(raw, path, overrides)
+
+
+def experiments_of(
+    raw: dict[str, Any], path: Path, overrides: Sequence[str] = ()
+) -> list[Experiment]:
+    """Return the experiments of a config's keys.
+
+    Args:
+        raw: the keys; top-level keys are added.
+        path: the file that they are from, for messages and relative paths.
+        overrides: see `load_experiments`.
+
+    Raises:
+        UserError: with every problem of the keys.
+    """
     raw["name"] = path.stem if raw.get("name") is None else raw["name"]
     raw["sweep"] = {} if raw.get("sweep") is None else raw["sweep"]
     if isinstance(raw.get("task"), str):

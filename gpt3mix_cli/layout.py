@@ -139,6 +139,10 @@ class Layout:
         """The trials of a method and classifier."""
         return self.folder(key.cell) / "trials" / f"{key.method}.{key.classifier}.jsonl"
 
+    def rows_folder(self, name: str) -> Path:
+        """The folder of stages on rows that are given from Python; `name` is their hash."""
+        return self.root / "rows" / name
+
     def journals(self) -> list[Path]:
         """Return the journals of all cells and runs that exist."""
         return sorted(self.root.rglob("*.journal.sqlite"))

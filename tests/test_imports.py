@@ -28,7 +28,7 @@ STAGES = {"subsample", "augment", "train", "report"}
 COMMAND_LINE = {
     "cli", "cli_fit", "cli_options", "console", "console_guide", "console_tables", "process",
 }  # fmt: skip
-LAYERS = (BASE, {"lm"}, {"method"}, STAGES, {"grid"}, COMMAND_LINE)
+LAYERS = (BASE, {"lm"}, {"method"}, STAGES, {"grid"}, {"api"}, COMMAND_LINE)
 LAYER = {name: number for number, layer in enumerate(LAYERS) for name in layer}
 # Which stages may import `lm` and `method`: GPT3Mix, and a classifier that prompts.
 STAGES_WITH_LM = {"augment", "train"}
@@ -44,7 +44,7 @@ HEAVY = {
     "matplotlib": {"report.render.plots"},
     "numpy": {"method.labels", "method.selection", "report", "train"},
     "openai": {"lm.openai"},
-    "pandas": {"report"},
+    "pandas": {"api", "report"},
     "pyarrow": {"tables"},
     "ray": {"grid.executors"},
     "safetensors": {"lm.local", "train"},
