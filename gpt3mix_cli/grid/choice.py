@@ -142,6 +142,8 @@ def explain_choice(candidates: Sequence[Candidate], validation_rows: int) -> lis
     rank = "the only combination tried"
     if len(candidates) > 1:
         rank = f"the best of {len(candidates)} combinations"
+        if equal := sum(item.score == best.score for item in candidates[1:]):
+            rank += f" ({equal} {'are' if equal > 1 else 'is'} as good; real rows only come first)"
     sentences = [f"Chosen: {best}, {score}, {rank}.", _explain_method(candidates)]
     if len(candidates) > 1:
         sentences.append(

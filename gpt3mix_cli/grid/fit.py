@@ -44,7 +44,7 @@ CARD = """
 ## Data and method
 
 - {n_real} labelled rows of task {task} (column `{text_column}`): {rows}.
-- Method `{method}`: {n_synthetic} synthetic rows, made from the training rows.
+- Method `{method}`: {synthetic}.
 - Settings: `{settings}`{epochs}.
 - {held_out}
 
@@ -278,7 +278,9 @@ def _card_values(experiment: Experiment, trial: Trial, about: dict[str, Any]) ->
         "n_real": rows["train"] + rows["validation"] + (rows["test"] if folds else 0),
         "rows": parts,
         "method": trial.method,
-        "n_synthetic": rows["synthetic"],
+        "synthetic": f"{rows['synthetic']} synthetic rows, made from the training rows"
+        if rows["synthetic"]
+        else "no synthetic rows",
         "epochs": f"; {trial.best_epoch} epochs" if trial.best_epoch else "",
         "held_out": held_out,
         "temperature": about["temperature"],

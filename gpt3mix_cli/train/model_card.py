@@ -53,7 +53,8 @@ USE = """
 ## Use
 
 ```
-{usage}# on the command line: gpt3mix predict DIR -i texts.jsonl -o labelled.jsonl
+{usage}# with gpt3mix in Python: gpt3mix_cli.predict("DIR", [{{"text": "..."}}])
+# on the command line: gpt3mix predict DIR -i texts.jsonl -o labelled.jsonl
 ```
 """
 
