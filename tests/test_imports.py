@@ -20,8 +20,8 @@ MAX_PARAMETERS = 7  # of a function, `self` not counted; command definitions are
 
 # Layers, from the bottom. A module imports from its own layer or from those below it.
 BASE = {
-    "", "config", "data", "duplicates", "errors", "files", "jsonl", "layout", "pretrained",
-    "records", "settings", "tables", "yaml_files",
+    "", "config", "data", "division", "duplicates", "errors", "files", "jsonl", "labelled_rows",
+    "layout", "pretrained", "records", "settings", "tables", "yaml_files",
 }  # fmt: skip
 BASE |= {"guide"}  # the manual: it reads its pages only
 STAGES = {"subsample", "augment", "train", "report"}
@@ -34,10 +34,10 @@ STAGES_WITH_LM = {"augment", "train"}
 # Library -> the modules (or packages) that may import it, inside a function.
 HEAVY = {
     "aiohttp": {"lm.openai"},
-    "datasets": {"data"},
+    "datasets": {"labelled_rows"},
     "gguf": {"lm.local"},
     "httpx2": {"lm.openai"},
-    "huggingface_hub": {"augment.card", "data", "lm.local", "pretrained", "train"},
+    "huggingface_hub": {"augment.card", "labelled_rows", "lm.local", "pretrained", "train"},
     "joblib": {"grid.executors"},
     "matplotlib": {"report.render.plots"},
     "numpy": {"method.labels", "method.selection", "report", "train"},
@@ -69,6 +69,7 @@ LIGHT = {
     "filelock": {"files"},
     "pydantic": {
         "config",
+        "division",
         "lm.journaled_lm",
         "lm.openai",
         "records",
