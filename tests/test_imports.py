@@ -25,7 +25,9 @@ BASE = {
 }  # fmt: skip
 BASE |= {"guide"}  # the manual: it reads its pages only
 STAGES = {"subsample", "augment", "train", "report"}
-COMMAND_LINE = {"cli", "cli_options", "console", "console_guide", "console_tables", "process"}
+COMMAND_LINE = {
+    "cli", "cli_fit", "cli_options", "console", "console_guide", "console_tables", "process",
+}  # fmt: skip
 LAYERS = (BASE, {"lm"}, {"method"}, STAGES, {"grid"}, COMMAND_LINE)
 LAYER = {name: number for number, layer in enumerate(LAYERS) for name in layer}
 # Which stages may import `lm` and `method`: GPT3Mix, and a classifier that prompts.
@@ -46,7 +48,7 @@ HEAVY = {
     "pyarrow": {"tables"},
     "ray": {"grid.executors"},
     "safetensors": {"lm.local", "train"},
-    "scipy": {"report"},
+    "scipy": {"report", "train.calibration"},
     "sentence_transformers": {"train.setfit"},
     "setfit": {"train.setfit"},
     "sklearn": {"augment", "method.selection", "train"},
@@ -78,7 +80,7 @@ LIGHT = {
         "train.saved_models",
     },
     "rich": {"console", "console_guide", "console_tables", "report.render"},
-    "typer": {"cli", "cli_options"},
+    "typer": {"cli", "cli_fit", "cli_options"},
     "yaml": {"yaml_files"},
 }
 

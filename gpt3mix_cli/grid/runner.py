@@ -302,7 +302,8 @@ class Grid:
             return
         rows = list(read_records(output, Trial))
         if any(row.status == "ok" for row in rows):
-            save_model(runner, rows, settings, step.save_model, self.callbacks)
+            column = self.experiment(step.cell).task.text_column
+            save_model(runner, rows, settings, step.save_model, column, self.callbacks)
 
     # All cells -----------------------------------------------------------------------------------
 

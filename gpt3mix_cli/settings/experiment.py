@@ -10,7 +10,7 @@ from ..errors import UserError, shown_value
 from .augment import GPT3MIX, AugmentSettings, BaselineSettings, EditorSettings
 from .base import MAX_TRIALS, FileName, Seed, Settings, StrictFloat, StrictInt, derived_seed
 from .lm import Budget, LMSettings, OpenAISettings
-from .paper import with_paper_values
+from .presets import with_paper_values, with_quick_values
 from .task import Task
 from .train import ClassifierSettings
 
@@ -105,11 +105,13 @@ class Experiment(Settings):
     """One experiment file."""
 
     name: FileName = Field(description="name of the results' folder; default: the file's name")
-    preset: Literal["paper"] | None = Field(
+    preset: Literal["paper", "quick"] | None = Field(
         None,
         description=(
             "paper: the paper's values for every key of `subsample`, `augment` and transformers "
-            "that it names; others are refused"
+            "that it names; others are refused. quick: other defaults, for minutes on two cores: "
+            "level full, one seed, ratio 1, three trials, the classifiers linear and MiniLM with "
+            "short patience"
         ),
     )
     task: Task = Field(description="the task, or the path of a task file")
@@ -256,8 +258,10 @@ class Experiment(Settings):
     @model_validator(mode="before")
     @classmethod
     def _apply_preset(cls, value: Any) -> Any:
-        is_paper = isinstance(value, dict) and value.get("preset") == "paper"
-        return with_paper_values(value) if is_paper else value
+        preset = value.get("preset") if isinstance(value, dict) else None
+        if preset == "paper":
+            return with_paper_values(value)
+        return with_quick_values(value) if preset == "quick" else value
 
     @model_validator(mode="before")
     @classmethod

@@ -171,3 +171,8 @@ class Task(Settings):
     def classes(self) -> list[str]:
         """Class names in the task's order."""
         return list(self.labels)
+
+    @property
+    def text_column(self) -> str:
+        """The column that holds the texts; the demo sentences' is `text`."""
+        return getattr(self.data, "text", "text")
