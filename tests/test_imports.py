@@ -20,8 +20,8 @@ MAX_PARAMETERS = 7  # of a function, `self` not counted; command definitions are
 
 # Layers, from the bottom. A module imports from its own layer or from those below it.
 BASE = {
-    "", "config", "data", "division", "duplicates", "errors", "files", "jsonl", "labelled_rows",
-    "layout", "pretrained", "records", "settings", "tables", "yaml_files",
+    "", "classes", "config", "data", "division", "duplicates", "errors", "files", "folders",
+    "jsonl", "labelled_rows", "layout", "pretrained", "records", "settings", "tables", "yaml_files",
 }  # fmt: skip
 BASE |= {"guide"}  # the manual: it reads its pages only
 STAGES = {"subsample", "augment", "train", "report"}
@@ -36,7 +36,7 @@ STAGES_WITH_LM = {"augment", "train"}
 # Library -> the modules (or packages) that may import it, inside a function.
 HEAVY = {
     "aiohttp": {"lm.openai"},
-    "datasets": {"labelled_rows"},
+    "datasets": {"folders", "labelled_rows"},
     "gguf": {"lm.local"},
     "httpx2": {"lm.openai"},
     "huggingface_hub": {"augment.card", "labelled_rows", "lm.local", "pretrained", "train"},
@@ -44,6 +44,7 @@ HEAVY = {
     "matplotlib": {"report.render.plots"},
     "numpy": {"method.labels", "method.selection", "report", "train"},
     "openai": {"lm.openai"},
+    "openpyxl": {"folders"},
     "pandas": {"report"},
     "pyarrow": {"tables"},
     "ray": {"grid.executors"},
@@ -70,6 +71,7 @@ LAZY_PACKAGES = {"lm.local", "report"}
 LIGHT = {
     "filelock": {"files"},
     "pydantic": {
+        "classes",
         "config",
         "division",
         "lm.journaled_lm",

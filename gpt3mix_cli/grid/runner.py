@@ -123,8 +123,7 @@ class Grid:
         experiment = self.experiment(cell)
         splits = self.resources.splits(experiment, cell.data_seed)
         seed = experiment.subsample.master_seed
-        draw = DrawOptions(cell.level, seed, cell.data_seed)
-        classes = experiment.task.classes
+        draw, classes = DrawOptions(cell.level, seed, cell.data_seed), experiment.task.classes
         return draw_rows(splits.train, classes, draw, self.callbacks, splits.taken_rows)
 
     def synthetic_paths_of_variants(self, cell: Cell, method: str, draw: int) -> list[Path]:
@@ -214,9 +213,8 @@ class Grid:
         seed = experiment.augmentation_seed(augmenter.about["kind"], cell.data_seed, draw)
         filtered = not augmenter.edits_parents
         with journal:
-            quota = self.resources.augment_options(
-                experiment, cell.data_seed, seed, limit, filtered
-            )
+            chosen = experiment, cell.data_seed, seed, limit, filtered
+            quota = self.resources.augment_options(*chosen)
             try:
                 return augment(augmenter, real, output, quota, self.options)
             except StoppedShort as error:
