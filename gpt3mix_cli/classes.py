@@ -15,7 +15,7 @@ MAX_CLASSES = 200  # a column with more values is an id or a text
 
 
 def auto_labels(data: Any) -> tuple[dict[str, str], dict[str, str]]:
-    """Return what `task.labels: auto` stands for: class -> label token, and `task.data.values`.
+    """Return the labels of `task.labels: auto`: class -> label token, and `task.data.values`.
 
     Args:
         data: `task.data`, as it is in the config.
