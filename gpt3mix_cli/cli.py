@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from . import __version__, cli_fit, process
+from . import __version__, cli_fit, cli_init, process
 from . import cli_options as opt
 from .errors import StdoutClosed, StoppedShort, UserError, path_problem, shown_value
 
@@ -262,6 +262,7 @@ def run(
 
 
 app.add_typer(cli_fit.app)
+app.add_typer(cli_init.app)
 
 
 @app.command()

@@ -232,6 +232,8 @@ def _validate(path: Path, variant: dict[str, Any], raw: dict[str, Any]) -> Exper
         # A bad name is reported once, for the experiment.
         task.setdefault("name", name if FILE_NAME_PATTERN.fullmatch(name) else "task")
         _anchor(task.get("data"), DATA_PATHS, path.parent)
+        if task.get("labels") == "auto":
+            _find_labels(task)
     for section in [raw.get("lm"), *_items(raw.get("baselines")), *_items(raw.get("classifiers"))]:
         if isinstance(section, dict):
             # An endpoint's name of its model is not a path, even if a folder has the same name.
@@ -248,6 +250,14 @@ def _validate(path: Path, variant: dict[str, Any], raw: dict[str, Any]) -> Exper
         ) from None
     experiment._variant.update(variant)
     return experiment
+
+
+def _find_labels(task: dict[str, Any]) -> None:
+    from .classes import auto_labels  # reads the data
+
+    labels, values = auto_labels(task.get("data"))
+    if labels:
+        task["labels"], task["data"] = labels, {**task["data"], "values": values}
 
 
 def _items(value: Any) -> list[Any]:

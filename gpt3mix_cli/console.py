@@ -309,6 +309,17 @@ class Display:
         end = " removed" if removed else ""
         self.note(f"{count}, {total / 1e6:,.0f} MB{end}")
 
+    def print_summary(
+        self, lines: Iterable[str], value: Mapping[str, Any], end: str, next_command: str
+    ) -> None:
+        """Print lines for a person, or with `--json` a value, and the next command."""
+        self._progress.stop()
+        if self._json:
+            self._print_json(value)
+        for line in lines:
+            self.note(line)
+        self._print_end(end, next_command)
+
     # Parts ---------------------------------------------------------------------------------------
 
     def _print_end(self, text: str, next_command: str = "") -> None:

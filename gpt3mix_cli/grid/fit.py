@@ -166,7 +166,7 @@ def _development_runner(grid: Grid, best: Candidate, cell: Cell) -> TrialRunner:
     """Return the runner of a trial on all training rows, drawn and augmented where missing."""
     grid.subsample(cell)
     real, reader = grid.real_rows(cell), RowReader(grid.callbacks)
-    splits = grid.resources.splits(best.experiment)
+    splits = grid.resources.splits(best.experiment, cell.data_seed)
     classes, sets = best.experiment.task.classes, dict[int, SyntheticSet]()
     if best.uses_synthetic_rows:
         try:

@@ -74,7 +74,10 @@ class SubsampleSettings(Settings):
         [0, 1, 2, 3, 4],
         min_length=1,
         max_length=MAX_SEEDS,
-        description="data seeds: a count n for 0 to n-1, or a list",
+        description=(
+            "data seeds: a count n for 0 to n-1, or a list; with task.data.folds by default one "
+            "for each fold"
+        ),
     )
     master_seed: Seed = Field(42, description="seed that all random generators are derived from")
     validation: Annotated[int | str, BeforeValidator(_parse_num_rows)] = Field(
@@ -259,6 +262,18 @@ class Experiment(Settings):
         if preset == "paper":
             return with_paper_values(value)
         return with_quick_values(value) if preset == "quick" else value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_seed_a_fold(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        task, subsample = value.get("task"), value.get("subsample")
+        data = task.get("data") if isinstance(task, dict) else None
+        folds = data.get("folds") if isinstance(data, dict) else None
+        if folds is None or not isinstance(subsample, dict) or "seeds" in subsample:
+            return value
+        return {**value, "subsample": {**subsample, "seeds": folds}}
 
     @model_validator(mode="after")
     def _check_lm(self) -> "Experiment":
