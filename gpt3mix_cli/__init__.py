@@ -1,31 +1,27 @@
 """GPT3Mix (Yoo et al., 2021): text augmentation with language models, and whether it helps.
 
-This page is the Python API. A whole experiment, as `gpt3mix run sst2.yaml` runs it:
+This page is the Python API; `gpt3mix guide api` explains it:
 
-    from pathlib import Path
-    from gpt3mix_cli import Grid, load_experiments
+    import gpt3mix_cli as gpt3mix
 
-    grid = Grid(load_experiments(Path("sst2.yaml")), Path("results"))
-    results = list(grid.run())  # one for each stage and cell
-    report = grid.report()
-    grid.close()
+    project = gpt3mix.load("tickets.yaml")
+    rows = project.subsample("8/class")  # a pandas DataFrame
+    synthetic = project.augment(rows, "gpt3mix")
+    trials = project.train(rows, synthetic)
+    model = project.fit("model")
+    labelled = gpt3mix.predict("model", [{"text": "I was charged twice."}])
 
-One stage on one cell:
-
-    cell = next(grid.cells(level="1%", data_seed=0))
-    grid.subsample(cell)
-    result = grid.augment(cell, "gpt3mix", draw=0)
-    rows = list(read_records(result.output, Augmented))
-
-The stages themselves take rows and settings: `gpt3mix_cli.subsample.subsample`,
-`gpt3mix_cli.augment.augment`, `gpt3mix_cli.train.train` and `gpt3mix_cli.report.report`.
-A name is loaded when it is first used, so `import gpt3mix_cli` is fast.
+`project.grid` is the whole experiment cell by cell, as `gpt3mix run` runs it. The stages themselves
+take rows and settings: `gpt3mix_cli.subsample.subsample`, `gpt3mix_cli.augment.augment`,
+`gpt3mix_cli.train.train` and `gpt3mix_cli.report.report`. A name is loaded when it is first used,
+so `import gpt3mix_cli` is fast.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .api import Project as Project, load as load, predict as predict
     from .augment import open_augmenter as open_augmenter
     from .config import load_experiments as load_experiments
     from .errors import Callbacks as Callbacks, StoppedShort as StoppedShort, UserError as UserError
@@ -48,6 +44,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _EXPORTS = {
+    "api": ["Project", "load", "predict"],
     "augment": ["open_augmenter"],
     "config": ["load_experiments"],
     "errors": ["Callbacks", "StoppedShort", "UserError"],

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from . import __version__, process
+from . import __version__, cli_fit, cli_init, process
 from . import cli_options as opt
 from .errors import StdoutClosed, StoppedShort, UserError, path_problem, shown_value
 
@@ -259,6 +259,10 @@ def run(
         grid.configure_training(jobs, tensorboard)
         results = [display.log_result(result) for result in grid.run()]
         display.print_report(grid.report(), results)
+
+
+app.add_typer(cli_fit.app)
+app.add_typer(cli_init.app)
 
 
 @app.command()

@@ -43,6 +43,22 @@ def load_experiments(path: Path, overrides: Sequence[str] = ()) -> list[Experime
             f"{path}: the file is not a mapping of keys",
             "see configs/demo.yaml for a complete example",
         )
+    return experiments_of(raw, path, overrides)
+
+
+def experiments_of(
+    raw: dict[str, Any], path: Path, overrides: Sequence[str] = ()
+) -> list[Experiment]:
+    """Return the experiments of a config's keys.
+
+    Args:
+        raw: the keys; top-level keys are added.
+        path: the file that they are from, for messages and relative paths.
+        overrides: see `load_experiments`.
+
+    Raises:
+        UserError: with every problem of the keys.
+    """
     raw["name"] = path.stem if raw.get("name") is None else raw["name"]
     raw["sweep"] = {} if raw.get("sweep") is None else raw["sweep"]
     if isinstance(raw.get("task"), str):
@@ -216,6 +232,8 @@ def _validate(path: Path, variant: dict[str, Any], raw: dict[str, Any]) -> Exper
         # A bad name is reported once, for the experiment.
         task.setdefault("name", name if FILE_NAME_PATTERN.fullmatch(name) else "task")
         _anchor(task.get("data"), DATA_PATHS, path.parent)
+        if task.get("labels") == "auto":
+            _find_labels(task)
     for section in [raw.get("lm"), *_items(raw.get("baselines")), *_items(raw.get("classifiers"))]:
         if isinstance(section, dict):
             # An endpoint's name of its model is not a path, even if a folder has the same name.
@@ -232,6 +250,14 @@ def _validate(path: Path, variant: dict[str, Any], raw: dict[str, Any]) -> Exper
         ) from None
     experiment._variant.update(variant)
     return experiment
+
+
+def _find_labels(task: dict[str, Any]) -> None:
+    from .classes import auto_labels  # reads the data
+
+    labels, values = auto_labels(task.get("data"))
+    if labels:
+        task["labels"], task["data"] = labels, {**task["data"], "values": values}
 
 
 def _items(value: Any) -> list[Any]:

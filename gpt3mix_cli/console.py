@@ -26,7 +26,13 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from .console_tables import manifest_errors, plan_table, statistics_table
+from .console_tables import (
+    candidates_table,
+    manifest_errors,
+    model_lines,
+    plan_table,
+    statistics_table,
+)
 from .errors import Callbacks, StdoutClosed, StoppedShort, UserError, fit_screen
 from .files import STDIO, stdout_errors
 from .records import Augmented, Example, IncompleteOutput, StageResult, read_records
@@ -35,6 +41,7 @@ if TYPE_CHECKING:
     from .augment.card import Table4Row
     from .grid.check import Finding
     from .grid.estimates import Plan
+    from .grid.fit import ChosenModel
     from .lm.local.model_cache import ConvertedModel
     from .report import Report
 
@@ -228,6 +235,22 @@ class Display:
         self._print_end(f"{stages}{scope}: {report.files[0]}")
         _raise_first(results)
 
+    def print_model(self, model: "ChosenModel") -> None:
+        """Print what was tried, why the saved model is the best of it, and the next command."""
+        self._progress.stop()
+        if self._json:
+            self._print_json({"model": str(model.folder), **model.about})
+        else:
+            self._table_console().print(candidates_table(model.about))
+        for sentence in model.verdict:
+            self._print_verdict(sentence)
+        for line in model_lines(model.about):
+            self.note(line)
+        self._print_end(
+            f"{model.folder}: model and card (README.md) saved",
+            f"gpt3mix predict {model.folder} -i FILE -o FILE",
+        )
+
     def print_plan(self, plan: "Plan", next_command: str) -> None:
         """Print a row for each cell, remarks, the budget and the first prompt."""
         self._progress.stop()
@@ -285,6 +308,17 @@ class Display:
         count = f"{len(models)} converted model{'s' * (len(models) != 1)}"
         end = " removed" if removed else ""
         self.note(f"{count}, {total / 1e6:,.0f} MB{end}")
+
+    def print_summary(
+        self, lines: Iterable[str], value: Mapping[str, Any], end: str, next_command: str
+    ) -> None:
+        """Print lines for a person, or with `--json` a value, and the next command."""
+        self._progress.stop()
+        if self._json:
+            self._print_json(value)
+        for line in lines:
+            self.note(line)
+        self._print_end(end, next_command)
 
     # Parts ---------------------------------------------------------------------------------------
 

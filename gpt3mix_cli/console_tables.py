@@ -1,4 +1,4 @@
-"""The tables that `console` prints: plans, and statistics of synthetic rows."""
+"""The tables that `console` prints: plans, statistics of synthetic rows, and what `fit` tried."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -80,6 +80,42 @@ def _statistics_row(result: StageResult, folder: str) -> dict[str, str]:
         "tokens": f"{tokens:,}" if tokens and counts.get("requests") else "",
         "usd": "" if usd is None else f"{usd:.4f}",
     }
+
+
+def candidates_table(about: Mapping[str, Any]) -> Table:
+    """Return a row for each combination that `fit` chose from, with the accuracy that chose."""
+    is_crossed = about["cross_validated_accuracy"] is not None
+    accuracy = "cross-validated accuracy" if is_crossed else "validation accuracy"
+    table = _empty_table(["classifier", "method", accuracy, "trials"])
+    for number, row in enumerate(about["candidates"]):
+        variant = f" ({variant_name(row['variant'])})" if row["variant"] else ""
+        table.add_row(
+            Text(row["classifier"]),
+            Text(f"{row['method']}{variant}"),
+            f"{100 * row['accuracy']:.1f}",
+            str(row["trials"]),
+            style="" if number else "bold",
+        )
+    return table
+
+
+def model_lines(about: Mapping[str, Any]) -> list[str]:
+    """Return what a saved model was trained on, and how good and how calibrated it is."""
+    rows, ece, scores = about["rows"], about["ece"], about["scores"]
+    is_crossed = about["cross_validated_accuracy"] is not None
+    real = rows["train"] + rows["validation"] + (rows["test"] if is_crossed else 0)
+    lines = [f"trained on {real} labelled rows and {rows['synthetic']} synthetic rows"]
+    if not is_crossed:
+        lines.append(
+            f"on {rows['test']} test rows, which nothing was chosen by: accuracy "
+            f"{scores['accuracy']:.1%}, macro-F1 {scores['macro_f1']:.1%} "
+            f"(majority class alone: {about['trial']['majority']:.1%})"
+        )
+    lines.append(
+        f"calibration: temperature {about['temperature']:g}; expected calibration error "
+        f"{ece['before']:.3f} before, {ece['after']:.3f} after, on {ece['rows']} rows"
+    )
+    return lines
 
 
 def _empty_table(columns: Sequence[str]) -> Table:

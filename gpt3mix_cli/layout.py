@@ -6,6 +6,8 @@
         <method>.draw-<d>.jsonl              further synthetic sets
         trials/<method>.<classifier>.jsonl   trials
     <out>/<name>/report/                     the report
+    <out>/<name>/split.json                  which rows are test rows, if the task has no test split
+    <out>/<name>/skipped.csv                 rows that were left out
 
 Companion files take the name of the file that they belong to: `eda.jsonl`, `eda.rejects.jsonl`,
 `eda.journal.sqlite`, `eda.jsonl.manifest.json`. No other module spells a path of a result.
@@ -21,6 +23,8 @@ from typing import Any
 from .settings import FILE_STEM_PATTERN, fingerprint
 
 MAX_VALUE_LENGTH = 40  # characters of a swept value in a folder name; a longer one is hashed
+SPLIT_FILE = "split.json"  # names of files about the data
+SKIPPED_FILE = "skipped.csv"
 MAX_NAME_LENGTH = 200  # of such a name; most file systems allow 255 bytes
 
 
@@ -120,6 +124,12 @@ class Layout:
         """The report over all cells."""
         return report_folder(self.root)
 
+    def data_path(self, name: str, variant: Mapping[str, Any]) -> Path:
+        """Return where a file about the data is: variants that sweep the task have their own."""
+        sweeps_task = any(key == "task" or key.startswith("task.") for key in variant)
+        own = variant_name(variant, as_path=True) if sweeps_task else ""
+        return self.root / own / name
+
     def folder(self, cell: Cell) -> Path:
         """The cell's folder."""
         variant = variant_name(cell.variant, as_path=True)
@@ -138,6 +148,10 @@ class Layout:
     def trials_path(self, key: TrialKey) -> Path:
         """The trials of a method and classifier."""
         return self.folder(key.cell) / "trials" / f"{key.method}.{key.classifier}.jsonl"
+
+    def rows_folder(self, name: str) -> Path:
+        """The folder of stages on rows that are given from Python; `name` is their hash."""
+        return self.root / "rows" / name
 
     def journals(self) -> list[Path]:
         """Return the journals of all cells and runs that exist."""

@@ -135,6 +135,7 @@ def subsample(
                 label: len(members) for label, members in group_by_class(rows, classes).items()
             },
             "test_rows_in_train": splits.test_rows_in_train,
+            **({"left_out": len(splits.bad_rows)} if splits.bad_rows else {}),
         },
         command=list(options.command),
     )

@@ -1,4 +1,4 @@
-"""Reads the rows of JSONL, CSV, TSV and Parquet files as a stream.
+"""Reads the rows of JSONL, CSV, TSV, Parquet and Excel files and of folders as a stream.
 
 The parsers of pandas and pyarrow accept damaged files: they pad short rows, drop stray quotes and
 rename duplicate columns. The readers here find all of these, and their lines.
@@ -15,6 +15,7 @@ from typing import Any
 
 from .errors import UserError, shorten, shown_list
 from .files import STDIO
+from .folders import folder_class_names, read_folder, read_workbook
 from .jsonl import MAX_LINE_BYTES, read_lines, read_objects
 from .settings import TableFormat
 
@@ -49,6 +50,11 @@ def read_rows(
     Raises:
         UserError: with the file and line, if it cannot be read or a column is missing.
     """
+    if path.is_dir():
+        for where, row in read_folder(path):
+            require_columns(where, row, needed)
+            yield where, row
+        return
     match ".jsonl" if path == STDIO else path.suffix.lower():
         case ".jsonl" | ".ndjson" | ".json":
             for number, row in read_objects(path):
@@ -60,9 +66,14 @@ def read_rows(
             yield from reader.rows()
         case ".parquet":
             yield from _read_parquet(path, needed, optional)
+        case ".xlsx" | ".xlsm":
+            for where, row in read_workbook(path):
+                require_columns(where, row, needed)
+                yield where, row
         case suffix:
             raise UserError(
-                f"{path}: the suffix '{suffix}' is not known", "use .jsonl, .csv, .tsv or .parquet"
+                f"{path}: the suffix '{suffix}' is not known",
+                "use .jsonl, .csv, .tsv, .parquet, .xlsx or a folder",
             )
 
 
@@ -74,6 +85,8 @@ def class_names(path: Path, column: str) -> list[str]:
     Raises:
         UserError: if the file cannot be read.
     """
+    if path.is_dir():
+        return folder_class_names(path, column)
     if path.suffix.lower() != ".parquet":
         return []
     with _open_parquet(path) as file:

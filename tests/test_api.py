@@ -1,13 +1,18 @@
 """The package's own page: what it exports, and that its import is fast."""
 
+import doctest
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 
 import gpt3mix_cli
-from gpt3mix_cli import Augmented, Grid, load_experiments, read_records
+from gpt3mix_cli import Augmented, Grid, Project, UserError, load, load_experiments, read_records
+from gpt3mix_cli.guide import pages
 
 CONFIG = """\
 name: api
@@ -17,6 +22,20 @@ baselines: [{kind: eda}]
 classifiers: [{kind: linear}]
 trials: 1
 """
+KEYS: dict[str, Any] = {
+    "task": {"data": {"label": "class"}, "labels": [1, 2]},
+    "subsample": {"levels": ["full"], "seeds": 1},
+    "augment": {"ratio": 1},
+    "baselines": [{"kind": "eda"}],
+    "classifiers": [{"kind": "linear"}],
+    "trials": 1,
+}
+TRAIN = [
+    {"text": f"A {word} film, number {number}.", "class": label}
+    for number in range(8)
+    for label, word in ((1, "dull"), (2, "great"))
+]
+EXAMPLES = Path(__file__).parent.parent / "configs" / "examples"
 HEAVY = ("torch", "transformers", "numpy", "pydantic", "sklearn", "pandas", "gpt3mix_cli.grid")
 
 
@@ -52,3 +71,70 @@ def test_an_experiment_runs_from_python(tmp_path: Path) -> None:
     assert len(list(read_records(result.output, Augmented))) == 8
     assert len(grid.report().trials) == 2
     grid.close()
+
+
+# Rows in and out ---------------------------------------------------------------------------------
+
+
+def tickets(out: Path) -> Project:
+    return load(KEYS, train=TRAIN, test=TRAIN[:6], out=out)
+
+
+def test_the_code_of_the_page_runs(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    for path in EXAMPLES.glob("tickets-*.csv"):
+        shutil.copy(path, tmp_path)
+    page = Path(pages.__file__).with_name("api.md")
+    done = doctest.testfile(str(page), module_relative=False)
+    assert done.attempted > 15
+    assert done.failed == 0
+
+
+def test_rows_come_back_in_the_form_in_which_they_were_given(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
+    with tickets(tmp_path) as project:
+        frame = project.subsample()
+        assert list(frame.columns) == ["id", "text", "label"]
+        from_frame = project.augment(frame, "eda")
+        from_records = project.augment(frame.to_dict("records"), "eda")
+        assert isinstance(from_frame, pd.DataFrame)
+        assert from_frame.to_dict("records") == from_records
+        trials = project.train(frame.to_dict("records"), from_frame)
+        assert isinstance(trials, list)
+        assert (trials[0]["method"], trials[0]["n_synthetic"]) == ("eda", len(frame))
+        assert set(project.run().method) == {"none", "eda"}
+    assert capfd.readouterr() == ("", "")
+
+
+def test_predictions_leave_other_columns_as_they_are(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    model = tickets(tmp_path).fit(tmp_path / "model")
+    new = pd.DataFrame({"text": ["A great film.", None, " "], "n": [1, 2, 3]}, index=[7, 8, 9])
+    done = gpt3mix_cli.predict(model, new, probs=True)
+    assert list(done.columns) == ["text", "n", "predicted", "prob", "probs"]
+    pd.testing.assert_frame_equal(done[["text", "n"]], new)
+    assert done.predicted[7] == "2"
+    assert done.prob[7] == max(done.probs[7].values())
+    assert done.predicted.isna().tolist() == [False, True, True]
+    assert list(new.columns) == ["text", "n"]
+    assert gpt3mix_cli.predict(str(model.folder), [{"text": ""}])[0]["predicted"] is None
+
+
+def test_problems_of_rows_are_user_errors(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    project = tickets(tmp_path)
+    with pytest.raises(UserError, match="row 1: text is missing"):
+        project.augment([{"text": "A film.", "label": "1"}, {"label": "2"}], "eda")
+    with pytest.raises(UserError, match="label '3' is not one of the task's classes"):
+        project.augment([{"text": "A film.", "label": "3"}], "eda")
+    with pytest.raises(UserError, match="no classifier svm"):
+        project.train(project.subsample(), classifier="svm")
+    with pytest.raises(UserError, match="no column 'text'"):
+        gpt3mix_cli.predict(project.fit(tmp_path / "model"), [{"body": "A film."}])
+    with pytest.raises(UserError, match="2 problems"):
+        load({"task": {"labels": ["a", "b"]}})
+
+
+def test_warnings_are_python_warnings(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="exact copies of training rows"):
+        tickets(tmp_path).subsample()

@@ -233,7 +233,7 @@ def test_missing_sections_are_named(write: Write) -> None:
         "  subsample: is required",
     ]
     message = refused(write("task: {data: {kind: files}}\nsubsample: {}\nlm: {}\n"))
-    keys = ["task.data.train", "task.data.test", "task.labels", "subsample.levels"]
+    keys = ["task.data.train", "task.labels", "subsample.levels"]
     assert message.splitlines()[1:] == [
         *(f"  {key}: is required" for key in keys),
         "  lm: needs a `kind:`",

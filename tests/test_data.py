@@ -565,10 +565,9 @@ def test_a_missing_split_lists_the_splits(
 
 def test_an_invalid_hub_row_is_reported_with_its_split_and_number(hub: MakeTask) -> None:
     task = hub(values={"1": "p"})
-    assert (
-        refused(task).message
-        == f"{task.data.path}, train row 0: label '0' is not one of the task's classes ('p', 'n')"
-    )
+    first = refused(task).message.splitlines()[0]
+    problem = "label '0' is not one of the task's classes ('p', 'n')"
+    assert first == f"{task.data.path}, train row 0: {problem}"
     assert (
         refused(hub(label="stars")).hint
         == "columns are text, label, label_text; name the right one with task.data.label"
@@ -935,10 +934,8 @@ def test_the_demo_with_other_classes_is_refused() -> None:
     task = Task.model_validate(
         {"name": "demo", "data": {"kind": "demo"}, "labels": ["good", "bad"]}
     )
-    assert (
-        refused(task).message
-        == "the demo data: label 'pos' is not one of the task's classes ('good', 'bad')"
-    )
+    problem = "the demo data: label 'pos' is not one of the task's classes ('good', 'bad')"
+    assert refused(task).message.splitlines()[0] == problem
 
 
 def test_classes_keep_the_tasks_order() -> None:

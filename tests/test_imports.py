@@ -20,13 +20,16 @@ MAX_PARAMETERS = 7  # of a function, `self` not counted; command definitions are
 
 # Layers, from the bottom. A module imports from its own layer or from those below it.
 BASE = {
-    "", "config", "data", "duplicates", "errors", "files", "jsonl", "layout", "pretrained",
-    "records", "settings", "tables", "yaml_files",
+    "", "classes", "config", "data", "division", "duplicates", "errors", "files", "folders",
+    "jsonl", "labelled_rows", "layout", "pretrained", "records", "settings", "tables", "yaml_files",
 }  # fmt: skip
 BASE |= {"guide"}  # the manual: it reads its pages only
 STAGES = {"subsample", "augment", "train", "report"}
-COMMAND_LINE = {"cli", "cli_options", "console", "console_guide", "console_tables", "process"}
-LAYERS = (BASE, {"lm"}, {"method"}, STAGES, {"grid"}, COMMAND_LINE)
+COMMAND_LINE = {
+    "cli", "cli_fit", "cli_init", "cli_options", "console", "console_guide", "console_tables",
+    "process",
+}  # fmt: skip
+LAYERS = (BASE, {"lm"}, {"method"}, STAGES, {"grid"}, {"api"}, COMMAND_LINE)
 LAYER = {name: number for number, layer in enumerate(LAYERS) for name in layer}
 # Which stages may import `lm` and `method`: GPT3Mix, and a classifier that prompts.
 STAGES_WITH_LM = {"augment", "train"}
@@ -34,19 +37,20 @@ STAGES_WITH_LM = {"augment", "train"}
 # Library -> the modules (or packages) that may import it, inside a function.
 HEAVY = {
     "aiohttp": {"lm.openai"},
-    "datasets": {"data"},
+    "datasets": {"folders", "labelled_rows"},
     "gguf": {"lm.local"},
     "httpx2": {"lm.openai"},
-    "huggingface_hub": {"augment.card", "data", "lm.local", "pretrained", "train"},
+    "huggingface_hub": {"augment.card", "labelled_rows", "lm.local", "pretrained", "train"},
     "joblib": {"grid.executors"},
     "matplotlib": {"report.render.plots"},
     "numpy": {"method.labels", "method.selection", "report", "train"},
     "openai": {"lm.openai"},
-    "pandas": {"report"},
+    "openpyxl": {"folders"},
+    "pandas": {"api", "report"},
     "pyarrow": {"tables"},
     "ray": {"grid.executors"},
     "safetensors": {"lm.local", "train"},
-    "scipy": {"report"},
+    "scipy": {"report", "train.calibration"},
     "sentence_transformers": {"train.setfit"},
     "setfit": {"train.setfit"},
     "sklearn": {"augment", "method.selection", "train"},
@@ -68,7 +72,9 @@ LAZY_PACKAGES = {"lm.local", "report"}
 LIGHT = {
     "filelock": {"files"},
     "pydantic": {
+        "classes",
         "config",
+        "division",
         "lm.journaled_lm",
         "lm.openai",
         "records",
@@ -77,7 +83,7 @@ LIGHT = {
         "train.saved_models",
     },
     "rich": {"console", "console_guide", "console_tables", "report.render"},
-    "typer": {"cli", "cli_options"},
+    "typer": {"cli", "cli_fit", "cli_init", "cli_options"},
     "yaml": {"yaml_files"},
 }
 

@@ -167,7 +167,7 @@ def test_what_is_not_text_is_refused_with_its_kind(
 def test_a_folder_is_refused(tmp_path: Path, suffix: str) -> None:
     folder = tmp_path / f"a.{suffix}"
     folder.mkdir()
-    with pytest.raises(UserError, match=r"cannot be read"):
+    with pytest.raises(UserError, match=r"a folder without a folder of texts for each class"):
         list(read_rows(folder, NEEDED))
 
 

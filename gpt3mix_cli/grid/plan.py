@@ -99,7 +99,7 @@ class _Planner:
         examples = grid.real_rows_or_draw(cell)
         lm = grid.resources.lm(experiment, replay_only=True)
         needs_labels = any(item.uses_lm for item in experiment.classifiers_for("none", seed))
-        test = grid.resources.splits(experiment).test if needs_labels else ()
+        test = grid.resources.splits(experiment, seed).test if needs_labels else ()
         sets = []
         for method in experiment.methods:
             if not experiment.needs_augmentation(method, seed):
@@ -129,7 +129,7 @@ class _Planner:
             augmenter = GPT3Mix(settings, experiment.task, replay_lm, method)
             request = next(augmenter.attempts(examples, 0, 1, seed)).request
             if existing_journals(paths):
-                quota = grid.resources.augment_options(experiment, seed)
+                quota = grid.resources.augment_options(experiment, cell.data_seed, seed)
                 run_attempts(augmenter, examples, sink, quota)
         self._first_prompt = self._first_prompt or request.prompt
         stream = [lm.info.fingerprint, method, cell.level, cell.data_seed, draw, asdict(request)]

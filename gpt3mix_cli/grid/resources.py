@@ -8,8 +8,10 @@ from typing import Any, TypeVar
 
 from .. import data
 from ..augment import Augmenter, AugmentOptions, open_augmenter
+from ..division import write_division
 from ..errors import NO_CALLBACKS, Callbacks, UserError
-from ..layout import Layout, journal_path
+from ..labelled_rows import write_bad_rows
+from ..layout import SKIPPED_FILE, SPLIT_FILE, Layout, journal_path
 from ..lm import IN_MEMORY, LM, Journal, JournaledLM, open_lm
 from ..records import Example
 from ..settings import ClassifierSettings, Experiment, fingerprint
@@ -25,29 +27,56 @@ class Resources:
     Args:
         layout: where results are.
         callbacks: for warnings.
+        divides_anew: divide rows as if they had not been before.
     """
 
-    def __init__(self, layout: Layout, callbacks: Callbacks = NO_CALLBACKS) -> None:
-        self._layout, self._callbacks = layout, callbacks
+    def __init__(
+        self, layout: Layout, callbacks: Callbacks = NO_CALLBACKS, divides_anew: bool = False
+    ) -> None:
+        self._layout, self._callbacks, self._divides_anew = layout, callbacks, divides_anew
+        self._kept: set[Path] = set()
         self._cache: dict[str, Any] = {}
         self._lock = threading.RLock()
 
-    def splits(self, experiment: Experiment) -> data.Splits:
-        """Return the task's splits."""
+    def splits(self, experiment: Experiment, data_seed: int = 0) -> data.Splits:
+        """Return the task's splits; the data seed selects the fold that tests, if there are any."""
         task, subsample = experiment.task, experiment.subsample
         chosen = subsample.master_seed, subsample.validation, subsample.validation_fraction
+        seed = data_seed if getattr(task.data, "folds", None) else 0
+        path = self._layout.data_path(SPLIT_FILE, experiment.variant)
+        choice = data.SplitChoice(seed, None if self._divides_anew else path)
         return self._cached(
-            ["data", task.model_dump(), *chosen],
-            lambda: data.load_splits(task, *chosen, self._callbacks),
+            ["data", task.model_dump(), *chosen, seed, str(path)],
+            lambda: data.load_splits(task, *chosen, self._callbacks, choice),
         )
 
+    def keep_splits(self, experiment: Experiment, data_seed: int) -> data.Splits:
+        """Return the task's splits; which rows test or are left out is written to files."""
+        splits = self.splits(experiment, data_seed)
+        with self._lock:
+            path = self._layout.data_path(SPLIT_FILE, experiment.variant)
+            if splits.division and path not in self._kept:
+                write_division(path, splits.division)
+            self._kept.add(path)
+            path = self._layout.data_path(SKIPPED_FILE, experiment.variant)
+            if splits.bad_rows and path not in self._kept:
+                write_bad_rows(path, splits.bad_rows)
+            self._kept.add(path)
+        return splits
+
     def augment_options(
-        self, experiment: Experiment, seed: int, limit: int | None = None, filtered: bool = True
+        self,
+        experiment: Experiment,
+        data_seed: int,
+        seed: int,
+        limit: int | None = None,
+        filtered: bool = True,
     ) -> AugmentOptions:
         """Return how many rows of a synthetic set to make, and which of them to keep.
 
         Args:
             experiment: the experiment.
+            data_seed: of the cell.
             seed: of the set.
             limit: at most this many rows.
             filtered: whether the filter sees the rows; then it needs the test rows, whose copies
@@ -56,7 +85,7 @@ class Resources:
         settings, test = experiment.augment, list[Example]()
         if filtered and settings.filter.reject_test_copies:
             try:
-                test = self.splits(experiment).test
+                test = self.splits(experiment, data_seed).test
             except UserError as error:
                 raise UserError(
                     error.message,

@@ -69,7 +69,7 @@ class Grid:
 
     def __post_init__(self) -> None:
         self.layout = Layout(self.out, self.experiments[0].name)
-        self.resources = Resources(self.layout, self.callbacks)
+        self.resources = Resources(self.layout, self.callbacks, self.options.force)
         self._reader = RowReader(self.callbacks)
 
     @property
@@ -121,9 +121,9 @@ class Grid:
         if self.layout.train_path(cell).exists():
             return self.real_rows(cell)
         experiment = self.experiment(cell)
-        splits, seed = self.resources.splits(experiment), experiment.subsample.master_seed
-        draw = DrawOptions(cell.level, seed, cell.data_seed)
-        classes = experiment.task.classes
+        splits = self.resources.splits(experiment, cell.data_seed)
+        seed = experiment.subsample.master_seed
+        draw, classes = DrawOptions(cell.level, seed, cell.data_seed), experiment.task.classes
         return draw_rows(splits.train, classes, draw, self.callbacks, splits.taken_rows)
 
     def synthetic_paths_of_variants(self, cell: Cell, method: str, draw: int) -> list[Path]:
@@ -168,7 +168,7 @@ class Grid:
         """Draw a cell's real rows."""
         experiment = self.experiment(cell)
         return subsample(
-            self.resources.splits(experiment),
+            self.resources.keep_splits(experiment, cell.data_seed),
             experiment.task.classes,
             DrawOptions(cell.level, experiment.subsample.master_seed, cell.data_seed),
             output or self.layout.train_path(cell),
@@ -213,7 +213,8 @@ class Grid:
         seed = experiment.augmentation_seed(augmenter.about["kind"], cell.data_seed, draw)
         filtered = not augmenter.edits_parents
         with journal:
-            quota = self.resources.augment_options(experiment, seed, limit, filtered)
+            chosen = experiment, cell.data_seed, seed, limit, filtered
+            quota = self.resources.augment_options(*chosen)
             try:
                 return augment(augmenter, real, output, quota, self.options)
             except StoppedShort as error:
@@ -273,7 +274,8 @@ class Grid:
         self, step: TrainStep, journal_output: Path, synthetic: Mapping[int, Sequence[Path]]
     ) -> tuple[TrialRunner, OpenJournal]:
         cell, settings, experiment = step.cell, step.classifier, self.experiment(step.cell)
-        classes, splits = experiment.task.classes, self.resources.splits(experiment)
+        classes = experiment.task.classes
+        splits = self.resources.keep_splits(experiment, cell.data_seed)
         real = self.real_rows(cell, step.input)
         classifier, journal = self.resources.classifier_with_cache(
             experiment, settings, journal_output, self.trials_paths_of_variants(cell, settings)
@@ -298,7 +300,8 @@ class Grid:
             return
         rows = list(read_records(output, Trial))
         if any(row.status == "ok" for row in rows):
-            save_model(runner, rows, settings, step.save_model, self.callbacks)
+            column = self.experiment(step.cell).task.text_column
+            save_model(runner, rows, settings, step.save_model, column, self.callbacks)
 
     # All cells -----------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ TOPICS = (
     "cost",
     "reports-and-statistics",
     "clusters",
+    "api",
     "reference",
     "performance",
     "development",

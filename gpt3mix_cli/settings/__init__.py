@@ -23,7 +23,17 @@ from .base import (
 )
 from .experiment import LEVEL_PATTERN, Experiment, SubsampleSettings, parse_level
 from .lm import Budget, LMSettings, LocalLMSettings, OpenAISettings
-from .task import Columns, DemoData, FilesData, HubData, Split, TableFormat, Task
+from .task import (
+    SPLITS,
+    Columns,
+    Data,
+    DemoData,
+    FilesData,
+    HubData,
+    Split,
+    TableFormat,
+    Task,
+)
 from .train import (
     PAPER,
     ClassifierSettings,
@@ -42,6 +52,7 @@ __all__ = [
     "LEVEL_PATTERN",
     "METHOD_TITLES",
     "PAPER",
+    "SPLITS",
     "AedaSettings",
     "AugmentSettings",
     "BacktranslateSettings",
@@ -49,6 +60,7 @@ __all__ = [
     "Budget",
     "ClassifierSettings",
     "Columns",
+    "Data",
     "DemoData",
     "EdaSettings",
     "EditorSettings",

@@ -10,7 +10,7 @@ from ..errors import UserError, shown_value
 from .augment import GPT3MIX, AugmentSettings, BaselineSettings, EditorSettings
 from .base import MAX_TRIALS, FileName, Seed, Settings, StrictFloat, StrictInt, derived_seed
 from .lm import Budget, LMSettings, OpenAISettings
-from .paper import with_paper_values
+from .presets import with_paper_values, with_quick_values
 from .task import Task
 from .train import ClassifierSettings
 
@@ -74,7 +74,10 @@ class SubsampleSettings(Settings):
         [0, 1, 2, 3, 4],
         min_length=1,
         max_length=MAX_SEEDS,
-        description="data seeds: a count n for 0 to n-1, or a list",
+        description=(
+            "data seeds: a count n for 0 to n-1, or a list; with task.data.folds by default one "
+            "for each fold"
+        ),
     )
     master_seed: Seed = Field(42, description="seed that all random generators are derived from")
     validation: Annotated[int | str, BeforeValidator(_parse_num_rows)] = Field(
@@ -102,11 +105,13 @@ class Experiment(Settings):
     """One experiment file."""
 
     name: FileName = Field(description="name of the results' folder; default: the file's name")
-    preset: Literal["paper"] | None = Field(
+    preset: Literal["paper", "quick"] | None = Field(
         None,
         description=(
             "paper: the paper's values for every key of `subsample`, `augment` and transformers "
-            "that it names; others are refused"
+            "that it names; others are refused. quick: other defaults, for minutes on two cores: "
+            "level full, one seed, ratio 1, three trials, the classifiers linear and MiniLM with "
+            "short patience"
         ),
     )
     task: Task = Field(description="the task, or the path of a task file")
@@ -253,8 +258,22 @@ class Experiment(Settings):
     @model_validator(mode="before")
     @classmethod
     def _apply_preset(cls, value: Any) -> Any:
-        is_paper = isinstance(value, dict) and value.get("preset") == "paper"
-        return with_paper_values(value) if is_paper else value
+        preset = value.get("preset") if isinstance(value, dict) else None
+        if preset == "paper":
+            return with_paper_values(value)
+        return with_quick_values(value) if preset == "quick" else value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_seed_a_fold(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        task, subsample = value.get("task"), value.get("subsample")
+        data = task.get("data") if isinstance(task, dict) else None
+        folds = data.get("folds") if isinstance(data, dict) else None
+        if folds is None or not isinstance(subsample, dict) or "seeds" in subsample:
+            return value
+        return {**value, "subsample": {**subsample, "seeds": folds}}
 
     @model_validator(mode="after")
     def _check_lm(self) -> "Experiment":

@@ -1,13 +1,14 @@
 """Settings of a task: the source of its rows, and the task specification of the prompt."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
-from .base import FileName, Settings
+from .base import FileName, Settings, StrictInt
 
 Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 class Columns(Settings):
@@ -65,12 +66,39 @@ class TableFormat(Settings):
 
 
 class FilesData(TableFormat, Columns):
-    """Your own files: JSONL, CSV, TSV or Parquet, by their suffixes."""
+    """Your own files, by their suffixes: JSONL, CSV, TSV, Parquet or Excel; or folders.
+
+    A folder has a folder of text files for each class, or was written by `save_to_disk`.
+    """
 
     kind: Literal["files"]
-    train: Path = Field(description="training rows")
+    train: Path = Field(description="training rows; all labelled rows if there is no `test`")
     validation: Path | None = Field(None, description="validation rows; default: taken from train")
-    test: Path = Field(description="test rows")
+    test: Path | None = Field(
+        None, description="test rows; default: a fifth of each class of train, kept in split.json"
+    )
+    folds: StrictInt | None = Field(
+        None,
+        ge=2,
+        le=1_000,
+        description=(
+            "cross-validation without `test`: train is divided into so many folds, kept in "
+            "split.json; data seed s has fold s as its test rows"
+        ),
+    )
+    on_bad_rows: Literal["error", "skip"] = Field(
+        "error",
+        description=(
+            "skip: leave out rows without a text or a class, and training rows whose text has two "
+            "labels; they are listed in skipped.csv"
+        ),
+    )
+
+    @model_validator(mode="after")
+    def _check_test(self) -> "FilesData":
+        if self.test and self.folds:
+            raise ValueError("give either `test` or `folds`")
+        return self
 
 
 class DemoData(Settings):
@@ -92,7 +120,7 @@ class Task(Settings):
     labels: dict[str, str] = Field(
         description=(
             "ordered mapping of class -> label token (the verbalizer v); a list of classes is "
-            "the identity"
+            "the identity; auto: the classes in the data"
         )
     )
     text_type: str = Field("text", min_length=1, description="T, such as `movie review`")
@@ -143,3 +171,8 @@ class Task(Settings):
     def classes(self) -> list[str]:
         """Class names in the task's order."""
         return list(self.labels)
+
+    @property
+    def text_column(self) -> str:
+        """The column that holds the texts; the demo sentences' is `text`."""
+        return getattr(self.data, "text", "text")

@@ -52,6 +52,8 @@ class LinearClassifier(Classifier):
         features = self._vectorizer.fit_transform([row.text for row in train])
         self._model = LogisticRegression(C=self._settings.C, max_iter=1000)
         self._model.fit(features[rows], columns, sample_weight=probs[rows, columns])
+        if not validation:
+            return FitResult(None)
         probabilities = self.predict_proba([row.text for row in validation])
         return FitResult(metrics.accuracy(probabilities, validation, self._classes))
 

@@ -11,8 +11,7 @@ from ..errors import UserError
 from ..files import STDIO, exclusive_writer, hash_file, hash_model
 from ..jsonl import read_objects, to_json
 from ..records import StageOptions, StageResult, find_up_to_date, finish_output, record_writer
-from .protocol import Classifier
-from .saved_models import load_saved_model
+from .saved_models import SavedModel, load_saved_model
 
 CHUNK_ROWS = 2048  # texts that are labelled at once
 
@@ -39,20 +38,20 @@ def predict(
         raise UserError(f"{output}: is also the input", "write to another file")
     inputs = {} if source == STDIO else {"texts": hash_file(source)}
     with exclusive_writer(output):
-        classifier, classes = load_saved_model(model)
-        settings = {"model": hash_model(model), "classes": classes}
+        saved = load_saved_model(model)
+        settings = {"model": hash_model(model), "classes": saved.classes}
         if inputs and not options.force and (manifest := find_up_to_date(output, settings, inputs)):
             return StageResult(output, manifest, skipped=True)
         counts = Counter(rows=0, labelled=0, right=0)
         with record_writer(output) as write_line:
             rows = _read_rows(source)
             while chunk := list(islice(rows, CHUNK_ROWS)):
-                for row in _label_rows(classifier, classes, chunk):
+                for row in _label_rows(saved, chunk):
                     is_right = row.get("label") == row["predicted"]
                     counts.update(rows=1, labelled="label" in row, right=is_right)
                     write_line(to_json(row) + "\n")
                 options.callbacks.progress("rows labelled", counts["rows"], None)
-        for note in classifier.notes:
+        for note in saved.notes:
             options.callbacks.warn(note)
         return StageResult(output, finish_output(
             output, started, stage="predict", complete=True, settings=settings, inputs=inputs,
@@ -60,10 +59,8 @@ def predict(
         ))  # fmt: skip
 
 
-def _label_rows(
-    classifier: Classifier, classes: list[str], rows: list[dict[str, Any]]
-) -> Iterator[dict[str, Any]]:
-    probabilities = classifier.predict_proba([row["text"] for row in rows])
+def _label_rows(saved: SavedModel, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    classes, probabilities = saved.classes, saved.predict_proba([row["text"] for row in rows])
     for row, values in zip(rows, probabilities, strict=True):
         probs = {name: round(float(p), 6) for name, p in zip(classes, values, strict=True)}
         yield {**row, "predicted": classes[int(values.argmax())], "probs": probs}

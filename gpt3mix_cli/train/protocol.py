@@ -95,7 +95,8 @@ class Classifier(Protocol):
 
         Args:
             train: training rows.
-            validation: rows for early stopping.
+            validation: rows for early stopping; without any, training lasts as long as the settings
+                allow, and the last weights are kept.
             seed: seed of everything that is random in this fit.
             on_epoch: is called after each epoch.
         """

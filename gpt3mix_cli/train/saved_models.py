@@ -8,6 +8,7 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,54 +27,15 @@ from ..files import temporary_path, write_errors
 from ..jsonl import to_json
 from ..records import Trial
 from ..settings import TrainableSettings
+from .calibration import MAX_TEMPERATURE, MIN_TEMPERATURE, apply_temperature
+from .model_card import ModelDescription, describe_model, trial_card
 from .protocol import Classifier, open_classifier
 from .trials import TrialJob, TrialRunner
 
 MODEL_FILE = "gpt3mix.json"
 UNSTABLE_FIELDS = {"seconds", "version"}  # of a row; they differ when its trial is repeated
+HINT = "choose another folder with --save-model"
 MAX_LENGTH = 512  # tokens that a model of another tool reads, if its files do not say less
-NOT_IN_CARD = {"model", "revision", "device", "preset"}
-MINILM_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
-SCORE_TITLES = {
-    "accuracy": "accuracy",
-    "macro_f1": "macro-F1",
-    "mcc": "Matthews correlation",
-    "ece": "expected calibration error",
-    "majority": "majority class alone",
-    "valid_accuracy": "validation accuracy",
-}
-TEMPLATE = """\
----
-{header}
----
-
-# {task}: {classes}
-
-A text classifier trained by gpt3mix {version}: {summary}.
-
-## Data and method
-
-- Task {task}, level {level}, data seed {data_seed}: {n_train} real rows (sha {train_sha}).
-- Method `{method}`: {n_synthetic} synthetic rows, {synthetic}.
-- Settings: `{settings}`; training seed {seed}{best_epoch}.
-- Chosen among its trials by validation accuracy; test rows were not used for the choice.
-
-## Scores on {n_test} test rows
-
-| score | value |
-| --- | --- |
-{scores}
-
-Confusion (rows: true {classes}; columns: predicted): `{confusion}`
-
-One trial on few rows says little: the experiment's report has all trials and their spread.
-
-## Use
-
-```
-{usage}# on the command line: gpt3mix predict DIR -i texts.jsonl -o labelled.jsonl
-```
-"""
 
 
 def save_model(
@@ -81,6 +43,7 @@ def save_model(
     rows: Sequence[Trial],
     settings: TrainableSettings,
     folder: Path,
+    text_column: str = "text",
     callbacks: Callbacks = NO_CALLBACKS,
 ) -> Trial:
     """Write the model of the trial with the best validation accuracy; return the trial's row.
@@ -93,6 +56,7 @@ def save_model(
         rows: the trials' rows.
         settings: the classifier's settings.
         folder: where to write; an earlier model there is replaced.
+        text_column: the column that held the texts.
         callbacks: for progress and warnings.
 
     Raises:
@@ -105,18 +69,11 @@ def save_model(
             "no trial succeeded, so there is no model to save", "fix the cause and run again"
         )
     best = min(finished, key=lambda row: (-(row.valid_accuracy or 0), row.trial))
-    folder = folder.resolve()
     if runner.fitted_trial != best.trial:
-        best = _repeat(runner, best, folder, callbacks)
-    partial = folder.with_name(f".{folder.name}.partial")
-    with write_errors(folder), temporary_path(partial):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(partial, ignore_errors=True)  # it follows no link
-        partial.mkdir()
-        _write_model(runner, best, settings, partial)
-        check_save_folder(folder)
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
+        best = _repeat(runner, best, folder.resolve(), callbacks)
+    model = describe_model(runner.classifier, runner.classes, settings)
+    card = trial_card(model, best, runner.data.synthetic.get(best.draw))
+    write_model(folder, model, card, {"text_column": text_column, "trial": shown_trial(best)})
     return best
 
 
@@ -137,29 +94,47 @@ def _repeat(runner: TrialRunner, row: Trial, folder: Path, callbacks: Callbacks)
     return repeated
 
 
-def _write_model(
-    runner: TrialRunner, row: Trial, settings: TrainableSettings, folder: Path
+def shown_trial(row: Trial) -> dict[str, Any]:
+    """Return a trial's row for a saved model; a swept value that is a path is cut to its name."""
+    variant = {key: Path(str(value)).name for key, value in row.variant.items()}
+    return row.model_dump() | {"variant": variant}
+
+
+def write_model(
+    folder: Path, model: ModelDescription, card: str, about: Mapping[str, Any], hint: str = HINT
 ) -> None:
-    runner.classifier.save(folder)
-    saved, base_model = settings.model_dump(exclude={"name", "trials"}), None
-    if "model" in saved:
-        path = Path(saved["model"])
-        base_model = None if path.is_dir() else saved["model"]
-        # The path of a folder would reveal details of this machine.
-        saved["model"] = base_model or path.name
-    about = {
-        "classifier": saved,
-        "classes": list(runner.classes),
-        # A swept value may be a path too.
-        "trial": row.model_dump()
-        | {"variant": {key: Path(str(value)).name for key, value in row.variant.items()}},
-        "version": __version__,
-    }
-    (folder / "README.md").write_text(_model_card(runner, row, saved, base_model), "utf-8")
-    about["files"] = sorted(_files(folder))
-    (folder / MODEL_FILE).write_text(
-        json.dumps(about, ensure_ascii=False, indent=1) + "\n", "utf-8"
-    )
+    """Write the folder of a model; it appears whole or not at all.
+
+    Args:
+        folder: an earlier model there is replaced.
+        model: the model.
+        card: the model card.
+        about: what else `gpt3mix.json` says.
+        hint: the remedy if the folder cannot be used.
+
+    Raises:
+        UserError: if the folder holds something else, or cannot be written.
+    """
+    folder = folder.resolve()
+    partial = folder.with_name(f".{folder.name}.partial")
+    with write_errors(folder), temporary_path(partial):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(partial, ignore_errors=True)  # it follows no link
+        partial.mkdir()
+        model.classifier.save(partial)
+        (partial / "README.md").write_text(card, "utf-8")
+        content = {
+            "classifier": model.settings,
+            "classes": list(model.classes),
+            **about,
+            "version": __version__,
+            "files": sorted(_files(partial)),
+        }
+        text = json.dumps(content, ensure_ascii=False, indent=1)
+        (partial / MODEL_FILE).write_text(f"{text}\n", "utf-8")
+        check_save_folder(folder, hint)
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
 
 
 def _files(folder: Path) -> set[str]:
@@ -171,13 +146,12 @@ def _files(folder: Path) -> set[str]:
     }
 
 
-def check_save_folder(folder: Path) -> None:
+def check_save_folder(folder: Path, hint: str = HINT) -> None:
     """Make sure that saving replaces nothing but an earlier model.
 
     Raises:
         UserError: if the folder exists and is or holds something else.
     """
-    hint = "choose another folder with --save-model"
     with write_errors(folder, hint=hint):
         if Path.cwd().is_relative_to(folder.resolve()):
             raise UserError(f"{folder}: the current folder cannot be replaced", hint)
@@ -202,58 +176,49 @@ def check_save_folder(folder: Path) -> None:
             )
 
 
-# Model card --------------------------------------------------------------------------------------
-
-
-def _model_card(
-    runner: TrialRunner, row: Trial, settings: Mapping[str, Any], base_model: str | None
-) -> str:
-    from huggingface_hub import ModelCardData
-
-    classifier = runner.classifier
-    header = ModelCardData(
-        pipeline_tag="text-classification",
-        tags=["gpt3mix"],
-        library_name=classifier.library_name,
-        base_model=MINILM_HUB_ID if base_model == "minilm" else base_model,
-    )
-    synthetic = runner.data.synthetic.get(row.draw)
-    sources = {example.label_source for example in synthetic.rows} if synthetic else ()
-    labels_from = f"draw {row.draw}, labels from: {', '.join(sorted(sources)) or 'none'}"
-    values = row.model_dump()
-    scores = [
-        f"| {title} | {values[name]:.4f} |"
-        for name, title in SCORE_TITLES.items()
-        if values[name] is not None
-    ]
-    values |= {
-        "header": header.to_yaml(),
-        "classes": ", ".join(runner.classes),
-        "version": __version__,
-        "summary": classifier.summary.format(**settings),
-        "synthetic": labels_from if synthetic else "no augmentation",
-        "settings": json.dumps({k: v for k, v in settings.items() if k not in NOT_IN_CARD}),
-        "best_epoch": f", best epoch {row.best_epoch} of {row.epochs}" if row.epochs else "",
-        "scores": "\n".join(scores),
-        "usage": classifier.usage_snippet.format(**settings),
-    }
-    return TEMPLATE.format(**values)
-
-
 # Loading -----------------------------------------------------------------------------------------
 
 
-def load_saved_model(folder: Path) -> tuple[Classifier, list[str]]:
-    """Return a saved classifier and its classes.
+@dataclass(frozen=True)
+class SavedModel:
+    """A saved classifier, ready to label texts.
 
-    The folder was written by `save_model`, or is a classifier of the transformers library.
+    Attributes:
+        classifier: its weights are loaded.
+        classes: the task's classes, in the order of the probabilities.
+        text_column: the column that held the texts of its training rows.
+        temperature: of the calibration; 1 leaves probabilities as they are.
+    """
+
+    classifier: Classifier
+    classes: list[str]
+    text_column: str = "text"
+    temperature: float = 1.0
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """Messages for the user, such as how many texts were cut."""
+        return self.classifier.notes
+
+    def predict_proba(self, texts: Sequence[str]) -> Any:
+        """Return the calibrated class probabilities, a float array (texts, classes)."""
+        probabilities = self.classifier.predict_proba(texts)
+        if self.temperature == 1:
+            return probabilities
+        return apply_temperature(probabilities, self.temperature)
+
+
+def load_saved_model(folder: Path) -> SavedModel:
+    """Return a saved model.
+
+    The folder was written by `save_model` or `fit`, or is a classifier of the transformers library.
 
     Raises:
         UserError: if the folder is neither.
     """
     from safetensors import SafetensorError
 
-    hint = "name a folder that `gpt3mix train --save-model` wrote"
+    hint = "name a folder that `gpt3mix fit` or `gpt3mix train --save-model` wrote"
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder", hint)
     try:
@@ -261,12 +226,24 @@ def load_saved_model(folder: Path) -> tuple[Classifier, list[str]]:
         classes = [str(name) for name in about["classes"]]
         classifier = open_classifier(_local_settings(about["classifier"], folder), classes)
         classifier.load(folder)
+        model = SavedModel(
+            classifier,
+            classes,
+            str(about.get("text_column", "text")),
+            _checked_temperature(about.get("temperature", 1.0)),
+        )
     except (
         OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError,
     ) as error:  # fmt: skip
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise UserError(f"{folder}: not a saved model: {reason}", hint) from None
-    return classifier, classes
+    return model
+
+
+def _checked_temperature(value: Any) -> float:
+    if not MIN_TEMPERATURE <= float(value) <= MAX_TEMPERATURE:
+        raise ValueError(f"temperature is {value}")
+    return float(value)
 
 
 def _local_settings(saved: dict[str, Any], folder: Path) -> TrainableSettings:

@@ -102,6 +102,8 @@ class SetFitClassifier(Classifier):
         ):
             self._encoder.load_state_dict(self._pretrained)
             self._head = self._train([row.text for row in train], labels, seed % 2**32, folder)
+        if not validation:
+            return FitResult(None)
         probabilities = self.predict_proba([row.text for row in validation])
         return FitResult(metrics.accuracy(probabilities, validation, self._classes))
 

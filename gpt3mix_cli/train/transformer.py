@@ -79,6 +79,8 @@ class TransformerClassifier(Classifier):
     ) -> FitResult:
         """Train from the pretrained weights and keep those of the best epoch.
 
+        Without validation rows all epochs are trained, and the last weights are kept.
+
         Raises:
             ArithmeticError: if the loss is not finite.
         """
@@ -115,6 +117,8 @@ class TransformerClassifier(Classifier):
         for epoch in range(1, settings.max_epochs + 1):
             order = generator(seed, "epoch", epoch).sample(range(len(train)), len(train))
             loss = self._epoch(train_tokens, targets, order, optimizer, schedule)
+            if not validation:
+                continue
             score = float((encoder.logits(validation_tokens).argmax(1) == truth).double().mean())
             history.append(
                 {"epoch": epoch, "loss": round(loss, 6), "valid_accuracy": round(score, 6)}
@@ -127,6 +131,8 @@ class TransformerClassifier(Classifier):
             on_epoch(history[-1], history[best_epoch - 1], last)
             if epoch - best_epoch >= settings.patience:
                 break
+        if not validation:
+            return FitResult(None)
         encoder.model.load_state_dict(best_weights)
         return FitResult(best, best_epoch, tuple(history))
 

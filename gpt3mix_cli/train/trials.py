@@ -200,7 +200,7 @@ class TrialRunner:
         try:
             if synthetic.failure_reason:
                 raise UntrainableError(synthetic.failure_reason)
-            rows = assign_targets(self._targets, self.data.real, synthetic.rows, self.classes)
+            rows = assign_targets(self.targets, self.data.real, synthetic.rows, self.classes)
             self.fitted_trial = None
             seed = training_seed(self.master_seed, number)
             with self._epoch_callback(number, callbacks) as on_epoch:
@@ -242,7 +242,8 @@ class TrialRunner:
         )
 
     @property
-    def _targets(self) -> SoftLabelTraining:
+    def targets(self) -> SoftLabelTraining:
+        """How rows become training targets, with the weight of this runner."""
         if not self.target_settings.chooses_weight:
             return self.target_settings
         weight = 1.0 if self.weight is None else self.weight

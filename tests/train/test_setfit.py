@@ -148,11 +148,10 @@ class TestWithTheLibrary:
             json.loads((tmp_path / "model" / "gpt3mix.json").read_text())["classifier"]["kind"]
             == "setfit"
         )
-        classifier, classes = load_saved_model(tmp_path / "model")
-        assert classes == CLASSES
+        saved = load_saved_model(tmp_path / "model")
+        assert saved.classes == CLASSES
         assert (
-            classifier.predict_proba(TEXTS).tobytes()
-            == runner.classifier.predict_proba(TEXTS).tobytes()
+            saved.predict_proba(TEXTS).tobytes() == runner.classifier.predict_proba(TEXTS).tobytes()
         )
 
     def test_a_missing_model_is_a_user_error(self, tmp_path: Path) -> None:

@@ -135,9 +135,9 @@ def test_the_saved_model_has_the_chosen_weight(tmp_path: Path, skipped: bool) ->
     settings = first.target_settings
     assert isinstance(settings, LinearSettings)
     callbacks = Callbacks(warn=pytest.fail)
-    best = save_model(first, trials, settings, tmp_path / "model", callbacks)
+    best = save_model(first, trials, settings, tmp_path / "model", callbacks=callbacks)
     assert best.synthetic_weight == 0
-    classifier, _ = load_saved_model(tmp_path / "model")
+    classifier = load_saved_model(tmp_path / "model")
     right = [
         CLASSES[probs.argmax()] == row.label
         for row, probs in zip(

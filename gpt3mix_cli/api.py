@@ -1,0 +1,348 @@
+"""The Python API: a project whose stages take and give rows, without printing.
+
+`load` returns a `Project`, whose methods are the commands: `subsample`, `augment`, `train`, `run`,
+`report` and `fit`. `predict` labels texts with a saved model. Rows are a pandas DataFrame or a list
+of records (mappings with the same keys); what is returned has the form of what was given, and is a
+DataFrame where nothing was. Errors are those of the command line (`UserError`, `StoppedShort`), and
+its warnings are Python warnings. Files are those of the command line too, below the folder of
+results, so that finished work is not done again.
+"""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from .config import experiments_of, load_experiments
+from .errors import Callbacks, StoppedShort, UserError
+from .grid import Grid, TrainStep
+from .grid.fit import ChosenModel
+from .grid.fit import fit as run_fit
+from .grid.row_reader import check_method_name
+from .layout import Cell
+from .records import (
+    Augmented,
+    Example,
+    IncompleteOutput,
+    Record,
+    StageOptions,
+    Trial,
+    hash_rows,
+    read_records,
+    write_records,
+)
+from .settings import ClassifierSettings, Experiment
+from .train.saved_models import SavedModel, load_saved_model
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from .report import Report
+
+Records = list[dict[str, Any]]
+Rows = TypeVar("Rows", "DataFrame", Records)
+Row = TypeVar("Row", bound=Record)
+
+
+def load(
+    config: str | Path | Mapping[str, Any],
+    *,
+    train: "DataFrame | Records | None" = None,
+    test: "DataFrame | Records | None" = None,
+    overrides: Sequence[str] = (),
+    out: str | Path = "results",
+    jobs: int | None = 1,
+) -> "Project":
+    """Return the project of a config.
+
+    Args:
+        config: path of a YAML file, or its keys as a mapping.
+        train: labelled rows in place of `task.data`'s files; its `text` and `label` still name the
+            columns.
+        test: test rows, with `train`.
+        overrides: `key=value`, as the flag `--set` takes them.
+        out: the folder of all results.
+        jobs: number of trials at the same time; None for as many as the machine holds. In a script
+            more than one needs `if __name__ == "__main__":`.
+
+    Raises:
+        UserError: with every problem of the config.
+    """
+    out = Path(out)
+    if isinstance(config, Mapping):
+        raw = {**config}
+        if isinstance(raw.get("task"), Mapping):
+            raw["task"] = _task(raw, train, test, out)
+        return Project(experiments_of(raw, Path("config"), overrides), out, jobs)
+    if train is not None or test is not None:
+        raise UserError(
+            "train and test rows need the config as a mapping", "or name their files in task.data"
+        )
+    return Project(load_experiments(Path(config), overrides), out, jobs)
+
+
+class Project:
+    """An experiment and its results; see `load`. It is a context manager that closes connections.
+
+    Attributes:
+        experiments: its settings, one for each variant of a sweep.
+        grid: its cells and files, for what this class does not offer.
+    """
+
+    def __init__(self, experiments: Sequence[Experiment], out: Path, jobs: int | None = 1) -> None:
+        self.experiments = experiments
+        callbacks = Callbacks(warn=lambda message: warnings.warn(message, stacklevel=2))
+        options = StageOptions(["gpt3mix (Python)"], callbacks=callbacks)
+        self.grid = Grid(experiments, out, options, jobs=jobs)
+
+    def __enter__(self) -> "Project":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close connections."""
+        self.grid.close()
+
+    # Stages ----------------------------------------------------------------------------------
+
+    def subsample(self, level: str | None = None, seed: int | None = None) -> "DataFrame":
+        """Return the real rows of a level and data seed: id, text and label.
+
+        Args:
+            level: such as `1%`, `8/class` or `full`; None for the first of the config.
+            seed: data seed; None for the first of the config.
+        """
+        cell = self._cell(level, seed)
+        return _frame(read_records(self.grid.subsample(cell).output, Example))
+
+    def augment(
+        self, rows: Rows, method: str = "gpt3mix", seed: int | None = None, draw: int = 0
+    ) -> Rows:
+        """Return synthetic rows with their soft labels, `probs`.
+
+        Args:
+            rows: real rows; those of `subsample`, or your own with text and label.
+            method: `gpt3mix` or the name of a baseline of the config.
+            seed: data seed; None for the first of the config.
+            draw: number of the synthetic set; another number gives other rows.
+
+        Raises:
+            StoppedShort: if no row could be made. If some are missing, it warns.
+        """
+        cell, folder = self._cell(None, seed), self._write_real(rows)
+        real = folder / "train.jsonl"
+        output = folder / f"{method}.seed-{cell.data_seed}.draw-{draw}.jsonl"
+        try:
+            self.grid.augment(cell, method, draw, input=real, output=output)
+        except IncompleteOutput as error:
+            warnings.warn(str(error), stacklevel=2)
+        return _as_given(read_records(output, Augmented), rows)
+
+    def train(
+        self,
+        rows: Rows,
+        synthetic: "DataFrame | Records | None" = None,
+        classifier: str | None = None,
+        seed: int | None = None,
+    ) -> Rows:
+        """Return the trials of a classifier on real and synthetic rows, scored on the test rows.
+
+        Args:
+            rows: real rows.
+            synthetic: synthetic rows, as `augment` returns them; None for none.
+            classifier: its name; None for the first of the config.
+            seed: data seed, which decides the trials; None for the first of the config.
+
+        Raises:
+            StoppedShort: if a trial failed.
+        """
+        settings, cell = self._classifier(classifier), self._cell(None, seed)
+        folder = self._write_real(rows)
+        augmented, method = [], "none"
+        if synthetic is not None:
+            made = self._records(synthetic, Augmented)
+            method = next((row.method for row in made if row.method), "synthetic")
+            check_method_name(method)
+            augmented = [folder / f"{method}.{hash_rows(made)}.jsonl"]
+            write_records(augmented[0], made)
+        name = augmented[0].stem if augmented else "none"
+        output = folder / f"{name}.{settings.name}.seed-{cell.data_seed}.trials.jsonl"
+        step = TrainStep(cell, method, settings, folder / "train.jsonl", augmented, output)
+        self.grid.train(step)
+        return _as_given(read_records(output, Trial), rows)
+
+    # The whole experiment --------------------------------------------------------------------
+
+    def run(self) -> "DataFrame":
+        """Run every stage on every cell of the config; return all trials.
+
+        Raises:
+            StoppedShort: if a stage did not do all of its work; finished work is kept.
+        """
+        stopped = [item for item in self.grid.run() if isinstance(item, StoppedShort)]
+        if stopped:
+            raise stopped[0]
+        trials = self.report().trials
+        assert trials is not None
+        return trials.drop(columns="result")
+
+    def report(self) -> "Report":
+        """Return the report on the trials of the config, and write its files.
+
+        Its `verdict` has sentences; `trials` and `comparisons` are DataFrames.
+        """
+        return self.grid.report()
+
+    def fit(self, folder: str | Path = "model") -> ChosenModel:
+        """Save the best method and classifier, trained on all labelled rows; see `gpt3mix fit`.
+
+        Args:
+            folder: where to write; an earlier model there is replaced.
+        """
+        return run_fit(self.grid, Path(folder))
+
+    # Parts -----------------------------------------------------------------------------------
+
+    def _cell(self, level: str | None, seed: int | None) -> Cell:
+        subsample = self.experiments[0].subsample
+        seed = subsample.seeds[0] if seed is None else seed
+        return next(self.grid.cells(level or subsample.levels[0], seed))
+
+    def _classifier(self, name: str | None) -> ClassifierSettings:
+        classifiers = {item.name: item for item in self.experiments[0].classifiers}
+        if not classifiers or (name is not None and name not in classifiers):
+            raise UserError(
+                f"the config has no classifier {name or ''}".rstrip(),
+                f"its classifiers: {', '.join(classifiers) or 'none'}",
+            )
+        return classifiers[name] if name is not None else next(iter(classifiers.values()))
+
+    def _write_real(self, rows: "DataFrame | Records") -> Path:
+        """Return the folder of some real rows: the same rows have the same folder."""
+        real = self._records(rows, Example)
+        folder = self.grid.layout.rows_folder(hash_rows(real))
+        write_records(folder / "train.jsonl", real)
+        return folder
+
+    def _records(self, rows: "DataFrame | Records", kind: type[Row]) -> list[Row]:
+        data = self.experiments[0].task.data
+        names = {getattr(data, key, key): key for key in ("text", "label", "id")}
+        result = []
+        for number, row in enumerate(_as_records(rows)):
+            # The keys of a record win over the names of the task's columns.
+            values = {names.get(key, key): value for key, value in row.items()} | {
+                key: value for key, value in row.items() if key in ("text", "label", "id")
+            }
+            values.setdefault("id", f"row-{number:05d}")
+            try:
+                result.append(kind.model_validate(values))
+            except ValueError:
+                missing = [key for key in ("text", "label") if not isinstance(values.get(key), str)]
+                raise UserError(
+                    f"row {number}: {', '.join(missing) or 'a value'} is missing or of a wrong "
+                    f"type: {str(row)[:200]}",
+                    "give columns text and label, or those of task.data",
+                ) from None
+        return result
+
+
+# Using a model -------------------------------------------------------------------------------
+
+
+def predict(
+    model: str | Path | ChosenModel | SavedModel,
+    data: Rows,
+    *,
+    text: str | None = None,
+    probs: bool = False,
+) -> Rows:
+    """Return a copy of some rows with `predicted` and `prob`, its calibrated probability.
+
+    A row with an empty text has None in both (in a DataFrame a missing value).
+
+    Args:
+        model: a folder that `fit` wrote, or what it returned.
+        data: the rows.
+        text: column of the texts; None for the one that the model was trained with.
+        probs: whether to add `probs`, the probability of each class.
+
+    Raises:
+        UserError: if the folder is no model, or a row has no such column.
+    """
+    if isinstance(model, str | Path | ChosenModel):
+        model = load_saved_model(model.folder if isinstance(model, ChosenModel) else Path(model))
+    column, records = text or model.text_column, _as_records(data)
+    if text is None and any(column not in row for row in records):
+        column = "text"
+    if missing := [number for number, row in enumerate(records) if column not in row]:
+        raise UserError(f"row {missing[0]}: no column '{column}'", "name it with text=")
+    filled = [index for index, row in enumerate(records) if _has_text(row[column])]
+    added: list[dict[str, Any]] = [{"predicted": None, "prob": None} for _ in records]
+    texts = [records[index][column] for index in filled]
+    for index, values in zip(filled, model.predict_proba(texts) if texts else (), strict=True):
+        label = model.classes[int(values.argmax())]
+        added[index] = {"predicted": label, "prob": round(float(values.max()), 6)}
+        if probs:
+            rounded = (round(float(value), 6) for value in values)
+            added[index]["probs"] = dict(zip(model.classes, rounded, strict=True))
+    if isinstance(data, list):
+        return [{**row, **more} for row, more in zip(data, added, strict=True)]
+    names = ["predicted", "prob", *(["probs"] if probs else [])]
+    return data.assign(**{name: [row.get(name) for row in added] for name in names})
+
+
+def _has_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+# Rows ----------------------------------------------------------------------------------------
+
+
+def _task(
+    raw: Mapping[str, Any],
+    train: "DataFrame | Records | None",
+    test: "DataFrame | Records | None",
+    out: Path,
+) -> dict[str, Any]:
+    """Return the task with class names as words, and with files of the given rows as its data."""
+    task = dict(raw["task"])
+    data = dict(task.get("data") or {})
+    task |= {"labels": _as_words(task["labels"])} if "labels" in task else {}
+    data |= {"values": _as_words(data["values"])} if "values" in data else {}
+    folder = out / str(raw.get("name") or "config")
+    for split, rows in (("train", train), ("test", test)):
+        if rows is not None:
+            path = folder / f"{split}-rows.jsonl"
+            write_records(path, [Record(**row) for row in _as_records(rows)])
+            data |= {"kind": "files", split: str(path.resolve())}
+    return {**task, "data": data}
+
+
+def _as_words(value: Any) -> Any:
+    """Return a mapping or list with its numbers as words, as a YAML file has them."""
+    if isinstance(value, Mapping):
+        return {str(key): str(word) for key, word in value.items()}
+    return [str(word) for word in value] if isinstance(value, list) else value
+
+
+def _as_records(rows: "DataFrame | Records") -> Records:
+    """Return rows as new mappings; NaN and other missing values become None."""
+    if isinstance(rows, Sequence):
+        return [dict(row) for row in rows]
+    frame = rows.astype(object)
+    records: Records = frame.where(frame.notna(), None).to_dict("records")
+    return records
+
+
+def _as_given(records: Any, rows: Rows) -> Rows:
+    if isinstance(rows, list):
+        return [row.model_dump() for row in records]
+    return _frame(records)
+
+
+def _frame(records: Any) -> "DataFrame":
+    import pandas as pd
+
+    return pd.DataFrame([row.model_dump() for row in records])

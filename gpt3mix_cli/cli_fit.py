@@ -1,0 +1,33 @@
+"""The command `fit`, added to those of `cli`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import cli_options as opt
+
+app = typer.Typer()
+ModelFolder = Annotated[
+    Path, typer.Option("--output", "-o", help="folder of the model; an earlier model is replaced")
+]
+
+
+@app.command()
+def fit(
+    config: opt.Config,
+    output: ModelFolder = Path("model"),
+    jobs: opt.Jobs = None,
+    out: opt.Out = opt.RESULTS,
+    overrides: opt.Overrides = None,
+    force: opt.Force = False,
+    quiet: opt.Quiet = False,
+    json: opt.Json = False,
+) -> None:
+    """Choose the best method and classifier by validation, train on all rows, save the model."""
+    options = opt.GridOptions(config, out, overrides or (), force, quiet, json)
+    with opt.open_grid(options) as (display, grid):
+        from .grid.fit import fit as run_fit
+
+        grid.configure_training(jobs, None)
+        display.print_model(run_fit(grid, output, display.log_result))

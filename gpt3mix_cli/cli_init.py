@@ -1,0 +1,63 @@
+"""The command `init`, added to those of `cli`."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import cli_options as opt
+
+app = typer.Typer()
+
+
+@app.command()
+def init(
+    data: Annotated[
+        Path,
+        typer.Argument(
+            help="CSV, TSV, JSONL, Parquet or Excel file, a folder with a folder per class, or one "
+            "that save_to_disk wrote",
+            metavar="DATA",
+        ),
+    ],
+    text: Annotated[str | None, typer.Option(help="column of the text; default: guessed")] = None,
+    label: Annotated[str | None, typer.Option(help="column of the label; default: guessed")] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(help="names of all columns, with commas, of a CSV file without a header"),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", "--out", help="the config; default: NAME.yaml"),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="of the experiment; default: that of the data")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="replace a config that exists")] = False,
+    quiet: opt.Quiet = False,
+    json: opt.Json = False,
+) -> None:
+    """Write a commented config for a file of labelled texts; list every row that is bad."""
+    with opt.open_display(quiet, json) as display:
+        from .grid import init as stage
+        from .grid.data_profile import DataOptions, profile_data
+
+        named, path = stage.config_path(data, stage.InitOptions(output, name, force))
+        parts = [part.strip() for part in columns.split(",")] if columns else ()
+        profile = profile_data(data, DataOptions(text, label, parts))
+        asks = sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
+        ask = _ask if asks and not quiet and not json else _default
+        config = stage.write_config(profile, named, path, ask)
+        display.print_summary(
+            stage.describe(config), config.as_json(), f"{path}: written", f"gpt3mix fit {path}"
+        )
+
+
+def _ask(question: str, default: str) -> str:
+    answer: str = typer.prompt(question, default=default, err=True)
+    return " ".join(answer.split()) or default
+
+
+def _default(question: str, default: str) -> str:
+    return default

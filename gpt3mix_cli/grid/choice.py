@@ -1,0 +1,192 @@
+"""Which method and classifier `fit` ships, and why: by validation accuracy, never by test rows.
+
+With `task.data.folds` every row is a test row of one data seed, and the mean accuracy over the data
+seeds, the cross-validated accuracy, takes the place of validation accuracy.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from ..errors import StoppedShort
+from ..layout import Cell, TrialKey, variant_name
+from ..records import Trial, read_records
+from ..settings import Experiment, TrainableSettings
+from .runner import Grid
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A method and a classifier that were tried.
+
+    Attributes:
+        experiment: the variant of the experiment.
+        method: name of the method.
+        classifier: settings of the classifier.
+        score: mean accuracy of its trials on the rows that choose, as a fraction.
+        scores: (data seed, trial) -> the accuracy of a trial on these rows.
+        weight: of its synthetic rows, where validation chose it; None elsewhere.
+    """
+
+    experiment: Experiment
+    method: str
+    classifier: TrainableSettings
+    score: float
+    scores: Mapping[tuple[int, int], float]
+    weight: float | None
+
+    @property
+    def variant(self) -> dict[str, Any]:
+        """The swept settings; empty without a sweep."""
+        return self.experiment.variant
+
+    @property
+    def uses_synthetic_rows(self) -> bool:
+        """Whether its model is trained on synthetic rows."""
+        return self.method != "none" and self.weight != 0
+
+    def __str__(self) -> str:
+        variant = f" ({variant_name(self.variant)})" if self.variant else ""
+        return f"{self.classifier.name} with {self.method}{variant}"
+
+
+def folds_of(experiment: Experiment) -> int | None:
+    """Return the number of folds of cross-validation; None for a fixed test set."""
+    folds: int | None = getattr(experiment.task.data, "folds", None)
+    return folds
+
+
+def find_candidates(
+    grid: Grid, cells: Sequence[Cell], finished: Collection[Path]
+) -> list[Candidate]:
+    """Return the candidates whose trials have all succeeded, best first.
+
+    Of equal ones `none` is before other methods, and else the first of the config.
+
+    Args:
+        grid: the grid.
+        cells: of one level.
+        finished: trials files that are complete.
+
+    Raises:
+        StoppedShort: if there are none.
+    """
+    candidates = []
+    for experiment in grid.experiments:
+        own = [cell for cell in cells if cell.variant == experiment.variant]
+        for method in experiment.methods:
+            for classifier in experiment.classifiers:
+                if classifier.uses_lm or not experiment.accepts(method, classifier):
+                    continue
+                trials = _read_trials(grid, own, method, classifier, finished)
+                if trials:
+                    candidates.append(_candidate(experiment, method, classifier, trials))
+    if not candidates:
+        raise StoppedShort(
+            "no method and classifier has finished its trials, so there is nothing to choose from",
+            "fix the cause of the warnings above and run again",
+        )
+    return sorted(candidates, key=lambda item: (-item.score, item.method != "none"))
+
+
+def _read_trials(
+    grid: Grid,
+    cells: Sequence[Cell],
+    method: str,
+    classifier: TrainableSettings,
+    finished: Collection[Path],
+) -> list[Trial]:
+    trials: list[Trial] = []
+    for cell in cells:
+        if not grid.experiment(cell).trials_for(classifier, cell.data_seed):
+            continue
+        path = grid.layout.trials_path(TrialKey(cell, method, classifier.name))
+        if path not in finished:
+            return []
+        trials += read_records(path, Trial)
+    return trials
+
+
+def _candidate(
+    experiment: Experiment, method: str, classifier: TrainableSettings, trials: Sequence[Trial]
+) -> Candidate:
+    column = "accuracy" if folds_of(experiment) else "valid_accuracy"
+    scores = {(row.data_seed, row.trial): getattr(row, column) or 0.0 for row in trials}
+    by_seed: dict[int, list[float]] = {}
+    for (data_seed, _), score in scores.items():
+        by_seed.setdefault(data_seed, []).append(score)
+    weights = Counter(row.synthetic_weight for row in trials if row.synthetic_weight is not None)
+    weight = min(weights, key=lambda value: (-weights[value], value), default=None)
+    mean = fmean(map(fmean, by_seed.values()))
+    return Candidate(experiment, method, classifier, round(mean, 9), scores, weight)
+
+
+# The reasons ---------------------------------------------------------------------------------
+
+
+def explain_choice(candidates: Sequence[Candidate], validation_rows: int) -> list[str]:
+    """Return why the first candidate is chosen, as sentences.
+
+    Args:
+        candidates: best first.
+        validation_rows: the number of validation rows.
+    """
+    best, folds = candidates[0], folds_of(candidates[0].experiment)
+    number = f"{len(best.scores)} trial{'s' * (len(best.scores) > 1)}"
+    score = f"validation accuracy {best.score:.1%} (mean of {number} on {validation_rows} rows)"
+    if folds:
+        score = f"cross-validated accuracy {best.score:.1%} ({folds} folds, {number})"
+    rank = "the only combination tried"
+    if len(candidates) > 1:
+        rank = f"the best of {len(candidates)} combinations"
+        if equal := sum(item.score == best.score for item in candidates[1:]):
+            rank += f" ({equal} {'are' if equal > 1 else 'is'} as good; real rows only come first)"
+    sentences = [f"Chosen: {best}, {score}, {rank}.", _explain_method(candidates)]
+    if len(candidates) > 1:
+        sentences.append(
+            "As a maximum over several combinations this accuracy is slightly optimistic."
+        )
+    if not folds:
+        sentences.append(
+            f"One validation row is {100 / validation_rows:.1f} points: smaller differences are "
+            "chance. Test rows were not used for the choice."
+        )
+    return sentences
+
+
+def _explain_method(candidates: Sequence[Candidate]) -> str:
+    best, name = candidates[0], candidates[0].classifier.name
+    same = [
+        item
+        for item in candidates
+        if item.classifier.name == name and item.variant == best.variant and item is not best
+    ]
+    if best.method != "none":
+        plain = next((item for item in same if item.method == "none"), None)
+        if plain is None:
+            return f"{name} has no finished trials without augmentation to compare with."
+        pairs = best.scores.keys() & plain.scores.keys()
+        ahead = sum(best.scores[pair] > plain.scores[pair] for pair in pairs)
+        text = (
+            f"{best.method} is {_points(best.score - plain.score)} above real rows only with "
+            f"{name}, and ahead in {ahead} of {len(pairs)} trials."
+        )
+        if not best.uses_synthetic_rows:
+            text += " Validation gave its synthetic rows the weight 0: they are left out."
+        return text
+    others = [item for item in same if item.method != "none"]
+    if not others:
+        return f"No augmentation method was tried with {name}."
+    gap = best.score - others[0].score
+    distance = f"{_points(gap)} below" if gap else "no better than"
+    return (
+        f"Augmentation did not help {name}: the best method, {others[0].method}, is {distance} "
+        "real rows only. The model is trained on real rows only."
+    )
+
+
+def _points(fraction: float) -> str:
+    return f"{100 * fraction:.1f} points"

@@ -1,0 +1,296 @@
+"""`gpt3mix fit`: the best method and classifier of an experiment, trained on all labelled rows.
+
+1. The trials that are missing are run, at the largest level: it is nearest to all rows.
+2. Validation accuracy chooses method and classifier (`choice`); test rows play no part.
+3. A development model is trained on all training rows and stopped by the validation rows. They also
+   fit the temperature of its probabilities.
+4. The final model is trained on training and validation rows, for as many epochs as the development
+   model. Synthetic rows are those of the training rows: they are made once.
+5. Test rows, which no step has used, score the final model. With cross-validation there are none:
+   all rows train it, and the score is the cross-validated accuracy.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import StoppedShort, UserError
+from ..layout import Cell, TrialKey, variant_name
+from ..records import Example, IncompleteOutput, Trial
+from ..settings import Experiment, TrainableSettings
+from ..subsample import rows_per_class
+from ..train import SyntheticSet, TrialData, TrialJob, TrialRunner, open_classifier, training_seed
+from ..train.calibration import apply_temperature, fit_temperature
+from ..train.metrics import score
+from ..train.model_card import describe_model, render_card
+from ..train.saved_models import check_save_folder, shown_trial, write_model
+from ..train.targets import assign_targets
+from .choice import Candidate, explain_choice, find_candidates, folds_of
+from .row_reader import RowReader
+from .runner import Grid
+from .steps import StepResult, TrainStep, cell_steps
+
+FOLDER_HINT = "choose another folder with -o"
+CARD = """
+## Why this model
+
+{verdict}
+
+| classifier | method | {score_name} |
+| --- | --- | --- |
+{candidates}
+
+## Data and method
+
+- {n_real} labelled rows of task {task} (column `{text_column}`): {rows}.
+- Method `{method}`: {synthetic}.
+- Settings: `{settings}`{epochs}.
+- {held_out}
+
+## Calibration
+
+Temperature {temperature:g}, fitted on {n_validation} validation rows with a model that was not
+trained on them. `gpt3mix predict` divides logits by it; other tools give probabilities without it.
+Expected calibration error on {ece_rows}: {ece_before:.3f} before, {ece_after:.3f} after.
+
+## Scores on {score_rows}
+
+| score | value |
+| --- | --- |
+{scores}
+
+Confusion (rows: true {classes}; columns: predicted): `{confusion}`
+"""
+
+
+@dataclass(frozen=True)
+class ChosenModel:
+    """What `fit` has saved.
+
+    Attributes:
+        folder: the model.
+        candidates: the combinations of method and classifier, the chosen one first.
+        verdict: why it is chosen, as sentences.
+        about: rows, scores and calibration, as in `gpt3mix.json`.
+    """
+
+    folder: Path
+    candidates: Sequence[Candidate]
+    verdict: Sequence[str]
+    about: dict[str, Any]
+
+
+def fit(
+    grid: Grid, folder: Path, on_result: Callable[[StepResult], object] = lambda result: None
+) -> ChosenModel:
+    """Run what is missing, choose, train on all labelled rows, and save the model.
+
+    Args:
+        grid: the experiment.
+        folder: where to write the model; an earlier model there is replaced.
+        on_result: is called with the result of each stage.
+
+    Raises:
+        UserError: if the experiment has no classifier to save, or the folder holds something else.
+        StoppedShort: if no combination has finished its trials.
+    """
+    check_save_folder(folder, FOLDER_HINT)
+    _check_experiments(grid)
+    cells = list(grid.cells(largest_level(grid)))
+    finished = _run_trials(grid, cells, on_result)
+    candidates = find_candidates(grid, cells, finished)
+    best = candidates[0]
+    seed = best.experiment.subsample.seeds[0]
+    cell = Cell(best.experiment.task.name, best.variant, "full", seed)
+    runner = _development_runner(grid, best, cell)
+    verdict = explain_choice(candidates, len(runner.data.validation))
+    return _train_and_save(runner, candidates, verdict, folder)
+
+
+def largest_level(grid: Grid) -> str:
+    """Return the level of the config with the most rows; `full` before one that is as large."""
+    experiment = grid.experiments[0]
+    splits, num_classes = grid.resources.splits(experiment), len(experiment.task.classes)
+    num_rows = len(splits.train) + splits.taken_rows
+
+    def size(level: str) -> tuple[int, bool]:
+        if level == "full":
+            return len(splits.train), True
+        wanted = rows_per_class(level, num_rows, num_classes) * num_classes
+        return min(wanted, len(splits.train)), False
+
+    return max(experiment.subsample.levels, key=size)
+
+
+def _check_experiments(grid: Grid) -> None:
+    first = grid.experiments[0]
+    lm_only = [item.name for item in first.classifiers if item.uses_lm]
+    if len(lm_only) == len(first.classifiers):
+        raise UserError(
+            "fit needs a classifier whose weights can be saved",
+            "add for example classifiers: [{kind: linear}]",
+        )
+    for name in lm_only:
+        grid.callbacks.warn(f"classifier '{name}' trains no weights, so fit leaves it out")
+    for other in grid.experiments[1:]:
+        same_rows = other.task.data == first.task.data and other.task.classes == first.task.classes
+        if not same_rows:
+            raise UserError(
+                "the sweep changes the task's rows or classes, and fit makes one model",
+                "choose one with --set, such as --set task=FILE",
+            )
+
+
+def _run_trials(
+    grid: Grid, cells: Sequence[Cell], on_result: Callable[[StepResult], object]
+) -> set[Path]:
+    steps = [
+        step
+        for cell in cells
+        for step in cell_steps(grid.experiment(cell), cell)
+        if not (isinstance(step, TrainStep) and step.classifier.uses_lm)
+    ]
+    finished = set()
+    for result in grid.run_steps(steps, "trials to choose by"):
+        on_result(result)
+        if not isinstance(result, StoppedShort):
+            finished.add(result.output)
+    return finished
+
+
+# Development and final model -----------------------------------------------------------------
+
+
+def _development_runner(grid: Grid, best: Candidate, cell: Cell) -> TrialRunner:
+    """Return the runner of a trial on all training rows, drawn and augmented where missing."""
+    grid.subsample(cell)
+    real, reader = grid.real_rows(cell), RowReader(grid.callbacks)
+    splits = grid.resources.splits(best.experiment, cell.data_seed)
+    classes, sets = best.experiment.task.classes, dict[int, SyntheticSet]()
+    if best.uses_synthetic_rows:
+        try:
+            path = grid.augment(cell, best.method, 0).output
+        except IncompleteOutput as error:
+            path = error.result.output  # the reader warns
+        sets[0] = reader.synthetic([path], classes, real)
+    runner = TrialRunner(
+        grid.resources.classifier(best.experiment, best.classifier),
+        TrialKey(cell, best.method, best.classifier.name),
+        classes,
+        TrialData(real, splits.validation, splits.test, sets),
+        best.experiment.subsample.master_seed,
+        best.classifier.targets,
+    )
+    runner.weight = best.weight
+    return runner
+
+
+def _train_and_save(
+    runner: TrialRunner, candidates: Sequence[Candidate], verdict: list[str], folder: Path
+) -> ChosenModel:
+    best, classes, data = candidates[0], list(runner.classes), runner.data
+    trial = runner.run(TrialJob(0)).row
+    if trial.status == "failed":
+        raise StoppedShort(
+            f"{best}: training on all rows failed: {trial.error}", "fix the cause and run again"
+        )
+    held_out = [row.label for row in data.validation]
+    temperature = fit_temperature(_predict(runner, data.validation), held_out, classes)
+    test_probabilities = _predict(runner, data.test)
+    folds = folds_of(best.experiment)
+    real = [*data.real, *data.validation, *(data.test if folds else ())]
+    settings = _fixed_epochs(best.classifier, trial)
+    runner.classifier = open_classifier(settings, classes)
+    synthetic = data.synthetic.get(0, SyntheticSet()).rows
+    rows = assign_targets(runner.targets, real, synthetic, classes)
+    runner.classifier.fit(rows, (), training_seed(runner.master_seed, 0))
+    if not folds:
+        test_probabilities = _predict(runner, data.test)
+    labels = [row.label for row in data.test]
+    before = score(test_probabilities, labels, classes)
+    after = score(apply_temperature(test_probabilities, temperature), labels, classes)
+    about = {
+        "text_column": best.experiment.task.text_column,
+        "temperature": temperature,
+        "ece": {"before": before["ece"], "after": after["ece"], "rows": len(labels)},
+        "rows": {
+            "train": len(data.real),
+            "validation": len(data.validation),
+            "test": len(data.test),
+            "synthetic": len(synthetic),
+        },
+        "scores": before | {"ece": after["ece"]},
+        "cross_validated_accuracy": best.score if folds else None,
+        "verdict": verdict,
+        "candidates": [candidate_row(item) for item in candidates],
+        "trial": shown_trial(trial),
+    }
+    model = describe_model(runner.classifier, classes, settings)
+    card = render_card(CARD, model, _card_values(best.experiment, trial, about))
+    write_model(folder, model, card, about, FOLDER_HINT)
+    return ChosenModel(folder, candidates, verdict, about)
+
+
+def _predict(runner: TrialRunner, rows: Sequence[Example]) -> Any:
+    return runner.classifier.predict_proba([row.text for row in rows])
+
+
+def _fixed_epochs(settings: TrainableSettings, trial: Trial) -> TrainableSettings:
+    """Return settings that train for as many epochs as the best weights of a trial."""
+    if trial.best_epoch is None:
+        return settings
+    return settings.model_copy(update={"max_epochs": trial.best_epoch, "preset": None})
+
+
+def candidate_row(item: Candidate) -> dict[str, Any]:
+    """Return a candidate as an object: classifier, method, variant, accuracy and trials."""
+    return {
+        "classifier": item.classifier.name,
+        "method": item.method,
+        "variant": {key: Path(str(value)).name for key, value in item.variant.items()},
+        "accuracy": item.score,
+        "trials": len(item.scores),
+    }
+
+
+def _card_values(experiment: Experiment, trial: Trial, about: dict[str, Any]) -> dict[str, Any]:
+    rows, folds = about["rows"], folds_of(experiment)
+    parts = f"{rows['train']} training and {rows['validation']} validation rows"
+    held_out = f"{rows['test']} test rows were not used for the choice, training or calibration."
+    score_rows = ece_rows = f"{rows['test']} test rows"
+    if folds:
+        parts = "all rows, after the choice by cross-validation"
+        held_out = "No row was held out from the final model."
+        score_rows = f"one of {folds} folds, by a model of the others"
+        ece_rows = f"{rows['test']} rows of one fold, by a model of the others"
+    candidates = [
+        f"| {item['classifier']} | {item['method']}{_variant(item)} | {item['accuracy']:.4f} |"
+        for item in about["candidates"]
+    ]
+    return {
+        **about["scores"],
+        "task": experiment.task.name,
+        "text_column": about["text_column"],
+        "verdict": "\n".join(f"- {sentence}" for sentence in about["verdict"]),
+        "score_name": "cross-validated accuracy" if folds else "validation accuracy",
+        "candidates": "\n".join(candidates),
+        "n_real": rows["train"] + rows["validation"] + (rows["test"] if folds else 0),
+        "rows": parts,
+        "method": trial.method,
+        "synthetic": f"{rows['synthetic']} synthetic rows, made from the training rows"
+        if rows["synthetic"]
+        else "no synthetic rows",
+        "epochs": f"; {trial.best_epoch} epochs" if trial.best_epoch else "",
+        "held_out": held_out,
+        "temperature": about["temperature"],
+        "n_validation": rows["validation"],
+        "ece_before": about["ece"]["before"],
+        "ece_after": about["ece"]["after"],
+        "ece_rows": ece_rows,
+        "score_rows": score_rows,
+    }
+
+
+def _variant(item: dict[str, Any]) -> str:
+    return f" ({variant_name(item['variant'])})" if item["variant"] else ""
