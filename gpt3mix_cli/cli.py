@@ -214,6 +214,7 @@ def report(
     columns: opt.TableColumns = None,
     paper: opt.Paper = False,
     synthetic: opt.SyntheticShown = None,
+    per_class: opt.PerClass = False,
     diff: opt.Diff = None,
     out: opt.Out = opt.RESULTS,
     overrides: opt.Overrides = None,
@@ -239,7 +240,7 @@ def report(
             options = stage.ReportOptions(rows, columns, paper, stage.parse_row_limit(synthetic))
             folder = output or report_folder(inputs.folder)
             result = stage.report(inputs, folder, options, display.callbacks)
-        display.print_report(result)
+        display.print_report(result, per_class=per_class)
 
 
 @app.command()

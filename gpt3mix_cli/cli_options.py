@@ -162,6 +162,10 @@ Paper = Annotated[
     bool,
     typer.Option("--paper", help="print the paper's values next to ours, and what they contradict"),
 ]
+PerClass = Annotated[
+    bool,
+    typer.Option("--per-class", help="print precision, recall and F1 of each class, and mistakes"),
+]
 SyntheticShown = Annotated[
     str | None,
     typer.Option(

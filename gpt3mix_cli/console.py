@@ -197,23 +197,37 @@ class Display:
         self._print_end(f"{rows}{suffix}", next_command)
 
     def print_report(
-        self, report: "Report", results: Sequence[StageResult | StoppedShort] = ()
+        self,
+        report: "Report",
+        results: Sequence[StageResult | StoppedShort] = (),
+        per_class: bool = False,
     ) -> None:
         """Print the main tables of a report, its verdict and where it is, after a run's results.
+
+        Args:
+            report: the report.
+            results: of the run.
+            per_class: print the scores of each class too.
 
         Raises:
             StoppedShort: if any of the results is one.
         """
-        from .report.render.data import summary
+        from .report.classes import shown_tables
+        from .report.render.data import class_objects, summary
         from .report.render.terminal import printable, terminal_table, terminal_tables
 
         self._progress.stop()
         if self._json:
             files = [str(path) for path in report.files]
-            self._print_json({**summary(report), "remarks": report.remarks, "files": files})
+            classes = {"classes": class_objects(report)} if per_class else {}
+            facts = {"remarks": report.remarks, "files": files}
+            self._print_json({**summary(report), **classes, **facts})
         else:
             console = self._table_console()
-            for table in terminal_tables(report.tables):
+            tables = terminal_tables(report.tables)
+            if per_class:
+                tables += shown_tables(report.classes, console.width)
+            for table in tables:
                 console.print(terminal_table(table, console.width))
         for remark in [*report.remarks, *report.paper_remarks]:
             self.note(f"note: {remark}")

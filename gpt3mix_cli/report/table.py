@@ -17,8 +17,9 @@ COUNT, PERCENT, POINTS = "{:.0f}", "{:.1f}", "{:+.1f}"  # how numbers become tex
 FORMATS = {
     **dict.fromkeys(("difference", "gain", "gain per USD"), POINTS),
     **dict.fromkeys(("mean", "std", "between seeds", "within a seed"), PERCENT),
+    **dict.fromkeys(("precision", "recall", "F1"), PERCENT),
     **dict.fromkeys(
-        ("pairs", "tasks", "units", "trials", "data seeds", "data seed", "trial"), COUNT
+        ("pairs", "tasks", "units", "trials", "data seeds", "data seed", "trial", "rows"), COUNT
     ),
     **dict.fromkeys(("tokens", "tokens per prediction"), "{:,.0f}"),
     "USD": "{:.4g}",
