@@ -34,6 +34,7 @@ ENTROPY_BINS = 20
 MAX_CURVES = 9  # (task, variant, level, classifier) whose epochs are read: a plot shows no more
 MAX_MANIFESTS = 60  # whose settings the page shows in full
 REAL = "real"  # the series of real rows in plots
+MAX_LABELS = 5  # classes of a soft label that a sample shows; few classes are all shown
 MAX_SAMPLES = 3  # of a task, variant and method
 MAX_SAMPLED_ROWS = 200  # from the beginning of a file
 
@@ -67,6 +68,15 @@ class Sample(NamedTuple):
     def edited(self) -> bool:
         """Whether the row is an edit of its one parent, and keeps its label."""
         return self.row.label_source == "parent"
+
+    @property
+    def labels(self) -> list[tuple[str, float]]:
+        """The classes of the soft label: all if they are few, otherwise the most probable ones."""
+        probs = list(self.row.probs.items())
+        if len(probs) <= MAX_LABELS:
+            return probs
+        best = sorted(probs, key=itemgetter(1), reverse=True)[:MAX_LABELS]
+        return [(name, value) for name, value in best if value >= 0.005 or name == self.row.label]
 
 
 @dataclass(frozen=True)

@@ -202,7 +202,9 @@ def _class(names: str) -> str:
 
 def _sample(sample: Sample) -> str:
     row = sample.row
-    probs = ", ".join(f"{escape(name)} {value:.0%}" for name, value in row.probs.items())
+    probs = ", ".join(f"{escape(name)} {value:.0%}" for name, value in sample.labels)
+    if sample.edited:  # it has the label of its parent, with certainty
+        probs = escape(row.label)
     texts = [("", item.text, escape(item.label)) for item in sample.parents]
     items = "".join(
         f'<li{_class(kind)}><span class="text">{escape(text)}</span> <em>{label}</em></li>'
