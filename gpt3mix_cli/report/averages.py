@@ -14,7 +14,7 @@ import pandas as pd
 from ..layout import variant_name
 from ..records import Trial
 from .model import ExpectedTrials, Result
-from .statistics import by_length, components, intervals
+from .statistics import by_length, components, intervals, with_test_rows
 
 Key = tuple[str, str, str, str, str]
 KEY = ["task", "variant", "level", "classifier", "method"]
@@ -133,9 +133,20 @@ def _average(trials: pd.DataFrame, count: int) -> list[dict[str, Any]]:
     ends = counts["data_seeds"].cumsum()[:-1]
     of_results = np.split(units[["sum", "size"]].to_numpy(dtype=float), ends)
     limits = by_length(lambda parts: intervals(parts[..., 0], parts[..., 1]), of_results)
+    limits = _with_test_rows(table, limits)
     for row, *objects in zip(values, limits, means, scores, strict=True):
         row |= zip(("ci", "seed_means", "scores"), objects, strict=True)
     return values
+
+
+def _with_test_rows(
+    table: pd.DataFrame, limits: Sequence[tuple[float, float] | None]
+) -> list[tuple[float, float] | None]:
+    """Return intervals over data seeds and test rows; None for a result without a trial."""
+    means, counts = (table[name].astype(float).to_numpy() for name in ("mean", "n_test"))
+    over_seeds = np.array([item or (np.nan, np.nan) for item in limits], dtype=float)
+    combined = with_test_rows(means, over_seeds.reshape(-1, 2), counts)
+    return [None if np.isnan(low) else (float(low), float(high)) for low, high in combined]
 
 
 def _mappings(

@@ -20,7 +20,10 @@ COLOURS = {"none": 0, REAL: 0, "gpt3mix": 1, "eda": 2, "backtranslate": 3}
 FREE_COLOURS = (4, 5, 6, 7)
 NUM_MARKERS = 6
 MAX_WORDS = 60  # longer texts are in the last bin
-INTERVAL = "95 % intervals by a bootstrap over data seeds; none for fewer than two."
+INTERVAL = "95 % intervals over data seeds and test rows; of one data seed over test rows only."
+GAIN_INTERVAL = (
+    "95 % intervals by a bootstrap over data seeds, on these test rows; none for fewer than two."
+)
 ALL_TOGETHER = "all levels and data seeds of a task together"
 Kind = Literal["line", "interval", "steps", "bars", "dots", "scatter"]
 MAX_BARS = 10  # classes; the names of more are written in rows
@@ -165,7 +168,8 @@ def gain_chart(comparisons: DataFrame) -> Chart:
     ]  # fmt: skip
     return Chart(
         "gain", "Gain over no augmentation", "interval", "", "gain (points)", points,
-        f"Mean difference to no augmentation, paired by data seed. Bars: {INTERVAL}", zero=True,
+        f"Mean difference to no augmentation, paired by data seed. Bars: {GAIN_INTERVAL}",
+        zero=True,
     )  # fmt: skip
 
 
