@@ -1,31 +1,22 @@
 """What a person sees: progress and warnings on stderr, tables and summaries on stdout.
 
-Progress bars need a terminal; elsewhere each finished file gets a line. With `--json` stdout holds
-one object.
+In a terminal there are bars (`console_progress`); elsewhere each finished file gets a line. With
+`--json` stdout holds one object.
 """
 
 import itertools
 import json
 import sys
 import threading
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 from rich.text import Text
 
+from .console_progress import ProgressDisplay
 from .console_tables import manifest_errors, plan_table, statistics_table
 from .errors import Callbacks, StdoutClosed, StoppedShort, UserError, fit_screen
 from .files import STDIO, stdout_errors
@@ -38,7 +29,6 @@ if TYPE_CHECKING:
     from .lm.local.model_cache import ConvertedModel
     from .report import Report
 
-PROGRESS_INTERVAL_S = 60.0  # between two lines of progress where there are no bars
 MIN_PIPE_WIDTH = 200  # columns of a table that is piped: what a narrow one cuts off would be lost
 
 # Texts of files and servers must not control the terminal.
@@ -67,21 +57,9 @@ class Display:
         self._quiet, self._json = quiet, as_json
         self._err = Console(stderr=True, soft_wrap=True, highlight=False)
         self._out = _Stdout(highlight=False)
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(16),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("[dim]{task.fields[detail]}"),
-            console=self._err,
-            transient=True,
-            disable=quiet or not self._err.is_terminal,
-        )
-        self._tasks: dict[str, TaskID] = {}
+        self._progress = ProgressDisplay(self._err, quiet)
         self._warnings: list[str] = []
         self._lock = threading.Lock()
-        self._last_progress = time.monotonic()
 
     def __enter__(self) -> "Display":
         self._progress.start()
@@ -103,30 +81,15 @@ class Display:
         with self._lock:
             if message not in self._warnings:
                 self._warnings.append(message)
-                self._progress.console.print(Text.assemble(("warning: ", "bold yellow"), message))
+                self._err.print(Text.assemble(("warning: ", "bold yellow"), message))
 
     def progress(self, name: str, done: int, total: int | None = None, detail: str = "") -> None:
         """Show progress: a bar in a terminal, elsewhere a line from time to time."""
-        with self._lock:
-            if self._progress.disable:
-                waited = time.monotonic() - self._last_progress
-                # A log without a line for an hour looks like a run that hangs.
-                if waited > PROGRESS_INTERVAL_S and not self._quiet and done != total:
-                    self._last_progress = time.monotonic()
-                    suffix = f" ({detail})" if detail else ""
-                    self._err.print(Text(f"{name}: {done} of {total}{suffix}"))
-            elif done == total:
-                if name in self._tasks:
-                    self._progress.remove_task(self._tasks.pop(name))
-            else:
-                if name not in self._tasks:
-                    self._tasks[name] = self._progress.add_task(name, detail="")
-                bar = self._tasks[name]
-                self._progress.update(bar, completed=done, total=total, detail=detail)
+        self._progress.update(name, done, total, detail)
 
     def log_result(self, result: StageResult | StoppedShort) -> StageResult | StoppedShort:
         """Show that one stage of many has ended, where there are no bars; return its result."""
-        if self._progress.disable and isinstance(result, StageResult):
+        if not self._progress.has_bars and isinstance(result, StageResult):
             self._print_output(result)
         return result
 
@@ -134,7 +97,7 @@ class Display:
         """Show a message that is neither progress nor a warning."""
         if not self._quiet:
             with self._lock:
-                self._progress.console.print(Text(fit_screen(text)))
+                self._err.print(Text(fit_screen(text)))
 
     def print_examples(
         self, output: Path, source: Path, count: int, tokens: Mapping[str, str]

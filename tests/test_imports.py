@@ -25,7 +25,15 @@ BASE = {
 }  # fmt: skip
 BASE |= {"guide"}  # the manual: it reads its pages only
 STAGES = {"subsample", "augment", "train", "report"}
-COMMAND_LINE = {"cli", "cli_options", "console", "console_guide", "console_tables", "process"}
+COMMAND_LINE = {
+    "cli",
+    "cli_options",
+    "console",
+    "console_guide",
+    "console_progress",
+    "console_tables",
+    "process",
+}
 LAYERS = (BASE, {"lm"}, {"method"}, STAGES, {"grid"}, COMMAND_LINE)
 LAYER = {name: number for number, layer in enumerate(LAYERS) for name in layer}
 # Which stages may import `lm` and `method`: GPT3Mix, and a classifier that prompts.
@@ -76,7 +84,7 @@ LIGHT = {
         "settings",
         "train.saved_models",
     },
-    "rich": {"console", "console_guide", "console_tables", "report.render"},
+    "rich": {"console", "console_guide", "console_progress", "console_tables", "report.render"},
     "typer": {"cli", "cli_options"},
     "yaml": {"yaml_files"},
 }

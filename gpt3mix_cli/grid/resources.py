@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from .. import data
 from ..augment import Augmenter, AugmentOptions, open_augmenter
-from ..errors import NO_CALLBACKS, Callbacks, UserError
+from ..errors import NO_CALLBACKS, Callbacks, UserError, in_progress
 from ..layout import Layout, journal_path
 from ..lm import IN_MEMORY, LM, Journal, JournaledLM, open_lm
 from ..records import Example
@@ -36,9 +36,14 @@ class Resources:
         """Return the task's splits."""
         task, subsample = experiment.task, experiment.subsample
         chosen = subsample.master_seed, subsample.validation, subsample.validation_fraction
+
+        def load() -> data.Splits:
+            with in_progress(self._callbacks, f"reading the data of {task.name}"):
+                return data.load_splits(task, *chosen, self._callbacks)
+
         return self._cached(
             ["data", task.model_dump(), *chosen],
-            lambda: data.load_splits(task, *chosen, self._callbacks),
+            load,
         )
 
     def augment_options(
@@ -79,10 +84,14 @@ class Resources:
                 "add for example lm: {kind: local, model: bundled}",
             )
         budget = None if replay_only else experiment.budget
-        return self._cached(
-            ["lm", settings.model_dump(), budget, replay_only],
-            lambda: open_lm(settings, budget, self._layout.journals, replay_only, self._callbacks),
-        )
+
+        def open_named_lm() -> LM:
+            with in_progress(self._callbacks, f"opening the LM {settings.model}"):
+                return open_lm(
+                    settings, budget, self._layout.journals, replay_only, self._callbacks
+                )
+
+        return self._cached(["lm", settings.model_dump(), budget, replay_only], open_named_lm)
 
     def replay_lm(self, experiment: Experiment, outputs: Sequence[Path]) -> JournaledLM:
         """Return an LM that answers from the journals of some outputs, and asks nothing."""

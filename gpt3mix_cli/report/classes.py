@@ -52,7 +52,8 @@ class ClassScores:
     @cached_property
     def support(self) -> Array:
         """Test rows of each class, mean over trials."""
-        return self.confusion.sum(axis=1) / self.trials
+        support: Array = self.confusion.sum(axis=1) / self.trials
+        return support
 
     @cached_property
     def precision(self) -> Array:
@@ -78,7 +79,8 @@ class ClassScores:
 
 
 def _ratio(part: Array, whole: Array) -> Array:
-    return np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0)
+    ratio: Array = np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0)
+    return ratio
 
 
 def class_scores(trials: pd.DataFrame, results: Sequence[Result]) -> list[ClassScores]:
@@ -155,9 +157,7 @@ def _rows(scores: ClassScores, room: int | None = None) -> Iterator[dict[str, An
         mistakes = scores.mistakes(index)[:MAX_MISTAKES]
         texts = [f"{other} {fraction:.0%}" for other, fraction in mistakes]
         if room and len(", ".join(texts)) > room:
-            texts = [
-                f"{_cut(other, room - 4)} {fraction:.0%}" for other, fraction in mistakes[:1]
-            ]
+            texts = [f"{_cut(other, room - 4)} {fraction:.0%}" for other, fraction in mistakes[:1]]
         yield {
             "class": _cut(name, room) if room else name,
             "rows": float(scores.support[index]),

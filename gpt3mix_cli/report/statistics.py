@@ -96,7 +96,8 @@ def wilson(fractions: Array, counts: Array) -> Array:
     center = (fractions + z2 / (2 * counts)) / (1 + z2 / counts)
     variance = fractions * (1 - fractions) / counts + z2 / (4 * counts**2)
     half = np.sqrt(z2 * variance) / (1 + z2 / counts)
-    return np.clip(np.stack([center - half, center + half], axis=1), 0, 1)
+    limits: Array = np.clip(np.stack([center - half, center + half], axis=1), 0, 1)
+    return limits
 
 
 def with_test_rows(means: Array, limits: Array, counts: Array) -> Array:
@@ -121,7 +122,7 @@ def with_test_rows(means: Array, limits: Array, counts: Array) -> Array:
     distances = np.stack([limits, of_rows]) - means[None, :, None]
     squares = np.where(np.isnan(distances), 0, distances) ** 2
     half = np.sqrt(squares.sum(axis=0))
-    combined = np.clip(np.stack([means - half[:, 0], means + half[:, 1]], axis=1), 0, 1)
+    combined: Array = np.clip(np.stack([means - half[:, 0], means + half[:, 1]], axis=1), 0, 1)
     combined[np.isnan(distances).all(axis=(0, 2))] = np.nan
     return combined
 

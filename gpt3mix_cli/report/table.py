@@ -19,7 +19,18 @@ FORMATS = {
     **dict.fromkeys(("mean", "std", "between seeds", "within a seed"), PERCENT),
     **dict.fromkeys(("precision", "recall", "F1"), PERCENT),
     **dict.fromkeys(
-        ("pairs", "tasks", "units", "trials", "data seeds", "data seed", "trial", "rows", "test rows"), COUNT
+        (
+            "pairs",
+            "tasks",
+            "units",
+            "trials",
+            "data seeds",
+            "data seed",
+            "trial",
+            "rows",
+            "test rows",
+        ),
+        COUNT,
     ),
     **dict.fromkeys(("tokens", "tokens per prediction"), "{:,.0f}"),
     "USD": "{:.4g}",
@@ -294,15 +305,15 @@ def intervals_table(results: Sequence[Result]) -> Table | None:
     ]
     few = [result.data_seeds for result in results if 1 < result.data_seeds < MANY_SEEDS]
     limit = (
-        f" With {min(few)} data seeds its part over data seeds is at most their range, and contains "
-        f"their mean in less than {1 - 2.0 ** (1 - min(few)):.0%} of cases." if few else ""
+        f" With {min(few)} data seeds its part over data seeds is at most their range, and "
+        f"contains their mean in less than {1 - 2.0 ** (1 - min(few)):.0%} of cases." if few else ""
     )  # fmt: skip
     notes = (
         "Interval: counts the choice of data seeds (a bootstrap, expanded for their small number) "
         "and of test rows (Wilson's interval), combined by MOVER (Zou and Donner, 2008); of one "
-        f"data seed it counts test rows only.{limit} The standard deviation over trials (std) has a part between data seeds (another subsample) "
-        "and a part within them (another training seed and synthetic set); they are separated "
-        "where a data seed has several trials."
+        f"data seed it counts test rows only.{limit} The standard deviation over trials (std) has "
+        "a part between data seeds (another subsample) and a part within them (another training "
+        "seed and synthetic set); they are separated where a data seed has several trials."
     )
     title = "Intervals and parts of the standard deviation"
     return list_table("intervals", title, items, 5, notes)

@@ -16,7 +16,7 @@ import pandas as pd
 
 from .model import Result
 from .statistics import SIGNIFICANCE_LEVELS, min_changed_rows, min_units
-from .table import Table, as_percent, interval_cell, list_table, p_cell
+from .table import Table, as_percent, can_be_small, interval_cell, list_table, p_cell
 
 # Outcomes, in the order in which a sentence names them.
 OUTCOMES = AHEAD, HARMS, DOUBTFUL, UNDECIDED, ONE_SEED = (
@@ -154,7 +154,7 @@ def verdict_table(verdicts: Sequence[Verdict]) -> Table | None:
             "verdict": row.word,
             "difference": as_percent(row.diff),
             "95 % interval": interval_cell(row.ci),
-            "corrected p": p_cell(row.p),
+            "corrected p": p_cell(row.p, is_reachable=can_be_small(row.smallest_p, row.tests)),
             "data seeds": row.data_seeds,
             "remark": row.remark,
         }

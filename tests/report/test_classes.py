@@ -111,8 +111,9 @@ def test_a_small_matrix_is_printed_in_percent_of_the_true_class(tmp_path: Path) 
 
 
 def test_matrices_survive_the_slow_reader(tmp_path: Path) -> None:
-    from gpt3mix_cli.errors import NO_CALLBACKS
     from rows import inputs
+
+    from gpt3mix_cli.errors import NO_CALLBACKS
 
     path = tmp_path / "trials" / "all.jsonl"
     write_records(path, rows())

@@ -86,9 +86,7 @@ def test_five_data_seeds_cannot_make_sure_of_a_gain(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("test_rows", "word"), [(1_821, "ahead"), (74, "seems ahead")])
-def test_a_gain_of_a_few_test_rows_is_not_sure(
-    tmp_path: Path, test_rows: int, word: str
-) -> None:
+def test_a_gain_of_a_few_test_rows_is_not_sure(tmp_path: Path, test_rows: int, word: str) -> None:
     """McNemar's exact test needs six test rows that change in one direction."""
     sentences, (verdict,) = judge(tmp_path, moved(trials(gpt3mix=GAIN), n_test=test_rows))
     assert (verdict.word, verdict.test_rows) == (word, test_rows)
