@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from . import __version__, process
+from . import cli_hints as hints
 from . import cli_options as opt
 from .errors import StdoutClosed, StoppedShort, UserError, path_problem, shown_value
 
@@ -79,7 +80,7 @@ def subsample(
 
         cells = select_cells(grid, level, seed, output=output)
         results = [grid.subsample(cell, output) for cell in cells]
-        display.finish(results, opt.next_command("augment", config, level, seed))
+        display.finish(results, hints.after_subsample(grid, options, cells, (level, seed), output))
 
 
 @app.command()
@@ -112,7 +113,9 @@ def augment(
         cells = select_cells(grid, level, seed, input, output)
         extras = opt.AugmentFlags(input, output, limit, show, card, license)
         results = opt.augment_cells(display, grid, "gpt3mix", cells, extras)
-        display.finish(results, opt.next_command("train", config, level, seed))
+        chosen, files = (level, seed), (input, output)
+        following = hints.after_rows(grid, options, cells, "gpt3mix", chosen, files)
+        display.finish(results, following)
 
 
 @app.command()
@@ -144,7 +147,9 @@ def baseline(
         cells = select_cells(grid, level, seed, input, output)
         extras = opt.AugmentFlags(input, output, limit, show, card, license)
         results = opt.augment_cells(display, grid, method, cells, extras)
-        display.finish(results, opt.next_command("train", config, level, seed))
+        chosen, files = (level, seed), (input, output)
+        following = hints.after_rows(grid, options, cells, method, chosen, files)
+        display.finish(results, following)
 
 
 @app.command()
@@ -176,10 +181,8 @@ def train(
         cells = select_cells(grid, level, seed, input, output)
         steps = select_trainings(grid, cells, method or (), classifier or (), augmented or ())
         steps = with_files(steps, input, output, save_model)
-        next_command = f"gpt3mix report {output or config}"
-        if save_model:
-            next_command = f"gpt3mix predict {save_model} -i FILE -o FILE"
-        display.finish(list(grid.run_steps(steps, "trials files")), next_command)
+        following = hints.after_train(options, trials, output, save_model)
+        display.finish(list(grid.run_steps(steps, "trials files")), following)
 
 
 @app.command()
@@ -283,10 +286,10 @@ def plan(
             for cell in select_cells(grid, level, seed)
             if seed is not None or grid.experiment(cell).has_trials(cell.data_seed)
         ]
-        next_command = f"gpt3mix run {config}"
+        following = hints.command_line("run", options)
         if level is not None or seed is not None:
-            next_command = opt.next_command("augment", config, level, seed)
-        display.print_plan(make_plan(grid, cells), next_command)
+            following = hints.next_command(grid, options, cells, level, seed)
+        display.print_plan(make_plan(grid, cells), following)
 
 
 @app.command()
@@ -310,7 +313,7 @@ def check(
         findings = run_checks(grid)
         if labels or specs or level is not None or seed is not None:
             findings = chain(findings, label_findings(grid, level, seed, specs))
-        display.print_findings(findings, f"gpt3mix run {config}")
+        display.print_findings(findings, hints.command_line("run", options))
 
 
 @app.command()

@@ -241,13 +241,6 @@ def as_overrides(values: Mapping[str, Any]) -> list[str]:
     return [f"{key}={value}" for key, value in values.items() if value is not None]
 
 
-def next_command(stage: str, config: Path, level: str | None, seed: int | None) -> str:
-    """Return the command that comes after this one."""
-    flags = (("level", level), ("seed", seed))
-    chosen = "".join(f" --{name} {value}" for name, value in flags if value is not None)
-    return f"gpt3mix {stage} {config}{chosen}"
-
-
 def augment_cells(
     display: "Display",
     grid: "Grid",

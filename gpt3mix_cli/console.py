@@ -156,7 +156,7 @@ class Display:
         _raise_first(results)
         skipped = sum(result.skipped for result in done)
         suffix = f" ({skipped} up to date, skipped)" if skipped else ""
-        rows = f"{len(done)} file{'s' * (len(done) != 1)}, {sum(map(_count_rows, done))} rows"
+        rows = f"{plural(len(done), 'file')}, {plural(sum(map(_count_rows, done)), 'row')}"
         self._print_end(f"{rows}{suffix}", next_command)
 
     def print_report(
@@ -198,10 +198,12 @@ class Display:
             self._print_verdict(printable(sentence))
         done = [result for result in results if isinstance(result, StageResult)]
         skipped = sum(result.skipped for result in done)
-        stages = f"{len(done)} stages done ({skipped} up to date, skipped); " if done else ""
-        scope = f"report over {sum(result.n for result in report.results)} trials"
+        stages = (
+            f"{plural(len(done), 'stage')} done ({skipped} up to date, skipped); " if done else ""
+        )
+        scope = f"report over {plural(sum(result.n for result in report.results), 'trial')}"
         if report.differences:
-            scope = f"{len(report.differences)} results compared"
+            scope = f"{plural(len(report.differences), 'result')} compared"
         self._print_end(f"{stages}{scope}: {report.files[0]}")
         _raise_first(results)
 
@@ -221,7 +223,7 @@ class Display:
             self.note(f"the budget would end it early: {exceeded}; answers are kept")
         requests, trainings = plan.total["requests"], plan.total["trainings"]
         requests = "unknown" if requests is None else f"{requests:,}"
-        coming = f"{requests} requests and {trainings:,} trainings to come"
+        coming = f"{requests} requests and {plural(trainings, 'training')} to come"
         self._print_end(f"no request was sent; {coming}", next_command)
 
     def print_findings(self, findings: Iterable["Finding"], next_command: str) -> None:
@@ -245,7 +247,7 @@ class Display:
         if bad := [finding.what for finding in seen if not finding.good]:
             raise UserError(f"not ready: {', '.join(bad)}")
         warnings = sum(finding.warning for finding in seen)
-        suffix = f", {warnings} warning{'s' * (warnings != 1)}" if warnings else ""
+        suffix = f", {plural(warnings, 'warning')}" if warnings else ""
         self._print_end(f"all is ready{suffix}", next_command)
 
     def print_models(self, models: "Sequence[ConvertedModel]", removed: bool) -> None:
@@ -259,7 +261,7 @@ class Display:
                 facts = f"  {model.size / 1e6:,.0f} MB  {model.date[:10]}\n"
                 text = Text.assemble((model.name, "bold"), facts, (f"  {model.path}", "dim"))
                 self._out.print(text, soft_wrap=True)
-        count = f"{len(models)} converted model{'s' * (len(models) != 1)}"
+        count = plural(len(models), "converted model")
         end = " removed" if removed else ""
         self.note(f"{count}, {total / 1e6:,.0f} MB{end}")
 
@@ -276,7 +278,7 @@ class Display:
     def _print_output(self, result: StageResult) -> None:
         # In a terminal too: the bars have gone, and these lines remain.
         if result.output != STDIO:
-            rows = "up to date, skipped" if result.skipped else f"{_count_rows(result)} rows"
+            rows = "up to date, skipped" if result.skipped else plural(_count_rows(result), "row")
             self.note(f"{result.output}: {rows}")
 
     def _print_statistics(self, results: Sequence[StageResult]) -> None:
@@ -305,6 +307,11 @@ class Display:
         text = json.dumps({**value, "warnings": self._warnings}, ensure_ascii=False)
         with stdout_errors():
             print(text, file=sys.stdout, flush=True)
+
+
+def plural(count: int, name: str) -> str:
+    """Return a number with what is counted: `1 row`, `2,000 rows`."""
+    return f"{count:,} {name}{'s' * (count != 1)}"
 
 
 def _raise_first(results: Sequence[StageResult | StoppedShort]) -> None:

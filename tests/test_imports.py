@@ -27,6 +27,7 @@ BASE |= {"guide"}  # the manual: it reads its pages only
 STAGES = {"subsample", "augment", "train", "report"}
 COMMAND_LINE = {
     "cli",
+    "cli_hints",
     "cli_options",
     "console",
     "console_guide",
