@@ -198,9 +198,9 @@ class Display:
             self._print_verdict(printable(sentence))
         done = [result for result in results if isinstance(result, StageResult)]
         skipped = sum(result.skipped for result in done)
-        stages = (
-            f"{plural(len(done), 'stage')} done ({skipped} up to date, skipped); " if done else ""
-        )
+        stages = ""
+        if done:
+            stages = f"{plural(len(done), 'stage')} done ({skipped} up to date, skipped); "
         scope = f"report over {plural(sum(result.n for result in report.results), 'trial')}"
         if report.differences:
             scope = f"{plural(len(report.differences), 'result')} compared"
