@@ -270,12 +270,13 @@ def plan(
     config: opt.Config,
     level: opt.Level = None,
     seed: opt.Seed = None,
+    measure: opt.Measure = True,
     out: opt.Out = opt.RESULTS,
     overrides: opt.Overrides = None,
     quiet: opt.Quiet = False,
     json: opt.Json = False,
 ) -> None:
-    """Show what a run would ask and cost, with the first prompt in full; ask nothing."""
+    """Show what a run would ask, cost and take, with the first prompt in full; ask nothing."""
     options = opt.GridOptions(config, out, overrides or (), quiet=quiet, json=json)
     with opt.open_grid(options) as (display, grid):
         from .grid import select_cells
@@ -289,7 +290,7 @@ def plan(
         following = hints.command_line("run", options)
         if level is not None or seed is not None:
             following = hints.next_command(grid, options, cells, level, seed)
-        display.print_plan(make_plan(grid, cells), following)
+        display.print_plan(make_plan(grid, cells, measure), following)
 
 
 @app.command()

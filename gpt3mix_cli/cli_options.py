@@ -180,6 +180,14 @@ Diff = Annotated[
     typer.Option(metavar="A B", help="compare two runs, each a config, folder or file"),
 ]
 
+# Of plan
+Measure = Annotated[
+    bool,
+    typer.Option(
+        help="try for about ten seconds how fast this machine is, where no earlier run has shown it"
+    ),
+]
+
 # Of cache
 ModelName = Annotated[
     str | None,
