@@ -6,6 +6,7 @@ In a terminal there are bars (`console_progress`); elsewhere each finished file 
 
 import itertools
 import json
+import os
 import sys
 import threading
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from .lm.local.model_cache import ConvertedModel
     from .report import Report
 
-MIN_PIPE_WIDTH = 200  # columns of a table that is piped: what a narrow one cuts off would be lost
+MIN_PIPE_WIDTH = 200  # columns of a piped table without COLUMNS: what is cut off would be lost
 
 # Texts of files and servers must not control the terminal.
 
@@ -294,19 +295,25 @@ class Display:
                 for name, value in describe_counts(manifest.counts, manifest.usd):
                     self._err.print(Text.assemble((f"  {name:<12} ", "dim"), value))
             return
-        width = None if self._err.is_terminal else max(MIN_PIPE_WIDTH, self._err.width)
-        console = Console(stderr=True, highlight=False, width=width)
+        console = Console(stderr=True, highlight=False, width=_table_width(self._err))
         console.print(statistics_table(augmented))
 
     def _table_console(self) -> Console:
         if self._out.is_terminal:
             return self._out
-        return _Stdout(highlight=False, width=max(MIN_PIPE_WIDTH, self._out.width))
+        return _Stdout(highlight=False, width=_table_width(self._out))
 
     def _print_json(self, value: Mapping[str, Any]) -> None:
         text = json.dumps({**value, "warnings": self._warnings}, ensure_ascii=False)
         with stdout_errors():
             print(text, file=sys.stdout, flush=True)
+
+
+def _table_width(console: Console) -> int:
+    """Return the width of tables: the terminal's, that of COLUMNS, or a generous one in a pipe."""
+    if console.is_terminal or os.environ.get("COLUMNS", "").isdigit():
+        return console.width
+    return max(MIN_PIPE_WIDTH, console.width)
 
 
 def plural(count: int, name: str) -> str:

@@ -18,7 +18,7 @@ from rich.text import Text
 
 LINE_INTERVAL_S = 30.0  # between two lines where there are no bars
 MIN_ELAPSED_S = 10.0  # before that a time left would be a guess
-MIN_STEPS = 2  # steps that took their time, likewise
+MIN_STEPS = 2  # steps that took their time, for the same reason
 FAST_STEP_S = 0.1  # faster steps at the beginning are work that was done before
 FAST_START_S = 5.0
 MAY_END_EARLY = ", epoch"  # ends the name of a stage whose total is only an upper limit

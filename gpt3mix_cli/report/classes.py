@@ -35,7 +35,7 @@ MATRIX_NOTES = "Percent of the rows of a true class (a row) that were given each
 
 @dataclass(frozen=True)
 class ClassScores:
-    """How well the classes of one result are told from each other.
+    """How well a classifier recognises each class, over the trials of one result.
 
     Attributes:
         result: whose trials these are.
