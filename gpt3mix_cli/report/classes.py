@@ -30,7 +30,6 @@ NOTES = (
     "rows of the class. Taken for: the classes that its rows were given most often by mistake, in "
     "percent of its rows."
 )
-MATRIX_NOTES = "Percent of the rows of a true class (a row) that were given each class (a column)."
 
 
 @dataclass(frozen=True)
@@ -188,5 +187,4 @@ def _matrix_table(scores: ClassScores) -> Table:
         for index, name in enumerate(scores.classes)
     ]
     data = pd.DataFrame(items)
-    title = f"Confusion matrix of {scores.result.title}"
-    return Table("confusion", title, data, 1, MATRIX_NOTES, is_grid=True)
+    return Table("confusion", "Given class, in % of a row", data, 1, "", is_grid=True)
