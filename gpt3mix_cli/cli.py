@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from . import __version__, cli_fit, cli_init, process
+from . import cli_hints as hints
 from . import cli_options as opt
 from .errors import StdoutClosed, StoppedShort, UserError, path_problem, shown_value
 
@@ -79,7 +80,7 @@ def subsample(
 
         cells = select_cells(grid, level, seed, output=output)
         results = [grid.subsample(cell, output) for cell in cells]
-        display.finish(results, opt.next_command("augment", config, level, seed))
+        display.finish(results, hints.after_subsample(grid, options, cells, (level, seed), output))
 
 
 @app.command()
@@ -112,7 +113,9 @@ def augment(
         cells = select_cells(grid, level, seed, input, output)
         extras = opt.AugmentFlags(input, output, limit, show, card, license)
         results = opt.augment_cells(display, grid, "gpt3mix", cells, extras)
-        display.finish(results, opt.next_command("train", config, level, seed))
+        chosen, files = (level, seed), (input, output)
+        following = hints.after_rows(grid, options, cells, "gpt3mix", chosen, files)
+        display.finish(results, following)
 
 
 @app.command()
@@ -144,7 +147,9 @@ def baseline(
         cells = select_cells(grid, level, seed, input, output)
         extras = opt.AugmentFlags(input, output, limit, show, card, license)
         results = opt.augment_cells(display, grid, method, cells, extras)
-        display.finish(results, opt.next_command("train", config, level, seed))
+        chosen, files = (level, seed), (input, output)
+        following = hints.after_rows(grid, options, cells, method, chosen, files)
+        display.finish(results, following)
 
 
 @app.command()
@@ -176,10 +181,8 @@ def train(
         cells = select_cells(grid, level, seed, input, output)
         steps = select_trainings(grid, cells, method or (), classifier or (), augmented or ())
         steps = with_files(steps, input, output, save_model)
-        next_command = f"gpt3mix report {output or config}"
-        if save_model:
-            next_command = f"gpt3mix predict {save_model} -i FILE -o FILE"
-        display.finish(list(grid.run_steps(steps, "trials files")), next_command)
+        following = hints.after_train(options, trials, output, save_model)
+        display.finish(list(grid.run_steps(steps, "trials files")), following)
 
 
 @app.command()
@@ -214,6 +217,7 @@ def report(
     columns: opt.TableColumns = None,
     paper: opt.Paper = False,
     synthetic: opt.SyntheticShown = None,
+    per_class: opt.PerClass = False,
     diff: opt.Diff = None,
     out: opt.Out = opt.RESULTS,
     overrides: opt.Overrides = None,
@@ -239,7 +243,7 @@ def report(
             options = stage.ReportOptions(rows, columns, paper, stage.parse_row_limit(synthetic))
             folder = output or report_folder(inputs.folder)
             result = stage.report(inputs, folder, options, display.callbacks)
-        display.print_report(result)
+        display.print_report(result, per_class=per_class)
 
 
 @app.command()
@@ -270,12 +274,13 @@ def plan(
     config: opt.Config,
     level: opt.Level = None,
     seed: opt.Seed = None,
+    measure: opt.Measure = True,
     out: opt.Out = opt.RESULTS,
     overrides: opt.Overrides = None,
     quiet: opt.Quiet = False,
     json: opt.Json = False,
 ) -> None:
-    """Show what a run would ask and cost, with the first prompt in full; ask nothing."""
+    """Show what a run would ask, cost and take, with the first prompt in full; ask nothing."""
     options = opt.GridOptions(config, out, overrides or (), quiet=quiet, json=json)
     with opt.open_grid(options) as (display, grid):
         from .grid import select_cells
@@ -286,10 +291,10 @@ def plan(
             for cell in select_cells(grid, level, seed)
             if seed is not None or grid.experiment(cell).has_trials(cell.data_seed)
         ]
-        next_command = f"gpt3mix run {config}"
+        following = hints.command_line("run", options)
         if level is not None or seed is not None:
-            next_command = opt.next_command("augment", config, level, seed)
-        display.print_plan(make_plan(grid, cells), next_command)
+            following = hints.next_command(grid, options, cells, level, seed)
+        display.print_plan(make_plan(grid, cells, measure), following)
 
 
 @app.command()
@@ -313,7 +318,7 @@ def check(
         findings = run_checks(grid)
         if labels or specs or level is not None or seed is not None:
             findings = chain(findings, label_findings(grid, level, seed, specs))
-        display.print_findings(findings, f"gpt3mix run {config}")
+        display.print_findings(findings, hints.command_line("run", options))
 
 
 @app.command()

@@ -162,6 +162,10 @@ Paper = Annotated[
     bool,
     typer.Option("--paper", help="print the paper's values next to ours, and what they contradict"),
 ]
+PerClass = Annotated[
+    bool,
+    typer.Option("--per-class", help="print precision, recall and F1 of each class, and mistakes"),
+]
 SyntheticShown = Annotated[
     str | None,
     typer.Option(
@@ -174,6 +178,14 @@ SyntheticShown = Annotated[
 Diff = Annotated[
     tuple[Path, Path] | None,
     typer.Option(metavar="A B", help="compare two runs, each a config, folder or file"),
+]
+
+# Of plan
+Measure = Annotated[
+    bool,
+    typer.Option(
+        help="try for about ten seconds how fast this machine is, where no earlier run has shown it"
+    ),
 ]
 
 # Of cache
@@ -235,13 +247,6 @@ class AugmentFlags:
 def as_overrides(values: Mapping[str, Any]) -> list[str]:
     """Return flags as `KEY=VALUE`; flags that were not given are left out."""
     return [f"{key}={value}" for key, value in values.items() if value is not None]
-
-
-def next_command(stage: str, config: Path, level: str | None, seed: int | None) -> str:
-    """Return the command that comes after this one."""
-    flags = (("level", level), ("seed", seed))
-    chosen = "".join(f" --{name} {value}" for name, value in flags if value is not None)
-    return f"gpt3mix {stage} {config}{chosen}"
 
 
 def augment_cells(

@@ -1,31 +1,23 @@
 """What a person sees: progress and warnings on stderr, tables and summaries on stdout.
 
-Progress bars need a terminal; elsewhere each finished file gets a line. With `--json` stdout holds
-one object.
+In a terminal there are bars (`console_progress`); elsewhere each finished file gets a line. With
+`--json` stdout holds one object.
 """
 
 import itertools
 import json
+import os
 import sys
 import threading
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 from rich.text import Text
 
+from .console_progress import ProgressDisplay
 from .console_tables import (
     candidates_table,
     manifest_errors,
@@ -45,8 +37,7 @@ if TYPE_CHECKING:
     from .lm.local.model_cache import ConvertedModel
     from .report import Report
 
-PROGRESS_INTERVAL_S = 60.0  # between two lines of progress where there are no bars
-MIN_PIPE_WIDTH = 200  # columns of a table that is piped: what a narrow one cuts off would be lost
+MIN_PIPE_WIDTH = 200  # columns of a piped table without COLUMNS: what is cut off would be lost
 
 # Texts of files and servers must not control the terminal.
 
@@ -74,21 +65,9 @@ class Display:
         self._quiet, self._json = quiet, as_json
         self._err = Console(stderr=True, soft_wrap=True, highlight=False)
         self._out = _Stdout(highlight=False)
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(16),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("[dim]{task.fields[detail]}"),
-            console=self._err,
-            transient=True,
-            disable=quiet or not self._err.is_terminal,
-        )
-        self._tasks: dict[str, TaskID] = {}
+        self._progress = ProgressDisplay(self._err, quiet)
         self._warnings: list[str] = []
         self._lock = threading.Lock()
-        self._last_progress = time.monotonic()
 
     def __enter__(self) -> "Display":
         self._progress.start()
@@ -110,30 +89,15 @@ class Display:
         with self._lock:
             if message not in self._warnings:
                 self._warnings.append(message)
-                self._progress.console.print(Text.assemble(("warning: ", "bold yellow"), message))
+                self._err.print(Text.assemble(("warning: ", "bold yellow"), message))
 
     def progress(self, name: str, done: int, total: int | None = None, detail: str = "") -> None:
         """Show progress: a bar in a terminal, elsewhere a line from time to time."""
-        with self._lock:
-            if self._progress.disable:
-                waited = time.monotonic() - self._last_progress
-                # A log without a line for an hour looks like a run that hangs.
-                if waited > PROGRESS_INTERVAL_S and not self._quiet and done != total:
-                    self._last_progress = time.monotonic()
-                    suffix = f" ({detail})" if detail else ""
-                    self._err.print(Text(f"{name}: {done} of {total}{suffix}"))
-            elif done == total:
-                if name in self._tasks:
-                    self._progress.remove_task(self._tasks.pop(name))
-            else:
-                if name not in self._tasks:
-                    self._tasks[name] = self._progress.add_task(name, detail="")
-                bar = self._tasks[name]
-                self._progress.update(bar, completed=done, total=total, detail=detail)
+        self._progress.update(name, done, total, detail)
 
     def log_result(self, result: StageResult | StoppedShort) -> StageResult | StoppedShort:
         """Show that one stage of many has ended, where there are no bars; return its result."""
-        if self._progress.disable and isinstance(result, StageResult):
+        if not self._progress.has_bars and isinstance(result, StageResult):
             self._print_output(result)
         return result
 
@@ -141,7 +105,7 @@ class Display:
         """Show a message that is neither progress nor a warning."""
         if not self._quiet:
             with self._lock:
-                self._progress.console.print(Text(fit_screen(text)))
+                self._err.print(Text(fit_screen(text)))
 
     def print_examples(
         self, output: Path, source: Path, count: int, tokens: Mapping[str, str]
@@ -200,27 +164,41 @@ class Display:
         _raise_first(results)
         skipped = sum(result.skipped for result in done)
         suffix = f" ({skipped} up to date, skipped)" if skipped else ""
-        rows = f"{len(done)} file{'s' * (len(done) != 1)}, {sum(map(_count_rows, done))} rows"
+        rows = f"{plural(len(done), 'file')}, {plural(sum(map(_count_rows, done)), 'row')}"
         self._print_end(f"{rows}{suffix}", next_command)
 
     def print_report(
-        self, report: "Report", results: Sequence[StageResult | StoppedShort] = ()
+        self,
+        report: "Report",
+        results: Sequence[StageResult | StoppedShort] = (),
+        per_class: bool = False,
     ) -> None:
         """Print the main tables of a report, its verdict and where it is, after a run's results.
+
+        Args:
+            report: the report.
+            results: of the run.
+            per_class: print the scores of each class too.
 
         Raises:
             StoppedShort: if any of the results is one.
         """
-        from .report.render.data import summary
+        from .report.classes import shown_tables
+        from .report.render.data import class_objects, summary
         from .report.render.terminal import printable, terminal_table, terminal_tables
 
         self._progress.stop()
         if self._json:
             files = [str(path) for path in report.files]
-            self._print_json({**summary(report), "remarks": report.remarks, "files": files})
+            classes = {"classes": class_objects(report)} if per_class else {}
+            facts = {"remarks": report.remarks, "files": files}
+            self._print_json({**summary(report), **classes, **facts})
         else:
             console = self._table_console()
-            for table in terminal_tables(report.tables):
+            tables = terminal_tables(report.tables)
+            if per_class:
+                tables += shown_tables(report.classes, console.width)
+            for table in tables:
                 console.print(terminal_table(table, console.width))
         for remark in [*report.remarks, *report.paper_remarks]:
             self.note(f"note: {remark}")
@@ -228,10 +206,12 @@ class Display:
             self._print_verdict(printable(sentence))
         done = [result for result in results if isinstance(result, StageResult)]
         skipped = sum(result.skipped for result in done)
-        stages = f"{len(done)} stages done ({skipped} up to date, skipped); " if done else ""
-        scope = f"report over {sum(result.n for result in report.results)} trials"
+        stages = ""
+        if done:
+            stages = f"{plural(len(done), 'stage')} done ({skipped} up to date, skipped); "
+        scope = f"report over {plural(sum(result.n for result in report.results), 'trial')}"
         if report.differences:
-            scope = f"{len(report.differences)} results compared"
+            scope = f"{plural(len(report.differences), 'result')} compared"
         self._print_end(f"{stages}{scope}: {report.files[0]}")
         _raise_first(results)
 
@@ -267,7 +247,7 @@ class Display:
             self.note(f"the budget would end it early: {exceeded}; answers are kept")
         requests, trainings = plan.total["requests"], plan.total["trainings"]
         requests = "unknown" if requests is None else f"{requests:,}"
-        coming = f"{requests} requests and {trainings:,} trainings to come"
+        coming = f"{requests} requests and {plural(trainings, 'training')} to come"
         self._print_end(f"no request was sent; {coming}", next_command)
 
     def print_findings(self, findings: Iterable["Finding"], next_command: str) -> None:
@@ -291,7 +271,7 @@ class Display:
         if bad := [finding.what for finding in seen if not finding.good]:
             raise UserError(f"not ready: {', '.join(bad)}")
         warnings = sum(finding.warning for finding in seen)
-        suffix = f", {warnings} warning{'s' * (warnings != 1)}" if warnings else ""
+        suffix = f", {plural(warnings, 'warning')}" if warnings else ""
         self._print_end(f"all is ready{suffix}", next_command)
 
     def print_models(self, models: "Sequence[ConvertedModel]", removed: bool) -> None:
@@ -305,7 +285,7 @@ class Display:
                 facts = f"  {model.size / 1e6:,.0f} MB  {model.date[:10]}\n"
                 text = Text.assemble((model.name, "bold"), facts, (f"  {model.path}", "dim"))
                 self._out.print(text, soft_wrap=True)
-        count = f"{len(models)} converted model{'s' * (len(models) != 1)}"
+        count = plural(len(models), "converted model")
         end = " removed" if removed else ""
         self.note(f"{count}, {total / 1e6:,.0f} MB{end}")
 
@@ -333,7 +313,7 @@ class Display:
     def _print_output(self, result: StageResult) -> None:
         # In a terminal too: the bars have gone, and these lines remain.
         if result.output != STDIO:
-            rows = "up to date, skipped" if result.skipped else f"{_count_rows(result)} rows"
+            rows = "up to date, skipped" if result.skipped else plural(_count_rows(result), "row")
             self.note(f"{result.output}: {rows}")
 
     def _print_statistics(self, results: Sequence[StageResult]) -> None:
@@ -349,19 +329,30 @@ class Display:
                 for name, value in describe_counts(manifest.counts, manifest.usd):
                     self._err.print(Text.assemble((f"  {name:<12} ", "dim"), value))
             return
-        width = None if self._err.is_terminal else max(MIN_PIPE_WIDTH, self._err.width)
-        console = Console(stderr=True, highlight=False, width=width)
+        console = Console(stderr=True, highlight=False, width=_table_width(self._err))
         console.print(statistics_table(augmented))
 
     def _table_console(self) -> Console:
         if self._out.is_terminal:
             return self._out
-        return _Stdout(highlight=False, width=max(MIN_PIPE_WIDTH, self._out.width))
+        return _Stdout(highlight=False, width=_table_width(self._out))
 
     def _print_json(self, value: Mapping[str, Any]) -> None:
         text = json.dumps({**value, "warnings": self._warnings}, ensure_ascii=False)
         with stdout_errors():
             print(text, file=sys.stdout, flush=True)
+
+
+def _table_width(console: Console) -> int:
+    """Return the width of tables: the terminal's, that of COLUMNS, or a generous one in a pipe."""
+    if console.is_terminal or os.environ.get("COLUMNS", "").isdigit():
+        return console.width
+    return max(MIN_PIPE_WIDTH, console.width)
+
+
+def plural(count: int, name: str) -> str:
+    """Return a number with what is counted: `1 row`, `2,000 rows`."""
+    return f"{count:,} {name}{'s' * (count != 1)}"
 
 
 def _raise_first(results: Sequence[StageResult | StoppedShort]) -> None:

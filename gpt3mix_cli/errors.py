@@ -114,6 +114,16 @@ class Callbacks:
 NO_CALLBACKS = Callbacks()
 
 
+@contextlib.contextmanager
+def in_progress(callbacks: Callbacks, name: str) -> Iterator[None]:
+    """Show that something is under way whose steps cannot be counted, such as loading a model."""
+    callbacks.progress(name, 0)
+    try:
+        yield
+    finally:
+        callbacks.progress(name, 1, 1)
+
+
 def path_problem(error: Exception) -> UserError | None:
     """Return the message for a path that cannot exist; None if the error is another one.
 

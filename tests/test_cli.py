@@ -560,9 +560,10 @@ def test_the_last_line_names_the_next_command(
         for command in chain(mine, Path("results"))
         if command[0] in ("subsample", "baseline", "train")
     ]
-    assert ends[0] == f"1 file, 6 rows; next: gpt3mix augment {mine} --level 3/class --seed 0"
-    assert ends[1] == f"1 file, 6 rows; next: gpt3mix train {mine} --level 3/class --seed 0"
-    assert ends[2] == f"2 files, 2 rows; next: gpt3mix report {mine}"
+    flags = "--level 3/class --seed 0 --set lm=null --set 'classifiers=[{kind: linear}]'"
+    assert ends[0] == f"1 file, 6 rows; next: gpt3mix baseline {mine} --method eda {flags}"
+    assert ends[1] == f"1 file, 6 rows; next: gpt3mix train {mine} {flags}"
+    assert ends[2] == f"2 files, 2 rows; next: gpt3mix report {mine}{flags.partition(' 0')[2]}"
 
 
 def test_json_is_one_object_on_stdout_and_nothing_else(

@@ -26,8 +26,8 @@ BASE = {
 BASE |= {"guide"}  # the manual: it reads its pages only
 STAGES = {"subsample", "augment", "train", "report"}
 COMMAND_LINE = {
-    "cli", "cli_fit", "cli_init", "cli_options", "console", "console_guide", "console_tables",
-    "process",
+    "cli", "cli_fit", "cli_hints", "cli_init", "cli_options", "console", "console_guide",
+    "console_progress", "console_tables", "process",
 }  # fmt: skip
 LAYERS = (BASE, {"lm"}, {"method"}, STAGES, {"grid"}, {"api"}, COMMAND_LINE)
 LAYER = {name: number for number, layer in enumerate(LAYERS) for name in layer}
@@ -82,7 +82,7 @@ LIGHT = {
         "settings",
         "train.saved_models",
     },
-    "rich": {"console", "console_guide", "console_tables", "report.render"},
+    "rich": {"console", "console_guide", "console_progress", "console_tables", "report.render"},
     "typer": {"cli", "cli_fit", "cli_init", "cli_options"},
     "yaml": {"yaml_files"},
 }

@@ -21,6 +21,7 @@ from ..settings import METHOD_TITLES, DemoData, FilesData, HubData, Task
 from .statistics import describe_counts
 
 EXAMPLE_ROWS = 3  # in a card
+MAX_LABELS = 5  # classes of a soft label that are shown; few classes are all shown
 UNKNOWN_LICENSE = "unknown"
 # The hub's size categories: rows below the number.
 SIZE_CATEGORIES = {
@@ -72,12 +73,21 @@ def table4_rows(
     ]
     labels = tuple(
         (f"{tokens.get(label, label)}: {probability:.0%}", label == row.label)
-        for label, probability in row.probs.items()
+        for label, probability in _shown_probs(row)
     )
     if edited:
         labels = ((tokens.get(row.label, row.label), True),)
     title = METHOD_TITLES.get(row.method, row.method)
     return [*rows, Table4Row(title, row.text, labels, is_synthetic=True)]
+
+
+def _shown_probs(row: Augmented) -> list[tuple[str, float]]:
+    """Return the classes of a soft label: all if they are few, otherwise the most probable ones."""
+    probs = list(row.probs.items())
+    if len(probs) <= MAX_LABELS:
+        return probs
+    best = sorted(probs, key=lambda item: -item[1])[:MAX_LABELS]
+    return [(name, value) for name, value in best if value >= 0.005 or name == row.label]
 
 
 def write_card(

@@ -1,6 +1,6 @@
 """What a plan says: requests, tokens and dollars of each cell, their sums, and the budget."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -88,12 +88,14 @@ class Plan:
         prompt: the first prompt in full; None if there is none.
         remarks: what the estimates rest on.
         budget: name -> (limit or None, spent over all runs so far); empty for a local LM.
+        seconds: stage -> seconds that it still takes on this machine; None if unknown.
     """
 
     cells: Sequence[CellEstimate]
     prompt: str | None = None
     remarks: Sequence[str] = ()
     budget: dict[str, tuple[float | None, float]] = field(default_factory=dict)
+    seconds: Mapping[str, float | None] = field(default_factory=dict)
 
     @property
     def total(self) -> dict[str, Any]:
@@ -135,7 +137,20 @@ class Plan:
             "read, written: prompt and completion tokens; trials: over methods and classifiers",
             *self.remarks,
             *budget,
+            *self._times(),
         ]
+
+    def _times(self) -> list[str]:
+        stages = {name: seconds for name, seconds in self.seconds.items() if seconds != 0}
+        if not stages:
+            return []
+        texts = [
+            f"{name} {'unknown' if seconds is None else duration(seconds)}"
+            for name, seconds in stages.items()
+        ]
+        known = [seconds for seconds in stages.values() if seconds is not None]
+        total = f"; {duration(sum(known))} in all" if len(texts) > 1 and known else ""
+        return [f"time on this machine, one trial at a time: {', '.join(texts)}{total}"]
 
     def as_json(self) -> dict[str, Any]:
         """Return the object of `plan --json`."""
@@ -149,11 +164,24 @@ class Plan:
         }
         return {
             **self.total,
+            "seconds": {
+                name: value if value is None else round(value, 1)
+                for name, value in self.seconds.items()
+            },
             "budget": budget or None,
             "cells": [cell.as_json() for cell in self.cells],
             "remarks": list(self.remarks),
             "prompt": self.prompt,
         }
+
+
+def duration(seconds: float) -> str:
+    """Return a duration as an estimate is shown: `8 s`, `12 min` or `3.5 h`."""
+    if seconds < 1:
+        return "under 1 s"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5_400 else f"{seconds / 3_600:.1f} h"
 
 
 def _sum_known(values: Iterable[int | None]) -> int | None:

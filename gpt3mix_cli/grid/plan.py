@@ -2,13 +2,14 @@
 
 Prompts are the real ones of GPT3Mix and of classifiers that prompt. Answers in journals are read
 again: they cost nothing, and they tell how long lines are and how many are rejected. The rest is
-estimated from them, or else from the real rows. Nothing is asked and nothing is written.
+estimated from them, or else from the real rows. No endpoint is asked and nothing is written; a
+local model may be tried for a few seconds, to tell the time (`times`).
 """
 
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import ceil
 from statistics import fmean
 
@@ -33,20 +34,29 @@ from .augment_estimate import AnswerStatistics, PendingEstimator, ReplaySink, Se
 from .estimates import NO_USAGE, CellEstimate, Plan, Usage
 from .resources import existing_journals
 from .runner import Grid
+from .times import estimate_times
 
 MAX_PROMPTS = 4096  # prompts that are rendered and counted in all
 MIN_SET_PROMPTS, MAX_SET_PROMPTS = 16, 256  # of them for each synthetic set
 
 
-def plan(grid: Grid, cells: Sequence[Cell]) -> Plan:
-    """Return what some cells would ask.
+def plan(grid: Grid, cells: Sequence[Cell], measure: bool = False) -> Plan:
+    """Return what some cells would ask, and how long they take.
+
+    Args:
+        grid: the grid.
+        cells: the cells.
+        measure: measure for a few seconds what no earlier run has timed.
 
     Raises:
         UserError: if the file of prices is invalid.
     """
     for experiment in grid.experiments:
         check_prices(experiment.lm)
-    return _Planner(grid).plan(cells)
+    result = _Planner(grid).plan(cells)
+    times = estimate_times(grid, cells, measure)
+    remarks = [*result.remarks, *times.sources]
+    return replace(result, seconds=times.stages, remarks=remarks)
 
 
 @dataclass(frozen=True)

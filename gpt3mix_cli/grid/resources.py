@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from .. import data
 from ..augment import Augmenter, AugmentOptions, open_augmenter
 from ..division import write_division
-from ..errors import NO_CALLBACKS, Callbacks, UserError
+from ..errors import NO_CALLBACKS, Callbacks, UserError, in_progress
 from ..labelled_rows import write_bad_rows
 from ..layout import SKIPPED_FILE, SPLIT_FILE, Layout, journal_path
 from ..lm import IN_MEMORY, LM, Journal, JournaledLM, open_lm
@@ -45,9 +45,14 @@ class Resources:
         seed = data_seed if getattr(task.data, "folds", None) else 0
         path = self._layout.data_path(SPLIT_FILE, experiment.variant)
         choice = data.SplitChoice(seed, None if self._divides_anew else path)
+
+        def load() -> data.Splits:
+            with in_progress(self._callbacks, f"reading the data of {task.name}"):
+                return data.load_splits(task, *chosen, self._callbacks, choice)
+
         return self._cached(
             ["data", task.model_dump(), *chosen, seed, str(path)],
-            lambda: data.load_splits(task, *chosen, self._callbacks, choice),
+            load,
         )
 
     def keep_splits(self, experiment: Experiment, data_seed: int) -> data.Splits:
@@ -108,10 +113,14 @@ class Resources:
                 "add for example lm: {kind: local, model: bundled}",
             )
         budget = None if replay_only else experiment.budget
-        return self._cached(
-            ["lm", settings.model_dump(), budget, replay_only],
-            lambda: open_lm(settings, budget, self._layout.journals, replay_only, self._callbacks),
-        )
+
+        def open_named_lm() -> LM:
+            with in_progress(self._callbacks, f"opening the LM {settings.model}"):
+                return open_lm(
+                    settings, budget, self._layout.journals, replay_only, self._callbacks
+                )
+
+        return self._cached(["lm", settings.model_dump(), budget, replay_only], open_named_lm)
 
     def replay_lm(self, experiment: Experiment, outputs: Sequence[Path]) -> JournaledLM:
         """Return an LM that answers from the journals of some outputs, and asks nothing."""

@@ -34,6 +34,8 @@ ENTROPY_BINS = 20
 MAX_CURVES = 9  # (task, variant, level, classifier) whose epochs are read: a plot shows no more
 MAX_MANIFESTS = 60  # whose settings the page shows in full
 REAL = "real"  # the series of real rows in plots
+MAX_LABELS = 5  # classes of a soft label that a sample shows; few classes are all shown
+LOW_LABEL_MASS = 0.5  # as in method.labels, which is no part of a report
 MAX_SAMPLES = 3  # of a task, variant and method
 MAX_SAMPLED_ROWS = 200  # from the beginning of a file
 
@@ -68,6 +70,15 @@ class Sample(NamedTuple):
         """Whether the row is an edit of its one parent, and keeps its label."""
         return self.row.label_source == "parent"
 
+    @property
+    def labels(self) -> list[tuple[str, float]]:
+        """The classes of the soft label: all if they are few, otherwise the most probable ones."""
+        probs = list(self.row.probs.items())
+        if len(probs) <= MAX_LABELS:
+            return probs
+        best = sorted(probs, key=itemgetter(1), reverse=True)[:MAX_LABELS]
+        return [(name, value) for name, value in best if value >= 0.005 or name == self.row.label]
+
 
 @dataclass(frozen=True)
 class Distribution:
@@ -78,17 +89,28 @@ class Distribution:
         labels: class -> rows.
         entropy: bin of the entropy of the soft label -> rows; the last bin ends at the highest
             entropy that the number of classes allows. Rows without a soft label are not counted.
+        masses: sum of the label masses, and the number of rows that have one.
     """
 
     words: Counter[int] = field(default_factory=Counter)
     labels: Counter[str] = field(default_factory=Counter)
     entropy: Counter[int] = field(default_factory=Counter)
+    masses: list[float] = field(default_factory=lambda: [0.0, 0.0])
+
+    @property
+    def mean_label_mass(self) -> float | None:
+        """Mean probability that the LM puts on the classes; None if no row has it."""
+        total, rows = self.masses
+        return total / rows if rows else None
 
     def count(self, rows: Iterable[Example]) -> Iterator[Any]:
         """Yield the rows and count them."""
         for row in rows:
             self.words[len(row.text.split())] += 1
             self.labels[row.label] += 1
+            if isinstance(row, Augmented) and row.label_mass is not None:
+                self.masses[0] += row.label_mass
+                self.masses[1] += 1
             if (
                 isinstance(row, Augmented)
                 and row.label_source not in ("parent", "hard")
@@ -124,6 +146,19 @@ class Artifacts:
     )
     curves_left_out: int = 0
     manifests: list[tuple[str, Manifest]] = field(default_factory=list)
+
+
+def label_mass_remarks(artifacts: Artifacts) -> Iterator[str]:
+    """Yield which methods have unreliable soft labels."""
+    for (task, variant), methods in artifacts.distributions.items():
+        for method, rows in methods.items():
+            mass = rows.mean_label_mass
+            if mass is not None and mass < LOW_LABEL_MASS:
+                of_variant = f" ({variant})" if variant else ""
+                yield (
+                    f"{task} {method}{of_variant}: the mean label mass is {mass:.1%}, so the LM's "
+                    "labels are unreliable; see `gpt3mix guide language-models`"
+                )
 
 
 def parse_row_limit(text: str | None) -> int | None:

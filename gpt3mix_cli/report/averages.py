@@ -13,14 +13,16 @@ import pandas as pd
 
 from ..layout import variant_name
 from ..records import Trial
+from ..settings import fingerprint
 from .model import ExpectedTrials, Result
-from .statistics import by_length, components, intervals
+from .statistics import by_length, components, intervals, with_test_rows
 
 Key = tuple[str, str, str, str, str]
 KEY = ["task", "variant", "level", "classifier", "method"]
 # Columns by which the trials of a key are split, and how messages name them.
 SPLIT = {"settings": "settings", "test_sha": "test rows", "version": "version"}
 SUBSAMPLE = ["data_seed", "train_sha"]
+MIN_FOLDS = 3  # two data seeds with other test rows may be two versions of the data
 HASH_CHARACTERS = 6  # of a hash in a heading; a version is written whole
 # The numbers that trials and results both have are averaged.
 AVERAGED = [
@@ -46,6 +48,7 @@ def average_trials(
         The trials with a column `result`, the index of each trial's result, and the results,
         those of expected files without a trial included.
     """
+    trials = merge_folds(trials)
     asked: dict[Key, int] = {}
     swept = dict(trials.drop_duplicates("variant")[["variant", "swept"]].itertuples(index=False))
     for item in expected:
@@ -75,6 +78,32 @@ def average_trials(
             swept=swept.get(key[1], {}),
         ))  # fmt: skip
     return ordered, results
+
+
+def merge_folds(trials: pd.DataFrame) -> pd.DataFrame:
+    """Return the trials, those of a cross-validation with common test rows and settings.
+
+    With `task.data.folds: K` the data seed s is tested on fold s mod K, and a fold's validation
+    rows are part of its settings. A task is cross-validated if each of its data seeds has test
+    rows of its own, the same for all methods, and there are three folds or more.
+
+    Returns:
+        the trials with the further column `own_test_sha`, the hash of a trial's own test rows.
+    """
+    trials = trials.assign(own_test_sha=trials["test_sha"])
+    for _, rows in trials.dropna(subset="test_sha").groupby("task"):
+        folds = rows["test_sha"].nunique()
+        pairs = set(zip(rows["data_seed"] % folds, rows["test_sha"], strict=True))
+        if folds < MIN_FOLDS or len(pairs) != folds or len({fold for fold, _ in pairs}) != folds:
+            continue
+        by_key = rows.groupby([*KEY, "data_seed"], sort=False, dropna=False)["settings"]
+        if by_key.nunique(dropna=False).max() > 1:
+            continue  # a part of the trials ran with other settings
+        common = fingerprint(sorted(rows["test_sha"].unique()))
+        first = rows.groupby([*KEY, "version"], dropna=False)["settings"].transform("first")
+        trials.loc[rows.index, "test_sha"] = common
+        trials.loc[rows.index, "settings"] = first
+    return trials
 
 
 def _split_by(firsts: pd.DataFrame, number: int | None) -> str:
@@ -133,9 +162,23 @@ def _average(trials: pd.DataFrame, count: int) -> list[dict[str, Any]]:
     ends = counts["data_seeds"].cumsum()[:-1]
     of_results = np.split(units[["sum", "size"]].to_numpy(dtype=float), ends)
     limits = by_length(lambda parts: intervals(parts[..., 0], parts[..., 1]), of_results)
+    tested = succeeded.drop_duplicates(["result", "own_test_sha"]).groupby("result")["n_test"].sum()
+    limits = _with_test_rows(table["mean"], tested.reindex(range(count)), limits)
     for row, *objects in zip(values, limits, means, scores, strict=True):
         row |= zip(("ci", "seed_means", "scores"), objects, strict=True)
     return values
+
+
+def _with_test_rows(
+    mean: "pd.Series[float]",
+    tested: "pd.Series[float]",
+    limits: Sequence[tuple[float, float] | None],
+) -> list[tuple[float, float] | None]:
+    """Return intervals over data seeds and test rows; None for a result without a trial."""
+    means, counts = (column.astype(float).to_numpy() for column in (mean, tested))
+    over_seeds = np.array([item or (np.nan, np.nan) for item in limits], dtype=float)
+    combined = with_test_rows(means, over_seeds.reshape(-1, 2), counts)
+    return [None if np.isnan(low) else (float(low), float(high)) for low, high in combined]
 
 
 def _mappings(

@@ -18,9 +18,10 @@ from pandas import DataFrame
 from ..errors import NO_CALLBACKS, Callbacks, UserError
 from ..files import atomic_write
 from . import accuracy, table
-from .artifacts import load_artifacts, select_samples
+from .artifacts import label_mass_remarks, load_artifacts, select_samples
 from .averages import average_trials
 from .charts import build_charts, series_styles
+from .classes import class_scores, classes_table
 from .comparisons import average_over_tasks, compare_results, with_gains
 from .diff import diff_remarks, diff_table, find_differences
 from .document import Report
@@ -80,7 +81,8 @@ def build_report(
     verdict, verdicts = judge_methods(results, comparisons, pooled)
     failures = list_failures(trials)
     artifacts = load_artifacts(trials, options.synthetic_limit, callbacks)
-    remarks = [*find_remarks(results, trials)]
+    remarks = [*find_remarks(results, trials), *label_mass_remarks(artifacts)]
+    classes = class_scores(trials, results)
     paper = compare_with_paper(results) if options.with_paper else None
     remarks += unknown_to_paper(results) if options.with_paper else []
     shown, printed = (
@@ -93,6 +95,7 @@ def build_report(
         table.pooled_table(pooled),
         table.comparisons_table(comparisons),
         table.intervals_table(results),
+        classes_table(classes),
         table.cost_table(results),
         table.failures_table(failures),
         *(paper_tables(paper) if paper is not None else ()),
@@ -115,6 +118,7 @@ def build_report(
         averages=average_over_tasks(results),
         failures=failures,
         samples=select_samples(trials, callbacks),
+        classes=classes,
         design=describe_design(results, trials),
         paper=paper,
         paper_remarks=find_contradictions(paper) if paper is not None else [],

@@ -20,9 +20,13 @@ COLOURS = {"none": 0, REAL: 0, "gpt3mix": 1, "eda": 2, "backtranslate": 3}
 FREE_COLOURS = (4, 5, 6, 7)
 NUM_MARKERS = 6
 MAX_WORDS = 60  # longer texts are in the last bin
-INTERVAL = "95 % intervals by a bootstrap over data seeds; none for fewer than two."
+INTERVAL = "95 % intervals over data seeds and test rows; of one data seed over test rows only."
+GAIN_INTERVAL = (
+    "95 % intervals by a bootstrap over data seeds, on these test rows; none for fewer than two."
+)
 ALL_TOGETHER = "all levels and data seeds of a task together"
-Kind = Literal["line", "interval", "steps", "bars", "scatter"]
+Kind = Literal["line", "interval", "steps", "bars", "dots", "scatter"]
+MAX_BARS = 10  # classes; the names of more are written in rows
 
 
 class Point(NamedTuple):
@@ -56,8 +60,8 @@ class Chart:
         name: of its files.
         title: heading.
         kind: line: values with bands over levels or numbers; interval: a row a result, values
-            across; steps: a histogram over numbers; bars: one over classes; scatter: two values
-            of a result.
+            across; steps: a histogram over numbers; bars: one over classes; dots: one over many
+            classes, a row each; scatter: two values of a result.
         at: title of the axis of `Point.at`.
         value: title of the axis of `Point.value`.
         points: all of them.
@@ -164,7 +168,8 @@ def gain_chart(comparisons: DataFrame) -> Chart:
     ]  # fmt: skip
     return Chart(
         "gain", "Gain over no augmentation", "interval", "", "gain (points)", points,
-        f"Mean difference to no augmentation, paired by data seed. Bars: {INTERVAL}", zero=True,
+        f"Mean difference to no augmentation, paired by data seed. Bars: {GAIN_INTERVAL}",
+        zero=True,
     )  # fmt: skip
 
 
@@ -274,6 +279,8 @@ def epochs_chart(artifacts: Artifacts) -> Chart:
 
 def distribution_charts(artifacts: Artifacts) -> list[Chart]:
     """Return the distributions of soft labels, lengths and classes of real and synthetic rows."""
+    labels = _distribution_points(artifacts, lambda distribution: distribution.labels)
+    many = len({point.at for point in labels}) > MAX_BARS
     return [
         Chart(
             "entropy", "Entropy of soft labels", "steps", "fraction of the highest entropy",
@@ -288,8 +295,7 @@ def distribution_charts(artifacts: Artifacts) -> list[Chart]:
             f"{MAX_WORDS}; {ALL_TOGETHER}.",
         ),
         Chart(
-            "labels", "Labels", "bars", "", "rows (%)",
-            _distribution_points(artifacts, lambda distribution: distribution.labels),
+            "labels", "Labels", "dots" if many else "bars", "", "rows (%)", labels,
             f"Real rows and kept synthetic ones by their most probable class; {ALL_TOGETHER}.",
         ),
     ]  # fmt: skip

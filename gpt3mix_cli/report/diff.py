@@ -58,13 +58,36 @@ class Difference:
 
 
 def find_differences(a: Sequence[Result], b: Sequence[Result]) -> list[Difference]:
-    """Return the results of both runs in the order of the first, then those of the second only."""
+    """Return the results of both runs in the order of the first, then those of the second only.
+
+    Two configs on one data set may name their task differently: tasks with the same test rows are
+    one, and so are two runs' only tasks.
+    """
+    b = _with_names_of(a, b)
     name_of = attrgetter(*KEY, "split_by")
     first, second = ({name_of(result): result for result in results} for results in (a, b))
     differences = [_difference(result, second.pop(key, None)) for key, result in first.items()]
     differences += [_difference(None, result) for result in second.values()]
     corrected = holm([item.p for item in differences])
     return [replace(item, p_corrected=p) for item, p in zip(differences, corrected, strict=True)]
+
+
+def _with_names_of(a: Sequence[Result], b: Sequence[Result]) -> list[Result]:
+    """Return results with the names that the first run has for their tasks."""
+    names: dict[str, str] = {}
+    known, others = (list(dict.fromkeys(result.task for result in results)) for results in (a, b))
+    free = [task for task in known if task not in others]
+    for task in others:
+        if task in known:
+            continue
+        rows = {result.test_sha for result in b if result.task == task} - {None}
+        same = {result.task for result in a if result.test_sha in rows} & set(free)
+        if len(known) == len(others) == 1:
+            same = set(free)
+        if len(same) == 1:
+            names[task] = same.pop()
+            free.remove(names[task])
+    return [replace(result, task=names.get(result.task, result.task)) for result in b]
 
 
 def _difference(a: Result | None, b: Result | None) -> Difference:

@@ -8,6 +8,7 @@ from pandas import DataFrame
 
 from .artifacts import Artifacts, Sample
 from .charts import Chart, SeriesStyle
+from .classes import ClassScores
 from .diff import Difference
 from .model import Result
 from .table import Table
@@ -34,6 +35,7 @@ class Report:
         averages: of each level and column over the tasks (`average_over_tasks`).
         failures: the trials that failed, with their errors.
         samples: synthetic rows to look at.
+        classes: how well each class is recognised, a result each.
         design: sentences that say which seeds vary.
         paper: the paper's values with ours (`compare_with_paper`), if asked for.
         paper_remarks: where the paper contradicts itself.
@@ -57,6 +59,7 @@ class Report:
     averages: DataFrame | None = None
     failures: DataFrame | None = None
     samples: Sequence[Sample] = ()
+    classes: Sequence[ClassScores] = ()
     design: Sequence[str] = ()
     paper: DataFrame | None = None
     paper_remarks: Sequence[str] = ()

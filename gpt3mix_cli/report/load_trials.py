@@ -12,6 +12,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from pydantic import ConfigDict, TypeAdapter
 
@@ -24,11 +25,12 @@ from .model import ReportInput
 CELL = ["task", "variant", "level", "data_seed"]
 METHOD = ["method", "classifier"]
 CHUNK_LINES = 1_000  # parsed at a time; the objects of a chunk are freed before the next one
-# Fields that become other columns: the swept settings as an object and as text, and the number of
-# classes, which is all that a report needs of the confusion matrix.
+# Fields that become other columns: the swept settings as an object and as text, the confusion
+# matrix as an array, and the number of classes.
 REPLACED = ("variant", "confusion")
 FIELDS = tuple(name for name in Trial.model_fields if name not in REPLACED)
-COLUMNS = (*FIELDS, "variant", "swept", "classes", "path")
+COLUMNS = (*FIELDS, "variant", "swept", "classes", "confusion", "path")
+MAX_COUNT = 2**31  # of a confusion matrix; no test set has more rows
 # Trials that are equal in these are one trial.
 IDENTITY = [
     "task", "variant", "level", "method", "classifier", "settings", "version", "test_sha",
@@ -60,8 +62,8 @@ def load_trials(inputs: ReportInput, callbacks: Callbacks) -> pd.DataFrame:
         callbacks: receive warnings about torn lines and repeated trials.
 
     Returns:
-        The columns are the fields of `records.Trial` but `confusion`, with `variant` as text, and
-        `swept` (the variant as an object), `classes` and `path`.
+        The columns are the fields of `records.Trial`, with `variant` as text and `confusion` as an
+        int array (classes, classes), and `swept` (the variant as an object), `classes` and `path`.
 
     Raises:
         UserError: for a broken line, or a trial that is in two files with different results.
@@ -77,7 +79,7 @@ def load_trials(inputs: ReportInput, callbacks: Callbacks) -> pd.DataFrame:
 
 def _as_frame(columns: Mapping[str, list[Any]]) -> pd.DataFrame:
     dtypes = {name: DTYPES.get(Trial.model_fields[name].annotation) for name in FIELDS}
-    dtypes["classes"] = "Int64"
+    dtypes |= {"classes": "Int64", "confusion": "object"}
     series = {}
     for name, values in columns.items():
         try:
@@ -113,8 +115,18 @@ def _as_columns(chunks: Iterable[list[Trial]], path: Path) -> dict[str, list[Any
             columns["variant"].append(name)
             columns["swept"].append(swept)
         columns["classes"] += [len(trial.confusion or ()) or None for trial in trials]
+        columns["confusion"] += [_matrix(trial.confusion) for trial in trials]
         columns["path"] += [path] * len(trials)
     return columns
+
+
+def _matrix(confusion: list[list[int]] | None) -> np.ndarray[Any, np.dtype[Any]] | None:
+    """Return a confusion matrix as an array; None for what is not square, or no counts."""
+    if not confusion or any(len(row) != len(confusion) for row in confusion):
+        return None
+    if any(not 0 <= count <= MAX_COUNT for row in confusion for count in row):
+        return None
+    return np.array(confusion, dtype=np.int64)
 
 
 def _validated(path: Path) -> Iterator[list[Trial]]:

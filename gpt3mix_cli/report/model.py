@@ -99,7 +99,8 @@ class Result:
         data_seeds: subsamples among the `n` trials.
         mean: of the accuracy.
         std: sample standard deviation of the accuracy over trials; None for one trial.
-        ci: 95 % interval of the mean, bootstrapped over data seeds; None for fewer than two.
+        ci: 95 % interval of the mean, over data seeds and test rows; with one data seed over test
+            rows only.
         between: standard deviation between data seeds; None if it cannot be estimated.
         within: standard deviation between trials of one data seed; None if no seed has two trials.
         macro_f1: mean.

@@ -44,6 +44,12 @@ def find_remarks(results: Sequence[Result], trials: DataFrame) -> Iterable[str]:
                 f"averaged (split by {result.split_by}; {folder})"
             )
     yield from _different_settings(results, paths.str[0].to_dict())
+    folds = trials[trials["own_test_sha"] != trials["test_sha"]].dropna(subset="own_test_sha")
+    for task, rows in folds.groupby("task", sort=False):
+        yield (
+            f"{task}: cross-validation over {rows['own_test_sha'].nunique()} folds: each data seed "
+            "has test rows of its own"
+        )
     yield from find_shortages(trials)
     yield from _chosen_weights(trials)
     if len(one_class := trials[trials["predicted_classes"] == 1]):

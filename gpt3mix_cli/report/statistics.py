@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.random import default_rng
-from scipy.special import factorial, ndtr, stdtrit
+from scipy.special import factorial, ndtr, ndtri, stdtrit
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Rows = Array | Sequence[Sequence[float]]
@@ -83,6 +83,63 @@ def intervals(sums: Rows, counts: Rows | None = None) -> Array:
         _quantiles((drawn @ sums[part].T) / (drawn @ counts[part].T), weights, (tail, 1 - tail))
         for part in parts
     ])  # fmt: skip
+
+
+def wilson(fractions: Array, counts: Array) -> Array:
+    """Return 95 % score intervals of fractions of so many rows, as an array (results, 2).
+
+    Wilson, Probable Inference, the Law of Succession, and Statistical Inference, Journal of the
+    American Statistical Association 22, 1927. Unlike p ± 1.96 standard errors it has a width where
+    all rows are right, and it stays within 0 and 1.
+    """
+    z2 = ndtri((1 + LEVEL) / 2) ** 2
+    center = (fractions + z2 / (2 * counts)) / (1 + z2 / counts)
+    variance = fractions * (1 - fractions) / counts + z2 / (4 * counts**2)
+    half = np.sqrt(z2 * variance) / (1 + z2 / counts)
+    limits: Array = np.clip(np.stack([center - half, center + half], axis=1), 0, 1)
+    return limits
+
+
+def with_test_rows(means: Array, limits: Array, counts: Array) -> Array:
+    """Return intervals of accuracies that count the sampling of the test rows too.
+
+    The data seeds share the test rows, so that their spread does not show what other test rows
+    would change. Both sources are independent; their intervals are combined by the method of
+    variance estimates recovery (MOVER: Zou and Donner, Construction of Confidence Limits about
+    Effect Measures, Statistics in Medicine 27, 2008): distances from the mean are added as squares.
+    The binomial variance of the test rows is an upper bound: a part of it is in the spread of the
+    data seeds already.
+
+    Args:
+        means: accuracies, one a result.
+        limits: (results, 2), intervals over data seeds; NaN where there is one data seed, so that
+            only test rows count.
+        counts: numbers of test rows; NaN where unknown, so that only data seeds count.
+    """
+    of_rows = np.full((len(means), 2), np.nan)
+    known = counts > 0
+    of_rows[known] = wilson(means[known], counts[known])
+    distances = np.stack([limits, of_rows]) - means[None, :, None]
+    squares = np.where(np.isnan(distances), 0, distances) ** 2
+    half = np.sqrt(squares.sum(axis=0))
+    combined: Array = np.clip(np.stack([means - half[:, 0], means + half[:, 1]], axis=1), 0, 1)
+    combined[np.isnan(distances).all(axis=(0, 2))] = np.nan
+    return combined
+
+
+def min_changed_rows() -> int:
+    """Return how many test rows must change, all in one direction, for p < 0.05.
+
+    McNemar's exact test, which Dietterich (Approximate Statistical Tests for Comparing Supervised
+    Classification Learning Algorithms, Neural Computation 10, 1998) recommends for two classifiers
+    on the same test rows: k rows that all change in one direction have p = 2 ** (1 - k).
+    """
+    return min_units(1)
+
+
+def min_units(tests: int) -> int:
+    """Return how many data seeds can reach p < 0.05 after correction for so many tests."""
+    return math.floor(math.log2(max(1, tests) / SIGNIFICANCE_LEVELS[0])) + 2
 
 
 def _quantiles(values: Array, weights: Array, fractions: tuple[float, float]) -> Array:

@@ -3,7 +3,7 @@
 Those with one row an item are built here: tests, intervals, costs, failures.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -11,14 +11,26 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from .model import Result
-from .statistics import smallest_p
+from .statistics import SIGNIFICANCE_LEVELS, min_units
 
 COUNT, PERCENT, POINTS = "{:.0f}", "{:.1f}", "{:+.1f}"  # how numbers become text
 FORMATS = {
     **dict.fromkeys(("difference", "gain", "gain per USD"), POINTS),
     **dict.fromkeys(("mean", "std", "between seeds", "within a seed"), PERCENT),
+    **dict.fromkeys(("precision", "recall", "F1"), PERCENT),
     **dict.fromkeys(
-        ("pairs", "tasks", "units", "trials", "data seeds", "data seed", "trial"), COUNT
+        (
+            "pairs",
+            "tasks",
+            "units",
+            "trials",
+            "data seeds",
+            "data seed",
+            "trial",
+            "rows",
+            "test rows",
+        ),
+        COUNT,
     ),
     **dict.fromkeys(("tokens", "tokens per prediction"), "{:,.0f}"),
     "USD": "{:.4g}",
@@ -41,6 +53,7 @@ COST_NOTES = (
 PROMPT_NOTES = (
     " A classifier that prompts makes none: its tokens are those of a trial's predictions."
 )
+TOO_FEW_SEEDS = "too few seeds"  # in place of a p that cannot be small
 MANY_SEEDS = 5  # from here on a bootstrap interval is wider than the range of the data seeds
 
 
@@ -172,6 +185,22 @@ def percent_text(fraction: float | None) -> str:
     return "" if fraction is None else PERCENT.format(100 * fraction)
 
 
+def can_be_small(smallest: float | None, tests: int) -> bool:
+    """Return whether a p, corrected for so many tests, can be below 0.05."""
+    return smallest is None or smallest * tests < SIGNIFICANCE_LEVELS[0]
+
+
+def few_seeds_note(smallest: Iterable[float | None], tests: int) -> str:
+    """Return the sentence about p-values that cannot be small, and how many seeds would do."""
+    if all(can_be_small(p, tests) for p in smallest if p is not None):
+        return ""
+    return (
+        f" {TOO_FEW_SEEDS[0].upper()}{TOO_FEW_SEEDS[1:]}: however large the difference, so few "
+        f"data seeds cannot reach p < {SIGNIFICANCE_LEVELS[0]} in {tests} "
+        f"comparison{'s' * (tests > 1)} ({min_units(tests)} can)."
+    )
+
+
 def interval_cell(interval: tuple[float, float] | None, form: str = PERCENT) -> TableCell | None:
     """Return an interval of fractions in percent, sorted by its lower end."""
     if interval is None:
@@ -180,10 +209,12 @@ def interval_cell(interval: tuple[float, float] | None, form: str = PERCENT) -> 
     return TableCell(f"[{form.format(low)}, {form.format(high)}]", low)
 
 
-def p_cell(p: float | None, stars: str = "") -> TableCell | None:
-    """Return a p-value with four decimals."""
+def p_cell(p: float | None, stars: str = "", is_reachable: bool = True) -> TableCell | None:
+    """Return a p-value with four decimals, or that so few data seeds can never make it small."""
     if p is None:
         return None
+    if not is_reachable:
+        return TableCell(TOO_FEW_SEEDS, p)
     return TableCell((f"{p:.4f}" if p >= 0.0001 else "< 0.0001") + stars, p)
 
 
@@ -192,6 +223,7 @@ def p_cell(p: float | None, stars: str = "") -> TableCell | None:
 
 def pooled_table(pooled: pd.DataFrame) -> Table | None:
     """Return the comparisons over all tasks and levels."""
+    tests = int(pooled["p"].count())
     items = [
         {
             "classifier": item.classifier,
@@ -208,16 +240,20 @@ def pooled_table(pooled: pd.DataFrame) -> Table | None:
             "tasks": item.tasks,
             "units": item.units,
             "p": p_cell(item.p),
-            "corrected p": p_cell(item.p_corrected, item.stars),
+            "corrected p": p_cell(
+                item.p_corrected, item.stars, can_be_small(item.smallest_p, tests)
+            ),
             "smallest p": p_cell(item.smallest_p),
         }
         for item in pooled.itertuples()
     ]  # fmt: skip
-    return list_table("pooled", "Methods over all tasks and levels", items, 4, POOLED_NOTES)
+    notes = POOLED_NOTES + few_seeds_note(pooled["smallest_p"], tests)
+    return list_table("pooled", "Methods over all tasks and levels", items, 4, notes)
 
 
 def comparisons_table(comparisons: pd.DataFrame) -> Table | None:
     """Return the comparisons within each task, level and classifier."""
+    tests = int(comparisons["p"].count())
     items = [
         {
             "task": item.task,
@@ -231,25 +267,21 @@ def comparisons_table(comparisons: pd.DataFrame) -> Table | None:
             "pairs": item.n_pairs,
             "p": p_cell(item.p),
             "Wilcoxon p": p_cell(item.p_wilcoxon),
-            "corrected p": p_cell(item.p_corrected, item.stars),
+            "corrected p": p_cell(
+                item.p_corrected, item.stars, can_be_small(item.smallest_p, tests)
+            ),
             "smallest p": p_cell(item.smallest_p),
         }
         for item in comparisons.itertuples()
     ]
-    fewest = min((item["pairs"] for item in items), default=0)
-    few = (
-        f" With {fewest} pairs no p can be below {smallest_p(fewest):.4f}."
-        if 1 < fewest < 6
-        else ""
-    )
-    tests = sum(item["p"] is not None for item in items)
+    few = few_seeds_note(comparisons["smallest_p"], tests)
     notes = (
         "Mean difference a - b in points, paired by data seed: the trials of a data seed share its "
         "rows, so they are averaged first. p: two-sided paired permutation test (sign flips), with "
         "Wilcoxon's signed-rank test next to it. Corrected by Holm's method for the "
         f"{tests} comparisons of this table.{few} Stars (* 0.05, ** 0.01, *** 0.001, of the "
         "corrected p) are shown from six pairs on. Intervals: bootstrap over data seeds, expanded "
-        "for their small number."
+        "for their small number; they hold for these test rows."
     )
     return list_table("comparisons", "Comparisons", items, 6, notes)
 
@@ -263,6 +295,7 @@ def intervals_table(results: Sequence[Result]) -> Table | None:
             "95 % interval": interval_cell(result.ci),
             "trials": result.n,
             "data seeds": result.data_seeds,
+            "test rows": result.n_test,
             "std": as_percent(result.std),
             "between seeds": as_percent(result.between),
             "within a seed": as_percent(result.within),
@@ -272,14 +305,15 @@ def intervals_table(results: Sequence[Result]) -> Table | None:
     ]
     few = [result.data_seeds for result in results if 1 < result.data_seeds < MANY_SEEDS]
     limit = (
-        f" With {min(few)} data seeds it is at most their range and contains the true mean in less "
-        f"than {1 - 2.0 ** (1 - min(few)):.0%} of cases." if few else ""
+        f" With {min(few)} data seeds its part over data seeds is at most their range, and "
+        f"contains their mean in less than {1 - 2.0 ** (1 - min(few)):.0%} of cases." if few else ""
     )  # fmt: skip
     notes = (
-        f"Interval: bootstrap over data seeds, expanded for their small number.{limit} The "
-        "standard deviation over trials (std) has a part between data seeds (another subsample) "
-        "and a part within them (another training seed and synthetic set); they are separated "
-        "where a data seed has several trials."
+        "Interval: counts the choice of data seeds (a bootstrap, expanded for their small number) "
+        "and of test rows (Wilson's interval), combined by MOVER (Zou and Donner, 2008); of one "
+        f"data seed it counts test rows only.{limit} The standard deviation over trials (std) has "
+        "a part between data seeds (another subsample) and a part within them (another training "
+        "seed and synthetic set); they are separated where a data seed has several trials."
     )
     title = "Intervals and parts of the standard deviation"
     return list_table("intervals", title, items, 5, notes)

@@ -8,15 +8,15 @@ more: a table of many comparisons needs many data seeds.
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
 import pandas as pd
 
 from .model import Result
-from .statistics import SIGNIFICANCE_LEVELS
-from .table import Table, as_percent, interval_cell, list_table, p_cell
+from .statistics import SIGNIFICANCE_LEVELS, min_changed_rows, min_units
+from .table import Table, as_percent, can_be_small, interval_cell, list_table, p_cell
 
 # Outcomes, in the order in which a sentence names them.
 OUTCOMES = AHEAD, HARMS, DOUBTFUL, UNDECIDED, ONE_SEED = (
@@ -46,13 +46,14 @@ class Verdict:
         classifier: name of the classifier.
         method: the column, with its variant in brackets.
         outcome: one of `OUTCOMES`.
-        sure: whether the corrected p is below 0.05.
+        sure: whether the corrected p is below 0.05, and enough test rows change.
         diff: mean difference to no augmentation.
         ci: its 95 % interval; None for a single data seed.
         p: of the paired permutation test, after Holm's correction over its table.
         smallest_p: the smallest p, uncorrected, that so many data seeds can reach.
         tests: number of comparisons that p is corrected for.
         data_seeds: that both have, of all tasks together.
+        test_rows: of all tasks together; None if unknown.
         remark: whether rows contradict each other, whether trials predict one class, and how
             macro-F1 and MCC of uneven classes change; mostly empty.
     """
@@ -70,6 +71,7 @@ class Verdict:
     smallest_p: float | None
     tests: int
     data_seeds: int
+    test_rows: int | None
     remark: str
 
     @property
@@ -79,13 +81,25 @@ class Verdict:
 
     @property
     def limit(self) -> str:
-        """What so few data seeds cannot show; empty if they can."""
+        """What so few data seeds or test rows cannot show; empty if they can."""
+        if self.outcome in UNSURE and self.few_rows_change:
+            least = min_changed_rows()
+            return (
+                f"a difference of fewer than {least} of {self.test_rows} test rows "
+                f"({100 * least / (self.test_rows or 1):.1f} points) may be a chance of these rows"
+            )
         if self.smallest_p is None or self.smallest_p * self.tests < ALPHA:
             return ""
-        seeds = f"{self.data_seeds} data seeds cannot reach"
-        if self.smallest_p >= ALPHA:
-            return f"{seeds} p < {ALPHA}"
-        return f"{seeds} p < {ALPHA} after correction for {self.tests} comparisons"
+        limit = f"too few seeds: {self.data_seeds} data seeds cannot reach p < {ALPHA}"
+        if self.tests > 1:
+            limit += f" after correction for {self.tests} comparisons"
+        return f"{limit} ({min_units(self.tests)} can)"
+
+    @property
+    def few_rows_change(self) -> bool:
+        """Whether the difference is of so few test rows that it may be a chance of these."""
+        changed = abs(self.diff) * (self.test_rows or 0)
+        return self.test_rows is not None and changed < min_changed_rows() - 0.5
 
 
 def judge_methods(
@@ -140,7 +154,7 @@ def verdict_table(verdicts: Sequence[Verdict]) -> Table | None:
             "verdict": row.word,
             "difference": as_percent(row.diff),
             "95 % interval": interval_cell(row.ci),
-            "corrected p": p_cell(row.p),
+            "corrected p": p_cell(row.p, is_reachable=can_be_small(row.smallest_p, row.tests)),
             "data seeds": row.data_seeds,
             "remark": row.remark,
         }
@@ -211,7 +225,7 @@ def _verdict(
         if collapses or remarks[-1]:
             outcome = DOUBTFUL
     against = "" if item.b == "none" else f" against {item.b}"
-    return Verdict(
+    verdict = Verdict(
         scope=f"{first.task} {first.level}" if single else _scope(item, first.task),
         task=first.task if single else "",
         level=first.level if single else "",
@@ -225,8 +239,17 @@ def _verdict(
         smallest_p=item.smallest_p,
         tests=int(tests),
         data_seeds=item.n_pairs if single else item.units,
+        test_rows=_count_test_rows(pairs),
         remark=" and ".join(filter(None, remarks)),
     )
+    return replace(verdict, sure=verdict.sure and not verdict.few_rows_change)
+
+
+def _count_test_rows(pairs: Sequence[tuple[Result, Result]]) -> int | None:
+    """Return the number of test rows of all tasks; levels of a task share them."""
+    counts = {(pair[0].task, pair[0].test_sha): pair[0].n_test for pair in pairs}
+    known = [round(count) for count in counts.values() if count]
+    return sum(known) if len(known) == len(counts) else None
 
 
 def _scope(item: Any, task: str) -> str:

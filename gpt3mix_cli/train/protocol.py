@@ -41,17 +41,20 @@ class FitResult:
 class EpochCallback(Protocol):
     """A function that a classifier calls after each epoch."""
 
-    def __call__(self, epoch: Mapping[str, Any], best: Mapping[str, Any], last: int) -> None:
+    def __call__(
+        self, epoch: Mapping[str, Any], best: Mapping[str, Any], last: int, total: int
+    ) -> None:
         """Receive the epoch's metrics.
 
         Args:
             epoch: metrics of this epoch.
             best: metrics of the best epoch so far.
             last: the epoch after which training stops unless a later one is better.
+            total: the epoch after which it stops in any case.
         """
 
 
-def ignore_epoch(epoch: Mapping[str, Any], best: Mapping[str, Any], last: int) -> None:
+def ignore_epoch(epoch: Mapping[str, Any], best: Mapping[str, Any], last: int, total: int) -> None:
     """Do nothing."""
 
 

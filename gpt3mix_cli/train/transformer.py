@@ -128,7 +128,7 @@ class TransformerClassifier(Classifier):
                 for name, weight in encoder.model.state_dict().items():
                     best_weights[name].copy_(weight)
             last = min(best_epoch + settings.patience, settings.max_epochs)
-            on_epoch(history[-1], history[best_epoch - 1], last)
+            on_epoch(history[-1], history[best_epoch - 1], last, settings.max_epochs)
             if epoch - best_epoch >= settings.patience:
                 break
         if not validation:

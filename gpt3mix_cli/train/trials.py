@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from .. import __version__
-from ..errors import NO_CALLBACKS, Callbacks, UserError
+from ..errors import NO_CALLBACKS, Callbacks, UserError, in_progress
 from ..layout import TrialKey, tensorboard_folder
 from ..pretrained import out_of_memory
 from ..records import Augmented, Example, Record, Trial, hash_rows
@@ -191,7 +191,8 @@ class TrialRunner:
 
     def probe(self, job: TrialJob, callbacks: Callbacks = NO_CALLBACKS) -> None:
         """Load what the trials need, in the process that runs them."""
-        self.classifier.probe()
+        with in_progress(callbacks, f"loading the classifier {self.key.classifier}"):
+            self.classifier.probe()
 
     def run(self, job: TrialJob, callbacks: Callbacks = NO_CALLBACKS) -> TrialResult:
         """Run one trial; a fit that fails gives a row with `status: failed`."""
@@ -282,14 +283,16 @@ class TrialRunner:
     @contextmanager
     def _epoch_callback(self, number: int, callbacks: Callbacks) -> Iterator[EpochCallback]:
         """Yield a callback that reports each epoch as progress and to TensorBoard."""
-        name, last_epoch, board = f"{self.key}, trial {number}", 0, None
+        name, last_epoch, board = f"{self.key}, trial {number}, epoch", 0, None
         if self.tensorboard_root:
             check_tensorboard()
             from torch.utils.tensorboard import SummaryWriter
 
             board = SummaryWriter(str(tensorboard_folder(self.tensorboard_root, self.key, number)))
 
-        def on_epoch(epoch: Mapping[str, Any], best: Mapping[str, Any], last: int) -> None:
+        def on_epoch(
+            epoch: Mapping[str, Any], best: Mapping[str, Any], last: int, total: int
+        ) -> None:
             nonlocal last_epoch
             last_epoch = epoch["epoch"]
             if board:
@@ -297,9 +300,10 @@ class TrialRunner:
                     board.add_scalar(metric, epoch[metric], last_epoch)
             detail = (
                 f"loss {epoch['loss']:.3f} validation {epoch['valid_accuracy']:.1%} "
-                f"(best {best['valid_accuracy']:.1%} at {best['epoch']})"
+                f"(best {best['valid_accuracy']:.1%} at {best['epoch']}), "
+                f"ends at {last} unless it improves"
             )
-            callbacks.progress(name, last_epoch, last, detail)
+            callbacks.progress(name, last_epoch, total, detail)
 
         try:
             yield on_epoch

@@ -208,7 +208,7 @@ def test_a_budget_that_will_be_exceeded_is_reported(
     shown = capsys.readouterr()
     assert "budget.requests: 0 spent, 5 of 5 left" in shown.out
     assert "end it early: budget.requests;" in shown.err
-    assert shown.err.splitlines()[-1].endswith(f"next: gpt3mix run {small}")
+    assert f"next: gpt3mix run {small} --set 'budget=" in shown.err.splitlines()[-1]
 
 
 def test_a_budget_holds_over_runs(small: Path) -> None:

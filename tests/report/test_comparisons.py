@@ -32,7 +32,11 @@ def test_the_data_seed_is_the_unit_and_its_trials_are_averaged_first(tmp_path: P
     assert only.p == only.p_wilcoxon == only.smallest_p == only.p_corrected == 0.0625
     assert only.stars == ""
     page = (tmp_path / "report" / "report.md").read_text("utf-8")
-    assert "With 5 pairs no p can be below 0.0625" in page
+    assert (
+        "so few data seeds cannot reach p < 0.05 in 1 comparison (6 can)".replace("<", "\\<")
+        in page
+    )
+    assert "| too few seeds | 0.0625 |" in page
     assert "*" not in page.split("## Comparisons")[1].split("| --- |")[2]
 
 

@@ -98,3 +98,22 @@ def test_two_runs_with_the_same_name_get_letters(tmp_path: Path) -> None:
         4,
         ["55.0 ± 7.1 (2)", "65.0 ± 7.1 (2)", "+10.0"],
     )
+
+
+def test_two_configs_on_one_data_set_are_compared_whatever_they_call_their_task(
+    differ: Callable[..., list[Any]],
+) -> None:
+    first = [*seeds([0.5, 0.6], task="tickets", test_sha="t" * 16)]
+    first += seeds([0.7, 0.8], task="mails", test_sha="m" * 16)
+    second = [*seeds([0.9, 0.9], task="tickets-quick", test_sha="t" * 16)]
+    second += seeds([0.7, 0.9], task="others", test_sha="o" * 16)
+    lines = differ(first, second)
+    assert [(item.result.task, item.n_pairs, item.note) for item in lines] == [
+        ("mails", 0, "only in the first"),
+        ("tickets", 2, ""),
+        ("others", 0, "only in the second"),
+    ]
+    (only,) = differ(first[:2], second[2:])  # one task each: the data may have changed
+    assert (only.result.task, only.n_pairs, only.note) == (
+        "tickets", 0, "other test rows, other subsamples",
+    )  # fmt: skip

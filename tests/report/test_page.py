@@ -83,7 +83,7 @@ def test_texts_are_shown_and_never_become_tags_or_scripts(page: str) -> None:
     assert not [
         name for _, attributes in parsed.tags for name in attributes if name.startswith("on")
     ]
-    assert len(parsed.scripts) == 8  # the data, three libraries and four of ours
+    assert len(parsed.scripts) == 9  # the data, three libraries and five of ours
     # The whole text is there, its control characters as pictures.
     assert visible(HOSTILE) in "".join(parsed.texts)
     assert not HARMFUL.search(page.split('id="data">')[1].split("</script>")[0])

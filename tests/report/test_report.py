@@ -419,3 +419,33 @@ def test_no_name_and_no_value_is_lost_on_a_narrow_terminal(tmp_path: Path, width
     assert all(
         word in text for word in [*methods, "50.0", "60.0", "70.0", "80.0", "linear", "level"]
     )
+
+
+def test_folds_are_one_result_and_changed_test_rows_are_not(tmp_path: Path) -> None:
+    """With `task.data.folds` each data seed has test rows, and so settings, of its own."""
+    rows = []
+    for method, gain in (("none", 0.0), ("eda", 0.05)):
+        rows += [
+            trial(
+                seed, 0.7 + gain + seed / 100, data_seed=seed, train_sha=f"train {seed}",
+                test_sha=f"fold {seed % 4}", settings=f"{method} {seed % 4}", n_test=50,
+                method=method,
+            )
+            for seed in range(6)
+        ]  # fmt: skip
+    folds = report_on(tmp_path / "a", rows)
+    assert [(row.method, row.n, row.data_seeds, row.split_by) for row in folds.results] == [
+        ("none", 6, 6, None), ("eda", 6, 6, None),
+    ]  # fmt: skip
+    (only,) = folds.comparisons.itertuples()
+    assert (only.n_pairs, only.diff) == (6, pytest.approx(0.05))
+    assert "sst2: cross-validation over 4 folds: each data seed has test rows of its own" in (
+        folds.remarks
+    )
+    low, high = folds.results[0].ci
+    assert 0.04 < (high - low) / 2 < 0.08  # 200 rows in four folds, not 50
+    changed = [
+        row.model_copy(update={"test_sha": "new"}) if row.method == "eda" else row for row in rows
+    ]
+    split = report_on(tmp_path / "b", changed).results
+    assert len(split) > 2

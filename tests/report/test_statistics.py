@@ -13,9 +13,12 @@ from gpt3mix_cli.report.statistics import (
     components,
     holm,
     intervals,
+    min_units,
     permutation_p,
     smallest_p,
     wilcoxon_p,
+    wilson,
+    with_test_rows,
 )
 
 # Darwin's cross- and self-fertilised maize, differences in eighths of an inch (Fisher, The Design
@@ -72,6 +75,14 @@ def test_holms_correction() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([]) == []
     assert holm([0.6, 0.7]) == [1.0, 1.0]
+
+
+def test_wilsons_interval_is_scipys_and_74_rows_are_four_and_a_half_points() -> None:
+    for right, rows in ((71, 74), (74, 74), (0, 5), (500, 1000)):
+        expected = scipy.stats.binomtest(right, rows).proportion_ci(method="wilson")
+        assert wilson(np.array([right / rows]), np.array([rows]))[0] == pytest.approx(expected)
+    low, high = wilson(np.array([0.96]), np.array([74]))[0]
+    assert (high - low) / 2 == pytest.approx(0.047, abs=0.003)
 
 
 # SciPy ----------------------------------------------------------------------------------------
@@ -249,3 +260,52 @@ def test_the_parts_of_the_standard_deviation_are_unbiased() -> None:
     between, within = components(a.reshape(-1), np.repeat(units, 6), units // 10)
     assert np.mean(within**2) == pytest.approx(0.01**2, rel=0.05)
     assert np.mean(between**2) == pytest.approx(0.05**2 + 0.03**2, rel=0.1)
+
+
+# Sampling of test rows ------------------------------------------------------------------------
+
+
+@given(
+    st.floats(0, 1), st.integers(1, 5_000), st.floats(0, 0.3), st.floats(0, 0.3),
+)  # fmt: skip
+def test_test_rows_only_widen_an_interval_and_more_of_them_less(
+    mean: float, rows: int, below: float, above: float
+) -> None:
+    limits = np.array([[max(0, mean - below), min(1, mean + above)]])
+    few, more, unknown = (
+        with_test_rows(np.array([mean]), limits, np.array([count]))[0]
+        for count in (rows, 4 * rows, math.nan)
+    )
+    assert unknown == pytest.approx(limits[0])
+    assert 0 <= few[0] <= more[0] + 1e-9 <= limits[0][0] + 2e-9
+    assert limits[0][1] - 2e-9 <= more[1] - 1e-9 <= few[1] <= 1
+    assert few[1] - few[0] > 0
+
+
+def test_equal_data_seeds_leave_wilsons_interval_and_nothing_leaves_none() -> None:
+    mean, rows = np.array([71 / 74]), np.array([74.0])
+    for limits in (np.array([[71 / 74, 71 / 74]]), np.full((1, 2), np.nan)):
+        assert with_test_rows(mean, limits, rows) == pytest.approx(wilson(mean, rows))
+    nothing = with_test_rows(mean, np.full((1, 2), np.nan), np.array([np.nan]))
+    assert np.isnan(nothing).all()
+
+
+def test_the_interval_contains_the_accuracy_on_all_rows_in_95_of_100_cases() -> None:
+    """Simulated: rows differ in their difficulty, data seeds in their strength; all share rows."""
+    rng, runs, seeds, rows, level = generator(5), 1_500, 6, 74, 0.9
+    difficulty = rng.beta(level, 1 - level, (runs, 1, rows))
+    strength = rng.normal(0, 0.02, (runs, seeds, 1))
+    accuracy = (rng.random((runs, seeds, rows)) < difficulty + strength).mean(axis=2)
+    means = accuracy.mean(axis=1)
+    combined = with_test_rows(means, intervals(accuracy), np.full(runs, float(rows)))
+    covered = ((combined[:, 0] <= level) & (level <= combined[:, 1])).mean()
+    over_seeds = intervals(accuracy)
+    covered_before = ((over_seeds[:, 0] <= level) & (level <= over_seeds[:, 1])).mean()
+    assert covered_before < 0.8
+    assert 0.94 <= covered <= 0.995
+
+
+@pytest.mark.parametrize("tests", [1, 2, 3, 6, 100])
+def test_min_units_is_the_first_number_that_can_pass(tests: int) -> None:
+    units = min_units(tests)
+    assert (smallest_p(units) or 1) * tests < 0.05 <= (smallest_p(units - 1) or 1) * tests

@@ -78,18 +78,28 @@ def test_five_data_seeds_cannot_make_sure_of_a_gain(tmp_path: Path) -> None:
     (sentence,), _ = judge(tmp_path, trials(5, gpt3mix=GAIN))
     assert sentence == (
         "linear, sst2 1%: gpt3mix seems ahead of no augmentation by 3.0 points (95 % interval 2.7 "
-        "to 3.3 with 5 data seeds); 5 data seeds cannot reach p < 0.05."
+        "to 3.3 with 5 data seeds); too few seeds: 5 data seeds cannot reach p < 0.05 (6 can)."
     )
     (sentence,), _ = judge(tmp_path, trials(6, gpt3mix=GAIN))
     assert "gpt3mix is ahead" in sentence
     assert "cannot" not in sentence
 
 
+@pytest.mark.parametrize(("test_rows", "word"), [(1_821, "ahead"), (74, "seems ahead")])
+def test_a_gain_of_a_few_test_rows_is_not_sure(tmp_path: Path, test_rows: int, word: str) -> None:
+    """McNemar's exact test needs six test rows that change in one direction."""
+    sentences, (verdict,) = judge(tmp_path, moved(trials(gpt3mix=GAIN), n_test=test_rows))
+    assert (verdict.word, verdict.test_rows) == (word, test_rows)
+    expected = "; a difference of fewer than 6 of 74 test rows (8.1 points) may be a chance of "
+    assert (expected in sentences[0]) is (test_rows == 74)
+
+
 def test_a_correction_that_six_data_seeds_cannot_pass_is_named(tmp_path: Path) -> None:
     (sentence,), _ = judge(tmp_path, trials(6, gpt3mix=GAIN, eda=NOISE))
     assert "gpt3mix seems ahead of no augmentation by 3.0 points" in sentence
     assert sentence.endswith(
-        "; 6 data seeds cannot reach p < 0.05 after correction for 3 comparisons."
+        "; too few seeds: 6 data seeds cannot reach p < 0.05 after correction for 3 comparisons "
+        "(7 can)."
     )
 
 
@@ -128,7 +138,8 @@ def test_tasks_and_levels_are_pooled_for_each_classifier(tmp_path: Path) -> None
         "linear, 4 rows of 2 tasks: gpt3mix is ahead of no augmentation by 3.0 points (95 % "
         "interval 2.8 to 3.1, p = 0.0078 with 8 data seeds).",
         "encoder, sst2 1%: gpt3mix seems to harm: -3.0 points against no augmentation (95 % "
-        "interval -3.2 to -2.7 with 4 data seeds); 4 data seeds cannot reach p < 0.05.",
+        "interval -3.2 to -2.7 with 4 data seeds); too few seeds: 4 data seeds cannot reach p < "
+        "0.05 after correction for 5 comparisons (8 can).",
     ]
     assert [(row.task, row.level, row.word) for row in verdicts] == [
         ("cr", "1%", "seems ahead"), ("cr", "2%", "seems ahead"),

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from safetensors import SafetensorError
 
-from ...errors import NO_CALLBACKS, Callbacks, StoppedShort, UserError
+from ...errors import NO_CALLBACKS, Callbacks, StoppedShort, UserError, in_progress
 from ...files import hash_model
 from ...pretrained import lm_path, num_embeddings, out_of_memory, resolve_device
 from ...settings import LocalLMSettings, fingerprint
@@ -77,6 +77,7 @@ class LocalLM:
         callbacks: Callbacks = NO_CALLBACKS,
     ) -> None:
         self._settings, self._replay_only = settings, replay_only
+        self._callbacks = callbacks
         self._path, weights = lm_path(settings.model), ""
         if file := find_gguf(settings):
             self._path, weights = open_gguf(file, settings, callbacks)
@@ -176,7 +177,8 @@ class LocalLM:
                 torch.cuda.empty_cache()
 
     def _load(self, dtype: str) -> Decoder:
-        model = load_causal_lm(self._path, self._settings.revision, dtype, self._device)
+        with in_progress(self._callbacks, f"loading the LM {self._settings.model}"):
+            model = load_causal_lm(self._path, self._settings.revision, dtype, self._device)
         ends = model.generation_config.eos_token_id
         self._tokenizer.end_tokens |= {*(ends if isinstance(ends, list) else [ends])} - {None}
         return Decoder(model, self._tokenizer, self._context_length)

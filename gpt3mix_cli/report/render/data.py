@@ -53,7 +53,7 @@ def _as_plain(value: Any) -> Any:
 
 def report_json(report: Report) -> str:
     """Return report.json; values are fractions."""
-    return _dumps({
+    text = _dumps({
         "title": report.title,
         **summary(report),
         "pooled": _records(report.pooled),
@@ -65,6 +65,28 @@ def report_json(report: Report) -> str:
         "design": report.design,
         "remarks": report.remarks,
     })  # fmt: skip
+    # One line a result: a matrix of 77 classes would take 6,000.
+    classes = (json.dumps(_rounded(item), ensure_ascii=False) for item in class_objects(report))
+    lines = ",\n  ".join(classes)
+    return f'{text[:-3]},\n "classes": [\n  {lines}\n ]\n}}\n'
+
+
+def class_objects(report: Report) -> list[dict[str, Any]]:
+    """Return precision, recall and F1 of each class of each result, and the confusion matrix."""
+    return [
+        {
+            **{name: getattr(item.result, name) for name in ("task", "level", "classifier")},
+            "method": item.result.column,
+            "variant": dict(item.result.swept),
+            "trials": item.trials,
+            "classes": item.classes,
+            **{
+                name: getattr(item, name).tolist()
+                for name in ("support", "precision", "recall", "f1", "confusion")
+            },
+        }
+        for item in report.classes
+    ]
 
 
 def diff_json(report: Report) -> str:

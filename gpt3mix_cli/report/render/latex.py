@@ -10,7 +10,7 @@ HEADER = """\
 % Written by gpt3mix. Put \\usepackage{booktabs} in the preamble, and \\usepackage[T1]{fontenc} for
 % accented characters; then \\input{table.tex} where the tables should be.
 """
-LEFT_OUT = ("comparisons", "intervals", "failures")
+LEFT_OUT = ("comparisons", "intervals", "classes", "failures")
 # At the start of a row a bracket or star would belong to the \\ before it; \textquotedbl needs T1.
 SPECIAL = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "#": r"\#", "$": r"\$", "%": r"\%",

@@ -76,7 +76,7 @@ def _sample(sample: Sample) -> Iterator[str]:
         name = "Original" if sample.edited else f"Example {number}"
         lines.append(f"- {name}: {escape(parent.text)} (*{escape(parent.label)}*)")
     labels, row = [], sample.row
-    for name, probability in row.probs.items():
+    for name, probability in sample.labels:
         mark = "**" if name == row.label else "*"
         label = f"{mark}{escape(name)}{mark}"
         if not sample.edited:

@@ -18,20 +18,24 @@ from operator import attrgetter
 from string import Template
 from typing import Any
 
+import numpy as np
+
 from ... import __version__
 from ...records import Augmented, Reject
 from ..artifacts import Artifacts, Sample, SyntheticFile
 from ..charts import Chart
+from ..classes import ClassScores
 from ..document import Report
 from ..table import Table, TableCell
 
 SCRIPTS = (
     "vendor/d3.min.js", "vendor/plot.umd.min.js", "vendor/tabulator.min.js", "page.js",
-    "tables.js", "plots.js", "rows.js",
+    "tables.js", "plots.js", "classes.js", "rows.js",
 )  # fmt: skip
 STYLES = ("vendor/tabulator_simple.min.css", "page.css")
 SIGNIFICANT_DIGITS = 6  # of numbers on the screen
 MAX_PRINTED_ROWS = 200  # of a table on paper; the screen has all
+MAX_MATRIX_CELLS = 200_000  # of all confusion matrices that the page holds: 2 MB
 # Shown as a picture or number: what moves a cursor, ends a line or changes the writing direction.
 HARMFUL = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff"
@@ -122,6 +126,14 @@ def _sections(report: Report) -> Iterator[tuple[str, str, str]]:
             "Plots",
             f'<p class="caption no-print">{hint}</p>\n<div class="charts"></div>',
         )
+    if report.classes:
+        caption = (
+            "Percent of the test rows of a true class (a row) that were given each class (a "
+            "column), over all trials of a result; blue: right, orange: wrong. Precision, recall "
+            "and F1 are in the table Classes."
+        )
+        screen = '<div class="screen"></div>'
+        yield "confusion", "Confusion matrices", f'<p class="caption">{caption}</p>{screen}'
     if report.samples:
         caption = (
             "Synthetic rows below the real rows that they were generated from, with their soft "
@@ -190,7 +202,9 @@ def _class(names: str) -> str:
 
 def _sample(sample: Sample) -> str:
     row = sample.row
-    probs = ", ".join(f"{escape(name)} {value:.0%}" for name, value in row.probs.items())
+    probs = ", ".join(f"{escape(name)} {value:.0%}" for name, value in sample.labels)
+    if sample.edited:  # it has the label of its parent, with certainty
+        probs = escape(row.label)
     texts = [("", item.text, escape(item.label)) for item in sample.parents]
     items = "".join(
         f'<li{_class(kind)}><span class="text">{escape(text)}</span> <em>{label}</em></li>'
@@ -225,8 +239,25 @@ def _page_data(report: Report) -> dict[str, Any]:
         "tables": [_table_data(table) for table in report.tables],
         "charts": [_chart_data(chart) for chart in report.charts],
         "styles": {name: list(style) for name, style in report.styles.items()},
+        "confusion": _confusion_data(report.classes),
         "rows": _rows_data(report.artifacts),
     }
+
+
+def _confusion_data(scores: Sequence[ClassScores]) -> dict[str, Any]:
+    """Return the cells of each matrix that are not zero, as true class, given class, count."""
+    names: dict[tuple[str, ...], int] = {}
+    results: list[Any] = []
+    cells = 0
+    for item in scores:
+        truth, given = item.confusion.nonzero()
+        cells += len(truth)
+        if cells > MAX_MATRIX_CELLS:
+            break
+        counts = np.column_stack([truth, given, item.confusion[truth, given]]).ravel()
+        classes = names.setdefault(tuple(item.classes), len(names))
+        results.append([item.result.title, classes, counts.tolist()])
+    return {"names": list(names), "results": results, "left": len(scores) - len(results)}
 
 
 def _table_data(table: Table) -> dict[str, Any]:

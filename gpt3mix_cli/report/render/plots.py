@@ -10,7 +10,7 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -23,6 +23,7 @@ from ..charts import Chart, Point, SeriesStyle
 
 Styles = Mapping[str, SeriesStyle]
 Series = Mapping[str, Sequence[Point]]
+Share = Literal["all", "row"] | Literal[False]
 
 PALETTE = ("#4d4d4d", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#882255")
 MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -33,6 +34,7 @@ TALL_ROWS = 12  # rows of a panel from which it is tall
 COLUMNS = 3
 PANEL_INCHES = (2.9, 2.2)
 ROW_INCHES = 0.22
+DOT_ROW_INCHES = 0.14
 MIN_WIDTH_INCHES = 4.6  # for the title of a single panel
 MAX_NAME = 34  # characters
 ROTATED_NAMES = 36  # characters of all names of an axis from which they are rotated
@@ -75,16 +77,21 @@ def plot_files(charts: Sequence[Chart], styles: Styles) -> Iterator[tuple[str, b
 
 def _draw_chart(chart: Chart, styles: Styles) -> Figure:
 
-    is_interval = chart.kind == "interval"
+    is_interval = chart.kind in ("interval", "dots")
     tall = is_interval and _count_rows(chart, chart.panels) > TALL_ROWS
     panels = chart.panels[: MAX_TALL_PANELS if tall else MAX_PANELS]
     across = min(COLUMNS, len(panels))
     down = math.ceil(len(panels) / across)
-    rows_height = ROW_INCHES * _count_rows(chart, panels) + 0.8 if is_interval else 0
+    row_height = DOT_ROW_INCHES if chart.kind == "dots" else ROW_INCHES
+    rows_height = row_height * _count_rows(chart, panels) + 0.8 if is_interval else 0
     height = max(PANEL_INCHES[1], rows_height)
     size = (max(MIN_WIDTH_INCHES, across * PANEL_INCHES[0]), down * height + 0.7)
     figure = Figure(figsize=size, layout="constrained")
-    grid = figure.subplots(down, across, squeeze=False, sharey="row" if is_interval else False)
+    # Panels are compared, so they have equal axes; names of rows belong to one line of panels.
+    is_named = any(isinstance(point.at, str) for point in chart.points)
+    shared_x: Share = "all" if is_interval or not is_named else False
+    shared_y: Share = "row" if is_interval else "all"
+    grid = figure.subplots(down, across, squeeze=False, sharex=shared_x, sharey=shared_y)
     for index, axes in enumerate(grid.flat):
         if index >= len(panels):
             axes.set_visible(False)
@@ -116,7 +123,9 @@ def _add_titles(figure: Figure, chart: Chart, panels: Sequence[str], styles: Sty
 
 
 def _count_rows(chart: Chart, panels: Sequence[str]) -> int:
-    rows = {(point.panel, point.at, point.series) for point in chart.points}
+    # Dots of all series are in one row.
+    is_dots = chart.kind == "dots"
+    rows = {(point.panel, point.at, "" if is_dots else point.series) for point in chart.points}
     counts = Counter(panel for panel, _, _ in rows)
     return max(counts[panel] for panel in panels)
 
@@ -147,8 +156,8 @@ def _draw_panel(axes: Axes, chart: Chart, points: Sequence[Point], styles: Style
     if chart.zero and chart.kind != "interval":
         axes.axhline(0, **ZERO_LINE)
     match chart.kind:
-        case "interval":
-            _draw_intervals(axes, series, styles)
+        case "interval" | "dots":
+            _draw_intervals(axes, series, styles, spread=chart.kind == "interval")
             if chart.zero:
                 axes.axvline(0, **ZERO_LINE)
         case "bars":
@@ -184,12 +193,12 @@ def _draw_line(
     axes.fill_between(x, low, high, color=colour, alpha=0.13, linewidth=0)
 
 
-def _draw_intervals(axes: Axes, series: Series, styles: Styles) -> None:
+def _draw_intervals(axes: Axes, series: Series, styles: Styles, spread: bool) -> None:
     names = _names(itertools.chain(*series.values()))
     for index, (name, points) in enumerate(series.items()):
         style = styles[name]
         colour = PALETTE[style.colour]
-        offset = _offset(index, len(series))
+        offset = _offset(index, len(series)) if spread else 0.0
         y = [names.index(str(point.at)) + offset for point in points]
         for position, point in zip(y, points, strict=True):
             if point.low is not None and point.high is not None:
@@ -198,7 +207,9 @@ def _draw_intervals(axes: Axes, series: Series, styles: Styles) -> None:
         axes.plot([point.value for point in points], y, MARKERS[style.marker], color=colour)
     axes.set_yticks(range(len(names)), [shorten(name) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.grid(visible=False, axis="y")
+    axes.grid(visible=not spread, axis="y")
+    if not spread:  # these are fractions
+        axes.set_xlim(left=0)
 
 
 def _draw_bars(axes: Axes, series: Series, styles: Styles) -> None:

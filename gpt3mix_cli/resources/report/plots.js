@@ -35,15 +35,25 @@ const perSeries = (points, mark) =>
 const unique = (points, key) => [...new Set(points.map((point) => point[key]))];
 const stroke = (name) => ({ stroke: colour(name), strokeWidth: 1.8, strokeDasharray: dash(name) });
 
+// Panels are compared, so they have equal axes: the ends over all points of a chart.
+function extentsOf(chart, points) {
+  const ends = (numbers) => (numbers.length ? { domain: [Math.min(...numbers), Math.max(...numbers)] } : {});
+  const values = points.flatMap((point) => [point.value, point.low ?? point.value, point.high ?? point.value]);
+  if (chart.zero || ["steps", "bars", "dots"].includes(chart.kind)) values.push(0);
+  const positions = points.map((point) => point.at).filter((at) => typeof at === "number");
+  if (chart.kind === "scatter") positions.push(0);
+  return { value: ends(values), at: ends(positions) };
+}
+
 // The options of Observable Plot for a panel of each kind.
 const KINDS = {
-  line(chart, points) {
+  line(chart, points, extents) {
     const named = points.some((point) => typeof point.at === "string");
     const x = named ? (point) => String(point.at) : "at";
     const dotted = named || unique(points, "at").length <= 24;
     return {
-      x: named ? { type: "point", label: chart.at, domain: unique(points, "at").map(String) } : { label: chart.at, ticks: 6 },
-      y: { label: chart.value, grid: true, nice: true },
+      x: named ? { type: "point", label: chart.at, domain: unique(points, "at").map(String) } : { label: chart.at, ticks: 6, ...extents.at },
+      y: { label: chart.value, grid: true, nice: true, ...extents.value },
       marks: [
         ...perSeries(points, (own, name) => Plot.areaY(own, { x, ...bounds, fill: colour(name), fillOpacity: 0.13 })),
         ...perSeries(points, (own, name) => Plot.lineY(own, { x, y: "value", ...stroke(name) })),
@@ -52,10 +62,10 @@ const KINDS = {
       ],
     };
   },
-  steps(chart, points) {
+  steps(chart, points, extents) {
     return {
-      x: { label: chart.at },
-      y: { label: chart.value, grid: true, nice: true, zero: true },
+      x: { label: chart.at, ...extents.at },
+      y: { label: chart.value, grid: true, nice: true, ...extents.value },
       marks: [
         ...perSeries(points, (own, name) => Plot.lineY(own, { x: "at", y: "value", curve: "step", ...stroke(name) })),
         Plot.ruleY([0], { stroke: "var(--edge)" }),
@@ -63,11 +73,23 @@ const KINDS = {
       ],
     };
   },
-  bars(chart, points) {
+  dots(chart, points, extents) {
+    const rows = unique(points, "at");
+    const text = (row) => (row.length > 24 ? `${row.slice(0, 23)}…` : row);
+    const channels = { y: "at", x: "value" };
+    return {
+      height: 70 + 15 * rows.length,
+      marginLeft: 16 + 7 * Math.max(...rows.map((row) => text(row).length)),
+      y: { label: null, domain: rows, tickFormat: text, tickSize: 0, grid: true },
+      x: { label: chart.value, grid: true, nice: true, ...extents.value },
+      marks: [dots(points, { ...channels, fillOpacity: 0.75 }), tip(chart, points, Plot.pointer, channels)],
+    };
+  },
+  bars(chart, points, extents) {
     return {
       fx: { label: null, domain: unique(points, "at") },
       x: { axis: null, domain: unique(points, "series") },
-      y: { label: chart.value, grid: true },
+      y: { label: chart.value, grid: true, nice: true, ...extents.value },
       marks: [
         Plot.barY(points, { fx: "at", x: "series", y: "value", fill: (point) => colour(point.series) }),
         Plot.ruleY([0], { stroke: "var(--soft)" }),
@@ -75,10 +97,10 @@ const KINDS = {
       ],
     };
   },
-  scatter(chart, points) {
+  scatter(chart, points, extents) {
     return {
-      x: { label: chart.at, grid: true, nice: true, zero: true, ticks: 4 },
-      y: { label: chart.value, grid: true, nice: true },
+      x: { label: chart.at, grid: true, nice: true, ticks: 4, ...extents.at },
+      y: { label: chart.value, grid: true, nice: true, ...extents.value },
       marks: [
         ...(chart.zero ? [Plot.ruleY([0], { stroke: "var(--soft)" })] : []),
         dots(points, { x: "at", y: "value" }),
@@ -86,7 +108,7 @@ const KINDS = {
       ],
     };
   },
-  interval(chart, points) {
+  interval(chart, points, extents) {
     const rows = unique(points, "at");
     const names = unique(points, "series");
     const widest = Math.max(...rows.map((row) => row.length));
@@ -97,7 +119,7 @@ const KINDS = {
       marginLeft: Math.min(150, 16 + 6.6 * widest),
       fy: { label: null, domain: rows, axis: null, padding: 0.12 },
       y: { axis: null, domain: names },
-      x: { label: chart.value, grid: true, nice: true },
+      x: { label: chart.value, grid: true, nice: true, ...extents.value },
       marks: [
         ...(chart.zero ? [Plot.ruleX([0], { stroke: "var(--soft)" })] : []),
         Plot.axisFy({ anchor: "left", label: null, lineWidth: 11, textOverflow: "ellipsis-end" }),
@@ -133,12 +155,13 @@ function legend(points) {
 
 function drawChart(figure, chart) {
   const points = pointsOf(chart);
+  const extents = extentsOf(chart, points);
   const panels = [...new Set(points.map((point) => point.panel))];
   const box = make("div", { class: "panels" });
   const count = make("span", { class: "hint" });
   const search = make("input", { type: "search", placeholder: "panels that contain…", "aria-label": `panels of ${chart.title}` });
   const more = make("button", { type: "button" }, "more");
-  const tall = chart.kind === "interval" && new Set(points.map((point) => point.at)).size > 4;
+  const tall = ["interval", "dots"].includes(chart.kind) && new Set(points.map((point) => point.at)).size > 4;
   const step = tall ? TALL_PANELS_SHOWN : PANELS_SHOWN;
   let shown = step;
   const draw = () => {
@@ -161,7 +184,7 @@ function drawChart(figure, chart) {
         ariaLabel: `${chart.title}: ${matching[index]}`,
         color: { type: "identity" },
         symbol: { type: "identity" },
-        ...KINDS[chart.kind](chart, chosen),
+        ...KINDS[chart.kind](chart, chosen, extents),
       });
       node.append(svg);
     });

@@ -43,12 +43,34 @@ function bar(prob) {
   return make("span", { class: "bar" }, fill);
 }
 
+function titleOf(row) {
+  const order = row.classes.map((_, index) => index);
+  order.sort((a, b) => row.probs[b] - row.probs[a]);
+  const lines = order.slice(0, LABELS_SHOWN).map((index) => `${row.classes[index]} ${row.probs[index]}`);
+  return [...lines, ...(order.length > LABELS_SHOWN ? [`and ${order.length - LABELS_SHOWN} more classes`] : [])].join("\n");
+}
+
 function labelCell(cell) {
   const row = cell.getData();
   if (row.prob == null) return make("span", { class: "chip rejected", title: row.detail || row.reason }, row.reason);
-  const node = make("span", { class: "label", title: row.classes.map((name, index) => `${name} ${row.probs[index]}`).join("\n") });
+  const node = make("span", { class: "label", title: titleOf(row) });
   node.append(make("span", {}, row.label), bar(row.prob));
   return node;
+}
+
+const LABELS_SHOWN = 10; // of a soft label; the rest is added up
+
+function probBars(row) {
+  const order = row.classes.map((_, index) => index);
+  const many = order.length > LABELS_SHOWN;
+  if (many) order.sort((a, b) => row.probs[b] - row.probs[a]);
+  const first = many ? order.slice(0, LABELS_SHOWN).filter((index) => row.probs[index] >= 0.0005) : order;
+  const shown = first.map((index) => [row.classes[index], row.probs[index]]);
+  const rest = order.slice(first.length);
+  if (many) shown.push([`${rest.length} other classes`, rest.reduce((sum, index) => sum + row.probs[index], 0)]);
+  return shown.map(([name, prob]) =>
+    make("div", { class: "prob" }, make("span", { title: name }, name), bar(prob), make("span", {}, `${(100 * prob).toFixed(1)} %`)),
+  );
 }
 
 function rowDetails(row, files, store, step) {
@@ -84,15 +106,7 @@ function rowDetails(row, files, store, step) {
     make("blockquote", { class: "synthetic text" }, row.text),
     ...(row.prob == null
       ? [make("p", {}, row.detail || row.reason)]
-      : row.classes.map((name, index) =>
-          make(
-            "div",
-            { class: "prob" },
-            make("span", {}, name),
-            bar(row.probs[index]),
-            make("span", {}, `${(100 * row.probs[index]).toFixed(1)} %`),
-          ),
-        )),
+      : probBars(row)),
     make("h3", {}, parents.length === 1 ? "generated from" : `generated from ${parents.length} rows`),
     ...parents.map(([text, label]) =>
       make("blockquote", {}, make("span", { class: "text" }, text), " ", ...(label ? [make("span", { class: "chip" }, label)] : [])),
@@ -165,7 +179,7 @@ function drawBrowser(node, store) {
     nestedFieldSeparator: false,
     columns: [
       { title: "text", field: "text", widthGrow: 5, minWidth: 150, formatter: (cell) => document.createTextNode(cell.getValue()) },
-      { title: "label", field: "prob", widthGrow: 1.4, minWidth: 110, formatter: labelCell, sorter: "number" },
+      { title: "label", field: "prob", widthGrow: 2.2, minWidth: 110, formatter: labelCell, sorter: "number" },
       ...(innerWidth > 600
         ? [
             {
