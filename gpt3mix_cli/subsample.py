@@ -12,11 +12,11 @@ from pathlib import Path
 
 from .data import Splits, group_by_class
 from .errors import NO_CALLBACKS, Callbacks, UserError
+from .existing_outputs import expect_output, find_up_to_date, protect_output
 from .records import (
     Example,
     StageOptions,
     StageResult,
-    find_up_to_date,
     finish_output,
     write_records,
 )
@@ -120,6 +120,8 @@ def subsample(
             f"level {draw.level}: no rows are left to draw from",
             "check the data, or give the task a validation split of its own",
         )
+    protect_output(output, options, settings, inputs)
+    expect_output(output, "subsample", settings, inputs)
     write_records(output, rows)
     manifest = finish_output(
         output,

@@ -20,12 +20,21 @@ MAX_PARAMETERS = 7  # of a function, `self` not counted; command definitions are
 
 # Layers, from the bottom. A module imports from its own layer or from those below it.
 BASE = {
-    "", "config", "data", "duplicates", "errors", "files", "jsonl", "layout", "pretrained",
-    "records", "settings", "tables", "yaml_files",
+    "", "config", "data", "duplicates", "errors", "existing_outputs", "files", "jsonl", "layout", "pretrained",
+    "records", "settings", "table_copies", "tables", "text_tables",
+    "yaml_files",
 }  # fmt: skip
 BASE |= {"guide"}  # the manual: it reads its pages only
 STAGES = {"subsample", "augment", "train", "report"}
-COMMAND_LINE = {"cli", "cli_options", "console", "console_guide", "console_tables", "process"}
+COMMAND_LINE = {
+    "cli",
+    "cli_labels",
+    "cli_options",
+    "console",
+    "console_guide",
+    "console_tables",
+    "process",
+}
 LAYERS = (BASE, {"lm"}, {"method"}, STAGES, {"grid"}, COMMAND_LINE)
 LAYER = {name: number for number, layer in enumerate(LAYERS) for name in layer}
 # Which stages may import `lm` and `method`: GPT3Mix, and a classifier that prompts.
@@ -43,7 +52,7 @@ HEAVY = {
     "numpy": {"method.labels", "method.selection", "report", "train"},
     "openai": {"lm.openai"},
     "pandas": {"report"},
-    "pyarrow": {"tables"},
+    "pyarrow": {"tables", "text_tables"},
     "ray": {"grid.executors"},
     "safetensors": {"lm.local", "train"},
     "scipy": {"report", "train.calibration"},
@@ -77,7 +86,7 @@ LIGHT = {
         "train.saved_models",
     },
     "rich": {"console", "console_guide", "console_tables", "report.render"},
-    "typer": {"cli", "cli_options"},
+    "typer": {"cli", "cli_labels", "cli_options"},
     "yaml": {"yaml_files"},
 }
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from ..duplicates import normalize_text
 from ..errors import NO_CALLBACKS, Callbacks, StoppedShort, UserError
+from ..existing_outputs import expect_output, find_up_to_date, protect_output
 from ..files import STDIO, exclusive_writer
 from ..layout import rejects_path
 from ..lm import next_block_start
@@ -30,7 +31,6 @@ from ..records import (
     Reject,
     StageOptions,
     StageResult,
-    find_up_to_date,
     finish_output,
     hash_rows,
     record_writer,
@@ -168,6 +168,7 @@ def augment(
     with exclusive_writer(output):
         if not options.force and (manifest := find_up_to_date(output, settings, inputs)):
             return StageResult(output, manifest, skipped=True)
+        protect_output(output, options, settings, inputs)
         started = time.monotonic()
         try:
             warnings = augmenter.prepare(examples)

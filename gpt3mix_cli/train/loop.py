@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import Callbacks, StoppedShort, UserError
+from ..existing_outputs import find_up_to_date
 from ..files import STDIO, append, exclusive_writer
 from ..layout import history_path
 from ..records import (
@@ -20,7 +21,6 @@ from ..records import (
     StageOptions,
     StageResult,
     Trial,
-    find_up_to_date,
     finish_output,
     machine,
     read_manifest,

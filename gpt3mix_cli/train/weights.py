@@ -12,9 +12,10 @@ from pathlib import Path
 from statistics import fmean
 
 from ..errors import StoppedShort
+from ..existing_outputs import find_up_to_date
 from ..files import exclusive_writer
 from ..layout import history_path, weight_path
-from ..records import StageOptions, StageResult, Trial, find_up_to_date, read_records
+from ..records import StageOptions, StageResult, Trial, read_records
 from .loop import TrialsFile, train
 from .trials import Epoch, TrialExecutor, TrialJob, TrialRunner, run_serially
 
