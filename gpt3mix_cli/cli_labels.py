@@ -46,3 +46,29 @@ def predict(
         if abstained := counts["abstained"]:
             display.note(f"without a label, since no prob reaches {min_prob:g}: {abstained:,} rows")
         display.finish([result])
+
+
+@app.command()
+def review(
+    config: opt.Config,
+    table: opt.ReviewTable = None,
+    apply: opt.Apply = False,
+    out: opt.Out = opt.RESULTS,
+    overrides: opt.Overrides = None,
+    force: opt.Force = False,
+    quiet: opt.Quiet = False,
+    json: opt.Json = False,
+) -> None:
+    """Write synthetic rows as a table for a spreadsheet, and take the corrections back."""
+    options = opt.GridOptions(config, out, overrides or (), force, quiet, json)
+    with opt.open_grid(options) as (display, grid):
+        from .grid.review import apply_review, write_review
+
+        path = table or grid.layout.review_path
+        if apply:
+            results = apply_review(grid, path)
+            if not results:
+                display.note(f"{path}: changes nothing")
+            display.finish(results, f"gpt3mix run {config}")
+        else:
+            display.finish([write_review(grid, path)], f"gpt3mix review {config} --apply")

@@ -169,6 +169,13 @@ ColumnNames = Annotated[
     typer.Option("--columns", help="names of all columns of CSV and TSV without a header: a,b,c"),
 ]
 
+# Of review
+ReviewTable = Annotated[
+    Path | None,
+    typer.Option("--table", help="the CSV file; default: review.csv in the experiment's folder"),
+]
+Apply = Annotated[bool, typer.Option("--apply", help="take the corrected table back")]
+
 # Of report
 Sources = Annotated[
     list[Path] | None,

@@ -71,7 +71,7 @@ def protect_output(
     edits = _edits(output, manifest)
     differences = []
     if manifest and not edits:
-        differences = _differences(manifest, _as_json(settings), inputs)
+        differences = differences_from(manifest, settings, inputs)
     is_finished = manifest is not None and manifest.complete and keep_finished
     if not options.force and edits:
         raise UserError(f"{output}: {edits}", _edits_hint(output, keep_finished))
@@ -97,9 +97,9 @@ def _edits(output: Path, manifest: Manifest | None) -> str:
         return "has no manifest, so this command did not write it"
     if manifest.sha256 != hash_file(output):
         return "was changed after it was written"
-    counts = {name: manifest.counts.get(name) for name in ("edited", "dropped")}
-    known = ", ".join(f"{count} rows {name}" for name, count in counts.items() if count)
-    return f"was reviewed: {known}" if known else ""
+    if not any(manifest.counts.get(name) for name in ("edited", "dropped", "changed_by_hand")):
+        return ""
+    return "has rows that a person has reviewed"
 
 
 def _edits_hint(output: Path, is_of_experiment: bool) -> str:
@@ -113,10 +113,11 @@ def _edits_hint(output: Path, is_of_experiment: bool) -> str:
     return f"to keep it, {keep}; to replace it, use --force (a copy stays as {output.name}.bak)"
 
 
-def _differences(
+def differences_from(
     manifest: Manifest, settings: Mapping[str, Any], inputs: Mapping[str, str]
 ) -> list[str]:
-    old, new = dict(_flat(manifest.settings)), dict(_flat(settings))
+    """Return what is different about an output: settings with both values, and inputs."""
+    old, new = dict(_flat(manifest.settings)), dict(_flat(_as_json(settings)))
     names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
     shown = [f"{name} {_shown(old, name)} -> {_shown(new, name)}" for name in names]
     changed = [

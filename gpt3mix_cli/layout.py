@@ -6,6 +6,7 @@
         <method>.draw-<d>.jsonl              further synthetic sets
         trials/<method>.<classifier>.jsonl   trials
     <out>/<name>/report/                     the report
+    <out>/<name>/review.csv                  the synthetic rows, for a person to review
 
 Companion files take the name of the file that they belong to: `eda.jsonl`, `eda.rejects.jsonl`,
 `eda.journal.sqlite`, `eda.jsonl.manifest.json`. No other module spells a path of a result.
@@ -119,6 +120,11 @@ class Layout:
     def report_folder(self) -> Path:
         """The report over all cells."""
         return report_folder(self.root)
+
+    @property
+    def review_path(self) -> Path:
+        """The table of synthetic rows for a person to review."""
+        return self.root / "review.csv"
 
     def folder(self, cell: Cell) -> Path:
         """The cell's folder."""

@@ -10,6 +10,7 @@ from .errors import UserError
 from .files import STDIO, Writer
 from .settings import TableFormat
 from .tables import (
+    DEFAULT_FORMAT,
     column_values,
     open_parquet,
     refuse_duplicates,
@@ -84,7 +85,7 @@ class TableOptions:
     column: str
     added: Sequence[str] = ()
     form: str = ""
-    format: TableFormat = TableFormat()
+    format: TableFormat = DEFAULT_FORMAT
     warn: Callable[[str], object] = lambda message: None
 
 

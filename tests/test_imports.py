@@ -20,9 +20,8 @@ MAX_PARAMETERS = 7  # of a function, `self` not counted; command definitions are
 
 # Layers, from the bottom. A module imports from its own layer or from those below it.
 BASE = {
-    "", "config", "data", "duplicates", "errors", "existing_outputs", "files", "jsonl", "layout", "pretrained",
-    "records", "settings", "table_copies", "tables", "text_tables",
-    "yaml_files",
+    "", "config", "data", "duplicates", "errors", "existing_outputs", "files", "jsonl", "layout",
+    "pretrained", "records", "settings", "table_copies", "tables", "text_tables", "yaml_files",
 }  # fmt: skip
 BASE |= {"guide"}  # the manual: it reads its pages only
 STAGES = {"subsample", "augment", "train", "report"}

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +177,8 @@ def augment(
             raise StoppedShort(f"{output}: no row yet: {error.message}", error.hint) from None
         for warning in warnings:
             options.callbacks.warn(f"{output}: {warning}")
-        sink = _write_rows(augmenter, examples, output, quota, options.callbacks)
+        expect = partial(expect_output, output, "augment", settings, inputs)
+        sink = _write_rows(augmenter, examples, output, quota, options.callbacks, expect)
         usage, lm = augmenter.usage(), augmenter.describe_lm()
         manifest = finish_output(
             output,
@@ -233,6 +235,7 @@ def _write_rows(
     output: Path,
     quota: AugmentOptions,
     callbacks: Callbacks,
+    expect: Callable[[], object],
 ) -> AugmentationSink:
     with ExitStack() as files:
         sink = AugmentationSink(files.enter_context(record_writer(output)), Statistics(examples))
@@ -244,6 +247,7 @@ def _write_rows(
         if sink.stopped and not sink.asked:
             # Keep an earlier output: it is worth more than an empty file.
             raise StoppedShort(f"{output}: no row yet: {sink.stopped.message}", sink.stopped.hint)
+        expect()
     return sink
 
 

@@ -14,6 +14,7 @@ from ..files import STDIO, atomic_write, exclusive_writer, hash_file, hash_model
 from ..records import StageOptions, StageResult, finish_output
 from ..settings import TableFormat
 from ..table_copies import open_table
+from ..tables import DEFAULT_FORMAT
 from ..text_tables import Chunk, TableOptions, TextTable, Values
 from .saved_models import SavedModel, load_saved_model, read_text_column
 
@@ -36,7 +37,7 @@ class PredictOptions:
 
     text: str | None = None
     form: str = ""
-    format: TableFormat = TableFormat()
+    format: TableFormat = DEFAULT_FORMAT
     min_prob: float = 0.0
     probs: bool = False
 

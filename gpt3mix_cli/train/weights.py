@@ -49,9 +49,11 @@ def train_with_best_weight(
         manifest = None
         if not options.force:
             manifest = find_up_to_date(output, file.settings, runner.data.hashes)
+            file.load_finished_trials(options.callbacks)
         if manifest:
             runner.weight = manifest.counts.get("synthetic_weight")
             return StageResult(output, manifest, skipped=True)
+        file.protect_earlier_trials(options)
         errors: dict[float, StoppedShort] = {}
         for weight in WEIGHTS:
             root = runner.tensorboard_root and runner.tensorboard_root / f"weight-{weight:g}"

@@ -160,7 +160,7 @@ def test_no_label_is_given_below_the_least_probability(model: Path, tmp_path: Pa
         output = tmp_path / f"{least}.csv"
         result = predict(model, source, output, predict_options=PredictOptions(min_prob=least))
         rows = list(csv.DictReader(io.StringIO(output.read_text())))
-        assert [row["predicted"] for row in rows][0] == expected[0]
+        assert next(row["predicted"] for row in rows) == expected[0]
         assert all(row["prob"] for row in rows)
         assert result.manifest.counts["abstained"] == sum(not row["predicted"] for row in rows)
 
@@ -234,7 +234,8 @@ def test_rows_before_a_bad_row_are_kept_and_the_next_run_replaces_them(
         labelled(model, tmp_path / "in.csv", good + b"oops\n" + b"crash,1\n")
     output = tmp_path / "out.csv"
     manifest = read_manifest(output)
-    assert manifest and not manifest.complete
+    assert manifest
+    assert not manifest.complete
     assert [row[0] for row in without_numbers(output.read_bytes())] == ["body"] + ["crash"] * 3
     assert labelled(model, tmp_path / "in.csv", good).count(b"\n") == 4
 
@@ -251,7 +252,8 @@ def test_the_progress_knows_how_many_rows_there_are(
     predict(model, tmp_path / "in.csv", tmp_path / "out.csv", options)
     assert [done for done, _ in calls] == [*range(10, 101, 10)]
     assert all(total and abs(total - 100) <= 10 for _, total in calls)
-    assert calls[-1][1] and calls[-1][1] <= 101
+    assert calls[-1][1]
+    assert calls[-1][1] <= 101
 
 
 # Earlier outputs ---------------------------------------------------------------------------------
@@ -273,7 +275,8 @@ def test_labels_that_a_person_has_corrected_are_not_overwritten(
     assert output.read_bytes() == corrected
     err = capsys.readouterr().err
     assert "out.csv: was changed after it was written" in err
-    assert "-o" in err and "--force" in err
+    assert "-o" in err
+    assert "--force" in err
     assert main([*command(model, tmp_path, "--force")]) == 0
     assert b",bug," in output.read_bytes()
     assert (tmp_path / "out.csv.bak").read_bytes() == corrected
