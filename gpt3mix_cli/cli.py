@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from . import __version__, cli_fit, cli_init, process
+from . import __version__, cli_fit, cli_init, cli_labels, process
 from . import cli_hints as hints
 from . import cli_options as opt
 from .errors import StdoutClosed, StoppedShort, UserError, path_problem, shown_value
@@ -185,28 +185,7 @@ def train(
         display.finish(list(grid.run_steps(steps, "trials files")), following)
 
 
-@app.command()
-def predict(
-    model: opt.Model,
-    input: opt.TextInput,
-    output: opt.LabelOutput,
-    force: opt.Force = False,
-    quiet: opt.Quiet = False,
-    json: opt.Json = False,
-) -> None:
-    """Label texts with a saved model."""
-    with opt.open_display(quiet, json, output) as display:
-        from .records import StageOptions
-        from .train.predict import predict as run_predict
-
-        options = StageOptions(["gpt3mix", *sys.argv[1:]], force, display.callbacks)
-        result = run_predict(model, input, output, options)
-        if labelled := result.manifest.counts["labelled"]:
-            right = result.manifest.counts["right"]
-            display.note(
-                f"{right} of the {labelled} labels in the file agree ({right / labelled:.1%})"
-            )
-        display.finish([result])
+app.add_typer(cli_labels.app)
 
 
 @app.command()

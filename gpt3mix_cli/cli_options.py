@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -125,21 +125,56 @@ SaveModel = Annotated[
 Model = Annotated[
     Path,
     typer.Argument(
-        help="folder that train --save-model wrote, or any classifier of transformers",
+        help="folder that fit or train --save-model wrote, or any classifier of transformers",
         metavar="MODEL",
     ),
 ]
 TextInput = Annotated[
-    Path, typer.Option("--input", "-i", help="rows with a text (JSONL, - for stdin)")
+    Path,
+    typer.Option(
+        "--input", "-i", help="JSONL, CSV, TSV, Parquet or plain text, or a pipe (- for stdin)"
+    ),
 ]
 LabelOutput = Annotated[
     Path,
     typer.Option(
         "--output",
         "-o",
-        help="where to write the rows with `predicted` and `probs` (- for stdout)",
+        help="where to write the rows with `predicted` and `prob`, in the form of the input (- for "
+        "stdout)",
     ),
 ]
+TextColumn = Annotated[
+    str | None,
+    typer.Option("--text", help="column of the texts; default: that of the training data"),
+]
+Probs = Annotated[bool, typer.Option("--probs", help="add the probability of every class")]
+MinProb = Annotated[
+    float,
+    typer.Option(min=0, max=1, help="leave `predicted` empty where `prob` is below this"),
+]
+InputFormat = Annotated[
+    Literal["jsonl", "csv", "tsv", "parquet", "text"] | None,
+    typer.Option("--format", help="form of the input; default: by its suffix"),
+]
+Delimiter = Annotated[
+    str | None, typer.Option(help="of CSV and TSV; default: the one that fits the header")
+]
+Quoting = Annotated[
+    Literal["auto", "csv", "none"],
+    typer.Option(help="of CSV and TSV; none: quotes are plain characters"),
+]
+ColumnNames = Annotated[
+    str | None,
+    typer.Option("--columns", help="names of all columns of CSV and TSV without a header: a,b,c"),
+]
+
+# Of review
+ReviewTable = Annotated[
+    Path | None,
+    typer.Option("--table", help="the CSV file; default: review.csv in the experiment's folder"),
+]
+Apply = Annotated[bool, typer.Option("--apply", help="take the corrected table back")]
 
 # Of report
 Sources = Annotated[

@@ -37,13 +37,21 @@ def raw_lines(stream: IO[bytes], path: Path) -> Iterator[bytes]:
         yield line
 
 
-def read_lines(path: Path, blank: bool = False) -> Iterator[tuple[int, str]]:
-    """Yield (line number, line) of a UTF-8 file or stdin; blank lines only if `blank`."""
+def read_lines(
+    path: Path, blank: bool = False, keep_mark: bool = False
+) -> Iterator[tuple[int, str]]:
+    """Yield (line number, line) of a UTF-8 file or stdin.
+
+    Args:
+        path: the file; `-` for stdin.
+        blank: yield blank lines too.
+        keep_mark: keep the byte order mark that some editors put at the start of a file.
+    """
     with open_input(path) as stream:
         for number, raw in enumerate(raw_lines(stream, path), 1):
             where = f"{path}, line {number}"
             try:
-                line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+                line = raw.decode("utf-8-sig" if number == 1 and not keep_mark else "utf-8")
             except UnicodeDecodeError as error:
                 raise _not_text(where, f"not UTF-8 ({error.reason})", raw) from None
             if "\0" in line or (number == 1 and raw.startswith(tuple(SIGNATURES))):
@@ -60,27 +68,34 @@ def _not_text(where: str, problem: str, line: bytes) -> UserError:
 def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (line number, object) of a JSONL file."""
     for number, line in read_lines(path):
-        try:
-            value = _DECODER.decode(line)
-            line.encode()
-            if "\\u" in line:  # an escape may be a lone surrogate, which UTF-8 cannot encode
-                json.dumps(value, ensure_ascii=False).encode()
-        except UnicodeEncodeError:
-            raise UserError(
-                f"{path}, line {number}: half a character (a lone surrogate escape)",
-                "fix or remove the line",
-            ) from None
-        except (ValueError, RecursionError) as error:
-            raise UserError(
-                f"{path}, line {number}: not valid JSON: {error}",
-                "each line must be one JSON object",
-            ) from None
-        if not isinstance(value, dict):
-            raise UserError(
-                f"{path}, line {number}: a JSON {type(value).__name__}, not an object",
-                "each line must be one JSON object",
-            )
-        yield number, value
+        yield number, parse_object(f"{path}, line {number}", line)
+
+
+def parse_object(where: str, line: str) -> dict[str, Any]:
+    """Return the JSON object of a line.
+
+    Raises:
+        UserError: that begins with `where`, if the line is none.
+    """
+    try:
+        value = _DECODER.decode(line)
+        line.encode()
+        if "\\u" in line:  # an escape may be a lone surrogate, which UTF-8 cannot encode
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            f"{where}: half a character (a lone surrogate escape)", "fix or remove the line"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"{where}: not valid JSON: {error}", "each line must be one JSON object"
+        ) from None
+    if not isinstance(value, dict):
+        raise UserError(
+            f"{where}: a JSON {type(value).__name__}, not an object",
+            "each line must be one JSON object",
+        )
+    return value
 
 
 def _parse_finite(text: str) -> float:

@@ -8,6 +8,7 @@
     <out>/<name>/report/                     the report
     <out>/<name>/split.json                  which rows are test rows, if the task has no test split
     <out>/<name>/skipped.csv                 rows that were left out
+    <out>/<name>/review.csv                  the synthetic rows, for a person to review
 
 Companion files take the name of the file that they belong to: `eda.jsonl`, `eda.rejects.jsonl`,
 `eda.journal.sqlite`, `eda.jsonl.manifest.json`. No other module spells a path of a result.
@@ -129,6 +130,11 @@ class Layout:
         sweeps_task = any(key == "task" or key.startswith("task.") for key in variant)
         own = variant_name(variant, as_path=True) if sweeps_task else ""
         return self.root / own / name
+
+    @property
+    def review_path(self) -> Path:
+        """The table of synthetic rows for a person to review."""
+        return self.root / "review.csv"
 
     def folder(self, cell: Cell) -> Path:
         """The cell's folder."""

@@ -58,7 +58,7 @@ class Example(Record):
     label: str
 
 
-OMIT_IF_EMPTY = ("perplexity", "bounded")  # fields that most rows do not have
+OMIT_IF_EMPTY = ("perplexity", "bounded", "edited")  # fields that most rows do not have
 
 
 def _without_empty(values: dict[str, Any]) -> dict[str, Any]:
@@ -78,6 +78,7 @@ class Augmented(Example):
         request: number of the attempt.
         perplexity: of the text under the LM that generated it: exp(-logprob / tokens).
         bounded: classes without a log-probability from the server; theirs is an upper bound.
+        edited: whether a person has changed the text or the label.
     """
 
     probs: dict[str, float]
@@ -90,6 +91,7 @@ class Augmented(Example):
     request: int | None = None
     perplexity: float | None = None
     bounded: list[str] = []
+    edited: bool = False
 
     @model_serializer(mode="wrap")
     def _omit_empty(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -381,19 +383,3 @@ def finish_output(output: Path, started: float, **fields: Any) -> Manifest:
     )
     write_manifest(output, manifest)
     return manifest
-
-
-def find_up_to_date(
-    output: Path, settings: dict[str, Any], inputs: dict[str, str]
-) -> Manifest | None:
-    """Return the manifest of a complete, unchanged output of these settings and inputs, or None."""
-    manifest = None if output == STDIO else read_manifest(output)
-    is_up_to_date = (
-        manifest is not None
-        and manifest.complete
-        and output.is_file()
-        and manifest.inputs == inputs
-        and manifest.settings == json.loads(json.dumps(settings))
-        and manifest.sha256 == hash_file(output)
-    )
-    return manifest if is_up_to_date else None

@@ -12,12 +12,14 @@ from pathlib import Path
 
 from .data import Splits, group_by_class
 from .errors import NO_CALLBACKS, Callbacks, UserError
+from .existing_outputs import expect_output, find_up_to_date, protect_output
+from .files import STDIO
 from .records import (
     Example,
     StageOptions,
     StageResult,
-    find_up_to_date,
     finish_output,
+    to_json_line,
     write_records,
 )
 from .settings import LEVEL_PATTERN, generator
@@ -120,6 +122,9 @@ def subsample(
             f"level {draw.level}: no rows are left to draw from",
             "check the data, or give the task a validation split of its own",
         )
+    if not _holds(output, rows):  # the same rows may come of other data, such as of more test rows
+        protect_output(output, options, settings, inputs)
+    expect_output(output, "subsample", settings, inputs)
     write_records(output, rows)
     manifest = finish_output(
         output,
@@ -140,3 +145,8 @@ def subsample(
         command=list(options.command),
     )
     return StageResult(output, manifest)
+
+
+def _holds(output: Path, rows: Sequence[Example]) -> bool:
+    content = "".join(map(to_json_line, rows)).encode()
+    return output != STDIO and output.is_file() and output.read_bytes() == content

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UserError, shorten, shown_list
-from .files import STDIO
 from .folders import folder_class_names, read_folder, read_workbook
 from .jsonl import MAX_LINE_BYTES, read_lines, read_objects
 from .settings import TableFormat
@@ -39,7 +38,7 @@ def read_rows(
     """Yield (file and line, row) of a file, whose format follows from its suffix.
 
     Args:
-        path: the file; `-` for JSONL from stdin.
+        path: the file.
         needed: names of columns that must exist -> the key or flag that names them. Empty: all
             columns are read.
         optional: columns to read where they exist. Parquet columns that are in neither are not
@@ -55,15 +54,16 @@ def read_rows(
             require_columns(where, row, needed)
             yield where, row
         return
-    match ".jsonl" if path == STDIO else path.suffix.lower():
+    match path.suffix.lower():
         case ".jsonl" | ".ndjson" | ".json":
             for number, row in read_objects(path):
                 where = f"{path}, line {number}"
                 require_columns(where, row, needed)
                 yield where, row
         case ".csv" | ".tsv" as suffix:
-            reader = _DelimitedFile(path, "," if suffix == ".csv" else "\t", needed, format, warn)
-            yield from reader.rows()
+            reader = DelimitedFile(path, "," if suffix == ".csv" else "\t", needed, format, warn)
+            # Blank lines are kept: they may be part of a quoted field.
+            yield from reader.rows(read_lines(path, blank=True))
         case ".parquet":
             yield from _read_parquet(path, needed, optional)
         case ".xlsx" | ".xlsm":
@@ -89,7 +89,7 @@ def class_names(path: Path, column: str) -> list[str]:
         return folder_class_names(path, column)
     if path.suffix.lower() != ".parquet":
         return []
-    with _open_parquet(path) as file:
+    with open_parquet(path) as file:
         metadata = file.schema_arrow.metadata or {}
     try:
         feature = json.loads(metadata[b"huggingface"])["info"]["features"][column]
@@ -121,7 +121,7 @@ def require_columns(where: str, columns: Collection[str], needed: Mapping[str, s
 # CSV and TSV ---------------------------------------------------------------------------------
 
 
-class _DelimitedFile:
+class DelimitedFile:
     """A CSV or TSV file.
 
     Args:
@@ -130,6 +130,12 @@ class _DelimitedFile:
         needed: as in `read_rows`.
         format: of the file.
         warn: called with each warning.
+
+    Attributes:
+        delimiter: of the file; it may be another than the usual one once the first line is read.
+        header: names of the columns.
+        header_lines: the lines of the header; none in a file without one.
+        lines: those of the row that `rows` has just yielded.
     """
 
     def __init__(
@@ -141,29 +147,31 @@ class _DelimitedFile:
         warn: Callable[[str], object],
     ) -> None:
         self._path, self._needed, self._format, self._warn = path, needed, format, warn
-        self._delimiter = format.delimiter or delimiter
-        self._header = list(format.columns)
-        self._lines: list[str] = []  # of the current row: more than one if a quoted field has them
+        self.delimiter = format.delimiter or delimiter
+        self.header, self.header_lines = list(format.columns), list[str]()
+        self.lines: list[str] = []  # more than one if a quoted field has several
 
-    def rows(self) -> Rows:
+    def rows(self, numbered: Iterator[tuple[int, str]]) -> Rows:
+        """Yield (file and line, row) of the numbered lines of the file, blank ones included."""
         csv.field_size_limit(MAX_LINE_BYTES)
-        # Blank lines are kept: they may be part of a quoted field.
-        numbered = read_lines(self._path, blank=True)
         start, first = next(((number, line) for number, line in numbered if line.strip()), (1, ""))
-        if self._header:
-            require_columns(str(self._path), self._header, self._needed)
+        if self.header:
+            require_columns(str(self._path), self.header, self._needed)
         try:
             self._guess_delimiter(first)
             lines = chain([first], (line for _, line in numbered))
-            for fields in self._reader(self._remember(lines), self._delimiter):
+            for fields in self._reader(self._remember(lines), self.delimiter):
                 where = f"{self._path}, line {start}"
-                if fields and not self._header:
+                if fields and not self.header:
                     self._read_header(fields, where)
-                elif fields and fields != self._format.columns:
+                    self.header_lines = self.lines[:]
+                elif fields and fields == self._format.columns:
+                    self.header_lines = self.lines[:]
+                elif fields:
                     self._check_fields(fields, where)
-                    yield where, dict(zip(self._header, fields, strict=True))
-                start += len(self._lines)
-                self._lines.clear()
+                    yield where, dict(zip(self.header, fields, strict=True))
+                start += len(self.lines)
+                self.lines.clear()
         except csv.Error as error:
             raise self._invalid(f"{self._path}, line {start}", str(error)) from None
 
@@ -175,47 +183,49 @@ class _DelimitedFile:
 
     def _remember(self, lines: Iterable[str]) -> Iterator[str]:
         for line in lines:
-            self._lines.append(line)
+            self.lines.append(line)
             yield line
 
     def _guess_delimiter(self, line: str) -> None:
         """Set the delimiter that gives the first line the needed columns, if only another does."""
         if self._format.delimiter:
             return
-        usual, columns = self._delimiter, self._format.columns
+        usual, columns = self.delimiter, self._format.columns
         for delimiter in sorted(DELIMITERS, key=lambda character: character != usual):
             fields = _strip(next(self._reader([line], delimiter, strict=False), []))
             if len(fields) == len(columns) if columns else self._needed.keys() <= set(fields):
                 if delimiter != usual:
-                    self._delimiter = delimiter
+                    self.delimiter = delimiter
                     self._warn(
                         f"{self._path}: read with the delimiter {delimiter!r}, not {usual!r}"
                     )
                 return
 
     def _read_header(self, fields: Sequence[str], where: str) -> None:
-        self._header = _strip(fields)
-        _refuse_duplicates(self._header, where)
+        self.header = _strip(fields)
+        refuse_duplicates(self.header, where)
         try:
-            require_columns(where, self._header, self._needed)
+            require_columns(where, self.header, self._needed)
         except UserError as error:
-            hint = "if this line is a row, name the columns of the file: `columns: [...]`"
+            hint = (
+                "if this line is a row, name the columns of the file: `columns: [...]`, --columns"
+            )
             raise UserError(error.message, f"{error.hint}; {hint}") from None
 
     def _check_fields(self, fields: Sequence[str], where: str) -> None:
-        if len(fields) != len(self._header):
+        if len(fields) != len(self.header):
             raise UserError(
-                f"{where}: {len(fields)} fields where the header has {len(self._header)}",
+                f"{where}: {len(fields)} fields where the header has {len(self.header)}",
                 "quote fields that contain the delimiter, or set `delimiter:`",
             )
         # In CSV files two such lines are rather a text with a number such as 1,000.
-        enough = 2 if self._delimiter == "\t" else 3
-        if len(self._lines) >= enough and self._format.quoting == "auto" and self._swallows_rows():
+        enough = 2 if self.delimiter == "\t" else 3
+        if len(self.lines) >= enough and self._format.quoting == "auto" and self._swallows_rows():
             raise UserError(
-                f"{where}: a quoted field runs over {len(self._lines)} lines, each of which looks "
+                f"{where}: a quoted field runs over {len(self.lines)} lines, each of which looks "
                 "like a row",
                 "if quotes are plain characters in this file, set `quoting: none`; if the field "
-                "is right, set `quoting: csv`",
+                "is right, set `quoting: csv` (predict has --quoting)",
             )
 
     def _swallows_rows(self) -> bool:
@@ -224,13 +234,13 @@ class _DelimitedFile:
         A right field has too few delimiters for that, except in a text such as a list: there a
         comma ends a line or precedes a blank.
         """
-        for line in filter(str.strip, self._lines):
-            fields = line.rstrip("\r\n").split(self._delimiter)
-            if len(fields) != len(self._header):
+        for line in filter(str.strip, self.lines):
+            fields = line.rstrip("\r\n").split(self.delimiter)
+            if len(fields) != len(self.header):
                 return False
-            row = dict(zip(self._header, fields, strict=True))
+            row = dict(zip(self.header, fields, strict=True))
             values = [row[name] for name in self._needed or row]
-            if self._delimiter != "\t" and not all(v and not v[0].isspace() for v in values):
+            if self.delimiter != "\t" and not all(v and not v[0].isspace() for v in values):
                 return False
         return True
 
@@ -243,7 +253,7 @@ class _DelimitedFile:
         return UserError(
             f"{where}: not valid CSV: {problem}",
             "quote fields that contain quotes or line ends, and double the quotes in them; or, if "
-            "quotes are plain characters in this file, set `quoting: none`",
+            "quotes are plain characters in this file, set `quoting: none` (predict has --quoting)",
         )
 
 
@@ -251,7 +261,12 @@ def _strip(fields: Iterable[str]) -> list[str]:
     return [field.strip() for field in fields]
 
 
-def _refuse_duplicates(columns: Sequence[str], where: str) -> None:
+def refuse_duplicates(columns: Sequence[str], where: str) -> None:
+    """Refuse two columns of the same name.
+
+    Raises:
+        UserError: if there are any.
+    """
     for name, count in Counter(columns).items():
         if count > 1 and name:  # without names are the empty columns of a spreadsheet
             raise UserError(f"{where}: duplicate column '{shorten(name)}'", "rename one of them")
@@ -261,7 +276,12 @@ def _refuse_duplicates(columns: Sequence[str], where: str) -> None:
 
 
 @contextmanager
-def _open_parquet(path: Path) -> Iterator[Any]:
+def open_parquet(path: Path) -> Iterator[Any]:
+    """Open a Parquet file.
+
+    Raises:
+        UserError: if it cannot be read, at once or in the block.
+    """
     import pyarrow.parquet
 
     try:
@@ -275,15 +295,15 @@ def _open_parquet(path: Path) -> Iterator[Any]:
 
 
 def _read_parquet(path: Path, needed: Mapping[str, str], optional: Collection[str]) -> Rows:
-    with _open_parquet(path) as file:
+    with open_parquet(path) as file:
         names = file.schema_arrow.names
-        _refuse_duplicates(names, str(path))
+        refuse_duplicates(names, str(path))
         require_columns(str(path), names, needed)
         wanted = [name for name in names if not needed or name in needed or name in optional]
         limit = max(MAX_UNPACKED_BYTES, MAX_UNPACKED_RATIO * path.stat().st_size)
         number = unpacked = 0
         for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=wanted):
-            columns = [_unpack(batch.column(name)) for name in wanted]
+            columns = [unpack_column(batch.column(name)) for name in wanted]
             unpacked += sum(column.nbytes for column in columns)
             if unpacked > limit:
                 raise UserError(
@@ -291,7 +311,7 @@ def _read_parquet(path: Path, needed: Mapping[str, str], optional: Collection[st
                     "this looks like a damaged file; save real rows as JSONL or CSV",
                 )
             values = [
-                _to_python(column, f"{path}, column '{name}', row {number} or a later one")
+                column_values(column, f"{path}, column '{name}', row {number} or a later one")
                 for name, column in zip(wanted, columns, strict=True)
             ]
             for row in zip(*values, strict=True):
@@ -299,11 +319,17 @@ def _read_parquet(path: Path, needed: Mapping[str, str], optional: Collection[st
                 number += 1
 
 
-def _unpack(column: Any) -> Any:
+def unpack_column(column: Any) -> Any:
+    """Return a column of Parquet with its values in place of a dictionary's indices."""
     return column.dictionary_decode() if hasattr(column, "dictionary_decode") else column
 
 
-def _to_python(column: Any, where: str) -> list[Any]:
+def column_values(column: Any, where: str) -> list[Any]:
+    """Return the values of a column of Parquet.
+
+    Raises:
+        UserError: that begins with `where`, if Python has no such value.
+    """
     try:
         values: list[Any] = column.to_pylist()
     except (OverflowError, ValueError) as error:

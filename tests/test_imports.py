@@ -20,14 +20,15 @@ MAX_PARAMETERS = 7  # of a function, `self` not counted; command definitions are
 
 # Layers, from the bottom. A module imports from its own layer or from those below it.
 BASE = {
-    "", "classes", "config", "data", "division", "duplicates", "errors", "files", "folders",
-    "jsonl", "labelled_rows", "layout", "pretrained", "records", "settings", "tables", "yaml_files",
+    "", "classes", "config", "data", "division", "duplicates", "errors", "existing_outputs",
+    "files", "folders", "jsonl", "labelled_rows", "layout", "pretrained", "records", "settings",
+    "table_copies", "tables", "text_tables", "yaml_files",
 }  # fmt: skip
 BASE |= {"guide"}  # the manual: it reads its pages only
 STAGES = {"subsample", "augment", "train", "report"}
 COMMAND_LINE = {
-    "cli", "cli_fit", "cli_hints", "cli_init", "cli_options", "console", "console_guide",
-    "console_progress", "console_tables", "process",
+    "cli", "cli_fit", "cli_hints", "cli_init", "cli_labels", "cli_options", "console",
+    "console_guide", "console_progress", "console_tables", "process",
 }  # fmt: skip
 LAYERS = (BASE, {"lm"}, {"method"}, STAGES, {"grid"}, {"api"}, COMMAND_LINE)
 LAYER = {name: number for number, layer in enumerate(LAYERS) for name in layer}
@@ -47,7 +48,7 @@ HEAVY = {
     "openai": {"lm.openai"},
     "openpyxl": {"folders"},
     "pandas": {"api", "report"},
-    "pyarrow": {"tables"},
+    "pyarrow": {"tables", "text_tables"},
     "ray": {"grid.executors"},
     "safetensors": {"lm.local", "train"},
     "scipy": {"report", "train.calibration"},
@@ -83,7 +84,7 @@ LIGHT = {
         "train.saved_models",
     },
     "rich": {"console", "console_guide", "console_progress", "console_tables", "report.render"},
-    "typer": {"cli", "cli_fit", "cli_init", "cli_options"},
+    "typer": {"cli", "cli_fit", "cli_init", "cli_labels", "cli_options"},
     "yaml": {"yaml_files"},
 }
 

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt3mix_cli.errors import UserError
+from gpt3mix_cli.existing_outputs import find_up_to_date
 from gpt3mix_cli.files import (
     append,
     atomic_write,
@@ -31,7 +32,6 @@ from gpt3mix_cli.records import (
     Record,
     Reject,
     Trial,
-    find_up_to_date,
     finish_output,
     hash_rows,
     manifest_path,

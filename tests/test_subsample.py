@@ -239,24 +239,43 @@ def test_a_second_call_is_skipped_and_force_redoes_it(tmp_path: Path) -> None:
         {"master_seed": 0},
         {"classes": CLASSES[::-1]},
         {"train": TRAIN[::-1]},
-        {"train": [*TRAIN, *rows(neu=0), *rows(pos=1)]},
     ],
 )
-def test_a_change_of_settings_or_inputs_draws_again(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_a_change_of_settings_or_inputs_draws_again_with_force(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
     output = tmp_path / "train.jsonl"
-    make(output)
-    done = make(output, **change)
+    first = make(output)
+    before = output.read_bytes()
+    with pytest.raises(UserError, match=r"finished, with other settings: .* -> |other train rows"):
+        make(output, **change)
+    assert (output.read_bytes(), read_manifest(output)) == (before, first.manifest)
+    done = make(output, **change, force=True)
     assert not done.skipped
     assert make(output, **change).skipped
     assert done.manifest == read_manifest(output)
+    assert (tmp_path / "train.jsonl.bak").read_bytes() == before
+    assert read_manifest(tmp_path / "train.jsonl.bak") == first.manifest
 
 
-def test_an_edited_output_is_drawn_again(tmp_path: Path) -> None:
+def test_other_inputs_that_give_the_same_rows_replace_the_manifest_alone(tmp_path: Path) -> None:
+    output = tmp_path / "train.jsonl"
+    before = make(output) and output.read_bytes()
+    assert not make(output, train=[*TRAIN, *rows(neu=0), *rows(pos=1)]).skipped
+    assert output.read_bytes() == before
+
+
+def test_an_edited_output_is_kept(tmp_path: Path) -> None:
     output = tmp_path / "train.jsonl"
     whole = make(output) and output.read_bytes()
-    output.write_bytes(whole.replace(b"text", b"test", 1))
-    assert not make(output).skipped
+    edited = whole.replace(b"text", b"test", 1)
+    output.write_bytes(edited)
+    with pytest.raises(UserError, match="was changed after it was written"):
+        make(output)
+    assert output.read_bytes() == edited
+    make(output, force=True)
     assert output.read_bytes() == whole
+    assert (tmp_path / "train.jsonl.bak").read_bytes() == edited
 
 
 def test_the_manifests_count_of_test_rows_is_not_stale(tmp_path: Path) -> None:

@@ -14,11 +14,13 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..duplicates import normalize_text
 from ..errors import NO_CALLBACKS, Callbacks, StoppedShort, UserError
+from ..existing_outputs import expect_output, find_up_to_date, protect_output
 from ..files import STDIO, exclusive_writer
 from ..layout import rejects_path
 from ..lm import next_block_start
@@ -30,7 +32,6 @@ from ..records import (
     Reject,
     StageOptions,
     StageResult,
-    find_up_to_date,
     finish_output,
     hash_rows,
     record_writer,
@@ -168,6 +169,7 @@ def augment(
     with exclusive_writer(output):
         if not options.force and (manifest := find_up_to_date(output, settings, inputs)):
             return StageResult(output, manifest, skipped=True)
+        protect_output(output, options, settings, inputs)
         started = time.monotonic()
         try:
             warnings = augmenter.prepare(examples)
@@ -175,7 +177,8 @@ def augment(
             raise StoppedShort(f"{output}: no row yet: {error.message}", error.hint) from None
         for warning in warnings:
             options.callbacks.warn(f"{output}: {warning}")
-        sink = _write_rows(augmenter, examples, output, quota, options.callbacks)
+        expect = partial(expect_output, output, "augment", settings, inputs)
+        sink = _write_rows(augmenter, examples, output, quota, options.callbacks, expect)
         usage, lm = augmenter.usage(), augmenter.describe_lm()
         manifest = finish_output(
             output,
@@ -232,6 +235,7 @@ def _write_rows(
     output: Path,
     quota: AugmentOptions,
     callbacks: Callbacks,
+    expect: Callable[[], object],
 ) -> AugmentationSink:
     with ExitStack() as files:
         sink = AugmentationSink(files.enter_context(record_writer(output)), Statistics(examples))
@@ -243,6 +247,7 @@ def _write_rows(
         if sink.stopped and not sink.asked:
             # Keep an earlier output: it is worth more than an empty file.
             raise StoppedShort(f"{output}: no row yet: {sink.stopped.message}", sink.stopped.hint)
+        expect()
     return sink
 
 

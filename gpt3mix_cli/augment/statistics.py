@@ -48,7 +48,7 @@ class Statistics:
     def add(self, row: Augmented) -> None:
         """Add a row."""
         self.count(row.text, row.label, row.probs)
-        if row.label_source != "parent":
+        if row.label_source != "parent" and not row.edited:
             self._entropies.add(entropy(row.probs.values()))
             self._probs.update(row.probs)
             if (agrees := has_majority_label(row, self._labels)) is not None:
@@ -168,6 +168,7 @@ def describe_counts(counts: Mapping[str, Any], usd: float | None = None) -> list
     rows = [
         ("rows", _describe_rows(counts)),
         ("rejected", ", ".join(f"{count:,} {reason}" for reason, count in rejected)),
+        ("review", describe_review(counts)),
         (
             "classes",
             ", ".join(
@@ -184,6 +185,12 @@ def describe_counts(counts: Mapping[str, Any], usd: float | None = None) -> list
         ("cost", "" if usd is None else f"${usd:.4f}"),
     ]
     return [(name, value) for name, value in rows if value]
+
+
+def describe_review(counts: Mapping[str, Any]) -> str:
+    """Return what a person has changed in a synthetic set, as text; empty if nothing."""
+    parts = [f"{counts[name]:,} rows {name}" for name in ("edited", "dropped") if counts.get(name)]
+    return ", ".join([*parts, *["changed by hand"] * bool(counts.get("changed_by_hand"))])
 
 
 def _join_counts(counts: Mapping[str, Any], names: Iterable[str]) -> str:

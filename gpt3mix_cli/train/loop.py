@@ -12,6 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import Callbacks, StoppedShort, UserError
+from ..existing_outputs import (
+    back_up,
+    differences_from,
+    find_up_to_date,
+    finished_with_other_settings,
+)
 from ..files import STDIO, append, exclusive_writer
 from ..layout import history_path
 from ..records import (
@@ -20,7 +26,6 @@ from ..records import (
     StageOptions,
     StageResult,
     Trial,
-    find_up_to_date,
     finish_output,
     machine,
     read_manifest,
@@ -67,6 +72,7 @@ def train(
             if manifest := find_up_to_date(output, file.settings, runner.data.hashes):
                 return StageResult(output, manifest, skipped=True)
             file.load_finished_trials(options.callbacks)
+        file.protect_earlier_trials(options)
         finished = {row.trial for row in file.rows}
         missing = [job for job in trials if job[0] not in finished]
         try:
@@ -168,6 +174,29 @@ class TrialsFile:
                 f"{self._path}: {len(self.rows)} trials from an earlier run are kept; they used "
                 f"other versions or threads ({manifest.machine}, now {machine()})"
             )
+
+    def protect_earlier_trials(self, options: StageOptions) -> None:
+        """Stop if finished trials with other settings would be lost; with `force`, back them up.
+
+        Raises:
+            UserError: that says what differs, and how to keep or to replace them.
+        """
+        if self._path == STDIO or not self._path.is_file():
+            return
+        kept = {row.trial for row in self.rows}
+        earlier = [row for row in _read_intact_rows(self._path, Trial) if row.status == "ok"]
+        if all(row.trial in kept for row in earlier):
+            return
+        manifest = read_manifest(self._path)
+        differences = ["unknown ones, since it has no manifest"]
+        if manifest:
+            differences = differences_from(manifest, self.settings, self._runner.data.hashes)
+        if not differences:
+            return
+        if not options.force and (manifest is None or manifest.complete):
+            raise finished_with_other_settings(self._path, differences)
+        copy = back_up(self._path)
+        options.callbacks.note(f"{self._path}: is replaced; what it was is in {copy}")
 
     def add(self, result: TrialResult) -> None:
         """Append the row and the epochs of a trial that has ended."""

@@ -1,76 +1,217 @@
-"""Labels the texts of a JSONL file with a saved model."""
+"""Labels the texts of a file with a saved model: the file's copy has the predictions."""
 
 import time
 from collections import Counter
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
-from ..files import STDIO, exclusive_writer, hash_file, hash_model
-from ..jsonl import read_objects, to_json
-from ..records import StageOptions, StageResult, find_up_to_date, finish_output, record_writer
-from .saved_models import SavedModel, load_saved_model
+from ..errors import UserError, shown_value
+from ..existing_outputs import expect_output, find_up_to_date, protect_output
+from ..files import STDIO, atomic_write, exclusive_writer, hash_file, hash_model
+from ..records import StageOptions, StageResult, finish_output
+from ..settings import TableFormat
+from ..table_copies import open_table
+from ..tables import DEFAULT_FORMAT
+from ..text_tables import Chunk, TableOptions, TextTable, Values
+from .saved_models import SavedModel, load_saved_model, read_text_column
 
-CHUNK_ROWS = 2048  # texts that are labelled at once
+CHUNK_ROWS = 512  # texts that are labelled at once
+PREDICTED, PROBABILITY, PROBABILITIES = "predicted", "prob", "probs"
+DIGITS = 6  # of a probability
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """How a file is read, and what is added to it.
+
+    Attributes:
+        text: column of the texts; None for the one that the model was trained with.
+        form: of the file, such as `csv`; empty: it follows from the suffix.
+        format: of CSV and TSV files.
+        min_prob: rows whose label is less probable have no label.
+        probs: add the probability of each class.
+    """
+
+    text: str | None = None
+    form: str = ""
+    format: TableFormat = DEFAULT_FORMAT
+    min_prob: float = 0.0
+    probs: bool = False
+
+
+def table_format(delimiter: str | None, quoting: str, columns: Sequence[str]) -> TableFormat:
+    """Return the format of CSV and TSV files that the flags name.
+
+    Raises:
+        UserError: if a value is invalid.
+    """
+    try:
+        return TableFormat.model_validate(
+            {"delimiter": delimiter, "quoting": quoting, "columns": list(columns)}
+        )
+    except ValueError:
+        raise UserError(
+            f"--delimiter {shown_value(delimiter)} or --columns {shown_value(','.join(columns))} "
+            "cannot be used",
+            "a delimiter is one character; each column has a name of its own",
+        ) from None
 
 
 def predict(
-    model: Path, source: Path, output: Path, options: StageOptions = StageOptions()
+    model: Path,
+    source: Path,
+    output: Path,
+    options: StageOptions = StageOptions(),
+    predict_options: PredictOptions = PredictOptions(),
 ) -> StageResult:
-    """Add `predicted` and `probs` to each row of a JSONL file; all other keys stay as they are.
+    """Add `predicted` and `prob` to each row of a file; all else in it stays as it is.
 
-    Rows are read, labelled and written in chunks, so the file may be larger than memory. The counts
-    say how many rows have a `label` and how many predictions agree with it.
+    Rows are read, labelled and written in chunks, so the file may be larger than memory. Its first
+    rows are read before the model is loaded. Empty texts have empty predictions. The counts say how
+    many rows have a `label` and how many predictions agree with it.
 
     Args:
-        model: a folder that `train --save-model` wrote, or one of the transformers library.
-        source: rows with a `text`; `-` for stdin.
-        output: where to write them; `-` for stdout.
+        model: a folder that `fit` or `train --save-model` wrote, or one of transformers.
+        source: JSONL, CSV, TSV, Parquet or plain text; `-` for stdin. It may be a pipe.
+        output: where to write, in the form of the input; `-` for stdout.
         options: the command line, `force` and callbacks.
+        predict_options: how the file is read, and what is added to it.
 
     Raises:
-        UserError: if a row has no text, or the model or a file cannot be used.
+        UserError: if the model or a file cannot be used. The rows before a bad row are kept.
     """
     started = time.monotonic()
     if source != STDIO and output != STDIO and source.resolve() == output.resolve():
         raise UserError(f"{output}: is also the input", "write to another file")
-    inputs = {} if source == STDIO else {"texts": hash_file(source)}
+    column = predict_options.text or read_text_column(model)
+    table = _open(source, output, column, options, predict_options)
+    chunks = table.chunks(CHUNK_ROWS)
+    first = next(chunks, None)
+    # What a pipe holds can be read only once.
+    inputs = {"texts": hash_file(source)} if source != STDIO and source.is_file() else {}
+    settings = asdict(predict_options) | {"model": hash_model(model), "text": column}
+    settings["format"] = predict_options.format.model_dump()
     with exclusive_writer(output):
-        saved = load_saved_model(model)
-        settings = {"model": hash_model(model), "classes": saved.classes}
         if inputs and not options.force and (manifest := find_up_to_date(output, settings, inputs)):
             return StageResult(output, manifest, skipped=True)
-        counts = Counter(rows=0, labelled=0, right=0)
-        with record_writer(output) as write_line:
-            rows = _read_rows(source)
-            while chunk := list(islice(rows, CHUNK_ROWS)):
-                for row in _label_rows(saved, chunk):
-                    is_right = row.get("label") == row["predicted"]
-                    counts.update(rows=1, labelled="label" in row, right=is_right)
-                    write_line(to_json(row) + "\n")
-                options.callbacks.progress("rows labelled", counts["rows"], None)
-        for note in saved.notes:
+        protect_output(output, options, settings, inputs, keep_finished=False)
+        labels = _Labels(load_saved_model(model), table, predict_options)
+        progress = _Progress(source, table, options)
+        with atomic_write(output) as stream, table.writer(stream, labels.columns) as write:
+            rows = _Rows(chain([first] if first else [], chunks))
+            for chunk in rows:
+                write(chunk, labels.of_chunk(chunk))
+                progress.add(chunk)
+            expect_output(output, "predict", settings, inputs)
+        for note in labels.notes:
             options.callbacks.warn(note)
-        return StageResult(output, finish_output(
-            output, started, stage="predict", complete=True, settings=settings, inputs=inputs,
-            seed=None, counts=dict(counts), command=list(options.command),
-        ))  # fmt: skip
+        manifest = finish_output(
+            output, started, stage="predict", complete=rows.error is None, settings=settings,
+            inputs=inputs, seed=None, counts=dict(labels.counts), command=list(options.command),
+        )  # fmt: skip
+    if error := rows.error:
+        kept = f"the {labels.counts['rows']:,} rows before it are in {output}"
+        raise UserError(f"{error.message}; {kept}", error.hint)
+    return StageResult(output, manifest)
 
 
-def _label_rows(saved: SavedModel, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    classes, probabilities = saved.classes, saved.predict_proba([row["text"] for row in rows])
-    for row, values in zip(rows, probabilities, strict=True):
-        probs = {name: round(float(p), 6) for name, p in zip(classes, values, strict=True)}
-        yield {**row, "predicted": classes[int(values.argmax())], "probs": probs}
+def _open(
+    source: Path, output: Path, column: str, options: StageOptions, wanted: PredictOptions
+) -> TextTable:
+    added = [PREDICTED, PROBABILITY, *([PROBABILITIES] if wanted.probs else [])]
+    read = TableOptions(column, added, wanted.form, wanted.format, options.callbacks.warn)
+    return open_table(source, output, read)
 
 
-def _read_rows(source: Path) -> Iterator[dict[str, Any]]:
-    for number, row in read_objects(source):
-        if not isinstance(row.get("text"), str) or not row["text"].strip():
-            raise UserError(
-                f"{source}, line {number}: 'text' is {'empty' if 'text' in row else 'missing'}",
-                'each line needs a text, such as {"text": "..."}',
+class _Rows:
+    """Chunks until the end or the first bad row; `error` says what is wrong with that."""
+
+    def __init__(self, chunks: Iterator[Chunk]) -> None:
+        self._chunks = chunks
+        self.error: UserError | None = None
+
+    def __iter__(self) -> Iterator[Chunk]:
+        while True:
+            try:
+                chunk = next(self._chunks, None)
+            except UserError as error:
+                self.error = error
+                return
+            if chunk is None:
+                return
+            yield chunk
+
+
+class _Labels:
+    """Labels chunks of rows and counts them.
+
+    Attributes:
+        columns: names of the new columns.
+        counts: rows, rows that have a label, predictions that agree with it, empty texts and
+            texts whose label is not probable enough.
+    """
+
+    def __init__(self, saved: SavedModel, table: TextTable, options: PredictOptions) -> None:
+        self._saved, self._min_prob, self._nests = saved, options.min_prob, table.nests
+        self.columns = [PREDICTED, PROBABILITY]
+        if options.probs and table.nests:
+            self.columns.append(PROBABILITIES)
+        elif options.probs:
+            self.columns += [f"{PROBABILITY}_{name}" for name in saved.classes]
+        self.counts = Counter(rows=0, labelled=0, right=0, empty=0, abstained=0)
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """Messages for the user, such as how many texts were cut."""
+        return self._saved.notes
+
+    def of_chunk(self, chunk: Chunk) -> Values:
+        """Return the values of the new columns."""
+        has_text = [bool(text.strip()) for text in chunk.texts]
+        texts = [text for text, has in zip(chunk.texts, has_text, strict=True) if has]
+        probabilities = iter(self._saved.predict_proba(texts) if texts else ())
+        rows = []
+        for label, has in zip(chunk.labels, has_text, strict=True):
+            row = self._predictions([float(p) for p in next(probabilities)] if has else None)
+            self.counts.update(
+                rows=1,
+                labelled=label is not None,
+                right=label is not None and label == row[0],
+                empty=not has,
+                abstained=has and row[0] is None,
             )
-        yield row
+            rows.append(row)
+        return dict(zip(self.columns, zip(*rows, strict=True), strict=True))
+
+    def _predictions(self, probs: list[float] | None) -> list[Any]:
+        """Return the values of one row, in the order of the columns."""
+        if probs is None:
+            return [None] * len(self.columns)
+        best, classes = max(probs), self._saved.classes
+        label = classes[probs.index(best)] if best >= self._min_prob else None
+        rounded = [round(p, DIGITS) for p in probs]
+        values: list[Any] = rounded
+        if self._nests:
+            values = [dict(zip(classes, rounded, strict=True))]
+        return [label, round(best, DIGITS), *values][: len(self.columns)]
+
+
+class _Progress:
+    """Shows how many rows are labelled, of how many: by the file's size, or by its own count."""
+
+    def __init__(self, source: Path, table: TextTable, options: StageOptions) -> None:
+        self._size = source.stat().st_size if source != STDIO and source.is_file() else 0
+        self._table, self._callbacks = table, options.callbacks
+        self._rows = self._bytes = 0
+
+    def add(self, chunk: Chunk) -> None:
+        """Count the rows of a chunk."""
+        self._rows += len(chunk.texts)
+        self._bytes += chunk.num_bytes
+        total = self._table.num_rows
+        if total is None and self._size and self._bytes:
+            total = max(self._rows, round(self._rows * self._size / self._bytes))
+        self._callbacks.progress("rows labelled", self._rows, total)

@@ -4,10 +4,11 @@ The folder holds the weights, a model card, and `gpt3mix.json`, which says how t
 transformers library reads a transformer's folder: `pipeline("text-classification", DIR)`.
 """
 
+import contextlib
 import dataclasses
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -216,28 +217,45 @@ def load_saved_model(folder: Path) -> SavedModel:
     Raises:
         UserError: if the folder is neither.
     """
+    with _model_errors(folder):
+        about = _read_json(folder / MODEL_FILE) or _library_model(folder)
+        classes = [str(name) for name in about["classes"]]
+        classifier = open_classifier(_local_settings(about["classifier"], folder), classes)
+        classifier.load(folder)
+        return SavedModel(
+            classifier,
+            classes,
+            str(about.get("text_column", "text")),
+            _checked_temperature(about.get("temperature", 1.0)),
+        )
+
+
+def read_text_column(folder: Path) -> str:
+    """Return the column that held the texts of a saved model, without loading it.
+
+    Raises:
+        UserError: if the folder holds no model.
+    """
+    with _model_errors(folder):
+        about = _read_json(folder / MODEL_FILE) or _library_model(folder)
+        return str(about.get("text_column", "text"))
+
+
+@contextlib.contextmanager
+def _model_errors(folder: Path) -> Iterator[None]:
+    """Turn what a damaged or missing model raises into a message."""
     from safetensors import SafetensorError
 
     hint = "name a folder that `gpt3mix fit` or `gpt3mix train --save-model` wrote"
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder", hint)
     try:
-        about = _read_json(folder / MODEL_FILE) or _library_model(folder)
-        classes = [str(name) for name in about["classes"]]
-        classifier = open_classifier(_local_settings(about["classifier"], folder), classes)
-        classifier.load(folder)
-        model = SavedModel(
-            classifier,
-            classes,
-            str(about.get("text_column", "text")),
-            _checked_temperature(about.get("temperature", 1.0)),
-        )
+        yield
     except (
         OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError,
     ) as error:  # fmt: skip
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise UserError(f"{folder}: not a saved model: {reason}", hint) from None
-    return model
 
 
 def _checked_temperature(value: Any) -> float:

@@ -12,9 +12,10 @@ from pathlib import Path
 from statistics import fmean
 
 from ..errors import StoppedShort
+from ..existing_outputs import find_up_to_date
 from ..files import exclusive_writer
 from ..layout import history_path, weight_path
-from ..records import StageOptions, StageResult, Trial, find_up_to_date, read_records
+from ..records import StageOptions, StageResult, Trial, read_records
 from .loop import TrialsFile, train
 from .trials import Epoch, TrialExecutor, TrialJob, TrialRunner, run_serially
 
@@ -48,9 +49,11 @@ def train_with_best_weight(
         manifest = None
         if not options.force:
             manifest = find_up_to_date(output, file.settings, runner.data.hashes)
+            file.load_finished_trials(options.callbacks)
         if manifest:
             runner.weight = manifest.counts.get("synthetic_weight")
             return StageResult(output, manifest, skipped=True)
+        file.protect_earlier_trials(options)
         errors: dict[float, StoppedShort] = {}
         for weight in WEIGHTS:
             root = runner.tensorboard_root and runner.tensorboard_root / f"weight-{weight:g}"

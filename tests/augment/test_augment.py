@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import settings as quick
 from hypothesis import strategies as st
 
-from gpt3mix_cli.augment import AugmentOptions, augment, num_rows_wanted, open_augmenter
+from gpt3mix_cli.augment import AugmentOptions, augment, loop, num_rows_wanted, open_augmenter
 from gpt3mix_cli.augment.protocol import RowGenerator, TextEditor
 from gpt3mix_cli.errors import Callbacks, StoppedShort, UserError
 from gpt3mix_cli.layout import journal_path, rejects_path
@@ -407,27 +407,77 @@ def test_a_second_call_is_skipped_and_force_redoes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "change", [{"ratio": 2}, {"seed": 1}, {"limit": 4}], ids=lambda change: next(iter(change))
 )
-def test_a_changed_setting_redoes(tmp_path: Path, change: dict[str, Any]) -> None:
-    made(Scripted("new #"), tmp_path / "out.jsonl")
-    assert not made(Scripted("new #"), tmp_path / "out.jsonl", **change).skipped
+def test_a_changed_setting_redoes_with_force(tmp_path: Path, change: dict[str, Any]) -> None:
+    output = tmp_path / "out.jsonl"
+    made(Scripted("new #"), output)
+    before = output.read_bytes()
+    (name, value), *_ = change.items()
+    scripted = Scripted("new #")
+    with pytest.raises(UserError, match=rf"finished, with other settings: {name} .* -> {value}"):
+        made(scripted, output, **change)
+    assert (output.read_bytes(), scripted.asked) == (before, [])
+    assert not made(Scripted("new #"), output, **change, force=True).skipped
+    assert (tmp_path / "out.jsonl.bak").read_bytes() == before
 
 
-def test_other_rows_another_augmenter_or_a_touched_file_redo(tmp_path: Path) -> None:
+def test_other_rows_or_another_augmenter_redo_with_force(tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    made(Scripted("new #"), output)
+    with pytest.raises(UserError, match="finished, with other settings"):
+        made(Scripted("newer #"), output)
+    assert not made(Scripted("newer #"), output, force=True).skipped
+    changed = [ROWS[0].model_copy(update={"label": "neg"}), *ROWS[1:]]
+    quota = AugmentOptions(ratio=1, attempts=4, seed=0)
+    with pytest.raises(UserError, match="other train rows"):
+        augment(Scripted("newer #"), changed, output, quota)
+    done = augment(Scripted("newer #"), changed, output, quota, StageOptions(force=True))
+    assert not done.skipped
+
+
+@pytest.mark.parametrize("has_manifest", [True, False])
+def test_rows_that_a_person_has_changed_are_kept(tmp_path: Path, has_manifest: bool) -> None:
     output = tmp_path / "out.jsonl"
     made(Scripted("new #"), output)
     content = output.read_bytes()
-    assert not made(Scripted("newer #"), output).skipped
-    made(Scripted("new #"), output)
-    changed = [ROWS[0].model_copy(update={"label": "neg"}), *ROWS[1:]]
-    assert not augment(
-        Scripted("new #"), changed, output, AugmentOptions(ratio=1, attempts=4, seed=0)
-    ).skipped
-    made(Scripted("new #"), output)
-    output.write_bytes(content[:-20])
+    edited = content.replace(b"new", b"edited", 1)
+    output.write_bytes(edited)
+    if not has_manifest:
+        manifest_path(output).unlink()
+    with pytest.raises(UserError, match=r"was changed|has no manifest") as caught:
+        made(Scripted("new #"), output)
+    assert "--set name=NAME" in caught.value.hint
+    assert "--force" in caught.value.hint
+    assert output.read_bytes() == edited
+    made(Scripted("new #"), output, force=True)
+    assert output.read_bytes() == content
+    assert (tmp_path / "out.jsonl.bak").read_bytes() == edited
+
+
+def test_a_set_of_a_run_that_was_killed_at_its_end_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after its rows appeared, and before its manifest."""
+    output = tmp_path / "out.jsonl"
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "finish_output", lambda *args, **fields: interrupt())
+        with pytest.raises(KeyboardInterrupt):
+            made(Scripted("new #"), output)
+    content = output.read_bytes()
     assert not made(Scripted("new #"), output).skipped
     assert output.read_bytes() == content
-    manifest_path(output).unlink()
-    assert not made(Scripted("new #"), output).skipped
+    assert not list(tmp_path.glob("*.bak"))
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def test_an_unfinished_set_goes_on_with_other_settings_too(tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    with pytest.raises(StoppedShort):
+        made(Scripted(None, "new #", None, None), output, attempts=1)
+    made(Scripted("new #"), output, seed=1)
+    assert (tmp_path / "out.jsonl.bak").exists()
 
 
 def test_nothing_is_written_if_the_generator_breaks(tmp_path: Path) -> None:
@@ -545,7 +595,7 @@ def test_a_changed_threshold_redoes_a_generators_rows_and_no_editors(tmp_path: P
         {"filter": FilterSettings(reject_test_copies=False), "test": held_out},
     ]
     for changed in gates:
-        assert not made(Scripted("new #"), tmp_path / "out.jsonl", **changed).skipped
+        assert not made(Scripted("new #"), tmp_path / "out.jsonl", **changed, force=True).skipped
         assert made(Scripted("new #"), tmp_path / "out.jsonl", **changed).skipped
     made(Editor(), tmp_path / "editor.jsonl")
     assert all(made(Editor(), tmp_path / "editor.jsonl", **changed).skipped for changed in gates)

@@ -406,7 +406,7 @@ def test_the_transformers_library_reads_the_folder_and_agrees(
     )([row["text"] for row in rows])
     assert [answer["label"] for answer in answers] == [row["predicted"] for row in rows]
     assert [answer["score"] for answer in answers] == pytest.approx(
-        [max(row["probs"].values()) for row in rows], abs=1e-4
+        [row["prob"] for row in rows], abs=1e-4
     )
 
 
@@ -427,6 +427,7 @@ def test_rows_keep_their_keys_and_order(kept: Experiment, tmp_path: Path, kind: 
                 "-o",
                 str(tmp_path / "out.jsonl"),
                 "-q",
+                "--probs",
             ]
         )
         == 0
@@ -438,12 +439,13 @@ def test_rows_keep_their_keys_and_order(kept: Experiment, tmp_path: Path, kind: 
         ("a", 1.5),
         ("id", "x"),
     ]
-    assert list(first)[4:] == ["predicted", "probs"]
-    assert list(second) == ["text", "predicted", "probs"]
+    assert list(first)[4:] == ["predicted", "prob", "probs"]
+    assert list(second) == ["text", "predicted", "prob", "probs"]
     for row in (first, second):
         assert list(row["probs"]) == ["pos", "neg"]
         assert sum(row["probs"].values()) == pytest.approx(1, abs=2e-6)
         assert row["predicted"] == max(row["probs"], key=row["probs"].__getitem__)
+        assert row["prob"] == max(row["probs"].values())
     assert "ü" in (tmp_path / "out.jsonl").read_text(encoding="utf-8")
 
 
@@ -451,8 +453,11 @@ def test_accuracy_is_counted_over_the_rows_with_a_label(
     kept: Experiment, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     predict(kept.folder / "linear", kept.test, tmp_path / "p.jsonl")
-    sample = labelled(tmp_path / "p.jsonl")[:10]
-    right = sum(row["label"] == row["predicted"] for row in sample)
+    sample = [
+        {"text": row["text"], "label": row["label"], "right": row["label"] == row["predicted"]}
+        for row in labelled(tmp_path / "p.jsonl")[:10]
+    ]
+    right = sum(row["right"] for row in sample)
     source = rows(tmp_path / "in.jsonl", *sample, {"text": "no label"}, {"text": "none either"})
     assert (
         main(
@@ -469,7 +474,13 @@ def test_accuracy_is_counted_over_the_rows_with_a_label(
         == 0
     )
     out, err = capsys.readouterr()
-    assert json.loads(out)["outputs"][0]["counts"] == {"rows": 12, "labelled": 10, "right": right}
+    assert json.loads(out)["outputs"][0]["counts"] == {
+        "rows": 12,
+        "labelled": 10,
+        "right": right,
+        "empty": 0,
+        "abstained": 0,
+    }
     assert re.search(rf"\b{right} of (the )?10 labels", err)
 
 
@@ -486,7 +497,7 @@ def test_rows_go_from_stdin_to_stdout(kept: Experiment, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [list(row) for row in rows] == [["text", "predicted", "probs"]] * 2
+    assert [list(row) for row in rows] == [["text", "predicted", "prob"]] * 2
     assert not list(tmp_path.iterdir())
 
 
@@ -583,8 +594,11 @@ BROKEN: dict[str, tuple[str, Callable[[Path, Path], None], Sequence[str]]] = {
         broken('{"texts": "fine"}'),
         ["in.jsonl, line 2", "'text' is missing"],
     ),
-    "empty text": ("tiny", broken('{"text": " "}'), ["in.jsonl, line 2", "'text' is empty"]),
-    "null text": ("linear", broken('{"text": null}'), ["in.jsonl, line 2", "'text'"]),
+    "a column of the predictions": (
+        "tiny",
+        broken('{"text": "fine", "predicted": "pos"}'),
+        ["in.jsonl, line 2", "'predicted' already"],
+    ),
     "number for a text": ("linear", broken('{"text": 5}'), ["in.jsonl, line 2", "'text'"]),
     "no input": ("linear", lambda model, source: source.unlink(), ["in.jsonl: cannot be read"]),
     "no model": (
@@ -626,7 +640,7 @@ def test_bad_input_is_reported_and_an_earlier_output_is_kept(
     kind, spoil, expected = BROKEN[name]
     shutil.copytree(kept.folder / kind, tmp_path / "model")
     source = rows(tmp_path / "in.jsonl", {"text": "fine"})
-    (tmp_path / "out.jsonl").write_text("earlier\n")
+    predict(kept.folder / "linear", source, tmp_path / "out.jsonl")
     spoil(tmp_path / "model", source)
     before = files(tmp_path)
     assert (
@@ -674,12 +688,9 @@ def test_any_classifier_of_the_transformers_library_can_be_used(
     predict(library_model(kept, tmp_path / "model"), kept.test, tmp_path / "plain.jsonl")
     ours, plain = labelled(tmp_path / "ours.jsonl"), labelled(tmp_path / "plain.jsonl")
     # Such a folder does not name a dtype: products may be in bfloat16 if the processor has it.
-    assert [row["probs"]["UP"] for row in plain] == pytest.approx(
-        [row["probs"]["pos"] for row in ours], abs=0.02
-    )
-    assert all(
-        (row["predicted"] == "UP") == (row["probs"]["UP"] >= row["probs"]["DOWN"]) for row in plain
-    )
+    up = [row["prob"] if row["predicted"] == "UP" else 1 - row["prob"] for row in plain]
+    pos = [row["prob"] if row["predicted"] == "pos" else 1 - row["prob"] for row in ours]
+    assert up == pytest.approx(pos, abs=0.02)
 
 
 def test_a_classifier_whose_tokenizer_has_the_lower_limit_can_be_used(

@@ -358,11 +358,18 @@ def test_only_the_truncated_last_line_of_a_finished_file_is_repeated(
     assert same(output, undisturbed)
 
 
-def test_without_a_manifest_all_trials_run_again(output: Path, undisturbed: Path) -> None:
+def test_without_a_manifest_all_trials_run_again_with_force(
+    output: Path, undisturbed: Path
+) -> None:
     go(output)
     manifest_path(output).unlink()
+    before = output.read_bytes()
     fake = Fake()
-    go(output, fake)
+    with pytest.raises(UserError, match="it has no manifest"):
+        go(output, fake)
+    assert (output.read_bytes(), fake.seeds) == (before, [])
+    go(output, fake, force=True)
+    assert output.with_name(f"{output.name}.bak").read_bytes() == before
     assert len(fake.seeds) == 3
     assert same(output, undisturbed)
 
@@ -395,16 +402,30 @@ def test_another_command_line_makes_nothing_stale(output: Path) -> None:
     ],
     ids=["settings", "a text", "order", "master seed", "synthetic rows"],
 )
-def test_a_change_that_can_change_a_number_repeats_all_trials(
+def test_a_change_that_can_change_a_number_repeats_all_trials_with_force(
     output: Path, change: dict[str, Any]
 ) -> None:
     go(output)
-    before = rows_of(output)
+    before, content = rows_of(output), output.read_bytes()
     fake = change.pop("fake", Fake())
     fake.seeds.clear()
-    assert not go(output, fake, **change).skipped
+    with pytest.raises(UserError, match="finished, with other settings: ") as caught:
+        go(output, fake, **change)
+    assert "--set name=NAME" in caught.value.hint
+    assert (output.read_bytes(), fake.seeds) == (content, [])
+    assert not go(output, fake, **change, force=True).skipped
     assert len(fake.seeds) == 3
     assert rows_of(output) != before
+    assert output.with_name(f"{output.name}.bak").read_bytes() == content
+
+
+def test_fewer_trials_stop_and_more_trials_go_on(output: Path) -> None:
+    go(output)
+    fake = Fake()
+    with pytest.raises(UserError, match="finished, with other settings: trials "):
+        go(output, fake, trials=TRIALS[:1])
+    go(output, fake, trials=[*TRIALS, (3, 0)])
+    assert len(fake.seeds) == 1
 
 
 def test_changed_soft_labels_make_the_trials_stale(output: Path) -> None:
@@ -412,7 +433,10 @@ def test_changed_soft_labels_make_the_trials_stale(output: Path) -> None:
     go(output, synthetic={0: part})
     row = part.rows[0].model_copy(update={"probs": {"pos": 0.74, "neg": 0.26}})
     fake = Fake()
-    go(output, fake, synthetic={0: SyntheticSet([row], part.about, part.tokens)})
+    changed = {0: SyntheticSet([row], part.about, part.tokens)}
+    with pytest.raises(UserError, match=r"other synthetic.0 rows"):
+        go(output, fake, synthetic=changed)
+    go(output, fake, synthetic=changed, force=True)
     assert len(fake.seeds) == 3
 
 

@@ -1,0 +1,74 @@
+"""The commands about labels: those that a model predicts, and those that a person corrects."""
+
+import sys
+
+import typer
+
+from . import cli_options as opt
+
+app = typer.Typer()
+
+
+@app.command()
+def predict(
+    model: opt.Model,
+    input: opt.TextInput,
+    output: opt.LabelOutput,
+    text: opt.TextColumn = None,
+    probs: opt.Probs = False,
+    min_prob: opt.MinProb = 0.0,
+    format: opt.InputFormat = None,
+    delimiter: opt.Delimiter = None,
+    quoting: opt.Quoting = "auto",
+    columns: opt.ColumnNames = None,
+    force: opt.Force = False,
+    quiet: opt.Quiet = False,
+    json: opt.Json = False,
+) -> None:
+    """Label texts with a saved model."""
+    with opt.open_display(quiet, json, output) as display:
+        from .records import StageOptions
+        from .train.predict import PredictOptions, table_format
+        from .train.predict import predict as run_predict
+
+        written = table_format(delimiter, quoting, columns.split(",") if columns else [])
+        options = StageOptions(["gpt3mix", *sys.argv[1:]], force, display.callbacks)
+        wanted = PredictOptions(text, format or "", written, min_prob, probs)
+        result = run_predict(model, input, output, options, wanted)
+        counts = result.manifest.counts
+        if labelled := counts["labelled"]:
+            right = counts["right"]
+            display.note(
+                f"{right} of the {labelled} labels in the file agree ({right / labelled:.1%})"
+            )
+        if empty := counts["empty"]:
+            display.note(f"without a label, since their texts are empty: {empty:,} rows")
+        if abstained := counts["abstained"]:
+            display.note(f"without a label, since no prob reaches {min_prob:g}: {abstained:,} rows")
+        display.finish([result])
+
+
+@app.command()
+def review(
+    config: opt.Config,
+    table: opt.ReviewTable = None,
+    apply: opt.Apply = False,
+    out: opt.Out = opt.RESULTS,
+    overrides: opt.Overrides = None,
+    force: opt.Force = False,
+    quiet: opt.Quiet = False,
+    json: opt.Json = False,
+) -> None:
+    """Write synthetic rows as a table for a spreadsheet, and take the corrections back."""
+    options = opt.GridOptions(config, out, overrides or (), force, quiet, json)
+    with opt.open_grid(options) as (display, grid):
+        from .grid.review import apply_review, write_review
+
+        path = table or grid.layout.review_path
+        if apply:
+            results = apply_review(grid, path)
+            if not results:
+                display.note(f"{path}: changes nothing")
+            display.finish(results, f"gpt3mix run {config}")
+        else:
+            display.finish([write_review(grid, path)], f"gpt3mix review {config} --apply")

@@ -1,0 +1,197 @@
+"""What becomes of an output that exists: it is up to date, goes on, or is not to be overwritten.
+
+A stage may replace what it would make again: an unfinished output, or one that a killed run left.
+It stops for what would be lost: rows that a person has changed, files of others, and finished work
+with other settings. `--force` replaces these too; a copy stays as `<name>.bak`.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from .errors import UserError, shorten, shown_list
+from .files import STDIO, hash_file, resolve_output, write_errors
+from .layout import manifest_path
+from .records import Manifest, StageOptions, read_manifest, write_manifest
+
+MAX_DIFFERENCES = 4  # that a message shows
+
+
+def find_up_to_date(
+    output: Path, settings: dict[str, Any], inputs: dict[str, str]
+) -> Manifest | None:
+    """Return the manifest of a complete, unchanged output of these settings and inputs, or None."""
+    manifest = None if output == STDIO else read_manifest(output)
+    is_up_to_date = (
+        manifest is not None
+        and manifest.complete
+        and output.is_file()
+        and manifest.inputs == inputs
+        and manifest.settings == _as_json(settings)
+        and manifest.sha256 == hash_file(output)
+    )
+    return manifest if is_up_to_date else None
+
+
+def _as_json(settings: Mapping[str, Any]) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(json.dumps(settings))
+    return value
+
+
+def protect_output(
+    output: Path,
+    options: StageOptions,
+    settings: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    keep_finished: bool = True,
+) -> None:
+    """Stop if writing an output would lose something; with `force`, back it up.
+
+    Call it when the output is not up to date, or is to be made again all the same.
+
+    Args:
+        output: the file.
+        options: `force`, and callbacks for the note about a backup.
+        settings: that the stage is about to use.
+        inputs: that it is about to read.
+        keep_finished: finished work with other settings is not to be lost either.
+
+    Raises:
+        UserError: that says what would be lost, and how to keep or to replace it.
+    """
+    if output == STDIO or not output.is_file() or not output.stat().st_size:
+        return
+    manifest = read_manifest(output)
+    if manifest and not manifest.sha256:  # `expect_output`: a run was killed
+        return
+    edits = _edits(output, manifest)
+    differences = []
+    if manifest and not edits:
+        differences = differences_from(manifest, settings, inputs)
+    is_finished = manifest is not None and manifest.complete and keep_finished
+    if not options.force and edits:
+        raise UserError(f"{output}: {edits}", _edits_hint(output, keep_finished))
+    if not options.force and differences and is_finished:
+        raise finished_with_other_settings(output, differences)
+    if edits or (differences and keep_finished):
+        copy = back_up(output)
+        options.callbacks.note(f"{output}: is replaced; what it was is in {copy}")
+
+
+def finished_with_other_settings(output: Path, differences: list[str]) -> UserError:
+    """Return the error for finished work that differs from what is wanted now."""
+    return UserError(
+        f"{output}: is finished, with other settings: {shown_list(differences)}",
+        "to keep both, give the experiment another name (--set name=NAME) or sweep the setting; "
+        f"to replace it, use --force (a copy stays as {output.name}.bak)",
+    )
+
+
+def _edits(output: Path, manifest: Manifest | None) -> str:
+    """Return what of an output is not the stage's own work; empty if nothing is."""
+    if manifest is None:
+        return "has no manifest, so this command did not write it"
+    if manifest.sha256 != hash_file(output):
+        return "was changed after it was written"
+    if not any(manifest.counts.get(name) for name in ("edited", "dropped", "changed_by_hand")):
+        return ""
+    return "has rows that a person has reviewed"
+
+
+def _edits_hint(output: Path, is_of_experiment: bool) -> str:
+    keep = "write to another file with -o"
+    if is_of_experiment:
+        keep = "give the experiment another name (--set name=NAME)"
+        if output.name != "train.jsonl":
+            keep += (
+                "; to use changed synthetic rows, accept them with gpt3mix review CONFIG --apply"
+            )
+    return f"to keep it, {keep}; to replace it, use --force (a copy stays as {output.name}.bak)"
+
+
+def differences_from(
+    manifest: Manifest, settings: Mapping[str, Any], inputs: Mapping[str, str]
+) -> list[str]:
+    """Return what is different about an output: settings with both values, and inputs."""
+    old, new = dict(_flat(manifest.settings)), dict(_flat(_as_json(settings)))
+    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    shown = [f"{name} {_shown(old, name)} -> {_shown(new, name)}" for name in names]
+    changed = [
+        name
+        for name in {**manifest.inputs, **inputs}
+        if manifest.inputs.get(name) != inputs.get(name)
+    ]
+    shown += [f"other {name} rows" for name in changed]
+    more = [f"{len(shown) - MAX_DIFFERENCES} more"] if len(shown) > MAX_DIFFERENCES else []
+    return [*shown[:MAX_DIFFERENCES], *more]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _shown(values: Mapping[str, Any], name: str) -> str:
+    return shorten(json.dumps(values[name], ensure_ascii=False), 40) if name in values else "none"
+
+
+def expect_output(
+    output: Path, stage: str, settings: dict[str, Any], inputs: dict[str, str]
+) -> None:
+    """Write the manifest of an output that is about to appear.
+
+    If the run is killed before `finish_output`, the output is known to be the stage's own.
+    """
+    if output != STDIO:
+        manifest = Manifest(
+            stage=stage, output=output.name, sha256="", complete=False, settings=settings,
+            inputs=inputs, seed=None, counts={},
+        )  # fmt: skip
+        write_manifest(output, manifest)
+
+
+# Backups -----------------------------------------------------------------------------------------
+
+
+def back_up(output: Path) -> Path:
+    """Keep an output and its manifest as `<name>.bak`, and return that path.
+
+    An earlier backup is replaced only if it is a stage's own work; a backup of what a person made
+    stays, and the new one is `<name>.bak2`, or the next that is free.
+
+    Raises:
+        UserError: if the copy cannot be written.
+    """
+    output = resolve_output(output)
+    number = 1
+    while not _is_free(copy := _backup_path(output, number)):
+        number += 1
+    for source, target in ((output, copy), (manifest_path(output), manifest_path(copy))):
+        with write_errors(target):
+            target.unlink(missing_ok=True)
+            if source.is_file():
+                _link_or_copy(source, target)
+    return copy
+
+
+def _backup_path(output: Path, number: int) -> Path:
+    return output.with_name(f"{output.name}.bak{number if number > 1 else ''}")
+
+
+def _is_free(copy: Path) -> bool:
+    return not copy.exists() or not _edits(copy, read_manifest(copy))
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    # The output is replaced by another file, never written to, so a link keeps what it was.
+    with contextlib.suppress(OSError):
+        os.link(source, target)
+        return
+    shutil.copy2(source, target)

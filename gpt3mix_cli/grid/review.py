@@ -1,0 +1,244 @@
+"""Synthetic rows as a table for a spreadsheet, and back: a person keeps, drops and corrects them.
+
+The table is CSV in UTF-8 with a byte order mark, by which spreadsheets know the encoding. A cell
+that a spreadsheet would take for a formula gets an apostrophe, which is removed again.
+"""
+
+import csv
+import io
+import re
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..augment.statistics import Statistics, describe_review
+from ..errors import UserError, shorten
+from ..existing_outputs import back_up
+from ..files import atomic_write, exclusive_writer, hash_file
+from ..layout import Cell, TrialKey, history_path, manifest_path, weight_path
+from ..records import (
+    Augmented,
+    Manifest,
+    StageResult,
+    finish_output,
+    read_manifest,
+    read_records,
+    unknown_label,
+    write_records,
+)
+from ..settings import TableFormat
+from ..tables import read_rows
+from ..train.weights import WEIGHTS
+from .runner import Grid
+
+COLUMNS = ("keep", "label", "text", "file", "id")
+KEEP = {"yes": True, "y": True, "true": True, "1": True, "x": True,
+        "no": False, "n": False, "false": False, "0": False, "": False}  # fmt: skip
+FORMULA = re.compile(r"'*[=+\-@\t\r]")  # how a cell begins that is no plain text to a spreadsheet
+
+
+def guard_cell(text: str) -> str:
+    """Return a text that no spreadsheet takes for a formula."""
+    return f"'{text}" if FORMULA.match(text) else text
+
+
+def restore_cell(text: str) -> str:
+    """Return the text of `guard_cell`."""
+    return text[1:] if text.startswith("'") and FORMULA.match(text) else text
+
+
+def synthetic_sets(grid: Grid) -> dict[str, tuple[Path, Cell, str]]:
+    """Return the synthetic sets of an experiment that exist: name in the table -> path and origin.
+
+    The name is the path below the folder of all results.
+    """
+    sets = {}
+    for cell in grid.cells():
+        experiment = grid.experiment(cell)
+        for method in experiment.methods:
+            for draw in experiment.draws_for(cell.data_seed) if method != "none" else ():
+                path = grid.layout.synthetic_path(cell, method, draw)
+                if path.is_file():
+                    sets[path.relative_to(grid.layout.out).as_posix()] = path, cell, method
+    return sets
+
+
+def write_review(grid: Grid, table: Path) -> StageResult:
+    """Write the synthetic rows of an experiment as a table, with `keep: yes` in each row.
+
+    Raises:
+        UserError: if there are none, or the table exists and holds something else.
+    """
+    started, sets = time.monotonic(), synthetic_sets(grid)
+    if not sets:
+        raise UserError(
+            f"{grid.layout.root}: has no synthetic rows yet", "make them first: gpt3mix run CONFIG"
+        )
+    buffer, count = io.StringIO(newline=""), 0
+    writer = csv.writer(buffer)
+    writer.writerow(COLUMNS)
+    for name, (path, cell, _) in sets.items():
+        for row in read_records(path, Augmented, grid.experiment(cell).task.classes):
+            writer.writerow(["yes", guard_cell(row.label), guard_cell(row.text), name, row.id])
+            count += 1
+    content = buffer.getvalue().encode("utf-8-sig")
+    if table.is_file() and table.read_bytes() != content:
+        if not grid.options.force and _has_changes(grid, table):
+            raise UserError(
+                f"{table}: exists, and holds other rows or changes",
+                "take the changes back with --apply, or replace the table with --force (a copy "
+                f"stays as {table.name}.bak)",
+            )
+        if grid.options.force:
+            grid.callbacks.note(f"{table}: is replaced; what it was is in {back_up(table)}")
+    with atomic_write(table) as stream:
+        stream.write(content)
+    manifest = Manifest(
+        stage="review", output=table.name, sha256="", complete=True, settings={}, inputs={},
+        seed=None, counts={"rows": count}, seconds=round(time.monotonic() - started, 3),
+    )  # fmt: skip
+    return StageResult(table, manifest)
+
+
+def apply_review(grid: Grid, table: Path) -> list[StageResult]:
+    """Take a table back: drop rows, and correct texts and labels; return the changed sets.
+
+    A corrected row has `edited: true`; a corrected label has probability 1. The trials of a changed
+    set were made with other rows, so they become backups.
+
+    Raises:
+        UserError: for the first wrong row, with its line; then no set is changed.
+    """
+    sets, results = synthetic_sets(grid), []
+    for name, (old, new) in _read_table(grid, table, sets).items():
+        path, cell, method = sets[name]
+        manifest = read_manifest(path)
+        if old != new or (manifest and manifest.sha256 != hash_file(path)):
+            results.append(_replace(grid, path, cell, (old, new), manifest))
+            _retire_trials(grid, cell, method)
+    return results
+
+
+Sets = Mapping[str, tuple[Path, Cell, str]]
+Rows = tuple[list[Augmented], list[Augmented]]  # of a set, and what the table leaves of them
+
+
+def _has_changes(grid: Grid, table: Path) -> bool:
+    """Return whether a table holds what its sets do not; a table that is none does."""
+    try:
+        changes = _read_table(grid, table, synthetic_sets(grid))
+    except UserError:
+        return True
+    return any(old != new for old, new in changes.values())
+
+
+def _read_table(grid: Grid, table: Path, sets: Sets) -> dict[str, Rows]:
+    """Return name of a set -> its rows, and those that the table leaves of them."""
+    reviewed: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {}
+    needed = dict.fromkeys(COLUMNS, "the first line of the table")
+    for where, row in read_rows(table, needed, format=TableFormat(quoting="csv")):
+        if row["file"] not in sets:
+            raise UserError(
+                f"{where}: '{shorten(row['file'])}' is no synthetic set of this experiment",
+                "give the config that the table was written for",
+            )
+        rows = reviewed.setdefault(row["file"], {})
+        if row["id"] in rows:
+            raise UserError(f"{where}: the id '{row['id']}' is there twice", "remove one of them")
+        rows[row["id"]] = where, row
+    return {name: _reviewed_rows(grid, *sets[name][:2], rows) for name, rows in reviewed.items()}
+
+
+def _reviewed_rows(
+    grid: Grid, path: Path, cell: Cell, reviewed: Mapping[str, tuple[str, Mapping[str, Any]]]
+) -> Rows:
+    classes = grid.experiment(cell).task.classes
+    old = list(read_records(path, Augmented, classes))
+    known = {row.id for row in old}
+    # A row that the table drops may have been dropped before.
+    if unknown := [name for name in reviewed if name not in known and _is_kept(*reviewed[name])]:
+        name = unknown[0]
+        raise UserError(
+            f"{reviewed[name][0]}: {path} has no row '{shorten(name)}'",
+            "rows cannot be added here; write the table again with gpt3mix review CONFIG",
+        )
+    new = [
+        _corrected(row, *reviewed[row.id], classes)
+        for row in old
+        if row.id in reviewed and _is_kept(*reviewed[row.id])
+    ]
+    return old, new
+
+
+def _is_kept(where: str, values: Mapping[str, Any]) -> bool:
+    value = values["keep"].strip().lower()
+    if value not in KEEP:
+        raise UserError(f"{where}: keep is '{shorten(value)}'", "write yes or no")
+    return KEEP[value]
+
+
+def _corrected(
+    row: Augmented, where: str, values: Mapping[str, Any], classes: Sequence[str]
+) -> Augmented:
+    label, text = restore_cell(values["label"]).strip(), restore_cell(values["text"])
+    if label not in classes:
+        raise unknown_label(where, label, classes)
+    if not text.strip():
+        raise UserError(f"{where}: the text is empty", "to drop the row, write `no` below keep")
+    changes: dict[str, Any] = {}
+    # A spreadsheet may change line ends within a cell; that is no correction.
+    if text.splitlines() != row.text.splitlines():
+        changes |= {"text": text, "perplexity": None}
+    if label != row.label:
+        probs = {name: float(name == label) for name in classes}
+        changes |= {"label": label, "probs": probs, "label_source": "hard", "label_mass": None}
+    return row.model_copy(update={**changes, "edited": True}) if changes else row
+
+
+def _replace(
+    grid: Grid,
+    path: Path,
+    cell: Cell,
+    rows: Rows,
+    manifest: Manifest | None,
+) -> StageResult:
+    old, new = rows
+    if manifest is None:
+        raise UserError(
+            f"{path}: has no manifest, so how its rows were made is unknown",
+            "make them again, or train with them: gpt3mix train CONFIG -a FILE",
+        )
+    started, statistics = time.monotonic(), Statistics(grid.real_rows(cell))
+    for row in new:
+        statistics.add(row)
+    counts = manifest.counts | {
+        "kept": len(new),
+        "edited": sum(row.edited for row in new),
+        "dropped": manifest.counts.get("dropped", 0) + len(old) - len(new),
+        "statistics": statistics.summary(),
+    }
+    with exclusive_writer(path):
+        changed_by_hand = manifest.sha256 != hash_file(path)
+        if changed_by_hand:
+            counts["changed_by_hand"] = True
+        copy = back_up(path)
+        grid.callbacks.note(f"{path}: {describe_review(counts)}; what it was is in {copy}")
+        write_records(path, new)
+        fields = manifest.model_dump(exclude={"output", "sha256", "seconds", "machine", "version"})
+        done = finish_output(
+            path, started, **fields | {"counts": counts, "command": list(grid.options.command)}
+        )
+    return StageResult(path, done)
+
+
+def _retire_trials(grid: Grid, cell: Cell, method: str) -> None:
+    for classifier in grid.experiment(cell).classifiers:
+        trials = grid.layout.trials_path(TrialKey(cell, method, classifier.name))
+        for path in (trials, *(weight_path(trials, weight) for weight in WEIGHTS)):
+            if path.is_file():
+                with exclusive_writer(path):
+                    copy = back_up(path)
+                    for file in (path, manifest_path(path), history_path(path)):
+                        file.unlink(missing_ok=True)
+                grid.callbacks.note(f"{path}: was made with the rows before, and is now {copy}")
