@@ -59,7 +59,7 @@ def load(
         config: path of a YAML file, or its keys as a mapping.
         train: labelled rows in place of `task.data`'s files; its `text` and `label` still name the
             columns.
-        test: test rows, with `train`.
+        test: test rows, with `train`; None for a fifth of each class of `train`.
         overrides: `key=value`, as the flag `--set` takes them.
         out: the folder of all results.
         jobs: number of trials at the same time; None for as many as the machine holds. In a script

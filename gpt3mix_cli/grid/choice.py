@@ -127,16 +127,16 @@ def _candidate(
 # The reasons ---------------------------------------------------------------------------------
 
 
-def explain_choice(candidates: Sequence[Candidate], validation_rows: int) -> list[str]:
+def explain_choice(candidates: Sequence[Candidate], num_rows: int) -> list[str]:
     """Return why the first candidate is chosen, as sentences.
 
     Args:
         candidates: best first.
-        validation_rows: the number of validation rows.
+        num_rows: the number of rows that choose: of validation, or with folds all of them.
     """
     best, folds = candidates[0], folds_of(candidates[0].experiment)
     number = f"{len(best.scores)} trial{'s' * (len(best.scores) > 1)}"
-    score = f"validation accuracy {best.score:.1%} (mean of {number} on {validation_rows} rows)"
+    score = f"validation accuracy {best.score:.1%} (mean of {number} on {num_rows} rows)"
     if folds:
         score = f"cross-validated accuracy {best.score:.1%} ({folds} folds, {number})"
     rank = "the only combination tried"
@@ -149,11 +149,12 @@ def explain_choice(candidates: Sequence[Candidate], validation_rows: int) -> lis
         sentences.append(
             "As a maximum over several combinations this accuracy is slightly optimistic."
         )
+    kind = "row" if folds else "validation row"
+    sentences.append(
+        f"One {kind} is {100 / num_rows:.1f} points: differences of a few rows may be chance."
+    )
     if not folds:
-        sentences.append(
-            f"One validation row is {100 / validation_rows:.1f} points: smaller differences are "
-            "chance. Test rows were not used for the choice."
-        )
+        sentences.append("Test rows were not used for the choice.")
     return sentences
 
 
@@ -170,9 +171,10 @@ def _explain_method(candidates: Sequence[Candidate]) -> str:
             return f"{name} has no finished trials without augmentation to compare with."
         pairs = best.scores.keys() & plain.scores.keys()
         ahead = sum(best.scores[pair] > plain.scores[pair] for pair in pairs)
+        equal = sum(best.scores[pair] == plain.scores[pair] for pair in pairs)
         text = (
             f"{best.method} is {_points(best.score - plain.score)} above real rows only with "
-            f"{name}, and ahead in {ahead} of {len(pairs)} trials."
+            f"{name}: ahead in {ahead} and equal in {equal} of {len(pairs)} trials."
         )
         if not best.uses_synthetic_rows:
             text += " Validation gave its synthetic rows the weight 0: they are left out."

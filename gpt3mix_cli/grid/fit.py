@@ -104,7 +104,11 @@ def fit(
     seed = best.experiment.subsample.seeds[0]
     cell = Cell(best.experiment.task.name, best.variant, "full", seed)
     runner = _development_runner(grid, best, cell)
-    verdict = explain_choice(candidates, len(runner.data.validation))
+    data = runner.data
+    num_rows = len(data.validation)
+    if folds_of(best.experiment):
+        num_rows += len(data.real) + len(data.test)
+    verdict = explain_choice(candidates, num_rows)
     return _train_and_save(runner, candidates, verdict, folder)
 
 

@@ -108,7 +108,8 @@ def candidates(*scores: tuple[str, str, float], seeds: int = 2) -> list[Candidat
         ),
         (
             [("svm", "eda", 0.9), ("net", "none", 0.88), ("svm", "none", 0.85)],
-            "eda is 5.0 points above real rows only with svm, and ahead in 2 of 2 trials.",
+            "eda is 5.0 points above real rows only with svm: ahead in 2 and equal in 0 of 2 "
+            "trials.",
         ),
         ([("svm", "none", 0.9)], "No augmentation method was tried with svm."),
     ],
@@ -119,7 +120,7 @@ def test_the_verdict_says_whether_augmentation_helped(
     sentences = explain_choice(candidates(*tried), 40)
     assert sentence in sentences
     assert sentences[0].startswith(f"Chosen: {tried[0][0]} with {tried[0][1]}, validation accuracy")
-    assert sentences[-1].startswith("One validation row is 2.5 points")
+    assert sentences[-2].startswith("One validation row is 2.5 points")
 
 
 def test_equal_scores_choose_no_augmentation(
@@ -226,3 +227,20 @@ def test_a_sweep_over_classes_is_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(UserError, match="fit makes one model"):
         fit(grid, tmp_path / "model")
+
+
+def test_with_folds_all_rows_choose_and_train(tmp_path: Path) -> None:
+    lines = ["text,label", *(f"a {word} film {n},{word}" for n in range(15) for word in "xy")]
+    (tmp_path / "rows.csv").write_text("\n".join(lines))
+    config = write_config(tmp_path)
+    task = "task={data: {kind: files, train: rows.csv, folds: 3}, labels: [x, y]}"
+    overrides = [task, "subsample={levels: [full]}", "trials=3"]
+    grid = Grid(load_experiments(config, overrides), tmp_path / "results", jobs=1)
+    model = fit(grid, tmp_path / "model")
+    assert model.verdict[0].startswith("Chosen: linear with none, cross-validated accuracy 100.0%")
+    assert model.about["cross_validated_accuracy"] == 1
+    rows = model.about["rows"]
+    assert rows["train"] + rows["validation"] + rows["test"] == 30
+    assert "30 labelled rows" in (tmp_path / "model" / "README.md").read_text()
+    vocabulary = json.loads((tmp_path / "model" / "vocabulary.json").read_text())
+    assert {str(number) for number in range(15)} <= set(vocabulary)
