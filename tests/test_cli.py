@@ -273,7 +273,7 @@ def test_a_changed_setting_redoes_what_it_changes_and_nothing_else(
     changed = ("train", mine, *LIGHT, "--json", "--set", "classifiers.0.C=1")
     stopped = call(*changed)
     assert stopped.code == 2
-    assert "is finished, with other settings: C " in stopped.err
+    assert "is finished, with other settings: classifier.C 10.0 -> 1.0" in stopped.err
     assert "--set name=NAME" in stopped.err
     done = call(*changed, "--force")
     assert [item["skipped"] for item in json.loads(done.out)["outputs"]] == [False] * 4
