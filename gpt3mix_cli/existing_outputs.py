@@ -107,9 +107,7 @@ def _edits_hint(output: Path, is_of_experiment: bool) -> str:
     if is_of_experiment:
         keep = "give the experiment another name (--set name=NAME)"
         if output.name != "train.jsonl":
-            keep += (
-                "; to use changed synthetic rows, accept them with gpt3mix review CONFIG --apply"
-            )
+            keep += "; changed synthetic rows are accepted by gpt3mix review CONFIG, then --apply"
     return f"to keep it, {keep}; to replace it, use --force (a copy stays as {output.name}.bak)"
 
 

@@ -268,18 +268,27 @@ def test_a_second_time_all_is_up_to_date_and_untouched(
 def test_a_changed_setting_redoes_what_it_changes_and_nothing_else(
     mine: Path, call: Callable[..., CommandResult]
 ) -> None:
+    """With --force: without it, finished work stays."""
     assert call("run", mine, *LIGHT, "--json").code == 0
-    done = call("train", mine, *LIGHT, "--json", "--set", "classifiers.0.C=1")
+    changed = ("train", mine, *LIGHT, "--json", "--set", "classifiers.0.C=1")
+    stopped = call(*changed)
+    assert stopped.code == 2
+    assert "is finished, with other settings: classifier.C 10.0 -> 1.0" in stopped.err
+    assert "--set name=NAME" in stopped.err
+    done = call(*changed, "--force")
     assert [item["skipped"] for item in json.loads(done.out)["outputs"]] == [False] * 4
-    done = call("baseline", mine, *LIGHT, "--json", "--method", "eda", "--ratio", "2")
+    more = ("baseline", mine, *LIGHT, "--json", "--method", "eda", "--ratio", "2")
+    assert call(*more).code == 2
+    done = call(*more, "--force")
     assert [(item["rows"], item["skipped"]) for item in json.loads(done.out)["outputs"]] == [
         (12, False)
     ] * 2
-    done = call("train", mine, *LIGHT, "--json", "--set", "classifiers.0.C=1")
-    skipped = {
-        Path(item["output"]).name: item["skipped"] for item in json.loads(done.out)["outputs"]
-    }
-    assert skipped == {"none.linear.jsonl": True, "eda.linear.jsonl": False}
+    done = call(*changed, "--method", "none")
+    assert [item["skipped"] for item in json.loads(done.out)["outputs"]] == [True] * 2
+    stopped = call(*changed)
+    assert stopped.code == 2
+    assert "other synthetic.0 rows" in stopped.err
+    assert call("run", mine, *LIGHT, "--set", "classifiers.0.C=1", "--set", "name=other").code == 0
 
 
 # Killed and interrupted --------------------------------------------------------------------------
@@ -715,7 +724,7 @@ def test_copies_of_test_rows_never_reach_the_output(
             "augment", mine, "--seed", 0, "--set", "augment.filter.reject_test_copies=false"
         ).err
     )
-    done = call("augment", mine, "--seed", 0)
+    done = call("augment", mine, "--seed", 0, "--force")
     assert done.code == 0
     assert "1 reject_test_copies" in done.err
     rows = [json.loads(line)["text"] for line in path.read_text("utf-8").splitlines()]
