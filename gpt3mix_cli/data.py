@@ -133,6 +133,12 @@ def _divide(task: Task, rows: Sequence[Example], seed: int, kept: Path | None) -
     division = divide_rows(rows, task.classes, folds, seed, known.parts if known else None)
     if known and kept:
         check_test_rows(division, known, kept)
+    if folds and len(set(division.parts.values())) < folds:
+        raise UserError(
+            f"task '{task.name}': {len(division.parts)} different texts are too few for {folds} "
+            "folds",
+            "lower task.data.folds, or give more training rows",
+        )
     if not folds and TEST not in division.parts.values():
         raise UserError(
             f"task '{task.name}': there is no test split, and no class has three rows, so none "

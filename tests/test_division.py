@@ -118,6 +118,12 @@ def test_too_few_rows_to_take_a_test_split(tmp_path: Path) -> None:
         load_splits(make_task(tmp_path / "a.csv"), 0)
 
 
+def test_no_fold_is_empty(tmp_path: Path) -> None:
+    write_csv(tmp_path / "a.csv", make_rows(p=2, n=2))
+    with pytest.raises(UserError, match="4 different texts are too few for 5 folds"):
+        load_splits(make_task(tmp_path / "a.csv", folds=5), 0)
+
+
 def test_test_rows_and_folds_exclude_each_other(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="either `test` or `folds`"):
         make_task(tmp_path / "a.csv", test=tmp_path / "b.csv", folds=5)

@@ -223,7 +223,8 @@ def _guess_text(
     if lengths.get(best, 0) < 10:
         raise UserError(
             f"{path}: no column looks like a text",
-            f"columns are {shown_list(columns)}; name it with --text",
+            f"columns are {shown_list(columns)}; name it with --text, or all columns with "
+            "--columns if the file has no header",
         )
     return best, f"the longest texts, {lengths[best]:.0f} characters on average"
 
@@ -243,7 +244,8 @@ def _guess_label(
     if not repeats:
         raise UserError(
             f"{path}: no column looks like a label, with a few values that repeat",
-            f"columns are {shown_list(columns)}; name it with --label",
+            f"columns are {shown_list(columns)}; name it with --label, or all columns with "
+            "--columns if the file has no header",
         )
     best = min(repeats, key=lambda name: repeats[name])
     return best, f"the fewest values, {repeats[best]}"
