@@ -149,7 +149,7 @@ class ProgressDisplay:
             latest = max(stages, key=lambda stage: stage.started)
             shown = [stages[0]] if latest is stages[0] else [stages[0], latest]
             text = "; ".join(stage.line(now) for stage in shown)
-        self._console.print(Text(text))
+        self._console.print(Text(_one_line(text)))
 
     def _render(self) -> RenderableType:
         with self._lock:
@@ -168,7 +168,8 @@ def render_stages(stages: Sequence[Stage], width: int, now: float | None = None)
     counts = [stage.count_text() for stage in stages]
     times = [stage.time_text(now) for stage in stages]
     fixed = BAR_WIDTH + _longest(counts) + _longest(times) + 4
-    names = [shorten_middle(stage.name, max(MIN_NAME_WIDTH, width - fixed)) for stage in stages]
+    room = max(MIN_NAME_WIDTH, width - fixed)
+    names = [shorten_middle(_one_line(stage.name), room) for stage in stages]
     rest = width - fixed - _longest(names)
     grid = Table.grid(padding=(0, 1, 0, 0))
     for justify in ("left", "left", "right", "right", "left"):
@@ -177,7 +178,7 @@ def render_stages(stages: Sequence[Stage], width: int, now: float | None = None)
         bar = ProgressBar(
             stage.total or 1, stage.done, BAR_WIDTH, pulse=not stage.total, animation_time=now
         )
-        detail = Text(_cut(stage.detail, rest), "dim")
+        detail = Text(_cut(_one_line(stage.detail), rest), "dim")
         grid.add_row(Text(name), bar, Text(count, "green"), Text(spent, "cyan"), detail)
     return grid
 
@@ -195,6 +196,10 @@ def shorten_middle(text: str, length: int) -> str:
         return text
     end = (length - 1) * 2 // 3
     return f"{text[: length - 1 - end]}…{text[-end:]}"
+
+
+def _one_line(text: str) -> str:
+    return "".join(char if char.isprintable() else " " for char in text)
 
 
 def _cut(text: str, length: int) -> str:

@@ -52,7 +52,7 @@ def test_a_narrow_terminal_cuts_details_and_keeps_the_rest(width: int) -> None:
     st.integers(80, 200),
 )
 def test_no_line_is_wider_than_the_terminal(texts: list[tuple[str, str]], width: int) -> None:
-    stages = [Stage(name.replace("\n", " "), 3, 7, detail, 0.0) for name, detail in texts]
+    stages = [Stage(name, 3, 7, detail, 0.0) for name, detail in texts]
     console = Console(width=width, file=io.StringIO())
     options = console.options.update(width=width)
     assert len(console.render_lines(render_stages(stages, width, 9.0), options)) == len(stages)

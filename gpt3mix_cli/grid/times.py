@@ -20,7 +20,7 @@ from ..errors import UserError, in_progress
 from ..layout import Cell, TrialKey
 from ..lm import IN_MEMORY, Journal, JournaledLM
 from ..records import Example, Manifest, Trial, read_manifest, read_records
-from ..settings import ClassifierSettings, Experiment, TransformerSettings
+from ..settings import ClassifierSettings, Experiment
 from ..train import cached_classifier
 from ..train.targets import to_one_hot
 from .runner import Grid
@@ -244,8 +244,8 @@ class _Estimator:
         if settings.uses_lm:
             return None
         epochs, short = 1.0, settings
-        if isinstance(settings, TransformerSettings):
-            epochs = min(settings.max_epochs, 2 * settings.patience)
+        if most := getattr(settings, "max_epochs", 0):
+            epochs = min(most, 2 * getattr(settings, "patience", most))
             short = settings.model_copy(update={"max_epochs": 1})
         classes = tuple(experiment.task.classes)
         classifier = cached_classifier(short, classes)
