@@ -304,9 +304,7 @@ def augment_cells(
     for cell in cells:
         experiment = grid.experiment(cell)
         real, task = options.input or grid.layout.train_path(cell), experiment.task
-        model = (
-            experiment.lm.model if experiment.lm and experiment.lm_settings_for(method) else None
-        )
+        lm = experiment.lm if experiment.lm_settings_for(method) else None
         for draw in [0] if output else experiment.draws_for(cell.data_seed):
             try:
                 result = grid.augment(cell, method, draw, options.input, output, options.limit)
@@ -319,7 +317,7 @@ def augment_cells(
                 results.append(result)
             display.print_examples(result.output, real, options.show, task.labels)
             if writes_card:
-                cards.append(write_card(result, task, real, model, options.license))
+                cards.append(write_card(result, task, real, lm and lm.model, options.license))
     if cards:
         display.note(f"{len(cards)} card{'s' * (len(cards) != 1)}: {', '.join(map(str, cards))}")
     return results
