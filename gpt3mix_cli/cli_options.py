@@ -1,7 +1,4 @@
-"""The options of the commands: types and help texts; and what several commands do.
-
-Nothing heavy is imported before a command runs.
-"""
+"""The options of the commands, and what several commands do; nothing heavy is imported early."""
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -317,7 +314,9 @@ def augment_cells(
                 results.append(result)
             display.print_examples(result.output, real, options.show, task.labels)
             if writes_card:
-                cards.append(write_card(result, task, real, lm and lm.model, options.license))
+                cards.append(
+                    write_card(result, task, real, lm.model if lm else None, options.license)
+                )
     if cards:
         display.note(f"{len(cards)} card{'s' * (len(cards) != 1)}: {', '.join(map(str, cards))}")
     return results
