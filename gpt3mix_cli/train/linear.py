@@ -94,9 +94,12 @@ class LinearClassifier(Classifier):
 
 def save_logistic(path: Path, model: Any, **extra: Any) -> None:
     """Write the weights of a fitted LogisticRegression, and further arrays by name."""
+    import numpy as np
     from safetensors.numpy import save_file
 
-    save_file({**extra, **{name: getattr(model, f"{name}_") for name in LOGISTIC_WEIGHTS}}, path)
+    arrays = {**extra, **{name: getattr(model, f"{name}_") for name in LOGISTIC_WEIGHTS}}
+    # The library writes the memory as it is; that of several classes' `coef` is column by column.
+    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)
 
 
 def load_logistic(path: Path) -> tuple[Any, dict[str, Any]]:

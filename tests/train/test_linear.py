@@ -1,5 +1,7 @@
 """The linear classifier: soft labels are weights, absent classes get 0, nothing is random."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -101,3 +103,17 @@ def test_valid_accuracy_is_that_of_the_validation_rows() -> None:
     fit = classifier.fit(HARD, [*VALIDATION, *turned], 0)
     assert fit.valid_accuracy == pytest.approx(2 / 3)
     assert (fit.best_epoch, fit.history) == (None, ())
+
+
+@pytest.mark.parametrize("classes", [["pos", "neg"], ["pos", "neg", "odd"]])
+def test_a_saved_model_predicts_as_before(classes: list[str], tmp_path: Path) -> None:
+    rows = [
+        Augmented(id=text, text=text, label=label, probs={c: float(c == label) for c in classes})
+        for text, label in zip(TEXTS, classes * 3, strict=False)
+    ]
+    classifier = open_classifier(SETTINGS, classes)
+    classifier.fit(rows, [], seed=0)
+    classifier.save(tmp_path)
+    loaded = open_classifier(SETTINGS, classes)
+    loaded.load(tmp_path)
+    assert loaded.predict_proba(TEXTS) == pytest.approx(classifier.predict_proba(TEXTS))
