@@ -12,7 +12,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from .division import TEST, Division, check_test_rows, divide_rows, read_division
-from .duplicates import describe_copies
+from .duplicates import copy_key, describe_copies
 from .errors import NO_CALLBACKS, Callbacks, UserError
 from .labelled_rows import BadRow, read_labelled_rows
 from .records import Example, hash_rows
@@ -108,15 +108,16 @@ def load_splits(
     if is_taken:
         held_out = _take_validation(task, train, master_seed, fraction)
     held_out = _choose_validation(held_out, validation, task.classes, master_seed, callbacks)
+    num_rows = len(train)
     if is_taken:
-        ids = {row.id for row in held_out}
-        train = [row for row in train if row.id not in ids]
+        taken = {copy_key(row.text) for row in held_out}
+        train = [row for row in train if copy_key(row.text) not in taken]
     _check_classes(task, train)
     if division is None:
         _warn_of_copies(task, train, held_out, test, callbacks)
     texts = {row.text for row in train}
     num_copies = sum(row.text in texts for row in test)
-    num_taken = len(held_out) if is_taken else 0
+    num_taken = num_rows - len(train)
     return Splits(train, held_out, test, num_copies, num_taken, division, replaces, bad_rows)
 
 
@@ -195,17 +196,32 @@ def split_evenly(total: int, parts: int) -> list[int]:
 
 
 def _take_validation(task: Task, train: list[Example], seed: int, fraction: float) -> list[Example]:
-    """Return the rows of train that may be taken, in file order: one at least of two of a class."""
+    """Return the rows of train that may be taken, in file order: one at least of two of a class.
+
+    Copies of a text are taken together or not at all.
+    """
     classes = task.classes
     most = VALIDATION_ROWS // len(classes)
+    copies: dict[str, list[Example]] = {}
+    for row in train:
+        copies.setdefault(copy_key(row.text), []).append(row)
+    originals = group_by_class((rows[0] for rows in copies.values()), classes)
     ids: set[str] = set()
     for label, rows in group_by_class(train, classes).items():
         count = min(most, max(int(len(rows) * Fraction(str(fraction))), int(len(rows) > 1)))
-        random = generator(seed, "validation split", label)
-        ids.update(row.id for row in random.sample(rows, count))
+        random, texts = generator(seed, "validation split", label), originals[label]
+        groups = [
+            copies[copy_key(row.text)] for row in random.sample(texts, min(count, len(texts)))
+        ]
+        num_taken, most_rows = 0, max(count, min(map(len, groups), default=0))
+        for group in groups if len(texts) > 1 else ():
+            if num_taken + len(group) <= most_rows:
+                ids.update(row.id for row in group)
+                num_taken += len(group)
     if not ids:
         raise UserError(
-            f"task '{task.name}': there is no validation split, and no class has two rows, "
+            f"task '{task.name}': there is no validation split, and no class has two different "
+            "texts, "
             "so none can be taken from train",
             "name validation rows with task.data, or give more training rows",
         )
