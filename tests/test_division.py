@@ -157,8 +157,8 @@ def splits_of(grid: Grid, seed: int = 0) -> Splits:
 def test_one_data_seed_for_each_fold_unless_the_config_lists_them(tmp_path: Path) -> None:
     write_csv(tmp_path / "a.csv", make_rows(p=10, n=10))
     assert open_grid(tmp_path, ", folds: 3").experiments[0].subsample.seeds == [0, 1, 2]
-    grid = open_grid(tmp_path, ", folds: 3", "subsample.seeds=[1]")
-    assert grid.experiments[0].subsample.seeds == [1]
+    grid = open_grid(tmp_path, ", folds: 3", "subsample.seeds=[2, 1, 0]")
+    assert grid.experiments[0].subsample.seeds == [2, 1, 0]
 
 
 def test_test_rows_stay_the_same_when_the_file_grows(tmp_path: Path) -> None:
