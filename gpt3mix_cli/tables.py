@@ -6,7 +6,6 @@ rename duplicate columns. The readers here find all of these, and their lines.
 
 import csv
 import json
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UserError, shorten, shown_list
-from .folders import folder_class_names, read_folder, read_workbook
+from .folders import folder_class_names, read_folder, read_workbook, refuse_duplicates
 from .jsonl import MAX_LINE_BYTES, read_lines, read_objects
 from .settings import TableFormat
 
@@ -50,16 +49,12 @@ def read_rows(
         UserError: with the file and line, if it cannot be read or a column is missing.
     """
     if path.is_dir():
-        for where, row in read_folder(path):
-            require_columns(where, row, needed)
-            yield where, row
+        yield from _fill_columns(read_folder(path), needed)
         return
     match path.suffix.lower():
         case ".jsonl" | ".ndjson" | ".json":
-            for number, row in read_objects(path):
-                where = f"{path}, line {number}"
-                require_columns(where, row, needed)
-                yield where, row
+            rows = ((f"{path}, line {number}", row) for number, row in read_objects(path))
+            yield from _fill_columns(rows, needed)
         case ".csv" | ".tsv" as suffix:
             reader = DelimitedFile(path, "," if suffix == ".csv" else "\t", needed, format, warn)
             # Blank lines are kept: they may be part of a quoted field.
@@ -67,14 +62,26 @@ def read_rows(
         case ".parquet":
             yield from _read_parquet(path, needed, optional)
         case ".xlsx" | ".xlsm":
-            for where, row in read_workbook(path):
-                require_columns(where, row, needed)
-                yield where, row
+            yield from _fill_columns(read_workbook(path), needed)
         case suffix:
             raise UserError(
                 f"{path}: the suffix '{suffix}' is not known",
                 "use .jsonl, .csv, .tsv, .parquet, .xlsx or a folder",
             )
+
+
+def _fill_columns(rows: Rows, needed: Mapping[str, str]) -> Rows:
+    """Yield rows, with None for a needed column that one lacks; another row must have it."""
+    first, missing, pending = "", set(needed), list[tuple[str, dict[str, Any]]]()
+    for where, row in rows:
+        first, missing = first or where, missing - row.keys()
+        pending.append((where, row))
+        if not missing:
+            yield from ((where, {**dict.fromkeys(needed), **row}) for where, row in pending)
+            pending = []
+    if pending:
+        columns = dict.fromkeys(name for _, row in pending for name in row)
+        require_columns(first, columns, needed)
 
 
 def class_names(path: Path, column: str) -> list[str]:
@@ -259,17 +266,6 @@ class DelimitedFile:
 
 def _strip(fields: Iterable[str]) -> list[str]:
     return [field.strip() for field in fields]
-
-
-def refuse_duplicates(columns: Sequence[str], where: str) -> None:
-    """Refuse two columns of the same name.
-
-    Raises:
-        UserError: if there are any.
-    """
-    for name, count in Counter(columns).items():
-        if count > 1 and name:  # without names are the empty columns of a spreadsheet
-            raise UserError(f"{where}: duplicate column '{shorten(name)}'", "rename one of them")
 
 
 # Parquet -------------------------------------------------------------------------------------

@@ -82,6 +82,17 @@ def test_a_messy_file_gives_a_config_that_loads_its_good_rows(tmp_path: Path) ->
     assert len(splits.bad_rows) == len(profile.bad_rows)
 
 
+def test_objects_without_the_label_key_are_left_out(tmp_path: Path) -> None:
+    rows = [{"queue": name, "body": text} for _, text, name in good_rows(9)]
+    objects = [{"body": "the first has no queue"}, *rows, {"queue": "billing"}]
+    content = "\n".join(map(json.dumps, objects)).encode()
+    profile = profile_of(tmp_path, content, "tickets.jsonl")
+    assert [row.kind for row in profile.bad_rows] == ["empty label", "empty text"]
+    splits = load_splits(config_of(tmp_path, profile).task, 0)
+    assert [row.kind for row in splits.bad_rows] == ["empty label", "empty text"]
+    assert len(splits.train) + len(splits.validation) + len(splits.test) == 27
+
+
 def test_few_rows_are_cross_validated(tmp_path: Path) -> None:
     profile = profile_of(tmp_path, to_csv([["id", "text", "label"], *good_rows(9)], ","))
     experiment = config_of(tmp_path, profile)
