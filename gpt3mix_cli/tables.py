@@ -25,6 +25,7 @@ MAX_UNPACKED_RATIO = 100
 DEFAULT_FORMAT = TableFormat()
 
 Rows = Iterator[tuple[str, dict[str, Any]]]  # (file and line for messages, row)
+OnRaggedRow = Callable[[str, str, UserError], object]  # file and line, the line, what is wrong
 
 
 def read_rows(
@@ -33,6 +34,7 @@ def read_rows(
     optional: Collection[str] = (),
     format: TableFormat = DEFAULT_FORMAT,
     warn: Callable[[str], object] = lambda message: None,
+    on_ragged_row: OnRaggedRow | None = None,
 ) -> Rows:
     """Yield (file and line, row) of a file, whose format follows from its suffix.
 
@@ -44,6 +46,8 @@ def read_rows(
             read; rows of other formats may have them.
         format: of CSV and TSV files.
         warn: called with each warning.
+        on_ragged_row: called with each line of CSV and TSV files that has too few or too many
+            fields, which is left out then; by default an error.
 
     Raises:
         UserError: with the file and line, if it cannot be read or a column is missing.
@@ -56,7 +60,8 @@ def read_rows(
             rows = ((f"{path}, line {number}", row) for number, row in read_objects(path))
             yield from _fill_columns(rows, needed)
         case ".csv" | ".tsv" as suffix:
-            reader = DelimitedFile(path, "," if suffix == ".csv" else "\t", needed, format, warn)
+            usual = "," if suffix == ".csv" else "\t"
+            reader = DelimitedFile(path, usual, needed, format, warn, on_ragged_row)
             # Blank lines are kept: they may be part of a quoted field.
             yield from reader.rows(read_lines(path, blank=True))
         case ".parquet":
@@ -137,6 +142,7 @@ class DelimitedFile:
         needed: as in `read_rows`.
         format: of the file.
         warn: called with each warning.
+        on_ragged_row: as in `read_rows`.
 
     Attributes:
         delimiter: of the file; it may be another than the usual one once the first line is read.
@@ -152,7 +158,9 @@ class DelimitedFile:
         needed: Mapping[str, str],
         format: TableFormat,
         warn: Callable[[str], object],
+        on_ragged_row: OnRaggedRow | None = None,
     ) -> None:
+        self._on_ragged_row = on_ragged_row
         self._path, self._needed, self._format, self._warn = path, needed, format, warn
         self.delimiter = format.delimiter or delimiter
         self.header, self.header_lines = list(format.columns), list[str]()
@@ -174,8 +182,7 @@ class DelimitedFile:
                     self.header_lines = self.lines[:]
                 elif fields and fields == self._format.columns:
                     self.header_lines = self.lines[:]
-                elif fields:
-                    self._check_fields(fields, where)
+                elif fields and self._is_row(fields, where):
                     yield where, dict(zip(self.header, fields, strict=True))
                 start += len(self.lines)
                 self.lines.clear()
@@ -219,12 +226,16 @@ class DelimitedFile:
             )
             raise UserError(error.message, f"{error.hint}; {hint}") from None
 
-    def _check_fields(self, fields: Sequence[str], where: str) -> None:
+    def _is_row(self, fields: Sequence[str], where: str) -> bool:
         if len(fields) != len(self.header):
-            raise UserError(
+            error = UserError(
                 f"{where}: {len(fields)} fields where the header has {len(self.header)}",
                 "quote fields that contain the delimiter, or set `delimiter:`",
             )
+            if not self._on_ragged_row or len(self.lines) > 1:  # a quote may have swallowed rows
+                raise error
+            self._on_ragged_row(where, self.lines[0].rstrip("\r\n"), error)
+            return False
         # In CSV files two such lines are rather a text with a number such as 1,000.
         enough = 2 if self.delimiter == "\t" else 3
         if len(self.lines) >= enough and self._format.quoting == "auto" and self._swallows_rows():
@@ -234,6 +245,7 @@ class DelimitedFile:
                 "if quotes are plain characters in this file, set `quoting: none`; if the field "
                 "is right, set `quoting: csv` (predict has --quoting)",
             )
+        return True
 
     def _swallows_rows(self) -> bool:
         """Return whether all lines of the current row could be rows.

@@ -256,6 +256,15 @@ def test_bad_rows_are_left_out_and_counted(tmp_path: Path) -> None:
     ]
 
 
+def test_test_rows_with_two_labels_stay(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(BAD)
+    (tmp_path / "b.csv").write_text("text,label\nso so,p\nso so,n\n")
+    splits = load_splits(
+        make_task(tmp_path / "a.csv", test=tmp_path / "b.csv", on_bad_rows="skip"), 0
+    )
+    assert len(splits.test) == 2
+
+
 def test_rows_that_are_left_out_are_listed_in_a_file(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(BAD)
     splits_of(open_grid(tmp_path, ", on_bad_rows: skip"))

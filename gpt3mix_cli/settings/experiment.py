@@ -277,7 +277,8 @@ class Experiment(Settings):
 
     @model_validator(mode="after")
     def _check_folds(self) -> "Experiment":
-        folds, seeds = getattr(self.task.data, "folds", None), self.subsample.seeds
+        folds: int = getattr(self.task.data, "folds", None) or 0
+        seeds = self.subsample.seeds
         if folds and len({seed % folds for seed in seeds}) < folds:
             raise ValueError(
                 f"subsample.seeds: the {len(seeds)} data seeds do not test on all {folds} folds; "
