@@ -29,11 +29,13 @@ def auto_labels(data: Any) -> tuple[dict[str, str], dict[str, str]]:
         return {}, {}  # other checks say what is wrong
     columns = Columns() if isinstance(source, DemoData) else source
     counts: Counter[str] = Counter()
-    for _, rows, names in open_sources(source, NO_CALLBACKS):
+    # Bad rows are reported when rows are loaded.
+    for _, rows, names in open_sources(source, NO_CALLBACKS, lambda where, line, error: None):
         numbers = {str(number): name for number, name in enumerate(names)}
         for _, row in rows:
-            if row[columns.label] not in (None, ""):
-                raw = spell_label(row[columns.label])
+            value = row[columns.label]
+            raw = "" if value is None else spell_label(value)
+            if raw.strip():
                 counts[numbers.get(raw, raw)] += 1
     values = dict(columns.values)
     counts = Counter(raw for raw in counts.elements() if raw not in values)

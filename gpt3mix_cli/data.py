@@ -12,7 +12,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from .division import TEST, Division, check_test_rows, divide_rows, read_division
-from .duplicates import describe_copies
+from .duplicates import copy_key, describe_copies
 from .errors import NO_CALLBACKS, Callbacks, UserError
 from .labelled_rows import BadRow, read_labelled_rows
 from .records import Example, hash_rows
@@ -32,6 +32,7 @@ class Splits:
         test_rows_in_train: test rows with a text that is also in train.
         taken_rows: number of published training rows that are validation rows here.
         division: how all rows were divided, if the task has no test split.
+        replaces_division: whether an earlier division could not be followed.
         bad_rows: rows that were left out.
         sha: hash of each split's rows.
     """
@@ -42,6 +43,7 @@ class Splits:
     test_rows_in_train: int = 0
     taken_rows: int = 0
     division: Division | None = None
+    replaces_division: bool = False
     bad_rows: Sequence[BadRow] = ()
     sha: dict[str, str] = field(init=False)
 
@@ -56,10 +58,12 @@ class SplitChoice:
     Attributes:
         data_seed: selects the fold.
         kept: the file of an earlier division, which is followed if it exists.
+        divides_anew: replace an earlier division that cannot be followed; by default an error.
     """
 
     data_seed: int = 0
     kept: Path | None = None
+    divides_anew: bool = False
 
 
 def load_splits(
@@ -94,9 +98,9 @@ def load_splits(
     if bad_rows:
         callbacks.warn(describe_bad_rows(task.name, bad_rows))
     all_rows, held_out = splits["train"], splits.get("validation", [])
-    train, test, division = all_rows, splits.get("test", []), None
+    train, test, division, replaces = all_rows, splits.get("test", []), None, False
     if "test" not in splits:
-        division = _divide(task, all_rows, master_seed, choice.kept)
+        division, replaces = _divide(task, all_rows, master_seed, choice)
         train, test = division.split(all_rows, choice.data_seed)
         # Copies of a text are never in two parts, and folds would give a warning each.
         _warn_of_copies(task, all_rows, held_out, (), callbacks)
@@ -104,16 +108,17 @@ def load_splits(
     if is_taken:
         held_out = _take_validation(task, train, master_seed, fraction)
     held_out = _choose_validation(held_out, validation, task.classes, master_seed, callbacks)
+    num_rows = len(train)
     if is_taken:
-        ids = {row.id for row in held_out}
-        train = [row for row in train if row.id not in ids]
+        taken = {copy_key(row.text) for row in held_out}
+        train = [row for row in train if copy_key(row.text) not in taken]
     _check_classes(task, train)
     if division is None:
         _warn_of_copies(task, train, held_out, test, callbacks)
     texts = {row.text for row in train}
     num_copies = sum(row.text in texts for row in test)
-    num_taken = len(held_out) if is_taken else 0
-    return Splits(train, held_out, test, num_copies, num_taken, division, bad_rows)
+    num_taken = num_rows - len(train)
+    return Splits(train, held_out, test, num_copies, num_taken, division, replaces, bad_rows)
 
 
 def _warn_of_copies(
@@ -127,12 +132,20 @@ def _warn_of_copies(
         callbacks.warn(warning)
 
 
-def _divide(task: Task, rows: Sequence[Example], seed: int, kept: Path | None) -> Division:
+def _divide(
+    task: Task, rows: Sequence[Example], seed: int, choice: SplitChoice
+) -> tuple[Division, bool]:
+    """Return the division, and whether it replaces an earlier one that cannot be followed."""
     folds = getattr(task.data, "folds", None) or 0
-    known = read_division(kept, folds) if kept else None
+    known, replaces = None, False
+    try:
+        if choice.kept and (known := read_division(choice.kept, folds)):
+            check_test_rows(rows, known, choice.kept)
+    except UserError:
+        if not choice.divides_anew:
+            raise
+        known, replaces = None, True
     division = divide_rows(rows, task.classes, folds, seed, known.parts if known else None)
-    if known and kept:
-        check_test_rows(division, known, kept)
     if folds and len(set(division.parts.values())) < folds:
         raise UserError(
             f"task '{task.name}': {len(division.parts)} different texts are too few for {folds} "
@@ -145,7 +158,9 @@ def _divide(task: Task, rows: Sequence[Example], seed: int, kept: Path | None) -
             "can be taken from train",
             "give more training rows, or name test rows with task.data.test",
         )
-    return division
+    # Rows that are missing today may come back.
+    parts = {**known.parts, **division.parts} if known else division.parts
+    return Division(folds=folds, parts=parts), replaces
 
 
 def _check_classes(task: Task, train: Iterable[Example]) -> None:
@@ -181,17 +196,32 @@ def split_evenly(total: int, parts: int) -> list[int]:
 
 
 def _take_validation(task: Task, train: list[Example], seed: int, fraction: float) -> list[Example]:
-    """Return the rows of train that may be taken, in file order: one at least of two of a class."""
+    """Return the rows of train that may be taken, in file order: one at least of two of a class.
+
+    Copies of a text are taken together or not at all.
+    """
     classes = task.classes
     most = VALIDATION_ROWS // len(classes)
+    copies: dict[str, list[Example]] = {}
+    for row in train:
+        copies.setdefault(copy_key(row.text), []).append(row)
+    originals = group_by_class((rows[0] for rows in copies.values()), classes)
     ids: set[str] = set()
     for label, rows in group_by_class(train, classes).items():
         count = min(most, max(int(len(rows) * Fraction(str(fraction))), int(len(rows) > 1)))
-        random = generator(seed, "validation split", label)
-        ids.update(row.id for row in random.sample(rows, count))
+        random, texts = generator(seed, "validation split", label), originals[label]
+        groups = [
+            copies[copy_key(row.text)] for row in random.sample(texts, min(count, len(texts)))
+        ]
+        num_taken, most_rows = 0, max(count, min(map(len, groups), default=0))
+        for group in groups if len(texts) > 1 else ():
+            if num_taken + len(group) <= most_rows:
+                ids.update(row.id for row in group)
+                num_taken += len(group)
     if not ids:
         raise UserError(
-            f"task '{task.name}': there is no validation split, and no class has two rows, "
+            f"task '{task.name}': there is no validation split, and no class has two different "
+            "texts, "
             "so none can be taken from train",
             "name validation rows with task.data, or give more training rows",
         )

@@ -8,7 +8,7 @@ move the others.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -22,8 +22,8 @@ from .settings import generator
 TRAIN, TEST = 0, 1  # the parts of a division without folds
 TEST_FRACTION = 0.2  # of each class
 NEW_DIVISION = (
-    "--force divides the rows anew, which makes earlier results out of date; to keep those, give "
-    "the experiment another `name:`"
+    "--force divides the rows anew (a copy stays as split.json.bak), which makes earlier results "
+    "out of date; to keep those, give the experiment another `name:`"
 )
 
 
@@ -138,14 +138,15 @@ def write_division(path: Path, division: Division) -> None:
             stream.write(text.encode())
 
 
-def check_test_rows(division: Division, known: Division, path: Path) -> None:
+def check_test_rows(rows: Iterable[Example], known: Division, path: Path) -> None:
     """Refuse an earlier division most of whose test rows are gone: it belongs to other data.
 
     Raises:
         UserError: if more than half of them are gone.
     """
     wanted = [key for key, part in known.parts.items() if known.folds or part == TEST]
-    missing = sum(key not in division.parts for key in wanted)
+    present = {text_hash(row.text) for row in rows}
+    missing = sum(key not in present for key in wanted)
     if missing > len(wanted) / 2:
         raise UserError(
             f"{path}: {missing} of its {len(wanted)} test rows are not in the data: it belongs to "

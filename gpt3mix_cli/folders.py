@@ -1,11 +1,13 @@
 """Rows of folders and workbooks: a folder of text files per class, `save_to_disk`, and Excel."""
 
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
-from .errors import UserError, first_line
+from .errors import UserError, first_line, shorten
 
 Rows = Iterator[tuple[str, dict[str, Any]]]  # (file and row for messages, row)
 
@@ -94,6 +96,17 @@ def _read_saved_dataset(path: Path) -> Rows:
         ) from None
 
 
+def refuse_duplicates(columns: Sequence[str], where: str) -> None:
+    """Refuse two columns of the same name.
+
+    Raises:
+        UserError: if there are any.
+    """
+    for name, count in Counter(columns).items():
+        if count > 1 and name:  # without names are the empty columns of a spreadsheet
+            raise UserError(f"{where}: duplicate column '{shorten(name)}'", "rename one of them")
+
+
 def read_workbook(path: Path) -> Rows:
     """Yield the rows of the first sheet of an Excel file, whose first row names the columns.
 
@@ -116,8 +129,13 @@ def read_workbook(path: Path) -> Rows:
                 continue
             if not header:
                 header = ["" if value is None else str(value).strip() for value in values]
+                refuse_duplicates(header, f"{path}, row {number}")
                 continue
-            yield f"{path}, row {number}", dict(zip(header, values, strict=False))
+            # A row ends with its last value.
+            padded = chain(values, repeat(None, len(header) - len(values)))
+            yield f"{path}, row {number}", dict(zip(header, padded, strict=False))
+    except UserError:
+        raise
     except Exception as error:
         # A damaged file gives errors of zip, XML and openpyxl, which have no common class.
         raise UserError(

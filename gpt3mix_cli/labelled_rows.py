@@ -21,9 +21,10 @@ from .files import atomic_write
 from .pretrained import NO_FOREIGN_CODE
 from .records import Example, unknown_label
 from .settings import SPLITS, Columns, Data, DemoData, FilesData, HubData, Split, Task
-from .tables import Rows, class_names, read_rows, require_columns
+from .tables import OnRaggedRow, Rows, class_names, read_rows, require_columns
 
 TWO_LABELS = "two labels"
+RAGGED_ROW = "too few or too many fields"
 EMPTY_TEXT, EMPTY_LABEL, UNKNOWN_LABEL = "empty text", "empty label", "unknown label"
 
 # Split, rows, and the names of the numbers in the label column.
@@ -73,7 +74,17 @@ def read_labelled_rows(
     splits: dict[Split, list[Example]] = {}
     bad_rows: list[BadRow] = []
     errors, num_errors = list[RowError](), 0
-    for split, rows, names in open_sources(task.data, callbacks):
+
+    def on_ragged_row(where: str, line: str, error: UserError) -> None:
+        nonlocal num_errors
+        if skips:
+            bad_rows.append(BadRow(where, RAGGED_ROW, line, ""))
+        else:
+            num_errors += 1
+            row_error = RowError(error.message, error.hint or "", RAGGED_ROW)
+            errors.extend([row_error] if num_errors <= MAX_LIST_ITEMS else [])
+
+    for split, rows, names in open_sources(task.data, callbacks, on_ragged_row):
         reader = _RowChecker(task, split, names)
         usable: list[tuple[Example, str]] = []
         for where, row in rows:
@@ -85,7 +96,8 @@ def read_labelled_rows(
                 else:
                     num_errors += 1
                     errors += [error] if num_errors <= MAX_LIST_ITEMS else []
-        conflicts = _conflicting_texts(row for row, _ in usable) if skips else set()
+        drops = skips and split == "train"  # test rows are what results are compared on
+        conflicts = _conflicting_texts(row for row, _ in usable) if drops else set()
         splits[split] = [row for row, _ in usable if copy_key(row.text) not in conflicts]
         bad_rows += [
             BadRow(where, TWO_LABELS, row.text, row.label)
@@ -128,7 +140,7 @@ def _conflicting_texts(rows: Iterable[Example]) -> set[str]:
     return conflicts
 
 
-def open_sources(data: Data, callbacks: Callbacks) -> Iterator[Source]:
+def open_sources(data: Data, callbacks: Callbacks, on_ragged_row: OnRaggedRow) -> Iterator[Source]:
     """Yield each split that the data has, its raw rows and the names of its numbered labels."""
     match data:
         case HubData():
@@ -136,7 +148,9 @@ def open_sources(data: Data, callbacks: Callbacks) -> Iterator[Source]:
         case FilesData():
             for split in SPLITS:
                 if path := getattr(data, split):
-                    rows = read_rows(path, _needed(data), [data.id], data, callbacks.warn)
+                    rows = read_rows(
+                        path, _needed(data), [data.id], data, callbacks.warn, on_ragged_row
+                    )
                     yield split, rows, class_names(path, data.label)
         case DemoData():
             file = resources.files("gpt3mix_cli") / "resources" / "demo.jsonl"

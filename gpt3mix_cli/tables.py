@@ -6,7 +6,6 @@ rename duplicate columns. The readers here find all of these, and their lines.
 
 import csv
 import json
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UserError, shorten, shown_list
-from .folders import folder_class_names, read_folder, read_workbook
+from .folders import folder_class_names, read_folder, read_workbook, refuse_duplicates
 from .jsonl import MAX_LINE_BYTES, read_lines, read_objects
 from .settings import TableFormat
 
@@ -26,6 +25,7 @@ MAX_UNPACKED_RATIO = 100
 DEFAULT_FORMAT = TableFormat()
 
 Rows = Iterator[tuple[str, dict[str, Any]]]  # (file and line for messages, row)
+OnRaggedRow = Callable[[str, str, UserError], object]  # file and line, the line, what is wrong
 
 
 def read_rows(
@@ -34,6 +34,7 @@ def read_rows(
     optional: Collection[str] = (),
     format: TableFormat = DEFAULT_FORMAT,
     warn: Callable[[str], object] = lambda message: None,
+    on_ragged_row: OnRaggedRow | None = None,
 ) -> Rows:
     """Yield (file and line, row) of a file, whose format follows from its suffix.
 
@@ -45,36 +46,47 @@ def read_rows(
             read; rows of other formats may have them.
         format: of CSV and TSV files.
         warn: called with each warning.
+        on_ragged_row: called with each line of CSV and TSV files that has too few or too many
+            fields, which is left out then; by default an error.
 
     Raises:
         UserError: with the file and line, if it cannot be read or a column is missing.
     """
     if path.is_dir():
-        for where, row in read_folder(path):
-            require_columns(where, row, needed)
-            yield where, row
+        yield from _fill_columns(read_folder(path), needed)
         return
     match path.suffix.lower():
         case ".jsonl" | ".ndjson" | ".json":
-            for number, row in read_objects(path):
-                where = f"{path}, line {number}"
-                require_columns(where, row, needed)
-                yield where, row
+            rows = ((f"{path}, line {number}", row) for number, row in read_objects(path))
+            yield from _fill_columns(rows, needed)
         case ".csv" | ".tsv" as suffix:
-            reader = DelimitedFile(path, "," if suffix == ".csv" else "\t", needed, format, warn)
+            usual = "," if suffix == ".csv" else "\t"
+            reader = DelimitedFile(path, usual, needed, format, warn, on_ragged_row)
             # Blank lines are kept: they may be part of a quoted field.
             yield from reader.rows(read_lines(path, blank=True))
         case ".parquet":
             yield from _read_parquet(path, needed, optional)
         case ".xlsx" | ".xlsm":
-            for where, row in read_workbook(path):
-                require_columns(where, row, needed)
-                yield where, row
+            yield from _fill_columns(read_workbook(path), needed)
         case suffix:
             raise UserError(
                 f"{path}: the suffix '{suffix}' is not known",
                 "use .jsonl, .csv, .tsv, .parquet, .xlsx or a folder",
             )
+
+
+def _fill_columns(rows: Rows, needed: Mapping[str, str]) -> Rows:
+    """Yield rows, with None for a needed column that one lacks; another row must have it."""
+    first, missing, pending = "", set(needed), list[tuple[str, dict[str, Any]]]()
+    for where, row in rows:
+        first, missing = first or where, missing - row.keys()
+        pending.append((where, row))
+        if not missing:
+            yield from ((where, {**dict.fromkeys(needed), **row}) for where, row in pending)
+            pending = []
+    if pending:
+        columns = dict.fromkeys(name for _, row in pending for name in row)
+        require_columns(first, columns, needed)
 
 
 def class_names(path: Path, column: str) -> list[str]:
@@ -130,6 +142,7 @@ class DelimitedFile:
         needed: as in `read_rows`.
         format: of the file.
         warn: called with each warning.
+        on_ragged_row: as in `read_rows`.
 
     Attributes:
         delimiter: of the file; it may be another than the usual one once the first line is read.
@@ -145,7 +158,9 @@ class DelimitedFile:
         needed: Mapping[str, str],
         format: TableFormat,
         warn: Callable[[str], object],
+        on_ragged_row: OnRaggedRow | None = None,
     ) -> None:
+        self._on_ragged_row = on_ragged_row
         self._path, self._needed, self._format, self._warn = path, needed, format, warn
         self.delimiter = format.delimiter or delimiter
         self.header, self.header_lines = list(format.columns), list[str]()
@@ -167,8 +182,7 @@ class DelimitedFile:
                     self.header_lines = self.lines[:]
                 elif fields and fields == self._format.columns:
                     self.header_lines = self.lines[:]
-                elif fields:
-                    self._check_fields(fields, where)
+                elif fields and self._is_row(fields, where):
                     yield where, dict(zip(self.header, fields, strict=True))
                 start += len(self.lines)
                 self.lines.clear()
@@ -212,12 +226,16 @@ class DelimitedFile:
             )
             raise UserError(error.message, f"{error.hint}; {hint}") from None
 
-    def _check_fields(self, fields: Sequence[str], where: str) -> None:
+    def _is_row(self, fields: Sequence[str], where: str) -> bool:
         if len(fields) != len(self.header):
-            raise UserError(
+            error = UserError(
                 f"{where}: {len(fields)} fields where the header has {len(self.header)}",
                 "quote fields that contain the delimiter, or set `delimiter:`",
             )
+            if not self._on_ragged_row or len(self.lines) > 1:  # a quote may have swallowed rows
+                raise error
+            self._on_ragged_row(where, self.lines[0].rstrip("\r\n"), error)
+            return False
         # In CSV files two such lines are rather a text with a number such as 1,000.
         enough = 2 if self.delimiter == "\t" else 3
         if len(self.lines) >= enough and self._format.quoting == "auto" and self._swallows_rows():
@@ -227,6 +245,7 @@ class DelimitedFile:
                 "if quotes are plain characters in this file, set `quoting: none`; if the field "
                 "is right, set `quoting: csv` (predict has --quoting)",
             )
+        return True
 
     def _swallows_rows(self) -> bool:
         """Return whether all lines of the current row could be rows.
@@ -259,17 +278,6 @@ class DelimitedFile:
 
 def _strip(fields: Iterable[str]) -> list[str]:
     return [field.strip() for field in fields]
-
-
-def refuse_duplicates(columns: Sequence[str], where: str) -> None:
-    """Refuse two columns of the same name.
-
-    Raises:
-        UserError: if there are any.
-    """
-    for name, count in Counter(columns).items():
-        if count > 1 and name:  # without names are the empty columns of a spreadsheet
-            raise UserError(f"{where}: duplicate column '{shorten(name)}'", "rename one of them")
 
 
 # Parquet -------------------------------------------------------------------------------------

@@ -8,12 +8,12 @@ from typing import Any, Protocol
 
 from .errors import UserError
 from .files import STDIO, Writer
+from .folders import refuse_duplicates
 from .settings import TableFormat
 from .tables import (
     DEFAULT_FORMAT,
     column_values,
     open_parquet,
-    refuse_duplicates,
     require_columns,
     unpack_column,
 )

@@ -50,6 +50,11 @@ def test_auto_labels_are_those_of_the_data(tmp_path: Path) -> None:
     assert {row.label for row in load_splits(task, 0).train} == {"Delivery", "pay_ment"}
 
 
+def test_blank_cells_are_no_class(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text,label\na,p\nb,n\nc, \nd,\n")
+    assert auto_labels({"kind": "files", "train": tmp_path / "a.csv"})[0].keys() == {"n", "p"}
+
+
 def test_auto_needs_two_classes(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("text,label\na,p\nb,p\n")
     with pytest.raises(UserError, match="has 1 classes: p"):

@@ -16,6 +16,7 @@ from hypothesis import settings as example_settings
 from hypothesis import strategies as st
 
 from gpt3mix_cli.data import Splits, group_by_class, load_splits, split_evenly
+from gpt3mix_cli.duplicates import copy_key
 from gpt3mix_cli.errors import Callbacks, UserError
 from gpt3mix_cli.records import Augmented, Example
 from gpt3mix_cli.settings import LinearSettings, Task
@@ -710,6 +711,28 @@ def test_a_level_counts_the_rows_that_were_taken_for_validation(make_task: MakeT
     assert len(drawn) == 20
     own = load_splits(make_task(many({"p": 100, "n": 100})), 0)
     assert own.taken_rows == 0
+
+
+@pytest.mark.parametrize("wanted", ["full", 5])
+def test_copies_of_validation_rows_do_not_stay_in_train(
+    make_task: MakeTask, wanted: int | str
+) -> None:
+    """Without care the odds that no copy of a validation row is in train are 1 in 10^9."""
+    content = jsonl(
+        [{"text": f"text {n // 2}" + "!" * (n % 2), "label": "pn"[n // 2 % 2]} for n in range(120)]
+    )
+    splits = load_splits(make_task(content, validation=None), 0, wanted)
+    keys = [{copy_key(row.text) for row in rows} for rows in (splits.train, splits.validation)]
+    assert not keys[0] & keys[1]
+    assert len(splits.validation) == (24 if wanted == "full" else 5)
+    assert splits.taken_rows == 120 - len(splits.train)
+
+
+def test_validation_rows_of_data_without_copies_are_those_of_earlier_versions(
+    make_task: MakeTask,
+) -> None:
+    splits = load_splits(make_task(many({"p": 15, "n": 10}), validation=None), 0)
+    assert [row.id for row in splits.validation] == ["p2", "p5", "n8", "n9", "p13"]
 
 
 def test_validation_rows_are_removed_from_train_and_both_keep_their_order(

@@ -146,6 +146,10 @@ def open_grid(folder: Path, data: str = "", *overrides: str) -> Grid:
     return Grid(load_experiments(path, overrides), folder / "results")
 
 
+def forced(grid: Grid) -> Grid:
+    return Grid(grid.experiments, grid.out, options=type(grid.options)(force=True))
+
+
 def splits_of(grid: Grid, seed: int = 0) -> Splits:
     return grid.resources.keep_splits(grid.experiments[0], seed)
 
@@ -153,8 +157,8 @@ def splits_of(grid: Grid, seed: int = 0) -> Splits:
 def test_one_data_seed_for_each_fold_unless_the_config_lists_them(tmp_path: Path) -> None:
     write_csv(tmp_path / "a.csv", make_rows(p=10, n=10))
     assert open_grid(tmp_path, ", folds: 3").experiments[0].subsample.seeds == [0, 1, 2]
-    grid = open_grid(tmp_path, ", folds: 3", "subsample.seeds=[1]")
-    assert grid.experiments[0].subsample.seeds == [1]
+    grid = open_grid(tmp_path, ", folds: 3", "subsample.seeds=[2, 1, 0]")
+    assert grid.experiments[0].subsample.seeds == [2, 1, 0]
 
 
 def test_test_rows_stay_the_same_when_the_file_grows(tmp_path: Path) -> None:
@@ -164,8 +168,28 @@ def test_test_rows_stay_the_same_when_the_file_grows(tmp_path: Path) -> None:
     write_csv(tmp_path / "a.csv", make_rows(p=60, n=50))
     grid = open_grid(tmp_path, "", "subsample.master_seed=9")
     assert splits_of(grid).test == before
-    grid = Grid(grid.experiments, grid.out, options=type(grid.options)(force=True))
-    assert len(splits_of(grid).test) == 22
+    assert splits_of(forced(grid)).test == before
+
+
+def test_rows_that_come_back_keep_their_part(tmp_path: Path) -> None:
+    rows = make_rows(p=50, n=50)
+    write_csv(tmp_path / "a.csv", rows)
+    before = splits_of(open_grid(tmp_path)).test
+    write_csv(tmp_path / "a.csv", rows[:35] + rows[50:85])
+    assert 10 < len(splits_of(open_grid(tmp_path)).test) < 20
+    write_csv(tmp_path / "a.csv", rows)
+    assert splits_of(open_grid(tmp_path)).test == before
+
+
+def test_force_replaces_a_division_that_cannot_be_followed(tmp_path: Path) -> None:
+    write_csv(tmp_path / "a.csv", make_rows(p=20, n=20))
+    splits_of(open_grid(tmp_path))
+    old = (tmp_path / "results" / "t" / "split.json").read_text()
+    grid = forced(open_grid(tmp_path, ", folds: 4"))
+    tests = [splits_of(grid, seed).test for seed in range(4)]
+    assert len(set().union(*map(ids, tests))) == 40
+    assert (tmp_path / "results" / "t" / "split.json.bak").read_text() == old
+    assert [splits_of(open_grid(tmp_path, ", folds: 4"), s).test for s in range(4)] == tests
 
 
 def test_looking_writes_no_division(tmp_path: Path) -> None:
@@ -230,6 +254,15 @@ def test_bad_rows_are_left_out_and_counted(tmp_path: Path) -> None:
         "task 't': 6 rows are left out: 2 with empty text, 2 with two labels, 1 with empty label, "
         "1 with unknown label"
     ]
+
+
+def test_test_rows_with_two_labels_stay(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(BAD)
+    (tmp_path / "b.csv").write_text("text,label\nso so,p\nso so,n\n")
+    splits = load_splits(
+        make_task(tmp_path / "a.csv", test=tmp_path / "b.csv", on_bad_rows="skip"), 0
+    )
+    assert len(splits.test) == 2
 
 
 def test_rows_that_are_left_out_are_listed_in_a_file(tmp_path: Path) -> None:

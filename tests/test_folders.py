@@ -79,6 +79,14 @@ def test_an_excel_file(tmp_path: Path) -> None:
         (f"{tmp_path}/a.xlsx, row 2", {"id": 1, "text": "größer\nzwei", "label": 3}),
         (f"{tmp_path}/a.xlsx, row 4", {"id": 2, "text": None, "label": "x"}),
     ]
+    book.active.append([3, "short"])
+    book.save(tmp_path / "a.xlsx")
+    rows = [row for _, row in read_rows(tmp_path / "a.xlsx", NEEDED)]
+    assert rows[-1] == {"id": 3, "text": "short", "label": None}
+    book.active["D1"] = "label"
+    book.save(tmp_path / "a.xlsx")
+    with pytest.raises(UserError, match="row 1: duplicate column 'label'"):
+        list(read_rows(tmp_path / "a.xlsx", NEEDED))
     (tmp_path / "a.xlsx").write_bytes(b"PK\x03\x04 damaged")
     with pytest.raises(UserError, match="cannot be read as an Excel file"):
         list(read_rows(tmp_path / "a.xlsx", NEEDED))

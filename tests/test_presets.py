@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 
 from gpt3mix_cli.settings import Experiment
-from gpt3mix_cli.settings.presets import with_quick_values
 
 TASK: dict[str, Any] = {"data": {"kind": "demo"}, "labels": ["pos", "neg"]}
 
@@ -46,6 +45,21 @@ def test_values_of_the_config_replace_those_of_quick() -> None:
 
 
 def test_with_cross_validation_each_fold_has_one_trial() -> None:
-    values = with_quick_values({"task": {"data": {"kind": "files", "folds": 5}}})
-    assert values["trials"] == 5
-    assert "seeds" not in values["subsample"]
+    data = {"kind": "files", "train": "a.csv", "folds": 10}
+    experiment = quick(task={**TASK, "data": data})
+    assert experiment.trials == 10
+    assert experiment.subsample.seeds == list(range(10))
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"subsample": {"seeds": 9}}, "the 9 data seeds do not test on all 10 folds"),
+        ({"subsample": {"seeds": [*range(9), 10]}}, "the 10 data seeds do not test on all"),
+        ({"trials": 9}, "'linear': 9 trials do not test on all 10 folds"),
+    ],
+)
+def test_cross_validation_tests_on_all_folds(keys: dict[str, Any], message: str) -> None:
+    data = {"kind": "files", "train": "a.csv", "folds": 10}
+    with pytest.raises(ValueError, match=message):
+        quick(task={**TASK, "data": data}, classifiers=[{"kind": "linear"}], **keys)

@@ -11,15 +11,22 @@ from typing import Any
 from ..classes import MAX_CLASSES, merge_spellings
 from ..duplicates import copy_key
 from ..errors import UserError, did_you_mean, shown_list
-from ..folders import split_folders
+from ..folders import refuse_duplicates, split_folders
 from ..jsonl import read_lines
-from ..labelled_rows import EMPTY_LABEL, EMPTY_TEXT, TWO_LABELS, BadRow, spell_label
+from ..labelled_rows import (
+    EMPTY_LABEL,
+    EMPTY_TEXT,
+    RAGGED_ROW,
+    TWO_LABELS,
+    BadRow,
+    spell_label,
+)
 from ..settings import TableFormat
 from ..tables import DELIMITERS, class_names, read_rows
 
 MIN_CLASS_ROWS = 3  # a training, a validation and a test row
 FEW_CLASS_ROWS = 8  # below it a class is hardly learned, nor measured
-SMALL_CLASS = f"a class of fewer than {MIN_CLASS_ROWS} rows"
+SMALL_CLASS = f"a class of fewer than {MIN_CLASS_ROWS} different texts"
 TEXT_NAMES = (
     "text", "body", "sentence", "content", "message", "review", "comment", "description",
     "question", "utterance", "document", "abstract", "beschreibung", "nachricht",
@@ -92,8 +99,18 @@ def profile_data(path: Path, options: DataOptions) -> DataProfile:
         raise UserError(f"{path}: no such file or folder", "give a file of labelled texts")
     splits = (split_folders(path) if path.is_dir() else {}) or {"train": path}
     delimiter = _delimiter(splits["train"], len(options.columns))
+    refuse_duplicates(options.columns, "--columns")
     format = TableFormat(delimiter=delimiter, columns=list(options.columns))
-    rows = list(read_rows(splits["train"], {}, format=format))
+    ragged: list[BadRow] = []
+    errors: list[UserError] = []
+
+    def on_ragged_row(where: str, line: str, error: UserError) -> None:
+        ragged.append(BadRow(where, RAGGED_ROW, line, ""))
+        errors.append(error)
+
+    rows = list(read_rows(splits["train"], {}, format=format, on_ragged_row=on_ragged_row))
+    if len(ragged) > len(rows):
+        raise errors[0]  # the delimiter or the header is wrong, not the rows
     if not rows:
         raise UserError(f"{path}: there are no rows", "give a file of labelled texts")
     columns = list(dict.fromkeys(name for _, row in rows for name in row))
@@ -104,7 +121,10 @@ def profile_data(path: Path, options: DataOptions) -> DataProfile:
     labels = [values.get(raw, raw) for raw in labels]
     bad_rows, usable = _sort_rows(rows, labels, text)
     counts = Counter(labels[number] for number in usable)
-    small = {name for name, count in counts.items() if count < MIN_CLASS_ROWS}
+    texts_of = Counter(label for _, label in {
+        (copy_key(rows[number][1][text]), labels[number]) for number in usable
+    })  # fmt: skip
+    small = {name for name in counts if texts_of[name] < MIN_CLASS_ROWS}
     bad_rows += [
         BadRow(rows[number][0], SMALL_CLASS, rows[number][1][text], labels[number])
         for number in usable
@@ -125,8 +145,8 @@ def profile_data(path: Path, options: DataOptions) -> DataProfile:
         "id" not in columns or (None not in ids and len(set(map(str, ids))) == len(ids)),
         {name: counts[name] for name in sorted(counts) if name not in small},
         {raw: name for raw, name in values.items() if name not in small},
-        sorted(bad_rows, key=lambda row: order[row.where]),
-        len(rows),
+        [*ragged, *sorted(bad_rows, key=lambda row: order[row.where])],
+        len(rows) + len(ragged),
         [len(item.split()) for item in texts],
         fmean(char.isascii() for char in letters) if letters else 1.0,
     )
@@ -152,9 +172,9 @@ def _sort_rows(
             usable.append(number)
             if first.setdefault(copy_key(value), label) != label:
                 conflicts.add(copy_key(value))
-    twice = [number for number in usable if copy_key(rows[number][1][text]) in conflicts]
-    bad += [BadRow(rows[n][0], TWO_LABELS, rows[n][1][text], labels[n]) for n in twice]
-    return bad, [number for number in usable if number not in set(twice)]
+    twice = {number for number in usable if copy_key(rows[number][1][text]) in conflicts}
+    bad += [BadRow(rows[n][0], TWO_LABELS, rows[n][1][text], labels[n]) for n in sorted(twice)]
+    return bad, [number for number in usable if number not in twice]
 
 
 def _raw_label(value: Any, names: Mapping[str, str]) -> str:

@@ -304,4 +304,8 @@ def _scalar(value: str) -> str:
     is_plain = re.fullmatch(r"[^\W\d_][\w./ -]*[\w/]|[^\W\d_]", value)
     if is_plain and value.lower() not in ("true", "false", "null"):
         return value
-    return json.dumps(value, ensure_ascii=False)
+    # YAML refuses or folds characters that cannot be printed.
+    return "".join(
+        char if char.isprintable() else f"\\U{ord(char):08x}"
+        for char in json.dumps(value, ensure_ascii=False)
+    )

@@ -10,6 +10,7 @@ from .. import data
 from ..augment import Augmenter, AugmentOptions, open_augmenter
 from ..division import write_division
 from ..errors import NO_CALLBACKS, Callbacks, UserError, in_progress
+from ..existing_outputs import back_up
 from ..labelled_rows import write_bad_rows
 from ..layout import SKIPPED_FILE, SPLIT_FILE, Layout, journal_path
 from ..lm import IN_MEMORY, LM, Journal, JournaledLM, open_lm
@@ -27,7 +28,7 @@ class Resources:
     Args:
         layout: where results are.
         callbacks: for warnings.
-        divides_anew: divide rows as if they had not been before.
+        divides_anew: replace an earlier division of rows that cannot be followed.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class Resources:
         chosen = subsample.master_seed, subsample.validation, subsample.validation_fraction
         seed = data_seed if getattr(task.data, "folds", None) else 0
         path = self._layout.data_path(SPLIT_FILE, experiment.variant)
-        choice = data.SplitChoice(seed, None if self._divides_anew else path)
+        choice = data.SplitChoice(seed, path, self._divides_anew)
 
         def load() -> data.Splits:
             with in_progress(self._callbacks, f"reading the data of {task.name}"):
@@ -61,6 +62,8 @@ class Resources:
         with self._lock:
             path = self._layout.data_path(SPLIT_FILE, experiment.variant)
             if splits.division and path not in self._kept:
+                if splits.replaces_division:
+                    self._callbacks.note(f"{path}: is replaced; what it was is in {back_up(path)}")
                 write_division(path, splits.division)
             self._kept.add(path)
             path = self._layout.data_path(SKIPPED_FILE, experiment.variant)

@@ -276,6 +276,24 @@ class Experiment(Settings):
         return {**value, "subsample": {**subsample, "seeds": folds}}
 
     @model_validator(mode="after")
+    def _check_folds(self) -> "Experiment":
+        folds: int = getattr(self.task.data, "folds", None) or 0
+        seeds = self.subsample.seeds
+        if folds and len({seed % folds for seed in seeds}) < folds:
+            raise ValueError(
+                f"subsample.seeds: the {len(seeds)} data seeds do not test on all {folds} folds; "
+                "leave it out, or lower task.data.folds"
+            )
+        for classifier in self.classifiers if folds else ():
+            trials = classifier.trials or self.trials
+            if len({seed % folds for seed in seeds[:trials]}) < folds:
+                raise ValueError(
+                    f"classifier '{classifier.name}': {trials} trials do not test on all {folds} "
+                    "folds; raise `trials`, or lower task.data.folds"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _check_lm(self) -> "Experiment":
         names = [item.name for item in (*self.baselines, *self.classifiers) if item.uses_lm]
         if names and not self.lm:

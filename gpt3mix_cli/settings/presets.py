@@ -55,8 +55,8 @@ def with_quick_values(experiment: Mapping[str, Any]) -> dict[str, Any]:
         own = {} if result.get(section) is None else result[section]
         if isinstance(own, Mapping):
             result[section] = {**values, **own}
-            if folds and "seeds" not in own:
-                result[section].pop("seeds", None)  # one for each fold
+            if folds and section == "subsample" and "seeds" not in own:
+                result[section]["seeds"] = folds
     if result.get("trials") is None:
         result["trials"] = folds or QUICK_TRIALS
     if result.get("classifiers") is None:

@@ -79,7 +79,7 @@ class FilesData(TableFormat, Columns):
     )
     folds: StrictInt | None = Field(
         None,
-        ge=2,
+        ge=3,
         le=1_000,
         description=(
             "cross-validation without `test`: train is divided into so many folds, kept in "

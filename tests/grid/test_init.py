@@ -65,7 +65,7 @@ def test_a_messy_file_gives_a_config_that_loads_its_good_rows(tmp_path: Path) ->
     assert [(row.where.partition(", ")[2], row.kind) for row in profile.bad_rows] == [
         ("line 122", "empty text"),
         ("line 123", "empty label"),
-        ("line 124", "a class of fewer than 3 rows"),
+        ("line 124", "a class of fewer than 3 different texts"),
         ("line 125", "two labels"),
         ("line 126", "two labels"),
     ]
@@ -80,6 +80,59 @@ def test_a_messy_file_gives_a_config_that_loads_its_good_rows(tmp_path: Path) ->
     rows = [*splits.train, *splits.validation, *splits.test]
     assert len(rows) == 121
     assert len(splits.bad_rows) == len(profile.bad_rows)
+
+
+def test_lines_with_too_few_or_too_many_fields_are_left_out(tmp_path: Path) -> None:
+    content = to_csv(MESSY) + b"906;short\r\n907;one;two;billing\r\n"
+    profile = profile_of(tmp_path, content)
+    kinds = [row.kind for row in profile.bad_rows]
+    assert kinds.count("too few or too many fields") == 2
+    splits = load_splits(config_of(tmp_path, profile).task, 0)
+    assert sorted(row.kind for row in splits.bad_rows if "fields" in row.kind) == kinds[:2]
+    path = tmp_path / "tickets.yaml"
+    path.write_text(path.read_text().replace("on_bad_rows: skip", "on_bad_rows: error"))
+    with pytest.raises(UserError, match=r"(?s)line 128: 2 fields.*\n.*line 129: 4 fields") as error:
+        load_splits(load_experiments(path)[0].task, 0)
+    assert "on_bad_rows: skip" in error.value.hint
+
+
+def test_a_file_of_ragged_lines_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="line 2: 3 fields where the header has 2"):
+        profile_of(tmp_path, b"text,label\na long text, with a comma,x\nb,c,y\nd,z\n")
+
+
+def test_columns_of_the_same_name_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--columns: duplicate column 'a'"):
+        profile_of(tmp_path, to_csv(good_rows(9), ",", ""), columns=["a", "a", "b"])
+
+
+def test_copies_do_not_make_a_class(tmp_path: Path) -> None:
+    copies = [[900 + number, "Again" + "!" * number, "legal"] for number in range(5)]
+    rows = [["id", "text", "label"], *good_rows(9), *copies]
+    profile = profile_of(tmp_path, to_csv(rows, ","))
+    assert "legal" not in profile.classes
+    assert len(profile.bad_rows) == 5
+
+
+def test_control_characters_in_labels_stay(tmp_path: Path) -> None:
+    odd = {f"{n}{char}b" for n, char in enumerate("\x85\x9f\x7f\u2028\u200b\U000e0001")}
+    rows = [
+        ["some text", "label"],
+        *([f"text {n} of {x!a}", x] for x in odd for n in range(4)),
+    ]
+    experiment = config_of(tmp_path, profile_of(tmp_path, to_csv(rows, ",")))
+    assert set(experiment.task.labels) == odd
+
+
+def test_objects_without_the_label_key_are_left_out(tmp_path: Path) -> None:
+    rows = [{"queue": name, "body": text} for _, text, name in good_rows(9)]
+    objects = [{"body": "the first has no queue"}, *rows, {"queue": "billing"}]
+    content = "\n".join(map(json.dumps, objects)).encode()
+    profile = profile_of(tmp_path, content, "tickets.jsonl")
+    assert [row.kind for row in profile.bad_rows] == ["empty label", "empty text"]
+    splits = load_splits(config_of(tmp_path, profile).task, 0)
+    assert [row.kind for row in splits.bad_rows] == ["empty label", "empty text"]
+    assert len(splits.train) + len(splits.validation) + len(splits.test) == 27
 
 
 def test_few_rows_are_cross_validated(tmp_path: Path) -> None:
