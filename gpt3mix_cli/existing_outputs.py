@@ -116,16 +116,22 @@ def differences_from(
 ) -> list[str]:
     """Return what is different about an output: settings with both values, and inputs."""
     old, new = dict(_flat(manifest.settings)), dict(_flat(_as_json(settings)))
-    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
-    shown = [f"{name} {_shown(old, name)} -> {_shown(new, name)}" for name in names]
-    changed = [
-        name
-        for name in {**manifest.inputs, **inputs}
-        if manifest.inputs.get(name) != inputs.get(name)
-    ]
-    shown += [f"other {name} rows" for name in changed]
+    shown = [f"{name} {_shown(old, name)} -> {_shown(new, name)}" for name in _unequal(old, new)]
+    shown += [f"other {name} rows" for name in _unequal(manifest.inputs, inputs)]
     more = [f"{len(shown) - MAX_DIFFERENCES} more"] if len(shown) > MAX_DIFFERENCES else []
     return [*shown[:MAX_DIFFERENCES], *more]
+
+
+def names_that_differ(
+    manifest: Manifest, settings: Mapping[str, Any], inputs: Mapping[str, str]
+) -> tuple[set[str], set[str]]:
+    """Return the names of all settings and of all inputs that are different about an output."""
+    settings_of, wanted = dict(_flat(manifest.settings)), dict(_flat(_as_json(settings)))
+    return set(_unequal(settings_of, wanted)), set(_unequal(manifest.inputs, inputs))
+
+
+def _unequal(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    return [name for name in {**old, **new} if old.get(name) != new.get(name)]
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
