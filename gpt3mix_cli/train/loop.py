@@ -196,7 +196,7 @@ class TrialsFile:
             return
         is_finished = manifest is None or (manifest.complete and not self._may_replace(manifest))
         if not options.force and is_finished:
-            raise finished_with_other_settings(self._path, differences)
+            raise finished_with_other_settings(self._path, differences, options)
         copy = back_up(self._path)
         options.callbacks.note(f"{self._path}: is replaced; what it was is in {copy}")
 
