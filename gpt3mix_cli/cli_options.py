@@ -169,7 +169,7 @@ ColumnNames = Annotated[
 # Of review
 ReviewTable = Annotated[
     Path | None,
-    typer.Option("--table", help="the CSV file; default: review.csv in the experiment's folder"),
+    typer.Option("--table", help="a CSV or TSV file; default: review.csv of the experiment"),
 ]
 Apply = Annotated[bool, typer.Option("--apply", help="take the corrected table back")]
 
