@@ -9,7 +9,10 @@ from . import cli_options as opt
 
 app = typer.Typer()
 ModelFolder = Annotated[
-    Path, typer.Option("--output", "-o", help="folder of the model; an earlier model is replaced")
+    Path,
+    typer.Option(
+        "--output", "-o", help="folder of the model; a model of the experiment is replaced"
+    ),
 ]
 
 

@@ -1,5 +1,6 @@
 """The command `init`, added to those of `cli`."""
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -49,9 +50,8 @@ def init(
         asks = sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
         ask = _ask if asks and not quiet and not json else _default
         config = stage.write_config(profile, named, path, ask)
-        display.print_summary(
-            stage.describe(config), config.as_json(), f"{path}: written", f"gpt3mix fit {path}"
-        )
+        again = shlex.join(["gpt3mix", "fit", str(path)])
+        display.print_summary(stage.describe(config), config.as_json(), f"{path}: written", again)
 
 
 def _ask(question: str, default: str) -> str:

@@ -4,6 +4,7 @@ import sys
 
 import typer
 
+from . import cli_hints as hints
 from . import cli_options as opt
 
 app = typer.Typer()
@@ -69,6 +70,7 @@ def review(
             results = apply_review(grid, path)
             if not results:
                 display.note(f"{path}: changes nothing")
-            display.finish(results, f"gpt3mix run {config}")
+            display.finish(results, hints.command_line("run", options))
         else:
-            display.finish([write_review(grid, path)], f"gpt3mix review {config} --apply")
+            again = hints.command_line("review", options, [("--table", table)])
+            display.finish([write_review(grid, path)], f"{again} --apply")

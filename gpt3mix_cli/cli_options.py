@@ -169,7 +169,7 @@ ColumnNames = Annotated[
 # Of review
 ReviewTable = Annotated[
     Path | None,
-    typer.Option("--table", help="the CSV file; default: review.csv in the experiment's folder"),
+    typer.Option("--table", help="a CSV or TSV file; default: review.csv of the experiment"),
 ]
 Apply = Annotated[bool, typer.Option("--apply", help="take the corrected table back")]
 
@@ -335,7 +335,7 @@ def open_grid(options: GridOptions, output: Path | None = None) -> "Iterator[tup
     """
     with (
         open_display(options.quiet, options.json, output) as display,
-        closing(load_grid(options, display)) as grid,
+        closing(load_grid(options, display, output is not None)) as grid,
     ):
         yield display, grid
 
@@ -353,8 +353,8 @@ def open_display(quiet: bool, json: bool, output: Path | None = None) -> "Displa
     return Display(quiet, json)
 
 
-def load_grid(options: GridOptions, display: "Display") -> "Grid":
-    """Return the grid of a config's experiments."""
+def load_grid(options: GridOptions, display: "Display", own_output: bool = False) -> "Grid":
+    """Return the grid of a config's experiments; `own_output`: the command line names its file."""
     from .config import load_experiments
     from .grid import Grid
     from .records import StageOptions
@@ -362,7 +362,7 @@ def load_grid(options: GridOptions, display: "Display") -> "Grid":
     return Grid(
         load_experiments(options.config, options.overrides),
         options.out,
-        StageOptions(["gpt3mix", *sys.argv[1:]], options.force, display.callbacks),
+        StageOptions(["gpt3mix", *sys.argv[1:]], options.force, display.callbacks, own_output),
     )
 
 

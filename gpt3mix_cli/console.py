@@ -7,6 +7,7 @@ In a terminal there are bars (`console_progress`); elsewhere each finished file 
 import itertools
 import json
 import os
+import shlex
 import sys
 import threading
 from collections.abc import Iterable, Mapping, Sequence
@@ -228,7 +229,7 @@ class Display:
             self.note(line)
         self._print_end(
             f"{model.folder}: model and card (README.md) saved",
-            f"gpt3mix predict {model.folder} -i FILE -o FILE",
+            f"gpt3mix predict {shlex.quote(str(model.folder))} -i FILE -o FILE",
         )
 
     def print_plan(self, plan: "Plan", next_command: str) -> None:

@@ -19,6 +19,8 @@ from .layout import manifest_path
 from .records import Manifest, StageOptions, read_manifest, write_manifest
 
 MAX_DIFFERENCES = 4  # that a message shows
+OTHER_FILE = "write to another file with -o"
+SIZES = {"limit", "ratio"}  # settings that only decide how many rows there are
 
 
 def find_up_to_date(
@@ -69,25 +71,31 @@ def protect_output(
     if manifest and not manifest.sha256:  # `expect_output`: a run was killed
         return
     edits = _edits(output, manifest)
-    differences = []
+    differences, is_finished = [], False
     if manifest and not edits:
         differences = differences_from(manifest, settings, inputs)
-    is_finished = manifest is not None and manifest.complete and keep_finished
+        names, changed = names_that_differ(manifest, settings, inputs)
+        # The same rows are made again, or found in a journal: more of them, or fewer.
+        is_finished = manifest.complete and keep_finished and not (names <= SIZES and not changed)
     if not options.force and edits:
-        raise UserError(f"{output}: {edits}", _edits_hint(output, keep_finished))
+        raise UserError(f"{output}: {edits}", _edits_hint(output, manifest, options, keep_finished))
     if not options.force and differences and is_finished:
-        raise finished_with_other_settings(output, differences)
+        raise finished_with_other_settings(output, differences, options)
     if edits or (differences and keep_finished):
         copy = back_up(output)
         options.callbacks.note(f"{output}: is replaced; what it was is in {copy}")
 
 
-def finished_with_other_settings(output: Path, differences: list[str]) -> UserError:
+def finished_with_other_settings(
+    output: Path, differences: list[str], options: StageOptions
+) -> UserError:
     """Return the error for finished work that differs from what is wanted now."""
+    keep = "give the experiment another name (--set name=NAME) or sweep the setting"
+    if options.has_own_output:
+        keep = OTHER_FILE
     return UserError(
         f"{output}: is finished, with other settings: {shown_list(differences)}",
-        "to keep both, give the experiment another name (--set name=NAME) or sweep the setting; "
-        f"to replace it, use --force (a copy stays as {output.name}.bak)",
+        f"to keep both, {keep}; to replace it, use --force (a copy stays as {output.name}.bak)",
     )
 
 
@@ -102,11 +110,13 @@ def _edits(output: Path, manifest: Manifest | None) -> str:
     return "has rows that a person has reviewed"
 
 
-def _edits_hint(output: Path, is_of_experiment: bool) -> str:
-    keep = "write to another file with -o"
-    if is_of_experiment:
+def _edits_hint(
+    output: Path, manifest: Manifest | None, options: StageOptions, is_of_experiment: bool
+) -> str:
+    keep = OTHER_FILE
+    if is_of_experiment and not options.has_own_output:
         keep = "give the experiment another name (--set name=NAME)"
-        if output.name != "train.jsonl":
+        if manifest and manifest.stage == "augment":
             keep += "; changed synthetic rows are accepted by gpt3mix review CONFIG, then --apply"
     return f"to keep it, {keep}; to replace it, use --force (a copy stays as {output.name}.bak)"
 
@@ -116,16 +126,22 @@ def differences_from(
 ) -> list[str]:
     """Return what is different about an output: settings with both values, and inputs."""
     old, new = dict(_flat(manifest.settings)), dict(_flat(_as_json(settings)))
-    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
-    shown = [f"{name} {_shown(old, name)} -> {_shown(new, name)}" for name in names]
-    changed = [
-        name
-        for name in {**manifest.inputs, **inputs}
-        if manifest.inputs.get(name) != inputs.get(name)
-    ]
-    shown += [f"other {name} rows" for name in changed]
+    shown = [f"{name} {_shown(old, name)} -> {_shown(new, name)}" for name in _unequal(old, new)]
+    shown += [f"other {name} rows" for name in _unequal(manifest.inputs, inputs)]
     more = [f"{len(shown) - MAX_DIFFERENCES} more"] if len(shown) > MAX_DIFFERENCES else []
     return [*shown[:MAX_DIFFERENCES], *more]
+
+
+def names_that_differ(
+    manifest: Manifest, settings: Mapping[str, Any], inputs: Mapping[str, str]
+) -> tuple[set[str], set[str]]:
+    """Return the names of all settings and of all inputs that are different about an output."""
+    settings_of, wanted = dict(_flat(manifest.settings)), dict(_flat(_as_json(settings)))
+    return set(_unequal(settings_of, wanted)), set(_unequal(manifest.inputs, inputs))
+
+
+def _unequal(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    return [name for name in {**old, **new} if old.get(name) != new.get(name)]
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

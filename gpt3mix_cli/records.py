@@ -221,11 +221,13 @@ class StageOptions:
         command: the command line, for the manifest.
         force: redo the stage even if the output is up to date.
         callbacks: for progress and warnings.
+        has_own_output: the user named the output, so it is none of an experiment.
     """
 
     command: Sequence[str] = ()
     force: bool = False
     callbacks: Callbacks = NO_CALLBACKS
+    has_own_output: bool = False
 
 
 Row = TypeVar("Row", bound=Record)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import StoppedShort, UserError
+from ..errors import Callbacks, StoppedShort, UserError
 from ..layout import Cell, TrialKey, variant_name
 from ..records import Example, IncompleteOutput, Trial
 from ..settings import Experiment, TrainableSettings
@@ -109,7 +109,7 @@ def fit(
     if folds_of(best.experiment):
         num_rows += len(data.real) + len(data.test)
     verdict = explain_choice(candidates, num_rows)
-    return _train_and_save(runner, candidates, verdict, folder)
+    return _train_and_save(runner, candidates, verdict, folder, grid.callbacks)
 
 
 def largest_level(grid: Grid) -> str:
@@ -191,7 +191,11 @@ def _development_runner(grid: Grid, best: Candidate, cell: Cell) -> TrialRunner:
 
 
 def _train_and_save(
-    runner: TrialRunner, candidates: Sequence[Candidate], verdict: list[str], folder: Path
+    runner: TrialRunner,
+    candidates: Sequence[Candidate],
+    verdict: list[str],
+    folder: Path,
+    callbacks: Callbacks,
 ) -> ChosenModel:
     best, classes, data = candidates[0], list(runner.classes), runner.data
     trial = runner.run(TrialJob(0)).row
@@ -215,6 +219,7 @@ def _train_and_save(
     before = score(test_probabilities, labels, classes)
     after = score(apply_temperature(test_probabilities, temperature), labels, classes)
     about = {
+        "experiment": best.experiment.name,
         "text_column": best.experiment.task.text_column,
         "temperature": temperature,
         "ece": {"before": before["ece"], "after": after["ece"], "rows": len(labels)},
@@ -232,7 +237,7 @@ def _train_and_save(
     }
     model = describe_model(runner.classifier, classes, settings)
     card = render_card(CARD, model, _card_values(best.experiment, trial, about))
-    write_model(folder, model, card, about, FOLDER_HINT)
+    write_model(folder, model, card, about, callbacks, FOLDER_HINT)
     return ChosenModel(folder, candidates, verdict, about)
 
 

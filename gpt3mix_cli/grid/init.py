@@ -12,6 +12,7 @@ from pathlib import Path
 from ..classes import label_words, same_first_words
 from ..config import load_experiments
 from ..errors import UserError, shown_list
+from ..existing_outputs import back_up
 from ..files import atomic_write
 from ..settings import FILE_NAME_PATTERN
 from .data_profile import FEW_CLASS_ROWS, MIN_CLASS_ROWS, DataProfile
@@ -125,10 +126,13 @@ def write_config(
     label_type = ask("What does its label say?", guess_label_type(profile))
     writer = _ConfigWriter(profile, name, path, labels)
     text = writer.render(text_type, label_type)
+    notes = writer.notes()
+    if path.is_file() and path.read_bytes() != text.encode():
+        notes.append(f"the config before is now {back_up(path)}")
     with atomic_write(path) as stream:
         stream.write(text.encode())
     load_experiments(path)
-    return NewConfig(path, profile, labels, writer.notes())
+    return NewConfig(path, profile, labels, notes)
 
 
 def guess_text_type(profile: DataProfile) -> str:

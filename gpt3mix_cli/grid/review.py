@@ -1,7 +1,8 @@
 """Synthetic rows as a table for a spreadsheet, and back: a person keeps, drops and corrects them.
 
 The table is CSV in UTF-8 with a byte order mark, by which spreadsheets know the encoding. A cell
-that a spreadsheet would take for a formula gets an apostrophe, which is removed again.
+that a spreadsheet would take for a formula gets an apostrophe, which is removed again. A row names
+the version of its set, so that a table does not change rows that were made after it.
 """
 
 import csv
@@ -32,7 +33,8 @@ from ..tables import read_rows
 from ..train.weights import WEIGHTS
 from .runner import Grid
 
-COLUMNS = ("keep", "label", "text", "file", "id")
+COLUMNS = ("keep", "label", "text", "file", "id", "version")
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
 KEEP = {"yes": True, "y": True, "true": True, "1": True, "x": True,
         "no": False, "n": False, "false": False, "0": False, "": False}  # fmt: skip
 FORMULA = re.compile(r"'*[=+\-@\t\r]")  # how a cell begins that is no plain text to a spreadsheet
@@ -68,19 +70,26 @@ def write_review(grid: Grid, table: Path) -> StageResult:
     """Write the synthetic rows of an experiment as a table, with `keep: yes` in each row.
 
     Raises:
-        UserError: if there are none, or the table exists and holds something else.
+        UserError: if there are none, or the table exists and holds something else, or its name is
+            not that of a CSV or TSV file.
     """
+    if (delimiter := DELIMITERS.get(table.suffix.lower())) is None:
+        raise UserError(
+            f"{table}: the table is written as CSV or TSV", "end its name with .csv or .tsv"
+        )
     started, sets = time.monotonic(), synthetic_sets(grid)
     if not sets:
         raise UserError(
             f"{grid.layout.root}: has no synthetic rows yet", "make them first: gpt3mix run CONFIG"
         )
     buffer, count = io.StringIO(newline=""), 0
-    writer = csv.writer(buffer)
+    writer = csv.writer(buffer, delimiter=delimiter)
     writer.writerow(COLUMNS)
     for name, (path, cell, _) in sets.items():
+        version = _version(path)
         for row in read_records(path, Augmented, grid.experiment(cell).task.classes):
-            writer.writerow(["yes", guard_cell(row.label), guard_cell(row.text), name, row.id])
+            cells = guard_cell(row.label), guard_cell(row.text)
+            writer.writerow(["yes", *cells, name, row.id, version])
             count += 1
     content = buffer.getvalue().encode("utf-8-sig")
     if table.is_file() and table.read_bytes() != content:
@@ -110,14 +119,35 @@ def apply_review(grid: Grid, table: Path) -> list[StageResult]:
     Raises:
         UserError: for the first wrong row, with its line; then no set is changed.
     """
-    sets, results = synthetic_sets(grid), []
+    sets, changed, results = synthetic_sets(grid), [], []
     for name, (old, new) in _read_table(grid, table, sets).items():
         path, cell, method = sets[name]
         manifest = read_manifest(path)
-        if old != new or (manifest and manifest.sha256 != hash_file(path)):
-            results.append(_replace(grid, path, cell, (old, new), manifest))
-            _retire_trials(grid, cell, method)
+        if old != new and manifest is None:
+            raise UserError(
+                f"{path}: has no manifest, so how its rows were made is unknown",
+                "make them again, or train with them: gpt3mix train CONFIG -a FILE",
+            )
+        if manifest and (old != new or manifest.sha256 != hash_file(path)):
+            changed.append((path, cell, method, (old, new), manifest))
+    for path, cell, method, rows, manifest in changed:
+        results.append(_replace(grid, path, cell, rows, manifest))
+        _retire_trials(grid, cell, method)
     return results
+
+
+def _version(path: Path) -> str:
+    """Return what names the making of a set; corrections keep it, other rows have another one.
+
+    It begins with a letter: a spreadsheet would take some hashes for numbers.
+    """
+    manifest = read_manifest(path)
+    return f"v{_first_hash(manifest)[:8]}" if manifest else ""
+
+
+def _first_hash(manifest: Manifest) -> str:
+    """Return the hash of a set before any correction."""
+    return str(manifest.counts.get("first_sha256", manifest.sha256))
 
 
 Sets = Mapping[str, tuple[Path, Cell, str]]
@@ -137,11 +167,18 @@ def _read_table(grid: Grid, table: Path, sets: Sets) -> dict[str, Rows]:
     """Return name of a set -> its rows, and those that the table leaves of them."""
     reviewed: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {}
     needed = dict.fromkeys(COLUMNS, "the first line of the table")
+    versions = {name: _version(path) for name, (path, _, _) in sets.items()}
     for where, row in read_rows(table, needed, format=TableFormat(quoting="csv")):
         if row["file"] not in sets:
             raise UserError(
                 f"{where}: '{shorten(row['file'])}' is no synthetic set of this experiment",
                 "give the config that the table was written for",
+            )
+        if row["version"].strip() != versions[row["file"]]:
+            raise UserError(
+                f"{where}: the rows of {row['file']} were made again after this table was written",
+                "write the table again: gpt3mix review CONFIG --force (a copy of this one stays as "
+                f"{table.name}.bak)",
             )
         rows = reviewed.setdefault(row["file"], {})
         if row["id"] in rows:
@@ -201,14 +238,9 @@ def _replace(
     path: Path,
     cell: Cell,
     rows: Rows,
-    manifest: Manifest | None,
+    manifest: Manifest,
 ) -> StageResult:
     old, new = rows
-    if manifest is None:
-        raise UserError(
-            f"{path}: has no manifest, so how its rows were made is unknown",
-            "make them again, or train with them: gpt3mix train CONFIG -a FILE",
-        )
     started, statistics = time.monotonic(), Statistics(grid.real_rows(cell))
     for row in new:
         statistics.add(row)
@@ -217,6 +249,7 @@ def _replace(
         "edited": sum(row.edited for row in new),
         "dropped": manifest.counts.get("dropped", 0) + len(old) - len(new),
         "statistics": statistics.summary(),
+        "first_sha256": _first_hash(manifest),
     }
     with exclusive_writer(path):
         changed_by_hand = manifest.sha256 != hash_file(path)

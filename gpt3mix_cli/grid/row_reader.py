@@ -72,6 +72,7 @@ class RowReader:
             {"files": [part.about for part in sets]},
             sum(tokens) if tokens else None,
             sum(usd) if usd else None,
+            is_unfinished=any(part.is_unfinished for part in sets),
         )
 
     def method(self, path: Path, classes: Sequence[str]) -> str:
@@ -126,7 +127,13 @@ class RowReader:
             self._callbacks.warn(
                 f"{path}: only {len(rows)} of {wanted} rows; its stage stopped short"
             )
-        return SyntheticSet(rows, manifest.settings, manifest.tokens, manifest.usd)
+        return SyntheticSet(
+            rows,
+            manifest.settings,
+            manifest.tokens,
+            manifest.usd,
+            is_unfinished=not manifest.complete or manifest.settings.get("limit") is not None,
+        )
 
 
 def _check_parent_labels(path: Path, rows: Sequence[Augmented], real: Sequence[Example]) -> None:

@@ -17,6 +17,7 @@ from ..existing_outputs import (
     differences_from,
     find_up_to_date,
     finished_with_other_settings,
+    names_that_differ,
 )
 from ..files import STDIO, append, exclusive_writer
 from ..layout import history_path
@@ -193,10 +194,20 @@ class TrialsFile:
             differences = differences_from(manifest, self.settings, self._runner.data.hashes)
         if not differences:
             return
-        if not options.force and (manifest is None or manifest.complete):
-            raise finished_with_other_settings(self._path, differences)
+        is_finished = manifest is None or (manifest.complete and not self._may_replace(manifest))
+        if not options.force and is_finished:
+            raise finished_with_other_settings(self._path, differences, options)
         copy = back_up(self._path)
         options.callbacks.note(f"{self._path}: is replaced; what it was is in {copy}")
+
+    def _may_replace(self, manifest: Manifest) -> bool:
+        """Return whether only trials became fewer, or synthetic sets grew that were unfinished."""
+        hashes, unfinished = self._runner.data.hashes, manifest.counts.get("unfinished_sets", [])
+        settings, inputs = names_that_differ(manifest, self.settings, hashes)
+        # A preview has a limit. Draws that fewer trials no longer read are no change of rows.
+        expected = {"trials"} | ({"synthetic.limit"} if unfinished else set())
+        changed = {name for name in inputs if name in hashes and name in manifest.inputs}
+        return settings <= expected and changed <= {f"synthetic.{draw}" for draw in unfinished}
 
     def add(self, result: TrialResult) -> None:
         """Append the row and the epochs of a trial that has ended."""
@@ -222,6 +233,9 @@ class TrialsFile:
         failed = len(self.failed)
         ok = len(self.rows) - failed
         counts = {"trials": len(self._trials), "ok": ok, "failed": failed, **more_counts}
+        sets = self._runner.data.synthetic
+        if unfinished := [draw for draw, synthetic in sets.items() if synthetic.is_unfinished]:
+            counts["unfinished_sets"] = unfinished
         return finish_output(
             self._path, self._started, stage="train", complete=complete, settings=self.settings,
             inputs=self._runner.data.hashes, seed=self._runner.key.cell.data_seed, counts=counts,

@@ -176,10 +176,11 @@ class _Labels:
         rows = []
         for label, has in zip(chunk.labels, has_text, strict=True):
             row = self._predictions([float(p) for p in next(probabilities)] if has else None)
+            is_labelled = label not in (None, "")  # an empty cell of a table is none
             self.counts.update(
                 rows=1,
-                labelled=label is not None,
-                right=label is not None and label == row[0],
+                labelled=is_labelled,
+                right=is_labelled and label == row[0],
                 empty=not has,
                 abstained=has and row[0] is None,
             )

@@ -46,6 +46,7 @@ def save_model(
     folder: Path,
     text_column: str = "text",
     callbacks: Callbacks = NO_CALLBACKS,
+    experiment: str = "",
 ) -> Trial:
     """Write the model of the trial with the best validation accuracy; return the trial's row.
 
@@ -56,9 +57,10 @@ def save_model(
         runner: the runner of the trials.
         rows: the trials' rows.
         settings: the classifier's settings.
-        folder: where to write; an earlier model there is replaced.
+        folder: where to write; an earlier model of the experiment and task there is replaced.
         text_column: the column that held the texts.
-        callbacks: for progress and warnings.
+        callbacks: for progress, warnings and notes.
+        experiment: its name.
 
     Raises:
         UserError: if the folder holds something else, or cannot be written.
@@ -74,7 +76,8 @@ def save_model(
         best = _repeat(runner, best, folder.resolve(), callbacks)
     model = describe_model(runner.classifier, runner.classes, settings)
     card = trial_card(model, best, runner.data.synthetic.get(best.draw))
-    write_model(folder, model, card, {"text_column": text_column, "trial": shown_trial(best)})
+    about = {"experiment": experiment, "text_column": text_column, "trial": shown_trial(best)}
+    write_model(folder, model, card, about, callbacks)
     return best
 
 
@@ -102,15 +105,22 @@ def shown_trial(row: Trial) -> dict[str, Any]:
 
 
 def write_model(
-    folder: Path, model: ModelDescription, card: str, about: Mapping[str, Any], hint: str = HINT
+    folder: Path,
+    model: ModelDescription,
+    card: str,
+    about: Mapping[str, Any],
+    callbacks: Callbacks = NO_CALLBACKS,
+    hint: str = HINT,
 ) -> None:
     """Write the folder of a model; it appears whole or not at all.
 
     Args:
-        folder: an earlier model there is replaced.
+        folder: an earlier model of the experiment and task there is replaced; any other is kept as
+            `<name>.bak`.
         model: the model.
         card: the model card.
-        about: what else `gpt3mix.json` says.
+        about: what else `gpt3mix.json` says, such as the name of the experiment.
+        callbacks: for the note about a model that is kept.
         hint: the remedy if the folder cannot be used.
 
     Raises:
@@ -134,8 +144,23 @@ def write_model(
         text = json.dumps(content, ensure_ascii=False, indent=1)
         (partial / MODEL_FILE).write_text(f"{text}\n", "utf-8")
         check_save_folder(folder, hint)
+        if (earlier := _read_json(folder / MODEL_FILE)) and _origin(earlier) != _origin(about):
+            copy = _free_backup(folder)
+            folder.rename(copy)
+            callbacks.note(f"{folder}: the model of another experiment or task is now {copy}")
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
+
+
+def _origin(about: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Return the experiment and the task of a saved model."""
+    trial = about.get("trial")
+    return about.get("experiment"), trial.get("task") if isinstance(trial, dict) else None
+
+
+def _free_backup(folder: Path) -> Path:
+    paths = (folder.with_name(f"{folder.name}.bak{number}") for number in ("", *range(2, 10**6)))
+    return next(path for path in paths if not path.exists())
 
 
 def _files(folder: Path) -> set[str]:

@@ -99,6 +99,7 @@ class SyntheticSet:
         tokens: LM tokens used; None if unknown.
         usd: their price; None if unknown.
         failure_reason: why the rows cannot be used; trials that read them fail with it.
+        is_unfinished: more rows may follow: its stage stopped short, or it is a preview.
     """
 
     rows: Sequence[Augmented] = ()
@@ -106,6 +107,7 @@ class SyntheticSet:
     tokens: int | None = None
     usd: float | None = None
     failure_reason: str = ""
+    is_unfinished: bool = False
 
 
 @dataclass(frozen=True)

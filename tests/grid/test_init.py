@@ -233,6 +233,15 @@ def test_a_config_is_not_overwritten(tmp_path: Path) -> None:
     assert config_path(Path("a.csv"), InitOptions(Path("b.yaml"), "c")) == ("c", Path("b.yaml"))
 
 
+def test_a_config_that_is_replaced_stays_as_bak(tmp_path: Path) -> None:
+    path = tmp_path / "tickets.yaml"
+    path.write_text("mine")
+    profile = profile_of(tmp_path, to_csv(MESSY))
+    assert any("tickets.yaml.bak" in note for note in write_config(profile, "t", path).notes)
+    assert path.with_name("tickets.yaml.bak").read_text() == "mine"
+    assert not any(".bak" in note for note in write_config(profile, "t", path).notes)
+
+
 def test_the_person_at_the_terminal_names_the_task(tmp_path: Path) -> None:
     profile = profile_of(tmp_path, to_csv(MESSY))
     asked: list[tuple[str, str]] = []

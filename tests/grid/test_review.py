@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from gpt3mix_cli.cli import main
 from gpt3mix_cli.grid.review import guard_cell, restore_cell
+from gpt3mix_cli.layout import manifest_path
 from gpt3mix_cli.records import read_manifest
 
 CONFIG = """\
@@ -128,6 +129,53 @@ def test_rows_that_were_edited_in_the_file_itself_are_accepted(run: Run) -> None
     assert manifest
     assert manifest.counts["changed_by_hand"]
     assert synthetic()[0]["text"] == "by hand"
+
+
+def test_an_old_table_does_not_change_rows_that_were_made_again(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("review")
+    change(lambda rows: rows[0].update(text="the old text"))
+    assert run("review", "--apply") == 0
+    change(lambda rows: rows[1].update(text="another old text"))
+    assert run("review", "--apply") == 0  # a review may go on
+    assert [row.get("edited", False) for row in synthetic()[:3]] == [True, True, False]
+    assert run("baseline", "--method", "aeda", "--ratio", "2", "--force") == 0
+    before = SET.read_bytes()
+    assert run("review", "--apply") == 2
+    assert "were made again after this table was written" in capsys.readouterr().err
+    assert SET.read_bytes() == before
+    assert run("review", "--force") == run("review", "--apply") == 0
+
+
+def test_the_table_is_csv_or_tsv_and_next_names_it(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("review", "--table", "t.xlsx") == 2
+    assert "t.xlsx: the table is written as CSV or TSV" in capsys.readouterr().err
+    assert not Path("t.xlsx").exists()
+    assert main(["review", "mine.yaml", "--table", "my t.tsv", "--set", "trials=1"]) == 0
+    line = "gpt3mix review mine.yaml --table 'my t.tsv' --set trials=1 --apply"
+    assert line in " ".join(capsys.readouterr().err.split())
+    assert Path("my t.tsv").read_text("utf-8-sig").startswith("keep\tlabel\ttext")
+    Path("my t.tsv").write_text(Path("my t.tsv").read_text("utf-8-sig").replace("yes", "no", 1))
+    count = len(synthetic())
+    assert run("review", "--table", "my t.tsv", "--apply") == 0
+    assert len(synthetic()) == count - 1
+
+
+def test_a_set_without_a_manifest_stops_before_any_other_is_changed(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("mine.yaml").write_text(CONFIG.replace("{kind: aeda}", "{kind: aeda}, {kind: eda}"))
+    assert run("baseline", "--method", "eda") == 0
+    manifest_path(CELL / "eda.jsonl").unlink()
+    run("review")
+    change(lambda rows: [row.update(keep="no") for row in rows if row["id"].endswith("0")])
+    before = SET.read_bytes()
+    assert run("review", "--apply") == 2
+    assert "eda.jsonl: has no manifest" in capsys.readouterr().err
+    assert SET.read_bytes() == before
 
 
 WRONG: dict[str, tuple[dict[str, str], str]] = {

@@ -79,6 +79,13 @@ def test_a_csv_file_keeps_every_byte_and_gets_two_columns(model: Path, tmp_path:
     assert [row[3] for row in rows] == ["predicted", "bug", "", "", "bill, or refund"]
 
 
+def test_an_empty_label_is_none_to_agree_with(model: Path, tmp_path: Path) -> None:
+    source = tmp_path / "in.csv"
+    source.write_text("body,label\ncrash,bug\ncrash,\nrefund,bug\n")
+    counts = predict(model, source, tmp_path / "out.csv").manifest.counts
+    assert (counts["labelled"], counts["right"]) == (2, 1)
+
+
 def test_values_are_quoted_where_the_file_needs_it(model: Path, tmp_path: Path) -> None:
     table = labelled(model, tmp_path / "in.csv", b"body\nrefund\n", probs=True)
     header, row = table.splitlines()

@@ -17,11 +17,13 @@ from gpt3mix_cli.cli import main
 from gpt3mix_cli.config import load_experiments
 from gpt3mix_cli.errors import Callbacks
 from gpt3mix_cli.grid import Grid, TrainStep
-from gpt3mix_cli.records import StageOptions, Trial, read_records, write_records
-from gpt3mix_cli.train import cached_classifier, saved_models
+from gpt3mix_cli.records import Augmented, StageOptions, Trial, read_records, write_records
+from gpt3mix_cli.settings import LinearSettings
+from gpt3mix_cli.train import cached_classifier, open_classifier, saved_models
 from gpt3mix_cli.train import predict as predict_module
+from gpt3mix_cli.train.model_card import describe_model
 from gpt3mix_cli.train.predict import predict
-from gpt3mix_cli.train.saved_models import MODEL_FILE
+from gpt3mix_cli.train.saved_models import MODEL_FILE, write_model
 
 CONFIG = """\
 name: kept
@@ -42,6 +44,7 @@ classifiers:
 trials: 5
 """
 KINDS = ["linear", "tiny"]
+NO_PROBS = {"pos": 0.0, "neg": 0.0}
 
 
 class Experiment:
@@ -246,6 +249,25 @@ def test_an_earlier_model_is_replaced(kept: Experiment, tmp_path: Path) -> None:
     shutil.copytree(kept.folder / "tiny", tmp_path / "model")
     assert kept.save("linear", tmp_path / "model") == 0
     assert set(files(tmp_path / "model")) == set(files(kept.folder / "linear"))
+
+
+def test_a_model_of_another_experiment_or_task_is_kept(tmp_path: Path) -> None:
+    folder, notes = tmp_path / "model", list[str]()
+    classifier = open_classifier(LinearSettings(kind="linear"), ["pos", "neg"])
+    rows = [
+        Augmented(id=f"{number}", text=label, label=label, probs={**NO_PROBS, label: 1.0})
+        for number, label in enumerate(NO_PROBS)
+    ]
+    classifier.fit(rows, [], 0)
+    model = describe_model(classifier, [*NO_PROBS], LinearSettings(kind="linear"))
+    for name, task in (("one", "a"), ("one", "a"), ("two", "a"), ("two", "b")):
+        origin = {"experiment": name, "trial": {"task": task}}
+        write_model(folder, model, "card", origin, Callbacks(note=notes.append))
+    saved = [about(tmp_path / f"model{end}") for end in (".bak", ".bak2", "")]
+    origins = [(item["experiment"], item["trial"]["task"]) for item in saved]
+    assert origins == [("one", "a"), ("two", "a"), ("two", "b")]
+    assert len(notes) == 2
+    assert "model.bak" in notes[0]
 
 
 # What is refused ---------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 from gpt3mix_cli.errors import Callbacks, StoppedShort, UserError
 from gpt3mix_cli.files import exclusive_writer
+from gpt3mix_cli.grid.row_reader import RowReader
 from gpt3mix_cli.layout import Cell, TrialKey, history_path
 from gpt3mix_cli.records import (
     Augmented,
@@ -20,9 +22,12 @@ from gpt3mix_cli.records import (
     StageOptions,
     StageResult,
     Trial,
+    finish_output,
+    hash_rows,
     manifest_path,
     read_manifest,
     read_records,
+    write_records,
 )
 from gpt3mix_cli.train import (
     Classifier,
@@ -282,7 +287,8 @@ def test_progress_is_reported_after_every_trial(output: Path) -> None:
             lambda name, done, total=None, detail="": calls.append((name, done, total))
         ),
     )
-    assert calls == [("augment.k=2 1% seed 3 none + fake", i, 3) for i in range(4)]
+    name = "augment.k=2 1% seed 3 none + fake"
+    assert [call for call in calls if call[0] == name] == [(name, i, 3) for i in range(4)]
 
 
 # Resuming ----------------------------------------------------------------------------------------
@@ -419,13 +425,52 @@ def test_a_change_that_can_change_a_number_repeats_all_trials_with_force(
     assert output.with_name(f"{output.name}.bak").read_bytes() == content
 
 
-def test_fewer_trials_stop_and_more_trials_go_on(output: Path) -> None:
+def test_fewer_and_more_trials_go_on(output: Path) -> None:
     go(output)
-    fake = Fake()
-    with pytest.raises(UserError, match="finished, with other settings: trials "):
-        go(output, fake, trials=TRIALS[:1])
-    go(output, fake, trials=[*TRIALS, (3, 0)])
+    whole, fake, notes = output.read_bytes(), Fake(), list[str]()
+    go(output, fake, trials=TRIALS[:1], callbacks=Callbacks(note=notes.append))
+    assert (fake.seeds, [row["trial"] for row in rows_of(output)]) == ([], [0])
+    assert output.with_name(f"{output.name}.bak").read_bytes() == whole
+    assert "what it was is in" in notes[0]
+    go(output, fake, trials=[TRIALS[0], (3, 0)])
     assert len(fake.seeds) == 1
+
+
+def test_fewer_trials_may_read_fewer_synthetic_sets(output: Path) -> None:
+    sets = {0: synthetic("a"), 1: synthetic("b")}
+    go(output, synthetic=sets, trials=[(0, 0), (1, 1)])
+    fake = Fake()
+    go(output, fake, synthetic={0: sets[0]}, trials=[(0, 0)])
+    assert not fake.seeds
+
+
+def test_trials_of_an_unfinished_synthetic_set_are_repeated_when_it_has_grown(
+    output: Path,
+) -> None:
+    part = synthetic("a")
+    go(output, synthetic={0: replace(part, is_unfinished=True)})
+    before, whole = output.read_bytes(), replace(synthetic("a", "b"), about=part.about)
+    fake = Fake()
+    assert not go(output, fake, synthetic={0: whole}).skipped
+    assert len(fake.seeds) == 3
+    assert output.with_name(f"{output.name}.bak").read_bytes() == before
+    with pytest.raises(UserError, match=r"other synthetic.0 rows"):
+        go(output, synthetic={0: part})
+
+
+@pytest.mark.parametrize(
+    ("complete", "limit", "expected"), [(True, None, False), (False, None, True), (True, 5, True)]
+)
+def test_a_set_that_stopped_short_or_is_a_preview_is_unfinished(
+    tmp_path: Path, complete: bool, limit: int | None, expected: bool
+) -> None:
+    path = tmp_path / "eda.jsonl"
+    write_records(path, synthetic("a").rows)
+    finish_output(
+        path, 0, stage="augment", complete=complete, settings={"limit": limit},
+        inputs={"train": hash_rows(REAL)}, seed=0, counts={},
+    )  # fmt: skip
+    assert RowReader().synthetic([path], CLASSES, REAL).is_unfinished is expected
 
 
 def test_changed_soft_labels_make_the_trials_stale(output: Path) -> None:
