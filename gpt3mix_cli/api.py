@@ -8,8 +8,11 @@ its warnings are Python warnings. Files are those of the command line too, below
 results, so that finished work is not done again.
 """
 
+import contextlib
+import copy
+import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -42,6 +45,12 @@ if TYPE_CHECKING:
 Records = list[dict[str, Any]]
 Rows = TypeVar("Rows", "DataFrame", Records)
 Row = TypeVar("Row", bound=Record)
+# What hints of the command line are in Python.
+PYTHON_HINTS = {
+    r"--force\b": "load(..., force=True)",
+    r"--set ([\w.]+=\w+)": r"load(..., overrides=['\1'])",
+    r"another folder with -o": "another folder",
+}
 
 
 def load(
@@ -52,6 +61,7 @@ def load(
     overrides: Sequence[str] = (),
     out: str | Path = "results",
     jobs: int | None = 1,
+    force: bool = False,
 ) -> "Project":
     """Return the project of a config.
 
@@ -64,21 +74,36 @@ def load(
         out: the folder of all results.
         jobs: number of trials at the same time; None for as many as the machine holds. In a script
             more than one needs `if __name__ == "__main__":`.
+        force: redo what is up to date, and replace what would be lost (a copy stays).
 
     Raises:
         UserError: with every problem of the config.
     """
     out = Path(out)
-    if isinstance(config, Mapping):
-        raw = {**config}
-        if isinstance(raw.get("task"), Mapping):
-            raw["task"] = _task(raw, train, test, out)
-        return Project(experiments_of(raw, Path("config"), overrides), out, jobs)
-    if train is not None or test is not None:
+    raw: dict[str, Any] = copy.deepcopy(dict(config)) if isinstance(config, Mapping) else {}
+    if isinstance(raw.get("task"), Mapping):
+        raw["task"] = _task(raw, train, test, out)
+    elif train is not None or test is not None:
         raise UserError(
-            "train and test rows need the config as a mapping", "or name their files in task.data"
+            "train and test rows need the config and its task as mappings, not as paths",
+            "write the task's keys into the mapping, or name the files in task.data",
         )
-    return Project(load_experiments(Path(config), overrides), out, jobs)
+    if isinstance(config, Mapping):
+        experiments = experiments_of(raw, Path("config"), overrides)
+    else:
+        experiments = load_experiments(Path(config), overrides)
+    return Project(experiments, out, jobs, force)
+
+
+@contextlib.contextmanager
+def _python_hints() -> Iterator[None]:
+    """Let hints name Python's arguments in place of flags."""
+    try:
+        yield
+    except UserError as error:
+        for flag, argument in PYTHON_HINTS.items():
+            error.hint = re.sub(flag, argument, error.hint)
+        raise
 
 
 class Project:
@@ -89,10 +114,16 @@ class Project:
         grid: its cells and files, for what this class does not offer.
     """
 
-    def __init__(self, experiments: Sequence[Experiment], out: Path, jobs: int | None = 1) -> None:
+    def __init__(
+        self,
+        experiments: Sequence[Experiment],
+        out: Path,
+        jobs: int | None = 1,
+        force: bool = False,
+    ) -> None:
         self.experiments = experiments
         callbacks = Callbacks(warn=lambda message: warnings.warn(message, stacklevel=2))
-        options = StageOptions(["gpt3mix (Python)"], callbacks=callbacks)
+        options = StageOptions(["gpt3mix (Python)"], force, callbacks)
         self.grid = Grid(experiments, out, options, jobs=jobs)
 
     def __enter__(self) -> "Project":
@@ -107,6 +138,7 @@ class Project:
 
     # Stages ----------------------------------------------------------------------------------
 
+    @_python_hints()
     def subsample(self, level: str | None = None, seed: int | None = None) -> "DataFrame":
         """Return the real rows of a level and data seed: id, text and label.
 
@@ -117,6 +149,7 @@ class Project:
         cell = self._cell(level, seed)
         return _frame(read_records(self.grid.subsample(cell).output, Example))
 
+    @_python_hints()
     def augment(
         self, rows: Rows, method: str = "gpt3mix", seed: int | None = None, draw: int = 0
     ) -> Rows:
@@ -140,6 +173,7 @@ class Project:
             warnings.warn(str(error), stacklevel=2)
         return _as_given(read_records(output, Augmented), rows)
 
+    @_python_hints()
     def train(
         self,
         rows: Rows,
@@ -175,6 +209,7 @@ class Project:
 
     # The whole experiment --------------------------------------------------------------------
 
+    @_python_hints()
     def run(self) -> "DataFrame":
         """Run every stage on every cell of the config; return all trials.
 
@@ -195,6 +230,7 @@ class Project:
         """
         return self.grid.report()
 
+    @_python_hints()
     def fit(self, folder: str | Path = "model") -> ChosenModel:
         """Save the best method and classifier, trained on all labelled rows; see `gpt3mix fit`.
 

@@ -138,3 +138,25 @@ def test_problems_of_rows_are_user_errors(tmp_path: Path, recwarn: pytest.Warnin
 def test_warnings_are_python_warnings(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="exact copies of training rows"):
         tickets(tmp_path).subsample()
+
+
+def test_finished_work_with_other_settings_is_replaced_with_force(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    def rows(master_seed: int, force: bool = False) -> pd.DataFrame:
+        keys = {**KEYS, "subsample": {"levels": ["4/class"], "master_seed": master_seed}}
+        return load(keys, train=TRAIN, test=TRAIN[:6], out=tmp_path, force=force).subsample()
+
+    first = rows(0)
+    with pytest.raises(UserError, match="with other settings") as error:
+        rows(1)
+    assert "overrides=['name=NAME']" in error.value.hint
+    assert "force=True" in error.value.hint
+    assert "--" not in error.value.hint
+    assert list(rows(1, force=True).id) != list(first.id)
+
+
+def test_rows_need_a_task_as_a_mapping(tmp_path: Path) -> None:
+    for config in ({**KEYS, "task": "task.yaml"}, "config.yaml"):
+        with pytest.raises(UserError, match="need the config and its task as mappings"):
+            load(config, train=TRAIN, out=tmp_path)
