@@ -90,7 +90,8 @@ def as_records(rows: "DataFrame | Records") -> Records:
             f"rows are a DataFrame or a list of records, not {shown_value(rows)}",
             'give each text in a record, such as [{"text": "..."}]',
         )
-    frame = rows.astype(object)
+    frame: Any = rows
+    frame = frame.astype(object)
     records: Records = frame.where(frame.notna(), None).to_dict("records")
     return records
 
