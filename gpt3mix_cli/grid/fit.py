@@ -113,7 +113,8 @@ def fit(
     unfinished = describe_unfinished(grid, cells, finished, stopped)
     if unfinished:
         verdict.append(f"Not finished: {'; '.join(unfinished)}.")
-    return _train_and_save(runner, candidates, verdict, folder, unfinished)
+    reasons = {"verdict": verdict, "unfinished": unfinished}
+    return _train_and_save(runner, candidates, reasons, folder)
 
 
 def largest_level(grid: Grid) -> str:
@@ -199,9 +200,8 @@ def _development_runner(grid: Grid, best: Candidate, cell: Cell) -> TrialRunner:
 def _train_and_save(
     runner: TrialRunner,
     candidates: Sequence[Candidate],
-    verdict: list[str],
+    reasons: dict[str, list[str]],
     folder: Path,
-    unfinished: list[str],
 ) -> ChosenModel:
     best, classes, data = candidates[0], list(runner.classes), runner.data
     trial = runner.run(TrialJob(0)).row
@@ -236,15 +236,14 @@ def _train_and_save(
         },
         "scores": before | {"ece": after["ece"]},
         "cross_validated_accuracy": best.score if folds else None,
-        "verdict": verdict,
+        **reasons,
         "candidates": [candidate_row(item) for item in candidates],
-        "unfinished": unfinished,
         "trial": shown_trial(trial),
     }
     model = describe_model(runner.classifier, classes, settings)
     card = render_card(CARD, model, _card_values(best.experiment, trial, about))
     write_model(folder, model, card, about, FOLDER_HINT)
-    return ChosenModel(folder, candidates, verdict, about)
+    return ChosenModel(folder, candidates, reasons["verdict"], about)
 
 
 def _predict(runner: TrialRunner, rows: Sequence[Example]) -> Any:
