@@ -8,11 +8,15 @@ its warnings are Python warnings. Files are those of the command line too, below
 results, so that finished work is not done again.
 """
 
+import contextlib
+import copy
+import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from .api_rows import Records, Rows, as_given, as_plain, as_records, task_of_rows, to_frame
 from .config import experiments_of, load_experiments
 from .errors import Callbacks, StoppedShort, UserError
 from .grid import Grid, TrainStep
@@ -31,7 +35,7 @@ from .records import (
     read_records,
     write_records,
 )
-from .settings import ClassifierSettings, Experiment
+from .settings import ClassifierSettings, Experiment, parse_level
 from .train.saved_models import SavedModel, load_saved_model
 
 if TYPE_CHECKING:
@@ -39,9 +43,13 @@ if TYPE_CHECKING:
 
     from .report import Report
 
-Records = list[dict[str, Any]]
-Rows = TypeVar("Rows", "DataFrame", Records)
 Row = TypeVar("Row", bound=Record)
+# What hints of the command line are in Python.
+PYTHON_HINTS = {
+    r"--force\b": "load(..., force=True)",
+    r"--set ([\w.]+=\w+)": r"load(..., overrides=['\1'])",
+    r"another folder with -o": "another folder",
+}
 
 
 def load(
@@ -52,6 +60,7 @@ def load(
     overrides: Sequence[str] = (),
     out: str | Path = "results",
     jobs: int | None = 1,
+    force: bool = False,
 ) -> "Project":
     """Return the project of a config.
 
@@ -64,21 +73,36 @@ def load(
         out: the folder of all results.
         jobs: number of trials at the same time; None for as many as the machine holds. In a script
             more than one needs `if __name__ == "__main__":`.
+        force: redo what is up to date, and replace what would be lost (a copy stays).
 
     Raises:
         UserError: with every problem of the config.
     """
     out = Path(out)
-    if isinstance(config, Mapping):
-        raw = {**config}
-        if isinstance(raw.get("task"), Mapping):
-            raw["task"] = _task(raw, train, test, out)
-        return Project(experiments_of(raw, Path("config"), overrides), out, jobs)
-    if train is not None or test is not None:
+    raw: dict[str, Any] = copy.deepcopy(dict(config)) if isinstance(config, Mapping) else {}
+    if isinstance(raw.get("task"), Mapping):
+        raw["task"] = task_of_rows(raw, train, test, out)
+    elif train is not None or test is not None:
         raise UserError(
-            "train and test rows need the config as a mapping", "or name their files in task.data"
+            "train and test rows need the config and its task as mappings, not as paths",
+            "write the task's keys into the mapping, or name the files in task.data",
         )
-    return Project(load_experiments(Path(config), overrides), out, jobs)
+    if isinstance(config, Mapping):
+        experiments = experiments_of(raw, Path("config"), overrides)
+    else:
+        experiments = load_experiments(Path(config), overrides)
+    return Project(experiments, out, jobs, force)
+
+
+@contextlib.contextmanager
+def _python_hints() -> Iterator[None]:
+    """Let hints name Python's arguments in place of flags."""
+    try:
+        yield
+    except UserError as error:
+        for flag, argument in PYTHON_HINTS.items():
+            error.hint = re.sub(flag, argument, error.hint)
+        raise
 
 
 class Project:
@@ -89,10 +113,16 @@ class Project:
         grid: its cells and files, for what this class does not offer.
     """
 
-    def __init__(self, experiments: Sequence[Experiment], out: Path, jobs: int | None = 1) -> None:
+    def __init__(
+        self,
+        experiments: Sequence[Experiment],
+        out: Path,
+        jobs: int | None = 1,
+        force: bool = False,
+    ) -> None:
         self.experiments = experiments
         callbacks = Callbacks(warn=lambda message: warnings.warn(message, stacklevel=2))
-        options = StageOptions(["gpt3mix (Python)"], callbacks=callbacks)
+        options = StageOptions(["gpt3mix (Python)"], force, callbacks)
         self.grid = Grid(experiments, out, options, jobs=jobs)
 
     def __enter__(self) -> "Project":
@@ -107,6 +137,7 @@ class Project:
 
     # Stages ----------------------------------------------------------------------------------
 
+    @_python_hints()
     def subsample(self, level: str | None = None, seed: int | None = None) -> "DataFrame":
         """Return the real rows of a level and data seed: id, text and label.
 
@@ -115,8 +146,9 @@ class Project:
             seed: data seed; None for the first of the config.
         """
         cell = self._cell(level, seed)
-        return _frame(read_records(self.grid.subsample(cell).output, Example))
+        return to_frame(read_records(self.grid.subsample(cell).output, Example))
 
+    @_python_hints()
     def augment(
         self, rows: Rows, method: str = "gpt3mix", seed: int | None = None, draw: int = 0
     ) -> Rows:
@@ -138,8 +170,9 @@ class Project:
             self.grid.augment(cell, method, draw, input=real, output=output)
         except IncompleteOutput as error:
             warnings.warn(str(error), stacklevel=2)
-        return _as_given(read_records(output, Augmented), rows)
+        return as_given(read_records(output, Augmented), rows)
 
+    @_python_hints()
     def train(
         self,
         rows: Rows,
@@ -171,10 +204,11 @@ class Project:
         output = folder / f"{name}.{settings.name}.seed-{cell.data_seed}.trials.jsonl"
         step = TrainStep(cell, method, settings, folder / "train.jsonl", augmented, output)
         self.grid.train(step)
-        return _as_given(read_records(output, Trial), rows)
+        return as_given(read_records(output, Trial), rows)
 
     # The whole experiment --------------------------------------------------------------------
 
+    @_python_hints()
     def run(self) -> "DataFrame":
         """Run every stage on every cell of the config; return all trials.
 
@@ -195,6 +229,7 @@ class Project:
         """
         return self.grid.report()
 
+    @_python_hints()
     def fit(self, folder: str | Path = "model") -> ChosenModel:
         """Save the best method and classifier, trained on all labelled rows; see `gpt3mix fit`.
 
@@ -207,6 +242,10 @@ class Project:
 
     def _cell(self, level: str | None, seed: int | None) -> Cell:
         subsample = self.experiments[0].subsample
+        try:
+            _ = level is None or parse_level(level)
+        except ValueError as error:
+            raise UserError(f"level: {error}", "write 0.1%, 8/class or full") from None
         seed = subsample.seeds[0] if seed is None else seed
         return next(self.grid.cells(level or subsample.levels[0], seed))
 
@@ -230,11 +269,13 @@ class Project:
         data = self.experiments[0].task.data
         names = {getattr(data, key, key): key for key in ("text", "label", "id")}
         result = []
-        for number, row in enumerate(_as_records(rows)):
+        for number, row in enumerate(as_records(rows)):
             # The keys of a record win over the names of the task's columns.
-            values = {names.get(key, key): value for key, value in row.items()} | {
+            values = {names.get(str(key), key): value for key, value in row.items()} | {
                 key: value for key, value in row.items() if key in ("text", "label", "id")
             }
+            # Other columns may hold values that no file of records has.
+            values = {key: as_plain(values[key]) for key in kind.model_fields if key in values}
             values.setdefault("id", f"row-{number:05d}")
             try:
                 result.append(kind.model_validate(values))
@@ -269,11 +310,15 @@ def predict(
         probs: whether to add `probs`, the probability of each class.
 
     Raises:
-        UserError: if the folder is no model, or a row has no such column.
+        UserError: if the folder is no model, a row has no such column, or one that is to be added.
     """
     if isinstance(model, str | Path | ChosenModel):
         model = load_saved_model(model.folder if isinstance(model, ChosenModel) else Path(model))
-    column, records = text or model.text_column, _as_records(data)
+    column, records = text or model.text_column, as_records(data)
+    names = ["predicted", "prob", *(["probs"] if probs else [])]
+    columns = {name for row in records for name in row}
+    if present := [name for name in names if name in columns]:
+        raise UserError(f"the rows have a column '{present[0]}' already", "rename it, or remove it")
     if text is None and any(column not in row for row in records):
         column = "text"
     if missing := [number for number, row in enumerate(records) if column not in row]:
@@ -289,60 +334,8 @@ def predict(
             added[index]["probs"] = dict(zip(model.classes, rounded, strict=True))
     if isinstance(data, list):
         return [{**row, **more} for row, more in zip(data, added, strict=True)]
-    names = ["predicted", "prob", *(["probs"] if probs else [])]
     return data.assign(**{name: [row.get(name) for row in added] for name in names})
 
 
 def _has_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
-
-
-# Rows ----------------------------------------------------------------------------------------
-
-
-def _task(
-    raw: Mapping[str, Any],
-    train: "DataFrame | Records | None",
-    test: "DataFrame | Records | None",
-    out: Path,
-) -> dict[str, Any]:
-    """Return the task with class names as words, and with files of the given rows as its data."""
-    task = dict(raw["task"])
-    data = dict(task.get("data") or {})
-    task |= {"labels": _as_words(task["labels"])} if "labels" in task else {}
-    data |= {"values": _as_words(data["values"])} if "values" in data else {}
-    folder = out / str(raw.get("name") or "config")
-    for split, rows in (("train", train), ("test", test)):
-        if rows is not None:
-            path = folder / f"{split}-rows.jsonl"
-            write_records(path, [Record(**row) for row in _as_records(rows)])
-            data |= {"kind": "files", split: str(path.resolve())}
-    return {**task, "data": data}
-
-
-def _as_words(value: Any) -> Any:
-    """Return a mapping or list with its numbers as words, as a YAML file has them."""
-    if isinstance(value, Mapping):
-        return {str(key): str(word) for key, word in value.items()}
-    return [str(word) for word in value] if isinstance(value, list) else value
-
-
-def _as_records(rows: "DataFrame | Records") -> Records:
-    """Return rows as new mappings; NaN and other missing values become None."""
-    if isinstance(rows, Sequence):
-        return [dict(row) for row in rows]
-    frame = rows.astype(object)
-    records: Records = frame.where(frame.notna(), None).to_dict("records")
-    return records
-
-
-def _as_given(records: Any, rows: Rows) -> Rows:
-    if isinstance(rows, list):
-        return [row.model_dump() for row in records]
-    return _frame(records)
-
-
-def _frame(records: Any) -> "DataFrame":
-    import pandas as pd
-
-    return pd.DataFrame([row.model_dump() for row in records])

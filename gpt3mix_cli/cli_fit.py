@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from . import cli_options as opt
+from .errors import StoppedShort
 
 app = typer.Typer()
 ModelFolder = Annotated[
@@ -33,4 +34,11 @@ def fit(
         from .grid.fit import fit as run_fit
 
         grid.configure_training(jobs, None)
-        display.print_model(run_fit(grid, output, display.log_result))
+        model = run_fit(grid, output, display.log_result)
+        display.print_model(model)
+        if unfinished := model.about["unfinished"]:
+            raise StoppedShort(
+                f"{output}: saved, but {len(unfinished)} combinations of method and classifier "
+                f"have not finished, such as {unfinished[0]}",
+                "fix the cause and run again, or remove them from the config",
+            )

@@ -2,12 +2,17 @@
 
 import shlex
 import sys
+from contextlib import closing
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from . import cli_options as opt
+from .errors import UserError
+
+if TYPE_CHECKING:
+    from .console import Display
 
 app = typer.Typer()
 
@@ -50,8 +55,27 @@ def init(
         asks = sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
         ask = _ask if asks and not quiet and not json else _default
         config = stage.write_config(profile, named, path, ask)
+        lines = stage.describe(config)
         again = shlex.join(["gpt3mix", "fit", str(path)])
-        display.print_summary(stage.describe(config), config.as_json(), f"{path}: written", again)
+        if not quiet and not json:
+            lines += _time_of_fit(path, display)
+        display.print_summary(lines, config.as_json(), f"{path}: written", again)
+
+
+def _time_of_fit(path: Path, display: "Display") -> list[str]:
+    """Return a line on how long the trials of a config take; none if it cannot be known."""
+    from .grid.estimates import duration
+    from .grid.times import estimate_times
+
+    try:
+        with closing(opt.load_grid(opt.GridOptions(path, opt.RESULTS, ()), display)) as grid:
+            times = estimate_times(grid, list(grid.cells()))
+    except UserError:  # `fit` says what is wrong
+        return []
+    if not times.stages or times.total is None:
+        return []
+    about = "at least" if None in times.stages.values() else "about"
+    return [f"fit: {about} {duration(times.total)} on this machine (gpt3mix plan {path})"]
 
 
 def _ask(question: str, default: str) -> str:

@@ -1,5 +1,6 @@
 """The package's own page: what it exports, and that its import is fast."""
 
+import copy
 import doctest
 import shutil
 import subprocess
@@ -7,12 +8,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
 import gpt3mix_cli
 from gpt3mix_cli import Augmented, Grid, Project, UserError, load, load_experiments, read_records
 from gpt3mix_cli.guide import pages
+from gpt3mix_cli.settings import LinearSettings
+from gpt3mix_cli.train import open_classifier
+from gpt3mix_cli.train.saved_models import SavedModel
 
 CONFIG = """\
 name: api
@@ -35,6 +40,7 @@ TRAIN = [
     for number in range(8)
     for label, word in ((1, "dull"), (2, "great"))
 ]
+SAVED = SavedModel(open_classifier(LinearSettings(kind="linear"), ("1", "2")), ["1", "2"])
 EXAMPLES = Path(__file__).parent.parent / "configs" / "examples"
 HEAVY = ("torch", "transformers", "numpy", "pydantic", "sklearn", "pandas", "gpt3mix_cli.grid")
 
@@ -138,3 +144,69 @@ def test_problems_of_rows_are_user_errors(tmp_path: Path, recwarn: pytest.Warnin
 def test_warnings_are_python_warnings(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="exact copies of training rows"):
         tickets(tmp_path).subsample()
+
+
+def test_finished_work_with_other_settings_is_replaced_with_force(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    def rows(master_seed: int, force: bool = False) -> pd.DataFrame:
+        keys = {**KEYS, "subsample": {"levels": ["4/class"], "master_seed": master_seed}}
+        return load(keys, train=TRAIN, test=TRAIN[:6], out=tmp_path, force=force).subsample()
+
+    first = rows(0)
+    with pytest.raises(UserError, match="with other settings") as error:
+        rows(1)
+    assert "overrides=['name=NAME']" in error.value.hint
+    assert "force=True" in error.value.hint
+    assert "--" not in error.value.hint
+    assert list(rows(1, force=True).id) != list(first.id)
+
+
+def test_rows_need_a_task_as_a_mapping(tmp_path: Path) -> None:
+    for config in ({**KEYS, "task": "task.yaml"}, "config.yaml"):
+        with pytest.raises(UserError, match="need the config and its task as mappings"):
+            load(config, train=TRAIN, out=tmp_path)
+
+
+def test_the_caller_keeps_its_config_and_its_columns(tmp_path: Path) -> None:
+    keys = copy.deepcopy(KEYS)
+    rows = pd.DataFrame(TRAIN).assign(day=pd.Timestamp("2026-01-01"), **{"id": np.arange(16)})
+    rows = rows.rename(columns={"day": 7})
+    with load(keys, train=rows, out=tmp_path, overrides=["subsample.seeds=2"]) as project:
+        drawn = project.subsample()
+        assert len(drawn) > 0
+        own = rows.rename(columns={"class": "label"})
+        made = project.augment(own.astype({"label": str, "id": str}), "eda")
+    assert len(made) == 16
+    assert keys == KEYS
+
+
+def test_columns_may_be_numbers(tmp_path: Path) -> None:
+    rows = pd.DataFrame([list(row.values()) for row in TRAIN])
+    keys = {**KEYS, "task": {"data": {"text": 0, "label": 1}, "labels": [1, 2]}}
+    with load(keys, train=rows, out=tmp_path) as project:
+        assert len(project.subsample()) > 0
+        assert len(project.augment(rows.astype(str), "eda")) == 16
+
+
+@pytest.mark.parametrize("rows", [["hello"], ("hello",), pd.Series(["hello"]), "hello"])
+def test_what_is_no_rows_is_refused(tmp_path: Path, rows: Any) -> None:
+    with pytest.raises(UserError, match="a DataFrame or a list of records"):
+        load(KEYS, train=rows, out=tmp_path)
+    with pytest.raises(UserError, match="a DataFrame or a list of records"):
+        gpt3mix_cli.predict(SAVED, rows)
+
+
+def test_columns_that_predict_adds_are_not_replaced() -> None:
+    row = {"text": "A film.", "predicted": "neg"}
+    for rows in ([row], pd.DataFrame([row])):
+        with pytest.raises(UserError, match="have a column 'predicted' already"):
+            gpt3mix_cli.predict(SAVED, rows)
+
+
+def test_wrong_values_and_levels_are_user_errors(tmp_path: Path) -> None:
+    rows = [*TRAIN, {"text": "A film.", "class": pd.Timestamp("2026-01-01")}]
+    with pytest.raises(UserError, match="row 16: column 'class' has Timestamp"):
+        load(KEYS, train=rows, out=tmp_path)
+    with pytest.raises(UserError, match="level: '8' is not a level"):
+        tickets(tmp_path).subsample("8")

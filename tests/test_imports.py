@@ -30,7 +30,7 @@ COMMAND_LINE = {
     "cli", "cli_fit", "cli_hints", "cli_init", "cli_labels", "cli_options", "console",
     "console_guide", "console_progress", "console_tables", "process",
 }  # fmt: skip
-LAYERS = (BASE, {"lm"}, {"method"}, STAGES, {"grid"}, {"api"}, COMMAND_LINE)
+LAYERS = (BASE, {"lm"}, {"method"}, STAGES, {"grid"}, {"api", "api_rows"}, COMMAND_LINE)
 LAYER = {name: number for number, layer in enumerate(LAYERS) for name in layer}
 # Which stages may import `lm` and `method`: GPT3Mix, and a classifier that prompts.
 STAGES_WITH_LM = {"augment", "train"}
@@ -47,7 +47,7 @@ HEAVY = {
     "numpy": {"method.labels", "method.selection", "report", "train"},
     "openai": {"lm.openai"},
     "openpyxl": {"folders"},
-    "pandas": {"api", "report"},
+    "pandas": {"api_rows", "report"},
     "pyarrow": {"tables", "text_tables"},
     "ray": {"grid.executors"},
     "safetensors": {"lm.local", "train"},

@@ -4,14 +4,15 @@ With `task.data.folds` every row is a test row of one data seed, and the mean ac
 seeds, the cross-validated accuracy, takes the place of validation accuracy.
 """
 
+import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from ..errors import StoppedShort
+from ..errors import StoppedShort, shorten
 from ..layout import Cell, TrialKey, variant_name
 from ..records import Trial, read_records
 from ..settings import Experiment, TrainableSettings
@@ -49,8 +50,12 @@ class Candidate:
         return self.method != "none" and self.weight != 0
 
     def __str__(self) -> str:
-        variant = f" ({variant_name(self.variant)})" if self.variant else ""
-        return f"{self.classifier.name} with {self.method}{variant}"
+        return _name(self.experiment, self.method, self.classifier)
+
+
+def _name(experiment: Experiment, method: str, classifier: TrainableSettings) -> str:
+    variant = f" ({variant_name(experiment.variant)})" if experiment.variant else ""
+    return f"{classifier.name} with {method}{variant}"
 
 
 def folds_of(experiment: Experiment) -> int | None:
@@ -75,15 +80,11 @@ def find_candidates(
         StoppedShort: if there are none.
     """
     candidates = []
-    for experiment in grid.experiments:
-        own = [cell for cell in cells if cell.variant == experiment.variant]
-        for method in experiment.methods:
-            for classifier in experiment.classifiers:
-                if classifier.uses_lm or not experiment.accepts(method, classifier):
-                    continue
-                trials = _read_trials(grid, own, method, classifier, finished)
-                if trials:
-                    candidates.append(_candidate(experiment, method, classifier, trials))
+    for experiment, method, classifier in _combinations(grid):
+        paths = _trials_paths(grid, cells, experiment, method, classifier)
+        if paths and all(path in finished for path in paths):
+            trials = [row for path in paths for row in read_records(path, Trial)]
+            candidates.append(_candidate(experiment, method, classifier, trials))
     if not candidates:
         raise StoppedShort(
             "no method and classifier has finished its trials, so there is nothing to choose from",
@@ -92,22 +93,50 @@ def find_candidates(
     return sorted(candidates, key=lambda item: (-item.score, item.method != "none"))
 
 
-def _read_trials(
+def describe_unfinished(
+    grid: Grid, cells: Sequence[Cell], finished: Collection[Path], stopped: Sequence[StoppedShort]
+) -> list[str]:
+    """Return each combination that is no candidate, and why, such as `svm with eda (...)`.
+
+    Args:
+        grid: the grid.
+        cells: of one level.
+        finished: trials files that are complete.
+        stopped: why steps stopped short; those of trials begin with the path of their file.
+    """
+    names = []
+    for experiment, method, classifier in _combinations(grid):
+        paths = _trials_paths(grid, cells, experiment, method, classifier)
+        missing = tuple(f"{path}: " for path in paths if path not in finished)
+        if missing:
+            reasons = [error.message for error in stopped if error.message.startswith(missing)]
+            reason = reasons[0].split(": ", 1)[1] if reasons else "see the warnings"
+            # The verdict is published with the model: folders of this machine say nothing there.
+            reason = shorten(re.sub(r"(?<![\w.:/])/\S*/", "", reason), 200)
+            names.append(f"{_name(experiment, method, classifier)} ({reason})")
+    return names
+
+
+def _combinations(grid: Grid) -> Iterator[tuple[Experiment, str, TrainableSettings]]:
+    for experiment in grid.experiments:
+        for method in experiment.methods:
+            for classifier in experiment.classifiers:
+                if not classifier.uses_lm and experiment.accepts(method, classifier):
+                    yield experiment, method, classifier
+
+
+def _trials_paths(
     grid: Grid,
     cells: Sequence[Cell],
+    experiment: Experiment,
     method: str,
     classifier: TrainableSettings,
-    finished: Collection[Path],
-) -> list[Trial]:
-    trials: list[Trial] = []
-    for cell in cells:
-        if not grid.experiment(cell).trials_for(classifier, cell.data_seed):
-            continue
-        path = grid.layout.trials_path(TrialKey(cell, method, classifier.name))
-        if path not in finished:
-            return []
-        trials += read_records(path, Trial)
-    return trials
+) -> list[Path]:
+    return [
+        grid.layout.trials_path(TrialKey(cell, method, classifier.name))
+        for cell in cells
+        if cell.variant == experiment.variant and experiment.trials_for(classifier, cell.data_seed)
+    ]
 
 
 def _candidate(

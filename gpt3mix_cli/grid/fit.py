@@ -26,7 +26,7 @@ from ..train.metrics import score
 from ..train.model_card import describe_model, render_card
 from ..train.saved_models import check_save_folder, shown_trial, write_model
 from ..train.targets import assign_targets
-from .choice import Candidate, explain_choice, find_candidates, folds_of
+from .choice import Candidate, describe_unfinished, explain_choice, find_candidates, folds_of
 from .row_reader import RowReader
 from .runner import Grid
 from .steps import StepResult, TrainStep, cell_steps
@@ -72,7 +72,8 @@ class ChosenModel:
         folder: the model.
         candidates: the combinations of method and classifier, the chosen one first.
         verdict: why it is chosen, as sentences.
-        about: rows, scores and calibration, as in `gpt3mix.json`.
+        about: rows, scores and calibration, as in `gpt3mix.json`; `unfinished` are combinations
+            whose trials did not all succeed, with the reasons.
     """
 
     folder: Path
@@ -98,7 +99,7 @@ def fit(
     check_save_folder(folder, FOLDER_HINT)
     _check_experiments(grid)
     cells = list(grid.cells(largest_level(grid)))
-    finished = _run_trials(grid, cells, on_result)
+    finished, stopped = _run_trials(grid, cells, on_result)
     candidates = find_candidates(grid, cells, finished)
     best = candidates[0]
     seed = best.experiment.subsample.seeds[0]
@@ -109,7 +110,11 @@ def fit(
     if folds_of(best.experiment):
         num_rows += len(data.real) + len(data.test)
     verdict = explain_choice(candidates, num_rows)
-    return _train_and_save(runner, candidates, verdict, folder, grid.callbacks)
+    unfinished = describe_unfinished(grid, cells, finished, stopped)
+    if unfinished:
+        verdict.append(f"Not finished: {'; '.join(unfinished)}.")
+    reasons = {"verdict": verdict, "unfinished": unfinished}
+    return _train_and_save(runner, candidates, reasons, folder, grid.callbacks)
 
 
 def largest_level(grid: Grid) -> str:
@@ -148,19 +153,21 @@ def _check_experiments(grid: Grid) -> None:
 
 def _run_trials(
     grid: Grid, cells: Sequence[Cell], on_result: Callable[[StepResult], object]
-) -> set[Path]:
+) -> tuple[set[Path], list[StoppedShort]]:
     steps = [
         step
         for cell in cells
         for step in cell_steps(grid.experiment(cell), cell)
         if not (isinstance(step, TrainStep) and step.classifier.uses_lm)
     ]
-    finished = set()
+    finished, stopped = set(), []
     for result in grid.run_steps(steps, "trials to choose by"):
         on_result(result)
-        if not isinstance(result, StoppedShort):
+        if isinstance(result, StoppedShort):
+            stopped.append(result)
+        else:
             finished.add(result.output)
-    return finished
+    return finished, stopped
 
 
 # Development and final model -----------------------------------------------------------------
@@ -193,7 +200,7 @@ def _development_runner(grid: Grid, best: Candidate, cell: Cell) -> TrialRunner:
 def _train_and_save(
     runner: TrialRunner,
     candidates: Sequence[Candidate],
-    verdict: list[str],
+    reasons: dict[str, list[str]],
     folder: Path,
     callbacks: Callbacks,
 ) -> ChosenModel:
@@ -231,14 +238,14 @@ def _train_and_save(
         },
         "scores": before | {"ece": after["ece"]},
         "cross_validated_accuracy": best.score if folds else None,
-        "verdict": verdict,
+        **reasons,
         "candidates": [candidate_row(item) for item in candidates],
         "trial": shown_trial(trial),
     }
     model = describe_model(runner.classifier, classes, settings)
     card = render_card(CARD, model, _card_values(best.experiment, trial, about))
     write_model(folder, model, card, about, callbacks, FOLDER_HINT)
-    return ChosenModel(folder, candidates, verdict, about)
+    return ChosenModel(folder, candidates, reasons["verdict"], about)
 
 
 def _predict(runner: TrialRunner, rows: Sequence[Example]) -> Any:

@@ -163,9 +163,15 @@ def _average(trials: pd.DataFrame, count: int) -> list[dict[str, Any]]:
     of_results = np.split(units[["sum", "size"]].to_numpy(dtype=float), ends)
     limits = by_length(lambda parts: intervals(parts[..., 0], parts[..., 1]), of_results)
     tested = succeeded.drop_duplicates(["result", "own_test_sha"]).groupby("result")["n_test"].sum()
-    limits = _with_test_rows(table["mean"], tested.reindex(range(count)), limits)
-    for row, *objects in zip(values, limits, means, scores, strict=True):
-        row |= zip(("ci", "seed_means", "scores"), objects, strict=True)
+    tested = tested.reindex(range(count))
+    has_folds = succeeded["own_test_sha"].notna() & (
+        succeeded["own_test_sha"] != succeeded["test_sha"]
+    )
+    merged = has_folds.groupby(succeeded["result"]).any().reindex(range(count), fill_value=False)
+    limits = _with_test_rows(table["mean"], tested, limits, merged)
+    totals = with_none(tested.to_frame())["n_test"]
+    for row, *objects in zip(values, limits, totals, means, scores, strict=True):
+        row |= zip(("ci", "tested", "seed_means", "scores"), objects, strict=True)
     return values
 
 
@@ -173,11 +179,19 @@ def _with_test_rows(
     mean: "pd.Series[float]",
     tested: "pd.Series[float]",
     limits: Sequence[tuple[float, float] | None],
+    merged: "pd.Series[bool]",
 ) -> list[tuple[float, float] | None]:
-    """Return intervals over data seeds and test rows; None for a result without a trial."""
+    """Return intervals over data seeds and test rows; None for a result without a trial.
+
+    Args:
+        mean: of each result.
+        tested: test rows of each result.
+        limits: intervals over data seeds.
+        merged: whether the trials are of a cross-validation.
+    """
     means, counts = (column.astype(float).to_numpy() for column in (mean, tested))
     over_seeds = np.array([item or (np.nan, np.nan) for item in limits], dtype=float)
-    combined = with_test_rows(means, over_seeds.reshape(-1, 2), counts)
+    combined = with_test_rows(means, over_seeds.reshape(-1, 2), counts, merged.to_numpy())
     return [None if np.isnan(low) else (float(low), float(high)) for low, high in combined]
 
 

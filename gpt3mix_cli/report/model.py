@@ -100,7 +100,7 @@ class Result:
         mean: of the accuracy.
         std: sample standard deviation of the accuracy over trials; None for one trial.
         ci: 95 % interval of the mean, over data seeds and test rows; with one data seed over test
-            rows only.
+            rows only. With folds, whose spread is of both, it is the wider one of the two.
         between: standard deviation between data seeds; None if it cannot be estimated.
         within: standard deviation between trials of one data seed; None if no seed has two trials.
         macro_f1: mean.
@@ -118,6 +118,7 @@ class Result:
         tokens_per_prediction: tokens that an LM reads for one prediction, mean; None for a
             classifier that uses no LM.
         gain: mean difference to no augmentation, paired by data seed; None without a partner.
+        tested: test rows of all data seeds together, which with folds differ; None if unknown.
         swept: the swept settings, key -> value.
         test_sha: hash of the test rows.
         version: of the package that ran the trials.
@@ -155,6 +156,7 @@ class Result:
     seconds: float | None
     tokens_per_prediction: float | None = None
     gain: float | None = None
+    tested: float | None = None
     swept: Mapping[str, Any] = field(default_factory=dict)
     test_sha: str | None = None
     version: str | None = None

@@ -100,7 +100,9 @@ def wilson(fractions: Array, counts: Array) -> Array:
     return limits
 
 
-def with_test_rows(means: Array, limits: Array, counts: Array) -> Array:
+def with_test_rows(
+    means: Array, limits: Array, counts: Array, own_rows: Array | None = None
+) -> Array:
     """Return intervals of accuracies that count the sampling of the test rows too.
 
     The data seeds share the test rows, so that their spread does not show what other test rows
@@ -108,20 +110,25 @@ def with_test_rows(means: Array, limits: Array, counts: Array) -> Array:
     variance estimates recovery (MOVER: Zou and Donner, Construction of Confidence Limits about
     Effect Measures, Statistics in Medicine 27, 2008): distances from the mean are added as squares.
     The binomial variance of the test rows is an upper bound: a part of it is in the spread of the
-    data seeds already.
+    data seeds already. Where each data seed has test rows of its own, as with folds, their spread
+    is of both sources, and the wider interval is taken: few folds may agree by chance.
 
     Args:
         means: accuracies, one a result.
         limits: (results, 2), intervals over data seeds; NaN where there is one data seed, so that
             only test rows count.
         counts: numbers of test rows; NaN where unknown, so that only data seeds count.
+        own_rows: whether each data seed has test rows of its own; by default nowhere.
     """
     of_rows = np.full((len(means), 2), np.nan)
     known = counts > 0
     of_rows[known] = wilson(means[known], counts[known])
     distances = np.stack([limits, of_rows]) - means[None, :, None]
     squares = np.where(np.isnan(distances), 0, distances) ** 2
-    half = np.sqrt(squares.sum(axis=0))
+    summed = squares.sum(axis=0)
+    if own_rows is not None:
+        summed = np.where(own_rows[:, None], squares.max(axis=0), summed)
+    half = np.sqrt(summed)
     combined: Array = np.clip(np.stack([means - half[:, 0], means + half[:, 1]], axis=1), 0, 1)
     combined[np.isnan(distances).all(axis=(0, 2))] = np.nan
     return combined

@@ -247,7 +247,7 @@ def _verdict(
 
 def _count_test_rows(pairs: Sequence[tuple[Result, Result]]) -> int | None:
     """Return the number of test rows of all tasks; levels of a task share them."""
-    counts = {(pair[0].task, pair[0].test_sha): pair[0].n_test for pair in pairs}
+    counts = {(pair[0].task, pair[0].test_sha): pair[0].tested for pair in pairs}
     known = [round(count) for count in counts.values() if count]
     return sum(known) if len(known) == len(counts) else None
 

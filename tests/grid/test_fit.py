@@ -15,6 +15,7 @@ from gpt3mix_cli.errors import StoppedShort, UserError
 from gpt3mix_cli.grid import Grid, choice
 from gpt3mix_cli.grid.choice import Candidate, explain_choice
 from gpt3mix_cli.grid.fit import fit, largest_level
+from gpt3mix_cli.layout import TrialKey
 from gpt3mix_cli.records import Trial, read_records
 from gpt3mix_cli.settings import Experiment, LinearSettings
 from gpt3mix_cli.train.calibration import apply_temperature
@@ -126,12 +127,19 @@ def test_the_verdict_says_whether_augmentation_helped(
 def test_equal_scores_choose_no_augmentation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(choice, "_read_trials", lambda *_: [object()])
+    monkeypatch.setattr(choice, "read_records", lambda *_: [object()])
     monkeypatch.setattr(
         choice, "_candidate", lambda _, method, *__: candidates(("linear", method, 0.8))[0]
     )
     grid = Grid(load_experiments(write_config(tmp_path)), tmp_path)
-    assert [item.method for item in choice.find_candidates(grid, [], ())] == ["none", "eda"]
+    cells = list(grid.cells())
+    finished = [
+        grid.layout.trials_path(TrialKey(cell, method, "linear"))
+        for cell in cells
+        for method in ("eda", "none")
+    ]
+    found = choice.find_candidates(grid, cells, finished)
+    assert [item.method for item in found] == ["none", "eda"]
 
 
 def test_failed_trials_are_no_candidates(tmp_path: Path) -> None:
@@ -197,6 +205,26 @@ def test_a_network_is_trained_for_the_epochs_of_its_development_model(
     assert saved["classifier"]["max_epochs"] == saved["trial"]["best_epoch"]
     assert saved["trial"]["level"] == "full"
     assert load_saved_model(tmp_path / "model").predict_proba(["A dull film."]).shape == (1, 2)
+
+
+def test_combinations_that_failed_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = TINY.format(encoder=tmp_path / "absent")
+    config = write_config(tmp_path, f"{{kind: linear}}, {missing}")
+    command = ["fit", str(config), "--out", str(tmp_path / "results"), "--jobs", "1", "--json"]
+    assert main([*command, "-o", str(tmp_path / "model")]) == 3
+    captured, saved = capsys.readouterr(), about(tmp_path / "model")
+    assert [text.split(" (")[0] for text in saved["unfinished"]] == [
+        "tiny with none",
+        "tiny with eda",
+    ]
+    assert saved["verdict"][-1].startswith("Not finished: tiny with none (1 of 1 trials failed")
+    assert json.loads(captured.out)["unfinished"] == saved["unfinished"]
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert saved["verdict"][-1] in card
+    assert str(tmp_path) not in card
+    assert "saved, but 2 combinations" in captured.err
 
 
 # What is refused ---------------------------------------------------------------------------------

@@ -3,13 +3,16 @@
 import csv
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gpt3mix_cli.cli import main
+from gpt3mix_cli.cli_init import _time_of_fit
 from gpt3mix_cli.config import load_experiments
+from gpt3mix_cli.console import Display
 from gpt3mix_cli.data import load_splits
 from gpt3mix_cli.errors import UserError
 from gpt3mix_cli.grid.data_profile import DataOptions, DataProfile, profile_data
@@ -265,3 +268,19 @@ def test_the_command_prints_one_object(tmp_path: Path, capsys: pytest.CaptureFix
     assert len(summary["bad_rows"]) == 5
     assert main(["init", "tickets.csv", "--quiet"]) == 2
     assert "--force" in capsys.readouterr().err
+
+
+def test_the_time_of_fit_is_shown_unless_the_data_is_bad() -> None:
+    Path("a.yaml").write_text(
+        "task: {data: {kind: files, train: a.csv}, labels: [billing, shipping, Tech_Support]}\n"
+        "subsample: {levels: [full], seeds: 1, validation: 20}\n"
+        "classifiers: [{kind: linear}]\ntrials: 1\n"
+    )
+    rows = [["ticket", "text", "label"], *good_rows()]
+    Path("a.csv").write_bytes(to_csv(rows))
+    (line,) = _time_of_fit(Path("a.yaml"), Display(quiet=True, as_json=False))
+    assert re.fullmatch(
+        r"fit: about (under 1 s|\d+ s) on this machine \(gpt3mix plan a.yaml\)", line
+    )
+    Path("a.csv").write_bytes(to_csv([*rows, [900, "", "billing"]]))
+    assert _time_of_fit(Path("a.yaml"), Display(quiet=True, as_json=False)) == []

@@ -290,6 +290,15 @@ def test_equal_data_seeds_leave_wilsons_interval_and_nothing_leaves_none() -> No
     assert np.isnan(nothing).all()
 
 
+def test_folds_count_the_sampling_of_test_rows_once() -> None:
+    mean, rows, own = np.array([0.8]), np.array([100.0]), np.array([True])
+    wide, narrow = np.array([[0.6, 0.95]]), np.array([[0.79, 0.81]])
+    assert with_test_rows(mean, wide, rows, own) == pytest.approx(wide)
+    assert with_test_rows(mean, narrow, rows, own) == pytest.approx(wilson(mean, rows))
+    shared = with_test_rows(mean, wide, rows, ~own)
+    assert shared[0, 0] < 0.6 < 0.95 < shared[0, 1]
+
+
 def test_the_interval_contains_the_accuracy_on_all_rows_in_95_of_100_cases() -> None:
     """Simulated: rows differ in their difficulty, data seeds in their strength; all share rows."""
     rng, runs, seeds, rows, level = generator(5), 1_500, 6, 74, 0.9
