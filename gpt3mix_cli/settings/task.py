@@ -89,8 +89,9 @@ class FilesData(TableFormat, Columns):
     on_bad_rows: Literal["error", "skip"] = Field(
         "error",
         description=(
-            "skip: leave out rows without a text or a class, and training rows whose text has two "
-            "labels; they are listed in skipped.csv"
+            "skip: leave out rows without a text or a class, lines with too few or "
+            "too many fields, and training rows whose text has two labels; they are listed in "
+            "skipped.csv"
         ),
     )
 
