@@ -304,8 +304,8 @@ class Probe:
 
     async def _known_logprobs(self, capabilities: Capabilities) -> dict[str, float]:
         logprobs = capabilities.top_logprobs
-        texts = await self._texts(capabilities, temperature=1.0, logprobs=logprobs)
-        top = texts[0].first_top
+        texts = await self._try_texts(capabilities, temperature=1.0, logprobs=logprobs)
+        top = texts[0].first_top if texts else {}
         # Whole words only, because no tokenizer joins them to the prompt.
         words = [word for word in top if top[word] > UNKNOWN_LOGPROB and WORD.fullmatch(word)]
         words.sort(key=top.__getitem__)
