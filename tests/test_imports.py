@@ -47,7 +47,7 @@ HEAVY = {
     "numpy": {"method.labels", "method.selection", "report", "train"},
     "openai": {"lm.openai"},
     "openpyxl": {"folders"},
-    "pandas": {"api_rows", "report"},
+    "pandas": {"api", "api_rows", "report"},
     "pyarrow": {"tables", "text_tables"},
     "ray": {"grid.executors"},
     "safetensors": {"lm.local", "train"},
