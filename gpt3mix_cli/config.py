@@ -148,6 +148,8 @@ def _task_file(path: Path, task: str) -> Any:
     hint = "give the path of a task file, relative to the experiment's file"
     if not os.path.exists(file):  # unlike that of Path, this takes a name that is too long
         raise UserError(f"{path}: task: no such file: {file}", hint)
+    if os.path.isdir(file):
+        raise UserError(f"{path}: task: {file} is a folder", hint)
     raw = read_yaml(file, hint, WORD_SECTIONS)
     if isinstance(raw, dict):
         if FILE_NAME_PATTERN.fullmatch(file.stem):
