@@ -6,6 +6,7 @@ rename duplicate columns. The readers here find all of these, and their lines.
 
 import csv
 import json
+import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
@@ -52,7 +53,7 @@ def read_rows(
     Raises:
         UserError: with the file and line, if it cannot be read or a column is missing.
     """
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike that of Path, this takes a name that is too long
         yield from _fill_columns(read_folder(path), needed)
         return
     match path.suffix.lower():
@@ -97,7 +98,7 @@ def class_names(path: Path, column: str) -> list[str]:
     Raises:
         UserError: if the file cannot be read.
     """
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike that of Path, this takes a name that is too long
         return folder_class_names(path, column)
     if path.suffix.lower() != ".parquet":
         return []

@@ -461,7 +461,7 @@ def test_synthetic_rows_of_other_real_rows_are_refused(
 ) -> None:
     assert call("run", mine, *LIGHT).code == 0
     other = ["--set", "subsample.master_seed=7"]
-    assert call("subsample", mine, *LIGHT, *other).code == 0
+    assert call("subsample", mine, *LIGHT, *other, "--force").code == 0
     done = call("train", mine, *LIGHT, *other, "--method", "eda")
     assert done.code == 2
     assert "its rows were made from other real rows than these" in done.err
@@ -785,6 +785,10 @@ def test_the_help_of_every_command_loads_nothing_heavy(tmp_path: Path) -> None:
     assert ours == {
         "gpt3mix_cli",
         "gpt3mix_cli.cli",
+        "gpt3mix_cli.cli_fit",
+        "gpt3mix_cli.cli_hints",
+        "gpt3mix_cli.cli_init",
+        "gpt3mix_cli.cli_labels",
         "gpt3mix_cli.cli_options",
         "gpt3mix_cli.errors",
         "gpt3mix_cli.process",

@@ -512,14 +512,14 @@ def test_the_callback_gets_each_epoch_the_best_one_and_the_last_one(encoder: Pat
     calls: list[tuple[Any, ...]] = []
     transformer = scripted(encoder, [-1.0, 1.0, -1.0, -1.0, -1.0], max_epochs=4, patience=3)
     fit = transformer.fit(ROWS, VALIDATION, 1, lambda *line: calls.append(line))
-    assert tuple(line for line, _, _ in calls) == fit.history
-    assert [best for _, best, _ in calls] == [fit.history[0], *[fit.history[1]] * 3]
-    assert [stop for _, _, stop in calls] == [4, 4, 4, 4]
+    assert tuple(line for line, *_ in calls) == fit.history
+    assert [best for _, best, *_ in calls] == [fit.history[0], *[fit.history[1]] * 3]
+    assert [stop for _, _, stop, _ in calls] == [4, 4, 4, 4]
     calls.clear()
     scripted(encoder, [-1.0, 1.0, *[-1.0] * 9], max_epochs=10, patience=3).fit(
         ROWS, VALIDATION, 1, lambda *line: calls.append(line)
     )
-    assert [stop for _, _, stop in calls] == [4, 5, 5, 5, 5]
+    assert [stop for _, _, stop, _ in calls] == [4, 5, 5, 5, 5]
 
 
 # Threads and processes ---------------------------------------------------------------------------

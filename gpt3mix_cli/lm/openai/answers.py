@@ -8,7 +8,7 @@ can be read again, also differently, at no cost. Log-probabilities are natural l
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -162,7 +162,7 @@ def _parse_tokens(logprobs: Any) -> list[TokenLogprobs]:
     if not isinstance(logprobs, Mapping):
         return []
     entries, tokens = logprobs.get("content"), logprobs.get("tokens")
-    rows: Iterable[tuple[Any, ...]] = ()
+    rows: list[tuple[Any, ...]] = []
     if isinstance(entries, list) and entries:
         if not all(isinstance(entry, Mapping) for entry in entries):
             return []
@@ -173,13 +173,13 @@ def _parse_tokens(logprobs: Any) -> list[TokenLogprobs]:
             _column(logprobs.get(name), len(tokens))
             for name in ("token_logprobs", "top_logprobs", "text_offset")
         ]
-        rows = zip(tokens, *columns, strict=True)
+        rows = list(zip(tokens, *columns, strict=True))
     parsed = [
         TokenLogprobs(token, parse_logprob(logprob), _parse_top(top), _count(offset))
         for token, logprob, top, offset in rows
         if isinstance(token, str)
     ]
-    return parsed if len(parsed) == len(entries or tokens or ()) else []
+    return parsed if len(parsed) == len(rows) else []
 
 
 def _column(values: Any, length: int) -> list[Any]:
