@@ -141,13 +141,14 @@ def test_successful_trials_are_kept_without_their_encoder(experiment: Experiment
     assert experiment("train", "--method", "none")[0] == 0
     before = {path: path.read_bytes() for path in (experiment.cell / "trials").iterdir()}
     shutil.rmtree(experiment.encoder)
-    for force in ([], ["--force"]):
+    for force, status, problem in (
+        ([], 2, "none.tiny.jsonl: is finished, with other settings"),
+        (["--force"], 3, "none.tiny.jsonl: left as it is"),
+    ):
         code, err = experiment("train", "--method", "none", "--classifier", "tiny", *force)
-        assert code == 3
-        assert "none.tiny.jsonl: left as it is" in err
-        assert {
-            path: path.read_bytes() for path in (experiment.cell / "trials").iterdir()
-        } == before
+        assert code == status
+        assert problem in err
+        assert {path: path.read_bytes() for path in before} == before
 
 
 def test_successful_trials_are_kept_without_their_synthetic_rows(experiment: Experiment) -> None:
@@ -155,7 +156,7 @@ def test_successful_trials_are_kept_without_their_synthetic_rows(experiment: Exp
     before = (experiment.cell / "trials/eda.linear.jsonl").read_bytes()
     for name in ("eda.jsonl", "eda.draw-1.jsonl"):
         experiment.spoil(name, lambda row: row.update(probs={"pos": 2.0, "neg": 1.0}, label="pos"))
-    code, err = experiment("train", *LINEAR)
+    code, err = experiment("train", *LINEAR, "--force")
     assert code == 3
     assert "left as it is" in err
     assert (experiment.cell / "trials/eda.linear.jsonl").read_bytes() == before

@@ -244,7 +244,9 @@ def test_epochs_of_the_workers_are_shown_with_their_scores(small: Path, tmp_path
     assert all(isinstance(item, StageResult) for item in grid.run())
     for number in (0, 1):
         epochs = [
-            call for call in calls if call[0] == f"4/class seed 0 none + tiny, trial {number}"
+            call
+            for call in calls
+            if call[0] == f"4/class seed 0 none + tiny, trial {number}, epoch"
         ]
         assert [done for _, done, _, detail in epochs if detail] == [1, 2, 3]
         assert all(

@@ -20,7 +20,7 @@ from gpt3mix_cli.errors import StoppedShort, UserError
 from gpt3mix_cli.grid import Grid
 from gpt3mix_cli.lm import JournaledLM, total_spent
 from gpt3mix_cli.lm.openai import servers
-from gpt3mix_cli.records import IncompleteOutput
+from gpt3mix_cli.records import IncompleteOutput, StageOptions
 
 KEY = "sk-test-Zq8/w+Yh3x_9-secret"
 ROOT = Path(__file__).parents[2]
@@ -155,7 +155,12 @@ def test_equal_requests_in_flight_are_sent_once(tmp_path: Path) -> None:
 
 
 def experiment(
-    tmp_path: Path, server: Any, more: str = "", augment: str = "ratio: 2", lm: str = ""
+    tmp_path: Path,
+    server: Any,
+    more: str = "",
+    augment: str = "ratio: 2",
+    lm: str = "",
+    force: bool = False,
 ) -> Grid:
     path = tmp_path / "hosted.yaml"
     path.write_text(
@@ -167,7 +172,8 @@ def experiment(
         f"augment: {{{augment}}}\ntrials: 1\n{more}",
         encoding="utf-8",
     )
-    return Grid(load_experiments(path), tmp_path / "results")
+    options = StageOptions(force=force)
+    return Grid(load_experiments(path), tmp_path / "results", options)
 
 
 def generate(grid: Grid) -> list[Path]:
@@ -195,10 +201,11 @@ def test_relabelling_calibrating_and_filtering_send_nothing(tmp_path: Path) -> N
             "filter: {max_parent_overlap: null}",
         )
         for changed in changes:
-            generate(experiment(tmp_path, server, augment=f"ratio: 2, {changed}"))
+            generate(experiment(tmp_path, server, augment=f"ratio: 2, {changed}", force=True))
             assert first.read_bytes() != rows or "filter" in changed
         assert server.requests == before
-        generate(experiment(tmp_path, server, augment="ratio: 2, contextual_calibration: true"))
+        augment = "ratio: 2, contextual_calibration: true"
+        generate(experiment(tmp_path, server, augment=augment, force=True))
         assert first.read_bytes() == rows
 
 

@@ -168,8 +168,9 @@ def _start_fork_server() -> None:
 
     The folder may hold other versions of the libraries.
     """
-    from multiprocessing import forkserver
+    from multiprocessing import forkserver, resource_tracker
 
+    resource_tracker.ensure_running()  # it would unblock the signals
     before = {name: value for name, value in os.environ.items() if name == "PYTHONSAFEPATH"}
     os.environ["PYTHONSAFEPATH"] = "1"
     # It ignores a terminal's signals only after its imports; until then they are blocked.
