@@ -38,7 +38,7 @@ def test_auto_labels_are_those_of_the_data(tmp_path: Path) -> None:
     text = "text,label\n" + "".join(
         f"text {number},{label}\n"
         for number in range(6)
-        for label in ("pay_ment", "delivery", "Delivery")
+        for label in ("sales_tax", "delivery", "Delivery")
     )
     (tmp_path / "a.csv").write_text(text)
     config = tmp_path / "a.yaml"
@@ -46,8 +46,8 @@ def test_auto_labels_are_those_of_the_data(tmp_path: Path) -> None:
         "task: {data: {kind: files, train: a.csv}, labels: auto}\nsubsample: {levels: [full]}\n"
     )
     task = load_experiments(config)[0].task
-    assert task.labels == {"Delivery": "delivery", "pay_ment": "pay ment"}
-    assert {row.label for row in load_splits(task, 0).train} == {"Delivery", "pay_ment"}
+    assert task.labels == {"Delivery": "delivery", "sales_tax": "sales tax"}
+    assert {row.label for row in load_splits(task, 0).train} == {"Delivery", "sales_tax"}
 
 
 def test_blank_cells_are_no_class(tmp_path: Path) -> None:
