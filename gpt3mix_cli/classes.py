@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from .errors import NO_CALLBACKS, UserError, shown_list
-from .labelled_rows import canonical_label, open_sources, spell_label
+from .labelled_rows import canonical_label, open_sources, raw_label
 from .settings import Columns, Data, DemoData
 
 MAX_CLASSES = 200  # a column with more values is an id or a text
@@ -33,10 +33,8 @@ def auto_labels(data: Any) -> tuple[dict[str, str], dict[str, str]]:
     for _, rows, names in open_sources(source, NO_CALLBACKS, lambda where, line, error: None):
         numbers = {str(number): name for number, name in enumerate(names)}
         for _, row in rows:
-            value = row[columns.label]
-            raw = "" if value is None else spell_label(value)
-            if raw.strip():
-                counts[numbers.get(raw, raw)] += 1
+            if raw := raw_label(row[columns.label], numbers):
+                counts[raw] += 1
     values = dict(columns.values)
     counts = Counter(raw for raw in counts.elements() if raw not in values)
     values |= merge_spellings(counts)

@@ -16,6 +16,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from .errors import clip
+
 LINE_INTERVAL_S = 30.0  # between two lines where there are no bars
 MIN_ELAPSED_S = 10.0  # before that a time left would be a guess
 MIN_STEPS = 2  # steps that took their time, for the same reason
@@ -168,8 +170,8 @@ def render_stages(stages: Sequence[Stage], width: int, now: float | None = None)
     counts = [stage.count_text() for stage in stages]
     times = [stage.time_text(now) for stage in stages]
     fixed = BAR_WIDTH + _longest(counts) + _longest(times) + 4
-    room = max(MIN_NAME_WIDTH, width - fixed)
-    names = [shorten_middle(_one_line(stage.name), room) for stage in stages]
+    name_width = max(MIN_NAME_WIDTH, width - fixed)
+    names = [shorten_middle(_one_line(stage.name), name_width) for stage in stages]
     rest = width - fixed - _longest(names)
     grid = Table.grid(padding=(0, 1, 0, 0))
     for justify in ("left", "left", "right", "right", "left"):
@@ -178,7 +180,7 @@ def render_stages(stages: Sequence[Stage], width: int, now: float | None = None)
         bar = ProgressBar(
             stage.total or 1, stage.done, BAR_WIDTH, pulse=not stage.total, animation_time=now
         )
-        detail = Text(_cut(_one_line(stage.detail), rest), "dim")
+        detail = Text(clip(_one_line(stage.detail), rest) if rest > 1 else "", "dim")
         grid.add_row(Text(name), bar, Text(count, "green"), Text(spent, "cyan"), detail)
     return grid
 
@@ -200,12 +202,6 @@ def shorten_middle(text: str, length: int) -> str:
 
 def _one_line(text: str) -> str:
     return "".join(char if char.isprintable() else " " for char in text)
-
-
-def _cut(text: str, length: int) -> str:
-    if length < 2:
-        return ""
-    return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 def _longest(texts: Iterable[str]) -> int:

@@ -136,7 +136,7 @@ def _divide(
     task: Task, rows: Sequence[Example], seed: int, choice: SplitChoice
 ) -> tuple[Division, bool]:
     """Return the division, and whether it replaces an earlier one that cannot be followed."""
-    folds = getattr(task.data, "folds", None) or 0
+    folds = task.folds
     known, replaces = None, False
     try:
         if choice.kept and (known := read_division(choice.kept, folds)):

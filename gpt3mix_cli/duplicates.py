@@ -38,6 +38,17 @@ def copy_key(text: str) -> str:
     return key or normalize_text(text)
 
 
+def conflicting_keys(labelled: Iterable[tuple[str, str]]) -> set[str]:
+    """Return the keys (`copy_key`) of texts that have two labels, from pairs of text and label."""
+    labels: dict[str, str] = {}
+    conflicts = set()
+    for text, label in labelled:
+        key = copy_key(text)
+        if labels.setdefault(key, label) != label:
+            conflicts.add(key)
+    return conflicts
+
+
 def describe_copies(
     task: str, train: Iterable[Example], validation: Iterable[Example], test: Iterable[Example]
 ) -> Iterator[str]:

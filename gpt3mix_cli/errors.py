@@ -179,6 +179,11 @@ def first_line(error: BaseException) -> str:
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
+def clip(text: str, length: int) -> str:
+    """Return a text cut to at most this many characters, for tables and plots."""
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
 def shorten(value: object, length: int = 80) -> str:
     """Return a value as text, cut to a length: a message must fit a screen."""
     text = str(value)

@@ -8,14 +8,14 @@ import io
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from importlib import resources
 from pathlib import Path
 from typing import Any, assert_never
 
-from .duplicates import copy_key
+from .duplicates import conflicting_keys, copy_key
 from .errors import MAX_LIST_ITEMS, Callbacks, UserError, first_line, shorten
 from .files import atomic_write
 from .pretrained import NO_FOREIGN_CODE
@@ -97,7 +97,8 @@ def read_labelled_rows(
                     num_errors += 1
                     errors += [error] if num_errors <= MAX_LIST_ITEMS else []
         drops = skips and split == "train"  # test rows are what results are compared on
-        conflicts = _conflicting_texts(row for row, _ in usable) if drops else set()
+        pairs = ((row.text, row.label) for row, _ in usable if drops)
+        conflicts = conflicting_keys(pairs)
         splits[split] = [row for row, _ in usable if copy_key(row.text) not in conflicts]
         bad_rows += [
             BadRow(where, TWO_LABELS, row.text, row.label)
@@ -127,17 +128,6 @@ def _summarize(errors: Sequence[RowError], count: int, can_skip: bool) -> UserEr
     skip = "; or leave such rows out: task.data.on_bad_rows: skip" if can_skip else ""
     lines = [*(error.message for error in errors), *more]
     return UserError("\n  ".join(lines), f"{first.hint}{skip}")
-
-
-def _conflicting_texts(rows: Iterable[Example]) -> set[str]:
-    """Return the keys of texts that have two labels."""
-    labels: dict[str, str] = {}
-    conflicts = set()
-    for row in rows:
-        key = copy_key(row.text)
-        if labels.setdefault(key, row.label) != row.label:
-            conflicts.add(key)
-    return conflicts
 
 
 def open_sources(data: Data, callbacks: Callbacks, on_ragged_row: OnRaggedRow) -> Iterator[Source]:
@@ -273,6 +263,12 @@ def spell_label(value: Any) -> str:
     if isinstance(value, float | Decimal) and value == value // 1:
         value = int(value)  # pandas stores an integer column with gaps as floats: 1.0
     return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def raw_label(value: Any, names: Mapping[str, str]) -> str:
+    """Return a raw label value as text, by its name if it is a number with one; blank: empty."""
+    raw = "" if value is None else spell_label(value)
+    return names.get(raw, raw) if raw.strip() else ""
 
 
 def canonical_label(value: str) -> str:

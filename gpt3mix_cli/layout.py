@@ -24,6 +24,7 @@ from typing import Any
 from .settings import FILE_STEM_PATTERN, fingerprint
 
 MAX_VALUE_LENGTH = 40  # characters of a swept value in a folder name; a longer one is hashed
+MANIFEST_SUFFIX = ".manifest.json"
 SPLIT_FILE = "split.json"  # names of files about the data
 SKIPPED_FILE = "skipped.csv"
 MAX_NAME_LENGTH = 200  # of such a name; most file systems allow 255 bytes
@@ -169,7 +170,7 @@ class Layout:
 
 def manifest_path(output: Path) -> Path:
     """Return where the manifest of an output is."""
-    return output.with_name(f"{output.name}.manifest.json")
+    return output.with_name(f"{output.name}{MANIFEST_SUFFIX}")
 
 
 def _stem(path: Path) -> str:

@@ -58,12 +58,6 @@ def _name(experiment: Experiment, method: str, classifier: TrainableSettings) ->
     return f"{classifier.name} with {method}{variant}"
 
 
-def folds_of(experiment: Experiment) -> int | None:
-    """Return the number of folds of cross-validation; None for a fixed test set."""
-    folds: int | None = getattr(experiment.task.data, "folds", None)
-    return folds
-
-
 def find_candidates(
     grid: Grid, cells: Sequence[Cell], finished: Collection[Path]
 ) -> list[Candidate]:
@@ -142,7 +136,7 @@ def _trials_paths(
 def _candidate(
     experiment: Experiment, method: str, classifier: TrainableSettings, trials: Sequence[Trial]
 ) -> Candidate:
-    column = "accuracy" if folds_of(experiment) else "valid_accuracy"
+    column = "accuracy" if experiment.task.folds else "valid_accuracy"
     scores = {(row.data_seed, row.trial): getattr(row, column) or 0.0 for row in trials}
     by_seed: dict[int, list[float]] = {}
     for (data_seed, _), score in scores.items():
@@ -163,7 +157,7 @@ def explain_choice(candidates: Sequence[Candidate], num_rows: int) -> list[str]:
         candidates: best first.
         num_rows: the number of rows that choose: of validation, or with folds all of them.
     """
-    best, folds = candidates[0], folds_of(candidates[0].experiment)
+    best, folds = candidates[0], candidates[0].experiment.task.folds
     number = f"{len(best.scores)} trial{'s' * (len(best.scores) > 1)}"
     score = f"validation accuracy {best.score:.1%} (mean of {number} on {num_rows} rows)"
     if folds:

@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from ..classes import MAX_CLASSES, merge_spellings
-from ..duplicates import copy_key
+from ..duplicates import conflicting_keys, copy_key
 from ..errors import UserError, did_you_mean, shown_list
 from ..folders import refuse_duplicates, split_folders
 from ..jsonl import read_lines
@@ -19,7 +19,7 @@ from ..labelled_rows import (
     RAGGED_ROW,
     TWO_LABELS,
     BadRow,
-    spell_label,
+    raw_label,
 )
 from ..settings import TableFormat
 from ..tables import DELIMITERS, class_names, read_rows
@@ -116,7 +116,7 @@ def profile_data(path: Path, options: DataOptions) -> DataProfile:
     columns = list(dict.fromkeys(name for _, row in rows for name in row))
     text, label, why = _choose_columns(path, columns, [row for _, row in rows], options)
     names = {str(n): name for n, name in enumerate(class_names(splits["train"], label))}
-    labels = [_raw_label(row.get(label), names) for _, row in rows]
+    labels = [raw_label(row.get(label), names) for _, row in rows]
     values = merge_spellings(Counter(raw for raw in labels if raw))
     labels = [values.get(raw, raw) for raw in labels]
     bad_rows, usable = _sort_rows(rows, labels, text)
@@ -158,8 +158,6 @@ def _sort_rows(
     """Return the rows that cannot be used, and the numbers of the others."""
     bad: list[BadRow] = []
     usable: list[int] = []
-    first: dict[str, str] = {}
-    conflicts = set()
     for number, ((where, row), label) in enumerate(zip(rows, labels, strict=True)):
         value = row.get(text)
         if value is None or (isinstance(value, str) and not value.strip()):
@@ -170,18 +168,10 @@ def _sort_rows(
             bad.append(BadRow(where, EMPTY_LABEL, value, label))
         else:
             usable.append(number)
-            if first.setdefault(copy_key(value), label) != label:
-                conflicts.add(copy_key(value))
+    conflicts = conflicting_keys((rows[number][1][text], labels[number]) for number in usable)
     twice = {number for number in usable if copy_key(rows[number][1][text]) in conflicts}
     bad += [BadRow(rows[n][0], TWO_LABELS, rows[n][1][text], labels[n]) for n in sorted(twice)]
     return bad, [number for number in usable if number not in twice]
-
-
-def _raw_label(value: Any, names: Mapping[str, str]) -> str:
-    if value is None or (isinstance(value, str) and not value.strip()):
-        return ""
-    raw = spell_label(value)
-    return names.get(raw, raw)
 
 
 def _delimiter(path: Path, num_columns: int) -> str | None:

@@ -26,7 +26,7 @@ from ..train.metrics import score
 from ..train.model_card import describe_model, render_card
 from ..train.saved_models import check_save_folder, shown_trial, write_model
 from ..train.targets import assign_targets
-from .choice import Candidate, describe_unfinished, explain_choice, find_candidates, folds_of
+from .choice import Candidate, describe_unfinished, explain_choice, find_candidates
 from .row_reader import RowReader
 from .runner import Grid
 from .steps import StepResult, TrainStep, cell_steps
@@ -107,7 +107,7 @@ def fit(
     runner = _development_runner(grid, best, cell)
     data = runner.data
     num_rows = len(data.validation)
-    if folds_of(best.experiment):
+    if best.experiment.task.folds:
         num_rows += len(data.real) + len(data.test)
     verdict = explain_choice(candidates, num_rows)
     unfinished = describe_unfinished(grid, cells, finished, stopped)
@@ -212,8 +212,9 @@ def _train_and_save(
         )
     held_out = [row.label for row in data.validation]
     temperature = fit_temperature(_predict(runner, data.validation), held_out, classes)
-    test_probabilities = _predict(runner, data.test)
-    folds = folds_of(best.experiment)
+    folds = best.experiment.task.folds
+    # With folds the final model is trained on the test rows too, so the development model scores.
+    test_probabilities = _predict(runner, data.test) if folds else None
     real = [*data.real, *data.validation, *(data.test if folds else ())]
     settings = _fixed_epochs(best.classifier, trial)
     runner.classifier = open_classifier(settings, classes)
@@ -271,7 +272,7 @@ def candidate_row(item: Candidate) -> dict[str, Any]:
 
 
 def _card_values(experiment: Experiment, trial: Trial, about: dict[str, Any]) -> dict[str, Any]:
-    rows, folds = about["rows"], folds_of(experiment)
+    rows, folds = about["rows"], experiment.task.folds
     parts = f"{rows['train']} training and {rows['validation']} validation rows"
     held_out = f"{rows['test']} test rows were not used for the choice, training or calibration."
     score_rows = ece_rows = f"{rows['test']} test rows"

@@ -43,7 +43,7 @@ class Resources:
         """Return the task's splits; the data seed selects the fold that tests, if there are any."""
         task, subsample = experiment.task, experiment.subsample
         chosen = subsample.master_seed, subsample.validation, subsample.validation_fraction
-        seed = data_seed if getattr(task.data, "folds", None) else 0
+        seed = data_seed if task.folds else 0
         path = self._layout.data_path(SPLIT_FILE, experiment.variant)
         choice = data.SplitChoice(seed, path, self._divides_anew)
 

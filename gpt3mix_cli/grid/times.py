@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from ..augment import num_rows_wanted, open_augmenter
 from ..errors import UserError, in_progress
-from ..layout import Cell, TrialKey
+from ..layout import MANIFEST_SUFFIX, Cell, TrialKey
 from ..lm import IN_MEMORY, Journal, JournaledLM
 from ..records import Example, Manifest, Trial, read_manifest, read_records
 from ..settings import ClassifierSettings, Experiment
@@ -33,7 +33,6 @@ MAX_LINEAR_ROWS = 500  # of a measured linear training, which takes well under a
 MEASURED_ROWS = 8  # rows that are written to measure the speed; a training has four times as many
 Speed = TypeVar("Speed", float, tuple[float, float])
 READING_COST = 1 / 3  # labelling a row takes a third of training on it: no gradients
-MANIFEST_SUFFIX = ".manifest.json"
 
 
 @dataclass(frozen=True)

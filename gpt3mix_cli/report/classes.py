@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..errors import clip
 from ..records import read_manifest
 from .model import Result
 from .table import Table, list_table, result_names
@@ -129,10 +130,10 @@ def shown_tables(scores: Sequence[ClassScores], width: int) -> Iterator[Table]:
 
     The classes with the lowest F1 come first; long names are cut.
     """
-    room = max(MIN_NAME, (width - NUMBERS_WIDTH) // 2)
+    space = max(MIN_NAME, (width - NUMBERS_WIDTH) // 2)
     for number, item in enumerate(scores[:MAX_SHOWN_RESULTS], 1):
         is_last = number == min(len(scores), MAX_SHOWN_RESULTS)
-        rows = sorted(_rows(item, room), key=_by_f1)[:MAX_SHOWN_CLASSES]
+        rows = sorted(_rows(item, space), key=_by_f1)[:MAX_SHOWN_CLASSES]
         notes = []
         if more := len(item.classes) - len(rows):
             notes.append(f"{more} classes with a higher F1 are in report.html.")
@@ -147,18 +148,18 @@ def shown_tables(scores: Sequence[ClassScores], width: int) -> Iterator[Table]:
             yield _matrix_table(item)
 
 
-def _rows(scores: ClassScores, room: int | None = None) -> Iterator[dict[str, Any]]:
-    """Yield the row of each class; with `room`, names and mistakes have at most so many characters.
+def _rows(scores: ClassScores, space: int | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the row of each class; with `space`, names and mistakes have at most that length.
 
     Where two mistakes do not fit, the more frequent one is named.
     """
     for index, name in enumerate(scores.classes):
         mistakes = scores.mistakes(index)[:MAX_MISTAKES]
         texts = [f"{other} {fraction:.0%}" for other, fraction in mistakes]
-        if room and len(", ".join(texts)) > room:
-            texts = [f"{_cut(other, room - 4)} {fraction:.0%}" for other, fraction in mistakes[:1]]
+        if space and len(", ".join(texts)) > space:
+            texts = [f"{clip(other, space - 4)} {fraction:.0%}" for other, fraction in mistakes[:1]]
         yield {
-            "class": _cut(name, room) if room else name,
+            "class": clip(name, space) if space else name,
             "rows": float(scores.support[index]),
             "precision": 100 * float(scores.precision[index]),
             # Without a test row nothing is known.
@@ -172,16 +173,12 @@ def _by_f1(row: dict[str, Any]) -> float:
     return math.inf if row["F1"] is None else float(row["F1"])
 
 
-def _cut(name: str, length: int) -> str:
-    return name if len(name) <= length else f"{name[: length - 1]}…"
-
-
 def _matrix_table(scores: ClassScores) -> Table:
     size = len(scores.classes)
     percent = 100 * scores.confusion / np.maximum(1, scores.confusion.sum(axis=1, keepdims=True))
     items = [
         {
-            "true class": f"{index + 1} {_cut(name, 2 * MIN_NAME)}",
+            "true class": f"{index + 1} {clip(name, 2 * MIN_NAME)}",
             **{str(other + 1): f"{percent[index, other]:.0f}" for other in range(size)},
         }
         for index, name in enumerate(scores.classes)

@@ -277,7 +277,7 @@ class Experiment(Settings):
 
     @model_validator(mode="after")
     def _check_folds(self) -> "Experiment":
-        folds: int = getattr(self.task.data, "folds", None) or 0
+        folds = self.task.folds
         seeds = self.subsample.seeds
         if folds and len({seed % folds for seed in seeds}) < folds:
             raise ValueError(

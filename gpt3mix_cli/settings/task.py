@@ -174,6 +174,11 @@ class Task(Settings):
         return list(self.labels)
 
     @property
+    def folds(self) -> int:
+        """The number of folds of cross-validation; 0 without."""
+        return getattr(self.data, "folds", None) or 0
+
+    @property
     def text_column(self) -> str:
         """The column that holds the texts; the demo sentences' is `text`."""
         return getattr(self.data, "text", "text")

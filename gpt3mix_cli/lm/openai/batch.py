@@ -205,7 +205,7 @@ class BatchRunner:
     def _own_count(self, call: Call | None, answer: Mapping[str, Any]) -> tuple[int, int]:
         """Return prompt and completion tokens of an answer that does not report them."""
         texts = [text.generated for text in parse_texts(answer)]
-        prompt = self._count_tokens(_prompt_text(call)) if call else 0
+        prompt = call.count_tokens(self._count_tokens) if call else 0
         return prompt, sum(map(self._count_tokens, texts))
 
     # The provider ----------------------------------------------------------------------------

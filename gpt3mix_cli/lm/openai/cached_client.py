@@ -264,19 +264,12 @@ class CachedClient:
     def _own_count(self, call: Call, value: Any) -> tuple[int, int]:
         texts = value if isinstance(value, list) else []
         generated = [text.generated for text in texts if isinstance(text, GeneratedText)]
-        return self._prompt_tokens(call), sum(map(self._tokens.count, generated))
-
-    def _prompt_tokens(self, call: Call) -> int:
-        prompts = [message["content"] for message in call.body.get("messages", ())] or [call.prompt]
-        return sum(
-            self._tokens.count(prompt) if isinstance(prompt, str) else len(prompt)
-            for prompt in prompts
-        )
+        return call.count_tokens(self._tokens.count), sum(map(self._tokens.count, generated))
 
     def _check_read(self, call: Call, usage: Usage) -> None:
         if usage.estimated or not usage.prompt:
             return
-        expected = self._prompt_tokens(call)
+        expected = call.count_tokens(self._tokens.count)
         limit = MIN_READ if self._tokens.name else MIN_READ_ESTIMATED
         if expected >= MIN_PROMPT_TOKENS and usage.prompt < limit * expected:
             self._warn.once(

@@ -6,7 +6,7 @@ bodies must not change between versions.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -172,6 +172,11 @@ class Call:
             messages[-1]["content"] if messages else self.body.get("prompt", self.body.get("input"))
         )
         return prompt or ""
+
+    def count_tokens(self, count: Callable[[str], int]) -> int:
+        """Return the tokens of all its messages, or of its prompt, by a count of a text's."""
+        prompts = [message["content"] for message in self.body.get("messages", ())] or [self.prompt]
+        return sum(count(prompt) if isinstance(prompt, str) else len(prompt) for prompt in prompts)
 
 
 def text_body(

@@ -19,6 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from ...errors import clip
 from ..charts import Chart, Point, SeriesStyle
 
 Styles = Mapping[str, SeriesStyle]
@@ -133,7 +134,7 @@ def _count_rows(chart: Chart, panels: Sequence[str]) -> int:
 def shorten(text: str) -> str:
     """Return a name that fits, on one line and printable."""
     plain = "".join(char if char.isprintable() else " " for char in text)
-    return plain if len(plain) <= MAX_NAME else f"{plain[: MAX_NAME - 1]}…"
+    return clip(plain, MAX_NAME)
 
 
 def _legend_handle(chart: Chart, style: SeriesStyle) -> Any:
