@@ -32,6 +32,7 @@ NOT_READ_AS_ATTRIBUTES = {
         for name in ("pivot", "forward", "backward")
     },
     ("OpenAISettings", "base_url"): "`urls` of the same class reads it",
+    ("FilesData", "folds"): "`Task.folds` reads it",
     ("TransformerSettings", "preset"): "a validator compares the other keys with it",
     ("Experiment", "preset"): "a validator fills in and compares the other keys",
     ("Experiment", "sweep"): "`config` creates the variants from it before the models exist",
