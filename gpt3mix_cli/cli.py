@@ -13,10 +13,11 @@ from typing import Annotated
 
 import typer
 
-from . import __version__, cli_fit, cli_init, cli_labels, process
+from . import __version__, cli_fit, cli_init, cli_labels, cli_run, process
 from . import cli_hints as hints
 from . import cli_options as opt
 from .errors import StdoutClosed, StoppedShort, UserError, path_problem, shown_value
+from .stopping import Interrupted, is_stop_requested
 
 OLD_FLAGS = {"licence": "license"}  # old name -> name; not shown in the help
 
@@ -107,6 +108,7 @@ def augment(
     """Write synthetic rows with GPT3Mix."""
     overrides = [*(overrides or ()), *opt.as_overrides({"augment.ratio": ratio, "augment.k": k})]
     options = opt.GridOptions(config, out, overrides, force, quiet, json)
+    process.finish_work_in_flight()
     with opt.open_grid(options, output) as (display, grid):
         from .grid import select_cells
 
@@ -140,6 +142,7 @@ def baseline(
     """Write synthetic rows with a baseline, such as EDA or back-translation."""
     overrides = [*(overrides or ()), *opt.as_overrides({"augment.ratio": ratio})]
     options = opt.GridOptions(config, out, overrides, force, quiet, json)
+    process.finish_work_in_flight()
     with opt.open_grid(options, output) as (display, grid):
         from .grid import select_cells
 
@@ -174,6 +177,7 @@ def train(
 ) -> None:
     """Train and test the classifiers."""
     options = opt.GridOptions(config, out, overrides or (), force, quiet, json)
+    process.finish_work_in_flight()
     with opt.open_grid(options, output) as (display, grid):
         from .grid import select_cells, select_trainings, with_files
 
@@ -225,25 +229,7 @@ def report(
         display.print_report(result, per_class=per_class)
 
 
-@app.command()
-def run(
-    config: opt.Config,
-    jobs: opt.Jobs = None,
-    tensorboard: opt.TensorBoard = None,
-    out: opt.Out = opt.RESULTS,
-    overrides: opt.Overrides = None,
-    force: opt.Force = False,
-    quiet: opt.Quiet = False,
-    json: opt.Json = False,
-) -> None:
-    """Run a whole experiment: every stage on every cell, then the report."""
-    options = opt.GridOptions(config, out, overrides or (), force, quiet, json)
-    with opt.open_grid(options) as (display, grid):
-        grid.configure_training(jobs, tensorboard)
-        results = [display.log_result(result) for result in grid.run()]
-        display.print_report(grid.report(), results)
-
-
+app.add_typer(cli_run.app)
 app.add_typer(cli_fit.app)
 app.add_typer(cli_init.app)
 
@@ -337,11 +323,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             if any("\ud800" <= char <= "\udfff" for char in argument):
                 raise UserError(f"{shown_value(argument)}: not UTF-8", "rename it, or give UTF-8")
         app(args=arguments, prog_name="gpt3mix")
+    except Interrupted:
+        return process.interrupted()
     except UserError as error:
         from .console import print_error
 
         print_error(error)
-        return error.exit_code
+        return process.interrupted() if is_stop_requested() else error.exit_code
     except KeyboardInterrupt:
         return process.interrupted()
     except StdoutClosed:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from . import cli_options as opt
+from . import process
 from .errors import StoppedShort
 
 app = typer.Typer()
@@ -30,6 +31,7 @@ def fit(
 ) -> None:
     """Choose the best method and classifier by validation, train on all rows, save the model."""
     options = opt.GridOptions(config, out, overrides or (), force, quiet, json)
+    process.finish_work_in_flight()
     with opt.open_grid(options) as (display, grid):
         from .grid.fit import fit as run_fit
 

@@ -301,6 +301,13 @@ class Display:
             self.note(line)
         self._print_end(end, next_command)
 
+    def print_lines(self, lines: Iterable[str]) -> None:
+        """Print lines on stdout, as a script is written."""
+        self._progress.stop()
+        with stdout_errors():
+            for line in lines:
+                print(line, flush=True)
+
     # Parts ---------------------------------------------------------------------------------------
 
     def _print_end(self, text: str, next_command: str = "") -> None:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .duplicates import copy_key
 from .errors import UserError
-from .files import atomic_write
+from .files import write_shared
 from .records import Example
 from .settings import generator
 
@@ -132,10 +132,7 @@ def read_division(path: Path, folds: int) -> Division | None:
 
 def write_division(path: Path, division: Division) -> None:
     """Write a division, unless the file has it already."""
-    text = json.dumps(division.model_dump(), indent=0)
-    if not path.exists() or path.read_text(encoding="utf-8") != text:
-        with atomic_write(path) as stream:
-            stream.write(text.encode())
+    write_shared(path, json.dumps(division.model_dump(), indent=0))
 
 
 def check_test_rows(rows: Iterable[Example], known: Division, path: Path) -> None:

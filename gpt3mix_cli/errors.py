@@ -1,6 +1,7 @@
 """What may go wrong for a user, and how a stage reports progress and warnings.
 
     UserError           exit code 2: the input is wrong (usage, config, data, a missing package)
+    ├── OutputError     exit code 2: nothing can be written
     └── StoppedShort    exit code 3: not all work is done; a new run continues where it stopped
 
 `cli` turns these into one message and an exit code. Any other exception is a bug.
@@ -72,6 +73,10 @@ class StoppedShort(UserError):
     """
 
     exit_code = 3
+
+
+class OutputError(UserError):
+    """An output cannot be written, such as on a full disk: other steps would fail too."""
 
 
 class StdoutClosed(Exception):

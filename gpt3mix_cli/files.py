@@ -17,7 +17,7 @@ from typing import IO, Protocol
 
 from filelock import FileLock, Timeout
 
-from .errors import StdoutClosed, UserError
+from .errors import OutputError, StdoutClosed, UserError
 
 STDIO = Path("-")
 PRIVATE = 0o600  # mode of files with what only their owner should read
@@ -58,7 +58,7 @@ class Writer(Protocol):
 
 
 @contextlib.contextmanager
-def atomic_write(path: Path, mode: int = 0o666) -> Iterator[Writer]:
+def atomic_write(path: Path, mode: int = 0o666, wait: bool = False) -> Iterator[Writer]:
     """Open a file that appears only if the block succeeds: written aside, synced and renamed.
 
     The file aside always has the same name, so the next run replaces what a killed run left.
@@ -66,6 +66,7 @@ def atomic_write(path: Path, mode: int = 0o666) -> Iterator[Writer]:
     Args:
         path: the file.
         mode: its permissions, less those that the umask takes.
+        wait: wait for another process that is writing it, which writes the same.
 
     Raises:
         UserError: if the file cannot be written, or another process is writing it.
@@ -79,7 +80,7 @@ def atomic_write(path: Path, mode: int = 0o666) -> Iterator[Writer]:
         return
     path = resolve_output(path)
     partial = _partial(path)
-    with _lock(partial, path), temporary_path(partial):
+    with _lock(partial, path, wait=wait), temporary_path(partial):
         with write_errors(path):
             # A new file: a link of this name is not followed.
             partial.unlink(missing_ok=True)
@@ -103,6 +104,14 @@ def atomic_write(path: Path, mode: int = 0o666) -> Iterator[Writer]:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def write_shared(path: Path, text: str) -> None:
+    """Write a file that several processes may write at the same time, all with this text."""
+    content = text.encode()
+    if not path.is_file() or path.read_bytes() != content:
+        with atomic_write(path, wait=True) as stream:
+            stream.write(content)
 
 
 class _Stdout:
@@ -308,7 +317,7 @@ def write_errors(
             raise
         if number in (errno.ENOSPC, errno.EDQUOT):
             hint = "free some space and run the same command again"
-        raise UserError(
+        raise OutputError(
             f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}", hint
         ) from None
 

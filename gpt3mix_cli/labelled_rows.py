@@ -17,7 +17,7 @@ from typing import Any, assert_never
 
 from .duplicates import conflicting_keys, copy_key
 from .errors import MAX_LIST_ITEMS, Callbacks, UserError, first_line, shorten
-from .files import atomic_write
+from .files import write_shared
 from .pretrained import NO_FOREIGN_CODE
 from .records import Example, unknown_label
 from .settings import SPLITS, Columns, Data, DemoData, FilesData, HubData, Split, Task
@@ -112,12 +112,11 @@ def read_labelled_rows(
 
 def write_bad_rows(path: Path, rows: Iterable[BadRow]) -> None:
     """Write rows that were left out as CSV: where each is, and what is wrong with it."""
-    with atomic_write(path) as stream:
-        text = io.StringIO(newline="")
-        writer = csv.writer(text)
-        writer.writerow(["where", "problem", "text", "label"])
-        writer.writerows([row.where, row.kind, row.text, row.label] for row in rows)
-        stream.write(text.getvalue().encode())
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["where", "problem", "text", "label"])
+    writer.writerows([row.where, row.kind, row.text, row.label] for row in rows)
+    write_shared(path, text.getvalue())
 
 
 def _summarize(errors: Sequence[RowError], count: int, can_skip: bool) -> UserError:

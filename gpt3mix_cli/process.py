@@ -1,5 +1,6 @@
 """This process as its surroundings see it: standard streams, and signals that end it."""
 
+import contextlib
 import io
 import os
 import signal
@@ -7,7 +8,12 @@ import sys
 from types import FrameType
 from typing import Any
 
+from .stopping import is_stop_requested, request_stop
+
 _received: int | None = None  # the signal that ends this process
+_finishes_work = False  # the first signal lets work in flight finish
+_has_raised = False  # KeyboardInterrupt is on its way through all that is open
+FINISHING = b"\ngpt3mix: finishing what is in flight; once more stops now\n"
 
 
 def open_streams() -> None:
@@ -52,17 +58,29 @@ def discard_stdout() -> None:
 
 
 def handle_signals() -> None:
-    """Let SIGTERM and SIGHUP end the process as Ctrl-C does, and a second signal end it at once."""
+    """Let SIGTERM and SIGHUP end the process as Ctrl-C does, and one more signal end it at once."""
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
         if number and signal.getsignal(number) != signal.SIG_IGN:  # as `nohup` sets it
             signal.signal(number, _on_signal)
 
 
+def finish_work_in_flight() -> None:
+    """From now on let a first signal only begin nothing new; the second one interrupts."""
+    global _finishes_work
+    _finishes_work = True
+
+
 def _on_signal(number: int, frame: FrameType | None) -> None:
-    global _received
-    if _received is None:
-        _received = number
+    global _received, _has_raised
+    _received = _received or number
+    if _finishes_work and not is_stop_requested():
+        request_stop()
+        with contextlib.suppress(OSError):
+            os.write(2, FINISHING)  # buffered streams are not safe here
+        return
+    if not _has_raised:
+        _has_raised = True
         raise KeyboardInterrupt
     # The way back through all that is open takes too long.
     _remove_temporary_paths()

@@ -22,13 +22,13 @@ MAX_PARAMETERS = 7  # of a function, `self` not counted; command definitions are
 BASE = {
     "", "classes", "config", "data", "division", "duplicates", "errors", "existing_outputs",
     "files", "folders", "jsonl", "labelled_rows", "layout", "pretrained", "records", "settings",
-    "table_copies", "tables", "text_tables", "yaml_files",
+    "stopping", "table_copies", "tables", "text_tables", "yaml_files",
 }  # fmt: skip
 BASE |= {"guide"}  # the manual: it reads its pages only
 STAGES = {"subsample", "augment", "train", "report"}
 COMMAND_LINE = {
-    "cli", "cli_fit", "cli_hints", "cli_init", "cli_labels", "cli_options", "console",
-    "console_guide", "console_progress", "console_tables", "process",
+    "cli", "cli_emit", "cli_fit", "cli_hints", "cli_init", "cli_labels", "cli_options", "cli_run",
+    "console", "console_guide", "console_progress", "console_tables", "process",
 }  # fmt: skip
 LAYERS = (BASE, {"lm"}, {"method"}, STAGES, {"grid"}, {"api", "api_rows"}, COMMAND_LINE)
 LAYER = {name: number for number, layer in enumerate(LAYERS) for name in layer}
@@ -84,7 +84,7 @@ LIGHT = {
         "train.saved_models",
     },
     "rich": {"console", "console_guide", "console_progress", "console_tables", "report.render"},
-    "typer": {"cli", "cli_fit", "cli_init", "cli_labels", "cli_options"},
+    "typer": {"cli", "cli_fit", "cli_init", "cli_labels", "cli_options", "cli_run"},
     "yaml": {"yaml_files"},
 }
 

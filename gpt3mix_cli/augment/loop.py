@@ -38,6 +38,7 @@ from ..records import (
     to_json_line,
 )
 from ..settings import FilterSettings
+from ..stopping import stop_if_requested
 from .filter import RowFilter, suggest_remedy
 from .protocol import Augmenter, RowGenerator, TextEditor, edited_line_renderer
 from .statistics import Statistics, doubts
@@ -323,6 +324,7 @@ def _run_editor(
     render_line = edited_line_renderer(examples, method, classes)
     seen: set[int] = set()  # hashes: a million texts would fill the memory
     for attempt, text in enumerate(editor.edit_texts(examples, 0, wanted, quota.seed)):
+        stop_if_requested()
         parent = examples[attempt % num_examples]
         sink.write_row(render_line(text, attempt))
         sink.statistics.count(text, parent.label, classes)

@@ -19,6 +19,7 @@ from ..errors import Callbacks, StoppedShort, UserError
 from ..layout import Cell, TrialKey, variant_name
 from ..records import Example, IncompleteOutput, Trial
 from ..settings import Experiment, TrainableSettings
+from ..stopping import stop_if_requested
 from ..subsample import rows_per_class
 from ..train import SyntheticSet, TrialData, TrialJob, TrialRunner, open_classifier, training_seed
 from ..train.calibration import apply_temperature, fit_temperature
@@ -100,6 +101,7 @@ def fit(
     _check_experiments(grid)
     cells = list(grid.cells(largest_level(grid)))
     finished, stopped = _run_trials(grid, cells, on_result)
+    stop_if_requested()
     candidates = find_candidates(grid, cells, finished)
     best = candidates[0]
     seed = best.experiment.subsample.seeds[0]

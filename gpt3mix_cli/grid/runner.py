@@ -1,6 +1,5 @@
 """Runs the stages over the cells of an experiment."""
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from ..files import STDIO
 from ..layout import Cell, Layout, TrialKey
 from ..records import Example, IncompleteOutput, StageOptions, StageResult, Trial, read_records
 from ..settings import ClassifierSettings, Experiment
+from ..stopping import is_stop_requested
 from ..subsample import DrawOptions, draw_rows, subsample
 from ..train import (
     TrialData,
@@ -238,7 +238,7 @@ class Grid:
         output = step.output or default
         refuse_overwrite(output, [step.input, *step.augmented])
         trials, synthetic = self._trials_of(step)
-        for path in itertools.chain(*synthetic.values()):
+        for path in [path for paths in synthetic.values() for path in paths]:
             # A file that is there anyway was written with other settings.
             if path in self._empty_outputs:
                 raise StoppedShort(
@@ -255,7 +255,8 @@ class Grid:
                 )
             else:
                 result = run_or_stop(train, runner, trials, output, self.options, executor)
-        self._save_model(step, runner, output)
+        if not is_stop_requested():
+            self._save_model(step, runner, output)
         if isinstance(result, StoppedShort):
             raise result
         return result

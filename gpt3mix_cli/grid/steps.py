@@ -11,6 +11,7 @@ from ..errors import Callbacks, StoppedShort
 from ..layout import Cell, TrialKey
 from ..records import StageResult
 from ..settings import ClassifierSettings, Experiment
+from ..stopping import stop_if_requested
 from ..train import TrialExecutor, run_serially
 from .executors.processes import ProcessExecutor
 
@@ -119,6 +120,7 @@ def run_or_stop(
 ) -> StepResult:
     """Run a step; return its result, or why it stopped short."""
     try:
+        stop_if_requested()
         return run(*args, **kwargs)
     except StoppedShort as error:
         return error

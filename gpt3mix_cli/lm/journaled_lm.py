@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 
 from ..errors import NO_CALLBACKS
 from ..settings import fingerprint
+from ..stopping import stop_if_requested
 from .journal import AnswerRow, Journal
 from .port import (
     LM,
@@ -79,6 +80,7 @@ class JournaledLM:
             ):
                 yield from map(stored.__getitem__, keys)
                 continue
+            stop_if_requested()
             completions = list(self._lm.complete(block))
             self._journal.store(
                 [
@@ -99,6 +101,7 @@ class JournaledLM:
         )
         scores = {prompt: stored[key] for prompt, key in keys.items() if key in stored}
         if missing := [prompt for prompt in asked if prompt not in scores]:
+            stop_if_requested()
             scores |= zip(missing, self._lm.score(missing, choices), strict=True)
             self._journal.store(
                 [_row(keys[prompt], None, asked[prompt], scores[prompt]) for prompt in missing]

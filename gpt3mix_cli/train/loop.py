@@ -34,6 +34,7 @@ from ..records import (
     to_json_line,
     write_records,
 )
+from ..stopping import INTERRUPTED
 from .protocol import UnavailableClassifier
 from .trials import (
     Epoch,
@@ -90,7 +91,12 @@ def train(
         if output != STDIO:
             file.save(complete=False)
         _run_missing(file, runner, missing, executor, options.callbacks)
-        manifest = file.save(complete=not file.failed)
+        unfinished = len(trials) - len(file.rows)
+        manifest = file.save(complete=not file.failed and not unfinished)
+        if unfinished:
+            raise StoppedShort(
+                f"{output}: {INTERRUPTED}: {unfinished} of {len(trials)} trials are missing"
+            )
         if file.failed:
             raise StoppedShort(
                 f"{output}: {len(file.failed)} of {len(trials)} trials failed; "

@@ -18,6 +18,7 @@ from ..layout import TrialKey, tensorboard_folder
 from ..pretrained import out_of_memory
 from ..records import Augmented, Example, Record, Trial, hash_rows
 from ..settings import SoftLabelTraining, derived_seed, fingerprint
+from ..stopping import is_stop_requested
 from . import metrics
 from .protocol import Classifier, EpochCallback
 from .targets import UntrainableError, assign_targets
@@ -85,8 +86,11 @@ def run_serially(
     jobs: Sequence[TrialJob],
     callbacks: Callbacks,
 ) -> Iterator[tuple[TrialJob, Result | WorkerDied]]:
-    """Run trials one after the other in this process."""
-    return ((job, function(job, callbacks)) for job in jobs)
+    """Run trials one after the other in this process, until it is to stop."""
+    for job in jobs:
+        if is_stop_requested():
+            return
+        yield job, function(job, callbacks)
 
 
 @dataclass(frozen=True)

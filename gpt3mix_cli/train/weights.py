@@ -16,6 +16,7 @@ from ..existing_outputs import find_up_to_date
 from ..files import exclusive_writer
 from ..layout import history_path, weight_path
 from ..records import StageOptions, StageResult, Trial, read_records
+from ..stopping import is_stop_requested
 from .loop import TrialsFile, train
 from .trials import Epoch, TrialExecutor, TrialJob, TrialRunner, run_serially
 
@@ -62,6 +63,8 @@ def train_with_best_weight(
                 train(candidate, trials, weight_path(base, weight), options, executor)
             except StoppedShort as error:
                 errors[weight] = error
+        if errors and is_stop_requested():
+            raise next(iter(errors.values()))  # a choice among some of the weights is none
         rows = {weight: _rows_of(base, weight) for weight in WEIGHTS}
         means = mean_valid_accuracies({w: of for w, of in rows.items() if w not in errors})
         best = min(means, key=lambda weight: (-means[weight], weight), default=WEIGHTS[-1])

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import NO_CALLBACKS, Callbacks
+from ...stopping import is_stop_requested
 from ...train import Result, TrialJob, WorkerDied
 
 MEMORY_PER_WORKER = 4e9  # bytes: BERT-base, its gradients and its optimizer's state
@@ -90,7 +91,7 @@ class ProcessExecutor:
             pool.shutdown(wait=error is None, cancel_futures=True)
         if error is not None:
             for child in multiprocessing.active_children():
-                child.terminate()
+                child.kill()
         for end in (self._sender, self._receiver):
             if end:
                 end.close()
@@ -103,9 +104,13 @@ class ProcessExecutor:
     ) -> Iterator[tuple[TrialJob, Result | WorkerDied]]:
         """Run jobs and yield each with its result, as they end; see `train.TrialExecutor`."""
         waiting, running = list(jobs), dict[Future[Result], TrialJob]()
-        while waiting or running:
+        while running or (waiting and not is_stop_requested()):
             # A job is only submitted to a free worker: a worker that dies loses no waiting job.
             while waiting and self._free_workers.acquire(blocking=not running):
+                if is_stop_requested():
+                    self._free_workers.release()
+                    waiting.clear()
+                    break
                 job = waiting.pop(0)
                 running[self._submit(function, job)] = job
             ended, _ = wait(running, timeout=0.1 if waiting else None, return_when=FIRST_COMPLETED)
@@ -191,8 +196,9 @@ _sender: socket.socket | None = None
 def _start_in_worker(sender: socket.socket | None) -> None:
     global _sender
     _sender = sender
-    # A terminal's signals reach the whole process group; the parent decides what ends.
-    for name in ("SIGINT", "SIGHUP"):
+    # A terminal's signals reach the whole process group, and those of a job system all processes;
+    # the parent decides what ends.
+    for name in ("SIGINT", "SIGHUP", "SIGTERM"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()

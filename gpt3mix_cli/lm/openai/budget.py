@@ -12,6 +12,7 @@ import pydantic
 
 from ...errors import StoppedShort, UserError, did_you_mean
 from ...settings import Budget, OpenAISettings, Settings
+from ...stopping import stop_if_requested
 from ...yaml_files import read_yaml
 from ..journal import total_spent
 from ..port import REPLAY_ONLY, CostModel, Request
@@ -126,6 +127,7 @@ class BudgetTracker:
         Raises:
             StoppedShort: if the budget is used up, or nothing may be sent.
         """
+        stop_if_requested()
         if self.replay_only:
             raise StoppedShort(REPLAY_ONLY)
         for name, used, limit in self._limits():

@@ -1,0 +1,105 @@
+"""The command `run`, added to those of `cli`."""
+
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from . import cli_options as opt
+from . import process
+from .cli_emit import Form, emitted_lines
+from .errors import UserError
+from .stopping import stop_if_requested
+
+if TYPE_CHECKING:
+    from .grid import Grid
+
+app = typer.Typer()
+Configs = Annotated[
+    list[Path],
+    typer.Argument(
+        help="the experiments' YAML files, or folders of them; several have one report",
+        metavar="CONFIG...",
+    ),
+]
+Emit = Annotated[
+    Form | None,
+    typer.Option(
+        help="print the commands of the stages, in the order of dependencies, or a makefile, for "
+        "another scheduler; run nothing"
+    ),
+]
+
+
+@app.command()
+def run(
+    configs: Configs,
+    emit: Emit = None,
+    jobs: opt.Jobs = None,
+    tensorboard: opt.TensorBoard = None,
+    out: opt.Out = opt.RESULTS,
+    overrides: opt.Overrides = None,
+    force: opt.Force = False,
+    quiet: opt.Quiet = False,
+    json: opt.Json = False,
+) -> None:
+    """Run whole experiments: every stage on every cell, then the report."""
+    process.finish_work_in_flight()
+    files = [
+        opt.GridOptions(path, out, overrides or (), force, quiet, json)
+        for path in experiment_files(configs)
+    ]
+    with opt.open_display(quiet, json) as display:
+        # All are read before hours of work begin.
+        grids = [opt.load_grid(options, display) for options in files]
+        refuse_equal_names(files, grids)
+        if emit:
+            display.print_lines(emitted_lines(list(zip(grids, files, strict=True)), emit))
+            return
+        results = []
+        for grid in grids:
+            with closing(grid):
+                grid.configure_training(jobs, tensorboard)
+                results += [display.log_result(result) for result in grid.run()]
+            stop_if_requested()
+        from .layout import report_folder
+        from .report import report as make_report
+
+        inputs = opt.report_inputs([item.config for item in files], out, overrides or (), display)
+        folder = report_folder(inputs.folder)
+        display.print_report(make_report(inputs, folder, callbacks=display.callbacks), results)
+
+
+def experiment_files(paths: list[Path]) -> list[Path]:
+    """Return the experiments' files: those given, and all YAML files of folders.
+
+    Raises:
+        UserError: if a folder has none, or a file is given twice.
+    """
+    files = []
+    for path in paths:
+        found = sorted([*path.glob("*.yaml"), *path.glob("*.yml")]) if path.is_dir() else [path]
+        if not found:
+            raise UserError(f"{path}: no YAML file in this folder", "give the experiments' files")
+        files += found
+    if twice := [path for path in files if files.count(path) > 1]:
+        raise UserError(f"{twice[0]}: is given twice", "give it once")
+    return files
+
+
+def refuse_equal_names(files: "list[opt.GridOptions]", grids: "list[Grid]") -> None:
+    """Check that the results of experiments are in folders of their own.
+
+    Raises:
+        UserError: if two have one name.
+    """
+    names: dict[str, Path] = {}
+    for options, grid in zip(files, grids, strict=True):
+        other = names.setdefault(grid.layout.name, options.config)
+        if other != options.config:
+            raise UserError(
+                f"{options.config}: has the name of {other}, '{grid.layout.name}', and so the same "
+                "folder of results",
+                "change `name` in one of them",
+            )
