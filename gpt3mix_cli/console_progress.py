@@ -77,7 +77,7 @@ class Stage:
         # The step under way may be a long one: the time since the last one counts too.
         per_step = max(self.updated - start, (now - start) * steps / (steps + 1)) / steps
         left = per_step * (self.total - self.done) - (now - self.updated)
-        return left if left > 0 else None
+        return left if left >= 1 else None
 
     def count_text(self) -> str:
         """Return how much is done."""

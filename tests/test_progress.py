@@ -107,6 +107,7 @@ def test_a_time_left_that_has_passed_is_not_shown() -> None:
     one.update(26, 123, "", 13.0)
     one.update(113, 123, "", 60.0)
     assert one.line(62.0) == "gpt3mix: 113 of 123, 1:02 so far, about 0:03 left"
+    assert one.line(66.2) == "gpt3mix: 113 of 123, 1:06 so far"  # not "about 0:00 left"
     assert one.line(73.0) == "gpt3mix: 113 of 123, 1:13 so far"
 
 
