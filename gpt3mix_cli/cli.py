@@ -186,7 +186,7 @@ def train(
         steps = select_trainings(grid, cells, method or (), classifier or (), augmented or ())
         steps = with_files(steps, input, output, save_model)
         following = hints.after_train(options, trials, output, save_model)
-        display.finish(list(grid.run_steps(steps, "trials files")), following)
+        display.finish(list(grid.run_steps(steps, "train steps")), following)
 
 
 app.add_typer(cli_labels.app)

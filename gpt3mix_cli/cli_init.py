@@ -2,17 +2,15 @@
 
 import shlex
 import sys
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from . import cli_options as opt
-from .errors import UserError
 
 if TYPE_CHECKING:
-    from .console import Display
+    from .grid.data_profile import DataProfile
 
 app = typer.Typer()
 
@@ -58,24 +56,22 @@ def init(
         lines = stage.describe(config)
         again = shlex.join(["gpt3mix", "fit", str(path)])
         if not quiet and not json:
-            lines += _time_of_fit(path, display)
+            lines += _time_of_fit(path, profile)
         display.print_summary(lines, config.as_json(), f"{path}: written", again)
 
 
-def _time_of_fit(path: Path, display: "Display") -> list[str]:
-    """Return a line on how long the trials of a config take; none if it cannot be known."""
+def _time_of_fit(path: Path, profile: "DataProfile") -> list[str]:
+    """Return a line on about how long `fit` takes; none if it cannot be known."""
+    from .config import load_experiments
     from .grid.estimates import duration
-    from .grid.times import estimate_times
+    from .grid.rough_times import rough_fit_seconds
 
-    try:
-        with closing(opt.load_grid(opt.GridOptions(path, opt.RESULTS, ()), display)) as grid:
-            times = estimate_times(grid, list(grid.cells()))
-    except UserError:  # `fit` says what is wrong
+    (experiment,) = load_experiments(path)
+    seconds = rough_fit_seconds(experiment, profile)
+    if seconds is None:
         return []
-    if not times.stages or times.total is None:
-        return []
-    about = "at least" if None in times.stages.values() else "about"
-    return [f"fit: {about} {duration(times.total)} on this machine (gpt3mix plan {path})"]
+    plan = shlex.join(["gpt3mix", "plan", str(path)])
+    return [f"fit: roughly {duration(seconds)} without a GPU ({plan} measures the speed)"]
 
 
 def _ask(question: str, default: str) -> str:

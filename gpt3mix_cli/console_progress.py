@@ -23,7 +23,9 @@ MIN_ELAPSED_S = 10.0  # before that a time left would be a guess
 MIN_STEPS = 2  # steps that took their time, for the same reason
 FAST_STEP_S = 0.1  # faster steps at the beginning are work that was done before
 FAST_START_S = 5.0
-MAY_END_EARLY = ", epoch"  # ends the name of a stage whose total is only an upper limit
+# Ends of the names of stages that have no time left: trainings may end before their last epoch, and
+# the steps of a run, such as LM rows or trials, take very different times.
+NO_TIME_LEFT = (", epoch", " steps")
 BAR_WIDTH = 12
 MIN_NAME_WIDTH = 16
 FRAMES_PER_S = 8
@@ -62,16 +64,20 @@ class Stage:
         self.done, self.total, self.detail, self.updated = done, total, detail, now
 
     def seconds_left(self, now: float) -> float | None:
-        """Return the time left at the speed so far; None as long as that is a guess."""
+        """Return the time left at the speed so far; None as long as that is a guess.
+
+        None too if it has passed: the step under way takes longer than those before.
+        """
         start, first = self.base
         steps = self.done - first
-        if self.total is None or self.name.endswith(MAY_END_EARLY):
+        if self.total is None or self.name.endswith(NO_TIME_LEFT):
             return None
         if steps < MIN_STEPS or now - start < MIN_ELAPSED_S:
             return None
         # The step under way may be a long one: the time since the last one counts too.
         per_step = max(self.updated - start, (now - start) * steps / (steps + 1)) / steps
-        return max(0.0, per_step * (self.total - self.done) - (now - self.updated))
+        left = per_step * (self.total - self.done) - (now - self.updated)
+        return left if left >= 1 else None
 
     def count_text(self) -> str:
         """Return how much is done."""

@@ -19,7 +19,7 @@ def test_quick_fills_what_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert experiment.subsample.levels == ["full"]
     assert experiment.subsample.seeds == [0]
     assert experiment.augment.ratio == 1
-    assert experiment.trials == 3
+    assert experiment.trials == 2
     assert [item.name for item in experiment.classifiers] == ["linear", "minilm"]
     assert experiment.classifiers[1].model_dump()["patience"] == 2
 
@@ -41,7 +41,7 @@ def test_values_of_the_config_replace_those_of_quick() -> None:
     assert (experiment.augment.ratio, experiment.trials) == (5, 7)
     (classifier,) = experiment.classifiers
     values = classifier.model_dump()
-    assert (values["model"], values["patience"], values["max_epochs"]) == ("some-encoder", 9, 8)
+    assert (values["model"], values["patience"], values["max_epochs"]) == ("some-encoder", 9, 6)
 
 
 def test_with_cross_validation_each_fold_has_one_trial() -> None:

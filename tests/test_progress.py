@@ -17,7 +17,7 @@ from gpt3mix_cli.console_progress import (
 )
 
 
-def stage(name: str = "all cells", done: int = 0, total: int | None = 10) -> Stage:
+def stage(name: str = "gpt3mix", done: int = 0, total: int | None = 10) -> Stage:
     return Stage(name, done, total, "", 0.0)
 
 
@@ -30,7 +30,7 @@ def lines(stages: list[Stage], width: int, now: float) -> list[str]:
 
 @pytest.mark.parametrize("width", [80, 100, 200])
 def test_a_narrow_terminal_cuts_details_and_keeps_the_rest(width: int) -> None:
-    first = stage("all cells", 3, 1_000)
+    first = stage("gpt3mix", 3, 1_000)
     name = "tickets-of-a-long-name full seed 12 gpt3mix + minilm-large, trial 7, epoch"
     second = stage(name, 12, 200)
     for number in range(4, 40):
@@ -39,7 +39,7 @@ def test_a_narrow_terminal_cuts_details_and_keeps_the_rest(width: int) -> None:
     shown = lines([first, second], width, 200.0)
     assert len(shown) == 2
     assert all(len(line) <= width for line in shown)
-    assert shown[0].startswith("all cells")
+    assert shown[0].startswith("gpt3mix ")
     assert "39/1000" in shown[0]
     assert "left" in shown[0]
     assert "12/200" in shown[1]
@@ -92,11 +92,23 @@ def test_a_step_that_takes_long_makes_the_time_left_longer() -> None:
     assert (one.seconds_left(120.0) or 0) > 200
 
 
-def test_epochs_may_end_early_so_they_have_no_time_left() -> None:
-    one = stage("sst2 1% seed 0 none + minilm, trial 0, epoch", total=200)
+@pytest.mark.parametrize("name", ["sst2 1% seed 0 none + minilm, trial 0, epoch", "fit steps"])
+def test_stages_that_end_early_or_have_unequal_steps_have_no_time_left(name: str) -> None:
+    one = stage(name, total=200)
     one.update(30, 200, "", 60.0)
     one.update(31, 200, "", 62.0)
     assert one.seconds_left(62.0) is None
+    assert one.line(62.0) == f"{name}: 31 of 200, 1:02 so far"
+
+
+def test_a_time_left_that_has_passed_is_not_shown() -> None:
+    """112 of 123 rows are kept of a block; the last ones come with the next block."""
+    one = stage("gpt3mix", total=123)
+    one.update(26, 123, "", 13.0)
+    one.update(113, 123, "", 60.0)
+    assert one.line(62.0) == "gpt3mix: 113 of 123, 1:02 so far, about 0:03 left"
+    assert one.line(66.2) == "gpt3mix: 113 of 123, 1:06 so far"  # not "about 0:00 left"
+    assert one.line(73.0) == "gpt3mix: 113 of 123, 1:13 so far"
 
 
 def test_without_a_terminal_a_line_comes_every_30_seconds_in_long_stages_too() -> None:
@@ -104,16 +116,16 @@ def test_without_a_terminal_a_line_comes_every_30_seconds_in_long_stages_too() -
     display = ProgressDisplay(Console(file=stream, soft_wrap=True), quiet=False)
     assert not display.has_bars
     start = time.monotonic()
-    display.update("all cells", 1, 4, "")
+    display.update("run steps", 1, 4, "")
     display.update("loading the LM smollm2", 0, None, "")
     for second in range(0, 95):
         display.write_line(start + second)
     written = stream.getvalue().splitlines()
     assert len(written) == 3
-    assert written[0].startswith("all cells: 1 of 4, 0:")
+    assert written[0].startswith("run steps: 1 of 4, 0:")
     assert "; loading the LM smollm2, 0:" in written[0]
     display.update("loading the LM smollm2", 1, 1, "")
-    display.update("all cells", 4, 4, "")
+    display.update("run steps", 4, 4, "")
     display.write_line(start + 500)
     assert stream.getvalue().splitlines() == written
 
@@ -122,7 +134,7 @@ def test_quiet_shows_nothing() -> None:
     stream = io.StringIO()
     display = ProgressDisplay(Console(file=stream, force_terminal=True), quiet=True)
     display.start()
-    display.update("all cells", 1, 4, "")
+    display.update("run steps", 1, 4, "")
     display.stop()
     assert stream.getvalue() == ""
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..duplicates import normalize_text
-from ..errors import NO_CALLBACKS, Callbacks, StoppedShort, UserError
+from ..errors import NO_CALLBACKS, Callbacks, StoppedShort, UserError, in_progress
 from ..existing_outputs import expect_output, find_up_to_date, protect_output
 from ..files import STDIO, exclusive_writer
 from ..layout import rejects_path
@@ -173,7 +173,9 @@ def augment(
         protect_output(output, options, settings, inputs)
         started = time.monotonic()
         try:
-            warnings = augmenter.prepare(examples)
+            # A local LM takes a while to label some real rows.
+            with in_progress(options.callbacks, f"preparing {augmenter.about['method']}"):
+                warnings = augmenter.prepare(examples)
         except StoppedShort as error:
             raise StoppedShort(f"{output}: no row yet: {error.message}", error.hint) from None
         for warning in warnings:
@@ -287,6 +289,7 @@ def _run_generator(
     method, wanted = augmenter.about["method"], quota.num_rows(len(examples))
     row_filter = RowFilter(examples, quota.filter, quota.test)
     max_attempts = math.ceil(quota.attempts * wanted)
+    callbacks.progress(method, 0, wanted)  # the first block takes a while
     while sink.kept < wanted and sink.asked < max_attempts:
         missing = math.ceil((wanted - sink.kept) / augmenter.rows_per_attempt)
         last = min(sink.asked + missing, max_attempts) - 1

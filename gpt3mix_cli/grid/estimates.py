@@ -132,8 +132,10 @@ class Plan:
                 rest = max(limit - spent, 0)
                 left = f"{unit}{rest:,.{digits}f} of {unit}{limit:,.{digits}f} left"
             budget.append(f"budget.{name}: {unit}{spent:,.{digits}f} spent, {left}")
+        several = ["x2: two synthetic sets"] if any(cell.draws > 1 for cell in self.cells) else []
         return [
-            "x2: two synthetic sets; held: rows already in the journals; the rest is still to come",
+            *several,
+            "held: rows already in the journals; the rest is still to come",
             "read, written: prompt and completion tokens; trials: over methods and classifiers",
             *self.remarks,
             *budget,
@@ -149,7 +151,8 @@ class Plan:
             for name, seconds in stages.items()
         ]
         known = [seconds for seconds in stages.values() if seconds is not None]
-        total = f"; {duration(sum(known))} in all" if len(texts) > 1 and known else ""
+        at_least = "at least " if len(known) < len(texts) else ""
+        total = f"; {at_least}{duration(sum(known))} in all" if len(texts) > 1 and known else ""
         return [f"time on this machine, one trial at a time: {', '.join(texts)}{total}"]
 
     def as_json(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import Callbacks, StoppedShort, UserError
+from ..errors import StoppedShort, UserError, in_progress
 from ..layout import Cell, TrialKey, variant_name
 from ..records import Example, IncompleteOutput, Trial
 from ..settings import Experiment, TrainableSettings
@@ -28,10 +28,12 @@ from ..train.model_card import describe_model, render_card
 from ..train.saved_models import check_save_folder, shown_trial, write_model
 from ..train.targets import assign_targets
 from .choice import Candidate, describe_unfinished, explain_choice, find_candidates
+from .executors.processes import count_fitting_workers
 from .row_reader import RowReader
 from .runner import Grid
 from .steps import StepResult, TrainStep, cell_steps
 
+MAX_THREADS = 4  # of the last trainings; more hardly help with short texts
 FOLDER_HINT = "choose another folder with -o"
 CARD = """
 ## Why this model
@@ -116,7 +118,7 @@ def fit(
     if unfinished:
         verdict.append(f"Not finished: {'; '.join(unfinished)}.")
     reasons = {"verdict": verdict, "unfinished": unfinished}
-    return _train_and_save(runner, candidates, reasons, folder, grid.callbacks)
+    return _train_and_save(runner, candidates, reasons, folder, grid)
 
 
 def largest_level(grid: Grid) -> str:
@@ -163,7 +165,7 @@ def _run_trials(
         if not (isinstance(step, TrainStep) and step.classifier.uses_lm)
     ]
     finished, stopped = set(), []
-    for result in grid.run_steps(steps, "trials to choose by"):
+    for result in grid.run_steps(steps, "fit steps"):
         on_result(result)
         if isinstance(result, StoppedShort):
             stopped.append(result)
@@ -187,8 +189,9 @@ def _development_runner(grid: Grid, best: Candidate, cell: Cell) -> TrialRunner:
         except IncompleteOutput as error:
             path = error.result.output  # the reader warns
         sets[0] = reader.synthetic([path], classes, real)
+    settings = _use_idle_cores(best.classifier, grid.jobs)
     runner = TrialRunner(
-        grid.resources.classifier(best.experiment, best.classifier),
+        grid.resources.classifier(best.experiment, settings),
         TrialKey(cell, best.method, best.classifier.name),
         classes,
         TrialData(real, splits.validation, splits.test, sets),
@@ -204,10 +207,10 @@ def _train_and_save(
     candidates: Sequence[Candidate],
     reasons: dict[str, list[str]],
     folder: Path,
-    callbacks: Callbacks,
+    grid: Grid,
 ) -> ChosenModel:
     best, classes, data = candidates[0], list(runner.classes), runner.data
-    trial = runner.run(TrialJob(0)).row
+    trial = runner.run(TrialJob(0), grid.callbacks).row
     if trial.status == "failed":
         raise StoppedShort(
             f"{best}: training on all rows failed: {trial.error}", "fix the cause and run again"
@@ -219,10 +222,11 @@ def _train_and_save(
     test_probabilities = _predict(runner, data.test) if folds else None
     real = [*data.real, *data.validation, *(data.test if folds else ())]
     settings = _fixed_epochs(best.classifier, trial)
-    runner.classifier = open_classifier(settings, classes)
+    runner.classifier = open_classifier(_use_idle_cores(settings, grid.jobs), classes)
     synthetic = data.synthetic.get(0, SyntheticSet()).rows
     rows = assign_targets(runner.targets, real, synthetic, classes)
-    runner.classifier.fit(rows, (), training_seed(runner.master_seed, 0))
+    with in_progress(grid.callbacks, f"training on all rows: {best}"):
+        runner.classifier.fit(rows, (), training_seed(runner.master_seed, 0))
     if not folds:
         test_probabilities = _predict(runner, data.test)
     labels = [row.label for row in data.test]
@@ -247,7 +251,7 @@ def _train_and_save(
     }
     model = describe_model(runner.classifier, classes, settings)
     card = render_card(CARD, model, _card_values(best.experiment, trial, about))
-    write_model(folder, model, card, about, callbacks, FOLDER_HINT)
+    write_model(folder, model, card, about, grid.callbacks, FOLDER_HINT)
     return ChosenModel(folder, candidates, reasons["verdict"], about)
 
 
@@ -260,6 +264,15 @@ def _fixed_epochs(settings: TrainableSettings, trial: Trial) -> TrainableSetting
     if trial.best_epoch is None:
         return settings
     return settings.model_copy(update={"max_epochs": trial.best_epoch, "preset": None})
+
+
+def _use_idle_cores(settings: TrainableSettings, jobs: int | None) -> TrainableSettings:
+    """Return settings with the threads of all workers, for when no other trial runs."""
+    threads = getattr(settings, "threads", None)
+    if threads is None:
+        return settings
+    idle = min(jobs or count_fitting_workers(1), MAX_THREADS)
+    return settings.model_copy(update={"threads": max(threads, idle)})
 
 
 def candidate_row(item: Candidate) -> dict[str, Any]:

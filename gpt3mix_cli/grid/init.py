@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -170,12 +171,12 @@ class _ConfigWriter:
 
     def render(self, text_type: str, label_type: str) -> str:
         """Return the config's text."""
-        command = str(self._path)
+        path = shlex.quote(str(self._path))
         lines = [
             f"# {self._num_rows} labelled texts. Written by gpt3mix init; edit it as you like.",
-            f"#   gpt3mix check {command}    is everything there?",
-            f"#   gpt3mix fit {command}      the best model, as a folder",
-            f"#   gpt3mix run {command}      whether synthetic rows help, as a report",
+            f"#   gpt3mix check {path}    is everything there?",
+            f"#   gpt3mix fit {path}      the best model, as a folder",
+            f"#   gpt3mix run {path}      whether synthetic rows help, as a report",
             f"name: {_scalar(self._name)}",
             "preset: quick    # short trainings",
             "task:",

@@ -318,10 +318,10 @@ class Grid:
         steps = [step for cell in self.cells() for step in cell_steps(self.experiment(cell), cell)]
         # Labels come last: if the budget ends, synthetic rows were paid for first.
         steps.sort(key=lambda step: isinstance(step, TrainStep) and step.classifier.uses_lm)
-        yield from self.run_steps(steps, "all cells")
+        yield from self.run_steps(steps, "run steps")
 
     def run_steps(self, steps: Sequence[Step], name: str) -> Iterator[StepResult]:
-        """Run some steps; yield each result as it comes. `name` is that of the progress bar."""
+        """Run some steps; yield each result. The progress bar's `name` ends with ` steps`."""
         jobs = self._count_jobs([step for step in steps if isinstance(step, TrainStep)])
         results = (
             (run_or_stop(self.run_step, step) for step in steps)

@@ -268,13 +268,15 @@ class Priced(Protocol):
 def next_block_start(number: int, max_size: int) -> int:
     """Return the number of the first request after the block that holds request `number`.
 
-    Block boundaries are fixed, so an answer does not depend on how many requests there are. Blocks
-    double in size up to `max_size`, so that six rows do not cost hundreds of requests.
+    Boundaries depend on the number alone: an answer's last digits depend on its block, and must not
+    depend on how many rows are wanted. The size doubles, up to `max_size`, once a block of twice
+    the size is at most a quarter of the requests before it. So a few missing rows cost at most a
+    quarter more, and six rows do not cost hundreds of requests.
     """
-    end = min(FIRST_BLOCK_SIZE, max_size)
-    while end <= number and end < max_size:
-        end *= 2
-    return end if number < end else end + ((number - end) // max_size + 1) * max_size
+    start, size = 0, min(FIRST_BLOCK_SIZE, max_size)
+    while size < max_size and number >= 8 * size:
+        start, size = 8 * size, min(2 * size, max_size)
+    return start + ((number - start) // size + 1) * size
 
 
 def split_into_blocks(requests: Iterable[Request], max_size: int) -> Iterator[list[Request]]:

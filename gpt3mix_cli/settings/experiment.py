@@ -110,7 +110,7 @@ class Experiment(Settings):
         description=(
             "paper: the paper's values for every key of `subsample`, `augment` and transformers "
             "that it names; others are refused. quick: other defaults, for minutes on two cores: "
-            "level full, one seed, ratio 1, three trials, the classifiers linear and MiniLM with "
+            "level full, one seed, ratio 1, two trials, the classifiers linear and MiniLM with "
             "short patience"
         ),
     )

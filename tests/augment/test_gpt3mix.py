@@ -612,8 +612,8 @@ def test_what_is_scored_together_depends_on_no_quota() -> None:
     few, many = Batches(), Batches()
     for first in (0, 32):
         generated(few, first=first, count=32, contextual_calibration=True)
-    generated(many, count=192, contextual_calibration=True)
-    assert (few.batches, many.batches) == ([32, 32], [32, 32, 64, 64])
+    generated(many, count=384, contextual_calibration=True)
+    assert (few.batches, many.batches) == ([32, 32], [32] * 8 + [64, 64])
 
 
 def test_a_cleaned_text_is_scored_together_with_the_texts_without_content() -> None:

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ import pytest
 from gpt3mix_cli.cli import main
 from gpt3mix_cli.cli_init import _time_of_fit
 from gpt3mix_cli.config import load_experiments
-from gpt3mix_cli.console import Display
 from gpt3mix_cli.data import load_splits
 from gpt3mix_cli.errors import UserError
+from gpt3mix_cli.grid import rough_times
 from gpt3mix_cli.grid.data_profile import DataOptions, DataProfile, profile_data
 from gpt3mix_cli.grid.init import InitOptions, config_path, write_config
+from gpt3mix_cli.grid.rough_times import rough_fit_seconds
 from gpt3mix_cli.settings import Experiment
 
 NAMES = {"billing": "invoice", "Tech_Support": "crash", "shipping": "parcel"}
@@ -270,17 +272,30 @@ def test_the_command_prints_one_object(tmp_path: Path, capsys: pytest.CaptureFix
     assert "--force" in capsys.readouterr().err
 
 
-def test_the_time_of_fit_is_shown_unless_the_data_is_bad() -> None:
-    Path("a.yaml").write_text(
-        "task: {data: {kind: files, train: a.csv}, labels: [billing, shipping, Tech_Support]}\n"
-        "subsample: {levels: [full], seeds: 1, validation: 20}\n"
-        "classifiers: [{kind: linear}]\ntrials: 1\n"
+@pytest.mark.parametrize("cores", [1, 2])
+def test_a_rough_time_of_fit_needs_no_model(
+    tmp_path: Path, cores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """200 tickets of ten words took about four minutes on two cores."""
+    monkeypatch.setattr(rough_times, "count_fitting_workers", lambda threads: cores)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    profile = profile_of(tmp_path, to_csv([["ticket", "text", "label"], *good_rows(64)]))
+    experiment = config_of(tmp_path, profile)
+    assert experiment.trials == 2
+    seconds = rough_fit_seconds(experiment, profile) or 0
+    assert 120 < seconds < 300 if cores == 2 else 300 < seconds < 500
+    classes = {name: 10 * count for name, count in profile.classes.items()}
+    many = rough_fit_seconds(experiment, replace(profile, classes=classes)) or 0
+    assert 8 < many / seconds < 10
+    (line,) = _time_of_fit(tmp_path / "tickets.yaml", profile)
+    assert re.fullmatch(r"fit: roughly \d min without a GPU \(gpt3mix plan \S+ measures.*\)", line)
+    other = experiment.model_copy(
+        update={"lm": experiment.lm.model_copy(update={"model": "some-lm"})}
     )
-    rows = [["ticket", "text", "label"], *good_rows()]
-    Path("a.csv").write_bytes(to_csv(rows))
-    (line,) = _time_of_fit(Path("a.yaml"), Display(quiet=True, as_json=False))
-    assert re.fullmatch(
-        r"fit: about (under 1 s|\d+ s) on this machine \(gpt3mix plan a.yaml\)", line
-    )
-    Path("a.csv").write_bytes(to_csv([*rows, [900, "", "billing"]]))
-    assert _time_of_fit(Path("a.yaml"), Display(quiet=True, as_json=False)) == []
+    assert rough_fit_seconds(other, profile) is None
+
+
+def test_commands_in_the_config_quote_its_path(tmp_path: Path) -> None:
+    profile = profile_of(tmp_path, to_csv([["ticket", "text", "label"], *good_rows()]))
+    write_config(profile, "my", Path("my data.yaml"))
+    assert "#   gpt3mix check 'my data.yaml'    is" in Path("my data.yaml").read_text()

@@ -8,8 +8,9 @@ import pytest
 from gpt3mix_cli.cli import main
 from gpt3mix_cli.config import load_experiments
 from gpt3mix_cli.grid import Grid
-from gpt3mix_cli.grid.estimates import Plan, duration
+from gpt3mix_cli.grid.estimates import CellEstimate, Plan, duration
 from gpt3mix_cli.grid.times import Times, estimate_times
+from gpt3mix_cli.layout import Cell
 
 CONFIG = """\
 name: demo
@@ -74,6 +75,15 @@ def test_the_plan_shows_the_time_and_json_has_it_by_stage(
         "time on this machine, one trial at a time: augment eda under 1 s, train minilm 12 min; "
         "12 min in all"
     )
+    partial = Plan([], seconds={"augment gpt3mix": None, "train minilm": 700.0})
+    assert partial.notes()[-1].endswith("train minilm 12 min; at least 12 min in all")
+
+
+def test_the_plan_explains_x2_only_where_it_is_shown() -> None:
+    once, twice = (
+        Plan([CellEstimate(Cell("demo", {}, "full", 0), draws, 6)]).notes() for draws in (1, 2)
+    )
+    assert twice == ["x2: two synthetic sets", *once]
 
 
 def test_durations() -> None:

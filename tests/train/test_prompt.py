@@ -280,7 +280,7 @@ def test_an_experiment_prompts_with_real_rows_only_and_says_what_it_costs(
         for step in cell_steps(grid_.experiment(cell), cell)
         if isinstance(step, SubsampleStep) or step.method != "gpt3mix"
     ]
-    results = list(grid_.run_steps(steps, "cells"))
+    results = list(grid_.run_steps(steps, "run steps"))
     assert all(not isinstance(result, Exception) for result in results)
     folder = grid_.layout.folder(cell) / "trials"
     assert sorted(path.name for path in folder.glob("*.jsonl") if "history" not in path.name) == [
@@ -306,7 +306,7 @@ def test_an_experiment_prompts_with_real_rows_only_and_says_what_it_costs(
     assert [
         item.manifest.counts["ok"]
         for item in again.run_steps(
-            [step for step in steps if isinstance(step, TrainStep)], "trials files"
+            [step for step in steps if isinstance(step, TrainStep)], "train steps"
         )
     ] == [2, 2, 2]
     assert list(read_records(folder / "none.prompt.jsonl", Trial))[1].accuracy == rows[1].accuracy

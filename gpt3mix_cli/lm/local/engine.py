@@ -53,7 +53,7 @@ from .tokenization import PromptTokenizer
 
 LabelSource = Literal["exact", "rounded"]
 
-CACHE_VERSION = 4  # raised when equal requests get other answers
+CACHE_VERSION = 5  # raised when equal requests get other answers
 MIN_BFLOAT16_PARAMETERS = 100_000_000  # smaller models are fast enough in float32
 UNLIMITED_CONTEXT_TOKENS = 1_000_000  # tokenizers without a limit report far more
 
