@@ -314,7 +314,7 @@ def predict(
     """
     if isinstance(model, str | Path | ChosenModel):
         model = load_saved_model(model.folder if isinstance(model, ChosenModel) else Path(model))
-    column, records = text or model.text_column, as_records(data)
+    column, records = text or model.columns.text, as_records(data)
     names = ["predicted", "prob", *(["probs"] if probs else [])]
     columns = {name for row in records for name in row}
     if present := [name for name in names if name in columns]:

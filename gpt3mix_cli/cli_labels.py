@@ -36,11 +36,16 @@ def predict(
         options = StageOptions(["gpt3mix", *sys.argv[1:]], force, display.callbacks)
         wanted = PredictOptions(text, format or "", written, min_prob, probs)
         result = run_predict(model, input, output, options, wanted)
-        counts = result.manifest.counts
-        if labelled := counts["labelled"]:
+        counts, column = result.manifest.counts, result.manifest.settings["label"]
+        if scored := counts["scored"]:
             right = counts["right"]
             display.note(
-                f"{right} of the {labelled} labels in the file agree ({right / labelled:.1%})"
+                f"{right:,} of the {scored:,} labels in column '{column}' agree: accuracy "
+                f"{right / scored:.1%}, macro-F1 {counts['macro_f1']:.1%}"
+            )
+        if unlabelled := counts["labelled"] - scored:
+            display.note(
+                f"with a label in column '{column}', but no prediction: {unlabelled:,} rows"
             )
         if empty := counts["empty"]:
             display.note(f"without a label, since their texts are empty: {empty:,} rows")

@@ -22,7 +22,7 @@ MAX_PARAMETERS = 7  # of a function, `self` not counted; command definitions are
 BASE = {
     "", "classes", "config", "data", "division", "duplicates", "errors", "existing_outputs",
     "files", "folders", "jsonl", "labelled_rows", "layout", "pretrained", "records", "settings",
-    "table_copies", "tables", "text_tables", "yaml_files",
+    "table_copies", "tables", "text_tables", "workbook_tables", "yaml_files",
 }  # fmt: skip
 BASE |= {"guide"}  # the manual: it reads its pages only
 STAGES = {"subsample", "augment", "train", "report"}
@@ -46,7 +46,7 @@ HEAVY = {
     "matplotlib": {"report.render.plots"},
     "numpy": {"method.labels", "method.selection", "report", "train"},
     "openai": {"lm.openai"},
-    "openpyxl": {"folders"},
+    "openpyxl": {"folders", "workbook_tables"},
     "pandas": {"api", "api_rows", "report"},
     "pyarrow": {"tables", "text_tables"},
     "ray": {"grid.executors"},

@@ -24,7 +24,7 @@ from ..train import SyntheticSet, TrialData, TrialJob, TrialRunner, open_classif
 from ..train.calibration import apply_temperature, fit_temperature
 from ..train.metrics import score
 from ..train.model_card import describe_model, render_card
-from ..train.saved_models import check_save_folder, shown_trial, write_model
+from ..train.saved_models import check_save_folder, saved_columns, shown_trial, write_model
 from ..train.targets import assign_targets
 from .choice import Candidate, describe_unfinished, explain_choice, find_candidates
 from .row_reader import RowReader
@@ -228,7 +228,7 @@ def _train_and_save(
     after = score(apply_temperature(test_probabilities, temperature), labels, classes)
     about = {
         "experiment": best.experiment.name,
-        "text_column": best.experiment.task.text_column,
+        **saved_columns(best.experiment.task.columns),
         "temperature": temperature,
         "ece": {"before": before["ece"], "after": after["ece"], "rows": len(labels)},
         "rows": {
