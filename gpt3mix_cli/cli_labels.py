@@ -43,14 +43,14 @@ def predict(
                 f"{right:,} of the {scored:,} labels in column '{column}' agree: accuracy "
                 f"{right / scored:.1%}, macro-F1 {counts['macro_f1']:.1%}"
             )
-        if unlabelled := counts["labelled"] - scored:
-            display.note(
-                f"with a label in column '{column}', but no prediction: {unlabelled:,} rows"
-            )
+        if unscored := counts["labelled"] - scored:
+            display.note(f"rows with a label, but without a prediction: {unscored:,}")
         if empty := counts["empty"]:
-            display.note(f"without a label, since their texts are empty: {empty:,} rows")
+            display.note(f"rows without a prediction, since their texts are empty: {empty:,}")
         if abstained := counts["abstained"]:
-            display.note(f"without a label, since no prob reaches {min_prob:g}: {abstained:,} rows")
+            display.note(
+                f"rows without a prediction, since no prob reaches {min_prob:g}: {abstained:,}"
+            )
         display.finish([result])
 
 

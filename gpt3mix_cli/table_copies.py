@@ -169,7 +169,9 @@ class _LineTable(TextTable):
                 yield chunk
             raise
         if self._is_empty:
-            raise UserError(f"{self._path}: is empty", "check what wrote it")
+            raise UserError(
+                f"{self._path}: is empty", "check the path, and the command that wrote it"
+            )
         if chunk.rows:
             yield chunk
 

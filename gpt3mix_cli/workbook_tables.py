@@ -18,11 +18,14 @@ class WorkbookTable(TextTable):
 
     def __init__(self, path: Path, options: TableOptions) -> None:
         if path == STDIO or (path.exists() and not path.is_file()):
-            raise UserError(f"{path}: Excel cannot be read from a pipe", "give the file itself")
+            raise UserError(
+                f"{path}: Excel cannot be read from a pipe",
+                "give the Excel file itself; rows of another form need an output of that form",
+            )
         self._path, self._warn = path, options.warn
         rows = list(sheet_rows(path))
         if not rows:
-            raise UserError(f"{path}: is empty", "check what wrote it")
+            raise UserError(f"{path}: is empty", "check the path, and what wrote the file")
         self._header_row, values = rows[0]
         where = f"{path}, row {self._header_row}"
         self._header, self._rows = header_names(values, where), rows[1:]
