@@ -297,7 +297,7 @@ def _model_errors(folder: Path) -> Iterator[None]:
         inner = next(iter(sorted(folder.glob(f"*/{MODEL_FILE}"))), None)
         raise UserError(
             f"{folder}: not a saved model: {MODEL_FILE} is missing",
-            f"did you mean {inner.parent}?" if inner else hint,
+            f"name the folder of a model, such as {inner.parent}" if inner else hint,
         )
     try:
         yield
