@@ -218,7 +218,8 @@ def _train_and_save(
     real = [*data.real, *data.validation, *(data.test if folds else ())]
     settings = _fixed_epochs(best.classifier, trial)
     runner.classifier = open_classifier(settings, classes)
-    synthetic = data.synthetic.get(0, SyntheticSet()).rows
+    synthetic_set = data.synthetic.get(0, SyntheticSet())
+    synthetic = synthetic_set.rows
     rows = assign_targets(runner.targets, real, synthetic, classes)
     runner.classifier.fit(rows, (), training_seed(runner.master_seed, 0))
     if not folds:
@@ -236,6 +237,8 @@ def _train_and_save(
             "validation": len(data.validation),
             "test": len(data.test),
             "synthetic": len(synthetic),
+            "edited": synthetic_set.edited,
+            "removed": synthetic_set.dropped,
         },
         "scores": before | {"ece": after["ece"]},
         "cross_validated_accuracy": best.score if folds else None,
@@ -244,7 +247,7 @@ def _train_and_save(
         "trial": shown_trial(trial),
     }
     model = describe_model(runner.classifier, classes, settings)
-    card = render_card(CARD, model, _card_values(best.experiment, trial, about))
+    card = render_card(CARD, model, _card_values(best.experiment, trial, about, synthetic_set))
     write_model(folder, model, card, about, callbacks, FOLDER_HINT)
     return ChosenModel(folder, candidates, reasons["verdict"], about)
 
@@ -271,7 +274,9 @@ def candidate_row(item: Candidate) -> dict[str, Any]:
     }
 
 
-def _card_values(experiment: Experiment, trial: Trial, about: dict[str, Any]) -> dict[str, Any]:
+def _card_values(
+    experiment: Experiment, trial: Trial, about: dict[str, Any], synthetic: SyntheticSet
+) -> dict[str, Any]:
     rows, folds = about["rows"], experiment.task.folds
     parts = f"{rows['train']} training and {rows['validation']} validation rows"
     held_out = f"{rows['test']} test rows were not used for the choice, training or calibration."
@@ -296,6 +301,7 @@ def _card_values(experiment: Experiment, trial: Trial, about: dict[str, Any]) ->
         "rows": parts,
         "method": trial.method,
         "synthetic": f"{rows['synthetic']} synthetic rows, made from the training rows"
+        + synthetic.review_note
         if rows["synthetic"]
         else "no synthetic rows",
         "epochs": f"; {trial.best_epoch} epochs" if trial.best_epoch else "",

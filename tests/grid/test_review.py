@@ -103,6 +103,12 @@ def test_a_run_goes_on_with_the_reviewed_rows_and_does_not_replace_them(
     assert run("train") == 0
     assert SET.read_bytes() == reviewed
     assert TRIALS.exists()
+    assert run("report") == 0
+    line = "reviewed aeda: a person has edited 1 and removed 0 of the synthetic rows"
+    page = Path("results/reviewed/report/report.html").read_text("utf-8")
+    assert line in page
+    assert run("train", "--method", "aeda", "--save-model", "model") == 0
+    assert "a person has edited 1 and removed 0" in Path("model/README.md").read_text("utf-8")
     assert run("baseline", "--method", "aeda", "--ratio", "2") == 2
     error = " ".join(capsys.readouterr().err.split())
     assert "has rows that a person has reviewed; different now: ratio 1.0 -> 2.0" in error
