@@ -8,14 +8,13 @@ its warnings are Python warnings. Files are those of the command line too, below
 results, so that finished work is not done again.
 """
 
-import contextlib
 import copy
-import re
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
+from .api_messages import Messages
 from .api_rows import Records, Rows, as_given, as_plain, as_records, task_of_rows, to_frame
 from .config import experiments_of, load_experiments
 from .errors import Callbacks, StoppedShort, UserError
@@ -44,12 +43,8 @@ if TYPE_CHECKING:
     from .report import Report
 
 Row = TypeVar("Row", bound=Record)
-# What hints of the command line are in Python.
-PYTHON_HINTS = {
-    r"--force\b": "load(..., force=True)",
-    r"--set ([\w.]+=\w+)": r"load(..., overrides=['\1'])",
-    r"another folder with -o": "another folder",
-}
+Given = ParamSpec("Given")
+Returned = TypeVar("Returned")
 
 
 def load(
@@ -78,31 +73,36 @@ def load(
     Raises:
         UserError: with every problem of the config.
     """
-    out = Path(out)
+    out, messages = Path(out), Messages()
     raw: dict[str, Any] = copy.deepcopy(dict(config)) if isinstance(config, Mapping) else {}
     if isinstance(raw.get("task"), Mapping):
-        raw["task"] = task_of_rows(raw, train, test, out)
+        raw["task"] = task_of_rows(raw, train, test, out, messages)
     elif train is not None or test is not None:
         raise UserError(
             "train and test rows need the config and its task as mappings, not as paths",
             "write the task's keys into the mapping, or name the files in task.data",
         )
-    if isinstance(config, Mapping):
-        experiments = experiments_of(raw, Path("config"), overrides)
-    else:
-        experiments = load_experiments(Path(config), overrides)
-    return Project(experiments, out, jobs, force)
+    with messages.errors():
+        if isinstance(config, Mapping):
+            experiments = experiments_of(raw, Path("config"), overrides)
+        else:
+            experiments = load_experiments(Path(config), overrides)
+    return Project(experiments, out, jobs, force, messages)
 
 
-@contextlib.contextmanager
-def _python_hints() -> Iterator[None]:
-    """Let hints name Python's arguments in place of flags."""
-    try:
-        yield
-    except UserError as error:
-        for flag, argument in PYTHON_HINTS.items():
-            error.hint = re.sub(flag, argument, error.hint)
-        raise
+def _python_errors(
+    method: Callable[Concatenate["Project", Given], Returned],
+) -> Callable[Concatenate["Project", Given], Returned]:
+    """Let the errors of a method name Python's arguments."""
+
+    @functools.wraps(method)
+    def with_python_errors(
+        project: "Project", /, *arguments: Given.args, **options: Given.kwargs
+    ) -> Returned:
+        with project.messages.errors():
+            return method(project, *arguments, **options)
+
+    return with_python_errors
 
 
 class Project:
@@ -111,6 +111,7 @@ class Project:
     Attributes:
         experiments: its settings, one for each variant of a sweep.
         grid: its cells and files, for what this class does not offer.
+        messages: what its errors and warnings name in place of files.
     """
 
     def __init__(
@@ -119,9 +120,10 @@ class Project:
         out: Path,
         jobs: int | None = 1,
         force: bool = False,
+        messages: Messages | None = None,
     ) -> None:
-        self.experiments = experiments
-        callbacks = Callbacks(warn=lambda message: warnings.warn(message, stacklevel=2))
+        self.experiments, self.messages = experiments, messages or Messages()
+        callbacks = Callbacks(warn=self.messages.warn)
         options = StageOptions(["gpt3mix (Python)"], force, callbacks)
         self.grid = Grid(experiments, out, options, jobs=jobs)
 
@@ -137,7 +139,7 @@ class Project:
 
     # Stages ----------------------------------------------------------------------------------
 
-    @_python_hints()
+    @_python_errors
     def subsample(self, level: str | None = None, seed: int | None = None) -> "DataFrame":
         """Return the real rows of a level and data seed: id, text and label.
 
@@ -148,7 +150,7 @@ class Project:
         cell = self._cell(level, seed)
         return to_frame(read_records(self.grid.subsample(cell).output, Example))
 
-    @_python_hints()
+    @_python_errors
     def augment(
         self, rows: Rows, method: str = "gpt3mix", seed: int | None = None, draw: int = 0
     ) -> Rows:
@@ -166,13 +168,14 @@ class Project:
         cell, folder = self._cell(None, seed), self._write_real(rows)
         real = folder / "train.jsonl"
         output = folder / f"{method}.seed-{cell.data_seed}.draw-{draw}.jsonl"
+        self.messages.name_file(output, "the result of augment()")
         try:
             self.grid.augment(cell, method, draw, input=real, output=output)
         except IncompleteOutput as error:
-            warnings.warn(str(error), stacklevel=2)
+            self.messages.warn(str(error))
         return as_given(read_records(output, Augmented), rows)
 
-    @_python_hints()
+    @_python_errors
     def train(
         self,
         rows: Rows,
@@ -195,20 +198,22 @@ class Project:
         folder = self._write_real(rows)
         augmented, method = [], "none"
         if synthetic is not None:
-            made = self._records(synthetic, Augmented)
+            made = self._records(synthetic, Augmented, "synthetic")
             method = next((row.method for row in made if row.method), "synthetic")
             check_method_name(method)
             augmented = [folder / f"{method}.{hash_rows(made)}.jsonl"]
             write_records(augmented[0], made)
+            self.messages.name_file(augmented[0], "synthetic")
         name = augmented[0].stem if augmented else "none"
         output = folder / f"{name}.{settings.name}.seed-{cell.data_seed}.trials.jsonl"
+        self.messages.name_file(output, "the result of train()")
         step = TrainStep(cell, method, settings, folder / "train.jsonl", augmented, output)
         self.grid.train(step)
         return as_given(read_records(output, Trial), rows)
 
     # The whole experiment --------------------------------------------------------------------
 
-    @_python_hints()
+    @_python_errors
     def run(self) -> "DataFrame":
         """Run every stage on every cell of the config; return all trials.
 
@@ -222,6 +227,7 @@ class Project:
         assert trials is not None
         return trials.drop(columns="result")
 
+    @_python_errors
     def report(self) -> "Report":
         """Return the report on the trials of the config, and write its files.
 
@@ -229,7 +235,7 @@ class Project:
         """
         return self.grid.report()
 
-    @_python_hints()
+    @_python_errors
     def fit(self, folder: str | Path = "model") -> ChosenModel:
         """Save the best method and classifier, trained on all labelled rows; see `gpt3mix fit`.
 
@@ -260,12 +266,15 @@ class Project:
 
     def _write_real(self, rows: "DataFrame | Records") -> Path:
         """Return the folder of some real rows: the same rows have the same folder."""
-        real = self._records(rows, Example)
+        real = self._records(rows, Example, "rows")
+        if not real:
+            raise UserError("rows: there are none", "give real rows")
         folder = self.grid.layout.rows_folder(hash_rows(real))
         write_records(folder / "train.jsonl", real)
+        self.messages.name_file(folder / "train.jsonl", "rows")
         return folder
 
-    def _records(self, rows: "DataFrame | Records", kind: type[Row]) -> list[Row]:
+    def _records(self, rows: "DataFrame | Records", kind: type[Row], argument: str) -> list[Row]:
         data = self.experiments[0].task.data
         names = {getattr(data, key, key): key for key in ("text", "label", "id")}
         result = []
@@ -282,8 +291,8 @@ class Project:
             except ValueError:
                 missing = [key for key in ("text", "label") if not isinstance(values.get(key), str)]
                 raise UserError(
-                    f"row {number}: {', '.join(missing) or 'a value'} is missing or of a wrong "
-                    f"type: {str(row)[:200]}",
+                    f"{argument}, row {number}: {', '.join(missing) or 'a value'} is missing or of "
+                    f"a wrong type: {str(row)[:200]}",
                     "give columns text and label, or those of task.data",
                 ) from None
         return result
@@ -313,8 +322,10 @@ def predict(
         UserError: if the folder is no model, a row has no such column, or one that is to be added.
     """
     if isinstance(model, str | Path | ChosenModel):
-        model = load_saved_model(model.folder if isinstance(model, ChosenModel) else Path(model))
-    column, records = text or model.text_column, as_records(data)
+        with Messages().errors():
+            folder = model.folder if isinstance(model, ChosenModel) else Path(model)
+            model = load_saved_model(folder)
+    column, records = text or model.columns.text, as_records(data)
     names = ["predicted", "prob", *(["probs"] if probs else [])]
     columns = {name for row in records for name in row}
     if present := [name for name in names if name in columns]:
@@ -322,7 +333,7 @@ def predict(
     if text is None and any(column not in row for row in records):
         column = "text"
     if missing := [number for number, row in enumerate(records) if column not in row]:
-        raise UserError(f"row {missing[0]}: no column '{column}'", "name it with text=")
+        raise UserError(f"data, row {missing[0]}: no column '{column}'", "name it with text=")
     filled = [index for index, row in enumerate(records) if _has_text(row[column])]
     added: list[dict[str, Any]] = [{"predicted": None, "prob": None} for _ in records]
     texts = [records[index][column] for index in filled]

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from .api_messages import Messages
 from .errors import UserError, shown_value
 from .records import Record, write_records
 
@@ -19,6 +20,7 @@ def task_of_rows(
     train: "DataFrame | Records | None",
     test: "DataFrame | Records | None",
     out: Path,
+    messages: Messages,
 ) -> dict[str, Any]:
     """Return the task of a config, class names as words, with files of the given rows as its data.
 
@@ -27,6 +29,7 @@ def task_of_rows(
         train: labelled rows, or None.
         test: test rows, or None.
         out: the folder of all results.
+        messages: that name the arguments in place of these files.
 
     Raises:
         UserError: if a value of the rows cannot be in a file.
@@ -41,12 +44,13 @@ def task_of_rows(
         if rows is not None:
             path = folder / f"{split}-rows.jsonl"
             columns = [str(data.get(key, key)) for key in ("text", "label", "id")]
-            write_records(path, _file_rows(rows, columns))
+            write_records(path, _file_rows(rows, columns, split))
+            messages.name_file(path, split)
             data |= {"kind": "files", split: str(path.resolve())}
     return {**task, "data": data}
 
 
-def _file_rows(rows: "DataFrame | Records", columns: Sequence[str]) -> list[Record]:
+def _file_rows(rows: "DataFrame | Records", columns: Sequence[str], split: str) -> list[Record]:
     """Return the columns of rows that a task reads: others may hold what JSON does not have.
 
     Raises:
@@ -58,7 +62,7 @@ def _file_rows(rows: "DataFrame | Records", columns: Sequence[str]) -> list[Reco
         for key, value in values.items():
             if not isinstance(value, str | int | float | None) or value != value:
                 raise UserError(
-                    f"row {number}: column '{key}' has {shown_value(value)}",
+                    f"{split}, row {number}: column '{key}' has {shown_value(value)}",
                     "make it a string or a number",
                 )
         result.append(Record(**values))

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from .errors import NO_CALLBACKS, UserError, shown_list
-from .labelled_rows import canonical_label, open_sources, raw_label
+from .labelled_rows import canonical_label, open_sources, raw_label, spelling_form
 from .settings import Columns, Data, DemoData
 
 MAX_CLASSES = 200  # a column with more values is an id or a text
@@ -56,8 +56,7 @@ def merge_spellings(counts: Mapping[str, int]) -> dict[str, str]:
     classes: dict[str, str] = {}
     values = {}
     for raw in sorted(counts, key=lambda raw: (-counts[raw], raw)):
-        form = " ".join(canonical_label(raw).casefold().split())
-        label = classes.setdefault(form, canonical_label(raw))
+        label = classes.setdefault(spelling_form(raw), canonical_label(raw))
         if raw != label:
             values[raw] = label
     return values

@@ -36,16 +36,21 @@ def predict(
         options = StageOptions(["gpt3mix", *sys.argv[1:]], force, display.callbacks)
         wanted = PredictOptions(text, format or "", written, min_prob, probs)
         result = run_predict(model, input, output, options, wanted)
-        counts = result.manifest.counts
-        if labelled := counts["labelled"]:
+        counts, column = result.manifest.counts, result.manifest.settings["label"]
+        if scored := counts["scored"]:
             right = counts["right"]
             display.note(
-                f"{right} of the {labelled} labels in the file agree ({right / labelled:.1%})"
+                f"{right:,} of the {scored:,} labels in column '{column}' agree: accuracy "
+                f"{right / scored:.1%}, macro-F1 {counts['macro_f1']:.1%}"
             )
+        if unscored := counts["labelled"] - scored:
+            display.note(f"rows with a label, but without a prediction: {unscored:,}")
         if empty := counts["empty"]:
-            display.note(f"without a label, since their texts are empty: {empty:,} rows")
+            display.note(f"rows without a prediction, since their texts are empty: {empty:,}")
         if abstained := counts["abstained"]:
-            display.note(f"without a label, since no prob reaches {min_prob:g}: {abstained:,} rows")
+            display.note(
+                f"rows without a prediction, since no prob reaches {min_prob:g}: {abstained:,}"
+            )
         display.finish([result])
 
 

@@ -129,7 +129,7 @@ Model = Annotated[
 TextInput = Annotated[
     Path,
     typer.Option(
-        "--input", "-i", help="JSONL, CSV, TSV, Parquet or plain text, or a pipe (- for stdin)"
+        "--input", "-i", help="JSONL, CSV, TSV, Parquet, Excel or plain text; - for stdin"
     ),
 ]
 LabelOutput = Annotated[

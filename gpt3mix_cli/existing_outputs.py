@@ -19,6 +19,7 @@ from .layout import manifest_path
 from .records import Manifest, StageOptions, read_manifest, write_manifest
 
 MAX_DIFFERENCES = 4  # that a message shows
+CHANGED_BY_HAND = "was changed after it was written"
 OTHER_FILE = "write to another file with -o"
 SIZES = {"limit", "ratio"}  # settings that only decide how many rows there are
 
@@ -71,14 +72,15 @@ def protect_output(
     if manifest and not manifest.sha256:  # `expect_output`: a run was killed
         return
     edits = _edits(output, manifest)
-    differences, is_finished = [], False
+    differences = differences_from(manifest, settings, inputs) if manifest else []
+    is_finished = False
     if manifest and not edits:
-        differences = differences_from(manifest, settings, inputs)
         names, changed = names_that_differ(manifest, settings, inputs)
         # The same rows are made again, or found in a journal: more of them, or fewer.
         is_finished = manifest.complete and keep_finished and not (names <= SIZES and not changed)
     if not options.force and edits:
-        raise UserError(f"{output}: {edits}", _edits_hint(output, manifest, options, keep_finished))
+        what = f"{edits}; different now: {shown_list(differences)}" if differences else edits
+        raise UserError(f"{output}: {what}", _edits_hint(output, manifest, options, keep_finished))
     if not options.force and differences and is_finished:
         raise finished_with_other_settings(output, differences, options)
     if edits or (differences and keep_finished):
@@ -104,7 +106,7 @@ def _edits(output: Path, manifest: Manifest | None) -> str:
     if manifest is None:
         return "has no manifest, so this command did not write it"
     if manifest.sha256 != hash_file(output):
-        return "was changed after it was written"
+        return CHANGED_BY_HAND
     if not any(manifest.counts.get(name) for name in ("edited", "dropped", "changed_by_hand")):
         return ""
     return "has rows that a person has reviewed"
@@ -116,7 +118,7 @@ def _edits_hint(
     keep = OTHER_FILE
     if is_of_experiment and not options.has_own_output:
         keep = "give the experiment another name (--set name=NAME)"
-        if manifest and manifest.stage == "augment":
+        if manifest and manifest.stage == "augment" and _edits(output, manifest) == CHANGED_BY_HAND:
             keep += "; changed synthetic rows are accepted by gpt3mix review CONFIG, then --apply"
     return f"to keep it, {keep}; to replace it, use --force (a copy stays as {output.name}.bak)"
 

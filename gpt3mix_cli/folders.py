@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,34 @@ def read_workbook(path: Path) -> Rows:
     Raises:
         UserError: if it cannot be read, or openpyxl is missing.
     """
+    header: list[str] = []
+    for number, values in sheet_rows(path):
+        where = f"{path}, row {number}"
+        if not header:
+            header = header_names(values, where)
+            continue
+        # A row ends with its last value.
+        padded = chain(values, repeat(None, len(header) - len(values)))
+        yield where, dict(zip(header, padded, strict=False))
+
+
+def header_names(values: Sequence[Any], where: str) -> list[str]:
+    """Return the names of the columns, by the first row of a sheet.
+
+    Raises:
+        UserError: that begins with `where`, if two are the same.
+    """
+    names = ["" if value is None else str(value).strip() for value in values]
+    refuse_duplicates(names, where)
+    return names
+
+
+def sheet_rows(path: Path) -> Iterator[tuple[int, Sequence[Any]]]:
+    """Yield (number, values) of the rows of the first sheet of an Excel file, without empty rows.
+
+    Raises:
+        UserError: if it cannot be read, or openpyxl is missing.
+    """
     try:
         import openpyxl
     except ImportError:
@@ -120,22 +149,20 @@ def read_workbook(path: Path) -> Rows:
             f"{path}: reading Excel files needs openpyxl",
             "pip install 'gpt3mix[excel]', or save the sheet as CSV",
         ) from None
-    try:
+    with workbook_errors(path):
         book = openpyxl.load_workbook(path, read_only=True, data_only=True)
-        sheet = book.worksheets[0]
-        header: list[str] = []
-        for number, values in enumerate(sheet.iter_rows(values_only=True), 1):
-            if all(value is None for value in values):
-                continue
-            if not header:
-                header = ["" if value is None else str(value).strip() for value in values]
-                refuse_duplicates(header, f"{path}, row {number}")
-                continue
-            # A row ends with its last value.
-            padded = chain(values, repeat(None, len(header) - len(values)))
-            yield f"{path}, row {number}", dict(zip(header, padded, strict=False))
-    except UserError:
-        raise
+        for number, values in enumerate(book.worksheets[0].iter_rows(values_only=True), 1):
+            if any(value is not None for value in values):
+                yield number, values
+
+
+@contextmanager
+def workbook_errors(path: Path) -> Iterator[None]:
+    """Turn what a damaged or missing Excel file raises into a message."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file", "check the path") from None
     except Exception as error:
         # A damaged file gives errors of zip, XML and openpyxl, which have no common class.
         raise UserError(

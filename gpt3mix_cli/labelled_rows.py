@@ -8,7 +8,7 @@ import io
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from importlib import resources
@@ -165,7 +165,7 @@ class _RowChecker:
     """
 
     def __init__(self, task: Task, split: str, names: Sequence[str]) -> None:
-        self._columns = Columns() if isinstance(task.data, DemoData) else task.data
+        self._columns = task.columns
         self._labels = LabelReader(task.classes, self._columns, names)
         self._prefix = f"{task.name}-{split}"
         self._seen: dict[str, str] = {}
@@ -221,15 +221,23 @@ class LabelReader:
         classes: of the task.
         columns: with the meaning of raw values.
         names: of the numbers in a ClassLabel column.
+        form: two values of the same form have the same class.
     """
 
-    def __init__(self, classes: Sequence[str], columns: Columns, names: Sequence[str]) -> None:
+    def __init__(
+        self,
+        classes: Sequence[str],
+        columns: Columns,
+        names: Sequence[str] = (),
+        form: Callable[[str], str] | None = None,
+    ) -> None:
         self._classes, self._column, self._values = classes, columns.label, columns.values
+        self._form = form or canonical_label
         self._names = {str(number): name for number, name in enumerate(names)}
         self._known = {**{name: name for name in classes}, **columns.values}
         by_form: dict[str, set[str]] = {}
         for value, label in self._known.items():
-            by_form.setdefault(canonical_label(value), set()).add(label)
+            by_form.setdefault(self._form(value), set()).add(label)
         self._by_form = {form: labels.pop() for form, labels in by_form.items() if len(labels) == 1}
 
     def read(self, where: str, value: Any) -> str:
@@ -238,23 +246,34 @@ class LabelReader:
         Raises:
             RowError: if there is none.
         """
+        if label := self.find(value):
+            return label
         text = spell_label(value)
-        # A missing label is not the class that happens to be called `null`.
-        if value in (None, "") and text not in self._values:
+        if value in (None, ""):
             raise RowError(
                 f"{where}: the label (column '{self._column}') is {text or 'empty'}",
                 "remove the row or give it a label; if it is a class, map it: "
                 f"task.data.values: {{{text or repr(text)}: CLASS}}",
                 EMPTY_LABEL,
             )
-        name = self._names.get(text)
-        spellings = [text] if name is None or text in self._values else [name, text]
-        for spelling in spellings:
-            label = self._known.get(spelling) or self._by_form.get(canonical_label(spelling))
+        error = unknown_label(where, self._spellings(text)[0], self._classes)
+        raise RowError(error.message, error.hint, UNKNOWN_LABEL)
+
+    def find(self, value: Any) -> str | None:
+        """Return the class; None if there is none."""
+        text = spell_label(value)
+        # A missing label is not the class that happens to be called `null`.
+        if value in (None, "") and text not in self._values:
+            return None
+        for spelling in self._spellings(text):
+            label = self._known.get(spelling) or self._by_form.get(self._form(spelling))
             if label:
                 return label
-        error = unknown_label(where, spellings[0], self._classes)
-        raise RowError(error.message, error.hint, UNKNOWN_LABEL)
+        return None
+
+    def _spellings(self, text: str) -> list[str]:
+        name = self._names.get(text)
+        return [text] if name is None or text in self._values else [name, text]
 
 
 def spell_label(value: Any) -> str:
@@ -276,6 +295,11 @@ def canonical_label(value: str) -> str:
     text = "".join(str(unicodedata.decimal(character, character)) for character in text)
     text = re.sub(r"^([-+]?[0-9]+)\.0+$", r"\1", text)
     return text.lower() if text.lower() in ("true", "false") else text
+
+
+def spelling_form(value: str) -> str:
+    """Return a label value without differences in case and spaces, by which people write it."""
+    return " ".join(canonical_label(value).casefold().split())
 
 
 def _read_hub(data: HubData) -> Iterator[Source]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import StoppedShort, UserError, did_you_mean, first_line
+from .quiet import quiet_transformers
 
 OWN_LMS = ("bundled", "smollm2")  # names that are no hub ids
 # Packages that some tokenizers need, and how to install them.
@@ -79,6 +80,7 @@ def _package_folder(name: str) -> Path | None:
     return Path(locations[0]) if locations else None
 
 
+@quiet_transformers()
 def load_pretrained(part: str, model: str, what: str, hint: str, **options: Any) -> Any:
     """Return `transformers.<part>.from_pretrained(model, **options)`; the model's code never runs.
 
@@ -321,7 +323,7 @@ def load_model(
     Args:
         part: such as AutoModelForCausalLM.
         model: a folder or hub id.
-        what: start of the message, such as `lm.model x: cannot be loaded as a causal LM`.
+        what: start of the message, as for `load_pretrained`.
         hint: the remedy.
         device: as `resolve_device` returns it.
         optional: regular expression of weights that are not used; default: none.
@@ -336,10 +338,9 @@ def load_model(
     needed = {name for name in missing if not re.match(optional, name)}
     refuse_missing(needed | mismatched, what, hint)
     network.eval()
-    ids = torch.zeros(1, 2, dtype=torch.long, device=device)
-    inputs = {"input_ids": ids}
+    inputs = {"input_ids": torch.zeros(1, 2, dtype=torch.long, device=device)}
     if part == "AutoModelForSeq2SeqLM":
-        inputs["decoder_input_ids"] = ids
+        inputs["decoder_input_ids"] = inputs["input_ids"]
     try:
         with torch.inference_mode():
             results = network(**inputs)[0]

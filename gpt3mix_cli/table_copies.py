@@ -2,12 +2,12 @@
 
 A copy has the form of its source, and what the source has stays as it is: lines are copied byte for
 byte, columns of Parquet with their types. One chunk is in memory at a time, so files may be larger
-than it, and may be pipes.
+than it, and may be pipes; Excel files are read whole.
 """
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -18,7 +18,6 @@ from .files import STDIO, Writer
 from .jsonl import parse_object, read_lines, to_json
 from .tables import DELIMITERS, DelimitedFile
 from .text_tables import (
-    TRUE_LABEL,
     Chunk,
     ParquetTable,
     TableOptions,
@@ -27,10 +26,16 @@ from .text_tables import (
     Write,
     refuse_clash,
 )
+from .workbook_tables import WorkbookTable
 
+BINARY_FORMS: Mapping[str, Callable[[Path, TableOptions], TextTable]] = {
+    "parquet": ParquetTable,
+    "xlsx": WorkbookTable,
+    "xlsm": WorkbookTable,
+}
 FORMS = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".csv": "csv", ".tsv": "tsv",
-    ".parquet": "parquet", ".txt": "text",
+    ".parquet": "parquet", ".xlsx": "xlsx", ".xlsm": "xlsm", ".txt": "text",
 }  # fmt: skip
 BYTE_ORDER_MARK = "\ufeff"
 
@@ -54,11 +59,12 @@ def open_table(source: Path, output: Path, options: TableOptions) -> TextTable:
             f"use one of {', '.join(FORMS)}, or name the form with --format",
         )
     form = form or target
-    if form == "parquet":
+    if table := BINARY_FORMS.get(form):
         _require_form(form, output, target)
         if output == STDIO:
-            raise UserError("Parquet cannot be written to stdout", "give a file with -o")
-        return ParquetTable(source, options)
+            name = "Parquet" if form == "parquet" else "Excel"
+            raise UserError(f"{name} cannot be written to stdout", "give a file with -o")
+        return table(source, options)
     numbered = read_lines(source, blank=True, keep_mark=True)
     if not form:
         numbered, form = _guess_form(source, numbered, options)
@@ -130,7 +136,7 @@ class _LineTable(TextTable):
         self, path: Path, numbered: Iterator[tuple[int, str]], options: TableOptions
     ) -> None:
         self._path, self._column, self._added = path, options.column, options.added
-        self._mark = ""
+        self._label, self._mark, self._is_empty = options.label, "", True
         self._numbered = self._without_mark(numbered)
 
     def _without_mark(self, numbered: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str]]:
@@ -138,6 +144,7 @@ class _LineTable(TextTable):
             if number <= 1 and line.startswith(BYTE_ORDER_MARK):
                 self._mark = BYTE_ORDER_MARK
                 line = line.removeprefix(BYTE_ORDER_MARK)
+            self._is_empty = self._is_empty and not line
             yield number, line
 
     def _rows(self) -> Iterator[tuple[str, Mapping[str, Any], str]]:
@@ -150,7 +157,7 @@ class _LineTable(TextTable):
         try:
             for where, row, lines in self._rows():
                 chunk.texts.append(_text(row[self._column], where, self._column))
-                chunk.labels.append(row.get(TRUE_LABEL))
+                chunk.labels.append(row.get(self._label))
                 chunk.rows.append(lines)
                 chunk.num_bytes += len(lines.encode())
                 if len(chunk.texts) == size:
@@ -161,6 +168,10 @@ class _LineTable(TextTable):
                 del chunk.texts[len(chunk.rows) :], chunk.labels[len(chunk.rows) :]
                 yield chunk
             raise
+        if self._is_empty:
+            raise UserError(
+                f"{self._path}: is empty", "check the path, and the command that wrote it"
+            )
         if chunk.rows:
             yield chunk
 
@@ -282,7 +293,7 @@ class PlainTexts(_LineTable):
         self, path: Path, numbered: Iterator[tuple[int, str]], options: TableOptions
     ) -> None:
         super().__init__(path, numbered, options)
-        self._column = "text"
+        self._column, self._label = "text", ""
 
     def _rows(self) -> Iterator[tuple[str, Mapping[str, Any], str]]:
         for number, line in self._numbered:

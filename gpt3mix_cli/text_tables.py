@@ -18,7 +18,6 @@ from .tables import (
     unpack_column,
 )
 
-TRUE_LABEL = "label"  # the column that predictions are compared with, where a file has it
 ROW_GROUP_ROWS = 32768  # of a Parquet copy; small groups are slow to read
 
 Values = Mapping[str, Sequence[Any]]  # new column -> its value for each row of a chunk
@@ -31,7 +30,7 @@ class Chunk:
 
     Attributes:
         texts: empty or blank where a row has none.
-        labels: values of the column `label`; None where there is none.
+        labels: values of the column of the labels; None where there is none.
         num_bytes: that the rows have in the file.
         rows: the rows as the file has them.
     """
@@ -79,6 +78,7 @@ class TableOptions:
         added: columns that the copy adds; a file that has one is refused.
         form: one of `FORMS`; empty: it follows from the suffix, or from the first line of a pipe.
         format: of CSV and TSV files.
+        label: column of the labels, which the file need not have.
         warn: called with each warning.
     """
 
@@ -86,6 +86,7 @@ class TableOptions:
     added: Sequence[str] = ()
     form: str = ""
     format: TableFormat = DEFAULT_FORMAT
+    label: str = "label"
     warn: Callable[[str], object] = lambda message: None
 
 
@@ -108,7 +109,7 @@ class ParquetTable(TextTable):
     def __init__(self, path: Path, options: TableOptions) -> None:
         if path == STDIO or (path.exists() and not path.is_file()):
             raise UserError(f"{path}: Parquet cannot be read from a pipe", "give the file itself")
-        self._path, self._column = path, options.column
+        self._path, self._column, self._label = path, options.column, options.label
         with open_parquet(path) as file:
             self._schema, self.num_rows = file.schema_arrow, file.metadata.num_rows
         names = self._schema.names
@@ -136,8 +137,8 @@ class ParquetTable(TextTable):
                 where = f"{self._path}, column '{self._column}', row {number} or a later one"
                 texts = column_values(unpack_column(batch.column(self._column)), where)
                 labels: list[Any] = [None] * len(texts)
-                if TRUE_LABEL in batch.schema.names:
-                    labels = column_values(unpack_column(batch.column(TRUE_LABEL)), where)
+                if self._label in batch.schema.names:
+                    labels = column_values(unpack_column(batch.column(self._label)), where)
                 yield Chunk([text or "" for text in texts], labels, 0, batch)
                 number += len(texts)
 

@@ -141,9 +141,37 @@ def test_problems_of_rows_are_user_errors(tmp_path: Path, recwarn: pytest.Warnin
         load({"task": {"labels": ["a", "b"]}})
 
 
-def test_warnings_are_python_warnings(tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match="exact copies of training rows"):
+def test_warnings_are_python_warnings_at_the_line_of_the_caller(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="exact copies of training rows") as caught:
         tickets(tmp_path).subsample()
+    assert {item.filename for item in caught} == {__file__}
+
+
+def test_errors_name_arguments_in_place_of_files_and_flags(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    messages = []
+    rows = [*TRAIN, {"text": "", "class": 1}, {"text": "A film.", "class": 3}]
+    project = tickets(tmp_path)
+    for call in (
+        lambda: load(KEYS, train=rows, out=tmp_path / "bad").subsample(),
+        lambda: project.train(
+            project.subsample(), [{"text": "A film.", "label": "1", "probs": {}}]
+        ),
+        lambda: project.train([]),
+        lambda: gpt3mix_cli.predict(tmp_path / "none", TRAIN),
+    ):
+        with pytest.raises(UserError) as error:
+            call()
+        messages.append(str(error.value))
+    assert "train, row 16: the text" in messages[0]
+    assert "train, row 17: label '3'" in messages[0]
+    assert "synthetic, row 0" in messages[1]
+    assert "rows: there are none" in messages[2]
+    assert "`Project.fit`" in messages[3]
+    for message in messages:
+        assert ".jsonl" not in message
+        assert " --" not in message
 
 
 def test_finished_work_with_other_settings_is_replaced_with_force(

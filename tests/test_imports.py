@@ -21,8 +21,9 @@ MAX_PARAMETERS = 7  # of a function, `self` not counted; command definitions are
 # Layers, from the bottom. A module imports from its own layer or from those below it.
 BASE = {
     "", "classes", "config", "data", "division", "duplicates", "errors", "existing_outputs",
-    "files", "folders", "jsonl", "labelled_rows", "layout", "pretrained", "records", "settings",
-    "stopping", "table_copies", "tables", "text_tables", "yaml_files",
+    "files", "folders", "jsonl", "labelled_rows", "layout", "pretrained", "quiet", "records",
+    "settings", "stopping", "table_copies", "tables", "text_tables", "workbook_tables",
+    "yaml_files",
 }  # fmt: skip
 BASE |= {"guide"}  # the manual: it reads its pages only
 STAGES = {"subsample", "augment", "train", "report"}
@@ -30,7 +31,8 @@ COMMAND_LINE = {
     "cli", "cli_emit", "cli_fit", "cli_hints", "cli_init", "cli_labels", "cli_options", "cli_run",
     "console", "console_guide", "console_progress", "console_tables", "process",
 }  # fmt: skip
-LAYERS = (BASE, {"lm"}, {"method"}, STAGES, {"grid"}, {"api", "api_rows"}, COMMAND_LINE)
+API = {"api", "api_messages", "api_rows"}
+LAYERS = (BASE, {"lm"}, {"method"}, STAGES, {"grid"}, API, COMMAND_LINE)
 LAYER = {name: number for number, layer in enumerate(LAYERS) for name in layer}
 # Which stages may import `lm` and `method`: GPT3Mix, and a classifier that prompts.
 STAGES_WITH_LM = {"augment", "train"}
@@ -46,7 +48,7 @@ HEAVY = {
     "matplotlib": {"report.render.plots"},
     "numpy": {"method.labels", "method.selection", "report", "train"},
     "openai": {"lm.openai"},
-    "openpyxl": {"folders"},
+    "openpyxl": {"folders", "workbook_tables"},
     "pandas": {"api", "api_rows", "report"},
     "pyarrow": {"tables", "text_tables"},
     "ray": {"grid.executors"},
@@ -64,7 +66,14 @@ HEAVY = {
         "pretrained",
         "train",
     },
-    "transformers": {"augment.mlm", "augment.translators", "lm.local", "pretrained", "train"},
+    "transformers": {
+        "augment.mlm",
+        "augment.translators",
+        "lm.local",
+        "pretrained",
+        "quiet",
+        "train",
+    },
 }
 # Packages that are only imported inside functions: their modules import libraries at the top.
 LAZY_PACKAGES = {"lm.local", "report"}

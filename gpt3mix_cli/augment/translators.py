@@ -13,15 +13,14 @@ import random
 import shlex
 import shutil
 import subprocess
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import StoppedShort, UserError
 from ..files import hash_file, hash_model
 from ..pretrained import load_config, load_model, load_tokenizer, out_of_memory, resolve_device
+from ..quiet import quiet_transformers
 from ..settings import BacktranslateSettings, fingerprint
 
 if TYPE_CHECKING:
@@ -104,7 +103,7 @@ class Transformers:
         import torch
 
         try:
-            with _quiet_transformers(), torch.inference_mode():
+            with quiet_transformers(), torch.inference_mode():
                 return self._translate_batch(list(texts), num_candidates, seeds)
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
@@ -183,7 +182,7 @@ def _load_model(name: str, revision: str | None, device: str, sha: str | None) -
         "give a model's folder or a hub id that can be reached (pivot, forward, backward), "
         "or `engine: apertium`"
     )
-    with _quiet_transformers():
+    with quiet_transformers():
         config = load_config(name, problem, hint, revision=revision)
         tokenizer = load_tokenizer(name, problem, hint, config, revision=revision)
         model = load_model(
@@ -197,25 +196,6 @@ def _load_model(name: str, revision: str | None, device: str, sha: str | None) -
             dtype=torch.float32,
         )
     return tokenizer, model
-
-
-@contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Hide the library's load reports, progress bars and advice; restore its settings after."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            # Marian's tokenizer recommends a package that it does not need here.
-            warnings.filterwarnings("ignore", "Recommended: pip install sacremoses")
-            yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
 
 
 # Apertium -----------------------------------------------------------------------------------------

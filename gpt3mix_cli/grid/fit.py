@@ -25,7 +25,7 @@ from ..train import SyntheticSet, TrialData, TrialJob, TrialRunner, open_classif
 from ..train.calibration import apply_temperature, fit_temperature
 from ..train.metrics import score
 from ..train.model_card import describe_model, render_card
-from ..train.saved_models import check_save_folder, shown_trial, write_model
+from ..train.saved_models import check_save_folder, saved_columns, shown_trial, write_model
 from ..train.targets import assign_targets
 from .choice import Candidate, describe_unfinished, explain_choice, find_candidates
 from .executors.processes import count_fitting_workers
@@ -223,7 +223,8 @@ def _train_and_save(
     real = [*data.real, *data.validation, *(data.test if folds else ())]
     settings = _fixed_epochs(best.classifier, trial)
     runner.classifier = open_classifier(_use_idle_cores(settings, grid.jobs), classes)
-    synthetic = data.synthetic.get(0, SyntheticSet()).rows
+    synthetic_set = data.synthetic.get(0, SyntheticSet())
+    synthetic = synthetic_set.rows
     rows = assign_targets(runner.targets, real, synthetic, classes)
     with in_progress(grid.callbacks, f"training on all rows: {best}"):
         runner.classifier.fit(rows, (), training_seed(runner.master_seed, 0))
@@ -234,7 +235,7 @@ def _train_and_save(
     after = score(apply_temperature(test_probabilities, temperature), labels, classes)
     about = {
         "experiment": best.experiment.name,
-        "text_column": best.experiment.task.text_column,
+        **saved_columns(best.experiment.task.columns),
         "temperature": temperature,
         "ece": {"before": before["ece"], "after": after["ece"], "rows": len(labels)},
         "rows": {
@@ -242,6 +243,8 @@ def _train_and_save(
             "validation": len(data.validation),
             "test": len(data.test),
             "synthetic": len(synthetic),
+            "edited": synthetic_set.edited,
+            "removed": synthetic_set.dropped,
         },
         "scores": before | {"ece": after["ece"]},
         "cross_validated_accuracy": best.score if folds else None,
@@ -250,7 +253,7 @@ def _train_and_save(
         "trial": shown_trial(trial),
     }
     model = describe_model(runner.classifier, classes, settings)
-    card = render_card(CARD, model, _card_values(best.experiment, trial, about))
+    card = render_card(CARD, model, _card_values(best.experiment, trial, about, synthetic_set))
     write_model(folder, model, card, about, grid.callbacks, FOLDER_HINT)
     return ChosenModel(folder, candidates, reasons["verdict"], about)
 
@@ -286,7 +289,9 @@ def candidate_row(item: Candidate) -> dict[str, Any]:
     }
 
 
-def _card_values(experiment: Experiment, trial: Trial, about: dict[str, Any]) -> dict[str, Any]:
+def _card_values(
+    experiment: Experiment, trial: Trial, about: dict[str, Any], synthetic: SyntheticSet
+) -> dict[str, Any]:
     rows, folds = about["rows"], experiment.task.folds
     parts = f"{rows['train']} training and {rows['validation']} validation rows"
     held_out = f"{rows['test']} test rows were not used for the choice, training or calibration."
@@ -311,6 +316,7 @@ def _card_values(experiment: Experiment, trial: Trial, about: dict[str, Any]) ->
         "rows": parts,
         "method": trial.method,
         "synthetic": f"{rows['synthetic']} synthetic rows, made from the training rows"
+        + synthetic.review_note
         if rows["synthetic"]
         else "no synthetic rows",
         "epochs": f"; {trial.best_epoch} epochs" if trial.best_epoch else "",

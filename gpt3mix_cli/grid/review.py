@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from ..augment.statistics import Statistics, describe_review
-from ..errors import UserError, shorten
+from ..errors import MAX_LIST_ITEMS, UserError, shorten
 from ..existing_outputs import back_up
 from ..files import atomic_write, exclusive_writer, hash_file
+from ..labelled_rows import LabelReader, spelling_form
 from ..layout import Cell, TrialKey, history_path, manifest_path, weight_path
 from ..records import (
     Augmented,
@@ -117,7 +118,7 @@ def apply_review(grid: Grid, table: Path) -> list[StageResult]:
     set were made with other rows, so they become backups.
 
     Raises:
-        UserError: for the first wrong row, with its line; then no set is changed.
+        UserError: that lists the wrong rows with their lines; then no set is changed.
     """
     sets, changed, results = synthetic_sets(grid), [], []
     for name, (old, new) in _read_table(grid, table, sets).items():
@@ -164,73 +165,137 @@ def _has_changes(grid: Grid, table: Path) -> bool:
 
 
 def _read_table(grid: Grid, table: Path, sets: Sets) -> dict[str, Rows]:
-    """Return name of a set -> its rows, and those that the table leaves of them."""
-    reviewed: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {}
+    """Return name of a set -> its rows, and those that the table leaves of them.
+
+    Raises:
+        UserError: that lists the wrong rows.
+    """
+    errors: list[UserError] = []
+    reviewed: dict[str, _ReviewedSet] = {}
+    refused: set[str] = set()
     needed = dict.fromkeys(COLUMNS, "the first line of the table")
-    versions = {name: _version(path) for name, (path, _, _) in sets.items()}
-    for where, row in read_rows(table, needed, format=TableFormat(quoting="csv")):
-        if row["file"] not in sets:
+    rows = read_rows(
+        table, needed, format=TableFormat(quoting="csv"),
+        on_ragged_row=lambda where, line, error: errors.append(error),
+    )  # fmt: skip
+    for where, row in rows:
+        name = row["file"]
+        if name in refused:  # one error says it
+            continue
+        try:
+            if name not in reviewed:
+                refused.add(name)
+                reviewed[name] = _ReviewedSet(grid, sets, name, where)
+                refused.remove(name)
+            if row["version"].strip() != reviewed[name].version:
+                refused.add(name)
+                raise UserError(
+                    f"{where}: the rows of {name} were made again after this table was written",
+                    "write the table again: gpt3mix review CONFIG --force (a copy of this one "
+                    f"stays as {table.name}.bak)",
+                )
+            reviewed[name].add(where, row)
+        except UserError as error:
+            errors.append(error)
+    if errors:
+        raise _all_errors(errors)
+    return {name: (part.old, part.new) for name, part in reviewed.items()}
+
+
+def _all_errors(errors: Sequence[UserError]) -> UserError:
+    """Return one error that lists several, with each hint once."""
+    if len(errors) == 1:
+        return errors[0]
+    lines = [error.message for error in errors[:MAX_LIST_ITEMS]]
+    if more := len(errors) - len(lines):
+        lines.append(f"and {more:,} more")
+    hints = dict.fromkeys(error.hint for error in errors)
+    title = f"{len(errors):,} problems in the table; no set is changed"
+    return UserError("\n  ".join([title, *lines]), "; ".join(hints))
+
+
+class _ReviewedSet:
+    """A synthetic set, and what a table leaves of it.
+
+    Args:
+        grid: the experiment.
+        sets: all that exist.
+        name: of this one.
+        where: file and line of its first row in the table.
+
+    Attributes:
+        old: its rows.
+        version: that its rows in the table must have.
+    """
+
+    def __init__(self, grid: Grid, sets: Sets, name: str, where: str) -> None:
+        if name not in sets:
             raise UserError(
-                f"{where}: '{shorten(row['file'])}' is no synthetic set of this experiment",
+                f"{where}: '{shorten(name)}' is no synthetic set of this experiment",
                 "give the config that the table was written for",
             )
-        if row["version"].strip() != versions[row["file"]]:
+        self._path, cell, _ = sets[name]
+        task = grid.experiment(cell).task
+        self._classes = task.classes
+        self._labels = LabelReader(task.classes, task.columns, form=spelling_form)
+        self.old = list(read_records(self._path, Augmented, task.classes))
+        self.version = _version(self._path)
+        self._rows = {row.id: row for row in self.old}
+        self._seen: set[str] = set()
+        self._kept: dict[str, Augmented] = {}
+
+    @property
+    def new(self) -> list[Augmented]:
+        """The rows that are kept, corrected."""
+        return [self._kept[row.id] for row in self.old if row.id in self._kept]
+
+    def add(self, where: str, values: Mapping[str, Any]) -> None:
+        """Take a row of the table.
+
+        Raises:
+            UserError: if it is wrong.
+        """
+        name = values["id"]
+        if name in self._seen:
             raise UserError(
-                f"{where}: the rows of {row['file']} were made again after this table was written",
-                "write the table again: gpt3mix review CONFIG --force (a copy of this one stays as "
-                f"{table.name}.bak)",
+                f"{where}: the id '{shorten(name)}' is there twice", "remove one of them"
             )
-        rows = reviewed.setdefault(row["file"], {})
-        if row["id"] in rows:
-            raise UserError(f"{where}: the id '{row['id']}' is there twice", "remove one of them")
-        rows[row["id"]] = where, row
-    return {name: _reviewed_rows(grid, *sets[name][:2], rows) for name, rows in reviewed.items()}
+        self._seen.add(name)
+        if not _is_kept(where, values):
+            return  # the set may lack it: it was dropped before
+        if name not in self._rows:
+            raise UserError(
+                f"{where}: {self._path} has no row '{shorten(name)}'",
+                "rows cannot be added here; write the table again with gpt3mix review CONFIG",
+            )
+        self._kept[name] = self._corrected(self._rows[name], where, values)
 
-
-def _reviewed_rows(
-    grid: Grid, path: Path, cell: Cell, reviewed: Mapping[str, tuple[str, Mapping[str, Any]]]
-) -> Rows:
-    classes = grid.experiment(cell).task.classes
-    old = list(read_records(path, Augmented, classes))
-    known = {row.id for row in old}
-    # A row that the table drops may have been dropped before.
-    if unknown := [name for name in reviewed if name not in known and _is_kept(*reviewed[name])]:
-        name = unknown[0]
-        raise UserError(
-            f"{reviewed[name][0]}: {path} has no row '{shorten(name)}'",
-            "rows cannot be added here; write the table again with gpt3mix review CONFIG",
-        )
-    new = [
-        _corrected(row, *reviewed[row.id], classes)
-        for row in old
-        if row.id in reviewed and _is_kept(*reviewed[row.id])
-    ]
-    return old, new
+    def _corrected(self, row: Augmented, where: str, values: Mapping[str, Any]) -> Augmented:
+        text, label = restore_cell(values["text"]), restore_cell(values["label"]).strip()
+        if label not in self._classes:
+            label = self._labels.find(label) or label
+        if label not in self._classes:
+            raise UserError(
+                unknown_label(where, label, self._classes).message,
+                "write the name of a class below label, or `no` below keep to drop the row",
+            )
+        if not text.strip():
+            raise UserError(f"{where}: the text is empty", "to drop the row, write `no` below keep")
+        changes: dict[str, Any] = {}
+        # A spreadsheet may change line ends within a cell; that is no correction.
+        if text.splitlines() != row.text.splitlines():
+            changes |= {"text": text, "perplexity": None}
+        if label != row.label:
+            probs = {name: float(name == label) for name in self._classes}
+            changes |= {"label": label, "probs": probs, "label_source": "hard", "label_mass": None}
+        return row.model_copy(update={**changes, "edited": True}) if changes else row
 
 
 def _is_kept(where: str, values: Mapping[str, Any]) -> bool:
     value = values["keep"].strip().lower()
     if value not in KEEP:
-        raise UserError(f"{where}: keep is '{shorten(value)}'", "write yes or no")
+        raise UserError(f"{where}: keep is '{shorten(value)}'", "write yes or no below keep")
     return KEEP[value]
-
-
-def _corrected(
-    row: Augmented, where: str, values: Mapping[str, Any], classes: Sequence[str]
-) -> Augmented:
-    label, text = restore_cell(values["label"]).strip(), restore_cell(values["text"])
-    if label not in classes:
-        raise unknown_label(where, label, classes)
-    if not text.strip():
-        raise UserError(f"{where}: the text is empty", "to drop the row, write `no` below keep")
-    changes: dict[str, Any] = {}
-    # A spreadsheet may change line ends within a cell; that is no correction.
-    if text.splitlines() != row.text.splitlines():
-        changes |= {"text": text, "perplexity": None}
-    if label != row.label:
-        probs = {name: float(name == label) for name in classes}
-        changes |= {"label": label, "probs": probs, "label_source": "hard", "label_mass": None}
-    return row.model_copy(update={**changes, "edited": True}) if changes else row
 
 
 def _replace(

@@ -73,6 +73,8 @@ class RowReader:
             sum(tokens) if tokens else None,
             sum(usd) if usd else None,
             is_unfinished=any(part.is_unfinished for part in sets),
+            edited=sum(part.edited for part in sets),
+            dropped=sum(part.dropped for part in sets),
         )
 
     def method(self, path: Path, classes: Sequence[str]) -> str:
@@ -133,6 +135,8 @@ class RowReader:
             manifest.tokens,
             manifest.usd,
             is_unfinished=not manifest.complete or manifest.settings.get("limit") is not None,
+            edited=int(manifest.counts.get("edited", 0)),
+            dropped=int(manifest.counts.get("dropped", 0)),
         )
 
 

@@ -301,8 +301,8 @@ class Grid:
             return
         rows = list(read_records(output, Trial))
         if any(row.status == "ok" for row in rows):
-            name, column = self.layout.name, self.experiment(step.cell).task.text_column
-            save_model(runner, rows, settings, step.save_model, column, self.callbacks, name)
+            name, columns = self.layout.name, self.experiment(step.cell).task.columns
+            save_model(runner, rows, settings, step.save_model, columns, self.callbacks, name)
 
     # All cells -----------------------------------------------------------------------------------
 

@@ -134,6 +134,7 @@ class Artifacts:
         curves: (task, variant, level, classifier) -> method -> epoch -> validation accuracies.
         curves_left_out: how many more (task, variant, level, classifier) have epochs.
         manifests: title and manifest of trials files, one for each set of settings.
+        reviewed: (task, variant, method) -> how many synthetic rows a person has edited or dropped.
     """
 
     kept: list[tuple[SyntheticFile, Augmented]] = field(default_factory=list)
@@ -146,6 +147,7 @@ class Artifacts:
     )
     curves_left_out: int = 0
     manifests: list[tuple[str, Manifest]] = field(default_factory=list)
+    reviewed: dict[tuple[str, str, str], Counter[str]] = field(default_factory=dict)
 
 
 def label_mass_remarks(artifacts: Artifacts) -> Iterator[str]:
@@ -159,6 +161,16 @@ def label_mass_remarks(artifacts: Artifacts) -> Iterator[str]:
                     f"{task} {method}{of_variant}: the mean label mass is {mass:.1%}, so the LM's "
                     "labels are unreliable; see `gpt3mix guide language-models`"
                 )
+
+
+def review_remarks(artifacts: Artifacts) -> Iterator[str]:
+    """Yield how many synthetic rows a person has edited or removed."""
+    for (task, variant, method), counts in artifacts.reviewed.items():
+        of_variant = f" ({variant})" if variant else ""
+        yield (
+            f"{task} {method}{of_variant}: a person has edited {counts['edited']:,} and removed "
+            f"{counts['dropped']:,} of the synthetic rows (gpt3mix review)"
+        )
 
 
 def parse_row_limit(text: str | None) -> int | None:
@@ -225,6 +237,7 @@ def _read_rows(
                 rows = _read_subsample(file.path)
                 artifacts.real[file.path.parent] = rows
                 list(real.count(rows.values()))
+            _count_reviewed(artifacts, file)
             synthetic = own.count(read_records(file.path, Augmented))
             _keep(artifacts, artifacts.kept, file, synthetic, part)
             rejects = rejects_path(file.path)
@@ -232,6 +245,14 @@ def _read_rows(
                 _keep(artifacts, artifacts.rejected, file, read_records(rejects, Reject), part)
         except UserError as error:
             callbacks.warn(f"{error.message}; its rows are not shown")
+
+
+def _count_reviewed(artifacts: Artifacts, file: SyntheticFile) -> None:
+    manifest = read_manifest(file.path)
+    counts = manifest.counts if manifest else {}
+    if found := {name: counts[name] for name in ("edited", "dropped") if counts.get(name)}:
+        key = file.task, file.variant, file.method
+        artifacts.reviewed.setdefault(key, Counter()).update(found)
 
 
 def _keep(

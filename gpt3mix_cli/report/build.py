@@ -18,7 +18,7 @@ from pandas import DataFrame
 from ..errors import NO_CALLBACKS, Callbacks, UserError
 from ..files import atomic_write
 from . import accuracy, table
-from .artifacts import label_mass_remarks, load_artifacts, select_samples
+from .artifacts import label_mass_remarks, load_artifacts, review_remarks, select_samples
 from .averages import average_trials
 from .charts import build_charts, series_styles
 from .classes import class_scores, classes_table
@@ -82,6 +82,7 @@ def build_report(
     failures = list_failures(trials)
     artifacts = load_artifacts(trials, options.synthetic_limit, callbacks)
     remarks = [*find_remarks(results, trials), *label_mass_remarks(artifacts)]
+    remarks += review_remarks(artifacts)
     classes = class_scores(trials, results)
     paper = compare_with_paper(results) if options.with_paper else None
     remarks += unknown_to_paper(results) if options.with_paper else []

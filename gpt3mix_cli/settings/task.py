@@ -179,6 +179,11 @@ class Task(Settings):
         return getattr(self.data, "folds", None) or 0
 
     @property
+    def columns(self) -> Columns:
+        """The columns of the rows; the demo sentences have the default ones."""
+        return self.data if isinstance(self.data, Columns) else Columns()
+
+    @property
     def text_column(self) -> str:
-        """The column that holds the texts; the demo sentences' is `text`."""
-        return getattr(self.data, "text", "text")
+        """The column that holds the texts."""
+        return self.columns.text

@@ -2,7 +2,7 @@
 
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..records import Example
@@ -25,6 +25,20 @@ def accuracy(probabilities: Any, rows: Sequence[Example], classes: Sequence[str]
     """
     truth = [classes.index(row.label) for row in rows]
     return float((probabilities.argmax(1) == truth).mean())
+
+
+def macro_f1(confusion: Mapping[tuple[str, str], int]) -> float:
+    """Return the mean F1 of all classes that are a label or a prediction.
+
+    Args:
+        confusion: (label, predicted class) -> number of rows; at least one.
+    """
+    from sklearn.metrics import f1_score
+
+    labels, predicted = zip(*confusion, strict=True)
+    counts = list(confusion.values())
+    value = f1_score(labels, predicted, average="macro", sample_weight=counts, zero_division=0)
+    return round(float(value), 6)
 
 
 def score(probabilities: Any, labels: Sequence[str], classes: Sequence[str]) -> dict[str, Any]:

@@ -99,7 +99,7 @@ def trial_card(model: ModelDescription, row: Trial, synthetic: SyntheticSet | No
     sources = {example.label_source for example in synthetic.rows} if synthetic else ()
     labels_from = f"draw {row.draw}, labels from: {', '.join(sorted(sources)) or 'none'}"
     values = row.model_dump() | {
-        "synthetic": labels_from if synthetic else "no augmentation",
+        "synthetic": labels_from + synthetic.review_note if synthetic else "no augmentation",
         "best_epoch": f", best epoch {row.best_epoch} of {row.epochs}" if row.epochs else "",
     }
     return render_card(OF_A_TRIAL, model, values)

@@ -8,15 +8,17 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError, shown_value
+from ..errors import UserError, shorten, shown_value
 from ..existing_outputs import expect_output, find_up_to_date, protect_output
 from ..files import STDIO, atomic_write, exclusive_writer, hash_file, hash_model
+from ..labelled_rows import LabelReader, spelling_form
 from ..records import StageOptions, StageResult, finish_output
 from ..settings import TableFormat
 from ..table_copies import open_table
-from ..tables import DEFAULT_FORMAT
+from ..tables import DEFAULT_FORMAT, class_names
 from ..text_tables import Chunk, TableOptions, TextTable, Values
-from .saved_models import SavedModel, load_saved_model, read_text_column
+from .metrics import macro_f1
+from .saved_models import SavedModel, load_saved_model, read_columns
 
 CHUNK_ROWS = 512  # texts that are labelled at once
 PREDICTED, PROBABILITY, PROBABILITIES = "predicted", "prob", "probs"
@@ -70,12 +72,12 @@ def predict(
     """Add `predicted` and `prob` to each row of a file; all else in it stays as it is.
 
     Rows are read, labelled and written in chunks, so the file may be larger than memory. Its first
-    rows are read before the model is loaded. Empty texts have empty predictions. The counts say how
-    many rows have a `label` and how many predictions agree with it.
+    rows are read before the model is loaded. Empty texts have empty predictions. If the file has
+    the label column of the training data, the counts say how many predictions agree with it.
 
     Args:
         model: a folder that `fit` or `train --save-model` wrote, or one of transformers.
-        source: JSONL, CSV, TSV, Parquet or plain text; `-` for stdin. It may be a pipe.
+        source: JSONL, CSV, TSV, Parquet, Excel or plain text; `-` for stdin. It may be a pipe.
         output: where to write, in the form of the input; `-` for stdout.
         options: the command line, `force` and callbacks.
         predict_options: how the file is read, and what is added to it.
@@ -86,19 +88,25 @@ def predict(
     started = time.monotonic()
     if source != STDIO and output != STDIO and source.resolve() == output.resolve():
         raise UserError(f"{output}: is also the input", "write to another file")
-    column = predict_options.text or read_text_column(model)
-    table = _open(source, output, column, options, predict_options)
+    columns = read_columns(model)
+    column = predict_options.text or columns.text
+    added = [PREDICTED, PROBABILITY, *([PROBABILITIES] if predict_options.probs else [])]
+    form, format, warn = predict_options.form, predict_options.format, options.callbacks.warn
+    table_options = TableOptions(column, added, form, format, columns.label, warn)
+    table = open_table(source, output, table_options)
     chunks = table.chunks(CHUNK_ROWS)
-    first = next(chunks, None)
+    if (first := next(chunks, None)) is None:
+        options.callbacks.warn(f"{source}: has no rows")
     # What a pipe holds can be read only once.
     inputs = {"texts": hash_file(source)} if source != STDIO and source.is_file() else {}
     settings = asdict(predict_options) | {"model": hash_model(model), "text": column}
-    settings["format"] = predict_options.format.model_dump()
+    settings |= {"format": format.model_dump(), "label": columns.label}
     with exclusive_writer(output):
         if inputs and not options.force and (manifest := find_up_to_date(output, settings, inputs)):
             return StageResult(output, manifest, skipped=True)
         protect_output(output, options, settings, inputs, keep_finished=False)
-        labels = _Labels(load_saved_model(model), table, predict_options)
+        names = class_names(source, columns.label)
+        labels = _Labels(load_saved_model(model), table, predict_options, names)
         progress = _Progress(source, table, options)
         with atomic_write(output) as stream, table.writer(stream, labels.columns) as write:
             rows = _Rows(chain([first] if first else [], chunks))
@@ -110,20 +118,12 @@ def predict(
             options.callbacks.warn(note)
         manifest = finish_output(
             output, started, stage="predict", complete=rows.error is None, settings=settings,
-            inputs=inputs, seed=None, counts=dict(labels.counts), command=list(options.command),
+            inputs=inputs, seed=None, counts=labels.summary(), command=list(options.command),
         )  # fmt: skip
     if error := rows.error:
         kept = f"the {labels.counts['rows']:,} rows before it are in {output}"
         raise UserError(f"{error.message}; {kept}", error.hint)
     return StageResult(output, manifest)
-
-
-def _open(
-    source: Path, output: Path, column: str, options: StageOptions, wanted: PredictOptions
-) -> TextTable:
-    added = [PREDICTED, PROBABILITY, *([PROBABILITIES] if wanted.probs else [])]
-    read = TableOptions(column, added, wanted.form, wanted.format, options.callbacks.warn)
-    return open_table(source, output, read)
 
 
 class _Rows:
@@ -150,23 +150,40 @@ class _Labels:
 
     Attributes:
         columns: names of the new columns.
-        counts: rows, rows that have a label, predictions that agree with it, empty texts and
-            texts whose label is not probable enough.
+        counts: rows, empty texts, texts whose label is not probable enough, rows that have a known
+            label, those of them that have a prediction, and rows that have an unknown label.
     """
 
-    def __init__(self, saved: SavedModel, table: TextTable, options: PredictOptions) -> None:
+    def __init__(
+        self, saved: SavedModel, table: TextTable, options: PredictOptions, names: Sequence[str]
+    ) -> None:
         self._saved, self._min_prob, self._nests = saved, options.min_prob, table.nests
+        self._reader = LabelReader(saved.classes, saved.columns, names, spelling_form)
+        self._confusion: Counter[tuple[str, str]] = Counter()
+        self._unknown_label = ""
         self.columns = [PREDICTED, PROBABILITY]
         if options.probs and table.nests:
             self.columns.append(PROBABILITIES)
         elif options.probs:
             self.columns += [f"{PROBABILITY}_{name}" for name in saved.classes]
-        self.counts = Counter(rows=0, labelled=0, right=0, empty=0, abstained=0)
+        self.counts = Counter(rows=0, empty=0, abstained=0, labelled=0, scored=0, unknown_labels=0)
 
     @property
     def notes(self) -> Sequence[str]:
         """Messages for the user, such as how many texts were cut."""
-        return self._saved.notes
+        notes = list(self._saved.notes)
+        if count := self.counts["unknown_labels"]:
+            notes.append(
+                f"column '{self._saved.columns.label}': {count:,} labels are no class of the model "
+                f"and are not compared, such as '{shorten(self._unknown_label)}'"
+            )
+        return notes
+
+    def summary(self) -> dict[str, Any]:
+        """Return the counts, and how well predictions agree with known labels."""
+        right = sum(count for (label, name), count in self._confusion.items() if label == name)
+        f1 = {"macro_f1": macro_f1(self._confusion)} if self._confusion else {}
+        return {**self.counts, "right": right, **f1}
 
     def of_chunk(self, chunk: Chunk) -> Values:
         """Return the values of the new columns."""
@@ -176,16 +193,23 @@ class _Labels:
         rows = []
         for label, has in zip(chunk.labels, has_text, strict=True):
             row = self._predictions([float(p) for p in next(probabilities)] if has else None)
-            is_labelled = label not in (None, "")  # an empty cell of a table is none
-            self.counts.update(
-                rows=1,
-                labelled=is_labelled,
-                right=is_labelled and label == row[0],
-                empty=not has,
-                abstained=has and row[0] is None,
-            )
+            self.counts.update(rows=1, empty=not has, abstained=has and row[0] is None)
+            self._compare(label, row[0])
             rows.append(row)
         return dict(zip(self.columns, zip(*rows, strict=True), strict=True))
+
+    def _compare(self, raw: Any, predicted: str | None) -> None:
+        """Count a label of the file, if the row has one."""
+        label = self._reader.find(raw)
+        if label and predicted:
+            self._confusion[label, predicted] += 1
+        # An empty cell of a table is no label.
+        is_unknown = not label and raw is not None and str(raw).strip() != ""
+        if is_unknown and not self._unknown_label:
+            self._unknown_label = str(raw)
+        self.counts.update(
+            labelled=bool(label), scored=bool(label and predicted), unknown_labels=is_unknown
+        )
 
     def _predictions(self, probs: list[float] | None) -> list[Any]:
         """Return the values of one row, in the order of the columns."""

@@ -27,7 +27,7 @@ from ..errors import (
 from ..files import temporary_path, write_errors
 from ..jsonl import to_json
 from ..records import Trial
-from ..settings import TrainableSettings
+from ..settings import Columns, TrainableSettings
 from .calibration import MAX_TEMPERATURE, MIN_TEMPERATURE, apply_temperature
 from .model_card import ModelDescription, describe_model, trial_card
 from .protocol import Classifier, open_classifier
@@ -36,6 +36,7 @@ from .trials import TrialJob, TrialRunner
 MODEL_FILE = "gpt3mix.json"
 UNSTABLE_FIELDS = {"seconds", "version"}  # of a row; they differ when its trial is repeated
 HINT = "choose another folder with --save-model"
+DEFAULT_COLUMNS = Columns()
 MAX_LENGTH = 512  # tokens that a model of another tool reads, if its files do not say less
 
 
@@ -44,7 +45,7 @@ def save_model(
     rows: Sequence[Trial],
     settings: TrainableSettings,
     folder: Path,
-    text_column: str = "text",
+    columns: Columns = DEFAULT_COLUMNS,
     callbacks: Callbacks = NO_CALLBACKS,
     experiment: str = "",
 ) -> Trial:
@@ -58,7 +59,7 @@ def save_model(
         rows: the trials' rows.
         settings: the classifier's settings.
         folder: where to write; an earlier model of the experiment and task there is replaced.
-        text_column: the column that held the texts.
+        columns: of the rows.
         callbacks: for progress, warnings and notes.
         experiment: its name.
 
@@ -76,7 +77,7 @@ def save_model(
         best = _repeat(runner, best, folder.resolve(), callbacks)
     model = describe_model(runner.classifier, runner.classes, settings)
     card = trial_card(model, best, runner.data.synthetic.get(best.draw))
-    about = {"experiment": experiment, "text_column": text_column, "trial": shown_trial(best)}
+    about = {"experiment": experiment, **saved_columns(columns), "trial": shown_trial(best)}
     write_model(folder, model, card, about, callbacks)
     return best
 
@@ -102,6 +103,15 @@ def shown_trial(row: Trial) -> dict[str, Any]:
     """Return a trial's row for a saved model; a swept value that is a path is cut to its name."""
     variant = {key: Path(str(value)).name for key, value in row.variant.items()}
     return row.model_dump() | {"variant": variant}
+
+
+def saved_columns(columns: Columns) -> dict[str, Any]:
+    """Return what `gpt3mix.json` says about the columns of the training data."""
+    return {
+        "text_column": columns.text,
+        "label_column": columns.label,
+        "label_values": columns.values,
+    }
 
 
 def write_model(
@@ -212,13 +222,13 @@ class SavedModel:
     Attributes:
         classifier: its weights are loaded.
         classes: the task's classes, in the order of the probabilities.
-        text_column: the column that held the texts of its training rows.
+        columns: of its training rows: names, and the classes of raw labels.
         temperature: of the calibration; 1 leaves probabilities as they are.
     """
 
     classifier: Classifier
     classes: list[str]
-    text_column: str = "text"
+    columns: Columns = DEFAULT_COLUMNS
     temperature: float = 1.0
 
     @property
@@ -250,20 +260,28 @@ def load_saved_model(folder: Path) -> SavedModel:
         return SavedModel(
             classifier,
             classes,
-            str(about.get("text_column", "text")),
+            _columns(about),
             _checked_temperature(about.get("temperature", 1.0)),
         )
 
 
-def read_text_column(folder: Path) -> str:
-    """Return the column that held the texts of a saved model, without loading it.
+def read_columns(folder: Path) -> Columns:
+    """Return the columns of a saved model's training rows, without loading it.
 
     Raises:
         UserError: if the folder holds no model.
     """
     with _model_errors(folder):
         about = _read_json(folder / MODEL_FILE) or _library_model(folder)
-        return str(about.get("text_column", "text"))
+        return _columns(about)
+
+
+def _columns(about: Mapping[str, Any]) -> Columns:
+    # Models of other tools, and those of earlier versions, do not name all of them.
+    names = {"text": "text_column", "label": "label_column", "values": "label_values"}
+    return Columns.model_validate(
+        {key: about[name] for key, name in names.items() if name in about}
+    )
 
 
 @contextlib.contextmanager
@@ -273,14 +291,37 @@ def _model_errors(folder: Path) -> Iterator[None]:
 
     hint = "name a folder that `gpt3mix fit` or `gpt3mix train --save-model` wrote"
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder", hint)
+        problem = "is a file, not a folder" if folder.exists() else "no such folder"
+        raise UserError(f"{folder}: {problem}", hint)
+    if not any((folder / name).is_file() for name in (MODEL_FILE, "config.json")):
+        inner = next(iter(sorted(folder.glob(f"*/{MODEL_FILE}"))), None)
+        raise UserError(
+            f"{folder}: not a saved model: {MODEL_FILE} is missing",
+            f"name the folder of a model, such as {inner.parent}" if inner else hint,
+        )
     try:
         yield
     except (
         OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError,
     ) as error:  # fmt: skip
-        reason = f"{type(error).__name__}: {first_line(error)}"
-        raise UserError(f"{folder}: not a saved model: {reason}", hint) from None
+        raise UserError(
+            f"{folder}: the saved model is damaged: {_describe_damage(error)}",
+            "copy the whole folder again, or save the model again with `gpt3mix fit` or "
+            "`gpt3mix train --save-model`",
+        ) from None
+
+
+def _describe_damage(error: Exception) -> str:
+    """Return what is wrong with a model's files, as far as the error says."""
+    match error:
+        case FileNotFoundError():
+            name = Path(error.filename or str(error).rpartition(": ")[2]).name
+            return f"{name} is missing"
+        case json.JSONDecodeError():
+            return f"a JSON file is cut or edited ({first_line(error)})"
+        case KeyError():
+            return f"the key {error} is missing in {MODEL_FILE} or config.json"
+    return f"{first_line(error)} ({type(error).__name__})"
 
 
 def _checked_temperature(value: Any) -> float:

@@ -27,6 +27,7 @@ from ..pretrained import (
     refuse_other_formats,
     resolve_device,
 )
+from ..quiet import quiet_transformers
 from ..records import Augmented, Example
 from ..settings import SetFitSettings
 from . import metrics
@@ -169,12 +170,13 @@ class SetFitClassifier(Classifier):
         what = f"classifiers: model '{self._path}' cannot be loaded"
         refuse_other_formats(self._path, what, HINT)
         try:
-            encoder = SentenceTransformer(
-                self._path,
-                revision=self._settings.revision,
-                device=self._device,
-                **NO_FOREIGN_CODE,
-            )
+            with quiet_transformers():
+                encoder = SentenceTransformer(
+                    self._path,
+                    revision=self._settings.revision,
+                    device=self._device,
+                    **NO_FOREIGN_CODE,
+                )
         except Exception as error:
             # The libraries raise a dozen unrelated classes for a folder that is damaged, foreign
             # or missing.

@@ -104,6 +104,8 @@ class SyntheticSet:
         usd: their price; None if unknown.
         failure_reason: why the rows cannot be used; trials that read them fail with it.
         is_unfinished: more rows may follow: its stage stopped short, or it is a preview.
+        edited: rows that a person has changed.
+        dropped: rows that a person has removed.
     """
 
     rows: Sequence[Augmented] = ()
@@ -112,6 +114,15 @@ class SyntheticSet:
     usd: float | None = None
     failure_reason: str = ""
     is_unfinished: bool = False
+    edited: int = 0
+    dropped: int = 0
+
+    @property
+    def review_note(self) -> str:
+        """What a person has changed, for a model card; empty if nothing."""
+        if not (self.edited or self.dropped):
+            return ""
+        return f"; a person has edited {self.edited:,} and removed {self.dropped:,} of them"
 
 
 @dataclass(frozen=True)

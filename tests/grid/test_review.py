@@ -103,8 +103,16 @@ def test_a_run_goes_on_with_the_reviewed_rows_and_does_not_replace_them(
     assert run("train") == 0
     assert SET.read_bytes() == reviewed
     assert TRIALS.exists()
+    assert run("report") == 0
+    line = "reviewed aeda: a person has edited 1 and removed 0 of the synthetic rows"
+    page = Path("results/reviewed/report/report.html").read_text("utf-8")
+    assert line in page
+    assert run("train", "--method", "aeda", "--save-model", "model") == 0
+    assert "a person has edited 1 and removed 0" in Path("model/README.md").read_text("utf-8")
     assert run("baseline", "--method", "aeda", "--ratio", "2") == 2
-    assert "has rows that a person has reviewed" in capsys.readouterr().err
+    error = " ".join(capsys.readouterr().err.split())
+    assert "has rows that a person has reviewed; different now: ratio 1.0 -> 2.0" in error
+    assert "then --apply" not in error
     assert SET.read_bytes() == reviewed
 
 
@@ -198,6 +206,44 @@ def test_a_wrong_row_changes_nothing(
     assert run("review", "--apply") == 2
     assert message in capsys.readouterr().err
     assert SET.read_bytes() == before
+
+
+def test_all_wrong_rows_are_listed_and_none_is_changed(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("review")
+
+    def edit(rows: list[dict[str, str]]) -> None:
+        rows[0]["keep"] = "no"
+        for row, values in zip(rows[1:], ({"keep": "perhaps"}, {"label": "+"}, {"text": ""}, {}),
+                               strict=False):  # fmt: skip
+            row.update(values)
+        rows[5]["id"] = rows[4]["id"]
+
+    change(edit)
+    TABLE.write_bytes(TABLE.read_bytes() + b"yes,too short\r\n")
+    before = SET.read_bytes()
+    assert run("review", "--apply") == 2
+    error = capsys.readouterr().err
+    for problem in ("5 problems", "line 3: keep is", "line 4: label '+'", "line 5: the text is",
+                    "line 7: the id", "line 8: 2 fields"):  # fmt: skip
+        assert problem in error
+    assert "task.data.values" not in error
+    assert SET.read_bytes() == before
+
+
+def test_labels_may_be_spelled_as_in_the_data(run: Run) -> None:
+    run("review")
+    before = synthetic()
+    others = {"pos": " NEG", "neg": "Pos "}
+    change(lambda rows: [row.update(label=others[row["label"]]) for row in rows[:2]])
+    change(lambda rows: rows[2].update(label=rows[2]["label"].upper()))
+    assert run("review", "--apply") == 0
+    after = synthetic()
+    assert [row["label"] for row in after[:2]] == [
+        "neg" if row["label"] == "pos" else "pos" for row in before[:2]
+    ]
+    assert after[2] == before[2]
 
 
 @given(st.text(st.sampled_from("'=+-@\t\r a1(), ü")))
