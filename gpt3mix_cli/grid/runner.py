@@ -25,6 +25,7 @@ from ..train import (
 from ..train.saved_models import save_model
 from ..train.trials import check_tensorboard
 from .executors.processes import count_fitting_workers
+from .finished_trials import keep_trained_rows
 from .resources import OpenJournal, Resources
 from .row_reader import RowReader, refuse_overwrite
 from .steps import (
@@ -198,6 +199,8 @@ class Grid:
             StoppedShort: if rows are missing.
         """
         experiment, default = self.experiment(cell), self.layout.synthetic_path(cell, method, draw)
+        if not (output or self.options.force):
+            keep_trained_rows(self.layout, experiment, AugmentStep(cell, method, draw), limit)
         real, output = self.real_rows(cell, input), output or default
         refuse_overwrite(output, [input])
         self._empty_outputs.discard(output)
@@ -321,6 +324,9 @@ class Grid:
 
     def run_steps(self, steps: Sequence[Step], name: str) -> Iterator[StepResult]:
         """Run some steps; yield each result as it comes. `name` is that of the progress bar."""
+        for step in steps:  # before the first one costs anything
+            if isinstance(step, AugmentStep) and not self.options.force:
+                keep_trained_rows(self.layout, self.experiment(step.cell), step)
         jobs = self._count_jobs([step for step in steps if isinstance(step, TrainStep)])
         results = (
             (run_or_stop(self.run_step, step) for step in steps)
@@ -379,12 +385,7 @@ class Grid:
                 expected += [
                     ExpectedTrials(
                         self.layout.trials_path(TrialKey(cell, method, classifier.name)),
-                        count,
-                        cell.task,
-                        cell.level,
-                        method,
-                        classifier.name,
-                        cell.variant,
+                        *(count, cell.task, cell.level, method, classifier.name, cell.variant),
                     )
                     for method in experiment.methods
                     if experiment.accepts(method, classifier)
