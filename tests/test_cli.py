@@ -597,9 +597,9 @@ def test_json_of_run_and_check_is_one_object(
 ) -> None:
     done = call("run", mine, *LIGHT, "--json")
     summary = json.loads(done.out)
-    *_, verdict, last = done.err.splitlines()
-    assert [verdict] == [f"verdict: {sentence}" for sentence in summary["verdict"]["overall"]]
-    assert "report over " in last
+    assert summary["verdict"]["overall"]
+    assert "verdict" not in done.err
+    assert "report over " in done.err.splitlines()[-1]
     assert set(summary) == {
         "verdict",
         "cells",
