@@ -64,11 +64,17 @@ def init(
 
 def _time_of_fit(path: Path, display: "Display") -> list[str]:
     """Return a line on how long the trials of a config take; none if it cannot be known."""
+    from .config import load_experiments
+    from .errors import Callbacks
+    from .grid import Grid
     from .grid.estimates import duration
     from .grid.times import estimate_times
+    from .records import StageOptions
 
+    # Without warnings: the bad rows are listed anyway.
+    silent = StageOptions(callbacks=Callbacks(display.progress))
     try:
-        with closing(opt.load_grid(opt.GridOptions(path, opt.RESULTS, ()), display)) as grid:
+        with closing(Grid(load_experiments(path), opt.RESULTS, silent)) as grid:
             times = estimate_times(grid, list(grid.cells()))
     except UserError:  # `fit` says what is wrong
         return []

@@ -252,7 +252,7 @@ def test_bad_rows_are_left_out_and_counted(tmp_path: Path) -> None:
     assert {row.text for row in rows} == {"good", "bad", "poor", "great", "awful", "super"}
     assert warnings == [
         "task 't': 6 rows are left out: 2 with empty text, 2 with two labels, 1 with empty label, "
-        "1 with unknown label"
+        "1 with a label that is not in task.labels"
     ]
 
 
@@ -270,7 +270,11 @@ def test_rows_that_are_left_out_are_listed_in_a_file(tmp_path: Path) -> None:
     splits_of(open_grid(tmp_path, ", on_bad_rows: skip"))
     lines = (tmp_path / "results" / "t" / "skipped.csv").read_text().splitlines()
     assert lines[0] == "where,problem,text,label"
-    assert lines[4] == f'"{tmp_path}/a.csv, line 6",unknown label,odd,q'
+    assert lines[4] == f'"{tmp_path}/a.csv, line 6",a label that is not in task.labels,odd,q'
+    assert sorted(line.split('",')[1] for line in lines if "two" in line) == [
+        "two labels ('n' in line 8),Twice!,p",
+        "two labels ('p' in line 7),twice,n",
+    ]
     assert len(lines) == 7
     kept = json.loads((tmp_path / "results" / "t" / "split.json").read_text())
     assert len(kept["parts"]) == 6
