@@ -82,7 +82,7 @@ def test_a_typing_error_is_near_to_its_class(label: str, near: str) -> None:
     assert similar_class(label, ["Billing", "Shipping", "team 1"]) == near
 
 
-def test_few_texts_of_a_class_beside_others_give_a_warning(tmp_path: Path) -> None:
+def test_a_class_of_few_texts_among_larger_ones_gives_a_warning(tmp_path: Path) -> None:
     text = "".join(f"{label} {n},{label}\n" for n in range(9) for label in ("billing", "shipping"))
     (tmp_path / "a.csv").write_text(f"text,label\n{text}odd,biling\nodder,x\n")
     data = {"kind": "files", "train": tmp_path / "a.csv"}

@@ -11,7 +11,7 @@ from gpt3mix_cli.config import load_experiments
 from gpt3mix_cli.data import SplitChoice, Splits, load_splits
 from gpt3mix_cli.division import TEST, divide_rows, read_division, write_division
 from gpt3mix_cli.errors import Callbacks, UserError
-from gpt3mix_cli.grid import Grid
+from gpt3mix_cli.grid import Grid, TrainStep
 from gpt3mix_cli.records import Example
 from gpt3mix_cli.settings import Task
 
@@ -278,3 +278,20 @@ def test_rows_that_are_left_out_are_listed_in_a_file(tmp_path: Path) -> None:
     assert len(lines) == 7
     kept = json.loads((tmp_path / "results" / "t" / "split.json").read_text())
     assert len(kept["parts"]) == 6
+
+
+def test_a_subsample_of_another_division_is_not_trained_on(tmp_path: Path) -> None:
+    """`train --force` alone, after `folds` has changed."""
+    write_csv(tmp_path / "a.csv", make_rows(p=10, n=10))
+    cell = next((before := open_grid(tmp_path)).cells())
+    before.subsample(cell)
+    split = tmp_path / "results" / "t" / "split.json"
+    content = split.read_bytes()
+    after = forced(open_grid(tmp_path, ", folds: 3"))
+    classifier = after.experiments[0].classifiers[0]
+    with pytest.raises(UserError, match="of its rows are test rows now") as error:
+        after.train(TrainStep(cell, "none", classifier))
+    assert "subsample CONFIG --force" in error.value.hint
+    assert split.read_bytes() == content
+    after.subsample(cell)
+    after.train(TrainStep(cell, "none", classifier))

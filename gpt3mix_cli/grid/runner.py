@@ -27,7 +27,7 @@ from ..train.trials import check_tensorboard
 from .executors.processes import count_fitting_workers
 from .finished_trials import keep_trained_rows
 from .resources import OpenJournal, Resources
-from .row_reader import RowReader, refuse_overwrite
+from .row_reader import RowReader, refuse_overwrite, refuse_test_rows
 from .steps import (
     REAL_ROWS_ONLY,
     AugmentStep,
@@ -278,24 +278,22 @@ class Grid:
     ) -> tuple[TrialRunner, OpenJournal]:
         cell, settings, experiment = step.cell, step.classifier, self.experiment(step.cell)
         classes = experiment.task.classes
-        splits = self.resources.keep_splits(experiment, cell.data_seed)
         real = self.real_rows(cell, step.input)
+        splits = self.resources.splits(experiment, cell.data_seed)
+        if step.input is None:
+            refuse_test_rows(self.layout.train_path(cell), real, splits)
+        self.resources.keep_splits(experiment, cell.data_seed)
         classifier, journal = self.resources.classifier_with_cache(
             experiment, settings, journal_output, self.trials_paths_of_variants(cell, settings)
         )
         sets = {
             draw: self._reader.synthetic(paths, classes, real) for draw, paths in synthetic.items()
         }
-        runner = TrialRunner(
-            classifier,
-            step.key,
-            classes,
-            TrialData(real, splits.validation, splits.test, sets),
-            experiment.subsample.master_seed,
-            settings.targets,
-            self.tensorboard,
-        )
-        return runner, journal
+        data = TrialData(real, splits.validation, splits.test, sets)
+        seed = experiment.subsample.master_seed
+        return TrialRunner(
+            classifier, step.key, classes, data, seed, settings.targets, self.tensorboard
+        ), journal
 
     def _save_model(self, step: TrainStep, runner: TrialRunner, output: Path) -> None:
         settings = step.classifier

@@ -300,7 +300,7 @@ def intervals_table(results: Sequence[Result]) -> Table | None:
             "95 % interval": interval_cell(result.ci),
             "trials": result.n,
             "data seeds": result.data_seeds,
-            "test rows": result.n_test,
+            "test rows": result.tested or result.n_test,
             "std": as_percent(result.std),
             "between seeds": as_percent(result.between),
             "within a seed": as_percent(result.within),
