@@ -1,5 +1,6 @@
 """The classes that a label column has, and the words by which a language model may know them."""
 
+import difflib
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,6 +13,9 @@ from .labelled_rows import canonical_label, open_sources, raw_label, spelling_fo
 from .settings import Columns, Data, DemoData
 
 MAX_CLASSES = 200  # a column with more values is an id or a text
+MIN_CLASS_ROWS = 3  # a training, a validation and a test row
+SMALL_CLASS = f"fewer than {MIN_CLASS_ROWS} different texts"
+MIN_SIMILARITY = 0.8  # of a label and a class that it may be a typing error of
 
 
 def auto_labels(data: Any) -> tuple[dict[str, str], dict[str, str]]:
@@ -41,8 +45,7 @@ def auto_labels(data: Any) -> tuple[dict[str, str], dict[str, str]]:
     classes = sorted({*values.values(), *(raw for raw in counts if raw not in values)})
     if not 2 <= len(classes) <= MAX_CLASSES:
         raise UserError(
-            f"task.labels: auto: column '{columns.label}' has {len(classes)} classes: "
-            f"{shown_list(classes[:3])}",
+            f"task.labels: auto: column '{columns.label}' has {count_classes(classes)}",
             f"name another column with task.data.label; 2 to {MAX_CLASSES} classes are possible",
         )
     return label_words(classes), values
@@ -60,6 +63,25 @@ def merge_spellings(counts: Mapping[str, int]) -> dict[str, str]:
         if raw != label:
             values[raw] = label
     return values
+
+
+def count_classes(classes: Sequence[str]) -> str:
+    """Return how many classes there are, with their names: `one class only: a`."""
+    if not classes:
+        return "no class"
+    many = f"{len(classes)} classes" if len(classes) > 1 else "one class only"
+    return f"{many}: {shown_list(classes[:3])}"
+
+
+def similar_class(label: str, classes: Iterable[str]) -> str:
+    """Return the class that a label may be a typing error of; empty if none is near.
+
+    Labels with other digits are other classes: `team 1` and `team 2`.
+    """
+    digits = re.sub(r"\D", "", label)
+    by_form = {name.casefold(): name for name in classes if re.sub(r"\D", "", name) == digits}
+    near = difflib.get_close_matches(label.casefold(), by_form, n=1, cutoff=MIN_SIMILARITY)
+    return by_form[near[0]] if near else ""
 
 
 def label_words(classes: Sequence[str]) -> dict[str, str]:

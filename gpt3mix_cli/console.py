@@ -201,10 +201,10 @@ class Display:
                 tables += shown_tables(report.classes, console.width)
             for table in tables:
                 console.print(terminal_table(table, console.width))
+            for sentence in report.verdict:
+                self._print_verdict(printable(sentence))
         for remark in [*report.remarks, *report.paper_remarks]:
             self.note(f"note: {remark}")
-        for sentence in report.verdict:
-            self._print_verdict(printable(sentence))
         done = [result for result in results if isinstance(result, StageResult)]
         skipped = sum(result.skipped for result in done)
         stages = ""
@@ -223,10 +223,9 @@ class Display:
             self._print_json({"model": str(model.folder), **model.about})
         else:
             self._table_console().print(candidates_table(model.about))
-        for sentence in model.verdict:
-            self._print_verdict(sentence)
-        for line in model_lines(model.about):
-            self.note(line)
+            self._print_verdict(" ".join(model.verdict))
+            for line in model_lines(model.about):
+                self._print_line(Text(line))
         self._print_end(
             f"{model.folder}: model and card (README.md) saved",
             f"gpt3mix predict {shlex.quote(str(model.folder))} -i FILE -o FILE",
@@ -314,9 +313,11 @@ class Display:
         self.note(f"{text}; next: {next_command}" if next_command else text)
 
     def _print_verdict(self, sentence: str) -> None:
-        if not self._quiet:  # in a terminal, words are not broken
-            text = Text.assemble(("verdict: ", "bold"), sentence)
-            self._err.print(text, soft_wrap=not self._err.is_terminal)
+        self._print_line(Text.assemble(("verdict: ", "bold"), sentence))
+
+    def _print_line(self, text: Text) -> None:
+        # In a terminal, words are not broken; elsewhere a sentence is a line.
+        self._out.print(text, soft_wrap=not self._out.is_terminal)
 
     def _print_output(self, result: StageResult) -> None:
         # In a terminal too: the bars have gone, and these lines remain.

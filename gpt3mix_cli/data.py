@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 
+from .classes import MIN_CLASS_ROWS, SMALL_CLASS, count_classes, similar_class
 from .division import TEST, Division, check_test_rows, divide_rows, read_division
 from .duplicates import copy_key, describe_copies
-from .errors import NO_CALLBACKS, Callbacks, UserError
+from .errors import NO_CALLBACKS, Callbacks, UserError, shown_list
 from .labelled_rows import BadRow, read_labelled_rows
 from .records import Example, hash_rows
 from .settings import SPLITS, Task, generator
@@ -91,12 +92,15 @@ def load_splits(
     for split, rows in splits.items():
         if not rows:
             where = getattr(task.data, split, "") or f"task '{task.name}'"
+            kinds = f" that can be used: {_count_kinds(bad_rows)}" if bad_rows else ""
             raise UserError(
-                f"{where}: the {split} split has no rows",
-                f"give task.data.{split} a file with rows",
+                f"{where}: the {split} split has no rows{kinds}",
+                f"give task.data.{split} a file with rows"
+                + ", and check task.labels and task.data.values" * bool(bad_rows),
             )
     if bad_rows:
         callbacks.warn(describe_bad_rows(task.name, bad_rows))
+    _check_small_classes(task, splits["train"], callbacks)
     all_rows, held_out = splits["train"], splits.get("validation", [])
     train, test, division, replaces = all_rows, splits.get("test", []), None, False
     if "test" not in splits:
@@ -163,6 +167,31 @@ def _divide(
     return Division(folds=folds, parts=parts), replaces
 
 
+def _check_small_classes(task: Task, train: Iterable[Example], callbacks: Callbacks) -> None:
+    """Refuse rows of one class; warn of classes with far fewer rows than others."""
+    texts: dict[str, set[str]] = {}
+    for row in train:
+        keys = texts.setdefault(row.label, set())
+        if len(keys) < MIN_CLASS_ROWS:
+            keys.add(copy_key(row.text))
+    if len(texts) < 2:
+        raise UserError(
+            f"task '{task.name}': the training rows have {count_classes([*texts])}",
+            "check task.data.label, task.labels and task.data.values, or add rows of other classes",
+        )
+    large = [name for name in task.classes if len(texts.get(name, ())) >= MIN_CLASS_ROWS]
+    small = []
+    for name in task.classes:
+        if name in texts and name not in large:
+            near = similar_class(name, large)
+            small.append(f"'{name}'" + (f" (a typing error of '{near}'?)" if near else ""))
+    if small and large:  # where all are small, that is the task
+        callbacks.warn(
+            f"task '{task.name}': classes of {SMALL_CLASS}: {shown_list(small)}; add rows, or map "
+            "them to another class: task.data.values"
+        )
+
+
 def _check_classes(task: Task, train: Iterable[Example]) -> None:
     labels = {row.label for row in train}
     for label in task.classes:
@@ -176,9 +205,12 @@ def _check_classes(task: Task, train: Iterable[Example]) -> None:
 
 def describe_bad_rows(task: str, rows: Sequence[BadRow]) -> str:
     """Return a sentence on the rows that were left out."""
+    return f"task '{task}': {len(rows)} rows are left out: {_count_kinds(rows)}"
+
+
+def _count_kinds(rows: Sequence[BadRow]) -> str:
     counts = Counter(row.kind for row in rows).most_common()
-    kinds = ", ".join(f"{count} with {kind}" for kind, count in counts)
-    return f"task '{task}': {len(rows)} rows are left out: {kinds}"
+    return ", ".join(f"{count} with {kind}" for kind, count in counts)
 
 
 def group_by_class(rows: Iterable[Example], classes: Sequence[str]) -> dict[str, list[Example]]:

@@ -38,15 +38,23 @@ def copy_key(text: str) -> str:
     return key or normalize_text(text)
 
 
-def conflicting_keys(labelled: Iterable[tuple[str, str]]) -> set[str]:
-    """Return the keys (`copy_key`) of texts that have two labels, from pairs of text and label."""
-    labels: dict[str, str] = {}
-    conflicts = set()
-    for text, label in labelled:
-        key = copy_key(text)
-        if labels.setdefault(key, label) != label:
-            conflicts.add(key)
-    return conflicts
+def find_conflicts(labelled: Iterable[tuple[str, str]]) -> dict[int, int]:
+    """Return the rows whose text (`copy_key`) has two labels, from pairs of text and label.
+
+    Returns:
+        number of a row -> number of the first row with the same text and another label.
+    """
+    first: dict[str, tuple[int, str]] = {}
+    second: dict[str, int] = {}  # the first row with another label than the first row
+    rows = [(copy_key(text), label) for text, label in labelled]
+    for number, (key, label) in enumerate(rows):
+        if first.setdefault(key, (number, label))[1] != label:
+            second.setdefault(key, number)
+    return {
+        number: second[key] if label == first[key][1] else first[key][0]
+        for number, (key, label) in enumerate(rows)
+        if key in second
+    }
 
 
 def describe_copies(

@@ -17,11 +17,23 @@ from .errors import UserError, shorten, shown_list
 from .files import STDIO, hash_file, resolve_output, write_errors
 from .layout import manifest_path
 from .records import Manifest, StageOptions, read_manifest, write_manifest
+from .settings import AugmentSettings
 
 MAX_DIFFERENCES = 4  # that a message shows
 CHANGED_BY_HAND = "was changed after it was written"
 OTHER_FILE = "write to another file with -o"
+OTHER_NAME = "give the experiment another name (--set name=NAME)"
 SIZES = {"limit", "ratio"}  # settings that only decide how many rows there are
+# Names in manifests -> as the user knows them.
+KNOWN_AS = {
+    "classes": "task.labels",
+    "format": "version of the file format",
+    "limit": "--limit",
+    "master_seed": "subsample.master_seed",
+    "taken_rows": "rows taken for validation",
+    "trials": "trials and their synthetic sets",
+}
+ROWS_KNOWN_AS = {"train": "training"}  # inputs
 
 
 def find_up_to_date(
@@ -92,11 +104,9 @@ def finished_with_other_settings(
     output: Path, differences: list[str], options: StageOptions
 ) -> UserError:
     """Return the error for finished work that differs from what is wanted now."""
-    keep = "give the experiment another name (--set name=NAME) or sweep the setting"
-    if options.has_own_output:
-        keep = OTHER_FILE
+    keep = OTHER_FILE if options.has_own_output else f"{OTHER_NAME} or sweep the setting"
     return UserError(
-        f"{output}: is finished, with other settings: {shown_list(differences)}",
+        f"{output}: is finished, with other settings or rows: {shown_list(differences)}",
         f"to keep both, {keep}; to replace it, use --force (a copy stays as {output.name}.bak)",
     )
 
@@ -117,7 +127,7 @@ def _edits_hint(
 ) -> str:
     keep = OTHER_FILE
     if is_of_experiment and not options.has_own_output:
-        keep = "give the experiment another name (--set name=NAME)"
+        keep = OTHER_NAME
         if manifest and manifest.stage == "augment" and _edits(output, manifest) == CHANGED_BY_HAND:
             keep += "; changed synthetic rows are accepted by gpt3mix review CONFIG, then --apply"
     return f"to keep it, {keep}; to replace it, use --force (a copy stays as {output.name}.bak)"
@@ -128,8 +138,15 @@ def differences_from(
 ) -> list[str]:
     """Return what is different about an output: settings with both values, and inputs."""
     old, new = dict(_flat(manifest.settings)), dict(_flat(_as_json(settings)))
-    shown = [f"{name} {_shown(old, name)} -> {_shown(new, name)}" for name in _unequal(old, new)]
-    shown += [f"other {name} rows" for name in _unequal(manifest.inputs, inputs)]
+    found = [
+        f"{_known_as(name)} {_shown(old, name)} -> {_shown(new, name)}"
+        for name in _unequal(old, new)
+        if name not in manifest.inputs  # the hash of such rows
+    ]
+    for name in _unequal(manifest.inputs, inputs):
+        split = name.split(".")[0]  # of several synthetic sets
+        found.append(f"other {ROWS_KNOWN_AS.get(split, split)} rows")
+    shown = list(dict.fromkeys(found))
     more = [f"{len(shown) - MAX_DIFFERENCES} more"] if len(shown) > MAX_DIFFERENCES else []
     return [*shown[:MAX_DIFFERENCES], *more]
 
@@ -152,6 +169,15 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield from _flat(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
+
+
+def _known_as(name: str) -> str:
+    own = name.removeprefix("synthetic.")
+    if own in AugmentSettings.model_fields:
+        return f"augment.{own}"
+    if own.startswith("filter."):
+        return f"augment.{own}"
+    return KNOWN_AS.get(own.removeprefix("classifier."), own)
 
 
 def _shown(values: Mapping[str, Any], name: str) -> str:

@@ -15,7 +15,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, assert_never
 
-from .duplicates import conflicting_keys, copy_key
+from .duplicates import find_conflicts
 from .errors import MAX_LIST_ITEMS, Callbacks, UserError, first_line, shorten
 from .files import write_shared
 from .pretrained import NO_FOREIGN_CODE
@@ -25,7 +25,8 @@ from .tables import OnRaggedRow, Rows, class_names, read_rows, require_columns
 
 TWO_LABELS = "two labels"
 RAGGED_ROW = "too few or too many fields"
-EMPTY_TEXT, EMPTY_LABEL, UNKNOWN_LABEL = "empty text", "empty label", "unknown label"
+EMPTY_TEXT, EMPTY_LABEL = "empty text", "empty label"
+UNKNOWN_LABEL = "a label that is not in task.labels"
 
 # Split, rows, and the names of the numbers in the label column.
 Source = tuple[Split, Rows, Sequence[str]]
@@ -54,12 +55,26 @@ class BadRow:
         kind: what is wrong, in a few words.
         text: of the row, as it is in the file.
         label: of the row, as it is in the file.
+        detail: more about what is wrong.
     """
 
     where: str
     kind: str
     text: Any
     label: Any
+    detail: str = ""
+
+    @property
+    def problem(self) -> str:
+        """What is wrong, in full."""
+        return f"{self.kind} ({self.detail})" if self.detail else self.kind
+
+
+def two_labels(where: str, text: str, label: str, other: tuple[str, str]) -> BadRow:
+    """Return a row whose text has another label in another row: its place and that label."""
+    file, _, line = other[0].partition(", ")
+    place = line if line and where.startswith(f"{file}, ") else other[0]
+    return BadRow(where, TWO_LABELS, text, label, f"'{shorten(other[1])}' in {place}")
 
 
 def read_labelled_rows(
@@ -97,14 +112,11 @@ def read_labelled_rows(
                     num_errors += 1
                     errors += [error] if num_errors <= MAX_LIST_ITEMS else []
         drops = skips and split == "train"  # test rows are what results are compared on
-        pairs = ((row.text, row.label) for row, _ in usable if drops)
-        conflicts = conflicting_keys(pairs)
-        splits[split] = [row for row, _ in usable if copy_key(row.text) not in conflicts]
-        bad_rows += [
-            BadRow(where, TWO_LABELS, row.text, row.label)
-            for row, where in usable
-            if copy_key(row.text) in conflicts
-        ]
+        conflicts = find_conflicts((row.text, row.label) for row, _ in usable if drops)
+        splits[split] = [row for at, (row, _) in enumerate(usable) if at not in conflicts]
+        for at, number in conflicts.items():
+            (example, where), (other, place) = usable[at], usable[number]
+            bad_rows.append(two_labels(where, example.text, example.label, (place, other.label)))
     if errors:
         raise _summarize(errors, num_errors, isinstance(task.data, FilesData))
     return splits, bad_rows
@@ -115,7 +127,7 @@ def write_bad_rows(path: Path, rows: Iterable[BadRow]) -> None:
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(["where", "problem", "text", "label"])
-    writer.writerows([row.where, row.kind, row.text, row.label] for row in rows)
+    writer.writerows([row.where, row.problem, row.text, row.label] for row in rows)
     write_shared(path, text.getvalue())
 
 

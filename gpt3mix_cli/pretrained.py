@@ -4,6 +4,7 @@ import importlib.util
 import json
 import math
 import re
+import sys
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
@@ -94,9 +95,9 @@ def load_pretrained(part: str, model: str, what: str, hint: str, **options: Any)
     Raises:
         UserError: if the library cannot load it.
     """
-    import transformers
     from transformers import dynamic_module_utils
 
+    transformers = sys.modules["transformers"]  # which replaces itself during another's import
     # Some models load parts by themselves, and the library would ask about those on stdin.
     dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
     if "gguf_file" not in options:

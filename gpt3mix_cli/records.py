@@ -6,6 +6,7 @@ line. Files are read as a stream: they may be larger than memory.
 """
 
 import hashlib
+import importlib
 import json
 import math
 import sys
@@ -348,8 +349,11 @@ def machine() -> dict[str, str]:
     """Return the versions of the libraries that compute, and the number of threads."""
     packages = ("numpy", "scikit-learn", "torch", "transformers")
     versions = {name: metadata.version(name) for name in packages}
-    torch = sys.modules.get("torch")
-    return versions | ({"threads": str(torch.get_num_threads())} if torch else {})
+    if "torch" not in sys.modules:
+        return versions
+    # Another thread may be importing it: this waits until all of it is there.
+    torch = importlib.import_module("torch")
+    return versions | {"threads": str(torch.get_num_threads())}
 
 
 def read_manifest(output: Path) -> Manifest | None:

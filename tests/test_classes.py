@@ -4,10 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from gpt3mix_cli.classes import auto_labels, label_words, merge_spellings, same_first_words
+from gpt3mix_cli.classes import (
+    auto_labels,
+    label_words,
+    merge_spellings,
+    same_first_words,
+    similar_class,
+)
 from gpt3mix_cli.config import load_experiments
 from gpt3mix_cli.data import load_splits
-from gpt3mix_cli.errors import UserError
+from gpt3mix_cli.errors import Callbacks, UserError
+from gpt3mix_cli.settings import Task
 
 
 @pytest.mark.parametrize(
@@ -57,8 +64,36 @@ def test_blank_cells_are_no_class(tmp_path: Path) -> None:
 
 def test_auto_needs_two_classes(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("text,label\na,p\nb,p\n")
-    with pytest.raises(UserError, match="has 1 classes: p"):
+    with pytest.raises(UserError, match="has one class only: p"):
         auto_labels({"kind": "files", "train": tmp_path / "a.csv"})
+
+
+@pytest.mark.parametrize(
+    ("label", "near"),
+    [
+        ("Biling", "Billing"),
+        ("biling ", "Billing"),
+        ("abbr", ""),
+        ("team 2", ""),
+        ("billing 2", ""),
+    ],
+)
+def test_a_typing_error_is_near_to_its_class(label: str, near: str) -> None:
+    assert similar_class(label, ["Billing", "Shipping", "team 1"]) == near
+
+
+def test_a_class_of_few_texts_among_larger_ones_gives_a_warning(tmp_path: Path) -> None:
+    text = "".join(f"{label} {n},{label}\n" for n in range(9) for label in ("billing", "shipping"))
+    (tmp_path / "a.csv").write_text(f"text,label\n{text}odd,biling\nodder,x\n")
+    data = {"kind": "files", "train": tmp_path / "a.csv"}
+    warnings: list[str] = []
+    labels, _ = auto_labels(data)
+    task = Task.model_validate({"name": "t", "data": data, "labels": labels})
+    load_splits(task, 0, callbacks=Callbacks(warn=warnings.append))
+    assert warnings == [
+        "task 't': classes of fewer than 3 different texts: 'biling' (a typing error of "
+        "'billing'?), 'x'; add rows, or map them to another class: task.data.values"
+    ]
 
 
 def test_auto_labels_of_the_demo() -> None:

@@ -342,7 +342,11 @@ ID = '{"id": %s, "text": "x", "label": "p"}\n'
         ("a.csv", "text,label\n", "{0}: the train split has no rows"),
         ("a.txt", "x", "{0}: the suffix '.txt' is not known"),
         ("a", "x", "{0}: the suffix '' is not known"),
-        ("a.jsonl", '{"text": "x", "label": "p"}\n', "task 't': no training row has the class 'n'"),
+        (
+            "a.jsonl",
+            '{"text": "x", "label": "p"}\n',
+            "task 't': the training rows have one class only: p",
+        ),
     ],
 )
 def test_an_invalid_row_is_reported_with_its_file_and_line(

@@ -11,7 +11,7 @@ from gpt3mix_cli.config import load_experiments
 from gpt3mix_cli.data import SplitChoice, Splits, load_splits
 from gpt3mix_cli.division import TEST, divide_rows, read_division, write_division
 from gpt3mix_cli.errors import Callbacks, UserError
-from gpt3mix_cli.grid import Grid
+from gpt3mix_cli.grid import Grid, TrainStep
 from gpt3mix_cli.records import Example
 from gpt3mix_cli.settings import Task
 
@@ -252,7 +252,7 @@ def test_bad_rows_are_left_out_and_counted(tmp_path: Path) -> None:
     assert {row.text for row in rows} == {"good", "bad", "poor", "great", "awful", "super"}
     assert warnings == [
         "task 't': 6 rows are left out: 2 with empty text, 2 with two labels, 1 with empty label, "
-        "1 with unknown label"
+        "1 with a label that is not in task.labels"
     ]
 
 
@@ -270,7 +270,28 @@ def test_rows_that_are_left_out_are_listed_in_a_file(tmp_path: Path) -> None:
     splits_of(open_grid(tmp_path, ", on_bad_rows: skip"))
     lines = (tmp_path / "results" / "t" / "skipped.csv").read_text().splitlines()
     assert lines[0] == "where,problem,text,label"
-    assert lines[4] == f'"{tmp_path}/a.csv, line 6",unknown label,odd,q'
+    assert lines[4] == f'"{tmp_path}/a.csv, line 6",a label that is not in task.labels,odd,q'
+    assert sorted(line.split('",')[1] for line in lines if "two" in line) == [
+        "two labels ('n' in line 8),Twice!,p",
+        "two labels ('p' in line 7),twice,n",
+    ]
     assert len(lines) == 7
     kept = json.loads((tmp_path / "results" / "t" / "split.json").read_text())
     assert len(kept["parts"]) == 6
+
+
+def test_a_subsample_of_another_division_is_not_trained_on(tmp_path: Path) -> None:
+    """`train --force` alone, after `folds` has changed."""
+    write_csv(tmp_path / "a.csv", make_rows(p=10, n=10))
+    cell = next((before := open_grid(tmp_path)).cells())
+    before.subsample(cell)
+    split = tmp_path / "results" / "t" / "split.json"
+    content = split.read_bytes()
+    after = forced(open_grid(tmp_path, ", folds: 3"))
+    classifier = after.experiments[0].classifiers[0]
+    with pytest.raises(UserError, match="of its rows are test rows now") as error:
+        after.train(TrainStep(cell, "none", classifier))
+    assert "subsample CONFIG --force" in error.value.hint
+    assert split.read_bytes() == content
+    after.subsample(cell)
+    after.train(TrainStep(cell, "none", classifier))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gpt3mix_cli.duplicates import copy_key, describe_copies
+from gpt3mix_cli.duplicates import copy_key, describe_copies, find_conflicts
 from gpt3mix_cli.records import Example
 
 
@@ -11,6 +11,11 @@ def rows(*texts: tuple[str, str], split: str = "t") -> list[Example]:
         Example(id=f"{split}{number}", text=text, label=label)
         for number, (text, label) in enumerate(texts)
     ]
+
+
+def test_a_text_with_two_labels_names_the_first_row_with_another_one() -> None:
+    labelled = [("A", "p"), ("b", "n"), ("a!", "n"), ("a", "p"), ("b", "n"), ("A.", "q")]
+    assert find_conflicts(labelled) == {0: 2, 2: 0, 3: 2, 5: 0}
 
 
 def test_each_kind_of_copy_is_one_warning_with_its_count_and_an_example() -> None:

@@ -16,7 +16,7 @@ from gpt3mix_cli.grid import (
     check_known,
 )
 from gpt3mix_cli.grid.steps import cell_steps
-from gpt3mix_cli.layout import TrialKey, journal_path
+from gpt3mix_cli.layout import Cell, TrialKey, journal_path
 from gpt3mix_cli.records import Augmented, StageOptions, write_records
 from gpt3mix_cli.settings import Experiment
 
@@ -315,3 +315,47 @@ def test_a_sweep_may_change_the_methods_and_the_name(tmp_path: Path) -> None:
     paths = grid_.synthetic_paths_of_variants(eda, "eda", 0)
     assert {path.parts[1] for path in paths} == {"a", "b"}
     assert all("baselines.0.kind=eda" in str(path) for path in paths)
+
+
+# Finished trials ---------------------------------------------------------------------------------
+
+RESIZED = "augment.ratio=2"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "change"),
+    [
+        ([RESIZED], "augment.ratio 1 -> 2"),
+        (["augment.ratio=0.5"], "augment.ratio 1 -> 0.5"),
+        (["augment.synthetic_sets=2"], "trial 1 has read set 0 and is to read set 1"),
+        (["trials=3"], ""),
+        (["name=other", RESIZED], ""),
+        (["sweep={augment.ratio: [1, 2]}"], ""),
+    ],
+)
+def test_rows_that_finished_trials_have_read_are_kept_before_anything_is_made(
+    tmp_path: Path, overrides: list[str], change: str
+) -> None:
+    small = ("subsample={levels: [2/class], seeds: 1}", "trials=2", "classifiers=[{kind: linear}]")
+
+    def run(*more: str, force: bool = False) -> None:
+        grid_ = grid(tmp_path, *small, *more)
+        grid_ = Grid(grid_.experiments, tmp_path, StageOptions(force=force), jobs=1)
+        list(grid_.run_steps([step for cell in grid_.cells() for step in steps(grid_, cell)], ""))
+
+    def steps(grid_: Grid, cell: Cell) -> list[Step]:
+        return [*cell_steps(grid_.experiment(cell), cell)]
+
+    run()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.jsonl")}
+    if not change:
+        run(*overrides)
+        assert len(set(tmp_path.rglob("*.jsonl"))) >= len(before)
+        return
+    with pytest.raises(UserError, match=change) as caught:
+        run(*overrides)
+    assert "--force" in caught.value.hint
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.jsonl")} == before
+    run(*overrides, force=True)
+    changed = [path for path, content in before.items() if path.read_bytes() != content]
+    assert any(path.parent.name == "trials" for path in changed)

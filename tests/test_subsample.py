@@ -247,7 +247,9 @@ def test_a_change_of_settings_or_inputs_draws_again_with_force(
     output = tmp_path / "train.jsonl"
     first = make(output)
     before = output.read_bytes()
-    with pytest.raises(UserError, match=r"finished, with other settings: .* -> |other train rows"):
+    with pytest.raises(
+        UserError, match=r"finished, with other settings or rows: (.* -> |other training rows)"
+    ):
         make(output, **change)
     assert (output.read_bytes(), read_manifest(output)) == (before, first.manifest)
     done = make(output, **change, force=True)

@@ -4,7 +4,8 @@ Each copy of a parent uses one of the four operations; four copies in a row use 
 order. A row equals its parent only if no operation can change it (the authors' code leaves some
 unchanged). Words are separated by white space; punctuation between spaces belongs to the word
 before it. Case and punctuation stay when a word is replaced, and punctuation keeps its position
-when words are swapped; `normalise: true` removes both first, as the authors' code does.
+when words are swapped; `normalise: true` removes both first, as the authors' code does. Synonyms
+that are names are not used (WordNet's `hi` is Hawaii), except with `normalise: true`.
 
 Limits: English only; a word's senses are not distinguished.
 """
@@ -23,7 +24,7 @@ from ..settings import EdaSettings, Task, derived_seed
 from .protocol import TextEditor
 from .thesaurus import synonyms, thesaurus_hash
 
-CACHE_VERSION = 2  # raise it if the same settings give other rows
+CACHE_VERSION = 3  # raise it if the same settings give other rows
 OPERATIONS = ("replace", "insert", "swap", "delete")
 ORDERS = tuple(permutations(OPERATIONS))
 
@@ -111,7 +112,7 @@ class Sentence:
     def __init__(self, text: str, normalise: bool = False) -> None:
         # A text without letters is not normalised, which would leave nothing.
         self.text = (normalize_like_authors(text) or text) if normalise else text
-        self.synonyms: FindSynonyms = _normalized_synonyms if normalise else synonyms
+        self.synonyms: FindSynonyms = _normalized_synonyms if normalise else _common_synonyms
         self.tokens = _split_tokens(self.text.split())
         self.words = [token.word for token in self.tokens]
         self.lower = [word.lower() for word in self.words]
@@ -166,6 +167,11 @@ def _has_content(word: str) -> bool:
 def normalize_like_authors(text: str) -> str:
     """Return the form that the authors' code works on: lower-case letters and spaces only."""
     return " ".join(re.findall("[a-z]+", text.replace("'", "").replace("’", "").lower()))
+
+
+def _common_synonyms(word: str) -> tuple[str, ...]:
+    """Return the synonyms of a word that are no names: WordNet writes names with capitals."""
+    return tuple(synonym for synonym in synonyms(word) if synonym == synonym.lower())
 
 
 @lru_cache(maxsize=1 << 16)

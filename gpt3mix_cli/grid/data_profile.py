@@ -8,8 +8,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from ..classes import MAX_CLASSES, merge_spellings
-from ..duplicates import conflicting_keys, copy_key
+from ..classes import MAX_CLASSES, MIN_CLASS_ROWS, SMALL_CLASS, merge_spellings, similar_class
+from ..duplicates import copy_key, find_conflicts
 from ..errors import UserError, did_you_mean, shown_list
 from ..folders import refuse_duplicates, split_folders
 from ..jsonl import read_lines
@@ -17,16 +17,15 @@ from ..labelled_rows import (
     EMPTY_LABEL,
     EMPTY_TEXT,
     RAGGED_ROW,
-    TWO_LABELS,
+    UNKNOWN_LABEL,
     BadRow,
     raw_label,
+    two_labels,
 )
 from ..settings import TableFormat
 from ..tables import DELIMITERS, class_names, read_rows
 
-MIN_CLASS_ROWS = 3  # a training, a validation and a test row
 FEW_CLASS_ROWS = 8  # below it a class is hardly learned, nor measured
-SMALL_CLASS = f"a class of fewer than {MIN_CLASS_ROWS} different texts"
 TEXT_NAMES = (
     "text", "body", "sentence", "content", "message", "review", "comment", "description",
     "question", "utterance", "document", "abstract", "beschreibung", "nachricht",
@@ -67,6 +66,7 @@ class DataProfile:
         unique_ids: whether a column `id`, if there is one, can name the rows.
         classes: class -> number of usable rows, in order.
         values: raw label value -> class, where they differ.
+        similar: label that is left out -> the class that it may be a typing error of.
         bad_rows: rows that cannot be used.
         num_rows: all rows.
         words: number of words of each usable text.
@@ -83,6 +83,7 @@ class DataProfile:
     unique_ids: bool
     classes: Mapping[str, int]
     values: Mapping[str, str]
+    similar: Mapping[str, str]
     bad_rows: Sequence[BadRow]
     num_rows: int
     words: Sequence[int]
@@ -125,11 +126,13 @@ def profile_data(path: Path, options: DataOptions) -> DataProfile:
         (copy_key(rows[number][1][text]), labels[number]) for number in usable
     })  # fmt: skip
     small = {name for name in counts if texts_of[name] < MIN_CLASS_ROWS}
-    bad_rows += [
-        BadRow(rows[number][0], SMALL_CLASS, rows[number][1][text], labels[number])
-        for number in usable
-        if labels[number] in small
-    ]
+    classes = {name: counts[name] for name in sorted(counts) if name not in small}
+    similar = {name: near for name in sorted(small) if (near := similar_class(name, classes))}
+    for number in usable:
+        if (name := labels[number]) in small:
+            detail = SMALL_CLASS + (f"; '{similar[name]}'?" if name in similar else "")
+            row = BadRow(rows[number][0], UNKNOWN_LABEL, rows[number][1][text], name, detail)
+            bad_rows.append(row)
     texts = [rows[number][1][text] for number in usable]
     letters = [char for item in texts[:1000] for char in item if char.isalpha()]
     order = {where: number for number, (where, _) in enumerate(rows)}
@@ -143,8 +146,9 @@ def profile_data(path: Path, options: DataOptions) -> DataProfile:
         bool(options.columns),
         delimiter,
         "id" not in columns or (None not in ids and len(set(map(str, ids))) == len(ids)),
-        {name: counts[name] for name in sorted(counts) if name not in small},
+        classes,
         {raw: name for raw, name in values.items() if name not in small},
+        similar,
         [*ragged, *sorted(bad_rows, key=lambda row: order[row.where])],
         len(rows) + len(ragged),
         [len(item.split()) for item in texts],
@@ -168,10 +172,11 @@ def _sort_rows(
             bad.append(BadRow(where, EMPTY_LABEL, value, label))
         else:
             usable.append(number)
-    conflicts = conflicting_keys((rows[number][1][text], labels[number]) for number in usable)
-    twice = {number for number in usable if copy_key(rows[number][1][text]) in conflicts}
-    bad += [BadRow(rows[n][0], TWO_LABELS, rows[n][1][text], labels[n]) for n in sorted(twice)]
-    return bad, [number for number in usable if number not in twice]
+    conflicts = find_conflicts((rows[number][1][text], labels[number]) for number in usable)
+    for at, other in conflicts.items():
+        (where, row), (place, _) = rows[usable[at]], rows[usable[other]]
+        bad.append(two_labels(where, row[text], labels[usable[at]], (place, labels[usable[other]])))
+    return bad, [number for at, number in enumerate(usable) if at not in conflicts]
 
 
 def _delimiter(path: Path, num_columns: int) -> str | None:

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from importlib import util
 from pathlib import Path
 
-from ..classes import label_words, same_first_words
+from ..classes import SMALL_CLASS, count_classes, label_words, same_first_words
 from ..config import load_experiments
 from ..errors import UserError, shown_list
 from ..existing_outputs import back_up
 from ..files import atomic_write
 from ..settings import FILE_NAME_PATTERN
-from .data_profile import FEW_CLASS_ROWS, MIN_CLASS_ROWS, DataProfile
+from .data_profile import FEW_CLASS_ROWS, DataProfile
 
 # Part of a file's or a column's name -> what a text is called.
 TEXT_TYPES = {
@@ -79,7 +79,7 @@ class NewConfig:
             "label": profile.label,
             "classes": dict(profile.classes),
             "labels": self.labels,
-            "bad_rows": [{"where": row.where, "problem": row.kind} for row in profile.bad_rows],
+            "bad_rows": [{"where": row.where, "problem": row.problem} for row in profile.bad_rows],
             "notes": list(self.notes),
         }
 
@@ -118,8 +118,8 @@ def write_config(
     """
     if len(profile.classes) < 2:
         raise UserError(
-            f"{profile.splits['train']}: column '{profile.label}' has {len(profile.classes)} "
-            f"classes of at least {MIN_CLASS_ROWS} rows: {shown_list([*profile.classes])}",
+            f"{profile.splits['train']}: column '{profile.label}' has "
+            f"{count_classes([*profile.classes])}{_left_out(profile)}",
             "name another column with --label, or add rows",
         )
     labels = label_words(list(profile.classes))
@@ -134,6 +134,11 @@ def write_config(
         stream.write(text.encode())
     load_experiments(path)
     return NewConfig(path, profile, labels, notes)
+
+
+def _left_out(profile: DataProfile) -> str:
+    names = list(dict.fromkeys(row.label for row in profile.bad_rows if SMALL_CLASS in row.detail))
+    return f" ({SMALL_CLASS}: {shown_list(names)})" if names else ""
 
 
 def guess_text_type(profile: DataProfile) -> str:
@@ -206,10 +211,15 @@ class _ConfigWriter:
             lines.append(f"delimiter: {json.dumps(profile.delimiter)}")
         if profile.headerless:
             lines.append(f"columns: [{', '.join(map(_scalar, profile.columns))}]")
-        if profile.values:
-            lines.append("values:    # spelling in the file -> class")
+        if profile.values or profile.similar:
+            mark = "" if profile.values else "# "
+            lines.append(f"{mark}values:    # spelling in the file -> class")
             lines += [
                 f"  {_scalar(raw)}: {_scalar(label)}" for raw, label in profile.values.items()
+            ]
+            lines += [
+                f"#   {_scalar(raw)}: {_scalar(label)}    # a typing error?"
+                for raw, label in profile.similar.items()
             ]
         if self._has_folds:
             lines.append(f"folds: {FOLDS}    # cross-validation: the rows are few")
@@ -297,7 +307,8 @@ def describe(config: NewConfig) -> list[str]:
         kinds = ", ".join(f"{count} with {kind}" for kind, count in counts)
         lines.append(f"{len(profile.bad_rows)} rows cannot be used and are left out: {kinds}")
         lines += [
-            f"  {row.where}: {row.kind}" + (f" ('{row.label}')" if row.label else "")
+            f"  {row.where}: {row.kind}"
+            + (f" ('{row.label}'{'; ' * bool(row.detail)}{row.detail})" if row.label else "")
             for row in profile.bad_rows[:MAX_LISTED]
         ]
     more = len(profile.bad_rows) - MAX_LISTED

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..data import Splits
 from ..errors import NO_CALLBACKS, Callbacks, UserError
 from ..files import STDIO, hash_file
 from ..records import Augmented, Example, Row, hash_rows, read_manifest, read_records
@@ -168,6 +169,25 @@ def refuse_overwrite(output: Path, inputs: Sequence[Path | None]) -> None:
     for path in inputs:
         if path and STDIO not in (output, path) and output.resolve() == path.resolve():
             raise UserError(f"{output}: is the input too", "write to another file")
+
+
+def refuse_test_rows(path: Path, real: Sequence[Example], splits: Splits) -> None:
+    """Refuse real rows that are test rows of a new division (`split.json`), drawn before it.
+
+    Raises:
+        UserError: if there is one.
+    """
+    if splits.division is None:
+        return  # a task's own test rows may have copies in train, which a warning reports
+    tested = {row.text for row in splits.test}
+    count = sum(row.text in tested for row in real)
+    if count:
+        raise UserError(
+            f"{path}: {count} of its rows are test rows now: it was drawn before the rows were "
+            "divided anew",
+            "draw it again: gpt3mix subsample CONFIG --force; or repeat all: gpt3mix run CONFIG "
+            "--force",
+        )
 
 
 def check_method_name(name: str) -> None:

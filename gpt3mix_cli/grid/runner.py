@@ -25,8 +25,9 @@ from ..train import (
 from ..train.saved_models import save_model
 from ..train.trials import check_tensorboard
 from .executors.processes import count_fitting_workers
+from .finished_trials import keep_trained_rows
 from .resources import OpenJournal, Resources
-from .row_reader import RowReader, refuse_overwrite
+from .row_reader import RowReader, refuse_overwrite, refuse_test_rows
 from .steps import (
     REAL_ROWS_ONLY,
     AugmentStep,
@@ -198,6 +199,8 @@ class Grid:
             StoppedShort: if rows are missing.
         """
         experiment, default = self.experiment(cell), self.layout.synthetic_path(cell, method, draw)
+        if not (output or self.options.force):
+            keep_trained_rows(self.layout, experiment, AugmentStep(cell, method, draw), limit)
         real, output = self.real_rows(cell, input), output or default
         refuse_overwrite(output, [input])
         self._empty_outputs.discard(output)
@@ -276,24 +279,22 @@ class Grid:
     ) -> tuple[TrialRunner, OpenJournal]:
         cell, settings, experiment = step.cell, step.classifier, self.experiment(step.cell)
         classes = experiment.task.classes
-        splits = self.resources.keep_splits(experiment, cell.data_seed)
         real = self.real_rows(cell, step.input)
+        splits = self.resources.splits(experiment, cell.data_seed)
+        if step.input is None:
+            refuse_test_rows(self.layout.train_path(cell), real, splits)
+        self.resources.keep_splits(experiment, cell.data_seed)
         classifier, journal = self.resources.classifier_with_cache(
             experiment, settings, journal_output, self.trials_paths_of_variants(cell, settings)
         )
         sets = {
             draw: self._reader.synthetic(paths, classes, real) for draw, paths in synthetic.items()
         }
-        runner = TrialRunner(
-            classifier,
-            step.key,
-            classes,
-            TrialData(real, splits.validation, splits.test, sets),
-            experiment.subsample.master_seed,
-            settings.targets,
-            self.tensorboard,
-        )
-        return runner, journal
+        data = TrialData(real, splits.validation, splits.test, sets)
+        seed = experiment.subsample.master_seed
+        return TrialRunner(
+            classifier, step.key, classes, data, seed, settings.targets, self.tensorboard
+        ), journal
 
     def _save_model(self, step: TrainStep, runner: TrialRunner, output: Path) -> None:
         settings = step.classifier
@@ -322,6 +323,9 @@ class Grid:
 
     def run_steps(self, steps: Sequence[Step], name: str) -> Iterator[StepResult]:
         """Run some steps; yield each result. The progress bar's `name` ends with ` steps`."""
+        for step in steps:  # before the first one costs anything
+            if isinstance(step, AugmentStep) and not self.options.force:
+                keep_trained_rows(self.layout, self.experiment(step.cell), step)
         jobs = self._count_jobs([step for step in steps if isinstance(step, TrainStep)])
         results = (
             (run_or_stop(self.run_step, step) for step in steps)
@@ -380,12 +384,7 @@ class Grid:
                 expected += [
                     ExpectedTrials(
                         self.layout.trials_path(TrialKey(cell, method, classifier.name)),
-                        count,
-                        cell.task,
-                        cell.level,
-                        method,
-                        classifier.name,
-                        cell.variant,
+                        *(count, cell.task, cell.level, method, classifier.name, cell.variant),
                     )
                     for method in experiment.methods
                     if experiment.accepts(method, classifier)

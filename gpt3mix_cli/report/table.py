@@ -274,15 +274,20 @@ def comparisons_table(comparisons: pd.DataFrame) -> Table | None:
         }
         for item in comparisons.itertuples()
     ]
-    few = few_seeds_note(comparisons["smallest_p"], tests)
     notes = (
         "Mean difference a - b in points, paired by data seed: the trials of a data seed share its "
-        "rows, so they are averaged first. p: two-sided paired permutation test (sign flips), with "
-        "Wilcoxon's signed-rank test next to it. Corrected by Holm's method for the "
-        f"{tests} comparisons of this table.{few} Stars (* 0.05, ** 0.01, *** 0.001, of the "
-        "corrected p) are shown from six pairs on. Intervals: bootstrap over data seeds, expanded "
-        "for their small number; they hold for these test rows."
+        "rows, so they are averaged first."
     )
+    if tests:  # one data seed has no p and no interval
+        few = few_seeds_note(comparisons["smallest_p"], tests)
+        of = "comparison" if tests == 1 else f"{tests} comparisons"
+        notes += (
+            " p: two-sided paired permutation test (sign flips), with Wilcoxon's signed-rank test "
+            f"next to it. Corrected by Holm's method for the {of} of this table.{few} Stars "
+            "(* 0.05, ** 0.01, *** 0.001, of the corrected p) are shown from six pairs on. "
+            "Intervals: bootstrap over data seeds, expanded for their small number; they hold for "
+            "these test rows."
+        )
     return list_table("comparisons", "Comparisons", items, 6, notes)
 
 
@@ -295,7 +300,7 @@ def intervals_table(results: Sequence[Result]) -> Table | None:
             "95 % interval": interval_cell(result.ci),
             "trials": result.n,
             "data seeds": result.data_seeds,
-            "test rows": result.n_test,
+            "test rows": result.tested or result.n_test,
             "std": as_percent(result.std),
             "between seeds": as_percent(result.between),
             "within a seed": as_percent(result.within),

@@ -411,7 +411,7 @@ def test_a_changed_setting_redoes_with_force(tmp_path: Path) -> None:
     made(Scripted("new #"), output)
     before = output.read_bytes()
     scripted = Scripted("new #")
-    with pytest.raises(UserError, match=r"finished, with other settings: seed .* -> 1"):
+    with pytest.raises(UserError, match=r"finished, with other settings or rows: seed .* -> 1"):
         made(scripted, output, seed=1)
     assert (output.read_bytes(), scripted.asked) == (before, [])
     assert not made(Scripted("new #"), output, seed=1, force=True).skipped
@@ -438,7 +438,7 @@ def test_other_rows_or_another_augmenter_redo_with_force(tmp_path: Path) -> None
     assert not made(Scripted("newer #"), output, force=True).skipped
     changed = [ROWS[0].model_copy(update={"label": "neg"}), *ROWS[1:]]
     quota = AugmentOptions(ratio=1, attempts=4, seed=0)
-    with pytest.raises(UserError, match="other train rows"):
+    with pytest.raises(UserError, match="other training rows"):
         augment(Scripted("newer #"), changed, output, quota)
     done = augment(Scripted("newer #"), changed, output, quota, StageOptions(force=True))
     assert not done.skipped

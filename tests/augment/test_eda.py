@@ -205,9 +205,18 @@ def test_unchanged_only_where_nothing_can_change(
     sentence = Sentence(text)
     after = edit(sentence, alpha, order, random)
     assert after.strip() or not text.strip()
-    changeable = len(sentence.words) > 1 or any(map(synonyms, sentence.content_words))
+    changeable = len(sentence.words) > 1 or any(map(sentence.synonyms, sentence.content_words))
     assert (normalize_text(after) != normalize_text(text)) == changeable
     assert changeable or after == text
+
+
+def test_names_are_no_synonyms_except_in_the_authors_form() -> None:
+    """WordNet's `hi` is the postal code of Hawaii, the Aloha State."""
+    assert "Hawaii" in synonyms("hi")
+    assert [*Sentence("Hi there").synonyms("hi")] == [
+        word for word in synonyms("hi") if word.islower()
+    ]
+    assert "hawaii" in Sentence("hi there", normalise=True).synonyms("hi")
 
 
 def eda(**options: object) -> EDA:

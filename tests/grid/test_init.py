@@ -17,7 +17,7 @@ from gpt3mix_cli.data import load_splits
 from gpt3mix_cli.errors import UserError
 from gpt3mix_cli.grid import rough_times
 from gpt3mix_cli.grid.data_profile import DataOptions, DataProfile, profile_data
-from gpt3mix_cli.grid.init import InitOptions, config_path, write_config
+from gpt3mix_cli.grid.init import InitOptions, config_path, describe, write_config
 from gpt3mix_cli.grid.rough_times import rough_fit_seconds
 from gpt3mix_cli.settings import Experiment
 
@@ -70,7 +70,7 @@ def test_a_messy_file_gives_a_config_that_loads_its_good_rows(tmp_path: Path) ->
     assert [(row.where.partition(", ")[2], row.kind) for row in profile.bad_rows] == [
         ("line 122", "empty text"),
         ("line 123", "empty label"),
-        ("line 124", "a class of fewer than 3 different texts"),
+        ("line 124", "a label that is not in task.labels"),
         ("line 125", "two labels"),
         ("line 126", "two labels"),
     ]
@@ -99,6 +99,30 @@ def test_lines_with_too_few_or_too_many_fields_are_left_out(tmp_path: Path) -> N
     with pytest.raises(UserError, match=r"(?s)line 128: 2 fields.*\n.*line 129: 4 fields") as error:
         load_splits(load_experiments(path)[0].task, 0)
     assert "on_bad_rows: skip" in error.value.hint
+
+
+def test_a_typing_error_is_near_to_its_class_in_the_list_and_in_the_config(tmp_path: Path) -> None:
+    rows = [["id", "text", "label"], *good_rows(9), [90, "odd", "biling"], [91, "odder", "x"]]
+    profile = profile_of(tmp_path, to_csv(rows, ","))
+    config = write_config(profile, "tickets", tmp_path / "tickets.yaml")
+    listed = "\n".join(describe(config))
+    assert "('biling'; fewer than 3 different texts; 'billing'?)" in listed
+    assert "('x'; fewer than 3 different texts)" in listed
+    text = (tmp_path / "tickets.yaml").read_text()
+    assert "#   biling: billing    # a typing error?\n" in text
+    corrected = text.replace("# values:", "values:").replace("#   biling:", "  biling:")
+    (tmp_path / "tickets.yaml").write_text(corrected)
+    task = load_experiments(tmp_path / "tickets.yaml")[0].task
+    assert [row.label for row in load_splits(task, 0).bad_rows] == ["x"]
+
+
+def test_a_text_with_two_labels_names_the_other_line(tmp_path: Path) -> None:
+    profile = profile_of(tmp_path, to_csv(MESSY))
+    two = [row for row in profile.bad_rows if row.kind == "two labels"]
+    assert [row.detail for row in two] == [
+        f"'{two[1].label}' in line 126",
+        f"'{two[0].label}' in line 125",
+    ]
 
 
 def test_a_file_of_ragged_lines_is_refused(tmp_path: Path) -> None:
@@ -211,7 +235,7 @@ def test_other_formats(tmp_path: Path, suffix: str) -> None:
     ("flags", "message", "hint"),
     [
         ({"text": "bodi"}, "no column 'bodi'; did you mean 'body'?", "--text"),
-        ({"label": "ticket"}, "has 0 classes", "--label"),
+        ({"label": "ticket"}, "has no class", "--label"),
         ({"text": "queue", "label": "queue"}, "cannot be text and label", "--label"),
     ],
 )

@@ -408,6 +408,7 @@ def test_ctrl_c_ends_a_run_with_its_workers_and_it_resumes(
         assert (process.returncode, out) == (130, ""), err
         assert "interrupted; finished work is kept" in err
         assert "Traceback" not in err
+        assert "leaked" not in err  # semaphores, says Python's resource tracker
         until(lambda: not living(process.pid))
     assert main(["run", str(small), *LONG, "--jobs", "2", "-q"]) == 0
     assert contents(tmp_path / "results") == undisturbed

@@ -445,6 +445,7 @@ def test_folds_are_one_result_and_changed_test_rows_are_not(tmp_path: Path) -> N
     low, high = folds.results[0].ci
     assert 0.04 < (high - low) / 2 < 0.08  # 200 rows in four folds, not 50
     assert folds.results[0].tested == 200
+    assert "Test rows: 200." in (tmp_path / "a" / "report" / "report.md").read_text("utf-8")
     # 0.05 of 200 rows are ten, enough to be no chance of the rows; of 50 they would be too few
     (verdict,) = folds.verdicts
     assert (verdict.test_rows, verdict.few_rows_change) == (200, False)

@@ -5,11 +5,10 @@ import json
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 from rich.text import Text
 from rows import inputs, report_on, seeds
 
-from gpt3mix_cli.console import Display
+from gpt3mix_cli.console import Display, _Stdout
 from gpt3mix_cli.errors import NO_CALLBACKS
 from gpt3mix_cli.records import Trial, write_records
 from gpt3mix_cli.report.build import analyze
@@ -260,26 +259,28 @@ def test_the_verdict_is_in_every_file_and_right_below_the_title(tmp_path: Path) 
     assert "Verdict" not in (folder / "table.tex").read_text("utf-8")
 
 
-def test_it_is_printed_above_the_last_line_and_in_the_json_summary(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("quiet", [False, True])
+def test_it_is_a_result_on_stdout_in_words_or_as_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], quiet: bool
 ) -> None:
     result = report_on(tmp_path, trials(gpt3mix=GAIN))
-    with Display(quiet=False, as_json=True) as display:
+    with Display(quiet, as_json=True) as display:
         display.print_report(result)
     captured = capsys.readouterr()
-    *_, verdict, last = captured.err.splitlines()
-    assert verdict == f"verdict: {result.verdict[0]}"
-    assert last.startswith("report over 20 trials: ")
     assert json.loads(captured.out)["verdict"]["overall"] == result.verdict
-    with Display(quiet=True, as_json=False) as display:
+    assert "verdict" not in captured.err
+    with Display(quiet, as_json=False) as display:
         display.print_report(result)
-    assert "verdict" not in capsys.readouterr().err
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()[-1] == f"verdict: {result.verdict[0]}"
+    assert "verdict" not in captured.err
+    assert captured.err.startswith("report over 20 trials: ") is not quiet
 
 
 def test_in_a_terminal_its_words_are_not_broken(tmp_path: Path) -> None:
     (sentence,), _ = judge(tmp_path, trials(gpt3mix=GAIN))
     display, stream = Display(quiet=False, as_json=False), io.StringIO()
-    display._err = Console(file=stream, width=80, soft_wrap=True, force_terminal=True)
+    display._out = _Stdout(file=stream, width=80, soft_wrap=True, force_terminal=True)
     display._print_verdict(sentence)
     lines = [Text.from_ansi(line).plain for line in stream.getvalue().splitlines()]
     assert 1 < len(lines) == sum(len(line) <= 80 for line in lines)

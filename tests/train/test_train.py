@@ -415,7 +415,7 @@ def test_a_change_that_can_change_a_number_repeats_all_trials_with_force(
     before, content = rows_of(output), output.read_bytes()
     fake = change.pop("fake", Fake())
     fake.seeds.clear()
-    with pytest.raises(UserError, match="finished, with other settings: ") as caught:
+    with pytest.raises(UserError, match="finished, with other settings or rows: ") as caught:
         go(output, fake, **change)
     assert "--set name=NAME" in caught.value.hint
     assert (output.read_bytes(), fake.seeds) == (content, [])
@@ -454,7 +454,7 @@ def test_trials_of_an_unfinished_synthetic_set_are_repeated_when_it_has_grown(
     assert not go(output, fake, synthetic={0: whole}).skipped
     assert len(fake.seeds) == 3
     assert output.with_name(f"{output.name}.bak").read_bytes() == before
-    with pytest.raises(UserError, match=r"other synthetic.0 rows"):
+    with pytest.raises(UserError, match="other synthetic rows"):
         go(output, synthetic={0: part})
 
 
@@ -479,7 +479,7 @@ def test_changed_soft_labels_make_the_trials_stale(output: Path) -> None:
     row = part.rows[0].model_copy(update={"probs": {"pos": 0.74, "neg": 0.26}})
     fake = Fake()
     changed = {0: SyntheticSet([row], part.about, part.tokens)}
-    with pytest.raises(UserError, match=r"other synthetic.0 rows"):
+    with pytest.raises(UserError, match="other synthetic rows"):
         go(output, fake, synthetic=changed)
     go(output, fake, synthetic=changed, force=True)
     assert len(fake.seeds) == 3

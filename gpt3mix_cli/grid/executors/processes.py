@@ -22,6 +22,7 @@ from ...stopping import is_stop_requested
 from ...train import Result, TrialJob, WorkerDied
 
 MEMORY_PER_WORKER = 4e9  # bytes: BERT-base, its gradients and its optimizer's state
+MAX_START_S = 5  # that an end waits for a worker that is starting
 MAX_MESSAGE_SIZE = 4096  # bytes of a progress message
 WORKER_DIED = (
     "the process of the trial died: it was killed, or the system ran out of memory; "
@@ -87,11 +88,16 @@ class ProcessExecutor:
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         # After an error or Ctrl-C workers end at once, without waiting for their trials.
         self._closed = True
-        for pool in self._pools:
-            pool.shutdown(wait=error is None, cancel_futures=True)
+        # With the lock no worker is about to start, which would run its trial to the end.
+        waits = self._lock.acquire(timeout=MAX_START_S)
         if error is not None:
             for child in multiprocessing.active_children():
                 child.kill()
+        for pool in self._pools:
+            # Waiting frees the semaphores of a pool: nobody else removes them before `os._exit`.
+            pool.shutdown(wait=waits, cancel_futures=True)
+        if waits:
+            self._lock.release()
         for end in (self._sender, self._receiver):
             if end:
                 end.close()
@@ -128,13 +134,14 @@ class ProcessExecutor:
     ) -> Future[Result]:
         with self._lock:
             while True:
+                if self._closed:
+                    raise BrokenExecutor("the run has ended")
                 pool = self._idle_pools.pop() if self._idle_pools else self._start_worker()
                 try:
                     future = pool.submit(_run_job, function, job)
                     break
                 except BrokenExecutor:
-                    if self._closed:
-                        raise
+                    continue
                 except (EOFError, ConnectionError) as error:  # the fork server was killed
                     future = Future()
                     future.set_exception(BrokenExecutor(str(error)))
@@ -149,8 +156,6 @@ class ProcessExecutor:
         return future
 
     def _start_worker(self) -> ProcessPoolExecutor:
-        if self._closed:
-            raise BrokenExecutor("the run has ended")
         # Workers are forked from a server that has imported the libraries: they share its memory
         # and start at once.
         methods = multiprocessing.get_all_start_methods()

@@ -15,7 +15,8 @@ def report_page(report: Report) -> str:
     """Return report.md."""
     first, *others = report.tables
     data_seeds = span_text(result.data_seeds for result in report.results if result.n)
-    test_rows = span_text(round(result.n_test) for result in report.results if result.n_test)
+    tested = [result.tested or result.n_test for result in report.results]  # of all folds together
+    test_rows = span_text(round(count) for count in tested if count)
     blocks = [
         f"# {escape(report.title)}",
         "\n".join(map(escape, report.verdict)),
