@@ -47,7 +47,7 @@ SUM_TOLERANCE = 1e-3  # largest difference between 1 and the sum of a row's prob
 class Record(BaseModel):
     """Base of all records: frozen, and unknown keys are kept."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, defer_build=True)
 
 
 class Example(Record):
@@ -167,6 +167,8 @@ class Manifest(BaseModel):
         version: of this package.
     """
 
+    model_config = ConfigDict(defer_build=True)
+
     stage: str
     output: str
     sha256: str
@@ -222,12 +224,18 @@ class StageOptions:
         force: redo the stage even if the output is up to date.
         callbacks: for progress and warnings.
         has_own_output: the user named the output, so it is none of an experiment.
+        only_checks: raise `OutOfDate` for an output that is not up to date, instead of making it.
     """
 
     command: Sequence[str] = ()
     force: bool = False
     callbacks: Callbacks = NO_CALLBACKS
     has_own_output: bool = False
+    only_checks: bool = False
+
+
+class OutOfDate(Exception):
+    """An output is not up to date, and was only to be checked."""
 
 
 Row = TypeVar("Row", bound=Record)

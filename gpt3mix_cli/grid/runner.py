@@ -25,6 +25,8 @@ from ..train import (
 from ..train.saved_models import save_model
 from ..train.trials import check_tensorboard
 from .executors.processes import count_fitting_workers
+from .expected_trials import expected_trials
+from .recognition import split_finished
 from .resources import OpenJournal, Resources
 from .row_reader import RowReader, refuse_overwrite
 from .steps import (
@@ -66,11 +68,13 @@ class Grid:
     resources: Resources = field(init=False)
     _empty_outputs: set[Path] = field(init=False, default_factory=set)
     _reader: RowReader = field(init=False)
+    _by_variant: dict[int, Experiment] = field(init=False)  # by the id of its variant
 
     def __post_init__(self) -> None:
         self.layout = Layout(self.out, self.experiments[0].name)
         self.resources = Resources(self.layout, self.callbacks, self.options.force)
         self._reader = RowReader(self.callbacks)
+        self._by_variant = {id(item.variant): item for item in self.experiments}
 
     @property
     def callbacks(self) -> Callbacks:
@@ -90,6 +94,7 @@ class Grid:
         self.jobs, self.tensorboard = jobs, tensorboard
         if trials:
             self.experiments = [item.with_trials(trials) for item in self.experiments]
+            self._by_variant = {id(item.variant): item for item in self.experiments}
 
     # Cells ---------------------------------------------------------------------------------------
 
@@ -103,6 +108,10 @@ class Grid:
 
     def experiment(self, cell: Cell) -> Experiment:
         """Return the variant of the experiment that a cell belongs to."""
+        # Its own variant is the same object: thousands of cells need no comparison with each.
+        first = self._by_variant.get(id(cell.variant))
+        if first and first.variant is cell.variant:
+            return first
         return next(item for item in self.experiments if item.variant == cell.variant)
 
     def real_rows(self, cell: Cell, path: Path | None = None) -> list[Example]:
@@ -208,7 +217,9 @@ class Grid:
             default if output == STDIO else output,
             # What another variant was answered is not asked for again, so a sweep over the ratio
             # costs what its highest ratio costs.
-            self.synthetic_paths_of_variants(cell, method, draw),
+            ()
+            if self.options.only_checks
+            else self.synthetic_paths_of_variants(cell, method, draw),
         )
         seed = experiment.augmentation_seed(augmenter.about["kind"], cell.data_seed, draw)
         filtered = not augmenter.edits_parents
@@ -277,8 +288,10 @@ class Grid:
         classes = experiment.task.classes
         splits = self.resources.keep_splits(experiment, cell.data_seed)
         real = self.real_rows(cell, step.input)
+        reads_journals = settings.uses_lm and not self.options.only_checks
+        others = self.trials_paths_of_variants(cell, settings) if reads_journals else ()
         classifier, journal = self.resources.classifier_with_cache(
-            experiment, settings, journal_output, self.trials_paths_of_variants(cell, settings)
+            experiment, settings, journal_output, others
         )
         sets = {
             draw: self._reader.synthetic(paths, classes, real) for draw, paths in synthetic.items()
@@ -287,7 +300,7 @@ class Grid:
             classifier,
             step.key,
             classes,
-            TrialData(real, splits.validation, splits.test, sets),
+            TrialData(real, splits.validation, splits.test, sets, splits.sha),
             experiment.subsample.master_seed,
             settings.targets,
             self.tensorboard,
@@ -320,15 +333,16 @@ class Grid:
         yield from self.run_steps(steps, "all cells")
 
     def run_steps(self, steps: Sequence[Step], name: str) -> Iterator[StepResult]:
-        """Run some steps; yield each result as it comes. `name` is that of the progress bar."""
-        jobs = self._count_jobs([step for step in steps if isinstance(step, TrainStep)])
+        """Run some steps; yield each result as it comes, those up to date first. `name`: shown."""
+        finished, missing = split_finished(self, steps)
+        jobs = self._count_jobs([step for step in missing if isinstance(step, TrainStep)])
         results = (
-            (run_or_stop(self.run_step, step) for step in steps)
+            (run_or_stop(self.run_step, step) for step in missing)
             if jobs == 1
-            else run_in_parallel(steps, self.run_step, jobs, self.callbacks)
+            else run_in_parallel(missing, self.run_step, jobs, self.callbacks)
         )
         self.callbacks.progress(name, 0, len(steps))
-        for number, result in enumerate(results, 1):
+        for number, result in enumerate(itertools.chain(finished, results), 1):
             if isinstance(result, StoppedShort):
                 self.callbacks.warn(str(result))
             self.callbacks.progress(name, number, len(steps))
@@ -369,27 +383,7 @@ class Grid:
 
     def expected_trials(self) -> "list[ExpectedTrials]":
         """Return the trials files that the config asks for, whether they exist or not."""
-        from ..report import ExpectedTrials
-
-        expected = []
-        for cell in self.cells():
-            experiment = self.experiment(cell)
-            for classifier in experiment.classifiers:
-                count = len(experiment.trials_for(classifier, cell.data_seed))
-                expected += [
-                    ExpectedTrials(
-                        self.layout.trials_path(TrialKey(cell, method, classifier.name)),
-                        count,
-                        cell.task,
-                        cell.level,
-                        method,
-                        classifier.name,
-                        cell.variant,
-                    )
-                    for method in experiment.methods
-                    if experiment.accepts(method, classifier)
-                ]
-        return expected
+        return expected_trials(self)
 
     def report(self, output: Path | None = None) -> "Report":
         """Report on the trials of all cells, missing ones included."""
