@@ -33,7 +33,7 @@ MODEL_FILES = ("*.safetensors", "*.bin", "*.model", "*.spm", "*.json", "vocab*",
 LARGE_FILE_BYTES = 1_000_000  # smaller files are hashed faster than a record is found
 KINDS = ("hashes", "precision", "opened")  # of records that `clear_records` removes
 LIBRARIES = ("torch", "transformers", "tokenizers", "sentence-transformers", "setfit")
-GPU_FILES = ("/dev/nvidia[0-9]*", "/dev/dxg", "/dev/kfd", "/dev/dri/renderD*")
+GPU_FILES = ("/dev/nvidia[0-9]*", "/dev/dxg", "/dev/kfd")
 GPU_VARIABLES = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
 
 

@@ -118,8 +118,8 @@ def similarity_fingerprint(similarity: str) -> str:
     def identify() -> dict[str, Any]:
         return {"device": resolve_device("auto", "augment.similarity")}
 
-    opened = OpenedModel({"similarity": "auto"}, model, None, identify)
-    return fingerprint([weights, opened.about["device"]])
+    known = OpenedModel({"similarity": "auto"}, model, None, identify)
+    return fingerprint([weights, known.about["device"]])
 
 
 def _select_balanced(

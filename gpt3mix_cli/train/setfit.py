@@ -69,7 +69,7 @@ class SetFitClassifier(Classifier):
             )
         self._settings, self._classes = settings, list(classes)
         self._path = model_path(settings.model, "classifiers: model")
-        opened = OpenedModel(
+        known = OpenedModel(
             {"setfit": settings.revision},
             self._path,
             settings.revision,
@@ -78,11 +78,11 @@ class SetFitClassifier(Classifier):
                 "device": resolve_device("auto", "classifiers: device"),
             },
         )
-        self._device = opened.about["device"]
+        self._device = known.about["device"]
         self.threads = settings.threads if self._device == "cpu" else None
         self.about = {
             **settings.model_dump(exclude={"name", "trials", "model", "revision"}),
-            **opened.about,
+            **known.about,
             "library": metadata.version("setfit"),
             "format": CACHE_VERSION,
         }
