@@ -5,6 +5,7 @@ keys are kept. Labels are the task's class names, not the label tokens. Errors n
 line. Files are read as a stream: they may be larger than memory.
 """
 
+import functools
 import hashlib
 import json
 import math
@@ -41,6 +42,7 @@ from .files import PRIVATE, STDIO, atomic_write, hash_file
 from .jsonl import read_objects, to_json
 from .layout import manifest_path
 
+COMPUTING_PACKAGES = ("numpy", "scikit-learn", "torch", "transformers")
 SUM_TOLERANCE = 1e-3  # largest difference between 1 and the sum of a row's probabilities
 
 
@@ -354,10 +356,13 @@ def hash_rows(rows: Iterable[Example]) -> str:
 
 def machine() -> dict[str, str]:
     """Return the versions of the libraries that compute, and the number of threads."""
-    packages = ("numpy", "scikit-learn", "torch", "transformers")
-    versions = {name: metadata.version(name) for name in packages}
     torch = sys.modules.get("torch")
-    return versions | ({"threads": str(torch.get_num_threads())} if torch else {})
+    return _versions() | ({"threads": str(torch.get_num_threads())} if torch else {})
+
+
+@functools.cache  # thousands of manifests have them
+def _versions() -> dict[str, str]:
+    return {name: metadata.version(name) for name in COMPUTING_PACKAGES}
 
 
 def read_manifest(output: Path) -> Manifest | None:

@@ -126,6 +126,8 @@ class ConstantClassifier:
 
 def print_cells(folder: Path, count: int) -> None:
     """Print how long cells take to be made, and to be recognised when they are done."""
+    import sklearn.metrics  # noqa: F401 - its import is not what a cell costs
+
     config = write_config(folder, count)
     fit, predict = LinearClassifier.fit, LinearClassifier.predict_proba
     LinearClassifier.fit = ConstantClassifier.fit  # type: ignore[method-assign]
